@@ -1,0 +1,155 @@
+package v2beta1
+
+import (
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// CoordinatorMode says how the coordinator arranges a pod's interfaces.
+//
+// +kubebuilder:validation:Enum=auto;underlay;overlay;disabled
+type CoordinatorMode string
+
+const (
+	ModeAuto     CoordinatorMode = "auto"
+	ModeUnderlay CoordinatorMode = "underlay"
+	ModeOverlay  CoordinatorMode = "overlay"
+	ModeDisabled CoordinatorMode = "disabled"
+)
+
+// PodCIDRType says where the CIDRs of overlay pods are read from.
+//
+// +kubebuilder:validation:Enum=auto;cluster;calico;cilium;none
+type PodCIDRType string
+
+const (
+	PodCIDRAuto    PodCIDRType = "auto"
+	PodCIDRCluster PodCIDRType = "cluster"
+	PodCIDRCalico  PodCIDRType = "calico"
+	PodCIDRCilium  PodCIDRType = "cilium"
+	PodCIDRNone    PodCIDRType = "none"
+)
+
+// CoordinatorSpec configures the coordinator plugin, for the cluster in a
+// SpiderCoordinator or for one attachment in a SpiderMultusConfig, where a field
+// that is left out is taken from the SpiderCoordinator.
+type CoordinatorSpec struct {
+	// Mode says how the coordinator arranges a pod's interfaces.
+	// +optional
+	Mode *CoordinatorMode `json:"mode,omitempty"`
+
+	// PodCIDRType says where the CIDRs of overlay pods are read from.
+	// +optional
+	PodCIDRType *PodCIDRType `json:"podCIDRType,omitempty"`
+
+	// HijackCIDR are destinations that pods reach through their node.
+	// +optional
+	HijackCIDR []string `json:"hijackCIDR,omitempty"`
+
+	// PolicyRoutes are routes that every table of a pod gets.
+	// +optional
+	PolicyRoutes []Route `json:"policyRoutes,omitempty"`
+
+	// PodMACPrefix is the first two bytes of the pods' hardware addresses, as "0a:1b"; the rest is the IPv4 address.
+	// +optional
+	PodMACPrefix *string `json:"podMACPrefix,omitempty"`
+
+	// TunePodRoutes arranges the routes of pods with several interfaces.
+	// +optional
+	TunePodRoutes *bool `json:"tunePodRoutes,omitempty"`
+
+	// PodDefaultRouteNIC is the interface with the default route.
+	// +optional
+	PodDefaultRouteNIC *string `json:"podDefaultRouteNIC,omitempty"`
+
+	// HostRuleTable is the routing table of the node that holds the routes to its pods.
+	// +optional
+	HostRuleTable *int `json:"hostRuleTable,omitempty"`
+
+	// PodRPFilter is the value of rp_filter in the pod: 0, 1 or 2.
+	// +optional
+	PodRPFilter *int `json:"podRPFilter,omitempty"`
+
+	// TxQueueLen is the length of the transmit queue of the pod's interfaces; 0 leaves it as it is.
+	// +optional
+	TxQueueLen *int `json:"txQueueLen,omitempty"`
+
+	// VethLinkAddress is a link-local address for veth0 of the pod.
+	// +optional
+	VethLinkAddress *string `json:"vethLinkAddress,omitempty"`
+
+	// VethMTU is the MTU of veth0.
+	// +kubebuilder:validation:Minimum=1
+	// +optional
+	VethMTU *int `json:"vethMTU,omitempty"`
+
+	// DetectGateway is accepted and has no effect; see the installation value ipam.enableGatewayDetection.
+	// +optional
+	DetectGateway *bool `json:"detectGateway,omitempty"`
+
+	// DetectIPConflict is accepted and has no effect; see the installation value ipam.enableIPConflictDetection.
+	// +optional
+	DetectIPConflict *bool `json:"detectIPConflict,omitempty"`
+
+	// HostRPFilter is accepted and has no effect.
+	// +optional
+	HostRPFilter *int `json:"hostRPFilter,omitempty"`
+}
+
+// CoordinatorPhase says whether the status of a SpiderCoordinator is complete.
+type CoordinatorPhase string
+
+const (
+	CoordinatorSynced   CoordinatorPhase = "Synced"
+	CoordinatorNotReady CoordinatorPhase = "NotReady"
+)
+
+// SpiderCoordinatorStatus is what was found out about the cluster.
+type SpiderCoordinatorStatus struct {
+	// Phase is Synced or NotReady.
+	// +optional
+	Phase CoordinatorPhase `json:"phase,omitempty"`
+
+	// Reason says why the phase is NotReady.
+	// +optional
+	Reason string `json:"reason,omitempty"`
+
+	// OverlayPodCIDR are the networks of overlay pods.
+	// +optional
+	OverlayPodCIDR []string `json:"overlayPodCIDR,omitempty"`
+
+	// ServiceCIDR are the networks of ClusterIPs.
+	// +optional
+	ServiceCIDR []string `json:"serviceCIDR,omitempty"`
+
+	// Conditions: Ready has the same meaning as the phase Synced.
+	// +listType=map
+	// +listMapKey=type
+	// +optional
+	Conditions []metav1.Condition `json:"conditions,omitempty"`
+}
+
+// SpiderCoordinator configures the coordinator for the cluster. There is one, named "default".
+//
+// +kubebuilder:object:root=true
+// +kubebuilder:subresource:status
+// +kubebuilder:resource:categories={spiderpool},path=spidercoordinators,scope=Cluster,shortName=scc,singular=spidercoordinator
+// +kubebuilder:printcolumn:name=MODE,type=string,JSONPath=`.spec.mode`,description="mode"
+// +kubebuilder:printcolumn:name=PHASE,type=string,JSONPath=`.status.phase`,description="phase"
+// +kubebuilder:printcolumn:name=SERVICE-CIDR,type=string,JSONPath=`.status.serviceCIDR`,description="networks of ClusterIPs"
+// +kubebuilder:printcolumn:name=OVERLAY-POD-CIDR,type=string,JSONPath=`.status.overlayPodCIDR`,description="networks of overlay pods",priority=10
+type SpiderCoordinator struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	Spec   CoordinatorSpec         `json:"spec,omitempty"`
+	Status SpiderCoordinatorStatus `json:"status,omitempty"`
+}
+
+// SpiderCoordinatorList is a list of SpiderCoordinators.
+//
+// +kubebuilder:object:root=true
+type SpiderCoordinatorList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitempty"`
+	Items           []SpiderCoordinator `json:"items"`
+}

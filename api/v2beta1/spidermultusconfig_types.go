@@ -1,0 +1,307 @@
+package v2beta1
+
+import (
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// CNIType names the main plugin of an attachment.
+//
+// +kubebuilder:validation:Enum=macvlan;ipvlan;vlan;sriov;ovs;ib-sriov;ipoib;custom
+type CNIType string
+
+const (
+	CNIMacvlan CNIType = "macvlan"
+	CNIIPvlan  CNIType = "ipvlan"
+	CNIVlan    CNIType = "vlan"
+	CNISriov   CNIType = "sriov"
+	CNIOvs     CNIType = "ovs"
+	CNIIBSriov CNIType = "ib-sriov"
+	CNIIPoIB   CNIType = "ipoib"
+	CNICustom  CNIType = "custom"
+)
+
+// Bond is a bond that is made of several master interfaces.
+type Bond struct {
+	// Name of the bond interface.
+	Name string `json:"name"`
+
+	// Mode of the bond, as the kernel numbers them (0 is balance-rr, 6 is balance-alb).
+	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Maximum=6
+	Mode int32 `json:"mode"`
+
+	// Options of the bond as "key=value", separated by ";".
+	// +optional
+	Options *string `json:"options,omitempty"`
+}
+
+// AttachmentPools are the pools that an attachment uses where the pod and its namespace name none.
+type AttachmentPools struct {
+	// IPv4 are names of pools.
+	// +optional
+	IPv4 []string `json:"ipv4,omitempty"`
+
+	// IPv6 are names of pools.
+	// +optional
+	IPv6 []string `json:"ipv6,omitempty"`
+
+	// MatchMasterSubnet uses only pools of the subnet of the master interface.
+	// +kubebuilder:default=false
+	// +optional
+	MatchMasterSubnet *bool `json:"matchMasterSubnet,omitempty"`
+}
+
+// MasterConfig configures macvlan and ipvlan.
+type MasterConfig struct {
+	// Master are the node's interfaces; several make a bond.
+	// +kubebuilder:validation:MinItems=1
+	Master []string `json:"master"`
+
+	// VlanID makes a VLAN sub-interface of the master; 0 makes none.
+	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Maximum=4094
+	// +optional
+	VlanID *int32 `json:"vlanID,omitempty"`
+
+	// MTU of the pod's interface; 0 takes the master's.
+	// +kubebuilder:validation:Minimum=0
+	// +optional
+	MTU *int32 `json:"mtu,omitempty"`
+
+	// Bond to make of several masters.
+	// +optional
+	Bond *Bond `json:"bond,omitempty"`
+
+	// RDMAResourceName is the RDMA device resource that pods of the attachment request.
+	// +optional
+	RDMAResourceName *string `json:"rdmaResourceName,omitempty"`
+
+	// IPPools are the attachment's pools.
+	// +optional
+	IPPools *AttachmentPools `json:"ippools,omitempty"`
+}
+
+// VlanMode says where the ID of a VLAN comes from.
+//
+// +kubebuilder:validation:Enum=manual;auto
+type VlanMode string
+
+const (
+	VlanManual VlanMode = "manual"
+	VlanAuto   VlanMode = "auto"
+)
+
+// VlanConfig configures vlan.
+type VlanConfig struct {
+	MasterConfig `json:",inline"`
+
+	// VlanMode says where the VLAN ID comes from: manual needs vlanID, auto forbids it.
+	// +optional
+	VlanMode *VlanMode `json:"vlanMode,omitempty"`
+}
+
+// SriovConfig configures sriov.
+type SriovConfig struct {
+	// ResourceName is the extended resource of the virtual functions.
+	// +kubebuilder:validation:MinLength=1
+	ResourceName string `json:"resourceName"`
+
+	// VlanID of the virtual function.
+	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Maximum=4094
+	// +optional
+	VlanID *int32 `json:"vlanID,omitempty"`
+
+	// MTU of the pod's interface.
+	// +kubebuilder:validation:Minimum=0
+	// +optional
+	MTU *int32 `json:"mtu,omitempty"`
+
+	// MinTxRateMbps is the guaranteed rate in Mbit/s.
+	// +kubebuilder:validation:Minimum=0
+	// +optional
+	MinTxRateMbps *int `json:"minTxRateMbps,omitempty"`
+
+	// MaxTxRateMbps is the highest rate in Mbit/s.
+	// +kubebuilder:validation:Minimum=0
+	// +optional
+	MaxTxRateMbps *int `json:"maxTxRateMbps,omitempty"`
+
+	// RDMAIsolation moves the RDMA device into the pod's namespace.
+	// +kubebuilder:default=false
+	// +optional
+	RDMAIsolation *bool `json:"rdmaIsolation,omitempty"`
+
+	// IPPools are the attachment's pools.
+	// +optional
+	IPPools *AttachmentPools `json:"ippools,omitempty"`
+}
+
+// IBSriovConfig configures ib-sriov.
+type IBSriovConfig struct {
+	// ResourceName is the extended resource of the virtual functions.
+	// +kubebuilder:validation:MinLength=1
+	ResourceName string `json:"resourceName"`
+
+	// Pkey is the InfiniBand partition key, as "0x8001".
+	// +optional
+	Pkey *string `json:"pkey,omitempty"`
+
+	// LinkState of the virtual function.
+	// +kubebuilder:validation:Enum=auto;enable;disable
+	// +kubebuilder:default=enable
+	// +optional
+	LinkState *string `json:"linkState,omitempty"`
+
+	// RDMAIsolation moves the RDMA device into the pod's namespace.
+	// +kubebuilder:default=true
+	// +optional
+	RDMAIsolation *bool `json:"rdmaIsolation,omitempty"`
+
+	// EnableIBKubernetes leaves the GUIDs to ib-kubernetes.
+	// +kubebuilder:default=false
+	// +optional
+	EnableIBKubernetes *bool `json:"enableIbKubernetes,omitempty"`
+
+	// IPPools are the attachment's pools.
+	// +optional
+	IPPools *AttachmentPools `json:"ippools,omitempty"`
+}
+
+// IPoIBConfig configures ipoib.
+type IPoIBConfig struct {
+	// Master is the node's InfiniBand interface.
+	// +optional
+	Master string `json:"master,omitempty"`
+
+	// IPPools are the attachment's pools.
+	// +optional
+	IPPools *AttachmentPools `json:"ippools,omitempty"`
+}
+
+// Trunk is a VLAN ID or a range of them.
+type Trunk struct {
+	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Maximum=4094
+	// +optional
+	MinID *uint `json:"minID,omitempty"`
+
+	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Maximum=4094
+	// +optional
+	MaxID *uint `json:"maxID,omitempty"`
+
+	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Maximum=4094
+	// +optional
+	ID *uint `json:"id,omitempty"`
+}
+
+// OvsConfig configures ovs.
+type OvsConfig struct {
+	// BrName is the bridge.
+	BrName string `json:"bridge"`
+
+	// VlanTag of the port.
+	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Maximum=4094
+	// +optional
+	VlanTag *int32 `json:"vlan,omitempty"`
+
+	// Trunk are the VLANs of a trunk port.
+	// +optional
+	Trunk []Trunk `json:"trunk,omitempty"`
+
+	// DeviceID is the PCI address of a device with hardware offload.
+	// +optional
+	DeviceID string `json:"deviceID,omitempty"`
+
+	// IPPools are the attachment's pools.
+	// +optional
+	IPPools *AttachmentPools `json:"ippools,omitempty"`
+}
+
+// SpiderMultusConfigSpec describes a network attachment.
+type SpiderMultusConfigSpec struct {
+	// CNIType names the main plugin; the section of that name configures it.
+	// +kubebuilder:default=custom
+	// +optional
+	CNIType *CNIType `json:"cniType,omitempty"`
+
+	// +optional
+	Macvlan *MasterConfig `json:"macvlan,omitempty"`
+
+	// +optional
+	IPvlan *MasterConfig `json:"ipvlan,omitempty"`
+
+	// +optional
+	Vlan *VlanConfig `json:"vlan,omitempty"`
+
+	// +optional
+	Sriov *SriovConfig `json:"sriov,omitempty"`
+
+	// +optional
+	IBSriov *IBSriovConfig `json:"ibsriov,omitempty"`
+
+	// +optional
+	IPoIB *IPoIBConfig `json:"ipoib,omitempty"`
+
+	// +optional
+	Ovs *OvsConfig `json:"ovs,omitempty"`
+
+	// EnableCoordinator chains the coordinator; it is never chained for custom.
+	// +kubebuilder:default=true
+	// +optional
+	EnableCoordinator *bool `json:"enableCoordinator,omitempty"`
+
+	// DisableIPAM leaves the interface without an address.
+	// +kubebuilder:default=false
+	// +optional
+	DisableIPAM *bool `json:"disableIPAM,omitempty"`
+
+	// Coordinator configures the coordinator of this attachment.
+	// +optional
+	Coordinator *CoordinatorSpec `json:"coordinator,omitempty"`
+
+	// ChainCNIJSONData are plugin configurations in JSON that follow in the chain.
+	// +optional
+	ChainCNIJSONData []string `json:"chainCNIJsonData,omitempty"`
+
+	// CustomCNI is the whole configuration in JSON, for cniType custom.
+	// +optional
+	CustomCNI *string `json:"customCNI,omitempty"`
+}
+
+// SpiderMultusConfigStatus says whether the NetworkAttachmentDefinition is as described.
+type SpiderMultusConfigStatus struct {
+	// Conditions: Ready says whether the NetworkAttachmentDefinition is as described.
+	// +listType=map
+	// +listMapKey=type
+	// +optional
+	Conditions []metav1.Condition `json:"conditions,omitempty"`
+}
+
+// SpiderMultusConfig makes a NetworkAttachmentDefinition for Multus.
+//
+// +kubebuilder:object:root=true
+// +kubebuilder:subresource:status
+// +kubebuilder:resource:categories={spiderpool},path=spidermultusconfigs,scope=Namespaced,shortName=smc,singular=spidermultusconfig
+// +kubebuilder:printcolumn:name=TYPE,type=string,JSONPath=`.spec.cniType`,description="main plugin"
+// +kubebuilder:printcolumn:name=READY,type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`,description="whether the NetworkAttachmentDefinition is as described"
+// +kubebuilder:printcolumn:name=AGE,type=date,JSONPath=`.metadata.creationTimestamp`
+type SpiderMultusConfig struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	Spec   SpiderMultusConfigSpec   `json:"spec,omitempty"`
+	Status SpiderMultusConfigStatus `json:"status,omitempty"`
+}
+
+// SpiderMultusConfigList is a list of SpiderMultusConfigs.
+//
+// +kubebuilder:object:root=true
+type SpiderMultusConfigList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitempty"`
+	Items           []SpiderMultusConfig `json:"items"`
+}

@@ -1,0 +1,176 @@
+// Package wire is what the CNI plugins and the agent say to each other: JSON
+// over HTTP on the agent's unix socket.
+//
+// A request is a POST of one of the request types to its path; the answer is
+// 200 with the reply type, or any other status with an Error. The format is
+// internal to one release: plugins and agent are installed together. Addresses
+// are netip values and so appear in their canonical text form.
+package wire
+
+import (
+	"fmt"
+	"net/netip"
+)
+
+// Paths of the agent's requests.
+const (
+	PathAdd         = "/v1/ipam/add"         // AddRequest → AddReply
+	PathDelete      = "/v1/ipam/delete"      // DeleteRequest → Empty
+	PathCheck       = "/v1/ipam/check"       // CheckRequest → Empty
+	PathGC          = "/v1/ipam/gc"          // GCRequest → Empty
+	PathStatus      = "/v1/status"           // Empty → Empty
+	PathCoordinator = "/v1/coordinator/plan" // CoordinatorRequest → CoordinatorReply
+)
+
+// MaxRequestBytes bounds a request; a longer one is refused.
+const MaxRequestBytes = 1 << 20
+
+// Empty is a request or a reply without content.
+type Empty struct{}
+
+// Attachment identifies one interface of one sandbox (CNI specification 1.1.0,
+// section 2, CNI_CONTAINERID, CNI_NETNS, CNI_IFNAME and CNI_ARGS).
+type Attachment struct {
+	ContainerID  string `json:"containerID"`
+	NetNS        string `json:"netns,omitempty"`
+	Interface    string `json:"interface"`
+	PodNamespace string `json:"podNamespace"`
+	PodName      string `json:"podName"`
+	// PodUID is K8S_POD_UID; runtimes that do not pass it leave it empty.
+	PodUID string `json:"podUID,omitempty"`
+}
+
+// AddRequest asks for the addresses of an interface.
+type AddRequest struct {
+	Attachment
+	// Network is the name of the CNI configuration ("name" of the network configuration list).
+	Network string `json:"network,omitempty"`
+	// Master is the parent interface of the main plugin, for matchMasterSubnet.
+	Master string `json:"master,omitempty"`
+	// DefaultIPv4Pools and DefaultIPv6Pools are the pools of the CNI configuration.
+	DefaultIPv4Pools []string `json:"defaultIPv4Pools,omitempty"`
+	DefaultIPv6Pools []string `json:"defaultIPv6Pools,omitempty"`
+	// CleanGateway leaves out the default route.
+	CleanGateway bool `json:"cleanGateway,omitempty"`
+	// MatchMasterSubnet drops pools whose subnet is not one of Master's.
+	MatchMasterSubnet bool `json:"matchMasterSubnet,omitempty"`
+}
+
+// Address is one address of an interface.
+type Address struct {
+	// Prefix is the address with the length of its subnet's prefix.
+	Prefix netip.Prefix `json:"prefix"`
+	// Gateway is the default gateway; the zero value where the pool has none.
+	Gateway netip.Addr `json:"gateway,omitzero"`
+	// Pool is the name of the SpiderIPPool.
+	Pool string `json:"pool"`
+}
+
+// Route is a route through an interface.
+type Route struct {
+	Dst netip.Prefix `json:"dst"`
+	Gw  netip.Addr   `json:"gw"`
+}
+
+// DNS is what a CNI result says about name servers.
+type DNS struct {
+	Nameservers []string `json:"nameservers,omitempty"`
+	Domain      string   `json:"domain,omitempty"`
+	Search      []string `json:"search,omitempty"`
+	Options     []string `json:"options,omitempty"`
+}
+
+// AddReply holds at most one address of each IP version, and the routes of the
+// interface, the default routes among them unless the gateway is cleaned.
+type AddReply struct {
+	Addresses []Address `json:"addresses"`
+	Routes    []Route   `json:"routes,omitempty"`
+	DNS       DNS       `json:"dns,omitzero"`
+}
+
+// DeleteRequest gives back the addresses of an interface. Unknown is success.
+type DeleteRequest struct {
+	Attachment
+}
+
+// CheckRequest asks whether the interface still holds exactly these addresses.
+type CheckRequest struct {
+	Attachment
+	Addresses []netip.Addr `json:"addresses"`
+}
+
+// AttachmentKey is an entry of cni.dev/valid-attachments (CNI specification 1.1.0, GC).
+type AttachmentKey struct {
+	ContainerID string `json:"containerID"`
+	Interface   string `json:"interface"`
+}
+
+// GCRequest gives back every address that this node holds on Network for an
+// attachment that is not in Valid.
+type GCRequest struct {
+	Network string          `json:"network"`
+	Valid   []AttachmentKey `json:"valid"`
+}
+
+// CoordinatorRequest asks what the coordinator plugin has to know about an
+// interface beyond its own configuration.
+type CoordinatorRequest struct {
+	Attachment
+}
+
+// CoordinatorConfig is a CoordinatorSpec in which every field has a value, with
+// what was found out about the cluster.
+type CoordinatorConfig struct {
+	Mode               string         `json:"mode"` // auto, underlay, overlay, disabled
+	HijackCIDR         []netip.Prefix `json:"hijackCIDR,omitempty"`
+	OverlayPodCIDR     []netip.Prefix `json:"overlayPodCIDR,omitempty"`
+	ServiceCIDR        []netip.Prefix `json:"serviceCIDR,omitempty"`
+	PolicyRoutes       []Route        `json:"policyRoutes,omitempty"`
+	PodMACPrefix       string         `json:"podMACPrefix,omitempty"`
+	TunePodRoutes      bool           `json:"tunePodRoutes"`
+	PodDefaultRouteNIC string         `json:"podDefaultRouteNIC,omitempty"`
+	HostRuleTable      int            `json:"hostRuleTable"`
+	PodRPFilter        int            `json:"podRPFilter"`
+	TxQueueLen         int            `json:"txQueueLen,omitempty"`
+	VethLinkAddress    netip.Addr     `json:"vethLinkAddress,omitzero"`
+	VethMTU            int            `json:"vethMTU,omitempty"`
+}
+
+// CoordinatorReply is the cluster's configuration (SpiderCoordinator) and what
+// the pod asks for.
+type CoordinatorReply struct {
+	Config CoordinatorConfig `json:"config"`
+	// PodDefaultRouteNIC is the pod's annotation ipam.spidernet.io/default-route-nic; it wins over every configuration.
+	PodDefaultRouteNIC string `json:"podDefaultRouteNIC,omitempty"`
+	// DetectGateway and DetectIPConflict are the installation's switches.
+	DetectGateway    bool `json:"detectGateway,omitempty"`
+	DetectIPConflict bool `json:"detectIPConflict,omitempty"`
+}
+
+// Codes of CNI errors (CNI specification 1.1.0, section 5, "Error"; 100 and
+// above are the plugin's own).
+const (
+	CodeInvalidEnvironment = 4   // a CNI_* variable is missing or malformed
+	CodeDecodingFailure    = 6   // the request or the network configuration is not valid JSON
+	CodeInvalidConfig      = 7   // the configuration is well-formed and wrong
+	CodeTryAgainLater      = 11  // a passing condition: the agent or the API server is away
+	CodeInternal           = 999 // none of the others
+	CodeNoAddress          = 100 // no pool can give an address; the details say why, pool by pool
+	CodeConflict           = 101 // the addresses held are not the ones that were asked about
+	CodeRefused            = 102 // the caller or its pod has no business here
+)
+
+// Error is a failed request: the fields of a CNI error.
+type Error struct {
+	Code    uint   `json:"code"`
+	Msg     string `json:"msg"`
+	Details string `json:"details,omitempty"`
+}
+
+// Error returns the message, the details and the code in one line.
+func (e *Error) Error() string {
+	if e.Details == "" {
+		return fmt.Sprintf("%s (CNI code %d)", e.Msg, e.Code)
+	}
+	return fmt.Sprintf("%s: %s (CNI code %d)", e.Msg, e.Details, e.Code)
+}
