@@ -1,0 +1,103 @@
+# `make` or `make help` lists the targets. Everything that a target needs it
+# installs or builds by itself; what takes long is cached outside the checkout.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -o pipefail -ec
+.DEFAULT_GOAL := help
+
+VERSION  ?= v0.1.0
+TOPOLOGY ?= aws
+RUN      ?= .
+
+LAB      := bin/lab
+TOOL     := go tool -modfile=tools/go.mod
+GOBUILD  := CGO_ENABLED=0 go build -trimpath -ldflags='-s -w -X spiderpool.dev/spiderpool/internal/config.Version=$(VERSION)'
+PROGRAMS := $(notdir $(wildcard cmd/*))
+
+# The product's packages; the lab is a module of its own.
+LABGO    := go -C test/lab
+
+export PATH := /usr/local/go/bin:$(PATH)
+
+##@ For users
+
+.PHONY: help
+help: ## Show this list
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo
+	@echo "  TOPOLOGY=aws|l2 chooses the lab's network (now $(TOPOLOGY)); RUN=regexp chooses tests."
+
+.PHONY: demo
+demo: lab-tools images ## Bring up the lab, install the chart, walk through the AWS guide, leave the cluster up
+	@go run ./test/e2e/demo --lab $(LAB) --topology $(TOPOLOGY)
+
+.PHONY: lab-up
+lab-up: lab-tools ## Bring up the lab alone: a real Kubernetes on a simulated VPC
+	@$(LAB) up --topology $(TOPOLOGY)
+
+.PHONY: lab-down
+lab-down: $(LAB) ## Take the lab down; nothing is left
+	@$(LAB) down
+
+##@ Build
+
+.PHONY: build
+build: $(addprefix bin/,$(PROGRAMS)) ## Build every program into bin/
+
+bin/%: FORCE
+	@$(GOBUILD) -o $@ ./cmd/$*
+
+$(LAB): FORCE
+	@mkdir -p bin && CGO_ENABLED=0 $(LABGO) build -trimpath -o $(CURDIR)/$(LAB) .
+
+.PHONY: lab-tools
+lab-tools: $(LAB) ## Build the lab's Kubernetes, containerd, multus and helm (cached; ~15 min the first time)
+	@$(LAB) build
+
+.PHONY: images
+images: $(LAB) build ## Build the container images, without a Docker daemon
+	@hack/images.sh
+
+##@ Test
+
+.PHONY: test
+test: verify unit apiserver kernel e2e ## Everything that must pass
+
+.PHONY: unit
+unit: ## Hermetic tests, under a minute when warm
+	@go test -run '$(RUN)' ./...
+	@$(LABGO) test -run '$(RUN)' ./...
+
+.PHONY: apiserver
+apiserver: lab-tools ## Tests against a real kube-apiserver and etcd
+	@KUBEBUILDER_ASSETS="$$($(LAB) env --dir)" go test -tags apiserver -run '$(RUN)' ./internal/... 
+
+.PHONY: kernel
+kernel: lab-tools ## Tests of the datapath in network namespaces of their own (root)
+	@go test -tags kernel -count=1 -p 1 -run '$(RUN)' ./internal/linux/... ./internal/cni/...
+	@$(LABGO) test -tags kernel -count=1 -p 1 -run '$(RUN)' ./...
+
+.PHONY: e2e
+e2e: e2e-l2 e2e-aws ## The guide on both topologies, each on a fresh lab
+
+.PHONY: e2e-l2 e2e-aws
+e2e-l2 e2e-aws: e2e-%: lab-tools images
+	@trap '$(LAB) down' EXIT; $(LAB) up --topology $* && \
+		go test -tags e2e -count=1 -timeout 40m -v -run '$(RUN)' ./test/e2e -lab $(CURDIR)/$(LAB) -topology $*
+
+.PHONY: bench
+bench: ## Benchmarks of the hot paths
+	@go test -run '^$$' -bench . -benchmem ./internal/...
+
+##@ Keep in order
+
+.PHONY: verify
+verify: ## Formatting, vet, staticcheck, layering, generated files, chart
+	@hack/verify.sh
+
+.PHONY: update
+update: ## Generate what is generated: deep copies, CRDs, golden files, reference docs
+	@hack/generate.sh
+	@go test ./internal/controller/... ./charts/... -update >/dev/null && echo "golden files written"
+
+FORCE:

@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# Checks that need no test to run: says what is wrong and how to mend it.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+say() { printf '\033[1m%s\033[0m\n' "$*" >&2; }
+[ -t 2 ] || say() { printf '%s\n' "$*" >&2; }
+fail() { say "verify: $*"; exit 1; }
+
+say "formatting"
+unformatted=$(git ls-files '*.go' | xargs gofmt -l)
+[ -z "$unformatted" ] || fail "not formatted; run gofmt -w on: $unformatted"
+
+say "go vet and staticcheck"
+tags=apiserver,kernel,e2e
+go vet -tags "$tags" ./...
+go tool -modfile=tools/go.mod staticcheck -tags "$tags" ./...
+lint=$(mktemp -d); trap 'rm -rf "$lint"' EXIT
+go build -modfile=tools/go.mod -o "$lint/staticcheck" honnef.co/go/tools/cmd/staticcheck
+(cd test/lab && go vet -tags kernel ./... && "$lint/staticcheck" -tags kernel ./...)
+
+say "go.mod"
+go mod tidy -diff || fail "go.mod is not tidy; run go mod tidy"
+go -C test/lab mod tidy -diff || fail "test/lab/go.mod is not tidy; run go -C test/lab mod tidy"
+
+say "generated files"
+fresh=$lint/fresh
+hack/generate.sh "$fresh"
+for f in $(cd "$fresh" && find . -type f); do
+  cmp -s "$fresh/$f" "$f" || fail "$f is out of date; run make update"
+done
+
+say "layering"
+go test ./internal/archtest
