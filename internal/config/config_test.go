@@ -1,0 +1,179 @@
+package config
+
+import (
+	"log/slog"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"sigs.k8s.io/yaml"
+
+	"spiderpool.dev/spiderpool/api/v2beta1"
+)
+
+const header = "apiVersion: " + APIVersion + "\nkind: " + Kind + "\n"
+
+func TestKeysLeftOutHaveTheDefault(t *testing.T) {
+	got, err := Parse([]byte(header))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := Default(); !reflect.DeepEqual(got, want) {
+		t.Errorf("got %+v, want %+v", got, want)
+	}
+}
+
+func TestDefaultSurvivesARoundTrip(t *testing.T) {
+	raw, err := yaml.Marshal(Default())
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := Parse(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !reflect.DeepEqual(got, Default()) {
+		t.Errorf("parsed from its own text:\n%s\ngot %+v", raw, got)
+	}
+}
+
+func TestParseReadsWhatIsWritten(t *testing.T) {
+	file, err := Parse([]byte(header + `
+ipam: {enableStatefulSet: false, gc: {statelessPod: {zombieOnReadyNode: false}}}
+coordinator: {spec: {mode: underlay, hijackCIDR: ["10.0.0.0/8"]}}
+multus: {defaultNetwork: kube-system/ipvlan-ens5}
+iaasNetworkProvider: {httpRequestTimeout: 3s}
+agent: {logLevel: debug, criSockets: [/run/a.sock]}
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	agent, err := file.Agent(environ{EnvNodeName: "n1", EnvPodName: "p", EnvPodNamespace: "kube-system"}.get)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if agent.NodeName != "n1" || agent.PodNamespace != "kube-system" {
+		t.Errorf("environment = %+v", agent.Environment)
+	}
+	if agent.IPAM.EnableStatefulSet || !agent.IPAM.EnableKubevirtStaticIP {
+		t.Errorf("fixed addresses: StatefulSet %t, KubeVirt %t, want false, true", agent.IPAM.EnableStatefulSet, agent.IPAM.EnableKubevirtStaticIP)
+	}
+	if agent.IPAM.GC.Pods.ZombieOnReadyNode || !agent.IPAM.GC.Pods.ZombieOnNotReadyNode {
+		t.Errorf("gc = %+v", agent.IPAM.GC)
+	}
+	if agent.LogLevel != slog.LevelDebug {
+		t.Errorf("log level %s, want DEBUG", agent.LogLevel)
+	}
+	if want := []string{"/run/a.sock"}; !reflect.DeepEqual(agent.CRISockets, want) {
+		t.Errorf("criSockets = %q, want %q: a list replaces the default", agent.CRISockets, want)
+	}
+	if agent.Multus.DefaultNetwork != "kube-system/ipvlan-ens5" {
+		t.Errorf("default network %q", agent.Multus.DefaultNetwork)
+	}
+	spec := file.Coordinator.Spec
+	if *spec.Mode != v2beta1.ModeUnderlay || *spec.VethMTU != 1500 || !reflect.DeepEqual(spec.HijackCIDR, []string{"10.0.0.0/8"}) {
+		t.Errorf("coordinator spec = %+v", spec)
+	}
+	if file.IaaS.HTTPRequestTimeout.Duration != 3*time.Second {
+		t.Errorf("httpRequestTimeout = %s", file.IaaS.HTTPRequestTimeout.Duration)
+	}
+}
+
+func TestBadConfigurationIsRefused(t *testing.T) {
+	tests := map[string]struct{ text, want string }{
+		"unknown key":        {header + "ipam: {enableIPv5: true}", `unknown field "ipam.enableIPv5"`},
+		"wrong case":         {header + "ipam: {enableipv4: true}", `unknown field "ipam.enableipv4"`},
+		"repeated key":       {header + "ipam: {enableIPv4: true, enableIPv4: false}", `key "enableIPv4" already set in map`},
+		"wrong type":         {header + "agent: {healthPort: many}", "healthPort"},
+		"not ours":           {"apiVersion: v1\nkind: ConfigMap\n", `apiVersion, kind: "v1, ConfigMap" is not accepted: write ` + APIVersion},
+		"no version":         {"ipam: {}", "apiVersion, kind"},
+		"no family":          {header + "ipam: {enableIPv4: false, enableIPv6: false}", "switch on at least one"},
+		"log level":          {header + "agent: {logLevel: loud}", `unknown name`},
+		"auto pools alone":   {header + "ipam: {spiderSubnet: {enable: false}}", "ipam.spiderSubnet.autoPool.enable: true is not accepted: it needs ipam.spiderSubnet.enable"},
+		"scan interval":      {header + "ipam: {gc: {gcAll: {intervalInSecond: 0}}}", "ipam.gc.gcAll.intervalInSecond: 0 is not accepted: write 1 or more seconds"},
+		"deletion delay":     {header + "ipam: {gc: {gcDeletingTimeOutPodDelay: -1}}", "ipam.gc.gcDeletingTimeOutPodDelay: -1"},
+		"default network":    {header + "multus: {defaultNetwork: ipvlan-ens5}", `multus.defaultNetwork: "ipvlan-ens5" is not accepted: write namespace/name`},
+		"relative socket":    {header + "agent: {socketPath: spiderpool.sock}", `agent.socketPath: "spiderpool.sock" is not accepted: write an absolute path`},
+		"long socket":        {header + "agent: {socketPath: /" + strings.Repeat("a", 107) + "}", "has at most 107"},
+		"port out of range":  {header + "agent: {healthPort: 70000}", "agent.healthPort: 70000 is not accepted"},
+		"port taken twice":   {header + "controller: {webhook: {port: 5720}}", "controller.webhook.port: 5720 is not accepted: it is already controller.healthPort"},
+		"tls method":         {header + "controller: {webhook: {tls: {method: acme}}}", `controller.webhook.tls.method: "acme" is not accepted: write auto, provided or certmanager`},
+		"tls address":        {header + "controller: {webhook: {tls: {extraIPs: [host]}}}", "controller.webhook.tls.extraIPs[0]"},
+		"CA before its leaf": {header + "controller: {webhook: {tls: {caLifetime: 1h}}}", "must not expire before"},
+		"lease timing":       {header + "controller: {leaderElection: {leaseDuration: 5s}}", "controller.leaderElection: \"leaseDuration 5s"},
+		"server URL":         {header + "iaasNetworkProvider: {serverUrl: 'ftp://x'}", "iaasNetworkProvider.serverUrl"},
+		"half a secret":      {header + "iaasNetworkProvider: {tlsSecret: {name: x}}", "give both namespace and name"},
+		"pool subnet":        {header + "install: {defaultPools: [{name: p, ipVersion: 4}]}", `install.defaultPools[0].subnet: "" is not accepted`},
+		"pool family":        {header + "install: {defaultPools: [{name: p, ipVersion: 4, subnet: 'fd00::/64'}]}", "ipVersion is 4, write a subnet of that family"},
+		"attachment name":    {header + "install: {defaultCNICRName: ipvlan_ens5}", `install.defaultCNICRName: "ipvlan_ens5"`},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			_, err := Parse([]byte(test.text))
+			if err == nil {
+				t.Fatal("accepted")
+			}
+			if !strings.Contains(err.Error(), test.want) {
+				t.Errorf("error %q does not say %q", err, test.want)
+			}
+		})
+	}
+}
+
+func TestEveryMistakeIsReportedAtOnce(t *testing.T) {
+	_, err := Parse([]byte(header + "agent: {healthPort: 0, stateDir: x}\nipam: {gc: {gcAll: {intervalInSecond: 0}}}"))
+	for _, want := range []string{"agent.healthPort", "agent.stateDir", "ipam.gc.gcAll.intervalInSecond"} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("error %v does not name %s", err, want)
+		}
+	}
+}
+
+func TestViewsNeedTheirEnvironment(t *testing.T) {
+	all := environ{EnvNodeName: "n", EnvPodName: "p", EnvPodNamespace: "ns"}
+	tests := map[string]struct {
+		view  func(func(string) string) error
+		needs []string
+	}{
+		"agent":      {func(g func(string) string) error { _, err := Default().Agent(g); return err }, []string{EnvNodeName, EnvPodName, EnvPodNamespace}},
+		"controller": {func(g func(string) string) error { _, err := Default().Controller(g); return err }, []string{EnvPodName, EnvPodNamespace}},
+		"install":    {func(g func(string) string) error { _, err := Default().Install(g); return err }, []string{EnvPodNamespace}},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			if err := test.view(all.get); err != nil {
+				t.Errorf("complete environment: %v", err)
+			}
+			for _, missing := range test.needs {
+				err := test.view(func(key string) string {
+					if key == missing {
+						return ""
+					}
+					return all.get(key)
+				})
+				if err == nil || !strings.Contains(err.Error(), missing) {
+					t.Errorf("without %s: %v", missing, err)
+				}
+			}
+		})
+	}
+}
+
+func TestCoordinatorSwitchedOffHasNoName(t *testing.T) {
+	file, err := Parse([]byte(header + "coordinator: {enabled: false}"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg, err := file.Controller(environ{EnvPodName: "p", EnvPodNamespace: "ns"}.get)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if cfg.CoordinatorName != "" {
+		t.Errorf("coordinator name %q, want none", cfg.CoordinatorName)
+	}
+}
+
+type environ map[string]string
+
+func (e environ) get(key string) string { return e[key] }

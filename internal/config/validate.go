@@ -1,0 +1,231 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"net/url"
+	"path/filepath"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/util/validation"
+)
+
+// Validate reports every value that is out of range, joined. What only the API
+// server can judge (the SpiderCoordinator, the default pools) is left to it.
+func (f *File) Validate() error {
+	v := &violations{}
+	if f.APIVersion != APIVersion || f.Kind != Kind {
+		v.add("apiVersion, kind", f.APIVersion+", "+f.Kind, "write "+APIVersion+", "+Kind)
+	}
+	if f.ClusterDNSDomain == "" || len(validation.IsDNS1123Subdomain(f.ClusterDNSDomain)) > 0 {
+		v.add("clusterDNSDomain", f.ClusterDNSDomain, "write a DNS domain such as cluster.local")
+	}
+	v.ipam(f.IPAM)
+	v.network(f)
+	v.agent(f.AgentProcess)
+	v.controller(f.ControllerProcess)
+	v.install(f.InstallJob)
+	return errors.Join(v.errs...)
+}
+
+// violations collects errors that name field, value and way out.
+type violations struct{ errs []error }
+
+func (v *violations) add(field string, value any, remedy string) {
+	v.errs = append(v.errs, fmt.Errorf("%s: %v is not accepted: %s", field, printable(value), remedy))
+}
+
+// printable keeps an empty value visible in a message.
+func printable(value any) any {
+	if s, ok := value.(string); ok {
+		return fmt.Sprintf("%q", s)
+	}
+	return value
+}
+
+func (v *violations) ipam(c IPAM) {
+	if !c.EnableIPv4 && !c.EnableIPv6 {
+		v.add("ipam.enableIPv4, ipam.enableIPv6", "false, false", "switch on at least one")
+	}
+	if n := c.SpiderSubnet.AutoPool.DefaultRedundantIPNumber; n < 0 {
+		v.add("ipam.spiderSubnet.autoPool.defaultRedundantIPNumber", n, "write 0 or more")
+	}
+	if c.SpiderSubnet.AutoPool.Enable && !c.SpiderSubnet.Enable {
+		v.add("ipam.spiderSubnet.autoPool.enable", true, "it needs ipam.spiderSubnet.enable: true; switch both on or both off")
+	}
+	if n := c.GC.GCAll.IntervalInSecond; n < 1 {
+		v.add("ipam.gc.gcAll.intervalInSecond", n, "write 1 or more seconds")
+	}
+	if n := c.GC.GCDeletingTimeOutPodDelay; n < 0 {
+		v.add("ipam.gc.gcDeletingTimeOutPodDelay", n, "write 0 or more seconds")
+	}
+}
+
+func (v *violations) network(f *File) {
+	if f.Coordinator.Enabled {
+		v.objectName("coordinator.name", f.Coordinator.Name)
+	}
+	if ref := f.Multus.DefaultNetwork; ref != "" {
+		namespace, name, ok := strings.Cut(ref, "/")
+		if !ok || len(validation.IsDNS1123Label(namespace)) > 0 || len(validation.IsDNS1123Subdomain(name)) > 0 {
+			v.add("multus.defaultNetwork", ref, "write namespace/name of a NetworkAttachmentDefinition")
+		}
+	}
+	if raw := f.IaaS.ServerURL; raw != "" {
+		if u, err := url.Parse(raw); err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") {
+			v.add("iaasNetworkProvider.serverUrl", raw, "write an http:// or https:// URL, or leave it empty")
+		}
+	}
+	if d := f.IaaS.HTTPRequestTimeout.Duration; d <= 0 {
+		v.add("iaasNetworkProvider.httpRequestTimeout", d, "write a positive duration such as 50s")
+	}
+	if s := f.IaaS.TLSSecret; (s.Name == "") != (s.Namespace == "") {
+		v.add("iaasNetworkProvider.tlsSecret", s.Namespace+"/"+s.Name, "give both namespace and name, or neither")
+	}
+}
+
+func (v *violations) agent(p AgentProcess) {
+	v.absolute("agent.socketPath", p.SocketPath)
+	// The kernel's sockaddr_un holds 107 bytes and the terminating zero, unix(7).
+	if len(p.SocketPath) > 107 {
+		v.add("agent.socketPath", p.SocketPath, fmt.Sprintf("it has %d bytes, a unix socket's path has at most 107", len(p.SocketPath)))
+	}
+	v.absolute("agent.stateDir", p.StateDir)
+	for i, socket := range p.CRISockets {
+		v.absolute(fmt.Sprintf("agent.criSockets[%d]", i), socket)
+	}
+	ports := []port{{"agent.healthPort", p.HealthPort}}
+	if p.Metrics.Enabled {
+		ports = append(ports, port{"agent.metrics.port", p.Metrics.Port})
+	}
+	v.ports(ports)
+}
+
+func (v *violations) controller(p ControllerProcess) {
+	ports := []port{{"controller.healthPort", p.HealthPort}, {"controller.webhook.port", p.Webhook.Port}}
+	if p.Metrics.Enabled {
+		ports = append(ports, port{"controller.metrics.port", p.Metrics.Port})
+	}
+	v.ports(ports)
+
+	v.objectName("controller.leaderElection.leaseName", p.LeaderElection.LeaseName)
+	e := p.LeaderElection
+	if e.RetryPeriod.Duration <= 0 || e.RenewDeadline.Duration <= e.RetryPeriod.Duration || e.LeaseDuration.Duration <= e.RenewDeadline.Duration {
+		v.add("controller.leaderElection", fmt.Sprintf("leaseDuration %s, renewDeadline %s, retryPeriod %s",
+			e.LeaseDuration.Duration, e.RenewDeadline.Duration, e.RetryPeriod.Duration),
+			"each must be positive and longer than the next")
+	}
+
+	v.objectName("controller.webhook.serviceName", p.Webhook.ServiceName)
+	v.objectName("controller.webhook.mutatingWebhookConfiguration", p.Webhook.MutatingName)
+	v.objectName("controller.webhook.validatingWebhookConfiguration", p.Webhook.ValidatingName)
+	v.tls(p.Webhook.TLS)
+	for i, ns := range p.Resources.NamespacesExclude {
+		v.namespace(fmt.Sprintf("controller.podResourceInject.namespacesExclude[%d]", i), ns)
+	}
+	for i, ns := range p.Resources.NamespacesInclude {
+		v.namespace(fmt.Sprintf("controller.podResourceInject.namespacesInclude[%d]", i), ns)
+	}
+}
+
+func (v *violations) tls(t TLS) {
+	const field = "controller.webhook.tls."
+	v.objectName(field+"secretName", t.SecretName)
+	switch t.Method {
+	case TLSAuto:
+		if t.CertLifetime.Duration <= 0 || t.CALifetime.Duration < t.CertLifetime.Duration {
+			v.add(field+"caLifetime, certLifetime", fmt.Sprintf("%s, %s", t.CALifetime.Duration, t.CertLifetime.Duration),
+				"both must be positive and the CA must not expire before its certificate")
+		}
+		for i, ip := range t.ExtraIPs {
+			if _, err := netip.ParseAddr(ip); err != nil {
+				v.add(fmt.Sprintf("%sextraIPs[%d]", field, i), ip, "write an IP address")
+			}
+		}
+		for i, name := range t.ExtraDNSNames {
+			if len(validation.IsDNS1123Subdomain(name)) > 0 && len(validation.IsWildcardDNS1123Subdomain(name)) > 0 {
+				v.add(fmt.Sprintf("%sextraDNSNames[%d]", field, i), name, "write a DNS name")
+			}
+		}
+	case TLSProvided, TLSCertManager:
+		v.absolute(field+"certDir", t.CertDir)
+	default:
+		v.add(field+"method", string(t.Method), "write auto, provided or certmanager")
+	}
+}
+
+func (v *violations) install(j InstallJob) {
+	if j.Timeout.Duration <= 0 {
+		v.add("install.timeout", j.Timeout.Duration, "write a positive duration such as 5m")
+	}
+	if j.InstallMultus {
+		v.absolute("install.cniConfDir", j.CNIConfDir)
+	}
+	if j.DefaultCNICRName != "" {
+		v.objectName("install.defaultCNICRName", j.DefaultCNICRName)
+	}
+	for i, p := range j.DefaultPools {
+		v.defaultPool(fmt.Sprintf("install.defaultPools[%d].", i), p)
+	}
+}
+
+func (v *violations) defaultPool(field string, p DefaultPool) {
+	v.objectName(field+"name", p.Name)
+	if p.SubnetName != "" {
+		v.objectName(field+"subnetName", p.SubnetName)
+	}
+	prefix, err := netip.ParsePrefix(p.Subnet)
+	switch {
+	case err != nil:
+		v.add(field+"subnet", p.Subnet, "write the CIDR of the subnet, such as 172.31.16.0/20 (clusterDefaultPool.ipv4Subnet or ipv6Subnet of the chart)")
+	case p.IPVersion == 4 && !prefix.Addr().Is4(), p.IPVersion == 6 && !prefix.Addr().Is6():
+		v.add(field+"subnet", p.Subnet, fmt.Sprintf("ipVersion is %d, write a subnet of that family", p.IPVersion))
+	}
+	if p.IPVersion != 4 && p.IPVersion != 6 {
+		v.add(field+"ipVersion", p.IPVersion, "write 4 or 6")
+	}
+	if p.Gateway != "" && net.ParseIP(p.Gateway) == nil {
+		v.add(field+"gateway", p.Gateway, "write an IP address, or leave it empty")
+	}
+}
+
+// port is a port and the field that set it.
+type port struct {
+	field  string
+	number int
+}
+
+// ports checks the ports that one process listens on.
+func (v *violations) ports(list []port) {
+	seen := map[int]string{}
+	for _, p := range list {
+		if p.number < 1 || p.number > 65535 {
+			v.add(p.field, p.number, "write a port between 1 and 65535")
+			continue
+		}
+		if other, taken := seen[p.number]; taken {
+			v.add(p.field, p.number, "it is already "+other+"; give each its own")
+		}
+		seen[p.number] = p.field
+	}
+}
+
+func (v *violations) absolute(field, path string) {
+	if !filepath.IsAbs(path) {
+		v.add(field, path, "write an absolute path")
+	}
+}
+
+func (v *violations) objectName(field, name string) {
+	if name == "" || len(validation.IsDNS1123Subdomain(name)) > 0 {
+		v.add(field, name, "write the name of a Kubernetes object: lower case letters, digits, '-' and '.'")
+	}
+}
+
+func (v *violations) namespace(field, name string) {
+	if len(validation.IsDNS1123Label(name)) > 0 {
+		v.add(field, name, "write the name of a namespace")
+	}
+}

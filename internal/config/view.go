@@ -1,0 +1,165 @@
+package config
+
+import (
+	"fmt"
+	"log/slog"
+	"time"
+)
+
+// Names of the environment variables that the chart sets from the downward API.
+const (
+	EnvNodeName     = "SPIDERPOOL_NODE_NAME"
+	EnvPodName      = "SPIDERPOOL_POD_NAME"
+	EnvPodNamespace = "SPIDERPOOL_POD_NAMESPACE"
+)
+
+// Environment is where a process runs.
+type Environment struct {
+	NodeName     string // EnvNodeName
+	PodName      string // EnvPodName
+	PodNamespace string // EnvPodNamespace, the namespace of the installation
+}
+
+// Agent is the configuration of one agent.
+type Agent struct {
+	Environment
+	LogLevel         slog.Level
+	ClusterDNSDomain string
+	IPAM             IPAM
+	// CoordinatorName is the SpiderCoordinator that fills what a CNI
+	// configuration leaves out; empty when the coordinator is switched off.
+	CoordinatorName string
+	Multus          Multus
+	SocketPath      string
+	StateDir        string
+	HealthPort      int
+	Metrics         Metrics
+	TuneSysctl      bool
+	CRISockets      []string
+}
+
+// Controller is the configuration of one replica of the controller.
+type Controller struct {
+	Environment
+	LogLevel         slog.Level
+	ClusterDNSDomain string
+	IPAM             IPAM
+	// CoordinatorName is the SpiderCoordinator whose status is kept; empty when
+	// the coordinator is switched off.
+	CoordinatorName string
+	Multus          Multus
+	HealthPort      int
+	Metrics         Metrics
+	LeaderElection  LeaderElection
+	Webhook         Webhook
+	PodResources    PodResources
+	IaaS            IaaS
+}
+
+// Install is the configuration of spiderpool-init.
+type Install struct {
+	Environment
+	LogLevel         slog.Level
+	Timeout          time.Duration
+	Coordinator      Coordinator
+	Webhook          Webhook
+	WaitForWebhook   bool
+	InstallMultus    bool
+	DefaultCNICRName string
+	DefaultNetwork   string
+	CNIConfDir       string
+	DefaultPools     []DefaultPool
+	SpiderSubnet     SpiderSubnet
+}
+
+// Agent is the view of an agent whose environment getenv reads (os.Getenv).
+// It is an error when the node, pod or namespace is not in the environment.
+func (f *File) Agent(getenv func(string) string) (Agent, error) {
+	env, err := environment(getenv, EnvNodeName, EnvPodName, EnvPodNamespace)
+	if err != nil {
+		return Agent{}, err
+	}
+	p := f.AgentProcess
+	return Agent{
+		Environment:      env,
+		LogLevel:         p.LogLevel,
+		ClusterDNSDomain: f.ClusterDNSDomain,
+		IPAM:             f.IPAM,
+		CoordinatorName:  f.Coordinator.activeName(),
+		Multus:           f.Multus,
+		SocketPath:       p.SocketPath,
+		StateDir:         p.StateDir,
+		HealthPort:       p.HealthPort,
+		Metrics:          p.Metrics,
+		TuneSysctl:       p.TuneSysctl,
+		CRISockets:       p.CRISockets,
+	}, nil
+}
+
+// Controller is the view of a controller whose environment getenv reads. It is
+// an error when the pod or the namespace is not in the environment.
+func (f *File) Controller(getenv func(string) string) (Controller, error) {
+	env, err := environment(getenv, EnvPodName, EnvPodNamespace)
+	if err != nil {
+		return Controller{}, err
+	}
+	p := f.ControllerProcess
+	return Controller{
+		Environment:      env,
+		LogLevel:         p.LogLevel,
+		ClusterDNSDomain: f.ClusterDNSDomain,
+		IPAM:             f.IPAM,
+		CoordinatorName:  f.Coordinator.activeName(),
+		Multus:           f.Multus,
+		HealthPort:       p.HealthPort,
+		Metrics:          p.Metrics,
+		LeaderElection:   p.LeaderElection,
+		Webhook:          p.Webhook,
+		PodResources:     p.Resources,
+		IaaS:             f.IaaS,
+	}, nil
+}
+
+// Install is the view of spiderpool-init whose environment getenv reads. It is
+// an error when the namespace is not in the environment.
+func (f *File) Install(getenv func(string) string) (Install, error) {
+	env, err := environment(getenv, EnvPodNamespace)
+	if err != nil {
+		return Install{}, err
+	}
+	j := f.InstallJob
+	return Install{
+		Environment:      env,
+		LogLevel:         j.LogLevel,
+		Timeout:          j.Timeout.Duration,
+		Coordinator:      f.Coordinator,
+		Webhook:          f.ControllerProcess.Webhook,
+		WaitForWebhook:   j.WaitForWebhook,
+		InstallMultus:    j.InstallMultus,
+		DefaultCNICRName: j.DefaultCNICRName,
+		DefaultNetwork:   f.Multus.DefaultNetwork,
+		CNIConfDir:       j.CNIConfDir,
+		DefaultPools:     j.DefaultPools,
+		SpiderSubnet:     f.IPAM.SpiderSubnet,
+	}, nil
+}
+
+func (c Coordinator) activeName() string {
+	if !c.Enabled {
+		return ""
+	}
+	return c.Name
+}
+
+func environment(getenv func(string) string, required ...string) (Environment, error) {
+	for _, name := range required {
+		if getenv(name) == "" {
+			return Environment{}, fmt.Errorf("environment variable %s is empty: set it from the downward API, as the chart does", name)
+		}
+	}
+	return Environment{
+		NodeName:     getenv(EnvNodeName),
+		PodName:      getenv(EnvPodName),
+		PodNamespace: getenv(EnvPodNamespace),
+	}, nil
+}
