@@ -1,0 +1,27 @@
+package kube
+
+import (
+	"fmt"
+
+	nadv1 "github.com/k8snetworkplumbingwg/network-attachment-definition-client/pkg/apis/k8s.cni.cncf.io/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
+
+	"spiderpool.dev/spiderpool/api/v2beta1"
+)
+
+// NewScheme returns a scheme with the built-in kinds of Kubernetes, the custom
+// resources of Spiderpool and Multus' NetworkAttachmentDefinition.
+func NewScheme() *runtime.Scheme {
+	scheme := runtime.NewScheme()
+	for _, add := range []func(*runtime.Scheme) error{
+		clientgoscheme.AddToScheme, v2beta1.AddToScheme, nadv1.AddToScheme,
+	} {
+		if err := add(scheme); err != nil {
+			// Registration fails only when one type has two kinds, which is a
+			// mistake in this program that no input can cause.
+			panic(fmt.Sprintf("register kinds: %v", err))
+		}
+	}
+	return scheme
+}
