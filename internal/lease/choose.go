@@ -1,0 +1,98 @@
+package lease
+
+import (
+	"net/netip"
+	"time"
+)
+
+// Request asks for all the addresses of one pod, which are granted together or
+// not at all.
+type Request struct {
+	Pod         string // "namespace/name"
+	PodUID      string
+	ContainerID string
+	Node        string
+	FixedFor    string // see Holder
+	Wants       []Want
+}
+
+// Want is one address: of one IP version, for one interface.
+type Want struct {
+	Interface string
+	Version   int      // 4 or 6
+	Pools     []string // names, best first
+}
+
+// Grant is the answer to a Want.
+type Grant struct {
+	Interface string
+	Version   int
+	Addr      netip.Addr
+	Pool      string
+	// Held: the request's container had the address before, and nothing need be
+	// written for it.
+	Held bool
+}
+
+// Result is the answer to a Request: either Grants, one for each Want in its
+// order, or Err, which is an *ExhaustedError.
+type Result struct {
+	Grants []Grant
+	// Blocks are the names of those Writes of the plan that must succeed for the
+	// grants to hold; none where everything was held.
+	Blocks []netip.Addr
+	Err    error
+}
+
+// Plan is what Choose decided.
+type Plan struct {
+	// Writes are the blocks to store: to create where Version is empty, else to
+	// update if the version is still that one. In the order of their names.
+	Writes []Block
+	// Results has one for each request, in their order.
+	Results []Result
+}
+
+// ExhaustedError says that no pool of a Want has an address left.
+type ExhaustedError struct {
+	Interface string
+	Version   int
+	Pools     []PoolUsage // in the order of the Want
+}
+
+// PoolUsage is the usage of one pool.
+type PoolUsage struct {
+	Pool string
+	Usage
+}
+
+// Error names the interface and every pool with what its addresses are used for.
+func (e *ExhaustedError) Error() string { return "" }
+
+// Choose decides about the requests together, so that one write of a block serves
+// many of them. Each request gets all that it wants or nothing, and one that gets
+// nothing leaves no trace in the writes. The index stays as it is; put the written
+// blocks when the store has taken them.
+//
+// For each want, the first of these that there is:
+//
+//  1. what the container already holds for the interface and IP version;
+//  2. what another sandbox of the same pod (UID) holds for the interface: its
+//     record is taken over, and its late DEL frees nothing;
+//  3. what is fixed for the same owner, in use or retained, if the pool is among
+//     the wanted ones and has the address;
+//  4. a free address of the first pool that has one: in blocks that this node
+//     created, then in blocks that nobody created yet, then in others' blocks, and
+//     last those released less than Options.ReuseAfter ago, the oldest first.
+//
+// An address retained for the owner that cannot be used any more is released in
+// the same plan.
+//
+// Equal inputs give equal plans. Where a node starts in the blocks that nobody
+// created depends on its name, so that nodes rarely meet.
+func (x *Index) Choose(now time.Time, requests ...Request) Plan { return Plan{} }
+
+// Release returns the blocks to write so that the attachments hold nothing any
+// more (see Block.Release), in the order of their names. Attachments that hold
+// nothing are no error. The index stays as it is.
+func (x *Index) Release(now time.Time, attachments ...Attachment) []Block { return nil }
