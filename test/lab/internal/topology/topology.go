@@ -1,0 +1,239 @@
+// Package topology describes the lab's network as data: what the YAML files under test/lab/topologies say.
+//
+// It parses strictly (an unknown key is an error that names it), fills in what is left out (the first address of a
+// subnet as its gateway, a MAC address derived from the IPv4 address), validates, and adds generated workers. It does
+// no I/O beyond reading the file, and knows nothing of how the network is built: that is package vpc.
+//
+// Terms are those of AWS: an ENI is an interface with assigned addresses, a delegated prefix is a block of addresses
+// assigned to an ENI, a route table belongs to subnets.
+package topology
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+)
+
+// Kind says by which rules the network forwards.
+type Kind string
+
+const (
+	// KindAWS routes by assigned addresses and checks sources, as an AWS VPC does.
+	KindAWS Kind = "aws"
+	// KindL2 is one plain Ethernet broadcast domain.
+	KindL2 Kind = "l2"
+)
+
+// NamespacePrefix begins the name, under /run/netns, of every network namespace of the lab.
+const NamespacePrefix = "splab-"
+
+// Names of parts of the network that are not hosts. Like a host's, their namespaces are HostNamespace of the name.
+const (
+	// InternetGatewayName is the internet gateway.
+	InternetGatewayName = "internet-gateway"
+	// SwitchName is the bridge of a layer-2 network.
+	SwitchName = "switch"
+)
+
+// RouterName is the name of the VPC's router, the place of its forwarding rules.
+func (v VPC) RouterName() string { return "vpc-" + v.Name }
+
+// Topology is one network.
+type Topology struct {
+	Kind        Kind   `yaml:"kind"`
+	Description string `yaml:"description"`
+	// VPCs and Peerings are for KindAWS only, L2 for KindL2 only.
+	VPCs     []VPC     `yaml:"vpcs"`
+	Peerings []Peering `yaml:"peerings"`
+	L2       *L2       `yaml:"l2"`
+
+	Internet Internet `yaml:"internet"`
+	// Nodes become Kubernetes nodes; the first is the control plane.
+	Nodes []Host `yaml:"nodes"`
+	// NodeTemplates are used in turn for workers beyond Nodes.
+	NodeTemplates []NodeTemplate `yaml:"nodeTemplates"`
+	// Hosts are machines that are not Kubernetes nodes.
+	Hosts        []Host       `yaml:"hosts"`
+	Registry     Registry     `yaml:"registry"`
+	LoadBalancer LoadBalancer `yaml:"loadBalancer"`
+}
+
+// VPC is a routed network of subnets.
+type VPC struct {
+	Name string       `yaml:"name"`
+	IPv4 netip.Prefix `yaml:"ipv4"`
+	IPv6 netip.Prefix `yaml:"ipv6"`
+	// InternetGateway says that routes of this VPC may name the internet gateway. At most one VPC has it.
+	InternetGateway bool         `yaml:"internetGateway"`
+	Subnets         []Subnet     `yaml:"subnets"`
+	RouteTables     []RouteTable `yaml:"routeTables"`
+	NATGateways     []NATGateway `yaml:"natGateways"`
+}
+
+// Subnet is a range of addresses in one zone of a VPC, or on the bridge of a layer-2 network.
+type Subnet struct {
+	Name string       `yaml:"name"`
+	Zone string       `yaml:"zone"`
+	IPv4 netip.Prefix `yaml:"ipv4"`
+	IPv6 netip.Prefix `yaml:"ipv6"`
+	// GatewayIPv4 and GatewayIPv6 are the first host address of the range unless given.
+	GatewayIPv4 netip.Addr `yaml:"gatewayIPv4"`
+	GatewayIPv6 netip.Addr `yaml:"gatewayIPv6"`
+	// RouteTable names one of the VPC's route tables; empty on a layer-2 network.
+	RouteTable string `yaml:"routeTable"`
+}
+
+// RouteTable holds a VPC's routes for some subnets. The VPC's own ranges are always in it.
+type RouteTable struct {
+	Name   string  `yaml:"name"`
+	Routes []Route `yaml:"routes"`
+}
+
+// Route sends a destination to a target: "internet-gateway", "nat-gateway/NAME" or "peering/NAME".
+type Route struct {
+	Destination netip.Prefix `yaml:"destination"`
+	Target      Target       `yaml:"target"`
+}
+
+// NATGateway translates the IPv4 addresses of private subnets to its own.
+type NATGateway struct {
+	Name   string     `yaml:"name"`
+	Subnet string     `yaml:"subnet"`
+	MAC    MAC        `yaml:"mac"`
+	IPv4   netip.Addr `yaml:"ipv4"`
+	// PublicIPv4 is what the internet sees.
+	PublicIPv4 netip.Addr `yaml:"publicIPv4"`
+}
+
+// Peering joins two VPCs. Routes over it are in the route tables.
+type Peering struct {
+	Name string   `yaml:"name"`
+	VPCs []string `yaml:"vpcs"`
+}
+
+// L2 is a plain bridge with a gateway to the internet.
+type L2 struct {
+	Subnets []Subnet  `yaml:"subnets"`
+	Gateway L2Gateway `yaml:"gateway"`
+	// PodIPv4 and PodIPv6 are left free by the lab for pods.
+	PodIPv4 netip.Prefix `yaml:"podIPv4"`
+	PodIPv6 netip.Prefix `yaml:"podIPv6"`
+}
+
+// L2Gateway is the router of a layer-2 network: it owns each subnet's gateway address.
+type L2Gateway struct {
+	Host       string     `yaml:"host"`
+	MAC        MAC        `yaml:"mac"`
+	PublicIPv4 netip.Addr `yaml:"publicIPv4"`
+}
+
+// Internet is a host outside, and the router's addresses on its link.
+type Internet struct {
+	Host        string       `yaml:"host"`
+	IPv4        netip.Prefix `yaml:"ipv4"`
+	IPv6        netip.Prefix `yaml:"ipv6"`
+	GatewayIPv4 netip.Addr   `yaml:"gatewayIPv4"`
+	GatewayIPv6 netip.Addr   `yaml:"gatewayIPv6"`
+}
+
+// Host is a machine: a network namespace of its own with one or more interfaces. Its default routes go through the
+// first.
+type Host struct {
+	Name       string      `yaml:"name"`
+	Interfaces []Interface `yaml:"interfaces"`
+}
+
+// Interface is an ENI, or a port on the bridge.
+type Interface struct {
+	Name   string     `yaml:"name"`
+	Subnet string     `yaml:"subnet"`
+	MAC    MAC        `yaml:"mac"`
+	IPv4   netip.Addr `yaml:"ipv4"`
+	IPv6   netip.Addr `yaml:"ipv6"`
+	// Secondary addresses are configured in the host, too.
+	Secondary []netip.Addr `yaml:"secondary"`
+	// Prefixes are delegated to the ENI, for the host to use as it sees fit (AWS: IPv4 /28, IPv6 /80).
+	Prefixes []netip.Prefix `yaml:"prefixes"`
+	// PublicIPv4 is translated one to one to IPv4 by the internet gateway.
+	PublicIPv4 netip.Addr `yaml:"publicIPv4"`
+}
+
+// NodeTemplate generates workers: the nth takes the nth free address and the nth free prefix of each range.
+type NodeTemplate struct {
+	Interface string         `yaml:"interface"`
+	Subnet    string         `yaml:"subnet"`
+	IPv4      netip.Prefix   `yaml:"ipv4"`
+	IPv6      netip.Prefix   `yaml:"ipv6"`
+	Prefixes  []PrefixSource `yaml:"prefixes"`
+}
+
+// PrefixSource is a range from which prefixes of Bits length are delegated.
+type PrefixSource struct {
+	From netip.Prefix `yaml:"from"`
+	Bits int          `yaml:"bits"`
+}
+
+// Registry says on which host's address, and at which TCP port, the lab's image registry listens.
+type Registry struct {
+	Host string `yaml:"host"`
+	Port uint16 `yaml:"port"`
+}
+
+// LoadBalancer holds the addresses of load balancers, and the host in whose namespace they are served.
+type LoadBalancer struct {
+	Host      string     `yaml:"host"`
+	Subnet    string     `yaml:"subnet"`
+	MAC       MAC        `yaml:"mac"`
+	Frontends []Frontend `yaml:"frontends"`
+}
+
+// Frontend is the set of addresses of one load balancer.
+type Frontend struct {
+	IPv4       netip.Addr `yaml:"ipv4"`
+	IPv6       netip.Addr `yaml:"ipv6"`
+	PublicIPv4 netip.Addr `yaml:"publicIPv4"`
+}
+
+// MAC is a hardware address with a text form.
+type MAC net.HardwareAddr
+
+// UnmarshalText parses the six-octet colon form.
+func (m *MAC) UnmarshalText(text []byte) error {
+	hw, err := net.ParseMAC(string(text))
+	if err != nil {
+		return err
+	}
+	if len(hw) != 6 || hw[0]&1 == 1 {
+		return fmt.Errorf("%s is not a unicast Ethernet address", text)
+	}
+	*m = MAC(hw)
+	return nil
+}
+
+func (m MAC) String() string { return net.HardwareAddr(m).String() }
+
+// Namespace is the name of the host's network namespace under /run/netns.
+func (h Host) Namespace() string { return HostNamespace(h.Name) }
+
+// HostNamespace is the name of the network namespace of the host of that name.
+func HostNamespace(host string) string { return NamespacePrefix + host }
+
+// Assigned returns every range of addresses that belongs to the interface, addresses as single-address prefixes.
+func (i Interface) Assigned() []netip.Prefix {
+	var ranges []netip.Prefix
+	for _, a := range i.Addresses() {
+		ranges = append(ranges, netip.PrefixFrom(a, a.BitLen()))
+	}
+	return append(ranges, i.Prefixes...)
+}
+
+// Addresses returns the addresses that are configured on the interface, primary ones first.
+func (i Interface) Addresses() []netip.Addr {
+	var addrs []netip.Addr
+	for _, a := range append([]netip.Addr{i.IPv4, i.IPv6}, i.Secondary...) {
+		if a.IsValid() {
+			addrs = append(addrs, a)
+		}
+	}
+	return addrs
+}
