@@ -1,0 +1,23 @@
+// Command cni-install puts the CNI plugins and the configuration of Multus on
+// the node that its pod runs on.
+package main
+
+import (
+	"context"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"spiderpool.dev/spiderpool/internal/install/node"
+)
+
+func main() {
+	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := node.Main(ctx, log, os.Args[1:]); err != nil {
+		log.Error("cni-install failed", "error", err)
+		os.Exit(1)
+	}
+}
