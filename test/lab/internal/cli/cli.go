@@ -1,0 +1,46 @@
+// Package cli is the lab's command line: it parses, calls the package that does
+// the work, and prints. Errors are printed here and nowhere else.
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+)
+
+// exitCode is the exit code of a command that ran elsewhere; it has printed its
+// own error.
+type exitCode int
+
+func (c exitCode) Error() string { return fmt.Sprintf("exit code %d", int(c)) }
+
+// Run carries out one command line and returns the exit code of the process: 0,
+// 1 for an error of the lab, or that of the command that `exec` or `kubectl` ran.
+func Run(args []string) int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM, unix.SIGHUP)
+	defer stop()
+	root := &cobra.Command{
+		Use:           "lab",
+		Short:         "A real Kubernetes on one machine, on a simulated network",
+		SilenceUsage:  true,
+		SilenceErrors: true,
+	}
+	root.AddCommand(imageCommand())
+	root.SetArgs(args)
+	err := root.ExecuteContext(ctx)
+	var code exitCode
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &code):
+		return int(code)
+	default:
+		fmt.Fprintln(os.Stderr, "lab:", err)
+		return 1
+	}
+}
