@@ -1,0 +1,97 @@
+// Command demo brings up the lab, walks through the AWS guide on it, and leaves
+// the cluster up to play with.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"spiderpool.dev/spiderpool/test/e2e/walk"
+)
+
+func main() {
+	lab := flag.String("lab", "bin/lab", "path of the lab program")
+	topology := flag.String("topology", "aws", "topology of the lab: aws or l2")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, *lab, *topology); err != nil {
+		fmt.Fprintf(os.Stderr, "\ndemo: %v\nThe lab is left as it is: `eval \"$(%s env)\"` to look around, `make lab-down` to take it down.\n", err, *lab)
+		os.Exit(1)
+	}
+}
+
+type lap struct {
+	title string
+	took  time.Duration
+}
+
+func run(ctx context.Context, binary, topology string) error {
+	start := time.Now()
+	site, err := walk.SiteOf(topology)
+	if err != nil {
+		return err
+	}
+	binary, err = filepath.Abs(binary)
+	if err != nil {
+		return err
+	}
+	laps := []lap{}
+	timed := func(title string, do func() error) error {
+		fmt.Printf("\n== %s\n", title)
+		began := time.Now()
+		err := do()
+		laps = append(laps, lap{title, time.Since(began)})
+		return err
+	}
+	if err := timed("Bring up the lab", func() error { return up(ctx, binary, topology) }); err != nil {
+		return err
+	}
+	root, err := os.Getwd()
+	if err != nil {
+		return err
+	}
+	cluster, err := walk.Open(ctx, binary, root, os.Stdout)
+	if err != nil {
+		return err
+	}
+	for _, step := range walk.Guide(cluster, site) {
+		if !step.Demo {
+			continue
+		}
+		if err := timed(step.Title, func() error { return step.Run(ctx) }); err != nil {
+			return fmt.Errorf("%s: %w", step.Title, err)
+		}
+	}
+	summarize(laps, time.Since(start))
+	return nil
+}
+
+func up(ctx context.Context, binary, topology string) error {
+	cmd := exec.CommandContext(ctx, binary, "up", "--topology", topology)
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	return cmd.Run()
+}
+
+func summarize(laps []lap, total time.Duration) {
+	fmt.Printf("\n== Done in %s\n\n", total.Round(time.Second))
+	for _, l := range laps {
+		fmt.Printf("  %7s  %s\n", l.took.Round(100*time.Millisecond), l.title)
+	}
+	fmt.Print(`
+Try next:
+  eval "$(bin/lab env)"
+  kubectl get pods -o wide
+  kubectl get spiderippools
+  kubectl get spiderendpoints
+  bin/lab exec internet -- ip address
+  make lab-down
+`)
+}

@@ -1,0 +1,126 @@
+// Package walk is the AWS guide as a list of steps on the lab: each does what
+// the guide says, in its order and with its manifests, and checks what the
+// guide shows or claims. The end-to-end test and the demo run the same steps.
+//
+// Commands run as a reader of the guide would run them (kubectl, helm) and are
+// written with their output to Lab.Out.
+package walk
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// Lab is a lab that is up.
+type Lab struct {
+	// Binary is the path of the lab program.
+	Binary string
+	// Root is the root of the checkout.
+	Root string
+	// Out gets the commands and their output.
+	Out io.Writer
+
+	environment []string
+}
+
+// Open reads the environment of the lab that is up: the variables that
+// `lab env` prints.
+func Open(ctx context.Context, binary, root string, out io.Writer) (*Lab, error) {
+	printed, err := exec.CommandContext(ctx, binary, "env").Output()
+	if err != nil {
+		return nil, fmt.Errorf("%s env: %w", binary, err)
+	}
+	lab := &Lab{Binary: binary, Root: root, Out: out, environment: os.Environ()}
+	for line := range strings.Lines(string(printed)) {
+		assignment, ok := strings.CutPrefix(strings.TrimSpace(line), "export ")
+		if !ok {
+			continue
+		}
+		name, value, _ := strings.Cut(assignment, "=")
+		value = strings.ReplaceAll(strings.Trim(value, `"'`), "$PATH", os.Getenv("PATH"))
+		lab.environment = append(lab.environment, name+"="+value)
+		if name == "PATH" { // exec looks programs up in the PATH of this process
+			if err := os.Setenv(name, value); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return lab, nil
+}
+
+// Sh runs a shell command in the root of the checkout and returns its standard
+// output. The error holds what it wrote to standard error.
+func (l *Lab) Sh(ctx context.Context, command string) (string, error) {
+	fmt.Fprintf(l.Out, "$ %s\n", command)
+	stdout, err := l.run(ctx, "sh", "-c", command)
+	fmt.Fprint(l.Out, stdout)
+	if err != nil {
+		fmt.Fprintf(l.Out, "  (%v)\n", err)
+	}
+	return stdout, err
+}
+
+// Kubectl runs kubectl, shown as a reader would type it.
+func (l *Lab) Kubectl(ctx context.Context, arguments string) (string, error) {
+	return l.Sh(ctx, "kubectl "+arguments)
+}
+
+// Exec runs a command in the network of a node or host of the lab.
+func (l *Lab) Exec(ctx context.Context, host, command string) (string, error) {
+	fmt.Fprintf(l.Out, "[%s]$ %s\n", host, command)
+	stdout, err := l.run(ctx, l.Binary, "exec", host, "--", "sh", "-c", command)
+	fmt.Fprint(l.Out, stdout)
+	return stdout, err
+}
+
+func (l *Lab) run(ctx context.Context, name string, arguments ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, name, arguments...)
+	cmd.Dir, cmd.Env = l.Root, l.environment
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	if err := cmd.Run(); err != nil {
+		return stdout.String(), fmt.Errorf("%s: %w: %s", filepath.Base(name), err, strings.TrimSpace(stderr.String()))
+	}
+	return stdout.String(), nil
+}
+
+// get reads objects with kubectl, quietly, into result.
+func (l *Lab) get(ctx context.Context, arguments string, result any) error {
+	out, err := l.run(ctx, "sh", "-c", "kubectl get -o json "+arguments)
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal([]byte(out), result)
+}
+
+// eventually calls condition until it returns nil. After limit it returns the
+// last error, with what was waited for.
+func (l *Lab) eventually(ctx context.Context, what string, limit time.Duration, condition func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	start := time.Now()
+	fmt.Fprintf(l.Out, "… waiting until %s\n", what)
+	var last error
+	for {
+		if err := condition(ctx); err == nil {
+			fmt.Fprintf(l.Out, "  after %s\n", time.Since(start).Round(100*time.Millisecond))
+			return nil
+		} else if last == nil || !errors.Is(err, context.DeadlineExceeded) {
+			last = err
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("waited %s until %s: %w", limit, what, last)
+		case <-time.After(500 * time.Millisecond):
+		}
+	}
+}

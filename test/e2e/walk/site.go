@@ -1,0 +1,71 @@
+package walk
+
+import (
+	"fmt"
+	"net/netip"
+)
+
+// Site is what the walk has to know about a topology of the lab.
+type Site struct {
+	// Name is the topology's.
+	Name string
+	// Manifests is the directory of the manifests, below the root.
+	Manifests string
+	// Attachment is the NetworkAttachmentDefinition of the pods.
+	Attachment string
+	// Nodes by name.
+	Nodes map[string]Node
+	// InternetIPv4 and InternetIPv6 are a host on the internet.
+	InternetIPv4, InternetIPv6 string
+	// NATAddress is what the internet sees of the pods by IPv4.
+	NATAddress string
+	// Routed is a network that forwards like a VPC, where macvlan fails.
+	Routed bool
+}
+
+// Node is a node and where the addresses of its pods come from.
+type Node struct {
+	IPv4, IPv6       string
+	PodIPv4, PodIPv6 netip.Prefix
+}
+
+var sites = []Site{
+	{
+		Name: "aws", Manifests: "test/e2e/testdata/aws", Attachment: "kube-system/ipvlan-ens5", Routed: true,
+		Nodes: map[string]Node{
+			"master": {
+				IPv4: "172.31.22.228", IPv6: "2406:da1e:c4:ed01::10",
+				PodIPv4: netip.MustParsePrefix("172.31.28.16/28"), PodIPv6: netip.MustParsePrefix("2406:da1e:c4:ed01:c57d::/80"),
+			},
+			"worker1": {
+				IPv4: "172.31.32.18", IPv6: "2406:da1e:c4:ed02::10",
+				PodIPv4: netip.MustParsePrefix("172.31.32.176/28"), PodIPv6: netip.MustParsePrefix("2406:da1e:c4:ed02:7a2e::/80"),
+			},
+		},
+		InternetIPv4: "198.51.100.10", InternetIPv6: "2001:db8:100::10", NATAddress: "203.0.113.10",
+	},
+	{
+		Name: "l2", Manifests: "test/e2e/testdata/l2", Attachment: "kube-system/macvlan-ens5",
+		Nodes: map[string]Node{
+			"master": {
+				IPv4: "10.6.0.10", IPv6: "2001:db8:6::10",
+				PodIPv4: netip.MustParsePrefix("10.6.128.0/17"), PodIPv6: netip.MustParsePrefix("2001:db8:6::8000:0/113"),
+			},
+			"worker1": {
+				IPv4: "10.6.0.11", IPv6: "2001:db8:6::11",
+				PodIPv4: netip.MustParsePrefix("10.6.128.0/17"), PodIPv6: netip.MustParsePrefix("2001:db8:6::8000:0/113"),
+			},
+		},
+		InternetIPv4: "198.51.100.10", InternetIPv6: "2001:db8:100::10", NATAddress: "203.0.113.10",
+	},
+}
+
+// SiteOf returns the site of a topology.
+func SiteOf(topology string) (Site, error) {
+	for _, site := range sites {
+		if site.Name == topology {
+			return site, nil
+		}
+	}
+	return Site{}, fmt.Errorf("topology %q: the walk knows aws and l2", topology)
+}
