@@ -52,6 +52,12 @@ type Lease struct {
 	// +optional
 	Node string `json:"node,omitempty"`
 
+	// FixedFor is who gets the address back after its release:
+	// "Pod/namespace/name" for a pod of a StatefulSet,
+	// "VirtualMachine/namespace/name" for a virtual machine of KubeVirt.
+	// +optional
+	FixedFor string `json:"fixedFor,omitempty"`
+
 	// Since is when the state was entered.
 	// +optional
 	Since metav1.Time `json:"since,omitempty"`
