@@ -43,14 +43,20 @@ type CoordinatorSpec struct {
 
 	// HijackCIDR are destinations that pods reach through their node.
 	// +optional
+	// +kubebuilder:validation:MaxItems=1024
+	// +kubebuilder:validation:items:MaxLength=64
+	// +kubebuilder:validation:items:XValidation:rule=`isCIDR(self)`,messageExpression=`"'" + self + "' is not a network in CIDR notation; write one as '10.0.0.0/8' or 'fd00::/64'"`
 	HijackCIDR []string `json:"hijackCIDR,omitempty"`
 
 	// PolicyRoutes are routes that every table of a pod gets.
 	// +optional
-	PolicyRoutes []Route `json:"policyRoutes,omitempty"`
+	PolicyRoutes Routes `json:"policyRoutes,omitempty"`
 
 	// PodMACPrefix is the first two bytes of the pods' hardware addresses, as "0a:1b"; the rest is the IPv4 address.
 	// +optional
+	// +kubebuilder:validation:MaxLength=5
+	// +kubebuilder:validation:XValidation:rule=`self == '' || self.matches('^[0-9a-fA-F]{2}:[0-9a-fA-F]{2}$')`,messageExpression=`"'" + self + "' is not two bytes; write them as '0a:1b'"`
+	// +kubebuilder:validation:XValidation:rule=`!self.matches('^[0-9a-fA-F][13579bBdDfF]:')`,messageExpression=`"'" + self + "' begins with an odd byte, which makes a multicast address; write an even first byte, as '0a:1b'"`
 	PodMACPrefix *string `json:"podMACPrefix,omitempty"`
 
 	// TunePodRoutes arranges the routes of pods with several interfaces.
@@ -59,22 +65,31 @@ type CoordinatorSpec struct {
 
 	// PodDefaultRouteNIC is the interface with the default route.
 	// +optional
+	// +kubebuilder:validation:MaxLength=15
+	// +kubebuilder:validation:XValidation:rule=`self == '' || self.matches('^[^/:\\s]+$')`,messageExpression=`"'" + self + "' is not the name of an interface of a pod; write one as 'eth0' or 'net1'"`
 	PodDefaultRouteNIC *string `json:"podDefaultRouteNIC,omitempty"`
 
 	// HostRuleTable is the routing table of the node that holds the routes to its pods.
 	// +optional
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:XValidation:rule=`!(self in [253, 254, 255])`,message="is a table of the kernel's own (default, main, local); write another one, as 500"
 	HostRuleTable *int `json:"hostRuleTable,omitempty"`
 
 	// PodRPFilter is the value of rp_filter in the pod: 0, 1 or 2.
 	// +optional
+	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Maximum=2
 	PodRPFilter *int `json:"podRPFilter,omitempty"`
 
 	// TxQueueLen is the length of the transmit queue of the pod's interfaces; 0 leaves it as it is.
 	// +optional
+	// +kubebuilder:validation:Minimum=0
 	TxQueueLen *int `json:"txQueueLen,omitempty"`
 
 	// VethLinkAddress is a link-local address for veth0 of the pod.
 	// +optional
+	// +kubebuilder:validation:MaxLength=64
+	// +kubebuilder:validation:XValidation:rule=`self == '' || (isIP(self) && ip(self).isLinkLocalUnicast())`,messageExpression=`"'" + self + "' is not a link-local address; write one of 169.254.0.0/16 or fe80::/10, or leave it out"`
 	VethLinkAddress *string `json:"vethLinkAddress,omitempty"`
 
 	// VethMTU is the MTU of veth0.

@@ -4,16 +4,14 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// Route is a route that pods get.
-type Route struct {
-	// Dst is the destination network in CIDR notation.
-	Dst string `json:"dst"`
-
-	// Gw is the address of the next hop, of the same IP version as dst.
-	Gw string `json:"gw"`
-}
-
 // SpiderIPPoolSpec says which addresses a pool holds and who may use them.
+//
+// +kubebuilder:validation:XValidation:rule=`!has(self.ipVersion) || !isCIDR(self.subnet) || cidr(self.subnet).ip().family() == self.ipVersion`,messageExpression=`(self.ipVersion == 4 ? "4" : "6") + " is not the IP version of subnet '" + self.subnet + "'; leave ipVersion out"`,fieldPath=`.ipVersion`
+// +kubebuilder:validation:XValidation:rule=`!has(self.gateway) || !isCIDR(self.subnet) || !isIP(self.gateway) || ip(self.gateway).family() == cidr(self.subnet).ip().family()`,messageExpression=`"'" + self.gateway + "' is not of the IP version of subnet '" + self.subnet + "'; write a gateway inside the subnet"`,fieldPath=`.gateway`
+// +kubebuilder:validation:XValidation:rule=`!has(self.gateway) || !isCIDR(self.subnet) || !isIP(self.gateway) || ip(self.gateway).family() != cidr(self.subnet).ip().family() || cidr(self.subnet).containsIP(self.gateway)`,messageExpression=`"'" + self.gateway + "' is outside subnet '" + self.subnet + "'; write a gateway inside the subnet"`,fieldPath=`.gateway`
+// +kubebuilder:validation:XValidation:rule=`!has(self.ips) || !isCIDR(self.subnet) || self.ips.all(r, r.split('-', 2).all(a, !isIP(a) || cidr(self.subnet).containsIP(a)))`,messageExpression=`"'" + self.ips.filter(r, r.split('-', 2).exists(a, isIP(a) && !cidr(self.subnet).containsIP(a)))[0] + "' is outside subnet '" + self.subnet + "'; write addresses of the subnet"`,fieldPath=`.ips`
+// +kubebuilder:validation:XValidation:rule=`!has(self.excludeIPs) || !isCIDR(self.subnet) || self.excludeIPs.all(r, r.split('-', 2).all(a, !isIP(a) || cidr(self.subnet).containsIP(a)))`,messageExpression=`"'" + self.excludeIPs.filter(r, r.split('-', 2).exists(a, isIP(a) && !cidr(self.subnet).containsIP(a)))[0] + "' is outside subnet '" + self.subnet + "'; write addresses of the subnet"`,fieldPath=`.excludeIPs`
+// +kubebuilder:validation:XValidation:rule=`!has(self.routes) || !isCIDR(self.subnet) || self.routes.all(r, !isCIDR(r.dst) || cidr(r.dst).ip().family() == cidr(self.subnet).ip().family())`,messageExpression=`"a dst is not of the IP version of subnet '" + self.subnet + "'; put the route into an object of its version"`,fieldPath=`.routes`
 type SpiderIPPoolSpec struct {
 	// IPVersion is 4 or 6; left out, it is the version of subnet.
 	// +optional
@@ -21,24 +19,30 @@ type SpiderIPPoolSpec struct {
 	IPVersion *int64 `json:"ipVersion,omitempty"`
 
 	// Subnet is the network of the pool's addresses in CIDR notation, without host bits.
+	// +kubebuilder:validation:MaxLength=64
+	// +kubebuilder:validation:XValidation:rule=`isCIDR(self)`,messageExpression=`"'" + self + "' is not a network in CIDR notation; write one as '10.0.0.0/8' or 'fd00::/64'"`
+	// +kubebuilder:validation:XValidation:rule=`!isCIDR(self) || cidr(self) == cidr(self).masked()`,messageExpression=`"'" + self + "' has host bits; write the first address of the network, with zeros behind the prefix"`
+	// +kubebuilder:validation:XValidation:rule=`isCIDR(self) && isCIDR(oldSelf) ? cidr(self) == cidr(oldSelf) : self == oldSelf`,messageExpression=`"'" + self + "' is not the network '" + oldSelf + "' of this object, which does not change; make a new object for another network"`
 	Subnet string `json:"subnet"`
 
 	// IPs are the addresses to hand out: single addresses ("172.31.28.16") or
 	// ranges ("172.31.28.16-172.31.28.31"), inside subnet.
 	// +optional
-	IPs []string `json:"ips,omitempty"`
+	IPs AddressRanges `json:"ips,omitempty"`
 
 	// ExcludeIPs are addresses or ranges that are never handed out from this pool.
 	// +optional
-	ExcludeIPs []string `json:"excludeIPs,omitempty"`
+	ExcludeIPs AddressRanges `json:"excludeIPs,omitempty"`
 
 	// Gateway is the address of the default gateway, inside subnet; it is never handed out.
 	// +optional
+	// +kubebuilder:validation:MaxLength=64
+	// +kubebuilder:validation:XValidation:rule=`isIP(self)`,messageExpression=`"'" + self + "' is not an IP address; write one as '10.0.0.1' or 'fd00::1'"`
 	Gateway *string `json:"gateway,omitempty"`
 
 	// Routes are added to pods that get an address from this pool.
 	// +optional
-	Routes []Route `json:"routes,omitempty"`
+	Routes Routes `json:"routes,omitempty"`
 
 	// PodAffinity selects the pods that may use the pool by their labels.
 	// +optional
@@ -51,6 +55,9 @@ type SpiderIPPoolSpec struct {
 
 	// NamespaceName lists the namespaces that may use the pool.
 	// +optional
+	// +kubebuilder:validation:MaxItems=1024
+	// +kubebuilder:validation:items:MaxLength=63
+	// +kubebuilder:validation:items:XValidation:rule=`self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')`,messageExpression=`"'" + self + "' is not the name of a namespace; write a name as metadata.name has it"`
 	NamespaceName []string `json:"namespaceName,omitempty"`
 
 	// NodeAffinity selects the nodes that may use the pool by their labels;
@@ -60,11 +67,17 @@ type SpiderIPPoolSpec struct {
 
 	// NodeName lists the nodes that may use the pool.
 	// +optional
+	// +kubebuilder:validation:MaxItems=5000
+	// +kubebuilder:validation:items:MaxLength=253
+	// +kubebuilder:validation:items:XValidation:rule=`self.matches('^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$')`,messageExpression=`"'" + self + "' is not the name of a node; write a name as metadata.name has it"`
 	NodeName []string `json:"nodeName,omitempty"`
 
 	// MultusName lists the network attachments ("namespace/name" or "name")
 	// whose interfaces may use the pool.
 	// +optional
+	// +kubebuilder:validation:MaxItems=1024
+	// +kubebuilder:validation:items:MaxLength=317
+	// +kubebuilder:validation:items:XValidation:rule=`self.matches('^([a-z0-9]([-a-z0-9]*[a-z0-9])?/)?[a-z0-9]([-.a-z0-9]*[a-z0-9])?$')`,messageExpression=`"'" + self + "' is not the name of a network attachment; write 'namespace/name' or 'name'"`
 	MultusName []string `json:"multusName,omitempty"`
 
 	// Default makes the pool a candidate for pods that name no pool.
@@ -119,7 +132,7 @@ type SpiderIPPool struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitempty"`
 
-	Spec   SpiderIPPoolSpec   `json:"spec,omitempty"`
+	Spec   SpiderIPPoolSpec   `json:"spec"`
 	Status SpiderIPPoolStatus `json:"status,omitempty"`
 }
 

@@ -23,6 +23,8 @@ const (
 // Bond is a bond that is made of several master interfaces.
 type Bond struct {
 	// Name of the bond interface.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=15
 	Name string `json:"name"`
 
 	// Mode of the bond, as the kernel numbers them (0 is balance-rr, 6 is balance-alb).
@@ -52,9 +54,15 @@ type AttachmentPools struct {
 }
 
 // MasterConfig configures macvlan and ipvlan.
+//
+// +kubebuilder:validation:XValidation:rule=`self.master.size() < 2 || has(self.bond)`,message="is missing, but master names several interfaces: name the bond to make of them, or name one master",fieldPath=`.bond`
 type MasterConfig struct {
 	// Master are the node's interfaces; several make a bond.
 	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=16
+	// +kubebuilder:validation:items:MinLength=1
+	// +kubebuilder:validation:items:MaxLength=15
+	// +kubebuilder:validation:items:XValidation:rule=`self.matches('^[^/:\\s]+$')`,messageExpression=`"'" + self + "' is not the name of an interface; write one as 'ip link' shows it"`
 	Master []string `json:"master"`
 
 	// VlanID makes a VLAN sub-interface of the master; 0 makes none.
@@ -92,6 +100,9 @@ const (
 )
 
 // VlanConfig configures vlan.
+//
+// +kubebuilder:validation:XValidation:rule=`!has(self.vlanMode) || self.vlanMode != 'manual' || has(self.vlanID)`,message="is missing, but vlanMode is manual: write the VLAN ID",fieldPath=`.vlanID`
+// +kubebuilder:validation:XValidation:rule=`!has(self.vlanMode) || self.vlanMode != 'auto' || !has(self.vlanID)`,message="is given, but vlanMode is auto, which finds it out: leave vlanID out, or write vlanMode: manual",fieldPath=`.vlanID`
 type VlanConfig struct {
 	MasterConfig `json:",inline"`
 
@@ -101,6 +112,8 @@ type VlanConfig struct {
 }
 
 // SriovConfig configures sriov.
+//
+// +kubebuilder:validation:XValidation:rule=`!has(self.minTxRateMbps) || !has(self.maxTxRateMbps) || self.maxTxRateMbps == 0 || self.minTxRateMbps <= self.maxTxRateMbps`,message="is more than maxTxRateMbps; write a lower rate",fieldPath=`.minTxRateMbps`
 type SriovConfig struct {
 	// ResourceName is the extended resource of the virtual functions.
 	// +kubebuilder:validation:MinLength=1
@@ -171,6 +184,7 @@ type IBSriovConfig struct {
 // IPoIBConfig configures ipoib.
 type IPoIBConfig struct {
 	// Master is the node's InfiniBand interface.
+	// +kubebuilder:validation:MaxLength=15
 	// +optional
 	Master string `json:"master,omitempty"`
 
@@ -180,6 +194,9 @@ type IPoIBConfig struct {
 }
 
 // Trunk is a VLAN ID or a range of them.
+//
+// +kubebuilder:validation:XValidation:rule=`has(self.id) != (has(self.minID) || has(self.maxID))`,message="holds neither id nor a range, or both: write id, or minID and maxID"
+// +kubebuilder:validation:XValidation:rule=`has(self.minID) == has(self.maxID) && (!has(self.minID) || self.minID <= self.maxID)`,message="is not a range: write minID and maxID, the lower first"
 type Trunk struct {
 	// +kubebuilder:validation:Minimum=0
 	// +kubebuilder:validation:Maximum=4094
@@ -200,6 +217,7 @@ type Trunk struct {
 // OvsConfig configures ovs.
 type OvsConfig struct {
 	// BrName is the bridge.
+	// +kubebuilder:validation:MinLength=1
 	BrName string `json:"bridge"`
 
 	// VlanTag of the port.
@@ -209,6 +227,7 @@ type OvsConfig struct {
 	VlanTag *int32 `json:"vlan,omitempty"`
 
 	// Trunk are the VLANs of a trunk port.
+	// +kubebuilder:validation:MaxItems=4094
 	// +optional
 	Trunk []Trunk `json:"trunk,omitempty"`
 
@@ -222,6 +241,22 @@ type OvsConfig struct {
 }
 
 // SpiderMultusConfigSpec describes a network attachment.
+//
+// +kubebuilder:validation:XValidation:rule=`self.cniType != 'macvlan' || has(self.macvlan)`,message="is missing, but cniType is macvlan: write the section macvlan",fieldPath=`.macvlan`
+// +kubebuilder:validation:XValidation:rule=`self.cniType == 'macvlan' || !has(self.macvlan)`,messageExpression=`"is given, but cniType is " + self.cniType + ": remove the section macvlan, or write cniType: macvlan"`,fieldPath=`.macvlan`
+// +kubebuilder:validation:XValidation:rule=`self.cniType != 'ipvlan' || has(self.ipvlan)`,message="is missing, but cniType is ipvlan: write the section ipvlan",fieldPath=`.ipvlan`
+// +kubebuilder:validation:XValidation:rule=`self.cniType == 'ipvlan' || !has(self.ipvlan)`,messageExpression=`"is given, but cniType is " + self.cniType + ": remove the section ipvlan, or write cniType: ipvlan"`,fieldPath=`.ipvlan`
+// +kubebuilder:validation:XValidation:rule=`self.cniType != 'vlan' || has(self.vlan)`,message="is missing, but cniType is vlan: write the section vlan",fieldPath=`.vlan`
+// +kubebuilder:validation:XValidation:rule=`self.cniType == 'vlan' || !has(self.vlan)`,messageExpression=`"is given, but cniType is " + self.cniType + ": remove the section vlan, or write cniType: vlan"`,fieldPath=`.vlan`
+// +kubebuilder:validation:XValidation:rule=`self.cniType != 'sriov' || has(self.sriov)`,message="is missing, but cniType is sriov: write the section sriov",fieldPath=`.sriov`
+// +kubebuilder:validation:XValidation:rule=`self.cniType == 'sriov' || !has(self.sriov)`,messageExpression=`"is given, but cniType is " + self.cniType + ": remove the section sriov, or write cniType: sriov"`,fieldPath=`.sriov`
+// +kubebuilder:validation:XValidation:rule=`self.cniType != 'ib-sriov' || has(self.ibsriov)`,message="is missing, but cniType is ib-sriov: write the section ibsriov",fieldPath=`.ibsriov`
+// +kubebuilder:validation:XValidation:rule=`self.cniType == 'ib-sriov' || !has(self.ibsriov)`,messageExpression=`"is given, but cniType is " + self.cniType + ": remove the section ibsriov, or write cniType: ib-sriov"`,fieldPath=`.ibsriov`
+// +kubebuilder:validation:XValidation:rule=`self.cniType != 'ipoib' || has(self.ipoib)`,message="is missing, but cniType is ipoib: write the section ipoib",fieldPath=`.ipoib`
+// +kubebuilder:validation:XValidation:rule=`self.cniType == 'ipoib' || !has(self.ipoib)`,messageExpression=`"is given, but cniType is " + self.cniType + ": remove the section ipoib, or write cniType: ipoib"`,fieldPath=`.ipoib`
+// +kubebuilder:validation:XValidation:rule=`self.cniType != 'ovs' || has(self.ovs)`,message="is missing, but cniType is ovs: write the section ovs",fieldPath=`.ovs`
+// +kubebuilder:validation:XValidation:rule=`self.cniType == 'ovs' || !has(self.ovs)`,messageExpression=`"is given, but cniType is " + self.cniType + ": remove the section ovs, or write cniType: ovs"`,fieldPath=`.ovs`
+// +kubebuilder:validation:XValidation:rule=`self.cniType == 'custom' || !has(self.customCNI)`,messageExpression=`"is given, but cniType is " + self.cniType + ": remove the section customCNI, or write cniType: custom"`,fieldPath=`.customCNI`
 type SpiderMultusConfigSpec struct {
 	// CNIType names the main plugin; the section of that name configures it.
 	// +kubebuilder:default=custom

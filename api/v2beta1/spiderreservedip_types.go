@@ -5,6 +5,8 @@ import (
 )
 
 // SpiderReservedIPSpec lists addresses that no pool hands out.
+//
+// +kubebuilder:validation:XValidation:rule=`!has(self.ips) || self.ips.size() == 0 || self.ips.all(r, r.split('-', 2).all(a, !isIP(a) || ip(a).family() == (has(self.ipVersion) ? self.ipVersion : isIP(self.ips[0].split('-', 2)[0]) ? ip(self.ips[0].split('-', 2)[0]).family() : ip(a).family())))`,message="holds addresses of two IP versions, or of another one than ipVersion; make one object for each IP version",fieldPath=`.ips`
 type SpiderReservedIPSpec struct {
 	// IPVersion is 4 or 6; left out, it is the version of ips.
 	// +optional
@@ -13,12 +15,22 @@ type SpiderReservedIPSpec struct {
 
 	// IPs are addresses or ranges.
 	// +optional
-	IPs []string `json:"ips,omitempty"`
+	IPs AddressRanges `json:"ips,omitempty"`
+}
+
+// SpiderReservedIPStatus says whether the addresses are reserved.
+type SpiderReservedIPStatus struct {
+	// Conditions: Ready says whether every address of the list is reserved.
+	// +listType=map
+	// +listMapKey=type
+	// +optional
+	Conditions []metav1.Condition `json:"conditions,omitempty"`
 }
 
 // SpiderReservedIP holds addresses that are never handed out, from any pool.
 //
 // +kubebuilder:object:root=true
+// +kubebuilder:subresource:status
 // +kubebuilder:resource:categories={spiderpool},path=spiderreservedips,scope=Cluster,shortName=sr,singular=spiderreservedip
 // +kubebuilder:printcolumn:name=VERSION,type=string,JSONPath=`.spec.ipVersion`,description="IP version"
 // +kubebuilder:printcolumn:name=IPS,type=string,JSONPath=`.spec.ips`,description="addresses"
@@ -26,7 +38,8 @@ type SpiderReservedIP struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitempty"`
 
-	Spec SpiderReservedIPSpec `json:"spec,omitempty"`
+	Spec   SpiderReservedIPSpec   `json:"spec,omitempty"`
+	Status SpiderReservedIPStatus `json:"status,omitempty"`
 }
 
 // SpiderReservedIPList is a list of SpiderReservedIPs.

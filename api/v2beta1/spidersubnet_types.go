@@ -5,6 +5,13 @@ import (
 )
 
 // SpiderSubnetSpec says which addresses automatic pools are cut from.
+//
+// +kubebuilder:validation:XValidation:rule=`!has(self.ipVersion) || !isCIDR(self.subnet) || cidr(self.subnet).ip().family() == self.ipVersion`,messageExpression=`(self.ipVersion == 4 ? "4" : "6") + " is not the IP version of subnet '" + self.subnet + "'; leave ipVersion out"`,fieldPath=`.ipVersion`
+// +kubebuilder:validation:XValidation:rule=`!has(self.gateway) || !isCIDR(self.subnet) || !isIP(self.gateway) || ip(self.gateway).family() == cidr(self.subnet).ip().family()`,messageExpression=`"'" + self.gateway + "' is not of the IP version of subnet '" + self.subnet + "'; write a gateway inside the subnet"`,fieldPath=`.gateway`
+// +kubebuilder:validation:XValidation:rule=`!has(self.gateway) || !isCIDR(self.subnet) || !isIP(self.gateway) || ip(self.gateway).family() != cidr(self.subnet).ip().family() || cidr(self.subnet).containsIP(self.gateway)`,messageExpression=`"'" + self.gateway + "' is outside subnet '" + self.subnet + "'; write a gateway inside the subnet"`,fieldPath=`.gateway`
+// +kubebuilder:validation:XValidation:rule=`!has(self.ips) || !isCIDR(self.subnet) || self.ips.all(r, r.split('-', 2).all(a, !isIP(a) || cidr(self.subnet).containsIP(a)))`,messageExpression=`"'" + self.ips.filter(r, r.split('-', 2).exists(a, isIP(a) && !cidr(self.subnet).containsIP(a)))[0] + "' is outside subnet '" + self.subnet + "'; write addresses of the subnet"`,fieldPath=`.ips`
+// +kubebuilder:validation:XValidation:rule=`!has(self.excludeIPs) || !isCIDR(self.subnet) || self.excludeIPs.all(r, r.split('-', 2).all(a, !isIP(a) || cidr(self.subnet).containsIP(a)))`,messageExpression=`"'" + self.excludeIPs.filter(r, r.split('-', 2).exists(a, isIP(a) && !cidr(self.subnet).containsIP(a)))[0] + "' is outside subnet '" + self.subnet + "'; write addresses of the subnet"`,fieldPath=`.excludeIPs`
+// +kubebuilder:validation:XValidation:rule=`!has(self.routes) || !isCIDR(self.subnet) || self.routes.all(r, !isCIDR(r.dst) || cidr(r.dst).ip().family() == cidr(self.subnet).ip().family())`,messageExpression=`"a dst is not of the IP version of subnet '" + self.subnet + "'; put the route into an object of its version"`,fieldPath=`.routes`
 type SpiderSubnetSpec struct {
 	// IPVersion is 4 or 6; left out, it is the version of subnet.
 	// +optional
@@ -12,23 +19,29 @@ type SpiderSubnetSpec struct {
 	IPVersion *int64 `json:"ipVersion,omitempty"`
 
 	// Subnet is the network of the addresses in CIDR notation, without host bits.
+	// +kubebuilder:validation:MaxLength=64
+	// +kubebuilder:validation:XValidation:rule=`isCIDR(self)`,messageExpression=`"'" + self + "' is not a network in CIDR notation; write one as '10.0.0.0/8' or 'fd00::/64'"`
+	// +kubebuilder:validation:XValidation:rule=`!isCIDR(self) || cidr(self) == cidr(self).masked()`,messageExpression=`"'" + self + "' has host bits; write the first address of the network, with zeros behind the prefix"`
+	// +kubebuilder:validation:XValidation:rule=`isCIDR(self) && isCIDR(oldSelf) ? cidr(self) == cidr(oldSelf) : self == oldSelf`,messageExpression=`"'" + self + "' is not the network '" + oldSelf + "' of this object, which does not change; make a new object for another network"`
 	Subnet string `json:"subnet"`
 
 	// IPs are addresses or ranges inside subnet.
 	// +optional
-	IPs []string `json:"ips,omitempty"`
+	IPs AddressRanges `json:"ips,omitempty"`
 
 	// ExcludeIPs are addresses or ranges that are never handed out.
 	// +optional
-	ExcludeIPs []string `json:"excludeIPs,omitempty"`
+	ExcludeIPs AddressRanges `json:"excludeIPs,omitempty"`
 
 	// Gateway is the address of the default gateway, inside subnet.
 	// +optional
+	// +kubebuilder:validation:MaxLength=64
+	// +kubebuilder:validation:XValidation:rule=`isIP(self)`,messageExpression=`"'" + self + "' is not an IP address; write one as '10.0.0.1' or 'fd00::1'"`
 	Gateway *string `json:"gateway,omitempty"`
 
 	// Routes are added to pods that get an address from this subnet.
 	// +optional
-	Routes []Route `json:"routes,omitempty"`
+	Routes Routes `json:"routes,omitempty"`
 }
 
 // SpiderSubnetStatus is a view of the pools that were cut from the subnet.
@@ -67,7 +80,7 @@ type SpiderSubnet struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitempty"`
 
-	Spec   SpiderSubnetSpec   `json:"spec,omitempty"`
+	Spec   SpiderSubnetSpec   `json:"spec"`
 	Status SpiderSubnetStatus `json:"status,omitempty"`
 }
 
