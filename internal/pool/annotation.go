@@ -1,6 +1,34 @@
 package pool
 
-import "fmt"
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"strings"
+)
+
+// Annotations that this package reads; see package v2beta1 for what they are.
+const (
+	annotationIPPool         = "ipam.spidernet.io/ippool"
+	annotationIPPools        = "ipam.spidernet.io/ippools"
+	annotationRoutes         = "ipam.spidernet.io/routes"
+	annotationDNS            = "ipam.spidernet.io/dns"
+	annotationNamespaceIPv4  = "ipam.spidernet.io/default-ipv4-ippool"
+	annotationNamespaceIPv6  = "ipam.spidernet.io/default-ipv6-ippool"
+	annotationDefaultNetwork = "v1.multus-cni.io/default-network"
+	annotationNetworks       = "k8s.v1.cni.cncf.io/networks"
+)
+
+// Correct values, for error messages.
+const (
+	exampleIPPool         = `{"ipv4":["pool-v4"],"ipv6":["pool-v6"]}`
+	exampleIPPools        = `[{"interface":"eth0","ipv4":["pool-v4"],"ipv6":["pool-v6"],"cleangateway":false}]`
+	exampleRoutes         = `[{"dst":"10.0.0.0/8","gw":"172.31.16.1"}]`
+	exampleDNS            = `{"nameservers":["10.0.0.10"],"search":["example.org"],"options":["ndots:2"]}`
+	exampleNamespacePools = `["pool-a","pool-b"]`
+)
 
 // AnnotationError says that an annotation cannot be used.
 type AnnotationError struct {
@@ -12,7 +40,16 @@ type AnnotationError struct {
 
 // Error names the annotation, the value, the reason and a correct example.
 func (e *AnnotationError) Error() string {
-	return fmt.Sprintf("annotation %s: %s: %s; a correct value is %s", e.Annotation, e.Value, e.Reason, e.Example)
+	return fmt.Sprintf("annotation %s: %q: %s; a correct value is %s", e.Annotation, shorten(e.Value), e.Reason, e.Example)
+}
+
+// shorten bounds what an error message repeats of a value.
+func shorten(value string) string {
+	const most = 256
+	if len(value) <= most {
+		return value
+	}
+	return strings.ToValidUTF8(value[:most], "") + "…"
 }
 
 // InterfacePools is an entry of the annotation ipam.spidernet.io/ippools.
@@ -31,21 +68,204 @@ type DNS struct {
 }
 
 // ParseIPPool reads the pod annotation ipam.spidernet.io/ippool:
-// {"ipv4":["a"],"ipv6":["b"]}.
-func ParseIPPool(value string) (Names, error) { return Names{}, nil }
+// {"ipv4":["a"],"ipv6":["b"]}. The error is an *AnnotationError.
+func ParseIPPool(value string) (Names, error) {
+	var v struct {
+		IPv4 []string `json:"ipv4"`
+		IPv6 []string `json:"ipv6"`
+	}
+	reason := decode(value, &v)
+	names := Names{IPv4: v.IPv4, IPv6: v.IPv6}
+	if reason == "" {
+		reason = names.invalid()
+	}
+	if reason == "" && len(names.IPv4)+len(names.IPv6) == 0 {
+		reason = "names no pool"
+	}
+	if reason != "" {
+		return Names{}, &AnnotationError{annotationIPPool, value, reason, exampleIPPool}
+	}
+	return names, nil
+}
 
 // ParseIPPools reads the pod annotation ipam.spidernet.io/ippools:
-// [{"interface":"eth0","ipv4":["a"],"ipv6":["b"],"cleangateway":true}].
-func ParseIPPools(value string) ([]InterfacePools, error) { return nil, nil }
+// [{"interface":"eth0","ipv4":["a"],"ipv6":["b"],"cleangateway":true}]. Either
+// every entry has an interface or none has, and then they are meant by position.
+// The error is an *AnnotationError.
+func ParseIPPools(value string) ([]InterfacePools, error) {
+	var v []struct {
+		Interface    string   `json:"interface"`
+		IPv4         []string `json:"ipv4"`
+		IPv6         []string `json:"ipv6"`
+		CleanGateway *bool    `json:"cleangateway"`
+	}
+	refuse := func(format string, args ...any) ([]InterfacePools, error) {
+		return nil, &AnnotationError{annotationIPPools, value, fmt.Sprintf(format, args...), exampleIPPools}
+	}
+	if reason := decode(value, &v); reason != "" {
+		return refuse("%s", reason)
+	}
+	if len(v) == 0 {
+		return refuse("is an empty list")
+	}
+	pools := make([]InterfacePools, 0, len(v))
+	seen := map[string]int{}
+	for i, e := range v {
+		p := InterfacePools{Interface: e.Interface, Pools: Names{IPv4: e.IPv4, IPv6: e.IPv6}, CleanGateway: e.CleanGateway}
+		if reason := p.Pools.invalid(); reason != "" {
+			return refuse("[%d].%s", i, reason)
+		}
+		if (e.Interface == "") != (v[0].Interface == "") {
+			return refuse("[%d] and [0]: either every entry names its interface or none does", i)
+		}
+		if first, ok := seen[e.Interface]; ok && e.Interface != "" {
+			return refuse("[%d] and [%d] are both for interface %s", first, i, e.Interface)
+		}
+		seen[e.Interface] = i
+		pools = append(pools, p)
+	}
+	return pools, nil
+}
 
 // ParseNamespacePools reads a namespace annotation
-// ipam.spidernet.io/default-ipv4-ippool or -ipv6-ippool: ["a","b"].
-func ParseNamespacePools(annotation, value string) ([]string, error) { return nil, nil }
+// ipam.spidernet.io/default-ipv4-ippool or -ipv6-ippool: ["a","b"]. The error is
+// an *AnnotationError.
+func ParseNamespacePools(annotation, value string) ([]string, error) {
+	var names []string
+	reason := decode(value, &names)
+	if reason == "" {
+		reason = invalidNames(names)
+	}
+	if reason != "" {
+		return nil, &AnnotationError{annotation, value, reason, exampleNamespacePools}
+	}
+	return names, nil
+}
 
 // ParseRoutes reads the pod annotation ipam.spidernet.io/routes:
-// [{"dst":"10.0.0.0/8","gw":"172.31.16.1"}].
-func ParseRoutes(value string) ([]Route, error) { return nil, nil }
+// [{"dst":"10.0.0.0/8","gw":"172.31.16.1"}]. The error is an *AnnotationError.
+func ParseRoutes(value string) ([]Route, error) {
+	var v []struct {
+		Dst string `json:"dst"`
+		Gw  string `json:"gw"`
+	}
+	reason := decode(value, &v)
+	routes := make([]Route, 0, len(v))
+	for i, e := range v {
+		if reason != "" {
+			break
+		}
+		var r Route
+		if r, reason = parseRoute(e.Dst, e.Gw); reason != "" {
+			reason = fmt.Sprintf("[%d].%s", i, reason)
+		}
+		routes = append(routes, r)
+	}
+	if reason != "" {
+		return nil, &AnnotationError{annotationRoutes, value, reason, exampleRoutes}
+	}
+	return routes, nil
+}
+
+func parseRoute(dst, gw string) (r Route, reason string) {
+	var err error
+	if r.Dst, err = netip.ParsePrefix(dst); err != nil {
+		return r, fmt.Sprintf("dst %q is not a network in CIDR notation", dst)
+	}
+	if r.Dst != r.Dst.Masked() {
+		return r, fmt.Sprintf("dst %s has host bits; write %s", dst, r.Dst.Masked())
+	}
+	if r.Gw, err = netip.ParseAddr(gw); err != nil || r.Gw.Zone() != "" {
+		return r, fmt.Sprintf("gw %q is not an IP address", gw)
+	}
+	if r.Gw.Is4() != r.Dst.Addr().Is4() {
+		return r, fmt.Sprintf("gw %s is not of the IP version of dst %s", gw, dst)
+	}
+	return r, ""
+}
 
 // ParseDNS reads the pod annotation ipam.spidernet.io/dns:
-// {"nameservers":["10.0.0.10"],"domain":"…","search":["…"],"options":["…"]}.
-func ParseDNS(value string) (DNS, error) { return DNS{}, nil }
+// {"nameservers":["10.0.0.10"],"domain":"…","search":["…"],"options":["…"]}. The
+// error is an *AnnotationError.
+func ParseDNS(value string) (DNS, error) {
+	var dns DNS
+	reason := decode(value, &dns)
+	for i, server := range dns.Nameservers {
+		if _, err := netip.ParseAddr(server); err != nil && reason == "" {
+			reason = fmt.Sprintf("nameservers[%d] %q is not an IP address", i, server)
+		}
+	}
+	if reason != "" {
+		return DNS{}, &AnnotationError{annotationDNS, value, reason, exampleDNS}
+	}
+	return dns, nil
+}
+
+// decode reads the one JSON value of an annotation into v, and says what is wrong
+// with it otherwise. An unknown key is an error, because a misspelt one would
+// silently take the pod to another pool.
+func decode(value string, v any) (reason string) {
+	decoder := json.NewDecoder(strings.NewReader(value))
+	decoder.DisallowUnknownFields()
+	err := decoder.Decode(v)
+	if err == nil {
+		if _, err = decoder.Token(); err == io.EOF {
+			return ""
+		}
+		return "has something after the JSON value"
+	}
+	var syntax *json.SyntaxError
+	var wrongType *json.UnmarshalTypeError
+	switch {
+	case errors.As(err, &wrongType) && wrongType.Field != "":
+		return fmt.Sprintf("%s is a JSON %s, want %s", wrongType.Field, wrongType.Value, jsonKind(wrongType.Type.String()))
+	case errors.As(err, &wrongType):
+		return fmt.Sprintf("is a JSON %s, want %s", wrongType.Value, jsonKind(wrongType.Type.String()))
+	case errors.As(err, &syntax):
+		return fmt.Sprintf("is not JSON: %s at byte %d", syntax, syntax.Offset)
+	case err == io.EOF, errors.Is(err, io.ErrUnexpectedEOF):
+		return "is not JSON: it ends too early"
+	}
+	return strings.TrimPrefix(err.Error(), "json: ")
+}
+
+// jsonKind says in words of JSON what a Go type is read from.
+func jsonKind(goType string) string {
+	switch {
+	case strings.HasPrefix(goType, "[]"):
+		return "a list"
+	case goType == "string":
+		return "a string"
+	case goType == "bool":
+		return "true or false"
+	}
+	return "an object"
+}
+
+// invalid says which name cannot be one of a pool, and "" where all can.
+func (n Names) invalid() string {
+	if reason := invalidNames(n.IPv4); reason != "" {
+		return "ipv4" + reason
+	}
+	if reason := invalidNames(n.IPv6); reason != "" {
+		return "ipv6" + reason
+	}
+	return ""
+}
+
+func invalidNames(names []string) string {
+	for i, name := range names {
+		if !isPoolName(name) {
+			return fmt.Sprintf("[%d] %q cannot be the name of a SpiderIPPool: lower case letters, digits, '-', '.' and the wildcard '*'", i, name)
+		}
+	}
+	return ""
+}
+
+// isPoolName reports whether name is made of what names of objects (RFC 1123
+// subdomains) and wildcards are made of.
+func isPoolName(name string) bool {
+	return name != "" && len(name) <= 253 && strings.IndexFunc(name, func(r rune) bool {
+		return !(r >= 'a' && r <= 'z' || r >= '0' && r <= '9' || r == '-' || r == '.' || r == '*')
+	}) < 0
+}

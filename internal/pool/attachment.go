@@ -1,5 +1,16 @@
 package pool
 
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+)
+
+// FirstInterface is the name of the interface that the runtime makes first.
+const FirstInterface = "eth0"
+
+const exampleNetworks = `"net-a,ns/net-b@net2" or [{"name":"net-a","namespace":"ns","interface":"net2"}]`
+
 // NetworkAttachment names a NetworkAttachmentDefinition.
 type NetworkAttachment struct {
 	Namespace string
@@ -27,7 +38,7 @@ type ClusterNetwork struct {
 	// no NetworkAttachmentDefinition.
 	Default NetworkAttachment
 	// Namespace is where a default-network annotation without a namespace is
-	// looked up (multusNamespace of Multus, kube-system).
+	// looked up (multusNamespace of Multus); empty means kube-system.
 	Namespace string
 }
 
@@ -37,5 +48,95 @@ type ClusterNetwork struct {
 // nth of the networks is net<n> unless it asks for a name. The error is an
 // *AnnotationError.
 func Interfaces(namespace string, annotations map[string]string, cluster ClusterNetwork) ([]PodInterface, error) {
-	return nil, nil
+	first := PodInterface{Name: FirstInterface, Attachment: cluster.Default}
+	if value := strings.TrimSpace(annotations[annotationDefaultNetwork]); value != "" {
+		in := cluster.Namespace
+		if in == "" {
+			in = "kube-system"
+		}
+		elements, reason := parseNetworks(value)
+		if reason == "" && len(elements) != 1 {
+			reason = fmt.Sprintf("names %d attachments, want one", len(elements))
+		}
+		if reason != "" {
+			return nil, &AnnotationError{annotationDefaultNetwork, value, reason, `"ns/net-a"`}
+		}
+		first.Attachment = elements[0].attachment(in)
+	}
+	interfaces := []PodInterface{first}
+	value := strings.TrimSpace(annotations[annotationNetworks])
+	if value == "" {
+		return interfaces, nil
+	}
+	elements, reason := parseNetworks(value)
+	taken := map[string]bool{first.Name: true}
+	for i, e := range elements {
+		p := PodInterface{Name: e.Interface, Position: i + 1, Attachment: e.attachment(namespace)}
+		if p.Name == "" {
+			p.Name = fmt.Sprintf("net%d", p.Position)
+		}
+		if taken[p.Name] && reason == "" {
+			reason = fmt.Sprintf("two interfaces are named %s", p.Name)
+		}
+		taken[p.Name] = true
+		interfaces = append(interfaces, p)
+	}
+	if reason != "" {
+		return nil, &AnnotationError{annotationNetworks, value, reason, exampleNetworks}
+	}
+	return interfaces, nil
+}
+
+// networkElement is an entry of a network selection annotation; other keys of it
+// are not ours.
+type networkElement struct {
+	Name      string `json:"name"`
+	Namespace string `json:"namespace"`
+	Interface string `json:"interface"`
+}
+
+func (e networkElement) attachment(defaultNamespace string) NetworkAttachment {
+	if e.Namespace == "" {
+		e.Namespace = defaultNamespace
+	}
+	return NetworkAttachment{Namespace: e.Namespace, Name: e.Name}
+}
+
+// parseNetworks reads a network selection annotation in either of its forms: a
+// JSON list, or a list of [namespace/]name[@interface] separated by commas.
+func parseNetworks(value string) (elements []networkElement, reason string) {
+	if strings.HasPrefix(value, "[") {
+		if err := json.Unmarshal([]byte(value), &elements); err != nil {
+			return nil, "is not a JSON list of objects: " + err.Error()
+		}
+	} else {
+		for item := range strings.SplitSeq(value, ",") {
+			e, reason := parseNetwork(strings.TrimSpace(item))
+			if reason != "" {
+				return nil, reason
+			}
+			elements = append(elements, e)
+		}
+	}
+	for i, e := range elements {
+		if e.Name == "" {
+			return nil, fmt.Sprintf("entry %d has no name", i)
+		}
+	}
+	return elements, ""
+}
+
+func parseNetwork(item string) (e networkElement, reason string) {
+	rest, ifname, hasInterface := strings.Cut(item, "@")
+	if hasInterface && (ifname == "" || strings.ContainsAny(ifname, "@/ ")) {
+		return e, fmt.Sprintf("%q has no interface name after '@'", item)
+	}
+	ns, name, hasNamespace := strings.Cut(rest, "/")
+	if !hasNamespace {
+		ns, name = "", rest
+	}
+	if name == "" || hasNamespace && ns == "" || strings.ContainsAny(name, "/ ") || strings.Contains(ns, " ") {
+		return e, fmt.Sprintf("%q is not of the form [namespace/]name[@interface]", item)
+	}
+	return networkElement{Name: name, Namespace: ns, Interface: ifname}, ""
 }

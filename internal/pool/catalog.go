@@ -1,29 +1,122 @@
 package pool
 
-import "spiderpool.dev/spiderpool/internal/ipset"
+import (
+	"maps"
+	"slices"
+	"strings"
 
-// Catalog is the pools that a process knows. It is not safe for concurrent use.
-type Catalog struct{}
+	"spiderpool.dev/spiderpool/internal/ipset"
+)
+
+// Catalog is the pools that a process knows. It is not safe for concurrent use,
+// but any number of readers may use one that nobody changes.
+type Catalog struct {
+	entries  map[string]entry
+	defaults []*Pool // those with Default, sorted by name
+	reserved ipset.Set
+}
+
+type entry struct {
+	pool   *Pool
+	usable ipset.Set
+}
 
 // NewCatalog returns an empty catalog.
-func NewCatalog() *Catalog { return &Catalog{} }
+func NewCatalog() *Catalog {
+	return &Catalog{entries: map[string]entry{}}
+}
 
 // Set adds p or replaces the pool of its name.
-func (c *Catalog) Set(p *Pool) {}
+func (c *Catalog) Set(p *Pool) {
+	c.Delete(p.Name)
+	c.entries[p.Name] = entry{pool: p, usable: p.Usable(c.reserved)}
+	if p.Default {
+		i, _ := c.findDefault(p.Name)
+		c.defaults = slices.Insert(c.defaults, i, p)
+	}
+}
 
 // Delete removes the pool, if it is there.
-func (c *Catalog) Delete(name string) {}
+func (c *Catalog) Delete(name string) {
+	delete(c.entries, name)
+	if i, ok := c.findDefault(name); ok {
+		c.defaults = slices.Delete(c.defaults, i, i+1)
+	}
+}
+
+// findDefault returns where in defaults the name is or would have to be.
+func (c *Catalog) findDefault(name string) (int, bool) {
+	return slices.BinarySearchFunc(c.defaults, name, func(p *Pool, name string) int { return strings.Compare(p.Name, name) })
+}
 
 // Get returns the pool.
-func (c *Catalog) Get(name string) (*Pool, bool) { return nil, false }
+func (c *Catalog) Get(name string) (*Pool, bool) {
+	e, ok := c.entries[name]
+	return e.pool, ok
+}
 
 // Names returns the names of all pools, sorted. The slice is the caller's.
-func (c *Catalog) Names() []string { return nil }
+func (c *Catalog) Names() []string { return slices.Sorted(maps.Keys(c.entries)) }
 
 // SetReserved replaces the addresses that no pool hands out (SpiderReservedIP),
-// of both IP versions.
-func (c *Catalog) SetReserved(reserved ipset.Set) {}
+// of both IP versions, and returns the names of the pools whose usable addresses
+// this changed, sorted.
+func (c *Catalog) SetReserved(reserved ipset.Set) []string {
+	c.reserved = reserved
+	var changed []string
+	for name, e := range c.entries {
+		usable := e.pool.Usable(reserved)
+		if !usable.Equal(e.usable) {
+			c.entries[name] = entry{pool: e.pool, usable: usable}
+			changed = append(changed, name)
+		}
+	}
+	slices.Sort(changed)
+	return changed
+}
 
 // Usable returns the addresses that the pool may hand out, after exclusions and
 // reservations; the empty set for an unknown pool.
-func (c *Catalog) Usable(name string) ipset.Set { return ipset.Set{} }
+func (c *Catalog) Usable(name string) ipset.Set { return c.entries[name].usable }
+
+// nearest returns the name of the pool that is written most like name, and false
+// where none is like it: more than a third of the letters differ.
+func (c *Catalog) nearest(name string) (string, bool) {
+	best, distance := "", len(name)/3+1
+	for _, candidate := range c.Names() {
+		if d := editDistance(name, candidate, distance); d < distance {
+			best, distance = candidate, d
+		}
+	}
+	return best, best != ""
+}
+
+// editDistance returns the number of bytes to insert, delete or replace that
+// turn a into b (Levenshtein), or limit where there are that many or more.
+func editDistance(a, b string, limit int) int {
+	if len(a)-len(b) >= limit || len(b)-len(a) >= limit {
+		return limit
+	}
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		least := row[0]
+		for j := range len(b) {
+			replace := diagonal
+			if a[i] != b[j] {
+				replace++
+			}
+			diagonal = row[j+1]
+			row[j+1] = min(replace, row[j]+1, row[j+1]+1)
+			least = min(least, row[j+1])
+		}
+		if least >= limit {
+			return limit
+		}
+	}
+	return min(row[len(b)], limit)
+}

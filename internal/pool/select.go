@@ -1,5 +1,12 @@
 package pool
 
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+)
+
 // Source is where the names of the considered pools came from.
 type Source string
 
@@ -10,36 +17,10 @@ const (
 	SourceSubnet     Source = "annotation ipam.spidernet.io/subnet(s) of the pod"
 	SourcePodIPPools Source = "annotation ipam.spidernet.io/ippools of the pod"
 	SourcePodIPPool  Source = "annotation ipam.spidernet.io/ippool of the pod"
-	SourceNamespace  Source = "annotation of the namespace"
-	SourceConfigured Source = "CNI configuration"
-	SourceDefault    Source = "default pools"
+	SourceNamespace  Source = "annotation ipam.spidernet.io/default-ipv4-ippool or default-ipv6-ippool of the namespace"
+	SourceConfigured Source = "default_ipv4_ippool or default_ipv6_ippool of the CNI configuration"
+	SourceDefault    Source = "pools with spec.default"
 )
-
-// Cause classifies a Drop.
-type Cause string
-
-// Causes of a Drop.
-const (
-	CauseUnknown     Cause = "unknown"     // no such pool
-	CauseTerminating Cause = "terminating" // being deleted
-	CauseDisabled    Cause = "disabled"    // spec.disable
-	CauseVersion     Cause = "version"     // of the other IP version
-	CauseNotDefault  Cause = "not-default" // nothing names it and spec.default is false
-	CauseNode        Cause = "node"        // spec.nodeName, spec.nodeAffinity
-	CauseNamespace   Cause = "namespace"   // spec.namespaceName, spec.namespaceAffinity
-	CausePod         Cause = "pod"         // spec.podAffinity
-	CauseMultus      Cause = "multus"      // spec.multusName
-	CauseMaster      Cause = "master"      // match_master_subnet
-	CauseEmpty       Cause = "empty"       // no address after exclusions and reservations
-	CauseExhausted   Cause = "exhausted"   // every address is taken (found by the allocation)
-)
-
-// Drop says why a pool is not used.
-type Drop struct {
-	Pool   string
-	Cause  Cause
-	Reason string // "spec.nodeName [worker1] does not include this pod's node master"
-}
 
 // Selection is the outcome for one interface and one IP version.
 type Selection struct {
@@ -54,10 +35,47 @@ type Selection struct {
 	CleanGateway bool
 }
 
-// Select returns the pools of one IP version that the interface may take an
-// address from. The error is an *AnnotationError.
+// Names returns the names of the candidates, best first.
+func (s Selection) Names() []string {
+	names := make([]string, len(s.Pools))
+	for i, p := range s.Pools {
+		names[i] = p.Name
+	}
+	return names
+}
+
+// Select returns the pools of one IP version, 4 or 6, that the interface may take
+// an address from. The error is an *AnnotationError.
+//
+// Pools that are named by a list keep its order where they rank equal; a wildcard
+// stands for its matches of that IP version, sorted by name.
 func Select(c *Catalog, req *Request, version int) (Selection, error) {
-	return Selection{Version: version}, nil
+	source, patterns, clean, err := resolve(req, version)
+	if err != nil {
+		return Selection{}, err
+	}
+	s := Selection{Version: version, Source: source, CleanGateway: clean}
+	var considered []*Pool
+	if source == SourceNone {
+		considered = c.defaultPools(version)
+		if len(considered) > 0 {
+			s.Source = SourceDefault
+		}
+	} else {
+		considered, s.Drops = c.expand(patterns, version)
+	}
+	for _, p := range considered {
+		if drop, dropped := filter(c, p, req, version); dropped {
+			s.Drops = append(s.Drops, drop)
+		} else {
+			s.Pools = append(s.Pools, p)
+		}
+	}
+	slices.SortStableFunc(s.Pools, func(a, b *Pool) int { return cmp.Compare(b.rank(), a.rank()) })
+	if len(s.Pools) == 0 && (s.Source == SourceDefault || s.Source == SourceNone) {
+		s.Drops = append(s.Drops, c.notDefault(version)...)
+	}
+	return s, nil
 }
 
 // SelectAll selects for every one of the given IP versions, which are those that
@@ -66,21 +84,200 @@ func Select(c *Catalog, req *Request, version int) (Selection, error) {
 // unless that leaves none. The error is an *AnnotationError, or a *NoPoolError
 // where a version that is asked for has no candidate.
 func SelectAll(c *Catalog, req *Request, versions []int) ([]Selection, error) {
-	return nil, nil
+	var selections []Selection
+	var unasked *NoPoolError
+	for _, version := range versions {
+		s, err := Select(c, req, version)
+		if err != nil {
+			return nil, err
+		}
+		failed := &NoPoolError{Interface: req.Interface, Version: version, Source: s.Source, Drops: s.Drops}
+		switch {
+		case s.Source == SourceNone:
+			if unasked == nil {
+				unasked = failed
+			} else {
+				unasked.Drops = append(unasked.Drops, s.Drops...)
+			}
+		case len(s.Pools) == 0:
+			return nil, failed
+		default:
+			selections = append(selections, s)
+		}
+	}
+	if len(selections) == 0 && unasked != nil {
+		return nil, unasked
+	}
+	return selections, nil
 }
 
-// NoPoolError says that an interface cannot get an address, and what was wrong
-// with every pool that was considered.
-type NoPoolError struct {
-	Interface string
-	Version   int
-	Source    Source
-	Drops     []Drop
+// resolve returns the first source that names pools of the version, and the names
+// as written, with whether the default route is left out.
+func resolve(req *Request, version int) (source Source, patterns []string, clean bool, err error) {
+	clean = req.CleanGateway
+	var named InterfacePools
+	if value, ok := req.Pod.Annotations[annotationIPPools]; ok {
+		all, err := ParseIPPools(value)
+		if err != nil {
+			return SourceNone, nil, false, err
+		}
+		named = forInterface(all, req.Interface, req.Position)
+		if named.CleanGateway != nil {
+			clean = *named.CleanGateway
+		}
+	}
+	if req.SubnetPools != nil {
+		if patterns = req.SubnetPools.Of(version); len(patterns) > 0 {
+			return SourceSubnet, patterns, clean, nil
+		}
+	}
+	if patterns = named.Pools.Of(version); len(patterns) > 0 {
+		return SourcePodIPPools, patterns, clean, nil
+	}
+	// Only one of the two annotations counts: a pod with ippools has no ippool.
+	if _, ok := req.Pod.Annotations[annotationIPPools]; !ok {
+		if value, ok := req.Pod.Annotations[annotationIPPool]; ok {
+			names, err := ParseIPPool(value)
+			if err != nil {
+				return SourceNone, nil, false, err
+			}
+			if patterns = names.Of(version); len(patterns) > 0 {
+				return SourcePodIPPool, patterns, clean, nil
+			}
+		}
+	}
+	annotation := annotationNamespaceIPv4
+	if version == 6 {
+		annotation = annotationNamespaceIPv6
+	}
+	if value, ok := req.Namespace.Annotations[annotation]; ok {
+		if patterns, err = ParseNamespacePools(annotation, value); err != nil {
+			return SourceNone, nil, false, err
+		}
+		if len(patterns) > 0 {
+			return SourceNamespace, patterns, clean, nil
+		}
+	}
+	if patterns = req.Configured.Of(version); len(patterns) > 0 {
+		return SourceConfigured, patterns, clean, nil
+	}
+	return SourceNone, nil, clean, nil
 }
 
-// Error names every pool and why it was dropped.
-func (e *NoPoolError) Error() string { return Explain(e.Drops) }
+// forInterface returns the entry for the interface, the zero value where there is
+// none.
+func forInterface(entries []InterfacePools, name string, position int) InterfacePools {
+	for i, e := range entries {
+		if e.Interface == name || e.Interface == "" && i == position {
+			return e
+		}
+	}
+	return InterfacePools{}
+}
 
-// Explain returns the drops in one line, "pool a: reason; pool b: reason", cut
-// after the first 20.
-func Explain(drops []Drop) string { return "" }
+// expand returns the pools that the patterns stand for, each once, and a drop for
+// every pattern that stands for none.
+func (c *Catalog) expand(patterns []string, version int) (pools []*Pool, drops []Drop) {
+	seen := map[string]bool{}
+	add := func(p *Pool) {
+		if !seen[p.Name] {
+			seen[p.Name] = true
+			pools = append(pools, p)
+		}
+	}
+	for _, pattern := range patterns {
+		if !strings.Contains(pattern, "*") {
+			if p, ok := c.Get(pattern); ok {
+				add(p)
+			} else {
+				drops = append(drops, c.unknown(pattern))
+			}
+			continue
+		}
+		found := false
+		for _, name := range c.Names() {
+			if p := c.entries[name].pool; p.Version == version && wildcardMatch(pattern, name) {
+				found = true
+				add(p)
+			}
+		}
+		if !found {
+			drops = append(drops, Drop{pattern, CauseUnknown, fmt.Sprintf("no IPv%d SpiderIPPool has a name that matches", version)})
+		}
+	}
+	return pools, drops
+}
+
+func (c *Catalog) unknown(name string) Drop {
+	if nearest, ok := c.nearest(name); ok {
+		return Drop{name, CauseUnknown, fmt.Sprintf("no such SpiderIPPool; the nearest name is %s", nearest)}
+	}
+	return Drop{name, CauseUnknown, "no such SpiderIPPool"}
+}
+
+// wildcardMatch reports whether name matches pattern, in which "*" stands for any
+// text, also none.
+func wildcardMatch(pattern, name string) bool {
+	parts := strings.Split(pattern, "*")
+	first, last := parts[0], parts[len(parts)-1]
+	if len(name) < len(first)+len(last) || !strings.HasPrefix(name, first) || !strings.HasSuffix(name, last) {
+		return false
+	}
+	name = name[len(first) : len(name)-len(last)]
+	for _, part := range parts[1 : len(parts)-1] {
+		i := strings.Index(name, part)
+		if i < 0 {
+			return false
+		}
+		name = name[i+len(part):]
+	}
+	return true
+}
+
+// defaultPools returns the default pools of the version, sorted by name.
+func (c *Catalog) defaultPools(version int) []*Pool {
+	var pools []*Pool
+	for _, p := range c.defaults {
+		if p.Version == version {
+			pools = append(pools, p)
+		}
+	}
+	return pools
+}
+
+// notDefault returns a drop for every pool of the version that is not a default
+// one, sorted by name.
+func (c *Catalog) notDefault(version int) []Drop {
+	var drops []Drop
+	for _, name := range c.Names() {
+		if p := c.entries[name].pool; p.Version == version && !p.Default {
+			drops = append(drops, Drop{name, CauseNotDefault, "spec.default is false and neither the pod, its namespace nor the CNI configuration names it"})
+		}
+	}
+	return drops
+}
+
+// rank is higher for a pool that is meant more specifically: pod before node
+// before namespace before network attachment, names before labels.
+func (p *Pool) rank() int {
+	rank := 0
+	if p.PodAffinity != nil {
+		rank += 1 << 5
+	}
+	switch {
+	case len(p.NodeNames) > 0:
+		rank += 2 << 3
+	case p.NodeAffinity != nil:
+		rank += 1 << 3
+	}
+	switch {
+	case len(p.NamespaceNames) > 0:
+		rank += 2 << 1
+	case p.NamespaceAffinity != nil:
+		rank += 1 << 1
+	}
+	if len(p.MultusNames) > 0 {
+		rank++
+	}
+	return rank
+}

@@ -1,0 +1,233 @@
+package pool
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// Cause classifies a Drop.
+type Cause string
+
+// Causes of a Drop.
+const (
+	CauseUnknown     Cause = "unknown"     // no such pool
+	CauseTerminating Cause = "terminating" // being deleted
+	CauseDisabled    Cause = "disabled"    // spec.disable
+	CauseVersion     Cause = "version"     // of the other IP version
+	CauseNotDefault  Cause = "not-default" // nothing names it and spec.default is false
+	CauseNode        Cause = "node"        // spec.nodeName, spec.nodeAffinity
+	CauseNamespace   Cause = "namespace"   // spec.namespaceName, spec.namespaceAffinity
+	CausePod         Cause = "pod"         // spec.podAffinity
+	CauseMultus      Cause = "multus"      // spec.multusName
+	CauseMaster      Cause = "master"      // match_master_subnet
+	CauseEmpty       Cause = "empty"       // no address after exclusions and reservations
+	CauseExhausted   Cause = "exhausted"   // every address is taken (found by the allocation)
+)
+
+// Drop says why a pool is not used.
+type Drop struct {
+	Pool   string
+	Cause  Cause
+	Reason string // "spec.nodeName [worker1] does not include this pod's node master"
+}
+
+// NoPoolError says that an interface cannot get an address, and what was wrong
+// with every pool that was considered.
+type NoPoolError struct {
+	Interface string
+	Version   int
+	Source    Source
+	Drops     []Drop
+}
+
+// Error names every pool and why it was dropped.
+func (e *NoPoolError) Error() string {
+	if e.Source == SourceNone {
+		const none = "no SpiderIPPool is named by the pod, its namespace or the CNI configuration, and none has spec.default: true"
+		if len(e.Drops) == 0 {
+			return fmt.Sprintf("interface %s: %s", e.Interface, none)
+		}
+		return fmt.Sprintf("interface %s: %s: %s", e.Interface, none, Explain(e.Drops))
+	}
+	return fmt.Sprintf("interface %s: no SpiderIPPool can give an IPv%d address (from %s): %s", e.Interface, e.Version, e.Source, Explain(e.Drops))
+}
+
+// explained is how many drops Explain spells out; an event has 1,024 bytes.
+const explained = 20
+
+// Explain returns the drops in one line, "a: reason; b: reason", cut after the
+// first 20.
+func Explain(drops []Drop) string {
+	texts := make([]string, 0, min(len(drops), explained+1))
+	for i, d := range drops {
+		if i == explained {
+			texts = append(texts, fmt.Sprintf("and %d more", len(drops)-explained))
+			break
+		}
+		texts = append(texts, d.Pool+": "+d.Reason)
+	}
+	return strings.Join(texts, "; ")
+}
+
+// filter returns why p cannot be used for the request, and false where it can.
+func filter(c *Catalog, p *Pool, req *Request, version int) (Drop, bool) {
+	for _, check := range []func(*Pool, *Request) (Cause, string){
+		func(p *Pool, _ *Request) (Cause, string) { return p.checkState(version) },
+		checkNode, checkNamespace, checkPod, checkMultus, checkMaster,
+	} {
+		if cause, reason := check(p, req); reason != "" {
+			return Drop{p.Name, cause, reason}, true
+		}
+	}
+	if c.Usable(p.Name).IsEmpty() {
+		return Drop{p.Name, CauseEmpty, p.emptyReason()}, true
+	}
+	return Drop{}, false
+}
+
+func (p *Pool) checkState(version int) (Cause, string) {
+	switch {
+	case p.Version != version:
+		return CauseVersion, fmt.Sprintf("its IP version is %d, and an IPv%d address is wanted", p.Version, version)
+	case p.Terminating:
+		return CauseTerminating, "is being deleted"
+	case p.Disabled:
+		return CauseDisabled, "spec.disable is true"
+	}
+	return "", ""
+}
+
+func (p *Pool) emptyReason() string {
+	if p.IPs.IsEmpty() {
+		return "spec.ips is empty"
+	}
+	return fmt.Sprintf("all addresses of spec.ips [%s] are excluded by spec.excludeIPs, the gateway, the network's own addresses or a SpiderReservedIP",
+		strings.Join(p.IPs.Strings(), " "))
+}
+
+func checkNode(p *Pool, req *Request) (Cause, string) {
+	if len(p.NodeNames) > 0 {
+		if slices.Contains(p.NodeNames, req.Node.Name) {
+			return "", ""
+		}
+		return CauseNode, fmt.Sprintf("spec.nodeName %s does not include this pod's node %s", list(p.NodeNames), req.Node.Name)
+	}
+	if unmet, ok := p.NodeAffinity.unmet(lookup(req.Node.Labels)); ok {
+		return CauseNode, fmt.Sprintf("spec.nodeAffinity wants %s of this pod's node %s", unmet, req.Node.Name)
+	}
+	return "", ""
+}
+
+func checkNamespace(p *Pool, req *Request) (Cause, string) {
+	if len(p.NamespaceNames) > 0 {
+		if slices.Contains(p.NamespaceNames, req.Namespace.Name) {
+			return "", ""
+		}
+		return CauseNamespace, fmt.Sprintf("spec.namespaceName %s does not include this pod's namespace %s", list(p.NamespaceNames), req.Namespace.Name)
+	}
+	if unmet, ok := p.NamespaceAffinity.unmet(lookup(req.Namespace.Labels)); ok {
+		return CauseNamespace, fmt.Sprintf("spec.namespaceAffinity wants %s of this pod's namespace %s", unmet, req.Namespace.Name)
+	}
+	return "", ""
+}
+
+func checkPod(p *Pool, req *Request) (Cause, string) {
+	if unmet, ok := p.PodAffinity.unmet(req.Pod.label); ok {
+		return CausePod, fmt.Sprintf("spec.podAffinity wants %s of this pod %s/%s", unmet, req.Pod.Namespace, req.Pod.Name)
+	}
+	return "", ""
+}
+
+func checkMultus(p *Pool, req *Request) (Cause, string) {
+	if len(p.MultusNames) == 0 {
+		return "", ""
+	}
+	for _, name := range p.MultusNames {
+		if req.Attachment.matches(name) {
+			return "", ""
+		}
+	}
+	if req.Attachment == (NetworkAttachment{}) {
+		return CauseMultus, fmt.Sprintf("spec.multusName %s: interface %s is configured by no network attachment", list(p.MultusNames), req.Interface)
+	}
+	return CauseMultus, fmt.Sprintf("spec.multusName %s does not include %s, the network attachment of interface %s",
+		list(p.MultusNames), req.Attachment, req.Interface)
+}
+
+func checkMaster(p *Pool, req *Request) (Cause, string) {
+	if !req.MatchMasterSubnet || slices.Contains(req.MasterSubnets, p.Subnet) {
+		return "", ""
+	}
+	texts := make([]string, 0, len(req.MasterSubnets))
+	for _, subnet := range req.MasterSubnets {
+		texts = append(texts, subnet.String())
+	}
+	return CauseMaster, fmt.Sprintf("match_master_subnet: spec.subnet %s is none of the networks of the master interface %s", p.Subnet, list(texts))
+}
+
+// matches reports whether an entry of spec.multusName, "namespace/name" or "name"
+// in any namespace, means a.
+func (a NetworkAttachment) matches(entry string) bool {
+	if a == (NetworkAttachment{}) {
+		return false
+	}
+	if namespace, name, ok := strings.Cut(entry, "/"); ok {
+		return a == NetworkAttachment{Namespace: namespace, Name: name}
+	}
+	return a.Name == entry
+}
+
+// The keys of the podAffinity of automatic pools. A pod does not carry them as
+// labels: they are facts about its top controller, and what a pod claims about
+// them does not count.
+const (
+	appPrefix     = "ipam.spidernet.io/app-"
+	appAPIGroup   = appPrefix + "api-group"
+	appAPIVersion = appPrefix + "api-version"
+	appKind       = appPrefix + "kind"
+	appNamespace  = appPrefix + "namespace"
+	appName       = appPrefix + "name"
+)
+
+// label returns the value of a label of the pod, or a fact about its application.
+func (p *PodFacts) label(key string) (string, bool) {
+	if !strings.HasPrefix(key, appPrefix) {
+		v, ok := p.Labels[key]
+		return v, ok
+	}
+	if p.App == nil {
+		return "", false
+	}
+	switch key {
+	case appAPIGroup:
+		return p.App.APIGroup, true
+	case appAPIVersion:
+		return p.App.APIVersion, true
+	case appKind:
+		return p.App.Kind, true
+	case appNamespace:
+		return p.App.Namespace, true
+	case appName:
+		return p.App.Name, true
+	}
+	return "", false
+}
+
+func lookup(labels map[string]string) func(string) (string, bool) {
+	return func(key string) (string, bool) { v, ok := labels[key]; return v, ok }
+}
+
+// list writes names as users write lists in YAML, cut after the first ten.
+func list(names []string) string {
+	const most = 10
+	texts := make([]string, 0, min(len(names), most+1))
+	for i, name := range names {
+		if i == most {
+			texts = append(texts, fmt.Sprintf("and %d more", len(names)-most))
+			break
+		}
+		texts = append(texts, name)
+	}
+	return "[" + strings.Join(texts, " ") + "]"
+}
