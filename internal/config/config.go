@@ -323,7 +323,7 @@ func Default() *File {
 				TLS: TLS{
 					Method:       TLSAuto,
 					SecretName:   "spiderpool-controller-server-certs",
-					CertDir:      "/etc/spiderpool/tls",
+					CertDir:      "/etc/spiderpool-tls",
 					CALifetime:   metav1.Duration{Duration: 10 * 365 * 24 * time.Hour},
 					CertLifetime: metav1.Duration{Duration: 365 * 24 * time.Hour},
 				},

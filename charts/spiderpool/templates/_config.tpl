@@ -1,0 +1,123 @@
+{{/* The configuration file; internal/config is its schema and refuses unknown keys. */}}
+{{- define "spiderpool.config" -}}
+{{- $v := .Values -}}
+{{- $c := $v.spiderpoolController -}}
+{{- $a := $v.spiderpoolAgent -}}
+apiVersion: config.spiderpool.spidernet.io/v1
+kind: SpiderpoolConfiguration
+clusterDNSDomain: {{ $v.global.clusterDnsDomain }}
+ipam:
+  enableIPv4: {{ $v.ipam.enableIPv4 }}
+  enableIPv6: {{ $v.ipam.enableIPv6 }}
+  enableStatefulSet: {{ $v.ipam.enableStatefulSet }}
+  enableKubevirtStaticIP: {{ $v.ipam.enableKubevirtStaticIP }}
+  enableIPConflictDetection: {{ $v.ipam.enableIPConflictDetection }}
+  enableGatewayDetection: {{ $v.ipam.enableGatewayDetection }}
+  enableCleanOutdatedEndpoint: {{ $v.ipam.enableCleanOutdatedEndpoint }}
+  spiderSubnet:
+    enable: {{ $v.ipam.spiderSubnet.enable }}
+    autoPool:
+      # Pools cannot be made from subnets where there are none.
+      enable: {{ and $v.ipam.spiderSubnet.enable $v.ipam.spiderSubnet.autoPool.enable }}
+      defaultRedundantIPNumber: {{ $v.ipam.spiderSubnet.autoPool.defaultRedundantIPNumber | int }}
+  gc:
+    enabled: {{ $v.ipam.gc.enabled }}
+    gcAll:
+      intervalInSecond: {{ $v.ipam.gc.gcAll.intervalInSecond | int }}
+    statelessPod:
+      zombieOnReadyNode: {{ $v.ipam.gc.statelessPod.zombieOnReadyNode }}
+      zombieOnNotReadyNode: {{ $v.ipam.gc.statelessPod.zombieOnNotReadyNode }}
+      enableGcRunningPodOnEmptyPodStatusIPs: {{ $v.ipam.gc.statelessPod.enableGcRunningPodOnEmptyPodStatusIPs }}
+    gcDeletingTimeOutPodDelay: {{ $v.ipam.gc.gcDeletingTimeOutPodDelay | int }}
+coordinator:
+  enabled: {{ $v.coordinator.enabled }}
+  name: {{ $v.coordinator.name }}
+  spec:
+    mode: {{ $v.coordinator.mode }}
+    podCIDRType: {{ $v.coordinator.podCIDRType }}
+    detectGateway: {{ $v.coordinator.detectGateway }}
+    detectIPConflict: {{ $v.coordinator.detectIPConflict }}
+    tunePodRoutes: {{ $v.coordinator.tunePodRoutes }}
+    hijackCIDR: {{ toJson $v.coordinator.hijackCIDR }}
+    policyRoutes: {{ toJson $v.coordinator.policyRoutes }}
+    {{- with $v.coordinator.vethLinkAddress }}
+    vethLinkAddress: {{ . | quote }}
+    {{- end }}
+    vethMTU: {{ $v.coordinator.vethMTU | int }}
+multus:
+  enableMultusConfig: {{ $v.multus.enableMultusConfig }}
+  {{- with $v.multus.multusCNI.defaultCniCRName }}
+  defaultNetwork: {{ $.Release.Namespace }}/{{ . }}
+  {{- end }}
+iaasNetworkProvider:
+  serverUrl: {{ $v.iaasNetworkProvider.serverUrl | quote }}
+  httpRequestTimeout: {{ $v.iaasNetworkProvider.httpRequestTimeout }}
+  tlsSecret:
+    namespace: {{ $v.iaasNetworkProvider.tlsSecret.namespace | quote }}
+    name: {{ $v.iaasNetworkProvider.tlsSecret.name | quote }}
+agent:
+  logLevel: {{ include "spiderpool.logLevel" $a.debug.logLevel }}
+  socketPath: {{ $v.global.ipamUNIXSocketHostPath }}
+  stateDir: {{ $a.stateHostPath }}
+  healthPort: {{ $a.httpPort | int }}
+  metrics:
+    enabled: {{ $a.prometheus.enabled }}
+    port: {{ $a.prometheus.port | int }}
+    debug: {{ $a.prometheus.enabledDebugMetric }}
+  tuneSysctl: {{ $a.tuneSysctlConfig }}
+  criSockets: [{{ $a.criSocket | quote }}]
+controller:
+  logLevel: {{ include "spiderpool.logLevel" $c.debug.logLevel }}
+  healthPort: {{ $c.httpPort | int }}
+  metrics:
+    enabled: {{ $c.prometheus.enabled }}
+    port: {{ $c.prometheus.port | int }}
+    debug: {{ $c.prometheus.enabledDebugMetric }}
+  leaderElection:
+    leaseName: {{ $c.name }}
+  webhook:
+    port: {{ $c.webhookPort | int }}
+    serviceName: {{ $c.name }}
+    mutatingWebhookConfiguration: {{ $c.name }}
+    validatingWebhookConfiguration: {{ $c.name }}
+    tls:
+      method: {{ $c.tls.method }}
+      secretName: {{ include "spiderpool.tlsSecretName" . }}
+      caLifetime: {{ mul 24 (int $c.tls.auto.caExpiration) }}h
+      certLifetime: {{ mul 24 (int $c.tls.auto.certExpiration) }}h
+      extraIPs: {{ toJson $c.tls.auto.extraIpAddresses }}
+      extraDNSNames: {{ toJson $c.tls.auto.extraDnsNames }}
+  podResourceInject:
+    enabled: {{ $c.podResourceInject.enabled }}
+    namespacesExclude: {{ toJson $c.podResourceInject.namespacesExclude }}
+    namespacesInclude: {{ toJson $c.podResourceInject.namespacesInclude }}
+install:
+  logLevel: {{ include "spiderpool.logLevel" $v.spiderpoolInit.debug.logLevel }}
+  timeout: {{ $v.spiderpoolInit.timeout }}
+  installMultus: {{ $v.multus.multusCNI.install }}
+  defaultCNICRName: {{ $v.multus.multusCNI.defaultCniCRName | quote }}
+  {{- with include "spiderpool.defaultPools" . | trim }}
+  defaultPools:
+    {{- . | nindent 4 }}
+  {{- end }}
+{{- end -}}
+
+{{- define "spiderpool.defaultPools" -}}
+{{- $d := .Values.clusterDefaultPool -}}
+{{- if $d.installIPv4IPPool }}
+- name: {{ $d.ipv4IPPoolName }}
+  subnetName: {{ $d.ipv4SubnetName | quote }}
+  ipVersion: 4
+  subnet: {{ required "clusterDefaultPool.ipv4Subnet is empty and clusterDefaultPool.installIPv4IPPool is true: give the subnet of the default IPv4 pool, such as 172.31.16.0/20" $d.ipv4Subnet | quote }}
+  ipRanges: {{ toJson $d.ipv4IPRanges }}
+  gateway: {{ $d.ipv4Gateway | quote }}
+{{- end }}
+{{- if $d.installIPv6IPPool }}
+- name: {{ $d.ipv6IPPoolName }}
+  subnetName: {{ $d.ipv6SubnetName | quote }}
+  ipVersion: 6
+  subnet: {{ required "clusterDefaultPool.ipv6Subnet is empty and clusterDefaultPool.installIPv6IPPool is true: give the subnet of the default IPv6 pool, such as fd00:31::/64" $d.ipv6Subnet | quote }}
+  ipRanges: {{ toJson $d.ipv6IPRanges }}
+  gateway: {{ $d.ipv6Gateway | quote }}
+{{- end }}
+{{- end -}}
