@@ -24,6 +24,15 @@ func (t *Topology) HostNames() []string {
 	return append(names, t.Internet.Host)
 }
 
+// Namespaces returns the names of all network namespaces of the topology.
+func (t *Topology) Namespaces() []string {
+	var names []string
+	for _, name := range append(t.fabricNames(), t.HostNames()...) {
+		names = append(names, HostNamespace(name))
+	}
+	return names
+}
+
 // fabricNames returns the names of the network's own namespaces.
 func (t *Topology) fabricNames() []string {
 	var names []string

@@ -1,0 +1,144 @@
+package vpc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+
+	"github.com/vishvananda/netlink"
+
+	"spiderpool.dev/spiderpool/test/lab/internal/action"
+	"spiderpool.dev/spiderpool/test/lab/internal/netfilter"
+	"spiderpool.dev/spiderpool/test/lab/internal/netns"
+	"spiderpool.dev/spiderpool/test/lab/internal/topology"
+)
+
+// bridgeLink is the layer-2 network's bridge, in the switch's namespace.
+const bridgeLink = "bridge"
+
+// gatewayChain holds the gateway's translations; the load balancer has chains of its own beside it.
+const gatewayChain = "GATEWAY"
+
+var switchNamespace = topology.HostNamespace(topology.SwitchName)
+
+// layer2 returns the steps that build a plain layer-2 network.
+func layer2(t *topology.Topology) []action.Action {
+	bridge := end{namespace: switchNamespace, link: bridgeLink}
+	actions := []action.Action{{
+		Name: "network: bridge",
+		Do:   func(context.Context) error { return ensureBridge() },
+		Undo: func(context.Context) error { return bridge.remove() },
+	}}
+	for _, host := range t.Machines() {
+		for i, iface := range host.Interfaces {
+			subnet, _ := t.Subnet(iface.Subnet) // validated
+			gateways := []netip.Addr{subnet.GatewayIPv4, subnet.GatewayIPv6}
+			if i > 0 {
+				gateways = nil
+			}
+			port := end{host.Namespace(), iface.Name, net.HardwareAddr(iface.MAC)}
+			actions = append(actions, action.Action{
+				Name: fmt.Sprintf("network: port %s/%s", host.Name, iface.Name),
+				Do: func(context.Context) error {
+					if err := plug(port, eniLink(iface.IPv4)); err != nil {
+						return err
+					}
+					return configurePort(port, subnet, iface.Addresses(), gateways)
+				},
+				Undo: func(context.Context) error { return port.remove() },
+			})
+		}
+	}
+	return append(actions, gateway(t))
+}
+
+// ensureBridge makes the switch: no spanning tree, no snooping, nothing of its own on it.
+func ensureBridge() error {
+	if err := netns.Sysctl(switchNamespace, map[string]string{"ipv6/conf/default/disable_ipv6": "1"}); err != nil {
+		return err
+	}
+	bridge := end{namespace: switchNamespace, link: bridgeLink}
+	return netns.Netlink(switchNamespace, func(handle *netlink.Handle) error {
+		if !bridge.exists() {
+			attrs := netlink.NewLinkAttrs()
+			attrs.Name = bridgeLink
+			noSnooping := false
+			if err := handle.LinkAdd(&netlink.Bridge{LinkAttrs: attrs, MulticastSnooping: &noSnooping}); err != nil {
+				return bridge.errorf("add: %w", err)
+			}
+		}
+		link, err := handle.LinkByName(bridgeLink)
+		if err != nil {
+			return bridge.errorf("%w", err)
+		}
+		return handle.LinkSetUp(link)
+	})
+}
+
+// plug connects a machine's interface to a port of the bridge.
+func plug(host end, port string) error {
+	switchPort := end{namespace: switchNamespace, link: port}
+	if err := ensurePair(switchPort, host); err != nil {
+		return err
+	}
+	return switchPort.with(func(handle *netlink.Handle, link netlink.Link) error {
+		bridge, err := handle.LinkByName(bridgeLink)
+		if err != nil {
+			return switchPort.errorf("bridge: %w", err)
+		}
+		return handle.LinkSetMaster(link, bridge)
+	})
+}
+
+// gateway makes the router of the layer-2 network: IPv4 to the internet is translated to its public address, IPv6 is
+// routed. It owns the load balancer's addresses, inner and public.
+func gateway(t *topology.Topology) action.Action {
+	ns := topology.HostNamespace(t.L2.Gateway.Host)
+	inside := end{ns, hostLink, net.HardwareAddr(t.L2.Gateway.MAC)}
+	outside := end{namespace: ns, link: internetLink}
+	return action.Action{
+		Name: "network: gateway",
+		Do: func(ctx context.Context) error {
+			if err := netns.Sysctl(ns, routerSysctls); err != nil {
+				return err
+			}
+			if err := plug(inside, "gateway"); err != nil {
+				return err
+			}
+			if err := attachInternetHost(t, outside); err != nil {
+				return err
+			}
+			for _, subnet := range t.L2.Subnets {
+				addrs := []netip.Addr{subnet.GatewayIPv4, subnet.GatewayIPv6}
+				if err := configurePort(inside, subnet, addrs, nil); err != nil {
+					return err
+				}
+			}
+			var owned []netip.Prefix
+			for _, frontend := range t.LoadBalancer.Frontends {
+				owned = append(owned, single(frontend.IPv4), single(frontend.IPv6), single(frontend.PublicIPv4))
+			}
+			if err := inside.setAddresses(append(owned, single(t.L2.Gateway.PublicIPv4))...); err != nil {
+				return err
+			}
+			if err := netfilter.ReplaceChains(ctx, ns, netfilter.IPv4, gatewayRules(t.L2)); err != nil {
+				return err
+			}
+			return netfilter.EnsureJump(ctx, ns, netfilter.IPv4, "nat", "POSTROUTING", gatewayChain)
+		},
+		Undo: func(context.Context) error { return errors.Join(inside.remove(), outside.remove()) },
+	}
+}
+
+// gatewayRules translate what leaves for the internet.
+func gatewayRules(l2 *topology.L2) string {
+	var r rules
+	r.printf("*nat\n:%s - [0:0]", gatewayChain)
+	for _, subnet := range l2.Subnets {
+		r.printf("-A %s -s %s -o %s -j SNAT --to-source %s", gatewayChain, subnet.IPv4, internetLink, l2.Gateway.PublicIPv4)
+	}
+	r.printf("COMMIT")
+	return r.String()
+}

@@ -1,0 +1,82 @@
+package vpc
+
+import (
+	"fmt"
+	"strings"
+
+	"spiderpool.dev/spiderpool/test/lab/internal/netfilter"
+	"spiderpool.dev/spiderpool/test/lab/internal/topology"
+)
+
+// routerRules are the source checks of a VPC's router, a chain per ENI, before anything else looks at a packet
+// (table raw). Link-local sources end here, too: they are for neighbour discovery, which ServeNeighbours sees earlier.
+// If load balancers are in the VPC, replies to the connections that they redirected get a mark that routes them.
+func routerRules(enis []eni, family netfilter.Family, loadBalanced bool) string {
+	var r rules
+	r.printf("*raw\n:PREROUTING ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]")
+	for _, e := range enis {
+		r.printf(":%s - [0:0]", e.router.link)
+	}
+	for _, e := range enis {
+		chain := e.router.link
+		r.printf("-A PREROUTING -i %s -j %s", chain, chain)
+		r.printf(`-A %s -m mac ! --mac-source %s -m comment --comment "%s: not the MAC of the ENI" -j DROP`, chain, e.MAC, e.owner)
+		r.printf(`-A %s -m pkttype ! --pkt-type unicast -m comment --comment "%s: broadcast or multicast" -j DROP`, chain, e.owner)
+		if !e.sourceCheck {
+			continue
+		}
+		for _, assigned := range e.Assigned() {
+			if netfilter.FamilyOf(assigned.Addr().Is4()) == family {
+				r.printf("-A %s -s %s -j RETURN", chain, assigned)
+			}
+		}
+		r.printf(`-A %s -m comment --comment "%s: source not assigned to the ENI" -j DROP`, chain, e.owner)
+	}
+	r.printf("COMMIT\n*mangle\n:PREROUTING ACCEPT [0:0]")
+	if loadBalanced {
+		r.printf("-A PREROUTING -m conntrack --ctstate DNAT --ctdir REPLY -j MARK --set-mark %#x", markLoadBalanced)
+	}
+	r.printf("COMMIT")
+	return r.String()
+}
+
+// natGatewayRules translate IPv4 sources of the VPC to the NAT gateway's, and let nobody open connections inwards.
+func natGatewayRules(vpc topology.VPC, nat topology.NATGateway) string {
+	var r rules
+	r.printf("*filter\n:FORWARD DROP [0:0]")
+	r.printf("-A FORWARD -s %s -j ACCEPT", vpc.IPv4)
+	r.printf("-A FORWARD -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT")
+	r.printf("COMMIT\n*nat\n:POSTROUTING ACCEPT [0:0]")
+	r.printf("-A POSTROUTING -s %s -o %s -j SNAT --to-source %s", vpc.IPv4, hostLink, nat.IPv4)
+	r.printf("COMMIT")
+	return r.String()
+}
+
+// internetGatewayRules translate public IPv4 addresses one to one and drop what has none; of IPv6 they pass what is to
+// or from the VPC.
+func internetGatewayRules(vpc topology.VPC, addresses []topology.PublicAddress, family netfilter.Family) string {
+	var r rules
+	r.printf("*filter\n:FORWARD DROP [0:0]")
+	if family == netfilter.IPv6 {
+		r.printf("-A FORWARD -i %s -s %s -j ACCEPT", vpcLink, vpc.IPv6)
+		r.printf("-A FORWARD -i %s -d %s -j ACCEPT", internetLink, vpc.IPv6)
+		r.printf("COMMIT")
+		return r.String()
+	}
+	for _, a := range addresses {
+		r.printf("-A FORWARD -i %s -s %s -j ACCEPT", vpcLink, a.Private)
+		r.printf("-A FORWARD -i %s -d %s -j ACCEPT", internetLink, a.Private)
+	}
+	r.printf("COMMIT\n*nat\n:PREROUTING ACCEPT [0:0]\n:POSTROUTING ACCEPT [0:0]")
+	for _, a := range addresses {
+		r.printf("-A PREROUTING -d %s -j DNAT --to-destination %s", a.Public, a.Private)
+		r.printf("-A POSTROUTING -s %s -j SNAT --to-source %s", a.Private, a.Public)
+	}
+	r.printf("COMMIT")
+	return r.String()
+}
+
+// rules is a text of lines.
+type rules struct{ strings.Builder }
+
+func (r *rules) printf(format string, args ...any) { fmt.Fprintf(r, format+"\n", args...) }
