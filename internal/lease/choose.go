@@ -1,8 +1,12 @@
 package lease
 
 import (
+	"fmt"
 	"net/netip"
+	"strings"
 	"time"
+
+	"spiderpool.dev/spiderpool/internal/ipset"
 )
 
 // Request asks for all the addresses of one pod, which are granted together or
@@ -67,7 +71,26 @@ type PoolUsage struct {
 }
 
 // Error names the interface and every pool with what its addresses are used for.
-func (e *ExhaustedError) Error() string { return "" }
+func (e *ExhaustedError) Error() string {
+	if len(e.Pools) == 0 {
+		return fmt.Sprintf("interface %s: no pool to take an IPv%d address from", e.Interface, e.Version)
+	}
+	texts := make([]string, len(e.Pools))
+	for i, p := range e.Pools {
+		texts[i] = p.Pool + ": " + p.String()
+	}
+	return fmt.Sprintf("interface %s: no IPv%d address is left: %s", e.Interface, e.Version, strings.Join(texts, "; "))
+}
+
+// String returns "16 of 16 addresses are taken: 14 in use, 1 retained, 1
+// quarantined".
+func (u Usage) String() string {
+	if u.Total == 0 {
+		return "has no address to hand out"
+	}
+	return fmt.Sprintf("%d of %d addresses are taken: %d in use, %d retained, %d quarantined",
+		u.Total-u.Free, u.Total, u.InUse, u.Retained, u.Quarantined)
+}
 
 // Choose decides about the requests together, so that one write of a block serves
 // many of them. Each request gets all that it wants or nothing, and one that gets
@@ -77,22 +100,42 @@ func (e *ExhaustedError) Error() string { return "" }
 // For each want, the first of these that there is:
 //
 //  1. what the container already holds for the interface and IP version;
-//  2. what another sandbox of the same pod (UID) holds for the interface: its
-//     record is taken over, and its late DEL frees nothing;
-//  3. what is fixed for the same owner, in use or retained, if the pool is among
-//     the wanted ones and has the address;
+//  2. what another sandbox of the same pod (UID) holds for the interface, if the
+//     pool is among the wanted ones and has the address: its record is taken over,
+//     and its late DEL frees nothing;
+//  3. likewise what is fixed for the same owner, in use or retained;
 //  4. a free address of the first pool that has one: in blocks that this node
 //     created, then in blocks that nobody created yet, then in others' blocks, and
 //     last those released less than Options.ReuseAfter ago, the oldest first.
 //
-// An address retained for the owner that cannot be used any more is released in
-// the same plan.
+// An address retained for the owner's interface that cannot be used any more is
+// released in the same plan.
 //
 // Equal inputs give equal plans. Where a node starts in the blocks that nobody
 // created depends on its name, so that nodes rarely meet.
-func (x *Index) Choose(now time.Time, requests ...Request) Plan { return Plan{} }
+func (x *Index) Choose(now time.Time, requests ...Request) Plan {
+	x.advance(now)
+	d := draft{Index: x, now: now, stored: map[netip.Addr]*Block{}}
+	plan := Plan{Results: make([]Result, 0, len(requests))}
+	for _, r := range requests {
+		plan.Results = append(plan.Results, d.serve(r))
+	}
+	plan.Writes = d.finish()
+	return plan
+}
 
 // Release returns the blocks to write so that the attachments hold nothing any
 // more (see Block.Release), in the order of their names. Attachments that hold
 // nothing are no error. The index stays as it is.
-func (x *Index) Release(now time.Time, attachments ...Attachment) []Block { return nil }
+func (x *Index) Release(now time.Time, attachments ...Attachment) []Block {
+	d := draft{Index: x, now: now, stored: map[netip.Addr]*Block{}}
+	for _, at := range attachments {
+		for _, l := range x.Attached(at) {
+			b, _ := x.Block(ipset.BlockOf(l.Addr))
+			if b, ended := b.Release(at, now); len(ended) > 0 {
+				d.put(b)
+			}
+		}
+	}
+	return d.finish()
+}

@@ -1,8 +1,10 @@
 package lease
 
 import (
+	"hash/fnv"
 	"iter"
 	"net/netip"
+	"slices"
 	"time"
 
 	"spiderpool.dev/spiderpool/internal/ipset"
@@ -17,7 +19,66 @@ const DefaultReuseAfter = time.Minute
 // search. It may be partial: a block that is not in it counts as not existing,
 // and a plan that creates one that does exist fails at the store; put the
 // existing one and choose again. It is not safe for concurrent use.
-type Index struct{}
+type Index struct {
+	node       string
+	reuseAfter time.Duration
+
+	blocks map[netip.Addr]*known
+	pools  map[string]*poolIndex
+	spans  spans
+	expiry queue[*known] // by the time at which an address of the block becomes free
+
+	// Where the leases are, by what they are looked up by.
+	attached map[Attachment][]netip.Addr // in use
+	uids     map[string][]netip.Addr     // pod UID: in use
+	fixed    map[string][]netip.Addr     // owner: in use or retained
+	tallies  map[string]*tally           // pool name
+}
+
+// known is a block and what it means at the time of its last classification.
+type known struct {
+	block   Block
+	own     bool       // created by this node
+	free    ipset.Mask // may be handed out
+	cooling ipset.Mask // was released a short time ago; may be handed out if need be
+	entries []*entry   // for each pool that may hand out an address of the block
+
+	next     time.Time // when free or cooling changes; zero: never
+	inExpiry int
+}
+
+// entry is a block as a pool sees it.
+type entry struct {
+	*known
+	pool  *poolIndex
+	mask  ipset.Mask // addresses that the pool may hand out
+	taken int        // how many of them are neither free nor cooling
+	order uint64     // among the blocks of other nodes
+	since time.Time  // when the first of the cooling ones was released
+
+	inFree, inCooling int
+}
+
+// poolIndex is a pool and its known blocks.
+type poolIndex struct {
+	name    string
+	version int
+	usable  ipset.Set
+	entries map[netip.Addr]*entry
+	claimed claims // ordinals (ipset.Set.BlockOrdinal) of the entries
+	taken   int64  // sum over entries
+	start   uint64 // varies with node and pool
+
+	// Entries with a free, or only with a cooling address.
+	ownFree, othersFree       queue[*entry]
+	ownCooling, othersCooling queue[*entry]
+}
+
+// tally counts the leases with a pool's name.
+type tally struct {
+	states map[State]int64
+	blocks map[netip.Addr]int // leases in each
+}
 
 // Options configure an Index.
 type Options struct {
@@ -29,37 +90,141 @@ type Options struct {
 }
 
 // NewIndex returns an index without pools and blocks.
-func NewIndex(o Options) *Index { return &Index{} }
+func NewIndex(o Options) *Index {
+	if o.ReuseAfter == 0 {
+		o.ReuseAfter = DefaultReuseAfter
+	}
+	return &Index{
+		node:       o.Node,
+		reuseAfter: max(o.ReuseAfter, 0),
+		blocks:     map[netip.Addr]*known{},
+		pools:      map[string]*poolIndex{},
+		expiry: queue[*known]{
+			less: func(a, b *known) bool { return a.next.Before(b.next) },
+			at:   func(k *known) *int { return &k.inExpiry },
+		},
+		attached: map[Attachment][]netip.Addr{},
+		uids:     map[string][]netip.Addr{},
+		fixed:    map[string][]netip.Addr{},
+		tallies:  map[string]*tally{},
+	}
+}
 
 // SetPool adds a pool or replaces its addresses, which are those that may be
 // handed out (pool.Catalog.Usable).
-func (x *Index) SetPool(name string, usable ipset.Set) {}
+func (x *Index) SetPool(name string, usable ipset.Set) {
+	if old, ok := x.pools[name]; ok {
+		if old.usable.Equal(usable) {
+			return
+		}
+		x.DeletePool(name)
+	}
+	first, _ := usable.First()
+	p := newPoolIndex(name, ipset.Version(first), usable, hash(x.node, name))
+	x.pools[name] = p
+	x.spans.stale = true
+	for _, k := range x.knownIn(usable) {
+		x.enter(k, p)
+		k.classifyEntries()
+	}
+}
 
 // DeletePool removes a pool, if it is there. Its leases stay.
-func (x *Index) DeletePool(name string) {}
+func (x *Index) DeletePool(name string) {
+	p, ok := x.pools[name]
+	if !ok {
+		return
+	}
+	for _, e := range p.entries {
+		e.known.entries = slices.DeleteFunc(e.known.entries, func(o *entry) bool { return o == e })
+	}
+	delete(x.pools, name)
+	x.spans.stale = true
+}
 
 // Put adds a block or replaces the one of its name, at the time now. An outdated
 // one does no harm but a conflict at the store.
-func (x *Index) Put(b Block, now time.Time) {}
+func (x *Index) Put(b Block, now time.Time) {
+	k, ok := x.blocks[b.Base]
+	if ok && k.own != (b.Node == x.node) {
+		x.Delete(b.Base)
+		ok = false
+	}
+	if !ok {
+		k = &known{own: b.Node == x.node}
+		k.block.Base = b.Base
+		x.blocks[b.Base] = k
+		for _, p := range x.spans.at(b.Base, x.pools) {
+			x.enter(k, p)
+		}
+	}
+	x.record(k.block.Leases, b.Leases)
+	k.block = b
+	x.classify(k, now)
+}
 
 // Delete removes a block, if it is there: it does not exist in the store.
-func (x *Index) Delete(base netip.Addr) {}
+func (x *Index) Delete(base netip.Addr) {
+	k, ok := x.blocks[base]
+	if !ok {
+		return
+	}
+	x.record(k.block.Leases, nil)
+	for _, e := range k.entries {
+		e.pool.leave(e)
+	}
+	x.expiry.set(k, false)
+	delete(x.blocks, base)
+}
 
 // Block returns the block of that name, and false where none is known.
-func (x *Index) Block(base netip.Addr) (Block, bool) { return Block{}, false }
+func (x *Index) Block(base netip.Addr) (Block, bool) {
+	k, ok := x.blocks[base]
+	if !ok {
+		return Block{}, false
+	}
+	return k.block, true
+}
 
 // Blocks yields the known blocks, in no order.
-func (x *Index) Blocks() iter.Seq[Block] { return func(func(Block) bool) {} }
+func (x *Index) Blocks() iter.Seq[Block] {
+	return func(yield func(Block) bool) {
+		for _, k := range x.blocks {
+			if !yield(k.block) {
+				return
+			}
+		}
+	}
+}
 
 // Attached returns the leases in use by the attachment, sorted by address.
-func (x *Index) Attached(at Attachment) []Lease { return nil }
+func (x *Index) Attached(at Attachment) []Lease { return x.leasesAt(x.attached[at]) }
 
 // FixedFor returns the leases, in use or retained, that are fixed for owner,
 // sorted by address.
-func (x *Index) FixedFor(owner string) []Lease { return nil }
+func (x *Index) FixedFor(owner string) []Lease {
+	if owner == "" {
+		return nil
+	}
+	return x.leasesAt(x.fixed[owner])
+}
 
 // OfPool yields the leases with that pool's name, in no order.
-func (x *Index) OfPool(pool string) iter.Seq[Lease] { return func(func(Lease) bool) {} }
+func (x *Index) OfPool(pool string) iter.Seq[Lease] {
+	return func(yield func(Lease) bool) {
+		t, ok := x.tallies[pool]
+		if !ok {
+			return
+		}
+		for base := range t.blocks {
+			for _, l := range x.blocks[base].block.Leases {
+				if l.Pool == pool && !yield(l) {
+					return
+				}
+			}
+		}
+	}
+}
 
 // Usage counts the addresses of a pool.
 type Usage struct {
@@ -70,5 +235,79 @@ type Usage struct {
 	InUse, Retained, Quarantined int64
 }
 
-// Usage returns the counts of a pool, all 0 where it is unknown.
-func (x *Index) Usage(pool string) Usage { return Usage{} }
+// Usage returns the counts of a pool, all 0 where it is unknown. An address that
+// became free by the passing of time is counted from the next Choose on.
+func (x *Index) Usage(pool string) Usage {
+	var u Usage
+	if t, ok := x.tallies[pool]; ok {
+		u.InUse, u.Retained, u.Quarantined = t.states[InUse], t.states[Retained], t.states[Quarantined]
+	}
+	if p, ok := x.pools[pool]; ok {
+		u.Total = p.usable.Count()
+		u.Free = u.Total - p.taken
+	}
+	return u
+}
+
+// leasesAt returns the leases of the addresses, which have one, sorted.
+func (x *Index) leasesAt(addrs []netip.Addr) []Lease {
+	if len(addrs) == 0 {
+		return nil
+	}
+	leases := make([]Lease, 0, len(addrs))
+	for _, a := range slices.SortedFunc(slices.Values(addrs), netip.Addr.Compare) {
+		if l, ok := x.blocks[ipset.BlockOf(a)].block.Lease(a); ok {
+			leases = append(leases, l)
+		}
+	}
+	return leases
+}
+
+// knownIn returns the known blocks that hold an address of the set. It looks at
+// the blocks of the set or at all known ones, whichever are fewer.
+func (x *Index) knownIn(set ipset.Set) []*known {
+	var in []*known
+	if set.BlockCount() <= uint64(len(x.blocks)) {
+		for base := range set.Blocks() {
+			if k, ok := x.blocks[base]; ok {
+				in = append(in, k)
+			}
+		}
+		return in
+	}
+	for base, k := range x.blocks {
+		if set.Mask(base) != 0 {
+			in = append(in, k)
+		}
+	}
+	return in
+}
+
+// enter makes the block one of the pool's, if the pool has an address of it.
+func (x *Index) enter(k *known, p *poolIndex) {
+	mask := p.usable.Mask(k.block.Base)
+	if mask == 0 {
+		return
+	}
+	e := &entry{known: k, pool: p, mask: mask, order: hash(x.node, k.block.Base.String())}
+	k.entries = append(k.entries, e)
+	p.entries[k.block.Base] = e
+	if n, ok := p.usable.BlockOrdinal(k.block.Base); ok {
+		p.claimed.add(n)
+	}
+}
+
+// hash returns a number that is the same in every process.
+func hash(parts ...string) uint64 {
+	h := fnv.New64a()
+	for _, part := range parts {
+		h.Write([]byte(part)) // never fails
+		h.Write([]byte{0})
+	}
+	// The last bytes of the input hardly reach the high bits in FNV-1a; mix them
+	// (finalizer of MurmurHash3).
+	n := h.Sum64()
+	n = (n ^ n>>33) * 0xff51afd7ed558ccd
+	n = (n ^ n>>33) * 0xc4ceb9fe1a85ec53
+	return n ^ n>>33
+}

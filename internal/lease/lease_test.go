@@ -1,0 +1,570 @@
+package lease
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"spiderpool.dev/spiderpool/internal/ipset"
+)
+
+var start = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+
+func addr(s string) netip.Addr { return netip.MustParseAddr(s) }
+
+func set(t testing.TB, entries ...string) ipset.Set {
+	t.Helper()
+	s, err := ipset.Parse(entries, ipset.Bounds{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// request is for eth0 of a pod, IPv4, from the pools.
+func request(pod string, pools ...string) Request {
+	return Request{
+		Pod: "default/" + pod, PodUID: "uid-" + pod, ContainerID: "container-" + pod, Node: "node",
+		Wants: []Want{{Interface: "eth0", Version: 4, Pools: pools}},
+	}
+}
+
+// newIndex returns an index of node "node" with the pools, named by their order
+// a, b, …, each of the given entries separated by commas.
+func newIndex(t testing.TB, pools ...string) *Index {
+	t.Helper()
+	x := NewIndex(Options{Node: "node"})
+	for i, entries := range pools {
+		x.SetPool(string(rune('a'+i)), set(t, strings.Split(entries, ",")...))
+	}
+	return x
+}
+
+// commit puts what a store would return for the writes.
+func commit(x *Index, now time.Time, writes []Block) {
+	for _, b := range writes {
+		b.Version += "+"
+		x.Put(b, now)
+	}
+}
+
+// mustChoose commits the plan for the requests, all of which must be granted, and
+// returns the addresses of each.
+func mustChoose(t *testing.T, x *Index, now time.Time, requests ...Request) [][]string {
+	t.Helper()
+	plan := x.Choose(now, requests...)
+	granted := make([][]string, len(requests))
+	for i, r := range plan.Results {
+		if r.Err != nil {
+			t.Fatalf("request of %s: %v", requests[i].Pod, r.Err)
+		}
+		for _, g := range r.Grants {
+			granted[i] = append(granted[i], g.Addr.String())
+		}
+	}
+	commit(x, now, plan.Writes)
+	return granted
+}
+
+func one(t *testing.T, x *Index, now time.Time, r Request) string {
+	t.Helper()
+	return mustChoose(t, x, now, r)[0][0]
+}
+
+func release(t *testing.T, x *Index, now time.Time, at Attachment) {
+	t.Helper()
+	writes := x.Release(now, at)
+	if len(writes) == 0 {
+		t.Fatalf("%v holds nothing", at)
+	}
+	commit(x, now, writes)
+}
+
+func eth0(pod string) Attachment { return Attachment{"container-" + pod, "eth0"} }
+
+func mustBeExhausted(t *testing.T, x *Index, now time.Time, r Request) *ExhaustedError {
+	t.Helper()
+	plan := x.Choose(now, r)
+	var exhausted *ExhaustedError
+	if !errors.As(plan.Results[0].Err, &exhausted) {
+		t.Fatalf("request of %s: granted %v, want it exhausted", r.Pod, plan.Results[0].Grants)
+	}
+	if len(plan.Writes) > 0 {
+		t.Fatalf("a refused request writes %v", plan.Writes)
+	}
+	return exhausted
+}
+
+func TestEveryAddressOfAPoolIsHandedOutOnce(t *testing.T) {
+	t.Parallel()
+	x := newIndex(t, "10.0.0.10-10.0.0.40,10.0.0.100,10.0.1.0-10.0.1.15")
+	seen := map[string]bool{}
+	for i := range 48 {
+		a := one(t, x, start, request(fmt.Sprint(i), "a"))
+		if seen[a] {
+			t.Fatalf("%s was handed out twice", a)
+		}
+		seen[a] = true
+	}
+	err := mustBeExhausted(t, x, start, request("late", "a"))
+	if want := "interface eth0: no IPv4 address is left: a: 48 of 48 addresses are taken: 48 in use, 0 retained, 0 quarantined"; err.Error() != want {
+		t.Errorf("error is %q, want %q", err, want)
+	}
+}
+
+func TestAddRepeatedGivesTheSameAndWritesNothing(t *testing.T) {
+	t.Parallel()
+	x := newIndex(t, "10.0.0.0-10.0.0.255")
+	a := one(t, x, start, request("p", "a"))
+	plan := x.Choose(start.Add(time.Hour), request("p", "a"))
+	g := plan.Results[0].Grants[0]
+	if g.Addr.String() != a || !g.Held || len(plan.Writes) != 0 || len(plan.Results[0].Blocks) != 0 {
+		t.Errorf("repeated: %+v with writes %v, want %s held", plan.Results[0], plan.Writes, a)
+	}
+
+	x.DeletePool("a")
+	if got := one(t, x, start, request("p", "a")); got != a {
+		t.Errorf("after the pool is gone the container has %s, want still %s", got, a)
+	}
+}
+
+func TestInterfacesOfAPodGetDifferentAddressesOfOnePool(t *testing.T) {
+	t.Parallel()
+	x := newIndex(t, "10.0.0.1-10.0.0.2", "fd00::1-fd00::2")
+	r := request("p", "a")
+	r.Wants = []Want{
+		{"eth0", 4, []string{"a"}}, {"eth0", 6, []string{"b"}},
+		{"net1", 4, []string{"a"}}, {"net1", 6, []string{"b"}},
+	}
+	got := mustChoose(t, x, start, r)[0]
+	if want := []string{"10.0.0.1", "fd00::1", "10.0.0.2", "fd00::2"}; !slices.Equal(got, want) {
+		t.Errorf("granted %v, want %v", got, want)
+	}
+}
+
+func TestAllOfAPodOrNothing(t *testing.T) {
+	t.Parallel()
+	x := newIndex(t, "10.0.0.1-10.0.0.9", "fd00::1")
+	mustChoose(t, x, start, Request{ContainerID: "c", Wants: []Want{{"eth0", 6, []string{"b"}}}})
+	r := request("p", "a")
+	r.Wants = append(r.Wants, Want{"eth0", 6, []string{"b"}})
+	err := mustBeExhausted(t, x, start, r)
+	if err.Version != 6 || err.Interface != "eth0" {
+		t.Errorf("the error is about IPv%d of %s, want IPv6 of eth0", err.Version, err.Interface)
+	}
+	if u := x.Usage("a"); u.Free != 9 {
+		t.Errorf("pool a has %d free addresses, want 9 as before", u.Free)
+	}
+}
+
+func TestARefusedRequestOfABatchLeavesTheOthers(t *testing.T) {
+	t.Parallel()
+	x := newIndex(t, "10.0.0.1-10.0.0.3", "10.0.1.1")
+	two := request("two", "a")
+	two.Wants = append(two.Wants, Want{"net1", 4, []string{"b"}})
+	plan := x.Choose(start, request("one", "b"), two, request("three", "a"), request("four", "a"), request("five", "a"))
+	var errs []bool
+	for _, r := range plan.Results {
+		errs = append(errs, r.Err != nil)
+	}
+	if want := []bool{false, true, false, false, false}; !slices.Equal(errs, want) {
+		t.Fatalf("refused are %v, want %v", errs, want)
+	}
+	if len(plan.Writes) != 2 {
+		t.Errorf("the batch writes %d blocks, want one for each pool", len(plan.Writes))
+	}
+	for _, b := range plan.Writes {
+		for _, l := range b.Leases {
+			if l.ContainerID == "container-two" {
+				t.Errorf("the refused request has %s", l.Addr)
+			}
+		}
+	}
+	if n := len(slices.Collect(x.Blocks())); n != 0 {
+		t.Errorf("Choose left %d blocks in the index", n)
+	}
+}
+
+func TestABatchIsOneWrite(t *testing.T) {
+	t.Parallel()
+	x := newIndex(t, "10.0.0.0-10.0.255.255")
+	var requests []Request
+	for i := range 16 {
+		requests = append(requests, request(fmt.Sprint(i), "a"))
+	}
+	plan := x.Choose(start, requests...)
+	if len(plan.Writes) != 1 || len(plan.Writes[0].Leases) != 16 || plan.Writes[0].Version != "" || plan.Writes[0].Node != "node" {
+		t.Errorf("16 requests write %+v, want one new block of node", plan.Writes)
+	}
+	for _, r := range plan.Results {
+		if want := []netip.Addr{plan.Writes[0].Base}; !slices.Equal(r.Blocks, want) {
+			t.Errorf("depends on %v, want %v", r.Blocks, want)
+		}
+	}
+}
+
+func TestSameContainerTwiceInABatchDependsOnTheWrite(t *testing.T) {
+	t.Parallel()
+	x := newIndex(t, "10.0.0.0-10.0.0.15")
+	plan := x.Choose(start, request("p", "a"), request("p", "a"))
+	second := plan.Results[1]
+	if !second.Grants[0].Held || !slices.Equal(second.Blocks, []netip.Addr{addr("10.0.0.0")}) {
+		t.Errorf("the second of two equal requests is %+v, want it held and dependent on 10.0.0.0", second)
+	}
+}
+
+func TestWantsShareScarcePools(t *testing.T) {
+	t.Parallel()
+	// eth0 prefers a; net1 can have nothing else, and net2 only a or b.
+	x := newIndex(t, "10.0.0.1", "10.0.1.1", "10.0.2.1")
+	r := request("p", "a", "b", "c")
+	r.Wants = append(r.Wants, Want{"net1", 4, []string{"a"}}, Want{"net2", 4, []string{"a", "b"}})
+	got := mustChoose(t, x, start, r)[0]
+	if want := []string{"10.0.2.1", "10.0.0.1", "10.0.1.1"}; !slices.Equal(got, want) {
+		t.Errorf("granted %v, want %v", got, want)
+	}
+}
+
+func TestPoolsAreTakenInOrder(t *testing.T) {
+	t.Parallel()
+	x := newIndex(t, "10.0.0.1", "10.0.1.1")
+	if got := one(t, x, start, request("p", "b", "a")); got != "10.0.1.1" {
+		t.Errorf("first is %s, want that of b", got)
+	}
+	if got := one(t, x, start, request("q", "b", "a")); got != "10.0.0.1" {
+		t.Errorf("second is %s, want that of a", got)
+	}
+}
+
+func TestPoolOfTheOtherVersionGivesNothing(t *testing.T) {
+	t.Parallel()
+	x := newIndex(t, "fd00::1")
+	mustBeExhausted(t, x, start, request("p", "a"))
+}
+
+func TestOwnBlocksThenUnclaimedThenOthers(t *testing.T) {
+	t.Parallel()
+	x := newIndex(t, "10.0.0.0-10.0.0.47")
+	full := func(base, node string, in int) Block {
+		b := Block{Base: addr(base), Node: node, Version: "1"}
+		for i := range in {
+			b = b.with(Lease{Addr: ipset.BlockAddr(b.Base, i), State: InUse, Pool: "a",
+				Holder: Holder{Attachment: Attachment{fmt.Sprint(base, i), "eth0"}}, Since: start})
+		}
+		return b
+	}
+	x.Put(full("10.0.0.0", "other", 15), start)
+	x.Put(full("10.0.0.32", "node", 14), start)
+	var got []string
+	for i := range 3 {
+		got = append(got, one(t, x, start, request(fmt.Sprint(i), "a")))
+	}
+	if want := []string{"10.0.0.46", "10.0.0.47", "10.0.0.16"}; !slices.Equal(got, want) {
+		t.Fatalf("own first, then unclaimed: %v, want %v", got, want)
+	}
+	for i := range 15 {
+		one(t, x, start, request(fmt.Sprint("fill", i), "a"))
+	}
+	if last := one(t, x, start, request("last", "a")); last != "10.0.0.15" {
+		t.Errorf("the last is %s, want the other node's 10.0.0.15", last)
+	}
+	if b, _ := x.Block(addr("10.0.0.0")); b.Node != "other" {
+		t.Errorf("the other's block now belongs to %s", b.Node)
+	}
+	mustBeExhausted(t, x, start, request("late", "a"))
+}
+
+func TestAnEmptyBlockOfAnotherNodeIsTakenOver(t *testing.T) {
+	t.Parallel()
+	x := newIndex(t, "10.0.0.0-10.0.0.15")
+	x.Put(Block{Base: addr("10.0.0.0"), Node: "other", Version: "1"}, start)
+	one(t, x, start, request("p", "a"))
+	if b, _ := x.Block(addr("10.0.0.0")); b.Node != "node" {
+		t.Errorf("the block belongs to %s, want node", b.Node)
+	}
+}
+
+func TestReleasedAddressesAreReusedLastAndTheOldestFirst(t *testing.T) {
+	t.Parallel()
+	x := newIndex(t, "10.0.0.0-10.0.0.3")
+	for i := range 4 {
+		one(t, x, start, request(fmt.Sprint(i), "a"))
+	}
+	for i, pod := range []string{"2", "0", "3"} {
+		release(t, x, start.Add(time.Duration(i)*time.Second), eth0(pod))
+	}
+	now := start.Add(10 * time.Second)
+	got := []string{one(t, x, now, request("x", "a")), one(t, x, now, request("y", "a"))}
+	if want := []string{"10.0.0.2", "10.0.0.0"}; !slices.Equal(got, want) {
+		t.Errorf("reused %v, want %v: those released first", got, want)
+	}
+}
+
+func TestUnusedAddressesGoBeforeTheJustReleased(t *testing.T) {
+	t.Parallel()
+	x := newIndex(t, "10.0.0.0-10.0.0.15", "10.0.1.0-10.0.1.63")
+	first := one(t, x, start, request("p", "b"))
+	release(t, x, start, eth0("p"))
+	seen := map[string]bool{}
+	for i := range 63 {
+		seen[one(t, x, start.Add(time.Second), request(fmt.Sprint(i), "b"))] = true
+	}
+	if seen[first] || len(seen) != 63 {
+		t.Errorf("the address released a second ago was reused before all others were used")
+	}
+	if got := one(t, x, start.Add(time.Second), request("last", "b")); got != first {
+		t.Errorf("the last is %s, want %s", got, first)
+	}
+}
+
+func TestReleasedAddressIsAsGoodAsNewAfterAWhile(t *testing.T) {
+	t.Parallel()
+	x := newIndex(t, "10.0.0.0-10.0.0.255")
+	first := one(t, x, start, request("p", "a"))
+	release(t, x, start, eth0("p"))
+	now := start.Add(DefaultReuseAfter)
+	if got := one(t, x, now, request("q", "a")); got != first {
+		t.Errorf("got %s, want %s again", got, first)
+	}
+	if b, _ := x.Block(ipset.BlockOf(addr(first))); len(b.Leases) != 1 {
+		t.Errorf("the block remembers %d leases, want that of q only", len(b.Leases))
+	}
+}
+
+func TestDelOfOldSandboxKeepsNewAddress(t *testing.T) {
+	t.Parallel()
+	x := newIndex(t, "10.0.0.1")
+	old := request("p", "a")
+	a := one(t, x, start, old)
+	restarted := old
+	restarted.ContainerID = "second sandbox"
+	if got := one(t, x, start, restarted); got != a {
+		t.Fatalf("the second sandbox of the pod has %s, want %s", got, a)
+	}
+	if writes := x.Release(start, eth0("p")); len(writes) != 0 {
+		t.Errorf("DEL of the first sandbox writes %v", writes)
+	}
+	release(t, x, start, Attachment{"second sandbox", "eth0"})
+}
+
+func TestDelOfUnknownWritesNothing(t *testing.T) {
+	t.Parallel()
+	x := newIndex(t, "10.0.0.1")
+	one(t, x, start, request("p", "a"))
+	if writes := x.Release(start, Attachment{"container-p", "net1"}, Attachment{"", ""}, Attachment{"?", "eth0"}); len(writes) != 0 {
+		t.Errorf("DEL of what holds nothing writes %v", writes)
+	}
+}
+
+func TestDelOfOneInterfaceKeepsTheOthers(t *testing.T) {
+	t.Parallel()
+	x := newIndex(t, "10.0.0.1-10.0.0.2")
+	r := request("p", "a")
+	r.Wants = append(r.Wants, Want{"net1", 4, []string{"a"}})
+	mustChoose(t, x, start, r)
+	release(t, x, start, eth0("p"))
+	if left := x.Attached(Attachment{"container-p", "net1"}); len(left) != 1 {
+		t.Errorf("net1 has %v, want its address", left)
+	}
+}
+
+func TestFixedAddressIsRetainedAndComesBack(t *testing.T) {
+	t.Parallel()
+	x := newIndex(t, "10.0.0.0-10.0.0.15", "10.0.1.0-10.0.1.15")
+	r := request("web-0", "a", "b")
+	r.FixedFor = "Pod/default/web-0"
+	a := one(t, x, start, r)
+	release(t, x, start, eth0("web-0"))
+	if u := x.Usage("a"); u.Retained != 1 || u.Free != 15 {
+		t.Errorf("usage is %+v, want one retained and 15 free", u)
+	}
+	for i := range 15 {
+		if got := one(t, x, start, request(fmt.Sprint(i), "a")); got == a {
+			t.Fatalf("the retained address %s went to pod %d", a, i)
+		}
+	}
+	mustBeExhausted(t, x, start, request("late", "a"))
+
+	back := r
+	back.PodUID, back.ContainerID, back.Node = "second uid", "second container", "node2"
+	if got := one(t, x, start.Add(time.Hour), back); got != a {
+		t.Errorf("the pod came back to %s, want %s", got, a)
+	}
+}
+
+func TestRestartedPodReplacesItsOldRecord(t *testing.T) {
+	t.Parallel()
+	x := newIndex(t, "10.0.0.1")
+	r := request("web-0", "a")
+	r.FixedFor = "Pod/default/web-0"
+	a := one(t, x, start, r)
+	again := r
+	again.PodUID, again.ContainerID = "second uid", "second container"
+	if got := one(t, x, start, again); got != a {
+		t.Fatalf("the restarted pod has %s, want %s", got, a)
+	}
+	if writes := x.Release(start, eth0("web-0")); len(writes) != 0 {
+		t.Errorf("the late DEL of the old sandbox writes %v", writes)
+	}
+}
+
+func TestRetainedAddressOfAPoolNoMoreAllowedIsGivenUp(t *testing.T) {
+	t.Parallel()
+	x := newIndex(t, "10.0.0.0-10.0.0.15", "10.0.1.0-10.0.1.15")
+	r := request("web-0", "a")
+	r.FixedFor = "Pod/default/web-0"
+	one(t, x, start, r)
+	release(t, x, start, eth0("web-0"))
+	moved := r
+	moved.ContainerID, moved.Wants = "second container", []Want{{"eth0", 4, []string{"b"}}}
+	if got := one(t, x, start, moved); !set(t, "10.0.1.0-10.0.1.15").Contains(addr(got)) {
+		t.Fatalf("the pod has %s, want an address of b", got)
+	}
+	if u := x.Usage("a"); u.Retained != 0 || u.Free != 16 {
+		t.Errorf("usage of a is %+v, want nothing retained", u)
+	}
+}
+
+func TestRetainedAddressThatWasExcludedIsGivenUp(t *testing.T) {
+	t.Parallel()
+	x := newIndex(t, "10.0.0.1-10.0.0.2")
+	r := request("web-0", "a")
+	r.FixedFor = "Pod/default/web-0"
+	a := one(t, x, start, r)
+	release(t, x, start, eth0("web-0"))
+	x.SetPool("a", set(t, "10.0.0.1-10.0.0.2").Minus(ipset.OfAddrs(addr(a))))
+	r.ContainerID = "second container"
+	if got := one(t, x, start, r); got == a {
+		t.Errorf("the excluded address %s came back", got)
+	}
+}
+
+func TestQuarantinedAddressIsNotHandedOutBeforeItsTime(t *testing.T) {
+	t.Parallel()
+	x := newIndex(t, "10.0.0.1-10.0.0.2")
+	a := addr(one(t, x, start, request("p", "a")))
+	b, _ := x.Block(ipset.BlockOf(a))
+	until := start.Add(5 * time.Minute)
+	if _, ok := b.Quarantine(a, eth0("q"), "02:00:00:00:00:01", start, until); ok {
+		t.Error("another attachment could quarantine the address")
+	}
+	b, ok := b.Quarantine(a, eth0("p"), "02:00:00:00:00:01", start, until)
+	if !ok {
+		t.Fatal("the holder could not quarantine its address")
+	}
+	x.Put(b, start)
+	if got := one(t, x, start, request("p", "a")); got == a.String() {
+		t.Fatalf("the pod got the conflicting address %s again", got)
+	}
+	if err := mustBeExhausted(t, x, until.Add(-time.Second), request("q", "a")); err.Pools[0].Quarantined != 1 {
+		t.Errorf("usage is %+v, want one quarantined", err.Pools[0])
+	}
+	if got := one(t, x, until, request("q", "a")); got != a.String() {
+		t.Errorf("after the quarantine q has %s, want %s", got, a)
+	}
+}
+
+func TestReclaimFreesOnlyWhatWasJudged(t *testing.T) {
+	t.Parallel()
+	x := newIndex(t, "10.0.0.1")
+	r := request("p", "a")
+	a := addr(one(t, x, start, r))
+	judged := x.Attached(eth0("p"))[0]
+	r.ContainerID = "second sandbox"
+	one(t, x, start, r)
+	b, _ := x.Block(ipset.BlockOf(a))
+	if _, ok := b.Reclaim(judged, start); ok {
+		t.Error("reclaim freed a lease that changed hands since it was judged")
+	}
+	judged, _ = b.Lease(a)
+	b, ok := b.Reclaim(judged, start)
+	if l, _ := b.Lease(a); !ok || l.State != Released {
+		t.Errorf("reclaim left %+v, %t", l, ok)
+	}
+	if _, ok := b.Reclaim(judged, start); ok {
+		t.Error("reclaim freed twice")
+	}
+}
+
+func TestRemovableBlocks(t *testing.T) {
+	t.Parallel()
+	now := start.Add(10 * time.Minute)
+	for _, tc := range []struct {
+		name   string
+		leases []Lease
+		want   bool
+	}{
+		{"empty", nil, true},
+		{"released long ago", []Lease{{State: Released, Since: start}}, true},
+		{"just released", []Lease{{State: Released, Since: now}}, false},
+		{"quarantine over", []Lease{{State: Quarantined, Until: start}}, true},
+		{"quarantined", []Lease{{State: Quarantined, Until: now.Add(1)}}, false},
+		{"in use", []Lease{{State: InUse}}, false},
+		{"retained", []Lease{{State: Retained, Since: start}}, false},
+	} {
+		if got := (Block{Leases: tc.leases}).Removable(now, time.Minute); got != tc.want {
+			t.Errorf("%s: Removable = %t, want %t", tc.name, got, tc.want)
+		}
+	}
+}
+
+func TestValidateRefusesBrokenBlocks(t *testing.T) {
+	t.Parallel()
+	held := func(a string) Lease {
+		return Lease{Addr: addr(a), State: InUse, Holder: Holder{Attachment: Attachment{"c", "eth0"}}}
+	}
+	for _, tc := range []struct {
+		name  string
+		block Block
+		want  string // part of the error; empty: valid
+	}{
+		{"good", Block{Base: addr("10.0.0.16"), Leases: []Lease{held("10.0.0.16"), held("10.0.0.31")}}, ""},
+		{"good IPv6", Block{Base: addr("fd00::10"), Leases: []Lease{held("fd00::1f")}}, ""},
+		{"no base", Block{}, "name is not the first"},
+		{"not aligned", Block{Base: addr("10.0.0.17")}, "10.0.0.17: its name is not the first of 16"},
+		{"outside", Block{Base: addr("10.0.0.16"), Leases: []Lease{held("10.0.0.32")}}, "10.0.0.32, which is outside"},
+		{"twice", Block{Base: addr("10.0.0.16"), Leases: []Lease{held("10.0.0.17"), held("10.0.0.17")}}, "one for an address"},
+		{"unsorted", Block{Base: addr("10.0.0.16"), Leases: []Lease{held("10.0.0.18"), held("10.0.0.17")}}, "must be sorted"},
+		{"state", Block{Base: addr("10.0.0.16"), Leases: []Lease{{Addr: addr("10.0.0.16"), State: "Lost"}}}, `unknown state "Lost"`},
+		{"nobody", Block{Base: addr("10.0.0.16"), Leases: []Lease{{Addr: addr("10.0.0.16"), State: InUse}}}, "in use by nobody"},
+	} {
+		err := tc.block.Validate()
+		if tc.want == "" && err != nil || tc.want != "" && (err == nil || !strings.Contains(err.Error(), tc.want)) {
+			t.Errorf("%s: Validate() = %v, want %q", tc.name, err, tc.want)
+		}
+	}
+}
+
+func TestBlockMethodsDoNotChangeTheirBlock(t *testing.T) {
+	t.Parallel()
+	x := newIndex(t, "10.0.0.0-10.0.0.15")
+	one(t, x, start, request("p", "a"))
+	b, _ := x.Block(addr("10.0.0.0"))
+	before := slices.Clone(b.Leases)
+	b.Release(eth0("p"), start)
+	b.Reclaim(b.Leases[0], start)
+	b.Quarantine(b.Leases[0].Addr, eth0("p"), "", start, start)
+	b.with(Lease{Addr: addr("10.0.0.1")})
+	x.Choose(start, request("q", "a"))
+	x.Release(start, eth0("p"))
+	if !slices.Equal(b.Leases, before) {
+		t.Errorf("the leases became %v, want still %v", b.Leases, before)
+	}
+}
+
+func TestNodesStartInDifferentBlocks(t *testing.T) {
+	t.Parallel()
+	bases := map[netip.Addr]int{}
+	for i := range 100 {
+		x := NewIndex(Options{Node: fmt.Sprintf("node-%d", i)})
+		x.SetPool("a", set(t, "10.0.0.0-10.0.255.255"))
+		bases[x.Choose(start, request("p", "a")).Writes[0].Base]++
+	}
+	if len(bases) < 90 { // of 4,096 blocks
+		t.Errorf("100 nodes start in %d blocks", len(bases))
+	}
+}
