@@ -1,0 +1,217 @@
+// Package multusconfig makes the NetworkAttachmentDefinition that each
+// SpiderMultusConfig describes and keeps it so.
+//
+// The SpiderMultusConfig owns the attachment, so Kubernetes' garbage collector
+// deletes it. An attachment that nobody owns is adopted: the installation
+// creates an empty one for the SpiderMultusConfig to fill. One that somebody
+// else owns is left alone and the condition Ready says whose it is.
+package multusconfig
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+
+	nadv1 "github.com/k8snetworkplumbingwg/network-attachment-definition-client/pkg/apis/k8s.cni.cncf.io/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/events"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"spiderpool.dev/spiderpool/api/v2beta1"
+	"spiderpool.dev/spiderpool/internal/kube"
+)
+
+// fieldManager owns the fields that this reconciler sets in an attachment, so
+// that an annotation that leaves the SpiderMultusConfig leaves the attachment.
+const fieldManager = "spiderpool-controller"
+
+// indexAttachment finds the SpiderMultusConfigs that want an attachment of a name.
+const indexAttachment = "attachment"
+
+// Reconciler keeps NetworkAttachmentDefinitions as SpiderMultusConfigs describe them.
+type Reconciler struct {
+	client   client.Client
+	recorder events.EventRecorder
+	log      *slog.Logger
+}
+
+// Setup adds the reconciler to the manager.
+func Setup(mgr ctrl.Manager, log *slog.Logger) error {
+	r := &Reconciler{client: mgr.GetClient(), recorder: mgr.GetEventRecorder("spiderpool-controller"), log: log}
+	err := mgr.GetFieldIndexer().IndexField(context.Background(), &v2beta1.SpiderMultusConfig{}, indexAttachment, func(o client.Object) []string {
+		return []string{kube.AttachmentName(o.(*v2beta1.SpiderMultusConfig))}
+	})
+	if err != nil {
+		return fmt.Errorf("index SpiderMultusConfigs by attachment: %w", err)
+	}
+	return ctrl.NewControllerManagedBy(mgr).
+		Named("multusconfig").
+		For(&v2beta1.SpiderMultusConfig{}).
+		Watches(&nadv1.NetworkAttachmentDefinition{}, handler.EnqueueRequestsFromMapFunc(r.wanting)).
+		Complete(r)
+}
+
+// wanting returns the SpiderMultusConfigs that describe the attachment or own it.
+func (r *Reconciler) wanting(ctx context.Context, attachment client.Object) []reconcile.Request {
+	var configs v2beta1.SpiderMultusConfigList
+	err := r.client.List(ctx, &configs, client.InNamespace(attachment.GetNamespace()), client.MatchingFields{indexAttachment: attachment.GetName()})
+	if err != nil {
+		r.log.ErrorContext(ctx, "list SpiderMultusConfigs of an attachment", "attachment", client.ObjectKeyFromObject(attachment), "error", err)
+		return nil
+	}
+	var requests []reconcile.Request
+	for i := range configs.Items {
+		requests = append(requests, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(&configs.Items[i])})
+	}
+	if owner := metav1.GetControllerOf(attachment); isMultusConfig(owner) {
+		requests = append(requests, reconcile.Request{NamespacedName: types.NamespacedName{Namespace: attachment.GetNamespace(), Name: owner.Name}})
+	}
+	return requests
+}
+
+func isMultusConfig(owner *metav1.OwnerReference) bool {
+	return owner != nil && owner.Kind == "SpiderMultusConfig" && owner.APIVersion == v2beta1.GroupVersion.String()
+}
+
+// Reconcile makes the attachment of one SpiderMultusConfig.
+func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.Result, error) {
+	config := &v2beta1.SpiderMultusConfig{}
+	if err := r.client.Get(ctx, request.NamespacedName, config); err != nil {
+		return ctrl.Result{}, client.IgnoreNotFound(err)
+	}
+	if config.DeletionTimestamp != nil {
+		return ctrl.Result{}, nil
+	}
+	// 1. What should be there.
+	want, errs := kube.CompileAttachment(config)
+	if len(errs) > 0 {
+		return ctrl.Result{}, r.report(ctx, config, kube.Ready{Reason: "Invalid", Message: errs.ToAggregate().Error()})
+	}
+	// 2. What is there under an earlier name goes.
+	if err := r.deleteFormer(ctx, config, want.Name); err != nil {
+		return ctrl.Result{}, err
+	}
+	if want.Unsupported != "" {
+		return ctrl.Result{}, r.report(ctx, config, kube.Ready{Reason: "Unsupported", Message: want.Unsupported})
+	}
+	// 3. What is there must be ours or nobody's.
+	is := &nadv1.NetworkAttachmentDefinition{}
+	err := r.client.Get(ctx, types.NamespacedName{Namespace: want.Namespace, Name: want.Name}, is)
+	if client.IgnoreNotFound(err) != nil {
+		return ctrl.Result{}, fmt.Errorf("read the attachment: %w", err)
+	}
+	found := err == nil
+	if found {
+		if reason := foreign(is, config); reason != "" {
+			return ctrl.Result{}, r.report(ctx, config, kube.Ready{Reason: "AttachmentNotOwned", Message: reason})
+		}
+	}
+	// 4. Make it so.
+	if err := r.apply(ctx, config, want); err != nil {
+		return ctrl.Result{}, err
+	}
+	r.announce(config, is, found, want)
+	return ctrl.Result{}, r.report(ctx, config, kube.Ready{
+		OK: true, Reason: "AttachmentUpToDate", Message: fmt.Sprintf("NetworkAttachmentDefinition %s/%s is as described", want.Namespace, want.Name),
+	})
+}
+
+// foreign says why the attachment is not to be touched, and "" when it may be.
+func foreign(is *nadv1.NetworkAttachmentDefinition, config *v2beta1.SpiderMultusConfig) string {
+	name := is.Namespace + "/" + is.Name
+	if is.DeletionTimestamp != nil {
+		return fmt.Sprintf("NetworkAttachmentDefinition %s is being deleted; it is made anew when it is gone", name)
+	}
+	if len(is.OwnerReferences) == 0 || metav1.IsControlledBy(is, config) {
+		return ""
+	}
+	owner := metav1.GetControllerOf(is)
+	if owner == nil {
+		owner = &is.OwnerReferences[0]
+	}
+	return fmt.Sprintf("NetworkAttachmentDefinition %s belongs to %s %s; name another one in the annotation %s, or delete that owner",
+		name, owner.Kind, owner.Name, v2beta1.AnnotationMultusConfigCRName)
+}
+
+// apply writes the attachment by server-side apply, which changes nothing when
+// everything is as described.
+func (r *Reconciler) apply(ctx context.Context, config *v2beta1.SpiderMultusConfig, want kube.Attachment) error {
+	annotations := map[string]any{}
+	for key, value := range want.Annotations {
+		annotations[key] = value
+	}
+	object := &unstructured.Unstructured{Object: map[string]any{
+		"apiVersion": nadv1.SchemeGroupVersion.String(),
+		"kind":       "NetworkAttachmentDefinition",
+		"metadata": map[string]any{
+			"namespace":   want.Namespace,
+			"name":        want.Name,
+			"annotations": annotations,
+		},
+		"spec": map[string]any{"config": want.Config},
+	}}
+	object.SetOwnerReferences([]metav1.OwnerReference{*metav1.NewControllerRef(config, v2beta1.GroupVersion.WithKind("SpiderMultusConfig"))})
+	err := r.client.Apply(ctx, client.ApplyConfigurationFromUnstructured(object), client.FieldOwner(fieldManager), client.ForceOwnership)
+	if err != nil {
+		return fmt.Errorf("write the attachment: %w", err)
+	}
+	return nil
+}
+
+// announce records what was done to an attachment that was not as described.
+func (r *Reconciler) announce(config *v2beta1.SpiderMultusConfig, is *nadv1.NetworkAttachmentDefinition, found bool, want kube.Attachment) {
+	switch {
+	case !found:
+		r.recorder.Eventf(config, nil, corev1.EventTypeNormal, "AttachmentCreated", "Create", "created NetworkAttachmentDefinition %s/%s", want.Namespace, want.Name)
+	case !metav1.IsControlledBy(is, config):
+		r.recorder.Eventf(config, is, corev1.EventTypeNormal, "AttachmentAdopted", "Adopt", "adopted NetworkAttachmentDefinition %s/%s, which nobody owned", want.Namespace, want.Name)
+	case is.Spec.Config != want.Config:
+		r.recorder.Eventf(config, is, corev1.EventTypeNormal, "AttachmentUpdated", "Update", "updated NetworkAttachmentDefinition %s/%s", want.Namespace, want.Name)
+	}
+}
+
+// deleteFormer deletes the attachments that the SpiderMultusConfig owns under
+// other names than the one it asks for.
+func (r *Reconciler) deleteFormer(ctx context.Context, config *v2beta1.SpiderMultusConfig, name string) error {
+	var attachments nadv1.NetworkAttachmentDefinitionList
+	if err := r.client.List(ctx, &attachments, client.InNamespace(config.Namespace)); err != nil {
+		return fmt.Errorf("list attachments: %w", err)
+	}
+	for i := range attachments.Items {
+		former := &attachments.Items[i]
+		if former.Name == name || !metav1.IsControlledBy(former, config) || former.DeletionTimestamp != nil {
+			continue
+		}
+		err := r.client.Delete(ctx, former, client.Preconditions{UID: &former.UID})
+		if client.IgnoreNotFound(err) != nil {
+			return fmt.Errorf("delete the attachment of the former name %s: %w", former.Name, err)
+		}
+		r.recorder.Eventf(config, former, corev1.EventTypeNormal, "AttachmentDeleted", "Delete",
+			"deleted NetworkAttachmentDefinition %s/%s: the annotation %s names %s now", former.Namespace, former.Name, v2beta1.AnnotationMultusConfigCRName, name)
+	}
+	return nil
+}
+
+// report writes the condition where it differs from what is there.
+func (r *Reconciler) report(ctx context.Context, config *v2beta1.SpiderMultusConfig, ready kube.Ready) error {
+	before := config.DeepCopy()
+	ready.Set(&config.Status.Conditions, config.Generation)
+	if equality.Semantic.DeepEqual(before.Status, config.Status) {
+		return nil
+	}
+	if !ready.OK {
+		r.recorder.Eventf(config, nil, corev1.EventTypeWarning, ready.Reason, "Reconcile", "%s", kube.EventNote(ready.Message))
+	}
+	if err := r.client.Status().Patch(ctx, config, client.MergeFrom(before)); err != nil && !apierrors.IsNotFound(err) {
+		return fmt.Errorf("write the status: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,252 @@
+// Package pool keeps what belongs to a SpiderIPPool beside its specification:
+// the label by which agents find it, its finalizer, and its status, which is a
+// view of the leases in SpiderIPBlocks.
+//
+// A pool that is deleted stays until no lease names it, and says who holds them.
+// The status of one pool is written at most once a second, and less often the
+// longer its list of addresses is.
+package pool
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/client-go/tools/events"
+	"k8s.io/client-go/util/workqueue"
+	"k8s.io/utils/clock"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+	"sigs.k8s.io/controller-runtime/pkg/source"
+
+	"spiderpool.dev/spiderpool/api/v2beta1"
+	"spiderpool.dev/spiderpool/internal/kube"
+	"spiderpool.dev/spiderpool/internal/kube/poolindex"
+	"spiderpool.dev/spiderpool/internal/lease"
+)
+
+// workers reconcile pools at the same time; each is mostly waiting for a write.
+const workers = 4
+
+// Reconciler keeps labels, finalizer and status of pools.
+type Reconciler struct {
+	client   client.Client
+	index    *poolindex.Index
+	recorder events.EventRecorder
+	clock    clock.PassiveClock
+	log      *slog.Logger
+
+	mu   sync.Mutex
+	next map[string]time.Time // earliest time of a pool's next status write
+}
+
+// Setup adds the reconciler to the manager. The manager's cache must have the
+// index of kube.IndexBlocksByPool.
+func Setup(mgr ctrl.Manager, index *poolindex.Index, log *slog.Logger) error {
+	r := &Reconciler{
+		client: mgr.GetClient(), index: index, recorder: mgr.GetEventRecorder("spiderpool-controller"),
+		clock: clock.RealClock{}, log: log, next: map[string]time.Time{},
+	}
+	// The index is told of pools by the same informers, but not before or after
+	// the queue is: what it sees is queued when it has seen it.
+	return ctrl.NewControllerManagedBy(mgr).
+		Named("pool").
+		For(&v2beta1.SpiderIPPool{}).
+		Watches(&v2beta1.SpiderIPBlock{}, poolsOfBlocks()).
+		WatchesRawSource(seenBy(index)).
+		WithOptions(controller.Options{MaxConcurrentReconciles: workers}).
+		Complete(r)
+}
+
+// seenBy queues the pools that a change of the index concerns.
+func seenBy(index *poolindex.Index) source.Source {
+	var mu sync.Mutex
+	var queue workqueue.TypedRateLimitingInterface[reconcile.Request]
+	index.Subscribe(func(pools []string) {
+		mu.Lock()
+		defer mu.Unlock()
+		if queue == nil {
+			// Not the leader, or not yet: every pool is queued when it starts.
+			return
+		}
+		for _, name := range pools {
+			queue.Add(requestOf(name))
+		}
+	})
+	return source.Func(func(_ context.Context, q workqueue.TypedRateLimitingInterface[reconcile.Request]) error {
+		mu.Lock()
+		defer mu.Unlock()
+		queue = q
+		return nil
+	})
+}
+
+func requestOf(pool string) reconcile.Request {
+	return reconcile.Request{NamespacedName: client.ObjectKey{Name: pool}}
+}
+
+// poolsOfBlocks queues the pools whose leases a block has or had.
+func poolsOfBlocks() handler.EventHandler {
+	type queue = workqueue.TypedRateLimitingInterface[reconcile.Request]
+	add := func(q queue, objects ...client.Object) {
+		for _, o := range objects {
+			for _, name := range kube.PoolsOfBlock(o.(*v2beta1.SpiderIPBlock)) {
+				q.Add(requestOf(name))
+			}
+		}
+	}
+	return handler.Funcs{
+		CreateFunc: func(_ context.Context, e event.CreateEvent, q queue) { add(q, e.Object) },
+		UpdateFunc: func(_ context.Context, e event.UpdateEvent, q queue) { add(q, e.ObjectOld, e.ObjectNew) },
+		DeleteFunc: func(_ context.Context, e event.DeleteEvent, q queue) { add(q, e.Object) },
+	}
+}
+
+// Reconcile brings one pool up to date.
+func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.Result, error) {
+	pool := &v2beta1.SpiderIPPool{}
+	if err := r.client.Get(ctx, request.NamespacedName, pool); err != nil {
+		if apierrors.IsNotFound(err) {
+			r.forget(request.Name)
+		}
+		return ctrl.Result{}, client.IgnoreNotFound(err)
+	}
+	// 1. A pool that is to go goes when nobody holds an address of it.
+	var leases []lease.Lease
+	if pool.DeletionTimestamp != nil {
+		var err error
+		if leases, err = r.leases(ctx, pool.Name); err != nil {
+			return ctrl.Result{}, err
+		}
+		if len(leases) == 0 {
+			return ctrl.Result{}, r.release(ctx, pool)
+		}
+	}
+	// 2. What agents need of it is there, at once.
+	if err := r.complete(ctx, pool); err != nil {
+		return ctrl.Result{}, err
+	}
+	// 3. The view of its leases is written when its time has come.
+	if wait := r.wait(pool.Name); wait > 0 {
+		return ctrl.Result{RequeueAfter: wait}, nil
+	}
+	if leases == nil {
+		var err error
+		if leases, err = r.leases(ctx, pool.Name); err != nil {
+			return ctrl.Result{}, err
+		}
+	}
+	return ctrl.Result{}, r.writeStatus(ctx, pool, leases)
+}
+
+// leases returns what is held of the pool, in the order of blocks.
+func (r *Reconciler) leases(ctx context.Context, pool string) ([]lease.Lease, error) {
+	held, err := kube.LeasesOfPool(ctx, r.client, pool)
+	if err != nil {
+		return nil, fmt.Errorf("read the leases of SpiderIPPool %s: %w", pool, err)
+	}
+	return held, nil
+}
+
+// release lets a pool that is being deleted go.
+func (r *Reconciler) release(ctx context.Context, pool *v2beta1.SpiderIPPool) error {
+	before := pool.DeepCopy()
+	if !controllerutil.RemoveFinalizer(pool, v2beta1.Finalizer) {
+		return nil
+	}
+	patch := client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{})
+	if err := client.IgnoreNotFound(r.client.Patch(ctx, pool, patch)); err != nil {
+		return fmt.Errorf("remove the finalizer of SpiderIPPool %s: %w", pool.Name, err)
+	}
+	r.log.InfoContext(ctx, "pool released for deletion", "pool", pool.Name)
+	return nil
+}
+
+// complete sets label, finalizer and IP version where admission did not.
+func (r *Reconciler) complete(ctx context.Context, pool *v2beta1.SpiderIPPool) error {
+	before := pool.DeepCopy()
+	if !kube.CompletePool(pool) {
+		return nil
+	}
+	// Lists are replaced whole by a merge patch, so the version must match.
+	patch := client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{})
+	if err := r.client.Patch(ctx, pool, patch); err != nil {
+		return fmt.Errorf("complete SpiderIPPool %s: %w", pool.Name, err)
+	}
+	return nil
+}
+
+func (r *Reconciler) writeStatus(ctx context.Context, pool *v2beta1.SpiderIPPool, leases []lease.Lease) error {
+	before := pool.DeepCopy()
+	ready := r.ready(pool, leases)
+	size := setStatus(pool, r.index.Reserved(), leases)
+	becameUnready := ready.Set(&pool.Status.Conditions, pool.Generation) && !ready.OK
+	if equality.Semantic.DeepEqual(before.Status, pool.Status) {
+		return nil
+	}
+	if becameUnready {
+		r.recorder.Eventf(pool, nil, corev1.EventTypeWarning, ready.Reason, "Reconcile", "%s", kube.EventNote(ready.Message))
+	}
+	if err := client.IgnoreNotFound(r.client.Status().Patch(ctx, pool, client.MergeFrom(before))); err != nil {
+		return fmt.Errorf("write the status of SpiderIPPool %s: %w", pool.Name, err)
+	}
+	r.wrote(pool.Name, size)
+	return nil
+}
+
+// ready says whether the pool can be used as written.
+func (r *Reconciler) ready(pool *v2beta1.SpiderIPPool, leases []lease.Lease) kube.Ready {
+	if pool.DeletionTimestamp != nil {
+		return kube.Ready{Reason: "Terminating", Message: "waits to be deleted for " + holders(leases)}
+	}
+	compiled, errs := kube.CompilePool(pool)
+	if len(errs) > 0 {
+		return kube.Ready{Reason: "Invalid", Message: errs.ToAggregate().Error()}
+	}
+	var reasons []string
+	for _, conflict := range r.index.Conflicts(compiled) {
+		// Of two pools the older one is in its place.
+		if conflict.Created.Before(pool.CreationTimestamp.Time) ||
+			conflict.Created.Equal(pool.CreationTimestamp.Time) && conflict.Pool < pool.Name {
+			reasons = append(reasons, "spec."+conflict.Field+" "+conflict.Reason)
+		}
+	}
+	switch {
+	case len(reasons) > 0:
+		return kube.Ready{Reason: "Conflict", Message: strings.Join(reasons, "; ")}
+	case compiled.Disabled:
+		return kube.Ready{OK: true, Reason: "Disabled", Message: "spec.disable is true: it hands out nothing"}
+	}
+	return kube.Ready{OK: true, Reason: "InUse", Message: "it hands out addresses"}
+}
+
+// wait returns how long the next write of the pool's status has to wait.
+func (r *Reconciler) wait(pool string) time.Duration {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.next[pool].Sub(r.clock.Now())
+}
+
+// wrote notes a status write; size is the length of what it wrote in bytes.
+func (r *Reconciler) wrote(pool string, size int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.next[pool] = r.clock.Now().Add(time.Second + time.Duration(size)*time.Second/bytesPerSecond)
+}
+
+func (r *Reconciler) forget(pool string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.next, pool)
+}

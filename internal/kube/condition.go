@@ -1,0 +1,50 @@
+package kube
+
+import (
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// ConditionReady is the type of the condition of every kind that a person
+// configures: it is true when the object is at work as written.
+const ConditionReady = "Ready"
+
+// Ready is the condition Ready of an object.
+type Ready struct {
+	OK      bool
+	Reason  string // CamelCase
+	Message string
+}
+
+// Set puts the condition into conditions for the given generation of the
+// object and reports whether that changed anything.
+func (r Ready) Set(conditions *[]metav1.Condition, generation int64) bool {
+	status := metav1.ConditionFalse
+	if r.OK {
+		status = metav1.ConditionTrue
+	}
+	return meta.SetStatusCondition(conditions, metav1.Condition{
+		Type: ConditionReady, Status: status, Reason: r.Reason, Message: shortened(r.Message), ObservedGeneration: generation,
+	})
+}
+
+// maxConditionMessage is the limit of metav1.Condition.
+const maxConditionMessage = 32768
+
+func shortened(message string) string {
+	if len(message) <= maxConditionMessage {
+		return message
+	}
+	return message[:maxConditionMessage-3] + "..."
+}
+
+// maxEventNote is the limit of events.k8s.io/v1 for a note.
+const maxEventNote = 1024
+
+// EventNote shortens a text to what an event can hold.
+func EventNote(note string) string {
+	if len(note) <= maxEventNote {
+		return note
+	}
+	return note[:maxEventNote-3] + "..."
+}

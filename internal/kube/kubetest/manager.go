@@ -1,0 +1,54 @@
+package kubetest
+
+import (
+	"context"
+	"log/slog"
+	"testing"
+	"time"
+
+	"github.com/go-logr/logr"
+	ctrl "sigs.k8s.io/controller-runtime"
+	ctrlconfig "sigs.k8s.io/controller-runtime/pkg/config"
+	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
+
+	"spiderpool.dev/spiderpool/internal/kube"
+)
+
+// Manager starts a manager with what setup adds to it, waits for its cache, and
+// stops it when the test ends; it must then stop within ten seconds. It serves
+// nothing and elects no leader.
+func Manager(tb testing.TB, setup func(ctrl.Manager) error) ctrl.Manager {
+	tb.Helper()
+	skip := true
+	mgr, err := ctrl.NewManager(Config(tb), ctrl.Options{
+		Scheme:  kube.NewScheme(),
+		Logger:  logr.FromSlogHandler(slog.DiscardHandler),
+		Metrics: metricsserver.Options{BindAddress: "0"},
+		// Names of controllers are unique in a process; tests make one after another.
+		Controller: ctrlconfig.Controller{SkipNameValidation: &skip},
+	})
+	if err != nil {
+		tb.Fatalf("kubetest: make a manager: %v", err)
+	}
+	if err := setup(mgr); err != nil {
+		tb.Fatalf("kubetest: set the manager up: %v", err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	stopped := make(chan error, 1)
+	go func() { stopped <- mgr.Start(ctx) }()
+	tb.Cleanup(func() {
+		cancel()
+		select {
+		case err := <-stopped:
+			if err != nil {
+				tb.Errorf("kubetest: the manager ended with: %v", err)
+			}
+		case <-time.After(10 * time.Second):
+			tb.Error("kubetest: the manager did not stop within 10 s")
+		}
+	})
+	if !mgr.GetCache().WaitForCacheSync(tb.Context()) {
+		tb.Fatal("kubetest: the manager's cache did not fill")
+	}
+	return mgr
+}

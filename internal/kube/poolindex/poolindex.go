@@ -1,0 +1,235 @@
+// Package poolindex keeps every SpiderIPPool of the cluster compiled and answers
+// which of them get in each other's way.
+//
+// It is fed by the informers of a process, so it may be behind the API server;
+// what it is used for (admission and conditions) does not need more, because no
+// two pods can hold one address even when two pools share it.
+package poolindex
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	toolscache "k8s.io/client-go/tools/cache"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+
+	"spiderpool.dev/spiderpool/api/v2beta1"
+	"spiderpool.dev/spiderpool/internal/ipset"
+	"spiderpool.dev/spiderpool/internal/kube"
+	"spiderpool.dev/spiderpool/internal/pool"
+)
+
+// Conflict is a pool that gets in another one's way.
+type Conflict struct {
+	Pool    string // the other pool
+	Created time.Time
+	Field   string // of the pool that was asked about: "subnet" or "ips"
+	Reason  string // what is wrong and the way out
+}
+
+type entry struct {
+	pool    pool.Pool
+	created time.Time
+}
+
+// Index is the compiled view. The zero value is not usable; see New.
+type Index struct {
+	mu       sync.RWMutex
+	pools    map[string]entry
+	subnets  map[netip.Prefix]map[string]struct{} // names of the pools of a subnet
+	reserved map[string]ipset.Set                 // by SpiderReservedIP
+	all      ipset.Set                            // union of reserved
+	changed  []func(pools []string)
+}
+
+// New returns an empty index.
+func New() *Index {
+	return &Index{
+		pools:    map[string]entry{},
+		subnets:  map[netip.Prefix]map[string]struct{}{},
+		reserved: map[string]ipset.Set{},
+	}
+}
+
+// Subscribe makes the index call f with the names of the pools that a change
+// concerns: the pool itself, those that it is or was in conflict with, and those
+// with addresses in a changed reservation. Call it before Watch; f must not block.
+func (x *Index) Subscribe(f func(pools []string)) { x.changed = append(x.changed, f) }
+
+// Watch feeds the index from the informers of c. It returns when the handlers
+// are registered; the informers start with the cache.
+func (x *Index) Watch(ctx context.Context, c cache.Cache) error {
+	pools, err := c.GetInformer(ctx, &v2beta1.SpiderIPPool{})
+	if err != nil {
+		return fmt.Errorf("watch SpiderIPPools: %w", err)
+	}
+	if _, err := pools.AddEventHandler(handlers(x.SetPool, func(p *v2beta1.SpiderIPPool) { x.DeletePool(p.Name) })); err != nil {
+		return fmt.Errorf("watch SpiderIPPools: %w", err)
+	}
+	reserved, err := c.GetInformer(ctx, &v2beta1.SpiderReservedIP{})
+	if err != nil {
+		return fmt.Errorf("watch SpiderReservedIPs: %w", err)
+	}
+	if _, err := reserved.AddEventHandler(handlers(x.SetReserved, func(r *v2beta1.SpiderReservedIP) { x.DeleteReserved(r.Name) })); err != nil {
+		return fmt.Errorf("watch SpiderReservedIPs: %w", err)
+	}
+	return nil
+}
+
+func handlers[T any](set, remove func(*T)) toolscache.ResourceEventHandlerFuncs {
+	return toolscache.ResourceEventHandlerFuncs{
+		AddFunc:    func(o any) { set(o.(*T)) },
+		UpdateFunc: func(_, o any) { set(o.(*T)) },
+		DeleteFunc: func(o any) {
+			if unknown, missed := o.(toolscache.DeletedFinalStateUnknown); missed {
+				o = unknown.Obj
+			}
+			if object, ok := o.(*T); ok {
+				remove(object)
+			}
+		},
+	}
+}
+
+// SetPool takes a pool in. One that does not compile is not in anybody's way.
+func (x *Index) SetPool(in *v2beta1.SpiderIPPool) {
+	compiled, errs := kube.CompilePool(in)
+	x.mu.Lock()
+	before, existed := x.pools[in.Name]
+	if existed && len(errs) == 0 && before.pool.Subnet == compiled.Subnet && before.pool.IPs.Equal(compiled.IPs) {
+		x.pools[in.Name] = entry{pool: compiled, created: in.CreationTimestamp.Time}
+		x.mu.Unlock()
+		x.notify([]string{in.Name})
+		return
+	}
+	concerned := x.remove(in.Name)
+	if len(errs) == 0 {
+		x.pools[in.Name] = entry{pool: compiled, created: in.CreationTimestamp.Time}
+		if x.subnets[compiled.Subnet] == nil {
+			x.subnets[compiled.Subnet] = map[string]struct{}{}
+		}
+		x.subnets[compiled.Subnet][in.Name] = struct{}{}
+		concerned = append(concerned, x.inTheWay(compiled)...)
+	}
+	x.mu.Unlock()
+	x.notify(append(concerned, in.Name))
+}
+
+// DeletePool forgets a pool.
+func (x *Index) DeletePool(name string) {
+	x.mu.Lock()
+	concerned := x.remove(name)
+	x.mu.Unlock()
+	x.notify(append(concerned, name))
+}
+
+// remove takes a pool out and returns those that it was in conflict with.
+func (x *Index) remove(name string) []string {
+	before, existed := x.pools[name]
+	if !existed {
+		return nil
+	}
+	delete(x.pools, name)
+	delete(x.subnets[before.pool.Subnet], name)
+	if len(x.subnets[before.pool.Subnet]) == 0 {
+		delete(x.subnets, before.pool.Subnet)
+	}
+	return x.inTheWay(before.pool)
+}
+
+// SetReserved takes reserved addresses in.
+func (x *Index) SetReserved(in *v2beta1.SpiderReservedIP) {
+	set, _ := kube.CompileReservedIP(in) // its own reconciler reports the errors
+	x.replaceReserved(in.Name, set)
+}
+
+// DeleteReserved forgets reserved addresses.
+func (x *Index) DeleteReserved(name string) { x.replaceReserved(name, ipset.Set{}) }
+
+func (x *Index) replaceReserved(name string, set ipset.Set) {
+	x.mu.Lock()
+	before := x.reserved[name]
+	x.reserved[name] = set
+	if set.IsEmpty() {
+		delete(x.reserved, name)
+	}
+	var concerned []string
+	if !before.Equal(set) {
+		sets := make([]ipset.Set, 0, len(x.reserved))
+		for _, s := range x.reserved {
+			sets = append(sets, s)
+		}
+		x.all = ipset.Union(sets...)
+		touched := ipset.Union(before, set)
+		for name, e := range x.pools {
+			if e.pool.IPs.Overlaps(touched) {
+				concerned = append(concerned, name)
+			}
+		}
+	}
+	x.mu.Unlock()
+	x.notify(concerned)
+}
+
+// Reserved returns the addresses of all SpiderReservedIPs.
+func (x *Index) Reserved() ipset.Set {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	return x.all
+}
+
+// Conflicts returns the other pools that p gets in the way of, oldest first: of
+// one IP version, subnets are equal or disjoint, and pools of one subnet share
+// no address.
+func (x *Index) Conflicts(p pool.Pool) []Conflict {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	var out []Conflict
+	for _, name := range x.inTheWay(p) {
+		other := x.pools[name]
+		conflict := Conflict{Pool: name, Created: other.created}
+		if other.pool.Subnet == p.Subnet {
+			conflict.Field = "ips"
+			conflict.Reason = fmt.Sprintf("shares %s with SpiderIPPool %s; take these addresses out of one of the two", p.IPs.And(other.pool.IPs), name)
+		} else {
+			conflict.Field = "subnet"
+			conflict.Reason = fmt.Sprintf("%s overlaps subnet %s of SpiderIPPool %s; write the same subnet, or one that has no address in common with it",
+				p.Subnet, other.pool.Subnet, name)
+		}
+		out = append(out, conflict)
+	}
+	slices.SortFunc(out, func(a, b Conflict) int {
+		return cmp.Or(a.Created.Compare(b.Created), cmp.Compare(a.Pool, b.Pool))
+	})
+	return out
+}
+
+// inTheWay returns the names of the pools that conflict with p, in no order.
+func (x *Index) inTheWay(p pool.Pool) []string {
+	var out []string
+	for subnet, names := range x.subnets {
+		if !subnet.Overlaps(p.Subnet) {
+			continue
+		}
+		for name := range names {
+			if name != p.Name && (subnet != p.Subnet || x.pools[name].pool.IPs.Overlaps(p.IPs)) {
+				out = append(out, name)
+			}
+		}
+	}
+	return out
+}
+
+func (x *Index) notify(pools []string) {
+	if len(pools) == 0 {
+		return
+	}
+	for _, f := range x.changed {
+		f(pools)
+	}
+}
