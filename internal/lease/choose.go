@@ -34,7 +34,9 @@ type Grant struct {
 	Addr      netip.Addr
 	Pool      string
 	// Held: the request's container had the address before, and nothing need be
-	// written for it.
+	// written for it. No write will tell if the index is outdated here, and reclaim
+	// or another node may have ended the lease: whoever does not know its copy to be
+	// the store's reads the block again, and chooses again if the lease is gone.
 	Held bool
 }
 
@@ -115,7 +117,7 @@ func (u Usage) String() string {
 // created depends on its name, so that nodes rarely meet.
 func (x *Index) Choose(now time.Time, requests ...Request) Plan {
 	x.advance(now)
-	d := draft{Index: x, now: now, stored: map[netip.Addr]*Block{}}
+	d := x.newDraft(now)
 	plan := Plan{Results: make([]Result, 0, len(requests))}
 	for _, r := range requests {
 		plan.Results = append(plan.Results, d.serve(r))
@@ -128,7 +130,7 @@ func (x *Index) Choose(now time.Time, requests ...Request) Plan {
 // more (see Block.Release), in the order of their names. Attachments that hold
 // nothing are no error. The index stays as it is.
 func (x *Index) Release(now time.Time, attachments ...Attachment) []Block {
-	d := draft{Index: x, now: now, stored: map[netip.Addr]*Block{}}
+	d := x.newDraft(now)
 	for _, at := range attachments {
 		for _, l := range x.Attached(at) {
 			b, _ := x.Block(ipset.BlockOf(l.Addr))

@@ -9,12 +9,19 @@ import (
 	"spiderpool.dev/spiderpool/internal/ipset"
 )
 
+func (x *Index) newDraft(now time.Time) *draft {
+	return &draft{Index: x, now: now, stored: map[netip.Addr]*Block{}, granted: map[netip.Addr]bool{}}
+}
+
 // draft tries changes out in the index and takes them back.
 type draft struct {
 	*Index
 	now    time.Time
 	stored map[netip.Addr]*Block // the changed blocks as they were; nil: none
 	undo   []undo                // of the request that is being served
+	// granted are the addresses that requests of the batch were given: another one,
+	// of the same pod or owner, does not take them over.
+	granted map[netip.Addr]bool
 }
 
 type undo struct {
@@ -95,6 +102,9 @@ func (d *draft) attempt(r Request, pools []string) (result Result, missed int) {
 	}
 	d.giveUpRetained(r)
 	result.Blocks = d.dependsOn(result.Grants)
+	for _, g := range result.Grants {
+		d.granted[g.Addr] = true
+	}
 	return result, -1
 }
 
@@ -108,7 +118,8 @@ func (d *draft) dependsOn(grants []Grant) []netip.Addr {
 	// A container that holds an address only since an earlier request of the same
 	// batch depends on the same write.
 	for _, g := range grants {
-		if base := ipset.BlockOf(g.Addr); g.Held && !d.isStored(base, g.Addr) {
+		base := ipset.BlockOf(g.Addr)
+		if l, ok := d.blocks[base].block.Lease(g.Addr); ok && g.Held && !d.isStored(l) {
 			names = append(names, base)
 		}
 	}
@@ -168,18 +179,17 @@ func (d *draft) rollBack() {
 	}
 }
 
-// isStored reports whether the lease of a was the same before the batch.
-func (d *draft) isStored(base, a netip.Addr) bool {
-	before, changed := d.stored[base]
+// isStored reports whether the lease was there before the batch.
+func (d *draft) isStored(l Lease) bool {
+	before, changed := d.stored[ipset.BlockOf(l.Addr)]
 	if !changed {
 		return true
 	}
 	if before == nil {
 		return false
 	}
-	was, _ := before.Lease(a)
-	is, _ := d.blocks[base].block.Lease(a)
-	return was == is
+	was, _ := before.Lease(l.Addr)
+	return was == l
 }
 
 // grant gives w an address: the one that it has or had, else one of the pools.
@@ -210,7 +220,7 @@ func (d *draft) former(r Request, w Want) (Lease, bool) {
 	}
 	for _, leases := range [][]Lease{d.leasesAt(d.uids[r.PodUID]), d.FixedFor(r.FixedFor)} {
 		for _, l := range leases {
-			if l.Interface == w.Interface && ipset.Version(l.Addr) == w.Version && d.mayUse(w, l) {
+			if l.Interface == w.Interface && ipset.Version(l.Addr) == w.Version && d.mayUse(w, l) && !d.granted[l.Addr] {
 				return l, true
 			}
 		}

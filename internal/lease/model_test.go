@@ -1,0 +1,538 @@
+package lease
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"go4.org/netipx"
+	"pgregory.net/rapid"
+
+	"spiderpool.dev/spiderpool/internal/ipset"
+)
+
+// store is a block store with optimistic concurrency, as the API server is one.
+type store struct {
+	blocks map[netip.Addr]Block
+	writes int
+}
+
+var errConflict = errors.New("conflict")
+
+func (s *store) write(b Block) (Block, error) {
+	if stored, ok := s.blocks[b.Base]; ok != (b.Version != "") || ok && stored.Version != b.Version {
+		return Block{}, errConflict
+	}
+	s.writes++
+	b.Version = fmt.Sprint(s.writes)
+	s.blocks[b.Base] = b
+	return b, nil
+}
+
+// world is some nodes that share a store and know parts of it, and what pods
+// were told.
+type world struct {
+	store   store
+	now     time.Time
+	pools   map[string]ipset.Set
+	nodes   []*Index
+	granted map[netip.Addr]Holder // confirmed to a container and not released
+}
+
+func drawWorld(t *rapid.T) *world {
+	w := &world{
+		store:   store{blocks: map[netip.Addr]Block{}},
+		now:     start,
+		pools:   map[string]ipset.Set{},
+		granted: map[netip.Addr]Holder{},
+	}
+	// Pools are cut from neighbouring addresses, so that they share blocks; some
+	// overlap, which admission forbids but cannot prevent.
+	for _, family := range []struct{ name, base string }{{"v4", "10.0.0.0"}, {"v6", "fd00::ff00"}} {
+		base := netip.MustParseAddr(family.base)
+		for i := range rapid.IntRange(1, 3).Draw(t, "pools") {
+			var ranges []netipx.IPRange
+			for range rapid.IntRange(1, 3).Draw(t, "ranges") {
+				from := rapid.IntRange(0, 60).Draw(t, "from")
+				to := from + rapid.IntRange(0, 25).Draw(t, "length")
+				ranges = append(ranges, netipx.IPRangeFrom(plus(base, from), plus(base, to)))
+			}
+			w.pools[fmt.Sprint(family.name, i)] = ipset.Of(ranges...)
+		}
+	}
+	for i := range rapid.IntRange(1, 3).Draw(t, "nodes") {
+		w.nodes = append(w.nodes, w.newIndex(i))
+	}
+	return w
+}
+
+func plus(a netip.Addr, n int) netip.Addr {
+	for range n {
+		a = a.Next()
+	}
+	return a
+}
+
+func (w *world) newIndex(node int) *Index {
+	x := NewIndex(Options{Node: fmt.Sprintf("node-%d", node)})
+	for _, name := range slices.Sorted(maps.Keys(w.pools)) {
+		x.SetPool(name, w.pools[name])
+	}
+	return x
+}
+
+func (w *world) sync(x *Index) {
+	for _, b := range slices.Collect(x.Blocks()) {
+		if _, ok := w.store.blocks[b.Base]; !ok {
+			x.Delete(b.Base)
+		}
+	}
+	for _, b := range w.store.blocks {
+		x.Put(b, w.now)
+	}
+}
+
+func (w *world) reload(x *Index, base netip.Addr) {
+	if b, ok := w.store.blocks[base]; ok {
+		x.Put(b, w.now)
+	} else {
+		x.Delete(base)
+	}
+}
+
+func drawRequest(t *rapid.T, w *world, node int) Request {
+	pod := rapid.IntRange(0, 12).Draw(t, "pod")
+	incarnation := rapid.IntRange(0, 1).Draw(t, "incarnation")
+	r := Request{
+		Pod:         fmt.Sprint("ns/", pod),
+		PodUID:      fmt.Sprintf("uid-%d-%d", pod, incarnation),
+		ContainerID: fmt.Sprintf("c-%d-%d-%d", pod, incarnation, rapid.IntRange(0, 1).Draw(t, "sandbox")),
+		Node:        fmt.Sprintf("node-%d", node),
+	}
+	if pod%3 == 0 {
+		r.FixedFor = "Pod/" + r.Pod
+	}
+	names := slices.Sorted(maps.Keys(w.pools))
+	for i := range rapid.IntRange(1, 2).Draw(t, "interfaces") {
+		for _, version := range []int{4, 6} {
+			var pools []string
+			for _, name := range rapid.Permutation(names).Draw(t, "order") {
+				if name[1] == byte('0'+version) {
+					pools = append(pools, name)
+				}
+			}
+			n := rapid.IntRange(1, len(pools)).Draw(t, "wanted pools")
+			r.Wants = append(r.Wants, Want{fmt.Sprint("eth", i), version, pools[:n]})
+		}
+	}
+	return r
+}
+
+// add runs requests on a node as an agent would: choose, write, reload what
+// conflicts and choose again. It may crash between any two writes.
+func (w *world) add(t *rapid.T, node int, requests []Request) {
+	x := w.nodes[node]
+	for attempt := 0; ; attempt++ {
+		if attempt > 20 {
+			t.Fatalf("no progress after %d conflicts", attempt)
+		}
+		plan := x.Choose(w.now, requests...)
+		w.checkPlan(t, x, requests, plan)
+		failed := map[netip.Addr]bool{}
+		for _, b := range plan.Writes {
+			if rapid.IntRange(0, 19).Draw(t, "crash") == 0 {
+				w.nodes[node] = w.newIndex(node)
+				return
+			}
+			if written, err := w.write(t, b); err == nil {
+				x.Put(written, w.now)
+			} else {
+				failed[b.Base] = true
+				w.reload(x, b.Base)
+			}
+		}
+		for _, result := range plan.Results {
+			for _, g := range result.Grants {
+				known, _ := x.Block(ipset.BlockOf(g.Addr))
+				if stored := w.store.blocks[ipset.BlockOf(g.Addr)]; g.Held && stored.Version != known.Version {
+					failed[stored.Base] = true
+					w.reload(x, ipset.BlockOf(g.Addr))
+				}
+			}
+		}
+		var again []Request
+		for i, result := range plan.Results {
+			if slices.ContainsFunc(result.Grants, func(g Grant) bool { return g.Held && failed[ipset.BlockOf(g.Addr)] }) || slices.ContainsFunc(result.Blocks, func(base netip.Addr) bool { return failed[base] }) {
+				again = append(again, requests[i])
+			} else if result.Err == nil {
+				w.confirm(t, requests[i], result.Grants)
+			}
+		}
+		if len(again) == 0 {
+			return
+		}
+		requests = again
+	}
+}
+
+// write stores a block. A lease that was confirmed changes hands only within the
+// same pod or fixed owner; the former holder then has no claim any more.
+func (w *world) write(t *rapid.T, b Block) (Block, error) {
+	written, err := w.store.write(b)
+	if err != nil {
+		return written, err
+	}
+	for a, h := range w.granted {
+		if ipset.BlockOf(a) != b.Base {
+			continue
+		}
+		l, _ := b.Lease(a)
+		if l.State != InUse || l.Interface != h.Interface || l.PodUID != h.PodUID && (h.FixedFor == "" || l.FixedFor != h.FixedFor) {
+			t.Fatalf("%s belongs to %+v, and a write makes of it %+v", a, h, l)
+		}
+		if l.Holder != h {
+			delete(w.granted, a)
+		}
+	}
+	return written, nil
+}
+
+// confirm is a pod's container learning its addresses.
+func (w *world) confirm(t *rapid.T, r Request, grants []Grant) {
+	for _, g := range grants {
+		stored, _ := w.store.blocks[ipset.BlockOf(g.Addr)].Lease(g.Addr)
+		if stored.State != InUse || stored.ContainerID != r.ContainerID || stored.Interface != g.Interface {
+			t.Fatalf("%s was confirmed to %+v, and the store has %+v", g.Addr, r, stored)
+		}
+		w.granted[g.Addr] = stored.Holder
+	}
+}
+
+// checkPlan is what every plan must keep to.
+func (w *world) checkPlan(t *rapid.T, x *Index, requests []Request, plan Plan) {
+	taken := map[netip.Addr]Attachment{}
+	for i, result := range plan.Results {
+		if result.Err != nil && len(result.Grants)+len(result.Blocks) > 0 {
+			t.Fatalf("request %d is refused and granted: %+v", i, result)
+		}
+		if result.Err == nil && len(result.Grants) != len(requests[i].Wants) {
+			t.Fatalf("request %d wants %d addresses and gets %+v", i, len(requests[i].Wants), result.Grants)
+		}
+		for k, g := range result.Grants {
+			want, at := requests[i].Wants[k], Attachment{requests[i].ContainerID, g.Interface}
+			if g.Interface != want.Interface || g.Version != want.Version || ipset.Version(g.Addr) != want.Version {
+				t.Fatalf("%+v is the answer to %+v", g, want)
+			}
+			if !w.pools[g.Pool].Contains(g.Addr) || !g.Held && !slices.Contains(want.Pools, g.Pool) {
+				t.Fatalf("%s of pool %s (%s) is the answer to %+v", g.Addr, g.Pool, w.pools[g.Pool], want)
+			}
+			if other, ok := taken[g.Addr]; ok && other != at {
+				t.Fatalf("%s is given to %v and to %v in one plan", g.Addr, other, at)
+			}
+			taken[g.Addr] = at
+		}
+	}
+	for _, b := range plan.Writes {
+		if err := b.Validate(); err != nil {
+			t.Fatal(err)
+		}
+		if stored, ok := x.Block(b.Base); ok && stored.Version != b.Version || !ok && b.Version != "" {
+			t.Fatalf("%s is written with version %q, the index has %q", b.Base, b.Version, stored.Version)
+		}
+		old, _ := x.Block(b.Base)
+		for _, l := range b.Leases {
+			if was, _ := old.Lease(l.Addr); l.State == InUse && was != l && taken[l.Addr] == (Attachment{}) {
+				t.Fatalf("%+v is written for a request that was not granted it", l)
+			}
+		}
+	}
+}
+
+func (w *world) del(t *rapid.T, node int, at Attachment) {
+	// From now on the container has no claim, whether the DEL comes to its end or not.
+	for a, h := range w.granted {
+		if h.Attachment == at {
+			delete(w.granted, a)
+		}
+	}
+	x := w.nodes[node]
+	w.sync(x) // an agent finds what its own container holds
+	for _, b := range x.Release(w.now, at) {
+		if rapid.IntRange(0, 19).Draw(t, "crash") == 0 {
+			w.nodes[node] = w.newIndex(node)
+			return // the runtime tries again
+		}
+		if written, err := w.store.write(b); err == nil {
+			x.Put(written, w.now)
+		} else {
+			t.Fatalf("release of %v conflicts although everything is known", at)
+		}
+	}
+}
+
+// check is what holds at all times.
+func (w *world) check(t *rapid.T) {
+	for base, b := range w.store.blocks {
+		if err := b.Validate(); err != nil || base != b.Base {
+			t.Fatalf("stored as %s: %v", base, err)
+		}
+		for _, l := range b.Leases {
+			if l.State == InUse && !w.pools[l.Pool].Contains(l.Addr) {
+				t.Fatalf("%s is leased from pool %s, which has %s", l.Addr, l.Pool, w.pools[l.Pool])
+			}
+		}
+	}
+	for a, h := range w.granted {
+		if l, _ := w.store.blocks[ipset.BlockOf(a)].Lease(a); l.State != InUse || l.Holder != h {
+			t.Fatalf("%+v was told that it has %s, and the store says %+v", h, a, l)
+		}
+	}
+}
+
+func TestAddressesNeverHaveTwoHolders(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		w := drawWorld(t)
+		node := func() int { return rapid.IntRange(0, len(w.nodes)-1).Draw(t, "node") }
+		t.Repeat(map[string]func(*rapid.T){
+			"add": func(t *rapid.T) {
+				n := node()
+				var requests []Request
+				for range rapid.IntRange(1, 4).Draw(t, "batch") {
+					requests = append(requests, drawRequest(t, w, n))
+				}
+				w.add(t, n, requests)
+			},
+			"delete": func(t *rapid.T) {
+				var held []Attachment
+				for _, h := range w.granted {
+					held = append(held, h.Attachment)
+				}
+				if len(held) == 0 {
+					t.Skip("nothing is held")
+				}
+				slices.SortFunc(held, func(a, b Attachment) int {
+					return slices.Compare([]string{a.ContainerID, a.Interface}, []string{b.ContainerID, b.Interface})
+				})
+				w.del(t, node(), rapid.SampledFrom(held).Draw(t, "attachment"))
+			},
+			"delete unknown": func(t *rapid.T) {
+				before := len(w.granted)
+				w.del(t, node(), Attachment{"nobody", "eth0"})
+				if len(w.granted) != before {
+					t.Fatal("a DEL of nobody released something")
+				}
+			},
+			"time":  func(t *rapid.T) { w.now = w.now.Add(time.Duration(rapid.IntRange(1, 90).Draw(t, "s")) * time.Second) },
+			"watch": func(_ *rapid.T) { w.sync(w.nodes[node()]) },
+			"tidy": func(_ *rapid.T) {
+				for base, b := range w.store.blocks {
+					if b.Removable(w.now, time.Minute) {
+						delete(w.store.blocks, base)
+					}
+				}
+			},
+			"": w.check,
+		})
+	})
+}
+
+// A request on a node that knows everything is refused only if there is no way to
+// serve it: some of its wants together have fewer free addresses than they are
+// (Hall's theorem).
+func TestRefusedOnlyWhenThereIsNoWay(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		w := drawWorld(t)
+		x := w.nodes[0]
+		// With pools that share no address, a way for the pools is one for the addresses.
+		rest := ipset.Set{}
+		for _, name := range slices.Sorted(maps.Keys(w.pools)) {
+			w.pools[name] = w.pools[name].Minus(rest)
+			rest = ipset.Union(rest, w.pools[name])
+			x.SetPool(name, w.pools[name])
+		}
+		for range rapid.IntRange(1, 60).Draw(t, "adds") {
+			r := drawRequest(t, w, 0)
+			r.ContainerID, r.PodUID, r.FixedFor = fmt.Sprint("c", w.store.writes, len(r.Wants)), "", ""
+			plan := x.Choose(w.now, r)
+			free := map[string]int{}
+			for name, usable := range w.pools {
+				for a := range usable.Addrs() {
+					if b, _ := x.Block(ipset.BlockOf(a)); !isTaken(b, a) {
+						free[name]++
+					}
+				}
+			}
+			if possible := feasible(r.Wants, free); possible != (plan.Results[0].Err == nil) {
+				t.Fatalf("possible: %t, result: %+v; free: %v, wants: %+v", possible, plan.Results[0], free, r.Wants)
+			}
+			for _, b := range plan.Writes {
+				written, err := w.store.write(b)
+				if err != nil {
+					t.Fatal(err)
+				}
+				x.Put(written, w.now)
+			}
+		}
+	})
+}
+
+func isTaken(b Block, a netip.Addr) bool {
+	l, ok := b.Lease(a)
+	return ok && l.State != Released
+}
+
+// feasible tries every pool for every want.
+func feasible(wants []Want, free map[string]int) bool {
+	if len(wants) == 0 {
+		return true
+	}
+	for _, name := range wants[0].Pools {
+		if free[name] > 0 {
+			free[name]--
+			ok := feasible(wants[1:], free)
+			free[name]++
+			if ok {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// Whatever led to what an index knows, it decides as one that was built at once.
+func TestIndexEqualsRecomputation(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		w := drawWorld(t)
+		t.Repeat(map[string]func(*rapid.T){
+			"add": func(t *rapid.T) { w.add(t, 0, []Request{drawRequest(t, w, 0), drawRequest(t, w, 0)}) },
+			"add elsewhere": func(t *rapid.T) {
+				n := len(w.nodes) - 1
+				w.add(t, n, []Request{drawRequest(t, w, n)})
+				w.sync(w.nodes[0])
+			},
+			"delete": func(t *rapid.T) {
+				pod := rapid.IntRange(0, 12).Draw(t, "pod")
+				w.del(t, 0, Attachment{fmt.Sprintf("c-%d-0-0", pod), "eth0"})
+			},
+			"quarantine": func(t *rapid.T) {
+				for _, b := range slices.SortedFunc(maps.Values(w.store.blocks), func(a, b Block) int { return a.Base.Compare(b.Base) }) {
+					for _, l := range b.Leases {
+						if q, ok := b.Quarantine(l.Addr, l.Attachment, "02:00:00:00:00:01", w.now, w.now.Add(time.Minute)); ok {
+							delete(w.granted, l.Addr)
+							if _, err := w.store.write(q); err != nil {
+								t.Fatal(err)
+							}
+							w.sync(w.nodes[0])
+							return
+						}
+					}
+				}
+			},
+			"time": func(t *rapid.T) { w.now = w.now.Add(time.Duration(rapid.IntRange(1, 90).Draw(t, "s")) * time.Second) },
+			"forget a block": func(t *rapid.T) {
+				if known := slices.Collect(w.nodes[0].Blocks()); len(known) > 0 {
+					slices.SortFunc(known, func(a, b Block) int { return a.Base.Compare(b.Base) })
+					w.nodes[0].Delete(rapid.SampledFrom(known).Draw(t, "block").Base)
+				}
+			},
+			"change a pool": func(t *rapid.T) {
+				name := rapid.SampledFrom(slices.Sorted(maps.Keys(w.pools))).Draw(t, "pool")
+				first, _ := w.pools[name].First()
+				changed := ipset.Union(w.pools[name], ipset.OfAddrs(plus(first, rapid.IntRange(1, 40).Draw(t, "added"))))
+				w.pools[name] = changed
+				w.nodes[0].SetPool(name, changed)
+			},
+			"": func(t *rapid.T) { mustEqualRebuilt(t, w, w.nodes[0]) },
+		})
+	})
+}
+
+func mustEqualRebuilt(t *rapid.T, w *world, x *Index) {
+	fresh := w.newIndex(0)
+	x.advance(w.now)
+	for b := range x.Blocks() {
+		fresh.Put(b, w.now)
+	}
+	for name := range w.pools {
+		if got, want := x.Usage(name), fresh.Usage(name); got != want {
+			t.Fatalf("usage of %s is %+v, recomputed %+v", name, got, want)
+		}
+		free := int64(0)
+		for a := range w.pools[name].Addrs() {
+			b, _ := x.Block(ipset.BlockOf(a))
+			if l, ok := b.Lease(a); !ok || l.State == Released || l.State == Quarantined && !w.now.Before(l.Until) {
+				free++
+			}
+		}
+		if got := x.Usage(name).Free; got != free {
+			t.Fatalf("%s has %d free addresses, the index says %d", name, free, got)
+		}
+		leases := func(x *Index) []Lease {
+			return slices.SortedFunc(x.OfPool(name), func(a, b Lease) int { return a.Addr.Compare(b.Addr) })
+		}
+		if got, want := leases(x), leases(fresh); !slices.Equal(got, want) {
+			t.Fatalf("leases of %s are %v, recomputed %v", name, got, want)
+		}
+	}
+	requests := []Request{drawRequest(t, w, 0), drawRequest(t, w, 0)}
+	got, want := x.Choose(w.now, requests...), fresh.Choose(w.now, requests...)
+	if !slices.EqualFunc(got.Writes, want.Writes, equalBlocks) {
+		t.Fatalf("plan writes %v, with a rebuilt index %v", got.Writes, want.Writes)
+	}
+	for b := range x.Blocks() {
+		for _, l := range b.Leases {
+			if l.State == InUse && !slices.Contains(x.Attached(l.Attachment), l) {
+				t.Fatalf("%+v is not found by its attachment", l)
+			}
+			if l.FixedFor != "" && (l.State == InUse || l.State == Retained) && !slices.Contains(x.FixedFor(l.FixedFor), l) {
+				t.Fatalf("%+v is not found by its owner", l)
+			}
+		}
+	}
+	if len(x.attached) != len(fresh.attached) || len(x.fixed) != len(fresh.fixed) || len(x.uids) != len(fresh.uids) || len(x.tallies) != len(fresh.tallies) {
+		t.Fatal("look-up tables keep what is gone")
+	}
+}
+
+func equalBlocks(a, b Block) bool {
+	return a.Base == b.Base && a.Node == b.Node && a.Version == b.Version && slices.Equal(a.Leases, b.Leases)
+}
+
+func TestClaimsAreASet(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		const count = 40
+		var c claims
+		model := map[uint64]bool{}
+		t.Repeat(map[string]func(*rapid.T){
+			"add":    func(t *rapid.T) { n := rapid.Uint64Range(0, count-1).Draw(t, "n"); c.add(n); model[n] = true },
+			"remove": func(t *rapid.T) { n := rapid.Uint64Range(0, count-1).Draw(t, "n"); c.remove(n); delete(model, n) },
+			"": func(t *rapid.T) {
+				for from := range uint64(count) {
+					want, ok := uint64(0), false
+					for i := range uint64(count) {
+						if n := (from + i) % count; !model[n] {
+							want, ok = n, true
+							break
+						}
+					}
+					if got, found := c.firstFree(from, count); found != ok || got != want && from <= want {
+						t.Fatalf("first free from %d is %d, %t; want %d, %t of %v", from, got, found, want, ok, c.runs)
+					}
+				}
+				for i := 1; i < len(c.runs); i++ {
+					if c.runs[i].from <= c.runs[i-1].to+1 {
+						t.Fatalf("runs %v overlap or touch", c.runs)
+					}
+				}
+			},
+		})
+	})
+}
