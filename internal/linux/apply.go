@@ -1,0 +1,290 @@
+package linux
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"spiderpool.dev/spiderpool/internal/netplan"
+)
+
+// Apply makes the changes in their order. peer is the namespace of the other
+// end of veth pairs and may be nil where the changes make none. When a change
+// fails, those made before are taken back, as far as that is possible, and the
+// error names the change.
+func (n *Namespace) Apply(changes netplan.Changes, peer *Namespace) error {
+	a := applier{n: n, peer: peer, index: map[string]int{}}
+	for i, c := range changes {
+		err := a.apply(c)
+		if err == nil {
+			continue
+		}
+		err = fmt.Errorf("%s: %w", c, err)
+		for _, back := range changes[:i].Inverse() {
+			if e := a.apply(back); e != nil {
+				err = errors.Join(err, fmt.Errorf("taking back: %s: %w", back, e))
+			}
+		}
+		return err
+	}
+	return nil
+}
+
+// Delete removes items as far as they are there. Everything is tried; the error
+// joins what failed.
+func (n *Namespace) Delete(items netplan.State) error {
+	a := applier{n: n, index: map[string]int{}}
+	var errs []error
+	for _, it := range items {
+		if err := a.remove(it); err != nil {
+			errs = append(errs, fmt.Errorf("remove %s: %w", it, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+type applier struct {
+	n, peer *Namespace
+	index   map[string]int // of links, by name
+}
+
+func (a *applier) apply(c netplan.Change) error {
+	if c.New == nil {
+		return a.remove(c.Old)
+	}
+	switch it := c.New.(type) {
+	case netplan.Link:
+		return a.link(it, c.Old != nil)
+	case netplan.Up:
+		l, err := a.n.nl.LinkByName(it.Dev)
+		if err != nil {
+			return err
+		}
+		return a.n.nl.LinkSetUp(l)
+	case netplan.Addr:
+		return a.addr(it)
+	case netplan.Route:
+		rt, err := a.route(it)
+		if err != nil {
+			return err
+		}
+		return a.n.nl.RouteReplace(rt)
+	case netplan.Rule:
+		if err := a.n.nl.RuleAdd(rule(it)); err != nil && !errors.Is(err, unix.EEXIST) {
+			return err
+		}
+		return nil
+	case netplan.Neighbor:
+		return a.neighbor(it, a.n.nl.NeighSet)
+	case netplan.Sysctl:
+		return a.n.writeSysctl(it)
+	case netplan.Masquerade:
+		return a.n.addMasquerade(it)
+	}
+	return fmt.Errorf("unknown kind of item %T", c.New)
+}
+
+// remove makes an item absent. What is not there, or went with its link, is no error.
+func (a *applier) remove(it netplan.Item) error {
+	var err error
+	switch it := it.(type) {
+	case netplan.Link:
+		err = a.removeLink(it)
+	case netplan.Up:
+		err = a.down(it)
+	case netplan.Addr:
+		err = a.removeAddr(it)
+	case netplan.Route:
+		var rt *netlink.Route
+		if rt, err = a.route(it); err == nil {
+			err = a.n.nl.RouteDel(rt)
+		}
+	case netplan.Rule:
+		err = a.n.nl.RuleDel(rule(it))
+	case netplan.Neighbor:
+		err = a.neighbor(it, a.n.nl.NeighDel)
+	case netplan.Sysctl:
+		// It goes with its link, or it belongs to the node.
+	case netplan.Masquerade:
+		err = a.n.removeMasquerade(it)
+	}
+	if isGone(err) {
+		return nil
+	}
+	return err
+}
+
+// isGone reports whether an error of a removal says that there was nothing to remove.
+func isGone(err error) bool {
+	return isLinkNotFound(err) || errors.Is(err, unix.ESRCH) || errors.Is(err, unix.ENOENT) ||
+		errors.Is(err, unix.EADDRNOTAVAIL) || errors.Is(err, os.ErrNotExist)
+}
+
+func (a *applier) link(want netplan.Link, exists bool) error {
+	if !exists && want.Kind == "veth" {
+		return a.newVeth(want)
+	}
+	l, err := a.n.nl.LinkByName(want.Name)
+	if err != nil {
+		return err
+	}
+	have := l.Attrs()
+	if want.Kind != "" && want.Kind != l.Type() {
+		return fmt.Errorf("the name is taken by an interface of kind %s", l.Type())
+	}
+	if !want.MAC.IsZero() && have.HardwareAddr.String() != want.MAC.String() {
+		if err := a.n.nl.LinkSetHardwareAddr(l, want.MAC[:]); err != nil {
+			return fmt.Errorf("set the hardware address: %w", err)
+		}
+	}
+	if want.MTU != 0 && have.MTU != want.MTU {
+		if err := a.n.nl.LinkSetMTU(l, want.MTU); err != nil {
+			return fmt.Errorf("set the MTU: %w", err)
+		}
+	}
+	if want.TxQueueLen != 0 && have.TxQLen != want.TxQueueLen {
+		if err := a.n.nl.LinkSetTxQLen(l, want.TxQueueLen); err != nil {
+			return fmt.Errorf("set the length of the transmit queue: %w", err)
+		}
+	}
+	return nil
+}
+
+// newVeth makes both ends of a pair at once, the other end in the peer namespace.
+func (a *applier) newVeth(want netplan.Link) error {
+	if a.peer == nil {
+		return errors.New("a veth pair needs the namespace of its other end")
+	}
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name, attrs.MTU = want.Name, want.MTU
+	attrs.HardwareAddr = hardwareAddr(want.MAC)
+	if want.TxQueueLen != 0 {
+		attrs.TxQLen = want.TxQueueLen
+	}
+	v := netlink.NewVeth(attrs)
+	v.PeerName = want.Peer
+	v.PeerHardwareAddr = hardwareAddr(want.PeerMAC)
+	v.PeerNamespace = netlink.NsFd(a.peer.ns)
+	err := a.n.nl.LinkAdd(v)
+	if errors.Is(err, unix.EEXIST) {
+		return fmt.Errorf("the name %s on the node or %s in the pod is taken by another interface: %w", want.Name, want.Peer, err)
+	}
+	return err
+}
+
+func hardwareAddr(m netplan.MAC) net.HardwareAddr {
+	if m.IsZero() {
+		return nil
+	}
+	return m[:]
+}
+
+func (a *applier) removeLink(it netplan.Link) error {
+	l, err := a.n.nl.LinkByName(it.Name)
+	if err != nil {
+		return err
+	}
+	delete(a.index, it.Name)
+	return a.n.nl.LinkDel(l)
+}
+
+func (a *applier) down(it netplan.Up) error {
+	l, err := a.n.nl.LinkByName(it.Dev)
+	if err != nil {
+		return err
+	}
+	return a.n.nl.LinkSetDown(l)
+}
+
+func (a *applier) addr(it netplan.Addr) error {
+	l, err := a.n.nl.LinkByName(it.Dev)
+	if err != nil {
+		return err
+	}
+	addr := &netlink.Addr{IPNet: ipNet(it.Prefix)}
+	if it.Prefix.Addr().Is6() {
+		addr.Flags = unix.IFA_F_NODAD
+	}
+	if it.Prefix.Addr().IsLinkLocalUnicast() {
+		addr.Scope = unix.RT_SCOPE_LINK
+	}
+	return a.n.nl.AddrReplace(l, addr)
+}
+
+func (a *applier) removeAddr(it netplan.Addr) error {
+	l, err := a.n.nl.LinkByName(it.Dev)
+	if err != nil {
+		return err
+	}
+	return a.n.nl.AddrDel(l, &netlink.Addr{IPNet: ipNet(it.Prefix)})
+}
+
+func (a *applier) route(it netplan.Route) (*netlink.Route, error) {
+	index, err := a.indexOf(it.Dev)
+	if err != nil {
+		return nil, err
+	}
+	rt := &netlink.Route{
+		LinkIndex: index, Dst: ipNet(it.Dst), Table: it.Table, Priority: it.Metric,
+		Protocol: netlink.RouteProtocol(it.Proto), Type: unix.RTN_UNICAST,
+	}
+	if it.Table == 0 {
+		rt.Table = netplan.TableMain
+	}
+	if it.Src.IsValid() {
+		rt.Src = it.Src.AsSlice()
+	}
+	if it.Via.IsValid() {
+		rt.Gw = it.Via.AsSlice()
+	} else if it.Dst.Addr().Is4() {
+		rt.Scope = unix.RT_SCOPE_LINK
+	}
+	if it.OnLink {
+		rt.Flags = unix.RTNH_F_ONLINK
+	}
+	return rt, nil
+}
+
+func (a *applier) neighbor(it netplan.Neighbor, set func(*netlink.Neigh) error) error {
+	index, err := a.indexOf(it.Dev)
+	if err != nil {
+		return err
+	}
+	family := netlink.FAMILY_V4
+	if it.Addr.Is6() {
+		family = netlink.FAMILY_V6
+	}
+	return set(&netlink.Neigh{
+		LinkIndex: index, Family: family, State: netlink.NUD_PERMANENT, Type: unix.RTN_UNICAST,
+		IP: it.Addr.AsSlice(), HardwareAddr: it.MAC[:],
+	})
+}
+
+func (a *applier) indexOf(dev string) (int, error) {
+	if i, ok := a.index[dev]; ok {
+		return i, nil
+	}
+	l, err := a.n.nl.LinkByName(dev)
+	if err != nil {
+		return 0, err
+	}
+	a.index[dev] = l.Attrs().Index
+	return l.Attrs().Index, nil
+}
+
+func rule(it netplan.Rule) *netlink.Rule {
+	r := netlink.NewRule()
+	r.Family = netlink.FAMILY_V4
+	if it.Family == netplan.IPv6 {
+		r.Family = netlink.FAMILY_V6
+	}
+	r.Priority, r.Table, r.Protocol = it.Priority, it.Table, uint8(it.Proto)
+	if it.From.IsValid() {
+		r.Src = ipNet(it.From)
+	}
+	return r
+}

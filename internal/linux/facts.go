@@ -1,0 +1,158 @@
+package linux
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"spiderpool.dev/spiderpool/internal/netplan"
+)
+
+// ipvsDummy is the interface on which kube-proxy's ipvs mode holds the addresses
+// of all services, which are no addresses of the node.
+const ipvsDummy = "kube-ipvs0"
+
+// NodeAddrs returns the addresses under which a node serves: those of global
+// scope on every link that is up, in the order of the links.
+func (n *Namespace) NodeAddrs() ([]netip.Prefix, error) {
+	links, err := dump(n.nl.LinkList)
+	if err != nil {
+		return nil, fmt.Errorf("list the links of %s: %w", n.path, err)
+	}
+	serving := map[int]bool{}
+	for _, l := range links {
+		a := l.Attrs()
+		serving[a.Index] = a.Flags&net.FlagUp != 0 && a.Name != ipvsDummy && !strings.HasPrefix(a.Name, netplan.HostVethPrefix)
+	}
+	addrs, err := dump(func() ([]netlink.Addr, error) { return n.nl.AddrList(nil, netlink.FAMILY_ALL) })
+	if err != nil {
+		return nil, fmt.Errorf("list the addresses of %s: %w", n.path, err)
+	}
+	slices.SortStableFunc(addrs, func(a, b netlink.Addr) int { return a.LinkIndex - b.LinkIndex })
+	var out []netip.Prefix
+	for _, a := range addrs {
+		usable := a.Flags&(unix.IFA_F_TENTATIVE|unix.IFA_F_DADFAILED|unix.IFA_F_DEPRECATED|unix.IFA_F_TEMPORARY) == 0
+		if p, ok := prefixOf(a.IPNet); ok && serving[a.LinkIndex] && a.Scope == unix.RT_SCOPE_UNIVERSE && usable {
+			out = append(out, p)
+		}
+	}
+	return out, nil
+}
+
+// HasLink reports whether an interface exists, and its kind.
+func (n *Namespace) HasLink(name string) (kind string, ok bool, err error) {
+	l, err := n.nl.LinkByName(name)
+	if isLinkNotFound(err) {
+		return "", false, nil
+	}
+	if err != nil {
+		return "", false, fmt.Errorf("look up link %s in %s: %w", name, n.path, err)
+	}
+	return l.Type(), true, nil
+}
+
+// HostEnd returns the interface of host by which packets reach link dev of the
+// pod: the other end of a veth pair, or the bridge that this is a port of; ""
+// where dev is no such link.
+func (n *Namespace) HostEnd(dev string, host *Namespace) (string, error) {
+	l, err := n.nl.LinkByName(dev)
+	if err != nil {
+		return "", fmt.Errorf("look up link %s in %s: %w", dev, n.path, err)
+	}
+	if l.Attrs().ParentIndex == 0 || l.Type() != "veth" && l.Type() != "netkit" {
+		return "", nil
+	}
+	peer, err := host.nl.LinkByIndex(l.Attrs().ParentIndex)
+	if isLinkNotFound(err) || err == nil && peer.Attrs().ParentIndex != l.Attrs().Index {
+		return "", nil
+	}
+	if err != nil {
+		return "", fmt.Errorf("look up the other end of %s: %w", dev, err)
+	}
+	if peer.Attrs().MasterIndex == 0 {
+		return peer.Attrs().Name, nil
+	}
+	master, err := host.nl.LinkByIndex(peer.Attrs().MasterIndex)
+	if err != nil {
+		return "", fmt.Errorf("look up the bridge of %s: %w", peer.Attrs().Name, err)
+	}
+	return master.Attrs().Name, nil
+}
+
+// SettleAddrs waits until no IPv6 address of the link is tentative: the kernel
+// takes no route with such a source. An address that another machine defends is
+// an error that names it.
+func (n *Namespace) SettleAddrs(ctx context.Context, dev string) error {
+	l, err := n.nl.LinkByName(dev)
+	if err != nil {
+		return fmt.Errorf("look up link %s in %s: %w", dev, n.path, err)
+	}
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		addrs, err := dump(func() ([]netlink.Addr, error) { return n.nl.AddrList(l, netlink.FAMILY_V6) })
+		if err != nil {
+			return fmt.Errorf("list the addresses of %s: %w", dev, err)
+		}
+		tentative := false
+		for _, a := range addrs {
+			if a.Flags&unix.IFA_F_DADFAILED != 0 {
+				return fmt.Errorf("address %s of %s is in use by another machine (duplicate address detection)", a.IP, dev)
+			}
+			tentative = tentative || a.Flags&unix.IFA_F_TENTATIVE != 0 && !a.IP.IsLinkLocalUnicast()
+		}
+		if !tentative {
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return errors.Join(fmt.Errorf("wait for duplicate address detection on %s", dev), ctx.Err())
+		}
+	}
+}
+
+// DeleteHostRoutes removes the routes to addrs that plans made, with their
+// neighbors, where the neighbor has the hardware address mac: an address that
+// another pod got meanwhile keeps its route.
+func (n *Namespace) DeleteHostRoutes(addrs []netip.Addr, mac netplan.MAC) error {
+	if len(addrs) == 0 {
+		return nil
+	}
+	links, err := dump(n.nl.LinkList)
+	if err != nil {
+		return fmt.Errorf("list the links of %s: %w", n.path, err)
+	}
+	r := reader{n: n, names: map[int]string{}, of: func(int) bool { return true }}
+	for _, l := range links {
+		r.names[l.Attrs().Index] = l.Attrs().Name
+	}
+	r.neighbors(0)
+	ours := map[netplan.Neighbor]bool{}
+	var gone netplan.State
+	for _, it := range r.state {
+		if nb, ok := it.(netplan.Neighbor); ok && nb.MAC == mac && slices.Contains(addrs, nb.Addr) {
+			ours[nb] = true
+			gone = append(gone, nb)
+		}
+	}
+	if len(gone) == 0 {
+		return r.err
+	}
+	r.routes(func(netlink.Route) bool { return true })
+	for _, it := range r.state {
+		if rt, ok := it.(netplan.Route); ok && netplan.Owned(it) && rt.Dst.IsSingleIP() &&
+			ours[netplan.Neighbor{Addr: rt.Dst.Addr(), MAC: mac, Dev: rt.Dev}] {
+			gone = append(netplan.State{rt}, gone...)
+		}
+	}
+	return errors.Join(r.err, n.Delete(gone))
+}

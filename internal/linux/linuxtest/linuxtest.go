@@ -1,0 +1,300 @@
+//go:build linux
+
+// Package linuxtest builds small networks out of network namespaces for tests:
+// machines, wires between them, TCP and UDP services and clients in them. All of
+// it ends with the test. It needs root.
+package linuxtest
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+)
+
+// Machine is a network namespace of a test.
+type Machine struct {
+	t    testing.TB
+	Name string
+	ns   netns.NsHandle
+	NL   *netlink.Handle
+}
+
+// NewMachine makes a network namespace with its loopback up.
+func NewMachine(t testing.TB, name string) *Machine {
+	t.Helper()
+	runtime.LockOSThread()
+	home, err := netns.Get()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ns, err := netns.New()
+	if err != nil {
+		t.Fatalf("make a network namespace (root is needed): %v", err)
+	}
+	if err := netns.Set(home); err != nil {
+		t.Fatal(err)
+	}
+	_ = home.Close()
+	runtime.UnlockOSThread()
+	m := &Machine{t: t, Name: name, ns: ns}
+	if m.NL, err = netlink.NewHandleAt(ns, unix.NETLINK_ROUTE); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(m.Close)
+	// Nothing here is a duplicate, and tests do not wait for the proof of it.
+	for _, conf := range []string{"all", "default"} {
+		m.Sysctl("net/ipv6/conf/"+conf+"/accept_dad", "0")
+	}
+	m.Up("lo")
+	return m
+}
+
+// Close ends the machine; its links go with it.
+func (m *Machine) Close() {
+	if m.ns.IsOpen() {
+		m.NL.Close()
+		_ = m.ns.Close()
+	}
+}
+
+// Path is a path by which the namespace can be opened while the test runs.
+func (m *Machine) Path() string { return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), int(m.ns)) }
+
+// Do runs f in the machine's namespace. f must not start goroutines that open sockets.
+func (m *Machine) Do(f func() error) error {
+	runtime.LockOSThread()
+	home, err := netns.Get()
+	if err != nil {
+		return err
+	}
+	defer home.Close()
+	if err := netns.Set(m.ns); err != nil {
+		return err
+	}
+	defer func() {
+		if netns.Set(home) == nil {
+			runtime.UnlockOSThread()
+		}
+	}()
+	return f()
+}
+
+// Run runs a program in the machine and returns what it printed.
+func (m *Machine) Run(stdin string, env []string, name string, args ...string) (string, error) {
+	var out []byte
+	err := m.Do(func() error {
+		cmd := exec.Command(name, args...)
+		cmd.Stdin = strings.NewReader(stdin)
+		cmd.Env = append(os.Environ(), env...)
+		var err error
+		out, err = cmd.CombinedOutput()
+		return err
+	})
+	return string(out), err
+}
+
+// Must runs a program that has to succeed.
+func (m *Machine) Must(stdin string, name string, args ...string) string {
+	m.t.Helper()
+	out, err := m.Run(stdin, nil, name, args...)
+	if err != nil {
+		m.t.Fatalf("%s: %s %s: %v\n%s", m.Name, name, strings.Join(args, " "), err, out)
+	}
+	return out
+}
+
+// Sysctl sets a parameter below /proc/sys of the machine.
+func (m *Machine) Sysctl(path, value string) {
+	m.t.Helper()
+	if err := m.Do(func() error { return os.WriteFile("/proc/sys/"+path, []byte(value), 0) }); err != nil {
+		m.t.Fatalf("%s: %v", m.Name, err)
+	}
+}
+
+// Link returns a link, which has to exist.
+func (m *Machine) Link(name string) netlink.Link {
+	m.t.Helper()
+	l, err := m.NL.LinkByName(name)
+	if err != nil {
+		m.t.Fatalf("%s: link %s: %v", m.Name, name, err)
+	}
+	return l
+}
+
+// Up sets a link up.
+func (m *Machine) Up(name string) {
+	m.t.Helper()
+	m.ok(m.NL.LinkSetUp(m.Link(name)))
+}
+
+// Wire joins two machines by a veth pair whose ends are up.
+func Wire(a *Machine, nameA string, b *Machine, nameB string) {
+	a.t.Helper()
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = nameA
+	v := netlink.NewVeth(attrs)
+	v.PeerName, v.PeerNamespace = nameB, netlink.NsFd(b.ns)
+	a.ok(a.NL.LinkAdd(v))
+	for m, name := range map[*Machine]string{a: nameA, b: nameB} {
+		m.Up(name)
+	}
+}
+
+// Addr gives a link addresses, without waiting for duplicate address detection.
+func (m *Machine) Addr(dev string, prefixes ...string) {
+	m.t.Helper()
+	for _, p := range prefixes {
+		a, err := netlink.ParseAddr(p)
+		m.ok(err)
+		if a.IP.To4() == nil {
+			a.Flags = unix.IFA_F_NODAD
+		}
+		m.ok(m.NL.AddrAdd(m.Link(dev), a))
+	}
+}
+
+// Route adds a route; dst "default" takes the family of the gateway.
+func (m *Machine) Route(dst, via, dev string) {
+	m.t.Helper()
+	rt := &netlink.Route{LinkIndex: m.Link(dev).Attrs().Index}
+	if via != "" {
+		rt.Gw = net.ParseIP(via)
+	}
+	if dst == "default" {
+		dst = "0.0.0.0/0"
+		if rt.Gw.To4() == nil {
+			dst = "::/0"
+		}
+	}
+	_, n, err := net.ParseCIDR(dst)
+	m.ok(err)
+	rt.Dst = n
+	m.ok(m.NL.RouteAdd(rt))
+}
+
+// Sub makes a macvlan or ipvlan child of a link, moves it to a pod and sets it up.
+func (m *Machine) Sub(kind, master string, pod *Machine, name string) {
+	m.t.Helper()
+	if err := m.TrySub(kind, master, pod, name); err != nil {
+		m.t.Fatalf("%s: %s child of %s: %v", m.Name, kind, master, err)
+	}
+}
+
+// TrySub is Sub that reports an error, as for a kernel that lacks the kind.
+func (m *Machine) TrySub(kind, master string, pod *Machine, name string) error {
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name, attrs.ParentIndex, attrs.Namespace = name, m.Link(master).Attrs().Index, netlink.NsFd(pod.ns)
+	var l netlink.Link
+	switch kind {
+	case "ipvlan":
+		l = &netlink.IPVlan{LinkAttrs: attrs, Mode: netlink.IPVLAN_MODE_L2}
+	case "macvlan":
+		l = &netlink.Macvlan{LinkAttrs: attrs, Mode: netlink.MACVLAN_MODE_BRIDGE}
+	default:
+		return fmt.Errorf("unknown kind %q", kind)
+	}
+	if err := m.NL.LinkAdd(l); err != nil {
+		return err
+	}
+	pod.Up(name)
+	return nil
+}
+
+// HasKind reports whether the kernel can make links of a kind.
+func HasKind(t testing.TB, kind string) bool {
+	t.Helper()
+	m, other := NewMachine(t, "probe"), NewMachine(t, "probe-peer")
+	defer m.Close()
+	defer other.Close()
+	Wire(m, "a", other, "b")
+	err := m.TrySub(kind, "a", other, "c")
+	if err != nil && !errors.Is(err, unix.EOPNOTSUPP) {
+		t.Fatalf("kind %s: %v", kind, err)
+	}
+	return err == nil
+}
+
+// Serve answers every TCP connection and UDP packet on port with the machine's
+// name and the address that it saw: "web 10.0.0.1".
+func (m *Machine) Serve(port int) {
+	m.t.Helper()
+	var tcp net.Listener
+	var udp net.PacketConn
+	m.ok(m.Do(func() (err error) {
+		if tcp, err = net.Listen("tcp", fmt.Sprintf("[::]:%d", port)); err != nil {
+			return err
+		}
+		udp, err = net.ListenPacket("udp", fmt.Sprintf("[::]:%d", port))
+		return err
+	}))
+	m.t.Cleanup(func() { tcp.Close(); udp.Close() })
+	go func() {
+		for {
+			c, err := tcp.Accept()
+			if err != nil {
+				return
+			}
+			fmt.Fprintf(c, "%s %s", m.Name, seen(c.RemoteAddr()))
+			c.Close()
+		}
+	}()
+	go func() {
+		b := make([]byte, 64)
+		for {
+			_, from, err := udp.ReadFrom(b)
+			if err != nil {
+				return
+			}
+			_, _ = udp.WriteTo([]byte(m.Name+" "+seen(from)), from)
+		}
+	}()
+}
+
+func seen(a net.Addr) string {
+	ap, err := netip.ParseAddrPort(a.String())
+	if err != nil {
+		return a.String()
+	}
+	return ap.Addr().Unmap().WithZone("").String()
+}
+
+// Ask connects to network ("tcp", "udp") address from the machine and returns
+// what the service answered.
+func (m *Machine) Ask(network, address string, timeout time.Duration) (string, error) {
+	var c net.Conn
+	err := m.Do(func() (err error) {
+		c, err = net.DialTimeout(network, address, timeout)
+		return err
+	})
+	if err != nil {
+		return "", err
+	}
+	defer c.Close()
+	_ = c.SetDeadline(time.Now().Add(timeout))
+	if network == "udp" {
+		if _, err := c.Write([]byte("?")); err != nil {
+			return "", err
+		}
+	}
+	b := make([]byte, 128)
+	n, err := c.Read(b)
+	return string(b[:n]), err
+}
+
+func (m *Machine) ok(err error) {
+	if err != nil {
+		m.t.Helper()
+		m.t.Fatalf("%s: %v", m.Name, err)
+	}
+}

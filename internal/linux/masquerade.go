@@ -1,0 +1,144 @@
+package linux
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/binaryutil"
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+
+	"spiderpool.dev/spiderpool/internal/netplan"
+)
+
+// The table is ours alone; kube-proxy's and others' rules live in tables and
+// hooks of their own, and whichever translation comes first is the one that counts.
+const (
+	nftTable = "spiderpool"
+	nftChain = "postrouting"
+)
+
+// ctStatusDstNAT is IPS_DST_NAT of linux/netfilter/nf_conntrack_common.h.
+const ctStatusDstNAT = 1 << 5
+
+// masqueradeRules are the rules of one masquerading, each with the text that
+// `nft list` shows as its comment and by which it is recognised.
+//
+// Matching the input interface after routing needs Linux 5.7.
+func masqueradeRules(m netplan.Masquerade) (comments []string, exprs [][]expr.Any) {
+	masq := &expr.Masq{FullyRandom: true}
+	from := []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: 1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte(m.Links)},
+		&expr.Counter{},
+		masq,
+	}
+	to := []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyOIFNAME, Register: 1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte(m.Links)},
+		&expr.Ct{Key: expr.CtKeySTATUS, Register: 1},
+		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4,
+			Mask: binaryutil.NativeEndian.PutUint32(ctStatusDstNAT), Xor: binaryutil.NativeEndian.PutUint32(0)},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: binaryutil.NativeEndian.PutUint32(0)},
+		&expr.Counter{},
+		masq,
+	}
+	return []string{
+		"v1: forwarded from pods on " + m.Links + "*: the answer must come back here",
+		"v1: translated on the way to pods on " + m.Links + "*: the answer must come back here",
+	}, [][]expr.Any{from, to}
+}
+
+func (n *Namespace) nft() (*nftables.Conn, error) {
+	return nftables.New(nftables.WithNetNSFd(int(n.ns)))
+}
+
+func nftFamily(f netplan.Family) nftables.TableFamily {
+	if f == netplan.IPv6 {
+		return nftables.TableFamilyIPv6
+	}
+	return nftables.TableFamilyIPv4
+}
+
+func masqueradeChain(m netplan.Masquerade) (*nftables.Table, *nftables.Chain) {
+	t := &nftables.Table{Name: nftTable, Family: nftFamily(m.Family)}
+	accept := nftables.ChainPolicyAccept
+	return t, &nftables.Chain{
+		Name: nftChain, Table: t, Type: nftables.ChainTypeNAT, Hooknum: nftables.ChainHookPostrouting,
+		Priority: nftables.ChainPriorityNATSource, Policy: &accept,
+	}
+}
+
+func (n *Namespace) hasMasquerade(m netplan.Masquerade) (bool, error) {
+	c, err := n.nft()
+	if err != nil {
+		return false, err
+	}
+	t, ch := masqueradeChain(m)
+	rules, err := c.GetRules(t, ch)
+	if err != nil && !errors.Is(err, unix.ENOENT) && !lacksNFT(err) {
+		return false, err
+	}
+	comments, _ := masqueradeRules(m)
+	if len(rules) != len(comments) {
+		return n.hasIPTablesMasquerade(m)
+	}
+	for i, r := range rules {
+		if string(r.UserData) != string(comment(comments[i])) {
+			return false, nil
+		}
+	}
+	return true, nil
+}
+
+// addMasquerade replaces the content of the chain in one transaction, so that
+// two that do it at once leave one set of rules.
+func (n *Namespace) addMasquerade(m netplan.Masquerade) error {
+	c, err := n.nft()
+	if err != nil {
+		return err
+	}
+	t, ch := masqueradeChain(m)
+	c.AddTable(t)
+	c.AddChain(ch)
+	c.FlushChain(ch)
+	comments, exprs := masqueradeRules(m)
+	for i := range exprs {
+		c.AddRule(&nftables.Rule{Table: t, Chain: ch, Exprs: exprs[i], UserData: comment(comments[i])})
+	}
+	err = c.Flush()
+	if !lacksNFT(err) {
+		return err
+	}
+	if e := n.addIPTablesMasquerade(m); e != nil {
+		return errors.Join(fmt.Errorf("masquerade by nftables: %w", err), fmt.Errorf("masquerade by iptables: %w", e))
+	}
+	return nil
+}
+
+func (n *Namespace) removeMasquerade(m netplan.Masquerade) error {
+	c, err := n.nft()
+	if err != nil {
+		return err
+	}
+	t, _ := masqueradeChain(m)
+	c.DelTable(t)
+	if err := c.Flush(); err != nil && !errors.Is(err, unix.ENOENT) && !lacksNFT(err) {
+		return err
+	}
+	return n.removeIPTablesMasquerade(m)
+}
+
+// lacksNFT reports whether an error says that the kernel has no nftables or no
+// NAT for it. ENOENT comes along with these for the rules of a chain that could
+// not be made.
+func lacksNFT(err error) bool {
+	return errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EPROTONOSUPPORT)
+}
+
+// comment is text as user data of a rule (libnftnl's udata type 0).
+func comment(text string) []byte {
+	b := append([]byte{0, byte(len(text) + 1)}, text...)
+	return append(b, 0)
+}

@@ -1,0 +1,101 @@
+package linux
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+)
+
+// ErrNoNamespace is in the error of Open where the path holds no network namespace.
+var ErrNoNamespace = errors.New("no network namespace")
+
+// Namespace is an open network namespace.
+type Namespace struct {
+	path string
+	ns   netns.NsHandle
+	nl   *netlink.Handle
+}
+
+// Current opens the namespace of the calling thread. The caller must have
+// locked its goroutine to the thread if the process uses several namespaces.
+func Current() (*Namespace, error) { return Open("/proc/thread-self/ns/net") }
+
+// Open opens the namespace at path, as /run/netns/NAME or /proc/PID/ns/net.
+func Open(path string) (*Namespace, error) {
+	ns, err := netns.GetFromPath(path)
+	if err != nil {
+		if errors.Is(err, os.ErrNotExist) {
+			return nil, fmt.Errorf("open %s: %w", path, ErrNoNamespace)
+		}
+		return nil, fmt.Errorf("open network namespace %s: %w", path, err)
+	}
+	var fs unix.Statfs_t
+	if err := unix.Fstatfs(int(ns), &fs); err != nil || fs.Type != unix.NSFS_MAGIC && fs.Type != unix.PROC_SUPER_MAGIC {
+		// The mount is gone and the file that it was mounted on is left.
+		_ = ns.Close()
+		return nil, fmt.Errorf("open %s: %w", path, ErrNoNamespace)
+	}
+	nl, err := netlink.NewHandleAt(ns, unix.NETLINK_ROUTE)
+	if err != nil {
+		_ = ns.Close()
+		return nil, fmt.Errorf("open a netlink socket in %s: %w", path, err)
+	}
+	return &Namespace{path: path, ns: ns, nl: nl}, nil
+}
+
+// Close frees the namespace's descriptors.
+func (n *Namespace) Close() {
+	n.nl.Close()
+	_ = n.ns.Close()
+}
+
+// Same reports whether both are one namespace.
+func (n *Namespace) Same(other *Namespace) bool { return n.ns.Equal(other.ns) }
+
+// Do runs f on a thread that is in the namespace. f must not start goroutines:
+// they would run elsewhere.
+func (n *Namespace) Do(f func() error) error {
+	runtime.LockOSThread()
+	home, err := netns.Get()
+	if err != nil {
+		runtime.UnlockOSThread()
+		return fmt.Errorf("open the thread's network namespace: %w", err)
+	}
+	defer home.Close()
+	if n.ns.Equal(home) {
+		defer runtime.UnlockOSThread()
+		return f()
+	}
+	if err := netns.Set(n.ns); err != nil {
+		runtime.UnlockOSThread()
+		return fmt.Errorf("enter network namespace %s: %w", n.path, err)
+	}
+	defer func() {
+		// A thread that cannot go back stays locked and ends with its goroutine.
+		if netns.Set(home) == nil {
+			runtime.UnlockOSThread()
+		}
+	}()
+	return f()
+}
+
+// dump repeats a dump that changed under the kernel's hands.
+func dump[T any](list func() (T, error)) (T, error) {
+	const tries = 5
+	for i := 1; ; i++ {
+		v, err := list()
+		if i == tries || !errors.Is(err, netlink.ErrDumpInterrupted) {
+			return v, err
+		}
+	}
+}
+
+// isLinkNotFound reports whether the interface does not exist.
+func isLinkNotFound(err error) bool {
+	return errors.As(err, new(netlink.LinkNotFoundError)) || errors.Is(err, unix.ENODEV)
+}

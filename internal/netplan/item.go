@@ -1,0 +1,315 @@
+package netplan
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"strconv"
+	"strings"
+)
+
+// Protocol marks the routes and rules that a plan owns (rtm_protocol and
+// FRA_PROTOCOL). The value is not among those that iproute2's rt_protos assigns.
+const Protocol = 83
+
+// TableMain is the main routing table, RT_TABLE_MAIN.
+const TableMain = 254
+
+// Item is one fact about the kernel's networking state.
+type Item interface {
+	// Key says which fact it is; two items with one key exclude each other.
+	Key() string
+	// String is the text form: one line, which Parse reads back.
+	String() string
+	// SatisfiedBy reports whether have is this fact with at least what this
+	// item asks for; fields that this item leaves zero ask for nothing.
+	SatisfiedBy(have Item) bool
+	// phase is the position in the order of application.
+	phase() int
+}
+
+// The order of application: what an item needs comes before it.
+const (
+	phaseLink = iota
+	phaseSysctl
+	phaseUp
+	phaseAddr
+	phaseNeighbor
+	phaseLinkRoute
+	phaseGatewayRoute
+	phaseRule
+	phaseMasquerade
+)
+
+// MAC is an EUI-48 hardware address; the zero value is none.
+type MAC [6]byte
+
+// ParseMAC parses a hardware address as "02:00:5e:10:00:01".
+func ParseMAC(s string) (MAC, error) {
+	hw, err := net.ParseMAC(s)
+	if err != nil {
+		return MAC{}, err
+	}
+	if len(hw) != len(MAC{}) {
+		return MAC{}, fmt.Errorf("hardware address %q: has %d bytes instead of 6", s, len(hw))
+	}
+	return MAC(hw), nil
+}
+
+// IsZero reports whether m is no address.
+func (m MAC) IsZero() bool { return m == MAC{} }
+
+func (m MAC) String() string { return net.HardwareAddr(m[:]).String() }
+
+// Link is a network interface.
+type Link struct {
+	Name string
+	// Kind is the kernel's name of the interface's type. A plan creates and
+	// deletes links of kind "veth"; for others it is left empty and only the
+	// attributes are set.
+	Kind string
+	// Peer and PeerMAC are the other end of a veth pair, which is made in the
+	// other namespace of the plan.
+	Peer       string
+	PeerMAC    MAC
+	MAC        MAC
+	MTU        int // bytes; of both ends of a veth pair
+	TxQueueLen int // packets
+}
+
+// Key implements Item.
+func (l Link) Key() string { return "link " + l.Name }
+func (l Link) phase() int  { return phaseLink }
+
+func (l Link) String() string {
+	var b strings.Builder
+	b.WriteString("link " + l.Name)
+	word(&b, "kind", l.Kind)
+	word(&b, "peer", l.Peer)
+	if !l.PeerMAC.IsZero() {
+		word(&b, "peermac", l.PeerMAC.String())
+	}
+	if !l.MAC.IsZero() {
+		word(&b, "mac", l.MAC.String())
+	}
+	number(&b, "mtu", l.MTU)
+	number(&b, "txqueuelen", l.TxQueueLen)
+	return b.String()
+}
+
+// SatisfiedBy implements Item. The peer's name and address are only asked for
+// when the pair is made: they belong to the other namespace.
+func (l Link) SatisfiedBy(have Item) bool {
+	h, ok := have.(Link)
+	return ok && l.Name == h.Name &&
+		(l.Kind == "" || l.Kind == h.Kind) &&
+		(l.MAC.IsZero() || l.MAC == h.MAC) &&
+		(l.MTU == 0 || l.MTU == h.MTU) &&
+		(l.TxQueueLen == 0 || l.TxQueueLen == h.TxQueueLen)
+}
+
+// Up says that an interface is up.
+type Up struct {
+	Dev string
+}
+
+// Key implements Item.
+func (u Up) Key() string    { return "up " + u.Dev }
+func (u Up) String() string { return u.Key() }
+func (u Up) phase() int     { return phaseUp }
+
+// SatisfiedBy implements Item.
+func (u Up) SatisfiedBy(have Item) bool { return Item(u) == have }
+
+// Addr is an address of an interface.
+type Addr struct {
+	Prefix netip.Prefix
+	Dev    string
+}
+
+// Key implements Item.
+func (a Addr) Key() string    { return "addr " + a.Prefix.Addr().String() + " dev " + a.Dev }
+func (a Addr) String() string { return "addr " + a.Prefix.String() + " dev " + a.Dev }
+func (a Addr) phase() int     { return phaseAddr }
+
+// SatisfiedBy implements Item.
+func (a Addr) SatisfiedBy(have Item) bool { return Item(a) == have }
+
+// Route is a unicast route with one next hop.
+type Route struct {
+	Dst    netip.Prefix
+	Via    netip.Addr // the gateway; the zero value where Dst is on the link
+	Dev    string
+	Src    netip.Addr // the preferred source address
+	Table  int        // 0 means TableMain
+	Metric int        // 0 means the kernel's default of the IP version
+	OnLink bool       // Via is on the link although no address of Dev says so
+	Proto  int        // who made it, rtm_protocol
+}
+
+func (r Route) table() int {
+	if r.Table == 0 {
+		return TableMain
+	}
+	return r.Table
+}
+
+// Key implements Item.
+func (r Route) Key() string {
+	return fmt.Sprintf("route %s table %d metric %d", r.Dst, r.table(), r.Metric)
+}
+
+func (r Route) phase() int {
+	if r.Via.IsValid() {
+		return phaseGatewayRoute
+	}
+	return phaseLinkRoute
+}
+
+func (r Route) String() string {
+	var b strings.Builder
+	b.WriteString("route " + r.Dst.String())
+	if r.Via.IsValid() {
+		word(&b, "via", r.Via.String())
+	}
+	word(&b, "dev", r.Dev)
+	if r.Src.IsValid() {
+		word(&b, "src", r.Src.String())
+	}
+	if r.table() != TableMain {
+		number(&b, "table", r.Table)
+	}
+	number(&b, "metric", r.Metric)
+	if r.OnLink {
+		b.WriteString(" onlink")
+	}
+	number(&b, "proto", r.Proto)
+	return b.String()
+}
+
+// SatisfiedBy implements Item. Who made the route does not matter.
+func (r Route) SatisfiedBy(have Item) bool {
+	h, ok := have.(Route)
+	return ok && r.Key() == h.Key() && r.Via == h.Via && r.Dev == h.Dev && (!r.Src.IsValid() || r.Src == h.Src)
+}
+
+// IsDefault reports whether the route is a default route.
+func (r Route) IsDefault() bool { return r.Dst.Bits() == 0 }
+
+// Rule sends lookups of packets from From to a table.
+type Rule struct {
+	Family   Family
+	Priority int
+	From     netip.Prefix // the zero value is "all"
+	Table    int
+	Proto    int // who made it, FRA_PROTOCOL
+}
+
+// Key implements Item.
+func (r Rule) Key() string {
+	return fmt.Sprintf("rule %s %d from %s lookup %d", r.Family, r.Priority, r.from(), r.Table)
+}
+
+func (r Rule) phase() int { return phaseRule }
+
+func (r Rule) from() string {
+	if !r.From.IsValid() {
+		return "all"
+	}
+	return r.From.String()
+}
+
+func (r Rule) String() string {
+	var b strings.Builder
+	b.WriteString(r.Key())
+	number(&b, "proto", r.Proto)
+	return b.String()
+}
+
+// SatisfiedBy implements Item.
+func (r Rule) SatisfiedBy(have Item) bool { return r.Key() == have.Key() }
+
+// Neighbor is a permanent entry of the neighbor table.
+type Neighbor struct {
+	Addr netip.Addr
+	MAC  MAC
+	Dev  string
+}
+
+// Key implements Item.
+func (n Neighbor) Key() string { return "neighbor " + n.Addr.String() + " dev " + n.Dev }
+func (n Neighbor) String() string {
+	return "neighbor " + n.Addr.String() + " mac " + n.MAC.String() + " dev " + n.Dev
+}
+func (n Neighbor) phase() int { return phaseNeighbor }
+
+// SatisfiedBy implements Item.
+func (n Neighbor) SatisfiedBy(have Item) bool { return Item(n) == have }
+
+// Sysctl is a kernel parameter of the namespace.
+type Sysctl struct {
+	Path  string // below /proc/sys, as "net/ipv4/ip_forward"
+	Value string
+}
+
+// Key implements Item.
+func (s Sysctl) Key() string    { return "sysctl " + s.Path }
+func (s Sysctl) String() string { return "sysctl " + s.Path + " = " + s.Value }
+func (s Sysctl) phase() int     { return phaseSysctl }
+
+// SatisfiedBy implements Item.
+func (s Sysctl) SatisfiedBy(have Item) bool { return Item(s) == have }
+
+// Masquerade is the source translation of what is forwarded from, or after
+// destination translation to, the links whose name starts with Links.
+type Masquerade struct {
+	Family Family
+	Links  string
+}
+
+// Key implements Item.
+func (m Masquerade) Key() string    { return "masquerade " + m.Family.String() + " links " + m.Links }
+func (m Masquerade) String() string { return m.Key() }
+func (m Masquerade) phase() int     { return phaseMasquerade }
+
+// SatisfiedBy implements Item.
+func (m Masquerade) SatisfiedBy(have Item) bool { return Item(m) == have }
+
+// Family is an IP version.
+type Family int
+
+// The families.
+const (
+	IPv4 Family = 4
+	IPv6 Family = 6
+)
+
+// FamilyOf is the IP version of an address.
+func FamilyOf(a netip.Addr) Family {
+	if a.Is4() {
+		return IPv4
+	}
+	return IPv6
+}
+
+func (f Family) String() string {
+	if f == IPv6 {
+		return "ip6"
+	}
+	return "ip"
+}
+
+// host is the prefix that holds only a.
+func host(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }
+
+func word(b *strings.Builder, name, value string) {
+	if value != "" {
+		b.WriteString(" " + name + " " + value)
+	}
+}
+
+func number(b *strings.Builder, name string, value int) {
+	if value != 0 {
+		b.WriteString(" " + name + " " + strconv.Itoa(value))
+	}
+}
