@@ -120,6 +120,8 @@ type Coordinator struct {
 	Enabled bool `json:"enabled"`
 	// Name of the SpiderCoordinator.
 	Name string `json:"name"`
+	// CiliumConfigMap is the ConfigMap with Cilium's configuration.
+	CiliumConfigMap ObjectName `json:"ciliumConfigMap"`
 	// Spec is what the installation creates it with.
 	Spec v2beta1.CoordinatorSpec `json:"spec"`
 }
@@ -250,7 +252,6 @@ type InstallJob struct {
 	// create; empty takes the node's first CNI configuration.
 	DefaultCNICRName string        `json:"defaultCNICRName"`
 	DefaultPools     []DefaultPool `json:"defaultPools"`
-	WaitForWebhook   bool          `json:"waitForWebhook"`
 }
 
 // DefaultPool is a SpiderIPPool with default: true, and its SpiderSubnet where
@@ -284,6 +285,8 @@ func Default() *File {
 		Coordinator: Coordinator{
 			Enabled: true,
 			Name:    "default",
+
+			CiliumConfigMap: ObjectName{Namespace: "kube-system", Name: "cilium-config"},
 			Spec: v2beta1.CoordinatorSpec{
 				Mode:          new(v2beta1.ModeAuto),
 				PodCIDRType:   new(v2beta1.PodCIDRAuto),
@@ -330,10 +333,9 @@ func Default() *File {
 			},
 		},
 		InstallJob: InstallJob{
-			Timeout:        metav1.Duration{Duration: 5 * time.Minute},
-			CNIConfDir:     "/etc/cni/net.d",
-			InstallMultus:  true,
-			WaitForWebhook: true,
+			Timeout:       metav1.Duration{Duration: 4 * time.Minute},
+			CNIConfDir:    "/etc/cni/net.d",
+			InstallMultus: true,
 		},
 	}
 }

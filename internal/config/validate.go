@@ -66,6 +66,8 @@ func (v *violations) ipam(c IPAM) {
 func (v *violations) network(f *File) {
 	if f.Coordinator.Enabled {
 		v.objectName("coordinator.name", f.Coordinator.Name)
+		v.namespace("coordinator.ciliumConfigMap.namespace", f.Coordinator.CiliumConfigMap.Namespace)
+		v.objectName("coordinator.ciliumConfigMap.name", f.Coordinator.CiliumConfigMap.Name)
 	}
 	if ref := f.Multus.DefaultNetwork; ref != "" {
 		namespace, name, ok := strings.Cut(ref, "/")

@@ -47,6 +47,7 @@ type Controller struct {
 	// CoordinatorName is the SpiderCoordinator whose status is kept; empty when
 	// the coordinator is switched off.
 	CoordinatorName string
+	CiliumConfigMap ObjectName
 	Multus          Multus
 	HealthPort      int
 	Metrics         Metrics
@@ -62,8 +63,6 @@ type Install struct {
 	LogLevel         slog.Level
 	Timeout          time.Duration
 	Coordinator      Coordinator
-	Webhook          Webhook
-	WaitForWebhook   bool
 	InstallMultus    bool
 	DefaultCNICRName string
 	DefaultNetwork   string
@@ -110,6 +109,7 @@ func (f *File) Controller(getenv func(string) string) (Controller, error) {
 		ClusterDNSDomain: f.ClusterDNSDomain,
 		IPAM:             f.IPAM,
 		CoordinatorName:  f.Coordinator.activeName(),
+		CiliumConfigMap:  f.Coordinator.CiliumConfigMap,
 		Multus:           f.Multus,
 		HealthPort:       p.HealthPort,
 		Metrics:          p.Metrics,
@@ -133,8 +133,6 @@ func (f *File) Install(getenv func(string) string) (Install, error) {
 		LogLevel:         j.LogLevel,
 		Timeout:          j.Timeout.Duration,
 		Coordinator:      f.Coordinator,
-		Webhook:          f.ControllerProcess.Webhook,
-		WaitForWebhook:   j.WaitForWebhook,
 		InstallMultus:    j.InstallMultus,
 		DefaultCNICRName: j.DefaultCNICRName,
 		DefaultNetwork:   f.Multus.DefaultNetwork,

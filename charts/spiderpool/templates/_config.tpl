@@ -32,6 +32,11 @@ ipam:
 coordinator:
   enabled: {{ $v.coordinator.enabled }}
   name: {{ $v.coordinator.name }}
+  {{- with $v.global.ciliumConfigMap }}
+  ciliumConfigMap:
+    namespace: {{ dir . }}
+    name: {{ base . }}
+  {{- end }}
   spec:
     mode: {{ $v.coordinator.mode }}
     podCIDRType: {{ $v.coordinator.podCIDRType }}

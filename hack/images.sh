@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# Builds the product's container images from bin/ into dist/images/, without a
+# Docker daemon. The tag is the chart's appVersion, so that the chart finds them.
+# Those who have Docker use the Dockerfile, which makes the same images.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+tag=$(awk '$1 == "appVersion:" {print $2}' charts/spiderpool/Chart.yaml)
+repository=ghcr.io/spidernet-io/spiderpool
+mkdir -p dist/images
+
+# image NAME ENTRYPOINT PROGRAM:DESTINATION...
+image() {
+  local name=$1 entrypoint=$2 add=()
+  shift 2
+  for program; do add+=(--add "bin/${program%%:*}:${program#*:}:755"); done
+  bin/lab image build --tag "$repository/$name:$tag" "${add[@]}" \
+    --add LICENSE:/licenses/LICENSE:644 \
+    --link /run:/var/run \
+    --label "org.opencontainers.image.version=$tag" \
+    --label org.opencontainers.image.licenses=Apache-2.0 \
+    --entrypoint "$entrypoint" -o "dist/images/$name.tar"
+  echo "$repository/$name:$tag  dist/images/$name.tar"
+}
+
+image spiderpool-agent /usr/bin/spiderpool-agent \
+  spiderpool-agent:/usr/bin/spiderpool-agent \
+  cni-install:/usr/bin/cni-install \
+  spiderpool:/opt/spiderpool/cni/spiderpool \
+  coordinator:/opt/spiderpool/cni/coordinator \
+  ifacer:/opt/spiderpool/cni/ifacer
+
+image spiderpool-controller /usr/bin/spiderpool-controller \
+  spiderpool-controller:/usr/bin/spiderpool-controller \
+  spiderpool-init:/usr/bin/spiderpool-init

@@ -1,0 +1,353 @@
+//go:build apiserver
+
+package install
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	nadv1 "github.com/k8snetworkplumbingwg/network-attachment-definition-client/pkg/apis/k8s.cni.cncf.io/v1"
+	admissionv1 "k8s.io/api/admissionregistration/v1"
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"spiderpool.dev/spiderpool/api/v2beta1"
+	"spiderpool.dev/spiderpool/internal/config"
+	"spiderpool.dev/spiderpool/internal/kube"
+	"spiderpool.dev/spiderpool/internal/kube/kubetest"
+)
+
+func TestMain(m *testing.M) { kubetest.Main(m) }
+
+// output collects what a program logs while it runs.
+type output struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.buf.Write(p)
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.buf.String()
+}
+
+func (o *output) logger() *slog.Logger { return slog.New(slog.NewTextHandler(o, nil)) }
+
+// configuration is the default one in a namespace of the test's own, with the
+// default network called ipvlan-ens5.
+func configuration(t *testing.T, c client.Client) config.Install {
+	t.Helper()
+	file := config.Default()
+	file.InstallJob.DefaultCNICRName = "ipvlan-ens5"
+	file.InstallJob.CNIConfDir = t.TempDir()
+	namespace := kubetest.Namespace(t, c)
+	cfg, err := file.Install(func(key string) string {
+		return map[string]string{config.EnvPodNamespace: namespace}[key]
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		kubetest.Remove(t, c, &v2beta1.SpiderCoordinator{ObjectMeta: metav1.ObjectMeta{Name: "default"}})
+	})
+	return cfg
+}
+
+func install(t *testing.T, c client.Client, cfg config.Install) {
+	t.Helper()
+	var out output
+	if err := Install(t.Context(), out.logger(), c, cfg); err != nil {
+		t.Fatalf("%v\n%s", err, &out)
+	}
+}
+
+func TestInstallCreatesTheDefaultObjects(t *testing.T) {
+	c := kubetest.Client(t)
+	cfg := configuration(t, c)
+	install(t, c, cfg)
+
+	attachment := &nadv1.NetworkAttachmentDefinition{}
+	get(t, c, cfg.PodNamespace, "ipvlan-ens5", attachment)
+	if attachment.Spec.Config != "" || len(attachment.OwnerReferences) > 0 {
+		t.Errorf("the default attachment is to be empty and nobody's: %+v", attachment)
+	}
+	coordinator := &v2beta1.SpiderCoordinator{}
+	get(t, c, "", "default", coordinator)
+	if got := *coordinator.Spec.Mode; got != v2beta1.ModeAuto {
+		t.Errorf("mode %q, want auto", got)
+	}
+	if got := fmt.Sprint(coordinator.Spec.HijackCIDR); got != "[169.254.0.0/16]" {
+		t.Errorf("hijackCIDR %s", got)
+	}
+	if got := *coordinator.Spec.VethMTU; got != 1500 {
+		t.Errorf("vethMTU %d", got)
+	}
+	probe := &v2beta1.SpiderReservedIP{ObjectMeta: metav1.ObjectMeta{Name: "spiderpool-init-probe"}}
+	if err := c.Get(t.Context(), client.ObjectKeyFromObject(probe), probe); !apierrors.IsNotFound(err) {
+		t.Errorf("the probe was created for real: %v", err)
+	}
+}
+
+func TestInstallAgainLeavesChangesAlone(t *testing.T) {
+	c := kubetest.Client(t)
+	cfg := configuration(t, c)
+	install(t, c, cfg)
+
+	attachment := &nadv1.NetworkAttachmentDefinition{}
+	get(t, c, cfg.PodNamespace, "ipvlan-ens5", attachment)
+	attachment.Spec.Config = `{"cniVersion":"0.3.1","name":"x","plugins":[]}`
+	coordinator := &v2beta1.SpiderCoordinator{}
+	get(t, c, "", "default", coordinator)
+	coordinator.Spec.Mode = new(v2beta1.ModeUnderlay)
+	for _, object := range []client.Object{attachment, coordinator} {
+		if err := c.Update(t.Context(), object); err != nil {
+			t.Fatal(err)
+		}
+	}
+	versions := attachment.ResourceVersion + " " + coordinator.ResourceVersion
+
+	install(t, c, cfg)
+	get(t, c, cfg.PodNamespace, "ipvlan-ens5", attachment)
+	get(t, c, "", "default", coordinator)
+	if got := attachment.ResourceVersion + " " + coordinator.ResourceVersion; got != versions {
+		t.Errorf("resource versions %s, want %s: nothing written", got, versions)
+	}
+}
+
+func TestDefaultAttachmentByTheThreeRules(t *testing.T) {
+	c := kubetest.Client(t)
+	tests := map[string]struct {
+		name, file, want string
+	}{
+		"named":              {name: "macvlan-ens6", file: `{"name":"k8s-pod-network","type":"calico"}`, want: "macvlan-ens6"},
+		"first on the node":  {file: `{"name":"k8s-pod-network","type":"calico"}`, want: "k8s-pod-network"},
+		"none on the node":   {want: "default"},
+		"multus on the node": {file: `{"name":"multus-cni-network","type":"multus"}`, want: "default"},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			cfg := configuration(t, c)
+			cfg.DefaultCNICRName = test.name
+			if test.file != "" {
+				if err := os.WriteFile(filepath.Join(cfg.CNIConfDir, "10-x.conf"), []byte(test.file), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			install(t, c, cfg)
+			list := &nadv1.NetworkAttachmentDefinitionList{}
+			if err := c.List(t.Context(), list, client.InNamespace(cfg.PodNamespace)); err != nil {
+				t.Fatal(err)
+			}
+			if len(list.Items) != 1 || list.Items[0].Name != test.want || list.Items[0].Spec.Config != "" {
+				t.Errorf("attachments %+v, want an empty one called %s", list.Items, test.want)
+			}
+		})
+	}
+}
+
+func TestNetworkThatCannotNameAnObjectIsRefused(t *testing.T) {
+	c := kubetest.Client(t)
+	cfg := configuration(t, c)
+	cfg.DefaultCNICRName = ""
+	if err := os.WriteFile(filepath.Join(cfg.CNIConfDir, "10-x.conf"), []byte(`{"name":"My_Net","type":"bridge"}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	err := Install(t.Context(), slog.New(slog.DiscardHandler), c, cfg)
+	if err == nil || !strings.Contains(err.Error(), `"My_Net", which cannot be the name of a NetworkAttachmentDefinition: set multus.multusCNI.defaultCniCRName`) {
+		t.Errorf("error %v", err)
+	}
+}
+
+func TestWithoutMultusAndCoordinatorNothingIsCreated(t *testing.T) {
+	c := kubetest.Client(t)
+	cfg := configuration(t, c)
+	cfg.InstallMultus, cfg.Coordinator.Enabled = false, false
+	install(t, c, cfg)
+	list := &nadv1.NetworkAttachmentDefinitionList{}
+	if err := c.List(t.Context(), list, client.InNamespace(cfg.PodNamespace)); err != nil || len(list.Items) != 0 {
+		t.Errorf("attachments %+v, %v", list.Items, err)
+	}
+	coordinator := &v2beta1.SpiderCoordinator{}
+	if err := c.Get(t.Context(), client.ObjectKey{Name: "default"}, coordinator); !apierrors.IsNotFound(err) {
+		t.Errorf("SpiderCoordinator: %v", err)
+	}
+}
+
+func TestDefaultPoolsAreCreatedWithTheirSubnets(t *testing.T) {
+	c := kubetest.Client(t)
+	cfg := configuration(t, c)
+	cfg.DefaultPools = []config.DefaultPool{
+		{Name: "default-v4-ippool", SubnetName: "v4", IPVersion: 4, Subnet: "10.9.0.0/16", IPRanges: []string{"10.9.0.10-10.9.0.20"}, Gateway: "10.9.0.1"},
+		{Name: "default-v6-ippool", IPVersion: 6, Subnet: "fd00:9::/64", IPRanges: []string{"fd00:9::10-fd00:9::20"}},
+	}
+	t.Cleanup(func() {
+		for _, name := range []string{"default-v4-ippool", "default-v6-ippool"} {
+			kubetest.Remove(t, c, &v2beta1.SpiderIPPool{ObjectMeta: metav1.ObjectMeta{Name: name}})
+		}
+		kubetest.Remove(t, c, &v2beta1.SpiderSubnet{ObjectMeta: metav1.ObjectMeta{Name: "v4"}})
+	})
+	install(t, c, cfg)
+
+	pool := &v2beta1.SpiderIPPool{}
+	get(t, c, "", "default-v4-ippool", pool)
+	if !*pool.Spec.Default || *pool.Spec.IPVersion != 4 || *pool.Spec.Gateway != "10.9.0.1" || pool.Spec.Subnet != "10.9.0.0/16" {
+		t.Errorf("IPv4 pool %+v", pool.Spec)
+	}
+	get(t, c, "", "v4", &v2beta1.SpiderSubnet{})
+	get(t, c, "", "default-v6-ippool", pool)
+	if pool.Spec.Gateway != nil || *pool.Spec.IPVersion != 6 {
+		t.Errorf("IPv6 pool %+v", pool.Spec)
+	}
+}
+
+func TestRefusedPoolFailsAtOnceWithTheReason(t *testing.T) {
+	c := kubetest.Client(t)
+	cfg := configuration(t, c)
+	cfg.DefaultPools = []config.DefaultPool{{Name: "bad", IPVersion: 4, Subnet: "10.8.0.0/16", IPRanges: []string{"10.7.0.1"}}}
+	err := Install(t.Context(), slog.New(slog.DiscardHandler), c, cfg)
+	if err == nil || !strings.Contains(err.Error(), "SpiderIPPool bad") || !strings.Contains(err.Error(), "10.7.0.1") {
+		t.Errorf("error %v", err)
+	}
+}
+
+func TestInstallWaitsForTheWebhooks(t *testing.T) {
+	c := kubetest.Client(t)
+	cfg := configuration(t, c)
+	away := &admissionv1.ValidatingWebhookConfiguration{
+		ObjectMeta: metav1.ObjectMeta{Name: "away"},
+		Webhooks: []admissionv1.ValidatingWebhook{{
+			Name:                    "reserved.spiderpool.test",
+			AdmissionReviewVersions: []string{"v1"},
+			SideEffects:             new(admissionv1.SideEffectClassNone),
+			// Port 1 of this host has no listener.
+			ClientConfig: admissionv1.WebhookClientConfig{URL: new("https://127.0.0.1:1/validate")},
+			Rules: []admissionv1.RuleWithOperations{{
+				Operations: []admissionv1.OperationType{admissionv1.Create},
+				Rule:       admissionv1.Rule{APIGroups: []string{v2beta1.GroupVersion.Group}, APIVersions: []string{"*"}, Resources: []string{"spiderreservedips"}},
+			}},
+		}},
+	}
+	kubetest.Create(t, c, away)
+	reserved := &v2beta1.SpiderReservedIP{ObjectMeta: metav1.ObjectMeta{Name: "x"}}
+	kubetest.Eventually(t, func(ctx context.Context) error { // the API server takes the webhook in
+		if err := c.Create(ctx, reserved.DeepCopy(), client.DryRunAll); err != nil {
+			return nil
+		}
+		return errors.New("the webhook is not called")
+	})
+
+	var out output
+	done := make(chan error, 1)
+	go func() { done <- Install(t.Context(), out.logger(), c, cfg) }()
+	kubetest.Eventually(t, func(context.Context) error {
+		if !strings.Contains(out.String(), "waiting") {
+			return errors.New("it does not wait")
+		}
+		return nil
+	})
+	if !strings.Contains(out.String(), "the webhook reserved.spiderpool.test does not answer yet") {
+		t.Errorf("it does not say what it waits for:\n%s", &out)
+	}
+	kubetest.Remove(t, c, away)
+	if err := <-done; err != nil {
+		t.Errorf("%v\n%s", err, &out)
+	}
+	if n := strings.Count(out.String(), "level=INFO msg=waiting"); n != 1 {
+		t.Errorf("it says %d times that it waits, want once:\n%s", n, &out)
+	}
+}
+
+func TestTimeoutSaysWhatItWaitedFor(t *testing.T) {
+	c := kubetest.Client(t)
+	cfg := configuration(t, c)
+	cfg.Timeout = 300 * time.Millisecond
+	attachments := &apiextensionsv1.CustomResourceDefinition{}
+	if err := apiextensionsv1.AddToScheme(c.Scheme()); err != nil {
+		t.Fatal(err)
+	}
+	const crd = "network-attachment-definitions.k8s.cni.cncf.io"
+	get(t, c, "", crd, attachments)
+	kubetest.Remove(t, c, attachments.DeepCopy())
+	kubetest.Eventually(t, func(ctx context.Context) error {
+		if err := c.Get(ctx, client.ObjectKey{Name: crd}, &apiextensionsv1.CustomResourceDefinition{}); !apierrors.IsNotFound(err) {
+			return fmt.Errorf("the CRD is still there: %v", err)
+		}
+		return nil
+	})
+	t.Cleanup(func() {
+		attachments.ResourceVersion = ""
+		if err := c.Create(context.Background(), attachments); err != nil {
+			t.Errorf("restore the CRD: %v", err)
+		}
+	})
+	// The mapper of this client has not seen the kind.
+	fresh, err := client.New(kubetest.Config(t), client.Options{Scheme: kube.NewScheme()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = Install(t.Context(), slog.New(slog.DiscardHandler), fresh, cfg)
+	want := "waited for NetworkAttachmentDefinition " + cfg.PodNamespace + "/ipvlan-ens5, because its kind is not served yet, until the timeout of 300ms (spiderpoolInit.timeout)"
+	if err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("error %v, want %q", err, want)
+	}
+}
+
+func TestCleanupRemovesFinalizersAndWhatInstallCreated(t *testing.T) {
+	c := kubetest.Client(t)
+	cfg := configuration(t, c)
+	install(t, c, cfg)
+	pool := &v2beta1.SpiderIPPool{
+		ObjectMeta: metav1.ObjectMeta{Name: "kept", Finalizers: []string{"example.org/theirs", v2beta1.Finalizer}},
+		Spec:       v2beta1.SpiderIPPoolSpec{Subnet: "10.6.0.0/16"},
+	}
+	theirs := &nadv1.NetworkAttachmentDefinition{ObjectMeta: metav1.ObjectMeta{Namespace: cfg.PodNamespace, Name: "theirs"}}
+	filled := &nadv1.NetworkAttachmentDefinition{
+		ObjectMeta: objectMeta(cfg.PodNamespace, "filled"),
+		Spec:       nadv1.NetworkAttachmentDefinitionSpec{Config: `{}`},
+	}
+	kubetest.Create(t, c, pool, theirs, filled)
+
+	for range 2 { // again changes nothing
+		if err := Cleanup(t.Context(), slog.New(slog.DiscardHandler), c); err != nil {
+			t.Fatal(err)
+		}
+	}
+	get(t, c, "", "kept", pool)
+	if got := fmt.Sprint(pool.Finalizers); got != "[example.org/theirs]" {
+		t.Errorf("finalizers %s, want only the foreign one", got)
+	}
+	get(t, c, cfg.PodNamespace, "theirs", theirs)
+	get(t, c, cfg.PodNamespace, "filled", filled)
+	for _, gone := range []client.Object{
+		&nadv1.NetworkAttachmentDefinition{ObjectMeta: metav1.ObjectMeta{Namespace: cfg.PodNamespace, Name: "ipvlan-ens5"}},
+		&v2beta1.SpiderCoordinator{ObjectMeta: metav1.ObjectMeta{Name: "default"}},
+	} {
+		if err := c.Get(t.Context(), client.ObjectKeyFromObject(gone), gone); !apierrors.IsNotFound(err) {
+			t.Errorf("%s is still there: %v", describe(gone), err)
+		}
+	}
+}
+
+func get(t *testing.T, c client.Client, namespace, name string, into client.Object) {
+	t.Helper()
+	if err := c.Get(t.Context(), client.ObjectKey{Namespace: namespace, Name: name}, into); err != nil {
+		t.Fatal(err)
+	}
+}
