@@ -1,0 +1,119 @@
+package coordinator
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"go4.org/netipx"
+
+	"spiderpool.dev/spiderpool/api/v2beta1"
+)
+
+// origin is where networks were found, as it is called in messages, and what it says.
+type origin struct {
+	name     string
+	networks []string
+}
+
+// facts is what the cluster says about its networks.
+type facts struct {
+	// services are the sources of ClusterIP networks, the best first.
+	services []origin
+	// cluster are the sources of the pod networks of Kubernetes itself, the best first.
+	cluster []origin
+	// calico and cilium are nil where the cluster has no such network.
+	calico, cilium *origin
+}
+
+// findings is the status that follows from the facts.
+type findings struct {
+	overlayPodCIDR, serviceCIDR []string
+	source                      string // of overlayPodCIDR
+	missing                     string // why this is not all; empty when it is
+}
+
+// decide finds the networks of services and of overlay pods.
+func decide(kind v2beta1.PodCIDRType, f facts) findings {
+	var out findings
+	var problems []string
+	services, err := firstOf(f.services)
+	if err != nil {
+		problems = append(problems, "serviceCIDR: "+err.Error())
+	}
+	out.serviceCIDR = services.networks
+	pods, err := podNetworks(kind, f)
+	if err != nil {
+		problems = append(problems, "overlayPodCIDR: "+err.Error())
+	}
+	out.overlayPodCIDR, out.source = pods.networks, pods.name
+	out.missing = strings.Join(problems, "; ")
+	return out
+}
+
+func podNetworks(kind v2beta1.PodCIDRType, f facts) (origin, error) {
+	switch kind {
+	case v2beta1.PodCIDRNone:
+		return origin{name: "spec.podCIDRType none"}, nil
+	case v2beta1.PodCIDRCluster:
+		return firstOf(f.cluster)
+	case v2beta1.PodCIDRCalico:
+		if f.calico == nil {
+			return origin{}, fmt.Errorf("spec.podCIDRType is calico, but the cluster has no IPPool of crd.projectcalico.org; write auto, cluster or none")
+		}
+		return canonical(*f.calico)
+	case v2beta1.PodCIDRCilium:
+		if f.cilium == nil {
+			return origin{}, fmt.Errorf("spec.podCIDRType is cilium, but the cluster has no ConfigMap of Cilium; write auto, cluster or none")
+		}
+		return canonical(*f.cilium)
+	}
+	// auto: the network that is there.
+	if f.calico != nil {
+		return canonical(*f.calico)
+	}
+	if f.cilium != nil {
+		return canonical(*f.cilium)
+	}
+	if found, err := firstOf(f.cluster); err == nil {
+		return found, nil
+	}
+	// A cluster need not have an overlay network.
+	return origin{name: "no overlay network found"}, nil
+}
+
+// firstOf returns the first source that says anything.
+func firstOf(sources []origin) (origin, error) {
+	var tried []string
+	for _, s := range sources {
+		if len(s.networks) > 0 {
+			return canonical(s)
+		}
+		tried = append(tried, s.name)
+	}
+	return origin{}, fmt.Errorf("found in none of: %s", strings.Join(tried, ", "))
+}
+
+// canonical returns the networks masked, merged and sorted, IPv4 first.
+func canonical(s origin) (origin, error) {
+	var builder netipx.IPSetBuilder
+	for _, text := range s.networks {
+		prefix, err := netip.ParsePrefix(strings.TrimSpace(text))
+		if err != nil {
+			return origin{}, fmt.Errorf("%s says %q, which is not a network in CIDR notation", s.name, text)
+		}
+		builder.AddPrefix(prefix.Masked())
+	}
+	set, err := builder.IPSet()
+	if err != nil {
+		return origin{}, fmt.Errorf("%s: %w", s.name, err)
+	}
+	prefixes := set.Prefixes()
+	slices.SortFunc(prefixes, func(a, b netip.Prefix) int { return a.Addr().Compare(b.Addr()) })
+	out := origin{name: s.name}
+	for _, p := range prefixes {
+		out.networks = append(out.networks, p.String())
+	}
+	return out, nil
+}

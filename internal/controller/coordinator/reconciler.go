@@ -1,0 +1,181 @@
+// Package coordinator finds out the networks of a cluster's services and overlay
+// pods and keeps them in the status of the SpiderCoordinator, from which agents
+// hand them to the coordinator plugin.
+//
+// Where they are found depends on the cluster; decide is the rule, the rest of
+// the package reads and watches. The status is live: it follows the objects that
+// it was read from.
+package coordinator
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/tools/events"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/builder"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+	"sigs.k8s.io/controller-runtime/pkg/source"
+
+	"spiderpool.dev/spiderpool/api/v2beta1"
+	"spiderpool.dev/spiderpool/internal/kube"
+)
+
+// recheck is how often the static pods of a control plane, which are not
+// watched, are looked at again.
+const recheck = 10 * time.Minute
+
+// Options name what the reconciler works on.
+type Options struct {
+	// Name is the SpiderCoordinator whose status is kept.
+	Name string
+	// CiliumConfigMap is the ConfigMap with Cilium's configuration.
+	CiliumConfigMap client.ObjectKey
+}
+
+// Reconciler keeps the status of the SpiderCoordinator.
+type Reconciler struct {
+	client          client.Client
+	live            client.Reader
+	cache           cache.Cache
+	mapper          meta.RESTMapper
+	recorder        events.EventRecorder
+	log             *slog.Logger
+	name            string
+	ciliumConfigMap client.ObjectKey
+	controller      controller.Controller
+
+	mu      sync.Mutex
+	watched map[schema.GroupVersionKind]bool
+}
+
+// Setup adds the reconciler to the manager.
+func Setup(mgr ctrl.Manager, options Options, log *slog.Logger) error {
+	r := &Reconciler{
+		client: mgr.GetClient(), live: mgr.GetAPIReader(), cache: mgr.GetCache(), mapper: mgr.GetRESTMapper(),
+		recorder: mgr.GetEventRecorder("spiderpool-controller"), log: log,
+		name: options.Name, ciliumConfigMap: options.CiliumConfigMap, watched: map[schema.GroupVersionKind]bool{},
+	}
+	definitions := &metav1.PartialObjectMetadata{}
+	definitions.SetGroupVersionKind(schema.GroupVersionKind{Group: "apiextensions.k8s.io", Version: "v1", Kind: "CustomResourceDefinition"})
+	b := ctrl.NewControllerManagedBy(mgr).
+		Named("coordinator").
+		For(&v2beta1.SpiderCoordinator{}).
+		Watches(&corev1.ConfigMap{}, r.enqueue(), builder.WithPredicates(predicate.NewPredicateFuncs(r.isConfiguration))).
+		Watches(&corev1.Node{}, r.enqueue(), builder.WithPredicates(podCIDRsChanged())).
+		WatchesMetadata(definitions, r.enqueue(), builder.WithPredicates(predicate.NewPredicateFuncs(isOverlay)))
+	if _, err := r.mapper.RESTMapping(schema.GroupKind{Group: networkingv1.GroupName, Kind: "ServiceCIDR"}, "v1"); err == nil {
+		b = b.Watches(&networkingv1.ServiceCIDR{}, r.enqueue())
+	} else if !meta.IsNoMatchError(err) {
+		return fmt.Errorf("find out whether the cluster has ServiceCIDRs: %w", err)
+	}
+	var err error
+	r.controller, err = b.Build(r)
+	return err
+}
+
+func (r *Reconciler) enqueue() handler.EventHandler {
+	return handler.EnqueueRequestsFromMapFunc(func(context.Context, client.Object) []reconcile.Request {
+		return []reconcile.Request{{NamespacedName: client.ObjectKey{Name: r.name}}}
+	})
+}
+
+func (r *Reconciler) isConfiguration(o client.Object) bool {
+	key := client.ObjectKeyFromObject(o)
+	return key == r.ciliumConfigMap || key == client.ObjectKey{Namespace: systemNamespace, Name: kubeadmConfigMap}
+}
+
+// isOverlay tells the CustomResourceDefinitions of overlay networks from others.
+func isOverlay(o client.Object) bool {
+	return o.GetName() == "ippools.crd.projectcalico.org" || o.GetName() == "ciliumpodippools.cilium.io"
+}
+
+// podCIDRsChanged lets through what changes the networks of nodes, and not their heartbeats.
+func podCIDRsChanged() predicate.Predicate {
+	return predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
+		before, after := e.ObjectOld.(*corev1.Node), e.ObjectNew.(*corev1.Node)
+		return !equality.Semantic.DeepEqual(before.Spec.PodCIDRs, after.Spec.PodCIDRs)
+	}}
+}
+
+// watches reports whether objects of the kind are in the cache, and takes them
+// in when the cluster has the kind and they are not.
+func (r *Reconciler) watches(kind schema.GroupVersionKind) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.watched[kind] {
+		return true
+	}
+	if _, err := r.mapper.RESTMapping(kind.GroupKind(), kind.Version); err != nil {
+		return false
+	}
+	object := &unstructured.Unstructured{}
+	object.SetGroupVersionKind(kind)
+	if err := r.controller.Watch(source.Kind[client.Object](r.cache, object, r.enqueue())); err != nil {
+		r.log.Error("watch an overlay network", "kind", kind.String(), "error", err)
+		return false
+	}
+	r.watched[kind] = true
+	return true
+}
+
+// Reconcile writes the status of a SpiderCoordinator.
+func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.Result, error) {
+	coordinator := &v2beta1.SpiderCoordinator{}
+	if err := r.client.Get(ctx, request.NamespacedName, coordinator); err != nil {
+		return ctrl.Result{}, client.IgnoreNotFound(err)
+	}
+	if request.Name != r.name {
+		return ctrl.Result{}, r.report(ctx, coordinator, findings{
+			missing: fmt.Sprintf("only the SpiderCoordinator %q is used; change that one and delete this", r.name),
+		})
+	}
+	f, err := r.collect(ctx)
+	if err != nil {
+		return ctrl.Result{}, err
+	}
+	kind := v2beta1.PodCIDRAuto
+	if coordinator.Spec.PodCIDRType != nil {
+		kind = *coordinator.Spec.PodCIDRType
+	}
+	return ctrl.Result{RequeueAfter: recheck}, r.report(ctx, coordinator, decide(kind, f))
+}
+
+func (r *Reconciler) report(ctx context.Context, coordinator *v2beta1.SpiderCoordinator, found findings) error {
+	before := coordinator.DeepCopy()
+	status := &coordinator.Status
+	status.OverlayPodCIDR, status.ServiceCIDR = found.overlayPodCIDR, found.serviceCIDR
+	status.Phase, status.Reason = v2beta1.CoordinatorSynced, ""
+	ready := kube.Ready{OK: true, Reason: "Synced", Message: "overlayPodCIDR is from: " + found.source}
+	if found.missing != "" {
+		status.Phase, status.Reason = v2beta1.CoordinatorNotReady, found.missing
+		ready = kube.Ready{Reason: "NotReady", Message: found.missing}
+	}
+	ready.Set(&status.Conditions, coordinator.Generation)
+	if equality.Semantic.DeepEqual(before.Status, *status) {
+		return nil
+	}
+	if !ready.OK {
+		r.recorder.Eventf(coordinator, nil, corev1.EventTypeWarning, ready.Reason, "Reconcile", "%s", kube.EventNote(ready.Message))
+	}
+	if err := client.IgnoreNotFound(r.client.Status().Patch(ctx, coordinator, client.MergeFrom(before))); err != nil {
+		return fmt.Errorf("write the status of SpiderCoordinator %s: %w", coordinator.Name, err)
+	}
+	return nil
+}
