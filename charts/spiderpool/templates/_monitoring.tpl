@@ -1,0 +1,80 @@
+{{/* A ServiceMonitor. Arguments: root, component, values (of the program). */}}
+{{- define "spiderpool.serviceMonitor" -}}
+{{- $m := .values.prometheus.serviceMonitor -}}
+{{- if $m.install -}}
+{{- if not .values.prometheus.enabled -}}
+{{- fail (printf "spiderpool%s.prometheus.serviceMonitor.install is true and spiderpool%s.prometheus.enabled is false: there would be no metrics to collect; switch both on" (title .component) (title .component)) -}}
+{{- end -}}
+apiVersion: monitoring.coreos.com/v1
+kind: ServiceMonitor
+metadata:
+  name: {{ .values.name }}
+  namespace: {{ default .root.Release.Namespace $m.namespace }}
+  {{- include "spiderpool.metadata" (dict "root" .root "component" .component "labels" $m.labels "annotations" $m.annotations) | nindent 2 }}
+spec:
+  selector:
+    matchLabels:
+      {{- include "spiderpool.selectorLabels" . | nindent 6 }}
+  namespaceSelector:
+    matchNames: [{{ .root.Release.Namespace }}]
+  endpoints:
+    - port: metrics
+      path: /metrics
+{{- end -}}
+{{- end -}}
+
+{{/* A PrometheusRule. Arguments: root, component, values (of the program), rules (YAML). */}}
+{{- define "spiderpool.prometheusRule" -}}
+{{- $r := .values.prometheus.prometheusRule -}}
+{{- if $r.install -}}
+{{- if not .values.prometheus.enabled -}}
+{{- fail (printf "spiderpool%s.prometheus.prometheusRule.install is true and spiderpool%s.prometheus.enabled is false: the rules would never fire; switch both on" (title .component) (title .component)) -}}
+{{- end -}}
+apiVersion: monitoring.coreos.com/v1
+kind: PrometheusRule
+metadata:
+  name: {{ .values.name }}
+  namespace: {{ default .root.Release.Namespace $r.namespace }}
+  {{- include "spiderpool.metadata" (dict "root" .root "component" .component "labels" $r.labels "annotations" $r.annotations) | nindent 2 }}
+spec:
+  groups:
+    - name: {{ .values.name }}
+      rules:
+        {{- .rules | trim | nindent 8 }}
+{{- end -}}
+{{- end -}}
+
+{{- define "spiderpool.agentAlerts" -}}
+- alert: SpiderpoolAddressesNotAssigned
+  expr: >-
+    sum by (instance) (rate(spiderpool_ipam_allocation_failure_counts[5m])) * 100
+    > {{ .Values.spiderpoolAgent.prometheus.prometheusRule.failurePercent }}
+    * sum by (instance) (rate(spiderpool_ipam_allocation_counts[5m]))
+  for: 5m
+  labels:
+    severity: warning
+  annotations:
+    summary: Pods on {{ "{{ $labels.instance }}" }} do not get addresses.
+    description: >-
+      More than {{ .Values.spiderpoolAgent.prometheus.prometheusRule.failurePercent }}% of the requests failed in the last five minutes.
+      The events of the pods name every pool and why it was not used.
+- alert: SpiderpoolAddressesUsedUp
+  expr: sum by (instance) (increase(spiderpool_ipam_allocation_err_ip_used_out_counts[5m])) > 0
+  for: 5m
+  labels:
+    severity: warning
+  annotations:
+    summary: Pools have no address left for pods on {{ "{{ $labels.instance }}" }}.
+    description: Add addresses to the pools that the events of the pods name.
+{{- end -}}
+
+{{- define "spiderpool.controllerAlerts" -}}
+- alert: SpiderpoolReclaimFails
+  expr: increase(spiderpool_ip_gc_failure_counts[10m]) > 0
+  for: 30m
+  labels:
+    severity: warning
+  annotations:
+    summary: Addresses of pods that are gone are not taken back.
+    description: The log of the controller says why. Addresses stay reserved until it succeeds.
+{{- end -}}
