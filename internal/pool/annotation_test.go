@@ -1,0 +1,185 @@
+package pool
+
+import (
+	"errors"
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+)
+
+func TestAnnotationsAreRead(t *testing.T) {
+	t.Parallel()
+	yes := true
+	pools, err := ParseIPPools(`[{"interface":"eth0","ipv4":["a"],"ipv6":["b","c*"],"cleangateway":true},{"interface":"net1"}]`)
+	want := []InterfacePools{{"eth0", Names{[]string{"a"}, []string{"b", "c*"}}, &yes}, {Interface: "net1"}}
+	if err != nil || !reflect.DeepEqual(pools, want) {
+		t.Errorf("ippools: %+v, %v; want %+v", pools, err, want)
+	}
+	routes, err := ParseRoutes(`[{"dst":"10.0.0.0/8","gw":"172.31.16.1"},{"dst":"::/0","gw":"fd00::1"}]`)
+	if err != nil || fmt.Sprint(routes) != "[{10.0.0.0/8 172.31.16.1} {::/0 fd00::1}]" {
+		t.Errorf("routes: %v, %v", routes, err)
+	}
+	dns, err := ParseDNS(`{"nameservers":["10.0.0.10"],"domain":"d","search":["s"],"options":["ndots:2"]}`)
+	if err != nil || !reflect.DeepEqual(dns, DNS{[]string{"10.0.0.10"}, "d", []string{"s"}, []string{"ndots:2"}}) {
+		t.Errorf("dns: %v, %v", dns, err)
+	}
+}
+
+// The examples that error messages give are correct.
+func TestExamplesParse(t *testing.T) {
+	t.Parallel()
+	for example, parse := range parsers() {
+		if err := parse(example); err != nil {
+			t.Errorf("%s: %v", example, err)
+		}
+	}
+}
+
+func parsers() map[string]func(string) error {
+	return map[string]func(string) error{
+		exampleIPPool:         func(s string) error { _, err := ParseIPPool(s); return err },
+		exampleIPPools:        func(s string) error { _, err := ParseIPPools(s); return err },
+		exampleRoutes:         func(s string) error { _, err := ParseRoutes(s); return err },
+		exampleDNS:            func(s string) error { _, err := ParseDNS(s); return err },
+		exampleNamespacePools: func(s string) error { _, err := ParseNamespacePools(annotationNamespaceIPv4, s); return err },
+	}
+}
+
+func TestBadAnnotationsAreRefusedWithAnExample(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct{ example, value, want string }{
+		{exampleIPPool, `{"ipv4":["a"]`, "it ends too early"},
+		{exampleIPPool, ``, "it ends too early"},
+		{exampleIPPool, `{ipv4:["a"]}`, "is not JSON: invalid character 'i'"},
+		{exampleIPPool, `{"ipv4":["a"]} x`, "has something after the JSON value"},
+		{exampleIPPool, `{"ipv4":"a"}`, "ipv4 is a JSON string, want a list"},
+		{exampleIPPool, `["a"]`, "is a JSON array, want an object"},
+		{exampleIPPool, `{"ipv5":["a"]}`, `unknown field "ipv5"`},
+		{exampleIPPool, `{"ipv4":["A_b"]}`, `ipv4[0] "A_b" cannot be the name of a SpiderIPPool`},
+		{exampleIPPool, `{"ipv6":["a",""]}`, `ipv6[1] "" cannot be the name`},
+		{exampleIPPool, `{}`, "names no pool"},
+		{exampleIPPools, `{"interface":"eth0"}`, "is a JSON object, want a list"},
+		{exampleIPPools, `[]`, "is an empty list"},
+		{exampleIPPools, `[{"interface":"eth0","ipv4":["a"]},{"ipv4":["b"]}]`, "[1] and [0]: either every entry names its interface or none does"},
+		{exampleIPPools, `[{"interface":"eth0"},{"interface":"eth0"}]`, "[0] and [1] are both for interface eth0"},
+		{exampleIPPools, `[{"interface":"eth0","cleangateway":"yes"}]`, "cleangateway is a JSON string, want true or false"},
+		{exampleIPPools, `[{"interface":"eth0","ipv6":["?"]}]`, `[0].ipv6[0] "?" cannot be the name`},
+		{exampleNamespacePools, `"a"`, "is a JSON string, want a list"},
+		{exampleNamespacePools, `["a b"]`, `[0] "a b" cannot be the name`},
+		{exampleRoutes, `[{"dst":"10.0.0.0","gw":"10.0.0.1"}]`, `[0].dst "10.0.0.0" is not a network in CIDR notation`},
+		{exampleRoutes, `[{"dst":"10.0.0.1/8","gw":"10.0.0.1"}]`, "[0].dst 10.0.0.1/8 has host bits; write 10.0.0.0/8"},
+		{exampleRoutes, `[{"dst":"10.0.0.0/8","gw":"x"}]`, `[0].gw "x" is not an IP address`},
+		{exampleRoutes, `[{"dst":"10.0.0.0/8","gw":"fd00::1"}]`, "[0].gw fd00::1 is not of the IP version of dst 10.0.0.0/8"},
+		{exampleDNS, `{"nameservers":["dns.example.org"]}`, `nameservers[0] "dns.example.org" is not an IP address`},
+	} {
+		t.Run(tc.value, func(t *testing.T) {
+			t.Parallel()
+			err := parsers()[tc.example](tc.value)
+			var bad *AnnotationError
+			if !errors.As(err, &bad) || bad.Value != tc.value || !strings.Contains(err.Error(), tc.want) {
+				t.Fatalf("error is %v, want an AnnotationError with %q", err, tc.want)
+			}
+			if !strings.Contains(err.Error(), "annotation ipam.spidernet.io/") || !strings.HasSuffix(err.Error(), tc.example) {
+				t.Errorf("error %q does not name the annotation and a correct value", err)
+			}
+		})
+	}
+}
+
+func TestBadAnnotationStopsTheSelection(t *testing.T) {
+	t.Parallel()
+	c := catalog(newPool(t, "p"))
+	for _, req := range []*Request{
+		newRequest(podAnnotation(annotationIPPool, "x")),
+		newRequest(podAnnotation(annotationIPPools, "x")),
+		newRequest(func(r *Request) { r.Namespace.Annotations[annotationNamespaceIPv4] = "x" }),
+	} {
+		_, err := SelectAll(c, req, []int{4})
+		var bad *AnnotationError
+		if !errors.As(err, &bad) {
+			t.Errorf("error is %v, want an AnnotationError", err)
+		}
+	}
+}
+
+func TestInterfacesOfAPod(t *testing.T) {
+	t.Parallel()
+	cluster := ClusterNetwork{Default: NetworkAttachment{"kube-system", "cluster"}}
+	for _, tc := range []struct {
+		name             string
+		defaults, others string
+		want             string // "name=namespace/attachment …", or part of an error
+		bad              bool
+	}{
+		{"none", "", "", "eth0=kube-system/cluster", false},
+		{"default", "ns/a", "", "eth0=ns/a", false},
+		{"default without namespace", "a", "", "eth0=kube-system/a", false},
+		{"default in JSON", `[{"name":"a","namespace":"ns"}]`, "", "eth0=ns/a", false},
+		{"networks", "", "a, ns/b@my0 ,c", "eth0=kube-system/cluster net1=pods/a my0=ns/b net3=pods/c", false},
+		{"networks in JSON", "", `[{"name":"a"},{"name":"b","namespace":"ns","interface":"my0","ips":["10.0.0.1"]},{"name":"a"}]`,
+			"eth0=kube-system/cluster net1=pods/a my0=ns/b net3=pods/a", false},
+		{"two defaults", "a,b", "", "names 2 attachments, want one", true},
+		{"empty entry", "", "a,,b", `"" is not of the form`, true},
+		{"no name", "", "ns/", `"ns/" is not of the form`, true},
+		{"no namespace", "", "/a", `"/a" is not of the form`, true},
+		{"three parts", "", "a/b/c", `"a/b/c" is not of the form`, true},
+		{"no interface", "", "a@", `"a@" has no interface name after '@'`, true},
+		{"same interface twice", "", "a@net2,b", "two interfaces are named net2", true},
+		{"JSON without a name", "", `[{"namespace":"ns"}]`, "entry 0 has no name", true},
+		{"broken JSON", "", `[{"name":"a"`, "is not a JSON list of objects", true},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			annotations := map[string]string{annotationDefaultNetwork: tc.defaults, annotationNetworks: tc.others}
+			interfaces, err := Interfaces("pods", annotations, cluster)
+			if tc.bad {
+				var bad *AnnotationError
+				if !errors.As(err, &bad) || !strings.Contains(err.Error(), tc.want) {
+					t.Fatalf("error is %v, want %q", err, tc.want)
+				}
+				return
+			}
+			var got []string
+			for i, p := range interfaces {
+				got = append(got, p.Name+"="+p.Attachment.String())
+				if p.Position != i {
+					t.Errorf("position of %s is %d, want %d", p.Name, p.Position, i)
+				}
+			}
+			if err != nil || strings.Join(got, " ") != tc.want {
+				t.Errorf("interfaces are %v, %v; want %s", got, err, tc.want)
+			}
+		})
+	}
+}
+
+func FuzzAnnotations(f *testing.F) {
+	for example := range parsers() {
+		f.Add(example)
+	}
+	for _, seed := range []string{"", "[]", "{}", "null", "[null]", "a,ns/b@net2", `[{"name":"a"}]`, "@", "/", "a@b@c", strings.Repeat("[", 50)} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, value string) {
+		for _, parse := range parsers() {
+			err := parse(value)
+			var bad *AnnotationError
+			if err != nil && (!errors.As(err, &bad) || bad.Reason == "" || len(err.Error()) > 4096+len(value)) {
+				t.Fatalf("%q: %v", value, err)
+			}
+		}
+		interfaces, err := Interfaces("ns", map[string]string{annotationNetworks: value}, ClusterNetwork{})
+		if err != nil {
+			return
+		}
+		var names []string
+		for _, p := range interfaces {
+			if p.Name == "" || slices.Contains(names, p.Name) || p.Position > 0 && p.Attachment.Name == "" {
+				t.Fatalf("%q: %+v", value, interfaces)
+			}
+			names = append(names, p.Name)
+		}
+	})
+}

@@ -1,0 +1,320 @@
+package pool
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"spiderpool.dev/spiderpool/internal/ipset"
+)
+
+// newRequest is for eth0 of pod default/web on node master, labelled and attached
+// to kube-system/ipvlan-ens5.
+func newRequest(changes ...func(*Request)) *Request {
+	r := &Request{
+		Pod:        PodFacts{Namespace: "default", Name: "web", Labels: map[string]string{"app": "web"}, Annotations: map[string]string{}},
+		Namespace:  NamespaceFacts{Name: "default", Labels: map[string]string{"team": "a"}, Annotations: map[string]string{}},
+		Node:       NodeFacts{Name: "master", Labels: map[string]string{"zone": "a"}},
+		Interface:  "eth0",
+		Attachment: NetworkAttachment{"kube-system", "ipvlan-ens5"},
+	}
+	for _, change := range changes {
+		change(r)
+	}
+	return r
+}
+
+func podAnnotation(key, value string) func(*Request) {
+	return func(r *Request) { r.Pod.Annotations[key] = value }
+}
+
+func TestSourcesInTheirOrder(t *testing.T) {
+	t.Parallel()
+	c := catalog(newPool(t, "default"), newPool(t, "default6", v6))
+	for _, name := range []string{"subnet", "ippools", "ippool", "namespace", "configured"} {
+		c.Set(newPool(t, name, notDefault))
+	}
+	sources := []struct {
+		source Source
+		pool   string
+		apply  func(*Request)
+	}{
+		{SourceDefault, "default", func(*Request) {}},
+		{SourceConfigured, "configured", func(r *Request) { r.Configured.IPv4 = []string{"configured"} }},
+		{SourceNamespace, "namespace", func(r *Request) { r.Namespace.Annotations[annotationNamespaceIPv4] = `["namespace"]` }},
+		{SourcePodIPPool, "ippool", podAnnotation(annotationIPPool, `{"ipv4":["ippool"]}`)},
+		{SourcePodIPPools, "ippools", podAnnotation(annotationIPPools, `[{"interface":"eth0","ipv4":["ippools"]}]`)},
+		{SourceSubnet, "subnet", func(r *Request) { r.SubnetPools = &Names{IPv4: []string{"subnet"}} }},
+	}
+	req := newRequest()
+	for _, step := range sources {
+		step.apply(req)
+		s, err := Select(c, req, 4)
+		if err != nil || s.Source != step.source || !slices.Equal(s.Names(), []string{step.pool}) {
+			t.Errorf("Select = %v from %q, %v; want %s from %q", s.Names(), s.Source, err, step.pool, step.source)
+		}
+		// None of them says anything of IPv6.
+		s, err = Select(c, req, 6)
+		if err != nil || s.Source != SourceDefault || !slices.Equal(s.Names(), []string{"default6"}) {
+			t.Errorf("%s: IPv6 comes from %q: %v, %v; want the default pool", step.source, s.Source, s.Names(), err)
+		}
+	}
+}
+
+func TestIPPoolsOfAnInterface(t *testing.T) {
+	t.Parallel()
+	c := catalog(newPool(t, "a", notDefault), newPool(t, "b", notDefault), newPool(t, "d"))
+	named := podAnnotation(annotationIPPools, `[{"interface":"net1","ipv4":["b"],"cleangateway":true},{"interface":"eth0","ipv4":["a"],"cleangateway":false}]`)
+	byPosition := podAnnotation(annotationIPPools, `[{"ipv4":["a"]},{"ipv4":["b"]}]`)
+	for _, tc := range []struct {
+		name       string
+		annotation func(*Request)
+		ifname     string
+		position   int
+		configured bool // clean_gateway
+		want       string
+		clean      bool
+	}{
+		{"named first", named, "eth0", 0, true, "a", false},
+		{"named second", named, "net1", 1, false, "b", true},
+		{"not named", named, "net2", 2, true, "d", true},
+		{"first by position", byPosition, "eth0", 0, false, "a", false},
+		{"second by position", byPosition, "my-net", 1, true, "b", true},
+		{"no entry at the position", byPosition, "net2", 2, false, "d", false},
+	} {
+		req := newRequest(tc.annotation, podAnnotation(annotationIPPool, `{"ipv4":["b"]}`))
+		req.Interface, req.Position, req.CleanGateway = tc.ifname, tc.position, tc.configured
+		s, err := Select(c, req, 4)
+		if err != nil || !slices.Equal(s.Names(), []string{tc.want}) || s.CleanGateway != tc.clean {
+			t.Errorf("%s: %v, clean %t, %v; want %s, clean %t", tc.name, s.Names(), s.CleanGateway, err, tc.want, tc.clean)
+		}
+	}
+}
+
+func TestDropsNameFieldAndValue(t *testing.T) {
+	t.Parallel()
+	master := func(r *Request) {
+		r.MatchMasterSubnet = true
+		r.MasterSubnets = []netip.Prefix{netip.MustParsePrefix("172.31.16.0/20")}
+	}
+	app := func(r *Request) { r.Pod.App = &App{"apps", "v1", "Deployment", "default", "web"} }
+	for _, tc := range []struct {
+		name    string
+		change  func(*Pool)
+		request func(*Request)
+		cause   Cause
+		reason  string // empty: not dropped
+	}{
+		{"as it is", func(*Pool) {}, nil, "", ""},
+		{"terminating", func(p *Pool) { p.Terminating = true }, nil, CauseTerminating, "is being deleted"},
+		{"disabled", func(p *Pool) { p.Disabled = true }, nil, CauseDisabled, "spec.disable is true"},
+		{"other version", v6, nil, CauseVersion, "its IP version is 6, and an IPv4 address is wanted"},
+		{"node name", func(p *Pool) { p.NodeNames = []string{"worker1", "master"} }, nil, "", ""},
+		{"other node", func(p *Pool) { p.NodeNames = []string{"worker1"} }, nil, CauseNode,
+			"spec.nodeName [worker1] does not include this pod's node master"},
+		{"node name wins over affinity", func(p *Pool) {
+			p.NodeNames, p.NodeAffinity = []string{"master"}, expression("zone", In, "z")
+		}, nil, "", ""},
+		{"node affinity", func(p *Pool) { p.NodeAffinity = expression("zone", In, "a") }, nil, "", ""},
+		{"other node affinity", func(p *Pool) { p.NodeAffinity = expression("zone", In, "b", "c") }, nil, CauseNode,
+			`spec.nodeAffinity wants zone in (b,c) (label is "a") of this pod's node master`},
+		{"namespace name", func(p *Pool) { p.NamespaceNames = []string{"default"} }, nil, "", ""},
+		{"other namespace", func(p *Pool) { p.NamespaceNames = []string{"prod", "test"} }, nil, CauseNamespace,
+			"spec.namespaceName [prod test] does not include this pod's namespace default"},
+		{"namespace name wins over affinity", func(p *Pool) {
+			p.NamespaceNames, p.NamespaceAffinity = []string{"prod"}, expression("team", In, "a")
+		}, nil, CauseNamespace, "spec.namespaceName [prod] does not include this pod's namespace default"},
+		{"other namespace affinity", func(p *Pool) { p.NamespaceAffinity = &Selector{MatchLabels: map[string]string{"tier": "x"}} }, nil,
+			CauseNamespace, "spec.namespaceAffinity wants tier=x (no label tier) of this pod's namespace default"},
+		{"pod affinity", func(p *Pool) { p.PodAffinity = &Selector{MatchLabels: map[string]string{"app": "web"}} }, nil, "", ""},
+		{"other pod", func(p *Pool) { p.PodAffinity = expression("app", DoesNotExist) }, nil, CausePod,
+			`spec.podAffinity wants !app (label is "web") of this pod default/web`},
+		{"application", func(p *Pool) {
+			p.PodAffinity = &Selector{MatchLabels: map[string]string{appKind: "Deployment", appName: "web"}}
+		}, app, "", ""},
+		{"other application", func(p *Pool) { p.PodAffinity = &Selector{MatchLabels: map[string]string{appName: "db"}} }, app, CausePod,
+			`spec.podAffinity wants ipam.spidernet.io/app-name=db (label is "web") of this pod default/web`},
+		{"claimed application", func(p *Pool) { p.PodAffinity = &Selector{MatchLabels: map[string]string{appName: "db"}} },
+			func(r *Request) { r.Pod.Labels = map[string]string{appName: "db"} }, CausePod,
+			"spec.podAffinity wants ipam.spidernet.io/app-name=db (no label ipam.spidernet.io/app-name) of this pod default/web"},
+		{"attachment", func(p *Pool) { p.MultusNames = []string{"kube-system/ipvlan-ens5"} }, nil, "", ""},
+		{"attachment by its name", func(p *Pool) { p.MultusNames = []string{"other", "ipvlan-ens5"} }, nil, "", ""},
+		{"attachment of another namespace", func(p *Pool) { p.MultusNames = []string{"default/ipvlan-ens5"} }, nil, CauseMultus,
+			"spec.multusName [default/ipvlan-ens5] does not include kube-system/ipvlan-ens5, the network attachment of interface eth0"},
+		{"no attachment", func(p *Pool) { p.MultusNames = []string{"ipvlan-ens5"} }, func(r *Request) { r.Attachment = NetworkAttachment{} }, CauseMultus,
+			"spec.multusName [ipvlan-ens5]: interface eth0 is configured by no network attachment"},
+		{"not the master's subnet", func(*Pool) {}, master, CauseMaster,
+			"match_master_subnet: spec.subnet 10.0.0.0/24 is none of the networks of the master interface [172.31.16.0/20]"},
+		{"the master's subnet", func(p *Pool) { p.Subnet = netip.MustParsePrefix("172.31.16.0/20") }, master, "", ""},
+		{"no addresses", func(p *Pool) { p.IPs = ipset.Set{} }, nil, CauseEmpty, "spec.ips is empty"},
+		{"all excluded", func(p *Pool) { p.Exclude = p.IPs }, nil, CauseEmpty,
+			"all addresses of spec.ips [10.0.0.10-10.0.0.20] are excluded by spec.excludeIPs, the gateway, the network's own addresses or a SpiderReservedIP"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			req := newRequest(podAnnotation(annotationIPPool, `{"ipv4":["p"]}`))
+			if tc.request != nil {
+				tc.request(req)
+			}
+			s, err := Select(catalog(newPool(t, "p", tc.change)), req, 4)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if tc.reason == "" {
+				if len(s.Pools) != 1 || len(s.Drops) != 0 {
+					t.Errorf("dropped: %v", s.Drops)
+				}
+				return
+			}
+			if want := []Drop{{"p", tc.cause, tc.reason}}; !slices.Equal(s.Drops, want) || len(s.Pools) != 0 {
+				t.Errorf("drops are\n%q, want\n%q", s.Drops, want)
+			}
+		})
+	}
+}
+
+func TestNamesAndWildcards(t *testing.T) {
+	t.Parallel()
+	c := catalog(newPool(t, "zone-a-1"), newPool(t, "zone-a-2"), newPool(t, "zone-b-1"), newPool(t, "zone-a-6", v6))
+	for _, tc := range []struct {
+		names string
+		want  []string
+		drops []Drop
+	}{
+		{`["zone-b-1","zone-a-1"]`, []string{"zone-b-1", "zone-a-1"}, nil},
+		{`["zone-b-1","zone-b-1"]`, []string{"zone-b-1"}, nil},
+		{`["zone-a-*"]`, []string{"zone-a-1", "zone-a-2"}, nil},
+		{`["zone-a-2","zone-*-1","*"]`, []string{"zone-a-2", "zone-a-1", "zone-b-1"}, nil},
+		{`["*-b-*"]`, []string{"zone-b-1"}, nil},
+		{`["zone-a-1*1"]`, nil, []Drop{{"zone-a-1*1", CauseUnknown, "no IPv4 SpiderIPPool has a name that matches"}}},
+		{`["zone-c-*","zone-a-1"]`, []string{"zone-a-1"}, []Drop{{"zone-c-*", CauseUnknown, "no IPv4 SpiderIPPool has a name that matches"}}},
+		{`["zone-a1"]`, nil, []Drop{{"zone-a1", CauseUnknown, "no such SpiderIPPool; the nearest name is zone-a-1"}}},
+		{`["production"]`, nil, []Drop{{"production", CauseUnknown, "no such SpiderIPPool"}}},
+	} {
+		req := newRequest(podAnnotation(annotationIPPool, fmt.Sprintf(`{"ipv4":%s}`, tc.names)))
+		s, err := Select(c, req, 4)
+		if err != nil || !slices.Equal(s.Names(), tc.want) || !slices.Equal(s.Drops, tc.drops) {
+			t.Errorf("%s: %v, dropped %q, %v; want %v, dropped %q", tc.names, s.Names(), s.Drops, err, tc.want, tc.drops)
+		}
+	}
+}
+
+func TestWildcardMatchesLikeRegexp(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		name := rapid.StringMatching(`[ab-]{1,8}`).Draw(t, "name")
+		pattern := rapid.StringMatching(`[ab*-]{1,6}`).Draw(t, "pattern")
+		if got, want := wildcardMatch(pattern, name), slowMatch(pattern, name); got != want {
+			t.Fatalf("%q matches %q: %t, want %t", pattern, name, got, want)
+		}
+	})
+}
+
+func slowMatch(pattern, name string) bool {
+	if pattern == "" {
+		return name == ""
+	}
+	if pattern[0] == '*' {
+		return slowMatch(pattern[1:], name) || name != "" && slowMatch(pattern, name[1:])
+	}
+	return name != "" && name[0] == pattern[0] && slowMatch(pattern[1:], name[1:])
+}
+
+func TestMoreSpecificPoolsGoFirst(t *testing.T) {
+	t.Parallel()
+	selector := &Selector{}
+	c := catalog(
+		newPool(t, "a-none"),
+		newPool(t, "b-multus", func(p *Pool) { p.MultusNames = []string{"ipvlan-ens5"} }),
+		newPool(t, "c-namespace-affinity", func(p *Pool) { p.NamespaceAffinity = selector }),
+		newPool(t, "d-namespace-name", func(p *Pool) { p.NamespaceNames = []string{"default"} }),
+		newPool(t, "e-node-affinity", func(p *Pool) { p.NodeAffinity = selector }),
+		newPool(t, "f-node-affinity-multus", func(p *Pool) { p.NodeAffinity, p.MultusNames = selector, []string{"ipvlan-ens5"} }),
+		newPool(t, "g-node-name", func(p *Pool) { p.NodeNames = []string{"master"} }),
+		newPool(t, "h-pod", func(p *Pool) { p.PodAffinity = selector }),
+		newPool(t, "i-pod-node", func(p *Pool) { p.PodAffinity, p.NodeNames = selector, []string{"master"} }),
+		newPool(t, "z-none"),
+	)
+	want := []string{"i-pod-node", "h-pod", "g-node-name", "f-node-affinity-multus", "e-node-affinity",
+		"d-namespace-name", "c-namespace-affinity", "b-multus", "a-none", "z-none"}
+	s, err := Select(c, newRequest(), 4)
+	if err != nil || !slices.Equal(s.Names(), want) {
+		t.Errorf("default pools are ranked\n%v, %v; want\n%v", s.Names(), err, want)
+	}
+
+	listed := newRequest(podAnnotation(annotationIPPool, `{"ipv4":["z-none","a-none","g-node-name"]}`))
+	s, err = Select(c, listed, 4)
+	if want := []string{"g-node-name", "z-none", "a-none"}; err != nil || !slices.Equal(s.Names(), want) {
+		t.Errorf("listed pools are ranked %v, %v; want %v", s.Names(), err, want)
+	}
+}
+
+func TestVersionsThatAreAskedFor(t *testing.T) {
+	t.Parallel()
+	four, six := newPool(t, "four"), newPool(t, "six", v6)
+	elsewhere := newPool(t, "six-elsewhere", v6, func(p *Pool) { p.NodeNames = []string{"worker1"} })
+	for _, tc := range []struct {
+		name     string
+		catalog  *Catalog
+		versions []int
+		want     []int  // selected
+		err      string // else part of the error
+	}{
+		{"both", catalog(four, six), []int{4, 6}, []int{4, 6}, ""},
+		{"only IPv4 enabled", catalog(four, six), []int{4}, []int{4}, ""},
+		{"no IPv6 pool", catalog(four), []int{4, 6}, []int{4}, ""},
+		{"no IPv4 pool", catalog(six), []int{4, 6}, []int{6}, ""},
+		{"IPv6 pool of another node", catalog(four, elsewhere), []int{4, 6}, nil,
+			"interface eth0: no SpiderIPPool can give an IPv6 address (from pools with spec.default): six-elsewhere: spec.nodeName [worker1] does not include this pod's node master"},
+		{"no pool at all", catalog(), []int{4, 6}, nil,
+			"interface eth0: no SpiderIPPool is named by the pod, its namespace or the CNI configuration, and none has spec.default: true"},
+		{"no default pool", catalog(newPool(t, "x", notDefault), newPool(t, "y", v6, notDefault)), []int{4, 6}, nil,
+			"x: spec.default is false and neither the pod, its namespace nor the CNI configuration names it; y: spec.default is false"},
+	} {
+		selections, err := SelectAll(tc.catalog, newRequest(), tc.versions)
+		if tc.err != "" {
+			var none *NoPoolError
+			if !errors.As(err, &none) || !strings.Contains(err.Error(), tc.err) {
+				t.Errorf("%s: error is\n%v, want\n%s", tc.name, err, tc.err)
+			}
+			continue
+		}
+		var got []int
+		for _, s := range selections {
+			got = append(got, s.Version)
+		}
+		if err != nil || !slices.Equal(got, tc.want) {
+			t.Errorf("%s: selected %v, %v; want %v", tc.name, got, err, tc.want)
+		}
+	}
+}
+
+func TestExplanationIsBounded(t *testing.T) {
+	t.Parallel()
+	var drops []Drop
+	for i := range 100 {
+		drops = append(drops, Drop{fmt.Sprint("p", i), CauseDisabled, "off"})
+	}
+	if got := Explain(drops); !strings.HasPrefix(got, "p0: off; p1: off; ") || !strings.HasSuffix(got, "; p19: off; and 80 more") {
+		t.Errorf("Explain = %s", got)
+	}
+}
+
+func BenchmarkSelectDefaults(b *testing.B) {
+	c := NewCatalog()
+	for i := range 100 {
+		c.Set(newPool(b, fmt.Sprint("pool-", i), func(p *Pool) { p.NodeNames = []string{fmt.Sprint("node-", i)} }))
+	}
+	req := newRequest(func(r *Request) { r.Node.Name = "node-50" })
+	b.ReportAllocs()
+	for b.Loop() {
+		if s, err := Select(c, req, 4); err != nil || len(s.Pools) != 1 {
+			b.Fatal(s, err)
+		}
+	}
+}
