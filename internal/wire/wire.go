@@ -165,7 +165,12 @@ type Error struct {
 	Code    uint   `json:"code"`
 	Msg     string `json:"msg"`
 	Details string `json:"details,omitempty"`
+	// Cause is what the agent knows; it stays in the agent.
+	Cause error `json:"-"`
 }
+
+// Unwrap returns the cause.
+func (e *Error) Unwrap() error { return e.Cause }
 
 // Error returns the message, the details and the code in one line.
 func (e *Error) Error() string {

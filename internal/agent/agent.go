@@ -1,0 +1,206 @@
+// Package agent is the process that runs on every node: it wires the use cases of
+// package ipam to the API server, the plugins' socket, the disk and the metrics.
+//
+// Run returns when its context ends or a part that the agent cannot do without
+// fails, and then no goroutine of it is left. The socket is served at once, also
+// without an API server: until pools and leases have been read, ADD asks to try
+// again later, and DEL succeeds and is kept on disk.
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+
+	"spiderpool.dev/spiderpool/internal/agent/journal"
+	"spiderpool.dev/spiderpool/internal/config"
+	"spiderpool.dev/spiderpool/internal/ipam"
+	"spiderpool.dev/spiderpool/internal/kube"
+	"spiderpool.dev/spiderpool/internal/pool"
+	"spiderpool.dev/spiderpool/internal/rpc/rpcserver"
+)
+
+const (
+	// grace is how long requests under way may take when the agent stops.
+	grace = 10 * time.Second
+	// replayInterval is how often releases that are on disk are tried again.
+	replayInterval = 2 * time.Second
+)
+
+// Options are what differs between ways to run an agent, not between installations.
+type Options struct {
+	// Kubeconfig is a file that names the API server; "" is the service account of the pod.
+	Kubeconfig string
+	// BindAddress is where health and metrics are served; "" is every address.
+	BindAddress string
+}
+
+// Run runs an agent until ctx ends.
+func Run(ctx context.Context, cfg config.Agent, o Options) error {
+	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: cfg.LogLevel}))
+	restConfig, err := clientConfig(o.Kubeconfig)
+	if err != nil {
+		return fmt.Errorf("find the API server: %w", err)
+	}
+	client, err := kube.NewClient(restConfig)
+	if err != nil {
+		return err
+	}
+	a, err := assemble(ctx, cfg, client, log)
+	if err != nil {
+		return err
+	}
+	a.bind = o.BindAddress
+	return a.run(ctx)
+}
+
+func clientConfig(kubeconfig string) (*rest.Config, error) {
+	if kubeconfig == "" {
+		return rest.InClusterConfig()
+	}
+	return clientcmd.BuildConfigFromFlags("", kubeconfig)
+}
+
+// agent is the assembled parts.
+type agent struct {
+	cfg       config.Agent
+	bind      string
+	log       *slog.Logger
+	allocator *ipam.Allocator
+	cluster   *kube.Cluster
+	follower  *kube.Follower
+	endpoints *kube.Endpoints
+	events    *kube.Events
+	journal   *journal.Journal
+	service   *ipam.Service
+	metrics   *metrics
+	server    *rpcserver.Server
+}
+
+func assemble(ctx context.Context, cfg config.Agent, client *kube.Client, log *slog.Logger) (*agent, error) {
+	releases, err := journal.Open(filepath.Join(cfg.StateDir, "releases"))
+	if err != nil {
+		return nil, err
+	}
+	blocks := kube.NewBlockStore(client)
+	a := &agent{cfg: cfg, log: log, journal: releases, metrics: newMetrics()}
+	a.allocator = ipam.NewAllocator(ipam.Config{
+		Node: cfg.NodeName, Blocks: blocks, Older: blocks.Older, Now: time.Now, Log: log, Observer: a.metrics,
+	})
+	a.cluster = kube.NewCluster(client, cfg.NodeName, log)
+	a.follower = kube.NewFollower(client, cfg.NodeName, a.allocator, log)
+	a.endpoints = kube.NewEndpoints(client, log)
+	a.events = kube.NewEvents(ctx, client, cfg.NodeName)
+	a.service = &ipam.Service{
+		Node:      cfg.NodeName,
+		Options:   options(cfg),
+		Allocator: a.allocator,
+		Cluster:   a.cluster,
+		Links:     links{},
+		Pools:     kube.Pools{Client: client},
+		Endpoints: a.endpoints,
+		Events:    a.events,
+		Journal:   releases,
+		Log:       log,
+	}
+	a.server = &rpcserver.Server{
+		Log: log,
+		Service: &service{
+			ipam:        a.service,
+			ready:       a.ready,
+			metrics:     a.metrics,
+			coordinator: &coordinator{client: client, cluster: a.cluster, cfg: cfg},
+		},
+	}
+	return a, nil
+}
+
+func options(cfg config.Agent) ipam.Options {
+	o := ipam.Options{
+		EnableIPv4: cfg.IPAM.EnableIPv4, EnableIPv6: cfg.IPAM.EnableIPv6,
+		FixStatefulSet: cfg.IPAM.EnableStatefulSet, FixVirtualMachine: cfg.IPAM.EnableKubevirtStaticIP,
+		ClusterNetwork: pool.ClusterNetwork{Namespace: cfg.PodNamespace},
+	}
+	if namespace, name, ok := strings.Cut(cfg.Multus.DefaultNetwork, "/"); ok {
+		o.ClusterNetwork.Default = pool.NetworkAttachment{Namespace: namespace, Name: name}
+	}
+	return o
+}
+
+// ready returns an error while ADD cannot be served.
+func (a *agent) ready() error {
+	if !a.allocator.Loaded() {
+		return fmt.Errorf("%w: the SpiderIPBlocks of node %s have not been read yet", ipam.ErrNotReady, a.cfg.NodeName)
+	}
+	return errors.Join(a.cluster.Ready(), a.follower.Ready())
+}
+
+// run runs every part until ctx ends or one that is needed fails.
+func (a *agent) run(ctx context.Context) error {
+	listener, err := rpcserver.Listen(a.cfg.SocketPath)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	// What answers requests outlives the socket, so that requests under way can end.
+	background, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+
+	var parts sync.WaitGroup
+	for _, part := range []func(context.Context){a.cluster.Run, a.follower.Run, a.endpoints.Run, a.upkeep} {
+		parts.Go(func() { part(background) })
+	}
+	var servers sync.WaitGroup
+	servers.Go(func() {
+		if err := a.server.Serve(ctx, listener, grace); err != nil {
+			cancel(fmt.Errorf("socket: %w", err))
+		}
+	})
+	servers.Go(func() {
+		if err := a.serveHTTP(ctx); err != nil {
+			cancel(err)
+		}
+	})
+	a.log.Info("spiderpool-agent runs", "version", config.Version, "node", a.cfg.NodeName, "socket", a.cfg.SocketPath)
+	servers.Wait()
+	stop()
+	parts.Wait()
+	a.allocator.Close()
+	a.events.Close()
+	if cause := context.Cause(ctx); !errors.Is(cause, context.Canceled) {
+		return cause
+	}
+	return nil
+}
+
+// upkeep reads the leases of the node, repairs what a former agent left half done,
+// and commits the releases that are on disk.
+func (a *agent) upkeep(ctx context.Context) {
+	kube.Again(ctx, a.log, "read the blocks of this node", a.allocator.Load)
+	kube.Again(ctx, a.log, "read pods and pools", func(context.Context) error { return a.ready() })
+	a.service.Repair(ctx)
+	ticker := time.NewTicker(replayInterval)
+	defer ticker.Stop()
+	for {
+		if a.journal.Len() > 0 {
+			if left, err := a.service.Replay(ctx); err != nil && ctx.Err() == nil {
+				a.log.Warn("releases stay on disk", "left", left, "err", err)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+	}
+}

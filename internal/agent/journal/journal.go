@@ -1,0 +1,160 @@
+// Package journal keeps releases on disk that could not be committed yet
+// (ipam.Journal): one file for each attachment, in one directory.
+//
+// A release is on disk, and found again after a crash at any moment, once Add has
+// returned: the file is written under another name, synced, renamed, and the
+// directory is synced. A file that cannot be read is reported, and does not keep
+// the others from being found.
+package journal
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"spiderpool.dev/spiderpool/internal/ipam"
+	"spiderpool.dev/spiderpool/internal/lease"
+)
+
+// suffix marks complete files; others are what a crash has left.
+const suffix = ".release.json"
+
+// Journal is a directory of releases. Its methods are safe for concurrent use.
+type Journal struct {
+	dir string
+
+	mu   sync.Mutex
+	keys map[string]struct{} // names of the files, so that looking for one costs nothing
+}
+
+// record is the content of a file.
+type record struct {
+	ContainerID string `json:"containerID"`
+	Interface   string `json:"interface"`
+	Namespace   string `json:"namespace"`
+	Pod         string `json:"pod"`
+	PodUID      string `json:"podUID,omitempty"`
+}
+
+// Open returns the journal in dir, which is made if it is missing.
+func Open(dir string) (*Journal, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make the directory of the journal: %w", err)
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, fmt.Errorf("read the directory of the journal: %w", err)
+	}
+	j := &Journal{dir: dir, keys: map[string]struct{}{}}
+	for _, entry := range entries {
+		if strings.HasSuffix(entry.Name(), suffix) {
+			j.keys[entry.Name()] = struct{}{}
+		}
+	}
+	return j, nil
+}
+
+// fileName does not let a container ID choose a path.
+func fileName(at lease.Attachment) string {
+	sum := sha256.Sum256([]byte(at.ContainerID + "\x00" + at.Interface))
+	return hex.EncodeToString(sum[:16]) + suffix
+}
+
+// Add implements ipam.Journal.
+func (j *Journal) Add(r ipam.Release) error {
+	content, err := json.Marshal(record{
+		ContainerID: r.ContainerID, Interface: r.Interface, Namespace: r.Namespace, Pod: r.Pod, PodUID: r.PodUID,
+	})
+	if err != nil {
+		return fmt.Errorf("encode a release: %w", err)
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	name := fileName(r.Attachment)
+	if err := j.write(name, content); err != nil {
+		return fmt.Errorf("keep a release: %w", err)
+	}
+	j.keys[name] = struct{}{}
+	return nil
+}
+
+func (j *Journal) write(name string, content []byte) error {
+	file, err := os.CreateTemp(j.dir, "unfinished-*")
+	if err != nil {
+		return err
+	}
+	_, err = file.Write(content)
+	if err == nil {
+		err = file.Sync()
+	}
+	if err = errors.Join(err, file.Close()); err == nil {
+		err = os.Rename(file.Name(), filepath.Join(j.dir, name))
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(file.Name()))
+	}
+	return j.sync()
+}
+
+// sync makes names last: those in the directory, not the content of files.
+func (j *Journal) sync() error {
+	dir, err := os.Open(j.dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
+}
+
+// Remove implements ipam.Journal.
+func (j *Journal) Remove(at lease.Attachment) error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	name := fileName(at)
+	if _, ok := j.keys[name]; !ok {
+		return nil
+	}
+	if err := os.Remove(filepath.Join(j.dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("forget a release: %w", err)
+	}
+	delete(j.keys, name)
+	return j.sync()
+}
+
+// All implements ipam.Journal. With an error it returns what could be read.
+func (j *Journal) All() ([]ipam.Release, error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	var releases []ipam.Release
+	var errs []error
+	for name := range j.keys {
+		content, err := os.ReadFile(filepath.Join(j.dir, name))
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		var r record
+		if err := json.Unmarshal(content, &r); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", filepath.Join(j.dir, name), err))
+			continue
+		}
+		releases = append(releases, ipam.Release{
+			Attachment: lease.Attachment{ContainerID: r.ContainerID, Interface: r.Interface},
+			Namespace:  r.Namespace, Pod: r.Pod, PodUID: r.PodUID,
+		})
+	}
+	return releases, errors.Join(errs...)
+}
+
+// Len returns how many releases are kept.
+func (j *Journal) Len() int {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return len(j.keys)
+}

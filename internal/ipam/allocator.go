@@ -1,0 +1,300 @@
+package ipam
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"time"
+
+	"spiderpool.dev/spiderpool/internal/ipset"
+	"spiderpool.dev/spiderpool/internal/lease"
+	"spiderpool.dev/spiderpool/internal/pool"
+)
+
+const (
+	// roundSize bounds how many requests are decided together.
+	roundSize = 64
+	// commitTimeout bounds the writes of one round.
+	commitTimeout = 10 * time.Second
+	// maxAttempts bounds how often a request is decided again because another
+	// writer was faster. Each time the blocks that were lost are read again.
+	maxAttempts = 32
+	// precision is that of times in the store; a lease must come back from it unchanged.
+	precision = time.Second
+)
+
+// Allocator decides which addresses the pods of a node get and commits that.
+//
+// It knows the pools that it is told of (SetPool, DeletePool, SetReserved) and the
+// blocks that concern the node; other nodes' blocks it reads when it needs them.
+// All methods are safe for concurrent use.
+type Allocator struct {
+	node     string
+	blocks   Blocks
+	older    func(a, b string) bool
+	now      func() time.Time
+	log      *slog.Logger
+	observer Observer
+
+	// ctx ends with the allocator; rounds, which serve many callers, run on it.
+	ctx    context.Context
+	cancel context.CancelFunc
+	rounds sync.WaitGroup
+
+	mu       sync.Mutex
+	catalog  *pool.Catalog
+	reserved ipset.Set
+	index    *lease.Index
+	loaded   bool
+	// dirty are the blocks whose stored content is unknown because a write of
+	// them had no answer.
+	dirty map[netip.Addr]struct{}
+	// writing are the blocks of the round at the store.
+	writing map[netip.Addr]struct{}
+	// regions is when other nodes' blocks were last read.
+	regions map[netip.Prefix]time.Time
+	adopted map[string]time.Time
+	queue   []*job
+	running bool
+}
+
+// job is one request in the queue: an allocation or a release.
+type job struct {
+	ctx      context.Context
+	request  lease.Request      // allocation, when release is nil
+	release  []lease.Attachment // release
+	attempts int
+	done     chan outcome // has room for the one outcome
+}
+
+type outcome struct {
+	grants []lease.Grant
+	err    error
+}
+
+// Config is what an Allocator works with.
+type Config struct {
+	// Node is the name of the node.
+	Node string
+	// ReuseAfter is for how long released addresses are reused last; 0 means lease.DefaultReuseAfter.
+	ReuseAfter time.Duration
+	Blocks     Blocks
+	// Older reports whether a version of the store is older than another.
+	Older    func(a, b string) bool
+	Now      func() time.Time
+	Log      *slog.Logger
+	Observer Observer
+}
+
+// NewAllocator returns an allocator that knows nothing yet; Load must succeed
+// before it allocates. Close ends it.
+func NewAllocator(c Config) *Allocator {
+	ctx, cancel := context.WithCancel(context.Background())
+	return &Allocator{
+		node: c.Node, blocks: c.Blocks, older: c.Older, now: c.Now, log: c.Log, observer: c.Observer,
+		ctx: ctx, cancel: cancel,
+		catalog: pool.NewCatalog(),
+		index:   lease.NewIndex(lease.Options{Node: c.Node, ReuseAfter: c.ReuseAfter}),
+		dirty:   map[netip.Addr]struct{}{},
+		writing: map[netip.Addr]struct{}{},
+		regions: map[netip.Prefix]time.Time{},
+		adopted: map[string]time.Time{},
+	}
+}
+
+// Close fails what is queued, waits for the round at the store and returns when
+// no goroutine of the allocator is left.
+func (a *Allocator) Close() {
+	a.cancel()
+	a.rounds.Wait()
+}
+
+// Load reads the blocks of the node. It may be called again, and then makes up
+// for what a broken watch has missed.
+func (a *Allocator) Load(ctx context.Context) error {
+	blocks, err := a.blocks.OfNode(ctx, a.node)
+	if err != nil {
+		return fmt.Errorf("read the blocks of node %s: %w", a.node, err)
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	now := a.now()
+	for _, b := range blocks {
+		a.put(b, now)
+	}
+	a.loaded = true
+	return nil
+}
+
+// put takes a block that was read, unless a round is writing it or a newer one is
+// known: reads and writes overtake each other, and to forget a lease of this node
+// would be to leak it.
+func (a *Allocator) put(b lease.Block, now time.Time) {
+	if _, busy := a.writing[b.Base]; busy {
+		return
+	}
+	if known, ok := a.index.Block(b.Base); ok && a.older(b.Version, known.Version) {
+		return
+	}
+	delete(a.dirty, b.Base)
+	a.index.Put(b, now)
+}
+
+// Observe takes a block that was read because it changed.
+func (a *Allocator) Observe(b lease.Block) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.put(b, a.now())
+}
+
+// ObserveDeleted takes note that a block was deleted at a version.
+func (a *Allocator) ObserveDeleted(base netip.Addr, version string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if known, ok := a.index.Block(base); ok && !a.older(version, known.Version) {
+		a.drop(base)
+	}
+}
+
+// drop forgets a block that does not exist, unless a round is writing it.
+func (a *Allocator) drop(base netip.Addr) {
+	if _, busy := a.writing[base]; !busy {
+		delete(a.dirty, base)
+		a.index.Delete(base)
+	}
+}
+
+// Knows reports whether a block that was seen at version need not be read: the
+// allocator has it, or is writing it and will learn of a conflict.
+func (a *Allocator) Knows(base netip.Addr, version string) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if _, busy := a.writing[base]; busy {
+		return true
+	}
+	known, ok := a.index.Block(base)
+	return ok && (known.Version == version || a.older(version, known.Version))
+}
+
+// Loaded reports whether the blocks of the node are known.
+func (a *Allocator) Loaded() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.loaded
+}
+
+// Attached returns the leases that the attachment holds.
+func (a *Allocator) Attached(at lease.Attachment) []lease.Lease {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.index.Attached(at)
+}
+
+// HeldBy returns the leases in use on this node for which keep returns true.
+func (a *Allocator) HeldBy(keep func(lease.Lease) bool) []lease.Lease {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	var leases []lease.Lease
+	for b := range a.index.Blocks() {
+		for _, l := range b.Leases {
+			if l.State == lease.InUse && l.Node == a.node && keep(l) {
+				leases = append(leases, l)
+			}
+		}
+	}
+	return leases
+}
+
+// Allocate grants all that the request wants, or returns an error: an
+// *lease.ExhaustedError where no address is left, or an error of the store, and
+// then it is unknown what was granted; Release settles that.
+func (a *Allocator) Allocate(ctx context.Context, request lease.Request) ([]lease.Grant, error) {
+	if len(request.Wants) == 0 {
+		return nil, nil
+	}
+	searched := newSearch()
+	for {
+		grants, err := a.submit(&job{ctx: ctx, request: request, done: make(chan outcome, 1)})
+		var exhausted *lease.ExhaustedError
+		if !errors.As(err, &exhausted) {
+			return grants, err
+		}
+		// Nothing is left as far as this node knows. What others have, or have
+		// given back since, is worth a look before the pod is turned away.
+		found, err := a.search(ctx, searched, exhausted)
+		if err != nil {
+			return nil, err
+		}
+		if !found {
+			return nil, exhausted
+		}
+	}
+}
+
+// Release gives back what the attachments hold. It is an error if that could not
+// be committed, or if it is unknown whether they hold anything.
+func (a *Allocator) Release(ctx context.Context, attachments ...lease.Attachment) error {
+	if len(attachments) == 0 {
+		return nil
+	}
+	_, err := a.submit(&job{ctx: ctx, release: attachments, done: make(chan outcome, 1)})
+	return err
+}
+
+func (a *Allocator) submit(j *job) ([]lease.Grant, error) {
+	a.mu.Lock()
+	if a.ctx.Err() != nil {
+		a.mu.Unlock()
+		return nil, fmt.Errorf("the agent is stopping: %w", a.ctx.Err())
+	}
+	a.queue = append(a.queue, j)
+	if !a.running {
+		a.running = true
+		a.rounds.Add(1)
+		go a.drain()
+	}
+	a.mu.Unlock()
+	select {
+	case o := <-j.done:
+		return o.grants, o.err
+	case <-j.ctx.Done():
+		return nil, context.Cause(j.ctx)
+	}
+}
+
+// drain runs rounds until the queue is empty.
+func (a *Allocator) drain() {
+	defer a.rounds.Done()
+	for {
+		a.mu.Lock()
+		if len(a.queue) == 0 {
+			a.running = false
+			a.mu.Unlock()
+			return
+		}
+		size := min(len(a.queue), roundSize)
+		jobs := a.queue[:size:size]
+		a.queue = a.queue[size:]
+		a.mu.Unlock()
+
+		live := jobs[:0:0]
+		for _, j := range jobs {
+			switch {
+			case a.ctx.Err() != nil:
+				j.done <- outcome{err: fmt.Errorf("the agent is stopping: %w", a.ctx.Err())}
+			case j.ctx.Err() != nil:
+				j.done <- outcome{err: context.Cause(j.ctx)}
+			default:
+				live = append(live, j)
+			}
+		}
+		if again := a.round(live); len(again) > 0 {
+			a.mu.Lock()
+			a.queue = append(again, a.queue...)
+			a.mu.Unlock()
+		}
+	}
+}

@@ -1,0 +1,154 @@
+package ipam
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"spiderpool.dev/spiderpool/internal/ipset"
+	"spiderpool.dev/spiderpool/internal/lease"
+	"spiderpool.dev/spiderpool/internal/wire"
+)
+
+// Delete gives back the addresses of an interface. It fails only when the release
+// can be neither committed nor kept on disk.
+func (s *Service) Delete(ctx context.Context, req wire.DeleteRequest) error {
+	release := Release{
+		Attachment: lease.Attachment{ContainerID: req.ContainerID, Interface: req.Interface},
+		Namespace:  req.PodNamespace, Pod: req.PodName, PodUID: req.PodUID,
+	}
+	limited, cancel := context.WithTimeout(ctx, releaseTimeout)
+	defer cancel()
+	err := s.release(limited, release)
+	if err == nil {
+		return nil
+	}
+	if keepErr := s.Journal.Add(release); keepErr != nil {
+		return &wire.Error{
+			Code:    wire.CodeTryAgainLater,
+			Msg:     fmt.Sprintf("the addresses of interface %s of pod %s/%s can be neither released nor noted for later", req.Interface, req.PodNamespace, req.PodName),
+			Details: fmt.Sprintf("release: %v; journal: %v", err, keepErr),
+		}
+	}
+	s.Log.Warn("a release is kept on disk until the API server takes it",
+		"namespace", req.PodNamespace, "pod", req.PodName, "container", req.ContainerID, "interface", req.Interface, "err", err)
+	return nil
+}
+
+// release commits a release and brings the endpoint in line.
+func (s *Service) release(ctx context.Context, r Release) error {
+	held := s.Allocator.Attached(r.Attachment)
+	if err := s.Allocator.Release(ctx, r.Attachment); err != nil {
+		return err
+	}
+	for _, l := range held {
+		if l.PodUID != "" {
+			r.PodUID = l.PodUID
+		}
+	}
+	s.showRelease(r, held)
+	return nil
+}
+
+// showRelease removes the endpoint of a pod that holds nothing any more. One
+// whose addresses are kept for its return stays, as they do.
+func (s *Service) showRelease(r Release, held []lease.Lease) {
+	if r.PodUID == "" || slices.ContainsFunc(held, func(l lease.Lease) bool { return l.FixedFor != "" }) {
+		return
+	}
+	pod := r.Namespace + "/" + r.Pod
+	rest := s.Allocator.HeldBy(func(l lease.Lease) bool { return l.PodUID == r.PodUID && l.Pod == pod })
+	if len(rest) == 0 {
+		s.Endpoints.Remove(r.Namespace, r.Pod, r.PodUID)
+		return
+	}
+	s.Endpoints.Without(r.Namespace, r.Pod, r.PodUID, r.Interface, partly)
+}
+
+// Replay commits the releases that are on disk. It returns how many are left.
+func (s *Service) Replay(ctx context.Context) (left int, err error) {
+	releases, err := s.Journal.All()
+	if err != nil {
+		return 0, err
+	}
+	for i, r := range releases {
+		if err := s.release(ctx, r); err != nil {
+			return len(releases) - i, err
+		}
+		if err := s.Journal.Remove(r.Attachment); err != nil {
+			return len(releases) - i, err
+		}
+		s.Log.Info("committed a release that was kept on disk",
+			"namespace", r.Namespace, "pod", r.Pod, "container", r.ContainerID, "interface", r.Interface)
+	}
+	return 0, nil
+}
+
+// GC gives back what this node holds for sandboxes that are not valid any more.
+// The runtime's word is not enough: a pod that runs keeps its addresses, because
+// the list is of one network and the lease may be of another.
+func (s *Service) GC(ctx context.Context, req wire.GCRequest) error {
+	if !s.Allocator.Loaded() {
+		return notReady(ErrNotReady)
+	}
+	valid := make(map[string]bool, len(req.Valid))
+	for _, v := range req.Valid {
+		valid[v.ContainerID] = true
+	}
+	for _, l := range s.Allocator.HeldBy(func(l lease.Lease) bool { return !valid[l.ContainerID] }) {
+		gone, err := s.podGone(ctx, l)
+		if err != nil {
+			return notReady(err)
+		}
+		if !gone {
+			continue
+		}
+		namespace, name := splitPod(l.Pod)
+		release := Release{Attachment: l.Attachment, Namespace: namespace, Pod: name, PodUID: l.PodUID}
+		if err := s.release(ctx, release); err != nil {
+			return notReady(err)
+		}
+		s.Log.Info("released an address that the runtime no longer knows", "ip", l.Addr, "pool", l.Pool, "pod", l.Pod, "container", l.ContainerID)
+	}
+	return nil
+}
+
+// readFixed makes the blocks known that an endpoint points to, which may be of
+// another node.
+func (a *Allocator) readFixed(ctx context.Context, endpoints Endpoints, namespace, name string) error {
+	addrs, err := endpoints.Addresses(ctx, namespace, name)
+	if err != nil {
+		return fmt.Errorf("read SpiderEndpoint %s/%s: %w", namespace, name, err)
+	}
+	bases := map[netip.Addr]struct{}{}
+	for _, addr := range addrs {
+		bases[ipset.BlockOf(addr)] = struct{}{}
+	}
+	a.mu.Lock()
+	for base := range bases {
+		if b, known := a.index.Block(base); known && b.Node == a.node {
+			delete(bases, base) // watched
+		}
+	}
+	a.mu.Unlock()
+	return a.read(ctx, bases)
+}
+
+// podGone reports whether the holder of a lease is not a pod of this node any more.
+func (s *Service) podGone(ctx context.Context, l lease.Lease) (bool, error) {
+	namespace, name := splitPod(l.Pod)
+	_, err := s.Cluster.Pod(ctx, namespace, name, l.PodUID)
+	if errors.Is(err, ErrNotFound) || errors.Is(err, ErrElsewhere) {
+		return true, nil
+	}
+	return false, err
+}
+
+// splitPod is the inverse of "namespace/name".
+func splitPod(key string) (namespace, name string) {
+	namespace, name, _ = strings.Cut(key, "/")
+	return namespace, name
+}

@@ -1,0 +1,18 @@
+// Package ipam gives addresses to pods and takes them back: the use cases ADD,
+// DEL, CHECK and GC of one node.
+//
+// Each loads what it needs through ports that are declared here, lets packages
+// pool and lease decide, commits the plan, and gives back what it got when a part
+// failed. An Allocator owns what the node knows about pools and blocks and writes
+// blocks in rounds: while one round is at the store, requests queue, and the next
+// round takes them all.
+//
+// What holds at any moment, also after a crash between any two writes:
+//
+//   - An address is in one lease at most, because it is in one object and the
+//     store refuses writers of an outdated version.
+//   - All addresses of a pod's sandbox are granted in one decision, or none.
+//   - ADD repeated for a container and interface gives the same answer.
+//   - DEL succeeds for what is unknown, and with the store away: then the release
+//     is in the Journal until it is done.
+package ipam

@@ -1,0 +1,182 @@
+package ipam
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"spiderpool.dev/spiderpool/internal/lease"
+	"spiderpool.dev/spiderpool/internal/pool"
+	"spiderpool.dev/spiderpool/internal/wire"
+)
+
+// plan is what a pod wants: all its interfaces, each with the pools of each IP
+// version.
+type plan struct {
+	interfaces []plannedInterface
+	routes     []pool.Route // annotation ipam.spidernet.io/routes
+	dns        pool.DNS     // annotation ipam.spidernet.io/dns
+}
+
+type plannedInterface struct {
+	name         string
+	selections   []pool.Selection
+	cleanGateway bool
+}
+
+func (p plan) wants() []lease.Want {
+	var wants []lease.Want
+	for _, i := range p.interfaces {
+		for _, s := range i.selections {
+			wants = append(wants, lease.Want{Interface: i.name, Version: s.Version, Pools: s.Names()})
+		}
+	}
+	return wants
+}
+
+// drops returns the pools that were dropped where the exhausted ones were chosen.
+func (p plan) drops(exhausted *lease.ExhaustedError) []pool.Drop {
+	for _, i := range p.interfaces {
+		for _, s := range i.selections {
+			if i.name == exhausted.Interface && s.Version == exhausted.Version {
+				return s.Drops
+			}
+		}
+	}
+	return nil
+}
+
+// plan finds out what the pod wants.
+func (s *Service) plan(ctx context.Context, pod Pod, req wire.AddRequest) (plan, error) {
+	var out plan
+	var err error
+	if value, ok := pod.Annotations[annotationRoutes]; ok {
+		if out.routes, err = pool.ParseRoutes(value); err != nil {
+			return plan{}, err
+		}
+	}
+	if value, ok := pod.Annotations[annotationDNS]; ok {
+		if out.dns, err = pool.ParseDNS(value); err != nil {
+			return plan{}, err
+		}
+	}
+	interfaces, err := pool.Interfaces(pod.Namespace, pod.Annotations, s.Options.ClusterNetwork)
+	if err != nil {
+		return plan{}, err
+	}
+	facts, err := s.facts(ctx, pod)
+	if err != nil {
+		return plan{}, err
+	}
+	requested := false
+	for _, i := range interfaces {
+		network := networkOf(req)
+		if i.Name == req.Interface {
+			requested = true
+		} else if network, err = s.sibling(ctx, i); err != nil {
+			return plan{}, err
+		} else if !network.IPAM {
+			continue
+		}
+		if err := s.addInterface(ctx, &out, facts, i, network); err != nil {
+			return plan{}, err
+		}
+	}
+	if !requested {
+		// No annotation tells of this interface: somebody attaches it by hand.
+		i := pool.PodInterface{Name: req.Interface, Position: len(interfaces)}
+		if err := s.addInterface(ctx, &out, facts, i, networkOf(req)); err != nil {
+			return plan{}, err
+		}
+	}
+	return out, nil
+}
+
+// Annotations of pods that concern the interfaces as a whole.
+const (
+	annotationRoutes = "ipam.spidernet.io/routes"
+	annotationDNS    = "ipam.spidernet.io/dns"
+)
+
+func networkOf(req wire.AddRequest) Network {
+	return Network{
+		IPAM: true, Name: req.Network, Master: req.Master,
+		Pools:        pool.Names{IPv4: req.DefaultIPv4Pools, IPv6: req.DefaultIPv6Pools},
+		CleanGateway: req.CleanGateway, MatchMasterSubnet: req.MatchMasterSubnet,
+	}
+}
+
+// sibling reads the configuration of another interface of the pod. An attachment
+// that does not exist is Multus' to complain about.
+func (s *Service) sibling(ctx context.Context, i pool.PodInterface) (Network, error) {
+	if i.Attachment == (pool.NetworkAttachment{}) {
+		return Network{}, nil
+	}
+	network, err := s.Cluster.Network(ctx, i.Attachment)
+	if errors.Is(err, ErrNotFound) {
+		return Network{}, nil
+	}
+	if err != nil {
+		return Network{}, fmt.Errorf("read network attachment %s of interface %s: %w", i.Attachment, i.Name, err)
+	}
+	return network, nil
+}
+
+// facts is what is the same for all interfaces of a pod.
+func (s *Service) facts(ctx context.Context, pod Pod) (pool.Request, error) {
+	namespace, err := s.Cluster.Namespace(ctx, pod.Namespace)
+	if err != nil {
+		return pool.Request{}, fmt.Errorf("read namespace %s: %w", pod.Namespace, err)
+	}
+	node, err := s.Cluster.Node(ctx)
+	if err != nil {
+		return pool.Request{}, fmt.Errorf("read node %s: %w", s.Node, err)
+	}
+	top, err := s.Cluster.TopController(ctx, pod)
+	if err != nil {
+		return pool.Request{}, fmt.Errorf("find the top controller of pod %s/%s: %w", pod.Namespace, pod.Name, err)
+	}
+	return pool.Request{
+		Pod: pool.PodFacts{
+			Namespace: pod.Namespace, Name: pod.Name, Labels: pod.Labels, Annotations: pod.Annotations,
+			App: appOf(pod.Namespace, top),
+		},
+		Namespace: namespace,
+		Node:      node,
+	}, nil
+}
+
+func (s *Service) addInterface(ctx context.Context, out *plan, facts pool.Request, i pool.PodInterface, network Network) error {
+	req := facts
+	req.Interface, req.Position, req.Attachment = i.Name, i.Position, i.Attachment
+	req.Configured, req.CleanGateway, req.MatchMasterSubnet = network.Pools, network.CleanGateway, network.MatchMasterSubnet
+	if network.MatchMasterSubnet {
+		subnets, err := s.Links.Subnets(network.Master)
+		if err != nil {
+			return &wire.Error{Code: wire.CodeInvalidConfig, Details: err.Error(),
+				Msg: fmt.Sprintf("match_master_subnet: cannot read the addresses of master %q of interface %s", network.Master, i.Name)}
+		}
+		req.MasterSubnets = subnets
+	}
+	selections, err := s.Allocator.selectPools(ctx, s.Pools, &req, s.versions())
+	if err != nil {
+		return err
+	}
+	out.interfaces = append(out.interfaces, plannedInterface{
+		name: i.Name, selections: selections,
+		cleanGateway: slices.ContainsFunc(selections, func(s pool.Selection) bool { return s.CleanGateway }),
+	})
+	return nil
+}
+
+func (s *Service) versions() []int {
+	var versions []int
+	if s.Options.EnableIPv4 {
+		versions = append(versions, 4)
+	}
+	if s.Options.EnableIPv6 {
+		versions = append(versions, 6)
+	}
+	return versions
+}

@@ -1,0 +1,162 @@
+package ipam
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"time"
+
+	"spiderpool.dev/spiderpool/internal/ipset"
+	"spiderpool.dev/spiderpool/internal/pool"
+)
+
+const (
+	// adoptFor is how long a pool is used that was read because a pod named it. By
+	// then the controller has labelled it, and it comes by SetPool if it concerns
+	// this node.
+	adoptFor = time.Minute
+	// maxExplained bounds how many pools are read to explain a failure.
+	maxExplained = 100
+)
+
+// SetPool adds a pool or replaces the one of its name.
+func (a *Allocator) SetPool(p *pool.Pool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	delete(a.adopted, p.Name)
+	a.setPool(p)
+}
+
+func (a *Allocator) setPool(p *pool.Pool) {
+	a.catalog.Set(p)
+	a.index.SetPool(p.Name, a.catalog.Usable(p.Name))
+}
+
+// DeletePool removes a pool, if it is there. Its leases stay.
+func (a *Allocator) DeletePool(name string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.deletePool(name)
+}
+
+func (a *Allocator) deletePool(name string) {
+	delete(a.adopted, name)
+	a.catalog.Delete(name)
+	a.index.DeletePool(name)
+}
+
+// SetReserved replaces the addresses that no pool hands out.
+func (a *Allocator) SetReserved(reserved ipset.Set) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if reserved.Equal(a.reserved) {
+		return
+	}
+	a.reserved = reserved
+	for _, name := range a.catalog.SetReserved(reserved) {
+		a.index.SetPool(name, a.catalog.Usable(name))
+	}
+}
+
+// Pool returns a pool by name.
+func (a *Allocator) Pool(name string) (*pool.Pool, bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.catalog.Get(name)
+}
+
+// selectPools selects for one interface. Where what this node watches does not
+// do, the other pools are read: for the reasons why they do not do either, and
+// because one may be too new to carry the label by which it is watched.
+func (a *Allocator) selectPools(ctx context.Context, pools Pools, req *pool.Request, versions []int) ([]pool.Selection, error) {
+	a.mu.Lock()
+	a.forgetAdopted()
+	selections, err := pool.SelectAll(a.catalog, req, versions)
+	a.mu.Unlock()
+	var none *pool.NoPoolError
+	if !errors.As(err, &none) {
+		return selections, err
+	}
+	others, readErr := readOthers(ctx, pools, none)
+	if readErr != nil {
+		a.log.Warn("cannot read the pools that this node does not watch", "err", readErr)
+		return nil, err
+	}
+	wide := a.catalogWith(others)
+	selections, err = pool.SelectAll(wide, req, versions)
+	if err != nil {
+		return nil, err
+	}
+	a.adopt(selections)
+	return selections, nil
+}
+
+// readOthers reads the named pools that are unknown, or, where no names or
+// wildcards are given, a bounded number of all.
+func readOthers(ctx context.Context, pools Pools, none *pool.NoPoolError) ([]*pool.Pool, error) {
+	var found []*pool.Pool
+	listed := none.Source == pool.SourceNone || none.Source == pool.SourceDefault
+	for _, drop := range none.Drops {
+		if drop.Cause != pool.CauseUnknown || len(found) >= maxExplained {
+			continue
+		}
+		if strings.Contains(drop.Pool, "*") {
+			listed = true
+			continue
+		}
+		p, err := pools.Get(ctx, drop.Pool)
+		if errors.Is(err, ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		found = append(found, p)
+	}
+	if !listed {
+		return found, nil
+	}
+	all, err := pools.List(ctx, maxExplained)
+	return append(found, all...), err
+}
+
+// catalogWith returns a catalog of the known pools and the others.
+func (a *Allocator) catalogWith(others []*pool.Pool) *pool.Catalog {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	wide := pool.NewCatalog()
+	wide.SetReserved(a.reserved)
+	for _, p := range others {
+		wide.Set(p)
+	}
+	for _, name := range a.catalog.Names() {
+		if p, ok := a.catalog.Get(name); ok {
+			wide.Set(p)
+		}
+	}
+	return wide
+}
+
+// adopt takes selected pools that are not watched into use for a while.
+func (a *Allocator) adopt(selections []pool.Selection) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, s := range selections {
+		for _, p := range s.Pools {
+			if _, known := a.catalog.Get(p.Name); !known {
+				a.setPool(p)
+				a.adopted[p.Name] = a.now()
+			}
+		}
+	}
+}
+
+// forgetAdopted ends the use of pools that were never confirmed by SetPool.
+func (a *Allocator) forgetAdopted() {
+	now := a.now()
+	for name, since := range a.adopted {
+		if now.Sub(since) > adoptFor {
+			a.deletePool(name)
+		}
+	}
+}

@@ -1,0 +1,180 @@
+package ipam
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"time"
+
+	"spiderpool.dev/spiderpool/internal/lease"
+	"spiderpool.dev/spiderpool/internal/pool"
+)
+
+// Errors that adapters return, possibly wrapped.
+var (
+	// ErrNotFound: there is no such object.
+	ErrNotFound = errors.New("not found")
+	// ErrConflict: the stored block is not the one that the change was made from:
+	// another version, or one that exists already, or one that is gone.
+	ErrConflict = errors.New("changed by another writer")
+	// ErrElsewhere: the pod does not run on this node.
+	ErrElsewhere = errors.New("not a pod of this node")
+	// ErrNotReady: the adapter has not read its first snapshot yet.
+	ErrNotReady = errors.New("not ready")
+)
+
+// Blocks stores the blocks of the cluster with optimistic concurrency.
+type Blocks interface {
+	// Get returns the block of that name, or ErrNotFound.
+	Get(ctx context.Context, base netip.Addr) (lease.Block, error)
+	// Put creates the block if its Version is empty and else replaces the one of
+	// that version; it returns the new version. ErrConflict means that nothing was
+	// written; after any other error it is unknown whether it was.
+	Put(ctx context.Context, b lease.Block) (version string, err error)
+	// Delete removes the block of that version, or returns ErrConflict.
+	Delete(ctx context.Context, b lease.Block) error
+	// OfNode returns the blocks that the node created and those with leases of it.
+	OfNode(ctx context.Context, node string) ([]lease.Block, error)
+	// InRegion returns the blocks with addresses in a region (see RegionOf).
+	InRegion(ctx context.Context, region netip.Prefix) ([]lease.Block, error)
+}
+
+// RegionOf returns the region of an address: 256 blocks, an IPv4 /20 or an IPv6
+// /116. It is the unit in which other nodes' blocks are read, and so bounds the
+// cost of learning about them whatever the size of a pool.
+func RegionOf(a netip.Addr) netip.Prefix {
+	bits := 20
+	if a.Is6() {
+		bits = 116
+	}
+	return netip.PrefixFrom(a, bits).Masked()
+}
+
+// Controller is a controller of a pod; the zero value is none.
+type Controller struct {
+	APIVersion string
+	Kind       string
+	Name       string
+	UID        string
+}
+
+// Pod is what is known of a pod of this node.
+type Pod struct {
+	Namespace, Name, UID string
+	Labels, Annotations  map[string]string
+	// Owner is the controller in the pod's owner references.
+	Owner Controller
+}
+
+// Cluster is what the use cases need to read besides blocks and pools. Everything
+// comes from memory unless it says otherwise.
+type Cluster interface {
+	// Pod returns the pod of this node. With a UID that memory does not have, or
+	// without memory of the pod, it is read live. ErrNotFound, ErrElsewhere.
+	Pod(ctx context.Context, namespace, name, uid string) (Pod, error)
+	// Namespace returns the facts of a namespace. ErrNotFound.
+	Namespace(ctx context.Context, name string) (pool.NamespaceFacts, error)
+	// Node returns the facts of this node. ErrNotReady.
+	Node(ctx context.Context) (pool.NodeFacts, error)
+	// TopController follows the pod's owner to the top: a Deployment for the pod of
+	// a ReplicaSet. Read live once for an owner and then remembered.
+	TopController(ctx context.Context, pod Pod) (Controller, error)
+	// Network returns the configuration of a network attachment, read live and
+	// remembered for seconds. ErrNotFound.
+	Network(ctx context.Context, name pool.NetworkAttachment) (Network, error)
+}
+
+// Network is the configuration of a NetworkAttachmentDefinition as far as it
+// concerns addresses.
+type Network struct {
+	// IPAM is false where another IPAM plugin, or none, gives the addresses.
+	IPAM              bool
+	Name              string
+	Master            string
+	Pools             pool.Names
+	CleanGateway      bool
+	MatchMasterSubnet bool
+}
+
+// Links reads the links of the node.
+type Links interface {
+	// Subnets returns the networks of the link's addresses.
+	Subnets(link string) ([]netip.Prefix, error)
+}
+
+// Pools reads pools that this node does not watch: those bound to other nodes and
+// those that are so new that they carry no label yet. Both read live.
+type Pools interface {
+	// Get returns the pool, or ErrNotFound.
+	Get(ctx context.Context, name string) (*pool.Pool, error)
+	// List returns at most limit pools.
+	List(ctx context.Context, limit int) ([]*pool.Pool, error)
+}
+
+// Endpoints keeps the SpiderEndpoints, which are views of the leases. Set, Without
+// and Remove return at once; the work is done behind them and repeated until it
+// succeeds. For one endpoint the last of them counts.
+type Endpoints interface {
+	// Set makes the endpoint what it should be.
+	Set(e Endpoint)
+	// Without takes an interface out of the endpoint of the pod, if it still shows
+	// that UID, within the time; a Remove before then makes it needless.
+	Without(namespace, name, podUID, ifname string, within time.Duration)
+	// Remove deletes the endpoint of the pod if it still shows that UID.
+	Remove(namespace, name, podUID string)
+	// Addresses returns what an endpoint shows, read live; nothing where there is
+	// none.
+	Addresses(ctx context.Context, namespace, name string) ([]netip.Addr, error)
+}
+
+// Endpoint is the content of a SpiderEndpoint.
+type Endpoint struct {
+	Namespace, Name string
+	PodUID          string
+	Node            string
+	Owner           Controller
+	Interfaces      []EndpointInterface
+}
+
+// EndpointInterface is what one interface was given.
+type EndpointInterface struct {
+	Interface    string
+	Addresses    []EndpointAddress // at most one of each IP version
+	CleanGateway bool
+	Routes       []pool.Route
+}
+
+// EndpointAddress is one address of an interface.
+type EndpointAddress struct {
+	Prefix  netip.Prefix
+	Gateway netip.Addr // the zero value where the pool has none
+	Pool    string
+}
+
+// Events tells the users of a pod what happened to it. It returns at once.
+type Events interface {
+	// Failed says that the pod's interface got no address, and why.
+	Failed(pod Pod, reason, message string)
+}
+
+// Journal keeps releases that could not be committed, across restarts.
+type Journal interface {
+	// Add keeps the release; when it returns, it is on disk.
+	Add(r Release) error
+	// Remove forgets the release, if it is there.
+	Remove(at lease.Attachment) error
+	// All returns what is kept.
+	All() ([]Release, error)
+}
+
+// Release is a DEL that is not committed yet.
+type Release struct {
+	lease.Attachment
+	Namespace, Pod, PodUID string
+}
+
+// Observer counts what happens, for metrics.
+type Observer interface {
+	// Conflict counts a block that another writer had changed.
+	Conflict()
+}

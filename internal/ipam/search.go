@@ -1,0 +1,140 @@
+package ipam
+
+import (
+	"context"
+	"fmt"
+	"hash/fnv"
+	"iter"
+	"net/netip"
+	"slices"
+	"time"
+
+	"spiderpool.dev/spiderpool/internal/ipset"
+	"spiderpool.dev/spiderpool/internal/lease"
+)
+
+const (
+	// regionTTL is how long what was read of a region serves before a conflict in
+	// it is reason to read it again as a whole.
+	regionTTL = time.Second
+	// maxRegions bounds the search of one pool: 4096 regions are 2^24 addresses.
+	maxRegions = 4096
+	// maxSearches bounds how often a request whose pools seem exhausted looks at
+	// other nodes' blocks again, because what it found there was taken meanwhile.
+	maxSearches = 16
+)
+
+// search is what one request has done about pools without a free address.
+type search struct {
+	rounds int
+	began  map[netip.Prefix]bool
+}
+
+func newSearch() *search { return &search{began: map[netip.Prefix]bool{}} }
+
+// search reads the blocks of the exhausted pools until one turns out to have a
+// free address. It reports whether it is worth choosing again.
+func (a *Allocator) search(ctx context.Context, s *search, exhausted *lease.ExhaustedError) (bool, error) {
+	s.rounds++
+	if s.rounds > maxSearches {
+		return false, nil
+	}
+	for _, usage := range exhausted.Pools {
+		a.mu.Lock()
+		usable := a.catalog.Usable(usage.Pool)
+		a.mu.Unlock()
+		for region := range a.regionsOf(usable) {
+			if s.began[region] {
+				continue
+			}
+			s.began[region] = true
+			if err := a.readRegion(ctx, region, 0); err != nil {
+				return false, fmt.Errorf("read the blocks in %s: %w", region, err)
+			}
+			a.mu.Lock()
+			free := a.index.Usage(usage.Pool).Free
+			a.mu.Unlock()
+			if free > 0 {
+				// The same region may give again: others release while we choose.
+				delete(s.began, region)
+				return true, nil
+			}
+		}
+	}
+	return false, nil
+}
+
+// readRegion reads the blocks of a region unless that was done within ttl.
+func (a *Allocator) readRegion(ctx context.Context, region netip.Prefix, ttl time.Duration) error {
+	a.mu.Lock()
+	now := a.now()
+	fresh := now.Sub(a.regions[region]) < ttl
+	a.mu.Unlock()
+	if fresh {
+		return nil
+	}
+	blocks, err := a.blocks.InRegion(ctx, region)
+	if err != nil {
+		return err
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.regions[region] = now
+	exists := make(map[netip.Addr]bool, len(blocks))
+	for _, b := range blocks {
+		exists[b.Base] = true
+		if known, ok := a.index.Block(b.Base); !ok || known.Version != b.Version {
+			a.put(b, now)
+		}
+	}
+	for base := region.Addr(); base.IsValid() && region.Contains(base); base = lastAddr(ipset.BlockPrefix(base)).Next() {
+		if known, ok := a.index.Block(base); ok && !exists[base] && !a.concerns(known) {
+			a.drop(base)
+		}
+	}
+	return nil
+}
+
+// concerns reports whether the node created the block or holds a lease in it. What
+// happens to such blocks is told by Observe and ObserveDeleted, in order.
+func (a *Allocator) concerns(b lease.Block) bool {
+	return b.Node == a.node || slices.ContainsFunc(b.Leases, func(l lease.Lease) bool { return l.Node == a.node })
+}
+
+// regionsOf yields the regions that the set touches, beginning at one that
+// depends on the node, so that nodes rarely search in step.
+func (a *Allocator) regionsOf(set ipset.Set) iter.Seq[netip.Prefix] {
+	return func(yield func(netip.Prefix) bool) {
+		var regions []netip.Prefix
+		for _, r := range set.Ranges() {
+			for region := RegionOf(r.From()); len(regions) < maxRegions; {
+				if n := len(regions); n == 0 || regions[n-1] != region {
+					regions = append(regions, region)
+				}
+				last := lastAddr(region)
+				if !last.IsValid() || !last.Less(r.To()) {
+					break
+				}
+				region = RegionOf(last.Next())
+			}
+		}
+		if len(regions) == 0 {
+			return
+		}
+		hash := fnv.New32a()
+		_, _ = hash.Write([]byte(a.node))
+		start := int(hash.Sum32() % uint32(len(regions)))
+		for i := range regions {
+			if !yield(regions[(start+i)%len(regions)]) {
+				return
+			}
+		}
+	}
+}
+
+func lastAddr(p netip.Prefix) netip.Addr {
+	return ipset.OfPrefix(p).Ranges()[0].To()
+}
+
+// blockOf names the block of a lease.
+func blockOf(l lease.Lease) netip.Addr { return ipset.BlockOf(l.Addr) }

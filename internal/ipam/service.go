@@ -1,0 +1,278 @@
+package ipam
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"time"
+
+	"spiderpool.dev/spiderpool/internal/lease"
+	"spiderpool.dev/spiderpool/internal/pool"
+	"spiderpool.dev/spiderpool/internal/wire"
+)
+
+// Options are the installation's switches.
+type Options struct {
+	EnableIPv4, EnableIPv6 bool
+	// FixStatefulSet and FixVirtualMachine give pods their former addresses back.
+	FixStatefulSet    bool
+	FixVirtualMachine bool
+	// ClusterNetwork is what Multus gives pods that do not say otherwise.
+	ClusterNetwork pool.ClusterNetwork
+}
+
+// Service is the use cases of one node.
+type Service struct {
+	Node      string
+	Options   Options
+	Allocator *Allocator
+	Cluster   Cluster
+	Links     Links
+	Pools     Pools
+	Endpoints Endpoints
+	Events    Events
+	Journal   Journal
+	Log       *slog.Logger
+}
+
+const (
+	// releaseTimeout is how long a DEL waits for the API server before the release
+	// is kept on disk.
+	releaseTimeout = 5 * time.Second
+	// partly is how long an endpoint may show an interface that has been removed
+	// from a pod: long enough that a pod that goes away as a whole is one write.
+	partly = 2 * time.Second
+)
+
+// Add grants the addresses of an interface, together with those of all the other
+// interfaces of the pod that Spiderpool gives addresses to.
+func (s *Service) Add(ctx context.Context, req wire.AddRequest) (wire.AddReply, error) {
+	pod, err := s.pod(ctx, req.Attachment)
+	if err != nil {
+		return wire.AddReply{}, err
+	}
+	if err := s.supersede(req.Attachment); err != nil {
+		return wire.AddReply{}, err
+	}
+	reply, err := s.add(ctx, pod, req)
+	if err == nil {
+		return reply, nil
+	}
+	failure := s.explain(pod, req.Interface, err)
+	if failure.Code != wire.CodeTryAgainLater {
+		s.Events.Failed(pod, "FailedAllocateIP", failure.Error())
+	}
+	return wire.AddReply{}, failure
+}
+
+// supersede forgets a release of the same attachment that is still in the
+// journal: the runtime wants the interface after all.
+func (s *Service) supersede(at wire.Attachment) error {
+	if err := s.Journal.Remove(lease.Attachment{ContainerID: at.ContainerID, Interface: at.Interface}); err != nil {
+		return &wire.Error{Code: wire.CodeInternal, Msg: "forget the former release of the interface", Details: err.Error()}
+	}
+	return nil
+}
+
+func (s *Service) add(ctx context.Context, pod Pod, req wire.AddRequest) (wire.AddReply, error) {
+	plan, err := s.plan(ctx, pod, req)
+	if err != nil {
+		return wire.AddReply{}, err
+	}
+	request := lease.Request{
+		Pod: pod.Namespace + "/" + pod.Name, PodUID: pod.UID, ContainerID: req.ContainerID, Node: s.Node,
+		FixedFor: s.fixedFor(pod),
+		Wants:    plan.wants(),
+	}
+	if request.FixedFor != "" {
+		if err := s.Allocator.readFixed(ctx, s.Endpoints, pod.Namespace, s.endpointName(pod)); err != nil {
+			return wire.AddReply{}, err
+		}
+	}
+	grants, err := s.Allocator.Allocate(ctx, request)
+	if err != nil {
+		var exhausted *lease.ExhaustedError
+		if !errors.As(err, &exhausted) {
+			return wire.AddReply{}, err
+		}
+		return wire.AddReply{}, &turnedAway{exhausted: exhausted, drops: plan.drops(exhausted)}
+	}
+	given, err := s.given(ctx, plan, grants)
+	if err != nil {
+		return wire.AddReply{}, err
+	}
+	s.show(ctx, pod, given)
+	for _, i := range given {
+		if i.Interface == req.Interface {
+			return replyOf(i, plan.dns), nil
+		}
+	}
+	return wire.AddReply{}, fmt.Errorf("the plan of pod %s/%s lacks interface %s", pod.Namespace, pod.Name, req.Interface)
+}
+
+// pod finds the pod of an attachment, in CNI terms.
+func (s *Service) pod(ctx context.Context, at wire.Attachment) (Pod, error) {
+	pod, err := s.Cluster.Pod(ctx, at.PodNamespace, at.PodName, at.PodUID)
+	switch {
+	case err == nil && !s.Allocator.Loaded():
+		return Pod{}, notReady(ErrNotReady)
+	case err == nil:
+		return pod, nil
+	case errors.Is(err, ErrNotFound):
+		return Pod{}, &wire.Error{Code: wire.CodeRefused, Details: err.Error(),
+			Msg: fmt.Sprintf("there is no pod %s/%s with UID %q; it was deleted or replaced", at.PodNamespace, at.PodName, at.PodUID)}
+	case errors.Is(err, ErrElsewhere):
+		return Pod{}, &wire.Error{Code: wire.CodeRefused, Details: err.Error(),
+			Msg: fmt.Sprintf("pod %s/%s does not run on node %s", at.PodNamespace, at.PodName, s.Node)}
+	default:
+		return Pod{}, notReady(err)
+	}
+}
+
+func notReady(err error) *wire.Error {
+	return &wire.Error{Code: wire.CodeTryAgainLater, Msg: "spiderpool-agent cannot read from the API server now", Details: err.Error()}
+}
+
+// fixedFor returns whom the pod's addresses are kept for, or "".
+func (s *Service) fixedFor(pod Pod) string {
+	switch {
+	case s.Options.FixStatefulSet && pod.Owner.Kind == "StatefulSet":
+		return "Pod/" + pod.Namespace + "/" + pod.Name
+	case s.Options.FixVirtualMachine && pod.Owner.Kind == "VirtualMachineInstance":
+		return "VirtualMachine/" + pod.Namespace + "/" + pod.Owner.Name
+	}
+	return ""
+}
+
+// endpointName is the name of the pod's SpiderEndpoint: its own, or that of the
+// virtual machine that its addresses are fixed for.
+func (s *Service) endpointName(pod Pod) string {
+	if s.Options.FixVirtualMachine && pod.Owner.Kind == "VirtualMachineInstance" {
+		return pod.Owner.Name
+	}
+	return pod.Name
+}
+
+// given turns grants into what the interfaces get.
+func (s *Service) given(ctx context.Context, plan plan, grants []lease.Grant) ([]EndpointInterface, error) {
+	var given []EndpointInterface
+	for _, i := range plan.interfaces {
+		out := EndpointInterface{Interface: i.name, CleanGateway: i.cleanGateway}
+		for _, g := range grants {
+			if g.Interface != i.name {
+				continue
+			}
+			p, err := s.poolOf(ctx, g.Pool)
+			if err != nil {
+				return nil, err
+			}
+			out.Addresses = append(out.Addresses, EndpointAddress{
+				Prefix: netip.PrefixFrom(g.Addr, p.Subnet.Bits()), Gateway: p.Gateway, Pool: g.Pool,
+			})
+			out.Routes = append(out.Routes, p.Routes...)
+		}
+		given = append(given, out)
+	}
+	placeRoutes(given, plan.routes)
+	return given, nil
+}
+
+// poolOf returns a pool that an address was granted from. It may be unknown here
+// when it was bound to another node, or deleted, after the grant.
+func (s *Service) poolOf(ctx context.Context, name string) (*pool.Pool, error) {
+	if p, ok := s.Allocator.Pool(name); ok {
+		return p, nil
+	}
+	p, err := s.Pools.Get(ctx, name)
+	if err != nil {
+		return nil, fmt.Errorf("SpiderIPPool %s, which the pod has an address of: %w", name, err)
+	}
+	return p, nil
+}
+
+// placeRoutes adds the routes of the pod's annotation to the interface through
+// whose subnet the next hop is reached. Where that is none of ours, another
+// plugin's interface may be meant, and the route is left out.
+func placeRoutes(given []EndpointInterface, routes []pool.Route) {
+	for _, r := range routes {
+		for i := range given {
+			if slices.ContainsFunc(given[i].Addresses, func(a EndpointAddress) bool { return a.Prefix.Masked().Contains(r.Gw) }) {
+				given[i].Routes = append(given[i].Routes, r)
+				break
+			}
+		}
+	}
+}
+
+func replyOf(i EndpointInterface, dns pool.DNS) wire.AddReply {
+	reply := wire.AddReply{DNS: wire.DNS{Nameservers: dns.Nameservers, Domain: dns.Domain, Search: dns.Search, Options: dns.Options}}
+	for _, a := range i.Addresses {
+		address := wire.Address{Prefix: a.Prefix, Pool: a.Pool}
+		if a.Gateway.IsValid() && !i.CleanGateway {
+			address.Gateway = a.Gateway
+			reply.Routes = append(reply.Routes, wire.Route{Dst: netip.PrefixFrom(unspecified(a.Gateway), 0), Gw: a.Gateway})
+		}
+		reply.Addresses = append(reply.Addresses, address)
+	}
+	for _, r := range i.Routes {
+		reply.Routes = append(reply.Routes, wire.Route{Dst: r.Dst, Gw: r.Gw})
+	}
+	return reply
+}
+
+func unspecified(like netip.Addr) netip.Addr {
+	if like.Is4() {
+		return netip.IPv4Unspecified()
+	}
+	return netip.IPv6Unspecified()
+}
+
+// show has the pod's endpoint say what it was given.
+func (s *Service) show(ctx context.Context, pod Pod, given []EndpointInterface) {
+	owner, err := s.Cluster.TopController(ctx, pod)
+	if err != nil {
+		s.Log.Warn("cannot find the top controller of a pod; its endpoint names the direct one",
+			"namespace", pod.Namespace, "pod", pod.Name, "err", err)
+		owner = pod.Owner
+	}
+	s.Endpoints.Set(Endpoint{
+		Namespace: pod.Namespace, Name: s.endpointName(pod), PodUID: pod.UID, Node: s.Node, Owner: owner, Interfaces: given,
+	})
+}
+
+// Check returns an error unless the attachment holds exactly the addresses.
+func (s *Service) Check(_ context.Context, req wire.CheckRequest) error {
+	if !s.Allocator.Loaded() {
+		return notReady(ErrNotReady)
+	}
+	held := []netip.Addr{}
+	for _, l := range s.Allocator.Attached(lease.Attachment{ContainerID: req.ContainerID, Interface: req.Interface}) {
+		held = append(held, l.Addr)
+	}
+	asked := slices.Clone(req.Addresses)
+	slices.SortFunc(held, netip.Addr.Compare)
+	slices.SortFunc(asked, netip.Addr.Compare)
+	if !slices.Equal(held, asked) {
+		return &wire.Error{
+			Code: wire.CodeConflict,
+			Msg: fmt.Sprintf("interface %s of pod %s/%s should have %v, and %v is leased to it",
+				req.Interface, req.PodNamespace, req.PodName, asked, held),
+			Details: "delete the pod: it gets addresses of its own when it is created again",
+		}
+	}
+	return nil
+}
+
+// Status returns an error unless ADD can be served.
+func (s *Service) Status(ctx context.Context) error {
+	if !s.Allocator.Loaded() {
+		return notReady(ErrNotReady)
+	}
+	if _, err := s.Cluster.Node(ctx); err != nil {
+		return notReady(err)
+	}
+	return nil
+}

@@ -1,0 +1,154 @@
+package kube
+
+import (
+	"fmt"
+	"hash/fnv"
+	"net/netip"
+	"strconv"
+	"strings"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"spiderpool.dev/spiderpool/api/v2beta1"
+	"spiderpool.dev/spiderpool/internal/ipam"
+	"spiderpool.dev/spiderpool/internal/ipset"
+	"spiderpool.dev/spiderpool/internal/lease"
+)
+
+// Labels of SpiderIPBlocks. They follow from the name and the leases and are
+// written with them, so they can be relied upon; they exist to be selected by.
+const (
+	// LabelBlockRegion is the region of the block (ipam.RegionOf), as "172.31.16.0-20".
+	LabelBlockRegion = "ipam.spidernet.io/region"
+	// LabelBlockNodePrefix, followed by a node's name, is on every block that the
+	// node created ("creator") or else holds a lease in ("holder").
+	LabelBlockNodePrefix = "node.ipam.spidernet.io/"
+)
+
+// Values of the labels with LabelBlockNodePrefix.
+const (
+	blockCreator = "creator"
+	blockHolder  = "holder"
+)
+
+// maxLabelName is the length that the name part of a label may have.
+const maxLabelName = 63
+
+// BlockName returns the name of the SpiderIPBlock that begins at base: an IPv4
+// address as it is, an IPv6 address in full with "-" for ":", as object names are
+// DNS names.
+func BlockName(base netip.Addr) string {
+	if base.Is4() {
+		return base.String()
+	}
+	return strings.ReplaceAll(base.StringExpanded(), ":", "-")
+}
+
+// ParseBlockName is the inverse of BlockName.
+func ParseBlockName(name string) (netip.Addr, error) {
+	text := name
+	if !strings.Contains(name, ".") {
+		text = strings.ReplaceAll(name, "-", ":")
+	}
+	base, err := netip.ParseAddr(text)
+	if err != nil || BlockName(base) != name || ipset.BlockOf(base) != base {
+		return netip.Addr{}, fmt.Errorf("%q is not the name of a SpiderIPBlock: the first of %d aligned addresses", name, ipset.BlockSize)
+	}
+	return base, nil
+}
+
+// BlockNodeLabel returns the label key that the blocks of a node carry. A name
+// that is too long for a label is cut and told apart by a hash.
+func BlockNodeLabel(node string) string {
+	if len(node) > maxLabelName {
+		hash := fnv.New64a()
+		_, _ = hash.Write([]byte(node))
+		suffix := "-" + strconv.FormatUint(hash.Sum64(), 36)
+		node = node[:maxLabelName-len(suffix)] + suffix
+	}
+	return LabelBlockNodePrefix + node
+}
+
+func regionLabel(region netip.Prefix) string {
+	return BlockName(region.Addr()) + "-" + strconv.Itoa(region.Bits())
+}
+
+// BlockObject returns the resource of a block, with its labels.
+func BlockObject(b lease.Block) *v2beta1.SpiderIPBlock {
+	labels := map[string]string{LabelBlockRegion: regionLabel(ipam.RegionOf(b.Base))}
+	leases := make([]v2beta1.Lease, 0, len(b.Leases))
+	for _, l := range b.Leases {
+		if l.Node != "" {
+			labels[BlockNodeLabel(l.Node)] = blockHolder
+		}
+		leases = append(leases, leaseObject(l))
+	}
+	if b.Node != "" {
+		labels[BlockNodeLabel(b.Node)] = blockCreator
+	}
+	return &v2beta1.SpiderIPBlock{
+		TypeMeta:   metav1.TypeMeta{APIVersion: v2beta1.GroupVersion.String(), Kind: "SpiderIPBlock"},
+		ObjectMeta: metav1.ObjectMeta{Name: BlockName(b.Base), Labels: labels, ResourceVersion: b.Version},
+		Spec:       v2beta1.SpiderIPBlockSpec{CIDR: ipset.BlockPrefix(b.Base).String(), Node: b.Node, Leases: leases},
+	}
+}
+
+func leaseObject(l lease.Lease) v2beta1.Lease {
+	out := v2beta1.Lease{
+		IP: l.Addr.String(), State: v2beta1.LeaseState(l.State), Pool: l.Pool,
+		Pod: l.Pod, PodUID: l.PodUID, ContainerID: l.ContainerID, Interface: l.Interface, Node: l.Node, FixedFor: l.FixedFor,
+		Since: metav1.NewTime(l.Since), MAC: l.MAC,
+	}
+	if !l.Until.IsZero() {
+		out.Until = &metav1.Time{Time: l.Until}
+	}
+	return out
+}
+
+// BlockOf returns the block that the resource describes. The error says that
+// somebody wrote what Spiderpool does not write.
+func BlockOf(in *v2beta1.SpiderIPBlock) (lease.Block, error) {
+	base, err := ParseBlockName(in.Name)
+	if err != nil {
+		return lease.Block{}, err
+	}
+	out := lease.Block{Base: base, Node: in.Spec.Node, Version: in.ResourceVersion}
+	if len(in.Spec.Leases) > 0 {
+		out.Leases = make([]lease.Lease, 0, len(in.Spec.Leases))
+	}
+	for _, l := range in.Spec.Leases {
+		addr, err := netip.ParseAddr(l.IP)
+		if err != nil {
+			return lease.Block{}, fmt.Errorf("SpiderIPBlock %s: %w", in.Name, err)
+		}
+		converted := lease.Lease{
+			Addr: addr, State: lease.State(l.State), Pool: l.Pool,
+			Holder: lease.Holder{
+				Attachment: lease.Attachment{ContainerID: l.ContainerID, Interface: l.Interface},
+				Pod:        l.Pod, PodUID: l.PodUID, Node: l.Node, FixedFor: l.FixedFor,
+			},
+			Since: l.Since.UTC(), MAC: l.MAC,
+		}
+		if l.Until != nil {
+			converted.Until = l.Until.UTC()
+		}
+		out.Leases = append(out.Leases, converted)
+	}
+	if err := out.Validate(); err != nil {
+		return lease.Block{}, fmt.Errorf("SpiderIPBlock %s: %w", in.Name, err)
+	}
+	return out, nil
+}
+
+// olderVersion reports whether resource version a is older than b. Versions of
+// one resource are decimal numbers that grow (KEP-5504); text that is none is
+// never older.
+func olderVersion(a, b string) bool {
+	na, errA := strconv.ParseUint(a, 10, 64)
+	nb, errB := strconv.ParseUint(b, 10, 64)
+	return errA == nil && errB == nil && na < nb
+}
+
+// truncate is the precision that a time has in the API.
+const truncate = time.Second

@@ -1,0 +1,133 @@
+package kube
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+
+	"spiderpool.dev/spiderpool/api/v2beta1"
+	"spiderpool.dev/spiderpool/internal/ipam"
+	"spiderpool.dev/spiderpool/internal/lease"
+)
+
+// BlockStore keeps blocks as SpiderIPBlocks (ipam.Blocks).
+type BlockStore struct{ client *Client }
+
+// NewBlockStore returns the store of the cluster that the client speaks to.
+func NewBlockStore(client *Client) *BlockStore { return &BlockStore{client: client} }
+
+// Older orders versions (ipam.Config.Older).
+func (*BlockStore) Older(a, b string) bool { return olderVersion(a, b) }
+
+// Get implements ipam.Blocks.
+func (s *BlockStore) Get(ctx context.Context, base netip.Addr) (lease.Block, error) {
+	var object v2beta1.SpiderIPBlock
+	err := s.client.spiderpool.Get().Resource("spideripblocks").Name(BlockName(base)).Do(ctx).Into(&object)
+	if apierrors.IsNotFound(err) {
+		return lease.Block{}, fmt.Errorf("SpiderIPBlock %s: %w", BlockName(base), ipam.ErrNotFound)
+	}
+	if err != nil {
+		return lease.Block{}, err
+	}
+	return BlockOf(&object)
+}
+
+// Put implements ipam.Blocks.
+//
+// The answer is asked for without the content, which is known. An update resets
+// managedFields (an empty entry does, see "Clearing managedFields" in the
+// documentation of server-side apply): nobody shares the ownership of fields of a
+// block, and tracking it costs the server more than the write itself.
+func (s *BlockStore) Put(ctx context.Context, b lease.Block) (string, error) {
+	object := BlockObject(b)
+	request := s.client.spiderpool.Post().Resource("spideripblocks")
+	if b.Version != "" {
+		object.ManagedFields = []metav1.ManagedFieldsEntry{{}}
+		request = s.client.spiderpool.Put().Resource("spideripblocks").Name(object.Name)
+	}
+	raw, err := request.Body(object).SetHeader("Accept", partialMetadata).Do(ctx).Raw()
+	if err != nil {
+		return "", asConflict(object.Name, err)
+	}
+	version, err := versionIn(raw)
+	if err != nil {
+		return "", fmt.Errorf("SpiderIPBlock %s: %w", object.Name, err)
+	}
+	return version, nil
+}
+
+// versionIn returns the resource version in the answer to a write.
+func versionIn(raw []byte) (string, error) {
+	var answer struct {
+		Metadata struct {
+			ResourceVersion string `json:"resourceVersion"`
+		} `json:"metadata"`
+	}
+	if err := json.Unmarshal(raw, &answer); err != nil || answer.Metadata.ResourceVersion == "" {
+		return "", fmt.Errorf("the answer to a write has no resource version: %.200q", raw)
+	}
+	return answer.Metadata.ResourceVersion, nil
+}
+
+// asConflict tells a block that somebody else created, changed or removed from
+// every other failure.
+func asConflict(name string, err error) error {
+	if apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) || apierrors.IsNotFound(err) {
+		return fmt.Errorf("SpiderIPBlock %s: %w: %w", name, ipam.ErrConflict, err)
+	}
+	return fmt.Errorf("SpiderIPBlock %s: %w", name, err)
+}
+
+// Delete implements ipam.Blocks.
+func (s *BlockStore) Delete(ctx context.Context, b lease.Block) error {
+	err := s.client.spiderpool.Delete().Resource("spideripblocks").Name(BlockName(b.Base)).
+		Body(&metav1.DeleteOptions{Preconditions: &metav1.Preconditions{ResourceVersion: &b.Version}}).
+		Do(ctx).Error()
+	if err != nil {
+		return asConflict(BlockName(b.Base), err)
+	}
+	return nil
+}
+
+// OfNode implements ipam.Blocks.
+func (s *BlockStore) OfNode(ctx context.Context, node string) ([]lease.Block, error) {
+	return s.list(ctx, BlockNodeLabel(node))
+}
+
+// InRegion implements ipam.Blocks.
+func (s *BlockStore) InRegion(ctx context.Context, region netip.Prefix) ([]lease.Block, error) {
+	return s.list(ctx, labels.Set{LabelBlockRegion: regionLabel(region)}.String())
+}
+
+// blockPage bounds the memory that a list takes at a time: 64 full blocks are a
+// quarter of a megabyte.
+const blockPage = 64
+
+func (s *BlockStore) list(ctx context.Context, selector string) ([]lease.Block, error) {
+	var blocks []lease.Block
+	next := ""
+	for {
+		var page v2beta1.SpiderIPBlockList
+		err := s.client.spiderpool.Get().Resource("spideripblocks").
+			Param("labelSelector", selector).Param("limit", fmt.Sprint(blockPage)).Param("continue", next).
+			Do(ctx).Into(&page)
+		if err != nil {
+			return nil, fmt.Errorf("list SpiderIPBlocks with %s: %w", selector, err)
+		}
+		for i := range page.Items {
+			b, err := BlockOf(&page.Items[i])
+			if err != nil {
+				return nil, err
+			}
+			blocks = append(blocks, b)
+		}
+		if next = page.Continue; next == "" {
+			return blocks, nil
+		}
+	}
+}

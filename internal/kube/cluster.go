@@ -1,0 +1,303 @@
+package kube
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"spiderpool.dev/spiderpool/api/v2beta1"
+	"spiderpool.dev/spiderpool/internal/ipam"
+	"spiderpool.dev/spiderpool/internal/pool"
+)
+
+// Cluster reads what concerns the pods of one node (ipam.Cluster). Its pods, the
+// namespaces and the node itself are followed; of the namespaces only labels and
+// our annotations are kept. Run must run.
+type Cluster struct {
+	client *Client
+	node   string
+	log    *slog.Logger
+
+	pods       *memory[ipam.Pod]
+	namespaces *memory[pool.NamespaceFacts]
+	nodes      *memory[pool.NodeFacts]
+
+	mu       sync.Mutex
+	tops     map[string]ipam.Controller // by UID of the direct controller
+	networks map[pool.NetworkAttachment]readNetwork
+}
+
+type readNetwork struct {
+	network ipam.Network
+	at      time.Time
+}
+
+const (
+	// networkTTL is how long the configuration of a network attachment is remembered.
+	networkTTL = 5 * time.Second
+	// maxTops bounds how many controllers are remembered; a node runs a few hundred.
+	maxTops = 4096
+)
+
+// NewCluster returns a reader for the node.
+func NewCluster(client *Client, node string, log *slog.Logger) *Cluster {
+	return &Cluster{
+		client: client, node: node, log: log,
+		pods:       newMemory(podOf),
+		namespaces: newMemory(namespaceOf),
+		nodes:      newMemory(nodeOf),
+		tops:       map[string]ipam.Controller{},
+		networks:   map[pool.NetworkAttachment]readNetwork{},
+	}
+}
+
+// Run follows the cluster until ctx ends.
+func (c *Cluster) Run(ctx context.Context) {
+	ofNode := fields.OneTermEqualSelector("spec.nodeName", c.node).String()
+	self := fields.OneTermEqualSelector("metadata.name", c.node).String()
+	var wg sync.WaitGroup
+	wg.Go(func() { c.client.follow(ctx, selection{resource: podResource, fields: ofNode}, c.pods, c.log) })
+	wg.Go(func() { c.client.follow(ctx, selection{resource: namespaceResource}, c.namespaces, c.log) })
+	wg.Go(func() { c.client.follow(ctx, selection{resource: nodeResource, fields: self}, c.nodes, c.log) })
+	wg.Wait()
+}
+
+// Ready returns an error that names what has not been read yet.
+func (c *Cluster) Ready() error {
+	var errs []error
+	if _, _, synced := c.pods.get(key{}); !synced {
+		errs = append(errs, errors.New("pods of this node"))
+	}
+	if _, _, synced := c.namespaces.get(key{}); !synced {
+		errs = append(errs, errors.New("namespaces"))
+	}
+	if _, ok, synced := c.nodes.get(key{"", c.node}); !synced || !ok {
+		errs = append(errs, fmt.Errorf("node %s", c.node))
+	}
+	if len(errs) > 0 {
+		return fmt.Errorf("%w: not read yet: %w", ipam.ErrNotReady, errors.Join(errs...))
+	}
+	return nil
+}
+
+func podOf(object *metav1.PartialObjectMetadata) ipam.Pod {
+	pod := ipam.Pod{
+		Namespace: object.Namespace, Name: object.Name, UID: string(object.UID),
+		Labels: object.Labels, Annotations: relevant(object.Annotations),
+	}
+	pod.Owner = controllerOf(object)
+	return pod
+}
+
+// relevant are the annotations that have a say in addresses.
+func relevant(annotations map[string]string) map[string]string {
+	var kept map[string]string
+	for name, value := range annotations {
+		if strings.HasPrefix(name, "ipam.spidernet.io/") || name == v2beta1.AnnotationMultusNetworks || name == v2beta1.AnnotationMultusDefaultNetwork {
+			if kept == nil {
+				kept = map[string]string{}
+			}
+			kept[name] = value
+		}
+	}
+	return kept
+}
+
+func controllerOf(object *metav1.PartialObjectMetadata) ipam.Controller {
+	if owner := metav1.GetControllerOf(object); owner != nil {
+		return ipam.Controller{APIVersion: owner.APIVersion, Kind: owner.Kind, Name: owner.Name, UID: string(owner.UID)}
+	}
+	return ipam.Controller{}
+}
+
+func namespaceOf(object *metav1.PartialObjectMetadata) pool.NamespaceFacts {
+	return pool.NamespaceFacts{Name: object.Name, Labels: object.Labels, Annotations: relevant(object.Annotations)}
+}
+
+func nodeOf(object *metav1.PartialObjectMetadata) pool.NodeFacts {
+	return pool.NodeFacts{Name: object.Name, Labels: object.Labels}
+}
+
+// Pod implements ipam.Cluster.
+func (c *Cluster) Pod(ctx context.Context, namespace, name, uid string) (ipam.Pod, error) {
+	pod, ok, synced := c.pods.get(key{namespace, name})
+	if ok && synced && uid != "" && pod.UID == uid {
+		return pod, nil
+	}
+	// Without a UID in the request memory may be of a former pod of that name.
+	return c.livePod(ctx, namespace, name, uid)
+}
+
+func (c *Cluster) livePod(ctx context.Context, namespace, name, uid string) (ipam.Pod, error) {
+	// The node is not in the metadata, so the server compares it.
+	list, err := c.client.metadata.Resource(podResource).Namespace(namespace).List(ctx, metav1.ListOptions{
+		FieldSelector: fields.AndSelectors(
+			fields.OneTermEqualSelector("metadata.name", name),
+			fields.OneTermEqualSelector("spec.nodeName", c.node)).String(),
+	})
+	if err != nil {
+		return ipam.Pod{}, fmt.Errorf("read pod %s/%s: %w", namespace, name, err)
+	}
+	if len(list.Items) == 1 {
+		pod := podOf(&list.Items[0])
+		if uid != "" && pod.UID != uid {
+			return ipam.Pod{}, fmt.Errorf("pod %s/%s has UID %s now: %w", namespace, name, pod.UID, ipam.ErrNotFound)
+		}
+		return pod, nil
+	}
+	object, err := c.client.metadata.Resource(podResource).Namespace(namespace).Get(ctx, name, metav1.GetOptions{})
+	switch {
+	case apierrors.IsNotFound(err):
+		return ipam.Pod{}, fmt.Errorf("pod %s/%s: %w", namespace, name, ipam.ErrNotFound)
+	case err != nil:
+		return ipam.Pod{}, fmt.Errorf("read pod %s/%s: %w", namespace, name, err)
+	case uid != "" && string(object.UID) != uid:
+		return ipam.Pod{}, fmt.Errorf("pod %s/%s has UID %s now: %w", namespace, name, object.UID, ipam.ErrNotFound)
+	}
+	return ipam.Pod{}, fmt.Errorf("pod %s/%s: %w", namespace, name, ipam.ErrElsewhere)
+}
+
+// Namespace implements ipam.Cluster.
+func (c *Cluster) Namespace(ctx context.Context, name string) (pool.NamespaceFacts, error) {
+	if facts, ok, _ := c.namespaces.get(key{"", name}); ok {
+		return facts, nil
+	}
+	object, err := c.client.metadata.Resource(namespaceResource).Get(ctx, name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return pool.NamespaceFacts{}, fmt.Errorf("namespace %s: %w", name, ipam.ErrNotFound)
+	}
+	if err != nil {
+		return pool.NamespaceFacts{}, err
+	}
+	return namespaceOf(object), nil
+}
+
+// Node implements ipam.Cluster.
+func (c *Cluster) Node(context.Context) (pool.NodeFacts, error) {
+	facts, ok, _ := c.nodes.get(key{"", c.node})
+	if !ok {
+		return pool.NodeFacts{}, fmt.Errorf("node %s: %w", c.node, ipam.ErrNotReady)
+	}
+	return facts, nil
+}
+
+// intermediate are the controllers that are commonly controlled themselves.
+var intermediate = map[string]schema.GroupVersionResource{
+	"ReplicaSet": {Group: "apps", Version: "v1", Resource: "replicasets"},
+	"Job":        {Group: "batch", Version: "v1", Resource: "jobs"},
+}
+
+// TopController implements ipam.Cluster. The owner of an object that exists does
+// not change, so what was found once is remembered.
+func (c *Cluster) TopController(ctx context.Context, pod ipam.Pod) (ipam.Controller, error) {
+	if pod.Owner.Kind == "" {
+		return ipam.Controller{APIVersion: "v1", Kind: "Pod", Name: pod.Name, UID: pod.UID}, nil
+	}
+	resource, ok := intermediate[pod.Owner.Kind]
+	if !ok {
+		return pod.Owner, nil
+	}
+	c.mu.Lock()
+	top, known := c.tops[pod.Owner.UID]
+	c.mu.Unlock()
+	if known {
+		return top, nil
+	}
+	object, err := c.client.metadata.Resource(resource).Namespace(pod.Namespace).Get(ctx, pod.Owner.Name, metav1.GetOptions{})
+	switch {
+	case apierrors.IsNotFound(err):
+		return pod.Owner, nil
+	case err != nil:
+		return ipam.Controller{}, fmt.Errorf("read %s %s/%s: %w", pod.Owner.Kind, pod.Namespace, pod.Owner.Name, err)
+	}
+	if top = controllerOf(object); top.Kind == "" || string(object.UID) != pod.Owner.UID {
+		top = pod.Owner
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.tops) >= maxTops {
+		clear(c.tops)
+	}
+	c.tops[pod.Owner.UID] = top
+	return top, nil
+}
+
+// Network implements ipam.Cluster.
+func (c *Cluster) Network(ctx context.Context, name pool.NetworkAttachment) (ipam.Network, error) {
+	c.mu.Lock()
+	read, ok := c.networks[name]
+	c.mu.Unlock()
+	if ok && time.Since(read.at) < networkTTL {
+		return read.network, nil
+	}
+	raw, err := c.client.spiderpool.Get().AbsPath("/apis/k8s.cni.cncf.io/v1/namespaces", name.Namespace,
+		"network-attachment-definitions", name.Name).Do(ctx).Raw()
+	if apierrors.IsNotFound(err) {
+		return ipam.Network{}, fmt.Errorf("NetworkAttachmentDefinition %s: %w", name, ipam.ErrNotFound)
+	}
+	if err != nil {
+		return ipam.Network{}, err
+	}
+	network, err := networkOf(raw)
+	if err != nil {
+		return ipam.Network{}, fmt.Errorf("NetworkAttachmentDefinition %s: %w", name, err)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.networks[name] = readNetwork{network: network, at: time.Now()}
+	return network, nil
+}
+
+// networkOf reads the CNI configuration in a NetworkAttachmentDefinition: a
+// plugin, or a list of which the first plugin with "ipam" counts.
+func networkOf(raw []byte) (ipam.Network, error) {
+	var definition struct {
+		Spec struct {
+			Config string `json:"config"`
+		} `json:"spec"`
+	}
+	if err := json.Unmarshal(raw, &definition); err != nil {
+		return ipam.Network{}, err
+	}
+	if definition.Spec.Config == "" {
+		return ipam.Network{}, nil
+	}
+	type plugin struct {
+		Name   string `json:"name"`
+		Master string `json:"master"`
+		IPAM   struct {
+			Type              string   `json:"type"`
+			IPv4              []string `json:"default_ipv4_ippool"`
+			IPv6              []string `json:"default_ipv6_ippool"`
+			CleanGateway      bool     `json:"clean_gateway"`
+			MatchMasterSubnet bool     `json:"match_master_subnet"`
+		} `json:"ipam"`
+	}
+	var config struct {
+		plugin
+		Plugins []plugin `json:"plugins"`
+	}
+	if err := json.Unmarshal([]byte(definition.Spec.Config), &config); err != nil {
+		return ipam.Network{}, fmt.Errorf("spec.config: %w", err)
+	}
+	for _, p := range append(config.Plugins, config.plugin) {
+		if p.IPAM.Type == "spiderpool" {
+			return ipam.Network{
+				IPAM: true, Name: config.Name, Master: p.Master,
+				Pools:        pool.Names{IPv4: p.IPAM.IPv4, IPv6: p.IPAM.IPv6},
+				CleanGateway: p.IPAM.CleanGateway, MatchMasterSubnet: p.IPAM.MatchMasterSubnet,
+			}, nil
+		}
+	}
+	return ipam.Network{}, nil
+}

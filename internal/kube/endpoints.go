@@ -1,0 +1,344 @@
+package kube
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/util/workqueue"
+
+	"spiderpool.dev/spiderpool/api/v2beta1"
+	"spiderpool.dev/spiderpool/internal/ipam"
+)
+
+// endpointWriters is how many endpoints are written at the same time.
+const endpointWriters = 4
+
+// Endpoints keeps SpiderEndpoints behind the answers to the plugins
+// (ipam.Endpoints). For each endpoint the last intention counts; it is carried out
+// until it succeeds or is replaced. Run must run.
+type Endpoints struct {
+	client *Client
+	log    *slog.Logger
+	queue  workqueue.TypedRateLimitingInterface[key]
+
+	mu     sync.Mutex
+	wanted map[key]intention
+	// written is what this process has written last, so that nothing is written
+	// twice and the common case needs no read.
+	written map[key]writtenEndpoint
+}
+
+// intention is what an endpoint should become; the zero endpoint means removed.
+type intention struct {
+	uid      string
+	endpoint *ipam.Endpoint
+	without  string // interface to take out; endpoint is nil then
+}
+
+type writtenEndpoint struct {
+	version string
+	content ipam.Endpoint
+}
+
+// NewEndpoints returns a writer of endpoints.
+func NewEndpoints(client *Client, log *slog.Logger) *Endpoints {
+	return &Endpoints{
+		client: client, log: log,
+		queue:   workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[key](50*time.Millisecond, 10*time.Second)),
+		wanted:  map[key]intention{},
+		written: map[key]writtenEndpoint{},
+	}
+}
+
+// Run writes until ctx ends; what is left undone is repaired from the leases by the
+// next agent.
+func (e *Endpoints) Run(ctx context.Context) {
+	var wg sync.WaitGroup
+	for range endpointWriters {
+		wg.Go(func() { e.work(ctx) })
+	}
+	<-ctx.Done()
+	e.queue.ShutDown()
+	wg.Wait()
+}
+
+// Pending returns how many endpoints are not what they should be yet.
+func (e *Endpoints) Pending() int {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return len(e.wanted)
+}
+
+// Set implements ipam.Endpoints.
+func (e *Endpoints) Set(endpoint ipam.Endpoint) {
+	k := key{endpoint.Namespace, endpoint.Name}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if _, pending := e.wanted[k]; !pending && equalEndpoints(e.written[k].content, endpoint) {
+		return
+	}
+	e.wanted[k] = intention{uid: endpoint.PodUID, endpoint: &endpoint}
+	e.queue.Add(k)
+}
+
+// Without implements ipam.Endpoints.
+func (e *Endpoints) Without(namespace, name, podUID, ifname string, within time.Duration) {
+	k := key{namespace, name}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if pending, ok := e.wanted[k]; ok {
+		if pending.endpoint != nil && pending.uid == podUID {
+			pending.endpoint = withoutInterface(*pending.endpoint, ifname)
+			e.wanted[k] = pending
+		}
+		return
+	}
+	e.wanted[k] = intention{uid: podUID, without: ifname}
+	e.queue.AddAfter(k, within)
+}
+
+// Remove implements ipam.Endpoints.
+func (e *Endpoints) Remove(namespace, name, podUID string) {
+	k := key{namespace, name}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.wanted[k] = intention{uid: podUID}
+	e.queue.Add(k)
+}
+
+// Addresses implements ipam.Endpoints.
+func (e *Endpoints) Addresses(ctx context.Context, namespace, name string) ([]netip.Addr, error) {
+	object, err := e.read(ctx, key{namespace, name})
+	if err != nil || object == nil {
+		return nil, err
+	}
+	var addrs []netip.Addr
+	for _, i := range object.Status.Current.IPs {
+		for _, text := range []*string{i.IPv4, i.IPv6} {
+			if text == nil {
+				continue
+			}
+			if prefix, err := netip.ParsePrefix(*text); err == nil {
+				addrs = append(addrs, prefix.Addr())
+			}
+		}
+	}
+	return addrs, nil
+}
+
+func (e *Endpoints) work(ctx context.Context) {
+	for {
+		k, stop := e.queue.Get()
+		if stop {
+			return
+		}
+		e.mu.Lock()
+		want, pending := e.wanted[k]
+		e.mu.Unlock()
+		if pending {
+			if err := e.perform(ctx, k, want); err != nil {
+				e.log.Warn("cannot write an endpoint; will try again", "namespace", k.namespace, "endpoint", k.name, "err", err)
+				e.queue.AddRateLimited(k)
+			} else {
+				e.queue.Forget(k)
+				e.settle(k, want)
+			}
+		}
+		e.queue.Done(k)
+	}
+}
+
+// settle forgets an intention that was carried out, unless it was replaced meanwhile.
+func (e *Endpoints) settle(k key, done intention) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.wanted[k] == done {
+		delete(e.wanted, k)
+	} else {
+		e.queue.Add(k)
+	}
+}
+
+func (e *Endpoints) perform(ctx context.Context, k key, want intention) error {
+	switch {
+	case want.endpoint != nil:
+		return e.put(ctx, k, *want.endpoint)
+	case want.without != "":
+		return e.takeOut(ctx, k, want)
+	default:
+		return e.remove(ctx, k, want.uid)
+	}
+}
+
+func (e *Endpoints) request(verb func() *rest.Request, k key) *rest.Request {
+	return verb().Resource("spiderendpoints").Namespace(k.namespace)
+}
+
+func (e *Endpoints) read(ctx context.Context, k key) (*v2beta1.SpiderEndpoint, error) {
+	var object v2beta1.SpiderEndpoint
+	err := e.request(e.client.spiderpool.Get, k).Name(k.name).Do(ctx).Into(&object)
+	if apierrors.IsNotFound(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read SpiderEndpoint %s/%s: %w", k.namespace, k.name, err)
+	}
+	return &object, nil
+}
+
+// put creates the endpoint, or replaces what it shows.
+func (e *Endpoints) put(ctx context.Context, k key, content ipam.Endpoint) error {
+	e.mu.Lock()
+	last, known := e.written[k]
+	e.mu.Unlock()
+	object := endpointObject(content)
+	if !known {
+		version, err := e.write(ctx, e.request(e.client.spiderpool.Post, k), object)
+		if !apierrors.IsAlreadyExists(err) {
+			return e.wrote(k, content, version, err)
+		}
+	}
+	object.ResourceVersion = last.version
+	if !known {
+		stored, err := e.read(ctx, k)
+		if err != nil {
+			return err
+		}
+		if stored == nil {
+			return fmt.Errorf("SpiderEndpoint %s/%s exists and does not", k.namespace, k.name)
+		}
+		stored.Status = object.Status
+		object = stored
+	}
+	version, err := e.write(ctx, e.request(e.client.spiderpool.Put, k).Name(k.name), object)
+	if apierrors.IsConflict(err) || apierrors.IsNotFound(err) {
+		e.forget(k)
+	}
+	return e.wrote(k, content, version, err)
+}
+
+func (e *Endpoints) write(ctx context.Context, request *rest.Request, object *v2beta1.SpiderEndpoint) (string, error) {
+	raw, err := request.Body(object).SetHeader("Accept", partialMetadata).Do(ctx).Raw()
+	if err != nil {
+		return "", err
+	}
+	return versionIn(raw)
+}
+
+func (e *Endpoints) wrote(k key, content ipam.Endpoint, version string, err error) error {
+	if err != nil {
+		return err
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.written[k] = writtenEndpoint{version: version, content: content}
+	return nil
+}
+
+func (e *Endpoints) forget(k key) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	delete(e.written, k)
+}
+
+// remove deletes the endpoint if it still shows the pod; a pod of the same name
+// may have taken it over on another node.
+func (e *Endpoints) remove(ctx context.Context, k key, uid string) error {
+	e.mu.Lock()
+	last, known := e.written[k]
+	e.mu.Unlock()
+	version := last.version
+	if !known || last.content.PodUID != uid {
+		stored, err := e.read(ctx, k)
+		if err != nil {
+			return err
+		}
+		if stored == nil || stored.Status.Current.UID != uid {
+			return nil
+		}
+		version = stored.ResourceVersion
+	}
+	err := e.request(e.client.spiderpool.Delete, k).Name(k.name).
+		Body(&metav1.DeleteOptions{Preconditions: &metav1.Preconditions{ResourceVersion: &version}}).
+		Do(ctx).Error()
+	if err == nil || apierrors.IsNotFound(err) {
+		e.forget(k)
+		return nil
+	}
+	if apierrors.IsConflict(err) {
+		e.forget(k) // what it shows now is looked up in the next attempt
+	}
+	return fmt.Errorf("delete SpiderEndpoint %s/%s: %w", k.namespace, k.name, err)
+}
+
+func (e *Endpoints) takeOut(ctx context.Context, k key, want intention) error {
+	e.mu.Lock()
+	last, known := e.written[k]
+	e.mu.Unlock()
+	if known && last.content.PodUID == want.uid {
+		return e.put(ctx, k, *withoutInterface(last.content, want.without))
+	}
+	stored, err := e.read(ctx, k)
+	if err != nil || stored == nil || stored.Status.Current.UID != want.uid {
+		return err
+	}
+	stored.Status.Current.IPs = slices.DeleteFunc(stored.Status.Current.IPs,
+		func(i v2beta1.EndpointIP) bool { return i.Interface == want.without })
+	_, err = e.write(ctx, e.request(e.client.spiderpool.Put, k).Name(k.name), stored)
+	return err
+}
+
+func withoutInterface(content ipam.Endpoint, name string) *ipam.Endpoint {
+	content.Interfaces = slices.DeleteFunc(slices.Clone(content.Interfaces),
+		func(i ipam.EndpointInterface) bool { return i.Interface == name })
+	return &content
+}
+
+func equalEndpoints(a, b ipam.Endpoint) bool {
+	return a.PodUID == b.PodUID && a.Node == b.Node && a.Owner == b.Owner &&
+		slices.EqualFunc(a.Interfaces, b.Interfaces, func(x, y ipam.EndpointInterface) bool {
+			return x.Interface == y.Interface && x.CleanGateway == y.CleanGateway &&
+				slices.Equal(x.Addresses, y.Addresses) && slices.Equal(x.Routes, y.Routes)
+		})
+}
+
+// endpointObject is the resource that shows the content.
+func endpointObject(content ipam.Endpoint) *v2beta1.SpiderEndpoint {
+	object := &v2beta1.SpiderEndpoint{
+		TypeMeta:   metav1.TypeMeta{APIVersion: v2beta1.GroupVersion.String(), Kind: "SpiderEndpoint"},
+		ObjectMeta: metav1.ObjectMeta{Namespace: content.Namespace, Name: content.Name},
+		Status: v2beta1.SpiderEndpointStatus{
+			Current:             v2beta1.EndpointAllocation{UID: content.PodUID, Node: content.Node, IPs: []v2beta1.EndpointIP{}},
+			OwnerControllerType: content.Owner.Kind,
+			OwnerControllerName: content.Owner.Name,
+		},
+	}
+	for _, i := range content.Interfaces {
+		out := v2beta1.EndpointIP{Interface: i.Interface, Vlan: new(int64(0)), CleanGateway: new(i.CleanGateway)}
+		for _, a := range i.Addresses {
+			address, name := new(a.Prefix.String()), new(a.Pool)
+			var gateway *string
+			if a.Gateway.IsValid() {
+				gateway = new(a.Gateway.String())
+			}
+			if a.Prefix.Addr().Is4() {
+				out.IPv4, out.IPv4Pool, out.IPv4Gateway = address, name, gateway
+			} else {
+				out.IPv6, out.IPv6Pool, out.IPv6Gateway = address, name, gateway
+			}
+		}
+		for _, r := range i.Routes {
+			out.Routes = append(out.Routes, v2beta1.Route{Dst: r.Dst.String(), Gw: r.Gw.String()})
+		}
+		object.Status.Current.IPs = append(object.Status.Current.IPs, out)
+	}
+	return object
+}
