@@ -1,0 +1,174 @@
+// Package history records which sandbox was given which address, and checks that
+// no address was ever held twice.
+//
+// An address is held for certain from the moment that an ADD returned it until a
+// DEL of the interface is called, because the ADD may have taken effect at its
+// end and the DEL at its beginning. Two certain holds of one address by different
+// interfaces that overlap therefore cannot be explained by any order of the calls;
+// and where none overlap, taking every ADD at its end and every DEL at its
+// beginning is an order that explains all. So the check finds every duplicate and
+// nothing else.
+package history
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+)
+
+// Kind is what happened.
+type Kind string
+
+const (
+	// Add is an ADD call.
+	Add Kind = "ADD"
+	// Del is a DEL call; also one that failed may have given the addresses back.
+	Del Kind = "DEL"
+	// Lost says that the sandbox ceased to exist without a DEL, at Start.
+	Lost Kind = "LOST"
+)
+
+// Interface is who holds an address: one interface of one sandbox.
+type Interface struct {
+	ContainerID string `json:"container"`
+	Name        string `json:"interface"`
+}
+
+// Event is one call, or the loss of a sandbox.
+type Event struct {
+	Kind      Kind         `json:"kind"`
+	Interface              // embedded: container, interface
+	Pod       string       `json:"pod"`
+	Node      string       `json:"node"`
+	Start     time.Time    `json:"start"`
+	End       time.Time    `json:"end"`
+	Addresses []netip.Addr `json:"addresses,omitempty"` // what a successful ADD returned
+	Error     string       `json:"error,omitempty"`
+}
+
+// Log collects events; it is safe for concurrent use.
+type Log struct {
+	mu     sync.Mutex
+	events []Event
+}
+
+// Record adds an event.
+func (l *Log) Record(e Event) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.events = append(l.events, e)
+}
+
+// Events returns what was recorded up to now.
+func (l *Log) Events() []Event {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.events)
+}
+
+// Violation is something that must not happen.
+type Violation struct {
+	What   string
+	Events []Event
+}
+
+func (v Violation) String() string {
+	text := v.What
+	for _, e := range v.Events {
+		text += fmt.Sprintf("\n    %s %s/%s of pod %s on %s, %s to %s: %v", e.Kind, e.ContainerID, e.Name, e.Pod, e.Node,
+			e.Start.Format(clock), e.End.Format(clock), e.Addresses)
+	}
+	return text
+}
+
+const clock = "15:04:05.000000"
+
+// hold is the time for which an interface has an address for certain.
+type hold struct {
+	from, to time.Time // to is the zero value while nothing ended it
+	add      Event
+}
+
+// Check returns every violation: an address held by two interfaces at a time, one
+// address twice in one answer, and an ADD that was repeated for an interface that
+// held addresses and got others.
+func Check(events []Event) []Violation {
+	holds, violations := certainHolds(events)
+	for _, addr := range slices.SortedFunc(maps.Keys(holds), netip.Addr.Compare) {
+		violations = append(violations, duplicates(addr, holds[addr])...)
+	}
+	return violations
+}
+
+// certainHolds replays the calls of each interface, which a runtime makes one after the other.
+func certainHolds(events []Event) (map[netip.Addr][]hold, []Violation) {
+	ordered := slices.Clone(events)
+	slices.SortStableFunc(ordered, func(a, b Event) int { return a.Start.Compare(b.Start) })
+	open := map[Interface]Event{}
+	all := map[netip.Addr][]hold{}
+	var violations []Violation
+	for _, e := range ordered {
+		before, holding := open[e.Interface]
+		switch {
+		case e.Kind == Add && len(e.Addresses) > 0:
+			if repeated := repeats(e.Addresses); repeated.IsValid() {
+				violations = append(violations, Violation{fmt.Sprintf("%s is twice in one answer", repeated), []Event{e}})
+			}
+			if holding && !sameAddresses(before.Addresses, e.Addresses) {
+				violations = append(violations, Violation{"ADD was repeated and gave other addresses", []Event{before, e}})
+			}
+			if !holding {
+				open[e.Interface] = e
+			}
+		case e.Kind != Add && holding:
+			delete(open, e.Interface)
+			for _, addr := range before.Addresses {
+				all[addr] = append(all[addr], hold{from: before.End, to: e.Start, add: before})
+			}
+		}
+	}
+	for _, e := range open {
+		for _, addr := range e.Addresses {
+			all[addr] = append(all[addr], hold{from: e.End, add: e})
+		}
+	}
+	return all, violations
+}
+
+// duplicates reports each hold that begins while an earlier one lasts.
+func duplicates(addr netip.Addr, list []hold) []Violation {
+	slices.SortFunc(list, func(a, b hold) int {
+		return cmp.Or(a.from.Compare(b.from), cmp.Compare(a.add.ContainerID, b.add.ContainerID), cmp.Compare(a.add.Name, b.add.Name))
+	})
+	var violations []Violation
+	last := -1 // the hold that lasts longest among those before
+	for i, h := range list {
+		if last >= 0 && (list[last].to.IsZero() || h.from.Before(list[last].to)) {
+			violations = append(violations, Violation{fmt.Sprintf("%s was given to two at a time", addr), []Event{list[last].add, h.add}})
+		}
+		if last < 0 || !list[last].to.IsZero() && (h.to.IsZero() || h.to.After(list[last].to)) {
+			last = i
+		}
+	}
+	return violations
+}
+
+func repeats(list []netip.Addr) netip.Addr {
+	for i, addr := range list {
+		if slices.Contains(list[:i], addr) {
+			return addr
+		}
+	}
+	return netip.Addr{}
+}
+
+func sameAddresses(a, b []netip.Addr) bool {
+	a, b = slices.Clone(a), slices.Clone(b)
+	slices.SortFunc(a, netip.Addr.Compare)
+	slices.SortFunc(b, netip.Addr.Compare)
+	return slices.Equal(a, b)
+}

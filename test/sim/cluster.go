@@ -1,0 +1,277 @@
+package sim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/yaml"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+)
+
+// firstPort is the first TCP port of the cluster's processes; every node has the
+// next ten.
+const firstPort = 20000
+
+// writers bounds how many objects are written at the same time.
+const writers = 16
+
+// Cluster is a control plane with an IPAM plugin installed on simulated nodes.
+type Cluster struct {
+	*ControlPlane
+	// Kube makes pods; it speaks protobuf, which costs least.
+	Kube kubernetes.Interface
+	// Processes are those of which the cluster has one.
+	Processes []*Managed
+	Nodes     []*Node
+}
+
+// Node is a simulated node.
+type Node struct {
+	Name      string
+	Plugin    Plugin
+	Processes []*Managed
+	// CRISocket is where the node's agent looks for the container runtime.
+	CRISocket string
+}
+
+// Managed is a process with a way to tell that it is ready.
+type Managed struct {
+	*Process
+	ready string
+}
+
+// Options say what a cluster is made of.
+type Options struct {
+	// Dir is for all files; its path should be short, since sockets are below it.
+	Dir string
+	// Assets is the directory of etcd and kube-apiserver; Bin that of the programs
+	// of the definition, Root the repository.
+	Assets, Bin, Root string
+	Definition        *Definition
+	Nodes             int
+	Pools             []Pool
+}
+
+// NodeName is the name of the simulated node i, counted from 0.
+func NodeName(i int) string { return fmt.Sprintf("node-%d", i) }
+
+// Start starts everything and returns when every process is ready.
+func Start(ctx context.Context, o Options) (_ *Cluster, err error) {
+	cluster := o.values("", 0)
+	var crds []string
+	for _, text := range o.Definition.CRDs {
+		dir, err := render(text, cluster)
+		if err != nil {
+			return nil, err
+		}
+		crds = append(crds, dir)
+	}
+	plane, err := StartControlPlane(ctx, filepath.Join(o.Dir, "control-plane"), o.Assets, crds)
+	if err != nil {
+		return nil, err
+	}
+	c := &Cluster{ControlPlane: plane}
+	defer func() {
+		if err != nil {
+			c.Stop()
+		}
+	}()
+	config := plane.Config()
+	config.ContentConfig = rest.ContentConfig{ContentType: runtime.ContentTypeProtobuf, AcceptContentTypes: runtime.ContentTypeProtobuf + ",application/json"}
+	if c.Kube, err = kubernetes.NewForConfig(config); err != nil {
+		return nil, err
+	}
+	if err := c.createObjects(ctx, o, cluster); err != nil {
+		return nil, err
+	}
+	return c, c.startProcesses(ctx, o, cluster)
+}
+
+func (o Options) values(node string, index int) Values {
+	v := Values{
+		Root: o.Root, Bin: o.Bin, Node: node, Dir: filepath.Join(o.Dir, node), Port: firstPort + 10*index,
+		Kubeconfig: filepath.Join(o.Dir, "control-plane", "kubeconfig"),
+	}
+	v.CRISocket = filepath.Join(v.Dir, "cri.sock")
+	for _, p := range o.Pools {
+		if node != "" && p.Node != "" && p.Node != node {
+			continue
+		}
+		v.Pools = append(v.Pools, p)
+		v.IPv4 = v.IPv4 || p.Version == 4
+		v.IPv6 = v.IPv6 || p.Version == 6
+	}
+	return v
+}
+
+func (c *Cluster) createObjects(ctx context.Context, o Options, v Values) error {
+	for i := range o.Nodes {
+		node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: NodeName(i), Labels: map[string]string{corev1.LabelHostname: NodeName(i)}}}
+		node, err := c.Kube.CoreV1().Nodes().Create(ctx, node, metav1.CreateOptions{})
+		if err != nil {
+			return fmt.Errorf("create node: %w", err)
+		}
+		node.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue, Reason: "Simulated"}}
+		if _, err := c.Kube.CoreV1().Nodes().UpdateStatus(ctx, node, metav1.UpdateOptions{}); err != nil {
+			return fmt.Errorf("make %s ready: %w", node.Name, err)
+		}
+	}
+	text, err := render(o.Definition.Objects, v)
+	if err != nil {
+		return err
+	}
+	objects, err := client.New(c.Config(), client.Options{})
+	if err != nil {
+		return err
+	}
+	decoder := yaml.NewYAMLOrJSONDecoder(strings.NewReader(text), 4096)
+	for {
+		object := &unstructured.Unstructured{}
+		if err := decoder.Decode(object); errors.Is(err, io.EOF) {
+			return nil
+		} else if err != nil {
+			return fmt.Errorf("objects of plugin %s: %w", o.Definition.Name, err)
+		}
+		if err := objects.Create(ctx, object); err != nil {
+			return fmt.Errorf("objects of plugin %s: create %s %s: %w", o.Definition.Name, object.GetKind(), object.GetName(), err)
+		}
+	}
+}
+
+func (c *Cluster) startProcesses(ctx context.Context, o Options, v Values) error {
+	var err error
+	if c.Processes, err = managed(o.Definition.Cluster, v); err != nil {
+		return err
+	}
+	for i := range o.Nodes {
+		nv := o.values(NodeName(i), i+1)
+		if err := os.MkdirAll(nv.Dir, 0o755); err != nil {
+			return err
+		}
+		node := &Node{Name: nv.Node, CRISocket: nv.CRISocket}
+		if node.Plugin, err = o.Definition.Plugin(nv); err != nil {
+			return err
+		}
+		if node.Processes, err = managed(o.Definition.Node, nv); err != nil {
+			return err
+		}
+		c.Nodes = append(c.Nodes, node)
+	}
+	for _, p := range c.everything() {
+		if err := p.Start(); err != nil {
+			return err
+		}
+	}
+	for _, p := range c.everything() {
+		if err := p.WaitReady(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func managed(definitions []ProcessDefinition, v Values) ([]*Managed, error) {
+	var list []*Managed
+	for _, d := range definitions {
+		p, ready, err := d.Process(v)
+		if err != nil {
+			return nil, fmt.Errorf("process %s: %w", d.Name, err)
+		}
+		list = append(list, &Managed{p, ready})
+	}
+	return list, nil
+}
+
+func (c *Cluster) everything() []*Managed {
+	list := append([]*Managed(nil), c.Processes...)
+	for _, n := range c.Nodes {
+		list = append(list, n.Processes...)
+	}
+	return list
+}
+
+// Stop ends all processes.
+func (c *Cluster) Stop() {
+	for _, p := range c.everything() {
+		p.Kill()
+	}
+	c.ControlPlane.Stop()
+}
+
+// WaitReady returns when the process serves.
+func (m *Managed) WaitReady(ctx context.Context) error {
+	return WaitFor(ctx, m.Name, m.Ready, m.Process)
+}
+
+// Ready returns an error while the process does not serve.
+func (m *Managed) Ready(ctx context.Context) error {
+	switch path, isSocket := strings.CutPrefix(m.ready, "unix:"); {
+	case m.ready == "":
+		return nil
+	case isSocket:
+		conn, err := (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "unix", path)
+		if err != nil {
+			return err
+		}
+		return conn.Close()
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, m.ready, nil)
+	if err != nil {
+		return err
+	}
+	resp, err := readyClient.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		said, _ := io.ReadAll(io.LimitReader(resp.Body, 200))
+		return fmt.Errorf("%s answers %s: %s", m.ready, resp.Status, said)
+	}
+	return nil
+}
+
+var readyClient = http.Client{Timeout: 2 * time.Second}
+
+// CreatePods makes pods of a node that runs them, and returns them as stored.
+func (c *Cluster) CreatePods(ctx context.Context, pods []*corev1.Pod) ([]*corev1.Pod, error) {
+	out := make([]*corev1.Pod, len(pods))
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(writers)
+	for i, p := range pods {
+		g.Go(func() error {
+			created, err := c.Kube.CoreV1().Pods(p.Namespace).Create(ctx, p, metav1.CreateOptions{})
+			out[i] = created
+			return err
+		})
+	}
+	return out, g.Wait()
+}
+
+// NewPod is a pod as a workload controller and the scheduler leave it for the
+// kubelet.
+func NewPod(namespace, name, node string) *corev1.Pod {
+	return &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name, Labels: map[string]string{"app": "bench"}},
+		Spec: corev1.PodSpec{
+			NodeName:                      node,
+			TerminationGracePeriodSeconds: new(int64),
+			Containers:                    []corev1.Container{{Name: "main", Image: "registry.example/app:1"}},
+		},
+	}
+}

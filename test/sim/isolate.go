@@ -1,0 +1,78 @@
+package sim
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// isolated marks a process that Isolate has restarted.
+const isolated = "SPIDERPOOL_SIM_ISOLATED"
+
+// Isolated reports whether Isolate has done its work in this process.
+func Isolated() bool { return os.Getenv(isolated) != "" }
+
+// Isolate restarts the program in a new network namespace with the loopback
+// device up, and returns in the restarted program only. What the program must do
+// with the machine's network, such as downloading modules, it does before.
+func Isolate() error {
+	if Isolated() {
+		return loopbackUp()
+	}
+	if os.Geteuid() != 0 {
+		return errors.New("root is needed, for a network namespace and because agents answer root alone; run it with sudo")
+	}
+	// The namespace is that of one thread. exec keeps the thread that calls it and
+	// ends all others, so afterwards it is that of the process.
+	runtime.LockOSThread()
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		return fmt.Errorf("make a network namespace: %w", err)
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	return fmt.Errorf("restart in the new network namespace: %w", unix.Exec(self, os.Args, append(os.Environ(), isolated+"=1")))
+}
+
+func loopbackUp() error {
+	lo, err := netlink.LinkByName("lo")
+	if err != nil {
+		return fmt.Errorf("loopback device: %w", err)
+	}
+	if err := netlink.LinkSetUp(lo); err != nil {
+		return fmt.Errorf("loopback device: %w", err)
+	}
+	return nil
+}
+
+// PodNetNS makes a network namespace that stands for those of the pods, and
+// returns its path. It lives until release is called. Plugins refuse a pod's
+// namespace that is their own, so one other is needed, and no more than one: IPAM
+// does not change it.
+func PodNetNS() (path string, release func() error, err error) {
+	type made struct {
+		file *os.File
+		err  error
+	}
+	result := make(chan made, 1)
+	go func() {
+		// The thread is not unlocked, so it ends with this goroutine and is not used again.
+		runtime.LockOSThread()
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			result <- made{err: fmt.Errorf("make a network namespace for pods: %w", err)}
+			return
+		}
+		file, err := os.Open(fmt.Sprintf("/proc/self/task/%d/ns/net", unix.Gettid()))
+		result <- made{file, err}
+	}()
+	m := <-result
+	if m.err != nil {
+		return "", nil, m.err
+	}
+	return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), m.file.Fd()), m.file.Close, nil
+}
