@@ -45,8 +45,7 @@ func (b Block) Release(at Attachment, now time.Time) (Block, []Lease) {
 			b.Leases[i] = released(l.Addr, now)
 			continue
 		}
-		b.Leases[i].State = Retained
-		b.Leases[i].Since = stamp(now)
+		b.Leases[i] = retained(l, now)
 	}
 	return b, ended
 }
@@ -55,15 +54,29 @@ func (b Block) Release(at Attachment, now time.Time) (Block, []Lease) {
 // still in the block with the same state, container ID, interface, pod UID and
 // beginning. Otherwise it returns false and the same block.
 func (b Block) Reclaim(judged Lease, now time.Time) (Block, bool) {
-	i, ok := b.find(judged.Addr)
+	l, ok := b.judged(judged)
 	if !ok {
 		return b, false
 	}
-	l := b.Leases[i]
-	if l.State != judged.State || l.Attachment != judged.Attachment || l.PodUID != judged.PodUID || !l.Since.Equal(judged.Since) {
+	return b.with(released(l.Addr, now)), true
+}
+
+// Retain keeps the address of the lease that the caller judged for whom it is
+// fixed, as Release would have. It returns false and the same block if the lease
+// is not in use and fixed, or has changed as for Reclaim.
+func (b Block) Retain(judged Lease, now time.Time) (Block, bool) {
+	l, ok := b.judged(judged)
+	if !ok || l.State != InUse || l.FixedFor == "" {
 		return b, false
 	}
-	return b.with(released(l.Addr, now)), true
+	return b.with(retained(l, now)), true
+}
+
+// judged returns the lease if it is still the one that the caller judged.
+func (b Block) judged(judged Lease) (Lease, bool) {
+	l, ok := b.Lease(judged.Addr)
+	same := l.State == judged.State && l.Attachment == judged.Attachment && l.PodUID == judged.PodUID && l.Since.Equal(judged.Since)
+	return l, ok && same
 }
 
 // Quarantine keeps the address from being handed out before until, because the
@@ -159,6 +172,11 @@ func (b Block) forgetting(now time.Time, reuseAfter time.Duration) Block {
 
 func released(a netip.Addr, now time.Time) Lease {
 	return Lease{Addr: a, State: Released, Since: stamp(now)}
+}
+
+func retained(l Lease, now time.Time) Lease {
+	l.State, l.Since = Retained, stamp(now)
+	return l
 }
 
 // stamp returns t as stores keep it: whole seconds, UTC.

@@ -490,6 +490,30 @@ func TestReclaimFreesOnlyWhatWasJudged(t *testing.T) {
 	}
 }
 
+func TestRetainKeepsWhatWasJudgedForItsOwner(t *testing.T) {
+	t.Parallel()
+	x := newIndex(t, "10.0.0.1-10.0.0.2")
+	fixed := request("web-0", "a")
+	fixed.FixedFor = "Pod/default/web-0"
+	one(t, x, start, fixed)
+	one(t, x, start, request("p", "a"))
+	b, _ := x.Block(addr("10.0.0.0"))
+	if _, ok := b.Retain(x.Attached(eth0("p"))[0], start); ok {
+		t.Error("a lease that is fixed for nobody was retained")
+	}
+	judged := x.Attached(eth0("web-0"))[0]
+	older := judged
+	older.ContainerID = "another sandbox"
+	if _, ok := b.Retain(older, start); ok {
+		t.Error("a lease was retained that is not the one that was judged")
+	}
+	b, ok := b.Retain(judged, start.Add(time.Minute))
+	l, _ := b.Lease(judged.Addr)
+	if !ok || l.State != Retained || l.FixedFor != fixed.FixedFor || !l.Since.Equal(start.Add(time.Minute)) {
+		t.Errorf("Retain left %+v, %t", l, ok)
+	}
+}
+
 func TestRemovableBlocks(t *testing.T) {
 	t.Parallel()
 	now := start.Add(10 * time.Minute)

@@ -1,0 +1,36 @@
+package reclaim
+
+import (
+	"time"
+
+	"spiderpool.dev/spiderpool/internal/lease"
+)
+
+// Change is a lease that is to be ended.
+type Change struct {
+	Lease lease.Lease // as it was
+	Verdict
+}
+
+// Sweep judges every lease of a block by the facts that are known of it. It
+// returns the block to write, the changes in it, by which it differs from b, and
+// the leases about which an agent must be asked first.
+func Sweep(b lease.Block, facts func(lease.Lease) Facts, p Policy, now time.Time) (swept lease.Block, changes []Change, ask []lease.Lease) {
+	swept = b
+	for _, l := range b.Leases {
+		v := Judge(l, facts(l), p, now)
+		changed := false
+		switch v.Action {
+		case Ask:
+			ask = append(ask, l)
+		case Retain:
+			swept, changed = swept.Retain(l, now)
+		case Free:
+			swept, changed = swept.Reclaim(l, now)
+		}
+		if changed {
+			changes = append(changes, Change{l, v})
+		}
+	}
+	return swept, changes, ask
+}
