@@ -189,10 +189,14 @@ type LoadBalancer struct {
 
 // Frontend is the set of addresses of one load balancer.
 type Frontend struct {
-	IPv4       netip.Addr `yaml:"ipv4"`
-	IPv6       netip.Addr `yaml:"ipv6"`
+	IPv4 netip.Addr `yaml:"ipv4"`
+	IPv6 netip.Addr `yaml:"ipv6"`
+	// PublicIPv4 is there if the internet may reach the load balancer, by this address and by IPv6.
 	PublicIPv4 netip.Addr `yaml:"publicIPv4"`
 }
+
+// Internal reports whether the frontend is hidden from the internet.
+func (f Frontend) Internal() bool { return !f.PublicIPv4.IsValid() }
 
 // MAC is a hardware address with a text form.
 type MAC net.HardwareAddr

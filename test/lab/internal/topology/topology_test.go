@@ -52,8 +52,8 @@ func TestAWSNodesHoldTheAddressesOfTheGuide(t *testing.T) {
 
 func TestPublicAddressesBelongToTheVPCWithTheGateway(t *testing.T) {
 	aws := load(t, "aws")
-	if got := len(aws.PublicAddresses(aws.VPCs[0])); got != 9 { // the NAT gateway's and eight frontends'
-		t.Errorf("main has %d public addresses, want 9", got)
+	if got := len(aws.PublicAddresses(aws.VPCs[0])); got != 7 { // the NAT gateway's and six frontends'
+		t.Errorf("main has %d public addresses, want 7", got)
 	}
 	if got := aws.PublicAddresses(aws.VPCs[1]); len(got) != 0 {
 		t.Errorf("partner has public addresses %v", got)

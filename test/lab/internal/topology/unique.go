@@ -106,7 +106,9 @@ func (t *Topology) publicAddresses() []netip.Addr {
 	if t.L2 != nil {
 		all = append(all, t.L2.Gateway.PublicIPv4)
 		for _, frontend := range t.LoadBalancer.Frontends {
-			all = append(all, frontend.PublicIPv4)
+			if !frontend.Internal() {
+				all = append(all, frontend.PublicIPv4)
+			}
 		}
 	}
 	return all

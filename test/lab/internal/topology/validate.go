@@ -339,7 +339,9 @@ func (t *Topology) checkServices(c *checker) {
 		at := fmt.Sprintf("loadBalancer.frontends[%d]", i)
 		c.addressIn(at+".ipv4", frontend.IPv4, subnet.IPv4)
 		c.addressIn(at+".ipv6", frontend.IPv6, subnet.IPv6)
-		c.publicIPv4(at+".publicIPv4", frontend.PublicIPv4)
+		if !frontend.Internal() {
+			c.publicIPv4(at+".publicIPv4", frontend.PublicIPv4)
+		}
 	}
 }
 

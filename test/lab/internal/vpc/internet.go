@@ -42,7 +42,7 @@ func (f *fabric) internetGateway(name string) action.Action {
 			}
 			var errs []error
 			for _, family := range netfilter.Families {
-				rules := internetGatewayRules(f.vpc, f.t.PublicAddresses(f.vpc), family)
+				rules := internetGatewayRules(f.t, f.vpc, family)
 				errs = append(errs, netfilter.Replace(ctx, gateway, family, rules))
 			}
 			return errors.Join(errs...)

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -19,8 +20,11 @@ import (
 
 	"spiderpool.dev/spiderpool/test/lab/internal/action"
 	"spiderpool.dev/spiderpool/test/lab/internal/netns"
+	"spiderpool.dev/spiderpool/test/lab/internal/nstest"
 	"spiderpool.dev/spiderpool/test/lab/internal/topology"
 )
+
+func TestMain(m *testing.M) { os.Exit(nstest.Main(m)) }
 
 // Addresses of the topology that the tests speak of. worker1 and worker2 share a subnet, master is in another.
 const (

@@ -118,10 +118,18 @@ func gateway(t *topology.Topology) action.Action {
 			}
 			var owned []netip.Prefix
 			for _, frontend := range t.LoadBalancer.Frontends {
-				owned = append(owned, single(frontend.IPv4), single(frontend.IPv6), single(frontend.PublicIPv4))
+				owned = append(owned, single(frontend.IPv4), single(frontend.IPv6))
+				if !frontend.Internal() {
+					owned = append(owned, single(frontend.PublicIPv4))
+				}
 			}
 			if err := inside.setAddresses(append(owned, single(t.L2.Gateway.PublicIPv4))...); err != nil {
 				return err
+			}
+			for _, family := range netfilter.Families {
+				if err := netfilter.Replace(ctx, ns, family, gatewayGuard(t, family)); err != nil {
+					return err
+				}
 			}
 			if err := netfilter.ReplaceChains(ctx, ns, netfilter.IPv4, gatewayRules(t.L2)); err != nil {
 				return err
@@ -130,15 +138,4 @@ func gateway(t *topology.Topology) action.Action {
 		},
 		Undo: func(context.Context) error { return errors.Join(inside.remove(), outside.remove()) },
 	}
-}
-
-// gatewayRules translate what leaves for the internet.
-func gatewayRules(l2 *topology.L2) string {
-	var r rules
-	r.printf("*nat\n:%s - [0:0]", gatewayChain)
-	for _, subnet := range l2.Subnets {
-		r.printf("-A %s -s %s -o %s -j SNAT --to-source %s", gatewayChain, subnet.IPv4, internetLink, l2.Gateway.PublicIPv4)
-	}
-	r.printf("COMMIT")
-	return r.String()
 }

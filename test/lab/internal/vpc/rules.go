@@ -2,6 +2,7 @@ package vpc
 
 import (
 	"fmt"
+	"net/netip"
 	"strings"
 
 	"spiderpool.dev/spiderpool/test/lab/internal/netfilter"
@@ -53,16 +54,20 @@ func natGatewayRules(vpc topology.VPC, nat topology.NATGateway) string {
 }
 
 // internetGatewayRules translate public IPv4 addresses one to one and drop what has none; of IPv6 they pass what is to
-// or from the VPC.
-func internetGatewayRules(vpc topology.VPC, addresses []topology.PublicAddress, family netfilter.Family) string {
+// or from the VPC, but not to internal load balancers.
+func internetGatewayRules(t *topology.Topology, vpc topology.VPC, family netfilter.Family) string {
 	var r rules
 	r.printf("*filter\n:FORWARD DROP [0:0]")
 	if family == netfilter.IPv6 {
+		for _, addr := range internalIPv6(t) {
+			r.printf("-A FORWARD -i %s -d %s -j DROP", internetLink, addr)
+		}
 		r.printf("-A FORWARD -i %s -s %s -j ACCEPT", vpcLink, vpc.IPv6)
 		r.printf("-A FORWARD -i %s -d %s -j ACCEPT", internetLink, vpc.IPv6)
 		r.printf("COMMIT")
 		return r.String()
 	}
+	addresses := t.PublicAddresses(vpc)
 	for _, a := range addresses {
 		r.printf("-A FORWARD -i %s -s %s -j ACCEPT", vpcLink, a.Private)
 		r.printf("-A FORWARD -i %s -d %s -j ACCEPT", internetLink, a.Private)
@@ -71,6 +76,45 @@ func internetGatewayRules(vpc topology.VPC, addresses []topology.PublicAddress, 
 	for _, a := range addresses {
 		r.printf("-A PREROUTING -d %s -j DNAT --to-destination %s", a.Public, a.Private)
 		r.printf("-A POSTROUTING -s %s -j SNAT --to-source %s", a.Private, a.Public)
+	}
+	r.printf("COMMIT")
+	return r.String()
+}
+
+// internalIPv6 are the addresses of load balancers that the internet must not reach.
+func internalIPv6(t *topology.Topology) []netip.Addr {
+	var addrs []netip.Addr
+	for _, frontend := range t.LoadBalancer.Frontends {
+		if frontend.Internal() {
+			addrs = append(addrs, frontend.IPv6)
+		}
+	}
+	return addrs
+}
+
+// gatewayGuard keeps the internet from a layer-2 network's private addresses and internal load balancers.
+func gatewayGuard(t *topology.Topology, family netfilter.Family) string {
+	var r rules
+	r.printf("*raw\n:PREROUTING ACCEPT [0:0]")
+	if family == netfilter.IPv6 {
+		for _, addr := range internalIPv6(t) {
+			r.printf("-A PREROUTING -i %s -d %s -j DROP", internetLink, addr)
+		}
+	} else {
+		for _, subnet := range t.L2.Subnets {
+			r.printf("-A PREROUTING -i %s -d %s -j DROP", internetLink, subnet.IPv4)
+		}
+	}
+	r.printf("COMMIT")
+	return r.String()
+}
+
+// gatewayRules translate what leaves for the internet.
+func gatewayRules(l2 *topology.L2) string {
+	var r rules
+	r.printf("*nat\n:%s - [0:0]", gatewayChain)
+	for _, subnet := range l2.Subnets {
+		r.printf("-A %s -s %s -o %s -j SNAT --to-source %s", gatewayChain, subnet.IPv4, internetLink, l2.Gateway.PublicIPv4)
 	}
 	r.printf("COMMIT")
 	return r.String()

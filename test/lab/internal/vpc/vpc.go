@@ -106,3 +106,14 @@ func peer(t *topology.Topology, index int, peering topology.Peering) action.Acti
 func named(name string) func(topology.VPC) bool {
 	return func(vpc topology.VPC) bool { return vpc.Name == name }
 }
+
+// BalancedNamespace is where connections to load balancers can be redirected: every packet to and from their addresses
+// passes there, and replies to redirected connections are routed there. On a layer-2 network that is so for clients
+// behind the gateway only, so that those within the subnets need their source translated, too.
+func BalancedNamespace(t *topology.Topology) string {
+	if t.Kind == topology.KindL2 {
+		return topology.HostNamespace(t.L2.Gateway.Host)
+	}
+	vpc, _ := t.VPC(t.LoadBalancer.Subnet) // validated
+	return routerNamespace(vpc.Name)
+}
