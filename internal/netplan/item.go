@@ -2,7 +2,6 @@ package netplan
 
 import (
 	"fmt"
-	"net"
 	"net/netip"
 	"strconv"
 	"strings"
@@ -46,20 +45,27 @@ type MAC [6]byte
 
 // ParseMAC parses a hardware address as "02:00:5e:10:00:01".
 func ParseMAC(s string) (MAC, error) {
-	hw, err := net.ParseMAC(s)
-	if err != nil {
-		return MAC{}, err
+	var m MAC
+	parts := strings.Split(s, ":")
+	if len(parts) != len(m) {
+		return MAC{}, fmt.Errorf("hardware address %q: has %d parts instead of 6", s, len(parts))
 	}
-	if len(hw) != len(MAC{}) {
-		return MAC{}, fmt.Errorf("hardware address %q: has %d bytes instead of 6", s, len(hw))
+	for i, part := range parts {
+		b, err := strconv.ParseUint(part, 16, 8)
+		if err != nil || len(part) != 2 {
+			return MAC{}, fmt.Errorf("hardware address %q: %q is not two hexadecimal digits", s, part)
+		}
+		m[i] = byte(b)
 	}
-	return MAC(hw), nil
+	return m, nil
 }
 
 // IsZero reports whether m is no address.
 func (m MAC) IsZero() bool { return m == MAC{} }
 
-func (m MAC) String() string { return net.HardwareAddr(m[:]).String() }
+func (m MAC) String() string {
+	return fmt.Sprintf("%02x:%02x:%02x:%02x:%02x:%02x", m[0], m[1], m[2], m[3], m[4], m[5])
+}
 
 // Link is a network interface.
 type Link struct {

@@ -89,7 +89,7 @@ func Underlay(p Pod, n Node, s Settings, v VethPair) (Plan, error) {
 	if err := s.check(p, n); err != nil {
 		return Plan{}, err
 	}
-	b := builder{pod: p, node: n, settings: s, plan: Plan{Removable: Owned}}
+	b := builder{pod: p, node: n, settings: s, plan: Plan{Removable: Owned}, underlay: p.NICs}
 	b.inner = func(f Family) *hop {
 		if f == IPv6 {
 			return &hop{via: vethGateway6, dev: PodVeth}
@@ -97,7 +97,7 @@ func Underlay(p Pod, n Node, s Settings, v VethPair) (Plan, error) {
 		return &hop{via: vethGateway4, dev: PodVeth, onLink: true}
 	}
 	b.vethPair(v)
-	b.podRoutes(slices.Concat(s.ServiceCIDR, s.HijackCIDR, s.OverlayPodCIDR))
+	b.podRoutes()
 	b.podLinks()
 	b.hostRoutes(p.NICs, v.Host, v.PodMAC)
 	return b.plan, nil
@@ -112,7 +112,7 @@ func Overlay(p Pod, n Node, s Settings, hostDev string) (Plan, error) {
 		return Plan{}, err
 	}
 	first := p.NICs[0]
-	b := builder{pod: p, node: n, settings: s, plan: Plan{Removable: Owned}}
+	b := builder{pod: p, node: n, settings: s, plan: Plan{Removable: Owned}, underlay: p.NICs[1:]}
 	b.inner = func(f Family) *hop {
 		if !hasFamily(first, f) {
 			return nil
@@ -121,7 +121,7 @@ func Overlay(p Pod, n Node, s Settings, hostDev string) (Plan, error) {
 		return &hop{via: via, dev: first.Name, onLink: via.Is4(), src: first.addr(f)}
 	}
 	if len(p.NICs) > 1 {
-		b.podRoutes(slices.Concat(s.ServiceCIDR, s.HijackCIDR, s.OverlayPodCIDR))
+		b.podRoutes()
 		b.podLinks()
 	}
 	if hostDev != "" {
@@ -172,6 +172,7 @@ type builder struct {
 	node     Node
 	settings Settings
 	plan     Plan
+	underlay []NIC // the interfaces that are on the underlay
 	// inner is the way to the node itself; nil where the pod has none for the family.
 	inner func(Family) *hop
 }
@@ -213,8 +214,8 @@ func quietIPv6(dev string) State {
 
 // podRoutes plans the main table and, for several interfaces, a table and rules
 // for each, so that a reply leaves where its request came in.
-func (b *builder) podRoutes(nets []netip.Prefix) {
-	nets = b.innerNetworks(nets)
+func (b *builder) podRoutes() {
+	nets := b.innerNetworks()
 	def := b.defaultNIC()
 	for _, f := range []Family{IPv4, IPv6} {
 		if !slices.ContainsFunc(b.pod.NICs, func(n NIC) bool { return hasFamily(n, f) }) {
@@ -283,8 +284,19 @@ func onLink(nic NIC, gw netip.Addr) bool {
 	return gw.Is4() && !slices.ContainsFunc(nic.Addrs, func(p netip.Prefix) bool { return p.Contains(gw) })
 }
 
-// innerNetworks adds the node's own addresses to nets, without what the others hold already.
-func (b *builder) innerNetworks(nets []netip.Prefix) []netip.Prefix {
+// innerNetworks are the networks behind the node, and the node's own addresses
+// where these do not hold them. A network of overlay pods that overlaps a
+// subnet of the underlay is no overlay: clusters have that where the underlay is
+// the pod network that Kubernetes was told of.
+func (b *builder) innerNetworks() []netip.Prefix {
+	nets := slices.Concat(b.settings.ServiceCIDR, b.settings.HijackCIDR)
+	for _, o := range b.settings.OverlayPodCIDR {
+		if !slices.ContainsFunc(b.underlay, func(n NIC) bool {
+			return slices.ContainsFunc(n.Addrs, func(a netip.Prefix) bool { return a.Masked().Overlaps(o) })
+		}) {
+			nets = append(nets, o)
+		}
+	}
 	out := slices.Clone(nets)
 	for _, p := range b.node.Addrs {
 		if !slices.ContainsFunc(nets, func(n netip.Prefix) bool { return n.Contains(p.Addr()) }) {

@@ -1,0 +1,6 @@
+// Command ifacer is the CNI plugin that makes VLAN and bond interfaces on the node.
+package main
+
+import "spiderpool.dev/spiderpool/internal/cni/ifacer"
+
+func main() { ifacer.Main("CNI plugin ifacer of Spiderpool") }
