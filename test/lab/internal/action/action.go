@@ -8,6 +8,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"time"
 )
 
 // Action is one step.
@@ -30,6 +32,22 @@ func Do(ctx context.Context, actions []Action) error {
 		}
 	}
 	return nil
+}
+
+// Report is Do, and writes a line to out for each action that is done, with the time that it took.
+func Report(ctx context.Context, out io.Writer, actions []Action) error {
+	timed := make([]Action, len(actions))
+	for i, a := range actions {
+		timed[i] = Action{Name: a.Name, Do: func(ctx context.Context) error {
+			start := time.Now()
+			if err := a.Do(ctx); err != nil {
+				return err
+			}
+			_, err := fmt.Fprintf(out, "  %6.1fs  %s\n", time.Since(start).Seconds(), a.Name)
+			return err
+		}}
+	}
+	return Do(ctx, timed)
 }
 
 // Undo runs every action's Undo, last first, goes on after errors, and returns them all.

@@ -30,7 +30,9 @@ func Run(args []string) int {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(imageCommand())
+	root.AddCommand(upCommand(), downCommand(), statusCommand(), envCommand(), buildCommand(),
+		kubectlCommand(), execCommand(), imageCommand(), daemonCommand())
+	root.AddCommand(insideCommands()...)
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
 	var code exitCode

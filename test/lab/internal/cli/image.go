@@ -12,7 +12,7 @@ import (
 
 func imageCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "image", Short: "Build container images, and load them into the lab's registry"}
-	cmd.AddCommand(imageBuildCommand())
+	cmd.AddCommand(imageBuildCommand(), imageLoadCommand())
 	return cmd
 }
 

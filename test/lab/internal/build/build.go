@@ -1,0 +1,264 @@
+// Package build makes what the lab runs: programs from the Go modules below
+// test/lab/modules, and container images from those and from Debian packages.
+//
+// Everything is kept in a cache outside of the checkout, under a name that
+// contains a hash of what it was made from, so it is made again only when that
+// changes, and labs of different checkouts do not disturb each other.
+package build
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+
+	"golang.org/x/mod/modfile"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	cacheEnv     = "SPIDERPOOL_LAB_CACHE"
+	defaultCache = "/var/cache/spiderpool-lab"
+	sourceEnv    = "SPIDERPOOL_LAB_SOURCE"
+)
+
+// Cache is the directory of everything built. It must be on the root file
+// system, which nodes see.
+type Cache string
+
+// DefaultCache is the directory that the environment names, else the usual one.
+func DefaultCache() Cache {
+	if dir := os.Getenv(cacheEnv); dir != "" {
+		return Cache(filepath.Clean(dir))
+	}
+	return defaultCache
+}
+
+// Source finds the directory of the lab's Go modules: the environment names it,
+// or it is in the checkout that this program, or the working directory, is in.
+func Source() (string, error) {
+	if dir := os.Getenv(sourceEnv); dir != "" {
+		return dir, nil
+	}
+	program, err := os.Executable()
+	if err != nil {
+		return "", err
+	}
+	here, err := os.Getwd()
+	if err != nil {
+		return "", err
+	}
+	for _, start := range []string{filepath.Dir(program), here} {
+		for dir := start; ; dir = filepath.Dir(dir) {
+			modules := filepath.Join(dir, "test", "lab", "modules")
+			if _, err := os.Stat(modules); err == nil {
+				return modules, nil
+			}
+			if dir == filepath.Dir(dir) {
+				break
+			}
+		}
+	}
+	return "", fmt.Errorf("the lab's modules are neither above %s nor above %s: run the lab in its checkout, or set %s to the directory test/lab/modules",
+		filepath.Dir(program), here, sourceEnv)
+}
+
+// Module is a Go module below test/lab/modules and what is built from it.
+type Module struct {
+	Name string
+	// Tags are build tags.
+	Tags []string
+	// Links are further names of the module's one program, which does what
+	// its name says.
+	Links []string
+	// Version is stamped into Kubernetes programs: the module whose version it
+	// is.
+	Version string
+	// Hint says how long a first build takes.
+	Hint string
+}
+
+// Modules are all modules, in the order in which they are built: those first on
+// which others wait longest.
+var Modules = []Module{
+	{Name: "kubernetes", Version: "k8s.io/kubernetes", Hint: " (the first time about 10 minutes on two processors)",
+		Links: []string{"etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy", "kubectl"}},
+	{Name: "containerd", Tags: []string{"no_btrfs", "no_devmapper", "no_zfs"}},
+	{Name: "multus"},
+	{Name: "plugins"},
+	{Name: "helm"},
+	{Name: "coredns"},
+	{Name: "echoserver"},
+}
+
+// Built is a module's output directory and whether it had to be built.
+type Built struct {
+	Dir   string
+	Fresh bool
+}
+
+// Lock makes the cache's directory and keeps other processes from building into
+// it until unlock is called.
+func (c Cache) Lock() (unlock func(), err error) {
+	if err := os.MkdirAll(string(c), 0o755); err != nil {
+		return nil, err
+	}
+	file, err := os.Create(filepath.Join(string(c), "lock"))
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(file.Fd()), unix.LOCK_EX); err != nil {
+		return nil, errors.Join(fmt.Errorf("lock %s: %w", file.Name(), err), file.Close())
+	}
+	return func() { file.Close() }, nil
+}
+
+// Module builds one module, or finds it built, and returns the directory of its
+// programs. The output of the Go tool goes to log; a line to out says that it
+// is at work.
+func (c Cache) Module(ctx context.Context, source string, m Module, log, out io.Writer) (Built, error) {
+	dir := filepath.Join(source, m.Name)
+	flags, err := m.flags(dir)
+	if err != nil {
+		return Built{}, err
+	}
+	key, err := hashDir(dir, append(flags, runtime.Version())...)
+	if err != nil {
+		return Built{}, fmt.Errorf("hash module %s: %w", m.Name, err)
+	}
+	dest := filepath.Join(string(c), "modules", m.Name+"-"+key)
+	if _, err := os.Stat(dest); err == nil {
+		return Built{Dir: dest}, nil
+	}
+	fmt.Fprintf(out, "           building %s%s\n", m.Name, m.Hint)
+	next := dest + ".building"
+	if err := os.RemoveAll(next); err != nil {
+		return Built{}, err
+	}
+	if err := os.MkdirAll(next, 0o755); err != nil {
+		return Built{}, err
+	}
+	target := "tool"
+	if _, err := os.Stat(filepath.Join(dir, "main.go")); err == nil {
+		target = "."
+	}
+	cmd := exec.CommandContext(ctx, "go", append(append([]string{"build"}, flags...), "-o", next+"/", target)...)
+	cmd.Dir, cmd.Stdout, cmd.Stderr = dir, log, log
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOWORK=off")
+	if err := cmd.Run(); err != nil {
+		return Built{}, fmt.Errorf("build module %s: %w", m.Name, err)
+	}
+	for _, link := range m.Links {
+		if err := os.Symlink(m.Name, filepath.Join(next, link)); err != nil {
+			return Built{}, err
+		}
+	}
+	return Built{Dir: dest, Fresh: true}, os.Rename(next, dest)
+}
+
+// flags are the build's flags, and with the module's files and the Go version
+// its identity.
+func (m Module) flags(dir string) ([]string, error) {
+	linker := "-s -w"
+	if m.Version != "" {
+		version, err := requiredVersion(filepath.Join(dir, "go.mod"), m.Version)
+		if err != nil {
+			return nil, err
+		}
+		major, rest, _ := strings.Cut(strings.TrimPrefix(version, "v"), ".")
+		minor, _, _ := strings.Cut(rest, ".")
+		for variable, value := range map[string]string{"gitVersion": version, "gitMajor": major, "gitMinor": minor} {
+			linker += fmt.Sprintf(" -X k8s.io/component-base/version.%s=%s", variable, value)
+		}
+	}
+	flags := []string{"-trimpath", "-ldflags=" + sorted(linker)}
+	if len(m.Tags) > 0 {
+		flags = append(flags, "-tags="+strings.Join(m.Tags, ","))
+	}
+	return flags, nil
+}
+
+// Programs makes a directory that has every program of the modules in it by
+// name, as links, and returns it.
+func (c Cache) Programs(modules ...Built) (string, error) {
+	var links []string
+	for _, built := range modules {
+		entries, err := os.ReadDir(built.Dir)
+		if err != nil {
+			return "", err
+		}
+		for _, entry := range entries {
+			links = append(links, filepath.Join(built.Dir, entry.Name()))
+		}
+	}
+	dir := filepath.Join(string(c), "programs-"+hash(strings.NewReader(strings.Join(links, "\n"))))
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return "", err
+	}
+	for _, link := range links {
+		err := os.Symlink(link, filepath.Join(dir, filepath.Base(link)))
+		if err != nil && !errors.Is(err, fs.ErrExist) {
+			return "", err
+		}
+	}
+	return dir, nil
+}
+
+func requiredVersion(file, module string) (string, error) {
+	content, err := os.ReadFile(file)
+	if err != nil {
+		return "", err
+	}
+	parsed, err := modfile.Parse(file, content, nil)
+	if err != nil {
+		return "", err
+	}
+	for _, require := range parsed.Require {
+		if require.Mod.Path == module {
+			return require.Mod.Version, nil
+		}
+	}
+	return "", fmt.Errorf("%s does not require %s", file, module)
+}
+
+// hashDir is a hash of the names and contents of a directory's files, and of
+// further words.
+func hashDir(dir string, words ...string) (string, error) {
+	var all []io.Reader
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return "", err
+	}
+	for _, entry := range entries {
+		content, err := os.ReadFile(filepath.Join(dir, entry.Name()))
+		if err != nil {
+			return "", err
+		}
+		all = append(all, strings.NewReader(fmt.Sprintf("%s %d %s", entry.Name(), len(content), content)))
+	}
+	all = append(all, strings.NewReader(strings.Join(words, "\n")))
+	return hash(io.MultiReader(all...)), nil
+}
+
+func hash(r io.Reader) string {
+	h := sha256.New()
+	// Neither a hash nor a reader of strings fails.
+	_, _ = io.Copy(h, r)
+	return hex.EncodeToString(h.Sum(nil))[:16]
+}
+
+// sorted puts linker flags, which come from a map, into one order.
+func sorted(linker string) string {
+	parts := strings.Split(linker, " -X ")
+	slices.Sort(parts[1:])
+	return strings.Join(parts, " -X ")
+}

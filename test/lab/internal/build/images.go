@@ -1,0 +1,228 @@
+package build
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"spiderpool.dev/spiderpool/test/lab/internal/image"
+)
+
+// PauseImage is what containerd keeps a pod's namespaces with.
+const PauseImage = "registry.k8s.io/pause:3.10.1"
+
+// CoreDNSImage is the image of the cluster's DNS server.
+const CoreDNSImage = "registry.k8s.io/coredns/coredns:v1.15.0"
+
+// MultusImage has every program of multus, for a thin and for a thick DaemonSet.
+const MultusImage = "ghcr.io/k8snetworkplumbingwg/multus-cni:v4.2.3"
+
+// nginxPackages are the files of nginx; the package is not installed, because
+// that would start it on this machine.
+var nginxPackages = []string{"nginx", "nginx-common"}
+
+// Inputs is what images are made from.
+type Inputs struct {
+	// Programs is the output directory of each module, by its name.
+	Programs map[string]string
+	// Nginx is the directory of nginx's files.
+	Nginx string
+}
+
+// recipe is an image of the lab.
+type recipe struct {
+	name string
+	spec func(Inputs) (image.Spec, error)
+}
+
+// recipes are all images of the lab.
+var recipes = []recipe{
+	{PauseImage, pause},
+	{CoreDNSImage, coredns},
+	{MultusImage, multus},
+	{"docker.io/library/busybox:latest", busybox},
+	{"docker.io/library/nginx:latest", nginx},
+	{"k8s.gcr.io/e2e-test-images/echoserver:2.5", echoserver},
+}
+
+// Images builds the lab's images as archives, or finds them built, and returns
+// the archives.
+func (c Cache) Images(ctx context.Context, programs map[string]string, log io.Writer) ([]string, error) {
+	unpacked, err := c.Unpacked(ctx, nginxPackages, log)
+	if err != nil {
+		return nil, err
+	}
+	var archives []string
+	for _, r := range recipes {
+		spec, err := r.spec(Inputs{Programs: programs, Nginx: unpacked})
+		if err != nil {
+			return nil, fmt.Errorf("image %s: %w", r.name, err)
+		}
+		archive, err := c.image(r.name, spec)
+		if err != nil {
+			return nil, fmt.Errorf("image %s: %w", r.name, err)
+		}
+		archives = append(archives, archive)
+	}
+	return archives, nil
+}
+
+func (c Cache) image(name string, spec image.Spec) (string, error) {
+	key, err := identity(name, spec)
+	if err != nil {
+		return "", err
+	}
+	base := strings.NewReplacer("/", "_", ":", "_").Replace(name)
+	archive := filepath.Join(string(c), "images", base+"-"+key+".tar")
+	if _, err := os.Stat(archive); !errors.Is(err, fs.ErrNotExist) {
+		return archive, err
+	}
+	img, err := image.Build(spec)
+	if err != nil {
+		return "", err
+	}
+	return archive, image.WriteArchive(archive, name, img)
+}
+
+// identity is a hash of the image's settings and of its files' names, sizes and
+// times.
+func identity(name string, spec image.Spec) (string, error) {
+	var text strings.Builder
+	fmt.Fprintf(&text, "%s %q %q %q %q\n", name, spec.Entrypoint, spec.Cmd, spec.Env, spec.User)
+	for _, add := range spec.Add {
+		fmt.Fprintf(&text, "%+v\n", add)
+		if add.Source == "" {
+			continue
+		}
+		err := filepath.WalkDir(add.Source, func(file string, _ fs.DirEntry, err error) error {
+			if err != nil {
+				return err
+			}
+			info, err := os.Stat(file)
+			if err == nil {
+				fmt.Fprintf(&text, "%s %d %s\n", file, info.Size(), info.ModTime())
+			}
+			return err
+		})
+		if err != nil {
+			return "", err
+		}
+	}
+	return hash(strings.NewReader(text.String())), nil
+}
+
+const staticBusybox = "/bin/busybox"
+
+// shellApplets are the names under which a shell and its usual companions are
+// found in images that people exec into.
+var shellApplets = []string{"sh", "ash", "cat", "cp", "date", "echo", "env", "false", "grep", "head", "hostname", "id", "kill",
+	"ln", "ls", "mkdir", "mv", "nc", "nslookup", "ps", "rm", "sed", "sleep", "sort", "stat", "tail", "test", "timeout", "touch",
+	"tr", "traceroute", "true", "uname", "wc", "wget", "xargs"}
+
+var users = []image.Add{
+	{Destination: "/etc/passwd", Text: "root:x:0:0:root:/root:/bin/sh\nnginx:x:101:101:nginx:/nonexistent:/bin/false\nnobody:x:65534:65534:nobody:/:/bin/false\n"},
+	{Destination: "/etc/group", Text: "root:x:0:\nnginx:x:101:\nnogroup:x:65534:\n"},
+}
+
+func shell() []image.Add {
+	adds := append([]image.Add{{Source: staticBusybox, Destination: "/bin/busybox"}}, users...)
+	for _, applet := range shellApplets {
+		adds = append(adds, image.Add{Link: "/bin/busybox", Destination: "/bin/" + applet})
+	}
+	return adds
+}
+
+func pause(Inputs) (image.Spec, error) {
+	return image.Spec{
+		Add:        []image.Add{{Source: staticBusybox, Destination: "/pause"}},
+		Entrypoint: []string{"/pause", "sleep", "2147483647"},
+	}, nil
+}
+
+func coredns(in Inputs) (image.Spec, error) {
+	return image.Spec{
+		Add:        []image.Add{{Source: filepath.Join(in.Programs["coredns"], "coredns"), Destination: "/coredns"}},
+		Entrypoint: []string{"/coredns"},
+	}, nil
+}
+
+func echoserver(in Inputs) (image.Spec, error) {
+	return image.Spec{
+		Add:        append(shell(), image.Add{Source: filepath.Join(in.Programs["echoserver"], "echoserver"), Destination: "/usr/bin/echoserver"}),
+		Entrypoint: []string{"/usr/bin/echoserver"},
+	}, nil
+}
+
+// multus has the layout of the project's own image.
+func multus(in Inputs) (image.Spec, error) {
+	return image.Spec{
+		Add: append(shell(),
+			image.Add{Source: in.Programs["multus"], Destination: "/usr/src/multus-cni/bin"},
+			// install_multus insists on this name.
+			image.Add{Link: "passthru-cni", Destination: "/usr/src/multus-cni/bin/passthru"},
+			image.Add{Link: "/usr/src/multus-cni/bin/thin_entrypoint", Destination: "/thin_entrypoint"},
+			image.Add{Link: "/usr/src/multus-cni/bin/install_multus", Destination: "/install_multus"},
+			image.Add{Link: "/usr/src/multus-cni/bin/kubeconfig_generator", Destination: "/kubeconfig_generator"},
+			image.Add{Link: "/usr/src/multus-cni/bin/cert-approver", Destination: "/cert-approver"}),
+		Entrypoint: []string{"/thin_entrypoint"},
+		Env:        []string{"PATH=/bin:/usr/bin"},
+	}, nil
+}
+
+func busybox(Inputs) (image.Spec, error) {
+	return image.Spec{Add: append(shell(), image.Add{Link: "/bin/busybox", Destination: "/bin/ping"}), Cmd: []string{"sh"},
+		Env: []string{"PATH=/bin"}}, nil
+}
+
+// nginx is Debian's nginx as the official image runs it, with the tools that the
+// guides call in it.
+func nginx(in Inputs) (image.Spec, error) {
+	tools := []string{"/usr/bin/curl", "/bin/ping", "/bin/ip"}
+	server := filepath.Join(in.Nginx, "usr/sbin/nginx")
+	libs, err := libraries(append(tools, server)...)
+	if err != nil {
+		return image.Spec{}, err
+	}
+	adds := append(shell(),
+		image.Add{Source: server, Destination: "/usr/sbin/nginx"},
+		image.Add{Source: filepath.Join(in.Nginx, "etc/nginx/mime.types"), Destination: "/etc/nginx/mime.types"},
+		image.Add{Source: filepath.Join(in.Nginx, "usr/share/nginx/html"), Destination: "/usr/share/nginx/html"},
+		image.Add{Destination: "/etc/nginx/nginx.conf", Text: nginxConfig},
+		image.Add{Destination: "/var/log/nginx/.keep", Text: "\n"},
+		image.Add{Destination: "/var/lib/nginx/.keep", Text: "\n"},
+		image.Add{Destination: "/etc/nsswitch.conf", Text: "passwd: files\ngroup: files\nhosts: files dns\n"},
+		image.Add{Link: "/usr/bin/ping", Destination: "/usr/bin/ping6"})
+	for _, tool := range tools {
+		adds = append(adds, image.Add{Source: tool, Destination: "/usr/bin/" + filepath.Base(tool)})
+	}
+	for _, lib := range libs {
+		adds = append(adds, image.Add{Source: lib, Destination: lib})
+	}
+	return image.Spec{Add: adds, Entrypoint: []string{"/usr/sbin/nginx"}, Cmd: []string{"-g", "daemon off;"},
+		Env: []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}}, nil
+}
+
+const nginxConfig = `user nginx;
+worker_processes 1;
+pid /run/nginx.pid;
+error_log /dev/stderr notice;
+events { worker_connections 256; }
+http {
+    include /etc/nginx/mime.types;
+    default_type application/octet-stream;
+    access_log /dev/stdout combined;
+    sendfile on;
+    keepalive_timeout 65;
+    server {
+        listen 80;
+        listen [::]:80;
+        root /usr/share/nginx/html;
+        index index.html;
+    }
+}
+`

@@ -1,0 +1,139 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"spiderpool.dev/spiderpool/test/lab/internal/build"
+	"spiderpool.dev/spiderpool/test/lab/internal/lab"
+	"spiderpool.dev/spiderpool/test/lab/internal/machine"
+	"spiderpool.dev/spiderpool/test/lab/internal/state"
+	"spiderpool.dev/spiderpool/test/lab/internal/topology"
+)
+
+func current() lab.Lab {
+	return lab.Lab{Dir: state.Default(), Cache: build.DefaultCache(), Out: os.Stdout}
+}
+
+func client() machine.Client { return machine.Client{Socket: state.Default().Socket()} }
+
+func buildCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "build",
+		Short: "Get what the lab runs, and make what is not in the cache",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			_, err := current().Build(cmd.Context())
+			return err
+		},
+	}
+}
+
+func upCommand() *cobra.Command {
+	var options lab.Options
+	cmd := &cobra.Command{
+		Use:   "up",
+		Short: "Bring the lab up",
+		Long: `Bring the lab up: a simulated network, and on it a Kubernetes cluster without a
+CNI configuration. What an interrupted "lab up" left behind is taken down first.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return current().Up(cmd.Context(), options)
+		},
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&options.Topology, "topology", "aws", "network: "+strings.Join(topology.Names(), ", ")+", or a file")
+	flags.IntVar(&options.Nodes, "nodes", 0, "number of nodes (default as many as the topology names)")
+	flags.StringVar(&options.Kernel, "kernel", lab.KernelAuto, "auto, host or uml; auto takes User Mode Linux where this machine's kernel lacks ipvlan and the topology needs it")
+	flags.StringVar(&options.KubeProxyMode, "kube-proxy-mode", "iptables", "iptables, nftables or ipvs")
+	return cmd
+}
+
+func downCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "down",
+		Short: "Take the lab down; nothing is left",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return current().Down(cmd.Context())
+		},
+	}
+}
+
+func statusCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "status",
+		Short: "Show what runs",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return status(cmd.Context())
+		},
+	}
+}
+
+func status(ctx context.Context) error {
+	dir := state.Default()
+	config, err := dir.Load()
+	if err != nil {
+		return err
+	}
+	running, err := client().Status(ctx)
+	if err != nil {
+		return fmt.Errorf("the lab is half up (remove it with `lab down`): %w", err)
+	}
+	how := "up"
+	if !config.Complete || !running.Up {
+		how = "half up"
+	}
+	fmt.Printf("Lab        %s since %s\n", how, config.Started.Format(time.DateTime))
+	fmt.Printf("Topology   %s, %d nodes, kube-proxy mode %s\n", config.Topology, config.Nodes, config.KubeProxyMode)
+	fmt.Printf("Kernel     %s (%s)\n", running.Kernel, config.Kernel)
+	fmt.Printf("API        https://%s\n", config.Endpoint)
+	fmt.Printf("Kubeconfig %s\n", dir.Kubeconfig())
+	fmt.Printf("Logs       %s\n", dir.Logs())
+	fmt.Printf("Hosts      %s\n\n", strings.Join(running.Hosts, " "))
+	table := tabwriter.NewWriter(os.Stdout, 0, 8, 2, ' ', 0)
+	fmt.Fprintln(table, "DAEMON\tPROCESS\tUP\tRESTARTS\tLAST EXIT")
+	for _, d := range running.Daemons {
+		process, up := "-", "-"
+		if d.Process != 0 {
+			process, up = fmt.Sprint(d.Process), time.Since(d.Started).Round(time.Second).String()
+		}
+		fmt.Fprintf(table, "%s\t%s\t%s\t%d\t%s\n", d.Name, process, up, d.Restarts, d.LastExit)
+	}
+	return table.Flush()
+}
+
+func envCommand() *cobra.Command {
+	var dirOnly bool
+	cmd := &cobra.Command{
+		Use:     "env",
+		Short:   "Print the shell commands that make kubectl, helm and ctr use the lab",
+		Example: `  eval "$(lab env)"`,
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			l := current()
+			if dirOnly {
+				l.Out = os.Stderr
+				built, err := l.Build(cmd.Context())
+				if err == nil {
+					fmt.Println(built.Programs)
+				}
+				return err
+			}
+			if _, err := l.Dir.Load(); err != nil {
+				return err
+			}
+			fmt.Printf("export KUBECONFIG=%q\nexport PATH=%q:\"$PATH\"\n", l.Dir.Kubeconfig(), l.Tools())
+			return nil
+		},
+	}
+	cmd.Flags().BoolVar(&dirOnly, "dir", false, "print only the directory with kube-apiserver, etcd and kubectl (the lab need not be up)")
+	return cmd
+}

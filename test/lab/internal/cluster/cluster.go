@@ -1,0 +1,232 @@
+// Package cluster is what a lab's machine holds: the simulated network, a real
+// Kubernetes on it, and the registry that the nodes pull from. It runs inside
+// the machine and implements machine.Guest.
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"spiderpool.dev/spiderpool/test/lab/internal/action"
+	"spiderpool.dev/spiderpool/test/lab/internal/daemon"
+	"spiderpool.dev/spiderpool/test/lab/internal/machine"
+	"spiderpool.dev/spiderpool/test/lab/internal/ns"
+	"spiderpool.dev/spiderpool/test/lab/internal/state"
+	"spiderpool.dev/spiderpool/test/lab/internal/topology"
+)
+
+// Config is what a cluster is made of and from.
+type Config struct {
+	Dir      state.Dir
+	Topology *topology.Topology
+	// KubeProxyMode is iptables, nftables or ipvs.
+	KubeProxyMode string
+	// Programs, Plugins and Archives are the directory of all programs, that
+	// of the CNI plugins, and the images.
+	Programs string
+	Plugins  string
+	Archives []string
+	// Shared are the directories that the programs' files are in.
+	Shared []string
+}
+
+// Cluster is one cluster. Its methods may be called concurrently.
+type Cluster struct {
+	Config
+	daemons *daemon.Set
+	secrets *secrets
+
+	mu sync.Mutex
+	// nodes are the first processes of nodes, by name.
+	nodes map[string]*os.Process
+	up    bool
+	// registry is what the nodes pull from, once it listens.
+	registry net.Listener
+}
+
+// New returns a cluster that is down.
+func New(config Config) *Cluster {
+	return &Cluster{Config: config, daemons: daemon.NewSet(config.Dir.Logs()), nodes: map[string]*os.Process{}}
+}
+
+// actions are the steps from nothing to a cluster whose nodes have registered.
+// What does not depend on each other is started together and waited for once:
+// programs take their time to load, whatever runs beside them.
+func (c *Cluster) actions() []action.Action {
+	return slices.Concat(c.network(), []action.Action{
+		{Name: "certificates", Do: c.makeSecrets},
+		{Name: "nodes: namespaces and file systems", Do: c.startNodes, Undo: c.stopNodes},
+		{Name: "image registry", Do: c.serveRegistry, Undo: c.closeRegistry},
+		c.daemonAction("etcd and kube-apiserver: start", c.apiServer),
+		c.daemonAction("containerd: start", c.containerd),
+		{Name: "kube-apiserver: ready", Do: c.waitAPI},
+		c.daemonAction("kube-controller-manager and kube-scheduler: start", c.controllers),
+		{Name: "containerd: ready", Do: c.waitContainerd},
+		c.daemonAction("kubelet and kube-proxy: start", c.nodeAgents),
+		{Name: "kube-controller-manager and kube-scheduler: ready", Do: c.waitControllers},
+		{Name: "nodes: registered", Do: c.waitNodes},
+		{Name: "CoreDNS and IngressClass: applied", Do: c.applyAddons},
+		c.daemonAction("load balancers: start", c.loadBalancer),
+	})
+}
+
+// daemonAction starts daemons, and stops them again.
+func (c *Cluster) daemonAction(name string, specs func() ([]daemon.Spec, error)) action.Action {
+	return action.Action{
+		Name: name,
+		Do: func(context.Context) error {
+			list, err := specs()
+			if err != nil {
+				return err
+			}
+			for _, spec := range list {
+				if err := c.daemons.Start(spec); err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+		Undo: func(ctx context.Context) error {
+			list, err := specs()
+			if err != nil {
+				return err
+			}
+			var names []string
+			for _, spec := range list {
+				names = append(names, spec.Name)
+			}
+			return c.daemons.Stop(ctx, names...)
+		},
+	}
+}
+
+// Up implements machine.Guest. It can be repeated.
+func (c *Cluster) Up(ctx context.Context, out io.Writer) error {
+	if err := action.Report(ctx, out, c.actions()); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.up = true
+	return nil
+}
+
+// Down implements machine.Guest.
+func (c *Cluster) Down(ctx context.Context, _ io.Writer) error {
+	c.mu.Lock()
+	c.up = false
+	c.mu.Unlock()
+	return action.Undo(ctx, c.actions())
+}
+
+// Place implements machine.Guest.
+func (c *Cluster) Place(host string) (machine.Place, error) {
+	env := []string{"HOME=/root", "LAB_HOST=" + host}
+	if host == "" {
+		return machine.Place{Env: env}, nil
+	}
+	c.mu.Lock()
+	process := c.nodes[host]
+	c.mu.Unlock()
+	if process != nil {
+		env = append(env, "KUBECONFIG=/etc/kubernetes/admin.conf", "CONTAINERD_ADDRESS="+containerdSocket, "CONTAINERD_NAMESPACE=k8s.io")
+		return machine.Place{Target: ns.Target{Process: process.Pid}, Env: env}, nil
+	}
+	names := c.Topology.HostNames()
+	file := filepath.Join("/run/netns", topology.HostNamespace(host))
+	if _, err := os.Stat(file); err != nil {
+		return machine.Place{}, fmt.Errorf("no host %q; there are: %s", host, strings.Join(names, ", "))
+	}
+	return machine.Place{Target: ns.Target{Net: file}, Env: env}, nil
+}
+
+// Status implements machine.Guest.
+func (c *Cluster) Status() machine.Status {
+	c.mu.Lock()
+	up := c.up
+	c.mu.Unlock()
+	var name unix.Utsname
+	kernel := "unknown"
+	if err := unix.Uname(&name); err == nil {
+		kernel = unix.ByteSliceToString(name.Release[:])
+	}
+	return machine.Status{Kernel: kernel, Hosts: c.Topology.HostNames(), Daemons: c.daemons.Status(), Up: up}
+}
+
+// Daemon implements machine.Guest.
+func (c *Cluster) Daemon(ctx context.Context, name, verb string) error {
+	switch verb {
+	case "stop":
+		return c.daemons.Stop(ctx, name)
+	case "start":
+		return c.daemons.Restart(name)
+	case "kill":
+		return c.daemons.Kill(name)
+	default:
+		return fmt.Errorf("daemon %s: unknown verb %q; known: stop, start, kill", name, verb)
+	}
+}
+
+// control is the node that runs the control plane.
+func (c *Cluster) control() topology.Host { return c.Topology.Nodes[0] }
+
+// target is where a node's programs run.
+func (c *Cluster) target(node string) (ns.Target, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	process := c.nodes[node]
+	if process == nil {
+		return ns.Target{}, fmt.Errorf("node %s is not there", node)
+	}
+	return ns.Target{Process: process.Pid}, nil
+}
+
+// program is a program of the lab's own build.
+func (c *Cluster) program(name string) string { return filepath.Join(c.Programs, name) }
+
+// addresses returns the primary addresses of a host's first interface.
+func addresses(host topology.Host) []netip.Addr {
+	var list []netip.Addr
+	for _, addr := range []netip.Addr{host.Interfaces[0].IPv4, host.Interfaces[0].IPv6} {
+		if addr.IsValid() {
+			list = append(list, addr)
+		}
+	}
+	return list
+}
+
+// joined is the addresses as the comma-separated list that Kubernetes' flags
+// take.
+func joined(addrs []netip.Addr) string {
+	var list []string
+	for _, addr := range addrs {
+		list = append(list, addr.String())
+	}
+	return strings.Join(list, ",")
+}
+
+// eachNode calls f for every node at the same time.
+func (c *Cluster) eachNode(f func(topology.Host) error) error {
+	errs := make([]error, len(c.Topology.Nodes))
+	var all sync.WaitGroup
+	for i, node := range c.Topology.Nodes {
+		all.Go(func() {
+			if err := f(node); err != nil {
+				errs[i] = fmt.Errorf("node %s: %w", node.Name, err)
+			}
+		})
+	}
+	all.Wait()
+	return errors.Join(errs...)
+}

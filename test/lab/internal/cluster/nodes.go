@@ -1,0 +1,147 @@
+package cluster
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"spiderpool.dev/spiderpool/test/lab/internal/cgroup"
+	"spiderpool.dev/spiderpool/test/lab/internal/machine"
+	"spiderpool.dev/spiderpool/test/lab/internal/ns"
+	"spiderpool.dev/spiderpool/test/lab/internal/topology"
+)
+
+// startNodes makes every node that is not there: namespaces, a file system and a
+// control group of its own.
+func (c *Cluster) startNodes(context.Context) error {
+	return c.eachNode(func(node topology.Host) error {
+		if _, err := c.target(node.Name); err == nil {
+			return nil
+		}
+		if err := cgroup.Create(c.group(node)); err != nil {
+			return err
+		}
+		config := machine.NodeConfig{
+			Name:    node.Name,
+			Dir:     c.nodeDir(node),
+			Plugins: c.Plugins,
+			Shared:  c.Shared,
+		}
+		if err := c.writeNodeFiles(node, filepath.Join(config.Dir, "root", "upper")); err != nil {
+			return err
+		}
+		process, err := c.startNode(node, config)
+		if err != nil {
+			return err
+		}
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.nodes[node.Name] = process
+		return nil
+	})
+}
+
+// startNode starts the node's first process and returns when the node can be
+// entered.
+func (c *Cluster) startNode(node topology.Host, config machine.NodeConfig) (*os.Process, error) {
+	text, err := json.Marshal(config)
+	if err != nil {
+		return nil, err
+	}
+	log, err := os.Create(filepath.Join(c.Dir.Logs(), node.Name+".log"))
+	if err != nil {
+		return nil, err
+	}
+	defer log.Close()
+	ready, report, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	defer ready.Close()
+	cmd := &exec.Cmd{
+		Path: c.Dir.Program(), Args: []string{"lab", "node", string(text)}, Stdout: log, Stderr: log,
+		ExtraFiles: []*os.File{report},
+		SysProcAttr: &syscall.SysProcAttr{
+			Setsid:     true,
+			Cloneflags: unix.CLONE_NEWPID | unix.CLONE_NEWNS | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC,
+		},
+	}
+	target := ns.Target{Net: filepath.Join("/run/netns", node.Namespace())}
+	if err := target.Start(cmd); err != nil {
+		return nil, errors.Join(err, report.Close())
+	}
+	if err := report.Close(); err != nil {
+		return nil, err
+	}
+	if _, err := ready.Read(make([]byte, 1)); err != nil {
+		return nil, errors.Join(fmt.Errorf("the node's first process ended; see %s", log.Name()), cmd.Wait())
+	}
+	return cmd.Process, nil
+}
+
+// stopNodes kills every node's first process, and with it all that runs there.
+func (c *Cluster) stopNodes(context.Context) error {
+	c.mu.Lock()
+	nodes := c.nodes
+	c.nodes = map[string]*os.Process{}
+	c.mu.Unlock()
+	var errs []error
+	for _, process := range nodes {
+		errs = append(errs, process.Kill())
+		_, err := process.Wait()
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// group is the name of the node's control group.
+func (c *Cluster) group(node topology.Host) string {
+	return c.Dir.Control() + "/" + node.Name
+}
+
+func (c *Cluster) nodeDir(node topology.Host) string {
+	return filepath.Join(c.Dir.Volatile(), "nodes", node.Name)
+}
+
+// writeNodeFiles writes the files that a node is installed with below root.
+func (c *Cluster) writeNodeFiles(node topology.Host, root string) error {
+	hosts := "127.0.0.1 localhost\n::1 localhost ip6-localhost\n"
+	for _, other := range c.Topology.Nodes {
+		for _, addr := range addresses(other) {
+			hosts += fmt.Sprintf("%s %s\n", addr, other.Name)
+		}
+	}
+	files := map[string]string{
+		"/etc/hostname": node.Name + "\n",
+		"/etc/hosts":    hosts,
+		// No name server is reachable from the lab. Without this line pods
+		// that use the node's would try 127.0.0.1.
+		"/etc/resolv.conf": "options attempts:1 timeout:1\n",
+		"/etc/machine-id":  machineID(node),
+	}
+	for name, content := range c.runtimeFiles(node) {
+		files[name] = content
+	}
+	for name, content := range files {
+		file := filepath.Join(root, name)
+		if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+			return err
+		}
+		if err := os.WriteFile(file, []byte(content), 0o644); err != nil {
+			return err
+		}
+	}
+	return c.secrets.write(filepath.Join(root, etc), node, node.Name == c.control().Name)
+}
+
+// machineID is the node's, distinct and the same each time.
+func machineID(node topology.Host) string {
+	return fmt.Sprintf("%032x\n", []byte(fmt.Sprintf("%16.16s", node.Name)))
+}

@@ -1,0 +1,170 @@
+package cluster
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+
+	"spiderpool.dev/spiderpool/test/lab/internal/build"
+	"spiderpool.dev/spiderpool/test/lab/internal/daemon"
+	"spiderpool.dev/spiderpool/test/lab/internal/registry"
+	"spiderpool.dev/spiderpool/test/lab/internal/topology"
+)
+
+const (
+	containerdSocket = "/run/containerd/containerd.sock"
+	containerdConfig = "/etc/containerd/config.toml"
+	kubeletConfig    = "/var/lib/kubelet-config.yaml"
+	proxyConfig      = "/var/lib/kube-proxy-config.yaml"
+)
+
+// environment is that of every daemon: Programs come first, so that containerd
+// finds its shim.
+func (c *Cluster) environment() []string {
+	return []string{"PATH=" + c.Programs + ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root"}
+}
+
+// runtimeFiles are the configuration files of a node's programs.
+func (c *Cluster) runtimeFiles(node topology.Host) map[string]string {
+	return map[string]string{
+		containerdConfig: fmt.Sprintf(containerdTOML, containerdSocket, build.PauseImage),
+		"/etc/containerd/certs.d/_default/hosts.toml": registry.Hosts(c.Topology.RegistryAddress().String()),
+		kubeletConfig: fmt.Sprintf(kubeletYAML, "/"+c.group(node), containerdSocket, dnsIPv4, dnsDomain, c.providerID(node)),
+		proxyConfig:   fmt.Sprintf(proxyYAML, c.KubeProxyMode, node.Name),
+	}
+}
+
+// containerdTOML: the socket, the pause image. Layers are dropped once unpacked,
+// because all of it is in memory; restrict_oom_score_adj because root may lack
+// the capability to lower the score.
+const containerdTOML = `version = 3
+root = "/var/lib/containerd"
+state = "/run/containerd"
+
+[grpc]
+  address = %q
+
+[plugins."io.containerd.cri.v1.images"]
+  snapshotter = "overlayfs"
+  discard_unpacked_layers = true
+  [plugins."io.containerd.cri.v1.images".pinned_images]
+    sandbox = %q
+  [plugins."io.containerd.cri.v1.images".registry]
+    config_path = "/etc/containerd/certs.d"
+
+[plugins."io.containerd.cri.v1.runtime"]
+  restrict_oom_score_adj = true
+  [plugins."io.containerd.cri.v1.runtime".cni]
+    bin_dirs = ["/opt/cni/bin"]
+    conf_dir = "/etc/cni/net.d"
+  [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc]
+    runtime_type = "io.containerd.runc.v2"
+`
+
+// kubeletYAML: the control group, the runtime's socket, DNS address and domain,
+// the provider's ID. The lab's file systems are in memory and shared with the
+// machine's, so no pod is ever evicted for them.
+const kubeletYAML = `apiVersion: kubelet.config.k8s.io/v1beta1
+kind: KubeletConfiguration
+authentication:
+  anonymous: {enabled: false}
+  webhook: {enabled: true}
+  x509: {clientCAFile: /etc/kubernetes/ca.crt}
+authorization: {mode: Webhook}
+tlsCertFile: /etc/kubernetes/kubelet.crt
+tlsPrivateKeyFile: /etc/kubernetes/kubelet.key
+rotateCertificates: false
+failCgroupV1: false
+cgroupDriver: cgroupfs
+cgroupRoot: %s
+enforceNodeAllocatable: []
+failSwapOn: false
+localStorageCapacityIsolation: false
+containerRuntimeEndpoint: unix://%s
+serializeImagePulls: false
+clusterDNS: [%s]
+clusterDomain: %s
+providerID: %q
+evictionHard: {memory.available: "1Mi", nodefs.available: "0%%", nodefs.inodesFree: "0%%", imagefs.available: "0%%", imagefs.inodesFree: "0%%"}
+imageGCHighThresholdPercent: 100
+imageGCLowThresholdPercent: 99
+`
+
+// proxyYAML: mode, node name. Zeros leave alone what cannot be set in a network
+// namespace.
+const proxyYAML = `apiVersion: kubeproxy.config.k8s.io/v1alpha1
+kind: KubeProxyConfiguration
+mode: %q
+hostnameOverride: %q
+clientConnection: {kubeconfig: /etc/kubernetes/kube-proxy.conf}
+conntrack: {maxPerCore: 0, min: 0, tcpEstablishedTimeout: 0s, tcpCloseWaitTimeout: 0s}
+metricsBindAddress: 127.0.0.1:10249
+healthzBindAddress: 127.0.0.1:10256
+`
+
+func (c *Cluster) containerd() ([]daemon.Spec, error) {
+	return c.perNode(func(topology.Host) [][]string {
+		return [][]string{{c.program("containerd"), "--config", containerdConfig}}
+	})
+}
+
+func (c *Cluster) nodeAgents() ([]daemon.Spec, error) {
+	return c.perNode(func(node topology.Host) [][]string {
+		kubelet := []string{c.program("kubelet"), "--config=" + kubeletConfig, "--kubeconfig=" + etc + "/kubelet.conf",
+			"--hostname-override=" + node.Name, "--node-ip=" + joined(addresses(node))}
+		if zone := c.zone(node); zone != "" {
+			kubelet = append(kubelet, "--node-labels=topology.kubernetes.io/zone="+zone)
+		}
+		return [][]string{kubelet, {c.program("kube-proxy"), "--config=" + proxyConfig}}
+	})
+}
+
+// perNode makes daemons of every node out of command lines.
+func (c *Cluster) perNode(commands func(topology.Host) [][]string) ([]daemon.Spec, error) {
+	var specs []daemon.Spec
+	for _, node := range c.Topology.Nodes {
+		target, err := c.target(node.Name)
+		if err != nil {
+			return nil, err
+		}
+		for _, args := range commands(node) {
+			specs = append(specs, daemon.Spec{Name: node.Name + "/" + filepath.Base(args[0]), Target: target, Args: args, Env: c.environment()})
+		}
+	}
+	return specs, nil
+}
+
+// waitContainerd waits until every node's containerd listens.
+func (c *Cluster) waitContainerd(ctx context.Context) error {
+	return c.eachNode(func(node topology.Host) error {
+		target, err := c.target(node.Name)
+		if err != nil {
+			return err
+		}
+		return c.wait(ctx, func(ctx context.Context) error {
+			if err := c.daemons.Failed(node.Name + "/containerd"); err != nil {
+				return err
+			}
+			conn, err := target.Dial(ctx, "unix", containerdSocket)
+			if err != nil {
+				return err
+			}
+			return conn.Close()
+		})
+	})
+}
+
+// zone is the availability zone of the node's first subnet; empty on a plain
+// network.
+func (c *Cluster) zone(node topology.Host) string {
+	subnet, _ := c.Topology.Subnet(node.Interfaces[0].Subnet)
+	return subnet.Zone
+}
+
+// providerID is the node's name to the cloud that the topology simulates.
+func (c *Cluster) providerID(node topology.Host) string {
+	if c.Topology.Kind != topology.KindAWS {
+		return "lab:///" + node.Name
+	}
+	return fmt.Sprintf("aws:///%s/i-%017x", c.zone(node), []byte(fmt.Sprintf("%.8s", node.Name)))
+}

@@ -1,0 +1,127 @@
+package cluster
+
+import (
+	"bytes"
+	"context"
+	_ "embed"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"time"
+
+	"spiderpool.dev/spiderpool/test/lab/internal/action"
+	"spiderpool.dev/spiderpool/test/lab/internal/daemon"
+	"spiderpool.dev/spiderpool/test/lab/internal/ns"
+	"spiderpool.dev/spiderpool/test/lab/internal/registry"
+	"spiderpool.dev/spiderpool/test/lab/internal/topology"
+	"spiderpool.dev/spiderpool/test/lab/internal/vpc"
+)
+
+//go:embed addons.yaml
+var addons []byte
+
+// network builds the topology's network, and what answers ARP and NDP in it.
+func (c *Cluster) network() []action.Action {
+	return append(vpc.Actions(c.Topology),
+		c.daemonAction("network: neighbour service", c.neighbours),
+		action.Action{Name: "network: nodes forward", Do: c.forward})
+}
+
+// neighbours answers ARP and NDP where the topology's network does so itself.
+func (c *Cluster) neighbours() ([]daemon.Spec, error) {
+	if c.Topology.Kind != topology.KindAWS {
+		return nil, nil
+	}
+	return []daemon.Spec{c.self("neighbours")}, nil
+}
+
+// self is a daemon that is a subcommand of the lab's own program.
+func (c *Cluster) self(command string) daemon.Spec {
+	return daemon.Spec{Name: "lab/" + command, Args: []string{c.Dir.Program(), command}, Env: append(os.Environ(), c.environment()...)}
+}
+
+// forward lets every node route, as Kubernetes asks of nodes.
+func (c *Cluster) forward(context.Context) error {
+	return c.eachNode(func(node topology.Host) error {
+		target := ns.Target{Net: filepath.Join("/run/netns", node.Namespace())}
+		return target.Do(func() error {
+			for _, key := range []string{"ipv4/ip_forward", "ipv6/conf/all/forwarding"} {
+				if err := os.WriteFile(filepath.Join("/proc/sys/net", key), []byte("1"), 0); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	})
+}
+
+// serveRegistry offers the lab's images where the topology has the registry.
+func (c *Cluster) serveRegistry(ctx context.Context) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.registry != nil {
+		return nil
+	}
+	log, err := os.OpenFile(filepath.Join(c.Dir.Logs(), "registry.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		return err
+	}
+	images := registry.New(filepath.Join(c.Dir.Volatile(), "registry"), log)
+	for _, archive := range c.Archives {
+		if err := images.Offer(archive); err != nil {
+			return err
+		}
+	}
+	target := ns.Target{Net: filepath.Join("/run/netns", topology.HostNamespace(c.Topology.Registry.Host))}
+	listener, err := target.Listen(ctx, "tcp", c.Topology.RegistryAddress().String())
+	if err != nil {
+		return err
+	}
+	c.registry = listener
+	server := &http.Server{Handler: images, ReadHeaderTimeout: 10 * time.Second}
+	go func() {
+		defer log.Close()
+		if err := server.Serve(listener); !errors.Is(err, net.ErrClosed) {
+			fmt.Fprintln(log, "serve:", err)
+		}
+	}()
+	return nil
+}
+
+func (c *Cluster) closeRegistry(context.Context) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.registry == nil {
+		return nil
+	}
+	err := c.registry.Close()
+	c.registry = nil
+	return err
+}
+
+// applyAddons applies what every cluster has and no program brings along.
+func (c *Cluster) applyAddons(ctx context.Context) error {
+	target, err := c.target(c.control().Name)
+	if err != nil {
+		return err
+	}
+	var out bytes.Buffer
+	cmd := exec.CommandContext(ctx, c.program("kubectl"), "--kubeconfig", filepath.Join(etc, "admin.conf"), "apply", "--server-side", "-f", "-")
+	cmd.Env, cmd.Stdin, cmd.Stdout, cmd.Stderr = c.environment(), bytes.NewReader(addons), &out, &out
+	if err := target.Start(cmd); err != nil {
+		return err
+	}
+	if err := cmd.Wait(); err != nil {
+		return fmt.Errorf("kubectl apply: %w: %s", err, out.Bytes())
+	}
+	return nil
+}
+
+// loadBalancer follows Services and Ingresses.
+func (c *Cluster) loadBalancer() ([]daemon.Spec, error) {
+	return nil, nil
+}

@@ -1,0 +1,277 @@
+// Package daemon runs programs in the background, as an init system does: one
+// log file each, restarted when they end by themselves, stopped in a group.
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"spiderpool.dev/spiderpool/test/lab/internal/ns"
+)
+
+const (
+	// restartDelay is the pause before a program that ended is started again.
+	restartDelay = time.Second
+	// stopGrace is how long a program may take to end when it is asked to.
+	stopGrace = 5 * time.Second
+)
+
+// Spec is a program to keep running.
+type Spec struct {
+	// Name is unique, for example "worker1/kubelet"; the log file is named
+	// after it.
+	Name   string
+	Target ns.Target
+	// Args is the program's path in the target's file system, and arguments.
+	Args []string
+	// Env is the whole environment.
+	Env []string
+}
+
+// Status is what one daemon does at present.
+type Status struct {
+	Name string `json:"name"`
+	// Process is its ID as the machine sees it; 0 if it does not run.
+	Process  int       `json:"process"`
+	Started  time.Time `json:"started"`
+	Restarts int       `json:"restarts"`
+	// LastExit says how it ended the last time; empty if it has not.
+	LastExit string `json:"lastExit,omitempty"`
+}
+
+// Set is a set of daemons. Its methods may be called concurrently.
+type Set struct {
+	logs string
+	mu   sync.Mutex
+	all  map[string]*daemon
+}
+
+// NewSet returns an empty set whose log files go to the directory.
+func NewSet(logs string) *Set {
+	return &Set{logs: logs, all: map[string]*daemon{}}
+}
+
+type daemon struct {
+	spec    Spec
+	mu      sync.Mutex
+	status  Status
+	stopped chan struct{} // closed to end keep
+	done    chan struct{} // closed by keep
+}
+
+// Start starts a daemon; one of that name which runs already is left alone.
+func (s *Set) Start(spec Spec) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if d, ok := s.all[spec.Name]; ok && d.running() {
+		return nil
+	}
+	log, err := s.log(spec.Name)
+	if err != nil {
+		return err
+	}
+	d := &daemon{spec: spec, status: Status{Name: spec.Name}, stopped: make(chan struct{}), done: make(chan struct{})}
+	cmd, err := d.start(log)
+	if err != nil {
+		return errors.Join(fmt.Errorf("start %s: %w", spec.Name, err), log.Close())
+	}
+	s.all[spec.Name] = d
+	go d.keep(cmd, log)
+	return nil
+}
+
+// Restart starts a daemon again that was stopped, as it was started last.
+func (s *Set) Restart(name string) error {
+	d, err := s.find(name)
+	if err != nil {
+		return err
+	}
+	return s.Start(d.spec)
+}
+
+// Stop ends daemons: SIGTERM, then SIGKILL after a grace period or at the end of
+// ctx. They stay known.
+func (s *Set) Stop(ctx context.Context, names ...string) error {
+	var daemons []*daemon
+	for _, name := range names {
+		d, err := s.find(name)
+		if err != nil {
+			return err
+		}
+		daemons = append(daemons, d)
+	}
+	for _, d := range daemons {
+		d.end()
+	}
+	grace, cancel := context.WithTimeout(ctx, stopGrace)
+	defer cancel()
+	for _, d := range daemons {
+		d.signal(unix.SIGTERM)
+	}
+	for _, d := range daemons {
+		select {
+		case <-d.done:
+		case <-grace.Done():
+			d.signal(unix.SIGKILL)
+			<-d.done
+		}
+	}
+	return nil
+}
+
+// Kill kills a daemon as a crash does; it is restarted.
+func (s *Set) Kill(name string) error {
+	d, err := s.find(name)
+	if err == nil {
+		d.signal(unix.SIGKILL)
+	}
+	return err
+}
+
+// Status lists the daemons by name.
+func (s *Set) Status() []Status {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var list []Status
+	for _, d := range s.all {
+		d.mu.Lock()
+		list = append(list, d.status)
+		d.mu.Unlock()
+	}
+	slices.SortFunc(list, func(a, b Status) int {
+		if a.Name < b.Name {
+			return -1
+		}
+		return 1
+	})
+	return list
+}
+
+// Failed returns an error with the end of its log if the daemon has ended since
+// it was started: waiting for it to become ready is pointless then.
+func (s *Set) Failed(name string) error {
+	d, err := s.find(name)
+	if err != nil {
+		return err
+	}
+	d.mu.Lock()
+	last := d.status.LastExit
+	d.mu.Unlock()
+	if last == "" {
+		return nil
+	}
+	return fmt.Errorf("%s ended (%s); its log %s ends with:\n%s", name, last, s.logFile(name), tail(s.logFile(name)))
+}
+
+func (s *Set) find(name string) (*daemon, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if d, ok := s.all[name]; ok {
+		return d, nil
+	}
+	return nil, fmt.Errorf("no daemon %q; `lab status` lists them", name)
+}
+
+func (s *Set) logFile(name string) string { return filepath.Join(s.logs, name+".log") }
+
+func (s *Set) log(name string) (*os.File, error) {
+	file := s.logFile(name)
+	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+		return nil, err
+	}
+	return os.OpenFile(file, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
+}
+
+func (d *daemon) start(log *os.File) (*exec.Cmd, error) {
+	cmd := &exec.Cmd{
+		Path: d.spec.Args[0], Args: d.spec.Args, Env: d.spec.Env, Dir: "/",
+		Stdout: log, Stderr: log,
+		SysProcAttr: &syscall.SysProcAttr{Setsid: true},
+	}
+	if err := d.spec.Target.Start(cmd); err != nil {
+		return nil, err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.status.Process, d.status.Started = cmd.Process.Pid, time.Now()
+	return cmd, nil
+}
+
+// keep waits for the program and starts it again until the daemon is stopped.
+func (d *daemon) keep(cmd *exec.Cmd, log *os.File) {
+	defer close(d.done)
+	defer log.Close()
+	for {
+		if cmd != nil {
+			// How it ended is in ProcessState; the log is a file, so there is
+			// no other error to wait for.
+			_ = cmd.Wait()
+			d.mu.Lock()
+			d.status.Process, d.status.LastExit = 0, cmd.ProcessState.String()
+			d.mu.Unlock()
+		}
+		select {
+		case <-d.stopped:
+			return
+		case <-time.After(restartDelay):
+		}
+		var err error
+		if cmd, err = d.start(log); err != nil {
+			cmd = nil
+			fmt.Fprintf(log, "lab: restart: %v\n", err)
+		}
+		d.mu.Lock()
+		d.status.Restarts++
+		d.mu.Unlock()
+	}
+}
+
+func (d *daemon) running() bool {
+	select {
+	case <-d.done:
+		return false
+	default:
+		return true
+	}
+}
+
+// end makes keep return when the program has ended.
+func (d *daemon) end() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	select {
+	case <-d.stopped:
+	default:
+		close(d.stopped)
+	}
+}
+
+// signal signals the program, if it runs.
+func (d *daemon) signal(sig unix.Signal) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.status.Process > 0 {
+		// It may have ended by itself; then there is nothing to signal.
+		_ = unix.Kill(d.status.Process, sig)
+	}
+}
+
+// tail returns the last bytes of a file, or why there are none.
+func tail(file string) string {
+	const most = 2000
+	content, err := os.ReadFile(file)
+	if err != nil {
+		return err.Error()
+	}
+	return string(content[max(0, len(content)-most):])
+}

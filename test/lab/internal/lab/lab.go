@@ -1,0 +1,212 @@
+// Package lab brings a lab up and down on this machine: it gets what the lab
+// runs, starts the machine that holds it, and has the machine bring up the
+// network and the cluster.
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"time"
+
+	"spiderpool.dev/spiderpool/test/lab/internal/action"
+	"spiderpool.dev/spiderpool/test/lab/internal/build"
+	"spiderpool.dev/spiderpool/test/lab/internal/machine"
+	"spiderpool.dev/spiderpool/test/lab/internal/state"
+	"spiderpool.dev/spiderpool/test/lab/internal/topology"
+)
+
+// Options is what a person chooses.
+type Options struct {
+	Topology      string
+	Nodes         int // 0 is as many as the topology names
+	Kernel        string
+	KubeProxyMode string
+}
+
+// Kernels.
+const (
+	// KernelAuto is this machine's kernel if it has what the topology needs.
+	KernelAuto = "auto"
+	// KernelHost is this machine's kernel.
+	KernelHost = "host"
+	// KernelUML is User Mode Linux.
+	KernelUML = "uml"
+)
+
+// Lab is one lab, up or down.
+type Lab struct {
+	Dir   state.Dir
+	Cache build.Cache
+	// Out takes the progress, for a person.
+	Out io.Writer
+}
+
+// Built is what Build returns: the directories of what the lab runs.
+type Built struct {
+	Programs string
+	Plugins  string
+	Archives []string
+}
+
+// Build gets everything that the lab runs, and makes what is not in the cache.
+func (l Lab) Build(ctx context.Context) (Built, error) {
+	var built Built
+	if runtime.GOARCH != "amd64" {
+		return built, fmt.Errorf("the lab runs on amd64 alone, not on %s", runtime.GOARCH)
+	}
+	source, err := build.Source()
+	if err != nil {
+		return built, err
+	}
+	unlock, err := l.Cache.Lock()
+	if err != nil {
+		return built, err
+	}
+	defer unlock()
+	log, err := os.OpenFile(filepath.Join(string(l.Cache), "build.log"), os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o644)
+	if err != nil {
+		return built, err
+	}
+	defer log.Close()
+	if err := action.Report(ctx, l.Out, l.buildActions(source, log, &built)); err != nil {
+		return built, fmt.Errorf("%w (see %s)", err, log.Name())
+	}
+	return built, nil
+}
+
+func (l Lab) buildActions(source string, log io.Writer, built *Built) []action.Action {
+	outputs := map[string]string{}
+	var modules []build.Built
+	actions := []action.Action{{Name: "Debian packages", Do: func(ctx context.Context) error {
+		missing, err := build.MissingPackages(ctx, build.HostPackages)
+		if err != nil || len(missing) == 0 {
+			return err
+		}
+		fmt.Fprintf(l.Out, "           installing %s\n", strings.Join(missing, " "))
+		return build.InstallPackages(ctx, missing, log)
+	}}}
+	for _, m := range build.Modules {
+		actions = append(actions, action.Action{Name: "build " + m.Name, Do: func(ctx context.Context) error {
+			out, err := l.Cache.Module(ctx, source, m, log, l.Out)
+			if err != nil {
+				return err
+			}
+			outputs[m.Name] = out.Dir
+			if m.Name != "plugins" {
+				modules = append(modules, out)
+			}
+			return nil
+		}})
+	}
+	return append(actions, action.Action{Name: "container images", Do: func(ctx context.Context) (err error) {
+		if built.Archives, err = l.Cache.Images(ctx, outputs, log); err != nil {
+			return err
+		}
+		built.Plugins = outputs["plugins"]
+		built.Programs, err = l.Cache.Programs(modules...)
+		return err
+	}})
+}
+
+// Up brings the lab up. What an interrupted Up left behind is taken down first;
+// a lab that is up already is left alone if it was started with these options.
+func (l Lab) Up(ctx context.Context, options Options) error {
+	start := time.Now()
+	t, err := load(options)
+	if err != nil {
+		return err
+	}
+	options.Nodes = len(t.Nodes)
+	if options.Kernel, err = chooseKernel(options.Kernel, t); err != nil {
+		return err
+	}
+	done, err := l.already(ctx, options)
+	if err != nil || done {
+		return err
+	}
+	fmt.Fprintf(l.Out, "Getting what the lab runs (cache: %s)\n", l.Cache)
+	built, err := l.Build(ctx)
+	if err != nil {
+		return err
+	}
+	ready := time.Now()
+	fmt.Fprintf(l.Out, "Starting a lab of topology %s with %d nodes on %s\n", options.Topology, options.Nodes, kernelNames[options.Kernel])
+	if err := l.start(ctx, options, built); err != nil {
+		return fmt.Errorf("%w\nlogs are in %s; `lab down` removes the half-started lab, `lab up` starts over", err, l.Dir.Logs())
+	}
+	l.summarize(ready.Sub(start), time.Since(ready), t)
+	return nil
+}
+
+var kernelNames = map[string]string{KernelHost: "this machine's kernel", KernelUML: "User Mode Linux"}
+
+func load(options Options) (*topology.Topology, error) {
+	t, err := topology.Load(options.Topology)
+	if err != nil {
+		return nil, err
+	}
+	if options.Nodes == 0 {
+		return t, nil
+	}
+	return t.WithNodes(options.Nodes)
+}
+
+// already tells whether the lab is up as the options say, and takes down what is
+// only half up.
+func (l Lab) already(ctx context.Context, options Options) (bool, error) {
+	config, err := l.Dir.Load()
+	if errors.Is(err, state.ErrNone) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	is := Options{Topology: config.Topology, Nodes: config.Nodes, Kernel: config.Kernel, KubeProxyMode: config.KubeProxyMode}
+	if config.Complete && l.alive(config) {
+		if is != options {
+			return false, fmt.Errorf("a lab is up with other options (%+v, not %+v): take it down first with `lab down`", is, options)
+		}
+		fmt.Fprintln(l.Out, "The lab is up already.")
+		return true, nil
+	}
+	fmt.Fprintln(l.Out, "Taking down what is left of an earlier lab")
+	return false, l.Down(ctx)
+}
+
+// start starts the machine and has it bring up what it holds.
+func (l Lab) start(ctx context.Context, options Options, built Built) error {
+	config := state.Config{
+		Topology: options.Topology, Nodes: options.Nodes, Kernel: options.Kernel, KubeProxyMode: options.KubeProxyMode,
+		Cache: string(l.Cache), Programs: built.Programs, Plugins: built.Plugins, Archives: built.Archives, Started: time.Now(),
+	}
+	return action.Report(ctx, l.Out, []action.Action{
+		{Name: "machine: start", Do: func(ctx context.Context) error { return l.startMachine(ctx, &config) }},
+		{Name: "machine: network and Kubernetes", Do: func(ctx context.Context) error {
+			return machine.Client{Socket: l.Dir.Socket()}.Up(ctx, l.Out)
+		}},
+		{Name: "ready", Do: func(context.Context) error {
+			config.Complete = true
+			return errors.Join(l.writeTools(config), l.Dir.Save(config))
+		}},
+	})
+}
+
+func (l Lab) summarize(building, starting time.Duration, t *topology.Topology) {
+	fmt.Fprintf(l.Out, `
+The lab is up: %.0f s to get what it runs, %.0f s to start.
+It has no CNI configuration: nodes become Ready when a network is installed.
+
+  eval "$(lab env)"                  use kubectl, helm and ctr from this shell
+  kubectl get nodes -o wide
+  lab status                         what runs, and where its log is
+  lab exec %s -- ip address      run a command in one of: %s
+  lab down                           leave nothing
+
+`, building.Seconds(), starting.Seconds(), t.Nodes[0].Name, strings.Join(t.HostNames(), " "))
+}

@@ -1,0 +1,230 @@
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"spiderpool.dev/spiderpool/test/lab/internal/cgroup"
+	"spiderpool.dev/spiderpool/test/lab/internal/machine"
+	"spiderpool.dev/spiderpool/test/lab/internal/state"
+)
+
+const (
+	// apiAddress is where the API server is on this machine, if that port is
+	// free; else it is at another port.
+	apiAddress = "127.0.0.1:16443"
+	// bootPatience is how long a machine may take to answer.
+	bootPatience = time.Minute
+	// endPatience is how long killed processes may take to be gone.
+	endPatience = 20 * time.Second
+)
+
+// startMachine starts the machine's first process in namespaces of its own and
+// waits until it answers. The sockets that it listens on in this machine's
+// network namespace are opened here and inherited.
+func (l Lab) startMachine(ctx context.Context, config *state.Config) error {
+	if err := os.MkdirAll(l.Dir.Logs(), 0o755); err != nil {
+		return err
+	}
+	if err := copyProgram(l.Dir.Program()); err != nil {
+		return fmt.Errorf("copy the lab's program: %w", err)
+	}
+	api, err := listenAPI(ctx)
+	if err != nil {
+		return err
+	}
+	defer api.Close()
+	control, err := net.ListenUnix("unix", &net.UnixAddr{Name: l.Dir.Socket(), Net: "unix"})
+	if err != nil {
+		return err
+	}
+	defer control.Close()
+	control.SetUnlinkOnClose(false)
+	config.Endpoint = api.Addr().String()
+	if err := l.Dir.Save(*config); err != nil {
+		return err
+	}
+	group := l.Dir.Control() + "/machine"
+	if err := cgroup.Create(group); err != nil {
+		return err
+	}
+	if err := l.spawn(config, group, api, control); err != nil {
+		return err
+	}
+	if err := l.Dir.Save(*config); err != nil {
+		return err
+	}
+	return l.awaitMachine(ctx, *config)
+}
+
+func listenAPI(ctx context.Context) (*net.TCPListener, error) {
+	var config net.ListenConfig
+	listener, err := config.Listen(ctx, "tcp4", apiAddress)
+	if errors.Is(err, unix.EADDRINUSE) {
+		listener, err = config.Listen(ctx, "tcp4", "127.0.0.1:0")
+	}
+	if err != nil {
+		return nil, err
+	}
+	return listener.(*net.TCPListener), nil
+}
+
+// spawn starts the machine's first process and puts it into its control group
+// before it does anything.
+func (l Lab) spawn(config *state.Config, group string, api *net.TCPListener, control *net.UnixListener) error {
+	log, err := os.OpenFile(filepath.Join(l.Dir.Logs(), "machine.log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	ready, release, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer ready.Close()
+	defer release.Close()
+	apiFile, err := api.File()
+	if err != nil {
+		return err
+	}
+	defer apiFile.Close()
+	controlFile, err := control.File()
+	if err != nil {
+		return err
+	}
+	defer controlFile.Close()
+	cmd := &exec.Cmd{
+		Path: l.Dir.Program(), Args: []string{"lab", "machine"}, Dir: "/", Stdout: log, Stderr: log,
+		Env:        append(os.Environ(), state.Environment(l.Dir)),
+		ExtraFiles: []*os.File{ready, controlFile, apiFile},
+		SysProcAttr: &syscall.SysProcAttr{
+			Setsid:     true,
+			Cloneflags: unix.CLONE_NEWPID | unix.CLONE_NEWNS | unix.CLONE_NEWNET | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC,
+		},
+	}
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("start the machine (the lab needs to be root): %w", err)
+	}
+	config.MachineProcess = cmd.Process.Pid
+	if config.MachineStart, err = startTime(cmd.Process.Pid); err != nil {
+		return errors.Join(err, cmd.Process.Kill(), cmd.Wait())
+	}
+	if err := cgroup.Enter(group, cmd.Process.Pid); err != nil {
+		return errors.Join(err, cmd.Process.Kill(), cmd.Wait())
+	}
+	if _, err := release.Write([]byte{1}); err != nil {
+		return err
+	}
+	return cmd.Process.Release()
+}
+
+func (l Lab) awaitMachine(ctx context.Context, config state.Config) error {
+	ctx, cancel := context.WithTimeout(ctx, bootPatience)
+	defer cancel()
+	for {
+		_, err := machine.Client{Socket: l.Dir.Socket()}.Status(ctx)
+		if err == nil {
+			return nil
+		}
+		if !l.alive(config) {
+			return fmt.Errorf("the machine ended; see %s", filepath.Join(l.Dir.Logs(), "machine.log"))
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("the machine does not answer: %w", err)
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+// Down takes the lab down: the machine ends, and with it every process,
+// namespace, mount and link that it held; then what it had here is removed.
+// Without a lab there is nothing to do.
+func (l Lab) Down(ctx context.Context) error {
+	config, err := l.Dir.Load()
+	if err != nil && !errors.Is(err, state.ErrNone) {
+		return err
+	}
+	if err == nil && l.alive(config) {
+		if err := unix.Kill(config.MachineProcess, unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
+			return fmt.Errorf("end the machine: %w", err)
+		}
+		if err := l.awaitEnd(ctx, config); err != nil {
+			return err
+		}
+	}
+	if err := cgroup.Remove(l.Dir.Control(), endPatience); err != nil {
+		return err
+	}
+	return os.RemoveAll(string(l.Dir))
+}
+
+func (l Lab) awaitEnd(ctx context.Context, config state.Config) error {
+	ctx, cancel := context.WithTimeout(ctx, endPatience)
+	defer cancel()
+	for l.alive(config) {
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("process %d of the machine is still there: %w", config.MachineProcess, ctx.Err())
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+	return nil
+}
+
+// alive tells whether the machine's first process runs, and is not another one
+// that has its number by now.
+func (l Lab) alive(config state.Config) bool {
+	if config.MachineProcess == 0 {
+		return false
+	}
+	start, err := startTime(config.MachineProcess)
+	return err == nil && start == config.MachineStart
+}
+
+// startTime is when a process was started, in clock ticks since boot. A process
+// that has ended, even if its parent does not know yet, has none.
+func startTime(process int) (uint64, error) {
+	content, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(process), "stat"))
+	if err != nil {
+		return 0, err
+	}
+	// The name, in parentheses, may contain anything; see proc(5).
+	_, rest, ok := strings.Cut(string(content[max(0, strings.LastIndexByte(string(content), ')')):]), " ")
+	fields := strings.Fields(rest)
+	if !ok || len(fields) < 20 || fields[0] == "Z" || fields[0] == "X" {
+		return 0, fs.ErrNotExist
+	}
+	return strconv.ParseUint(fields[19], 10, 64)
+}
+
+// copyProgram copies this program, so that the machine goes on when a new one is
+// built.
+func copyProgram(to string) error {
+	from, err := os.Open("/proc/self/exe")
+	if err != nil {
+		return err
+	}
+	defer from.Close()
+	copied, err := os.OpenFile(to, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o755)
+	if err != nil {
+		return err
+	}
+	if _, err := io.Copy(copied, from); err != nil {
+		return errors.Join(err, copied.Close())
+	}
+	return copied.Close()
+}

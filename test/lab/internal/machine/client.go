@@ -1,0 +1,199 @@
+package machine
+
+import (
+	"bufio"
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/signal"
+
+	"golang.org/x/sys/unix"
+	"golang.org/x/term"
+)
+
+// Client speaks to a running machine through its socket. It works the same
+// whether the machine's kernel is this one or User Mode Linux.
+type Client struct {
+	Socket string
+}
+
+// Command is a program to run in the lab.
+type Command struct {
+	// Host is where: a node, another host, or empty for the machine itself.
+	Host string
+	// Args is the program, looked up there along PATH, and its arguments.
+	Args []string
+	// Env is added to the environment there.
+	Env    []string
+	Stdin  io.Reader
+	Stdout io.Writer
+	Stderr io.Writer
+	// Terminal asks for a terminal there if Stdin and Stdout are terminals.
+	Terminal bool
+}
+
+// Up brings up what is in the machine and writes the progress to out.
+func (c Client) Up(ctx context.Context, out io.Writer) error {
+	return c.check(c.run(ctx, request{Op: opUp}, nil, out, out))
+}
+
+// Down undoes Up and writes the progress to out.
+func (c Client) Down(ctx context.Context, out io.Writer) error {
+	return c.check(c.run(ctx, request{Op: opDown}, nil, out, out))
+}
+
+// Daemon stops, starts or kills (without restart: "stop"; as a crash: "kill")
+// one of the lab's daemons, named as in Status.
+func (c Client) Daemon(ctx context.Context, name, verb string) error {
+	return c.check(c.run(ctx, request{Op: opDaemon, Daemon: name, Verb: verb}, nil, io.Discard, io.Discard))
+}
+
+func (c Client) check(code int, err error) error {
+	if err == nil && code != 0 {
+		return fmt.Errorf("exit code %d", code)
+	}
+	return err
+}
+
+// Exec runs a program in the lab and returns its exit code.
+func (c Client) Exec(ctx context.Context, cmd Command) (int, error) {
+	req := request{Op: opExec, Host: cmd.Host, Command: cmd.Args, Env: cmd.Env}
+	in, inIsFile := cmd.Stdin.(*os.File)
+	out, outIsFile := cmd.Stdout.(*os.File)
+	if cmd.Terminal && inIsFile && outIsFile && term.IsTerminal(int(in.Fd())) && term.IsTerminal(int(out.Fd())) {
+		width, height, err := term.GetSize(int(out.Fd()))
+		if err != nil {
+			return 0, fmt.Errorf("read terminal size: %w", err)
+		}
+		req.Terminal = &terminal{Rows: uint16(height), Columns: uint16(width), Type: os.Getenv("TERM")}
+		before, err := term.MakeRaw(int(in.Fd()))
+		if err != nil {
+			return 0, fmt.Errorf("set terminal: %w", err)
+		}
+		defer term.Restore(int(in.Fd()), before)
+	}
+	return c.run(ctx, req, cmd.Stdin, cmd.Stdout, cmd.Stderr)
+}
+
+// Dial connects to an address from inside a host of the lab.
+func (c Client) Dial(ctx context.Context, host, network, address string) (net.Conn, error) {
+	conn, err := c.open(ctx, request{Op: opDial, Host: host, Network: network, Address: address})
+	if err != nil {
+		return nil, err
+	}
+	r := bufio.NewReader(conn)
+	var answer reply
+	if err := receiveLine(r, &answer); err != nil {
+		return nil, errors.Join(fmt.Errorf("dial %s from %s: %w", address, host, err), conn.Close())
+	}
+	if answer.Error != "" {
+		return nil, errors.Join(fmt.Errorf("dial %s from %s: %s", address, host, answer.Error), conn.Close())
+	}
+	return buffered{conn, r}, nil
+}
+
+// Status asks what runs in the machine.
+func (c Client) Status(ctx context.Context) (Status, error) {
+	var status Status
+	conn, err := c.open(ctx, request{Op: opStatus})
+	if err != nil {
+		return status, err
+	}
+	defer conn.Close()
+	if err := json.NewDecoder(conn).Decode(&status); err != nil {
+		return status, fmt.Errorf("read status: %w", err)
+	}
+	return status, nil
+}
+
+func (c Client) open(ctx context.Context, req request) (net.Conn, error) {
+	conn, err := new(net.Dialer).DialContext(ctx, "unix", c.Socket)
+	if err != nil {
+		return nil, fmt.Errorf("reach the lab (is it up? see `lab status`): %w", err)
+	}
+	if err := sendLine(conn, req); err != nil {
+		return nil, errors.Join(fmt.Errorf("reach the lab: %w", err), conn.Close())
+	}
+	return conn, nil
+}
+
+// run sends a request and carries streams until it ends. When ctx ends, so does
+// the request: the machine stops what it did for a connection that closes.
+func (c Client) run(ctx context.Context, req request, stdin io.Reader, stdout, stderr io.Writer) (int, error) {
+	conn, err := c.open(ctx, req)
+	if err != nil {
+		return 0, err
+	}
+	defer conn.Close()
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	defer stop()
+
+	out := &frames{w: conn}
+	if req.Terminal != nil {
+		defer forwardResizes(out)()
+	}
+	// Reading standard input cannot be interrupted; the goroutine ends with
+	// the input or with the process.
+	go sendInput(out, stdin)
+	for {
+		kind, payload, err := receive(conn)
+		if ctx.Err() != nil {
+			return 0, ctx.Err()
+		}
+		if err != nil {
+			return 0, fmt.Errorf("the lab ended the request: %w", err)
+		}
+		switch kind {
+		case frameStdout:
+			_, err = stdout.Write(payload)
+		case frameStderr:
+			_, err = stderr.Write(payload)
+		case frameError:
+			return 0, errors.New(string(payload))
+		case frameExit:
+			return int(int32(binary.BigEndian.Uint32(payload))), nil
+		}
+		if err != nil {
+			return 0, err
+		}
+	}
+}
+
+func sendInput(out *frames, stdin io.Reader) {
+	if stdin != nil {
+		// An error means that the request is over, and run says why.
+		_, _ = io.Copy(stream{out, frameStdin}, stdin)
+	}
+	_ = out.send(frameEOF, nil)
+}
+
+// forwardResizes tells the machine when the size of this terminal changes.
+func forwardResizes(out *frames) (stop func()) {
+	changed := make(chan os.Signal, 1)
+	done := make(chan struct{})
+	signal.Notify(changed, unix.SIGWINCH)
+	go func() {
+		for {
+			select {
+			case <-done:
+				return
+			case <-changed:
+				width, height, err := term.GetSize(int(os.Stdout.Fd()))
+				if err != nil {
+					continue
+				}
+				size, err := json.Marshal(terminal{Rows: uint16(height), Columns: uint16(width)})
+				if err == nil {
+					// As in sendInput.
+					_ = out.send(frameResize, size)
+				}
+			}
+		}
+	}()
+	return func() { signal.Stop(changed); close(done) }
+}

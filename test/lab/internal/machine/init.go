@@ -1,0 +1,173 @@
+package machine
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"spiderpool.dev/spiderpool/test/lab/internal/state"
+)
+
+// Init is the first process of a machine: it prepares the machine's mounts, runs
+// the server and reaps whatever else is left to it. When it ends the kernel ends
+// every process of the machine, and with them go its namespaces and mounts.
+//
+// It reads one byte from ready before it does anything, so that the parent can
+// put it in its control groups first.
+func Init(dir state.Dir, ready *os.File, server *exec.Cmd) error {
+	if _, err := ready.Read(make([]byte, 1)); err != nil {
+		return fmt.Errorf("wait for the parent: %w", err)
+	}
+	if err := errors.Join(propagation("/", unix.MS_PRIVATE), unix.Sethostname([]byte(dir.Control()))); err != nil {
+		return err
+	}
+	err := mountAll(
+		mount{source: "proc", target: "/proc", kind: "proc"},
+		tmpfs("/run/netns", "1m"),
+		tmpfs(dir.Volatile(), "75%"))
+	if err != nil {
+		return err
+	}
+	if err := remountSys("/"); err != nil {
+		return err
+	}
+	return runServer(server)
+}
+
+// runServer runs the server and reaps every process until it ends.
+func runServer(server *exec.Cmd) error {
+	if err := server.Start(); err != nil {
+		return fmt.Errorf("start server: %w", err)
+	}
+	status, err := reapUntil(server.Process.Pid)
+	if err == nil {
+		err = fmt.Errorf("server ended with status %d", status.ExitStatus())
+	}
+	return err
+}
+
+// reapUntil waits for every process that ends, until that one does.
+func reapUntil(process int) (unix.WaitStatus, error) {
+	for {
+		var status unix.WaitStatus
+		pid, err := unix.Wait4(-1, &status, unix.WALL, nil)
+		switch {
+		case errors.Is(err, unix.EINTR):
+		case err != nil:
+			return 0, fmt.Errorf("wait for processes: %w", err)
+		case pid == process:
+			return status, nil
+		}
+	}
+}
+
+// NodeConfig says what a node's first process prepares.
+type NodeConfig struct {
+	Name string `json:"name"`
+	// Dir, in a file system that can be an upper layer of an overlay, takes
+	// all that is written in the node. Files prepared below Dir/root/upper
+	// appear in the node's root.
+	Dir string `json:"dir"`
+	// Plugins is the directory whose files are in the node's /opt/cni/bin.
+	Plugins string `json:"plugins"`
+	// Shared directories appear in the node as they are here.
+	Shared []string `json:"shared"`
+}
+
+// privateDirs are empty in a new node, whatever this machine has in them.
+var privateDirs = []string{"/run", "/tmp", "/var/tmp", "/var/log", "/etc/cni", "/var/lib/cni", "/var/lib/etcd"}
+
+// NodeInit is the first process of a node, in namespaces of its own. The node's
+// root is this machine's, with a layer of its own over it, so that what a pod
+// writes to the host's file system stays in the node. It writes one byte to
+// ready when the node can be entered, then reaps until it is killed.
+func NodeInit(config NodeConfig, ready *os.File) error {
+	if err := errors.Join(propagation("/", unix.MS_PRIVATE), unix.Sethostname([]byte(config.Name))); err != nil {
+		return err
+	}
+	root := filepath.Join(config.Dir, "rootfs")
+	if err := mountNode(config, root); err != nil {
+		return err
+	}
+	if err := enterRoot(root); err != nil {
+		return err
+	}
+	// As systemd does; pods ask for mounts to propagate both ways.
+	if err := propagation("/", unix.MS_SHARED); err != nil {
+		return err
+	}
+	if _, err := ready.Write([]byte{1}); err != nil {
+		return fmt.Errorf("report to the parent: %w", err)
+	}
+	if err := ready.Close(); err != nil {
+		return err
+	}
+	return reap()
+}
+
+// reap reaps orphans for ever.
+func reap() error {
+	ended := make(chan os.Signal, 1)
+	signal.Notify(ended, unix.SIGCHLD)
+	for range ended {
+		for {
+			pid, err := unix.Wait4(-1, nil, unix.WNOHANG|unix.WALL, nil)
+			if err != nil && !errors.Is(err, unix.EINTR) && !errors.Is(err, unix.ECHILD) {
+				return fmt.Errorf("wait for processes: %w", err)
+			}
+			if pid <= 0 && !errors.Is(err, unix.EINTR) {
+				break
+			}
+		}
+	}
+	return nil
+}
+
+func mountNode(config NodeConfig, root string) error {
+	for _, changes := range []string{"root", "plugins"} {
+		for _, layer := range []string{"upper", "work"} {
+			if err := os.MkdirAll(filepath.Join(config.Dir, changes, layer), 0o755); err != nil {
+				return err
+			}
+		}
+	}
+	in := func(path string) string { return filepath.Join(root, path) }
+	mounts := []mount{
+		overlay("/", filepath.Join(config.Dir, "root"), root),
+		{source: "proc", target: in("/proc"), kind: "proc"},
+		bind("/dev", in("/dev")),
+	}
+	for _, dir := range privateDirs {
+		mounts = append(mounts, tmpfs(in(dir), "50%"))
+	}
+	mounts = append(mounts, overlay(config.Plugins, filepath.Join(config.Dir, "plugins"), in("/opt/cni/bin")))
+	// An overlay cannot be a layer of an overlay: containers' file systems and
+	// pods' volumes need a plain one.
+	for _, lib := range []string{"containerd", "kubelet"} {
+		dir := filepath.Join(config.Dir, lib)
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return err
+		}
+		mounts = append(mounts, bind(dir, in("/var/lib/"+lib)))
+	}
+	for _, dir := range config.Shared {
+		mounts = append(mounts, bind(dir, in(dir)))
+	}
+	if err := mountAll(mounts...); err != nil {
+		return err
+	}
+	for _, dir := range []string{"/run/netns", "/run/lock", "/etc/cni/net.d"} {
+		if err := os.MkdirAll(in(dir), 0o755); err != nil {
+			return err
+		}
+	}
+	if err := os.Chmod(in("/tmp"), 0o1777); err != nil {
+		return err
+	}
+	return remountSys(root)
+}
