@@ -248,20 +248,18 @@ func terminatesTooLong(l lease.Lease, f Facts, p Policy, now time.Time) (Verdict
 // address, or to keep for the want of one.
 func prove(v Verdict, l lease.Lease, f Facts) Verdict {
 	switch {
+	case f.Sandbox == Present: // whatever is said of its node
+		return Verdict{Keep, SandboxAlive, fmt.Sprintf("%s, but node %s still has sandbox %s", v.Message, l.Node, l.ContainerID)}
 	case l.Node != "" && f.Node.Presence == Gone:
 		v.Message += fmt.Sprintf(", and node %s does not exist", l.Node)
 		return v
 	case l.Node != "" && f.Node.Presence == Exists && f.Node.OutOfService:
 		v.Message += fmt.Sprintf(", and node %s has the taint node.kubernetes.io/out-of-service", l.Node)
 		return v
-	}
-	switch f.Sandbox {
-	case NotPresent:
+	case f.Sandbox == NotPresent:
 		v.Message += fmt.Sprintf(", and node %s has no sandbox %s", l.Node, l.ContainerID)
 		return v
-	case Present:
-		return Verdict{Keep, SandboxAlive, fmt.Sprintf("%s, but node %s still has sandbox %s", v.Message, l.Node, l.ContainerID)}
-	case NotAsked:
+	case f.Sandbox == NotAsked:
 		v.Action = Ask
 		return v
 	}
