@@ -107,7 +107,7 @@ func (n *Namespace) SettleAddrs(ctx context.Context, dev string) error {
 			if a.Flags&unix.IFA_F_DADFAILED != 0 {
 				return fmt.Errorf("address %s of %s is in use by another machine (duplicate address detection)", a.IP, dev)
 			}
-			tentative = tentative || a.Flags&unix.IFA_F_TENTATIVE != 0 && !a.IP.IsLinkLocalUnicast()
+			tentative = tentative || a.Flags&unix.IFA_F_TENTATIVE != 0
 		}
 		if !tentative {
 			return nil

@@ -24,6 +24,7 @@ type task struct {
 	mode      string // underlay, overlay or disabled
 	macPrefix string
 	settings  netplan.Settings
+	detect    detection
 	host, pod *linux.Namespace
 	veth      netplan.VethPair
 	plan      netplan.Plan
@@ -42,6 +43,9 @@ func open(c *conf, args *skel.CmdArgs, previous *types100.Result) (*task, error)
 	}
 	t := &task{conf: c, args: args, previous: previous, veth: netplan.VethPairOf(args.ContainerID)}
 	if t.mode, t.macPrefix, t.settings, err = c.settings(reply); err != nil {
+		return nil, err
+	}
+	if t.detect, err = c.detection(reply); err != nil {
 		return nil, err
 	}
 	if t.mode != modeDisabled && len(t.settings.ServiceCIDR) == 0 {

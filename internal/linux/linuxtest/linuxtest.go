@@ -298,3 +298,46 @@ func (m *Machine) ok(err error) {
 		m.t.Fatalf("%s: %v", m.Name, err)
 	}
 }
+
+// Bridge makes a bridge that is up.
+func (m *Machine) Bridge(name string) {
+	m.t.Helper()
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = name
+	m.ok(m.NL.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}))
+	m.Up(name)
+}
+
+// Enslave makes a link a port of a bridge.
+func (m *Machine) Enslave(port, bridge string) {
+	m.t.Helper()
+	m.ok(m.NL.LinkSetMaster(m.Link(port), m.Link(bridge)))
+}
+
+// Capture counts the packets that a BPF-less look at a link finds: what match
+// says of every frame until stop is called.
+func (m *Machine) Capture(dev string, match func(frame []byte) bool) (stop func() int) {
+	m.t.Helper()
+	var fd int
+	m.ok(m.Do(func() (err error) {
+		if fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, int(htons(unix.ETH_P_ALL))); err != nil {
+			return err
+		}
+		return unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: htons(unix.ETH_P_ALL), Ifindex: m.Link(dev).Attrs().Index})
+	}))
+	return func() int {
+		defer unix.Close(fd)
+		count, b := 0, make([]byte, 1<<16)
+		for {
+			n, _, err := unix.Recvfrom(fd, b, unix.MSG_DONTWAIT)
+			if err != nil {
+				return count
+			}
+			if match(b[:n]) {
+				count++
+			}
+		}
+	}
+}
+
+func htons(v uint16) uint16 { return v<<8 | v>>8 }
