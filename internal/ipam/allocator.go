@@ -186,6 +186,13 @@ func (a *Allocator) Loaded() bool {
 	return a.loaded
 }
 
+// Queued returns how many requests wait for the next round.
+func (a *Allocator) Queued() int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return len(a.queue)
+}
+
 // Attached returns the leases that the attachment holds.
 func (a *Allocator) Attached(at lease.Attachment) []lease.Lease {
 	a.mu.Lock()

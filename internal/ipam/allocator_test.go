@@ -1,0 +1,527 @@
+package ipam_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"spiderpool.dev/spiderpool/internal/ipam"
+	"spiderpool.dev/spiderpool/internal/ipam/ipamtest"
+	"spiderpool.dev/spiderpool/internal/ipset"
+	"spiderpool.dev/spiderpool/internal/lease"
+	"spiderpool.dev/spiderpool/internal/pool"
+)
+
+type conflicts struct{ atomic.Int64 }
+
+func (c *conflicts) Conflict() { c.Add(1) }
+
+// newAllocator returns an allocator of a node that has read its blocks and knows
+// the pools.
+func newAllocator(t testing.TB, node string, store *ipamtest.Store, pools ...*pool.Pool) *ipam.Allocator {
+	t.Helper()
+	a := ipam.NewAllocator(ipam.Config{
+		Node: node, Blocks: store, Older: store.Older, Now: time.Now, Log: slog.New(slog.DiscardHandler),
+		Observer: &conflicts{}, ReuseAfter: -1,
+	})
+	for _, p := range pools {
+		a.SetPool(p)
+	}
+	if err := a.Load(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
+func rangePool(t testing.TB, name, subnet string, ips ...string) *pool.Pool {
+	t.Helper()
+	prefix := netip.MustParsePrefix(subnet)
+	version := ipset.Version(prefix.Addr())
+	set, err := ipset.Parse(ips, ipset.Bounds{Version: version, Subnet: prefix})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &pool.Pool{Name: name, Version: version, Subnet: prefix, IPs: set, Default: true}
+}
+
+func request(node, container string, wants ...lease.Want) lease.Request {
+	return lease.Request{Pod: "default/" + container, PodUID: "uid-" + container, ContainerID: container, Node: node, Wants: wants}
+}
+
+func want(ifname string, version int, pools ...string) lease.Want {
+	return lease.Want{Interface: ifname, Version: version, Pools: pools}
+}
+
+// held returns all leases in use in the store, by address; two for one address
+// fail the test.
+func held(t testing.TB, store *ipamtest.Store) map[netip.Addr]lease.Lease {
+	t.Helper()
+	leases := map[netip.Addr]lease.Lease{}
+	for _, b := range store.All() {
+		for _, l := range b.Leases {
+			if l.State != lease.InUse {
+				continue
+			}
+			if other, twice := leases[l.Addr]; twice {
+				t.Fatalf("%s is leased to %+v and %+v", l.Addr, other, l)
+			}
+			leases[l.Addr] = l
+		}
+	}
+	return leases
+}
+
+func TestPoolIsUsedToTheLastAddressByAnyMixOfNodes(t *testing.T) {
+	const nodes, pods = 4, 500
+	store := &ipamtest.Store{}
+	p := rangePool(t, "p", "10.0.0.0/16", "10.0.0.3-10.0.1.246") // 500 addresses
+	var mu sync.Mutex
+	holders := map[netip.Addr]string{}
+	var wg sync.WaitGroup
+	for n := range nodes {
+		node := fmt.Sprintf("node-%d", n)
+		a := newAllocator(t, node, store, p)
+		t.Cleanup(a.Close)
+		// As many as fall to each node, and more on the first.
+		share := pods/nodes - 10
+		if n == 0 {
+			share = pods - (nodes-1)*share
+		}
+		for worker := range 8 {
+			wg.Go(func() {
+				for i := worker; i < share; i += 8 {
+					container := fmt.Sprintf("%s-%d", node, i)
+					grants, err := a.Allocate(t.Context(), request(node, container, want("eth0", 4, "p")))
+					if err != nil {
+						t.Errorf("%s: %v", container, err)
+						return
+					}
+					mu.Lock()
+					if other, twice := holders[grants[0].Addr]; twice {
+						t.Errorf("%s was given to %s and %s", grants[0].Addr, other, container)
+					}
+					holders[grants[0].Addr] = container
+					mu.Unlock()
+				}
+			})
+		}
+	}
+	wg.Wait()
+	if len(holders) != pods || len(held(t, store)) != pods {
+		t.Fatalf("%d addresses given, %d leased, want %d", len(holders), len(held(t, store)), pods)
+	}
+	if puts, lost := store.Count("put"), store.Count("conflict"); puts > pods {
+		t.Errorf("%d writes of which %d conflicts for %d pods", puts, lost, pods)
+	}
+}
+
+func TestExhaustedPoolSaysSoAndServesAgainAfterAReleaseElsewhere(t *testing.T) {
+	store := &ipamtest.Store{}
+	p := rangePool(t, "p", "10.0.0.0/24", "10.0.0.16-10.0.0.17")
+	a, b := newAllocator(t, "a", store, p), newAllocator(t, "b", store, p)
+	t.Cleanup(a.Close)
+	t.Cleanup(b.Close)
+	for _, container := range []string{"a1", "a2"} {
+		if _, err := a.Allocate(t.Context(), request("a", container, want("eth0", 4, "p"))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var exhausted *lease.ExhaustedError
+	if _, err := b.Allocate(t.Context(), request("b", "b1", want("eth0", 4, "p"))); !errors.As(err, &exhausted) {
+		t.Fatalf("got %v, want an ExhaustedError", err)
+	}
+	if err := a.Release(t.Context(), lease.Attachment{ContainerID: "a1", Interface: "eth0"}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.Allocate(t.Context(), request("b", "b1", want("eth0", 4, "p"))); err != nil {
+		t.Errorf("after the release: %v", err)
+	}
+}
+
+func TestNothingIsGrantedWhereOneWantCannotBeMet(t *testing.T) {
+	store := &ipamtest.Store{}
+	a := newAllocator(t, "a", store, rangePool(t, "v4", "10.0.0.0/24", "10.0.0.2-10.0.0.9"), rangePool(t, "v6", "fd00::/64", "fd00::1"))
+	t.Cleanup(a.Close)
+	wants := func(ifname string) []lease.Want { return []lease.Want{want(ifname, 4, "v4"), want(ifname, 6, "v6")} }
+	if _, err := a.Allocate(t.Context(), request("a", "one", wants("eth0")...)); err != nil {
+		t.Fatal(err)
+	}
+	_, err := a.Allocate(t.Context(), request("a", "two", wants("eth0")...))
+	var exhausted *lease.ExhaustedError
+	if !errors.As(err, &exhausted) || exhausted.Version != 6 {
+		t.Fatalf("got %v, want IPv6 to be exhausted", err)
+	}
+	if leases := held(t, store); len(leases) != 2 {
+		t.Errorf("leases %v, want those of the first pod alone", leases)
+	}
+}
+
+func TestRequestsQueueDuringACommitAndTheNextTakesThemAll(t *testing.T) {
+	const waiting = 12
+	store := &ipamtest.Store{}
+	release, entered := make(chan struct{}), make(chan struct{}, 1)
+	var first atomic.Bool
+	store.Before = func(operation string, _ netip.Addr) error {
+		if operation == "put" && first.CompareAndSwap(false, true) {
+			entered <- struct{}{}
+			<-release
+		}
+		return nil
+	}
+	a := newAllocator(t, "a", store, rangePool(t, "p", "10.0.0.0/24", "10.0.0.16-10.0.0.31"))
+	t.Cleanup(a.Close)
+	var wg sync.WaitGroup
+	allocate := func(container string) {
+		if _, err := a.Allocate(t.Context(), request("a", container, want("eth0", 4, "p"))); err != nil {
+			t.Errorf("%s: %v", container, err)
+		}
+	}
+	wg.Go(func() { allocate("first") })
+	<-entered
+	for i := range waiting {
+		wg.Go(func() { allocate(fmt.Sprint(i)) })
+	}
+	for a.Queued() < waiting {
+		time.Sleep(time.Millisecond)
+	}
+	close(release)
+	wg.Wait()
+	if puts := store.Count("put"); puts != 2 {
+		t.Errorf("%d writes for %d pods, want 2", puts, waiting+1)
+	}
+}
+
+func TestAddIsIdempotentAfterTheAnswerOfAWriteWasLost(t *testing.T) {
+	store := &ipamtest.Store{}
+	lost := true
+	store.After = func(netip.Addr) error {
+		if lost {
+			lost = false
+			return errors.New("connection reset")
+		}
+		return nil
+	}
+	p := rangePool(t, "p", "10.0.0.0/24", "10.0.0.16-10.0.0.31")
+	a := newAllocator(t, "a", store, p)
+	t.Cleanup(a.Close)
+	r := request("a", "c", want("eth0", 4, "p"))
+	if _, err := a.Allocate(t.Context(), r); err == nil {
+		t.Fatal("a write without an answer counted as done")
+	}
+	grants, err := a.Allocate(t.Context(), r)
+	if err != nil || !grants[0].Held {
+		t.Fatalf("got %+v, %v; want what was written", grants, err)
+	}
+	// The same after a restart.
+	b := newAllocator(t, "a", store, p)
+	t.Cleanup(b.Close)
+	again, err := b.Allocate(t.Context(), r)
+	if err != nil || again[0].Addr != grants[0].Addr {
+		t.Errorf("after a restart: %+v, %v; want %s", again, err, grants[0].Addr)
+	}
+	if leases := held(t, store); len(leases) != 1 {
+		t.Errorf("leases %v", leases)
+	}
+}
+
+func TestReleaseIsAnErrorWhileWhatIsHeldIsUnknown(t *testing.T) {
+	store := &ipamtest.Store{}
+	down := false
+	store.Before = func(string, netip.Addr) error {
+		if down {
+			return errors.New("connection refused")
+		}
+		return nil
+	}
+	answered := true
+	store.After = func(netip.Addr) error {
+		if answered {
+			return nil
+		}
+		down = true
+		return errors.New("connection reset")
+	}
+	a := newAllocator(t, "a", store, rangePool(t, "p", "10.0.0.0/24", "10.0.0.16-10.0.0.31"))
+	t.Cleanup(a.Close)
+	answered = false
+	if _, err := a.Allocate(t.Context(), request("a", "c", want("eth0", 4, "p"))); err == nil {
+		t.Fatal("a write without an answer counted as done")
+	}
+	at := lease.Attachment{ContainerID: "c", Interface: "eth0"}
+	if err := a.Release(t.Context(), at); err == nil {
+		t.Error("the release of a lease that may exist succeeded without the store")
+	}
+	down, answered = false, true
+	if err := a.Release(t.Context(), at); err != nil {
+		t.Fatal(err)
+	}
+	if leases := held(t, store); len(leases) != 0 {
+		t.Errorf("leaked %v", leases)
+	}
+}
+
+func TestLateReleaseOfAnOldSandboxKeepsTheNewOnesAddress(t *testing.T) {
+	store := &ipamtest.Store{}
+	a := newAllocator(t, "a", store, rangePool(t, "p", "10.0.0.0/24", "10.0.0.16-10.0.0.31"))
+	t.Cleanup(a.Close)
+	old := request("a", "old", want("eth0", 4, "p"))
+	fresh := old
+	fresh.ContainerID = "new" // the same pod in a new sandbox
+	if _, err := a.Allocate(t.Context(), old); err != nil {
+		t.Fatal(err)
+	}
+	grants, err := a.Allocate(t.Context(), fresh)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := a.Release(t.Context(), lease.Attachment{ContainerID: "old", Interface: "eth0"}); err != nil {
+		t.Fatal(err)
+	}
+	if l := held(t, store)[grants[0].Addr]; l.ContainerID != "new" {
+		t.Errorf("the new sandbox lost %s: %+v", grants[0].Addr, l)
+	}
+}
+
+func TestOldNewsDoesNotUndoWhatIsKnown(t *testing.T) {
+	store := &ipamtest.Store{}
+	a := newAllocator(t, "a", store, rangePool(t, "p", "10.0.0.0/24", "10.0.0.16-10.0.0.31"))
+	t.Cleanup(a.Close)
+	allocate := func(container string) netip.Addr {
+		grants, err := a.Allocate(t.Context(), request("a", container, want("eth0", 4, "p")))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return grants[0].Addr
+	}
+	base := ipset.BlockOf(allocate("one"))
+	before, err := store.Get(t.Context(), base)
+	if err != nil {
+		t.Fatal(err)
+	}
+	allocate("two")
+	a.Observe(before)
+	a.ObserveDeleted(base, before.Version)
+	at := lease.Attachment{ContainerID: "two", Interface: "eth0"}
+	if len(a.Attached(at)) != 1 {
+		t.Fatal("an outdated event made the allocator forget a lease")
+	}
+	if a.Knows(base, before.Version) == false {
+		t.Error("an outdated version is worth a read")
+	}
+	current, err := store.Get(t.Context(), base)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := store.Delete(t.Context(), current); err != nil {
+		t.Fatal(err)
+	}
+	a.ObserveDeleted(base, current.Version)
+	if len(a.Attached(at)) != 0 {
+		t.Error("the lease of a deleted block is still known")
+	}
+}
+
+func TestStoppedAllocatorFailsRequestsAndEnds(t *testing.T) {
+	store := &ipamtest.Store{}
+	a := newAllocator(t, "a", store, rangePool(t, "p", "10.0.0.0/24", "10.0.0.16-10.0.0.31"))
+	a.Close()
+	if _, err := a.Allocate(t.Context(), request("a", "c", want("eth0", 4, "p"))); err == nil {
+		t.Error("a closed allocator allocated")
+	}
+	if leases := held(t, store); len(leases) != 0 {
+		t.Errorf("leases %v", leases)
+	}
+}
+
+// modelPod is a sandbox of the model.
+type modelPod struct {
+	node, container string
+	addrs           []netip.Addr // what the last successful ADD said; nil: none
+}
+
+// TestModel drives two nodes at random against a store that fails, loses answers
+// and conflicts, with restarts in between, and checks after every step that no
+// address has two holders and that every granted address stays its holder's.
+func TestModel(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		m := newModel(t)
+		defer m.close()
+		t.Repeat(map[string]func(*rapid.T){
+			"add":     m.add,
+			"delete":  m.delete,
+			"restart": m.restart,
+			"faults":  m.faults,
+			"":        m.check,
+		})
+		m.drain()
+	})
+}
+
+type model struct {
+	t          *rapid.T
+	store      *ipamtest.Store
+	pools      []*pool.Pool
+	allocators map[string]*ipam.Allocator
+	pods       map[string]*modelPod
+	journal    map[lease.Attachment]string // to release, with the node
+	failing    atomic.Int64                // per cent of the operations
+	random     func() int64
+	next       int
+}
+
+var modelNodes = []string{"a", "b"}
+
+func newModel(t *rapid.T) *model {
+	m := &model{t: t, store: &ipamtest.Store{}, allocators: map[string]*ipam.Allocator{}, pods: map[string]*modelPod{}, journal: map[lease.Attachment]string{}}
+	size := rapid.IntRange(1, 40).Draw(t, "size")
+	v4, _ := ipset.Parse([]string{fmt.Sprintf("10.0.0.5-10.0.0.%d", 5+size-1)}, ipset.Bounds{})
+	v6, _ := ipset.Parse([]string{fmt.Sprintf("fd00::1-fd00::%x", size+3)}, ipset.Bounds{})
+	m.pools = []*pool.Pool{
+		{Name: "v4", Version: 4, Subnet: netip.MustParsePrefix("10.0.0.0/16"), IPs: v4},
+		{Name: "v6", Version: 6, Subnet: netip.MustParsePrefix("fd00::/64"), IPs: v6},
+	}
+	// Writes of a round are concurrent, so faults are drawn ahead, not in the store.
+	var faults atomic.Uint64
+	m.random = func() int64 { return int64((faults.Add(0x9E3779B97F4A7C15) * 0xD1342543DE82EF95) >> 32 % 100) }
+	faults.Store(rapid.Uint64().Draw(t, "seed"))
+	m.store.Before = func(string, netip.Addr) error {
+		if m.random() < m.failing.Load() {
+			return errors.New("unavailable")
+		}
+		return nil
+	}
+	m.store.After = func(netip.Addr) error {
+		if m.random() < m.failing.Load() {
+			return errors.New("answer lost")
+		}
+		return nil
+	}
+	for _, node := range modelNodes {
+		m.start(node)
+	}
+	return m
+}
+
+func (m *model) start(node string) {
+	a := ipam.NewAllocator(ipam.Config{Node: node, Blocks: m.store, Older: m.store.Older, Now: time.Now,
+		Log: slog.New(slog.DiscardHandler), Observer: &conflicts{}, ReuseAfter: -1})
+	for _, p := range m.pools {
+		a.SetPool(p)
+	}
+	for a.Load(context.Background()) != nil {
+	}
+	m.allocators[node] = a
+}
+
+func (m *model) close() {
+	for _, a := range m.allocators {
+		a.Close()
+	}
+}
+
+func (m *model) add(t *rapid.T) {
+	node := rapid.SampledFrom(modelNodes).Draw(t, "node")
+	container := fmt.Sprintf("c%d", m.next)
+	if again := rapid.Bool().Draw(t, "again"); again && len(m.pods) > 0 {
+		container = rapid.SampledFrom(sortedKeys(m.pods)).Draw(t, "container")
+		node = m.pods[container].node
+	} else {
+		m.next++
+		m.pods[container] = &modelPod{node: node, container: container}
+	}
+	pod := m.pods[container]
+	grants, err := m.allocators[node].Allocate(context.Background(), request(node, container, want("eth0", 4, "v4"), want("eth0", 6, "v6")))
+	if err != nil {
+		return
+	}
+	addrs := []netip.Addr{grants[0].Addr, grants[1].Addr}
+	if pod.addrs != nil && !slices.Equal(pod.addrs, addrs) {
+		t.Fatalf("%s had %v and got %v when it asked again", container, pod.addrs, addrs)
+	}
+	pod.addrs = addrs
+}
+
+func (m *model) delete(t *rapid.T) {
+	if len(m.pods) == 0 {
+		return
+	}
+	container := rapid.SampledFrom(sortedKeys(m.pods)).Draw(t, "container")
+	pod := m.pods[container]
+	delete(m.pods, container)
+	at := lease.Attachment{ContainerID: container, Interface: "eth0"}
+	if err := m.allocators[pod.node].Release(context.Background(), at); err != nil {
+		m.journal[at] = pod.node
+	}
+}
+
+func (m *model) restart(t *rapid.T) {
+	node := rapid.SampledFrom(modelNodes).Draw(t, "node")
+	m.allocators[node].Close()
+	m.start(node)
+}
+
+func (m *model) faults(t *rapid.T) {
+	m.failing.Store(rapid.SampledFrom([]int64{0, 0, 10, 50}).Draw(t, "failing"))
+}
+
+func (m *model) check(t *rapid.T) {
+	failing := m.failing.Swap(0)
+	defer m.failing.Store(failing)
+	leases := map[netip.Addr]lease.Lease{}
+	for _, b := range m.store.All() {
+		for _, l := range b.Leases {
+			if l.State == lease.InUse {
+				leases[l.Addr] = l
+				if !slices.ContainsFunc(m.pools, func(p *pool.Pool) bool { return p.Name == l.Pool && p.IPs.Contains(l.Addr) }) {
+					t.Fatalf("%s is not in pool %s", l.Addr, l.Pool)
+				}
+			}
+		}
+	}
+	for container, pod := range m.pods {
+		for _, addr := range pod.addrs {
+			if leases[addr].ContainerID != container {
+				t.Fatalf("%s was given to %s and is leased to %q", addr, container, leases[addr].ContainerID)
+			}
+		}
+	}
+}
+
+// drain releases everything, as kubelet does when it deletes all pods, and the
+// journal does when the store is back. Nothing may be left.
+func (m *model) drain() {
+	m.failing.Store(0)
+	for container, pod := range m.pods {
+		m.journal[lease.Attachment{ContainerID: container, Interface: "eth0"}] = pod.node
+	}
+	for at, node := range m.journal {
+		if err := m.allocators[node].Release(context.Background(), at); err != nil {
+			m.t.Fatalf("release of %v: %v", at, err)
+		}
+	}
+	for _, b := range m.store.All() {
+		for _, l := range b.Leases {
+			if l.State == lease.InUse {
+				m.t.Fatalf("leaked: %+v", l)
+			}
+		}
+	}
+}
+
+func sortedKeys(pods map[string]*modelPod) []string {
+	keys := make([]string, 0, len(pods))
+	for k := range pods {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	return keys
+}
