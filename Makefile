@@ -70,7 +70,7 @@ unit: ## Hermetic tests, under a minute when warm
 
 .PHONY: apiserver
 apiserver: lab-tools ## Tests against a real kube-apiserver and etcd
-	@KUBEBUILDER_ASSETS="$$($(LAB) env --dir)" go test -tags apiserver -run '$(RUN)' ./internal/... 
+	@KUBEBUILDER_ASSETS="$$($(LAB) env --dir)" go test -tags apiserver -run '$(RUN)' ./internal/... ./charts/...
 
 .PHONY: kernel
 kernel: lab-tools ## Tests of the datapath in network namespaces of their own (root)
@@ -96,8 +96,9 @@ verify: ## Formatting, vet, staticcheck, layering, generated files, chart
 	@hack/verify.sh
 
 .PHONY: update
-update: ## Generate what is generated: deep copies, CRDs, golden files, reference docs
+update: lab-tools ## Generate what is generated: deep copies, CRDs, golden files, reference docs
 	@hack/generate.sh
-	@go test ./internal/controller/... ./charts/... -update >/dev/null && echo "golden files written"
+	@go test ./internal/controller/... -update >/dev/null
+	@KUBEBUILDER_ASSETS="$$($(LAB) env --dir)" go test -tags apiserver ./charts -update >/dev/null && echo "golden files written"
 
 FORCE:

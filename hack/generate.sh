@@ -8,3 +8,4 @@ generate() { go tool -modfile=tools/go.mod controller-gen "$@"; }
 mkdir -p "$out/api/v2beta1" "$out/charts/spiderpool/crds"
 generate object paths=./api/... "output:object:dir=$out/api/v2beta1"
 generate crd paths=./api/... "output:crd:dir=$out/charts/spiderpool/crds"
+go run ./hack/helmvalues -out "$out"

@@ -1,0 +1,301 @@
+//go:build apiserver
+
+package charts
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/tools/clientcmd"
+	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+	"sigs.k8s.io/yaml"
+
+	"spiderpool.dev/spiderpool/internal/config"
+	"spiderpool.dev/spiderpool/internal/kube/kubetest"
+)
+
+func TestMain(m *testing.M) { kubetest.Main(m) }
+
+// guide are the arguments of the AWS guide.
+var guide = []string{"--set", "ipam.enableStatefulSet=false", "--set", "multus.multusCNI.defaultCniCRName=ipvlan-ens5"}
+
+// helm runs helm with arguments and returns what it prints.
+func helm(t *testing.T, args ...string) (stdout []byte, failure string) {
+	t.Helper()
+	program := filepath.Join(os.Getenv("KUBEBUILDER_ASSETS"), "helm")
+	if _, err := os.Stat(program); err != nil {
+		if program, err = exec.LookPath("helm"); err != nil {
+			t.Fatal("helm is neither in KUBEBUILDER_ASSETS nor in PATH: make lab-tools builds it")
+		}
+	}
+	cmd := exec.CommandContext(t.Context(), program, args...)
+	home := t.TempDir()
+	cmd.Env = append(os.Environ(), "HELM_CACHE_HOME="+home, "HELM_CONFIG_HOME="+home, "HELM_DATA_HOME="+home)
+	var out, errOut bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errOut
+	if err := cmd.Run(); err != nil {
+		return nil, err.Error() + ": " + errOut.String()
+	}
+	return out.Bytes(), ""
+}
+
+// render is the chart's output for kube-system.
+func render(t *testing.T, args ...string) []byte {
+	t.Helper()
+	out, failure := helm(t, append([]string{"template", "spiderpool", "spiderpool", "--namespace", "kube-system"}, args...)...)
+	if failure != "" {
+		t.Fatal(failure)
+	}
+	return out
+}
+
+func TestChartIsWellFormed(t *testing.T) {
+	out, failure := helm(t, "lint", "--strict", "spiderpool")
+	if failure != "" {
+		t.Errorf("%s\n%s", failure, out)
+	}
+}
+
+func TestRenderedManifests(t *testing.T) {
+	tests := map[string][]string{
+		"default":    nil,
+		"guide":      guide,
+		"everything": {"-f", "testdata/everything.values.yaml"},
+		"nothing":    {"-f", "testdata/nothing.values.yaml"},
+		"provided":   {"-f", "testdata/provided.values.yaml"},
+	}
+	for name, args := range tests {
+		t.Run(name, func(t *testing.T) {
+			golden(t, "testdata/"+name+".golden.yaml", render(t, args...))
+		})
+	}
+}
+
+// objectsOf decodes the objects of a kind.
+func objectsOf[T any](t *testing.T, manifest []byte, kind string) map[string]T {
+	t.Helper()
+	found := map[string]T{}
+	for document := range bytes.SplitSeq(manifest, []byte("\n---\n")) {
+		var head struct {
+			Kind     string
+			Metadata struct{ Name string }
+		}
+		if err := yaml.Unmarshal(document, &head); err != nil {
+			t.Fatal(err)
+		}
+		if head.Kind != kind {
+			continue
+		}
+		var object T
+		if err := yaml.UnmarshalStrict(document, &object); err != nil {
+			t.Fatalf("%s %s: %v", kind, head.Metadata.Name, err)
+		}
+		found[head.Metadata.Name] = object
+	}
+	return found
+}
+
+// configuration is the configuration file in a manifest, as the programs read it.
+func configuration(t *testing.T, manifest []byte) *config.File {
+	t.Helper()
+	file, err := config.Parse([]byte(objectsOf[corev1.ConfigMap](t, manifest, "ConfigMap")["spiderpool-conf"].Data["config.yaml"]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
+func TestDefaultsOfChartAndProgramsAgree(t *testing.T) {
+	file := configuration(t, render(t))
+	// Accepted for compatibility and passed on by the chart.
+	file.Coordinator.Spec.DetectGateway, file.Coordinator.Spec.DetectIPConflict = nil, nil
+	if len(file.Coordinator.Spec.PolicyRoutes) == 0 {
+		file.Coordinator.Spec.PolicyRoutes = nil
+	}
+	want := config.Default()
+	// The chart asks for the runtime that it mounts; the others are for agents outside of it.
+	want.AgentProcess.CRISockets = want.AgentProcess.CRISockets[:1]
+	want.ControllerProcess.Resources.NamespacesExclude = file.ControllerProcess.Resources.NamespacesExclude
+	got, wanted := marshal(t, file), marshal(t, want)
+	// An empty list and none are the same.
+	got = strings.NewReplacer(": []", ": null").Replace(got)
+	if got != wanted {
+		t.Error(firstDifference(wanted, got))
+	}
+}
+
+func marshal(t *testing.T, file *config.File) string {
+	t.Helper()
+	out, err := yaml.Marshal(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(out)
+}
+
+func TestValuesReachTheConfiguration(t *testing.T) {
+	file := configuration(t, render(t, append(guide,
+		"--set", "ipam.gc.gcAll.intervalInSecond=30",
+		"--set", "spiderpoolAgent.httpPort=6000",
+		"--set-string", "spiderpoolController.webhookPort=6001",
+		"--set", "spiderpoolController.debug.logLevel=fatal",
+		"--set", "global.ciliumConfigMap=cilium/cfg",
+		"--set", "coordinator.policyRoutes[0].dst=10.0.0.0/8,coordinator.policyRoutes[0].gw=10.0.0.1",
+		"--set", "clusterDefaultPool.installIPv4IPPool=true,clusterDefaultPool.ipv4Subnet=10.1.0.0/16,clusterDefaultPool.ipv4IPRanges={10.1.0.5-10.1.0.9}",
+	)...))
+	for name, pair := range map[string][2]any{
+		"enableStatefulSet": {file.IPAM.EnableStatefulSet, false},
+		"interval":          {file.IPAM.GC.GCAll.IntervalInSecond, 30},
+		"health port":       {file.AgentProcess.HealthPort, 6000},
+		"webhook port":      {file.ControllerProcess.Webhook.Port, 6001},
+		"log level":         {file.ControllerProcess.LogLevel.String(), "ERROR"},
+		"default network":   {file.Multus.DefaultNetwork, "kube-system/ipvlan-ens5"},
+		"attachment":        {file.InstallJob.DefaultCNICRName, "ipvlan-ens5"},
+		"cilium":            {file.Coordinator.CiliumConfigMap, config.ObjectName{Namespace: "cilium", Name: "cfg"}},
+		"policy route":      {file.Coordinator.Spec.PolicyRoutes[0].Gw, "10.0.0.1"},
+		"pool":              {file.InstallJob.DefaultPools[0].IPRanges[0], "10.1.0.5-10.1.0.9"},
+	} {
+		if pair[0] != pair[1] {
+			t.Errorf("%s: got %v, want %v", name, pair[0], pair[1])
+		}
+	}
+}
+
+func TestImagesCanBeTakenFromElsewhere(t *testing.T) {
+	manifest := render(t, append(guide, "--set", "global.imageRegistryOverride=mirror.example:5000",
+		"--set", "spiderpoolController.image.digest=sha256:0000000000000000000000000000000000000000000000000000000000000000",
+		"--set", "spiderpoolAgent.image.tag=v9")...)
+	var images []string
+	for _, ds := range objectsOf[appsv1.DaemonSet](t, manifest, "DaemonSet") {
+		for _, c := range append(ds.Spec.Template.Spec.InitContainers, ds.Spec.Template.Spec.Containers...) {
+			images = append(images, c.Image)
+		}
+	}
+	for _, d := range objectsOf[appsv1.Deployment](t, manifest, "Deployment") {
+		images = append(images, d.Spec.Template.Spec.Containers[0].Image)
+	}
+	wanted := map[string]bool{
+		"mirror.example:5000/spidernet-io/spiderpool/spiderpool-agent:v9":                                                                           true,
+		"mirror.example:5000/k8snetworkplumbingwg/multus-cni:v4.2.3":                                                                                true,
+		"mirror.example:5000/spidernet-io/spiderpool/spiderpool-controller@sha256:0000000000000000000000000000000000000000000000000000000000000000": true,
+	}
+	for _, image := range images {
+		if !wanted[image] {
+			t.Errorf("image %s", image)
+		}
+	}
+	if len(images) != 5 {
+		t.Errorf("images %q, want 5", images)
+	}
+}
+
+func TestNothingWaitsForAPodNetwork(t *testing.T) {
+	manifest := render(t, guide...)
+	specs := map[string]corev1.PodSpec{}
+	for name, ds := range objectsOf[appsv1.DaemonSet](t, manifest, "DaemonSet") {
+		specs[name] = ds.Spec.Template.Spec
+	}
+	for name, d := range objectsOf[appsv1.Deployment](t, manifest, "Deployment") {
+		specs[name] = d.Spec.Template.Spec
+	}
+	if len(specs) != 3 {
+		t.Fatalf("%d workloads, want agent, multus and controller", len(specs))
+	}
+	notReady := corev1.Taint{Key: "node.kubernetes.io/not-ready", Effect: corev1.TaintEffectNoSchedule}
+	for name, spec := range specs {
+		if !spec.HostNetwork {
+			t.Errorf("%s needs a pod network", name)
+		}
+		tolerated := false
+		for _, toleration := range spec.Tolerations {
+			tolerated = tolerated || toleration.Operator == corev1.TolerationOpExists &&
+				(toleration.Key == "" || toleration.Key == notReady.Key) && (toleration.Effect == "" || toleration.Effect == notReady.Effect)
+		}
+		if !tolerated {
+			t.Errorf("%s does not start on a node that is not ready: %+v", name, spec.Tolerations)
+		}
+	}
+}
+
+func TestBadValuesAreRefused(t *testing.T) {
+	tests := map[string]struct {
+		set, want string
+	}{
+		"unknown key":           {"ipam.enableIPv5=true", "enableIPv5"},
+		"wrong type":            {"ipam.enableIPv4=yes", "enableIPv4"},
+		"mode":                  {"coordinator.mode=fast", "mode"},
+		"pool without subnet":   {"clusterDefaultPool.installIPv4IPPool=true", "clusterDefaultPool.ipv4Subnet is empty and clusterDefaultPool.installIPv4IPPool is true: give the subnet"},
+		"tls without files":     {"spiderpoolController.tls.method=provided", "spiderpoolController.tls.provided.tlsC"},
+		"monitor but no metric": {"spiderpoolAgent.prometheus.serviceMonitor.install=true", "spiderpoolAgent.prometheus.enabled is false"},
+		"sriov":                 {"sriov.install=true", "does not carry the SR-IOV network operator"},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			_, failure := helm(t, "template", "spiderpool", "spiderpool", "--set", test.set)
+			if !strings.Contains(failure, test.want) {
+				t.Errorf("failure %q does not say %q", failure, test.want)
+			}
+		})
+	}
+}
+
+// kubeconfig is a file with the administrator's access to the test's API server.
+func kubeconfig(t *testing.T) string {
+	t.Helper()
+	rest := kubetest.Config(t)
+	const name = "test"
+	access := clientcmdapi.Config{
+		Clusters:       map[string]*clientcmdapi.Cluster{name: {Server: rest.Host, CertificateAuthorityData: rest.CAData}},
+		AuthInfos:      map[string]*clientcmdapi.AuthInfo{name: {ClientCertificateData: rest.CertData, ClientKeyData: rest.KeyData, Token: rest.BearerToken}},
+		Contexts:       map[string]*clientcmdapi.Context{name: {Cluster: name, AuthInfo: name}},
+		CurrentContext: name,
+	}
+	if !strings.Contains(access.Clusters[name].Server, "://") {
+		access.Clusters[name].Server = "https://" + access.Clusters[name].Server
+	}
+	file := filepath.Join(t.TempDir(), "kubeconfig")
+	if err := clientcmd.WriteToFile(access, file); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
+func TestAPIServerTakesEveryObject(t *testing.T) {
+	access := kubeconfig(t)
+	for name, args := range map[string][]string{
+		"guide": guide,
+		// What needs kinds of cert-manager and of the Prometheus operator is left out.
+		"most": {"-f", "testdata/everything.values.yaml",
+			"--set", "spiderpoolController.tls.method=auto",
+			"--set", "spiderpoolAgent.prometheus.serviceMonitor.install=false,spiderpoolAgent.prometheus.prometheusRule.install=false",
+			"--set", "spiderpoolController.prometheus.serviceMonitor.install=false,spiderpoolController.prometheus.prometheusRule.install=false"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, failure := helm(t, append([]string{"install", "spiderpool", "spiderpool", "--namespace", "kube-system",
+				"--kubeconfig", access, "--dry-run=server"}, args...)...)
+			if failure != "" {
+				t.Error(failure)
+			}
+		})
+	}
+}
+
+func TestReleaseIsInstalledAndTakenAwayWithoutHooks(t *testing.T) {
+	access := kubeconfig(t)
+	base := []string{"spiderpool", "--namespace", "kube-system", "--kubeconfig", access, "--no-hooks"}
+	if _, failure := helm(t, append(append([]string{"install", "spiderpool"}, base...), guide...)...); failure != "" {
+		t.Fatal(failure)
+	}
+	if _, failure := helm(t, append(append([]string{"upgrade", "spiderpool"}, base...), "--set", "spiderpoolController.replicas=2")...); failure != "" {
+		t.Error(failure)
+	}
+	if _, failure := helm(t, append([]string{"uninstall"}, base...)...); failure != "" {
+		t.Error(failure)
+	}
+}
