@@ -173,7 +173,7 @@ func (d *draft) rollBack() {
 	}
 	for _, u := range d.undo {
 		stored, now := d.stored[u.base], d.blocks[u.base]
-		if stored == nil && now == nil || stored != nil && now != nil && slices.Equal(stored.Leases, now.block.Leases) {
+		if stored != nil && now != nil && slices.Equal(stored.Leases, now.block.Leases) {
 			delete(d.stored, u.base)
 		}
 	}

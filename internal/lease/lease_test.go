@@ -592,3 +592,20 @@ func TestNodesStartInDifferentBlocks(t *testing.T) {
 		t.Errorf("100 nodes start in %d blocks", len(bases))
 	}
 }
+
+func TestNodesMeetRarelyInTheBlocksOfOthers(t *testing.T) {
+	t.Parallel()
+	bases := map[netip.Addr]int{}
+	for i := range 20 {
+		x := NewIndex(Options{Node: fmt.Sprintf("node-%d", i)})
+		x.SetPool("a", set(t, "10.0.0.0-10.0.3.255"))
+		for base := range set(t, "10.0.0.0-10.0.3.255").Blocks() {
+			held := Lease{Addr: base, State: InUse, Pool: "a", Since: start, Holder: Holder{Attachment: Attachment{"c", "eth0"}}}
+			x.Put(Block{Base: base, Node: "elsewhere", Version: "1", Leases: []Lease{held}}, start)
+		}
+		bases[x.Choose(start, request("p", "a")).Writes[0].Base]++
+	}
+	if len(bases) < 10 { // of 64 blocks
+		t.Errorf("20 nodes go to %d blocks", len(bases))
+	}
+}

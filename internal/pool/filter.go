@@ -111,7 +111,8 @@ func checkNode(p *Pool, req *Request) (Cause, string) {
 		if slices.Contains(p.NodeNames, req.Node.Name) {
 			return "", ""
 		}
-		return CauseNode, fmt.Sprintf("spec.nodeName %s does not include this pod's node %s", list(p.NodeNames), req.Node.Name)
+		// The drop that every pool of another node gives: not worth a Sprintf.
+		return CauseNode, "spec.nodeName " + list(p.NodeNames) + " does not include this pod's node " + req.Node.Name
 	}
 	if unmet, ok := p.NodeAffinity.unmet(lookup(req.Node.Labels)); ok {
 		return CauseNode, fmt.Sprintf("spec.nodeAffinity wants %s of this pod's node %s", unmet, req.Node.Name)
@@ -221,6 +222,9 @@ func lookup(labels map[string]string) func(string) (string, bool) {
 // list writes names as users write lists in YAML, cut after the first ten.
 func list(names []string) string {
 	const most = 10
+	if len(names) == 1 {
+		return "[" + names[0] + "]"
+	}
 	texts := make([]string, 0, min(len(names), most+1))
 	for i, name := range names {
 		if i == most {
