@@ -7,15 +7,20 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 
+	nadv1 "github.com/k8snetworkplumbingwg/network-attachment-definition-client/pkg/apis/k8s.cni.cncf.io/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"spiderpool.dev/spiderpool/api/v2beta1"
@@ -97,6 +102,13 @@ func (w *world) pod(name, node string, change ...func(*corev1.Pod)) *corev1.Pod 
 	return pod
 }
 
+// kill removes a pod at once, as nobody is there to terminate it.
+func (w *world) kill(pod *corev1.Pod) {
+	if err := w.Delete(w.Context(), pod, client.GracePeriodSeconds(0)); err != nil {
+		w.Fatal(err)
+	}
+}
+
 func annotated(pairs ...string) func(*corev1.Pod) {
 	return func(p *corev1.Pod) {
 		p.Annotations = map[string]string{}
@@ -113,30 +125,42 @@ type running struct {
 	stop func()
 }
 
-// agent runs an agent for the node until the test ends or stop is called.
+// agent runs an agent for the node until the test ends or stop is called, and
+// waits until it serves.
 func (w *world) agent(node string, change ...func(*config.Agent)) *running {
 	w.Helper()
+	return w.agentAt(kubetest.Config(w), node, change...)
+}
+
+func (w *world) agentAt(server *rest.Config, node string, change ...func(*config.Agent)) *running {
+	w.Helper()
+	r := w.start(server, node, change...)
+	kubetest.Eventually(w, func(ctx context.Context) error { return r.Status(ctx) })
+	return r
+}
+
+// start runs an agent and does not wait.
+func (w *world) start(server *rest.Config, node string, change ...func(*config.Agent)) *running {
+	w.Helper()
 	dir := w.TempDir()
-	file := config.Default()
-	cfg, err := file.Agent(func(name string) string {
+	cfg, err := config.Default().Agent(func(name string) string {
 		return map[string]string{config.EnvNodeName: node, config.EnvPodName: "agent", config.EnvPodNamespace: "kube-system"}[name]
 	})
 	if err != nil {
 		w.Fatal(err)
 	}
 	cfg.SocketPath, cfg.StateDir = filepath.Join(dir, "s"), filepath.Join(dir, "state")
-	cfg.HealthPort, cfg.Metrics.Enabled = 0, false
-	cfg.IPAM.EnableStatefulSet = true
+	cfg.HealthPort, cfg.CRISockets = 0, nil
 	for _, f := range change {
 		f(&cfg)
 	}
-	kubeClient, err := kube.NewClient(kubetest.Config(w))
+	kubeClient, err := kube.NewClient(server)
 	if err != nil {
 		w.Fatal(err)
 	}
 	log := slog.New(slog.DiscardHandler)
 	if os.Getenv("SPIDERPOOL_TEST_LOG") != "" {
-		log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})).With("node", node)
+		log = slog.New(slog.NewTextHandler(os.Stderr, nil)).With("node", node)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	a, err := assemble(ctx, cfg, kubeClient, log)
@@ -146,22 +170,62 @@ func (w *world) agent(node string, change ...func(*config.Agent)) *running {
 	a.bind = "127.0.0.1"
 	done := make(chan error, 1)
 	go func() { done <- a.run(ctx) }()
-	stopped := false
 	r := &running{Client: rpc.Client{Socket: cfg.SocketPath}, agent: a}
-	r.stop = func() {
-		if stopped {
-			return
-		}
-		stopped = true
+	r.stop = sync.OnceFunc(func() {
 		cancel()
 		if err := <-done; err != nil {
 			w.Errorf("agent of node %s: %v", node, err)
 		}
-	}
+	})
 	w.Cleanup(r.stop)
-	kubetest.Eventually(w, func(ctx context.Context) error { return r.Status(ctx) })
 	return r
 }
+
+// attachment makes a NetworkAttachmentDefinition in the namespace of the test.
+func (w *world) attachment(name, config string) {
+	nad := &nadv1.NetworkAttachmentDefinition{ObjectMeta: metav1.ObjectMeta{Namespace: w.namespace, Name: name}}
+	nad.Spec.Config = config
+	kubetest.Create(w, w, nad)
+}
+
+// breaker stands between an agent and the API server and can be opened.
+type breaker struct {
+	broken atomic.Bool
+	mu     sync.Mutex
+	conns  []net.Conn
+}
+
+func newSwitch(*testing.T) *breaker { return &breaker{} }
+
+// config is the API server's, reached through the breaker.
+func (b *breaker) config(t *testing.T) *rest.Config {
+	server := kubetest.Config(t)
+	server.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
+		if b.broken.Load() {
+			return nil, errors.New("connection refused by the test")
+		}
+		conn, err := new(net.Dialer).DialContext(ctx, network, address)
+		if err == nil {
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			b.conns = append(b.conns, conn)
+		}
+		return conn, err
+	}
+	return server
+}
+
+func (b *breaker) off() {
+	b.broken.Store(true)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, conn := range b.conns {
+		_ = conn.Close()
+	}
+	b.conns = nil
+}
+
+func (b *breaker) on() { b.broken.Store(false) }
 
 func attachment(pod *corev1.Pod, container, ifname string) wire.Attachment {
 	return wire.Attachment{ContainerID: container, Interface: ifname, NetNS: "/run/netns/x",
@@ -319,4 +383,171 @@ func TestPodOfAnotherNodeIsRefused(t *testing.T) {
 	replaced.PodUID = "another"
 	_, err = a.Add(t.Context(), wire.AddRequest{Attachment: replaced})
 	wantCode(t, err, wire.CodeRefused, "replaced")
+}
+
+func TestReleaseWithTheAPIServerAwayIsDoneWhenItReturnsAlsoAfterARestart(t *testing.T) {
+	w := newWorld(t)
+	node := w.node("n1")
+	w.pool("v4", func(p *v2beta1.SpiderIPPool) {
+		v4("10.1.0.10-10.1.0.20")(p)
+		p.Spec.Default, p.Spec.NodeName = new(true), []string{node}
+	})
+	state := t.TempDir()
+	keep := func(c *config.Agent) { c.StateDir = state }
+	away := newSwitch(t)
+	a := w.agentAt(away.config(t), node, keep)
+	pod := w.pod("a", node)
+	at := attachment(pod, "c1", "eth0")
+	if _, err := a.Add(t.Context(), wire.AddRequest{Attachment: at}); err != nil {
+		t.Fatal(err)
+	}
+	away.off()
+	if err := a.Delete(t.Context(), wire.DeleteRequest{Attachment: at}); err != nil {
+		t.Fatalf("DEL with the API server away: %v", err)
+	}
+	_, err := a.Add(t.Context(), wire.AddRequest{Attachment: attachment(pod, "c2", "eth0")})
+	wantCode(t, err, wire.CodeTryAgainLater)
+	if got := w.leases(); len(got) != 1 {
+		t.Fatalf("leases %v, want the one that could not be released", got)
+	}
+	a.stop()
+
+	// The next agent starts without the API server and takes a further DEL.
+	b := w.start(away.config(t), node, keep)
+	never := at
+	never.ContainerID = "c3"
+	kubetest.Eventually(t, func(ctx context.Context) error { return b.Delete(ctx, wire.DeleteRequest{Attachment: never}) })
+	if got := b.journal.Len(); got != 2 {
+		t.Errorf("%d releases on disk, want 2", got)
+	}
+	away.on()
+	kubetest.Eventually(t, func(context.Context) error {
+		if got, left := w.leases(), b.journal.Len(); len(got) != 0 || left != 0 {
+			return fmt.Errorf("still leased: %v; %d releases on disk", got, left)
+		}
+		return nil
+	})
+}
+
+func TestAllInterfacesOfAPodAreGrantedTogetherOrNotAtAll(t *testing.T) {
+	w := newWorld(t)
+	node := w.node("n1")
+	p4 := w.pool("v4", v4("10.1.0.10-10.1.0.12"))
+	w.attachment("net", `{"cniVersion":"1.0.0","name":"net","plugins":[{"type":"macvlan","master":"eth1","ipam":{"type":"spiderpool","default_ipv4_ippool":["`+p4+`"]}}]}`)
+	w.attachment("other", `{"cniVersion":"1.0.0","name":"other","type":"macvlan","ipam":{"type":"host-local"}}`)
+	a := w.agent(node)
+	networks := annotated(v2beta1.AnnotationMultusNetworks, "net,other,net")
+
+	pod := w.pod("a", node, networks)
+	req := wire.AddRequest{Attachment: attachment(pod, "c1", "eth0"), DefaultIPv4Pools: []string{p4}}
+	if _, err := a.Add(t.Context(), req); err != nil {
+		t.Fatal(err)
+	}
+	// eth0, net1 and net3 hold addresses before anybody asked for the latter two.
+	if got := w.leases(); len(got) != 3 || !strings.Contains(strings.Join(got, "\n"), "net3") {
+		t.Fatalf("leases %v, want eth0, net1, net3", got)
+	}
+	req.Attachment.Interface = "net3"
+	reply, err := a.Add(t.Context(), req)
+	if err != nil || len(reply.Addresses) != 1 {
+		t.Errorf("net3: %+v, %v", reply, err)
+	}
+
+	second := w.pod("b", node, networks)
+	_, err = a.Add(t.Context(), wire.AddRequest{Attachment: attachment(second, "c2", "eth0"), DefaultIPv4Pools: []string{p4}})
+	wantCode(t, err, wire.CodeNoAddress, p4)
+	if got := w.leases(); len(got) != 3 {
+		t.Errorf("leases %v after a refused pod, want those of the first", got)
+	}
+	for _, ifname := range []string{"net3", "net1", "eth0"} {
+		if err := a.Delete(t.Context(), wire.DeleteRequest{Attachment: attachment(pod, "c1", ifname)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := w.leases(); len(got) != 0 {
+		t.Errorf("left: %v", got)
+	}
+}
+
+func TestStatefulSetPodGetsItsAddressesBackOnAnotherNode(t *testing.T) {
+	w := newWorld(t)
+	n1, n2 := w.node("n1"), w.node("n2")
+	p4 := w.pool("v4", v4("10.1.0.10-10.1.0.40"))
+	a, b := w.agent(n1), w.agent(n2)
+	owned := func(p *corev1.Pod) {
+		annotated(v2beta1.AnnotationPodIPPool, fmt.Sprintf(`{"ipv4":[%q]}`, p4))(p)
+		p.OwnerReferences = []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: "StatefulSet", Name: "web", UID: "s1", Controller: new(true)}}
+	}
+	pod := w.pod("web-0", n1, owned)
+	at := attachment(pod, "c1", "eth0")
+	first, err := a.Add(t.Context(), wire.AddRequest{Attachment: at})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := a.Delete(t.Context(), wire.DeleteRequest{Attachment: at}); err != nil {
+		t.Fatal(err)
+	}
+	kubetest.Eventually(t, func(ctx context.Context) error {
+		return w.Get(ctx, client.ObjectKey{Namespace: w.namespace, Name: "web-0"}, &v2beta1.SpiderEndpoint{})
+	})
+	w.kill(pod)
+	// Others take every address that they can.
+	for i := range 5 {
+		other := w.pod(fmt.Sprintf("other-%d", i), n2, annotated(v2beta1.AnnotationPodIPPool, fmt.Sprintf(`{"ipv4":[%q]}`, p4)))
+		reply, err := b.Add(t.Context(), wire.AddRequest{Attachment: attachment(other, fmt.Sprintf("o%d", i), "eth0")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if slices.Equal(addrs(reply), addrs(first)) {
+			t.Fatalf("%v was given away", addrs(first))
+		}
+	}
+	back := w.pod("web-0", n2, owned)
+	second, err := b.Add(t.Context(), wire.AddRequest{Attachment: attachment(back, "c2", "eth0")})
+	if err != nil || !slices.Equal(addrs(second), addrs(first)) {
+		t.Errorf("got %v, %v; want %v", addrs(second), err, addrs(first))
+	}
+}
+
+func TestGCReleasesWhatNeitherRuntimeNorClusterKnows(t *testing.T) {
+	w := newWorld(t)
+	node := w.node("n1")
+	p4 := w.pool("v4", v4("10.1.0.10-10.1.0.40"))
+	a := w.agent(node)
+	named := annotated(v2beta1.AnnotationPodIPPool, fmt.Sprintf(`{"ipv4":[%q]}`, p4))
+	for i, name := range []string{"valid", "running", "gone"} {
+		pod := w.pod(name, node, named)
+		if _, err := a.Add(t.Context(), wire.AddRequest{Attachment: attachment(pod, fmt.Sprint("c", i), "eth0")}); err != nil {
+			t.Fatal(err)
+		}
+		if name == "gone" {
+			w.kill(pod)
+		}
+	}
+	err := a.GC(t.Context(), wire.GCRequest{Network: "n", Valid: []wire.AttachmentKey{{ContainerID: "c0", Interface: "eth0"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := strings.Join(w.leases(), "\n")
+	if strings.Contains(got, "/gone ") || !strings.Contains(got, "/running ") || !strings.Contains(got, "/valid ") {
+		t.Errorf("leases after GC:\n%s", got)
+	}
+}
+
+func TestAgentThatWasKilledBetweenLeaseAndEndpointIsRepaired(t *testing.T) {
+	w := newWorld(t)
+	node := w.node("n1")
+	p4 := w.pool("v4", v4("10.1.0.10-10.1.0.40"))
+	a := w.agent(node)
+	pod := w.pod("a", node, annotated(v2beta1.AnnotationPodIPPool, fmt.Sprintf(`{"ipv4":[%q]}`, p4)))
+	if _, err := a.Add(t.Context(), wire.AddRequest{Attachment: attachment(pod, "c1", "eth0")}); err != nil {
+		t.Fatal(err)
+	}
+	endpoint := &v2beta1.SpiderEndpoint{ObjectMeta: metav1.ObjectMeta{Namespace: w.namespace, Name: "a"}}
+	key := client.ObjectKeyFromObject(endpoint)
+	kubetest.Eventually(t, func(ctx context.Context) error { return w.Get(ctx, key, endpoint) })
+	a.stop()
+	kubetest.Remove(t, w, endpoint)
+	w.agent(node)
+	kubetest.Eventually(t, func(ctx context.Context) error { return w.Get(ctx, key, endpoint) })
 }
