@@ -42,6 +42,7 @@ type guide struct {
 func Guide(lab *Lab, site Site) []Step {
 	g := &guide{lab, site}
 	steps := []Step{
+		{"Put the images into the lab's registry", true, g.loadImages},
 		{"Install Spiderpool with Helm", true, g.install},
 		{"Describe the network attachment", true, g.attach},
 		{"A pod whose node has no pool says why it waits", false, g.waitWithoutPool},
@@ -68,6 +69,19 @@ func Guide(lab *Lab, site Site) []Step {
 }
 
 func (g *guide) manifest(name string) string { return filepath.Join(g.Manifests, name) }
+
+func (g *guide) loadImages(ctx context.Context) error {
+	archives, err := filepath.Glob(filepath.Join(g.Root, "dist/images/*.tar"))
+	if err != nil || len(archives) == 0 {
+		return fmt.Errorf("no image in dist/images; run make images: %w", err)
+	}
+	for _, archive := range archives {
+		if _, err := g.Sh(ctx, g.Binary+" image load "+archive); err != nil {
+			return err
+		}
+	}
+	return nil
+}
 
 func (g *guide) install(ctx context.Context) error {
 	if _, err := g.Sh(ctx, "REPO=charts/spiderpool sh "+g.manifest("00-install.sh")); err != nil {

@@ -32,27 +32,15 @@ type Lab struct {
 	environment []string
 }
 
-// Open reads the environment of the lab that is up: the variables that
-// `lab env` prints.
+// Open reads the environment of the lab that is up: what `lab env` sets.
 func Open(ctx context.Context, binary, root string, out io.Writer) (*Lab, error) {
-	printed, err := exec.CommandContext(ctx, binary, "env").Output()
-	if err != nil {
-		return nil, fmt.Errorf("%s env: %w", binary, err)
-	}
 	lab := &Lab{Binary: binary, Root: root, Out: out, environment: os.Environ()}
-	for line := range strings.Lines(string(printed)) {
-		assignment, ok := strings.CutPrefix(strings.TrimSpace(line), "export ")
-		if !ok {
-			continue
+	for _, name := range []string{"KUBECONFIG", "PATH"} {
+		value, err := lab.run(ctx, "sh", "-c", `set -e; exports=$("$0" env); eval "$exports"; printf %s "$`+name+`"`, binary)
+		if err != nil {
+			return nil, err
 		}
-		name, value, _ := strings.Cut(assignment, "=")
-		value = strings.ReplaceAll(strings.Trim(value, `"'`), "$PATH", os.Getenv("PATH"))
 		lab.environment = append(lab.environment, name+"="+value)
-		if name == "PATH" { // exec looks programs up in the PATH of this process
-			if err := os.Setenv(name, value); err != nil {
-				return nil, err
-			}
-		}
 	}
 	return lab, nil
 }
