@@ -50,6 +50,10 @@ const (
 	LabelPoolUnbound = "ipam.spidernet.io/unbound"
 )
 
+// LabelOwnerSubnet is on an automatic pool, with the name of the SpiderSubnet
+// that its addresses are of.
+const LabelOwnerSubnet = "ipam.spidernet.io/owner-spider-subnet"
+
 // LabelAppNamespace is the podAffinity key that automatic pools carry for the
 // namespace of their application.
 const LabelAppNamespace = "ipam.spidernet.io/app-namespace"

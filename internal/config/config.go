@@ -316,7 +316,9 @@ func Default() *File {
 				LeaseName:     "spiderpool-controller",
 				LeaseDuration: metav1.Duration{Duration: 15 * time.Second},
 				RenewDeadline: metav1.Duration{Duration: 10 * time.Second},
-				RetryPeriod:   metav1.Duration{Duration: 2 * time.Second},
+				// client-go waits up to 2.2 of these between two looks at the
+				// lease; a lead that is given up is to be taken over within 2 s.
+				RetryPeriod: metav1.Duration{Duration: 800 * time.Millisecond},
 			},
 			Webhook: Webhook{
 				Port:           5722,

@@ -77,6 +77,9 @@ func CompileAttachment(in *v2beta1.SpiderMultusConfig) (Attachment, field.ErrorL
 	if resource != "" {
 		out.Annotations[v2beta1.AnnotationMultusResourceName] = resource
 	}
+	if in.Spec.Coordinator != nil {
+		errs = append(errs, CheckCoordinator(field.NewPath("spec", "coordinator"), in.Spec.Coordinator)...)
+	}
 	chain, more := compileChain(field.NewPath("spec", "chainCNIJsonData"), in.Spec.ChainCNIJSONData)
 	errs = append(errs, more...)
 	if cniType(&in.Spec) == v2beta1.CNICustom {

@@ -87,7 +87,7 @@ func (r *Reconciler) kubeadm(ctx context.Context) (services, pods origin, err er
 	services.name = "serviceSubnet in ConfigMap kube-system/kubeadm-config"
 	pods.name = "podSubnet in ConfigMap kube-system/kubeadm-config"
 	var configMap corev1.ConfigMap
-	err = r.client.Get(ctx, client.ObjectKey{Namespace: systemNamespace, Name: kubeadmConfigMap}, &configMap)
+	err = r.kubeadmConfig.Get(ctx, client.ObjectKey{Namespace: systemNamespace, Name: kubeadmConfigMap}, &configMap)
 	if apierrors.IsNotFound(err) {
 		return services, pods, nil
 	}
@@ -159,7 +159,7 @@ func (r *Reconciler) calico(ctx context.Context) (*origin, error) {
 
 func (r *Reconciler) cilium(ctx context.Context, nodes origin) (*origin, error) {
 	var configMap corev1.ConfigMap
-	err := r.client.Get(ctx, r.ciliumConfigMap, &configMap)
+	err := r.ciliumConfig.Get(ctx, r.ciliumConfigMap, &configMap)
 	if apierrors.IsNotFound(err) {
 		return nil, nil
 	}
@@ -170,7 +170,7 @@ func (r *Reconciler) cilium(ctx context.Context, nodes origin) (*origin, error) 
 	out := &origin{name: fmt.Sprintf("Cilium with ipam %q", mode)}
 	switch mode {
 	case "cluster-pool", "cluster-pool-v2beta":
-		out.networks = append(fields(configMap.Data["cluster-pool-ipv4-cidr"]), fields(configMap.Data["cluster-pool-ipv6-cidr"])...)
+		out.networks = append(words(configMap.Data["cluster-pool-ipv4-cidr"]), words(configMap.Data["cluster-pool-ipv6-cidr"])...)
 	case "multi-pool":
 		pools, err := r.listOptional(ctx, ciliumPool)
 		if err != nil {
@@ -212,5 +212,5 @@ func split(list string) []string {
 	return out
 }
 
-// fields separates a list by spaces or commas, both of which Cilium accepts.
-func fields(list string) []string { return split(strings.ReplaceAll(list, " ", ",")) }
+// words separates a list by spaces or commas, both of which Cilium accepts.
+func words(list string) []string { return split(strings.ReplaceAll(list, " ", ",")) }

@@ -20,6 +20,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/tools/events"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -60,6 +61,8 @@ type Reconciler struct {
 	name            string
 	ciliumConfigMap client.ObjectKey
 	controller      controller.Controller
+	// One cache for each ConfigMap: the controller may see no others.
+	kubeadmConfig, ciliumConfig cache.Cache
 
 	mu      sync.Mutex
 	watched map[schema.GroupVersionKind]bool
@@ -74,10 +77,18 @@ func Setup(mgr ctrl.Manager, options Options, log *slog.Logger) error {
 	}
 	definitions := &metav1.PartialObjectMetadata{}
 	definitions.SetGroupVersionKind(schema.GroupVersionKind{Group: "apiextensions.k8s.io", Version: "v1", Kind: "CustomResourceDefinition"})
+	var err error
+	if r.kubeadmConfig, err = configMapCache(mgr, client.ObjectKey{Namespace: systemNamespace, Name: kubeadmConfigMap}); err != nil {
+		return err
+	}
+	if r.ciliumConfig, err = configMapCache(mgr, r.ciliumConfigMap); err != nil {
+		return err
+	}
 	b := ctrl.NewControllerManagedBy(mgr).
 		Named("coordinator").
 		For(&v2beta1.SpiderCoordinator{}).
-		Watches(&corev1.ConfigMap{}, r.enqueue(), builder.WithPredicates(predicate.NewPredicateFuncs(r.isConfiguration))).
+		WatchesRawSource(source.Kind[client.Object](r.kubeadmConfig, &corev1.ConfigMap{}, r.enqueue())).
+		WatchesRawSource(source.Kind[client.Object](r.ciliumConfig, &corev1.ConfigMap{}, r.enqueue())).
 		Watches(&corev1.Node{}, r.enqueue(), builder.WithPredicates(podCIDRsChanged())).
 		WatchesMetadata(definitions, r.enqueue(), builder.WithPredicates(predicate.NewPredicateFuncs(isOverlay)))
 	if _, err := r.mapper.RESTMapping(schema.GroupKind{Group: networkingv1.GroupName, Kind: "ServiceCIDR"}, "v1"); err == nil {
@@ -85,20 +96,28 @@ func Setup(mgr ctrl.Manager, options Options, log *slog.Logger) error {
 	} else if !meta.IsNoMatchError(err) {
 		return fmt.Errorf("find out whether the cluster has ServiceCIDRs: %w", err)
 	}
-	var err error
 	r.controller, err = b.Build(r)
 	return err
+}
+
+// configMapCache returns a cache of one ConfigMap, which runs with the reconcilers.
+func configMapCache(mgr ctrl.Manager, key client.ObjectKey) (cache.Cache, error) {
+	c, err := cache.New(mgr.GetConfig(), cache.Options{
+		HTTPClient: mgr.GetHTTPClient(), Scheme: mgr.GetScheme(), Mapper: mgr.GetRESTMapper(),
+		ByObject: map[client.Object]cache.ByObject{&corev1.ConfigMap{}: {Namespaces: map[string]cache.Config{
+			key.Namespace: {FieldSelector: fields.OneTermEqualSelector("metadata.name", key.Name)},
+		}}},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("watch ConfigMap %s: %w", key, err)
+	}
+	return c, mgr.Add(c)
 }
 
 func (r *Reconciler) enqueue() handler.EventHandler {
 	return handler.EnqueueRequestsFromMapFunc(func(context.Context, client.Object) []reconcile.Request {
 		return []reconcile.Request{{NamespacedName: client.ObjectKey{Name: r.name}}}
 	})
-}
-
-func (r *Reconciler) isConfiguration(o client.Object) bool {
-	key := client.ObjectKeyFromObject(o)
-	return key == r.ciliumConfigMap || key == client.ObjectKey{Namespace: systemNamespace, Name: kubeadmConfigMap}
 }
 
 // isOverlay tells the CustomResourceDefinitions of overlay networks from others.

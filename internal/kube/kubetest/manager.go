@@ -16,17 +16,21 @@ import (
 
 // Manager starts a manager with what setup adds to it, waits for its cache, and
 // stops it when the test ends; it must then stop within ten seconds. It serves
-// nothing and elects no leader.
-func Manager(tb testing.TB, setup func(ctrl.Manager) error) ctrl.Manager {
+// nothing and elects no leader, unless options says otherwise.
+func Manager(tb testing.TB, setup func(ctrl.Manager) error, options ...func(*ctrl.Options)) ctrl.Manager {
 	tb.Helper()
 	skip := true
-	mgr, err := ctrl.NewManager(Config(tb), ctrl.Options{
+	all := ctrl.Options{
 		Scheme:  kube.NewScheme(),
 		Logger:  logr.FromSlogHandler(slog.DiscardHandler),
 		Metrics: metricsserver.Options{BindAddress: "0"},
 		// Names of controllers are unique in a process; tests make one after another.
 		Controller: ctrlconfig.Controller{SkipNameValidation: &skip},
-	})
+	}
+	for _, option := range options {
+		option(&all)
+	}
+	mgr, err := ctrl.NewManager(Config(tb), all)
 	if err != nil {
 		tb.Fatalf("kubetest: make a manager: %v", err)
 	}

@@ -1,0 +1,145 @@
+package admission
+
+import (
+	"context"
+	"fmt"
+
+	nadv1 "github.com/k8snetworkplumbingwg/network-attachment-definition-client/pkg/apis/k8s.cni.cncf.io/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
+
+	"spiderpool.dev/spiderpool/api/v2beta1"
+	"spiderpool.dev/spiderpool/internal/kube"
+	"spiderpool.dev/spiderpool/internal/pool"
+)
+
+type multusConfigs struct {
+	reader  client.Reader
+	cluster pool.ClusterNetwork
+}
+
+func (w *multusConfigs) Default(_ context.Context, in *v2beta1.SpiderMultusConfig) error {
+	if in.DeletionTimestamp == nil && in.Spec.CNIType != nil && *in.Spec.CNIType == v2beta1.CNICustom {
+		in.Spec.EnableCoordinator = new(false)
+	}
+	return nil
+}
+
+func (w *multusConfigs) ValidateCreate(ctx context.Context, in *v2beta1.SpiderMultusConfig) (admission.Warnings, error) {
+	attachment, errs := kube.CompileAttachment(in)
+	if len(errs) > 0 {
+		return nil, invalid("SpiderMultusConfig", in, errs)
+	}
+	owned, err := w.owned(ctx, in, attachment.Name)
+	if err != nil {
+		return nil, err
+	}
+	var warnings admission.Warnings
+	if attachment.Unsupported != "" {
+		warnings = append(warnings, attachment.Unsupported)
+	}
+	return warnings, invalid("SpiderMultusConfig", in, owned)
+}
+
+func (w *multusConfigs) ValidateUpdate(ctx context.Context, before, in *v2beta1.SpiderMultusConfig) (admission.Warnings, error) {
+	if in.DeletionTimestamp != nil ||
+		equality.Semantic.DeepEqual(before.Spec, in.Spec) && equality.Semantic.DeepEqual(before.Annotations, in.Annotations) {
+		return nil, nil
+	}
+	return w.ValidateCreate(ctx, in)
+}
+
+// owned returns the fault of an attachment that belongs to somebody else.
+func (w *multusConfigs) owned(ctx context.Context, in *v2beta1.SpiderMultusConfig, attachment string) (field.ErrorList, error) {
+	path := field.NewPath("metadata", "annotations").Key(v2beta1.AnnotationMultusConfigCRName)
+	var configs v2beta1.SpiderMultusConfigList
+	if err := w.reader.List(ctx, &configs, client.InNamespace(in.Namespace), client.UnsafeDisableDeepCopy); err != nil {
+		return nil, fmt.Errorf("list SpiderMultusConfigs: %w", err)
+	}
+	for i := range configs.Items {
+		if other := &configs.Items[i]; other.Name != in.Name && kube.AttachmentName(other) == attachment {
+			return field.ErrorList{field.Invalid(path, attachment,
+				fmt.Sprintf("is the NetworkAttachmentDefinition of SpiderMultusConfig %s; write another name", other.Name))}, nil
+		}
+	}
+	var existing nadv1.NetworkAttachmentDefinition
+	err := w.reader.Get(ctx, client.ObjectKey{Namespace: in.Namespace, Name: attachment}, &existing)
+	if apierrors.IsNotFound(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read NetworkAttachmentDefinition %s/%s: %w", in.Namespace, attachment, err)
+	}
+	owner := metav1.GetControllerOf(&existing)
+	if owner == nil && len(existing.OwnerReferences) > 0 {
+		owner = &existing.OwnerReferences[0]
+	}
+	// One of an earlier object of the same name is about to be collected.
+	if owner == nil || owner.Kind == "SpiderMultusConfig" && owner.Name == in.Name {
+		return nil, nil
+	}
+	return field.ErrorList{field.Invalid(path, attachment,
+		fmt.Sprintf("is a NetworkAttachmentDefinition that belongs to %s %s; write another name", owner.Kind, owner.Name))}, nil
+}
+
+func (w *multusConfigs) ValidateDelete(ctx context.Context, in *v2beta1.SpiderMultusConfig) (admission.Warnings, error) {
+	attachment := pool.NetworkAttachment{Namespace: in.Namespace, Name: kube.AttachmentName(in)}
+	var existing nadv1.NetworkAttachmentDefinition
+	err := w.reader.Get(ctx, client.ObjectKey{Namespace: attachment.Namespace, Name: attachment.Name}, &existing)
+	if client.IgnoreNotFound(err) != nil {
+		return nil, fmt.Errorf("read NetworkAttachmentDefinition %s: %w", attachment, err)
+	}
+	if err != nil || !metav1.IsControlledBy(&existing, in) {
+		// Nobody loses anything.
+		return nil, nil
+	}
+	var list v2beta1.SpiderIPPoolList
+	if err := w.reader.List(ctx, &list, client.UnsafeDisableDeepCopy); err != nil {
+		return nil, fmt.Errorf("list SpiderIPPools: %w", err)
+	}
+	for i := range list.Items {
+		for _, name := range list.Items[i].Spec.MultusName {
+			if name == attachment.Name || name == attachment.String() {
+				return nil, forbidden("spidermultusconfigs", in, "SpiderIPPool %s has it in spec.multusName; take %q out there first", list.Items[i].Name, name)
+			}
+		}
+	}
+	user, err := w.user(ctx, attachment)
+	if err != nil {
+		return nil, err
+	}
+	if user != "" {
+		return nil, forbidden("spidermultusconfigs", in, "pod %s has an interface of NetworkAttachmentDefinition %s; delete the pods that use it first", user, attachment)
+	}
+	return nil, nil
+}
+
+// user returns a pod with an interface of the attachment, and "" when there is none.
+func (w *multusConfigs) user(ctx context.Context, attachment pool.NetworkAttachment) (string, error) {
+	var pods corev1.PodList
+	if err := w.reader.List(ctx, &pods, client.UnsafeDisableDeepCopy); err != nil {
+		return "", fmt.Errorf("list pods: %w", err)
+	}
+	for i := range pods.Items {
+		pod := &pods.Items[i]
+		if pod.Spec.HostNetwork || pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed {
+			continue
+		}
+		interfaces, err := pool.Interfaces(pod.Namespace, pod.Annotations, w.cluster)
+		if err != nil {
+			// A pod with such annotations got no interface.
+			continue
+		}
+		for _, made := range interfaces {
+			if made.Attachment == attachment {
+				return pod.Namespace + "/" + pod.Name, nil
+			}
+		}
+	}
+	return "", nil
+}

@@ -1,0 +1,106 @@
+package admission
+
+import (
+	"context"
+	"fmt"
+
+	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
+
+	"spiderpool.dev/spiderpool/api/v2beta1"
+	"spiderpool.dev/spiderpool/internal/kube"
+)
+
+type subnets struct {
+	reader client.Reader
+}
+
+func (w *subnets) Default(_ context.Context, in *v2beta1.SpiderSubnet) error {
+	if in.DeletionTimestamp == nil {
+		kube.CanonicalizeSubnet(in)
+	}
+	return nil
+}
+
+func (w *subnets) ValidateCreate(ctx context.Context, in *v2beta1.SpiderSubnet) (admission.Warnings, error) {
+	return nil, w.validate(ctx, in)
+}
+
+func (w *subnets) ValidateUpdate(ctx context.Context, before, in *v2beta1.SpiderSubnet) (admission.Warnings, error) {
+	if in.DeletionTimestamp != nil || equality.Semantic.DeepEqual(before.Spec, in.Spec) {
+		return nil, nil
+	}
+	return nil, w.validate(ctx, in)
+}
+
+func (w *subnets) validate(ctx context.Context, in *v2beta1.SpiderSubnet) error {
+	_, errs := kube.CompileSubnet(in)
+	if len(errs) == 0 {
+		conflicts, err := kube.SubnetConflicts(ctx, w.reader, in)
+		if err != nil {
+			return err
+		}
+		errs = conflicts
+	}
+	return invalid("SpiderSubnet", in, errs)
+}
+
+func (w *subnets) ValidateDelete(ctx context.Context, in *v2beta1.SpiderSubnet) (admission.Warnings, error) {
+	var list v2beta1.SpiderIPPoolList
+	if err := w.reader.List(ctx, &list, client.MatchingLabels{v2beta1.LabelOwnerSubnet: in.Name}); err != nil {
+		return nil, fmt.Errorf("list the pools of the subnet: %w", err)
+	}
+	if len(list.Items) > 0 {
+		return nil, forbidden("spidersubnets", in, "%d SpiderIPPools have addresses of it, among them %s; delete them first", len(list.Items), list.Items[0].Name)
+	}
+	return nil, nil
+}
+
+type reservedIPs struct {
+	always[*v2beta1.SpiderReservedIP]
+}
+
+func (w *reservedIPs) Default(_ context.Context, in *v2beta1.SpiderReservedIP) error {
+	if in.DeletionTimestamp == nil {
+		kube.CanonicalizeReservedIP(in)
+	}
+	return nil
+}
+
+func (w *reservedIPs) ValidateCreate(_ context.Context, in *v2beta1.SpiderReservedIP) (admission.Warnings, error) {
+	_, errs := kube.CompileReservedIP(in)
+	return nil, invalid("SpiderReservedIP", in, errs)
+}
+
+func (w *reservedIPs) ValidateUpdate(ctx context.Context, before, in *v2beta1.SpiderReservedIP) (admission.Warnings, error) {
+	if in.DeletionTimestamp != nil || equality.Semantic.DeepEqual(before.Spec, in.Spec) {
+		return nil, nil
+	}
+	return w.ValidateCreate(ctx, in)
+}
+
+type coordinators struct {
+	protected string
+}
+
+func (w *coordinators) Default(context.Context, *v2beta1.SpiderCoordinator) error { return nil }
+
+func (w *coordinators) ValidateCreate(_ context.Context, in *v2beta1.SpiderCoordinator) (admission.Warnings, error) {
+	return nil, invalid("SpiderCoordinator", in, kube.CheckCoordinator(field.NewPath("spec"), &in.Spec))
+}
+
+func (w *coordinators) ValidateUpdate(ctx context.Context, before, in *v2beta1.SpiderCoordinator) (admission.Warnings, error) {
+	if in.DeletionTimestamp != nil || equality.Semantic.DeepEqual(before.Spec, in.Spec) {
+		return nil, nil
+	}
+	return w.ValidateCreate(ctx, in)
+}
+
+func (w *coordinators) ValidateDelete(_ context.Context, in *v2beta1.SpiderCoordinator) (admission.Warnings, error) {
+	if in.Name == w.protected {
+		return nil, forbidden("spidercoordinators", in, "every pod's coordinator plugin reads it; write spec.mode: disabled to switch the coordinator off")
+	}
+	return nil, nil
+}

@@ -1,0 +1,105 @@
+package controller
+
+import (
+	"slices"
+	"strings"
+
+	admissionv1 "k8s.io/api/admissionregistration/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"spiderpool.dev/spiderpool/internal/config"
+	domain "spiderpool.dev/spiderpool/internal/pool"
+)
+
+// cacheOptions keep in memory, and ask to see, no more than is used: of pods and
+// nodes a few fields, of Secrets and webhook configurations our own.
+func cacheOptions(cfg config.Controller) cache.Options {
+	byName := func(name string) fields.Selector { return fields.OneTermEqualSelector("metadata.name", name) }
+	return cache.Options{
+		DefaultTransform: cache.TransformStripManagedFields(),
+		ByObject: map[client.Object]cache.ByObject{
+			&corev1.Pod{}:  {Transform: stripPod},
+			&corev1.Node{}: {Transform: stripNode},
+			&corev1.Secret{}: {Namespaces: map[string]cache.Config{
+				cfg.PodNamespace: {FieldSelector: byName(cfg.Webhook.TLS.SecretName)},
+			}},
+			&admissionv1.MutatingWebhookConfiguration{}:   {Field: byName(cfg.Webhook.MutatingName)},
+			&admissionv1.ValidatingWebhookConfiguration{}: {Field: byName(cfg.Webhook.ValidatingName)},
+		},
+	}
+}
+
+// stripPod keeps what says where a pod is, whether it lives and which networks
+// and addresses it has.
+func stripPod(o any) (any, error) {
+	pod, ok := o.(*corev1.Pod)
+	if !ok {
+		return o, nil
+	}
+	return &corev1.Pod{
+		TypeMeta: pod.TypeMeta,
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID, ResourceVersion: pod.ResourceVersion,
+			CreationTimestamp: pod.CreationTimestamp,
+			DeletionTimestamp: pod.DeletionTimestamp, DeletionGracePeriodSeconds: pod.DeletionGracePeriodSeconds,
+			Annotations: networkAnnotations(pod.Annotations), OwnerReferences: pod.OwnerReferences,
+		},
+		Spec: corev1.PodSpec{NodeName: pod.Spec.NodeName, HostNetwork: pod.Spec.HostNetwork, RestartPolicy: pod.Spec.RestartPolicy},
+		Status: corev1.PodStatus{
+			Phase: pod.Status.Phase, Reason: pod.Status.Reason, PodIP: pod.Status.PodIP, PodIPs: pod.Status.PodIPs,
+		},
+	}, nil
+}
+
+// annotationDomains are those whose annotations on pods say something about networks.
+var annotationDomains = []string{"cni.cncf.io", "multus-cni.io", "spidernet.io"}
+
+func networkAnnotations(all map[string]string) map[string]string {
+	kept := map[string]string{}
+	for key, value := range all {
+		domain, _, _ := strings.Cut(key, "/")
+		if slices.ContainsFunc(annotationDomains, func(d string) bool { return strings.HasSuffix(domain, d) }) {
+			kept[key] = value
+		}
+	}
+	return kept
+}
+
+// stripNode keeps what says whether a node lives and which networks it has.
+func stripNode(o any) (any, error) {
+	node, ok := o.(*corev1.Node)
+	if !ok {
+		return o, nil
+	}
+	return &corev1.Node{
+		TypeMeta: node.TypeMeta,
+		ObjectMeta: metav1.ObjectMeta{
+			Name: node.Name, UID: node.UID, ResourceVersion: node.ResourceVersion, DeletionTimestamp: node.DeletionTimestamp,
+		},
+		Spec:   corev1.NodeSpec{PodCIDRs: node.Spec.PodCIDRs, Taints: node.Spec.Taints},
+		Status: corev1.NodeStatus{Conditions: readyCondition(node.Status.Conditions)},
+	}, nil
+}
+
+func readyCondition(all []corev1.NodeCondition) []corev1.NodeCondition {
+	for _, c := range all {
+		if c.Type == corev1.NodeReady {
+			// The heartbeat would make every update of a node a change.
+			return []corev1.NodeCondition{{Type: c.Type, Status: c.Status, LastTransitionTime: c.LastTransitionTime}}
+		}
+	}
+	return nil
+}
+
+// clusterNetwork is the network that Multus gives to pods that name none.
+func clusterNetwork(cfg config.Controller) domain.ClusterNetwork {
+	namespace, name, found := strings.Cut(cfg.Multus.DefaultNetwork, "/")
+	if !found {
+		return domain.ClusterNetwork{}
+	}
+	return domain.ClusterNetwork{Default: domain.NetworkAttachment{Namespace: namespace, Name: name}}
+}

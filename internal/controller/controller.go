@@ -1,0 +1,194 @@
+// Package controller is the process that runs once in a cluster, in several
+// replicas of which one leads: it makes network attachments, keeps the views of
+// leases, takes addresses back, finds the cluster's networks, and judges custom
+// resources before they are stored.
+//
+// It is wiring: each reconciler has a directory of its own, admission and its
+// certificate are packages beside. Webhooks are served by every replica,
+// reconcilers run on the leader. When the process ends it gives up the lead, so
+// that another replica takes over at once.
+package controller
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/go-logr/logr"
+	"k8s.io/client-go/rest"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	ctrlconfig "sigs.k8s.io/controller-runtime/pkg/config"
+	"sigs.k8s.io/controller-runtime/pkg/healthz"
+	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
+	"sigs.k8s.io/controller-runtime/pkg/webhook"
+
+	"spiderpool.dev/spiderpool/internal/admission"
+	"spiderpool.dev/spiderpool/internal/admission/certificate"
+	"spiderpool.dev/spiderpool/internal/config"
+	"spiderpool.dev/spiderpool/internal/controller/coordinator"
+	"spiderpool.dev/spiderpool/internal/controller/multusconfig"
+	"spiderpool.dev/spiderpool/internal/controller/pool"
+	"spiderpool.dev/spiderpool/internal/kube"
+	"spiderpool.dev/spiderpool/internal/kube/poolindex"
+)
+
+const (
+	// stopTimeout is how long reconcilers may take to finish when the process ends.
+	stopTimeout = 4 * time.Second
+	// Requests a second to the API server, and the burst above it. A start in a
+	// cluster with thousands of pools writes thousands of labels.
+	requestsPerSecond = 200
+	requestBurst      = 400
+)
+
+// Options are what differs between runs of one configuration.
+type Options struct {
+	// RestConfig says how to reach the API server.
+	RestConfig *rest.Config
+	// BindAddress is the address that webhooks, health and metrics are served
+	// on; empty for all.
+	BindAddress string
+	// Log is where to log to.
+	Log *slog.Logger
+}
+
+// Run runs the controller until the context ends or something fails for good.
+func Run(ctx context.Context, cfg config.Controller, o Options) error {
+	log := o.Log
+	ctrl.SetLogger(logr.FromSlogHandler(log.Handler()))
+	restConfig := rest.CopyConfig(o.RestConfig)
+	restConfig.QPS, restConfig.Burst = requestsPerSecond, requestBurst
+	restConfig.UserAgent = "spiderpool-controller/" + config.Version
+
+	// The webhook server asks the keeper, which the manager that it is part of runs.
+	var keeper *certificate.Keeper
+	mgr, err := ctrl.NewManager(restConfig, managerOptions(cfg, o.BindAddress, func() *certificate.Keeper { return keeper }))
+	if err != nil {
+		return fmt.Errorf("set the controller up: %w", err)
+	}
+	if cfg.Webhook.TLS.Method == config.TLSAuto {
+		if keeper, err = certificate.Setup(mgr, certificateOptions(cfg), log); err != nil {
+			return err
+		}
+		if err := mgr.AddReadyzCheck("certificate", keeper.Check); err != nil {
+			return err
+		}
+	}
+	if err := addReconcilers(ctx, mgr, cfg, log); err != nil {
+		return err
+	}
+	if err := addChecks(mgr); err != nil {
+		return err
+	}
+	log.InfoContext(ctx, "controller starts", "version", config.Version, "pod", cfg.PodName)
+	if err := mgr.Start(ctx); err != nil {
+		return fmt.Errorf("controller: %w", err)
+	}
+	return nil
+}
+
+func managerOptions(cfg config.Controller, address string, keeper func() *certificate.Keeper) ctrl.Options {
+	timeout, skip := stopTimeout, true
+	options := ctrl.Options{
+		// Names of our controllers are constants; tests run several replicas in a process.
+		Controller:                    ctrlconfig.Controller{SkipNameValidation: &skip},
+		Scheme:                        kube.NewScheme(),
+		Cache:                         cacheOptions(cfg),
+		HealthProbeBindAddress:        endpoint(address, cfg.HealthPort),
+		Metrics:                       metricsserver.Options{BindAddress: "0"},
+		LeaderElection:                true,
+		LeaderElectionID:              cfg.LeaderElection.LeaseName,
+		LeaderElectionNamespace:       cfg.PodNamespace,
+		LeaderElectionReleaseOnCancel: true,
+		LeaseDuration:                 &cfg.LeaderElection.LeaseDuration.Duration,
+		RenewDeadline:                 &cfg.LeaderElection.RenewDeadline.Duration,
+		RetryPeriod:                   &cfg.LeaderElection.RetryPeriod.Duration,
+		GracefulShutdownTimeout:       &timeout,
+	}
+	if cfg.Metrics.Enabled {
+		options.Metrics.BindAddress = endpoint(address, cfg.Metrics.Port)
+	}
+	server := webhook.Options{Host: address, Port: cfg.Webhook.Port}
+	if cfg.Webhook.TLS.Method == config.TLSAuto {
+		server.TLSOpts = []func(*tls.Config){func(c *tls.Config) {
+			c.GetCertificate = func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) { return keeper().GetCertificate(hello) }
+		}}
+	} else {
+		server.CertDir = cfg.Webhook.TLS.CertDir
+	}
+	options.WebhookServer = webhook.NewServer(server)
+	return options
+}
+
+func endpoint(address string, port int) string { return net.JoinHostPort(address, strconv.Itoa(port)) }
+
+func certificateOptions(cfg config.Controller) certificate.Options {
+	host := cfg.Webhook.ServiceName + "." + cfg.PodNamespace + ".svc"
+	subject := certificate.Subject{
+		DNSNames:     append([]string{host, host + "." + cfg.ClusterDNSDomain}, cfg.Webhook.TLS.ExtraDNSNames...),
+		CALifetime:   cfg.Webhook.TLS.CALifetime.Duration,
+		CertLifetime: cfg.Webhook.TLS.CertLifetime.Duration,
+	}
+	for _, ip := range cfg.Webhook.TLS.ExtraIPs {
+		subject.IPs = append(subject.IPs, net.ParseIP(ip))
+	}
+	return certificate.Options{
+		Secret:   client.ObjectKey{Namespace: cfg.PodNamespace, Name: cfg.Webhook.TLS.SecretName},
+		Subject:  subject,
+		Mutating: cfg.Webhook.MutatingName, Validating: cfg.Webhook.ValidatingName,
+	}
+}
+
+// addReconcilers adds everything that works on custom resources.
+func addReconcilers(ctx context.Context, mgr ctrl.Manager, cfg config.Controller, log *slog.Logger) error {
+	if err := kube.IndexBlocksByPool(ctx, mgr.GetFieldIndexer()); err != nil {
+		return err
+	}
+	index := poolindex.New()
+	if err := pool.Setup(mgr, index, log); err != nil {
+		return fmt.Errorf("set up the reconciler of pools: %w", err)
+	}
+	if err := index.Watch(ctx, mgr.GetCache()); err != nil {
+		return err
+	}
+	if cfg.Multus.EnableMultusConfig {
+		if err := multusconfig.Setup(mgr, log); err != nil {
+			return fmt.Errorf("set up the reconciler of attachments: %w", err)
+		}
+	}
+	if cfg.CoordinatorName != "" {
+		options := coordinator.Options{
+			Name:            cfg.CoordinatorName,
+			CiliumConfigMap: client.ObjectKey{Namespace: cfg.CiliumConfigMap.Namespace, Name: cfg.CiliumConfigMap.Name},
+		}
+		if err := coordinator.Setup(mgr, options, log); err != nil {
+			return fmt.Errorf("set up the reconciler of the coordinator: %w", err)
+		}
+	}
+	return admission.Setup(mgr, admission.Options{Pools: index, CoordinatorName: cfg.CoordinatorName, Cluster: clusterNetwork(cfg)})
+}
+
+// addChecks makes readiness mean that objects can be judged: the caches are
+// filled and the webhooks answer. A replica that does not lead is ready too.
+func addChecks(mgr ctrl.Manager) error {
+	synced := func(request *http.Request) error {
+		ctx, cancel := context.WithTimeout(request.Context(), time.Second)
+		defer cancel()
+		if !mgr.GetCache().WaitForCacheSync(ctx) {
+			return errors.New("the caches are not filled yet")
+		}
+		return nil
+	}
+	return errors.Join(
+		mgr.AddReadyzCheck("caches", synced),
+		mgr.AddReadyzCheck("webhooks", mgr.GetWebhookServer().StartedChecker()),
+		mgr.AddHealthzCheck("ping", healthz.Ping),
+	)
+}
