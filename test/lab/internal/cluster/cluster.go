@@ -39,6 +39,8 @@ type Config struct {
 	Archives []string
 	// Shared are the directories that the programs' files are in.
 	Shared []string
+	// Processor, if set, replaces the nodes' /proc/cpuinfo.
+	Processor string
 }
 
 // Cluster is one cluster. Its methods may be called concurrently.
@@ -53,6 +55,8 @@ type Cluster struct {
 	up    bool
 	// registry is what the nodes pull from, once it listens.
 	registry net.Listener
+	// internet is the web server of the internet host, once it listens.
+	internet net.Listener
 }
 
 // New returns a cluster that is down.
@@ -68,6 +72,7 @@ func (c *Cluster) actions() []action.Action {
 		{Name: "certificates", Do: c.makeSecrets},
 		{Name: "nodes: namespaces and file systems", Do: c.startNodes, Undo: c.stopNodes},
 		{Name: "image registry", Do: c.serveRegistry, Undo: c.closeRegistry},
+		{Name: "internet host: web server", Do: c.serveInternet, Undo: c.closeInternet},
 		c.daemonAction("etcd and kube-apiserver: start", c.apiServer),
 		c.daemonAction("containerd: start", c.containerd),
 		{Name: "kube-apiserver: ready", Do: c.waitAPI},
