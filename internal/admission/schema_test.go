@@ -1,0 +1,182 @@
+//go:build apiserver
+
+package admission_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/yaml"
+
+	"spiderpool.dev/spiderpool/api/v2beta1"
+	"spiderpool.dev/spiderpool/internal/kube/kubetest"
+)
+
+func TestMain(m *testing.M) { kubetest.Main(m) }
+
+// object makes a resource of a specification in YAML.
+func object(t *testing.T, kind, spec string) *unstructured.Unstructured {
+	t.Helper()
+	var parsed any
+	if err := yaml.Unmarshal([]byte(spec), &parsed); err != nil {
+		t.Fatal(err)
+	}
+	o := &unstructured.Unstructured{Object: map[string]any{"spec": parsed}}
+	o.SetGroupVersionKind(v2beta1.GroupVersion.WithKind(kind))
+	o.SetName("judged")
+	if kind == "SpiderMultusConfig" {
+		o.SetNamespace("default")
+	}
+	return o
+}
+
+// judged is a rule's good example (want is empty) or bad one (want is part of the refusal).
+type judged struct{ name, spec, want string }
+
+// judge creates each example as the API server sees it, and deletes it again.
+func judge(t *testing.T, c client.Client, kind string, examples []judged) {
+	t.Helper()
+	for _, example := range examples {
+		t.Run(kind+"/"+example.name, func(t *testing.T) {
+			o := object(t, kind, example.spec)
+			err := c.Create(t.Context(), o, client.DryRunAll)
+			switch {
+			case example.want == "" && err != nil:
+				t.Errorf("refused: %v", err)
+			case example.want != "" && err == nil:
+				t.Errorf("not refused; want %q", example.want)
+			case example.want != "" && !strings.Contains(err.Error(), example.want):
+				t.Errorf("refused with\n%v\nwant in it\n%s", err, example.want)
+			}
+		})
+	}
+}
+
+// many returns a list of n entries in YAML.
+func many(n int, entry func(i int) string) string {
+	var out []string
+	for i := range n {
+		out = append(out, entry(i))
+	}
+	return "[" + strings.Join(out, ", ") + "]"
+}
+
+// The rules that the API server knows by itself, with no webhook.
+func TestSchemaOfPoolsAndSubnets(t *testing.T) {
+	c := kubetest.Client(t)
+	both := []judged{
+		{"smallest", `{subnet: 10.0.0.0/24}`, ""},
+		{"guide", `{subnet: "2406:da1e:c4:ed01::/64", ips: ["2406:da1e:c4:ed01:c57d::0-2406:da1e:c4:ed01:c57d::f"], gateway: "2406:da1e:c4:ed01::1"}`, ""},
+		{"no subnet", `{ips: []}`, "spec.subnet: Required value"},
+		{"subnet with host bits", `{subnet: 10.0.0.1/24}`, "'10.0.0.1/24' has host bits; write the first address of the network"},
+		{"subnet that is an address", `{subnet: 10.0.0.1}`, "'10.0.0.1' is not a network in CIDR notation; write one as '10.0.0.0/8' or 'fd00::/64'"},
+		{"version of the subnet", `{subnet: 10.0.0.0/24, ipVersion: 4}`, ""},
+		{"version of another", `{subnet: 10.0.0.0/24, ipVersion: 6}`, "spec.ipVersion: Invalid value: 6 is not the IP version of subnet '10.0.0.0/24'; leave ipVersion out"},
+		{"version 5", `{subnet: 10.0.0.0/24, ipVersion: 5}`, `spec.ipVersion: Unsupported value: 5`},
+		{"addresses and ranges", `{subnet: 10.0.0.0/24, ips: [10.0.0.1, 10.0.0.3-10.0.0.9], excludeIPs: [10.0.0.4]}`, ""},
+		{"thousands of addresses", `{subnet: 10.0.0.0/8, ips: ` + many(4096, func(i int) string { return fmt.Sprintf("10.0.%d.%d-10.0.%d.%d", i/100, i%100*2, i/100, i%100*2) }) + `}`, ""},
+		{"range that is none", `{subnet: 10.0.0.0/24, ips: ["10.0.0.1", "10.0.0.x"]}`, "spec.ips[1]: Invalid value: \"10.0.0.x\": '10.0.0.x' is not an address or a range of them; write '10.0.0.1' or '10.0.0.1-10.0.0.9'"},
+		{"range with three ends", `{subnet: 10.0.0.0/24, ips: ["10.0.0.1-10.0.0.2-10.0.0.3"]}`, "is not an address or a range of them"},
+		{"range that mixes versions", `{subnet: 10.0.0.0/24, ips: ["10.0.0.1-fd00::1"]}`, "'10.0.0.1-fd00::1' mixes IP versions; both ends of a range are IPv4, or both are IPv6"},
+		{"range outside the subnet", `{subnet: 10.0.0.0/24, ips: [10.0.0.1, 10.0.0.250-10.0.1.5]}`, "spec.ips: Invalid value: '10.0.0.250-10.0.1.5' is outside subnet '10.0.0.0/24'; write addresses of the subnet"},
+		{"range of another version than the subnet's", `{subnet: 10.0.0.0/24, ips: ["fd00::1"]}`, "spec.ips: Invalid value: 'fd00::1' is outside subnet '10.0.0.0/24'"},
+		{"exclusion outside the subnet", `{subnet: 10.0.0.0/24, excludeIPs: [10.0.1.5]}`, "spec.excludeIPs: Invalid value: '10.0.1.5' is outside subnet '10.0.0.0/24'"},
+		{"gateway of the subnet", `{subnet: 10.0.0.0/24, gateway: 10.0.0.1}`, ""},
+		{"gateway outside the subnet", `{subnet: 10.0.0.0/24, gateway: 10.0.1.1}`, "spec.gateway: Invalid value: '10.0.1.1' is outside subnet '10.0.0.0/24'; write a gateway inside the subnet"},
+		{"IPv4 gateway in an IPv6 subnet", `{subnet: "fd00::/64", gateway: 10.0.1.1}`, "spec.gateway: Invalid value: '10.0.1.1' is not of the IP version of subnet 'fd00::/64'"},
+		{"gateway that is no address", `{subnet: 10.0.0.0/24, gateway: router}`, "'router' is not an IP address; write one as '10.0.0.1' or 'fd00::1'"},
+		{"routes", `{subnet: 10.0.0.0/24, routes: [{dst: 10.9.0.0/16, gw: 10.0.0.2}]}`, ""},
+		{"destination that is no network", `{subnet: 10.0.0.0/24, routes: [{dst: 10.9.0.0, gw: 10.0.0.2}]}`, "spec.routes[0].dst: Invalid value: '10.9.0.0' is not a network in CIDR notation"},
+		{"next hop that is no address", `{subnet: 10.0.0.0/24, routes: [{dst: 10.9.0.0/16, gw: x}]}`, "spec.routes[0].gw: Invalid value: 'x' is not an IP address"},
+		{"next hop of another version", `{subnet: 10.0.0.0/24, routes: [{dst: 10.9.0.0/16, gw: "fd00::1"}]}`, "spec.routes[0].gw: Invalid value: 'fd00::1' is not of the IP version of dst '10.9.0.0/16'"},
+		{"route of another version", `{subnet: 10.0.0.0/24, routes: [{dst: "fd01::/64", gw: "fd00::1"}]}`, "a dst is not of the IP version of subnet '10.0.0.0/24'; put the route into an object of its version"},
+	}
+	judge(t, c, "SpiderIPPool", both)
+	judge(t, c, "SpiderSubnet", both)
+	judge(t, c, "SpiderIPPool", []judged{
+		{"names", `{subnet: 10.0.0.0/24, nodeName: [node.a-1], namespaceName: [ns-1], multusName: [kube-system/net.a, net]}`, ""},
+		{"node with a slash", `{subnet: 10.0.0.0/24, nodeName: [a/b]}`, "spec.nodeName[0]: Invalid value: \"a/b\": 'a/b' is not the name of a node; write a name as metadata.name has it"},
+		{"namespace with a dot", `{subnet: 10.0.0.0/24, namespaceName: [a.b]}`, "'a.b' is not the name of a namespace"},
+		{"attachment with two slashes", `{subnet: 10.0.0.0/24, multusName: [a/b/c]}`, "spec.multusName[0]: Invalid value: \"a/b/c\": 'a/b/c' is not the name of a network attachment; write 'namespace/name' or 'name'"},
+		{"thousands of nodes", `{subnet: 10.0.0.0/8, nodeName: ` + many(5000, func(i int) string { return fmt.Sprintf("node-%d", i) }) + `}`, ""},
+	})
+}
+
+func TestSubnetOfAPoolDoesNotChange(t *testing.T) {
+	c := kubetest.Client(t)
+	pool := &v2beta1.SpiderIPPool{ObjectMeta: metav1.ObjectMeta{Name: "fixed"}, Spec: v2beta1.SpiderIPPoolSpec{Subnet: "fd00::/64", IPVersion: new(int64(6))}}
+	kubetest.Create(t, c, pool)
+	pool.Spec.Subnet = "FD00:0::/64"
+	if err := c.Update(t.Context(), pool); err != nil {
+		t.Errorf("another form of the same network was refused: %v", err)
+	}
+	pool.Spec.Subnet = "fd00::/48"
+	want := "'fd00::/48' is not the network 'FD00:0::/64' of this object, which does not change; make a new object for another network"
+	if err := c.Update(t.Context(), pool); err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("got %v, want %q", err, want)
+	}
+}
+
+func TestSchemaOfReservedIPs(t *testing.T) {
+	judge(t, kubetest.Client(t), "SpiderReservedIP", []judged{
+		{"addresses", `{ips: [10.0.0.1, 10.0.0.5-10.0.0.9]}`, ""},
+		{"version", `{ipVersion: 6, ips: ["fd00::1"]}`, ""},
+		{"another version", `{ipVersion: 6, ips: ["10.0.0.1"]}`, "spec.ips: Invalid value: holds addresses of two IP versions, or of another one than ipVersion; make one object for each IP version"},
+		{"two versions", `{ips: [10.0.0.1, "fd00::1"]}`, "make one object for each IP version"},
+		{"nonsense", `{ips: [x]}`, "'x' is not an address or a range of them"},
+	})
+}
+
+func TestSchemaOfMultusConfigs(t *testing.T) {
+	judge(t, kubetest.Client(t), "SpiderMultusConfig", []judged{
+		{"macvlan", `{cniType: macvlan, macvlan: {master: [eth0], vlanID: 4094, mtu: 1500}}`, ""},
+		{"bond", `{cniType: ipvlan, ipvlan: {master: [eth0, eth1], bond: {name: bond0, mode: 6, options: "miimon=100"}}}`, ""},
+		{"custom by default", `{customCNI: "{}"}`, ""},
+		{"unknown type", `{cniType: bridge}`, `spec.cniType: Unsupported value: "bridge"`},
+		{"section missing", `{cniType: ipvlan}`, "spec.ipvlan: Invalid value: is missing, but cniType is ipvlan: write the section ipvlan"},
+		{"section of ib-sriov missing", `{cniType: ib-sriov}`, "spec.ibsriov: Invalid value: is missing, but cniType is ib-sriov: write the section ibsriov"},
+		{"section of another type", `{cniType: ipvlan, ipvlan: {master: [eth0]}, macvlan: {master: [eth0]}}`, "spec.macvlan: Invalid value: is given, but cniType is ipvlan: remove the section macvlan, or write cniType: macvlan"},
+		{"custom configuration of another type", `{cniType: ipvlan, ipvlan: {master: [eth0]}, customCNI: "{}"}`, "spec.customCNI: Invalid value: is given, but cniType is ipvlan"},
+		{"no master", `{cniType: ipvlan, ipvlan: {master: []}}`, "spec.ipvlan.master: Invalid value"},
+		{"long master", `{cniType: ipvlan, ipvlan: {master: [eth0123456789abc]}}`, "spec.ipvlan.master[0]: Too long"},
+		{"master with a slash", `{cniType: ipvlan, ipvlan: {master: [a/b]}}`, "'a/b' is not the name of an interface; write one as 'ip link' shows it"},
+		{"several masters, no bond", `{cniType: macvlan, macvlan: {master: [eth0, eth1]}}`, "spec.macvlan.bond: Invalid value: is missing, but master names several interfaces: name the bond to make of them, or name one master"},
+		{"VLAN ID", `{cniType: macvlan, macvlan: {master: [eth0], vlanID: 4095}}`, "spec.macvlan.vlanID: Invalid value: 4095"},
+		{"bond mode", `{cniType: macvlan, macvlan: {master: [eth0, eth1], bond: {name: b, mode: 7}}}`, "spec.macvlan.bond.mode: Invalid value: 7"},
+		{"vlan manual", `{cniType: vlan, vlan: {master: [eth0], vlanMode: manual, vlanID: 3}}`, ""},
+		{"vlan manual without ID", `{cniType: vlan, vlan: {master: [eth0], vlanMode: manual}}`, "spec.vlan.vlanID: Invalid value: is missing, but vlanMode is manual: write the VLAN ID"},
+		{"vlan auto", `{cniType: vlan, vlan: {master: [eth0], vlanMode: auto}}`, ""},
+		{"vlan auto with ID", `{cniType: vlan, vlan: {master: [eth0], vlanMode: auto, vlanID: 3}}`, "spec.vlan.vlanID: Invalid value: is given, but vlanMode is auto, which finds it out: leave vlanID out, or write vlanMode: manual"},
+		{"sriov", `{cniType: sriov, sriov: {resourceName: a/b, minTxRateMbps: 1, maxTxRateMbps: 2}}`, ""},
+		{"sriov without a resource", `{cniType: sriov, sriov: {}}`, "spec.sriov.resourceName: Required value"},
+		{"sriov rates", `{cniType: sriov, sriov: {resourceName: a/b, minTxRateMbps: 3, maxTxRateMbps: 2}}`, "spec.sriov.minTxRateMbps: Invalid value: is more than maxTxRateMbps; write a lower rate"},
+		{"link state", `{cniType: ib-sriov, ibsriov: {resourceName: a/b, linkState: up}}`, `spec.ibsriov.linkState: Unsupported value: "up"`},
+		{"trunk", `{cniType: ovs, ovs: {bridge: br0, trunk: [{id: 1}, {minID: 2, maxID: 3}]}}`, ""},
+		{"trunk that is nothing", `{cniType: ovs, ovs: {bridge: br0, trunk: [{}]}}`, "spec.ovs.trunk[0]: Invalid value"},
+		{"trunk that is inverted", `{cniType: ovs, ovs: {bridge: br0, trunk: [{minID: 4, maxID: 3}]}}`, "is not a range: write minID and maxID, the lower first"},
+		{"coordinator", `{cniType: ipvlan, ipvlan: {master: [eth0]}, coordinator: {hijackCIDR: [x]}}`, "spec.coordinator.hijackCIDR[0]: Invalid value: \"x\": 'x' is not a network in CIDR notation"},
+	})
+}
+
+func TestSchemaOfCoordinators(t *testing.T) {
+	judge(t, kubetest.Client(t), "SpiderCoordinator", []judged{
+		{"everything", `{mode: underlay, podCIDRType: cluster, hijackCIDR: [169.254.0.0/16, "fd00::/64"], policyRoutes: [{dst: 10.0.0.0/8, gw: 10.0.0.1}],
+			podMACPrefix: "0a:1b", tunePodRoutes: true, podDefaultRouteNIC: net1, hostRuleTable: 500, podRPFilter: 0, txQueueLen: 1000,
+			vethLinkAddress: 169.254.100.1, vethMTU: 1500, detectGateway: true, detectIPConflict: true, hostRPFilter: 0}`, ""},
+		{"empty strings", `{podMACPrefix: "", podDefaultRouteNIC: "", vethLinkAddress: ""}`, ""},
+		{"mode", `{mode: on}`, `spec.mode`},
+		{"network", `{hijackCIDR: [10.0.0.1]}`, "'10.0.0.1' is not a network in CIDR notation; write one as '10.0.0.0/8' or 'fd00::/64'"},
+		{"route", `{policyRoutes: [{dst: 10.0.0.0/8, gw: "fd00::1"}]}`, "spec.policyRoutes[0].gw: Invalid value: 'fd00::1' is not of the IP version of dst '10.0.0.0/8'"},
+		{"MAC prefix", `{podMACPrefix: "0a1b"}`, "'0a1b' is not two bytes; write them as '0a:1b'"},
+		{"multicast MAC prefix", `{podMACPrefix: "0b:1b"}`, "'0b:1b' begins with an odd byte, which makes a multicast address; write an even first byte, as '0a:1b'"},
+		{"interface", `{podDefaultRouteNIC: "a b"}`, "'a b' is not the name of an interface of a pod; write one as 'eth0' or 'net1'"},
+		{"table of the kernel", `{hostRuleTable: 254}`, "is a table of the kernel's own (default, main, local); write another one, as 500"},
+		{"reverse path filter", `{podRPFilter: 3}`, "spec.podRPFilter: Invalid value: 3"},
+		{"address that is not link-local", `{vethLinkAddress: 10.0.0.1}`, "'10.0.0.1' is not a link-local address; write one of 169.254.0.0/16 or fe80::/10, or leave it out"},
+		{"MTU", `{vethMTU: 0}`, "spec.vethMTU: Invalid value: 0"},
+	})
+}
