@@ -159,6 +159,21 @@ func eachProxy(t *testing.T, f func(t *testing.T, p kubeProxy)) {
 	}
 }
 
+// loadServices installs services in the first mode that the kernel can do.
+func loadServices(t *testing.T, node *linuxtest.Machine, family string, services ...service) {
+	t.Helper()
+	var tried string
+	for _, p := range kubeProxies {
+		load := p.load(family)
+		out, err := node.Run(p.text(family, services), nil, load[0], load[1:]...)
+		if err == nil {
+			return
+		}
+		tried += out
+	}
+	t.Fatalf("no kind of NAT works: %s", tried)
+}
+
 type service struct {
 	ip      string
 	port    int

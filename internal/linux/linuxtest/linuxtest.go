@@ -19,6 +19,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
+	"golang.org/x/net/ipv4"
+	"golang.org/x/net/ipv6"
 	"golang.org/x/sys/unix"
 )
 
@@ -226,19 +228,23 @@ func HasKind(t testing.TB, kind string) bool {
 }
 
 // Serve answers every TCP connection and UDP packet on port with the machine's
-// name and the address that it saw: "web 10.0.0.1".
+// name and the address that it saw: "web 10.0.0.1". UDP is answered from the
+// address that was asked, as servers on machines with several addresses do.
 func (m *Machine) Serve(port int) {
 	m.t.Helper()
 	var tcp net.Listener
-	var udp net.PacketConn
+	var udp4, udp6 net.PacketConn
 	m.ok(m.Do(func() (err error) {
 		if tcp, err = net.Listen("tcp", fmt.Sprintf("[::]:%d", port)); err != nil {
 			return err
 		}
-		udp, err = net.ListenPacket("udp", fmt.Sprintf("[::]:%d", port))
+		if udp4, err = net.ListenPacket("udp4", fmt.Sprintf("0.0.0.0:%d", port)); err != nil {
+			return err
+		}
+		udp6, err = net.ListenPacket("udp6", fmt.Sprintf("[::]:%d", port))
 		return err
 	}))
-	m.t.Cleanup(func() { tcp.Close(); udp.Close() })
+	m.t.Cleanup(func() { tcp.Close(); udp4.Close(); udp6.Close() })
 	go func() {
 		for {
 			c, err := tcp.Accept()
@@ -249,14 +255,26 @@ func (m *Machine) Serve(port int) {
 			c.Close()
 		}
 	}()
+	p4, p6 := ipv4.NewPacketConn(udp4), ipv6.NewPacketConn(udp6)
+	m.ok(p4.SetControlMessage(ipv4.FlagDst, true))
+	m.ok(p6.SetControlMessage(ipv6.FlagDst, true))
+	b4, b6 := make([]byte, 64), make([]byte, 64)
 	go func() {
-		b := make([]byte, 64)
 		for {
-			_, from, err := udp.ReadFrom(b)
+			_, cm, from, err := p4.ReadFrom(b4)
 			if err != nil {
 				return
 			}
-			_, _ = udp.WriteTo([]byte(m.Name+" "+seen(from)), from)
+			_, _ = p4.WriteTo([]byte(m.Name+" "+seen(from)), &ipv4.ControlMessage{Src: cm.Dst}, from)
+		}
+	}()
+	go func() {
+		for {
+			_, cm, from, err := p6.ReadFrom(b6)
+			if err != nil {
+				return
+			}
+			_, _ = p6.WriteTo([]byte(m.Name+" "+seen(from)), &ipv6.ControlMessage{Src: cm.Dst}, from)
 		}
 	}()
 }
