@@ -16,6 +16,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
 )
 
 // Dir is where named namespaces are mounted.
@@ -128,7 +129,8 @@ func Netlink(name string, f func(*netlink.Handle) error) error {
 		return fmt.Errorf("network namespace %s: %w", name, err)
 	}
 	defer func() { _ = ns.Close() }()
-	handle, err := netlink.NewHandleAt(ns)
+	// Of this family only: User Mode Linux has no sockets of the others.
+	handle, err := netlink.NewHandleAt(ns, unix.NETLINK_ROUTE)
 	if err != nil {
 		return fmt.Errorf("network namespace %s: netlink: %w", name, err)
 	}

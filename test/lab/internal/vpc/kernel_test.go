@@ -4,6 +4,7 @@ package vpc
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -210,8 +211,9 @@ func TestVPCDropsWhatIsNotAssigned(t *testing.T) {
 	}
 }
 
-// addMacvlanPod makes a namespace with a macvlan interface on the host's ens5 and the addresses on it.
-func addMacvlanPod(t *testing.T, host, pod string, addr, gateway netip.Prefix) {
+// addPod makes a namespace with a child of the host's ens5 in it, and the addresses and default routes on that. The
+// error is the kernel's, if it cannot make such a link.
+func addPod(t *testing.T, host, pod string, child func(netlink.LinkAttrs) netlink.Link, addrs, gateways []string) error {
 	t.Helper()
 	if err := netns.Ensure(pod); err != nil {
 		t.Fatal(err)
@@ -221,38 +223,102 @@ func addMacvlanPod(t *testing.T, host, pod string, addr, gateway netip.Prefix) {
 			t.Error(err)
 		}
 	})
+	var unsupported error
 	if err := (end{namespace: host, link: "ens5"}).with(func(handle *netlink.Handle, parent netlink.Link) error {
 		attrs := netlink.NewLinkAttrs()
 		attrs.Name, attrs.ParentIndex = "pod0", parent.Attrs().Index
-		macvlan := &netlink.Macvlan{LinkAttrs: attrs, Mode: netlink.MACVLAN_MODE_BRIDGE}
-		if err := handle.LinkAdd(macvlan); err != nil {
-			return err
+		link := child(attrs)
+		if unsupported = handle.LinkAdd(link); unsupported != nil {
+			return nil
 		}
 		into, err := vnetns.GetFromPath(netns.Path(pod))
 		if err != nil {
 			return err
 		}
 		defer func() { _ = into.Close() }()
-		return handle.LinkSetNsFd(macvlan, int(into))
+		return handle.LinkSetNsFd(link, int(into))
 	}); err != nil {
 		t.Fatal(err)
+	}
+	if unsupported != nil {
+		return unsupported
 	}
 	port := end{namespace: pod, link: "pod0"}
 	if err := port.with(func(handle *netlink.Handle, link netlink.Link) error { return handle.LinkSetUp(link) }); err != nil {
 		t.Fatal(err)
 	}
-	if err := port.setAddresses(addr); err != nil {
+	for _, addr := range addrs {
+		if err := port.setAddresses(netip.MustParsePrefix(addr)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, gateway := range gateways {
+		via := netip.MustParseAddr(gateway)
+		if err := port.addRoute(everything(via), via, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return nil
+}
+
+// addMacvlanPod makes a pod with a MAC address of its own.
+func addMacvlanPod(t *testing.T, host, pod, addr, gateway string) {
+	t.Helper()
+	if err := addPod(t, host, pod, func(attrs netlink.LinkAttrs) netlink.Link {
+		return &netlink.Macvlan{LinkAttrs: attrs, Mode: netlink.MACVLAN_MODE_BRIDGE}
+	}, []string{addr}, []string{gateway}); err != nil {
 		t.Fatal(err)
 	}
-	if err := port.addRoute(everything(gateway.Addr()), gateway.Addr(), 0); err != nil {
-		t.Fatal(err)
+}
+
+func TestIPvlanPodIsAtHomeInTheVPC(t *testing.T) {
+	up(t, "aws", 3)
+	ipvlan := func(attrs netlink.LinkAttrs) netlink.Link {
+		return &netlink.IPVlan{LinkAttrs: attrs, Mode: netlink.IPVLAN_MODE_L2}
+	}
+	const pod, neighbour, remote = "splab-test-pod", "splab-test-neighbour", "splab-test-remote"
+	for _, p := range []struct{ host, pod, ipv4, ipv6 string }{
+		{worker1, pod, worker1PodIPv4, worker1PodIPv6},
+		{worker1, neighbour, "172.31.32.185", "2406:da1e:c4:ed02:7a2e::e"},
+		{worker2, remote, worker2PodIPv4, worker2PodIPv6},
+	} {
+		err := addPod(t, p.host, p.pod, ipvlan, []string{p.ipv4 + "/24", p.ipv6 + "/64"},
+			[]string{"172.31.32.1", "2406:da1e:c4:ed02::1"})
+		if errors.Is(err, unix.EOPNOTSUPP) {
+			t.Skip("this kernel has no ipvlan; run the test in User Mode Linux")
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, namespace := range []string{master, pod, neighbour, remote, internet, partner} {
+		listen(t, namespace)
+	}
+	for _, test := range []struct{ name, namespace, to, seen string }{
+		{"to a node of another subnet, IPv4", pod, masterIPv4, worker1PodIPv4},
+		{"to a node of another subnet, IPv6", pod, masterIPv6, worker1PodIPv6},
+		{"from a node of another subnet, IPv4", master, worker1PodIPv4, masterIPv4},
+		{"from a node of another subnet, IPv6", master, worker1PodIPv6, masterIPv6},
+		{"to a pod of the same node, IPv4", pod, "172.31.32.185", worker1PodIPv4},
+		{"to a pod of the same node, IPv6", pod, "2406:da1e:c4:ed02:7a2e::e", worker1PodIPv6},
+		{"to a pod of another node of the subnet, IPv4", pod, worker2PodIPv4, worker1PodIPv4},
+		{"to a pod of another node of the subnet, IPv6", pod, worker2PodIPv6, worker1PodIPv6},
+		{"to the internet, IPv4", pod, internetIPv4, natPublicIPv4},
+		{"to the internet, IPv6", pod, internetIPv6, worker1PodIPv6},
+		{"from the peered VPC, IPv4", partner, worker1PodIPv4, partnerIPv4},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			if seen, err := ask(test.namespace, "", test.to, answered); err != nil || seen != test.seen {
+				t.Errorf("seen as %q (%v), want %q", seen, err, test.seen)
+			}
+		})
 	}
 }
 
 func TestMacvlanPodIsCutOffInTheVPC(t *testing.T) {
 	up(t, "aws", 2)
 	const pod = "splab-test-pod"
-	addMacvlanPod(t, worker1, pod, netip.MustParsePrefix(worker1PodIPv4+"/24"), netip.MustParsePrefix("172.31.32.1/24"))
+	addMacvlanPod(t, worker1, pod, worker1PodIPv4+"/24", "172.31.32.1")
 	listen(t, master)
 	listen(t, pod)
 	if seen, err := ask(pod, worker1PodIPv4, masterIPv4, notAnswered); err == nil {
@@ -276,7 +342,7 @@ func TestMacvlanPodIsCutOffInTheVPC(t *testing.T) {
 func TestMacvlanPodIsReachableOnLayer2(t *testing.T) {
 	up(t, "l2", 2)
 	const pod, podIPv4 = "splab-test-pod", "10.6.128.5"
-	addMacvlanPod(t, worker1, pod, netip.MustParsePrefix(podIPv4+"/16"), netip.MustParsePrefix("10.6.0.1/16"))
+	addMacvlanPod(t, worker1, pod, podIPv4+"/16", "10.6.0.1")
 	for _, namespace := range []string{master, pod, internet} {
 		listen(t, namespace)
 	}
