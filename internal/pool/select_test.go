@@ -318,3 +318,70 @@ func BenchmarkSelectDefaults(b *testing.B) {
 		}
 	}
 }
+
+// Every pool that is considered is either a candidate or dropped with a reason,
+// and the outcome does not depend on the order in which pools became known.
+func TestNoPoolIsLostOrInventedOnTheWay(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(rt *rapid.T) {
+		var pools []*Pool
+		for i := range rapid.IntRange(0, 8).Draw(rt, "pools") {
+			flag := func(what string) bool { return rapid.IntRange(0, 3).Draw(rt, what) == 0 }
+			pools = append(pools, newPool(t, fmt.Sprint("p", i), func(p *Pool) {
+				if flag("IPv6") {
+					v6(p)
+				}
+				p.Default, p.Disabled, p.Terminating = !flag("not default"), flag("disabled"), flag("terminating")
+				if flag("other node") {
+					p.NodeNames = []string{"worker1"}
+				}
+				if flag("this node") {
+					p.NodeNames = append(p.NodeNames, "master")
+				}
+				if flag("pod") {
+					p.PodAffinity = expression("app", rapid.SampledFrom([]Operator{Exists, DoesNotExist}).Draw(rt, "operator"))
+				}
+				if flag("attachment") {
+					p.MultusNames = []string{rapid.SampledFrom([]string{"ipvlan-ens5", "other"}).Draw(rt, "multusName")}
+				}
+				if flag("empty") {
+					p.Exclude = p.IPs
+				}
+			}))
+		}
+		s, err := Select(catalog(pools...), newRequest(), 4)
+		if err != nil {
+			rt.Fatal(err)
+		}
+		outcome := map[string]int{}
+		for i, p := range s.Pools {
+			outcome[p.Name]++
+			if p.Version != 4 || p.Disabled || p.Terminating || !p.Default {
+				rt.Fatalf("%+v is a candidate", p)
+			}
+			if i > 0 && s.Pools[i-1].rank() < p.rank() {
+				rt.Fatalf("%s goes before the more specific %s", s.Pools[i-1].Name, p.Name)
+			}
+		}
+		for _, d := range s.Drops {
+			outcome[d.Pool]++
+			if d.Reason == "" || d.Cause == "" {
+				rt.Fatalf("%+v has no reason", d)
+			}
+		}
+		for _, p := range pools {
+			want := 0
+			if p.Version == 4 && (p.Default || len(s.Pools) == 0) {
+				want = 1
+			}
+			if outcome[p.Name] != want {
+				rt.Fatalf("%s is in the outcome %d times, want %d: %+v", p.Name, outcome[p.Name], want, s)
+			}
+		}
+		slices.Reverse(pools)
+		again, _ := Select(catalog(pools...), newRequest(), 4)
+		if !slices.Equal(again.Names(), s.Names()) || !slices.Equal(again.Drops, s.Drops) {
+			rt.Fatalf("known in another order: %v, %v; first %v, %v", again.Names(), again.Drops, s.Names(), s.Drops)
+		}
+	})
+}
