@@ -354,6 +354,9 @@ func (b *builder) hostRoutes(nics []NIC, dev string, mac MAC) {
 	for _, nic := range nics {
 		for _, p := range nic.Addrs {
 			a := p.Addr()
+			if b.inner(FamilyOf(a)) == nil {
+				continue // the pod could not answer on the way back
+			}
 			b.plan.Host = append(b.plan.Host,
 				Neighbor{Addr: a, MAC: mac, Dev: dev},
 				Route{Dst: host(a), Dev: dev, Src: b.node.sourceFor(a), Table: b.settings.HostRuleTable, Proto: Protocol})
