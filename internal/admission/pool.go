@@ -42,7 +42,10 @@ func (w *pools) ValidateCreate(_ context.Context, in *v2beta1.SpiderIPPool) (adm
 }
 
 func (w *pools) ValidateUpdate(ctx context.Context, before, in *v2beta1.SpiderIPPool) (admission.Warnings, error) {
-	if in.DeletionTimestamp != nil || equality.Semantic.DeepEqual(before.Spec, in.Spec) {
+	completed := before.DeepCopy()
+	kube.CanonicalizePool(completed)
+	kube.CompletePool(completed)
+	if in.DeletionTimestamp != nil || equality.Semantic.DeepEqual(completed.Spec, in.Spec) {
 		return nil, nil
 	}
 	compiled, errs := kube.CompilePool(in)

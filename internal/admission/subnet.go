@@ -29,7 +29,9 @@ func (w *subnets) ValidateCreate(ctx context.Context, in *v2beta1.SpiderSubnet) 
 }
 
 func (w *subnets) ValidateUpdate(ctx context.Context, before, in *v2beta1.SpiderSubnet) (admission.Warnings, error) {
-	if in.DeletionTimestamp != nil || equality.Semantic.DeepEqual(before.Spec, in.Spec) {
+	completed := before.DeepCopy()
+	kube.CanonicalizeSubnet(completed)
+	if in.DeletionTimestamp != nil || equality.Semantic.DeepEqual(completed.Spec, in.Spec) {
 		return nil, nil
 	}
 	return nil, w.validate(ctx, in)
@@ -75,7 +77,9 @@ func (w *reservedIPs) ValidateCreate(_ context.Context, in *v2beta1.SpiderReserv
 }
 
 func (w *reservedIPs) ValidateUpdate(ctx context.Context, before, in *v2beta1.SpiderReservedIP) (admission.Warnings, error) {
-	if in.DeletionTimestamp != nil || equality.Semantic.DeepEqual(before.Spec, in.Spec) {
+	completed := before.DeepCopy()
+	kube.CanonicalizeReservedIP(completed)
+	if in.DeletionTimestamp != nil || equality.Semantic.DeepEqual(completed.Spec, in.Spec) {
 		return nil, nil
 	}
 	return w.ValidateCreate(ctx, in)

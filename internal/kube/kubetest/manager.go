@@ -19,6 +19,7 @@ import (
 // nothing and elects no leader, unless options says otherwise.
 func Manager(tb testing.TB, setup func(ctrl.Manager) error, options ...func(*ctrl.Options)) ctrl.Manager {
 	tb.Helper()
+	ctrl.SetLogger(logr.FromSlogHandler(slog.DiscardHandler))
 	skip := true
 	all := ctrl.Options{
 		Scheme:  kube.NewScheme(),

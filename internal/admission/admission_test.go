@@ -1,0 +1,353 @@
+//go:build apiserver
+
+package admission_test
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	nadv1 "github.com/k8snetworkplumbingwg/network-attachment-definition-client/pkg/apis/k8s.cni.cncf.io/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/webhook"
+
+	"spiderpool.dev/spiderpool/api/v2beta1"
+	"spiderpool.dev/spiderpool/internal/admission"
+	"spiderpool.dev/spiderpool/internal/admission/certificate"
+	"spiderpool.dev/spiderpool/internal/kube"
+	"spiderpool.dev/spiderpool/internal/kube/kubetest"
+	"spiderpool.dev/spiderpool/internal/kube/poolindex"
+	"spiderpool.dev/spiderpool/internal/lease"
+	"spiderpool.dev/spiderpool/internal/pool"
+)
+
+// serve starts the webhooks and waits until the API server asks them. It
+// returns a client for the API server and one for the webhooks' cache.
+func serve(t *testing.T) (c client.Client, cached client.Reader) {
+	t.Helper()
+	c = kubetest.Client(t)
+	namespace := kubetest.Namespace(t, c)
+	port := kubetest.FreePort(t)
+	var keeper *certificate.Keeper
+	mgr := kubetest.Manager(t, func(mgr ctrl.Manager) error {
+		index := poolindex.New()
+		var err error
+		keeper, err = certificate.Setup(mgr, certificate.Options{
+			Secret: client.ObjectKey{Namespace: namespace, Name: "tls"}, Mutating: namespace, Validating: namespace,
+			Subject: certificate.Subject{
+				DNSNames: []string{"webhook.test.svc"}, IPs: []net.IP{net.IPv4(127, 0, 0, 1)}, CALifetime: time.Hour, CertLifetime: time.Hour,
+			},
+		}, slog.New(slog.DiscardHandler))
+		return errors.Join(err,
+			kube.IndexBlocksByPool(t.Context(), mgr.GetFieldIndexer()),
+			index.Watch(t.Context(), mgr.GetCache()),
+			admission.Setup(mgr, admission.Options{
+				Pools: index, CoordinatorName: "default",
+				Cluster: pool.ClusterNetwork{Default: pool.NetworkAttachment{Namespace: "kube-system", Name: "cluster-net"}},
+			}),
+		)
+	}, func(o *ctrl.Options) {
+		o.WebhookServer = webhook.NewServer(webhook.Options{Host: "127.0.0.1", Port: port, TLSOpts: []func(*tls.Config){func(c *tls.Config) {
+			c.GetCertificate = func(h *tls.ClientHelloInfo) (*tls.Certificate, error) { return keeper.GetCertificate(h) }
+		}}})
+	})
+	kubetest.Webhooks(t, c, namespace, port)
+	kubetest.Eventually(t, func(ctx context.Context) error {
+		o := object(t, "SpiderReservedIP", `{ips: [10.0.0.2-10.0.0.1]}`)
+		if err := c.Create(ctx, o, client.DryRunAll); err == nil || !strings.Contains(err.Error(), "is inverted") {
+			return fmt.Errorf("the API server does not ask the webhooks yet: %w", errors.Join(err, errors.New("no refusal")))
+		}
+		return nil
+	})
+	return c, mgr.GetClient()
+}
+
+// seen waits until the webhooks' cache has an object.
+func seen(t *testing.T, cached client.Reader, o client.Object) {
+	t.Helper()
+	kubetest.Eventually(t, func(ctx context.Context) error {
+		return cached.Get(ctx, client.ObjectKeyFromObject(o), o.DeepCopyObject().(client.Object))
+	})
+}
+
+func newPool(name, subnet string, ips ...string) *v2beta1.SpiderIPPool {
+	return &v2beta1.SpiderIPPool{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: v2beta1.SpiderIPPoolSpec{Subnet: subnet, IPs: ips}}
+}
+
+// refused checks that an error is a refusal with the wanted part.
+func refused(t *testing.T, err error, want string) {
+	t.Helper()
+	if err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("got\n%v\nwant a refusal with\n%s", err, want)
+	}
+}
+
+func TestPoolsAreCompletedAndWrittenCanonically(t *testing.T) {
+	c, _ := serve(t)
+	p := newPool("canonical", "FD00:1::/64", "fd00:1::B", "fd00:1::000c-fd00:1::f", "fd00:1::a")
+	p.Spec.ExcludeIPs = []string{"fd00:1:0::d"}
+	p.Spec.Gateway = new("FD00:1::1")
+	p.Spec.Routes = []v2beta1.Route{{Dst: "fd01::1/32", Gw: "fd00:1:0::2"}}
+	p.Spec.NodeName = []string{"n1"}
+	kubetest.Create(t, c, p)
+	s := p.Spec
+	got := fmt.Sprintln(s.Subnet, s.IPs, s.ExcludeIPs, *s.Gateway, s.Routes, *s.IPVersion, p.Labels, p.Finalizers)
+	want := "fd00:1::/64 [fd00:1::a-fd00:1::f] [fd00:1::d] fd00:1::1 [{fd01::/32 fd00:1::2}] 6 map[ipam.spidernet.io/node:n1] [spiderpool.spidernet.io]\n"
+	if got != want {
+		t.Errorf("got  %swant %s", got, want)
+	}
+	// The manifest applied again, as its author wrote it, changes nothing.
+	version := p.ResourceVersion
+	p.Spec.Subnet, p.Spec.IPs = "FD00:1::/64", []string{"fd00:1::f-fd00:1::f", "fd00:1::a-fd00:1::e"}
+	if err := c.Update(t.Context(), p); err != nil || p.ResourceVersion != version {
+		t.Errorf("version %s became %s, error %v", version, p.ResourceVersion, err)
+	}
+}
+
+func TestPoolsThatCannotWorkAreRefused(t *testing.T) {
+	c, cached := serve(t)
+	other := newPool("other", "10.1.0.0/24", "10.1.0.10-10.1.0.20")
+	kubetest.Create(t, c, other)
+	seen(t, cached, other)
+	judge(t, c, "SpiderIPPool", []judged{
+		{"inverted range", `{subnet: 10.0.0.0/24, ips: [10.0.0.1, 10.0.0.9-10.0.0.5]}`,
+			`SpiderIPPool.spiderpool.spidernet.io "judged" is invalid: spec.ips[1]: Invalid value: "10.0.0.9-10.0.0.5": is inverted: it ends before it begins; write 10.0.0.5-10.0.0.9`},
+		{"same subnet, other addresses", `{subnet: 10.1.0.0/24, ips: [10.1.0.21-10.1.0.30]}`, ""},
+		{"same subnet, shared addresses", `{subnet: 10.1.0.0/24, ips: [10.1.0.1-10.1.0.11]}`,
+			`spec.ips: Invalid value: "10.1.0.1-10.1.0.11": shares 10.1.0.10-10.1.0.11 with SpiderIPPool other; take these addresses out of one of the two`},
+		{"overlapping subnet", `{subnet: 10.1.0.0/16}`,
+			`spec.subnet: Invalid value: "10.1.0.0/16": 10.1.0.0/16 overlaps subnet 10.1.0.0/24 of SpiderIPPool other; write the same subnet, or one that has no address in common with it`},
+		{"disjoint subnet", `{subnet: 10.1.1.0/24, ips: [10.1.1.1]}`, ""},
+		{"selector without values", `{subnet: 10.0.0.0/24, podAffinity: {matchExpressions: [{key: app, operator: In}]}}`,
+			"spec.podAffinity.matchExpressions[0].values: Required value"},
+	})
+}
+
+func TestAddressesInUseStayInTheirPool(t *testing.T) {
+	c, cached := serve(t)
+	p := newPool("used", "10.2.0.0/24", "10.2.0.16-10.2.0.40")
+	block := kube.BlockObject(lease.Block{Base: netip.MustParseAddr("10.2.0.16"), Leases: []lease.Lease{{
+		Addr: netip.MustParseAddr("10.2.0.20"), State: lease.InUse, Pool: "used", Since: time.Unix(1700000000, 0).UTC(),
+		Holder: lease.Holder{Pod: "default/web", PodUID: "u", Node: "n1", Attachment: lease.Attachment{ContainerID: "c", Interface: "eth0"}},
+	}}})
+	kubetest.Create(t, c, p, block)
+	seen(t, cached, block)
+	change := func(f func(*v2beta1.SpiderIPPoolSpec)) error {
+		changed := p.DeepCopy()
+		f(&changed.Spec)
+		return c.Update(t.Context(), changed, client.DryRunAll)
+	}
+	refused(t, change(func(s *v2beta1.SpiderIPPoolSpec) { s.IPs = []string{"10.2.0.21-10.2.0.40"} }),
+		`spec.ips: Invalid value: "10.2.0.21-10.2.0.40": lacks addresses that are in use: 10.2.0.20 of default/web; leave them in ips and list them in excludeIPs until those pods are gone`)
+	refused(t, change(func(s *v2beta1.SpiderIPPoolSpec) { s.Gateway = new("10.2.0.20") }),
+		`spec.gateway: Invalid value: "10.2.0.20": is an address in use: 10.2.0.20 of default/web; take another one, or delete that pod first`)
+	for name, f := range map[string]func(*v2beta1.SpiderIPPoolSpec){
+		"free addresses are taken out": func(s *v2beta1.SpiderIPPoolSpec) { s.IPs = []string{"10.2.0.20"} },
+		"a used address is excluded":   func(s *v2beta1.SpiderIPPoolSpec) { s.ExcludeIPs = []string{"10.2.0.20"} },
+		"a free address is a gateway":  func(s *v2beta1.SpiderIPPoolSpec) { s.Gateway = new("10.2.0.21") },
+	} {
+		if err := change(f); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// What admission would refuse today may be there already; it must not be in the
+// way of changes that leave it as it is.
+func TestInvalidPoolCanStillBeLabelledAndDeleted(t *testing.T) {
+	c := kubetest.Client(t)
+	p := newPool("old", "10.3.0.0/24", "10.3.0.9-10.3.0.5")
+	p.Finalizers = []string{v2beta1.Finalizer}
+	kubetest.Create(t, c, p)
+	serve(t)
+	patch := client.MergeFrom(p.DeepCopy())
+	p.Labels = map[string]string{"a": "b"}
+	if err := c.Patch(t.Context(), p, patch); err != nil {
+		t.Errorf("label: %v", err)
+	}
+	if err := c.Delete(t.Context(), p); err != nil {
+		t.Errorf("delete: %v", err)
+	}
+	patch = client.MergeFrom(p.DeepCopy())
+	p.Finalizers = nil
+	if err := c.Patch(t.Context(), p, patch); err != nil {
+		t.Errorf("finalizer: %v", err)
+	}
+}
+
+func TestSubnetsAndReservedIPs(t *testing.T) {
+	c, cached := serve(t)
+	subnet := &v2beta1.SpiderSubnet{ObjectMeta: metav1.ObjectMeta{Name: "parent"}, Spec: v2beta1.SpiderSubnetSpec{Subnet: "10.4.0.0/24", IPs: []string{"10.4.0.1-10.4.0.9"}}}
+	child := newPool("child", "10.4.0.0/24", "10.4.0.1")
+	child.Labels = map[string]string{v2beta1.LabelOwnerSubnet: "parent"}
+	kubetest.Create(t, c, subnet)
+	if subnet.Spec.IPVersion == nil || *subnet.Spec.IPVersion != 4 {
+		t.Errorf("ipVersion = %v, want 4", subnet.Spec.IPVersion)
+	}
+	t.Run("with a pool", func(t *testing.T) {
+		kubetest.Create(t, c, child)
+		seen(t, cached, child)
+		refused(t, c.Delete(t.Context(), subnet, client.DryRunAll), "1 SpiderIPPools have addresses of it, among them child; delete them first")
+	})
+	seen(t, cached, subnet)
+	judge(t, c, "SpiderSubnet", []judged{
+		{"shared addresses", `{subnet: 10.4.0.0/24, ips: [10.4.0.9]}`, `spec.ips: Invalid value: "10.4.0.9": shares 10.4.0.9 with SpiderSubnet parent`},
+		{"overlapping", `{subnet: 10.4.0.0/16}`, `spec.subnet: Invalid value: "10.4.0.0/16": overlaps subnet 10.4.0.0/24 of SpiderSubnet parent`},
+		{"inverted", `{subnet: 10.5.0.0/24, ips: [10.5.0.9-10.5.0.1]}`, "is inverted"},
+		{"other addresses", `{subnet: 10.4.0.0/24, ips: [10.4.0.10]}`, ""},
+	})
+	judge(t, c, "SpiderReservedIP", []judged{
+		{"inverted", `{ips: [10.5.0.9-10.5.0.1]}`, `spec.ips[0]: Invalid value: "10.5.0.9-10.5.0.1": is inverted`},
+		{"right", `{ips: [10.5.0.9, 10.5.0.1]}`, ""},
+	})
+}
+
+func TestMultusConfigsThatCannotWorkAreRefused(t *testing.T) {
+	c, cached := serve(t)
+	owner := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "somebody"}}
+	kubetest.Create(t, c, owner)
+	taken := &nadv1.NetworkAttachmentDefinition{ObjectMeta: metav1.ObjectMeta{
+		Namespace: "default", Name: "taken",
+		OwnerReferences: []metav1.OwnerReference{{APIVersion: "v1", Kind: "ConfigMap", Name: owner.Name, UID: owner.UID}},
+	}}
+	free := &nadv1.NetworkAttachmentDefinition{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "free"}}
+	first := object(t, "SpiderMultusConfig", `{cniType: custom}`)
+	first.SetName("first")
+	kubetest.Create(t, c, taken, free, first)
+	seen(t, cached, taken)
+	kubetest.Eventually(t, func(ctx context.Context) error {
+		return cached.Get(ctx, client.ObjectKey{Namespace: "default", Name: "first"}, &v2beta1.SpiderMultusConfig{})
+	})
+	judge(t, c, "SpiderMultusConfig", []judged{
+		{"JSON", `{customCNI: "{"}`, `spec.customCNI: Invalid value: "{": is not a JSON object`},
+		{"chained JSON", `{cniType: ipvlan, ipvlan: {master: [eth0]}, chainCNIJsonData: ["[]"]}`, `spec.chainCNIJsonData[0]: Invalid value: "[]": is not a JSON object`},
+		{"right", `{cniType: ipvlan, ipvlan: {master: [eth0]}, chainCNIJsonData: ['{"type":"tuning"}']}`, ""},
+	})
+	for _, example := range []struct{ name, annotation, value, want string }{
+		{"version", v2beta1.AnnotationMultusConfigCNIVersion, "0.2.0", `metadata.annotations[multus.spidernet.io/cni-version]: Unsupported value: "0.2.0": supported values: "0.3.1", "0.3.0", "0.4.0", "1.0.0", "1.1.0"`},
+		{"of somebody else", v2beta1.AnnotationMultusConfigCRName, "taken", `metadata.annotations[multus.spidernet.io/cr-name]: Invalid value: "taken": is a NetworkAttachmentDefinition that belongs to ConfigMap somebody; write another name`},
+		{"of another config", v2beta1.AnnotationMultusConfigCRName, "first", `is the NetworkAttachmentDefinition of SpiderMultusConfig first; write another name`},
+		{"of nobody", v2beta1.AnnotationMultusConfigCRName, "free", ""},
+	} {
+		o := object(t, "SpiderMultusConfig", `{cniType: ipvlan, ipvlan: {master: [eth0]}}`)
+		o.SetAnnotations(map[string]string{example.annotation: example.value})
+		err := c.Create(t.Context(), o, client.DryRunAll)
+		if example.want != "" {
+			refused(t, err, example.want)
+		} else if err != nil {
+			t.Errorf("%s: %v", example.name, err)
+		}
+	}
+	custom := object(t, "SpiderMultusConfig", `{cniType: custom, enableCoordinator: true}`)
+	if err := c.Create(t.Context(), custom, client.DryRunAll); err != nil {
+		t.Fatal(err)
+	}
+	if spec := custom.Object["spec"].(map[string]any); spec["enableCoordinator"] != false {
+		t.Errorf("enableCoordinator of a custom configuration is %v, want false", spec["enableCoordinator"])
+	}
+}
+
+func TestAttachmentsInUseStay(t *testing.T) {
+	c, cached := serve(t)
+	config := &v2beta1.SpiderMultusConfig{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "kube-system", Name: "cluster-net"},
+		Spec:       v2beta1.SpiderMultusConfigSpec{CNIType: new(v2beta1.CNIIPvlan), IPvlan: &v2beta1.MasterConfig{Master: []string{"eth0"}}},
+	}
+	kubetest.Create(t, c, config)
+	attachment := &nadv1.NetworkAttachmentDefinition{ObjectMeta: metav1.ObjectMeta{
+		Namespace: "kube-system", Name: "cluster-net",
+		OwnerReferences: []metav1.OwnerReference{*metav1.NewControllerRef(config, v2beta1.GroupVersion.WithKind("SpiderMultusConfig"))},
+	}}
+	kubetest.Create(t, c, attachment)
+	seen(t, cached, attachment)
+
+	p := newPool("naming", "10.6.0.0/24")
+	p.Spec.MultusName = []string{"kube-system/cluster-net"}
+	t.Run("named by a pool", func(t *testing.T) {
+		kubetest.Create(t, c, p)
+		seen(t, cached, p)
+		refused(t, c.Delete(t.Context(), config, client.DryRunAll), `SpiderIPPool naming has it in spec.multusName; take "kube-system/cluster-net" out there first`)
+	})
+	pod := func(name string, hostNetwork bool, annotations map[string]string) *corev1.Pod {
+		return &corev1.Pod{
+			ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name, Annotations: annotations},
+			Spec:       corev1.PodSpec{HostNetwork: hostNetwork, Containers: []corev1.Container{{Name: "c", Image: "i"}}},
+		}
+	}
+	for _, user := range []*corev1.Pod{
+		pod("further", true, nil),
+		pod("default", false, nil),
+	} {
+		t.Run("pod "+user.Name, func(t *testing.T) {
+			kubetest.Create(t, c, user)
+			seen(t, cached, user)
+			err := c.Delete(t.Context(), config, client.DryRunAll)
+			if user.Spec.HostNetwork {
+				if err != nil {
+					t.Errorf("a pod of the host's network kept the attachment: %v", err)
+				}
+				return
+			}
+			refused(t, err, "pod default/default has an interface of NetworkAttachmentDefinition kube-system/cluster-net; delete the pods that use it first")
+		})
+	}
+	t.Run("pod with networks", func(t *testing.T) {
+		user := pod("several", false, map[string]string{
+			v2beta1.AnnotationMultusDefaultNetwork: "kube-system/another", v2beta1.AnnotationMultusNetworks: "kube-system/cluster-net@net1",
+		})
+		kubetest.Create(t, c, user)
+		seen(t, cached, user)
+		refused(t, c.Delete(t.Context(), config, client.DryRunAll), "pod default/several has an interface")
+	})
+	kubetest.Eventually(t, func(ctx context.Context) error { return c.Delete(ctx, config, client.DryRunAll) })
+}
+
+func TestDefaultCoordinatorStays(t *testing.T) {
+	c := kubetest.Client(t)
+	used := &v2beta1.SpiderCoordinator{ObjectMeta: metav1.ObjectMeta{Name: "default"}}
+	kubetest.Create(t, c, used)
+	serve(t)
+	refused(t, c.Delete(t.Context(), used), "every pod's coordinator plugin reads it; write spec.mode: disabled to switch the coordinator off")
+	other := &v2beta1.SpiderCoordinator{ObjectMeta: metav1.ObjectMeta{Name: "other"}}
+	kubetest.Create(t, c, other)
+	if err := c.Delete(t.Context(), other); err != nil {
+		t.Errorf("delete another one: %v", err)
+	}
+}
+
+// With the webhooks away, pods come and go, and configuration does not change.
+func TestOutageOfTheWebhooksLeavesPodsAlone(t *testing.T) {
+	c := kubetest.Client(t)
+	kubetest.Webhooks(t, c, "away", kubetest.FreePort(t))
+	kubetest.Eventually(t, func(ctx context.Context) error {
+		if err := c.Create(ctx, newPool("unjudged", "10.7.0.0/24"), client.DryRunAll); err == nil {
+			return errors.New("a pool got in unjudged")
+		} else if !strings.Contains(err.Error(), "failed calling webhook") {
+			return err
+		}
+		return nil
+	})
+	pod := &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "unaffected"},
+		Spec:       corev1.PodSpec{Containers: []corev1.Container{{Name: "c", Image: "i"}}},
+	}
+	if err := c.Create(t.Context(), pod); err != nil {
+		t.Errorf("create a pod: %v", err)
+	}
+	block := kube.BlockObject(lease.Block{Base: netip.MustParseAddr("10.7.0.0"), Node: "n1"})
+	endpoint := &v2beta1.SpiderEndpoint{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "unaffected"}}
+	endpoint.Status.Current.IPs = []v2beta1.EndpointIP{}
+	if err := errors.Join(c.Create(t.Context(), block), c.Create(t.Context(), endpoint), c.Delete(t.Context(), endpoint), c.Delete(t.Context(), block), c.Delete(t.Context(), pod)); err != nil {
+		t.Errorf("what an agent writes: %v", err)
+	}
+}
