@@ -22,10 +22,13 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 
 	"spiderpool.dev/spiderpool/internal/agent/journal"
+	"spiderpool.dev/spiderpool/internal/agent/runtime"
 	"spiderpool.dev/spiderpool/internal/config"
 	"spiderpool.dev/spiderpool/internal/ipam"
 	"spiderpool.dev/spiderpool/internal/kube"
+	"spiderpool.dev/spiderpool/internal/lease"
 	"spiderpool.dev/spiderpool/internal/pool"
+	"spiderpool.dev/spiderpool/internal/reclaim"
 	"spiderpool.dev/spiderpool/internal/rpc/rpcserver"
 )
 
@@ -110,7 +113,12 @@ func assemble(ctx context.Context, cfg config.Agent, client *kube.Client, log *s
 		Endpoints: a.endpoints,
 		Events:    a.events,
 		Journal:   releases,
-		Log:       log,
+		Runtime: &runtime.Runtime{
+			Sockets: cfg.CRISockets, Proven: filepath.Join(cfg.StateDir, "runtime"), Holds: a.holds,
+		},
+		Observer: a.metrics,
+		Now:      time.Now,
+		Log:      log,
 	}
 	a.server = &rpcserver.Server{
 		Log: log,
@@ -134,6 +142,27 @@ func options(cfg config.Agent) ipam.Options {
 		o.ClusterNetwork.Default = pool.NetworkAttachment{Namespace: namespace, Name: name}
 	}
 	return o
+}
+
+// holds reports whether a sandbox holds a lease.
+func (a *agent) holds(sandbox string) bool {
+	return len(a.allocator.HeldBy(func(l lease.Lease) bool { return l.ContainerID == sandbox })) > 0
+}
+
+// reclaimPolicy is what the installation allows an agent to take back.
+func reclaimPolicy(cfg config.Agent) reclaim.Policy {
+	gc := cfg.IPAM.GC
+	return reclaim.Policy{
+		Enabled:                  gc.Enabled,
+		ZombieOnReadyNode:        gc.Pods.ZombieOnReadyNode,
+		ZombieOnNotReadyNode:     gc.Pods.ZombieOnNotReadyNode,
+		RunningPodWithoutAddress: gc.Pods.RunningPodOnEmptyPodStatusIPs,
+		TerminatingDelay:         time.Duration(gc.GCDeletingTimeOutPodDelay) * time.Second,
+		FixedForStatefulSet:      cfg.IPAM.EnableStatefulSet,
+		FixedForKubeVirt:         cfg.IPAM.EnableKubevirtStaticIP,
+		MinAge:                   reclaim.DefaultMinAge,
+		ScaledDownRetention:      reclaim.DefaultScaledDownRetention,
+	}
 }
 
 // ready returns an error while ADD cannot be served.
@@ -189,18 +218,31 @@ func (a *agent) upkeep(ctx context.Context) {
 	kube.Again(ctx, a.log, "read the blocks of this node", a.allocator.Load)
 	kube.Again(ctx, a.log, "read pods and pools", func(context.Context) error { return a.ready() })
 	a.service.Repair(ctx)
-	ticker := time.NewTicker(replayInterval)
-	defer ticker.Stop()
+	policy := reclaimPolicy(a.cfg)
+	replay := time.NewTicker(replayInterval)
+	defer replay.Stop()
+	scan := time.NewTicker(max(time.Second, time.Duration(a.cfg.IPAM.GC.GCAll.IntervalInSecond)*time.Second))
+	defer scan.Stop()
 	for {
-		if a.journal.Len() > 0 {
-			if left, err := a.service.Replay(ctx); err != nil && ctx.Err() == nil {
-				a.log.Warn("releases stay on disk", "left", left, "err", err)
-			}
-		}
+		a.replay(ctx)
 		select {
 		case <-ctx.Done():
 			return
-		case <-ticker.C:
+		case <-replay.C:
+		case <-scan.C:
+			if err := a.service.Reclaim(ctx, policy); err != nil && ctx.Err() == nil {
+				a.log.Warn("cannot take back addresses", "err", err)
+			}
 		}
+	}
+}
+
+// replay commits the releases that are on disk.
+func (a *agent) replay(ctx context.Context) {
+	if a.journal.Len() == 0 {
+		return
+	}
+	if left, err := a.service.Replay(ctx); err != nil && ctx.Err() == nil {
+		a.log.Warn("releases stay on disk", "left", left, "err", err)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"spiderpool.dev/spiderpool/internal/ipam"
 	"spiderpool.dev/spiderpool/internal/lease"
@@ -25,12 +26,22 @@ type metrics struct {
 	registry   *prometheus.Registry
 	allocation outcomes
 	release    outcomes
+	// The controller has metrics of these names, too: both take addresses back.
+	reclaimed, reclaimFailures prometheus.Counter
 }
 
 func newMetrics() *metrics {
 	m := &metrics{registry: prometheus.NewRegistry()}
 	m.allocation = newOutcomes(m.registry, "allocation", "giving a pod's interface its addresses")
 	m.release = newOutcomes(m.registry, "release", "taking back the addresses of a pod's interface")
+	m.reclaimed = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "spiderpool_ip_gc_counts", Help: "Addresses taken back that no CNI DEL gave back.",
+	})
+	m.reclaimFailures = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "spiderpool_ip_gc_failure_counts", Help: "Failed attempts to take back addresses that no CNI DEL gave back.",
+	})
+	m.registry.MustRegister(m.reclaimed, m.reclaimFailures, collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
 
@@ -87,3 +98,12 @@ func (o outcomes) observe(took time.Duration, err error) {
 
 // Conflict implements ipam.Observer.
 func (m *metrics) Conflict() { m.allocation.conflicts.Inc() }
+
+// Reclaimed implements ipam.Observer.
+func (m *metrics) Reclaimed(err error) {
+	if err != nil {
+		m.reclaimFailures.Inc()
+		return
+	}
+	m.reclaimed.Inc()
+}

@@ -40,6 +40,10 @@ func (s *service) Check(ctx context.Context, req wire.CheckRequest) error {
 
 func (s *service) GC(ctx context.Context, req wire.GCRequest) error { return s.ipam.GC(ctx, req) }
 
+func (s *service) Conflict(ctx context.Context, req wire.ConflictRequest) error {
+	return s.ipam.Conflict(ctx, req)
+}
+
 func (s *service) Status(context.Context) error {
 	if err := s.ready(); err != nil {
 		return &wire.Error{

@@ -61,11 +61,13 @@ type Allocator struct {
 	running bool
 }
 
-// job is one request in the queue: an allocation or a release.
+// job is one request in the queue: an allocation, or a change to leases.
 type job struct {
-	ctx      context.Context
-	request  lease.Request      // allocation, when release is nil
-	release  []lease.Attachment // release
+	ctx     context.Context
+	request lease.Request // allocation, when change is nil
+	// change returns the blocks to write for what the index has; none where there
+	// is nothing to change.
+	change   func(now time.Time) []lease.Block
 	attempts int
 	done     chan outcome // has room for the one outcome
 }
@@ -247,7 +249,25 @@ func (a *Allocator) Release(ctx context.Context, attachments ...lease.Attachment
 	if len(attachments) == 0 {
 		return nil
 	}
-	_, err := a.submit(&job{ctx: ctx, release: attachments, done: make(chan outcome, 1)})
+	return a.change(ctx, func(now time.Time) []lease.Block { return a.index.Release(now, attachments...) })
+}
+
+// Quarantine keeps the address, which the attachment holds, from being handed out
+// for a time, because a foreign host with the hardware address mac answered for
+// it. An attachment that does not hold it is no error.
+func (a *Allocator) Quarantine(ctx context.Context, at lease.Attachment, addr netip.Addr, mac string, duration time.Duration) error {
+	return a.change(ctx, func(now time.Time) []lease.Block {
+		b, _ := a.index.Block(ipset.BlockOf(addr))
+		changed, ok := b.Quarantine(addr, at, mac, now, now.Add(duration))
+		if !ok {
+			return nil
+		}
+		return []lease.Block{changed}
+	})
+}
+
+func (a *Allocator) change(ctx context.Context, f func(time.Time) []lease.Block) error {
+	_, err := a.submit(&job{ctx: ctx, change: f, done: make(chan outcome, 1)})
 	return err
 }
 

@@ -23,7 +23,8 @@ import (
 
 type conflicts struct{ atomic.Int64 }
 
-func (c *conflicts) Conflict() { c.Add(1) }
+func (c *conflicts) Conflict()       { c.Add(1) }
+func (c *conflicts) Reclaimed(error) {}
 
 // newAllocator returns an allocator of a node that has read its blocks and knows
 // the pools.

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	"spiderpool.dev/spiderpool/internal/ipset"
 	"spiderpool.dev/spiderpool/internal/lease"
@@ -113,6 +114,27 @@ func (s *Service) GC(ctx context.Context, req wire.GCRequest) error {
 		}
 		s.Log.Info("released an address that the runtime no longer knows", "ip", l.Addr, "pool", l.Pool, "pod", l.Pod, "container", l.ContainerID)
 	}
+	return nil
+}
+
+// quarantine is how long an address is not handed out that a foreign host answers
+// for. Whoever put it there needs time to notice; longer, it belongs into a
+// SpiderReservedIP.
+const quarantine = time.Hour
+
+// Conflict puts an address of the attachment into quarantine because a foreign
+// host uses it. The runtime will delete the sandbox, and the next one gets another
+// address.
+func (s *Service) Conflict(ctx context.Context, req wire.ConflictRequest) error {
+	at := lease.Attachment{ContainerID: req.ContainerID, Interface: req.Interface}
+	if err := s.Allocator.Quarantine(ctx, at, req.Address, req.MAC, quarantine); err != nil {
+		return notReady(err)
+	}
+	s.Log.Warn("put an address into quarantine", "ip", req.Address, "mac", req.MAC,
+		"namespace", req.PodNamespace, "pod", req.PodName, "container", req.ContainerID, "interface", req.Interface)
+	s.Events.Failed(Pod{Namespace: req.PodNamespace, Name: req.PodName, UID: req.PodUID}, "IPConflict",
+		fmt.Sprintf("%s of interface %s is in use by the host with hardware address %s; it is not handed out for %s, and the pod gets another address",
+			req.Address, req.Interface, req.MAC, quarantine))
 	return nil
 }
 

@@ -8,6 +8,7 @@ import (
 
 	"spiderpool.dev/spiderpool/internal/lease"
 	"spiderpool.dev/spiderpool/internal/pool"
+	"spiderpool.dev/spiderpool/internal/reclaim"
 )
 
 // Errors that adapters return, possibly wrapped.
@@ -72,6 +73,9 @@ type Cluster interface {
 	// Pod returns the pod of this node. With a UID that memory does not have, or
 	// without memory of the pod, it is read live. ErrNotFound, ErrElsewhere.
 	Pod(ctx context.Context, namespace, name, uid string) (Pod, error)
+	// PodState returns the facts about a pod that reclaim judges by, read live. No
+	// pod of that name is no error, but Gone.
+	PodState(ctx context.Context, namespace, name string) (reclaim.Pod, error)
 	// Namespace returns the facts of a namespace. ErrNotFound.
 	Namespace(ctx context.Context, name string) (pool.NamespaceFacts, error)
 	// Node returns the facts of this node. ErrNotReady.
@@ -100,6 +104,13 @@ type Network struct {
 type Links interface {
 	// Subnets returns the networks of the link's addresses.
 	Subnets(link string) ([]netip.Prefix, error)
+}
+
+// Runtime is the container runtime of the node.
+type Runtime interface {
+	// Sandboxes returns the IDs of all sandboxes that there are, running or not.
+	// ErrNotReady where there is no runtime to ask.
+	Sandboxes(ctx context.Context) (map[string]bool, error)
 }
 
 // Pools reads pools that this node does not watch: those bound to other nodes and
@@ -155,6 +166,8 @@ type EndpointAddress struct {
 type Events interface {
 	// Failed says that the pod's interface got no address, and why.
 	Failed(pod Pod, reason, message string)
+	// Reclaimed says that an address was taken back although no DEL gave it back.
+	Reclaimed(pod Pod, message string)
 }
 
 // Journal keeps releases that could not be committed, across restarts.
@@ -177,4 +190,6 @@ type Release struct {
 type Observer interface {
 	// Conflict counts a block that another writer had changed.
 	Conflict()
+	// Reclaimed counts an attempt to take back an address that no DEL gave back.
+	Reclaimed(err error)
 }

@@ -64,7 +64,7 @@ func (a *Allocator) round(jobs []*job) (again []*job) {
 	return again
 }
 
-// decide plans the releases and, on top of them, the allocations.
+// decide plans the changes and, on top of them, the allocations.
 func (a *Allocator) decide(jobs []*job) decision {
 	now := a.now().UTC().Truncate(precision)
 	d := decision{
@@ -76,27 +76,23 @@ func (a *Allocator) decide(jobs []*job) decision {
 	var requests []lease.Request
 	var requesters []int
 	for i, j := range jobs {
-		if j.release == nil {
+		if j.change == nil {
 			requests = append(requests, j.request)
 			requesters = append(requesters, i)
 			continue
 		}
 		if len(a.dirty) > 0 || !a.loaded {
-			d.outcomes[i].err = fmt.Errorf("what the attachment holds is unknown while the API server does not answer: %w", ErrNotReady)
+			d.outcomes[i].err = fmt.Errorf("what is held is unknown while the API server does not answer: %w", ErrNotReady)
 			continue
 		}
-		for _, at := range j.release {
-			for _, l := range a.index.Attached(at) {
-				d.needs[i] = append(d.needs[i], blockOf(l))
-			}
-		}
-		for _, b := range a.index.Release(now, j.release...) {
+		for _, b := range j.change(now) {
 			if _, done := d.before[b.Base]; !done {
 				old, known := a.index.Block(b.Base)
 				d.before[b.Base] = previous{old, known}
 			}
 			a.index.Put(b, now)
 			d.writes[b.Base] = b
+			d.needs[i] = append(d.needs[i], b.Base)
 		}
 	}
 	plan := a.index.Choose(now, requests...)

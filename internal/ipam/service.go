@@ -35,6 +35,9 @@ type Service struct {
 	Endpoints Endpoints
 	Events    Events
 	Journal   Journal
+	Runtime   Runtime
+	Observer  Observer
+	Now       func() time.Time
 	Log       *slog.Logger
 }
 

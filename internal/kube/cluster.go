@@ -18,6 +18,7 @@ import (
 	"spiderpool.dev/spiderpool/api/v2beta1"
 	"spiderpool.dev/spiderpool/internal/ipam"
 	"spiderpool.dev/spiderpool/internal/pool"
+	"spiderpool.dev/spiderpool/internal/reclaim"
 )
 
 // Cluster reads what concerns the pods of one node (ipam.Cluster). Its pods, the
@@ -165,6 +166,37 @@ func (c *Cluster) livePod(ctx context.Context, namespace, name, uid string) (ipa
 		return ipam.Pod{}, fmt.Errorf("pod %s/%s has UID %s now: %w", namespace, name, object.UID, ipam.ErrNotFound)
 	}
 	return ipam.Pod{}, fmt.Errorf("pod %s/%s: %w", namespace, name, ipam.ErrElsewhere)
+}
+
+// PodState implements ipam.Cluster.
+func (c *Cluster) PodState(ctx context.Context, namespace, name string) (reclaim.Pod, error) {
+	raw, err := c.client.spiderpool.Get().AbsPath("/api/v1/namespaces", namespace, "pods", name).Do(ctx).Raw()
+	if apierrors.IsNotFound(err) {
+		return reclaim.Pod{Presence: reclaim.Gone}, nil
+	}
+	if err != nil {
+		return reclaim.Pod{}, fmt.Errorf("read pod %s/%s: %w", namespace, name, err)
+	}
+	var object struct {
+		Metadata struct {
+			UID               string     `json:"uid"`
+			DeletionTimestamp *time.Time `json:"deletionTimestamp"`
+		} `json:"metadata"`
+		Status struct {
+			Phase  string            `json:"phase"`
+			PodIPs []json.RawMessage `json:"podIPs"`
+		} `json:"status"`
+	}
+	if err := json.Unmarshal(raw, &object); err != nil {
+		return reclaim.Pod{}, fmt.Errorf("read pod %s/%s: %w", namespace, name, err)
+	}
+	state := reclaim.Pod{
+		Presence: reclaim.Exists, UID: object.Metadata.UID, Phase: object.Status.Phase, HasAddress: len(object.Status.PodIPs) > 0,
+	}
+	if object.Metadata.DeletionTimestamp != nil {
+		state.Deadline = *object.Metadata.DeletionTimestamp
+	}
+	return state, nil
 }
 
 // Namespace implements ipam.Cluster.

@@ -38,12 +38,21 @@ func (e *Events) Close() { e.broadcaster.Shutdown() }
 
 // Failed implements ipam.Events.
 func (e *Events) Failed(pod ipam.Pod, reason, message string) {
+	e.record(pod, corev1.EventTypeWarning, reason, message)
+}
+
+// Reclaimed implements ipam.Events.
+func (e *Events) Reclaimed(pod ipam.Pod, message string) {
+	e.record(pod, corev1.EventTypeNormal, "ReclaimedIP", message)
+}
+
+func (e *Events) record(pod ipam.Pod, kind, reason, message string) {
 	if len(message) > maxEventMessage {
 		message = message[:maxEventMessage-3] + "..."
 	}
 	e.recorder.Event(&corev1.ObjectReference{
 		APIVersion: "v1", Kind: "Pod", Namespace: pod.Namespace, Name: pod.Name, UID: types.UID(pod.UID),
-	}, corev1.EventTypeWarning, reason, message)
+	}, kind, reason, message)
 }
 
 // eventSink sends events as JSON; the typed clientset would bring the types of the

@@ -59,6 +59,11 @@ func (c Client) GC(ctx context.Context, req wire.GCRequest) error {
 	return c.call(ctx, wire.PathGC, req, &wire.Empty{})
 }
 
+// Conflict tells that a foreign host uses an address of an interface.
+func (c Client) Conflict(ctx context.Context, req wire.ConflictRequest) error {
+	return c.call(ctx, wire.PathConflict, req, &wire.Empty{})
+}
+
 // Status asks whether the agent can serve an ADD now.
 func (c Client) Status(ctx context.Context) error {
 	return c.call(ctx, wire.PathStatus, wire.Empty{}, &wire.Empty{})

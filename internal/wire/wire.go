@@ -18,6 +18,7 @@ const (
 	PathDelete      = "/v1/ipam/delete"      // DeleteRequest → Empty
 	PathCheck       = "/v1/ipam/check"       // CheckRequest → Empty
 	PathGC          = "/v1/ipam/gc"          // GCRequest → Empty
+	PathConflict    = "/v1/ipam/conflict"    // ConflictRequest → Empty
 	PathStatus      = "/v1/status"           // Empty → Empty
 	PathCoordinator = "/v1/coordinator/plan" // CoordinatorRequest → CoordinatorReply
 )
@@ -110,6 +111,17 @@ type AttachmentKey struct {
 type GCRequest struct {
 	Network string          `json:"network"`
 	Valid   []AttachmentKey `json:"valid"`
+}
+
+// ConflictRequest tells that a foreign host uses an address that the interface was
+// given. The agent keeps the address from being handed out for a while; the caller
+// fails its own command with CodeTryAgainLater, and the next sandbox of the pod gets
+// another address.
+type ConflictRequest struct {
+	Attachment
+	Address netip.Addr `json:"address"`
+	// MAC is the hardware address that answered.
+	MAC string `json:"mac"`
 }
 
 // CoordinatorRequest asks what the coordinator plugin has to know about an

@@ -61,7 +61,8 @@ func (a *agent) GC(_ context.Context, r wire.GCRequest) error {
 	a.gc = r
 	return a.err
 }
-func (a *agent) Status(context.Context) error { a.called++; return a.err }
+func (a *agent) Conflict(context.Context, wire.ConflictRequest) error { return a.err }
+func (a *agent) Status(context.Context) error                         { a.called++; return a.err }
 func (a *agent) Coordinator(context.Context, wire.CoordinatorRequest) (wire.CoordinatorReply, error) {
 	return wire.CoordinatorReply{}, a.err
 }

@@ -32,6 +32,7 @@ type Service interface {
 	Delete(context.Context, wire.DeleteRequest) error
 	Check(context.Context, wire.CheckRequest) error
 	GC(context.Context, wire.GCRequest) error
+	Conflict(context.Context, wire.ConflictRequest) error
 	Status(context.Context) error
 	Coordinator(context.Context, wire.CoordinatorRequest) (wire.CoordinatorReply, error)
 }
@@ -148,6 +149,7 @@ func (s *Server) handler() http.Handler {
 	mux.Handle("POST "+wire.PathDelete, answer(s, withoutReply(s.Service.Delete)))
 	mux.Handle("POST "+wire.PathCheck, answer(s, withoutReply(s.Service.Check)))
 	mux.Handle("POST "+wire.PathGC, answer(s, withoutReply(s.Service.GC)))
+	mux.Handle("POST "+wire.PathConflict, answer(s, withoutReply(s.Service.Conflict)))
 	mux.Handle("POST "+wire.PathStatus, answer(s, func(ctx context.Context, _ wire.Empty) (wire.Empty, error) {
 		return wire.Empty{}, s.Service.Status(ctx)
 	}))

@@ -50,7 +50,10 @@ func (s *service) Add(ctx context.Context, req wire.AddRequest) (wire.AddReply, 
 func (s *service) Delete(ctx context.Context, req wire.DeleteRequest) error { return s.serve(ctx, req) }
 func (s *service) Check(ctx context.Context, req wire.CheckRequest) error   { return s.serve(ctx, req) }
 func (s *service) GC(ctx context.Context, req wire.GCRequest) error         { return s.serve(ctx, req) }
-func (s *service) Status(ctx context.Context) error                         { return s.serve(ctx, wire.Empty{}) }
+func (s *service) Conflict(ctx context.Context, req wire.ConflictRequest) error {
+	return s.serve(ctx, req)
+}
+func (s *service) Status(ctx context.Context) error { return s.serve(ctx, wire.Empty{}) }
 func (s *service) Coordinator(ctx context.Context, req wire.CoordinatorRequest) (wire.CoordinatorReply, error) {
 	return s.coordinator, s.serve(ctx, req)
 }
@@ -124,6 +127,9 @@ func TestRequestsAndRepliesArriveUnchanged(t *testing.T) {
 		}},
 		{wire.GCRequest{Network: "n", Valid: []wire.AttachmentKey{{ContainerID: "c", Interface: "eth0"}}}, func() error {
 			return client.GC(ctx, wire.GCRequest{Network: "n", Valid: []wire.AttachmentKey{{ContainerID: "c", Interface: "eth0"}}})
+		}},
+		{wire.ConflictRequest{Attachment: attachment, Address: netip.MustParseAddr("192.0.2.7"), MAC: "02:00:00:00:00:01"}, func() error {
+			return client.Conflict(ctx, wire.ConflictRequest{Attachment: attachment, Address: netip.MustParseAddr("192.0.2.7"), MAC: "02:00:00:00:00:01"})
 		}},
 		{wire.Empty{}, func() error { return client.Status(ctx) }},
 	} {

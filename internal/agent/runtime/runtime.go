@@ -1,0 +1,100 @@
+// Package runtime asks the node's container runtime which sandboxes there are, by
+// the Container Runtime Interface (ipam.Runtime).
+//
+// Its word is proof that an address is not in use, so it must be the runtime that
+// makes this node's pods, and a node may have several. One is believed only after
+// it has once listed a sandbox that holds a lease; that is remembered on disk.
+package runtime
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"spiderpool.dev/spiderpool/internal/ipam"
+)
+
+// timeout bounds one question.
+const timeout = 10 * time.Second
+
+// Runtime asks the first of the sockets that exists.
+type Runtime struct {
+	// Sockets are paths of unix sockets.
+	Sockets []string
+	// Proven is the file that names the socket whose runtime is believed.
+	Proven string
+	// Holds reports whether a sandbox holds a lease of this node.
+	Holds func(sandbox string) bool
+}
+
+// Sandboxes implements ipam.Runtime.
+func (r *Runtime) Sandboxes(ctx context.Context) (map[string]bool, error) {
+	socket, err := r.socket()
+	if err != nil {
+		return nil, err
+	}
+	ids, err := list(ctx, socket)
+	if err != nil {
+		return nil, fmt.Errorf("list the sandboxes of the runtime at %s: %w", socket, err)
+	}
+	if err := r.prove(socket, ids); err != nil {
+		return nil, err
+	}
+	return ids, nil
+}
+
+func (r *Runtime) socket() (string, error) {
+	for _, path := range r.Sockets {
+		if info, err := os.Stat(path); err == nil && info.Mode().Type() == fs.ModeSocket {
+			return path, nil
+		}
+	}
+	return "", fmt.Errorf("%w: there is no container runtime at any of %v", ipam.ErrNotReady, r.Sockets)
+}
+
+func list(ctx context.Context, socket string) (map[string]bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	conn, err := grpc.NewClient("unix://"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(16<<20)))
+	if err != nil {
+		return nil, err
+	}
+	answer, err := cri.NewRuntimeServiceClient(conn).ListPodSandbox(ctx, &cri.ListPodSandboxRequest{})
+	if err := errors.Join(err, conn.Close()); err != nil {
+		return nil, err
+	}
+	ids := make(map[string]bool, len(answer.Items))
+	for _, sandbox := range answer.Items {
+		ids[sandbox.Id] = true
+	}
+	return ids, nil
+}
+
+// prove returns an error unless the runtime at socket is, or now turns out to be,
+// the one that makes this node's pods.
+func (r *Runtime) prove(socket string, ids map[string]bool) error {
+	proven, err := os.ReadFile(r.Proven)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("read which runtime is believed: %w", err)
+	}
+	if string(proven) == socket {
+		return nil
+	}
+	for id := range ids {
+		if r.Holds(id) {
+			if err := os.WriteFile(r.Proven, []byte(socket), 0o600); err != nil {
+				return fmt.Errorf("remember which runtime is believed: %w", err)
+			}
+			return nil
+		}
+	}
+	return fmt.Errorf("%w: the runtime at %s has not listed any sandbox of this node's pods yet", ipam.ErrNotReady, socket)
+}

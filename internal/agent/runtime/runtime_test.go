@@ -1,0 +1,93 @@
+package runtime_test
+
+import (
+	"context"
+	"errors"
+	"net"
+	"path/filepath"
+	"testing"
+
+	"google.golang.org/grpc"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"spiderpool.dev/spiderpool/internal/agent/runtime"
+	"spiderpool.dev/spiderpool/internal/ipam"
+)
+
+// server is a container runtime that has the sandboxes.
+type server struct {
+	cri.UnimplementedRuntimeServiceServer
+	sandboxes []string
+	err       error
+}
+
+func (s *server) ListPodSandbox(context.Context, *cri.ListPodSandboxRequest) (*cri.ListPodSandboxResponse, error) {
+	answer := &cri.ListPodSandboxResponse{}
+	for i, id := range s.sandboxes {
+		// One that is not running may still have its network.
+		state := cri.PodSandboxState(i % 2)
+		answer.Items = append(answer.Items, &cri.PodSandbox{Id: id, State: state})
+	}
+	return answer, s.err
+}
+
+func serve(t *testing.T, s *server) (socket string) {
+	t.Helper()
+	socket = filepath.Join(t.TempDir(), "cri.sock")
+	listener, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := grpc.NewServer()
+	cri.RegisterRuntimeServiceServer(g, s)
+	go func() { _ = g.Serve(listener) }()
+	t.Cleanup(g.Stop)
+	return socket
+}
+
+func holds(ids ...string) func(string) bool {
+	return func(id string) bool {
+		for _, held := range ids {
+			if id == held {
+				return true
+			}
+		}
+		return false
+	}
+}
+
+func TestRuntimeIsBelievedOnceItHasListedAPodOfThisNode(t *testing.T) {
+	s := &server{sandboxes: []string{"other"}}
+	proven := filepath.Join(t.TempDir(), "runtime")
+	r := &runtime.Runtime{Sockets: []string{"/nonexistent", serve(t, s)}, Proven: proven, Holds: holds("mine")}
+	if ids, err := r.Sandboxes(t.Context()); !errors.Is(err, ipam.ErrNotReady) {
+		t.Fatalf("an unproven runtime was believed: %v, %v", ids, err)
+	}
+	s.sandboxes = []string{"other", "mine"}
+	ids, err := r.Sandboxes(t.Context())
+	if err != nil || !ids["mine"] || !ids["other"] || len(ids) != 2 {
+		t.Fatalf("got %v, %v", ids, err)
+	}
+	// It stays believed when its last pod has gone, also by the next agent.
+	s.sandboxes = nil
+	next := &runtime.Runtime{Sockets: r.Sockets, Proven: proven, Holds: holds("mine")}
+	if ids, err := next.Sandboxes(t.Context()); err != nil || len(ids) != 0 {
+		t.Errorf("got %v, %v", ids, err)
+	}
+	// Another runtime is not.
+	other := &runtime.Runtime{Sockets: []string{serve(t, &server{})}, Proven: proven, Holds: holds("mine")}
+	if ids, err := other.Sandboxes(t.Context()); !errors.Is(err, ipam.ErrNotReady) {
+		t.Errorf("another runtime was believed: %v, %v", ids, err)
+	}
+}
+
+func TestNoRuntimeAndAFailingOneAreErrors(t *testing.T) {
+	r := &runtime.Runtime{Sockets: []string{"/nonexistent"}, Proven: filepath.Join(t.TempDir(), "runtime"), Holds: holds()}
+	if _, err := r.Sandboxes(t.Context()); !errors.Is(err, ipam.ErrNotReady) {
+		t.Errorf("got %v", err)
+	}
+	r.Sockets = []string{serve(t, &server{err: errors.New("starting")})}
+	if _, err := r.Sandboxes(t.Context()); err == nil {
+		t.Error("the failure of the runtime got lost")
+	}
+}
