@@ -98,12 +98,7 @@ var Modules = []Module{
 	{Name: "helm"},
 	{Name: "coredns"},
 	{Name: "echoserver"},
-}
-
-// Built is a module's output directory and whether it had to be built.
-type Built struct {
-	Dir   string
-	Fresh bool
+	{Name: "pause"},
 }
 
 // Lock makes the cache's directory and keeps other processes from building into
@@ -125,27 +120,27 @@ func (c Cache) Lock() (unlock func(), err error) {
 // Module builds one module, or finds it built, and returns the directory of its
 // programs. The output of the Go tool goes to log; a line to out says that it
 // is at work.
-func (c Cache) Module(ctx context.Context, source string, m Module, log, out io.Writer) (Built, error) {
+func (c Cache) Module(ctx context.Context, source string, m Module, log, out io.Writer) (string, error) {
 	dir := filepath.Join(source, m.Name)
 	flags, err := m.flags(dir)
 	if err != nil {
-		return Built{}, err
+		return "", err
 	}
 	key, err := hashDir(dir, append(flags, runtime.Version())...)
 	if err != nil {
-		return Built{}, fmt.Errorf("hash module %s: %w", m.Name, err)
+		return "", fmt.Errorf("hash module %s: %w", m.Name, err)
 	}
 	dest := filepath.Join(string(c), "modules", m.Name+"-"+key)
 	if _, err := os.Stat(dest); err == nil {
-		return Built{Dir: dest}, nil
+		return dest, nil
 	}
 	fmt.Fprintf(out, "           building %s%s\n", m.Name, m.Hint)
 	next := dest + ".building"
 	if err := os.RemoveAll(next); err != nil {
-		return Built{}, err
+		return "", err
 	}
 	if err := os.MkdirAll(next, 0o755); err != nil {
-		return Built{}, err
+		return "", err
 	}
 	target := "tool"
 	if _, err := os.Stat(filepath.Join(dir, "main.go")); err == nil {
@@ -155,14 +150,14 @@ func (c Cache) Module(ctx context.Context, source string, m Module, log, out io.
 	cmd.Dir, cmd.Stdout, cmd.Stderr = dir, log, log
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOWORK=off")
 	if err := cmd.Run(); err != nil {
-		return Built{}, fmt.Errorf("build module %s: %w", m.Name, err)
+		return "", fmt.Errorf("build module %s: %w", m.Name, err)
 	}
 	for _, link := range m.Links {
 		if err := os.Symlink(m.Name, filepath.Join(next, link)); err != nil {
-			return Built{}, err
+			return "", err
 		}
 	}
-	return Built{Dir: dest, Fresh: true}, os.Rename(next, dest)
+	return dest, os.Rename(next, dest)
 }
 
 // flags are the build's flags, and with the module's files and the Go version
@@ -189,15 +184,15 @@ func (m Module) flags(dir string) ([]string, error) {
 
 // Programs makes a directory that has every program of the modules in it by
 // name, as links, and returns it.
-func (c Cache) Programs(modules ...Built) (string, error) {
+func (c Cache) Programs(modules ...string) (string, error) {
 	var links []string
-	for _, built := range modules {
-		entries, err := os.ReadDir(built.Dir)
+	for _, dir := range modules {
+		entries, err := os.ReadDir(dir)
 		if err != nil {
 			return "", err
 		}
 		for _, entry := range entries {
-			links = append(links, filepath.Join(built.Dir, entry.Name()))
+			links = append(links, filepath.Join(dir, entry.Name()))
 		}
 	}
 	dir := filepath.Join(string(c), "programs-"+hash(strings.NewReader(strings.Join(links, "\n"))))

@@ -124,23 +124,26 @@ var shellApplets = []string{"sh", "ash", "cat", "cp", "date", "echo", "env", "fa
 	"ln", "ls", "mkdir", "mv", "nc", "nslookup", "ps", "rm", "sed", "sleep", "sort", "stat", "tail", "test", "timeout", "touch",
 	"tr", "traceroute", "true", "uname", "wc", "wget", "xargs"}
 
-var users = []image.Add{
+// base are the files and directories that programs expect in any image.
+var base = []image.Add{
+	{Directory: true, Destination: "/tmp", Mode: 0o1777},
+	{Directory: true, Destination: "/run"},
 	{Destination: "/etc/passwd", Text: "root:x:0:0:root:/root:/bin/sh\nnginx:x:101:101:nginx:/nonexistent:/bin/false\nnobody:x:65534:65534:nobody:/:/bin/false\n"},
 	{Destination: "/etc/group", Text: "root:x:0:\nnginx:x:101:\nnogroup:x:65534:\n"},
 }
 
 func shell() []image.Add {
-	adds := append([]image.Add{{Source: staticBusybox, Destination: "/bin/busybox"}}, users...)
+	adds := append([]image.Add{{Source: staticBusybox, Destination: "/bin/busybox"}}, base...)
 	for _, applet := range shellApplets {
 		adds = append(adds, image.Add{Link: "/bin/busybox", Destination: "/bin/" + applet})
 	}
 	return adds
 }
 
-func pause(Inputs) (image.Spec, error) {
+func pause(in Inputs) (image.Spec, error) {
 	return image.Spec{
-		Add:        []image.Add{{Source: staticBusybox, Destination: "/pause"}},
-		Entrypoint: []string{"/pause", "sleep", "2147483647"},
+		Add:        []image.Add{{Source: filepath.Join(in.Programs["pause"], "pause"), Destination: "/pause"}},
+		Entrypoint: []string{"/pause"},
 	}, nil
 }
 
@@ -193,8 +196,8 @@ func nginx(in Inputs) (image.Spec, error) {
 		image.Add{Source: filepath.Join(in.Nginx, "etc/nginx/mime.types"), Destination: "/etc/nginx/mime.types"},
 		image.Add{Source: filepath.Join(in.Nginx, "usr/share/nginx/html"), Destination: "/usr/share/nginx/html"},
 		image.Add{Destination: "/etc/nginx/nginx.conf", Text: nginxConfig},
-		image.Add{Destination: "/var/log/nginx/.keep", Text: "\n"},
-		image.Add{Destination: "/var/lib/nginx/.keep", Text: "\n"},
+		image.Add{Directory: true, Destination: "/var/log/nginx"},
+		image.Add{Directory: true, Destination: "/var/lib/nginx"},
 		image.Add{Destination: "/etc/nsswitch.conf", Text: "passwd: files\ngroup: files\nhosts: files dns\n"},
 		image.Add{Link: "/usr/bin/ping", Destination: "/usr/bin/ping6"})
 	for _, tool := range tools {

@@ -27,8 +27,12 @@ func execCommand() *cobra.Command {
 		Example: "  lab exec worker1 -- ip route\n  lab exec internet -- curl -s http://203.0.113.100/",
 		Args:    cobra.MinimumNArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			command := args[1:]
+			if command[0] == "--" {
+				command = command[1:]
+			}
 			code, err := client().Exec(cmd.Context(), machine.Command{
-				Host: args[0], Args: args[1:], Env: env,
+				Host: args[0], Args: command, Env: env,
 				Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Terminal: true,
 			})
 			return ended(code, err)

@@ -8,13 +8,18 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"spiderpool.dev/spiderpool/test/lab/internal/cluster"
+	"spiderpool.dev/spiderpool/test/lab/internal/lab"
+	"spiderpool.dev/spiderpool/test/lab/internal/lb"
 	"spiderpool.dev/spiderpool/test/lab/internal/machine"
 	"spiderpool.dev/spiderpool/test/lab/internal/state"
 	"spiderpool.dev/spiderpool/test/lab/internal/topology"
+	"spiderpool.dev/spiderpool/test/lab/internal/uml"
 	"spiderpool.dev/spiderpool/test/lab/internal/vpc"
 )
 
@@ -29,6 +34,19 @@ func insideCommands() []*cobra.Command {
 			server.Args[0] = "lab"
 			server.Stdout, server.Stderr, server.ExtraFiles = os.Stdout, os.Stderr, []*os.File{control, api}
 			return machine.Init(state.Default(), ready, server)
+		}},
+		{Use: "guest", Short: "First process of a guest kernel", Args: cobra.NoArgs, RunE: func(*cobra.Command, []string) error {
+			log, err := os.OpenFile(filepath.Join(state.Default().Logs(), "guest.log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
+			if err != nil {
+				return err
+			}
+			server := exec.Command(state.Default().Program(), "serve-guest")
+			server.Stdout, server.Stderr = log, log
+			server.Env = append(os.Environ(), "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root")
+			return machine.GuestInit(state.Default(), prepareGuest, server)
+		}},
+		{Use: "serve-guest", Short: "Server of a guest kernel", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
+			return serveGuest(cmd.Context())
 		}},
 		{Use: "serve", Short: "Server of a machine", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
 			return serve(cmd.Context())
@@ -46,6 +64,13 @@ func insideCommands() []*cobra.Command {
 				return err
 			}
 			return vpc.ServeNeighbours(cmd.Context(), t, slog.Default())
+		}},
+		{Use: "load-balancer", Short: "Load balancers of the cloud", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
+			_, t, err := loaded()
+			if err != nil {
+				return err
+			}
+			return lb.Run(cmd.Context(), lb.Config{Kubeconfig: state.Default().InnerKubeconfig(), Topology: t, Log: slog.Default()})
 		}},
 	}
 	for _, cmd := range commands {
@@ -67,6 +92,7 @@ func loaded() (state.Config, *topology.Topology, error) {
 	return config, t, err
 }
 
+// serve runs what the machine holds, or, on User Mode Linux, the guest that does.
 func serve(ctx context.Context) error {
 	config, t, err := loaded()
 	if err != nil {
@@ -80,12 +106,79 @@ func serve(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("API socket: %w", err)
 	}
-	guest := cluster.New(cluster.Config{
+	failed := make(chan error, 3)
+	if config.Kernel == lab.KernelUML {
+		guest, err := bootGuest(state.Default())
+		if err != nil {
+			return err
+		}
+		go func() { failed <- fmt.Errorf("the guest kernel ended: %w", guest.Wait()) }()
+		go func() { failed <- machine.Relay(ctx, control, dialGuest) }()
+		go func() {
+			failed <- machine.Relay(ctx, api, func(ctx context.Context) (net.Conn, error) {
+				return machine.Client{Connect: dialGuest}.Dial(ctx, t.Nodes[0].Name, "tcp", cluster.APIAddress)
+			})
+		}()
+	} else {
+		c := newCluster(config, t)
+		go func() { failed <- machine.Serve(ctx, control, c) }()
+		go func() { failed <- machine.Relay(ctx, api, c.DialAPI) }()
+	}
+	return <-failed
+}
+
+func newCluster(config state.Config, t *topology.Topology) *cluster.Cluster {
+	c := cluster.Config{
 		Dir: state.Default(), Topology: t, KubeProxyMode: config.KubeProxyMode,
 		Programs: config.Programs, Plugins: config.Plugins, Archives: config.Archives, Shared: []string{config.Cache},
-	})
-	failed := make(chan error, 2)
-	go func() { failed <- machine.Relay(ctx, api, guest.DialAPI) }()
-	go func() { failed <- machine.Serve(ctx, control, guest) }()
-	return <-failed
+	}
+	if config.Kernel == lab.KernelUML {
+		c.Processor = c.Dir.Processor()
+	}
+	return cluster.New(c)
+}
+
+func bootGuest(dir state.Dir) (*exec.Cmd, error) {
+	log, err := os.OpenFile(filepath.Join(dir.Logs(), "kernel.log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	defer log.Close()
+	if err := uml.WriteProcessor(dir.Processor()); err != nil {
+		return nil, err
+	}
+	return uml.Start(uml.Config{Dir: dir.Volatile(), Init: []string{dir.Program(), "guest"}, Env: []string{state.Environment(dir)}}, log)
+}
+
+// dialGuest connects to the guest, which may still be booting.
+func dialGuest(ctx context.Context) (net.Conn, error) {
+	const patience = 2 * time.Second
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	return uml.Dial(ctx)
+}
+
+// prepareGuest mounts and loads what the guest kernel offers.
+func prepareGuest() error {
+	if err := uml.MountSystem(); err != nil {
+		return err
+	}
+	dir := state.Default()
+	config, err := dir.Load()
+	if err != nil {
+		return err
+	}
+	return uml.LoadModules(config.Modules, dir.Autoload(), append(cluster.KernelModules, vpc.KernelModules...))
+}
+
+func serveGuest(ctx context.Context) error {
+	config, t, err := loaded()
+	if err != nil {
+		return err
+	}
+	listener, err := uml.Listen(ctx)
+	if err != nil {
+		return err
+	}
+	return machine.Serve(ctx, listener, newCluster(config, t))
 }

@@ -21,7 +21,7 @@ func current() lab.Lab {
 	return lab.Lab{Dir: state.Default(), Cache: build.DefaultCache(), Out: os.Stdout}
 }
 
-func client() machine.Client { return machine.Client{Socket: state.Default().Socket()} }
+func client() machine.Client { return machine.At(state.Default().Socket()) }
 
 func buildCommand() *cobra.Command {
 	return &cobra.Command{

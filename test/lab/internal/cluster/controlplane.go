@@ -9,6 +9,7 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
 	"spiderpool.dev/spiderpool/test/lab/internal/daemon"
@@ -111,6 +112,14 @@ func (c *Cluster) inControl(commands ...[]string) ([]daemon.Spec, error) {
 
 // client is an administrator's client of the API.
 func (c *Cluster) client() (*kubernetes.Clientset, error) {
+	config, err := c.clientConfig()
+	if err != nil {
+		return nil, err
+	}
+	return kubernetes.NewForConfig(config)
+}
+
+func (c *Cluster) clientConfig() (*rest.Config, error) {
 	config, err := clientcmd.RESTConfigFromKubeConfig(c.secrets.control["admin.conf"])
 	if err != nil {
 		return nil, err
@@ -120,7 +129,7 @@ func (c *Cluster) client() (*kubernetes.Clientset, error) {
 		return nil, err
 	}
 	config.Dial = target.Dial
-	return kubernetes.NewForConfig(config)
+	return config, nil
 }
 
 // DialAPI connects to the API server.
@@ -129,7 +138,7 @@ func (c *Cluster) DialAPI(ctx context.Context) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return target.Dial(ctx, "tcp", fmt.Sprintf("127.0.0.1:%d", apiPort))
+	return target.Dial(ctx, "tcp", APIAddress)
 }
 
 func (c *Cluster) waitAPI(ctx context.Context) error {

@@ -5,9 +5,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -17,6 +19,10 @@ import (
 	"spiderpool.dev/spiderpool/test/lab/internal/ns"
 	"spiderpool.dev/spiderpool/test/lab/internal/topology"
 )
+
+// KernelModules are what nodes need of a kernel that does not have it built in.
+var KernelModules = []string{"overlay", "br_netfilter", "ipvlan", "macvlan", "8021q", "nf_tables", "nft_compat", "nf_conntrack",
+	"xt_MASQUERADE", "xt_REDIRECT", "xt_multiport", "xt_recent"}
 
 // startNodes makes every node that is not there: namespaces, a file system and a
 // control group of its own.
@@ -32,7 +38,7 @@ func (c *Cluster) startNodes(context.Context) error {
 			Name:    node.Name,
 			Dir:     c.nodeDir(node),
 			Plugins: c.Plugins,
-			Shared:  c.Shared,
+			Shared:  c.Shared, Processor: c.Processor,
 		}
 		if err := c.writeNodeFiles(node, filepath.Join(config.Dir, "root", "upper")); err != nil {
 			return err
@@ -138,7 +144,29 @@ func (c *Cluster) writeNodeFiles(node topology.Host, root string) error {
 			return err
 		}
 	}
+	for _, name := range iptablesPrograms {
+		link := filepath.Join(root, "/usr/sbin", name)
+		legacy := strings.Replace(name, "tables", "tables-legacy", 1)
+		if err := replaceLink(legacy, link); err != nil {
+			return err
+		}
+	}
 	return c.secrets.write(filepath.Join(root, etc), node, node.Name == c.control().Name)
+}
+
+// iptablesPrograms are, in a node, those that use the kernel's xtables rather
+// than nf_tables: the latter cannot translate addresses in User Mode Linux.
+var iptablesPrograms = []string{"iptables", "iptables-save", "iptables-restore", "ip6tables", "ip6tables-save", "ip6tables-restore"}
+
+// replaceLink makes link a symbolic link to target, whatever it was.
+func replaceLink(target, link string) error {
+	if err := os.MkdirAll(filepath.Dir(link), 0o755); err != nil {
+		return err
+	}
+	if err := os.Remove(link); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return os.Symlink(target, link)
 }
 
 // machineID is the node's, distinct and the same each time.

@@ -16,6 +16,8 @@ import (
 const (
 	// apiPort is the API server's, on every address of the first node.
 	apiPort = 6443
+	// APIAddress is the API server's in that node.
+	APIAddress = "127.0.0.1:6443"
 	// serviceIPv4 and serviceIPv6 are the ranges of ClusterIPs.
 	serviceIPv4 = "10.96.0.0/16"
 	serviceIPv6 = "fd00:10:96::/112"
@@ -34,7 +36,7 @@ type secrets struct {
 }
 
 // makeSecrets issues every certificate, and writes the administrator's
-// kubeconfig for this machine.
+// kubeconfigs for use inside and outside of the machine.
 func (c *Cluster) makeSecrets(context.Context) error {
 	now := time.Now()
 	ca, err := pki.NewAuthority("spiderpool-lab", now)
@@ -81,6 +83,9 @@ func (c *Cluster) makeSecrets(context.Context) error {
 		return issue.err
 	}
 	c.secrets = s
+	if err := os.WriteFile(c.Dir.InnerKubeconfig(), s.control["admin.conf"], 0o600); err != nil {
+		return err
+	}
 	return os.WriteFile(c.Dir.Kubeconfig(), outside["kubeconfig"], 0o600)
 }
 

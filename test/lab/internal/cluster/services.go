@@ -1,15 +1,12 @@
 package cluster
 
 import (
-	"bytes"
 	"context"
-	_ "embed"
 	"errors"
 	"fmt"
 	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"time"
 
@@ -20,9 +17,6 @@ import (
 	"spiderpool.dev/spiderpool/test/lab/internal/topology"
 	"spiderpool.dev/spiderpool/test/lab/internal/vpc"
 )
-
-//go:embed addons.yaml
-var addons []byte
 
 // network builds the topology's network, and what answers ARP and NDP in it.
 func (c *Cluster) network() []action.Action {
@@ -103,25 +97,7 @@ func (c *Cluster) closeRegistry(context.Context) error {
 	return err
 }
 
-// applyAddons applies what every cluster has and no program brings along.
-func (c *Cluster) applyAddons(ctx context.Context) error {
-	target, err := c.target(c.control().Name)
-	if err != nil {
-		return err
-	}
-	var out bytes.Buffer
-	cmd := exec.CommandContext(ctx, c.program("kubectl"), "--kubeconfig", filepath.Join(etc, "admin.conf"), "apply", "--server-side", "-f", "-")
-	cmd.Env, cmd.Stdin, cmd.Stdout, cmd.Stderr = c.environment(), bytes.NewReader(addons), &out, &out
-	if err := target.Start(cmd); err != nil {
-		return err
-	}
-	if err := cmd.Wait(); err != nil {
-		return fmt.Errorf("kubectl apply: %w: %s", err, out.Bytes())
-	}
-	return nil
-}
-
 // loadBalancer follows Services and Ingresses.
 func (c *Cluster) loadBalancer() ([]daemon.Spec, error) {
-	return nil, nil
+	return []daemon.Spec{c.self("load-balancer")}, nil
 }

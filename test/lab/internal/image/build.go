@@ -56,6 +56,8 @@ type Add struct {
 	Link string
 	// Text, if set, is the content of a file; there is no Source then.
 	Text string
+	// Directory makes Destination an empty directory; there is no Source then.
+	Directory bool
 	// Destination is an absolute path in the image.
 	Destination string
 	// Mode is the permission of the file, or of every regular file of the
@@ -186,6 +188,12 @@ func collect(adds []Add) ([]entry, error) {
 		switch {
 		case add.Link != "":
 			put(entry{header: &tar.Header{Typeflag: tar.TypeSymlink, Name: destination, Linkname: add.Link, Mode: 0o777}})
+		case add.Directory:
+			mode := add.Mode
+			if mode == 0 {
+				mode = 0o755
+			}
+			put(entry{header: &tar.Header{Typeflag: tar.TypeDir, Name: destination, Mode: int64(mode)}})
 		case add.Source == "":
 			mode := add.Mode
 			if mode == 0 {

@@ -54,6 +54,7 @@ func TestLayerHoldsFilesLinksAndParents(t *testing.T) {
 		{Source: tree(t), Destination: "/opt"},
 		{Source: filepath.Join(tree(t), "run"), Destination: "/usr/bin/run", Mode: 0o700},
 		{Link: "/usr/bin/run", Destination: "/bin/sh"},
+		{Directory: true, Destination: "/tmp", Mode: 0o1777},
 		{Text: "root:x:0:0::/:\n", Destination: "/etc/passwd"},
 	}})
 	if err != nil {
@@ -68,6 +69,7 @@ opt/link -> run
 opt/run 755 "#!/bin/sh\n"
 opt/sub/ 755
 opt/sub/data 644 "data"
+tmp/ 1777
 usr/ 755
 usr/bin/ 755
 usr/bin/run 700 "#!/bin/sh\n"

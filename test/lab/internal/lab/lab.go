@@ -19,6 +19,7 @@ import (
 	"spiderpool.dev/spiderpool/test/lab/internal/machine"
 	"spiderpool.dev/spiderpool/test/lab/internal/state"
 	"spiderpool.dev/spiderpool/test/lab/internal/topology"
+	"spiderpool.dev/spiderpool/test/lab/internal/uml"
 )
 
 // Options is what a person chooses.
@@ -82,7 +83,7 @@ func (l Lab) Build(ctx context.Context) (Built, error) {
 
 func (l Lab) buildActions(source string, log io.Writer, built *Built) []action.Action {
 	outputs := map[string]string{}
-	var modules []build.Built
+	var modules []string
 	actions := []action.Action{{Name: "Debian packages", Do: func(ctx context.Context) error {
 		missing, err := build.MissingPackages(ctx, build.HostPackages)
 		if err != nil || len(missing) == 0 {
@@ -97,7 +98,7 @@ func (l Lab) buildActions(source string, log io.Writer, built *Built) []action.A
 			if err != nil {
 				return err
 			}
-			outputs[m.Name] = out.Dir
+			outputs[m.Name] = out
 			if m.Name != "plugins" {
 				modules = append(modules, out)
 			}
@@ -186,9 +187,15 @@ func (l Lab) start(ctx context.Context, options Options, built Built) error {
 		Cache: string(l.Cache), Programs: built.Programs, Plugins: built.Plugins, Archives: built.Archives, Started: time.Now(),
 	}
 	return action.Report(ctx, l.Out, []action.Action{
+		{Name: "kernel modules", Do: func(ctx context.Context) (err error) {
+			if options.Kernel == KernelUML {
+				config.Modules, err = uml.Modules(ctx, string(l.Cache))
+			}
+			return err
+		}},
 		{Name: "machine: start", Do: func(ctx context.Context) error { return l.startMachine(ctx, &config) }},
 		{Name: "machine: network and Kubernetes", Do: func(ctx context.Context) error {
-			return machine.Client{Socket: l.Dir.Socket()}.Up(ctx, l.Out)
+			return machine.At(l.Dir.Socket()).Up(ctx, l.Out)
 		}},
 		{Name: "ready", Do: func(context.Context) error {
 			config.Complete = true

@@ -135,7 +135,7 @@ func (l Lab) awaitMachine(ctx context.Context, config state.Config) error {
 	ctx, cancel := context.WithTimeout(ctx, bootPatience)
 	defer cancel()
 	for {
-		_, err := machine.Client{Socket: l.Dir.Socket()}.Status(ctx)
+		_, err := machine.At(l.Dir.Socket()).Status(ctx)
 		if err == nil {
 			return nil
 		}

@@ -16,10 +16,17 @@ import (
 	"golang.org/x/term"
 )
 
-// Client speaks to a running machine through its socket. It works the same
-// whether the machine's kernel is this one or User Mode Linux.
+// Client speaks to a running machine. It works the same whether the machine's kernel is this one or User Mode Linux.
 type Client struct {
-	Socket string
+	// Connect reaches the machine.
+	Connect func(context.Context) (net.Conn, error)
+}
+
+// At is a client of the machine that answers on a socket of this machine.
+func At(socket string) Client {
+	return Client{Connect: func(ctx context.Context) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", socket)
+	}}
 }
 
 // Command is a program to run in the lab.
@@ -112,7 +119,7 @@ func (c Client) Status(ctx context.Context) (Status, error) {
 }
 
 func (c Client) open(ctx context.Context, req request) (net.Conn, error) {
-	conn, err := new(net.Dialer).DialContext(ctx, "unix", c.Socket)
+	conn, err := c.Connect(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("reach the lab (is it up? see `lab status`): %w", err)
 	}

@@ -26,17 +26,31 @@ func Init(dir state.Dir, ready *os.File, server *exec.Cmd) error {
 	if err := errors.Join(propagation("/", unix.MS_PRIVATE), unix.Sethostname([]byte(dir.Control()))); err != nil {
 		return err
 	}
-	err := mountAll(
-		mount{source: "proc", target: "/proc", kind: "proc"},
-		tmpfs("/run/netns", "1m"),
-		tmpfs(dir.Volatile(), "75%"))
-	if err != nil {
+	if err := mountAll(mount{source: "proc", target: "/proc", kind: "proc"}); err != nil {
 		return err
 	}
-	if err := remountSys("/"); err != nil {
+	if err := errors.Join(mountOwn(dir), remountSys("/")); err != nil {
 		return err
 	}
 	return runServer(server)
+}
+
+// GuestInit is Init in a guest kernel, where prepare mounts what that offers.
+func GuestInit(dir state.Dir, prepare func() error, server *exec.Cmd) error {
+	// The kernel's list of reasons to restart has none that would help.
+	defer unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
+	if err := errors.Join(prepare(), unix.Sethostname([]byte(dir.Control()))); err != nil {
+		return err
+	}
+	if err := mountOwn(dir); err != nil {
+		return err
+	}
+	return runServer(server)
+}
+
+// mountOwn mounts what every machine has of its own.
+func mountOwn(dir state.Dir) error {
+	return mountAll(tmpfs("/run/netns", "1m"), tmpfs(dir.Volatile(), "75%"))
 }
 
 // runServer runs the server and reaps every process until it ends.
@@ -77,6 +91,8 @@ type NodeConfig struct {
 	Plugins string `json:"plugins"`
 	// Shared directories appear in the node as they are here.
 	Shared []string `json:"shared"`
+	// Processor, if set, is a file that replaces the node's /proc/cpuinfo.
+	Processor string `json:"processor,omitempty"`
 }
 
 // privateDirs are empty in a new node, whatever this machine has in them.
@@ -154,6 +170,9 @@ func mountNode(config NodeConfig, root string) error {
 			return err
 		}
 		mounts = append(mounts, bind(dir, in("/var/lib/"+lib)))
+	}
+	if config.Processor != "" {
+		mounts = append(mounts, bindFile(config.Processor, in("/proc/cpuinfo")))
 	}
 	for _, dir := range config.Shared {
 		mounts = append(mounts, bind(dir, in(dir)))

@@ -14,11 +14,18 @@ type mount struct {
 	source, target, kind string
 	flags                uintptr
 	data                 string
+	// file says that the target is a file that exists.
+	file bool
 }
 
 // bind attaches a directory or a file, with all mounted below it, elsewhere.
 func bind(source, target string) mount {
 	return mount{source: source, target: target, flags: unix.MS_BIND | unix.MS_REC}
+}
+
+// bindFile attaches a file in place of another one.
+func bindFile(source, target string) mount {
+	return mount{source: source, target: target, flags: unix.MS_BIND, file: true}
 }
 
 // tmpfs is an empty file system in memory; size is as in tmpfs(5).
@@ -35,8 +42,10 @@ func overlay(lower, changes, target string) mount {
 // mountAll makes the mounts in order, and directories to mount on.
 func mountAll(mounts ...mount) error {
 	for _, m := range mounts {
-		if err := os.MkdirAll(m.target, 0o755); err != nil {
-			return err
+		if !m.file {
+			if err := os.MkdirAll(m.target, 0o755); err != nil {
+				return err
+			}
 		}
 		if err := unix.Mount(m.source, m.target, m.kind, m.flags, m.data); err != nil {
 			return fmt.Errorf("mount %s on %s: %w", m.source, m.target, err)

@@ -42,11 +42,21 @@ func (d Dir) Socket() string { return d.path("machine.sock") }
 // Kubeconfig is the administrator's, for use on this machine.
 func (d Dir) Kubeconfig() string { return d.path("kubeconfig") }
 
+// InnerKubeconfig is the administrator's, with the address of the API server
+// inside the machine.
+func (d Dir) InnerKubeconfig() string { return d.path("kubeconfig.inner") }
+
 // Logs holds a log file for each daemon.
 func (d Dir) Logs() string { return d.path("logs") }
 
 // Program is the copy of the lab's program that the machine runs.
 func (d Dir) Program() string { return d.path("lab") }
+
+// Processor is the description of a processor for a guest kernel's nodes.
+func (d Dir) Processor() string { return d.path("cpuinfo") }
+
+// Autoload is the program with which a guest kernel loads modules.
+func (d Dir) Autoload() string { return d.path("modprobe") }
 
 // Volatile is a mount point inside the machine for all that goes with it.
 func (d Dir) Volatile() string { return d.path("machine") }
@@ -67,6 +77,8 @@ type Config struct {
 	Programs string   `json:"programs"`
 	Plugins  string   `json:"plugins"`
 	Archives []string `json:"archives"`
+	// Modules is the directory of the guest's kernel modules, if there is one.
+	Modules string `json:"modules,omitempty"`
 	// Endpoint is host:port of the API server on this machine.
 	Endpoint string `json:"endpoint"`
 	// MachineProcess and MachineStart (clock ticks since boot) identify the

@@ -1,0 +1,197 @@
+// Package uml boots User Mode Linux: a Linux kernel that is a process of this
+// machine, with what this machine's own kernel lacks. Its root file system is
+// this machine's, so every program is there; it shares nothing else but one
+// network link.
+package uml
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	kernel = "/usr/bin/linux.uml"
+	// packaged is where Debian has the kernel's modules.
+	packaged = "/usr/lib/uml/modules"
+	// memory is what the guest can use; it takes from this machine what it
+	// has used.
+	memory = "8G"
+	// tap is the link's name in the machine's network namespace, vector the
+	// one in the guest.
+	tap    = "tap0"
+	vector = "vec0"
+	// port is where the guest answers requests.
+	port = 7700
+)
+
+// The link's addresses. They are link-local, so nothing routes them.
+var (
+	outerAddress = netip.MustParsePrefix("169.254.77.1/30")
+	guestAddress = netip.MustParsePrefix("169.254.77.2/30")
+)
+
+// Config is what a guest is booted with.
+type Config struct {
+	// Dir takes the guest's memory and the kernel's own files. Its file system
+	// must be in memory and allow programs.
+	Dir string
+	// Init is the guest's first process, and its arguments.
+	Init []string
+	// Env is added to the environment of Init.
+	Env []string
+}
+
+// Start makes the link in this network namespace and boots the kernel. Its
+// console goes to log. The guest lives as long as the process.
+func Start(config Config, log *os.File) (*exec.Cmd, error) {
+	if err := makeTap(); err != nil {
+		return nil, fmt.Errorf("link to the guest: %w", err)
+	}
+	args := []string{"linux.uml",
+		"root=/dev/root", "rootfstype=hostfs", "rootflags=/", "rw",
+		"mem=" + memory, "uml_dir=" + config.Dir + "/uml", "umid=lab",
+		"con=null", "con0=null,fd:1",
+		vector + ":transport=tap,ifname=" + tap + ",depth=128,gro=1",
+		"init=" + config.Init[0],
+	}
+	args = append(args, config.Env...)
+	args = append(append(args, "--"), config.Init[1:]...)
+	cmd := &exec.Cmd{
+		Path: kernel, Args: args, Dir: "/", Stdout: log, Stderr: log,
+		Env:         append(os.Environ(), "TMPDIR="+config.Dir, "HOME="+config.Dir),
+		SysProcAttr: &syscall.SysProcAttr{Setsid: true},
+	}
+	if err := cmd.Start(); err != nil {
+		return nil, fmt.Errorf("boot User Mode Linux: %w", err)
+	}
+	return cmd, nil
+}
+
+// Dial connects to the guest. It fails until the guest listens.
+func Dial(ctx context.Context) (net.Conn, error) {
+	return new(net.Dialer).DialContext(ctx, "tcp", netip.AddrPortFrom(guestAddress.Addr(), port).String())
+}
+
+// Listen, in the guest, makes the link and listens on it.
+func Listen(ctx context.Context) (net.Listener, error) {
+	if err := setAddress(vector, guestAddress); err != nil {
+		return nil, fmt.Errorf("link to the machine: %w", err)
+	}
+	return new(net.ListenConfig).Listen(ctx, "tcp", netip.AddrPortFrom(guestAddress.Addr(), port).String())
+}
+
+func makeTap() error {
+	device := &netlink.Tuntap{LinkAttrs: netlink.LinkAttrs{Name: tap}, Mode: netlink.TUNTAP_MODE_TAP, Flags: netlink.TUNTAP_NO_PI | netlink.TUNTAP_VNET_HDR}
+	if err := netlink.LinkAdd(device); err != nil {
+		return err
+	}
+	return setAddress(tap, outerAddress)
+}
+
+// setAddress gives a link its address and sets it up.
+func setAddress(name string, address netip.Prefix) error {
+	link, err := netlink.LinkByName(name)
+	if err != nil {
+		return err
+	}
+	parsed, err := netlink.ParseAddr(address.String())
+	if err != nil {
+		return err
+	}
+	if err := netlink.AddrReplace(link, parsed); err != nil {
+		return err
+	}
+	return netlink.LinkSetUp(link)
+}
+
+// Modules copies the kernel's modules below dir and makes the list of what needs
+// what, which Debian's package lacks. It returns the directory for modprobe -d.
+func Modules(ctx context.Context, dir string) (string, error) {
+	entries, err := os.ReadDir(packaged)
+	if err != nil {
+		return "", fmt.Errorf("find the modules of User Mode Linux: %w", err)
+	}
+	if len(entries) != 1 {
+		return "", fmt.Errorf("find the modules of User Mode Linux: %d versions in %s, want one", len(entries), packaged)
+	}
+	version := entries[0].Name()
+	out := filepath.Join(dir, "uml-modules-"+version)
+	if _, err := os.Stat(out); err == nil {
+		return out, nil
+	}
+	next := out + ".building"
+	if err := os.RemoveAll(next); err != nil {
+		return "", err
+	}
+	if err := os.CopyFS(filepath.Join(next, "lib", "modules", version), os.DirFS(filepath.Join(packaged, version))); err != nil {
+		return "", fmt.Errorf("copy modules: %w", err)
+	}
+	if output, err := exec.CommandContext(ctx, "depmod", "-b", next, version).CombinedOutput(); err != nil {
+		return "", fmt.Errorf("depmod: %w: %s", err, output)
+	}
+	return out, os.Rename(next, out)
+}
+
+// LoadModules, in the guest, loads modules, with what they need, from the
+// directory that Modules returned, and lets the kernel load others by itself.
+// autoload is a file to write that does so.
+func LoadModules(dir, autoload string, names []string) error {
+	script := fmt.Sprintf("#!/bin/sh\nexec /sbin/modprobe -d %s \"$@\"\n", dir)
+	if err := os.WriteFile(autoload, []byte(script), 0o755); err != nil {
+		return err
+	}
+	if err := os.WriteFile("/proc/sys/kernel/modprobe", []byte(autoload), 0); err != nil {
+		return err
+	}
+	output, err := exec.Command("/sbin/modprobe", append([]string{"-d", dir, "-a", "-b"}, names...)...).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("load kernel modules: %w: %s", err, output)
+	}
+	return nil
+}
+
+// WriteProcessor writes the description of this machine's first processor, which
+// the guest's own lacks the clock speed of, in the form of /proc/cpuinfo.
+func WriteProcessor(file string) error {
+	content, err := os.ReadFile("/proc/cpuinfo")
+	if err != nil {
+		return err
+	}
+	first, _, _ := strings.Cut(string(content), "\n\n")
+	return os.WriteFile(file, []byte(first+"\n\n"), 0o644)
+}
+
+// MountSystem, in the guest, mounts what a kernel offers, but for control groups
+// of which it has the unified hierarchy alone.
+func MountSystem() error {
+	for _, m := range []struct{ kind, target, data string }{
+		{"proc", "/proc", ""},
+		{"sysfs", "/sys", ""},
+		{"devtmpfs", "/dev", ""},
+		{"devpts", "/dev/pts", "ptmxmode=666,mode=620"},
+		{"tmpfs", "/dev/shm", "mode=1777"},
+		{"cgroup2", "/sys/fs/cgroup", ""},
+	} {
+		if err := os.MkdirAll(m.target, 0o755); err != nil {
+			return err
+		}
+		if err := unix.Mount(m.kind, m.target, m.kind, 0, m.data); err != nil {
+			return fmt.Errorf("mount %s: %w", m.target, err)
+		}
+	}
+	loopback, err := netlink.LinkByName("lo")
+	if err != nil {
+		return err
+	}
+	return netlink.LinkSetUp(loopback)
+}
