@@ -11,10 +11,13 @@
 package history
 
 import (
+	"bytes"
 	"cmp"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"net/netip"
+	"os"
 	"slices"
 	"sync"
 	"time"
@@ -68,6 +71,18 @@ func (l *Log) Events() []Event {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return slices.Clone(l.events)
+}
+
+// Write writes the events to a file, as one JSON object a line.
+func (l *Log) Write(path string) error {
+	var out bytes.Buffer
+	encoder := json.NewEncoder(&out)
+	for _, e := range l.Events() {
+		if err := encoder.Encode(e); err != nil {
+			return err
+		}
+	}
+	return os.WriteFile(path, out.Bytes(), 0o644)
 }
 
 // Violation is something that must not happen.

@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -65,6 +66,8 @@ type Options struct {
 	Definition        *Definition
 	Nodes             int
 	Pools             []Pool
+	// GCSeconds is Values.GCSeconds; 0 means 600, the chart's default.
+	GCSeconds int
 }
 
 // NodeName is the name of the simulated node i, counted from 0.
@@ -106,6 +109,7 @@ func (o Options) values(node string, index int) Values {
 	v := Values{
 		Root: o.Root, Bin: o.Bin, Node: node, Dir: filepath.Join(o.Dir, node), Port: firstPort + 10*index,
 		Kubeconfig: filepath.Join(o.Dir, "control-plane", "kubeconfig"),
+		GCSeconds:  cmp.Or(o.GCSeconds, 600),
 	}
 	v.CRISocket = filepath.Join(v.Dir, "cri.sock")
 	for _, p := range o.Pools {
@@ -172,12 +176,12 @@ func (c *Cluster) startProcesses(ctx context.Context, o Options, v Values) error
 		}
 		c.Nodes = append(c.Nodes, node)
 	}
-	for _, p := range c.everything() {
+	for _, p := range c.AllProcesses() {
 		if err := p.Start(); err != nil {
 			return err
 		}
 	}
-	for _, p := range c.everything() {
+	for _, p := range c.AllProcesses() {
 		if err := p.WaitReady(ctx); err != nil {
 			return err
 		}
@@ -197,7 +201,8 @@ func managed(definitions []ProcessDefinition, v Values) ([]*Managed, error) {
 	return list, nil
 }
 
-func (c *Cluster) everything() []*Managed {
+// AllProcesses are those of the cluster and of its nodes, without the control plane.
+func (c *Cluster) AllProcesses() []*Managed {
 	list := append([]*Managed(nil), c.Processes...)
 	for _, n := range c.Nodes {
 		list = append(list, n.Processes...)
@@ -207,7 +212,7 @@ func (c *Cluster) everything() []*Managed {
 
 // Stop ends all processes.
 func (c *Cluster) Stop() {
-	for _, p := range c.everything() {
+	for _, p := range c.AllProcesses() {
 		p.Kill()
 	}
 	c.ControlPlane.Stop()

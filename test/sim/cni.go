@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os/exec"
+	"slices"
 	"strings"
 	"time"
 )
@@ -60,8 +61,8 @@ type Plugin struct {
 func (p Plugin) Call(ctx context.Context, command string, a Attachment, previous json.RawMessage) Outcome {
 	stdin := []byte(p.Conf)
 	if len(previous) > 0 {
-		stdin = append(bytes.TrimSuffix(bytes.TrimSpace(stdin), []byte("}")), `,"prevResult":`...)
-		stdin = append(append(stdin, previous...), '}')
+		object := bytes.TrimSuffix(bytes.TrimSpace(p.Conf), []byte("}"))
+		stdin = slices.Concat(object, []byte(`,"prevResult":`), previous, []byte("}"))
 	}
 	cmd := exec.CommandContext(ctx, p.Binary)
 	cmd.Stdin = bytes.NewReader(stdin)

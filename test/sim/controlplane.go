@@ -14,12 +14,14 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/go-logr/logr"
 	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 	certutil "k8s.io/client-go/util/cert"
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
+	"sigs.k8s.io/controller-runtime/pkg/log"
 )
 
 // Addresses of the control plane, in the network namespace that Isolate made.
@@ -44,6 +46,8 @@ type ControlPlane struct {
 // their state in dir, waits until they serve, and installs the CRDs of the
 // directories. The caller stops them with Stop.
 func StartControlPlane(ctx context.Context, dir, assets string, crds []string) (*ControlPlane, error) {
+	// The client of the CRDs insists on a logger, and says nothing that an error does not say.
+	log.SetLogger(logr.Discard())
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
 	}

@@ -93,6 +93,7 @@ type Values struct {
 	CRISocket  string // of the node's runtime, as a path; nothing listens there unless the caller does
 	Pools      []Pool // those that the node may use, or all
 	IPv4, IPv6 bool   // the families that the scenario uses
+	GCSeconds  int    // how often everything is looked through for addresses that nobody uses
 }
 
 // LoadDefinition returns a built-in definition by name, or reads a file.

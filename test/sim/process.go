@@ -122,6 +122,21 @@ func (p *Process) end(signal syscall.Signal) bool {
 	return obeyed
 }
 
+// Pause stops the program where it is (SIGSTOP) until Resume.
+func (p *Process) Pause() error { return p.signal(syscall.SIGSTOP) }
+
+// Resume lets a paused program go on.
+func (p *Process) Resume() error { return p.signal(syscall.SIGCONT) }
+
+func (p *Process) signal(signal syscall.Signal) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.running() {
+		return fmt.Errorf("%s does not run", p.Name)
+	}
+	return p.cmd.Process.Signal(signal)
+}
+
 // LastOutput returns the end of the log, for messages about failures.
 func (p *Process) LastOutput() string {
 	content, err := os.ReadFile(p.Log)

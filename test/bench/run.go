@@ -1,0 +1,278 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"path/filepath"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"spiderpool.dev/spiderpool/internal/ipset"
+	"spiderpool.dev/spiderpool/internal/kube"
+	"spiderpool.dev/spiderpool/internal/lease"
+	"spiderpool.dev/spiderpool/test/history"
+	"spiderpool.dev/spiderpool/test/sim"
+)
+
+const (
+	// namespace is that of the pods.
+	namespace = "bench"
+	// startLimit bounds the start of a cluster, phaseLimit one phase of a run.
+	startLimit = 2 * time.Minute
+	phaseLimit = 3 * time.Minute
+	// quietFor is how long there must be no request for the cluster to count as
+	// quiet, quietLimit how long that is waited for.
+	quietFor   = time.Second
+	quietLimit = 20 * time.Second
+)
+
+// measure runs every scenario with every plugin that it means something for,
+// reports, and writes the results.
+func measure(ctx context.Context, o *options, root string, definitions []*sim.Definition, picked []scenario) error {
+	began := time.Now()
+	var results []result
+	for _, s := range picked {
+		for _, d := range definitions {
+			if !d.Runs(s.name) {
+				continue
+			}
+			var runs []result
+			for i := range o.repeat {
+				name := fmt.Sprintf("%s %s %d/%d", s.name, d.Name, i+1, o.repeat)
+				r, err := runOnce(ctx, o, root, d, s, fmt.Sprintf("%s%d%s", s.name, i, d.Name))
+				if err != nil {
+					return fmt.Errorf("scenario %s: %w", name, err)
+				}
+				runs = append(runs, r)
+				progress("%-20s %s\n", name, r.summary())
+			}
+			results = append(results, median(runs))
+		}
+	}
+	if len(results) == 0 {
+		return errors.New("no plugin takes part in these scenarios")
+	}
+	if err := writeJSON(o.json, results); err != nil {
+		return err
+	}
+	return report(o, results, time.Since(began))
+}
+
+// runOnce measures on a cluster of its own, with an empty etcd.
+func runOnce(ctx context.Context, o *options, root string, d *sim.Definition, s scenario, dir string) (result, error) {
+	n := o.pods
+	if s.sequential {
+		n = min(n, sequentialPods)
+	}
+	progress("%s %s: start the cluster", s.name, d.Name)
+	startCtx, cancel := context.WithTimeoutCause(ctx, startLimit, fmt.Errorf("not ready after %s", startLimit))
+	defer cancel()
+	cluster, err := sim.Start(startCtx, sim.Options{
+		Dir: filepath.Join(o.dir, dir), Assets: o.assets, Bin: o.bin, Root: root,
+		Definition: d, Nodes: o.nodes, Pools: s.pools(o.nodes, n),
+	})
+	if err != nil {
+		return result{}, err
+	}
+	defer cluster.Stop()
+	netns, release, err := sim.PodNetNS()
+	if err != nil {
+		return result{}, err
+	}
+	defer func() { _ = release() }()
+	r := &runner{cluster: cluster, scenario: s, workers: o.workers, netns: netns, log: &history.Log{}}
+	if err := r.prepare(startCtx, d); err != nil {
+		return result{}, err
+	}
+	return r.run(ctx, d.Name, n)
+}
+
+// runner carries out the phases of one run.
+type runner struct {
+	cluster  *sim.Cluster
+	scenario scenario
+	workers  int
+	netns    string
+	views    []*sim.Watched
+	log      *history.Log
+}
+
+// prepare fills the pool where the scenario wants it full, warms every node up
+// with one pod, and leaves the cluster quiet.
+func (r *runner) prepare(ctx context.Context, d *sim.Definition) error {
+	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}}
+	if _, err := r.cluster.Kube.CoreV1().Namespaces().Create(ctx, ns, metav1.CreateOptions{}); err != nil {
+		return fmt.Errorf("create namespace: %w", err)
+	}
+	if err := r.populate(ctx); err != nil {
+		return err
+	}
+	for _, v := range d.Views {
+		// Watches last as long as the run; the API server ends with it, and they with that.
+		watched, err := r.cluster.Watch(context.WithoutCancel(ctx), v)
+		if err != nil {
+			return err
+		}
+		r.views = append(r.views, watched)
+	}
+	warm, err := r.pods(ctx, "warm", len(r.cluster.Nodes), 0)
+	if err != nil {
+		return err
+	}
+	for _, command := range []string{"ADD", "DEL"} {
+		if _, err := r.phase(ctx, command, warm); err != nil {
+			return fmt.Errorf("warm up: %w", err)
+		}
+	}
+	return r.quiet(ctx)
+}
+
+// run measures: ADD all and DEL all; where the scenario says so, ADD all, then DEL
+// all and ADD as many on other nodes, and only these.
+func (r *runner) run(ctx context.Context, plugin string, n int) (result, error) {
+	first, err := r.pods(ctx, "a", n, 0)
+	if err != nil {
+		return result{}, err
+	}
+	second := first
+	if r.scenario.again {
+		if second, err = r.pods(ctx, "b", n, 1); err != nil {
+			return result{}, err
+		}
+	}
+	add, err := r.quietPhase(ctx, "ADD", first)
+	if err != nil {
+		return result{}, err
+	}
+	memory, err := r.agentMemory()
+	if err != nil {
+		return result{}, err
+	}
+	del, err := r.quietPhase(ctx, "DEL", first)
+	if err != nil {
+		return result{}, err
+	}
+	if r.scenario.again {
+		if add, err = r.quietPhase(ctx, "ADD", second); err != nil {
+			return result{}, err
+		}
+	}
+	out := newResult(r, plugin, n, add, del)
+	out.AgentRSSMiB = float64(memory) / (1 << 20)
+	violations := history.Check(r.log.Events())
+	out.Duplicates = len(violations)
+	for _, v := range violations {
+		progress("%s\n", v)
+	}
+	return out, nil
+}
+
+// pods creates n pods, spread over the nodes from the one with number shift on.
+func (r *runner) pods(ctx context.Context, prefix string, n, shift int) ([]*pod, error) {
+	objects := make([]*corev1.Pod, n)
+	nodes := r.cluster.Nodes
+	for i := range objects {
+		objects[i] = sim.NewPod(namespace, fmt.Sprintf("%s-%d", prefix, i), nodes[(i+shift)%len(nodes)].Name)
+	}
+	created, err := r.cluster.CreatePods(ctx, objects)
+	if err != nil {
+		return nil, fmt.Errorf("create pods: %w", err)
+	}
+	pods := make([]*pod, n)
+	for i, p := range created {
+		pods[i] = &pod{
+			node: nodes[(i+shift)%len(nodes)],
+			attachment: sim.Attachment{
+				NetNS: r.netns, Interface: "eth0", Namespace: p.Namespace, Pod: p.Name, UID: string(p.UID),
+			},
+		}
+	}
+	return pods, nil
+}
+
+// agentMemory is the largest resident size among the agents.
+func (r *runner) agentMemory() (int64, error) {
+	var most int64
+	for _, node := range r.cluster.Nodes {
+		for _, p := range node.Processes {
+			usage, err := p.Usage()
+			if err != nil {
+				return 0, err
+			}
+			most = max(most, usage.RSS)
+		}
+	}
+	return most, nil
+}
+
+// quiet waits until nobody but the API server itself makes requests. What goes on
+// by the clock longer than the limit is accepted, and counted.
+func (r *runner) quiet(ctx context.Context) error {
+	requests := func() (float64, error) {
+		counters, err := r.cluster.Counters(ctx)
+		return counters.Sum(func(q sim.Request) bool { return q.Write() || q.Read() && !strings.HasPrefix(q.Verb, "WATCH") }), err
+	}
+	last, err := requests()
+	if err != nil {
+		return err
+	}
+	since := time.Now()
+	for deadline := since.Add(quietLimit); time.Now().Before(deadline) && time.Since(since) < quietFor; {
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(quietFor / 4):
+		}
+		now, err := requests()
+		if err != nil {
+			return err
+		}
+		if now != last {
+			last, since = now, time.Now()
+		}
+	}
+	return nil
+}
+
+// farNodes is how many other nodes hold the leases of populate.
+const farNodes = 100
+
+// populate stores the scenario's leases, of pods on nodes that take no part.
+func (r *runner) populate(ctx context.Context) error {
+	if r.scenario.leases == 0 {
+		return nil
+	}
+	blocks, err := client.New(r.cluster.Config(), client.Options{Scheme: kube.NewScheme()})
+	if err != nil {
+		return err
+	}
+	var objects []client.Object
+	for i := range farNodes {
+		objects = append(objects, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("far-%d", i)}})
+	}
+	p := r.scenario.pools(1, 1)[0]
+	now := time.Now()
+	for i := 0; i < r.scenario.leases; i += ipset.BlockSize {
+		base := nth(netip.MustParseAddr(p.First), i)
+		node := fmt.Sprintf("far-%d", i/ipset.BlockSize%farNodes)
+		b := lease.Block{Base: base, Node: node}
+		for j := range ipset.BlockSize {
+			b.Leases = append(b.Leases, lease.Lease{
+				Addr: nth(base, j), State: lease.InUse, Pool: p.Name, Since: now.UTC().Truncate(time.Second),
+				Holder: lease.Holder{
+					Attachment: lease.Attachment{ContainerID: fmt.Sprintf("far-sandbox-%d", i+j), Interface: "eth0"},
+					Pod:        fmt.Sprintf("far/pod-%d", i+j), PodUID: fmt.Sprintf("uid-%d", i+j), Node: node,
+				},
+			})
+		}
+		objects = append(objects, kube.BlockObject(b))
+	}
+	progress("%s: store %d leases", r.scenario.name, r.scenario.leases)
+	return parallel(ctx, 16, objects, func(ctx context.Context, o client.Object) error { return blocks.Create(ctx, o) })
+}
