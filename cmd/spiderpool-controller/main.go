@@ -15,9 +15,11 @@ import (
 )
 
 func main() {
-	path := flag.String("config", config.DefaultPath, "configuration file")
-	kubeconfig := flag.String("kubeconfig", "", "kubeconfig file; empty for the service account of the pod")
-	flag.Parse()
+	// Not flag.CommandLine: controller-runtime has put a --kubeconfig of its own there.
+	flags := flag.NewFlagSet("spiderpool-controller", flag.ExitOnError)
+	path := flags.String("config", config.DefaultPath, "configuration file")
+	kubeconfig := flags.String("kubeconfig", "", "kubeconfig file; empty for the service account of the pod")
+	_ = flags.Parse(os.Args[1:]) // exits at an error
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if err := controller.Main(ctx, *path, *kubeconfig, os.Getenv, os.Stderr); err != nil {
