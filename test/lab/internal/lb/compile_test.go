@@ -179,19 +179,12 @@ func TestRulesRedirectToTargetsAndHideTheClientUnlessPreserved(t *testing.T) {
 	s.slices = append(s.slices, endpoints("hidden", 8080, "172.31.28.19"))
 	s.ingresses = nil
 	for _, test := range []struct{ topology, want string }{
-		{"aws", `*nat
-:LB-PREROUTING - [0:0]
-:LB-POSTROUTING - [0:0]
--A LB-PREROUTING -s 198.51.100.0/24 -d 172.31.0.100 -p tcp --dport 80 -j DNAT --to-destination 172.31.28.19:8080
+		{"aws", `-A LB-PREROUTING -s 198.51.100.0/24 -d 172.31.0.100 -p tcp --dport 80 -j DNAT --to-destination 172.31.28.19:8080
 -A LB-PREROUTING -d 172.31.0.101 -p tcp --dport 80 -m statistic --mode random --probability 0.500000 -j DNAT --to-destination 172.31.28.31:80
 -A LB-PREROUTING -d 172.31.0.101 -p tcp --dport 80 -j DNAT --to-destination 172.31.32.184:80
 -A LB-POSTROUTING -p tcp -m conntrack --ctstate DNAT --ctorigdst 172.31.0.100 --ctorigdstport 80 -j SNAT --to-source 172.31.0.100
-COMMIT
 `},
-		{"l2", `*nat
-:LB-PREROUTING - [0:0]
-:LB-POSTROUTING - [0:0]
--A LB-PREROUTING -s 198.51.100.0/24 -d 10.6.0.100 -p tcp --dport 80 -j DNAT --to-destination 172.31.28.19:8080
+		{"l2", `-A LB-PREROUTING -s 198.51.100.0/24 -d 10.6.0.100 -p tcp --dport 80 -j DNAT --to-destination 172.31.28.19:8080
 -A LB-PREROUTING -s 198.51.100.0/24 -d 203.0.113.100 -p tcp --dport 80 -j DNAT --to-destination 172.31.28.19:8080
 -A LB-PREROUTING -d 10.6.0.101 -p tcp --dport 80 -m statistic --mode random --probability 0.500000 -j DNAT --to-destination 172.31.28.31:80
 -A LB-PREROUTING -d 10.6.0.101 -p tcp --dport 80 -j DNAT --to-destination 172.31.32.184:80
@@ -201,7 +194,6 @@ COMMIT
 -A LB-POSTROUTING -p tcp -m conntrack --ctstate DNAT --ctorigdst 203.0.113.100 --ctorigdstport 80 -j SNAT --to-source 10.6.0.100
 -A LB-POSTROUTING -s 10.6.0.0/16 -p tcp -m conntrack --ctstate DNAT --ctorigdst 10.6.0.101 --ctorigdstport 80 -j SNAT --to-source 10.6.0.101
 -A LB-POSTROUTING -s 10.6.0.0/16 -p tcp -m conntrack --ctstate DNAT --ctorigdst 203.0.113.101 --ctorigdstport 80 -j SNAT --to-source 10.6.0.101
-COMMIT
 `},
 	} {
 		topo := loadTopology(t, test.topology)

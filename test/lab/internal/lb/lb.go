@@ -105,16 +105,12 @@ func (d *dataPlane) apply(ctx context.Context, all []placed) error {
 func (d *dataPlane) load(ctx context.Context, all []placed) error {
 	for _, family := range netfilter.Families {
 		rules := d.fabric.natRules(all, family)
-		if rules == d.loaded[family] {
+		if before, known := d.loaded[family]; known && before == rules {
 			continue
 		}
-		if err := netfilter.ReplaceChains(ctx, d.namespace, family, rules); err != nil {
+		if err := netfilter.ReplaceChains(ctx, d.namespace, family, "nat", rules,
+			netfilter.Jump{From: "PREROUTING", To: chainRedirect}, netfilter.Jump{From: "POSTROUTING", To: chainSource}); err != nil {
 			return err
-		}
-		for _, jump := range [][2]string{{"PREROUTING", chainRedirect}, {"POSTROUTING", chainSource}} {
-			if err := netfilter.EnsureJump(ctx, d.namespace, family, "nat", jump[0], jump[1]); err != nil {
-				return err
-			}
 		}
 		d.loaded[family] = rules
 	}

@@ -140,7 +140,7 @@ func (f fabric) natRules(all []placed, family netfilter.Family) string {
 			}
 		}
 	}
-	return fmt.Sprintf("*nat\n:%s - [0:0]\n:%s - [0:0]\n%s%sCOMMIT\n", chainRedirect, chainSource, &redirect, &source)
+	return redirect.String() + source.String()
 }
 
 func (f fabric) redirect(out *strings.Builder, p placed, addr netip.Addr, forward forward) {

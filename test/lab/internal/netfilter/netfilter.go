@@ -7,6 +7,8 @@ package netfilter
 
 import (
 	"context"
+	"fmt"
+	"strings"
 
 	"spiderpool.dev/spiderpool/test/lab/internal/netns"
 )
@@ -37,22 +39,35 @@ func Replace(ctx context.Context, namespace string, family Family, rules string)
 	return err
 }
 
-// ReplaceChains loads the chains that the text declares, in place of all that they held, and keeps the others.
-func ReplaceChains(ctx context.Context, namespace string, family Family, rules string) error {
-	_, err := netns.Run(ctx, namespace, rules, string(family)+"-restore", "--wait", "--noflush")
-	return err
-}
+// Jump is a rule of a built-in chain that leads to a chain of one's own.
+type Jump struct{ From, To string }
 
-// EnsureJump appends to a built-in chain a jump to another, unless it is there.
-func EnsureJump(ctx context.Context, namespace string, family Family, table, from, to string) error {
-	rule := []string{from, "-j", to}
-	if _, err := netns.Run(ctx, namespace, "", command(family, table, "-C", rule)...); err == nil {
-		return nil
+// ReplaceChains loads rules ("-A CHAIN ...", one a line) into the chains that the jumps lead to, in place of all that
+// these held, and adds the jumps that are not there to the end of their built-in chains. Other chains of the table stay
+// as they are.
+func ReplaceChains(ctx context.Context, namespace string, family Family, table, rules string, jumps ...Jump) error {
+	saved, err := netns.Run(ctx, namespace, "", string(family)+"-save", "-t", table)
+	if err != nil {
+		return err
 	}
-	_, err := netns.Run(ctx, namespace, "", command(family, table, "-A", rule)...)
+	_, err = netns.Run(ctx, namespace, chainsText(table, rules, saved, jumps), string(family)+"-restore", "--wait", "--noflush")
 	return err
 }
 
-func command(family Family, table, verb string, rule []string) []string {
-	return append([]string{string(family), "--wait", "-t", table, verb}, rule...)
+// chainsText is the input of iptables-restore, given what iptables-save says of the table now.
+func chainsText(table, rules, saved string, jumps []Jump) string {
+	var text strings.Builder
+	fmt.Fprintf(&text, "*%s\n", table)
+	for _, jump := range jumps {
+		fmt.Fprintf(&text, ":%s - [0:0]\n", jump.To)
+	}
+	text.WriteString(rules)
+	for _, jump := range jumps {
+		rule := fmt.Sprintf("-A %s -j %s\n", jump.From, jump.To)
+		if !strings.Contains(saved, rule) {
+			text.WriteString(rule)
+		}
+	}
+	text.WriteString("COMMIT\n")
+	return text.String()
 }

@@ -131,10 +131,8 @@ func gateway(t *topology.Topology) action.Action {
 					return err
 				}
 			}
-			if err := netfilter.ReplaceChains(ctx, ns, netfilter.IPv4, gatewayRules(t.L2)); err != nil {
-				return err
-			}
-			return netfilter.EnsureJump(ctx, ns, netfilter.IPv4, "nat", "POSTROUTING", gatewayChain)
+			return netfilter.ReplaceChains(ctx, ns, netfilter.IPv4, "nat", gatewayRules(t.L2),
+				netfilter.Jump{From: "POSTROUTING", To: gatewayChain})
 		},
 		Undo: func(context.Context) error { return errors.Join(inside.remove(), outside.remove()) },
 	}

@@ -112,11 +112,9 @@ func gatewayGuard(t *topology.Topology, family netfilter.Family) string {
 // gatewayRules translate what leaves for the internet.
 func gatewayRules(l2 *topology.L2) string {
 	var r rules
-	r.printf("*nat\n:%s - [0:0]", gatewayChain)
 	for _, subnet := range l2.Subnets {
 		r.printf("-A %s -s %s -o %s -j SNAT --to-source %s", gatewayChain, subnet.IPv4, internetLink, l2.Gateway.PublicIPv4)
 	}
-	r.printf("COMMIT")
 	return r.String()
 }
 
