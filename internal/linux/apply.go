@@ -129,6 +129,9 @@ func (a *applier) link(want netplan.Link, exists bool) error {
 		return a.newVeth(want)
 	}
 	l, err := a.n.nl.LinkByName(want.Name)
+	if isLinkNotFound(err) {
+		return fmt.Errorf("there is no interface %s", want.Name)
+	}
 	if err != nil {
 		return err
 	}

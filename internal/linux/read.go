@@ -14,11 +14,11 @@ import (
 // defaultMetric6 is the metric that the kernel gives an IPv6 route that asks for none.
 const defaultMetric6 = 1024
 
-// ReadAll reads the whole namespace: links, global addresses, unicast routes of
-// all tables but local, permanent neighbors, rules that select by source only,
-// and of the sysctls those that want names. It is for the namespace of a pod;
-// that of a node can hold too much.
-func (n *Namespace) ReadAll(want netplan.State) (netplan.State, error) {
+// ReadAll reads the whole namespace: links, assigned addresses, unicast routes
+// of all tables but local, permanent neighbors, and rules that select by source
+// only. It is for the namespace of a pod; that of a node can hold too much.
+// Sysctls and masquerading are read by name: see ReadNamed.
+func (n *Namespace) ReadAll() (netplan.State, error) {
 	links, err := dump(n.nl.LinkList)
 	if err != nil {
 		return nil, fmt.Errorf("list the links of %s: %w", n.path, err)
@@ -32,6 +32,12 @@ func (n *Namespace) ReadAll(want netplan.State) (netplan.State, error) {
 	r.routes(func(netlink.Route) bool { return true })
 	r.neighbors(0)
 	r.rules()
+	return r.state, r.err
+}
+
+// ReadNamed reads the sysctls and the masquerading that want names.
+func (n *Namespace) ReadNamed(want netplan.State) (netplan.State, error) {
+	r := reader{n: n}
 	r.named(want)
 	return r.state, r.err
 }

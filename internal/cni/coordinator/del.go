@@ -50,7 +50,7 @@ func openPod(path string) (*linux.Namespace, error) {
 
 // detach forgets one interface of a living pod.
 func detach(host, pod *linux.Namespace, c *conf, ifName string, addrs []netip.Addr) error {
-	inPod, err := pod.ReadAll(nil)
+	inPod, err := pod.ReadAll()
 	if err != nil {
 		return err
 	}

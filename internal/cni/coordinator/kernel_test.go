@@ -28,7 +28,7 @@ func TestMain(m *testing.M) {
 }
 
 // fakeAgent answers every plugin with one reply.
-func fakeAgent(t *testing.T, reply *wire.CoordinatorReply) string {
+func fakeAgent(t testing.TB, reply *wire.CoordinatorReply) string {
 	t.Helper()
 	socket := filepath.Join(t.TempDir(), "s")
 	l, err := net.Listen("unix", socket)

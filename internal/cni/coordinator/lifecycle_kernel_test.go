@@ -35,14 +35,18 @@ func stateOf(t *testing.T, m *linuxtest.Machine) string {
 		t.Fatal(err)
 	}
 	defer ns.Close()
-	st, err := ns.ReadAll(netplan.State{
+	st, err := ns.ReadAll()
+	if err != nil {
+		t.Fatal(err)
+	}
+	named, err := ns.ReadNamed(netplan.State{
 		netplan.Masquerade{Family: netplan.IPv4, Links: netplan.HostVethPrefix},
 		netplan.Masquerade{Family: netplan.IPv6, Links: netplan.HostVethPrefix},
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return st.String()
+	return append(st, named...).String()
 }
 
 // withoutShared drops what ADD prepares once for all pods of a node.

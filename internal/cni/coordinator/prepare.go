@@ -43,7 +43,10 @@ func (t *task) prepare() error {
 	if err := t.pod.SettleAddrs(ctx, t.args.IfName); err != nil {
 		return err
 	}
-	st, err := t.pod.ReadAll(nil)
+	if !t.detect.conflict && !t.detect.gateway && t.macPrefix == "" {
+		return nil
+	}
+	st, err := t.pod.ReadAll()
 	if err != nil {
 		return err
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/containernetworking/cni/pkg/skel"
@@ -125,7 +126,7 @@ func (t *task) differences() (string, error) {
 
 // compare reads both namespaces, makes the plan and finds the changes.
 func (t *task) compare() error {
-	inPod, err := t.pod.ReadAll(nil)
+	inPod, err := t.pod.ReadAll()
 	if err != nil {
 		return err
 	}
@@ -140,17 +141,32 @@ func (t *task) compare() error {
 	if t.plan, err = t.makePlan(pod, node); err != nil {
 		return err
 	}
-	// The sysctls of the pod are read now that they are known.
-	if inPod, err = t.pod.ReadAll(t.plan.Pod); err != nil {
+	sysctls, err := t.pod.ReadNamed(t.plan.Pod)
+	if err != nil {
 		return err
 	}
-	t.changes.pod = netplan.Diff(inPod, t.plan.Pod, t.plan.Removable)
+	t.changes.pod = netplan.Diff(append(inPod, sysctls...), t.plan.Pod, t.plan.Removable)
 	onHost, err := t.host.ReadRelated(t.plan.Host)
 	if err != nil {
 		return err
 	}
 	t.changes.host = netplan.Diff(onHost, t.plan.Host, t.ownHostItem)
+	if err := t.refuseForeignPair(inPod, onHost); err != nil {
+		return err
+	}
 	return t.compareNode(node)
+}
+
+// refuseForeignPair reports a pair of this name that ends in another namespace.
+func (t *task) refuseForeignPair(inPod, onHost netplan.State) error {
+	has := func(st netplan.State, name string) bool {
+		return slices.ContainsFunc(st, func(it netplan.Item) bool { return it.Key() == netplan.Link{Name: name}.Key() })
+	}
+	if !has(onHost, t.veth.Host) || has(inPod, netplan.PodVeth) {
+		return nil
+	}
+	return types.NewError(wire.CodeConflict, fmt.Sprintf("the node's interface %s is there and does not lead to this pod", t.veth.Host),
+		"it is named after the first digits of the container ID "+t.args.ContainerID+"; delete it if no pod uses it")
 }
 
 func (t *task) readNode() (netplan.Node, error) {
