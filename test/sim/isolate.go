@@ -55,24 +55,27 @@ func loopbackUp() error {
 // namespace that is their own, so one other is needed, and no more than one: IPAM
 // does not change it.
 func PodNetNS() (path string, release func() error, err error) {
-	type made struct {
-		file *os.File
-		err  error
+	// The thread goes back to where it was and stays: if it ended, the processes
+	// that it has started would be killed with it (PR_SET_PDEATHSIG, prctl(2)).
+	runtime.LockOSThread()
+	home, err := os.Open("/proc/thread-self/ns/net")
+	if err != nil {
+		runtime.UnlockOSThread()
+		return "", nil, err
 	}
-	result := make(chan made, 1)
-	go func() {
-		// The thread is not unlocked, so it ends with this goroutine and is not used again.
-		runtime.LockOSThread()
-		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-			result <- made{err: fmt.Errorf("make a network namespace for pods: %w", err)}
-			return
-		}
-		file, err := os.Open(fmt.Sprintf("/proc/self/task/%d/ns/net", unix.Gettid()))
-		result <- made{file, err}
-	}()
-	m := <-result
-	if m.err != nil {
-		return "", nil, m.err
+	defer home.Close()
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		runtime.UnlockOSThread()
+		return "", nil, fmt.Errorf("make a network namespace for pods: %w", err)
 	}
-	return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), m.file.Fd()), m.file.Close, nil
+	file, openErr := os.Open("/proc/thread-self/ns/net")
+	if err := unix.Setns(int(home.Fd()), unix.CLONE_NEWNET); err != nil {
+		// Nothing else may run on this thread, so it stays locked.
+		return "", nil, fmt.Errorf("leave the network namespace for pods: %w", errors.Join(err, openErr))
+	}
+	runtime.UnlockOSThread()
+	if openErr != nil {
+		return "", nil, openErr
+	}
+	return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), file.Fd()), file.Close, nil
 }
