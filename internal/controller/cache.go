@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	admissionv1 "k8s.io/api/admissionregistration/v1"
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
@@ -22,8 +23,9 @@ func cacheOptions(cfg config.Controller) cache.Options {
 	return cache.Options{
 		DefaultTransform: cache.TransformStripManagedFields(),
 		ByObject: map[client.Object]cache.ByObject{
-			&corev1.Pod{}:  {Transform: stripPod},
-			&corev1.Node{}: {Transform: stripNode},
+			&corev1.Pod{}:         {Transform: stripPod},
+			&corev1.Node{}:        {Transform: stripNode},
+			&appsv1.StatefulSet{}: {Transform: stripStatefulSet},
 			&corev1.Secret{}: {Namespaces: map[string]cache.Config{
 				cfg.PodNamespace: {FieldSelector: byName(cfg.Webhook.TLS.SecretName)},
 			}},
@@ -82,6 +84,21 @@ func stripNode(o any) (any, error) {
 		},
 		Spec:   corev1.NodeSpec{PodCIDRs: node.Spec.PodCIDRs, Taints: node.Spec.Taints},
 		Status: corev1.NodeStatus{Conditions: readyCondition(node.Status.Conditions)},
+	}, nil
+}
+
+// stripStatefulSet keeps what says which pods it wants.
+func stripStatefulSet(o any) (any, error) {
+	set, ok := o.(*appsv1.StatefulSet)
+	if !ok {
+		return o, nil
+	}
+	return &appsv1.StatefulSet{
+		TypeMeta: set.TypeMeta,
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: set.Namespace, Name: set.Name, UID: set.UID, ResourceVersion: set.ResourceVersion, DeletionTimestamp: set.DeletionTimestamp,
+		},
+		Spec: appsv1.StatefulSetSpec{Replicas: set.Spec.Replicas, Ordinals: set.Spec.Ordinals},
 	}, nil
 }
 

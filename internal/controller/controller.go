@@ -21,11 +21,13 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
+	"github.com/prometheus/client_golang/prometheus"
 	"k8s.io/client-go/rest"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	ctrlconfig "sigs.k8s.io/controller-runtime/pkg/config"
 	"sigs.k8s.io/controller-runtime/pkg/healthz"
+	ctrlmetrics "sigs.k8s.io/controller-runtime/pkg/metrics"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 	"sigs.k8s.io/controller-runtime/pkg/webhook"
 
@@ -33,10 +35,15 @@ import (
 	"spiderpool.dev/spiderpool/internal/admission/certificate"
 	"spiderpool.dev/spiderpool/internal/config"
 	"spiderpool.dev/spiderpool/internal/controller/coordinator"
+	"spiderpool.dev/spiderpool/internal/controller/endpoint"
 	"spiderpool.dev/spiderpool/internal/controller/multusconfig"
 	"spiderpool.dev/spiderpool/internal/controller/pool"
+	"spiderpool.dev/spiderpool/internal/controller/reclaim"
+	"spiderpool.dev/spiderpool/internal/controller/reservedip"
+	"spiderpool.dev/spiderpool/internal/controller/subnet"
 	"spiderpool.dev/spiderpool/internal/kube"
 	"spiderpool.dev/spiderpool/internal/kube/poolindex"
+	domain "spiderpool.dev/spiderpool/internal/reclaim"
 )
 
 const (
@@ -81,7 +88,13 @@ func Run(ctx context.Context, cfg config.Controller, o Options) error {
 			return err
 		}
 	}
-	if err := addReconcilers(ctx, mgr, cfg, log); err != nil {
+	numbers := newMetrics(mgr.GetClient(), cfg.Metrics.Debug)
+	// Only in tests are there several replicas in a process; the first one counts.
+	if err := ctrlmetrics.Registry.Register(numbers); err != nil && !errors.As(err, new(prometheus.AlreadyRegisteredError)) {
+		return fmt.Errorf("register the metrics: %w", err)
+	}
+	defer ctrlmetrics.Registry.Unregister(numbers)
+	if err := addReconcilers(ctx, mgr, cfg, numbers, log); err != nil {
 		return err
 	}
 	if err := addChecks(mgr); err != nil {
@@ -101,7 +114,7 @@ func managerOptions(cfg config.Controller, address string, keeper func() *certif
 		Controller:                    ctrlconfig.Controller{SkipNameValidation: &skip},
 		Scheme:                        kube.NewScheme(),
 		Cache:                         cacheOptions(cfg),
-		HealthProbeBindAddress:        endpoint(address, cfg.HealthPort),
+		HealthProbeBindAddress:        hostPort(address, cfg.HealthPort),
 		Metrics:                       metricsserver.Options{BindAddress: "0"},
 		LeaderElection:                true,
 		LeaderElectionID:              cfg.LeaderElection.LeaseName,
@@ -113,7 +126,7 @@ func managerOptions(cfg config.Controller, address string, keeper func() *certif
 		GracefulShutdownTimeout:       &timeout,
 	}
 	if cfg.Metrics.Enabled {
-		options.Metrics.BindAddress = endpoint(address, cfg.Metrics.Port)
+		options.Metrics.BindAddress = hostPort(address, cfg.Metrics.Port)
 	}
 	server := webhook.Options{Host: address, Port: cfg.Webhook.Port}
 	if cfg.Webhook.TLS.Method == config.TLSAuto {
@@ -127,7 +140,7 @@ func managerOptions(cfg config.Controller, address string, keeper func() *certif
 	return options
 }
 
-func endpoint(address string, port int) string { return net.JoinHostPort(address, strconv.Itoa(port)) }
+func hostPort(address string, port int) string { return net.JoinHostPort(address, strconv.Itoa(port)) }
 
 func certificateOptions(cfg config.Controller) certificate.Options {
 	host := cfg.Webhook.ServiceName + "." + cfg.PodNamespace + ".svc"
@@ -147,32 +160,63 @@ func certificateOptions(cfg config.Controller) certificate.Options {
 }
 
 // addReconcilers adds everything that works on custom resources.
-func addReconcilers(ctx context.Context, mgr ctrl.Manager, cfg config.Controller, log *slog.Logger) error {
-	if err := kube.IndexBlocksByPool(ctx, mgr.GetFieldIndexer()); err != nil {
-		return err
+func addReconcilers(ctx context.Context, mgr ctrl.Manager, cfg config.Controller, numbers *metrics, log *slog.Logger) error {
+	indexes := errors.Join(kube.IndexBlocksByPool(ctx, mgr.GetFieldIndexer()), kube.IndexBlocksByHolder(ctx, mgr.GetFieldIndexer()))
+	if indexes != nil {
+		return indexes
 	}
 	index := poolindex.New()
-	if err := pool.Setup(mgr, index, log); err != nil {
-		return fmt.Errorf("set up the reconciler of pools: %w", err)
+	for _, r := range []struct {
+		of    string
+		on    bool
+		setup func() error
+	}{
+		{"pools", true, func() error { return pool.Setup(mgr, index, log) }},
+		{"subnets", cfg.IPAM.SpiderSubnet.Enable, func() error { return subnet.Setup(mgr) }},
+		{"reserved addresses", true, func() error { return reservedip.Setup(mgr) }},
+		{"endpoints", true, func() error { return endpoint.Setup(mgr, log) }},
+		{"blocks", true, func() error { return reclaim.Setup(mgr, reclaimOptions(cfg, numbers), log) }},
+		{"attachments", cfg.Multus.EnableMultusConfig, func() error { return multusconfig.Setup(mgr, log) }},
+		{"the coordinator", cfg.CoordinatorName != "", func() error { return coordinator.Setup(mgr, coordinatorOptions(cfg), log) }},
+	} {
+		if !r.on {
+			continue
+		}
+		if err := r.setup(); err != nil {
+			return fmt.Errorf("set up the reconciler of %s: %w", r.of, err)
+		}
 	}
+	// After the reconciler of pools has subscribed.
 	if err := index.Watch(ctx, mgr.GetCache()); err != nil {
 		return err
 	}
-	if cfg.Multus.EnableMultusConfig {
-		if err := multusconfig.Setup(mgr, log); err != nil {
-			return fmt.Errorf("set up the reconciler of attachments: %w", err)
-		}
-	}
-	if cfg.CoordinatorName != "" {
-		options := coordinator.Options{
-			Name:            cfg.CoordinatorName,
-			CiliumConfigMap: client.ObjectKey{Namespace: cfg.CiliumConfigMap.Namespace, Name: cfg.CiliumConfigMap.Name},
-		}
-		if err := coordinator.Setup(mgr, options, log); err != nil {
-			return fmt.Errorf("set up the reconciler of the coordinator: %w", err)
-		}
-	}
 	return admission.Setup(mgr, admission.Options{Pools: index, CoordinatorName: cfg.CoordinatorName, Cluster: clusterNetwork(cfg)})
+}
+
+func coordinatorOptions(cfg config.Controller) coordinator.Options {
+	return coordinator.Options{
+		Name:            cfg.CoordinatorName,
+		CiliumConfigMap: client.ObjectKey{Namespace: cfg.CiliumConfigMap.Namespace, Name: cfg.CiliumConfigMap.Name},
+	}
+}
+
+func reclaimOptions(cfg config.Controller, observer reclaim.Observer) reclaim.Options {
+	gc := cfg.IPAM.GC
+	return reclaim.Options{
+		Policy: domain.Policy{
+			Enabled:                  gc.Enabled,
+			ZombieOnReadyNode:        gc.Pods.ZombieOnReadyNode,
+			ZombieOnNotReadyNode:     gc.Pods.ZombieOnNotReadyNode,
+			RunningPodWithoutAddress: gc.Pods.RunningPodOnEmptyPodStatusIPs,
+			TerminatingDelay:         time.Duration(gc.GCDeletingTimeOutPodDelay) * time.Second,
+			FixedForStatefulSet:      cfg.IPAM.EnableStatefulSet,
+			FixedForKubeVirt:         cfg.IPAM.EnableKubevirtStaticIP,
+			MinAge:                   domain.DefaultMinAge,
+			ScaledDownRetention:      domain.DefaultScaledDownRetention,
+		},
+		Interval: time.Duration(gc.GCAll.IntervalInSecond) * time.Second,
+		Observer: observer,
+	}
 }
 
 // addChecks makes readiness mean that objects can be judged: the caches are

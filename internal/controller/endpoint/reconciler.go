@@ -1,0 +1,102 @@
+// Package endpoint removes SpiderEndpoints that show nothing any more: their pod
+// is gone and no lease is held by it or kept for it. Agents remove the endpoints
+// of their own pods; here go those whose agent did not get to it.
+package endpoint
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/client-go/util/workqueue"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/builder"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"spiderpool.dev/spiderpool/api/v2beta1"
+	"spiderpool.dev/spiderpool/internal/kube"
+)
+
+// Reconciler removes endpoints.
+type Reconciler struct {
+	client client.Client
+	live   client.Reader
+	log    *slog.Logger
+}
+
+// Setup adds the reconciler to the manager. The manager's cache must have the
+// indexes of kube.IndexBlocksByHolder.
+func Setup(mgr ctrl.Manager, log *slog.Logger) error {
+	r := &Reconciler{client: mgr.GetClient(), live: mgr.GetAPIReader(), log: log}
+	deletions := predicate.Funcs{
+		CreateFunc:  func(event.CreateEvent) bool { return false },
+		UpdateFunc:  func(event.UpdateEvent) bool { return false },
+		GenericFunc: func(event.GenericEvent) bool { return false },
+	}
+	return ctrl.NewControllerManagedBy(mgr).
+		Named("endpoint").
+		For(&v2beta1.SpiderEndpoint{}).
+		Watches(&corev1.Pod{}, &handler.EnqueueRequestForObject{}, builder.WithPredicates(deletions)).
+		Watches(&v2beta1.SpiderIPBlock{}, formerHolders()).
+		Complete(r)
+}
+
+// formerHolders queues those who lost a lease.
+func formerHolders() handler.EventHandler {
+	type queue = workqueue.TypedRateLimitingInterface[reconcile.Request]
+	lost := func(q queue, before, after client.Object) {
+		kept := map[string]bool{}
+		if after != nil {
+			for _, holder := range kube.HoldersOfBlock(after.(*v2beta1.SpiderIPBlock)) {
+				kept[holder] = true
+			}
+		}
+		for _, holder := range kube.HoldersOfBlock(before.(*v2beta1.SpiderIPBlock)) {
+			if namespace, name, ok := strings.Cut(holder, "/"); ok && !kept[holder] {
+				q.Add(reconcile.Request{NamespacedName: client.ObjectKey{Namespace: namespace, Name: name}})
+			}
+		}
+	}
+	return handler.Funcs{
+		UpdateFunc: func(_ context.Context, e event.UpdateEvent, q queue) { lost(q, e.ObjectOld, e.ObjectNew) },
+		DeleteFunc: func(_ context.Context, e event.DeleteEvent, q queue) { lost(q, e.Object, nil) },
+	}
+}
+
+// Reconcile removes one endpoint if it shows nothing any more.
+func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.Result, error) {
+	endpoint := &v2beta1.SpiderEndpoint{}
+	if err := r.client.Get(ctx, request.NamespacedName, endpoint); err != nil {
+		return ctrl.Result{}, client.IgnoreNotFound(err)
+	}
+	blocks, err := kube.BlocksOfHolder(ctx, r.client, request.String())
+	if err != nil || len(blocks) > 0 {
+		return ctrl.Result{}, err
+	}
+	// The cache is asked first: most pods are there.
+	for _, reader := range []client.Reader{r.client, r.live} {
+		err := reader.Get(ctx, request.NamespacedName, &corev1.Pod{})
+		if err == nil {
+			return ctrl.Result{}, nil
+		}
+		if !apierrors.IsNotFound(err) {
+			return ctrl.Result{}, fmt.Errorf("read pod %s: %w", request, err)
+		}
+	}
+	err = r.client.Delete(ctx, endpoint, client.Preconditions{UID: &endpoint.UID, ResourceVersion: &endpoint.ResourceVersion})
+	switch {
+	case apierrors.IsNotFound(err) || apierrors.IsConflict(err):
+		return ctrl.Result{}, nil
+	case err != nil:
+		return ctrl.Result{}, fmt.Errorf("remove SpiderEndpoint %s: %w", request, err)
+	}
+	r.log.InfoContext(ctx, "removed the endpoint of a pod that is gone", "pod", request.String(), "uid", endpoint.Status.Current.UID)
+	return ctrl.Result{}, nil
+}

@@ -1,0 +1,102 @@
+package controller
+
+import (
+	"context"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"spiderpool.dev/spiderpool/api/v2beta1"
+)
+
+// metrics are the controller's own, beside those of controller-runtime. The
+// names are in use on dashboards.
+type metrics struct {
+	reader client.Reader // a cache
+	debug  bool          // adds what grows with the number of pools
+
+	reclaimed, reclaimFailed prometheus.Counter
+}
+
+var (
+	totalPools   = prometheus.NewDesc("spiderpool_total_ippool_counts", "SpiderIPPools.", nil, nil)
+	totalSubnets = prometheus.NewDesc("spiderpool_total_subnet_counts", "SpiderSubnets.", nil, nil)
+
+	poolTotal       = prometheus.NewDesc("spiderpool_debug_ippool_total_ip_counts", "Addresses that a SpiderIPPool may hand out.", []string{"ippool"}, nil)
+	poolAvailable   = prometheus.NewDesc("spiderpool_debug_ippool_available_ip_counts", "Addresses that a SpiderIPPool has left.", []string{"ippool"}, nil)
+	subnetPools     = prometheus.NewDesc("spiderpool_debug_subnet_ippool_counts", "SpiderIPPools with addresses of a SpiderSubnet.", []string{"subnet"}, nil)
+	subnetTotal     = prometheus.NewDesc("spiderpool_debug_subnet_total_ip_counts", "Addresses that a SpiderSubnet may give to pools.", []string{"subnet"}, nil)
+	subnetAvailable = prometheus.NewDesc("spiderpool_debug_subnet_available_ip_counts", "Addresses that a SpiderSubnet has left.", []string{"subnet"}, nil)
+)
+
+func newMetrics(reader client.Reader, debug bool) *metrics {
+	return &metrics{
+		reader: reader, debug: debug,
+		reclaimed:     prometheus.NewCounter(prometheus.CounterOpts{Name: "spiderpool_ip_gc_counts", Help: "Addresses taken back that no DEL gave back."}),
+		reclaimFailed: prometheus.NewCounter(prometheus.CounterOpts{Name: "spiderpool_ip_gc_failure_counts", Help: "Failures to take an address back."}),
+	}
+}
+
+// Reclaimed counts an address that was taken back, or could not be.
+func (m *metrics) Reclaimed(err error) {
+	if err != nil {
+		m.reclaimFailed.Inc()
+		return
+	}
+	m.reclaimed.Inc()
+}
+
+// Describe is of prometheus.Collector.
+func (m *metrics) Describe(out chan<- *prometheus.Desc) {
+	m.reclaimed.Describe(out)
+	m.reclaimFailed.Describe(out)
+	for _, desc := range []*prometheus.Desc{totalPools, totalSubnets, poolTotal, poolAvailable, subnetPools, subnetTotal, subnetAvailable} {
+		out <- desc
+	}
+}
+
+// Collect is of prometheus.Collector. It reads the cache, so a scrape costs the
+// API server nothing.
+func (m *metrics) Collect(out chan<- prometheus.Metric) {
+	m.reclaimed.Collect(out)
+	m.reclaimFailed.Collect(out)
+	var pools v2beta1.SpiderIPPoolList
+	var subnets v2beta1.SpiderSubnetList
+	for desc, list := range map[*prometheus.Desc]client.ObjectList{totalPools: &pools, totalSubnets: &subnets} {
+		if err := m.reader.List(context.Background(), list, client.UnsafeDisableDeepCopy); err != nil {
+			out <- prometheus.NewInvalidMetric(desc, err)
+			return
+		}
+	}
+	out <- gauge(totalPools, int64(len(pools.Items)))
+	out <- gauge(totalSubnets, int64(len(subnets.Items)))
+	if !m.debug {
+		return
+	}
+	cut := map[string]int64{}
+	for i := range pools.Items {
+		p := &pools.Items[i]
+		cut[p.Labels[v2beta1.LabelOwnerSubnet]]++
+		total, allocated := count(p.Status.TotalIPCount), count(p.Status.AllocatedIPCount)
+		out <- gauge(poolTotal, total, p.Name)
+		out <- gauge(poolAvailable, max(total-allocated, 0), p.Name)
+	}
+	for i := range subnets.Items {
+		s := &subnets.Items[i]
+		total, allocated := count(s.Status.TotalIPCount), count(s.Status.AllocatedIPCount)
+		out <- gauge(subnetPools, cut[s.Name], s.Name)
+		out <- gauge(subnetTotal, total, s.Name)
+		out <- gauge(subnetAvailable, max(total-allocated, 0), s.Name)
+	}
+}
+
+func count(n *int64) int64 {
+	if n == nil {
+		return 0
+	}
+	return *n
+}
+
+func gauge(desc *prometheus.Desc, value int64, labels ...string) prometheus.Metric {
+	return prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, float64(value), labels...)
+}

@@ -1,0 +1,46 @@
+// Package reservedip says of each SpiderReservedIP whether its addresses are
+// reserved: admission can be away when an entry is written that names none.
+package reservedip
+
+import (
+	"context"
+	"fmt"
+
+	"k8s.io/apimachinery/pkg/api/equality"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"spiderpool.dev/spiderpool/api/v2beta1"
+	"spiderpool.dev/spiderpool/internal/kube"
+)
+
+// Reconciler keeps the condition of SpiderReservedIPs.
+type Reconciler struct {
+	client client.Client
+}
+
+// Setup adds the reconciler to the manager.
+func Setup(mgr ctrl.Manager) error {
+	return ctrl.NewControllerManagedBy(mgr).Named("reservedip").For(&v2beta1.SpiderReservedIP{}).Complete(&Reconciler{client: mgr.GetClient()})
+}
+
+// Reconcile writes the condition of one SpiderReservedIP.
+func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.Result, error) {
+	reserved := &v2beta1.SpiderReservedIP{}
+	if err := r.client.Get(ctx, request.NamespacedName, reserved); err != nil {
+		return ctrl.Result{}, client.IgnoreNotFound(err)
+	}
+	ready := kube.Ready{OK: true, Reason: "Reserved", Message: "no pool hands these addresses out"}
+	if _, errs := kube.CompileReservedIP(reserved); len(errs) > 0 {
+		ready = kube.Ready{Reason: "Invalid", Message: errs.ToAggregate().Error()}
+	}
+	before := reserved.DeepCopy()
+	ready.Set(&reserved.Status.Conditions, reserved.Generation)
+	if equality.Semantic.DeepEqual(before.Status, reserved.Status) {
+		return ctrl.Result{}, nil
+	}
+	if err := client.IgnoreNotFound(r.client.Status().Patch(ctx, reserved, client.MergeFrom(before))); err != nil {
+		return ctrl.Result{}, fmt.Errorf("write the status of SpiderReservedIP %s: %w", reserved.Name, err)
+	}
+	return ctrl.Result{}, nil
+}
