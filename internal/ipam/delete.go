@@ -57,12 +57,14 @@ func (s *Service) release(ctx context.Context, r Release) error {
 // showRelease removes the endpoint of a pod that holds nothing any more. One
 // whose addresses are kept for its return stays, as they do.
 func (s *Service) showRelease(r Release, held []lease.Lease) {
+	s.shown.remove(r.PodUID, r.Interface)
 	if r.PodUID == "" || slices.ContainsFunc(held, func(l lease.Lease) bool { return l.FixedFor != "" }) {
 		return
 	}
 	pod := r.Namespace + "/" + r.Pod
 	rest := s.Allocator.HeldBy(func(l lease.Lease) bool { return l.PodUID == r.PodUID && l.Pod == pod })
 	if len(rest) == 0 {
+		s.shown.remove(r.PodUID, "")
 		s.Endpoints.Remove(r.Namespace, r.Pod, r.PodUID)
 		return
 	}

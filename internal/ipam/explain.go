@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"spiderpool.dev/spiderpool/internal/lease"
@@ -16,13 +17,19 @@ type turnedAway struct {
 	exhausted *lease.ExhaustedError
 	// drops are the pools that were not even candidates.
 	drops []pool.Drop
+	// wants is how many addresses the pod wants in all.
+	wants int
 }
 
 func (e *turnedAway) Error() string {
-	if len(e.drops) == 0 {
-		return e.exhausted.Error()
+	text := e.exhausted.Error()
+	if slices.ContainsFunc(e.exhausted.Pools, func(p lease.PoolUsage) bool { return p.Free > 0 }) {
+		text += fmt.Sprintf("; the %d addresses that the pod wants for all its interfaces are granted together or not at all", e.wants)
 	}
-	return e.exhausted.Error() + "; " + pool.Explain(e.drops)
+	if len(e.drops) > 0 {
+		text += "; " + pool.Explain(e.drops)
+	}
+	return text
 }
 
 // Unwrap returns the allocation's error.

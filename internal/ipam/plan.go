@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 
+	"spiderpool.dev/spiderpool/internal/ipset"
 	"spiderpool.dev/spiderpool/internal/lease"
 	"spiderpool.dev/spiderpool/internal/pool"
 	"spiderpool.dev/spiderpool/internal/wire"
@@ -14,6 +15,7 @@ import (
 // plan is what a pod wants: all its interfaces, each with the pools of each IP
 // version.
 type plan struct {
+	container  string
 	interfaces []plannedInterface
 	routes     []pool.Route // annotation ipam.spidernet.io/routes
 	dns        pool.DNS     // annotation ipam.spidernet.io/dns
@@ -21,6 +23,7 @@ type plan struct {
 
 type plannedInterface struct {
 	name         string
+	request      pool.Request
 	selections   []pool.Selection
 	cleanGateway bool
 }
@@ -49,7 +52,7 @@ func (p plan) drops(exhausted *lease.ExhaustedError) []pool.Drop {
 
 // plan finds out what the pod wants.
 func (s *Service) plan(ctx context.Context, pod Pod, req wire.AddRequest) (plan, error) {
-	var out plan
+	out := plan{container: req.ContainerID}
 	var err error
 	if value, ok := pod.Annotations[annotationRoutes]; ok {
 		if out.routes, err = pool.ParseRoutes(value); err != nil {
@@ -160,14 +163,69 @@ func (s *Service) addInterface(ctx context.Context, out *plan, facts pool.Reques
 		req.MasterSubnets = subnets
 	}
 	selections, err := s.Allocator.selectPools(ctx, s.Pools, &req, s.versions())
+	var none *pool.NoPoolError
+	if errors.As(err, &none) {
+		// What the sandbox has already it keeps, whatever became of its pools.
+		selections, err = s.held(&req, lease.Attachment{ContainerID: out.container, Interface: i.Name}, none)
+	}
 	if err != nil {
 		return err
 	}
 	out.interfaces = append(out.interfaces, plannedInterface{
-		name: i.Name, selections: selections,
+		name: i.Name, request: req, selections: selections,
 		cleanGateway: slices.ContainsFunc(selections, func(s pool.Selection) bool { return s.CleanGateway }),
 	})
 	return nil
+}
+
+// held selects, for every IP version, the pool of the address that the attachment
+// holds, or else what there is to choose from. The error is none where that is
+// nothing.
+func (s *Service) held(req *pool.Request, at lease.Attachment, none *pool.NoPoolError) ([]pool.Selection, error) {
+	leases := s.Allocator.Attached(at)
+	if len(leases) == 0 {
+		return nil, none
+	}
+	var selections []pool.Selection
+	for _, version := range s.versions() {
+		selection, err := s.Allocator.selectVersion(req, version)
+		if err != nil {
+			return nil, err
+		}
+		for _, l := range leases {
+			if ipset.Version(l.Addr) == version {
+				selection.Pools = []*pool.Pool{{Name: l.Pool, Version: version}}
+			}
+		}
+		switch {
+		case len(selection.Pools) > 0:
+			selections = append(selections, selection)
+		case selection.Source != pool.SourceNone:
+			return nil, none
+		}
+	}
+	return selections, nil
+}
+
+// widen selects again with the pools that are named and that this node does not
+// watch. It reports whether that brought a candidate.
+func (s *Service) widen(ctx context.Context, p *plan) (bool, error) {
+	more := false
+	for i := range p.interfaces {
+		planned := &p.interfaces[i]
+		for j, selection := range planned.selections {
+			if !slices.ContainsFunc(selection.Drops, func(d pool.Drop) bool { return d.Cause == pool.CauseUnknown }) {
+				continue
+			}
+			wide, err := s.Allocator.selectWide(ctx, s.Pools, &planned.request, selection)
+			if err != nil {
+				return false, err
+			}
+			more = more || len(wide.Pools) > len(selection.Pools)
+			planned.selections[j] = wide
+		}
+	}
+	return more, nil
 }
 
 func (s *Service) versions() []int {

@@ -77,7 +77,7 @@ func (a *Allocator) selectPools(ctx context.Context, pools Pools, req *pool.Requ
 	if !errors.As(err, &none) {
 		return selections, err
 	}
-	others, readErr := readOthers(ctx, pools, none)
+	others, readErr := readOthers(ctx, pools, none.Source, none.Drops)
 	if readErr != nil {
 		a.log.Warn("cannot read the pools that this node does not watch", "err", readErr)
 		return nil, err
@@ -91,12 +91,34 @@ func (a *Allocator) selectPools(ctx context.Context, pools Pools, req *pool.Requ
 	return selections, nil
 }
 
+// selectVersion selects for one interface and IP version among the pools that this
+// node watches.
+func (a *Allocator) selectVersion(req *pool.Request, version int) (pool.Selection, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return pool.Select(a.catalog, req, version)
+}
+
+// selectWide selects again with the pools read that were unknown to a selection.
+func (a *Allocator) selectWide(ctx context.Context, pools Pools, req *pool.Request, narrow pool.Selection) (pool.Selection, error) {
+	others, err := readOthers(ctx, pools, narrow.Source, narrow.Drops)
+	if err != nil {
+		return pool.Selection{}, err
+	}
+	wide, err := pool.Select(a.catalogWith(others), req, narrow.Version)
+	if err != nil {
+		return pool.Selection{}, err
+	}
+	a.adopt([]pool.Selection{wide})
+	return wide, nil
+}
+
 // readOthers reads the named pools that are unknown, or, where no names or
 // wildcards are given, a bounded number of all.
-func readOthers(ctx context.Context, pools Pools, none *pool.NoPoolError) ([]*pool.Pool, error) {
+func readOthers(ctx context.Context, pools Pools, source pool.Source, drops []pool.Drop) ([]*pool.Pool, error) {
 	var found []*pool.Pool
-	listed := none.Source == pool.SourceNone || none.Source == pool.SourceDefault
-	for _, drop := range none.Drops {
+	listed := source == pool.SourceNone || source == pool.SourceDefault
+	for _, drop := range drops {
 		if drop.Cause != pool.CauseUnknown || len(found) >= maxExplained {
 			continue
 		}

@@ -43,14 +43,15 @@ func (s *Service) repair(ctx context.Context, uid string, leases []lease.Lease) 
 	}
 	slices.SortFunc(held, netip.Addr.Compare)
 	slices.SortFunc(shown, netip.Addr.Compare)
-	if slices.Equal(held, shown) {
-		return nil
-	}
 	given, err := s.fromLeases(ctx, leases)
 	if err != nil {
 		return err
 	}
-	s.show(ctx, pod, given)
+	if slices.Equal(held, shown) {
+		s.shown.merge(uid, given)
+		return nil
+	}
+	s.show(ctx, pod, s.shown.merge(uid, given))
 	return nil
 }
 

@@ -39,6 +39,8 @@ type Service struct {
 	Observer  Observer
 	Now       func() time.Time
 	Log       *slog.Logger
+
+	shown shown
 }
 
 const (
@@ -66,7 +68,7 @@ func (s *Service) Add(ctx context.Context, req wire.AddRequest) (wire.AddReply, 
 	}
 	failure := s.explain(pod, req.Interface, err)
 	if failure.Code != wire.CodeTryAgainLater {
-		s.Events.Failed(pod, "FailedAllocateIP", failure.Error())
+		s.Events.Failed(pod, "FailedAllocateIP", failure.Msg+": "+failure.Details)
 	}
 	return wire.AddReply{}, failure
 }
@@ -85,35 +87,56 @@ func (s *Service) add(ctx context.Context, pod Pod, req wire.AddRequest) (wire.A
 	if err != nil {
 		return wire.AddReply{}, err
 	}
-	request := lease.Request{
-		Pod: pod.Namespace + "/" + pod.Name, PodUID: pod.UID, ContainerID: req.ContainerID, Node: s.Node,
-		FixedFor: s.fixedFor(pod),
-		Wants:    plan.wants(),
+	if err := s.readFixed(ctx, pod); err != nil {
+		return wire.AddReply{}, err
 	}
-	if request.FixedFor != "" {
-		if err := s.Allocator.readFixed(ctx, s.Endpoints, pod.Namespace, s.endpointName(pod)); err != nil {
-			return wire.AddReply{}, err
-		}
-	}
-	grants, err := s.Allocator.Allocate(ctx, request)
+	grants, err := s.allocate(ctx, pod, &plan)
 	if err != nil {
-		var exhausted *lease.ExhaustedError
-		if !errors.As(err, &exhausted) {
-			return wire.AddReply{}, err
-		}
-		return wire.AddReply{}, &turnedAway{exhausted: exhausted, drops: plan.drops(exhausted)}
+		return wire.AddReply{}, err
 	}
 	given, err := s.given(ctx, plan, grants)
 	if err != nil {
 		return wire.AddReply{}, err
 	}
-	s.show(ctx, pod, given)
+	s.show(ctx, pod, s.shown.merge(pod.UID, given))
 	for _, i := range given {
 		if i.Interface == req.Interface {
 			return replyOf(i, plan.dns), nil
 		}
 	}
 	return wire.AddReply{}, fmt.Errorf("the plan of pod %s/%s lacks interface %s", pod.Namespace, pod.Name, req.Interface)
+}
+
+// allocate grants what the plan wants. When nothing is left in the pools that this
+// node watches, the others that are named get a chance.
+func (s *Service) allocate(ctx context.Context, pod Pod, p *plan) ([]lease.Grant, error) {
+	for widened := false; ; widened = true {
+		grants, err := s.Allocator.Allocate(ctx, lease.Request{
+			Pod: pod.Namespace + "/" + pod.Name, PodUID: pod.UID, ContainerID: p.container, Node: s.Node,
+			FixedFor: s.fixedFor(pod), Wants: p.wants(),
+		})
+		var exhausted *lease.ExhaustedError
+		if !errors.As(err, &exhausted) {
+			return grants, err
+		}
+		if !widened {
+			if more, err := s.widen(ctx, p); err != nil {
+				return nil, err
+			} else if more {
+				continue
+			}
+		}
+		return nil, &turnedAway{exhausted: exhausted, drops: p.drops(exhausted), wants: len(p.wants())}
+	}
+}
+
+// readFixed makes known what is kept for the pod, which may be in blocks of other
+// nodes.
+func (s *Service) readFixed(ctx context.Context, pod Pod) error {
+	if s.fixedFor(pod) == "" {
+		return nil
+	}
+	return s.Allocator.readFixed(ctx, s.Endpoints, pod.Namespace, s.endpointName(pod))
 }
 
 // pod finds the pod of an attachment, in CNI terms.

@@ -290,8 +290,7 @@ func (c *Cluster) Network(ctx context.Context, name pool.NetworkAttachment) (ipa
 	return network, nil
 }
 
-// networkOf reads the CNI configuration in a NetworkAttachmentDefinition: a
-// plugin, or a list of which the first plugin with "ipam" counts.
+// networkOf reads what concerns addresses in a NetworkAttachmentDefinition.
 func networkOf(raw []byte) (ipam.Network, error) {
 	var definition struct {
 		Spec struct {
@@ -301,7 +300,14 @@ func networkOf(raw []byte) (ipam.Network, error) {
 	if err := json.Unmarshal(raw, &definition); err != nil {
 		return ipam.Network{}, err
 	}
-	if definition.Spec.Config == "" {
+	return ParseNetwork(definition.Spec.Config)
+}
+
+// ParseNetwork reads what concerns addresses in a CNI configuration: a plugin, or
+// a list of which the first plugin with our "ipam" counts. An empty one, which
+// refers to a file on the node, is not ours.
+func ParseNetwork(config string) (ipam.Network, error) {
+	if config == "" {
 		return ipam.Network{}, nil
 	}
 	type plugin struct {
@@ -315,17 +321,17 @@ func networkOf(raw []byte) (ipam.Network, error) {
 			MatchMasterSubnet bool     `json:"match_master_subnet"`
 		} `json:"ipam"`
 	}
-	var config struct {
+	var parsed struct {
 		plugin
 		Plugins []plugin `json:"plugins"`
 	}
-	if err := json.Unmarshal([]byte(definition.Spec.Config), &config); err != nil {
+	if err := json.Unmarshal([]byte(config), &parsed); err != nil {
 		return ipam.Network{}, fmt.Errorf("spec.config: %w", err)
 	}
-	for _, p := range append(config.Plugins, config.plugin) {
+	for _, p := range append(parsed.Plugins, parsed.plugin) {
 		if p.IPAM.Type == "spiderpool" {
 			return ipam.Network{
-				IPAM: true, Name: config.Name, Master: p.Master,
+				IPAM: true, Name: parsed.Name, Master: p.Master,
 				Pools:        pool.Names{IPv4: p.IPAM.IPv4, IPv6: p.IPAM.IPv6},
 				CleanGateway: p.IPAM.CleanGateway, MatchMasterSubnet: p.IPAM.MatchMasterSubnet,
 			}, nil

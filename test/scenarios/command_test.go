@@ -1,0 +1,419 @@
+package scenarios
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/tools/txtar"
+
+	"spiderpool.dev/spiderpool/internal/ipam"
+	"spiderpool.dev/spiderpool/internal/lease"
+	"spiderpool.dev/spiderpool/internal/pool"
+	"spiderpool.dev/spiderpool/internal/reclaim"
+	"spiderpool.dev/spiderpool/internal/wire"
+)
+
+// arguments are the words of a command: names, and key=value options.
+type arguments struct {
+	names   []string
+	options map[string]string
+}
+
+func (a arguments) name(i int) string {
+	if i < len(a.names) {
+		return a.names[i]
+	}
+	return ""
+}
+
+func (a arguments) or(key, byDefault string) string {
+	if value, ok := a.options[key]; ok {
+		return value
+	}
+	return byDefault
+}
+
+func (a arguments) list(key string) []string {
+	if a.options[key] == "" {
+		return nil
+	}
+	return strings.Split(a.options[key], ",")
+}
+
+// commands is what a script can say.
+var commands = map[string]struct {
+	usage string
+	run   func(*stage, arguments) error
+}{
+	"option":     {"option statefulset|kubevirt|ipv4-off|ipv6-off|default-network=NS/NAME", option},
+	"apply":      {"apply SECTION", func(s *stage, a arguments) error { return s.apply(a.name(0)) }},
+	"unreserve":  {"unreserve SPIDERRESERVEDIP", unreserve},
+	"deletepool": {"deletepool NAME", func(s *stage, a arguments) error { s.DeletePool(a.name(0)); return nil }},
+	"add":        {"add POD [if=eth0] [container=POD] [uid=…] [node=…] [ipv4=POOL,…] [ipv6=POOL,…] [clean=true] [master=LINK]", add},
+	"check":      {"check POD IP… [if=eth0] [container=POD]", check},
+	"del":        {"del POD [if=eth0] [container=POD] [node=…]", del},
+	"kill":       {"kill POD: remove the object", kill},
+	"again":      {"again POD [node=…]: the pod is made anew, with another UID", again},
+	"conflict":   {"conflict POD IP MAC [if=eth0] [container=POD]", conflict},
+	"gc":         {"gc NODE [valid=CONTAINER,…]", gc},
+	"sandbox":    {"sandbox NODE CONTAINER: the runtime has it", func(s *stage, a arguments) error { s.Sandbox(a.name(0), a.name(1), true); return nil }},
+	"reclaim":    {"reclaim NODE", doReclaim},
+	"restart":    {"restart NODE: the agent is killed and started", restart},
+	"replay":     {"replay NODE: releases that are on disk are tried", replay},
+	"repair":     {"repair NODE", func(s *stage, a arguments) error { s.Service(a.name(0)).Repair(context.Background()); return nil }},
+	"api":        {"api away|back", func(s *stage, a arguments) error { s.SetAway(a.name(0) == "away"); return nil }},
+	"advance":    {"advance DURATION", advance},
+	"fill":       {"fill POD… N: N pods like POD get addresses", fill},
+	"leases":     {"leases", leases},
+	"endpoint":   {"endpoint NAME", endpoint},
+}
+
+// play runs the script and returns what it said.
+func play(t *testing.T, files map[string]*txtar.File) (string, error) {
+	sections := map[string]string{}
+	for name, file := range files {
+		sections[name] = string(file.Data)
+	}
+	s := newStage(sections)
+	t.Cleanup(s.Close)
+	if err := s.apply("cluster"); err != nil {
+		return "", err
+	}
+	for i, line := range strings.Split(sections["script"], "\n") {
+		line, _, _ = strings.Cut(line, "#")
+		words := strings.Fields(line)
+		if len(words) == 0 {
+			continue
+		}
+		command, ok := commands[words[0]]
+		if !ok {
+			return s.out.String(), fmt.Errorf("line %d: there is no command %q", i+1, words[0])
+		}
+		fmt.Fprintf(&s.out, "> %s\n", strings.Join(words, " "))
+		if err := command.run(s, parse(words[1:])); errors.Is(err, errUsage) {
+			return s.out.String(), fmt.Errorf("line %d: usage: %s", i+1, command.usage)
+		} else if err != nil {
+			return s.out.String(), fmt.Errorf("line %d: %w", i+1, err)
+		}
+		for _, event := range s.TakeEvents() {
+			s.say("event: %s", event)
+		}
+	}
+	return s.out.String(), nil
+}
+
+func parse(words []string) arguments {
+	a := arguments{options: map[string]string{}}
+	for _, word := range words {
+		if key, value, ok := strings.Cut(word, "="); ok {
+			a.options[key] = value
+		} else {
+			a.names = append(a.names, word)
+		}
+	}
+	return a
+}
+
+func (s *stage) say(format string, values ...any) {
+	fmt.Fprintf(&s.out, "  "+format+"\n", values...)
+}
+
+// sayError prints an error of a request, which is an outcome, not a failure of
+// the scenario.
+func (s *stage) sayError(err error) {
+	var failure *wire.Error
+	if errors.As(err, &failure) {
+		s.say("error %d: %s", failure.Code, failure.Msg)
+		for detail := range strings.SplitSeq(failure.Details, "; ") {
+			if detail != "" {
+				s.say("  %s", detail)
+			}
+		}
+		return
+	}
+	s.say("error: %v", err)
+}
+
+func option(s *stage, a arguments) error {
+	for _, name := range a.names {
+		switch name {
+		case "statefulset":
+			s.Options.FixStatefulSet = true
+		case "kubevirt":
+			s.Options.FixVirtualMachine = true
+		case "ipv4-off":
+			s.Options.EnableIPv4 = false
+		case "ipv6-off":
+			s.Options.EnableIPv6 = false
+		default:
+			return errUsage
+		}
+	}
+	if network, ok := a.options["default-network"]; ok {
+		namespace, name, _ := strings.Cut(network, "/")
+		s.Options.ClusterNetwork.Default = pool.NetworkAttachment{Namespace: namespace, Name: name}
+	}
+	return nil
+}
+
+func unreserve(s *stage, a arguments) error {
+	delete(s.reserved, a.name(0))
+	s.SetReserved(s.allReserved())
+	return nil
+}
+
+func attachmentOf(p ipam.Pod, a arguments) wire.Attachment {
+	return wire.Attachment{
+		ContainerID: a.or("container", p.Name), Interface: a.or("if", "eth0"),
+		PodNamespace: p.Namespace, PodName: p.Name, PodUID: a.or("uid", p.UID),
+	}
+}
+
+func add(s *stage, a arguments) error {
+	p, err := s.pod(a.name(0))
+	if err != nil {
+		return err
+	}
+	at := attachmentOf(p.Pod, a)
+	reply, err := s.Service(a.or("node", p.Node)).Add(context.Background(), wire.AddRequest{
+		Attachment: at, Network: "n", Master: a.or("master", ""),
+		DefaultIPv4Pools: a.list("ipv4"), DefaultIPv6Pools: a.list("ipv6"),
+		CleanGateway: a.or("clean", "") == "true", MatchMasterSubnet: a.or("master", "") != "",
+	})
+	if err != nil {
+		s.sayError(err)
+		return nil
+	}
+	for _, address := range reply.Addresses {
+		gateway := "no gateway"
+		if address.Gateway.IsValid() {
+			gateway = "gateway " + address.Gateway.String()
+		}
+		s.say("%s %s from %s, %s", at.Interface, address.Prefix, address.Pool, gateway)
+	}
+	for _, r := range reply.Routes {
+		s.say("route %s via %s", r.Dst, r.Gw)
+	}
+	if dns := reply.DNS; len(dns.Nameservers)+len(dns.Search) > 0 || dns.Domain != "" {
+		s.say("dns %v %s %v %v", dns.Nameservers, dns.Domain, dns.Search, dns.Options)
+	}
+	return nil
+}
+
+func check(s *stage, a arguments) error {
+	p, err := s.pod(a.name(0))
+	if err != nil {
+		return err
+	}
+	req := wire.CheckRequest{Attachment: attachmentOf(p.Pod, a)}
+	for _, text := range a.names[1:] {
+		addr, err := netip.ParseAddr(text)
+		if err != nil {
+			return err
+		}
+		req.Addresses = append(req.Addresses, addr)
+	}
+	if err := s.Service(p.Node).Check(context.Background(), req); err != nil {
+		s.sayError(err)
+		return nil
+	}
+	s.say("ok")
+	return nil
+}
+
+func del(s *stage, a arguments) error {
+	// The object may be gone when the sandbox is removed.
+	p := ipam.Pod{Namespace: "default", Name: a.name(0)}
+	node := defaultNode
+	if known, err := s.pod(a.name(0)); err == nil {
+		p, node = known.Pod, known.Node
+	}
+	if err := s.Service(a.or("node", node)).Delete(context.Background(), wire.DeleteRequest{Attachment: attachmentOf(p, a)}); err != nil {
+		s.sayError(err)
+		return nil
+	}
+	s.say("ok")
+	return nil
+}
+
+func kill(s *stage, a arguments) error {
+	p, err := s.pod(a.name(0))
+	if err != nil {
+		return err
+	}
+	s.DeletePod(p.Namespace + "/" + p.Name)
+	return nil
+}
+
+func again(s *stage, a arguments) error {
+	p, err := s.pod(a.name(0))
+	if err != nil {
+		return err
+	}
+	anew := *p
+	s.uids++
+	anew.UID = fmt.Sprintf("uid-%d", s.uids)
+	anew.Node = a.or("node", p.Node)
+	s.SetPod(anew)
+	return nil
+}
+
+func conflict(s *stage, a arguments) error {
+	p, err := s.pod(a.name(0))
+	if err != nil {
+		return err
+	}
+	addr, err := netip.ParseAddr(a.name(1))
+	if err != nil {
+		return err
+	}
+	return s.Service(p.Node).Conflict(context.Background(), wire.ConflictRequest{
+		Attachment: attachmentOf(p.Pod, a), Address: addr, MAC: a.name(2),
+	})
+}
+
+func gc(s *stage, a arguments) error {
+	req := wire.GCRequest{Network: "n"}
+	for _, container := range a.list("valid") {
+		req.Valid = append(req.Valid, wire.AttachmentKey{ContainerID: container, Interface: "eth0"})
+	}
+	return s.Service(a.name(0)).GC(context.Background(), req)
+}
+
+func doReclaim(s *stage, a arguments) error {
+	return s.Service(a.name(0)).Reclaim(context.Background(), reclaim.Policy{
+		Enabled: true, MinAge: reclaim.DefaultMinAge, FixedForStatefulSet: true, FixedForKubeVirt: true,
+		ScaledDownRetention: reclaim.DefaultScaledDownRetention,
+	})
+}
+
+func restart(s *stage, a arguments) error {
+	s.Restart(a.name(0))
+	return nil
+}
+
+func replay(s *stage, a arguments) error {
+	service := s.Service(a.name(0))
+	if !service.Allocator.Loaded() {
+		if err := service.Allocator.Load(context.Background()); err != nil {
+			s.say("not ready: %v", err)
+			return nil
+		}
+	}
+	left, err := service.Replay(context.Background())
+	if err != nil {
+		s.say("%d left: %v", left, err)
+		return nil
+	}
+	s.say("%d left", left)
+	return nil
+}
+
+func advance(s *stage, a arguments) error {
+	d, err := time.ParseDuration(a.name(0))
+	if err != nil {
+		return errUsage
+	}
+	s.Advance(d)
+	return nil
+}
+
+// fill adds pods like the named ones, in turn, each of which gets an address or an error.
+func fill(s *stage, a arguments) error {
+	n := len(a.names) - 1
+	var count int
+	if n < 1 {
+		return errUsage
+	}
+	if _, err := fmt.Sscan(a.names[n], &count); err != nil {
+		return errUsage
+	}
+	given := map[string]bool{}
+	failed := 0
+	for i := range count {
+		like, err := s.pod(a.names[i%n])
+		if err != nil {
+			return err
+		}
+		p := *like
+		s.uids++
+		p.Name, p.UID = fmt.Sprintf("%s-%d", like.Name, i), fmt.Sprintf("uid-%d", s.uids)
+		s.SetPod(p)
+		reply, err := s.Service(p.Node).Add(context.Background(), wire.AddRequest{Attachment: attachmentOf(p.Pod, arguments{})})
+		if err != nil {
+			failed++
+			continue
+		}
+		for _, address := range reply.Addresses {
+			if given[address.Prefix.Addr().String()] {
+				return fmt.Errorf("%s was given twice", address.Prefix.Addr())
+			}
+			given[address.Prefix.Addr().String()] = true
+		}
+	}
+	s.TakeEvents()
+	s.say("%d addresses given, %d pods turned away", len(given), failed)
+	return nil
+}
+
+func leases(s *stage, _ arguments) error {
+	empty := true
+	for _, b := range s.Store.All() {
+		for _, l := range b.Leases {
+			if l.State == lease.Released {
+				continue
+			}
+			empty = false
+			text := fmt.Sprintf("%s %s %s", l.Addr, l.State, l.Pool)
+			if l.State != lease.Quarantined {
+				text += fmt.Sprintf(" %s %s %s on %s", l.Pod, l.Interface, l.ContainerID, l.Node)
+			} else {
+				text += fmt.Sprintf("%s until %s", l.MAC, l.Until.Format(time.TimeOnly))
+			}
+			s.say("%s", text)
+		}
+	}
+	if empty {
+		s.say("none")
+	}
+	return nil
+}
+
+func endpoint(s *stage, a arguments) error {
+	endpoints := s.Endpoints()
+	if a.name(0) == "" {
+		for _, name := range slices.Sorted(maps.Keys(endpoints)) {
+			s.say("%s", name)
+		}
+		return nil
+	}
+	name := a.name(0)
+	if !strings.Contains(name, "/") {
+		name = "default/" + name
+	}
+	e, ok := endpoints[name]
+	if !ok {
+		s.say("none")
+		return nil
+	}
+	s.say("of %s %s, pod %s on %s", e.Owner.Kind, e.Owner.Name, e.PodUID, e.Node)
+	for _, i := range e.Interfaces {
+		s.say("%s %v", i.Interface, addressesOf(i))
+	}
+	return nil
+}
+
+func addressesOf(i ipam.EndpointInterface) []string {
+	var texts []string
+	for _, address := range i.Addresses {
+		texts = append(texts, address.Prefix.String())
+	}
+	return texts
+}
