@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"spiderpool.dev/spiderpool/internal/linux/linuxtest"
 	"spiderpool.dev/spiderpool/internal/wire"
 )
@@ -135,10 +137,10 @@ func (s *sandbox) must(command, ifName string, previous m, extra m) string {
 	return out
 }
 
-// kinds are the main plugins' link types that this kernel has; one that it
+// eachKind runs f for the kinds of underlay interfaces; one that this kernel
 // lacks is skipped by name, so that a report shows what was not measured.
-func eachKind(t *testing.T, f func(t *testing.T, kind string)) {
-	for _, kind := range []string{"ipvlan", "macvlan"} {
+func eachKind(t *testing.T, f func(t *testing.T, kind string), kinds ...string) {
+	for _, kind := range append([]string{"ipvlan", "macvlan"}, kinds...) {
 		t.Run(kind, func(t *testing.T) {
 			if !linuxtest.HasKind(t, kind) {
 				t.Skipf("this kernel has no %s", kind)
@@ -146,6 +148,32 @@ func eachKind(t *testing.T, f func(t *testing.T, kind string)) {
 			f(t, kind)
 		})
 	}
+}
+
+// measure appends the outcome of a case to the file that DATAPATH_RESULTS names,
+// from which hack/datapath makes docs/reference/datapath.md.
+func measure(t *testing.T, columns ...string) {
+	file := os.Getenv("DATAPATH_RESULTS")
+	if file == "" {
+		return
+	}
+	outcome := "works"
+	switch {
+	case t.Failed():
+		outcome = "fails"
+	case t.Skipped():
+		outcome = "known limit"
+	}
+	var u unix.Utsname
+	if err := unix.Uname(&u); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.OpenFile(file, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	fmt.Fprintln(f, strings.Join(append(append([]string{unix.ByteSliceToString(u.Release[:])}, columns...), outcome), "\t"))
 }
 
 const askTimeout = 2 * time.Second

@@ -3,6 +3,7 @@
 package coordinator
 
 import (
+	"cmp"
 	"encoding/binary"
 	"net/netip"
 	"strings"
@@ -16,6 +17,7 @@ import (
 type plant struct {
 	node, router, client, peer0, peer1 *linuxtest.Machine
 	pod                                *sandbox
+	kind, def                          string // for the report
 }
 
 var (
@@ -107,6 +109,7 @@ func (p *plant) walk(t *testing.T, walks []walk) {
 				for _, o := range w.others {
 					others = append(others, p.pod.Capture(o, ipPackets(w.far)))
 				}
+				defer func() { measure(t, p.kind, "default route "+p.def, family, proto, w.name) }()
 				got, err := w.from.Ask(proto, hostPort(w.to, w.port), askTimeout)
 				if err != nil || got != w.expect {
 					t.Errorf("got %q, %v; want %q", got, err, w.expect)
@@ -134,6 +137,7 @@ func severalInterfaces(t *testing.T, kind string) {
 	for _, def := range []string{"", "net1"} {
 		t.Run("default="+def, func(t *testing.T) {
 			p := newPlant(t)
+			p.kind, p.def = "two "+kind, cmp.Or(def, "eth0")
 			conf := m{"podDefaultRouteNic": def}
 			p.pod.attach(kind, "ens5", "eth0", net0, gw0)
 			p.pod.must("ADD", "eth0", p.pod.result("eth0", net0, gw0), conf)
@@ -220,6 +224,7 @@ func overlayAndUnderlay(t *testing.T, kind string) {
 	for _, def := range []string{"", "net1"} {
 		t.Run("default="+def, func(t *testing.T) {
 			p := newPlant(t)
+			p.kind, p.def = "overlay and "+kind, cmp.Or(def, "eth0")
 			p.node.Bridge("cni0")
 			p.node.Addr("cni0", "10.244.0.1/24", "fd00:244::1/64")
 			linuxtest.Wire(p.node, "veth-a", p.pod.Machine, "eth0")
