@@ -64,7 +64,11 @@ func (c *Cluster) serveRegistry(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	images := registry.New(filepath.Join(c.Dir.Volatile(), "registry"), log)
+	pushed := filepath.Join(c.Dir.Volatile(), "registry")
+	if err := os.MkdirAll(pushed, 0o755); err != nil {
+		return err
+	}
+	images := registry.New(pushed, log)
 	for _, archive := range c.Archives {
 		if err := images.Offer(archive); err != nil {
 			return err
