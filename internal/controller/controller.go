@@ -51,8 +51,8 @@ const (
 	stopTimeout = 4 * time.Second
 	// Requests a second to the API server, and the burst above it. A start in a
 	// cluster with thousands of pools writes thousands of labels.
-	requestsPerSecond = 200
-	requestBurst      = 400
+	requestsPerSecond = 500
+	requestBurst      = 1000
 )
 
 // Options are what differs between runs of one configuration.
@@ -108,10 +108,12 @@ func Run(ctx context.Context, cfg config.Controller, o Options) error {
 }
 
 func managerOptions(cfg config.Controller, address string, keeper func() *certificate.Keeper) ctrl.Options {
-	timeout, skip := stopTimeout, true
+	timeout, yes := stopTimeout, true
 	options := ctrl.Options{
-		// Names of our controllers are constants; tests run several replicas in a process.
-		Controller:                    ctrlconfig.Controller{SkipNameValidation: &skip},
+		// A replica that does not lead keeps its caches filled: its webhooks need
+		// them, and it can take over at once. Names of our controllers are
+		// constants; tests run several replicas in a process.
+		Controller:                    ctrlconfig.Controller{EnableWarmup: &yes, SkipNameValidation: &yes},
 		Scheme:                        kube.NewScheme(),
 		Cache:                         cacheOptions(cfg),
 		HealthProbeBindAddress:        hostPort(address, cfg.HealthPort),

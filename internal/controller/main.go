@@ -14,8 +14,9 @@ import (
 
 // Main runs the program: it reads the configuration file at path and the
 // environment by getenv, reaches the API server as the file at kubeconfig says,
-// or as the service account of its pod where that is empty, and logs to out.
-func Main(ctx context.Context, path, kubeconfig string, getenv func(string) string, out io.Writer) error {
+// or as the service account of its pod where that is empty, serves on address, on
+// all where that is empty, and logs to out.
+func Main(ctx context.Context, path, kubeconfig, address string, getenv func(string) string, out io.Writer) error {
 	file, err := config.Load(path)
 	if err != nil {
 		return err
@@ -29,7 +30,7 @@ func Main(ctx context.Context, path, kubeconfig string, getenv func(string) stri
 		return err
 	}
 	log := slog.New(slog.NewJSONHandler(out, &slog.HandlerOptions{Level: cfg.LogLevel}))
-	return Run(ctx, cfg, Options{RestConfig: restConfig, Log: log})
+	return Run(ctx, cfg, Options{RestConfig: restConfig, BindAddress: address, Log: log})
 }
 
 func connect(kubeconfig string) (*rest.Config, error) {

@@ -100,7 +100,7 @@ func Setup(mgr ctrl.Manager, options Options, log *slog.Logger) error {
 	return err
 }
 
-// configMapCache returns a cache of one ConfigMap, which runs with the reconcilers.
+// configMapCache returns a cache of one ConfigMap.
 func configMapCache(mgr ctrl.Manager, key client.ObjectKey) (cache.Cache, error) {
 	c, err := cache.New(mgr.GetConfig(), cache.Options{
 		HTTPClient: mgr.GetHTTPClient(), Scheme: mgr.GetScheme(), Mapper: mgr.GetRESTMapper(),
@@ -111,8 +111,14 @@ func configMapCache(mgr ctrl.Manager, key client.ObjectKey) (cache.Cache, error)
 	if err != nil {
 		return nil, fmt.Errorf("watch ConfigMap %s: %w", key, err)
 	}
-	return c, mgr.Add(c)
+	return c, mgr.Add(everyReplica{c})
 }
+
+// everyReplica runs a cache whether or not the replica leads, so that the
+// reconciler can fill its queue before it does.
+type everyReplica struct{ cache.Cache }
+
+func (everyReplica) NeedLeaderElection() bool { return false }
 
 func (r *Reconciler) enqueue() handler.EventHandler {
 	return handler.EnqueueRequestsFromMapFunc(func(context.Context, client.Object) []reconcile.Request {

@@ -37,7 +37,7 @@ import (
 )
 
 // workers reconcile pools at the same time; each is mostly waiting for a write.
-const workers = 4
+const workers = 8
 
 // Reconciler keeps labels, finalizer and status of pools.
 type Reconciler struct {

@@ -34,7 +34,10 @@ const assetsVariable = "KUBEBUILDER_ASSETS"
 // machines that run tests are busy; a condition that holds is seen at once.
 const patience = 30 * time.Second
 
-var config *rest.Config
+var (
+	config     *rest.Config
+	kubeconfig []byte
+)
 
 // Main starts an API server, runs the tests of the package, stops the server and
 // exits. It does not return.
@@ -53,7 +56,7 @@ func run(m *testing.M) int {
 			fmt.Fprintf(os.Stderr, "kubetest: stop the API server: %v\n", err)
 		}
 	}()
-	config = environment.Config
+	config, kubeconfig = environment.Config, environment.KubeConfig
 	return m.Run()
 }
 
@@ -124,6 +127,15 @@ func Config(tb testing.TB) *rest.Config {
 		tb.Fatal("kubetest: no API server; call kubetest.Main from TestMain")
 	}
 	return rest.CopyConfig(config)
+}
+
+// Kubeconfig returns the administrator's configuration as a file has it, for programs.
+func Kubeconfig(tb testing.TB) []byte {
+	tb.Helper()
+	if kubeconfig == nil {
+		tb.Fatal("kubetest: no API server; call kubetest.Main from TestMain")
+	}
+	return kubeconfig
 }
 
 // Client returns a client without a cache, with the administrator's rights.
