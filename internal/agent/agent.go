@@ -22,11 +22,13 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 
 	"spiderpool.dev/spiderpool/internal/agent/journal"
+	"spiderpool.dev/spiderpool/internal/agent/node"
 	"spiderpool.dev/spiderpool/internal/agent/runtime"
 	"spiderpool.dev/spiderpool/internal/config"
 	"spiderpool.dev/spiderpool/internal/ipam"
 	"spiderpool.dev/spiderpool/internal/kube"
 	"spiderpool.dev/spiderpool/internal/lease"
+	"spiderpool.dev/spiderpool/internal/linux"
 	"spiderpool.dev/spiderpool/internal/pool"
 	"spiderpool.dev/spiderpool/internal/reclaim"
 	"spiderpool.dev/spiderpool/internal/rpc/rpcserver"
@@ -87,6 +89,7 @@ type agent struct {
 	service   *ipam.Service
 	metrics   *metrics
 	server    *rpcserver.Server
+	node      *node.Upkeep
 }
 
 func assemble(ctx context.Context, cfg config.Agent, client *kube.Client, log *slog.Logger) (*agent, error) {
@@ -95,6 +98,7 @@ func assemble(ctx context.Context, cfg config.Agent, client *kube.Client, log *s
 		return nil, err
 	}
 	blocks := kube.NewBlockStore(client)
+	coordinator := &coordinator{client: client, cfg: cfg}
 	a := &agent{cfg: cfg, log: log, journal: releases, metrics: newMetrics()}
 	a.allocator = ipam.NewAllocator(ipam.Config{
 		Node: cfg.NodeName, Blocks: blocks, Older: blocks.Older, Now: time.Now, Log: log, Observer: a.metrics,
@@ -126,8 +130,18 @@ func assemble(ctx context.Context, cfg config.Agent, client *kube.Client, log *s
 			ipam:        a.service,
 			ready:       a.ready,
 			metrics:     a.metrics,
-			coordinator: &coordinator{client: client, cluster: a.cluster, cfg: cfg},
+			coordinator: coordinator,
 		},
+	}
+	coordinator.cluster = a.cluster
+	a.node = &node.Upkeep{
+		HostRuleTable: coordinator.hostRuleTable,
+		Sandboxes:     a.service.Runtime.Sandboxes,
+		Warn:          func(reason, message string) { a.events.NodeWarning(cfg.NodeName, reason, message) },
+		Open:          linux.Current,
+		Tune:          cfg.TuneSysctl,
+		IPv6:          cfg.IPAM.EnableIPv6,
+		Log:           log,
 	}
 	return a, nil
 }
@@ -186,7 +200,7 @@ func (a *agent) run(ctx context.Context) error {
 	defer stop()
 
 	var parts sync.WaitGroup
-	for _, part := range []func(context.Context){a.cluster.Run, a.follower.Run, a.endpoints.Run, a.upkeep} {
+	for _, part := range []func(context.Context){a.cluster.Run, a.follower.Run, a.endpoints.Run, a.upkeep, a.node.Run} {
 		parts.Go(func() { part(background) })
 	}
 	var servers sync.WaitGroup

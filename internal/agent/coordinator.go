@@ -98,6 +98,19 @@ const (
 	defaultVethMTU       = 1500
 )
 
+// hostRuleTable returns the table with the routes to the node's pods; ok is false
+// where the coordinator is switched off or its configuration is not known.
+func (c *coordinator) hostRuleTable(ctx context.Context) (table int, ok bool) {
+	if c.cfg.CoordinatorName == "" {
+		return 0, false
+	}
+	object, err := c.current(ctx)
+	if err != nil || isMode(object, v2beta1.ModeDisabled) {
+		return 0, false
+	}
+	return or(object.Spec.HostRuleTable, defaultHostRuleTable), true
+}
+
 func coordinatorConfig(object *v2beta1.SpiderCoordinator) (wire.CoordinatorConfig, error) {
 	spec, name := object.Spec, object.Name
 	out := wire.CoordinatorConfig{

@@ -46,13 +46,24 @@ func (e *Events) Reclaimed(pod ipam.Pod, message string) {
 	e.record(pod, corev1.EventTypeNormal, "ReclaimedIP", message)
 }
 
+// NodeWarning writes an event about a node, in the namespace "default", where
+// Kubernetes keeps those of objects without one.
+func (e *Events) NodeWarning(node, reason, message string) {
+	// kubelet and kubectl know a node's events by its name in place of its UID.
+	e.event(&corev1.ObjectReference{APIVersion: "v1", Kind: "Node", Name: node, UID: types.UID(node)}, corev1.EventTypeWarning, reason, message)
+}
+
 func (e *Events) record(pod ipam.Pod, kind, reason, message string) {
+	e.event(&corev1.ObjectReference{
+		APIVersion: "v1", Kind: "Pod", Namespace: pod.Namespace, Name: pod.Name, UID: types.UID(pod.UID),
+	}, kind, reason, message)
+}
+
+func (e *Events) event(about *corev1.ObjectReference, kind, reason, message string) {
 	if len(message) > maxEventMessage {
 		message = message[:maxEventMessage-3] + "..."
 	}
-	e.recorder.Event(&corev1.ObjectReference{
-		APIVersion: "v1", Kind: "Pod", Namespace: pod.Namespace, Name: pod.Name, UID: types.UID(pod.UID),
-	}, kind, reason, message)
+	e.recorder.Event(about, kind, reason, message)
 }
 
 // eventSink sends events as JSON; the typed clientset would bring the types of the

@@ -130,31 +130,6 @@ func Overlay(p Pod, n Node, s Settings, hostDev string) (Plan, error) {
 	return b.plan, nil
 }
 
-// NodeState plans what all pods of a node share: the rules that lead to the
-// pods' routes, forwarding, and the masquerading of what pods send through
-// their veth pairs. acceptRA is net.ipv6.conf.*.accept_ra of each interface:
-// a kernel that forwards ignores router advertisements where it is 1, and the
-// node's own default route may depend on them.
-func NodeState(hostRuleTable int, ipv6, forwards6 bool, acceptRA map[string]int) State {
-	families := []Family{IPv4}
-	st := State{Sysctl{Path: "net/ipv4/ip_forward", Value: "1"}}
-	if ipv6 {
-		families = append(families, IPv6)
-		st = append(st, Sysctl{Path: "net/ipv6/conf/all/forwarding", Value: "1"})
-		for dev, v := range acceptRA {
-			if v == 1 && !forwards6 {
-				st = append(st, Sysctl{Path: "net/ipv6/conf/" + dev + "/accept_ra", Value: "2"})
-			}
-		}
-	}
-	for _, f := range families {
-		st = append(st,
-			Rule{Family: f, Priority: hostRulePriority, Table: hostRuleTable, Proto: Protocol},
-			Masquerade{Family: f, Links: HostVethPrefix})
-	}
-	return st.sorted()
-}
-
 // hop is a way out of the pod.
 type hop struct {
 	via    netip.Addr

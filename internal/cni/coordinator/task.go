@@ -154,7 +154,8 @@ func (t *task) compare() error {
 	if err := t.refuseForeignPair(inPod, onHost); err != nil {
 		return err
 	}
-	return t.compareNode(node)
+	t.changes.node, err = t.host.CompareNode(t.settings.HostRuleTable)
+	return err
 }
 
 // refuseForeignPair reports a pair of this name that ends in another namespace.
@@ -195,26 +196,6 @@ func (t *task) makePlan(pod netplan.Pod, node netplan.Node) (netplan.Plan, error
 func (t *task) ownHostItem(it netplan.Item) bool {
 	r, ok := it.(netplan.Route)
 	return ok && netplan.Owned(it) && r.Dev == t.veth.Host
-}
-
-func (t *task) compareNode(node netplan.Node) error {
-	forwards, err := t.host.Sysctl("net/ipv6/conf/all/forwarding")
-	if err != nil {
-		return err
-	}
-	acceptRA := map[string]int{}
-	if node.IPv6 && forwards != "1" {
-		if acceptRA, err = t.host.AcceptRA(); err != nil {
-			return err
-		}
-	}
-	want := netplan.NodeState(t.settings.HostRuleTable, node.IPv6, forwards == "1", acceptRA)
-	have, err := t.host.ReadRelated(want)
-	if err != nil {
-		return err
-	}
-	t.changes.node = netplan.Diff(have, want, func(netplan.Item) bool { return false })
-	return nil
 }
 
 // completeFromResult adds what only the main plugin's result says of the
