@@ -74,8 +74,12 @@ apiserver: lab-tools ## Tests against a real kube-apiserver and etcd
 
 .PHONY: kernel
 kernel: lab-tools ## Tests of the datapath in network namespaces of their own (root)
-	@go test -tags kernel -count=1 -p 1 -run '$(RUN)' ./internal/linux/... ./internal/cni/...
+	@go test -tags kernel -count=1 -p 1 -run '$(RUN)' ./internal/linux/... ./internal/cni/... ./internal/agent/node
 	@$(LABGO) test -tags kernel -count=1 -p 1 -run '$(RUN)' ./...
+
+.PHONY: kernel-uml
+kernel-uml: ## The same in User Mode Linux, whose kernel has ipvlan, VLANs, bonds and IPVS
+	@hack/kernel-uml.sh -test.run='$(RUN)'
 
 .PHONY: e2e
 e2e: e2e-l2 e2e-aws ## The guide on both topologies, each on a fresh lab

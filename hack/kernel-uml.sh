@@ -1,0 +1,53 @@
+#!/bin/sh
+# Runs the kernel tests inside User Mode Linux, whose kernel has ipvlan, VLANs,
+# bonds and IPVS, on machines whose own kernel lacks some of them. Needs root and
+# the Debian packages user-mode-linux, kmod, iptables, ipvsadm and iproute2.
+#
+#   hack/kernel-uml.sh [-test.run=REGEXP ...]
+#
+# DATAPATH_RESULTS=FILE gets what was measured, for hack/datapath.
+set -eu
+
+root=$(cd "$(dirname "$0")/.." && pwd)
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+version=$(ls /usr/lib/uml/modules)
+
+# The package ships stale dependency lists.
+mkdir -p "$work/lib/modules"
+cp -r "/usr/lib/uml/modules/$version" "$work/lib/modules/"
+depmod -b "$work" "$version"
+
+cd "$root"
+for package in internal/linux internal/cni/coordinator internal/cni/ifacer internal/agent/node; do
+	CGO_ENABLED=0 go test -tags kernel -c -o "$work/$(basename $package).test" "./$package"
+done
+
+results=${DATAPATH_RESULTS:-}
+[ -z "$results" ] || results=$(realpath "$results")
+cat > "$work/init" <<INIT
+#!/bin/sh
+export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root TMPDIR=/run/tests DATAPATH_RESULTS=$results
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mount -t tmpfs tmp /run
+mkdir -p /run/netns /run/tests
+for module in veth ipvlan macvlan bridge ipv6 8021q bonding dummy nf_tables nft_masq nft_ct nf_conntrack ip_vs ip_vs_rr \
+	iptable_nat ip6table_nat iptable_filter ip6table_filter xt_nat xt_MASQUERADE xt_comment xt_conntrack xt_mark xt_tcpudp; do
+	modprobe -d $work \$module
+done
+ip link set lo up
+status=0
+for test in $work/*.test; do
+	echo "== \$(basename \$test)"
+	\$test -test.v $* || status=1
+done
+echo \$status > $work/status
+poweroff -f
+INIT
+chmod +x "$work/init"
+
+# The machine's memory is a file, which has to be in memory itself.
+TMPDIR=/dev/shm linux.uml mem=2G root=/dev/root rootfstype=hostfs rw init="$work/init" con=null con0=fd:0,fd:1 quiet </dev/null |
+	grep -v -- '=== RUN'
+[ "$(cat "$work/status" 2>/dev/null)" = 0 ]

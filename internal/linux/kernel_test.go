@@ -1,0 +1,219 @@
+//go:build kernel
+
+package linux
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"spiderpool.dev/spiderpool/internal/linux/linuxtest"
+	"spiderpool.dev/spiderpool/internal/netplan"
+)
+
+func open(t *testing.T, m *linuxtest.Machine) *Namespace {
+	t.Helper()
+	ns, err := Open(m.Path())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(ns.Close)
+	return ns
+}
+
+func parse(t *testing.T, text string) netplan.State {
+	t.Helper()
+	st, err := netplan.Parse(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return st
+}
+
+// read is everything in the namespace that want can be compared with.
+func read(t *testing.T, ns *Namespace, want netplan.State) netplan.State {
+	t.Helper()
+	st, err := ns.ReadAll()
+	if err != nil {
+		t.Fatal(err)
+	}
+	named, err := ns.ReadNamed(want)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return append(st, named...)
+}
+
+const wanted = `
+link eth0 mtu 1400 txqueuelen 700
+addr 10.0.0.2/24 dev eth0
+addr 169.254.7.7/32 dev eth0
+addr fd00::2/64 dev eth0
+neighbor 169.254.0.1 mac 02:00:00:00:00:01 dev eth0
+neighbor fe80::1 mac 02:00:00:00:00:01 dev eth0
+route 10.0.0.0/24 dev eth0 src 10.0.0.2 table 100 proto 83
+route 0.0.0.0/0 via 10.0.0.1 dev eth0 table 100 proto 83
+route 10.96.0.0/16 via 169.254.0.1 dev eth0 src 10.0.0.2 onlink proto 83
+route 192.0.2.0/24 via 10.0.0.1 dev eth0 table 500 metric 50 proto 83
+route fd00:10:96::/112 via fe80::1 dev eth0 src fd00::2 proto 83
+route ::/0 via fd00::1 dev eth0 table 100 metric 2048 proto 83
+route fd00::9/128 dev eth0 table 500 proto 83
+rule ip 2000 from 10.0.0.2/32 lookup 100 proto 83
+rule ip6 2000 from fd00::2/128 lookup 100 proto 83
+rule ip 1000 from all lookup 500 proto 83
+sysctl net/ipv4/conf/eth0/rp_filter = 2
+sysctl net/ipv6/conf/eth0/accept_ra = 0
+masquerade ip links spv
+masquerade ip6 links spv
+`
+
+func machine(t *testing.T) (*linuxtest.Machine, *Namespace) {
+	t.Helper()
+	m := linuxtest.NewMachine(t, "m")
+	linuxtest.Wire(m, "eth0", linuxtest.NewMachine(t, "peer"), "x")
+	return m, open(t, m)
+}
+
+func TestWhatIsAppliedReadsBackAndIsAppliedOnce(t *testing.T) {
+	_, ns := machine(t)
+	want := parse(t, wanted)
+	before := read(t, ns, want).String()
+	changes := netplan.Diff(read(t, ns, want), want, netplan.Owned)
+	if err := ns.Apply(changes, nil); err != nil {
+		t.Fatal(err)
+	}
+	after := read(t, ns, want)
+	if again := netplan.Diff(after, want, netplan.Owned); len(again) != 0 {
+		t.Errorf("still to change:\n%sof\n%s", again, after)
+	}
+	if err := ns.Apply(changes, nil); err != nil {
+		t.Errorf("applied again: %v", err)
+	}
+	if twice := read(t, ns, want).String(); twice != after.String() {
+		t.Errorf("applied again, it is\n%s\nand was\n%s", twice, after)
+	}
+	for range 2 {
+		if err := ns.Apply(changes.Inverse(), nil); err != nil {
+			t.Errorf("taken back: %v", err)
+		}
+	}
+	// What was replaced is as before, what was added is gone; a sysctl stays.
+	if back := read(t, ns, nil).String(); strings.Contains(back, "proto 83") || strings.Contains(back, "masquerade") || strings.Contains(back, "10.0.0.2") {
+		t.Errorf("taken back, it is\n%s\nand was\n%s", back, before)
+	}
+}
+
+func TestFailedChangeTakesTheOthersBack(t *testing.T) {
+	_, ns := machine(t)
+	before := read(t, ns, nil).String()
+	want := parse(t, `
+link eth0 mtu 1400
+addr 10.0.0.2/24 dev eth0
+route 10.7.0.0/16 dev eth0 table 100 proto 83
+route 10.8.0.0/16 via 192.0.2.1 dev eth0 proto 83
+`)
+	err := ns.Apply(netplan.Diff(read(t, ns, want), want, netplan.Owned), nil)
+	if err == nil || !strings.Contains(err.Error(), "+ route 10.8.0.0/16 via 192.0.2.1 dev eth0") {
+		t.Errorf("got %v, want an error that names the route", err)
+	}
+	if after := read(t, ns, nil).String(); after != before {
+		t.Errorf("before:\n%s\nafter:\n%s", before, after)
+	}
+}
+
+func TestDefaultRouteIsReplacedInPlace(t *testing.T) {
+	m, ns := machine(t)
+	linuxtest.Wire(m, "net1", linuxtest.NewMachine(t, "peer1"), "x")
+	m.Addr("eth0", "10.0.0.2/24", "fd00::2/64")
+	m.Addr("net1", "10.1.0.2/24", "fd01::2/64")
+	m.Route("default", "10.0.0.1", "eth0")
+	m.Route("default", "fd00::1", "eth0")
+	want := parse(t, "route 0.0.0.0/0 via 10.1.0.1 dev net1 proto 83\nroute ::/0 via fd01::1 dev net1 proto 83\n")
+	changes := netplan.Diff(read(t, ns, want), want, netplan.Owned)
+	if len(changes) != 2 || changes[0].Old == nil || changes[1].Old == nil {
+		t.Fatalf("changes:\n%s", changes)
+	}
+	if err := ns.Apply(changes, nil); err != nil {
+		t.Fatal(err)
+	}
+	var defaults []string
+	for _, it := range read(t, ns, nil) {
+		if r, ok := it.(netplan.Route); ok && r.IsDefault() {
+			defaults = append(defaults, r.String())
+		}
+	}
+	if len(defaults) != 2 || !strings.Contains(strings.Join(defaults, ";"), "via 10.1.0.1 dev net1") || !strings.Contains(strings.Join(defaults, ";"), "via fd01::1 dev net1") {
+		t.Errorf("default routes: %q", defaults)
+	}
+}
+
+func TestMasqueradeByIPTablesReadsBack(t *testing.T) {
+	m, ns := machine(t)
+	for _, it := range parse(t, "masquerade ip links spv\nmasquerade ip6 links spv\n") {
+		masq := it.(netplan.Masquerade)
+		// A chain of others, so that the table is there and ours is not.
+		tool := map[netplan.Family]string{netplan.IPv4: "iptables-legacy", netplan.IPv6: "ip6tables-legacy"}[masq.Family]
+		m.Must("", tool, "-t", "nat", "-A", "POSTROUTING", "-o", "eth9", "-j", "MASQUERADE")
+		if there, err := ns.hasIPTablesMasquerade(masq); err != nil || there {
+			t.Errorf("%s before: %v, %v", masq, there, err)
+		}
+		for range 2 {
+			if err := ns.addIPTablesMasquerade(masq); err != nil {
+				t.Fatal(err)
+			}
+			if there, err := ns.hasIPTablesMasquerade(masq); err != nil || !there {
+				t.Errorf("%s after: %v, %v", masq, there, err)
+			}
+		}
+		if jumps := strings.Count(m.Must("", tool, "-t", "nat", "-S", "POSTROUTING"), "-j SPIDERPOOL"); jumps != 1 {
+			t.Errorf("%d jumps", jumps)
+		}
+		if err := ns.removeIPTablesMasquerade(masq); err != nil {
+			t.Error(err)
+		}
+		if rules := m.Must("", tool, "-t", "nat", "-S"); strings.Contains(rules, "SPIDERPOOL") || !strings.Contains(rules, "eth9") {
+			t.Errorf("removed, the table is\n%s", rules)
+		}
+	}
+}
+
+func TestVethPairNeedsItsOtherNamespace(t *testing.T) {
+	_, ns := machine(t)
+	if err := ns.Apply(netplan.Changes{{New: netplan.Link{Name: "v", Kind: "veth", Peer: "w"}}}, nil); err == nil {
+		t.Error("a pair was made without a peer namespace")
+	}
+}
+
+func TestPathWithoutNamespaceIsToldApart(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "cni-gone") // as a container runtime leaves it behind
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{file, file + ".missing", os.DevNull} {
+		if _, err := Open(path); !errors.Is(err, ErrNoNamespace) {
+			t.Errorf("%s: got %v", path, err)
+		}
+	}
+}
+
+func TestNodeAddressesAreThoseThatServe(t *testing.T) {
+	m, ns := machine(t)
+	peer := linuxtest.NewMachine(t, "pod")
+	linuxtest.Wire(m, "spv012345678901", peer, "veth0")
+	m.Addr("spv012345678901", "10.99.0.1/32")
+	m.Addr("eth0", "10.0.0.2/24", "fd00::2/64", "fe80::99/64", "169.254.7.7/32")
+	m.Addr("lo", "192.0.2.1/32")
+	got, err := ns.NodeAddrs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var texts []string
+	for _, p := range got {
+		texts = append(texts, p.String())
+	}
+	if text := strings.Join(texts, " "); text != "192.0.2.1/32 10.0.0.2/24 169.254.7.7/32 fd00::2/64" {
+		t.Errorf("got %s", text)
+	}
+}

@@ -1,0 +1,152 @@
+package linux
+
+import (
+	"errors"
+	"fmt"
+	"runtime"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+
+	"spiderpool.dev/spiderpool/internal/netplan"
+)
+
+// EnsureNode makes what all pods of the node share (netplan.NodeState), as far
+// as it is missing, and returns the changes.
+func (n *Namespace) EnsureNode(hostRuleTable int) (netplan.Changes, error) {
+	changes, err := n.CompareNode(hostRuleTable)
+	if err != nil {
+		return nil, err
+	}
+	return changes, n.Apply(changes, nil)
+}
+
+// CompareNode returns what EnsureNode would change.
+func (n *Namespace) CompareNode(hostRuleTable int) (netplan.Changes, error) {
+	ipv6 := n.HasIPv6()
+	forwards, err := n.Sysctl("net/ipv6/conf/all/forwarding")
+	if err != nil {
+		return nil, err
+	}
+	acceptRA := map[string]int{}
+	if ipv6 && forwards != "1" {
+		if acceptRA, err = n.AcceptRA(); err != nil {
+			return nil, err
+		}
+	}
+	want := netplan.NodeState(hostRuleTable, ipv6, forwards == "1", acceptRA)
+	have, err := n.ReadRelated(want)
+	if err != nil {
+		return nil, err
+	}
+	return netplan.Diff(have, want, func(netplan.Item) bool { return false }), nil
+}
+
+// Facts gathers what a preflight looks at. kinds are tried out in a namespace
+// made for that, which also has the kernel load their modules.
+func (n *Namespace) Facts(kinds ...string) (netplan.NodeFacts, error) {
+	var u unix.Utsname
+	if err := unix.Uname(&u); err != nil {
+		return netplan.NodeFacts{}, fmt.Errorf("read the kernel's release: %w", err)
+	}
+	facts := netplan.NodeFacts{Kernel: unix.ByteSliceToString(u.Release[:]), Sysctls: map[string]string{}}
+	st, err := n.readSysctls(netplan.PreflightPaths())
+	if err != nil {
+		return facts, err
+	}
+	for _, it := range st {
+		s := it.(netplan.Sysctl)
+		facts.Sysctls[s.Path] = s.Value
+	}
+	facts.Kinds, err = tryKinds(kinds)
+	return facts, err
+}
+
+// tryKinds makes a link of each kind in a new namespace, which ends with the call.
+func tryKinds(kinds []string) (map[string]bool, error) {
+	if len(kinds) == 0 {
+		return nil, nil
+	}
+	runtime.LockOSThread()
+	home, err := netns.Get()
+	if err != nil {
+		runtime.UnlockOSThread()
+		return nil, fmt.Errorf("open the thread's network namespace: %w", err)
+	}
+	defer home.Close()
+	trial, err := netns.New()
+	if err != nil {
+		runtime.UnlockOSThread()
+		return nil, fmt.Errorf("make a network namespace: %w", err)
+	}
+	defer trial.Close()
+	if err := netns.Set(home); err != nil {
+		return nil, fmt.Errorf("go back to the network namespace: %w", err) // the thread stays locked and ends
+	}
+	runtime.UnlockOSThread()
+	nl, err := netlink.NewHandleAt(trial, unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, err
+	}
+	defer nl.Close()
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = "parent"
+	parent := netlink.NewVeth(attrs)
+	parent.PeerName = "peer"
+	if err := nl.LinkAdd(parent); err != nil {
+		return nil, fmt.Errorf("make a veth pair: %w", err)
+	}
+	l, err := nl.LinkByName("parent")
+	if err != nil {
+		return nil, err
+	}
+	known := map[string]bool{}
+	for _, kind := range kinds {
+		attrs.Name, attrs.ParentIndex = "trial", l.Attrs().Index
+		switch err := nl.LinkAdd(linkOf(kind, attrs)); {
+		case err == nil:
+			known[kind] = true
+			if err := nl.LinkDel(&netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Name: "trial"}}); err != nil {
+				return nil, fmt.Errorf("remove the trial %s: %w", kind, err)
+			}
+		case errors.Is(err, unix.EOPNOTSUPP):
+			known[kind] = false
+		default:
+			return nil, fmt.Errorf("try a link of kind %s: %w", kind, err)
+		}
+	}
+	return known, nil
+}
+
+func linkOf(kind string, attrs netlink.LinkAttrs) netlink.Link {
+	switch kind {
+	case "ipvlan":
+		return &netlink.IPVlan{LinkAttrs: attrs, Mode: netlink.IPVLAN_MODE_L2}
+	case "macvlan":
+		return &netlink.Macvlan{LinkAttrs: attrs, Mode: netlink.MACVLAN_MODE_BRIDGE}
+	case "vlan":
+		return &netlink.Vlan{LinkAttrs: attrs, VlanId: 1}
+	case "bond":
+		attrs.ParentIndex = 0
+		return netlink.NewLinkBond(attrs)
+	default:
+		return &netlink.GenericLink{LinkAttrs: attrs, LinkType: kind}
+	}
+}
+
+// Pairs returns the names of the node's ends of all pods' veth pairs.
+func (n *Namespace) Pairs() ([]string, error) {
+	links, err := dump(n.nl.LinkList)
+	if err != nil {
+		return nil, fmt.Errorf("list the links of %s: %w", n.path, err)
+	}
+	var out []string
+	for _, l := range links {
+		if l.Type() == "veth" && strings.HasPrefix(l.Attrs().Name, netplan.HostVethPrefix) {
+			out = append(out, l.Attrs().Name)
+		}
+	}
+	return out, nil
+}
