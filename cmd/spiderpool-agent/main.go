@@ -4,7 +4,7 @@ package main
 import (
 	"context"
 	"flag"
-	"fmt"
+	"log"
 	"os"
 	"os/signal"
 	"syscall"
@@ -18,12 +18,12 @@ func main() {
 	path := flag.String("config", config.DefaultPath, "configuration file")
 	flag.StringVar(&o.Kubeconfig, "kubeconfig", "", "kubeconfig file; empty for the service account of the pod")
 	flag.StringVar(&o.BindAddress, "bind-address", "", "address that health and metrics are served on; empty for all")
+	flag.DurationVar(&o.MinLeaseAge, "min-lease-age", 0, "age from which a lease may be taken back without a DEL; 0 for the default")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if err := run(ctx, *path, o); err != nil {
-		fmt.Fprintln(os.Stderr, "spiderpool-agent:", err)
-		os.Exit(1)
+		log.Fatalln("spiderpool-agent:", err)
 	}
 }
 

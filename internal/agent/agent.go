@@ -8,6 +8,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -47,6 +48,10 @@ type Options struct {
 	Kubeconfig string
 	// BindAddress is where health and metrics are served; "" is every address.
 	BindAddress string
+	// MinLeaseAge is how old a lease must be before it may be taken back without a
+	// DEL; 0 means reclaim.DefaultMinAge, and less is safe only with a runtime that
+	// lists a sandbox before it calls plugins for it.
+	MinLeaseAge time.Duration
 }
 
 // Run runs an agent until ctx ends.
@@ -65,6 +70,7 @@ func Run(ctx context.Context, cfg config.Agent, o Options) error {
 		return err
 	}
 	a.bind = o.BindAddress
+	a.minLeaseAge = o.MinLeaseAge
 	return a.run(ctx)
 }
 
@@ -77,19 +83,20 @@ func clientConfig(kubeconfig string) (*rest.Config, error) {
 
 // agent is the assembled parts.
 type agent struct {
-	cfg       config.Agent
-	bind      string
-	log       *slog.Logger
-	allocator *ipam.Allocator
-	cluster   *kube.Cluster
-	follower  *kube.Follower
-	endpoints *kube.Endpoints
-	events    *kube.Events
-	journal   *journal.Journal
-	service   *ipam.Service
-	metrics   *metrics
-	server    *rpcserver.Server
-	node      *node.Upkeep
+	cfg         config.Agent
+	bind        string
+	minLeaseAge time.Duration
+	log         *slog.Logger
+	allocator   *ipam.Allocator
+	cluster     *kube.Cluster
+	follower    *kube.Follower
+	endpoints   *kube.Endpoints
+	events      *kube.Events
+	journal     *journal.Journal
+	service     *ipam.Service
+	metrics     *metrics
+	server      *rpcserver.Server
+	node        *node.Upkeep
 }
 
 func assemble(ctx context.Context, cfg config.Agent, client *kube.Client, log *slog.Logger) (*agent, error) {
@@ -164,7 +171,7 @@ func (a *agent) holds(sandbox string) bool {
 }
 
 // reclaimPolicy is what the installation allows an agent to take back.
-func reclaimPolicy(cfg config.Agent) reclaim.Policy {
+func reclaimPolicy(cfg config.Agent, minLeaseAge time.Duration) reclaim.Policy {
 	gc := cfg.IPAM.GC
 	return reclaim.Policy{
 		Enabled:                  gc.Enabled,
@@ -174,7 +181,7 @@ func reclaimPolicy(cfg config.Agent) reclaim.Policy {
 		TerminatingDelay:         time.Duration(gc.GCDeletingTimeOutPodDelay) * time.Second,
 		FixedForStatefulSet:      cfg.IPAM.EnableStatefulSet,
 		FixedForKubeVirt:         cfg.IPAM.EnableKubevirtStaticIP,
-		MinAge:                   reclaim.DefaultMinAge,
+		MinAge:                   cmp.Or(minLeaseAge, reclaim.DefaultMinAge),
 		ScaledDownRetention:      reclaim.DefaultScaledDownRetention,
 	}
 }
@@ -232,7 +239,7 @@ func (a *agent) upkeep(ctx context.Context) {
 	kube.Again(ctx, a.log, "read the blocks of this node", a.allocator.Load)
 	kube.Again(ctx, a.log, "read pods and pools", func(context.Context) error { return a.ready() })
 	a.service.Repair(ctx)
-	policy := reclaimPolicy(a.cfg)
+	policy := reclaimPolicy(a.cfg, a.minLeaseAge)
 	replay := time.NewTicker(replayInterval)
 	defer replay.Stop()
 	scan := time.NewTicker(max(time.Second, time.Duration(a.cfg.IPAM.GC.GCAll.IntervalInSecond)*time.Second))
