@@ -92,23 +92,14 @@ func (g *guide) podsReachClusterIPs(ctx context.Context) error {
 		return err
 	}
 	for _, pod := range pods {
-		// Several times, so that backends on both nodes are met.
-		for range 6 {
-			head, err := g.inPod(ctx, pod, "curl -sSI --max-time 10 "+service.Spec.ClusterIP)
-			if err := answers(head, err, "200 OK"); err != nil {
-				return err
-			}
+		head, err := g.inPod(ctx, pod, "curl -sSI --max-time 10 "+service.Spec.ClusterIP)
+		if err := answers(head, err, "200 OK"); err != nil {
+			return err
 		}
-	}
-	return g.podsResolveNames(ctx, pods)
-}
-
-// podsResolveNames looks the API server up in the cluster's DNS: a ClusterIP
-// over UDP, whose backends are pods too.
-func (g *guide) podsResolveNames(ctx context.Context, pods []corev1.Pod) error {
-	for _, pod := range pods {
-		out, err := g.inPod(ctx, pod, "getent hosts kubernetes.default.svc.cluster.local")
-		if err := answers(out, err, "kubernetes.default"); err != nil {
+		// Often, so that backends on both nodes are met, and by name: the cluster's
+		// DNS is a ClusterIP too, over UDP, and its backends are pods.
+		often := "sh -c 'for i in 1 2 3 4 5 6 7 8; do curl -sS --max-time 10 -o /dev/null http://nginx-svc-lb.default.svc.cluster.local || exit 1; done'"
+		if _, err := g.inPod(ctx, pod, often); err != nil {
 			return err
 		}
 	}
