@@ -12,6 +12,7 @@ import (
 	"spiderpool.dev/spiderpool/internal/config"
 	"spiderpool.dev/spiderpool/internal/ipam"
 	"spiderpool.dev/spiderpool/internal/kube"
+	"spiderpool.dev/spiderpool/internal/pool"
 	"spiderpool.dev/spiderpool/internal/wire"
 )
 
@@ -39,6 +40,11 @@ func (c *coordinator) plan(ctx context.Context, req wire.CoordinatorRequest) (wi
 		PodDefaultRouteNIC: pod.Annotations[v2beta1.AnnotationPodDefaultRouteNIC],
 		DetectGateway:      c.cfg.IPAM.EnableGatewayDetection,
 		DetectIPConflict:   c.cfg.IPAM.EnableIPConflictDetection,
+	}
+	// Annotations that cannot be read are Multus's to complain about.
+	interfaces, _ := pool.Interfaces(req.PodNamespace, pod.Annotations, options(c.cfg).ClusterNetwork)
+	for _, i := range interfaces {
+		reply.PodInterfaces = append(reply.PodInterfaces, i.Name)
 	}
 	object := &v2beta1.SpiderCoordinator{}
 	if c.cfg.CoordinatorName != "" {

@@ -154,6 +154,9 @@ type CoordinatorReply struct {
 	Config CoordinatorConfig `json:"config"`
 	// PodDefaultRouteNIC is the pod's annotation ipam.spidernet.io/default-route-nic; it wins over every configuration.
 	PodDefaultRouteNIC string `json:"podDefaultRouteNIC,omitempty"`
+	// PodInterfaces are the interfaces that the pod's annotations ask for, those
+	// that are not attached yet among them; nil where that is not known.
+	PodInterfaces []string `json:"podInterfaces,omitempty"`
 	// DetectGateway and DetectIPConflict are the installation's switches.
 	DetectGateway    bool `json:"detectGateway,omitempty"`
 	DetectIPConflict bool `json:"detectIPConflict,omitempty"`

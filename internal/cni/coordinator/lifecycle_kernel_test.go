@@ -193,6 +193,18 @@ func TestBadInputIsRefusedAndLeavesNothing(t *testing.T) {
 	}
 }
 
+func TestAnnotationNamesAnInterfaceOfThePod(t *testing.T) {
+	for wish, works := range map[string]bool{"eth0": true, "storage": true, "net1": false} {
+		reply := guideReply()
+		reply.PodDefaultRouteNIC, reply.PodInterfaces = wish, []string{"eth0", "storage"}
+		_, pod := lone(t, reply)
+		out, err := pod.call("ADD", "eth0", pod.result("eth0", guide.a, guide.gateways), nil)
+		if refused := strings.Contains(out, "its attachments are [eth0 storage]"); (err == nil) != works || refused == works {
+			t.Errorf("%s: got %v\n%s", wish, err, out)
+		}
+	}
+}
+
 func TestDisabledModeDoesNothing(t *testing.T) {
 	node, pod := lone(t, guideReply())
 	onNode, inPod := stateOf(t, node), stateOf(t, pod.Machine)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/containernetworking/cni/pkg/skel"
@@ -158,20 +159,27 @@ func gatewaysOf(r *types100.Result, ifName string) []netip.Addr {
 	return out
 }
 
-// unknownNIC explains a default-route interface that the pod cannot have.
-func unknownNIC(c *conf, s netplan.Settings, pod netplan.Pod) error {
-	if s.DefaultNIC == "" || s.DefaultNIC == c.PodDefaultCNINIC || isNumbered(s.DefaultNIC, c.MultusNICPrefix) {
-		return nil // there, or yet to be attached
-	}
-	names := make([]string, 0, len(pod.NICs))
+// unknownNIC explains a default-route interface that the pod cannot have. The
+// pod's own wish has to name one of its attachments; that of a configuration,
+// which serves many pods, one that a pod may have.
+func (t *task) unknownNIC(pod netplan.Pod) error {
+	wish := t.settings.DefaultNIC
+	var names []string
 	for _, nic := range pod.NICs {
-		if nic.Name == s.DefaultNIC {
-			return nil
-		}
 		names = append(names, nic.Name)
 	}
-	return &netplan.FieldError{Field: "podDefaultRouteNIC", Value: s.DefaultNIC,
-		Reason: fmt.Sprintf("the pod has no such interface; it has %v, and further attachments are named %s1, %s2, …", names, c.MultusNICPrefix, c.MultusNICPrefix)}
+	if wish == "" || slices.Contains(names, wish) || slices.Contains(t.interfaces, wish) {
+		return nil
+	}
+	if t.ownWish && t.interfaces != nil {
+		return &netplan.FieldError{Field: "annotation ipam.spidernet.io/default-route-nic", Value: wish,
+			Reason: fmt.Sprintf("the pod has no such interface; its attachments are %v", t.interfaces)}
+	}
+	if wish == t.conf.PodDefaultCNINIC || isNumbered(wish, t.conf.MultusNICPrefix) {
+		return nil
+	}
+	return &netplan.FieldError{Field: "podDefaultRouteNIC", Value: wish,
+		Reason: fmt.Sprintf("the pod has no such interface; it has %v, and further attachments are named %[2]s1, %[2]s2, …", names, t.conf.MultusNICPrefix)}
 }
 
 func isNumbered(name, prefix string) bool {

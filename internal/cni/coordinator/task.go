@@ -26,10 +26,14 @@ type task struct {
 	macPrefix string
 	settings  netplan.Settings
 	detect    detection
-	host, pod *linux.Namespace
-	veth      netplan.VethPair
-	plan      netplan.Plan
-	changes   struct{ node, host, pod netplan.Changes }
+	// interfaces are those that the pod asks for, nil where that is not known;
+	// ownWish says that the pod itself names the one with the default route.
+	interfaces []string
+	ownWish    bool
+	host, pod  *linux.Namespace
+	veth       netplan.VethPair
+	plan       netplan.Plan
+	changes    struct{ node, host, pod netplan.Changes }
 }
 
 // open asks the agent, opens both namespaces and decides the mode.
@@ -42,7 +46,8 @@ func open(c *conf, args *skel.CmdArgs, previous *types100.Result) (*task, error)
 	if err != nil {
 		return nil, err
 	}
-	t := &task{conf: c, args: args, previous: previous, veth: netplan.VethPairOf(args.ContainerID)}
+	t := &task{conf: c, args: args, previous: previous, veth: netplan.VethPairOf(args.ContainerID),
+		interfaces: reply.PodInterfaces, ownWish: reply.PodDefaultRouteNIC != ""}
 	if t.mode, t.macPrefix, t.settings, err = c.settings(reply); err != nil {
 		return nil, err
 	}
@@ -179,7 +184,7 @@ func (t *task) makePlan(pod netplan.Pod, node netplan.Node) (netplan.Plan, error
 	if len(pod.NICs) == 0 {
 		return netplan.Plan{Removable: netplan.Owned}, nil // attachments without addresses need no routes
 	}
-	if err := unknownNIC(t.conf, t.settings, pod); err != nil {
+	if err := t.unknownNIC(pod); err != nil {
 		return netplan.Plan{}, err
 	}
 	if t.mode == modeUnderlay {
