@@ -53,6 +53,24 @@ func Create(group string) error {
 	return nil
 }
 
+// Weigh makes the group count as much as that many processes of this machine
+// when they compete for its processors. A group that is not weighed counts as
+// one, however many processes it has.
+func Weigh(group string, processes int) error {
+	unified, err := Unified()
+	if err != nil {
+		return err
+	}
+	file, unit := filepath.Join(mountPoint, group, "cpu.weight"), 100
+	if !unified {
+		file, unit = filepath.Join(mountPoint, "cpu", group, "cpu.shares"), 1024
+	}
+	if err := os.WriteFile(file, []byte(strconv.Itoa(processes*unit)), 0); err != nil {
+		return fmt.Errorf("weigh control group: %w", err)
+	}
+	return nil
+}
+
 // Enter moves a process into the group in every hierarchy.
 func Enter(group string, process int) error {
 	roots, err := hierarchies()

@@ -35,7 +35,8 @@ func insideCommands() []*cobra.Command {
 			server.Stdout, server.Stderr, server.ExtraFiles = os.Stdout, os.Stderr, []*os.File{control, api}
 			return machine.Init(state.Default(), ready, server)
 		}},
-		{Use: "guest", Short: "First process of a guest kernel", Args: cobra.NoArgs, RunE: func(*cobra.Command, []string) error {
+		// User Mode Linux adds arguments of its own.
+		{Use: "guest", Short: "First process of a guest kernel", Args: cobra.ArbitraryArgs, RunE: func(*cobra.Command, []string) error {
 			log, err := os.OpenFile(filepath.Join(state.Default().Logs(), "guest.log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
 			if err != nil {
 				return err
@@ -43,7 +44,7 @@ func insideCommands() []*cobra.Command {
 			server := exec.Command(state.Default().Program(), "serve-guest")
 			server.Stdout, server.Stderr = log, log
 			server.Env = append(os.Environ(), "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root")
-			return machine.GuestInit(state.Default(), prepareGuest, server)
+			return machine.GuestInit(state.Default(), prepareGuest, server, log)
 		}},
 		{Use: "serve-guest", Short: "Server of a guest kernel", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
 			return serveGuest(cmd.Context())
@@ -112,7 +113,11 @@ func serve(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		go func() { failed <- fmt.Errorf("the guest kernel ended: %w", guest.Wait()) }()
+		go func() {
+			// How it ended is in its state.
+			_ = guest.Wait()
+			failed <- fmt.Errorf("the guest kernel ended: %s", guest.ProcessState)
+		}()
 		go func() { failed <- machine.Relay(ctx, control, dialGuest) }()
 		go func() {
 			failed <- machine.Relay(ctx, api, func(ctx context.Context) (net.Conn, error) {
@@ -120,14 +125,23 @@ func serve(ctx context.Context) error {
 			})
 		}()
 	} else {
-		c := newCluster(config, t)
+		c, err := newCluster(config, t)
+		if err != nil {
+			return err
+		}
 		go func() { failed <- machine.Serve(ctx, control, c) }()
 		go func() { failed <- machine.Relay(ctx, api, c.DialAPI) }()
 	}
 	return <-failed
 }
 
-func newCluster(config state.Config, t *topology.Topology) *cluster.Cluster {
+// newCluster also makes the lab's programs those that commands are looked up
+// among first.
+func newCluster(config state.Config, t *topology.Topology) (*cluster.Cluster, error) {
+	path := config.Programs + ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+	if err := os.Setenv("PATH", path); err != nil {
+		return nil, err
+	}
 	c := cluster.Config{
 		Dir: state.Default(), Topology: t, KubeProxyMode: config.KubeProxyMode,
 		Programs: config.Programs, Plugins: config.Plugins, Archives: config.Archives, Shared: []string{config.Cache},
@@ -135,7 +149,7 @@ func newCluster(config state.Config, t *topology.Topology) *cluster.Cluster {
 	if config.Kernel == lab.KernelUML {
 		c.Processor = c.Dir.Processor()
 	}
-	return cluster.New(c)
+	return cluster.New(c), nil
 }
 
 func bootGuest(dir state.Dir) (*exec.Cmd, error) {
@@ -180,5 +194,9 @@ func serveGuest(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return machine.Serve(ctx, listener, newCluster(config, t))
+	c, err := newCluster(config, t)
+	if err != nil {
+		return err
+	}
+	return machine.Serve(ctx, listener, c)
 }

@@ -194,6 +194,7 @@ func (l Lab) start(ctx context.Context, options Options, built Built) error {
 			return err
 		}},
 		{Name: "machine: start", Do: func(ctx context.Context) error { return l.startMachine(ctx, &config) }},
+		{Name: "machine: boot", Do: func(ctx context.Context) error { return l.awaitMachine(ctx, config) }},
 		{Name: "machine: network and Kubernetes", Do: func(ctx context.Context) error {
 			return machine.At(l.Dir.Socket()).Up(ctx, l.Out)
 		}},

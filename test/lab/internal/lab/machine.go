@@ -26,15 +26,18 @@ const (
 	// apiAddress is where the API server is on this machine, if that port is
 	// free; else it is at another port.
 	apiAddress = "127.0.0.1:16443"
+	// weight is how many processes the lab counts as. With the weight of one it
+	// would starve beside a compiler.
+	weight = 20
 	// bootPatience is how long a machine may take to answer.
 	bootPatience = time.Minute
 	// endPatience is how long killed processes may take to be gone.
 	endPatience = 20 * time.Second
 )
 
-// startMachine starts the machine's first process in namespaces of its own and
-// waits until it answers. The sockets that it listens on in this machine's
-// network namespace are opened here and inherited.
+// startMachine starts the machine's first process in namespaces of its own. The
+// sockets that it listens on in this machine's network namespace are opened here
+// and inherited.
 func (l Lab) startMachine(ctx context.Context, config *state.Config) error {
 	if err := os.MkdirAll(l.Dir.Logs(), 0o755); err != nil {
 		return err
@@ -61,13 +64,15 @@ func (l Lab) startMachine(ctx context.Context, config *state.Config) error {
 	if err := cgroup.Create(group); err != nil {
 		return err
 	}
+	for _, weighed := range []string{l.Dir.Control(), group} {
+		if err := cgroup.Weigh(weighed, weight); err != nil {
+			return err
+		}
+	}
 	if err := l.spawn(config, group, api, control); err != nil {
 		return err
 	}
-	if err := l.Dir.Save(*config); err != nil {
-		return err
-	}
-	return l.awaitMachine(ctx, *config)
+	return l.Dir.Save(*config)
 }
 
 func listenAPI(ctx context.Context) (*net.TCPListener, error) {
@@ -131,6 +136,7 @@ func (l Lab) spawn(config *state.Config, group string, api *net.TCPListener, con
 	return cmd.Process.Release()
 }
 
+// awaitMachine waits until the machine answers.
 func (l Lab) awaitMachine(ctx context.Context, config state.Config) error {
 	ctx, cancel := context.WithTimeout(ctx, bootPatience)
 	defer cancel()

@@ -11,10 +11,14 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"time"
 
 	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 )
+
+// statusPatience is how long a machine may take to say what it does.
+const statusPatience = 10 * time.Second
 
 // Client speaks to a running machine. It works the same whether the machine's kernel is this one or User Mode Linux.
 type Client struct {
@@ -93,6 +97,7 @@ func (c Client) Dial(ctx context.Context, host, network, address string) (net.Co
 	if err != nil {
 		return nil, err
 	}
+	defer context.AfterFunc(ctx, func() { conn.Close() })()
 	r := bufio.NewReader(conn)
 	var answer reply
 	if err := receiveLine(r, &answer); err != nil {
@@ -107,11 +112,14 @@ func (c Client) Dial(ctx context.Context, host, network, address string) (net.Co
 // Status asks what runs in the machine.
 func (c Client) Status(ctx context.Context) (Status, error) {
 	var status Status
+	ctx, cancel := context.WithTimeout(ctx, statusPatience)
+	defer cancel()
 	conn, err := c.open(ctx, request{Op: opStatus})
 	if err != nil {
 		return status, err
 	}
 	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { conn.Close() })()
 	if err := json.NewDecoder(conn).Decode(&status); err != nil {
 		return status, fmt.Errorf("read status: %w", err)
 	}

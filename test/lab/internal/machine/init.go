@@ -3,6 +3,7 @@ package machine
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -35,17 +36,18 @@ func Init(dir state.Dir, ready *os.File, server *exec.Cmd) error {
 	return runServer(server)
 }
 
-// GuestInit is Init in a guest kernel, where prepare mounts what that offers.
-func GuestInit(dir state.Dir, prepare func() error, server *exec.Cmd) error {
-	// The kernel's list of reasons to restart has none that would help.
-	defer unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
-	if err := errors.Join(prepare(), unix.Sethostname([]byte(dir.Control()))); err != nil {
-		return err
+// GuestInit is Init in a guest kernel, where prepare mounts what that offers. It
+// writes why it ended to log and switches the guest off.
+func GuestInit(dir state.Dir, prepare func() error, server *exec.Cmd, log io.Writer) error {
+	err := prepare()
+	if err == nil {
+		err = errors.Join(unix.Sethostname([]byte(dir.Control())), mountOwn(dir))
 	}
-	if err := mountOwn(dir); err != nil {
-		return err
+	if err == nil {
+		err = runServer(server)
 	}
-	return runServer(server)
+	fmt.Fprintln(log, "lab: guest:", err)
+	return unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
 }
 
 // mountOwn mounts what every machine has of its own.

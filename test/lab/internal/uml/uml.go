@@ -6,6 +6,7 @@ package uml
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -185,7 +186,8 @@ func MountSystem() error {
 		if err := os.MkdirAll(m.target, 0o755); err != nil {
 			return err
 		}
-		if err := unix.Mount(m.kind, m.target, m.kind, 0, m.data); err != nil {
+		// The kernel may have mounted some by itself: that is EBUSY.
+		if err := unix.Mount(m.kind, m.target, m.kind, 0, m.data); err != nil && !errors.Is(err, unix.EBUSY) {
 			return fmt.Errorf("mount %s: %w", m.target, err)
 		}
 	}

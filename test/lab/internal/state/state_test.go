@@ -1,0 +1,30 @@
+package state
+
+import (
+	"errors"
+	"reflect"
+	"testing"
+)
+
+func TestConfigIsReadAsItWasSaved(t *testing.T) {
+	t.Parallel()
+	dir := Dir(t.TempDir())
+	if _, err := dir.Load(); !errors.Is(err, ErrNone) {
+		t.Fatalf("Load without a lab: %v", err)
+	}
+	want := Config{Topology: "aws", Nodes: 2, Archives: []string{"a"}, MachineProcess: 7, MachineStart: 9, Complete: true}
+	if err := dir.Save(want); err != nil {
+		t.Fatal(err)
+	}
+	got, err := dir.Load()
+	if err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("Load = %+v, %v, want %+v", got, err, want)
+	}
+}
+
+func TestLabsOfDifferentDirectoriesHaveDifferentGroups(t *testing.T) {
+	t.Parallel()
+	if a, b := Dir("/run/spiderpool-lab").Control(), Dir("/run/other").Control(); a == b {
+		t.Errorf("both are %s", a)
+	}
+}
