@@ -23,6 +23,10 @@ for package in internal/linux internal/cni/coordinator internal/cni/ifacer inter
 	CGO_ENABLED=0 go test -tags kernel -c -o "$work/$(basename $package).test" "./$package"
 done
 
+arguments=
+for a in "$@"; do
+	arguments="$arguments '$(printf %s "$a" | sed "s/'/'\\\\''/g")'"
+done
 results=${DATAPATH_RESULTS:-}
 [ -z "$results" ] || results=$(realpath "$results")
 cat > "$work/init" <<INIT
@@ -40,7 +44,7 @@ ip link set lo up
 status=0
 for test in $work/*.test; do
 	echo "== \$(basename \$test)"
-	\$test -test.v $* || status=1
+	\$test -test.v $arguments || status=1
 done
 echo \$status > $work/status
 poweroff -f

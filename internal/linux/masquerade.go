@@ -50,8 +50,21 @@ func masqueradeRules(m netplan.Masquerade) (comments []string, exprs [][]expr.An
 	}, [][]expr.Any{from, to}
 }
 
-func (n *Namespace) nft() (*nftables.Conn, error) {
-	return nftables.New(nftables.WithNetNSFd(int(n.ns)))
+// withNFT runs f with a connection to the namespace's nftables. The socket is
+// opened here and by this thread: the library's own way into a namespace starts
+// a goroutine and loses the error of a kernel without nftables (mdlayher/socket
+// v0.5.1, withNetNS).
+func (n *Namespace) withNFT(f func(*nftables.Conn) error) error {
+	var c *nftables.Conn
+	err := n.Do(func() (err error) {
+		c, err = nftables.New(nftables.AsLasting())
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	defer func() { _ = c.CloseLasting() }()
+	return f(c)
 }
 
 func nftFamily(f netplan.Family) nftables.TableFamily {
@@ -71,13 +84,13 @@ func masqueradeChain(m netplan.Masquerade) (*nftables.Table, *nftables.Chain) {
 }
 
 func (n *Namespace) hasMasquerade(m netplan.Masquerade) (bool, error) {
-	c, err := n.nft()
-	if err != nil {
-		return false, err
-	}
-	t, ch := masqueradeChain(m)
-	rules, err := c.GetRules(t, ch)
-	if err != nil && !errors.Is(err, unix.ENOENT) && !lacksNFT(err) {
+	var rules []*nftables.Rule
+	err := n.withNFT(func(c *nftables.Conn) (err error) {
+		rules, err = c.GetRules(masqueradeChain(m))
+		return err
+	})
+	// Without the module nf_tables, a question is EINVAL, where a change is EOPNOTSUPP.
+	if err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EINVAL) && !lacksNFT(err) {
 		return false, err
 	}
 	comments, _ := masqueradeRules(m)
@@ -95,19 +108,17 @@ func (n *Namespace) hasMasquerade(m netplan.Masquerade) (bool, error) {
 // addMasquerade replaces the content of the chain in one transaction, so that
 // two that do it at once leave one set of rules.
 func (n *Namespace) addMasquerade(m netplan.Masquerade) error {
-	c, err := n.nft()
-	if err != nil {
-		return err
-	}
-	t, ch := masqueradeChain(m)
-	c.AddTable(t)
-	c.AddChain(ch)
-	c.FlushChain(ch)
-	comments, exprs := masqueradeRules(m)
-	for i := range exprs {
-		c.AddRule(&nftables.Rule{Table: t, Chain: ch, Exprs: exprs[i], UserData: comment(comments[i])})
-	}
-	err = c.Flush()
+	err := n.withNFT(func(c *nftables.Conn) error {
+		t, ch := masqueradeChain(m)
+		c.AddTable(t)
+		c.AddChain(ch)
+		c.FlushChain(ch)
+		comments, exprs := masqueradeRules(m)
+		for i := range exprs {
+			c.AddRule(&nftables.Rule{Table: t, Chain: ch, Exprs: exprs[i], UserData: comment(comments[i])})
+		}
+		return c.Flush()
+	})
 	if !lacksNFT(err) {
 		return err
 	}
@@ -118,13 +129,12 @@ func (n *Namespace) addMasquerade(m netplan.Masquerade) error {
 }
 
 func (n *Namespace) removeMasquerade(m netplan.Masquerade) error {
-	c, err := n.nft()
-	if err != nil {
-		return err
-	}
-	t, _ := masqueradeChain(m)
-	c.DelTable(t)
-	if err := c.Flush(); err != nil && !errors.Is(err, unix.ENOENT) && !lacksNFT(err) {
+	err := n.withNFT(func(c *nftables.Conn) error {
+		t, _ := masqueradeChain(m)
+		c.DelTable(t)
+		return c.Flush()
+	})
+	if err != nil && !errors.Is(err, unix.ENOENT) && !lacksNFT(err) {
 		return err
 	}
 	return n.removeIPTablesMasquerade(m)

@@ -136,6 +136,20 @@ func linkOf(kind string, attrs netlink.LinkAttrs) netlink.Link {
 	}
 }
 
+// HasPodRoutes reports whether the table has a route that a plan made.
+func (n *Namespace) HasPodRoutes(table int) (bool, error) {
+	filter := &netlink.Route{Table: table, Protocol: netplan.Protocol}
+	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
+		routes, err := dump(func() ([]netlink.Route, error) {
+			return n.nl.RouteListFiltered(family, filter, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_PROTOCOL)
+		})
+		if err != nil || len(routes) > 0 {
+			return len(routes) > 0, err
+		}
+	}
+	return false, nil
+}
+
 // Pairs returns the names of the node's ends of all pods' veth pairs.
 func (n *Namespace) Pairs() ([]string, error) {
 	links, err := dump(n.nl.LinkList)

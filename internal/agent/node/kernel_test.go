@@ -42,7 +42,8 @@ func pair(t *testing.T, node *linuxtest.Machine, id string) string {
 func TestWhatWasFlushedIsPutBack(t *testing.T) {
 	m, host, u := upkeep(t)
 	u.Sandboxes = func(context.Context) (map[string]bool, error) { return map[string]bool{"a": true}, nil }
-	pair(t, m, "a")
+	name := pair(t, m, "a")
+	m.Must("", "ip", "route", "add", "10.0.0.2/32", "dev", name, "table", "500", "proto", "83")
 	u.round(t.Context(), host)
 	for _, flush := range [][]string{
 		{"ip", "rule", "del", "priority", "1000"},
@@ -63,6 +64,7 @@ func TestWhatWasFlushedIsPutBack(t *testing.T) {
 
 func TestNodeWithoutPodsIsLeftAlone(t *testing.T) {
 	m, host, u := upkeep(t)
+	m.Must("", "ip", "route", "add", "10.0.0.2/32", "dev", "lo", "table", "500")
 	u.round(t.Context(), host)
 	if rules := m.Must("", "ip", "rule"); strings.Contains(rules, "500") {
 		t.Errorf("rules:\n%s", rules)

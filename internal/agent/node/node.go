@@ -109,16 +109,28 @@ func (u *Upkeep) round(ctx context.Context, host *linux.Namespace) {
 		u.Log.Warn("cannot list the pods' links", "err", err)
 		return
 	}
-	if table, ok := u.HostRuleTable(ctx); ok && len(pairs) > 0 {
-		changes, err := host.EnsureNode(table)
-		switch {
-		case err != nil:
-			u.Log.Warn("cannot prepare the node for its pods", "err", err)
-		case len(changes) > 0:
-			u.Log.Info("put back what the pods of the node share", "changes", changes.String())
-		}
+	if table, ok := u.HostRuleTable(ctx); ok {
+		u.ensure(host, table)
 	}
 	u.collect(ctx, host, pairs)
+}
+
+// ensure puts back what pods share, on a node that has such pods.
+func (u *Upkeep) ensure(host *linux.Namespace, table int) {
+	used, err := host.HasPodRoutes(table)
+	if err != nil || !used {
+		if err != nil {
+			u.Log.Warn("cannot list the routes to the node's pods", "err", err)
+		}
+		return
+	}
+	changes, err := host.EnsureNode(table)
+	switch {
+	case err != nil:
+		u.Log.Warn("cannot prepare the node for its pods", "err", err)
+	case len(changes) > 0:
+		u.Log.Info("put back what the pods of the node share", "changes", changes.String())
+	}
 }
 
 // collect removes the pairs that had no sandbox in this round and the last.

@@ -3,8 +3,10 @@
 package coordinator
 
 import (
+	"fmt"
 	"os"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -76,6 +78,67 @@ func TestAddRepeatedChangesNothing(t *testing.T) {
 		t.Errorf("the pod changed:\n%s\n%s", inPod, now)
 	}
 	pod.must("CHECK", "eth0", result, nil)
+}
+
+func TestPodsThatStartAtOnceShareOneSetOfRules(t *testing.T) {
+	node, first := lone(t, guideReply())
+	pods := []*sandbox{first}
+	for i := range 7 {
+		pod := newSandbox(t, node, fmt.Sprintf("p%d", i), first.socket)
+		pod.version = "1.0.0"
+		pods = append(pods, pod)
+		pod.attach("macvlan", "ens5", "eth0", addrsOf(i), nil)
+	}
+	var wg sync.WaitGroup
+	for i, pod := range pods {
+		addrs := guide.a
+		if i > 0 {
+			addrs = addrsOf(i - 1)
+		}
+		wg.Go(func() {
+			if out, err := pod.call("ADD", "eth0", pod.result("eth0", addrs, nil), nil); err != nil {
+				t.Errorf("%s: %v\n%s", pod.Name, err, out)
+			}
+		})
+	}
+	wg.Wait()
+	text := stateOf(t, node)
+	for line, want := range map[string]int{
+		"rule ip 1000 from all lookup 500": 1, "rule ip6 1000 from all lookup 500": 1,
+		"masquerade ip links spv\n": 1, "masquerade ip6 links spv\n": 1, " table 500 proto 83\n": 2 * len(pods),
+	} {
+		if n := strings.Count(text, line); n != want {
+			t.Errorf("%d times %q, want %d, in\n%s", n, line, want, text)
+		}
+	}
+}
+
+func addrsOf(i int) []string {
+	return []string{fmt.Sprintf("172.31.28.%d/20", 100+i), fmt.Sprintf("2406:da1e:c4:ed01:c57d::%d/64", 100+i)}
+}
+
+func TestPodsOfOneIPVersion(t *testing.T) {
+	for i, family := range []string{"IPv4", "IPv6"} {
+		t.Run(family, func(t *testing.T) {
+			node, router := linuxtest.NewMachine(t, "node"), linuxtest.NewMachine(t, "vpc")
+			linuxtest.Wire(node, "ens5", router, "x")
+			address := []string{"172.31.22.228/20", "2406:da1e:c4:ed01::10/64"}[i]
+			node.Addr("ens5", address)
+			pod := newSandbox(t, node, "a", fakeAgent(t, guideReply()))
+			pod.version = "1.0.0"
+			pod.attach("macvlan", "ens5", "eth0", guide.a[i:i+1], nil)
+			pod.must("ADD", "eth0", pod.result("eth0", guide.a[i:i+1], nil), nil)
+			pod.must("CHECK", "eth0", pod.result("eth0", guide.a[i:i+1], nil), nil)
+			node.Serve(8080)
+			pod.Serve(8080)
+			if got, err := pod.Ask("tcp", hostPort(bare(address), 8080), askTimeout); err != nil || got != "node "+bare(guide.a[i]) {
+				t.Errorf("pod to node: %q, %v", got, err)
+			}
+			if got, err := node.Ask("tcp", hostPort(bare(guide.a[i]), 8080), askTimeout); err != nil || got != "a "+bare(address) {
+				t.Errorf("node to pod: %q, %v", got, err)
+			}
+		})
+	}
 }
 
 func TestCheckNamesWhatIsMissing(t *testing.T) {
