@@ -68,6 +68,8 @@ type Options struct {
 	Pools             []Pool
 	// GCSeconds is Values.GCSeconds; 0 means 600, the chart's default.
 	GCSeconds int
+	// MinLeaseAge is Values.MinLeaseAge.
+	MinLeaseAge time.Duration
 }
 
 // NodeName is the name of the simulated node i, counted from 0.
@@ -109,7 +111,7 @@ func (o Options) values(node string, index int) Values {
 	v := Values{
 		Root: o.Root, Bin: o.Bin, Node: node, Dir: filepath.Join(o.Dir, node), Port: firstPort + 10*index,
 		Kubeconfig: filepath.Join(o.Dir, "control-plane", "kubeconfig"),
-		GCSeconds:  cmp.Or(o.GCSeconds, 600),
+		GCSeconds:  cmp.Or(o.GCSeconds, 600), MinLeaseAge: o.MinLeaseAge,
 	}
 	v.CRISocket = filepath.Join(v.Dir, "cri.sock")
 	for _, p := range o.Pools {

@@ -103,13 +103,16 @@ func (c *ControlPlane) start(ctx context.Context, crds []string) error {
 
 // WaitReady returns when the API server says that it is ready.
 func (c *ControlPlane) WaitReady(ctx context.Context) error {
+	return WaitFor(ctx, "kube-apiserver", c.Ready, c.Etcd, c.APIServer)
+}
+
+// Ready returns an error while the API server does not serve.
+func (c *ControlPlane) Ready(ctx context.Context) error {
 	client, err := discovery.NewDiscoveryClientForConfig(c.Config())
 	if err != nil {
 		return err
 	}
-	return WaitFor(ctx, "kube-apiserver", func(ctx context.Context) error {
-		return client.RESTClient().Get().AbsPath("/readyz").Do(ctx).Error()
-	}, c.Etcd, c.APIServer)
+	return client.RESTClient().Get().AbsPath("/readyz").Do(ctx).Error()
 }
 
 // Stop ends both programs. What they stored is of no use afterwards, so they are

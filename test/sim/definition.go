@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"text/template"
+	"time"
 
 	"sigs.k8s.io/yaml"
 )
@@ -94,6 +95,8 @@ type Values struct {
 	Pools      []Pool // those that the node may use, or all
 	IPv4, IPv6 bool   // the families that the scenario uses
 	GCSeconds  int    // how often everything is looked through for addresses that nobody uses
+	// MinLeaseAge is from which age on addresses may be found unused; 0 is the plugin's default.
+	MinLeaseAge time.Duration
 }
 
 // LoadDefinition returns a built-in definition by name, or reads a file.

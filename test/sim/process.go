@@ -218,10 +218,14 @@ func kibibytes(status []byte, key string) int64 {
 func WaitFor(ctx context.Context, what string, condition func(ctx context.Context) error, needs ...*Process) error {
 	ticker := time.NewTicker(20 * time.Millisecond)
 	defer ticker.Stop()
+	var last error
 	for {
 		err := condition(ctx)
 		if err == nil {
 			return nil
+		}
+		if last == nil || ctx.Err() == nil {
+			last = err // an error because the time is up says nothing
 		}
 		for _, p := range needs {
 			if !p.Running() {
@@ -230,7 +234,7 @@ func WaitFor(ctx context.Context, what string, condition func(ctx context.Contex
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("wait for %s: %w", what, errors.Join(context.Cause(ctx), err))
+			return fmt.Errorf("wait for %s: %w", what, errors.Join(context.Cause(ctx), last))
 		case <-ticker.C:
 		}
 	}

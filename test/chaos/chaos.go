@@ -1,0 +1,280 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"spiderpool.dev/spiderpool/api/v2beta1"
+	"spiderpool.dev/spiderpool/internal/kube/allkinds"
+	"spiderpool.dev/spiderpool/test/history"
+	"spiderpool.dev/spiderpool/test/sim"
+)
+
+const (
+	namespace = "chaos"
+	// startLimit bounds the start of the cluster, drainLimit the work that goes on
+	// when nothing is broken any more.
+	startLimit = 2 * time.Minute
+	drainLimit = 2 * time.Minute
+)
+
+// chaos is one run.
+type chaos struct {
+	*options
+	cluster  *sim.Cluster
+	objects  client.Client
+	runtimes []*sim.Runtime // of the nodes
+	netns    string
+	history  *history.Log
+	outages  *outages
+	refused  problems // DELs that had no reason to fail
+	count    counts
+	pools    []sim.Pool
+}
+
+// counts are what happened, for the summary, and to know that enough happened to
+// prove something.
+type counts struct {
+	pods, repeated, lateDels, lost   atomic.Int64
+	adds, failedAdds                 atomic.Int64
+	dels, failedDels, delsWithoutAPI atomic.Int64
+	kills, pauses, restarts          atomic.Int64
+}
+
+func newChaos(o *options) *chaos {
+	return &chaos{options: o, history: &history.Log{}, outages: newOutages()}
+}
+
+func (c *chaos) run(ctx context.Context, d *sim.Definition, root string) error {
+	stop, err := c.start(ctx, d, root)
+	if err != nil {
+		return err
+	}
+	defer stop()
+
+	supervising, endSupervision := context.WithCancel(ctx)
+	var supervision sync.WaitGroup
+	supervision.Go(func() { c.supervise(supervising) })
+	defer func() { endSupervision(); supervision.Wait() }()
+
+	anchors, err := c.anchor(ctx)
+	if err != nil {
+		return err
+	}
+
+	// 1. Pods come and go, and things break.
+	breaking, calm := context.WithTimeout(ctx, c.time)
+	defer calm()
+	var faults, work sync.WaitGroup
+	c.breakThings(breaking, &faults)
+	working, giveUp := context.WithTimeoutCause(ctx, c.time+drainLimit, fmt.Errorf("pods are still not done %s after the last fault", drainLimit))
+	defer giveUp()
+	stuck := c.workAll(breaking, working, &work)
+	c.show(breaking)
+
+	// 2. Nothing breaks any more; what was begun is brought to its end.
+	faults.Wait()
+	if err := c.awaitReady(ctx); err != nil {
+		return err
+	}
+	work.Wait()
+	if err := errors.Join(stuck.all()...); err != nil {
+		return err
+	}
+
+	// 3. What is left over is reclaimed, what lives is not, and every address can be
+	// had again.
+	leaked := c.awaitNoLeases(ctx, anchors)
+	if leaked != nil {
+		return c.judge(leaked, errNotTried)
+	}
+	for _, s := range anchors {
+		if err := errors.Join(c.end(ctx, s), c.deletePod(ctx, s)); err != nil {
+			return err
+		}
+	}
+	return c.judge(nil, c.fillPools(ctx))
+}
+
+// start starts the cluster with runtimes on its nodes.
+func (c *chaos) start(ctx context.Context, d *sim.Definition, root string) (stop func(), err error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, startLimit, fmt.Errorf("not ready after %s", startLimit))
+	defer cancel()
+	var undo []func()
+	stop = func() {
+		for _, f := range slices.Backward(undo) {
+			f()
+		}
+	}
+	defer func() {
+		if err != nil {
+			stop()
+		}
+	}()
+	for i := range c.nodes {
+		dir := filepath.Join(c.dir, sim.NodeName(i))
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return nil, err
+		}
+		r, end, err := sim.ServeRuntime(filepath.Join(dir, "cri.sock"))
+		if err != nil {
+			return nil, err
+		}
+		undo = append(undo, end)
+		c.runtimes = append(c.runtimes, r)
+	}
+	c.pools = pools(c.nodes * c.workers)
+	c.cluster, err = sim.Start(ctx, sim.Options{
+		Dir: c.dir, Assets: c.assets, Bin: c.bin, Root: root, Definition: d, Nodes: c.nodes, Pools: c.pools,
+		GCSeconds: 5, MinLeaseAge: 5 * time.Second,
+	})
+	if err != nil {
+		return nil, err
+	}
+	undo = append(undo, c.cluster.Stop)
+	var release func() error
+	if c.netns, release, err = sim.PodNetNS(); err != nil {
+		return nil, err
+	}
+	undo = append(undo, func() { _ = release() })
+	if c.objects, err = client.New(c.cluster.Config(), client.Options{Scheme: allkinds.NewScheme()}); err != nil {
+		return nil, err
+	}
+	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}}
+	_, err = c.cluster.Kube.CoreV1().Namespaces().Create(ctx, ns, metav1.CreateOptions{})
+	return stop, err
+}
+
+// pools are small and begin inside a block, so that all nodes write the same few
+// blocks and addresses are soon used again: twice as many as pods at a time.
+func pools(pods int) []sim.Pool {
+	return []sim.Pool{
+		{Name: "shared-v4", Version: 4, Subnet: "10.200.0.0/24", First: "10.200.0.10", Last: fmt.Sprintf("10.200.0.%d", min(10+2*pods-1, 254))},
+		{Name: "shared-v6", Version: 6, Subnet: "fd00:200::/64", First: "fd00:200::a", Last: fmt.Sprintf("fd00:200::%x", min(10+2*pods-1, 254))},
+	}
+}
+
+func poolSize(pods int) int { return min(2*pods, 254-10+1) }
+
+// awaitReady waits until everything serves.
+func (c *chaos) awaitReady(ctx context.Context) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, startLimit, fmt.Errorf("not ready %s after the last fault", startLimit))
+	defer cancel()
+	if err := sim.WaitFor(ctx, apiServer, c.cluster.Ready); err != nil {
+		return err
+	}
+	for _, p := range c.cluster.AllProcesses() {
+		if err := sim.WaitFor(ctx, p.Name, p.Ready); err != nil {
+			return fmt.Errorf("%w; the end of %s:\n%s", err, p.Log, p.LastOutput())
+		}
+	}
+	return nil
+}
+
+// anchor makes a pod on every node that lives until everything is healed. It
+// shows that nothing is taken from the living, and the agents need a sandbox to see
+// before they believe a runtime that says others are gone.
+func (c *chaos) anchor(ctx context.Context) ([]*sandbox, error) {
+	ctx, cancel := context.WithTimeout(ctx, startLimit)
+	defer cancel()
+	var anchors []*sandbox
+	for node := range c.nodes {
+		s, err := c.begin(ctx, node, fmt.Sprintf("anchor-%d", node))
+		if err != nil {
+			return nil, err
+		}
+		anchors = append(anchors, s)
+	}
+	return anchors, nil
+}
+
+// awaitNoLeases waits until no lease is in use and no endpoint is there but those
+// of the anchors; the error says what is left, or missing.
+func (c *chaos) awaitNoLeases(ctx context.Context, anchors []*sandbox) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, c.quietFor, fmt.Errorf("%s after the last pod", c.quietFor))
+	defer cancel()
+	living := map[string]bool{}
+	for _, s := range anchors {
+		living[s.Pod] = true
+	}
+	return sim.WaitFor(ctx, "every lease to be given back or reclaimed", func(ctx context.Context) error {
+		left, kept, err := c.leftovers(ctx, living)
+		switch {
+		case err != nil:
+			return err
+		case len(left) > 0:
+			return fmt.Errorf("%d are left: %v", len(left), left)
+		case kept != len(anchors)*len(c.pools):
+			return fmt.Errorf("the %d pods that live have %d leases instead of %d", len(anchors), kept, len(anchors)*len(c.pools))
+		}
+		return nil
+	})
+}
+
+// leftovers returns the leases in use and the endpoints of pods other than the
+// living, and the number of leases of these.
+func (c *chaos) leftovers(ctx context.Context, living map[string]bool) (left []string, kept int, err error) {
+	var blocks v2beta1.SpiderIPBlockList
+	if err := c.objects.List(ctx, &blocks); err != nil {
+		return nil, 0, err
+	}
+	for _, b := range blocks.Items {
+		for _, l := range b.Spec.Leases {
+			switch {
+			case l.State != v2beta1.LeaseInUse:
+			case living[strings.TrimPrefix(l.Pod, namespace+"/")]:
+				kept++
+			default:
+				left = append(left, fmt.Sprintf("lease of %s: pod %s, sandbox %s on %s", l.IP, l.Pod, l.ContainerID, l.Node))
+			}
+		}
+	}
+	var endpoints v2beta1.SpiderEndpointList
+	if err := c.objects.List(ctx, &endpoints); err != nil {
+		return nil, 0, err
+	}
+	for _, e := range endpoints.Items {
+		if !living[e.Name] {
+			left = append(left, "endpoint "+e.Namespace+"/"+e.Name)
+		}
+	}
+	return left, kept, nil
+}
+
+// show prints what has happened every ten seconds until the context ends.
+func (c *chaos) show(ctx context.Context) {
+	ticker := time.NewTicker(10 * time.Second)
+	defer ticker.Stop()
+	began := time.Now()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+			fmt.Fprintf(os.Stderr, "%4.0fs  %s\n", time.Since(began).Seconds(), &c.count)
+		}
+	}
+}
+
+func (n *counts) String() string {
+	return fmt.Sprintf("%d pods; ADD %d, %d refused; DEL %d, %d refused, %d done without an API server; %d repeated ADDs, %d late DELs, %d lost sandboxes; %d kills, %d pauses, %d restarts of what ended by itself",
+		n.pods.Load(), n.adds.Load(), n.failedAdds.Load(), n.dels.Load(), n.failedDels.Load(), n.delsWithoutAPI.Load(),
+		n.repeated.Load(), n.lateDels.Load(), n.lost.Load(), n.kills.Load(), n.pauses.Load(), n.restarts.Load())
+}
+
+// random makes a source of choices of its own for each actor, so that they do not
+// depend on the order in which actors choose.
+func (c *chaos) random(actor uint64) *rand.Rand { return rand.New(rand.NewPCG(c.seed, actor)) }

@@ -1,0 +1,183 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"spiderpool.dev/spiderpool/test/sim"
+)
+
+// target is a process to break.
+type target struct {
+	name    string
+	process *sim.Process
+	// up is for how long it runs between two faults, down for how long it then does
+	// not; both are drawn up to twice the value.
+	up, down time.Duration
+	// pause makes every second fault a pause.
+	pause bool
+	// ready returns an error while the process is not at work yet: the time until
+	// the next fault begins when it is, however slow the machine. Nil is at once.
+	ready func(context.Context) error
+	// stays says that the process must not end by itself, whatever others do.
+	stays bool
+}
+
+// superviseEvery is how often processes are looked at.
+const superviseEvery = 100 * time.Millisecond
+
+// Names of the control plane in the outages.
+const (
+	apiServer = "kube-apiserver"
+	etcd      = "etcd"
+)
+
+func (c *chaos) targets() []target {
+	list := []target{
+		{name: apiServer, process: c.cluster.APIServer, up: 6 * time.Second, down: 1500 * time.Millisecond, ready: c.cluster.Ready},
+		{name: etcd, process: c.cluster.Etcd, up: 10 * time.Second, down: time.Second},
+	}
+	for _, p := range c.cluster.Processes {
+		list = append(list, target{name: p.Name, process: p.Process, up: 5 * time.Second, down: time.Second, pause: true})
+	}
+	for _, node := range c.cluster.Nodes {
+		for _, p := range node.Processes {
+			list = append(list, target{name: node.Name, process: p.Process, up: 3 * time.Second, down: 500 * time.Millisecond, pause: true, stays: true})
+		}
+	}
+	return list
+}
+
+// breakThings breaks each target again and again until the context ends, and then
+// leaves every process running.
+func (c *chaos) breakThings(ctx context.Context, done *sync.WaitGroup) {
+	for i, t := range c.targets() {
+		done.Go(func() { c.breakOne(ctx, t, c.random(uint64(i))) })
+	}
+}
+
+func (c *chaos) breakOne(ctx context.Context, t target, random *rand.Rand) {
+	for {
+		if t.ready != nil {
+			_ = sim.WaitFor(ctx, t.name, t.ready) // fails only when the context ends
+		}
+		if !sleep(ctx, upTo(random, 2*t.up)) {
+			return
+		}
+		down := upTo(random, 2*t.down)
+		if t.pause && random.IntN(2) == 0 {
+			c.pause(ctx, t, down)
+		} else {
+			c.kill(ctx, t, down)
+		}
+	}
+}
+
+// supervise starts processes again that have ended by themselves, as kubelet does,
+// until the context ends. A controller that lost its election ends, and so does an
+// API server that finds no etcd when it starts.
+func (c *chaos) supervise(ctx context.Context) {
+	targets := c.targets()
+	for sleep(ctx, superviseEvery) {
+		for _, t := range targets {
+			if t.process.Running() || !c.outages.beginUnlessDown(t.name) {
+				continue
+			}
+			if t.stays {
+				c.refused.add(fmt.Errorf("%s has ended by itself; the end of %s:\n%s", t.process.Name, t.process.Log, t.process.LastOutput()))
+			}
+			c.count.restarts.Add(1)
+			_ = t.process.Start() // what does not start is seen by awaitReady
+			c.outages.end(t.name)
+		}
+	}
+}
+
+func (c *chaos) pause(ctx context.Context, t target, down time.Duration) {
+	c.outages.begin(t.name)
+	defer c.outages.end(t.name)
+	if t.process.Pause() != nil {
+		return // it has just ended, which supervise sees
+	}
+	c.count.pauses.Add(1)
+	sleep(ctx, down)
+	_ = t.process.Resume() // as above
+}
+
+// kill kills the process and starts it again.
+func (c *chaos) kill(ctx context.Context, t target, down time.Duration) {
+	c.outages.begin(t.name)
+	defer c.outages.end(t.name)
+	t.process.Kill()
+	c.count.kills.Add(1)
+	sleep(ctx, down)
+	_ = t.process.Start() // what does not start is seen by awaitReady
+}
+
+// sleep reports whether the time has passed before the context ended.
+func sleep(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		return true
+	}
+}
+
+func upTo(random *rand.Rand, d time.Duration) time.Duration {
+	return time.Duration(random.Int64N(int64(d)))
+}
+
+// outages knows when which target was down.
+type outages struct {
+	mu   sync.Mutex
+	down map[string]int
+	last map[string]time.Time // end of the last outage
+}
+
+func newOutages() *outages {
+	return &outages{down: map[string]int{}, last: map[string]time.Time{}}
+}
+
+func (o *outages) begin(name string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.down[name]++
+}
+
+// beginUnlessDown begins an outage and reports true, unless there is one.
+func (o *outages) beginUnlessDown(name string) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.down[name] > 0 {
+		return false
+	}
+	o.down[name]++
+	return true
+}
+
+func (o *outages) end(name string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.down[name]--
+	o.last[name] = time.Now()
+}
+
+// isDown reports whether the target is down now.
+func (o *outages) isDown(name string) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.down[name] > 0
+}
+
+// downSince reports whether the target was down at any moment since then.
+func (o *outages) downSince(name string, since time.Time) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.down[name] > 0 || o.last[name].After(since)
+}
