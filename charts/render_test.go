@@ -233,6 +233,7 @@ func TestBadValuesAreRefused(t *testing.T) {
 		"pool without subnet":   {"clusterDefaultPool.installIPv4IPPool=true", "clusterDefaultPool.ipv4Subnet is empty and clusterDefaultPool.installIPv4IPPool is true: give the subnet"},
 		"tls without files":     {"spiderpoolController.tls.method=provided", "spiderpoolController.tls.provided.tlsC"},
 		"monitor but no metric": {"spiderpoolAgent.prometheus.serviceMonitor.install=true", "spiderpoolAgent.prometheus.enabled is false"},
+		"foreign plugin":        {"plugins.installOvsCNI=true", "does not contain the plugins that are asked for: ovs. Set plugins.image"},
 		"sriov":                 {"sriov.install=true", "does not carry the SR-IOV network operator"},
 	}
 	for name, test := range tests {

@@ -33,3 +33,16 @@ image spiderpool-agent /usr/bin/spiderpool-agent \
 image spiderpool-controller /usr/bin/spiderpool-controller \
   spiderpool-controller:/usr/bin/spiderpool-controller \
   spiderpool-init:/usr/bin/spiderpool-init
+
+# The plugins of containernetworking/plugins, which the lab pins and uses too.
+rm -rf dist/plugins
+mkdir -p dist/plugins/cni dist/plugins/vlan
+CGO_ENABLED=0 go -C test/lab/modules/plugins build -trimpath -ldflags='-s -w' -o "$PWD/dist/plugins/cni/" tool
+cp dist/plugins/cni/vlan dist/plugins/vlan/
+bin/lab image build --tag "$repository/spiderpool-plugins:$tag" \
+  --add bin/cni-install:/usr/bin/cni-install:755 \
+  --add dist/plugins:/opt/plugins \
+  --add LICENSE:/licenses/LICENSE:644 \
+  --label "org.opencontainers.image.version=$tag" \
+  --entrypoint /usr/bin/cni-install -o dist/images/spiderpool-plugins.tar
+echo "$repository/spiderpool-plugins:$tag  dist/images/spiderpool-plugins.tar"

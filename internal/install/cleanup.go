@@ -6,6 +6,8 @@ import (
 	"log/slog"
 
 	nadv1 "github.com/k8snetworkplumbingwg/network-attachment-definition-client/pkg/apis/k8s.cni.cncf.io/v1"
+	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -25,15 +27,33 @@ var kinds = []string{
 	"SpiderMultusConfig", "SpiderCoordinator", "SpiderIPBlock",
 }
 
+// Leftovers are objects of an installation that are not part of its Helm
+// release; Helm would leave them behind. A name that is empty is none.
+type Leftovers struct {
+	Namespace string
+	// Secret has the certificate that the controller made.
+	Secret string
+	// Job is the Job of the last installation.
+	Job string
+}
+
 // Cleanup leaves a cluster without our programs in a state where nothing hangs:
 // it removes our finalizer, which nobody else would, from all our custom
 // resources, and deletes what Install created and nobody has filled since (the
-// SpiderCoordinator and empty NetworkAttachmentDefinitions). What an
-// administrator wrote and which addresses are in use stays, for a later
+// SpiderCoordinator and empty NetworkAttachmentDefinitions), and the leftovers.
+// What an administrator wrote and which addresses are in use stays, for a later
 // installation to go on with. Kinds that are not served are passed over.
-func Cleanup(ctx context.Context, log *slog.Logger, c client.Client) error {
-	if err := deleteInstalled(ctx, log, c); err != nil {
+func Cleanup(ctx context.Context, log *slog.Logger, c client.Client, leftovers Leftovers) error {
+	installed, err := installedObjects(ctx, c)
+	if err != nil {
 		return err
+	}
+	for _, object := range append(installed, leftovers.objects()...) {
+		err := c.Delete(ctx, object, client.PropagationPolicy(metav1.DeletePropagationBackground))
+		if client.IgnoreNotFound(err) != nil {
+			return fmt.Errorf("delete %s: %w", describe(object), err)
+		}
+		log.Info("deleted", "object", describe(object))
 	}
 	for _, kind := range kinds {
 		count, err := removeFinalizers(ctx, c, kind)
@@ -89,33 +109,37 @@ func removeFinalizer(ctx context.Context, c client.Client, object *metav1.Partia
 	return client.IgnoreNotFound(err)
 }
 
-// deleteInstalled deletes what Install created, as long as it is as it was.
-func deleteInstalled(ctx context.Context, log *slog.Logger, c client.Client) error {
+func (l Leftovers) objects() []client.Object {
+	var list []client.Object
+	if l.Secret != "" {
+		list = append(list, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: l.Namespace, Name: l.Secret}})
+	}
+	if l.Job != "" {
+		list = append(list, &batchv1.Job{ObjectMeta: metav1.ObjectMeta{Namespace: l.Namespace, Name: l.Job}})
+	}
+	return list
+}
+
+// installedObjects are what Install created, as long as it is as it was.
+func installedObjects(ctx context.Context, c client.Client) ([]client.Object, error) {
 	ours := client.MatchingLabels{managedByLabel: managedBy}
-	var doomed []client.Object
+	var list []client.Object
 
 	attachments := &nadv1.NetworkAttachmentDefinitionList{}
 	if err := c.List(ctx, attachments, ours); err != nil && !meta.IsNoMatchError(err) {
-		return fmt.Errorf("list NetworkAttachmentDefinitions: %w", err)
+		return nil, fmt.Errorf("list NetworkAttachmentDefinitions: %w", err)
 	}
 	for i := range attachments.Items {
 		if a := &attachments.Items[i]; a.Spec.Config == "" && len(a.OwnerReferences) == 0 {
-			doomed = append(doomed, a)
+			list = append(list, a)
 		}
 	}
 	coordinators := &v2beta1.SpiderCoordinatorList{}
 	if err := c.List(ctx, coordinators, ours); err != nil && !meta.IsNoMatchError(err) {
-		return fmt.Errorf("list SpiderCoordinators: %w", err)
+		return nil, fmt.Errorf("list SpiderCoordinators: %w", err)
 	}
 	for i := range coordinators.Items {
-		doomed = append(doomed, &coordinators.Items[i])
+		list = append(list, &coordinators.Items[i])
 	}
-
-	for _, object := range doomed {
-		if err := c.Delete(ctx, object); client.IgnoreNotFound(err) != nil {
-			return fmt.Errorf("delete %s: %w", describe(object), err)
-		}
-		log.Info("deleted", "object", describe(object))
-	}
-	return nil
+	return list, nil
 }

@@ -17,6 +17,7 @@ import (
 
 	nadv1 "github.com/k8snetworkplumbingwg/network-attachment-definition-client/pkg/apis/k8s.cni.cncf.io/v1"
 	admissionv1 "k8s.io/api/admissionregistration/v1"
+	corev1 "k8s.io/api/core/v1"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -24,7 +25,7 @@ import (
 
 	"spiderpool.dev/spiderpool/api/v2beta1"
 	"spiderpool.dev/spiderpool/internal/config"
-	"spiderpool.dev/spiderpool/internal/kube"
+	"spiderpool.dev/spiderpool/internal/kube/allkinds"
 	"spiderpool.dev/spiderpool/internal/kube/kubetest"
 )
 
@@ -298,7 +299,7 @@ func TestTimeoutSaysWhatItWaitedFor(t *testing.T) {
 		}
 	})
 	// The mapper of this client has not seen the kind.
-	fresh, err := client.New(kubetest.Config(t), client.Options{Scheme: kube.NewScheme()})
+	fresh, err := client.New(kubetest.Config(t), client.Options{Scheme: allkinds.NewScheme()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -322,10 +323,12 @@ func TestCleanupRemovesFinalizersAndWhatInstallCreated(t *testing.T) {
 		ObjectMeta: objectMeta(cfg.PodNamespace, "filled"),
 		Spec:       nadv1.NetworkAttachmentDefinitionSpec{Config: `{}`},
 	}
-	kubetest.Create(t, c, pool, theirs, filled)
+	certificate := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: cfg.PodNamespace, Name: "certs"}}
+	kubetest.Create(t, c, pool, theirs, filled, certificate)
+	leftovers := Leftovers{Namespace: cfg.PodNamespace, Secret: "certs", Job: "never-ran"}
 
 	for range 2 { // again changes nothing
-		if err := Cleanup(t.Context(), slog.New(slog.DiscardHandler), c); err != nil {
+		if err := Cleanup(t.Context(), slog.New(slog.DiscardHandler), c, leftovers); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -338,6 +341,7 @@ func TestCleanupRemovesFinalizersAndWhatInstallCreated(t *testing.T) {
 	for _, gone := range []client.Object{
 		&nadv1.NetworkAttachmentDefinition{ObjectMeta: metav1.ObjectMeta{Namespace: cfg.PodNamespace, Name: "ipvlan-ens5"}},
 		&v2beta1.SpiderCoordinator{ObjectMeta: metav1.ObjectMeta{Name: "default"}},
+		certificate,
 	} {
 		if err := c.Get(t.Context(), client.ObjectKeyFromObject(gone), gone); !apierrors.IsNotFound(err) {
 			t.Errorf("%s is still there: %v", describe(gone), err)

@@ -12,10 +12,10 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"spiderpool.dev/spiderpool/internal/config"
-	"spiderpool.dev/spiderpool/internal/kube"
+	"spiderpool.dev/spiderpool/internal/kube/allkinds"
 )
 
-const usage = "usage: spiderpool-init install [--config FILE] | cleanup"
+const usage = "usage: spiderpool-init install [--config FILE] | cleanup [--secret NAME] [--job NAME]"
 
 // cleanupTimeout bounds a cleanup; an uninstallation waits for it.
 const cleanupTimeout = 4 * time.Minute
@@ -28,15 +28,21 @@ func Main(ctx context.Context, args []string) error {
 		command, args = args[0], args[1:]
 	}
 	flags := flag.NewFlagSet(command, flag.ContinueOnError)
-	path := flags.String("config", config.DefaultPath, "configuration file")
 	switch command {
 	case "install":
+		path := flags.String("config", config.DefaultPath, "configuration file")
 		if err := flags.Parse(args); err != nil {
 			return err
 		}
 		return runInstall(ctx, *path)
 	case "cleanup":
-		return runCleanup(ctx)
+		leftovers := Leftovers{Namespace: os.Getenv(config.EnvPodNamespace)}
+		flags.StringVar(&leftovers.Secret, "secret", "", "Secret with the certificate that the controller made")
+		flags.StringVar(&leftovers.Job, "job", "", "Job of the last installation")
+		if err := flags.Parse(args); err != nil {
+			return err
+		}
+		return runCleanup(ctx, leftovers)
 	default:
 		return fmt.Errorf("unknown command %q; %s", command, usage)
 	}
@@ -59,7 +65,7 @@ func runInstall(ctx context.Context, path string) error {
 	return Install(ctx, log, c, cfg)
 }
 
-func runCleanup(ctx context.Context) error {
+func runCleanup(ctx context.Context, leftovers Leftovers) error {
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
 	ctx, cancel := context.WithTimeout(ctx, cleanupTimeout)
 	defer cancel()
@@ -67,7 +73,7 @@ func runCleanup(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return Cleanup(ctx, log, c)
+	return Cleanup(ctx, log, c, leftovers)
 }
 
 // newClient waits until the API server is reached, at most for the timeout.
@@ -79,7 +85,7 @@ func newClient(ctx context.Context, log *slog.Logger, timeout time.Duration) (c 
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	err = retry(ctx, log, "the API server "+restConfig.Host, func() error {
-		c, err = client.New(restConfig, client.Options{Scheme: kube.NewScheme()})
+		c, err = client.New(restConfig, client.Options{Scheme: allkinds.NewScheme()})
 		return err
 	})
 	return c, err

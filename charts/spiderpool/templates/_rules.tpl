@@ -161,3 +161,16 @@ clientConfig:
   caBundle: {{ .root.Values.spiderpoolController.tls.provided.tlsCa }}
   {{- end }}
 {{- end -}}
+
+{{- define "spiderpool.cleanupNamespacedRules" }}
+- apiGroups: [batch]
+  resources: [jobs]
+  resourceNames: [{{ .Values.spiderpoolInit.name }}]
+  verbs: [delete]
+{{- if eq .Values.spiderpoolController.tls.method "auto" }}
+- apiGroups: [""]
+  resources: [secrets]
+  resourceNames: [{{ include "spiderpool.tlsSecretName" . }}]
+  verbs: [delete]
+{{- end }}
+{{- end }}
