@@ -28,43 +28,53 @@ import (
 // This cannot be the kernel's proxy ARP and proxy NDP: the latter knows single addresses only, not prefixes, and
 // neither looks at who asks.
 func ServeNeighbours(ctx context.Context, t *topology.Topology, log *slog.Logger) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	var sockets []*os.File
+	responders, err := openResponders(t, log)
 	defer func() {
-		for _, socket := range sockets {
-			_ = socket.Close()
+		for _, r := range responders {
+			_ = r.socket.Close()
 		}
 	}()
-	var running sync.WaitGroup
-	failed := make(chan error, 2*len(t.VPCs))
-	for _, vpc := range t.VPCs {
-		f := newFabric(t, vpc)
-		ports, err := f.ports()
-		if err != nil {
-			return err
-		}
-		for _, protocol := range []uint16{unix.ETH_P_ARP, unix.ETH_P_IPV6} {
-			socket, err := packetSocket(f.namespace(), protocol)
-			if err != nil {
-				return err
-			}
-			sockets = append(sockets, socket)
-			responder := responder{ports: ports, socket: socket, log: log.With("vpc", vpc.Name)}
-			running.Go(func() { failed <- responder.run(ctx) })
-		}
+	if err != nil {
+		return err
 	}
-	var err error
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var running sync.WaitGroup
+	failed := make(chan error, len(responders))
+	for _, r := range responders {
+		running.Go(func() { failed <- r.run(ctx) })
+	}
 	select {
 	case <-ctx.Done():
 	case err = <-failed:
 	}
 	cancel()
-	for _, socket := range sockets {
-		_ = socket.SetReadDeadline(past)
+	for _, r := range responders {
+		_ = r.socket.SetReadDeadline(past)
 	}
 	running.Wait()
 	return err
+}
+
+// openResponders opens a socket of each protocol in the router of each VPC. With an error it returns those that it
+// had opened.
+func openResponders(t *topology.Topology, log *slog.Logger) ([]responder, error) {
+	var responders []responder
+	for _, vpc := range t.VPCs {
+		f := newFabric(t, vpc)
+		ports, err := f.ports()
+		if err != nil {
+			return responders, err
+		}
+		for _, protocol := range []uint16{unix.ETH_P_ARP, unix.ETH_P_IPV6} {
+			socket, err := packetSocket(f.namespace(), protocol)
+			if err != nil {
+				return responders, err
+			}
+			responders = append(responders, responder{ports: ports, socket: socket, log: log.With("vpc", vpc.Name)})
+		}
+	}
+	return responders, nil
 }
 
 // port is what the responder knows of a router's link to an ENI.
