@@ -7,8 +7,8 @@
 // old: two objects that are created at one moment can both get in. The
 // reconcilers therefore check again and report what they find as a condition.
 //
-// No webhook of this package is in the way of a pod, a node or anything else
-// that is not a custom resource of Spiderpool. Objects that are being deleted and
+// The webhooks of Setup are in the way of nothing but custom resources of
+// Spiderpool; the one of SetupPods is separate and off by default. Objects that are being deleted and
 // changes that leave a specification as it is are always let through.
 package admission
 
