@@ -42,6 +42,7 @@ import (
 	"spiderpool.dev/spiderpool/internal/controller/reservedip"
 	"spiderpool.dev/spiderpool/internal/controller/subnet"
 	"spiderpool.dev/spiderpool/internal/kube"
+	"spiderpool.dev/spiderpool/internal/kube/allkinds"
 	"spiderpool.dev/spiderpool/internal/kube/poolindex"
 	domain "spiderpool.dev/spiderpool/internal/reclaim"
 )
@@ -72,6 +73,8 @@ func Run(ctx context.Context, cfg config.Controller, o Options) error {
 	ctrl.SetLogger(logr.FromSlogHandler(log.Handler()))
 	restConfig := rest.CopyConfig(o.RestConfig)
 	restConfig.QPS, restConfig.Burst = requestsPerSecond, requestBurst
+	// The API server warns of the finalizer's name at every write; it is public.
+	restConfig.WarningHandler = rest.NoWarnings{}
 	restConfig.UserAgent = "spiderpool-controller/" + config.Version
 
 	// The webhook server asks the keeper, which the manager that it is part of runs.
@@ -114,7 +117,7 @@ func managerOptions(cfg config.Controller, address string, keeper func() *certif
 		// them, and it can take over at once. Names of our controllers are
 		// constants; tests run several replicas in a process.
 		Controller:                    ctrlconfig.Controller{EnableWarmup: &yes, SkipNameValidation: &yes},
-		Scheme:                        kube.NewScheme(),
+		Scheme:                        allkinds.NewScheme(),
 		Cache:                         cacheOptions(cfg),
 		HealthProbeBindAddress:        hostPort(address, cfg.HealthPort),
 		Metrics:                       metricsserver.Options{BindAddress: "0"},
@@ -191,6 +194,11 @@ func addReconcilers(ctx context.Context, mgr ctrl.Manager, cfg config.Controller
 	// After the reconciler of pools has subscribed.
 	if err := index.Watch(ctx, mgr.GetCache()); err != nil {
 		return err
+	}
+	if cfg.PodResources.Enabled {
+		if err := admission.SetupPods(mgr); err != nil {
+			return err
+		}
 	}
 	return admission.Setup(mgr, admission.Options{Pools: index, CoordinatorName: cfg.CoordinatorName, Cluster: clusterNetwork(cfg)})
 }

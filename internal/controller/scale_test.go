@@ -25,6 +25,7 @@ import (
 
 	"spiderpool.dev/spiderpool/api/v2beta1"
 	"spiderpool.dev/spiderpool/internal/kube"
+	"spiderpool.dev/spiderpool/internal/kube/allkinds"
 	"spiderpool.dev/spiderpool/internal/kube/kubetest"
 	"spiderpool.dev/spiderpool/internal/lease"
 )
@@ -46,7 +47,7 @@ const (
 func TestFiveThousandPoolsAreTakenIn(t *testing.T) {
 	restConfig := kubetest.Config(t)
 	restConfig.QPS, restConfig.Burst = -1, 0
-	c, err := client.New(restConfig, client.Options{Scheme: kube.NewScheme()})
+	c, err := client.New(restConfig, client.Options{Scheme: allkinds.NewScheme()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -106,6 +107,7 @@ func populateOne(ctx context.Context, c client.Client, i int) error {
 		ObjectMeta: metav1.ObjectMeta{Name: name},
 		Spec:       v2beta1.SpiderIPPoolSpec{Subnet: subnet, IPs: []string{fmt.Sprintf("%s-10.%d.%d.31", base, i>>8, i&255)}, NodeName: []string{node}},
 	}
+	kube.CompletePool(pool) // as admission does
 	errs := []error{c.Create(ctx, pool), c.Create(ctx, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: node}})}
 	block := lease.Block{Base: base, Node: node}
 	for n := range scaleEndpoints / scalePools {
@@ -137,7 +139,7 @@ func populateOne(ctx context.Context, c client.Client, i int) error {
 // returns how long that took from the start of the process.
 func (p *process) takenIn(t *testing.T, c client.Client) time.Duration {
 	t.Helper()
-	deadline := time.Now().Add(5 * time.Minute)
+	deadline := time.Now().Add(10 * time.Minute)
 	for {
 		err := p.caughtUp(t.Context(), c)
 		if err == nil {

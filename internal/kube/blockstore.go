@@ -9,6 +9,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/client-go/rest"
 
 	"spiderpool.dev/spiderpool/api/v2beta1"
 	"spiderpool.dev/spiderpool/internal/ipam"
@@ -39,7 +40,7 @@ func (s *BlockStore) Get(ctx context.Context, base netip.Addr) (lease.Block, err
 
 // Put implements ipam.Blocks.
 //
-// The answer is asked for without the content, which is known. An update resets
+// An update resets
 // managedFields (an empty entry does, see "Clearing managedFields" in the
 // documentation of server-side apply): nobody shares the ownership of fields of a
 // block, and tracking it costs the server more than the write itself.
@@ -50,15 +51,22 @@ func (s *BlockStore) Put(ctx context.Context, b lease.Block) (string, error) {
 		object.ManagedFields = []metav1.ManagedFieldsEntry{{}}
 		request = s.client.spiderpool.Put().Resource("spideripblocks").Name(object.Name)
 	}
-	raw, err := request.Body(object).SetHeader("Accept", partialMetadata).Do(ctx).Raw()
+	version, err := write(ctx, request.Body(object))
 	if err != nil {
 		return "", asConflict(object.Name, err)
 	}
-	version, err := versionIn(raw)
-	if err != nil {
-		return "", fmt.Errorf("SpiderIPBlock %s: %w", object.Name, err)
-	}
 	return version, nil
+}
+
+// write sends an object of ours and returns its new resource version. The server
+// need not answer with what it was sent, nor look for fields that it does not know:
+// the object was encoded from its type.
+func write(ctx context.Context, request *rest.Request) (string, error) {
+	raw, err := request.SetHeader("Accept", partialMetadata).Param("fieldValidation", metav1.FieldValidationIgnore).Do(ctx).Raw()
+	if err != nil {
+		return "", err
+	}
+	return versionIn(raw)
 }
 
 // versionIn returns the resource version in the answer to a write.

@@ -201,7 +201,7 @@ func (e *Endpoints) put(ctx context.Context, k key, content ipam.Endpoint) error
 	e.mu.Unlock()
 	object := endpointObject(content)
 	if !known {
-		version, err := e.write(ctx, e.request(e.client.spiderpool.Post, k), object)
+		version, err := write(ctx, e.request(e.client.spiderpool.Post, k).Body(object))
 		if !apierrors.IsAlreadyExists(err) {
 			return e.wrote(k, content, version, err)
 		}
@@ -218,19 +218,11 @@ func (e *Endpoints) put(ctx context.Context, k key, content ipam.Endpoint) error
 		stored.Status = object.Status
 		object = stored
 	}
-	version, err := e.write(ctx, e.request(e.client.spiderpool.Put, k).Name(k.name), object)
+	version, err := write(ctx, e.request(e.client.spiderpool.Put, k).Name(k.name).Body(object))
 	if apierrors.IsConflict(err) || apierrors.IsNotFound(err) {
 		e.forget(k)
 	}
 	return e.wrote(k, content, version, err)
-}
-
-func (e *Endpoints) write(ctx context.Context, request *rest.Request, object *v2beta1.SpiderEndpoint) (string, error) {
-	raw, err := request.Body(object).SetHeader("Accept", partialMetadata).Do(ctx).Raw()
-	if err != nil {
-		return "", err
-	}
-	return versionIn(raw)
 }
 
 func (e *Endpoints) wrote(k key, content ipam.Endpoint, version string, err error) error {
@@ -292,7 +284,7 @@ func (e *Endpoints) takeOut(ctx context.Context, k key, want intention) error {
 	}
 	stored.Status.Current.IPs = slices.DeleteFunc(stored.Status.Current.IPs,
 		func(i v2beta1.EndpointIP) bool { return i.Interface == want.without })
-	_, err = e.write(ctx, e.request(e.client.spiderpool.Put, k).Name(k.name), stored)
+	_, err = write(ctx, e.request(e.client.spiderpool.Put, k).Name(k.name).Body(stored))
 	return err
 }
 

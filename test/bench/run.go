@@ -15,6 +15,7 @@ import (
 
 	"spiderpool.dev/spiderpool/internal/ipset"
 	"spiderpool.dev/spiderpool/internal/kube"
+	"spiderpool.dev/spiderpool/internal/kube/allkinds"
 	"spiderpool.dev/spiderpool/internal/lease"
 	"spiderpool.dev/spiderpool/test/history"
 	"spiderpool.dev/spiderpool/test/sim"
@@ -248,7 +249,7 @@ func (r *runner) populate(ctx context.Context) error {
 	if r.scenario.leases == 0 {
 		return nil
 	}
-	blocks, err := client.New(r.cluster.Config(), client.Options{Scheme: kube.NewScheme()})
+	blocks, err := client.New(r.cluster.Config(), client.Options{Scheme: allkinds.NewScheme()})
 	if err != nil {
 		return err
 	}

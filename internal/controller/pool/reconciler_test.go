@@ -23,6 +23,7 @@ import (
 	"spiderpool.dev/spiderpool/api/v2beta1"
 	"spiderpool.dev/spiderpool/internal/controller/pool"
 	"spiderpool.dev/spiderpool/internal/kube"
+	"spiderpool.dev/spiderpool/internal/kube/allkinds"
 	"spiderpool.dev/spiderpool/internal/kube/kubetest"
 	"spiderpool.dev/spiderpool/internal/kube/poolindex"
 	"spiderpool.dev/spiderpool/internal/lease"
@@ -40,7 +41,7 @@ func start(t *testing.T) client.WithWatch {
 			index.Watch(t.Context(), mgr.GetCache()),
 		)
 	})
-	c, err := client.NewWithWatch(kubetest.Config(t), client.Options{Scheme: kube.NewScheme()})
+	c, err := client.NewWithWatch(kubetest.Config(t), client.Options{Scheme: allkinds.NewScheme()})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,4 +1,8 @@
-package kube
+// Package allkinds is the scheme of the programs that handle objects of many kinds.
+//
+// It is apart from package kube because it links the types of the whole of
+// Kubernetes, about 25 MiB, of which an agent, one a node, needs none.
+package allkinds
 
 import (
 	"fmt"
