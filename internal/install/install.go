@@ -32,9 +32,6 @@ import (
 // retryInterval is the time between two attempts at a step that waits.
 const retryInterval = time.Second
 
-// fallbackNetwork is the default attachment of a cluster without any CNI configuration.
-const fallbackNetwork = "default"
-
 // managedBy marks the objects that Install creates, so that Cleanup tells them
 // from the administrator's.
 const (
@@ -145,7 +142,7 @@ func attachmentName(cfg config.Install) (string, error) {
 		return "", err
 	}
 	if name == "" {
-		return fallbackNetwork, nil
+		return node.FallbackNetwork, nil
 	}
 	if len(validation.IsDNS1123Subdomain(name)) > 0 {
 		return "", fmt.Errorf("the first CNI configuration in %s is called %q, which cannot be the name of a NetworkAttachmentDefinition: set multus.multusCNI.defaultCniCRName", cfg.CNIConfDir, name)

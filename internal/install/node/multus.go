@@ -25,8 +25,8 @@ const (
 	legacyMultusConf = "00-multus.conf"
 )
 
-// fallbackNetwork is the default network of a node without any CNI configuration.
-const fallbackNetwork = "default"
+// FallbackNetwork is the default network of a node without any CNI configuration.
+const FallbackNetwork = "default"
 
 // multusCNIVersion is the version of the configuration of Multus, the newest
 // with which the runtime does not call STATUS every few seconds: Multus answers
@@ -42,7 +42,7 @@ type Multus struct {
 	BinDirOnHost string
 	// ClusterNetwork is the NetworkAttachmentDefinition in Namespace of pods
 	// that name no other. Empty: the network of the node's first CNI
-	// configuration, or "default" on a node without one.
+	// configuration when Run begins, or FallbackNetwork on a node without one.
 	ClusterNetwork, Namespace string
 	// LogLevel (debug, error, verbose, panic) and LogFile are passed on; either may be empty.
 	LogLevel, LogFile string
@@ -200,25 +200,17 @@ func (m Multus) kubeconfig() ([]byte, error) {
 	}, "", "  ")
 }
 
-// network is the default network of the node. A choice of before is kept, so
-// that a configuration that appears later does not move the node's new pods to
-// another network behind everybody's back.
+// network is the default network of the node, by the rule by which
+// spiderpool-init names the default NetworkAttachmentDefinition.
 func (m Multus) network() (string, error) {
 	if m.ClusterNetwork != "" {
 		return m.ClusterNetwork, nil
 	}
-	before, err := readCNIConf(filepath.Join(m.ConfDir, multusConf))
-	if err == nil && len(before.Plugins) == 1 && before.Plugins[0].ClusterNetwork != "" {
-		return before.Plugins[0].ClusterNetwork, nil
-	}
 	first, err := FirstNetwork(m.ConfDir)
-	if err != nil {
-		return "", err
+	if err != nil || first != "" {
+		return first, err
 	}
-	if first == "" {
-		return fallbackNetwork, nil
-	}
-	return first, nil
+	return FallbackNetwork, nil
 }
 
 // cniConf is what is read of a CNI configuration, single or list.
@@ -226,8 +218,7 @@ type cniConf struct {
 	Name    string `json:"name"`
 	Type    string `json:"type"`
 	Plugins []struct {
-		Type           string `json:"type"`
-		ClusterNetwork string `json:"clusterNetwork"`
+		Type string `json:"type"`
 	} `json:"plugins"`
 }
 
