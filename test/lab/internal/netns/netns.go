@@ -1,6 +1,4 @@
-// Package netns makes, enters and removes named network namespaces, where ip-netns(8) keeps them.
-//
-// A namespace is entered by a thread that is thrown away afterwards, so that no other goroutine is ever seen in it.
+// Package netns makes, uses and removes named network namespaces, where ip-netns(8) keeps them.
 package netns
 
 import (
@@ -11,12 +9,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"spiderpool.dev/spiderpool/test/lab/internal/ns"
 )
 
 // Dir is where named namespaces are mounted.
@@ -28,17 +27,13 @@ func Path(name string) string { return filepath.Join(Dir, name) }
 // Ensure makes the namespace, unless it is there, with its loopback up. A mount point that a crash left without a
 // namespace on it is replaced.
 func Ensure(name string) error {
-	if handle, err := netns.GetFromPath(Path(name)); err == nil {
-		err = verify(handle)
-		_ = handle.Close()
-		if err == nil {
-			return nil
-		}
+	if Do(name, func() error { return nil }) == nil {
+		return nil
 	}
 	if err := os.Remove(Path(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("network namespace %s: cannot replace what is at its mount point: %w", name, err)
 	}
-	if err := onDisposableThread(func() error {
+	if err := (ns.Target{}).Do(func() error {
 		handle, err := netns.NewNamed(name)
 		if err != nil {
 			return err
@@ -54,14 +49,6 @@ func Ensure(name string) error {
 		}
 		return handle.LinkSetUp(loopback)
 	})
-}
-
-// verify fails when the file is not a network namespace, as a mount point without a mount is not.
-func verify(handle netns.NsHandle) error {
-	if !handle.IsOpen() {
-		return errors.New("not open")
-	}
-	return onDisposableThread(func() error { return netns.Set(handle) })
 }
 
 // Delete removes the name. The kernel frees the namespace, with the links in it, when nothing runs in it any more.
@@ -99,38 +86,21 @@ func Exists(name string) bool {
 
 // Do runs f in the namespace. Goroutines that f starts are not in it; commands and sockets that f makes itself are.
 func Do(name string, f func() error) error {
-	handle, err := netns.GetFromPath(Path(name))
-	if err != nil {
+	if err := (ns.Target{Net: Path(name)}).Do(f); err != nil {
 		return fmt.Errorf("network namespace %s: %w", name, err)
 	}
-	defer func() { _ = handle.Close() }()
-	return onDisposableThread(func() error {
-		if err := netns.Set(handle); err != nil {
-			return fmt.Errorf("network namespace %s: enter: %w", name, err)
-		}
-		return f()
-	})
-}
-
-// onDisposableThread runs f on a thread that ends with it, so that nobody inherits the thread's namespace.
-func onDisposableThread(f func() error) error {
-	result := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the runtime ends the thread with the goroutine
-		result <- f()
-	}()
-	return <-result
+	return nil
 }
 
 // Netlink calls f with a handle to the namespace's links, addresses, routes, rules and neighbours.
 func Netlink(name string, f func(*netlink.Handle) error) error {
-	ns, err := netns.GetFromPath(Path(name))
+	into, err := netns.GetFromPath(Path(name))
 	if err != nil {
 		return fmt.Errorf("network namespace %s: %w", name, err)
 	}
-	defer func() { _ = ns.Close() }()
+	defer func() { _ = into.Close() }()
 	// Of this family only: User Mode Linux has no sockets of the others.
-	handle, err := netlink.NewHandleAt(ns, unix.NETLINK_ROUTE)
+	handle, err := netlink.NewHandleAt(into, unix.NETLINK_ROUTE)
 	if err != nil {
 		return fmt.Errorf("network namespace %s: netlink: %w", name, err)
 	}
@@ -150,7 +120,7 @@ func Run(ctx context.Context, name, input string, command ...string) (string, er
 		err := cmd.Run()
 		output = stdout.String()
 		if err != nil {
-			return fmt.Errorf("in %s: %s: %w: %s", name, strings.Join(command, " "), err, strings.TrimSpace(stderr.String()))
+			return fmt.Errorf("%s: %w: %s", strings.Join(command, " "), err, strings.TrimSpace(stderr.String()))
 		}
 		return nil
 	})
@@ -163,7 +133,7 @@ func Sysctl(name string, values map[string]string) error {
 		for key, value := range values {
 			path := filepath.Join("/proc/sys/net", key)
 			if err := os.WriteFile(path, []byte(value), 0o644); err != nil {
-				return fmt.Errorf("in %s: set %s to %s: %w", name, path, value, err)
+				return fmt.Errorf("set %s to %s: %w", path, value, err)
 			}
 		}
 		return nil
