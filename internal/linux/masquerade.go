@@ -3,10 +3,12 @@ package linux
 import (
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
+	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
 	"spiderpool.dev/spiderpool/internal/netplan"
@@ -50,6 +52,12 @@ func masqueradeRules(m netplan.Masquerade) (comments []string, exprs [][]expr.An
 	}, [][]expr.Any{from, to}
 }
 
+// nftTimeout bounds a conversation with the kernel's nftables.
+const nftTimeout = 10 * time.Second
+
+// errNoNFT says that the kernel does not answer to nftables.
+var errNoNFT = errors.New("the kernel has no nftables")
+
 // withNFT runs f with a connection to the namespace's nftables. The socket is
 // opened here and by this thread: the library's own way into a namespace starts
 // a goroutine and loses the error of a kernel without nftables (mdlayher/socket
@@ -57,7 +65,9 @@ func masqueradeRules(m netplan.Masquerade) (comments []string, exprs [][]expr.An
 func (n *Namespace) withNFT(f func(*nftables.Conn) error) error {
 	var c *nftables.Conn
 	err := n.Do(func() (err error) {
-		c, err = nftables.New(nftables.AsLasting())
+		c, err = nftables.New(nftables.AsLasting(), nftables.WithSockOptions(func(nl *netlink.Conn) error {
+			return nl.SetDeadline(time.Now().Add(nftTimeout))
+		}))
 		return err
 	})
 	if err != nil {
@@ -89,9 +99,11 @@ func (n *Namespace) hasMasquerade(m netplan.Masquerade) (bool, error) {
 		rules, err = c.GetRules(masqueradeChain(m))
 		return err
 	})
-	// Without the module nf_tables, a question is EINVAL, where a change is EOPNOTSUPP.
-	if err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EINVAL) && !lacksNFT(err) {
-		return false, err
+	if err != nil {
+		// A kernel without nf_tables refuses the question in several ways, and the
+		// library does not keep the reason. Whoever adds what is not known to be
+		// there gets the error of that, if there is one.
+		return n.hasIPTablesMasquerade(m)
 	}
 	comments, _ := masqueradeRules(m)
 	if len(rules) != len(comments) {
@@ -109,6 +121,11 @@ func (n *Namespace) hasMasquerade(m netplan.Masquerade) (bool, error) {
 // two that do it at once leave one set of rules.
 func (n *Namespace) addMasquerade(m netplan.Masquerade) error {
 	err := n.withNFT(func(c *nftables.Conn) error {
+		// A kernel without the module answers a batch with one error for all its
+		// messages, and the library waits for the others.
+		if _, err := c.ListTablesOfFamily(nftFamily(m.Family)); err != nil {
+			return fmt.Errorf("%w: %w", errNoNFT, err)
+		}
 		t, ch := masqueradeChain(m)
 		c.AddTable(t)
 		c.AddChain(ch)
@@ -130,6 +147,9 @@ func (n *Namespace) addMasquerade(m netplan.Masquerade) error {
 
 func (n *Namespace) removeMasquerade(m netplan.Masquerade) error {
 	err := n.withNFT(func(c *nftables.Conn) error {
+		if _, err := c.ListTablesOfFamily(nftFamily(m.Family)); err != nil {
+			return fmt.Errorf("%w: %w", errNoNFT, err)
+		}
 		t, _ := masqueradeChain(m)
 		c.DelTable(t)
 		return c.Flush()
@@ -144,7 +164,7 @@ func (n *Namespace) removeMasquerade(m netplan.Masquerade) error {
 // NAT for it. ENOENT comes along with these for the rules of a chain that could
 // not be made.
 func lacksNFT(err error) bool {
-	return errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EPROTONOSUPPORT)
+	return errors.Is(err, errNoNFT) || errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EPROTONOSUPPORT)
 }
 
 // comment is text as user data of a rule (libnftnl's udata type 0).
