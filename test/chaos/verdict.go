@@ -62,8 +62,8 @@ func (c *chaos) judge(leaked, full error) error {
 	errs = append(errs, c.refused.all()...)
 	errs = append(errs, c.provesNothing())
 	fmt.Fprintf(os.Stderr, "\n%s\n", &c.count)
-	fmt.Fprintf(os.Stderr, "%s that an address was given to two or changed; %s; %s; %s\n",
-		none(len(violations), "case"), none(len(c.refused.all()), "DEL without a reason to fail"),
+	fmt.Fprintf(os.Stderr, "addresses given to two, or changed: %d; DELs that failed without a reason: %d; %s; %s\n",
+		len(violations), len(c.refused.all()),
 		verdict(leaked, "no lease and no endpoint is left", "LEASES OR ENDPOINTS ARE LEFT"),
 		verdict(full, "every address could be had again", "NOT EVERY ADDRESS COULD BE HAD AGAIN"))
 	return errors.Join(errs...)
@@ -84,13 +84,6 @@ func (c *chaos) provesNothing() error {
 		}
 	}
 	return nil
-}
-
-func none(n int, what string) string {
-	if n == 0 {
-		return "no " + what
-	}
-	return fmt.Sprintf("%d × %s", n, what)
 }
 
 func verdict(err error, good, bad string) string {

@@ -1,0 +1,116 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/fake"
+
+	"spiderpool.dev/spiderpool/api/v2beta1"
+	"spiderpool.dev/spiderpool/internal/kube/allkinds"
+)
+
+func TestOutagesOverlapAndAreRemembered(t *testing.T) {
+	t.Parallel()
+	o := newOutages()
+	before := time.Now()
+	if o.isDown("n") || o.downSince("n", before) {
+		t.Error("down before anything happened")
+	}
+	o.begin("n")
+	if o.beginUnlessDown("n") {
+		t.Error("a second outage began where it must not")
+	}
+	o.begin("n")
+	o.end("n")
+	if !o.isDown("n") || !o.downSince("n", time.Now()) {
+		t.Error("up although one of two outages lasts")
+	}
+	o.end("n")
+	if o.isDown("n") || !o.downSince("n", before) || o.downSince("n", time.Now().Add(time.Second)) {
+		t.Error("the end of the last outage is not what is remembered")
+	}
+	if !o.beginUnlessDown("n") || !o.isDown("n") || o.isDown("other") {
+		t.Error("an outage did not begin, or began elsewhere too")
+	}
+}
+
+// stored is a run whose API server has the objects.
+func stored(objects ...client.Object) *chaos {
+	c := newChaos(&options{nodes: 1, workers: 1, quietFor: 50 * time.Millisecond})
+	c.pools = pools(1)
+	c.objects = fake.NewClientBuilder().WithScheme(allkinds.NewScheme()).WithObjects(objects...).Build()
+	return c
+}
+
+func block(leases ...v2beta1.Lease) *v2beta1.SpiderIPBlock {
+	return &v2beta1.SpiderIPBlock{ObjectMeta: metav1.ObjectMeta{Name: "10.200.0.0"}, Spec: v2beta1.SpiderIPBlockSpec{Leases: leases}}
+}
+
+func inUse(ip, pod string) v2beta1.Lease {
+	return v2beta1.Lease{IP: ip, Pod: pod, State: v2beta1.LeaseInUse}
+}
+
+// TestLeaksAreFound plants what a broken product would leave behind.
+func TestLeaksAreFound(t *testing.T) {
+	t.Parallel()
+	four, six := inUse("10.200.0.10", namespace+"/anchor"), inUse("fd00:200::a", namespace+"/anchor")
+	endpoint := func(name string) *v2beta1.SpiderEndpoint {
+		return &v2beta1.SpiderEndpoint{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}}
+	}
+	released := inUse("10.200.0.11", namespace+"/gone")
+	released.State = v2beta1.LeaseReleased
+	anchors := []*sandbox{{}}
+	anchors[0].Pod = "anchor"
+	for name, c := range map[string]struct {
+		objects []client.Object
+		want    string // part of the error; empty for none
+	}{
+		"only what lives":            {[]client.Object{block(four, six, released), endpoint("anchor")}, ""},
+		"a lease":                    {[]client.Object{block(four, six, inUse("10.200.0.12", namespace+"/gone"))}, "lease of 10.200.0.12"},
+		"an endpoint":                {[]client.Object{block(four, six), endpoint("gone")}, "endpoint chaos/gone"},
+		"freed under a living pod":   {[]client.Object{block(four)}, "1 leases instead of 2"},
+		"nothing, and nothing lives": {nil, "0 leases instead of 2"},
+	} {
+		err := stored(c.objects...).awaitNoLeases(context.Background(), anchors)
+		if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v, want %q", name, err, c.want)
+		}
+	}
+}
+
+func TestALongRunMustMeetWhatItIsFor(t *testing.T) {
+	t.Parallel()
+	c := newChaos(&options{time: time.Minute})
+	if c.judge(nil, nil) == nil {
+		t.Error("a run in which nothing happened passed")
+	}
+	for _, n := range []interface{ Add(int64) int64 }{&c.count.kills, &c.count.adds, &c.count.delsWithoutAPI, &c.count.repeated, &c.count.lateDels} {
+		n.Add(1)
+	}
+	if err := c.judge(nil, nil); err != nil {
+		t.Error(err)
+	}
+	c.refused.add(errors.New("DEL of x failed"))
+	if err := c.judge(nil, nil); err == nil || !strings.Contains(err.Error(), "DEL of x failed") {
+		t.Errorf("%v; want the DEL that failed", err)
+	}
+}
+
+func TestPoolsShareBlocksAmongNodes(t *testing.T) {
+	t.Parallel()
+	for _, pods := range []int{1, 12, 1000} {
+		p := pools(pods)
+		if p[0].First != "10.200.0.10" || poolSize(pods) < 1 || poolSize(pods) > 245 {
+			t.Errorf("%d pods: %+v with %d addresses", pods, p, poolSize(pods))
+		}
+	}
+	if p := pools(12); p[0].Last != "10.200.0.33" || p[1].Last != "fd00:200::21" || poolSize(12) != 24 {
+		t.Errorf("pools of 12 pods: %+v", p)
+	}
+}
