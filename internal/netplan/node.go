@@ -1,0 +1,132 @@
+package netplan
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// NodeState plans what all pods of a node share: the rules that lead to the
+// pods' routes, forwarding, and the masquerading of what pods send through
+// their veth pairs. acceptRA is net.ipv6.conf.*.accept_ra of each interface:
+// a kernel that forwards ignores router advertisements where it is 1, and the
+// node's own default route may depend on them.
+func NodeState(hostRuleTable int, ipv6, forwards6 bool, acceptRA map[string]int) State {
+	families := []Family{IPv4}
+	st := State{Sysctl{Path: "net/ipv4/ip_forward", Value: "1"}}
+	if ipv6 {
+		families = append(families, IPv6)
+		st = append(st, Sysctl{Path: "net/ipv6/conf/all/forwarding", Value: "1"})
+		for dev, v := range acceptRA {
+			if v == 1 && !forwards6 {
+				st = append(st, Sysctl{Path: "net/ipv6/conf/" + dev + "/accept_ra", Value: "2"})
+			}
+		}
+	}
+	for _, f := range families {
+		st = append(st,
+			Rule{Family: f, Priority: hostRulePriority, Table: hostRuleTable, Proto: Protocol},
+			Masquerade{Family: f, Links: HostVethPrefix})
+	}
+	return st.sorted()
+}
+
+// Floor is a sysctl of a node that must not be below a value.
+type Floor struct {
+	Path  string
+	Least int
+	Why   string
+}
+
+// Floors are the limits that the datapath needs to be higher than the kernel's
+// defaults. The neighbor tables are one for all namespaces of a kernel: on a
+// layer-2 network every pod has entries of its own for the peers it talks to.
+var Floors = []Floor{
+	{"net/ipv4/neigh/default/gc_thresh1", 4096, manyNeighbors},
+	{"net/ipv4/neigh/default/gc_thresh2", 16384, manyNeighbors},
+	{"net/ipv4/neigh/default/gc_thresh3", 32768, manyNeighbors},
+	{"net/ipv6/neigh/default/gc_thresh1", 4096, manyNeighbors},
+	{"net/ipv6/neigh/default/gc_thresh2", 16384, manyNeighbors},
+	{"net/ipv6/neigh/default/gc_thresh3", 32768, manyNeighbors},
+}
+
+const manyNeighbors = "the pods of a node share one neighbor table, and what it has no room for is unreachable"
+
+// NodeFacts are what a preflight looks at.
+type NodeFacts struct {
+	// Kernel is the release, as "6.1.0-18-amd64".
+	Kernel string
+	// Sysctls are values by path; a path that does not exist is missing.
+	Sysctls map[string]string
+	// Kinds are the kinds of links that were tried, and whether the kernel makes them.
+	Kinds map[string]bool
+}
+
+// Finding is something that a node lacks.
+type Finding struct {
+	What, Is, Want, Why string
+}
+
+func (f Finding) String() string {
+	return fmt.Sprintf("%s is %s, want %s: %s", f.What, f.Is, f.Want, f.Why)
+}
+
+// disableIPv6 is 1 where a node has IPv6 and does not use it.
+const disableIPv6 = "net/ipv6/conf/all/disable_ipv6"
+
+// PreflightPaths are the sysctls that Preflight and Raise look at.
+func PreflightPaths() []string {
+	paths := []string{disableIPv6}
+	for _, f := range Floors {
+		paths = append(paths, f.Path)
+	}
+	return paths
+}
+
+// Preflight names what a node lacks for underlay pods; ipv6 says whether pods
+// get IPv6 addresses.
+func Preflight(facts NodeFacts, ipv6 bool) []Finding {
+	var out []Finding
+	if v, ok := kernelVersion(facts.Kernel); ok && slices.Compare(v, []int{5, 7}) < 0 {
+		out = append(out, Finding{"kernel", facts.Kernel, "5.7 or newer",
+			"what pods send through their node cannot be masqueraded by input interface; let kube-proxy masquerade all (--masquerade-all)"})
+	}
+	for _, k := range slices.Sorted(maps.Keys(facts.Kinds)) {
+		if !facts.Kinds[k] {
+			out = append(out, Finding{"link kind " + k, "unknown to the kernel", "known", "attachments of this kind cannot be made: load or build the module"})
+		}
+	}
+	if ipv6 && facts.Sysctls[disableIPv6] == "1" {
+		out = append(out, Finding{"sysctl " + disableIPv6, "1", "0", "pods get IPv6 addresses, but the node does not speak IPv6"})
+	}
+	for _, f := range Floors {
+		if v, err := strconv.Atoi(facts.Sysctls[f.Path]); err == nil && v < f.Least {
+			out = append(out, Finding{"sysctl " + f.Path, strconv.Itoa(v), fmt.Sprintf("%d or more", f.Least), f.Why})
+		}
+	}
+	return out
+}
+
+// Raise plans the sysctls that are below their floors.
+func Raise(sysctls map[string]string) State {
+	var st State
+	for _, f := range Floors {
+		if v, err := strconv.Atoi(sysctls[f.Path]); err == nil && v < f.Least {
+			st = append(st, Sysctl{Path: f.Path, Value: strconv.Itoa(f.Least)})
+		}
+	}
+	return st
+}
+
+// kernelVersion is the first two numbers of a release.
+func kernelVersion(release string) ([]int, bool) {
+	parts := strings.SplitN(release, ".", 3)
+	if len(parts) < 2 {
+		return nil, false
+	}
+	major, err1 := strconv.Atoi(parts[0])
+	minor, err2 := strconv.Atoi(strings.TrimRight(parts[1], "-+abcdefghijklmnopqrstuvwxyz"))
+	return []int{major, minor}, err1 == nil && err2 == nil
+}
