@@ -42,7 +42,7 @@ type Options struct {
 // Setup registers the webhooks at the manager's server, at the paths of
 // controller-runtime: /mutate- and /validate-, followed by
 // spiderpool-spidernet-io-v2beta1- and the kind in lower case. The manager's
-// cache must have the index of kube.IndexBlocksByPool.
+// cache must have the index of cached.IndexBlocksByPool.
 func Setup(mgr ctrl.Manager, options Options) error {
 	reader := mgr.GetClient()
 	for _, register := range []func() error{

@@ -25,6 +25,7 @@ import (
 	"spiderpool.dev/spiderpool/internal/admission"
 	"spiderpool.dev/spiderpool/internal/admission/certificate"
 	"spiderpool.dev/spiderpool/internal/kube"
+	kubecached "spiderpool.dev/spiderpool/internal/kube/cached"
 	"spiderpool.dev/spiderpool/internal/kube/kubetest"
 	"spiderpool.dev/spiderpool/internal/kube/poolindex"
 	"spiderpool.dev/spiderpool/internal/lease"
@@ -33,9 +34,9 @@ import (
 
 // serve starts the webhooks and waits until the API server asks them. It
 // returns a client for the API server and one for the webhooks' cache.
-func serve(t *testing.T) (c client.Client, cached client.Reader) {
+func serve(t *testing.T) (client.Client, client.Reader) {
 	t.Helper()
-	c = kubetest.Client(t)
+	c := kubetest.Client(t)
 	namespace := kubetest.Namespace(t, c)
 	port := kubetest.FreePort(t)
 	var keeper *certificate.Keeper
@@ -49,7 +50,7 @@ func serve(t *testing.T) (c client.Client, cached client.Reader) {
 			},
 		}, slog.New(slog.DiscardHandler))
 		return errors.Join(err,
-			kube.IndexBlocksByPool(t.Context(), mgr.GetFieldIndexer()),
+			kubecached.IndexBlocksByPool(t.Context(), mgr.GetFieldIndexer()),
 			index.Watch(t.Context(), mgr.GetCache()),
 			admission.Setup(mgr, admission.Options{
 				Pools: index, CoordinatorName: "default",

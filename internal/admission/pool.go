@@ -12,6 +12,7 @@ import (
 
 	"spiderpool.dev/spiderpool/api/v2beta1"
 	"spiderpool.dev/spiderpool/internal/kube"
+	"spiderpool.dev/spiderpool/internal/kube/cached"
 	"spiderpool.dev/spiderpool/internal/kube/poolindex"
 	"spiderpool.dev/spiderpool/internal/lease"
 	"spiderpool.dev/spiderpool/internal/pool"
@@ -70,7 +71,7 @@ func (w *pools) ValidateUpdate(ctx context.Context, before, in *v2beta1.SpiderIP
 }
 
 func (w *pools) ValidateDelete(ctx context.Context, in *v2beta1.SpiderIPPool) (admission.Warnings, error) {
-	leases, err := kube.LeasesOfPool(ctx, w.reader, in.Name)
+	leases, err := cached.LeasesOfPool(ctx, w.reader, in.Name)
 	if err != nil || len(leases) == 0 {
 		return nil, err
 	}
@@ -106,7 +107,7 @@ func (w *pools) inUse(ctx context.Context, former, compiled pool.Pool) (field.Er
 	if removed.IsEmpty() && !newGateway {
 		return nil, nil
 	}
-	leases, err := kube.LeasesOfPool(ctx, w.reader, former.Name)
+	leases, err := cached.LeasesOfPool(ctx, w.reader, former.Name)
 	if err != nil {
 		return nil, fmt.Errorf("read the leases of SpiderIPPool %s: %w", former.Name, err)
 	}

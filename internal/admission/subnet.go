@@ -11,6 +11,7 @@ import (
 
 	"spiderpool.dev/spiderpool/api/v2beta1"
 	"spiderpool.dev/spiderpool/internal/kube"
+	"spiderpool.dev/spiderpool/internal/kube/cached"
 )
 
 type subnets struct {
@@ -40,7 +41,7 @@ func (w *subnets) ValidateUpdate(ctx context.Context, before, in *v2beta1.Spider
 func (w *subnets) validate(ctx context.Context, in *v2beta1.SpiderSubnet) error {
 	_, errs := kube.CompileSubnet(in)
 	if len(errs) == 0 {
-		conflicts, err := kube.SubnetConflicts(ctx, w.reader, in)
+		conflicts, err := cached.SubnetConflicts(ctx, w.reader, in)
 		if err != nil {
 			return err
 		}

@@ -41,8 +41,8 @@ import (
 	"spiderpool.dev/spiderpool/internal/controller/reclaim"
 	"spiderpool.dev/spiderpool/internal/controller/reservedip"
 	"spiderpool.dev/spiderpool/internal/controller/subnet"
-	"spiderpool.dev/spiderpool/internal/kube"
 	"spiderpool.dev/spiderpool/internal/kube/allkinds"
+	"spiderpool.dev/spiderpool/internal/kube/cached"
 	"spiderpool.dev/spiderpool/internal/kube/poolindex"
 	domain "spiderpool.dev/spiderpool/internal/reclaim"
 )
@@ -166,7 +166,7 @@ func certificateOptions(cfg config.Controller) certificate.Options {
 
 // addReconcilers adds everything that works on custom resources.
 func addReconcilers(ctx context.Context, mgr ctrl.Manager, cfg config.Controller, numbers *metrics, log *slog.Logger) error {
-	indexes := errors.Join(kube.IndexBlocksByPool(ctx, mgr.GetFieldIndexer()), kube.IndexBlocksByHolder(ctx, mgr.GetFieldIndexer()))
+	indexes := errors.Join(cached.IndexBlocksByPool(ctx, mgr.GetFieldIndexer()), cached.IndexBlocksByHolder(ctx, mgr.GetFieldIndexer()))
 	if indexes != nil {
 		return indexes
 	}

@@ -10,6 +10,7 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/client-go/util/workqueue"
 
 	"spiderpool.dev/spiderpool/api/v2beta1"
@@ -100,15 +101,21 @@ type task struct {
 
 // NewFollower returns a follower for the node; Run does the work.
 func NewFollower(client *Client, node string, sink PoolSink, log *slog.Logger) *Follower {
-	return &Follower{
+	f := &Follower{
 		client: client, node: node, sink: sink, log: log,
-		queue: workqueue.NewTypedRateLimitingQueue(workqueue.DefaultTypedControllerRateLimiter[task]()),
-		pools: map[string]poolState{},
-		waiting: map[string]bool{
-			v2beta1.LabelPoolNode: true, v2beta1.LabelPoolUnbound: true, reservedResource.Resource: true,
-		},
+		queue:   workqueue.NewTypedRateLimitingQueue(workqueue.DefaultTypedControllerRateLimiter[task]()),
+		pools:   map[string]poolState{},
+		waiting: map[string]bool{v2beta1.LabelPoolUnbound: true, reservedResource.Resource: true},
 	}
+	if f.bindable() {
+		f.waiting[v2beta1.LabelPoolNode] = true
+	}
+	return f
 }
+
+// bindable reports whether the node's name can be the value of a label; pools of
+// a node of another name count as unbound (CompletePool).
+func (f *Follower) bindable() bool { return len(validation.IsValidLabelValue(f.node)) == 0 }
 
 // Ready returns an error until pools and reserved addresses have been read.
 func (f *Follower) Ready() error {
@@ -131,7 +138,9 @@ func (f *Follower) Run(ctx context.Context) {
 	bound := selection{resource: poolResource, labels: v2beta1.LabelPoolNode + "=" + f.node}
 	unbound := selection{resource: poolResource, labels: v2beta1.LabelPoolUnbound + "=true"}
 	var wg sync.WaitGroup
-	wg.Go(func() { f.client.follow(ctx, bound, &poolFollower{f, v2beta1.LabelPoolNode, bound.labels}, f.log) })
+	if f.bindable() {
+		wg.Go(func() { f.client.follow(ctx, bound, &poolFollower{f, v2beta1.LabelPoolNode, bound.labels}, f.log) })
+	}
 	wg.Go(func() {
 		f.client.follow(ctx, unbound, &poolFollower{f, v2beta1.LabelPoolUnbound, unbound.labels}, f.log)
 	})

@@ -1,8 +1,9 @@
 package kube
 
 import (
+	"slices"
+
 	"k8s.io/apimachinery/pkg/util/validation"
-	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 
 	"spiderpool.dev/spiderpool/api/v2beta1"
 	"spiderpool.dev/spiderpool/internal/ipset"
@@ -38,7 +39,8 @@ func CompletePool(in *v2beta1.SpiderIPPool) bool {
 		delete(in.Labels, other)
 		changed = true
 	}
-	if in.DeletionTimestamp == nil && controllerutil.AddFinalizer(in, v2beta1.Finalizer) {
+	if in.DeletionTimestamp == nil && !slices.Contains(in.Finalizers, v2beta1.Finalizer) {
+		in.Finalizers = append(in.Finalizers, v2beta1.Finalizer)
 		changed = true
 	}
 	return changed

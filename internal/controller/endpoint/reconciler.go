@@ -21,7 +21,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"spiderpool.dev/spiderpool/api/v2beta1"
-	"spiderpool.dev/spiderpool/internal/kube"
+	"spiderpool.dev/spiderpool/internal/kube/cached"
 )
 
 // Reconciler removes endpoints.
@@ -32,7 +32,7 @@ type Reconciler struct {
 }
 
 // Setup adds the reconciler to the manager. The manager's cache must have the
-// indexes of kube.IndexBlocksByHolder.
+// indexes of cached.IndexBlocksByHolder.
 func Setup(mgr ctrl.Manager, log *slog.Logger) error {
 	r := &Reconciler{client: mgr.GetClient(), live: mgr.GetAPIReader(), log: log}
 	deletions := predicate.Funcs{
@@ -54,11 +54,11 @@ func formerHolders() handler.EventHandler {
 	lost := func(q queue, before, after client.Object) {
 		kept := map[string]bool{}
 		if after != nil {
-			for _, holder := range kube.HoldersOfBlock(after.(*v2beta1.SpiderIPBlock)) {
+			for _, holder := range cached.HoldersOfBlock(after.(*v2beta1.SpiderIPBlock)) {
 				kept[holder] = true
 			}
 		}
-		for _, holder := range kube.HoldersOfBlock(before.(*v2beta1.SpiderIPBlock)) {
+		for _, holder := range cached.HoldersOfBlock(before.(*v2beta1.SpiderIPBlock)) {
 			if namespace, name, ok := strings.Cut(holder, "/"); ok && !kept[holder] {
 				q.Add(reconcile.Request{NamespacedName: client.ObjectKey{Namespace: namespace, Name: name}})
 			}
@@ -76,7 +76,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 	if err := r.client.Get(ctx, request.NamespacedName, endpoint); err != nil {
 		return ctrl.Result{}, client.IgnoreNotFound(err)
 	}
-	blocks, err := kube.BlocksOfHolder(ctx, r.client, request.String())
+	blocks, err := cached.BlocksOfHolder(ctx, r.client, request.String())
 	if err != nil || len(blocks) > 0 {
 		return ctrl.Result{}, err
 	}

@@ -32,6 +32,7 @@ import (
 
 	"spiderpool.dev/spiderpool/api/v2beta1"
 	"spiderpool.dev/spiderpool/internal/kube"
+	"spiderpool.dev/spiderpool/internal/kube/cached"
 	"spiderpool.dev/spiderpool/internal/kube/poolindex"
 	"spiderpool.dev/spiderpool/internal/lease"
 )
@@ -52,7 +53,7 @@ type Reconciler struct {
 }
 
 // Setup adds the reconciler to the manager. The manager's cache must have the
-// index of kube.IndexBlocksByPool.
+// index of cached.IndexBlocksByPool.
 func Setup(mgr ctrl.Manager, index *poolindex.Index, log *slog.Logger) error {
 	r := &Reconciler{
 		client: mgr.GetClient(), index: index, recorder: mgr.GetEventRecorder("spiderpool-controller"),
@@ -101,7 +102,7 @@ func poolsOfBlocks() handler.EventHandler {
 	type queue = workqueue.TypedRateLimitingInterface[reconcile.Request]
 	add := func(q queue, objects ...client.Object) {
 		for _, o := range objects {
-			for _, name := range kube.PoolsOfBlock(o.(*v2beta1.SpiderIPBlock)) {
+			for _, name := range cached.PoolsOfBlock(o.(*v2beta1.SpiderIPBlock)) {
 				q.Add(requestOf(name))
 			}
 		}
@@ -152,7 +153,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 
 // leases returns what is held of the pool, in the order of blocks.
 func (r *Reconciler) leases(ctx context.Context, pool string) ([]lease.Lease, error) {
-	held, err := kube.LeasesOfPool(ctx, r.client, pool)
+	held, err := cached.LeasesOfPool(ctx, r.client, pool)
 	if err != nil {
 		return nil, fmt.Errorf("read the leases of SpiderIPPool %s: %w", pool, err)
 	}

@@ -24,6 +24,7 @@ import (
 	"spiderpool.dev/spiderpool/internal/controller/pool"
 	"spiderpool.dev/spiderpool/internal/kube"
 	"spiderpool.dev/spiderpool/internal/kube/allkinds"
+	"spiderpool.dev/spiderpool/internal/kube/cached"
 	"spiderpool.dev/spiderpool/internal/kube/kubetest"
 	"spiderpool.dev/spiderpool/internal/kube/poolindex"
 	"spiderpool.dev/spiderpool/internal/lease"
@@ -36,7 +37,7 @@ func start(t *testing.T) client.WithWatch {
 	kubetest.Manager(t, func(mgr ctrl.Manager) error {
 		index := poolindex.New()
 		return errors.Join(
-			kube.IndexBlocksByPool(t.Context(), mgr.GetFieldIndexer()),
+			cached.IndexBlocksByPool(t.Context(), mgr.GetFieldIndexer()),
 			pool.Setup(mgr, index, slog.New(slog.DiscardHandler)),
 			index.Watch(t.Context(), mgr.GetCache()),
 		)

@@ -33,6 +33,7 @@ import (
 
 	"spiderpool.dev/spiderpool/api/v2beta1"
 	"spiderpool.dev/spiderpool/internal/kube"
+	"spiderpool.dev/spiderpool/internal/kube/cached"
 	"spiderpool.dev/spiderpool/internal/lease"
 	domain "spiderpool.dev/spiderpool/internal/reclaim"
 )
@@ -67,7 +68,7 @@ type Reconciler struct {
 }
 
 // Setup adds the reconciler to the manager. The manager's cache must have the
-// indexes of kube.IndexBlocksByHolder.
+// indexes of cached.IndexBlocksByHolder.
 func Setup(mgr ctrl.Manager, options Options, log *slog.Logger) error {
 	r := &Reconciler{
 		client: mgr.GetClient(), cached: facts{reader: mgr.GetClient()}, live: facts{reader: mgr.GetAPIReader(), kubevirt: true},
@@ -111,7 +112,7 @@ func fewerReplicas() predicate.Predicate {
 }
 
 func (r *Reconciler) blocksOfNode(ctx context.Context, node client.Object) []reconcile.Request {
-	blocks, err := kube.BlocksOfNode(ctx, r.client, node.GetName())
+	blocks, err := cached.BlocksOfNode(ctx, r.client, node.GetName())
 	if err != nil {
 		r.log.ErrorContext(ctx, "find the addresses of a lost node", "node", node.GetName(), "error", err)
 	}
@@ -119,7 +120,7 @@ func (r *Reconciler) blocksOfNode(ctx context.Context, node client.Object) []rec
 }
 
 func (r *Reconciler) blocksOfPod(ctx context.Context, pod client.Object) []reconcile.Request {
-	blocks, err := kube.BlocksOfHolder(ctx, r.client, pod.GetNamespace()+"/"+pod.GetName())
+	blocks, err := cached.BlocksOfHolder(ctx, r.client, pod.GetNamespace()+"/"+pod.GetName())
 	if err != nil {
 		r.log.ErrorContext(ctx, "find the addresses of a pod that is gone", "pod", client.ObjectKeyFromObject(pod), "error", err)
 	}

@@ -25,6 +25,7 @@ import (
 	"spiderpool.dev/spiderpool/internal/controller/endpoint"
 	"spiderpool.dev/spiderpool/internal/controller/reclaim"
 	"spiderpool.dev/spiderpool/internal/kube"
+	"spiderpool.dev/spiderpool/internal/kube/cached"
 	"spiderpool.dev/spiderpool/internal/kube/kubetest"
 	"spiderpool.dev/spiderpool/internal/lease"
 	domain "spiderpool.dev/spiderpool/internal/reclaim"
@@ -51,7 +52,7 @@ func start(t *testing.T) (client.Client, *counter) {
 	kubetest.Manager(t, func(mgr ctrl.Manager) error {
 		discard := slog.New(slog.DiscardHandler)
 		return errors.Join(
-			kube.IndexBlocksByHolder(t.Context(), mgr.GetFieldIndexer()),
+			cached.IndexBlocksByHolder(t.Context(), mgr.GetFieldIndexer()),
 			endpoint.Setup(mgr, discard),
 			reclaim.Setup(mgr, reclaim.Options{
 				Policy:   domain.Policy{Enabled: true, FixedForStatefulSet: true, FixedForKubeVirt: true, ScaledDownRetention: time.Hour},

@@ -15,6 +15,7 @@ import (
 	"spiderpool.dev/spiderpool/api/v2beta1"
 	"spiderpool.dev/spiderpool/internal/ipset"
 	"spiderpool.dev/spiderpool/internal/kube"
+	"spiderpool.dev/spiderpool/internal/kube/cached"
 )
 
 // Reconciler keeps the status of SpiderSubnets.
@@ -54,7 +55,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 		ready = kube.Ready{Reason: "Invalid", Message: errs.ToAggregate().Error()}
 	} else {
 		subnet.Status.TotalIPCount = new(compiled.IPs.Minus(ipset.Union(compiled.Exclude, ipset.OfAddrs(compiled.Gateway))).Count())
-		conflicts, err := kube.SubnetConflicts(ctx, r.client, subnet)
+		conflicts, err := cached.SubnetConflicts(ctx, r.client, subnet)
 		if err != nil {
 			return ctrl.Result{}, err
 		}

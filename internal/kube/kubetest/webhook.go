@@ -12,8 +12,8 @@ import (
 	"spiderpool.dev/spiderpool/api/v2beta1"
 )
 
-// kinds are the resources that have webhooks, by kind in lower case.
-var kinds = map[string]string{
+// webhookKinds are the resources that have webhooks, by kind in lower case.
+var webhookKinds = map[string]string{
 	"spiderippool": "spiderippools", "spidersubnet": "spidersubnets", "spiderreservedip": "spiderreservedips",
 	"spidermultusconfig": "spidermultusconfigs", "spidercoordinator": "spidercoordinators",
 }
@@ -36,7 +36,7 @@ func Webhooks(tb testing.TB, c client.Client, name string, port int) {
 	none, fail := admissionv1.SideEffectClassNone, admissionv1.Fail
 	mutating := &admissionv1.MutatingWebhookConfiguration{ObjectMeta: metav1.ObjectMeta{Name: name}}
 	validating := &admissionv1.ValidatingWebhookConfiguration{ObjectMeta: metav1.ObjectMeta{Name: name}}
-	for kind, resource := range kinds {
+	for kind, resource := range webhookKinds {
 		config := func(action string) admissionv1.WebhookClientConfig {
 			url := "https://127.0.0.1:" + strconv.Itoa(port) + "/" + action + "-spiderpool-spidernet-io-v2beta1-" + kind
 			return admissionv1.WebhookClientConfig{URL: &url}

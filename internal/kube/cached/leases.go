@@ -1,4 +1,9 @@
-package kube
+// Package cached asks a cache of controller-runtime about leases, by pool, holder
+// and node, and about subnets.
+//
+// It is apart from package kube because an agent links that one, and does without
+// controller-runtime and the types of the whole of Kubernetes that come with it.
+package cached
 
 import (
 	"context"
@@ -8,6 +13,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"spiderpool.dev/spiderpool/api/v2beta1"
+	"spiderpool.dev/spiderpool/internal/kube"
 	"spiderpool.dev/spiderpool/internal/lease"
 	"spiderpool.dev/spiderpool/internal/reclaim"
 )
@@ -112,7 +118,7 @@ func LeasesOfPool(ctx context.Context, reader client.Reader, pool string) ([]lea
 	}
 	var leases []lease.Lease
 	for i := range blocks.Items {
-		block, err := BlockOf(&blocks.Items[i])
+		block, err := kube.BlockOf(&blocks.Items[i])
 		if err != nil {
 			return nil, err
 		}

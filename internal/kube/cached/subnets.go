@@ -1,4 +1,4 @@
-package kube
+package cached
 
 import (
 	"context"
@@ -8,13 +8,14 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"spiderpool.dev/spiderpool/api/v2beta1"
+	"spiderpool.dev/spiderpool/internal/kube"
 )
 
 // SubnetConflicts returns how the SpiderSubnet, which compiles, gets in the way
 // of others: networks are equal or disjoint, and subnets of one network share no
 // address.
 func SubnetConflicts(ctx context.Context, reader client.Reader, in *v2beta1.SpiderSubnet) (field.ErrorList, error) {
-	compiled, errs := CompileSubnet(in)
+	compiled, errs := kube.CompileSubnet(in)
 	if len(errs) > 0 {
 		return errs, nil
 	}
@@ -23,7 +24,7 @@ func SubnetConflicts(ctx context.Context, reader client.Reader, in *v2beta1.Spid
 		return nil, fmt.Errorf("list SpiderSubnets: %w", err)
 	}
 	for i := range list.Items {
-		other, otherErrs := CompileSubnet(&list.Items[i])
+		other, otherErrs := kube.CompileSubnet(&list.Items[i])
 		if other.Name == in.Name || len(otherErrs) > 0 || !other.Subnet.Overlaps(compiled.Subnet) {
 			continue
 		}
