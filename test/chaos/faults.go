@@ -19,8 +19,8 @@ type target struct {
 	up, down time.Duration
 	// pause makes every second fault a pause.
 	pause bool
-	// ready returns an error while the process is not at work yet: the time until
-	// the next fault begins when it is, however slow the machine. Nil is at once.
+	// ready returns an error while the process does not serve yet: an outage lasts
+	// until it does, however slow the machine. Nil is at once.
 	ready func(context.Context) error
 	// stays says that the process must not end by itself, whatever others do.
 	stays bool
@@ -38,7 +38,7 @@ const (
 func (c *chaos) targets() []target {
 	list := []target{
 		{name: apiServer, process: c.cluster.APIServer, up: 6 * time.Second, down: 1500 * time.Millisecond, ready: c.cluster.Ready},
-		{name: etcd, process: c.cluster.Etcd, up: 10 * time.Second, down: time.Second},
+		{name: etcd, process: c.cluster.Etcd, up: 10 * time.Second, down: time.Second, ready: c.cluster.Ready},
 	}
 	for _, p := range c.cluster.Processes {
 		list = append(list, target{name: p.Name, process: p.Process, up: 5 * time.Second, down: time.Second, pause: true})
@@ -61,9 +61,6 @@ func (c *chaos) breakThings(ctx context.Context, done *sync.WaitGroup) {
 
 func (c *chaos) breakOne(ctx context.Context, t target, random *rand.Rand) {
 	for {
-		if t.ready != nil {
-			_ = sim.WaitFor(ctx, t.name, t.ready) // fails only when the context ends
-		}
 		if !sleep(ctx, upTo(random, 2*t.up)) {
 			return
 		}
@@ -115,6 +112,17 @@ func (c *chaos) kill(ctx context.Context, t target, down time.Duration) {
 	c.count.kills.Add(1)
 	sleep(ctx, down)
 	_ = t.process.Start() // what does not start is seen by awaitReady
+	if t.ready == nil {
+		return
+	}
+	// The outage lasts until it serves. Meanwhile supervise leaves it alone, and it
+	// may end for want of another process that is away.
+	_ = sim.WaitFor(ctx, t.name, func(ctx context.Context) error { // fails only when the context ends
+		if !t.process.Running() {
+			return t.process.Start()
+		}
+		return t.ready(ctx)
+	})
 }
 
 // sleep reports whether the time has passed before the context ended.
