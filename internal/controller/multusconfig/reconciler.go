@@ -144,20 +144,19 @@ func foreign(is *nadv1.NetworkAttachmentDefinition, config *v2beta1.SpiderMultus
 // apply writes the attachment by server-side apply, which changes nothing when
 // everything is as described.
 func (r *Reconciler) apply(ctx context.Context, config *v2beta1.SpiderMultusConfig, want kube.Attachment) error {
-	annotations := map[string]any{}
-	for key, value := range want.Annotations {
-		annotations[key] = value
-	}
 	object := &unstructured.Unstructured{Object: map[string]any{
 		"apiVersion": nadv1.SchemeGroupVersion.String(),
 		"kind":       "NetworkAttachmentDefinition",
 		"metadata": map[string]any{
-			"namespace":   want.Namespace,
-			"name":        want.Name,
-			"annotations": annotations,
+			"namespace": want.Namespace,
+			"name":      want.Name,
 		},
 		"spec": map[string]any{"config": want.Config},
 	}}
+	// An empty map would be applied anew each time: the API server stores none.
+	if len(want.Annotations) > 0 {
+		object.SetAnnotations(want.Annotations)
+	}
 	object.SetOwnerReferences([]metav1.OwnerReference{*metav1.NewControllerRef(config, v2beta1.GroupVersion.WithKind("SpiderMultusConfig"))})
 	err := r.client.Apply(ctx, client.ApplyConfigurationFromUnstructured(object), client.FieldOwner(fieldManager), client.ForceOwnership)
 	if err != nil {

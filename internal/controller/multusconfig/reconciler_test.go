@@ -179,3 +179,27 @@ func TestConfigThatAdmissionDidNotSeeIsReported(t *testing.T) {
 		t.Errorf("an attachment was made of it: %v", err)
 	}
 }
+
+func TestAttachmentThatIsAsDescribedIsNotWritten(t *testing.T) {
+	c, namespace := start(t)
+	empty := attachment(namespace, "ipvlan-ens5")
+	kubetest.Create(t, c, empty)
+	config := ipvlan(namespace, "ipvlan-ens5")
+	kubetest.Create(t, c, config)
+	ready(t, c, config, metav1.ConditionTrue, "AttachmentUpToDate", "")
+	filled := attachment(namespace, "ipvlan-ens5")
+	get(t, c, filled)
+
+	// One worker takes them in turn: once the others are ready, what the first
+	// write set off has been looked at.
+	for _, name := range []string{"second", "third"} {
+		next := ipvlan(namespace, name)
+		kubetest.Create(t, c, next)
+		ready(t, c, next, metav1.ConditionTrue, "AttachmentUpToDate", "")
+	}
+	again := attachment(namespace, "ipvlan-ens5")
+	get(t, c, again)
+	if again.ResourceVersion != filled.ResourceVersion {
+		t.Errorf("the attachment was written again: %+v, was %+v", again.ManagedFields, filled.ManagedFields)
+	}
+}
