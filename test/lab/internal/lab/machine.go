@@ -188,6 +188,12 @@ func (l Lab) awaitEnd(ctx context.Context, config state.Config) error {
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
+	// If this process started it, nobody else can reap it; if not, that is
+	// ECHILD.
+	_, err := unix.Wait4(config.MachineProcess, nil, unix.WNOHANG, nil)
+	if err != nil && !errors.Is(err, unix.ECHILD) {
+		return fmt.Errorf("reap the machine: %w", err)
+	}
 	return nil
 }
 

@@ -1,0 +1,217 @@
+//go:build kernel
+
+package lab_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/vishvananda/netlink"
+
+	"spiderpool.dev/spiderpool/test/lab/internal/build"
+	"spiderpool.dev/spiderpool/test/lab/internal/cgroup"
+	"spiderpool.dev/spiderpool/test/lab/internal/cli"
+	"spiderpool.dev/spiderpool/test/lab/internal/lab"
+	"spiderpool.dev/spiderpool/test/lab/internal/machine"
+	"spiderpool.dev/spiderpool/test/lab/internal/state"
+)
+
+// TestMain is the lab's program when the lab under test runs this one.
+func TestMain(m *testing.M) {
+	if os.Args[0] == "lab" {
+		os.Exit(cli.Run(os.Args[1:]))
+	}
+	os.Exit(m.Run())
+}
+
+// options are those of the smallest lab that every machine can run.
+var options = lab.Options{Topology: "l2", Nodes: 1, Kernel: lab.KernelHost, KubeProxyMode: "iptables"}
+
+func newLab(t *testing.T) (lab.Lab, *bytes.Buffer) {
+	t.Helper()
+	// Not below the test's own directory: that would hide what is left there.
+	dir, err := os.MkdirTemp("/run", "spiderpool-lab-test-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(dir); err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	l := lab.Lab{Dir: state.Dir(dir), Cache: build.DefaultCache(), Out: io.MultiWriter(&out, t.Output())}
+	t.Cleanup(func() {
+		if err := l.Down(context.Background()); err != nil {
+			t.Error(err)
+		}
+	})
+	return l, &out
+}
+
+func TestDownLeavesNothing(t *testing.T) {
+	l, _ := newLab(t)
+	before := traces(t, l.Dir)
+	if err := l.Up(t.Context(), options); err != nil {
+		t.Fatal(err)
+	}
+	if during := traces(t, l.Dir); slices.Equal(during, before) {
+		t.Fatal("the traces of a lab that is up cannot be told from those of none")
+	}
+	if err := l.Down(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if after := traces(t, l.Dir); !slices.Equal(after, before) {
+		t.Errorf("left behind:\n%s", strings.Join(added(before, after), "\n"))
+	}
+	if err := l.Down(t.Context()); err != nil {
+		t.Errorf("Down without a lab: %v", err)
+	}
+}
+
+func TestUpAfterAnInterruptedUpStartsOver(t *testing.T) {
+	l, out := newLab(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	interrupted := l
+	interrupted.Out = triggerWriter{w: l.Out, on: "containerd: start", do: cancel}
+	if err := interrupted.Up(ctx, options); !errors.Is(err, context.Canceled) {
+		t.Fatalf("interrupted Up ended with %v", err)
+	}
+	if err := l.Up(t.Context(), options); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(out.String(), "Taking down what is left") {
+		t.Error("it does not say that it took down what was left")
+	}
+	var version bytes.Buffer
+	code, err := machine.At(l.Dir.Socket()).Exec(t.Context(), machine.Command{
+		Host: "master", Args: []string{"kubectl", "get", "--raw", "/readyz"}, Stdout: &version, Stderr: t.Output()})
+	if err != nil || code != 0 || version.String() != "ok" {
+		t.Errorf("readyz: exit code %d, %v, %q", code, err, version.String())
+	}
+
+	out.Reset()
+	if err := l.Up(t.Context(), options); err != nil || !strings.Contains(out.String(), "up already") {
+		t.Errorf("Up of a lab that is up: %v, %q", err, out)
+	}
+	other := options
+	other.KubeProxyMode = "nftables"
+	if err := l.Up(t.Context(), other); err == nil || !strings.Contains(err.Error(), "lab down") {
+		t.Errorf("Up with other options: %v, want the advice to take it down", err)
+	}
+}
+
+func TestNodeKeepsWhatIsWrittenInIt(t *testing.T) {
+	l, _ := newLab(t)
+	if err := l.Up(t.Context(), options); err != nil {
+		t.Fatal(err)
+	}
+	c := machine.At(l.Dir.Socket())
+	const file = "/etc/spiderpool-lab-test"
+	code, err := c.Exec(t.Context(), machine.Command{Host: "master", Args: []string{"touch", file}, Stdout: t.Output(), Stderr: t.Output()})
+	if err != nil || code != 0 {
+		t.Fatalf("touch: exit code %d, %v", code, err)
+	}
+	if _, err := os.Stat(file); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the file is on this machine: %v", err)
+	}
+	var mounts bytes.Buffer
+	code, err = c.Exec(t.Context(), machine.Command{Host: "master", Args: []string{"cat", "/proc/self/mountinfo"}, Stdout: &mounts, Stderr: t.Output()})
+	if err != nil || code != 0 {
+		t.Fatalf("mountinfo: exit code %d, %v", code, err)
+	}
+	for line := range strings.Lines(mounts.String()) {
+		if strings.Fields(line)[4] == "/" && !strings.Contains(line, "shared:") {
+			t.Errorf("mounts of the root do not propagate to pods: %s", line)
+		}
+	}
+}
+
+// triggerWriter calls do when on is written.
+type triggerWriter struct {
+	w  io.Writer
+	on string
+	do func()
+}
+
+func (t triggerWriter) Write(p []byte) (int, error) {
+	if bytes.Contains(p, []byte(t.on)) {
+		t.do()
+	}
+	return t.w.Write(p)
+}
+
+// traces lists all of this machine that a lab could leave something in, but for
+// what other programs may change meanwhile.
+func traces(t *testing.T, dir state.Dir) []string {
+	t.Helper()
+	var list []string
+	add := func(kind string, items ...string) {
+		for _, item := range items {
+			list = append(list, kind+" "+item)
+		}
+	}
+	links, err := netlink.LinkList()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, link := range links {
+		add("link", link.Attrs().Name)
+	}
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(mounts)) {
+		add("mount", strings.Fields(line)[4])
+	}
+	names, err := filepath.Glob("/run/netns/splab-*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	add("network namespace", names...)
+	exists, err := cgroup.Exists(dir.Control())
+	if err != nil {
+		t.Fatal(err)
+	}
+	add("control group", fmt.Sprint(exists))
+	_, err = os.Stat(string(dir))
+	add("directory", fmt.Sprint(err == nil))
+	add("process", processes(t, dir)...)
+	slices.Sort(list)
+	return list
+}
+
+// processes lists those that belong to the lab: its first process hands its
+// environment down, and the command lines of others name its directory.
+func processes(t *testing.T, dir state.Dir) []string {
+	t.Helper()
+	files, err := filepath.Glob("/proc/[0-9]*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	self := filepath.Join("/proc", fmt.Sprint(os.Getpid()))
+	var list []string
+	for _, file := range files {
+		// A process that ends meanwhile leaves nothing.
+		env, _ := os.ReadFile(filepath.Join(file, "environ"))
+		line, _ := os.ReadFile(filepath.Join(file, "cmdline"))
+		groups, _ := os.ReadFile(filepath.Join(file, "cgroup"))
+		if file != self && bytes.Contains(slices.Concat(env, line, groups), []byte(dir.Control())) {
+			list = append(list, file+" "+string(bytes.ReplaceAll(line, []byte{0}, []byte{' '})))
+		}
+	}
+	return list
+}
+
+// added returns what is in after and not in before.
+func added(before, after []string) []string {
+	return slices.DeleteFunc(slices.Clone(after), func(s string) bool { return slices.Contains(before, s) })
+}
