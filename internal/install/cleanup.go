@@ -7,6 +7,7 @@ import (
 
 	nadv1 "github.com/k8snetworkplumbingwg/network-attachment-definition-client/pkg/apis/k8s.cni.cncf.io/v1"
 	batchv1 "k8s.io/api/batch/v1"
+	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -35,6 +36,8 @@ type Leftovers struct {
 	Secret string
 	// Job is the Job of the last installation.
 	Job string
+	// Lease is the one by which the replicas of the controller elected their leader.
+	Lease string
 }
 
 // Cleanup leaves a cluster without our programs in a state where nothing hangs:
@@ -116,6 +119,9 @@ func (l Leftovers) objects() []client.Object {
 	}
 	if l.Job != "" {
 		list = append(list, &batchv1.Job{ObjectMeta: metav1.ObjectMeta{Namespace: l.Namespace, Name: l.Job}})
+	}
+	if l.Lease != "" {
+		list = append(list, &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Namespace: l.Namespace, Name: l.Lease}})
 	}
 	return list
 }

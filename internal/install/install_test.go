@@ -17,6 +17,7 @@ import (
 
 	nadv1 "github.com/k8snetworkplumbingwg/network-attachment-definition-client/pkg/apis/k8s.cni.cncf.io/v1"
 	admissionv1 "k8s.io/api/admissionregistration/v1"
+	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -324,8 +325,9 @@ func TestCleanupRemovesFinalizersAndWhatInstallCreated(t *testing.T) {
 		Spec:       nadv1.NetworkAttachmentDefinitionSpec{Config: `{}`},
 	}
 	certificate := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: cfg.PodNamespace, Name: "certs"}}
-	kubetest.Create(t, c, pool, theirs, filled, certificate)
-	leftovers := Leftovers{Namespace: cfg.PodNamespace, Secret: "certs", Job: "never-ran"}
+	lease := &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Namespace: cfg.PodNamespace, Name: "leader"}}
+	kubetest.Create(t, c, pool, theirs, filled, certificate, lease)
+	leftovers := Leftovers{Namespace: cfg.PodNamespace, Secret: "certs", Job: "never-ran", Lease: "leader"}
 
 	for range 2 { // again changes nothing
 		if err := Cleanup(t.Context(), slog.New(slog.DiscardHandler), c, leftovers); err != nil {
@@ -342,6 +344,7 @@ func TestCleanupRemovesFinalizersAndWhatInstallCreated(t *testing.T) {
 		&nadv1.NetworkAttachmentDefinition{ObjectMeta: metav1.ObjectMeta{Namespace: cfg.PodNamespace, Name: "ipvlan-ens5"}},
 		&v2beta1.SpiderCoordinator{ObjectMeta: metav1.ObjectMeta{Name: "default"}},
 		certificate,
+		lease,
 	} {
 		if err := c.Get(t.Context(), client.ObjectKeyFromObject(gone), gone); !apierrors.IsNotFound(err) {
 			t.Errorf("%s is still there: %v", describe(gone), err)

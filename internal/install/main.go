@@ -15,7 +15,7 @@ import (
 	"spiderpool.dev/spiderpool/internal/kube/allkinds"
 )
 
-const usage = "usage: spiderpool-init install [--config FILE] | cleanup [--secret NAME] [--job NAME]"
+const usage = "usage: spiderpool-init install [--config FILE] | cleanup [--secret NAME] [--job NAME] [--lease NAME]"
 
 // cleanupTimeout bounds a cleanup; an uninstallation waits for it.
 const cleanupTimeout = 4 * time.Minute
@@ -39,6 +39,7 @@ func Main(ctx context.Context, args []string) error {
 		leftovers := Leftovers{Namespace: os.Getenv(config.EnvPodNamespace)}
 		flags.StringVar(&leftovers.Secret, "secret", "", "Secret with the certificate that the controller made")
 		flags.StringVar(&leftovers.Job, "job", "", "Job of the last installation")
+		flags.StringVar(&leftovers.Lease, "lease", "", "Lease of the controller's leader")
 		if err := flags.Parse(args); err != nil {
 			return err
 		}

@@ -83,8 +83,8 @@ controller:
   webhook:
     port: {{ $c.webhookPort | int }}
     serviceName: {{ $c.name }}
-    mutatingWebhookConfiguration: {{ $c.name }}
-    validatingWebhookConfiguration: {{ $c.name }}
+    mutatingWebhookConfiguration: {{ include "spiderpool.webhookName" . }}
+    validatingWebhookConfiguration: {{ include "spiderpool.webhookName" . }}
     tls:
       method: {{ $c.tls.method }}
       secretName: {{ include "spiderpool.tlsSecretName" . }}

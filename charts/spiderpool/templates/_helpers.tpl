@@ -138,6 +138,11 @@ readinessProbe:
 {{- default (printf "%s-server-certs" .Values.spiderpoolController.name) .Values.spiderpoolController.tls.secretName -}}
 {{- end -}}
 
+{{/* Name of the webhook configurations. A CA bundle belongs to who wrote it (the controller, Helm), and Helm 4 refuses to take it over, so where Helm writes it the objects are others. */}}
+{{- define "spiderpool.webhookName" -}}
+{{- .Values.spiderpoolController.name }}{{ if eq .Values.spiderpoolController.tls.method "provided" }}-provided{{ end -}}
+{{- end -}}
+
 {{/* Annotation that replaces a pod when the configuration changes. */}}
 {{- define "spiderpool.configChecksum" -}}
 checksum/config: {{ include "spiderpool.config" . | sha256sum }}

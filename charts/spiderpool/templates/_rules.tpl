@@ -83,7 +83,7 @@
   verbs: [list, watch]
 - apiGroups: [admissionregistration.k8s.io]
   resources: [mutatingwebhookconfigurations, validatingwebhookconfigurations]
-  resourceNames: [{{ .Values.spiderpoolController.name }}]
+  resourceNames: [{{ include "spiderpool.webhookName" . }}]
   verbs: [get, update, patch]
 {{- end }}
 
@@ -166,6 +166,10 @@ clientConfig:
 - apiGroups: [batch]
   resources: [jobs]
   resourceNames: [{{ .Values.spiderpoolInit.name }}]
+  verbs: [delete]
+- apiGroups: [coordination.k8s.io]
+  resources: [leases]
+  resourceNames: [{{ .Values.spiderpoolController.name }}]
   verbs: [delete]
 {{- if eq .Values.spiderpoolController.tls.method "auto" }}
 - apiGroups: [""]
