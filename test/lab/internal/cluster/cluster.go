@@ -65,13 +65,16 @@ func New(config Config) *Cluster {
 }
 
 // actions are the steps from nothing to a cluster whose nodes have registered.
+// Their undo is the end of the machine that they are carried out in: see
+// machine.Init.
+//
 // What does not depend on each other is started together and waited for once:
 // programs take their time to load, whatever runs beside them.
 func (c *Cluster) actions() []action.Action {
 	return slices.Concat(c.network(), []action.Action{
 		{Name: "certificates", Do: c.makeSecrets},
-		{Name: "nodes: namespaces and file systems", Do: c.startNodes, Undo: c.stopNodes},
-		{Name: "image registry", Do: c.serveRegistry, Undo: c.closeRegistry},
+		{Name: "nodes: namespaces and file systems", Do: c.startNodes},
+		{Name: "image registry", Do: c.serveRegistry},
 		{Name: "internet host: web server", Do: c.serveInternet, Undo: c.closeInternet},
 		c.daemonAction("etcd and kube-apiserver: start", c.apiServer),
 		c.daemonAction("containerd: start", c.containerd),
@@ -86,34 +89,20 @@ func (c *Cluster) actions() []action.Action {
 	})
 }
 
-// daemonAction starts daemons, and stops them again.
+// daemonAction starts daemons.
 func (c *Cluster) daemonAction(name string, specs func() ([]daemon.Spec, error)) action.Action {
-	return action.Action{
-		Name: name,
-		Do: func(context.Context) error {
-			list, err := specs()
-			if err != nil {
+	return action.Action{Name: name, Do: func(context.Context) error {
+		list, err := specs()
+		if err != nil {
+			return err
+		}
+		for _, spec := range list {
+			if err := c.daemons.Start(spec); err != nil {
 				return err
 			}
-			for _, spec := range list {
-				if err := c.daemons.Start(spec); err != nil {
-					return err
-				}
-			}
-			return nil
-		},
-		Undo: func(ctx context.Context) error {
-			list, err := specs()
-			if err != nil {
-				return err
-			}
-			var names []string
-			for _, spec := range list {
-				names = append(names, spec.Name)
-			}
-			return c.daemons.Stop(ctx, names...)
-		},
-	}
+		}
+		return nil
+	}}
 }
 
 // Up implements machine.Guest. It can be repeated.
@@ -125,14 +114,6 @@ func (c *Cluster) Up(ctx context.Context, out io.Writer) error {
 	defer c.mu.Unlock()
 	c.up = true
 	return nil
-}
-
-// Down implements machine.Guest.
-func (c *Cluster) Down(ctx context.Context, _ io.Writer) error {
-	c.mu.Lock()
-	c.up = false
-	c.mu.Unlock()
-	return action.Undo(ctx, c.actions())
 }
 
 // Place implements machine.Guest.

@@ -92,21 +92,6 @@ func (c *Cluster) startNode(node topology.Host, config machine.NodeConfig) (*os.
 	return cmd.Process, nil
 }
 
-// stopNodes kills every node's first process, and with it all that runs there.
-func (c *Cluster) stopNodes(context.Context) error {
-	c.mu.Lock()
-	nodes := c.nodes
-	c.nodes = map[string]*os.Process{}
-	c.mu.Unlock()
-	var errs []error
-	for _, process := range nodes {
-		errs = append(errs, process.Kill())
-		_, err := process.Wait()
-		errs = append(errs, err)
-	}
-	return errors.Join(errs...)
-}
-
 // group is the name of the node's control group.
 func (c *Cluster) group(node topology.Host) string {
 	return c.Dir.Control() + "/" + node.Name

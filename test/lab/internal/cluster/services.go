@@ -90,17 +90,6 @@ func (c *Cluster) serveRegistry(ctx context.Context) error {
 	return nil
 }
 
-func (c *Cluster) closeRegistry(context.Context) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.registry == nil {
-		return nil
-	}
-	err := c.registry.Close()
-	c.registry = nil
-	return err
-}
-
 // loadBalancer follows Services and Ingresses.
 func (c *Cluster) loadBalancer() ([]daemon.Spec, error) {
 	return []daemon.Spec{c.self("load-balancer")}, nil

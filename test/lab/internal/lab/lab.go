@@ -186,23 +186,37 @@ func (l Lab) start(ctx context.Context, options Options, built Built) error {
 		Topology: options.Topology, Nodes: options.Nodes, Kernel: options.Kernel, KubeProxyMode: options.KubeProxyMode,
 		Cache: string(l.Cache), Programs: built.Programs, Plugins: built.Plugins, Archives: built.Archives, Started: time.Now(),
 	}
-	return action.Report(ctx, l.Out, []action.Action{
+	return action.Report(ctx, l.Out, l.actions(&config))
+}
+
+// Down takes the lab down, whatever is left of it. Without a lab there is nothing
+// to do.
+func (l Lab) Down(ctx context.Context) error {
+	return action.Undo(ctx, l.actions(&state.Config{}))
+}
+
+// actions are the steps on this machine to a lab that is up.
+func (l Lab) actions(config *state.Config) []action.Action {
+	client := machine.At(l.Dir.Socket())
+	return []action.Action{
+		{Name: "directory", Do: l.makeDir, Undo: l.removeDir},
+		{Name: "control groups", Do: l.makeGroups, Undo: l.removeGroups},
+		// They stay in the cache.
 		{Name: "kernel modules", Do: func(ctx context.Context) (err error) {
-			if options.Kernel == KernelUML {
+			if config.Kernel == KernelUML {
 				config.Modules, err = uml.Modules(ctx, string(l.Cache))
 			}
 			return err
 		}},
-		{Name: "machine: start", Do: func(ctx context.Context) error { return l.startMachine(ctx, &config) }},
-		{Name: "machine: boot", Do: func(ctx context.Context) error { return l.awaitMachine(ctx, config) }},
-		{Name: "machine: network and Kubernetes", Do: func(ctx context.Context) error {
-			return machine.At(l.Dir.Socket()).Up(ctx, l.Out)
-		}},
-		{Name: "ready", Do: func(context.Context) error {
+		{Name: "machine: start", Do: func(ctx context.Context) error { return l.startMachine(ctx, config) }, Undo: l.endMachine},
+		// All that follows is in the machine and ends with it, or in the directory.
+		{Name: "machine: boot", Do: func(ctx context.Context) error { return l.awaitMachine(ctx, *config) }},
+		{Name: "machine: network and Kubernetes", Do: func(ctx context.Context) error { return client.Up(ctx, l.Out) }},
+		{Name: "tools", Do: func(context.Context) error {
 			config.Complete = true
-			return errors.Join(l.writeTools(config), l.Dir.Save(config))
+			return errors.Join(l.writeTools(*config), l.Dir.Save(*config))
 		}},
-	})
+	}
 }
 
 func (l Lab) summarize(building, starting time.Duration, t *topology.Topology) {

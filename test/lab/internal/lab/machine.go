@@ -39,12 +39,6 @@ const (
 // sockets that it listens on in this machine's network namespace are opened here
 // and inherited.
 func (l Lab) startMachine(ctx context.Context, config *state.Config) error {
-	if err := os.MkdirAll(l.Dir.Logs(), 0o755); err != nil {
-		return err
-	}
-	if err := copyProgram(l.Dir.Program()); err != nil {
-		return fmt.Errorf("copy the lab's program: %w", err)
-	}
 	api, err := listenAPI(ctx)
 	if err != nil {
 		return err
@@ -60,19 +54,46 @@ func (l Lab) startMachine(ctx context.Context, config *state.Config) error {
 	if err := l.Dir.Save(*config); err != nil {
 		return err
 	}
-	group := l.Dir.Control() + "/machine"
-	if err := cgroup.Create(group); err != nil {
-		return err
-	}
-	for _, weighed := range []string{l.Dir.Control(), group} {
-		if err := cgroup.Weigh(weighed, weight); err != nil {
-			return err
-		}
-	}
-	if err := l.spawn(config, group, api, control); err != nil {
+	if err := l.spawn(config, api, control); err != nil {
 		return err
 	}
 	return l.Dir.Save(*config)
+}
+
+// group is the control group of the machine's own processes; nodes have others
+// beside it.
+func (l Lab) group() string { return l.Dir.Control() + "/machine" }
+
+// makeGroups makes the lab's control groups.
+func (l Lab) makeGroups(context.Context) error {
+	if err := cgroup.Create(l.group()); err != nil {
+		return err
+	}
+	return errors.Join(cgroup.Weigh(l.Dir.Control(), weight), cgroup.Weigh(l.group(), weight))
+}
+
+func (l Lab) removeGroups(context.Context) error {
+	return cgroup.Remove(l.Dir.Control(), endPatience)
+}
+
+// makeDir makes the lab's directory with a copy of this program in it.
+func (l Lab) makeDir(context.Context) error {
+	if err := os.MkdirAll(l.Dir.Logs(), 0o755); err != nil {
+		return err
+	}
+	if err := copyProgram(l.Dir.Program()); err != nil {
+		return fmt.Errorf("copy the lab's program: %w", err)
+	}
+	return nil
+}
+
+// removeDir keeps the directory of a machine that could not be ended, because it
+// says which process that is.
+func (l Lab) removeDir(context.Context) error {
+	if config, err := l.Dir.Load(); err == nil && l.alive(config) {
+		return fmt.Errorf("keep %s: process %d of the machine is still there", l.Dir, config.MachineProcess)
+	}
+	return os.RemoveAll(string(l.Dir))
 }
 
 func listenAPI(ctx context.Context) (*net.TCPListener, error) {
@@ -89,7 +110,7 @@ func listenAPI(ctx context.Context) (*net.TCPListener, error) {
 
 // spawn starts the machine's first process and puts it into its control group
 // before it does anything.
-func (l Lab) spawn(config *state.Config, group string, api *net.TCPListener, control *net.UnixListener) error {
+func (l Lab) spawn(config *state.Config, api *net.TCPListener, control *net.UnixListener) error {
 	log, err := os.OpenFile(filepath.Join(l.Dir.Logs(), "machine.log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
 	if err != nil {
 		return err
@@ -127,7 +148,7 @@ func (l Lab) spawn(config *state.Config, group string, api *net.TCPListener, con
 	if config.MachineStart, err = startTime(cmd.Process.Pid); err != nil {
 		return errors.Join(err, cmd.Process.Kill(), cmd.Wait())
 	}
-	if err := cgroup.Enter(group, cmd.Process.Pid); err != nil {
+	if err := cgroup.Enter(l.group(), cmd.Process.Pid); err != nil {
 		return errors.Join(err, cmd.Process.Kill(), cmd.Wait())
 	}
 	if _, err := release.Write([]byte{1}); err != nil {
@@ -156,26 +177,20 @@ func (l Lab) awaitMachine(ctx context.Context, config state.Config) error {
 	}
 }
 
-// Down takes the lab down: the machine ends, and with it every process,
-// namespace, mount and link that it held; then what it had here is removed.
-// Without a lab there is nothing to do.
-func (l Lab) Down(ctx context.Context) error {
+// endMachine ends the machine: the kernel ends every process in it when its first
+// one is killed, and removes the namespaces, mounts and links that they held.
+func (l Lab) endMachine(ctx context.Context) error {
 	config, err := l.Dir.Load()
-	if err != nil && !errors.Is(err, state.ErrNone) {
+	if errors.Is(err, state.ErrNone) || err == nil && !l.alive(config) {
+		return nil
+	}
+	if err != nil {
 		return err
 	}
-	if err == nil && l.alive(config) {
-		if err := unix.Kill(config.MachineProcess, unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
-			return fmt.Errorf("end the machine: %w", err)
-		}
-		if err := l.awaitEnd(ctx, config); err != nil {
-			return err
-		}
+	if err := unix.Kill(config.MachineProcess, unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
+		return fmt.Errorf("end the machine: %w", err)
 	}
-	if err := cgroup.Remove(l.Dir.Control(), endPatience); err != nil {
-		return err
-	}
-	return os.RemoveAll(string(l.Dir))
+	return l.awaitEnd(ctx, config)
 }
 
 func (l Lab) awaitEnd(ctx context.Context, config state.Config) error {
@@ -189,8 +204,8 @@ func (l Lab) awaitEnd(ctx context.Context, config state.Config) error {
 		}
 	}
 	// If this process started it, nobody else can reap it; if not, that is
-	// ECHILD.
-	_, err := unix.Wait4(config.MachineProcess, nil, unix.WNOHANG, nil)
+	// ECHILD. It has ended, but for threads that the kernel may still be ending.
+	_, err := unix.Wait4(config.MachineProcess, nil, 0, nil)
 	if err != nil && !errors.Is(err, unix.ECHILD) {
 		return fmt.Errorf("reap the machine: %w", err)
 	}

@@ -53,11 +53,6 @@ func (c Client) Up(ctx context.Context, out io.Writer) error {
 	return c.check(c.run(ctx, request{Op: opUp}, nil, out, out))
 }
 
-// Down undoes Up and writes the progress to out.
-func (c Client) Down(ctx context.Context, out io.Writer) error {
-	return c.check(c.run(ctx, request{Op: opDown}, nil, out, out))
-}
-
 // Daemon stops, starts or kills (without restart: "stop"; as a crash: "kill")
 // one of the lab's daemons, named as in Status.
 func (c Client) Daemon(ctx context.Context, name, verb string) error {

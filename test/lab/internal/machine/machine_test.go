@@ -31,8 +31,6 @@ func (g fakeGuest) Up(ctx context.Context, out io.Writer) error {
 	return ctx.Err()
 }
 
-func (fakeGuest) Down(context.Context, io.Writer) error { return nil }
-
 func (fakeGuest) Place(host string) (Place, error) {
 	if host != "here" {
 		return Place{}, errors.New("no host " + host)

@@ -41,7 +41,6 @@ type Status struct {
 // Guest is what a machine holds: the network and the cluster.
 type Guest interface {
 	Up(ctx context.Context, out io.Writer) error
-	Down(ctx context.Context, out io.Writer) error
 	// Place returns where a host is; the empty name is the machine itself.
 	Place(host string) (Place, error)
 	Status() Status
@@ -124,8 +123,6 @@ func serveFrames(ctx context.Context, r io.Reader, out *frames, req request, gue
 	switch req.Op {
 	case opUp:
 		return 0, guest.Up(ctx, stream{out, frameStdout})
-	case opDown:
-		return 0, guest.Down(ctx, stream{out, frameStdout})
 	case opDaemon:
 		return 0, guest.Daemon(ctx, req.Daemon, req.Verb)
 	default:

@@ -13,7 +13,6 @@ import (
 // Operations of a request.
 const (
 	opUp     = "up"     // bring up what is in the machine; frames
-	opDown   = "down"   // undo that; frames
 	opExec   = "exec"   // run a program; frames
 	opDial   = "dial"   // connect; a reply, then the bytes of the connection
 	opStatus = "status" // a Status, as JSON
