@@ -135,6 +135,3 @@ func (a *Allocator) regionsOf(set ipset.Set) iter.Seq[netip.Prefix] {
 func lastAddr(p netip.Prefix) netip.Addr {
 	return ipset.OfPrefix(p).Ranges()[0].To()
 }
-
-// blockOf names the block of a lease.
-func blockOf(l lease.Lease) netip.Addr { return ipset.BlockOf(l.Addr) }

@@ -6,7 +6,6 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
-	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -149,6 +148,3 @@ func olderVersion(a, b string) bool {
 	nb, errB := strconv.ParseUint(b, 10, 64)
 	return errA == nil && errB == nil && na < nb
 }
-
-// truncate is the precision that a time has in the API.
-const truncate = time.Second
