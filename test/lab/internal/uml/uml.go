@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 
@@ -76,10 +77,38 @@ func Start(config Config, log *os.File) (*exec.Cmd, error) {
 		Env:         append(os.Environ(), "TMPDIR="+ram, "HOME="+config.Dir),
 		SysProcAttr: &syscall.SysProcAttr{Setsid: true},
 	}
-	if err := cmd.Start(); err != nil {
+	if err := startOnOneProcessor(cmd); err != nil {
 		return nil, fmt.Errorf("boot User Mode Linux: %w", err)
 	}
 	return cmd, nil
+}
+
+// startOnOneProcessor starts a program that never leaves the last processor that
+// this process may use. User Mode Linux has one processor and is several
+// processes that take turns with every system call and page fault: on two
+// processors each turn is an interrupt from one to the other.
+func startOnOneProcessor(cmd *exec.Cmd) error {
+	result := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // never unlocked: the thread keeps to the processor
+		result <- func() error {
+			var allowed, one unix.CPUSet
+			if err := unix.SchedGetaffinity(0, &allowed); err != nil {
+				return err
+			}
+			for processor := range 64 * len(allowed) {
+				if allowed.IsSet(processor) {
+					one.Zero()
+					one.Set(processor)
+				}
+			}
+			if err := unix.SchedSetaffinity(0, &one); err != nil {
+				return err
+			}
+			return cmd.Start()
+		}()
+	}()
+	return <-result
 }
 
 // mountMemory mounts a file system for the guest's memory, in huge pages if this
