@@ -61,7 +61,7 @@ images: $(LAB) build ## Build the container images, without a Docker daemon
 ##@ Test
 
 .PHONY: test
-test: verify unit apiserver kernel e2e ## Everything that must pass
+test: verify unit apiserver kernel e2e-l2 ## Everything that must pass (e2e-aws is run by itself: inside User Mode Linux it wants a machine of its own)
 
 .PHONY: unit
 unit: ## Hermetic tests, under a minute when warm
@@ -90,7 +90,15 @@ e2e-l2 e2e-aws: e2e-%: lab-tools images
 		go test -tags e2e -count=1 -timeout 40m -v -run '$(RUN)' ./test/e2e -lab $(CURDIR)/$(LAB) -topology $*
 
 .PHONY: bench
-bench: ## Benchmarks of the hot paths
+bench: lab-tools ## Measure the IPAM path on simulated nodes, next to host-local
+	@go run ./test/bench
+
+.PHONY: chaos
+chaos: lab-tools ## Ten minutes of killed agents, controllers, API servers and etcds
+	@go run ./test/chaos --time 10m
+
+.PHONY: microbench
+microbench: ## Go benchmarks of the hot paths
 	@go test -run '^$$' -bench . -benchmem ./internal/...
 
 ##@ Keep in order
