@@ -70,7 +70,7 @@ unit: ## Hermetic tests, under a minute when warm
 
 .PHONY: apiserver
 apiserver: lab-tools ## Tests against a real kube-apiserver and etcd
-	@KUBEBUILDER_ASSETS="$$($(LAB) env --dir)" go test -tags apiserver -run '$(RUN)' ./internal/... ./charts/...
+	@KUBEBUILDER_ASSETS="$$($(LAB) env --dir)" go test -tags apiserver -p 1 -timeout 20m -run '$(RUN)' ./internal/... ./charts/...
 
 .PHONY: kernel
 kernel: lab-tools ## Tests of the datapath in network namespaces of their own (root)
