@@ -19,7 +19,7 @@ const PauseImage = "registry.k8s.io/pause:3.10.1"
 // CoreDNSImage is the image of the cluster's DNS server.
 const CoreDNSImage = "registry.k8s.io/coredns/coredns:v1.15.0"
 
-// MultusImage has every program of multus, for a thin and for a thick DaemonSet.
+// MultusImage has the programs of a thin DaemonSet.
 const MultusImage = "ghcr.io/k8snetworkplumbingwg/multus-cni:v4.2.3"
 
 // nginxPackages are the files of nginx; the package is not installed, because
@@ -161,17 +161,20 @@ func echoserver(in Inputs) (image.Spec, error) {
 	}, nil
 }
 
-// multus has the layout of the project's own image.
+// multus has the layout of the project's own image, without the programs of a
+// thick DaemonSet: those are three quarters of it, and every node unpacks it.
 func multus(in Inputs) (image.Spec, error) {
+	const programs = "/usr/src/multus-cni/bin/"
+	add := append(shell(),
+		// install_multus insists on this name.
+		image.Add{Link: "passthru-cni", Destination: programs + "passthru"},
+		image.Add{Link: programs + "thin_entrypoint", Destination: "/thin_entrypoint"},
+		image.Add{Link: programs + "install_multus", Destination: "/install_multus"})
+	for _, program := range []string{"multus", "passthru-cni", "thin_entrypoint", "install_multus"} {
+		add = append(add, image.Add{Source: filepath.Join(in.Programs["multus"], program), Destination: programs + program})
+	}
 	return image.Spec{
-		Add: append(shell(),
-			image.Add{Source: in.Programs["multus"], Destination: "/usr/src/multus-cni/bin"},
-			// install_multus insists on this name.
-			image.Add{Link: "passthru-cni", Destination: "/usr/src/multus-cni/bin/passthru"},
-			image.Add{Link: "/usr/src/multus-cni/bin/thin_entrypoint", Destination: "/thin_entrypoint"},
-			image.Add{Link: "/usr/src/multus-cni/bin/install_multus", Destination: "/install_multus"},
-			image.Add{Link: "/usr/src/multus-cni/bin/kubeconfig_generator", Destination: "/kubeconfig_generator"},
-			image.Add{Link: "/usr/src/multus-cni/bin/cert-approver", Destination: "/cert-approver"}),
+		Add:        add,
 		Entrypoint: []string{"/thin_entrypoint"},
 		Env:        []string{"PATH=/bin:/usr/bin"},
 	}, nil
