@@ -1,6 +1,7 @@
 //go:build e2e
 
-// Package e2e runs the walk through the AWS guide on a lab that is up.
+// Package e2e runs the walk through the AWS guide on a lab that is up, and then what
+// needs more pods.
 package e2e
 
 import (
@@ -17,7 +18,17 @@ var (
 	topology  = flag.String("topology", "aws", "topology of the lab that is up: aws or l2")
 )
 
-func TestGuide(t *testing.T) {
+func TestGuide(t *testing.T) { play(t, walk.Guide) }
+
+// TestScale needs the installation that TestGuide makes.
+func TestScale(t *testing.T) {
+	if *topology != "l2" {
+		t.Skip("an AWS prefix has 16 addresses")
+	}
+	play(t, walk.Scale)
+}
+
+func play(t *testing.T, steps func(*walk.Lab, walk.Site) []walk.Step) {
 	root, err := filepath.Abs("../..")
 	if err != nil {
 		t.Fatal(err)
@@ -30,7 +41,7 @@ func TestGuide(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, step := range walk.Guide(lab, site) {
+	for _, step := range steps(lab, site) {
 		if !t.Run(step.Title, func(t *testing.T) {
 			if err := step.Run(t.Context()); err != nil {
 				t.Fatal(err)

@@ -92,13 +92,22 @@ func (g *guide) podsReachClusterIPs(ctx context.Context) error {
 		return err
 	}
 	for _, pod := range pods {
-		head, err := g.inPod(ctx, pod, "curl -sSI --max-time 10 "+service.Spec.ClusterIP)
-		if err := answers(head, err, "200 OK"); err != nil {
+		// The node's kube-proxy follows the endpoints, of this Service and of the
+		// cluster's DNS, a moment behind; once it has them, every request is answered.
+		const name = "http://nginx-svc-lb.default.svc.cluster.local"
+		if err := g.eventually(ctx, "kube-proxy of "+pod.Spec.NodeName+" knows the Service", slow, func(ctx context.Context) error {
+			head, err := g.inPod(ctx, pod, "curl -sSI --max-time 10 "+service.Spec.ClusterIP)
+			if err := answers(head, err, "200 OK"); err != nil {
+				return err
+			}
+			_, err = g.inPod(ctx, pod, "curl -sSI --max-time 10 -o /dev/null "+name)
+			return err
+		}); err != nil {
 			return err
 		}
 		// Often, so that backends on both nodes are met, and by name: the cluster's
 		// DNS is a ClusterIP too, over UDP, and its backends are pods.
-		often := "sh -c 'for i in 1 2 3 4 5 6 7 8; do curl -sS --max-time 10 -o /dev/null http://nginx-svc-lb.default.svc.cluster.local || exit 1; done'"
+		often := "sh -c 'for i in 1 2 3 4 5 6 7 8; do curl -sS --max-time 10 -o /dev/null " + name + " || exit 1; done'"
 		if _, err := g.inPod(ctx, pod, often); err != nil {
 			return err
 		}
