@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 )
 
@@ -27,41 +28,43 @@ type listed struct {
 	Standard   bool
 }
 
-// list returns the packages that match the patterns, with the build tags that
-// the product is built with (none).
-func list(t *testing.T, patterns ...string) []listed {
+// list returns the module's packages at or below one of the directories, or all of
+// them, with the build tags that the product is built with (none).
+func list(t *testing.T, directories ...string) []listed {
 	t.Helper()
-	cmd := exec.Command("go", append([]string{"list", "-json=ImportPath,Dir,Name,GoFiles,Imports,Deps,Standard"}, patterns...)...)
-	cmd.Dir = root(t)
+	packages, err := all()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return slices.DeleteFunc(slices.Clone(packages), func(p listed) bool {
+		return len(directories) > 0 && !anyInside(strings.TrimPrefix(p.ImportPath, module+"/"), directories)
+	})
+}
+
+// all lists every package of the module, once: that takes seconds.
+var all = sync.OnceValues(func() ([]listed, error) {
+	cmd := exec.Command("go", "list", "-json=ImportPath,Dir,Name,GoFiles,Imports,Deps,Standard", "./...")
+	cmd.Dir = filepath.Join("..", "..")
 	out, err := cmd.Output()
 	if err != nil {
 		var exit *exec.ExitError
 		if errors.As(err, &exit) {
-			t.Fatalf("go list: %v\n%s", err, exit.Stderr)
+			err = fmt.Errorf("%w\n%s", err, exit.Stderr)
 		}
-		t.Fatalf("go list: %v", err)
+		return nil, fmt.Errorf("go list: %w", err)
 	}
 	var packages []listed
 	decoder := json.NewDecoder(strings.NewReader(string(out)))
 	for {
 		var p listed
 		if err := decoder.Decode(&p); errors.Is(err, io.EOF) {
-			return packages
+			return packages, nil
 		} else if err != nil {
-			t.Fatalf("go list: %v", err)
+			return nil, fmt.Errorf("go list: %w", err)
 		}
 		packages = append(packages, p)
 	}
-}
-
-func root(t *testing.T) string {
-	t.Helper()
-	dir, err := filepath.Abs("../..")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return dir
-}
+})
 
 // inside reports whether path is the package prefix or below it.
 func inside(path, prefix string) bool {
@@ -96,7 +99,7 @@ func layerOf(path string) (int, bool) {
 }
 
 func TestImportsPointDown(t *testing.T) {
-	for _, p := range list(t, "./...") {
+	for _, p := range list(t) {
 		from, ok := layerOf(p.ImportPath)
 		if !ok {
 			t.Errorf("%s is in no layer: place it in the table of this test", p.ImportPath)
@@ -140,10 +143,7 @@ var rules = []struct {
 
 func TestPureLayersStayPure(t *testing.T) {
 	for _, rule := range rules {
-		for _, p := range list(t, "./...") {
-			if !anyInside(strings.TrimPrefix(p.ImportPath, module+"/"), rule.packages) {
-				continue
-			}
+		for _, p := range list(t, rule.packages...) {
 			for _, dep := range p.Deps {
 				if inside(dep, module) || isStandard(dep) || anyInside(dep, rule.allowed) {
 					continue
@@ -159,11 +159,7 @@ func TestPureLayersStayPure(t *testing.T) {
 var impureStandard = []string{"os", "net", "net/http", "syscall", "os/exec", "io/fs", "math/rand", "crypto/rand", "log", "log/slog"}
 
 func TestDecisionsDoNoIO(t *testing.T) {
-	decisions := layers[1]
-	for _, p := range list(t, "./...") {
-		if !anyInside(strings.TrimPrefix(p.ImportPath, module+"/"), decisions) {
-			continue
-		}
+	for _, p := range list(t, layers[1]...) {
 		for _, imported := range p.Imports {
 			if slices.Contains(impureStandard, imported) {
 				t.Errorf("%s imports %s: a decision does no I/O", p.ImportPath, imported)
@@ -178,7 +174,7 @@ func isStandard(path string) bool {
 }
 
 func TestCNIBinariesLinkNoKubernetes(t *testing.T) {
-	for _, p := range list(t, "./cmd/spiderpool", "./cmd/coordinator", "./cmd/ifacer") {
+	for _, p := range list(t, "cmd/spiderpool", "cmd/coordinator", "cmd/ifacer") {
 		for _, dep := range p.Deps {
 			if anyInside(dep, []string{"k8s.io", "sigs.k8s.io", module + "/api", module + "/internal/kube"}) {
 				t.Errorf("%s links %s: a CNI binary is started for every interface of every pod and must stay small", p.ImportPath, dep)
@@ -188,7 +184,7 @@ func TestCNIBinariesLinkNoKubernetes(t *testing.T) {
 }
 
 func TestMainsAreWiring(t *testing.T) {
-	for _, p := range list(t, "./cmd/...") {
+	for _, p := range list(t, "cmd") {
 		for _, file := range p.GoFiles {
 			if lines := countLines(t, filepath.Join(p.Dir, file)); lines > 40 {
 				t.Errorf("%s/%s has %d lines; a main is wiring, 40 lines at most", p.ImportPath, file, lines)
@@ -209,7 +205,7 @@ func countLines(t *testing.T, path string) int {
 }
 
 func TestEveryPackageOpensWithItsContract(t *testing.T) {
-	for _, p := range list(t, "./...") {
+	for _, p := range list(t) {
 		if len(p.GoFiles) == 0 {
 			continue // tests only
 		}
@@ -256,7 +252,7 @@ func firstWords(s string) string {
 var namesThatSayNothing = []string{"util", "utils", "common", "helper", "helpers", "manager", "types", "misc", "shared"}
 
 func TestPackagesAreNamedAfterWhatTheyProvide(t *testing.T) {
-	for _, p := range list(t, "./...") {
+	for _, p := range list(t) {
 		if slices.Contains(namesThatSayNothing, p.Name) || slices.Contains(namesThatSayNothing, filepath.Base(p.Dir)) {
 			t.Errorf("%s: name the package after what it provides", p.ImportPath)
 		}
