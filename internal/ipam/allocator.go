@@ -202,6 +202,13 @@ func (a *Allocator) Attached(at lease.Attachment) []lease.Lease {
 	return a.index.Attached(at)
 }
 
+// OfPod returns the leases, in use or retained, of the pod with that UID.
+func (a *Allocator) OfPod(uid string) []lease.Lease {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.index.OfPod(uid)
+}
+
 // HeldBy returns the leases in use on this node for which keep returns true.
 func (a *Allocator) HeldBy(keep func(lease.Lease) bool) []lease.Lease {
 	a.mu.Lock()

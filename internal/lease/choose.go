@@ -102,9 +102,9 @@ func (u Usage) String() string {
 // For each want, the first of these that there is:
 //
 //  1. what the container already holds for the interface and IP version;
-//  2. what another sandbox of the same pod (UID) holds for the interface, if the
-//     pool is among the wanted ones and has the address: its record is taken over,
-//     and its late DEL frees nothing;
+//  2. what another sandbox of the same pod (UID) holds or has retained for the
+//     interface, if the pool is among the wanted ones and has the address: its
+//     record is taken over, and its late DEL frees nothing;
 //  3. likewise what is fixed for the same owner, in use or retained;
 //  4. a free address of the first pool that has one: in blocks that this node
 //     created, then in blocks that nobody created yet, then in others' blocks, and

@@ -145,12 +145,14 @@ func (x *Index) record(old, new []Lease) {
 func (x *Index) note(l Lease, change int) {
 	if l.State == InUse {
 		update(x.attached, l.Attachment, l.Addr, change)
+	}
+	if l.State == InUse || l.State == Retained {
 		if l.PodUID != "" {
 			update(x.uids, l.PodUID, l.Addr, change)
 		}
-	}
-	if l.FixedFor != "" && (l.State == InUse || l.State == Retained) {
-		update(x.fixed, l.FixedFor, l.Addr, change)
+		if l.FixedFor != "" {
+			update(x.fixed, l.FixedFor, l.Addr, change)
+		}
 	}
 	if l.Pool == "" {
 		return

@@ -218,7 +218,7 @@ func (d *draft) former(r Request, w Want) (Lease, bool) {
 			return l, true
 		}
 	}
-	for _, leases := range [][]Lease{d.leasesAt(d.uids[r.PodUID]), d.FixedFor(r.FixedFor)} {
+	for _, leases := range [][]Lease{d.OfPod(r.PodUID), d.FixedFor(r.FixedFor)} {
 		for _, l := range leases {
 			if l.Interface == w.Interface && ipset.Version(l.Addr) == w.Version && d.mayUse(w, l) && !d.granted[l.Addr] {
 				return l, true

@@ -30,7 +30,7 @@ type Index struct {
 
 	// Where the leases are, by what they are looked up by.
 	attached map[Attachment][]netip.Addr // in use
-	uids     map[string][]netip.Addr     // pod UID: in use
+	uids     map[string][]netip.Addr     // pod UID: in use or retained
 	fixed    map[string][]netip.Addr     // owner: in use or retained
 	tallies  map[string]*tally           // pool name
 }
@@ -199,6 +199,15 @@ func (x *Index) Blocks() iter.Seq[Block] {
 
 // Attached returns the leases in use by the attachment, sorted by address.
 func (x *Index) Attached(at Attachment) []Lease { return x.leasesAt(x.attached[at]) }
+
+// OfPod returns the leases, in use or retained, that the pod with that UID has or
+// had last, sorted by address.
+func (x *Index) OfPod(uid string) []Lease {
+	if uid == "" {
+		return nil
+	}
+	return x.leasesAt(x.uids[uid])
+}
 
 // FixedFor returns the leases, in use or retained, that are fixed for owner,
 // sorted by address.
