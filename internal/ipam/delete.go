@@ -50,25 +50,31 @@ func (s *Service) release(ctx context.Context, r Release) error {
 			r.PodUID = l.PodUID
 		}
 	}
-	s.showRelease(r, held)
+	s.showRelease(r)
 	return nil
 }
 
-// showRelease removes the endpoint of a pod that holds nothing any more. One
-// whose addresses are kept for its return stays, as they do.
-func (s *Service) showRelease(r Release, held []lease.Lease) {
-	s.shown.remove(r.PodUID, r.Interface)
-	if r.PodUID == "" || slices.ContainsFunc(held, func(l lease.Lease) bool { return l.FixedFor != "" }) {
+// showRelease brings the endpoint of the pod in line with what the pod still has.
+// It goes by that and not by what the release ended, because a DEL may come late,
+// when a new sandbox has the interface, and more than once. Addresses that are
+// kept for the pod's return stay in its endpoint.
+func (s *Service) showRelease(r Release) {
+	if r.PodUID == "" {
 		return
 	}
-	pod := r.Namespace + "/" + r.Pod
-	rest := s.Allocator.HeldBy(func(l lease.Lease) bool { return l.PodUID == r.PodUID && l.Pod == pod })
-	if len(rest) == 0 {
+	leases := s.Allocator.OfPod(r.PodUID)
+	inUse := func(l lease.Lease) bool { return l.State == lease.InUse }
+	ofInterface := func(l lease.Lease) bool { return l.Interface == r.Interface }
+	switch {
+	case len(leases) == 0:
 		s.shown.remove(r.PodUID, "")
 		s.Endpoints.Remove(r.Namespace, r.Pod, r.PodUID)
-		return
+	case !slices.ContainsFunc(leases, inUse):
+		s.shown.remove(r.PodUID, "")
+	case !slices.ContainsFunc(leases, ofInterface):
+		s.shown.remove(r.PodUID, r.Interface)
+		s.Endpoints.Without(r.Namespace, r.Pod, r.PodUID, r.Interface, partly)
 	}
-	s.Endpoints.Without(r.Namespace, r.Pod, r.PodUID, r.Interface, partly)
 }
 
 // Replay commits the releases that are on disk. It returns how many are left.
