@@ -73,8 +73,9 @@ type job struct {
 }
 
 type outcome struct {
-	grants []lease.Grant
-	err    error
+	grants  []lease.Grant
+	changed bool // by a change
+	err     error
 }
 
 // Config is what an Allocator works with.
@@ -233,10 +234,10 @@ func (a *Allocator) Allocate(ctx context.Context, request lease.Request) ([]leas
 	}
 	searched := newSearch()
 	for {
-		grants, err := a.submit(&job{ctx: ctx, request: request, done: make(chan outcome, 1)})
+		o := a.submit(&job{ctx: ctx, request: request, done: make(chan outcome, 1)})
 		var exhausted *lease.ExhaustedError
-		if !errors.As(err, &exhausted) {
-			return grants, err
+		if !errors.As(o.err, &exhausted) {
+			return o.grants, o.err
 		}
 		// Nothing is left as far as this node knows. What others have, or have
 		// given back since, is worth a look before the pod is turned away.
@@ -256,13 +257,14 @@ func (a *Allocator) Release(ctx context.Context, attachments ...lease.Attachment
 	if len(attachments) == 0 {
 		return nil
 	}
-	return a.change(ctx, func(now time.Time) []lease.Block { return a.index.Release(now, attachments...) })
+	_, err := a.change(ctx, func(now time.Time) []lease.Block { return a.index.Release(now, attachments...) })
+	return err
 }
 
 // Quarantine keeps the address, which the attachment holds, from being handed out
 // for a time, because a foreign host with the hardware address mac answered for
-// it. An attachment that does not hold it is no error.
-func (a *Allocator) Quarantine(ctx context.Context, at lease.Attachment, addr netip.Addr, mac string, duration time.Duration) error {
+// it. It returns false where the attachment does not hold the address.
+func (a *Allocator) Quarantine(ctx context.Context, at lease.Attachment, addr netip.Addr, mac string, duration time.Duration) (bool, error) {
 	return a.change(ctx, func(now time.Time) []lease.Block {
 		b, _ := a.index.Block(ipset.BlockOf(addr))
 		changed, ok := b.Quarantine(addr, at, mac, now, now.Add(duration))
@@ -273,16 +275,17 @@ func (a *Allocator) Quarantine(ctx context.Context, at lease.Attachment, addr ne
 	})
 }
 
-func (a *Allocator) change(ctx context.Context, f func(time.Time) []lease.Block) error {
-	_, err := a.submit(&job{ctx: ctx, change: f, done: make(chan outcome, 1)})
-	return err
+// change commits what f makes of the leases, and reports whether that was anything.
+func (a *Allocator) change(ctx context.Context, f func(time.Time) []lease.Block) (bool, error) {
+	o := a.submit(&job{ctx: ctx, change: f, done: make(chan outcome, 1)})
+	return o.changed, o.err
 }
 
-func (a *Allocator) submit(j *job) ([]lease.Grant, error) {
+func (a *Allocator) submit(j *job) outcome {
 	a.mu.Lock()
 	if a.ctx.Err() != nil {
 		a.mu.Unlock()
-		return nil, fmt.Errorf("the agent is stopping: %w", a.ctx.Err())
+		return outcome{err: fmt.Errorf("the agent is stopping: %w", a.ctx.Err())}
 	}
 	a.queue = append(a.queue, j)
 	if !a.running {
@@ -293,9 +296,9 @@ func (a *Allocator) submit(j *job) ([]lease.Grant, error) {
 	a.mu.Unlock()
 	select {
 	case o := <-j.done:
-		return o.grants, o.err
+		return o
 	case <-j.ctx.Done():
-		return nil, context.Cause(j.ctx)
+		return outcome{err: context.Cause(j.ctx)}
 	}
 }
 

@@ -135,8 +135,12 @@ const quarantine = time.Hour
 // address.
 func (s *Service) Conflict(ctx context.Context, req wire.ConflictRequest) error {
 	at := lease.Attachment{ContainerID: req.ContainerID, Interface: req.Interface}
-	if err := s.Allocator.Quarantine(ctx, at, req.Address, req.MAC, quarantine); err != nil {
+	done, err := s.Allocator.Quarantine(ctx, at, req.Address, req.MAC, quarantine)
+	if err != nil {
 		return notReady(err)
+	}
+	if !done {
+		return nil
 	}
 	s.Log.Warn("put an address into quarantine", "ip", req.Address, "mac", req.MAC,
 		"namespace", req.PodNamespace, "pod", req.PodName, "container", req.ContainerID, "interface", req.Interface)

@@ -94,6 +94,7 @@ func (a *Allocator) decide(jobs []*job) decision {
 			d.writes[b.Base] = b
 			d.needs[i] = append(d.needs[i], b.Base)
 		}
+		d.outcomes[i].changed = len(d.needs[i]) > 0
 	}
 	plan := a.index.Choose(now, requests...)
 	for _, b := range plan.Writes {

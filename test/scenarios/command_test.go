@@ -375,7 +375,7 @@ func leases(s *stage, _ arguments) error {
 			if l.State != lease.Quarantined {
 				text += fmt.Sprintf(" %s %s %s on %s", l.Pod, l.Interface, l.ContainerID, l.Node)
 			} else {
-				text += fmt.Sprintf("%s until %s", l.MAC, l.Until.Format(time.TimeOnly))
+				text += fmt.Sprintf(" %s until %s", l.MAC, l.Until.Format(time.TimeOnly))
 			}
 			s.say("%s", text)
 		}
