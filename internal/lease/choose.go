@@ -110,8 +110,8 @@ func (u Usage) String() string {
 //     created, then in blocks that nobody created yet, then in others' blocks, and
 //     last those released less than Options.ReuseAfter ago, the oldest first.
 //
-// An address retained for the owner's interface that cannot be used any more is
-// released in the same plan.
+// An address retained for the owner that the request does not get is released in
+// the same plan: it asks for all that its pod is to have.
 //
 // Equal inputs give equal plans. Where a node starts in the blocks that nobody
 // created depends on its name, so that nodes rarely meet.

@@ -301,13 +301,12 @@ func (d *draft) take(r Request, w Want, a netip.Addr, pool string) Grant {
 	return Grant{Interface: w.Interface, Version: w.Version, Addr: a, Pool: pool}
 }
 
-// giveUpRetained releases what is retained for the owner of a request that was
-// granted other addresses.
+// giveUpRetained releases what is still retained for the owner of a request that
+// was granted all it wants: addresses that it cannot use any more, and those of
+// interfaces and IP versions that it has no more.
 func (d *draft) giveUpRetained(r Request) {
 	for _, l := range d.FixedFor(r.FixedFor) {
-		if l.State != Retained || !slices.ContainsFunc(r.Wants, func(w Want) bool {
-			return w.Interface == l.Interface && w.Version == ipset.Version(l.Addr)
-		}) {
+		if l.State != Retained {
 			continue
 		}
 		b, _ := d.Block(ipset.BlockOf(l.Addr))

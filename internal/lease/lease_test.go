@@ -429,6 +429,25 @@ func TestRetainedAddressOfAPoolNoMoreAllowedIsGivenUp(t *testing.T) {
 	}
 }
 
+func TestRetainedAddressesOfInterfacesAndVersionsNoMoreWantedAreGivenUp(t *testing.T) {
+	t.Parallel()
+	x := newIndex(t, "10.0.0.0-10.0.0.15", "fd00::-fd00::f")
+	r := request("web-0", "a")
+	r.FixedFor = "Pod/default/web-0"
+	former := r
+	former.Wants = []Want{{"eth0", 4, []string{"a"}}, {"eth0", 6, []string{"b"}}, {"net1", 4, []string{"a"}}}
+	mustChoose(t, x, start, former)
+	release(t, x, start, eth0("web-0"))
+	release(t, x, start, Attachment{"container-web-0", "net1"})
+	if four, six := x.Usage("a"), x.Usage("b"); four.Retained != 2 || six.Retained != 1 {
+		t.Fatalf("usage is %+v and %+v, want three addresses retained", four, six)
+	}
+	one(t, x, start, r)
+	if four, six := x.Usage("a"), x.Usage("b"); four.InUse != 1 || four.Retained != 0 || six.Retained != 0 {
+		t.Errorf("usage is %+v and %+v, want one address in use and none retained", four, six)
+	}
+}
+
 func TestRetainedAddressThatWasExcludedIsGivenUp(t *testing.T) {
 	t.Parallel()
 	x := newIndex(t, "10.0.0.1-10.0.0.2")
