@@ -4,12 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 	"slices"
 	"strings"
 	"time"
 
-	"spiderpool.dev/spiderpool/internal/ipset"
 	"spiderpool.dev/spiderpool/internal/lease"
 	"spiderpool.dev/spiderpool/internal/wire"
 )
@@ -148,27 +146,6 @@ func (s *Service) Conflict(ctx context.Context, req wire.ConflictRequest) error 
 		fmt.Sprintf("%s of interface %s is in use by the host with hardware address %s; it is not handed out for %s, and the pod gets another address",
 			req.Address, req.Interface, req.MAC, quarantine))
 	return nil
-}
-
-// readFixed makes the blocks known that an endpoint points to, which may be of
-// another node.
-func (a *Allocator) readFixed(ctx context.Context, endpoints Endpoints, namespace, name string) error {
-	addrs, err := endpoints.Addresses(ctx, namespace, name)
-	if err != nil {
-		return fmt.Errorf("read SpiderEndpoint %s/%s: %w", namespace, name, err)
-	}
-	bases := map[netip.Addr]struct{}{}
-	for _, addr := range addrs {
-		bases[ipset.BlockOf(addr)] = struct{}{}
-	}
-	a.mu.Lock()
-	for base := range bases {
-		if b, known := a.index.Block(base); known && b.Node == a.node {
-			delete(bases, base) // watched
-		}
-	}
-	a.mu.Unlock()
-	return a.read(ctx, bases)
 }
 
 // podGone reports whether the holder of a lease is not a pod of this node any more.

@@ -36,6 +36,9 @@ type Blocks interface {
 	Delete(ctx context.Context, b lease.Block) error
 	// OfNode returns the blocks that the node created and those with leases of it.
 	OfNode(ctx context.Context, node string) ([]lease.Block, error)
+	// FixedFor returns the blocks with addresses that are in use by or retained for
+	// the owner (lease.Holder.FixedFor); others may be among them.
+	FixedFor(ctx context.Context, owner string) ([]lease.Block, error)
 	// InRegion returns the blocks with addresses in a region (see RegionOf).
 	InRegion(ctx context.Context, region netip.Prefix) ([]lease.Block, error)
 }

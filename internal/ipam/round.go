@@ -218,3 +218,19 @@ func (a *Allocator) read(ctx context.Context, bases map[netip.Addr]struct{}) err
 	}
 	return nil
 }
+
+// readFixed makes known what is fixed for the owner, which may be in blocks of
+// other nodes.
+func (a *Allocator) readFixed(ctx context.Context, owner string) error {
+	if owner == "" {
+		return nil
+	}
+	blocks, err := a.blocks.FixedFor(ctx, owner)
+	if err != nil {
+		return fmt.Errorf("read what is kept for %s: %w", owner, err)
+	}
+	for _, b := range blocks {
+		a.Observe(b)
+	}
+	return nil
+}

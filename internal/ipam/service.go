@@ -87,7 +87,7 @@ func (s *Service) add(ctx context.Context, pod Pod, req wire.AddRequest) (wire.A
 	if err != nil {
 		return wire.AddReply{}, err
 	}
-	if err := s.readFixed(ctx, pod); err != nil {
+	if err := s.Allocator.readFixed(ctx, s.fixedFor(pod)); err != nil {
 		return wire.AddReply{}, err
 	}
 	grants, err := s.allocate(ctx, pod, &plan)
@@ -128,15 +128,6 @@ func (s *Service) allocate(ctx context.Context, pod Pod, p *plan) ([]lease.Grant
 		}
 		return nil, &turnedAway{exhausted: exhausted, drops: p.drops(exhausted), wants: len(p.wants())}
 	}
-}
-
-// readFixed makes known what is kept for the pod, which may be in blocks of other
-// nodes.
-func (s *Service) readFixed(ctx context.Context, pod Pod) error {
-	if s.fixedFor(pod) == "" {
-		return nil
-	}
-	return s.Allocator.readFixed(ctx, s.Endpoints, pod.Namespace, s.endpointName(pod))
 }
 
 // pod finds the pod of an attachment, in CNI terms.

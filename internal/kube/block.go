@@ -23,6 +23,9 @@ const (
 	// LabelBlockNodePrefix, followed by a node's name, is on every block that the
 	// node created ("creator") or else holds a lease in ("holder").
 	LabelBlockNodePrefix = "node.ipam.spidernet.io/"
+	// LabelBlockFixedPrefix, followed by a hash of lease.Holder.FixedFor, is on every
+	// block with an address that is fixed for that owner.
+	LabelBlockFixedPrefix = "fixed.ipam.spidernet.io/"
 )
 
 // Values of the labels with LabelBlockNodePrefix.
@@ -61,12 +64,20 @@ func ParseBlockName(name string) (netip.Addr, error) {
 // that is too long for a label is cut and told apart by a hash.
 func BlockNodeLabel(node string) string {
 	if len(node) > maxLabelName {
-		hash := fnv.New64a()
-		_, _ = hash.Write([]byte(node))
-		suffix := "-" + strconv.FormatUint(hash.Sum64(), 36)
+		suffix := "-" + hashed(node)
 		node = node[:maxLabelName-len(suffix)] + suffix
 	}
 	return LabelBlockNodePrefix + node
+}
+
+// BlockFixedLabel returns the label key that the blocks with addresses fixed for
+// the owner carry, and rarely another block, as hashes can be equal.
+func BlockFixedLabel(owner string) string { return LabelBlockFixedPrefix + hashed(owner) }
+
+func hashed(text string) string {
+	hash := fnv.New64a()
+	_, _ = hash.Write([]byte(text))
+	return strconv.FormatUint(hash.Sum64(), 36)
 }
 
 func regionLabel(region netip.Prefix) string {
@@ -80,6 +91,9 @@ func BlockObject(b lease.Block) *v2beta1.SpiderIPBlock {
 	for _, l := range b.Leases {
 		if l.Node != "" {
 			labels[BlockNodeLabel(l.Node)] = blockHolder
+		}
+		if l.FixedFor != "" {
+			labels[BlockFixedLabel(l.FixedFor)] = ""
 		}
 		leases = append(leases, leaseObject(l))
 	}

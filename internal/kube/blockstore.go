@@ -107,6 +107,11 @@ func (s *BlockStore) OfNode(ctx context.Context, node string) ([]lease.Block, er
 	return s.list(ctx, BlockNodeLabel(node))
 }
 
+// FixedFor implements ipam.Blocks.
+func (s *BlockStore) FixedFor(ctx context.Context, owner string) ([]lease.Block, error) {
+	return s.list(ctx, BlockFixedLabel(owner))
+}
+
 // InRegion implements ipam.Blocks.
 func (s *BlockStore) InRegion(ctx context.Context, region netip.Prefix) ([]lease.Block, error) {
 	return s.list(ctx, labels.Set{LabelBlockRegion: regionLabel(region)}.String())

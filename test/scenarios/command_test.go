@@ -73,6 +73,7 @@ var commands = map[string]struct {
 	"fill":       {"fill POD… N: N pods like POD get addresses", fill},
 	"leases":     {"leases", leases},
 	"endpoint":   {"endpoint NAME", endpoint},
+	"unshow":     {"unshow NAME: somebody deletes the endpoint", func(s *stage, a arguments) error { s.DeleteEndpoint("default/" + a.name(0)); return nil }},
 }
 
 // play runs the script and returns what it said.

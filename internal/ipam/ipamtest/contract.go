@@ -35,6 +35,7 @@ func Contract(t *testing.T, fresh func(t *testing.T) OrderedBlocks) {
 		{"OutdatedDeleteConflicts", outdatedDelete},
 		{"VersionsGrow", versionsGrow},
 		{"OfNodeFindsBlocksCreatedAndHeld", ofNode},
+		{"FixedForFindsWhatIsInUseAndRetained", fixedFor},
 		{"InRegionFindsAllOfARegion", inRegion},
 		{"OfManyConcurrentWritersOneWins", oneWins},
 	} {
@@ -173,6 +174,31 @@ func ofNode(t *testing.T, s OrderedBlocks) {
 		got, err := s.OfNode(t.Context(), node)
 		if err != nil || !slices.Equal(bases(got), want) {
 			t.Errorf("node %s: got %v, %v; want %v", node, bases(got), err, want)
+		}
+	}
+}
+
+func fixedFor(t *testing.T, s OrderedBlocks) {
+	owned := func(base string, state lease.State, owner string) lease.Block {
+		b := blockAt(base, "n1", "n1")
+		b.Leases[0].State, b.Leases[0].FixedFor = state, owner
+		return b
+	}
+	put(t, s, owned("192.0.2.0", lease.InUse, "Pod/ns/web-0"))
+	put(t, s, owned("192.0.2.16", lease.Retained, "Pod/ns/web-0"))
+	put(t, s, owned("192.0.2.32", lease.Retained, "VirtualMachine/ns/web-0"))
+	put(t, s, blockAt("192.0.2.48", "n1", "n1"))
+	given := put(t, s, owned("192.0.2.64", lease.Retained, "Pod/ns/web-0"))
+	given.Leases = nil
+	put(t, s, given)
+	for owner, want := range map[string][]string{
+		"Pod/ns/web-0":            {"192.0.2.0", "192.0.2.16"},
+		"VirtualMachine/ns/web-0": {"192.0.2.32"},
+		"Pod/ns/web-1":            {},
+	} {
+		got, err := s.FixedFor(t.Context(), owner)
+		if err != nil || !slices.Equal(bases(got), want) {
+			t.Errorf("owner %s: got %v, %v; want %v", owner, bases(got), err, want)
 		}
 	}
 }

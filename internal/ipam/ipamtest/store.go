@@ -112,6 +112,13 @@ func (s *Store) OfNode(_ context.Context, node string) ([]lease.Block, error) {
 	})
 }
 
+// FixedFor implements ipam.Blocks.
+func (s *Store) FixedFor(_ context.Context, owner string) ([]lease.Block, error) {
+	return s.list(func(b lease.Block) bool {
+		return slices.ContainsFunc(b.Leases, func(l lease.Lease) bool { return l.FixedFor == owner })
+	})
+}
+
 // InRegion implements ipam.Blocks.
 func (s *Store) InRegion(_ context.Context, region netip.Prefix) ([]lease.Block, error) {
 	return s.list(func(b lease.Block) bool { return region.Contains(b.Base) })

@@ -250,6 +250,13 @@ func (w *World) Endpoints() map[string]ipam.Endpoint {
 	return maps.Clone(w.endpoints)
 }
 
+// DeleteEndpoint removes an endpoint by "namespace/name".
+func (w *World) DeleteEndpoint(key string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.endpoints, key)
+}
+
 // TakeEvents returns the events since the last call.
 func (w *World) TakeEvents() []string {
 	w.mu.Lock()
