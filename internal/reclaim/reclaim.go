@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"time"
 
+	"spiderpool.dev/spiderpool/internal/ipset"
 	"spiderpool.dev/spiderpool/internal/lease"
 )
 
@@ -64,6 +65,9 @@ type Facts struct {
 	Node    Node
 	Sandbox Sandbox
 	Owner   Owner // of Lease.FixedFor
+	// Replaced: the owner has another address in use for the interface and the IP
+	// version of the lease.
+	Replaced bool
 }
 
 // Presence says whether an object exists.
@@ -151,6 +155,7 @@ const (
 	FixedOwnerGone    Reason = "OwnerGone"
 	FixedScaledDown   Reason = "OwnerScaledDown"
 	FixedSwitchedOff  Reason = "FixedAddressesOff"
+	FixedReplaced     Reason = "OwnerHasAnother"
 )
 
 // Reasons to keep one.
@@ -283,6 +288,8 @@ func judgeRetained(l lease.Lease, f Facts, p Policy, now time.Time) Verdict {
 	switch {
 	case !p.retains(l.FixedFor):
 		return Verdict{Free, FixedSwitchedOff, fmt.Sprintf("addresses are no longer fixed for owners such as %s", l.FixedFor)}
+	case f.Replaced:
+		return Verdict{Free, FixedReplaced, fmt.Sprintf("%s, which it waits for, has another IPv%d address for %s", l.FixedFor, ipset.Version(l.Addr), l.Interface)}
 	case f.Owner == OwnerGone:
 		return Verdict{Free, FixedOwnerGone, fmt.Sprintf("%s, which it waits for, is gone for good", l.FixedFor)}
 	case f.Owner == OwnerScaledDown:

@@ -115,6 +115,10 @@ func TestVerdicts(t *testing.T) {
 		{"terminating, node fenced", inUse(), changes{terminating(time.Hour), fenced}, Free, PodTerminating, "out-of-service"},
 		{"terminating, fixed address", fixed(inUse()), changes{terminating(time.Hour), sandbox(NotAsked)}, Keep, PodAlive, ""},
 
+		{"retained, and replaced", retained(inUse()), changes{func(f *Facts, _ *Policy) { f.Replaced = true }}, Free, FixedReplaced,
+			"Pod/default/web-0, which it waits for, has another IPv4 address for eth0"},
+		{"in use, and its owner has another", fixed(inUse()), changes{func(f *Facts, _ *Policy) { f.Replaced = true }}, Keep, PodAlive, ""},
+
 		{"runs without an address, not switched on", inUse(), changes{func(f *Facts, _ *Policy) { f.Pod.HasAddress = false }, sandbox(NotAsked)}, Keep, PodAlive, ""},
 		{"runs without an address", inUse(), changes{func(f *Facts, p *Policy) { f.Pod.HasAddress, p.RunningPodWithoutAddress = false, true }, sandbox(NotAsked)},
 			Ask, PodWithoutAddress, "without an address in status.podIPs"},

@@ -13,6 +13,10 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"spiderpool.dev/spiderpool/api/v2beta1"
+	"spiderpool.dev/spiderpool/internal/ipset"
+	"spiderpool.dev/spiderpool/internal/kube"
+	"spiderpool.dev/spiderpool/internal/kube/cached"
 	"spiderpool.dev/spiderpool/internal/lease"
 	domain "spiderpool.dev/spiderpool/internal/reclaim"
 )
@@ -27,6 +31,25 @@ type facts struct {
 	// kubevirt: virtual machines are looked up. A cache would watch them, and most
 	// clusters have none; without it they are taken to be gone, to be asked about.
 	kubevirt bool
+	// fixed returns the blocks with addresses that are fixed for the owner.
+	fixed func(ctx context.Context, owner string) ([]v2beta1.SpiderIPBlock, error)
+}
+
+// cachedFacts asks the manager's cache.
+func cachedFacts(c client.Client) facts {
+	return facts{reader: c, fixed: func(ctx context.Context, owner string) ([]v2beta1.SpiderIPBlock, error) {
+		_, namespace, name, _ := domain.ParseOwner(owner)
+		return cached.BlocksOfHolder(ctx, c, namespace+"/"+name)
+	}}
+}
+
+// liveFacts asks the API server.
+func liveFacts(live client.Reader) facts {
+	return facts{reader: live, kubevirt: true, fixed: func(ctx context.Context, owner string) ([]v2beta1.SpiderIPBlock, error) {
+		var list v2beta1.SpiderIPBlockList
+		err := live.List(ctx, &list, client.HasLabels{kube.BlockFixedLabel(owner)})
+		return list.Items, err
+	}}
 }
 
 // of returns the facts about a lease. Agents of living nodes judge by what only
@@ -35,6 +58,7 @@ func (f facts) of(ctx context.Context) func(lease.Lease) domain.Facts {
 	return func(l lease.Lease) domain.Facts {
 		out := domain.Facts{Owner: f.owner(ctx, l.FixedFor)}
 		if l.State != lease.InUse {
+			out.Replaced = l.State == lease.Retained && f.replaced(ctx, l)
 			return out
 		}
 		out.Node = f.node(ctx, l.Node)
@@ -43,6 +67,28 @@ func (f facts) of(ctx context.Context) func(lease.Lease) domain.Facts {
 		}
 		return out
 	}
+}
+
+// replaced says whether the owner of a retained address has another one in use in
+// its place.
+func (f facts) replaced(ctx context.Context, l lease.Lease) bool {
+	blocks, err := f.fixed(ctx, l.FixedFor)
+	if err != nil {
+		return false
+	}
+	for i := range blocks {
+		block, err := kube.BlockOf(&blocks[i])
+		if err != nil {
+			continue
+		}
+		for _, other := range block.Leases {
+			if other.State == lease.InUse && other.FixedFor == l.FixedFor && other.Interface == l.Interface &&
+				ipset.Version(other.Addr) == ipset.Version(l.Addr) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 func (f facts) node(ctx context.Context, name string) domain.Node {

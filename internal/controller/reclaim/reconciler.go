@@ -71,7 +71,7 @@ type Reconciler struct {
 // indexes of cached.IndexBlocksByHolder.
 func Setup(mgr ctrl.Manager, options Options, log *slog.Logger) error {
 	r := &Reconciler{
-		client: mgr.GetClient(), cached: facts{reader: mgr.GetClient()}, live: facts{reader: mgr.GetAPIReader(), kubevirt: true},
+		client: mgr.GetClient(), cached: cachedFacts(mgr.GetClient()), live: liveFacts(mgr.GetAPIReader()),
 		recorder: mgr.GetEventRecorder("spiderpool-controller"), clock: clock.RealClock{}, log: log, options: options,
 	}
 	return ctrl.NewControllerManagedBy(mgr).

@@ -252,3 +252,21 @@ func TestEndpointStaysWhileItsPodOrALeaseIsThere(t *testing.T) {
 		return nil
 	})
 }
+
+func TestRetainedAddressWhoseOwnerHasAnotherIsTakenBack(t *testing.T) {
+	c, _ := start(t)
+	replicas := int32(1)
+	set := &appsv1.StatefulSet{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "moved"}, Spec: appsv1.StatefulSetSpec{
+		Replicas: &replicas, Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"a": "moved"}},
+		Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"a": "moved"}},
+			Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "c", Image: "i"}}}},
+	}}
+	of := func(addr, ifname string, state lease.State) lease.Lease {
+		l := inUse(addr, "default/moved-0", "u1", "living")
+		l.State, l.Interface, l.FixedFor = state, ifname, "Pod/default/moved-0"
+		return l
+	}
+	old := block("10.9.0.0", of("10.9.0.1", "eth0", lease.Retained), of("10.9.0.2", "net1", lease.Retained))
+	kubetest.Create(t, c, node("living"), set, old, block("10.9.0.16", of("10.9.0.17", "eth0", lease.InUse)))
+	eventually(t, c, old, "10.9.0.1 Released, 10.9.0.2 Retained")
+}
