@@ -257,7 +257,18 @@ func (a *Allocator) Release(ctx context.Context, attachments ...lease.Attachment
 	if len(attachments) == 0 {
 		return nil
 	}
-	_, err := a.change(ctx, func(now time.Time) []lease.Block { return a.index.Release(now, attachments...) })
+	return a.releaseIf(ctx, always, attachments...)
+}
+
+// releaseIf is Release if wanted, which is asked in the moment of the decision,
+// returns true: no allocation comes between.
+func (a *Allocator) releaseIf(ctx context.Context, wanted func() bool, attachments ...lease.Attachment) error {
+	_, err := a.change(ctx, func(now time.Time) []lease.Block {
+		if !wanted() {
+			return nil
+		}
+		return a.index.Release(now, attachments...)
+	})
 	return err
 }
 

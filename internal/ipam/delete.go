@@ -21,7 +21,7 @@ func (s *Service) Delete(ctx context.Context, req wire.DeleteRequest) error {
 	}
 	limited, cancel := context.WithTimeout(ctx, releaseTimeout)
 	defer cancel()
-	err := s.release(limited, release)
+	err := s.release(limited, release, always)
 	if err == nil {
 		return nil
 	}
@@ -37,10 +37,13 @@ func (s *Service) Delete(ctx context.Context, req wire.DeleteRequest) error {
 	return nil
 }
 
-// release commits a release and brings the endpoint in line.
-func (s *Service) release(ctx context.Context, r Release) error {
+func always() bool { return true }
+
+// release commits a release if it is still wanted when it is decided, and brings
+// the endpoint in line.
+func (s *Service) release(ctx context.Context, r Release, wanted func() bool) error {
 	held := s.Allocator.Attached(r.Attachment)
-	if err := s.Allocator.Release(ctx, r.Attachment); err != nil {
+	if err := s.Allocator.releaseIf(ctx, wanted, r.Attachment); err != nil {
 		return err
 	}
 	for _, l := range held {
@@ -77,21 +80,19 @@ func (s *Service) showRelease(r Release) {
 
 // Replay commits the releases that are on disk. It returns how many are left.
 func (s *Service) Replay(ctx context.Context) (left int, err error) {
-	releases, err := s.Journal.All()
-	if err != nil {
-		return 0, err
-	}
+	releases, unreadable := s.Journal.All()
 	for i, r := range releases {
-		if err := s.release(ctx, r); err != nil {
-			return len(releases) - i, err
+		// An ADD may have wanted the interface after all since All was called.
+		if err := s.release(ctx, r, func() bool { return s.Journal.Has(r.Attachment) }); err != nil {
+			return len(releases) - i, errors.Join(unreadable, err)
 		}
 		if err := s.Journal.Remove(r.Attachment); err != nil {
-			return len(releases) - i, err
+			return len(releases) - i, errors.Join(unreadable, err)
 		}
 		s.Log.Info("committed a release that was kept on disk",
 			"namespace", r.Namespace, "pod", r.Pod, "container", r.ContainerID, "interface", r.Interface)
 	}
-	return 0, nil
+	return 0, unreadable
 }
 
 // GC gives back what this node holds for sandboxes that are not valid any more.
@@ -115,7 +116,7 @@ func (s *Service) GC(ctx context.Context, req wire.GCRequest) error {
 		}
 		namespace, name := splitPod(l.Pod)
 		release := Release{Attachment: l.Attachment, Namespace: namespace, Pod: name, PodUID: l.PodUID}
-		if err := s.release(ctx, release); err != nil {
+		if err := s.release(ctx, release, always); err != nil {
 			return notReady(err)
 		}
 		s.Log.Info("released an address that the runtime no longer knows", "ip", l.Addr, "pool", l.Pool, "pod", l.Pod, "container", l.ContainerID)

@@ -179,7 +179,10 @@ type Journal interface {
 	Add(r Release) error
 	// Remove forgets the release, if it is there.
 	Remove(at lease.Attachment) error
-	// All returns what is kept.
+	// Has reports whether a release of the attachment is kept. It does not wait for
+	// the disk.
+	Has(at lease.Attachment) bool
+	// All returns what is kept. With an error it returns what could be read.
 	All() ([]Release, error)
 }
 

@@ -54,7 +54,7 @@ func (s *Service) reclaimOne(ctx context.Context, l lease.Lease, policy reclaim.
 	if verdict.Action != reclaim.Free && verdict.Action != reclaim.Retain {
 		return nil
 	}
-	err = s.release(ctx, Release{Attachment: l.Attachment, Namespace: namespace, Pod: name, PodUID: l.PodUID})
+	err = s.release(ctx, Release{Attachment: l.Attachment, Namespace: namespace, Pod: name, PodUID: l.PodUID}, always)
 	s.Observer.Reclaimed(err)
 	if err != nil {
 		return err

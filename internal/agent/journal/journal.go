@@ -4,7 +4,8 @@
 // A release is on disk, and found again after a crash at any moment, once Add has
 // returned: the file is written under another name, synced, renamed, and the
 // directory is synced. A file that cannot be read is reported, and does not keep
-// the others from being found.
+// the others from being found. One that makes no sense is reported once in the
+// life of the process, and left for whoever wants to look at it.
 package journal
 
 import (
@@ -14,8 +15,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 
@@ -23,15 +26,21 @@ import (
 	"spiderpool.dev/spiderpool/internal/lease"
 )
 
-// suffix marks complete files; others are what a crash has left.
-const suffix = ".release.json"
+// Complete files have the suffix; the others, with the prefix, a crash has left.
+const (
+	suffix     = ".release.json"
+	unfinished = "unfinished-"
+)
 
 // Journal is a directory of releases. Its methods are safe for concurrent use.
 type Journal struct {
 	dir string
 
+	// disk is for one change of the directory at a time, mu for keys alone: who asks
+	// what is kept does not wait for the disk.
+	disk sync.Mutex
 	mu   sync.Mutex
-	keys map[string]struct{} // names of the files, so that looking for one costs nothing
+	keys map[string]struct{} // names of the files
 }
 
 // record is the content of a file.
@@ -54,8 +63,13 @@ func Open(dir string) (*Journal, error) {
 	}
 	j := &Journal{dir: dir, keys: map[string]struct{}{}}
 	for _, entry := range entries {
-		if strings.HasSuffix(entry.Name(), suffix) {
+		switch {
+		case strings.HasSuffix(entry.Name(), suffix):
 			j.keys[entry.Name()] = struct{}{}
+		case strings.HasPrefix(entry.Name(), unfinished):
+			if err := os.Remove(filepath.Join(dir, entry.Name())); err != nil {
+				return nil, fmt.Errorf("tidy the directory of the journal: %w", err)
+			}
 		}
 	}
 	return j, nil
@@ -75,18 +89,36 @@ func (j *Journal) Add(r ipam.Release) error {
 	if err != nil {
 		return fmt.Errorf("encode a release: %w", err)
 	}
-	j.mu.Lock()
-	defer j.mu.Unlock()
+	j.disk.Lock()
+	defer j.disk.Unlock()
 	name := fileName(r.Attachment)
 	if err := j.write(name, content); err != nil {
 		return fmt.Errorf("keep a release: %w", err)
 	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
 	j.keys[name] = struct{}{}
 	return nil
 }
 
+// Has implements ipam.Journal.
+func (j *Journal) Has(at lease.Attachment) bool { return j.has(fileName(at)) }
+
+func (j *Journal) has(name string) bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	_, ok := j.keys[name]
+	return ok
+}
+
+func (j *Journal) forget(name string) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	delete(j.keys, name)
+}
+
 func (j *Journal) write(name string, content []byte) error {
-	file, err := os.CreateTemp(j.dir, "unfinished-*")
+	file, err := os.CreateTemp(j.dir, unfinished+"*")
 	if err != nil {
 		return err
 	}
@@ -114,26 +146,29 @@ func (j *Journal) sync() error {
 
 // Remove implements ipam.Journal.
 func (j *Journal) Remove(at lease.Attachment) error {
-	j.mu.Lock()
-	defer j.mu.Unlock()
+	j.disk.Lock()
+	defer j.disk.Unlock()
 	name := fileName(at)
-	if _, ok := j.keys[name]; !ok {
+	if !j.has(name) {
 		return nil
 	}
 	if err := os.Remove(filepath.Join(j.dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("forget a release: %w", err)
 	}
-	delete(j.keys, name)
+	j.forget(name)
 	return j.sync()
 }
 
 // All implements ipam.Journal. With an error it returns what could be read.
 func (j *Journal) All() ([]ipam.Release, error) {
+	j.disk.Lock()
+	defer j.disk.Unlock()
 	j.mu.Lock()
-	defer j.mu.Unlock()
+	names := slices.Collect(maps.Keys(j.keys))
+	j.mu.Unlock()
 	var releases []ipam.Release
 	var errs []error
-	for name := range j.keys {
+	for _, name := range names {
 		content, err := os.ReadFile(filepath.Join(j.dir, name))
 		if err != nil {
 			errs = append(errs, err)
@@ -142,6 +177,7 @@ func (j *Journal) All() ([]ipam.Release, error) {
 		var r record
 		if err := json.Unmarshal(content, &r); err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", filepath.Join(j.dir, name), err))
+			j.forget(name)
 			continue
 		}
 		releases = append(releases, ipam.Release{

@@ -75,6 +75,9 @@ func TestWhatACrashLeftHalfWrittenIsNoRelease(t *testing.T) {
 	if got := all(t, open(t, dir)); len(got) != 0 {
 		t.Errorf("got %+v", got)
 	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) != 0 {
+		t.Errorf("Open left %v, %v", left, err)
+	}
 }
 
 func TestADamagedFileIsReportedAndDoesNotHideTheOthers(t *testing.T) {
@@ -86,9 +89,16 @@ func TestADamagedFileIsReportedAndDoesNotHideTheOthers(t *testing.T) {
 	if err := os.WriteFile(damaged, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	releases, err := open(t, dir).All()
+	j := open(t, dir)
+	releases, err := j.All()
 	if len(releases) != 1 || err == nil || !strings.Contains(err.Error(), damaged) {
 		t.Errorf("got %+v, %v", releases, err)
+	}
+	if again := all(t, j); len(again) != 1 || j.Len() != 1 {
+		t.Errorf("reported again, or the other was lost: %+v", again)
+	}
+	if !j.Has(release("c1", "eth0").Attachment) || j.Has(release("c2", "eth0").Attachment) {
+		t.Error("Has does not tell what is kept")
 	}
 }
 

@@ -449,6 +449,13 @@ func (j *memoryJournal) Remove(at lease.Attachment) error {
 	return nil
 }
 
+func (j *memoryJournal) Has(at lease.Attachment) bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	_, ok := j.releases[at]
+	return ok
+}
+
 func (j *memoryJournal) All() ([]ipam.Release, error) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
