@@ -10,6 +10,7 @@ import (
 	"spiderpool.dev/spiderpool/internal/ipam"
 	"spiderpool.dev/spiderpool/internal/lease"
 	"spiderpool.dev/spiderpool/internal/pool"
+	"spiderpool.dev/spiderpool/internal/reclaim"
 	"spiderpool.dev/spiderpool/internal/wire"
 )
 
@@ -27,19 +28,19 @@ type metrics struct {
 	allocation outcomes
 	release    outcomes
 	// The controller has metrics of these names, too: both take addresses back.
-	reclaimed, reclaimFailures prometheus.Counter
+	reclaimed, reclaimFailures *prometheus.CounterVec // by reason
 }
 
 func newMetrics() *metrics {
 	m := &metrics{registry: prometheus.NewRegistry()}
 	m.allocation = newOutcomes(m.registry, "allocation", "giving a pod's interface its addresses")
 	m.release = newOutcomes(m.registry, "release", "taking back the addresses of a pod's interface")
-	m.reclaimed = prometheus.NewCounter(prometheus.CounterOpts{
+	m.reclaimed = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "spiderpool_ip_gc_counts", Help: "Addresses taken back that no CNI DEL gave back.",
-	})
-	m.reclaimFailures = prometheus.NewCounter(prometheus.CounterOpts{
+	}, []string{"reason"})
+	m.reclaimFailures = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "spiderpool_ip_gc_failure_counts", Help: "Failed attempts to take back addresses that no CNI DEL gave back.",
-	})
+	}, []string{"reason"})
 	m.registry.MustRegister(m.reclaimed, m.reclaimFailures, collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
@@ -100,10 +101,10 @@ func (o outcomes) observe(took time.Duration, err error) {
 func (m *metrics) Conflict() { m.allocation.conflicts.Inc() }
 
 // Reclaimed implements ipam.Observer.
-func (m *metrics) Reclaimed(err error) {
+func (m *metrics) Reclaimed(reason reclaim.Reason, err error) {
 	if err != nil {
-		m.reclaimFailures.Inc()
+		m.reclaimFailures.WithLabelValues(string(reason)).Inc()
 		return
 	}
-	m.reclaimed.Inc()
+	m.reclaimed.WithLabelValues(string(reason)).Inc()
 }

@@ -7,6 +7,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"spiderpool.dev/spiderpool/api/v2beta1"
+	"spiderpool.dev/spiderpool/internal/reclaim"
 )
 
 // metrics are the controller's own, beside those of controller-runtime. The
@@ -15,7 +16,7 @@ type metrics struct {
 	reader client.Reader // a cache
 	debug  bool          // adds what grows with the number of pools
 
-	reclaimed, reclaimFailed prometheus.Counter
+	reclaimed, reclaimFailed *prometheus.CounterVec // by reason
 }
 
 var (
@@ -32,18 +33,22 @@ var (
 func newMetrics(reader client.Reader, debug bool) *metrics {
 	return &metrics{
 		reader: reader, debug: debug,
-		reclaimed:     prometheus.NewCounter(prometheus.CounterOpts{Name: "spiderpool_ip_gc_counts", Help: "Addresses taken back that no DEL gave back."}),
-		reclaimFailed: prometheus.NewCounter(prometheus.CounterOpts{Name: "spiderpool_ip_gc_failure_counts", Help: "Failures to take an address back."}),
+		reclaimed: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "spiderpool_ip_gc_counts", Help: "Addresses taken back that no CNI DEL gave back.",
+		}, []string{"reason"}),
+		reclaimFailed: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "spiderpool_ip_gc_failure_counts", Help: "Failed attempts to take back addresses that no CNI DEL gave back.",
+		}, []string{"reason"}),
 	}
 }
 
 // Reclaimed counts an address that was taken back, or could not be.
-func (m *metrics) Reclaimed(err error) {
+func (m *metrics) Reclaimed(reason reclaim.Reason, err error) {
 	if err != nil {
-		m.reclaimFailed.Inc()
+		m.reclaimFailed.WithLabelValues(string(reason)).Inc()
 		return
 	}
-	m.reclaimed.Inc()
+	m.reclaimed.WithLabelValues(string(reason)).Inc()
 }
 
 // Describe is of prometheus.Collector.

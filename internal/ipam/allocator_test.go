@@ -19,12 +19,13 @@ import (
 	"spiderpool.dev/spiderpool/internal/ipset"
 	"spiderpool.dev/spiderpool/internal/lease"
 	"spiderpool.dev/spiderpool/internal/pool"
+	"spiderpool.dev/spiderpool/internal/reclaim"
 )
 
 type conflicts struct{ atomic.Int64 }
 
-func (c *conflicts) Conflict()       { c.Add(1) }
-func (c *conflicts) Reclaimed(error) {}
+func (c *conflicts) Conflict()                       { c.Add(1) }
+func (c *conflicts) Reclaimed(reclaim.Reason, error) {}
 
 // newAllocator returns an allocator of a node that has read its blocks and knows
 // the pools.

@@ -95,35 +95,6 @@ func (s *Service) Replay(ctx context.Context) (left int, err error) {
 	return 0, unreadable
 }
 
-// GC gives back what this node holds for sandboxes that are not valid any more.
-// The runtime's word is not enough: a pod that runs keeps its addresses, because
-// the list is of one network and the lease may be of another.
-func (s *Service) GC(ctx context.Context, req wire.GCRequest) error {
-	if !s.Allocator.Loaded() {
-		return notReady(ErrNotReady)
-	}
-	valid := make(map[string]bool, len(req.Valid))
-	for _, v := range req.Valid {
-		valid[v.ContainerID] = true
-	}
-	for _, l := range s.Allocator.HeldBy(func(l lease.Lease) bool { return !valid[l.ContainerID] }) {
-		gone, err := s.podGone(ctx, l)
-		if err != nil {
-			return notReady(err)
-		}
-		if !gone {
-			continue
-		}
-		namespace, name := splitPod(l.Pod)
-		release := Release{Attachment: l.Attachment, Namespace: namespace, Pod: name, PodUID: l.PodUID}
-		if err := s.release(ctx, release, always); err != nil {
-			return notReady(err)
-		}
-		s.Log.Info("released an address that the runtime no longer knows", "ip", l.Addr, "pool", l.Pool, "pod", l.Pod, "container", l.ContainerID)
-	}
-	return nil
-}
-
 // quarantine is how long an address is not handed out that a foreign host answers
 // for. Whoever put it there needs time to notice; longer, it belongs into a
 // SpiderReservedIP.
@@ -147,16 +118,6 @@ func (s *Service) Conflict(ctx context.Context, req wire.ConflictRequest) error 
 		fmt.Sprintf("%s of interface %s is in use by the host with hardware address %s; it is not handed out for %s, and the pod gets another address",
 			req.Address, req.Interface, req.MAC, quarantine))
 	return nil
-}
-
-// podGone reports whether the holder of a lease is not a pod of this node any more.
-func (s *Service) podGone(ctx context.Context, l lease.Lease) (bool, error) {
-	namespace, name := splitPod(l.Pod)
-	_, err := s.Cluster.Pod(ctx, namespace, name, l.PodUID)
-	if errors.Is(err, ErrNotFound) || errors.Is(err, ErrElsewhere) {
-		return true, nil
-	}
-	return false, err
 }
 
 // splitPod is the inverse of "namespace/name".

@@ -197,5 +197,5 @@ type Observer interface {
 	// Conflict counts a block that another writer had changed.
 	Conflict()
 	// Reclaimed counts an attempt to take back an address that no DEL gave back.
-	Reclaimed(err error)
+	Reclaimed(reason reclaim.Reason, err error)
 }

@@ -7,6 +7,7 @@ import (
 
 	"spiderpool.dev/spiderpool/internal/lease"
 	"spiderpool.dev/spiderpool/internal/reclaim"
+	"spiderpool.dev/spiderpool/internal/wire"
 )
 
 // Reclaim takes back the addresses of this node's sandboxes that are gone without
@@ -54,14 +55,70 @@ func (s *Service) reclaimOne(ctx context.Context, l lease.Lease, policy reclaim.
 	if verdict.Action != reclaim.Free && verdict.Action != reclaim.Retain {
 		return nil
 	}
-	err = s.release(ctx, Release{Attachment: l.Attachment, Namespace: namespace, Pod: name, PodUID: l.PodUID}, always)
-	s.Observer.Reclaimed(err)
+	return s.takeBack(ctx, l, verdict.Reason, verdict.Message)
+}
+
+// takeBack releases a lease for which no DEL came, and says why.
+func (s *Service) takeBack(ctx context.Context, l lease.Lease, reason reclaim.Reason, because string) error {
+	namespace, name := splitPod(l.Pod)
+	err := s.release(ctx, Release{Attachment: l.Attachment, Namespace: namespace, Pod: name, PodUID: l.PodUID}, always)
+	s.Observer.Reclaimed(reason, err)
 	if err != nil {
 		return err
 	}
-	message := fmt.Sprintf("took back %s of pool %s (%s): %s", l.Addr, l.Pool, verdict.Reason, verdict.Message)
 	s.Log.Info("reclaimed an address", "ip", l.Addr, "pool", l.Pool, "pod", l.Pod, "interface", l.Interface,
-		"container", l.ContainerID, "reason", verdict.Reason, "because", verdict.Message)
-	s.Events.Reclaimed(Pod{Namespace: namespace, Name: name, UID: l.PodUID}, message)
+		"container", l.ContainerID, "reason", reason, "because", because)
+	s.Events.Reclaimed(Pod{Namespace: namespace, Name: name, UID: l.PodUID},
+		fmt.Sprintf("took back %s of pool %s (%s): %s", l.Addr, l.Pool, reason, because))
 	return nil
+}
+
+// GC gives back what this node holds for sandboxes that are not valid any more.
+// The caller's word is not enough, because its list is of one network and the
+// lease may be of another: the pod must be gone, and the runtime must not have the
+// sandbox either.
+func (s *Service) GC(ctx context.Context, req wire.GCRequest) error {
+	if !s.Allocator.Loaded() {
+		return notReady(ErrNotReady)
+	}
+	valid := make(map[string]bool, len(req.Valid))
+	for _, v := range req.Valid {
+		valid[v.ContainerID] = true
+	}
+	leases := s.Allocator.HeldBy(func(l lease.Lease) bool { return !valid[l.ContainerID] })
+	if len(leases) == 0 {
+		return nil
+	}
+	sandboxes, err := s.Runtime.Sandboxes(ctx)
+	if err != nil {
+		return &wire.Error{Code: wire.CodeTryAgainLater, Msg: "nothing is taken back while the container runtime does not say which sandboxes there are", Details: err.Error()}
+	}
+	var errs []error
+	for _, l := range leases {
+		if sandboxes[l.ContainerID] {
+			continue
+		}
+		gone, err := s.podGone(ctx, l)
+		if err == nil && gone {
+			err = s.takeBack(ctx, l, reclaim.PodGone,
+				fmt.Sprintf("the pod is not on node %s any more, and the runtime, which called for garbage collection, has no sandbox %s", s.Node, l.ContainerID))
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s of pod %s: %w", l.Addr, l.Pod, err))
+		}
+	}
+	if len(errs) > 0 {
+		return notReady(errors.Join(errs...))
+	}
+	return nil
+}
+
+// podGone reports whether the holder of a lease is not a pod of this node any more.
+func (s *Service) podGone(ctx context.Context, l lease.Lease) (bool, error) {
+	namespace, name := splitPod(l.Pod)
+	_, err := s.Cluster.Pod(ctx, namespace, name, l.PodUID)
+	if errors.Is(err, ErrNotFound) || errors.Is(err, ErrElsewhere) {
+		return true, nil
+	}
+	return false, err
 }

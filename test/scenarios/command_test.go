@@ -64,6 +64,7 @@ var commands = map[string]struct {
 	"conflict":   {"conflict POD IP MAC [if=eth0] [container=POD]", conflict},
 	"gc":         {"gc NODE [valid=CONTAINER,…]", gc},
 	"sandbox":    {"sandbox NODE CONTAINER: the runtime has it", func(s *stage, a arguments) error { s.Sandbox(a.name(0), a.name(1), true); return nil }},
+	"runtime":    {"runtime NODE away|back", func(s *stage, a arguments) error { s.SetRuntimeAway(a.name(0), a.name(1) == "away"); return nil }},
 	"reclaim":    {"reclaim NODE", doReclaim},
 	"restart":    {"restart NODE: the agent is killed and started", restart},
 	"replay":     {"replay NODE: releases that are on disk are tried", replay},
@@ -285,7 +286,10 @@ func gc(s *stage, a arguments) error {
 	for _, container := range a.list("valid") {
 		req.Valid = append(req.Valid, wire.AttachmentKey{ContainerID: container, Interface: "eth0"})
 	}
-	return s.Service(a.name(0)).GC(context.Background(), req)
+	if err := s.Service(a.name(0)).GC(context.Background(), req); err != nil {
+		s.sayError(err)
+	}
+	return nil
 }
 
 func doReclaim(s *stage, a arguments) error {

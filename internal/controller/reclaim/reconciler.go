@@ -45,7 +45,7 @@ const idle = 15 * time.Minute
 // Observer counts what happens, for metrics.
 type Observer interface {
 	// Reclaimed counts an address that was taken back, or could not be.
-	Reclaimed(err error)
+	Reclaimed(reason domain.Reason, err error)
 }
 
 // Options say what the reconciler may do.
@@ -185,7 +185,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 		return ctrl.Result{}, nil
 	}
 	for _, change := range changes {
-		r.options.Observer.Reclaimed(err)
+		r.options.Observer.Reclaimed(change.Reason, err)
 		if err == nil {
 			r.announce(ctx, change)
 		}

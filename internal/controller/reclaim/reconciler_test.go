@@ -38,7 +38,7 @@ var longAgo = time.Now().Add(-24 * time.Hour).UTC().Truncate(time.Second)
 
 type counter struct{ done, failed atomic.Int64 }
 
-func (c *counter) Reclaimed(err error) {
+func (c *counter) Reclaimed(_ domain.Reason, err error) {
 	if err != nil {
 		c.failed.Add(1)
 		return

@@ -44,6 +44,7 @@ type World struct {
 	endpoints  map[string]ipam.Endpoint
 	events     []string
 	sandboxes  map[string]map[string]bool // by node
+	mute       map[string]bool            // nodes whose runtime does not answer
 	services   map[string]*ipam.Service
 	journals   map[string]*memoryJournal
 }
@@ -65,7 +66,7 @@ func NewWorld(now time.Time) *World {
 		pods:    map[string]*WorldPod{}, namespaces: map[string]pool.NamespaceFacts{}, nodes: map[string]pool.NodeFacts{},
 		networks: map[pool.NetworkAttachment]ipam.Network{}, subnets: map[string][]netip.Prefix{},
 		pools: map[string]*pool.Pool{}, unlabelled: map[string]bool{}, endpoints: map[string]ipam.Endpoint{},
-		sandboxes: map[string]map[string]bool{}, services: map[string]*ipam.Service{}, journals: map[string]*memoryJournal{},
+		sandboxes: map[string]map[string]bool{}, mute: map[string]bool{}, services: map[string]*ipam.Service{}, journals: map[string]*memoryJournal{},
 	}
 	w.Store.Before = func(string, netip.Addr) error { return w.reach() }
 	return w
@@ -198,6 +199,13 @@ func (w *World) Sandbox(node, id string, exists bool) {
 	w.sandboxes[node][id] = exists
 }
 
+// SetRuntimeAway lets the runtime of the node not answer, or answer again.
+func (w *World) SetRuntimeAway(node string, away bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.mute[node] = away
+}
+
 // Service returns the service of a node, and starts it if need be.
 func (w *World) Service(node string) *ipam.Service {
 	if s, ok := w.services[node]; ok {
@@ -268,8 +276,8 @@ func (w *World) TakeEvents() []string {
 
 type discard struct{}
 
-func (discard) Conflict()       {}
-func (discard) Reclaimed(error) {}
+func (discard) Conflict()                       {}
+func (discard) Reclaimed(reclaim.Reason, error) {}
 
 // worldPort is the world as one node sees it.
 type worldPort struct {
@@ -352,6 +360,9 @@ func (p worldPort) Subnets(link string) ([]netip.Prefix, error) {
 func (p worldPort) Sandboxes(context.Context) (map[string]bool, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.mute[p.node] {
+		return nil, fmt.Errorf("the runtime of %s does not answer: %w", p.node, ipam.ErrNotReady)
+	}
 	return maps.Clone(p.sandboxes[p.node]), nil
 }
 
