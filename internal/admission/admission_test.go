@@ -272,12 +272,19 @@ func TestAttachmentsInUseStay(t *testing.T) {
 	kubetest.Create(t, c, attachment)
 	seen(t, cached, attachment)
 
+	renamed := func() error {
+		changed := config.DeepCopy()
+		changed.Annotations = map[string]string{v2beta1.AnnotationMultusConfigCRName: "moved"}
+		return c.Update(t.Context(), changed, client.DryRunAll)
+	}
 	p := newPool("naming", "10.6.0.0/24")
 	p.Spec.MultusName = []string{"kube-system/cluster-net"}
 	t.Run("named by a pool", func(t *testing.T) {
 		kubetest.Create(t, c, p)
 		seen(t, cached, p)
 		refused(t, c.Delete(t.Context(), config, client.DryRunAll), `SpiderIPPool naming has it in spec.multusName; take "kube-system/cluster-net" out there first`)
+		refused(t, renamed(), `metadata.annotations[multus.spidernet.io/cr-name]: Invalid value: "moved": would delete NetworkAttachmentDefinition cluster-net, `+
+			`but SpiderIPPool naming has it in spec.multusName; take "kube-system/cluster-net" out there first`)
 	})
 	pod := func(name string, hostNetwork bool, annotations map[string]string) *corev1.Pod {
 		return &corev1.Pod{
@@ -299,7 +306,9 @@ func TestAttachmentsInUseStay(t *testing.T) {
 				}
 				return
 			}
-			refused(t, err, "pod default/default has an interface of NetworkAttachmentDefinition kube-system/cluster-net; delete the pods that use it first")
+			const used = "pod default/default has an interface of NetworkAttachmentDefinition kube-system/cluster-net; delete the pods that use it first"
+			refused(t, err, used)
+			refused(t, renamed(), "would delete NetworkAttachmentDefinition cluster-net, but "+used)
 		})
 	}
 	t.Run("pod with networks", func(t *testing.T) {
@@ -311,6 +320,9 @@ func TestAttachmentsInUseStay(t *testing.T) {
 		refused(t, c.Delete(t.Context(), config, client.DryRunAll), "pod default/several has an interface")
 	})
 	kubetest.Eventually(t, func(ctx context.Context) error { return c.Delete(ctx, config, client.DryRunAll) })
+	if err := renamed(); err != nil {
+		t.Errorf("an attachment that nobody uses keeps its name: %v", err)
+	}
 }
 
 func TestDefaultCoordinatorStays(t *testing.T) {

@@ -51,7 +51,18 @@ func (w *multusConfigs) ValidateUpdate(ctx context.Context, before, in *v2beta1.
 		equality.Semantic.DeepEqual(before.Spec, in.Spec) && equality.Semantic.DeepEqual(before.Annotations, in.Annotations) {
 		return nil, nil
 	}
-	return w.ValidateCreate(ctx, in)
+	warnings, err := w.ValidateCreate(ctx, in)
+	if err != nil || kube.AttachmentName(before) == kube.AttachmentName(in) {
+		return warnings, err
+	}
+	// The attachment of the former name goes when the new one is there.
+	reason, err := w.needed(ctx, before)
+	if err != nil || reason == "" {
+		return warnings, err
+	}
+	path := field.NewPath("metadata", "annotations").Key(v2beta1.AnnotationMultusConfigCRName)
+	return warnings, invalid("SpiderMultusConfig", in, field.ErrorList{field.Invalid(path, in.Annotations[v2beta1.AnnotationMultusConfigCRName],
+		fmt.Sprintf("would delete NetworkAttachmentDefinition %s, but %s", kube.AttachmentName(before), reason))})
 }
 
 // owned returns the fault of an attachment that belongs to somebody else.
@@ -88,35 +99,42 @@ func (w *multusConfigs) owned(ctx context.Context, in *v2beta1.SpiderMultusConfi
 }
 
 func (w *multusConfigs) ValidateDelete(ctx context.Context, in *v2beta1.SpiderMultusConfig) (admission.Warnings, error) {
+	reason, err := w.needed(ctx, in)
+	if err != nil || reason == "" {
+		return nil, err
+	}
+	return nil, forbidden("spidermultusconfigs", in, "%s", reason)
+}
+
+// needed says what needs the attachment that the SpiderMultusConfig owns, and
+// the way out; it is "" when nothing does.
+func (w *multusConfigs) needed(ctx context.Context, in *v2beta1.SpiderMultusConfig) (string, error) {
 	attachment := pool.NetworkAttachment{Namespace: in.Namespace, Name: kube.AttachmentName(in)}
 	var existing nadv1.NetworkAttachmentDefinition
 	err := w.reader.Get(ctx, client.ObjectKey{Namespace: attachment.Namespace, Name: attachment.Name}, &existing)
 	if client.IgnoreNotFound(err) != nil {
-		return nil, fmt.Errorf("read NetworkAttachmentDefinition %s: %w", attachment, err)
+		return "", fmt.Errorf("read NetworkAttachmentDefinition %s: %w", attachment, err)
 	}
 	if err != nil || !metav1.IsControlledBy(&existing, in) {
 		// Nobody loses anything.
-		return nil, nil
+		return "", nil
 	}
 	var list v2beta1.SpiderIPPoolList
 	if err := w.reader.List(ctx, &list, client.UnsafeDisableDeepCopy); err != nil {
-		return nil, fmt.Errorf("list SpiderIPPools: %w", err)
+		return "", fmt.Errorf("list SpiderIPPools: %w", err)
 	}
 	for i := range list.Items {
 		for _, name := range list.Items[i].Spec.MultusName {
 			if name == attachment.Name || name == attachment.String() {
-				return nil, forbidden("spidermultusconfigs", in, "SpiderIPPool %s has it in spec.multusName; take %q out there first", list.Items[i].Name, name)
+				return fmt.Sprintf("SpiderIPPool %s has it in spec.multusName; take %q out there first", list.Items[i].Name, name), nil
 			}
 		}
 	}
 	user, err := w.user(ctx, attachment)
-	if err != nil {
-		return nil, err
+	if err != nil || user == "" {
+		return "", err
 	}
-	if user != "" {
-		return nil, forbidden("spidermultusconfigs", in, "pod %s has an interface of NetworkAttachmentDefinition %s; delete the pods that use it first", user, attachment)
-	}
-	return nil, nil
+	return fmt.Sprintf("pod %s has an interface of NetworkAttachmentDefinition %s; delete the pods that use it first", user, attachment), nil
 }
 
 // user returns a pod with an interface of the attachment, and "" when there is none.

@@ -95,14 +95,10 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 	if len(errs) > 0 {
 		return ctrl.Result{}, r.report(ctx, config, kube.Ready{Reason: "Invalid", Message: errs.ToAggregate().Error()})
 	}
-	// 2. What is there under an earlier name goes.
-	if err := r.deleteFormer(ctx, config, want.Name); err != nil {
-		return ctrl.Result{}, err
-	}
 	if want.Unsupported != "" {
 		return ctrl.Result{}, r.report(ctx, config, kube.Ready{Reason: "Unsupported", Message: want.Unsupported})
 	}
-	// 3. What is there must be ours or nobody's.
+	// 2. What is there must be ours or nobody's.
 	is := &nadv1.NetworkAttachmentDefinition{}
 	err := r.client.Get(ctx, types.NamespacedName{Namespace: want.Namespace, Name: want.Name}, is)
 	if client.IgnoreNotFound(err) != nil {
@@ -114,11 +110,15 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 			return ctrl.Result{}, r.report(ctx, config, kube.Ready{Reason: "AttachmentNotOwned", Message: reason})
 		}
 	}
-	// 4. Make it so.
+	// 3. Make it so.
 	if err := r.apply(ctx, config, want); err != nil {
 		return ctrl.Result{}, err
 	}
 	r.announce(config, is, found, want)
+	// 4. What is there under an earlier name goes, now that there is one of the new name.
+	if err := r.deleteFormer(ctx, config, want.Name); err != nil {
+		return ctrl.Result{}, err
+	}
 	return ctrl.Result{}, r.report(ctx, config, kube.Ready{
 		OK: true, Reason: "AttachmentUpToDate", Message: fmt.Sprintf("NetworkAttachmentDefinition %s/%s is as described", want.Namespace, want.Name),
 	})

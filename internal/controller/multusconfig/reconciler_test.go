@@ -167,6 +167,30 @@ func TestChangedNameMovesTheAttachment(t *testing.T) {
 	})
 }
 
+func TestAttachmentStaysWhileTheNewNameIsSomebodyElses(t *testing.T) {
+	c, namespace := start(t)
+	owner := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "somebody"}}
+	kubetest.Create(t, c, owner)
+	taken := attachment(namespace, "taken")
+	taken.OwnerReferences = []metav1.OwnerReference{{APIVersion: "v1", Kind: "ConfigMap", Name: owner.Name, UID: owner.UID}}
+	config := ipvlan(namespace, "net")
+	kubetest.Create(t, c, taken, config)
+	ready(t, c, config, metav1.ConditionTrue, "AttachmentUpToDate", namespace+"/net ")
+
+	rename := func(to string) {
+		patch := client.MergeFrom(config.DeepCopy())
+		config.Annotations = map[string]string{v2beta1.AnnotationMultusConfigCRName: to}
+		if err := c.Patch(t.Context(), config, patch); err != nil {
+			t.Fatal(err)
+		}
+	}
+	rename("taken")
+	ready(t, c, config, metav1.ConditionFalse, "AttachmentNotOwned", "belongs to ConfigMap somebody")
+	get(t, c, attachment(namespace, "net"))
+	rename("free")
+	ready(t, c, config, metav1.ConditionTrue, "AttachmentUpToDate", namespace+"/free ")
+}
+
 func TestConfigThatAdmissionDidNotSeeIsReported(t *testing.T) {
 	c, namespace := start(t)
 	config := ipvlan(namespace, "net")
