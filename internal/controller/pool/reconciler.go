@@ -3,8 +3,8 @@
 // view of the leases in SpiderIPBlocks.
 //
 // A pool that is deleted stays until no lease names it, and says who holds them.
-// The status of one pool is written at most once a second, and less often the
-// longer its list of addresses is.
+// The status of one pool is written when a burst of changes is over, at most once
+// a second, and less often the longer its list of addresses is.
 package pool
 
 import (
@@ -13,7 +13,6 @@ import (
 	"log/slog"
 	"strings"
 	"sync"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -47,9 +46,7 @@ type Reconciler struct {
 	recorder events.EventRecorder
 	clock    clock.PassiveClock
 	log      *slog.Logger
-
-	mu   sync.Mutex
-	next map[string]time.Time // earliest time of a pool's next status write
+	limiter  limiter
 }
 
 // Setup adds the reconciler to the manager. The manager's cache must have the
@@ -57,14 +54,14 @@ type Reconciler struct {
 func Setup(mgr ctrl.Manager, index *poolindex.Index, log *slog.Logger) error {
 	r := &Reconciler{
 		client: mgr.GetClient(), index: index, recorder: mgr.GetEventRecorder("spiderpool-controller"),
-		clock: clock.RealClock{}, log: log, next: map[string]time.Time{},
+		clock: clock.RealClock{}, log: log,
 	}
 	// The index is told of pools by the same informers, but not before or after
 	// the queue is: what it sees is queued when it has seen it.
 	return ctrl.NewControllerManagedBy(mgr).
 		Named("pool").
 		For(&v2beta1.SpiderIPPool{}).
-		Watches(&v2beta1.SpiderIPBlock{}, poolsOfBlocks()).
+		Watches(&v2beta1.SpiderIPBlock{}, r.poolsOfBlocks()).
 		WatchesRawSource(seenBy(index)).
 		WithOptions(controller.Options{MaxConcurrentReconciles: workers}).
 		Complete(r)
@@ -98,11 +95,12 @@ func requestOf(pool string) reconcile.Request {
 }
 
 // poolsOfBlocks queues the pools whose leases a block has or had.
-func poolsOfBlocks() handler.EventHandler {
+func (r *Reconciler) poolsOfBlocks() handler.EventHandler {
 	type queue = workqueue.TypedRateLimitingInterface[reconcile.Request]
 	add := func(q queue, objects ...client.Object) {
 		for _, o := range objects {
 			for _, name := range cached.PoolsOfBlock(o.(*v2beta1.SpiderIPBlock)) {
+				r.limiter.changed(name, r.clock.Now())
 				q.Add(requestOf(name))
 			}
 		}
@@ -119,7 +117,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 	pool := &v2beta1.SpiderIPPool{}
 	if err := r.client.Get(ctx, request.NamespacedName, pool); err != nil {
 		if apierrors.IsNotFound(err) {
-			r.forget(request.Name)
+			r.limiter.forget(request.Name)
 		}
 		return ctrl.Result{}, client.IgnoreNotFound(err)
 	}
@@ -139,9 +137,10 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 		return ctrl.Result{}, err
 	}
 	// 3. The view of its leases is written when its time has come.
-	if wait := r.wait(pool.Name); wait > 0 {
+	if wait := r.limiter.wait(pool.Name, r.clock.Now()); wait > 0 {
 		return ctrl.Result{RequeueAfter: wait}, nil
 	}
+	r.limiter.reading(pool.Name)
 	if leases == nil {
 		var err error
 		if leases, err = r.leases(ctx, pool.Name); err != nil {
@@ -202,7 +201,7 @@ func (r *Reconciler) writeStatus(ctx context.Context, pool *v2beta1.SpiderIPPool
 	if err := client.IgnoreNotFound(r.client.Status().Patch(ctx, pool, client.MergeFrom(before))); err != nil {
 		return fmt.Errorf("write the status of SpiderIPPool %s: %w", pool.Name, err)
 	}
-	r.wrote(pool.Name, size)
+	r.limiter.wrote(pool.Name, r.clock.Now(), size)
 	return nil
 }
 
@@ -230,24 +229,4 @@ func (r *Reconciler) ready(pool *v2beta1.SpiderIPPool, leases []lease.Lease) kub
 		return kube.Ready{OK: true, Reason: "Disabled", Message: "spec.disable is true: it hands out nothing"}
 	}
 	return kube.Ready{OK: true, Reason: "InUse", Message: "it hands out addresses"}
-}
-
-// wait returns how long the next write of the pool's status has to wait.
-func (r *Reconciler) wait(pool string) time.Duration {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.next[pool].Sub(r.clock.Now())
-}
-
-// wrote notes a status write; size is the length of what it wrote in bytes.
-func (r *Reconciler) wrote(pool string, size int) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.next[pool] = r.clock.Now().Add(time.Second + time.Duration(size)*time.Second/bytesPerSecond)
-}
-
-func (r *Reconciler) forget(pool string) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	delete(r.next, pool)
 }

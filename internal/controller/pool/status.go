@@ -21,8 +21,6 @@ const (
 	// maxAllocatedIPs bounds status.allocatedIPs in bytes. An object can have
 	// 1.5 MiB in etcd; about 10,000 addresses fit.
 	maxAllocatedIPs = 1 << 20
-	// bytesPerSecond is what one pool's status may write on average.
-	bytesPerSecond = 64 << 10
 	// conditionTruncated is true when status.allocatedIPs does not name every address.
 	conditionTruncated = "AllocatedIPsTruncated"
 )
