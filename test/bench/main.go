@@ -75,7 +75,7 @@ func command() *cobra.Command {
 	f := c.Flags()
 	f.StringSliceVar(&o.plugins, "plugins", []string{"host-local", "spiderpool"},
 		"plugins to measure: "+strings.Join(sim.BuiltinDefinitions(), ", ")+", or files")
-	f.StringVar(&o.scenarios, "scenarios", "A,B,C,D,E,F", "scenarios to run, from the list above")
+	f.StringVar(&o.scenarios, "scenarios", "A,B,C,D,E,F,G,H", "scenarios to run, from the list above")
 	f.IntVar(&o.nodes, "nodes", 4, "simulated nodes")
 	f.IntVar(&o.workers, "workers", 8, "calls at a time on a node")
 	f.IntVar(&o.pods, "pods", 500, "pods in all")
