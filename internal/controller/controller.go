@@ -182,7 +182,7 @@ func addReconcilers(ctx context.Context, mgr ctrl.Manager, cfg config.Controller
 		{"endpoints", true, func() error { return endpoint.Setup(mgr, log) }},
 		{"blocks", true, func() error { return reclaim.Setup(mgr, reclaimOptions(cfg, numbers), log) }},
 		{"attachments", cfg.Multus.EnableMultusConfig, func() error { return multusconfig.Setup(mgr, log) }},
-		{"the coordinator", cfg.CoordinatorName != "", func() error { return coordinator.Setup(mgr, coordinatorOptions(cfg), log) }},
+		{"the coordinator", cfg.CoordinatorName != "", func() error { return coordinator.Setup(mgr, coordinatorOptions(cfg)) }},
 	} {
 		if !r.on {
 			continue

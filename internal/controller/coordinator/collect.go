@@ -28,71 +28,45 @@ var (
 )
 
 // collect reads what the cluster says about its networks. What is not there is
-// left out; an error is one of reading.
-func (r *Reconciler) collect(ctx context.Context) (facts, error) {
+// left out; what cannot be read has its error.
+func (r *Reconciler) collect(ctx context.Context) facts {
 	var f facts
-	kubeadmServices, kubeadmPods, err := r.kubeadm(ctx)
-	if err != nil {
-		return f, err
-	}
-	objects, err := r.serviceCIDRs(ctx)
-	if err != nil {
-		return f, err
-	}
-	nodes, err := r.nodeNetworks(ctx)
-	if err != nil {
-		return f, err
-	}
+	objects, nodes := r.serviceCIDRs(ctx), r.nodeNetworks(ctx)
+	kubeadmServices, kubeadmPods := r.kubeadm(ctx)
 	f.services = []origin{objects, kubeadmServices}
 	f.cluster = []origin{kubeadmPods}
 	if len(objects.networks)+len(kubeadmServices.networks) == 0 {
-		argument, err := r.podArgument(ctx, "kube-apiserver", "--service-cluster-ip-range")
-		if err != nil {
-			return f, err
-		}
-		f.services = append(f.services, argument)
+		f.services = append(f.services, r.podArgument(ctx, "kube-apiserver", "--service-cluster-ip-range"))
 	}
 	if len(kubeadmPods.networks) == 0 {
-		argument, err := r.podArgument(ctx, "kube-controller-manager", "--cluster-cidr")
-		if err != nil {
-			return f, err
-		}
-		f.cluster = append(f.cluster, argument)
+		f.cluster = append(f.cluster, r.podArgument(ctx, "kube-controller-manager", "--cluster-cidr"))
 	}
 	f.cluster = append(f.cluster, nodes)
-	if f.calico, err = r.calico(ctx); err != nil {
-		return f, err
-	}
-	f.cilium, err = r.cilium(ctx, nodes)
-	return f, err
+	f.calico = r.calico(ctx)
+	f.cilium = r.cilium(ctx, nodes)
+	return f
 }
 
-func (r *Reconciler) serviceCIDRs(ctx context.Context) (origin, error) {
+func (r *Reconciler) serviceCIDRs(ctx context.Context) origin {
 	out := origin{name: "ServiceCIDR objects"}
 	var list networkingv1.ServiceCIDRList
-	if err := r.client.List(ctx, &list); err != nil {
-		// Kubernetes before 1.33 has no such kind.
-		if meta.IsNoMatchError(err) {
-			return out, nil
-		}
-		return out, fmt.Errorf("list ServiceCIDRs: %w", err)
+	// Kubernetes before 1.33 has no such kind.
+	if err := r.client.List(ctx, &list); err != nil && !meta.IsNoMatchError(err) {
+		out.err = err
 	}
 	for i := range list.Items {
 		out.networks = append(out.networks, list.Items[i].Spec.CIDRs...)
 	}
-	return out, nil
+	return out
 }
 
-func (r *Reconciler) kubeadm(ctx context.Context) (services, pods origin, err error) {
+func (r *Reconciler) kubeadm(ctx context.Context) (services, pods origin) {
 	services.name = "serviceSubnet in ConfigMap kube-system/kubeadm-config"
 	pods.name = "podSubnet in ConfigMap kube-system/kubeadm-config"
 	var configMap corev1.ConfigMap
-	err = r.kubeadmConfig.Get(ctx, client.ObjectKey{Namespace: systemNamespace, Name: kubeadmConfigMap}, &configMap)
+	err := r.kubeadmConfig.Get(ctx, client.ObjectKey{Namespace: systemNamespace, Name: kubeadmConfigMap}, &configMap)
 	if apierrors.IsNotFound(err) {
-		return services, pods, nil
-	}
-	if err != nil {
-		return services, pods, fmt.Errorf("read the configuration of kubeadm: %w", err)
+		return services, pods
 	}
 	var cluster struct {
 		Networking struct {
@@ -100,53 +74,49 @@ func (r *Reconciler) kubeadm(ctx context.Context) (services, pods origin, err er
 			PodSubnet     string `json:"podSubnet"`
 		} `json:"networking"`
 	}
-	if err := yaml.Unmarshal([]byte(configMap.Data["ClusterConfiguration"]), &cluster); err != nil {
-		return services, pods, fmt.Errorf("parse ClusterConfiguration in ConfigMap %s/%s: %w", systemNamespace, kubeadmConfigMap, err)
+	if err == nil {
+		err = yaml.Unmarshal([]byte(configMap.Data["ClusterConfiguration"]), &cluster)
 	}
-	services.networks = split(cluster.Networking.ServiceSubnet)
-	pods.networks = split(cluster.Networking.PodSubnet)
-	return services, pods, nil
+	services.networks, services.err = split(cluster.Networking.ServiceSubnet), err
+	pods.networks, pods.err = split(cluster.Networking.PodSubnet), err
+	return services, pods
 }
 
-func (r *Reconciler) nodeNetworks(ctx context.Context) (origin, error) {
-	out := origin{name: "spec.podCIDRs of nodes"}
+func (r *Reconciler) nodeNetworks(ctx context.Context) origin {
 	var nodes corev1.NodeList
-	if err := r.client.List(ctx, &nodes, client.UnsafeDisableDeepCopy); err != nil {
-		return out, fmt.Errorf("list nodes: %w", err)
-	}
+	out := origin{name: "spec.podCIDRs of nodes", err: r.client.List(ctx, &nodes, client.UnsafeDisableDeepCopy)}
 	for i := range nodes.Items {
 		out.networks = append(out.networks, nodes.Items[i].Spec.PodCIDRs...)
 	}
-	return out, nil
+	return out
 }
 
 // podArgument reads an argument from the static pods of a component. They are
 // read live: nothing else here needs them, and few clusters get this far.
-func (r *Reconciler) podArgument(ctx context.Context, component, argument string) (origin, error) {
+func (r *Reconciler) podArgument(ctx context.Context, component, argument string) origin {
 	out := origin{name: fmt.Sprintf("%s of the pods with label component=%s", argument, component)}
 	var pods corev1.PodList
-	if err := r.live.List(ctx, &pods, client.InNamespace(systemNamespace), client.MatchingLabels{"component": component}); err != nil {
-		return out, fmt.Errorf("list the pods of %s: %w", component, err)
-	}
+	out.err = r.live.List(ctx, &pods, client.InNamespace(systemNamespace), client.MatchingLabels{"component": component})
 	for _, pod := range pods.Items {
 		for _, container := range pod.Spec.Containers {
 			for _, word := range append(container.Command, container.Args...) {
 				if value, found := strings.CutPrefix(word, argument+"="); found {
 					out.networks = split(value)
-					return out, nil
+					return out
 				}
 			}
 		}
 	}
-	return out, nil
+	return out
 }
 
-func (r *Reconciler) calico(ctx context.Context) (*origin, error) {
+// calico returns nil where the cluster has no IPPool of Calico.
+func (r *Reconciler) calico(ctx context.Context) *origin {
 	pools, err := r.listOptional(ctx, calicoPool)
-	if err != nil || len(pools) == 0 {
-		return nil, err
+	if err == nil && len(pools) == 0 {
+		return nil
 	}
-	out := &origin{name: "IPPools of Calico"}
+	out := &origin{name: "IPPools of Calico", err: err}
 	for _, pool := range pools {
 		cidr, _, _ := unstructured.NestedString(pool.Object, "spec", "cidr")
 		disabled, _, _ := unstructured.NestedBool(pool.Object, "spec", "disabled")
@@ -154,17 +124,18 @@ func (r *Reconciler) calico(ctx context.Context) (*origin, error) {
 			out.networks = append(out.networks, cidr)
 		}
 	}
-	return out, nil
+	return out
 }
 
-func (r *Reconciler) cilium(ctx context.Context, nodes origin) (*origin, error) {
+// cilium returns nil where the cluster has no configuration of Cilium.
+func (r *Reconciler) cilium(ctx context.Context, nodes origin) *origin {
 	var configMap corev1.ConfigMap
 	err := r.ciliumConfig.Get(ctx, r.ciliumConfigMap, &configMap)
 	if apierrors.IsNotFound(err) {
-		return nil, nil
+		return nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read the configuration of Cilium: %w", err)
+		return &origin{name: fmt.Sprintf("ConfigMap %s of Cilium", r.ciliumConfigMap), err: err}
 	}
 	mode := configMap.Data["ipam"]
 	out := &origin{name: fmt.Sprintf("Cilium with ipam %q", mode)}
@@ -172,10 +143,8 @@ func (r *Reconciler) cilium(ctx context.Context, nodes origin) (*origin, error) 
 	case "cluster-pool", "cluster-pool-v2beta":
 		out.networks = append(words(configMap.Data["cluster-pool-ipv4-cidr"]), words(configMap.Data["cluster-pool-ipv6-cidr"])...)
 	case "multi-pool":
-		pools, err := r.listOptional(ctx, ciliumPool)
-		if err != nil {
-			return nil, err
-		}
+		var pools []unstructured.Unstructured
+		pools, out.err = r.listOptional(ctx, ciliumPool)
 		for _, pool := range pools {
 			for _, family := range []string{"ipv4", "ipv6"} {
 				cidrs, _, _ := unstructured.NestedStringSlice(pool.Object, "spec", family, "cidrs")
@@ -183,22 +152,20 @@ func (r *Reconciler) cilium(ctx context.Context, nodes origin) (*origin, error) 
 			}
 		}
 	case "kubernetes":
-		out.networks = nodes.networks
+		out.networks, out.err = nodes.networks, nodes.err
 	}
-	return out, nil
+	return out
 }
 
 // listOptional lists objects of a kind that the cluster need not have.
 func (r *Reconciler) listOptional(ctx context.Context, kind schema.GroupVersionKind) ([]unstructured.Unstructured, error) {
-	if !r.watches(kind) {
-		return nil, nil
+	if served, err := r.watches(kind); err != nil || !served {
+		return nil, err
 	}
 	list := &unstructured.UnstructuredList{}
 	list.SetGroupVersionKind(kind.GroupVersion().WithKind(kind.Kind + "List"))
-	if err := r.client.List(ctx, list); err != nil {
-		return nil, fmt.Errorf("list %s of %s: %w", kind.Kind, kind.Group, err)
-	}
-	return list.Items, nil
+	err := r.client.List(ctx, list)
+	return list.Items, err
 }
 
 // split separates a list by commas.

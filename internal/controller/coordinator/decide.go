@@ -1,6 +1,7 @@
 package coordinator
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -11,10 +12,12 @@ import (
 	"spiderpool.dev/spiderpool/api/v2beta1"
 )
 
-// origin is where networks were found, as it is called in messages, and what it says.
+// origin is where networks were found, as it is called in messages, and what it
+// says, or why it could not be read.
 type origin struct {
 	name     string
 	networks []string
+	err      error
 }
 
 // facts is what the cluster says about its networks.
@@ -32,6 +35,7 @@ type findings struct {
 	overlayPodCIDR, serviceCIDR []string
 	source                      string // of overlayPodCIDR
 	missing                     string // why this is not all; empty when it is
+	err                         error  // of reading what was needed; part of missing
 }
 
 // decide finds the networks of services and of overlay pods.
@@ -49,6 +53,7 @@ func decide(kind v2beta1.PodCIDRType, f facts) findings {
 	}
 	out.overlayPodCIDR, out.source = pods.networks, pods.name
 	out.missing = strings.Join(problems, "; ")
+	out.err = errors.Join(services.err, pods.err)
 	return out
 }
 
@@ -62,32 +67,41 @@ func podNetworks(kind v2beta1.PodCIDRType, f facts) (origin, error) {
 		if f.calico == nil {
 			return origin{}, fmt.Errorf("spec.podCIDRType is calico, but the cluster has no IPPool of crd.projectcalico.org; write auto, cluster or none")
 		}
-		return canonical(*f.calico)
+		return named(kind, *f.calico)
 	case v2beta1.PodCIDRCilium:
 		if f.cilium == nil {
 			return origin{}, fmt.Errorf("spec.podCIDRType is cilium, but the cluster has no ConfigMap of Cilium; write auto, cluster or none")
 		}
-		return canonical(*f.cilium)
+		return named(kind, *f.cilium)
 	}
-	// auto: the network that is there.
-	if f.calico != nil {
-		return canonical(*f.calico)
+	// auto: the network that is there. One that cannot be read may be it.
+	for _, overlay := range []*origin{f.calico, f.cilium} {
+		if overlay != nil && (len(overlay.networks) > 0 || overlay.err != nil) {
+			return canonical(*overlay)
+		}
 	}
-	if f.cilium != nil {
-		return canonical(*f.cilium)
-	}
-	if found, err := firstOf(f.cluster); err == nil {
-		return found, nil
+	found, err := firstOf(f.cluster)
+	if err == nil || found.err != nil {
+		return found, err
 	}
 	// A cluster need not have an overlay network.
 	return origin{name: "no overlay network found"}, nil
 }
 
-// firstOf returns the first source that says anything.
+// named returns the networks of an overlay network that was asked for.
+func named(kind v2beta1.PodCIDRType, s origin) (origin, error) {
+	if s.err == nil && len(s.networks) == 0 {
+		return origin{}, fmt.Errorf("spec.podCIDRType is %s, but no network is in use by: %s; write auto, cluster or none", kind, s.name)
+	}
+	return canonical(s)
+}
+
+// firstOf returns the first source that says anything. What comes behind one
+// that could not be read is not looked at: it may say something else.
 func firstOf(sources []origin) (origin, error) {
 	var tried []string
 	for _, s := range sources {
-		if len(s.networks) > 0 {
+		if len(s.networks) > 0 || s.err != nil {
 			return canonical(s)
 		}
 		tried = append(tried, s.name)
@@ -95,8 +109,12 @@ func firstOf(sources []origin) (origin, error) {
 	return origin{}, fmt.Errorf("found in none of: %s", strings.Join(tried, ", "))
 }
 
-// canonical returns the networks masked, merged and sorted, IPv4 first.
+// canonical returns the networks masked, merged and sorted, IPv4 first. The
+// origin that it returns with the error of reading it carries that error.
 func canonical(s origin) (origin, error) {
+	if s.err != nil {
+		return origin{err: s.err}, fmt.Errorf("%s cannot be read: %w", s.name, s.err)
+	}
 	var builder netipx.IPSetBuilder
 	for _, text := range s.networks {
 		prefix, err := netip.ParsePrefix(strings.TrimSpace(text))

@@ -1,6 +1,7 @@
 package coordinator
 
 import (
+	"errors"
 	"slices"
 	"testing"
 
@@ -13,6 +14,7 @@ func TestDecide(t *testing.T) {
 	merged := []string{"10.244.0.0/23", "fd00:1::/80"}
 	calico := &origin{name: "calico", networks: []string{"192.168.1.1/16"}}
 	cilium := &origin{name: "cilium", networks: []string{"10.0.0.0/8"}}
+	unreadable := errors.New("not today")
 	found := []string{"10.96.0.0/12", "fd00:10:96::/112"}
 
 	for name, c := range map[string]struct {
@@ -21,6 +23,7 @@ func TestDecide(t *testing.T) {
 		pods     []string
 		services []string
 		missing  string
+		err      error // to try again
 	}{
 		"cluster takes the first source that says anything": {
 			kind: v2beta1.PodCIDRCluster, facts: facts{services: services, cluster: cluster, calico: calico}, pods: merged, services: found,
@@ -49,6 +52,26 @@ func TestDecide(t *testing.T) {
 			kind: v2beta1.PodCIDRCluster, facts: facts{services: []origin{{name: "a"}, {name: "b"}}, cluster: []origin{{name: "c"}}},
 			missing: "serviceCIDR: found in none of: a, b; overlayPodCIDR: found in none of: c",
 		},
+		"an overlay network that was named must have networks": {
+			kind: v2beta1.PodCIDRCilium, facts: facts{services: services, cluster: cluster, cilium: &origin{name: `Cilium with ipam "eni"`}}, services: found,
+			missing: `overlayPodCIDR: spec.podCIDRType is cilium, but no network is in use by: Cilium with ipam "eni"; write auto, cluster or none`,
+		},
+		"auto passes over overlay networks without networks": {
+			kind: v2beta1.PodCIDRAuto, facts: facts{services: services, cluster: cluster, calico: &origin{name: "calico"}, cilium: &origin{name: "cilium"}},
+			pods: merged, services: found,
+		},
+		"what cannot be read is reported where it is needed": {
+			kind: v2beta1.PodCIDRAuto, facts: facts{services: services, cluster: cluster, calico: &origin{name: "calico", err: unreadable}}, services: found,
+			missing: "overlayPodCIDR: calico cannot be read: not today", err: unreadable,
+		},
+		"what cannot be read does not matter where it is not needed": {
+			kind: v2beta1.PodCIDRCluster, pods: merged, services: found,
+			facts: facts{services: append(slices.Clone(services), origin{name: "c", err: unreadable}), cluster: cluster, calico: &origin{err: unreadable}},
+		},
+		"what comes behind a source that cannot be read is not taken": {
+			kind: v2beta1.PodCIDRAuto, facts: facts{services: append([]origin{{name: "objects", err: unreadable}}, services...), cluster: []origin{{name: "kubeadm", err: unreadable}, cluster[1]}},
+			missing: "serviceCIDR: objects cannot be read: not today; overlayPodCIDR: kubeadm cannot be read: not today", err: unreadable,
+		},
 		"nonsense is named with its source": {
 			kind: v2beta1.PodCIDRNone, facts: facts{services: []origin{{name: "kubeadm", networks: []string{"10.96.0.0"}}}},
 			missing: `serviceCIDR: kubeadm says "10.96.0.0", which is not a network in CIDR notation`,
@@ -56,7 +79,7 @@ func TestDecide(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			got := decide(c.kind, c.facts)
-			if !slices.Equal(got.overlayPodCIDR, c.pods) || !slices.Equal(got.serviceCIDR, c.services) || got.missing != c.missing {
+			if !slices.Equal(got.overlayPodCIDR, c.pods) || !slices.Equal(got.serviceCIDR, c.services) || got.missing != c.missing || !errors.Is(got.err, c.err) {
 				t.Errorf("got %+v", got)
 			}
 		})

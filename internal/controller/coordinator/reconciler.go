@@ -9,8 +9,8 @@ package coordinator
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"log/slog"
 	"sync"
 	"time"
 
@@ -57,38 +57,39 @@ type Reconciler struct {
 	cache           cache.Cache
 	mapper          meta.RESTMapper
 	recorder        events.EventRecorder
-	log             *slog.Logger
 	name            string
 	ciliumConfigMap client.ObjectKey
 	controller      controller.Controller
 	// One cache for each ConfigMap: the controller may see no others.
-	kubeadmConfig, ciliumConfig cache.Cache
+	kubeadmConfig, ciliumConfig client.Reader
 
 	mu      sync.Mutex
 	watched map[schema.GroupVersionKind]bool
 }
 
 // Setup adds the reconciler to the manager.
-func Setup(mgr ctrl.Manager, options Options, log *slog.Logger) error {
+func Setup(mgr ctrl.Manager, options Options) error {
 	r := &Reconciler{
 		client: mgr.GetClient(), live: mgr.GetAPIReader(), cache: mgr.GetCache(), mapper: mgr.GetRESTMapper(),
-		recorder: mgr.GetEventRecorder("spiderpool-controller"), log: log,
-		name: options.Name, ciliumConfigMap: options.CiliumConfigMap, watched: map[schema.GroupVersionKind]bool{},
+		recorder: mgr.GetEventRecorder("spiderpool-controller"),
+		name:     options.Name, ciliumConfigMap: options.CiliumConfigMap, watched: map[schema.GroupVersionKind]bool{},
 	}
 	definitions := &metav1.PartialObjectMetadata{}
 	definitions.SetGroupVersionKind(schema.GroupVersionKind{Group: "apiextensions.k8s.io", Version: "v1", Kind: "CustomResourceDefinition"})
-	var err error
-	if r.kubeadmConfig, err = configMapCache(mgr, client.ObjectKey{Namespace: systemNamespace, Name: kubeadmConfigMap}); err != nil {
+	kubeadmConfig, err := configMapCache(mgr, client.ObjectKey{Namespace: systemNamespace, Name: kubeadmConfigMap})
+	if err != nil {
 		return err
 	}
-	if r.ciliumConfig, err = configMapCache(mgr, r.ciliumConfigMap); err != nil {
+	ciliumConfig, err := configMapCache(mgr, r.ciliumConfigMap)
+	if err != nil {
 		return err
 	}
+	r.kubeadmConfig, r.ciliumConfig = kubeadmConfig, ciliumConfig
 	b := ctrl.NewControllerManagedBy(mgr).
 		Named("coordinator").
 		For(&v2beta1.SpiderCoordinator{}).
-		WatchesRawSource(source.Kind[client.Object](r.kubeadmConfig, &corev1.ConfigMap{}, r.enqueue())).
-		WatchesRawSource(source.Kind[client.Object](r.ciliumConfig, &corev1.ConfigMap{}, r.enqueue())).
+		WatchesRawSource(source.Kind[client.Object](kubeadmConfig, &corev1.ConfigMap{}, r.enqueue())).
+		WatchesRawSource(source.Kind[client.Object](ciliumConfig, &corev1.ConfigMap{}, r.enqueue())).
 		Watches(&corev1.Node{}, r.enqueue(), builder.WithPredicates(podCIDRsChanged())).
 		WatchesMetadata(definitions, r.enqueue(), builder.WithPredicates(predicate.NewPredicateFuncs(isOverlay)))
 	if _, err := r.mapper.RESTMapping(schema.GroupKind{Group: networkingv1.GroupName, Kind: "ServiceCIDR"}, "v1"); err == nil {
@@ -140,24 +141,28 @@ func podCIDRsChanged() predicate.Predicate {
 }
 
 // watches reports whether objects of the kind are in the cache, and takes them
-// in when the cluster has the kind and they are not.
-func (r *Reconciler) watches(kind schema.GroupVersionKind) bool {
+// in when the cluster has the kind and they are not. It is an error when nobody
+// can tell whether the cluster has it.
+func (r *Reconciler) watches(kind schema.GroupVersionKind) (bool, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.watched[kind] {
-		return true
+		return true, nil
 	}
-	if _, err := r.mapper.RESTMapping(kind.GroupKind(), kind.Version); err != nil {
-		return false
+	_, err := r.mapper.RESTMapping(kind.GroupKind(), kind.Version)
+	if meta.IsNoMatchError(err) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("find out whether the cluster has %s: %w", kind.GroupKind(), err)
 	}
 	object := &unstructured.Unstructured{}
 	object.SetGroupVersionKind(kind)
 	if err := r.controller.Watch(source.Kind[client.Object](r.cache, object, r.enqueue())); err != nil {
-		r.log.Error("watch an overlay network", "kind", kind.String(), "error", err)
-		return false
+		return false, fmt.Errorf("watch %s: %w", kind.GroupKind(), err)
 	}
 	r.watched[kind] = true
-	return true
+	return true, nil
 }
 
 // Reconcile writes the status of a SpiderCoordinator.
@@ -171,15 +176,16 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 			missing: fmt.Sprintf("only the SpiderCoordinator %q is used; change that one and delete this", r.name),
 		})
 	}
-	f, err := r.collect(ctx)
-	if err != nil {
-		return ctrl.Result{}, err
-	}
 	kind := v2beta1.PodCIDRAuto
 	if coordinator.Spec.PodCIDRType != nil {
 		kind = *coordinator.Spec.PodCIDRType
 	}
-	return ctrl.Result{RequeueAfter: recheck}, r.report(ctx, coordinator, decide(kind, f))
+	found := decide(kind, r.collect(ctx))
+	// What could not be read is tried again, and shown meanwhile.
+	if err := errors.Join(r.report(ctx, coordinator, found), found.err); err != nil {
+		return ctrl.Result{}, err
+	}
+	return ctrl.Result{RequeueAfter: recheck}, nil
 }
 
 func (r *Reconciler) report(ctx context.Context, coordinator *v2beta1.SpiderCoordinator, found findings) error {

@@ -5,7 +5,6 @@ package coordinator_test
 import (
 	"context"
 	"fmt"
-	"log/slog"
 	"slices"
 	"strings"
 	"testing"
@@ -34,7 +33,7 @@ func start(t *testing.T) client.Client {
 	kubetest.Manager(t, func(mgr ctrl.Manager) error {
 		return coordinator.Setup(mgr, coordinator.Options{
 			Name: "default", CiliumConfigMap: client.ObjectKey{Namespace: "kube-system", Name: "cilium-config"},
-		}, slog.New(slog.DiscardHandler))
+		})
 	})
 	return kubetest.Client(t)
 }
