@@ -32,8 +32,9 @@ type search struct {
 
 func newSearch() *search { return &search{began: map[netip.Prefix]bool{}} }
 
-// search reads the blocks of the exhausted pools until one turns out to have a
-// free address. It reports whether it is worth choosing again.
+// search reads the blocks of the exhausted pools until one turns out to have more
+// free addresses than when it was exhausted: it may have had some, only too few for
+// the pod. It reports whether it is worth choosing again.
 func (a *Allocator) search(ctx context.Context, s *search, exhausted *lease.ExhaustedError) (bool, error) {
 	s.rounds++
 	if s.rounds > maxSearches {
@@ -54,7 +55,7 @@ func (a *Allocator) search(ctx context.Context, s *search, exhausted *lease.Exha
 			a.mu.Lock()
 			free := a.index.Usage(usage.Pool).Free
 			a.mu.Unlock()
-			if free > 0 {
+			if free > usage.Free {
 				// The same region may give again: others release while we choose.
 				delete(s.began, region)
 				return true, nil
