@@ -30,18 +30,25 @@ type Endpoints struct {
 	queue  workqueue.TypedRateLimitingInterface[key]
 
 	mu     sync.Mutex
-	wanted map[key]intention
+	wanted map[key]*intention // replaced as a whole, never changed
 	// written is what this process has written last, so that nothing is written
 	// twice and the common case needs no read.
 	written map[key]writtenEndpoint
 }
 
-// intention is what an endpoint should become; the zero endpoint means removed.
+// intention is what an endpoint should become. Pods of one name follow each other,
+// so it may be about several of them.
 type intention struct {
-	uid      string
+	// endpoint is what it is to show; nil where it is not to be written anew. It is
+	// of the pod that lives, and what is wanted of former ones does not matter then.
 	endpoint *ipam.Endpoint
-	without  string // interface to take out; endpoint is nil then
+	// gone are the UIDs of pods whose endpoint is to be removed.
+	gone []string
+	// without are the interfaces to take out.
+	without []podInterface
 }
+
+type podInterface struct{ uid, name string }
 
 type writtenEndpoint struct {
 	version string
@@ -53,7 +60,7 @@ func NewEndpoints(client *Client, log *slog.Logger) *Endpoints {
 	return &Endpoints{
 		client: client, log: log,
 		queue:   workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[key](50*time.Millisecond, 10*time.Second)),
-		wanted:  map[key]intention{},
+		wanted:  map[key]*intention{},
 		written: map[key]writtenEndpoint{},
 	}
 }
@@ -85,7 +92,7 @@ func (e *Endpoints) Set(endpoint ipam.Endpoint) {
 	if _, pending := e.wanted[k]; !pending && equalEndpoints(e.written[k].content, endpoint) {
 		return
 	}
-	e.wanted[k] = intention{uid: endpoint.PodUID, endpoint: &endpoint}
+	e.wanted[k] = &intention{endpoint: &endpoint}
 	e.queue.Add(k)
 }
 
@@ -94,23 +101,38 @@ func (e *Endpoints) Without(namespace, name, podUID, ifname string, within time.
 	k := key{namespace, name}
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	var next intention
 	if pending, ok := e.wanted[k]; ok {
-		if pending.endpoint != nil && pending.uid == podUID {
-			pending.endpoint = withoutInterface(*pending.endpoint, ifname)
-			e.wanted[k] = pending
-		}
-		return
+		next = *pending
 	}
-	e.wanted[k] = intention{uid: podUID, without: ifname}
-	e.queue.AddAfter(k, within)
+	switch {
+	case next.endpoint == nil && slices.Contains(next.gone, podUID):
+		return
+	case next.endpoint == nil:
+		next.without = append(slices.Clone(next.without), podInterface{podUID, ifname})
+		e.wanted[k] = &next
+		e.queue.AddAfter(k, within)
+	case next.endpoint.PodUID == podUID:
+		next.endpoint = withoutInterface(*next.endpoint, ifname)
+		e.wanted[k] = &next
+	}
 }
 
-// Remove implements ipam.Endpoints.
+// Remove implements ipam.Endpoints. It does not concern an endpoint that is to be
+// written for another pod of the name.
 func (e *Endpoints) Remove(namespace, name, podUID string) {
 	k := key{namespace, name}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.wanted[k] = intention{uid: podUID}
+	var next intention
+	if pending, ok := e.wanted[k]; ok {
+		if pending.endpoint != nil && pending.endpoint.PodUID != podUID {
+			return
+		}
+		next = intention{gone: slices.Clone(pending.gone), without: pending.without}
+	}
+	next.gone = append(next.gone, podUID)
+	e.wanted[k] = &next
 	e.queue.Add(k)
 }
 
@@ -157,7 +179,7 @@ func (e *Endpoints) work(ctx context.Context) {
 }
 
 // settle forgets an intention that was carried out, unless it was replaced meanwhile.
-func (e *Endpoints) settle(k key, done intention) {
+func (e *Endpoints) settle(k key, done *intention) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.wanted[k] == done {
@@ -167,15 +189,32 @@ func (e *Endpoints) settle(k key, done intention) {
 	}
 }
 
-func (e *Endpoints) perform(ctx context.Context, k key, want intention) error {
-	switch {
-	case want.endpoint != nil:
+func (e *Endpoints) perform(ctx context.Context, k key, want *intention) error {
+	if want.endpoint != nil {
 		return e.put(ctx, k, *want.endpoint)
-	case want.without != "":
-		return e.takeOut(ctx, k, want)
-	default:
-		return e.remove(ctx, k, want.uid)
 	}
+	for _, uid := range want.gone {
+		if err := e.remove(ctx, k, uid); err != nil {
+			return err
+		}
+	}
+	for _, uid := range podsOf(want.without) {
+		if err := e.takeOut(ctx, k, uid, want.without); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// podsOf returns the UIDs of the pods, each once.
+func podsOf(interfaces []podInterface) []string {
+	var uids []string
+	for _, i := range interfaces {
+		if !slices.Contains(uids, i.uid) {
+			uids = append(uids, i.uid)
+		}
+	}
+	return uids
 }
 
 func (e *Endpoints) request(verb func() *rest.Request, k key) *rest.Request {
@@ -199,7 +238,7 @@ func (e *Endpoints) put(ctx context.Context, k key, content ipam.Endpoint) error
 	e.mu.Lock()
 	last, known := e.written[k]
 	e.mu.Unlock()
-	object := endpointObject(content)
+	object := EndpointObject(content)
 	if !known {
 		version, err := write(ctx, e.request(e.client.spiderpool.Post, k).Body(object))
 		if !apierrors.IsAlreadyExists(err) {
@@ -271,19 +310,26 @@ func (e *Endpoints) remove(ctx context.Context, k key, uid string) error {
 	return fmt.Errorf("delete SpiderEndpoint %s/%s: %w", k.namespace, k.name, err)
 }
 
-func (e *Endpoints) takeOut(ctx context.Context, k key, want intention) error {
+// takeOut takes interfaces out of the endpoint if it still shows the pod.
+func (e *Endpoints) takeOut(ctx context.Context, k key, uid string, interfaces []podInterface) error {
 	e.mu.Lock()
 	last, known := e.written[k]
 	e.mu.Unlock()
-	if known && last.content.PodUID == want.uid {
-		return e.put(ctx, k, *withoutInterface(last.content, want.without))
+	if known && last.content.PodUID == uid {
+		content := &last.content
+		for _, i := range interfaces {
+			if i.uid == uid {
+				content = withoutInterface(*content, i.name)
+			}
+		}
+		return e.put(ctx, k, *content)
 	}
 	stored, err := e.read(ctx, k)
-	if err != nil || stored == nil || stored.Status.Current.UID != want.uid {
+	if err != nil || stored == nil || stored.Status.Current.UID != uid {
 		return err
 	}
 	stored.Status.Current.IPs = slices.DeleteFunc(stored.Status.Current.IPs,
-		func(i v2beta1.EndpointIP) bool { return i.Interface == want.without })
+		func(i v2beta1.EndpointIP) bool { return slices.Contains(interfaces, podInterface{uid, i.Interface}) })
 	_, err = write(ctx, e.request(e.client.spiderpool.Put, k).Name(k.name).Body(stored))
 	return err
 }
@@ -302,8 +348,8 @@ func equalEndpoints(a, b ipam.Endpoint) bool {
 		})
 }
 
-// endpointObject is the resource that shows the content.
-func endpointObject(content ipam.Endpoint) *v2beta1.SpiderEndpoint {
+// EndpointObject returns the resource that shows the content.
+func EndpointObject(content ipam.Endpoint) *v2beta1.SpiderEndpoint {
 	object := &v2beta1.SpiderEndpoint{
 		TypeMeta:   metav1.TypeMeta{APIVersion: v2beta1.GroupVersion.String(), Kind: "SpiderEndpoint"},
 		ObjectMeta: metav1.ObjectMeta{Namespace: content.Namespace, Name: content.Name},
