@@ -19,8 +19,10 @@ const (
 	etcdURL = "https://127.0.0.1:2379"
 	// readyPoll is how often something is asked whether it is ready.
 	readyPoll = 100 * time.Millisecond
-	// readyPatience is how long it may take, on one slow CPU.
-	readyPatience = 3 * time.Minute
+	// readyPatience is how long it may take, on one slow CPU that is shared.
+	readyPatience = 10 * time.Minute
+	// readyRestarts is how often a daemon may give up waiting for another one.
+	readyRestarts = 5
 )
 
 // idleControllers are controllers for what the lab does not have: they would
@@ -179,7 +181,7 @@ func (c *Cluster) waitNodes(ctx context.Context) error {
 }
 
 // wait asks until ready returns no error. It gives up when ctx or its patience
-// ends, or one of those daemons of the first node has.
+// ends, or one of those daemons of the first node ends again and again.
 func (c *Cluster) wait(ctx context.Context, ready func(context.Context) error, daemons ...string) error {
 	ctx, cancel := context.WithTimeout(ctx, readyPatience)
 	defer cancel()
@@ -191,7 +193,7 @@ func (c *Cluster) wait(ctx context.Context, ready func(context.Context) error, d
 			return nil
 		}
 		for _, name := range daemons {
-			if err := c.daemons.Failed(c.control().Name + "/" + name); err != nil {
+			if err := c.daemons.Failed(c.control().Name+"/"+name, readyRestarts); err != nil {
 				return err
 			}
 		}

@@ -21,7 +21,13 @@ const (
 // environment is that of every daemon: Programs come first, so that containerd
 // finds its shim.
 func (c *Cluster) environment() []string {
-	return []string{"PATH=" + c.Programs + ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root"}
+	env := []string{"PATH=" + c.Programs + ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root"}
+	if c.Processor != "" {
+		// In User Mode Linux a page that is touched anew and a signal cost as much as
+		// thousands of instructions: programs keep their pages and are not preempted.
+		env = append(env, "GODEBUG=madvdontneed=0,asyncpreemptoff=1")
+	}
+	return env
 }
 
 // runtimeFiles are the configuration files of a node's programs.
@@ -142,7 +148,7 @@ func (c *Cluster) waitContainerd(ctx context.Context) error {
 			return err
 		}
 		return c.wait(ctx, func(ctx context.Context) error {
-			if err := c.daemons.Failed(node.Name + "/containerd"); err != nil {
+			if err := c.daemons.Failed(node.Name+"/containerd", readyRestarts); err != nil {
 				return err
 			}
 			conn, err := target.Dial(ctx, "unix", containerdSocket)

@@ -157,17 +157,17 @@ func (s *Set) Status() []Status {
 	return list
 }
 
-// Failed returns an error with the end of its log if the daemon has ended since
-// it was started: waiting for it to become ready is pointless then.
-func (s *Set) Failed(name string) error {
+// Failed returns an error with the end of its log if the daemon was restarted more
+// often than that: waiting for it to become ready is pointless then.
+func (s *Set) Failed(name string, restarts int) error {
 	d, err := s.find(name)
 	if err != nil {
 		return err
 	}
 	d.mu.Lock()
-	last := d.status.LastExit
+	last, often := d.status.LastExit, d.status.Restarts
 	d.mu.Unlock()
-	if last == "" {
+	if often <= restarts {
 		return nil
 	}
 	return fmt.Errorf("%s ended (%s); its log %s ends with:\n%s", name, last, s.logFile(name), tail(s.logFile(name)))

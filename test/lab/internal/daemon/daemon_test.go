@@ -48,7 +48,7 @@ func TestProgramThatEndsIsStartedAgain(t *testing.T) {
 		now := one(t, s)
 		return now.Process != 0 && now.Process != first.Process && now.Restarts == 1
 	})
-	if err := s.Failed("a/b"); err == nil || !strings.Contains(err.Error(), "signal: killed") {
+	if err := s.Failed("a/b", 0); err == nil || !strings.Contains(err.Error(), "signal: killed") {
 		t.Errorf("Failed = %v, want how it ended", err)
 	}
 	if err := s.Stop(t.Context(), "a/b"); err != nil {
@@ -107,8 +107,8 @@ func TestFailureShowsTheEndOfTheLog(t *testing.T) {
 	if err := s.Start(sh("bad", "echo flag --x is unknown; exit 7")); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "failure", func() bool { return s.Failed("bad") != nil })
-	if err := s.Failed("bad"); !strings.Contains(err.Error(), "exit status 7") || !strings.Contains(err.Error(), "flag --x is unknown") {
+	eventually(t, "failure", func() bool { return s.Failed("bad", 0) != nil })
+	if err := s.Failed("bad", 0); !strings.Contains(err.Error(), "exit status 7") || !strings.Contains(err.Error(), "flag --x is unknown") {
 		t.Errorf("Failed = %v", err)
 	}
 	if err := s.Stop(t.Context(), "bad"); err != nil {
