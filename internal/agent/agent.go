@@ -13,8 +13,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -71,6 +73,7 @@ func Run(ctx context.Context, cfg config.Agent, o Options) error {
 	}
 	a.bind = o.BindAddress
 	a.minLeaseAge = o.MinLeaseAge
+	a.node.MinAge = cmp.Or(o.MinLeaseAge, reclaim.DefaultMinAge)
 	return a.run(ctx)
 }
 
@@ -144,10 +147,12 @@ func assemble(ctx context.Context, cfg config.Agent, client *kube.Client, log *s
 	a.node = &node.Upkeep{
 		HostRuleTable: coordinator.hostRuleTable,
 		Sandboxes:     a.service.Runtime.Sandboxes,
+		Unleased:      a.unleased,
 		Warn:          func(reason, message string) { a.events.NodeWarning(cfg.NodeName, reason, message) },
 		Open:          linux.Current,
 		Tune:          cfg.TuneSysctl,
 		IPv6:          cfg.IPAM.EnableIPv6,
+		Now:           time.Now,
 		Log:           log,
 	}
 	return a, nil
@@ -168,6 +173,21 @@ func options(cfg config.Agent) ipam.Options {
 // holds reports whether a sandbox holds a lease.
 func (a *agent) holds(sandbox string) bool {
 	return len(a.allocator.HeldBy(func(l lease.Lease) bool { return l.ContainerID == sandbox })) > 0
+}
+
+// unleased returns those of the addresses that a pool hands out and no pod of this
+// node holds. Others may be of another IPAM plugin.
+func (a *agent) unleased(addrs []netip.Addr) ([]netip.Addr, error) {
+	if err := a.ready(); err != nil {
+		return nil, err
+	}
+	held := map[netip.Addr]bool{}
+	for _, l := range a.allocator.HeldBy(func(lease.Lease) bool { return true }) {
+		held[l.Addr] = true
+	}
+	return slices.DeleteFunc(slices.Clone(addrs), func(addr netip.Addr) bool {
+		return held[addr] || !a.allocator.HandsOut(addr)
+	}), nil
 }
 
 // reclaimPolicy is what the installation allows an agent to take back.

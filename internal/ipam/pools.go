@@ -3,6 +3,8 @@ package ipam
 import (
 	"context"
 	"errors"
+	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -63,6 +65,13 @@ func (a *Allocator) Pool(name string) (*pool.Pool, bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.catalog.Get(name)
+}
+
+// HandsOut reports whether a pool that this node knows hands out the address.
+func (a *Allocator) HandsOut(addr netip.Addr) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return slices.ContainsFunc(a.catalog.Names(), func(name string) bool { return a.catalog.Usable(name).Contains(addr) })
 }
 
 // selectPools selects for one interface. Where what this node watches does not

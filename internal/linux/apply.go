@@ -34,6 +34,28 @@ func (n *Namespace) Apply(changes netplan.Changes, peer *Namespace) error {
 	return nil
 }
 
+// ApplyEach makes changes that do not depend on each other: what can be made is
+// made and stays. Sysctls alone do, on those before them. The error joins what
+// failed.
+func (n *Namespace) ApplyEach(changes netplan.Changes) error {
+	a := applier{n: n, index: map[string]int{}}
+	var errs []error
+	stopped := false
+	for _, c := range changes {
+		_, sysctl := c.New.(netplan.Sysctl)
+		if sysctl && stopped {
+			continue
+		}
+		err := a.apply(c)
+		if err == nil || sysctl && errors.Is(err, os.ErrNotExist) { // the interface is gone
+			continue
+		}
+		stopped = stopped || sysctl
+		errs = append(errs, fmt.Errorf("%s: %w", c, err))
+	}
+	return errors.Join(errs...)
+}
+
 // Delete removes items as far as they are there. Everything is tried; the error
 // joins what failed.
 func (n *Namespace) Delete(items netplan.State) error {
@@ -68,11 +90,7 @@ func (a *applier) apply(c netplan.Change) error {
 	case netplan.Addr:
 		return a.addr(it)
 	case netplan.Route:
-		rt, err := a.route(it)
-		if err != nil {
-			return err
-		}
-		return a.n.nl.RouteReplace(rt)
+		return a.addRoute(it, c.Old != nil)
 	case netplan.Rule:
 		if err := a.n.nl.RuleAdd(rule(it)); err != nil && !errors.Is(err, unix.EEXIST) {
 			return err
@@ -204,6 +222,9 @@ func (a *applier) down(it netplan.Up) error {
 }
 
 func (a *applier) addr(it netplan.Addr) error {
+	if it.Learned {
+		return nil // the next router advertisement brings it back
+	}
 	l, err := a.n.nl.LinkByName(it.Dev)
 	if err != nil {
 		return err
@@ -224,6 +245,22 @@ func (a *applier) removeAddr(it netplan.Addr) error {
 		return err
 	}
 	return a.n.nl.AddrDel(l, &netlink.Addr{IPNet: ipNet(it.Prefix)})
+}
+
+// addRoute adds a route beside others to its destination, so that the way back
+// from a removal brings back what was there; or it replaces one of them.
+func (a *applier) addRoute(it netplan.Route, replace bool) error {
+	rt, err := a.route(it)
+	if err != nil {
+		return err
+	}
+	if replace {
+		return a.n.nl.RouteReplace(rt)
+	}
+	if err := a.n.nl.RouteAddEcmp(rt); err != nil && !errors.Is(err, unix.EEXIST) {
+		return err
+	}
+	return nil
 }
 
 func (a *applier) route(it netplan.Route) (*netlink.Route, error) {

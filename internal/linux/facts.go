@@ -87,9 +87,19 @@ func (n *Namespace) HostEnd(dev string, host *Namespace) (string, error) {
 	return master.Attrs().Name, nil
 }
 
+// TakenError is about an address that another machine defends.
+type TakenError struct {
+	Addr netip.Addr
+	Dev  string
+}
+
+func (e *TakenError) Error() string {
+	return fmt.Sprintf("address %s of %s is in use by another machine (duplicate address detection)", e.Addr, e.Dev)
+}
+
 // SettleAddrs waits until no IPv6 address of the link is tentative: the kernel
 // takes no route with such a source. An address that another machine defends is
-// an error that names it.
+// a *TakenError.
 func (n *Namespace) SettleAddrs(ctx context.Context, dev string) error {
 	l, err := n.nl.LinkByName(dev)
 	if err != nil {
@@ -105,7 +115,7 @@ func (n *Namespace) SettleAddrs(ctx context.Context, dev string) error {
 		tentative := false
 		for _, a := range addrs {
 			if a.Flags&unix.IFA_F_DADFAILED != 0 {
-				return fmt.Errorf("address %s of %s is in use by another machine (duplicate address detection)", a.IP, dev)
+				return &TakenError{Addr: addrOf(a.IP), Dev: dev}
 			}
 			tentative = tentative || a.Flags&unix.IFA_F_TENTATIVE != 0
 		}
@@ -120,39 +130,47 @@ func (n *Namespace) SettleAddrs(ctx context.Context, dev string) error {
 	}
 }
 
-// DeleteHostRoutes removes the routes to addrs that plans made, with their
-// neighbors, where the neighbor has the hardware address mac: an address that
-// another pod got meanwhile keeps its route.
-func (n *Namespace) DeleteHostRoutes(addrs []netip.Addr, mac netplan.MAC) error {
-	if len(addrs) == 0 {
-		return nil
-	}
+// HostRoute is the node's way to an address of a pod. Its neighbor has the zero
+// address where it is gone.
+type HostRoute struct {
+	Route    netplan.Route
+	Neighbor netplan.Neighbor
+}
+
+// HostRoutes returns the routes to single addresses that plans made, with their
+// neighbors.
+func (n *Namespace) HostRoutes() ([]HostRoute, error) {
 	links, err := dump(n.nl.LinkList)
 	if err != nil {
-		return fmt.Errorf("list the links of %s: %w", n.path, err)
+		return nil, fmt.Errorf("list the links of %s: %w", n.path, err)
 	}
-	r := reader{n: n, names: map[int]string{}, of: func(int) bool { return true }}
+	r := reader{n: n, names: map[int]string{}}
 	for _, l := range links {
 		r.names[l.Attrs().Index] = l.Attrs().Name
 	}
+	r.routes(func(rt netplan.Route, _ int) bool { return netplan.Owned(rt) && rt.Dst.IsSingleIP() })
+	routes := r.state
+	if len(routes) == 0 || r.err != nil {
+		return nil, r.err
+	}
 	r.neighbors(0)
-	ours := map[netplan.Neighbor]bool{}
-	var gone netplan.State
-	for _, it := range r.state {
-		if nb, ok := it.(netplan.Neighbor); ok && nb.MAC == mac && slices.Contains(addrs, nb.Addr) {
-			ours[nb] = true
-			gone = append(gone, nb)
-		}
+	behind := map[string]netplan.Neighbor{}
+	for _, it := range r.state[len(routes):] {
+		behind[it.Key()] = it.(netplan.Neighbor)
 	}
-	if len(gone) == 0 {
-		return r.err
+	var out []HostRoute
+	for _, it := range routes {
+		rt := it.(netplan.Route)
+		out = append(out, HostRoute{Route: rt, Neighbor: behind[netplan.Neighbor{Addr: rt.Dst.Addr(), Dev: rt.Dev}.Key()]})
 	}
-	r.routes(func(netlink.Route) bool { return true })
-	for _, it := range r.state {
-		if rt, ok := it.(netplan.Route); ok && netplan.Owned(it) && rt.Dst.IsSingleIP() &&
-			ours[netplan.Neighbor{Addr: rt.Dst.Addr(), MAC: mac, Dev: rt.Dev}] {
-			gone = append(netplan.State{rt}, gone...)
-		}
+	return out, r.err
+}
+
+// DeleteHostRoute removes a route and its neighbor, as far as they are there.
+func (n *Namespace) DeleteHostRoute(h HostRoute) error {
+	gone := netplan.State{h.Route}
+	if h.Neighbor.Addr.IsValid() {
+		gone = append(gone, h.Neighbor)
 	}
-	return errors.Join(r.err, n.Delete(gone))
+	return n.Delete(gone)
 }

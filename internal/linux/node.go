@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"strings"
 
 	"github.com/vishvananda/netlink"
@@ -14,29 +15,31 @@ import (
 )
 
 // EnsureNode makes what all pods of the node share (netplan.NodeState), as far
-// as it is missing, and returns the changes.
-func (n *Namespace) EnsureNode(hostRuleTable int) (netplan.Changes, error) {
-	changes, err := n.CompareNode(hostRuleTable)
+// as it is missing, and returns the changes. They are independent of each other:
+// those that can be made stay.
+func (n *Namespace) EnsureNode(hostRuleTable int, families []netplan.Family) (netplan.Changes, error) {
+	changes, err := n.CompareNode(hostRuleTable, families)
 	if err != nil {
 		return nil, err
 	}
-	return changes, n.Apply(changes, nil)
+	return changes, n.ApplyEach(changes)
 }
 
 // CompareNode returns what EnsureNode would change.
-func (n *Namespace) CompareNode(hostRuleTable int) (netplan.Changes, error) {
-	ipv6 := n.HasIPv6()
-	forwards, err := n.Sysctl("net/ipv6/conf/all/forwarding")
-	if err != nil {
-		return nil, err
-	}
-	acceptRA := map[string]int{}
-	if ipv6 && forwards != "1" {
-		if acceptRA, err = n.AcceptRA(); err != nil {
+func (n *Namespace) CompareNode(hostRuleTable int, families []netplan.Family) (netplan.Changes, error) {
+	var acceptRA map[string]int
+	if slices.Contains(families, netplan.IPv6) {
+		forwards, err := n.Sysctl("net/ipv6/conf/all/forwarding")
+		if err != nil {
 			return nil, err
 		}
+		if forwards != "1" {
+			if acceptRA, err = n.AcceptRA(); err != nil {
+				return nil, err
+			}
+		}
 	}
-	want := netplan.NodeState(hostRuleTable, ipv6, forwards == "1", acceptRA)
+	want := netplan.NodeState(hostRuleTable, families, acceptRA)
 	have, err := n.ReadRelated(want)
 	if err != nil {
 		return nil, err
@@ -64,7 +67,9 @@ func (n *Namespace) Facts(kinds ...string) (netplan.NodeFacts, error) {
 	return facts, err
 }
 
-// tryKinds makes a link of each kind in a new namespace, which ends with the call.
+// tryKinds makes a link of each kind in a new namespace, which ends with the
+// call. A kind about which nothing was found out is missing from the answer, and
+// the reason is in the error.
 func tryKinds(kinds []string) (map[string]bool, error) {
 	if len(kinds) == 0 {
 		return nil, nil
@@ -103,21 +108,20 @@ func tryKinds(kinds []string) (map[string]bool, error) {
 		return nil, err
 	}
 	known := map[string]bool{}
+	var errs []error
 	for _, kind := range kinds {
 		attrs.Name, attrs.ParentIndex = "trial", l.Attrs().Index
-		switch err := nl.LinkAdd(linkOf(kind, attrs)); {
-		case err == nil:
-			known[kind] = true
-			if err := nl.LinkDel(&netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Name: "trial"}}); err != nil {
-				return nil, fmt.Errorf("remove the trial %s: %w", kind, err)
-			}
-		case errors.Is(err, unix.EOPNOTSUPP):
-			known[kind] = false
-		default:
-			return nil, fmt.Errorf("try a link of kind %s: %w", kind, err)
+		err := nl.LinkAdd(linkOf(kind, attrs))
+		if err == nil || errors.Is(err, unix.EOPNOTSUPP) {
+			known[kind] = err == nil
+		} else {
+			errs = append(errs, fmt.Errorf("try a link of kind %s: %w", kind, err))
+		}
+		if err := nl.LinkDel(&netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Name: "trial"}}); err != nil && !isLinkNotFound(err) {
+			errs = append(errs, fmt.Errorf("remove the trial %s: %w", kind, err))
 		}
 	}
-	return known, nil
+	return known, errors.Join(errs...)
 }
 
 func linkOf(kind string, attrs netlink.LinkAttrs) netlink.Link {
@@ -136,18 +140,23 @@ func linkOf(kind string, attrs netlink.LinkAttrs) netlink.Link {
 	}
 }
 
-// HasPodRoutes reports whether the table has a route that a plan made.
-func (n *Namespace) HasPodRoutes(table int) (bool, error) {
+// PodFamilies returns the IP versions of the routes in the table that plans made:
+// those that the node's pods have.
+func (n *Namespace) PodFamilies(table int) ([]netplan.Family, error) {
 	filter := &netlink.Route{Table: table, Protocol: netplan.Protocol}
-	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
+	var out []netplan.Family
+	for number, family := range map[int]netplan.Family{netlink.FAMILY_V4: netplan.IPv4, netlink.FAMILY_V6: netplan.IPv6} {
 		routes, err := dump(func() ([]netlink.Route, error) {
-			return n.nl.RouteListFiltered(family, filter, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_PROTOCOL)
+			return n.nl.RouteListFiltered(number, filter, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_PROTOCOL)
 		})
-		if err != nil || len(routes) > 0 {
-			return len(routes) > 0, err
+		if err != nil {
+			return nil, fmt.Errorf("list the routes of table %d in %s: %w", table, n.path, err)
+		}
+		if len(routes) > 0 {
+			out = append(out, family)
 		}
 	}
-	return false, nil
+	return out, nil
 }
 
 // Pairs returns the names of the node's ends of all pods' veth pairs.

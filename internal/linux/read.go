@@ -29,7 +29,7 @@ func (n *Namespace) ReadAll() (netplan.State, error) {
 		r.link(l)
 	}
 	r.addrs()
-	r.routes(func(netlink.Route) bool { return true })
+	r.routes(func(netplan.Route, int) bool { return true })
 	r.neighbors(0)
 	r.rules()
 	return r.state, r.err
@@ -43,20 +43,20 @@ func (n *Namespace) ReadNamed(want netplan.State) (netplan.State, error) {
 }
 
 // ReadRelated reads what want could be compared with: its links with their
-// neighbors, the routes that leave by them, all rules, its sysctls and its
-// masquerading. What it does not ask for costs nothing.
+// neighbors, the routes that leave by them or have a key of want's, all rules, its
+// sysctls and its masquerading. What it does not ask for costs nothing.
 func (n *Namespace) ReadRelated(want netplan.State) (netplan.State, error) {
 	r := reader{n: n, names: map[int]string{}}
 	r.of = func(index int) bool { return r.names[index] != "" }
-	var rules, routes bool
-	seen := map[string]bool{}
+	var rules bool
+	routes, seen := map[string]bool{}, map[string]bool{}
 	for _, it := range want {
 		dev := devOf(it)
 		switch it.(type) {
 		case netplan.Rule:
 			rules = true
 		case netplan.Route:
-			routes = true
+			routes[it.Key()] = true
 		}
 		if dev == "" || seen[dev] {
 			continue
@@ -75,9 +75,8 @@ func (n *Namespace) ReadRelated(want netplan.State) (netplan.State, error) {
 	for index := range r.names {
 		r.neighbors(index)
 	}
-	if routes && len(r.names) > 0 {
-		r.addrs()
-		r.routes(func(rt netlink.Route) bool { return r.of(rt.LinkIndex) })
+	if len(routes) > 0 {
+		r.routes(func(rt netplan.Route, index int) bool { return r.of(index) || routes[rt.Key()] })
 	}
 	if rules {
 		r.rules()
@@ -137,20 +136,15 @@ func (r *reader) addrs() {
 	}
 	for _, a := range addrs {
 		p, ok := prefixOf(a.IPNet)
-		if !ok || !r.of(a.LinkIndex) || p.Addr().IsLoopback() || p.Addr().Is6() && !isAssigned(a) {
+		if !ok || !r.of(a.LinkIndex) || p.Addr().IsLoopback() || p.Addr().Is6() && p.Addr().IsLinkLocalUnicast() {
 			continue
 		}
-		r.state = append(r.state, netplan.Addr{Prefix: p, Dev: r.names[a.LinkIndex]})
+		learned := p.Addr().Is6() && a.Flags&unix.IFA_F_PERMANENT == 0
+		r.state = append(r.state, netplan.Addr{Prefix: p, Dev: r.names[a.LinkIndex], Learned: learned})
 	}
 }
 
-// isAssigned reports whether an IPv6 address is somebody's wish, rather than
-// the kernel's own link-local address or one learned from a router.
-func isAssigned(a netlink.Addr) bool {
-	return a.Flags&unix.IFA_F_PERMANENT != 0 && !a.IP.IsLinkLocalUnicast()
-}
-
-func (r *reader) routes(keep func(netlink.Route) bool) {
+func (r *reader) routes(keep func(rt netplan.Route, index int) bool) {
 	filter := &netlink.Route{Table: unix.RT_TABLE_UNSPEC}
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
 		routes, err := dump(func() ([]netlink.Route, error) {
@@ -164,9 +158,14 @@ func (r *reader) routes(keep func(netlink.Route) bool) {
 				continue
 			}
 			for _, hop := range hopsOf(rt) {
-				if keep(hop) {
-					r.route(hop, family)
+				route, ok := routeOf(hop, family)
+				if !ok || !keep(route, hop.LinkIndex) {
+					continue
 				}
+				if route.Dev, err = r.nameOf(hop.LinkIndex); r.fail("look up the link of a route", err) {
+					return
+				}
+				r.state = append(r.state, route)
 			}
 		}
 	}
@@ -186,7 +185,24 @@ func hopsOf(rt netlink.Route) []netlink.Route {
 	return out
 }
 
-func (r *reader) route(rt netlink.Route, family int) {
+// nameOf returns the name of a link, "" where it is gone.
+func (r *reader) nameOf(index int) (string, error) {
+	if name, ok := r.names[index]; ok {
+		return name, nil
+	}
+	l, err := r.n.nl.LinkByIndex(index)
+	if isLinkNotFound(err) {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	return l.Attrs().Name, nil
+}
+
+// routeOf converts a route with one next hop, but for the name of its link; ok is
+// false for the kernel's own routes to link-local addresses.
+func routeOf(rt netlink.Route, family int) (route netplan.Route, ok bool) {
 	dst, ok := prefixOf(rt.Dst)
 	if !ok {
 		dst = netip.PrefixFrom(netip.IPv4Unspecified(), 0)
@@ -195,10 +211,10 @@ func (r *reader) route(rt netlink.Route, family int) {
 		}
 	}
 	if dst.Addr().Is6() && dst.Addr().IsLinkLocalUnicast() {
-		return
+		return netplan.Route{}, false
 	}
-	route := netplan.Route{
-		Dst: dst, Via: addrOf(rt.Gw), Dev: r.names[rt.LinkIndex], Src: addrOf(rt.Src),
+	route = netplan.Route{
+		Dst: dst, Via: addrOf(rt.Gw), Src: addrOf(rt.Src),
 		Metric: rt.Priority, OnLink: rt.Flags&unix.RTNH_F_ONLINK != 0, Proto: int(rt.Protocol),
 	}
 	if rt.Table != netplan.TableMain {
@@ -207,7 +223,7 @@ func (r *reader) route(rt netlink.Route, family int) {
 	if family == netlink.FAMILY_V6 && route.Metric == defaultMetric6 {
 		route.Metric = 0
 	}
-	r.state = append(r.state, route)
+	return route, true
 }
 
 // neighbors reads the permanent neighbors of one link; of all for index 0.

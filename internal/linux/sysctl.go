@@ -50,7 +50,7 @@ func (n *Namespace) HasIPv6() bool {
 	return err == nil
 }
 
-// AcceptRA returns net.ipv6.conf.*.accept_ra of every interface.
+// AcceptRA returns net.ipv6.conf.*.accept_ra of every interface that there is.
 func (n *Namespace) AcceptRA() (map[string]int, error) {
 	values := map[string]int{}
 	err := n.Do(func() error {
@@ -59,12 +59,16 @@ func (n *Namespace) AcceptRA() (map[string]int, error) {
 			return err
 		}
 		for _, f := range files {
+			dev := filepath.Base(filepath.Dir(f))
+			if dev == "all" || dev == "default" {
+				continue
+			}
 			text, err := os.ReadFile(f)
 			if err != nil {
 				continue // the interface went away
 			}
 			if v, err := strconv.Atoi(strings.TrimSpace(string(text))); err == nil {
-				values[filepath.Base(filepath.Dir(f))] = v
+				values[dev] = v
 			}
 		}
 		return nil

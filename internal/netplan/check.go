@@ -3,7 +3,6 @@ package netplan
 import (
 	"fmt"
 	"net/netip"
-	"slices"
 	"strconv"
 )
 
@@ -26,18 +25,21 @@ func (s Settings) check(p Pod, n Node) error {
 		return &FieldError{"vethLinkAddress", s.VethLinkAddr.String(), "want an address in 169.254.0.0/16 or fe80::/10"}
 	case s.VethMTU < 0 || s.VethMTU > 65535:
 		return &FieldError{"vethMTU", strconv.Itoa(s.VethMTU), "want a number of bytes up to 65535, or 0 to leave it"}
-	case s.VethMTU != 0 && s.VethMTU < minIPv6MTU && slices.ContainsFunc(p.NICs, func(n NIC) bool { return hasFamily(n, IPv6) }):
+	case !carriesIPv6(s.VethMTU) && p.has(IPv6):
 		return &FieldError{"vethMTU", strconv.Itoa(s.VethMTU), "the pod has an IPv6 address, which needs 1280 bytes or more"}
 	}
+	if s.DefaultNIC != "" && !s.TunePodRoutes && len(p.NICs) > 1 {
+		return &FieldError{"podDefaultRouteNIC", s.DefaultNIC, "tunePodRoutes is false: the default route stays where the interfaces' plugins put it"}
+	}
 	for _, r := range s.PolicyRoutes {
-		if err := checkPolicyRoute(p, r); err != nil {
+		if err := s.checkPolicyRoute(p, r); err != nil {
 			return err
 		}
 	}
 	return s.checkNetworks(p, n)
 }
 
-func checkPolicyRoute(p Pod, r Hop) error {
+func (s Settings) checkPolicyRoute(p Pod, r Hop) error {
 	value := fmt.Sprintf("%s via %s", r.Dst, r.Via)
 	if r.Dst != r.Dst.Masked() {
 		return &FieldError{"policyRoutes", value, "the destination has host bits, want " + r.Dst.Masked().String()}
@@ -46,7 +48,7 @@ func checkPolicyRoute(p Pod, r Hop) error {
 		return &FieldError{"policyRoutes", value, "destination and gateway are not of one IP version"}
 	}
 	f := FamilyOf(r.Via)
-	if !slices.ContainsFunc(p.NICs, func(n NIC) bool { return hasFamily(n, f) }) {
+	if !s.OwnPolicyRoutes || !p.has(f) {
 		return nil // a dual-stack configuration and a pod with one of the two
 	}
 	if _, ok := p.nicOf(r.Via); !ok {

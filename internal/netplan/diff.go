@@ -62,35 +62,44 @@ func Owned(it Item) bool {
 }
 
 // Diff returns the steps that lead from have to want: what is missing is added
-// or replaces what has the same key; what is there, not wanted and removable is
-// removed. Additions come first, in the order in which the kernel needs them,
-// with the rules after the tables that they point to; then come replacements of
-// routes and rules, then removals in the opposite order. So a connection that
-// may go on finds a way at every moment.
+// or replaces what has the same key; what is there, removable and not wanted is
+// removed, also beside something wanted of the same key, because the kernel keeps
+// several routes to one destination and chooses. Additions come first, in the
+// order in which the kernel needs them, with the rules after the tables that they
+// point to; then come replacements of routes and rules, then removals in the
+// opposite order. So a connection that may go on finds a way at every moment.
 func Diff(have, want State, removable func(Item) bool) Changes {
 	byKey := make(map[string][]Item, len(have))
 	for _, it := range have {
 		byKey[it.Key()] = append(byKey[it.Key()], it)
 	}
-	wanted := make(map[string]bool, len(want))
+	stays := make(map[Item]bool, len(want)) // of have, or about to be replaced
 	var add, replace, remove Changes
 	for _, w := range want.sorted() {
-		wanted[w.Key()] = true
+		var satisfying []Item
 		existing := byKey[w.Key()]
-		if slices.ContainsFunc(existing, w.SatisfiedBy) {
-			continue
+		for _, h := range existing {
+			if w.SatisfiedBy(h) {
+				satisfying = append(satisfying, h)
+			}
 		}
 		switch {
+		case len(satisfying) > 0:
 		case len(existing) == 0:
 			add = append(add, Change{New: w})
 		case w.phase() < phaseLinkRoute:
+			satisfying = existing[:1]
 			add = append(add, Change{Old: existing[0], New: w})
 		default:
+			satisfying = existing[:1]
 			replace = append(replace, Change{Old: existing[0], New: w})
+		}
+		for _, h := range satisfying {
+			stays[h] = true
 		}
 	}
 	for _, h := range slices.Backward(have.sorted()) {
-		if !wanted[h.Key()] && removable(h) {
+		if !stays[h] && removable(h) {
 			remove = append(remove, Change{Old: h})
 		}
 	}

@@ -7,30 +7,39 @@ import (
 	"strings"
 )
 
-// PodOf finds a pod's interfaces in the state of its namespace: every link with
-// an address but loopback and PodVeth. The one named first comes first, the
-// others in the order of their names, with numbers as numbers. A gateway is the
-// next hop of a default route by the interface, in whichever table.
+// PodOf finds a pod's interfaces in the state of its namespace, which holds the
+// routes in the kernel's order: every link with an address but loopback and
+// PodVeth. The one named first comes first, the others in the order of their
+// names, with numbers as numbers. A gateway is the next hop of a default route by
+// the interface, in whichever table. What was learned from router advertisements
+// is nobody's wish and is left out.
 func PodOf(st State, first string) Pod {
 	nics := map[string]*NIC{}
+	pod := Pod{Defaults: map[Family][]string{}}
 	for _, it := range st {
-		if l, ok := it.(Link); ok && l.Name != PodVeth && l.Name != "lo" {
-			nics[l.Name] = &NIC{Name: l.Name, MAC: l.MAC}
+		if l, ok := it.(Link); ok && l.Name == PodVeth {
+			pod.Veth = true
+		} else if ok && l.Name != "lo" {
+			nics[l.Name] = &NIC{Name: l.Name, MAC: l.MAC, MTU: l.MTU}
+		}
+	}
+	holder := map[netip.Addr]*NIC{}
+	for _, it := range st {
+		if a, ok := it.(Addr); ok && !a.Learned && nics[a.Dev] != nil {
+			nics[a.Dev].Addrs = append(nics[a.Dev].Addrs, a.Prefix)
+			holder[a.Prefix.Addr()] = nics[a.Dev]
 		}
 	}
 	for _, it := range st {
 		switch it := it.(type) {
-		case Addr:
-			if nic := nics[it.Dev]; nic != nil {
-				nic.Addrs = append(nic.Addrs, it.Prefix)
-			}
 		case Route:
-			if nic := nics[it.Dev]; nic != nil {
-				nic.learn(it)
+			pod.learn(it, nics[it.Dev])
+		case Rule:
+			if nic := holder[it.From.Addr()]; nic != nil && it.From.IsSingleIP() && Owned(it) {
+				nic.Table = it.Table
 			}
 		}
 	}
-	var pod Pod
 	for _, nic := range nics {
 		if len(nic.Addrs) > 0 {
 			slices.SortFunc(nic.Addrs, comparePrefix)
@@ -49,14 +58,21 @@ func PodOf(st State, first string) Pod {
 	return pod
 }
 
-// learn takes from a route what the interface's attachment brought along.
-func (n *NIC) learn(r Route) {
+// learn takes from a route what the pod's attachments brought along. nic is nil
+// where the route is not by an interface of the pod.
+func (p *Pod) learn(r Route, nic *NIC) {
 	switch {
-	case !r.Via.IsValid():
-	case r.IsDefault():
-		n.AddGateway(r.Via)
-	case r.Proto != Protocol && r.table() == TableMain:
-		n.Routes = append(n.Routes, Hop{Dst: r.Dst, Via: r.Via})
+	case !r.Via.IsValid() || r.Proto == protoRA:
+	case r.IsDefault() && nic != nil:
+		nic.AddGateway(r.Via)
+		if f := FamilyOf(r.Via); r.table() == TableMain && !slices.Contains(p.Defaults[f], nic.Name) {
+			p.Defaults[f] = append(p.Defaults[f], nic.Name)
+		}
+	case r.IsDefault() || r.table() != TableMain:
+	case Owned(r):
+		p.Arranged = append(p.Arranged, r)
+	case nic != nil:
+		nic.Routes = append(nic.Routes, Hop{Dst: r.Dst, Via: r.Via})
 	}
 }
 

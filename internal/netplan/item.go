@@ -11,6 +11,10 @@ import (
 // FRA_PROTOCOL). The value is not among those that iproute2's rt_protos assigns.
 const Protocol = 83
 
+// protoRA marks routes that the kernel learned from router advertisements
+// (RTPROT_RA).
+const protoRA = 9
+
 // TableMain is the main routing table, RT_TABLE_MAIN.
 const TableMain = 254
 
@@ -31,6 +35,7 @@ type Item interface {
 const (
 	phaseLink = iota
 	phaseSysctl
+	phaseForwarding6
 	phaseUp
 	phaseAddr
 	phaseNeighbor
@@ -131,12 +136,21 @@ func (u Up) SatisfiedBy(have Item) bool { return Item(u) == have }
 type Addr struct {
 	Prefix netip.Prefix
 	Dev    string
+	// Learned says that the kernel made it from a router advertisement.
+	Learned bool
 }
 
 // Key implements Item.
-func (a Addr) Key() string    { return "addr " + a.Prefix.Addr().String() + " dev " + a.Dev }
-func (a Addr) String() string { return "addr " + a.Prefix.String() + " dev " + a.Dev }
-func (a Addr) phase() int     { return phaseAddr }
+func (a Addr) Key() string { return "addr " + a.Prefix.Addr().String() + " dev " + a.Dev }
+func (a Addr) phase() int  { return phaseAddr }
+
+func (a Addr) String() string {
+	text := "addr " + a.Prefix.String() + " dev " + a.Dev
+	if a.Learned {
+		text += " learned"
+	}
+	return text
+}
 
 // SatisfiedBy implements Item.
 func (a Addr) SatisfiedBy(have Item) bool { return Item(a) == have }
@@ -160,9 +174,13 @@ func (r Route) table() int {
 	return r.Table
 }
 
-// Key implements Item.
+// Key implements Item. The kernel keeps a learned route beside a configured one.
 func (r Route) Key() string {
-	return fmt.Sprintf("route %s table %d metric %d", r.Dst, r.table(), r.Metric)
+	key := fmt.Sprintf("route %s table %d metric %d", r.Dst, r.table(), r.Metric)
+	if r.Proto == protoRA {
+		key += " learned"
+	}
+	return key
 }
 
 func (r Route) phase() int {
@@ -261,7 +279,15 @@ type Sysctl struct {
 // Key implements Item.
 func (s Sysctl) Key() string    { return "sysctl " + s.Path }
 func (s Sysctl) String() string { return "sysctl " + s.Path + " = " + s.Value }
-func (s Sysctl) phase() int     { return phaseSysctl }
+
+// A kernel that starts to forward forgets the default routers that it learned on
+// links whose accept_ra is not 2, so that has to be written before.
+func (s Sysctl) phase() int {
+	if s.Path == forwarding6 {
+		return phaseForwarding6
+	}
+	return phaseSysctl
+}
 
 // SatisfiedBy implements Item.
 func (s Sysctl) SatisfiedBy(have Item) bool { return Item(s) == have }

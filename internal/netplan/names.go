@@ -10,6 +10,9 @@ import (
 // HostVethPrefix starts the name of every host end of a pod's veth pair.
 const HostVethPrefix = "spv"
 
+// IsHostVeth reports whether a link of a node has the name of a pair's end.
+func IsHostVeth(name string) bool { return strings.HasPrefix(name, HostVethPrefix) }
+
 // PodVeth is the name of the pod's end.
 const PodVeth = "veth0"
 

@@ -49,6 +49,17 @@ var (
 	guideVeth  = VethPairOf(strings.Repeat("0123456789abcdef", 4))
 )
 
+// attached is a pod at the ADD of an interface.
+func attached(name string, nics ...NIC) Pod {
+	p := Pod{NICs: nics, Attached: name, Veth: name != "eth0", Defaults: map[Family][]string{}}
+	for _, nic := range slices.Backward(nics) {
+		for _, gw := range nic.Gateways {
+			p.Defaults[FamilyOf(gw)] = append(p.Defaults[FamilyOf(gw)], nic.Name)
+		}
+	}
+	return p
+}
+
 func guideSettings() Settings {
 	return Settings{
 		HijackCIDR: pfx("169.254.0.0/16"), ServiceCIDR: pfx("10.96.0.0/16", "fd00:10:96::/112"),
@@ -66,41 +77,41 @@ func TestPlans(t *testing.T) {
 	}
 	for name, plan := range map[string]func() (Plan, error){
 		"underlay": func() (Plan, error) {
-			return Underlay(Pod{[]NIC{guideEth0}}, guideNode, guideSettings(), guideVeth)
+			return Underlay(attached("eth0", guideEth0), guideNode, guideSettings(), guideVeth)
 		},
 		"underlay-ipv4-only": func() (Plan, error) {
 			nic := guideEth0
 			nic.Addrs, nic.Gateways = nic.Addrs[:1], nic.Gateways[:1]
-			return Underlay(Pod{[]NIC{nic}}, Node{Addrs: guideNode.Addrs[:1]}, guideSettings(), guideVeth)
+			return Underlay(attached("eth0", nic), Node{Addrs: guideNode.Addrs[:1]}, guideSettings(), guideVeth)
 		},
 		"underlay-ipv6-only": func() (Plan, error) {
 			nic := guideEth0
 			nic.Addrs, nic.Gateways = nic.Addrs[1:], nic.Gateways[1:]
-			return Underlay(Pod{[]NIC{nic}}, guideNode, guideSettings(), guideVeth)
+			return Underlay(attached("eth0", nic), guideNode, guideSettings(), guideVeth)
 		},
 		"underlay-two-nics": func() (Plan, error) {
-			return Underlay(Pod{[]NIC{guideEth0, guideNet1}}, guideNode, guideSettings(), guideVeth)
+			return Underlay(attached("net1", guideEth0, guideNet1), guideNode, guideSettings(), guideVeth)
 		},
 		"underlay-default-net1": func() (Plan, error) {
-			return Underlay(Pod{[]NIC{guideEth0, guideNet1}}, guideNode, with(func(s *Settings) { s.DefaultNIC = "net1" }), guideVeth)
+			return Underlay(attached("net1", guideEth0, guideNet1), guideNode, with(func(s *Settings) { s.DefaultNIC = "net1" }), guideVeth)
 		},
 		"underlay-untuned": func() (Plan, error) {
-			return Underlay(Pod{[]NIC{guideEth0, guideNet1}}, guideNode, with(func(s *Settings) { s.TunePodRoutes = false }), guideVeth)
+			return Underlay(attached("net1", guideEth0, guideNet1), guideNode, with(func(s *Settings) { s.TunePodRoutes = false }), guideVeth)
 		},
 		"underlay-options": func() (Plan, error) {
-			return Underlay(Pod{[]NIC{guideEth0}}, guideNode, with(func(s *Settings) {
+			return Underlay(attached("eth0", guideEth0), guideNode, with(func(s *Settings) {
 				s.TxQueueLen, s.RPFilter, s.VethMTU, s.VethLinkAddr = 500, 2, 1400, ips("169.254.200.1")[0]
 				s.PolicyRoutes = []Hop{{Dst: pfx("198.51.100.0/24")[0], Via: ips("172.31.16.50")[0]}}
 			}), guideVeth)
 		},
 		"overlay": func() (Plan, error) {
-			return Overlay(Pod{[]NIC{calicoEth0, guideNet1}}, guideNode, guideSettings(), "cali0")
+			return Overlay(attached("net1", calicoEth0, guideNet1), guideNode, guideSettings(), "cali0")
 		},
 		"overlay-default-net1": func() (Plan, error) {
-			return Overlay(Pod{[]NIC{calicoEth0, guideNet1}}, guideNode, with(func(s *Settings) { s.DefaultNIC = "net1" }), "cali0")
+			return Overlay(attached("net1", calicoEth0, guideNet1), guideNode, with(func(s *Settings) { s.DefaultNIC = "net1" }), "cali0")
 		},
 		"overlay-alone": func() (Plan, error) {
-			return Overlay(Pod{[]NIC{calicoEth0}}, guideNode, guideSettings(), "cali0")
+			return Overlay(attached("eth0", calicoEth0), guideNode, guideSettings(), "cali0")
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -113,7 +124,7 @@ func TestPlans(t *testing.T) {
 		})
 	}
 	t.Run("node", func(t *testing.T) {
-		golden(t, "node", NodeState(500, true, false, map[string]int{"ens5": 1, "ens6": 0, "ens7": 2}).String())
+		golden(t, "node", NodeState(500, []Family{IPv4, IPv6}, map[string]int{"ens5": 1, "ens6": 0, "ens7": 2}).String())
 	})
 }
 
@@ -135,7 +146,7 @@ func golden(t *testing.T, name, text string) {
 }
 
 func TestOverlayNetworkThatIsTheUnderlayIsNotSentThroughTheNode(t *testing.T) {
-	p, err := Underlay(Pod{[]NIC{guideEth0}}, guideNode, guideSettings(), guideVeth)
+	p, err := Underlay(attached("eth0", guideEth0), guideNode, guideSettings(), guideVeth)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -164,8 +175,9 @@ func TestUnusableSettingsNameTheField(t *testing.T) {
 		{"policyRoutes", func(s *Settings) { s.PolicyRoutes = []Hop{{pfx("10.0.0.0/8")[0], ips("2406:da1e:c4:ed01::2")[0]}} }},
 	} {
 		s := guideSettings()
+		s.OwnPolicyRoutes = true
 		c.change(&s)
-		_, err := Underlay(Pod{[]NIC{guideEth0}}, guideNode, s, guideVeth)
+		_, err := Underlay(attached("eth0", guideEth0), guideNode, s, guideVeth)
 		var field *FieldError
 		if !errors.As(err, &field) || field.Field != c.field {
 			t.Errorf("got %v, want an error of field %s", err, c.field)
@@ -173,7 +185,7 @@ func TestUnusableSettingsNameTheField(t *testing.T) {
 	}
 	node := guideNode
 	node.Addrs = pfx("172.31.28.17/20")
-	if _, err := Underlay(Pod{[]NIC{guideEth0}}, node, guideSettings(), guideVeth); err == nil || !strings.Contains(err.Error(), "is an address of the node") {
+	if _, err := Underlay(attached("eth0", guideEth0), node, guideSettings(), guideVeth); err == nil || !strings.Contains(err.Error(), "is an address of the node") {
 		t.Errorf("an address of the node: got %v", err)
 	}
 }

@@ -8,25 +8,31 @@ import (
 	"strings"
 )
 
-// NodeState plans what all pods of a node share: the rules that lead to the
-// pods' routes, forwarding, and the masquerading of what pods send through
-// their veth pairs. acceptRA is net.ipv6.conf.*.accept_ra of each interface:
-// a kernel that forwards ignores router advertisements where it is 1, and the
-// node's own default route may depend on them.
-func NodeState(hostRuleTable int, ipv6, forwards6 bool, acceptRA map[string]int) State {
-	families := []Family{IPv4}
-	st := State{Sysctl{Path: "net/ipv4/ip_forward", Value: "1"}}
-	if ipv6 {
-		families = append(families, IPv6)
-		st = append(st, Sysctl{Path: "net/ipv6/conf/all/forwarding", Value: "1"})
-		for dev, v := range acceptRA {
-			if v == 1 && !forwards6 {
-				st = append(st, Sysctl{Path: "net/ipv6/conf/" + dev + "/accept_ra", Value: "2"})
+const (
+	forwarding4 = "net/ipv4/ip_forward"
+	forwarding6 = "net/ipv6/conf/all/forwarding"
+)
+
+// NodeState plans what all pods of a node share, for the IP versions that pods
+// have: the rules that lead to the pods' routes, forwarding, and the masquerading
+// of what pods send through their veth pairs. acceptRA is
+// net.ipv6.conf.*.accept_ra of each interface of a node that does not forward
+// IPv6 yet: a kernel that forwards ignores router advertisements where it is 1,
+// and the node's own default route may depend on them.
+func NodeState(hostRuleTable int, families []Family, acceptRA map[string]int) State {
+	var st State
+	for _, f := range families {
+		forwarding := forwarding4
+		if f == IPv6 {
+			forwarding = forwarding6
+			for dev, v := range acceptRA {
+				if v == 1 {
+					st = append(st, Sysctl{Path: "net/ipv6/conf/" + dev + "/accept_ra", Value: "2"})
+				}
 			}
 		}
-	}
-	for _, f := range families {
 		st = append(st,
+			Sysctl{Path: forwarding, Value: "1"},
 			Rule{Family: f, Priority: hostRulePriority, Table: hostRuleTable, Proto: Protocol},
 			Masquerade{Family: f, Links: HostVethPrefix})
 	}

@@ -14,30 +14,41 @@ const (
 	podRulePriority  = 2000
 )
 
-// firstPodTable is the routing table of a pod's first interface; the next one
-// has the next table.
-const firstPodTable = 100
-
 // NIC is an interface of a pod.
 type NIC struct {
 	Name  string
 	MAC   MAC
+	MTU   int            // bytes; 0 where it is not known
 	Addrs []netip.Prefix // each with the length of its subnet
 	// Gateways are the next hops of the default routes, at most one of each family.
 	Gateways []netip.Addr
 	// Routes are the interface's other routes: destination and gateway.
 	Routes []Hop
+	// Table is the routing table that the rules of a former plan lead to; 0 is none.
+	Table int
 }
 
-// Hop is a destination with its gateway; an invalid gateway is an on-link destination.
+// Hop is a destination with its gateway.
 type Hop struct {
 	Dst netip.Prefix
 	Via netip.Addr
 }
 
-// Pod is what is known of a pod when a plan is made.
+// Pod is what is known of a pod when a plan is made. Its interfaces are attached
+// one by one, each with a configuration of its own. A plan is made for one of
+// them, with the configuration of that one, and keeps what the others brought.
 type Pod struct {
-	NICs []NIC // in the order in which they were attached, without PodVeth
+	NICs []NIC // the first one first, without PodVeth
+	// Attached is the interface that the plan is made for.
+	Attached string
+	// Veth says that PodVeth is there.
+	Veth bool
+	// Defaults are the interfaces with a default route in the main table, that
+	// which the kernel takes first.
+	Defaults map[Family][]string
+	// Arranged are the routes in the main table that former plans made through a
+	// gateway, default routes excepted.
+	Arranged []Route
 }
 
 // Node is what is known of the pod's node.
@@ -54,13 +65,19 @@ type Settings struct {
 	ServiceCIDR    []netip.Prefix
 	OverlayPodCIDR []netip.Prefix
 	PolicyRoutes   []Hop
-	TunePodRoutes  bool
-	DefaultNIC     string // name of the interface with the default route; "" is the first
-	HostRuleTable  int
-	RPFilter       int
-	TxQueueLen     int // 0 leaves it
-	VethLinkAddr   netip.Addr
-	VethMTU        int // 0 leaves the kernel's default
+	// OwnPolicyRoutes says that PolicyRoutes are the attachment's own: no later
+	// attachment brings them, so each has to be reachable now. Those of the cluster
+	// are for the pods that reach them.
+	OwnPolicyRoutes bool
+	TunePodRoutes   bool
+	// DefaultNIC is the interface with the default route; "" keeps the one that
+	// has it, at the beginning the first.
+	DefaultNIC    string
+	HostRuleTable int
+	RPFilter      int
+	TxQueueLen    int // 0 leaves it
+	VethLinkAddr  netip.Addr
+	VethMTU       int // 0 leaves the kernel's default
 }
 
 // FieldError is a setting that no plan can be made from.
@@ -74,8 +91,9 @@ func (e *FieldError) Error() string { return fmt.Sprintf("%s %q: %s", e.Field, e
 type Plan struct {
 	Pod, Host State
 	// Removable reports whether an item of the pod's namespace may go if it is
-	// not wanted: what earlier plans made and, where the default route moves,
-	// the default routes that the interfaces' own plugins made.
+	// not wanted: what earlier plans made for the attached interface, what it
+	// learned from router advertisements and, where the default route is planned,
+	// the default routes that other interfaces' plugins made.
 	Removable func(Item) bool
 }
 
@@ -89,7 +107,7 @@ func Underlay(p Pod, n Node, s Settings, v VethPair) (Plan, error) {
 	if err := s.check(p, n); err != nil {
 		return Plan{}, err
 	}
-	b := builder{pod: p, node: n, settings: s, plan: Plan{Removable: Owned}, underlay: p.NICs}
+	b := newBuilder(p, n, s, p.NICs)
 	b.inner = func(f Family) *hop {
 		if f == IPv6 {
 			return &hop{via: vethGateway6, dev: PodVeth}
@@ -98,8 +116,8 @@ func Underlay(p Pod, n Node, s Settings, v VethPair) (Plan, error) {
 	}
 	b.vethPair(v)
 	b.podRoutes()
-	b.podLinks()
-	b.hostRoutes(p.NICs, v.Host, v.PodMAC)
+	b.nicLink()
+	b.hostRoutes(v.Host, v.PodMAC)
 	return b.plan, nil
 }
 
@@ -112,7 +130,7 @@ func Overlay(p Pod, n Node, s Settings, hostDev string) (Plan, error) {
 		return Plan{}, err
 	}
 	first := p.NICs[0]
-	b := builder{pod: p, node: n, settings: s, plan: Plan{Removable: Owned}, underlay: p.NICs[1:]}
+	b := newBuilder(p, n, s, p.NICs[1:])
 	b.inner = func(f Family) *hop {
 		if !hasFamily(first, f) {
 			return nil
@@ -122,10 +140,10 @@ func Overlay(p Pod, n Node, s Settings, hostDev string) (Plan, error) {
 	}
 	if len(p.NICs) > 1 {
 		b.podRoutes()
-		b.podLinks()
+		b.nicLink()
 	}
 	if hostDev != "" {
-		b.hostRoutes(p.NICs[1:], hostDev, first.MAC)
+		b.hostRoutes(hostDev, first.MAC)
 	}
 	return b.plan, nil
 }
@@ -148,12 +166,36 @@ type builder struct {
 	settings Settings
 	plan     Plan
 	underlay []NIC // the interfaces that are on the underlay
+	tables   map[string]int
 	// inner is the way to the node itself; nil where the pod has none for the family.
 	inner func(Family) *hop
 }
 
+func newBuilder(p Pod, n Node, s Settings, underlay []NIC) *builder {
+	b := &builder{pod: p, node: n, settings: s, underlay: underlay, tables: tablesOf(p, s)}
+	b.plan.Removable = b.removable
+	return b
+}
+
+// onUnderlay reports whether the attached interface is on the underlay, and has
+// addresses.
+func (b *builder) onUnderlay() (NIC, bool) {
+	for _, nic := range b.underlay {
+		if nic.Name == b.pod.Attached {
+			return nic, true
+		}
+	}
+	return NIC{}, false
+}
+
+// vethPair plans the pair. Its attributes are those of the attachment that made
+// it, which is the first one where that is on the underlay.
 func (b *builder) vethPair(v VethPair) {
 	s := b.settings
+	filter := State{Sysctl{Path: "net/ipv4/conf/" + PodVeth + "/rp_filter", Value: fmt.Sprint(s.RPFilter)}}
+	if b.pod.Veth && b.pod.Attached != b.pod.NICs[0].Name {
+		s.VethMTU, s.TxQueueLen, s.VethLinkAddr, filter = 0, 0, netip.Addr{}, nil
+	}
 	b.plan.Host = append(b.plan.Host,
 		Link{Name: v.Host, Kind: "veth", Peer: PodVeth, MAC: v.HostMAC, PeerMAC: v.PodMAC, MTU: s.VethMTU, TxQueueLen: s.TxQueueLen},
 		Up{Dev: v.Host},
@@ -166,188 +208,65 @@ func (b *builder) vethPair(v VethPair) {
 		Link{Name: PodVeth, MAC: v.PodMAC, MTU: s.VethMTU, TxQueueLen: s.TxQueueLen},
 		Up{Dev: PodVeth},
 		Neighbor{Addr: vethGateway4, MAC: v.HostMAC, Dev: PodVeth})
-	if b.node.IPv6 {
+	b.plan.Pod = append(b.plan.Pod, filter...)
+	if b.pod.has(IPv6) || s.VethLinkAddr.Is6() {
+		b.plan.Host = append(b.plan.Host, Sysctl{Path: "net/ipv6/conf/" + v.Host + "/disable_ipv6", Value: "0"})
+		b.plan.Pod = append(b.plan.Pod, Sysctl{Path: "net/ipv6/conf/" + PodVeth + "/disable_ipv6", Value: "0"},
+			Neighbor{Addr: vethGateway6, MAC: v.HostMAC, Dev: PodVeth})
+	}
+	if b.node.IPv6 && carriesIPv6(b.settings.VethMTU) {
 		b.plan.Host = append(b.plan.Host, quietIPv6(v.Host)...)
 		b.plan.Pod = append(b.plan.Pod, quietIPv6(PodVeth)...)
-		b.plan.Pod = append(b.plan.Pod, Neighbor{Addr: vethGateway6, MAC: v.HostMAC, Dev: PodVeth})
 	}
 	if a := s.VethLinkAddr; a.IsValid() {
 		b.plan.Pod = append(b.plan.Pod, Addr{Prefix: host(a), Dev: PodVeth})
 	}
 }
 
-// quietIPv6 has a link speak IPv6 without an address of its own, so without
-// DAD, and without believing a router advertisement from the other end.
+// carriesIPv6 reports whether the kernel speaks IPv6 on a link of the MTU.
+func carriesIPv6(mtu int) bool { return mtu == 0 || mtu >= minIPv6MTU }
+
+// quietIPv6 has a link speak no IPv6 of its own: no address, so no DAD, and no
+// belief in a router advertisement from the other end.
 func quietIPv6(dev string) State {
 	dir := "net/ipv6/conf/" + dev + "/"
 	return State{
-		Sysctl{Path: dir + "disable_ipv6", Value: "0"},
 		Sysctl{Path: dir + "addr_gen_mode", Value: "1"},
 		Sysctl{Path: dir + "accept_ra", Value: "0"},
 	}
 }
 
-// podRoutes plans the main table and, for several interfaces, a table and rules
-// for each, so that a reply leaves where its request came in.
-func (b *builder) podRoutes() {
-	nets := b.innerNetworks()
-	def := b.defaultNIC()
-	for _, f := range []Family{IPv4, IPv6} {
-		if !slices.ContainsFunc(b.pod.NICs, func(n NIC) bool { return hasFamily(n, f) }) {
-			continue
-		}
-		src := def.addr(f)
-		if !src.IsValid() {
-			src = b.pod.NICs[slices.IndexFunc(b.pod.NICs, func(n NIC) bool { return hasFamily(n, f) })].addr(f)
-		}
-		b.innerRoutes(nets, f, src, 0)
-		if gw := def.gateway(f); gw.IsValid() && b.moves(def) {
-			b.plan.Pod = append(b.plan.Pod, Route{Dst: everything(f), Via: gw, Dev: def.Name, OnLink: onLink(def, gw), Proto: Protocol})
-		}
-	}
-	b.policyRoutes(0)
-	b.plan.Removable = func(it Item) bool {
-		r, ok := it.(Route)
-		return Owned(it) || ok && b.moves(def) && r.IsDefault() && r.table() == TableMain &&
-			r.Dev != def.Name && def.gateway(FamilyOf(r.Dst.Addr())).IsValid()
-	}
-	if !b.tuned() {
+// nicLink plans the attributes of the attached interface. Its addresses and
+// gateways are ours to give, so it believes no router advertisement.
+func (b *builder) nicLink() {
+	nic, ok := b.onUnderlay()
+	if !ok {
 		return
 	}
-	for i, nic := range b.pod.NICs {
-		b.nicTable(nic, firstPodTable+i, nets)
+	if b.settings.TxQueueLen != 0 {
+		b.plan.Pod = append(b.plan.Pod, Link{Name: nic.Name, TxQueueLen: b.settings.TxQueueLen})
+	}
+	// The larger one of all's and the interface's value counts.
+	b.plan.Pod = append(b.plan.Pod,
+		Sysctl{Path: "net/ipv4/conf/all/rp_filter", Value: "0"},
+		Sysctl{Path: "net/ipv4/conf/" + nic.Name + "/rp_filter", Value: fmt.Sprint(b.settings.RPFilter)})
+	if b.node.IPv6 && carriesIPv6(nic.MTU) {
+		b.plan.Pod = append(b.plan.Pod, Sysctl{Path: "net/ipv6/conf/" + nic.Name + "/accept_ra", Value: "0"})
 	}
 }
 
-// tuned reports whether the interfaces get tables of their own.
-func (b *builder) tuned() bool { return b.settings.TunePodRoutes && len(b.pod.NICs) > 1 }
-
-// moves reports whether the default route is to be by nic, whatever the
-// interfaces' own plugins made of it.
-func (b *builder) moves(nic NIC) bool { return b.tuned() && nic.Name == b.settings.DefaultNIC }
-
-// nicTable plans the table of one interface and the rules that lead to it.
-func (b *builder) nicTable(nic NIC, table int, nets []netip.Prefix) {
-	st := &b.plan.Pod
-	seen := map[Family]bool{}
+// hostRoutes plans the node's way to the attached interface's addresses, behind dev.
+func (b *builder) hostRoutes(dev string, mac MAC) {
+	nic, _ := b.onUnderlay()
 	for _, p := range nic.Addrs {
-		f := FamilyOf(p.Addr())
-		*st = append(*st, Rule{Family: f, Priority: podRulePriority, From: host(p.Addr()), Table: table, Proto: Protocol})
-		if p.Masked() != host(p.Addr()) {
-			*st = append(*st, Route{Dst: p.Masked(), Dev: nic.Name, Src: p.Addr(), Table: table, Proto: Protocol})
+		a := p.Addr()
+		if b.inner(FamilyOf(a)) == nil {
+			continue // the pod could not answer on the way back
 		}
-		if seen[f] {
-			continue
-		}
-		seen[f] = true
-		if gw := nic.gateway(f); gw.IsValid() {
-			*st = append(*st, Route{Dst: everything(f), Via: gw, Dev: nic.Name, Table: table, OnLink: onLink(nic, gw), Proto: Protocol})
-		}
-		b.innerRoutes(nets, f, p.Addr(), table)
+		b.plan.Host = append(b.plan.Host,
+			Neighbor{Addr: a, MAC: mac, Dev: dev},
+			Route{Dst: host(a), Dev: dev, Src: b.node.sourceFor(a), Table: b.settings.HostRuleTable, Proto: Protocol})
 	}
-	for _, r := range nic.Routes {
-		if seen[FamilyOf(r.Dst.Addr())] {
-			*st = append(*st, Route{Dst: r.Dst, Via: r.Via, Dev: nic.Name, Table: table, OnLink: onLink(nic, r.Via), Proto: Protocol})
-		}
-	}
-	b.policyRoutes(table)
-}
-
-// onLink reports whether the gateway needs to be told to be on the link: no
-// subnet of the interface holds it, as with plugins whose gateway is a label.
-func onLink(nic NIC, gw netip.Addr) bool {
-	return gw.Is4() && !slices.ContainsFunc(nic.Addrs, func(p netip.Prefix) bool { return p.Contains(gw) })
-}
-
-// innerNetworks are the networks behind the node, and the node's own addresses
-// where these do not hold them. A network of overlay pods that overlaps a
-// subnet of the underlay is no overlay: clusters have that where the underlay is
-// the pod network that Kubernetes was told of.
-func (b *builder) innerNetworks() []netip.Prefix {
-	nets := slices.Concat(b.settings.ServiceCIDR, b.settings.HijackCIDR)
-	for _, o := range b.settings.OverlayPodCIDR {
-		if !slices.ContainsFunc(b.underlay, func(n NIC) bool {
-			return slices.ContainsFunc(n.Addrs, func(a netip.Prefix) bool { return a.Masked().Overlaps(o) })
-		}) {
-			nets = append(nets, o)
-		}
-	}
-	out := slices.Clone(nets)
-	for _, p := range b.node.Addrs {
-		if !slices.ContainsFunc(nets, func(n netip.Prefix) bool { return n.Contains(p.Addr()) }) {
-			out = append(out, host(p.Addr()))
-		}
-	}
-	slices.SortFunc(out, comparePrefix)
-	return slices.Compact(out)
-}
-
-func (b *builder) innerRoutes(nets []netip.Prefix, f Family, src netip.Addr, table int) {
-	h := b.inner(f)
-	if h == nil {
-		return
-	}
-	if table == 0 && h.src.IsValid() {
-		src = h.src
-	}
-	for _, n := range nets {
-		if FamilyOf(n.Addr()) == f {
-			b.plan.Pod = append(b.plan.Pod, h.route(n.Masked(), src, table))
-		}
-	}
-}
-
-func (b *builder) policyRoutes(table int) {
-	for _, r := range b.settings.PolicyRoutes {
-		nic, ok := b.pod.nicOf(r.Via)
-		if ok {
-			b.plan.Pod = append(b.plan.Pod, Route{Dst: r.Dst, Via: r.Via, Dev: nic.Name, Table: table, Proto: Protocol})
-		}
-	}
-}
-
-// podLinks plans the attributes of the pod's interfaces.
-func (b *builder) podLinks() {
-	filter := fmt.Sprint(b.settings.RPFilter)
-	devs := []string{"all"}
-	for _, nic := range b.pod.NICs {
-		devs = append(devs, nic.Name)
-		if b.settings.TxQueueLen != 0 {
-			b.plan.Pod = append(b.plan.Pod, Link{Name: nic.Name, TxQueueLen: b.settings.TxQueueLen})
-		}
-	}
-	if slices.ContainsFunc(b.plan.Pod, func(it Item) bool { return it == Item(Up{Dev: PodVeth}) }) {
-		devs = append(devs, PodVeth)
-	}
-	for _, dev := range devs {
-		b.plan.Pod = append(b.plan.Pod, Sysctl{Path: "net/ipv4/conf/" + dev + "/rp_filter", Value: filter})
-	}
-}
-
-// hostRoutes plans the node's way to the addresses of nics, behind dev.
-func (b *builder) hostRoutes(nics []NIC, dev string, mac MAC) {
-	for _, nic := range nics {
-		for _, p := range nic.Addrs {
-			a := p.Addr()
-			if b.inner(FamilyOf(a)) == nil {
-				continue // the pod could not answer on the way back
-			}
-			b.plan.Host = append(b.plan.Host,
-				Neighbor{Addr: a, MAC: mac, Dev: dev},
-				Route{Dst: host(a), Dev: dev, Src: b.node.sourceFor(a), Table: b.settings.HostRuleTable, Proto: Protocol})
-		}
-	}
-}
-
-// defaultNIC is the interface with the default route. The one that was asked
-// for may be attached later; until then it is the first.
-func (b *builder) defaultNIC() NIC {
-	for _, nic := range b.pod.NICs {
-		if nic.Name == b.settings.DefaultNIC {
-			return nic
-		}
-	}
-	return b.pod.NICs[0]
 }
 
 // sourceFor is the node's address that it talks to a from: that of the same
@@ -363,6 +282,16 @@ func (n Node) sourceFor(a netip.Addr) netip.Addr {
 		}
 	}
 	return first
+}
+
+// has reports whether an interface has an address of the family.
+func (p Pod) has(f Family) bool {
+	return slices.ContainsFunc(p.NICs, func(n NIC) bool { return hasFamily(n, f) })
+}
+
+// Families are the IP versions of the pod's addresses.
+func (p Pod) Families() []Family {
+	return slices.DeleteFunc([]Family{IPv4, IPv6}, func(f Family) bool { return !p.has(f) })
 }
 
 // nicOf is the interface one of whose subnets holds a.

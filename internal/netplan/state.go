@@ -57,7 +57,7 @@ func parseItem(line string) (Item, error) {
 	case "up":
 		it = Up{Dev: p.next()}
 	case "addr":
-		it = Addr{Prefix: p.prefix(), Dev: p.named("dev")}
+		it = p.address()
 	case "route":
 		it = p.route()
 	case "rule":
@@ -162,6 +162,15 @@ func (p *parser) link() Link {
 		}
 	}
 	return l
+}
+
+func (p *parser) address() Addr {
+	a := Addr{Prefix: p.prefix(), Dev: p.named("dev")}
+	if len(p.words) > 0 && p.words[0] == "learned" {
+		p.next()
+		a.Learned = true
+	}
+	return a
 }
 
 func (p *parser) route() Route {

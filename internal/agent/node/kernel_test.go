@@ -6,9 +6,11 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"spiderpool.dev/spiderpool/internal/linux"
 	"spiderpool.dev/spiderpool/internal/linux/linuxtest"
@@ -26,7 +28,10 @@ func upkeep(t *testing.T) (*linuxtest.Machine, *linux.Namespace, *Upkeep) {
 	return m, host, &Upkeep{
 		HostRuleTable: func(context.Context) (int, bool) { return 500, true },
 		Sandboxes:     func(context.Context) (map[string]bool, error) { return nil, nil },
+		Unleased:      func([]netip.Addr) ([]netip.Addr, error) { return nil, nil },
 		Warn:          func(string, string) {},
+		MinAge:        5 * time.Minute,
+		Now:           time.Now,
 		Log:           slog.New(slog.DiscardHandler),
 	}
 }
@@ -44,6 +49,7 @@ func TestWhatWasFlushedIsPutBack(t *testing.T) {
 	u.Sandboxes = func(context.Context) (map[string]bool, error) { return map[string]bool{"a": true}, nil }
 	name := pair(t, m, "a")
 	m.Must("", "ip", "route", "add", "10.0.0.2/32", "dev", name, "table", "500", "proto", "83")
+	m.Must("", "ip", "route", "add", "fd00::2/128", "dev", name, "table", "500", "proto", "83")
 	u.round(t.Context(), host)
 	for _, flush := range [][]string{
 		{"ip", "rule", "del", "priority", "1000"},
@@ -52,11 +58,11 @@ func TestWhatWasFlushedIsPutBack(t *testing.T) {
 		{"sysctl", "-qw", "net.ipv4.ip_forward=0", "net.ipv6.conf.all.forwarding=0"},
 	} {
 		m.Must("", flush[0], flush[1:]...)
-		if changes, err := host.CompareNode(500); err != nil || len(changes) == 0 {
+		if changes, err := host.CompareNode(500, []netplan.Family{netplan.IPv4, netplan.IPv6}); err != nil || len(changes) == 0 {
 			t.Errorf("%v: nothing is missing (%v)", flush, err)
 		}
 		u.round(t.Context(), host)
-		if changes, err := host.CompareNode(500); err != nil || len(changes) != 0 {
+		if changes, err := host.CompareNode(500, []netplan.Family{netplan.IPv4, netplan.IPv6}); err != nil || len(changes) != 0 {
 			t.Errorf("%v: still missing (%v):\n%s", flush, err, changes)
 		}
 	}
@@ -71,33 +77,83 @@ func TestNodeWithoutPodsIsLeftAlone(t *testing.T) {
 	}
 }
 
-func TestPairsOfPodsThatAreGoneAreRemovedInTheSecondRound(t *testing.T) {
+// clock is the time of an Upkeep under test.
+type clock struct{ now time.Time }
+
+func (c *clock) pass(d time.Duration) { c.now = c.now.Add(d) }
+
+func timed(u *Upkeep) *clock {
+	c := &clock{now: time.Unix(1_000_000, 0)}
+	u.Now = func() time.Time { return c.now }
+	return c
+}
+
+func TestPairsOfPodsThatAreGoneAreRemovedWhenTheyAreOld(t *testing.T) {
 	m, host, u := upkeep(t)
+	time := timed(u)
 	ids := map[string]bool{"alive": true}
 	var doubt error
 	u.Sandboxes = func(context.Context) (map[string]bool, error) { return ids, doubt }
 	alive, gone := pair(t, m, "alive"), pair(t, m, "gone")
-	present := func() []string {
+	both := []string{alive, gone}
+	slices.Sort(both)
+	expect := func(when string, want ...string) {
+		t.Helper()
+		u.round(t.Context(), host)
 		names, err := host.Pairs()
 		if err != nil {
 			t.Fatal(err)
 		}
 		slices.Sort(names)
-		return names
+		if !slices.Equal(names, want) {
+			t.Errorf("%s: %v is left, want %v", when, names, want)
+		}
 	}
-	both := []string{alive, gone}
-	slices.Sort(both)
-	u.round(t.Context(), host)
+	expect("seen first", both...)
+	time.pass(Interval)
+	expect("the pod may still be starting", both...)
+	time.pass(u.MinAge)
 	doubt = errors.New("the runtime does not answer")
-	u.round(t.Context(), host)
+	expect("in doubt", both...)
 	doubt = nil
-	u.round(t.Context(), host)
-	if got := present(); !slices.Equal(got, both) {
-		t.Fatalf("a pair was removed on doubt: %v is left", got)
+	expect("seen first after the doubt", both...)
+	time.pass(u.MinAge)
+	expect("old", alive)
+}
+
+func TestRoutesToAddressesThatNobodyHoldsAreRemovedWhenTheyAreOld(t *testing.T) {
+	m, host, u := upkeep(t)
+	time := timed(u)
+	m.Bridge("cni0")
+	for _, a := range []string{"10.0.0.1", "10.0.0.2", "fd00::1", "fd00::2"} {
+		m.Must("", "ip", "route", "add", a, "dev", "cni0", "table", "500", "proto", "83")
+		m.Must("", "ip", "neigh", "add", a, "lladdr", "02:00:00:00:00:01", "dev", "cni0", "nud", "permanent")
 	}
-	u.round(t.Context(), host)
-	if got := present(); !slices.Equal(got, []string{alive}) {
-		t.Errorf("%v is left, want %s", got, alive)
+	m.Must("", "ip", "route", "add", "10.0.0.3", "dev", "cni0", "table", "500") // somebody else's
+	var doubt error
+	u.Unleased = func(addrs []netip.Addr) ([]netip.Addr, error) {
+		if len(addrs) != 4 {
+			t.Errorf("asked for %v", addrs)
+		}
+		return []netip.Addr{netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("fd00::1")}, doubt
+	}
+	count := func() int {
+		u.round(t.Context(), host)
+		return strings.Count(m.Must("", "sh", "-c", "ip -4 route show table 500; ip -6 route show table 500; ip neigh show dev cni0 nud permanent"), "\n")
+	}
+	if n := count(); n != 9 {
+		t.Errorf("seen first, %d routes and neighbors are left of 9", n)
+	}
+	time.pass(u.MinAge)
+	doubt = errors.New("leases are not read yet")
+	if n := count(); n != 9 {
+		t.Errorf("in doubt, %d routes and neighbors are left of 9", n)
+	}
+	doubt = nil
+	count()
+	time.pass(u.MinAge)
+	if n := count(); n != 5 {
+		t.Errorf("old, %d routes and neighbors are left, want 5", n)
 	}
 }
 

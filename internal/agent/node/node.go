@@ -1,29 +1,26 @@
 // Package node keeps the agent's node ready for underlay pods: the rules,
 // forwarding and masquerading that all pods share, the sysctls that want more
-// room than the kernel's defaults, and the veth pairs of pods that are gone.
+// room than the kernel's defaults, and what is left of pods that are gone: their
+// veth pairs, and the routes to them over links that stay.
 //
 // The coordinator plugin makes what is shared at the first ADD; this package
-// puts back what somebody flushed, at most Interval later. A pair is removed
-// only when the container runtime did not know its sandbox in two rounds in a
-// row. Run returns when its context ends.
+// puts back what somebody flushed, at most Interval later. A pair is removed only
+// when the container runtime has not known its sandbox for MinAge, a route when no
+// lease of the node has held its address for so long. Run returns when its context
+// ends.
 package node
 
 import (
 	"context"
 	"log/slog"
-	"slices"
-	"strings"
+	"net/netip"
 	"time"
 
 	"spiderpool.dev/spiderpool/internal/linux"
-	"spiderpool.dev/spiderpool/internal/netplan"
 )
 
 // Interval is the time between two rounds.
 const Interval = time.Minute
-
-// kinds are the kinds of links that attachments are made of.
-var kinds = []string{"ipvlan", "macvlan", "vlan", "bond"}
 
 // Upkeep is the configuration and the ports of Run.
 type Upkeep struct {
@@ -33,6 +30,10 @@ type Upkeep struct {
 	// Sandboxes returns the IDs of the node's sandboxes, or an error while that
 	// is not known for certain.
 	Sandboxes func(context.Context) (map[string]bool, error)
+	// Unleased returns those of the addresses that pools of this cluster hand out
+	// and that no pod of this node holds, or an error while that is not known for
+	// certain.
+	Unleased func([]netip.Addr) ([]netip.Addr, error)
 	// Warn tells the cluster what the node lacks.
 	Warn func(reason, message string)
 	// Open opens the node's namespace.
@@ -41,9 +42,16 @@ type Upkeep struct {
 	Tune bool
 	// IPv6 says whether pods get IPv6 addresses.
 	IPv6 bool
-	Log  *slog.Logger
+	// MinAge is how long something has to look left over before it is removed: a
+	// runtime lists a sandbox a while after it has made its network.
+	MinAge time.Duration
+	Now    func() time.Time
+	Log    *slog.Logger
 
-	suspects []string // pairs without a sandbox in the last round
+	suspects map[string]time.Time // what looks left over, since when
+	shown    string               // the findings that were reported last
+	// missingKinds are kinds of links that the kernel is not known to make.
+	missingKinds []string
 }
 
 // Run looks after the node until ctx ends.
@@ -54,10 +62,10 @@ func (u *Upkeep) Run(ctx context.Context) {
 		return
 	}
 	defer host.Close()
-	u.preflight(host)
 	tick := time.NewTicker(Interval)
 	defer tick.Stop()
 	for {
+		u.preflight(host)
 		u.round(ctx, host)
 		select {
 		case <-ctx.Done():
@@ -67,101 +75,25 @@ func (u *Upkeep) Run(ctx context.Context) {
 	}
 }
 
-// preflight raises what it may, and reports what the node lacks then.
-func (u *Upkeep) preflight(host *linux.Namespace) {
-	facts, err := host.Facts(kinds...)
-	if err != nil {
-		u.Log.Warn("cannot examine the node's kernel", "err", err)
-		return
-	}
-	if u.Tune {
-		u.raise(host, facts)
-	}
-	findings := netplan.Preflight(facts, u.IPv6)
-	if len(findings) == 0 {
-		return
-	}
-	var lines []string
-	for _, f := range findings {
-		lines = append(lines, f.String())
-		u.Log.Warn("the node lacks something", "what", f.What, "is", f.Is, "want", f.Want, "why", f.Why)
-	}
-	u.Warn("NodeNotPrepared", strings.Join(lines, "; "))
-}
-
-// raise sets sysctls one by one, so that one that cannot be set stops no other,
-// and notes those that it set in the facts.
-func (u *Upkeep) raise(host *linux.Namespace, facts netplan.NodeFacts) {
-	for _, it := range netplan.Raise(facts.Sysctls) {
-		s := it.(netplan.Sysctl)
-		if err := host.Apply(netplan.Changes{{New: s}}, nil); err != nil {
-			u.Log.Warn("cannot raise a sysctl", "err", err)
-			continue
-		}
-		u.Log.Info("raised a sysctl", "sysctl", s.Path, "from", facts.Sysctls[s.Path], "to", s.Value)
-		facts.Sysctls[s.Path] = s.Value
-	}
-}
-
 func (u *Upkeep) round(ctx context.Context, host *linux.Namespace) {
-	pairs, err := host.Pairs()
-	if err != nil {
-		u.Log.Warn("cannot list the pods' links", "err", err)
-		return
-	}
 	if table, ok := u.HostRuleTable(ctx); ok {
 		u.ensure(host, table)
 	}
-	u.collect(ctx, host, pairs)
+	u.collect(ctx, host)
 }
 
-// ensure puts back what pods share, on a node that has such pods.
+// ensure puts back what pods share, for the IP versions that the node's pods have.
 func (u *Upkeep) ensure(host *linux.Namespace, table int) {
-	used, err := host.HasPodRoutes(table)
-	if err != nil || !used {
-		if err != nil {
-			u.Log.Warn("cannot list the routes to the node's pods", "err", err)
-		}
+	families, err := host.PodFamilies(table)
+	if err != nil {
+		u.Log.Warn("cannot list the routes to the node's pods", "err", err)
 		return
 	}
-	changes, err := host.EnsureNode(table)
-	switch {
-	case err != nil:
+	changes, err := host.EnsureNode(table, families)
+	if err != nil {
 		u.Log.Warn("cannot prepare the node for its pods", "err", err)
-	case len(changes) > 0:
+	}
+	if len(changes) > 0 {
 		u.Log.Info("put back what the pods of the node share", "changes", changes.String())
 	}
-}
-
-// collect removes the pairs that had no sandbox in this round and the last.
-func (u *Upkeep) collect(ctx context.Context, host *linux.Namespace, pairs []string) {
-	if len(pairs) == 0 {
-		u.suspects = nil
-		return
-	}
-	sandboxes, err := u.Sandboxes(ctx)
-	if err != nil {
-		u.suspects = nil // nothing is known, so nothing is suspect
-		return
-	}
-	known := map[string]bool{}
-	for id := range sandboxes {
-		known[netplan.VethPairOf(id).Host] = true
-	}
-	var suspects []string
-	for _, name := range pairs {
-		switch {
-		case known[name]:
-		case !slices.Contains(u.suspects, name):
-			suspects = append(suspects, name)
-		default:
-			if err := host.Delete(netplan.State{netplan.Link{Name: name, Kind: "veth"}}); err != nil {
-				u.Log.Warn("cannot remove the link of a pod that is gone", "link", name, "err", err)
-				suspects = append(suspects, name)
-				continue
-			}
-			u.Log.Info("removed the link of a pod that is gone", "link", name)
-		}
-	}
-	u.suspects = suspects
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/containernetworking/cni/pkg/version"
 
 	"spiderpool.dev/spiderpool/internal/netplan"
+	"spiderpool.dev/spiderpool/internal/rpc"
 	"spiderpool.dev/spiderpool/internal/wire"
 )
 
@@ -97,6 +98,9 @@ func parseConf(stdin []byte) (*conf, error) {
 	return c, nil
 }
 
+// agent is the node's agent.
+func (c *conf) agent() rpc.Client { return rpc.Client{Socket: c.Socket} }
+
 // previous returns the result of the plugins before in the chain.
 func (c *conf) previous() (*types100.Result, error) {
 	if c.RawPrevResult == nil {
@@ -150,6 +154,7 @@ func (c *conf) settings(reply wire.CoordinatorReply) (mode, macPrefix string, s 
 			return "", "", s, err
 		}
 	}
+	s.OwnPolicyRoutes = c.PolicyRoutes != nil
 	if s.PolicyRoutes, err = c.policyRoutes(g.PolicyRoutes); err != nil {
 		return "", "", s, err
 	}

@@ -51,7 +51,7 @@ func TestWhatIsSetWinsOverTheAgent(t *testing.T) {
 		HijackCIDR: []netip.Prefix{}, ServiceCIDR: []netip.Prefix{netip.MustParsePrefix("fd00::/112")},
 		OverlayPodCIDR: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")},
 		PolicyRoutes:   []netplan.Hop{{Dst: netip.MustParsePrefix("2001:db8::/32"), Via: netip.MustParseAddr("fe80::2")}},
-		DefaultNIC:     "eth0", HostRuleTable: 7, VethLinkAddr: netip.MustParseAddr("fe80::9"), VethMTU: 9000,
+		OwnPolicyRoutes: true, DefaultNIC: "eth0", HostRuleTable: 7, VethLinkAddr: netip.MustParseAddr("fe80::9"), VethMTU: 9000,
 	}
 	if err != nil || mode != "overlay" || mac != "" || !reflect.DeepEqual(s, want) {
 		t.Errorf("got %s, %s, %+v, %v", mode, mac, s, err)

@@ -141,7 +141,7 @@ func severalInterfaces(t *testing.T, kind string) {
 			conf := m{"podDefaultRouteNic": def}
 			p.pod.attach(kind, "ens5", "eth0", net0, gw0)
 			p.pod.must("ADD", "eth0", p.pod.result("eth0", net0, gw0), conf)
-			p.pod.attach(kind, "ens6", "net1", net1, nil) // its default route would exist already
+			p.pod.attach(kind, "ens6", "net1", net1, gw1)
 			p.pod.must("ADD", "net1", p.pod.result("net1", net1, gw1), conf)
 			p.pod.must("CHECK", "eth0", p.pod.result("eth0", net0, gw0), conf)
 			p.pod.must("CHECK", "net1", p.pod.result("net1", net1, gw1), conf)
@@ -176,7 +176,7 @@ func TestDetachedInterfaceIsForgotten(t *testing.T) {
 	p.pod.attach("macvlan", "ens5", "eth0", net0, gw0)
 	p.pod.must("ADD", "eth0", p.pod.result("eth0", net0, gw0), nil)
 	onNode := stateOf(t, p.node)
-	p.pod.attach("macvlan", "ens6", "net1", net1, nil)
+	p.pod.attach("macvlan", "ens6", "net1", net1, gw1)
 	p.pod.must("ADD", "net1", p.pod.result("net1", net1, gw1), nil)
 	p.pod.must("DEL", "net1", nil, nil)
 	if now := stateOf(t, p.node); now != onNode {
@@ -201,7 +201,7 @@ func TestPolicyRoutesGoIntoEveryTable(t *testing.T) {
 	conf := m{"policyRoutes": []m{{"dst": "198.51.100.0/24", "gw": peers0[0]}, {"dst": "2001:db8:ffff::/48", "gw": peers0[1]}}}
 	p.pod.attach("macvlan", "ens5", "eth0", net0, gw0)
 	p.pod.must("ADD", "eth0", p.pod.result("eth0", net0, gw0), conf)
-	p.pod.attach("macvlan", "ens6", "net1", net1, nil)
+	p.pod.attach("macvlan", "ens6", "net1", net1, gw1)
 	p.pod.must("ADD", "net1", p.pod.result("net1", net1, gw1), conf)
 	text := stateOf(t, p.pod.Machine)
 	for _, dst := range []string{"198.51.100.0/24 via 172.31.16.50 dev eth0", "2001:db8:ffff::/48 via 2406:da1e:c4:ed01::50 dev eth0"} {
@@ -240,7 +240,7 @@ func overlayAndUnderlay(t *testing.T, kind string) {
 				neighbor.Route("default", gw, "eth0")
 			}
 			conf := m{"podDefaultRouteNic": def, "overlayPodCIDR": []string{"10.244.0.0/16", "fd00:244::/48"}}
-			p.pod.attach(kind, "ens5", "net1", net0, nil)
+			p.pod.attach(kind, "ens5", "net1", net0, gw0)
 			p.pod.must("ADD", "net1", p.pod.result("net1", net0, gw0), conf)
 			p.pod.must("CHECK", "net1", p.pod.result("net1", net0, gw0), conf)
 			for i, family := range []string{"ip", "ip6"} {

@@ -14,7 +14,6 @@ import (
 	"github.com/containernetworking/cni/pkg/version"
 
 	"spiderpool.dev/spiderpool/internal/netplan"
-	"spiderpool.dev/spiderpool/internal/rpc"
 	"spiderpool.dev/spiderpool/internal/wire"
 )
 
@@ -117,7 +116,7 @@ func gc(*conf, *skel.CmdArgs) (string, error) {
 }
 
 func status(c *conf, _ *skel.CmdArgs) (string, error) {
-	err := rpc.Client{Socket: c.Socket}.Status(context.Background())
+	err := c.agent().Status(context.Background())
 	var failure *wire.Error
 	if errors.As(err, &failure) && failure.Code == wire.CodeTryAgainLater {
 		return "", types.NewError(types.ErrPluginNotAvailable, failure.Msg, failure.Details)

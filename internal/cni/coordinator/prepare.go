@@ -2,6 +2,7 @@ package coordinator
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"time"
@@ -40,7 +41,12 @@ func (c *conf) detection(reply wire.CoordinatorReply) (detection, error) {
 func (t *task) prepare() error {
 	ctx, cancel := context.WithTimeout(context.Background(), settleTimeout)
 	defer cancel()
-	if err := t.pod.SettleAddrs(ctx, t.args.IfName); err != nil {
+	err := t.pod.SettleAddrs(ctx, t.args.IfName)
+	var taken *linux.TakenError
+	if errors.As(err, &taken) {
+		return t.refuseTaken(taken)
+	}
+	if err != nil {
 		return err
 	}
 	if !t.detect.conflict && !t.detect.gateway && t.macPrefix == "" {
@@ -71,6 +77,16 @@ func (t *task) prepare() error {
 	return nil
 }
 
+// refuseTaken reports an address that the kernel found to be in use. It does not
+// tell by whom, so the network is asked.
+func (t *task) refuseTaken(taken *linux.TakenError) error {
+	holder, _, err := t.pod.Holder(taken.Dev, taken.Addr, netip.Addr{}, t.detect.probe)
+	if err != nil {
+		return err
+	}
+	return t.conflict(taken.Dev, taken.Addr, holder)
+}
+
 func (t *task) refuseConflicts(nic netplan.NIC) error {
 	for _, p := range nic.Addrs {
 		holder, ok, err := t.pod.Holder(nic.Name, p.Addr(), netip.Addr{}, t.detect.probe)
@@ -78,12 +94,22 @@ func (t *task) refuseConflicts(nic netplan.NIC) error {
 			return err
 		}
 		if ok {
-			return types.NewError(wire.CodeConflict,
-				fmt.Sprintf("address %s of %s is in use by the machine with hardware address %s", p.Addr(), nic.Name, holder),
-				"add the address to a SpiderReservedIP or to excludeIPs of its pool")
+			return t.conflict(nic.Name, p.Addr(), holder)
 		}
 	}
 	return nil
+}
+
+// conflict has the agent keep the address from other pods and returns the error
+// with which the runtime tries again, and gets another address.
+func (t *task) conflict(dev string, addr netip.Addr, holder netplan.MAC) error {
+	msg := fmt.Sprintf("address %s of %s is in use by the machine with hardware address %s", addr, dev, holder)
+	details := "it is kept from other pods for a while, and the pod gets another one; add it to a SpiderReservedIP or to excludeIPs of its pool"
+	err := t.conf.agent().Conflict(context.Background(), wire.ConflictRequest{Attachment: t.attachment, Address: addr, MAC: holder.String()})
+	if err != nil {
+		details = err.Error()
+	}
+	return types.NewError(wire.CodeTryAgainLater, msg, details)
 }
 
 func (t *task) reachGateways(nic netplan.NIC) error {

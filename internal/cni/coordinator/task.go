@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -13,19 +14,19 @@ import (
 
 	"spiderpool.dev/spiderpool/internal/linux"
 	"spiderpool.dev/spiderpool/internal/netplan"
-	"spiderpool.dev/spiderpool/internal/rpc"
 	"spiderpool.dev/spiderpool/internal/wire"
 )
 
 // task is one ADD or CHECK.
 type task struct {
-	conf      *conf
-	args      *skel.CmdArgs
-	previous  *types100.Result
-	mode      string // underlay, overlay or disabled
-	macPrefix string
-	settings  netplan.Settings
-	detect    detection
+	conf       *conf
+	args       *skel.CmdArgs
+	attachment wire.Attachment
+	previous   *types100.Result
+	mode       string // underlay, overlay or disabled
+	macPrefix  string
+	settings   netplan.Settings
+	detect     detection
 	// interfaces are those that the pod asks for, nil where that is not known;
 	// ownWish says that the pod itself names the one with the default route.
 	interfaces []string
@@ -42,11 +43,11 @@ func open(c *conf, args *skel.CmdArgs, previous *types100.Result) (*task, error)
 	if err != nil {
 		return nil, err
 	}
-	reply, err := rpc.Client{Socket: c.Socket}.Coordinator(context.Background(), wire.CoordinatorRequest{Attachment: attachment})
+	reply, err := c.agent().Coordinator(context.Background(), wire.CoordinatorRequest{Attachment: attachment})
 	if err != nil {
 		return nil, err
 	}
-	t := &task{conf: c, args: args, previous: previous, veth: netplan.VethPairOf(args.ContainerID),
+	t := &task{conf: c, args: args, attachment: attachment, previous: previous, veth: netplan.VethPairOf(args.ContainerID),
 		interfaces: reply.PodInterfaces, ownWish: reply.PodDefaultRouteNIC != ""}
 	if t.mode, t.macPrefix, t.settings, err = c.settings(reply); err != nil {
 		return nil, err
@@ -61,9 +62,9 @@ func open(c *conf, args *skel.CmdArgs, previous *types100.Result) (*task, error)
 	if t.host, err = linux.Current(); err != nil {
 		return nil, err
 	}
-	if t.pod, err = linux.Open(args.Netns); err != nil {
+	if t.pod, err = openPod(t.host, args.Netns); err != nil || t.pod == nil {
 		t.host.Close()
-		return nil, types.NewError(wire.CodeInvalidEnvironment, "CNI_NETNS is no network namespace", err.Error())
+		return nil, types.NewError(wire.CodeInvalidEnvironment, "CNI_NETNS is no network namespace of a pod", fmt.Sprintf("%q: %v", args.Netns, err))
 	}
 	if err := t.decideMode(); err != nil {
 		t.close()
@@ -105,7 +106,7 @@ func (t *task) arrange() error {
 	if err := t.compare(); err != nil {
 		return err
 	}
-	if err := t.host.Apply(t.changes.node, nil); err != nil {
+	if err := t.host.ApplyEach(t.changes.node); err != nil {
 		return fmt.Errorf("prepare the node: %w", err)
 	}
 	if err := t.host.Apply(t.changes.host, t.pod); err != nil {
@@ -121,8 +122,10 @@ func (t *task) arrange() error {
 	return nil
 }
 
-// differences is what a CHECK finds, "" for nothing.
+// differences is what a CHECK finds, "" for nothing. Attachments that came later
+// may have moved the default route, so there has to be one, wherever.
 func (t *task) differences() (string, error) {
+	t.settings.DefaultNIC = ""
 	if err := t.compare(); err != nil {
 		return "", err
 	}
@@ -136,6 +139,7 @@ func (t *task) compare() error {
 		return err
 	}
 	pod := netplan.PodOf(inPod, t.conf.PodDefaultCNINIC)
+	pod.Attached = t.args.IfName
 	if err := t.completeFromResult(&pod); err != nil {
 		return err
 	}
@@ -155,11 +159,11 @@ func (t *task) compare() error {
 	if err != nil {
 		return err
 	}
-	t.changes.host = netplan.Diff(onHost, t.plan.Host, t.ownHostItem)
+	t.changes.host = netplan.Diff(onHost, t.plan.Host, t.staleHostRoute(pod))
 	if err := t.refuseForeignPair(inPod, onHost); err != nil {
 		return err
 	}
-	t.changes.node, err = t.host.CompareNode(t.settings.HostRuleTable)
+	t.changes.node, err = t.host.CompareNode(t.settings.HostRuleTable, pod.Families())
 	return err
 }
 
@@ -182,7 +186,7 @@ func (t *task) readNode() (netplan.Node, error) {
 
 func (t *task) makePlan(pod netplan.Pod, node netplan.Node) (netplan.Plan, error) {
 	if len(pod.NICs) == 0 {
-		return netplan.Plan{Removable: netplan.Owned}, nil // attachments without addresses need no routes
+		return netplan.Plan{Removable: func(netplan.Item) bool { return false }}, nil // attachments without addresses need no routes
 	}
 	if err := t.unknownNIC(pod); err != nil {
 		return netplan.Plan{}, err
@@ -197,14 +201,22 @@ func (t *task) makePlan(pod netplan.Pod, node netplan.Node) (netplan.Plan, error
 	return netplan.Overlay(pod, node, t.settings, hostDev)
 }
 
-// ownHostItem reports whether an item on the node is this pod's alone.
-func (t *task) ownHostItem(it netplan.Item) bool {
-	r, ok := it.(netplan.Route)
-	return ok && netplan.Owned(it) && r.Dev == t.veth.Host
+// staleHostRoute returns what tells the node's routes to addresses that the pod had.
+func (t *task) staleHostRoute(pod netplan.Pod) func(netplan.Item) bool {
+	has := map[netip.Addr]bool{}
+	for _, nic := range pod.NICs {
+		for _, a := range nic.Addrs {
+			has[a.Addr()] = true
+		}
+	}
+	return func(it netplan.Item) bool {
+		r, ok := it.(netplan.Route)
+		return ok && netplan.Owned(it) && r.Dev == t.veth.Host && !has[r.Dst.Addr()]
+	}
 }
 
-// completeFromResult adds what only the main plugin's result says of the
-// interface: the kernel has no second default route to show.
+// completeFromResult adds the gateways of the main plugin's result, which may have
+// made no default route of them.
 func (t *task) completeFromResult(pod *netplan.Pod) error {
 	for i := range pod.NICs {
 		if pod.NICs[i].Name != t.args.IfName {

@@ -166,7 +166,9 @@ func (m *Machine) Addr(dev string, prefixes ...string) {
 	}
 }
 
-// Route adds a route; dst "default" takes the family of the gateway.
+// Route adds a route as the plugins of containernetworking do (pkg/ipam,
+// ConfigureIface): beside one that has the same destination. dst "default" takes
+// the family of the gateway.
 func (m *Machine) Route(dst, via, dev string) {
 	m.t.Helper()
 	rt := &netlink.Route{LinkIndex: m.Link(dev).Attrs().Index}
@@ -182,7 +184,7 @@ func (m *Machine) Route(dst, via, dev string) {
 	_, n, err := net.ParseCIDR(dst)
 	m.ok(err)
 	rt.Dst = n
-	m.ok(m.NL.RouteAdd(rt))
+	m.ok(m.NL.RouteAddEcmp(rt))
 }
 
 // Sub makes a macvlan or ipvlan child of a link, moves it to a pod and sets it up.
