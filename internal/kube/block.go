@@ -130,26 +130,46 @@ func BlockOf(in *v2beta1.SpiderIPBlock) (lease.Block, error) {
 	if len(in.Spec.Leases) > 0 {
 		out.Leases = make([]lease.Lease, 0, len(in.Spec.Leases))
 	}
-	for _, l := range in.Spec.Leases {
-		addr, err := netip.ParseAddr(l.IP)
+	for i := range in.Spec.Leases {
+		converted, err := LeaseOf(&in.Spec.Leases[i])
 		if err != nil {
 			return lease.Block{}, fmt.Errorf("SpiderIPBlock %s: %w", in.Name, err)
-		}
-		converted := lease.Lease{
-			Addr: addr, State: lease.State(l.State), Pool: l.Pool,
-			Holder: lease.Holder{
-				Attachment: lease.Attachment{ContainerID: l.ContainerID, Interface: l.Interface},
-				Pod:        l.Pod, PodUID: l.PodUID, Node: l.Node, FixedFor: l.FixedFor,
-			},
-			Since: l.Since.UTC(), MAC: l.MAC,
-		}
-		if l.Until != nil {
-			converted.Until = l.Until.UTC()
 		}
 		out.Leases = append(out.Leases, converted)
 	}
 	if err := out.Validate(); err != nil {
 		return lease.Block{}, fmt.Errorf("SpiderIPBlock %s: %w", in.Name, err)
+	}
+	return out, nil
+}
+
+// storedBlock returns the block that the resource describes, or the damaged one
+// whose addresses it has. It returns false where it has none, by its name.
+func storedBlock(in *v2beta1.SpiderIPBlock) (lease.Block, bool) {
+	out, err := BlockOf(in)
+	if err == nil {
+		return out, true
+	}
+	base, nameErr := ParseBlockName(in.Name)
+	return lease.Block{Base: base, Node: in.Spec.Node, Version: in.ResourceVersion, Damaged: err.Error()}, nameErr == nil
+}
+
+// LeaseOf returns the lease that the resource describes.
+func LeaseOf(in *v2beta1.Lease) (lease.Lease, error) {
+	addr, err := netip.ParseAddr(in.IP)
+	if err != nil {
+		return lease.Lease{}, err
+	}
+	out := lease.Lease{
+		Addr: addr, State: lease.State(in.State), Pool: in.Pool,
+		Holder: lease.Holder{
+			Attachment: lease.Attachment{ContainerID: in.ContainerID, Interface: in.Interface},
+			Pod:        in.Pod, PodUID: in.PodUID, Node: in.Node, FixedFor: in.FixedFor,
+		},
+		Since: in.Since.UTC(), MAC: in.MAC,
+	}
+	if in.Until != nil {
+		out.Until = in.Until.UTC()
 	}
 	return out, nil
 }

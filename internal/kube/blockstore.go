@@ -35,7 +35,8 @@ func (s *BlockStore) Get(ctx context.Context, base netip.Addr) (lease.Block, err
 	if err != nil {
 		return lease.Block{}, err
 	}
-	return BlockOf(&object)
+	b, _ := storedBlock(&object)
+	return b, nil
 }
 
 // Put implements ipam.Blocks.
@@ -133,11 +134,9 @@ func (s *BlockStore) list(ctx context.Context, selector string) ([]lease.Block, 
 			return nil, fmt.Errorf("list SpiderIPBlocks with %s: %w", selector, err)
 		}
 		for i := range page.Items {
-			b, err := BlockOf(&page.Items[i])
-			if err != nil {
-				return nil, err
+			if b, ok := storedBlock(&page.Items[i]); ok {
+				blocks = append(blocks, b)
 			}
-			blocks = append(blocks, b)
 		}
 		if next = page.Continue; next == "" {
 			return blocks, nil

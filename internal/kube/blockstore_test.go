@@ -3,12 +3,14 @@
 package kube_test
 
 import (
+	"net/netip"
 	"testing"
 
 	"spiderpool.dev/spiderpool/api/v2beta1"
 	"spiderpool.dev/spiderpool/internal/ipam/ipamtest"
 	"spiderpool.dev/spiderpool/internal/kube"
 	"spiderpool.dev/spiderpool/internal/kube/kubetest"
+	"spiderpool.dev/spiderpool/internal/lease"
 )
 
 func TestMain(m *testing.M) { kubetest.Main(m) }
@@ -25,4 +27,27 @@ func TestBlockStoreKeepsTheContract(t *testing.T) {
 		}
 		return kube.NewBlockStore(client)
 	})
+}
+
+func TestABlockThatMakesNoSenseDoesNotHideTheOthers(t *testing.T) {
+	kubeClient, err := kube.NewClient(kubetest.Config(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := kubetest.Client(t)
+	object := func(base, addr string) *v2beta1.SpiderIPBlock {
+		return kube.BlockObject(lease.Block{Base: netip.MustParseAddr(base), Node: "edited", Leases: []lease.Lease{
+			{Addr: netip.MustParseAddr(addr), State: lease.Released},
+		}})
+	}
+	kubetest.Create(t, c, object("10.77.0.0", "10.77.0.1"), object("10.77.0.16", "10.77.9.9"))
+	store := kube.NewBlockStore(kubeClient)
+	blocks, err := store.OfNode(t.Context(), "edited")
+	if err != nil || len(blocks) != 2 {
+		t.Fatalf("got %+v, %v; want both blocks", blocks, err)
+	}
+	damaged, err := store.Get(t.Context(), netip.MustParseAddr("10.77.0.16"))
+	if err != nil || damaged.Damaged == "" || len(damaged.Leases) != 0 || damaged.Version == "" {
+		t.Errorf("got %+v, %v; want a damaged block", damaged, err)
+	}
 }

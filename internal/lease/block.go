@@ -17,6 +17,9 @@ type Block struct {
 	Version string
 	// Leases are sorted by address, at most one for an address.
 	Leases []Lease
+	// Damaged says what is wrong with a stored block whose leases make no sense. It
+	// has none here; all its addresses count as taken, and nobody writes it.
+	Damaged string
 }
 
 // Lease returns the lease of a, and false where a has none in this block.
@@ -93,6 +96,9 @@ func (b Block) Quarantine(a netip.Addr, at Attachment, mac string, now, until ti
 // Removable reports whether nothing in the block is worth keeping: every lease
 // is Released, or Quarantined and over, and that since at least idle.
 func (b Block) Removable(now time.Time, idle time.Duration) bool {
+	if b.Damaged != "" {
+		return false
+	}
 	for _, l := range b.Leases {
 		switch l.State {
 		case Released:

@@ -55,6 +55,9 @@ func (p *poolIndex) leave(e *entry) {
 // classify brings what depends on the leases and the time up to date.
 func (x *Index) classify(k *known, now time.Time) {
 	k.free, k.cooling, k.next = ^ipset.Mask(0), 0, time.Time{}
+	if k.block.Damaged != "" {
+		k.free = 0
+	}
 	for _, l := range k.block.Leases {
 		bit := ipset.Mask(1) << ipset.BlockIndex(l.Addr)
 		at := time.Time{} // when the address becomes free

@@ -396,6 +396,21 @@ func TestFixedAddressIsRetainedAndComesBack(t *testing.T) {
 	}
 }
 
+func TestADamagedBlockCountsAsTaken(t *testing.T) {
+	t.Parallel()
+	x := newIndex(t, "10.0.0.0-10.0.0.17")
+	x.Put(Block{Base: addr("10.0.0.0"), Node: "node", Version: "1", Damaged: "somebody edited it"}, start)
+	if got := one(t, x, start, request("p", "a")); !set(t, "10.0.0.16-10.0.0.17").Contains(addr(got)) {
+		t.Errorf("got %s of a damaged block", got)
+	}
+	if u := x.Usage("a"); u.Free != 1 {
+		t.Errorf("usage is %+v, want one free", u)
+	}
+	if b, _ := x.Block(addr("10.0.0.0")); b.Removable(start.Add(time.Hour), 0) {
+		t.Error("a damaged block may be removed")
+	}
+}
+
 func TestRestartedPodReplacesItsOldRecord(t *testing.T) {
 	t.Parallel()
 	x := newIndex(t, "10.0.0.1")

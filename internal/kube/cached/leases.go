@@ -109,8 +109,9 @@ func PoolsOfBlock(block *v2beta1.SpiderIPBlock) []string {
 }
 
 // LeasesOfPool returns the leases by which somebody holds an address of the
-// pool, or has it kept (states InUse and Retained), in no order. The reader is a
-// cache with the index of IndexBlocksByPool.
+// pool, or has it kept (states InUse and Retained), in no order. Of a block that
+// somebody damaged, what can be read counts. The reader is a cache with the index
+// of IndexBlocksByPool.
 func LeasesOfPool(ctx context.Context, reader client.Reader, pool string) ([]lease.Lease, error) {
 	var blocks v2beta1.SpiderIPBlockList
 	if err := reader.List(ctx, &blocks, client.MatchingFields{indexBlockPool: pool}, client.UnsafeDisableDeepCopy); err != nil {
@@ -118,12 +119,12 @@ func LeasesOfPool(ctx context.Context, reader client.Reader, pool string) ([]lea
 	}
 	var leases []lease.Lease
 	for i := range blocks.Items {
-		block, err := kube.BlockOf(&blocks.Items[i])
-		if err != nil {
-			return nil, err
-		}
-		for _, l := range block.Leases {
-			if l.Pool == pool && (l.State == lease.InUse || l.State == lease.Retained) {
+		block := &blocks.Items[i]
+		for k := range block.Spec.Leases {
+			if l := &block.Spec.Leases[k]; l.Pool != pool || !held(l) {
+				continue
+			}
+			if l, err := kube.LeaseOf(&block.Spec.Leases[k]); err == nil {
 				leases = append(leases, l)
 			}
 		}
