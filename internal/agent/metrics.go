@@ -27,6 +27,7 @@ type metrics struct {
 	registry   *prometheus.Registry
 	allocation outcomes
 	release    outcomes
+	damaged    prometheus.Counter
 	// The controller has metrics of these names, too: both take addresses back.
 	reclaimed, reclaimFailures *prometheus.CounterVec // by reason
 }
@@ -35,13 +36,17 @@ func newMetrics() *metrics {
 	m := &metrics{registry: prometheus.NewRegistry()}
 	m.allocation = newOutcomes(m.registry, "allocation", "giving a pod's interface its addresses")
 	m.release = newOutcomes(m.registry, "release", "taking back the addresses of a pod's interface")
+	m.damaged = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "spiderpool_ipam_damaged_block_counts",
+		Help: "Reads of SpiderIPBlocks that make no sense; none of their addresses is handed out.",
+	})
 	m.reclaimed = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "spiderpool_ip_gc_counts", Help: "Addresses taken back that no CNI DEL gave back.",
 	}, []string{"reason"})
 	m.reclaimFailures = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "spiderpool_ip_gc_failure_counts", Help: "Failed attempts to take back addresses that no CNI DEL gave back.",
 	}, []string{"reason"})
-	m.registry.MustRegister(m.reclaimed, m.reclaimFailures, collectors.NewGoCollector(),
+	m.registry.MustRegister(m.damaged, m.reclaimed, m.reclaimFailures, collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -99,6 +104,9 @@ func (o outcomes) observe(took time.Duration, err error) {
 
 // Conflict implements ipam.Observer.
 func (m *metrics) Conflict() { m.allocation.conflicts.Inc() }
+
+// Damaged implements ipam.Observer.
+func (m *metrics) Damaged() { m.damaged.Inc() }
 
 // Reclaimed implements ipam.Observer.
 func (m *metrics) Reclaimed(reason reclaim.Reason, err error) {

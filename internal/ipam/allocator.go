@@ -52,8 +52,10 @@ type Allocator struct {
 	// dirty are the blocks whose stored content is unknown because a write of
 	// them had no answer.
 	dirty map[netip.Addr]struct{}
-	// writing are the blocks of the round at the store.
+	// writing are the blocks of the round at the store, missed the newest version of
+	// them that was seen meanwhile ("": it is unknown which, or that there is none).
 	writing map[netip.Addr]struct{}
+	missed  map[netip.Addr]string
 	// regions is when other nodes' blocks were last read.
 	regions map[netip.Prefix]time.Time
 	adopted map[string]time.Time
@@ -103,6 +105,7 @@ func NewAllocator(c Config) *Allocator {
 		index:   lease.NewIndex(lease.Options{Node: c.Node, ReuseAfter: c.ReuseAfter}),
 		dirty:   map[netip.Addr]struct{}{},
 		writing: map[netip.Addr]struct{}{},
+		missed:  map[netip.Addr]string{},
 		regions: map[netip.Prefix]time.Time{},
 		adopted: map[string]time.Time{},
 	}
@@ -136,14 +139,31 @@ func (a *Allocator) Load(ctx context.Context) error {
 // known: reads and writes overtake each other, and to forget a lease of this node
 // would be to leak it.
 func (a *Allocator) put(b lease.Block, now time.Time) {
-	if _, busy := a.writing[b.Base]; busy {
+	if a.missedWhileWriting(b.Base, b.Version) {
 		return
 	}
 	if known, ok := a.index.Block(b.Base); ok && a.older(b.Version, known.Version) {
 		return
 	}
+	if b.Damaged != "" {
+		a.observer.Damaged()
+		a.log.Error("a block of addresses makes no sense; none of them is handed out until it is repaired or removed",
+			"spideripblock", ipset.BlockPrefix(b.Base), "err", b.Damaged)
+	}
 	delete(a.dirty, b.Base)
 	a.index.Put(b, now)
+}
+
+// missedWhileWriting reports whether a round is writing the block. What was seen
+// of it is remembered then, and the block read again after the round if need be.
+func (a *Allocator) missedWhileWriting(base netip.Addr, version string) bool {
+	if _, busy := a.writing[base]; !busy {
+		return false
+	}
+	if seen, ok := a.missed[base]; !ok || version == "" || seen != "" && a.older(seen, version) {
+		a.missed[base] = version
+	}
+	return true
 }
 
 // Observe takes a block that was read because it changed.
@@ -162,20 +182,36 @@ func (a *Allocator) ObserveDeleted(base netip.Addr, version string) {
 	}
 }
 
+// ObserveAll takes note that at a version only these of the blocks exist that
+// concern the node: a deletion may have gone unseen.
+func (a *Allocator) ObserveAll(existing map[netip.Addr]bool, version string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	var gone []netip.Addr
+	for b := range a.index.Blocks() {
+		if a.concerns(b) && !existing[b.Base] && !a.older(version, b.Version) {
+			gone = append(gone, b.Base)
+		}
+	}
+	for _, base := range gone {
+		a.drop(base)
+	}
+}
+
 // drop forgets a block that does not exist, unless a round is writing it.
 func (a *Allocator) drop(base netip.Addr) {
-	if _, busy := a.writing[base]; !busy {
+	if !a.missedWhileWriting(base, "") {
 		delete(a.dirty, base)
 		a.index.Delete(base)
 	}
 }
 
 // Knows reports whether a block that was seen at version need not be read: the
-// allocator has it, or is writing it and will learn of a conflict.
+// allocator has it, or is writing it and will see to it afterwards.
 func (a *Allocator) Knows(base netip.Addr, version string) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if _, busy := a.writing[base]; busy {
+	if a.missedWhileWriting(base, version) {
 		return true
 	}
 	known, ok := a.index.Block(base)
@@ -208,6 +244,17 @@ func (a *Allocator) OfPod(uid string) []lease.Lease {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.index.OfPod(uid)
+}
+
+// addressesOf returns the addresses of the pod and those that are fixed for the owner.
+func (a *Allocator) addressesOf(podUID, owner string) map[netip.Addr]bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	addrs := map[netip.Addr]bool{}
+	for _, l := range append(a.index.OfPod(podUID), a.index.FixedFor(owner)...) {
+		addrs[l.Addr] = true
+	}
+	return addrs
 }
 
 // HeldBy returns the leases in use on this node for which keep returns true.
@@ -268,6 +315,20 @@ func (a *Allocator) releaseIf(ctx context.Context, wanted func() bool, attachmen
 			return nil
 		}
 		return a.index.Release(now, attachments...)
+	})
+	return err
+}
+
+// giveBack ends the leases of the pod's container, but for the addresses that it had.
+func (a *Allocator) giveBack(ctx context.Context, podUID, container string, had map[netip.Addr]bool) error {
+	_, err := a.change(ctx, func(now time.Time) []lease.Block {
+		var taken []lease.Lease
+		for _, l := range a.index.OfPod(podUID) {
+			if l.State == lease.InUse && l.ContainerID == container && !had[l.Addr] {
+				taken = append(taken, l)
+			}
+		}
+		return a.index.Reclaim(now, taken...)
 	})
 	return err
 }

@@ -25,6 +25,7 @@ import (
 type conflicts struct{ atomic.Int64 }
 
 func (c *conflicts) Conflict()                       { c.Add(1) }
+func (c *conflicts) Damaged()                        {}
 func (c *conflicts) Reclaimed(reclaim.Reason, error) {}
 
 // newAllocator returns an allocator of a node that has read its blocks and knows

@@ -196,6 +196,8 @@ type Release struct {
 type Observer interface {
 	// Conflict counts a block that another writer had changed.
 	Conflict()
+	// Damaged counts a block that was read and makes no sense.
+	Damaged()
 	// Reclaimed counts an attempt to take back an address that no DEL gave back.
 	Reclaimed(reason reclaim.Reason, err error)
 }

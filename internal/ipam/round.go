@@ -76,13 +76,14 @@ func (a *Allocator) decide(jobs []*job) decision {
 	var requests []lease.Request
 	var requesters []int
 	for i, j := range jobs {
+		if len(a.dirty) > 0 || !a.loaded {
+			// Also an allocation: its container may have an address already.
+			d.outcomes[i].err = fmt.Errorf("what is held is unknown while the API server does not answer: %w", ErrNotReady)
+			continue
+		}
 		if j.change == nil {
 			requests = append(requests, j.request)
 			requesters = append(requesters, i)
-			continue
-		}
-		if len(a.dirty) > 0 || !a.loaded {
-			d.outcomes[i].err = fmt.Errorf("what is held is unknown while the API server does not answer: %w", ErrNotReady)
 			continue
 		}
 		for _, b := range j.change(now) {
@@ -139,11 +140,16 @@ func (a *Allocator) commit(ctx context.Context, writes map[netip.Addr]lease.Bloc
 func (a *Allocator) settle(d decision, results map[netip.Addr]written) {
 	now := a.now()
 	for base, result := range results {
+		seen, missed := a.missed[base]
 		delete(a.writing, base)
+		delete(a.missed, base)
 		if result.err == nil {
 			b := d.writes[base]
 			b.Version = result.version
 			a.index.Put(b, now)
+			if missed && (seen == "" || a.older(b.Version, seen)) {
+				a.dirty[base] = struct{}{}
+			}
 			continue
 		}
 		if old, changed := d.before[base]; changed {
@@ -201,8 +207,9 @@ func (a *Allocator) reloadDirty(ctx context.Context) {
 	}
 }
 
-// read makes the blocks known as they are now. It gives up at the first error.
+// read makes the blocks known as they are now. It goes on after an error.
 func (a *Allocator) read(ctx context.Context, bases map[netip.Addr]struct{}) error {
+	var errs []error
 	for base := range bases {
 		b, err := a.blocks.Get(ctx, base)
 		switch {
@@ -211,12 +218,12 @@ func (a *Allocator) read(ctx context.Context, bases map[netip.Addr]struct{}) err
 			a.drop(base)
 			a.mu.Unlock()
 		case err != nil:
-			return fmt.Errorf("read block %s: %w", base, err)
+			errs = append(errs, fmt.Errorf("read block %s: %w", base, err))
 		default:
 			a.Observe(b)
 		}
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // readFixed makes known what is fixed for the owner, which may be in blocks of

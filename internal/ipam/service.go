@@ -90,12 +90,10 @@ func (s *Service) add(ctx context.Context, pod Pod, req wire.AddRequest) (wire.A
 	if err := s.Allocator.readFixed(ctx, s.fixedFor(pod)); err != nil {
 		return wire.AddReply{}, err
 	}
-	grants, err := s.allocate(ctx, pod, &plan)
+	had := s.Allocator.addressesOf(pod.UID, s.fixedFor(pod))
+	given, err := s.grant(ctx, pod, &plan)
 	if err != nil {
-		return wire.AddReply{}, err
-	}
-	given, err := s.given(ctx, plan, grants)
-	if err != nil {
+		s.giveBack(ctx, pod, req.ContainerID, had)
 		return wire.AddReply{}, err
 	}
 	s.show(ctx, pod, s.shown.merge(pod.UID, given))
@@ -105,6 +103,27 @@ func (s *Service) add(ctx context.Context, pod Pod, req wire.AddRequest) (wire.A
 		}
 	}
 	return wire.AddReply{}, fmt.Errorf("the plan of pod %s/%s lacks interface %s", pod.Namespace, pod.Name, req.Interface)
+}
+
+// grant gives the pod what the plan wants.
+func (s *Service) grant(ctx context.Context, pod Pod, p *plan) ([]EndpointInterface, error) {
+	grants, err := s.allocate(ctx, pod, p)
+	if err != nil {
+		return nil, err
+	}
+	return s.given(ctx, *p, grants)
+}
+
+// giveBack returns what a failed ADD took, in an attempt of which only a part was
+// committed or before a later step failed. What the pod had before, or had kept for
+// it, it keeps: a sandbox may use it.
+func (s *Service) giveBack(ctx context.Context, pod Pod, container string, had map[netip.Addr]bool) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTimeout)
+	defer cancel()
+	if err := s.Allocator.giveBack(ctx, pod.UID, container, had); err != nil {
+		s.Log.Warn("what a failed ADD has taken is left to the DEL that follows it",
+			"namespace", pod.Namespace, "pod", pod.Name, "container", container, "err", err)
+	}
 }
 
 // allocate grants what the plan wants. When nothing is left in the pools that this

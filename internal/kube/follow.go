@@ -18,9 +18,9 @@ import (
 // follower is told of the metadata of the objects that a selector selects. The
 // calls come one at a time.
 type follower interface {
-	// replace gets all objects, at the beginning and whenever the watch had to
-	// begin again. After an error it is called again.
-	replace(ctx context.Context, all []*metav1.PartialObjectMetadata) error
+	// replace gets all objects as of a version, at the beginning and whenever the
+	// watch had to begin again. After an error it is called again.
+	replace(ctx context.Context, all []*metav1.PartialObjectMetadata, version string) error
 	changed(object *metav1.PartialObjectMetadata)
 	deleted(object *metav1.PartialObjectMetadata)
 }
@@ -70,12 +70,12 @@ func (s *followerStore) Delete(object any) error {
 	s.to.deleted(object.(*metav1.PartialObjectMetadata))
 	return nil
 }
-func (s *followerStore) Replace(objects []any, _ string) error {
+func (s *followerStore) Replace(objects []any, version string) error {
 	all := make([]*metav1.PartialObjectMetadata, 0, len(objects))
 	for _, object := range objects {
 		all = append(all, object.(*metav1.PartialObjectMetadata))
 	}
-	return s.to.replace(s.ctx, all)
+	return s.to.replace(s.ctx, all, version)
 }
 
 // key identifies an object within its kind.
@@ -101,7 +101,7 @@ func (m *memory[T]) get(k key) (object T, ok, synced bool) {
 	return object, ok, m.synced
 }
 
-func (m *memory[T]) replace(_ context.Context, all []*metav1.PartialObjectMetadata) error {
+func (m *memory[T]) replace(_ context.Context, all []*metav1.PartialObjectMetadata, _ string) error {
 	objects := make(map[key]T, len(all))
 	for _, object := range all {
 		objects[key{object.Namespace, object.Name}] = m.convert(object)

@@ -61,8 +61,9 @@ type PoolSink interface {
 	SetPool(p *pool.Pool)
 	DeletePool(name string)
 	SetReserved(reserved ipset.Set)
-	// Knows, Observe and ObserveDeleted are about blocks.
+	// The others are about blocks.
 	Knows(base netip.Addr, version string) bool
+	ObserveAll(existing map[netip.Addr]bool, version string)
 	Observe(b lease.Block)
 	ObserveDeleted(base netip.Addr, version string)
 }
@@ -258,7 +259,7 @@ func stampOf(object *metav1.PartialObjectMetadata) string {
 // poolPage bounds the memory that a list of pools, status included, takes at a time.
 const poolPage = 50
 
-func (p *poolFollower) replace(ctx context.Context, all []*metav1.PartialObjectMetadata) error {
+func (p *poolFollower) replace(ctx context.Context, all []*metav1.PartialObjectMetadata, _ string) error {
 	fresh := make(map[string]string, len(all))
 	for _, object := range all {
 		fresh[object.Name] = stampOf(object)
@@ -320,7 +321,7 @@ func (p *poolFollower) deleted(object *metav1.PartialObjectMetadata) {
 // are few.
 type reservedFollower struct{ *Follower }
 
-func (r *reservedFollower) replace(ctx context.Context, _ []*metav1.PartialObjectMetadata) error {
+func (r *reservedFollower) replace(ctx context.Context, _ []*metav1.PartialObjectMetadata, _ string) error {
 	if err := r.readReserved(ctx); err != nil {
 		return err
 	}
@@ -337,10 +338,15 @@ func (r *reservedFollower) deleted(o *metav1.PartialObjectMetadata) { r.changed(
 // blockFollower reads the node's blocks that others have written.
 type blockFollower struct{ *Follower }
 
-func (b *blockFollower) replace(_ context.Context, all []*metav1.PartialObjectMetadata) error {
+func (b *blockFollower) replace(_ context.Context, all []*metav1.PartialObjectMetadata, version string) error {
+	existing := make(map[netip.Addr]bool, len(all))
 	for _, object := range all {
+		if base, err := ParseBlockName(object.Name); err == nil {
+			existing[base] = true
+		}
 		b.changed(object)
 	}
+	b.sink.ObserveAll(existing, version)
 	return nil
 }
 

@@ -141,3 +141,16 @@ func (x *Index) Release(now time.Time, attachments ...Attachment) []Block {
 	}
 	return d.finish()
 }
+
+// Reclaim returns the blocks to write so that the leases, as they are known, have
+// ended (see Block.Reclaim), in the order of their names. The index stays as it is.
+func (x *Index) Reclaim(now time.Time, leases ...Lease) []Block {
+	d := x.newDraft(now)
+	for _, l := range leases {
+		b, _ := x.Block(ipset.BlockOf(l.Addr))
+		if b, ok := b.Reclaim(l, now); ok {
+			d.put(b)
+		}
+	}
+	return d.finish()
+}

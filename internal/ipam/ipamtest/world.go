@@ -277,6 +277,7 @@ func (w *World) TakeEvents() []string {
 type discard struct{}
 
 func (discard) Conflict()                       {}
+func (discard) Damaged()                        {}
 func (discard) Reclaimed(reclaim.Reason, error) {}
 
 // worldPort is the world as one node sees it.
