@@ -72,7 +72,7 @@ type CoordinatorSpec struct {
 	// HostRuleTable is the routing table of the node that holds the routes to its pods.
 	// +optional
 	// +kubebuilder:validation:Minimum=1
-	// +kubebuilder:validation:XValidation:rule=`!(self in [253, 254, 255])`,message="is a table of the kernel's own (default, main, local); write another one, as 500"
+	// +kubebuilder:validation:XValidation:rule=`!(self in [253, 254, 255])`,messageExpression=`"%d is a table of the kernel's own (default, main, local); write another one, as 500".format([self])`
 	HostRuleTable *int `json:"hostRuleTable,omitempty"`
 
 	// PodRPFilter is the value of rp_filter in the pod: 0, 1 or 2.

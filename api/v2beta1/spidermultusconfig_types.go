@@ -33,6 +33,8 @@ type Bond struct {
 	Mode int32 `json:"mode"`
 
 	// Options of the bond as "key=value", separated by ";".
+	// +kubebuilder:validation:MaxLength=1024
+	// +kubebuilder:validation:XValidation:rule=`self.matches('^(\\s*([^\\s=;][^=;]*=[^;]*)?(;|$))*$')`,messageExpression=`"'" + self + "' is not a list of key=value; write one as 'miimon=100;lacp_rate=1'"`
 	// +optional
 	Options *string `json:"options,omitempty"`
 }
@@ -55,7 +57,7 @@ type AttachmentPools struct {
 
 // MasterConfig configures macvlan and ipvlan.
 //
-// +kubebuilder:validation:XValidation:rule=`self.master.size() < 2 || has(self.bond)`,message="is missing, but master names several interfaces: name the bond to make of them, or name one master",fieldPath=`.bond`
+// +kubebuilder:validation:XValidation:rule=`self.master.size() < 2 || has(self.bond)`,messageExpression=`"is missing, but master names several interfaces (" + self.master.join(", ") + "): name the bond to make of them, or name one master"`,fieldPath=`.bond`
 type MasterConfig struct {
 	// Master are the node's interfaces; several make a bond.
 	// +kubebuilder:validation:MinItems=1
@@ -102,7 +104,8 @@ const (
 // VlanConfig configures vlan.
 //
 // +kubebuilder:validation:XValidation:rule=`!has(self.vlanMode) || self.vlanMode != 'manual' || has(self.vlanID)`,message="is missing, but vlanMode is manual: write the VLAN ID",fieldPath=`.vlanID`
-// +kubebuilder:validation:XValidation:rule=`!has(self.vlanMode) || self.vlanMode != 'auto' || !has(self.vlanID)`,message="is given, but vlanMode is auto, which finds it out: leave vlanID out, or write vlanMode: manual",fieldPath=`.vlanID`
+// +kubebuilder:validation:XValidation:rule=`!has(self.vlanMode) || self.vlanMode != 'auto' || !has(self.vlanID)`,messageExpression=`"%d is given, but vlanMode is auto, which finds it out: leave vlanID out, or write vlanMode: manual".format([self.vlanID])`,fieldPath=`.vlanID`
+// +kubebuilder:validation:XValidation:rule=`has(self.vlanMode) || has(self.vlanID)`,message="is missing, and so is vlanMode: write the VLAN ID, or vlanMode: auto",fieldPath=`.vlanID`
 type VlanConfig struct {
 	MasterConfig `json:",inline"`
 
@@ -113,7 +116,7 @@ type VlanConfig struct {
 
 // SriovConfig configures sriov.
 //
-// +kubebuilder:validation:XValidation:rule=`!has(self.minTxRateMbps) || !has(self.maxTxRateMbps) || self.maxTxRateMbps == 0 || self.minTxRateMbps <= self.maxTxRateMbps`,message="is more than maxTxRateMbps; write a lower rate",fieldPath=`.minTxRateMbps`
+// +kubebuilder:validation:XValidation:rule=`!has(self.minTxRateMbps) || !has(self.maxTxRateMbps) || self.maxTxRateMbps == 0 || self.minTxRateMbps <= self.maxTxRateMbps`,messageExpression=`"%d is more than maxTxRateMbps, %d; write a lower rate".format([self.minTxRateMbps, self.maxTxRateMbps])`,fieldPath=`.minTxRateMbps`
 type SriovConfig struct {
 	// ResourceName is the extended resource of the virtual functions.
 	// +kubebuilder:validation:MinLength=1
@@ -184,9 +187,10 @@ type IBSriovConfig struct {
 // IPoIBConfig configures ipoib.
 type IPoIBConfig struct {
 	// Master is the node's InfiniBand interface.
+	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=15
-	// +optional
-	Master string `json:"master,omitempty"`
+	// +kubebuilder:validation:XValidation:rule=`self.matches('^[^/:\\s]+$')`,messageExpression=`"'" + self + "' is not the name of an interface; write one as 'ip link' shows it"`
+	Master string `json:"master"`
 
 	// IPPools are the attachment's pools.
 	// +optional

@@ -93,7 +93,7 @@ func TestSchemaOfPoolsAndSubnets(t *testing.T) {
 		{"destination that is no network", `{subnet: 10.0.0.0/24, routes: [{dst: 10.9.0.0, gw: 10.0.0.2}]}`, "spec.routes[0].dst: Invalid value: '10.9.0.0' is not a network in CIDR notation"},
 		{"next hop that is no address", `{subnet: 10.0.0.0/24, routes: [{dst: 10.9.0.0/16, gw: x}]}`, "spec.routes[0].gw: Invalid value: 'x' is not an IP address"},
 		{"next hop of another version", `{subnet: 10.0.0.0/24, routes: [{dst: 10.9.0.0/16, gw: "fd00::1"}]}`, "spec.routes[0].gw: Invalid value: 'fd00::1' is not of the IP version of dst '10.9.0.0/16'"},
-		{"route of another version", `{subnet: 10.0.0.0/24, routes: [{dst: "fd01::/64", gw: "fd00::1"}]}`, "a dst is not of the IP version of subnet '10.0.0.0/24'; put the route into an object of its version"},
+		{"route of another version", `{subnet: 10.0.0.0/24, routes: [{dst: "fd01::/64", gw: "fd00::1"}]}`, "'fd01::/64' is not of the IP version of subnet '10.0.0.0/24'; put the route into an object of its version"},
 	}
 	judge(t, c, "SpiderIPPool", both)
 	judge(t, c, "SpiderSubnet", both)
@@ -104,6 +104,21 @@ func TestSchemaOfPoolsAndSubnets(t *testing.T) {
 		{"attachment with two slashes", `{subnet: 10.0.0.0/24, multusName: [a/b/c]}`, "spec.multusName[0]: Invalid value: \"a/b/c\": 'a/b/c' is not the name of a network attachment; write 'namespace/name' or 'name'"},
 		{"thousands of nodes", `{subnet: 10.0.0.0/8, nodeName: ` + many(5000, func(i int) string { return fmt.Sprintf("node-%d", i) }) + `}`, ""},
 	})
+}
+
+func TestNetworkOfASubnetDoesNotChange(t *testing.T) {
+	c := kubetest.Client(t)
+	subnet := &v2beta1.SpiderSubnet{ObjectMeta: metav1.ObjectMeta{Name: "fixed"}, Spec: v2beta1.SpiderSubnetSpec{Subnet: "10.0.0.0/24"}}
+	kubetest.Create(t, c, subnet)
+	subnet.Spec.IPs = []string{"10.0.0.1"}
+	if err := c.Update(t.Context(), subnet); err != nil {
+		t.Errorf("addresses of the same network were refused: %v", err)
+	}
+	subnet.Spec.Subnet = "10.0.0.0/16"
+	want := "'10.0.0.0/16' is not the network '10.0.0.0/24' of this object, which does not change; make a new object for another network"
+	if err := c.Update(t.Context(), subnet); err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("got %v, want %q", err, want)
+	}
 }
 
 func TestSubnetOfAPoolDoesNotChange(t *testing.T) {
@@ -125,8 +140,9 @@ func TestSchemaOfReservedIPs(t *testing.T) {
 	judge(t, kubetest.Client(t), "SpiderReservedIP", []judged{
 		{"addresses", `{ips: [10.0.0.1, 10.0.0.5-10.0.0.9]}`, ""},
 		{"version", `{ipVersion: 6, ips: ["fd00::1"]}`, ""},
-		{"another version", `{ipVersion: 6, ips: ["10.0.0.1"]}`, "spec.ips: Invalid value: holds addresses of two IP versions, or of another one than ipVersion; make one object for each IP version"},
-		{"two versions", `{ips: [10.0.0.1, "fd00::1"]}`, "make one object for each IP version"},
+		{"another version", `{ipVersion: 6, ips: ["10.0.0.1"]}`, "spec.ips: Invalid value: '10.0.0.1' is not IPv6, as ipVersion says; make one object for each IP version"},
+		{"two versions", `{ips: [10.0.0.1, "fd00::1-fd00::2"]}`, "spec.ips: Invalid value: 'fd00::1-fd00::2' is not IPv4, as the first entry is; make one object for each IP version"},
+		{"thousands of addresses", `{ips: ` + many(4096, func(i int) string { return fmt.Sprintf("10.0.%d.%d", i/100, i%100) }) + `}`, ""},
 		{"nonsense", `{ips: [x]}`, "'x' is not an address or a range of them"},
 	})
 }
@@ -144,22 +160,59 @@ func TestSchemaOfMultusConfigs(t *testing.T) {
 		{"no master", `{cniType: ipvlan, ipvlan: {master: []}}`, "spec.ipvlan.master: Invalid value"},
 		{"long master", `{cniType: ipvlan, ipvlan: {master: [eth0123456789abc]}}`, "spec.ipvlan.master[0]: Too long"},
 		{"master with a slash", `{cniType: ipvlan, ipvlan: {master: [a/b]}}`, "'a/b' is not the name of an interface; write one as 'ip link' shows it"},
-		{"several masters, no bond", `{cniType: macvlan, macvlan: {master: [eth0, eth1]}}`, "spec.macvlan.bond: Invalid value: is missing, but master names several interfaces: name the bond to make of them, or name one master"},
+		{"several masters, no bond", `{cniType: macvlan, macvlan: {master: [eth0, eth1]}}`, "spec.macvlan.bond: Invalid value: is missing, but master names several interfaces (eth0, eth1): name the bond to make of them, or name one master"},
 		{"VLAN ID", `{cniType: macvlan, macvlan: {master: [eth0], vlanID: 4095}}`, "spec.macvlan.vlanID: Invalid value: 4095"},
 		{"bond mode", `{cniType: macvlan, macvlan: {master: [eth0, eth1], bond: {name: b, mode: 7}}}`, "spec.macvlan.bond.mode: Invalid value: 7"},
 		{"vlan manual", `{cniType: vlan, vlan: {master: [eth0], vlanMode: manual, vlanID: 3}}`, ""},
 		{"vlan manual without ID", `{cniType: vlan, vlan: {master: [eth0], vlanMode: manual}}`, "spec.vlan.vlanID: Invalid value: is missing, but vlanMode is manual: write the VLAN ID"},
 		{"vlan auto", `{cniType: vlan, vlan: {master: [eth0], vlanMode: auto}}`, ""},
-		{"vlan auto with ID", `{cniType: vlan, vlan: {master: [eth0], vlanMode: auto, vlanID: 3}}`, "spec.vlan.vlanID: Invalid value: is given, but vlanMode is auto, which finds it out: leave vlanID out, or write vlanMode: manual"},
+		{"vlan auto with ID", `{cniType: vlan, vlan: {master: [eth0], vlanMode: auto, vlanID: 3}}`, "spec.vlan.vlanID: Invalid value: 3 is given, but vlanMode is auto, which finds it out: leave vlanID out, or write vlanMode: manual"},
 		{"sriov", `{cniType: sriov, sriov: {resourceName: a/b, minTxRateMbps: 1, maxTxRateMbps: 2}}`, ""},
 		{"sriov without a resource", `{cniType: sriov, sriov: {}}`, "spec.sriov.resourceName: Required value"},
-		{"sriov rates", `{cniType: sriov, sriov: {resourceName: a/b, minTxRateMbps: 3, maxTxRateMbps: 2}}`, "spec.sriov.minTxRateMbps: Invalid value: is more than maxTxRateMbps; write a lower rate"},
+		{"sriov rates", `{cniType: sriov, sriov: {resourceName: a/b, minTxRateMbps: 3, maxTxRateMbps: 2}}`, "spec.sriov.minTxRateMbps: Invalid value: 3 is more than maxTxRateMbps, 2; write a lower rate"},
 		{"link state", `{cniType: ib-sriov, ibsriov: {resourceName: a/b, linkState: up}}`, `spec.ibsriov.linkState: Unsupported value: "up"`},
 		{"trunk", `{cniType: ovs, ovs: {bridge: br0, trunk: [{id: 1}, {minID: 2, maxID: 3}]}}`, ""},
 		{"trunk that is nothing", `{cniType: ovs, ovs: {bridge: br0, trunk: [{}]}}`, "spec.ovs.trunk[0]: Invalid value"},
 		{"trunk that is inverted", `{cniType: ovs, ovs: {bridge: br0, trunk: [{minID: 4, maxID: 3}]}}`, "is not a range: write minID and maxID, the lower first"},
+		{"trunk that is two things", `{cniType: ovs, ovs: {bridge: br0, trunk: [{id: 1, minID: 2, maxID: 3}]}}`, "holds neither id nor a range, or both: write id, or minID and maxID"},
+		{"VLAN of ovs", `{cniType: ovs, ovs: {bridge: br0, vlan: 4095}}`, "spec.ovs.vlan: Invalid value: 4095"},
+		{"VLAN of vlan", `{cniType: vlan, vlan: {master: [eth0], vlanID: 4095}}`, "spec.vlan.vlanID: Invalid value: 4095"},
+		{"vlan with ID alone", `{cniType: vlan, vlan: {master: [eth0], vlanID: 4094}}`, ""},
+		{"vlan with nothing", `{cniType: vlan, vlan: {master: [eth0]}}`, "spec.vlan.vlanID: Invalid value: is missing, and so is vlanMode: write the VLAN ID, or vlanMode: auto"},
+		{"VLAN of sriov", `{cniType: sriov, sriov: {resourceName: a/b, vlanID: 4095}}`, "spec.sriov.vlanID: Invalid value: 4095"},
+		{"sriov with VLAN", `{cniType: sriov, sriov: {resourceName: a/b, vlanID: 4094}}`, ""},
+		{"ib-sriov", `{cniType: ib-sriov, ibsriov: {resourceName: a/b, pkey: "0x8001", linkState: disable}}`, ""},
+		{"ipoib", `{cniType: ipoib, ipoib: {master: ib0}}`, ""},
+		{"ipoib without a master", `{cniType: ipoib, ipoib: {}}`, "spec.ipoib.master: Required value"},
+		{"ipoib with no interface", `{cniType: ipoib, ipoib: {master: "ib 0"}}`, "spec.ipoib.master: Invalid value: \"ib 0\": 'ib 0' is not the name of an interface; write one as 'ip link' shows it"},
+		{"bond options", `{cniType: macvlan, macvlan: {master: [a, b], bond: {name: b0, mode: 1, options: " miimon=100; primary=a;;"}}}`, ""},
+		{"bond options that are none", `{cniType: macvlan, macvlan: {master: [a, b], bond: {name: b0, mode: 1, options: "miimon=100;primary"}}}`,
+			"'miimon=100;primary' is not a list of key=value; write one as 'miimon=100;lacp_rate=1'"},
 		{"coordinator", `{cniType: ipvlan, ipvlan: {master: [eth0]}, coordinator: {hijackCIDR: [x]}}`, "spec.coordinator.hijackCIDR[0]: Invalid value: \"x\": 'x' is not a network in CIDR notation"},
 	})
+}
+
+// Each type has its section, and no other one.
+func TestSectionsOfMultusConfigs(t *testing.T) {
+	sections := map[string]struct{ cniType, good string }{
+		"macvlan": {"macvlan", `{master: [eth0]}`},
+		"ipvlan":  {"ipvlan", `{master: [eth0]}`},
+		"vlan":    {"vlan", `{master: [eth0], vlanID: 3}`},
+		"sriov":   {"sriov", `{resourceName: a/b}`},
+		"ibsriov": {"ib-sriov", `{resourceName: a/b}`},
+		"ipoib":   {"ipoib", `{master: ib0}`},
+		"ovs":     {"ovs", `{bridge: br0}`},
+	}
+	var examples []judged
+	for section, s := range sections {
+		examples = append(examples,
+			judged{"with " + section, fmt.Sprintf("{cniType: %s, %s: %s}", s.cniType, section, s.good), ""},
+			judged{"without " + section, fmt.Sprintf("{cniType: %s}", s.cniType),
+				fmt.Sprintf("spec.%s: Invalid value: is missing, but cniType is %s: write the section %s", section, s.cniType, section)},
+			judged{section + " for custom", fmt.Sprintf("{cniType: custom, %s: %s}", section, s.good),
+				fmt.Sprintf("spec.%s: Invalid value: is given, but cniType is custom: remove the section %s, or write cniType: %s", section, section, s.cniType)})
+	}
+	judge(t, kubetest.Client(t), "SpiderMultusConfig", examples)
 }
 
 func TestSchemaOfCoordinators(t *testing.T) {
@@ -174,7 +227,11 @@ func TestSchemaOfCoordinators(t *testing.T) {
 		{"MAC prefix", `{podMACPrefix: "0a1b"}`, "'0a1b' is not two bytes; write them as '0a:1b'"},
 		{"multicast MAC prefix", `{podMACPrefix: "0b:1b"}`, "'0b:1b' begins with an odd byte, which makes a multicast address; write an even first byte, as '0a:1b'"},
 		{"interface", `{podDefaultRouteNIC: "a b"}`, "'a b' is not the name of an interface of a pod; write one as 'eth0' or 'net1'"},
-		{"table of the kernel", `{hostRuleTable: 254}`, "is a table of the kernel's own (default, main, local); write another one, as 500"},
+		{"table of the kernel", `{hostRuleTable: 254}`, "spec.hostRuleTable: Invalid value: 254: 254 is a table of the kernel's own (default, main, local); write another one, as 500"},
+		{"table 0", `{hostRuleTable: 0}`, "spec.hostRuleTable: Invalid value: 0"},
+		{"podCIDRType", `{podCIDRType: flannel}`, `spec.podCIDRType: Unsupported value: "flannel"`},
+		{"transmit queue", `{txQueueLen: -1}`, "spec.txQueueLen: Invalid value: -1"},
+		{"destination", `{policyRoutes: [{dst: 10.0.0.0, gw: 10.0.0.1}]}`, "spec.policyRoutes[0].dst: Invalid value: '10.0.0.0' is not a network in CIDR notation"},
 		{"reverse path filter", `{podRPFilter: 3}`, "spec.podRPFilter: Invalid value: 3"},
 		{"address that is not link-local", `{vethLinkAddress: 10.0.0.1}`, "'10.0.0.1' is not a link-local address; write one of 169.254.0.0/16 or fe80::/10, or leave it out"},
 		{"MTU", `{vethMTU: 0}`, "spec.vethMTU: Invalid value: 0"},

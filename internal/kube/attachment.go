@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
-	"maps"
 	"regexp"
 	"slices"
 	"strings"
@@ -161,7 +160,8 @@ func compileMain(spec *field.Path, in *v2beta1.SpiderMultusConfigSpec) (plugins 
 		if in.IPoIB == nil {
 			return nil, "", missing("ipoib")
 		}
-		return []any{masterPlugin{Type: "ipoib", Master: in.IPoIB.Master, IPAM: ipamOf(disabled, in.IPoIB.IPPools)}}, "", nil
+		return []any{masterPlugin{Type: "ipoib", Master: in.IPoIB.Master, IPAM: ipamOf(disabled, in.IPoIB.IPPools)}}, "",
+			checkInterfaceName(spec.Child("ipoib", "master"), in.IPoIB.Master)
 	case v2beta1.CNIOvs:
 		if in.Ovs == nil {
 			return nil, "", missing("ovs")
@@ -185,9 +185,7 @@ func compileMaster(path *field.Path, in *v2beta1.MasterConfig, makeVLAN bool) (i
 		return nil, "", field.ErrorList{field.Required(path.Child("master"), "name an interface of the node")}
 	}
 	for i, name := range in.Master {
-		if fault := interfaceNameFault(name); fault != "" {
-			errs = append(errs, field.Invalid(path.Child("master").Index(i), name, fault))
-		}
+		errs = append(errs, checkInterfaceName(path.Child("master").Index(i), name)...)
 	}
 	master = in.Master[0]
 	plugin := ifacerPlugin{Type: "ifacer", Interfaces: in.Master}
@@ -195,8 +193,9 @@ func compileMaster(path *field.Path, in *v2beta1.MasterConfig, makeVLAN bool) (i
 		if in.Bond == nil {
 			return nil, "", append(errs, field.Required(path.Child("bond"), "master names several interfaces: name the bond to make of them, or name one master"))
 		}
-		if fault := interfaceNameFault(in.Bond.Name); fault != "" {
-			errs = append(errs, field.Invalid(path.Child("bond", "name"), in.Bond.Name, fault))
+		errs = append(errs, checkInterfaceName(path.Child("bond", "name"), in.Bond.Name)...)
+		if fault := bondOptionsFault(in.Bond.Options); fault != "" {
+			errs = append(errs, field.Invalid(path.Child("bond", "options"), *in.Bond.Options, fault))
 		}
 		master = in.Bond.Name
 		plugin.Bond = in.Bond
@@ -216,6 +215,13 @@ func compileMaster(path *field.Path, in *v2beta1.MasterConfig, makeVLAN bool) (i
 	return []any{plugin}, master, errs
 }
 
+func checkInterfaceName(path *field.Path, name string) field.ErrorList {
+	if fault := interfaceNameFault(name); fault != "" {
+		return field.ErrorList{field.Invalid(path, name, fault)}
+	}
+	return nil
+}
+
 func interfaceNameFault(name string) string {
 	switch {
 	case name == "":
@@ -228,14 +234,27 @@ func interfaceNameFault(name string) string {
 	return ""
 }
 
+// bondOptionsFault says which option has not the form that ifacer reads.
+func bondOptionsFault(options *string) string {
+	if options == nil {
+		return ""
+	}
+	for option := range strings.SplitSeq(*options, ";") {
+		option = strings.TrimSpace(option)
+		if option != "" && strings.Index(option, "=") < 1 {
+			return fmt.Sprintf("has %q, which is not key=value; write options as \"miimon=100;lacp_rate=1\"", option)
+		}
+	}
+	return ""
+}
+
 func compileVlan(path *field.Path, in *v2beta1.VlanConfig, disabled bool) (plugins []any, resource string, errs field.ErrorList) {
 	ifacer, master, errs := compileMaster(path, &in.MasterConfig, false)
-	if in.VlanMode != nil && *in.VlanMode == v2beta1.VlanAuto {
-		if in.VlanID != nil {
-			errs = append(errs, field.Invalid(path.Child("vlanID"), *in.VlanID, "vlanMode is auto, which finds it out; leave vlanID out, or write vlanMode: manual"))
-		}
-	} else if in.VlanMode != nil && in.VlanID == nil {
-		errs = append(errs, field.Required(path.Child("vlanID"), "vlanMode is manual: write the VLAN ID"))
+	switch auto := in.VlanMode != nil && *in.VlanMode == v2beta1.VlanAuto; {
+	case auto && in.VlanID != nil:
+		errs = append(errs, field.Invalid(path.Child("vlanID"), *in.VlanID, "vlanMode is auto, which finds it out; leave vlanID out, or write vlanMode: manual"))
+	case !auto && in.VlanID == nil:
+		errs = append(errs, field.Required(path.Child("vlanID"), "vlanMode is not auto: write the VLAN ID"))
 	}
 	return append(ifacer, vlanPlugin{Type: "vlan", Master: master, VlanID: value(in.VlanID), MTU: value(in.MTU), IPAM: ipamOf(disabled, in.IPPools)}), "", errs
 }
@@ -288,56 +307,6 @@ func compileChain(path *field.Path, entries []string) ([]any, field.ErrorList) {
 		plugins = append(plugins, json.RawMessage(entry))
 	}
 	return plugins, errs
-}
-
-// compileCustom returns the configuration as its author wrote it, completed by
-// version and name where they are missing, with the chain behind it.
-func compileCustom(path *field.Path, config *string, list confList, chain []any) (string, field.ErrorList) {
-	if config == nil || strings.TrimSpace(*config) == "" {
-		if len(chain) > 0 {
-			return "", field.ErrorList{field.Required(path, "chainCNIJsonData has plugins, but there is none to follow; write the main plugin")}
-		}
-		return "", nil
-	}
-	var written map[string]json.RawMessage
-	if err := json.Unmarshal([]byte(*config), &written); err != nil {
-		return "", field.ErrorList{field.Invalid(path, *config, fmt.Sprintf(`is not a JSON object (%v); write a CNI configuration, as {"type": "macvlan", "master": "eth0"}`, err))}
-	}
-	plugins, isList := written["plugins"]
-	if !isList && written["type"] == nil {
-		return "", field.ErrorList{field.Invalid(path, *config, `has neither "type" nor "plugins"; write a CNI configuration, as {"type": "macvlan", "master": "eth0"}`)}
-	}
-	_, hasVersion := written["cniVersion"]
-	_, hasName := written["name"]
-	if hasVersion && hasName && len(chain) == 0 {
-		return *config, nil
-	}
-	if !hasVersion {
-		written["cniVersion"] = mustMarshal(list.CNIVersion)
-	}
-	if !hasName {
-		written["name"] = mustMarshal(list.Name)
-	}
-	if len(chain) == 0 {
-		return string(mustMarshal(written)), nil
-	}
-	all := []json.RawMessage{}
-	if isList {
-		if err := json.Unmarshal(plugins, &all); err != nil {
-			return "", field.ErrorList{field.Invalid(path, *config, `"plugins" is not a list of plugins`)}
-		}
-	} else {
-		main := maps.Clone(written)
-		delete(main, "cniVersion")
-		delete(main, "name")
-		all = append(all, mustMarshal(main))
-		written = map[string]json.RawMessage{"cniVersion": written["cniVersion"], "name": written["name"]}
-	}
-	for _, plugin := range chain {
-		all = append(all, mustMarshal(plugin))
-	}
-	written["plugins"] = mustMarshal(all)
-	return string(mustMarshal(written)), nil
 }
 
 func value(p *int32) int32 {
