@@ -1,0 +1,78 @@
+//go:build apiserver
+
+package admission_test
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"spiderpool.dev/spiderpool/internal/kube"
+	"spiderpool.dev/spiderpool/internal/kube/allkinds"
+	"spiderpool.dev/spiderpool/internal/kube/kubetest"
+	"spiderpool.dev/spiderpool/internal/lease"
+)
+
+// Two pools that were there before admission was share addresses: they can be
+// changed, but they cannot come to share more.
+func TestConflictOfBeforeCanStayAndNotGrow(t *testing.T) {
+	c := kubetest.Client(t)
+	first := newPool("first", "10.10.0.0/24", "10.10.0.10-10.10.0.20")
+	second := newPool("second", "10.10.0.0/24", "10.10.0.15-10.10.0.30")
+	kubetest.Create(t, c, first, second)
+	_, cached := serve(t)
+	seen(t, cached, first)
+	seen(t, cached, second)
+	change := func(ips string) error {
+		changed := second.DeepCopy()
+		changed.Spec.IPs, changed.Spec.Disable = []string{ips}, new(true)
+		return c.Update(t.Context(), changed, client.DryRunAll)
+	}
+	for _, ips := range []string{"10.10.0.15-10.10.0.30", "10.10.0.16-10.10.0.30"} {
+		if err := change(ips); err != nil {
+			t.Errorf("%s: %v", ips, err)
+		}
+	}
+	refused(t, change("10.10.0.14-10.10.0.30"), `spec.ips: Invalid value: "10.10.0.14-10.10.0.30": shares 10.10.0.14-10.10.0.20 with SpiderIPPool first`)
+}
+
+// warnings collects what the API server warns of.
+type warnings struct {
+	mu   sync.Mutex
+	said []string
+}
+
+func (w *warnings) HandleWarningHeader(_ int, _ string, text string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.said = append(w.said, text)
+}
+
+func TestDeletionOfAPoolInUseWarnsOfWhatItWaitsFor(t *testing.T) {
+	c, cached := serve(t)
+	p := newPool("awaited", "10.11.0.0/24", "10.11.0.16-10.11.0.40")
+	block := kube.BlockObject(lease.Block{Base: netip.MustParseAddr("10.11.0.16"), Leases: []lease.Lease{{
+		Addr: netip.MustParseAddr("10.11.0.20"), State: lease.InUse, Pool: "awaited", Since: time.Unix(1700000000, 0).UTC(),
+		Holder: lease.Holder{Pod: "default/web", PodUID: "u", Node: "n1", Attachment: lease.Attachment{ContainerID: "c", Interface: "eth0"}},
+	}}})
+	kubetest.Create(t, c, p, block)
+	seen(t, cached, block)
+	config, heard := kubetest.Config(t), &warnings{}
+	config.WarningHandler = heard
+	warned, err := client.New(config, client.Options{Scheme: allkinds.NewScheme()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := warned.Delete(t.Context(), p, client.DryRunAll); err != nil {
+		t.Errorf("the deletion was refused: %v", err)
+	}
+	const want = "SpiderIPPool awaited waits to be deleted until its addresses are given back: 10.11.0.20 of default/web"
+	if !slices.ContainsFunc(heard.said, func(text string) bool { return strings.Contains(text, want) }) {
+		t.Errorf("warnings %q, want %q", heard.said, want)
+	}
+}
