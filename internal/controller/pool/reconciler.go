@@ -11,6 +11,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 
@@ -42,6 +43,7 @@ const workers = 8
 // Reconciler keeps labels, finalizer and status of pools.
 type Reconciler struct {
 	client   client.Client
+	live     client.Reader
 	index    *poolindex.Index
 	recorder events.EventRecorder
 	clock    clock.PassiveClock
@@ -53,7 +55,7 @@ type Reconciler struct {
 // index of cached.IndexBlocksByPool.
 func Setup(mgr ctrl.Manager, index *poolindex.Index, log *slog.Logger) error {
 	r := &Reconciler{
-		client: mgr.GetClient(), index: index, recorder: mgr.GetEventRecorder("spiderpool-controller"),
+		client: mgr.GetClient(), live: mgr.GetAPIReader(), index: index, recorder: mgr.GetEventRecorder("spiderpool-controller"),
 		clock: clock.RealClock{}, log: log,
 	}
 	// The index is told of pools by the same informers, but not before or after
@@ -159,8 +161,18 @@ func (r *Reconciler) leases(ctx context.Context, pool string) ([]lease.Lease, er
 	return held, nil
 }
 
-// release lets a pool that is being deleted go.
+// release lets a pool that is being deleted go, unless the API server knows of a
+// lease that the cache has not seen yet; the pool is queued again when it has.
 func (r *Reconciler) release(ctx context.Context, pool *v2beta1.SpiderIPPool) error {
+	var blocks v2beta1.SpiderIPBlockList
+	if err := r.live.List(ctx, &blocks); err != nil {
+		return fmt.Errorf("read the leases of SpiderIPPool %s: %w", pool.Name, err)
+	}
+	for i := range blocks.Items {
+		if slices.Contains(cached.PoolsOfBlock(&blocks.Items[i]), pool.Name) {
+			return nil
+		}
+	}
 	before := pool.DeepCopy()
 	if !controllerutil.RemoveFinalizer(pool, v2beta1.Finalizer) {
 		return nil
