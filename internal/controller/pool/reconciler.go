@@ -234,9 +234,15 @@ func (r *Reconciler) ready(pool *v2beta1.SpiderIPPool, leases []lease.Lease) kub
 			reasons = append(reasons, "spec."+conflict.Field+" "+conflict.Reason)
 		}
 	}
+	outside := slices.DeleteFunc(slices.Clone(leases), func(l lease.Lease) bool {
+		return compiled.IPs.Contains(l.Addr) && l.Addr != compiled.Gateway
+	})
 	switch {
 	case len(reasons) > 0:
 		return kube.Ready{Reason: "Conflict", Message: strings.Join(reasons, "; ")}
+	case len(outside) > 0:
+		return kube.Ready{Reason: "LeasesOutside", Message: fmt.Sprintf(
+			"addresses in use are not in spec.ips, or are spec.gateway: %s; put them back into spec.ips and list them in spec.excludeIPs until those pods are gone, or delete those pods", holders(outside))}
 	case compiled.Disabled:
 		return kube.Ready{OK: true, Reason: "Disabled", Message: "spec.disable is true: it hands out nothing"}
 	}

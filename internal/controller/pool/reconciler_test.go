@@ -215,6 +215,31 @@ func TestPoolThatAdmissionDidNotSeeIsReported(t *testing.T) {
 	})
 }
 
+// Admission refuses such a change; it can be away.
+func TestLeasesOutsideOfThePoolAreReported(t *testing.T) {
+	c := start(t)
+	p := newPool("shrunk", "10.8.0.0/24", "10.8.0.16-10.8.0.47")
+	kubetest.Create(t, c, p, block("10.8.0.16", "shrunk", lease.InUse, "default/a", "default/b"))
+	eventually(t, c, p, func() error { return condition(p, metav1.ConditionTrue, "InUse", "") })
+	change := func(ips, gateway string) {
+		patch := client.MergeFrom(p.DeepCopy())
+		p.Spec.IPs, p.Spec.Gateway = []string{ips}, &gateway
+		if err := c.Patch(t.Context(), p, patch); err != nil {
+			t.Fatal(err)
+		}
+	}
+	change("10.8.0.17-10.8.0.47", "10.8.0.1")
+	eventually(t, c, p, func() error {
+		return condition(p, metav1.ConditionFalse, "LeasesOutside", "addresses in use are not in spec.ips, or are spec.gateway: 1 lease: default/a (10.8.0.16); put them back into spec.ips")
+	})
+	change("10.8.0.16-10.8.0.47", "10.8.0.17")
+	eventually(t, c, p, func() error {
+		return condition(p, metav1.ConditionFalse, "LeasesOutside", "1 lease: default/b (10.8.0.17)")
+	})
+	change("10.8.0.16-10.8.0.47", "10.8.0.1")
+	eventually(t, c, p, func() error { return condition(p, metav1.ConditionTrue, "InUse", "") })
+}
+
 // Many changes of one pool's leases within a moment cost few writes.
 func TestStatusIsWrittenAtMostOnceASecond(t *testing.T) {
 	c := start(t)
