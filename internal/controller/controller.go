@@ -97,10 +97,11 @@ func Run(ctx context.Context, cfg config.Controller, o Options) error {
 		return fmt.Errorf("register the metrics: %w", err)
 	}
 	defer ctrlmetrics.Registry.Unregister(numbers)
-	if err := addReconcilers(ctx, mgr, cfg, numbers, log); err != nil {
+	index := poolindex.New()
+	if err := addReconcilers(ctx, mgr, cfg, index, numbers, log); err != nil {
 		return err
 	}
-	if err := addChecks(mgr); err != nil {
+	if err := addChecks(mgr, index); err != nil {
 		return err
 	}
 	log.InfoContext(ctx, "controller starts", "version", config.Version, "pod", cfg.PodName)
@@ -165,12 +166,11 @@ func certificateOptions(cfg config.Controller) certificate.Options {
 }
 
 // addReconcilers adds everything that works on custom resources.
-func addReconcilers(ctx context.Context, mgr ctrl.Manager, cfg config.Controller, numbers *metrics, log *slog.Logger) error {
+func addReconcilers(ctx context.Context, mgr ctrl.Manager, cfg config.Controller, index *poolindex.Index, numbers *metrics, log *slog.Logger) error {
 	indexes := errors.Join(cached.IndexBlocksByPool(ctx, mgr.GetFieldIndexer()), cached.IndexBlocksByHolder(ctx, mgr.GetFieldIndexer()))
 	if indexes != nil {
 		return indexes
 	}
-	index := poolindex.New()
 	for _, r := range []struct {
 		of    string
 		on    bool
@@ -231,11 +231,11 @@ func reclaimOptions(cfg config.Controller, observer reclaim.Observer) reclaim.Op
 
 // addChecks makes readiness mean that objects can be judged: the caches are
 // filled and the webhooks answer. A replica that does not lead is ready too.
-func addChecks(mgr ctrl.Manager) error {
+func addChecks(mgr ctrl.Manager, index *poolindex.Index) error {
 	synced := func(request *http.Request) error {
 		ctx, cancel := context.WithTimeout(request.Context(), time.Second)
 		defer cancel()
-		if !mgr.GetCache().WaitForCacheSync(ctx) {
+		if !mgr.GetCache().WaitForCacheSync(ctx) || !index.Synced() {
 			return errors.New("the caches are not filled yet")
 		}
 		return nil

@@ -45,6 +45,7 @@ type Index struct {
 	reserved map[string]ipset.Set                 // by SpiderReservedIP
 	all      ipset.Set                            // union of reserved
 	changed  []func(pools []string)
+	feeds    []toolscache.ResourceEventHandlerRegistration
 }
 
 // New returns an empty index.
@@ -62,23 +63,37 @@ func New() *Index {
 func (x *Index) Subscribe(f func(pools []string)) { x.changed = append(x.changed, f) }
 
 // Watch feeds the index from the informers of c. It returns when the handlers
-// are registered; the informers start with the cache.
+// are registered; the informers start with the cache. Call it before Synced.
 func (x *Index) Watch(ctx context.Context, c cache.Cache) error {
 	pools, err := c.GetInformer(ctx, &v2beta1.SpiderIPPool{})
 	if err != nil {
 		return fmt.Errorf("watch SpiderIPPools: %w", err)
 	}
-	if _, err := pools.AddEventHandler(handlers(x.SetPool, func(p *v2beta1.SpiderIPPool) { x.DeletePool(p.Name) })); err != nil {
+	poolFeed, err := pools.AddEventHandler(handlers(x.SetPool, func(p *v2beta1.SpiderIPPool) { x.DeletePool(p.Name) }))
+	if err != nil {
 		return fmt.Errorf("watch SpiderIPPools: %w", err)
 	}
 	reserved, err := c.GetInformer(ctx, &v2beta1.SpiderReservedIP{})
 	if err != nil {
 		return fmt.Errorf("watch SpiderReservedIPs: %w", err)
 	}
-	if _, err := reserved.AddEventHandler(handlers(x.SetReserved, func(r *v2beta1.SpiderReservedIP) { x.DeleteReserved(r.Name) })); err != nil {
+	reservedFeed, err := reserved.AddEventHandler(handlers(x.SetReserved, func(r *v2beta1.SpiderReservedIP) { x.DeleteReserved(r.Name) }))
+	if err != nil {
 		return fmt.Errorf("watch SpiderReservedIPs: %w", err)
 	}
+	x.feeds = append(x.feeds, poolFeed, reservedFeed)
 	return nil
+}
+
+// Synced reports whether the index has taken in what there was when it began to
+// watch. The cache can have that before.
+func (x *Index) Synced() bool {
+	for _, feed := range x.feeds {
+		if !feed.HasSynced() {
+			return false
+		}
+	}
+	return true
 }
 
 func handlers[T any](set, remove func(*T)) toolscache.ResourceEventHandlerFuncs {
