@@ -41,6 +41,7 @@ import (
 	"spiderpool.dev/spiderpool/internal/controller/reclaim"
 	"spiderpool.dev/spiderpool/internal/controller/reservedip"
 	"spiderpool.dev/spiderpool/internal/controller/subnet"
+	"spiderpool.dev/spiderpool/internal/controller/switchedoff"
 	"spiderpool.dev/spiderpool/internal/kube/allkinds"
 	"spiderpool.dev/spiderpool/internal/kube/cached"
 	"spiderpool.dev/spiderpool/internal/kube/poolindex"
@@ -175,19 +176,23 @@ func addReconcilers(ctx context.Context, mgr ctrl.Manager, cfg config.Controller
 		of    string
 		on    bool
 		setup func() error
+		off   func() error // instead, where the feature is switched off
 	}{
-		{"pools", true, func() error { return pool.Setup(mgr, index, log) }},
-		{"subnets", cfg.IPAM.SpiderSubnet.Enable, func() error { return subnet.Setup(mgr) }},
-		{"reserved addresses", true, func() error { return reservedip.Setup(mgr) }},
-		{"endpoints", true, func() error { return endpoint.Setup(mgr, log) }},
-		{"blocks", true, func() error { return reclaim.Setup(mgr, reclaimOptions(cfg, numbers), log) }},
-		{"attachments", cfg.Multus.EnableMultusConfig, func() error { return multusconfig.Setup(mgr, log) }},
-		{"the coordinator", cfg.CoordinatorName != "", func() error { return coordinator.Setup(mgr, coordinatorOptions(cfg)) }},
+		{"pools", true, func() error { return pool.Setup(mgr, index, log) }, nil},
+		{"subnets", cfg.IPAM.SpiderSubnet.Enable, func() error { return subnet.Setup(mgr) }, func() error { return switchedoff.Subnets(mgr) }},
+		{"reserved addresses", true, func() error { return reservedip.Setup(mgr) }, nil},
+		{"endpoints", true, func() error { return endpoint.Setup(mgr, log) }, nil},
+		{"blocks", true, func() error { return reclaim.Setup(mgr, reclaimOptions(cfg, numbers), log) }, nil},
+		{"attachments", cfg.Multus.EnableMultusConfig,
+			func() error { return multusconfig.Setup(mgr, log) }, func() error { return switchedoff.MultusConfigs(mgr) }},
+		{"the coordinator", cfg.CoordinatorName != "",
+			func() error { return coordinator.Setup(mgr, coordinatorOptions(cfg)) }, func() error { return switchedoff.Coordinators(mgr) }},
 	} {
+		setup := r.setup
 		if !r.on {
-			continue
+			setup = r.off
 		}
-		if err := r.setup(); err != nil {
+		if err := setup(); err != nil {
 			return fmt.Errorf("set up the reconciler of %s: %w", r.of, err)
 		}
 	}

@@ -6,7 +6,9 @@ import (
 	"context"
 	"fmt"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/client-go/tools/events"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -16,12 +18,14 @@ import (
 
 // Reconciler keeps the condition of SpiderReservedIPs.
 type Reconciler struct {
-	client client.Client
+	client   client.Client
+	recorder events.EventRecorder
 }
 
 // Setup adds the reconciler to the manager.
 func Setup(mgr ctrl.Manager) error {
-	return ctrl.NewControllerManagedBy(mgr).Named("reservedip").For(&v2beta1.SpiderReservedIP{}).Complete(&Reconciler{client: mgr.GetClient()})
+	r := &Reconciler{client: mgr.GetClient(), recorder: mgr.GetEventRecorder("spiderpool-controller")}
+	return ctrl.NewControllerManagedBy(mgr).Named("reservedip").For(&v2beta1.SpiderReservedIP{}).Complete(r)
 }
 
 // Reconcile writes the condition of one SpiderReservedIP.
@@ -35,9 +39,12 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 		ready = kube.Ready{Reason: "Invalid", Message: errs.ToAggregate().Error()}
 	}
 	before := reserved.DeepCopy()
-	ready.Set(&reserved.Status.Conditions, reserved.Generation)
+	becameUnready := ready.Set(&reserved.Status.Conditions, reserved.Generation) && !ready.OK
 	if equality.Semantic.DeepEqual(before.Status, reserved.Status) {
 		return ctrl.Result{}, nil
+	}
+	if becameUnready {
+		r.recorder.Eventf(reserved, nil, corev1.EventTypeWarning, ready.Reason, "Reconcile", "%s", kube.EventNote(ready.Message))
 	}
 	if err := client.IgnoreNotFound(r.client.Status().Patch(ctx, reserved, client.MergeFrom(before))); err != nil {
 		return ctrl.Result{}, fmt.Errorf("write the status of SpiderReservedIP %s: %w", reserved.Name, err)

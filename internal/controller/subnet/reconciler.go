@@ -6,7 +6,9 @@ import (
 	"context"
 	"fmt"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/client-go/tools/events"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
@@ -20,12 +22,13 @@ import (
 
 // Reconciler keeps the status of SpiderSubnets.
 type Reconciler struct {
-	client client.Client
+	client   client.Client
+	recorder events.EventRecorder
 }
 
 // Setup adds the reconciler to the manager.
 func Setup(mgr ctrl.Manager) error {
-	r := &Reconciler{client: mgr.GetClient()}
+	r := &Reconciler{client: mgr.GetClient(), recorder: mgr.GetEventRecorder("spiderpool-controller")}
 	// A subnet that goes, or changes, can end another one's conflict. There are few.
 	all := handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, _ client.Object) []reconcile.Request {
 		var list v2beta1.SpiderSubnetList
@@ -63,9 +66,12 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 			ready = kube.Ready{Reason: "Conflict", Message: conflicts.ToAggregate().Error()}
 		}
 	}
-	ready.Set(&subnet.Status.Conditions, subnet.Generation)
+	becameUnready := ready.Set(&subnet.Status.Conditions, subnet.Generation) && !ready.OK
 	if equality.Semantic.DeepEqual(before.Status, subnet.Status) {
 		return ctrl.Result{}, nil
+	}
+	if becameUnready {
+		r.recorder.Eventf(subnet, nil, corev1.EventTypeWarning, ready.Reason, "Reconcile", "%s", kube.EventNote(ready.Message))
 	}
 	if err := client.IgnoreNotFound(r.client.Status().Patch(ctx, subnet, client.MergeFrom(before))); err != nil {
 		return ctrl.Result{}, fmt.Errorf("write the status of SpiderSubnet %s: %w", subnet.Name, err)

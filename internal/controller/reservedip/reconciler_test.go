@@ -1,0 +1,63 @@
+//go:build apiserver
+
+package reservedip_test
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+
+	eventsv1 "k8s.io/api/events/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"spiderpool.dev/spiderpool/api/v2beta1"
+	"spiderpool.dev/spiderpool/internal/controller/reservedip"
+	"spiderpool.dev/spiderpool/internal/kube"
+	"spiderpool.dev/spiderpool/internal/kube/kubetest"
+)
+
+func TestMain(m *testing.M) { kubetest.Main(m) }
+
+func TestConditionAndEventFollowTheAddresses(t *testing.T) {
+	kubetest.Manager(t, reservedip.Setup)
+	c := kubetest.Client(t)
+	reserved := &v2beta1.SpiderReservedIP{
+		ObjectMeta: metav1.ObjectMeta{Name: "reserved"}, Spec: v2beta1.SpiderReservedIPSpec{IPs: []string{"10.0.0.9-10.0.0.1"}},
+	}
+	kubetest.Create(t, c, reserved)
+	ready := func(status metav1.ConditionStatus, reason, message string) {
+		t.Helper()
+		kubetest.Eventually(t, func(ctx context.Context) error {
+			if err := c.Get(ctx, client.ObjectKeyFromObject(reserved), reserved); err != nil {
+				return err
+			}
+			got := meta.FindStatusCondition(reserved.Status.Conditions, kube.ConditionReady)
+			if got == nil || got.Status != status || got.Reason != reason || got.ObservedGeneration != reserved.Generation || !strings.Contains(got.Message, message) {
+				return fmt.Errorf("condition is %+v, want %s %s %q", got, status, reason, message)
+			}
+			return nil
+		})
+	}
+	const fault = `spec.ips[0]: Invalid value: "10.0.0.9-10.0.0.1": is inverted`
+	ready(metav1.ConditionFalse, "Invalid", fault)
+	kubetest.Eventually(t, func(ctx context.Context) error {
+		var list eventsv1.EventList
+		if err := c.List(ctx, &list); err != nil {
+			return err
+		}
+		for _, e := range list.Items {
+			if e.Regarding.Kind == "SpiderReservedIP" && e.Regarding.Name == "reserved" && strings.Contains(e.Note, fault) {
+				return nil
+			}
+		}
+		return fmt.Errorf("no event tells of the fault")
+	})
+	reserved.Spec.IPs = []string{"10.0.0.1-10.0.0.9"}
+	if err := c.Update(t.Context(), reserved); err != nil {
+		t.Fatal(err)
+	}
+	ready(metav1.ConditionTrue, "Reserved", "")
+}

@@ -1,0 +1,80 @@
+//go:build apiserver
+
+package subnet_test
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+
+	eventsv1 "k8s.io/api/events/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"spiderpool.dev/spiderpool/api/v2beta1"
+	"spiderpool.dev/spiderpool/internal/controller/subnet"
+	"spiderpool.dev/spiderpool/internal/kube"
+	"spiderpool.dev/spiderpool/internal/kube/kubetest"
+)
+
+func TestMain(m *testing.M) { kubetest.Main(m) }
+
+func newSubnet(name, network string, ips ...string) *v2beta1.SpiderSubnet {
+	return &v2beta1.SpiderSubnet{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: v2beta1.SpiderSubnetSpec{Subnet: network, IPs: ips}}
+}
+
+// ready waits for the condition; message is a part of it.
+func ready(t *testing.T, c client.Client, s *v2beta1.SpiderSubnet, status metav1.ConditionStatus, reason, message string) {
+	t.Helper()
+	kubetest.Eventually(t, func(ctx context.Context) error {
+		if err := c.Get(ctx, client.ObjectKeyFromObject(s), s); err != nil {
+			return err
+		}
+		got := meta.FindStatusCondition(s.Status.Conditions, kube.ConditionReady)
+		if got == nil || got.Status != status || got.Reason != reason || got.ObservedGeneration != s.Generation || !strings.Contains(got.Message, message) {
+			return fmt.Errorf("condition is %+v, want %s %s %q", got, status, reason, message)
+		}
+		return nil
+	})
+}
+
+func TestSubnetCountsItsAddressesAndFollowsTheOthers(t *testing.T) {
+	kubetest.Manager(t, subnet.Setup)
+	c := kubetest.Client(t)
+	first := newSubnet("first", "10.1.0.0/24", "10.1.0.1-10.1.0.20")
+	first.Spec.Gateway, first.Spec.ExcludeIPs = new("10.1.0.1"), []string{"10.1.0.20"}
+	kubetest.Create(t, c, first)
+	ready(t, c, first, metav1.ConditionTrue, "Usable", "")
+	if n := first.Status.TotalIPCount; n == nil || *n != 18 {
+		t.Errorf("totalIPCount = %v, want 18", n)
+	}
+	second := newSubnet("second", "10.1.0.0/16", "10.1.0.5")
+	kubetest.Create(t, c, second)
+	ready(t, c, second, metav1.ConditionFalse, "Conflict", "overlaps subnet 10.1.0.0/24 of SpiderSubnet first")
+	kubetest.Eventually(t, func(ctx context.Context) error {
+		var list eventsv1.EventList
+		if err := c.List(ctx, &list); err != nil {
+			return err
+		}
+		for _, e := range list.Items {
+			if e.Regarding.Kind == "SpiderSubnet" && e.Regarding.Name == "second" && e.Reason == "Conflict" && strings.Contains(e.Note, "of SpiderSubnet first") {
+				return nil
+			}
+		}
+		return fmt.Errorf("no event tells of the conflict")
+	})
+	if err := c.Delete(t.Context(), first); err != nil {
+		t.Fatal(err)
+	}
+	ready(t, c, second, metav1.ConditionTrue, "Usable", "")
+}
+
+func TestSubnetThatAdmissionDidNotSeeIsReported(t *testing.T) {
+	kubetest.Manager(t, subnet.Setup)
+	c := kubetest.Client(t)
+	inverted := newSubnet("inverted", "10.2.0.0/24", "10.2.0.9-10.2.0.1")
+	kubetest.Create(t, c, inverted)
+	ready(t, c, inverted, metav1.ConditionFalse, "Invalid", `spec.ips[0]: Invalid value: "10.2.0.9-10.2.0.1": is inverted`)
+}
