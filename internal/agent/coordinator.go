@@ -46,14 +46,21 @@ func (c *coordinator) plan(ctx context.Context, req wire.CoordinatorRequest) (wi
 	for _, i := range interfaces {
 		reply.PodInterfaces = append(reply.PodInterfaces, i.Name)
 	}
-	object := &v2beta1.SpiderCoordinator{}
-	if c.cfg.CoordinatorName != "" {
-		if object, err = c.current(ctx); err != nil {
-			return wire.CoordinatorReply{}, err
-		}
+	object, err := c.object(ctx)
+	if err != nil {
+		return wire.CoordinatorReply{}, err
 	}
 	reply.Config, err = coordinatorConfig(object)
 	return reply, err
+}
+
+// object returns the SpiderCoordinator or, where the coordinator is switched off,
+// one that says so.
+func (c *coordinator) object(ctx context.Context) (*v2beta1.SpiderCoordinator, error) {
+	if c.cfg.CoordinatorName == "" {
+		return &v2beta1.SpiderCoordinator{Spec: v2beta1.CoordinatorSpec{Mode: new(v2beta1.ModeDisabled)}}, nil
+	}
+	return c.current(ctx)
 }
 
 func podFailure(at wire.Attachment, err error) *wire.Error {
@@ -107,10 +114,7 @@ const (
 // hostRuleTable returns the table with the routes to the node's pods; ok is false
 // where the coordinator is switched off or its configuration is not known.
 func (c *coordinator) hostRuleTable(ctx context.Context) (table int, ok bool) {
-	if c.cfg.CoordinatorName == "" {
-		return 0, false
-	}
-	object, err := c.current(ctx)
+	object, err := c.object(ctx)
 	if err != nil || isMode(object, v2beta1.ModeDisabled) {
 		return 0, false
 	}
