@@ -237,8 +237,15 @@ func quietIPv6(dev string) State {
 }
 
 // nicLink plans the attributes of the attached interface. Its addresses and
-// gateways are ours to give, so it believes no router advertisement.
+// gateways are ours to give, so it believes no router advertisement. Where there
+// are several interfaces, each answers ARP for its own addresses only: two may be
+// on one network.
 func (b *builder) nicLink() {
+	for _, nic := range b.underlay {
+		if len(b.pod.NICs) > 1 {
+			b.plan.Pod = append(b.plan.Pod, Sysctl{Path: "net/ipv4/conf/" + nic.Name + "/arp_ignore", Value: "1"})
+		}
+	}
 	nic, ok := b.onUnderlay()
 	if !ok {
 		return

@@ -76,10 +76,10 @@ func (b *builder) podRoutes() {
 // defaultRoute is the one default route of a family in the main table of a pod
 // with several interfaces: the plugin of each made one, and the kernel would take
 // the last of them for IPv4 and share the load out for IPv6. ok is false where no
-// interface has a gateway, and where the plugins' routes are to stay as they are.
+// interface has a gateway, and where no attachment asked for routes to be tuned.
 func (b *builder) defaultRoute(f Family) (r Route, ok bool) {
 	nic, ok := b.defaultNIC(f)
-	if !ok || !b.settings.TunePodRoutes || len(b.pod.NICs) < 2 {
+	if !ok || len(b.tables) == 0 {
 		return Route{}, false
 	}
 	gw := nic.gateway(f)
@@ -130,11 +130,9 @@ func DefaultsWithout(p Pod, gone string) State {
 	return st
 }
 
-// mainSource is the pod's address in what it sends by the main table.
+// mainSource is the pod's address in what it sends to the node by the main table:
+// that by which Kubernetes knows the pod, and which stays when others are detached.
 func (b *builder) mainSource(f Family) netip.Addr {
-	if nic, ok := b.defaultNIC(f); ok && hasFamily(nic, f) {
-		return nic.addr(f)
-	}
 	return b.pod.NICs[slices.IndexFunc(b.pod.NICs, func(n NIC) bool { return hasFamily(n, f) })].addr(f)
 }
 

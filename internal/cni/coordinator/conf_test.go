@@ -49,8 +49,8 @@ func TestWhatIsSetWinsOverTheAgent(t *testing.T) {
 		"hostRuleTable":7,"podRPFilter":0,"txQueueLen":0,"vethLinkAddress":"fe80::9","vethMTU":9000}`, reply())
 	want := netplan.Settings{
 		HijackCIDR: []netip.Prefix{}, ServiceCIDR: []netip.Prefix{netip.MustParsePrefix("fd00::/112")},
-		OverlayPodCIDR: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")},
-		PolicyRoutes:   []netplan.Hop{{Dst: netip.MustParsePrefix("2001:db8::/32"), Via: netip.MustParseAddr("fe80::2")}},
+		OverlayPodCIDR:  []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")},
+		PolicyRoutes:    []netplan.Hop{{Dst: netip.MustParsePrefix("2001:db8::/32"), Via: netip.MustParseAddr("fe80::2")}},
 		OwnPolicyRoutes: true, DefaultNIC: "eth0", HostRuleTable: 7, VethLinkAddr: netip.MustParseAddr("fe80::9"), VethMTU: 9000,
 	}
 	if err != nil || mode != "overlay" || mac != "" || !reflect.DeepEqual(s, want) {

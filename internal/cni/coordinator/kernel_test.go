@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -26,14 +27,25 @@ func TestMain(m *testing.M) {
 		Main("coordinator under test")
 		return
 	}
-	os.Exit(m.Run())
+	code := m.Run()
+	_ = os.RemoveAll(pluginsBuilt)
+	os.Exit(code)
 }
 
-// fakeAgent answers every plugin with one reply.
-func fakeAgent(t testing.TB, reply *wire.CoordinatorReply) string {
+// agent is a fake one: it answers every plugin with one reply, notes conflicts,
+// and confirms what containers hold.
+type agent struct {
+	socket string
+	mu     sync.Mutex
+	// conflicts are the addresses that were reported; holders are container IDs.
+	conflicts []wire.ConflictRequest
+	holders   map[string]string
+}
+
+func newAgent(t testing.TB, reply *wire.CoordinatorReply) *agent {
 	t.Helper()
-	socket := filepath.Join(t.TempDir(), "s")
-	l, err := net.Listen("unix", socket)
+	a := &agent{socket: filepath.Join(t.TempDir(), "s"), holders: map[string]string{}}
+	l, err := net.Listen("unix", a.socket)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -41,11 +53,36 @@ func fakeAgent(t testing.TB, reply *wire.CoordinatorReply) string {
 	mux.HandleFunc("POST "+wire.PathCoordinator, func(w http.ResponseWriter, _ *http.Request) {
 		_ = json.NewEncoder(w).Encode(reply)
 	})
+	mux.HandleFunc("POST "+wire.PathConflict, func(w http.ResponseWriter, r *http.Request) {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		var c wire.ConflictRequest
+		_ = json.NewDecoder(r.Body).Decode(&c)
+		a.conflicts = append(a.conflicts, c)
+		_, _ = w.Write([]byte("{}"))
+	})
+	mux.HandleFunc("POST "+wire.PathCheck, func(w http.ResponseWriter, r *http.Request) {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		var c wire.CheckRequest
+		_ = json.NewDecoder(r.Body).Decode(&c)
+		for _, addr := range c.Addresses {
+			if a.holders[addr.String()] != c.ContainerID {
+				w.WriteHeader(http.StatusConflict)
+				_ = json.NewEncoder(w).Encode(wire.Error{Code: wire.CodeConflict})
+				return
+			}
+		}
+		_, _ = w.Write([]byte("{}"))
+	})
 	srv := &http.Server{Handler: mux}
 	go func() { _ = srv.Serve(l) }()
 	t.Cleanup(func() { _ = srv.Close() })
-	return socket
+	return a
 }
+
+// fakeAgent is the socket of an agent that answers every plugin with one reply.
+func fakeAgent(t testing.TB, reply *wire.CoordinatorReply) string { return newAgent(t, reply).socket }
 
 // guideReply is what the agent says on the cluster of the AWS guide.
 func guideReply() *wire.CoordinatorReply {

@@ -163,7 +163,7 @@ func severalInterfaces(t *testing.T, kind string) {
 					{"pod to client by the default route", p.pod.Machine, clients[i], 8080, "client " + src, clients[i], out, []string{other, "veth0"}},
 					{"node to eth0", p.node, a0, 8080, "pod " + nodes[i], nodes[i], "veth0", []string{"eth0", "net1"}},
 					{"node to net1", p.node, a1, 8080, "pod " + nodes[i], nodes[i], "veth0", []string{"eth0", "net1"}},
-					{"pod to node", p.pod.Machine, nodes[i], 8080, "node " + src, nodes[i], "veth0", []string{"eth0", "net1"}},
+					{"pod to node", p.pod.Machine, nodes[i], 8080, "node " + a0, nodes[i], "veth0", []string{"eth0", "net1"}},
 					{"pod to ClusterIP", p.pod.Machine, vip, 80, "peer0 " + nodes[i], vip, "veth0", []string{"eth0", "net1"}},
 				})
 			}
