@@ -58,5 +58,12 @@ const LabelOwnerSubnet = "ipam.spidernet.io/owner-spider-subnet"
 // namespace of their application.
 const LabelAppNamespace = "ipam.spidernet.io/app-namespace"
 
+// LabelManagedBy has the value ManagedByInit on objects that the installation
+// created, so that they can be told from the administrator's.
+const (
+	LabelManagedBy = "app.kubernetes.io/managed-by"
+	ManagedByInit  = "spiderpool-init"
+)
+
 // CoordinatorName is the name of the one SpiderCoordinator of a cluster.
 const CoordinatorName = "default"

@@ -128,7 +128,7 @@ func (l Leftovers) objects() []client.Object {
 
 // installedObjects are what Install created, as long as it is as it was.
 func installedObjects(ctx context.Context, c client.Client) ([]client.Object, error) {
-	ours := client.MatchingLabels{managedByLabel: managedBy}
+	ours := client.MatchingLabels{v2beta1.LabelManagedBy: v2beta1.ManagedByInit}
 	var list []client.Object
 
 	attachments := &nadv1.NetworkAttachmentDefinitionList{}

@@ -32,13 +32,6 @@ import (
 // retryInterval is the time between two attempts at a step that waits.
 const retryInterval = time.Second
 
-// managedBy marks the objects that Install creates, so that Cleanup tells them
-// from the administrator's.
-const (
-	managedByLabel = "app.kubernetes.io/managed-by"
-	managedBy      = "spiderpool-init"
-)
-
 // Install creates the default objects of cfg with c. It returns when all exist,
 // when one is refused, or, with what it waited for, when ctx or cfg.Timeout ends.
 func Install(ctx context.Context, log *slog.Logger, c client.Client, cfg config.Install) error {
@@ -100,7 +93,7 @@ func objects(cfg config.Install) ([]client.Object, error) {
 }
 
 func objectMeta(namespace, name string) metav1.ObjectMeta {
-	return metav1.ObjectMeta{Namespace: namespace, Name: name, Labels: map[string]string{managedByLabel: managedBy}}
+	return metav1.ObjectMeta{Namespace: namespace, Name: name, Labels: map[string]string{v2beta1.LabelManagedBy: v2beta1.ManagedByInit}}
 }
 
 // defaultPool is a SpiderIPPool and, before it, the SpiderSubnet that it belongs to.
@@ -154,11 +147,16 @@ func attachmentName(cfg config.Install) (string, error) {
 func create(ctx context.Context, log *slog.Logger, c client.Client, object client.Object) error {
 	name := describe(object)
 	return retry(ctx, log, name, func() error {
-		err := c.Create(ctx, object.DeepCopyObject().(client.Object))
-		switch {
-		case err == nil:
-			log.Info("created", "object", name)
-		case apierrors.IsAlreadyExists(err):
+		// A creation would be judged before it is found to exist, and the values of
+		// a later installation need not suit the cluster any more.
+		err := c.Get(ctx, client.ObjectKeyFromObject(object), object.DeepCopyObject().(client.Object))
+		if apierrors.IsNotFound(err) {
+			if err = c.Create(ctx, object.DeepCopyObject().(client.Object)); err == nil {
+				log.Info("created", "object", name)
+				return nil
+			}
+		}
+		if err == nil || apierrors.IsAlreadyExists(err) {
 			log.Info("exists and is left as it is", "object", name)
 			return nil
 		}

@@ -229,6 +229,20 @@ func TestRefusedPoolFailsAtOnceWithTheReason(t *testing.T) {
 	}
 }
 
+func TestPoolThatExistsIsLeftAsItIsWhateverTheValuesSay(t *testing.T) {
+	c := kubetest.Client(t)
+	cfg := configuration(t, c)
+	kubetest.Create(t, c, &v2beta1.SpiderIPPool{
+		ObjectMeta: metav1.ObjectMeta{Name: "there"}, Spec: v2beta1.SpiderIPPoolSpec{Subnet: "10.7.0.0/16", IPs: []string{"10.7.0.1"}},
+	})
+	cfg.DefaultPools = []config.DefaultPool{{Name: "there", IPVersion: 4, Subnet: "10.8.0.0/16", IPRanges: []string{"10.7.0.1"}}}
+	install(t, c, cfg)
+	pool := &v2beta1.SpiderIPPool{}
+	if get(t, c, "", "there", pool); pool.Spec.Subnet != "10.7.0.0/16" {
+		t.Errorf("the pool became %+v", pool.Spec)
+	}
+}
+
 func TestInstallWaitsForTheWebhooks(t *testing.T) {
 	c := kubetest.Client(t)
 	cfg := configuration(t, c)
