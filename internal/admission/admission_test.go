@@ -36,6 +36,12 @@ import (
 // returns a client for the API server and one for the webhooks' cache.
 func serve(t *testing.T) (client.Client, client.Reader) {
 	t.Helper()
+	return serveIn(t, pool.ClusterNetwork{Default: pool.NetworkAttachment{Namespace: "kube-system", Name: "cluster-net"}})
+}
+
+// serveIn does so where pods that name no network get the cluster's.
+func serveIn(t *testing.T, cluster pool.ClusterNetwork) (client.Client, client.Reader) {
+	t.Helper()
 	c := kubetest.Client(t)
 	namespace := kubetest.Namespace(t, c)
 	port := kubetest.FreePort(t)
@@ -53,8 +59,7 @@ func serve(t *testing.T) (client.Client, client.Reader) {
 			kubecached.IndexBlocksByPool(t.Context(), mgr.GetFieldIndexer()),
 			index.Watch(t.Context(), mgr.GetCache()),
 			admission.Setup(mgr, admission.Options{
-				Pools: index, CoordinatorName: "default",
-				Cluster: pool.ClusterNetwork{Default: pool.NetworkAttachment{Namespace: "kube-system", Name: "cluster-net"}},
+				Pools: index, CoordinatorName: "default", Cluster: cluster,
 			}),
 		)
 	}, func(o *ctrl.Options) {
@@ -233,9 +238,18 @@ func TestMultusConfigsThatCannotWorkAreRefused(t *testing.T) {
 		{"JSON", `{customCNI: "{"}`, `spec.customCNI: Invalid value: "{": is not a JSON object`},
 		{"chained JSON", `{cniType: ipvlan, ipvlan: {master: [eth0]}, chainCNIJsonData: ["[]"]}`, `spec.chainCNIJsonData[0]: Invalid value: "[]": is not a JSON object`},
 		{"right", `{cniType: ipvlan, ipvlan: {master: [eth0]}, chainCNIJsonData: ['{"type":"tuning"}']}`, ""},
+		{"custom", `{customCNI: '{"cniVersion":"1.0.0","plugins":[{"type":"bridge"}]}'}`, ""},
+		{"custom without a plugin", `{customCNI: '{"plugins":[]}'}`, `has no plugin in "plugins"; write at least one`},
+		{"custom with plugins of another shape", `{customCNI: '{"plugins":{"type":"bridge"}}'}`, `has a JSON object in plugins; write a list of plugins`},
+		{"custom with a plugin that is none", `{customCNI: '{"plugins":[{"mtu":1}]}'}`, `names no plugin in plugins[0]; write its program as "type"`},
+		{"custom with a type that is no name", `{customCNI: '{"type":7}'}`, `has a JSON number in type; write a string`},
+		{"custom of another version", `{customCNI: '{"cniVersion":"0.2.0","type":"bridge"}'}`, `has cniVersion "0.2.0"; write one of 0.3.1, 0.3.0, 0.4.0, 1.0.0, 1.1.0, or leave it out`},
 	})
 	for _, example := range []struct{ name, annotation, value, want string }{
 		{"version", v2beta1.AnnotationMultusConfigCNIVersion, "0.2.0", `metadata.annotations[multus.spidernet.io/cni-version]: Unsupported value: "0.2.0": supported values: "0.3.1", "0.3.0", "0.4.0", "1.0.0", "1.1.0"`},
+		{"a version that is spoken", v2beta1.AnnotationMultusConfigCNIVersion, "1.1.0", ""},
+		{"name of the network", v2beta1.AnnotationCNIConfigName, "k8s_pod_network", ""},
+		{"name that no network can have", v2beta1.AnnotationCNIConfigName, "-x", `metadata.annotations[cni.spidernet.io/cniconfig-name]: Invalid value: "-x": is not the name of a CNI network; begin with a letter or digit`},
 		{"of somebody else", v2beta1.AnnotationMultusConfigCRName, "taken", `metadata.annotations[multus.spidernet.io/cr-name]: Invalid value: "taken": is a NetworkAttachmentDefinition that belongs to ConfigMap somebody; write another name`},
 		{"of another config", v2beta1.AnnotationMultusConfigCRName, "first", `is the NetworkAttachmentDefinition of SpiderMultusConfig first; write another name`},
 		{"of nobody", v2beta1.AnnotationMultusConfigCRName, "free", ""},
@@ -323,6 +337,29 @@ func TestAttachmentsInUseStay(t *testing.T) {
 	if err := renamed(); err != nil {
 		t.Errorf("an attachment that nobody uses keeps its name: %v", err)
 	}
+}
+
+// The configuration names no default network: the installation made it after
+// what it found on a node.
+func TestAttachmentThatTheInstallationMadeIsUsedByPodsThatNameNone(t *testing.T) {
+	c, cached := serveIn(t, pool.ClusterNetwork{Namespace: "kube-system"})
+	config := &v2beta1.SpiderMultusConfig{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "kube-system", Name: "made"},
+		Spec:       v2beta1.SpiderMultusConfigSpec{CNIType: new(v2beta1.CNIIPvlan), IPvlan: &v2beta1.MasterConfig{Master: []string{"eth0"}}},
+	}
+	kubetest.Create(t, c, config)
+	attachment := &nadv1.NetworkAttachmentDefinition{ObjectMeta: metav1.ObjectMeta{
+		Namespace: "kube-system", Name: "made", Labels: map[string]string{v2beta1.LabelManagedBy: v2beta1.ManagedByInit},
+		OwnerReferences: []metav1.OwnerReference{*metav1.NewControllerRef(config, v2beta1.GroupVersion.WithKind("SpiderMultusConfig"))},
+	}}
+	user := &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "plain"},
+		Spec:       corev1.PodSpec{Containers: []corev1.Container{{Name: "c", Image: "i"}}},
+	}
+	kubetest.Create(t, c, attachment, user)
+	seen(t, cached, attachment)
+	seen(t, cached, user)
+	refused(t, c.Delete(t.Context(), config, client.DryRunAll), "pod default/plain has an interface of NetworkAttachmentDefinition kube-system/made")
 }
 
 func TestDefaultCoordinatorStays(t *testing.T) {

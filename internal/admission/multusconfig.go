@@ -130,7 +130,13 @@ func (w *multusConfigs) needed(ctx context.Context, in *v2beta1.SpiderMultusConf
 			}
 		}
 	}
-	user, err := w.user(ctx, attachment)
+	cluster := w.cluster
+	if cluster.Default == (pool.NetworkAttachment{}) && existing.Labels[v2beta1.LabelManagedBy] == v2beta1.ManagedByInit {
+		// The configuration names no default network, so the installation made
+		// this one after the network that it found on a node.
+		cluster.Default = attachment
+	}
+	user, err := w.user(ctx, attachment, cluster)
 	if err != nil || user == "" {
 		return "", err
 	}
@@ -138,7 +144,7 @@ func (w *multusConfigs) needed(ctx context.Context, in *v2beta1.SpiderMultusConf
 }
 
 // user returns a pod with an interface of the attachment, and "" when there is none.
-func (w *multusConfigs) user(ctx context.Context, attachment pool.NetworkAttachment) (string, error) {
+func (w *multusConfigs) user(ctx context.Context, attachment pool.NetworkAttachment, cluster pool.ClusterNetwork) (string, error) {
 	var pods corev1.PodList
 	if err := w.reader.List(ctx, &pods, client.UnsafeDisableDeepCopy); err != nil {
 		return "", fmt.Errorf("list pods: %w", err)
@@ -148,7 +154,7 @@ func (w *multusConfigs) user(ctx context.Context, attachment pool.NetworkAttachm
 		if pod.Spec.HostNetwork || pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed {
 			continue
 		}
-		interfaces, err := pool.Interfaces(pod.Namespace, pod.Annotations, w.cluster)
+		interfaces, err := pool.Interfaces(pod.Namespace, pod.Annotations, cluster)
 		if err != nil {
 			// A pod with such annotations got no interface.
 			continue

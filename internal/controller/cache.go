@@ -112,11 +112,12 @@ func readyCondition(all []corev1.NodeCondition) []corev1.NodeCondition {
 	return nil
 }
 
-// clusterNetwork is the network that Multus gives to pods that name none.
+// clusterNetwork is what Multus gives to pods that do not say otherwise; it
+// looks names without a namespace up in the one that it is installed in.
 func clusterNetwork(cfg config.Controller) domain.ClusterNetwork {
-	namespace, name, found := strings.Cut(cfg.Multus.DefaultNetwork, "/")
-	if !found {
-		return domain.ClusterNetwork{}
+	network := domain.ClusterNetwork{Namespace: cfg.PodNamespace}
+	if namespace, name, found := strings.Cut(cfg.Multus.DefaultNetwork, "/"); found {
+		network.Default = domain.NetworkAttachment{Namespace: namespace, Name: name}
 	}
-	return domain.ClusterNetwork{Default: domain.NetworkAttachment{Namespace: namespace, Name: name}}
+	return network
 }
