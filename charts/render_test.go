@@ -12,6 +12,7 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 	"sigs.k8s.io/yaml"
@@ -284,6 +285,25 @@ func TestAPIServerTakesEveryObject(t *testing.T) {
 				t.Error(failure)
 			}
 		})
+	}
+}
+
+// The Secret that the controller made is not Helm's to take over.
+func TestUpgradeFromTheControllersCertificateToAProvidedOne(t *testing.T) {
+	base := []string{"spiderpool", "--namespace", "kube-system", "--kubeconfig", kubeconfig(t), "--no-hooks"}
+	if _, failure := helm(t, append([]string{"install", "spiderpool"}, base...)...); failure != "" {
+		t.Fatal(failure)
+	}
+	kubetest.Create(t, kubetest.Client(t), &corev1.Secret{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "kube-system", Name: "spiderpool-controller-server-certs"},
+		Type:       corev1.SecretTypeTLS, Data: map[string][]byte{corev1.TLSCertKey: {}, corev1.TLSPrivateKeyKey: {}},
+	})
+	provided := []string{"-f", "testdata/provided.values.yaml", "--set", "spiderpoolController.tls.secretName="}
+	if _, failure := helm(t, append(append([]string{"upgrade", "spiderpool"}, base...), provided...)...); failure != "" {
+		t.Error(failure)
+	}
+	if _, failure := helm(t, append([]string{"uninstall"}, base...)...); failure != "" {
+		t.Error(failure)
 	}
 }
 

@@ -67,8 +67,8 @@ type IPAM struct {
 	EnableIPConflictDetection bool `json:"enableIPConflictDetection"`
 	// EnableGatewayDetection probes the gateway before a pod starts.
 	EnableGatewayDetection bool `json:"enableGatewayDetection"`
-	// EnableCleanOutdatedEndpoint removes a SpiderEndpoint that still names a
-	// replaced pod before the new pod gets its addresses.
+	// EnableCleanOutdatedEndpoint is accepted and has no effect: the SpiderEndpoint
+	// of a pod that no longer exists is always removed.
 	EnableCleanOutdatedEndpoint bool         `json:"enableCleanOutdatedEndpoint"`
 	SpiderSubnet                SpiderSubnet `json:"spiderSubnet"`
 	GC                          GC           `json:"gc"`

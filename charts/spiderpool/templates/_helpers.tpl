@@ -133,9 +133,10 @@ readinessProbe:
 {{- if has . (list "fatal" "panic") }}error{{ else }}{{ . }}{{ end -}}
 {{- end -}}
 
-{{/* Secret with the certificate of the webhooks. */}}
+{{/* Secret with the certificate of the webhooks. One that is provided is another object than the one that the controller makes, which Helm cannot take over. */}}
 {{- define "spiderpool.tlsSecretName" -}}
-{{- default (printf "%s-server-certs" .Values.spiderpoolController.name) .Values.spiderpoolController.tls.secretName -}}
+{{- $c := .Values.spiderpoolController -}}
+{{- default (printf "%s-server-certs%s" $c.name (ternary "-provided" "" (eq $c.tls.method "provided"))) $c.tls.secretName -}}
 {{- end -}}
 
 {{/* Name of the webhook configurations. A CA bundle belongs to who wrote it (the controller, Helm), and Helm 4 refuses to take it over, so where Helm writes it the objects are others. */}}
