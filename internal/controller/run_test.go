@@ -8,7 +8,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -21,6 +24,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	certutil "k8s.io/client-go/util/cert"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"spiderpool.dev/spiderpool/api/v2beta1"
@@ -240,6 +244,55 @@ func waitForHolder(t *testing.T, c client.Client, namespace, other string) strin
 		return nil
 	})
 	return holder
+}
+
+func TestProvidedCertificateIsServedAndNoneIsMade(t *testing.T) {
+	c := kubetest.Client(t)
+	namespace := kubetest.Namespace(t, c)
+	cfg := configuration(t, namespace)
+	certificate, key, err := certutil.GenerateSelfSignedCertKey("127.0.0.1", []net.IP{net.IPv4(127, 0, 0, 1)}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg.Webhook.TLS.Method, cfg.Webhook.TLS.CertDir = config.TLSProvided, t.TempDir()
+	for name, content := range map[string][]byte{corev1.TLSCertKey: certificate, corev1.TLSPrivateKeyKey: key} {
+		if err := os.WriteFile(filepath.Join(cfg.Webhook.TLS.CertDir, name), content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	kubetest.Webhooks(t, c, namespace, cfg.Webhook.Port)
+	trust(t, c, namespace, certificate)
+	r := run(t, cfg)
+	kubetest.Eventually(t, r.ready)
+	kubetest.Eventually(t, func(ctx context.Context) error {
+		bad := &v2beta1.SpiderIPPool{ObjectMeta: metav1.ObjectMeta{Name: "bad"}, Spec: v2beta1.SpiderIPPoolSpec{Subnet: "10.0.0.0/24", IPs: []string{"10.0.0.9-10.0.0.5"}}}
+		if err := c.Create(ctx, bad, client.DryRunAll); err == nil || !strings.Contains(err.Error(), "is inverted") {
+			return fmt.Errorf("an inverted range gave: %v", err)
+		}
+		return nil
+	})
+	var secrets corev1.SecretList
+	if err := c.List(t.Context(), &secrets, client.InNamespace(namespace)); err != nil || len(secrets.Items) > 0 {
+		t.Errorf("the controller made %d Secrets, %v", len(secrets.Items), err)
+	}
+}
+
+// trust writes the authority into the webhook configurations, as the chart does.
+func trust(t *testing.T, c client.Client, name string, authority []byte) {
+	t.Helper()
+	mutating, validating := &admissionregistrationv1.MutatingWebhookConfiguration{}, &admissionregistrationv1.ValidatingWebhookConfiguration{}
+	for _, object := range []client.Object{mutating, validating} {
+		if err := c.Get(t.Context(), client.ObjectKey{Name: name}, object); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range mutating.Webhooks {
+		mutating.Webhooks[i].ClientConfig.CABundle = authority
+		validating.Webhooks[i].ClientConfig.CABundle = authority
+	}
+	if err := errors.Join(c.Update(t.Context(), mutating), c.Update(t.Context(), validating)); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func TestCertificateIsMadeAgainWhenItIsLost(t *testing.T) {
