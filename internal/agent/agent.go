@@ -97,6 +97,7 @@ type agent struct {
 	events      *kube.Events
 	journal     *journal.Journal
 	service     *ipam.Service
+	ended       endedPods
 	metrics     *metrics
 	server      *rpcserver.Server
 	node        *node.Upkeep
@@ -114,6 +115,7 @@ func assemble(ctx context.Context, cfg config.Agent, client *kube.Client, log *s
 		Node: cfg.NodeName, Blocks: blocks, Older: blocks.Older, Now: time.Now, Log: log, Observer: a.metrics,
 	})
 	a.cluster = kube.NewCluster(client, cfg.NodeName, log)
+	a.cluster.OnPodEnd(a.ended.add)
 	a.follower = kube.NewFollower(client, cfg.NodeName, a.allocator, log)
 	a.endpoints = kube.NewEndpoints(client, log)
 	a.events = kube.NewEvents(ctx, client, cfg.NodeName)
@@ -190,22 +192,6 @@ func (a *agent) unleased(addrs []netip.Addr) ([]netip.Addr, error) {
 	}), nil
 }
 
-// reclaimPolicy is what the installation allows an agent to take back.
-func reclaimPolicy(cfg config.Agent, minLeaseAge time.Duration) reclaim.Policy {
-	gc := cfg.IPAM.GC
-	return reclaim.Policy{
-		Enabled:                  gc.Enabled,
-		ZombieOnReadyNode:        gc.Pods.ZombieOnReadyNode,
-		ZombieOnNotReadyNode:     gc.Pods.ZombieOnNotReadyNode,
-		RunningPodWithoutAddress: gc.Pods.RunningPodOnEmptyPodStatusIPs,
-		TerminatingDelay:         time.Duration(gc.GCDeletingTimeOutPodDelay) * time.Second,
-		FixedForStatefulSet:      cfg.IPAM.EnableStatefulSet,
-		FixedForKubeVirt:         cfg.IPAM.EnableKubevirtStaticIP,
-		MinAge:                   cmp.Or(minLeaseAge, reclaim.DefaultMinAge),
-		ScaledDownRetention:      reclaim.DefaultScaledDownRetention,
-	}
-}
-
 // ready returns an error while ADD cannot be served.
 func (a *agent) ready() error {
 	if !a.allocator.Loaded() {
@@ -264,12 +250,16 @@ func (a *agent) upkeep(ctx context.Context) {
 	defer replay.Stop()
 	scan := time.NewTicker(max(time.Second, time.Duration(a.cfg.IPAM.GC.GCAll.IntervalInSecond)*time.Second))
 	defer scan.Stop()
+	ended := time.NewTicker(endedInterval)
+	defer ended.Stop()
 	for {
 		a.replay(ctx)
 		select {
 		case <-ctx.Done():
 			return
 		case <-replay.C:
+		case <-ended.C:
+			a.reclaimEnded(ctx, policy)
 		case <-scan.C:
 			if err := a.service.Reclaim(ctx, policy); err != nil && ctx.Err() == nil {
 				a.log.Warn("cannot take back addresses", "err", err)

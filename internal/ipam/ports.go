@@ -79,6 +79,8 @@ type Cluster interface {
 	// PodState returns the facts about a pod that reclaim judges by, read live. No
 	// pod of that name is no error, but Gone.
 	PodState(ctx context.Context, namespace, name string) (reclaim.Pod, error)
+	// NodeState returns the facts about this node that reclaim judges by, read live.
+	NodeState(ctx context.Context) (reclaim.Node, error)
 	// Namespace returns the facts of a namespace. ErrNotFound.
 	Namespace(ctx context.Context, name string) (pool.NamespaceFacts, error)
 	// Node returns the facts of this node. ErrNotReady.

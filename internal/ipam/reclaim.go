@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"spiderpool.dev/spiderpool/internal/lease"
 	"spiderpool.dev/spiderpool/internal/reclaim"
@@ -18,12 +19,31 @@ func (s *Service) Reclaim(ctx context.Context, policy reclaim.Policy) error {
 	if !policy.Enabled || !s.Allocator.Loaded() {
 		return nil
 	}
+	return s.reclaim(ctx, policy, s.Allocator.HeldBy(func(lease.Lease) bool { return true }))
+}
+
+// ReclaimOf is Reclaim for the pods with the UIDs. It returns those of them that
+// still hold something.
+func (s *Service) ReclaimOf(ctx context.Context, policy reclaim.Policy, uids ...string) (left []string, err error) {
+	var leases []lease.Lease
+	for _, uid := range uids {
+		leases = append(leases, s.inUse(uid)...)
+	}
+	err = s.reclaim(ctx, policy, leases)
+	return slices.DeleteFunc(slices.Clone(uids), func(uid string) bool { return len(s.inUse(uid)) == 0 }), err
+}
+
+func (s *Service) inUse(podUID string) []lease.Lease {
+	return slices.DeleteFunc(s.Allocator.OfPod(podUID), func(l lease.Lease) bool { return l.State != lease.InUse })
+}
+
+func (s *Service) reclaim(ctx context.Context, policy reclaim.Policy, leases []lease.Lease) error {
 	now := s.Now()
-	// The leases first: a sandbox that is made after this is in neither list.
-	leases := s.Allocator.HeldBy(func(l lease.Lease) bool { return now.Sub(l.Since) >= policy.MinAge })
+	leases = slices.DeleteFunc(leases, func(l lease.Lease) bool { return now.Sub(l.Since) < policy.MinAge })
 	if len(leases) == 0 {
 		return nil
 	}
+	// The leases were first: a sandbox that is made after this is in neither list.
 	sandboxes, err := s.Runtime.Sandboxes(ctx)
 	if err != nil {
 		return fmt.Errorf("ask the container runtime: %w", err)
@@ -42,15 +62,17 @@ func (s *Service) Reclaim(ctx context.Context, policy reclaim.Policy) error {
 
 func (s *Service) reclaimOne(ctx context.Context, l lease.Lease, policy reclaim.Policy) error {
 	namespace, name := splitPod(l.Pod)
-	state, err := s.Cluster.PodState(ctx, namespace, name)
-	if err != nil {
+	facts := reclaim.Facts{Sandbox: reclaim.NotPresent}
+	var err error
+	if facts.Pod, err = s.Cluster.PodState(ctx, namespace, name); err != nil {
 		return err
 	}
-	verdict := reclaim.Judge(l, reclaim.Facts{
-		Pod:     state,
-		Node:    reclaim.Node{Presence: reclaim.Exists, Ready: true},
-		Sandbox: reclaim.NotPresent,
-	}, policy, s.Now())
+	if !facts.Pod.Deadline.IsZero() {
+		if facts.Node, err = s.Cluster.NodeState(ctx); err != nil {
+			return err
+		}
+	}
+	verdict := reclaim.Judge(l, facts, policy, s.Now())
 	// Of an address that is kept for its owner the release makes a retained one.
 	if verdict.Action != reclaim.Free && verdict.Action != reclaim.Retain {
 		return nil

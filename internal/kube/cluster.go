@@ -29,7 +29,7 @@ type Cluster struct {
 	node   string
 	log    *slog.Logger
 
-	pods       *memory[ipam.Pod]
+	pods       *podMemory
 	namespaces *memory[pool.NamespaceFacts]
 	nodes      *memory[pool.NodeFacts]
 
@@ -54,11 +54,62 @@ const (
 func NewCluster(client *Client, node string, log *slog.Logger) *Cluster {
 	return &Cluster{
 		client: client, node: node, log: log,
-		pods:       newMemory(podOf),
+		pods:       &podMemory{memory: newMemory(podOf)},
 		namespaces: newMemory(namespaceOf),
 		nodes:      newMemory(nodeOf),
 		tops:       map[string]ipam.Controller{},
 		networks:   map[pool.NetworkAttachment]readNetwork{},
+	}
+}
+
+// OnPodEnd has f called with the UID of every pod of the node that is being deleted
+// or is gone, once or more often. It must be called before Run.
+func (c *Cluster) OnPodEnd(f func(uid string)) { c.pods.ends = f }
+
+// podMemory tells which pods end.
+type podMemory struct {
+	*memory[ipam.Pod]
+	ends func(uid string) // nil: nobody wants to know
+}
+
+func (m *podMemory) replace(ctx context.Context, all []*metav1.PartialObjectMetadata, version string) error {
+	alive := make(map[string]bool, len(all))
+	for _, object := range all {
+		alive[string(object.UID)] = object.DeletionTimestamp == nil
+	}
+	for _, uid := range m.uids() {
+		if !alive[uid] {
+			m.ended(uid)
+		}
+	}
+	return m.memory.replace(ctx, all, version)
+}
+
+func (m *podMemory) uids() []string {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	uids := make([]string, 0, len(m.objects))
+	for _, pod := range m.objects {
+		uids = append(uids, pod.UID)
+	}
+	return uids
+}
+
+func (m *podMemory) changed(object *metav1.PartialObjectMetadata) {
+	m.memory.changed(object)
+	if object.DeletionTimestamp != nil {
+		m.ended(string(object.UID))
+	}
+}
+
+func (m *podMemory) deleted(object *metav1.PartialObjectMetadata) {
+	m.memory.deleted(object)
+	m.ended(string(object.UID))
+}
+
+func (m *podMemory) ended(uid string) {
+	if m.ends != nil {
+		m.ends(uid)
 	}
 }
 
@@ -195,6 +246,35 @@ func (c *Cluster) PodState(ctx context.Context, namespace, name string) (reclaim
 	}
 	if object.Metadata.DeletionTimestamp != nil {
 		state.Deadline = *object.Metadata.DeletionTimestamp
+	}
+	return state, nil
+}
+
+// NodeState implements ipam.Cluster.
+func (c *Cluster) NodeState(ctx context.Context) (reclaim.Node, error) {
+	raw, err := c.client.spiderpool.Get().AbsPath("/api/v1/nodes", c.node).Do(ctx).Raw()
+	if apierrors.IsNotFound(err) {
+		return reclaim.Node{Presence: reclaim.Gone}, nil
+	}
+	if err != nil {
+		return reclaim.Node{}, fmt.Errorf("read node %s: %w", c.node, err)
+	}
+	var object struct {
+		Status struct {
+			Conditions []struct {
+				Type   string `json:"type"`
+				Status string `json:"status"`
+			} `json:"conditions"`
+		} `json:"status"`
+	}
+	if err := json.Unmarshal(raw, &object); err != nil {
+		return reclaim.Node{}, fmt.Errorf("read node %s: %w", c.node, err)
+	}
+	state := reclaim.Node{Presence: reclaim.Exists}
+	for _, condition := range object.Status.Conditions {
+		if condition.Type == "Ready" {
+			state.Ready = condition.Status == "True"
+		}
 	}
 	return state, nil
 }

@@ -218,35 +218,40 @@ func claim(l lease.Lease, f Facts, p Policy, now time.Time) Verdict {
 	case pod.Phase == "Failed":
 		return Verdict{Free, PodFailed, fmt.Sprintf("pod %s failed", l.Pod)}
 	}
-	if v, ok := terminatesTooLong(l, f, p, now); ok {
-		return v
-	}
+	// What the switches are about is theirs alone to decide.
+	stateless := l.FixedFor == ""
 	switch {
+	case stateless && !pod.Deadline.IsZero():
+		return terminating(l, f, p, now)
+	case stateless && pod.Phase == "Running" && !pod.HasAddress && p.RunningPodWithoutAddress:
+		return Verdict{Free, PodWithoutAddress, fmt.Sprintf("pod %s runs without an address in status.podIPs", l.Pod)}
+	case stateless && pod.Phase == "Running" && !pod.HasAddress:
+		return Verdict{Keep, PodAlive, fmt.Sprintf("pod %s runs, and addresses of pods without one in status.podIPs are not taken back", l.Pod)}
 	case f.Sandbox == NotPresent:
 		return Verdict{Free, SandboxGone, fmt.Sprintf("pod %s does not use sandbox %s any more", l.Pod, l.ContainerID)}
-	case p.RunningPodWithoutAddress && l.FixedFor == "" && pod.Phase == "Running" && !pod.HasAddress:
-		return Verdict{Free, PodWithoutAddress, fmt.Sprintf("pod %s runs without an address in status.podIPs", l.Pod)}
 	}
 	return Verdict{Keep, PodAlive, fmt.Sprintf("pod %s has it", l.Pod)}
 }
 
-// terminatesTooLong says whether the switches allow to take the addresses of the
-// pod because it terminates for too long. They are about pods without fixed
-// addresses.
-func terminatesTooLong(l lease.Lease, f Facts, p Policy, now time.Time) (Verdict, bool) {
-	if f.Pod.Deadline.IsZero() || l.FixedFor != "" || f.Node.Presence == Unknown {
-		return Verdict{}, false
-	}
+// terminating says whether the switches allow to take the addresses of a pod that
+// is being deleted because it terminates for too long. They are about pods without
+// fixed addresses.
+func terminating(l lease.Lease, f Facts, p Policy, now time.Time) Verdict {
 	allowed, condition := p.ZombieOnNotReadyNode, "not ready"
 	if f.Node.Ready {
 		allowed, condition = p.ZombieOnReadyNode, "ready"
 	}
 	late := now.Sub(f.Pod.Deadline)
-	if !allowed || late < p.TerminatingDelay {
-		return Verdict{}, false
+	switch {
+	case f.Node.Presence == Unknown:
+		return Verdict{Keep, PodAlive, fmt.Sprintf("pod %s terminates, and node %s could not be read", l.Pod, l.Node)}
+	case !allowed:
+		return Verdict{Keep, PodAlive, fmt.Sprintf("pod %s terminates, and addresses of such pods are not taken back on nodes that are %s", l.Pod, condition)}
+	case late < p.TerminatingDelay:
+		return Verdict{Keep, PodAlive, fmt.Sprintf("pod %s terminates, and is given %s beyond its grace period", l.Pod, p.TerminatingDelay)}
 	}
 	return Verdict{Free, PodTerminating, fmt.Sprintf("pod %s should have terminated %s ago on node %s, which is %s",
-		l.Pod, late.Truncate(time.Second), l.Node, condition)}, true
+		l.Pod, late.Truncate(time.Second), l.Node, condition)}
 }
 
 // prove completes a verdict to free: with the proof that nothing uses the

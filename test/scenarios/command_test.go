@@ -64,17 +64,26 @@ var commands = map[string]struct {
 	"conflict":   {"conflict POD IP MAC [if=eth0] [container=POD]", conflict},
 	"gc":         {"gc NODE [valid=CONTAINER,…]", gc},
 	"sandbox":    {"sandbox NODE CONTAINER: the runtime has it", func(s *stage, a arguments) error { s.Sandbox(a.name(0), a.name(1), true); return nil }},
-	"runtime":    {"runtime NODE away|back", func(s *stage, a arguments) error { s.SetRuntimeAway(a.name(0), a.name(1) == "away"); return nil }},
-	"reclaim":    {"reclaim NODE", doReclaim},
-	"restart":    {"restart NODE: the agent is killed and started", restart},
-	"replay":     {"replay NODE: releases that are on disk are tried", replay},
-	"repair":     {"repair NODE", func(s *stage, a arguments) error { s.Service(a.name(0)).Repair(context.Background()); return nil }},
-	"api":        {"api away|back", func(s *stage, a arguments) error { s.SetAway(a.name(0) == "away"); return nil }},
-	"advance":    {"advance DURATION", advance},
-	"fill":       {"fill POD… N: N pods like POD get addresses", fill},
-	"leases":     {"leases", leases},
-	"endpoint":   {"endpoint NAME", endpoint},
-	"unshow":     {"unshow NAME: somebody deletes the endpoint", func(s *stage, a arguments) error { s.DeleteEndpoint("default/" + a.name(0)); return nil }},
+	"notready":   {"notready NODE", func(s *stage, a arguments) error { s.SetNodeReady(a.name(0), false); return nil }},
+	"terminate":  {"terminate POD DURATION: it is deleted, and has the time to end", terminate},
+	"addressless": {"addressless POD: its status shows no address", func(s *stage, a arguments) error {
+		p, err := s.pod(a.name(0))
+		if err == nil {
+			p.State.HasAddress = false
+		}
+		return err
+	}},
+	"runtime":  {"runtime NODE away|back", func(s *stage, a arguments) error { s.SetRuntimeAway(a.name(0), a.name(1) == "away"); return nil }},
+	"reclaim":  {"reclaim NODE [zombies=ready,notready] [delay=DURATION] [addressless=true]", doReclaim},
+	"restart":  {"restart NODE: the agent is killed and started", restart},
+	"replay":   {"replay NODE: releases that are on disk are tried", replay},
+	"repair":   {"repair NODE", func(s *stage, a arguments) error { s.Service(a.name(0)).Repair(context.Background()); return nil }},
+	"api":      {"api away|back", func(s *stage, a arguments) error { s.SetAway(a.name(0) == "away"); return nil }},
+	"advance":  {"advance DURATION", advance},
+	"fill":     {"fill POD… N: N pods like POD get addresses", fill},
+	"leases":   {"leases", leases},
+	"endpoint": {"endpoint NAME", endpoint},
+	"unshow":   {"unshow NAME: somebody deletes the endpoint", func(s *stage, a arguments) error { s.DeleteEndpoint("default/" + a.name(0)); return nil }},
 }
 
 // play runs the script and returns what it said.
@@ -293,10 +302,30 @@ func gc(s *stage, a arguments) error {
 }
 
 func doReclaim(s *stage, a arguments) error {
+	delay, err := time.ParseDuration(a.or("delay", "0s"))
+	if err != nil {
+		return errUsage
+	}
+	zombies := a.list("zombies")
 	return s.Service(a.name(0)).Reclaim(context.Background(), reclaim.Policy{
 		Enabled: true, MinAge: reclaim.DefaultMinAge, FixedForStatefulSet: true, FixedForKubeVirt: true,
 		ScaledDownRetention: reclaim.DefaultScaledDownRetention,
+		ZombieOnReadyNode:   slices.Contains(zombies, "ready"), ZombieOnNotReadyNode: slices.Contains(zombies, "notready"),
+		TerminatingDelay: delay, RunningPodWithoutAddress: a.or("addressless", "") == "true",
 	})
+}
+
+func terminate(s *stage, a arguments) error {
+	p, err := s.pod(a.name(0))
+	if err != nil {
+		return err
+	}
+	grace, err := time.ParseDuration(a.name(1))
+	if err != nil {
+		return errUsage
+	}
+	p.State.Deadline = s.Now().Add(grace)
+	return nil
 }
 
 func restart(s *stage, a arguments) error {

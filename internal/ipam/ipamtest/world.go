@@ -45,6 +45,7 @@ type World struct {
 	events     []string
 	sandboxes  map[string]map[string]bool // by node
 	mute       map[string]bool            // nodes whose runtime does not answer
+	notReady   map[string]bool            // nodes
 	services   map[string]*ipam.Service
 	journals   map[string]*memoryJournal
 }
@@ -66,7 +67,7 @@ func NewWorld(now time.Time) *World {
 		pods:    map[string]*WorldPod{}, namespaces: map[string]pool.NamespaceFacts{}, nodes: map[string]pool.NodeFacts{},
 		networks: map[pool.NetworkAttachment]ipam.Network{}, subnets: map[string][]netip.Prefix{},
 		pools: map[string]*pool.Pool{}, unlabelled: map[string]bool{}, endpoints: map[string]ipam.Endpoint{},
-		sandboxes: map[string]map[string]bool{}, mute: map[string]bool{}, services: map[string]*ipam.Service{}, journals: map[string]*memoryJournal{},
+		sandboxes: map[string]map[string]bool{}, mute: map[string]bool{}, notReady: map[string]bool{}, services: map[string]*ipam.Service{}, journals: map[string]*memoryJournal{},
 	}
 	w.Store.Before = func(string, netip.Addr) error { return w.reach() }
 	return w
@@ -199,6 +200,13 @@ func (w *World) Sandbox(node, id string, exists bool) {
 	w.sandboxes[node][id] = exists
 }
 
+// SetNodeReady says whether the node is ready, as it is at first.
+func (w *World) SetNodeReady(node string, ready bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.notReady[node] = !ready
+}
+
 // SetRuntimeAway lets the runtime of the node not answer, or answer again.
 func (w *World) SetRuntimeAway(node string, away bool) {
 	w.mu.Lock()
@@ -314,6 +322,15 @@ func (p worldPort) PodState(_ context.Context, namespace, name string) (reclaim.
 	state := pod.State
 	state.Presence, state.UID = reclaim.Exists, pod.UID
 	return state, nil
+}
+
+func (p worldPort) NodeState(context.Context) (reclaim.Node, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.away {
+		return reclaim.Node{}, ErrAway
+	}
+	return reclaim.Node{Presence: reclaim.Exists, Ready: !p.notReady[p.node]}, nil
 }
 
 func (p worldPort) Namespace(_ context.Context, name string) (pool.NamespaceFacts, error) {
