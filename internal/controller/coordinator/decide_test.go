@@ -8,23 +8,41 @@ import (
 	"spiderpool.dev/spiderpool/api/v2beta1"
 )
 
-func TestDecide(t *testing.T) {
-	services := []origin{{name: "ServiceCIDR objects"}, {name: "kubeadm", networks: []string{"10.96.0.0/12", "fd00:10:96::/112"}}}
-	cluster := []origin{{name: "kubeadm"}, {name: "nodes", networks: []string{"10.244.1.0/24", "10.244.0.0/24", "fd00:1::/80"}}}
-	merged := []string{"10.244.0.0/23", "fd00:1::/80"}
-	calico := &origin{name: "calico", networks: []string{"192.168.1.1/16"}}
-	cilium := &origin{name: "cilium", networks: []string{"10.0.0.0/8"}}
-	unreadable := errors.New("not today")
-	found := []string{"10.96.0.0/12", "fd00:10:96::/112"}
+// What sources say.
+var (
+	services   = []origin{{name: "ServiceCIDR objects"}, {name: "kubeadm", networks: []string{"10.96.0.0/12", "fd00:10:96::/112"}}}
+	cluster    = []origin{{name: "kubeadm"}, {name: "nodes", networks: []string{"10.244.1.0/24", "10.244.0.0/24", "fd00:1::/80"}}}
+	merged     = []string{"10.244.0.0/23", "fd00:1::/80"}
+	calico     = &origin{name: "calico", networks: []string{"192.168.1.1/16"}}
+	cilium     = &origin{name: "cilium", networks: []string{"10.0.0.0/8"}}
+	unreadable = errors.New("not today")
+	found      = []string{"10.96.0.0/12", "fd00:10:96::/112"}
+)
 
-	for name, c := range map[string]struct {
-		kind     v2beta1.PodCIDRType
-		facts    facts
-		pods     []string
-		services []string
-		missing  string
-		err      error // to try again
-	}{
+// decision is what is to follow from facts.
+type decision struct {
+	kind     v2beta1.PodCIDRType
+	facts    facts
+	pods     []string
+	services []string
+	missing  string
+	err      error // to try again
+}
+
+func compare(t *testing.T, decisions map[string]decision) {
+	t.Helper()
+	for name, c := range decisions {
+		t.Run(name, func(t *testing.T) {
+			got := decide(c.kind, c.facts)
+			if !slices.Equal(got.overlayPodCIDR, c.pods) || !slices.Equal(got.serviceCIDR, c.services) || got.missing != c.missing || !errors.Is(got.err, c.err) {
+				t.Errorf("got %+v", got)
+			}
+		})
+	}
+}
+
+func TestDecide(t *testing.T) {
+	compare(t, map[string]decision{
 		"cluster takes the first source that says anything": {
 			kind: v2beta1.PodCIDRCluster, facts: facts{services: services, cluster: cluster, calico: calico}, pods: merged, services: found,
 		},
@@ -52,6 +70,15 @@ func TestDecide(t *testing.T) {
 			kind: v2beta1.PodCIDRCluster, facts: facts{services: []origin{{name: "a"}, {name: "b"}}, cluster: []origin{{name: "c"}}},
 			missing: "serviceCIDR: found in none of: a, b; overlayPodCIDR: found in none of: c",
 		},
+		"nonsense is named with its source": {
+			kind: v2beta1.PodCIDRNone, facts: facts{services: []origin{{name: "kubeadm", networks: []string{"10.96.0.0"}}}},
+			missing: `serviceCIDR: kubeadm says "10.96.0.0", which is not a network in CIDR notation`,
+		},
+	})
+}
+
+func TestDecideOnSourcesThatAreEmptyOrCannotBeRead(t *testing.T) {
+	compare(t, map[string]decision{
 		"an overlay network that was named must have networks": {
 			kind: v2beta1.PodCIDRCilium, facts: facts{services: services, cluster: cluster, cilium: &origin{name: `Cilium with ipam "eni"`}}, services: found,
 			missing: `overlayPodCIDR: spec.podCIDRType is cilium, but no network is in use by: Cilium with ipam "eni"; write auto, cluster or none`,
@@ -72,16 +99,5 @@ func TestDecide(t *testing.T) {
 			kind: v2beta1.PodCIDRAuto, facts: facts{services: append([]origin{{name: "objects", err: unreadable}}, services...), cluster: []origin{{name: "kubeadm", err: unreadable}, cluster[1]}},
 			missing: "serviceCIDR: objects cannot be read: not today; overlayPodCIDR: kubeadm cannot be read: not today", err: unreadable,
 		},
-		"nonsense is named with its source": {
-			kind: v2beta1.PodCIDRNone, facts: facts{services: []origin{{name: "kubeadm", networks: []string{"10.96.0.0"}}}},
-			missing: `serviceCIDR: kubeadm says "10.96.0.0", which is not a network in CIDR notation`,
-		},
-	} {
-		t.Run(name, func(t *testing.T) {
-			got := decide(c.kind, c.facts)
-			if !slices.Equal(got.overlayPodCIDR, c.pods) || !slices.Equal(got.serviceCIDR, c.services) || got.missing != c.missing || !errors.Is(got.err, c.err) {
-				t.Errorf("got %+v", got)
-			}
-		})
-	}
+	})
 }
