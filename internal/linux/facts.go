@@ -112,15 +112,16 @@ func (n *Namespace) SettleAddrs(ctx context.Context, dev string) error {
 		if err != nil {
 			return fmt.Errorf("list the addresses of %s: %w", dev, err)
 		}
-		tentative := false
+		tentative, taken := false, error(nil)
 		for _, a := range addrs {
-			if a.Flags&unix.IFA_F_DADFAILED != 0 {
-				return &TakenError{Addr: addrOf(a.IP), Dev: dev}
+			if a.Flags&unix.IFA_F_DADFAILED != 0 { // which the kernel keeps tentative
+				taken = &TakenError{Addr: addrOf(a.IP), Dev: dev}
+			} else {
+				tentative = tentative || a.Flags&unix.IFA_F_TENTATIVE != 0
 			}
-			tentative = tentative || a.Flags&unix.IFA_F_TENTATIVE != 0
 		}
 		if !tentative {
-			return nil
+			return taken
 		}
 		select {
 		case <-tick.C:

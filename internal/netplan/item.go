@@ -11,9 +11,13 @@ import (
 // FRA_PROTOCOL). The value is not among those that iproute2's rt_protos assigns.
 const Protocol = 83
 
-// protoRA marks routes that the kernel learned from router advertisements
-// (RTPROT_RA).
-const protoRA = 9
+// Who made a route, in the kernel (RTPROT_KERNEL, RTPROT_RA): it makes those to
+// the networks of addresses, and to those of router advertisements, and default
+// routes that it learned.
+const (
+	protoKernel = 2
+	protoRA     = 9
+)
 
 // TableMain is the main routing table, RT_TABLE_MAIN.
 const TableMain = 254

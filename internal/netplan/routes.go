@@ -43,7 +43,7 @@ func (b *builder) removable(it Item) bool {
 	case Rule:
 		return Owned(it) && it.Table == table
 	case Route:
-		if underlay && it.Proto == protoRA && it.Dev == nic.Name {
+		if underlay && nic.learned(it) {
 			return true
 		}
 		if it.IsDefault() && it.table() == TableMain {
@@ -53,6 +53,15 @@ func (b *builder) removable(it Item) bool {
 		return Owned(it) && it.table() == table
 	}
 	return false
+}
+
+// learned reports whether the kernel has an IPv6 route by the interface from a
+// router advertisement: a default route, or one to a network of which the interface
+// has no address.
+func (n NIC) learned(r Route) bool {
+	network := !r.Via.IsValid() && r.Dst.Addr().Is6() && r.Proto == protoKernel &&
+		!slices.ContainsFunc(n.Addrs, func(a netip.Prefix) bool { return a.Masked() == r.Dst })
+	return r.Dev == n.Name && (r.Proto == protoRA || network)
 }
 
 // podRoutes plans the main table and, for interfaces that have them, their tables

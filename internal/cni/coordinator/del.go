@@ -27,7 +27,7 @@ func del(c *conf, args *skel.CmdArgs) (string, error) {
 		return "", err
 	}
 	defer host.Close()
-	pod, err := openPod(host, args.Netns)
+	pod, err := openPod(args.Netns)
 	if err != nil {
 		return "", err
 	}
@@ -45,23 +45,16 @@ func del(c *conf, args *skel.CmdArgs) (string, error) {
 	return "", err
 }
 
-// openPod opens the pod's namespace, nil where there is none any more. A path
-// that leads to the node's own namespace is no pod's.
-func openPod(host *linux.Namespace, path string) (*linux.Namespace, error) {
+// openPod opens the pod's namespace, nil where there is none any more.
+func openPod(path string) (*linux.Namespace, error) {
 	if path == "" {
 		return nil, nil
 	}
 	pod, err := linux.Open(path)
-	switch {
-	case errors.Is(err, linux.ErrNoNamespace):
-		return nil, nil
-	case err != nil:
-		return nil, err
-	case pod.Same(host):
-		pod.Close()
+	if errors.Is(err, linux.ErrNoNamespace) {
 		return nil, nil
 	}
-	return pod, nil
+	return pod, err
 }
 
 // forget removes the node's routes to the addresses of a pod whose namespace is

@@ -326,22 +326,6 @@ func TestMACPrefixIsRefusedForIPvlan(t *testing.T) {
 	}
 }
 
-func TestConflictingAddressIsRefused(t *testing.T) {
-	for i, addr := range guide.a {
-		reply := guideReply()
-		reply.DetectIPConflict = true
-		node, pod := lone(t, reply)
-		squatter := linuxtest.NewMachine(t, "squatter")
-		node.Sub("macvlan", "ens5", squatter, "eth0")
-		squatter.Addr("eth0", addr)
-		out, err := pod.call("ADD", "eth0", pod.result("eth0", guide.a, guide.gateways), nil)
-		mac := squatter.Link("eth0").Attrs().HardwareAddr.String()
-		if err == nil || !strings.Contains(out, "address "+bare(guide.a[i])+" of eth0 is in use by the machine with hardware address "+mac) {
-			t.Errorf("%s: got %v\n%s", addr, err, out)
-		}
-	}
-}
-
 func TestSilentGatewayIsReported(t *testing.T) {
 	for i := range guide.gateways {
 		reply := guideReply()
@@ -378,16 +362,6 @@ func TestVethHasConfiguredAttributes(t *testing.T) {
 	}
 	if out := pod.Must("", "cat", "/proc/sys/net/ipv4/conf/eth0/rp_filter", "/proc/sys/net/ipv4/conf/veth0/rp_filter"); out != "2\n2\n" {
 		t.Errorf("rp_filter is %q", out)
-	}
-}
-
-func TestNodeKeepsItsRouterAdvertisementsWhenItStartsToForward(t *testing.T) {
-	node, pod := lone(t, guideReply())
-	node.Sysctl("net/ipv6/conf/ens5/accept_ra", "1")
-	pod.must("ADD", "eth0", pod.result("eth0", guide.a, guide.gateways), nil)
-	if out := node.Must("", "cat", "/proc/sys/net/ipv6/conf/all/forwarding", "/proc/sys/net/ipv6/conf/ens5/accept_ra",
-		"/proc/sys/net/ipv6/conf/spv"+pod.id[:12]+"/accept_ra"); out != "1\n2\n0\n" {
-		t.Errorf("all/forwarding, ens5/accept_ra and the pair's accept_ra are %q", out)
 	}
 }
 

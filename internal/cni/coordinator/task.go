@@ -62,9 +62,9 @@ func open(c *conf, args *skel.CmdArgs, previous *types100.Result) (*task, error)
 	if t.host, err = linux.Current(); err != nil {
 		return nil, err
 	}
-	if t.pod, err = openPod(t.host, args.Netns); err != nil || t.pod == nil {
+	if t.pod, err = linux.Open(args.Netns); err != nil {
 		t.host.Close()
-		return nil, types.NewError(wire.CodeInvalidEnvironment, "CNI_NETNS is no network namespace of a pod", fmt.Sprintf("%q: %v", args.Netns, err))
+		return nil, types.NewError(wire.CodeInvalidEnvironment, "CNI_NETNS is no network namespace", err.Error())
 	}
 	if err := t.decideMode(); err != nil {
 		t.close()
