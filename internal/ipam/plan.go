@@ -17,6 +17,7 @@ import (
 type plan struct {
 	container  string
 	interfaces []plannedInterface
+	foreign    bool         // the pod has interfaces that others give addresses to
 	routes     []pool.Route // annotation ipam.spidernet.io/routes
 	dns        pool.DNS     // annotation ipam.spidernet.io/dns
 }
@@ -80,6 +81,7 @@ func (s *Service) plan(ctx context.Context, pod Pod, req wire.AddRequest) (plan,
 		} else if network, err = s.sibling(ctx, i); err != nil {
 			return plan{}, err
 		} else if !network.IPAM {
+			out.foreign = true
 			continue
 		}
 		if err := s.addInterface(ctx, &out, facts, i, network); err != nil {
@@ -87,7 +89,9 @@ func (s *Service) plan(ctx context.Context, pod Pod, req wire.AddRequest) (plan,
 		}
 	}
 	if !requested {
-		// No annotation tells of this interface: somebody attaches it by hand.
+		// No annotation tells of this interface: somebody attaches it by hand, and
+		// perhaps others.
+		out.foreign = true
 		i := pool.PodInterface{Name: req.Interface, Position: len(interfaces)}
 		if err := s.addInterface(ctx, &out, facts, i, networkOf(req)); err != nil {
 			return plan{}, err

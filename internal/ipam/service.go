@@ -212,8 +212,7 @@ func (s *Service) given(ctx context.Context, plan plan, grants []lease.Grant) ([
 		}
 		given = append(given, out)
 	}
-	placeRoutes(given, plan.routes)
-	return given, nil
+	return given, placeRoutes(given, plan)
 }
 
 // poolOf returns a pool that an address was granted from. It may be unknown here
@@ -231,16 +230,32 @@ func (s *Service) poolOf(ctx context.Context, name string) (*pool.Pool, error) {
 
 // placeRoutes adds the routes of the pod's annotation to the interface through
 // whose subnet the next hop is reached. Where that is none of ours, another
-// plugin's interface may be meant, and the route is left out.
-func placeRoutes(given []EndpointInterface, routes []pool.Route) {
-	for _, r := range routes {
-		for i := range given {
-			if slices.ContainsFunc(given[i].Addresses, func(a EndpointAddress) bool { return a.Prefix.Masked().Contains(r.Gw) }) {
-				given[i].Routes = append(given[i].Routes, r)
-				break
+// plugin's interface may be meant, and the route is left out; a pod that has only
+// ours cannot have it.
+func placeRoutes(given []EndpointInterface, p plan) error {
+	for _, r := range p.routes {
+		holds := func(a EndpointAddress) bool { return a.Prefix.Masked().Contains(r.Gw) }
+		i := slices.IndexFunc(given, func(i EndpointInterface) bool { return slices.ContainsFunc(i.Addresses, holds) })
+		if i >= 0 {
+			given[i].Routes = append(given[i].Routes, r)
+			continue
+		}
+		if p.foreign {
+			continue
+		}
+		var subnets []netip.Prefix
+		for _, i := range given {
+			for _, a := range i.Addresses {
+				subnets = append(subnets, a.Prefix.Masked())
 			}
 		}
+		return &pool.AnnotationError{
+			Annotation: annotationRoutes, Value: fmt.Sprintf("%s via %s", r.Dst, r.Gw),
+			Reason:  fmt.Sprintf("the gateway is in no subnet of the pod's interfaces, %v", subnets),
+			Example: `[{"dst":"10.0.0.0/8","gw":"an address of such a subnet"}]`,
+		}
 	}
+	return nil
 }
 
 func replyOf(i EndpointInterface, dns pool.DNS) wire.AddReply {
