@@ -272,6 +272,13 @@ func TestMultusConfigsThatCannotWorkAreRefused(t *testing.T) {
 	}
 }
 
+func newPod(name string, hostNetwork bool, annotations map[string]string) *corev1.Pod {
+	return &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name, Annotations: annotations},
+		Spec:       corev1.PodSpec{HostNetwork: hostNetwork, Containers: []corev1.Container{{Name: "c", Image: "i"}}},
+	}
+}
+
 func TestAttachmentsInUseStay(t *testing.T) {
 	c, cached := serve(t)
 	config := &v2beta1.SpiderMultusConfig{
@@ -300,15 +307,9 @@ func TestAttachmentsInUseStay(t *testing.T) {
 		refused(t, renamed(), `metadata.annotations[multus.spidernet.io/cr-name]: Invalid value: "moved": would delete NetworkAttachmentDefinition cluster-net, `+
 			`but SpiderIPPool naming has it in spec.multusName; take "kube-system/cluster-net" out there first`)
 	})
-	pod := func(name string, hostNetwork bool, annotations map[string]string) *corev1.Pod {
-		return &corev1.Pod{
-			ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name, Annotations: annotations},
-			Spec:       corev1.PodSpec{HostNetwork: hostNetwork, Containers: []corev1.Container{{Name: "c", Image: "i"}}},
-		}
-	}
 	for _, user := range []*corev1.Pod{
-		pod("further", true, nil),
-		pod("default", false, nil),
+		newPod("further", true, nil),
+		newPod("default", false, nil),
 	} {
 		t.Run("pod "+user.Name, func(t *testing.T) {
 			kubetest.Create(t, c, user)
@@ -326,7 +327,7 @@ func TestAttachmentsInUseStay(t *testing.T) {
 		})
 	}
 	t.Run("pod with networks", func(t *testing.T) {
-		user := pod("several", false, map[string]string{
+		user := newPod("several", false, map[string]string{
 			v2beta1.AnnotationMultusDefaultNetwork: "kube-system/another", v2beta1.AnnotationMultusNetworks: "kube-system/cluster-net@net1",
 		})
 		kubetest.Create(t, c, user)
@@ -352,10 +353,7 @@ func TestAttachmentThatTheInstallationMadeIsUsedByPodsThatNameNone(t *testing.T)
 		Namespace: "kube-system", Name: "made", Labels: map[string]string{v2beta1.LabelManagedBy: v2beta1.ManagedByInit},
 		OwnerReferences: []metav1.OwnerReference{*metav1.NewControllerRef(config, v2beta1.GroupVersion.WithKind("SpiderMultusConfig"))},
 	}}
-	user := &corev1.Pod{
-		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "plain"},
-		Spec:       corev1.PodSpec{Containers: []corev1.Container{{Name: "c", Image: "i"}}},
-	}
+	user := newPod("plain", false, nil)
 	kubetest.Create(t, c, attachment, user)
 	seen(t, cached, attachment)
 	seen(t, cached, user)
