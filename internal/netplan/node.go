@@ -101,7 +101,7 @@ func Preflight(facts NodeFacts, ipv6 bool) []Finding {
 	}
 	for _, k := range slices.Sorted(maps.Keys(facts.Kinds)) {
 		if !facts.Kinds[k] {
-			out = append(out, Finding{"link kind " + k, "unknown to the kernel", "known", "attachments of this kind cannot be made: load or build the module"})
+			out = append(out, Finding{"link kind " + k, "unknown to the kernel", "known", "if any attachment is of this kind, it cannot be made: load or build the module"})
 		}
 	}
 	if ipv6 && facts.Sysctls[disableIPv6] == "1" {
