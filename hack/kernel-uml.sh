@@ -23,6 +23,9 @@ for package in internal/linux internal/cni/coordinator internal/cni/ifacer inter
 	CGO_ENABLED=0 go test -tags kernel -c -o "$work/$(basename $package).test" "./$package"
 done
 
+# There is no compiler in there worth waiting for.
+CGO_ENABLED=0 go -C test/lab/modules/plugins build -trimpath -o "$work/plugins/" tool
+
 arguments=
 for a in "$@"; do
 	arguments="$arguments '$(printf %s "$a" | sed "s/'/'\\\\''/g")'"
@@ -31,7 +34,7 @@ results=${DATAPATH_RESULTS:-}
 [ -z "$results" ] || results=$(realpath "$results")
 cat > "$work/init" <<INIT
 #!/bin/sh
-export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root TMPDIR=/run/tests DATAPATH_RESULTS=$results
+export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root TMPDIR=/run/tests DATAPATH_RESULTS=$results CNI_PLUGINS=$work/plugins
 mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t tmpfs tmp /run

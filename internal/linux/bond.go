@@ -78,6 +78,9 @@ func parseBond(b Bond) (wantedBond, error) {
 			return wantedBond{}, fmt.Errorf("option %s=%s of bond %s: %w", name, b.Options[name], b.Name, err)
 		}
 	}
+	if w.primary != "" && !slices.Contains(b.Ports, w.primary) {
+		return wantedBond{}, fmt.Errorf("option primary=%s of bond %s: it is none of the ports %v", w.primary, b.Name, b.Ports)
+	}
 	return w, nil
 }
 
@@ -129,6 +132,9 @@ func (w *wantedBond) fits(l netlink.Link) error {
 	if have.Mode != w.link.Mode {
 		return fmt.Errorf("bond %s %w: its mode is %s instead of %s", w.link.Name, ErrUnfit, have.Mode, w.link.Mode)
 	}
+	if h, want := addresses(have.ArpIpTargets), addresses(w.link.ArpIpTargets); len(want) > 0 && !slices.Equal(h, want) {
+		return fmt.Errorf("bond %s %w: its option arp_ip_target is %v instead of %v", w.link.Name, ErrUnfit, h, want)
+	}
 	for _, name := range w.set {
 		field := bondOptions[name].field
 		if h, want := *field(have), *field(w.link); h != want {
@@ -136,4 +142,14 @@ func (w *wantedBond) fits(l netlink.Link) error {
 		}
 	}
 	return nil
+}
+
+// addresses are the texts of IP addresses, sorted: the kernel keeps an order of its own.
+func addresses(ips []net.IP) []string {
+	var out []string
+	for _, ip := range ips {
+		out = append(out, ip.String())
+	}
+	slices.Sort(out)
+	return out
 }

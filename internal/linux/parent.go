@@ -73,8 +73,9 @@ func fitsVLAN(l netlink.Link, v VLAN, parent netlink.Link) error {
 }
 
 // EnsureBond makes the bond with its ports and sets it up, or adopts one that is
-// there and fits, adding ports that it lacks. A port that carries addresses is
-// refused: they, and perhaps the node's way to its cluster, would be lost.
+// there and fits. A port that carries addresses is refused: they, and perhaps the
+// node's way to its cluster, would be lost. A bond that cannot be completed is
+// removed again.
 func (n *Namespace) EnsureBond(b Bond) error {
 	want, err := parseBond(b)
 	if err != nil {
@@ -84,15 +85,45 @@ func (n *Namespace) EnsureBond(b Bond) error {
 	if err != nil {
 		return err
 	}
-	if err := n.nl.LinkAdd(want.link); err != nil && !errors.Is(err, unix.EEXIST) {
-		return fmt.Errorf("make bond %s with mode %d and options %v: %w", b.Name, b.Mode, b.Options, err)
-	}
 	l, err := n.nl.LinkByName(b.Name)
+	if isLinkNotFound(err) {
+		return n.newBond(b, want, ports)
+	}
 	if err != nil {
 		return fmt.Errorf("look up link %s: %w", b.Name, err)
 	}
-	if err := want.fits(l); err != nil {
+	if err := n.fitsBond(b, want, l); err != nil {
 		return err
+	}
+	return n.setUp(l)
+}
+
+func (n *Namespace) newBond(b Bond, want wantedBond, ports []netlink.Link) error {
+	if err := n.nl.LinkAdd(want.link); err != nil {
+		return fmt.Errorf("make bond %s with mode %d and options %v: %w", b.Name, b.Mode, b.Options, err)
+	}
+	err := n.completeBond(want, ports)
+	if err == nil {
+		return nil
+	}
+	if e := n.nl.LinkDel(want.link); e != nil {
+		err = errors.Join(err, fmt.Errorf("remove bond %s again: %w", b.Name, e))
+	}
+	for _, p := range ports {
+		if p.Attrs().Flags&net.FlagUp == 0 {
+			continue
+		}
+		if e := n.nl.LinkSetUp(p); e != nil { // a port goes down when it joins or leaves a bond
+			err = errors.Join(err, fmt.Errorf("set %s up again: %w", p.Attrs().Name, e))
+		}
+	}
+	return err
+}
+
+func (n *Namespace) completeBond(want wantedBond, ports []netlink.Link) error {
+	l, err := n.nl.LinkByName(want.link.Name)
+	if err != nil {
+		return fmt.Errorf("look up link %s: %w", want.link.Name, err)
 	}
 	for _, p := range ports {
 		if err := n.enslave(p, l); err != nil {
@@ -103,6 +134,35 @@ func (n *Namespace) EnsureBond(b Bond) error {
 		return err
 	}
 	return n.setUp(l)
+}
+
+// fitsBond compares a bond that is there, and its ports, with what is wanted.
+func (n *Namespace) fitsBond(b Bond, want wantedBond, have netlink.Link) error {
+	if err := want.fits(have); err != nil {
+		return err
+	}
+	links, err := dump(n.nl.LinkList)
+	if err != nil {
+		return fmt.Errorf("list the links of %s: %w", n.path, err)
+	}
+	var ports []string
+	primary := ""
+	for _, l := range links {
+		if l.Attrs().MasterIndex == have.Attrs().Index {
+			ports = append(ports, l.Attrs().Name)
+		}
+		if l.Attrs().Index == have.(*netlink.Bond).Primary {
+			primary = l.Attrs().Name
+		}
+	}
+	slices.Sort(ports)
+	if wanted := slices.Sorted(slices.Values(b.Ports)); !slices.Equal(ports, wanted) {
+		return fmt.Errorf("bond %s %w: its ports are %v instead of %v", b.Name, ErrUnfit, ports, wanted)
+	}
+	if want.primary != "" && primary != want.primary {
+		return fmt.Errorf("bond %s %w: its option primary is %q instead of %q", b.Name, ErrUnfit, primary, want.primary)
+	}
+	return nil
 }
 
 // portsFor finds the bond's ports and refuses those that it may not take,
@@ -159,14 +219,8 @@ func (n *Namespace) setPrimary(want wantedBond, have netlink.Link) error {
 		return nil
 	}
 	primary, err := n.nl.LinkByName(want.primary)
-	if isLinkNotFound(err) {
-		return n.missing(want.primary)
-	}
 	if err != nil {
 		return fmt.Errorf("look up link %s: %w", want.primary, err)
-	}
-	if have.(*netlink.Bond).Primary == primary.Attrs().Index {
-		return nil
 	}
 	change := netlink.NewLinkBond(netlink.LinkAttrs{Name: have.Attrs().Name, Index: have.Attrs().Index})
 	change.Primary = primary.Attrs().Index
@@ -230,7 +284,7 @@ func (n *Namespace) CheckParents(b *Bond, v *VLAN) error {
 		if err != nil {
 			return fmt.Errorf("look up link %s: %w", b.Name, err)
 		}
-		if err := want.fits(l); err != nil {
+		if err := n.fitsBond(*b, want, l); err != nil {
 			return err
 		}
 	}

@@ -3,6 +3,7 @@
 package ifacer
 
 import (
+	"net"
 	"os"
 	"strings"
 	"sync"
@@ -149,6 +150,14 @@ func TestBondThatDoesNotFitIsRefused(t *testing.T) {
 	two := func(bond string) string { return `"interfaces":["ens5","ens6"],"bond":{"name":"bond0",` + bond + `}` }
 	must(t, node, "ADD", two(`"mode":1,"options":"miimon=100"`))
 	refused(t, node, two(`"mode":4,"options":"miimon=100"`), "its mode is active-backup instead of 802.3ad")
+	refused(t, node, `"interfaces":["ens5","ens7"],"bond":{"name":"bond0","mode":1}`, "its ports are [ens5 ens6] instead of [ens5 ens7]")
+	refused(t, node, `"interfaces":["ens5","ens6","ens7"],"bond":{"name":"bond0","mode":1}`, "its ports are [ens5 ens6] instead of [ens5 ens6 ens7]")
+	refused(t, node, two(`"mode":1,"options":"primary=ens6"`), `its option primary is \"\" instead of \"ens6\"`)
+	refused(t, node, two(`"mode":1,"options":"primary=ens7"`), "it is none of the ports [ens5 ens6]")
+	refused(t, node, two(`"mode":1,"options":"arp_ip_target=10.0.0.1"`), "its option arp_ip_target is [] instead of [10.0.0.1]")
+	if node.Link("ens7").Attrs().MasterIndex != 0 {
+		t.Error("a refusal changed a port")
+	}
 	refused(t, node, two(`"mode":1,"options":"miimon=200"`), "its option miimon is 100 instead of 200")
 	refused(t, node, two(`"mode":1,"options":"miimon=fast"`), "want a number of 0 or more")
 	refused(t, node, two(`"mode":1,"options":"frobnicate=1"`), "unknown; known are")
@@ -157,5 +166,42 @@ func TestBondThatDoesNotFitIsRefused(t *testing.T) {
 	refused(t, node, `"interfaces":["ens7","ens6"],"bond":{"name":"bond2","mode":1}`, "which the node would lose in bond bond2")
 	if _, err := node.NL.LinkByName("bond2"); err == nil {
 		t.Error("a refused bond was left behind")
+	}
+}
+
+func TestCallersAtOnceMakeOneBond(t *testing.T) {
+	node := newNode(t, "bond")
+	const conf = `"interfaces":["ens5","ens6"],"vlanID":9,"bond":{"name":"bond0","mode":1,"options":"miimon=100;primary=ens6"}`
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			if out, err := call(node, "ADD", conf); err != nil {
+				t.Errorf("%v\n%s", err, out)
+			}
+		})
+	}
+	wg.Wait()
+	must(t, node, "CHECK", conf)
+	if err := node.NL.LinkSetNoMaster(node.Link("ens5")); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := call(node, "CHECK", conf); err == nil || !strings.Contains(out, "its ports are [ens6] instead of [ens5 ens6]") {
+		t.Errorf("CHECK without a port: %v\n%s", err, out)
+	}
+}
+
+// TestBondThatCannotBeCompletedIsRemoved has a second port that the kernel does not
+// give away, because a macvlan interface uses it.
+func TestBondThatCannotBeCompletedIsRemoved(t *testing.T) {
+	node := newNode(t, "bond")
+	node.Sub("macvlan", "ens6", node.pod, "eth0")
+	refused(t, node, `"interfaces":["ens5","ens6"],"bond":{"name":"bond0","mode":1}`, "add ens6 to bond bond0")
+	if _, err := node.NL.LinkByName("bond0"); err == nil {
+		t.Error("half a bond was left behind")
+	}
+	for _, port := range []string{"ens5", "ens6"} {
+		if a := node.Link(port).Attrs(); a.MasterIndex != 0 || a.Flags&net.FlagUp == 0 {
+			t.Errorf("%s is %+v", port, a)
+		}
 	}
 }
