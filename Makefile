@@ -89,6 +89,11 @@ e2e-l2 e2e-aws: e2e-%: lab-tools images
 	@trap '$(LAB) down' EXIT; $(LAB) up --topology $* && \
 		go test -tags e2e -count=1 -timeout 40m -v -run '$(RUN)' ./test/e2e -lab $(CURDIR)/$(LAB) -topology $*
 
+.PHONY: e2e-scale
+e2e-scale: lab-tools images ## 100 pods on pools of exactly 100 addresses, twice, after the guide on the l2 topology
+	@trap '$(LAB) down' EXIT; $(LAB) up --topology l2 && \
+		go test -tags e2e -count=1 -timeout 90m -v ./test/e2e -lab $(CURDIR)/$(LAB) -topology l2 -scale
+
 .PHONY: bench
 bench: lab-tools ## Measure the IPAM path on simulated nodes, next to host-local
 	@go run ./test/bench

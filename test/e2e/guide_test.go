@@ -15,6 +15,7 @@ import (
 
 var (
 	labBinary = flag.String("lab", "../../bin/lab", "path of the lab program")
+	scale     = flag.Bool("scale", false, "also fill pools with 100 pods, twice")
 	topology  = flag.String("topology", "aws", "topology of the lab that is up: aws or l2")
 )
 
@@ -22,8 +23,8 @@ func TestGuide(t *testing.T) { play(t, walk.Guide) }
 
 // TestScale needs the installation that TestGuide makes.
 func TestScale(t *testing.T) {
-	if *topology != "l2" {
-		t.Skip("an AWS prefix has 16 addresses")
+	if !*scale {
+		t.Skip("takes -scale: make e2e-scale")
 	}
 	play(t, walk.Scale)
 }
