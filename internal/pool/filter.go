@@ -53,19 +53,11 @@ func (e *NoPoolError) Error() string {
 	return fmt.Sprintf("interface %s: no SpiderIPPool can give an IPv%d address (from %s): %s", e.Interface, e.Version, e.Source, Explain(e.Drops))
 }
 
-// explained is how many drops Explain spells out; an event has 1,024 bytes.
-const explained = 20
-
-// Explain returns the drops in one line, "a: reason; b: reason", cut after the
-// first 20.
+// Explain returns the drops in one line, "a: reason; b: reason".
 func Explain(drops []Drop) string {
-	texts := make([]string, 0, min(len(drops), explained+1))
+	texts := make([]string, len(drops))
 	for i, d := range drops {
-		if i == explained {
-			texts = append(texts, fmt.Sprintf("and %d more", len(drops)-explained))
-			break
-		}
-		texts = append(texts, d.Pool+": "+d.Reason)
+		texts[i] = d.Pool + ": " + d.Reason
 	}
 	return strings.Join(texts, "; ")
 }
