@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"spiderpool.dev/spiderpool/internal/lease"
+	"spiderpool.dev/spiderpool/internal/pool"
 )
 
 // Repair writes the endpoints that a former agent of this node did not get to
@@ -47,6 +48,9 @@ func (s *Service) repair(ctx context.Context, uid string, leases []lease.Lease) 
 	if err != nil {
 		return err
 	}
+	if err := s.likeAdd(ctx, pod, given); err != nil {
+		return err
+	}
 	if slices.Equal(held, shown) {
 		s.shown.merge(uid, given)
 		return nil
@@ -76,4 +80,45 @@ func (s *Service) fromLeases(ctx context.Context, leases []lease.Lease) ([]Endpo
 		last.Routes = append(last.Routes, p.Routes...)
 	}
 	return given, nil
+}
+
+// likeAdd completes what leases do not tell: the routes of the pod's annotation,
+// and which interfaces have no default route. What the CNI configuration of a
+// network without a name in the cluster says of that is not known here.
+func (s *Service) likeAdd(ctx context.Context, pod Pod, given []EndpointInterface) error {
+	interfaces, err := pool.Interfaces(pod.Namespace, pod.Annotations, s.Options.ClusterNetwork)
+	if err != nil {
+		return err
+	}
+	facts, err := s.facts(ctx, pod)
+	if err != nil {
+		return err
+	}
+	for _, i := range interfaces {
+		at := slices.IndexFunc(given, func(g EndpointInterface) bool { return g.Interface == i.Name })
+		if at < 0 {
+			continue
+		}
+		network, err := s.sibling(ctx, i)
+		if err != nil {
+			return err
+		}
+		req := facts
+		req.Interface, req.Position, req.Attachment, req.CleanGateway = i.Name, i.Position, i.Attachment, network.CleanGateway
+		for _, version := range s.versions() {
+			selection, err := s.Allocator.selectVersion(&req, version)
+			if err != nil {
+				return err
+			}
+			given[at].CleanGateway = given[at].CleanGateway || selection.CleanGateway
+		}
+	}
+	if value, ok := pod.Annotations[annotationRoutes]; ok {
+		routes, err := pool.ParseRoutes(value)
+		if err != nil {
+			return err
+		}
+		return placeRoutes(given, plan{routes: routes, foreign: true}) // ADD has judged them
+	}
+	return nil
 }
