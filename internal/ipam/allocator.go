@@ -22,6 +22,9 @@ const (
 	// maxAttempts bounds how often a request is decided again because another
 	// writer was faster. Each time the blocks that were lost are read again.
 	maxAttempts = 32
+	// maxLearned bounds how often it is because a block that was to be created exists
+	// already. Each time more regions are read, so that is more than there can be.
+	maxLearned = 32
 	// precision is that of times in the store; a lease must come back from it unchanged.
 	precision = time.Second
 )
@@ -71,6 +74,7 @@ type job struct {
 	// is nothing to change.
 	change   func(now time.Time) []lease.Block
 	attempts int
+	learned  int          // how often a block that was to be created existed
 	done     chan outcome // has room for the one outcome
 }
 

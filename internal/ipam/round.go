@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"slices"
 	"sync"
 
 	"spiderpool.dev/spiderpool/internal/lease"
@@ -49,19 +50,32 @@ func (a *Allocator) round(jobs []*job) (again []*job) {
 	a.mu.Unlock()
 
 	for i, j := range jobs {
-		j.attempts++
 		err := worst(d.needs[i], results)
 		switch {
 		case err == nil:
 			j.done <- d.outcomes[i]
-		case errors.Is(err, ErrConflict) && j.attempts < maxAttempts:
-			again = append(again, j)
+			continue
+		case existed(d.needs[i], results):
+			j.learned++
 		default:
+			j.attempts++
+		}
+		if errors.Is(err, ErrConflict) && j.attempts < maxAttempts && j.learned < maxLearned {
+			again = append(again, j)
+		} else {
 			j.done <- outcome{err: err}
 		}
 	}
 	a.reload(ctx, results)
+	a.readAhead(ctx, again)
 	return again
+}
+
+// existed reports whether one of the blocks was to be created and existed already.
+func existed(needs []netip.Addr, results map[netip.Addr]written) bool {
+	return slices.ContainsFunc(needs, func(base netip.Addr) bool {
+		return results[base].created && errors.Is(results[base].err, ErrConflict)
+	})
 }
 
 // decide plans the changes and, on top of them, the allocations.

@@ -85,6 +85,9 @@ func (a *Allocator) readRegion(ctx context.Context, region netip.Prefix, ttl tim
 	for _, b := range blocks {
 		exists[b.Base] = true
 		if known, ok := a.index.Block(b.Base); !ok || known.Version != b.Version {
+			if !a.concerns(b) {
+				b = b.Outline()
+			}
 			a.put(b, now)
 		}
 	}
@@ -94,6 +97,45 @@ func (a *Allocator) readRegion(ctx context.Context, region netip.Prefix, ttl tim
 		}
 	}
 	return nil
+}
+
+// readAhead reads regions of the pools of requests that ran into unknown blocks
+// again: a node that is new to a pool in which most blocks exist would otherwise
+// learn of one region with each conflict. Each time it reads twice as many.
+func (a *Allocator) readAhead(ctx context.Context, jobs []*job) {
+	for _, j := range jobs {
+		if j.learned < 2 {
+			continue
+		}
+		budget := 1 << min(j.learned, 12)
+		for _, want := range j.request.Wants {
+			for _, name := range want.Pools {
+				a.mu.Lock()
+				usable := a.catalog.Usable(name)
+				a.mu.Unlock()
+				for region := range a.regionsOf(usable) {
+					if budget == 0 {
+						break
+					}
+					if a.hasRead(region) {
+						continue
+					}
+					budget--
+					if err := a.readRegion(ctx, region, regionTTL); err != nil {
+						a.log.Warn("cannot read the blocks of a region", "region", region, "err", err)
+						return
+					}
+				}
+			}
+		}
+	}
+}
+
+func (a *Allocator) hasRead(region netip.Prefix) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	_, read := a.regions[region]
+	return read
 }
 
 // concerns reports whether the node created the block or holds a lease in it. What

@@ -3,8 +3,10 @@ package ipam_test
 import (
 	"fmt"
 	"testing"
+	"time"
 
 	"spiderpool.dev/spiderpool/internal/ipam/ipamtest"
+	"spiderpool.dev/spiderpool/internal/ipset"
 	"spiderpool.dev/spiderpool/internal/lease"
 )
 
@@ -49,5 +51,43 @@ func TestSearchGoesOnWhereAPoolHasSomeButTooFewAddresses(t *testing.T) {
 		if _, err := a.Allocate(t.Context(), two); err != nil {
 			t.Errorf("%s: %v", node, err)
 		}
+	}
+}
+
+// Nearly all blocks of a large pool exist and are full, and the node knows none.
+func TestANewNodeFindsTheLastAddressesOfALargePool(t *testing.T) {
+	const regions = 200
+	store := &ipamtest.Store{}
+	var ranges []string
+	for i := range regions {
+		ranges = append(ranges, fmt.Sprintf("10.%d.%d.16-10.%d.%d.31", i/16, i%16*16, i/16, i%16*16))
+	}
+	p := rangePool(t, "p", "10.0.0.0/8", ranges...)
+	left := 0
+	for base := range p.IPs.Blocks() {
+		b := lease.Block{Base: base, Node: "other"}
+		for i := range ipset.BlockSize {
+			b.Leases = append(b.Leases, lease.Lease{
+				Addr: ipset.BlockAddr(base, i), State: lease.InUse, Pool: "p", Since: time.Unix(0, 0),
+				Holder: lease.Holder{Attachment: lease.Attachment{ContainerID: fmt.Sprint(base, i), Interface: "eth0"}, Node: "other"},
+			})
+		}
+		if left < 2 {
+			left++
+			b.Leases = b.Leases[1:]
+		}
+		if _, err := store.Put(t.Context(), b); err != nil {
+			t.Fatal(err)
+		}
+	}
+	a := newAllocator(t, "new", store, p)
+	t.Cleanup(a.Close)
+	for i := range left {
+		if _, err := a.Allocate(t.Context(), request("new", fmt.Sprint(i), want("eth0", 4, "p"))); err != nil {
+			t.Fatalf("address %d of the last %d: %v", i+1, left, err)
+		}
+	}
+	if lost := store.Count("conflict"); lost > 16 {
+		t.Errorf("%d conflicts to learn of %d regions", lost, regions)
 	}
 }

@@ -46,6 +46,7 @@ func (p *poolIndex) leave(e *entry) {
 	free.set(e, false)
 	cooling.set(e, false)
 	p.taken -= int64(e.taken)
+	p.outlined -= int64(e.outlined)
 	delete(p.entries, e.block.Base)
 	if n, ok := p.usable.BlockOrdinal(e.block.Base); ok {
 		p.claimed.remove(n)
@@ -55,7 +56,7 @@ func (p *poolIndex) leave(e *entry) {
 // classify brings what depends on the leases and the time up to date.
 func (x *Index) classify(k *known, now time.Time) {
 	k.free, k.cooling, k.next = ^ipset.Mask(0), 0, time.Time{}
-	if k.block.Damaged != "" {
+	if k.block.Damaged != "" || k.block.Full {
 		k.free = 0
 	}
 	for _, l := range k.block.Leases {
@@ -91,6 +92,12 @@ func (k *known) classifyEntries() {
 		taken := bits.OnesCount16(uint16(e.mask &^ (k.free | k.cooling)))
 		e.pool.taken += int64(taken - e.taken)
 		e.taken = taken
+		outlined := 0
+		if k.block.Full {
+			outlined = taken
+		}
+		e.pool.outlined += int64(outlined - e.outlined)
+		e.outlined = outlined
 		if l, ok := e.longestReleased(); ok {
 			e.since = l.Since
 		}

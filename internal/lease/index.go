@@ -53,8 +53,10 @@ type entry struct {
 	pool  *poolIndex
 	mask  ipset.Mask // addresses that the pool may hand out
 	taken int        // how many of them are neither free nor cooling
-	order uint64     // among the blocks of other nodes
-	since time.Time  // when the first of the cooling ones was released
+	// outlined is how many of them are in use by leases that are left out.
+	outlined int
+	order    uint64    // among the blocks of other nodes
+	since    time.Time // when the first of the cooling ones was released
 
 	inFree, inCooling int
 }
@@ -67,7 +69,9 @@ type poolIndex struct {
 	entries map[netip.Addr]*entry
 	claimed claims // ordinals (ipset.Set.BlockOrdinal) of the entries
 	taken   int64  // sum over entries
-	start   uint64 // varies with node and pool
+	// outlined is the sum over entries
+	outlined int64
+	start    uint64 // varies with node and pool
 
 	// Entries with a free, or only with a cooling address.
 	ownFree, othersFree       queue[*entry]
@@ -254,6 +258,7 @@ func (x *Index) Usage(pool string) Usage {
 	if p, ok := x.pools[pool]; ok {
 		u.Total = p.usable.Count()
 		u.Free = u.Total - p.taken
+		u.InUse += p.outlined
 	}
 	return u
 }

@@ -396,6 +396,37 @@ func TestFixedAddressIsRetainedAndComesBack(t *testing.T) {
 	}
 }
 
+func TestAnOutlinedBlockCountsAsInUse(t *testing.T) {
+	t.Parallel()
+	full := Block{Base: addr("10.0.0.0"), Node: "other", Version: "1"}
+	for i := range ipset.BlockSize {
+		l := Lease{Addr: ipset.BlockAddr(full.Base, i), State: InUse, Pool: "a", Since: start}
+		l.ContainerID, l.Interface = fmt.Sprint(i), "eth0"
+		full.Leases = append(full.Leases, l)
+	}
+	outlined := full.Outline()
+	if len(outlined.Leases) != 0 || !outlined.Full || outlined.Removable(start, 0) {
+		t.Fatalf("got %+v", outlined)
+	}
+	x := newIndex(t, "10.0.0.0-10.0.0.17")
+	x.Put(outlined, start)
+	one(t, x, start, request("p", "a"))
+	if u := x.Usage("a"); u.InUse != 17 || u.Free != 1 {
+		t.Errorf("usage is %+v, want 17 in use and one free", u)
+	}
+	freed := full
+	freed.Leases = slices.Clone(full.Leases)[1:]
+	x.Put(freed, start)
+	if u := x.Usage("a"); u.InUse != 16 || u.Free != 2 {
+		t.Errorf("after a release usage is %+v, want 16 in use and two free", u)
+	}
+	for _, b := range []Block{freed, {Base: full.Base, Leases: append([]Lease{{Addr: full.Base, State: Retained, Holder: Holder{FixedFor: "Pod/ns/web-0"}}}, freed.Leases...)}} {
+		if b.Outline().Full {
+			t.Errorf("a block was outlined that has something to give: %+v", b.Leases[0])
+		}
+	}
+}
+
 func TestADamagedBlockCountsAsTaken(t *testing.T) {
 	t.Parallel()
 	x := newIndex(t, "10.0.0.0-10.0.0.17")
