@@ -42,18 +42,13 @@ func (p Pools) Get(ctx context.Context, name string) (*pool.Pool, error) {
 
 // List implements ipam.Pools.
 func (p Pools) List(ctx context.Context, limit int) ([]*pool.Pool, error) {
-	var page v2beta1.SpiderIPPoolList
-	err := p.Client.spiderpool.Get().Resource(poolResource.Resource).Param("limit", fmt.Sprint(limit)).Do(ctx).Into(&page)
-	if err != nil {
-		return nil, fmt.Errorf("list SpiderIPPools: %w", err)
-	}
 	var pools []*pool.Pool
-	for i := range page.Items {
-		if compiled, errs := CompilePool(&page.Items[i]); len(errs) == 0 {
+	_, err := p.Client.eachPool(ctx, map[string]string{"limit": fmt.Sprint(limit)}, func(object *v2beta1.SpiderIPPool) {
+		if compiled, errs := CompilePool(object); len(errs) == 0 {
 			pools = append(pools, &compiled)
 		}
-	}
-	return pools, nil
+	})
+	return pools, err
 }
 
 // PoolSink takes what Follow learns about pools and blocks.
@@ -256,8 +251,8 @@ func stampOf(object *metav1.PartialObjectMetadata) string {
 	return fmt.Sprintf("%s/%d/%t", object.UID, object.Generation, object.DeletionTimestamp != nil)
 }
 
-// poolPage bounds the memory that a list of pools, status included, takes at a time.
-const poolPage = 50
+// poolPage bounds what the API server puts into one answer.
+const poolPage = 500
 
 func (p *poolFollower) replace(ctx context.Context, all []*metav1.PartialObjectMetadata, _ string) error {
 	fresh := make(map[string]string, len(all))
@@ -265,21 +260,18 @@ func (p *poolFollower) replace(ctx context.Context, all []*metav1.PartialObjectM
 		fresh[object.Name] = stampOf(object)
 	}
 	for next := ""; ; {
-		var page v2beta1.SpiderIPPoolList
-		err := p.client.spiderpool.Get().Resource(poolResource.Resource).
-			Param("labelSelector", p.labels).Param("limit", fmt.Sprint(poolPage)).Param("continue", next).
-			Do(ctx).Into(&page)
-		if err != nil {
-			return fmt.Errorf("list SpiderIPPools with %s: %w", p.labels, err)
-		}
-		for i := range page.Items {
-			object := &page.Items[i]
+		params := map[string]string{"labelSelector": p.labels, "limit": fmt.Sprint(poolPage), "continue": next}
+		var err error
+		next, err = p.client.eachPool(ctx, params, func(object *v2beta1.SpiderIPPool) {
 			p.mu.Lock()
+			defer p.mu.Unlock()
 			p.pools[object.Name] = poolState{stamp: fresh[object.Name], selection: p.selection}
 			p.setPool(object)
-			p.mu.Unlock()
+		})
+		if err != nil {
+			return fmt.Errorf("with %s: %w", p.labels, err)
 		}
-		if next = page.Continue; next == "" {
+		if next == "" {
 			break
 		}
 	}
