@@ -119,12 +119,12 @@ func (a *agent) expectConflict(t *testing.T, container, addr, mac string) {
 // TestAddressThatTheKernelFindsInUse has duplicate address detection switched on,
 // as it is on nodes.
 func TestAddressThatTheKernelFindsInUse(t *testing.T) {
-	node, pod := lone(t, guideReply())
+	node, _ := lone(t, guideReply())
 	a := newAgent(t, guideReply())
 	squatter := linuxtest.NewMachine(t, "squatter")
 	node.Sub("macvlan", "ens5", squatter, "eth0")
 	squatter.Addr("eth0", guide.a[1])
-	pod = newSandbox(t, node, "b", a.socket)
+	pod := newSandbox(t, node, "b", a.socket)
 	pod.Sysctl("net/ipv6/conf/default/accept_dad", "1")
 	pod.Sysctl("net/ipv6/conf/all/accept_dad", "1")
 	node.Sub("macvlan", "ens5", pod.Machine, "eth0")

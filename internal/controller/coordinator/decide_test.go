@@ -15,7 +15,7 @@ var (
 	merged     = []string{"10.244.0.0/23", "fd00:1::/80"}
 	calico     = &origin{name: "calico", networks: []string{"192.168.1.1/16"}}
 	cilium     = &origin{name: "cilium", networks: []string{"10.0.0.0/8"}}
-	unreadable = errors.New("not today")
+	errUnreadable = errors.New("not today")
 	found      = []string{"10.96.0.0/12", "fd00:10:96::/112"}
 )
 
@@ -88,16 +88,16 @@ func TestDecideOnSourcesThatAreEmptyOrCannotBeRead(t *testing.T) {
 			pods: merged, services: found,
 		},
 		"what cannot be read is reported where it is needed": {
-			kind: v2beta1.PodCIDRAuto, facts: facts{services: services, cluster: cluster, calico: &origin{name: "calico", err: unreadable}}, services: found,
-			missing: "overlayPodCIDR: calico cannot be read: not today", err: unreadable,
+			kind: v2beta1.PodCIDRAuto, facts: facts{services: services, cluster: cluster, calico: &origin{name: "calico", err: errUnreadable}}, services: found,
+			missing: "overlayPodCIDR: calico cannot be read: not today", err: errUnreadable,
 		},
 		"what cannot be read does not matter where it is not needed": {
 			kind: v2beta1.PodCIDRCluster, pods: merged, services: found,
-			facts: facts{services: append(slices.Clone(services), origin{name: "c", err: unreadable}), cluster: cluster, calico: &origin{err: unreadable}},
+			facts: facts{services: append(slices.Clone(services), origin{name: "c", err: errUnreadable}), cluster: cluster, calico: &origin{err: errUnreadable}},
 		},
 		"what comes behind a source that cannot be read is not taken": {
-			kind: v2beta1.PodCIDRAuto, facts: facts{services: append([]origin{{name: "objects", err: unreadable}}, services...), cluster: []origin{{name: "kubeadm", err: unreadable}, cluster[1]}},
-			missing: "serviceCIDR: objects cannot be read: not today; overlayPodCIDR: kubeadm cannot be read: not today", err: unreadable,
+			kind: v2beta1.PodCIDRAuto, facts: facts{services: append([]origin{{name: "objects", err: errUnreadable}}, services...), cluster: []origin{{name: "kubeadm", err: errUnreadable}, cluster[1]}},
+			missing: "serviceCIDR: objects cannot be read: not today; overlayPodCIDR: kubeadm cannot be read: not today", err: errUnreadable,
 		},
 	})
 }
