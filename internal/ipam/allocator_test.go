@@ -122,7 +122,9 @@ func TestPoolIsUsedToTheLastAddressByAnyMixOfNodes(t *testing.T) {
 	if len(holders) != pods || len(held(t, store)) != pods {
 		t.Fatalf("%d addresses given, %d leased, want %d", len(holders), len(held(t, store)), pods)
 	}
-	if puts, lost := store.Count("put"), store.Count("conflict"); puts > pods {
+	// How often nodes meet depends on the scheduler, but no write that succeeds is
+	// for nothing.
+	if puts, lost := store.Count("put"), store.Count("conflict"); puts-lost > pods || lost > pods {
 		t.Errorf("%d writes of which %d conflicts for %d pods", puts, lost, pods)
 	}
 }
