@@ -10,13 +10,13 @@ import (
 
 // What sources say.
 var (
-	services   = []origin{{name: "ServiceCIDR objects"}, {name: "kubeadm", networks: []string{"10.96.0.0/12", "fd00:10:96::/112"}}}
-	cluster    = []origin{{name: "kubeadm"}, {name: "nodes", networks: []string{"10.244.1.0/24", "10.244.0.0/24", "fd00:1::/80"}}}
-	merged     = []string{"10.244.0.0/23", "fd00:1::/80"}
-	calico     = &origin{name: "calico", networks: []string{"192.168.1.1/16"}}
-	cilium     = &origin{name: "cilium", networks: []string{"10.0.0.0/8"}}
+	services      = []origin{{name: "ServiceCIDR objects"}, {name: "kubeadm", networks: []string{"10.96.0.0/12", "fd00:10:96::/112"}}}
+	cluster       = []origin{{name: "kubeadm"}, {name: "nodes", networks: []string{"10.244.1.0/24", "10.244.0.0/24", "fd00:1::/80"}}}
+	merged        = []string{"10.244.0.0/23", "fd00:1::/80"}
+	calico        = &origin{name: "calico", networks: []string{"192.168.1.1/16"}}
+	cilium        = &origin{name: "cilium", networks: []string{"10.0.0.0/8"}}
 	errUnreadable = errors.New("not today")
-	found      = []string{"10.96.0.0/12", "fd00:10:96::/112"}
+	found         = []string{"10.96.0.0/12", "fd00:10:96::/112"}
 )
 
 // decision is what is to follow from facts.
