@@ -106,6 +106,10 @@ chaos: lab-tools ## Ten minutes of killed agents, controllers, API servers and e
 scale: lab-tools ## The controller with 5,000 pools and 20,000 endpoints, then five minutes in which it writes nothing
 	@KUBEBUILDER_ASSETS="$$($(LAB) env --dir)" go test -tags apiserver,scale -count=1 -timeout 30m -v -run FiveThousand ./internal/controller -quiet 5m
 
+.PHONY: chaos-short
+chaos-short: lab-tools ## The same for a minute
+	@go run ./test/chaos --time 1m
+
 .PHONY: microbench
 microbench: ## Go benchmarks of the hot paths
 	@go test -run '^$$' -bench . -benchmem ./internal/...

@@ -127,12 +127,23 @@ func (c *chaos) begin(ctx context.Context, node int, name string) (*sandbox, err
 	}
 }
 
-// end takes the sandbox down: DEL as often as it takes, as kubelet does.
+// end takes the sandbox down. The runtime calls DEL when it stops a sandbox, and
+// again when it removes it.
 func (c *chaos) end(ctx context.Context, s *sandbox) error {
+	for range 2 {
+		if err := c.delUntilDone(ctx, s); err != nil {
+			return err
+		}
+	}
+	c.runtimes[s.node].Remove(s.ContainerID)
+	return nil
+}
+
+// delUntilDone makes DEL as often as it takes, as kubelet does.
+func (c *chaos) delUntilDone(ctx context.Context, s *sandbox) error {
 	for {
 		err := c.del(ctx, s)
 		if err == nil {
-			c.runtimes[s.node].Remove(s.ContainerID)
 			return nil
 		}
 		if !sleep(ctx, retryAfter) {
