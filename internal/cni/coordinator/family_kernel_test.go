@@ -19,8 +19,7 @@ func TestNodeKeepsItsLearnedDefaultRouteWhenItStartsToForward(t *testing.T) {
 	// The name sorts behind "all".
 	linuxtest.Wire(node, "ens5", router, "to-node")
 	router.Sysctl("net/ipv6/conf/all/forwarding", "1")
-	router.Advertise("to-node", "2001:db8:1::")
-	node.Await("proto ra", "ip", "-6", "route", "show", "default")
+	router.Advertise("to-node", "2001:db8:1::", node)
 	pod := newSandbox(t, node, "a", fakeAgent(t, guideReply()))
 	pod.version = "1.0.0"
 	pod.attach("macvlan", "ens5", "eth0", guide.a, nil)
@@ -44,9 +43,8 @@ func TestNothingIsLearnedFromRouterAdvertisements(t *testing.T) {
 	pod.version = "1.0.0"
 	pod.attach("macvlan", "ens5", "eth0", guide.a, nil)
 	node.Sysctl("net/ipv6/conf/ens5/accept_ra", "0") // so that its address is not the network's
-	router.Advertise("to-node", "2001:db8:1::")
+	router.Advertise("to-node", "2001:db8:1::", pod.Machine)
 	pod.Await("2001:db8:1:", "ip", "-6", "addr", "show", "dev", "eth0")
-	pod.Await("proto ra", "ip", "-6", "route", "show", "default")
 	pod.must("ADD", "eth0", pod.result("eth0", guide.a, nil), nil)
 	pod.must("CHECK", "eth0", pod.result("eth0", guide.a, nil), nil)
 	out := pod.Must("", "sh", "-c", "ip -6 addr show dev eth0; ip -6 route; cat /proc/sys/net/ipv6/conf/eth0/accept_ra")

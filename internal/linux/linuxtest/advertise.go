@@ -13,29 +13,39 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Advertise sends a router advertisement from a link: the machine is a default
-// router, and hosts make themselves an address of the prefix, a /64.
-func (m *Machine) Advertise(dev, prefix string) {
+// Advertise sends router advertisements from a link until the host has learned its
+// default route from one, as routers do: an interface that has just come up may
+// miss some. The host makes itself an address of the prefix, a /64.
+func (m *Machine) Advertise(dev, prefix string, host *Machine) {
 	m.t.Helper()
 	m.Await("fe80:", "ip", "-6", "addr", "show", "dev", dev)
-	m.ok(m.Do(func() error {
-		ifi, err := net.InterfaceByName(dev)
-		if err != nil {
-			return err
+	var out string
+	for began := time.Now(); time.Since(began) < eventually; {
+		m.ok(m.Do(func() error { return advertise(dev, prefix) }))
+		if out = host.Must("", "ip", "-6", "route", "show", "default"); strings.Contains(out, "proto ra") {
+			return
 		}
-		conn, _, err := ndp.Listen(ifi, ndp.LinkLocal)
-		if err != nil {
-			return err
-		}
-		defer conn.Close()
-		return conn.WriteTo(&ndp.RouterAdvertisement{
-			CurrentHopLimit: 64, RouterLifetime: time.Hour,
-			Options: []ndp.Option{&ndp.PrefixInformation{
-				PrefixLength: 64, OnLink: true, AutonomousAddressConfiguration: true,
-				ValidLifetime: time.Hour, PreferredLifetime: time.Hour, Prefix: netip.MustParseAddr(prefix),
-			}},
-		}, nil, netip.IPv6LinkLocalAllNodes())
-	}))
+	}
+	m.t.Fatalf("%s learned no default route: %q", host.Name, out)
+}
+
+func advertise(dev, prefix string) error {
+	ifi, err := net.InterfaceByName(dev)
+	if err != nil {
+		return err
+	}
+	conn, _, err := ndp.Listen(ifi, ndp.LinkLocal)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	return conn.WriteTo(&ndp.RouterAdvertisement{
+		CurrentHopLimit: 64, RouterLifetime: time.Hour,
+		Options: []ndp.Option{&ndp.PrefixInformation{
+			PrefixLength: 64, OnLink: true, AutonomousAddressConfiguration: true,
+			ValidLifetime: time.Hour, PreferredLifetime: time.Hour, Prefix: netip.MustParseAddr(prefix),
+		}},
+	}, nil, netip.IPv6LinkLocalAllNodes())
 }
 
 // Send sends a datagram to an address, which may be of a group, by a link.
