@@ -117,11 +117,8 @@ func (a *agent) expectConflict(t *testing.T, container, addr, mac string) {
 // TestAddressThatTheKernelFindsInUse has duplicate address detection switched on,
 // as it is on nodes.
 func TestAddressThatTheKernelFindsInUse(t *testing.T) {
-	node, _ := lone(t, guideReply())
+	node, holder := lone(t, guideReply())
 	a := newAgent(t, guideReply())
-	squatter := linuxtest.NewMachine(t, "squatter")
-	node.Sub("macvlan", "ens5", squatter, "eth0")
-	squatter.Addr("eth0", guide.a[1])
 	pod := newSandbox(t, node, "b", a.socket)
 	pod.Sysctl("net/ipv6/conf/default/accept_dad", "1")
 	pod.Sysctl("net/ipv6/conf/all/accept_dad", "1")
@@ -131,7 +128,7 @@ func TestAddressThatTheKernelFindsInUse(t *testing.T) {
 	if err == nil || !strings.Contains(out, `"code": 11`) {
 		t.Errorf("got %v\n%s", err, out)
 	}
-	a.expectConflict(t, pod.id, bare(guide.a[1]), squatter.Link("eth0").Attrs().HardwareAddr.String())
+	a.expectConflict(t, pod.id, bare(guide.a[1]), holder.Link("eth0").Attrs().HardwareAddr.String())
 }
 
 // TestAddressesSettle waits for duplicate address detection.
