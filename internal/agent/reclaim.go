@@ -59,16 +59,7 @@ func (a *agent) reclaimEnded(ctx context.Context, policy reclaim.Policy) {
 
 // reclaimPolicy is what the installation allows an agent to take back.
 func reclaimPolicy(cfg config.Agent, minLeaseAge time.Duration) reclaim.Policy {
-	gc := cfg.IPAM.GC
-	return reclaim.Policy{
-		Enabled:                  gc.Enabled,
-		ZombieOnReadyNode:        gc.Pods.ZombieOnReadyNode,
-		ZombieOnNotReadyNode:     gc.Pods.ZombieOnNotReadyNode,
-		RunningPodWithoutAddress: gc.Pods.RunningPodOnEmptyPodStatusIPs,
-		TerminatingDelay:         time.Duration(gc.GCDeletingTimeOutPodDelay) * time.Second,
-		FixedForStatefulSet:      cfg.IPAM.EnableStatefulSet,
-		FixedForKubeVirt:         cfg.IPAM.EnableKubevirtStaticIP,
-		MinAge:                   cmp.Or(minLeaseAge, reclaim.DefaultMinAge),
-		ScaledDownRetention:      reclaim.DefaultScaledDownRetention,
-	}
+	policy := cfg.IPAM.ReclaimPolicy()
+	policy.MinAge = cmp.Or(minLeaseAge, policy.MinAge)
+	return policy
 }

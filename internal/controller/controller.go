@@ -45,7 +45,6 @@ import (
 	"spiderpool.dev/spiderpool/internal/kube/allkinds"
 	"spiderpool.dev/spiderpool/internal/kube/cached"
 	"spiderpool.dev/spiderpool/internal/kube/poolindex"
-	domain "spiderpool.dev/spiderpool/internal/reclaim"
 )
 
 const (
@@ -216,20 +215,9 @@ func coordinatorOptions(cfg config.Controller) coordinator.Options {
 }
 
 func reclaimOptions(cfg config.Controller, observer reclaim.Observer) reclaim.Options {
-	gc := cfg.IPAM.GC
 	return reclaim.Options{
-		Policy: domain.Policy{
-			Enabled:                  gc.Enabled,
-			ZombieOnReadyNode:        gc.Pods.ZombieOnReadyNode,
-			ZombieOnNotReadyNode:     gc.Pods.ZombieOnNotReadyNode,
-			RunningPodWithoutAddress: gc.Pods.RunningPodOnEmptyPodStatusIPs,
-			TerminatingDelay:         time.Duration(gc.GCDeletingTimeOutPodDelay) * time.Second,
-			FixedForStatefulSet:      cfg.IPAM.EnableStatefulSet,
-			FixedForKubeVirt:         cfg.IPAM.EnableKubevirtStaticIP,
-			MinAge:                   domain.DefaultMinAge,
-			ScaledDownRetention:      domain.DefaultScaledDownRetention,
-		},
-		Interval: time.Duration(gc.GCAll.IntervalInSecond) * time.Second,
+		Policy:   cfg.IPAM.ReclaimPolicy(),
+		Interval: time.Duration(cfg.IPAM.GC.GCAll.IntervalInSecond) * time.Second,
 		Observer: observer,
 	}
 }
