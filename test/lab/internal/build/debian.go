@@ -18,7 +18,7 @@ import (
 // HostPackages are the Debian packages whose programs the lab runs, or puts into
 // images.
 var HostPackages = []string{"runc", "iptables", "nftables", "ipset", "conntrack", "tcpdump", "iproute2",
-	"iputils-ping", "busybox-static", "curl", "iperf3", "kmod", "user-mode-linux"}
+	"iputils-ping", "busybox-static", "curl", "iperf3"}
 
 // MissingPackages returns those of the packages that are not installed.
 func MissingPackages(ctx context.Context, packages []string) ([]string, error) {
@@ -83,10 +83,8 @@ func (c Cache) Unpacked(ctx context.Context, packages []string, log io.Writer) (
 		return "", err
 	}
 	for _, file := range files {
-		cmd := exec.CommandContext(ctx, "dpkg-deb", "-x", file, next)
-		cmd.Stdout, cmd.Stderr = log, log
-		if err := cmd.Run(); err != nil {
-			return "", fmt.Errorf("unpack %s: %w", file, err)
+		if err := run(ctx, next, log, "dpkg-deb", "-x", file, next); err != nil {
+			return "", err
 		}
 	}
 	if err := os.RemoveAll(download); err != nil {

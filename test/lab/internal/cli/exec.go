@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"spiderpool.dev/spiderpool/test/lab/internal/controlplane"
 	"spiderpool.dev/spiderpool/test/lab/internal/image"
 	"spiderpool.dev/spiderpool/test/lab/internal/machine"
 	"spiderpool.dev/spiderpool/test/lab/internal/registry"
@@ -51,7 +52,11 @@ func daemonCommand() *cobra.Command {
 		Args:      cobra.ExactArgs(2),
 		ValidArgs: []string{"stop", "start", "kill"},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return client().Daemon(cmd.Context(), args[0], args[1])
+			owner := client()
+			if controlplane.Has(args[0]) {
+				owner = controlPlane()
+			}
+			return owner.Daemon(cmd.Context(), args[0], args[1])
 		},
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"spiderpool.dev/spiderpool/test/lab/internal/cluster"
+	"spiderpool.dev/spiderpool/test/lab/internal/controlplane"
 	"spiderpool.dev/spiderpool/test/lab/internal/lab"
 	"spiderpool.dev/spiderpool/test/lab/internal/lb"
 	"spiderpool.dev/spiderpool/test/lab/internal/machine"
@@ -28,11 +30,12 @@ import (
 func insideCommands() []*cobra.Command {
 	commands := []*cobra.Command{
 		{Use: "machine", Short: "First process of a machine", Args: cobra.NoArgs, RunE: func(*cobra.Command, []string) error {
-			// In order: what tells to go on, the control socket, the API socket.
-			ready, control, api := os.NewFile(3, "ready"), os.NewFile(4, "control"), os.NewFile(5, "api")
+			// In order: what tells to go on, and the sockets of the API, of the control
+			// plane and of the machine.
+			ready, sockets := os.NewFile(3, "ready"), []*os.File{os.NewFile(4, "API"), os.NewFile(5, "control plane"), os.NewFile(6, "machine")}
 			server := exec.Command("/proc/self/exe", "serve")
 			server.Args[0] = "lab"
-			server.Stdout, server.Stderr, server.ExtraFiles = os.Stdout, os.Stderr, []*os.File{control, api}
+			server.Stdout, server.Stderr, server.ExtraFiles = os.Stdout, os.Stderr, sockets
 			return machine.Init(state.Default(), ready, server)
 		}},
 		// User Mode Linux adds arguments of its own.
@@ -44,7 +47,7 @@ func insideCommands() []*cobra.Command {
 			server := exec.Command(state.Default().Program(), "serve-guest")
 			server.Stdout, server.Stderr = log, log
 			server.Env = append(os.Environ(), "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root")
-			return machine.GuestInit(state.Default(), prepareGuest, server, log)
+			return machine.GuestInit(state.Default(), uml.MountSystem, server, log)
 		}},
 		{Use: "serve-guest", Short: "Server of a guest kernel", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
 			return serveGuest(cmd.Context())
@@ -93,23 +96,31 @@ func loaded() (state.Config, *topology.Topology, error) {
 	return config, t, err
 }
 
-// serve runs what the machine holds, or, on User Mode Linux, the guest that does.
+// serve runs the control plane, and the nodes or, on User Mode Linux, the guest
+// that does.
 func serve(ctx context.Context) error {
 	config, t, err := loaded()
 	if err != nil {
 		return err
 	}
-	control, err := net.FileListener(os.NewFile(3, "control"))
-	if err != nil {
-		return fmt.Errorf("control socket: %w", err)
+	var sockets [3]net.Listener
+	for i := range sockets {
+		if sockets[i], err = net.FileListener(os.NewFile(uintptr(3+i), "socket")); err != nil {
+			return fmt.Errorf("inherit socket %d: %w", i, err)
+		}
 	}
-	api, err := net.FileListener(os.NewFile(4, "api"))
-	if err != nil {
-		return fmt.Errorf("API socket: %w", err)
-	}
-	failed := make(chan error, 3)
+	dir := state.Default()
+	control := controlplane.New(controlplane.Config{
+		Dir: dir, Topology: t, Programs: config.Programs, Endpoint: config.Endpoint,
+		DialNode: func(ctx context.Context, network, address string) (net.Conn, error) {
+			return client().Dial(ctx, t.Nodes[0].Name, network, address)
+		},
+	})
+	failed := make(chan error, 4)
+	go func() { failed <- machine.Serve(ctx, sockets[1], control) }()
+	go func() { failed <- machine.Relay(ctx, sockets[0], control.Dial) }()
 	if config.Kernel == lab.KernelUML {
-		guest, err := bootGuest(state.Default())
+		guest, err := bootGuest(dir, filepath.Join(config.Programs, "linux"))
 		if err != nil {
 			return err
 		}
@@ -118,26 +129,20 @@ func serve(ctx context.Context) error {
 			_ = guest.Wait()
 			failed <- fmt.Errorf("the guest kernel ended: %s", guest.ProcessState)
 		}()
-		go func() { failed <- machine.Relay(ctx, control, dialGuest) }()
-		go func() {
-			failed <- machine.Relay(ctx, api, func(ctx context.Context) (net.Conn, error) {
-				return machine.Client{Connect: dialGuest}.Dial(ctx, t.Nodes[0].Name, "tcp", cluster.APIAddress)
-			})
-		}()
+		go func() { failed <- machine.Relay(ctx, sockets[2], dialGuest) }()
 	} else {
-		c, err := newCluster(config, t)
+		c, err := newCluster(config, t, netip.MustParseAddr("127.0.0.1"))
 		if err != nil {
 			return err
 		}
-		go func() { failed <- machine.Serve(ctx, control, c) }()
-		go func() { failed <- machine.Relay(ctx, api, c.DialAPI) }()
+		go func() { failed <- machine.Serve(ctx, sockets[2], c) }()
 	}
 	return <-failed
 }
 
 // newCluster also makes the lab's programs those that commands are looked up
-// among first.
-func newCluster(config state.Config, t *topology.Topology) (*cluster.Cluster, error) {
+// among first. The control plane is at that address.
+func newCluster(config state.Config, t *topology.Topology, control netip.Addr) (*cluster.Cluster, error) {
 	path := config.Programs + ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 	if err := os.Setenv("PATH", path); err != nil {
 		return nil, err
@@ -145,6 +150,7 @@ func newCluster(config state.Config, t *topology.Topology) (*cluster.Cluster, er
 	c := cluster.Config{
 		Dir: state.Default(), Topology: t, KubeProxyMode: config.KubeProxyMode,
 		Programs: config.Programs, Plugins: config.Plugins, Archives: config.Archives, Shared: []string{config.Cache},
+		ControlPlane: netip.AddrPortFrom(control, controlplane.Port),
 	}
 	if config.Kernel == lab.KernelUML {
 		c.Processor = c.Dir.Processor()
@@ -152,7 +158,7 @@ func newCluster(config state.Config, t *topology.Topology) (*cluster.Cluster, er
 	return cluster.New(c), nil
 }
 
-func bootGuest(dir state.Dir) (*exec.Cmd, error) {
+func bootGuest(dir state.Dir, kernel string) (*exec.Cmd, error) {
 	log, err := os.OpenFile(filepath.Join(dir.Logs(), "kernel.log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
 	if err != nil {
 		return nil, err
@@ -161,7 +167,7 @@ func bootGuest(dir state.Dir) (*exec.Cmd, error) {
 	if err := uml.WriteProcessor(dir.Processor()); err != nil {
 		return nil, err
 	}
-	return uml.Start(uml.Config{Dir: dir.Volatile(), Init: []string{dir.Program(), "guest"}, Env: []string{state.Environment(dir)}}, log)
+	return uml.Start(uml.Config{Kernel: kernel, Dir: dir.Volatile(), Init: []string{dir.Program(), "guest"}, Env: []string{state.Environment(dir)}}, log)
 }
 
 // dialGuest connects to the guest, which may still be booting.
@@ -170,19 +176,6 @@ func dialGuest(ctx context.Context) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	return uml.Dial(ctx)
-}
-
-// prepareGuest mounts and loads what the guest kernel offers.
-func prepareGuest() error {
-	if err := uml.MountSystem(); err != nil {
-		return err
-	}
-	dir := state.Default()
-	config, err := dir.Load()
-	if err != nil {
-		return err
-	}
-	return uml.LoadModules(config.Modules, dir.Autoload(), append(cluster.KernelModules, vpc.KernelModules...))
 }
 
 func serveGuest(ctx context.Context) error {
@@ -194,7 +187,7 @@ func serveGuest(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	c, err := newCluster(config, t)
+	c, err := newCluster(config, t, uml.Outside())
 	if err != nil {
 		return err
 	}

@@ -23,16 +23,27 @@ func current() lab.Lab {
 
 func client() machine.Client { return machine.At(state.Default().Socket()) }
 
+func controlPlane() machine.Client { return machine.At(state.Default().ControlSocket()) }
+
 func buildCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "build",
 		Short: "Get what the lab runs, and make what is not in the cache",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			_, err := current().Build(cmd.Context())
+			_, err := buildAll(cmd.Context(), current())
 			return err
 		},
 	}
+}
+
+// buildAll gets what any topology needs on this machine.
+func buildAll(ctx context.Context, l lab.Lab) (lab.Built, error) {
+	guest, err := lab.NeedsGuest()
+	if err != nil {
+		return lab.Built{}, err
+	}
+	return l.Build(ctx, guest)
 }
 
 func upCommand() *cobra.Command {
@@ -83,24 +94,28 @@ func status(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	running, err := client().Status(ctx)
+	nodes, err := client().Status(ctx)
+	if err != nil {
+		return fmt.Errorf("the lab is half up (remove it with `lab down`): %w", err)
+	}
+	control, err := controlPlane().Status(ctx)
 	if err != nil {
 		return fmt.Errorf("the lab is half up (remove it with `lab down`): %w", err)
 	}
 	how := "up"
-	if !config.Complete || !running.Up {
+	if !config.Complete || !nodes.Up || !control.Up {
 		how = "half up"
 	}
 	fmt.Printf("Lab        %s since %s\n", how, config.Started.Format(time.DateTime))
 	fmt.Printf("Topology   %s, %d nodes, kube-proxy mode %s\n", config.Topology, config.Nodes, config.KubeProxyMode)
-	fmt.Printf("Kernel     %s (%s)\n", running.Kernel, config.Kernel)
+	fmt.Printf("Kernel     %s (%s); of the control plane %s\n", nodes.Kernel, config.Kernel, control.Kernel)
 	fmt.Printf("API        https://%s\n", config.Endpoint)
 	fmt.Printf("Kubeconfig %s\n", dir.Kubeconfig())
 	fmt.Printf("Logs       %s\n", dir.Logs())
-	fmt.Printf("Hosts      %s\n\n", strings.Join(running.Hosts, " "))
+	fmt.Printf("Hosts      %s\n\n", strings.Join(nodes.Hosts, " "))
 	table := tabwriter.NewWriter(os.Stdout, 0, 8, 2, ' ', 0)
 	fmt.Fprintln(table, "DAEMON\tPROCESS\tUP\tRESTARTS\tLAST EXIT")
-	for _, d := range running.Daemons {
+	for _, d := range append(control.Daemons, nodes.Daemons...) {
 		process, up := "-", "-"
 		if d.Process != 0 {
 			process, up = fmt.Sprint(d.Process), time.Since(d.Started).Round(time.Second).String()
@@ -121,7 +136,7 @@ func envCommand() *cobra.Command {
 			l := current()
 			if dirOnly {
 				l.Out = os.Stderr
-				built, err := l.Build(cmd.Context())
+				built, err := buildAll(cmd.Context(), l)
 				if err == nil {
 					fmt.Println(built.Programs)
 				}

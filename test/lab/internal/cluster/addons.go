@@ -12,6 +12,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/util/yaml"
+	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/restmapper"
 )
@@ -26,11 +27,11 @@ func (c *Cluster) applyAddons(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	client, err := c.client()
+	client, err := discovery.NewDiscoveryClientForConfig(config)
 	if err != nil {
 		return err
 	}
-	groups, err := restmapper.GetAPIGroupResources(client.Discovery())
+	groups, err := restmapper.GetAPIGroupResources(client)
 	if err != nil {
 		return fmt.Errorf("discover the API: %w", err)
 	}

@@ -1,5 +1,5 @@
-// Package cluster is what a lab's machine holds: the simulated network, a real
-// Kubernetes on it, and the registry that the nodes pull from. It runs inside
+// Package cluster is what a lab's machine holds: the simulated network, the nodes
+// of a real Kubernetes on it, and the registry that they pull from. It runs inside
 // the machine and implements machine.Guest.
 package cluster
 
@@ -15,8 +15,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-
-	"golang.org/x/sys/unix"
 
 	"spiderpool.dev/spiderpool/test/lab/internal/action"
 	"spiderpool.dev/spiderpool/test/lab/internal/daemon"
@@ -41,18 +39,21 @@ type Config struct {
 	Shared []string
 	// Processor, if set, replaces the nodes' /proc/cpuinfo.
 	Processor string
+	// ControlPlane is where the API server is, seen from this machine.
+	ControlPlane netip.AddrPort
 }
 
 // Cluster is one cluster. Its methods may be called concurrently.
 type Cluster struct {
 	Config
 	daemons *daemon.Set
-	secrets *secrets
 
 	mu sync.Mutex
 	// nodes are the first processes of nodes, by name.
 	nodes map[string]*os.Process
 	up    bool
+	// api is where nodes reach the control plane, once it listens.
+	api net.Listener
 	// registry is what the nodes pull from, once it listens.
 	registry net.Listener
 	// internet is the web server of the internet host, once it listens.
@@ -72,37 +73,17 @@ func New(config Config) *Cluster {
 // programs take their time to load, whatever runs beside them.
 func (c *Cluster) actions() []action.Action {
 	return slices.Concat(c.network(), []action.Action{
-		{Name: "certificates", Do: c.makeSecrets},
 		{Name: "nodes: namespaces and file systems", Do: c.startNodes},
+		{Name: "nodes: way to the control plane", Do: c.serveAPI},
 		{Name: "image registry", Do: c.serveRegistry},
 		{Name: "internet host: web server", Do: c.serveInternet, Undo: c.closeInternet},
-		c.daemonAction("etcd and kube-apiserver: start", c.apiServer),
-		c.daemonAction("containerd: start", c.containerd),
-		{Name: "kube-apiserver: ready", Do: c.waitAPI},
-		c.daemonAction("kube-controller-manager and kube-scheduler: start", c.controllers),
+		c.daemons.Action("containerd: start", c.containerd),
 		{Name: "containerd: ready", Do: c.waitContainerd},
-		c.daemonAction("kubelet and kube-proxy: start", c.nodeAgents),
-		{Name: "kube-controller-manager and kube-scheduler: ready", Do: c.waitControllers},
+		c.daemons.Action("kubelet and kube-proxy: start", c.nodeAgents),
 		{Name: "nodes: registered", Do: c.waitNodes},
 		{Name: "CoreDNS and IngressClass: applied", Do: c.applyAddons},
-		c.daemonAction("load balancers: start", c.loadBalancer),
+		c.daemons.Action("load balancers: start", c.loadBalancer),
 	})
-}
-
-// daemonAction starts daemons.
-func (c *Cluster) daemonAction(name string, specs func() ([]daemon.Spec, error)) action.Action {
-	return action.Action{Name: name, Do: func(context.Context) error {
-		list, err := specs()
-		if err != nil {
-			return err
-		}
-		for _, spec := range list {
-			if err := c.daemons.Start(spec); err != nil {
-				return err
-			}
-		}
-		return nil
-	}}
 }
 
 // Up implements machine.Guest. It can be repeated.
@@ -142,36 +123,22 @@ func (c *Cluster) Status() machine.Status {
 	c.mu.Lock()
 	up := c.up
 	c.mu.Unlock()
-	var name unix.Utsname
-	kernel := "unknown"
-	if err := unix.Uname(&name); err == nil {
-		kernel = unix.ByteSliceToString(name.Release[:])
-	}
-	return machine.Status{Kernel: kernel, Hosts: c.Topology.HostNames(), Daemons: c.daemons.Status(), Up: up}
+	return machine.Status{Kernel: machine.Kernel(), Hosts: c.Topology.HostNames(), Daemons: c.daemons.Status(), Up: up}
 }
 
 // Daemon implements machine.Guest.
 func (c *Cluster) Daemon(ctx context.Context, name, verb string) error {
-	switch verb {
-	case "stop":
-		return c.daemons.Stop(ctx, name)
-	case "start":
-		return c.daemons.Restart(name)
-	case "kill":
-		return c.daemons.Kill(name)
-	default:
-		return fmt.Errorf("daemon %s: unknown verb %q; known: stop, start, kill", name, verb)
-	}
+	return c.daemons.Control(ctx, name, verb)
 }
 
-// control is the node that runs the control plane.
+// control is the node that stands for the control plane on the network.
 func (c *Cluster) control() topology.Host { return c.Topology.Nodes[0] }
 
 // target is where a node's programs run.
 func (c *Cluster) target(node string) (ns.Target, error) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	process := c.nodes[node]
+	c.mu.Unlock()
 	if process == nil {
 		return ns.Target{}, fmt.Errorf("node %s is not there", node)
 	}
@@ -180,17 +147,6 @@ func (c *Cluster) target(node string) (ns.Target, error) {
 
 // program is a program of the lab's own build.
 func (c *Cluster) program(name string) string { return filepath.Join(c.Programs, name) }
-
-// addresses returns the primary addresses of a host's first interface.
-func addresses(host topology.Host) []netip.Addr {
-	var list []netip.Addr
-	for _, addr := range []netip.Addr{host.Interfaces[0].IPv4, host.Interfaces[0].IPv6} {
-		if addr.IsValid() {
-			list = append(list, addr)
-		}
-	}
-	return list
-}
 
 // joined is the addresses as the comma-separated list that Kubernetes' flags
 // take.

@@ -20,10 +20,6 @@ import (
 	"spiderpool.dev/spiderpool/test/lab/internal/topology"
 )
 
-// KernelModules are what nodes need of a kernel that does not have it built in.
-var KernelModules = []string{"overlay", "br_netfilter", "ipvlan", "macvlan", "8021q", "nf_tables", "nft_compat", "nf_conntrack",
-	"xt_MASQUERADE", "xt_REDIRECT", "xt_multiport", "xt_recent"}
-
 // startNodes makes every node that is not there: namespaces, a file system and a
 // control group of its own.
 func (c *Cluster) startNodes(context.Context) error {
@@ -105,7 +101,7 @@ func (c *Cluster) nodeDir(node topology.Host) string {
 func (c *Cluster) writeNodeFiles(node topology.Host, root string) error {
 	hosts := "127.0.0.1 localhost\n::1 localhost ip6-localhost\n"
 	for _, other := range c.Topology.Nodes {
-		for _, addr := range addresses(other) {
+		for _, addr := range other.Addresses() {
 			hosts += fmt.Sprintf("%s %s\n", addr, other.Name)
 		}
 	}
@@ -136,7 +132,28 @@ func (c *Cluster) writeNodeFiles(node topology.Host, root string) error {
 			return err
 		}
 	}
-	return c.secrets.write(filepath.Join(root, etc), node, node.Name == c.control().Name)
+	return copyDir(filepath.Join(root, etc), c.Dir.Secrets(node.Name))
+}
+
+// copyDir copies the files of a directory for their owner alone.
+func copyDir(to, from string) error {
+	entries, err := os.ReadDir(from)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(to, 0o755); err != nil {
+		return err
+	}
+	for _, entry := range entries {
+		content, err := os.ReadFile(filepath.Join(from, entry.Name()))
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(to, entry.Name()), content, 0o600); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // iptablesPrograms are, in a node, those that use the kernel's xtables rather

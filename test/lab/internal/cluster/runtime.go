@@ -6,12 +6,15 @@ import (
 	"path/filepath"
 
 	"spiderpool.dev/spiderpool/test/lab/internal/build"
+	"spiderpool.dev/spiderpool/test/lab/internal/controlplane"
 	"spiderpool.dev/spiderpool/test/lab/internal/daemon"
 	"spiderpool.dev/spiderpool/test/lab/internal/registry"
 	"spiderpool.dev/spiderpool/test/lab/internal/topology"
 )
 
 const (
+	// etc is where a node has Kubernetes' configuration.
+	etc              = "/etc/kubernetes"
 	containerdSocket = "/run/containerd/containerd.sock"
 	containerdConfig = "/etc/containerd/config.toml"
 	kubeletConfig    = "/var/lib/kubelet-config.yaml"
@@ -35,7 +38,7 @@ func (c *Cluster) runtimeFiles(node topology.Host) map[string]string {
 	return map[string]string{
 		containerdConfig: fmt.Sprintf(containerdTOML, containerdSocket, build.PauseImage),
 		"/etc/containerd/certs.d/_default/hosts.toml": registry.Hosts(c.Topology.RegistryAddress().String()),
-		kubeletConfig: fmt.Sprintf(kubeletYAML, "/"+c.group(node), containerdSocket, dnsIPv4, dnsDomain, c.providerID(node)),
+		kubeletConfig: fmt.Sprintf(kubeletYAML, "/"+c.group(node), containerdSocket, controlplane.DNSAddress, controlplane.DNSDomain, c.providerID(node)),
 		proxyConfig:   fmt.Sprintf(proxyYAML, c.KubeProxyMode, node.Name),
 	}
 }
@@ -117,7 +120,7 @@ func (c *Cluster) containerd() ([]daemon.Spec, error) {
 func (c *Cluster) nodeAgents() ([]daemon.Spec, error) {
 	return c.perNode(func(node topology.Host) [][]string {
 		kubelet := []string{c.program("kubelet"), "--config=" + kubeletConfig, "--kubeconfig=" + etc + "/kubelet.conf",
-			"--hostname-override=" + node.Name, "--node-ip=" + joined(addresses(node))}
+			"--hostname-override=" + node.Name, "--node-ip=" + joined(node.Addresses())}
 		if zone := c.zone(node); zone != "" {
 			kubelet = append(kubelet, "--node-labels=topology.kubernetes.io/zone="+zone)
 		}
@@ -147,16 +150,13 @@ func (c *Cluster) waitContainerd(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		return c.wait(ctx, func(ctx context.Context) error {
-			if err := c.daemons.Failed(node.Name+"/containerd", readyRestarts); err != nil {
-				return err
-			}
+		return c.daemons.Await(ctx, func(ctx context.Context) error {
 			conn, err := target.Dial(ctx, "unix", containerdSocket)
 			if err != nil {
 				return err
 			}
 			return conn.Close()
-		})
+		}, node.Name+"/containerd")
 	})
 }
 

@@ -21,7 +21,7 @@ import (
 // network builds the topology's network, and what answers ARP and NDP in it.
 func (c *Cluster) network() []action.Action {
 	return append(vpc.Actions(c.Topology),
-		c.daemonAction("network: neighbour service", c.neighbours),
+		c.daemons.Action("network: neighbour service", c.neighbours),
 		action.Action{Name: "network: nodes forward", Do: c.forward})
 }
 

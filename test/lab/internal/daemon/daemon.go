@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"spiderpool.dev/spiderpool/test/lab/internal/action"
 	"spiderpool.dev/spiderpool/test/lab/internal/ns"
 )
 
@@ -24,6 +25,12 @@ const (
 	restartDelay = time.Second
 	// stopGrace is how long a program may take to end when it is asked to.
 	stopGrace = 5 * time.Second
+	// readyPoll is how often something is asked whether it is ready.
+	readyPoll = 100 * time.Millisecond
+	// readyPatience is how long it may take, on one slow CPU that is shared.
+	readyPatience = 10 * time.Minute
+	// readyRestarts is how often a daemon may give up waiting for another one.
+	readyRestarts = 5
 )
 
 // Spec is a program to keep running.
@@ -155,6 +162,62 @@ func (s *Set) Status() []Status {
 		return 1
 	})
 	return list
+}
+
+// Action is the action that starts daemons.
+func (s *Set) Action(name string, specs func() ([]Spec, error)) action.Action {
+	return action.Action{Name: name, Do: func(context.Context) error {
+		list, err := specs()
+		if err != nil {
+			return err
+		}
+		for _, spec := range list {
+			if err := s.Start(spec); err != nil {
+				return err
+			}
+		}
+		return nil
+	}}
+}
+
+// Await asks until ready returns no error. It gives up when ctx or its patience
+// ends, or one of those daemons ends again and again.
+func (s *Set) Await(ctx context.Context, ready func(context.Context) error, names ...string) error {
+	ctx, cancel := context.WithTimeout(ctx, readyPatience)
+	defer cancel()
+	tick := time.NewTicker(readyPoll)
+	defer tick.Stop()
+	for {
+		err := ready(ctx)
+		if err == nil {
+			return nil
+		}
+		for _, name := range names {
+			if err := s.Failed(name, readyRestarts); err != nil {
+				return err
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("gave up after %s: %w", readyPatience, err)
+		case <-tick.C:
+		}
+	}
+}
+
+// Control carries out a verb on a daemon: "stop", "start", or "kill", after which
+// it is restarted.
+func (s *Set) Control(ctx context.Context, name, verb string) error {
+	switch verb {
+	case "stop":
+		return s.Stop(ctx, name)
+	case "start":
+		return s.Restart(name)
+	case "kill":
+		return s.Kill(name)
+	default:
+		return fmt.Errorf("daemon %s: unknown verb %q; known: stop, start, kill", name, verb)
+	}
 }
 
 // Failed returns an error with the end of its log if the daemon was restarted more

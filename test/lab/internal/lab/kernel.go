@@ -23,14 +23,20 @@ func chooseKernel(kernel string, t *topology.Topology) (string, error) {
 	if t.Kind != topology.KindAWS {
 		return KernelHost, nil
 	}
-	has, err := hasIPVLAN()
-	if err != nil {
-		return "", fmt.Errorf("look whether this kernel has ipvlan: %w", err)
-	}
-	if has {
-		return KernelHost, nil
+	guest, err := NeedsGuest()
+	if err != nil || !guest {
+		return KernelHost, err
 	}
 	return KernelUML, nil
+}
+
+// NeedsGuest tells whether some topology needs a guest kernel on this machine.
+func NeedsGuest() (bool, error) {
+	has, err := hasIPVLAN()
+	if err != nil {
+		return false, fmt.Errorf("look whether this kernel has ipvlan: %w", err)
+	}
+	return !has, nil
 }
 
 // hasIPVLAN tries: it makes an ipvlan link in a network namespace that goes with

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 
@@ -19,7 +20,6 @@ import (
 	"spiderpool.dev/spiderpool/test/lab/internal/machine"
 	"spiderpool.dev/spiderpool/test/lab/internal/state"
 	"spiderpool.dev/spiderpool/test/lab/internal/topology"
-	"spiderpool.dev/spiderpool/test/lab/internal/uml"
 )
 
 // Options is what a person chooses.
@@ -55,8 +55,9 @@ type Built struct {
 	Archives []string
 }
 
-// Build gets everything that the lab runs, and makes what is not in the cache.
-func (l Lab) Build(ctx context.Context) (Built, error) {
+// Build gets everything that the lab runs, and makes what is not in the cache. A
+// guest kernel is part of it if it is asked for.
+func (l Lab) Build(ctx context.Context, guest bool) (Built, error) {
 	var built Built
 	if runtime.GOARCH != "amd64" {
 		return built, fmt.Errorf("the lab runs on amd64 alone, not on %s", runtime.GOARCH)
@@ -75,17 +76,21 @@ func (l Lab) Build(ctx context.Context) (Built, error) {
 		return built, err
 	}
 	defer log.Close()
-	if err := action.Report(ctx, l.Out, l.buildActions(source, log, &built)); err != nil {
+	if err := action.Report(ctx, l.Out, l.buildActions(source, guest, log, &built)); err != nil {
 		return built, fmt.Errorf("%w (see %s)", err, log.Name())
 	}
 	return built, nil
 }
 
-func (l Lab) buildActions(source string, log io.Writer, built *Built) []action.Action {
+func (l Lab) buildActions(source string, guest bool, log io.Writer, built *Built) []action.Action {
 	outputs := map[string]string{}
 	var modules []string
 	actions := []action.Action{{Name: "Debian packages", Do: func(ctx context.Context) error {
-		missing, err := build.MissingPackages(ctx, build.HostPackages)
+		packages := slices.Clone(build.HostPackages)
+		if guest {
+			packages = append(packages, build.KernelPackages...)
+		}
+		missing, err := build.MissingPackages(ctx, packages)
 		if err != nil || len(missing) == 0 {
 			return err
 		}
@@ -103,6 +108,13 @@ func (l Lab) buildActions(source string, log io.Writer, built *Built) []action.A
 				modules = append(modules, out)
 			}
 			return nil
+		}})
+	}
+	if guest {
+		actions = append(actions, action.Action{Name: "build guest kernel", Do: func(ctx context.Context) error {
+			out, err := l.Cache.Kernel(ctx, filepath.Join(filepath.Dir(source), "kernel"), log, l.Out)
+			modules = append(modules, out)
+			return err
 		}})
 	}
 	return append(actions, action.Action{Name: "container images", Do: func(ctx context.Context) (err error) {
@@ -132,7 +144,7 @@ func (l Lab) Up(ctx context.Context, options Options) error {
 		return err
 	}
 	fmt.Fprintf(l.Out, "Getting what the lab runs (cache: %s)\n", l.Cache)
-	built, err := l.Build(ctx)
+	built, err := l.Build(ctx, options.Kernel == KernelUML)
 	if err != nil {
 		return err
 	}
@@ -201,17 +213,12 @@ func (l Lab) actions(config *state.Config) []action.Action {
 	return []action.Action{
 		{Name: "directory", Do: l.makeDir, Undo: l.removeDir},
 		{Name: "control groups", Do: l.makeGroups, Undo: l.removeGroups},
-		// They stay in the cache.
-		{Name: "kernel modules", Do: func(ctx context.Context) (err error) {
-			if config.Kernel == KernelUML {
-				config.Modules, err = uml.Modules(ctx, string(l.Cache))
-			}
-			return err
-		}},
 		{Name: "machine: start", Do: func(ctx context.Context) error { return l.startMachine(ctx, config) }, Undo: l.endMachine},
 		// All that follows is in the machine and ends with it, or in the directory.
+		// A guest boots meanwhile.
+		{Name: "control plane", Do: func(ctx context.Context) error { return machine.At(l.Dir.ControlSocket()).Up(ctx, l.Out) }},
 		{Name: "machine: boot", Do: func(ctx context.Context) error { return l.awaitMachine(ctx, *config) }},
-		{Name: "machine: network and Kubernetes", Do: func(ctx context.Context) error { return client.Up(ctx, l.Out) }},
+		{Name: "machine: network and nodes", Do: func(ctx context.Context) error { return client.Up(ctx, l.Out) }},
 		{Name: "tools", Do: func(context.Context) error {
 			config.Complete = true
 			return errors.Join(l.writeTools(*config), l.Dir.Save(*config))

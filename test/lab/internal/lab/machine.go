@@ -44,17 +44,21 @@ func (l Lab) startMachine(ctx context.Context, config *state.Config) error {
 		return err
 	}
 	defer api.Close()
-	control, err := net.ListenUnix("unix", &net.UnixAddr{Name: l.Dir.Socket(), Net: "unix"})
-	if err != nil {
-		return err
+	sockets := []inherited{api}
+	for _, file := range []string{l.Dir.ControlSocket(), l.Dir.Socket()} {
+		socket, err := net.ListenUnix("unix", &net.UnixAddr{Name: file, Net: "unix"})
+		if err != nil {
+			return err
+		}
+		defer socket.Close()
+		socket.SetUnlinkOnClose(false)
+		sockets = append(sockets, socket)
 	}
-	defer control.Close()
-	control.SetUnlinkOnClose(false)
 	config.Endpoint = api.Addr().String()
 	if err := l.Dir.Save(*config); err != nil {
 		return err
 	}
-	if err := l.spawn(config, api, control); err != nil {
+	if err := l.spawn(config, sockets); err != nil {
 		return err
 	}
 	return l.Dir.Save(*config)
@@ -108,9 +112,12 @@ func listenAPI(ctx context.Context) (*net.TCPListener, error) {
 	return listener.(*net.TCPListener), nil
 }
 
+// inherited is a socket that a new process can be given.
+type inherited interface{ File() (*os.File, error) }
+
 // spawn starts the machine's first process and puts it into its control group
 // before it does anything.
-func (l Lab) spawn(config *state.Config, api *net.TCPListener, control *net.UnixListener) error {
+func (l Lab) spawn(config *state.Config, sockets []inherited) error {
 	log, err := os.OpenFile(filepath.Join(l.Dir.Logs(), "machine.log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
 	if err != nil {
 		return err
@@ -122,20 +129,19 @@ func (l Lab) spawn(config *state.Config, api *net.TCPListener, control *net.Unix
 	}
 	defer ready.Close()
 	defer release.Close()
-	apiFile, err := api.File()
-	if err != nil {
-		return err
+	files := []*os.File{ready}
+	for _, socket := range sockets {
+		file, err := socket.File()
+		if err != nil {
+			return err
+		}
+		defer file.Close()
+		files = append(files, file)
 	}
-	defer apiFile.Close()
-	controlFile, err := control.File()
-	if err != nil {
-		return err
-	}
-	defer controlFile.Close()
 	cmd := &exec.Cmd{
 		Path: l.Dir.Program(), Args: []string{"lab", "machine"}, Dir: "/", Stdout: log, Stderr: log,
 		Env:        append(os.Environ(), state.Environment(l.Dir)),
-		ExtraFiles: []*os.File{ready, controlFile, apiFile},
+		ExtraFiles: files,
 		SysProcAttr: &syscall.SysProcAttr{
 			Setsid:     true,
 			Cloneflags: unix.CLONE_NEWPID | unix.CLONE_NEWNS | unix.CLONE_NEWNET | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC,

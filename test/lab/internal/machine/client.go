@@ -101,7 +101,7 @@ func (c Client) Dial(ctx context.Context, host, network, address string) (net.Co
 	if answer.Error != "" {
 		return nil, errors.Join(fmt.Errorf("dial %s from %s: %s", address, host, answer.Error), conn.Close())
 	}
-	return buffered{conn, r}, nil
+	return Buffered{conn, r}, nil
 }
 
 // Status asks what runs in the machine.

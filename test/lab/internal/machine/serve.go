@@ -38,6 +38,15 @@ type Status struct {
 	Up bool `json:"up"`
 }
 
+// Kernel is the release of the kernel that this process runs on.
+func Kernel() string {
+	var name unix.Utsname
+	if err := unix.Uname(&name); err != nil {
+		return "unknown"
+	}
+	return unix.ByteSliceToString(name.Release[:])
+}
+
 // Guest is what a machine holds: the network and the cluster.
 type Guest interface {
 	Up(ctx context.Context, out io.Writer) error
@@ -72,7 +81,7 @@ func serve(ctx context.Context, conn net.Conn, guest Guest) {
 	}
 	switch req.Op {
 	case opDial:
-		serveDial(ctx, buffered{conn, r}, req, guest)
+		serveDial(ctx, Buffered{conn, r}, req, guest)
 	case opStatus:
 		// As above: the peer is gone if this fails.
 		_ = json.NewEncoder(conn).Encode(guest.Status())
@@ -101,7 +110,7 @@ func serveDial(ctx context.Context, conn net.Conn, req request, guest Guest) {
 		to.Close()
 		return
 	}
-	splice(conn, to)
+	Splice(conn, to)
 }
 
 // serveFrames carries out a request that answers in frames. It ends early, with
@@ -250,7 +259,7 @@ func Relay(ctx context.Context, listener net.Listener, dial func(context.Context
 				conn.Close() // the peer sees the connection end
 				return
 			}
-			splice(conn, to)
+			Splice(conn, to)
 		}()
 	}
 }

@@ -134,15 +134,16 @@ func receiveLine(r *bufio.Reader, value any) error {
 	return json.Unmarshal(line, value)
 }
 
-// buffered is a connection of which some bytes were read already.
-type buffered struct {
+// Buffered is a connection of which Reader has read some bytes already.
+type Buffered struct {
 	net.Conn
-	r *bufio.Reader
+	Reader *bufio.Reader
 }
 
-func (b buffered) Read(p []byte) (int, error) { return b.r.Read(p) }
+func (b Buffered) Read(p []byte) (int, error) { return b.Reader.Read(p) }
 
-func (b buffered) CloseWrite() error { return closeWrite(b.Conn) }
+// CloseWrite tells the peer that no more bytes will come.
+func (b Buffered) CloseWrite() error { return closeWrite(b.Conn) }
 
 // closeWrite tells the peer that no more bytes will come, if the connection can.
 func closeWrite(c net.Conn) error {
@@ -152,8 +153,8 @@ func closeWrite(c net.Conn) error {
 	return c.Close()
 }
 
-// splice copies both ways until both sides have ended, then closes them.
-func splice(a, b net.Conn) {
+// Splice copies both ways until both sides have ended, then closes them.
+func Splice(a, b net.Conn) {
 	defer a.Close()
 	defer b.Close()
 	var both sync.WaitGroup

@@ -36,8 +36,15 @@ func (d Dir) path(elem ...string) string {
 	return filepath.Join(append([]string{string(d)}, elem...)...)
 }
 
-// Socket is where the machine answers requests.
+// Socket is where the machine with the nodes answers requests.
 func (d Dir) Socket() string { return d.path("machine.sock") }
+
+// ControlSocket is where the control plane answers requests.
+func (d Dir) ControlSocket() string { return d.path("control-plane.sock") }
+
+// Secrets is the directory with what a node, or "control-plane", has in its
+// /etc/kubernetes.
+func (d Dir) Secrets(name string) string { return d.path("secrets", name) }
 
 // Kubeconfig is the administrator's, for use on this machine.
 func (d Dir) Kubeconfig() string { return d.path("kubeconfig") }
@@ -54,9 +61,6 @@ func (d Dir) Program() string { return d.path("lab") }
 
 // Processor is the description of a processor for a guest kernel's nodes.
 func (d Dir) Processor() string { return d.path("cpuinfo") }
-
-// Autoload is the program with which a guest kernel loads modules.
-func (d Dir) Autoload() string { return d.path("modprobe") }
 
 // Volatile is a mount point inside the machine for all that goes with it.
 func (d Dir) Volatile() string { return d.path("machine") }
@@ -77,8 +81,6 @@ type Config struct {
 	Programs string   `json:"programs"`
 	Plugins  string   `json:"plugins"`
 	Archives []string `json:"archives"`
-	// Modules is the directory of the guest's kernel modules, if there is one.
-	Modules string `json:"modules,omitempty"`
 	// Endpoint is host:port of the API server on this machine.
 	Endpoint string `json:"endpoint"`
 	// MachineProcess and MachineStart (clock ticks since boot) identify the

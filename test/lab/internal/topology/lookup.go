@@ -11,6 +11,18 @@ func (t *Topology) Machines() []Host {
 	return append(append([]Host(nil), t.Nodes...), t.Hosts...)
 }
 
+// Addresses returns the primary addresses of the host's first interface, IPv4
+// first.
+func (h Host) Addresses() []netip.Addr {
+	var list []netip.Addr
+	for _, addr := range []netip.Addr{h.Interfaces[0].IPv4, h.Interfaces[0].IPv6} {
+		if addr.IsValid() {
+			list = append(list, addr)
+		}
+	}
+	return list
+}
+
 // HostNames returns the names of everything that a command can run in: machines, the layer-2 network's gateway, the
 // internet host.
 func (t *Topology) HostNames() []string {

@@ -31,14 +31,6 @@ import (
 	"spiderpool.dev/spiderpool/test/lab/internal/topology"
 )
 
-// KernelModules are what the network needs where it is not built into the kernel.
-var KernelModules = []string{
-	"veth", "bridge", "ipv6",
-	"iptable_raw", "iptable_mangle", "iptable_nat", "iptable_filter",
-	"ip6table_raw", "ip6table_mangle", "ip6table_nat", "ip6table_filter",
-	"xt_mac", "xt_pkttype", "xt_comment", "xt_conntrack", "xt_mark", "xt_nat", "xt_statistic", "xt_tcpudp",
-}
-
 // Actions returns the steps that build the topology's network, in order. After them every host of the topology has its
 // namespace, interfaces, addresses and default routes. A topology of kind aws also needs ServeNeighbours running.
 func Actions(t *topology.Topology) []action.Action {
