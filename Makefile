@@ -51,7 +51,7 @@ $(LAB): FORCE
 	@mkdir -p bin && CGO_ENABLED=0 $(LABGO) build -trimpath -o $(CURDIR)/$(LAB) .
 
 .PHONY: lab-tools
-lab-tools: $(LAB) ## Build the lab's Kubernetes, containerd, multus and helm (cached; ~15 min the first time)
+lab-tools: $(LAB) ## Build the lab's Kubernetes, containerd, multus, helm and kernel (cached; ~25 min the first time)
 	@$(LAB) build
 
 .PHONY: images
@@ -78,7 +78,7 @@ kernel: lab-tools ## Tests of the datapath in network namespaces of their own (r
 	@$(LABGO) test -tags kernel -count=1 -p 1 -run '$(RUN)' ./...
 
 .PHONY: kernel-uml
-kernel-uml: ## The same in User Mode Linux, whose kernel has ipvlan, VLANs, bonds and IPVS
+kernel-uml: lab-tools ## The same in User Mode Linux, whose kernel has ipvlan, VLANs, bonds and IPVS
 	@hack/kernel-uml.sh -test.run='$(RUN)'
 
 .PHONY: e2e

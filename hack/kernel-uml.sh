@@ -1,7 +1,7 @@
 #!/bin/sh
 # Runs the kernel tests inside User Mode Linux, whose kernel has ipvlan, VLANs,
 # bonds and IPVS, on machines whose own kernel lacks some of them. Needs root and
-# the Debian packages user-mode-linux, kmod, iptables, ipvsadm and iproute2.
+# what `make lab-tools` builds; the kernel is the lab's.
 #
 #   hack/kernel-uml.sh [-test.run=REGEXP ...]
 #
@@ -11,12 +11,7 @@ set -eu
 root=$(cd "$(dirname "$0")/.." && pwd)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-version=$(ls /usr/lib/uml/modules)
-
-# The package ships stale dependency lists.
-mkdir -p "$work/lib/modules"
-cp -r "/usr/lib/uml/modules/$version" "$work/lib/modules/"
-depmod -b "$work" "$version"
+kernel=$("$root/bin/lab" env --dir)/linux
 
 cd "$root"
 for package in internal/linux internal/cni/coordinator internal/cni/ifacer internal/agent/node; do
@@ -39,10 +34,6 @@ mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t tmpfs tmp /run
 mkdir -p /run/netns /run/tests
-for module in veth ipvlan macvlan bridge ipv6 8021q bonding dummy nf_tables nft_masq nft_ct nf_conntrack ip_vs ip_vs_rr \
-	iptable_nat ip6table_nat iptable_filter ip6table_filter xt_nat xt_MASQUERADE xt_comment xt_conntrack xt_mark xt_tcpudp; do
-	modprobe -d $work \$module
-done
 ip link set lo up
 status=0
 for test in $work/*.test; do
@@ -55,6 +46,6 @@ INIT
 chmod +x "$work/init"
 
 # The machine's memory is a file, which has to be in memory itself.
-TMPDIR=/dev/shm linux.uml mem=2G root=/dev/root rootfstype=hostfs rw init="$work/init" con=null con0=fd:0,fd:1 quiet </dev/null |
+TMPDIR=/dev/shm "$kernel" seccomp=on mem=2G root=/dev/root rootfstype=hostfs rw init="$work/init" con=null con0=fd:0,fd:1 quiet </dev/null |
 	grep -v -- '=== RUN'
 [ "$(cat "$work/status" 2>/dev/null)" = 0 ]

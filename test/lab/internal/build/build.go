@@ -92,11 +92,8 @@ type Module struct {
 var Modules = []Module{
 	{Name: "kubernetes", Version: "k8s.io/kubernetes", Hint: " (the first time about 10 minutes on two processors)",
 		Links: []string{"etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy", "kubectl"}},
-	{Name: "containerd", Tags: []string{"no_btrfs", "no_devmapper", "no_zfs"}},
-	{Name: "multus"},
+	{Name: "cluster", Tags: []string{"no_btrfs", "no_devmapper", "no_zfs"}},
 	{Name: "plugins"},
-	{Name: "helm"},
-	{Name: "coredns"},
 	{Name: "echoserver"},
 	{Name: "pause"},
 }
@@ -225,20 +222,21 @@ func requiredVersion(file, module string) (string, error) {
 	return "", fmt.Errorf("%s does not require %s", file, module)
 }
 
-// hashDir is a hash of the names and contents of a directory's files, and of
-// further words.
+// hashDir is a hash of the names and contents of the files below a directory, and
+// of further words.
 func hashDir(dir string, words ...string) (string, error) {
 	var all []io.Reader
-	entries, err := os.ReadDir(dir)
+	tree := os.DirFS(dir)
+	err := fs.WalkDir(tree, ".", func(name string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() {
+			return err
+		}
+		content, err := fs.ReadFile(tree, name)
+		all = append(all, strings.NewReader(fmt.Sprintf("%s %d %s", name, len(content), content)))
+		return err
+	})
 	if err != nil {
 		return "", err
-	}
-	for _, entry := range entries {
-		content, err := os.ReadFile(filepath.Join(dir, entry.Name()))
-		if err != nil {
-			return "", err
-		}
-		all = append(all, strings.NewReader(fmt.Sprintf("%s %d %s", entry.Name(), len(content), content)))
 	}
 	all = append(all, strings.NewReader(strings.Join(words, "\n")))
 	return hash(io.MultiReader(all...)), nil

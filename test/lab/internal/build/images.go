@@ -149,7 +149,7 @@ func pause(in Inputs) (image.Spec, error) {
 
 func coredns(in Inputs) (image.Spec, error) {
 	return image.Spec{
-		Add:        []image.Add{{Source: filepath.Join(in.Programs["coredns"], "coredns"), Destination: "/coredns"}},
+		Add:        []image.Add{{Source: filepath.Join(in.Programs["cluster"], "coredns"), Destination: "/coredns"}},
 		Entrypoint: []string{"/coredns"},
 	}, nil
 }
@@ -171,7 +171,7 @@ func multus(in Inputs) (image.Spec, error) {
 		image.Add{Link: programs + "thin_entrypoint", Destination: "/thin_entrypoint"},
 		image.Add{Link: programs + "install_multus", Destination: "/install_multus"})
 	for _, program := range []string{"multus", "passthru-cni", "thin_entrypoint", "install_multus"} {
-		add = append(add, image.Add{Source: filepath.Join(in.Programs["multus"], program), Destination: programs + program})
+		add = append(add, image.Add{Source: filepath.Join(in.Programs["cluster"], program), Destination: programs + program})
 	}
 	return image.Spec{
 		Add:        add,
