@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
@@ -63,8 +64,43 @@ func (n *Namespace) Facts(kinds ...string) (netplan.NodeFacts, error) {
 		s := it.(netplan.Sysctl)
 		facts.Sysctls[s.Path] = s.Value
 	}
+	if facts.ForwardDrops, err = n.forwardDrops(); err != nil {
+		return facts, err
+	}
 	facts.Kinds, err = tryKinds(kinds)
 	return facts, err
+}
+
+// forwardDrops names the nftables chains in the forward hook whose policy is to
+// drop; a kernel without nftables has none. Those of the legacy iptables are not
+// among them.
+func (n *Namespace) forwardDrops() ([]string, error) {
+	var out []string
+	err := n.withNFT(func(c *nftables.Conn) error {
+		if _, err := c.ListTables(); err != nil {
+			return fmt.Errorf("%w: %w", errNoNFT, err)
+		}
+		chains, err := c.ListChains()
+		for _, chain := range chains {
+			forwards := chain.Hooknum != nil && *chain.Hooknum == *nftables.ChainHookForward
+			if forwards && chain.Policy != nil && *chain.Policy == nftables.ChainPolicyDrop && nftFamilies[chain.Table.Family] != "" {
+				out = append(out, nftFamilies[chain.Table.Family]+" "+chain.Table.Name+" "+chain.Name)
+			}
+		}
+		return err
+	})
+	if lacksNFT(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list the nftables chains of %s: %w", n.path, err)
+	}
+	return out, nil
+}
+
+// nftFamilies are the families of nftables that see forwarded IP packets.
+var nftFamilies = map[nftables.TableFamily]string{
+	nftables.TableFamilyIPv4: "ip", nftables.TableFamilyIPv6: "ip6", nftables.TableFamilyINet: "inet",
 }
 
 // tryKinds makes a link of each kind in a new namespace, which ends with the

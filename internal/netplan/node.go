@@ -68,6 +68,9 @@ type NodeFacts struct {
 	Sysctls map[string]string
 	// Kinds are the kinds of links that were tried, and whether the kernel makes them.
 	Kinds map[string]bool
+	// ForwardDrops are the chains of nftables, as "ip filter FORWARD", that drop
+	// what is forwarded unless one of their rules accepts it.
+	ForwardDrops []string
 }
 
 // Finding is something that a node lacks.
@@ -106,6 +109,10 @@ func Preflight(facts NodeFacts, ipv6 bool) []Finding {
 	}
 	if ipv6 && facts.Sysctls[disableIPv6] == "1" {
 		out = append(out, Finding{"sysctl " + disableIPv6, "1", "0", "pods get IPv6 addresses, but the node does not speak IPv6"})
+	}
+	for _, chain := range facts.ForwardDrops {
+		out = append(out, Finding{"policy of chain " + chain, "drop", "accept, or a rule that accepts " + HostVethPrefix + "*",
+			"what pods send to services is forwarded by their node"})
 	}
 	for _, f := range Floors {
 		if v, err := strconv.Atoi(facts.Sysctls[f.Path]); err == nil && v < f.Least {

@@ -11,12 +11,13 @@ func TestPreflightNamesWhatTheNodeLacks(t *testing.T) {
 		sysctls[f.Path] = "40000"
 	}
 	sysctls["net/ipv4/neigh/default/gc_thresh3"] = "1024"
-	facts := NodeFacts{Kernel: "4.18.0-553.el8.x86_64", Sysctls: sysctls, Kinds: map[string]bool{"ipvlan": false, "macvlan": true}}
+	facts := NodeFacts{Kernel: "4.18.0-553.el8.x86_64", Sysctls: sysctls, Kinds: map[string]bool{"ipvlan": false, "macvlan": true},
+		ForwardDrops: []string{"ip filter FORWARD"}}
 	var got []string
 	for _, f := range Preflight(facts, true) {
 		got = append(got, f.What)
 	}
-	const want = "kernel, link kind ipvlan, sysctl net/ipv6/conf/all/disable_ipv6, sysctl net/ipv4/neigh/default/gc_thresh3"
+	const want = "kernel, link kind ipvlan, sysctl net/ipv6/conf/all/disable_ipv6, policy of chain ip filter FORWARD, sysctl net/ipv4/neigh/default/gc_thresh3"
 	if text := strings.Join(got, ", "); text != want {
 		t.Errorf("got  %s\nwant %s", text, want)
 	}

@@ -160,12 +160,17 @@ func TestRoutesToAddressesThatNobodyHoldsAreRemovedWhenTheyAreOld(t *testing.T) 
 func TestPreflightTellsTheClusterWhatTheNodeLacks(t *testing.T) {
 	m, host, u := upkeep(t)
 	m.Sysctl("net/ipv6/conf/all/disable_ipv6", "1")
+	m.Must("", "nft", "add table inet filter; add chain inet filter forward { type filter hook forward priority 0; policy drop; }")
+	m.Must("", "nft", "add chain inet filter input { type filter hook input priority 0; policy drop; }")
 	u.IPv6 = true
 	var reason, message string
 	u.Warn = func(r, m string) { reason, message = r, m }
 	u.preflight(host)
 	if reason != "NodeNotPrepared" || !strings.Contains(message, "sysctl net/ipv6/conf/all/disable_ipv6 is 1, want 0") {
 		t.Errorf("got %s: %s", reason, message)
+	}
+	if !strings.Contains(message, "policy of chain inet filter forward is drop") || strings.Contains(message, "input") {
+		t.Errorf("the chain that drops what pods send to services is not the one that is named: %s", message)
 	}
 	for _, kind := range []string{"ipvlan", "macvlan"} {
 		if lacks := strings.Contains(message, "link kind "+kind+" "); lacks == linuxtest.HasKind(t, kind) {
