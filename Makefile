@@ -61,7 +61,7 @@ images: $(LAB) build ## Build the container images, without a Docker daemon
 ##@ Test
 
 .PHONY: test
-test: verify unit apiserver kernel e2e-l2 ## Everything that must pass (e2e-aws is run by itself: inside User Mode Linux it wants a machine of its own)
+test: verify unit apiserver kernel kernel-uml chaos-short e2e ## Everything that must pass
 
 .PHONY: unit
 unit: ## Hermetic tests, under a minute when warm
@@ -80,6 +80,10 @@ kernel: lab-tools ## Tests of the datapath in network namespaces of their own (r
 .PHONY: kernel-uml
 kernel-uml: lab-tools ## The same in User Mode Linux, whose kernel has ipvlan, VLANs, bonds and IPVS
 	@hack/kernel-uml.sh -test.run='$(RUN)'
+
+.PHONY: datapath
+datapath: lab-tools ## Measure what the datapath carries, into docs/reference/datapath.md
+	@hack/kernel-uml.sh --update
 
 .PHONY: e2e
 e2e: e2e-l2 e2e-aws ## The guide on both topologies, each on a fresh lab

@@ -3,9 +3,10 @@
 # bonds and IPVS, on machines whose own kernel lacks some of them. Needs root and
 # what `make lab-tools` builds; the kernel is the lab's.
 #
-#   hack/kernel-uml.sh [-test.run=REGEXP ...]
+#   hack/kernel-uml.sh [--update] [-test.run=REGEXP ...]
 #
-# DATAPATH_RESULTS=FILE gets what was measured, for hack/datapath.
+# A run of all tests compares docs/reference/datapath.md with what it measured;
+# --update writes it.
 set -eu
 
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -21,15 +22,16 @@ done
 # There is no compiler in there worth waiting for.
 CGO_ENABLED=0 go -C test/lab/modules/plugins build -trimpath -o "$work/plugins/" tool
 
+update=
+[ "${1:-}" != --update ] || { update=1; shift; }
+[ "$*" != -test.run=. ] || shift
 arguments=
 for a in "$@"; do
 	arguments="$arguments '$(printf %s "$a" | sed "s/'/'\\\\''/g")'"
 done
-results=${DATAPATH_RESULTS:-}
-[ -z "$results" ] || results=$(realpath "$results")
 cat > "$work/init" <<INIT
 #!/bin/sh
-export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root TMPDIR=/run/tests DATAPATH_RESULTS=$results CNI_PLUGINS=$work/plugins
+export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root TMPDIR=/run/tests DATAPATH_RESULTS=$work/results.tsv CNI_PLUGINS=$work/plugins
 mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t tmpfs tmp /run
@@ -49,3 +51,11 @@ chmod +x "$work/init"
 TMPDIR=/dev/shm "$kernel" seccomp=on mem=2G root=/dev/root rootfstype=hostfs rw init="$work/init" con=null con0=fd:0,fd:1 quiet </dev/null |
 	grep -v -- '=== RUN'
 [ "$(cat "$work/status" 2>/dev/null)" = 0 ]
+[ -z "$arguments" ] || exit 0
+go run ./hack/datapath "$work/results.tsv" > "$work/datapath.md"
+if [ "$update" ]; then
+	cp "$work/datapath.md" docs/reference/datapath.md
+elif ! diff docs/reference/datapath.md "$work/datapath.md"; then
+	echo "docs/reference/datapath.md is not what was measured: see \`make datapath\`" >&2
+	exit 1
+fi

@@ -15,8 +15,6 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"spiderpool.dev/spiderpool/internal/linux/linuxtest"
 	"spiderpool.dev/spiderpool/internal/wire"
 )
@@ -201,16 +199,12 @@ func measure(t *testing.T, columns ...string) {
 	case t.Skipped():
 		outcome = "known limit"
 	}
-	var u unix.Utsname
-	if err := unix.Uname(&u); err != nil {
-		t.Fatal(err)
-	}
 	f, err := os.OpenFile(file, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	fmt.Fprintln(f, strings.Join(append(append([]string{unix.ByteSliceToString(u.Release[:])}, columns...), outcome), "\t"))
+	fmt.Fprintln(f, strings.Join(append(columns, outcome), "\t"))
 }
 
 const askTimeout = 2 * time.Second
