@@ -100,11 +100,7 @@ protocols with which the path was walked, with the expected answer and from the
 expected source address. "–" was not measured, "limit" is a known one.
 
 `)
-	for _, section := range []struct{ title, prefix string }{
-		{"One underlay interface", ""},
-		{"Two underlay interfaces", "two "},
-		{"An overlay interface and an underlay interface", "overlay "},
-	} {
+	for _, section := range sections {
 		if columns := t.columnsOf(section.prefix); len(columns) > 0 {
 			fmt.Printf("## %s\n\n", section.title)
 			t.writeSection(columns)
@@ -112,13 +108,26 @@ expected source address. "–" was not measured, "limit" is a known one.
 	}
 }
 
-// columnsOf are the columns whose kind starts with prefix; those with none of
-// the known prefixes for "".
+// sections are the tables by the beginning of the kinds in their columns; "" is
+// for those that begin in no other way.
+var sections = []struct{ title, prefix string }{
+	{"One underlay interface", ""},
+	{"Two underlay interfaces", "two "},
+	{"Three underlay interfaces", "three "},
+	{"An overlay interface and an underlay interface", "overlay "},
+}
+
+// columnsOf are the columns of a section.
 func (t *table) columnsOf(prefix string) []column {
 	var out []column
 	for _, c := range t.columns {
-		known := strings.HasPrefix(c.kind, "two ") || strings.HasPrefix(c.kind, "overlay ")
-		if prefix != "" && strings.HasPrefix(c.kind, prefix) || prefix == "" && !known {
+		own := ""
+		for _, section := range sections {
+			if strings.HasPrefix(c.kind, section.prefix) {
+				own = section.prefix
+			}
+		}
+		if own == prefix {
 			out = append(out, c)
 		}
 	}

@@ -8,6 +8,7 @@ package linuxtest
 import (
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -318,10 +319,17 @@ func (m *Machine) Ask(network, address string, timeout time.Duration) (string, e
 	}
 	defer c.Close()
 	_ = c.SetDeadline(time.Now().Add(timeout))
-	if network == "udp" {
-		if _, err := c.Write([]byte("?")); err != nil {
+	if stream, ok := c.(*net.TCPConn); ok {
+		// Close then waits for the last packet of the connection, which a capture
+		// that is started next must not see.
+		if err := stream.SetLinger(1); err != nil {
 			return "", err
 		}
+		answer, err := io.ReadAll(stream)
+		return string(answer), err
+	}
+	if _, err := c.Write([]byte("?")); err != nil {
+		return "", err
 	}
 	b := make([]byte, 128)
 	n, err := c.Read(b)
@@ -356,7 +364,9 @@ func (m *Machine) Capture(dev string, match func(frame []byte) bool) (stop func(
 	m.t.Helper()
 	var fd int
 	m.ok(m.Do(func() (err error) {
-		if fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, int(htons(unix.ETH_P_ALL))); err != nil {
+		// Without a protocol it takes nothing until it is bound: it would take
+		// the frames of every link.
+		if fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0); err != nil {
 			return err
 		}
 		return unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: htons(unix.ETH_P_ALL), Ifindex: m.Link(dev).Attrs().Index})
