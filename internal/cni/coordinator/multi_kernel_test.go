@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"spiderpool.dev/spiderpool/internal/linux/linuxtest"
 )
 
@@ -68,14 +70,15 @@ func newPlant(t *testing.T) *plant {
 	return p
 }
 
-// ipPackets matches IP packets from or to addr.
+// ipPackets matches IP packets from or to addr, but for the neighbor discovery of
+// IPv6.
 func ipPackets(addr string) func([]byte) bool {
 	a := netip.MustParseAddr(addr)
 	return func(f []byte) bool {
 		switch {
 		case len(f) >= 34 && binary.BigEndian.Uint16(f[12:]) == 0x0800 && a.Is4():
 			return netip.AddrFrom4([4]byte(f[26:30])) == a || netip.AddrFrom4([4]byte(f[30:34])) == a
-		case len(f) >= 54 && binary.BigEndian.Uint16(f[12:]) == 0x86dd && a.Is6():
+		case len(f) >= 54 && binary.BigEndian.Uint16(f[12:]) == 0x86dd && a.Is6() && f[20] != unix.IPPROTO_ICMPV6:
 			return netip.AddrFrom16([16]byte(f[22:38])) == a || netip.AddrFrom16([16]byte(f[38:54])) == a
 		}
 		return false
