@@ -70,8 +70,8 @@ func newPlant(t *testing.T) *plant {
 	return p
 }
 
-// ipPackets matches IP packets from or to addr, but for the neighbor discovery of
-// IPv6.
+// ipPackets matches IP packets from or to addr, but for ICMPv6: neighbor discovery
+// is not part of what is asked.
 func ipPackets(addr string) func([]byte) bool {
 	a := netip.MustParseAddr(addr)
 	return func(f []byte) bool {

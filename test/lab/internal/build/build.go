@@ -133,10 +133,7 @@ func (c Cache) Module(ctx context.Context, source string, m Module, log, out io.
 	}
 	fmt.Fprintf(out, "           building %s%s\n", m.Name, m.Hint)
 	next := dest + ".building"
-	if err := os.RemoveAll(next); err != nil {
-		return "", err
-	}
-	if err := os.MkdirAll(next, 0o755); err != nil {
+	if err := fresh(next); err != nil {
 		return "", err
 	}
 	target := "tool"
@@ -155,6 +152,14 @@ func (c Cache) Module(ctx context.Context, source string, m Module, log, out io.
 		}
 	}
 	return dest, os.Rename(next, dest)
+}
+
+// fresh makes an empty directory, whatever an interrupted build left there.
+func fresh(dir string) error {
+	if err := os.RemoveAll(dir); err != nil {
+		return err
+	}
+	return os.MkdirAll(dir, 0o755)
 }
 
 // flags are the build's flags, and with the module's files and the Go version

@@ -58,11 +58,11 @@ func (c Cache) Unpacked(ctx context.Context, packages []string, log io.Writer) (
 		return out, nil
 	}
 	next := out + ".building"
-	if err := os.RemoveAll(next); err != nil {
+	if err := fresh(next); err != nil {
 		return "", err
 	}
 	download := filepath.Join(next, "download")
-	if err := os.MkdirAll(download, 0o755); err != nil {
+	if err := os.Mkdir(download, 0o755); err != nil {
 		return "", err
 	}
 	// apt downloads as its own user.

@@ -38,11 +38,11 @@ func (c Cache) Kernel(ctx context.Context, dir string, log, out io.Writer) (stri
 	}
 	fmt.Fprintln(out, "           building User Mode Linux (the first time about 8 minutes on two processors)")
 	work := dest + ".building"
-	if err := os.RemoveAll(work); err != nil {
+	if err := fresh(work); err != nil {
 		return "", err
 	}
 	source := filepath.Join(work, "source")
-	if err := os.MkdirAll(source, 0o755); err != nil {
+	if err := os.Mkdir(source, 0o755); err != nil {
 		return "", err
 	}
 	archive, err := kernelSource(ctx, work, log)

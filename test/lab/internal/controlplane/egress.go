@@ -54,12 +54,12 @@ func (dial dialer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusBadGateway)
 		return
 	}
-	// A write that fails means that the API server has gone; splicing sees that too.
 	from, read, err := http.NewResponseController(w).Hijack()
 	if err != nil {
 		http.Error(w, errors.Join(err, to.Close()).Error(), http.StatusInternalServerError)
 		return
 	}
+	// A write that fails means that the API server has gone; splicing sees that too.
 	_, _ = io.WriteString(from, "HTTP/1.1 200 Connection established\r\n\r\n")
 	machine.Splice(machine.Buffered{Conn: from, Reader: read.Reader}, to)
 }
