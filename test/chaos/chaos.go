@@ -37,10 +37,12 @@ type chaos struct {
 	cluster  *sim.Cluster
 	objects  client.Client
 	runtimes []*sim.Runtime // of the nodes
+	attached []*attached    // by the runtimes
 	netns    string
 	history  *history.Log
 	outages  *outages
 	refused  problems // DELs that had no reason to fail
+	moved    problems // fixed addresses that changed
 	count    counts
 	pools    []sim.Pool
 }
@@ -52,6 +54,7 @@ type counts struct {
 	adds, failedAdds                 atomic.Int64
 	dels, failedDels, delsWithoutAPI atomic.Int64
 	kills, pauses, restarts          atomic.Int64
+	second, fixed, gcs               atomic.Int64
 }
 
 func newChaos(o *options) *chaos {
@@ -80,6 +83,7 @@ func (c *chaos) run(ctx context.Context, d *sim.Definition, root string) error {
 	defer calm()
 	var faults, work sync.WaitGroup
 	c.breakThings(breaking, &faults)
+	c.collectAll(breaking, &faults)
 	working, giveUp := context.WithTimeoutCause(ctx, c.time+drainLimit, fmt.Errorf("pods are still not done %s after the last fault", drainLimit))
 	defer giveUp()
 	stuck := c.workAll(breaking, working, &work)
@@ -97,6 +101,9 @@ func (c *chaos) run(ctx context.Context, d *sim.Definition, root string) error {
 
 	// 3. What is left over is reclaimed, what lives is not, and every address can be
 	// had again.
+	if err := c.deleteStatefulSets(ctx); err != nil {
+		return err
+	}
 	leaked := c.awaitNoLeases(ctx, anchors)
 	if leaked != nil {
 		return c.judge(leaked, errNotTried)
@@ -135,8 +142,9 @@ func (c *chaos) start(ctx context.Context, d *sim.Definition, root string) (stop
 		}
 		undo = append(undo, end)
 		c.runtimes = append(c.runtimes, r)
+		c.attached = append(c.attached, &attached{})
 	}
-	c.pools = pools(c.nodes * c.workers)
+	c.pools = pools(c.poolSize())
 	c.cluster, err = sim.Start(ctx, sim.Options{
 		Dir: c.dir, Assets: c.assets, Bin: c.bin, Root: root, Definition: d, Nodes: c.nodes, Pools: c.pools,
 		GCSeconds: 5, MinLeaseAge: 5 * time.Second,
@@ -154,20 +162,24 @@ func (c *chaos) start(ctx context.Context, d *sim.Definition, root string) (stop
 		return nil, err
 	}
 	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}}
-	_, err = c.cluster.Kube.CoreV1().Namespaces().Create(ctx, ns, metav1.CreateOptions{})
-	return stop, err
+	if _, err = c.cluster.Kube.CoreV1().Namespaces().Create(ctx, ns, metav1.CreateOptions{}); err != nil {
+		return nil, err
+	}
+	return stop, c.createNetwork(ctx)
 }
 
 // pools are small and begin inside a block, so that all nodes write the same few
-// blocks and addresses are soon used again: twice as many as pods at a time.
-func pools(pods int) []sim.Pool {
+// blocks and addresses are soon used again.
+func pools(size int) []sim.Pool {
 	return []sim.Pool{
-		{Name: "shared-v4", Version: 4, Subnet: "10.200.0.0/24", First: "10.200.0.10", Last: fmt.Sprintf("10.200.0.%d", min(10+2*pods-1, 254))},
-		{Name: "shared-v6", Version: 6, Subnet: "fd00:200::/64", First: "fd00:200::a", Last: fmt.Sprintf("fd00:200::%x", min(10+2*pods-1, 254))},
+		{Name: "shared-v4", Version: 4, Subnet: "10.200.0.0/24", First: "10.200.0.10", Last: fmt.Sprintf("10.200.0.%d", 10+size-1)},
+		{Name: "shared-v6", Version: 6, Subnet: "fd00:200::/64", First: "fd00:200::a", Last: fmt.Sprintf("fd00:200::%x", 10+size-1)},
 	}
 }
 
-func poolSize(pods int) int { return min(2*pods, 254-10+1) }
+// poolSize is the number of addresses of a pool: twice as many as pods at a time,
+// and those that are kept for the pods of StatefulSets.
+func (c *chaos) poolSize() int { return min(2*c.nodes*c.workers+2*c.nodes, 254-10+1) }
 
 // awaitReady waits until everything serves.
 func (c *chaos) awaitReady(ctx context.Context) error {
@@ -192,7 +204,7 @@ func (c *chaos) anchor(ctx context.Context) ([]*sandbox, error) {
 	defer cancel()
 	var anchors []*sandbox
 	for node := range c.nodes {
-		s, err := c.begin(ctx, node, fmt.Sprintf("anchor-%d", node))
+		s, err := c.begin(ctx, node, pod{name: fmt.Sprintf("anchor-%d", node), second: node == 0})
 		if err != nil {
 			return nil, err
 		}
@@ -206,9 +218,10 @@ func (c *chaos) anchor(ctx context.Context) ([]*sandbox, error) {
 func (c *chaos) awaitNoLeases(ctx context.Context, anchors []*sandbox) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, c.quietFor, fmt.Errorf("%s after the last pod", c.quietFor))
 	defer cancel()
-	living := map[string]bool{}
+	living, leases := map[string]bool{}, 0
 	for _, s := range anchors {
 		living[s.Pod] = true
+		leases += len(s.interfaces) * len(c.pools)
 	}
 	return sim.WaitFor(ctx, "every lease to be given back or reclaimed", func(ctx context.Context) error {
 		left, kept, err := c.leftovers(ctx, living)
@@ -217,14 +230,14 @@ func (c *chaos) awaitNoLeases(ctx context.Context, anchors []*sandbox) error {
 			return err
 		case len(left) > 0:
 			return fmt.Errorf("%d are left: %v", len(left), left)
-		case kept != len(anchors)*len(c.pools):
-			return fmt.Errorf("the %d pods that live have %d leases instead of %d", len(anchors), kept, len(anchors)*len(c.pools))
+		case kept != leases:
+			return fmt.Errorf("the %d pods that live have %d leases instead of %d", len(anchors), kept, leases)
 		}
 		return nil
 	})
 }
 
-// leftovers returns the leases in use and the endpoints of pods other than the
+// leftovers returns the leases in use or kept for somebody, and the endpoints of pods other than the
 // living, and the number of leases of these.
 func (c *chaos) leftovers(ctx context.Context, living map[string]bool) (left []string, kept int, err error) {
 	var blocks v2beta1.SpiderIPBlockList
@@ -234,7 +247,7 @@ func (c *chaos) leftovers(ctx context.Context, living map[string]bool) (left []s
 	for _, b := range blocks.Items {
 		for _, l := range b.Spec.Leases {
 			switch {
-			case l.State != v2beta1.LeaseInUse:
+			case l.State != v2beta1.LeaseInUse && l.State != v2beta1.LeaseRetained:
 			case living[strings.TrimPrefix(l.Pod, namespace+"/")]:
 				kept++
 			default:
@@ -270,9 +283,9 @@ func (c *chaos) show(ctx context.Context) {
 }
 
 func (n *counts) String() string {
-	return fmt.Sprintf("%d pods; ADD %d, %d refused; DEL %d, %d refused, %d done without an API server; %d repeated ADDs, %d late DELs, %d lost sandboxes; %d kills, %d pauses, %d restarts of what ended by itself",
+	return fmt.Sprintf("%d pods; ADD %d, %d refused; DEL %d, %d refused, %d done without an API server; %d repeated ADDs, %d late DELs, %d lost sandboxes; %d pods with two interfaces, %d with their former addresses, %d GCs; %d kills, %d pauses, %d restarts of what ended by itself",
 		n.pods.Load(), n.adds.Load(), n.failedAdds.Load(), n.dels.Load(), n.failedDels.Load(), n.delsWithoutAPI.Load(),
-		n.repeated.Load(), n.lateDels.Load(), n.lost.Load(), n.kills.Load(), n.pauses.Load(), n.restarts.Load())
+		n.repeated.Load(), n.lateDels.Load(), n.lost.Load(), n.second.Load(), n.fixed.Load(), n.gcs.Load(), n.kills.Load(), n.pauses.Load(), n.restarts.Load())
 }
 
 // random makes a source of choices of its own for each actor, so that they do not

@@ -65,7 +65,9 @@ func TestLeaksAreFound(t *testing.T) {
 	}
 	released := inUse("10.200.0.11", namespace+"/gone")
 	released.State = v2beta1.LeaseReleased
-	anchors := []*sandbox{{}}
+	kept := inUse("10.200.0.12", namespace+"/web-0")
+	kept.State = v2beta1.LeaseRetained
+	anchors := []*sandbox{{interfaces: []string{"eth0"}}}
 	anchors[0].Pod = "anchor"
 	for name, c := range map[string]struct {
 		objects []client.Object
@@ -73,6 +75,7 @@ func TestLeaksAreFound(t *testing.T) {
 	}{
 		"only what lives":            {[]client.Object{block(four, six, released), endpoint("anchor")}, ""},
 		"a lease":                    {[]client.Object{block(four, six, inUse("10.200.0.12", namespace+"/gone"))}, "lease of 10.200.0.12"},
+		"an address kept for nobody": {[]client.Object{block(four, six, kept)}, "lease of 10.200.0.12"},
 		"an endpoint":                {[]client.Object{block(four, six), endpoint("gone")}, "endpoint chaos/gone"},
 		"freed under a living pod":   {[]client.Object{block(four)}, "1 leases instead of 2"},
 		"nothing, and nothing lives": {nil, "0 leases instead of 2"},
@@ -90,11 +93,16 @@ func TestALongRunMustMeetWhatItIsFor(t *testing.T) {
 	if c.judge(nil, nil) == nil {
 		t.Error("a run in which nothing happened passed")
 	}
-	for _, n := range []interface{ Add(int64) int64 }{&c.count.kills, &c.count.adds, &c.count.delsWithoutAPI, &c.count.repeated, &c.count.lateDels} {
+	for _, n := range []interface{ Add(int64) int64 }{&c.count.kills, &c.count.adds, &c.count.delsWithoutAPI, &c.count.repeated, &c.count.lateDels,
+		&c.count.second, &c.count.fixed, &c.count.gcs} {
 		n.Add(1)
 	}
 	if err := c.judge(nil, nil); err != nil {
 		t.Error(err)
+	}
+	c.moved.add(errors.New("web-0 has another address"))
+	if err := c.judge(nil, nil); err == nil || !strings.Contains(err.Error(), "web-0 has another address") {
+		t.Errorf("%v; want the address that changed", err)
 	}
 	c.refused.add(errors.New("DEL of x failed"))
 	if err := c.judge(nil, nil); err == nil || !strings.Contains(err.Error(), "DEL of x failed") {
@@ -104,13 +112,13 @@ func TestALongRunMustMeetWhatItIsFor(t *testing.T) {
 
 func TestPoolsShareBlocksAmongNodes(t *testing.T) {
 	t.Parallel()
-	for _, pods := range []int{1, 12, 1000} {
-		p := pools(pods)
-		if p[0].First != "10.200.0.10" || poolSize(pods) < 1 || poolSize(pods) > 245 {
-			t.Errorf("%d pods: %+v with %d addresses", pods, p, poolSize(pods))
+	for _, o := range []options{{nodes: 1, workers: 1}, {nodes: 3, workers: 4}, {nodes: 20, workers: 50}} {
+		size := newChaos(&o).poolSize()
+		if p := pools(size); p[0].First != "10.200.0.10" || size < 1 || size > 245 {
+			t.Errorf("%+v: %+v with %d addresses", o, p, size)
 		}
 	}
-	if p := pools(12); p[0].Last != "10.200.0.33" || p[1].Last != "fd00:200::21" || poolSize(12) != 24 {
-		t.Errorf("pools of 12 pods: %+v", p)
+	if p := pools(24); p[0].Last != "10.200.0.33" || p[1].Last != "fd00:200::21" {
+		t.Errorf("pools of 24 addresses: %+v", p)
 	}
 }

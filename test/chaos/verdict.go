@@ -20,15 +20,15 @@ var errNotTried = errors.New("whether every address can be had again was not tri
 // fillPools gives as many pods addresses as the pools have, spread over all nodes,
 // and takes them back: nothing may be missing from a pool that all have left.
 func (c *chaos) fillPools(ctx context.Context) error {
-	filling, cancel := context.WithTimeoutCause(ctx, c.quietFor, fmt.Errorf("a pool of %d addresses did not suffice for as many pods", poolSize(c.nodes*c.workers)))
+	filling, cancel := context.WithTimeoutCause(ctx, c.quietFor, fmt.Errorf("a pool of %d addresses did not suffice for as many pods", c.poolSize()))
 	defer cancel()
 	var work sync.WaitGroup
 	found := &problems{}
-	size := poolSize(c.nodes * c.workers)
+	size := c.poolSize()
 	sandboxes := make([]*sandbox, size)
 	for i := range size {
 		work.Go(func() {
-			s, err := c.begin(filling, i%c.nodes, fmt.Sprintf("last-%d", i))
+			s, err := c.begin(filling, i%c.nodes, pod{name: fmt.Sprintf("last-%d", i)})
 			if err != nil {
 				found.add(err)
 				return
@@ -60,10 +60,11 @@ func (c *chaos) judge(leaked, full error) error {
 		errs = append(errs, errors.New(v.String()))
 	}
 	errs = append(errs, c.refused.all()...)
+	errs = append(errs, c.moved.all()...)
 	errs = append(errs, c.provesNothing())
 	fmt.Fprintf(os.Stderr, "\n%s\n", &c.count)
-	fmt.Fprintf(os.Stderr, "addresses given to two, or changed: %d; DELs that failed without a reason: %d; %s; %s\n",
-		len(violations), len(c.refused.all()),
+	fmt.Fprintf(os.Stderr, "addresses given to two, or changed: %d; fixed addresses that changed: %d; DELs that failed without a reason: %d; %s; %s\n",
+		len(violations), len(c.moved.all()), len(c.refused.all()),
 		verdict(leaked, "no lease and no endpoint is left", "LEASES OR ENDPOINTS ARE LEFT"),
 		verdict(full, "every address could be had again", "NOT EVERY ADDRESS COULD BE HAD AGAIN"))
 	return errors.Join(errs...)
@@ -78,6 +79,7 @@ func (c *chaos) provesNothing() error {
 	for name, seen := range map[string]int64{
 		"kills": n.kills.Load(), "successful ADDs": n.adds.Load(), "successful DELs without an API server": n.delsWithoutAPI.Load(),
 		"repeated ADDs": n.repeated.Load(), "late DELs": n.lateDels.Load(),
+		"pods with two interfaces": n.second.Load(), "pods with their former addresses": n.fixed.Load(), "GCs": n.gcs.Load(),
 	} {
 		if seen == 0 {
 			return fmt.Errorf("the run had no %s and proves nothing about them", name)

@@ -5,12 +5,16 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
+	appsv1 "k8s.io/api/apps/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"spiderpool.dev/spiderpool/api/v2beta1"
 	"spiderpool.dev/spiderpool/test/history"
 	"spiderpool.dev/spiderpool/test/sim"
 )
@@ -46,11 +50,23 @@ func (p *problems) all() []error {
 	return p.list
 }
 
-// sandbox is one of a pod's, on a node.
+// pod is one to make.
+type pod struct {
+	name string
+	// second gives it the interface net1 beside eth0.
+	second bool
+	// of is the StatefulSet that it belongs to; nil for none.
+	of *appsv1.StatefulSet
+}
+
+// sandbox is one of a pod's, on a node. Its Attachment is that of the interface
+// that a call is about.
 type sandbox struct {
 	node int
 	sim.Attachment
-	result []byte
+	interfaces []string
+	results    map[string][]byte       // of ADD, by interface
+	addresses  map[string][]netip.Addr // by interface
 }
 
 // workAll lets every worker of every node run one pod after the other until
@@ -61,10 +77,17 @@ func (c *chaos) workAll(starting, working context.Context, done *sync.WaitGroup)
 		for w := range c.workers {
 			random := c.random(uint64(1000 + node*1000 + w))
 			done.Go(func() {
+				// On each node one worker has a StatefulSet, whose pod has two interfaces.
+				keeper := &stateful{name: fmt.Sprintf("fixed-%d", node), second: true}
 				for i := 0; starting.Err() == nil; i++ {
-					name := fmt.Sprintf("pod-%d-%d-%d", node, w, i)
-					if err := c.life(working, node, name, random); err != nil {
-						found.add(fmt.Errorf("%s: %w", name, err))
+					p := pod{name: fmt.Sprintf("pod-%d-%d-%d", node, w, i), second: random.IntN(3) == 0}
+					live := func() error { return c.life(working, node, p, random) }
+					if w == 0 && random.IntN(2) == 0 {
+						p.name = keeper.name
+						live = func() error { return c.fixedLife(working, keeper, random) }
+					}
+					if err := live(); err != nil {
+						found.add(fmt.Errorf("%s: %w", p.name, err))
 						return
 					}
 				}
@@ -75,8 +98,8 @@ func (c *chaos) workAll(starting, working context.Context, done *sync.WaitGroup)
 }
 
 // life is a pod from its creation to its end, in one of several ways.
-func (c *chaos) life(ctx context.Context, node int, name string, random *rand.Rand) error {
-	s, err := c.begin(ctx, node, name)
+func (c *chaos) life(ctx context.Context, node int, p pod, random *rand.Rand) error {
+	s, err := c.begin(ctx, node, p)
 	if err != nil {
 		return err
 	}
@@ -89,7 +112,7 @@ func (c *chaos) life(ctx context.Context, node int, name string, random *rand.Ra
 	case chance < c.lost:
 		return c.vanish(ctx, s)
 	case chance < 0.20:
-		return c.replace(ctx, s, random)
+		return c.replace(ctx, s, p, random)
 	case chance < 0.50:
 		// The pod's object goes first, as when it is deleted by force.
 		return errors.Join(c.deletePod(ctx, s), c.end(ctx, s))
@@ -102,24 +125,30 @@ func (c *chaos) life(ctx context.Context, node int, name string, random *rand.Ra
 }
 
 // begin makes the pod and, as often as it takes, a sandbox for it.
-func (c *chaos) begin(ctx context.Context, node int, name string) (*sandbox, error) {
-	uid, err := c.createPod(ctx, node, name)
+func (c *chaos) begin(ctx context.Context, node int, p pod) (*sandbox, error) {
+	uid, err := c.createPod(ctx, node, p)
 	if err != nil {
 		return nil, err
 	}
 	c.count.pods.Add(1)
+	interfaces := []string{"eth0"}
+	if p.second {
+		interfaces = append(interfaces, "net1")
+		c.count.second.Add(1)
+	}
 	for attempt := 0; ; attempt++ {
-		s := &sandbox{node: node, Attachment: sim.Attachment{
-			ContainerID: fmt.Sprintf("%s-%s-%d", name, uid[:8], attempt), NetNS: c.netns, Interface: "eth0",
-			Namespace: namespace, Pod: name, UID: uid,
-		}}
+		s := &sandbox{node: node, interfaces: interfaces, results: map[string][]byte{}, addresses: map[string][]netip.Addr{},
+			Attachment: sim.Attachment{
+				ContainerID: fmt.Sprintf("%s-%s-%d", p.name, uid[:8], attempt), NetNS: c.netns,
+				Namespace: namespace, Pod: p.name, UID: uid,
+			}}
 		c.runtimes[node].Add(s.Attachment)
 		err := c.add(ctx, s)
 		if err == nil {
 			return s, nil
 		}
 		if !sleep(ctx, retryAfter) {
-			return nil, fmt.Errorf("%s has no address: %w", name, errors.Join(context.Cause(ctx), err))
+			return nil, fmt.Errorf("%s has no address: %w", p.name, errors.Join(context.Cause(ctx), err))
 		}
 		if err := c.end(ctx, s); err != nil {
 			return nil, err
@@ -131,8 +160,10 @@ func (c *chaos) begin(ctx context.Context, node int, name string) (*sandbox, err
 // again when it removes it.
 func (c *chaos) end(ctx context.Context, s *sandbox) error {
 	for range 2 {
-		if err := c.delUntilDone(ctx, s); err != nil {
-			return err
+		for _, ifname := range slices.Backward(s.interfaces) {
+			if err := c.delUntilDone(ctx, s, ifname); err != nil {
+				return err
+			}
 		}
 	}
 	c.runtimes[s.node].Remove(s.ContainerID)
@@ -140,9 +171,9 @@ func (c *chaos) end(ctx context.Context, s *sandbox) error {
 }
 
 // delUntilDone makes DEL as often as it takes, as kubelet does.
-func (c *chaos) delUntilDone(ctx context.Context, s *sandbox) error {
+func (c *chaos) delUntilDone(ctx context.Context, s *sandbox, ifname string) error {
 	for {
-		err := c.del(ctx, s)
+		err := c.del(ctx, s, ifname)
 		if err == nil {
 			return nil
 		}
@@ -156,19 +187,22 @@ func (c *chaos) delUntilDone(ctx context.Context, s *sandbox) error {
 func (c *chaos) vanish(ctx context.Context, s *sandbox) error {
 	c.count.lost.Add(1)
 	now := time.Now()
-	c.history.Record(history.Event{Kind: history.Lost, Interface: history.Interface{ContainerID: s.ContainerID, Name: s.Interface},
-		Pod: s.Pod, Node: c.cluster.Nodes[s.node].Name, Start: now, End: now})
+	for _, ifname := range s.interfaces {
+		c.history.Record(history.Event{Kind: history.Lost, Interface: history.Interface{ContainerID: s.ContainerID, Name: ifname},
+			Pod: s.Pod, Node: c.cluster.Nodes[s.node].Name, Start: now, End: now})
+		c.attached[s.node].remove(s.key(ifname))
+	}
 	c.runtimes[s.node].Remove(s.ContainerID)
 	return c.deletePod(ctx, s)
 }
 
 // replace deletes the pod by force, makes one of the same name on any node, and
 // only then takes the old sandbox down. The new one must keep its address.
-func (c *chaos) replace(ctx context.Context, old *sandbox, random *rand.Rand) error {
+func (c *chaos) replace(ctx context.Context, old *sandbox, p pod, random *rand.Rand) error {
 	if err := c.deletePod(ctx, old); err != nil {
 		return err
 	}
-	s, err := c.begin(ctx, random.IntN(c.nodes), old.Pod)
+	s, err := c.begin(ctx, random.IntN(c.nodes), p)
 	if err != nil {
 		return errors.Join(err, c.end(ctx, old))
 	}
@@ -183,24 +217,40 @@ func (c *chaos) replace(ctx context.Context, old *sandbox, random *rand.Rand) er
 	return c.deletePod(ctx, s)
 }
 
+// add makes ADD for one interface after the other, as Multus does.
 func (c *chaos) add(ctx context.Context, s *sandbox) error {
-	o := c.call(ctx, "ADD", s, nil)
-	if o.Err != nil {
-		c.count.failedAdds.Add(1)
-		return o.Err
+	for _, ifname := range s.interfaces {
+		c.attached[s.node].add(s.key(ifname))
+		o := c.call(ctx, "ADD", s, ifname)
+		if o.Err != nil {
+			c.count.failedAdds.Add(1)
+			return o.Err
+		}
+		c.count.adds.Add(1)
+		s.results[ifname] = o.Result
+		s.addresses[ifname] = nil
+		for _, a := range o.Addresses {
+			s.addresses[ifname] = append(s.addresses[ifname], a.Addr())
+		}
 	}
-	c.count.adds.Add(1)
-	s.result = o.Result
 	return nil
 }
 
+// key is what calls for an interface of the sandbox are about.
+func (s *sandbox) key(ifname string) sim.Attachment {
+	a := s.Attachment
+	a.Interface = ifname
+	return a
+}
+
 // del makes one DEL and judges it: it may fail only where its agent was away.
-func (c *chaos) del(ctx context.Context, s *sandbox) error {
+func (c *chaos) del(ctx context.Context, s *sandbox, ifname string) error {
 	node := c.cluster.Nodes[s.node].Name
 	withoutAPI := c.outages.isDown(apiServer)
-	o := c.call(ctx, "DEL", s, s.result)
+	o := c.call(ctx, "DEL", s, ifname)
 	withoutAPI = withoutAPI && c.outages.isDown(apiServer)
 	if o.Err == nil {
+		c.attached[s.node].remove(s.key(ifname))
 		c.count.dels.Add(1)
 		if withoutAPI {
 			c.count.delsWithoutAPI.Add(1)
@@ -209,20 +259,26 @@ func (c *chaos) del(ctx context.Context, s *sandbox) error {
 	}
 	c.count.failedDels.Add(1)
 	if ctx.Err() == nil && !c.outages.downSince(node, o.Start.Add(-agentStart)) {
-		c.refused.add(fmt.Errorf("DEL of %s on %s failed although its agent was there (%s to %s): %w",
-			s.ContainerID, node, o.Start.Format(time.TimeOnly), o.End.Format(time.TimeOnly), o.Err))
+		c.refused.add(fmt.Errorf("DEL of %s/%s on %s failed although its agent was there (%s to %s): %w",
+			s.ContainerID, ifname, node, o.Start.Format(time.TimeOnly), o.End.Format(time.TimeOnly), o.Err))
 	}
 	return o.Err
 }
 
-// call makes one call and records it.
-func (c *chaos) call(ctx context.Context, command string, s *sandbox, previous []byte) sim.Outcome {
+// call makes one call and records it. No GC of the node is at work meanwhile.
+func (c *chaos) call(ctx context.Context, command string, s *sandbox, ifname string) sim.Outcome {
 	ctx, cancel := context.WithTimeout(ctx, callLimit)
 	defer cancel()
+	c.attached[s.node].calls.RLock()
+	defer c.attached[s.node].calls.RUnlock()
 	node := c.cluster.Nodes[s.node]
-	o := node.Plugin.Call(ctx, command, s.Attachment, previous)
+	var previous []byte
+	if command == "DEL" {
+		previous = s.results[ifname]
+	}
+	o := node.Plugin.Call(ctx, command, s.key(ifname), previous)
 	e := history.Event{
-		Kind: history.Kind(command), Interface: history.Interface{ContainerID: s.ContainerID, Name: s.Interface},
+		Kind: history.Kind(command), Interface: history.Interface{ContainerID: s.ContainerID, Name: ifname},
 		Pod: s.Pod, Node: node.Name, Start: o.Start, End: o.End,
 	}
 	if o.Err != nil {
@@ -236,13 +292,20 @@ func (c *chaos) call(ctx context.Context, command string, s *sandbox, previous [
 }
 
 // createPod makes the pod's object, as often as it takes, and returns its UID.
-func (c *chaos) createPod(ctx context.Context, node int, name string) (uid string, err error) {
+func (c *chaos) createPod(ctx context.Context, node int, p pod) (uid string, err error) {
+	object := sim.NewPod(namespace, p.name, sim.NodeName(node))
+	if p.second {
+		object.Annotations = map[string]string{v2beta1.AnnotationMultusNetworks: second}
+	}
+	if p.of != nil {
+		object.OwnerReferences = []metav1.OwnerReference{*metav1.NewControllerRef(p.of, appsv1.SchemeGroupVersion.WithKind("StatefulSet"))}
+	}
 	pods := c.cluster.Kube.CoreV1().Pods(namespace)
 	err = c.request(ctx, func(ctx context.Context) error {
-		created, err := pods.Create(ctx, sim.NewPod(namespace, name, sim.NodeName(node)), metav1.CreateOptions{})
+		created, err := pods.Create(ctx, object, metav1.CreateOptions{})
 		if apierrors.IsAlreadyExists(err) {
 			// The answer to an earlier attempt was lost.
-			created, err = pods.Get(ctx, name, metav1.GetOptions{})
+			created, err = pods.Get(ctx, p.name, metav1.GetOptions{})
 		}
 		if err == nil {
 			uid = string(created.UID)

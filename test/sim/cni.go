@@ -61,21 +61,44 @@ type Plugin struct {
 func (p Plugin) Call(ctx context.Context, command string, a Attachment, previous json.RawMessage) Outcome {
 	stdin := []byte(p.Conf)
 	if len(previous) > 0 {
-		object := bytes.TrimSuffix(bytes.TrimSpace(p.Conf), []byte("}"))
-		stdin = slices.Concat(object, []byte(`,"prevResult":`), previous, []byte("}"))
+		stdin = p.with("prevResult", previous)
 	}
+	out := p.run(ctx, stdin, command,
+		"CNI_CONTAINERID="+a.ContainerID,
+		"CNI_NETNS="+a.NetNS,
+		"CNI_IFNAME="+a.Interface,
+		"CNI_ARGS=IgnoreUnknown=1;K8S_POD_NAMESPACE="+a.Namespace+";K8S_POD_NAME="+a.Pod+
+			";K8S_POD_INFRA_CONTAINER_ID="+a.ContainerID+";K8S_POD_UID="+a.UID)
+	if out.Err == nil && command == "ADD" {
+		out.Addresses, out.Err = addresses(out.Result)
+	}
+	return out
+}
+
+// GC runs the plugin's GC (CNI specification 1.1.0): whatever it holds for others
+// than the valid attachments it is to give back.
+func (p Plugin) GC(ctx context.Context, valid []Attachment) Outcome {
+	keys := []map[string]string{}
+	for _, a := range valid {
+		keys = append(keys, map[string]string{"containerID": a.ContainerID, "ifname": a.Interface})
+	}
+	text, err := json.Marshal(keys)
+	if err != nil {
+		return Outcome{Err: err}
+	}
+	return p.run(ctx, p.with("cni.dev/valid-attachments", text), "GC")
+}
+
+// with returns the configuration with one more key.
+func (p Plugin) with(key string, value json.RawMessage) []byte {
+	object := bytes.TrimSuffix(bytes.TrimSpace(p.Conf), []byte("}"))
+	return slices.Concat(object, []byte(`,"`+key+`":`), value, []byte("}"))
+}
+
+func (p Plugin) run(ctx context.Context, stdin []byte, command string, env ...string) Outcome {
 	cmd := exec.CommandContext(ctx, p.Binary)
 	cmd.Stdin = bytes.NewReader(stdin)
-	cmd.Env = []string{
-		"PATH=/usr/sbin:/usr/bin:/sbin:/bin",
-		"CNI_COMMAND=" + command,
-		"CNI_CONTAINERID=" + a.ContainerID,
-		"CNI_NETNS=" + a.NetNS,
-		"CNI_IFNAME=" + a.Interface,
-		"CNI_PATH=/opt/cni/bin",
-		"CNI_ARGS=IgnoreUnknown=1;K8S_POD_NAMESPACE=" + a.Namespace + ";K8S_POD_NAME=" + a.Pod +
-			";K8S_POD_INFRA_CONTAINER_ID=" + a.ContainerID + ";K8S_POD_UID=" + a.UID,
-	}
+	cmd.Env = append([]string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "CNI_PATH=/opt/cni/bin", "CNI_COMMAND=" + command}, env...)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	out := Outcome{Start: time.Now()}
@@ -87,10 +110,6 @@ func (p Plugin) Call(ctx context.Context, command string, a Attachment, previous
 	out.Result = bytes.TrimSpace(stdout.Bytes())
 	if err != nil {
 		out.Err = failure(err, out.Result, stderr.String())
-		return out
-	}
-	if command == "ADD" {
-		out.Addresses, out.Err = addresses(out.Result)
 	}
 	return out
 }
