@@ -74,7 +74,7 @@ apiserver: lab-tools ## Tests against a real kube-apiserver and etcd
 
 .PHONY: kernel
 kernel: lab-tools ## Tests of the datapath in network namespaces of their own (root)
-	@go test -tags kernel -count=1 -p 1 -run '$(RUN)' ./internal/linux/... ./internal/cni/... ./internal/agent/node
+	@go test -tags kernel -count=1 -p 1 -run '$(RUN)' ./internal/linux/... ./internal/cni/... ./internal/agent/node ./test/chains
 	@$(LABGO) test -tags kernel -count=1 -p 1 -run '$(RUN)' ./...
 
 .PHONY: kernel-uml
@@ -107,8 +107,10 @@ chaos: lab-tools ## Ten minutes of killed agents, controllers, API servers and e
 	@go run ./test/chaos --time 10m
 
 .PHONY: scale
-scale: lab-tools ## The controller with 5,000 pools and 20,000 endpoints, then five minutes in which it writes nothing
-	@KUBEBUILDER_ASSETS="$$($(LAB) env --dir)" go test -tags apiserver,scale -count=1 -timeout 30m -v -run FiveThousand ./internal/controller -quiet 5m
+scale: lab-tools ## An agent with 5,000 nodes and 20,000 pools; a controller with 5,000 pools and 20,000 endpoints
+	@export KUBEBUILDER_ASSETS="$$($(LAB) env --dir)" && \
+		go test -tags apiserver,scale -count=1 -timeout 30m -v -run LargeCluster ./internal/agent && \
+		go test -tags apiserver,scale -count=1 -timeout 30m -v -run FiveThousand ./internal/controller -quiet 5m
 
 .PHONY: chaos-short
 chaos-short: lab-tools ## The same for a minute

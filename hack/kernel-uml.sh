@@ -15,12 +15,14 @@ trap 'rm -rf "$work"' EXIT
 kernel=$("$root/bin/lab" env --dir)/linux
 
 cd "$root"
-for package in internal/linux internal/cni/coordinator internal/cni/ifacer internal/agent/node; do
+packages="internal/linux internal/cni/coordinator internal/cni/ifacer internal/agent/node test/chains"
+for package in $packages; do
 	CGO_ENABLED=0 go test -tags kernel -c -o "$work/$(basename $package).test" "./$package"
 done
 
 # There is no compiler in there worth waiting for.
 CGO_ENABLED=0 go -C test/lab/modules/plugins build -trimpath -o "$work/plugins/" tool
+CGO_ENABLED=0 go build -trimpath -o "$work/plugins/" ./cmd/spiderpool ./cmd/coordinator ./cmd/ifacer
 
 update=
 [ "${1:-}" != --update ] || { update=1; shift; }
@@ -38,9 +40,10 @@ mount -t tmpfs tmp /run
 mkdir -p /run/netns /run/tests
 ip link set lo up
 status=0
-for test in $work/*.test; do
-	echo "== \$(basename \$test)"
-	\$test -test.v $arguments || status=1
+for package in $packages; do
+	echo "== \$package"
+	cd $root/\$package
+	$work/\$(basename \$package).test -test.v $arguments || status=1
 done
 echo \$status > $work/status
 poweroff -f

@@ -9,7 +9,6 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"syscall"
 	"testing"
 	"time"
@@ -31,17 +30,6 @@ type process struct {
 	output  *lockedBuffer
 	started time.Time
 	metrics int
-}
-
-// build builds the program.
-func build(t *testing.T) string {
-	t.Helper()
-	program := filepath.Join(t.TempDir(), "spiderpool-controller")
-	build := exec.Command("go", "build", "-o", program, "spiderpool.dev/spiderpool/cmd/spiderpool-controller")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("build: %v\n%s", err, out)
-	}
-	return program
 }
 
 // launch starts a replica of the installation in the namespace, on free ports;
@@ -93,7 +81,7 @@ func (p *process) stop(t *testing.T) {
 func TestKilledLeaderIsReplacedUnderLoad(t *testing.T) {
 	c := kubetest.Client(t)
 	namespace := kubetest.Namespace(t, c)
-	program := build(t)
+	program := kubetest.Program(t, "spiderpool-controller")
 	hasty := func(file *config.File) {
 		file.ControllerProcess.LeaderElection.LeaseDuration = metav1.Duration{Duration: 3 * time.Second}
 		file.ControllerProcess.LeaderElection.RenewDeadline = metav1.Duration{Duration: 2 * time.Second}

@@ -55,11 +55,11 @@ func TestFiveThousandPoolsAreTakenIn(t *testing.T) {
 	populate(t, c)
 	t.Logf("%d pools, %d pods with endpoints and leases created in %s", scalePools, scaleEndpoints, time.Since(begin).Round(time.Second))
 
-	program := build(t)
+	program := kubetest.Program(t, "spiderpool-controller")
 	for _, start := range []string{"first", "second"} {
 		p := launch(t, program, kubetest.Namespace(t, c), nil)
 		took := p.takenIn(t, c)
-		memory := p.peakMemory(t)
+		memory := kubetest.Memory(t, p.command.Process.Pid, "VmHWM")
 		t.Logf("%s start: taken in after %s, peak memory %d MiB, CPU %s", start, took.Round(100*time.Millisecond), memory>>20, p.cpu(t))
 		if took > scaleLimit {
 			t.Errorf("%s start: taken in after %s, want at most %s", start, took, scaleLimit)
@@ -68,7 +68,10 @@ func TestFiveThousandPoolsAreTakenIn(t *testing.T) {
 			t.Errorf("%s start: peak memory %d MiB, want at most %d", start, memory>>20, scaleMemory>>20)
 		}
 		if start == "second" {
-			p.writesNothing(t, *quiet)
+			p.idle(t, *quiet)
+			if memory := kubetest.Memory(t, p.command.Process.Pid, "VmHWM"); memory > scaleMemory {
+				t.Errorf("peak memory at the end is %d MiB, want at most %d", memory>>20, scaleMemory>>20)
+			}
 		}
 		p.stop(t)
 	}
@@ -94,6 +97,13 @@ func populate(t *testing.T, c client.Client) {
 	}
 	close(jobs)
 	group.Wait()
+	kubetest.Create(t, c,
+		&v2beta1.SpiderReservedIP{ObjectMeta: metav1.ObjectMeta{Name: "reserved"}, Spec: v2beta1.SpiderReservedIPSpec{IPs: []string{"10.0.0.1"}}},
+		&v2beta1.SpiderSubnet{ObjectMeta: metav1.ObjectMeta{Name: "subnet"}, Spec: v2beta1.SpiderSubnetSpec{Subnet: "11.0.0.0/24", IPs: []string{"11.0.0.10"}}},
+		&v2beta1.SpiderMultusConfig{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "config"}, Spec: v2beta1.SpiderMultusConfigSpec{
+			CNIType: new(v2beta1.CNIMacvlan), Macvlan: &v2beta1.MasterConfig{Master: []string{"eth0"}}}},
+		&v2beta1.SpiderCoordinator{ObjectMeta: metav1.ObjectMeta{Name: "default"}, Spec: v2beta1.CoordinatorSpec{PodCIDRType: new(v2beta1.PodCIDRNone)}},
+	)
 	if t.Failed() {
 		t.FailNow()
 	}
@@ -181,20 +191,6 @@ func (p *process) caughtUp(ctx context.Context, c client.Client) error {
 	return nil
 }
 
-func (p *process) peakMemory(t *testing.T) int64 {
-	t.Helper()
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.command.Process.Pid))
-	if err != nil {
-		t.Fatal(err)
-	}
-	match := regexp.MustCompile(`VmHWM:\s+(\d+) kB`).FindSubmatch(status)
-	kib, err := strconv.ParseInt(string(match[1]), 10, 64)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return kib << 10
-}
-
 func (p *process) cpu(t *testing.T) time.Duration {
 	t.Helper()
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.command.Process.Pid))
@@ -210,19 +206,46 @@ func (p *process) cpu(t *testing.T) time.Duration {
 	return time.Duration(user+system) * 10 * time.Millisecond
 }
 
-var mutations = regexp.MustCompile(`(?m)^apiserver_request_total\{.*resource="([a-z]+)".*verb="(POST|PUT|PATCH|DELETE|APPLY)".*\} ([0-9.e+]+)$`)
+var mutations = regexp.MustCompile(`(?m)^apiserver_request_total\{.*resource="([a-z-]+)".*verb="(POST|PUT|PATCH|DELETE|DELETECOLLECTION|APPLY)".*\} ([0-9.e+]+)$`)
 
-// writesNothing checks that nothing but the lease of the lead is written.
-func (p *process) writesNothing(t *testing.T, during time.Duration) {
+// idle checks that nothing but the lease of the lead is written, and that nothing
+// is reconciled.
+func (p *process) idle(t *testing.T, during time.Duration) {
 	t.Helper()
-	before := written(t)
+	before, reconciled := written(t), p.reconciled(t)
 	time.Sleep(during)
 	for resource, n := range written(t) {
 		if resource != "leases" && n != before[resource] {
 			t.Errorf("%v writes of %s in %s in which nothing changed", n-before[resource], resource, during)
 		}
 	}
-	t.Logf("no writes in %s, except the lease of the lead", during)
+	for name, n := range p.reconciled(t) {
+		if n != reconciled[name] {
+			t.Errorf("%d reconciles of %s in %s in which nothing changed", n-reconciled[name], name, during)
+		}
+	}
+	t.Logf("no writes in %s, except the lease of the lead; reconciles before: %v", during, reconciled)
+}
+
+var reconciles = regexp.MustCompile(`(?m)^controller_runtime_reconcile_total\{controller="([a-z-]+)",result="[a-z_]+"\} (\d+)$`)
+
+// reconciled is how often each reconciler was called.
+func (p *process) reconciled(t *testing.T) map[string]int {
+	t.Helper()
+	var body bytes.Buffer
+	r := &replica{output: p.output}
+	if err := r.get(t.Context(), p.metrics, "/metrics", &body); err != nil {
+		t.Fatal(err)
+	}
+	out := map[string]int{}
+	for _, match := range reconciles.FindAllStringSubmatch(body.String(), -1) {
+		n, err := strconv.Atoi(match[2])
+		if err != nil {
+			t.Fatal(err)
+		}
+		out[match[1]] += n
+	}
+	return out
 }
 
 func written(t *testing.T) map[string]float64 {

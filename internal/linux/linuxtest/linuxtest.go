@@ -235,9 +235,14 @@ func HasKind(t testing.TB, kind string) bool {
 	defer other.Close()
 	Wire(m, "a", other, "b")
 	var err error
-	if kind == "vlan" {
+	switch kind {
+	case "vlan":
 		err = m.VLAN("a", 1)
-	} else {
+	case "bond":
+		attrs := netlink.NewLinkAttrs()
+		attrs.Name = "bond"
+		err = m.NL.LinkAdd(netlink.NewLinkBond(attrs))
+	default:
 		err = m.TrySub(kind, "a", other, "c")
 	}
 	if err != nil && !errors.Is(err, unix.EOPNOTSUPP) {

@@ -1,0 +1,151 @@
+//go:build apiserver && scale
+
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/yaml"
+
+	"spiderpool.dev/spiderpool/api/v2beta1"
+	"spiderpool.dev/spiderpool/internal/config"
+	"spiderpool.dev/spiderpool/internal/kube"
+	"spiderpool.dev/spiderpool/internal/kube/allkinds"
+	"spiderpool.dev/spiderpool/internal/kube/kubetest"
+)
+
+const (
+	scaleNodes   = 5000
+	poolsOfANode = 4
+	scaleMemory  = 40 << 20
+)
+
+// TestMemoryOfAnAgentInALargeCluster measures an agent in a process of its own
+// that has read everything it reads, in a cluster of 5,000 nodes and 20,000 pools,
+// four for each node.
+//
+//	go test -tags 'apiserver scale' -run LargeCluster -v ./internal/agent
+func TestMemoryOfAnAgentInALargeCluster(t *testing.T) {
+	restConfig := kubetest.Config(t)
+	restConfig.QPS, restConfig.Burst = -1, 0
+	c, err := client.New(restConfig, client.Options{Scheme: allkinds.NewScheme()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	nodes := make(chan int)
+	var group sync.WaitGroup
+	for range 16 {
+		group.Go(func() {
+			for i := range nodes {
+				if err := populateNode(t.Context(), c, i); err != nil {
+					t.Errorf("node %d: %v", i, err)
+				}
+			}
+		})
+	}
+	for i := range scaleNodes {
+		nodes <- i
+	}
+	close(nodes)
+	group.Wait()
+	if t.Failed() {
+		t.FailNow()
+	}
+	t.Logf("%d nodes and %d pools created in %s", scaleNodes, scaleNodes*poolsOfANode, time.Since(began).Round(time.Second))
+
+	pid := launchAgent(t, "node-7")
+	for range 10 {
+		time.Sleep(3 * time.Second)
+		now := kubetest.Memory(t, pid, "VmRSS")
+		t.Logf("resident: %.1f MiB", float64(now)/(1<<20))
+	}
+	if peak := kubetest.Memory(t, pid, "VmHWM"); peak > scaleMemory {
+		t.Errorf("the agent took up to %.1f MiB, want at most %d", float64(peak)/(1<<20), scaleMemory>>20)
+	} else {
+		t.Logf("at most: %.1f MiB", float64(peak)/(1<<20))
+	}
+}
+
+func populateNode(ctx context.Context, c client.Client, i int) error {
+	node := fmt.Sprintf("node-%d", i)
+	errs := []error{c.Create(ctx, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: node, Labels: map[string]string{
+		"kubernetes.io/hostname": node, "topology.kubernetes.io/zone": fmt.Sprintf("zone-%d", i%3),
+	}}})}
+	for n := range poolsOfANode {
+		j := i*poolsOfANode + n
+		pool := &v2beta1.SpiderIPPool{
+			ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("%s-%d", node, n)},
+			Spec: v2beta1.SpiderIPPoolSpec{
+				Subnet: fmt.Sprintf("10.%d.%d.0/24", j>>8, j&255), IPs: []string{fmt.Sprintf("10.%d.%d.16-10.%d.%d.31", j>>8, j&255, j>>8, j&255)},
+				NodeName: []string{node}, MultusName: []string{"kube-system/ipvlan-ens5"},
+			},
+		}
+		kube.CompletePool(pool) // as admission does
+		errs = append(errs, c.Create(ctx, pool))
+	}
+	return errors.Join(errs...)
+}
+
+// launchAgent starts the agent of a node, waits until it is ready, and returns
+// its process ID.
+func launchAgent(t *testing.T, node string) int {
+	t.Helper()
+	dir := t.TempDir()
+	file := config.Default()
+	file.AgentProcess.SocketPath = filepath.Join(dir, "agent.sock")
+	file.AgentProcess.StateDir = filepath.Join(dir, "state")
+	file.AgentProcess.HealthPort = kubetest.FreePort(t)
+	file.AgentProcess.TuneSysctl = false
+	file.AgentProcess.CRISockets = []string{filepath.Join(dir, "cri.sock")}
+	text, err := yaml.Marshal(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(os.WriteFile(dir+"/config.yaml", text, 0o600), os.WriteFile(dir+"/kubeconfig", kubetest.Kubeconfig(t), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	var output strings.Builder
+	command := exec.Command(kubetest.Program(t, "spiderpool-agent"), "--config", dir+"/config.yaml", "--kubeconfig", dir+"/kubeconfig", "--bind-address", "127.0.0.1")
+	command.Env = append(os.Environ(), config.EnvPodName+"=agent", config.EnvPodNamespace+"=default", config.EnvNodeName+"="+node)
+	command.Stderr = &output
+	if err := command.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = command.Process.Kill()
+		_ = command.Wait()
+		if t.Failed() {
+			t.Log(output.String())
+		}
+	})
+	kubetest.Eventually(t, func(ctx context.Context) error {
+		request, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("http://127.0.0.1:%d/readyz", file.AgentProcess.HealthPort), nil)
+		if err != nil {
+			return err
+		}
+		response, err := http.DefaultClient.Do(request)
+		if err != nil {
+			return err
+		}
+		defer response.Body.Close()
+		if response.StatusCode != http.StatusOK {
+			return errors.New(response.Status)
+		}
+		return nil
+	})
+	return command.Process.Pid
+}
