@@ -15,7 +15,7 @@ RUN go build -trimpath -ldflags="-s -w -X spiderpool.dev/spiderpool/internal/con
 
 FROM scratch AS agent
 COPY LICENSE /licenses/LICENSE
-COPY --from=build /bin/spiderpool-agent /bin/cni-install /usr/bin/
+COPY --from=build /bin/spiderpool-agent /bin/spiderpoolctl /bin/cni-install /usr/bin/
 COPY --from=build /bin/spiderpool /bin/coordinator /bin/ifacer /opt/spiderpool/cni/
 ENTRYPOINT ["/usr/bin/spiderpool-agent"]
 

@@ -25,6 +25,7 @@ image() {
 
 image spiderpool-agent /usr/bin/spiderpool-agent \
   spiderpool-agent:/usr/bin/spiderpool-agent \
+  spiderpoolctl:/usr/bin/spiderpoolctl \
   cni-install:/usr/bin/cni-install \
   spiderpool:/opt/spiderpool/cni/spiderpool \
   coordinator:/opt/spiderpool/cni/coordinator \

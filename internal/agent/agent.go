@@ -32,6 +32,7 @@ import (
 	"spiderpool.dev/spiderpool/internal/kube"
 	"spiderpool.dev/spiderpool/internal/lease"
 	"spiderpool.dev/spiderpool/internal/linux"
+	"spiderpool.dev/spiderpool/internal/netplan"
 	"spiderpool.dev/spiderpool/internal/pool"
 	"spiderpool.dev/spiderpool/internal/reclaim"
 	"spiderpool.dev/spiderpool/internal/rpc/rpcserver"
@@ -150,6 +151,7 @@ func assemble(ctx context.Context, cfg config.Agent, client *kube.Client, log *s
 		HostRuleTable: coordinator.hostRuleTable,
 		Sandboxes:     a.service.Runtime.Sandboxes,
 		Unleased:      a.unleased,
+		Parents:       a.parents,
 		Warn:          func(reason, message string) { a.events.NodeWarning(cfg.NodeName, reason, message) },
 		Open:          linux.Current,
 		Tune:          cfg.TuneSysctl,
@@ -190,6 +192,31 @@ func (a *agent) unleased(addrs []netip.Addr) ([]netip.Addr, error) {
 	return slices.DeleteFunc(slices.Clone(addrs), func(addr netip.Addr) bool {
 		return held[addr] || !a.allocator.HandsOut(addr)
 	}), nil
+}
+
+// parents returns the interfaces of the node that pods' interfaces are made on.
+func (a *agent) parents(ctx context.Context) ([]netplan.Parent, error) {
+	if err := a.ready(); err != nil {
+		return nil, err
+	}
+	self, err := a.cluster.Node(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var out []netplan.Parent
+	for _, attachment := range a.allocator.Attachments(self) {
+		network, err := a.cluster.Network(ctx, attachment)
+		if errors.Is(err, ipam.ErrNotFound) {
+			continue // whoever wants to use it is told
+		}
+		if err != nil {
+			return nil, err
+		}
+		for _, name := range network.Parents {
+			out = append(out, netplan.Parent{Attachment: attachment.String(), Name: name, MTU: network.MTU})
+		}
+	}
+	return out, nil
 }
 
 // ready returns an error while ADD cannot be served.

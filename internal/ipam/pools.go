@@ -3,6 +3,7 @@ package ipam
 import (
 	"context"
 	"errors"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -72,6 +73,27 @@ func (a *Allocator) HandsOut(addr netip.Addr) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return slices.ContainsFunc(a.catalog.Names(), func(name string) bool { return a.catalog.Usable(name).Contains(addr) })
+}
+
+// Attachments returns the network attachments, sorted, that pools name which are
+// bound to the node: those whose pods the node is meant for.
+func (a *Allocator) Attachments(node pool.NodeFacts) []pool.NetworkAttachment {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	seen := map[pool.NetworkAttachment]bool{}
+	for _, name := range a.catalog.Names() {
+		if p, _ := a.catalog.Get(name); p.BoundTo(node) {
+			for _, entry := range p.MultusNames {
+				// An entry without a namespace means any, and cannot be looked up.
+				if namespace, name, ok := strings.Cut(entry, "/"); ok {
+					seen[pool.NetworkAttachment{Namespace: namespace, Name: name}] = true
+				}
+			}
+		}
+	}
+	return slices.SortedFunc(maps.Keys(seen), func(a, b pool.NetworkAttachment) int {
+		return strings.Compare(a.String(), b.String())
+	})
 }
 
 // selectPools selects for one interface. Where what this node watches does not

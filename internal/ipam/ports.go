@@ -103,6 +103,11 @@ type Network struct {
 	Pools             pool.Names
 	CleanGateway      bool
 	MatchMasterSubnet bool
+	// Parents are the interfaces of the node that it is made on: the master, or
+	// those that the ifacer plugin makes the master of.
+	Parents []string
+	// MTU is what the pod's interface is to have; 0 where it is the master's.
+	MTU int
 }
 
 // Links reads the links of the node.

@@ -391,9 +391,12 @@ func ParseNetwork(config string) (ipam.Network, error) {
 		return ipam.Network{}, nil
 	}
 	type plugin struct {
-		Name   string `json:"name"`
-		Master string `json:"master"`
-		IPAM   struct {
+		Name       string   `json:"name"`
+		Type       string   `json:"type"`
+		Master     string   `json:"master"`
+		Interfaces []string `json:"interfaces"` // of ifacer
+		MTU        int      `json:"mtu"`
+		IPAM       struct {
 			Type              string   `json:"type"`
 			IPv4              []string `json:"default_ipv4_ippool"`
 			IPv6              []string `json:"default_ipv6_ippool"`
@@ -408,12 +411,21 @@ func ParseNetwork(config string) (ipam.Network, error) {
 	if err := json.Unmarshal([]byte(config), &parsed); err != nil {
 		return ipam.Network{}, fmt.Errorf("spec.config: %w", err)
 	}
+	var made []string
 	for _, p := range append(parsed.Plugins, parsed.plugin) {
+		if p.Type == "ifacer" {
+			made = p.Interfaces
+		}
 		if p.IPAM.Type == "spiderpool" {
+			parents := made
+			if len(parents) == 0 && p.Master != "" {
+				parents = []string{p.Master}
+			}
 			return ipam.Network{
 				IPAM: true, Name: parsed.Name, Master: p.Master,
 				Pools:        pool.Names{IPv4: p.IPAM.IPv4, IPv6: p.IPAM.IPv6},
 				CleanGateway: p.IPAM.CleanGateway, MatchMasterSubnet: p.IPAM.MatchMasterSubnet,
+				Parents: parents, MTU: p.MTU,
 			}, nil
 		}
 	}

@@ -59,6 +59,18 @@ func (n *Namespace) HasLink(name string) (kind string, ok bool, err error) {
 	return l.Type(), true, nil
 }
 
+// MTU returns the MTU of an interface, 0 where there is none of that name.
+func (n *Namespace) MTU(name string) (int, error) {
+	l, err := n.nl.LinkByName(name)
+	if isLinkNotFound(err) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("look up link %s in %s: %w", name, n.path, err)
+	}
+	return l.Attrs().MTU, nil
+}
+
 // HostEnd returns the interface of host by which packets reach link dev of the
 // pod: the other end of a veth pair, or the bridge that this is a port of; ""
 // where dev is no such link.

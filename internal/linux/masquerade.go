@@ -58,10 +58,14 @@ const nftTimeout = 10 * time.Second
 // errNoNFT says that the kernel does not answer to nftables.
 var errNoNFT = errors.New("the kernel has no nftables")
 
-// withNFT runs f with a connection to the namespace's nftables. The socket is
-// opened here and by this thread: the library's own way into a namespace starts
-// a goroutine and loses the error of a kernel without nftables (mdlayher/socket
-// v0.5.1, withNetNS).
+// withNFT runs f with a connection to the namespace's nftables, or returns
+// errNoNFT: a kernel without the module answers a batch with one error for all its
+// messages, and the library waits for the others, so it is asked for something
+// small first.
+//
+// The socket is opened here and by this thread: the library's own way into a
+// namespace starts a goroutine and loses the error of a kernel without nftables
+// (mdlayher/socket v0.5.1, withNetNS).
 func (n *Namespace) withNFT(f func(*nftables.Conn) error) error {
 	var c *nftables.Conn
 	err := n.Do(func() (err error) {
@@ -74,6 +78,9 @@ func (n *Namespace) withNFT(f func(*nftables.Conn) error) error {
 		return err
 	}
 	defer func() { _ = c.CloseLasting() }()
+	if _, err := c.ListTables(); err != nil {
+		return fmt.Errorf("%w: %w", errNoNFT, err)
+	}
 	return f(c)
 }
 
@@ -121,11 +128,6 @@ func (n *Namespace) hasMasquerade(m netplan.Masquerade) (bool, error) {
 // two that do it at once leave one set of rules.
 func (n *Namespace) addMasquerade(m netplan.Masquerade) error {
 	err := n.withNFT(func(c *nftables.Conn) error {
-		// A kernel without the module answers a batch with one error for all its
-		// messages, and the library waits for the others.
-		if _, err := c.ListTablesOfFamily(nftFamily(m.Family)); err != nil {
-			return fmt.Errorf("%w: %w", errNoNFT, err)
-		}
 		t, ch := masqueradeChain(m)
 		c.AddTable(t)
 		c.AddChain(ch)
@@ -147,9 +149,6 @@ func (n *Namespace) addMasquerade(m netplan.Masquerade) error {
 
 func (n *Namespace) removeMasquerade(m netplan.Masquerade) error {
 	err := n.withNFT(func(c *nftables.Conn) error {
-		if _, err := c.ListTablesOfFamily(nftFamily(m.Family)); err != nil {
-			return fmt.Errorf("%w: %w", errNoNFT, err)
-		}
 		t, _ := masqueradeChain(m)
 		c.DelTable(t)
 		return c.Flush()

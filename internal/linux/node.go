@@ -77,9 +77,6 @@ func (n *Namespace) Facts(kinds ...string) (netplan.NodeFacts, error) {
 func (n *Namespace) forwardDrops() ([]string, error) {
 	var out []string
 	err := n.withNFT(func(c *nftables.Conn) error {
-		if _, err := c.ListTables(); err != nil {
-			return fmt.Errorf("%w: %w", errNoNFT, err)
-		}
 		chains, err := c.ListChains()
 		for _, chain := range chains {
 			forwards := chain.Hooknum != nil && *chain.Hooknum == *nftables.ChainHookForward

@@ -68,14 +68,32 @@ type NodeFacts struct {
 	Sysctls map[string]string
 	// Kinds are the kinds of links that were tried, and whether the kernel makes them.
 	Kinds map[string]bool
+	// Parents are the interfaces that pods' interfaces are made on.
+	Parents []Parent
 	// ForwardDrops are the chains of nftables, as "ip filter FORWARD", that drop
 	// what is forwarded unless one of their rules accepts it.
 	ForwardDrops []string
 }
 
-// Finding is something that a node lacks.
+// Parent is an interface of a node that a network attachment names.
+type Parent struct {
+	Attachment string
+	Name       string
+	// MTU that pods' interfaces are to have; 0 where they take the parent's.
+	MTU int
+	// HasMTU is what the interface has; 0 where there is no such interface.
+	HasMTU int
+}
+
+// Finding is something about a node that underlay pods depend on.
 type Finding struct {
-	What, Is, Want, Why string
+	What string `json:"what"`
+	Is   string `json:"is"`
+	Want string `json:"want"`
+	// Why that matters.
+	Why string `json:"why"`
+	// OK is whether the node has it.
+	OK bool `json:"ok"`
 }
 
 func (f Finding) String() string {
@@ -94,29 +112,44 @@ func PreflightPaths() []string {
 	return paths
 }
 
-// Preflight names what a node lacks for underlay pods; ipv6 says whether pods
-// get IPv6 addresses.
+// LinkKinds are the kinds of links that attachments are made of.
+var LinkKinds = []string{"ipvlan", "macvlan", "vlan", "bond"}
+
+// Preflight looks at what a node needs for underlay pods; ipv6 says whether pods
+// get IPv6 addresses. What is not known is left out.
 func Preflight(facts NodeFacts, ipv6 bool) []Finding {
 	var out []Finding
-	if v, ok := kernelVersion(facts.Kernel); ok && slices.Compare(v, []int{5, 7}) < 0 {
+	if v, ok := kernelVersion(facts.Kernel); ok {
 		out = append(out, Finding{"kernel", facts.Kernel, "5.7 or newer",
-			"what pods send through their node cannot be masqueraded by input interface; let kube-proxy masquerade all (--masquerade-all)"})
+			"what pods send through their node cannot be masqueraded by input interface; let kube-proxy masquerade all (--masquerade-all)",
+			slices.Compare(v, []int{5, 7}) >= 0})
 	}
 	for _, k := range slices.Sorted(maps.Keys(facts.Kinds)) {
-		if !facts.Kinds[k] {
-			out = append(out, Finding{"link kind " + k, "unknown to the kernel", "known", "if any attachment is of this kind, it cannot be made: load or build the module"})
+		is := "unknown to the kernel"
+		if facts.Kinds[k] {
+			is = "known"
 		}
+		out = append(out, Finding{"link kind " + k, is, "known",
+			"if any attachment is of this kind, it cannot be made: load or build the module", facts.Kinds[k]})
 	}
-	if ipv6 && facts.Sysctls[disableIPv6] == "1" {
-		out = append(out, Finding{"sysctl " + disableIPv6, "1", "0", "pods get IPv6 addresses, but the node does not speak IPv6"})
+	if v, ok := facts.Sysctls[disableIPv6]; ok && ipv6 {
+		out = append(out, Finding{"sysctl " + disableIPv6, v, "0", "pods get IPv6 addresses, but the node does not speak IPv6", v == "0"})
+	}
+	for _, p := range facts.Parents {
+		why := "pods' interfaces of network attachment " + p.Attachment + " are made on it"
+		if p.HasMTU == 0 {
+			out = append(out, Finding{"interface " + p.Name, "missing", "on the node", why, false})
+			continue
+		}
+		out = append(out, Finding{"MTU of interface " + p.Name, strconv.Itoa(p.HasMTU), fmt.Sprintf("%d or more", p.MTU), why, p.HasMTU >= p.MTU})
 	}
 	for _, chain := range facts.ForwardDrops {
 		out = append(out, Finding{"policy of chain " + chain, "drop", "accept, or a rule that accepts " + HostVethPrefix + "*",
-			"what pods send to services is forwarded by their node"})
+			"what pods send to services is forwarded by their node", false})
 	}
 	for _, f := range Floors {
-		if v, err := strconv.Atoi(facts.Sysctls[f.Path]); err == nil && v < f.Least {
-			out = append(out, Finding{"sysctl " + f.Path, strconv.Itoa(v), fmt.Sprintf("%d or more", f.Least), f.Why})
+		if v, err := strconv.Atoi(facts.Sysctls[f.Path]); err == nil {
+			out = append(out, Finding{"sysctl " + f.Path, strconv.Itoa(v), fmt.Sprintf("%d or more", f.Least), f.Why, v >= f.Least})
 		}
 	}
 	return out

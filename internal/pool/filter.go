@@ -112,6 +112,16 @@ func checkNode(p *Pool, req *Request) (Cause, string) {
 	return "", ""
 }
 
+// BoundTo reports whether the pool is for some nodes only, and this one is among
+// them.
+func (p *Pool) BoundTo(node NodeFacts) bool {
+	if len(p.NodeNames) == 0 && p.NodeAffinity == nil {
+		return false
+	}
+	_, reason := checkNode(p, &Request{Node: node})
+	return reason == ""
+}
+
 func checkNamespace(p *Pool, req *Request) (Cause, string) {
 	if len(p.NamespaceNames) > 0 {
 		if slices.Contains(p.NamespaceNames, req.Namespace.Name) {

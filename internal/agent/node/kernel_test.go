@@ -29,6 +29,7 @@ func upkeep(t *testing.T) (*linuxtest.Machine, *linux.Namespace, *Upkeep) {
 		HostRuleTable: func(context.Context) (int, bool) { return 500, true },
 		Sandboxes:     func(context.Context) (map[string]bool, error) { return nil, nil },
 		Unleased:      func([]netip.Addr) ([]netip.Addr, error) { return nil, nil },
+		Parents:       func(context.Context) ([]netplan.Parent, error) { return nil, nil },
 		Warn:          func(string, string) {},
 		MinAge:        5 * time.Minute,
 		Now:           time.Now,
@@ -165,12 +166,26 @@ func TestPreflightTellsTheClusterWhatTheNodeLacks(t *testing.T) {
 	u.IPv6 = true
 	var reason, message string
 	u.Warn = func(r, m string) { reason, message = r, m }
-	u.preflight(host)
+	linuxtest.Wire(m, "ens5", linuxtest.NewMachine(t, "peer"), "ens5")
+	m.Must("", "ip", "link", "set", "ens5", "mtu", "1400")
+	u.Parents = func(context.Context) ([]netplan.Parent, error) {
+		return []netplan.Parent{{Attachment: "kube-system/a", Name: "ens5", MTU: 1400}, {Attachment: "kube-system/b", Name: "ens5", MTU: 1500},
+			{Attachment: "kube-system/c", Name: "ens9"}}, nil
+	}
+	u.preflight(t.Context(), host)
 	if reason != "NodeNotPrepared" || !strings.Contains(message, "sysctl net/ipv6/conf/all/disable_ipv6 is 1, want 0") {
 		t.Errorf("got %s: %s", reason, message)
 	}
 	if !strings.Contains(message, "policy of chain inet filter forward is drop") || strings.Contains(message, "input") {
 		t.Errorf("the chain that drops what pods send to services is not the one that is named: %s", message)
+	}
+	for _, want := range []string{"MTU of interface ens5 is 1400, want 1500 or more: pods' interfaces of network attachment kube-system/b", "interface ens9 is missing"} {
+		if !strings.Contains(message, want) {
+			t.Errorf("%q is not in %s", want, message)
+		}
+	}
+	if strings.Contains(message, "kube-system/a") {
+		t.Errorf("an attachment that fits is named: %s", message)
 	}
 	for _, kind := range []string{"ipvlan", "macvlan"} {
 		if lacks := strings.Contains(message, "link kind "+kind+" "); lacks == linuxtest.HasKind(t, kind) {

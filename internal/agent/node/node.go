@@ -17,10 +17,16 @@ import (
 	"time"
 
 	"spiderpool.dev/spiderpool/internal/linux"
+	"spiderpool.dev/spiderpool/internal/netplan"
 )
 
-// Interval is the time between two rounds.
-const Interval = time.Minute
+const (
+	// Interval is the time between two rounds.
+	Interval = time.Minute
+	// parentsInterval is the time between two looks at the network attachments,
+	// which every node of the cluster takes.
+	parentsInterval = 10 * time.Minute
+)
 
 // Upkeep is the configuration and the ports of Run.
 type Upkeep struct {
@@ -34,6 +40,9 @@ type Upkeep struct {
 	// and that no pod of this node holds, or an error while that is not known for
 	// certain.
 	Unleased func([]netip.Addr) ([]netip.Addr, error)
+	// Parents returns the interfaces that the network attachments of this node's
+	// pools name, or an error while that is not known.
+	Parents func(context.Context) ([]netplan.Parent, error)
 	// Warn tells the cluster what the node lacks.
 	Warn func(reason, message string)
 	// Open opens the node's namespace.
@@ -50,6 +59,8 @@ type Upkeep struct {
 
 	suspects map[string]time.Time // what looks left over, since when
 	shown    string               // the findings that were reported last
+	parents  []netplan.Parent     // that attachments name
+	read     time.Time            // when they were read
 	// missingKinds are kinds of links that the kernel is not known to make.
 	missingKinds []string
 }
@@ -65,7 +76,7 @@ func (u *Upkeep) Run(ctx context.Context) {
 	tick := time.NewTicker(Interval)
 	defer tick.Stop()
 	for {
-		u.preflight(host)
+		u.preflight(ctx, host)
 		u.round(ctx, host)
 		select {
 		case <-ctx.Done():

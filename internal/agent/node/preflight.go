@@ -1,6 +1,7 @@
 package node
 
 import (
+	"context"
 	"slices"
 	"strings"
 
@@ -8,19 +9,17 @@ import (
 	"spiderpool.dev/spiderpool/internal/netplan"
 )
 
-// kinds are the kinds of links that attachments are made of.
-var kinds = []string{"ipvlan", "macvlan", "vlan", "bond"}
-
 // preflight raises what it may, and reports what the node lacks then, when that is
 // something else than before.
-func (u *Upkeep) preflight(host *linux.Namespace) {
+func (u *Upkeep) preflight(ctx context.Context, host *linux.Namespace) {
 	if u.missingKinds == nil {
-		u.missingKinds = kinds
+		u.missingKinds = netplan.LinkKinds
 	}
 	facts, err := host.Facts(u.missingKinds...)
 	if err != nil {
 		u.Log.Warn("cannot examine all of the node's kernel", "err", err)
 	}
+	facts.Parents = u.measureParents(ctx, host)
 	// What the kernel has it keeps; what it lacks may be a module that comes.
 	u.missingKinds = slices.DeleteFunc(slices.Clone(u.missingKinds), func(kind string) bool { return facts.Kinds[kind] })
 	if u.Tune {
@@ -28,7 +27,9 @@ func (u *Upkeep) preflight(host *linux.Namespace) {
 	}
 	var lines []string
 	for _, f := range netplan.Preflight(facts, u.IPv6) {
-		lines = append(lines, f.String())
+		if !f.OK {
+			lines = append(lines, f.String())
+		}
 	}
 	text := strings.Join(lines, "; ")
 	if text == u.shown {
@@ -41,6 +42,29 @@ func (u *Upkeep) preflight(host *linux.Namespace) {
 	}
 	u.Log.Warn("the node lacks something", "findings", text)
 	u.Warn("NodeNotPrepared", text)
+}
+
+// measureParents returns the interfaces that attachments name, as they are.
+func (u *Upkeep) measureParents(ctx context.Context, host *linux.Namespace) []netplan.Parent {
+	if now := u.Now(); now.Sub(u.read) >= parentsInterval {
+		parents, err := u.Parents(ctx)
+		if err != nil {
+			u.Log.Debug("cannot read the network attachments of this node's pools", "err", err)
+		} else {
+			u.parents, u.read = parents, now
+		}
+	}
+	var out []netplan.Parent
+	for _, p := range u.parents {
+		mtu, err := host.MTU(p.Name)
+		if err != nil {
+			u.Log.Warn("cannot look at an interface that pods' are made on", "err", err)
+			continue
+		}
+		p.HasMTU = mtu
+		out = append(out, p)
+	}
+	return out
 }
 
 // raise sets sysctls one by one, so that one that cannot be set stops no other,

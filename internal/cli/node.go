@@ -1,0 +1,112 @@
+package cli
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"spiderpool.dev/spiderpool/internal/linux"
+	"spiderpool.dev/spiderpool/internal/netplan"
+)
+
+func newNode() *cobra.Command {
+	var ipv6 bool
+	var output string
+	cmd := &cobra.Command{
+		Use:   "node",
+		Short: "Show what underlay pods need of this node, and what the node has",
+		Long: `Show what underlay pods need of this node: its kernel, the kinds of links that it
+makes, its sysctls and its firewall; what is, and what should be. It looks at the
+network namespace that it runs in, which in a spiderpool-agent is the node's, and
+changes nothing. The exit code is 1 where the node lacks something.`,
+		Example: `  # in the agent of a node
+  kubectl -n kube-system exec spiderpool-agent-x7k2p -- spiderpoolctl node
+
+  # for a program
+  spiderpoolctl node --output json`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if output != "table" && output != "json" {
+				return fmt.Errorf("--output %q: write table or json", output)
+			}
+			findings, err := examine(ipv6)
+			if err != nil {
+				return err
+			}
+			return show(cmd.OutOrStdout(), findings, output)
+		},
+	}
+	cmd.Flags().BoolVar(&ipv6, "ipv6", true, "pods get IPv6 addresses")
+	cmd.Flags().StringVarP(&output, "output", "o", "table", "table or json")
+	return cmd
+}
+
+func examine(ipv6 bool) ([]netplan.Finding, error) {
+	host, err := linux.Current()
+	if err != nil {
+		return nil, err
+	}
+	defer host.Close()
+	facts, err := host.Facts(netplan.LinkKinds...)
+	if err != nil {
+		return nil, fmt.Errorf("examine the node (as root in the node's network namespace, as the agent is): %w", err)
+	}
+	return netplan.Preflight(facts, ipv6), nil
+}
+
+// show prints findings and returns ErrFound where the node lacks one.
+func show(out io.Writer, findings []netplan.Finding, output string) error {
+	lacking := 0
+	for _, f := range findings {
+		if !f.OK {
+			lacking++
+		}
+	}
+	var err error
+	if output == "json" {
+		encoder := json.NewEncoder(out)
+		encoder.SetIndent("", "  ")
+		err = encoder.Encode(findings)
+	} else {
+		err = table(out, findings, lacking)
+	}
+	if err == nil && lacking > 0 {
+		err = ErrFound
+	}
+	return err
+}
+
+func table(out io.Writer, findings []netplan.Finding, lacking int) error {
+	red, green, plain := "", "", ""
+	if file, ok := out.(*os.File); ok && term.IsTerminal(int(file.Fd())) {
+		red, green, plain = "\x1b[31m", "\x1b[32m", "\x1b[0m"
+	}
+	t := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "WHAT\tIS\tSHOULD BE\t")
+	for _, f := range findings {
+		verdict := green + "ok" + plain
+		if !f.OK {
+			verdict = red + "lacking" + plain
+		}
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\n", f.What, f.Is, f.Want, verdict)
+	}
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	if lacking == 0 {
+		_, err := fmt.Fprintln(out, "\nThe node has everything that underlay pods need.")
+		return err
+	}
+	fmt.Fprintln(out)
+	for _, f := range findings {
+		if !f.OK {
+			fmt.Fprintln(out, f)
+		}
+	}
+	return nil
+}
