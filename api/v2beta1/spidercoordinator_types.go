@@ -65,8 +65,9 @@ type CoordinatorSpec struct {
 
 	// PodDefaultRouteNIC is the interface with the default route.
 	// +optional
-	// +kubebuilder:validation:MaxLength=15
+	// +kubebuilder:validation:MaxLength=64
 	// +kubebuilder:validation:XValidation:rule=`self == '' || self.matches('^[^/:\\s]+$')`,messageExpression=`"'" + self + "' is not the name of an interface of a pod; write one as 'eth0' or 'net1'"`
+	// +kubebuilder:validation:XValidation:rule=`bytes(self).size() <= 15`,messageExpression=`"'" + self + "' is longer than the 15 bytes that the name of an interface has; write one as 'eth0' or 'net1'"`
 	PodDefaultRouteNIC *string `json:"podDefaultRouteNIC,omitempty"`
 
 	// HostRuleTable is the routing table of the node that holds the routes to its pods.

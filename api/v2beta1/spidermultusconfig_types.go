@@ -24,7 +24,9 @@ const (
 type Bond struct {
 	// Name of the bond interface.
 	// +kubebuilder:validation:MinLength=1
-	// +kubebuilder:validation:MaxLength=15
+	// +kubebuilder:validation:MaxLength=64
+	// +kubebuilder:validation:XValidation:rule=`self.matches('^[^/:\\s]+$')`,messageExpression=`"'" + self + "' is not the name of an interface; write one as 'bond0'"`
+	// +kubebuilder:validation:XValidation:rule=`bytes(self).size() <= 15`,messageExpression=`"'" + self + "' is longer than the 15 bytes that the name of an interface has; write one as 'bond0'"`
 	Name string `json:"name"`
 
 	// Mode of the bond, as the kernel numbers them (0 is balance-rr, 6 is balance-alb).
@@ -63,8 +65,9 @@ type MasterConfig struct {
 	// +kubebuilder:validation:MinItems=1
 	// +kubebuilder:validation:MaxItems=16
 	// +kubebuilder:validation:items:MinLength=1
-	// +kubebuilder:validation:items:MaxLength=15
+	// +kubebuilder:validation:items:MaxLength=64
 	// +kubebuilder:validation:items:XValidation:rule=`self.matches('^[^/:\\s]+$')`,messageExpression=`"'" + self + "' is not the name of an interface; write one as 'ip link' shows it"`
+	// +kubebuilder:validation:items:XValidation:rule=`bytes(self).size() <= 15`,messageExpression=`"'" + self + "' is longer than the 15 bytes that the name of an interface has; write one as 'ip link' shows it"`
 	Master []string `json:"master"`
 
 	// VlanID makes a VLAN sub-interface of the master; 0 makes none.
@@ -188,8 +191,9 @@ type IBSriovConfig struct {
 type IPoIBConfig struct {
 	// Master is the node's InfiniBand interface.
 	// +kubebuilder:validation:MinLength=1
-	// +kubebuilder:validation:MaxLength=15
+	// +kubebuilder:validation:MaxLength=64
 	// +kubebuilder:validation:XValidation:rule=`self.matches('^[^/:\\s]+$')`,messageExpression=`"'" + self + "' is not the name of an interface; write one as 'ip link' shows it"`
+	// +kubebuilder:validation:XValidation:rule=`bytes(self).size() <= 15`,messageExpression=`"'" + self + "' is longer than the 15 bytes that the name of an interface has; write one as 'ip link' shows it"`
 	Master string `json:"master"`
 
 	// IPPools are the attachment's pools.

@@ -47,8 +47,11 @@ func (w *multusConfigs) ValidateCreate(ctx context.Context, in *v2beta1.SpiderMu
 }
 
 func (w *multusConfigs) ValidateUpdate(ctx context.Context, before, in *v2beta1.SpiderMultusConfig) (admission.Warnings, error) {
-	if in.DeletionTimestamp != nil ||
-		equality.Semantic.DeepEqual(before.Spec, in.Spec) && equality.Semantic.DeepEqual(before.Annotations, in.Annotations) {
+	completed := before.DeepCopy()
+	if err := w.Default(ctx, completed); err != nil {
+		return nil, err
+	}
+	if in.DeletionTimestamp != nil || equality.Semantic.DeepEqual(completed.Spec, in.Spec) && kube.SameAttachmentAnnotations(before, in) {
 		return nil, nil
 	}
 	warnings, err := w.ValidateCreate(ctx, in)

@@ -41,7 +41,7 @@ func (w *subnets) ValidateUpdate(ctx context.Context, before, in *v2beta1.Spider
 func (w *subnets) validate(ctx context.Context, in *v2beta1.SpiderSubnet) error {
 	_, errs := kube.CompileSubnet(in)
 	if len(errs) == 0 {
-		conflicts, err := cached.SubnetConflicts(ctx, w.reader, in)
+		conflicts, err := cached.SubnetConflicts(ctx, w.reader, in, func(*v2beta1.SpiderSubnet) bool { return true })
 		if err != nil {
 			return err
 		}

@@ -119,6 +119,14 @@ func checkAttachmentAnnotations(in *v2beta1.SpiderMultusConfig) field.ErrorList 
 	return errs
 }
 
+// SameAttachmentAnnotations reports whether two SpiderMultusConfigs have the same
+// in the annotations that an attachment is made from.
+func SameAttachmentAnnotations(a, b *v2beta1.SpiderMultusConfig) bool {
+	return !slices.ContainsFunc([]string{
+		v2beta1.AnnotationMultusConfigCNIVersion, v2beta1.AnnotationMultusConfigCRName, v2beta1.AnnotationCNIConfigName,
+	}, func(key string) bool { return a.Annotations[key] != b.Annotations[key] })
+}
+
 // compileMain returns what stands at the head of the chain: ifacer where there
 // is an interface to make, the main plugin, and what belongs to it; and the
 // extended resource of its devices, if it has any.

@@ -36,6 +36,7 @@ type findings struct {
 	source                      string // of overlayPodCIDR
 	missing                     string // why this is not all; empty when it is
 	err                         error  // of reading what was needed; part of missing
+	invalid                     string // what of the specification cannot be used; empty when all can
 }
 
 // decide finds the networks of services and of overlay pods.

@@ -22,6 +22,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/client-go/tools/events"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
@@ -181,6 +182,9 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 		kind = *coordinator.Spec.PodCIDRType
 	}
 	found := decide(kind, r.collect(ctx))
+	if errs := kube.CheckCoordinator(field.NewPath("spec"), &coordinator.Spec); len(errs) > 0 {
+		found.invalid = errs.ToAggregate().Error()
+	}
 	// What could not be read is tried again, and shown meanwhile.
 	if err := errors.Join(r.report(ctx, coordinator, found), found.err); err != nil {
 		return ctrl.Result{}, err
@@ -188,15 +192,32 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 	return ctrl.Result{RequeueAfter: recheck}, nil
 }
 
+// foundBefore reports whether the status has the networks that were found for the
+// specification as it is.
+func foundBefore(coordinator *v2beta1.SpiderCoordinator) bool {
+	ready := meta.FindStatusCondition(coordinator.Status.Conditions, kube.ConditionReady)
+	return coordinator.Status.Phase == v2beta1.CoordinatorSynced && ready != nil && ready.ObservedGeneration == coordinator.Generation
+}
+
 func (r *Reconciler) report(ctx context.Context, coordinator *v2beta1.SpiderCoordinator, found findings) error {
 	before := coordinator.DeepCopy()
 	status := &coordinator.Status
-	status.OverlayPodCIDR, status.ServiceCIDR = found.overlayPodCIDR, found.serviceCIDR
-	status.Phase, status.Reason = v2beta1.CoordinatorSynced, ""
 	ready := kube.Ready{OK: true, Reason: "Synced", Message: "overlayPodCIDR is from: " + found.source}
-	if found.missing != "" {
+	switch {
+	case found.missing == "":
+		status.OverlayPodCIDR, status.ServiceCIDR = found.overlayPodCIDR, found.serviceCIDR
+		status.Phase, status.Reason = v2beta1.CoordinatorSynced, ""
+	case found.err != nil && foundBefore(coordinator):
+		// Pods go on with what was known: networks seldom change, and a source that
+		// cannot be read says nothing about them.
+		ready = kube.Ready{Reason: "Stale", Message: "the networks are those that were found before: " + found.missing}
+	default:
+		status.OverlayPodCIDR, status.ServiceCIDR = found.overlayPodCIDR, found.serviceCIDR
 		status.Phase, status.Reason = v2beta1.CoordinatorNotReady, found.missing
 		ready = kube.Ready{Reason: "NotReady", Message: found.missing}
+	}
+	if found.invalid != "" {
+		ready = kube.Ready{Reason: "Invalid", Message: found.invalid}
 	}
 	ready.Set(&status.Conditions, coordinator.Generation)
 	if equality.Semantic.DeepEqual(before.Status, *status) {

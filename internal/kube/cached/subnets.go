@@ -12,9 +12,9 @@ import (
 )
 
 // SubnetConflicts returns how the SpiderSubnet, which compiles, gets in the way
-// of others: networks are equal or disjoint, and subnets of one network share no
-// address.
-func SubnetConflicts(ctx context.Context, reader client.Reader, in *v2beta1.SpiderSubnet) (field.ErrorList, error) {
+// of those others that count: networks are equal or disjoint, and subnets of one
+// network share no address.
+func SubnetConflicts(ctx context.Context, reader client.Reader, in *v2beta1.SpiderSubnet, counts func(other *v2beta1.SpiderSubnet) bool) (field.ErrorList, error) {
 	compiled, errs := kube.CompileSubnet(in)
 	if len(errs) > 0 {
 		return errs, nil
@@ -25,7 +25,7 @@ func SubnetConflicts(ctx context.Context, reader client.Reader, in *v2beta1.Spid
 	}
 	for i := range list.Items {
 		other, otherErrs := kube.CompileSubnet(&list.Items[i])
-		if other.Name == in.Name || len(otherErrs) > 0 || !other.Subnet.Overlaps(compiled.Subnet) {
+		if other.Name == in.Name || !counts(&list.Items[i]) || len(otherErrs) > 0 || !other.Subnet.Overlaps(compiled.Subnet) {
 			continue
 		}
 		if other.Subnet != compiled.Subnet {
