@@ -75,6 +75,7 @@ func Run(ctx context.Context, cfg config.Agent, o Options) error {
 	a.bind = o.BindAddress
 	a.minLeaseAge = o.MinLeaseAge
 	a.node.MinAge = cmp.Or(o.MinLeaseAge, reclaim.DefaultMinAge)
+	a.service.MinLeaseAge = a.node.MinAge
 	return a.run(ctx)
 }
 
@@ -111,7 +112,7 @@ func assemble(ctx context.Context, cfg config.Agent, client *kube.Client, log *s
 	}
 	blocks := kube.NewBlockStore(client)
 	coordinator := &coordinator{client: client, cfg: cfg}
-	a := &agent{cfg: cfg, log: log, journal: releases, metrics: newMetrics()}
+	a := &agent{cfg: cfg, log: log, journal: releases, metrics: newMetrics(releases.Len)}
 	a.allocator = ipam.NewAllocator(ipam.Config{
 		Node: cfg.NodeName, Blocks: blocks, Older: blocks.Older, Now: time.Now, Log: log, Observer: a.metrics,
 	})
@@ -131,7 +132,7 @@ func assemble(ctx context.Context, cfg config.Agent, client *kube.Client, log *s
 		Events:    a.events,
 		Journal:   releases,
 		Runtime: &runtime.Runtime{
-			Sockets: cfg.CRISockets, Proven: filepath.Join(cfg.StateDir, "runtime"), Holds: a.holds,
+			Sockets: cfg.CRISockets, Proven: filepath.Join(cfg.StateDir, "runtime"), Reported: a.cluster.Runtime, Holds: a.holds,
 		},
 		Observer: a.metrics,
 		Now:      time.Now,

@@ -32,7 +32,8 @@ type metrics struct {
 	reclaimed, reclaimFailures *prometheus.CounterVec // by reason
 }
 
-func newMetrics() *metrics {
+// newMetrics returns the metrics of an agent that keeps so many releases on disk.
+func newMetrics(kept func() int) *metrics {
 	m := &metrics{registry: prometheus.NewRegistry()}
 	m.allocation = newOutcomes(m.registry, "allocation", "giving a pod's interface its addresses")
 	m.release = newOutcomes(m.registry, "release", "taking back the addresses of a pod's interface")
@@ -46,7 +47,10 @@ func newMetrics() *metrics {
 	m.reclaimFailures = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "spiderpool_ip_gc_failure_counts", Help: "Failed attempts to take back addresses that no CNI DEL gave back.",
 	}, []string{"reason"})
-	m.registry.MustRegister(m.damaged, m.reclaimed, m.reclaimFailures, collectors.NewGoCollector(),
+	onDisk := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "spiderpool_ipam_releases_on_disk", Help: "Releases that wait on disk until the API server takes them.",
+	}, func() float64 { return float64(kept()) })
+	m.registry.MustRegister(onDisk, m.damaged, m.reclaimed, m.reclaimFailures, collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }

@@ -64,7 +64,7 @@ func networkAnnotations(all map[string]string) map[string]string {
 	kept := map[string]string{}
 	for key, value := range all {
 		domain, _, _ := strings.Cut(key, "/")
-		if slices.ContainsFunc(annotationDomains, func(d string) bool { return strings.HasSuffix(domain, d) }) {
+		if key == corev1.MirrorPodAnnotationKey || slices.ContainsFunc(annotationDomains, func(d string) bool { return strings.HasSuffix(domain, d) }) {
 			kept[key] = value
 		}
 	}

@@ -1,8 +1,11 @@
 package ipam_test
 
 import (
+	"errors"
 	"net/netip"
+	"strings"
 	"testing"
+	"time"
 
 	"spiderpool.dev/spiderpool/internal/ipam"
 	"spiderpool.dev/spiderpool/internal/ipam/ipamtest"
@@ -71,7 +74,7 @@ func TestAnAddThatLosesHalfWayKeepsNothing(t *testing.T) {
 func TestARetainedAddressSurvivesAFailedAdd(t *testing.T) {
 	w := newWorld(t)
 	w.Options.FixStatefulSet = true
-	p := ipam.Pod{Namespace: "default", Name: "web-0", UID: "uid-web-0", Owner: ipam.Controller{Kind: "StatefulSet", Name: "web"}}
+	p := ipam.Pod{Namespace: "default", Name: "web-0", UID: "uid-web-0", Owner: ipam.Controller{APIVersion: "apps/v1", Kind: "StatefulSet", Name: "web"}}
 	w.SetPod(ipamtest.WorldPod{Pod: p, Node: "n1"})
 	s := w.Service("n1")
 	if _, err := s.Add(t.Context(), wire.AddRequest{Attachment: attachment("web-0")}); err != nil {
@@ -92,5 +95,75 @@ func TestARetainedAddressSurvivesAFailedAdd(t *testing.T) {
 	}
 	if leases := s.Allocator.OfPod("uid-web-0"); len(leases) != 1 || leases[0].State != lease.InUse {
 		t.Errorf("leases %v, want the address that was kept for the pod", leases)
+	}
+}
+
+func TestOwnersOfAnotherAPIGroupHaveNoFixedAddresses(t *testing.T) {
+	w := newWorld(t)
+	w.Options.FixStatefulSet, w.Options.FixVirtualMachine = true, true
+	for name, want := range map[string]struct {
+		owner ipam.Controller
+		fixed string
+	}{
+		"web-0":  {ipam.Controller{APIVersion: "apps/v1", Kind: "StatefulSet", Name: "web"}, "Pod/default/web-0"},
+		"kruise": {ipam.Controller{APIVersion: "apps.kruise.io/v1beta1", Kind: "StatefulSet", Name: "web"}, ""},
+		"vmi":    {ipam.Controller{APIVersion: "kubevirt.io/v1", Kind: "VirtualMachineInstance", Name: "a"}, "VirtualMachine/default/a"},
+		"vm":     {ipam.Controller{APIVersion: "kubevirt.io/v1", Kind: "VirtualMachine", Name: "b"}, "VirtualMachine/default/b"},
+	} {
+		w.SetPod(ipamtest.WorldPod{Pod: ipam.Pod{Namespace: "default", Name: name, UID: "uid-" + name, Owner: want.owner}, Node: "n1"})
+		s := w.Service("n1")
+		if _, err := s.Add(t.Context(), wire.AddRequest{Attachment: attachment(name)}); err != nil {
+			t.Fatal(err)
+		}
+		if leases := s.Allocator.OfPod("uid-" + name); len(leases) != 1 || leases[0].FixedFor != want.fixed {
+			t.Errorf("%s: %v, want fixed for %q", name, leases, want.fixed)
+		}
+		if err := s.Delete(t.Context(), wire.DeleteRequest{Attachment: attachment(name)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// The ADD of a sandbox that the runtime has given up comes late.
+func TestAnOldSandboxDoesNotTakeTheAddressOfANewerOne(t *testing.T) {
+	w := newWorld(t, "a")
+	s := w.Service("n1")
+	newer := attachment("a")
+	newer.ContainerID = "newer"
+	if _, err := s.Add(t.Context(), wire.AddRequest{Attachment: newer}); err != nil {
+		t.Fatal(err)
+	}
+	w.Advance(-time.Minute) // to when the old one arrived
+	_, err := s.Add(t.Context(), wire.AddRequest{Attachment: attachment("a")})
+	var failure *wire.Error
+	if !errors.As(err, &failure) || failure.Code != wire.CodeTryAgainLater || !strings.Contains(failure.Details, "sandbox newer of pod default/a is newer") {
+		t.Errorf("the old sandbox got %v", err)
+	}
+	if leases := s.Allocator.OfPod("uid-a"); len(leases) != 1 || leases[0].ContainerID != "newer" {
+		t.Errorf("leases %v", leases)
+	}
+}
+
+// An interface is taken away, which cannot be committed, and wanted again, which
+// fails: it is still to be taken away.
+func TestAReleaseOnDiskSurvivesAFailedAdd(t *testing.T) {
+	w := newWorld(t, "a")
+	s := w.Service("n1")
+	if _, err := s.Add(t.Context(), wire.AddRequest{Attachment: attachment("a")}); err != nil {
+		t.Fatal(err)
+	}
+	w.SetAway(true)
+	if err := s.Delete(t.Context(), wire.DeleteRequest{Attachment: attachment("a")}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Add(t.Context(), wire.AddRequest{Attachment: attachment("a")}); err == nil {
+		t.Fatal("an ADD without an API server succeeded")
+	}
+	w.SetAway(false)
+	if left, err := s.Replay(t.Context()); err != nil || left != 0 {
+		t.Fatal(left, err)
+	}
+	if leases := held(t, w.Store); len(leases) != 0 {
+		t.Errorf("the release was forgotten: %v", leases)
 	}
 }

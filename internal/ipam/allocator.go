@@ -344,7 +344,7 @@ func (a *Allocator) Quarantine(ctx context.Context, at lease.Attachment, addr ne
 	return a.change(ctx, func(now time.Time) []lease.Block {
 		b, _ := a.index.Block(ipset.BlockOf(addr))
 		changed, ok := b.Quarantine(addr, at, mac, now, now.Add(duration))
-		if !ok {
+		if l, _ := b.Lease(addr); !ok || l.Node != a.node {
 			return nil
 		}
 		return []lease.Block{changed}

@@ -15,10 +15,7 @@ import (
 // Delete gives back the addresses of an interface. It fails only when the release
 // can be neither committed nor kept on disk.
 func (s *Service) Delete(ctx context.Context, req wire.DeleteRequest) error {
-	release := Release{
-		Attachment: lease.Attachment{ContainerID: req.ContainerID, Interface: req.Interface},
-		Namespace:  req.PodNamespace, Pod: req.PodName, PodUID: req.PodUID,
-	}
+	release := releaseOf(req.Attachment)
 	limited, cancel := context.WithTimeout(ctx, releaseTimeout)
 	defer cancel()
 	err := s.release(limited, release, always)

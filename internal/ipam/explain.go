@@ -39,8 +39,9 @@ func (e *turnedAway) Unwrap() error { return e.exhausted }
 func (s *Service) explain(pod Pod, ifname string, err error) *wire.Error {
 	var failure *wire.Error
 	var annotation *pool.AnnotationError
-	var noPool *pool.NoPoolError
+	var noPool pool.NoPools
 	var away *turnedAway
+	var superseded *lease.SupersededError
 	subject := fmt.Sprintf("interface %s of pod %s/%s on node %s gets no address", ifname, pod.Namespace, pod.Name, s.Node)
 	if errors.As(err, &failure) {
 		return failure
@@ -51,6 +52,9 @@ func (s *Service) explain(pod Pod, ifname string, err error) *wire.Error {
 		failure.Code = wire.CodeInvalidConfig
 	case errors.As(err, &noPool), errors.As(err, &away):
 		failure.Code = wire.CodeNoAddress
+	case errors.As(err, &superseded):
+		failure.Code = wire.CodeTryAgainLater
+		failure.Msg += ": the pod has a newer sandbox"
 	case errors.Is(err, ErrConflict):
 		failure.Code = wire.CodeTryAgainLater
 		failure.Msg += ": other nodes were faster, again and again"

@@ -74,6 +74,7 @@ func (s *Service) plan(ctx context.Context, pod Pod, req wire.AddRequest) (plan,
 		return plan{}, err
 	}
 	requested := false
+	var missing pool.NoPools
 	for _, i := range interfaces {
 		network := networkOf(req)
 		if i.Name == req.Interface {
@@ -84,9 +85,15 @@ func (s *Service) plan(ctx context.Context, pod Pod, req wire.AddRequest) (plan,
 			out.foreign = true
 			continue
 		}
-		if err := s.addInterface(ctx, &out, facts, i, network); err != nil {
+		var none pool.NoPools
+		if err := s.addInterface(ctx, &out, facts, i, network); errors.As(err, &none) {
+			missing = append(missing, none...)
+		} else if err != nil {
 			return plan{}, err
 		}
+	}
+	if len(missing) > 0 {
+		return plan{}, missing
 	}
 	if !requested {
 		// No annotation tells of this interface: somebody attaches it by hand, and
@@ -167,7 +174,7 @@ func (s *Service) addInterface(ctx context.Context, out *plan, facts pool.Reques
 		req.MasterSubnets = subnets
 	}
 	selections, err := s.Allocator.selectPools(ctx, s.Pools, &req, s.versions())
-	var none *pool.NoPoolError
+	var none pool.NoPools
 	if errors.As(err, &none) {
 		// What the sandbox has already it keeps, whatever became of its pools.
 		selections, err = s.held(&req, lease.Attachment{ContainerID: out.container, Interface: i.Name}, none)
@@ -185,7 +192,7 @@ func (s *Service) addInterface(ctx context.Context, out *plan, facts pool.Reques
 // held selects, for every IP version, the pool of the address that the attachment
 // holds, or else what there is to choose from. The error is none where that is
 // nothing.
-func (s *Service) held(req *pool.Request, at lease.Attachment, none *pool.NoPoolError) ([]pool.Selection, error) {
+func (s *Service) held(req *pool.Request, at lease.Attachment, none pool.NoPools) ([]pool.Selection, error) {
 	leases := s.Allocator.Attached(at)
 	if len(leases) == 0 {
 		return nil, none

@@ -3,6 +3,7 @@ package ipam
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
@@ -104,14 +105,18 @@ func (a *Allocator) selectPools(ctx context.Context, pools Pools, req *pool.Requ
 	a.forgetAdopted()
 	selections, err := pool.SelectAll(a.catalog, req, versions)
 	a.mu.Unlock()
-	var none *pool.NoPoolError
+	var none pool.NoPools
 	if !errors.As(err, &none) {
 		return selections, err
 	}
-	others, readErr := readOthers(ctx, pools, none.Source, none.Drops)
-	if readErr != nil {
-		a.log.Warn("cannot read the pools that this node does not watch", "err", readErr)
-		return nil, err
+	var others []*pool.Pool
+	for _, failed := range none {
+		more, err := readOthers(ctx, pools, failed.Source, failed.Drops)
+		if err != nil {
+			// The missing one may be among them.
+			return nil, fmt.Errorf("%w: read the pools that this node does not watch: %w", ErrNotReady, err)
+		}
+		others = append(others, more...)
 	}
 	wide := a.catalogWith(others)
 	selections, err = pool.SelectAll(wide, req, versions)

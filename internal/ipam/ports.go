@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"slices"
+	"strings"
 	"time"
 
 	"spiderpool.dev/spiderpool/internal/lease"
@@ -62,6 +64,12 @@ type Controller struct {
 	UID        string
 }
 
+// is reports whether the controller is of one of the kinds of the API group.
+func (c Controller) is(group string, kinds ...string) bool {
+	in, _, _ := strings.Cut(c.APIVersion, "/")
+	return in == group && slices.Contains(kinds, c.Kind)
+}
+
 // Pod is what is known of a pod of this node.
 type Pod struct {
 	Namespace, Name, UID string
@@ -118,9 +126,10 @@ type Links interface {
 
 // Runtime is the container runtime of the node.
 type Runtime interface {
-	// Sandboxes returns the IDs of all sandboxes that there are, running or not.
+	// Sandboxes returns the IDs of all sandboxes that there are, running or not, and
+	// with each the UID of its pod.
 	// ErrNotReady where there is no runtime to ask.
-	Sandboxes(ctx context.Context) (map[string]bool, error)
+	Sandboxes(ctx context.Context) (map[string]string, error)
 }
 
 // Pools reads pools that this node does not watch: those bound to other nodes and
@@ -143,15 +152,15 @@ type Endpoints interface {
 	Without(namespace, name, podUID, ifname string, within time.Duration)
 	// Remove deletes the endpoint of the pod if it still shows that UID.
 	Remove(namespace, name, podUID string)
-	// Addresses returns what an endpoint shows, read live; nothing where there is
-	// none.
-	Addresses(ctx context.Context, namespace, name string) ([]netip.Addr, error)
+	// Addresses returns what an endpoint shows, read live, if it shows that pod on
+	// that node; else nothing.
+	Addresses(ctx context.Context, namespace, name, podUID, node string) ([]netip.Addr, error)
 }
 
 // Endpoint is the content of a SpiderEndpoint.
 type Endpoint struct {
 	Namespace, Name string
-	PodUID          string
+	Pod, PodUID     string // the pod's name differs from the endpoint's where that is a virtual machine's
 	Node            string
 	Owner           Controller
 	Interfaces      []EndpointInterface

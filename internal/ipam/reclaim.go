@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 
 	"spiderpool.dev/spiderpool/internal/lease"
@@ -50,19 +51,20 @@ func (s *Service) reclaim(ctx context.Context, policy reclaim.Policy, leases []l
 	}
 	var errs []error
 	for _, l := range leases {
-		if sandboxes[l.ContainerID] {
+		if _, alive := sandboxes[l.ContainerID]; alive {
 			continue
 		}
-		if err := s.reclaimOne(ctx, l, policy); err != nil {
+		other := slices.Contains(slices.Collect(maps.Values(sandboxes)), l.PodUID)
+		if err := s.reclaimOne(ctx, l, other, policy); err != nil {
 			errs = append(errs, fmt.Errorf("%s of pod %s: %w", l.Addr, l.Pod, err))
 		}
 	}
 	return errors.Join(errs...)
 }
 
-func (s *Service) reclaimOne(ctx context.Context, l lease.Lease, policy reclaim.Policy) error {
+func (s *Service) reclaimOne(ctx context.Context, l lease.Lease, otherSandbox bool, policy reclaim.Policy) error {
 	namespace, name := splitPod(l.Pod)
-	facts := reclaim.Facts{Sandbox: reclaim.NotPresent}
+	facts := reclaim.Facts{Sandbox: reclaim.NotPresent, OtherSandbox: otherSandbox}
 	var err error
 	if facts.Pod, err = s.Cluster.PodState(ctx, namespace, name); err != nil {
 		return err
@@ -97,8 +99,8 @@ func (s *Service) takeBack(ctx context.Context, l lease.Lease, reason reclaim.Re
 
 // GC gives back what this node holds for sandboxes that are not valid any more.
 // The caller's word is not enough, because its list is of one network and the
-// lease may be of another: the pod must be gone, and the runtime must not have the
-// sandbox either.
+// lease may be of another, whose ADD may be under way: the lease must have some age,
+// the pod must be gone, and the runtime must not have the sandbox either.
 func (s *Service) GC(ctx context.Context, req wire.GCRequest) error {
 	if !s.Allocator.Loaded() {
 		return notReady(ErrNotReady)
@@ -107,7 +109,8 @@ func (s *Service) GC(ctx context.Context, req wire.GCRequest) error {
 	for _, v := range req.Valid {
 		valid[v.ContainerID] = true
 	}
-	leases := s.Allocator.HeldBy(func(l lease.Lease) bool { return !valid[l.ContainerID] })
+	now := s.Now()
+	leases := s.Allocator.HeldBy(func(l lease.Lease) bool { return !valid[l.ContainerID] && now.Sub(l.Since) >= s.MinLeaseAge })
 	if len(leases) == 0 {
 		return nil
 	}
@@ -117,7 +120,7 @@ func (s *Service) GC(ctx context.Context, req wire.GCRequest) error {
 	}
 	var errs []error
 	for _, l := range leases {
-		if sandboxes[l.ContainerID] {
+		if _, alive := sandboxes[l.ContainerID]; alive {
 			continue
 		}
 		gone, err := s.podGone(ctx, l)

@@ -12,7 +12,8 @@ import (
 )
 
 // Repair writes the endpoints that a former agent of this node did not get to
-// write: those of pods that hold leases which their endpoint does not show.
+// write: those of pods that hold leases which their endpoint does not show, or
+// shows as another pod's, or of another node.
 func (s *Service) Repair(ctx context.Context) {
 	pods := map[string][]lease.Lease{}
 	for _, l := range s.Allocator.HeldBy(func(lease.Lease) bool { return true }) {
@@ -34,7 +35,7 @@ func (s *Service) repair(ctx context.Context, uid string, leases []lease.Lease) 
 	if err != nil {
 		return err
 	}
-	shown, err := s.Endpoints.Addresses(ctx, namespace, s.endpointName(pod))
+	shown, err := s.Endpoints.Addresses(ctx, namespace, s.endpointName(pod), uid, s.Node)
 	if err != nil {
 		return err
 	}

@@ -39,6 +39,9 @@ type Service struct {
 	Observer  Observer
 	Now       func() time.Time
 	Log       *slog.Logger
+	// MinLeaseAge is how old a lease must be before a garbage collection of the
+	// runtime may take it back; see reclaim.DefaultMinAge.
+	MinLeaseAge time.Duration
 
 	shown shown
 }
@@ -59,13 +62,16 @@ func (s *Service) Add(ctx context.Context, req wire.AddRequest) (wire.AddReply, 
 	if err != nil {
 		return wire.AddReply{}, err
 	}
-	if err := s.supersede(req.Attachment); err != nil {
+	arrived := s.Now()
+	restore, err := s.supersede(req.Attachment)
+	if err != nil {
 		return wire.AddReply{}, err
 	}
-	reply, err := s.add(ctx, pod, req)
+	reply, err := s.add(ctx, pod, req, arrived)
 	if err == nil {
 		return reply, nil
 	}
+	restore()
 	failure := s.explain(pod, req.Interface, err)
 	if failure.Code != wire.CodeTryAgainLater {
 		s.Events.Failed(pod, "FailedAllocateIP", failure.Msg+": "+failure.Details)
@@ -74,15 +80,32 @@ func (s *Service) Add(ctx context.Context, req wire.AddRequest) (wire.AddReply, 
 }
 
 // supersede forgets a release of the same attachment that is still in the
-// journal: the runtime wants the interface after all.
-func (s *Service) supersede(at wire.Attachment) error {
-	if err := s.Journal.Remove(lease.Attachment{ContainerID: at.ContainerID, Interface: at.Interface}); err != nil {
-		return &wire.Error{Code: wire.CodeInternal, Msg: "forget the former release of the interface", Details: err.Error()}
+// journal: the runtime wants the interface after all. Where it does not get it,
+// restore keeps the release again.
+func (s *Service) supersede(at wire.Attachment) (restore func(), err error) {
+	release := releaseOf(at)
+	if !s.Journal.Has(release.Attachment) {
+		return func() {}, nil
 	}
-	return nil
+	if err := s.Journal.Remove(release.Attachment); err != nil {
+		return nil, &wire.Error{Code: wire.CodeInternal, Msg: "forget the former release of the interface", Details: err.Error()}
+	}
+	return func() {
+		if err := s.Journal.Add(release); err != nil {
+			s.Log.Error("cannot keep a release on disk again; the next DEL or reclaim has to do it",
+				"namespace", at.PodNamespace, "pod", at.PodName, "container", at.ContainerID, "interface", at.Interface, "err", err)
+		}
+	}, nil
 }
 
-func (s *Service) add(ctx context.Context, pod Pod, req wire.AddRequest) (wire.AddReply, error) {
+func releaseOf(at wire.Attachment) Release {
+	return Release{
+		Attachment: lease.Attachment{ContainerID: at.ContainerID, Interface: at.Interface},
+		Namespace:  at.PodNamespace, Pod: at.PodName, PodUID: at.PodUID,
+	}
+}
+
+func (s *Service) add(ctx context.Context, pod Pod, req wire.AddRequest, arrived time.Time) (wire.AddReply, error) {
 	plan, err := s.plan(ctx, pod, req)
 	if err != nil {
 		return wire.AddReply{}, err
@@ -91,7 +114,7 @@ func (s *Service) add(ctx context.Context, pod Pod, req wire.AddRequest) (wire.A
 		return wire.AddReply{}, err
 	}
 	had := s.Allocator.addressesOf(pod.UID, s.fixedFor(pod))
-	given, err := s.grant(ctx, pod, &plan)
+	given, err := s.grant(ctx, pod, &plan, arrived)
 	if err != nil {
 		s.giveBack(ctx, pod, req.ContainerID, had)
 		return wire.AddReply{}, err
@@ -106,8 +129,8 @@ func (s *Service) add(ctx context.Context, pod Pod, req wire.AddRequest) (wire.A
 }
 
 // grant gives the pod what the plan wants.
-func (s *Service) grant(ctx context.Context, pod Pod, p *plan) ([]EndpointInterface, error) {
-	grants, err := s.allocate(ctx, pod, p)
+func (s *Service) grant(ctx context.Context, pod Pod, p *plan, arrived time.Time) ([]EndpointInterface, error) {
+	grants, err := s.allocate(ctx, pod, p, arrived)
 	if err != nil {
 		return nil, err
 	}
@@ -128,11 +151,11 @@ func (s *Service) giveBack(ctx context.Context, pod Pod, container string, had m
 
 // allocate grants what the plan wants. When nothing is left in the pools that this
 // node watches, the others that are named get a chance.
-func (s *Service) allocate(ctx context.Context, pod Pod, p *plan) ([]lease.Grant, error) {
+func (s *Service) allocate(ctx context.Context, pod Pod, p *plan, arrived time.Time) ([]lease.Grant, error) {
 	for widened := false; ; widened = true {
 		grants, err := s.Allocator.Allocate(ctx, lease.Request{
 			Pod: pod.Namespace + "/" + pod.Name, PodUID: pod.UID, ContainerID: p.container, Node: s.Node,
-			FixedFor: s.fixedFor(pod), Wants: p.wants(),
+			FixedFor: s.fixedFor(pod), Wants: p.wants(), Arrived: arrived,
 		})
 		var exhausted *lease.ExhaustedError
 		if !errors.As(err, &exhausted) {
@@ -175,9 +198,9 @@ func notReady(err error) *wire.Error {
 // fixedFor returns whom the pod's addresses are kept for, or "".
 func (s *Service) fixedFor(pod Pod) string {
 	switch {
-	case s.Options.FixStatefulSet && pod.Owner.Kind == "StatefulSet":
+	case s.Options.FixStatefulSet && pod.Owner.is("apps", "StatefulSet"):
 		return "Pod/" + pod.Namespace + "/" + pod.Name
-	case s.Options.FixVirtualMachine && pod.Owner.Kind == "VirtualMachineInstance":
+	case s.fixedVirtualMachine(pod):
 		return "VirtualMachine/" + pod.Namespace + "/" + pod.Owner.Name
 	}
 	return ""
@@ -186,10 +209,16 @@ func (s *Service) fixedFor(pod Pod) string {
 // endpointName is the name of the pod's SpiderEndpoint: its own, or that of the
 // virtual machine that its addresses are fixed for.
 func (s *Service) endpointName(pod Pod) string {
-	if s.Options.FixVirtualMachine && pod.Owner.Kind == "VirtualMachineInstance" {
+	if s.fixedVirtualMachine(pod) {
 		return pod.Owner.Name
 	}
 	return pod.Name
+}
+
+// fixedVirtualMachine reports whether the pod's addresses are those of its virtual
+// machine, whose name its instance has too.
+func (s *Service) fixedVirtualMachine(pod Pod) bool {
+	return s.Options.FixVirtualMachine && pod.Owner.is("kubevirt.io", "VirtualMachineInstance", "VirtualMachine")
 }
 
 // given turns grants into what the interfaces get.
@@ -290,7 +319,7 @@ func (s *Service) show(ctx context.Context, pod Pod, given []EndpointInterface) 
 		owner = pod.Owner
 	}
 	s.Endpoints.Set(Endpoint{
-		Namespace: pod.Namespace, Name: s.endpointName(pod), PodUID: pod.UID, Node: s.Node, Owner: owner, Interfaces: given,
+		Namespace: pod.Namespace, Name: s.endpointName(pod), Pod: pod.Name, PodUID: pod.UID, Node: s.Node, Owner: owner, Interfaces: given,
 	})
 }
 
@@ -301,7 +330,9 @@ func (s *Service) Check(_ context.Context, req wire.CheckRequest) error {
 	}
 	held := []netip.Addr{}
 	for _, l := range s.Allocator.Attached(lease.Attachment{ContainerID: req.ContainerID, Interface: req.Interface}) {
-		held = append(held, l.Addr)
+		if l.Node == s.Node {
+			held = append(held, l.Addr)
+		}
 	}
 	asked := slices.Clone(req.Addresses)
 	slices.SortFunc(held, netip.Addr.Compare)

@@ -10,10 +10,12 @@ import (
 	"sync"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 
 	"spiderpool.dev/spiderpool/api/v2beta1"
 	"spiderpool.dev/spiderpool/internal/ipam"
@@ -36,6 +38,8 @@ type Cluster struct {
 	mu       sync.Mutex
 	tops     map[string]ipam.Controller // by UID of the direct controller
 	networks map[pool.NetworkAttachment]readNetwork
+	runtime  string // that the kubelet reports
+	reported time.Time
 }
 
 type readNetwork struct {
@@ -46,6 +50,8 @@ type readNetwork struct {
 const (
 	// networkTTL is how long the configuration of a network attachment is remembered.
 	networkTTL = 5 * time.Second
+	// runtimeTTL is how long the name of the container runtime is remembered.
+	runtimeTTL = 10 * time.Minute
 	// maxTops bounds how many controllers are remembered; a node runs a few hundred.
 	maxTops = 4096
 )
@@ -75,7 +81,7 @@ type podMemory struct {
 func (m *podMemory) replace(ctx context.Context, all []*metav1.PartialObjectMetadata, version string) error {
 	alive := make(map[string]bool, len(all))
 	for _, object := range all {
-		alive[string(object.UID)] = object.DeletionTimestamp == nil
+		alive[uidOf(object)] = object.DeletionTimestamp == nil
 	}
 	for _, uid := range m.uids() {
 		if !alive[uid] {
@@ -98,13 +104,13 @@ func (m *podMemory) uids() []string {
 func (m *podMemory) changed(object *metav1.PartialObjectMetadata) {
 	m.memory.changed(object)
 	if object.DeletionTimestamp != nil {
-		m.ended(string(object.UID))
+		m.ended(uidOf(object))
 	}
 }
 
 func (m *podMemory) deleted(object *metav1.PartialObjectMetadata) {
 	m.memory.deleted(object)
-	m.ended(string(object.UID))
+	m.ended(uidOf(object))
 }
 
 func (m *podMemory) ended(uid string) {
@@ -144,12 +150,24 @@ func (c *Cluster) Ready() error {
 
 func podOf(object *metav1.PartialObjectMetadata) ipam.Pod {
 	pod := ipam.Pod{
-		Namespace: object.Namespace, Name: object.Name, UID: string(object.UID),
+		Namespace: object.Namespace, Name: object.Name, UID: uidOf(object),
 		Labels: object.Labels, Annotations: relevant(object.Annotations),
 	}
 	pod.Owner = controllerOf(object)
 	return pod
 }
+
+// PodUID returns the UID by which runtimes and plugins know a pod with that UID and
+// those annotations. Of a static pod the API server has a mirror, whose UID is
+// another one; the kubelet notes that of the static pod.
+func PodUID(uid types.UID, annotations map[string]string) string {
+	if static := annotations[corev1.MirrorPodAnnotationKey]; static != "" {
+		return static
+	}
+	return string(uid)
+}
+
+func uidOf(pod metav1.Object) string { return PodUID(pod.GetUID(), pod.GetAnnotations()) }
 
 // relevant are the annotations that have a say in addresses.
 func relevant(annotations map[string]string) map[string]string {
@@ -213,8 +231,8 @@ func (c *Cluster) livePod(ctx context.Context, namespace, name, uid string) (ipa
 		return ipam.Pod{}, fmt.Errorf("pod %s/%s: %w", namespace, name, ipam.ErrNotFound)
 	case err != nil:
 		return ipam.Pod{}, fmt.Errorf("read pod %s/%s: %w", namespace, name, err)
-	case uid != "" && string(object.UID) != uid:
-		return ipam.Pod{}, fmt.Errorf("pod %s/%s has UID %s now: %w", namespace, name, object.UID, ipam.ErrNotFound)
+	case uid != "" && uidOf(object) != uid:
+		return ipam.Pod{}, fmt.Errorf("pod %s/%s has UID %s now: %w", namespace, name, uidOf(object), ipam.ErrNotFound)
 	}
 	return ipam.Pod{}, fmt.Errorf("pod %s/%s: %w", namespace, name, ipam.ErrElsewhere)
 }
@@ -230,8 +248,9 @@ func (c *Cluster) PodState(ctx context.Context, namespace, name string) (reclaim
 	}
 	var object struct {
 		Metadata struct {
-			UID               string     `json:"uid"`
-			DeletionTimestamp *time.Time `json:"deletionTimestamp"`
+			UID               types.UID         `json:"uid"`
+			Annotations       map[string]string `json:"annotations"`
+			DeletionTimestamp *time.Time        `json:"deletionTimestamp"`
 		} `json:"metadata"`
 		Status struct {
 			Phase  string            `json:"phase"`
@@ -242,7 +261,7 @@ func (c *Cluster) PodState(ctx context.Context, namespace, name string) (reclaim
 		return reclaim.Pod{}, fmt.Errorf("read pod %s/%s: %w", namespace, name, err)
 	}
 	state := reclaim.Pod{
-		Presence: reclaim.Exists, UID: object.Metadata.UID, Phase: object.Status.Phase, HasAddress: len(object.Status.PodIPs) > 0,
+		Presence: reclaim.Exists, UID: PodUID(object.Metadata.UID, object.Metadata.Annotations), Phase: object.Status.Phase, HasAddress: len(object.Status.PodIPs) > 0,
 	}
 	if object.Metadata.DeletionTimestamp != nil {
 		state.Deadline = *object.Metadata.DeletionTimestamp
@@ -277,6 +296,33 @@ func (c *Cluster) NodeState(ctx context.Context) (reclaim.Node, error) {
 		}
 	}
 	return state, nil
+}
+
+// Runtime returns the container runtime that the node's kubelet reports
+// (status.nodeInfo.containerRuntimeVersion, as "containerd://2.1.4"), read live and
+// remembered for minutes.
+func (c *Cluster) Runtime(ctx context.Context) (string, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.reported.IsZero() && time.Since(c.reported) < runtimeTTL {
+		return c.runtime, nil
+	}
+	raw, err := c.client.spiderpool.Get().AbsPath("/api/v1/nodes", c.node).Do(ctx).Raw()
+	if err != nil {
+		return "", fmt.Errorf("read node %s: %w", c.node, err)
+	}
+	var object struct {
+		Status struct {
+			NodeInfo struct {
+				ContainerRuntimeVersion string `json:"containerRuntimeVersion"`
+			} `json:"nodeInfo"`
+		} `json:"status"`
+	}
+	if err := json.Unmarshal(raw, &object); err != nil {
+		return "", fmt.Errorf("read node %s: %w", c.node, err)
+	}
+	c.runtime, c.reported = object.Status.NodeInfo.ContainerRuntimeVersion, time.Now()
+	return c.runtime, nil
 }
 
 // Namespace implements ipam.Cluster.

@@ -137,9 +137,9 @@ func (e *Endpoints) Remove(namespace, name, podUID string) {
 }
 
 // Addresses implements ipam.Endpoints.
-func (e *Endpoints) Addresses(ctx context.Context, namespace, name string) ([]netip.Addr, error) {
+func (e *Endpoints) Addresses(ctx context.Context, namespace, name, podUID, node string) ([]netip.Addr, error) {
 	object, err := e.read(ctx, key{namespace, name})
-	if err != nil || object == nil {
+	if err != nil || object == nil || object.Status.Current.UID != podUID || object.Status.Current.Node != node {
 		return nil, err
 	}
 	var addrs []netip.Addr
@@ -254,6 +254,9 @@ func (e *Endpoints) put(ctx context.Context, k key, content ipam.Endpoint) error
 		if stored == nil {
 			return fmt.Errorf("SpiderEndpoint %s/%s exists and does not", k.namespace, k.name)
 		}
+		if late, err := e.late(ctx, stored, content); err != nil || late {
+			return err
+		}
 		stored.Status = object.Status
 		object = stored
 	}
@@ -262,6 +265,22 @@ func (e *Endpoints) put(ctx context.Context, k key, content ipam.Endpoint) error
 		e.forget(k)
 	}
 	return e.wrote(k, content, version, err)
+}
+
+// late reports whether the content is of a pod that is gone, while the endpoint
+// shows another one: its agent was faster.
+func (e *Endpoints) late(ctx context.Context, stored *v2beta1.SpiderEndpoint, content ipam.Endpoint) (bool, error) {
+	if uid := stored.Status.Current.UID; uid == "" || uid == content.PodUID {
+		return false, nil
+	}
+	pod, err := e.client.metadata.Resource(podResource).Namespace(content.Namespace).Get(ctx, content.Pod, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return true, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("read pod %s/%s: %w", content.Namespace, content.Pod, err)
+	}
+	return uidOf(pod) != content.PodUID, nil
 }
 
 func (e *Endpoints) wrote(k key, content ipam.Endpoint, version string, err error) error {

@@ -18,6 +18,10 @@ type Request struct {
 	Node        string
 	FixedFor    string // see Holder
 	Wants       []Want
+	// Arrived is when the runtime asked, by this node's clock. A sandbox does not
+	// take over what a newer one of its pod was given since; the zero value asks for
+	// no such care.
+	Arrived time.Time
 }
 
 // Want is one address: of one IP version, for one interface.
@@ -64,6 +68,13 @@ type ExhaustedError struct {
 	Interface string
 	Version   int
 	Pools     []PoolUsage // in the order of the Want
+}
+
+// SupersededError says that a newer sandbox of the pod has an address already.
+type SupersededError struct{ Lease Lease }
+
+func (e *SupersededError) Error() string {
+	return fmt.Sprintf("sandbox %s of pod %s is newer and has %s", e.Lease.ContainerID, e.Lease.Pod, e.Lease.Addr)
 }
 
 // PoolUsage is the usage of one pool.
@@ -127,12 +138,15 @@ func (x *Index) Choose(now time.Time, requests ...Request) Plan {
 }
 
 // Release returns the blocks to write so that the attachments hold nothing any
-// more (see Block.Release), in the order of their names. Attachments that hold
-// nothing are no error. The index stays as it is.
+// more on this node (see Block.Release), in the order of their names. Attachments
+// that hold nothing are no error. The index stays as it is.
 func (x *Index) Release(now time.Time, attachments ...Attachment) []Block {
 	d := x.newDraft(now)
 	for _, at := range attachments {
 		for _, l := range x.Attached(at) {
+			if l.Node != x.node {
+				continue // a container is of one node
+			}
 			b, _ := x.Block(ipset.BlockOf(l.Addr))
 			if b, ended := b.Release(at, now); len(ended) > 0 {
 				d.put(b)

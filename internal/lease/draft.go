@@ -69,6 +69,9 @@ func (d *draft) finish() []Block {
 
 // serve grants all that r wants, or nothing.
 func (d *draft) serve(r Request) Result {
+	if newer, ok := d.newer(r); ok {
+		return Result{Err: &SupersededError{Lease: newer}}
+	}
 	result, missed := d.attempt(r, nil)
 	if missed < 0 {
 		return result
@@ -80,6 +83,20 @@ func (d *draft) serve(r Request) Result {
 		}
 	}
 	return Result{Err: d.exhausted(r.Wants[missed])}
+}
+
+// newer returns a lease that another sandbox of the pod was given on this node
+// after r arrived: r is of a sandbox that the runtime has given up.
+func (d *draft) newer(r Request) (Lease, bool) {
+	if r.Arrived.IsZero() {
+		return Lease{}, false
+	}
+	for _, l := range d.OfPod(r.PodUID) {
+		if l.State == InUse && l.ContainerID != r.ContainerID && l.Node == r.Node && l.Since.After(r.Arrived) {
+			return l, true
+		}
+	}
+	return Lease{}, false
 }
 
 // attempt grants all that r wants and returns -1; or changes nothing and returns

@@ -82,7 +82,9 @@ func askARP(ifi *net.Interface, addr, from netip.Addr, timeout time.Duration) (n
 		if frame.UnmarshalBinary(b[:size]) != nil || p.UnmarshalBinary(frame.Payload) != nil {
 			continue // somebody's malformed packet is not an answer
 		}
-		if p.SenderIP == addr && p.SenderHardwareAddr.String() != ifi.HardwareAddr.String() {
+		// Who probes for the address itself is about to use it (RFC 5227, 2.1.1).
+		theirs := p.SenderIP == addr || from.IsUnspecified() && p.SenderIP.IsUnspecified() && p.TargetIP == addr
+		if theirs && len(p.SenderHardwareAddr) == len(netplan.MAC{}) && p.SenderHardwareAddr.String() != ifi.HardwareAddr.String() {
 			return netplan.MAC(p.SenderHardwareAddr), true, nil
 		}
 	}

@@ -53,6 +53,27 @@ func (e *NoPoolError) Error() string {
 	return fmt.Sprintf("interface %s: no SpiderIPPool can give an IPv%d address (from %s): %s", e.Interface, e.Version, e.Source, Explain(e.Drops))
 }
 
+// NoPools are all the reasons why a pod cannot get its addresses.
+type NoPools []*NoPoolError
+
+// Error joins the reasons.
+func (e NoPools) Error() string {
+	texts := make([]string, len(e))
+	for i, one := range e {
+		texts[i] = one.Error()
+	}
+	return strings.Join(texts, "; ")
+}
+
+// Unwrap returns them one by one.
+func (e NoPools) Unwrap() []error {
+	errs := make([]error, len(e))
+	for i, one := range e {
+		errs[i] = one
+	}
+	return errs
+}
+
 // Explain returns the drops in one line, "a: reason; b: reason".
 func Explain(drops []Drop) string {
 	texts := make([]string, len(drops))

@@ -81,11 +81,12 @@ func Select(c *Catalog, req *Request, version int) (Selection, error) {
 // SelectAll selects for every one of the given IP versions, which are those that
 // the installation enables. A version for which no source names a pool, and of
 // which there is no default pool either, is not asked for and has no Selection,
-// unless that leaves none. The error is an *AnnotationError, or a *NoPoolError
-// where a version that is asked for has no candidate.
+// unless that leaves none. The error is an *AnnotationError, or holds a
+// *NoPoolError for every version that is asked for and has no candidate.
 func SelectAll(c *Catalog, req *Request, versions []int) ([]Selection, error) {
 	var selections []Selection
 	var unasked *NoPoolError
+	var failures NoPools
 	for _, version := range versions {
 		s, err := Select(c, req, version)
 		if err != nil {
@@ -100,13 +101,16 @@ func SelectAll(c *Catalog, req *Request, versions []int) ([]Selection, error) {
 				unasked.Drops = append(unasked.Drops, s.Drops...)
 			}
 		case len(s.Pools) == 0:
-			return nil, failed
+			failures = append(failures, failed)
 		default:
 			selections = append(selections, s)
 		}
 	}
-	if len(selections) == 0 && unasked != nil {
-		return nil, unasked
+	if len(selections) == 0 && len(failures) == 0 && unasked != nil {
+		failures = NoPools{unasked}
+	}
+	if len(failures) > 0 {
+		return nil, failures
 	}
 	return selections, nil
 }

@@ -64,7 +64,9 @@ type Facts struct {
 	Pod     Pod
 	Node    Node
 	Sandbox Sandbox
-	Owner   Owner // of Lease.FixedFor
+	// OtherSandbox: the runtime has another sandbox of the lease's pod.
+	OtherSandbox bool
+	Owner        Owner // of Lease.FixedFor
 	// Replaced: the owner has another address in use for the interface and the IP
 	// version of the lease.
 	Replaced bool
@@ -227,8 +229,8 @@ func claim(l lease.Lease, f Facts, p Policy, now time.Time) Verdict {
 		return Verdict{Free, PodWithoutAddress, fmt.Sprintf("pod %s runs without an address in status.podIPs", l.Pod)}
 	case stateless && pod.Phase == "Running" && !pod.HasAddress:
 		return Verdict{Keep, PodAlive, fmt.Sprintf("pod %s runs, and addresses of pods without one in status.podIPs are not taken back", l.Pod)}
-	case f.Sandbox == NotPresent:
-		return Verdict{Free, SandboxGone, fmt.Sprintf("pod %s does not use sandbox %s any more", l.Pod, l.ContainerID)}
+	case f.Sandbox == NotPresent && f.OtherSandbox:
+		return Verdict{Free, SandboxGone, fmt.Sprintf("pod %s has another sandbox than %s now", l.Pod, l.ContainerID)}
 	}
 	return Verdict{Keep, PodAlive, fmt.Sprintf("pod %s has it", l.Pod)}
 }

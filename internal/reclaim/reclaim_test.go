@@ -57,6 +57,7 @@ func TestVerdicts(t *testing.T) {
 	terminating := func(ago time.Duration) func(*Facts, *Policy) {
 		return func(f *Facts, _ *Policy) { f.Pod.Deadline = now.Add(-ago) }
 	}
+	other := func(f *Facts, _ *Policy) { f.OtherSandbox = true }
 	notReady := func(f *Facts, _ *Policy) { f.Node.Ready = false }
 	nodeGone := func(f *Facts, _ *Policy) { f.Node = Node{Presence: Gone}; f.Sandbox = NoAnswer }
 	fenced := func(f *Facts, _ *Policy) { f.Node = Node{Presence: Exists, OutOfService: true}; f.Sandbox = NoAnswer }
@@ -96,7 +97,8 @@ func TestVerdicts(t *testing.T) {
 		{"pod of another UID, sandbox alive", inUse(), changes{func(f *Facts, _ *Policy) { f.Pod.UID = "uid2" }}, Keep, SandboxAlive, ""},
 		{"succeeded", inUse(), changes{func(f *Facts, _ *Policy) { f.Pod.Phase = "Succeeded" }, sandbox(NotPresent)}, Free, PodSucceeded, "succeeded"},
 		{"failed", inUse(), changes{func(f *Facts, _ *Policy) { f.Pod.Phase = "Failed" }, sandbox(NotAsked)}, Ask, PodFailed, "failed"},
-		{"old sandbox of a live pod", inUse(), changes{sandbox(NotPresent)}, Free, SandboxGone, "does not use sandbox c1 any more"},
+		{"old sandbox of a live pod that has another", inUse(), changes{sandbox(NotPresent), other}, Free, SandboxGone, "has another sandbox than c1 now"},
+		{"no sandbox of a live pod", inUse(), changes{sandbox(NotPresent)}, Keep, PodAlive, "has it"},
 
 		{"terminating in time", inUse(), changes{terminating(-time.Second), sandbox(NotAsked)}, Keep, PodAlive, ""},
 		{"terminating too long", inUse(), changes{terminating(90 * time.Second), sandbox(NotPresent)}, Free, PodTerminating,
@@ -117,7 +119,8 @@ func TestVerdicts(t *testing.T) {
 		{"terminating, not on nodes that are not ready, sandbox gone", inUse(),
 			changes{terminating(time.Hour), notReady, sandbox(NotPresent), func(_ *Facts, p *Policy) { p.ZombieOnNotReadyNode = false }},
 			Keep, PodAlive, "not taken back on nodes that are not ready"},
-		{"terminating, fixed address, sandbox gone", fixed(inUse()), changes{terminating(time.Hour), sandbox(NotPresent)}, Retain, SandboxGone, ""},
+		{"terminating, fixed address, another sandbox", fixed(inUse()), changes{terminating(time.Hour), sandbox(NotPresent), other}, Retain, SandboxGone, ""},
+		{"terminating, fixed address, no sandbox", fixed(inUse()), changes{terminating(time.Hour), sandbox(NotPresent)}, Keep, PodAlive, ""},
 		{"terminating, node not ready", inUse(), changes{terminating(time.Hour), notReady, sandbox(NoAnswer)}, Keep, NoProof, "which is not ready"},
 		{"terminating, node not ready but its agent answers", inUse(), changes{terminating(time.Hour), notReady, sandbox(NotPresent)}, Free, PodTerminating, ""},
 		{"terminating, node fenced", inUse(), changes{terminating(time.Hour), fenced}, Free, PodTerminating, "out-of-service"},

@@ -63,7 +63,7 @@ var commands = map[string]struct {
 	"again":      {"again POD [node=…]: the pod is made anew, with another UID", again},
 	"conflict":   {"conflict POD IP MAC [if=eth0] [container=POD]", conflict},
 	"gc":         {"gc NODE [valid=CONTAINER,…]", gc},
-	"sandbox":    {"sandbox NODE CONTAINER: the runtime has it", func(s *stage, a arguments) error { s.Sandbox(a.name(0), a.name(1), true); return nil }},
+	"sandbox":    {"sandbox NODE CONTAINER [of=POD]: the runtime has it", sandbox},
 	"notready":   {"notready NODE", func(s *stage, a arguments) error { s.SetNodeReady(a.name(0), false); return nil }},
 	"terminate":  {"terminate POD DURATION: it is deleted, and has the time to end", terminate},
 	"addressless": {"addressless POD: its status shows no address", func(s *stage, a arguments) error {
@@ -450,4 +450,17 @@ func addressesOf(i ipam.EndpointInterface) []string {
 		texts = append(texts, address.Prefix.String())
 	}
 	return texts
+}
+
+func sandbox(s *stage, a arguments) error {
+	uid := ""
+	if of, ok := a.options["of"]; ok {
+		p, err := s.pod(of)
+		if err != nil {
+			return err
+		}
+		uid = p.UID
+	}
+	s.Sandbox(a.name(0), a.name(1), uid)
+	return nil
 }

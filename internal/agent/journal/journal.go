@@ -57,6 +57,9 @@ func Open(dir string) (*Journal, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make the directory of the journal: %w", err)
 	}
+	if err := syncNames(filepath.Dir(dir)); err != nil {
+		return nil, fmt.Errorf("make the directory of the journal last: %w", err)
+	}
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return nil, fmt.Errorf("read the directory of the journal: %w", err)
@@ -132,16 +135,16 @@ func (j *Journal) write(name string, content []byte) error {
 	if err != nil {
 		return errors.Join(err, os.Remove(file.Name()))
 	}
-	return j.sync()
+	return syncNames(j.dir)
 }
 
-// sync makes names last: those in the directory, not the content of files.
-func (j *Journal) sync() error {
-	dir, err := os.Open(j.dir)
+// syncNames makes the names in a directory last, not the content of files.
+func syncNames(dir string) error {
+	d, err := os.Open(dir)
 	if err != nil {
 		return err
 	}
-	return errors.Join(dir.Sync(), dir.Close())
+	return errors.Join(d.Sync(), d.Close())
 }
 
 // Remove implements ipam.Journal.
@@ -156,7 +159,7 @@ func (j *Journal) Remove(at lease.Attachment) error {
 		return fmt.Errorf("forget a release: %w", err)
 	}
 	j.forget(name)
-	return j.sync()
+	return syncNames(j.dir)
 }
 
 // All implements ipam.Journal. With an error it returns what could be read.

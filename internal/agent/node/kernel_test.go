@@ -27,7 +27,7 @@ func upkeep(t *testing.T) (*linuxtest.Machine, *linux.Namespace, *Upkeep) {
 	t.Cleanup(host.Close)
 	return m, host, &Upkeep{
 		HostRuleTable: func(context.Context) (int, bool) { return 500, true },
-		Sandboxes:     func(context.Context) (map[string]bool, error) { return nil, nil },
+		Sandboxes:     func(context.Context) (map[string]string, error) { return nil, nil },
 		Unleased:      func([]netip.Addr) ([]netip.Addr, error) { return nil, nil },
 		Parents:       func(context.Context) ([]netplan.Parent, error) { return nil, nil },
 		Warn:          func(string, string) {},
@@ -47,7 +47,7 @@ func pair(t *testing.T, node *linuxtest.Machine, id string) string {
 
 func TestWhatWasFlushedIsPutBack(t *testing.T) {
 	m, host, u := upkeep(t)
-	u.Sandboxes = func(context.Context) (map[string]bool, error) { return map[string]bool{"a": true}, nil }
+	u.Sandboxes = func(context.Context) (map[string]string, error) { return map[string]string{"a": "uid"}, nil }
 	name := pair(t, m, "a")
 	m.Must("", "ip", "route", "add", "10.0.0.2/32", "dev", name, "table", "500", "proto", "83")
 	m.Must("", "ip", "route", "add", "fd00::2/128", "dev", name, "table", "500", "proto", "83")
@@ -92,9 +92,9 @@ func timed(u *Upkeep) *clock {
 func TestPairsOfPodsThatAreGoneAreRemovedWhenTheyAreOld(t *testing.T) {
 	m, host, u := upkeep(t)
 	time := timed(u)
-	ids := map[string]bool{"alive": true}
+	ids := map[string]string{"alive": "uid"}
 	var doubt error
-	u.Sandboxes = func(context.Context) (map[string]bool, error) { return ids, doubt }
+	u.Sandboxes = func(context.Context) (map[string]string, error) { return ids, doubt }
 	alive, gone := pair(t, m, "alive"), pair(t, m, "gone")
 	both := []string{alive, gone}
 	slices.Sort(both)

@@ -33,9 +33,9 @@ type Upkeep struct {
 	// HostRuleTable returns the table with the routes to the node's pods; ok is
 	// false where the coordinator is switched off or its configuration is not known.
 	HostRuleTable func(context.Context) (table int, ok bool)
-	// Sandboxes returns the IDs of the node's sandboxes, or an error while that
+	// Sandboxes returns the node's sandboxes by ID, or an error while that
 	// is not known for certain.
-	Sandboxes func(context.Context) (map[string]bool, error)
+	Sandboxes func(context.Context) (map[string]string, error)
 	// Unleased returns those of the addresses that pools of this cluster hand out
 	// and that no pod of this node holds, or an error while that is not known for
 	// certain.

@@ -3,7 +3,8 @@
 //
 // Its word is proof that an address is not in use, so it must be the runtime that
 // makes this node's pods, and a node may have several. One is believed only after
-// it has once listed a sandbox that holds a lease; that is remembered on disk.
+// it has once listed a sandbox that holds a lease, which is remembered on disk, and
+// only as long as its name and version are those that the kubelet reports.
 package runtime
 
 import (
@@ -12,6 +13,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc"
@@ -30,17 +32,24 @@ type Runtime struct {
 	Sockets []string
 	// Proven is the file that names the socket whose runtime is believed.
 	Proven string
+	// Reported returns the name and version of the runtime that the kubelet reports,
+	// as "containerd://2.1.4", or "" where it reports none.
+	Reported func(context.Context) (string, error)
 	// Holds reports whether a sandbox holds a lease of this node.
 	Holds func(sandbox string) bool
 }
 
 // Sandboxes implements ipam.Runtime.
-func (r *Runtime) Sandboxes(ctx context.Context) (map[string]bool, error) {
+func (r *Runtime) Sandboxes(ctx context.Context) (map[string]string, error) {
 	socket, err := r.socket()
 	if err != nil {
 		return nil, err
 	}
-	ids, err := list(ctx, socket)
+	reported, err := r.Reported(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("read which runtime this node has: %w", err)
+	}
+	ids, err := list(ctx, socket, reported)
 	if err != nil {
 		return nil, fmt.Errorf("list the sandboxes of the runtime at %s: %w", socket, err)
 	}
@@ -59,7 +68,9 @@ func (r *Runtime) socket() (string, error) {
 	return "", fmt.Errorf("%w: there is no container runtime at any of %v", ipam.ErrNotReady, r.Sockets)
 }
 
-func list(ctx context.Context, socket string) (map[string]bool, error) {
+// list returns the sandboxes of the runtime at the socket if it is the one that is
+// reported.
+func list(ctx context.Context, socket, reported string) (map[string]string, error) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	conn, err := grpc.NewClient("unix://"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()),
@@ -67,20 +78,35 @@ func list(ctx context.Context, socket string) (map[string]bool, error) {
 	if err != nil {
 		return nil, err
 	}
-	answer, err := cri.NewRuntimeServiceClient(conn).ListPodSandbox(ctx, &cri.ListPodSandboxRequest{})
-	if err := errors.Join(err, conn.Close()); err != nil {
+	defer conn.Close()
+	client := cri.NewRuntimeServiceClient(conn)
+	version, err := client.Version(ctx, &cri.VersionRequest{})
+	if err != nil {
 		return nil, err
 	}
-	ids := make(map[string]bool, len(answer.Items))
+	if name := versionOf(version); reported != "" && name != reported {
+		return nil, fmt.Errorf("%w: it is %s, and this node's kubelet uses %s", ipam.ErrNotReady, name, reported)
+	}
+	answer, err := client.ListPodSandbox(ctx, &cri.ListPodSandboxRequest{})
+	if err != nil {
+		return nil, err
+	}
+	ids := make(map[string]string, len(answer.Items))
 	for _, sandbox := range answer.Items {
-		ids[sandbox.Id] = true
+		ids[sandbox.Id] = sandbox.GetMetadata().GetUid()
 	}
 	return ids, nil
 }
 
+// versionOf writes a runtime's name and version as the kubelet does in
+// status.nodeInfo.containerRuntimeVersion: without a "v" before the number.
+func versionOf(v *cri.VersionResponse) string {
+	return v.RuntimeName + "://" + strings.TrimPrefix(v.RuntimeVersion, "v")
+}
+
 // prove returns an error unless the runtime at socket is, or now turns out to be,
 // the one that makes this node's pods.
-func (r *Runtime) prove(socket string, ids map[string]bool) error {
+func (r *Runtime) prove(socket string, ids map[string]string) error {
 	proven, err := os.ReadFile(r.Proven)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("read which runtime is believed: %w", err)

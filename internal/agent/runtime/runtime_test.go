@@ -26,9 +26,13 @@ func (s *server) ListPodSandbox(context.Context, *cri.ListPodSandboxRequest) (*c
 	for i, id := range s.sandboxes {
 		// One that is not running may still have its network.
 		state := cri.PodSandboxState(i % 2)
-		answer.Items = append(answer.Items, &cri.PodSandbox{Id: id, State: state})
+		answer.Items = append(answer.Items, &cri.PodSandbox{Id: id, State: state, Metadata: &cri.PodSandboxMetadata{Uid: "uid of " + id}})
 	}
 	return answer, s.err
+}
+
+func (s *server) Version(context.Context, *cri.VersionRequest) (*cri.VersionResponse, error) {
+	return &cri.VersionResponse{RuntimeName: "containerd", RuntimeVersion: "v2.1.4"}, s.err
 }
 
 func serve(t *testing.T, s *server) (socket string) {
@@ -59,30 +63,49 @@ func holds(ids ...string) func(string) bool {
 func TestRuntimeIsBelievedOnceItHasListedAPodOfThisNode(t *testing.T) {
 	s := &server{sandboxes: []string{"other"}}
 	proven := filepath.Join(t.TempDir(), "runtime")
-	r := &runtime.Runtime{Sockets: []string{"/nonexistent", serve(t, s)}, Proven: proven, Holds: holds("mine")}
+	r := &runtime.Runtime{Sockets: []string{"/nonexistent", serve(t, s)}, Proven: proven, Reported: reported("containerd://2.1.4"), Holds: holds("mine")}
 	if ids, err := r.Sandboxes(t.Context()); !errors.Is(err, ipam.ErrNotReady) {
 		t.Fatalf("an unproven runtime was believed: %v, %v", ids, err)
 	}
 	s.sandboxes = []string{"other", "mine"}
 	ids, err := r.Sandboxes(t.Context())
-	if err != nil || !ids["mine"] || !ids["other"] || len(ids) != 2 {
+	if err != nil || ids["mine"] != "uid of mine" || ids["other"] != "uid of other" || len(ids) != 2 {
 		t.Fatalf("got %v, %v", ids, err)
 	}
 	// It stays believed when its last pod has gone, also by the next agent.
 	s.sandboxes = nil
-	next := &runtime.Runtime{Sockets: r.Sockets, Proven: proven, Holds: holds("mine")}
+	next := &runtime.Runtime{Sockets: r.Sockets, Proven: proven, Reported: reported("containerd://2.1.4"), Holds: holds("mine")}
 	if ids, err := next.Sandboxes(t.Context()); err != nil || len(ids) != 0 {
 		t.Errorf("got %v, %v", ids, err)
 	}
 	// Another runtime is not.
-	other := &runtime.Runtime{Sockets: []string{serve(t, &server{})}, Proven: proven, Holds: holds("mine")}
+	other := &runtime.Runtime{Sockets: []string{serve(t, &server{})}, Proven: proven, Reported: reported("containerd://2.1.4"), Holds: holds("mine")}
 	if ids, err := other.Sandboxes(t.Context()); !errors.Is(err, ipam.ErrNotReady) {
 		t.Errorf("another runtime was believed: %v, %v", ids, err)
 	}
 }
 
+func TestRuntimeThatTheKubeletDoesNotUseIsNotBelieved(t *testing.T) {
+	socket, proven := serve(t, &server{sandboxes: []string{"mine"}}), filepath.Join(t.TempDir(), "runtime")
+	for name, believed := range map[string]bool{"containerd://2.1.4": true, "": true, "cri-o://1.36.0": false, "containerd://2.1.4-k3s1": false} {
+		r := &runtime.Runtime{Sockets: []string{socket}, Proven: proven, Reported: reported(name), Holds: holds("mine")}
+		if ids, err := r.Sandboxes(t.Context()); (err == nil) != believed || !believed && !errors.Is(err, ipam.ErrNotReady) {
+			t.Errorf("the kubelet reports %q: %v, %v", name, ids, err)
+		}
+	}
+	unread := func(context.Context) (string, error) { return "", errors.New("no API server") }
+	r := &runtime.Runtime{Sockets: []string{socket}, Proven: proven, Reported: unread, Holds: holds("mine")}
+	if ids, err := r.Sandboxes(t.Context()); err == nil {
+		t.Errorf("without knowing what the kubelet uses: %v", ids)
+	}
+}
+
+func reported(name string) func(context.Context) (string, error) {
+	return func(context.Context) (string, error) { return name, nil }
+}
+
 func TestNoRuntimeAndAFailingOneAreErrors(t *testing.T) {
-	r := &runtime.Runtime{Sockets: []string{"/nonexistent"}, Proven: filepath.Join(t.TempDir(), "runtime"), Holds: holds()}
+	r := &runtime.Runtime{Sockets: []string{"/nonexistent"}, Proven: filepath.Join(t.TempDir(), "runtime"), Reported: reported("containerd://2.1.4"), Holds: holds()}
 	if _, err := r.Sandboxes(t.Context()); !errors.Is(err, ipam.ErrNotReady) {
 		t.Errorf("got %v", err)
 	}

@@ -134,7 +134,7 @@ func (f facts) pod(ctx context.Context, key string) domain.Pod {
 		return domain.Pod{}
 	}
 	return domain.Pod{
-		Presence: domain.Exists, UID: string(pod.UID), Phase: string(pod.Status.Phase),
+		Presence: domain.Exists, UID: kube.PodUID(pod.UID, pod.Annotations), Phase: string(pod.Status.Phase),
 		Deadline: deadline(pod.DeletionTimestamp), HasAddress: len(pod.Status.PodIPs) > 0,
 	}
 }

@@ -43,9 +43,9 @@ type World struct {
 	reserved   ipset.Set
 	endpoints  map[string]ipam.Endpoint
 	events     []string
-	sandboxes  map[string]map[string]bool // by node
-	mute       map[string]bool            // nodes whose runtime does not answer
-	notReady   map[string]bool            // nodes
+	sandboxes  map[string]map[string]string // pod UIDs by node and ID
+	mute       map[string]bool              // nodes whose runtime does not answer
+	notReady   map[string]bool              // nodes
 	services   map[string]*ipam.Service
 	journals   map[string]*memoryJournal
 }
@@ -67,7 +67,7 @@ func NewWorld(now time.Time) *World {
 		pods:    map[string]*WorldPod{}, namespaces: map[string]pool.NamespaceFacts{}, nodes: map[string]pool.NodeFacts{},
 		networks: map[pool.NetworkAttachment]ipam.Network{}, subnets: map[string][]netip.Prefix{},
 		pools: map[string]*pool.Pool{}, unlabelled: map[string]bool{}, endpoints: map[string]ipam.Endpoint{},
-		sandboxes: map[string]map[string]bool{}, mute: map[string]bool{}, notReady: map[string]bool{}, services: map[string]*ipam.Service{}, journals: map[string]*memoryJournal{},
+		sandboxes: map[string]map[string]string{}, mute: map[string]bool{}, notReady: map[string]bool{}, services: map[string]*ipam.Service{}, journals: map[string]*memoryJournal{},
 	}
 	w.Store.Before = func(string, netip.Addr) error { return w.reach() }
 	return w
@@ -190,14 +190,14 @@ func (w *World) SetReserved(set ipset.Set) {
 	}
 }
 
-// Sandbox says whether the runtime of the node has a sandbox.
-func (w *World) Sandbox(node, id string, exists bool) {
+// Sandbox makes a sandbox of the pod with the UID in the runtime of the node.
+func (w *World) Sandbox(node, id, podUID string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.sandboxes[node] == nil {
-		w.sandboxes[node] = map[string]bool{}
+		w.sandboxes[node] = map[string]string{}
 	}
-	w.sandboxes[node][id] = exists
+	w.sandboxes[node][id] = podUID
 }
 
 // SetNodeReady says whether the node is ready, as it is at first.
@@ -231,7 +231,7 @@ func (w *World) Service(node string) *ipam.Service {
 	s := &ipam.Service{
 		Node: node, Options: w.Options, Allocator: allocator,
 		Cluster: port, Links: port, Pools: port, Endpoints: port, Events: port, Runtime: port,
-		Journal: w.journals[node], Observer: discard{}, Now: w.Now, Log: log,
+		Journal: w.journals[node], Observer: discard{}, Now: w.Now, Log: log, MinLeaseAge: reclaim.DefaultMinAge,
 	}
 	w.mu.Lock()
 	w.services[node] = s
@@ -375,7 +375,7 @@ func (p worldPort) Subnets(link string) ([]netip.Prefix, error) {
 	return subnets, nil
 }
 
-func (p worldPort) Sandboxes(context.Context) (map[string]bool, error) {
+func (p worldPort) Sandboxes(context.Context) (map[string]string, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.mute[p.node] {
@@ -431,14 +431,18 @@ func (p worldPort) Remove(namespace, name, podUID string) {
 	}
 }
 
-func (p worldPort) Addresses(_ context.Context, namespace, name string) ([]netip.Addr, error) {
+func (p worldPort) Addresses(_ context.Context, namespace, name, podUID, node string) ([]netip.Addr, error) {
 	if err := p.reach(); err != nil {
 		return nil, err
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	var addrs []netip.Addr
-	for _, i := range p.endpoints[namespace+"/"+name].Interfaces {
+	shown := p.endpoints[namespace+"/"+name]
+	if shown.PodUID != podUID || shown.Node != node {
+		return nil, nil
+	}
+	for _, i := range shown.Interfaces {
 		for _, a := range i.Addresses {
 			addrs = append(addrs, a.Prefix.Addr())
 		}
