@@ -115,6 +115,7 @@ func assemble(ctx context.Context, cfg config.Agent, client *kube.Client, log *s
 	a := &agent{cfg: cfg, log: log, journal: releases, metrics: newMetrics(releases.Len)}
 	a.allocator = ipam.NewAllocator(ipam.Config{
 		Node: cfg.NodeName, Blocks: blocks, Older: blocks.Older, Now: time.Now, Log: log, Observer: a.metrics,
+		GivenUp: func(l lease.Lease) { a.service.GaveUp(l) },
 	})
 	a.cluster = kube.NewCluster(client, cfg.NodeName, log)
 	a.cluster.OnPodEnd(a.ended.add)

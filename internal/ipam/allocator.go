@@ -40,6 +40,7 @@ type Allocator struct {
 	older    func(a, b string) bool
 	now      func() time.Time
 	log      *slog.Logger
+	givenUp  func(lease.Lease)
 	observer Observer
 
 	// ctx ends with the allocator; rounds, which serve many callers, run on it.
@@ -80,6 +81,7 @@ type job struct {
 
 type outcome struct {
 	grants  []lease.Grant
+	givenUp []lease.Lease
 	changed bool // by a change
 	err     error
 }
@@ -96,6 +98,9 @@ type Config struct {
 	Now      func() time.Time
 	Log      *slog.Logger
 	Observer Observer
+	// GivenUp is told of each lease that was retained for an owner who got all it
+	// wants without it; nil for nobody.
+	GivenUp func(lease.Lease)
 }
 
 // NewAllocator returns an allocator that knows nothing yet; Load must succeed
@@ -103,7 +108,7 @@ type Config struct {
 func NewAllocator(c Config) *Allocator {
 	ctx, cancel := context.WithCancel(context.Background())
 	return &Allocator{
-		node: c.Node, blocks: c.Blocks, older: c.Older, now: c.Now, log: c.Log, observer: c.Observer,
+		node: c.Node, blocks: c.Blocks, older: c.Older, now: c.Now, log: c.Log, observer: c.Observer, givenUp: c.GivenUp,
 		ctx: ctx, cancel: cancel,
 		catalog: pool.NewCatalog(),
 		index:   lease.NewIndex(lease.Options{Node: c.Node, ReuseAfter: c.ReuseAfter}),
@@ -288,6 +293,11 @@ func (a *Allocator) Allocate(ctx context.Context, request lease.Request) ([]leas
 		o := a.submit(&job{ctx: ctx, request: request, done: make(chan outcome, 1)})
 		var exhausted *lease.ExhaustedError
 		if !errors.As(o.err, &exhausted) {
+			if o.err == nil && a.givenUp != nil {
+				for _, l := range o.givenUp {
+					a.givenUp(l)
+				}
+			}
 			return o.grants, o.err
 		}
 		// Nothing is left as far as this node knows. What others have, or have

@@ -90,11 +90,25 @@ func (s *Service) takeBack(ctx context.Context, l lease.Lease, reason reclaim.Re
 	if err != nil {
 		return err
 	}
+	s.announce(l, reason, because)
+	return nil
+}
+
+// GaveUp says that a lease was ended which had been retained for an owner, who now
+// has all it wants without it (Config.GivenUp).
+func (s *Service) GaveUp(l lease.Lease) {
+	const because = "its owner came back with interfaces, IP versions or pools that it does not fit"
+	s.announce(l, reclaim.FixedReplaced, because)
+	s.Observer.Reclaimed(reclaim.FixedReplaced, nil)
+}
+
+// announce says in the log and in an event that a lease was ended without a DEL.
+func (s *Service) announce(l lease.Lease, reason reclaim.Reason, because string) {
+	namespace, name := splitPod(l.Pod)
 	s.Log.Info("reclaimed an address", "ip", l.Addr, "pool", l.Pool, "pod", l.Pod, "interface", l.Interface,
 		"container", l.ContainerID, "reason", reason, "because", because)
 	s.Events.Reclaimed(Pod{Namespace: namespace, Name: name, UID: l.PodUID},
 		fmt.Sprintf("took back %s of pool %s (%s): %s", l.Addr, l.Pool, reason, because))
-	return nil
 }
 
 // GC gives back what this node holds for sandboxes that are not valid any more.

@@ -118,7 +118,7 @@ func (a *Allocator) decide(jobs []*job) decision {
 	for k, i := range requesters {
 		result := plan.Results[k]
 		d.needs[i] = result.Blocks
-		d.outcomes[i] = outcome{grants: result.Grants, err: result.Err}
+		d.outcomes[i] = outcome{grants: result.Grants, givenUp: result.GivenUp, err: result.Err}
 	}
 	for base := range d.writes {
 		a.writing[base] = struct{}{}

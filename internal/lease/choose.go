@@ -51,7 +51,10 @@ type Result struct {
 	// Blocks are the names of those Writes of the plan that must succeed for the
 	// grants to hold; none where everything was held.
 	Blocks []netip.Addr
-	Err    error
+	// GivenUp are leases that were retained for the request's owner, who has no use
+	// for them any more.
+	GivenUp []Lease
+	Err     error
 }
 
 // Plan is what Choose decided.

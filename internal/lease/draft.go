@@ -117,7 +117,7 @@ func (d *draft) attempt(r Request, pools []string) (result Result, missed int) {
 		}
 		result.Grants = append(result.Grants, g)
 	}
-	d.giveUpRetained(r)
+	result.GivenUp = d.giveUpRetained(r)
 	result.Blocks = d.dependsOn(result.Grants)
 	for _, g := range result.Grants {
 		d.granted[g.Addr] = true
@@ -320,15 +320,17 @@ func (d *draft) take(r Request, w Want, a netip.Addr, pool string) Grant {
 
 // giveUpRetained releases what is still retained for the owner of a request that
 // was granted all it wants: addresses that it cannot use any more, and those of
-// interfaces and IP versions that it has no more.
-func (d *draft) giveUpRetained(r Request) {
+// interfaces and IP versions that it has no more. It returns them as they were.
+func (d *draft) giveUpRetained(r Request) (given []Lease) {
 	for _, l := range d.FixedFor(r.FixedFor) {
 		if l.State != Retained {
 			continue
 		}
 		b, _ := d.Block(ipset.BlockOf(l.Addr))
 		d.put(b.with(released(l.Addr, d.now)))
+		given = append(given, l)
 	}
+	return given
 }
 
 func (d *draft) exhausted(w Want) *ExhaustedError {

@@ -223,12 +223,14 @@ func (w *World) Service(node string) *ipam.Service {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	allocator := ipam.NewAllocator(ipam.Config{Node: node, Blocks: w.Store, Older: w.Store.Older, Now: w.Now, Log: log, Observer: discard{}})
+	var s *ipam.Service
+	allocator := ipam.NewAllocator(ipam.Config{Node: node, Blocks: w.Store, Older: w.Store.Older, Now: w.Now, Log: log, Observer: discard{},
+		GivenUp: func(l lease.Lease) { s.GaveUp(l) }})
 	if w.journals[node] == nil {
 		w.journals[node] = &memoryJournal{releases: map[lease.Attachment]ipam.Release{}}
 	}
 	port := worldPort{w, node}
-	s := &ipam.Service{
+	s = &ipam.Service{
 		Node: node, Options: w.Options, Allocator: allocator,
 		Cluster: port, Links: port, Pools: port, Endpoints: port, Events: port, Runtime: port,
 		Journal: w.journals[node], Observer: discard{}, Now: w.Now, Log: log, MinLeaseAge: reclaim.DefaultMinAge,

@@ -1,0 +1,58 @@
+package lease
+
+import (
+	"runtime"
+	"testing"
+
+	"spiderpool.dev/spiderpool/internal/ipset"
+)
+
+func TestAnAddressOfAHugePoolCostsNoMoreMemoryThanOneOfASmallPool(t *testing.T) {
+	small := costOf(t, "192.0.2.0-192.0.2.15")
+	for name, addresses := range map[string]string{
+		"IPv4 /8":  "11.0.0.0-11.255.255.255",
+		"IPv6 /64": "fd00::-fd00::ffff:ffff:ffff:ffff",
+	} {
+		huge := costOf(t, addresses)
+		if huge.allocations > small.allocations+2 || huge.bytes > small.bytes+512 {
+			t.Errorf("%s: an address costs %+v, and %+v in a /28", name, huge, small)
+		}
+	}
+}
+
+// cost is what one run allocates.
+type cost struct {
+	allocations, bytes float64
+}
+
+// costOf is the cost of learning a pool, giving an address in a block that nobody
+// had, taking it back, and giving it again from the block that is known then.
+func costOf(t *testing.T, addresses string) cost {
+	t.Helper()
+	usable := set(t, addresses)
+	first, _ := usable.First()
+	r := request("p", "a")
+	r.Wants[0].Version = ipset.Version(first)
+	run := func() {
+		x := NewIndex(Options{Node: "node", ReuseAfter: -1})
+		x.SetPool("a", usable)
+		for range 2 {
+			plan := x.Choose(start, r)
+			if err := plan.Results[0].Err; err != nil {
+				t.Fatal(err)
+			}
+			for _, w := range plan.Writes {
+				x.Put(w, start)
+			}
+			for _, w := range x.Release(start, eth0("p")) {
+				x.Put(w, start)
+			}
+		}
+	}
+	const runs = 100
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	allocations := testing.AllocsPerRun(runs, run)
+	runtime.ReadMemStats(&after)
+	return cost{allocations, float64(after.TotalAlloc-before.TotalAlloc) / (runs + 1)}
+}
