@@ -90,7 +90,7 @@ type Module struct {
 // Modules are all modules, in the order in which they are built: those first on
 // which others wait longest.
 var Modules = []Module{
-	{Name: "kubernetes", Version: "k8s.io/kubernetes", Hint: " (the first time about 10 minutes on two processors)",
+	{Name: "kubernetes", Version: "k8s.io/kubernetes", Hint: " (the first time 5 to 10 minutes on two processors)",
 		Links: []string{"etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy", "kubectl"}},
 	{Name: "cluster", Tags: []string{"no_btrfs", "no_devmapper", "no_zfs"}},
 	{Name: "plugins"},

@@ -36,7 +36,7 @@ func (c Cache) Kernel(ctx context.Context, dir string, log, out io.Writer) (stri
 	if _, err := os.Stat(dest); err == nil {
 		return dest, nil
 	}
-	fmt.Fprintln(out, "           building User Mode Linux (the first time about 8 minutes on two processors)")
+	fmt.Fprintln(out, "           building User Mode Linux (the first time 5 to 10 minutes on two processors)")
 	work := dest + ".building"
 	if err := fresh(work); err != nil {
 		return "", err

@@ -13,6 +13,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"spiderpool.dev/spiderpool/test/lab/internal/action"
@@ -76,13 +77,20 @@ func (l Lab) Build(ctx context.Context, guest bool) (Built, error) {
 		return built, err
 	}
 	defer log.Close()
-	if err := action.Report(ctx, l.Out, l.buildActions(source, guest, log, &built)); err != nil {
+	ctx, cancel := context.WithCancel(ctx)
+	beside := &sync.WaitGroup{}
+	defer beside.Wait()
+	defer cancel()
+	if err := action.Report(ctx, l.Out, l.buildActions(source, guest, log, &built, beside)); err != nil {
 		return built, fmt.Errorf("%w (see %s)", err, log.Name())
 	}
 	return built, nil
 }
 
-func (l Lab) buildActions(source string, guest bool, log io.Writer, built *Built) []action.Action {
+// buildActions has the guest kernel built beside the modules: the one waits for
+// links and the other for an archive to be unpacked, and two processors are busy all
+// the time.
+func (l Lab) buildActions(source string, guest bool, log io.Writer, built *Built, beside *sync.WaitGroup) []action.Action {
 	outputs := map[string]string{}
 	var modules []string
 	actions := []action.Action{{Name: "Debian packages", Do: func(ctx context.Context) error {
@@ -97,6 +105,18 @@ func (l Lab) buildActions(source string, guest bool, log io.Writer, built *Built
 		fmt.Fprintf(l.Out, "           installing %s\n", strings.Join(missing, " "))
 		return build.InstallPackages(ctx, missing, log)
 	}}}
+	var kernel string
+	kernelDone := make(chan error, 1)
+	if guest {
+		actions = append(actions, action.Action{Name: "guest kernel begun", Do: func(ctx context.Context) error {
+			beside.Go(func() {
+				var err error
+				kernel, err = l.Cache.Kernel(ctx, filepath.Join(filepath.Dir(source), "kernel"), log, l.Out)
+				kernelDone <- err
+			})
+			return nil
+		}})
+	}
 	for _, m := range build.Modules {
 		actions = append(actions, action.Action{Name: "build " + m.Name, Do: func(ctx context.Context) error {
 			out, err := l.Cache.Module(ctx, source, m, log, l.Out)
@@ -111,9 +131,9 @@ func (l Lab) buildActions(source string, guest bool, log io.Writer, built *Built
 		}})
 	}
 	if guest {
-		actions = append(actions, action.Action{Name: "build guest kernel", Do: func(ctx context.Context) error {
-			out, err := l.Cache.Kernel(ctx, filepath.Join(filepath.Dir(source), "kernel"), log, l.Out)
-			modules = append(modules, out)
+		actions = append(actions, action.Action{Name: "rest of the guest kernel", Do: func(context.Context) error {
+			err := <-kernelDone // it ends when ctx does
+			modules = append(modules, kernel)
 			return err
 		}})
 	}
