@@ -63,7 +63,7 @@ func (s *BlockStore) Put(ctx context.Context, b lease.Block) (string, error) {
 // need not answer with what it was sent, nor look for fields that it does not know:
 // the object was encoded from its type.
 func write(ctx context.Context, request *rest.Request) (string, error) {
-	raw, err := request.SetHeader("Accept", partialMetadata).Param("fieldValidation", metav1.FieldValidationIgnore).Do(ctx).Raw()
+	raw, err := answer(request.SetHeader("Accept", partialMetadata).Param("fieldValidation", metav1.FieldValidationIgnore).Do(ctx))
 	if err != nil {
 		return "", err
 	}

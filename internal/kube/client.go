@@ -66,6 +66,15 @@ func ownClient(config *rest.Config, httpClient *http.Client) (rest.Interface, er
 	return client, nil
 }
 
+// answer returns the body of an answer. Where the API server refused, the error is
+// what it said, which Result.Raw leaves undecoded.
+func answer(result rest.Result) ([]byte, error) {
+	if err := result.Error(); err != nil {
+		return nil, err
+	}
+	return result.Raw()
+}
+
 // Resources that an agent follows or reads.
 var (
 	podResource       = schema.GroupVersionResource{Version: "v1", Resource: "pods"}

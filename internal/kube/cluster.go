@@ -239,7 +239,7 @@ func (c *Cluster) livePod(ctx context.Context, namespace, name, uid string) (ipa
 
 // PodState implements ipam.Cluster.
 func (c *Cluster) PodState(ctx context.Context, namespace, name string) (reclaim.Pod, error) {
-	raw, err := c.client.spiderpool.Get().AbsPath("/api/v1/namespaces", namespace, "pods", name).Do(ctx).Raw()
+	raw, err := answer(c.client.spiderpool.Get().AbsPath("/api/v1/namespaces", namespace, "pods", name).Do(ctx))
 	if apierrors.IsNotFound(err) {
 		return reclaim.Pod{Presence: reclaim.Gone}, nil
 	}
@@ -271,7 +271,7 @@ func (c *Cluster) PodState(ctx context.Context, namespace, name string) (reclaim
 
 // NodeState implements ipam.Cluster.
 func (c *Cluster) NodeState(ctx context.Context) (reclaim.Node, error) {
-	raw, err := c.client.spiderpool.Get().AbsPath("/api/v1/nodes", c.node).Do(ctx).Raw()
+	raw, err := answer(c.client.spiderpool.Get().AbsPath("/api/v1/nodes", c.node).Do(ctx))
 	if apierrors.IsNotFound(err) {
 		return reclaim.Node{Presence: reclaim.Gone}, nil
 	}
@@ -307,7 +307,7 @@ func (c *Cluster) Runtime(ctx context.Context) (string, error) {
 	if !c.reported.IsZero() && time.Since(c.reported) < runtimeTTL {
 		return c.runtime, nil
 	}
-	raw, err := c.client.spiderpool.Get().AbsPath("/api/v1/nodes", c.node).Do(ctx).Raw()
+	raw, err := answer(c.client.spiderpool.Get().AbsPath("/api/v1/nodes", c.node).Do(ctx))
 	if err != nil {
 		return "", fmt.Errorf("read node %s: %w", c.node, err)
 	}
@@ -398,8 +398,8 @@ func (c *Cluster) Network(ctx context.Context, name pool.NetworkAttachment) (ipa
 	if ok && time.Since(read.at) < networkTTL {
 		return read.network, nil
 	}
-	raw, err := c.client.spiderpool.Get().AbsPath("/apis/k8s.cni.cncf.io/v1/namespaces", name.Namespace,
-		"network-attachment-definitions", name.Name).Do(ctx).Raw()
+	raw, err := answer(c.client.spiderpool.Get().AbsPath("/apis/k8s.cni.cncf.io/v1/namespaces", name.Namespace,
+		"network-attachment-definitions", name.Name).Do(ctx))
 	if apierrors.IsNotFound(err) {
 		return ipam.Network{}, fmt.Errorf("NetworkAttachmentDefinition %s: %w", name, ipam.ErrNotFound)
 	}

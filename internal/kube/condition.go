@@ -1,6 +1,8 @@
 package kube
 
 import (
+	"strings"
+
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
@@ -38,7 +40,8 @@ func shortened(message string) string {
 	return message[:maxConditionMessage-3] + "..."
 }
 
-// maxEventNote is the limit of events.k8s.io/v1 for a note.
+// maxEventNote is what the API server accepts: a note of events.k8s.io/v1, and a
+// message of core/v1.
 const maxEventNote = 1024
 
 // EventNote shortens a text to what an event can hold.
@@ -46,5 +49,5 @@ func EventNote(note string) string {
 	if len(note) <= maxEventNote {
 		return note
 	}
-	return note[:maxEventNote-3] + "..."
+	return strings.ToValidUTF8(note[:maxEventNote-3], "") + "..."
 }

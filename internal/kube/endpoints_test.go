@@ -10,7 +10,9 @@ import (
 	"strings"
 	"testing"
 
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"spiderpool.dev/spiderpool/api/v2beta1"
@@ -21,7 +23,7 @@ import (
 
 // endpointOf is the endpoint of a pod with an address for each interface.
 func endpointOf(name, uid string, interfaces ...string) ipam.Endpoint {
-	e := ipam.Endpoint{Namespace: "default", Name: name, PodUID: uid, Node: "n1"}
+	e := ipam.Endpoint{Namespace: "default", Name: name, Pod: name, PodUID: uid, Node: "n1"}
 	for i, ifname := range interfaces {
 		e.Interfaces = append(e.Interfaces, ipam.EndpointInterface{Interface: ifname, Addresses: []ipam.EndpointAddress{
 			{Prefix: netip.MustParsePrefix(fmt.Sprintf("10.0.0.%d/24", i+1)), Pool: "p"},
@@ -52,6 +54,13 @@ func TestIntentionsAboutOneEndpoint(t *testing.T) {
 	}
 	c := kubetest.Client(t)
 	const now = 0
+	for _, name := range []string{"late", "early", "old"} {
+		kubetest.Create(t, c, &corev1.Pod{
+			// A pod is known by the UID of this annotation, which a test can choose.
+			ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name, Annotations: map[string]string{corev1.MirrorPodAnnotationKey: "u2"}},
+			Spec:       corev1.PodSpec{NodeName: "n1", Containers: []corev1.Container{{Name: "c", Image: "i"}}},
+		})
+	}
 	for name, tc := range map[string]struct {
 		before ipam.Endpoint
 		intend func(e *kube.Endpoints, name string)
@@ -60,6 +69,12 @@ func TestIntentionsAboutOneEndpoint(t *testing.T) {
 		"a late removal keeps the new pod's": {endpointOf("late", "u1", "eth0"), func(e *kube.Endpoints, name string) {
 			e.Set(endpointOf(name, "u2", "eth0"))
 			e.Remove("default", name, "u1")
+		}, "u2 eth0"},
+		"a late write leaves the new pod's": {endpointOf("old", "u2", "eth0"), func(e *kube.Endpoints, name string) {
+			e.Set(endpointOf(name, "u1", "eth0", "net1"))
+		}, "u2 eth0"},
+		"a late write after the pod's end": {endpointOf("ended", "u2", "eth0"), func(e *kube.Endpoints, name string) {
+			e.Set(endpointOf(name, "u1", "eth0", "net1"))
 		}, "u2 eth0"},
 		"two interfaces go": {endpointOf("two", "u1", "eth0", "net1", "net2"), func(e *kube.Endpoints, name string) {
 			e.Without("default", name, "u1", "net1", now)

@@ -13,9 +13,6 @@ import (
 	"spiderpool.dev/spiderpool/internal/ipam"
 )
 
-// maxEventMessage is what the API server accepts (validation of core/v1 Event).
-const maxEventMessage = 1024
-
 // Events writes events about pods (ipam.Events). The recorder of client-go counts
 // repeated ones up instead of writing new ones, and holds back what is too much.
 type Events struct {
@@ -60,10 +57,7 @@ func (e *Events) record(pod ipam.Pod, kind, reason, message string) {
 }
 
 func (e *Events) event(about *corev1.ObjectReference, kind, reason, message string) {
-	if len(message) > maxEventMessage {
-		message = message[:maxEventMessage-3] + "..."
-	}
-	e.recorder.Event(about, kind, reason, message)
+	e.recorder.Event(about, kind, reason, EventNote(message))
 }
 
 // eventSink sends events as JSON; the typed clientset would bring the types of the
@@ -82,8 +76,8 @@ func (s eventSink) Create(event *corev1.Event) (*corev1.Event, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encode an event: %w", err)
 	}
-	raw, err := s.client.spiderpool.Post().AbsPath(s.path(event)...).
-		SetHeader("Content-Type", runtime.ContentTypeJSON).Body(body).Do(s.ctx).Raw()
+	raw, err := answer(s.client.spiderpool.Post().AbsPath(s.path(event)...).
+		SetHeader("Content-Type", runtime.ContentTypeJSON).Body(body).Do(s.ctx))
 	return decodeEvent(raw, err)
 }
 
@@ -92,14 +86,14 @@ func (s eventSink) Update(event *corev1.Event) (*corev1.Event, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encode an event: %w", err)
 	}
-	raw, err := s.client.spiderpool.Put().AbsPath(append(s.path(event), event.Name)...).
-		SetHeader("Content-Type", runtime.ContentTypeJSON).Body(body).Do(s.ctx).Raw()
+	raw, err := answer(s.client.spiderpool.Put().AbsPath(append(s.path(event), event.Name)...).
+		SetHeader("Content-Type", runtime.ContentTypeJSON).Body(body).Do(s.ctx))
 	return decodeEvent(raw, err)
 }
 
 func (s eventSink) Patch(event *corev1.Event, data []byte) (*corev1.Event, error) {
-	raw, err := s.client.spiderpool.Patch(types.StrategicMergePatchType).
-		AbsPath(append(s.path(event), event.Name)...).Body(data).Do(s.ctx).Raw()
+	raw, err := answer(s.client.spiderpool.Patch(types.StrategicMergePatchType).
+		AbsPath(append(s.path(event), event.Name)...).Body(data).Do(s.ctx))
 	return decodeEvent(raw, err)
 }
 
