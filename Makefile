@@ -116,6 +116,10 @@ scale: lab-tools ## An agent with 5,000 nodes and 20,000 pools; a controller wit
 chaos-short: lab-tools ## The same for a minute
 	@go run ./test/chaos --time 1m
 
+.PHONY: fuzz
+fuzz: ## Every fuzz target for 30 s, one after the other; FUZZTIME=5s for less
+	@RUN='$(RUN)' hack/fuzz.sh
+
 .PHONY: microbench
 microbench: ## Go benchmarks of the hot paths
 	@go test -run '^$$' -bench . -benchmem ./internal/...

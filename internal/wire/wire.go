@@ -81,6 +81,11 @@ type DNS struct {
 	Options     []string `json:"options,omitempty"`
 }
 
+// IsZero makes a reply leave out what says nothing.
+func (d DNS) IsZero() bool {
+	return len(d.Nameservers) == 0 && d.Domain == "" && len(d.Search) == 0 && len(d.Options) == 0
+}
+
 // AddReply holds at most one address of each IP version, and the routes of the
 // interface, the default routes among them unless the gateway is cleaned.
 type AddReply struct {

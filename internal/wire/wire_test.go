@@ -15,6 +15,7 @@ func FuzzRequestsComeBackAsTheyWereSent(f *testing.F) {
 		`{"network":"n","valid":[{"containerID":"c","interface":"eth0"}]}`,
 		`{"address":"::ffff:10.0.0.1","mac":"02:00:00:00:00:01"}`,
 		`{"addresses":[{"prefix":"10.0.0.1/24","gateway":"10.0.0.254","pool":"p"}],"routes":[{"dst":"0.0.0.0/0","gw":"10.0.0.254"}],"dns":{"nameservers":["10.0.0.2"]}}`,
+		`{"dns":{"nameservers":[]}}`,
 		`{"code":11,"msg":"m","details":"d"}`,
 		`{"config":{"hijackCIDR":["169.254.0.0/16"],"vethLinkAddress":""},"podInterfaces":["eth0"]}`,
 		`{"addresses":[""]}`, `null`, `[]`,

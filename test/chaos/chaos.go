@@ -41,7 +41,7 @@ type chaos struct {
 	netns    string
 	history  *history.Log
 	outages  *outages
-	refused  problems // DELs that had no reason to fail
+	refused  problems // calls that had no reason to fail, and processes that ended
 	moved    problems // fixed addresses that changed
 	count    counts
 	pools    []sim.Pool
@@ -53,6 +53,7 @@ type counts struct {
 	pods, repeated, lateDels, lost   atomic.Int64
 	adds, failedAdds                 atomic.Int64
 	dels, failedDels, delsWithoutAPI atomic.Int64
+	checks, failedChecks             atomic.Int64
 	kills, pauses, restarts          atomic.Int64
 	second, fixed, gcs               atomic.Int64
 }
@@ -283,8 +284,9 @@ func (c *chaos) show(ctx context.Context) {
 }
 
 func (n *counts) String() string {
-	return fmt.Sprintf("%d pods; ADD %d, %d refused; DEL %d, %d refused, %d done without an API server; %d repeated ADDs, %d late DELs, %d lost sandboxes; %d pods with two interfaces, %d with their former addresses, %d GCs; %d kills, %d pauses, %d restarts of what ended by itself",
+	return fmt.Sprintf("%d pods; ADD %d, %d refused; DEL %d, %d refused, %d done without an API server; CHECK %d, %d refused; %d repeated ADDs, %d late DELs, %d lost sandboxes; %d pods with two interfaces, %d with their former addresses, %d GCs; %d kills, %d pauses, %d restarts of what ended by itself",
 		n.pods.Load(), n.adds.Load(), n.failedAdds.Load(), n.dels.Load(), n.failedDels.Load(), n.delsWithoutAPI.Load(),
+		n.checks.Load(), n.failedChecks.Load(),
 		n.repeated.Load(), n.lateDels.Load(), n.lost.Load(), n.second.Load(), n.fixed.Load(), n.gcs.Load(), n.kills.Load(), n.pauses.Load(), n.restarts.Load())
 }
 

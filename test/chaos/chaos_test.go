@@ -3,7 +3,10 @@ package main
 import (
 	"context"
 	"errors"
+	"os"
+	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -13,6 +16,8 @@ import (
 
 	"spiderpool.dev/spiderpool/api/v2beta1"
 	"spiderpool.dev/spiderpool/internal/kube/allkinds"
+	"spiderpool.dev/spiderpool/test/history"
+	"spiderpool.dev/spiderpool/test/sim"
 )
 
 func TestOutagesOverlapAndAreRemembered(t *testing.T) {
@@ -89,12 +94,20 @@ func TestLeaksAreFound(t *testing.T) {
 
 func TestALongRunMustMeetWhatItIsFor(t *testing.T) {
 	t.Parallel()
-	c := newChaos(&options{time: time.Minute})
-	if c.judge(nil, nil) == nil {
-		t.Error("a run in which nothing happened passed")
+	needed := func(n *counts) []*atomic.Int64 {
+		return []*atomic.Int64{&n.kills, &n.adds, &n.delsWithoutAPI, &n.checks, &n.repeated, &n.lateDels, &n.second, &n.fixed, &n.gcs}
 	}
-	for _, n := range []interface{ Add(int64) int64 }{&c.count.kills, &c.count.adds, &c.count.delsWithoutAPI, &c.count.repeated, &c.count.lateDels,
-		&c.count.second, &c.count.fixed, &c.count.gcs} {
+	c := newChaos(&options{time: time.Minute})
+	for missing, n := range needed(&c.count) {
+		poor := newChaos(&options{time: time.Minute})
+		for i, other := range needed(&poor.count) {
+			if i != missing {
+				other.Add(1)
+			}
+		}
+		if poor.judge(nil, nil) == nil {
+			t.Errorf("a run without event %d of those it is for passed", missing)
+		}
 		n.Add(1)
 	}
 	if err := c.judge(nil, nil); err != nil {
@@ -107,6 +120,46 @@ func TestALongRunMustMeetWhatItIsFor(t *testing.T) {
 	c.refused.add(errors.New("DEL of x failed"))
 	if err := c.judge(nil, nil); err == nil || !strings.Contains(err.Error(), "DEL of x failed") {
 		t.Errorf("%v; want the DEL that failed", err)
+	}
+}
+
+// TestACheckFailsWithoutAReasonUnlessSomethingWasAway calls a plugin that knows of
+// one lease.
+func TestACheckFailsWithoutAReasonUnlessSomethingWasAway(t *testing.T) {
+	t.Parallel()
+	const held = `{"ips":[{"address":"10.200.0.10/24"}]}`
+	plugin := filepath.Join(t.TempDir(), "plugin")
+	script := "#!/bin/sh\n" + `test "$CNI_COMMAND" = CHECK && grep -qF '"prevResult":` + held + `' || { echo '{"code":101,"msg":"not leased"}'; exit 1; }` + "\n"
+	if err := os.WriteFile(plugin, []byte(script), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for name, tc := range map[string]struct {
+		result, away      string
+		good, bad, unjust int64
+	}{
+		"all is well":              {held, "", 2, 0, 0},
+		"the lease is gone":        {`{}`, "", 0, 2, 2},
+		"its agent was away":       {`{}`, "node-0", 0, 2, 0},
+		"another agent was away":   {`{}`, "node-1", 0, 2, 2},
+		"the API server was away":  {`{}`, apiServer, 0, 2, 0},
+		"etcd was away":            {`{}`, etcd, 0, 2, 0},
+		"a CHECK without an agent": {held, "node-0", 2, 0, 0},
+	} {
+		c := newChaos(&options{nodes: 1, workers: 1})
+		c.attached = []*attached{{}}
+		c.cluster = &sim.Cluster{Nodes: []*sim.Node{{Name: "node-0", Plugin: sim.Plugin{Binary: plugin, Conf: []byte(`{"name":"n"}`)}}}}
+		if tc.away != "" {
+			c.outages.begin(tc.away)
+		}
+		s := &sandbox{interfaces: []string{"eth0", "net1"}, results: map[string][]byte{"eth0": []byte(tc.result), "net1": []byte(tc.result)}}
+		c.check(t.Context(), s)
+		good, bad, unjust := c.count.checks.Load(), c.count.failedChecks.Load(), int64(len(c.refused.all()))
+		if good != tc.good || bad != tc.bad || unjust != tc.unjust {
+			t.Errorf("%s: %d good, %d bad, %d without a reason; want %d, %d, %d: %v", name, good, bad, unjust, tc.good, tc.bad, tc.unjust, c.refused.all())
+		}
+		if events := c.history.Events(); len(events) != 2 || events[0].Kind != history.CheckCall || events[1].Name != "net1" {
+			t.Errorf("%s: recorded %v", name, events)
+		}
 	}
 }
 

@@ -27,7 +27,7 @@ func (c *chaos) createNetwork(ctx context.Context) error {
 
 // attached are the interfaces that the runtime of a node has made or begun to make.
 type attached struct {
-	// calls is held for reading by ADD and DEL: a runtime makes no GC of a network
+	// calls is held for reading by ADD, CHECK and DEL: a runtime makes no GC of a network
 	// meanwhile (CNI specification 1.1.0, GC).
 	calls sync.RWMutex
 	mu    sync.Mutex

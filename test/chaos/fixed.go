@@ -44,6 +44,7 @@ func (c *chaos) fixedLife(ctx context.Context, of *stateful, random *rand.Rand) 
 	}
 	of.addresses = s.addresses
 	sleep(ctx, upTo(random, holdLimit))
+	c.check(ctx, s)
 	switch {
 	case random.Float64() < 2*c.lost:
 		return c.vanish(ctx, s)

@@ -1,7 +1,7 @@
 // Command chaos breaks the installation while pods come and go, and checks that
 // no address was ever given to two and that none is lost.
 //
-// It runs simulated nodes (package sim) whose runtimes make ADD and DEL calls all
+// It runs simulated nodes (package sim) whose runtimes make ADD, CHECK and DEL calls all
 // the time, kills agents, controller, API server and etcd at random (SIGKILL) and
 // pauses agents in the middle of what they do, records every call, and at the end
 // lets everything heal. Then it judges:
@@ -10,6 +10,8 @@
 //     gave the same addresses (package history);
 //   - a DEL failed only while its agent was away, so it succeeded with the API
 //     server away;
+//   - a CHECK with what the ADD returned failed only while its agent or the API
+//     server was away;
 //   - when all pods are gone, no lease is in use and no endpoint is left; sandboxes
 //     that vanished without a DEL were reclaimed;
 //   - every address of the pools can be had again.

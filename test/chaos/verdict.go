@@ -63,7 +63,7 @@ func (c *chaos) judge(leaked, full error) error {
 	errs = append(errs, c.moved.all()...)
 	errs = append(errs, c.provesNothing())
 	fmt.Fprintf(os.Stderr, "\n%s\n", &c.count)
-	fmt.Fprintf(os.Stderr, "addresses given to two, or changed: %d; fixed addresses that changed: %d; DELs that failed without a reason: %d; %s; %s\n",
+	fmt.Fprintf(os.Stderr, "addresses given to two, or changed: %d; fixed addresses that changed: %d; calls that failed without a reason: %d; %s; %s\n",
 		len(violations), len(c.moved.all()), len(c.refused.all()),
 		verdict(leaked, "no lease and no endpoint is left", "LEASES OR ENDPOINTS ARE LEFT"),
 		verdict(full, "every address could be had again", "NOT EVERY ADDRESS COULD BE HAD AGAIN"))
@@ -78,7 +78,7 @@ func (c *chaos) provesNothing() error {
 	n := &c.count
 	for name, seen := range map[string]int64{
 		"kills": n.kills.Load(), "successful ADDs": n.adds.Load(), "successful DELs without an API server": n.delsWithoutAPI.Load(),
-		"repeated ADDs": n.repeated.Load(), "late DELs": n.lateDels.Load(),
+		"successful CHECKs": n.checks.Load(), "repeated ADDs": n.repeated.Load(), "late DELs": n.lateDels.Load(),
 		"pods with two interfaces": n.second.Load(), "pods with their former addresses": n.fixed.Load(), "GCs": n.gcs.Load(),
 	} {
 		if seen == 0 {

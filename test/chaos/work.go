@@ -108,6 +108,7 @@ func (c *chaos) life(ctx context.Context, node int, p pod, random *rand.Rand) er
 		c.add(ctx, s) // it may fail; package history compares the answer
 	}
 	sleep(ctx, upTo(random, holdLimit))
+	c.check(ctx, s)
 	switch chance := random.Float64(); {
 	case chance < c.lost:
 		return c.vanish(ctx, s)
@@ -211,6 +212,7 @@ func (c *chaos) replace(ctx context.Context, old *sandbox, p pod, random *rand.R
 		return err
 	}
 	sleep(ctx, upTo(random, holdLimit))
+	c.check(ctx, s)
 	if err := c.end(ctx, s); err != nil {
 		return err
 	}
@@ -265,6 +267,25 @@ func (c *chaos) del(ctx context.Context, s *sandbox, ifname string) error {
 	return o.Err
 }
 
+// check makes one CHECK for each interface and judges it: it may fail only where its
+// agent or what the agent starts from was away.
+func (c *chaos) check(ctx context.Context, s *sandbox) {
+	node := c.cluster.Nodes[s.node].Name
+	for _, ifname := range s.interfaces {
+		o := c.call(ctx, "CHECK", s, ifname)
+		if o.Err == nil {
+			c.count.checks.Add(1)
+			continue
+		}
+		c.count.failedChecks.Add(1)
+		since := o.Start.Add(-agentStart)
+		if ctx.Err() == nil && !c.outages.downSince(node, since) && !c.outages.downSince(apiServer, since) && !c.outages.downSince(etcd, since) {
+			c.refused.add(fmt.Errorf("CHECK of %s/%s with %v on %s failed although its agent and the API server were there (%s to %s): %w",
+				s.ContainerID, ifname, s.addresses[ifname], node, o.Start.Format(time.TimeOnly), o.End.Format(time.TimeOnly), o.Err))
+		}
+	}
+}
+
 // call makes one call and records it. No GC of the node is at work meanwhile.
 func (c *chaos) call(ctx context.Context, command string, s *sandbox, ifname string) sim.Outcome {
 	ctx, cancel := context.WithTimeout(ctx, callLimit)
@@ -273,7 +294,7 @@ func (c *chaos) call(ctx context.Context, command string, s *sandbox, ifname str
 	defer c.attached[s.node].calls.RUnlock()
 	node := c.cluster.Nodes[s.node]
 	var previous []byte
-	if command == "DEL" {
+	if command != "ADD" {
 		previous = s.results[ifname]
 	}
 	o := node.Plugin.Call(ctx, command, s.key(ifname), previous)

@@ -31,6 +31,8 @@ const (
 	Add Kind = "ADD"
 	// Del is a DEL call; also one that failed may have given the addresses back.
 	Del Kind = "DEL"
+	// CheckCall is a CHECK call, which changes nothing.
+	CheckCall Kind = "CHECK"
 	// Lost says that the sandbox ceased to exist without a DEL, at Start.
 	Lost Kind = "LOST"
 )
@@ -129,6 +131,7 @@ func certainHolds(events []Event) (map[netip.Addr][]hold, []Violation) {
 	for _, e := range ordered {
 		before, holding := open[e.Interface]
 		switch {
+		case e.Kind == CheckCall:
 		case e.Kind == Add && len(e.Addresses) > 0:
 			if repeated := repeats(e.Addresses); repeated.IsValid() {
 				violations = append(violations, Violation{fmt.Sprintf("%s is twice in one answer", repeated), []Event{e}})

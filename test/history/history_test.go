@@ -29,6 +29,10 @@ func del(container string, from, to int) history.Event {
 	return history.Event{Kind: history.Del, Interface: history.Interface{ContainerID: container, Name: "eth0"}, Start: at(from), End: at(to)}
 }
 
+func check(container string, from, to int) history.Event {
+	return history.Event{Kind: history.CheckCall, Interface: history.Interface{ContainerID: container, Name: "eth0"}, Start: at(from), End: at(to)}
+}
+
 func lost(container string, when int) history.Event {
 	return history.Event{Kind: history.Lost, Interface: history.Interface{ContainerID: container, Name: "eth0"}, Start: at(when), End: at(when)}
 }
@@ -95,6 +99,10 @@ func TestCheck(t *testing.T) {
 		},
 		"lost sandbox": {
 			events: []history.Event{add("a", 0, 10, one), lost("a", 20), add("b", 30, 40, one)},
+		},
+		"CHECK ends no hold, and begins none": {
+			events: []history.Event{add("a", 0, 10, one), check("a", 20, 30), check("b", 20, 30), add("b", 40, 50, one)},
+			want:   []string{"192.0.2.1 was given to two at a time"},
 		},
 		"freed before the sandbox was lost": {
 			events: []history.Event{add("a", 0, 10, one), add("b", 12, 14, one), lost("a", 20)},
