@@ -5,13 +5,16 @@ package agent
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net"
+	"net/netip"
 	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
 
 	"google.golang.org/grpc"
+	corev1 "k8s.io/api/core/v1"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"spiderpool.dev/spiderpool/api/v2beta1"
@@ -31,6 +34,10 @@ func (s *sandboxes) set(id string, exists bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.ids[id] = exists
+}
+
+func (*sandboxes) Version(context.Context, *cri.VersionRequest) (*cri.VersionResponse, error) {
+	return &cri.VersionResponse{RuntimeName: "containerd", RuntimeVersion: "v2.1.4"}, nil
 }
 
 func (s *sandboxes) ListPodSandbox(context.Context, *cri.ListPodSandboxRequest) (*cri.ListPodSandboxResponse, error) {
@@ -98,14 +105,22 @@ func TestAddressOfAPodThatEndedWithoutADelIsTakenBackWithoutWaitingForTheScan(t 
 	runtime, ask := w.runtime("c-lives", "c-lost")
 	a := w.agent(node, ask)
 	named := annotated(v2beta1.AnnotationPodIPPool, fmt.Sprintf(`{"ipv4":[%q]}`, p4))
+	var lost *corev1.Pod
+	var address netip.Addr
 	for _, name := range []string{"lives", "lost"} {
 		pod := w.pod(name, node, named)
-		if _, err := a.Add(t.Context(), wire.AddRequest{Attachment: attachment(pod, "c-"+name, "eth0")}); err != nil {
+		reply, err := a.Add(t.Context(), wire.AddRequest{Attachment: attachment(pod, "c-"+name, "eth0")})
+		if err != nil {
 			t.Fatal(err)
 		}
 		if name == "lost" {
 			w.kill(pod)
+			lost, address = pod, reply.Addresses[0].Prefix.Addr()
 		}
+	}
+	reclaimed := func() map[string]float64 { return a.counts("spiderpool_ip_gc_counts", "reason") }
+	if counts := reclaimed(); len(counts) > 0 {
+		t.Errorf("addresses are counted that were not taken back: %v", counts)
 	}
 	runtime.set("c-lost", false)
 	kubetest.Eventually(t, func(context.Context) error {
@@ -114,4 +129,33 @@ func TestAddressOfAPodThatEndedWithoutADelIsTakenBackWithoutWaitingForTheScan(t 
 		}
 		return nil
 	})
+	kubetest.Event(t, w, lost, "ReclaimedIP", fmt.Sprintf("took back %s of pool %s (PodGone)", address, p4))
+	if got, want := reclaimed(), map[string]float64{"PodGone": 1}; !maps.Equal(got, want) {
+		t.Errorf("addresses counted as taken back, by reason: %v, want %v", got, want)
+	}
+	if failures := a.counts("spiderpool_ip_gc_failure_counts", "reason"); len(failures) > 0 {
+		t.Errorf("failures are counted: %v", failures)
+	}
+}
+
+// counts returns a counter of the agent by the values of its label.
+func (r *running) counts(metric, label string) map[string]float64 {
+	families, err := r.metrics.registry.Gather()
+	if err != nil {
+		return map[string]float64{err.Error(): 1}
+	}
+	counts := map[string]float64{}
+	for _, family := range families {
+		if family.GetName() != metric {
+			continue
+		}
+		for _, m := range family.GetMetric() {
+			for _, pair := range m.GetLabel() {
+				if pair.GetName() == label {
+					counts[pair.GetValue()] = m.GetCounter().GetValue()
+				}
+			}
+		}
+	}
+	return counts
 }

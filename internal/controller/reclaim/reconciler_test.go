@@ -7,9 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"strings"
-	"sync/atomic"
+	"sync"
 	"testing"
 	"time"
 
@@ -36,19 +37,37 @@ func TestMain(m *testing.M) { kubetest.Main(m) }
 // long ago is longer than anything is waited for.
 var longAgo = time.Now().Add(-24 * time.Hour).UTC().Truncate(time.Second)
 
-type counter struct{ done, failed atomic.Int64 }
+// counter counts addresses by the reason, and failures by "reason failed".
+type counter struct {
+	mu     sync.Mutex
+	counts map[string]int
+}
 
-func (c *counter) Reclaimed(_ domain.Reason, err error) {
+func (c *counter) Reclaimed(reason domain.Reason, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	if err != nil {
-		c.failed.Add(1)
-		return
+		reason += " failed"
 	}
-	c.done.Add(1)
+	c.counts[string(reason)]++
+}
+
+// want waits until just these are counted, which is after the block was written.
+func (c *counter) want(t *testing.T, counts map[string]int) {
+	t.Helper()
+	kubetest.Eventually(t, func(context.Context) error {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if !maps.Equal(c.counts, counts) {
+			return fmt.Errorf("counted %v, want %v", c.counts, counts)
+		}
+		return nil
+	})
 }
 
 func start(t *testing.T) (client.Client, *counter) {
 	t.Helper()
-	observed := &counter{}
+	observed := &counter{counts: map[string]int{}}
 	kubetest.Manager(t, func(mgr ctrl.Manager) error {
 		discard := slog.New(slog.DiscardHandler)
 		return errors.Join(
@@ -135,9 +154,7 @@ func TestAddressesOfADeletedNodeAreTakenBackWhenItsPodsAreGone(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventually(t, c, b, "10.1.0.1 Released, 10.1.0.2 Released, 10.1.0.3 InUse")
-	if observed.done.Load() != 2 || observed.failed.Load() != 0 {
-		t.Errorf("counted %d taken back, %d failures; want 2, 0", observed.done.Load(), observed.failed.Load())
-	}
+	observed.want(t, map[string]int{string(domain.PodGone): 2})
 }
 
 func eventSeen(ctx context.Context, c client.Client, pod, note string) error {
@@ -174,7 +191,7 @@ func TestNodeThatIsOnlyNotReadyKeepsItsAddressesUntilItIsDeclaredOutOfService(t 
 }
 
 func TestFixedAddressesWaitForTheirStatefulSet(t *testing.T) {
-	c, _ := start(t)
+	c, observed := start(t)
 	set := &appsv1.StatefulSet{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "db"},
 		Spec: appsv1.StatefulSetSpec{
@@ -198,6 +215,7 @@ func TestFixedAddressesWaitForTheirStatefulSet(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventually(t, c, b, "10.3.0.1 Released, 10.3.0.2 Released, 10.3.0.3 Released, 10.3.0.4 Released")
+	observed.want(t, map[string]int{string(domain.FixedScaledDown): 1, string(domain.FixedOwnerGone): 3})
 }
 
 func TestBlocksWithNothingWorthKeepingAreRemoved(t *testing.T) {
@@ -254,7 +272,7 @@ func TestEndpointStaysWhileItsPodOrALeaseIsThere(t *testing.T) {
 }
 
 func TestRetainedAddressWhoseOwnerHasAnotherIsTakenBack(t *testing.T) {
-	c, _ := start(t)
+	c, observed := start(t)
 	replicas := int32(1)
 	set := &appsv1.StatefulSet{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "moved"}, Spec: appsv1.StatefulSetSpec{
 		Replicas: &replicas, Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"a": "moved"}},
@@ -269,4 +287,5 @@ func TestRetainedAddressWhoseOwnerHasAnotherIsTakenBack(t *testing.T) {
 	old := block("10.9.0.0", of("10.9.0.1", "eth0", lease.Retained), of("10.9.0.2", "net1", lease.Retained))
 	kubetest.Create(t, c, node("living"), set, old, block("10.9.0.16", of("10.9.0.17", "eth0", lease.InUse)))
 	eventually(t, c, old, "10.9.0.1 Released, 10.9.0.2 Retained")
+	observed.want(t, map[string]int{string(domain.FixedReplaced): 1})
 }

@@ -8,6 +8,7 @@
 package rpcserver
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -37,7 +38,7 @@ type Service interface {
 	Coordinator(context.Context, wire.CoordinatorRequest) (wire.CoordinatorReply, error)
 }
 
-// RequestTimeout bounds the work on one request.
+// RequestTimeout is the default of Server.Timeout.
 const RequestTimeout = 90 * time.Second
 
 // headerBytes and headerTimeout bound what comes before a request's body.
@@ -54,7 +55,11 @@ type Server struct {
 	Log *slog.Logger
 	// AllowedUIDs are the users that may call; nil is root alone.
 	AllowedUIDs []uint32
+	// Timeout bounds the work on one request; 0 is RequestTimeout.
+	Timeout time.Duration
 }
+
+func (s *Server) timeout() time.Duration { return cmp.Or(s.Timeout, RequestTimeout) }
 
 // Listen makes the socket at path, replacing what a former agent left behind,
 // for the owner alone (mode 0600). Missing directories are made.
@@ -88,8 +93,8 @@ func (s *Server) Serve(ctx context.Context, listener net.Listener, grace time.Du
 	server := &http.Server{
 		Handler:           s.handler(),
 		ReadHeaderTimeout: headerTimeout,
-		ReadTimeout:       RequestTimeout + headerTimeout,
-		WriteTimeout:      RequestTimeout + headerTimeout,
+		ReadTimeout:       s.timeout() + headerTimeout,
+		WriteTimeout:      s.timeout() + headerTimeout,
 		MaxHeaderBytes:    headerBytes,
 		ErrorLog:          slog.NewLogLogger(s.Log.Handler(), slog.LevelWarn),
 		ConnContext: func(ctx context.Context, conn net.Conn) context.Context {
@@ -200,7 +205,7 @@ func answer[Request, Reply any](s *Server, f func(context.Context, Request) (Rep
 			})
 			return
 		}
-		ctx, cancel := context.WithTimeout(r.Context(), RequestTimeout)
+		ctx, cancel := context.WithTimeout(r.Context(), s.timeout())
 		defer cancel()
 		reply, err := f(ctx, req)
 		if err != nil {

@@ -29,10 +29,13 @@ type service struct {
 	// hold, when set, keeps a request until it is closed or the request ends.
 	hold    chan struct{}
 	arrived chan struct{}
+	// deadline is by when the last request must be done.
+	deadline time.Time
 }
 
 func (s *service) serve(ctx context.Context, req any) error {
 	s.got = req
+	s.deadline, _ = ctx.Deadline()
 	if s.hold != nil {
 		s.arrived <- struct{}{}
 		select {
