@@ -45,27 +45,15 @@ func serveIn(t *testing.T, cluster pool.ClusterNetwork) (client.Client, client.R
 	c := kubetest.Client(t)
 	namespace := kubetest.Namespace(t, c)
 	port := kubetest.FreePort(t)
-	var keeper *certificate.Keeper
-	mgr := kubetest.Manager(t, func(mgr ctrl.Manager) error {
+	mgr := manager(t, namespace, port, func(mgr ctrl.Manager) error {
 		index := poolindex.New()
-		var err error
-		keeper, err = certificate.Setup(mgr, certificate.Options{
-			Secret: client.ObjectKey{Namespace: namespace, Name: "tls"}, Mutating: namespace, Validating: namespace,
-			Subject: certificate.Subject{
-				DNSNames: []string{"webhook.test.svc"}, IPs: []net.IP{net.IPv4(127, 0, 0, 1)}, CALifetime: time.Hour, CertLifetime: time.Hour,
-			},
-		}, slog.New(slog.DiscardHandler))
-		return errors.Join(err,
+		return errors.Join(
 			kubecached.IndexBlocksByPool(t.Context(), mgr.GetFieldIndexer()),
 			index.Watch(t.Context(), mgr.GetCache()),
 			admission.Setup(mgr, admission.Options{
 				Pools: index, CoordinatorName: "default", Cluster: cluster,
 			}),
 		)
-	}, func(o *ctrl.Options) {
-		o.WebhookServer = webhook.NewServer(webhook.Options{Host: "127.0.0.1", Port: port, TLSOpts: []func(*tls.Config){func(c *tls.Config) {
-			c.GetCertificate = func(h *tls.ClientHelloInfo) (*tls.Certificate, error) { return keeper.GetCertificate(h) }
-		}}})
 	})
 	kubetest.Webhooks(t, c, namespace, port)
 	kubetest.Eventually(t, func(ctx context.Context) error {
@@ -76,6 +64,27 @@ func serveIn(t *testing.T, cluster pool.ClusterNetwork) (client.Client, client.R
 		return nil
 	})
 	return c, mgr.GetClient()
+}
+
+// manager serves the webhooks that setup adds, at a port of 127.0.0.1, with a
+// certificate that the webhook configurations of the namespace's name come to trust.
+func manager(t *testing.T, namespace string, port int, setup func(ctrl.Manager) error) ctrl.Manager {
+	t.Helper()
+	var keeper *certificate.Keeper
+	return kubetest.Manager(t, func(mgr ctrl.Manager) error {
+		var err error
+		keeper, err = certificate.Setup(mgr, certificate.Options{
+			Secret: client.ObjectKey{Namespace: namespace, Name: "tls"}, Mutating: namespace, Validating: namespace,
+			Subject: certificate.Subject{
+				DNSNames: []string{"webhook.test.svc"}, IPs: []net.IP{net.IPv4(127, 0, 0, 1)}, CALifetime: time.Hour, CertLifetime: time.Hour,
+			},
+		}, slog.New(slog.DiscardHandler))
+		return errors.Join(err, setup(mgr))
+	}, func(o *ctrl.Options) {
+		o.WebhookServer = webhook.NewServer(webhook.Options{Host: "127.0.0.1", Port: port, TLSOpts: []func(*tls.Config){func(c *tls.Config) {
+			c.GetCertificate = func(h *tls.ClientHelloInfo) (*tls.Certificate, error) { return keeper.GetCertificate(h) }
+		}}})
+	})
 }
 
 // seen waits until the webhooks' cache has an object.
@@ -95,28 +104,6 @@ func refused(t *testing.T, err error, want string) {
 	t.Helper()
 	if err == nil || !strings.Contains(err.Error(), want) {
 		t.Errorf("got\n%v\nwant a refusal with\n%s", err, want)
-	}
-}
-
-func TestPoolsAreCompletedAndWrittenCanonically(t *testing.T) {
-	c, _ := serve(t)
-	p := newPool("canonical", "FD00:1::/64", "fd00:1::B", "fd00:1::000c-fd00:1::f", "fd00:1::a")
-	p.Spec.ExcludeIPs = []string{"fd00:1:0::d"}
-	p.Spec.Gateway = new("FD00:1::1")
-	p.Spec.Routes = []v2beta1.Route{{Dst: "fd01::1/32", Gw: "fd00:1:0::2"}}
-	p.Spec.NodeName = []string{"n1"}
-	kubetest.Create(t, c, p)
-	s := p.Spec
-	got := fmt.Sprintln(s.Subnet, s.IPs, s.ExcludeIPs, *s.Gateway, s.Routes, *s.IPVersion, p.Labels, p.Finalizers)
-	want := "fd00:1::/64 [fd00:1::a-fd00:1::f] [fd00:1::d] fd00:1::1 [{fd01::/32 fd00:1::2}] 6 map[ipam.spidernet.io/node:n1] [spiderpool.spidernet.io]\n"
-	if got != want {
-		t.Errorf("got  %swant %s", got, want)
-	}
-	// The manifest applied again, as its author wrote it, changes nothing.
-	version := p.ResourceVersion
-	p.Spec.Subnet, p.Spec.IPs = "FD00:1::/64", []string{"fd00:1::f-fd00:1::f", "fd00:1::a-fd00:1::e"}
-	if err := c.Update(t.Context(), p); err != nil || p.ResourceVersion != version {
-		t.Errorf("version %s became %s, error %v", version, p.ResourceVersion, err)
 	}
 }
 
@@ -370,32 +357,5 @@ func TestDefaultCoordinatorStays(t *testing.T) {
 	kubetest.Create(t, c, other)
 	if err := c.Delete(t.Context(), other); err != nil {
 		t.Errorf("delete another one: %v", err)
-	}
-}
-
-// With the webhooks away, pods come and go, and configuration does not change.
-func TestOutageOfTheWebhooksLeavesPodsAlone(t *testing.T) {
-	c := kubetest.Client(t)
-	kubetest.Webhooks(t, c, "away", kubetest.FreePort(t))
-	kubetest.Eventually(t, func(ctx context.Context) error {
-		if err := c.Create(ctx, newPool("unjudged", "10.7.0.0/24"), client.DryRunAll); err == nil {
-			return errors.New("a pool got in unjudged")
-		} else if !strings.Contains(err.Error(), "failed calling webhook") {
-			return err
-		}
-		return nil
-	})
-	pod := &corev1.Pod{
-		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "unaffected"},
-		Spec:       corev1.PodSpec{Containers: []corev1.Container{{Name: "c", Image: "i"}}},
-	}
-	if err := c.Create(t.Context(), pod); err != nil {
-		t.Errorf("create a pod: %v", err)
-	}
-	block := kube.BlockObject(lease.Block{Base: netip.MustParseAddr("10.7.0.0"), Node: "n1"})
-	endpoint := &v2beta1.SpiderEndpoint{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "unaffected"}}
-	endpoint.Status.Current.IPs = []v2beta1.EndpointIP{}
-	if err := errors.Join(c.Create(t.Context(), block), c.Create(t.Context(), endpoint), c.Delete(t.Context(), endpoint), c.Delete(t.Context(), block), c.Delete(t.Context(), pod)); err != nil {
-		t.Errorf("what an agent writes: %v", err)
 	}
 }

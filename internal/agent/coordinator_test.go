@@ -1,6 +1,17 @@
 package agent
 
-import "testing"
+import (
+	"errors"
+	"net/netip"
+	"reflect"
+	"strings"
+	"testing"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"spiderpool.dev/spiderpool/api/v2beta1"
+	"spiderpool.dev/spiderpool/internal/wire"
+)
 
 func TestCoordinatorThatIsSwitchedOffAnswersDisabled(t *testing.T) {
 	c := &coordinator{}
@@ -14,5 +25,91 @@ func TestCoordinatorThatIsSwitchedOffAnswersDisabled(t *testing.T) {
 	}
 	if table, ok := c.hostRuleTable(t.Context()); ok {
 		t.Errorf("table %d is kept for pods that get no routes", table)
+	}
+}
+
+func networks(texts ...string) (out []netip.Prefix) {
+	for _, text := range texts {
+		out = append(out, netip.MustParsePrefix(text))
+	}
+	return out
+}
+
+func TestConfigurationOfTheCoordinatorIsThatOfItsObject(t *testing.T) {
+	defaults := wire.CoordinatorConfig{Mode: "auto", TunePodRoutes: true, HostRuleTable: 500, VethMTU: 1500}
+	for name, c := range map[string]struct {
+		spec   v2beta1.CoordinatorSpec
+		status v2beta1.SpiderCoordinatorStatus
+		want   wire.CoordinatorConfig
+	}{
+		"everything": {
+			v2beta1.CoordinatorSpec{
+				Mode: new(v2beta1.ModeOverlay), PodCIDRType: new(v2beta1.PodCIDRCalico),
+				HijackCIDR:   []string{"169.254.0.0/16", "fd00:1::/64"},
+				PolicyRoutes: v2beta1.Routes{{Dst: "10.1.0.0/16", Gw: "10.0.0.1"}, {Dst: "fd01::/64", Gw: "fd00::1"}},
+				PodMACPrefix: new("0a:1b"), TunePodRoutes: new(false), PodDefaultRouteNIC: new("net1"), HostRuleTable: new(501),
+				PodRPFilter: new(2), TxQueueLen: new(1000), VethLinkAddress: new("169.254.100.1"), VethMTU: new(8900),
+				DetectGateway: new(true), DetectIPConflict: new(true), HostRPFilter: new(1),
+			},
+			v2beta1.SpiderCoordinatorStatus{
+				Phase:          v2beta1.CoordinatorSynced,
+				OverlayPodCIDR: []string{"10.244.0.0/16", "fd00:244::/56"}, ServiceCIDR: []string{"10.96.0.0/12", "fd00:96::/112"},
+			},
+			wire.CoordinatorConfig{
+				Mode: "overlay", HijackCIDR: networks("169.254.0.0/16", "fd00:1::/64"),
+				OverlayPodCIDR: networks("10.244.0.0/16", "fd00:244::/56"), ServiceCIDR: networks("10.96.0.0/12", "fd00:96::/112"),
+				PolicyRoutes: []wire.Route{
+					{Dst: netip.MustParsePrefix("10.1.0.0/16"), Gw: netip.MustParseAddr("10.0.0.1")},
+					{Dst: netip.MustParsePrefix("fd01::/64"), Gw: netip.MustParseAddr("fd00::1")},
+				},
+				PodMACPrefix: "0a:1b", TunePodRoutes: false, PodDefaultRouteNIC: "net1", HostRuleTable: 501,
+				PodRPFilter: 2, TxQueueLen: 1000, VethLinkAddress: netip.MustParseAddr("169.254.100.1"), VethMTU: 8900,
+			},
+		},
+		"nothing": {want: defaults},
+		"empty strings": {
+			spec: v2beta1.CoordinatorSpec{PodMACPrefix: new(""), PodDefaultRouteNIC: new(""), VethLinkAddress: new("")}, want: defaults,
+		},
+		"host bits": {
+			spec: v2beta1.CoordinatorSpec{HijackCIDR: []string{"10.1.2.3/8"}, PolicyRoutes: v2beta1.Routes{{Dst: "10.1.2.3/16", Gw: "10.0.0.1"}}},
+			want: wire.CoordinatorConfig{
+				Mode: "auto", TunePodRoutes: true, HostRuleTable: 500, VethMTU: 1500, HijackCIDR: networks("10.0.0.0/8"),
+				PolicyRoutes: []wire.Route{{Dst: netip.MustParsePrefix("10.1.0.0/16"), Gw: netip.MustParseAddr("10.0.0.1")}},
+			},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got, err := coordinatorConfig(&v2beta1.SpiderCoordinator{Spec: c.spec, Status: c.status})
+			if err != nil || !reflect.DeepEqual(got, c.want) {
+				t.Errorf("%v\ngot  %+v\nwant %+v", err, got, c.want)
+			}
+		})
+	}
+}
+
+func TestConfigurationThatCannotBeReadNamesEveryFaultyField(t *testing.T) {
+	_, err := coordinatorConfig(&v2beta1.SpiderCoordinator{
+		ObjectMeta: metav1.ObjectMeta{Name: "default"},
+		Spec: v2beta1.CoordinatorSpec{
+			HijackCIDR:      []string{"10.0.0.0/8", "10.0.0.1"},
+			PolicyRoutes:    v2beta1.Routes{{Dst: "10.0.0.0/8", Gw: "10.0.0.1"}, {Dst: "nowhere", Gw: "router"}},
+			VethLinkAddress: new("veth0"),
+		},
+		Status: v2beta1.SpiderCoordinatorStatus{OverlayPodCIDR: []string{"pods"}, ServiceCIDR: []string{"10.96.0.0/12", "services"}},
+	})
+	var failure *wire.Error
+	if !errors.As(err, &failure) || failure.Code != wire.CodeInvalidConfig || failure.Msg != "SpiderCoordinator default cannot be used as it is written" {
+		t.Fatalf("got %v, want code %d", err, wire.CodeInvalidConfig)
+	}
+	for _, part := range []string{
+		`spec.hijackCIDR: "10.0.0.1" is not a network in CIDR notation`,
+		`spec.policyRoutes[1]: netip.ParsePrefix("nowhere")`, `ParseAddr("router")`,
+		`spec.vethLinkAddress: "veth0" is not an address`,
+		`status.overlayPodCIDR: "pods" is not a network in CIDR notation`,
+		`status.serviceCIDR: "services" is not a network in CIDR notation`,
+	} {
+		if !strings.Contains(failure.Details, part) {
+			t.Errorf("details are\n%s\nwant in them %s", failure.Details, part)
+		}
 	}
 }

@@ -105,11 +105,43 @@ func Run(ctx context.Context, cfg config.Controller, o Options) error {
 		return err
 	}
 	log.InfoContext(ctx, "controller starts", "version", config.Version, "pod", cfg.PodName)
-	if err := mgr.Start(ctx); err != nil {
+	if err := start(ctx, mgr); err != nil {
 		return fmt.Errorf("controller: %w", err)
 	}
 	return nil
 }
+
+// start runs the manager until ctx ends. One whose caches are not filled by then
+// would go on to wait for them (controller-runtime 0.25, pull request 3440). It is
+// left behind: it leads nothing and works on nothing, and the process ends.
+func start(ctx context.Context, mgr ctrl.Manager) error {
+	filled, ended := make(filling), make(chan error, 1)
+	if err := mgr.Add(filled); err != nil {
+		return err
+	}
+	go func() { ended <- mgr.Start(ctx) }()
+	select {
+	case err := <-ended:
+		return err
+	case <-ctx.Done():
+	}
+	select {
+	case <-filled:
+		return <-ended
+	default:
+		return nil
+	}
+}
+
+// filling is closed when the caches are filled, on every replica.
+type filling chan struct{}
+
+func (f filling) Start(context.Context) error {
+	close(f)
+	return nil
+}
+
+func (filling) NeedLeaderElection() bool { return false }
 
 func managerOptions(cfg config.Controller, address string, keeper func() *certificate.Keeper) ctrl.Options {
 	timeout, yes := stopTimeout, true

@@ -8,10 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/http"
-	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -19,12 +16,10 @@ import (
 	"time"
 
 	nadv1 "github.com/k8snetworkplumbingwg/network-attachment-definition-client/pkg/apis/k8s.cni.cncf.io/v1"
-	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
-	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	certutil "k8s.io/client-go/util/cert"
+	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"spiderpool.dev/spiderpool/api/v2beta1"
@@ -81,12 +76,18 @@ func configuration(t *testing.T, namespace string) config.Controller {
 
 func run(t *testing.T, cfg config.Controller) *replica {
 	t.Helper()
+	return runAt(t, kubetest.Config(t), cfg)
+}
+
+// runAt runs a replica that reaches the API server as server says.
+func runAt(t *testing.T, server *rest.Config, cfg config.Controller) *replica {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	r := &replica{cfg: cfg, output: &lockedBuffer{}}
 	ended := make(chan error, 1)
 	go func() {
 		ended <- controller.Run(ctx, cfg, controller.Options{
-			RestConfig: kubetest.Config(t), BindAddress: "127.0.0.1",
+			RestConfig: server, BindAddress: "127.0.0.1",
 			Log: slog.New(slog.NewTextHandler(r.output, nil)),
 		})
 	}()
@@ -208,12 +209,13 @@ func TestReplicaTakesOverWithinTwoSecondsOfTheLeadersEnd(t *testing.T) {
 	kubetest.Eventually(t, follower.ready)
 	kubetest.Eventually(t, leader.ready)
 
-	leader.stop()
 	begin := time.Now()
+	go leader.stop()
 	waitForHolder(t, c, namespace, holder)
 	if took := time.Since(begin); took > 2*time.Second {
-		t.Errorf("the lead was taken over %s after the leader had ended, want at most 2 s", took)
+		t.Errorf("the lead was taken over %s after the leader was told to end, want at most 2 s", took)
 	}
+	leader.stop()
 	// It does not only lead, it works.
 	pool := &v2beta1.SpiderIPPool{ObjectMeta: metav1.ObjectMeta{Name: "after"}, Spec: v2beta1.SpiderIPPoolSpec{Subnet: "10.9.0.0/24"}}
 	kubetest.Create(t, c, pool)
@@ -244,84 +246,4 @@ func waitForHolder(t *testing.T, c client.Client, namespace, other string) strin
 		return nil
 	})
 	return holder
-}
-
-func TestProvidedCertificateIsServedAndNoneIsMade(t *testing.T) {
-	c := kubetest.Client(t)
-	namespace := kubetest.Namespace(t, c)
-	cfg := configuration(t, namespace)
-	certificate, key, err := certutil.GenerateSelfSignedCertKey("127.0.0.1", []net.IP{net.IPv4(127, 0, 0, 1)}, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cfg.Webhook.TLS.Method, cfg.Webhook.TLS.CertDir = config.TLSProvided, t.TempDir()
-	for name, content := range map[string][]byte{corev1.TLSCertKey: certificate, corev1.TLSPrivateKeyKey: key} {
-		if err := os.WriteFile(filepath.Join(cfg.Webhook.TLS.CertDir, name), content, 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	kubetest.Webhooks(t, c, namespace, cfg.Webhook.Port)
-	trust(t, c, namespace, certificate)
-	r := run(t, cfg)
-	kubetest.Eventually(t, r.ready)
-	kubetest.Eventually(t, func(ctx context.Context) error {
-		bad := &v2beta1.SpiderIPPool{ObjectMeta: metav1.ObjectMeta{Name: "bad"}, Spec: v2beta1.SpiderIPPoolSpec{Subnet: "10.0.0.0/24", IPs: []string{"10.0.0.9-10.0.0.5"}}}
-		if err := c.Create(ctx, bad, client.DryRunAll); err == nil || !strings.Contains(err.Error(), "is inverted") {
-			return fmt.Errorf("an inverted range gave: %v", err)
-		}
-		return nil
-	})
-	var secrets corev1.SecretList
-	if err := c.List(t.Context(), &secrets, client.InNamespace(namespace)); err != nil || len(secrets.Items) > 0 {
-		t.Errorf("the controller made %d Secrets, %v", len(secrets.Items), err)
-	}
-}
-
-// trust writes the authority into the webhook configurations, as the chart does.
-func trust(t *testing.T, c client.Client, name string, authority []byte) {
-	t.Helper()
-	mutating, validating := &admissionregistrationv1.MutatingWebhookConfiguration{}, &admissionregistrationv1.ValidatingWebhookConfiguration{}
-	for _, object := range []client.Object{mutating, validating} {
-		if err := c.Get(t.Context(), client.ObjectKey{Name: name}, object); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for i := range mutating.Webhooks {
-		mutating.Webhooks[i].ClientConfig.CABundle = authority
-		validating.Webhooks[i].ClientConfig.CABundle = authority
-	}
-	if err := errors.Join(c.Update(t.Context(), mutating), c.Update(t.Context(), validating)); err != nil {
-		t.Fatal(err)
-	}
-}
-
-func TestCertificateIsMadeAgainWhenItIsLost(t *testing.T) {
-	c := kubetest.Client(t)
-	namespace := kubetest.Namespace(t, c)
-	cfg := configuration(t, namespace)
-	kubetest.Webhooks(t, c, namespace, cfg.Webhook.Port)
-	r := run(t, cfg)
-	kubetest.Eventually(t, r.ready)
-	var secret corev1.Secret
-	key := client.ObjectKey{Namespace: namespace, Name: cfg.Webhook.TLS.SecretName}
-	if err := c.Get(t.Context(), key, &secret); err != nil {
-		t.Fatal(err)
-	}
-	before := secret.Data["ca.crt"]
-	if err := c.Delete(t.Context(), &secret); err != nil {
-		t.Fatal(err)
-	}
-	kubetest.Eventually(t, func(ctx context.Context) error {
-		var config admissionregistrationv1.ValidatingWebhookConfiguration
-		if err := c.Get(ctx, client.ObjectKey{Name: namespace}, &config); err != nil {
-			return err
-		}
-		if bytes.Equal(config.Webhooks[0].ClientConfig.CABundle, before) {
-			return errors.New("the webhook configuration still has the former authority only")
-		}
-		return nil
-	})
-	// The former certificate is served for a while; its authority must still do.
-	pool := &v2beta1.SpiderIPPool{ObjectMeta: metav1.ObjectMeta{Name: "judged"}, Spec: v2beta1.SpiderIPPoolSpec{Subnet: "10.8.0.0/24"}}
-	kubetest.Create(t, c, pool)
 }

@@ -61,7 +61,7 @@ func CheckCoordinator(path *field.Path, in *v2beta1.CoordinatorSpec) field.Error
 
 func checkPolicyRoute(path *field.Path, route v2beta1.Route) field.ErrorList {
 	dst, err := netip.ParsePrefix(route.Dst)
-	if err != nil {
+	if err != nil || dst.Addr().Is4In6() {
 		return field.ErrorList{field.Invalid(path.Child("dst"), route.Dst, `is not a network in CIDR notation; write one as "10.0.0.0/8" or "fd00::/64"`)}
 	}
 	gw, errs := compileAddr(path.Child("gw"), route.Gw)

@@ -85,6 +85,7 @@ func TestCalicoIsFoundWhenItArrivesLater(t *testing.T) {
 	c := start(t)
 	object := create(t, c, v2beta1.PodCIDRCalico)
 	eventually(t, c, object, v2beta1.CoordinatorNotReady, "spec.podCIDRType is calico, but the cluster has no IPPool", nil)
+	kubetest.Event(t, c, object, "NotReady", "spec.podCIDRType is calico, but the cluster has no IPPool")
 
 	if err := apiextensionsv1.AddToScheme(c.Scheme()); err != nil {
 		t.Fatal(err)
@@ -118,4 +119,5 @@ func TestOnlyTheConfiguredCoordinatorIsUsed(t *testing.T) {
 	other := &v2beta1.SpiderCoordinator{ObjectMeta: metav1.ObjectMeta{Name: "other"}}
 	kubetest.Create(t, c, other)
 	eventually(t, c, other, v2beta1.CoordinatorNotReady, `only the SpiderCoordinator "default" is used`, nil)
+	kubetest.Event(t, c, other, "NotReady", `only the SpiderCoordinator "default" is used`)
 }

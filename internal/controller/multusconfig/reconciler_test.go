@@ -79,6 +79,7 @@ func TestEmptyAttachmentOfTheInstallationIsAdopted(t *testing.T) {
 	kubetest.Create(t, c, config)
 
 	ready(t, c, config, metav1.ConditionTrue, "AttachmentUpToDate", namespace+"/ipvlan-ens5")
+	kubetest.Event(t, c, config, "AttachmentAdopted", "adopted NetworkAttachmentDefinition "+namespace+"/ipvlan-ens5, which nobody owned")
 	filled := attachment(namespace, "ipvlan-ens5")
 	get(t, c, filled)
 	if filled.UID != empty.UID || !metav1.IsControlledBy(filled, config) {
@@ -96,6 +97,7 @@ func TestDriftIsRepairedAndAnnotationsThatLeaveAreTakenAway(t *testing.T) {
 	config.Annotations = map[string]string{"example.com/goes": "1", "example.com/stays": "1"}
 	kubetest.Create(t, c, config)
 	ready(t, c, config, metav1.ConditionTrue, "AttachmentUpToDate", "")
+	kubetest.Event(t, c, config, "AttachmentCreated", "created NetworkAttachmentDefinition "+namespace+"/net")
 
 	drifted := attachment(namespace, "net")
 	get(t, c, drifted)
@@ -121,6 +123,7 @@ func TestDriftIsRepairedAndAnnotationsThatLeaveAreTakenAway(t *testing.T) {
 		}
 		return nil
 	})
+	kubetest.Event(t, c, config, "AttachmentUpdated", "updated NetworkAttachmentDefinition "+namespace+"/net")
 }
 
 func TestAttachmentOfAnotherOwnerIsLeftAloneUntilItIsGone(t *testing.T) {
@@ -135,6 +138,7 @@ func TestAttachmentOfAnotherOwnerIsLeftAloneUntilItIsGone(t *testing.T) {
 	kubetest.Create(t, c, config)
 
 	ready(t, c, config, metav1.ConditionFalse, "AttachmentNotOwned", "belongs to ConfigMap somebody; name another one in the annotation multus.spidernet.io/cr-name")
+	kubetest.Event(t, c, config, "AttachmentNotOwned", "belongs to ConfigMap somebody")
 	get(t, c, owned)
 	if owned.Spec.Config != `{"type":"bridge"}` {
 		t.Errorf("the attachment was changed: %s", owned.Spec.Config)
@@ -165,6 +169,7 @@ func TestChangedNameMovesTheAttachment(t *testing.T) {
 		}
 		return errors.Join(errors.New("the attachment of the former name is still there"), err)
 	})
+	kubetest.Event(t, c, config, "AttachmentDeleted", "deleted NetworkAttachmentDefinition "+namespace+"/net: the annotation multus.spidernet.io/cr-name names moved now")
 }
 
 func TestAttachmentStaysWhileTheNewNameIsSomebodyElses(t *testing.T) {
@@ -197,6 +202,7 @@ func TestConfigThatAdmissionDidNotSeeIsReported(t *testing.T) {
 	config.Spec.ChainCNIJSONData = []string{`{"mtu": 1}`}
 	kubetest.Create(t, c, config)
 	ready(t, c, config, metav1.ConditionFalse, "Invalid", "spec.chainCNIJsonData[0]: Invalid value")
+	kubetest.Event(t, c, config, "Invalid", `spec.chainCNIJsonData[0]: Invalid value: "{\"mtu\": 1}"`)
 
 	err := c.Get(t.Context(), client.ObjectKey{Namespace: namespace, Name: "net"}, attachment(namespace, "net"))
 	if !apierrors.IsNotFound(err) {

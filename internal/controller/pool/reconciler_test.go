@@ -161,6 +161,7 @@ func TestDeletionWaitsForLeasesAndNamesTheirHolders(t *testing.T) {
 	eventually(t, c, p, func() error {
 		return condition(p, metav1.ConditionFalse, "Terminating", "waits to be deleted for 6 leases: default/a (10.3.0.16), default/b (10.3.0.17), default/c (10.3.0.18), default/d (10.3.0.19), default/e (10.3.0.20) and 1 more")
 	})
+	kubetest.Event(t, c, p, "Terminating", "waits to be deleted for 6 leases: default/a (10.3.0.16)")
 	if err := c.Delete(t.Context(), b); err != nil {
 		t.Fatal(err)
 	}
@@ -178,7 +179,7 @@ func TestYoungerOfTwoConflictingPoolsIsNotReadyUntilTheOtherGoes(t *testing.T) {
 	older := newPool("z-older", "10.4.0.0/24", "10.4.0.1-10.4.0.10")
 	kubetest.Create(t, c, older)
 	eventually(t, c, older, func() error { return condition(older, metav1.ConditionTrue, "InUse", "") })
-	waitForNextSecond(t, c) // creation times have a precision of one second
+	kubetest.NextSecond(t)
 	younger := newPool("a-younger", "10.4.0.0/24", "10.4.0.8-10.4.0.20")
 	wider := newPool("b-wider", "10.4.0.0/16")
 	kubetest.Create(t, c, younger, wider)
@@ -188,6 +189,8 @@ func TestYoungerOfTwoConflictingPoolsIsNotReadyUntilTheOtherGoes(t *testing.T) {
 	eventually(t, c, wider, func() error {
 		return condition(wider, metav1.ConditionFalse, "Conflict", "spec.subnet 10.4.0.0/16 overlaps subnet 10.4.0.0/24 of SpiderIPPool z-older")
 	})
+	kubetest.Event(t, c, younger, "Conflict", "spec.ips shares 10.4.0.8-10.4.0.10 with SpiderIPPool z-older")
+	kubetest.Event(t, c, wider, "Conflict", "spec.subnet 10.4.0.0/16 overlaps subnet 10.4.0.0/24 of SpiderIPPool z-older")
 	eventually(t, c, older, func() error { return condition(older, metav1.ConditionTrue, "InUse", "") })
 	if err := c.Delete(t.Context(), older); err != nil {
 		t.Fatal(err)
@@ -195,24 +198,13 @@ func TestYoungerOfTwoConflictingPoolsIsNotReadyUntilTheOtherGoes(t *testing.T) {
 	eventually(t, c, younger, func() error { return condition(younger, metav1.ConditionTrue, "InUse", "") })
 }
 
-func waitForNextSecond(t *testing.T, c client.Client) {
-	t.Helper()
-	begin := time.Now().Truncate(time.Second)
-	kubetest.Eventually(t, func(context.Context) error {
-		if time.Now().Truncate(time.Second).Equal(begin) {
-			return errors.New("still the same second")
-		}
-		return nil
-	})
-}
-
 func TestPoolThatAdmissionDidNotSeeIsReported(t *testing.T) {
 	c := start(t)
 	p := newPool("inverted", "10.5.0.0/24", "10.5.0.9-10.5.0.1")
 	kubetest.Create(t, c, p)
-	eventually(t, c, p, func() error {
-		return condition(p, metav1.ConditionFalse, "Invalid", `spec.ips[0]: Invalid value: "10.5.0.9-10.5.0.1": is inverted`)
-	})
+	const fault = `spec.ips[0]: Invalid value: "10.5.0.9-10.5.0.1": is inverted`
+	eventually(t, c, p, func() error { return condition(p, metav1.ConditionFalse, "Invalid", fault) })
+	kubetest.Event(t, c, p, "Invalid", fault)
 }
 
 // Admission refuses such a change; it can be away.
@@ -232,6 +224,7 @@ func TestLeasesOutsideOfThePoolAreReported(t *testing.T) {
 	eventually(t, c, p, func() error {
 		return condition(p, metav1.ConditionFalse, "LeasesOutside", "addresses in use are not in spec.ips, or are spec.gateway: 1 lease: default/a (10.8.0.16); put them back into spec.ips")
 	})
+	kubetest.Event(t, c, p, "LeasesOutside", "1 lease: default/a (10.8.0.16); put them back into spec.ips")
 	change("10.8.0.16-10.8.0.47", "10.8.0.17")
 	eventually(t, c, p, func() error {
 		return condition(p, metav1.ConditionFalse, "LeasesOutside", "1 lease: default/b (10.8.0.17)")

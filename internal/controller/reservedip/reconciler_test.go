@@ -8,7 +8,6 @@ import (
 	"strings"
 	"testing"
 
-	eventsv1 "k8s.io/api/events/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -43,18 +42,7 @@ func TestConditionAndEventFollowTheAddresses(t *testing.T) {
 	}
 	const fault = `spec.ips[0]: Invalid value: "10.0.0.9-10.0.0.1": is inverted`
 	ready(metav1.ConditionFalse, "Invalid", fault)
-	kubetest.Eventually(t, func(ctx context.Context) error {
-		var list eventsv1.EventList
-		if err := c.List(ctx, &list); err != nil {
-			return err
-		}
-		for _, e := range list.Items {
-			if e.Regarding.Kind == "SpiderReservedIP" && e.Regarding.Name == "reserved" && strings.Contains(e.Note, fault) {
-				return nil
-			}
-		}
-		return fmt.Errorf("no event tells of the fault")
-	})
+	kubetest.Event(t, c, reserved, "Invalid", fault)
 	reserved.Spec.IPs = []string{"10.0.0.1-10.0.0.9"}
 	if err := c.Update(t.Context(), reserved); err != nil {
 		t.Fatal(err)

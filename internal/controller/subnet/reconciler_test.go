@@ -8,7 +8,6 @@ import (
 	"strings"
 	"testing"
 
-	eventsv1 "k8s.io/api/events/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -53,18 +52,7 @@ func TestSubnetCountsItsAddressesAndFollowsTheOthers(t *testing.T) {
 	second := newSubnet("second", "10.1.0.0/16", "10.1.0.5")
 	kubetest.Create(t, c, second)
 	ready(t, c, second, metav1.ConditionFalse, "Conflict", "overlaps subnet 10.1.0.0/24 of SpiderSubnet first")
-	kubetest.Eventually(t, func(ctx context.Context) error {
-		var list eventsv1.EventList
-		if err := c.List(ctx, &list); err != nil {
-			return err
-		}
-		for _, e := range list.Items {
-			if e.Regarding.Kind == "SpiderSubnet" && e.Regarding.Name == "second" && e.Reason == "Conflict" && strings.Contains(e.Note, "of SpiderSubnet first") {
-				return nil
-			}
-		}
-		return fmt.Errorf("no event tells of the conflict")
-	})
+	kubetest.Event(t, c, second, "Conflict", "of SpiderSubnet first")
 	if err := c.Delete(t.Context(), first); err != nil {
 		t.Fatal(err)
 	}
@@ -76,5 +64,31 @@ func TestSubnetThatAdmissionDidNotSeeIsReported(t *testing.T) {
 	c := kubetest.Client(t)
 	inverted := newSubnet("inverted", "10.2.0.0/24", "10.2.0.9-10.2.0.1")
 	kubetest.Create(t, c, inverted)
-	ready(t, c, inverted, metav1.ConditionFalse, "Invalid", `spec.ips[0]: Invalid value: "10.2.0.9-10.2.0.1": is inverted`)
+	const fault = `spec.ips[0]: Invalid value: "10.2.0.9-10.2.0.1": is inverted`
+	ready(t, c, inverted, metav1.ConditionFalse, "Invalid", fault)
+	kubetest.Event(t, c, inverted, "Invalid", fault)
+}
+
+func TestOlderOfTwoConflictingSubnetsStaysUsable(t *testing.T) {
+	kubetest.Manager(t, subnet.Setup)
+	c := kubetest.Client(t)
+	older := newSubnet("z-older", "10.3.0.0/24", "10.3.0.1-10.3.0.10")
+	kubetest.Create(t, c, older)
+	ready(t, c, older, metav1.ConditionTrue, "Usable", "")
+	kubetest.NextSecond(t)
+	younger := newSubnet("a-younger", "10.3.0.0/24", "10.3.0.8-10.3.0.20")
+	kubetest.Create(t, c, younger)
+	ready(t, c, younger, metav1.ConditionFalse, "Conflict", `spec.ips: Invalid value: "10.3.0.8-10.3.0.20": shares 10.3.0.8-10.3.0.10 with SpiderSubnet z-older`)
+
+	// A change of the older one has both looked at again.
+	older.Spec.ExcludeIPs = []string{"10.3.0.1"}
+	if err := c.Update(t.Context(), older); err != nil {
+		t.Fatal(err)
+	}
+	ready(t, c, older, metav1.ConditionTrue, "Usable", "")
+	older.Spec.IPs = []string{"10.3.0.1-10.3.0.7"}
+	if err := c.Update(t.Context(), older); err != nil {
+		t.Fatal(err)
+	}
+	ready(t, c, younger, metav1.ConditionTrue, "Usable", "")
 }

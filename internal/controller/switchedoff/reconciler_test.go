@@ -50,6 +50,7 @@ func TestObjectsOfWhatIsSwitchedOffSaySo(t *testing.T) {
 			}
 			return nil
 		})
+		kubetest.Event(t, c, kind.object, "SwitchedOff", kind.value+" is false")
 	}
 	if coordinator.Status.Phase != v2beta1.CoordinatorNotReady || !strings.Contains(coordinator.Status.Reason, "coordinator.enabled is false") {
 		t.Errorf("status of the SpiderCoordinator is %+v", coordinator.Status)

@@ -206,3 +206,16 @@ func Eventually(tb testing.TB, condition func(ctx context.Context) error) {
 		}
 	}
 }
+
+// NextSecond waits until the clock shows another second: creation times, by which
+// the older of two objects is known, have a precision of one.
+func NextSecond(tb testing.TB) {
+	tb.Helper()
+	begin := time.Now().Truncate(time.Second)
+	Eventually(tb, func(context.Context) error {
+		if time.Now().Truncate(time.Second).Equal(begin) {
+			return errors.New("still the same second")
+		}
+		return nil
+	})
+}

@@ -2,21 +2,17 @@ package kubetest
 
 import (
 	"net"
+	"os"
+	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 
 	admissionv1 "k8s.io/api/admissionregistration/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-
-	"spiderpool.dev/spiderpool/api/v2beta1"
+	"sigs.k8s.io/yaml"
 )
-
-// webhookKinds are the resources that have webhooks, by kind in lower case.
-var webhookKinds = map[string]string{
-	"spiderippool": "spiderippools", "spidersubnet": "spidersubnets", "spiderreservedip": "spiderreservedips",
-	"spidermultusconfig": "spidermultusconfigs", "spidercoordinator": "spidercoordinators",
-}
 
 // FreePort returns a port of 127.0.0.1 that nobody listens on now.
 func FreePort(tb testing.TB) int {
@@ -29,31 +25,68 @@ func FreePort(tb testing.TB) int {
 	return listener.Addr().(*net.TCPAddr).Port
 }
 
-// Webhooks creates the webhook configurations of the given name as the chart
-// does, except that the API server reaches them at a port of 127.0.0.1.
+// Webhooks creates the webhook configurations of the chart under the given name.
+// The API server reaches them at a port of 127.0.0.1; all else is as in the chart.
 func Webhooks(tb testing.TB, c client.Client, name string, port int) {
 	tb.Helper()
-	none, fail := admissionv1.SideEffectClassNone, admissionv1.Fail
-	mutating := &admissionv1.MutatingWebhookConfiguration{ObjectMeta: metav1.ObjectMeta{Name: name}}
-	validating := &admissionv1.ValidatingWebhookConfiguration{ObjectMeta: metav1.ObjectMeta{Name: name}}
-	for kind, resource := range webhookKinds {
-		config := func(action string) admissionv1.WebhookClientConfig {
-			url := "https://127.0.0.1:" + strconv.Itoa(port) + "/" + action + "-spiderpool-spidernet-io-v2beta1-" + kind
-			return admissionv1.WebhookClientConfig{URL: &url}
-		}
-		rules := func(operations ...admissionv1.OperationType) []admissionv1.RuleWithOperations {
-			return []admissionv1.RuleWithOperations{{Operations: operations, Rule: admissionv1.Rule{
-				APIGroups: []string{v2beta1.GroupVersion.Group}, APIVersions: []string{v2beta1.GroupVersion.Version}, Resources: []string{resource},
-			}}}
-		}
-		mutating.Webhooks = append(mutating.Webhooks, admissionv1.MutatingWebhook{
-			Name: kind + ".mutate.spiderpool.spidernet.io", ClientConfig: config("mutate"), FailurePolicy: &fail, SideEffects: &none,
-			AdmissionReviewVersions: []string{"v1"}, Rules: rules(admissionv1.Create, admissionv1.Update),
-		})
-		validating.Webhooks = append(validating.Webhooks, admissionv1.ValidatingWebhook{
-			Name: kind + ".validate.spiderpool.spidernet.io", ClientConfig: config("validate"), FailurePolicy: &fail, SideEffects: &none,
-			AdmissionReviewVersions: []string{"v1"}, Rules: rules(admissionv1.Create, admissionv1.Update, admissionv1.Delete),
-		})
-	}
+	mutating, validating := chartWebhooks(tb, "default", name, port)
 	Create(tb, c, mutating, validating)
+}
+
+// PodWebhook creates, under the given name, the webhook of pods that the chart has
+// where it is switched on, for the namespace "ai".
+func PodWebhook(tb testing.TB, c client.Client, name string, port int) *admissionv1.MutatingWebhookConfiguration {
+	tb.Helper()
+	mutating, _ := chartWebhooks(tb, "everything", name, port)
+	for _, hook := range mutating.Webhooks {
+		if hook.Rules[0].Resources[0] == "pods" {
+			mutating.Webhooks = []admissionv1.MutatingWebhook{hook}
+			Create(tb, c, mutating)
+			return mutating
+		}
+	}
+	tb.Fatal("kubetest: the chart has no webhook of pods")
+	return nil
+}
+
+// chartWebhooks reads the webhook configurations from what the chart renders,
+// which its own tests keep up to date.
+func chartWebhooks(tb testing.TB, rendered, name string, port int) (*admissionv1.MutatingWebhookConfiguration, *admissionv1.ValidatingWebhookConfiguration) {
+	tb.Helper()
+	root, err := moduleRoot()
+	if err != nil {
+		tb.Fatalf("kubetest: %v", err)
+	}
+	text, err := os.ReadFile(filepath.Join(root, "charts", "testdata", rendered+".golden.yaml"))
+	if err != nil {
+		tb.Fatalf("kubetest: read what the chart renders: %v", err)
+	}
+	mutating, validating := &admissionv1.MutatingWebhookConfiguration{}, &admissionv1.ValidatingWebhookConfiguration{}
+	for document := range strings.SplitSeq(string(text), "\n---\n") {
+		for kind, into := range map[string]any{"MutatingWebhookConfiguration": mutating, "ValidatingWebhookConfiguration": validating} {
+			if !strings.Contains(document, "\nkind: "+kind+"\n") {
+				continue
+			}
+			if err := yaml.UnmarshalStrict([]byte(document), into); err != nil {
+				tb.Fatalf("kubetest: read the %s of the chart: %v", kind, err)
+			}
+		}
+	}
+	if len(mutating.Webhooks) == 0 || len(validating.Webhooks) == 0 {
+		tb.Fatal("kubetest: the chart has no webhooks")
+	}
+	mutating.ObjectMeta, validating.ObjectMeta = metav1.ObjectMeta{Name: name}, metav1.ObjectMeta{Name: name}
+	for i := range mutating.Webhooks {
+		reachAt(&mutating.Webhooks[i].ClientConfig, port)
+	}
+	for i := range validating.Webhooks {
+		reachAt(&validating.Webhooks[i].ClientConfig, port)
+	}
+	return mutating, validating
+}
+
+// reachAt replaces the Service of a webhook by a port of 127.0.0.1.
+func reachAt(config *admissionv1.WebhookClientConfig, port int) {
+	url := "https://127.0.0.1:" + strconv.Itoa(port) + *config.Service.Path
+	*config = admissionv1.WebhookClientConfig{URL: &url}
 }

@@ -1,0 +1,113 @@
+//go:build apiserver
+
+package multusconfig_test
+
+import (
+	"context"
+	"fmt"
+	"testing"
+
+	nadv1 "github.com/k8snetworkplumbingwg/network-attachment-definition-client/pkg/apis/k8s.cni.cncf.io/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"spiderpool.dev/spiderpool/api/v2beta1"
+	"spiderpool.dev/spiderpool/internal/kube/kubetest"
+)
+
+// owned waits until the attachment is there with the configuration and belongs to
+// the SpiderMultusConfig.
+func owned(t *testing.T, c client.Client, config *v2beta1.SpiderMultusConfig, is *nadv1.NetworkAttachmentDefinition, want string) {
+	t.Helper()
+	kubetest.Eventually(t, func(ctx context.Context) error {
+		if err := c.Get(ctx, client.ObjectKeyFromObject(is), is); err != nil {
+			return err
+		}
+		if !metav1.IsControlledBy(is, config) || is.Spec.Config != want {
+			return fmt.Errorf("the attachment is %+v, want %s, of SpiderMultusConfig %s", is, want, config.Name)
+		}
+		return nil
+	})
+}
+
+func TestAttachmentThatIsDeletedOrDisownedIsMadeSoAgain(t *testing.T) {
+	c, namespace := start(t)
+	config := ipvlan(namespace, "net")
+	kubetest.Create(t, c, config)
+	ready(t, c, config, metav1.ConditionTrue, "AttachmentUpToDate", "")
+	first := attachment(namespace, "net")
+	get(t, c, first)
+
+	if err := c.Delete(t.Context(), first.DeepCopy()); err != nil {
+		t.Fatal(err)
+	}
+	second := attachment(namespace, "net")
+	owned(t, c, config, second, first.Spec.Config)
+	if second.UID == first.UID {
+		t.Error("the attachment was not deleted")
+	}
+
+	second.OwnerReferences = nil
+	if err := c.Update(t.Context(), second); err != nil {
+		t.Fatal(err)
+	}
+	owned(t, c, config, second, first.Spec.Config)
+	kubetest.Event(t, c, config, "AttachmentAdopted", namespace+"/net, which nobody owned")
+}
+
+// Admission lets the second one in when both are created at one moment.
+func TestSecondConfigOfOneNameGetsTheAttachmentWhenTheFirstGivesItUp(t *testing.T) {
+	c, namespace := start(t)
+	named := func(name, master string) *v2beta1.SpiderMultusConfig {
+		config := ipvlan(namespace, name)
+		config.Spec.IPvlan.Master = []string{master}
+		config.Annotations = map[string]string{v2beta1.AnnotationMultusConfigCRName: "shared"}
+		return config
+	}
+	first, second := named("z-first", "ens5"), named("a-second", "ens6")
+	kubetest.Create(t, c, first)
+	ready(t, c, first, metav1.ConditionTrue, "AttachmentUpToDate", namespace+"/shared")
+	shared := attachment(namespace, "shared")
+	get(t, c, shared)
+	of := func(master string) string {
+		return `{"cniVersion":"0.3.1","name":"shared","plugins":[{"type":"ipvlan","master":"` + master + `","mode":"l2","ipam":{"type":"spiderpool"}},{"type":"coordinator"}]}`
+	}
+	owned(t, c, first, shared, of("ens5"))
+
+	kubetest.Create(t, c, second)
+	ready(t, c, second, metav1.ConditionFalse, "AttachmentNotOwned", "belongs to SpiderMultusConfig z-first; name another one in the annotation multus.spidernet.io/cr-name, or delete that owner")
+	kubetest.Event(t, c, second, "AttachmentNotOwned", "belongs to SpiderMultusConfig z-first")
+	owned(t, c, first, shared, of("ens5"))
+	ready(t, c, first, metav1.ConditionTrue, "AttachmentUpToDate", namespace+"/shared")
+
+	patch := client.MergeFrom(first.DeepCopy())
+	first.Annotations[v2beta1.AnnotationMultusConfigCRName] = "other"
+	if err := c.Patch(t.Context(), first, patch); err != nil {
+		t.Fatal(err)
+	}
+	ready(t, c, first, metav1.ConditionTrue, "AttachmentUpToDate", namespace+"/other")
+	ready(t, c, second, metav1.ConditionTrue, "AttachmentUpToDate", namespace+"/shared")
+	owned(t, c, second, attachment(namespace, "shared"), of("ens6"))
+}
+
+func TestVLANThatNobodyFindsOutIsReportedAndHasNoAttachment(t *testing.T) {
+	c, namespace := start(t)
+	config := ipvlan(namespace, "net")
+	config.Spec = v2beta1.SpiderMultusConfigSpec{CNIType: new(v2beta1.CNIVlan), Vlan: &v2beta1.VlanConfig{
+		MasterConfig: v2beta1.MasterConfig{Master: []string{"ens5"}}, VlanMode: new(v2beta1.VlanAuto),
+	}}
+	kubetest.Create(t, c, config)
+	const message = "spec.vlan.vlanMode is auto, but nothing in this cluster tells the VLAN of an address; write vlanMode: manual and vlanID"
+	ready(t, c, config, metav1.ConditionFalse, "Unsupported", message)
+	kubetest.Event(t, c, config, "Unsupported", message)
+	if err := c.Get(t.Context(), client.ObjectKey{Namespace: namespace, Name: "net"}, attachment(namespace, "net")); !apierrors.IsNotFound(err) {
+		t.Errorf("an attachment was made of it: %v", err)
+	}
+	patch := client.MergeFrom(config.DeepCopy())
+	config.Spec.Vlan.VlanMode, config.Spec.Vlan.VlanID = new(v2beta1.VlanManual), new(int32(3))
+	if err := c.Patch(t.Context(), config, patch); err != nil {
+		t.Fatal(err)
+	}
+	ready(t, c, config, metav1.ConditionTrue, "AttachmentUpToDate", "")
+}
