@@ -88,7 +88,9 @@ func runOnce(ctx context.Context, o *options, root string, d *sim.Definition, s 
 	}
 	defer func() { _ = release() }()
 	r := &runner{cluster: cluster, scenario: s, workers: o.workers, netns: netns, log: &history.Log{}}
-	if err := r.prepare(startCtx, d); err != nil {
+	watching, unwatch := context.WithCancel(ctx)
+	defer unwatch()
+	if err := r.prepare(startCtx, watching, d); err != nil {
 		return result{}, err
 	}
 	return r.run(ctx, d.Name, n)
@@ -105,8 +107,8 @@ type runner struct {
 }
 
 // prepare fills the pool where the scenario wants it full, warms every node up
-// with one pod, and leaves the cluster quiet.
-func (r *runner) prepare(ctx context.Context, d *sim.Definition) error {
+// with one pod, and leaves the cluster quiet. Views are followed until watching ends.
+func (r *runner) prepare(ctx, watching context.Context, d *sim.Definition) error {
 	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}}
 	if _, err := r.cluster.Kube.CoreV1().Namespaces().Create(ctx, ns, metav1.CreateOptions{}); err != nil {
 		return fmt.Errorf("create namespace: %w", err)
@@ -115,8 +117,7 @@ func (r *runner) prepare(ctx context.Context, d *sim.Definition) error {
 		return err
 	}
 	for _, v := range d.Views {
-		// Watches last as long as the run; the API server ends with it, and they with that.
-		watched, err := r.cluster.Watch(context.WithoutCancel(ctx), v)
+		watched, err := r.cluster.Watch(watching, v)
 		if err != nil {
 			return err
 		}

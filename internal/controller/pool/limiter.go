@@ -8,9 +8,9 @@ import (
 const (
 	// quiet is how long nothing must have happened to a pool before its status is
 	// written: pods come and go in bursts, and only what is there at the end counts.
-	quiet = 150 * time.Millisecond
+	quiet = 250 * time.Millisecond
 	// maxStale bounds how long a burst can put a write off.
-	maxStale = 2 * time.Second
+	maxStale = 5 * time.Second
 	// minInterval is the least time between two writes of one pool's status.
 	minInterval = time.Second
 	// bytesPerSecond is what one pool's status may write on average.
