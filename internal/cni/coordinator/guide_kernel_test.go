@@ -194,6 +194,9 @@ func eachProxy(t *testing.T, f func(t *testing.T, p kubeProxy)) {
 		t.Run(p.mode, func(t *testing.T) {
 			load := p.load("ip")
 			if out, err := linuxtest.NewMachine(t, "probe").Run(p.text("ip", nil), nil, load[0], load[1:]...); err != nil {
+				if strings.Contains(out, "not found") {
+					t.Fatalf("the machine lacks a program (bin/lab build installs what is needed): %s", out)
+				}
 				t.Skipf("this kernel has no NAT for %s: %s", p.mode, out)
 			}
 			f(t, p)

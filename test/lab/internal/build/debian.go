@@ -17,7 +17,7 @@ import (
 
 // HostPackages are the Debian packages whose programs the lab runs, or puts into
 // images.
-var HostPackages = []string{"runc", "iptables", "nftables", "ipset", "conntrack", "tcpdump", "iproute2",
+var HostPackages = []string{"runc", "iptables", "nftables", "ipset", "ipvsadm", "conntrack", "tcpdump", "iproute2",
 	"iputils-ping", "busybox-static", "curl", "iperf3"}
 
 // MissingPackages returns those of the packages that are not installed.
