@@ -150,7 +150,10 @@ func tryKinds(kinds []string) (map[string]bool, error) {
 		} else {
 			errs = append(errs, fmt.Errorf("try a link of kind %s: %w", kind, err))
 		}
-		if err := nl.LinkDel(&netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Name: "trial"}}); err != nil && !isLinkNotFound(err) {
+		if err != nil {
+			continue
+		}
+		if err := nl.LinkDel(&netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Name: "trial"}}); err != nil {
 			errs = append(errs, fmt.Errorf("remove the trial %s: %w", kind, err))
 		}
 	}

@@ -158,6 +158,14 @@ func TestRoutesToAddressesThatNobodyHoldsAreRemovedWhenTheyAreOld(t *testing.T) 
 	}
 }
 
+func TestKindsThatTheKernelLacksAreNoTrouble(t *testing.T) {
+	_, host, _ := upkeep(t)
+	facts, err := host.Facts(append(netplan.LinkKinds, "nonsense")...)
+	if err != nil || facts.Kinds["nonsense"] || len(facts.Kinds) != len(netplan.LinkKinds)+1 {
+		t.Errorf("got %v (%v)", facts.Kinds, err)
+	}
+}
+
 func TestPreflightTellsTheClusterWhatTheNodeLacks(t *testing.T) {
 	m, host, u := upkeep(t)
 	m.Sysctl("net/ipv6/conf/all/disable_ipv6", "1")
