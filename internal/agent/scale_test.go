@@ -11,7 +11,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -23,7 +22,6 @@ import (
 	"spiderpool.dev/spiderpool/api/v2beta1"
 	"spiderpool.dev/spiderpool/internal/config"
 	"spiderpool.dev/spiderpool/internal/kube"
-	"spiderpool.dev/spiderpool/internal/kube/allkinds"
 	"spiderpool.dev/spiderpool/internal/kube/kubetest"
 )
 
@@ -39,32 +37,9 @@ const (
 //
 //	go test -tags 'apiserver scale' -run LargeCluster -v ./internal/agent
 func TestMemoryOfAnAgentInALargeCluster(t *testing.T) {
-	restConfig := kubetest.Config(t)
-	restConfig.QPS, restConfig.Burst = -1, 0
-	c, err := client.New(restConfig, client.Options{Scheme: allkinds.NewScheme()})
-	if err != nil {
-		t.Fatal(err)
-	}
+	c := kubetest.FastClient(t)
 	began := time.Now()
-	nodes := make(chan int)
-	var group sync.WaitGroup
-	for range 16 {
-		group.Go(func() {
-			for i := range nodes {
-				if err := populateNode(t.Context(), c, i); err != nil {
-					t.Errorf("node %d: %v", i, err)
-				}
-			}
-		})
-	}
-	for i := range scaleNodes {
-		nodes <- i
-	}
-	close(nodes)
-	group.Wait()
-	if t.Failed() {
-		t.FailNow()
-	}
+	kubetest.Each(t, scaleNodes, func(ctx context.Context, i int) error { return populateNode(ctx, c, i) })
 	t.Logf("%d nodes and %d pools created in %s", scaleNodes, scaleNodes*poolsOfANode, time.Since(began).Round(time.Second))
 
 	pid := launchAgent(t, "node-7")

@@ -13,7 +13,6 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -25,7 +24,6 @@ import (
 
 	"spiderpool.dev/spiderpool/api/v2beta1"
 	"spiderpool.dev/spiderpool/internal/kube"
-	"spiderpool.dev/spiderpool/internal/kube/allkinds"
 	"spiderpool.dev/spiderpool/internal/kube/kubetest"
 	"spiderpool.dev/spiderpool/internal/lease"
 )
@@ -45,12 +43,7 @@ const (
 //
 //	go test -tags 'apiserver scale' -run FiveThousand -v ./internal/controller -quiet 5m
 func TestFiveThousandPoolsAreTakenIn(t *testing.T) {
-	restConfig := kubetest.Config(t)
-	restConfig.QPS, restConfig.Burst = -1, 0
-	c, err := client.New(restConfig, client.Options{Scheme: allkinds.NewScheme()})
-	if err != nil {
-		t.Fatal(err)
-	}
+	c := kubetest.FastClient(t)
 	begin := time.Now()
 	populate(t, c)
 	t.Logf("%d pools, %d pods with endpoints and leases created in %s", scalePools, scaleEndpoints, time.Since(begin).Round(time.Second))
@@ -81,22 +74,7 @@ func TestFiveThousandPoolsAreTakenIn(t *testing.T) {
 // with endpoints and leases, until there are enough endpoints.
 func populate(t *testing.T, c client.Client) {
 	t.Helper()
-	jobs := make(chan int)
-	var group sync.WaitGroup
-	for range 16 {
-		group.Go(func() {
-			for i := range jobs {
-				if err := populateOne(t.Context(), c, i); err != nil {
-					t.Errorf("pool %d: %v", i, err)
-				}
-			}
-		})
-	}
-	for i := range scalePools {
-		jobs <- i
-	}
-	close(jobs)
-	group.Wait()
+	kubetest.Each(t, scalePools, func(ctx context.Context, i int) error { return populateOne(ctx, c, i) })
 	kubetest.Create(t, c,
 		&v2beta1.SpiderReservedIP{ObjectMeta: metav1.ObjectMeta{Name: "reserved"}, Spec: v2beta1.SpiderReservedIPSpec{IPs: []string{"10.0.0.1"}}},
 		&v2beta1.SpiderSubnet{ObjectMeta: metav1.ObjectMeta{Name: "subnet"}, Spec: v2beta1.SpiderSubnetSpec{Subnet: "11.0.0.0/24", IPs: []string{"11.0.0.10"}}},

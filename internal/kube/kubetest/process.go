@@ -1,6 +1,7 @@
 package kubetest
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"os/exec"
@@ -8,7 +9,42 @@ import (
 	"regexp"
 	"strconv"
 	"testing"
+
+	"golang.org/x/sync/errgroup"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"spiderpool.dev/spiderpool/internal/kube/allkinds"
 )
+
+// FastClient returns a client that nothing holds back.
+func FastClient(tb testing.TB) client.Client {
+	tb.Helper()
+	config := Config(tb)
+	config.QPS, config.Burst = -1, 0
+	c, err := client.New(config, client.Options{Scheme: allkinds.NewScheme()})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return c
+}
+
+// Each calls f with 0 to n-1, sixteen at a time.
+func Each(tb testing.TB, n int, f func(ctx context.Context, i int) error) {
+	tb.Helper()
+	group, ctx := errgroup.WithContext(tb.Context())
+	group.SetLimit(16)
+	for i := range n {
+		group.Go(func() error {
+			if err := f(ctx, i); err != nil {
+				return fmt.Errorf("%d: %w", i, err)
+			}
+			return nil
+		})
+	}
+	if err := group.Wait(); err != nil {
+		tb.Fatal(err)
+	}
+}
 
 // Program builds a program of cmd and returns its path.
 func Program(tb testing.TB, name string) string {
