@@ -13,11 +13,11 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"strings"
 	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
+	"k8s.io/apimachinery/pkg/util/version"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"spiderpool.dev/spiderpool/internal/ipam"
@@ -80,11 +80,11 @@ func list(ctx context.Context, socket, reported string) (map[string]string, erro
 	}
 	defer conn.Close()
 	client := cri.NewRuntimeServiceClient(conn)
-	version, err := client.Version(ctx, &cri.VersionRequest{})
+	self, err := client.Version(ctx, &cri.VersionRequest{})
 	if err != nil {
 		return nil, err
 	}
-	if name := versionOf(version); reported != "" && name != reported {
+	if name := versionOf(self); reported != "" && name != reported {
 		return nil, fmt.Errorf("%w: it is %s, and this node's kubelet uses %s", ipam.ErrNotReady, name, reported)
 	}
 	answer, err := client.ListPodSandbox(ctx, &cri.ListPodSandboxRequest{})
@@ -99,9 +99,17 @@ func list(ctx context.Context, socket, reported string) (map[string]string, erro
 }
 
 // versionOf writes a runtime's name and version as the kubelet does in
-// status.nodeInfo.containerRuntimeVersion: without a "v" before the number.
+// status.nodeInfo.containerRuntimeVersion: of "v1.6.20~ds1", which is no semantic
+// version, the numbers alone.
 func versionOf(v *cri.VersionResponse) string {
-	return v.RuntimeName + "://" + strings.TrimPrefix(v.RuntimeVersion, "v")
+	parsed, err := version.ParseSemantic(v.RuntimeVersion)
+	if err != nil {
+		parsed, err = version.ParseGeneric(v.RuntimeVersion)
+	}
+	if err != nil {
+		return v.RuntimeName + "://Unknown"
+	}
+	return v.RuntimeName + "://" + parsed.String()
 }
 
 // prove returns an error unless the runtime at socket is, or now turns out to be,

@@ -1,6 +1,7 @@
 package runtime_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net"
@@ -19,6 +20,7 @@ type server struct {
 	cri.UnimplementedRuntimeServiceServer
 	sandboxes []string
 	err       error
+	version   string // "" is v2.1.4
 }
 
 func (s *server) ListPodSandbox(context.Context, *cri.ListPodSandboxRequest) (*cri.ListPodSandboxResponse, error) {
@@ -32,7 +34,7 @@ func (s *server) ListPodSandbox(context.Context, *cri.ListPodSandboxRequest) (*c
 }
 
 func (s *server) Version(context.Context, *cri.VersionRequest) (*cri.VersionResponse, error) {
-	return &cri.VersionResponse{RuntimeName: "containerd", RuntimeVersion: "v2.1.4"}, s.err
+	return &cri.VersionResponse{RuntimeName: "containerd", RuntimeVersion: cmp.Or(s.version, "v2.1.4")}, s.err
 }
 
 func serve(t *testing.T, s *server) (socket string) {
@@ -91,6 +93,15 @@ func TestRuntimeThatTheKubeletDoesNotUseIsNotBelieved(t *testing.T) {
 		r := &runtime.Runtime{Sockets: []string{socket}, Proven: proven, Reported: reported(name), Holds: holds("mine")}
 		if ids, err := r.Sandboxes(t.Context()); (err == nil) != believed || !believed && !errors.Is(err, ipam.ErrNotReady) {
 			t.Errorf("the kubelet reports %q: %v, %v", name, ids, err)
+		}
+	}
+	for version, name := range map[string]string{
+		"2.4.2+unknown": "containerd://2.4.2+unknown", "v2.1.4-k3s1": "containerd://2.1.4-k3s1", "1.6.20~ds1": "containerd://1.6.20", "new": "containerd://Unknown",
+	} {
+		r := &runtime.Runtime{Sockets: []string{serve(t, &server{sandboxes: []string{"mine"}, version: version})}, Proven: filepath.Join(t.TempDir(), "runtime"),
+			Reported: reported(name), Holds: holds("mine")}
+		if _, err := r.Sandboxes(t.Context()); err != nil {
+			t.Errorf("version %s, which the kubelet reports as %s: %v", version, name, err)
 		}
 	}
 	unread := func(context.Context) (string, error) { return "", errors.New("no API server") }
