@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"spiderpool.dev/spiderpool/internal/ipset"
 	"spiderpool.dev/spiderpool/internal/lease"
@@ -16,6 +17,7 @@ import (
 // version.
 type plan struct {
 	container  string
+	arrived    time.Time // when the runtime asked
 	interfaces []plannedInterface
 	foreign    bool         // the pod has interfaces that others give addresses to
 	routes     []pool.Route // annotation ipam.spidernet.io/routes

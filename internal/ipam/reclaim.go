@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 
 	"spiderpool.dev/spiderpool/internal/lease"
@@ -49,13 +48,16 @@ func (s *Service) reclaim(ctx context.Context, policy reclaim.Policy, leases []l
 	if err != nil {
 		return fmt.Errorf("ask the container runtime: %w", err)
 	}
+	pods := make(map[string]bool, len(sandboxes)) // UIDs of those with a sandbox
+	for _, uid := range sandboxes {
+		pods[uid] = true
+	}
 	var errs []error
 	for _, l := range leases {
 		if _, alive := sandboxes[l.ContainerID]; alive {
 			continue
 		}
-		other := slices.Contains(slices.Collect(maps.Values(sandboxes)), l.PodUID)
-		if err := s.reclaimOne(ctx, l, other, policy); err != nil {
+		if err := s.reclaimOne(ctx, l, pods[l.PodUID], policy); err != nil {
 			errs = append(errs, fmt.Errorf("%s of pod %s: %w", l.Addr, l.Pod, err))
 		}
 	}

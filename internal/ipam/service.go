@@ -58,11 +58,11 @@ const (
 // Add grants the addresses of an interface, together with those of all the other
 // interfaces of the pod that Spiderpool gives addresses to.
 func (s *Service) Add(ctx context.Context, req wire.AddRequest) (wire.AddReply, error) {
+	arrived := s.Now()
 	pod, err := s.pod(ctx, req.Attachment)
 	if err != nil {
 		return wire.AddReply{}, err
 	}
-	arrived := s.Now()
 	restore, err := s.supersede(req.Attachment)
 	if err != nil {
 		return wire.AddReply{}, err
@@ -110,11 +110,12 @@ func (s *Service) add(ctx context.Context, pod Pod, req wire.AddRequest, arrived
 	if err != nil {
 		return wire.AddReply{}, err
 	}
+	plan.arrived = arrived
 	if err := s.Allocator.readFixed(ctx, s.fixedFor(pod)); err != nil {
 		return wire.AddReply{}, err
 	}
 	had := s.Allocator.addressesOf(pod.UID, s.fixedFor(pod))
-	given, err := s.grant(ctx, pod, &plan, arrived)
+	given, err := s.grant(ctx, pod, &plan)
 	if err != nil {
 		s.giveBack(ctx, pod, req.ContainerID, had)
 		return wire.AddReply{}, err
@@ -129,8 +130,8 @@ func (s *Service) add(ctx context.Context, pod Pod, req wire.AddRequest, arrived
 }
 
 // grant gives the pod what the plan wants.
-func (s *Service) grant(ctx context.Context, pod Pod, p *plan, arrived time.Time) ([]EndpointInterface, error) {
-	grants, err := s.allocate(ctx, pod, p, arrived)
+func (s *Service) grant(ctx context.Context, pod Pod, p *plan) ([]EndpointInterface, error) {
+	grants, err := s.allocate(ctx, pod, p)
 	if err != nil {
 		return nil, err
 	}
@@ -151,11 +152,11 @@ func (s *Service) giveBack(ctx context.Context, pod Pod, container string, had m
 
 // allocate grants what the plan wants. When nothing is left in the pools that this
 // node watches, the others that are named get a chance.
-func (s *Service) allocate(ctx context.Context, pod Pod, p *plan, arrived time.Time) ([]lease.Grant, error) {
+func (s *Service) allocate(ctx context.Context, pod Pod, p *plan) ([]lease.Grant, error) {
 	for widened := false; ; widened = true {
 		grants, err := s.Allocator.Allocate(ctx, lease.Request{
 			Pod: pod.Namespace + "/" + pod.Name, PodUID: pod.UID, ContainerID: p.container, Node: s.Node,
-			FixedFor: s.fixedFor(pod), Wants: p.wants(), Arrived: arrived,
+			FixedFor: s.fixedFor(pod), Wants: p.wants(), Arrived: p.arrived,
 		})
 		var exhausted *lease.ExhaustedError
 		if !errors.As(err, &exhausted) {

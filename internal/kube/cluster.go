@@ -271,13 +271,6 @@ func (c *Cluster) PodState(ctx context.Context, namespace, name string) (reclaim
 
 // NodeState implements ipam.Cluster.
 func (c *Cluster) NodeState(ctx context.Context) (reclaim.Node, error) {
-	raw, err := answer(c.client.spiderpool.Get().AbsPath("/api/v1/nodes", c.node).Do(ctx))
-	if apierrors.IsNotFound(err) {
-		return reclaim.Node{Presence: reclaim.Gone}, nil
-	}
-	if err != nil {
-		return reclaim.Node{}, fmt.Errorf("read node %s: %w", c.node, err)
-	}
 	var object struct {
 		Status struct {
 			Conditions []struct {
@@ -286,8 +279,12 @@ func (c *Cluster) NodeState(ctx context.Context) (reclaim.Node, error) {
 			} `json:"conditions"`
 		} `json:"status"`
 	}
-	if err := json.Unmarshal(raw, &object); err != nil {
-		return reclaim.Node{}, fmt.Errorf("read node %s: %w", c.node, err)
+	err := c.readNode(ctx, &object)
+	if apierrors.IsNotFound(err) {
+		return reclaim.Node{Presence: reclaim.Gone}, nil
+	}
+	if err != nil {
+		return reclaim.Node{}, err
 	}
 	state := reclaim.Node{Presence: reclaim.Exists}
 	for _, condition := range object.Status.Conditions {
@@ -303,13 +300,10 @@ func (c *Cluster) NodeState(ctx context.Context) (reclaim.Node, error) {
 // remembered for minutes.
 func (c *Cluster) Runtime(ctx context.Context) (string, error) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	if !c.reported.IsZero() && time.Since(c.reported) < runtimeTTL {
-		return c.runtime, nil
-	}
-	raw, err := answer(c.client.spiderpool.Get().AbsPath("/api/v1/nodes", c.node).Do(ctx))
-	if err != nil {
-		return "", fmt.Errorf("read node %s: %w", c.node, err)
+	name, known := c.runtime, !c.reported.IsZero() && time.Since(c.reported) < runtimeTTL
+	c.mu.Unlock()
+	if known {
+		return name, nil
 	}
 	var object struct {
 		Status struct {
@@ -318,11 +312,25 @@ func (c *Cluster) Runtime(ctx context.Context) (string, error) {
 			} `json:"nodeInfo"`
 		} `json:"status"`
 	}
-	if err := json.Unmarshal(raw, &object); err != nil {
-		return "", fmt.Errorf("read node %s: %w", c.node, err)
+	if err := c.readNode(ctx, &object); err != nil {
+		return "", err
 	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	c.runtime, c.reported = object.Status.NodeInfo.ContainerRuntimeVersion, time.Now()
 	return c.runtime, nil
+}
+
+// readNode reads of this node what into has fields for.
+func (c *Cluster) readNode(ctx context.Context, into any) error {
+	raw, err := answer(c.client.spiderpool.Get().AbsPath("/api/v1/nodes", c.node).Do(ctx))
+	if err == nil {
+		err = json.Unmarshal(raw, into)
+	}
+	if err != nil {
+		return fmt.Errorf("read node %s: %w", c.node, err)
+	}
+	return nil
 }
 
 // Namespace implements ipam.Cluster.
