@@ -10,7 +10,6 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -86,7 +85,7 @@ func execute(t *testing.T, config []byte) {
 	ipam, coordinated, link := prepare(t, node, c)
 	agent := &agent{}
 	serve(t, agent, filepath.Join(dir, "agent.sock"))
-	bin, err := plugins()
+	bin, err := plugins.Dir()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -315,35 +314,11 @@ func (*agent) Coordinator(context.Context, wire.CoordinatorRequest) (wire.Coordi
 	}}, nil
 }
 
-// plugins is a directory with all plugins: that which CNI_PLUGINS names, as where
-// there is no compiler, or one made for this run.
-var plugins = sync.OnceValues(func() (string, error) {
-	if dir := os.Getenv("CNI_PLUGINS"); dir != "" {
-		return dir, nil
-	}
-	dir, err := os.MkdirTemp("", "cni-plugins")
-	if err != nil {
-		return "", err
-	}
-	built = dir
-	for _, args := range [][]string{
-		{"-C", "../lab/modules/plugins", "build", "-trimpath", "-o", dir + "/", "tool"},
-		{"-C", "../..", "build", "-o", dir + "/", "./cmd/spiderpool", "./cmd/coordinator", "./cmd/ifacer"},
-	} {
-		cmd := exec.Command("go", args...)
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			return "", fmt.Errorf("%w\n%s", err, out)
-		}
-	}
-	return dir, nil
-})
-
-// built is the directory that plugins made, "" for none.
-var built string
+// plugins are all that there are.
+var plugins = linuxtest.Plugins{Root: "../..", Lab: []string{"tool"}, Own: []string{"./cmd/spiderpool", "./cmd/coordinator", "./cmd/ifacer"}}
 
 func TestMain(m *testing.M) {
 	code := m.Run()
-	_ = os.RemoveAll(built)
+	_ = plugins.Remove()
 	os.Exit(code)
 }

@@ -26,7 +26,7 @@ func TestMain(m *testing.M) {
 		return
 	}
 	code := m.Run()
-	_ = os.RemoveAll(pluginsBuilt)
+	_ = plugins.Remove()
 	os.Exit(code)
 }
 

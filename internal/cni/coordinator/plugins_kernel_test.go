@@ -7,46 +7,26 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/netip"
-	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 
+	"spiderpool.dev/spiderpool/internal/linux/linuxtest"
 	"spiderpool.dev/spiderpool/internal/wire"
 )
 
-// pluginsBuilt is the directory that plugins made, "" for none.
-var pluginsBuilt string
+const plugin = "github.com/containernetworking/plugins/plugins/"
 
-// plugins is a directory with the main plugins of containernetworking: that which
-// CNI_PLUGINS names, as where there is no compiler, or one made for this run.
-var plugins = sync.OnceValues(func() (string, error) {
-	if dir := os.Getenv("CNI_PLUGINS"); dir != "" {
-		return dir, nil
-	}
-	dir, err := os.MkdirTemp("", "cni-plugins")
-	if err != nil {
-		return "", err
-	}
-	pluginsBuilt = dir
-	const path = "github.com/containernetworking/plugins/plugins/"
-	cmd := exec.Command("go", "-C", "../../../test/lab/modules/plugins", "build", "-o", dir+"/",
-		path+"main/macvlan", path+"main/ipvlan", path+"main/bridge", path+"main/ptp", path+"ipam/static")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("%w\n%s", err, out)
-	}
-	return dir, nil
-})
+// plugins are the main plugins of containernetworking.
+var plugins = linuxtest.Plugins{Root: "../../..",
+	Lab: []string{plugin + "main/macvlan", plugin + "main/ipvlan", plugin + "main/bridge", plugin + "main/ptp", plugin + "ipam/static"}}
 
 // plug has a real main plugin make an interface, and returns its result. main is
 // its configuration without addresses.
 func (s *sandbox) plug(ifName string, main m, addrs, gateways []string) m {
 	s.t.Helper()
-	dir, err := plugins()
+	dir, err := plugins.Dir()
 	if err != nil {
 		s.t.Fatal(err)
 	}
