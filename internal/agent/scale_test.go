@@ -37,7 +37,7 @@ const (
 //
 //	go test -tags 'apiserver scale' -run LargeCluster -v ./internal/agent
 func TestMemoryOfAnAgentInALargeCluster(t *testing.T) {
-	c := kubetest.FastClient(t)
+	c := kubetest.Client(t)
 	began := time.Now()
 	kubetest.Each(t, scaleNodes, func(ctx context.Context, i int) error { return populateNode(ctx, c, i) })
 	t.Logf("%d nodes and %d pools created in %s", scaleNodes, scaleNodes*poolsOfANode, time.Since(began).Round(time.Second))

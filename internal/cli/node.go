@@ -61,12 +61,7 @@ func examine(ipv6 bool) ([]netplan.Finding, error) {
 
 // show prints findings and returns ErrFound where the node lacks one.
 func show(out io.Writer, findings []netplan.Finding, output string) error {
-	lacking := 0
-	for _, f := range findings {
-		if !f.OK {
-			lacking++
-		}
-	}
+	lacking := netplan.Lacking(findings)
 	var err error
 	if output == "json" {
 		encoder := json.NewEncoder(out)
@@ -75,13 +70,13 @@ func show(out io.Writer, findings []netplan.Finding, output string) error {
 	} else {
 		err = table(out, findings, lacking)
 	}
-	if err == nil && lacking > 0 {
+	if err == nil && len(lacking) > 0 {
 		err = ErrFound
 	}
 	return err
 }
 
-func table(out io.Writer, findings []netplan.Finding, lacking int) error {
+func table(out io.Writer, findings, lacking []netplan.Finding) error {
 	red, green, plain := "", "", ""
 	if file, ok := out.(*os.File); ok && term.IsTerminal(int(file.Fd())) {
 		red, green, plain = "\x1b[31m", "\x1b[32m", "\x1b[0m"
@@ -98,15 +93,13 @@ func table(out io.Writer, findings []netplan.Finding, lacking int) error {
 	if err := t.Flush(); err != nil {
 		return err
 	}
-	if lacking == 0 {
+	if len(lacking) == 0 {
 		_, err := fmt.Fprintln(out, "\nThe node has everything that underlay pods need.")
 		return err
 	}
 	fmt.Fprintln(out)
-	for _, f := range findings {
-		if !f.OK {
-			fmt.Fprintln(out, f)
-		}
+	for _, f := range lacking {
+		fmt.Fprintln(out, f)
 	}
 	return nil
 }

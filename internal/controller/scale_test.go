@@ -43,7 +43,7 @@ const (
 //
 //	go test -tags 'apiserver scale' -run FiveThousand -v ./internal/controller -quiet 5m
 func TestFiveThousandPoolsAreTakenIn(t *testing.T) {
-	c := kubetest.FastClient(t)
+	c := kubetest.Client(t)
 	begin := time.Now()
 	populate(t, c)
 	t.Logf("%d pools, %d pods with endpoints and leases created in %s", scalePools, scaleEndpoints, time.Since(begin).Round(time.Second))

@@ -1,7 +1,9 @@
 package kube
 
 import (
+	"cmp"
 	"strings"
+	"time"
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -26,18 +28,19 @@ func (r Ready) Set(conditions *[]metav1.Condition, generation int64) bool {
 		status = metav1.ConditionTrue
 	}
 	return meta.SetStatusCondition(conditions, metav1.Condition{
-		Type: ConditionReady, Status: status, Reason: r.Reason, Message: shortened(r.Message), ObservedGeneration: generation,
+		Type: ConditionReady, Status: status, Reason: r.Reason, Message: cut(r.Message, maxConditionMessage), ObservedGeneration: generation,
 	})
 }
 
 // maxConditionMessage is the limit of metav1.Condition.
 const maxConditionMessage = 32768
 
-func shortened(message string) string {
-	if len(message) <= maxConditionMessage {
-		return message
+// cut shortens a text to so many bytes, between letters.
+func cut(text string, limit int) string {
+	if len(text) <= limit {
+		return text
 	}
-	return message[:maxConditionMessage-3] + "..."
+	return strings.ToValidUTF8(text[:limit-3], "") + "..."
 }
 
 // maxEventNote is what the API server accepts: a note of events.k8s.io/v1, and a
@@ -45,9 +48,10 @@ func shortened(message string) string {
 const maxEventNote = 1024
 
 // EventNote shortens a text to what an event can hold.
-func EventNote(note string) string {
-	if len(note) <= maxEventNote {
-		return note
-	}
-	return strings.ToValidUTF8(note[:maxEventNote-3], "") + "..."
+func EventNote(note string) string { return cut(note, maxEventNote) }
+
+// Elder reports whether the first of two objects, created at a and named so, is in
+// its place where the two get in each other's way.
+func Elder(a time.Time, nameA string, b time.Time, nameB string) bool {
+	return cmp.Or(a.Compare(b), cmp.Compare(nameA, nameB)) < 0
 }

@@ -155,6 +155,11 @@ func Preflight(facts NodeFacts, ipv6 bool) []Finding {
 	return out
 }
 
+// Lacking returns those of the findings that the node lacks.
+func Lacking(findings []Finding) []Finding {
+	return slices.DeleteFunc(slices.Clone(findings), func(f Finding) bool { return f.OK })
+}
+
 // Raise plans the sysctls that are below their floors.
 func Raise(sysctls map[string]string) State {
 	var st State

@@ -1,7 +1,6 @@
 package netplan
 
 import (
-	"slices"
 	"strings"
 	"testing"
 )
@@ -33,9 +32,7 @@ func TestPreflightNamesWhatTheNodeLacks(t *testing.T) {
 	}
 }
 
-func lacks(facts NodeFacts, ipv6 bool) []Finding {
-	return slices.DeleteFunc(Preflight(facts, ipv6), func(f Finding) bool { return f.OK })
-}
+func lacks(facts NodeFacts, ipv6 bool) []Finding { return Lacking(Preflight(facts, ipv6)) }
 
 func TestRaiseNeverLowers(t *testing.T) {
 	got := Raise(map[string]string{"net/ipv4/neigh/default/gc_thresh1": "128", "net/ipv4/neigh/default/gc_thresh3": "99999"})

@@ -26,10 +26,8 @@ func (u *Upkeep) preflight(ctx context.Context, host *linux.Namespace) {
 		u.raise(host, facts)
 	}
 	var lines []string
-	for _, f := range netplan.Preflight(facts, u.IPv6) {
-		if !f.OK {
-			lines = append(lines, f.String())
-		}
+	for _, f := range netplan.Lacking(netplan.Preflight(facts, u.IPv6)) {
+		lines = append(lines, f.String())
 	}
 	text := strings.Join(lines, "; ")
 	if text == u.shown {

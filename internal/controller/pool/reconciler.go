@@ -228,9 +228,7 @@ func (r *Reconciler) ready(pool *v2beta1.SpiderIPPool, leases []lease.Lease) kub
 	}
 	var reasons []string
 	for _, conflict := range r.index.Conflicts(compiled) {
-		// Of two pools the older one is in its place.
-		if conflict.Created.Before(pool.CreationTimestamp.Time) ||
-			conflict.Created.Equal(pool.CreationTimestamp.Time) && conflict.Pool < pool.Name {
+		if kube.Elder(conflict.Created, conflict.Pool, pool.CreationTimestamp.Time, pool.Name) {
 			reasons = append(reasons, "spec."+conflict.Field+" "+conflict.Reason)
 		}
 	}

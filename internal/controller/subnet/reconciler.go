@@ -45,12 +45,6 @@ func Setup(mgr ctrl.Manager) error {
 	return ctrl.NewControllerManagedBy(mgr).Named("subnet").For(&v2beta1.SpiderSubnet{}).Watches(&v2beta1.SpiderSubnet{}, all).Complete(r)
 }
 
-// older reports whether a is in its place where a and b get in each other's way.
-func older(a, b *v2beta1.SpiderSubnet) bool {
-	return a.CreationTimestamp.Before(&b.CreationTimestamp) ||
-		a.CreationTimestamp.Equal(&b.CreationTimestamp) && a.Name < b.Name
-}
-
 // Reconcile writes the status of one SpiderSubnet.
 func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.Result, error) {
 	subnet := &v2beta1.SpiderSubnet{}
@@ -64,7 +58,9 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 		ready = kube.Ready{Reason: "Invalid", Message: errs.ToAggregate().Error()}
 	} else {
 		subnet.Status.TotalIPCount = new(compiled.IPs.Minus(ipset.Union(compiled.Exclude, ipset.OfAddrs(compiled.Gateway))).Count())
-		conflicts, err := cached.SubnetConflicts(ctx, r.client, subnet, func(other *v2beta1.SpiderSubnet) bool { return older(other, subnet) })
+		conflicts, err := cached.SubnetConflicts(ctx, r.client, subnet, func(other *v2beta1.SpiderSubnet) bool {
+			return kube.Elder(other.CreationTimestamp.Time, other.Name, subnet.CreationTimestamp.Time, subnet.Name)
+		})
 		if err != nil {
 			return ctrl.Result{}, err
 		}

@@ -11,22 +11,7 @@ import (
 	"testing"
 
 	"golang.org/x/sync/errgroup"
-	"sigs.k8s.io/controller-runtime/pkg/client"
-
-	"spiderpool.dev/spiderpool/internal/kube/allkinds"
 )
-
-// FastClient returns a client that nothing holds back.
-func FastClient(tb testing.TB) client.Client {
-	tb.Helper()
-	config := Config(tb)
-	config.QPS, config.Burst = -1, 0
-	c, err := client.New(config, client.Options{Scheme: allkinds.NewScheme()})
-	if err != nil {
-		tb.Fatal(err)
-	}
-	return c
-}
 
 // Each calls f with 0 to n-1, sixteen at a time.
 func Each(tb testing.TB, n int, f func(ctx context.Context, i int) error) {
