@@ -36,6 +36,7 @@ import (
 	"spiderpool.dev/spiderpool/internal/pool"
 	"spiderpool.dev/spiderpool/internal/reclaim"
 	"spiderpool.dev/spiderpool/internal/rpc/rpcserver"
+	"spiderpool.dev/spiderpool/internal/wire"
 )
 
 const (
@@ -146,6 +147,7 @@ func assemble(ctx context.Context, cfg config.Agent, client *kube.Client, log *s
 			ready:       a.ready,
 			metrics:     a.metrics,
 			coordinator: coordinator,
+			detect:      wire.Detection{IPConflict: cfg.IPAM.EnableIPConflictDetection, Gateway: cfg.IPAM.EnableGatewayDetection},
 		},
 	}
 	coordinator.cluster = a.cluster

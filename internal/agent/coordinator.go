@@ -36,11 +36,7 @@ func (c *coordinator) plan(ctx context.Context, req wire.CoordinatorRequest) (wi
 	if err != nil {
 		return wire.CoordinatorReply{}, podFailure(req.Attachment, err)
 	}
-	reply := wire.CoordinatorReply{
-		PodDefaultRouteNIC: pod.Annotations[v2beta1.AnnotationPodDefaultRouteNIC],
-		DetectGateway:      c.cfg.IPAM.EnableGatewayDetection,
-		DetectIPConflict:   c.cfg.IPAM.EnableIPConflictDetection,
-	}
+	reply := wire.CoordinatorReply{PodDefaultRouteNIC: pod.Annotations[v2beta1.AnnotationPodDefaultRouteNIC]}
 	// Annotations that cannot be read are Multus's to complain about.
 	interfaces, _ := pool.Interfaces(req.PodNamespace, pod.Annotations, options(c.cfg).ClusterNetwork)
 	for _, i := range interfaces {

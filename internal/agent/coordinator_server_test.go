@@ -148,15 +148,10 @@ func TestPluginIsToldTheClustersNetworksAndThePodsWishes(t *testing.T) {
 	w := newWorld(t)
 	node := w.node("n1")
 	object := w.coordinator(v2beta1.CoordinatorSpec{Mode: new(v2beta1.ModeUnderlay)}, synced)
-	gateways := w.agent(node, func(cfg *config.Agent) {
-		cfg.CoordinatorName, cfg.IPAM.EnableGatewayDetection, cfg.IPAM.EnableIPConflictDetection = object.Name, true, false
-	})
-	conflicts := w.agent(node, func(cfg *config.Agent) {
-		cfg.CoordinatorName, cfg.IPAM.EnableGatewayDetection, cfg.IPAM.EnableIPConflictDetection = object.Name, false, true
-	})
-	ask := func(from *running, pod *corev1.Pod) wire.CoordinatorReply {
+	agent := w.agent(node, func(cfg *config.Agent) { cfg.CoordinatorName = object.Name })
+	ask := func(pod *corev1.Pod) wire.CoordinatorReply {
 		t.Helper()
-		reply, err := from.Coordinator(t.Context(), wire.CoordinatorRequest{Attachment: attachment(pod, "c1", "eth0")})
+		reply, err := agent.Coordinator(t.Context(), wire.CoordinatorRequest{Attachment: attachment(pod, "c1", "eth0")})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -164,24 +159,18 @@ func TestPluginIsToldTheClustersNetworksAndThePodsWishes(t *testing.T) {
 	}
 
 	pod := w.pod("several", node, annotated(v2beta1.AnnotationMultusNetworks, "a,b@fast,c", v2beta1.AnnotationPodDefaultRouteNIC, "net1"))
-	reply := ask(gateways, pod)
+	reply := ask(pod)
 	if !slices.Equal(reply.PodInterfaces, []string{"eth0", "net1", "fast", "net3"}) || reply.PodDefaultRouteNIC != "net1" {
 		t.Errorf("got %+v", reply)
 	}
 	if !slices.Equal(reply.Config.OverlayPodCIDR, networks("10.244.0.0/16")) || !slices.Equal(reply.Config.ServiceCIDR, networks("10.96.0.0/12")) || reply.Config.Mode != "underlay" {
 		t.Errorf("got %+v", reply.Config)
 	}
-	if !reply.DetectGateway || reply.DetectIPConflict {
-		t.Errorf("detects gateway %t, conflict %t; want the former", reply.DetectGateway, reply.DetectIPConflict)
-	}
-	if reply = ask(conflicts, pod); reply.DetectGateway || !reply.DetectIPConflict {
-		t.Errorf("detects gateway %t, conflict %t; want the latter", reply.DetectGateway, reply.DetectIPConflict)
-	}
-	if reply = ask(gateways, w.pod("plain", node)); !slices.Equal(reply.PodInterfaces, []string{"eth0"}) || reply.PodDefaultRouteNIC != "" {
+	if reply = ask(w.pod("plain", node)); !slices.Equal(reply.PodInterfaces, []string{"eth0"}) || reply.PodDefaultRouteNIC != "" {
 		t.Errorf("a pod without annotations: %+v", reply)
 	}
 	// Multus complains of the annotation, and the coordinator does without.
-	if reply = ask(gateways, w.pod("faulty", node, annotated(v2beta1.AnnotationMultusNetworks, "[{"))); reply.PodInterfaces != nil {
+	if reply = ask(w.pod("faulty", node, annotated(v2beta1.AnnotationMultusNetworks, "[{"))); reply.PodInterfaces != nil {
 		t.Errorf("interfaces of an annotation that cannot be read: %v", reply.PodInterfaces)
 	}
 }

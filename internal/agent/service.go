@@ -17,6 +17,7 @@ type service struct {
 	ready       func() error
 	metrics     *metrics
 	coordinator *coordinator
+	detect      wire.Detection
 }
 
 func (s *service) Add(ctx context.Context, req wire.AddRequest) (reply wire.AddReply, err error) {
@@ -25,7 +26,9 @@ func (s *service) Add(ctx context.Context, req wire.AddRequest) (reply wire.AddR
 	if err := s.Status(ctx); err != nil {
 		return wire.AddReply{}, err
 	}
-	return s.ipam.Add(ctx, req)
+	reply, err = s.ipam.Add(ctx, req)
+	reply.Detect = s.detect
+	return reply, err
 }
 
 func (s *service) Delete(ctx context.Context, req wire.DeleteRequest) (err error) {

@@ -3,12 +3,14 @@ package linux
 import (
 	"errors"
 	"fmt"
+	"net"
 	"os"
-	"runtime"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"spiderpool.dev/spiderpool/internal/linux/nsthread"
 )
 
 // ErrNoNamespace is in the error of Open where the path holds no network namespace.
@@ -60,28 +62,18 @@ func (n *Namespace) Same(other *Namespace) bool { return n.ns.Equal(other.ns) }
 // Do runs f on a thread that is in the namespace. f must not start goroutines:
 // they would run elsewhere.
 func (n *Namespace) Do(f func() error) error {
-	runtime.LockOSThread()
-	home, err := netns.Get()
-	if err != nil {
-		runtime.UnlockOSThread()
-		return fmt.Errorf("open the thread's network namespace: %w", err)
-	}
-	defer home.Close()
-	if n.ns.Equal(home) {
-		defer runtime.UnlockOSThread()
-		return f()
-	}
-	if err := netns.Set(n.ns); err != nil {
-		runtime.UnlockOSThread()
-		return fmt.Errorf("enter network namespace %s: %w", n.path, err)
-	}
-	defer func() {
-		// A thread that cannot go back stays locked and ends with its goroutine.
-		if netns.Set(home) == nil {
-			runtime.UnlockOSThread()
+	return nsthread.Do(n.ns, f)
+}
+
+// OnLink runs f, as Do does, with the interface of that name.
+func (n *Namespace) OnLink(dev string, f func(*net.Interface) error) error {
+	return n.Do(func() error {
+		ifi, err := net.InterfaceByName(dev)
+		if err != nil {
+			return fmt.Errorf("look up %s in %s: %w", dev, n.path, err)
 		}
-	}()
-	return f()
+		return f(ifi)
+	})
 }
 
 // dump repeats a dump that changed under the kernel's hands.

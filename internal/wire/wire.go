@@ -92,6 +92,14 @@ type AddReply struct {
 	Addresses []Address `json:"addresses"`
 	Routes    []Route   `json:"routes,omitempty"`
 	DNS       DNS       `json:"dns,omitzero"`
+	// Detect is what to ask the network before the addresses are used.
+	Detect Detection `json:"detect,omitzero"`
+}
+
+// Detection is the installation's switches for asking the network.
+type Detection struct {
+	IPConflict bool `json:"ipConflict,omitempty"` // whether another machine uses an address
+	Gateway    bool `json:"gateway,omitempty"`    // whether the gateways answer
 }
 
 // DeleteRequest gives back the addresses of an interface. Unknown is success.
@@ -119,9 +127,8 @@ type GCRequest struct {
 }
 
 // ConflictRequest tells that a foreign host uses an address that the interface was
-// given. The agent keeps the address from being handed out for a while; the caller
-// fails its own command with CodeTryAgainLater, and the next sandbox of the pod gets
-// another address.
+// given. The agent takes it back and keeps it from being handed out for a while;
+// the next ADD of the pod gets another one, of the same attachment or after it.
 type ConflictRequest struct {
 	Attachment
 	Address netip.Addr `json:"address"`
@@ -162,9 +169,6 @@ type CoordinatorReply struct {
 	// PodInterfaces are the interfaces that the pod's annotations ask for, those
 	// that are not attached yet among them; nil where that is not known.
 	PodInterfaces []string `json:"podInterfaces,omitempty"`
-	// DetectGateway and DetectIPConflict are the installation's switches.
-	DetectGateway    bool `json:"detectGateway,omitempty"`
-	DetectIPConflict bool `json:"detectIPConflict,omitempty"`
 }
 
 // Codes of CNI errors (CNI specification 1.1.0, section 5, "Error"; 100 and

@@ -260,7 +260,7 @@ type agent struct {
 	deleted int
 }
 
-func serve(t *testing.T, a *agent, socket string) {
+func serve(t *testing.T, a rpcserver.Service, socket string) {
 	t.Helper()
 	listener, err := rpcserver.Listen(socket)
 	if err != nil {

@@ -33,36 +33,28 @@ const (
 // those that are left out coming from the agent, and what only the plugin has.
 type conf struct {
 	types.PluginConf
-	Socket             string     `json:"ipam_unix_socket_path"`
-	Mode               *string    `json:"mode"`
-	HijackCIDR         []string   `json:"hijackCIDR"`
-	OverlayPodCIDR     []string   `json:"overlayPodCIDR"`
-	ServiceCIDR        []string   `json:"serviceCIDR"`
-	PolicyRoutes       []route    `json:"policyRoutes"`
-	PodMACPrefix       *string    `json:"podMACPrefix"`
-	TunePodRoutes      *bool      `json:"tunePodRoutes"`
-	PodDefaultRouteNIC *string    `json:"podDefaultRouteNic"`
-	HostRuleTable      *int       `json:"hostRuleTable"`
-	PodRPFilter        *int       `json:"podRPFilter"`
-	TxQueueLen         *int       `json:"txQueueLen"`
-	VethLinkAddress    *string    `json:"vethLinkAddress"`
-	VethMTU            *int       `json:"vethMTU"`
-	PodDefaultCNINIC   string     `json:"podDefaultCniNic"`
-	MultusNICPrefix    string     `json:"multusNicPrefix"`
-	Detect             detectConf `json:"detectOptions"`
-	Log                logConf    `json:"logOptions"`
+	Socket             string   `json:"ipam_unix_socket_path"`
+	Mode               *string  `json:"mode"`
+	HijackCIDR         []string `json:"hijackCIDR"`
+	OverlayPodCIDR     []string `json:"overlayPodCIDR"`
+	ServiceCIDR        []string `json:"serviceCIDR"`
+	PolicyRoutes       []route  `json:"policyRoutes"`
+	PodMACPrefix       *string  `json:"podMACPrefix"`
+	TunePodRoutes      *bool    `json:"tunePodRoutes"`
+	PodDefaultRouteNIC *string  `json:"podDefaultRouteNic"`
+	HostRuleTable      *int     `json:"hostRuleTable"`
+	PodRPFilter        *int     `json:"podRPFilter"`
+	TxQueueLen         *int     `json:"txQueueLen"`
+	VethLinkAddress    *string  `json:"vethLinkAddress"`
+	VethMTU            *int     `json:"vethMTU"`
+	PodDefaultCNINIC   string   `json:"podDefaultCniNic"`
+	MultusNICPrefix    string   `json:"multusNicPrefix"`
+	Log                logConf  `json:"logOptions"`
 }
 
 type route struct {
 	Dst string `json:"dst"`
 	GW  string `json:"gw"`
-}
-
-// detectConf says how persistently the network is asked for an address.
-type detectConf struct {
-	Retries  int    `json:"retries"`
-	Interval string `json:"interval"`
-	Timeout  string `json:"timeout"`
 }
 
 type logConf struct {
@@ -89,8 +81,7 @@ func (n *integer) UnmarshalJSON(text []byte) error {
 func parseConf(stdin []byte) (*conf, error) {
 	c := &conf{
 		Socket: defaultSocket, PodDefaultCNINIC: "eth0", MultusNICPrefix: "net",
-		Detect: detectConf{Retries: 3, Interval: "10ms", Timeout: "100ms"},
-		Log:    logConf{Level: "INFO", File: "/var/log/spidernet/coordinator.log", MaxSize: 100, MaxAge: 30, MaxCount: 7},
+		Log: logConf{Level: "INFO", File: "/var/log/spidernet/coordinator.log", MaxSize: 100, MaxAge: 30, MaxCount: 7},
 	}
 	if err := json.Unmarshal(stdin, c); err != nil {
 		return nil, types.NewError(wire.CodeDecodingFailure, "the network configuration is not what coordinator understands", err.Error())

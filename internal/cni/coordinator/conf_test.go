@@ -5,7 +5,6 @@ import (
 	"net/netip"
 	"reflect"
 	"testing"
-	"time"
 
 	"spiderpool.dev/spiderpool/internal/netplan"
 	"spiderpool.dev/spiderpool/internal/wire"
@@ -93,17 +92,9 @@ func TestMalformedFieldsAreNamed(t *testing.T) {
 	}
 }
 
-func TestDetectionOptions(t *testing.T) {
-	c, err := parseConf([]byte(`{"detectOptions":{"retries":5,"interval":"1s","timeout":"2s"},"logOptions":{"logMaxSize":"50","logMaxAge":7}}`))
+func TestLogOptionsAreNumbersOrStrings(t *testing.T) {
+	c, err := parseConf([]byte(`{"logOptions":{"logMaxSize":"50","logMaxAge":7}}`))
 	if err != nil || c.Log.MaxSize != 50 || c.Log.MaxAge != 7 {
 		t.Fatalf("got %+v, %v", c, err)
-	}
-	d, err := c.detection(wire.CoordinatorReply{DetectGateway: true})
-	if err != nil || !d.gateway || d.conflict || d.probe.Attempts != 5 || d.probe.Interval != time.Second || d.probe.Timeout != 2*time.Second {
-		t.Errorf("got %+v, %v", d, err)
-	}
-	c.Detect.Interval = "soon"
-	if _, err := c.detection(wire.CoordinatorReply{}); err == nil {
-		t.Error("an interval of \"soon\" was accepted")
 	}
 }

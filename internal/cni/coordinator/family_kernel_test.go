@@ -84,26 +84,6 @@ func TestNodeOfIPv4PodsIsNotAskedForIPv6(t *testing.T) {
 	}
 }
 
-func TestConflictIsReportedAndTriedAgain(t *testing.T) {
-	for i, addr := range guide.a {
-		reply := guideReply()
-		reply.DetectIPConflict = true
-		node, pod := lone(t, reply)
-		a := newAgent(t, reply)
-		pod.socket = a.socket
-		squatter := linuxtest.NewMachine(t, "squatter")
-		node.Sub("macvlan", "ens5", squatter, "eth0")
-		squatter.Addr("eth0", addr)
-		out, err := pod.call("ADD", "eth0", pod.result("eth0", guide.a, guide.gateways), nil)
-		mac := squatter.Link("eth0").Attrs().HardwareAddr.String()
-		if err == nil || !strings.Contains(out, `"code": 11`) ||
-			!strings.Contains(out, "address "+bare(guide.a[i])+" of eth0 is in use by the machine with hardware address "+mac) {
-			t.Errorf("%s: got %v\n%s", addr, err, out)
-		}
-		a.expectConflict(t, pod.id, bare(addr), mac)
-	}
-}
-
 func (a *agent) expectConflict(t *testing.T, container, addr, mac string) {
 	t.Helper()
 	a.mu.Lock()

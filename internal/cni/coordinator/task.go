@@ -26,7 +26,6 @@ type task struct {
 	mode       string // underlay, overlay or disabled
 	macPrefix  string
 	settings   netplan.Settings
-	detect     detection
 	// interfaces are those that the pod asks for, nil where that is not known;
 	// ownWish says that the pod itself names the one with the default route.
 	interfaces []string
@@ -50,9 +49,6 @@ func open(c *conf, args *skel.CmdArgs, previous *types100.Result) (*task, error)
 	t := &task{conf: c, args: args, attachment: attachment, previous: previous, veth: netplan.VethPairOf(args.ContainerID),
 		interfaces: reply.PodInterfaces, ownWish: reply.PodDefaultRouteNIC != ""}
 	if t.mode, t.macPrefix, t.settings, err = c.settings(reply); err != nil {
-		return nil, err
-	}
-	if t.detect, err = c.detection(reply); err != nil {
 		return nil, err
 	}
 	if t.mode != modeDisabled && len(t.settings.ServiceCIDR) == 0 {

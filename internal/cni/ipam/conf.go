@@ -6,9 +6,11 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/containernetworking/cni/pkg/types"
 
+	"spiderpool.dev/spiderpool/internal/linux/probe"
 	"spiderpool.dev/spiderpool/internal/wire"
 )
 
@@ -19,23 +21,56 @@ const defaultSocket = "/var/run/spidernet/spiderpool.sock"
 // its IPAM plugin. Keys that are not ours belong to the main plugin.
 type conf struct {
 	types.PluginConf
-	Master string   `json:"master"`
-	IPAM   ipamConf `json:"ipam"`
+	Master          string   `json:"master"`
+	Mode            string   `json:"mode"`            // ipvlan: l2 where it is left out
+	LinkInContainer bool     `json:"linkInContainer"` // Master is in the pod's network namespace
+	IPAM            ipamConf `json:"ipam"`
 }
 
 // ipamConf is the object "ipam" of a network configuration.
 type ipamConf struct {
-	Type              string   `json:"type"`
-	Socket            string   `json:"ipam_unix_socket_path"`
-	DefaultIPv4Pools  []string `json:"default_ipv4_ippool"`
-	DefaultIPv6Pools  []string `json:"default_ipv6_ippool"`
-	CleanGateway      bool     `json:"clean_gateway"`
-	MatchMasterSubnet bool     `json:"match_master_subnet"`
-	LogLevel          string   `json:"log_level"`
-	LogFile           string   `json:"log_file_path"`
-	LogFileMaxSize    integer  `json:"log_file_max_size"` // MiB
-	LogFileMaxAge     integer  `json:"log_file_max_age"`  // days
-	LogFileMaxCount   integer  `json:"log_file_max_count"`
+	Type              string     `json:"type"`
+	Socket            string     `json:"ipam_unix_socket_path"`
+	DefaultIPv4Pools  []string   `json:"default_ipv4_ippool"`
+	DefaultIPv6Pools  []string   `json:"default_ipv6_ippool"`
+	CleanGateway      bool       `json:"clean_gateway"`
+	MatchMasterSubnet bool       `json:"match_master_subnet"`
+	Detect            detectConf `json:"detectOptions"`
+	LogLevel          string     `json:"log_level"`
+	LogFile           string     `json:"log_file_path"`
+	LogFileMaxSize    integer    `json:"log_file_max_size"` // MiB
+	LogFileMaxAge     integer    `json:"log_file_max_age"`  // days
+	LogFileMaxCount   integer    `json:"log_file_max_count"`
+}
+
+// detectConf says how persistently the network is asked for an address, where the
+// installation wants that. What is left out comes from probe.Default.
+type detectConf struct {
+	Retries  integer `json:"retries"`
+	Interval string  `json:"interval"`
+	Timeout  string  `json:"timeout"`
+}
+
+func (d detectConf) options() (probe.Options, error) {
+	o := probe.Default
+	if d.Retries > 0 {
+		o.Attempts = int(d.Retries)
+	}
+	for _, f := range []struct {
+		name, text string
+		to         *time.Duration
+	}{{"interval", d.Interval, &o.Interval}, {"timeout", d.Timeout, &o.Timeout}} {
+		if f.text == "" {
+			continue
+		}
+		v, err := time.ParseDuration(f.text)
+		if err != nil || v < 0 {
+			return o, types.NewError(wire.CodeInvalidConfig,
+				fmt.Sprintf("ipam.detectOptions.%s %q is not a duration", f.name, f.text), "write 100ms or 1s, for example")
+		}
+		*f.to = v
+	}
+	return o, nil
 }
 
 // integer is a JSON number or a string that holds one; both are in use.
@@ -74,6 +109,9 @@ func parseConf(stdin []byte) (*conf, error) {
 	}
 	if _, err := parseLevel(c.IPAM.LogLevel); err != nil {
 		return nil, types.NewError(wire.CodeInvalidConfig, err.Error(), "")
+	}
+	if _, err := c.IPAM.Detect.options(); err != nil {
+		return nil, err
 	}
 	return c, nil
 }

@@ -65,7 +65,7 @@ func add(c *conf, args *skel.CmdArgs) error {
 	if err != nil {
 		return err
 	}
-	reply, err := c.agent().Add(context.Background(), wire.AddRequest{
+	reply, err := c.addresses(args, wire.AddRequest{
 		Attachment:        attachment,
 		Network:           c.Name,
 		Master:            c.Master,

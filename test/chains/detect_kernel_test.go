@@ -1,0 +1,190 @@
+//go:build kernel
+
+package chains
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/containernetworking/cni/libcni"
+	types100 "github.com/containernetworking/cni/pkg/types/100"
+
+	"spiderpool.dev/spiderpool/internal/linux/linuxtest"
+	"spiderpool.dev/spiderpool/internal/wire"
+)
+
+// detecting is an agent with detection switched on: it gives addresses in turn, and
+// after a conflict the next one.
+type detecting struct {
+	agent
+	next      []netip.Prefix
+	detect    wire.Detection
+	gateways  []string
+	conflicts []string
+}
+
+func newDetecting(d wire.Detection) *detecting {
+	return &detecting{detect: d, gateways: []string{"10.20.0.1", "fd20::1"},
+		next: []netip.Prefix{netip.MustParsePrefix("10.20.0.10/24"), netip.MustParsePrefix("fd20::10/64")}}
+}
+
+func (a *detecting) Add(context.Context, wire.AddRequest) (wire.AddReply, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	reply := wire.AddReply{Detect: a.detect}
+	for i, p := range a.next {
+		reply.Addresses = append(reply.Addresses, wire.Address{Prefix: p, Gateway: netip.MustParseAddr(a.gateways[i]), Pool: fmt.Sprintf("v%d", 4+2*i)})
+	}
+	return reply, nil
+}
+
+func (a *detecting) Conflict(_ context.Context, req wire.ConflictRequest) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.conflicts = append(a.conflicts, fmt.Sprintf("%s %s %s", req.Interface, req.Address, req.MAC))
+	for i, p := range a.next {
+		if p.Addr() == req.Address {
+			a.next[i] = netip.PrefixFrom(p.Addr().Next(), p.Bits())
+		}
+	}
+	return nil
+}
+
+// network is a node on a network with a machine that has the gateways' addresses, and
+// the main plugin that pods get on it.
+type network struct {
+	*testing.T
+	node, other *linuxtest.Machine
+	mac         string
+	dev         string // the other machine's
+	plugin      string
+}
+
+// eachMain runs f with every main plugin that this kernel has the links of.
+func eachMain(t *testing.T, f func(n *network)) {
+	for kind, plugin := range map[string]string{
+		"macvlan": `"type":"macvlan","master":"ens5"`,
+		"ipvlan":  `"type":"ipvlan","master":"ens5"`,
+		"vlan":    `"type":"vlan","master":"ens5","vlanId":7`,
+	} {
+		t.Run(kind, func(t *testing.T) {
+			if !linuxtest.HasKind(t, kind) {
+				t.Skipf("this kernel has no %s", kind)
+			}
+			n := &network{T: t, node: linuxtest.NewMachine(t, "node"), other: linuxtest.NewMachine(t, "other"), dev: "x", plugin: plugin}
+			linuxtest.Wire(n.node, "ens5", n.other, "x")
+			if kind == "vlan" {
+				if err := n.other.VLAN("x", 7); err != nil {
+					t.Fatal(err)
+				}
+				n.dev = "x.7"
+				n.other.Up(n.dev)
+			}
+			n.other.Addr(n.dev, "10.20.0.1/24", "fd20::1/64")
+			n.mac = n.other.Link(n.dev).Attrs().HardwareAddr.String()
+			f(n)
+		})
+	}
+}
+
+// add executes an ADD and returns its addresses, as text.
+func (n *network) add(a *detecting) (string, error) {
+	n.Helper()
+	dir := n.TempDir()
+	list := load(n.T, []byte(fmt.Sprintf(`{"cniVersion":"1.0.0","name":"n",%s,"ipam":{"type":"spiderpool"}}`, n.plugin)), filepath.Join(dir, "agent.sock"))
+	serve(n.T, a, filepath.Join(dir, "agent.sock"))
+	bin, err := plugins.Dir()
+	if err != nil {
+		n.Fatal(err)
+	}
+	cni := libcni.NewCNIConfigWithCacheDir([]string{bin}, filepath.Join(dir, "cache"), nil)
+	pod := linuxtest.NewMachine(n.T, "pod")
+	runtime := &libcni.RuntimeConf{ContainerID: strings.Repeat("c", 64), NetNS: pod.Path(), IfName: "eth0",
+		Args: [][2]string{{"IgnoreUnknown", "1"}, {"K8S_POD_NAMESPACE", "default"}, {"K8S_POD_NAME", "pod"}}}
+	var addresses []string
+	err = n.node.Do(func() error {
+		result, err := cni.AddNetworkList(n.Context(), list, runtime)
+		if err != nil { // which a runtime has a DEL follow
+			return errors.Join(err, cni.DelNetworkList(n.Context(), list, runtime))
+		}
+		converted, err := types100.NewResultFromResult(result)
+		if err != nil {
+			return err
+		}
+		for _, ip := range converted.IPs {
+			addresses = append(addresses, ip.Address.IP.String())
+		}
+		return nil
+	})
+	return strings.Join(addresses, " "), err
+}
+
+func TestAddressInUseIsQuarantinedAndAnotherOneTaken(t *testing.T) {
+	eachMain(t, func(n *network) {
+		n.other.Addr(n.dev, "10.20.0.10/24", "fd20::10/64", "fd20::11/64")
+		a := newDetecting(wire.Detection{IPConflict: true, Gateway: true})
+		got, err := n.add(a)
+		if want := "10.20.0.11 fd20::12"; err != nil || got != want {
+			n.Errorf("got %q, %v; want %q", got, err, want)
+		}
+		want := fmt.Sprintf("[eth0 10.20.0.10 %[1]s eth0 fd20::10 %[1]s eth0 fd20::11 %[1]s]", n.mac)
+		if fmt.Sprint(a.conflicts) != want {
+			n.Errorf("the agent was told of %v, want %s", a.conflicts, want)
+		}
+	})
+}
+
+func TestAddressesInUseAreNotTriedWithoutEnd(t *testing.T) {
+	eachMain(t, func(n *network) {
+		for i := range 6 {
+			n.other.Addr(n.dev, fmt.Sprintf("10.20.0.%d/24", 10+i))
+		}
+		a := newDetecting(wire.Detection{IPConflict: true})
+		got, err := n.add(a)
+		if err == nil || !strings.Contains(err.Error(), "5 addresses in turn") || !strings.Contains(err.Error(), "10.20.0.14 is in use") {
+			n.Errorf("got %q, %v", got, err)
+		}
+		if len(a.conflicts) != 5 {
+			n.Errorf("the agent was told of %v", a.conflicts)
+		}
+	})
+}
+
+func TestGatewayThatDoesNotAnswerFailsTheADD(t *testing.T) {
+	eachMain(t, func(n *network) {
+		for i, silent := range []string{"10.20.0.99", "fd20::99"} {
+			a := newDetecting(wire.Detection{IPConflict: true, Gateway: true})
+			a.gateways[i] = silent
+			got, err := n.add(a)
+			want := fmt.Sprintf("gateway %s of pool v%d does not answer", silent, 4+2*i)
+			if err == nil || !strings.Contains(err.Error(), want) {
+				n.Errorf("got %q, %v; want %q", got, err, want)
+			}
+		}
+	})
+}
+
+func TestNothingIsAskedWhereNobodyWantsIt(t *testing.T) {
+	eachMain(t, func(n *network) {
+		n.other.Addr(n.dev, "10.20.0.10/24")
+		a := newDetecting(wire.Detection{})
+		if got, err := n.add(a); err != nil || got != "10.20.0.10 fd20::10" || a.conflicts != nil {
+			n.Errorf("got %q, %v, and the agent was told of %v", got, err, a.conflicts)
+		}
+	})
+}
+
+// TestInterfaceThatIsMadeLaterIsNotAsked has a main plugin that asks for addresses
+// before it makes the interface.
+func TestInterfaceThatIsMadeLaterIsNotAsked(t *testing.T) {
+	n := &network{T: t, node: linuxtest.NewMachine(t, "node"), plugin: `"type":"ptp"`}
+	got, err := n.add(newDetecting(wire.Detection{IPConflict: true, Gateway: true}))
+	if want := "10.20.0.10 fd20::10"; err != nil || got != want {
+		t.Errorf("got %q, %v; want %q", got, err, want)
+	}
+}
