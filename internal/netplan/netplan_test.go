@@ -46,6 +46,11 @@ var (
 		Gateways: ips("10.20.0.1", "fd20::1"), Routes: []Hop{{Dst: pfx("10.30.0.0/16")[0], Via: ips("10.20.0.2")[0]}}}
 	calicoEth0 = NIC{Name: "eth0", MAC: mac("02:00:00:00:00:07"), Addrs: pfx("10.244.0.5/32"), Gateways: ips("169.254.1.1")}
 	guideNode  = Node{Addrs: pfx("172.31.22.228/20", "172.17.0.1/16", "169.254.20.10/32", "2406:da1e:c4:ed01::10/64"), IPv6: true}
+	// The interface of the bridge plugin: its gateway is an address of the node. The
+	// ptp plugin's has its subnet behind that.
+	bridgeEth0 = NIC{Name: "eth0", MAC: mac("02:00:00:00:00:08"), Addrs: pfx("10.245.0.5/24", "fd00:10:245::5/64"),
+		Gateways: ips("10.245.0.1", "fd00:10:245::1")}
+	bridgeNode = Node{Addrs: append(pfx("10.245.0.1/24", "fd00:10:245::1/64"), guideNode.Addrs...), IPv6: true}
 	guideVeth  = VethPairOf(strings.Repeat("0123456789abcdef", 4))
 )
 
@@ -109,6 +114,14 @@ func TestPlans(t *testing.T) {
 		},
 		"overlay-default-net1": func() (Plan, error) {
 			return Overlay(attached("net1", calicoEth0, guideNet1), guideNode, with(func(s *Settings) { s.DefaultNIC = "net1" }), "cali0")
+		},
+		"overlay-bridge": func() (Plan, error) {
+			return Overlay(attached("net1", bridgeEth0, guideNet1), bridgeNode, guideSettings(), "cni0")
+		},
+		"overlay-ptp": func() (Plan, error) {
+			nic := bridgeEth0
+			nic.Routes = []Hop{{pfx("10.245.0.0/24")[0], ips("10.245.0.1")[0]}, {pfx("fd00:10:245::/64")[0], ips("fd00:10:245::1")[0]}}
+			return Overlay(attached("net1", nic, guideNet1), bridgeNode, guideSettings(), "veth0123")
 		},
 		"overlay-alone": func() (Plan, error) {
 			return Overlay(attached("eth0", calicoEth0), guideNode, guideSettings(), "cali0")

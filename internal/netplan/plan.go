@@ -156,7 +156,12 @@ type hop struct {
 	src    netip.Addr // of routes in the main table; the zero value is the default interface's
 }
 
+// route leads to dst. The next hop itself is on the link: through itself, it would be
+// out of reach, and all that lies behind it.
 func (h *hop) route(dst netip.Prefix, src netip.Addr, table int) Route {
+	if dst == host(h.via) {
+		return Route{Dst: dst, Dev: h.dev, Src: src, Table: table, Proto: Protocol}
+	}
 	return Route{Dst: dst, Via: h.via, Dev: h.dev, Src: src, Table: table, OnLink: h.onLink, Proto: Protocol}
 }
 

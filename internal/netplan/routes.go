@@ -152,8 +152,8 @@ func (b *builder) nicTable(nic NIC, table int, nets []netip.Prefix) {
 	for _, p := range nic.Addrs {
 		f := FamilyOf(p.Addr())
 		*st = append(*st, Rule{Family: f, Priority: podRulePriority, From: host(p.Addr()), Table: table, Proto: Protocol})
-		if p.Masked() != host(p.Addr()) {
-			*st = append(*st, Route{Dst: p.Masked(), Dev: nic.Name, Src: p.Addr(), Table: table, Proto: Protocol})
+		if net := p.Masked(); net != host(p.Addr()) && !nic.routes(net) {
+			*st = append(*st, Route{Dst: net, Dev: nic.Name, Src: p.Addr(), Table: table, Proto: Protocol})
 		}
 		if seen[f] {
 			continue
@@ -170,6 +170,12 @@ func (b *builder) nicTable(nic NIC, table int, nets []netip.Prefix) {
 		}
 	}
 	b.policyRoutes(table)
+}
+
+// routes reports whether the interface reaches a network through a gateway: a subnet
+// of its own, where a plugin such as ptp gives each pod a link to itself.
+func (n NIC) routes(net netip.Prefix) bool {
+	return slices.ContainsFunc(n.Routes, func(h Hop) bool { return h.Dst == net })
 }
 
 // onLink reports whether the gateway needs to be told to be on the link: no
