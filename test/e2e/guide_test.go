@@ -1,7 +1,7 @@
 //go:build e2e
 
 // Package e2e runs the walk through the AWS guide on a lab that is up, and then what
-// needs more pods.
+// goes beyond it.
 package e2e
 
 import (
@@ -21,6 +21,23 @@ var (
 
 func TestGuide(t *testing.T) { play(t, walk.Guide) }
 
+// TestClaims needs the installation that TestGuide makes. Each claim is a test of
+// its own; no other needs it.
+func TestClaims(t *testing.T) {
+	lab, site := open(t)
+	if site.Routed {
+		t.Skip("takes a network that carries any pod's frames: make e2e-l2")
+	}
+	prepare, claims, cleanUp := walk.Claims(lab, site)
+	if !run(t, prepare) {
+		t.Fatal("the claims need it")
+	}
+	for _, claim := range claims {
+		run(t, claim)
+	}
+	run(t, cleanUp)
+}
+
 // TestScale needs the installation that TestGuide makes.
 func TestScale(t *testing.T) {
 	if !*scale {
@@ -29,7 +46,16 @@ func TestScale(t *testing.T) {
 	play(t, walk.Scale)
 }
 
+// play runs steps up to the first that fails.
 func play(t *testing.T, steps func(*walk.Lab, walk.Site) []walk.Step) {
+	for _, step := range steps(open(t)) {
+		if !run(t, step) {
+			t.Fatal("the steps after this one need it")
+		}
+	}
+}
+
+func open(t *testing.T) (*walk.Lab, walk.Site) {
 	root, err := filepath.Abs("../..")
 	if err != nil {
 		t.Fatal(err)
@@ -42,13 +68,13 @@ func play(t *testing.T, steps func(*walk.Lab, walk.Site) []walk.Step) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, step := range steps(lab, site) {
-		if !t.Run(step.Title, func(t *testing.T) {
-			if err := step.Run(t.Context()); err != nil {
-				t.Fatal(err)
-			}
-		}) {
-			t.Fatal("the steps after this one need it")
+	return lab, site
+}
+
+func run(t *testing.T, step walk.Step) bool {
+	return t.Run(step.Title, func(t *testing.T) {
+		if err := step.Run(t.Context()); err != nil {
+			t.Fatal(err)
 		}
-	}
+	})
 }

@@ -29,6 +29,11 @@ type Node struct {
 	PodIPv4, PodIPv6 netip.Prefix
 }
 
+// addresses are the node's own.
+func (n Node) addresses() []netip.Addr {
+	return []netip.Addr{netip.MustParseAddr(n.IPv4), netip.MustParseAddr(n.IPv6)}
+}
+
 var sites = []Site{
 	{
 		Name: "aws", Manifests: "test/e2e/testdata/aws", Attachment: "kube-system/ipvlan-ens5", Routed: true,

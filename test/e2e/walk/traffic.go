@@ -75,6 +75,9 @@ func (g *guide) podsReachPods(ctx context.Context) error {
 }
 
 func (g *guide) podsReachClusterIPs(ctx context.Context) error {
+	if err := g.proxyMode(ctx); err != nil {
+		return err
+	}
 	if _, err := g.Kubectl(ctx, "create -f "+g.manifest("40-service-lb.yaml")); err != nil {
 		return err
 	}
@@ -109,6 +112,22 @@ func (g *guide) podsReachClusterIPs(ctx context.Context) error {
 		// DNS is a ClusterIP too, over UDP, and its backends are pods.
 		often := "sh -c 'for i in 1 2 3 4 5 6 7 8; do curl -sS --max-time 10 -o /dev/null " + name + " || exit 1; done'"
 		if _, err := g.inPod(ctx, pod, often); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// proxyMode checks that kube-proxy of each node runs in the mode in which the lab
+// was brought up.
+func (g *guide) proxyMode(ctx context.Context) error {
+	status, err := g.run(ctx, g.Binary, "status")
+	if err != nil {
+		return err
+	}
+	for node := range g.Nodes {
+		mode, err := g.Exec(ctx, node, "curl -sS --max-time 10 http://127.0.0.1:10249/proxyMode && echo")
+		if err := answers(status, err, "kube-proxy mode "+mode); err != nil {
 			return err
 		}
 	}

@@ -1,0 +1,147 @@
+package walk
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"path/filepath"
+	"slices"
+)
+
+// The claims have two more networks, which are VXLANs between the machines of the
+// lab: storage, on ens6 of the nodes, and video, on ens7. The host gateway routes
+// between them and the LAN, and drops what comes from a network of which it has no
+// address, as routers with strict reverse path filtering do: a reply that leaves by
+// another interface than its request came in by is lost. The host peer becomes a
+// client behind that router, and the host registry a second router on LAN and
+// storage, which alone knows two networks behind it.
+var (
+	farClient = []netip.Addr{netip.MustParseAddr("10.9.0.50"), netip.MustParseAddr("2001:db8:9::50")}
+
+	plugs = []struct{ host, uplink, link, number, addresses string }{
+		{"master", "ens5", "ens6", "7", ""},
+		{"worker1", "ens5", "ens6", "7", ""},
+		{"gateway", "eth0", "storage", "7", "10.7.0.1/24 2001:db8:7::1/64"},
+		{"registry", "eth0", "storage", "7", "10.7.0.20/24 2001:db8:7::20/64"},
+		{"master", "ens5", "ens7", "8", ""},
+		{"worker1", "ens5", "ens7", "8", ""},
+		{"gateway", "eth0", "video", "8", "10.8.0.1/24 2001:db8:8::1/64"},
+		{"gateway", "eth0", "far", "9", "10.9.0.1/24 2001:db8:9::1/64"},
+		{"peer", "eth0", "far", "9", "10.9.0.50/24 2001:db8:9::50/64"},
+	}
+
+	hostCommands = []struct{ host, command string }{
+		{"gateway", `nft -f - <<-END
+			table inet claims
+			delete table inet claims
+			table inet claims {
+				chain strict {
+					type filter hook prerouting priority filter
+					ip saddr 10.0.0.0/8 fib saddr . iif oif missing drop
+					ip6 saddr 2001:db8::/32 fib saddr . iif oif missing drop
+				}
+			}
+			END`},
+		{"peer", `for net in 10.6.128.0/17 10.7.0.0/24 10.8.0.0/24; do ip route replace $net via 10.9.0.1 src 10.9.0.50 || exit 1; done
+			for net in 2001:db8:6::8000:0/113 2001:db8:7::/64 2001:db8:8::/64; do ip route replace $net via 2001:db8:9::1 src 2001:db8:9::50 || exit 1; done`},
+		{"registry", `for address in 10.60.1.1 10.60.2.1 2001:db8:60:1::1 2001:db8:60:2::1; do ip address replace $address dev lo || exit 1; done`},
+		// Between the overlay networks of the nodes.
+		{"master", `ip route replace 10.244.1.0/24 via 10.6.0.11 && ip route replace fd00:10:244:1::/64 via 2001:db8:6::11`},
+		{"worker1", `ip route replace 10.244.0.0/24 via 10.6.0.10 && ip route replace fd00:10:244::/64 via 2001:db8:6::10`},
+	}
+)
+
+func (g *guide) prepareClaims(ctx context.Context) error {
+	for _, p := range plugs {
+		command := fmt.Sprintf(`ip link show %[1]s >/dev/null 2>&1 || ip link add %[1]s type vxlan id %[2]s dev %[3]s group 239.6.0.%[2]s dstport 4789 && ip link set %[1]s up &&
+			for address in %[4]s; do ip address replace $address dev %[1]s nodad || exit 1; done`, p.link, p.number, p.uplink, p.addresses)
+		if _, err := g.Exec(ctx, p.host, command); err != nil {
+			return err
+		}
+	}
+	for _, c := range hostCommands {
+		if _, err := g.Exec(ctx, c.host, c.command); err != nil {
+			return err
+		}
+	}
+	for _, command := range []string{
+		// Pods get an address of every IP version that has a default pool; these pods
+		// name theirs.
+		`kubectl patch spiderippool lan-v4 lan-v6 --type=merge -p '{"spec":{"default":false}}'`,
+		"kubectl apply -f " + g.claimManifest("networks.yaml"),
+		"kubectl wait spiderippool --all --for=condition=Ready --timeout=60s",
+		"kubectl wait spidermultusconfig --all -A --for=condition=Ready --timeout=60s",
+		"CGO_ENABLED=0 go build -trimpath -o dist/e2e/cast ./test/e2e/cast",
+		g.Binary + " image build --tag example.org/cast:v1 --add dist/e2e/cast:/cast:755 --entrypoint /cast --cmd listen -o dist/e2e/cast.tar",
+		g.Binary + " image load dist/e2e/cast.tar",
+		"kubectl apply -f " + g.claimManifest("backend.yaml"),
+	} {
+		if _, err := g.Sh(ctx, command); err != nil {
+			return err
+		}
+	}
+	for _, c := range g.claims() {
+		if _, err := g.Kubectl(ctx, "apply -f "+g.claimManifest(c.manifest)); err != nil {
+			return err
+		}
+	}
+	if _, err := g.runningPods(ctx, "run=backend", 2); err != nil {
+		return err
+	}
+	clusterIPs, err := g.clusterIPs(ctx)
+	if err != nil {
+		return err
+	}
+	for node := range g.Nodes {
+		if err := g.eventually(ctx, "kube-proxy of "+node+" knows the Service of the backends", slow, func(ctx context.Context) error {
+			return g.nodeReaches(ctx, node, clusterIPs, 80)
+		}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// cleanUpClaims deletes what the claims created: no lease, no SpiderEndpoint and
+// no count may remain, and nothing of the pods on their nodes.
+func (g *guide) cleanUpClaims(ctx context.Context) error {
+	command := "delete --ignore-not-found --wait=false -f " + g.claimManifest("backend.yaml") + " -f " + g.claimManifest("late.yaml")
+	for _, c := range g.claims() {
+		command += " -f " + g.claimManifest(c.manifest)
+	}
+	if _, err := g.Kubectl(ctx, command); err != nil {
+		return err
+	}
+	if err := g.eventually(ctx, "no lease, no SpiderEndpoint and no count is left", slow, g.nothingHeld); err != nil {
+		return err
+	}
+	for node := range g.Nodes {
+		if err := g.eventually(ctx, "no link of a pod, and no route to one, is left on "+node, slow, func(ctx context.Context) error {
+			left, err := g.run(ctx, g.Binary, "exec", node, "--", "sh", "-c", "ip -o link show | grep spv; ip route show table 500; ip -6 route show table 500")
+			if err == nil && left != "" {
+				err = errors.New(left)
+			}
+			return err
+		}); err != nil {
+			return err
+		}
+	}
+	for _, command := range []string{
+		"delete -f " + g.claimManifest("networks.yaml"),
+		`patch spiderippool lan-v4 lan-v6 --type=merge -p '{"spec":{"default":true}}'`,
+	} {
+		if _, err := g.Kubectl(ctx, command); err != nil {
+			return err
+		}
+	}
+	for _, p := range slices.Backward(plugs) {
+		if _, err := g.Exec(ctx, p.host, "ip link del "+p.link); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// claimManifest is a file of the claims.
+func (g *guide) claimManifest(name string) string { return g.manifest(filepath.Join("claims", name)) }
