@@ -42,12 +42,7 @@ type guide struct {
 // ones before it.
 func Guide(lab *Lab, site Site) []Step {
 	g := &guide{lab, site}
-	steps := []Step{
-		{"Put the images into the lab's registry", true, g.loadImages},
-		{"Install Spiderpool with Helm", true, g.install},
-		{"Describe the network attachment", true, g.attach},
-		{"A pod whose node has no pool says why it waits", false, g.waitWithoutPool},
-		{"Create a pool for each node", true, g.createPools},
+	steps := append(g.installation(Step{"A pod whose node has no pool says why it waits", false, g.waitWithoutPool}), []Step{
 		{"The waiting pod starts by itself", false, g.waitingPodStarts},
 		{"What is wrong is refused, with the reason", false, g.refuse},
 		{"Create the application", true, g.createApplication},
@@ -58,7 +53,7 @@ func Guide(lab *Lab, site Site) []Step {
 		{"Pods reach the internet", true, g.podsReachInternet},
 		{"A load balancer brings clients to the Service", true, g.loadBalancer},
 		{"Paths of an Ingress lead to two applications", true, g.ingress},
-	}
+	}...)
 	if site.Routed {
 		steps = append(steps, Step{"A peered VPC reaches the pods", true, g.peerReachesPods})
 	}
@@ -67,6 +62,29 @@ func Guide(lab *Lab, site Site) []Step {
 		steps = append(steps, Step{"macvlan pods start here, and reach no other node", false, g.macvlanIsCutOff})
 	}
 	return steps
+}
+
+// Install takes the steps of the guide that give a cluster its network, up to the
+// pools, with the manifests of the site, and prints their titles.
+func Install(ctx context.Context, lab *Lab, site Site) error {
+	g := &guide{lab, site}
+	for _, step := range g.installation() {
+		fmt.Printf("\n== %s\n", step.Title)
+		if err := step.Run(ctx); err != nil {
+			return fmt.Errorf("%s: %w", step.Title, err)
+		}
+	}
+	return nil
+}
+
+// installation are the steps up to the pools, with those in between that need there
+// to be no pool.
+func (g *guide) installation(withoutPool ...Step) []Step {
+	return slices.Concat([]Step{
+		{"Put the images into the lab's registry", true, g.loadImages},
+		{"Install Spiderpool with Helm", true, g.install},
+		{"Describe the network attachment", true, g.attach},
+	}, withoutPool, []Step{{"Create a pool for each node", true, g.createPools}})
 }
 
 func (g *guide) manifest(name string) string { return filepath.Join(g.Manifests, name) }

@@ -83,6 +83,11 @@ type Module struct {
 	// Version is stamped into Kubernetes programs: the module whose version it
 	// is.
 	Version string
+	// Test is a package whose tests are built into a program, under the
+	// package's name with ".test" behind it.
+	Test string
+	// Files of the module Version that are copied beside the programs.
+	Files []string
 	// Hint says how long a first build takes.
 	Hint string
 }
@@ -123,7 +128,11 @@ func (c Cache) Module(ctx context.Context, source string, m Module, log, out io.
 	if err != nil {
 		return "", err
 	}
-	key, err := hashDir(dir, append(flags, runtime.Version())...)
+	words := append(slices.Concat(flags, m.Files), runtime.Version())
+	if m.Test != "" {
+		words = append(words, m.Test)
+	}
+	key, err := hashDir(dir, words...)
 	if err != nil {
 		return "", fmt.Errorf("hash module %s: %w", m.Name, err)
 	}
@@ -140,11 +149,27 @@ func (c Cache) Module(ctx context.Context, source string, m Module, log, out io.
 	if _, err := os.Stat(filepath.Join(dir, "main.go")); err == nil {
 		target = "."
 	}
-	cmd := exec.CommandContext(ctx, "go", append(append([]string{"build"}, flags...), "-o", next+"/", target)...)
-	cmd.Dir, cmd.Stdout, cmd.Stderr = dir, log, log
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOWORK=off")
-	if err := cmd.Run(); err != nil {
-		return "", fmt.Errorf("build module %s: %w", m.Name, err)
+	build := func(verb []string, target string) error {
+		cmd := exec.CommandContext(ctx, "go", slices.Concat(verb, flags, []string{"-o", next + "/", target})...)
+		cmd.Dir, cmd.Stdout, cmd.Stderr = dir, log, log
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOWORK=off")
+		if err := cmd.Run(); err != nil {
+			return fmt.Errorf("build module %s: %w", m.Name, err)
+		}
+		return nil
+	}
+	if err := build([]string{"build"}, target); err != nil {
+		return "", err
+	}
+	if m.Test != "" {
+		if err := build([]string{"test", "-c"}, m.Test); err != nil {
+			return "", err
+		}
+	}
+	if len(m.Files) > 0 {
+		if err := m.copyFiles(ctx, dir, next); err != nil {
+			return "", fmt.Errorf("build module %s: %w", m.Name, err)
+		}
 	}
 	for _, link := range m.Links {
 		if err := os.Symlink(m.Name, filepath.Join(next, link)); err != nil {
@@ -152,6 +177,27 @@ func (c Cache) Module(ctx context.Context, source string, m Module, log, out io.
 		}
 	}
 	return dest, os.Rename(next, dest)
+}
+
+// copyFiles copies Files to a directory, from where the module in dir has the
+// module Version from.
+func (m Module) copyFiles(ctx context.Context, dir, to string) error {
+	cmd := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}", m.Version)
+	cmd.Dir, cmd.Env = dir, append(os.Environ(), "GOWORK=off")
+	from, err := cmd.Output()
+	if err != nil {
+		return fmt.Errorf("find %s: %w", m.Version, err)
+	}
+	for _, name := range m.Files {
+		content, err := os.ReadFile(filepath.Join(strings.TrimSpace(string(from)), name))
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(to, filepath.Base(name)), content, 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // fresh makes an empty directory, whatever an interrupted build left there.
@@ -187,22 +233,28 @@ func (m Module) flags(dir string) ([]string, error) {
 // Programs makes a directory that has every program of the modules in it by
 // name, as links, and returns it.
 func (c Cache) Programs(modules ...string) (string, error) {
-	var links []string
+	var programs []string
 	for _, dir := range modules {
 		entries, err := os.ReadDir(dir)
 		if err != nil {
 			return "", err
 		}
 		for _, entry := range entries {
-			links = append(links, filepath.Join(dir, entry.Name()))
+			programs = append(programs, filepath.Join(dir, entry.Name()))
 		}
 	}
-	dir := filepath.Join(string(c), "programs-"+hash(strings.NewReader(strings.Join(links, "\n"))))
+	return c.links("programs", programs)
+}
+
+// links makes a directory with links to files under their own names, and returns
+// it: its name is the given one and a hash of theirs.
+func (c Cache) links(name string, files []string) (string, error) {
+	dir := filepath.Join(string(c), name+"-"+hash(strings.NewReader(strings.Join(files, "\n"))))
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", err
 	}
-	for _, link := range links {
-		err := os.Symlink(link, filepath.Join(dir, filepath.Base(link)))
+	for _, file := range files {
+		err := os.Symlink(file, filepath.Join(dir, filepath.Base(file)))
 		if err != nil && !errors.Is(err, fs.ErrExist) {
 			return "", err
 		}

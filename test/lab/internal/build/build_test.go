@@ -53,6 +53,30 @@ func TestModuleIsBuiltAgainOnlyWhenItChanges(t *testing.T) {
 	}
 }
 
+func TestTestsAreBuiltAndFilesCopied(t *testing.T) {
+	t.Parallel()
+	dir := source(t, map[string]string{
+		"go.mod":        "module hello\n\ngo 1.26.0\n\nrequire other v0.0.0\n\nreplace other => ./other\n",
+		"main.go":       "package main\n\nfunc main() {}\n",
+		"main_test.go":  "package main\n\nimport \"testing\"\n\nfunc TestNothing(*testing.T) {}\n",
+		"other/go.mod":  "module other\n",
+		"other/data/it": "content",
+	})
+	out, err := Cache(t.TempDir()).Module(t.Context(), dir,
+		Module{Name: "hello", Version: "other", Test: "hello", Files: []string{"data/it"}}, t.Output(), t.Output())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, program := range []string{"hello", "hello.test"} {
+		if _, err := os.Stat(filepath.Join(out, program)); err != nil {
+			t.Error(err)
+		}
+	}
+	if content, err := os.ReadFile(filepath.Join(out, "it")); err != nil || string(content) != "content" {
+		t.Errorf("copied %q, %v", content, err)
+	}
+}
+
 func TestFailedBuildLeavesNothingThatLooksBuilt(t *testing.T) {
 	t.Parallel()
 	dir := source(t, map[string]string{"go.mod": "module hello\n\ngo 1.26.0\n", "main.go": "package main\n"})

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"spiderpool.dev/spiderpool/test/lab/internal/image"
@@ -53,6 +54,10 @@ var recipes = []recipe{
 // Images builds the lab's images as archives, or finds them built, and returns
 // the archives.
 func (c Cache) Images(ctx context.Context, programs map[string]string, log io.Writer) ([]string, error) {
+	return c.images(ctx, recipes, programs, log)
+}
+
+func (c Cache) images(ctx context.Context, recipes []recipe, programs map[string]string, log io.Writer) ([]string, error) {
 	unpacked, err := c.Unpacked(ctx, nginxPackages, log)
 	if err != nil {
 		return nil, err
@@ -140,6 +145,23 @@ func shell() []image.Add {
 	return adds
 }
 
+// dynamic puts dynamically linked programs of Debian into a directory, and what
+// they load where they look for it.
+func dynamic(directory string, programs ...string) ([]image.Add, error) {
+	libs, err := libraries(programs...)
+	if err != nil {
+		return nil, err
+	}
+	adds := []image.Add{{Destination: "/etc/nsswitch.conf", Text: "passwd: files\ngroup: files\nhosts: files dns\n"}}
+	for _, program := range programs {
+		adds = append(adds, image.Add{Source: program, Destination: filepath.Join(directory, filepath.Base(program))})
+	}
+	for _, lib := range libs {
+		adds = append(adds, image.Add{Source: lib, Destination: lib})
+	}
+	return adds, nil
+}
+
 func pause(in Inputs) (image.Spec, error) {
 	return image.Spec{
 		Add:        []image.Add{{Source: filepath.Join(in.Programs["pause"], "pause"), Destination: "/pause"}},
@@ -188,27 +210,22 @@ func busybox(Inputs) (image.Spec, error) {
 // nginx is Debian's nginx as the official image runs it, with the tools that the
 // guides call in it.
 func nginx(in Inputs) (image.Spec, error) {
-	tools := []string{"/usr/bin/curl", "/bin/ping", "/bin/ip"}
-	server := filepath.Join(in.Nginx, "usr/sbin/nginx")
-	libs, err := libraries(append(tools, server)...)
+	server, err := dynamic("/usr/sbin", filepath.Join(in.Nginx, "usr/sbin/nginx"))
 	if err != nil {
 		return image.Spec{}, err
 	}
-	adds := append(shell(),
-		image.Add{Source: server, Destination: "/usr/sbin/nginx"},
-		image.Add{Source: filepath.Join(in.Nginx, "etc/nginx/mime.types"), Destination: "/etc/nginx/mime.types"},
-		image.Add{Source: filepath.Join(in.Nginx, "usr/share/nginx/html"), Destination: "/usr/share/nginx/html"},
-		image.Add{Destination: "/etc/nginx/nginx.conf", Text: nginxConfig},
-		image.Add{Directory: true, Destination: "/var/log/nginx"},
-		image.Add{Directory: true, Destination: "/var/lib/nginx"},
-		image.Add{Destination: "/etc/nsswitch.conf", Text: "passwd: files\ngroup: files\nhosts: files dns\n"},
-		image.Add{Link: "/usr/bin/ping", Destination: "/usr/bin/ping6"})
-	for _, tool := range tools {
-		adds = append(adds, image.Add{Source: tool, Destination: "/usr/bin/" + filepath.Base(tool)})
+	tools, err := dynamic("/usr/bin", "/usr/bin/curl", "/bin/ping", "/bin/ip")
+	if err != nil {
+		return image.Spec{}, err
 	}
-	for _, lib := range libs {
-		adds = append(adds, image.Add{Source: lib, Destination: lib})
-	}
+	adds := slices.Concat(shell(), server, tools, []image.Add{
+		{Source: filepath.Join(in.Nginx, "etc/nginx/mime.types"), Destination: "/etc/nginx/mime.types"},
+		{Source: filepath.Join(in.Nginx, "usr/share/nginx/html"), Destination: "/usr/share/nginx/html"},
+		{Destination: "/etc/nginx/nginx.conf", Text: nginxConfig},
+		{Directory: true, Destination: "/var/log/nginx"},
+		{Directory: true, Destination: "/var/lib/nginx"},
+		{Link: "/usr/bin/ping", Destination: "/usr/bin/ping6"},
+	})
 	return image.Spec{Add: adds, Entrypoint: []string{"/usr/sbin/nginx"}, Cmd: []string{"-g", "daemon off;"},
 		Env: []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}}, nil
 }

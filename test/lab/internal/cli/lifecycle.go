@@ -26,24 +26,35 @@ func client() machine.Client { return machine.At(state.Default().Socket()) }
 func controlPlane() machine.Client { return machine.At(state.Default().ControlSocket()) }
 
 func buildCommand() *cobra.Command {
-	return &cobra.Command{
+	var conformance bool
+	cmd := &cobra.Command{
 		Use:   "build",
 		Short: "Get what the lab runs, and make what is not in the cache",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			_, err := buildAll(cmd.Context(), current())
+			l := current()
+			if conformance {
+				l.Out = os.Stderr
+			}
+			built, err := buildAll(cmd.Context(), l, conformance)
+			if err == nil && conformance {
+				fmt.Println(built.Suite)
+			}
 			return err
 		},
 	}
+	cmd.Flags().BoolVar(&conformance, "conformance", false, "also Kubernetes' conformance tests; print the directory with e2e.test and the archives of its images")
+	return cmd
 }
 
-// buildAll gets what any topology needs on this machine.
-func buildAll(ctx context.Context, l lab.Lab) (lab.Built, error) {
+// buildAll gets what any topology needs on this machine, and Kubernetes'
+// conformance tests if they are asked for.
+func buildAll(ctx context.Context, l lab.Lab, conformance bool) (lab.Built, error) {
 	guest, err := lab.NeedsGuest()
 	if err != nil {
 		return lab.Built{}, err
 	}
-	return l.Build(ctx, guest)
+	return l.Build(ctx, lab.Parts{Guest: guest, Conformance: conformance})
 }
 
 func upCommand() *cobra.Command {
@@ -136,7 +147,7 @@ func envCommand() *cobra.Command {
 			l := current()
 			if dirOnly {
 				l.Out = os.Stderr
-				built, err := buildAll(cmd.Context(), l)
+				built, err := buildAll(cmd.Context(), l, false)
 				if err == nil {
 					fmt.Println(built.Programs)
 				}

@@ -54,11 +54,22 @@ type Built struct {
 	Programs string
 	Plugins  string
 	Archives []string
+	// Suite has Kubernetes' conformance tests and their images, if they were asked
+	// for.
+	Suite string
 }
 
-// Build gets everything that the lab runs, and makes what is not in the cache. A
-// guest kernel is part of it if it is asked for.
-func (l Lab) Build(ctx context.Context, guest bool) (Built, error) {
+// Parts are what Build makes only if it is asked for.
+type Parts struct {
+	// Guest is a guest kernel.
+	Guest bool
+	// Conformance is Kubernetes' conformance tests.
+	Conformance bool
+}
+
+// Build gets everything that the lab runs, and the parts, and makes what is not in
+// the cache.
+func (l Lab) Build(ctx context.Context, parts Parts) (Built, error) {
 	var built Built
 	if runtime.GOARCH != "amd64" {
 		return built, fmt.Errorf("the lab runs on amd64 alone, not on %s", runtime.GOARCH)
@@ -81,7 +92,7 @@ func (l Lab) Build(ctx context.Context, guest bool) (Built, error) {
 	beside := &sync.WaitGroup{}
 	defer beside.Wait()
 	defer cancel()
-	if err := action.Report(ctx, l.Out, l.buildActions(source, guest, log, &built, beside)); err != nil {
+	if err := action.Report(ctx, l.Out, l.buildActions(source, parts, log, &built, beside)); err != nil {
 		return built, fmt.Errorf("%w (see %s)", err, log.Name())
 	}
 	return built, nil
@@ -90,13 +101,16 @@ func (l Lab) Build(ctx context.Context, guest bool) (Built, error) {
 // buildActions has the guest kernel built beside the modules: the one waits for
 // links and the other for an archive to be unpacked, and two processors are busy all
 // the time.
-func (l Lab) buildActions(source string, guest bool, log io.Writer, built *Built, beside *sync.WaitGroup) []action.Action {
+func (l Lab) buildActions(source string, parts Parts, log io.Writer, built *Built, beside *sync.WaitGroup) []action.Action {
 	outputs := map[string]string{}
 	var modules []string
 	actions := []action.Action{{Name: "Debian packages", Do: func(ctx context.Context) error {
 		packages := slices.Clone(build.HostPackages)
-		if guest {
+		if parts.Guest {
 			packages = append(packages, build.KernelPackages...)
+		}
+		if parts.Conformance {
+			packages = append(packages, build.ConformancePackages...)
 		}
 		missing, err := build.MissingPackages(ctx, packages)
 		if err != nil || len(missing) == 0 {
@@ -107,7 +121,7 @@ func (l Lab) buildActions(source string, guest bool, log io.Writer, built *Built
 	}}}
 	var kernel string
 	kernelDone := make(chan error, 1)
-	if guest {
+	if parts.Guest {
 		actions = append(actions, action.Action{Name: "guest kernel begun", Do: func(ctx context.Context) error {
 			beside.Go(func() {
 				var err error
@@ -117,20 +131,24 @@ func (l Lab) buildActions(source string, guest bool, log io.Writer, built *Built
 			return nil
 		}})
 	}
-	for _, m := range build.Modules {
+	wanted := slices.Clone(build.Modules)
+	if parts.Conformance {
+		wanted = append(wanted, build.Conformance)
+	}
+	for _, m := range wanted {
 		actions = append(actions, action.Action{Name: "build " + m.Name, Do: func(ctx context.Context) error {
 			out, err := l.Cache.Module(ctx, source, m, log, l.Out)
 			if err != nil {
 				return err
 			}
 			outputs[m.Name] = out
-			if m.Name != "plugins" {
+			if m.Name != "plugins" && m.Name != build.Conformance.Name {
 				modules = append(modules, out)
 			}
 			return nil
 		}})
 	}
-	if guest {
+	if parts.Guest {
 		actions = append(actions, action.Action{Name: "rest of the guest kernel", Do: func(context.Context) error {
 			err := <-kernelDone // it ends when ctx does
 			modules = append(modules, kernel)
@@ -140,6 +158,11 @@ func (l Lab) buildActions(source string, guest bool, log io.Writer, built *Built
 	return append(actions, action.Action{Name: "container images", Do: func(ctx context.Context) (err error) {
 		if built.Archives, err = l.Cache.Images(ctx, outputs, log); err != nil {
 			return err
+		}
+		if parts.Conformance {
+			if built.Suite, err = l.Cache.Suite(ctx, outputs, log); err != nil {
+				return err
+			}
 		}
 		built.Plugins = outputs["plugins"]
 		built.Programs, err = l.Cache.Programs(modules...)
@@ -164,7 +187,7 @@ func (l Lab) Up(ctx context.Context, options Options) error {
 		return err
 	}
 	fmt.Fprintf(l.Out, "Getting what the lab runs (cache: %s)\n", l.Cache)
-	built, err := l.Build(ctx, options.Kernel == KernelUML)
+	built, err := l.Build(ctx, Parts{Guest: options.Kernel == KernelUML})
 	if err != nil {
 		return err
 	}

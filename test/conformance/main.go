@@ -1,0 +1,153 @@
+// Command conformance has Kubernetes' own end-to-end tests judge a cluster whose
+// only network is Spiderpool's: it brings up the lab on a plain layer-2 network,
+// installs the chart so that every pod gets its interface from it, runs the
+// conformance tests of networks, says what did not pass and why, and takes the lab
+// down.
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"spiderpool.dev/spiderpool/test/e2e/walk"
+)
+
+const (
+	topology = "l2"
+	// manifests are those of the guide for this topology, but with hostPorts and
+	// more addresses.
+	manifests = "test/conformance/testdata"
+	// results is where the log of the tests and their report go.
+	results = "dist/conformance"
+	logFile = results + "/e2e.log"
+	// chosen are the tests that every network of pods has to pass.
+	chosen = "sig-network && Conformance"
+)
+
+func main() {
+	lab := flag.String("lab", "bin/lab", "path of the lab program")
+	run := flag.String("run", ".", "regular expression of the tests to run")
+	keep := flag.Bool("keep", false, "leave the lab up")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := conform(ctx, *lab, *run, *keep); err != nil {
+		fmt.Fprintln(os.Stderr, "conformance:", err)
+		os.Exit(1)
+	}
+}
+
+func conform(ctx context.Context, binary, run string, keep bool) (err error) {
+	binary, err = filepath.Abs(binary)
+	if err != nil {
+		return err
+	}
+	suite, err := build(ctx, binary)
+	if err != nil {
+		return err
+	}
+	if !keep {
+		// Also when ctx has ended.
+		defer func() { err = errors.Join(err, labCommand(context.WithoutCancel(ctx), binary, "down").Run()) }()
+	}
+	if err := labCommand(ctx, binary, "up", "--topology", topology).Run(); err != nil {
+		return err
+	}
+	root, err := os.Getwd()
+	if err != nil {
+		return err
+	}
+	lab, err := walk.Open(ctx, binary, root, os.Stdout)
+	if err != nil {
+		return err
+	}
+	if err := install(ctx, lab, suite); err != nil {
+		return err
+	}
+	v, err := judged(ctx, lab, suite, run)
+	if err != nil {
+		return err
+	}
+	// The addresses of the last tests' pods are on their way back.
+	if _, err := lab.Kubectl(ctx, "get spiderippools"); err != nil {
+		return err
+	}
+	v.write(os.Stdout)
+	fmt.Printf("The log of the tests is %s\n", logFile)
+	return v.err()
+}
+
+// build makes the tests and the images that they need, and returns the directory
+// of both.
+func build(ctx context.Context, binary string) (string, error) {
+	cmd := labCommand(ctx, binary, "build", "--conformance")
+	var out bytes.Buffer
+	cmd.Stdout = &out
+	err := cmd.Run()
+	return strings.TrimSpace(out.String()), err
+}
+
+func labCommand(ctx context.Context, binary string, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, binary, args...)
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	return cmd
+}
+
+// install makes Spiderpool's the only network of the lab's cluster, as the guide
+// does up to its pools, and gives the tests their images.
+func install(ctx context.Context, lab *walk.Lab, suite string) error {
+	site, err := walk.SiteOf(topology)
+	if err != nil {
+		return err
+	}
+	site.Manifests = manifests
+	if err := walk.Install(ctx, lab, site); err != nil {
+		return err
+	}
+	fmt.Print("\n== Run the conformance tests of networks\n")
+	_, err = lab.Sh(ctx, lab.Binary+" image load "+suite+"/*.tar")
+	return err
+}
+
+// judged runs the tests and returns what became of them.
+func judged(ctx context.Context, lab *walk.Lab, suite, run string) (v verdict, err error) {
+	if err := os.MkdirAll(results, 0o755); err != nil {
+		return v, err
+	}
+	file := filepath.Join(lab.Root, results, "report.json")
+	if err := os.RemoveAll(file); err != nil {
+		return v, err
+	}
+	log, err := os.Create(logFile)
+	if err != nil {
+		return v, err
+	}
+	defer func() { err = errors.Join(err, log.Close()) }()
+	args := []string{"--provider=skeleton", "--ginkgo.label-filter=" + chosen, "--ginkgo.focus=" + run, "--ginkgo.json-report=" + file,
+		"--ginkgo.timeout=2h", "--ginkgo.v", "--ginkgo.no-color", "--ginkgo.silence-skips"}
+	fmt.Printf("$ e2e.test %s\n", strings.Join(args, " "))
+	// With the lab's kubectl and KUBECONFIG.
+	inLab := []string{"-c", `eval "$("$0" env)" && exec "$@"`, lab.Binary, filepath.Join(suite, "e2e.test")}
+	cmd := exec.CommandContext(ctx, "sh", append(inLab, args...)...)
+	cmd.Stdout = io.MultiWriter(log, &progress{out: os.Stdout})
+	cmd.Stderr = cmd.Stdout
+	start := time.Now()
+	failure := cmd.Run() // fails when a test does; the report says which
+	report, err := os.ReadFile(file)
+	if err != nil {
+		return v, errors.Join(failure, err)
+	}
+	fmt.Printf("  after %s\n\n", time.Since(start).Round(time.Second))
+	return judge(report)
+}

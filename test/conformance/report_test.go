@@ -1,0 +1,93 @@
+package main
+
+import (
+	"strings"
+	"testing"
+)
+
+// report is a JSON report of Ginkgo with the specs and as many chosen.
+func report(chosen string, specs ...string) []byte {
+	return []byte(`[{"PreRunStats": {"TotalSpecs": 7000, "SpecsThatWillRun": ` + chosen + `}, "SpecReports": [` + strings.Join(specs, ",") + `]}]`)
+}
+
+const (
+	setUp     = `{"LeafNodeType": "SynchronizedBeforeSuite", "State": "passed", "NumAttempts": 1}`
+	notSetUp  = `{"LeafNodeType": "SynchronizedBeforeSuite", "State": "failed", "NumAttempts": 1, "Failure": {"Message": "no node is ready"}}`
+	passed    = `{"LeafNodeType": "It", "ContainerHierarchyTexts": ["[sig-network] DNS"], "LeafNodeText": "resolves", "State": "passed", "NumAttempts": 1}`
+	failed    = `{"LeafNodeType": "It", "ContainerHierarchyTexts": ["[sig-network] DNS"], "LeafNodeText": "answers", "State": "timedout", "NumAttempts": 1, "Failure": {"Message": "no answer"}}`
+	skipped   = `{"LeafNodeType": "It", "ContainerHierarchyTexts": ["[sig-network] DNS"], "LeafNodeText": "runs on Windows", "State": "skipped", "NumAttempts": 1, "Failure": {"Message": "not Windows"}}`
+	notChosen = `{"LeafNodeType": "It", "ContainerHierarchyTexts": ["[sig-node] Pods"], "LeafNodeText": "start", "State": "skipped", "NumAttempts": 0}`
+)
+
+func TestVerdict(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		name, says, err string
+		report          []byte
+	}{
+		{"all pass", "1 passed, 0 failed, 0 skipped, of 1", "", report("1", setUp, passed, notChosen)},
+		{"one was skipped while it ran", "SKIPPED [sig-network] DNS runs on Windows\n    not Windows\n", "", report("2", setUp, passed, skipped)},
+		{"one failed", "FAILED [sig-network] DNS answers\n    no answer\n", "1 failed", report("2", setUp, passed, failed)},
+		{"nothing began", "FAILED SynchronizedBeforeSuite\n    no node is ready\n", "1 failed", report("2", notSetUp)},
+		{"it ended early", "1 passed, 0 failed, 0 skipped, of 2", "1 of 2 tests did not run", report("2", setUp, passed)},
+		{"none was chosen", "0 passed", "no test was chosen", report("0", notChosen)},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			v, err := judge(test.report)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var out strings.Builder
+			v.write(&out)
+			if !strings.Contains(out.String(), test.says) {
+				t.Errorf("written:\n%swant in it %q", out.String(), test.says)
+			}
+			got := ""
+			if err := v.err(); err != nil {
+				got = err.Error()
+			}
+			if got != test.err {
+				t.Errorf("error %q, want %q", got, test.err)
+			}
+		})
+	}
+	v, err := judge(report("1", strings.ReplaceAll(failed, "no answer", strings.Repeat("no answer\\n", 100))))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if lines := strings.Count(v.failed[0], "\n"); lines > 10 {
+		t.Errorf("a reason of 100 lines is written with %d", lines)
+	}
+	if v, err := judge([]byte("{")); err == nil {
+		t.Errorf("judged %+v from half a report", v)
+	}
+}
+
+func TestProgressNamesEachTestThatEnds(t *testing.T) {
+	t.Parallel()
+	const log = `Will run 2 of 7579 specs
+------------------------------
+[sig-network] DNS should provide DNS for the cluster [Conformance] [sig-network, Conformance]
+k8s.io/kubernetes@v1.36.3/test/e2e/network/dns.go:54
+  STEP: Creating a kubernetes client
+• [4.278 seconds]
+------------------------------
+[sig-network] Services should serve a basic endpoint from pods [Conformance] [sig-network, Conformance]
+• [FAILED] [9.096 seconds]
+[sig-network] Services [It] should serve a basic endpoint from pods [Conformance] [sig-network, Conformance]
+`
+	const want = `   1 • [4.278 seconds] [sig-network] DNS should provide DNS for the cluster
+   2 • [FAILED] [9.096 seconds] [sig-network] Services should serve a basic endpoint from pods
+`
+	var out strings.Builder
+	p := &progress{out: &out}
+	for _, part := range []string{log[:100], log[100:]} {
+		if _, err := p.Write([]byte(part)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if out.String() != want {
+		t.Errorf("progress:\n%swant:\n%s", out.String(), want)
+	}
+}
