@@ -86,21 +86,37 @@ datapath: lab-tools ## Measure what the datapath carries, into docs/reference/da
 	@hack/kernel-uml.sh --update
 
 .PHONY: e2e
-e2e: e2e-l2 e2e-aws ## The guide on both topologies, each on a fresh lab
+e2e: e2e-l2 e2e-aws ## The guide on both topologies, each on a fresh lab, and on l2 what pods do beyond it
 
 .PHONY: e2e-l2 e2e-aws
 e2e-l2 e2e-aws: e2e-%: lab-tools images
 	@trap '$(LAB) down' EXIT; $(LAB) up --topology $* && \
 		go test -tags e2e -count=1 -timeout 40m -v -run '$(RUN)' ./test/e2e -lab $(CURDIR)/$(LAB) -topology $*
 
+# The kernel of many a machine lacks IPVS, that of User Mode Linux has it.
+.PHONY: e2e-proxies
+e2e-proxies: lab-tools images ## The guide on the l2 topology with kube-proxy in the modes nftables and ipvs
+	@trap '$(LAB) down' EXIT; for up in 'nftables --kernel host' 'ipvs --kernel uml'; do \
+		$(LAB) down; $(LAB) up --topology l2 --kube-proxy-mode $$up; \
+		go test -tags e2e -count=1 -timeout 40m -v -run TestGuide ./test/e2e -lab $(CURDIR)/$(LAB) -topology l2; \
+	done
+
 .PHONY: e2e-scale
 e2e-scale: lab-tools images ## 100 pods on pools of exactly 100 addresses, twice, after the guide on the l2 topology
 	@trap '$(LAB) down' EXIT; $(LAB) up --topology l2 && \
-		go test -tags e2e -count=1 -timeout 90m -v ./test/e2e -lab $(CURDIR)/$(LAB) -topology l2 -scale
+		go test -tags e2e -count=1 -timeout 90m -v -run 'TestGuide|TestScale' ./test/e2e -lab $(CURDIR)/$(LAB) -topology l2 -scale
+
+.PHONY: conformance
+conformance: lab-tools images ## Kubernetes' own conformance tests of networks, with this as the only one
+	@go run ./test/conformance --lab $(LAB) --run '$(RUN)'
 
 .PHONY: bench
 bench: lab-tools ## Measure the IPAM path on simulated nodes, next to host-local
 	@go run ./test/bench
+
+.PHONY: bench-net
+bench-net: lab-tools images ## Measure throughput and latency between pods of two nodes, next to host network and bridge
+	@go run ./test/bench-net --lab $(LAB)
 
 .PHONY: chaos
 chaos: lab-tools ## Ten minutes of killed agents, controllers, API servers and etcds

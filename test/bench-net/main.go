@@ -1,0 +1,169 @@
+// Command bench-net measures what a pod on one node of the lab gets from a pod on
+// the other, on three networks side by side: the nodes' own, Spiderpool's
+// underlay, and a bridge with address translation, which is what pods have where
+// the network does not know their addresses.
+//
+// It brings up a lab of each topology, one after the other: l2 for macvlan, aws
+// for ipvlan, in User Mode Linux where this machine's kernel has no ipvlan. Figures
+// of one lab are to be compared with each other only.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"spiderpool.dev/spiderpool/test/e2e/walk"
+)
+
+// options are the command line.
+type options struct {
+	lab        string
+	topologies string
+	rounds     int
+	seconds    int
+	json       string
+}
+
+func main() {
+	var o options
+	flag.StringVar(&o.lab, "lab", "bin/lab", "path of the lab program")
+	flag.StringVar(&o.topologies, "topologies", "l2,aws", "topologies of the lab to measure on")
+	flag.IntVar(&o.rounds, "rounds", 5, "how often each network is measured, in turn; the medians are reported")
+	flag.IntVar(&o.seconds, "seconds", 5, "how long each measurement takes")
+	flag.StringVar(&o.json, "json", "bench-net.json", "file for the results")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, &o); err != nil {
+		fmt.Fprintln(os.Stderr, "bench-net:", err)
+		os.Exit(1)
+	}
+}
+
+func (o *options) validate() error {
+	for name, n := range map[string]int{"rounds": o.rounds, "seconds": o.seconds} {
+		if n < 1 {
+			return fmt.Errorf("--%s: %d is not accepted: give 1 or more", name, n)
+		}
+	}
+	return nil
+}
+
+func run(ctx context.Context, o *options) error {
+	if err := o.validate(); err != nil {
+		return err
+	}
+	var sites []walk.Site
+	for topology := range strings.SplitSeq(o.topologies, ",") {
+		site, err := walk.SiteOf(topology)
+		if err != nil {
+			return fmt.Errorf("--topologies: %w", err)
+		}
+		sites = append(sites, site)
+	}
+	var err error
+	if o.lab, err = filepath.Abs(o.lab); err != nil {
+		return err
+	}
+	if exec.CommandContext(ctx, o.lab, "env").Run() == nil {
+		return errors.New("a lab is up, and this needs labs of its own: take it down with `make lab-down`")
+	}
+	dir, err := os.MkdirTemp("", "bench-net-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	archive, err := buildImage(ctx, o.lab, dir)
+	if err != nil {
+		return err
+	}
+	var results []result
+	for _, site := range sites {
+		measured, err := measureOn(ctx, o, site, archive)
+		if err != nil {
+			return fmt.Errorf("topology %s: %w", site.Name, err)
+		}
+		results = append(results, measured...)
+	}
+	if err := writeJSON(o.json, results); err != nil {
+		return err
+	}
+	fmt.Printf("\nMedians of %d rounds with %d s for each measurement\n\n", o.rounds, o.seconds)
+	printTable(os.Stdout, results)
+	fmt.Printf("\nnumbers in %s\n", o.json)
+	return nil
+}
+
+// measureOn measures on a lab of its own.
+func measureOn(ctx context.Context, o *options, site walk.Site, archive string) (_ []result, err error) {
+	fmt.Printf("\n== Bring up the lab %s\n", site.Name)
+	defer func() { err = errors.Join(err, down(ctx, o.lab)) }()
+	if err := command(ctx, o.lab, "up", "--topology", site.Name); err != nil {
+		return nil, err
+	}
+	root, err := os.Getwd()
+	if err != nil {
+		return nil, err
+	}
+	lab, err := walk.Open(ctx, o.lab, root, os.Stdout)
+	if err != nil {
+		return nil, err
+	}
+	if err := walk.Install(ctx, lab, site); err != nil {
+		return nil, err
+	}
+	return measure(ctx, o, lab, site, archive)
+}
+
+// down takes the lab down, also when the run was interrupted.
+func down(ctx context.Context, lab string) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Minute)
+	defer cancel()
+	return command(ctx, lab, "down")
+}
+
+// buildImage makes the image of the pods, with Debian's iperf3 and pingpong, and
+// returns its archive.
+func buildImage(ctx context.Context, lab, dir string) (string, error) {
+	pingpong := filepath.Join(dir, "pingpong")
+	build := exec.CommandContext(ctx, "go", "build", "-o", pingpong, "./test/bench-net/pingpong")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build pingpong: %w: %s", err, out)
+	}
+	iperf, err := exec.LookPath("iperf3")
+	if err != nil {
+		return "", fmt.Errorf("%w: `make lab-tools` installs it", err)
+	}
+	libraries, err := exec.CommandContext(ctx, "ldd", iperf).Output()
+	if err != nil {
+		return "", fmt.Errorf("ldd %s: %w", iperf, err)
+	}
+	archive := filepath.Join(dir, "image.tar")
+	args := []string{"image", "build", "--tag", "bench-net:latest", "-o", archive, "--add", pingpong + ":/usr/bin/pingpong:755", "--add", iperf + ":/usr/bin/iperf3"}
+	for word := range strings.FieldsSeq(string(libraries)) {
+		if strings.HasPrefix(word, "/") {
+			args = append(args, "--add", word+":"+word)
+		}
+	}
+	return archive, command(ctx, lab, args...)
+}
+
+// command runs a program whose output is the reader's.
+func command(ctx context.Context, name string, args ...string) error {
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("%s %s: %w", filepath.Base(name), args[0], err)
+	}
+	return nil
+}

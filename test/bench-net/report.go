@@ -1,0 +1,86 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+)
+
+// result is one line of the report, and one object of bench-net.json.
+type result struct {
+	Topology string    `json:"topology"`
+	Kernel   string    `json:"kernel"`
+	Network  string    `json:"network"`
+	Median   figures   `json:"median"`
+	Rounds   []figures `json:"rounds"`
+}
+
+// figures are what was measured once. Requests are small, and one at a time.
+type figures struct {
+	GbitPerS float64 `json:"gbit_per_s"`
+	TCP      latency `json:"tcp"`
+	UDP      latency `json:"udp"`
+}
+
+// latency is what pingpong writes.
+type latency struct {
+	PerS  float64 `json:"per_s"`
+	P50US float64 `json:"p50_us"`
+	P99US float64 `json:"p99_us"`
+}
+
+// fields are the numbers of figures, each of which has a median.
+var fields = []func(*figures) *float64{
+	func(f *figures) *float64 { return &f.GbitPerS },
+	func(f *figures) *float64 { return &f.TCP.PerS },
+	func(f *figures) *float64 { return &f.TCP.P50US },
+	func(f *figures) *float64 { return &f.TCP.P99US },
+	func(f *figures) *float64 { return &f.UDP.PerS },
+	func(f *figures) *float64 { return &f.UDP.P50US },
+	func(f *figures) *float64 { return &f.UDP.P99US },
+}
+
+// median takes the median of every number by itself.
+func median(rounds []figures) figures {
+	var out figures
+	for _, field := range fields {
+		var values []float64
+		for i := range rounds {
+			values = append(values, *field(&rounds[i]))
+		}
+		slices.Sort(values)
+		*field(&out) = (values[(len(values)-1)/2] + values[len(values)/2]) / 2
+	}
+	return out
+}
+
+func (f figures) summary() string {
+	return fmt.Sprintf("%5.2f Gbit/s  TCP p50 %.1f µs, p99 %.1f µs  UDP p50 %.1f µs, p99 %.1f µs", f.GbitPerS, f.TCP.P50US, f.TCP.P99US, f.UDP.P50US, f.UDP.P99US)
+}
+
+func writeJSON(path string, results []result) error {
+	raw, err := json.MarshalIndent(results, "", "  ")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(path, append(raw, '\n'), 0o644)
+}
+
+// printTable writes the table as Markdown. The host network is the first of each lab.
+func printTable(w io.Writer, results []result) {
+	fmt.Fprintln(w, "| lab | kernel | network | TCP Gbit/s | × host | TCP p50 µs | × host | p99 | requests/s | UDP p50 µs | × host | p99 | requests/s |")
+	fmt.Fprintln(w, "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+	var host figures
+	for _, r := range results {
+		m := r.Median
+		if r.Network == "host" {
+			host = m
+		}
+		fmt.Fprintf(w, "| %s | %s | %s | %.2f | %.2f | %.1f | %.2f | %.1f | %.0f | %.1f | %.2f | %.1f | %.0f |\n", r.Topology, r.Kernel, r.Network,
+			m.GbitPerS, m.GbitPerS/host.GbitPerS,
+			m.TCP.P50US, m.TCP.P50US/host.TCP.P50US, m.TCP.P99US, m.TCP.PerS,
+			m.UDP.P50US, m.UDP.P50US/host.UDP.P50US, m.UDP.P99US, m.UDP.PerS)
+	}
+}
