@@ -1,6 +1,7 @@
-// Package endpoint removes SpiderEndpoints that show nothing any more: their pod
-// is gone and no lease is held by it or kept for it. Agents remove the endpoints
-// of their own pods; here go those whose agent did not get to it.
+// Package endpoint keeps SpiderEndpoints in line with the leases where their agent
+// does not. It removes those that show nothing any more: their pod is gone and no
+// lease is held by it or kept for it, and its agent did not get to it. It makes
+// those again that somebody deleted while their pod holds what they show.
 package endpoint
 
 import (
@@ -24,16 +25,19 @@ import (
 	"spiderpool.dev/spiderpool/internal/kube/cached"
 )
 
-// Reconciler removes endpoints.
+// Reconciler removes endpoints that show nothing any more.
 type Reconciler struct {
 	client client.Client
 	live   client.Reader
 	log    *slog.Logger
 }
 
-// Setup adds the reconciler to the manager. The manager's cache must have the
+// Setup adds what keeps endpoints to the manager. The manager's cache must have the
 // indexes of cached.IndexBlocksByHolder.
 func Setup(mgr ctrl.Manager, log *slog.Logger) error {
+	if err := setupRestorer(mgr, log); err != nil {
+		return err
+	}
 	r := &Reconciler{client: mgr.GetClient(), live: mgr.GetAPIReader(), log: log}
 	deletions := predicate.Funcs{
 		CreateFunc:  func(event.CreateEvent) bool { return false },

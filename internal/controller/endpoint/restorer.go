@@ -1,0 +1,111 @@
+package endpoint
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/netip"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/util/workqueue"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/builder"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+
+	"spiderpool.dev/spiderpool/api/v2beta1"
+	"spiderpool.dev/spiderpool/internal/kube/cached"
+)
+
+// deletion is the event that an endpoint was deleted, with what it showed last.
+type deletion = *v2beta1.SpiderEndpoint
+
+// restorer makes endpoints again that somebody deleted while the addresses that
+// they show are held. Their agent would not notice: it does not watch endpoints.
+// A deletion that no leader sees is made up for by the next start of the agent.
+type restorer struct {
+	client client.Client
+	live   client.Reader
+	log    *slog.Logger
+}
+
+func setupRestorer(mgr ctrl.Manager, log *slog.Logger) error {
+	r := &restorer{client: mgr.GetClient(), live: mgr.GetAPIReader(), log: log}
+	noted := handler.TypedFuncs[client.Object, deletion]{
+		DeleteFunc: func(_ context.Context, e event.DeleteEvent, q workqueue.TypedRateLimitingInterface[deletion]) {
+			q.Add(e.Object.(*v2beta1.SpiderEndpoint))
+		},
+	}
+	return builder.TypedControllerManagedBy[deletion](mgr).
+		Named("deleted-endpoint").
+		Watches(&v2beta1.SpiderEndpoint{}, noted).
+		// A replica that does not lead would collect every deletion.
+		WithOptions(controller.TypedOptions[deletion]{EnableWarmup: new(false)}).
+		Complete(r)
+}
+
+// Reconcile makes the endpoint again if what it showed is held. Whoever deletes an
+// endpoint as it should be has released the leases before, so that the cache,
+// which may not know of that yet, is not enough.
+func (r *restorer) Reconcile(ctx context.Context, deleted deletion) (ctrl.Result, error) {
+	key := client.ObjectKeyFromObject(deleted)
+	blocks, err := cached.BlocksOfHolder(ctx, r.client, key.String())
+	if err != nil || !showsWhatIsHeld(deleted, blocks) {
+		return ctrl.Result{}, err
+	}
+	var current []v2beta1.SpiderIPBlock
+	for i := range blocks {
+		var block v2beta1.SpiderIPBlock
+		err := r.live.Get(ctx, client.ObjectKeyFromObject(&blocks[i]), &block)
+		if client.IgnoreNotFound(err) != nil {
+			return ctrl.Result{}, fmt.Errorf("read SpiderIPBlock %s: %w", blocks[i].Name, err)
+		}
+		current = append(current, block)
+	}
+	if !showsWhatIsHeld(deleted, current) {
+		return ctrl.Result{}, nil
+	}
+	err = r.client.Create(ctx, &v2beta1.SpiderEndpoint{
+		ObjectMeta: metav1.ObjectMeta{Namespace: deleted.Namespace, Name: deleted.Name, Labels: deleted.Labels, Annotations: deleted.Annotations},
+		Status:     deleted.Status,
+	})
+	switch {
+	case apierrors.IsAlreadyExists(err) || apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause):
+		return ctrl.Result{}, nil
+	case err != nil:
+		return ctrl.Result{}, fmt.Errorf("make SpiderEndpoint %s again: %w", key, err)
+	}
+	r.log.InfoContext(ctx, "made an endpoint again that was deleted while its addresses are held", "endpoint", key.String(), "uid", deleted.Status.Current.UID)
+	return ctrl.Result{}, nil
+}
+
+// showsWhatIsHeld reports whether the endpoint shows addresses, and all of them are
+// in use by its pod or kept for it.
+func showsWhatIsHeld(endpoint *v2beta1.SpiderEndpoint, blocks []v2beta1.SpiderIPBlock) bool {
+	held := map[string]bool{}
+	for i := range blocks {
+		for _, l := range blocks[i].Spec.Leases {
+			if l.PodUID == endpoint.Status.Current.UID && (l.State == v2beta1.LeaseInUse || l.State == v2beta1.LeaseRetained) {
+				held[l.IP] = true
+			}
+		}
+	}
+	shown := 0
+	for _, i := range endpoint.Status.Current.IPs {
+		for _, text := range []*string{i.IPv4, i.IPv6} {
+			if text == nil {
+				continue
+			}
+			prefix, err := netip.ParsePrefix(*text)
+			if err != nil || !held[prefix.Addr().String()] {
+				return false
+			}
+			shown++
+		}
+	}
+	return shown > 0
+}
