@@ -16,8 +16,8 @@ import (
 // there are any: their DEL may have been lost.
 const endedInterval = 5 * time.Second
 
-// endedPods are the UIDs of pods of the node that are being deleted or are gone
-// and may hold leases.
+// endedPods are the UIDs of pods of the node that have finished, are being deleted
+// or are gone, and may hold leases.
 type endedPods struct {
 	mu   sync.Mutex
 	uids map[string]struct{}

@@ -20,6 +20,7 @@ import (
 	"spiderpool.dev/spiderpool/api/v2beta1"
 	"spiderpool.dev/spiderpool/internal/config"
 	"spiderpool.dev/spiderpool/internal/kube/kubetest"
+	"spiderpool.dev/spiderpool/internal/reclaim"
 	"spiderpool.dev/spiderpool/internal/wire"
 )
 
@@ -99,42 +100,59 @@ func TestGCReleasesWhatNeitherRuntimeNorClusterKnows(t *testing.T) {
 
 // The full scan comes every ten minutes; the end of a pod is seen at once.
 func TestAddressOfAPodThatEndedWithoutADelIsTakenBackWithoutWaitingForTheScan(t *testing.T) {
-	w := newWorld(t)
-	node := w.node("n1")
-	p4 := w.pool("v4", v4("10.1.0.10-10.1.0.40"))
-	runtime, ask := w.runtime("c-lives", "c-lost")
-	a := w.agent(node, ask)
-	named := annotated(v2beta1.AnnotationPodIPPool, fmt.Sprintf(`{"ipv4":[%q]}`, p4))
-	var lost *corev1.Pod
-	var address netip.Addr
-	for _, name := range []string{"lives", "lost"} {
-		pod := w.pod(name, node, named)
-		reply, err := a.Add(t.Context(), wire.AddRequest{Attachment: attachment(pod, "c-"+name, "eth0")})
-		if err != nil {
-			t.Fatal(err)
-		}
-		if name == "lost" {
-			w.kill(pod)
-			lost, address = pod, reply.Addresses[0].Prefix.Addr()
+	phase := func(to corev1.PodPhase) func(*world, *corev1.Pod) {
+		return func(w *world, pod *corev1.Pod) {
+			pod.Status.Phase = to
+			if err := w.Status().Update(w.Context(), pod); err != nil {
+				w.Fatal(err)
+			}
 		}
 	}
-	reclaimed := func() map[string]float64 { return a.counts("spiderpool_ip_gc_counts", "reason") }
-	if counts := reclaimed(); len(counts) > 0 {
-		t.Errorf("addresses are counted that were not taken back: %v", counts)
-	}
-	runtime.set("c-lost", false)
-	kubetest.Eventually(t, func(context.Context) error {
-		if got := strings.Join(w.leases(), "\n"); strings.Contains(got, "/lost ") || !strings.Contains(got, "/lives ") {
-			return fmt.Errorf("leases:\n%s", got)
-		}
-		return nil
-	})
-	kubetest.Event(t, w, lost, "ReclaimedIP", fmt.Sprintf("took back %s of pool %s (PodGone)", address, p4))
-	if got, want := reclaimed(), map[string]float64{"PodGone": 1}; !maps.Equal(got, want) {
-		t.Errorf("addresses counted as taken back, by reason: %v, want %v", got, want)
-	}
-	if failures := a.counts("spiderpool_ip_gc_failure_counts", "reason"); len(failures) > 0 {
-		t.Errorf("failures are counted: %v", failures)
+	for reason, end := range map[reclaim.Reason]func(*world, *corev1.Pod){
+		reclaim.PodGone:      (*world).kill,
+		reclaim.PodSucceeded: phase(corev1.PodSucceeded),
+		reclaim.PodFailed:    phase(corev1.PodFailed),
+	} {
+		t.Run(string(reason), func(t *testing.T) {
+			w := newWorld(t)
+			node := w.node("n1")
+			p4 := w.pool("v4", v4("10.1.0.10-10.1.0.40"))
+			runtime, ask := w.runtime("c-lives", "c-lost")
+			a := w.agent(node, ask)
+			named := annotated(v2beta1.AnnotationPodIPPool, fmt.Sprintf(`{"ipv4":[%q]}`, p4))
+			var lost *corev1.Pod
+			var address netip.Addr
+			for _, name := range []string{"lives", "lost"} {
+				pod := w.pod(name, node, named)
+				phase(corev1.PodRunning)(w, pod)
+				reply, err := a.Add(t.Context(), wire.AddRequest{Attachment: attachment(pod, "c-"+name, "eth0")})
+				if err != nil {
+					t.Fatal(err)
+				}
+				if name == "lost" {
+					end(w, pod)
+					lost, address = pod, reply.Addresses[0].Prefix.Addr()
+				}
+			}
+			reclaimed := func() map[string]float64 { return a.counts("spiderpool_ip_gc_counts", "reason") }
+			if counts := reclaimed(); len(counts) > 0 {
+				t.Errorf("addresses are counted that were not taken back: %v", counts)
+			}
+			runtime.set("c-lost", false)
+			kubetest.Eventually(t, func(context.Context) error {
+				if got := strings.Join(w.leases(), "\n"); strings.Contains(got, "/lost ") || !strings.Contains(got, "/lives ") {
+					return fmt.Errorf("leases:\n%s", got)
+				}
+				return nil
+			})
+			kubetest.Event(t, w, lost, "ReclaimedIP", fmt.Sprintf("took back %s of pool %s (%s)", address, p4, reason))
+			if got, want := reclaimed(), map[string]float64{string(reason): 1}; !maps.Equal(got, want) {
+				t.Errorf("addresses counted as taken back, by reason: %v, want %v", got, want)
+			}
+			if failures := a.counts("spiderpool_ip_gc_failure_counts", "reason"); len(failures) > 0 {
+				t.Errorf("failures are counted: %v", failures)
+			}
+		})
 	}
 }
 

@@ -68,8 +68,9 @@ func NewCluster(client *Client, node string, log *slog.Logger) *Cluster {
 	}
 }
 
-// OnPodEnd has f called with the UID of every pod of the node that is being deleted
-// or is gone, once or more often. It must be called before Run.
+// OnPodEnd has f called with the UID of every pod of the node that has succeeded or
+// failed, is being deleted or is gone, once or more often. It must be called before
+// Run.
 func (c *Cluster) OnPodEnd(f func(uid string)) { c.pods.ends = f }
 
 // podMemory tells which pods end.
@@ -119,12 +120,33 @@ func (m *podMemory) ended(uid string) {
 	}
 }
 
+// finishedPods tells of the pods that have succeeded or failed, which their metadata
+// does not say.
+type finishedPods struct{ *podMemory }
+
+func (f finishedPods) replace(_ context.Context, all []*metav1.PartialObjectMetadata, _ string) error {
+	for _, object := range all {
+		f.changed(object)
+	}
+	return nil
+}
+
+func (f finishedPods) changed(object *metav1.PartialObjectMetadata) { f.ended(uidOf(object)) }
+
+func (finishedPods) deleted(*metav1.PartialObjectMetadata) {} // told by the follower of all pods
+
 // Run follows the cluster until ctx ends.
 func (c *Cluster) Run(ctx context.Context) {
-	ofNode := fields.OneTermEqualSelector("spec.nodeName", c.node).String()
+	ofNode := fields.OneTermEqualSelector("spec.nodeName", c.node)
+	finished := fields.AndSelectors(ofNode,
+		fields.OneTermNotEqualSelector("status.phase", string(corev1.PodPending)),
+		fields.OneTermNotEqualSelector("status.phase", string(corev1.PodRunning)))
 	self := fields.OneTermEqualSelector("metadata.name", c.node).String()
 	var wg sync.WaitGroup
-	wg.Go(func() { c.client.follow(ctx, selection{resource: podResource, fields: ofNode}, c.pods, c.log) })
+	wg.Go(func() { c.client.follow(ctx, selection{resource: podResource, fields: ofNode.String()}, c.pods, c.log) })
+	wg.Go(func() {
+		c.client.follow(ctx, selection{resource: podResource, fields: finished.String()}, finishedPods{c.pods}, c.log)
+	})
 	wg.Go(func() { c.client.follow(ctx, selection{resource: namespaceResource}, c.namespaces, c.log) })
 	wg.Go(func() { c.client.follow(ctx, selection{resource: nodeResource, fields: self}, c.nodes, c.log) })
 	wg.Wait()

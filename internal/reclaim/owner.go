@@ -1,6 +1,9 @@
 package reclaim
 
-import "strings"
+import (
+	"strconv"
+	"strings"
+)
 
 // Kinds of lease.Holder.FixedFor.
 const (
@@ -16,6 +19,17 @@ func ParseOwner(fixedFor string) (kind, namespace, name string, ok bool) {
 		return "", "", "", false
 	}
 	return parts[0], parts[1], parts[2], true
+}
+
+// StatefulSetOf returns the StatefulSet that a pod of that name is of, and its
+// ordinal there; false where no StatefulSet has pods of such names.
+func StatefulSetOf(pod string) (set string, ordinal int, ok bool) {
+	dash := strings.LastIndexByte(pod, '-')
+	if dash < 0 {
+		return "", 0, false
+	}
+	ordinal, err := strconv.Atoi(pod[dash+1:])
+	return pod[:dash], ordinal, err == nil
 }
 
 // retains reports whether addresses are kept for the owner. One of a kind that is

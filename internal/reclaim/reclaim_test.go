@@ -332,3 +332,15 @@ func TestOwnersAreParsed(t *testing.T) {
 		}
 	}
 }
+
+func TestPodsOfAStatefulSetAreKnownByTheirNames(t *testing.T) {
+	for pod, want := range map[string]struct {
+		set     string
+		ordinal int
+	}{"web-0": {"web", 0}, "my-db-12": {"my-db", 12}, "web": {}, "web-": {}, "web-a": {}} {
+		set, ordinal, ok := StatefulSetOf(pod)
+		if ok != (want.set != "") || ok && (set != want.set || ordinal != want.ordinal) {
+			t.Errorf("StatefulSetOf(%q) = %q, %d, %t", pod, set, ordinal, ok)
+		}
+	}
+}

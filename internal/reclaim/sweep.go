@@ -1,6 +1,7 @@
 package reclaim
 
 import (
+	"fmt"
 	"time"
 
 	"spiderpool.dev/spiderpool/internal/lease"
@@ -10,6 +11,15 @@ import (
 type Change struct {
 	Lease lease.Lease // as it was
 	Verdict
+}
+
+// String says what was done and why, for events.
+func (c Change) String() string {
+	done := "took back"
+	if c.Action == Retain {
+		done = "keeps for " + c.Lease.FixedFor
+	}
+	return fmt.Sprintf("%s %s of pool %s (%s): %s", done, c.Lease.Addr, c.Lease.Pool, c.Reason, c.Message)
 }
 
 // Sweep judges every lease of a block by the facts that are known of it. It

@@ -16,7 +16,6 @@ import (
 	"spiderpool.dev/spiderpool/internal/ipam"
 	"spiderpool.dev/spiderpool/internal/lease"
 	"spiderpool.dev/spiderpool/internal/pool"
-	"spiderpool.dev/spiderpool/internal/reclaim"
 	"spiderpool.dev/spiderpool/internal/wire"
 )
 
@@ -65,6 +64,7 @@ var commands = map[string]struct {
 	"gc":         {"gc NODE [valid=CONTAINER,…]", gc},
 	"sandbox":    {"sandbox NODE CONTAINER [of=POD]: the runtime has it", sandbox},
 	"notready":   {"notready NODE", func(s *stage, a arguments) error { s.SetNodeReady(a.name(0), false); return nil }},
+	"finish":     {"finish POD Succeeded|Failed", finish},
 	"terminate":  {"terminate POD DURATION: it is deleted, and has the time to end", terminate},
 	"addressless": {"addressless POD: its status shows no address", func(s *stage, a arguments) error {
 		p, err := s.pod(a.name(0))
@@ -73,17 +73,23 @@ var commands = map[string]struct {
 		}
 		return err
 	}},
-	"runtime":  {"runtime NODE away|back", func(s *stage, a arguments) error { s.SetRuntimeAway(a.name(0), a.name(1) == "away"); return nil }},
-	"reclaim":  {"reclaim NODE [zombies=ready,notready] [delay=DURATION] [addressless=true]", doReclaim},
-	"restart":  {"restart NODE: the agent is killed and started", restart},
-	"replay":   {"replay NODE: releases that are on disk are tried", replay},
-	"repair":   {"repair NODE", func(s *stage, a arguments) error { s.Service(a.name(0)).Repair(context.Background()); return nil }},
-	"api":      {"api away|back", func(s *stage, a arguments) error { s.SetAway(a.name(0) == "away"); return nil }},
-	"advance":  {"advance DURATION", advance},
-	"fill":     {"fill POD… N: N pods like POD get addresses", fill},
-	"leases":   {"leases", leases},
-	"endpoint": {"endpoint NAME", endpoint},
-	"unshow":   {"unshow NAME: somebody deletes the endpoint", func(s *stage, a arguments) error { s.DeleteEndpoint("default/" + a.name(0)); return nil }},
+	"runtime":    {"runtime NODE away|back", func(s *stage, a arguments) error { s.SetRuntimeAway(a.name(0), a.name(1) == "away"); return nil }},
+	"reclaim":    {"reclaim NODE [zombies=ready,notready] [delay=DURATION] [addressless=true] [fixed=off]: its agent takes back", doReclaim},
+	"sweep":      {"sweep [zombies=ready,notready] [delay=DURATION] [addressless=true] [fixed=off]: the controller takes back", sweep},
+	"deletenode": {"deletenode NODE", deleteNode},
+	"fence":      {"fence NODE: it gets the taint node.kubernetes.io/out-of-service", fence},
+	"scale":      {"scale STATEFULSET REPLICAS: it is there, with so many", scale},
+	"deleteset":  {"deleteset STATEFULSET", deleteSet},
+	"pool":       {"pool NAME: the status that the controller gives it", status},
+	"restart":    {"restart NODE: the agent is killed and started", restart},
+	"replay":     {"replay NODE: releases that are on disk are tried", replay},
+	"repair":     {"repair NODE", func(s *stage, a arguments) error { s.Service(a.name(0)).Repair(context.Background()); return nil }},
+	"api":        {"api away|back", func(s *stage, a arguments) error { s.SetAway(a.name(0) == "away"); return nil }},
+	"advance":    {"advance DURATION", advance},
+	"fill":       {"fill POD… N: N pods like POD get addresses", fill},
+	"leases":     {"leases", leases},
+	"endpoint":   {"endpoint NAME", endpoint},
+	"unshow":     {"unshow NAME: somebody deletes the endpoint", func(s *stage, a arguments) error { s.DeleteEndpoint("default/" + a.name(0)); return nil }},
 }
 
 // play runs the script and returns what it said.
@@ -302,17 +308,19 @@ func gc(s *stage, a arguments) error {
 }
 
 func doReclaim(s *stage, a arguments) error {
-	delay, err := time.ParseDuration(a.or("delay", "0s"))
+	policy, err := policyOf(a)
 	if err != nil {
-		return errUsage
+		return err
 	}
-	zombies := a.list("zombies")
-	return s.Service(a.name(0)).Reclaim(context.Background(), reclaim.Policy{
-		Enabled: true, MinAge: reclaim.DefaultMinAge, FixedForStatefulSet: true, FixedForKubeVirt: true,
-		ScaledDownRetention: reclaim.DefaultScaledDownRetention,
-		ZombieOnReadyNode:   slices.Contains(zombies, "ready"), ZombieOnNotReadyNode: slices.Contains(zombies, "notready"),
-		TerminatingDelay: delay, RunningPodWithoutAddress: a.or("addressless", "") == "true",
-	})
+	return s.Service(a.name(0)).Reclaim(context.Background(), policy)
+}
+
+func finish(s *stage, a arguments) error {
+	p, err := s.pod(a.name(0))
+	if err == nil {
+		p.State.Phase = a.name(1)
+	}
+	return err
 }
 
 func terminate(s *stage, a arguments) error {

@@ -4,8 +4,9 @@
 // A file has the sections "cluster" (resources in YAML), "script" (one command a
 // line, see the table in command_test.go), further resources that the script
 // applies by name, and "output": what the commands say. `go test ./test/scenarios
-// -update` writes the outputs anew. The use cases are the agent's, the API server
-// is in memory (ipamtest.World).
+// -update` writes the outputs anew. The use cases are the agent's, the controller
+// has its decisions and the status of pools, the API server is in memory
+// (ipamtest.World).
 package scenarios
 
 import (

@@ -28,14 +28,17 @@ type stage struct {
 	*ipamtest.World
 	sections map[string]string
 	reserved map[string]ipset.Set
-	uids     int
-	out      strings.Builder
+	pools    map[string]*v2beta1.SpiderIPPool
+	controlled
+	uids int
+	out  strings.Builder
 }
 
 func newStage(sections map[string]string) *stage {
 	return &stage{
 		World:    ipamtest.NewWorld(time.Date(2026, 11, 22, 10, 0, 0, 0, time.UTC)),
-		sections: sections, reserved: map[string]ipset.Set{},
+		sections: sections, reserved: map[string]ipset.Set{}, pools: map[string]*v2beta1.SpiderIPPool{},
+		controlled: controlled{deleted: map[string]bool{}, fenced: map[string]bool{}, replicas: map[string]int{}},
 	}
 }
 
@@ -100,6 +103,7 @@ func (s *stage) applyPool(o *v2beta1.SpiderIPPool) error {
 	if len(errs) > 0 {
 		return errs.ToAggregate()
 	}
+	s.pools[o.Name] = o
 	_, hidden := o.Annotations[unlabelled]
 	s.SetPool(&compiled, !hidden)
 	return nil

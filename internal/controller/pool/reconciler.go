@@ -202,7 +202,7 @@ func (r *Reconciler) complete(ctx context.Context, pool *v2beta1.SpiderIPPool) e
 func (r *Reconciler) writeStatus(ctx context.Context, pool *v2beta1.SpiderIPPool, leases []lease.Lease) error {
 	before := pool.DeepCopy()
 	ready := r.ready(pool, leases)
-	size := setStatus(pool, r.index.Reserved(), leases)
+	size := SetStatus(pool, r.index.Reserved(), leases)
 	becameUnready := ready.Set(&pool.Status.Conditions, pool.Generation) && !ready.OK
 	if equality.Semantic.DeepEqual(before.Status, pool.Status) {
 		return nil

@@ -31,8 +31,9 @@ type allocation struct {
 	PodUID string `json:"podUid"`
 }
 
-// setStatus sets counts and addresses and returns the length of the latter.
-func setStatus(pool *v2beta1.SpiderIPPool, reserved ipset.Set, leases []lease.Lease) int {
+// SetStatus sets counts and addresses in the status of the pool to what the leases
+// say by which they are held or kept, and returns the length of the addresses' text.
+func SetStatus(pool *v2beta1.SpiderIPPool, reserved ipset.Set, leases []lease.Lease) int {
 	total := int64(0)
 	if compiled, errs := kube.CompilePool(pool); len(errs) == 0 {
 		total = compiled.Usable(reserved).Count()

@@ -2,7 +2,6 @@ package reclaim
 
 import (
 	"context"
-	"strconv"
 	"strings"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -152,19 +151,14 @@ func (f facts) owner(ctx context.Context, fixedFor string) domain.Owner {
 	return f.virtualMachine(ctx, namespace, name)
 }
 
-// statefulSetPod says whether a StatefulSet wants the pod, whose name is the
-// StatefulSet's, a dash and an ordinal.
+// statefulSetPod says whether a StatefulSet wants the pod.
 func (f facts) statefulSetPod(ctx context.Context, namespace, pod string) domain.Owner {
-	dash := strings.LastIndexByte(pod, '-')
-	if dash < 0 {
-		return domain.OwnerUnknown
-	}
-	ordinal, err := strconv.Atoi(pod[dash+1:])
-	if err != nil {
+	name, ordinal, ok := domain.StatefulSetOf(pod)
+	if !ok {
 		return domain.OwnerUnknown
 	}
 	var set appsv1.StatefulSet
-	err = f.reader.Get(ctx, client.ObjectKey{Namespace: namespace, Name: pod[:dash]}, &set)
+	err := f.reader.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, &set)
 	if apierrors.IsNotFound(err) {
 		return domain.OwnerGone
 	}

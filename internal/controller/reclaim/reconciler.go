@@ -78,7 +78,7 @@ func Setup(mgr ctrl.Manager, options Options, log *slog.Logger) error {
 		Named("reclaim").
 		For(&v2beta1.SpiderIPBlock{}).
 		Watches(&corev1.Node{}, handler.EnqueueRequestsFromMapFunc(r.blocksOfNode), builder.WithPredicates(nodeLost())).
-		Watches(&corev1.Pod{}, handler.EnqueueRequestsFromMapFunc(r.blocksOfPod), builder.WithPredicates(deleted())).
+		Watches(&corev1.Pod{}, handler.EnqueueRequestsFromMapFunc(r.blocksOfPod), builder.WithPredicates(podEnded())).
 		Watches(&appsv1.StatefulSet{}, handler.EnqueueRequestsFromMapFunc(r.blocksOfStatefulSet), builder.WithPredicates(fewerReplicas())).
 		Complete(r)
 }
@@ -91,11 +91,15 @@ func nodeLost() predicate.Predicate {
 	}
 }
 
-// deleted lets through objects that are gone.
-func deleted() predicate.Predicate {
+// podEnded lets through pods that are gone, succeed or fail.
+func podEnded() predicate.Predicate {
+	finished := func(o client.Object) bool {
+		phase := o.(*corev1.Pod).Status.Phase
+		return phase == corev1.PodSucceeded || phase == corev1.PodFailed
+	}
 	return predicate.Funcs{
 		CreateFunc: func(event.CreateEvent) bool { return false },
-		UpdateFunc: func(event.UpdateEvent) bool { return false },
+		UpdateFunc: func(e event.UpdateEvent) bool { return finished(e.ObjectNew) && !finished(e.ObjectOld) },
 	}
 }
 
@@ -122,7 +126,7 @@ func (r *Reconciler) blocksOfNode(ctx context.Context, node client.Object) []rec
 func (r *Reconciler) blocksOfPod(ctx context.Context, pod client.Object) []reconcile.Request {
 	blocks, err := cached.BlocksOfHolder(ctx, r.client, pod.GetNamespace()+"/"+pod.GetName())
 	if err != nil {
-		r.log.ErrorContext(ctx, "find the addresses of a pod that is gone", "pod", client.ObjectKeyFromObject(pod), "error", err)
+		r.log.ErrorContext(ctx, "find the addresses of a pod that has ended", "pod", client.ObjectKeyFromObject(pod), "error", err)
 	}
 	return requests(blocks)
 }
@@ -237,10 +241,6 @@ func (r *Reconciler) remove(ctx context.Context, object *v2beta1.SpiderIPBlock) 
 // pod that had it.
 func (r *Reconciler) announce(ctx context.Context, change domain.Change) {
 	l := change.Lease
-	done := "took back"
-	if change.Action == domain.Retain {
-		done = "keeps for " + l.FixedFor
-	}
 	r.log.InfoContext(ctx, "reclaimed an address", "ip", l.Addr, "pool", l.Pool, "pod", l.Pod, "node", l.Node,
 		"container", l.ContainerID, "reason", change.Reason, "because", change.Message)
 	namespace, name, found := strings.Cut(l.Pod, "/")
@@ -249,7 +249,7 @@ func (r *Reconciler) announce(ctx context.Context, change domain.Change) {
 	}
 	pod := &corev1.ObjectReference{APIVersion: "v1", Kind: "Pod", Namespace: namespace, Name: name, UID: types.UID(l.PodUID)}
 	r.recorder.Eventf(pod, nil, corev1.EventTypeNormal, "AddressReclaimed", "Reclaim",
-		"%s", kube.EventNote(fmt.Sprintf("%s %s of pool %s (%s): %s", done, l.Addr, l.Pool, change.Reason, change.Message)))
+		"%s", kube.EventNote(change.String()))
 }
 
 // ordinals returns the first ordinal of a StatefulSet's pods, and the one behind the last.

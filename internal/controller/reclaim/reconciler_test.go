@@ -67,6 +67,11 @@ func (c *counter) want(t *testing.T, counts map[string]int) {
 
 func start(t *testing.T) (client.Client, *counter) {
 	t.Helper()
+	return startEvery(t, time.Second)
+}
+
+func startEvery(t *testing.T, interval time.Duration) (client.Client, *counter) {
+	t.Helper()
 	observed := &counter{counts: map[string]int{}}
 	kubetest.Manager(t, func(mgr ctrl.Manager) error {
 		discard := slog.New(slog.DiscardHandler)
@@ -75,7 +80,7 @@ func start(t *testing.T) (client.Client, *counter) {
 			endpoint.Setup(mgr, discard),
 			reclaim.Setup(mgr, reclaim.Options{
 				Policy:   domain.Policy{Enabled: true, FixedForStatefulSet: true, FixedForKubeVirt: true, ScaledDownRetention: time.Hour},
-				Interval: time.Second, Observer: observed,
+				Interval: interval, Observer: observed,
 			}, discard),
 		)
 	})
@@ -155,6 +160,37 @@ func TestAddressesOfADeletedNodeAreTakenBackWhenItsPodsAreGone(t *testing.T) {
 	}
 	eventually(t, c, b, "10.1.0.1 Released, 10.1.0.2 Released, 10.1.0.3 InUse")
 	observed.want(t, map[string]int{string(domain.PodGone): 2})
+}
+
+// What happens to a pod is seen at once, however long the interval is.
+func TestAddressOfADeletedNodeIsTakenBackWhenItsPodEnds(t *testing.T) {
+	c, observed := startEvery(t, time.Hour)
+	gone, failed, succeeded := pod("ends-gone"), pod("ends-failed"), pod("ends-succeeded")
+	kubetest.Create(t, c, gone, failed, succeeded)
+	b := block("10.11.0.0",
+		inUse("10.11.0.1", "default/ends-gone", string(gone.UID), "never-was"),
+		inUse("10.11.0.2", "default/ends-failed", string(failed.UID), "never-was"),
+		inUse("10.11.0.3", "default/ends-succeeded", string(succeeded.UID), "never-was"),
+	)
+	// The sentinel shows that the block, which is older, has been looked at.
+	sentinel := block("10.11.1.0", inUse("10.11.1.1", "default/nobody", "u1", "never-was"))
+	kubetest.Create(t, c, b, sentinel)
+	eventually(t, c, sentinel, "10.11.1.1 Released")
+	if got, err := states(t.Context(), c, b); err != nil || got != "10.11.0.1 InUse, 10.11.0.2 InUse, 10.11.0.3 InUse" {
+		t.Fatalf("block has %q, error %v", got, err)
+	}
+	if err := c.Delete(t.Context(), gone, client.GracePeriodSeconds(0)); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, c, b, "10.11.0.1 Released, 10.11.0.2 InUse, 10.11.0.3 InUse")
+	for pod, phase := range map[*corev1.Pod]corev1.PodPhase{failed: corev1.PodFailed, succeeded: corev1.PodSucceeded} {
+		pod.Status.Phase = phase
+		if err := c.Status().Update(t.Context(), pod); err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventually(t, c, b, "10.11.0.1 Released, 10.11.0.2 Released, 10.11.0.3 Released")
+	observed.want(t, map[string]int{string(domain.PodGone): 2, string(domain.PodFailed): 1, string(domain.PodSucceeded): 1})
 }
 
 func eventSeen(ctx context.Context, c client.Client, pod, note string) error {

@@ -1,0 +1,151 @@
+package scenarios
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"sigs.k8s.io/yaml"
+
+	poolstatus "spiderpool.dev/spiderpool/internal/controller/pool"
+	"spiderpool.dev/spiderpool/internal/ipset"
+	"spiderpool.dev/spiderpool/internal/lease"
+	"spiderpool.dev/spiderpool/internal/reclaim"
+)
+
+// controlled is what the controller sees and agents do not.
+type controlled struct {
+	deleted, fenced map[string]bool // nodes
+	replicas        map[string]int  // of StatefulSets; of one that is not here there is none
+}
+
+// status prints what the controller writes into the status of a pool, but for its
+// conditions.
+func status(s *stage, a arguments) error {
+	o, ok := s.pools[a.name(0)]
+	if !ok {
+		return fmt.Errorf("there is no pool %q", a.name(0))
+	}
+	o = o.DeepCopy()
+	var leases []lease.Lease
+	for _, b := range s.Store.All() {
+		for _, l := range b.Leases {
+			if l.Pool == o.Name && (l.State == lease.InUse || l.State == lease.Retained) {
+				leases = append(leases, l)
+			}
+		}
+	}
+	poolstatus.SetStatus(o, s.allReserved(), leases)
+	text, err := yaml.Marshal(o.Status)
+	if err != nil {
+		return err
+	}
+	for line := range strings.SplitSeq(strings.TrimSpace(string(text)), "\n") {
+		s.say("%s", line)
+	}
+	return nil
+}
+
+// policyOf is what the switches of ipam.gc allow that a command names.
+func policyOf(a arguments) (reclaim.Policy, error) {
+	delay, err := time.ParseDuration(a.or("delay", "0s"))
+	if err != nil {
+		return reclaim.Policy{}, errUsage
+	}
+	zombies := a.list("zombies")
+	return reclaim.Policy{
+		Enabled: true, MinAge: reclaim.DefaultMinAge,
+		FixedForStatefulSet: a.or("fixed", "on") == "on", FixedForKubeVirt: a.or("fixed", "on") == "on",
+		ScaledDownRetention: reclaim.DefaultScaledDownRetention,
+		ZombieOnReadyNode:   slices.Contains(zombies, "ready"), ZombieOnNotReadyNode: slices.Contains(zombies, "notready"),
+		TerminatingDelay: delay, RunningPodWithoutAddress: a.or("addressless", "") == "true",
+	}, nil
+}
+
+func deleteNode(s *stage, a arguments) error {
+	s.controlled.deleted[a.name(0)] = true
+	return nil
+}
+
+func fence(s *stage, a arguments) error {
+	s.controlled.fenced[a.name(0)] = true
+	return nil
+}
+
+func scale(s *stage, a arguments) error {
+	replicas, err := strconv.Atoi(a.name(1))
+	if err != nil {
+		return errUsage
+	}
+	s.controlled.replicas[a.name(0)] = replicas
+	return nil
+}
+
+func deleteSet(s *stage, a arguments) error {
+	delete(s.controlled.replicas, a.name(0))
+	return nil
+}
+
+// sweep has the controller look at every block. Agents are not told of what it
+// writes: they find out when they meet it.
+func sweep(s *stage, a arguments) error {
+	policy, err := policyOf(a)
+	if err != nil {
+		return err
+	}
+	for _, b := range s.Store.All() {
+		swept, changes, _ := reclaim.Sweep(b, s.facts, policy, s.Now())
+		if len(changes) == 0 {
+			continue
+		}
+		if _, err := s.Store.Put(context.Background(), swept); err != nil {
+			return err
+		}
+		for _, change := range changes {
+			s.say("%s", change)
+		}
+	}
+	return nil
+}
+
+// facts are what the controller reads about a lease. It asks no agent.
+func (s *stage) facts(l lease.Lease) reclaim.Facts {
+	f := reclaim.Facts{
+		Pod:   reclaim.Pod{Presence: reclaim.Gone},
+		Node:  reclaim.Node{Presence: reclaim.Exists, Ready: !s.controlled.fenced[l.Node], OutOfService: s.controlled.fenced[l.Node]},
+		Owner: s.owner(l.FixedFor),
+	}
+	if p, ok := s.Pod(l.Pod); ok {
+		f.Pod = p.State
+		f.Pod.Presence, f.Pod.UID = reclaim.Exists, p.UID
+	}
+	if s.controlled.deleted[l.Node] {
+		f.Node = reclaim.Node{Presence: reclaim.Gone}
+	}
+	for _, b := range s.Store.All() {
+		for _, other := range b.Leases {
+			f.Replaced = f.Replaced || other.State == lease.InUse && l.FixedFor != "" && other.FixedFor == l.FixedFor &&
+				other.Interface == l.Interface && ipset.Version(other.Addr) == ipset.Version(l.Addr)
+		}
+	}
+	return f
+}
+
+func (s *stage) owner(fixedFor string) reclaim.Owner {
+	kind, _, name, _ := reclaim.ParseOwner(fixedFor)
+	set, ordinal, ok := reclaim.StatefulSetOf(name)
+	if kind != reclaim.KindPod || !ok {
+		return reclaim.OwnerUnknown
+	}
+	replicas, exists := s.controlled.replicas[set]
+	switch {
+	case !exists:
+		return reclaim.OwnerGone
+	case ordinal >= replicas:
+		return reclaim.OwnerScaledDown
+	}
+	return reclaim.OwnerWanted
+}
