@@ -106,8 +106,11 @@ func (o outcomes) observe(took time.Duration, err error) {
 	}
 }
 
-// Conflict implements ipam.Observer.
-func (m *metrics) Conflict() { m.allocation.conflicts.Inc() }
+// AllocationConflict implements ipam.Observer.
+func (m *metrics) AllocationConflict() { m.allocation.conflicts.Inc() }
+
+// ReleaseConflict implements ipam.Observer.
+func (m *metrics) ReleaseConflict() { m.release.conflicts.Inc() }
 
 // Damaged implements ipam.Observer.
 func (m *metrics) Damaged() { m.damaged.Inc() }

@@ -167,3 +167,69 @@ func TestAReleaseOnDiskSurvivesAFailedAdd(t *testing.T) {
 		t.Errorf("the release was forgotten: %v", leases)
 	}
 }
+
+// Reclaim may end the lease of a sandbox that its node still has, when an operator
+// declares the node out of service; and the node may not hear of it.
+func TestARepeatedAddDoesNotTrustWhatItRemembersOfAnOldLease(t *testing.T) {
+	for name, tc := range map[string]struct {
+		other  bool // a pod of another node gets the address
+		want   string
+		holder string
+	}{
+		"the address is free": {false, "10.1.0.5", "default/a"},
+		"another pod has it":  {true, "", "default/b"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, "a")
+			w.SetPool(rangePool(t, "p", "10.1.0.0/24", "10.1.0.5"), true)
+			w.SetPod(ipamtest.WorldPod{Pod: ipam.Pod{Namespace: "default", Name: "b", UID: "uid-b"}, Node: "n2"})
+			s := w.Service("n1")
+			if _, err := s.Add(t.Context(), wire.AddRequest{Attachment: attachment("a")}); err != nil {
+				t.Fatal(err)
+			}
+			w.Advance(10 * time.Minute)
+			b, err := w.Store.Get(t.Context(), netip.MustParseAddr("10.1.0.0"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			b, _ = b.Reclaim(b.Leases[0], w.Now())
+			if _, err := w.Store.Put(t.Context(), b); err != nil {
+				t.Fatal(err)
+			}
+			if tc.other {
+				if _, err := w.Service("n2").Add(t.Context(), wire.AddRequest{Attachment: attachment("b")}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			reply, err := s.Add(t.Context(), wire.AddRequest{Attachment: attachment("a")})
+			got := ""
+			if err == nil {
+				got = reply.Addresses[0].Prefix.Addr().String()
+			}
+			if got != tc.want {
+				t.Fatalf("the repeated ADD got %q, %v; want %q", got, err, tc.want)
+			}
+			if l := held(t, w.Store)[netip.MustParseAddr("10.1.0.5")]; l.Pod != tc.holder {
+				t.Errorf("the store has %+v", l)
+			}
+		})
+	}
+}
+
+// The interfaces of a pod are added one after the other; only the first writes.
+func TestTheAddOfAFurtherInterfaceReadsNoBlock(t *testing.T) {
+	w := newWorld(t, "a")
+	s := w.Service("n1")
+	at := attachment("a")
+	if _, err := s.Add(t.Context(), wire.AddRequest{Attachment: at}); err != nil {
+		t.Fatal(err)
+	}
+	reads := w.Store.Count("get") + w.Store.Count("list")
+	w.Advance(30 * time.Second)
+	if _, err := s.Add(t.Context(), wire.AddRequest{Attachment: at}); err != nil {
+		t.Fatal(err)
+	}
+	if more := w.Store.Count("get") + w.Store.Count("list") - reads; more != 0 {
+		t.Errorf("%d reads of blocks", more)
+	}
+}

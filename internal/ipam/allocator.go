@@ -1,6 +1,7 @@
 package ipam
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -25,6 +26,11 @@ const (
 	// maxLearned bounds how often it is because a block that was to be created exists
 	// already. Each time more regions are read, so that is more than there can be.
 	maxLearned = 32
+	// youngLease is the age below which a lease needs no confirmation: the ADDs of
+	// all interfaces of a pod come in that time. Reclaim ends none below
+	// reclaim.DefaultMinAge, which is far longer, as its clock may be another one; and
+	// what an owner took with it to another node is read ahead of every ADD.
+	youngLease = time.Minute
 	// precision is that of times in the store; a lease must come back from it unchanged.
 	precision = time.Second
 )
@@ -42,6 +48,8 @@ type Allocator struct {
 	log      *slog.Logger
 	givenUp  func(lease.Lease)
 	observer Observer
+	// searchEvery is that of Config, the default set.
+	searchEvery time.Duration
 
 	// ctx ends with the allocator; rounds, which serve many callers, run on it.
 	ctx    context.Context
@@ -60,8 +68,8 @@ type Allocator struct {
 	// them that was seen meanwhile ("": it is unknown which, or that there is none).
 	writing map[netip.Addr]struct{}
 	missed  map[netip.Addr]string
-	// regions is when other nodes' blocks were last read.
-	regions map[netip.Prefix]time.Time
+	// regions are the reads of other nodes' blocks.
+	regions map[netip.Prefix]*regionReads
 	adopted map[string]time.Time
 	queue   []*job
 	running bool
@@ -74,6 +82,7 @@ type job struct {
 	// change returns the blocks to write for what the index has; none where there
 	// is nothing to change.
 	change   func(now time.Time) []lease.Block
+	releases []lease.Attachment // by the change
 	attempts int
 	learned  int          // how often a block that was to be created existed
 	done     chan outcome // has room for the one outcome
@@ -98,6 +107,10 @@ type Config struct {
 	Now      func() time.Time
 	Log      *slog.Logger
 	Observer Observer
+	// SearchEvery is how often at most the blocks of a region are read for requests
+	// whose pools seem exhausted, which wait and share the read; 0 means
+	// DefaultSearchEvery, negative no limit.
+	SearchEvery time.Duration
 	// GivenUp is told of each lease that was retained for an owner who got all it
 	// wants without it; nil for nobody.
 	GivenUp func(lease.Lease)
@@ -109,13 +122,13 @@ func NewAllocator(c Config) *Allocator {
 	ctx, cancel := context.WithCancel(context.Background())
 	return &Allocator{
 		node: c.Node, blocks: c.Blocks, older: c.Older, now: c.Now, log: c.Log, observer: c.Observer, givenUp: c.GivenUp,
-		ctx: ctx, cancel: cancel,
+		ctx: ctx, cancel: cancel, searchEvery: cmp.Or(c.SearchEvery, DefaultSearchEvery),
 		catalog: pool.NewCatalog(),
 		index:   lease.NewIndex(lease.Options{Node: c.Node, ReuseAfter: c.ReuseAfter}),
 		dirty:   map[netip.Addr]struct{}{},
 		writing: map[netip.Addr]struct{}{},
 		missed:  map[netip.Addr]string{},
-		regions: map[netip.Prefix]time.Time{},
+		regions: map[netip.Prefix]*regionReads{},
 		adopted: map[string]time.Time{},
 	}
 }
@@ -298,6 +311,11 @@ func (a *Allocator) Allocate(ctx context.Context, request lease.Request) ([]leas
 					a.givenUp(l)
 				}
 			}
+			if held, err := a.confirm(ctx, request, o.grants); err != nil {
+				return nil, err
+			} else if !held {
+				continue
+			}
 			return o.grants, o.err
 		}
 		// Nothing is left as far as this node knows. What others have, or have
@@ -312,6 +330,49 @@ func (a *Allocator) Allocate(ctx context.Context, request lease.Request) ([]leas
 	}
 }
 
+// confirm reads the blocks of the leases that the request was granted because its
+// container has them (lease.Grant.Held): no write has told whether somebody, such as
+// reclaim, has ended them since this node saw them. It returns false where one has
+// ended, and it is known then.
+func (a *Allocator) confirm(ctx context.Context, request lease.Request, grants []lease.Grant) (bool, error) {
+	read := map[netip.Addr]lease.Block{}
+	for _, g := range grants {
+		base := ipset.BlockOf(g.Addr)
+		if !g.Held || a.isYoung(g.Addr) {
+			continue
+		}
+		if _, ok := read[base]; !ok {
+			b, err := a.blocks.Get(ctx, base)
+			switch {
+			case errors.Is(err, ErrNotFound):
+				a.mu.Lock()
+				a.drop(base)
+				a.mu.Unlock()
+			case err != nil:
+				return false, fmt.Errorf("read block %s: %w", base, err)
+			default:
+				a.Observe(b)
+			}
+			read[base] = b
+		}
+		l, _ := read[base].Lease(g.Addr)
+		if l.State != lease.InUse || l.Attachment != (lease.Attachment{ContainerID: request.ContainerID, Interface: g.Interface}) {
+			return false, nil
+		}
+	}
+	return true, nil
+}
+
+// isYoung reports whether the lease of the address, as it is known, needs no
+// confirmation.
+func (a *Allocator) isYoung(addr netip.Addr) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	b, _ := a.index.Block(ipset.BlockOf(addr))
+	l, ok := b.Lease(addr)
+	return ok && a.now().Sub(l.Since) < youngLease
+}
+
 // Release gives back what the attachments hold. It is an error if that could not
 // be committed, or if it is unknown whether they hold anything.
 func (a *Allocator) Release(ctx context.Context, attachments ...lease.Attachment) error {
@@ -324,13 +385,12 @@ func (a *Allocator) Release(ctx context.Context, attachments ...lease.Attachment
 // releaseIf is Release if wanted, which is asked in the moment of the decision,
 // returns true: no allocation comes between.
 func (a *Allocator) releaseIf(ctx context.Context, wanted func() bool, attachments ...lease.Attachment) error {
-	_, err := a.change(ctx, func(now time.Time) []lease.Block {
+	return a.submit(&job{ctx: ctx, releases: attachments, done: make(chan outcome, 1), change: func(now time.Time) []lease.Block {
 		if !wanted() {
 			return nil
 		}
 		return a.index.Release(now, attachments...)
-	})
-	return err
+	}}).err
 }
 
 // giveBack ends the leases of the pod's container, but for the addresses that it had.
@@ -371,7 +431,7 @@ func (a *Allocator) submit(j *job) outcome {
 	a.mu.Lock()
 	if a.ctx.Err() != nil {
 		a.mu.Unlock()
-		return outcome{err: fmt.Errorf("the agent is stopping: %w", a.ctx.Err())}
+		return outcome{err: a.stopping()}
 	}
 	a.queue = append(a.queue, j)
 	if !a.running {
@@ -387,6 +447,9 @@ func (a *Allocator) submit(j *job) outcome {
 		return outcome{err: context.Cause(j.ctx)}
 	}
 }
+
+// stopping is the error of requests when the allocator's context has ended.
+func (a *Allocator) stopping() error { return fmt.Errorf("the agent is stopping: %w", a.ctx.Err()) }
 
 // drain runs rounds until the queue is empty.
 func (a *Allocator) drain() {
@@ -407,7 +470,7 @@ func (a *Allocator) drain() {
 		for _, j := range jobs {
 			switch {
 			case a.ctx.Err() != nil:
-				j.done <- outcome{err: fmt.Errorf("the agent is stopping: %w", a.ctx.Err())}
+				j.done <- outcome{err: a.stopping()}
 			case j.ctx.Err() != nil:
 				j.done <- outcome{err: context.Cause(j.ctx)}
 			default:

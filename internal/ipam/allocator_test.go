@@ -22,9 +22,11 @@ import (
 	"spiderpool.dev/spiderpool/internal/reclaim"
 )
 
-type conflicts struct{ atomic.Int64 }
+// conflicts counts them by what was to be written.
+type conflicts struct{ allocations, releases atomic.Int64 }
 
-func (c *conflicts) Conflict()                       { c.Add(1) }
+func (c *conflicts) AllocationConflict()             { c.allocations.Add(1) }
+func (c *conflicts) ReleaseConflict()                { c.releases.Add(1) }
 func (c *conflicts) Damaged()                        {}
 func (c *conflicts) Reclaimed(reclaim.Reason, error) {}
 
@@ -32,10 +34,14 @@ func (c *conflicts) Reclaimed(reclaim.Reason, error) {}
 // the pools.
 func newAllocator(t testing.TB, node string, store *ipamtest.Store, pools ...*pool.Pool) *ipam.Allocator {
 	t.Helper()
-	a := ipam.NewAllocator(ipam.Config{
-		Node: node, Blocks: store, Older: store.Older, Now: time.Now, Log: slog.New(slog.DiscardHandler),
-		Observer: &conflicts{}, ReuseAfter: -1,
-	})
+	return newAllocatorWith(t, ipam.Config{Node: node, Observer: &conflicts{}, SearchEvery: -1}, store, pools...)
+}
+
+// newAllocatorWith is newAllocator with a configuration of its own.
+func newAllocatorWith(t testing.TB, c ipam.Config, store *ipamtest.Store, pools ...*pool.Pool) *ipam.Allocator {
+	t.Helper()
+	c.Blocks, c.Older, c.Now, c.Log, c.ReuseAfter = store, store.Older, time.Now, slog.New(slog.DiscardHandler), -1
+	a := ipam.NewAllocator(c)
 	for _, p := range pools {
 		a.SetPool(p)
 	}
@@ -240,24 +246,23 @@ func TestAddIsIdempotentAfterTheAnswerOfAWriteWasLost(t *testing.T) {
 
 func TestReleaseIsAnErrorWhileWhatIsHeldIsUnknown(t *testing.T) {
 	store := &ipamtest.Store{}
-	down := false
+	var down, unanswered atomic.Bool
 	store.Before = func(string, netip.Addr) error {
-		if down {
+		if down.Load() {
 			return errors.New("connection refused")
 		}
 		return nil
 	}
-	answered := true
 	store.After = func(netip.Addr) error {
-		if answered {
+		if !unanswered.Load() {
 			return nil
 		}
-		down = true
+		down.Store(true)
 		return errors.New("connection reset")
 	}
 	a := newAllocator(t, "a", store, rangePool(t, "p", "10.0.0.0/24", "10.0.0.16-10.0.0.31"))
 	t.Cleanup(a.Close)
-	answered = false
+	unanswered.Store(true)
 	if _, err := a.Allocate(t.Context(), request("a", "c", want("eth0", 4, "p"))); err == nil {
 		t.Fatal("a write without an answer counted as done")
 	}
@@ -265,7 +270,8 @@ func TestReleaseIsAnErrorWhileWhatIsHeldIsUnknown(t *testing.T) {
 	if err := a.Release(t.Context(), at); err == nil {
 		t.Error("the release of a lease that may exist succeeded without the store")
 	}
-	down, answered = false, true
+	down.Store(false)
+	unanswered.Store(false)
 	if err := a.Release(t.Context(), at); err != nil {
 		t.Fatal(err)
 	}
@@ -353,19 +359,25 @@ type modelPod struct {
 	addrs           []netip.Addr // what the last successful ADD said; nil: none
 }
 
-// TestModel drives two nodes at random against a store that fails, loses answers
-// and conflicts, with restarts in between, and checks after every step that no
-// address has two holders and that every granted address stays its holder's.
+// TestModel drives two nodes at random, also at the same time, against a store that
+// fails, loses answers and conflicts and that others write to, with restarts and
+// reservations in between. It checks after every step that no address has two
+// holders, that every granted address stays its holder's, and that none is granted
+// that is reserved.
 func TestModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		m := newModel(t)
 		defer m.close()
 		t.Repeat(map[string]func(*rapid.T){
-			"add":     m.add,
-			"delete":  m.delete,
-			"restart": m.restart,
-			"faults":  m.faults,
-			"":        m.check,
+			"add":      func(t *rapid.T) { m.do(t, m.add(t)) },
+			"delete":   func(t *rapid.T) { m.do(t, m.delete(t)) },
+			"lose":     m.lose,
+			"reclaim":  func(t *rapid.T) { m.do(t, m.reclaim(t)) },
+			"reserve":  func(t *rapid.T) { m.do(t, m.reserve(t)) },
+			"together": m.together,
+			"restart":  m.restart,
+			"faults":   m.faults,
+			"":         m.check,
 		})
 		m.drain()
 	})
@@ -376,17 +388,62 @@ type model struct {
 	store      *ipamtest.Store
 	pools      []*pool.Pool
 	allocators map[string]*ipam.Allocator
+	reserved   map[string]ipset.Set // as the nodes know it
 	pods       map[string]*modelPod
+	lost       []string                    // containers that are gone without a DEL
 	journal    map[lease.Attachment]string // to release, with the node
 	failing    atomic.Int64                // per cent of the operations
 	random     func() int64
 	next       int
 }
 
+// operation is a step that can be taken at the same time as others.
+type operation struct {
+	container string         // that it is about, "" for none
+	run       func()         // does it
+	settle    func(*rapid.T) // takes note of what came of it; nil: nothing to note
+	end       func()         // is called when all that ran have settled; nil: nothing to do
+}
+
+// do takes the steps at the same time.
+func (m *model) do(t *rapid.T, steps ...operation) {
+	var wg sync.WaitGroup
+	for _, step := range steps {
+		wg.Go(step.run)
+	}
+	wg.Wait()
+	for _, step := range steps {
+		if step.settle != nil {
+			step.settle(t)
+		}
+	}
+	for _, step := range steps {
+		if step.end != nil {
+			step.end()
+		}
+	}
+}
+
+func (m *model) together(t *rapid.T) {
+	draw := map[string]func(*rapid.T) operation{"add": m.add, "delete": m.delete, "reclaim": m.reclaim}
+	var steps []operation
+	for range rapid.IntRange(2, 6).Draw(t, "steps") {
+		step := draw[rapid.SampledFrom([]string{"add", "add", "add", "delete", "reclaim"}).Draw(t, "step")](t)
+		// The runtime does one thing at a time with a sandbox.
+		if step.container == "" || !slices.ContainsFunc(steps, func(other operation) bool { return other.container == step.container }) {
+			steps = append(steps, step)
+		}
+	}
+	if rapid.Bool().Draw(t, "reserving") {
+		steps = append(steps, m.reserve(t))
+	}
+	m.do(t, steps...)
+}
+
 var modelNodes = []string{"a", "b"}
 
 func newModel(t *rapid.T) *model {
-	m := &model{t: t, store: &ipamtest.Store{}, allocators: map[string]*ipam.Allocator{}, pods: map[string]*modelPod{}, journal: map[lease.Attachment]string{}}
+	m := &model{t: t, store: &ipamtest.Store{}, allocators: map[string]*ipam.Allocator{}, reserved: map[string]ipset.Set{}, pods: map[string]*modelPod{}, journal: map[lease.Attachment]string{}}
 	size := rapid.IntRange(1, 40).Draw(t, "size")
 	v4, _ := ipset.Parse([]string{fmt.Sprintf("10.0.0.5-10.0.0.%d", 5+size-1)}, ipset.Bounds{})
 	v6, _ := ipset.Parse([]string{fmt.Sprintf("fd00::1-fd00::%x", size+3)}, ipset.Bounds{})
@@ -418,7 +475,8 @@ func newModel(t *rapid.T) *model {
 
 func (m *model) start(node string) {
 	a := ipam.NewAllocator(ipam.Config{Node: node, Blocks: m.store, Older: m.store.Older, Now: time.Now,
-		Log: slog.New(slog.DiscardHandler), Observer: &conflicts{}, ReuseAfter: -1})
+		Log: slog.New(slog.DiscardHandler), Observer: &conflicts{}, ReuseAfter: -1, SearchEvery: -1})
+	a.SetReserved(m.reserved[node])
 	for _, p := range m.pools {
 		a.SetPool(p)
 	}
@@ -433,7 +491,7 @@ func (m *model) close() {
 	}
 }
 
-func (m *model) add(t *rapid.T) {
+func (m *model) add(t *rapid.T) operation {
 	node := rapid.SampledFrom(modelNodes).Draw(t, "node")
 	container := fmt.Sprintf("c%d", m.next)
 	if again := rapid.Bool().Draw(t, "again"); again && len(m.pods) > 0 {
@@ -444,27 +502,102 @@ func (m *model) add(t *rapid.T) {
 		m.pods[container] = &modelPod{node: node, container: container}
 	}
 	pod := m.pods[container]
-	grants, err := m.allocators[node].Allocate(context.Background(), request(node, container, want("eth0", 4, "v4"), want("eth0", 6, "v6")))
-	if err != nil {
-		return
+	var grants []lease.Grant
+	var err error
+	return operation{
+		container: container,
+		run: func() {
+			grants, err = m.allocators[node].Allocate(context.Background(), request(node, container, want("eth0", 4, "v4"), want("eth0", 6, "v6")))
+		},
+		settle: func(t *rapid.T) {
+			if err != nil {
+				return
+			}
+			addrs := []netip.Addr{grants[0].Addr, grants[1].Addr}
+			if pod.addrs != nil && !slices.Equal(pod.addrs, addrs) {
+				t.Fatalf("%s had %v and got %v when it asked again", container, pod.addrs, addrs)
+			}
+			for _, g := range grants {
+				if !g.Held && m.reserved[node].Contains(g.Addr) {
+					t.Fatalf("%s was given %s, which is reserved", container, g.Addr)
+				}
+			}
+			pod.addrs = addrs
+		},
 	}
-	addrs := []netip.Addr{grants[0].Addr, grants[1].Addr}
-	if pod.addrs != nil && !slices.Equal(pod.addrs, addrs) {
-		t.Fatalf("%s had %v and got %v when it asked again", container, pod.addrs, addrs)
-	}
-	pod.addrs = addrs
 }
 
-func (m *model) delete(t *rapid.T) {
+func (m *model) delete(t *rapid.T) operation {
+	if len(m.pods) == 0 {
+		return operation{run: func() {}}
+	}
+	container := rapid.SampledFrom(sortedKeys(m.pods)).Draw(t, "container")
+	node := m.pods[container].node
+	at := lease.Attachment{ContainerID: container, Interface: "eth0"}
+	var err error
+	return operation{
+		container: container,
+		run:       func() { err = m.allocators[node].Release(context.Background(), at) },
+		settle: func(*rapid.T) {
+			delete(m.pods, container)
+			if err != nil {
+				m.journal[at] = node
+			}
+		},
+	}
+}
+
+// lose ends a sandbox without a DEL.
+func (m *model) lose(t *rapid.T) {
 	if len(m.pods) == 0 {
 		return
 	}
 	container := rapid.SampledFrom(sortedKeys(m.pods)).Draw(t, "container")
-	pod := m.pods[container]
+	m.lost = append(m.lost, container)
+	m.journal[lease.Attachment{ContainerID: container, Interface: "eth0"}] = m.pods[container].node
 	delete(m.pods, container)
-	at := lease.Attachment{ContainerID: container, Interface: "eth0"}
-	if err := m.allocators[pod.node].Release(context.Background(), at); err != nil {
-		m.journal[at] = pod.node
+}
+
+// reclaim takes back what a lost sandbox had, as the controller does, which no node
+// is told of.
+func (m *model) reclaim(t *rapid.T) operation {
+	if len(m.lost) == 0 {
+		return operation{run: func() {}}
+	}
+	container := rapid.SampledFrom(m.lost).Draw(t, "lost")
+	return operation{run: func() {
+		for _, p := range m.pools {
+			for base := range p.IPs.Blocks() {
+				b, err := m.store.Get(context.Background(), base)
+				if err != nil {
+					continue // it is tried again
+				}
+				i := slices.IndexFunc(b.Leases, func(l lease.Lease) bool { return l.ContainerID == container })
+				if i < 0 {
+					continue
+				}
+				if swept, ok := b.Reclaim(b.Leases[i], time.Now()); ok {
+					_, _ = m.store.Put(context.Background(), swept) // likewise
+				}
+			}
+		}
+	}}
+}
+
+// reserve lets a node hear of other reserved addresses.
+func (m *model) reserve(t *rapid.T) operation {
+	node := rapid.SampledFrom(modelNodes).Draw(t, "node")
+	var sets []ipset.Set
+	for _, p := range m.pools {
+		addrs := slices.Collect(p.IPs.Addrs())
+		sets = append(sets, ipset.OfAddrs(rapid.SliceOfN(rapid.SampledFrom(addrs), 0, len(addrs)).Draw(t, "reserved")...))
+	}
+	reserved := ipset.Union(sets...)
+	// What is given meanwhile may go by the former ones.
+	m.reserved[node] = m.reserved[node].And(reserved)
+	return operation{
+		run: func() { m.allocators[node].SetReserved(reserved) },
+		end: func() { m.reserved[node] = reserved },
 	}
 }
 

@@ -2,11 +2,14 @@ package ipam_test
 
 import (
 	"errors"
+	"net/netip"
+	"sync"
 	"testing"
 	"time"
 
 	"spiderpool.dev/spiderpool/internal/ipam"
 	"spiderpool.dev/spiderpool/internal/ipam/ipamtest"
+	"spiderpool.dev/spiderpool/internal/lease"
 	"spiderpool.dev/spiderpool/internal/wire"
 )
 
@@ -84,5 +87,120 @@ func TestReplayCommitsWhatCanBeReadAndSaysWhatCannot(t *testing.T) {
 	}
 	if leases := held(t, w.Store); len(leases) != 0 {
 		t.Errorf("not released: %v", leases)
+	}
+}
+
+// interruptedEndpoints calls between when a release was committed.
+type interruptedEndpoints struct {
+	ipam.Endpoints
+	between func()
+}
+
+func (e interruptedEndpoints) Remove(namespace, name, podUID string) {
+	e.Endpoints.Remove(namespace, name, podUID)
+	e.between()
+}
+
+func TestReplayForgetsNoReleaseThatCameMeanwhile(t *testing.T) {
+	w := newWorld(t, "a")
+	s := w.Service("n1")
+	if _, err := s.Add(t.Context(), wire.AddRequest{Attachment: attachment("a")}); err != nil {
+		t.Fatal(err)
+	}
+	deleteWithoutServer := func() {
+		w.SetAway(true)
+		if err := s.Delete(t.Context(), wire.DeleteRequest{Attachment: attachment("a")}); err != nil {
+			t.Error(err)
+		}
+		w.SetAway(false)
+	}
+	deleteWithoutServer()
+	endpoints := s.Endpoints
+	s.Endpoints = interruptedEndpoints{endpoints, func() {
+		s.Endpoints = endpoints
+		if _, err := s.Add(t.Context(), wire.AddRequest{Attachment: attachment("a")}); err != nil {
+			t.Error(err)
+		}
+		deleteWithoutServer()
+	}}
+	for range 2 { // the second one finds what came during the first
+		if _, err := s.Replay(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if leases := held(t, w.Store); len(leases) != 0 {
+		t.Errorf("the release that was kept during the replay is lost: %v", leases)
+	}
+	if left, err := s.Journal.All(); err != nil || len(left) != 0 {
+		t.Errorf("the journal still has %v, %v", left, err)
+	}
+}
+
+// The runtime may repeat a DEL before the first has come to its end.
+func TestTwoReleasesOfOneAttachmentInOneRound(t *testing.T) {
+	at := lease.Attachment{ContainerID: "c", Interface: "eth0"}
+	for name, tc := range map[string]struct {
+		fault error // of the round's write
+		ok    bool
+	}{
+		"both succeed": {nil, true},
+		"both fail":    {errors.New("connection refused"), false},
+		"both go on":   {ipam.ErrConflict, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			store := &ipamtest.Store{}
+			observed := &conflicts{}
+			a := newAllocatorWith(t, ipam.Config{Node: "a", Observer: observed, SearchEvery: -1}, store, rangePool(t, "p", "10.0.0.0/24", "10.0.0.16-10.0.0.31"))
+			t.Cleanup(a.Close)
+			for _, container := range []string{"c", "other"} {
+				if _, err := a.Allocate(t.Context(), request("a", container, want("eth0", 4, "p"))); err != nil {
+					t.Fatal(err)
+				}
+			}
+			entered, leave := make(chan struct{}), make(chan struct{})
+			puts := 0 // one block, so one at a time
+			store.Before = func(operation string, _ netip.Addr) error {
+				if operation != "put" {
+					return nil
+				}
+				switch puts++; puts {
+				case 1:
+					close(entered)
+					<-leave
+				case 2:
+					return tc.fault
+				}
+				return nil
+			}
+			var wg sync.WaitGroup
+			wg.Go(func() {
+				if err := a.Release(t.Context(), lease.Attachment{ContainerID: "other", Interface: "eth0"}); err != nil {
+					t.Error(err)
+				}
+			})
+			<-entered
+			for range 2 {
+				wg.Go(func() {
+					if err := a.Release(t.Context(), at); (err == nil) != tc.ok {
+						t.Errorf("error %v, want success: %t", err, tc.ok)
+					}
+				})
+			}
+			for a.Queued() < 2 {
+				time.Sleep(time.Millisecond)
+			}
+			close(leave)
+			wg.Wait()
+			if _, held := held(t, store)[netip.MustParseAddr("10.0.0.16")]; held == tc.ok {
+				t.Errorf("the address is held: %t", held)
+			}
+			lost := errors.Is(tc.fault, ipam.ErrConflict)
+			if writes := puts - 1; lost && writes != 2 || !lost && writes != 1 {
+				t.Errorf("%d writes", writes)
+			}
+			if allocations, releases := observed.allocations.Load(), observed.releases.Load(); allocations != 0 || (releases == 1) != lost {
+				t.Errorf("counted conflicts of %d allocations and %d releases", allocations, releases)
+			}
+		})
 	}
 }

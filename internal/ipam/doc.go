@@ -12,7 +12,8 @@
 //   - An address is in one lease at most, because it is in one object and the
 //     store refuses writers of an outdated version.
 //   - All addresses of a pod's sandbox are granted in one decision, or none.
-//   - ADD repeated for a container and interface gives the same answer.
+//   - ADD repeated for a container and interface gives the same answer, unless the
+//     store says that the leases have ended.
 //   - DEL succeeds for what is unknown, and with the store away: then the release
 //     is in the Journal until it is done.
 package ipam

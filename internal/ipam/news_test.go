@@ -3,6 +3,7 @@ package ipam_test
 import (
 	"errors"
 	"net/netip"
+	"sync/atomic"
 	"testing"
 
 	"spiderpool.dev/spiderpool/internal/ipam"
@@ -85,27 +86,29 @@ func TestABlockThatIsMissingFromTheListIsForgotten(t *testing.T) {
 func TestAnAddRepeatedWhileABlockIsUnknownGetsNoSecondAddress(t *testing.T) {
 	store := &ipamtest.Store{}
 	p := rangePool(t, "p", "10.0.0.0/24", "10.0.0.16-10.0.0.47")
+	away := errors.New("connection refused")
+	var unreadable atomic.Bool
+	store.Before = func(operation string, _ netip.Addr) error {
+		if operation == "get" && unreadable.Load() {
+			return away
+		}
+		return nil
+	}
+	store.After = func(netip.Addr) error {
+		store.After = nil
+		unreadable.Store(true)
+		return away
+	}
 	a := newAllocator(t, "a", store, p)
 	t.Cleanup(a.Close)
 	r := request("a", "c", want("eth0", 4, "p"))
-	away := errors.New("connection refused")
-	store.After = func(netip.Addr) error {
-		store.After = nil
-		store.Before = func(operation string, _ netip.Addr) error {
-			if operation == "get" {
-				return away
-			}
-			return nil
-		}
-		return away
-	}
 	if _, err := a.Allocate(t.Context(), r); err == nil {
 		t.Fatal("a write without an answer counted as done")
 	}
 	if _, err := a.Allocate(t.Context(), r); !errors.Is(err, ipam.ErrNotReady) {
 		t.Errorf("while the block cannot be read: %v, want not ready", err)
 	}
-	store.Before = nil
+	unreadable.Store(false)
 	if _, err := a.Allocate(t.Context(), r); err != nil {
 		t.Fatal(err)
 	}

@@ -175,7 +175,7 @@ func (s *Service) addInterface(ctx context.Context, out *plan, facts pool.Reques
 		}
 		req.MasterSubnets = subnets
 	}
-	selections, err := s.Allocator.selectPools(ctx, s.Pools, &req, s.versions())
+	selections, err := s.Allocator.selectPools(ctx, s.otherPools(), &req, s.versions())
 	var none pool.NoPools
 	if errors.As(err, &none) {
 		// What the sandbox has already it keeps, whatever became of its pools.
@@ -190,6 +190,9 @@ func (s *Service) addInterface(ctx context.Context, out *plan, facts pool.Reques
 	})
 	return nil
 }
+
+// otherPools are those that this node does not watch.
+func (s *Service) otherPools() Pools { return sharedPools{s.Pools, s.Now, &s.poolReads} }
 
 // held selects, for every IP version, the pool of the address that the attachment
 // holds, or else what there is to choose from. The error is none where that is
@@ -230,7 +233,7 @@ func (s *Service) widen(ctx context.Context, p *plan) (bool, error) {
 			if !slices.ContainsFunc(selection.Drops, func(d pool.Drop) bool { return d.Cause == pool.CauseUnknown }) {
 				continue
 			}
-			wide, err := s.Allocator.selectWide(ctx, s.Pools, &planned.request, selection)
+			wide, err := s.Allocator.selectWide(ctx, s.otherPools(), &planned.request, selection)
 			if err != nil {
 				return false, err
 			}

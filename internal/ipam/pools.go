@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"spiderpool.dev/spiderpool/internal/ipset"
@@ -21,7 +22,77 @@ const (
 	adoptFor = time.Minute
 	// maxExplained bounds how many pools are read to explain a failure.
 	maxExplained = 100
+	// poolTTL is how long a pool that was read because a pod named it serves for
+	// other pods.
+	poolTTL = time.Second
 )
+
+// sharedPools are Pools of which Get shares reads: the pods that wait for an address
+// of a full pool name the same others, over and over.
+type sharedPools struct {
+	Pools
+	now   func() time.Time
+	reads *poolReads
+}
+
+// poolReads are the reads of pools, by name, that run or serve still. The zero value
+// is empty.
+type poolReads struct {
+	mu    sync.Mutex
+	reads map[string]*poolRead
+}
+
+type poolRead struct {
+	sharedRead
+	began time.Time
+	pool  *pool.Pool
+}
+
+// Get implements Pools.
+func (p sharedPools) Get(ctx context.Context, name string) (*pool.Pool, error) {
+	read, first := p.reads.join(name, p.now())
+	if first {
+		// The others do not give up with the first one.
+		limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitTimeout)
+		defer cancel()
+		if read.pool, read.err = p.Pools.Get(limited, name); read.err != nil {
+			p.reads.forget(name, read)
+		}
+		close(read.done)
+	}
+	select {
+	case <-read.done:
+		return read.pool, read.err
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
+
+// join returns the read of a pool that serves now, and whether the caller is the
+// first, who has to carry it out.
+func (r *poolReads) join(name string, now time.Time) (read *poolRead, first bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	maps.DeleteFunc(r.reads, func(_ string, read *poolRead) bool { return now.Sub(read.began) >= poolTTL })
+	if read, ok := r.reads[name]; ok {
+		return read, false
+	}
+	if r.reads == nil {
+		r.reads = map[string]*poolRead{}
+	}
+	read = &poolRead{sharedRead: sharedRead{done: make(chan struct{})}, began: now}
+	r.reads[name] = read
+	return read, true
+}
+
+// forget keeps a read that failed from serving any longer.
+func (r *poolReads) forget(name string, read *poolRead) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.reads[name] == read {
+		delete(r.reads, name)
+	}
+}
 
 // SetPool adds a pool or replaces the one of its name.
 func (a *Allocator) SetPool(p *pool.Pool) {

@@ -210,8 +210,11 @@ type Release struct {
 
 // Observer counts what happens, for metrics.
 type Observer interface {
-	// Conflict counts a block that another writer had changed.
-	Conflict()
+	// AllocationConflict and ReleaseConflict count a block that another writer had
+	// changed: once if it was to be written to give addresses, once if to take some
+	// back.
+	AllocationConflict()
+	ReleaseConflict()
 	// Damaged counts a block that was read and makes no sense.
 	Damaged()
 	// Reclaimed counts an attempt to take back an address that no DEL gave back.

@@ -48,6 +48,7 @@ func (a *Allocator) round(jobs []*job) (again []*job) {
 	a.mu.Lock()
 	a.settle(d, results)
 	a.mu.Unlock()
+	a.countConflicts(jobs, d.needs, results)
 
 	for i, j := range jobs {
 		err := worst(d.needs[i], results)
@@ -110,6 +111,7 @@ func (a *Allocator) decide(jobs []*job) decision {
 			d.needs[i] = append(d.needs[i], b.Base)
 		}
 		d.outcomes[i].changed = len(d.needs[i]) > 0
+		d.needs[i] = append(d.needs[i], d.endedBefore(j.releases, d.needs[i])...)
 	}
 	plan := a.index.Choose(now, requests...)
 	for _, b := range plan.Writes {
@@ -124,6 +126,20 @@ func (a *Allocator) decide(jobs []*job) decision {
 		a.writing[base] = struct{}{}
 	}
 	return d
+}
+
+// endedBefore returns the names of the blocks, other than those that are known to
+// be needed, in which an earlier job of the round has ended a lease of the
+// attachments: who releases it once more depends on the same write.
+func (d *decision) endedBefore(attachments []lease.Attachment, known []netip.Addr) []netip.Addr {
+	var names []netip.Addr
+	held := func(l lease.Lease) bool { return l.State == lease.InUse && slices.Contains(attachments, l.Attachment) }
+	for base, was := range d.before {
+		if !slices.Contains(known, base) && slices.ContainsFunc(was.block.Leases, held) {
+			names = append(names, base)
+		}
+	}
+	return names
 }
 
 // written is the fate of one block.
@@ -174,9 +190,28 @@ func (a *Allocator) settle(d decision, results map[netip.Addr]written) {
 			}
 		}
 		a.dirty[base] = struct{}{}
-		if errors.Is(result.err, ErrConflict) {
-			a.observer.Conflict()
+	}
+}
+
+// countConflicts counts the blocks that were lost to other writers.
+func (a *Allocator) countConflicts(jobs []*job, needs [][]netip.Addr, results map[netip.Addr]written) {
+	allocations, releases := map[netip.Addr]struct{}{}, map[netip.Addr]struct{}{}
+	for i, j := range jobs {
+		lost := allocations
+		if j.change != nil {
+			lost = releases
 		}
+		for _, base := range needs[i] {
+			if errors.Is(results[base].err, ErrConflict) {
+				lost[base] = struct{}{}
+			}
+		}
+	}
+	for range allocations {
+		a.observer.AllocationConflict()
+	}
+	for range releases {
+		a.observer.ReleaseConflict()
 	}
 }
 

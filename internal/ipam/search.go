@@ -17,6 +17,9 @@ const (
 	// regionTTL is how long what was read of a region serves before a conflict in
 	// it is reason to read it again as a whole.
 	regionTTL = time.Second
+	// DefaultSearchEvery bounds what pods cost that wait for an address of a full
+	// pool, however many there are.
+	DefaultSearchEvery = time.Second
 	// maxRegions bounds the search of one pool: 4096 regions are 2^24 addresses.
 	maxRegions = 4096
 	// maxSearches bounds how often a request whose pools seem exhausted looks at
@@ -49,7 +52,7 @@ func (a *Allocator) search(ctx context.Context, s *search, exhausted *lease.Exha
 				continue
 			}
 			s.began[region] = true
-			if err := a.readRegion(ctx, region, 0); err != nil {
+			if err := a.readAgain(ctx, region); err != nil {
 				return false, fmt.Errorf("read the blocks in %s: %w", region, err)
 			}
 			a.mu.Lock()
@@ -65,11 +68,82 @@ func (a *Allocator) search(ctx context.Context, s *search, exhausted *lease.Exha
 	return false, nil
 }
 
+// regionReads are the reads of a region.
+type regionReads struct {
+	read     time.Time // when the last read began that succeeded; zero: never
+	searched time.Time // when the last read began that searches shared; zero: never
+	// next is the read that searches will share; nil while nobody asks for one.
+	next *sharedRead
+}
+
+// sharedRead is a read that several requests wait for.
+type sharedRead struct {
+	done chan struct{} // closed at its end
+	err  error
+}
+
+// regionAt returns the reads of a region; the lock is held.
+func (a *Allocator) regionAt(region netip.Prefix) *regionReads {
+	r, ok := a.regions[region]
+	if !ok {
+		r = &regionReads{}
+		a.regions[region] = r
+	}
+	return r
+}
+
+// readAgain reads the blocks of a region as they are now. Everybody who asks before
+// the read begins shares it, and it begins no sooner than searchEvery after the one
+// before: to wait that long is better than to turn a pod away for what has changed.
+func (a *Allocator) readAgain(ctx context.Context, region netip.Prefix) error {
+	a.mu.Lock()
+	if a.ctx.Err() != nil {
+		a.mu.Unlock()
+		return a.stopping()
+	}
+	r := a.regionAt(region)
+	if r.next == nil {
+		r.next = &sharedRead{done: make(chan struct{})}
+		a.rounds.Add(1)
+		go a.readShared(region, r)
+	}
+	shared := r.next
+	a.mu.Unlock()
+	select {
+	case <-shared.done:
+		return shared.err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// readShared carries out the next read of a region when its time has come.
+func (a *Allocator) readShared(region netip.Prefix, r *regionReads) {
+	defer a.rounds.Done()
+	a.mu.Lock()
+	due := r.searched.Add(a.searchEvery).Sub(a.now())
+	a.mu.Unlock()
+	if due > 0 {
+		select {
+		case <-time.After(due):
+		case <-a.ctx.Done():
+		}
+	}
+	a.mu.Lock()
+	shared := r.next
+	r.next, r.searched = nil, a.now()
+	a.mu.Unlock()
+	ctx, cancel := context.WithTimeout(a.ctx, commitTimeout)
+	defer cancel()
+	shared.err = a.readRegion(ctx, region, 0)
+	close(shared.done)
+}
+
 // readRegion reads the blocks of a region unless that was done within ttl.
 func (a *Allocator) readRegion(ctx context.Context, region netip.Prefix, ttl time.Duration) error {
 	a.mu.Lock()
 	now := a.now()
-	fresh := now.Sub(a.regions[region]) < ttl
+	fresh := now.Sub(a.regionAt(region).read) < ttl
 	a.mu.Unlock()
 	if fresh {
 		return nil
@@ -80,7 +154,7 @@ func (a *Allocator) readRegion(ctx context.Context, region netip.Prefix, ttl tim
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.regions[region] = now
+	a.regionAt(region).read = now
 	exists := make(map[netip.Addr]bool, len(blocks))
 	for _, b := range blocks {
 		exists[b.Base] = true
@@ -134,8 +208,8 @@ func (a *Allocator) readAhead(ctx context.Context, jobs []*job) {
 func (a *Allocator) hasRead(region netip.Prefix) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	_, read := a.regions[region]
-	return read
+	r, ok := a.regions[region]
+	return ok && !r.read.IsZero()
 }
 
 // concerns reports whether the node created the block or holds a lease in it. What

@@ -1,10 +1,14 @@
 package ipam_test
 
 import (
+	"errors"
 	"fmt"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
+	"spiderpool.dev/spiderpool/internal/ipam"
 	"spiderpool.dev/spiderpool/internal/ipam/ipamtest"
 	"spiderpool.dev/spiderpool/internal/ipset"
 	"spiderpool.dev/spiderpool/internal/lease"
@@ -90,4 +94,58 @@ func TestANewNodeFindsTheLastAddressesOfALargePool(t *testing.T) {
 	if lost := store.Count("conflict"); lost > 16 {
 		t.Errorf("%d conflicts to learn of %d regions", lost, regions)
 	}
+}
+
+// What other nodes have is read once a second for all pods that wait for an address
+// of a full pool, and each knows what was free when it asked.
+func TestPodsThatWaitForAFullPoolShareItsReads(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &ipamtest.Store{}
+		p := rangePool(t, "p", "10.0.0.0/24", "10.0.0.16-10.0.0.31")
+		other := newAllocator(t, "other", store, p)
+		t.Cleanup(other.Close)
+		for i := range ipset.BlockSize {
+			if _, err := other.Allocate(t.Context(), request("other", fmt.Sprint(i), want("eth0", 4, "p"))); err != nil {
+				t.Fatal(err)
+			}
+		}
+		a := newAllocatorWith(t, ipam.Config{Node: "a", Observer: &conflicts{}}, store, p)
+		t.Cleanup(a.Close)
+		allocate := func(container string) error {
+			_, err := a.Allocate(t.Context(), request("a", container, want("eth0", 4, "p")))
+			return err
+		}
+		if err := allocate("first"); !errors.As(err, new(*lease.ExhaustedError)) {
+			t.Fatalf("got %v, want an ExhaustedError", err)
+		}
+		read, began := store.Count("list"), time.Now()
+		var wg sync.WaitGroup
+		for i := range 100 {
+			wg.Go(func() {
+				if err := allocate(fmt.Sprint("waits-", i)); !errors.As(err, new(*lease.ExhaustedError)) {
+					t.Errorf("got %v, want an ExhaustedError", err)
+				}
+			})
+		}
+		wg.Wait()
+		if reads, took := store.Count("list")-read, time.Since(began); reads > 1 || took > ipam.DefaultSearchEvery {
+			t.Errorf("100 pods that came together: %d reads in %s", reads, took)
+		}
+		read, began = store.Count("list"), time.Now()
+		for time.Since(began) < 10*time.Second {
+			time.Sleep(100 * time.Millisecond)
+			if err := allocate("comes"); !errors.As(err, new(*lease.ExhaustedError)) {
+				t.Fatalf("got %v, want an ExhaustedError", err)
+			}
+		}
+		if reads := store.Count("list") - read; reads > 10 {
+			t.Errorf("pods that came one after the other: %d reads in 10 s", reads)
+		}
+		if err := other.Release(t.Context(), lease.Attachment{ContainerID: "0", Interface: "eth0"}); err != nil {
+			t.Fatal(err)
+		}
+		if err := allocate("last"); err != nil {
+			t.Errorf("after a release elsewhere: %v", err)
+		}
+	})
 }

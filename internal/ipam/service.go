@@ -43,7 +43,9 @@ type Service struct {
 	// runtime may take it back; see reclaim.DefaultMinAge.
 	MinLeaseAge time.Duration
 
-	shown shown
+	shown     shown
+	replaying replaying
+	poolReads poolReads
 }
 
 const (
@@ -91,7 +93,7 @@ func (s *Service) supersede(at wire.Attachment) (restore func(), err error) {
 		return nil, &wire.Error{Code: wire.CodeInternal, Msg: "forget the former release of the interface", Details: err.Error()}
 	}
 	return func() {
-		if err := s.Journal.Add(release); err != nil {
+		if err := s.keep(release); err != nil {
 			s.Log.Error("cannot keep a release on disk again; the next DEL or reclaim has to do it",
 				"namespace", at.PodNamespace, "pod", at.PodName, "container", at.ContainerID, "interface", at.Interface, "err", err)
 		}

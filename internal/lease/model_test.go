@@ -41,6 +41,11 @@ type world struct {
 	pools   map[string]ipset.Set
 	nodes   []*Index
 	granted map[netip.Addr]Holder // confirmed to a container and not released
+	// reserved are the addresses of pools that each node may not hand out, as far as
+	// it has heard.
+	reserved []ipset.Set
+	// busy is the node that is about to write; -1: none. Others write in between.
+	busy int
 }
 
 func drawWorld(t *rapid.T) *world {
@@ -49,6 +54,7 @@ func drawWorld(t *rapid.T) *world {
 		now:     start,
 		pools:   map[string]ipset.Set{},
 		granted: map[netip.Addr]Holder{},
+		busy:    -1,
 	}
 	// Pools are cut from neighbouring addresses, so that they share blocks; some
 	// overlap, which admission forbids but cannot prevent.
@@ -64,7 +70,8 @@ func drawWorld(t *rapid.T) *world {
 			w.pools[fmt.Sprint(family.name, i)] = ipset.Of(ranges...)
 		}
 	}
-	for i := range rapid.IntRange(1, 3).Draw(t, "nodes") {
+	w.reserved = make([]ipset.Set, rapid.IntRange(1, 3).Draw(t, "nodes"))
+	for i := range w.reserved {
 		w.nodes = append(w.nodes, w.newIndex(i))
 	}
 	return w
@@ -80,9 +87,60 @@ func plus(a netip.Addr, n int) netip.Addr {
 func (w *world) newIndex(node int) *Index {
 	x := NewIndex(Options{Node: fmt.Sprintf("node-%d", node)})
 	for _, name := range slices.Sorted(maps.Keys(w.pools)) {
-		x.SetPool(name, w.pools[name])
+		x.SetPool(name, w.usable(node, name))
 	}
 	return x
+}
+
+// usable are the addresses of a pool that a node may hand out.
+func (w *world) usable(node int, pool string) ipset.Set { return w.pools[pool].Minus(w.reserved[node]) }
+
+// reserve lets a node hear of other reserved addresses.
+func (w *world) reserve(t *rapid.T, node int) {
+	var reserved []ipset.Set
+	for _, name := range slices.Sorted(maps.Keys(w.pools)) {
+		addrs := slices.Collect(w.pools[name].Addrs())
+		reserved = append(reserved, ipset.OfAddrs(rapid.SliceOfN(rapid.SampledFrom(addrs), 0, len(addrs)).Draw(t, "reserved")...))
+	}
+	w.reserved[node] = ipset.Union(reserved...)
+	for name := range w.pools {
+		w.nodes[node].SetPool(name, w.usable(node, name))
+	}
+}
+
+// meanwhile lets somebody else write, or not, while a node is about to.
+func (w *world) meanwhile(t *rapid.T, node int) {
+	if w.busy >= 0 || rapid.IntRange(0, 3).Draw(t, "meanwhile") > 0 {
+		return
+	}
+	w.busy = node
+	defer func() { w.busy = -1 }()
+	other := rapid.IntRange(0, len(w.nodes)-1).Draw(t, "other")
+	if other != node {
+		w.add(t, other, []Request{drawRequest(t, w, other)})
+		return
+	}
+	w.reclaim(t)
+}
+
+// reclaim ends a lease that a container was never told of, when it is too old for
+// its ADD to be under way.
+func (w *world) reclaim(t *rapid.T) {
+	for _, b := range slices.SortedFunc(maps.Values(w.store.blocks), func(a, b Block) int { return a.Base.Compare(b.Base) }) {
+		for _, l := range b.Leases {
+			if _, told := w.granted[l.Addr]; told || l.State != InUse || w.now.Sub(l.Since) < time.Minute {
+				continue
+			}
+			swept, ok := b.Reclaim(l, w.now)
+			if !ok {
+				t.Fatalf("%+v cannot be reclaimed from %+v", l, b)
+			}
+			if _, err := w.write(t, swept); err != nil {
+				t.Fatal(err)
+			}
+			return
+		}
+	}
 }
 
 func (w *world) sync(x *Index) {
@@ -141,9 +199,10 @@ func (w *world) add(t *rapid.T, node int, requests []Request) {
 			t.Fatalf("no progress after %d conflicts", attempt)
 		}
 		plan := x.Choose(w.now, requests...)
-		w.checkPlan(t, x, requests, plan)
+		w.checkPlan(t, node, requests, plan)
 		failed := map[netip.Addr]bool{}
 		for _, b := range plan.Writes {
+			w.meanwhile(t, node)
 			if rapid.IntRange(0, 19).Draw(t, "crash") == 0 {
 				w.nodes[node] = w.newIndex(node)
 				return
@@ -205,6 +264,10 @@ func (w *world) write(t *rapid.T, b Block) (Block, error) {
 func (w *world) confirm(t *rapid.T, r Request, grants []Grant) {
 	for _, g := range grants {
 		stored, _ := w.store.blocks[ipset.BlockOf(g.Addr)].Lease(g.Addr)
+		if stored.State == InUse && stored.ContainerID != r.ContainerID && stored.Interface == g.Interface &&
+			(stored.PodUID == r.PodUID || r.FixedFor != "" && stored.FixedFor == r.FixedFor) {
+			continue // another sandbox of the pod or its owner has taken it over since it was written
+		}
 		if stored.State != InUse || stored.ContainerID != r.ContainerID || stored.Interface != g.Interface {
 			t.Fatalf("%s was confirmed to %+v, and the store has %+v", g.Addr, r, stored)
 		}
@@ -213,7 +276,8 @@ func (w *world) confirm(t *rapid.T, r Request, grants []Grant) {
 }
 
 // checkPlan is what every plan must keep to.
-func (w *world) checkPlan(t *rapid.T, x *Index, requests []Request, plan Plan) {
+func (w *world) checkPlan(t *rapid.T, node int, requests []Request, plan Plan) {
+	x := w.nodes[node]
 	taken := map[netip.Addr]Attachment{}
 	for i, result := range plan.Results {
 		if result.Err != nil && len(result.Grants)+len(result.Blocks) > 0 {
@@ -229,6 +293,9 @@ func (w *world) checkPlan(t *rapid.T, x *Index, requests []Request, plan Plan) {
 			}
 			if !w.pools[g.Pool].Contains(g.Addr) || !g.Held && !slices.Contains(want.Pools, g.Pool) {
 				t.Fatalf("%s of pool %s (%s) is the answer to %+v", g.Addr, g.Pool, w.pools[g.Pool], want)
+			}
+			if !g.Held && w.reserved[node].Contains(g.Addr) {
+				t.Fatalf("%s is reserved and the answer to %+v", g.Addr, want)
 			}
 			if other, ok := taken[g.Addr]; ok && other != at {
 				t.Fatalf("%s is given to %v and to %v in one plan", g.Addr, other, at)
@@ -327,8 +394,10 @@ func TestAddressesNeverHaveTwoHolders(t *testing.T) {
 					t.Fatal("a DEL of nobody released something")
 				}
 			},
-			"time":  func(t *rapid.T) { w.now = w.now.Add(time.Duration(rapid.IntRange(1, 90).Draw(t, "s")) * time.Second) },
-			"watch": func(_ *rapid.T) { w.sync(w.nodes[node()]) },
+			"time":    func(t *rapid.T) { w.now = w.now.Add(time.Duration(rapid.IntRange(1, 90).Draw(t, "s")) * time.Second) },
+			"watch":   func(_ *rapid.T) { w.sync(w.nodes[node()]) },
+			"reserve": func(t *rapid.T) { w.reserve(t, node()) },
+			"reclaim": w.reclaim,
 			"tidy": func(_ *rapid.T) {
 				for base, b := range w.store.blocks {
 					if b.Removable(w.now, time.Minute) {

@@ -225,7 +225,8 @@ func (w *World) Service(node string) *ipam.Service {
 	}
 	var s *ipam.Service
 	allocator := ipam.NewAllocator(ipam.Config{Node: node, Blocks: w.Store, Older: w.Store.Older, Now: w.Now, Log: log, Observer: discard{},
-		GivenUp: func(l lease.Lease) { s.GaveUp(l) }})
+		SearchEvery: -1, // time here does not pass by itself
+		GivenUp:     func(l lease.Lease) { s.GaveUp(l) }})
 	if w.journals[node] == nil {
 		w.journals[node] = &memoryJournal{releases: map[lease.Attachment]ipam.Release{}}
 	}
@@ -286,7 +287,8 @@ func (w *World) TakeEvents() []string {
 
 type discard struct{}
 
-func (discard) Conflict()                       {}
+func (discard) AllocationConflict()             {}
+func (discard) ReleaseConflict()                {}
 func (discard) Damaged()                        {}
 func (discard) Reclaimed(reclaim.Reason, error) {}
 

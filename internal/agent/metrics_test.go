@@ -1,0 +1,30 @@
+package agent
+
+import (
+	"maps"
+	"testing"
+)
+
+func TestConflictsAreCountedByTheOperationThatMetThem(t *testing.T) {
+	m := newMetrics(func() int { return 0 })
+	m.AllocationConflict()
+	m.ReleaseConflict()
+	m.ReleaseConflict()
+	want := map[string]float64{
+		"spiderpool_ipam_allocation_update_ippool_conflict_counts": 1,
+		"spiderpool_ipam_release_update_ippool_conflict_counts":    2,
+	}
+	families, err := m.registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]float64{}
+	for _, family := range families {
+		if _, ok := want[family.GetName()]; ok {
+			got[family.GetName()] = family.GetMetric()[0].GetCounter().GetValue()
+		}
+	}
+	if !maps.Equal(got, want) {
+		t.Errorf("counted %v, want %v", got, want)
+	}
+}
