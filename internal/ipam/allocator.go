@@ -342,16 +342,9 @@ func (a *Allocator) confirm(ctx context.Context, request lease.Request, grants [
 			continue
 		}
 		if _, ok := read[base]; !ok {
-			b, err := a.blocks.Get(ctx, base)
-			switch {
-			case errors.Is(err, ErrNotFound):
-				a.mu.Lock()
-				a.drop(base)
-				a.mu.Unlock()
-			case err != nil:
-				return false, fmt.Errorf("read block %s: %w", base, err)
-			default:
-				a.Observe(b)
+			b, err := a.readBlock(ctx, base)
+			if err != nil {
+				return false, err
 			}
 			read[base] = b
 		}

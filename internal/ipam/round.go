@@ -260,19 +260,29 @@ func (a *Allocator) reloadDirty(ctx context.Context) {
 func (a *Allocator) read(ctx context.Context, bases map[netip.Addr]struct{}) error {
 	var errs []error
 	for base := range bases {
-		b, err := a.blocks.Get(ctx, base)
-		switch {
-		case errors.Is(err, ErrNotFound):
-			a.mu.Lock()
-			a.drop(base)
-			a.mu.Unlock()
-		case err != nil:
-			errs = append(errs, fmt.Errorf("read block %s: %w", base, err))
-		default:
-			a.Observe(b)
+		if _, err := a.readBlock(ctx, base); err != nil {
+			errs = append(errs, err)
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// readBlock makes a block known as it is now, and returns it: without leases where
+// there is none.
+func (a *Allocator) readBlock(ctx context.Context, base netip.Addr) (lease.Block, error) {
+	b, err := a.blocks.Get(ctx, base)
+	switch {
+	case errors.Is(err, ErrNotFound):
+		a.mu.Lock()
+		a.drop(base)
+		a.mu.Unlock()
+		return lease.Block{}, nil
+	case err != nil:
+		return lease.Block{}, fmt.Errorf("read block %s: %w", base, err)
+	default:
+		a.Observe(b)
+		return b, nil
+	}
 }
 
 // readFixed makes known what is fixed for the owner, which may be in blocks of

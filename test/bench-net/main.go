@@ -19,7 +19,6 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
-	"time"
 
 	"spiderpool.dev/spiderpool/test/e2e/walk"
 )
@@ -106,15 +105,8 @@ func run(ctx context.Context, o *options) error {
 // measureOn measures on a lab of its own.
 func measureOn(ctx context.Context, o *options, site walk.Site, archive string) (_ []result, err error) {
 	fmt.Printf("\n== Bring up the lab %s\n", site.Name)
-	defer func() { err = errors.Join(err, down(ctx, o.lab)) }()
-	if err := command(ctx, o.lab, "up", "--topology", site.Name); err != nil {
-		return nil, err
-	}
-	root, err := os.Getwd()
-	if err != nil {
-		return nil, err
-	}
-	lab, err := walk.Open(ctx, o.lab, root, os.Stdout)
+	defer func() { err = errors.Join(err, walk.Down(ctx, o.lab, os.Stdout)) }()
+	lab, err := walk.Up(ctx, o.lab, site.Name, os.Stdout)
 	if err != nil {
 		return nil, err
 	}
@@ -122,13 +114,6 @@ func measureOn(ctx context.Context, o *options, site walk.Site, archive string) 
 		return nil, err
 	}
 	return measure(ctx, o, lab, site, archive)
-}
-
-// down takes the lab down, also when the run was interrupted.
-func down(ctx context.Context, lab string) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Minute)
-	defer cancel()
-	return command(ctx, lab, "down")
 }
 
 // buildImage makes the image of the pods, with Debian's iperf3 and pingpong, and
@@ -155,15 +140,10 @@ func buildImage(ctx context.Context, lab, dir string) (string, error) {
 			args = append(args, "--add", word+":"+word)
 		}
 	}
-	return archive, command(ctx, lab, args...)
-}
-
-// command runs a program whose output is the reader's.
-func command(ctx context.Context, name string, args ...string) error {
-	cmd := exec.CommandContext(ctx, name, args...)
-	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
-	if err := cmd.Run(); err != nil {
-		return fmt.Errorf("%s %s: %w", filepath.Base(name), args[0], err)
+	build = exec.CommandContext(ctx, lab, args...)
+	build.Stdout, build.Stderr = os.Stdout, os.Stderr
+	if err := build.Run(); err != nil {
+		return "", fmt.Errorf("lab image build: %w", err)
 	}
-	return nil
+	return archive, nil
 }

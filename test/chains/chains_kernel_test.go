@@ -85,16 +85,8 @@ func execute(t *testing.T, config []byte) {
 	ipam, coordinated, link := prepare(t, node, c)
 	agent := &agent{}
 	serve(t, agent, filepath.Join(dir, "agent.sock"))
-	bin, err := plugins.Dir()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cni := libcni.NewCNIConfigWithCacheDir([]string{bin}, filepath.Join(dir, "cache"), nil)
-	pod := linuxtest.NewMachine(t, "pod")
-	runtime := &libcni.RuntimeConf{
-		ContainerID: strings.Repeat("c", 64), NetNS: pod.Path(), IfName: "eth0",
-		Args: [][2]string{{"IgnoreUnknown", "1"}, {"K8S_POD_NAMESPACE", "default"}, {"K8S_POD_NAME", "pod"}, {"K8S_POD_UID", "u"}},
-	}
+	cni := newCNI(t, dir)
+	pod, runtime := newPod(t)
 	before := links(node)
 	call := func(name string, f func(context.Context) error) {
 		t.Helper()
@@ -139,6 +131,26 @@ func execute(t *testing.T, config []byte) {
 	}
 	if want := map[bool]int{true: 1}[ipam]; len(agent.added) != want || ipam && agent.deleted == 0 {
 		t.Errorf("the agent was asked for %v and %d releases", agent.added, agent.deleted)
+	}
+}
+
+// newCNI executes the plugins, and keeps its results below dir.
+func newCNI(t *testing.T, dir string) *libcni.CNIConfig {
+	t.Helper()
+	bin, err := plugins.Dir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return libcni.NewCNIConfigWithCacheDir([]string{bin}, filepath.Join(dir, "cache"), nil)
+}
+
+// newPod returns a pod's network namespace, and what a runtime says of it.
+func newPod(t *testing.T) (*linuxtest.Machine, *libcni.RuntimeConf) {
+	t.Helper()
+	pod := linuxtest.NewMachine(t, "pod")
+	return pod, &libcni.RuntimeConf{
+		ContainerID: strings.Repeat("c", 64), NetNS: pod.Path(), IfName: "eth0",
+		Args: [][2]string{{"IgnoreUnknown", "1"}, {"K8S_POD_NAMESPACE", "default"}, {"K8S_POD_NAME", "pod"}, {"K8S_POD_UID", "u"}},
 	}
 }
 

@@ -11,7 +11,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/containernetworking/cni/libcni"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 
 	"spiderpool.dev/spiderpool/internal/linux/linuxtest"
@@ -98,16 +97,10 @@ func (n *network) add(a *detecting) (string, error) {
 	dir := n.TempDir()
 	list := load(n.T, []byte(fmt.Sprintf(`{"cniVersion":"1.0.0","name":"n",%s,"ipam":{"type":"spiderpool"}}`, n.plugin)), filepath.Join(dir, "agent.sock"))
 	serve(n.T, a, filepath.Join(dir, "agent.sock"))
-	bin, err := plugins.Dir()
-	if err != nil {
-		n.Fatal(err)
-	}
-	cni := libcni.NewCNIConfigWithCacheDir([]string{bin}, filepath.Join(dir, "cache"), nil)
-	pod := linuxtest.NewMachine(n.T, "pod")
-	runtime := &libcni.RuntimeConf{ContainerID: strings.Repeat("c", 64), NetNS: pod.Path(), IfName: "eth0",
-		Args: [][2]string{{"IgnoreUnknown", "1"}, {"K8S_POD_NAMESPACE", "default"}, {"K8S_POD_NAME", "pod"}}}
+	cni := newCNI(n.T, dir)
+	_, runtime := newPod(n.T)
 	var addresses []string
-	err = n.node.Do(func() error {
+	err := n.node.Do(func() error {
 		result, err := cni.AddNetworkList(n.Context(), list, runtime)
 		if err != nil { // which a runtime has a DEL follow
 			return errors.Join(err, cni.DelNetworkList(n.Context(), list, runtime))

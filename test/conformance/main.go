@@ -58,17 +58,9 @@ func conform(ctx context.Context, binary, run string, keep bool) (err error) {
 		return err
 	}
 	if !keep {
-		// Also when ctx has ended.
-		defer func() { err = errors.Join(err, labCommand(context.WithoutCancel(ctx), binary, "down").Run()) }()
+		defer func() { err = errors.Join(err, walk.Down(ctx, binary, os.Stdout)) }()
 	}
-	if err := labCommand(ctx, binary, "up", "--topology", topology).Run(); err != nil {
-		return err
-	}
-	root, err := os.Getwd()
-	if err != nil {
-		return err
-	}
-	lab, err := walk.Open(ctx, binary, root, os.Stdout)
+	lab, err := walk.Up(ctx, binary, topology, os.Stdout)
 	if err != nil {
 		return err
 	}
@@ -91,17 +83,11 @@ func conform(ctx context.Context, binary, run string, keep bool) (err error) {
 // build makes the tests and the images that they need, and returns the directory
 // of both.
 func build(ctx context.Context, binary string) (string, error) {
-	cmd := labCommand(ctx, binary, "build", "--conformance")
+	cmd := exec.CommandContext(ctx, binary, "build", "--conformance")
 	var out bytes.Buffer
-	cmd.Stdout = &out
+	cmd.Stdout, cmd.Stderr = &out, os.Stderr
 	err := cmd.Run()
 	return strings.TrimSpace(out.String()), err
-}
-
-func labCommand(ctx context.Context, binary string, args ...string) *exec.Cmd {
-	cmd := exec.CommandContext(ctx, binary, args...)
-	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
-	return cmd
 }
 
 // install makes Spiderpool's the only network of the lab's cluster, as the guide

@@ -25,6 +25,8 @@ type conf struct {
 	Mode            string   `json:"mode"`            // ipvlan: l2 where it is left out
 	LinkInContainer bool     `json:"linkInContainer"` // Master is in the pod's network namespace
 	IPAM            ipamConf `json:"ipam"`
+
+	probe probe.Options // what IPAM.Detect says
 }
 
 // ipamConf is the object "ipam" of a network configuration.
@@ -110,7 +112,8 @@ func parseConf(stdin []byte) (*conf, error) {
 	if _, err := parseLevel(c.IPAM.LogLevel); err != nil {
 		return nil, types.NewError(wire.CodeInvalidConfig, err.Error(), "")
 	}
-	if _, err := c.IPAM.Detect.options(); err != nil {
+	var err error
+	if c.probe, err = c.IPAM.Detect.options(); err != nil {
 		return nil, err
 	}
 	return c, nil

@@ -67,14 +67,10 @@ func (e *conflict) Error() string {
 // detect returns a *conflict for an address that another machine uses, and a CNI
 // error for a gateway that does not answer.
 func (c *conf) detect(args *skel.CmdArgs, reply wire.AddReply) error {
-	options, err := c.IPAM.Detect.options()
-	if err != nil {
-		return err
-	}
 	return c.onLink(args, func(ifi *net.Interface) error {
 		if reply.Detect.IPConflict {
 			for _, a := range reply.Addresses {
-				if mac, err := probe.Holder(ifi, a.Prefix.Addr(), netip.Addr{}, options); err != nil {
+				if mac, err := probe.Holder(ifi, a.Prefix.Addr(), netip.Addr{}, c.probe); err != nil {
 					return err
 				} else if mac != nil {
 					return &conflict{addr: a.Prefix.Addr(), mac: mac}
@@ -83,7 +79,7 @@ func (c *conf) detect(args *skel.CmdArgs, reply wire.AddReply) error {
 		}
 		if reply.Detect.Gateway {
 			for _, a := range reply.Addresses {
-				if err := reach(ifi, a, options); err != nil {
+				if err := reach(ifi, a, c.probe); err != nil {
 					return err
 				}
 			}

@@ -7,7 +7,6 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"syscall"
@@ -51,14 +50,11 @@ func run(ctx context.Context, binary, topology string) error {
 		laps = append(laps, lap{title, time.Since(began)})
 		return err
 	}
-	if err := timed("Bring up the lab", func() error { return up(ctx, binary, topology) }); err != nil {
+	var cluster *walk.Lab
+	err = timed("Bring up the lab", func() (err error) {
+		cluster, err = walk.Up(ctx, binary, topology, os.Stdout)
 		return err
-	}
-	root, err := os.Getwd()
-	if err != nil {
-		return err
-	}
-	cluster, err := walk.Open(ctx, binary, root, os.Stdout)
+	})
 	if err != nil {
 		return err
 	}
@@ -72,12 +68,6 @@ func run(ctx context.Context, binary, topology string) error {
 	}
 	summarize(laps, time.Since(start))
 	return nil
-}
-
-func up(ctx context.Context, binary, topology string) error {
-	cmd := exec.CommandContext(ctx, binary, "up", "--topology", topology)
-	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
-	return cmd.Run()
 }
 
 func summarize(laps []lap, total time.Duration) {

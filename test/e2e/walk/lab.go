@@ -20,6 +20,9 @@ import (
 	"time"
 )
 
+// downTimeout bounds the end of a lab.
+const downTimeout = 5 * time.Minute
+
 // Lab is a lab that is up.
 type Lab struct {
 	// Binary is the path of the lab program.
@@ -30,6 +33,32 @@ type Lab struct {
 	Out io.Writer
 
 	environment []string
+}
+
+// Up brings up a lab for the checkout in the working directory, and opens it.
+func Up(ctx context.Context, binary, topology string, out io.Writer) (*Lab, error) {
+	root, err := os.Getwd()
+	if err != nil {
+		return nil, err
+	}
+	cmd := exec.CommandContext(ctx, binary, "up", "--topology", topology)
+	cmd.Stdout, cmd.Stderr = out, os.Stderr
+	if err := cmd.Run(); err != nil {
+		return nil, fmt.Errorf("lab up: %w", err)
+	}
+	return Open(ctx, binary, root, out)
+}
+
+// Down takes the lab down, also when ctx has ended.
+func Down(ctx context.Context, binary string, out io.Writer) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), downTimeout)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, binary, "down")
+	cmd.Stdout, cmd.Stderr = out, os.Stderr
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("lab down: %w", err)
+	}
+	return nil
 }
 
 // Open reads the environment of the lab that is up: what `lab env` sets.
@@ -60,6 +89,16 @@ func (l *Lab) Sh(ctx context.Context, command string) (string, error) {
 // Kubectl runs kubectl, shown as a reader would type it.
 func (l *Lab) Kubectl(ctx context.Context, arguments string) (string, error) {
 	return l.Sh(ctx, "kubectl "+arguments)
+}
+
+// kubectlAll runs kubectl once for each of the arguments, up to the first failure.
+func (l *Lab) kubectlAll(ctx context.Context, arguments ...string) error {
+	for _, each := range arguments {
+		if _, err := l.Kubectl(ctx, each); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Exec runs a command in the network of a node or host of the lab.

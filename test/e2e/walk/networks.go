@@ -127,13 +127,11 @@ func (g *guide) cleanUpClaims(ctx context.Context) error {
 			return err
 		}
 	}
-	for _, command := range []string{
-		"delete -f " + g.claimManifest("networks.yaml"),
+	if err := g.kubectlAll(ctx,
+		"delete -f "+g.claimManifest("networks.yaml"),
 		`patch spiderippool lan-v4 lan-v6 --type=merge -p '{"spec":{"default":true}}'`,
-	} {
-		if _, err := g.Kubectl(ctx, command); err != nil {
-			return err
-		}
+	); err != nil {
+		return err
 	}
 	for _, p := range slices.Backward(plugs) {
 		if _, err := g.Exec(ctx, p.host, "ip link del "+p.link); err != nil {

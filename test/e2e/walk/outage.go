@@ -41,13 +41,11 @@ func (g *guide) outage(ctx context.Context) error {
 }
 
 func (g *guide) sendAway(ctx context.Context) error {
-	for _, command := range []string{
+	if err := g.kubectlAll(ctx,
 		`patch -n kube-system daemonset spiderpool-agent -p '{"spec":{"template":{"spec":{"nodeSelector":{"nowhere":"true"}}}}}'`,
 		"scale -n kube-system deployment/spiderpool-controller --replicas=0",
-	} {
-		if _, err := g.Kubectl(ctx, command); err != nil {
-			return err
-		}
+	); err != nil {
+		return err
 	}
 	return g.eventually(ctx, "neither agent nor controller is left", slow, func(ctx context.Context) error {
 		var pods corev1.PodList
@@ -62,13 +60,11 @@ func (g *guide) sendAway(ctx context.Context) error {
 }
 
 func (g *guide) bringBack(ctx context.Context) error {
-	for _, command := range []string{
+	if err := g.kubectlAll(ctx,
 		`patch -n kube-system daemonset spiderpool-agent -p '{"spec":{"template":{"spec":{"nodeSelector":{"nowhere":null}}}}}'`,
 		"scale -n kube-system deployment/spiderpool-controller --replicas=1",
-	} {
-		if _, err := g.Kubectl(ctx, command); err != nil {
-			return err
-		}
+	); err != nil {
+		return err
 	}
 	return g.eventually(ctx, "the programs of Spiderpool are back", slow, g.installed)
 }
@@ -85,10 +81,8 @@ func (g *guide) whileAway(ctx context.Context) (doomed string, err error) {
 		return "", err
 	}
 	doomed = pods[0].Name
-	for _, command := range []string{"apply -f " + g.claimManifest("late.yaml"), "delete --wait=false pod " + doomed} {
-		if _, err := g.Kubectl(ctx, command); err != nil {
-			return "", err
-		}
+	if err := g.kubectlAll(ctx, "apply -f "+g.claimManifest("late.yaml"), "delete --wait=false pod "+doomed); err != nil {
+		return "", err
 	}
 	for _, pod := range []string{"late", doomed} {
 		if err := g.eventually(ctx, "an event of pod "+pod+" says that the agent is away", slow, func(ctx context.Context) error {

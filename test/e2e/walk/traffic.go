@@ -310,14 +310,12 @@ func (g *guide) nothingHeld(ctx context.Context) error {
 // macvlanIsCutOff shows why the guide takes ipvlan: macvlan pods have hardware
 // addresses that the VPC does not know.
 func (g *guide) macvlanIsCutOff(ctx context.Context) error {
-	for _, command := range []string{
+	if err := g.kubectlAll(ctx,
 		`get spiderippools -o name | xargs -I{} kubectl patch {} --type=merge -p '{"spec":{"multusName":["kube-system/ipvlan-ens5","kube-system/macvlan-ens5"]}}'`,
 		"apply -f test/e2e/testdata/aws/macvlan.yaml",
 		"wait -n kube-system spidermultusconfig/macvlan-ens5 --for=condition=Ready --timeout=60s",
-	} {
-		if _, err := g.Kubectl(ctx, command); err != nil {
-			return err
-		}
+	); err != nil {
+		return err
 	}
 	pods, err := g.runningPods(ctx, "run=nginx-macvlan", 2)
 	if err != nil {
