@@ -106,12 +106,15 @@ func (g *guide) prepareClaims(ctx context.Context) error {
 // cleanUpClaims deletes what the claims created: no lease, no SpiderEndpoint and
 // no count may remain, and nothing of the pods on their nodes.
 func (g *guide) cleanUpClaims(ctx context.Context) error {
-	command := "delete --ignore-not-found --wait=false -f " + g.claimManifest("backend.yaml") + " -f " + g.claimManifest("late.yaml")
+	// One after the other: many pods that end at once can hang a small machine.
+	manifests := []string{"late.yaml"}
 	for _, c := range g.claims() {
-		command += " -f " + g.claimManifest(c.manifest)
+		manifests = append(manifests, c.manifest)
 	}
-	if _, err := g.Kubectl(ctx, command); err != nil {
-		return err
+	for _, m := range append(manifests, "backend.yaml") {
+		if _, err := g.Kubectl(ctx, "delete --ignore-not-found -f "+g.claimManifest(m)); err != nil {
+			return err
+		}
 	}
 	if err := g.eventually(ctx, "no lease, no SpiderEndpoint and no count is left", slow, g.nothingHeld); err != nil {
 		return err
