@@ -1,6 +1,6 @@
 package v2beta1
 
-// Finalizer keeps an object until nothing depends on it any more.
+// Finalizer keeps a deleted object until no other object depends on it.
 const Finalizer = "spiderpool.spidernet.io"
 
 // Annotations of pods.
@@ -32,8 +32,7 @@ const (
 	AnnotationCNIConfigName          = "cni.spidernet.io/cniconfig-name"
 )
 
-// Annotations of the Network Plumbing Working Group that Spiderpool reads and
-// writes.
+// Annotations defined by the Network Plumbing Working Group and used by Spiderpool.
 const (
 	AnnotationMultusDefaultNetwork = "v1.multus-cni.io/default-network"
 	AnnotationMultusNetworks       = "k8s.v1.cni.cncf.io/networks"
@@ -41,29 +40,28 @@ const (
 	AnnotationMultusResourceName   = "k8s.v1.cni.cncf.io/resourceName"
 )
 
-// LabelPoolNode is set by the controller on a SpiderIPPool that is bound to
-// exactly one node (spec.nodeName has one entry), with the node's name as its
-// value; LabelPoolUnbound ("true") is set on every other pool. An agent watches
-// the pools of its own node and the unbound ones, and no others.
+// LabelPoolNode marks a SpiderIPPool bound to exactly one node (spec.nodeName has
+// one entry); its value is the node's name. LabelPoolUnbound ("true") marks every
+// other pool. Admission and the controller set them. An agent watches only the
+// pools of its own node and the unbound ones.
 const (
 	LabelPoolNode    = "ipam.spidernet.io/node"
 	LabelPoolUnbound = "ipam.spidernet.io/unbound"
 )
 
-// LabelOwnerSubnet is on an automatic pool, with the name of the SpiderSubnet
-// that its addresses are of.
+// LabelOwnerSubnet marks an automatic pool; its value is the name of the pool's SpiderSubnet.
 const LabelOwnerSubnet = "ipam.spidernet.io/owner-spider-subnet"
 
-// LabelAppNamespace is the podAffinity key that automatic pools carry for the
-// namespace of their application.
+// LabelAppNamespace is the key in an automatic pool's podAffinity for the
+// namespace of its application.
 const LabelAppNamespace = "ipam.spidernet.io/app-namespace"
 
-// LabelManagedBy has the value ManagedByInit on objects that the installation
-// created, so that they can be told from the administrator's.
+// LabelManagedBy has the value ManagedByInit on objects created by the
+// installation, to distinguish them from the administrator's.
 const (
 	LabelManagedBy = "app.kubernetes.io/managed-by"
 	ManagedByInit  = "spiderpool-init"
 )
 
-// CoordinatorName is the name of the one SpiderCoordinator of a cluster.
+// CoordinatorName is the name of a cluster's only SpiderCoordinator.
 const CoordinatorName = "default"

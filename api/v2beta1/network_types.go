@@ -1,6 +1,6 @@
 package v2beta1
 
-// AddressRanges is a list of addresses ("172.31.28.16") and ranges of them
+// AddressRanges is a list of addresses ("172.31.28.16") and ranges
 // ("172.31.28.16-172.31.28.31", both ends included).
 //
 // +kubebuilder:validation:MaxItems=4096
@@ -9,18 +9,18 @@ package v2beta1
 // +kubebuilder:validation:items:XValidation:rule=`!self.split('-', 2).all(a, isIP(a)) || self.split('-', 2).all(a, ip(a).family() == ip(self.split('-', 2)[0]).family())`,messageExpression=`"'" + self + "' mixes IP versions; both ends of a range are IPv4, or both are IPv6"`
 type AddressRanges []string
 
-// Route is a route that pods get.
+// Route is a route of a pod.
 type Route struct {
-	// Dst is the destination network in CIDR notation.
+	// Dst is the destination network in CIDR notation, e.g. "10.0.0.0/8".
 	// +kubebuilder:validation:MaxLength=64
 	Dst string `json:"dst"`
 
-	// Gw is the address of the next hop, of the same IP version as dst.
+	// Gw is the address of the next hop, e.g. "172.31.16.1". It has the IP version of dst.
 	// +kubebuilder:validation:MaxLength=64
 	Gw string `json:"gw"`
 }
 
-// Routes are routes that a person configures.
+// Routes are the routes that a user configures. Unlike a Route in a status, they are validated.
 //
 // +kubebuilder:validation:MaxItems=1024
 // +kubebuilder:validation:items:XValidation:rule=`isCIDR(self.dst)`,messageExpression=`"'" + self.dst + "' is not a network in CIDR notation; write one as '10.0.0.0/8' or 'fd00::/64'"`,fieldPath=`.dst`

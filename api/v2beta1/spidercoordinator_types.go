@@ -4,105 +4,123 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// CoordinatorMode says how the coordinator arranges a pod's interfaces.
+// CoordinatorMode selects the routes that the coordinator sets up in a pod.
 //
 // +kubebuilder:validation:Enum=auto;underlay;overlay;disabled
 type CoordinatorMode string
 
 const (
-	ModeAuto     CoordinatorMode = "auto"
+	// ModeAuto chooses underlay if Spiderpool made the pod's first interface, else overlay.
+	ModeAuto CoordinatorMode = "auto"
+	// ModeUnderlay adds a veth pair to the pod's node and routes to the node and to Services.
 	ModeUnderlay CoordinatorMode = "underlay"
-	ModeOverlay  CoordinatorMode = "overlay"
+	// ModeOverlay keeps the veth pair of the overlay network and adds the underlay interfaces' routes.
+	ModeOverlay CoordinatorMode = "overlay"
+	// ModeDisabled leaves every pod unchanged.
 	ModeDisabled CoordinatorMode = "disabled"
 )
 
-// PodCIDRType says where the CIDRs of overlay pods are read from.
+// PodCIDRType selects the source of the overlay pods' CIDRs.
 //
 // +kubebuilder:validation:Enum=auto;cluster;calico;cilium;none
 type PodCIDRType string
 
 const (
-	PodCIDRAuto    PodCIDRType = "auto"
+	// PodCIDRAuto tries Calico, then Cilium, then the cluster.
+	PodCIDRAuto PodCIDRType = "auto"
+	// PodCIDRCluster reads the pod network of Kubernetes itself, e.g. from kubeadm's configuration.
 	PodCIDRCluster PodCIDRType = "cluster"
-	PodCIDRCalico  PodCIDRType = "calico"
-	PodCIDRCilium  PodCIDRType = "cilium"
-	PodCIDRNone    PodCIDRType = "none"
+	// PodCIDRCalico reads Calico's IPPools.
+	PodCIDRCalico PodCIDRType = "calico"
+	// PodCIDRCilium reads Cilium's configuration.
+	PodCIDRCilium PodCIDRType = "cilium"
+	// PodCIDRNone means that the cluster has no overlay network.
+	PodCIDRNone PodCIDRType = "none"
 )
 
-// CoordinatorSpec configures the coordinator plugin, for the cluster in a
-// SpiderCoordinator or for one attachment in a SpiderMultusConfig, where a field
-// that is left out is taken from the SpiderCoordinator.
+// CoordinatorSpec configures the coordinator plugin: for the whole cluster in a
+// SpiderCoordinator, for one attachment in a SpiderMultusConfig. An attachment
+// inherits each field it omits from the SpiderCoordinator.
 type CoordinatorSpec struct {
-	// Mode says how the coordinator arranges a pod's interfaces.
+	// Mode selects the routes that the coordinator sets up in a pod: auto (the
+	// default) chooses underlay if Spiderpool made the pod's first interface, else
+	// overlay; disabled leaves the pod unchanged.
 	// +optional
 	Mode *CoordinatorMode `json:"mode,omitempty"`
 
-	// PodCIDRType says where the CIDRs of overlay pods are read from.
+	// PodCIDRType selects the source of the overlay pods' CIDRs: cluster, calico or
+	// cilium; none if there is no overlay network; auto (the default) tries Calico,
+	// then Cilium, then the cluster.
 	// +optional
 	PodCIDRType *PodCIDRType `json:"podCIDRType,omitempty"`
 
-	// HijackCIDR are destinations that pods reach through their node.
+	// HijackCIDR lists the destinations that pods reach through their node, e.g.
+	// "169.254.0.0/16" for a node-local DNS cache.
 	// +optional
 	// +kubebuilder:validation:MaxItems=1024
 	// +kubebuilder:validation:items:MaxLength=64
 	// +kubebuilder:validation:items:XValidation:rule=`isCIDR(self)`,messageExpression=`"'" + self + "' is not a network in CIDR notation; write one as '10.0.0.0/8' or 'fd00::/64'"`
 	HijackCIDR []string `json:"hijackCIDR,omitempty"`
 
-	// PolicyRoutes are routes that every table of a pod gets.
+	// PolicyRoutes are added to every routing table of a pod.
 	// +optional
 	PolicyRoutes Routes `json:"policyRoutes,omitempty"`
 
-	// PodMACPrefix is the first two bytes of the pods' hardware addresses, as "0a:1b"; the rest is the IPv4 address.
+	// PodMACPrefix is the first two bytes of the pods' MAC addresses, e.g. "0a:1b". The pod's IPv4 address is the other four.
+	// The first byte must be even, because an odd one makes a multicast address.
 	// +optional
 	// +kubebuilder:validation:MaxLength=5
 	// +kubebuilder:validation:XValidation:rule=`self == '' || self.matches('^[0-9a-fA-F]{2}:[0-9a-fA-F]{2}$')`,messageExpression=`"'" + self + "' is not two bytes; write them as '0a:1b'"`
 	// +kubebuilder:validation:XValidation:rule=`!self.matches('^[0-9a-fA-F][13579bBdDfF]:')`,messageExpression=`"'" + self + "' begins with an odd byte, which makes a multicast address; write an even first byte, as '0a:1b'"`
 	PodMACPrefix *string `json:"podMACPrefix,omitempty"`
 
-	// TunePodRoutes arranges the routes of pods with several interfaces.
+	// TunePodRoutes gives each interface of a pod its own routing table, so that
+	// replies leave by the interface of the request. The default is true.
 	// +optional
 	TunePodRoutes *bool `json:"tunePodRoutes,omitempty"`
 
-	// PodDefaultRouteNIC is the interface with the default route.
+	// PodDefaultRouteNIC is the pod's interface for the default route, e.g. "net1".
+	// The default is the interface that already has it, normally the first.
 	// +optional
 	// +kubebuilder:validation:MaxLength=64
 	// +kubebuilder:validation:XValidation:rule=`self == '' || self.matches('^[^/:\\s]+$')`,messageExpression=`"'" + self + "' is not the name of an interface of a pod; write one as 'eth0' or 'net1'"`
 	// +kubebuilder:validation:XValidation:rule=`bytes(self).size() <= 15`,messageExpression=`"'" + self + "' is longer than the 15 bytes that the name of an interface has; write one as 'eth0' or 'net1'"`
 	PodDefaultRouteNIC *string `json:"podDefaultRouteNIC,omitempty"`
 
-	// HostRuleTable is the routing table of the node that holds the routes to its pods.
+	// HostRuleTable is the node's routing table for the routes to its pods. The
+	// default is 500. The kernel reserves 253 (default), 254 (main) and 255 (local).
 	// +optional
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:XValidation:rule=`!(self in [253, 254, 255])`,messageExpression=`"%d is a table of the kernel's own (default, main, local); write another one, as 500".format([self])`
 	HostRuleTable *int `json:"hostRuleTable,omitempty"`
 
-	// PodRPFilter is the value of rp_filter in the pod: 0, 1 or 2.
+	// PodRPFilter is the value of the sysctl rp_filter in the pod: 0 (off, the default), 1 (strict) or 2 (loose).
 	// +optional
 	// +kubebuilder:validation:Minimum=0
 	// +kubebuilder:validation:Maximum=2
 	PodRPFilter *int `json:"podRPFilter,omitempty"`
 
-	// TxQueueLen is the length of the transmit queue of the pod's interfaces; 0 leaves it as it is.
+	// TxQueueLen is the transmit queue length of the pod's interfaces, in packets. 0, the default, keeps the kernel's.
 	// +optional
 	// +kubebuilder:validation:Minimum=0
 	TxQueueLen *int `json:"txQueueLen,omitempty"`
 
-	// VethLinkAddress is a link-local address for veth0 of the pod.
+	// VethLinkAddress is a link-local address for the pod's veth0, e.g. "169.254.100.1". By default veth0 has none.
 	// +optional
 	// +kubebuilder:validation:MaxLength=64
 	// +kubebuilder:validation:XValidation:rule=`self == '' || (isIP(self) && ip(self).isLinkLocalUnicast())`,messageExpression=`"'" + self + "' is not a link-local address; write one of 169.254.0.0/16 or fe80::/10, or leave it out"`
 	VethLinkAddress *string `json:"vethLinkAddress,omitempty"`
 
-	// VethMTU is the MTU of veth0.
+	// VethMTU is the MTU of the pod's veth0. The default is 1500.
 	// +kubebuilder:validation:Minimum=1
 	// +optional
 	VethMTU *int `json:"vethMTU,omitempty"`
 
-	// DetectGateway is accepted and has no effect; see the installation value ipam.enableGatewayDetection.
+	// DetectGateway is accepted and has no effect. Use the Helm value ipam.enableGatewayDetection.
 	// +optional
 	DetectGateway *bool `json:"detectGateway,omitempty"`
 
-	// DetectIPConflict is accepted and has no effect; see the installation value ipam.enableIPConflictDetection.
+	// DetectIPConflict is accepted and has no effect. Use the Helm value ipam.enableIPConflictDetection.
 	// +optional
 	DetectIPConflict *bool `json:"detectIPConflict,omitempty"`
 
@@ -111,40 +129,42 @@ type CoordinatorSpec struct {
 	HostRPFilter *int `json:"hostRPFilter,omitempty"`
 }
 
-// CoordinatorPhase says whether the status of a SpiderCoordinator is complete.
+// CoordinatorPhase tells whether the status of a SpiderCoordinator is complete.
 type CoordinatorPhase string
 
 const (
-	CoordinatorSynced   CoordinatorPhase = "Synced"
+	// CoordinatorSynced means that the networks of Services and overlay pods are known.
+	CoordinatorSynced CoordinatorPhase = "Synced"
+	// CoordinatorNotReady means that some are missing; the status has the reason.
 	CoordinatorNotReady CoordinatorPhase = "NotReady"
 )
 
-// SpiderCoordinatorStatus is what was found out about the cluster.
+// SpiderCoordinatorStatus holds the networks that the controller found in the cluster.
 type SpiderCoordinatorStatus struct {
-	// Phase is Synced or NotReady.
+	// Phase is Synced or NotReady. Pods with the coordinator start only after it has been Synced.
 	// +optional
 	Phase CoordinatorPhase `json:"phase,omitempty"`
 
-	// Reason says why the phase is NotReady.
+	// Reason tells why the phase is NotReady.
 	// +optional
 	Reason string `json:"reason,omitempty"`
 
-	// OverlayPodCIDR are the networks of overlay pods.
+	// OverlayPodCIDR lists the networks of overlay pods.
 	// +optional
 	OverlayPodCIDR []string `json:"overlayPodCIDR,omitempty"`
 
-	// ServiceCIDR are the networks of ClusterIPs.
+	// ServiceCIDR lists the networks of ClusterIPs.
 	// +optional
 	ServiceCIDR []string `json:"serviceCIDR,omitempty"`
 
-	// Conditions: Ready has the same meaning as the phase Synced.
+	// Conditions has the condition Ready, which is True if and only if the phase is Synced.
 	// +listType=map
 	// +listMapKey=type
 	// +optional
 	Conditions []metav1.Condition `json:"conditions,omitempty"`
 }
 
-// SpiderCoordinator configures the coordinator for the cluster. There is one, named "default".
+// SpiderCoordinator configures the coordinator plugin for the cluster. Its only object is named "default".
 //
 // +kubebuilder:object:root=true
 // +kubebuilder:subresource:status

@@ -4,16 +4,16 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// EndpointIP is what one interface of a pod was given.
+// EndpointIP holds the addresses and routes of one interface of a pod.
 type EndpointIP struct {
 	// Interface is the name of the interface in the pod.
 	Interface string `json:"interface"`
 
-	// IPv4 is the address with the length of its subnet's prefix.
+	// IPv4 is the address with its prefix length, e.g. "172.31.28.16/20".
 	// +optional
 	IPv4 *string `json:"ipv4,omitempty"`
 
-	// IPv6 is the address with the length of its subnet's prefix.
+	// IPv6 is the address with its prefix length, e.g. "fd00::10/64".
 	// +optional
 	IPv6 *string `json:"ipv6,omitempty"`
 
@@ -25,7 +25,7 @@ type EndpointIP struct {
 	// +optional
 	IPv6Pool *string `json:"ipv6Pool,omitempty"`
 
-	// Vlan is 0; it is kept for clients of earlier versions.
+	// Vlan is always 0. It remains for clients of earlier versions.
 	// +kubebuilder:default=0
 	// +optional
 	Vlan *int64 `json:"vlan,omitempty"`
@@ -38,35 +38,35 @@ type EndpointIP struct {
 	// +optional
 	IPv6Gateway *string `json:"ipv6Gateway,omitempty"`
 
-	// CleanGateway says that the interface gets no default route.
+	// CleanGateway is true if the interface has no default route.
 	// +optional
 	CleanGateway *bool `json:"cleanGateway,omitempty"`
 
-	// Routes were given in addition to the default route.
+	// Routes are the interface's routes other than the default route.
 	// +optional
 	Routes []Route `json:"routes,omitempty"`
 
-	// MAC is the hardware address of the interface, where it is known.
+	// MAC is the MAC address of the interface, if known.
 	// +optional
 	MAC *string `json:"mac,omitempty"`
 }
 
-// EndpointAllocation is what a pod holds now.
+// EndpointAllocation lists the addresses that a pod holds now.
 type EndpointAllocation struct {
 	// UID is the UID of the pod.
 	UID string `json:"uid"`
 
-	// Node is the node that the pod runs on.
+	// Node is the pod's node.
 	Node string `json:"node"`
 
-	// IPs has an entry for each interface.
+	// IPs has one entry per interface.
 	// +listType=atomic
 	IPs []EndpointIP `json:"ips"`
 }
 
 // SpiderEndpointStatus is a view of the leases of a pod.
 type SpiderEndpointStatus struct {
-	// Current is what the pod holds now.
+	// Current lists the addresses that the pod holds now.
 	Current EndpointAllocation `json:"current"`
 
 	// OwnerControllerType is the kind of the pod's top controller.
@@ -76,8 +76,8 @@ type SpiderEndpointStatus struct {
 	OwnerControllerName string `json:"ownerControllerName"`
 }
 
-// SpiderEndpoint shows the addresses of the pod of the same name and namespace
-// (for KubeVirt: of the virtual machine).
+// SpiderEndpoint shows the addresses of the pod with the same name and namespace
+// (with KubeVirt, of the virtual machine). It is derived from the SpiderIPBlocks.
 //
 // +kubebuilder:object:root=true
 // +kubebuilder:resource:categories={spiderpool},path=spiderendpoints,scope=Namespaced,shortName=se,singular=spiderendpoint

@@ -4,7 +4,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// LeaseState says what an address is kept for.
+// LeaseState tells whether an address is in use, reserved or free.
 //
 // +kubebuilder:validation:Enum=InUse;Retained;Released;Quarantined
 type LeaseState string
@@ -12,27 +12,28 @@ type LeaseState string
 const (
 	// LeaseInUse: a pod's interface holds the address.
 	LeaseInUse LeaseState = "InUse"
-	// LeaseRetained: the address waits for its pod to come back (fixed addresses).
+	// LeaseRetained: the address is reserved for its owner (see Lease.FixedFor) until the owner comes back.
 	LeaseRetained LeaseState = "Retained"
-	// LeaseReleased: free, remembered so that addresses released last are reused last.
+	// LeaseReleased: the address is free. The lease stays, so that the address released last is reused last.
 	LeaseReleased LeaseState = "Released"
-	// LeaseQuarantined: a foreign host answered for the address.
+	// LeaseQuarantined: a foreign host answered for the address, so no pod gets it for a while.
 	LeaseQuarantined LeaseState = "Quarantined"
 )
 
-// Lease is who holds an address.
+// Lease records the holder of one address.
 type Lease struct {
-	// IP is the address, in canonical form, inside the block.
+	// IP is the address in canonical form. It lies inside the block.
 	IP string `json:"ip"`
 
-	// State says what the address is kept for.
+	// State is InUse (a pod's interface holds the address), Retained (reserved for
+	// its owner), Released (free) or Quarantined (a foreign host answered for it).
 	State LeaseState `json:"state"`
 
-	// Pool is the SpiderIPPool that the address was taken from.
+	// Pool is the SpiderIPPool of the address.
 	// +optional
 	Pool string `json:"pool,omitempty"`
 
-	// Pod is "namespace/name" of the holder.
+	// Pod is the holder, as "namespace/name".
 	// +optional
 	Pod string `json:"pod,omitempty"`
 
@@ -40,11 +41,11 @@ type Lease struct {
 	// +optional
 	PodUID string `json:"podUID,omitempty"`
 
-	// ContainerID is the CNI container ID (of the sandbox) of the holder.
+	// ContainerID is the holder's CNI container ID, which is the ID of its sandbox.
 	// +optional
 	ContainerID string `json:"containerID,omitempty"`
 
-	// Interface is the interface that has the address.
+	// Interface is the holder's interface, e.g. "eth0".
 	// +optional
 	Interface string `json:"interface,omitempty"`
 
@@ -52,21 +53,21 @@ type Lease struct {
 	// +optional
 	Node string `json:"node,omitempty"`
 
-	// FixedFor is who gets the address back after its release:
+	// FixedFor is the owner of a fixed address, which gets it back after a release:
 	// "Pod/namespace/name" for a pod of a StatefulSet,
-	// "VirtualMachine/namespace/name" for a virtual machine of KubeVirt.
+	// "VirtualMachine/namespace/name" for a KubeVirt virtual machine.
 	// +optional
 	FixedFor string `json:"fixedFor,omitempty"`
 
-	// Since is when the state was entered.
+	// Since is the time of the last change of state.
 	// +optional
 	Since metav1.Time `json:"since,omitempty"`
 
-	// Until ends a quarantine.
+	// Until is the end of a quarantine.
 	// +optional
 	Until *metav1.Time `json:"until,omitempty"`
 
-	// MAC is the hardware address that answered for a quarantined address.
+	// MAC is the MAC address that answered for a quarantined address.
 	// +optional
 	MAC string `json:"mac,omitempty"`
 }
@@ -77,19 +78,21 @@ type SpiderIPBlockSpec struct {
 	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="a block does not change its cidr"
 	CIDR string `json:"cidr"`
 
-	// Node is the node that created the block; it is preferred there. A hint, not a lock.
+	// Node is the node that created the block and prefers it. It is a hint, not a
+	// lock: any node may lease an address of the block.
 	// +optional
 	Node string `json:"node,omitempty"`
 
-	// Leases has at most one entry for an address.
+	// Leases has at most one entry per address.
 	// +kubebuilder:validation:MaxItems=16
 	// +listType=atomic
 	// +optional
 	Leases []Lease `json:"leases,omitempty"`
 }
 
-// SpiderIPBlock is the truth about who holds the 16 addresses that it is named
-// after. It is written by Spiderpool only.
+// SpiderIPBlock records the holders of 16 aligned addresses: an IPv4 /28 or an
+// IPv6 /124. Its name is the first of these addresses, so two writers of one
+// address always meet in one object. Only Spiderpool writes it.
 //
 // +kubebuilder:object:root=true
 // +kubebuilder:resource:categories={spiderpool},path=spideripblocks,scope=Cluster,shortName=sib,singular=spideripblock

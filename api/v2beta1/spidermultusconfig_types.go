@@ -20,48 +20,49 @@ const (
 	CNICustom  CNIType = "custom"
 )
 
-// Bond is a bond that is made of several master interfaces.
+// Bond describes a bond of several master interfaces.
 type Bond struct {
-	// Name of the bond interface.
+	// Name of the bond interface, e.g. "bond0".
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=64
 	// +kubebuilder:validation:XValidation:rule=`self.matches('^[^/:\\s]+$')`,messageExpression=`"'" + self + "' is not the name of an interface; write one as 'bond0'"`
 	// +kubebuilder:validation:XValidation:rule=`bytes(self).size() <= 15`,messageExpression=`"'" + self + "' is longer than the 15 bytes that the name of an interface has; write one as 'bond0'"`
 	Name string `json:"name"`
 
-	// Mode of the bond, as the kernel numbers them (0 is balance-rr, 6 is balance-alb).
+	// Mode of the bond by the kernel's number: 0 is balance-rr, 1 active-backup, 2 balance-xor,
+	// 3 broadcast, 4 802.3ad, 5 balance-tlb, 6 balance-alb.
 	// +kubebuilder:validation:Minimum=0
 	// +kubebuilder:validation:Maximum=6
 	Mode int32 `json:"mode"`
 
-	// Options of the bond as "key=value", separated by ";".
+	// Options of the bond, "key=value" pairs separated by ";", e.g. "miimon=100;lacp_rate=1".
 	// +kubebuilder:validation:MaxLength=1024
 	// +kubebuilder:validation:XValidation:rule=`self.matches('^(\\s*([^\\s=;][^=;]*=[^;]*)?(;|$))*$')`,messageExpression=`"'" + self + "' is not a list of key=value; write one as 'miimon=100;lacp_rate=1'"`
 	// +optional
 	Options *string `json:"options,omitempty"`
 }
 
-// AttachmentPools are the pools that an attachment uses where the pod and its namespace name none.
+// AttachmentPools lists an attachment's pools. They apply if neither the pod nor its namespace names any.
 type AttachmentPools struct {
-	// IPv4 are names of pools.
+	// IPv4 lists SpiderIPPools of IPv4.
 	// +optional
 	IPv4 []string `json:"ipv4,omitempty"`
 
-	// IPv6 are names of pools.
+	// IPv6 lists SpiderIPPools of IPv6.
 	// +optional
 	IPv6 []string `json:"ipv6,omitempty"`
 
-	// MatchMasterSubnet uses only pools of the subnet of the master interface.
+	// MatchMasterSubnet excludes pools in other subnets than the master interface's.
 	// +kubebuilder:default=false
 	// +optional
 	MatchMasterSubnet *bool `json:"matchMasterSubnet,omitempty"`
 }
 
-// MasterConfig configures macvlan and ipvlan.
+// MasterConfig configures the plugin macvlan or ipvlan.
 //
 // +kubebuilder:validation:XValidation:rule=`self.master.size() < 2 || has(self.bond)`,messageExpression=`"is missing, but master names several interfaces (" + self.master.join(", ") + "): name the bond to make of them, or name one master"`,fieldPath=`.bond`
 type MasterConfig struct {
-	// Master are the node's interfaces; several make a bond.
+	// Master lists the node's interfaces, e.g. "ens5". Several need a bond.
 	// +kubebuilder:validation:MinItems=1
 	// +kubebuilder:validation:MaxItems=16
 	// +kubebuilder:validation:items:MinLength=1
@@ -70,41 +71,43 @@ type MasterConfig struct {
 	// +kubebuilder:validation:items:XValidation:rule=`bytes(self).size() <= 15`,messageExpression=`"'" + self + "' is longer than the 15 bytes that the name of an interface has; write one as 'ip link' shows it"`
 	Master []string `json:"master"`
 
-	// VlanID makes a VLAN sub-interface of the master; 0 makes none.
+	// VlanID is the ID of a VLAN interface to create on the master. 0 creates none.
 	// +kubebuilder:validation:Minimum=0
 	// +kubebuilder:validation:Maximum=4094
 	// +optional
 	VlanID *int32 `json:"vlanID,omitempty"`
 
-	// MTU of the pod's interface; 0 takes the master's.
+	// MTU of the pod's interface. 0 means the MTU of the master.
 	// +kubebuilder:validation:Minimum=0
 	// +optional
 	MTU *int32 `json:"mtu,omitempty"`
 
-	// Bond to make of several masters.
+	// Bond to create from several masters.
 	// +optional
 	Bond *Bond `json:"bond,omitempty"`
 
-	// RDMAResourceName is the RDMA device resource that pods of the attachment request.
+	// RDMAResourceName is the RDMA device resource that pods with this attachment request.
 	// +optional
 	RDMAResourceName *string `json:"rdmaResourceName,omitempty"`
 
-	// IPPools are the attachment's pools.
+	// IPPools lists the attachment's pools.
 	// +optional
 	IPPools *AttachmentPools `json:"ippools,omitempty"`
 }
 
-// VlanMode says where the ID of a VLAN comes from.
+// VlanMode selects the source of a VLAN ID.
 //
 // +kubebuilder:validation:Enum=manual;auto
 type VlanMode string
 
 const (
+	// VlanManual takes the ID from vlanID.
 	VlanManual VlanMode = "manual"
-	VlanAuto   VlanMode = "auto"
+	// VlanAuto would take the ID from the network. It is not supported yet.
+	VlanAuto VlanMode = "auto"
 )
 
-// VlanConfig configures vlan.
+// VlanConfig configures the plugin vlan.
 //
 // +kubebuilder:validation:XValidation:rule=`!has(self.vlanMode) || self.vlanMode != 'manual' || has(self.vlanID)`,message="is missing, but vlanMode is manual: write the VLAN ID",fieldPath=`.vlanID`
 // +kubebuilder:validation:XValidation:rule=`!has(self.vlanMode) || self.vlanMode != 'auto' || !has(self.vlanID)`,messageExpression=`"%d is given, but vlanMode is auto, which finds it out: leave vlanID out, or write vlanMode: manual".format([self.vlanID])`,fieldPath=`.vlanID`
@@ -112,16 +115,18 @@ const (
 type VlanConfig struct {
 	MasterConfig `json:",inline"`
 
-	// VlanMode says where the VLAN ID comes from: manual needs vlanID, auto forbids it.
+	// VlanMode selects the source of the VLAN ID: manual requires vlanID, auto
+	// forbids it. The controller does not support auto yet and reports it in the
+	// condition Ready.
 	// +optional
 	VlanMode *VlanMode `json:"vlanMode,omitempty"`
 }
 
-// SriovConfig configures sriov.
+// SriovConfig configures the plugin sriov.
 //
 // +kubebuilder:validation:XValidation:rule=`!has(self.minTxRateMbps) || !has(self.maxTxRateMbps) || self.maxTxRateMbps == 0 || self.minTxRateMbps <= self.maxTxRateMbps`,messageExpression=`"%d is more than maxTxRateMbps, %d; write a lower rate".format([self.minTxRateMbps, self.maxTxRateMbps])`,fieldPath=`.minTxRateMbps`
 type SriovConfig struct {
-	// ResourceName is the extended resource of the virtual functions.
+	// ResourceName is the extended resource for the virtual functions, e.g. "spidernet.io/sriov".
 	// +kubebuilder:validation:MinLength=1
 	ResourceName string `json:"resourceName"`
 
@@ -146,23 +151,23 @@ type SriovConfig struct {
 	// +optional
 	MaxTxRateMbps *int `json:"maxTxRateMbps,omitempty"`
 
-	// RDMAIsolation moves the RDMA device into the pod's namespace.
+	// RDMAIsolation moves the RDMA device into the pod's network namespace.
 	// +kubebuilder:default=false
 	// +optional
 	RDMAIsolation *bool `json:"rdmaIsolation,omitempty"`
 
-	// IPPools are the attachment's pools.
+	// IPPools lists the attachment's pools.
 	// +optional
 	IPPools *AttachmentPools `json:"ippools,omitempty"`
 }
 
-// IBSriovConfig configures ib-sriov.
+// IBSriovConfig configures the plugin ib-sriov.
 type IBSriovConfig struct {
-	// ResourceName is the extended resource of the virtual functions.
+	// ResourceName is the extended resource for the virtual functions, e.g. "spidernet.io/sriov".
 	// +kubebuilder:validation:MinLength=1
 	ResourceName string `json:"resourceName"`
 
-	// Pkey is the InfiniBand partition key, as "0x8001".
+	// Pkey is the InfiniBand partition key, e.g. "0x8001".
 	// +optional
 	Pkey *string `json:"pkey,omitempty"`
 
@@ -172,78 +177,81 @@ type IBSriovConfig struct {
 	// +optional
 	LinkState *string `json:"linkState,omitempty"`
 
-	// RDMAIsolation moves the RDMA device into the pod's namespace.
+	// RDMAIsolation moves the RDMA device into the pod's network namespace.
 	// +kubebuilder:default=true
 	// +optional
 	RDMAIsolation *bool `json:"rdmaIsolation,omitempty"`
 
-	// EnableIBKubernetes leaves the GUIDs to ib-kubernetes.
+	// EnableIBKubernetes lets ib-kubernetes manage the GUIDs.
 	// +kubebuilder:default=false
 	// +optional
 	EnableIBKubernetes *bool `json:"enableIbKubernetes,omitempty"`
 
-	// IPPools are the attachment's pools.
+	// IPPools lists the attachment's pools.
 	// +optional
 	IPPools *AttachmentPools `json:"ippools,omitempty"`
 }
 
-// IPoIBConfig configures ipoib.
+// IPoIBConfig configures the plugin ipoib.
 type IPoIBConfig struct {
-	// Master is the node's InfiniBand interface.
+	// Master is the node's InfiniBand interface, e.g. "ib0".
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=64
 	// +kubebuilder:validation:XValidation:rule=`self.matches('^[^/:\\s]+$')`,messageExpression=`"'" + self + "' is not the name of an interface; write one as 'ip link' shows it"`
 	// +kubebuilder:validation:XValidation:rule=`bytes(self).size() <= 15`,messageExpression=`"'" + self + "' is longer than the 15 bytes that the name of an interface has; write one as 'ip link' shows it"`
 	Master string `json:"master"`
 
-	// IPPools are the attachment's pools.
+	// IPPools lists the attachment's pools.
 	// +optional
 	IPPools *AttachmentPools `json:"ippools,omitempty"`
 }
 
-// Trunk is a VLAN ID or a range of them.
+// Trunk is either one VLAN ID (id) or a range of VLAN IDs (minID to maxID).
 //
 // +kubebuilder:validation:XValidation:rule=`has(self.id) != (has(self.minID) || has(self.maxID))`,message="holds neither id nor a range, or both: write id, or minID and maxID"
 // +kubebuilder:validation:XValidation:rule=`has(self.minID) == has(self.maxID) && (!has(self.minID) || self.minID <= self.maxID)`,message="is not a range: write minID and maxID, the lower first"
 type Trunk struct {
+	// MinID is the first VLAN ID of a range.
 	// +kubebuilder:validation:Minimum=0
 	// +kubebuilder:validation:Maximum=4094
 	// +optional
 	MinID *uint `json:"minID,omitempty"`
 
+	// MaxID is the last VLAN ID of a range.
 	// +kubebuilder:validation:Minimum=0
 	// +kubebuilder:validation:Maximum=4094
 	// +optional
 	MaxID *uint `json:"maxID,omitempty"`
 
+	// ID is a single VLAN ID.
 	// +kubebuilder:validation:Minimum=0
 	// +kubebuilder:validation:Maximum=4094
 	// +optional
 	ID *uint `json:"id,omitempty"`
 }
 
-// OvsConfig configures ovs.
+// OvsConfig configures the plugin ovs.
 type OvsConfig struct {
-	// BrName is the bridge.
+	// BrName is the Open vSwitch bridge, e.g. "br1".
 	// +kubebuilder:validation:MinLength=1
 	BrName string `json:"bridge"`
 
-	// VlanTag of the port.
+	// VlanTag is the VLAN ID of an access port.
 	// +kubebuilder:validation:Minimum=0
 	// +kubebuilder:validation:Maximum=4094
 	// +optional
 	VlanTag *int32 `json:"vlan,omitempty"`
 
-	// Trunk are the VLANs of a trunk port.
+	// Trunk lists the VLANs of a trunk port.
 	// +kubebuilder:validation:MaxItems=4094
 	// +optional
 	Trunk []Trunk `json:"trunk,omitempty"`
 
-	// DeviceID is the PCI address of a device with hardware offload.
+	// DeviceID is the PCI address of a device with hardware offload, e.g. "0000:03:00.2".
 	// +optional
 	DeviceID string `json:"deviceID,omitempty"`
 
-	// IPPools are the attachment's pools.
+	// IPPools lists the attachment's pools.
 	// +optional
 	IPPools *AttachmentPools `json:"ippools,omitempty"`
 }
@@ -266,71 +274,80 @@ type OvsConfig struct {
 // +kubebuilder:validation:XValidation:rule=`self.cniType == 'ovs' || !has(self.ovs)`,messageExpression=`"is given, but cniType is " + self.cniType + ": remove the section ovs, or write cniType: ovs"`,fieldPath=`.ovs`
 // +kubebuilder:validation:XValidation:rule=`self.cniType == 'custom' || !has(self.customCNI)`,messageExpression=`"is given, but cniType is " + self.cniType + ": remove the section customCNI, or write cniType: custom"`,fieldPath=`.customCNI`
 type SpiderMultusConfigSpec struct {
-	// CNIType names the main plugin; the section of that name configures it.
+	// CNIType selects the main plugin. The section with its name configures it.
 	// +kubebuilder:default=custom
 	// +optional
 	CNIType *CNIType `json:"cniType,omitempty"`
 
+	// Macvlan is required if cniType is macvlan, and forbidden otherwise.
 	// +optional
 	Macvlan *MasterConfig `json:"macvlan,omitempty"`
 
+	// IPvlan is required if cniType is ipvlan, and forbidden otherwise.
 	// +optional
 	IPvlan *MasterConfig `json:"ipvlan,omitempty"`
 
+	// Vlan is required if cniType is vlan, and forbidden otherwise.
 	// +optional
 	Vlan *VlanConfig `json:"vlan,omitempty"`
 
+	// Sriov is required if cniType is sriov, and forbidden otherwise.
 	// +optional
 	Sriov *SriovConfig `json:"sriov,omitempty"`
 
+	// IBSriov is required if cniType is ib-sriov, and forbidden otherwise.
 	// +optional
 	IBSriov *IBSriovConfig `json:"ibsriov,omitempty"`
 
+	// IPoIB is required if cniType is ipoib, and forbidden otherwise.
 	// +optional
 	IPoIB *IPoIBConfig `json:"ipoib,omitempty"`
 
+	// Ovs is required if cniType is ovs, and forbidden otherwise.
 	// +optional
 	Ovs *OvsConfig `json:"ovs,omitempty"`
 
-	// EnableCoordinator chains the coordinator; it is never chained for custom.
+	// EnableCoordinator adds the coordinator to the plugin chain. It has no effect if cniType is custom.
 	// +kubebuilder:default=true
 	// +optional
 	EnableCoordinator *bool `json:"enableCoordinator,omitempty"`
 
-	// DisableIPAM leaves the interface without an address.
+	// DisableIPAM creates the interface without an address.
 	// +kubebuilder:default=false
 	// +optional
 	DisableIPAM *bool `json:"disableIPAM,omitempty"`
 
-	// Coordinator configures the coordinator of this attachment.
+	// Coordinator overrides the SpiderCoordinator for this attachment, field by field.
 	// +optional
 	Coordinator *CoordinatorSpec `json:"coordinator,omitempty"`
 
-	// ChainCNIJSONData are plugin configurations in JSON that follow in the chain.
+	// ChainCNIJSONData lists further plugins of the chain, each as a JSON configuration,
+	// e.g. '{"type": "portmap", "capabilities": {"portMappings": true}}'.
 	// +optional
 	ChainCNIJSONData []string `json:"chainCNIJsonData,omitempty"`
 
-	// CustomCNI is the whole configuration in JSON, for cniType custom.
+	// CustomCNI is the complete CNI configuration in JSON if cniType is custom.
 	// +optional
 	CustomCNI *string `json:"customCNI,omitempty"`
 }
 
-// SpiderMultusConfigStatus says whether the NetworkAttachmentDefinition is as described.
+// SpiderMultusConfigStatus tells whether the NetworkAttachmentDefinition matches the specification.
 type SpiderMultusConfigStatus struct {
-	// Conditions: Ready says whether the NetworkAttachmentDefinition is as described.
+	// Conditions has the condition Ready: True if the NetworkAttachmentDefinition matches the specification.
 	// +listType=map
 	// +listMapKey=type
 	// +optional
 	Conditions []metav1.Condition `json:"conditions,omitempty"`
 }
 
-// SpiderMultusConfig makes a NetworkAttachmentDefinition for Multus.
+// SpiderMultusConfig describes a network attachment. The controller creates a
+// NetworkAttachmentDefinition for Multus from it.
 //
 // +kubebuilder:object:root=true
 // +kubebuilder:subresource:status
 // +kubebuilder:resource:categories={spiderpool},path=spidermultusconfigs,scope=Namespaced,shortName=smc,singular=spidermultusconfig
 // +kubebuilder:printcolumn:name=TYPE,type=string,JSONPath=`.spec.cniType`,description="main plugin"
-// +kubebuilder:printcolumn:name=READY,type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`,description="whether the NetworkAttachmentDefinition is as described"
+// +kubebuilder:printcolumn:name=READY,type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`,description="whether the NetworkAttachmentDefinition matches the specification"
 // +kubebuilder:printcolumn:name=AGE,type=date,JSONPath=`.metadata.creationTimestamp`
 type SpiderMultusConfig struct {
 	metav1.TypeMeta   `json:",inline"`

@@ -4,30 +4,30 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// SpiderReservedIPSpec lists addresses that no pool hands out.
+// SpiderReservedIPSpec lists the addresses that no pool hands out.
 //
 // +kubebuilder:validation:XValidation:rule=`!has(self.ips) || self.ips.size() == 0 || self.ips.all(r, r.split('-', 2).all(a, !isIP(a) || ip(a).family() == (has(self.ipVersion) ? self.ipVersion : isIP(self.ips[0].split('-', 2)[0]) ? ip(self.ips[0].split('-', 2)[0]).family() : ip(a).family())))`,messageExpression=`"'" + self.ips.filter(r, r.split('-', 2).exists(a, isIP(a) && ip(a).family() != (has(self.ipVersion) ? self.ipVersion : ip(self.ips[0].split('-', 2)[0]).family())))[0] + "' is not IPv" + ((has(self.ipVersion) ? self.ipVersion : ip(self.ips[0].split('-', 2)[0]).family()) == 4 ? "4" : "6") + (has(self.ipVersion) ? ", as ipVersion says" : ", as the first entry is") + "; make one object for each IP version"`,fieldPath=`.ips`
 type SpiderReservedIPSpec struct {
-	// IPVersion is 4 or 6; left out, it is the version of ips.
+	// IPVersion is 4 or 6. The default is the IP version of ips.
 	// +optional
 	// +kubebuilder:validation:Enum=4;6
 	IPVersion *int64 `json:"ipVersion,omitempty"`
 
-	// IPs are addresses or ranges.
+	// IPs lists addresses ("172.31.28.16") or ranges ("172.31.28.16-172.31.28.31") of one IP version.
 	// +optional
 	IPs AddressRanges `json:"ips,omitempty"`
 }
 
-// SpiderReservedIPStatus says whether the addresses are reserved.
+// SpiderReservedIPStatus tells whether the addresses are reserved.
 type SpiderReservedIPStatus struct {
-	// Conditions: Ready says whether every address of the list is reserved.
+	// Conditions has the condition Ready: True if every address of the list is reserved.
 	// +listType=map
 	// +listMapKey=type
 	// +optional
 	Conditions []metav1.Condition `json:"conditions,omitempty"`
 }
 
-// SpiderReservedIP holds addresses that are never handed out, from any pool.
+// SpiderReservedIP lists addresses that no pool ever hands out.
 //
 // +kubebuilder:object:root=true
 // +kubebuilder:subresource:status
