@@ -59,7 +59,7 @@ type CoordinatorSpec struct {
 	// +optional
 	// +kubebuilder:validation:MaxItems=1024
 	// +kubebuilder:validation:items:MaxLength=64
-	// +kubebuilder:validation:items:XValidation:rule=`isCIDR(self)`,messageExpression=`"'" + self + "' is not a network in CIDR notation; write one as '10.0.0.0/8' or 'fd00::/64'"`
+	// +kubebuilder:validation:items:XValidation:rule=`isCIDR(self)`,messageExpression=`"'" + self + "' is not a network in CIDR notation, such as '10.0.0.0/8' or 'fd00::/64'"`
 	HijackCIDR []string `json:"hijackCIDR,omitempty"`
 
 	// PolicyRoutes are added to every routing table of a pod.
@@ -70,8 +70,8 @@ type CoordinatorSpec struct {
 	// The first byte must be even, because an odd one makes a multicast address.
 	// +optional
 	// +kubebuilder:validation:MaxLength=5
-	// +kubebuilder:validation:XValidation:rule=`self == '' || self.matches('^[0-9a-fA-F]{2}:[0-9a-fA-F]{2}$')`,messageExpression=`"'" + self + "' is not two bytes; write them as '0a:1b'"`
-	// +kubebuilder:validation:XValidation:rule=`!self.matches('^[0-9a-fA-F][13579bBdDfF]:')`,messageExpression=`"'" + self + "' begins with an odd byte, which makes a multicast address; write an even first byte, as '0a:1b'"`
+	// +kubebuilder:validation:XValidation:rule=`self == '' || self.matches('^[0-9a-fA-F]{2}:[0-9a-fA-F]{2}$')`,messageExpression=`"'" + self + "' is not two bytes in hexadecimal, such as '0a:1b'"`
+	// +kubebuilder:validation:XValidation:rule=`!self.matches('^[0-9a-fA-F][13579bBdDfF]:')`,messageExpression=`"'" + self + "' begins with an odd byte, which makes a multicast address; use an even first byte, e.g. '0a:1b'"`
 	PodMACPrefix *string `json:"podMACPrefix,omitempty"`
 
 	// TunePodRoutes gives each interface of a pod its own routing table, so that
@@ -83,15 +83,15 @@ type CoordinatorSpec struct {
 	// The default is the interface that already has it, normally the first.
 	// +optional
 	// +kubebuilder:validation:MaxLength=64
-	// +kubebuilder:validation:XValidation:rule=`self == '' || self.matches('^[^/:\\s]+$')`,messageExpression=`"'" + self + "' is not the name of an interface of a pod; write one as 'eth0' or 'net1'"`
-	// +kubebuilder:validation:XValidation:rule=`bytes(self).size() <= 15`,messageExpression=`"'" + self + "' is longer than the 15 bytes that the name of an interface has; write one as 'eth0' or 'net1'"`
+	// +kubebuilder:validation:XValidation:rule=`self == '' || self.matches('^[^/:\\s]+$')`,messageExpression=`"'" + self + "' is not an interface name, such as 'eth0' or 'net1'"`
+	// +kubebuilder:validation:XValidation:rule=`bytes(self).size() <= 15`,messageExpression=`"'" + self + "' is longer than 15 bytes, the limit for interface names; use a name such as 'eth0' or 'net1'"`
 	PodDefaultRouteNIC *string `json:"podDefaultRouteNIC,omitempty"`
 
 	// HostRuleTable is the node's routing table for the routes to its pods. The
 	// default is 500. The kernel reserves 253 (default), 254 (main) and 255 (local).
 	// +optional
 	// +kubebuilder:validation:Minimum=1
-	// +kubebuilder:validation:XValidation:rule=`!(self in [253, 254, 255])`,messageExpression=`"%d is a table of the kernel's own (default, main, local); write another one, as 500".format([self])`
+	// +kubebuilder:validation:XValidation:rule=`!(self in [253, 254, 255])`,messageExpression=`"%d is reserved by the kernel (253 default, 254 main, 255 local); use another table, e.g. 500".format([self])`
 	HostRuleTable *int `json:"hostRuleTable,omitempty"`
 
 	// PodRPFilter is the value of the sysctl rp_filter in the pod: 0 (off, the default), 1 (strict) or 2 (loose).
@@ -108,7 +108,7 @@ type CoordinatorSpec struct {
 	// VethLinkAddress is a link-local address for the pod's veth0, e.g. "169.254.100.1". By default veth0 has none.
 	// +optional
 	// +kubebuilder:validation:MaxLength=64
-	// +kubebuilder:validation:XValidation:rule=`self == '' || (isIP(self) && ip(self).isLinkLocalUnicast())`,messageExpression=`"'" + self + "' is not a link-local address; write one of 169.254.0.0/16 or fe80::/10, or leave it out"`
+	// +kubebuilder:validation:XValidation:rule=`self == '' || (isIP(self) && ip(self).isLinkLocalUnicast())`,messageExpression=`"'" + self + "' is not a link-local address; use one in 169.254.0.0/16 or fe80::/10, or omit the field"`
 	VethLinkAddress *string `json:"vethLinkAddress,omitempty"`
 
 	// VethMTU is the MTU of the pod's veth0. The default is 1500.

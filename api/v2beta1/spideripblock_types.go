@@ -75,7 +75,7 @@ type Lease struct {
 // SpiderIPBlockSpec holds the leases of 16 aligned addresses.
 type SpiderIPBlockSpec struct {
 	// CIDR is the block: an IPv4 /28 or an IPv6 /124.
-	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="a block does not change its cidr"
+	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="cidr is immutable"
 	CIDR string `json:"cidr"`
 
 	// Node is the node that created the block and prefers it. It is a hint, not a

@@ -25,8 +25,8 @@ type Bond struct {
 	// Name of the bond interface, e.g. "bond0".
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=64
-	// +kubebuilder:validation:XValidation:rule=`self.matches('^[^/:\\s]+$')`,messageExpression=`"'" + self + "' is not the name of an interface; write one as 'bond0'"`
-	// +kubebuilder:validation:XValidation:rule=`bytes(self).size() <= 15`,messageExpression=`"'" + self + "' is longer than the 15 bytes that the name of an interface has; write one as 'bond0'"`
+	// +kubebuilder:validation:XValidation:rule=`self.matches('^[^/:\\s]+$')`,messageExpression=`"'" + self + "' is not an interface name, such as 'bond0'"`
+	// +kubebuilder:validation:XValidation:rule=`bytes(self).size() <= 15`,messageExpression=`"'" + self + "' is longer than 15 bytes, the limit for interface names; use a name such as 'bond0'"`
 	Name string `json:"name"`
 
 	// Mode of the bond by the kernel's number: 0 is balance-rr, 1 active-backup, 2 balance-xor,
@@ -37,7 +37,7 @@ type Bond struct {
 
 	// Options of the bond, "key=value" pairs separated by ";", e.g. "miimon=100;lacp_rate=1".
 	// +kubebuilder:validation:MaxLength=1024
-	// +kubebuilder:validation:XValidation:rule=`self.matches('^(\\s*([^\\s=;][^=;]*=[^;]*)?(;|$))*$')`,messageExpression=`"'" + self + "' is not a list of key=value; write one as 'miimon=100;lacp_rate=1'"`
+	// +kubebuilder:validation:XValidation:rule=`self.matches('^(\\s*([^\\s=;][^=;]*=[^;]*)?(;|$))*$')`,messageExpression=`"'" + self + "' is not a list of key=value pairs, such as 'miimon=100;lacp_rate=1'"`
 	// +optional
 	Options *string `json:"options,omitempty"`
 }
@@ -67,8 +67,8 @@ type MasterConfig struct {
 	// +kubebuilder:validation:MaxItems=16
 	// +kubebuilder:validation:items:MinLength=1
 	// +kubebuilder:validation:items:MaxLength=64
-	// +kubebuilder:validation:items:XValidation:rule=`self.matches('^[^/:\\s]+$')`,messageExpression=`"'" + self + "' is not the name of an interface; write one as 'ip link' shows it"`
-	// +kubebuilder:validation:items:XValidation:rule=`bytes(self).size() <= 15`,messageExpression=`"'" + self + "' is longer than the 15 bytes that the name of an interface has; write one as 'ip link' shows it"`
+	// +kubebuilder:validation:items:XValidation:rule=`self.matches('^[^/:\\s]+$')`,messageExpression=`"'" + self + "' is not an interface name; copy the name from 'ip link'"`
+	// +kubebuilder:validation:items:XValidation:rule=`bytes(self).size() <= 15`,messageExpression=`"'" + self + "' is longer than 15 bytes, the limit for interface names; copy the name from 'ip link'"`
 	Master []string `json:"master"`
 
 	// VlanID is the ID of a VLAN interface to create on the master. 0 creates none.
@@ -110,7 +110,7 @@ const (
 // VlanConfig configures the plugin vlan.
 //
 // +kubebuilder:validation:XValidation:rule=`!has(self.vlanMode) || self.vlanMode != 'manual' || has(self.vlanID)`,message="is missing, but vlanMode is manual: write the VLAN ID",fieldPath=`.vlanID`
-// +kubebuilder:validation:XValidation:rule=`!has(self.vlanMode) || self.vlanMode != 'auto' || !has(self.vlanID)`,messageExpression=`"%d is given, but vlanMode is auto, which finds it out: leave vlanID out, or write vlanMode: manual".format([self.vlanID])`,fieldPath=`.vlanID`
+// +kubebuilder:validation:XValidation:rule=`!has(self.vlanMode) || self.vlanMode != 'auto' || !has(self.vlanID)`,messageExpression=`"%d is set, but vlanMode is auto: omit vlanID, or write vlanMode: manual".format([self.vlanID])`,fieldPath=`.vlanID`
 // +kubebuilder:validation:XValidation:rule=`has(self.vlanMode) || has(self.vlanID)`,message="is missing, and so is vlanMode: write the VLAN ID, or vlanMode: auto",fieldPath=`.vlanID`
 type VlanConfig struct {
 	MasterConfig `json:",inline"`
@@ -197,8 +197,8 @@ type IPoIBConfig struct {
 	// Master is the node's InfiniBand interface, e.g. "ib0".
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=64
-	// +kubebuilder:validation:XValidation:rule=`self.matches('^[^/:\\s]+$')`,messageExpression=`"'" + self + "' is not the name of an interface; write one as 'ip link' shows it"`
-	// +kubebuilder:validation:XValidation:rule=`bytes(self).size() <= 15`,messageExpression=`"'" + self + "' is longer than the 15 bytes that the name of an interface has; write one as 'ip link' shows it"`
+	// +kubebuilder:validation:XValidation:rule=`self.matches('^[^/:\\s]+$')`,messageExpression=`"'" + self + "' is not an interface name; copy the name from 'ip link'"`
+	// +kubebuilder:validation:XValidation:rule=`bytes(self).size() <= 15`,messageExpression=`"'" + self + "' is longer than 15 bytes, the limit for interface names; copy the name from 'ip link'"`
 	Master string `json:"master"`
 
 	// IPPools lists the attachment's pools.
@@ -208,8 +208,8 @@ type IPoIBConfig struct {
 
 // Trunk is either one VLAN ID (id) or a range of VLAN IDs (minID to maxID).
 //
-// +kubebuilder:validation:XValidation:rule=`has(self.id) != (has(self.minID) || has(self.maxID))`,message="holds neither id nor a range, or both: write id, or minID and maxID"
-// +kubebuilder:validation:XValidation:rule=`has(self.minID) == has(self.maxID) && (!has(self.minID) || self.minID <= self.maxID)`,message="is not a range: write minID and maxID, the lower first"
+// +kubebuilder:validation:XValidation:rule=`has(self.id) != (has(self.minID) || has(self.maxID))`,message="needs either id or a range: write id, or minID and maxID"
+// +kubebuilder:validation:XValidation:rule=`has(self.minID) == has(self.maxID) && (!has(self.minID) || self.minID <= self.maxID)`,message="is not a range: write minID and maxID, with minID <= maxID"
 type Trunk struct {
 	// MinID is the first VLAN ID of a range.
 	// +kubebuilder:validation:Minimum=0

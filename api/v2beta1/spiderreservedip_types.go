@@ -6,7 +6,7 @@ import (
 
 // SpiderReservedIPSpec lists the addresses that no pool hands out.
 //
-// +kubebuilder:validation:XValidation:rule=`!has(self.ips) || self.ips.size() == 0 || self.ips.all(r, r.split('-', 2).all(a, !isIP(a) || ip(a).family() == (has(self.ipVersion) ? self.ipVersion : isIP(self.ips[0].split('-', 2)[0]) ? ip(self.ips[0].split('-', 2)[0]).family() : ip(a).family())))`,messageExpression=`"'" + self.ips.filter(r, r.split('-', 2).exists(a, isIP(a) && ip(a).family() != (has(self.ipVersion) ? self.ipVersion : ip(self.ips[0].split('-', 2)[0]).family())))[0] + "' is not IPv" + ((has(self.ipVersion) ? self.ipVersion : ip(self.ips[0].split('-', 2)[0]).family()) == 4 ? "4" : "6") + (has(self.ipVersion) ? ", as ipVersion says" : ", as the first entry is") + "; make one object for each IP version"`,fieldPath=`.ips`
+// +kubebuilder:validation:XValidation:rule=`!has(self.ips) || self.ips.size() == 0 || self.ips.all(r, r.split('-', 2).all(a, !isIP(a) || ip(a).family() == (has(self.ipVersion) ? self.ipVersion : isIP(self.ips[0].split('-', 2)[0]) ? ip(self.ips[0].split('-', 2)[0]).family() : ip(a).family())))`,messageExpression=`"'" + self.ips.filter(r, r.split('-', 2).exists(a, isIP(a) && ip(a).family() != (has(self.ipVersion) ? self.ipVersion : ip(self.ips[0].split('-', 2)[0]).family())))[0] + "' is not IPv" + ((has(self.ipVersion) ? self.ipVersion : ip(self.ips[0].split('-', 2)[0]).family()) == 4 ? "4" : "6") + (has(self.ipVersion) ? ", the value of ipVersion" : ", the version of the first entry") + "; create one object per IP version"`,fieldPath=`.ips`
 type SpiderReservedIPSpec struct {
 	// IPVersion is 4 or 6. The default is the IP version of ips.
 	// +optional

@@ -46,9 +46,9 @@ func TestSchemaOfInterfaceNames(t *testing.T) {
 	nic := func(name string) string { return fmt.Sprintf(`{podDefaultRouteNIC: %q}`, name) }
 	judge(t, kubetest.Client(t), "SpiderCoordinator", []judged{
 		{"as long as can be", nic(longest), ""},
-		{"too long", nic(long), "spec.podDefaultRouteNIC: Invalid value: \"" + long + "\": '" + long + "' is longer than the 15 bytes that the name of an interface has; write one as 'eth0' or 'net1'"},
-		{"two-byte letters", nic(twoByteLetters), "is longer than the 15 bytes that the name of an interface has"},
-		{"slash", nic("a/b"), "spec.podDefaultRouteNIC: Invalid value: \"a/b\": 'a/b' is not the name of an interface of a pod; write one as 'eth0' or 'net1'"},
+		{"too long", nic(long), "spec.podDefaultRouteNIC: Invalid value: \"" + long + "\": '" + long + "' is longer than 15 bytes, the limit for interface names; use a name such as 'eth0' or 'net1'"},
+		{"two-byte letters", nic(twoByteLetters), "is longer than 15 bytes, the limit for interface names"},
+		{"slash", nic("a/b"), "spec.podDefaultRouteNIC: Invalid value: \"a/b\": 'a/b' is not an interface name, such as 'eth0' or 'net1'"},
 	})
 }
 
@@ -104,7 +104,7 @@ func TestIPVersionDoesNotChange(t *testing.T) {
 	pool.Spec.IPVersion, subnet.Spec.IPVersion = new(int64(4)), new(int64(4))
 	kubetest.Create(t, c, pool, subnet)
 	pool.Spec.IPVersion, subnet.Spec.IPVersion = new(int64(6)), new(int64(6))
-	const want = "spec.ipVersion: Invalid value: 6 is not the IP version of subnet '10.72.0.0/24'; leave ipVersion out"
+	const want = "spec.ipVersion: Invalid value: 6 is not the IP version of subnet '10.72.0.0/24'; omit ipVersion"
 	refused(t, c.Update(t.Context(), pool), want)
 	refused(t, c.Update(t.Context(), subnet), want)
 }
