@@ -19,7 +19,7 @@ import (
 	"spiderpool.dev/spiderpool/internal/wire"
 )
 
-// arguments are the words of a command: names, and key=value options.
+// arguments are the words after a command: names and key=value options, e.g. "a if=net1".
 type arguments struct {
 	names   []string
 	options map[string]string
@@ -46,7 +46,7 @@ func (a arguments) list(key string) []string {
 	return strings.Split(a.options[key], ",")
 }
 
-// commands is what a script can say.
+// commands are the commands of a script. README.md explains each with an example.
 var commands = map[string]struct {
 	usage string
 	run   func(*stage, arguments) error
@@ -58,15 +58,15 @@ var commands = map[string]struct {
 	"add":        {"add POD [if=eth0] [container=POD] [uid=…] [node=…] [ipv4=POOL,…] [ipv6=POOL,…] [clean=true] [master=LINK]", add},
 	"check":      {"check POD IP… [if=eth0] [container=POD]", check},
 	"del":        {"del POD [if=eth0] [container=POD] [node=…]", del},
-	"kill":       {"kill POD: remove the object", kill},
-	"again":      {"again POD [node=…]: the pod is made anew, with another UID", again},
+	"kill":       {"kill POD: delete the pod object", kill},
+	"again":      {"again POD [node=…]: replace the pod by a new one with another UID", again},
 	"conflict":   {"conflict POD IP MAC [if=eth0] [container=POD]", conflict},
 	"gc":         {"gc NODE [valid=CONTAINER,…]", gc},
-	"sandbox":    {"sandbox NODE CONTAINER [of=POD]: the runtime has it", sandbox},
+	"sandbox":    {"sandbox NODE CONTAINER [of=POD]: add a sandbox to the runtime", sandbox},
 	"notready":   {"notready NODE", func(s *stage, a arguments) error { s.SetNodeReady(a.name(0), false); return nil }},
 	"finish":     {"finish POD Succeeded|Failed", finish},
-	"terminate":  {"terminate POD DURATION: it is deleted, and has the time to end", terminate},
-	"addressless": {"addressless POD: its status shows no address", func(s *stage, a arguments) error {
+	"terminate":  {"terminate POD DURATION: delete the pod with this grace period", terminate},
+	"addressless": {"addressless POD: remove the address from the pod's status", func(s *stage, a arguments) error {
 		p, err := s.pod(a.name(0))
 		if err == nil {
 			p.State.HasAddress = false
@@ -74,25 +74,25 @@ var commands = map[string]struct {
 		return err
 	}},
 	"runtime":    {"runtime NODE away|back", func(s *stage, a arguments) error { s.SetRuntimeAway(a.name(0), a.name(1) == "away"); return nil }},
-	"reclaim":    {"reclaim NODE [zombies=ready,notready] [delay=DURATION] [addressless=true] [fixed=off]: its agent takes back", doReclaim},
-	"sweep":      {"sweep [zombies=ready,notready] [delay=DURATION] [addressless=true] [fixed=off]: the controller takes back", sweep},
+	"reclaim":    {"reclaim NODE [zombies=ready,notready] [delay=DURATION] [addressless=true] [fixed=off]: the node's agent reclaims", doReclaim},
+	"sweep":      {"sweep [zombies=ready,notready] [delay=DURATION] [addressless=true] [fixed=off]: the controller reclaims", sweep},
 	"deletenode": {"deletenode NODE", deleteNode},
-	"fence":      {"fence NODE: it gets the taint node.kubernetes.io/out-of-service", fence},
-	"scale":      {"scale STATEFULSET REPLICAS: it is there, with so many", scale},
+	"fence":      {"fence NODE: add the taint node.kubernetes.io/out-of-service", fence},
+	"scale":      {"scale STATEFULSET REPLICAS: create or scale the StatefulSet", scale},
 	"deleteset":  {"deleteset STATEFULSET", deleteSet},
-	"pool":       {"pool NAME: the status that the controller gives it", status},
-	"restart":    {"restart NODE: the agent is killed and started", restart},
-	"replay":     {"replay NODE: releases that are on disk are tried", replay},
+	"pool":       {"pool NAME: print the pool's status", status},
+	"restart":    {"restart NODE: kill and start the agent", restart},
+	"replay":     {"replay NODE: retry the releases kept on disk", replay},
 	"repair":     {"repair NODE", func(s *stage, a arguments) error { s.Service(a.name(0)).Repair(context.Background()); return nil }},
 	"api":        {"api away|back", func(s *stage, a arguments) error { s.SetAway(a.name(0) == "away"); return nil }},
 	"advance":    {"advance DURATION", advance},
-	"fill":       {"fill POD… N: N pods like POD get addresses", fill},
+	"fill":       {"fill POD… N: run ADD for N copies of the pods", fill},
 	"leases":     {"leases", leases},
 	"endpoint":   {"endpoint NAME", endpoint},
-	"unshow":     {"unshow NAME: somebody deletes the endpoint", func(s *stage, a arguments) error { s.DeleteEndpoint("default/" + a.name(0)); return nil }},
+	"unshow":     {"unshow NAME: delete the endpoint", func(s *stage, a arguments) error { s.DeleteEndpoint("default/" + a.name(0)); return nil }},
 }
 
-// play runs the script and returns what it said.
+// play runs the script and returns its output.
 func play(t *testing.T, files map[string]*txtar.File) (string, error) {
 	sections := map[string]string{}
 	for name, file := range files {
@@ -111,7 +111,7 @@ func play(t *testing.T, files map[string]*txtar.File) (string, error) {
 		}
 		command, ok := commands[words[0]]
 		if !ok {
-			return s.out.String(), fmt.Errorf("line %d: there is no command %q", i+1, words[0])
+			return s.out.String(), fmt.Errorf("line %d: unknown command %q", i+1, words[0])
 		}
 		fmt.Fprintf(&s.out, "> %s\n", strings.Join(words, " "))
 		if err := command.run(s, parse(words[1:])); errors.Is(err, errUsage) {
@@ -142,8 +142,8 @@ func (s *stage) say(format string, values ...any) {
 	fmt.Fprintf(&s.out, "  "+format+"\n", values...)
 }
 
-// sayError prints an error of a request, which is an outcome, not a failure of
-// the scenario.
+// sayError prints the error of a request. Such an error is a result of the
+// command and does not fail the scenario.
 func (s *stage) sayError(err error) {
 	var failure *wire.Error
 	if errors.As(err, &failure) {
@@ -246,7 +246,7 @@ func check(s *stage, a arguments) error {
 }
 
 func del(s *stage, a arguments) error {
-	// The object may be gone when the sandbox is removed.
+	// The pod object may already be gone when its sandbox is removed.
 	p := ipam.Pod{Namespace: "default", Name: a.name(0)}
 	node := defaultNode
 	if known, err := s.pod(a.name(0)); err == nil {
@@ -367,7 +367,7 @@ func advance(s *stage, a arguments) error {
 	return nil
 }
 
-// fill adds pods like the named ones, in turn, each of which gets an address or an error.
+// fill runs ADD for new pods, copies of the named pods in turn, and counts addresses and errors.
 func fill(s *stage, a arguments) error {
 	n := len(a.names) - 1
 	var count int
@@ -395,13 +395,13 @@ func fill(s *stage, a arguments) error {
 		}
 		for _, address := range reply.Addresses {
 			if given[address.Prefix.Addr().String()] {
-				return fmt.Errorf("%s was given twice", address.Prefix.Addr())
+				return fmt.Errorf("%s was allocated twice", address.Prefix.Addr())
 			}
 			given[address.Prefix.Addr().String()] = true
 		}
 	}
 	s.TakeEvents()
-	s.say("%d addresses given, %d pods turned away", len(given), failed)
+	s.say("%d addresses allocated, %d pods without", len(given), failed)
 	return nil
 }
 

@@ -16,18 +16,18 @@ import (
 	"spiderpool.dev/spiderpool/internal/reclaim"
 )
 
-// controlled is what the controller sees and agents do not.
+// controlled is the cluster state read by the controller only.
 type controlled struct {
-	deleted, fenced map[string]bool // nodes
-	replicas        map[string]int  // of StatefulSets; of one that is not here there is none
+	deleted, fenced map[string]bool // by node
+	replicas        map[string]int  // by StatefulSet; a deleted one has no key
 }
 
-// status prints what the controller writes into the status of a pool, but for its
+// status prints the status that the controller writes for a pool, without the
 // conditions.
 func status(s *stage, a arguments) error {
 	o, ok := s.pools[a.name(0)]
 	if !ok {
-		return fmt.Errorf("there is no pool %q", a.name(0))
+		return fmt.Errorf("unknown pool %q", a.name(0))
 	}
 	o = o.DeepCopy()
 	var leases []lease.Lease
@@ -49,7 +49,7 @@ func status(s *stage, a arguments) error {
 	return nil
 }
 
-// policyOf is what the switches of ipam.gc allow that a command names.
+// policyOf reads the switches of ipam.gc from the options of a command.
 func policyOf(a arguments) (reclaim.Policy, error) {
 	delay, err := time.ParseDuration(a.or("delay", "0s"))
 	if err != nil {
@@ -89,8 +89,8 @@ func deleteSet(s *stage, a arguments) error {
 	return nil
 }
 
-// sweep has the controller look at every block. Agents are not told of what it
-// writes: they find out when they meet it.
+// sweep runs one pass of the controller over all blocks. Agents get no
+// notification of its writes; their next write conflicts and they read again.
 func sweep(s *stage, a arguments) error {
 	policy, err := policyOf(a)
 	if err != nil {
@@ -111,7 +111,7 @@ func sweep(s *stage, a arguments) error {
 	return nil
 }
 
-// facts are what the controller reads about a lease. It asks no agent.
+// facts returns the controller's knowledge about a lease. It needs no agent.
 func (s *stage) facts(l lease.Lease) reclaim.Facts {
 	f := reclaim.Facts{
 		Pod:   reclaim.Pod{Presence: reclaim.Gone},

@@ -1,12 +1,11 @@
-// Package scenarios runs the *.txtar files of its directory: pools, pods and
-// operations on the one hand, addresses, errors, events and endpoints on the other.
-//
-// A file has the sections "cluster" (resources in YAML), "script" (one command a
-// line, see the table in command_test.go), further resources that the script
-// applies by name, and "output": what the commands say. `go test ./test/scenarios
-// -update` writes the outputs anew. The use cases are the agent's, the controller
-// has its decisions and the status of pools, the API server is in memory
+// Package scenarios runs the *.txtar files in its directory against the agent's
+// use cases and the controller's decisions, with the API server in memory
 // (ipamtest.World).
+//
+// A file has these sections: "cluster" with Kubernetes resources in YAML,
+// "script" with one command per line, "output" with the output of the commands,
+// and further sections of resources for the command apply. README.md explains
+// the commands. `go test ./test/scenarios -update` rewrites the outputs.
 package scenarios
 
 import (
@@ -20,7 +19,7 @@ import (
 	"golang.org/x/tools/txtar"
 )
 
-var update = flag.Bool("update", false, "write the outputs of the scenarios")
+var update = flag.Bool("update", false, "rewrite the outputs of the scenarios")
 
 func TestScenarios(t *testing.T) {
 	files, err := filepath.Glob("*.txtar")
@@ -28,7 +27,7 @@ func TestScenarios(t *testing.T) {
 		t.Fatal(err)
 	}
 	if len(files) == 0 {
-		t.Fatal("no scenarios")
+		t.Fatal("no *.txtar file in this directory")
 	}
 	for _, file := range files {
 		t.Run(strings.TrimSuffix(file, ".txtar"), func(t *testing.T) {
@@ -70,14 +69,14 @@ func runFile(t *testing.T, file string) {
 		return
 	}
 	if output == nil {
-		t.Fatalf("%s has no section \"output\"; run with -update and read what it writes", file)
+		t.Fatalf("%s has no section \"output\"; run with -update and review the result", file)
 	}
 	if want := string(output.Data); got != want {
-		t.Errorf("%s: the output differs (-update writes it anew)\n%s", file, difference(want, got))
+		t.Errorf("%s: the output differs (-update rewrites it)\n%s", file, difference(want, got))
 	}
 }
 
-// difference shows the first line that differs and what surrounds it.
+// difference shows the first differing line with its context.
 func difference(want, got string) string {
 	wants, gots := strings.Split(want, "\n"), strings.Split(got, "\n")
 	i := 0

@@ -20,10 +20,10 @@ import (
 	"spiderpool.dev/spiderpool/internal/pool"
 )
 
-// defaultNode is where pods run that do not say otherwise.
+// defaultNode is the node of pods without spec.nodeName.
 const defaultNode = "n1"
 
-// stage is a world with what the script says about it.
+// stage is the in-memory cluster of a scenario, with the resources of its sections.
 type stage struct {
 	*ipamtest.World
 	sections map[string]string
@@ -42,11 +42,11 @@ func newStage(sections map[string]string) *stage {
 	}
 }
 
-// apply takes the resources of a section into the world.
+// apply adds the resources of a section to the cluster.
 func (s *stage) apply(section string) error {
 	text, ok := s.sections[section]
 	if !ok {
-		return fmt.Errorf("there is no section %q", section)
+		return fmt.Errorf("no section %q", section)
 	}
 	for document := range strings.SplitSeq("\n"+text, "\n---") {
 		if strings.TrimSpace(document) == "" {
@@ -81,7 +81,7 @@ func (s *stage) applyOne(document []byte) error {
 	case "Pod":
 		return decoded(document, s.applyPod)
 	}
-	return fmt.Errorf("kind %q is not known here", kind.Kind)
+	return fmt.Errorf("kind %q is not supported in scenarios", kind.Kind)
 }
 
 func decoded[T any](document []byte, apply func(*T) error) error {
@@ -92,7 +92,7 @@ func decoded[T any](document []byte, apply func(*T) error) error {
 	return apply(object)
 }
 
-// unlabelled marks a pool that the controller has not seen yet.
+// unlabelled is the annotation of a pool not yet labelled by the controller.
 const unlabelled = "scenario/unlabelled"
 
 func (s *stage) applyPool(o *v2beta1.SpiderIPPool) error {
@@ -127,7 +127,8 @@ func (s *stage) allReserved() ipset.Set {
 	return ipset.Union(all...)
 }
 
-// applyNode reads a node; the annotation scenario/LINK gives a link its networks.
+// applyNode adds a node. The annotation scenario/LINK lists the subnets of the
+// link, e.g. scenario/ens5: 10.1.0.2/16,fd00::2/64.
 func (s *stage) applyNode(o *corev1.Node) error {
 	s.SetNode(pool.NodeFacts{Name: o.Name, Labels: o.Labels})
 	for name, value := range o.Annotations {
@@ -175,7 +176,7 @@ func (s *stage) applyPod(o *corev1.Pod) error {
 	if len(o.OwnerReferences) > 0 {
 		owner := o.OwnerReferences[0]
 		p.Owner = ipam.Controller{APIVersion: owner.APIVersion, Kind: owner.Kind, Name: owner.Name, UID: string(owner.UID)}
-		// A second one stands for the owner of the first.
+		// A second owner reference is the owner of the first owner.
 		if len(o.OwnerReferences) > 1 {
 			top := o.OwnerReferences[1]
 			p.Top = ipam.Controller{APIVersion: top.APIVersion, Kind: top.Kind, Name: top.Name}
@@ -186,14 +187,14 @@ func (s *stage) applyPod(o *corev1.Pod) error {
 	return nil
 }
 
-// pod finds a pod by "name" or "namespace/name".
+// pod finds a pod by "name" or "namespace/name". The default namespace is "default".
 func (s *stage) pod(key string) (*ipamtest.WorldPod, error) {
 	if !strings.Contains(key, "/") {
 		key = "default/" + key
 	}
 	p, ok := s.Pod(key)
 	if !ok {
-		return nil, fmt.Errorf("there is no pod %s", key)
+		return nil, fmt.Errorf("no pod %s", key)
 	}
 	return p, nil
 }
