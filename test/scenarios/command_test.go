@@ -51,31 +51,44 @@ var commands = map[string]struct {
 	usage string
 	run   func(*stage, arguments) error
 }{
-	"option":     {"option statefulset|kubevirt|ipv4-off|ipv6-off|default-network=NS/NAME", option},
-	"apply":      {"apply SECTION", func(s *stage, a arguments) error { return s.apply(a.name(0)) }},
-	"unreserve":  {"unreserve SPIDERRESERVEDIP", unreserve},
-	"deletepool": {"deletepool NAME", func(s *stage, a arguments) error { s.DeletePool(a.name(0)); return nil }},
-	"add":        {"add POD [if=eth0] [container=POD] [uid=…] [node=…] [ipv4=POOL,…] [ipv6=POOL,…] [clean=true] [master=LINK]", add},
-	"check":      {"check POD IP… [if=eth0] [container=POD]", check},
-	"del":        {"del POD [if=eth0] [container=POD] [node=…]", del},
-	"kill":       {"kill POD: delete the pod object", kill},
-	"again":      {"again POD [node=…]: replace the pod by a new one with another UID", again},
-	"conflict":   {"conflict POD IP MAC [if=eth0] [container=POD]", conflict},
-	"gc":         {"gc NODE [valid=CONTAINER,…]", gc},
-	"sandbox":    {"sandbox NODE CONTAINER [of=POD]: add a sandbox to the runtime", sandbox},
-	"notready":   {"notready NODE", func(s *stage, a arguments) error { s.SetNodeReady(a.name(0), false); return nil }},
-	"finish":     {"finish POD Succeeded|Failed", finish},
-	"terminate":  {"terminate POD DURATION: delete the pod with this grace period", terminate},
-	"addressless": {"addressless POD: remove the address from the pod's status", func(s *stage, a arguments) error {
-		p, err := s.pod(a.name(0))
-		if err == nil {
-			p.State.HasAddress = false
-		}
-		return err
+	"option":    {"option statefulset|kubevirt|ipv4-off|ipv6-off|default-network=NS/NAME", option},
+	"apply":     {"apply SECTION", func(s *stage, a arguments) error { return s.apply(a.name(0)) }},
+	"unreserve": {"unreserve SPIDERRESERVEDIP", unreserve},
+	"deleteendpoint": {"deleteendpoint NAME", func(s *stage, a arguments) error {
+		s.DeleteEndpoint("default/" + a.name(0))
+		return nil
 	}},
-	"runtime":    {"runtime NODE away|back", func(s *stage, a arguments) error { s.SetRuntimeAway(a.name(0), a.name(1) == "away"); return nil }},
-	"reclaim":    {"reclaim NODE [zombies=ready,notready] [delay=DURATION] [addressless=true] [fixed=off]: the node's agent reclaims", doReclaim},
-	"sweep":      {"sweep [zombies=ready,notready] [delay=DURATION] [addressless=true] [fixed=off]: the controller reclaims", sweep},
+	"deletepool": {"deletepool NAME", func(s *stage, a arguments) error { s.DeletePool(a.name(0)); return nil }},
+	"add": {
+		"add POD [if=eth0] [container=POD] [uid=…] [node=…] [ipv4=POOL,…] [ipv6=POOL,…] [clean=true] [master=LINK]",
+		add,
+	},
+	"check":    {"check POD IP… [if=eth0] [container=POD]", check},
+	"del":      {"del POD [if=eth0] [container=POD] [node=…]", del},
+	"kill":     {"kill POD: delete the pod object", kill},
+	"recreate": {"recreate POD [node=…]: replace the pod by a new one with another UID", recreate},
+	"conflict": {"conflict POD IP MAC [if=eth0] [container=POD]", conflict},
+	"gc":       {"gc NODE [valid=CONTAINER,…]", gc},
+	"sandbox":  {"sandbox NODE CONTAINER [of=POD]: add a sandbox to the runtime", sandbox},
+	"notready": {"notready NODE", func(s *stage, a arguments) error {
+		s.SetNodeReady(a.name(0), false)
+		return nil
+	}},
+	"finish":      {"finish POD Succeeded|Failed", finish},
+	"terminate":   {"terminate POD DURATION: delete the pod with this grace period", terminate},
+	"addressless": {"addressless POD: remove the address from the pod's status", addressless},
+	"runtime": {"runtime NODE away|back", func(s *stage, a arguments) error {
+		s.SetRuntimeAway(a.name(0), a.name(1) == "away")
+		return nil
+	}},
+	"reclaim": {
+		"reclaim NODE [zombies=ready,notready] [delay=DURATION] [addressless=true] [fixed=off]: the node's agent reclaims",
+		doReclaim,
+	},
+	"sweep": {
+		"sweep [zombies=ready,notready] [delay=DURATION] [addressless=true] [fixed=off]: the controller reclaims",
+		sweep,
+	},
 	"deletenode": {"deletenode NODE", deleteNode},
 	"fence":      {"fence NODE: add the taint node.kubernetes.io/out-of-service", fence},
 	"scale":      {"scale STATEFULSET REPLICAS: create or scale the StatefulSet", scale},
@@ -83,13 +96,18 @@ var commands = map[string]struct {
 	"pool":       {"pool NAME: print the pool's status", status},
 	"restart":    {"restart NODE: kill and start the agent", restart},
 	"replay":     {"replay NODE: retry the releases kept on disk", replay},
-	"repair":     {"repair NODE", func(s *stage, a arguments) error { s.Service(a.name(0)).Repair(context.Background()); return nil }},
-	"api":        {"api away|back", func(s *stage, a arguments) error { s.SetAway(a.name(0) == "away"); return nil }},
-	"advance":    {"advance DURATION", advance},
-	"fill":       {"fill POD… N: run ADD for N copies of the pods", fill},
-	"leases":     {"leases", leases},
-	"endpoint":   {"endpoint NAME", endpoint},
-	"unshow":     {"unshow NAME: delete the endpoint", func(s *stage, a arguments) error { s.DeleteEndpoint("default/" + a.name(0)); return nil }},
+	"repair": {"repair NODE", func(s *stage, a arguments) error {
+		s.Service(a.name(0)).Repair(context.Background())
+		return nil
+	}},
+	"api": {"api away|back", func(s *stage, a arguments) error {
+		s.SetAway(a.name(0) == "away")
+		return nil
+	}},
+	"advance":  {"advance DURATION", advance},
+	"fill":     {"fill POD… N: run ADD for N copies of the pods", fill},
+	"leases":   {"leases", leases},
+	"endpoint": {"endpoint NAME", endpoint},
 }
 
 // play runs the script and returns its output.
@@ -269,16 +287,16 @@ func kill(s *stage, a arguments) error {
 	return nil
 }
 
-func again(s *stage, a arguments) error {
+func recreate(s *stage, a arguments) error {
 	p, err := s.pod(a.name(0))
 	if err != nil {
 		return err
 	}
-	anew := *p
+	fresh := *p
 	s.uids++
-	anew.UID = fmt.Sprintf("uid-%d", s.uids)
-	anew.Node = a.or("node", p.Node)
-	s.SetPod(anew)
+	fresh.UID = fmt.Sprintf("uid-%d", s.uids)
+	fresh.Node = a.or("node", p.Node)
+	s.SetPod(fresh)
 	return nil
 }
 
@@ -319,6 +337,14 @@ func finish(s *stage, a arguments) error {
 	p, err := s.pod(a.name(0))
 	if err == nil {
 		p.State.Phase = a.name(1)
+	}
+	return err
+}
+
+func addressless(s *stage, a arguments) error {
+	p, err := s.pod(a.name(0))
+	if err == nil {
+		p.State.HasAddress = false
 	}
 	return err
 }
