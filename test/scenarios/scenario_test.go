@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -87,4 +88,16 @@ func difference(want, got string) string {
 		return strings.Join(lines[max(0, min(i, len(lines))-3):min(len(lines), i+4)], "\n")
 	}
 	return fmt.Sprintf("from line %d, want:\n%s\n\ngot:\n%s", i+1, show(wants), show(gots))
+}
+
+func TestReadmeListsEveryCommand(t *testing.T) {
+	readme, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name := range commands {
+		if !regexp.MustCompile("(?m)^\\| `" + name + "[ `]").Match(readme) {
+			t.Errorf("README.md does not explain the command %q", name)
+		}
+	}
 }
