@@ -4,12 +4,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"go/ast"
 	"go/parser"
 	"go/token"
 	"io"
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -75,47 +77,6 @@ func anyInside(path string, prefixes []string) bool {
 	return slices.ContainsFunc(prefixes, func(prefix string) bool { return inside(path, prefix) })
 }
 
-// layers are the product's packages from the bottom to the top: a package
-// imports packages of its own layer and of the layers below, nothing above.
-// A package that is in no layer fails the test, so that it is placed on purpose.
-var layers = [][]string{
-	{"api"},
-	{"internal/ipset", "internal/pool", "internal/lease", "internal/reclaim", "internal/netplan", "internal/wire"},
-	{"internal/ipam"},
-	{"internal/kube", "internal/linux", "internal/rpc", "internal/cloud"},
-	{"internal/config"},
-	{"internal/agent", "internal/controller", "internal/admission", "internal/cni", "internal/cli", "internal/install"},
-	{"internal/archtest", "cmd", "charts", "hack", "test"},
-}
-
-func layerOf(path string) (int, bool) {
-	relative := strings.TrimPrefix(path, module+"/")
-	for i, packages := range layers {
-		if anyInside(relative, packages) {
-			return i, true
-		}
-	}
-	return 0, false
-}
-
-func TestImportsPointDown(t *testing.T) {
-	for _, p := range list(t) {
-		from, ok := layerOf(p.ImportPath)
-		if !ok {
-			t.Errorf("%s is in no layer: place it in the table of this test", p.ImportPath)
-			continue
-		}
-		for _, imported := range p.Imports {
-			if !inside(imported, module) {
-				continue
-			}
-			if to, ok := layerOf(imported); ok && to > from {
-				t.Errorf("%s imports %s, which is above it", p.ImportPath, imported)
-			}
-		}
-	}
-}
-
 // rules forbid dependencies, also indirect ones, with the reason.
 var rules = []struct {
 	packages []string // below the module
@@ -130,7 +91,7 @@ var rules = []struct {
 		"a client of the API needs apimachinery and nothing else",
 	},
 	{
-		[]string{"internal/ipset", "internal/pool", "internal/lease", "internal/reclaim", "internal/netplan", "internal/wire"},
+		decisions.packages,
 		[]string{"go4.org/netipx"},
 		"decisions are values and functions: no I/O, clock, Kubernetes or netlink",
 	},
@@ -154,17 +115,76 @@ func TestPureLayersStayPure(t *testing.T) {
 	}
 }
 
-// pureStandard are the packages that decisions must not import directly: they
-// are I/O, or read the clock or chance behind the caller's back.
-var impureStandard = []string{"os", "net", "net/http", "syscall", "os/exec", "io/fs", "math/rand", "crypto/rand", "log", "log/slog"}
+// impureStandard are the packages that decisions must not import directly: they do I/O, or draw random numbers.
+var impureStandard = []string{"os", "net/http", "syscall", "os/exec", "io/fs", "math/rand", "math/rand/v2", "crypto/rand", "log", "log/slog"}
+
+// impureNames are prefixes of names that decisions must not use, by package. The rest of these packages is pure,
+// for example net.ParseMAC and time.Duration.
+var impureNames = map[string][]string{
+	"net":  {"Dial", "Listen", "Interface", "Lookup", "Resolve"},
+	"time": {"Now", "Since", "Until", "Sleep", "After", "Tick", "NewTimer", "NewTicker"},
+}
 
 func TestDecisionsDoNoIO(t *testing.T) {
-	for _, p := range list(t, layers[1]...) {
+	for _, p := range list(t, decisions.packages...) {
 		for _, imported := range p.Imports {
 			if slices.Contains(impureStandard, imported) {
 				t.Errorf("%s imports %s: a decision does no I/O", p.ImportPath, imported)
 			}
 		}
+		for _, file := range p.GoFiles {
+			set := token.NewFileSet()
+			parsed, err := parser.ParseFile(set, filepath.Join(p.Dir, file), nil, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, use := range impureUses(parsed) {
+				t.Errorf("%s uses %s.%s: a decision does no I/O and gets the time from its caller", set.Position(use.Pos()), use.X, use.Sel)
+			}
+		}
+	}
+}
+
+// impureUses returns the uses of impureNames in a file.
+func impureUses(file *ast.File) (uses []*ast.SelectorExpr) {
+	prefixes := map[string][]string{} // by the name of the package in the file
+	for _, spec := range file.Imports {
+		path, _ := strconv.Unquote(spec.Path.Value)
+		name := path
+		if spec.Name != nil {
+			name = spec.Name.Name
+		}
+		prefixes[name] = impureNames[path]
+	}
+	ast.Inspect(file, func(n ast.Node) bool {
+		if selector, ok := n.(*ast.SelectorExpr); ok {
+			if name, ok := selector.X.(*ast.Ident); ok && slices.ContainsFunc(prefixes[name.Name], func(prefix string) bool {
+				return strings.HasPrefix(selector.Sel.Name, prefix)
+			}) {
+				uses = append(uses, selector)
+			}
+		}
+		return true
+	})
+	return uses
+}
+
+func TestImpureUsesAreFound(t *testing.T) {
+	const source = `package p
+import (clock "time"; "net")
+var _, _ = net.ParseMAC("")
+var _ net.Dialer
+var _ = clock.Now().Add(clock.Second)`
+	file, err := parser.ParseFile(token.NewFileSet(), "p.go", source, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, use := range impureUses(file) {
+		got = append(got, fmt.Sprint(use.X, ".", use.Sel))
+	}
+	if want := []string{"net.Dialer", "clock.Now"}; !slices.Equal(got, want) {
+		t.Errorf("found %v, want %v", got, want)
 	}
 }
 
@@ -186,22 +206,11 @@ func TestCNIBinariesLinkNoKubernetes(t *testing.T) {
 func TestMainsAreWiring(t *testing.T) {
 	for _, p := range list(t, "cmd") {
 		for _, file := range p.GoFiles {
-			if lines := countLines(t, filepath.Join(p.Dir, file)); lines > 40 {
+			if lines := parse(t, filepath.Join(p.Dir, file)).lines; lines > 40 {
 				t.Errorf("%s/%s has %d lines; a main is wiring, 40 lines at most", p.ImportPath, file, lines)
 			}
 		}
 	}
-}
-
-func countLines(t *testing.T, path string) int {
-	t.Helper()
-	set := token.NewFileSet()
-	if _, err := parser.ParseFile(set, path, nil, 0); err != nil {
-		t.Fatal(err)
-	}
-	var lines int
-	set.Iterate(func(f *token.File) bool { lines = f.LineCount(); return false })
-	return lines
 }
 
 func TestEveryPackageOpensWithItsContract(t *testing.T) {

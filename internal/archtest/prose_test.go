@@ -77,7 +77,7 @@ func readTree(root string) ([]passage, error) {
 		switch name := d.Name(); {
 		case err != nil:
 			return err
-		case d.IsDir() && path != root && (strings.HasPrefix(name, ".") || slices.Contains([]string{"bin", "testdata", "crds", "node_modules", "vendor"}, name)):
+		case d.IsDir() && path != root && (skippedDirectory(name) || name == "crds"):
 			return filepath.SkipDir
 		case !d.Type().IsRegular() || proseReader(name) == nil:
 			return nil
@@ -95,6 +95,11 @@ func readTree(root string) ([]passage, error) {
 		return err
 	})
 	return all, err
+}
+
+// skippedDirectory reports whether a directory holds no sources written by hand.
+func skippedDirectory(name string) bool {
+	return strings.HasPrefix(name, ".") || slices.Contains([]string{"bin", "testdata", "node_modules", "vendor"}, name)
 }
 
 // readProse returns the passages of one file.
