@@ -1,4 +1,4 @@
-// Package charts tests the Helm chart below it: that its values are those of
-// the public interface, that it renders what it rendered before, and that a real
-// API server takes what it renders. It has no code of its own.
+// Package charts tests the Helm chart in charts/spiderpool. The tests check the
+// published values and their defaults, compare the rendered manifests with golden
+// files, and apply them to a real API server. The package has no other code.
 package charts

@@ -8,11 +8,10 @@ import (
 	"testing"
 )
 
-// update is defined without a build tag so that "go test ./... -update" works
-// with any set of tags.
+// update has no build tag, so that "go test ./... -update" works with any set of tags.
 var update = flag.Bool("update", false, "write the golden files")
 
-// golden compares got with the file, or writes it.
+// golden compares got with the golden file, or writes the file if -update is set.
 func golden(t *testing.T, file string, got []byte) {
 	t.Helper()
 	if *update {
@@ -30,7 +29,7 @@ func golden(t *testing.T, file string, got []byte) {
 	}
 }
 
-// firstDifference shows where two texts part.
+// firstDifference shows the first differing line of two texts.
 func firstDifference(want, got string) string {
 	wants, gots := strings.Split(want, "\n"), strings.Split(got, "\n")
 	for i := range max(len(wants), len(gots)) {

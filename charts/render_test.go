@@ -23,10 +23,10 @@ import (
 
 func TestMain(m *testing.M) { kubetest.Main(m) }
 
-// guide are the arguments of the AWS guide.
+// guide holds the Helm arguments of the AWS guide.
 var guide = []string{"--set", "ipam.enableStatefulSet=false", "--set", "multus.multusCNI.defaultCniCRName=ipvlan-ens5"}
 
-// helm runs helm with arguments and returns what it prints.
+// helm runs helm with args and returns its output, or its error message in failure.
 func helm(t *testing.T, args ...string) (stdout []byte, failure string) {
 	t.Helper()
 	program := filepath.Join(os.Getenv("KUBEBUILDER_ASSETS"), "helm")
@@ -46,7 +46,7 @@ func helm(t *testing.T, args ...string) (stdout []byte, failure string) {
 	return out.Bytes(), ""
 }
 
-// render is the chart's output for kube-system.
+// render renders the chart for namespace kube-system.
 func render(t *testing.T, args ...string) []byte {
 	t.Helper()
 	out, failure := helm(t, append([]string{"template", "spiderpool", "spiderpool", "--namespace", "kube-system"}, args...)...)
@@ -78,7 +78,7 @@ func TestRenderedManifests(t *testing.T) {
 	}
 }
 
-// objectsOf decodes the objects of a kind.
+// objectsOf decodes the objects of one kind.
 func objectsOf[T any](t *testing.T, manifest []byte, kind string) map[string]T {
 	t.Helper()
 	found := map[string]T{}
@@ -102,7 +102,7 @@ func objectsOf[T any](t *testing.T, manifest []byte, kind string) map[string]T {
 	return found
 }
 
-// configuration is the configuration file in a manifest, as the programs read it.
+// configuration parses the configuration file in a manifest the way the programs do.
 func configuration(t *testing.T, manifest []byte) *config.File {
 	t.Helper()
 	file, err := config.Parse([]byte(objectsOf[corev1.ConfigMap](t, manifest, "ConfigMap")["spiderpool-conf"].Data["config.yaml"]))
@@ -120,11 +120,11 @@ func TestDefaultsOfChartAndProgramsAgree(t *testing.T) {
 		file.Coordinator.Spec.PolicyRoutes = nil
 	}
 	want := config.Default()
-	// The chart asks for the runtime that it mounts; the others are for agents outside of it.
+	// The chart names the one socket that it mounts; the other defaults are for agents outside the chart.
 	want.AgentProcess.CRISockets = want.AgentProcess.CRISockets[:1]
 	want.ControllerProcess.Resources.NamespacesExclude = file.ControllerProcess.Resources.NamespacesExclude
 	got, wanted := marshal(t, file), marshal(t, want)
-	// An empty list and none are the same.
+	// An empty list equals nil.
 	got = strings.NewReplacer(": []", ": null").Replace(got)
 	if got != wanted {
 		t.Error(firstDifference(wanted, got))
@@ -231,11 +231,11 @@ func TestBadValuesAreRefused(t *testing.T) {
 		"unknown key":           {"ipam.enableIPv5=true", "enableIPv5"},
 		"wrong type":            {"ipam.enableIPv4=yes", "enableIPv4"},
 		"mode":                  {"coordinator.mode=fast", "mode"},
-		"pool without subnet":   {"clusterDefaultPool.installIPv4IPPool=true", "clusterDefaultPool.ipv4Subnet is empty and clusterDefaultPool.installIPv4IPPool is true: give the subnet"},
+		"pool without subnet":   {"clusterDefaultPool.installIPv4IPPool=true", "clusterDefaultPool.ipv4Subnet is empty, but clusterDefaultPool.installIPv4IPPool is true: set the subnet"},
 		"tls without files":     {"spiderpoolController.tls.method=provided", "spiderpoolController.tls.provided.tlsC"},
 		"monitor but no metric": {"spiderpoolAgent.prometheus.serviceMonitor.install=true", "spiderpoolAgent.prometheus.enabled is false"},
-		"foreign plugin":        {"plugins.installOvsCNI=true", "does not contain the plugins that are asked for: ovs. Set plugins.image"},
-		"sriov":                 {"sriov.install=true", "does not carry the SR-IOV network operator"},
+		"foreign plugin":        {"plugins.installOvsCNI=true", "it lacks these plugins: ovs. Set plugins.image"},
+		"sriov":                 {"sriov.install=true", "does not contain the SR-IOV network operator"},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -247,7 +247,7 @@ func TestBadValuesAreRefused(t *testing.T) {
 	}
 }
 
-// kubeconfig is a file with the administrator's access to the test's API server.
+// kubeconfig writes a kubeconfig file with administrator access to the test's API server.
 func kubeconfig(t *testing.T) string {
 	t.Helper()
 	rest := kubetest.Config(t)
@@ -272,7 +272,7 @@ func TestAPIServerTakesEveryObject(t *testing.T) {
 	access := kubeconfig(t)
 	for name, args := range map[string][]string{
 		"guide": guide,
-		// What needs kinds of cert-manager and of the Prometheus operator is left out.
+		// Without the objects of kinds that cert-manager and the Prometheus operator define.
 		"most": {"-f", "testdata/everything.values.yaml",
 			"--set", "spiderpoolController.tls.method=auto",
 			"--set", "spiderpoolAgent.prometheus.serviceMonitor.install=false,spiderpoolAgent.prometheus.prometheusRule.install=false",
@@ -288,7 +288,7 @@ func TestAPIServerTakesEveryObject(t *testing.T) {
 	}
 }
 
-// The Secret that the controller made is not Helm's to take over.
+// Helm must not take over the Secret created by the controller.
 func TestUpgradeFromTheControllersCertificateToAProvidedOne(t *testing.T) {
 	base := []string{"spiderpool", "--namespace", "kube-system", "--kubeconfig", kubeconfig(t), "--no-hooks"}
 	if _, failure := helm(t, append([]string{"install", "spiderpool"}, base...)...); failure != "" {

@@ -10,11 +10,11 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// anything stands for a default that is ours to choose.
+// anything marks a default that we may change.
 var anything = struct{}{}
 
-// published are the values that users have in their files and scripts: the keys
-// cannot go and the defaults cannot change.
+// published lists the values that users have in their files and scripts. No key
+// may disappear, and no default may change.
 var published = map[string]any{
 	"global.imageRegistryOverride":                               "",
 	"global.nameOverride":                                        "",
@@ -100,11 +100,11 @@ var published = map[string]any{
 	"iaasNetworkProvider.tlsSecret.namespace":                    anything,
 }
 
-// publishedImage are the values of every image.
+// publishedImage lists the values of every image.
 var publishedImage = []string{"registry", "repository", "pullPolicy", "digest", "tag", "imagePullSecrets"}
 
-// publishedProgram are the values of the agent, the controller and, where a job
-// can have them, of spiderpool-init.
+// publishedProgram lists the values of the agent, the controller and, as far as a
+// job has them, spiderpool-init.
 var publishedProgram = []string{
 	"name", "serviceAccount", "nodeSelector", "tolerations", "affinity", "resources",
 	"extraArgs", "extraEnv", "extraVolumes", "extraVolumeMounts", "podAnnotations", "podLabels",

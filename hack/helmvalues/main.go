@@ -1,14 +1,14 @@
-// Command helmvalues writes what follows from the chart's values.yaml: the
-// schema values.schema.json and the reference docs/reference/helm-values.md.
+// Command helmvalues generates two files from the chart's values.yaml: the schema
+// values.schema.json and the reference docs/reference/helm-values.md.
 //
-// In values.yaml a comment that begins with ## titles a group; any other comment
-// describes the value below it, which may be a map or a list as a whole. Every
-// value has one. Directives stand at the end of a comment:
+// In values.yaml, a comment starting with ## is the title of a group. Any other
+// comment describes the value below it, which may be a whole map or list. Every
+// value needs a comment. A comment may end in directives:
 //
-//	@enum a|b   the value is one of these
-//	@numeric    text that may look like a number
-//	@closed     a group, and the groups below it, have no other keys
-//	@open       the opposite, below a closed group
+//	@enum a|b   the allowed values
+//	@numeric    a string that may look like a number
+//	@closed     this group and its subgroups reject unknown keys
+//	@open       this subgroup of a closed group accepts unknown keys
 package main
 
 import (
@@ -25,7 +25,7 @@ const (
 )
 
 func main() {
-	out := flag.String("out", ".", "directory to write into, laid out as the repository")
+	out := flag.String("out", ".", "output directory, with the layout of the repository")
 	flag.Parse()
 	if err := run(*out); err != nil {
 		fmt.Fprintln(os.Stderr, "helmvalues:", err)

@@ -10,11 +10,11 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// value is a key of values.yaml: a group with children, or a leaf.
+// value is a key of values.yaml: either a group with children or a leaf.
 type value struct {
 	key, path   string
-	title       string // of a group
-	description string // of a leaf
+	title       string // set in groups only
+	description string // set in leaves only
 	enum        []string
 	numeric     bool
 	closed      bool
@@ -43,13 +43,13 @@ func (v *value) descend() error {
 		}
 		if child.group() {
 			if len(node.Content) == 0 {
-				return fmt.Errorf("line %d: %s: give the empty map a comment that describes it", key.Line, child.path)
+				return fmt.Errorf("line %d: %s: the empty map needs a comment with its description", key.Line, child.path)
 			}
 			if err := child.descend(); err != nil {
 				return err
 			}
 		} else if child.description == "" {
-			return fmt.Errorf("line %d: %s: give it a comment that describes it", key.Line, child.path)
+			return fmt.Errorf("line %d: %s: the value needs a comment with its description", key.Line, child.path)
 		}
 		v.children = append(v.children, child)
 	}
@@ -58,7 +58,7 @@ func (v *value) descend() error {
 
 var directive = regexp.MustCompile(`\s*@(\w+)(?: (\S+))?`)
 
-// comment takes in the comment above a key.
+// comment parses the comment above a key.
 func (v *value) comment(text string) error {
 	var title, description []string
 	for line := range strings.SplitSeq(text, "\n") {
@@ -88,7 +88,7 @@ func (v *value) comment(text string) error {
 	return nil
 }
 
-// schema is the JSON schema (draft-07, which all releases of Helm 3 and 4 read).
+// schema returns the JSON schema. It is draft-07, because all releases of Helm 3 and 4 support that.
 func (v *value) schema() ([]byte, error) {
 	s := v.typeSchema()
 	s["$schema"] = "http://json-schema.org/draft-07/schema#"
@@ -126,7 +126,7 @@ func (v *value) typeSchema() map[string]any {
 	case v.numeric:
 		s["type"] = []string{"string", "integer"}
 	case isNumber(v.node.Value):
-		// Numbers are quoted in many a values file.
+		// Many values files quote their numbers.
 		s["type"] = []string{"integer", "string"}
 		s["pattern"] = "^[0-9]+$"
 		s["minimum"] = 0
@@ -141,16 +141,16 @@ func isNumber(text string) bool {
 	return err == nil
 }
 
-// docs is the reference in Markdown.
+// docs returns the reference page in Markdown.
 func (v *value) docs() []byte {
 	var b strings.Builder
 	b.WriteString("# Helm values\n\n")
 	b.WriteString("<!-- Generated from charts/spiderpool/values.yaml by hack/helmvalues: edit the comments there and run make update. -->\n\n")
-	b.WriteString("Give values with `--set key=value` or in a file with `-f`. The chart refuses a value of the wrong type, and in the groups that are marked below a key that it does not know.\n")
+	b.WriteString("Set values with `--set key=value` or in a file with `-f`. The chart rejects values of the wrong type. Some groups, marked below, also reject unknown keys.\n")
 	for _, section := range v.children {
 		fmt.Fprintf(&b, "\n## %s\n\n%s.", section.key, section.title)
 		if section.closed {
-			b.WriteString(" Unknown keys are refused.")
+			b.WriteString(" Unknown keys are rejected.")
 		}
 		b.WriteString("\n\n| Key | Description | Default |\n| --- | --- | --- |\n")
 		section.rows(&b)
@@ -167,7 +167,7 @@ func (v *value) rows(b *strings.Builder) {
 	}
 	description := v.description
 	if v.enum != nil && !strings.Contains(description, v.enum[0]) {
-		description += " One of " + strings.Join(v.enum, ", ") + "."
+		description += " Allowed: " + strings.Join(v.enum, ", ") + "."
 	}
 	fmt.Fprintf(b, "| `%s` | %s | `%s` |\n", v.path, escape(description), escape(v.defaultText()))
 }

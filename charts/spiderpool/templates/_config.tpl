@@ -1,4 +1,4 @@
-{{/* The configuration file; internal/config is its schema and refuses unknown keys. */}}
+{{/* The configuration file. internal/config is its schema; unknown keys are an error there. */}}
 {{- define "spiderpool.config" -}}
 {{- $v := .Values -}}
 {{- $c := $v.spiderpoolController -}}
@@ -17,7 +17,7 @@ ipam:
   spiderSubnet:
     enable: {{ $v.ipam.spiderSubnet.enable }}
     autoPool:
-      # Pools cannot be made from subnets where there are none.
+      # Automatic pools need SpiderSubnets.
       enable: {{ and $v.ipam.spiderSubnet.enable $v.ipam.spiderSubnet.autoPool.enable }}
       defaultRedundantIPNumber: {{ $v.ipam.spiderSubnet.autoPool.defaultRedundantIPNumber | int }}
   gc:
@@ -113,7 +113,7 @@ install:
 - name: {{ $d.ipv4IPPoolName }}
   subnetName: {{ $d.ipv4SubnetName | quote }}
   ipVersion: 4
-  subnet: {{ required "clusterDefaultPool.ipv4Subnet is empty and clusterDefaultPool.installIPv4IPPool is true: give the subnet of the default IPv4 pool, such as 172.31.16.0/20" $d.ipv4Subnet | quote }}
+  subnet: {{ required "clusterDefaultPool.ipv4Subnet is empty, but clusterDefaultPool.installIPv4IPPool is true: set the subnet of the default IPv4 pool, e.g. 172.31.16.0/20" $d.ipv4Subnet | quote }}
   ipRanges: {{ toJson $d.ipv4IPRanges }}
   gateway: {{ $d.ipv4Gateway | quote }}
 {{- end }}
@@ -121,7 +121,7 @@ install:
 - name: {{ $d.ipv6IPPoolName }}
   subnetName: {{ $d.ipv6SubnetName | quote }}
   ipVersion: 6
-  subnet: {{ required "clusterDefaultPool.ipv6Subnet is empty and clusterDefaultPool.installIPv6IPPool is true: give the subnet of the default IPv6 pool, such as fd00:31::/64" $d.ipv6Subnet | quote }}
+  subnet: {{ required "clusterDefaultPool.ipv6Subnet is empty, but clusterDefaultPool.installIPv6IPPool is true: set the subnet of the default IPv6 pool, e.g. fd00:31::/64" $d.ipv6Subnet | quote }}
   ipRanges: {{ toJson $d.ipv6IPRanges }}
   gateway: {{ $d.ipv6Gateway | quote }}
 {{- end }}

@@ -1,4 +1,4 @@
-{{/* Prefix of the names of objects that have no name of their own in the values. */}}
+{{/* Name prefix for objects without a name value of their own. */}}
 {{- define "spiderpool.name" -}}
 {{- default .Chart.Name .Values.global.nameOverride | trunc 40 | trimSuffix "-" -}}
 {{- end -}}
@@ -21,7 +21,7 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{- end }}
 {{- end -}}
 
-{{/* The metadata of an object below its name and namespace. Arguments: root, component, and optionally annotations and labels (maps). */}}
+{{/* Labels and annotations of an object. Arguments: root, component, and optionally annotations and labels (maps). */}}
 {{- define "spiderpool.metadata" -}}
 labels:
   {{- include "spiderpool.labels" . | nindent 2 }}
@@ -34,7 +34,7 @@ annotations:
 {{- end }}
 {{- end -}}
 
-{{/* The metadata of a pod template. Arguments: root, component, values, and optionally annotations. */}}
+{{/* Labels and annotations of a pod template. Arguments: root, component, values, and optionally annotations. */}}
 {{- define "spiderpool.podMetadata" -}}
 labels:
   {{- include "spiderpool.selectorLabels" . | nindent 2 }}
@@ -47,7 +47,7 @@ annotations:
 {{- end }}
 {{- end -}}
 
-{{/* Reference of an image. Arguments: root, image. */}}
+{{/* Image reference. Arguments: root, image. */}}
 {{- define "spiderpool.image" -}}
 {{- $registry := default .image.registry .root.Values.global.imageRegistryOverride -}}
 {{- $name := .image.repository -}}
@@ -59,7 +59,7 @@ annotations:
 {{- end -}}
 {{- end -}}
 
-{{/* Pull secrets of images, each named once. Arguments: images. */}}
+{{/* Pull secrets of several images, without duplicates. Arguments: images. */}}
 {{- define "spiderpool.imagePullSecrets" -}}
 {{- $secrets := list -}}
 {{- range .images -}}{{- $secrets = concat $secrets (default list .imagePullSecrets) -}}{{- end -}}
@@ -69,7 +69,7 @@ imagePullSecrets:
 {{- end }}
 {{- end -}}
 
-{{/* Where a pod may run. Arguments: values. */}}
+{{/* Scheduling of a pod: priority class, node selector, affinity, tolerations. Arguments: values. */}}
 {{- define "spiderpool.scheduling" -}}
 {{- with .values.priorityClassName }}
 priorityClassName: {{ . }}
@@ -112,7 +112,7 @@ readinessProbe:
   periodSeconds: {{ .healthChecking.readinessProbe.periodSeconds }}
 {{- end -}}
 
-{{/* Environment of every program of ours. */}}
+{{/* Environment variables of every Spiderpool program. */}}
 {{- define "spiderpool.environment" -}}
 - name: SPIDERPOOL_NODE_NAME
   valueFrom:
@@ -128,28 +128,28 @@ readinessProbe:
       fieldPath: metadata.namespace
 {{- end -}}
 
-{{/* A log level of the configuration file. The levels fatal and panic of earlier releases are errors here. */}}
+{{/* Log level in the configuration file. The levels fatal and panic of earlier releases become error. */}}
 {{- define "spiderpool.logLevel" -}}
 {{- if has . (list "fatal" "panic") }}error{{ else }}{{ . }}{{ end -}}
 {{- end -}}
 
-{{/* Secret with the certificate of the webhooks. One that is provided is another object than the one that the controller makes, which Helm cannot take over. */}}
+{{/* Secret with the webhook certificate. A provided certificate has its own Secret, because Helm cannot take over the controller's Secret. */}}
 {{- define "spiderpool.tlsSecretName" -}}
 {{- $c := .Values.spiderpoolController -}}
 {{- default (printf "%s-server-certs%s" $c.name (ternary "-provided" "" (eq $c.tls.method "provided"))) $c.tls.secretName -}}
 {{- end -}}
 
-{{/* Name of the webhook configurations. A CA bundle belongs to who wrote it (the controller, Helm), and Helm 4 refuses to take it over, so where Helm writes it the objects are others. */}}
+{{/* Name of the webhook configurations. If Helm writes the CA bundle (tls.method provided), the objects have another name than those with the controller's CA bundle: Helm 4 refuses to take over a field of another manager. */}}
 {{- define "spiderpool.webhookName" -}}
 {{- .Values.spiderpoolController.name }}{{ if eq .Values.spiderpoolController.tls.method "provided" }}-provided{{ end -}}
 {{- end -}}
 
-{{/* Annotation that replaces a pod when the configuration changes. */}}
+{{/* Annotation with a checksum of the configuration, so that a change replaces the pods. */}}
 {{- define "spiderpool.configChecksum" -}}
 checksum/config: {{ include "spiderpool.config" . | sha256sum }}
 {{- end -}}
 
-{{/* A role and its binding, for the cluster. Arguments: root, component, name, annotations, rules (YAML). */}}
+{{/* ClusterRole and ClusterRoleBinding. Arguments: root, component, name, annotations, rules (YAML). */}}
 {{- define "spiderpool.clusterRole" -}}
 apiVersion: rbac.authorization.k8s.io/v1
 kind: ClusterRole
@@ -174,7 +174,7 @@ subjects:
     namespace: {{ .root.Release.Namespace }}
 {{- end -}}
 
-{{/* The same in the namespace of the release, or in .namespace, with .suffix behind the name of the role. */}}
+{{/* Role and RoleBinding in the namespace of the release, or in .namespace. The name of the role ends in .suffix. */}}
 {{- define "spiderpool.role" -}}
 {{- $namespace := default .root.Release.Namespace .namespace -}}
 {{- $role := printf "%s%s" .name (default "" .suffix) -}}

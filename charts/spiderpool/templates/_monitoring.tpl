@@ -3,7 +3,7 @@
 {{- $m := .values.prometheus.serviceMonitor -}}
 {{- if $m.install -}}
 {{- if not .values.prometheus.enabled -}}
-{{- fail (printf "spiderpool%s.prometheus.serviceMonitor.install is true and spiderpool%s.prometheus.enabled is false: there would be no metrics to collect; switch both on" (title .component) (title .component)) -}}
+{{- fail (printf "spiderpool%s.prometheus.serviceMonitor.install is true, but spiderpool%s.prometheus.enabled is false, so there are no metrics to collect; set both to true" (title .component) (title .component)) -}}
 {{- end -}}
 apiVersion: monitoring.coreos.com/v1
 kind: ServiceMonitor
@@ -28,7 +28,7 @@ spec:
 {{- $r := .values.prometheus.prometheusRule -}}
 {{- if $r.install -}}
 {{- if not .values.prometheus.enabled -}}
-{{- fail (printf "spiderpool%s.prometheus.prometheusRule.install is true and spiderpool%s.prometheus.enabled is false: the rules would never fire; switch both on" (title .component) (title .component)) -}}
+{{- fail (printf "spiderpool%s.prometheus.prometheusRule.install is true, but spiderpool%s.prometheus.enabled is false, so the rules would never fire; set both to true" (title .component) (title .component)) -}}
 {{- end -}}
 apiVersion: monitoring.coreos.com/v1
 kind: PrometheusRule
@@ -54,18 +54,18 @@ spec:
   labels:
     severity: warning
   annotations:
-    summary: Pods on {{ "{{ $labels.instance }}" }} do not get addresses.
+    summary: Pods on {{ "{{ $labels.instance }}" }} get no addresses.
     description: >-
       More than {{ .Values.spiderpoolAgent.prometheus.prometheusRule.failurePercent }}% of the requests failed in the last five minutes.
-      The events of the pods name every pool and why it was not used.
+      The pods' events list every pool with the reason why it was not used.
 - alert: SpiderpoolAddressesUsedUp
   expr: sum by (instance) (increase(spiderpool_ipam_allocation_err_ip_used_out_counts[5m])) > 0
   for: 5m
   labels:
     severity: warning
   annotations:
-    summary: Pools have no address left for pods on {{ "{{ $labels.instance }}" }}.
-    description: Add addresses to the pools that the events of the pods name.
+    summary: Pools have no free address for pods on {{ "{{ $labels.instance }}" }}.
+    description: Add addresses to the pools listed in the pods' events.
 {{- end -}}
 
 {{- define "spiderpool.controllerAlerts" -}}
@@ -75,6 +75,6 @@ spec:
   labels:
     severity: warning
   annotations:
-    summary: Addresses of pods that are gone are not taken back.
-    description: The log of the controller says why. Addresses stay reserved until it succeeds.
+    summary: Addresses of deleted pods are not reclaimed.
+    description: See the controller's log for the reason. The addresses stay reserved until reclaim succeeds.
 {{- end -}}

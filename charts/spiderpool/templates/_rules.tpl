@@ -1,4 +1,4 @@
-{{/* The permissions of each program. Nothing is granted that it does not use. */}}
+{{/* Permissions of each program, limited to those in use. */}}
 
 {{- define "spiderpool.agentRules" }}
 - apiGroups: [""]
@@ -7,7 +7,7 @@
 - apiGroups: ["", events.k8s.io]
   resources: [events]
   verbs: [create, patch, update]
-# The controllers of pods, for the owner in a SpiderEndpoint.
+# The pods' controllers, for the owner in a SpiderEndpoint.
 - apiGroups: [apps]
   resources: [deployments, replicasets, statefulsets, daemonsets]
   verbs: [get]
@@ -54,7 +54,7 @@
 - apiGroups: ["", events.k8s.io]
   resources: [events]
   verbs: [create, patch, update]
-# The networks of ClusterIPs and of overlay pods, for the status of the SpiderCoordinator.
+# The networks of ClusterIPs and overlay pods, for the status of the SpiderCoordinator.
 - apiGroups: [networking.k8s.io]
   resources: [servicecidrs]
   verbs: [get, list, watch]
@@ -67,7 +67,7 @@
 - apiGroups: [apiextensions.k8s.io]
   resources: [customresourcedefinitions]
   verbs: [get, list, watch]
-# The applications that automatic pools are made for.
+# The applications with automatic pools.
 - apiGroups: [apps]
   resources: [deployments, replicasets, statefulsets, daemonsets]
   verbs: [get, list, watch]
@@ -123,7 +123,7 @@
 - apiGroups: [spiderpool.spidernet.io]
   resources: [spidercoordinators, spiderippools, spidersubnets]
   verbs: [get, create]
-# A dry run shows that the webhooks answer.
+# For a dry run that checks whether the webhooks answer.
 - apiGroups: [spiderpool.spidernet.io]
   resources: [spiderreservedips]
   verbs: [create]
