@@ -74,7 +74,7 @@ apiserver: lab-tools ## Tests against a real kube-apiserver and etcd
 
 .PHONY: kernel
 kernel: lab-tools ## Tests of the datapath in network namespaces of their own (root)
-	@go test -tags kernel -count=1 -p 1 -run '$(RUN)' ./internal/linux/... ./internal/cni/... ./internal/agent/node ./test/chains
+	@go test -tags kernel -count=1 -p 1 -run '$(RUN)' ./internal/linux/... ./internal/cni/... ./internal/agent/nodeguard ./test/chains
 	@$(LABGO) test -tags kernel -count=1 -p 1 -run '$(RUN)' ./...
 
 .PHONY: kernel-uml

@@ -9,14 +9,14 @@ import (
 	"os/signal"
 	"syscall"
 
-	"spiderpool.dev/spiderpool/internal/install/node"
+	"spiderpool.dev/spiderpool/internal/cniinstall"
 )
 
 func main() {
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := node.Main(ctx, log, os.Args[1:]); err != nil {
+	if err := cniinstall.Main(ctx, log, os.Args[1:]); err != nil {
 		log.Error("cni-install failed", "error", err)
 		os.Exit(1)
 	}

@@ -1,6 +1,6 @@
 // Command spiderpool is the CNI IPAM plugin: it asks the node's agent.
 package main
 
-import "spiderpool.dev/spiderpool/internal/cni/ipam"
+import "spiderpool.dev/spiderpool/internal/cni/ipamplugin"
 
-func main() { ipam.Main("CNI IPAM plugin spiderpool") }
+func main() { ipamplugin.Main("CNI IPAM plugin spiderpool") }

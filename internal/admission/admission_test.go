@@ -24,8 +24,8 @@ import (
 	"spiderpool.dev/spiderpool/api/v2beta1"
 	"spiderpool.dev/spiderpool/internal/admission"
 	"spiderpool.dev/spiderpool/internal/admission/certificate"
-	"spiderpool.dev/spiderpool/internal/kube"
-	kubecached "spiderpool.dev/spiderpool/internal/kube/cached"
+	"spiderpool.dev/spiderpool/internal/kube/blockindex"
+	"spiderpool.dev/spiderpool/internal/kube/compile"
 	"spiderpool.dev/spiderpool/internal/kube/kubetest"
 	"spiderpool.dev/spiderpool/internal/kube/poolindex"
 	"spiderpool.dev/spiderpool/internal/lease"
@@ -48,7 +48,7 @@ func serveIn(t *testing.T, cluster pool.ClusterNetwork) (client.Client, client.R
 	mgr := manager(t, namespace, port, func(mgr ctrl.Manager) error {
 		index := poolindex.New()
 		return errors.Join(
-			kubecached.IndexBlocksByPool(t.Context(), mgr.GetFieldIndexer()),
+			blockindex.IndexBlocksByPool(t.Context(), mgr.GetFieldIndexer()),
 			index.Watch(t.Context(), mgr.GetCache()),
 			admission.Setup(mgr, admission.Options{
 				Pools: index, CoordinatorName: "default", Cluster: cluster,
@@ -129,7 +129,7 @@ func TestPoolsThatCannotWorkAreRefused(t *testing.T) {
 func TestAddressesInUseStayInTheirPool(t *testing.T) {
 	c, cached := serve(t)
 	p := newPool("used", "10.2.0.0/24", "10.2.0.16-10.2.0.40")
-	block := kube.BlockObject(lease.Block{Base: netip.MustParseAddr("10.2.0.16"), Leases: []lease.Lease{{
+	block := compile.BlockObject(lease.Block{Base: netip.MustParseAddr("10.2.0.16"), Leases: []lease.Lease{{
 		Addr: netip.MustParseAddr("10.2.0.20"), State: lease.InUse, Pool: "used", Since: time.Unix(1700000000, 0).UTC(),
 		Holder: lease.Holder{Pod: "default/web", PodUID: "u", Node: "n1", Attachment: lease.Attachment{ContainerID: "c", Interface: "eth0"}},
 	}}})

@@ -14,7 +14,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
 
 	"spiderpool.dev/spiderpool/api/v2beta1"
-	"spiderpool.dev/spiderpool/internal/kube"
+	"spiderpool.dev/spiderpool/internal/kube/compile"
 	"spiderpool.dev/spiderpool/internal/pool"
 )
 
@@ -31,7 +31,7 @@ func (w *multusConfigs) Default(_ context.Context, in *v2beta1.SpiderMultusConfi
 }
 
 func (w *multusConfigs) ValidateCreate(ctx context.Context, in *v2beta1.SpiderMultusConfig) (admission.Warnings, error) {
-	attachment, errs := kube.CompileAttachment(in)
+	attachment, errs := compile.Attachment(in)
 	if len(errs) > 0 {
 		return nil, invalid("SpiderMultusConfig", in, errs)
 	}
@@ -51,11 +51,11 @@ func (w *multusConfigs) ValidateUpdate(ctx context.Context, before, in *v2beta1.
 	if err := w.Default(ctx, completed); err != nil {
 		return nil, err
 	}
-	if in.DeletionTimestamp != nil || equality.Semantic.DeepEqual(completed.Spec, in.Spec) && kube.SameAttachmentAnnotations(before, in) {
+	if in.DeletionTimestamp != nil || equality.Semantic.DeepEqual(completed.Spec, in.Spec) && compile.SameAttachmentAnnotations(before, in) {
 		return nil, nil
 	}
 	warnings, err := w.ValidateCreate(ctx, in)
-	if err != nil || kube.AttachmentName(before) == kube.AttachmentName(in) {
+	if err != nil || compile.AttachmentName(before) == compile.AttachmentName(in) {
 		return warnings, err
 	}
 	// The attachment of the former name goes when the new one is there.
@@ -65,7 +65,7 @@ func (w *multusConfigs) ValidateUpdate(ctx context.Context, before, in *v2beta1.
 	}
 	path := field.NewPath("metadata", "annotations").Key(v2beta1.AnnotationMultusConfigCRName)
 	return warnings, invalid("SpiderMultusConfig", in, field.ErrorList{field.Invalid(path, in.Annotations[v2beta1.AnnotationMultusConfigCRName],
-		fmt.Sprintf("would delete NetworkAttachmentDefinition %s, but %s", kube.AttachmentName(before), reason))})
+		fmt.Sprintf("would delete NetworkAttachmentDefinition %s, but %s", compile.AttachmentName(before), reason))})
 }
 
 // owned returns the fault of an attachment that belongs to somebody else.
@@ -76,7 +76,7 @@ func (w *multusConfigs) owned(ctx context.Context, in *v2beta1.SpiderMultusConfi
 		return nil, fmt.Errorf("list SpiderMultusConfigs: %w", err)
 	}
 	for i := range configs.Items {
-		if other := &configs.Items[i]; other.Name != in.Name && kube.AttachmentName(other) == attachment {
+		if other := &configs.Items[i]; other.Name != in.Name && compile.AttachmentName(other) == attachment {
 			return field.ErrorList{field.Invalid(path, attachment,
 				fmt.Sprintf("is the NetworkAttachmentDefinition of SpiderMultusConfig %s; write another name", other.Name))}, nil
 		}
@@ -112,7 +112,7 @@ func (w *multusConfigs) ValidateDelete(ctx context.Context, in *v2beta1.SpiderMu
 // needed says what needs the attachment that the SpiderMultusConfig owns, and
 // the way out; it is "" when nothing does.
 func (w *multusConfigs) needed(ctx context.Context, in *v2beta1.SpiderMultusConfig) (string, error) {
-	attachment := pool.NetworkAttachment{Namespace: in.Namespace, Name: kube.AttachmentName(in)}
+	attachment := pool.NetworkAttachment{Namespace: in.Namespace, Name: compile.AttachmentName(in)}
 	var existing nadv1.NetworkAttachmentDefinition
 	err := w.reader.Get(ctx, client.ObjectKey{Namespace: attachment.Namespace, Name: attachment.Name}, &existing)
 	if client.IgnoreNotFound(err) != nil {

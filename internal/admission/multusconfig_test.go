@@ -11,8 +11,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"spiderpool.dev/spiderpool/api/v2beta1"
-	"spiderpool.dev/spiderpool/internal/kube/allkinds"
 	"spiderpool.dev/spiderpool/internal/kube/kubetest"
+	"spiderpool.dev/spiderpool/internal/kube/scheme"
 )
 
 // They came to be while admission was away, or before a rule was there.
@@ -75,7 +75,7 @@ func TestVLANThatNobodyFindsOutIsWarnedOf(t *testing.T) {
 	heard := &warnings{}
 	server := kubetest.Config(t)
 	server.WarningHandler = heard
-	warned, err := client.New(server, client.Options{Scheme: allkinds.NewScheme()})
+	warned, err := client.New(server, client.Options{Scheme: scheme.New()})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -16,7 +16,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"spiderpool.dev/spiderpool/api/v2beta1"
-	"spiderpool.dev/spiderpool/internal/kube"
+	"spiderpool.dev/spiderpool/internal/kube/compile"
 	"spiderpool.dev/spiderpool/internal/kube/kubetest"
 	"spiderpool.dev/spiderpool/internal/lease"
 )
@@ -40,7 +40,7 @@ func TestOutageOfTheWebhooksLeavesPodsAlone(t *testing.T) {
 	if err := c.Create(t.Context(), pod); err != nil {
 		t.Errorf("create a pod: %v", err)
 	}
-	block := kube.BlockObject(lease.Block{Base: netip.MustParseAddr("10.7.0.0"), Node: "n1"})
+	block := compile.BlockObject(lease.Block{Base: netip.MustParseAddr("10.7.0.0"), Node: "n1"})
 	endpoint := &v2beta1.SpiderEndpoint{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "unaffected"}}
 	endpoint.Status.Current.IPs = []v2beta1.EndpointIP{}
 	if err := errors.Join(c.Create(t.Context(), block), c.Create(t.Context(), endpoint), c.Delete(t.Context(), endpoint), c.Delete(t.Context(), block), c.Delete(t.Context(), pod)); err != nil {

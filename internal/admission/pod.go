@@ -13,7 +13,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"spiderpool.dev/spiderpool/api/v2beta1"
-	"spiderpool.dev/spiderpool/internal/kube"
+	"spiderpool.dev/spiderpool/internal/kube/compile"
 )
 
 // injectAnnotations ask for attachments by a name of the user's choice, which
@@ -89,7 +89,7 @@ func addNetworks(annotation string, configs []*v2beta1.SpiderMultusConfig) (stri
 			networks = append(networks, annotation)
 		}
 		for _, config := range configs {
-			networks = append(networks, config.Namespace+"/"+kube.AttachmentName(config))
+			networks = append(networks, config.Namespace+"/"+compile.AttachmentName(config))
 		}
 		return strings.Join(networks, ","), nil
 	}
@@ -98,7 +98,7 @@ func addNetworks(annotation string, configs []*v2beta1.SpiderMultusConfig) (stri
 		return "", fmt.Errorf("metadata.annotations[%s]: %q: is not a JSON list of objects: %w", v2beta1.AnnotationMultusNetworks, annotation, err)
 	}
 	for _, config := range configs {
-		networks = append(networks, map[string]any{"namespace": config.Namespace, "name": kube.AttachmentName(config)})
+		networks = append(networks, map[string]any{"namespace": config.Namespace, "name": compile.AttachmentName(config)})
 	}
 	text, err := json.Marshal(networks)
 	return string(text), err

@@ -11,8 +11,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
 
 	"spiderpool.dev/spiderpool/api/v2beta1"
-	"spiderpool.dev/spiderpool/internal/kube"
-	"spiderpool.dev/spiderpool/internal/kube/cached"
+	"spiderpool.dev/spiderpool/internal/kube/blockindex"
+	"spiderpool.dev/spiderpool/internal/kube/compile"
 	"spiderpool.dev/spiderpool/internal/kube/poolindex"
 	"spiderpool.dev/spiderpool/internal/lease"
 	"spiderpool.dev/spiderpool/internal/pool"
@@ -28,14 +28,14 @@ type pools struct {
 
 func (w *pools) Default(_ context.Context, in *v2beta1.SpiderIPPool) error {
 	if in.DeletionTimestamp == nil {
-		kube.CanonicalizePool(in)
-		kube.CompletePool(in)
+		compile.CanonicalizePool(in)
+		compile.CompletePool(in)
 	}
 	return nil
 }
 
 func (w *pools) ValidateCreate(_ context.Context, in *v2beta1.SpiderIPPool) (admission.Warnings, error) {
-	compiled, errs := kube.CompilePool(in)
+	compiled, errs := compile.Pool(in)
 	if len(errs) == 0 {
 		errs = w.conflicts(compiled, nil)
 	}
@@ -44,16 +44,16 @@ func (w *pools) ValidateCreate(_ context.Context, in *v2beta1.SpiderIPPool) (adm
 
 func (w *pools) ValidateUpdate(ctx context.Context, before, in *v2beta1.SpiderIPPool) (admission.Warnings, error) {
 	completed := before.DeepCopy()
-	kube.CanonicalizePool(completed)
-	kube.CompletePool(completed)
+	compile.CanonicalizePool(completed)
+	compile.CompletePool(completed)
 	if in.DeletionTimestamp != nil || equality.Semantic.DeepEqual(completed.Spec, in.Spec) {
 		return nil, nil
 	}
-	compiled, errs := kube.CompilePool(in)
+	compiled, errs := compile.Pool(in)
 	if len(errs) > 0 {
 		return nil, invalid("SpiderIPPool", in, errs)
 	}
-	former, formerErrs := kube.CompilePool(before)
+	former, formerErrs := compile.Pool(before)
 	if len(formerErrs) > 0 {
 		// Whatever the pool was before, it could hand out nothing.
 		return nil, invalid("SpiderIPPool", in, w.conflicts(compiled, nil))
@@ -71,7 +71,7 @@ func (w *pools) ValidateUpdate(ctx context.Context, before, in *v2beta1.SpiderIP
 }
 
 func (w *pools) ValidateDelete(ctx context.Context, in *v2beta1.SpiderIPPool) (admission.Warnings, error) {
-	leases, err := cached.LeasesOfPool(ctx, w.reader, in.Name)
+	leases, err := blockindex.LeasesOfPool(ctx, w.reader, in.Name)
 	if err != nil || len(leases) == 0 {
 		return nil, err
 	}
@@ -107,7 +107,7 @@ func (w *pools) inUse(ctx context.Context, former, compiled pool.Pool) (field.Er
 	if removed.IsEmpty() && !newGateway {
 		return nil, nil
 	}
-	leases, err := cached.LeasesOfPool(ctx, w.reader, former.Name)
+	leases, err := blockindex.LeasesOfPool(ctx, w.reader, former.Name)
 	if err != nil {
 		return nil, fmt.Errorf("read the leases of SpiderIPPool %s: %w", former.Name, err)
 	}

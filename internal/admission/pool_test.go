@@ -12,9 +12,9 @@ import (
 
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	"spiderpool.dev/spiderpool/internal/kube"
-	"spiderpool.dev/spiderpool/internal/kube/allkinds"
+	"spiderpool.dev/spiderpool/internal/kube/compile"
 	"spiderpool.dev/spiderpool/internal/kube/kubetest"
+	"spiderpool.dev/spiderpool/internal/kube/scheme"
 	"spiderpool.dev/spiderpool/internal/lease"
 )
 
@@ -56,7 +56,7 @@ func (w *warnings) HandleWarningHeader(_ int, _ string, text string) {
 func TestDeletionOfAPoolInUseWarnsOfWhatItWaitsFor(t *testing.T) {
 	c, cached := serve(t)
 	p := newPool("awaited", "10.11.0.0/24", "10.11.0.16-10.11.0.40")
-	block := kube.BlockObject(lease.Block{Base: netip.MustParseAddr("10.11.0.16"), Leases: []lease.Lease{{
+	block := compile.BlockObject(lease.Block{Base: netip.MustParseAddr("10.11.0.16"), Leases: []lease.Lease{{
 		Addr: netip.MustParseAddr("10.11.0.20"), State: lease.InUse, Pool: "awaited", Since: time.Unix(1700000000, 0).UTC(),
 		Holder: lease.Holder{Pod: "default/web", PodUID: "u", Node: "n1", Attachment: lease.Attachment{ContainerID: "c", Interface: "eth0"}},
 	}}})
@@ -64,7 +64,7 @@ func TestDeletionOfAPoolInUseWarnsOfWhatItWaitsFor(t *testing.T) {
 	seen(t, cached, block)
 	config, heard := kubetest.Config(t), &warnings{}
 	config.WarningHandler = heard
-	warned, err := client.New(config, client.Options{Scheme: allkinds.NewScheme()})
+	warned, err := client.New(config, client.Options{Scheme: scheme.New()})
 	if err != nil {
 		t.Fatal(err)
 	}

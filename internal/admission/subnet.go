@@ -10,8 +10,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
 
 	"spiderpool.dev/spiderpool/api/v2beta1"
-	"spiderpool.dev/spiderpool/internal/kube"
-	"spiderpool.dev/spiderpool/internal/kube/cached"
+	"spiderpool.dev/spiderpool/internal/kube/compile"
+	"spiderpool.dev/spiderpool/internal/kube/poolindex"
 )
 
 type subnets struct {
@@ -20,7 +20,7 @@ type subnets struct {
 
 func (w *subnets) Default(_ context.Context, in *v2beta1.SpiderSubnet) error {
 	if in.DeletionTimestamp == nil {
-		kube.CanonicalizeSubnet(in)
+		compile.CanonicalizeSubnet(in)
 	}
 	return nil
 }
@@ -31,7 +31,7 @@ func (w *subnets) ValidateCreate(ctx context.Context, in *v2beta1.SpiderSubnet) 
 
 func (w *subnets) ValidateUpdate(ctx context.Context, before, in *v2beta1.SpiderSubnet) (admission.Warnings, error) {
 	completed := before.DeepCopy()
-	kube.CanonicalizeSubnet(completed)
+	compile.CanonicalizeSubnet(completed)
 	if in.DeletionTimestamp != nil || equality.Semantic.DeepEqual(completed.Spec, in.Spec) {
 		return nil, nil
 	}
@@ -39,9 +39,9 @@ func (w *subnets) ValidateUpdate(ctx context.Context, before, in *v2beta1.Spider
 }
 
 func (w *subnets) validate(ctx context.Context, in *v2beta1.SpiderSubnet) error {
-	_, errs := kube.CompileSubnet(in)
+	_, errs := compile.Subnet(in)
 	if len(errs) == 0 {
-		conflicts, err := cached.SubnetConflicts(ctx, w.reader, in, func(*v2beta1.SpiderSubnet) bool { return true })
+		conflicts, err := poolindex.SubnetConflicts(ctx, w.reader, in, func(*v2beta1.SpiderSubnet) bool { return true })
 		if err != nil {
 			return err
 		}
@@ -67,19 +67,19 @@ type reservedIPs struct {
 
 func (w *reservedIPs) Default(_ context.Context, in *v2beta1.SpiderReservedIP) error {
 	if in.DeletionTimestamp == nil {
-		kube.CanonicalizeReservedIP(in)
+		compile.CanonicalizeReservedIP(in)
 	}
 	return nil
 }
 
 func (w *reservedIPs) ValidateCreate(_ context.Context, in *v2beta1.SpiderReservedIP) (admission.Warnings, error) {
-	_, errs := kube.CompileReservedIP(in)
+	_, errs := compile.ReservedIP(in)
 	return nil, invalid("SpiderReservedIP", in, errs)
 }
 
 func (w *reservedIPs) ValidateUpdate(ctx context.Context, before, in *v2beta1.SpiderReservedIP) (admission.Warnings, error) {
 	completed := before.DeepCopy()
-	kube.CanonicalizeReservedIP(completed)
+	compile.CanonicalizeReservedIP(completed)
 	if in.DeletionTimestamp != nil || equality.Semantic.DeepEqual(completed.Spec, in.Spec) {
 		return nil, nil
 	}
@@ -93,7 +93,7 @@ type coordinators struct {
 func (w *coordinators) Default(context.Context, *v2beta1.SpiderCoordinator) error { return nil }
 
 func (w *coordinators) ValidateCreate(_ context.Context, in *v2beta1.SpiderCoordinator) (admission.Warnings, error) {
-	return nil, invalid("SpiderCoordinator", in, kube.CheckCoordinator(field.NewPath("spec"), &in.Spec))
+	return nil, invalid("SpiderCoordinator", in, compile.Coordinator(field.NewPath("spec"), &in.Spec))
 }
 
 func (w *coordinators) ValidateUpdate(ctx context.Context, before, in *v2beta1.SpiderCoordinator) (admission.Warnings, error) {

@@ -24,12 +24,12 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
+	"spiderpool.dev/spiderpool/internal/agent/criclient"
 	"spiderpool.dev/spiderpool/internal/agent/journal"
-	"spiderpool.dev/spiderpool/internal/agent/node"
-	"spiderpool.dev/spiderpool/internal/agent/runtime"
+	"spiderpool.dev/spiderpool/internal/agent/nodeguard"
 	"spiderpool.dev/spiderpool/internal/config"
 	"spiderpool.dev/spiderpool/internal/ipam"
-	"spiderpool.dev/spiderpool/internal/kube"
+	"spiderpool.dev/spiderpool/internal/kube/agentclient"
 	"spiderpool.dev/spiderpool/internal/lease"
 	"spiderpool.dev/spiderpool/internal/linux"
 	"spiderpool.dev/spiderpool/internal/netplan"
@@ -65,7 +65,7 @@ func Run(ctx context.Context, cfg config.Agent, o Options) error {
 	if err != nil {
 		return fmt.Errorf("find the API server: %w", err)
 	}
-	client, err := kube.NewClient(restConfig)
+	client, err := agentclient.NewClient(restConfig)
 	if err != nil {
 		return err
 	}
@@ -94,46 +94,46 @@ type agent struct {
 	minLeaseAge time.Duration
 	log         *slog.Logger
 	allocator   *ipam.Allocator
-	cluster     *kube.Cluster
-	follower    *kube.Follower
-	endpoints   *kube.Endpoints
-	events      *kube.Events
+	cluster     *agentclient.Cluster
+	follower    *agentclient.Follower
+	endpoints   *agentclient.Endpoints
+	events      *agentclient.Events
 	journal     *journal.Journal
 	service     *ipam.Service
 	ended       endedPods
 	metrics     *metrics
 	server      *rpcserver.Server
-	node        *node.Upkeep
+	node        *nodeguard.Upkeep
 }
 
-func assemble(ctx context.Context, cfg config.Agent, client *kube.Client, log *slog.Logger) (*agent, error) {
+func assemble(ctx context.Context, cfg config.Agent, client *agentclient.Client, log *slog.Logger) (*agent, error) {
 	releases, err := journal.Open(filepath.Join(cfg.StateDir, "releases"))
 	if err != nil {
 		return nil, err
 	}
-	blocks := kube.NewBlockStore(client)
+	blocks := agentclient.NewBlockStore(client)
 	coordinator := &coordinator{client: client, cfg: cfg}
 	a := &agent{cfg: cfg, log: log, journal: releases, metrics: newMetrics(releases.Len)}
 	a.allocator = ipam.NewAllocator(ipam.Config{
 		Node: cfg.NodeName, Blocks: blocks, Older: blocks.Older, Now: time.Now, Log: log, Observer: a.metrics,
 		GivenUp: func(l lease.Lease) { a.service.GaveUp(l) },
 	})
-	a.cluster = kube.NewCluster(client, cfg.NodeName, log)
+	a.cluster = agentclient.NewCluster(client, cfg.NodeName, log)
 	a.cluster.OnPodEnd(a.ended.add)
-	a.follower = kube.NewFollower(client, cfg.NodeName, a.allocator, log)
-	a.endpoints = kube.NewEndpoints(client, log)
-	a.events = kube.NewEvents(ctx, client, cfg.NodeName)
+	a.follower = agentclient.NewFollower(client, cfg.NodeName, a.allocator, log)
+	a.endpoints = agentclient.NewEndpoints(client, log)
+	a.events = agentclient.NewEvents(ctx, client, cfg.NodeName)
 	a.service = &ipam.Service{
 		Node:      cfg.NodeName,
 		Options:   options(cfg),
 		Allocator: a.allocator,
 		Cluster:   a.cluster,
 		Links:     links{},
-		Pools:     kube.Pools{Client: client},
+		Pools:     agentclient.Pools{Client: client},
 		Endpoints: a.endpoints,
 		Events:    a.events,
 		Journal:   releases,
-		Runtime: &runtime.Runtime{
+		Runtime: &criclient.Runtime{
 			Sockets: cfg.CRISockets, Proven: filepath.Join(cfg.StateDir, "runtime"), Reported: a.cluster.Runtime, Holds: a.holds,
 		},
 		Observer: a.metrics,
@@ -151,7 +151,7 @@ func assemble(ctx context.Context, cfg config.Agent, client *kube.Client, log *s
 		},
 	}
 	coordinator.cluster = a.cluster
-	a.node = &node.Upkeep{
+	a.node = &nodeguard.Upkeep{
 		HostRuleTable: coordinator.hostRuleTable,
 		Sandboxes:     a.service.Runtime.Sandboxes,
 		Unleased:      a.unleased,
@@ -273,8 +273,8 @@ func (a *agent) run(ctx context.Context) error {
 // upkeep reads the leases of the node, repairs what a former agent left half done,
 // and commits the releases that are on disk.
 func (a *agent) upkeep(ctx context.Context) {
-	kube.Again(ctx, a.log, "read the blocks of this node", a.allocator.Load)
-	kube.Again(ctx, a.log, "read pods and pools", func(context.Context) error { return a.ready() })
+	agentclient.Again(ctx, a.log, "read the blocks of this node", a.allocator.Load)
+	agentclient.Again(ctx, a.log, "read pods and pools", func(context.Context) error { return a.ready() })
 	a.service.Repair(ctx)
 	policy := reclaimPolicy(a.cfg, a.minLeaseAge)
 	replay := time.NewTicker(replayInterval)

@@ -26,7 +26,7 @@ import (
 
 	"spiderpool.dev/spiderpool/api/v2beta1"
 	"spiderpool.dev/spiderpool/internal/config"
-	"spiderpool.dev/spiderpool/internal/kube"
+	"spiderpool.dev/spiderpool/internal/kube/agentclient"
 	"spiderpool.dev/spiderpool/internal/kube/kubetest"
 	"spiderpool.dev/spiderpool/internal/rpc"
 	"spiderpool.dev/spiderpool/internal/wire"
@@ -155,7 +155,7 @@ func (w *world) start(server *rest.Config, node string, change ...func(*config.A
 	for _, f := range change {
 		f(&cfg)
 	}
-	kubeClient, err := kube.NewClient(server)
+	kubeClient, err := agentclient.NewClient(server)
 	if err != nil {
 		w.Fatal(err)
 	}

@@ -11,7 +11,7 @@ import (
 	"spiderpool.dev/spiderpool/api/v2beta1"
 	"spiderpool.dev/spiderpool/internal/config"
 	"spiderpool.dev/spiderpool/internal/ipam"
-	"spiderpool.dev/spiderpool/internal/kube"
+	"spiderpool.dev/spiderpool/internal/kube/agentclient"
 	"spiderpool.dev/spiderpool/internal/pool"
 	"spiderpool.dev/spiderpool/internal/wire"
 )
@@ -22,8 +22,8 @@ const coordinatorTTL = 2 * time.Second
 // coordinator answers the coordinator plugin: the cluster's SpiderCoordinator,
 // completed with the defaults of its documentation, and what the pod asks for.
 type coordinator struct {
-	client  *kube.Client
-	cluster *kube.Cluster
+	client  *agentclient.Client
+	cluster *agentclient.Cluster
 	cfg     config.Agent
 
 	mu   sync.Mutex

@@ -16,7 +16,7 @@ import (
 
 	"spiderpool.dev/spiderpool/api/v2beta1"
 	"spiderpool.dev/spiderpool/internal/config"
-	"spiderpool.dev/spiderpool/internal/kube"
+	"spiderpool.dev/spiderpool/internal/kube/agentclient"
 	"spiderpool.dev/spiderpool/internal/kube/kubetest"
 	"spiderpool.dev/spiderpool/internal/wire"
 )
@@ -39,7 +39,7 @@ var synced = v2beta1.SpiderCoordinatorStatus{
 func TestCoordinatorIsReadEveryTwoSecondsAndTheLastOneServesAnOutage(t *testing.T) {
 	w := newWorld(t)
 	server := newSwitch(t)
-	kubeClient, err := kube.NewClient(server.config(t))
+	kubeClient, err := agentclient.NewClient(server.config(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -106,7 +106,7 @@ func TestCoordinatorIsReadEveryTwoSecondsAndTheLastOneServesAnOutage(t *testing.
 func TestDisabledCoordinatorNeedsNoNetworks(t *testing.T) {
 	w := newWorld(t)
 	object := w.coordinator(v2beta1.CoordinatorSpec{Mode: new(v2beta1.ModeDisabled)}, v2beta1.SpiderCoordinatorStatus{Phase: v2beta1.CoordinatorNotReady})
-	kubeClient, err := kube.NewClient(kubetest.Config(t))
+	kubeClient, err := agentclient.NewClient(kubetest.Config(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -122,7 +122,7 @@ func TestDisabledCoordinatorNeedsNoNetworks(t *testing.T) {
 func TestHostRuleTableIsTheOneOfTheCoordinatorOr500(t *testing.T) {
 	w := newWorld(t)
 	object := w.coordinator(v2beta1.CoordinatorSpec{}, synced)
-	kubeClient, err := kube.NewClient(kubetest.Config(t))
+	kubeClient, err := agentclient.NewClient(kubetest.Config(t))
 	if err != nil {
 		t.Fatal(err)
 	}

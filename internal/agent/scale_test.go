@@ -21,7 +21,7 @@ import (
 
 	"spiderpool.dev/spiderpool/api/v2beta1"
 	"spiderpool.dev/spiderpool/internal/config"
-	"spiderpool.dev/spiderpool/internal/kube"
+	"spiderpool.dev/spiderpool/internal/kube/compile"
 	"spiderpool.dev/spiderpool/internal/kube/kubetest"
 )
 
@@ -69,7 +69,7 @@ func populateNode(ctx context.Context, c client.Client, i int) error {
 				NodeName: []string{node}, MultusName: []string{"kube-system/ipvlan-ens5"},
 			},
 		}
-		kube.CompletePool(pool) // as admission does
+		compile.CompletePool(pool) // as admission does
 		errs = append(errs, c.Create(ctx, pool))
 	}
 	return errors.Join(errs...)

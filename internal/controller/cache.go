@@ -13,7 +13,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"spiderpool.dev/spiderpool/internal/config"
-	domain "spiderpool.dev/spiderpool/internal/pool"
+	"spiderpool.dev/spiderpool/internal/pool"
 )
 
 // cacheOptions keep in memory, and ask to see, no more than is used: of pods and
@@ -114,10 +114,10 @@ func readyCondition(all []corev1.NodeCondition) []corev1.NodeCondition {
 
 // clusterNetwork is what Multus gives to pods that do not say otherwise; it
 // looks names without a namespace up in the one that it is installed in.
-func clusterNetwork(cfg config.Controller) domain.ClusterNetwork {
-	network := domain.ClusterNetwork{Namespace: cfg.PodNamespace}
+func clusterNetwork(cfg config.Controller) pool.ClusterNetwork {
+	network := pool.ClusterNetwork{Namespace: cfg.PodNamespace}
 	if namespace, name, found := strings.Cut(cfg.Multus.DefaultNetwork, "/"); found {
-		network.Default = domain.NetworkAttachment{Namespace: namespace, Name: name}
+		network.Default = pool.NetworkAttachment{Namespace: namespace, Name: name}
 	}
 	return network
 }

@@ -34,17 +34,17 @@ import (
 	"spiderpool.dev/spiderpool/internal/admission"
 	"spiderpool.dev/spiderpool/internal/admission/certificate"
 	"spiderpool.dev/spiderpool/internal/config"
-	"spiderpool.dev/spiderpool/internal/controller/coordinator"
+	"spiderpool.dev/spiderpool/internal/controller/clustercidr"
+	"spiderpool.dev/spiderpool/internal/controller/disabled"
 	"spiderpool.dev/spiderpool/internal/controller/endpoint"
+	"spiderpool.dev/spiderpool/internal/controller/leasereclaim"
 	"spiderpool.dev/spiderpool/internal/controller/multusconfig"
-	"spiderpool.dev/spiderpool/internal/controller/pool"
-	"spiderpool.dev/spiderpool/internal/controller/reclaim"
+	"spiderpool.dev/spiderpool/internal/controller/poolstatus"
 	"spiderpool.dev/spiderpool/internal/controller/reservedip"
 	"spiderpool.dev/spiderpool/internal/controller/subnet"
-	"spiderpool.dev/spiderpool/internal/controller/switchedoff"
-	"spiderpool.dev/spiderpool/internal/kube/allkinds"
-	"spiderpool.dev/spiderpool/internal/kube/cached"
+	"spiderpool.dev/spiderpool/internal/kube/blockindex"
 	"spiderpool.dev/spiderpool/internal/kube/poolindex"
+	"spiderpool.dev/spiderpool/internal/kube/scheme"
 )
 
 const (
@@ -150,7 +150,7 @@ func managerOptions(cfg config.Controller, address string, keeper func() *certif
 		// them, and it can take over at once. Names of our controllers are
 		// constants; tests run several replicas in a process.
 		Controller:                    ctrlconfig.Controller{EnableWarmup: &yes, SkipNameValidation: &yes},
-		Scheme:                        allkinds.NewScheme(),
+		Scheme:                        scheme.New(),
 		Cache:                         cacheOptions(cfg),
 		HealthProbeBindAddress:        hostPort(address, cfg.HealthPort),
 		Metrics:                       metricsserver.Options{BindAddress: "0"},
@@ -199,7 +199,7 @@ func certificateOptions(cfg config.Controller) certificate.Options {
 
 // addReconcilers adds everything that works on custom resources.
 func addReconcilers(ctx context.Context, mgr ctrl.Manager, cfg config.Controller, index *poolindex.Index, numbers *metrics, log *slog.Logger) error {
-	indexes := errors.Join(cached.IndexBlocksByPool(ctx, mgr.GetFieldIndexer()), cached.IndexBlocksByHolder(ctx, mgr.GetFieldIndexer()))
+	indexes := errors.Join(blockindex.IndexBlocksByPool(ctx, mgr.GetFieldIndexer()), blockindex.IndexBlocksByHolder(ctx, mgr.GetFieldIndexer()))
 	if indexes != nil {
 		return indexes
 	}
@@ -209,15 +209,15 @@ func addReconcilers(ctx context.Context, mgr ctrl.Manager, cfg config.Controller
 		setup func() error
 		off   func() error // instead, where the feature is switched off
 	}{
-		{"pools", true, func() error { return pool.Setup(mgr, index, log) }, nil},
-		{"subnets", cfg.IPAM.SpiderSubnet.Enable, func() error { return subnet.Setup(mgr) }, func() error { return switchedoff.Subnets(mgr) }},
+		{"pools", true, func() error { return poolstatus.Setup(mgr, index, log) }, nil},
+		{"subnets", cfg.IPAM.SpiderSubnet.Enable, func() error { return subnet.Setup(mgr) }, func() error { return disabled.Subnets(mgr) }},
 		{"reserved addresses", true, func() error { return reservedip.Setup(mgr) }, nil},
 		{"endpoints", true, func() error { return endpoint.Setup(mgr, log) }, nil},
-		{"blocks", true, func() error { return reclaim.Setup(mgr, reclaimOptions(cfg, numbers), log) }, nil},
+		{"blocks", true, func() error { return leasereclaim.Setup(mgr, reclaimOptions(cfg, numbers), log) }, nil},
 		{"attachments", cfg.Multus.EnableMultusConfig,
-			func() error { return multusconfig.Setup(mgr, log) }, func() error { return switchedoff.MultusConfigs(mgr) }},
+			func() error { return multusconfig.Setup(mgr, log) }, func() error { return disabled.MultusConfigs(mgr) }},
 		{"the coordinator", cfg.CoordinatorName != "",
-			func() error { return coordinator.Setup(mgr, coordinatorOptions(cfg)) }, func() error { return switchedoff.Coordinators(mgr) }},
+			func() error { return clustercidr.Setup(mgr, coordinatorOptions(cfg)) }, func() error { return disabled.Coordinators(mgr) }},
 	} {
 		setup := r.setup
 		if !r.on {
@@ -239,15 +239,15 @@ func addReconcilers(ctx context.Context, mgr ctrl.Manager, cfg config.Controller
 	return admission.Setup(mgr, admission.Options{Pools: index, CoordinatorName: cfg.CoordinatorName, Cluster: clusterNetwork(cfg)})
 }
 
-func coordinatorOptions(cfg config.Controller) coordinator.Options {
-	return coordinator.Options{
+func coordinatorOptions(cfg config.Controller) clustercidr.Options {
+	return clustercidr.Options{
 		Name:            cfg.CoordinatorName,
 		CiliumConfigMap: client.ObjectKey{Namespace: cfg.CiliumConfigMap.Namespace, Name: cfg.CiliumConfigMap.Name},
 	}
 }
 
-func reclaimOptions(cfg config.Controller, observer reclaim.Observer) reclaim.Options {
-	return reclaim.Options{
+func reclaimOptions(cfg config.Controller, observer leasereclaim.Observer) leasereclaim.Options {
+	return leasereclaim.Options{
 		Policy:   cfg.IPAM.ReclaimPolicy(),
 		Interval: time.Duration(cfg.IPAM.GC.GCAll.IntervalInSecond) * time.Second,
 		Observer: observer,

@@ -19,7 +19,7 @@ import (
 
 	"spiderpool.dev/spiderpool/api/v2beta1"
 	"spiderpool.dev/spiderpool/internal/config"
-	"spiderpool.dev/spiderpool/internal/kube"
+	"spiderpool.dev/spiderpool/internal/kube/compile"
 	"spiderpool.dev/spiderpool/internal/kube/kubetest"
 	"spiderpool.dev/spiderpool/internal/lease"
 )
@@ -131,7 +131,7 @@ func TestKilledLeaderIsReplacedUnderLoad(t *testing.T) {
 // loadedBlock is a block with one lease of the pool, another one each round.
 func loadedBlock(pool, round int) *v2beta1.SpiderIPBlock {
 	base := netip.AddrFrom4([4]byte{10, 20, byte(pool), byte(16 + 16*round)})
-	return kube.BlockObject(lease.Block{Base: base, Node: "n", Leases: []lease.Lease{{
+	return compile.BlockObject(lease.Block{Base: base, Node: "n", Leases: []lease.Lease{{
 		Addr: base, State: lease.InUse, Pool: fmt.Sprintf("loaded-%d", pool), Since: time.Now().UTC().Truncate(time.Second),
 		Holder: lease.Holder{Pod: fmt.Sprintf("default/p-%d-%d", pool, round), PodUID: "u", Node: "n", Attachment: lease.Attachment{ContainerID: "c", Interface: "eth0"}},
 	}}})

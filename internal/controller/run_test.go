@@ -25,8 +25,8 @@ import (
 	"spiderpool.dev/spiderpool/api/v2beta1"
 	"spiderpool.dev/spiderpool/internal/config"
 	"spiderpool.dev/spiderpool/internal/controller"
-	"spiderpool.dev/spiderpool/internal/kube"
 	"spiderpool.dev/spiderpool/internal/kube/kubetest"
+	"spiderpool.dev/spiderpool/internal/kube/status"
 )
 
 func TestMain(m *testing.M) { kubetest.Main(m) }
@@ -175,7 +175,7 @@ func TestResourcesOfTheGuideAreTakenIn(t *testing.T) {
 			return err
 		}
 		for name, conditions := range map[string][]metav1.Condition{"smc": smc.Status.Conditions, "pool": pool.Status.Conditions, "coordinator": coordinator.Status.Conditions} {
-			if !meta.IsStatusConditionTrue(conditions, kube.ConditionReady) {
+			if !meta.IsStatusConditionTrue(conditions, status.ConditionReady) {
 				return fmt.Errorf("%s is not ready: %+v", name, conditions)
 			}
 		}

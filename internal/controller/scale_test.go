@@ -23,7 +23,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"spiderpool.dev/spiderpool/api/v2beta1"
-	"spiderpool.dev/spiderpool/internal/kube"
+	"spiderpool.dev/spiderpool/internal/kube/compile"
 	"spiderpool.dev/spiderpool/internal/kube/kubetest"
 	"spiderpool.dev/spiderpool/internal/lease"
 )
@@ -95,7 +95,7 @@ func populateOne(ctx context.Context, c client.Client, i int) error {
 		ObjectMeta: metav1.ObjectMeta{Name: name},
 		Spec:       v2beta1.SpiderIPPoolSpec{Subnet: subnet, IPs: []string{fmt.Sprintf("%s-10.%d.%d.31", base, i>>8, i&255)}, NodeName: []string{node}},
 	}
-	kube.CompletePool(pool) // as admission does
+	compile.CompletePool(pool) // as admission does
 	errs := []error{c.Create(ctx, pool), c.Create(ctx, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: node}})}
 	block := lease.Block{Base: base, Node: node}
 	for n := range scaleEndpoints / scalePools {
@@ -120,7 +120,7 @@ func populateOne(ctx context.Context, c client.Client, i int) error {
 		endpoint.Status.OwnerControllerType, endpoint.Status.OwnerControllerName = "Pod", podName
 		errs = append(errs, c.Create(ctx, endpoint))
 	}
-	return errors.Join(append(errs, c.Create(ctx, kube.BlockObject(block)))...)
+	return errors.Join(append(errs, c.Create(ctx, compile.BlockObject(block)))...)
 }
 
 // takenIn waits until every pool's status is right and nothing is queued, and

@@ -25,8 +25,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"spiderpool.dev/spiderpool/api/v2beta1"
+	"spiderpool.dev/spiderpool/internal/cniinstall"
 	"spiderpool.dev/spiderpool/internal/config"
-	"spiderpool.dev/spiderpool/internal/install/node"
 )
 
 // retryInterval is the time between two attempts at a step that waits.
@@ -130,12 +130,12 @@ func attachmentName(cfg config.Install) (string, error) {
 	if cfg.DefaultCNICRName != "" {
 		return cfg.DefaultCNICRName, nil
 	}
-	name, err := node.FirstNetwork(cfg.CNIConfDir)
+	name, err := cniinstall.FirstNetwork(cfg.CNIConfDir)
 	if err != nil {
 		return "", err
 	}
 	if name == "" {
-		return node.FallbackNetwork, nil
+		return cniinstall.FallbackNetwork, nil
 	}
 	if len(validation.IsDNS1123Subdomain(name)) > 0 {
 		return "", fmt.Errorf("the first CNI configuration in %s is called %q, which cannot be the name of a NetworkAttachmentDefinition: set multus.multusCNI.defaultCniCRName", cfg.CNIConfDir, name)

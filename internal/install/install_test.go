@@ -26,8 +26,8 @@ import (
 
 	"spiderpool.dev/spiderpool/api/v2beta1"
 	"spiderpool.dev/spiderpool/internal/config"
-	"spiderpool.dev/spiderpool/internal/kube/allkinds"
 	"spiderpool.dev/spiderpool/internal/kube/kubetest"
+	"spiderpool.dev/spiderpool/internal/kube/scheme"
 )
 
 func TestMain(m *testing.M) { kubetest.Main(m) }
@@ -314,7 +314,7 @@ func TestTimeoutSaysWhatItWaitedFor(t *testing.T) {
 		}
 	})
 	// The mapper of this client has not seen the kind.
-	fresh, err := client.New(kubetest.Config(t), client.Options{Scheme: allkinds.NewScheme()})
+	fresh, err := client.New(kubetest.Config(t), client.Options{Scheme: scheme.New()})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -12,7 +12,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"spiderpool.dev/spiderpool/internal/config"
-	"spiderpool.dev/spiderpool/internal/kube/allkinds"
+	"spiderpool.dev/spiderpool/internal/kube/scheme"
 )
 
 const usage = "usage: spiderpool-init install [--config FILE] | cleanup [--secret NAME] [--job NAME] [--lease NAME]"
@@ -86,7 +86,7 @@ func newClient(ctx context.Context, log *slog.Logger, timeout time.Duration) (c 
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	err = retry(ctx, log, "the API server "+restConfig.Host, func() error {
-		c, err = client.New(restConfig, client.Options{Scheme: allkinds.NewScheme()})
+		c, err = client.New(restConfig, client.Options{Scheme: scheme.New()})
 		return err
 	})
 	return c, err

@@ -10,7 +10,7 @@ import (
 	"sync"
 	"time"
 
-	"spiderpool.dev/spiderpool/internal/ipset"
+	"spiderpool.dev/spiderpool/internal/inet"
 	"spiderpool.dev/spiderpool/internal/lease"
 	"spiderpool.dev/spiderpool/internal/pool"
 )
@@ -58,7 +58,7 @@ type Allocator struct {
 
 	mu       sync.Mutex
 	catalog  *pool.Catalog
-	reserved ipset.Set
+	reserved inet.Set
 	index    *lease.Index
 	loaded   bool
 	// dirty are the blocks whose stored content is unknown because a write of
@@ -170,7 +170,7 @@ func (a *Allocator) put(b lease.Block, now time.Time) {
 	if b.Damaged != "" {
 		a.observer.Damaged()
 		a.log.Error("a block of addresses makes no sense; none of them is handed out until it is repaired or removed",
-			"spideripblock", ipset.BlockPrefix(b.Base), "err", b.Damaged)
+			"spideripblock", inet.BlockPrefix(b.Base), "err", b.Damaged)
 	}
 	delete(a.dirty, b.Base)
 	a.index.Put(b, now)
@@ -337,7 +337,7 @@ func (a *Allocator) Allocate(ctx context.Context, request lease.Request) ([]leas
 func (a *Allocator) confirm(ctx context.Context, request lease.Request, grants []lease.Grant) (bool, error) {
 	read := map[netip.Addr]lease.Block{}
 	for _, g := range grants {
-		base := ipset.BlockOf(g.Addr)
+		base := inet.BlockOf(g.Addr)
 		if !g.Held || a.isYoung(g.Addr) {
 			continue
 		}
@@ -361,7 +361,7 @@ func (a *Allocator) confirm(ctx context.Context, request lease.Request, grants [
 func (a *Allocator) isYoung(addr netip.Addr) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	b, _ := a.index.Block(ipset.BlockOf(addr))
+	b, _ := a.index.Block(inet.BlockOf(addr))
 	l, ok := b.Lease(addr)
 	return ok && a.now().Sub(l.Since) < youngLease
 }
@@ -405,7 +405,7 @@ func (a *Allocator) giveBack(ctx context.Context, podUID, container string, had 
 // it. It returns false where the attachment does not hold the address.
 func (a *Allocator) Quarantine(ctx context.Context, at lease.Attachment, addr netip.Addr, mac string, duration time.Duration) (bool, error) {
 	return a.change(ctx, func(now time.Time) []lease.Block {
-		b, _ := a.index.Block(ipset.BlockOf(addr))
+		b, _ := a.index.Block(inet.BlockOf(addr))
 		changed, ok := b.Quarantine(addr, at, mac, now, now.Add(duration))
 		if l, _ := b.Lease(addr); !ok || l.Node != a.node {
 			return nil

@@ -10,9 +10,9 @@ import (
 	"testing"
 	"time"
 
+	"spiderpool.dev/spiderpool/internal/inet"
 	"spiderpool.dev/spiderpool/internal/ipam"
 	"spiderpool.dev/spiderpool/internal/ipam/ipamtest"
-	"spiderpool.dev/spiderpool/internal/ipset"
 	"spiderpool.dev/spiderpool/internal/lease"
 	"spiderpool.dev/spiderpool/internal/pool"
 	"spiderpool.dev/spiderpool/internal/reclaim"
@@ -50,8 +50,8 @@ func newAllocatorWith(t testing.TB, c ipam.Config, store *ipamtest.Store, pools 
 func rangePool(t testing.TB, name, subnet string, ips ...string) *pool.Pool {
 	t.Helper()
 	prefix := netip.MustParsePrefix(subnet)
-	version := ipset.Version(prefix.Addr())
-	set, err := ipset.Parse(ips, ipset.Bounds{Version: version, Subnet: prefix})
+	version := inet.Version(prefix.Addr())
+	set, err := inet.Parse(ips, inet.Bounds{Version: version, Subnet: prefix})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -309,7 +309,7 @@ func TestOldNewsDoesNotUndoWhatIsKnown(t *testing.T) {
 		}
 		return grants[0].Addr
 	}
-	base := ipset.BlockOf(allocate("one"))
+	base := inet.BlockOf(allocate("one"))
 	before, err := store.Get(t.Context(), base)
 	if err != nil {
 		t.Fatal(err)

@@ -14,9 +14,9 @@ import (
 
 	"pgregory.net/rapid"
 
+	"spiderpool.dev/spiderpool/internal/inet"
 	"spiderpool.dev/spiderpool/internal/ipam"
 	"spiderpool.dev/spiderpool/internal/ipam/ipamtest"
-	"spiderpool.dev/spiderpool/internal/ipset"
 	"spiderpool.dev/spiderpool/internal/lease"
 	"spiderpool.dev/spiderpool/internal/pool"
 )
@@ -56,7 +56,7 @@ type model struct {
 	store      *ipamtest.Store
 	pools      []*pool.Pool
 	allocators map[string]*ipam.Allocator
-	reserved   map[string]ipset.Set // as the nodes know it
+	reserved   map[string]inet.Set // as the nodes know it
 	pods       map[string]*modelPod
 	lost       []string                    // containers that are gone without a DEL
 	journal    map[lease.Attachment]string // to release, with the node
@@ -111,10 +111,10 @@ func (m *model) together(t *rapid.T) {
 var modelNodes = []string{"a", "b"}
 
 func newModel(t *rapid.T) *model {
-	m := &model{t: t, store: &ipamtest.Store{}, allocators: map[string]*ipam.Allocator{}, reserved: map[string]ipset.Set{}, pods: map[string]*modelPod{}, journal: map[lease.Attachment]string{}}
+	m := &model{t: t, store: &ipamtest.Store{}, allocators: map[string]*ipam.Allocator{}, reserved: map[string]inet.Set{}, pods: map[string]*modelPod{}, journal: map[lease.Attachment]string{}}
 	size := rapid.IntRange(1, 40).Draw(t, "size")
-	v4, _ := ipset.Parse([]string{fmt.Sprintf("10.0.0.5-10.0.0.%d", 5+size-1)}, ipset.Bounds{})
-	v6, _ := ipset.Parse([]string{fmt.Sprintf("fd00::1-fd00::%x", size+3)}, ipset.Bounds{})
+	v4, _ := inet.Parse([]string{fmt.Sprintf("10.0.0.5-10.0.0.%d", 5+size-1)}, inet.Bounds{})
+	v6, _ := inet.Parse([]string{fmt.Sprintf("fd00::1-fd00::%x", size+3)}, inet.Bounds{})
 	m.pools = []*pool.Pool{
 		{Name: "v4", Version: 4, Subnet: netip.MustParsePrefix("10.0.0.0/16"), IPs: v4},
 		{Name: "v6", Version: 6, Subnet: netip.MustParsePrefix("fd00::/64"), IPs: v6},
@@ -255,12 +255,12 @@ func (m *model) reclaim(t *rapid.T) operation {
 // reserve lets a node hear of other reserved addresses.
 func (m *model) reserve(t *rapid.T) operation {
 	node := rapid.SampledFrom(modelNodes).Draw(t, "node")
-	var sets []ipset.Set
+	var sets []inet.Set
 	for _, p := range m.pools {
 		addrs := slices.Collect(p.IPs.Addrs())
-		sets = append(sets, ipset.OfAddrs(rapid.SliceOfN(rapid.SampledFrom(addrs), 0, len(addrs)).Draw(t, "reserved")...))
+		sets = append(sets, inet.OfAddrs(rapid.SliceOfN(rapid.SampledFrom(addrs), 0, len(addrs)).Draw(t, "reserved")...))
 	}
-	reserved := ipset.Union(sets...)
+	reserved := inet.Union(sets...)
 	// What is given meanwhile may go by the former ones.
 	m.reserved[node] = m.reserved[node].And(reserved)
 	return operation{

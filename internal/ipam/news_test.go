@@ -6,9 +6,9 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"spiderpool.dev/spiderpool/internal/inet"
 	"spiderpool.dev/spiderpool/internal/ipam"
 	"spiderpool.dev/spiderpool/internal/ipam/ipamtest"
-	"spiderpool.dev/spiderpool/internal/ipset"
 	"spiderpool.dev/spiderpool/internal/lease"
 )
 
@@ -67,7 +67,7 @@ func TestABlockThatIsMissingFromTheListIsForgotten(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b, err := store.Get(t.Context(), ipset.BlockOf(grants[0].Addr))
+	b, err := store.Get(t.Context(), inet.BlockOf(grants[0].Addr))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -7,7 +7,7 @@ import (
 	"slices"
 	"time"
 
-	"spiderpool.dev/spiderpool/internal/ipset"
+	"spiderpool.dev/spiderpool/internal/inet"
 	"spiderpool.dev/spiderpool/internal/lease"
 	"spiderpool.dev/spiderpool/internal/pool"
 	"spiderpool.dev/spiderpool/internal/wire"
@@ -209,7 +209,7 @@ func (s *Service) held(req *pool.Request, at lease.Attachment, none pool.NoPools
 			return nil, err
 		}
 		for _, l := range leases {
-			if ipset.Version(l.Addr) == version {
+			if inet.Version(l.Addr) == version {
 				selection.Pools = []*pool.Pool{{Name: l.Pool, Version: version}}
 			}
 		}

@@ -11,7 +11,7 @@ import (
 	"sync"
 	"time"
 
-	"spiderpool.dev/spiderpool/internal/ipset"
+	"spiderpool.dev/spiderpool/internal/inet"
 	"spiderpool.dev/spiderpool/internal/pool"
 )
 
@@ -121,7 +121,7 @@ func (a *Allocator) deletePool(name string) {
 }
 
 // SetReserved replaces the addresses that no pool hands out.
-func (a *Allocator) SetReserved(reserved ipset.Set) {
+func (a *Allocator) SetReserved(reserved inet.Set) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if reserved.Equal(a.reserved) {

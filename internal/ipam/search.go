@@ -9,7 +9,7 @@ import (
 	"slices"
 	"time"
 
-	"spiderpool.dev/spiderpool/internal/ipset"
+	"spiderpool.dev/spiderpool/internal/inet"
 	"spiderpool.dev/spiderpool/internal/lease"
 )
 
@@ -165,7 +165,7 @@ func (a *Allocator) readRegion(ctx context.Context, region netip.Prefix, ttl tim
 			a.put(b, now)
 		}
 	}
-	for base := region.Addr(); base.IsValid() && region.Contains(base); base = lastAddr(ipset.BlockPrefix(base)).Next() {
+	for base := region.Addr(); base.IsValid() && region.Contains(base); base = lastAddr(inet.BlockPrefix(base)).Next() {
 		if known, ok := a.index.Block(base); ok && !exists[base] && !a.concerns(known) {
 			a.drop(base)
 		}
@@ -220,7 +220,7 @@ func (a *Allocator) concerns(b lease.Block) bool {
 
 // regionsOf yields the regions that the set touches, beginning at one that
 // depends on the node, so that nodes rarely search in step.
-func (a *Allocator) regionsOf(set ipset.Set) iter.Seq[netip.Prefix] {
+func (a *Allocator) regionsOf(set inet.Set) iter.Seq[netip.Prefix] {
 	return func(yield func(netip.Prefix) bool) {
 		var regions []netip.Prefix
 		for _, r := range set.Ranges() {
@@ -250,5 +250,5 @@ func (a *Allocator) regionsOf(set ipset.Set) iter.Seq[netip.Prefix] {
 }
 
 func lastAddr(p netip.Prefix) netip.Addr {
-	return ipset.OfPrefix(p).Ranges()[0].To()
+	return inet.OfPrefix(p).Ranges()[0].To()
 }

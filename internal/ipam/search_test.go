@@ -8,9 +8,9 @@ import (
 	"testing/synctest"
 	"time"
 
+	"spiderpool.dev/spiderpool/internal/inet"
 	"spiderpool.dev/spiderpool/internal/ipam"
 	"spiderpool.dev/spiderpool/internal/ipam/ipamtest"
-	"spiderpool.dev/spiderpool/internal/ipset"
 	"spiderpool.dev/spiderpool/internal/lease"
 )
 
@@ -70,9 +70,9 @@ func TestANewNodeFindsTheLastAddressesOfALargePool(t *testing.T) {
 	left := 0
 	for base := range p.IPs.Blocks() {
 		b := lease.Block{Base: base, Node: "other"}
-		for i := range ipset.BlockSize {
+		for i := range inet.BlockSize {
 			b.Leases = append(b.Leases, lease.Lease{
-				Addr: ipset.BlockAddr(base, i), State: lease.InUse, Pool: "p", Since: time.Unix(0, 0),
+				Addr: inet.BlockAddr(base, i), State: lease.InUse, Pool: "p", Since: time.Unix(0, 0),
 				Holder: lease.Holder{Attachment: lease.Attachment{ContainerID: fmt.Sprint(base, i), Interface: "eth0"}, Node: "other"},
 			})
 		}
@@ -104,7 +104,7 @@ func TestPodsThatWaitForAFullPoolShareItsReads(t *testing.T) {
 		p := rangePool(t, "p", "10.0.0.0/24", "10.0.0.16-10.0.0.31")
 		other := newAllocator(t, "other", store, p)
 		t.Cleanup(other.Close)
-		for i := range ipset.BlockSize {
+		for i := range inet.BlockSize {
 			if _, err := other.Allocate(t.Context(), request("other", fmt.Sprint(i), want("eth0", 4, "p"))); err != nil {
 				t.Fatal(err)
 			}

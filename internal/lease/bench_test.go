@@ -5,7 +5,7 @@ import (
 	"net/netip"
 	"testing"
 
-	"spiderpool.dev/spiderpool/internal/ipset"
+	"spiderpool.dev/spiderpool/internal/inet"
 )
 
 // BenchmarkAddDelete is an allocation and its release, committed, in pools of
@@ -29,7 +29,7 @@ func BenchmarkAddDelete(b *testing.B) {
 			fill(x, usable, bc.leases)
 			first, _ := usable.First()
 			r := request("p", "a")
-			r.Wants[0].Version = ipset.Version(first)
+			r.Wants[0].Version = inet.Version(first)
 			b.ReportAllocs()
 			for b.Loop() {
 				plan := x.Choose(start, r)
@@ -69,7 +69,7 @@ func BenchmarkPools(b *testing.B) {
 		first := addr("10.0.0.0")
 		for i := range 20000 {
 			base := plusBlocks(first, i)
-			x.SetPool(fmt.Sprint(i), ipset.OfPrefix(ipset.BlockPrefix(base)))
+			x.SetPool(fmt.Sprint(i), inet.OfPrefix(inet.BlockPrefix(base)))
 		}
 		for i := range 20000 {
 			x.Put(Block{Base: plusBlocks(first, i), Node: "node"}, start)
@@ -77,16 +77,16 @@ func BenchmarkPools(b *testing.B) {
 	}
 }
 
-func fill(x *Index, usable ipset.Set, leases int) {
+func fill(x *Index, usable inet.Set, leases int) {
 	n := 0
 	for base, mask := range usable.Blocks() {
 		b := Block{Base: base, Node: fmt.Sprintf("node-%d", n/16%100), Version: "1"}
-		for i := range ipset.BlockSize {
+		for i := range inet.BlockSize {
 			if mask&(1<<i) == 0 || n == leases {
 				continue
 			}
 			n++
-			b.Leases = append(b.Leases, Lease{Addr: ipset.BlockAddr(base, i), State: InUse, Pool: "a", Since: start, Holder: Holder{
+			b.Leases = append(b.Leases, Lease{Addr: inet.BlockAddr(base, i), State: InUse, Pool: "a", Since: start, Holder: Holder{
 				Attachment: Attachment{fmt.Sprintf("container-%d", n), "eth0"}, Pod: fmt.Sprint("ns/", n), PodUID: fmt.Sprint("uid-", n), Node: b.Node,
 			}})
 		}
@@ -98,6 +98,6 @@ func fill(x *Index, usable ipset.Set, leases int) {
 }
 
 func plusBlocks(a netip.Addr, n int) netip.Addr {
-	base, _ := ipset.OfPrefix(netip.PrefixFrom(a, 8)).NthBlock(uint64(n))
+	base, _ := inet.OfPrefix(netip.PrefixFrom(a, 8)).NthBlock(uint64(n))
 	return base
 }

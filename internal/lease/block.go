@@ -6,12 +6,12 @@ import (
 	"slices"
 	"time"
 
-	"spiderpool.dev/spiderpool/internal/ipset"
+	"spiderpool.dev/spiderpool/internal/inet"
 )
 
-// Block is the leases of ipset.BlockSize aligned addresses.
+// Block is the leases of inet.BlockSize aligned addresses.
 type Block struct {
-	Base netip.Addr // first address (ipset.BlockOf), the name of the block
+	Base netip.Addr // first address (inet.BlockOf), the name of the block
 	Node string     // node that created it and is preferred in it; a hint
 	// Version is the store's, opaque; empty for a block that is to be created.
 	Version string
@@ -30,7 +30,7 @@ type Block struct {
 // only has to keep away from: a tenth of the memory is left.
 func (b Block) Outline() Block {
 	inUse := func(l Lease) bool { return l.State == InUse && l.FixedFor == "" }
-	if len(b.Leases) < ipset.BlockSize || slices.ContainsFunc(b.Leases, func(l Lease) bool { return !inUse(l) }) {
+	if len(b.Leases) < inet.BlockSize || slices.ContainsFunc(b.Leases, func(l Lease) bool { return !inUse(l) }) {
 		return b
 	}
 	b.Leases, b.Full = nil, true
@@ -135,11 +135,11 @@ func (b Block) Removable(now time.Time, idle time.Duration) bool {
 // is not aligned, a lease outside, two leases of an address, wrong order, an
 // unknown state, or a lease in use without a container ID or an interface.
 func (b Block) Validate() error {
-	if !b.Base.IsValid() || ipset.BlockOf(b.Base) != b.Base {
-		return fmt.Errorf("block %s: its name is not the first of %d aligned addresses", b.Base, ipset.BlockSize)
+	if !b.Base.IsValid() || inet.BlockOf(b.Base) != b.Base {
+		return fmt.Errorf("block %s: its name is not the first of %d aligned addresses", b.Base, inet.BlockSize)
 	}
 	for i, l := range b.Leases {
-		if !l.Addr.IsValid() || ipset.BlockOf(l.Addr) != b.Base {
+		if !l.Addr.IsValid() || inet.BlockOf(l.Addr) != b.Base {
 			return fmt.Errorf("block %s: lease %d is of %s, which is outside", b.Base, i, l.Addr)
 		}
 		if i > 0 && !b.Leases[i-1].Addr.Less(l.Addr) {

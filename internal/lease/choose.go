@@ -6,7 +6,7 @@ import (
 	"strings"
 	"time"
 
-	"spiderpool.dev/spiderpool/internal/ipset"
+	"spiderpool.dev/spiderpool/internal/inet"
 )
 
 // Request asks for all the addresses of one pod, which are granted together or
@@ -150,7 +150,7 @@ func (x *Index) Release(now time.Time, attachments ...Attachment) []Block {
 			if l.Node != x.node {
 				continue // a container is of one node
 			}
-			b, _ := x.Block(ipset.BlockOf(l.Addr))
+			b, _ := x.Block(inet.BlockOf(l.Addr))
 			if b, ended := b.Release(at, now); len(ended) > 0 {
 				d.put(b)
 			}
@@ -164,7 +164,7 @@ func (x *Index) Release(now time.Time, attachments ...Attachment) []Block {
 func (x *Index) Reclaim(now time.Time, leases ...Lease) []Block {
 	d := x.newDraft(now)
 	for _, l := range leases {
-		b, _ := x.Block(ipset.BlockOf(l.Addr))
+		b, _ := x.Block(inet.BlockOf(l.Addr))
 		if b, ok := b.Reclaim(l, now); ok {
 			d.put(b)
 		}

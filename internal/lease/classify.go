@@ -8,10 +8,10 @@ import (
 	"sort"
 	"time"
 
-	"spiderpool.dev/spiderpool/internal/ipset"
+	"spiderpool.dev/spiderpool/internal/inet"
 )
 
-func newPoolIndex(name string, version int, usable ipset.Set, start uint64) *poolIndex {
+func newPoolIndex(name string, version int, usable inet.Set, start uint64) *poolIndex {
 	p := &poolIndex{name: name, version: version, usable: usable, start: start, entries: map[netip.Addr]*entry{}}
 	inFree := func(e *entry) *int { return &e.inFree }
 	inCooling := func(e *entry) *int { return &e.inCooling }
@@ -55,12 +55,12 @@ func (p *poolIndex) leave(e *entry) {
 
 // classify brings what depends on the leases and the time up to date.
 func (x *Index) classify(k *known, now time.Time) {
-	k.free, k.cooling, k.next = ^ipset.Mask(0), 0, time.Time{}
+	k.free, k.cooling, k.next = ^inet.Mask(0), 0, time.Time{}
 	if k.block.Damaged != "" || k.block.Full {
 		k.free = 0
 	}
 	for _, l := range k.block.Leases {
-		bit := ipset.Mask(1) << ipset.BlockIndex(l.Addr)
+		bit := inet.Mask(1) << inet.BlockIndex(l.Addr)
 		at := time.Time{} // when the address becomes free
 		switch l.State {
 		case Released:
@@ -111,7 +111,7 @@ func (k *known) classifyEntries() {
 // released first, the lowest of several, and false where there is none.
 func (e *entry) longestReleased() (longest Lease, ok bool) {
 	for _, l := range e.block.Leases {
-		if e.mask&e.cooling&(1<<ipset.BlockIndex(l.Addr)) != 0 && (!ok || l.Since.Before(longest.Since)) {
+		if e.mask&e.cooling&(1<<inet.BlockIndex(l.Addr)) != 0 && (!ok || l.Since.Before(longest.Since)) {
 			longest, ok = l, true
 		}
 	}
@@ -173,7 +173,7 @@ func (x *Index) note(l Lease, change int) {
 		x.tallies[l.Pool] = t
 	}
 	t.states[l.State] += int64(change)
-	base := ipset.BlockOf(l.Addr)
+	base := inet.BlockOf(l.Addr)
 	if t.blocks[base] += change; t.blocks[base] == 0 {
 		delete(t.blocks, base)
 	}

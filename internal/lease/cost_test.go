@@ -4,7 +4,7 @@ import (
 	"runtime"
 	"testing"
 
-	"spiderpool.dev/spiderpool/internal/ipset"
+	"spiderpool.dev/spiderpool/internal/inet"
 )
 
 func TestAnAddressOfAHugePoolCostsNoMoreMemoryThanOneOfASmallPool(t *testing.T) {
@@ -32,7 +32,7 @@ func costOf(t *testing.T, addresses string) cost {
 	usable := set(t, addresses)
 	first, _ := usable.First()
 	r := request("p", "a")
-	r.Wants[0].Version = ipset.Version(first)
+	r.Wants[0].Version = inet.Version(first)
 	run := func() {
 		x := NewIndex(Options{Node: "node", ReuseAfter: -1})
 		x.SetPool("a", usable)

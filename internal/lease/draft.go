@@ -6,7 +6,7 @@ import (
 	"slices"
 	"time"
 
-	"spiderpool.dev/spiderpool/internal/ipset"
+	"spiderpool.dev/spiderpool/internal/inet"
 )
 
 func (x *Index) newDraft(now time.Time) *draft {
@@ -135,7 +135,7 @@ func (d *draft) dependsOn(grants []Grant) []netip.Addr {
 	// A container that holds an address only since an earlier request of the same
 	// batch depends on the same write.
 	for _, g := range grants {
-		base := ipset.BlockOf(g.Addr)
+		base := inet.BlockOf(g.Addr)
 		if l, ok := d.blocks[base].block.Lease(g.Addr); ok && g.Held && !d.isStored(l) {
 			names = append(names, base)
 		}
@@ -198,7 +198,7 @@ func (d *draft) rollBack() {
 
 // isStored reports whether the lease was there before the batch.
 func (d *draft) isStored(l Lease) bool {
-	before, changed := d.stored[ipset.BlockOf(l.Addr)]
+	before, changed := d.stored[inet.BlockOf(l.Addr)]
 	if !changed {
 		return true
 	}
@@ -231,13 +231,13 @@ func (d *draft) grant(r Request, w Want, pools []string) (Grant, bool) {
 // sandbox of the same pod, or fixed for the same owner.
 func (d *draft) former(r Request, w Want) (Lease, bool) {
 	for _, l := range d.Attached(Attachment{r.ContainerID, w.Interface}) {
-		if ipset.Version(l.Addr) == w.Version {
+		if inet.Version(l.Addr) == w.Version {
 			return l, true
 		}
 	}
 	for _, leases := range [][]Lease{d.OfPod(r.PodUID), d.FixedFor(r.FixedFor)} {
 		for _, l := range leases {
-			if l.Interface == w.Interface && ipset.Version(l.Addr) == w.Version && d.mayUse(w, l) && !d.granted[l.Addr] {
+			if l.Interface == w.Interface && inet.Version(l.Addr) == w.Version && d.mayUse(w, l) && !d.granted[l.Addr] {
 				return l, true
 			}
 		}
@@ -294,7 +294,7 @@ func (p *poolIndex) unclaimed() (netip.Addr, bool) {
 
 // take leases a to the request, whoever had it.
 func (d *draft) take(r Request, w Want, a netip.Addr, pool string) Grant {
-	base := ipset.BlockOf(a)
+	base := inet.BlockOf(a)
 	b, ok := d.Block(base)
 	if !ok {
 		b.Base = base
@@ -326,7 +326,7 @@ func (d *draft) giveUpRetained(r Request) (given []Lease) {
 		if l.State != Retained {
 			continue
 		}
-		b, _ := d.Block(ipset.BlockOf(l.Addr))
+		b, _ := d.Block(inet.BlockOf(l.Addr))
 		d.put(b.with(released(l.Addr, d.now)))
 		given = append(given, l)
 	}
@@ -341,6 +341,6 @@ func (d *draft) exhausted(w Want) *ExhaustedError {
 	return e
 }
 
-func lowest(base netip.Addr, m ipset.Mask) netip.Addr {
-	return ipset.BlockAddr(base, bits.TrailingZeros16(uint16(m)))
+func lowest(base netip.Addr, m inet.Mask) netip.Addr {
+	return inet.BlockAddr(base, bits.TrailingZeros16(uint16(m)))
 }

@@ -4,14 +4,14 @@ import (
 	"fmt"
 	"time"
 
-	"spiderpool.dev/spiderpool/internal/ipset"
+	"spiderpool.dev/spiderpool/internal/inet"
 	"spiderpool.dev/spiderpool/internal/lease"
 )
 
 // A dual-stack pod is added, and deleted again.
 func Example() {
-	v4, _ := ipset.Parse([]string{"172.31.28.16-172.31.28.31"}, ipset.Bounds{})
-	v6, _ := ipset.Parse([]string{"2406:da1e:c4:ed01:c57d::-2406:da1e:c4:ed01:c57d::f"}, ipset.Bounds{})
+	v4, _ := inet.Parse([]string{"172.31.28.16-172.31.28.31"}, inet.Bounds{})
+	v6, _ := inet.Parse([]string{"2406:da1e:c4:ed01:c57d::-2406:da1e:c4:ed01:c57d::f"}, inet.Bounds{})
 	index := lease.NewIndex(lease.Options{Node: "master"})
 	index.SetPool("master-v4", v4)
 	index.SetPool("master-v6", v6)
@@ -28,12 +28,12 @@ func Example() {
 		fmt.Println("granted", g.Addr, "of", g.Pool)
 	}
 	for _, b := range plan.Writes {
-		fmt.Println("write", ipset.BlockPrefix(b.Base))
+		fmt.Println("write", inet.BlockPrefix(b.Base))
 		b.Version = "1" // what the store says
 		index.Put(b, now)
 	}
 	for _, b := range index.Release(now, lease.Attachment{ContainerID: "c", Interface: "eth0"}) {
-		fmt.Println("write", ipset.BlockPrefix(b.Base), b.Leases[0].State)
+		fmt.Println("write", inet.BlockPrefix(b.Base), b.Leases[0].State)
 	}
 	// Output:
 	// granted 172.31.28.16 of master-v4

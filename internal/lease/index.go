@@ -7,7 +7,7 @@ import (
 	"slices"
 	"time"
 
-	"spiderpool.dev/spiderpool/internal/ipset"
+	"spiderpool.dev/spiderpool/internal/inet"
 )
 
 // DefaultReuseAfter is how long a released address is handed out only when no
@@ -38,10 +38,10 @@ type Index struct {
 // known is a block and what it means at the time of its last classification.
 type known struct {
 	block   Block
-	own     bool       // created by this node
-	free    ipset.Mask // may be handed out
-	cooling ipset.Mask // was released a short time ago; may be handed out if need be
-	entries []*entry   // for each pool that may hand out an address of the block
+	own     bool      // created by this node
+	free    inet.Mask // may be handed out
+	cooling inet.Mask // was released a short time ago; may be handed out if need be
+	entries []*entry  // for each pool that may hand out an address of the block
 
 	next     time.Time // when free or cooling changes; zero: never
 	inExpiry int
@@ -51,8 +51,8 @@ type known struct {
 type entry struct {
 	*known
 	pool  *poolIndex
-	mask  ipset.Mask // addresses that the pool may hand out
-	taken int        // how many of them are neither free nor cooling
+	mask  inet.Mask // addresses that the pool may hand out
+	taken int       // how many of them are neither free nor cooling
 	// outlined is how many of them are in use by leases that are left out.
 	outlined int
 	order    uint64    // among the blocks of other nodes
@@ -65,9 +65,9 @@ type entry struct {
 type poolIndex struct {
 	name    string
 	version int
-	usable  ipset.Set
+	usable  inet.Set
 	entries map[netip.Addr]*entry
-	claimed claims // ordinals (ipset.Set.BlockOrdinal) of the entries
+	claimed claims // ordinals (inet.Set.BlockOrdinal) of the entries
 	taken   int64  // sum over entries
 	// outlined is the sum over entries
 	outlined int64
@@ -116,7 +116,7 @@ func NewIndex(o Options) *Index {
 
 // SetPool adds a pool or replaces its addresses, which are those that may be
 // handed out (pool.Catalog.Usable).
-func (x *Index) SetPool(name string, usable ipset.Set) {
+func (x *Index) SetPool(name string, usable inet.Set) {
 	if old, ok := x.pools[name]; ok {
 		if old.usable.Equal(usable) {
 			return
@@ -124,7 +124,7 @@ func (x *Index) SetPool(name string, usable ipset.Set) {
 		x.DeletePool(name)
 	}
 	first, _ := usable.First()
-	p := newPoolIndex(name, ipset.Version(first), usable, hash(x.node, name))
+	p := newPoolIndex(name, inet.Version(first), usable, hash(x.node, name))
 	x.pools[name] = p
 	x.spans.stale = true
 	for _, k := range x.knownIn(usable) {
@@ -270,7 +270,7 @@ func (x *Index) leasesAt(addrs []netip.Addr) []Lease {
 	}
 	leases := make([]Lease, 0, len(addrs))
 	for _, a := range slices.SortedFunc(slices.Values(addrs), netip.Addr.Compare) {
-		if l, ok := x.blocks[ipset.BlockOf(a)].block.Lease(a); ok {
+		if l, ok := x.blocks[inet.BlockOf(a)].block.Lease(a); ok {
 			leases = append(leases, l)
 		}
 	}
@@ -279,7 +279,7 @@ func (x *Index) leasesAt(addrs []netip.Addr) []Lease {
 
 // knownIn returns the known blocks that hold an address of the set. It looks at
 // the blocks of the set or at all known ones, whichever are fewer.
-func (x *Index) knownIn(set ipset.Set) []*known {
+func (x *Index) knownIn(set inet.Set) []*known {
 	var in []*known
 	if set.BlockCount() <= uint64(len(x.blocks)) {
 		for base := range set.Blocks() {

@@ -1,6 +1,6 @@
 // Package lease decides who gets which address.
 //
-// The truth is kept in blocks of 16 aligned addresses (ipset.BlockSize), each an
+// The truth is kept in blocks of 16 aligned addresses (inet.BlockSize), each an
 // object of its own in a store with optimistic concurrency: two writers of one
 // address meet in one block, and the store lets one of them through. This package
 // turns blocks and requests into the blocks to write; it never writes them.

@@ -9,16 +9,16 @@ import (
 	"testing"
 	"time"
 
-	"spiderpool.dev/spiderpool/internal/ipset"
+	"spiderpool.dev/spiderpool/internal/inet"
 )
 
 var start = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 
 func addr(s string) netip.Addr { return netip.MustParseAddr(s) }
 
-func set(t testing.TB, entries ...string) ipset.Set {
+func set(t testing.TB, entries ...string) inet.Set {
 	t.Helper()
-	s, err := ipset.Parse(entries, ipset.Bounds{})
+	s, err := inet.Parse(entries, inet.Bounds{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -252,7 +252,7 @@ func TestOwnBlocksThenUnclaimedThenOthers(t *testing.T) {
 	full := func(base, node string, in int) Block {
 		b := Block{Base: addr(base), Node: node, Version: "1"}
 		for i := range in {
-			b = b.with(Lease{Addr: ipset.BlockAddr(b.Base, i), State: InUse, Pool: "a",
+			b = b.with(Lease{Addr: inet.BlockAddr(b.Base, i), State: InUse, Pool: "a",
 				Holder: Holder{Attachment: Attachment{fmt.Sprint(base, i), "eth0"}}, Since: start})
 		}
 		return b
@@ -330,7 +330,7 @@ func TestReleasedAddressIsAsGoodAsNewAfterAWhile(t *testing.T) {
 	if got := one(t, x, now, request("q", "a")); got != first {
 		t.Errorf("got %s, want %s again", got, first)
 	}
-	if b, _ := x.Block(ipset.BlockOf(addr(first))); len(b.Leases) != 1 {
+	if b, _ := x.Block(inet.BlockOf(addr(first))); len(b.Leases) != 1 {
 		t.Errorf("the block remembers %d leases, want that of q only", len(b.Leases))
 	}
 }
@@ -399,8 +399,8 @@ func TestFixedAddressIsRetainedAndComesBack(t *testing.T) {
 func TestAnOutlinedBlockCountsAsInUse(t *testing.T) {
 	t.Parallel()
 	full := Block{Base: addr("10.0.0.0"), Node: "other", Version: "1"}
-	for i := range ipset.BlockSize {
-		l := Lease{Addr: ipset.BlockAddr(full.Base, i), State: InUse, Pool: "a", Since: start}
+	for i := range inet.BlockSize {
+		l := Lease{Addr: inet.BlockAddr(full.Base, i), State: InUse, Pool: "a", Since: start}
 		l.ContainerID, l.Interface = fmt.Sprint(i), "eth0"
 		full.Leases = append(full.Leases, l)
 	}
@@ -501,7 +501,7 @@ func TestRetainedAddressThatWasExcludedIsGivenUp(t *testing.T) {
 	r.FixedFor = "Pod/default/web-0"
 	a := one(t, x, start, r)
 	release(t, x, start, eth0("web-0"))
-	x.SetPool("a", set(t, "10.0.0.1-10.0.0.2").Minus(ipset.OfAddrs(addr(a))))
+	x.SetPool("a", set(t, "10.0.0.1-10.0.0.2").Minus(inet.OfAddrs(addr(a))))
 	r.ContainerID = "second container"
 	if got := one(t, x, start, r); got == a {
 		t.Errorf("the excluded address %s came back", got)
@@ -512,7 +512,7 @@ func TestQuarantinedAddressIsNotHandedOutBeforeItsTime(t *testing.T) {
 	t.Parallel()
 	x := newIndex(t, "10.0.0.1-10.0.0.2")
 	a := addr(one(t, x, start, request("p", "a")))
-	b, _ := x.Block(ipset.BlockOf(a))
+	b, _ := x.Block(inet.BlockOf(a))
 	until := start.Add(5 * time.Minute)
 	if _, ok := b.Quarantine(a, eth0("q"), "02:00:00:00:00:01", start, until); ok {
 		t.Error("another attachment could quarantine the address")
@@ -541,7 +541,7 @@ func TestReclaimFreesOnlyWhatWasJudged(t *testing.T) {
 	judged := x.Attached(eth0("p"))[0]
 	r.ContainerID = "second sandbox"
 	one(t, x, start, r)
-	b, _ := x.Block(ipset.BlockOf(a))
+	b, _ := x.Block(inet.BlockOf(a))
 	if _, ok := b.Reclaim(judged, start); ok {
 		t.Error("reclaim freed a lease that changed hands since it was judged")
 	}

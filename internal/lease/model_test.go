@@ -12,7 +12,7 @@ import (
 	"go4.org/netipx"
 	"pgregory.net/rapid"
 
-	"spiderpool.dev/spiderpool/internal/ipset"
+	"spiderpool.dev/spiderpool/internal/inet"
 )
 
 // store is a block store with optimistic concurrency, as the API server is one.
@@ -38,12 +38,12 @@ func (s *store) write(b Block) (Block, error) {
 type world struct {
 	store   store
 	now     time.Time
-	pools   map[string]ipset.Set
+	pools   map[string]inet.Set
 	nodes   []*Index
 	granted map[netip.Addr]Holder // confirmed to a container and not released
 	// reserved are the addresses of pools that each node may not hand out, as far as
 	// it has heard.
-	reserved []ipset.Set
+	reserved []inet.Set
 	// busy is the node that is about to write; -1: none. Others write in between.
 	busy int
 }
@@ -52,7 +52,7 @@ func drawWorld(t *rapid.T) *world {
 	w := &world{
 		store:   store{blocks: map[netip.Addr]Block{}},
 		now:     start,
-		pools:   map[string]ipset.Set{},
+		pools:   map[string]inet.Set{},
 		granted: map[netip.Addr]Holder{},
 		busy:    -1,
 	}
@@ -67,10 +67,10 @@ func drawWorld(t *rapid.T) *world {
 				to := from + rapid.IntRange(0, 25).Draw(t, "length")
 				ranges = append(ranges, netipx.IPRangeFrom(plus(base, from), plus(base, to)))
 			}
-			w.pools[fmt.Sprint(family.name, i)] = ipset.Of(ranges...)
+			w.pools[fmt.Sprint(family.name, i)] = inet.Of(ranges...)
 		}
 	}
-	w.reserved = make([]ipset.Set, rapid.IntRange(1, 3).Draw(t, "nodes"))
+	w.reserved = make([]inet.Set, rapid.IntRange(1, 3).Draw(t, "nodes"))
 	for i := range w.reserved {
 		w.nodes = append(w.nodes, w.newIndex(i))
 	}
@@ -93,16 +93,16 @@ func (w *world) newIndex(node int) *Index {
 }
 
 // usable are the addresses of a pool that a node may hand out.
-func (w *world) usable(node int, pool string) ipset.Set { return w.pools[pool].Minus(w.reserved[node]) }
+func (w *world) usable(node int, pool string) inet.Set { return w.pools[pool].Minus(w.reserved[node]) }
 
 // reserve lets a node hear of other reserved addresses.
 func (w *world) reserve(t *rapid.T, node int) {
-	var reserved []ipset.Set
+	var reserved []inet.Set
 	for _, name := range slices.Sorted(maps.Keys(w.pools)) {
 		addrs := slices.Collect(w.pools[name].Addrs())
-		reserved = append(reserved, ipset.OfAddrs(rapid.SliceOfN(rapid.SampledFrom(addrs), 0, len(addrs)).Draw(t, "reserved")...))
+		reserved = append(reserved, inet.OfAddrs(rapid.SliceOfN(rapid.SampledFrom(addrs), 0, len(addrs)).Draw(t, "reserved")...))
 	}
-	w.reserved[node] = ipset.Union(reserved...)
+	w.reserved[node] = inet.Union(reserved...)
 	for name := range w.pools {
 		w.nodes[node].SetPool(name, w.usable(node, name))
 	}
@@ -216,16 +216,16 @@ func (w *world) add(t *rapid.T, node int, requests []Request) {
 		}
 		for _, result := range plan.Results {
 			for _, g := range result.Grants {
-				known, _ := x.Block(ipset.BlockOf(g.Addr))
-				if stored := w.store.blocks[ipset.BlockOf(g.Addr)]; g.Held && stored.Version != known.Version {
+				known, _ := x.Block(inet.BlockOf(g.Addr))
+				if stored := w.store.blocks[inet.BlockOf(g.Addr)]; g.Held && stored.Version != known.Version {
 					failed[stored.Base] = true
-					w.reload(x, ipset.BlockOf(g.Addr))
+					w.reload(x, inet.BlockOf(g.Addr))
 				}
 			}
 		}
 		var again []Request
 		for i, result := range plan.Results {
-			if slices.ContainsFunc(result.Grants, func(g Grant) bool { return g.Held && failed[ipset.BlockOf(g.Addr)] }) || slices.ContainsFunc(result.Blocks, func(base netip.Addr) bool { return failed[base] }) {
+			if slices.ContainsFunc(result.Grants, func(g Grant) bool { return g.Held && failed[inet.BlockOf(g.Addr)] }) || slices.ContainsFunc(result.Blocks, func(base netip.Addr) bool { return failed[base] }) {
 				again = append(again, requests[i])
 			} else if result.Err == nil {
 				w.confirm(t, requests[i], result.Grants)
@@ -246,7 +246,7 @@ func (w *world) write(t *rapid.T, b Block) (Block, error) {
 		return written, err
 	}
 	for a, h := range w.granted {
-		if ipset.BlockOf(a) != b.Base {
+		if inet.BlockOf(a) != b.Base {
 			continue
 		}
 		l, _ := b.Lease(a)
@@ -263,7 +263,7 @@ func (w *world) write(t *rapid.T, b Block) (Block, error) {
 // confirm is a pod's container learning its addresses.
 func (w *world) confirm(t *rapid.T, r Request, grants []Grant) {
 	for _, g := range grants {
-		stored, _ := w.store.blocks[ipset.BlockOf(g.Addr)].Lease(g.Addr)
+		stored, _ := w.store.blocks[inet.BlockOf(g.Addr)].Lease(g.Addr)
 		if stored.State == InUse && stored.ContainerID != r.ContainerID && stored.Interface == g.Interface &&
 			(stored.PodUID == r.PodUID || r.FixedFor != "" && stored.FixedFor == r.FixedFor) {
 			continue // another sandbox of the pod or its owner has taken it over since it was written
@@ -288,7 +288,7 @@ func (w *world) checkPlan(t *rapid.T, node int, requests []Request, plan Plan) {
 		}
 		for k, g := range result.Grants {
 			want, at := requests[i].Wants[k], Attachment{requests[i].ContainerID, g.Interface}
-			if g.Interface != want.Interface || g.Version != want.Version || ipset.Version(g.Addr) != want.Version {
+			if g.Interface != want.Interface || g.Version != want.Version || inet.Version(g.Addr) != want.Version {
 				t.Fatalf("%+v is the answer to %+v", g, want)
 			}
 			if !w.pools[g.Pool].Contains(g.Addr) || !g.Held && !slices.Contains(want.Pools, g.Pool) {
@@ -354,7 +354,7 @@ func (w *world) check(t *rapid.T) {
 		}
 	}
 	for a, h := range w.granted {
-		if l, _ := w.store.blocks[ipset.BlockOf(a)].Lease(a); l.State != InUse || l.Holder != h {
+		if l, _ := w.store.blocks[inet.BlockOf(a)].Lease(a); l.State != InUse || l.Holder != h {
 			t.Fatalf("%+v was told that it has %s, and the store says %+v", h, a, l)
 		}
 	}
@@ -419,10 +419,10 @@ func TestRefusedOnlyWhenThereIsNoWay(t *testing.T) {
 		w := drawWorld(t)
 		x := w.nodes[0]
 		// With pools that share no address, a way for the pools is one for the addresses.
-		rest := ipset.Set{}
+		rest := inet.Set{}
 		for _, name := range slices.Sorted(maps.Keys(w.pools)) {
 			w.pools[name] = w.pools[name].Minus(rest)
-			rest = ipset.Union(rest, w.pools[name])
+			rest = inet.Union(rest, w.pools[name])
 			x.SetPool(name, w.pools[name])
 		}
 		for range rapid.IntRange(1, 60).Draw(t, "adds") {
@@ -432,7 +432,7 @@ func TestRefusedOnlyWhenThereIsNoWay(t *testing.T) {
 			free := map[string]int{}
 			for name, usable := range w.pools {
 				for a := range usable.Addrs() {
-					if b, _ := x.Block(ipset.BlockOf(a)); !isTaken(b, a) {
+					if b, _ := x.Block(inet.BlockOf(a)); !isTaken(b, a) {
 						free[name]++
 					}
 				}
@@ -514,7 +514,7 @@ func TestIndexEqualsRecomputation(t *testing.T) {
 			"change a pool": func(t *rapid.T) {
 				name := rapid.SampledFrom(slices.Sorted(maps.Keys(w.pools))).Draw(t, "pool")
 				first, _ := w.pools[name].First()
-				changed := ipset.Union(w.pools[name], ipset.OfAddrs(plus(first, rapid.IntRange(1, 40).Draw(t, "added"))))
+				changed := inet.Union(w.pools[name], inet.OfAddrs(plus(first, rapid.IntRange(1, 40).Draw(t, "added"))))
 				w.pools[name] = changed
 				w.nodes[0].SetPool(name, changed)
 			},
@@ -535,7 +535,7 @@ func mustEqualRebuilt(t *rapid.T, w *world, x *Index) {
 		}
 		free := int64(0)
 		for a := range w.pools[name].Addrs() {
-			b, _ := x.Block(ipset.BlockOf(a))
+			b, _ := x.Block(inet.BlockOf(a))
 			if l, ok := b.Lease(a); !ok || l.State == Released || l.State == Quarantined && !w.now.Before(l.Until) {
 				free++
 			}

@@ -5,7 +5,7 @@ import (
 	"slices"
 	"strings"
 
-	"spiderpool.dev/spiderpool/internal/ipset"
+	"spiderpool.dev/spiderpool/internal/inet"
 )
 
 // Catalog is the pools that a process knows. It is not safe for concurrent use,
@@ -13,12 +13,12 @@ import (
 type Catalog struct {
 	entries  map[string]entry
 	defaults []*Pool // those with Default, sorted by name
-	reserved ipset.Set
+	reserved inet.Set
 }
 
 type entry struct {
 	pool   *Pool
-	usable ipset.Set
+	usable inet.Set
 }
 
 // NewCatalog returns an empty catalog.
@@ -61,7 +61,7 @@ func (c *Catalog) Names() []string { return slices.Sorted(maps.Keys(c.entries)) 
 // SetReserved replaces the addresses that no pool hands out (SpiderReservedIP),
 // of both IP versions, and returns the names of the pools whose usable addresses
 // this changed, sorted.
-func (c *Catalog) SetReserved(reserved ipset.Set) []string {
+func (c *Catalog) SetReserved(reserved inet.Set) []string {
 	c.reserved = reserved
 	var changed []string
 	for name, e := range c.entries {
@@ -77,7 +77,7 @@ func (c *Catalog) SetReserved(reserved ipset.Set) []string {
 
 // Usable returns the addresses that the pool may hand out, after exclusions and
 // reservations; the empty set for an unknown pool.
-func (c *Catalog) Usable(name string) ipset.Set { return c.entries[name].usable }
+func (c *Catalog) Usable(name string) inet.Set { return c.entries[name].usable }
 
 // nearest returns the name of the pool that is written most like name, and false
 // where none is like it: more than a third of the letters differ.

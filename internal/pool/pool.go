@@ -12,7 +12,7 @@ package pool
 import (
 	"net/netip"
 
-	"spiderpool.dev/spiderpool/internal/ipset"
+	"spiderpool.dev/spiderpool/internal/inet"
 )
 
 // Pool is a SpiderIPPool that compiled without error. It is not changed once it
@@ -21,8 +21,8 @@ type Pool struct {
 	Name    string
 	Version int // 4 or 6
 	Subnet  netip.Prefix
-	IPs     ipset.Set // spec.ips
-	Exclude ipset.Set // spec.excludeIPs
+	IPs     inet.Set // spec.ips
+	Exclude inet.Set // spec.excludeIPs
 	Gateway netip.Addr
 	Routes  []Route
 
@@ -51,14 +51,14 @@ type Route struct {
 // host may have: the network and the broadcast address of an IPv4 subnet (RFC
 // 1122, 3.2.1.3) up to /30, the subnet-router anycast address of an IPv6 subnet
 // (RFC 4291, 2.6.1) up to /126.
-func (p *Pool) Usable(reserved ipset.Set) ipset.Set {
+func (p *Pool) Usable(reserved inet.Set) inet.Set {
 	never := []netip.Addr{p.Gateway}
 	if p.Subnet.IsValid() && p.Subnet.Bits() <= p.Subnet.Addr().BitLen()-2 {
-		subnet := ipset.OfPrefix(p.Subnet).Ranges()[0]
+		subnet := inet.OfPrefix(p.Subnet).Ranges()[0]
 		never = append(never, subnet.From())
 		if p.Version == 4 {
 			never = append(never, subnet.To())
 		}
 	}
-	return p.IPs.Minus(ipset.Union(p.Exclude, reserved, ipset.OfAddrs(never...)))
+	return p.IPs.Minus(inet.Union(p.Exclude, reserved, inet.OfAddrs(never...)))
 }

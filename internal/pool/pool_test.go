@@ -5,12 +5,12 @@ import (
 	"slices"
 	"testing"
 
-	"spiderpool.dev/spiderpool/internal/ipset"
+	"spiderpool.dev/spiderpool/internal/inet"
 )
 
-func ranges(t testing.TB, entries ...string) ipset.Set {
+func ranges(t testing.TB, entries ...string) inet.Set {
 	t.Helper()
-	s, err := ipset.Parse(entries, ipset.Bounds{})
+	s, err := inet.Parse(entries, inet.Bounds{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -36,7 +36,7 @@ func newPool(t testing.TB, name string, changes ...func(*Pool)) *Pool {
 func v6(p *Pool) {
 	p.Version = 6
 	p.Subnet = netip.MustParsePrefix("fd00::/64")
-	p.IPs = ipset.OfPrefix(netip.MustParsePrefix("fd00::10/124"))
+	p.IPs = inet.OfPrefix(netip.MustParsePrefix("fd00::10/124"))
 }
 
 func notDefault(p *Pool) { p.Default = false }
@@ -74,7 +74,7 @@ func TestUsableAddresses(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
 			p := Pool{Subnet: netip.MustParsePrefix(tc.subnet), IPs: ranges(t, tc.ips...), Exclude: ranges(t, tc.exclude...)}
-			p.Version = ipset.Version(p.Subnet.Addr())
+			p.Version = inet.Version(p.Subnet.Addr())
 			if tc.gateway != "" {
 				p.Gateway = netip.MustParseAddr(tc.gateway)
 			}
@@ -97,7 +97,7 @@ func TestReservationsReachEveryPoolOfTheCatalog(t *testing.T) {
 			t.Errorf("usable of %s is %s", name, got)
 		}
 	}
-	if changed := c.SetReserved(ipset.Set{}); !slices.Equal(changed, []string{"a", "b", "c"}) {
+	if changed := c.SetReserved(inet.Set{}); !slices.Equal(changed, []string{"a", "b", "c"}) {
 		t.Errorf("changed are %v, want a, b and c", changed)
 	}
 }

@@ -10,7 +10,7 @@ import (
 
 	"pgregory.net/rapid"
 
-	"spiderpool.dev/spiderpool/internal/ipset"
+	"spiderpool.dev/spiderpool/internal/inet"
 )
 
 // newRequest is for eth0 of pod default/web on node master, labelled and attached
@@ -151,7 +151,7 @@ func TestDropsNameFieldAndValue(t *testing.T) {
 		{"not the master's subnet", func(*Pool) {}, master, CauseMaster,
 			"match_master_subnet: spec.subnet 10.0.0.0/24 is none of the networks of the master interface [172.31.16.0/20]"},
 		{"the master's subnet", func(p *Pool) { p.Subnet = netip.MustParsePrefix("172.31.16.0/20") }, master, "", ""},
-		{"no addresses", func(p *Pool) { p.IPs = ipset.Set{} }, nil, CauseEmpty, "spec.ips is empty"},
+		{"no addresses", func(p *Pool) { p.IPs = inet.Set{} }, nil, CauseEmpty, "spec.ips is empty"},
 		{"all excluded", func(p *Pool) { p.Exclude = p.IPs }, nil, CauseEmpty,
 			"all addresses of spec.ips [10.0.0.10-10.0.0.20] are excluded by spec.excludeIPs, the gateway, the network's own addresses or a SpiderReservedIP"},
 	} {

@@ -8,7 +8,7 @@ import (
 
 	"pgregory.net/rapid"
 
-	"spiderpool.dev/spiderpool/internal/ipset"
+	"spiderpool.dev/spiderpool/internal/inet"
 	"spiderpool.dev/spiderpool/internal/lease"
 )
 
@@ -85,9 +85,9 @@ func TestSweepsEndWithoutLeaksAndWithoutVictims(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		block := lease.Block{Base: netip.MustParseAddr("10.0.0.0")}
 		truths := map[netip.Addr]truth{}
-		for i := range rapid.IntRange(1, ipset.BlockSize).Draw(t, "leases") {
+		for i := range rapid.IntRange(1, inet.BlockSize).Draw(t, "leases") {
 			l := inUse()
-			l.Addr = ipset.BlockAddr(block.Base, i)
+			l.Addr = inet.BlockAddr(block.Base, i)
 			l.ContainerID = fmt.Sprint("c", i)
 			if rapid.IntRange(0, 2).Draw(t, "fixed") == 0 {
 				l.FixedFor = fmt.Sprint("Pod/default/web-", i)

@@ -14,7 +14,7 @@ import (
 	"fmt"
 	"time"
 
-	"spiderpool.dev/spiderpool/internal/ipset"
+	"spiderpool.dev/spiderpool/internal/inet"
 	"spiderpool.dev/spiderpool/internal/lease"
 )
 
@@ -296,7 +296,7 @@ func judgeRetained(l lease.Lease, f Facts, p Policy, now time.Time) Verdict {
 	case !p.retains(l.FixedFor):
 		return Verdict{Free, FixedSwitchedOff, fmt.Sprintf("addresses are no longer fixed for owners such as %s", l.FixedFor)}
 	case f.Replaced:
-		return Verdict{Free, FixedReplaced, fmt.Sprintf("%s, which it waits for, has another IPv%d address for %s", l.FixedFor, ipset.Version(l.Addr), l.Interface)}
+		return Verdict{Free, FixedReplaced, fmt.Sprintf("%s, which it waits for, has another IPv%d address for %s", l.FixedFor, inet.Version(l.Addr), l.Interface)}
 	case f.Owner == OwnerGone:
 		return Verdict{Free, FixedOwnerGone, fmt.Sprintf("%s, which it waits for, is gone for good", l.FixedFor)}
 	case f.Owner == OwnerScaledDown:

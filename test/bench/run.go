@@ -13,9 +13,9 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	"spiderpool.dev/spiderpool/internal/ipset"
-	"spiderpool.dev/spiderpool/internal/kube"
-	"spiderpool.dev/spiderpool/internal/kube/allkinds"
+	"spiderpool.dev/spiderpool/internal/inet"
+	"spiderpool.dev/spiderpool/internal/kube/compile"
+	"spiderpool.dev/spiderpool/internal/kube/scheme"
 	"spiderpool.dev/spiderpool/internal/lease"
 	"spiderpool.dev/spiderpool/test/history"
 	"spiderpool.dev/spiderpool/test/sim"
@@ -250,7 +250,7 @@ func (r *runner) populate(ctx context.Context) error {
 	if r.scenario.leases == 0 {
 		return nil
 	}
-	blocks, err := client.New(r.cluster.Config(), client.Options{Scheme: allkinds.NewScheme()})
+	blocks, err := client.New(r.cluster.Config(), client.Options{Scheme: scheme.New()})
 	if err != nil {
 		return err
 	}
@@ -260,11 +260,11 @@ func (r *runner) populate(ctx context.Context) error {
 	}
 	p := r.scenario.pools(1, 1)[0]
 	now := time.Now()
-	for i := 0; i < r.scenario.leases; i += ipset.BlockSize {
+	for i := 0; i < r.scenario.leases; i += inet.BlockSize {
 		base := nth(netip.MustParseAddr(p.First), i)
-		node := fmt.Sprintf("far-%d", i/ipset.BlockSize%farNodes)
+		node := fmt.Sprintf("far-%d", i/inet.BlockSize%farNodes)
 		b := lease.Block{Base: base, Node: node}
-		for j := range ipset.BlockSize {
+		for j := range inet.BlockSize {
 			b.Leases = append(b.Leases, lease.Lease{
 				Addr: nth(base, j), State: lease.InUse, Pool: p.Name, Since: now.UTC().Truncate(time.Second),
 				Holder: lease.Holder{
@@ -273,7 +273,7 @@ func (r *runner) populate(ctx context.Context) error {
 				},
 			})
 		}
-		objects = append(objects, kube.BlockObject(b))
+		objects = append(objects, compile.BlockObject(b))
 	}
 	progress("%s: store %d leases", r.scenario.name, r.scenario.leases)
 	return parallel(ctx, 16, objects, func(ctx context.Context, o client.Object) error { return blocks.Create(ctx, o) })

@@ -18,7 +18,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"spiderpool.dev/spiderpool/api/v2beta1"
-	"spiderpool.dev/spiderpool/internal/kube/allkinds"
+	"spiderpool.dev/spiderpool/internal/kube/scheme"
 	"spiderpool.dev/spiderpool/test/history"
 	"spiderpool.dev/spiderpool/test/sim"
 )
@@ -159,7 +159,7 @@ func (c *chaos) start(ctx context.Context, d *sim.Definition, root string) (stop
 		return nil, err
 	}
 	undo = append(undo, func() { _ = release() })
-	if c.objects, err = client.New(c.cluster.Config(), client.Options{Scheme: allkinds.NewScheme()}); err != nil {
+	if c.objects, err = client.New(c.cluster.Config(), client.Options{Scheme: scheme.New()}); err != nil {
 		return nil, err
 	}
 	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}}

@@ -15,7 +15,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 
 	"spiderpool.dev/spiderpool/api/v2beta1"
-	"spiderpool.dev/spiderpool/internal/kube/allkinds"
+	"spiderpool.dev/spiderpool/internal/kube/scheme"
 	"spiderpool.dev/spiderpool/test/history"
 	"spiderpool.dev/spiderpool/test/sim"
 )
@@ -49,7 +49,7 @@ func TestOutagesOverlapAndAreRemembered(t *testing.T) {
 func stored(objects ...client.Object) *chaos {
 	c := newChaos(&options{nodes: 1, workers: 1, quietFor: 50 * time.Millisecond})
 	c.pools = pools(1)
-	c.objects = fake.NewClientBuilder().WithScheme(allkinds.NewScheme()).WithObjects(objects...).Build()
+	c.objects = fake.NewClientBuilder().WithScheme(scheme.New()).WithObjects(objects...).Build()
 	return c
 }
 

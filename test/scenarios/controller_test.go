@@ -10,8 +10,8 @@ import (
 
 	"sigs.k8s.io/yaml"
 
-	poolstatus "spiderpool.dev/spiderpool/internal/controller/pool"
-	"spiderpool.dev/spiderpool/internal/ipset"
+	"spiderpool.dev/spiderpool/internal/controller/poolstatus"
+	"spiderpool.dev/spiderpool/internal/inet"
 	"spiderpool.dev/spiderpool/internal/lease"
 	"spiderpool.dev/spiderpool/internal/reclaim"
 )
@@ -128,7 +128,7 @@ func (s *stage) facts(l lease.Lease) reclaim.Facts {
 	for _, b := range s.Store.All() {
 		for _, other := range b.Leases {
 			f.Replaced = f.Replaced || other.State == lease.InUse && l.FixedFor != "" && other.FixedFor == l.FixedFor &&
-				other.Interface == l.Interface && ipset.Version(other.Addr) == ipset.Version(l.Addr)
+				other.Interface == l.Interface && inet.Version(other.Addr) == inet.Version(l.Addr)
 		}
 	}
 	return f

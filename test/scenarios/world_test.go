@@ -13,10 +13,11 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"spiderpool.dev/spiderpool/api/v2beta1"
+	"spiderpool.dev/spiderpool/internal/inet"
 	"spiderpool.dev/spiderpool/internal/ipam"
 	"spiderpool.dev/spiderpool/internal/ipam/ipamtest"
-	"spiderpool.dev/spiderpool/internal/ipset"
-	"spiderpool.dev/spiderpool/internal/kube"
+	"spiderpool.dev/spiderpool/internal/kube/agentclient"
+	"spiderpool.dev/spiderpool/internal/kube/compile"
 	"spiderpool.dev/spiderpool/internal/pool"
 )
 
@@ -27,7 +28,7 @@ const defaultNode = "n1"
 type stage struct {
 	*ipamtest.World
 	sections map[string]string
-	reserved map[string]ipset.Set
+	reserved map[string]inet.Set
 	pools    map[string]*v2beta1.SpiderIPPool
 	controlled
 	uids int
@@ -37,7 +38,7 @@ type stage struct {
 func newStage(sections map[string]string) *stage {
 	return &stage{
 		World:    ipamtest.NewWorld(time.Date(2026, 11, 22, 10, 0, 0, 0, time.UTC)),
-		sections: sections, reserved: map[string]ipset.Set{}, pools: map[string]*v2beta1.SpiderIPPool{},
+		sections: sections, reserved: map[string]inet.Set{}, pools: map[string]*v2beta1.SpiderIPPool{},
 		controlled: controlled{deleted: map[string]bool{}, fenced: map[string]bool{}, replicas: map[string]int{}},
 	}
 }
@@ -99,7 +100,7 @@ func (s *stage) applyPool(o *v2beta1.SpiderIPPool) error {
 	if _, terminating := o.Annotations["scenario/terminating"]; terminating {
 		o.DeletionTimestamp = &metav1.Time{Time: s.Now()}
 	}
-	compiled, errs := kube.CompilePool(o)
+	compiled, errs := compile.Pool(o)
 	if len(errs) > 0 {
 		return errs.ToAggregate()
 	}
@@ -110,7 +111,7 @@ func (s *stage) applyPool(o *v2beta1.SpiderIPPool) error {
 }
 
 func (s *stage) applyReserved(o *v2beta1.SpiderReservedIP) error {
-	set, errs := kube.CompileReservedIP(o)
+	set, errs := compile.ReservedIP(o)
 	if len(errs) > 0 {
 		return errs.ToAggregate()
 	}
@@ -119,12 +120,12 @@ func (s *stage) applyReserved(o *v2beta1.SpiderReservedIP) error {
 	return nil
 }
 
-func (s *stage) allReserved() ipset.Set {
-	var all []ipset.Set
+func (s *stage) allReserved() inet.Set {
+	var all []inet.Set
 	for _, set := range s.reserved {
 		all = append(all, set)
 	}
-	return ipset.Union(all...)
+	return inet.Union(all...)
 }
 
 // applyNode adds a node. The annotation scenario/LINK lists the subnets of the
@@ -146,7 +147,7 @@ func (s *stage) applyNode(o *corev1.Node) error {
 }
 
 func (s *stage) applyNetwork(o *nadv1.NetworkAttachmentDefinition) error {
-	network, err := kube.ParseNetwork(o.Spec.Config)
+	network, err := agentclient.ParseNetwork(o.Spec.Config)
 	if err != nil {
 		return err
 	}

@@ -22,7 +22,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"spiderpool.dev/spiderpool/api/v2beta1"
-	"spiderpool.dev/spiderpool/internal/kube/cached"
+	"spiderpool.dev/spiderpool/internal/kube/blockindex"
 )
 
 // Reconciler removes endpoints that show nothing any more.
@@ -33,7 +33,7 @@ type Reconciler struct {
 }
 
 // Setup adds what keeps endpoints to the manager. The manager's cache must have the
-// indexes of cached.IndexBlocksByHolder.
+// indexes of blockindex.IndexBlocksByHolder.
 func Setup(mgr ctrl.Manager, log *slog.Logger) error {
 	if err := setupRestorer(mgr, log); err != nil {
 		return err
@@ -58,11 +58,11 @@ func formerHolders() handler.EventHandler {
 	lost := func(q queue, before, after client.Object) {
 		kept := map[string]bool{}
 		if after != nil {
-			for _, holder := range cached.HoldersOfBlock(after.(*v2beta1.SpiderIPBlock)) {
+			for _, holder := range blockindex.HoldersOfBlock(after.(*v2beta1.SpiderIPBlock)) {
 				kept[holder] = true
 			}
 		}
-		for _, holder := range cached.HoldersOfBlock(before.(*v2beta1.SpiderIPBlock)) {
+		for _, holder := range blockindex.HoldersOfBlock(before.(*v2beta1.SpiderIPBlock)) {
 			if namespace, name, ok := strings.Cut(holder, "/"); ok && !kept[holder] {
 				q.Add(reconcile.Request{NamespacedName: client.ObjectKey{Namespace: namespace, Name: name}})
 			}
@@ -80,7 +80,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 	if err := r.client.Get(ctx, request.NamespacedName, endpoint); err != nil {
 		return ctrl.Result{}, client.IgnoreNotFound(err)
 	}
-	blocks, err := cached.BlocksOfHolder(ctx, r.client, request.String())
+	blocks, err := blockindex.BlocksOfHolder(ctx, r.client, request.String())
 	if err != nil || len(blocks) > 0 {
 		return ctrl.Result{}, err
 	}

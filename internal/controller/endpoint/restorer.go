@@ -18,7 +18,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 
 	"spiderpool.dev/spiderpool/api/v2beta1"
-	"spiderpool.dev/spiderpool/internal/kube/cached"
+	"spiderpool.dev/spiderpool/internal/kube/blockindex"
 )
 
 // deletion is the event that an endpoint was deleted, with what it showed last.
@@ -53,7 +53,7 @@ func setupRestorer(mgr ctrl.Manager, log *slog.Logger) error {
 // which may not know of that yet, is not enough.
 func (r *restorer) Reconcile(ctx context.Context, deleted deletion) (ctrl.Result, error) {
 	key := client.ObjectKeyFromObject(deleted)
-	blocks, err := cached.BlocksOfHolder(ctx, r.client, key.String())
+	blocks, err := blockindex.BlocksOfHolder(ctx, r.client, key.String())
 	if err != nil || !showsWhatIsHeld(deleted, blocks) {
 		return ctrl.Result{}, err
 	}

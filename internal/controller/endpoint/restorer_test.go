@@ -19,8 +19,8 @@ import (
 
 	"spiderpool.dev/spiderpool/api/v2beta1"
 	"spiderpool.dev/spiderpool/internal/controller/endpoint"
-	"spiderpool.dev/spiderpool/internal/kube"
-	"spiderpool.dev/spiderpool/internal/kube/cached"
+	"spiderpool.dev/spiderpool/internal/kube/blockindex"
+	"spiderpool.dev/spiderpool/internal/kube/compile"
 	"spiderpool.dev/spiderpool/internal/kube/kubetest"
 	"spiderpool.dev/spiderpool/internal/lease"
 )
@@ -71,13 +71,13 @@ func TestADeletedEndpointComesBackWhileItsAddressesAreHeld(t *testing.T) {
 	c := kubetest.Client(t)
 	kept := held("10.6.0.5", "kept", "u5", lease.Retained)
 	kept.FixedFor = "Pod/default/kept"
-	block := kube.BlockObject(lease.Block{Base: netip.MustParseAddr("10.6.0.0"), Node: "n1", Leases: []lease.Lease{
+	block := compile.BlockObject(lease.Block{Base: netip.MustParseAddr("10.6.0.0"), Node: "n1", Leases: []lease.Lease{
 		held("10.6.0.1", "probe", "u1", lease.InUse), held("10.6.0.2", "lives", "u2", lease.InUse), held("10.6.0.3", "replaced", "new", lease.InUse), kept,
 	}})
 	lives, released, replaced, waits := shown("lives", "u2", "10.6.0.2"), shown("released", "u4", "10.6.0.4"), shown("replaced", "old", "10.6.0.3"), shown("kept", "u5", "10.6.0.5")
 	kubetest.Create(t, c, block, lives, released, replaced, waits)
 	kubetest.Manager(t, func(mgr ctrl.Manager) error {
-		return errors.Join(cached.IndexBlocksByHolder(t.Context(), mgr.GetFieldIndexer()), endpoint.Setup(mgr, slog.New(slog.DiscardHandler)))
+		return errors.Join(blockindex.IndexBlocksByHolder(t.Context(), mgr.GetFieldIndexer()), endpoint.Setup(mgr, slog.New(slog.DiscardHandler)))
 	})
 	untilDeletionsAreSeen(t, c, "probe", "u1", "10.6.0.1")
 	// Deletions are looked at in their order: when the last one is back, the others

@@ -26,7 +26,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"spiderpool.dev/spiderpool/api/v2beta1"
-	"spiderpool.dev/spiderpool/internal/kube"
+	"spiderpool.dev/spiderpool/internal/kube/compile"
+	"spiderpool.dev/spiderpool/internal/kube/status"
 )
 
 // fieldManager owns the fields that this reconciler sets in an attachment, so
@@ -47,7 +48,7 @@ type Reconciler struct {
 func Setup(mgr ctrl.Manager, log *slog.Logger) error {
 	r := &Reconciler{client: mgr.GetClient(), recorder: mgr.GetEventRecorder("spiderpool-controller"), log: log}
 	err := mgr.GetFieldIndexer().IndexField(context.Background(), &v2beta1.SpiderMultusConfig{}, indexAttachment, func(o client.Object) []string {
-		return []string{kube.AttachmentName(o.(*v2beta1.SpiderMultusConfig))}
+		return []string{compile.AttachmentName(o.(*v2beta1.SpiderMultusConfig))}
 	})
 	if err != nil {
 		return fmt.Errorf("index SpiderMultusConfigs by attachment: %w", err)
@@ -91,12 +92,12 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 		return ctrl.Result{}, nil
 	}
 	// 1. What should be there.
-	want, errs := kube.CompileAttachment(config)
+	want, errs := compile.Attachment(config)
 	if len(errs) > 0 {
-		return ctrl.Result{}, r.report(ctx, config, kube.Ready{Reason: "Invalid", Message: errs.ToAggregate().Error()})
+		return ctrl.Result{}, r.report(ctx, config, status.Condition{Reason: "Invalid", Message: errs.ToAggregate().Error()})
 	}
 	if want.Unsupported != "" {
-		return ctrl.Result{}, r.report(ctx, config, kube.Ready{Reason: "Unsupported", Message: want.Unsupported})
+		return ctrl.Result{}, r.report(ctx, config, status.Condition{Reason: "Unsupported", Message: want.Unsupported})
 	}
 	// 2. What is there must be ours or nobody's.
 	is := &nadv1.NetworkAttachmentDefinition{}
@@ -107,7 +108,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 	found := err == nil
 	if found {
 		if reason := foreign(is, config); reason != "" {
-			return ctrl.Result{}, r.report(ctx, config, kube.Ready{Reason: "AttachmentNotOwned", Message: reason})
+			return ctrl.Result{}, r.report(ctx, config, status.Condition{Reason: "AttachmentNotOwned", Message: reason})
 		}
 	}
 	// 3. Make it so.
@@ -119,7 +120,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 	if err := r.deleteFormer(ctx, config, want.Name); err != nil {
 		return ctrl.Result{}, err
 	}
-	return ctrl.Result{}, r.report(ctx, config, kube.Ready{
+	return ctrl.Result{}, r.report(ctx, config, status.Condition{
 		OK: true, Reason: "AttachmentUpToDate", Message: fmt.Sprintf("NetworkAttachmentDefinition %s/%s is as described", want.Namespace, want.Name),
 	})
 }
@@ -143,7 +144,7 @@ func foreign(is *nadv1.NetworkAttachmentDefinition, config *v2beta1.SpiderMultus
 
 // apply writes the attachment by server-side apply, which changes nothing when
 // everything is as described.
-func (r *Reconciler) apply(ctx context.Context, config *v2beta1.SpiderMultusConfig, want kube.Attachment) error {
+func (r *Reconciler) apply(ctx context.Context, config *v2beta1.SpiderMultusConfig, want compile.NAD) error {
 	object := &unstructured.Unstructured{Object: map[string]any{
 		"apiVersion": nadv1.SchemeGroupVersion.String(),
 		"kind":       "NetworkAttachmentDefinition",
@@ -166,7 +167,7 @@ func (r *Reconciler) apply(ctx context.Context, config *v2beta1.SpiderMultusConf
 }
 
 // announce records what was done to an attachment that was not as described.
-func (r *Reconciler) announce(config *v2beta1.SpiderMultusConfig, is *nadv1.NetworkAttachmentDefinition, found bool, want kube.Attachment) {
+func (r *Reconciler) announce(config *v2beta1.SpiderMultusConfig, is *nadv1.NetworkAttachmentDefinition, found bool, want compile.NAD) {
 	switch {
 	case !found:
 		r.recorder.Eventf(config, nil, corev1.EventTypeNormal, "AttachmentCreated", "Create", "created NetworkAttachmentDefinition %s/%s", want.Namespace, want.Name)
@@ -200,14 +201,14 @@ func (r *Reconciler) deleteFormer(ctx context.Context, config *v2beta1.SpiderMul
 }
 
 // report writes the condition where it differs from what is there.
-func (r *Reconciler) report(ctx context.Context, config *v2beta1.SpiderMultusConfig, ready kube.Ready) error {
+func (r *Reconciler) report(ctx context.Context, config *v2beta1.SpiderMultusConfig, ready status.Condition) error {
 	before := config.DeepCopy()
 	ready.Set(&config.Status.Conditions, config.Generation)
 	if equality.Semantic.DeepEqual(before.Status, config.Status) {
 		return nil
 	}
 	if !ready.OK {
-		r.recorder.Eventf(config, nil, corev1.EventTypeWarning, ready.Reason, "Reconcile", "%s", kube.EventNote(ready.Message))
+		r.recorder.Eventf(config, nil, corev1.EventTypeWarning, ready.Reason, "Reconcile", "%s", status.EventNote(ready.Message))
 	}
 	if err := r.client.Status().Patch(ctx, config, client.MergeFrom(before)); err != nil && !apierrors.IsNotFound(err) {
 		return fmt.Errorf("write the status: %w", err)

@@ -20,8 +20,8 @@ import (
 
 	"spiderpool.dev/spiderpool/api/v2beta1"
 	"spiderpool.dev/spiderpool/internal/controller/multusconfig"
-	"spiderpool.dev/spiderpool/internal/kube"
 	"spiderpool.dev/spiderpool/internal/kube/kubetest"
+	"spiderpool.dev/spiderpool/internal/kube/status"
 )
 
 func TestMain(m *testing.M) { kubetest.Main(m) }
@@ -49,15 +49,15 @@ func attachment(namespace, name string) *nadv1.NetworkAttachmentDefinition {
 
 // ready waits for the condition of the config's generation to be what is wanted;
 // message is a part of it.
-func ready(t *testing.T, c client.Client, config *v2beta1.SpiderMultusConfig, status metav1.ConditionStatus, reason, message string) {
+func ready(t *testing.T, c client.Client, config *v2beta1.SpiderMultusConfig, want metav1.ConditionStatus, reason, message string) {
 	t.Helper()
 	kubetest.Eventually(t, func(ctx context.Context) error {
 		if err := c.Get(ctx, client.ObjectKeyFromObject(config), config); err != nil {
 			return err
 		}
-		got := meta.FindStatusCondition(config.Status.Conditions, kube.ConditionReady)
-		if got == nil || got.Status != status || got.Reason != reason || got.ObservedGeneration != config.Generation || !strings.Contains(got.Message, message) {
-			return fmt.Errorf("condition is %+v, want %s %s %q for generation %d", got, status, reason, message, config.Generation)
+		got := meta.FindStatusCondition(config.Status.Conditions, status.ConditionReady)
+		if got == nil || got.Status != want || got.Reason != reason || got.ObservedGeneration != config.Generation || !strings.Contains(got.Message, message) {
+			return fmt.Errorf("condition is %+v, want %s %s %q for generation %d", got, want, reason, message, config.Generation)
 		}
 		return nil
 	})

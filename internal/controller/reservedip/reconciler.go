@@ -13,7 +13,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"spiderpool.dev/spiderpool/api/v2beta1"
-	"spiderpool.dev/spiderpool/internal/kube"
+	"spiderpool.dev/spiderpool/internal/kube/compile"
+	"spiderpool.dev/spiderpool/internal/kube/status"
 )
 
 // Reconciler keeps the condition of SpiderReservedIPs.
@@ -34,9 +35,9 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 	if err := r.client.Get(ctx, request.NamespacedName, reserved); err != nil {
 		return ctrl.Result{}, client.IgnoreNotFound(err)
 	}
-	ready := kube.Ready{OK: true, Reason: "Reserved", Message: "no pool hands these addresses out"}
-	if _, errs := kube.CompileReservedIP(reserved); len(errs) > 0 {
-		ready = kube.Ready{Reason: "Invalid", Message: errs.ToAggregate().Error()}
+	ready := status.Condition{OK: true, Reason: "Reserved", Message: "no pool hands these addresses out"}
+	if _, errs := compile.ReservedIP(reserved); len(errs) > 0 {
+		ready = status.Condition{Reason: "Invalid", Message: errs.ToAggregate().Error()}
 	}
 	before := reserved.DeepCopy()
 	becameUnready := ready.Set(&reserved.Status.Conditions, reserved.Generation) && !ready.OK
@@ -44,7 +45,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 		return ctrl.Result{}, nil
 	}
 	if becameUnready {
-		r.recorder.Eventf(reserved, nil, corev1.EventTypeWarning, ready.Reason, "Reconcile", "%s", kube.EventNote(ready.Message))
+		r.recorder.Eventf(reserved, nil, corev1.EventTypeWarning, ready.Reason, "Reconcile", "%s", status.EventNote(ready.Message))
 	}
 	if err := client.IgnoreNotFound(r.client.Status().Patch(ctx, reserved, client.MergeFrom(before))); err != nil {
 		return ctrl.Result{}, fmt.Errorf("write the status of SpiderReservedIP %s: %w", reserved.Name, err)

@@ -14,8 +14,8 @@ import (
 
 	"spiderpool.dev/spiderpool/api/v2beta1"
 	"spiderpool.dev/spiderpool/internal/controller/reservedip"
-	"spiderpool.dev/spiderpool/internal/kube"
 	"spiderpool.dev/spiderpool/internal/kube/kubetest"
+	"spiderpool.dev/spiderpool/internal/kube/status"
 )
 
 func TestMain(m *testing.M) { kubetest.Main(m) }
@@ -27,15 +27,15 @@ func TestConditionAndEventFollowTheAddresses(t *testing.T) {
 		ObjectMeta: metav1.ObjectMeta{Name: "reserved"}, Spec: v2beta1.SpiderReservedIPSpec{IPs: []string{"10.0.0.9-10.0.0.1"}},
 	}
 	kubetest.Create(t, c, reserved)
-	ready := func(status metav1.ConditionStatus, reason, message string) {
+	ready := func(want metav1.ConditionStatus, reason, message string) {
 		t.Helper()
 		kubetest.Eventually(t, func(ctx context.Context) error {
 			if err := c.Get(ctx, client.ObjectKeyFromObject(reserved), reserved); err != nil {
 				return err
 			}
-			got := meta.FindStatusCondition(reserved.Status.Conditions, kube.ConditionReady)
-			if got == nil || got.Status != status || got.Reason != reason || got.ObservedGeneration != reserved.Generation || !strings.Contains(got.Message, message) {
-				return fmt.Errorf("condition is %+v, want %s %s %q", got, status, reason, message)
+			got := meta.FindStatusCondition(reserved.Status.Conditions, status.ConditionReady)
+			if got == nil || got.Status != want || got.Reason != reason || got.ObservedGeneration != reserved.Generation || !strings.Contains(got.Message, message) {
+				return fmt.Errorf("condition is %+v, want %s %s %q", got, want, reason, message)
 			}
 			return nil
 		})

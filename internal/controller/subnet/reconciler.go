@@ -15,9 +15,10 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"spiderpool.dev/spiderpool/api/v2beta1"
-	"spiderpool.dev/spiderpool/internal/ipset"
-	"spiderpool.dev/spiderpool/internal/kube"
-	"spiderpool.dev/spiderpool/internal/kube/cached"
+	"spiderpool.dev/spiderpool/internal/inet"
+	"spiderpool.dev/spiderpool/internal/kube/compile"
+	"spiderpool.dev/spiderpool/internal/kube/poolindex"
+	"spiderpool.dev/spiderpool/internal/kube/status"
 )
 
 // Reconciler keeps the status of SpiderSubnets.
@@ -52,20 +53,20 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 		return ctrl.Result{}, client.IgnoreNotFound(err)
 	}
 	before := subnet.DeepCopy()
-	compiled, errs := kube.CompileSubnet(subnet)
-	ready := kube.Ready{OK: true, Reason: "Usable", Message: "pools can be cut from it"}
+	compiled, errs := compile.Subnet(subnet)
+	ready := status.Condition{OK: true, Reason: "Usable", Message: "pools can be cut from it"}
 	if len(errs) > 0 {
-		ready = kube.Ready{Reason: "Invalid", Message: errs.ToAggregate().Error()}
+		ready = status.Condition{Reason: "Invalid", Message: errs.ToAggregate().Error()}
 	} else {
-		subnet.Status.TotalIPCount = new(compiled.IPs.Minus(ipset.Union(compiled.Exclude, ipset.OfAddrs(compiled.Gateway))).Count())
-		conflicts, err := cached.SubnetConflicts(ctx, r.client, subnet, func(other *v2beta1.SpiderSubnet) bool {
-			return kube.Elder(other.CreationTimestamp.Time, other.Name, subnet.CreationTimestamp.Time, subnet.Name)
+		subnet.Status.TotalIPCount = new(compiled.IPs.Minus(inet.Union(compiled.Exclude, inet.OfAddrs(compiled.Gateway))).Count())
+		conflicts, err := poolindex.SubnetConflicts(ctx, r.client, subnet, func(other *v2beta1.SpiderSubnet) bool {
+			return status.IsOlder(other.CreationTimestamp.Time, other.Name, subnet.CreationTimestamp.Time, subnet.Name)
 		})
 		if err != nil {
 			return ctrl.Result{}, err
 		}
 		if len(conflicts) > 0 {
-			ready = kube.Ready{Reason: "Conflict", Message: conflicts.ToAggregate().Error()}
+			ready = status.Condition{Reason: "Conflict", Message: conflicts.ToAggregate().Error()}
 		}
 	}
 	becameUnready := ready.Set(&subnet.Status.Conditions, subnet.Generation) && !ready.OK
@@ -73,7 +74,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 		return ctrl.Result{}, nil
 	}
 	if becameUnready {
-		r.recorder.Eventf(subnet, nil, corev1.EventTypeWarning, ready.Reason, "Reconcile", "%s", kube.EventNote(ready.Message))
+		r.recorder.Eventf(subnet, nil, corev1.EventTypeWarning, ready.Reason, "Reconcile", "%s", status.EventNote(ready.Message))
 	}
 	if err := client.IgnoreNotFound(r.client.Status().Patch(ctx, subnet, client.MergeFrom(before))); err != nil {
 		return ctrl.Result{}, fmt.Errorf("write the status of SpiderSubnet %s: %w", subnet.Name, err)

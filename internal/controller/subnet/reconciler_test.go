@@ -14,8 +14,8 @@ import (
 
 	"spiderpool.dev/spiderpool/api/v2beta1"
 	"spiderpool.dev/spiderpool/internal/controller/subnet"
-	"spiderpool.dev/spiderpool/internal/kube"
 	"spiderpool.dev/spiderpool/internal/kube/kubetest"
+	"spiderpool.dev/spiderpool/internal/kube/status"
 )
 
 func TestMain(m *testing.M) { kubetest.Main(m) }
@@ -25,15 +25,15 @@ func newSubnet(name, network string, ips ...string) *v2beta1.SpiderSubnet {
 }
 
 // ready waits for the condition; message is a part of it.
-func ready(t *testing.T, c client.Client, s *v2beta1.SpiderSubnet, status metav1.ConditionStatus, reason, message string) {
+func ready(t *testing.T, c client.Client, s *v2beta1.SpiderSubnet, want metav1.ConditionStatus, reason, message string) {
 	t.Helper()
 	kubetest.Eventually(t, func(ctx context.Context) error {
 		if err := c.Get(ctx, client.ObjectKeyFromObject(s), s); err != nil {
 			return err
 		}
-		got := meta.FindStatusCondition(s.Status.Conditions, kube.ConditionReady)
-		if got == nil || got.Status != status || got.Reason != reason || got.ObservedGeneration != s.Generation || !strings.Contains(got.Message, message) {
-			return fmt.Errorf("condition is %+v, want %s %s %q", got, status, reason, message)
+		got := meta.FindStatusCondition(s.Status.Conditions, status.ConditionReady)
+		if got == nil || got.Status != want || got.Reason != reason || got.ObservedGeneration != s.Generation || !strings.Contains(got.Message, message) {
+			return fmt.Errorf("condition is %+v, want %s %s %q", got, want, reason, message)
 		}
 		return nil
 	})

@@ -10,8 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"spiderpool.dev/spiderpool/internal/inet"
 	"spiderpool.dev/spiderpool/internal/ipam"
-	"spiderpool.dev/spiderpool/internal/ipset"
 	"spiderpool.dev/spiderpool/internal/lease"
 )
 
@@ -76,8 +76,8 @@ func wantConflict(t *testing.T, what string, err error) {
 func comesBack(t *testing.T, s OrderedBlocks) {
 	full := lease.Block{Base: addr("2001:db8::10"), Node: "n1"}
 	states := []lease.State{lease.InUse, lease.Retained, lease.Released, lease.Quarantined}
-	for i := range ipset.BlockSize {
-		l := lease.Lease{Addr: ipset.BlockAddr(full.Base, i), State: states[i%len(states)], Since: since.Add(time.Duration(i) * time.Second)}
+	for i := range inet.BlockSize {
+		l := lease.Lease{Addr: inet.BlockAddr(full.Base, i), State: states[i%len(states)], Since: since.Add(time.Duration(i) * time.Second)}
 		switch l.State {
 		case lease.InUse, lease.Retained:
 			l.Pool = "p"

@@ -11,8 +11,8 @@ import (
 	"sync"
 	"time"
 
+	"spiderpool.dev/spiderpool/internal/inet"
 	"spiderpool.dev/spiderpool/internal/ipam"
-	"spiderpool.dev/spiderpool/internal/ipset"
 	"spiderpool.dev/spiderpool/internal/lease"
 	"spiderpool.dev/spiderpool/internal/pool"
 	"spiderpool.dev/spiderpool/internal/reclaim"
@@ -40,7 +40,7 @@ type World struct {
 	subnets    map[string][]netip.Prefix // of links, by node/link
 	pools      map[string]*pool.Pool
 	unlabelled map[string]bool
-	reserved   ipset.Set
+	reserved   inet.Set
 	endpoints  map[string]ipam.Endpoint
 	events     []string
 	sandboxes  map[string]map[string]string // pod UIDs by node and ID
@@ -183,7 +183,7 @@ func (w *World) DeletePool(name string) {
 }
 
 // SetReserved replaces the reserved addresses.
-func (w *World) SetReserved(set ipset.Set) {
+func (w *World) SetReserved(set inet.Set) {
 	w.reserved = set
 	for _, s := range w.services {
 		s.Allocator.SetReserved(set)

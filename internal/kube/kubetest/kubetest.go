@@ -24,7 +24,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
 
-	"spiderpool.dev/spiderpool/internal/kube/allkinds"
+	"spiderpool.dev/spiderpool/internal/kube/scheme"
 )
 
 // assetsVariable names the directory of kube-apiserver and etcd.
@@ -70,7 +70,7 @@ func Start() (*envtest.Environment, error) {
 		return nil, err
 	}
 	environment := &envtest.Environment{
-		Scheme: allkinds.NewScheme(),
+		Scheme: scheme.New(),
 		CRDDirectoryPaths: []string{
 			filepath.Join(root, "charts", "spiderpool", "crds"),
 			filepath.Join(root, "internal", "kube", "kubetest", "crds"),
@@ -141,7 +141,7 @@ func Kubeconfig(tb testing.TB) []byte {
 // Client returns a client without a cache, with the administrator's rights.
 func Client(tb testing.TB) client.Client {
 	tb.Helper()
-	c, err := client.New(Config(tb), client.Options{Scheme: allkinds.NewScheme()})
+	c, err := client.New(Config(tb), client.Options{Scheme: scheme.New()})
 	if err != nil {
 		tb.Fatalf("kubetest: make a client: %v", err)
 	}

@@ -11,7 +11,7 @@ import (
 	ctrlconfig "sigs.k8s.io/controller-runtime/pkg/config"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
-	"spiderpool.dev/spiderpool/internal/kube/allkinds"
+	"spiderpool.dev/spiderpool/internal/kube/scheme"
 )
 
 // Manager starts a manager with what setup adds to it, waits for its cache, and
@@ -22,7 +22,7 @@ func Manager(tb testing.TB, setup func(ctrl.Manager) error, options ...func(*ctr
 	ctrl.SetLogger(logr.FromSlogHandler(slog.DiscardHandler))
 	skip := true
 	all := ctrl.Options{
-		Scheme:  allkinds.NewScheme(),
+		Scheme:  scheme.New(),
 		Logger:  logr.FromSlogHandler(slog.DiscardHandler),
 		Metrics: metricsserver.Options{BindAddress: "0"},
 		// Names of controllers are unique in a process; tests make one after another.

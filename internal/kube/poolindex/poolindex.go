@@ -19,8 +19,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 
 	"spiderpool.dev/spiderpool/api/v2beta1"
-	"spiderpool.dev/spiderpool/internal/ipset"
-	"spiderpool.dev/spiderpool/internal/kube"
+	"spiderpool.dev/spiderpool/internal/inet"
+	"spiderpool.dev/spiderpool/internal/kube/compile"
 	"spiderpool.dev/spiderpool/internal/pool"
 )
 
@@ -42,8 +42,8 @@ type Index struct {
 	mu       sync.RWMutex
 	pools    map[string]entry
 	subnets  map[netip.Prefix]map[string]struct{} // names of the pools of a subnet
-	reserved map[string]ipset.Set                 // by SpiderReservedIP
-	all      ipset.Set                            // union of reserved
+	reserved map[string]inet.Set                  // by SpiderReservedIP
+	all      inet.Set                             // union of reserved
 	changed  []func(pools []string)
 	feeds    []toolscache.ResourceEventHandlerRegistration
 }
@@ -53,7 +53,7 @@ func New() *Index {
 	return &Index{
 		pools:    map[string]entry{},
 		subnets:  map[netip.Prefix]map[string]struct{}{},
-		reserved: map[string]ipset.Set{},
+		reserved: map[string]inet.Set{},
 	}
 }
 
@@ -113,7 +113,7 @@ func handlers[T any](set, remove func(*T)) toolscache.ResourceEventHandlerFuncs 
 
 // SetPool takes a pool in. One that does not compile is not in anybody's way.
 func (x *Index) SetPool(in *v2beta1.SpiderIPPool) {
-	compiled, errs := kube.CompilePool(in)
+	compiled, errs := compile.Pool(in)
 	x.mu.Lock()
 	before, existed := x.pools[in.Name]
 	if existed && len(errs) == 0 && before.pool.Subnet == compiled.Subnet && before.pool.IPs.Equal(compiled.IPs) {
@@ -159,14 +159,14 @@ func (x *Index) remove(name string) []string {
 
 // SetReserved takes reserved addresses in.
 func (x *Index) SetReserved(in *v2beta1.SpiderReservedIP) {
-	set, _ := kube.CompileReservedIP(in) // its own reconciler reports the errors
+	set, _ := compile.ReservedIP(in) // its own reconciler reports the errors
 	x.replaceReserved(in.Name, set)
 }
 
 // DeleteReserved forgets reserved addresses.
-func (x *Index) DeleteReserved(name string) { x.replaceReserved(name, ipset.Set{}) }
+func (x *Index) DeleteReserved(name string) { x.replaceReserved(name, inet.Set{}) }
 
-func (x *Index) replaceReserved(name string, set ipset.Set) {
+func (x *Index) replaceReserved(name string, set inet.Set) {
 	x.mu.Lock()
 	before := x.reserved[name]
 	x.reserved[name] = set
@@ -175,12 +175,12 @@ func (x *Index) replaceReserved(name string, set ipset.Set) {
 	}
 	var concerned []string
 	if !before.Equal(set) {
-		sets := make([]ipset.Set, 0, len(x.reserved))
+		sets := make([]inet.Set, 0, len(x.reserved))
 		for _, s := range x.reserved {
 			sets = append(sets, s)
 		}
-		x.all = ipset.Union(sets...)
-		touched := ipset.Union(before, set)
+		x.all = inet.Union(sets...)
+		touched := inet.Union(before, set)
 		for name, e := range x.pools {
 			if e.pool.IPs.Overlaps(touched) {
 				concerned = append(concerned, name)
@@ -192,7 +192,7 @@ func (x *Index) replaceReserved(name string, set ipset.Set) {
 }
 
 // Reserved returns the addresses of all SpiderReservedIPs.
-func (x *Index) Reserved() ipset.Set {
+func (x *Index) Reserved() inet.Set {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
 	return x.all

@@ -1,0 +1,237 @@
+//go:build apiserver
+
+package certificate
+
+import (
+	"bytes"
+	"context"
+	"log/slog"
+	"testing"
+	"time"
+
+	admissionv1 "k8s.io/api/admissionregistration/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	clocktesting "k8s.io/utils/clock/testing"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
+
+	"spiderpool.dev/spiderpool/internal/kube/kubetest"
+	"spiderpool.dev/spiderpool/internal/kube/scheme"
+)
+
+func TestMain(m *testing.M) { kubetest.Main(m) }
+
+// installation is a Secret with the webhook configurations that go with it.
+type installation struct {
+	*testing.T
+	client.WithWatch
+	options Options
+	clock   *clocktesting.FakePassiveClock
+}
+
+func newInstallation(t *testing.T) *installation {
+	t.Helper()
+	c, err := client.NewWithWatch(kubetest.Config(t), client.Options{Scheme: scheme.New()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	namespace := kubetest.Namespace(t, c)
+	kubetest.Webhooks(t, c, namespace, kubetest.FreePort(t))
+	return &installation{t, c, Options{
+		Secret: client.ObjectKey{Namespace: namespace, Name: "tls"}, Subject: subject, Mutating: namespace, Validating: namespace,
+	}, clocktesting.NewFakePassiveClock(now)}
+}
+
+// replica is a keeper of the installation, which reads and writes by c.
+func (i *installation) replica(c client.Client) *Keeper {
+	return &Keeper{client: c, options: i.options, clock: i.clock, log: slog.New(slog.DiscardHandler)}
+}
+
+// reconcile lets a keeper work once; it is to come again after the duration.
+func (i *installation) reconcile(k *Keeper, again time.Duration) {
+	i.Helper()
+	result, err := k.Reconcile(i.Context(), ctrl.Request{})
+	if err != nil || result.RequeueAfter != again {
+		i.Errorf("at %s: to come again after %s, %v; want %s", i.clock.Now().Sub(now), result.RequeueAfter, err, again)
+	}
+}
+
+// kept is what the Secret holds.
+func (i *installation) kept() Pair {
+	i.Helper()
+	secret := &corev1.Secret{}
+	if err := i.Get(i.Context(), i.options.Secret, secret); err != nil {
+		i.Fatal(err)
+	}
+	return Pair{Certificate: secret.Data[corev1.TLSCertKey], Key: secret.Data[corev1.TLSPrivateKeyKey], Authorities: secret.Data[keyAuthorities]}
+}
+
+// serves checks that a keeper serves the certificate of the pair.
+func (i *installation) serves(k *Keeper, want Pair) {
+	i.Helper()
+	wanted, err := inspect(want, subject, i.clock.Now())
+	if err != nil {
+		i.Fatal(err)
+	}
+	got, err := k.GetCertificate(nil)
+	if err != nil || !same(got, wanted.certificate) || k.Check(nil) != nil {
+		i.Errorf("at %s: serves another certificate than the one wanted, %v, %v", i.clock.Now().Sub(now), err, k.Check(nil))
+	}
+}
+
+// trusted checks the authorities in all webhook configurations.
+func (i *installation) trusted(want []byte) {
+	i.Helper()
+	mutating, validating := &admissionv1.MutatingWebhookConfiguration{}, &admissionv1.ValidatingWebhookConfiguration{}
+	for name, object := range map[string]client.Object{i.options.Mutating: mutating, i.options.Validating: validating} {
+		if err := i.Get(i.Context(), client.ObjectKey{Name: name}, object); err != nil {
+			i.Fatal(err)
+		}
+	}
+	var bundles [][]byte
+	for _, hook := range mutating.Webhooks {
+		bundles = append(bundles, hook.ClientConfig.CABundle)
+	}
+	for _, hook := range validating.Webhooks {
+		bundles = append(bundles, hook.ClientConfig.CABundle)
+	}
+	for n, bundle := range bundles {
+		if !bytes.Equal(bundle, want) {
+			i.Errorf("at %s: webhook %d of %d trusts %d authorities, want %d, those of the Secret", i.clock.Now().Sub(now), n, len(bundles), count(bundle), count(want))
+		}
+	}
+}
+
+const day = 24 * time.Hour
+
+func TestCertificateIsRenewedAtTwoThirdsOfItsLifeAndServedWhenItIsTrusted(t *testing.T) {
+	i := newInstallation(t)
+	keeper, other := i.replica(i), i.replica(i)
+	i.reconcile(keeper, 0)
+	first := i.kept()
+	if err := keeper.Check(nil); err == nil {
+		t.Error("ready with a certificate that the API server does not trust yet")
+	}
+	i.reconcile(keeper, 60*day)
+	i.trusted(first.Authorities)
+	i.serves(keeper, first)
+	i.reconcile(other, 60*day)
+	i.serves(other, first)
+
+	i.clock.SetTime(now.Add(60*day - time.Second))
+	i.reconcile(keeper, time.Second)
+	if !bytes.Equal(i.kept().Certificate, first.Certificate) {
+		t.Fatal("renewed before its time")
+	}
+	i.clock.SetTime(now.Add(60 * day))
+	i.reconcile(keeper, 0)
+	second := i.kept()
+	if bytes.Equal(second.Certificate, first.Certificate) || count(second.Authorities) != 2 || !bytes.HasSuffix(second.Authorities, first.Authorities) {
+		t.Fatalf("the Secret holds %d authorities; want a new certificate, its authority and the former one", count(second.Authorities))
+	}
+	i.serves(keeper, first)
+
+	// The API servers are given time to learn of the new authority.
+	i.reconcile(keeper, settle)
+	i.trusted(second.Authorities)
+	i.serves(keeper, first)
+	i.clock.SetTime(now.Add(60*day + settle - time.Second))
+	i.reconcile(keeper, time.Second)
+	i.serves(keeper, first)
+	i.reconcile(other, time.Second)
+	i.serves(other, first)
+
+	i.clock.SetTime(now.Add(60*day + settle))
+	for _, replica := range []*Keeper{keeper, other} {
+		i.reconcile(replica, 60*day-settle)
+		i.serves(replica, second)
+	}
+	i.trusted(second.Authorities)
+	if !bytes.Equal(i.kept().Certificate, second.Certificate) {
+		t.Error("the second replica made a certificate of its own")
+	}
+}
+
+func TestReplicaThatStartsInARotationServesTheNewCertificateAtOnce(t *testing.T) {
+	i := newInstallation(t)
+	keeper := i.replica(i)
+	i.reconcile(keeper, 0)
+	i.reconcile(keeper, 60*day)
+	i.clock.SetTime(now.Add(60 * day))
+	i.reconcile(keeper, 0)
+	fresh := i.replica(i)
+	i.reconcile(fresh, 60*day)
+	i.serves(fresh, i.kept())
+}
+
+// Both find the certificate two thirds through its life; one of them is faster.
+func TestReplicaThatLosesTheRaceTakesTheCertificateOfTheWinner(t *testing.T) {
+	for name, late := range map[string]bool{"the first certificate": false, "a later one": true} {
+		t.Run(name, func(t *testing.T) {
+			i := newInstallation(t)
+			winner := i.replica(i)
+			loser := i.replica(interceptor.NewClient(i, interceptor.Funcs{
+				Create: func(ctx context.Context, c client.WithWatch, object client.Object, options ...client.CreateOption) error {
+					i.reconcile(winner, 0)
+					return c.Create(ctx, object, options...)
+				},
+				Update: func(ctx context.Context, c client.WithWatch, object client.Object, options ...client.UpdateOption) error {
+					i.reconcile(winner, 0)
+					return c.Update(ctx, object, options...)
+				},
+			}))
+			if late {
+				i.reconcile(winner, 0)
+				i.reconcile(winner, 60*day)
+				i.clock.SetTime(now.Add(60 * day))
+			}
+			i.reconcile(loser, 0)
+			i.reconcile(loser, 60*day)
+			i.serves(loser, i.kept())
+			i.trusted(i.kept().Authorities)
+		})
+	}
+}
+
+func TestCertificateThatWasLostIsMadeAgainBesideTheServedOne(t *testing.T) {
+	i := newInstallation(t)
+	keeper := i.replica(i)
+	i.reconcile(keeper, 0)
+	i.reconcile(keeper, 60*day)
+	first := i.kept()
+	kubetest.Remove(t, i, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: i.options.Secret.Namespace, Name: i.options.Secret.Name}})
+
+	i.clock.SetTime(now.Add(day))
+	i.reconcile(keeper, 0)
+	second := i.kept()
+	i.reconcile(keeper, settle)
+	if !bytes.HasSuffix(second.Authorities, first.Authorities) {
+		t.Error("the authority of the certificate that is served is not trusted any more")
+	}
+	i.trusted(second.Authorities)
+	i.serves(keeper, first)
+	i.clock.SetTime(now.Add(day + settle))
+	i.reconcile(keeper, 60*day-settle)
+	i.serves(keeper, second)
+}
+
+func TestAuthoritiesAreWrittenBackIntoAWebhookConfigurationThatLostThem(t *testing.T) {
+	i := newInstallation(t)
+	keeper := i.replica(i)
+	i.reconcile(keeper, 0)
+	i.reconcile(keeper, 60*day)
+	validating := &admissionv1.ValidatingWebhookConfiguration{}
+	if err := i.Get(t.Context(), client.ObjectKey{Name: i.options.Validating}, validating); err != nil {
+		t.Fatal(err)
+	}
+	for n := range validating.Webhooks {
+		validating.Webhooks[n].ClientConfig.CABundle = nil
+	}
+	if err := i.Update(t.Context(), validating); err != nil {
+		t.Fatal(err)
+	}
+	i.reconcile(keeper, 60*day)
+	i.trusted(i.kept().Authorities)
+}

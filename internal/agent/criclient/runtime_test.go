@@ -1,0 +1,127 @@
+package criclient_test
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"net"
+	"path/filepath"
+	"testing"
+
+	"google.golang.org/grpc"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"spiderpool.dev/spiderpool/internal/agent/criclient"
+	"spiderpool.dev/spiderpool/internal/ipam"
+)
+
+// server is a container runtime that has the sandboxes.
+type server struct {
+	cri.UnimplementedRuntimeServiceServer
+	sandboxes []string
+	err       error
+	version   string // "" is v2.1.4
+}
+
+func (s *server) ListPodSandbox(context.Context, *cri.ListPodSandboxRequest) (*cri.ListPodSandboxResponse, error) {
+	answer := &cri.ListPodSandboxResponse{}
+	for i, id := range s.sandboxes {
+		// One that is not running may still have its network.
+		state := cri.PodSandboxState(i % 2)
+		answer.Items = append(answer.Items, &cri.PodSandbox{Id: id, State: state, Metadata: &cri.PodSandboxMetadata{Uid: "uid of " + id}})
+	}
+	return answer, s.err
+}
+
+func (s *server) Version(context.Context, *cri.VersionRequest) (*cri.VersionResponse, error) {
+	return &cri.VersionResponse{RuntimeName: "containerd", RuntimeVersion: cmp.Or(s.version, "v2.1.4")}, s.err
+}
+
+func serve(t *testing.T, s *server) (socket string) {
+	t.Helper()
+	socket = filepath.Join(t.TempDir(), "cri.sock")
+	listener, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := grpc.NewServer()
+	cri.RegisterRuntimeServiceServer(g, s)
+	go func() { _ = g.Serve(listener) }()
+	t.Cleanup(g.Stop)
+	return socket
+}
+
+func holds(ids ...string) func(string) bool {
+	return func(id string) bool {
+		for _, held := range ids {
+			if id == held {
+				return true
+			}
+		}
+		return false
+	}
+}
+
+func TestRuntimeIsBelievedOnceItHasListedAPodOfThisNode(t *testing.T) {
+	s := &server{sandboxes: []string{"other"}}
+	proven := filepath.Join(t.TempDir(), "runtime")
+	r := &criclient.Runtime{Sockets: []string{"/nonexistent", serve(t, s)}, Proven: proven, Reported: reported("containerd://2.1.4"), Holds: holds("mine")}
+	if ids, err := r.Sandboxes(t.Context()); !errors.Is(err, ipam.ErrNotReady) {
+		t.Fatalf("an unproven runtime was believed: %v, %v", ids, err)
+	}
+	s.sandboxes = []string{"other", "mine"}
+	ids, err := r.Sandboxes(t.Context())
+	if err != nil || ids["mine"] != "uid of mine" || ids["other"] != "uid of other" || len(ids) != 2 {
+		t.Fatalf("got %v, %v", ids, err)
+	}
+	// It stays believed when its last pod has gone, also by the next agent.
+	s.sandboxes = nil
+	next := &criclient.Runtime{Sockets: r.Sockets, Proven: proven, Reported: reported("containerd://2.1.4"), Holds: holds("mine")}
+	if ids, err := next.Sandboxes(t.Context()); err != nil || len(ids) != 0 {
+		t.Errorf("got %v, %v", ids, err)
+	}
+	// Another runtime is not.
+	other := &criclient.Runtime{Sockets: []string{serve(t, &server{})}, Proven: proven, Reported: reported("containerd://2.1.4"), Holds: holds("mine")}
+	if ids, err := other.Sandboxes(t.Context()); !errors.Is(err, ipam.ErrNotReady) {
+		t.Errorf("another runtime was believed: %v, %v", ids, err)
+	}
+}
+
+func TestRuntimeThatTheKubeletDoesNotUseIsNotBelieved(t *testing.T) {
+	socket, proven := serve(t, &server{sandboxes: []string{"mine"}}), filepath.Join(t.TempDir(), "runtime")
+	for name, believed := range map[string]bool{"containerd://2.1.4": true, "": true, "cri-o://1.36.0": false, "containerd://2.1.4-k3s1": false} {
+		r := &criclient.Runtime{Sockets: []string{socket}, Proven: proven, Reported: reported(name), Holds: holds("mine")}
+		if ids, err := r.Sandboxes(t.Context()); (err == nil) != believed || !believed && !errors.Is(err, ipam.ErrNotReady) {
+			t.Errorf("the kubelet reports %q: %v, %v", name, ids, err)
+		}
+	}
+	for version, name := range map[string]string{
+		"2.4.2+unknown": "containerd://2.4.2+unknown", "v2.1.4-k3s1": "containerd://2.1.4-k3s1", "1.6.20~ds1": "containerd://1.6.20", "new": "containerd://Unknown",
+	} {
+		r := &criclient.Runtime{Sockets: []string{serve(t, &server{sandboxes: []string{"mine"}, version: version})}, Proven: filepath.Join(t.TempDir(), "runtime"),
+			Reported: reported(name), Holds: holds("mine")}
+		if _, err := r.Sandboxes(t.Context()); err != nil {
+			t.Errorf("version %s, which the kubelet reports as %s: %v", version, name, err)
+		}
+	}
+	unread := func(context.Context) (string, error) { return "", errors.New("no API server") }
+	r := &criclient.Runtime{Sockets: []string{socket}, Proven: proven, Reported: unread, Holds: holds("mine")}
+	if ids, err := r.Sandboxes(t.Context()); err == nil {
+		t.Errorf("without knowing what the kubelet uses: %v", ids)
+	}
+}
+
+func reported(name string) func(context.Context) (string, error) {
+	return func(context.Context) (string, error) { return name, nil }
+}
+
+func TestNoRuntimeAndAFailingOneAreErrors(t *testing.T) {
+	r := &criclient.Runtime{Sockets: []string{"/nonexistent"}, Proven: filepath.Join(t.TempDir(), "runtime"), Reported: reported("containerd://2.1.4"), Holds: holds()}
+	if _, err := r.Sandboxes(t.Context()); !errors.Is(err, ipam.ErrNotReady) {
+		t.Errorf("got %v", err)
+	}
+	r.Sockets = []string{serve(t, &server{err: errors.New("starting")})}
+	if _, err := r.Sandboxes(t.Context()); err == nil {
+		t.Error("the failure of the runtime got lost")
+	}
+}

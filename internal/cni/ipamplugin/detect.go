@@ -1,0 +1,166 @@
+package ipamplugin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"time"
+
+	"github.com/containernetworking/cni/pkg/skel"
+	"github.com/containernetworking/cni/pkg/types"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+
+	"spiderpool.dev/spiderpool/internal/linux/nsthread"
+	"spiderpool.dev/spiderpool/internal/linux/probe"
+	"spiderpool.dev/spiderpool/internal/wire"
+)
+
+const (
+	// maxConflicts is how many addresses one ADD finds in use before it gives up:
+	// a network in which that many are is not the pool's.
+	maxConflicts = 5
+	// carrierTimeout bounds the wait for a link that was just set up; a virtual
+	// function needs a moment.
+	carrierTimeout = 2 * time.Second
+)
+
+// addresses asks the agent for addresses and, where the installation wants it,
+// the network whether somebody else uses them and whether their gateways answer.
+// That happens before the main plugin has put them on the interface, so a machine
+// that has one of them does not notice. The agent puts such an address into
+// quarantine, and gives another one.
+func (c *conf) addresses(args *skel.CmdArgs, req wire.AddRequest) (wire.AddReply, error) {
+	ctx := context.Background()
+	var found *conflict
+	for range maxConflicts {
+		reply, err := c.agent().Add(ctx, req)
+		if err != nil || reply.Detect == (wire.Detection{}) {
+			return reply, err
+		}
+		err = c.detect(args, reply)
+		if !errors.As(err, &found) {
+			return reply, err
+		}
+		err = c.agent().Conflict(ctx, wire.ConflictRequest{Attachment: req.Attachment, Address: found.addr, MAC: found.mac.String()})
+		if err != nil {
+			return wire.AddReply{}, err
+		}
+	}
+	return wire.AddReply{}, types.NewError(wire.CodeTryAgainLater,
+		fmt.Sprintf("%d addresses in turn are in use by other machines, the last one: %s", maxConflicts, found),
+		"is the interface in the network of the pool? If so, add what others use to a SpiderReservedIP, or to excludeIPs of the pool")
+}
+
+// conflict is an address that another machine uses.
+type conflict struct {
+	addr netip.Addr
+	mac  net.HardwareAddr
+}
+
+func (e *conflict) Error() string {
+	return fmt.Sprintf("%s is in use by the machine with hardware address %s", e.addr, e.mac)
+}
+
+// detect returns a *conflict for an address that another machine uses, and a CNI
+// error for a gateway that does not answer.
+func (c *conf) detect(args *skel.CmdArgs, reply wire.AddReply) error {
+	return c.onLink(args, func(ifi *net.Interface) error {
+		if reply.Detect.IPConflict {
+			for _, a := range reply.Addresses {
+				if mac, err := probe.Holder(ifi, a.Prefix.Addr(), netip.Addr{}, c.probe); err != nil {
+					return err
+				} else if mac != nil {
+					return &conflict{addr: a.Prefix.Addr(), mac: mac}
+				}
+			}
+		}
+		if reply.Detect.Gateway {
+			for _, a := range reply.Addresses {
+				if err := reach(ifi, a, c.probe); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
+}
+
+// reach returns an error unless the gateway answers. It is asked from the address
+// itself: a network that checks senders answers no others.
+func reach(ifi *net.Interface, a wire.Address, o probe.Options) error {
+	if !a.Gateway.IsValid() {
+		return nil
+	}
+	mac, err := probe.Holder(ifi, a.Gateway, a.Prefix.Addr(), o)
+	if mac != nil || err != nil {
+		return err
+	}
+	return types.NewError(wire.CodeTryAgainLater,
+		fmt.Sprintf("gateway %s of pool %s does not answer on %s after %d attempts", a.Gateway, a.Pool, ifi.Name, o.Attempts),
+		"check spec.gateway of the pool, and the VLAN and the cable of the node's interface")
+}
+
+// onLink runs f with the interface through which the addresses will be used. The
+// main plugin has made it by now, and will give it the addresses; only an ipvlan
+// interface receives nothing without an address, but is at its master's hardware
+// address, so that the master can ask for it. Where there is no such interface,
+// f does not run.
+func (c *conf) onLink(args *skel.CmdArgs, f func(*net.Interface) error) error {
+	name, inPod := args.IfName, true
+	if c.Type == "ipvlan" {
+		name, inPod = c.Master, c.LinkInContainer
+		if c.Mode != "" && c.Mode != "l2" || name == "" {
+			return nil // nobody is asked for addresses in mode l3
+		}
+	}
+	if !inPod {
+		return onUp(name, f)
+	}
+	pod, err := netns.GetFromPath(args.Netns)
+	if err != nil {
+		return fmt.Errorf("open the pod's network namespace %s: %w", args.Netns, err)
+	}
+	defer pod.Close()
+	return nsthread.Do(pod, func() error { return onUp(name, f) })
+}
+
+// onUp sets an interface up, as the main plugin is going to do, and runs f when
+// it has a carrier.
+func onUp(name string, f func(*net.Interface) error) error {
+	if _, err := net.InterfaceByName(name); err != nil {
+		return nil // a main plugin that makes its interface later, or none
+	}
+	if err := setUp(name); err != nil {
+		return fmt.Errorf("set %s up: %w", name, err)
+	}
+	for began := time.Now(); ; time.Sleep(10 * time.Millisecond) {
+		ifi, err := net.InterfaceByName(name)
+		if err != nil {
+			return err
+		}
+		if ifi.Flags&net.FlagRunning != 0 || time.Since(began) > carrierTimeout {
+			return f(ifi)
+		}
+	}
+}
+
+// setUp sets an interface up (netdevice(7)).
+func setUp(name string) error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	ifreq, err := unix.NewIfreq(name)
+	if err != nil {
+		return err
+	}
+	if err := unix.IoctlIfreq(fd, unix.SIOCGIFFLAGS, ifreq); err != nil {
+		return err
+	}
+	ifreq.SetUint16(ifreq.Uint16() | unix.IFF_UP)
+	return unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, ifreq)
+}

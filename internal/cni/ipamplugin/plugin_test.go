@@ -1,0 +1,265 @@
+package ipamplugin_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"log/slog"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"spiderpool.dev/spiderpool/internal/cni/ipamplugin"
+	"spiderpool.dev/spiderpool/internal/rpc/rpcserver"
+	"spiderpool.dev/spiderpool/internal/wire"
+)
+
+// asPlugin makes the test binary behave as the plugin, so that the tests start
+// it as a runtime does: environment, standard input, standard output, status.
+const asPlugin = "SPIDERPOOL_TEST_AS_PLUGIN"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(asPlugin) != "" {
+		ipamplugin.Main("CNI IPAM plugin spiderpool")
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+// agent answers from fields and keeps the last request.
+type agent struct {
+	add    wire.AddRequest
+	del    wire.DeleteRequest
+	check  wire.CheckRequest
+	gc     wire.GCRequest
+	reply  wire.AddReply
+	err    error
+	called int
+}
+
+func (a *agent) Add(_ context.Context, r wire.AddRequest) (wire.AddReply, error) {
+	a.called++
+	a.add = r
+	return a.reply, a.err
+}
+func (a *agent) Delete(_ context.Context, r wire.DeleteRequest) error {
+	a.called++
+	a.del = r
+	return a.err
+}
+func (a *agent) Check(_ context.Context, r wire.CheckRequest) error {
+	a.called++
+	a.check = r
+	return a.err
+}
+func (a *agent) GC(_ context.Context, r wire.GCRequest) error {
+	a.called++
+	a.gc = r
+	return a.err
+}
+func (a *agent) Conflict(context.Context, wire.ConflictRequest) error { return a.err }
+func (a *agent) Status(context.Context) error                         { a.called++; return a.err }
+func (a *agent) Coordinator(context.Context, wire.CoordinatorRequest) (wire.CoordinatorReply, error) {
+	return wire.CoordinatorReply{}, a.err
+}
+
+func serve(t *testing.T, a *agent) (socket string) {
+	t.Helper()
+	socket = filepath.Join(t.TempDir(), "s")
+	listener, err := rpcserver.Listen(socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	server := rpcserver.Server{Service: a, Log: slog.New(slog.DiscardHandler), AllowedUIDs: []uint32{uint32(os.Getuid())}}
+	go func() { done <- server.Serve(ctx, listener, time.Second) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	return socket
+}
+
+const podArgs = "IgnoreUnknown=1;K8S_POD_NAMESPACE=ns1;K8S_POD_NAME=a;K8S_POD_INFRA_CONTAINER_ID=c1;K8S_POD_UID=u1"
+
+// run executes the plugin and returns its standard output and whether it succeeded.
+func run(t *testing.T, command, conf string, env ...string) (map[string]any, bool) {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), self)
+	cmd.Stdin = strings.NewReader(conf)
+	// A network namespace other than the plugin's own is wanted: a file that is none will do.
+	cmd.Env = append([]string{asPlugin + "=1", "CNI_COMMAND=" + command, "CNI_CONTAINERID=c1", "CNI_NETNS=/proc/self/ns/uts",
+		"CNI_IFNAME=eth0", "CNI_PATH=/opt/cni/bin", "CNI_ARGS=" + podArgs, "CNI_NETNS_OVERRIDE=true"}, env...)
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	failed := cmd.Run()
+	result := map[string]any{}
+	if out.Len() > 0 {
+		if err := json.Unmarshal(out.Bytes(), &result); err != nil {
+			t.Fatalf("%s printed %q: %v", command, out.String(), err)
+		}
+	}
+	if errs.Len() > 0 {
+		t.Logf("stderr: %s", errs.String())
+	}
+	return result, failed == nil
+}
+
+// conf is a network configuration with cniVersion and extra members of "ipam".
+func conf(version, socket, extra string) string {
+	return `{"cniVersion":"` + version + `","name":"n1","type":"ipvlan","master":"ens5","mode":"l2",` +
+		`"ipam":{"type":"spiderpool","log_file_path":"","ipam_unix_socket_path":"` + socket + `"` + extra + `}}`
+}
+
+var dualStack = wire.AddReply{
+	Addresses: []wire.Address{
+		{Prefix: netip.MustParsePrefix("192.0.2.7/24"), Gateway: netip.MustParseAddr("192.0.2.1"), Pool: "v4"},
+		{Prefix: netip.MustParsePrefix("2001:db8::7/64"), Pool: "v6"},
+	},
+	Routes: []wire.Route{{Dst: netip.MustParsePrefix("0.0.0.0/0"), Gw: netip.MustParseAddr("192.0.2.1")}},
+	DNS:    wire.DNS{Nameservers: []string{"192.0.2.53"}},
+}
+
+func TestAddPrintsTheResultInEveryVersion(t *testing.T) {
+	a := &agent{reply: dualStack}
+	socket := serve(t, a)
+	for _, version := range []string{"0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"} {
+		result, ok := run(t, "ADD", conf(version, socket, ""))
+		if !ok || result["cniVersion"] != version {
+			t.Errorf("%s: %v", version, result)
+		}
+		text, _ := json.Marshal(result)
+		for _, part := range []string{
+			`"address":"192.0.2.7/24"`, `"gateway":"192.0.2.1"`, `"address":"2001:db8::7/64"`,
+			`{"dst":"0.0.0.0/0","gw":"192.0.2.1"}`, `"nameservers":["192.0.2.53"]`,
+		} {
+			if !strings.Contains(string(text), part) {
+				t.Errorf("%s: %s lacks %s", version, text, part)
+			}
+		}
+	}
+}
+
+func TestAddPassesOnTheConfiguration(t *testing.T) {
+	a := &agent{reply: dualStack}
+	socket := serve(t, a)
+	_, ok := run(t, "ADD", conf("1.0.0", socket, `,"default_ipv4_ippool":["v4"],"default_ipv6_ippool":["v6"],"clean_gateway":true,`+
+		`"match_master_subnet":true,"log_file_max_size":"100","log_file_max_age":30,"log_file_max_count":7,"log_level":"INFO","unheard_of":1`))
+	if !ok {
+		t.Fatal("ADD failed")
+	}
+	want := wire.AddRequest{
+		Attachment: wire.Attachment{ContainerID: "c1", NetNS: "/proc/self/ns/uts", Interface: "eth0",
+			PodNamespace: "ns1", PodName: "a", PodUID: "u1"},
+		Network: "n1", Master: "ens5", DefaultIPv4Pools: []string{"v4"}, DefaultIPv6Pools: []string{"v6"},
+		CleanGateway: true, MatchMasterSubnet: true,
+	}
+	got, _ := json.Marshal(a.add)
+	wanted, _ := json.Marshal(want)
+	if !bytes.Equal(got, wanted) {
+		t.Errorf("got %s\nwant %s", got, wanted)
+	}
+}
+
+func TestErrorsCarryCodesAndSayWhatToDo(t *testing.T) {
+	a := &agent{err: &wire.Error{Code: wire.CodeNoAddress, Msg: "no pool can give an address", Details: "p: disabled"}}
+	socket := serve(t, a)
+	for name, c := range map[string]struct {
+		command, conf string
+		env           string
+		code          float64
+		part          string
+	}{
+		"agent's error":          {"ADD", conf("1.0.0", socket, ""), "", wire.CodeNoAddress, "p: disabled"},
+		"agent away":             {"ADD", conf("1.0.0", socket+"x", ""), "", wire.CodeTryAgainLater, "is its pod running"},
+		"agent away, DEL":        {"DEL", conf("1.0.0", socket+"x", ""), "", wire.CodeTryAgainLater, "is its pod running"},
+		"agent away, STATUS":     {"STATUS", conf("1.1.0", socket+"x", ""), "", 50, "is its pod running"},
+		"no pod":                 {"ADD", conf("1.0.0", socket, ""), "CNI_ARGS=a=b", wire.CodeInvalidEnvironment, "K8S_POD_NAME"},
+		"relative socket":        {"ADD", conf("1.0.0", "run/s", ""), "", wire.CodeInvalidConfig, `"run/s" is not an absolute path`},
+		"size in words":          {"ADD", conf("1.0.0", socket, `,"log_file_max_size":"many"`), "", wire.CodeDecodingFailure, `"many" is not a whole number`},
+		"unknown log level":      {"ADD", conf("1.0.0", socket, `,"log_level":"loud"`), "", wire.CodeInvalidConfig, "ipam.log_level"},
+		"CHECK without a result": {"CHECK", conf("1.0.0", socket, ""), "", wire.CodeInvalidConfig, "prevResult"},
+		"version of the past":    {"ADD", conf("0.2.0", socket, ""), "", 1, "0.3.0"},
+	} {
+		env := []string{}
+		if c.env != "" {
+			env = append(env, c.env)
+		}
+		result, ok := run(t, c.command, c.conf, env...)
+		text, _ := json.Marshal(result)
+		if ok || result["code"] != c.code || !strings.Contains(strings.ReplaceAll(string(text), `\"`, `"`), c.part) {
+			t.Errorf("%s: ok %v, printed %s; want code %v and %q", name, ok, text, c.code, c.part)
+		}
+	}
+}
+
+func TestDelNamesTheAttachmentAndSucceedsWithoutAPod(t *testing.T) {
+	a := &agent{}
+	socket := serve(t, a)
+	if result, ok := run(t, "DEL", conf("0.3.1", socket, "")); !ok || len(result) != 0 || a.del.ContainerID != "c1" || a.del.PodName != "a" {
+		t.Errorf("DEL: %v %v, agent got %+v", ok, result, a.del)
+	}
+	a.called = 0
+	if result, ok := run(t, "DEL", conf("0.3.1", socket, ""), "CNI_ARGS="); !ok || a.called != 0 {
+		t.Errorf("DEL without a pod: %v %v, agent called %d times", ok, result, a.called)
+	}
+}
+
+func TestCheckSendsTheAddressesOfTheFormerResult(t *testing.T) {
+	a := &agent{}
+	socket := serve(t, a)
+	withResult := strings.TrimSuffix(conf("1.0.0", socket, ""), "}") +
+		`,"prevResult":{"cniVersion":"1.0.0","ips":[{"address":"192.0.2.7/24"},{"address":"2001:db8::7/64"}]}}`
+	if result, ok := run(t, "CHECK", withResult); !ok {
+		t.Fatalf("CHECK: %v", result)
+	}
+	if got, _ := json.Marshal(a.check.Addresses); string(got) != `["192.0.2.7","2001:db8::7"]` {
+		t.Errorf("addresses %s", got)
+	}
+}
+
+func TestGCSendsTheValidAttachments(t *testing.T) {
+	a := &agent{}
+	socket := serve(t, a)
+	withValid := strings.TrimSuffix(conf("1.1.0", socket, ""), "}") +
+		`,"cni.dev/valid-attachments":[{"containerID":"c1","ifname":"eth0"},{"containerID":"c2","ifname":"net1"}]}`
+	if result, ok := run(t, "GC", withValid); !ok {
+		t.Fatalf("GC: %v", result)
+	}
+	if got, _ := json.Marshal(a.gc); string(got) != `{"network":"n1","valid":[{"containerID":"c1","interface":"eth0"},{"containerID":"c2","interface":"net1"}]}` {
+		t.Errorf("request %s", got)
+	}
+	if result, ok := run(t, "STATUS", conf("1.1.0", socket, "")); !ok {
+		t.Errorf("STATUS: %v", result)
+	}
+}
+
+func TestLogFileHasFailuresAndOpensForNothingElse(t *testing.T) {
+	a := &agent{reply: dualStack}
+	socket := serve(t, a)
+	log := filepath.Join(t.TempDir(), "log", "spiderpool.log")
+	withLog := conf("1.0.0", socket, `,"log_file_path":"`+log+`"`)
+	if result, ok := run(t, "ADD", withLog); !ok {
+		t.Fatalf("ADD: %v", result)
+	}
+	if _, err := os.Stat(log); !os.IsNotExist(err) {
+		t.Errorf("a successful call at level INFO wrote a log: %v", err)
+	}
+	a.err = &wire.Error{Code: wire.CodeNoAddress, Msg: "no pool can give an address"}
+	run(t, "ADD", withLog)
+	content, err := os.ReadFile(log)
+	if err != nil || !strings.Contains(string(content), "no pool can give an address") || !strings.Contains(string(content), "container=c1") {
+		t.Errorf("log %q, err %v", content, err)
+	}
+}

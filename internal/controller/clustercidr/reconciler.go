@@ -1,0 +1,234 @@
+// Package clustercidr finds out the networks of a cluster's services and overlay
+// pods and keeps them in the status of the SpiderCoordinator, from which agents
+// hand them to the coordinator plugin.
+//
+// Where they are found depends on the cluster; decide is the rule, the rest of
+// the package reads and watches. The status is live: it follows the objects that
+// it was read from.
+package clustercidr
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/client-go/tools/events"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/builder"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+	"sigs.k8s.io/controller-runtime/pkg/source"
+
+	"spiderpool.dev/spiderpool/api/v2beta1"
+	"spiderpool.dev/spiderpool/internal/kube/compile"
+	"spiderpool.dev/spiderpool/internal/kube/status"
+)
+
+// recheck is how often the static pods of a control plane, which are not
+// watched, are looked at again.
+const recheck = 10 * time.Minute
+
+// Options name what the reconciler works on.
+type Options struct {
+	// Name is the SpiderCoordinator whose status is kept.
+	Name string
+	// CiliumConfigMap is the ConfigMap with Cilium's configuration.
+	CiliumConfigMap client.ObjectKey
+}
+
+// Reconciler keeps the status of the SpiderCoordinator.
+type Reconciler struct {
+	client          client.Client
+	live            client.Reader
+	cache           cache.Cache
+	mapper          meta.RESTMapper
+	recorder        events.EventRecorder
+	name            string
+	ciliumConfigMap client.ObjectKey
+	controller      controller.Controller
+	// One cache for each ConfigMap: the controller may see no others.
+	kubeadmConfig, ciliumConfig client.Reader
+
+	mu      sync.Mutex
+	watched map[schema.GroupVersionKind]bool
+}
+
+// Setup adds the reconciler to the manager.
+func Setup(mgr ctrl.Manager, options Options) error {
+	r := &Reconciler{
+		client: mgr.GetClient(), live: mgr.GetAPIReader(), cache: mgr.GetCache(), mapper: mgr.GetRESTMapper(),
+		recorder: mgr.GetEventRecorder("spiderpool-controller"),
+		name:     options.Name, ciliumConfigMap: options.CiliumConfigMap, watched: map[schema.GroupVersionKind]bool{},
+	}
+	definitions := &metav1.PartialObjectMetadata{}
+	definitions.SetGroupVersionKind(schema.GroupVersionKind{Group: "apiextensions.k8s.io", Version: "v1", Kind: "CustomResourceDefinition"})
+	kubeadmConfig, err := configMapCache(mgr, client.ObjectKey{Namespace: systemNamespace, Name: kubeadmConfigMap})
+	if err != nil {
+		return err
+	}
+	ciliumConfig, err := configMapCache(mgr, r.ciliumConfigMap)
+	if err != nil {
+		return err
+	}
+	r.kubeadmConfig, r.ciliumConfig = kubeadmConfig, ciliumConfig
+	b := ctrl.NewControllerManagedBy(mgr).
+		Named("coordinator").
+		For(&v2beta1.SpiderCoordinator{}).
+		WatchesRawSource(source.Kind[client.Object](kubeadmConfig, &corev1.ConfigMap{}, r.enqueue())).
+		WatchesRawSource(source.Kind[client.Object](ciliumConfig, &corev1.ConfigMap{}, r.enqueue())).
+		Watches(&corev1.Node{}, r.enqueue(), builder.WithPredicates(podCIDRsChanged())).
+		WatchesMetadata(definitions, r.enqueue(), builder.WithPredicates(predicate.NewPredicateFuncs(isOverlay)))
+	if _, err := r.mapper.RESTMapping(schema.GroupKind{Group: networkingv1.GroupName, Kind: "ServiceCIDR"}, "v1"); err == nil {
+		b = b.Watches(&networkingv1.ServiceCIDR{}, r.enqueue())
+	} else if !meta.IsNoMatchError(err) {
+		return fmt.Errorf("find out whether the cluster has ServiceCIDRs: %w", err)
+	}
+	r.controller, err = b.Build(r)
+	return err
+}
+
+// configMapCache returns a cache of one ConfigMap.
+func configMapCache(mgr ctrl.Manager, key client.ObjectKey) (cache.Cache, error) {
+	c, err := cache.New(mgr.GetConfig(), cache.Options{
+		HTTPClient: mgr.GetHTTPClient(), Scheme: mgr.GetScheme(), Mapper: mgr.GetRESTMapper(),
+		ByObject: map[client.Object]cache.ByObject{&corev1.ConfigMap{}: {Namespaces: map[string]cache.Config{
+			key.Namespace: {FieldSelector: fields.OneTermEqualSelector("metadata.name", key.Name)},
+		}}},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("watch ConfigMap %s: %w", key, err)
+	}
+	return c, mgr.Add(everyReplica{c})
+}
+
+// everyReplica runs a cache whether or not the replica leads, so that the
+// reconciler can fill its queue before it does.
+type everyReplica struct{ cache.Cache }
+
+func (everyReplica) NeedLeaderElection() bool { return false }
+
+func (r *Reconciler) enqueue() handler.EventHandler {
+	return handler.EnqueueRequestsFromMapFunc(func(context.Context, client.Object) []reconcile.Request {
+		return []reconcile.Request{{NamespacedName: client.ObjectKey{Name: r.name}}}
+	})
+}
+
+// isOverlay tells the CustomResourceDefinitions of overlay networks from others.
+func isOverlay(o client.Object) bool {
+	return o.GetName() == "ippools.crd.projectcalico.org" || o.GetName() == "ciliumpodippools.cilium.io"
+}
+
+// podCIDRsChanged lets through what changes the networks of nodes, and not their heartbeats.
+func podCIDRsChanged() predicate.Predicate {
+	return predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
+		before, after := e.ObjectOld.(*corev1.Node), e.ObjectNew.(*corev1.Node)
+		return !equality.Semantic.DeepEqual(before.Spec.PodCIDRs, after.Spec.PodCIDRs)
+	}}
+}
+
+// watches reports whether objects of the kind are in the cache, and takes them
+// in when the cluster has the kind and they are not. It is an error when nobody
+// can tell whether the cluster has it.
+func (r *Reconciler) watches(kind schema.GroupVersionKind) (bool, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.watched[kind] {
+		return true, nil
+	}
+	_, err := r.mapper.RESTMapping(kind.GroupKind(), kind.Version)
+	if meta.IsNoMatchError(err) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("find out whether the cluster has %s: %w", kind.GroupKind(), err)
+	}
+	object := &unstructured.Unstructured{}
+	object.SetGroupVersionKind(kind)
+	if err := r.controller.Watch(source.Kind[client.Object](r.cache, object, r.enqueue())); err != nil {
+		return false, fmt.Errorf("watch %s: %w", kind.GroupKind(), err)
+	}
+	r.watched[kind] = true
+	return true, nil
+}
+
+// Reconcile writes the status of a SpiderCoordinator.
+func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.Result, error) {
+	coordinator := &v2beta1.SpiderCoordinator{}
+	if err := r.client.Get(ctx, request.NamespacedName, coordinator); err != nil {
+		return ctrl.Result{}, client.IgnoreNotFound(err)
+	}
+	if request.Name != r.name {
+		return ctrl.Result{}, r.report(ctx, coordinator, findings{
+			missing: fmt.Sprintf("only the SpiderCoordinator %q is used; change that one and delete this", r.name),
+		})
+	}
+	kind := v2beta1.PodCIDRAuto
+	if coordinator.Spec.PodCIDRType != nil {
+		kind = *coordinator.Spec.PodCIDRType
+	}
+	found := decide(kind, r.collect(ctx))
+	if errs := compile.Coordinator(field.NewPath("spec"), &coordinator.Spec); len(errs) > 0 {
+		found.invalid = errs.ToAggregate().Error()
+	}
+	// What could not be read is tried again, and shown meanwhile.
+	if err := errors.Join(r.report(ctx, coordinator, found), found.err); err != nil {
+		return ctrl.Result{}, err
+	}
+	return ctrl.Result{RequeueAfter: recheck}, nil
+}
+
+// foundBefore reports whether the status has the networks that were found for the
+// specification as it is.
+func foundBefore(coordinator *v2beta1.SpiderCoordinator) bool {
+	ready := meta.FindStatusCondition(coordinator.Status.Conditions, status.ConditionReady)
+	return coordinator.Status.Phase == v2beta1.CoordinatorSynced && ready != nil && ready.ObservedGeneration == coordinator.Generation
+}
+
+func (r *Reconciler) report(ctx context.Context, coordinator *v2beta1.SpiderCoordinator, found findings) error {
+	before := coordinator.DeepCopy()
+	now := &coordinator.Status
+	ready := status.Condition{OK: true, Reason: "Synced", Message: "overlayPodCIDR is from: " + found.source}
+	switch {
+	case found.missing == "":
+		now.OverlayPodCIDR, now.ServiceCIDR = found.overlayPodCIDR, found.serviceCIDR
+		now.Phase, now.Reason = v2beta1.CoordinatorSynced, ""
+	case found.err != nil && foundBefore(coordinator):
+		// Pods go on with what was known: networks seldom change, and a source that
+		// cannot be read says nothing about them.
+		ready = status.Condition{Reason: "Stale", Message: "the networks are those that were found before: " + found.missing}
+	default:
+		now.OverlayPodCIDR, now.ServiceCIDR = found.overlayPodCIDR, found.serviceCIDR
+		now.Phase, now.Reason = v2beta1.CoordinatorNotReady, found.missing
+		ready = status.Condition{Reason: "NotReady", Message: found.missing}
+	}
+	if found.invalid != "" {
+		ready = status.Condition{Reason: "Invalid", Message: found.invalid}
+	}
+	ready.Set(&now.Conditions, coordinator.Generation)
+	if equality.Semantic.DeepEqual(before.Status, *now) {
+		return nil
+	}
+	if !ready.OK {
+		r.recorder.Eventf(coordinator, nil, corev1.EventTypeWarning, ready.Reason, "Reconcile", "%s", status.EventNote(ready.Message))
+	}
+	if err := client.IgnoreNotFound(r.client.Status().Patch(ctx, coordinator, client.MergeFrom(before))); err != nil {
+		return fmt.Errorf("write the status of SpiderCoordinator %s: %w", coordinator.Name, err)
+	}
+	return nil
+}

@@ -1,0 +1,58 @@
+//go:build apiserver
+
+package disabled_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"spiderpool.dev/spiderpool/api/v2beta1"
+	"spiderpool.dev/spiderpool/internal/controller/disabled"
+	"spiderpool.dev/spiderpool/internal/kube/kubetest"
+	"spiderpool.dev/spiderpool/internal/kube/status"
+)
+
+func TestMain(m *testing.M) { kubetest.Main(m) }
+
+func TestObjectsOfWhatIsSwitchedOffSaySo(t *testing.T) {
+	kubetest.Manager(t, func(mgr ctrl.Manager) error {
+		return errors.Join(disabled.Subnets(mgr), disabled.MultusConfigs(mgr), disabled.Coordinators(mgr))
+	})
+	c := kubetest.Client(t)
+	subnet := &v2beta1.SpiderSubnet{ObjectMeta: metav1.ObjectMeta{Name: "off"}, Spec: v2beta1.SpiderSubnetSpec{Subnet: "10.0.0.0/24"}}
+	config := &v2beta1.SpiderMultusConfig{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "off"}}
+	coordinator := &v2beta1.SpiderCoordinator{ObjectMeta: metav1.ObjectMeta{Name: "off"}}
+	for _, kind := range []struct {
+		object     client.Object
+		conditions *[]metav1.Condition
+		value      string
+	}{
+		{subnet, &subnet.Status.Conditions, "ipam.spiderSubnet.enable"},
+		{config, &config.Status.Conditions, "multus.enableMultusConfig"},
+		{coordinator, &coordinator.Status.Conditions, "coordinator.enabled"},
+	} {
+		kubetest.Create(t, c, kind.object)
+		kubetest.Eventually(t, func(ctx context.Context) error {
+			if err := c.Get(ctx, client.ObjectKeyFromObject(kind.object), kind.object); err != nil {
+				return err
+			}
+			got := meta.FindStatusCondition(*kind.conditions, status.ConditionReady)
+			if got == nil || got.Status != metav1.ConditionFalse || got.Reason != "SwitchedOff" || !strings.Contains(got.Message, kind.value+" is false") {
+				return fmt.Errorf("condition of %T is %+v", kind.object, got)
+			}
+			return nil
+		})
+		kubetest.Event(t, c, kind.object, "SwitchedOff", kind.value+" is false")
+	}
+	if coordinator.Status.Phase != v2beta1.CoordinatorNotReady || !strings.Contains(coordinator.Status.Reason, "coordinator.enabled is false") {
+		t.Errorf("status of the SpiderCoordinator is %+v", coordinator.Status)
+	}
+}

@@ -1,0 +1,197 @@
+package leasereclaim
+
+import (
+	"context"
+	"strings"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"spiderpool.dev/spiderpool/api/v2beta1"
+	"spiderpool.dev/spiderpool/internal/inet"
+	"spiderpool.dev/spiderpool/internal/kube/agentclient"
+	"spiderpool.dev/spiderpool/internal/kube/blockindex"
+	"spiderpool.dev/spiderpool/internal/kube/compile"
+	"spiderpool.dev/spiderpool/internal/lease"
+	"spiderpool.dev/spiderpool/internal/reclaim"
+)
+
+// labelVirtualMachine is on the pods of a virtual machine (KubeVirt,
+// kubevirt.io/api/core/v1).
+const labelVirtualMachine = "vm.kubevirt.io/name"
+
+// facts observes what reclaim judges by. What cannot be read is not known.
+type facts struct {
+	reader client.Reader
+	// kubevirt: virtual machines are looked up. A cache would watch them, and most
+	// clusters have none; without it they are taken to be gone, to be asked about.
+	kubevirt bool
+	// fixed returns the blocks with addresses that are fixed for the owner.
+	fixed func(ctx context.Context, owner string) ([]v2beta1.SpiderIPBlock, error)
+}
+
+// cachedFacts asks the manager's cache.
+func cachedFacts(c client.Client) facts {
+	return facts{reader: c, fixed: func(ctx context.Context, owner string) ([]v2beta1.SpiderIPBlock, error) {
+		_, namespace, name, _ := reclaim.ParseOwner(owner)
+		return blockindex.BlocksOfHolder(ctx, c, namespace+"/"+name)
+	}}
+}
+
+// liveFacts asks the API server.
+func liveFacts(live client.Reader) facts {
+	return facts{reader: live, kubevirt: true, fixed: func(ctx context.Context, owner string) ([]v2beta1.SpiderIPBlock, error) {
+		var list v2beta1.SpiderIPBlockList
+		err := live.List(ctx, &list, client.HasLabels{compile.BlockFixedLabel(owner)})
+		return list.Items, err
+	}}
+}
+
+// of returns the facts about a lease. Agents of living nodes judge by what only
+// they can see, so pods of such nodes are not looked up.
+func (f facts) of(ctx context.Context) func(lease.Lease) reclaim.Facts {
+	return func(l lease.Lease) reclaim.Facts {
+		out := reclaim.Facts{Owner: f.owner(ctx, l.FixedFor)}
+		if l.State != lease.InUse {
+			out.Replaced = l.State == lease.Retained && f.replaced(ctx, l)
+			return out
+		}
+		out.Node = f.node(ctx, l.Node)
+		if out.Node.Presence == reclaim.Gone || out.Node.OutOfService {
+			out.Pod = f.pod(ctx, l.Pod)
+		}
+		return out
+	}
+}
+
+// replaced says whether the owner of a retained address has another one in use in
+// its place.
+func (f facts) replaced(ctx context.Context, l lease.Lease) bool {
+	blocks, err := f.fixed(ctx, l.FixedFor)
+	if err != nil {
+		return false
+	}
+	for i := range blocks {
+		block, err := compile.Block(&blocks[i])
+		if err != nil {
+			continue
+		}
+		for _, other := range block.Leases {
+			if other.State == lease.InUse && other.FixedFor == l.FixedFor && other.Interface == l.Interface &&
+				inet.Version(other.Addr) == inet.Version(l.Addr) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func (f facts) node(ctx context.Context, name string) reclaim.Node {
+	var node corev1.Node
+	err := f.reader.Get(ctx, client.ObjectKey{Name: name}, &node)
+	switch {
+	case name == "":
+		return reclaim.Node{}
+	case apierrors.IsNotFound(err):
+		return reclaim.Node{Presence: reclaim.Gone}
+	case err != nil:
+		return reclaim.Node{}
+	}
+	return nodeOf(&node)
+}
+
+func nodeOf(node *corev1.Node) reclaim.Node {
+	out := reclaim.Node{Presence: reclaim.Exists}
+	for _, taint := range node.Spec.Taints {
+		if taint.Key == corev1.TaintNodeOutOfService {
+			out.OutOfService = true
+		}
+	}
+	for _, condition := range node.Status.Conditions {
+		if condition.Type == corev1.NodeReady {
+			out.Ready = condition.Status == corev1.ConditionTrue
+		}
+	}
+	return out
+}
+
+func (f facts) pod(ctx context.Context, key string) reclaim.Pod {
+	namespace, name, found := strings.Cut(key, "/")
+	if !found {
+		return reclaim.Pod{}
+	}
+	var pod corev1.Pod
+	err := f.reader.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, &pod)
+	if apierrors.IsNotFound(err) {
+		return reclaim.Pod{Presence: reclaim.Gone}
+	}
+	if err != nil {
+		return reclaim.Pod{}
+	}
+	return reclaim.Pod{
+		Presence: reclaim.Exists, UID: agentclient.PodUID(pod.UID, pod.Annotations), Phase: string(pod.Status.Phase),
+		Deadline: deadline(pod.DeletionTimestamp), HasAddress: len(pod.Status.PodIPs) > 0,
+	}
+}
+
+func (f facts) owner(ctx context.Context, fixedFor string) reclaim.Owner {
+	kind, namespace, name, ok := reclaim.ParseOwner(fixedFor)
+	switch {
+	case !ok:
+		return reclaim.OwnerUnknown
+	case kind == reclaim.KindPod:
+		return f.statefulSetPod(ctx, namespace, name)
+	case !f.kubevirt:
+		return reclaim.OwnerGone
+	}
+	return f.virtualMachine(ctx, namespace, name)
+}
+
+// statefulSetPod says whether a StatefulSet wants the pod.
+func (f facts) statefulSetPod(ctx context.Context, namespace, pod string) reclaim.Owner {
+	name, ordinal, ok := reclaim.StatefulSetOf(pod)
+	if !ok {
+		return reclaim.OwnerUnknown
+	}
+	var set appsv1.StatefulSet
+	err := f.reader.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, &set)
+	if apierrors.IsNotFound(err) {
+		return reclaim.OwnerGone
+	}
+	if err != nil {
+		return reclaim.OwnerUnknown
+	}
+	if first, end := ordinals(&set); ordinal < first || ordinal >= end {
+		return reclaim.OwnerScaledDown
+	}
+	return reclaim.OwnerWanted
+}
+
+// virtualMachine says whether the machine, its instance or a pod of it exists.
+func (f facts) virtualMachine(ctx context.Context, namespace, name string) reclaim.Owner {
+	for _, kind := range []string{"VirtualMachine", "VirtualMachineInstance"} {
+		object := &metav1.PartialObjectMetadata{}
+		object.SetGroupVersionKind(schema.GroupVersionKind{Group: "kubevirt.io", Version: "v1", Kind: kind})
+		err := f.reader.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, object)
+		if err == nil {
+			return reclaim.OwnerWanted
+		}
+		if !apierrors.IsNotFound(err) && !meta.IsNoMatchError(err) {
+			return reclaim.OwnerUnknown
+		}
+	}
+	var pods corev1.PodList
+	err := f.reader.List(ctx, &pods, client.InNamespace(namespace), client.MatchingLabels{labelVirtualMachine: name}, client.Limit(1))
+	switch {
+	case err != nil:
+		return reclaim.OwnerUnknown
+	case len(pods.Items) > 0:
+		return reclaim.OwnerWanted
+	}
+	return reclaim.OwnerGone
+}

@@ -1,0 +1,274 @@
+// Package leasereclaim takes addresses back that no DEL gives back, where the node
+// that could is gone: those of pods of nodes that were deleted or declared out of
+// service, and those that wait for an owner that does not come back. On nodes
+// that live, their agents do it (package ipam), because the proof is there.
+//
+// What may be freed is decided by internal/reclaim; this package observes the
+// facts, twice: in the caches, to see whether there is anything to do, and then
+// at the API server, because a cache may be older than the lease. It also removes
+// blocks in which nothing is worth keeping.
+package leasereclaim
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"strings"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/events"
+	"k8s.io/utils/clock"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/builder"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"spiderpool.dev/spiderpool/api/v2beta1"
+	"spiderpool.dev/spiderpool/internal/kube/blockindex"
+	"spiderpool.dev/spiderpool/internal/kube/compile"
+	"spiderpool.dev/spiderpool/internal/kube/status"
+	"spiderpool.dev/spiderpool/internal/lease"
+	"spiderpool.dev/spiderpool/internal/reclaim"
+)
+
+// idle is how long nothing of a block must have been in use before it is removed.
+// It is longer than addresses released are remembered, so that they are reused last.
+const idle = 15 * time.Minute
+
+// Observer counts what happens, for metrics.
+type Observer interface {
+	// Reclaimed counts an address that was taken back, or could not be.
+	Reclaimed(reason reclaim.Reason, err error)
+}
+
+// Options say what the reconciler may do.
+type Options struct {
+	Policy reclaim.Policy
+	// Interval is the time between two looks at what waits for an owner.
+	Interval time.Duration
+	Observer Observer
+}
+
+// Reconciler takes addresses back, block by block.
+type Reconciler struct {
+	client   client.Client
+	cached   facts
+	live     facts
+	recorder events.EventRecorder
+	clock    clock.PassiveClock
+	log      *slog.Logger
+	options  Options
+}
+
+// Setup adds the reconciler to the manager. The manager's cache must have the
+// indexes of blockindex.IndexBlocksByHolder.
+func Setup(mgr ctrl.Manager, options Options, log *slog.Logger) error {
+	r := &Reconciler{
+		client: mgr.GetClient(), cached: cachedFacts(mgr.GetClient()), live: liveFacts(mgr.GetAPIReader()),
+		recorder: mgr.GetEventRecorder("spiderpool-controller"), clock: clock.RealClock{}, log: log, options: options,
+	}
+	return ctrl.NewControllerManagedBy(mgr).
+		Named("reclaim").
+		For(&v2beta1.SpiderIPBlock{}).
+		Watches(&corev1.Node{}, handler.EnqueueRequestsFromMapFunc(r.blocksOfNode), builder.WithPredicates(nodeLost())).
+		Watches(&corev1.Pod{}, handler.EnqueueRequestsFromMapFunc(r.blocksOfPod), builder.WithPredicates(podEnded())).
+		Watches(&appsv1.StatefulSet{}, handler.EnqueueRequestsFromMapFunc(r.blocksOfStatefulSet), builder.WithPredicates(fewerReplicas())).
+		Complete(r)
+}
+
+// nodeLost lets through nodes that go, or are declared out of service.
+func nodeLost() predicate.Predicate {
+	return predicate.Funcs{
+		CreateFunc: func(event.CreateEvent) bool { return false },
+		UpdateFunc: func(e event.UpdateEvent) bool { return nodeOf(e.ObjectNew.(*corev1.Node)).OutOfService },
+	}
+}
+
+// podEnded lets through pods that are gone, succeed or fail.
+func podEnded() predicate.Predicate {
+	finished := func(o client.Object) bool {
+		phase := o.(*corev1.Pod).Status.Phase
+		return phase == corev1.PodSucceeded || phase == corev1.PodFailed
+	}
+	return predicate.Funcs{
+		CreateFunc: func(event.CreateEvent) bool { return false },
+		UpdateFunc: func(e event.UpdateEvent) bool { return finished(e.ObjectNew) && !finished(e.ObjectOld) },
+	}
+}
+
+// fewerReplicas lets through StatefulSets that go or shrink.
+func fewerReplicas() predicate.Predicate {
+	return predicate.Funcs{
+		CreateFunc: func(event.CreateEvent) bool { return false },
+		UpdateFunc: func(e event.UpdateEvent) bool {
+			_, before := ordinals(e.ObjectOld.(*appsv1.StatefulSet))
+			_, after := ordinals(e.ObjectNew.(*appsv1.StatefulSet))
+			return after < before
+		},
+	}
+}
+
+func (r *Reconciler) blocksOfNode(ctx context.Context, node client.Object) []reconcile.Request {
+	blocks, err := blockindex.BlocksOfNode(ctx, r.client, node.GetName())
+	if err != nil {
+		r.log.ErrorContext(ctx, "find the addresses of a lost node", "node", node.GetName(), "error", err)
+	}
+	return requests(blocks)
+}
+
+func (r *Reconciler) blocksOfPod(ctx context.Context, pod client.Object) []reconcile.Request {
+	blocks, err := blockindex.BlocksOfHolder(ctx, r.client, pod.GetNamespace()+"/"+pod.GetName())
+	if err != nil {
+		r.log.ErrorContext(ctx, "find the addresses of a pod that has ended", "pod", client.ObjectKeyFromObject(pod), "error", err)
+	}
+	return requests(blocks)
+}
+
+// blocksOfStatefulSet finds the blocks with addresses that wait for its pods.
+func (r *Reconciler) blocksOfStatefulSet(ctx context.Context, set client.Object) []reconcile.Request {
+	var list v2beta1.SpiderIPBlockList
+	if err := r.client.List(ctx, &list, client.UnsafeDisableDeepCopy); err != nil {
+		r.log.ErrorContext(ctx, "find the addresses of a StatefulSet", "statefulset", client.ObjectKeyFromObject(set), "error", err)
+		return nil
+	}
+	prefix := reclaim.KindPod + "/" + set.GetNamespace() + "/" + set.GetName() + "-"
+	var found []v2beta1.SpiderIPBlock
+	for i := range list.Items {
+		for _, l := range list.Items[i].Spec.Leases {
+			if strings.HasPrefix(l.FixedFor, prefix) {
+				found = append(found, list.Items[i])
+				break
+			}
+		}
+	}
+	return requests(found)
+}
+
+func requests(blocks []v2beta1.SpiderIPBlock) []reconcile.Request {
+	var out []reconcile.Request
+	for i := range blocks {
+		out = append(out, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(&blocks[i])})
+	}
+	return out
+}
+
+// Reconcile takes back what can be taken back of one block.
+func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.Result, error) {
+	object := &v2beta1.SpiderIPBlock{}
+	if err := r.client.Get(ctx, request.NamespacedName, object); err != nil {
+		return ctrl.Result{}, client.IgnoreNotFound(err)
+	}
+	block, err := compile.Block(object)
+	if err != nil {
+		return ctrl.Result{}, reconcile.TerminalError(err)
+	}
+	now := r.clock.Now()
+	// 1. Nothing in it is worth keeping.
+	if block.Removable(now, idle) {
+		return ctrl.Result{}, r.remove(ctx, object)
+	}
+	// 2. The caches know of nothing to take back.
+	if _, changes, _ := reclaim.Sweep(block, r.cached.of(ctx), r.options.Policy, now); len(changes) == 0 {
+		return ctrl.Result{RequeueAfter: r.next(ctx, block, now)}, nil
+	}
+	// 3. The API server says the same.
+	swept, changes, _ := reclaim.Sweep(block, r.live.of(ctx), r.options.Policy, now)
+	if len(changes) == 0 {
+		return ctrl.Result{RequeueAfter: r.next(ctx, block, now)}, nil
+	}
+	err = client.IgnoreNotFound(r.client.Update(ctx, compile.BlockObject(swept)))
+	if apierrors.IsConflict(err) {
+		// An agent wrote the block; what it wrote brings us back here.
+		return ctrl.Result{}, nil
+	}
+	for _, change := range changes {
+		r.options.Observer.Reclaimed(change.Reason, err)
+		if err == nil {
+			r.announce(ctx, change)
+		}
+	}
+	if err != nil {
+		return ctrl.Result{}, fmt.Errorf("take back addresses of SpiderIPBlock %s: %w", object.Name, err)
+	}
+	return ctrl.Result{}, nil
+}
+
+// next says when to look at the block again without being told to.
+func (r *Reconciler) next(ctx context.Context, block lease.Block, now time.Time) time.Duration {
+	next := time.Duration(0)
+	within := func(d time.Duration) {
+		if d = max(d, time.Second); next == 0 || d < next {
+			next = d
+		}
+	}
+	for _, l := range block.Leases {
+		switch l.State {
+		case lease.InUse:
+			if age := now.Sub(l.Since); age < r.options.Policy.MinAge {
+				within(r.options.Policy.MinAge - age)
+			} else if node := r.cached.node(ctx, l.Node); node.Presence == reclaim.Gone || node.OutOfService {
+				// Its pod still has a claim, which can end without an event.
+				within(r.options.Interval)
+			}
+		case lease.Retained:
+			within(r.options.Interval)
+		case lease.Released:
+			within(l.Since.Add(idle).Sub(now))
+		case lease.Quarantined:
+			within(l.Until.Add(idle).Sub(now))
+		}
+	}
+	return next
+}
+
+// remove deletes a block if it is still what was read.
+func (r *Reconciler) remove(ctx context.Context, object *v2beta1.SpiderIPBlock) error {
+	err := r.client.Delete(ctx, object, client.Preconditions{UID: &object.UID, ResourceVersion: &object.ResourceVersion})
+	if err == nil || apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
+		return nil
+	}
+	return fmt.Errorf("remove the empty SpiderIPBlock %s: %w", object.Name, err)
+}
+
+// announce says what was taken back and why, in the log and as an event of the
+// pod that had it.
+func (r *Reconciler) announce(ctx context.Context, change reclaim.Change) {
+	l := change.Lease
+	r.log.InfoContext(ctx, "reclaimed an address", "ip", l.Addr, "pool", l.Pool, "pod", l.Pod, "node", l.Node,
+		"container", l.ContainerID, "reason", change.Reason, "because", change.Message)
+	namespace, name, found := strings.Cut(l.Pod, "/")
+	if !found {
+		return
+	}
+	pod := &corev1.ObjectReference{APIVersion: "v1", Kind: "Pod", Namespace: namespace, Name: name, UID: types.UID(l.PodUID)}
+	r.recorder.Eventf(pod, nil, corev1.EventTypeNormal, "AddressReclaimed", "Reclaim",
+		"%s", status.EventNote(change.String()))
+}
+
+// ordinals returns the first ordinal of a StatefulSet's pods, and the one behind the last.
+func ordinals(set *appsv1.StatefulSet) (first, end int) {
+	if set.Spec.Ordinals != nil {
+		first = int(set.Spec.Ordinals.Start)
+	}
+	replicas := 1
+	if set.Spec.Replicas != nil {
+		replicas = int(*set.Spec.Replicas)
+	}
+	return first, first + replicas
+}
+
+// deadline is when a pod should have terminated; zero while it is not being deleted.
+func deadline(at *metav1.Time) time.Time {
+	if at == nil {
+		return time.Time{}
+	}
+	return at.Time
+}

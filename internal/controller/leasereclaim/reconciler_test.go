@@ -1,0 +1,327 @@
+//go:build apiserver
+
+package leasereclaim_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/netip"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	eventsv1 "k8s.io/api/events/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"spiderpool.dev/spiderpool/api/v2beta1"
+	"spiderpool.dev/spiderpool/internal/controller/endpoint"
+	"spiderpool.dev/spiderpool/internal/controller/leasereclaim"
+	"spiderpool.dev/spiderpool/internal/kube/blockindex"
+	"spiderpool.dev/spiderpool/internal/kube/compile"
+	"spiderpool.dev/spiderpool/internal/kube/kubetest"
+	"spiderpool.dev/spiderpool/internal/lease"
+	"spiderpool.dev/spiderpool/internal/reclaim"
+)
+
+func TestMain(m *testing.M) { kubetest.Main(m) }
+
+// long ago is longer than anything is waited for.
+var longAgo = time.Now().Add(-24 * time.Hour).UTC().Truncate(time.Second)
+
+// counter counts addresses by the reason, and failures by "reason failed".
+type counter struct {
+	mu     sync.Mutex
+	counts map[string]int
+}
+
+func (c *counter) Reclaimed(reason reclaim.Reason, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err != nil {
+		reason += " failed"
+	}
+	c.counts[string(reason)]++
+}
+
+// want waits until just these are counted, which is after the block was written.
+func (c *counter) want(t *testing.T, counts map[string]int) {
+	t.Helper()
+	kubetest.Eventually(t, func(context.Context) error {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if !maps.Equal(c.counts, counts) {
+			return fmt.Errorf("counted %v, want %v", c.counts, counts)
+		}
+		return nil
+	})
+}
+
+func start(t *testing.T) (client.Client, *counter) {
+	t.Helper()
+	return startEvery(t, time.Second)
+}
+
+func startEvery(t *testing.T, interval time.Duration) (client.Client, *counter) {
+	t.Helper()
+	observed := &counter{counts: map[string]int{}}
+	kubetest.Manager(t, func(mgr ctrl.Manager) error {
+		discard := slog.New(slog.DiscardHandler)
+		return errors.Join(
+			blockindex.IndexBlocksByHolder(t.Context(), mgr.GetFieldIndexer()),
+			endpoint.Setup(mgr, discard),
+			leasereclaim.Setup(mgr, leasereclaim.Options{
+				Policy:   reclaim.Policy{Enabled: true, FixedForStatefulSet: true, FixedForKubeVirt: true, ScaledDownRetention: time.Hour},
+				Interval: interval, Observer: observed,
+			}, discard),
+		)
+	})
+	return kubetest.Client(t), observed
+}
+
+func inUse(addr, pod, uid, node string) lease.Lease {
+	return lease.Lease{
+		Addr: netip.MustParseAddr(addr), State: lease.InUse, Pool: "p", Since: longAgo,
+		Holder: lease.Holder{Pod: pod, PodUID: uid, Node: node, Attachment: lease.Attachment{ContainerID: "c-" + addr, Interface: "eth0"}},
+	}
+}
+
+func block(base string, leases ...lease.Lease) *v2beta1.SpiderIPBlock {
+	return compile.BlockObject(lease.Block{Base: netip.MustParseAddr(base), Node: "creator", Leases: leases})
+}
+
+func node(name string, taints ...corev1.Taint) *corev1.Node {
+	return &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: corev1.NodeSpec{Taints: taints}}
+}
+
+func pod(name string) *corev1.Pod {
+	return &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name},
+		Spec:       corev1.PodSpec{Containers: []corev1.Container{{Name: "c", Image: "i"}}},
+	}
+}
+
+// states returns the block's leases as "address state" in their order.
+func states(ctx context.Context, c client.Client, b *v2beta1.SpiderIPBlock) (string, error) {
+	if err := c.Get(ctx, client.ObjectKeyFromObject(b), b); err != nil {
+		return "", err
+	}
+	var out []string
+	for _, l := range b.Spec.Leases {
+		out = append(out, fmt.Sprintf("%s %s", l.IP, l.State))
+	}
+	return strings.Join(out, ", "), nil
+}
+
+func eventually(t *testing.T, c client.Client, b *v2beta1.SpiderIPBlock, want string) {
+	t.Helper()
+	kubetest.Eventually(t, func(ctx context.Context) error {
+		if got, err := states(ctx, c, b); err != nil || got != want {
+			return fmt.Errorf("block has %q, want %q: %w", got, want, errors.Join(err, errors.New("not yet")))
+		}
+		return nil
+	})
+}
+
+func TestAddressesOfADeletedNodeAreTakenBackWhenItsPodsAreGone(t *testing.T) {
+	c, observed := start(t)
+	lost, living, kept := node("lost"), node("living"), pod("kept")
+	kubetest.Create(t, c, lost, living, kept)
+	b := block("10.1.0.0",
+		inUse("10.1.0.1", "default/gone", "u1", "lost"),
+		inUse("10.1.0.2", "default/kept", string(kept.UID), "lost"),
+		inUse("10.1.0.3", "default/also-gone", "u3", "living"),
+	)
+	shown := &v2beta1.SpiderEndpoint{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "gone"}}
+	shown.Status.Current = v2beta1.EndpointAllocation{UID: "u1", Node: "lost", IPs: []v2beta1.EndpointIP{{Interface: "eth0", IPv4: new("10.1.0.1/24")}}}
+	kubetest.Create(t, c, b, shown)
+	if err := c.Delete(t.Context(), lost); err != nil {
+		t.Fatal(err)
+	}
+	// The pod that exists keeps its address, and so does the one whose node's
+	// agent can tell whether it is still there.
+	eventually(t, c, b, "10.1.0.1 Released, 10.1.0.2 InUse, 10.1.0.3 InUse")
+	kubetest.Eventually(t, func(ctx context.Context) error {
+		if err := c.Get(ctx, client.ObjectKeyFromObject(shown), shown); !apierrors.IsNotFound(err) {
+			return fmt.Errorf("the endpoint is still there: %w", errors.Join(err, errors.New("found")))
+		}
+		return eventSeen(ctx, c, "gone", "took back 10.1.0.1 of pool p (PodGone): pod default/gone does not exist, and node lost does not exist")
+	})
+	if err := c.Delete(t.Context(), kept, client.GracePeriodSeconds(0)); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, c, b, "10.1.0.1 Released, 10.1.0.2 Released, 10.1.0.3 InUse")
+	observed.want(t, map[string]int{string(reclaim.PodGone): 2})
+}
+
+// What happens to a pod is seen at once, however long the interval is.
+func TestAddressOfADeletedNodeIsTakenBackWhenItsPodEnds(t *testing.T) {
+	c, observed := startEvery(t, time.Hour)
+	gone, failed, succeeded := pod("ends-gone"), pod("ends-failed"), pod("ends-succeeded")
+	kubetest.Create(t, c, gone, failed, succeeded)
+	b := block("10.11.0.0",
+		inUse("10.11.0.1", "default/ends-gone", string(gone.UID), "never-was"),
+		inUse("10.11.0.2", "default/ends-failed", string(failed.UID), "never-was"),
+		inUse("10.11.0.3", "default/ends-succeeded", string(succeeded.UID), "never-was"),
+	)
+	// The sentinel shows that the block, which is older, has been looked at.
+	sentinel := block("10.11.1.0", inUse("10.11.1.1", "default/nobody", "u1", "never-was"))
+	kubetest.Create(t, c, b, sentinel)
+	eventually(t, c, sentinel, "10.11.1.1 Released")
+	if got, err := states(t.Context(), c, b); err != nil || got != "10.11.0.1 InUse, 10.11.0.2 InUse, 10.11.0.3 InUse" {
+		t.Fatalf("block has %q, error %v", got, err)
+	}
+	if err := c.Delete(t.Context(), gone, client.GracePeriodSeconds(0)); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, c, b, "10.11.0.1 Released, 10.11.0.2 InUse, 10.11.0.3 InUse")
+	for pod, phase := range map[*corev1.Pod]corev1.PodPhase{failed: corev1.PodFailed, succeeded: corev1.PodSucceeded} {
+		pod.Status.Phase = phase
+		if err := c.Status().Update(t.Context(), pod); err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventually(t, c, b, "10.11.0.1 Released, 10.11.0.2 Released, 10.11.0.3 Released")
+	observed.want(t, map[string]int{string(reclaim.PodGone): 2, string(reclaim.PodFailed): 1, string(reclaim.PodSucceeded): 1})
+}
+
+func eventSeen(ctx context.Context, c client.Client, pod, note string) error {
+	var events eventsv1.EventList
+	if err := c.List(ctx, &events, client.InNamespace("default")); err != nil {
+		return err
+	}
+	for _, e := range events.Items {
+		if e.Regarding.Name == pod && e.Reason == "AddressReclaimed" && e.Note == note {
+			return nil
+		}
+	}
+	return fmt.Errorf("no event of pod %s with %q among %d", pod, note, len(events.Items))
+}
+
+func TestNodeThatIsOnlyNotReadyKeepsItsAddressesUntilItIsDeclaredOutOfService(t *testing.T) {
+	c, _ := start(t)
+	n := node("silent", corev1.Taint{Key: corev1.TaintNodeUnreachable, Effect: corev1.TaintEffectNoExecute})
+	kubetest.Create(t, c, n)
+	b := block("10.2.0.0", inUse("10.2.0.1", "default/gone", "u1", "silent"))
+	// A sentinel that must be taken back shows that the reconciler has been at work.
+	sentinel := block("10.2.1.0", inUse("10.2.1.1", "default/gone", "u1", "never-was"))
+	kubetest.Create(t, c, b, sentinel)
+	eventually(t, c, sentinel, "10.2.1.1 Released")
+	if got, err := states(t.Context(), c, b); err != nil || got != "10.2.0.1 InUse" {
+		t.Fatalf("block has %q, error %v; an address was freed without proof", got, err)
+	}
+	patch := client.MergeFrom(n.DeepCopy())
+	n.Spec.Taints = append(n.Spec.Taints, corev1.Taint{Key: corev1.TaintNodeOutOfService, Value: "nodeshutdown", Effect: corev1.TaintEffectNoExecute})
+	if err := c.Patch(t.Context(), n, patch); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, c, b, "10.2.0.1 Released")
+}
+
+func TestFixedAddressesWaitForTheirStatefulSet(t *testing.T) {
+	c, observed := start(t)
+	set := &appsv1.StatefulSet{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "db"},
+		Spec: appsv1.StatefulSetSpec{
+			Replicas: new(int32(2)), Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"a": "b"}},
+			Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"a": "b"}}, Spec: pod("").Spec},
+		},
+	}
+	kubetest.Create(t, c, set)
+	retained := func(addr, pod string) lease.Lease {
+		l := inUse(addr, "default/"+pod, "u", "n")
+		l.State, l.FixedFor = lease.Retained, "Pod/default/"+pod
+		return l
+	}
+	machine := retained("10.3.0.4", "virt-launcher-x")
+	machine.FixedFor = "VirtualMachine/default/vm"
+	b := block("10.3.0.0", retained("10.3.0.1", "db-0"), retained("10.3.0.2", "db-2"), retained("10.3.0.3", "other-0"), machine)
+	kubetest.Create(t, c, b)
+	// db-0 is wanted; db-2 was scaled away long ago; other and vm do not exist.
+	eventually(t, c, b, "10.3.0.1 Retained, 10.3.0.2 Released, 10.3.0.3 Released, 10.3.0.4 Released")
+	if err := c.Delete(t.Context(), set, client.PropagationPolicy(metav1.DeletePropagationBackground)); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, c, b, "10.3.0.1 Released, 10.3.0.2 Released, 10.3.0.3 Released, 10.3.0.4 Released")
+	observed.want(t, map[string]int{string(reclaim.FixedScaledDown): 1, string(reclaim.FixedOwnerGone): 3})
+}
+
+func TestBlocksWithNothingWorthKeepingAreRemoved(t *testing.T) {
+	c, _ := start(t)
+	old := lease.Lease{Addr: netip.MustParseAddr("10.4.0.1"), State: lease.Released, Since: longAgo}
+	fresh := lease.Lease{Addr: netip.MustParseAddr("10.4.1.1"), State: lease.Released, Since: time.Now().UTC().Truncate(time.Second)}
+	empty, used := block("10.4.0.0", old), block("10.4.1.0", fresh)
+	kubetest.Create(t, c, used, empty)
+	kubetest.Eventually(t, func(ctx context.Context) error {
+		if err := c.Get(ctx, client.ObjectKeyFromObject(empty), empty); !apierrors.IsNotFound(err) {
+			return errors.Join(errors.New("the empty block is still there"), err)
+		}
+		return nil
+	})
+	if _, err := states(t.Context(), c, used); err != nil {
+		t.Errorf("the block with an address that was just released: %v", err)
+	}
+}
+
+func TestEndpointStaysWhileItsPodOrALeaseIsThere(t *testing.T) {
+	shown := func(name string) *v2beta1.SpiderEndpoint {
+		e := &v2beta1.SpiderEndpoint{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name}}
+		e.Status.Current.IPs = []v2beta1.EndpointIP{}
+		return e
+	}
+	c := kubetest.Client(t)
+	p := pod("with-pod")
+	machine := inUse("10.5.0.2", "default/virt-launcher-y", "u", "n1")
+	machine.FixedFor = "VirtualMachine/default/with-machine"
+	b := block("10.5.0.0", inUse("10.5.0.1", "default/with-lease", "u", "n1"), machine)
+	withPod, withLease, withMachine, stale := shown("with-pod"), shown("with-lease"), shown("with-machine"), shown("stale")
+	kubetest.Create(t, c, node("n1"), p, b, withPod, withLease, withMachine, stale)
+	start(t)
+	kubetest.Eventually(t, func(ctx context.Context) error {
+		if err := c.Get(ctx, client.ObjectKeyFromObject(stale), stale); !apierrors.IsNotFound(err) {
+			return errors.Join(errors.New("the stale endpoint is still there"), err)
+		}
+		return nil
+	})
+	for _, e := range []*v2beta1.SpiderEndpoint{withPod, withLease, withMachine} {
+		if err := c.Get(t.Context(), client.ObjectKeyFromObject(e), e); err != nil {
+			t.Errorf("endpoint %s: %v", e.Name, err)
+		}
+	}
+	if err := c.Delete(t.Context(), p, client.GracePeriodSeconds(0)); err != nil {
+		t.Fatal(err)
+	}
+	kubetest.Eventually(t, func(ctx context.Context) error {
+		if err := c.Get(ctx, client.ObjectKeyFromObject(withPod), withPod); !apierrors.IsNotFound(err) {
+			return errors.Join(errors.New("the endpoint of the deleted pod is still there"), err)
+		}
+		return nil
+	})
+}
+
+func TestRetainedAddressWhoseOwnerHasAnotherIsTakenBack(t *testing.T) {
+	c, observed := start(t)
+	replicas := int32(1)
+	set := &appsv1.StatefulSet{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "moved"}, Spec: appsv1.StatefulSetSpec{
+		Replicas: &replicas, Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"a": "moved"}},
+		Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"a": "moved"}},
+			Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "c", Image: "i"}}}},
+	}}
+	of := func(addr, ifname string, state lease.State) lease.Lease {
+		l := inUse(addr, "default/moved-0", "u1", "living")
+		l.State, l.Interface, l.FixedFor = state, ifname, "Pod/default/moved-0"
+		return l
+	}
+	old := block("10.9.0.0", of("10.9.0.1", "eth0", lease.Retained), of("10.9.0.2", "net1", lease.Retained))
+	kubetest.Create(t, c, node("living"), set, old, block("10.9.0.16", of("10.9.0.17", "eth0", lease.InUse)))
+	eventually(t, c, old, "10.9.0.1 Released, 10.9.0.2 Retained")
+	observed.want(t, map[string]int{string(reclaim.FixedReplaced): 1})
+}

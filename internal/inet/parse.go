@@ -1,0 +1,154 @@
+package inet
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+
+	"go4.org/netipx"
+)
+
+// Bounds limit what Parse accepts. The zero value accepts one IP version, that
+// of the first entry.
+type Bounds struct {
+	// Version is 4 or 6; 0 takes it from Subnet, else from the first entry.
+	Version int
+	// Subnet holds every address; the zero prefix sets no limit.
+	Subnet netip.Prefix
+}
+
+// RangeError says why an entry of a list of ranges is refused.
+type RangeError struct {
+	Index  int    // in the list
+	Value  string // as written
+	Reason string // what is wrong and what to write
+}
+
+// Error returns the position, the value and the reason.
+func (e *RangeError) Error() string {
+	return fmt.Sprintf("[%d] %q: %s", e.Index, e.Value, e.Reason)
+}
+
+// RangeErrors are all the refused entries of one list, in its order.
+type RangeErrors []*RangeError
+
+// Error returns the errors, separated by "; ".
+func (es RangeErrors) Error() string {
+	texts := make([]string, len(es))
+	for i, e := range es {
+		texts[i] = e.Error()
+	}
+	return strings.Join(texts, "; ")
+}
+
+// Unwrap returns the errors, for errors.As.
+func (es RangeErrors) Unwrap() []error {
+	errs := make([]error, len(es))
+	for i, e := range es {
+		errs[i] = e
+	}
+	return errs
+}
+
+// Parse reads addresses ("172.31.28.16") and ranges of them
+// ("172.31.28.16-172.31.28.31", both ends included), which may overlap. The
+// error is a RangeErrors with every entry that is refused; the set then has the
+// others.
+func Parse(entries []string, in Bounds) (Set, error) {
+	var errs RangeErrors
+	var ranges []netipx.IPRange
+	version := in.Version
+	if version == 0 && in.Subnet.IsValid() {
+		version = Version(in.Subnet.Addr())
+	}
+	for i, entry := range entries {
+		r, reason := parseRange(entry)
+		if reason == "" && version == 0 {
+			version = Version(r.From())
+		}
+		if reason == "" {
+			reason = outside(r, version, in.Subnet)
+		}
+		if reason != "" {
+			errs = append(errs, &RangeError{Index: i, Value: entry, Reason: reason})
+			continue
+		}
+		ranges = append(ranges, r)
+	}
+	set := Of(ranges...)
+	if len(errs) > 0 {
+		return set, errs
+	}
+	return set, nil
+}
+
+// Version returns 4 or 6, and 0 for the zero address.
+func Version(a netip.Addr) int {
+	switch {
+	case a.Is4():
+		return 4
+	case a.Is6():
+		return 6
+	}
+	return 0
+}
+
+// parseRange returns the range that entry says, or why it is none.
+func parseRange(entry string) (r netipx.IPRange, reason string) {
+	if p, err := netip.ParsePrefix(entry); err == nil {
+		return r, fmt.Sprintf("is a CIDR; write the range %s", text(netipx.RangeOfPrefix(p.Masked())))
+	}
+	first, last, isRange := strings.Cut(entry, "-")
+	from, reason := parseAddr(first)
+	if reason != "" {
+		return r, reason
+	}
+	if !isRange {
+		return netipx.IPRangeFrom(from, from), ""
+	}
+	to, reason := parseAddr(last)
+	if reason != "" {
+		return r, reason
+	}
+	if from.Is4() != to.Is4() {
+		return r, fmt.Sprintf("mixes IP versions: %s is IPv%d and %s is IPv%d; make it two entries of two pools",
+			first, Version(from), last, Version(to))
+	}
+	if to.Less(from) {
+		return r, fmt.Sprintf("is inverted: it ends before it begins; write %s-%s", last, first)
+	}
+	return netipx.IPRangeFrom(from, to), ""
+}
+
+func parseAddr(s string) (a netip.Addr, reason string) {
+	if strings.TrimSpace(s) != s {
+		return a, fmt.Sprintf("has spaces around %q; remove them", strings.TrimSpace(s))
+	}
+	a, err := netip.ParseAddr(s)
+	switch {
+	case err != nil:
+		return a, fmt.Sprintf("%q is not an IP address; write one (\"10.0.0.1\", \"fd00::1\") or a range first-last", s)
+	case a.Zone() != "":
+		return a, fmt.Sprintf("has the zone %q, which means nothing outside a host; write %s", a.Zone(), a.WithZone(""))
+	case a.Is4In6():
+		return a, fmt.Sprintf("is an IPv4 address in IPv6 form; write %s", a.Unmap())
+	}
+	return a, ""
+}
+
+// outside says why r is not within the bounds, and "" where it is.
+func outside(r netipx.IPRange, version int, subnet netip.Prefix) string {
+	if got := Version(r.From()); got != version {
+		return fmt.Sprintf("is IPv%d, but the IP version here is %d", got, version)
+	}
+	if !subnet.IsValid() {
+		return ""
+	}
+	limits := netipx.RangeOfPrefix(subnet)
+	for _, a := range []netip.Addr{r.From(), r.To()} {
+		if !subnet.Contains(a) {
+			return fmt.Sprintf("%s is outside the subnet %s, which is %s", a, subnet, text(limits))
+		}
+	}
+	return ""
+}

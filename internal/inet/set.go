@@ -1,0 +1,285 @@
+// Package inet holds sets of IP addresses as intervals.
+//
+// A Set is immutable: sorted, disjoint, non-adjacent ranges of IPv4 and IPv6
+// addresses. What it costs depends on the number of ranges and never on the
+// number of addresses, so 2^64 addresses are as cheap as 16. Look-ups take
+// O(log n) for n ranges, set operations O(n log n).
+//
+// The package also divides the address space into blocks of BlockSize aligned
+// addresses, in which leases are kept.
+//
+// Pure: no I/O, no clock.
+package inet
+
+import (
+	"iter"
+	"math"
+	"math/big"
+	"net/netip"
+	"slices"
+	"sort"
+	"strings"
+
+	"go4.org/netipx"
+)
+
+// Set is a set of addresses. The zero value is the empty set.
+type Set struct {
+	ranges []netipx.IPRange
+	before []uint64 // addresses in ranges[:i], saturating
+	runs   []run    // the blocks that hold an address of the set
+}
+
+// Of returns the set of the given ranges, which may overlap. Ranges that are not
+// valid (netipx.IPRange.IsValid) are left out.
+func Of(ranges ...netipx.IPRange) Set {
+	return build(func(b *netipx.IPSetBuilder) {
+		for _, r := range ranges {
+			if r.IsValid() {
+				b.AddRange(r)
+			}
+		}
+	})
+}
+
+// OfAddrs returns the set of the given addresses. The zero address is left out.
+func OfAddrs(addrs ...netip.Addr) Set {
+	return build(func(b *netipx.IPSetBuilder) {
+		for _, a := range addrs {
+			if a.IsValid() {
+				b.Add(a.WithZone(""))
+			}
+		}
+	})
+}
+
+// OfPrefix returns the set of the addresses of p, with its first and its last.
+func OfPrefix(p netip.Prefix) Set {
+	if !p.IsValid() {
+		return Set{}
+	}
+	return Of(netipx.RangeOfPrefix(p))
+}
+
+// Union returns the addresses that are in any of the sets.
+func Union(sets ...Set) Set {
+	return build(func(b *netipx.IPSetBuilder) {
+		for _, s := range sets {
+			for _, r := range s.ranges {
+				b.AddRange(r)
+			}
+		}
+	})
+}
+
+// build runs f on an empty builder and returns what it built. f adds valid
+// ranges only, so the builder reports no error.
+func build(f func(*netipx.IPSetBuilder)) Set {
+	var b netipx.IPSetBuilder
+	f(&b)
+	built, err := b.IPSet()
+	if err != nil || built == nil {
+		return Set{}
+	}
+	return index(built.Ranges())
+}
+
+// index returns the set of ranges, which are sorted, disjoint and not adjacent.
+func index(ranges []netipx.IPRange) Set {
+	if len(ranges) == 0 {
+		return Set{}
+	}
+	s := Set{ranges: ranges, before: make([]uint64, len(ranges)), runs: runsOf(ranges)}
+	total := uint64(0)
+	for i, r := range ranges {
+		s.before[i] = total
+		total = addSaturating(total, size(r).saturate())
+	}
+	return s
+}
+
+// Minus returns the addresses of s that are not in o.
+func (s Set) Minus(o Set) Set {
+	if len(s.ranges) == 0 || len(o.ranges) == 0 {
+		return s
+	}
+	return build(func(b *netipx.IPSetBuilder) {
+		for _, r := range s.ranges {
+			b.AddRange(r)
+		}
+		for _, r := range o.ranges {
+			b.RemoveRange(r)
+		}
+	})
+}
+
+// And returns the addresses that are in both sets.
+func (s Set) And(o Set) Set {
+	var both []netipx.IPRange
+	for i, j := 0, 0; i < len(s.ranges) && j < len(o.ranges); {
+		a, b := s.ranges[i], o.ranges[j]
+		if r := overlap(a, b); r.IsValid() {
+			both = append(both, r)
+		}
+		if a.To().Less(b.To()) {
+			i++
+		} else {
+			j++
+		}
+	}
+	return index(both)
+}
+
+// Overlaps reports whether the sets have an address in common.
+func (s Set) Overlaps(o Set) bool {
+	for i, j := 0, 0; i < len(s.ranges) && j < len(o.ranges); {
+		a, b := s.ranges[i], o.ranges[j]
+		if a.Overlaps(b) {
+			return true
+		}
+		if a.To().Less(b.To()) {
+			i++
+		} else {
+			j++
+		}
+	}
+	return false
+}
+
+// Contains reports whether a is in the set.
+func (s Set) Contains(a netip.Addr) bool {
+	i := s.upTo(a)
+	return i >= 0 && s.ranges[i].Contains(a)
+}
+
+// ContainsSet reports whether every address of o is in s.
+func (s Set) ContainsSet(o Set) bool {
+	for _, r := range o.ranges {
+		i := s.upTo(r.From())
+		if i < 0 || !s.ranges[i].Contains(r.From()) || !s.ranges[i].Contains(r.To()) {
+			return false
+		}
+	}
+	return true
+}
+
+// Equal reports whether the sets have the same addresses.
+func (s Set) Equal(o Set) bool { return slices.Equal(s.ranges, o.ranges) }
+
+// IsEmpty reports whether the set has no address.
+func (s Set) IsEmpty() bool { return len(s.ranges) == 0 }
+
+// Count returns the number of addresses, at most math.MaxInt64; Size is exact.
+func (s Set) Count() int64 {
+	if len(s.ranges) == 0 {
+		return 0
+	}
+	last := len(s.ranges) - 1
+	n := addSaturating(s.before[last], size(s.ranges[last]).saturate())
+	return int64(min(n, math.MaxInt64)) // bounded by MaxInt64
+}
+
+// Size returns the number of addresses.
+func (s Set) Size() *big.Int {
+	total := new(big.Int)
+	for _, r := range s.ranges {
+		total.Add(total, size(r).big())
+	}
+	return total
+}
+
+// Nth returns the address before which the set has n others, and false where
+// the set has no more than n.
+func (s Set) Nth(n uint64) (netip.Addr, bool) {
+	i := sort.Search(len(s.ranges), func(i int) bool { return s.before[i] > n }) - 1
+	if i < 0 {
+		return netip.Addr{}, false
+	}
+	r, rest := s.ranges[i], n-s.before[i]
+	if size(r).cmp(u128{lo: rest}) <= 0 {
+		return netip.Addr{}, false
+	}
+	return fromU128(toU128(r.From()).add(u128{lo: rest}), r.From().Is4()), true
+}
+
+// First returns the lowest address, and false where the set is empty.
+func (s Set) First() (netip.Addr, bool) {
+	if len(s.ranges) == 0 {
+		return netip.Addr{}, false
+	}
+	return s.ranges[0].From(), true
+}
+
+// FirstNotIn returns the lowest address of s that is not in taken, and false
+// where there is none.
+func (s Set) FirstNotIn(taken Set) (netip.Addr, bool) {
+	for _, r := range s.ranges {
+		a := r.From()
+		i := taken.upTo(a)
+		if i < 0 || !taken.ranges[i].Contains(a) {
+			return a, true
+		}
+		// Ranges of taken are not adjacent: the address after one is free.
+		if end := taken.ranges[i].To(); end.Less(r.To()) {
+			return end.Next(), true
+		}
+	}
+	return netip.Addr{}, false
+}
+
+// Ranges returns the ranges in order, disjoint and not adjacent. The slice is
+// the caller's.
+func (s Set) Ranges() []netipx.IPRange { return slices.Clone(s.ranges) }
+
+// Addrs yields the addresses in order.
+func (s Set) Addrs() iter.Seq[netip.Addr] {
+	return func(yield func(netip.Addr) bool) {
+		for _, r := range s.ranges {
+			for a := r.From(); ; a = a.Next() {
+				if !yield(a) {
+					return
+				}
+				if a == r.To() {
+					break
+				}
+			}
+		}
+	}
+}
+
+// Strings returns the canonical text form, which Parse reads: an entry for each
+// range, "first-last" or "only", sorted and merged, IPv6 as RFC 5952 has it.
+func (s Set) Strings() []string {
+	out := make([]string, 0, len(s.ranges))
+	for _, r := range s.ranges {
+		out = append(out, text(r))
+	}
+	return out
+}
+
+// String returns the entries of Strings, separated by ", ".
+func (s Set) String() string { return strings.Join(s.Strings(), ", ") }
+
+// upTo returns the index of the last range that begins at or before a, or -1.
+func (s Set) upTo(a netip.Addr) int {
+	return sort.Search(len(s.ranges), func(i int) bool { return a.Less(s.ranges[i].From()) }) - 1
+}
+
+// overlap returns the common part of a and b, not valid where there is none.
+func overlap(a, b netipx.IPRange) netipx.IPRange {
+	from, to := a.From(), a.To()
+	if from.Less(b.From()) {
+		from = b.From()
+	}
+	if b.To().Less(to) {
+		to = b.To()
+	}
+	return netipx.IPRangeFrom(from, to)
+}
+
+func text(r netipx.IPRange) string {
+	if r.From() == r.To() {
+		return r.From().String()
+	}
+	return r.From().String() + "-" + r.To().String()
+}

@@ -1,0 +1,146 @@
+package agentclient
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/client-go/rest"
+
+	"spiderpool.dev/spiderpool/api/v2beta1"
+	"spiderpool.dev/spiderpool/internal/ipam"
+	"spiderpool.dev/spiderpool/internal/kube/compile"
+	"spiderpool.dev/spiderpool/internal/lease"
+)
+
+// BlockStore keeps blocks as SpiderIPBlocks (ipam.Blocks).
+type BlockStore struct{ client *Client }
+
+// NewBlockStore returns the store of the cluster that the client speaks to.
+func NewBlockStore(client *Client) *BlockStore { return &BlockStore{client: client} }
+
+// Older orders versions (ipam.Config.Older).
+func (*BlockStore) Older(a, b string) bool { return compile.OlderVersion(a, b) }
+
+// Get implements ipam.Blocks.
+func (s *BlockStore) Get(ctx context.Context, base netip.Addr) (lease.Block, error) {
+	var object v2beta1.SpiderIPBlock
+	err := s.client.spiderpool.Get().Resource("spideripblocks").Name(compile.BlockName(base)).Do(ctx).Into(&object)
+	if apierrors.IsNotFound(err) {
+		return lease.Block{}, fmt.Errorf("SpiderIPBlock %s: %w", compile.BlockName(base), ipam.ErrNotFound)
+	}
+	if err != nil {
+		return lease.Block{}, err
+	}
+	b, _ := compile.StoredBlock(&object)
+	return b, nil
+}
+
+// Put implements ipam.Blocks.
+//
+// An update resets
+// managedFields (an empty entry does, see "Clearing managedFields" in the
+// documentation of server-side apply): nobody shares the ownership of fields of a
+// block, and tracking it costs the server more than the write itself.
+func (s *BlockStore) Put(ctx context.Context, b lease.Block) (string, error) {
+	object := compile.BlockObject(b)
+	request := s.client.spiderpool.Post().Resource("spideripblocks")
+	if b.Version != "" {
+		object.ManagedFields = []metav1.ManagedFieldsEntry{{}}
+		request = s.client.spiderpool.Put().Resource("spideripblocks").Name(object.Name)
+	}
+	version, err := write(ctx, request.Body(object))
+	if err != nil {
+		return "", asConflict(object.Name, err)
+	}
+	return version, nil
+}
+
+// write sends an object of ours and returns its new resource version. The server
+// need not answer with what it was sent, nor look for fields that it does not know:
+// the object was encoded from its type.
+func write(ctx context.Context, request *rest.Request) (string, error) {
+	raw, err := answer(request.SetHeader("Accept", partialMetadata).Param("fieldValidation", metav1.FieldValidationIgnore).Do(ctx))
+	if err != nil {
+		return "", err
+	}
+	return versionIn(raw)
+}
+
+// versionIn returns the resource version in the answer to a write.
+func versionIn(raw []byte) (string, error) {
+	var answer struct {
+		Metadata struct {
+			ResourceVersion string `json:"resourceVersion"`
+		} `json:"metadata"`
+	}
+	if err := json.Unmarshal(raw, &answer); err != nil || answer.Metadata.ResourceVersion == "" {
+		return "", fmt.Errorf("the answer to a write has no resource version: %.200q", raw)
+	}
+	return answer.Metadata.ResourceVersion, nil
+}
+
+// asConflict tells a block that somebody else created, changed or removed from
+// every other failure.
+func asConflict(name string, err error) error {
+	if apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) || apierrors.IsNotFound(err) {
+		return fmt.Errorf("SpiderIPBlock %s: %w: %w", name, ipam.ErrConflict, err)
+	}
+	return fmt.Errorf("SpiderIPBlock %s: %w", name, err)
+}
+
+// Delete implements ipam.Blocks.
+func (s *BlockStore) Delete(ctx context.Context, b lease.Block) error {
+	err := s.client.spiderpool.Delete().Resource("spideripblocks").Name(compile.BlockName(b.Base)).
+		Body(&metav1.DeleteOptions{Preconditions: &metav1.Preconditions{ResourceVersion: &b.Version}}).
+		Do(ctx).Error()
+	if err != nil {
+		return asConflict(compile.BlockName(b.Base), err)
+	}
+	return nil
+}
+
+// OfNode implements ipam.Blocks.
+func (s *BlockStore) OfNode(ctx context.Context, node string) ([]lease.Block, error) {
+	return s.list(ctx, compile.BlockNodeLabel(node))
+}
+
+// FixedFor implements ipam.Blocks.
+func (s *BlockStore) FixedFor(ctx context.Context, owner string) ([]lease.Block, error) {
+	return s.list(ctx, compile.BlockFixedLabel(owner))
+}
+
+// InRegion implements ipam.Blocks.
+func (s *BlockStore) InRegion(ctx context.Context, region netip.Prefix) ([]lease.Block, error) {
+	return s.list(ctx, labels.Set{compile.LabelBlockRegion: compile.RegionLabel(region)}.String())
+}
+
+// blockPage bounds the memory that a list takes at a time: 64 full blocks are a
+// quarter of a megabyte.
+const blockPage = 64
+
+func (s *BlockStore) list(ctx context.Context, selector string) ([]lease.Block, error) {
+	var blocks []lease.Block
+	next := ""
+	for {
+		var page v2beta1.SpiderIPBlockList
+		err := s.client.spiderpool.Get().Resource("spideripblocks").
+			Param("labelSelector", selector).Param("limit", fmt.Sprint(blockPage)).Param("continue", next).
+			Do(ctx).Into(&page)
+		if err != nil {
+			return nil, fmt.Errorf("list SpiderIPBlocks with %s: %w", selector, err)
+		}
+		for i := range page.Items {
+			if b, ok := compile.StoredBlock(&page.Items[i]); ok {
+				blocks = append(blocks, b)
+			}
+		}
+		if next = page.Continue; next == "" {
+			return blocks, nil
+		}
+	}
+}

@@ -1,0 +1,447 @@
+package agentclient
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+
+	"spiderpool.dev/spiderpool/api/v2beta1"
+	"spiderpool.dev/spiderpool/internal/ipam"
+	"spiderpool.dev/spiderpool/internal/pool"
+	"spiderpool.dev/spiderpool/internal/reclaim"
+)
+
+// Cluster reads what concerns the pods of one node (ipam.Cluster). Its pods, the
+// namespaces and the node itself are followed; of the namespaces only labels and
+// our annotations are kept. Run must run.
+type Cluster struct {
+	client *Client
+	node   string
+	log    *slog.Logger
+
+	pods       *podMemory
+	namespaces *memory[pool.NamespaceFacts]
+	nodes      *memory[pool.NodeFacts]
+
+	mu       sync.Mutex
+	tops     map[string]ipam.Controller // by UID of the direct controller
+	networks map[pool.NetworkAttachment]readNetwork
+	runtime  string // that the kubelet reports
+	reported time.Time
+}
+
+type readNetwork struct {
+	network ipam.Network
+	at      time.Time
+}
+
+const (
+	// networkTTL is how long the configuration of a network attachment is remembered.
+	networkTTL = 5 * time.Second
+	// runtimeTTL is how long the name of the container runtime is remembered.
+	runtimeTTL = 10 * time.Minute
+	// maxTops bounds how many controllers are remembered; a node runs a few hundred.
+	maxTops = 4096
+)
+
+// NewCluster returns a reader for the node.
+func NewCluster(client *Client, node string, log *slog.Logger) *Cluster {
+	return &Cluster{
+		client: client, node: node, log: log,
+		pods:       &podMemory{memory: newMemory(podOf)},
+		namespaces: newMemory(namespaceOf),
+		nodes:      newMemory(nodeOf),
+		tops:       map[string]ipam.Controller{},
+		networks:   map[pool.NetworkAttachment]readNetwork{},
+	}
+}
+
+// OnPodEnd has f called with the UID of every pod of the node that has succeeded or
+// failed, is being deleted or is gone, once or more often. It must be called before
+// Run.
+func (c *Cluster) OnPodEnd(f func(uid string)) { c.pods.ends = f }
+
+// Run follows the cluster until ctx ends.
+func (c *Cluster) Run(ctx context.Context) {
+	ofNode := fields.OneTermEqualSelector("spec.nodeName", c.node)
+	finished := fields.AndSelectors(ofNode,
+		fields.OneTermNotEqualSelector("status.phase", string(corev1.PodPending)),
+		fields.OneTermNotEqualSelector("status.phase", string(corev1.PodRunning)))
+	self := fields.OneTermEqualSelector("metadata.name", c.node).String()
+	var wg sync.WaitGroup
+	wg.Go(func() { c.client.follow(ctx, selection{resource: podResource, fields: ofNode.String()}, c.pods, c.log) })
+	wg.Go(func() {
+		c.client.follow(ctx, selection{resource: podResource, fields: finished.String()}, finishedPods{c.pods}, c.log)
+	})
+	wg.Go(func() { c.client.follow(ctx, selection{resource: namespaceResource}, c.namespaces, c.log) })
+	wg.Go(func() { c.client.follow(ctx, selection{resource: nodeResource, fields: self}, c.nodes, c.log) })
+	wg.Wait()
+}
+
+// Ready returns an error that names what has not been read yet.
+func (c *Cluster) Ready() error {
+	var errs []error
+	if _, _, synced := c.pods.get(key{}); !synced {
+		errs = append(errs, errors.New("pods of this node"))
+	}
+	if _, _, synced := c.namespaces.get(key{}); !synced {
+		errs = append(errs, errors.New("namespaces"))
+	}
+	if _, ok, synced := c.nodes.get(key{"", c.node}); !synced || !ok {
+		errs = append(errs, fmt.Errorf("node %s", c.node))
+	}
+	if len(errs) > 0 {
+		return fmt.Errorf("%w: not read yet: %w", ipam.ErrNotReady, errors.Join(errs...))
+	}
+	return nil
+}
+
+func podOf(object *metav1.PartialObjectMetadata) ipam.Pod {
+	pod := ipam.Pod{
+		Namespace: object.Namespace, Name: object.Name, UID: uidOf(object),
+		Labels: object.Labels, Annotations: relevant(object.Annotations),
+	}
+	pod.Owner = controllerOf(object)
+	return pod
+}
+
+// PodUID returns the UID by which runtimes and plugins know a pod with that UID and
+// those annotations. Of a static pod the API server has a mirror, whose UID is
+// another one; the kubelet notes that of the static pod.
+func PodUID(uid types.UID, annotations map[string]string) string {
+	if static := annotations[corev1.MirrorPodAnnotationKey]; static != "" {
+		return static
+	}
+	return string(uid)
+}
+
+func uidOf(pod metav1.Object) string { return PodUID(pod.GetUID(), pod.GetAnnotations()) }
+
+// relevant are the annotations that have a say in addresses.
+func relevant(annotations map[string]string) map[string]string {
+	var kept map[string]string
+	for name, value := range annotations {
+		if strings.HasPrefix(name, "ipam.spidernet.io/") || name == v2beta1.AnnotationMultusNetworks || name == v2beta1.AnnotationMultusDefaultNetwork {
+			if kept == nil {
+				kept = map[string]string{}
+			}
+			kept[name] = value
+		}
+	}
+	return kept
+}
+
+func controllerOf(object *metav1.PartialObjectMetadata) ipam.Controller {
+	if owner := metav1.GetControllerOf(object); owner != nil {
+		return ipam.Controller{APIVersion: owner.APIVersion, Kind: owner.Kind, Name: owner.Name, UID: string(owner.UID)}
+	}
+	return ipam.Controller{}
+}
+
+func namespaceOf(object *metav1.PartialObjectMetadata) pool.NamespaceFacts {
+	return pool.NamespaceFacts{Name: object.Name, Labels: object.Labels, Annotations: relevant(object.Annotations)}
+}
+
+func nodeOf(object *metav1.PartialObjectMetadata) pool.NodeFacts {
+	return pool.NodeFacts{Name: object.Name, Labels: object.Labels}
+}
+
+// Pod implements ipam.Cluster.
+func (c *Cluster) Pod(ctx context.Context, namespace, name, uid string) (ipam.Pod, error) {
+	pod, ok, synced := c.pods.get(key{namespace, name})
+	if ok && synced && uid != "" && pod.UID == uid {
+		return pod, nil
+	}
+	// Without a UID in the request memory may be of a former pod of that name.
+	return c.livePod(ctx, namespace, name, uid)
+}
+
+func (c *Cluster) livePod(ctx context.Context, namespace, name, uid string) (ipam.Pod, error) {
+	// The node is not in the metadata, so the server compares it.
+	list, err := c.client.metadata.Resource(podResource).Namespace(namespace).List(ctx, metav1.ListOptions{
+		FieldSelector: fields.AndSelectors(
+			fields.OneTermEqualSelector("metadata.name", name),
+			fields.OneTermEqualSelector("spec.nodeName", c.node)).String(),
+	})
+	if err != nil {
+		return ipam.Pod{}, fmt.Errorf("read pod %s/%s: %w", namespace, name, err)
+	}
+	if len(list.Items) == 1 {
+		pod := podOf(&list.Items[0])
+		if uid != "" && pod.UID != uid {
+			return ipam.Pod{}, fmt.Errorf("pod %s/%s has UID %s now: %w", namespace, name, pod.UID, ipam.ErrNotFound)
+		}
+		return pod, nil
+	}
+	object, err := c.client.metadata.Resource(podResource).Namespace(namespace).Get(ctx, name, metav1.GetOptions{})
+	switch {
+	case apierrors.IsNotFound(err):
+		return ipam.Pod{}, fmt.Errorf("pod %s/%s: %w", namespace, name, ipam.ErrNotFound)
+	case err != nil:
+		return ipam.Pod{}, fmt.Errorf("read pod %s/%s: %w", namespace, name, err)
+	case uid != "" && uidOf(object) != uid:
+		return ipam.Pod{}, fmt.Errorf("pod %s/%s has UID %s now: %w", namespace, name, uidOf(object), ipam.ErrNotFound)
+	}
+	return ipam.Pod{}, fmt.Errorf("pod %s/%s: %w", namespace, name, ipam.ErrElsewhere)
+}
+
+// PodState implements ipam.Cluster.
+func (c *Cluster) PodState(ctx context.Context, namespace, name string) (reclaim.Pod, error) {
+	raw, err := answer(c.client.spiderpool.Get().AbsPath("/api/v1/namespaces", namespace, "pods", name).Do(ctx))
+	if apierrors.IsNotFound(err) {
+		return reclaim.Pod{Presence: reclaim.Gone}, nil
+	}
+	if err != nil {
+		return reclaim.Pod{}, fmt.Errorf("read pod %s/%s: %w", namespace, name, err)
+	}
+	var object struct {
+		Metadata struct {
+			UID               types.UID         `json:"uid"`
+			Annotations       map[string]string `json:"annotations"`
+			DeletionTimestamp *time.Time        `json:"deletionTimestamp"`
+		} `json:"metadata"`
+		Status struct {
+			Phase  string            `json:"phase"`
+			PodIPs []json.RawMessage `json:"podIPs"`
+		} `json:"status"`
+	}
+	if err := json.Unmarshal(raw, &object); err != nil {
+		return reclaim.Pod{}, fmt.Errorf("read pod %s/%s: %w", namespace, name, err)
+	}
+	state := reclaim.Pod{
+		Presence: reclaim.Exists, UID: PodUID(object.Metadata.UID, object.Metadata.Annotations), Phase: object.Status.Phase, HasAddress: len(object.Status.PodIPs) > 0,
+	}
+	if object.Metadata.DeletionTimestamp != nil {
+		state.Deadline = *object.Metadata.DeletionTimestamp
+	}
+	return state, nil
+}
+
+// NodeState implements ipam.Cluster.
+func (c *Cluster) NodeState(ctx context.Context) (reclaim.Node, error) {
+	var object struct {
+		Status struct {
+			Conditions []struct {
+				Type   string `json:"type"`
+				Status string `json:"status"`
+			} `json:"conditions"`
+		} `json:"status"`
+	}
+	err := c.readNode(ctx, &object)
+	if apierrors.IsNotFound(err) {
+		return reclaim.Node{Presence: reclaim.Gone}, nil
+	}
+	if err != nil {
+		return reclaim.Node{}, err
+	}
+	state := reclaim.Node{Presence: reclaim.Exists}
+	for _, condition := range object.Status.Conditions {
+		if condition.Type == "Ready" {
+			state.Ready = condition.Status == "True"
+		}
+	}
+	return state, nil
+}
+
+// Runtime returns the container runtime that the node's kubelet reports
+// (status.nodeInfo.containerRuntimeVersion, as "containerd://2.1.4"), read live and
+// remembered for minutes.
+func (c *Cluster) Runtime(ctx context.Context) (string, error) {
+	c.mu.Lock()
+	name, known := c.runtime, !c.reported.IsZero() && time.Since(c.reported) < runtimeTTL
+	c.mu.Unlock()
+	if known {
+		return name, nil
+	}
+	var object struct {
+		Status struct {
+			NodeInfo struct {
+				ContainerRuntimeVersion string `json:"containerRuntimeVersion"`
+			} `json:"nodeInfo"`
+		} `json:"status"`
+	}
+	if err := c.readNode(ctx, &object); err != nil {
+		return "", err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.runtime, c.reported = object.Status.NodeInfo.ContainerRuntimeVersion, time.Now()
+	return c.runtime, nil
+}
+
+// readNode reads of this node what into has fields for.
+func (c *Cluster) readNode(ctx context.Context, into any) error {
+	raw, err := answer(c.client.spiderpool.Get().AbsPath("/api/v1/nodes", c.node).Do(ctx))
+	if err == nil {
+		err = json.Unmarshal(raw, into)
+	}
+	if err != nil {
+		return fmt.Errorf("read node %s: %w", c.node, err)
+	}
+	return nil
+}
+
+// Namespace implements ipam.Cluster.
+func (c *Cluster) Namespace(ctx context.Context, name string) (pool.NamespaceFacts, error) {
+	if facts, ok, _ := c.namespaces.get(key{"", name}); ok {
+		return facts, nil
+	}
+	object, err := c.client.metadata.Resource(namespaceResource).Get(ctx, name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return pool.NamespaceFacts{}, fmt.Errorf("namespace %s: %w", name, ipam.ErrNotFound)
+	}
+	if err != nil {
+		return pool.NamespaceFacts{}, err
+	}
+	return namespaceOf(object), nil
+}
+
+// Node implements ipam.Cluster.
+func (c *Cluster) Node(context.Context) (pool.NodeFacts, error) {
+	facts, ok, _ := c.nodes.get(key{"", c.node})
+	if !ok {
+		return pool.NodeFacts{}, fmt.Errorf("node %s: %w", c.node, ipam.ErrNotReady)
+	}
+	return facts, nil
+}
+
+// intermediate are the controllers that are commonly controlled themselves.
+var intermediate = map[string]schema.GroupVersionResource{
+	"ReplicaSet": {Group: "apps", Version: "v1", Resource: "replicasets"},
+	"Job":        {Group: "batch", Version: "v1", Resource: "jobs"},
+}
+
+// TopController implements ipam.Cluster. The owner of an object that exists does
+// not change, so what was found once is remembered.
+func (c *Cluster) TopController(ctx context.Context, pod ipam.Pod) (ipam.Controller, error) {
+	if pod.Owner.Kind == "" {
+		return ipam.Controller{APIVersion: "v1", Kind: "Pod", Name: pod.Name, UID: pod.UID}, nil
+	}
+	resource, ok := intermediate[pod.Owner.Kind]
+	if !ok {
+		return pod.Owner, nil
+	}
+	c.mu.Lock()
+	top, known := c.tops[pod.Owner.UID]
+	c.mu.Unlock()
+	if known {
+		return top, nil
+	}
+	object, err := c.client.metadata.Resource(resource).Namespace(pod.Namespace).Get(ctx, pod.Owner.Name, metav1.GetOptions{})
+	switch {
+	case apierrors.IsNotFound(err):
+		return pod.Owner, nil
+	case err != nil:
+		return ipam.Controller{}, fmt.Errorf("read %s %s/%s: %w", pod.Owner.Kind, pod.Namespace, pod.Owner.Name, err)
+	}
+	if top = controllerOf(object); top.Kind == "" || string(object.UID) != pod.Owner.UID {
+		top = pod.Owner
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.tops) >= maxTops {
+		clear(c.tops)
+	}
+	c.tops[pod.Owner.UID] = top
+	return top, nil
+}
+
+// Network implements ipam.Cluster.
+func (c *Cluster) Network(ctx context.Context, name pool.NetworkAttachment) (ipam.Network, error) {
+	c.mu.Lock()
+	read, ok := c.networks[name]
+	c.mu.Unlock()
+	if ok && time.Since(read.at) < networkTTL {
+		return read.network, nil
+	}
+	raw, err := answer(c.client.spiderpool.Get().AbsPath("/apis/k8s.cni.cncf.io/v1/namespaces", name.Namespace,
+		"network-attachment-definitions", name.Name).Do(ctx))
+	if apierrors.IsNotFound(err) {
+		return ipam.Network{}, fmt.Errorf("NetworkAttachmentDefinition %s: %w", name, ipam.ErrNotFound)
+	}
+	if err != nil {
+		return ipam.Network{}, err
+	}
+	network, err := networkOf(raw)
+	if err != nil {
+		return ipam.Network{}, fmt.Errorf("NetworkAttachmentDefinition %s: %w", name, err)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.networks[name] = readNetwork{network: network, at: time.Now()}
+	return network, nil
+}
+
+// networkOf reads what concerns addresses in a NetworkAttachmentDefinition.
+func networkOf(raw []byte) (ipam.Network, error) {
+	var definition struct {
+		Spec struct {
+			Config string `json:"config"`
+		} `json:"spec"`
+	}
+	if err := json.Unmarshal(raw, &definition); err != nil {
+		return ipam.Network{}, err
+	}
+	return ParseNetwork(definition.Spec.Config)
+}
+
+// ParseNetwork reads what concerns addresses in a CNI configuration: a plugin, or
+// a list of which the first plugin with our "ipam" counts. An empty one, which
+// refers to a file on the node, is not ours.
+func ParseNetwork(config string) (ipam.Network, error) {
+	if config == "" {
+		return ipam.Network{}, nil
+	}
+	type plugin struct {
+		Name       string   `json:"name"`
+		Type       string   `json:"type"`
+		Master     string   `json:"master"`
+		Interfaces []string `json:"interfaces"` // of ifacer
+		MTU        int      `json:"mtu"`
+		IPAM       struct {
+			Type              string   `json:"type"`
+			IPv4              []string `json:"default_ipv4_ippool"`
+			IPv6              []string `json:"default_ipv6_ippool"`
+			CleanGateway      bool     `json:"clean_gateway"`
+			MatchMasterSubnet bool     `json:"match_master_subnet"`
+		} `json:"ipam"`
+	}
+	var parsed struct {
+		plugin
+		Plugins []plugin `json:"plugins"`
+	}
+	if err := json.Unmarshal([]byte(config), &parsed); err != nil {
+		return ipam.Network{}, fmt.Errorf("spec.config: %w", err)
+	}
+	var made []string
+	for _, p := range append(parsed.Plugins, parsed.plugin) {
+		if p.Type == "ifacer" {
+			made = p.Interfaces
+		}
+		if p.IPAM.Type == "spiderpool" {
+			parents := made
+			if len(parents) == 0 && p.Master != "" {
+				parents = []string{p.Master}
+			}
+			return ipam.Network{
+				IPAM: true, Name: parsed.Name, Master: p.Master,
+				Pools:        pool.Names{IPv4: p.IPAM.IPv4, IPv6: p.IPAM.IPv6},
+				CleanGateway: p.IPAM.CleanGateway, MatchMasterSubnet: p.IPAM.MatchMasterSubnet,
+				Parents: parents, MTU: p.MTU,
+			}, nil
+		}
+	}
+	return ipam.Network{}, nil
+}

@@ -1,0 +1,110 @@
+package agentclient
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/record"
+
+	"spiderpool.dev/spiderpool/internal/ipam"
+	"spiderpool.dev/spiderpool/internal/kube/status"
+)
+
+// Events writes events about pods (ipam.Events). The recorder of client-go counts
+// repeated ones up instead of writing new ones, and holds back what is too much.
+type Events struct {
+	broadcaster record.EventBroadcaster
+	recorder    record.EventRecorder
+}
+
+// NewEvents returns a recorder that writes until ctx ends.
+func NewEvents(ctx context.Context, client *Client, node string) *Events {
+	broadcaster := record.NewBroadcaster(record.WithContext(ctx))
+	broadcaster.StartRecordingToSink(eventSink{ctx: ctx, client: client})
+	return &Events{
+		broadcaster: broadcaster,
+		recorder:    broadcaster.NewRecorder(runtime.NewScheme(), corev1.EventSource{Component: "spiderpool-agent", Host: node}),
+	}
+}
+
+// Close ends the recorder.
+func (e *Events) Close() { e.broadcaster.Shutdown() }
+
+// Failed implements ipam.Events.
+func (e *Events) Failed(pod ipam.Pod, reason, message string) {
+	e.record(pod, corev1.EventTypeWarning, reason, message)
+}
+
+// Reclaimed implements ipam.Events.
+func (e *Events) Reclaimed(pod ipam.Pod, message string) {
+	e.record(pod, corev1.EventTypeNormal, "ReclaimedIP", message)
+}
+
+// NodeWarning writes an event about a node, in the namespace "default", where
+// Kubernetes keeps those of objects without one.
+func (e *Events) NodeWarning(node, reason, message string) {
+	// kubelet and kubectl know a node's events by its name in place of its UID.
+	e.event(&corev1.ObjectReference{APIVersion: "v1", Kind: "Node", Name: node, UID: types.UID(node)}, corev1.EventTypeWarning, reason, message)
+}
+
+func (e *Events) record(pod ipam.Pod, kind, reason, message string) {
+	e.event(&corev1.ObjectReference{
+		APIVersion: "v1", Kind: "Pod", Namespace: pod.Namespace, Name: pod.Name, UID: types.UID(pod.UID),
+	}, kind, reason, message)
+}
+
+func (e *Events) event(about *corev1.ObjectReference, kind, reason, message string) {
+	e.recorder.Event(about, kind, reason, status.EventNote(message))
+}
+
+// eventSink sends events as JSON; the typed clientset would bring the types of the
+// whole of Kubernetes along.
+type eventSink struct {
+	ctx    context.Context
+	client *Client
+}
+
+func (s eventSink) path(event *corev1.Event) []string {
+	return []string{"/api/v1/namespaces", event.Namespace, "events"}
+}
+
+func (s eventSink) Create(event *corev1.Event) (*corev1.Event, error) {
+	body, err := json.Marshal(event)
+	if err != nil {
+		return nil, fmt.Errorf("encode an event: %w", err)
+	}
+	raw, err := answer(s.client.spiderpool.Post().AbsPath(s.path(event)...).
+		SetHeader("Content-Type", runtime.ContentTypeJSON).Body(body).Do(s.ctx))
+	return decodeEvent(raw, err)
+}
+
+func (s eventSink) Update(event *corev1.Event) (*corev1.Event, error) {
+	body, err := json.Marshal(event)
+	if err != nil {
+		return nil, fmt.Errorf("encode an event: %w", err)
+	}
+	raw, err := answer(s.client.spiderpool.Put().AbsPath(append(s.path(event), event.Name)...).
+		SetHeader("Content-Type", runtime.ContentTypeJSON).Body(body).Do(s.ctx))
+	return decodeEvent(raw, err)
+}
+
+func (s eventSink) Patch(event *corev1.Event, data []byte) (*corev1.Event, error) {
+	raw, err := answer(s.client.spiderpool.Patch(types.StrategicMergePatchType).
+		AbsPath(append(s.path(event), event.Name)...).Body(data).Do(s.ctx))
+	return decodeEvent(raw, err)
+}
+
+func decodeEvent(raw []byte, err error) (*corev1.Event, error) {
+	if err != nil {
+		return nil, err
+	}
+	event := &corev1.Event{}
+	if err := json.Unmarshal(raw, event); err != nil {
+		return nil, fmt.Errorf("decode an event: %w", err)
+	}
+	return event, nil
+}

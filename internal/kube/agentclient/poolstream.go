@@ -1,0 +1,83 @@
+package agentclient
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"spiderpool.dev/spiderpool/api/v2beta1"
+)
+
+// eachPool lists pools with the parameters and calls f with each, without its
+// status. It decodes the answer as it arrives: the status of a pool can be a
+// megabyte, and a list of pools more than an agent may use. It returns where the
+// list continues, "" at its end.
+func (c *Client) eachPool(ctx context.Context, params map[string]string, f func(*v2beta1.SpiderIPPool)) (next string, err error) {
+	request := c.spiderpool.Get().Resource(poolResource.Resource)
+	for name, value := range params {
+		request.Param(name, value)
+	}
+	body, err := request.Stream(ctx)
+	if err == nil {
+		next, err = decodePools(body, f)
+		err = errors.Join(err, body.Close())
+	}
+	if err != nil {
+		return "", fmt.Errorf("list SpiderIPPools: %w", err)
+	}
+	return next, nil
+}
+
+// decodePools reads a SpiderIPPoolList, of which only one pool at a time is in memory.
+func decodePools(in io.Reader, f func(*v2beta1.SpiderIPPool)) (next string, err error) {
+	decoder := json.NewDecoder(in)
+	if _, err := decoder.Token(); err != nil {
+		return "", err
+	}
+	for decoder.More() {
+		name, err := decoder.Token()
+		if err != nil {
+			return "", err
+		}
+		switch name {
+		case "metadata":
+			var list metav1.ListMeta
+			if err := decoder.Decode(&list); err != nil {
+				return "", err
+			}
+			next = list.Continue
+		case "items":
+			if err := decodeItems(decoder, f); err != nil {
+				return "", err
+			}
+		default:
+			var ignored json.RawMessage
+			if err := decoder.Decode(&ignored); err != nil {
+				return "", err
+			}
+		}
+	}
+	return next, nil
+}
+
+func decodeItems(decoder *json.Decoder, f func(*v2beta1.SpiderIPPool)) error {
+	if open, err := decoder.Token(); err != nil || open == nil { // null
+		return err
+	}
+	for decoder.More() {
+		var item struct {
+			metav1.ObjectMeta `json:"metadata"`
+			Spec              v2beta1.SpiderIPPoolSpec `json:"spec"`
+		}
+		if err := decoder.Decode(&item); err != nil {
+			return err
+		}
+		f(&v2beta1.SpiderIPPool{ObjectMeta: item.ObjectMeta, Spec: item.Spec})
+	}
+	_, err := decoder.Token()
+	return err
+}

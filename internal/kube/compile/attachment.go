@@ -1,0 +1,336 @@
+package compile
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/util/validation"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"spiderpool.dev/spiderpool/api/v2beta1"
+)
+
+// CNIVersions are the versions of the CNI specification that an attachment may
+// be written in; the first is the default.
+var CNIVersions = []string{"0.3.1", "0.3.0", "0.4.0", "1.0.0", "1.1.0"}
+
+// maxInterfaceName is IFNAMSIZ-1 of linux/if.h.
+const maxInterfaceName = 15
+
+// cniName is the form of a network's name (CNI specification 1.1.0, section 1).
+var cniName = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.\-]*$`)
+
+// notInherited are the annotations of a SpiderMultusConfig that are about
+// itself and do not appear on its NetworkAttachmentDefinition.
+var notInherited = []string{
+	v2beta1.AnnotationMultusConfigCRName, v2beta1.AnnotationMultusConfigCNIVersion, v2beta1.AnnotationCNIConfigName,
+	"kubectl.kubernetes.io/last-applied-configuration",
+}
+
+// Attachment is the NetworkAttachmentDefinition that a SpiderMultusConfig asks for.
+type NAD struct {
+	Namespace, Name string
+	Annotations     map[string]string
+	// Config is the CNI configuration in JSON; empty makes Multus read the
+	// file of the attachment's name on the node.
+	Config string
+	// Unsupported says why the description is right and can still not be
+	// carried out by this release; the attachment is then not made.
+	Unsupported string
+}
+
+// AttachmentName returns the name of the NetworkAttachmentDefinition of a SpiderMultusConfig.
+func AttachmentName(in *v2beta1.SpiderMultusConfig) string {
+	if name := in.Annotations[v2beta1.AnnotationMultusConfigCRName]; name != "" {
+		return name
+	}
+	return in.Name
+}
+
+// Attachment returns the NetworkAttachmentDefinition that the resource
+// describes, to be used only when there are no errors.
+func Attachment(in *v2beta1.SpiderMultusConfig) (NAD, field.ErrorList) {
+	out := NAD{Namespace: in.Namespace, Name: AttachmentName(in), Annotations: map[string]string{}}
+	errs := checkAttachmentAnnotations(in)
+	for key, value := range in.Annotations {
+		if !slices.Contains(notInherited, key) {
+			out.Annotations[key] = value
+		}
+	}
+	list := confList{CNIVersion: CNIVersions[0], Name: out.Name}
+	if v := in.Annotations[v2beta1.AnnotationMultusConfigCNIVersion]; v != "" {
+		list.CNIVersion = v
+	}
+	if n := in.Annotations[v2beta1.AnnotationCNIConfigName]; n != "" {
+		list.Name = n
+	}
+	if v := in.Spec.Vlan; v != nil && v.VlanMode != nil && *v.VlanMode == v2beta1.VlanAuto {
+		out.Unsupported = "spec.vlan.vlanMode is auto, but nothing in this cluster tells the VLAN of an address; write vlanMode: manual and vlanID"
+	}
+	plugins, resource, more := compileMain(field.NewPath("spec"), &in.Spec)
+	errs = append(errs, more...)
+	if resource != "" {
+		out.Annotations[v2beta1.AnnotationMultusResourceName] = resource
+	}
+	if in.Spec.Coordinator != nil {
+		errs = append(errs, Coordinator(field.NewPath("spec", "coordinator"), in.Spec.Coordinator)...)
+	}
+	chain, more := compileChain(field.NewPath("spec", "chainCNIJsonData"), in.Spec.ChainCNIJSONData)
+	errs = append(errs, more...)
+	if cniType(&in.Spec) == v2beta1.CNICustom {
+		config, more := compileCustom(field.NewPath("spec", "customCNI"), in.Spec.CustomCNI, list, chain)
+		out.Config = config
+		return out, append(errs, more...)
+	}
+	if in.Spec.EnableCoordinator == nil || *in.Spec.EnableCoordinator {
+		plugins = append(plugins, coordinatorPlugin(in.Spec.Coordinator))
+	}
+	list.Plugins = append(plugins, chain...)
+	out.Config = list.text()
+	return out, errs
+}
+
+func cniType(spec *v2beta1.SpiderMultusConfigSpec) v2beta1.CNIType {
+	if spec.CNIType == nil {
+		return v2beta1.CNICustom
+	}
+	return *spec.CNIType
+}
+
+func checkAttachmentAnnotations(in *v2beta1.SpiderMultusConfig) field.ErrorList {
+	var errs field.ErrorList
+	path := field.NewPath("metadata", "annotations")
+	if v := in.Annotations[v2beta1.AnnotationMultusConfigCNIVersion]; v != "" && !slices.Contains(CNIVersions, v) {
+		errs = append(errs, field.NotSupported(path.Key(v2beta1.AnnotationMultusConfigCNIVersion), v, CNIVersions))
+	}
+	if n := in.Annotations[v2beta1.AnnotationMultusConfigCRName]; n != "" {
+		if faults := validation.IsDNS1123Subdomain(n); len(faults) > 0 {
+			errs = append(errs, field.Invalid(path.Key(v2beta1.AnnotationMultusConfigCRName), n, strings.Join(faults, "; ")))
+		}
+	}
+	if n := in.Annotations[v2beta1.AnnotationCNIConfigName]; n != "" && !cniName.MatchString(n) {
+		errs = append(errs, field.Invalid(path.Key(v2beta1.AnnotationCNIConfigName), n,
+			"is not the name of a CNI network; begin with a letter or digit and go on with letters, digits, '_', '.' and '-'"))
+	}
+	return errs
+}
+
+// SameAttachmentAnnotations reports whether two SpiderMultusConfigs have the same
+// in the annotations that an attachment is made from.
+func SameAttachmentAnnotations(a, b *v2beta1.SpiderMultusConfig) bool {
+	return !slices.ContainsFunc([]string{
+		v2beta1.AnnotationMultusConfigCNIVersion, v2beta1.AnnotationMultusConfigCRName, v2beta1.AnnotationCNIConfigName,
+	}, func(key string) bool { return a.Annotations[key] != b.Annotations[key] })
+}
+
+// compileMain returns what stands at the head of the chain: ifacer where there
+// is an interface to make, the main plugin, and what belongs to it; and the
+// extended resource of its devices, if it has any.
+func compileMain(spec *field.Path, in *v2beta1.SpiderMultusConfigSpec) (plugins []any, resource string, errs field.ErrorList) {
+	kind := cniType(in)
+	missing := func(section string) field.ErrorList {
+		return field.ErrorList{field.Required(spec.Child(section), fmt.Sprintf("cniType is %s: write the section %s", kind, section))}
+	}
+	disabled := in.DisableIPAM != nil && *in.DisableIPAM
+	switch kind {
+	case v2beta1.CNIMacvlan:
+		if in.Macvlan == nil {
+			return nil, "", missing("macvlan")
+		}
+		ifacer, master, errs := compileMaster(spec.Child("macvlan"), in.Macvlan, true)
+		return append(ifacer, masterPlugin{Type: "macvlan", Master: master, Mode: "bridge", MTU: value(in.Macvlan.MTU), IPAM: ipamOf(disabled, in.Macvlan.IPPools)}), "", errs
+	case v2beta1.CNIIPvlan:
+		if in.IPvlan == nil {
+			return nil, "", missing("ipvlan")
+		}
+		ifacer, master, errs := compileMaster(spec.Child("ipvlan"), in.IPvlan, true)
+		return append(ifacer, masterPlugin{Type: "ipvlan", Master: master, Mode: "l2", MTU: value(in.IPvlan.MTU), IPAM: ipamOf(disabled, in.IPvlan.IPPools)}), "", errs
+	case v2beta1.CNIVlan:
+		if in.Vlan == nil {
+			return nil, "", missing("vlan")
+		}
+		return compileVlan(spec.Child("vlan"), in.Vlan, disabled)
+	case v2beta1.CNISriov:
+		if in.Sriov == nil {
+			return nil, "", missing("sriov")
+		}
+		return sriovPlugins(in.Sriov, disabled), in.Sriov.ResourceName, nil
+	case v2beta1.CNIIBSriov:
+		if in.IBSriov == nil {
+			return nil, "", missing("ibsriov")
+		}
+		return []any{ibSriovPluginOf(in.IBSriov, disabled)}, in.IBSriov.ResourceName, nil
+	case v2beta1.CNIIPoIB:
+		if in.IPoIB == nil {
+			return nil, "", missing("ipoib")
+		}
+		return []any{masterPlugin{Type: "ipoib", Master: in.IPoIB.Master, IPAM: ipamOf(disabled, in.IPoIB.IPPools)}}, "",
+			checkInterfaceName(spec.Child("ipoib", "master"), in.IPoIB.Master)
+	case v2beta1.CNIOvs:
+		if in.Ovs == nil {
+			return nil, "", missing("ovs")
+		}
+		return []any{ovsPlugin{
+			Type: "ovs", Bridge: in.Ovs.BrName, VLAN: in.Ovs.VlanTag, Trunk: in.Ovs.Trunk, DeviceID: in.Ovs.DeviceID,
+			IPAM: ipamOf(disabled, in.Ovs.IPPools),
+		}}, "", nil
+	case v2beta1.CNICustom:
+		return nil, "", nil
+	}
+	return nil, "", field.ErrorList{field.NotSupported(spec.Child("cniType"), kind, []v2beta1.CNIType{
+		v2beta1.CNIMacvlan, v2beta1.CNIIPvlan, v2beta1.CNIVlan, v2beta1.CNISriov, v2beta1.CNIOvs, v2beta1.CNIIBSriov, v2beta1.CNIIPoIB, v2beta1.CNICustom,
+	})}
+}
+
+// compileMaster returns the ifacer plugin, where a bond or a VLAN interface has
+// to be made, and the name of the interface that the main plugin works on.
+func compileMaster(path *field.Path, in *v2beta1.MasterConfig, makeVLAN bool) (ifacer []any, master string, errs field.ErrorList) {
+	if len(in.Master) == 0 {
+		return nil, "", field.ErrorList{field.Required(path.Child("master"), "name an interface of the node")}
+	}
+	for i, name := range in.Master {
+		errs = append(errs, checkInterfaceName(path.Child("master").Index(i), name)...)
+	}
+	master = in.Master[0]
+	plugin := ifacerPlugin{Type: "ifacer", Interfaces: in.Master}
+	if len(in.Master) > 1 {
+		if in.Bond == nil {
+			return nil, "", append(errs, field.Required(path.Child("bond"), "master names several interfaces: name the bond to make of them, or name one master"))
+		}
+		errs = append(errs, checkInterfaceName(path.Child("bond", "name"), in.Bond.Name)...)
+		if fault := bondOptionsFault(in.Bond.Options); fault != "" {
+			errs = append(errs, field.Invalid(path.Child("bond", "options"), *in.Bond.Options, fault))
+		}
+		master = in.Bond.Name
+		plugin.Bond = in.Bond
+	}
+	if id := value(in.VlanID); makeVLAN && id != 0 {
+		plugin.VlanID = id
+		parent := master
+		master = fmt.Sprintf("%s.%d", parent, id)
+		if len(master) > maxInterfaceName {
+			errs = append(errs, field.Invalid(path.Child("vlanID"), id, fmt.Sprintf(
+				"makes the interface %s, whose name is longer than %d bytes; give %s a shorter name", master, maxInterfaceName, parent)))
+		}
+	}
+	if plugin.Bond == nil && plugin.VlanID == 0 {
+		return nil, master, errs
+	}
+	return []any{plugin}, master, errs
+}
+
+func checkInterfaceName(path *field.Path, name string) field.ErrorList {
+	if fault := interfaceNameFault(name); fault != "" {
+		return field.ErrorList{field.Invalid(path, name, fault)}
+	}
+	return nil
+}
+
+func interfaceNameFault(name string) string {
+	switch {
+	case name == "":
+		return "is empty; name an interface as 'ip link' shows it"
+	case len(name) > maxInterfaceName:
+		return fmt.Sprintf("is longer than %d bytes, which no interface of Linux can be; name one as 'ip link' shows it", maxInterfaceName)
+	case strings.ContainsAny(name, "/: \t\n"):
+		return "is not the name of an interface; name one as 'ip link' shows it"
+	}
+	return ""
+}
+
+// bondOptionsFault says which option has not the form that ifacer reads.
+func bondOptionsFault(options *string) string {
+	if options == nil {
+		return ""
+	}
+	for option := range strings.SplitSeq(*options, ";") {
+		option = strings.TrimSpace(option)
+		if option != "" && strings.Index(option, "=") < 1 {
+			return fmt.Sprintf("has %q, which is not key=value; write options as \"miimon=100;lacp_rate=1\"", option)
+		}
+	}
+	return ""
+}
+
+func compileVlan(path *field.Path, in *v2beta1.VlanConfig, disabled bool) (plugins []any, resource string, errs field.ErrorList) {
+	ifacer, master, errs := compileMaster(path, &in.MasterConfig, false)
+	switch auto := in.VlanMode != nil && *in.VlanMode == v2beta1.VlanAuto; {
+	case auto && in.VlanID != nil:
+		errs = append(errs, field.Invalid(path.Child("vlanID"), *in.VlanID, "vlanMode is auto, which finds it out; leave vlanID out, or write vlanMode: manual"))
+	case !auto && in.VlanID == nil:
+		errs = append(errs, field.Required(path.Child("vlanID"), "vlanMode is not auto: write the VLAN ID"))
+	}
+	return append(ifacer, vlanPlugin{Type: "vlan", Master: master, VlanID: value(in.VlanID), MTU: value(in.MTU), IPAM: ipamOf(disabled, in.IPPools)}), "", errs
+}
+
+func sriovPlugins(in *v2beta1.SriovConfig, disabled bool) []any {
+	plugins := []any{sriovPlugin{
+		Type: "sriov", VLAN: in.VlanID, MinTxRate: in.MinTxRateMbps, MaxTxRate: in.MaxTxRateMbps,
+		IPAM: ipamOf(disabled, in.IPPools),
+	}}
+	// The SR-IOV plugin does not set the MTU of the virtual function.
+	if mtu := value(in.MTU); mtu != 0 {
+		plugins = append(plugins, tuningPlugin{Type: "tuning", MTU: mtu})
+	}
+	if in.RDMAIsolation != nil && *in.RDMAIsolation {
+		plugins = append(plugins, typeOnly{Type: "rdma"})
+	}
+	return plugins
+}
+
+func ibSriovPluginOf(in *v2beta1.IBSriovConfig, disabled bool) ibSriovPlugin {
+	plugin := ibSriovPlugin{
+		Type: "ib-sriov", LinkState: "enable", RDMAIsolation: in.RDMAIsolation == nil || *in.RDMAIsolation,
+		IBKubernetes: in.EnableIBKubernetes != nil && *in.EnableIBKubernetes, IPAM: ipamOf(disabled, in.IPPools),
+	}
+	if in.LinkState != nil {
+		plugin.LinkState = *in.LinkState
+	}
+	if in.Pkey != nil {
+		plugin.Pkey = *in.Pkey
+	}
+	return plugin
+}
+
+// compileChain checks that each entry is the configuration of a plugin, and returns them as written.
+func compileChain(path *field.Path, entries []string) ([]any, field.ErrorList) {
+	var plugins []any
+	var errs field.ErrorList
+	for i, entry := range entries {
+		var plugin struct {
+			Type string `json:"type"`
+		}
+		if err := json.Unmarshal([]byte(entry), &plugin); err != nil {
+			errs = append(errs, field.Invalid(path.Index(i), entry, fmt.Sprintf(`is not a JSON object (%v); write the configuration of a plugin, as {"type": "tuning"}`, err)))
+			continue
+		}
+		if plugin.Type == "" {
+			errs = append(errs, field.Invalid(path.Index(i), entry, `names no plugin; write its program as "type", as {"type": "tuning"}`))
+			continue
+		}
+		plugins = append(plugins, json.RawMessage(entry))
+	}
+	return plugins, errs
+}
+
+func value(p *int32) int32 {
+	if p == nil {
+		return 0
+	}
+	return *p
+}
+
+// mustMarshal encodes values made of strings, numbers and valid JSON, which cannot fail.
+func mustMarshal(v any) json.RawMessage {
+	var out bytes.Buffer
+	encoder := json.NewEncoder(&out)
+	encoder.SetEscapeHTML(false)
+	if err := encoder.Encode(v); err != nil {
+		panic(fmt.Sprintf("encode %T: %v", v, err))
+	}
+	return bytes.TrimSpace(out.Bytes())
+}

@@ -1,0 +1,119 @@
+package compile
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/util/validation/field"
+)
+
+// compileCustom returns the configuration as its author wrote it, completed by
+// version and name where they are missing, with the chain behind it.
+func compileCustom(path *field.Path, config *string, list confList, chain []any) (string, field.ErrorList) {
+	if config == nil || strings.TrimSpace(*config) == "" {
+		if len(chain) > 0 {
+			return "", field.ErrorList{field.Required(path, "chainCNIJsonData has plugins, but there is none to follow; write the main plugin")}
+		}
+		return "", nil
+	}
+	var written map[string]json.RawMessage
+	if err := json.Unmarshal([]byte(*config), &written); err != nil {
+		return "", field.ErrorList{field.Invalid(path, *config, fmt.Sprintf(`is not a JSON object (%v); write a CNI configuration, as {"type": "macvlan", "master": "eth0"}`, err))}
+	}
+	if fault := customFault(*config, written); fault != "" {
+		return "", field.ErrorList{field.Invalid(path, *config, fault)}
+	}
+	_, hasVersion := written["cniVersion"]
+	_, hasName := written["name"]
+	if hasVersion && hasName && len(chain) == 0 {
+		return *config, nil
+	}
+	if !hasVersion {
+		written["cniVersion"] = mustMarshal(list.CNIVersion)
+	}
+	if !hasName {
+		written["name"] = mustMarshal(list.Name)
+	}
+	if len(chain) == 0 {
+		return string(mustMarshal(written)), nil
+	}
+	return string(mustMarshal(withChain(written, chain))), nil
+}
+
+// customFault says why the configuration, whose keys are those of written, is
+// none that a runtime takes (CNI specification 1.1.0, section 1).
+func customFault(config string, written map[string]json.RawMessage) string {
+	var conf struct {
+		CNIVersion string            `json:"cniVersion"`
+		Name       string            `json:"name"`
+		Type       string            `json:"type"`
+		Plugins    []json.RawMessage `json:"plugins"`
+	}
+	if err := json.Unmarshal([]byte(config), &conf); err != nil {
+		return typeFault("", err)
+	}
+	_, isList := written["plugins"]
+	_, hasVersion := written["cniVersion"]
+	switch {
+	case hasVersion && !slices.Contains(CNIVersions, conf.CNIVersion):
+		return fmt.Sprintf(`has cniVersion %q; write one of %s, or leave it out`, conf.CNIVersion, strings.Join(CNIVersions, ", "))
+	case !isList && conf.Type == "":
+		return `has neither "type" nor "plugins"; write a CNI configuration, as {"type": "macvlan", "master": "eth0"}`
+	case isList && len(conf.Plugins) == 0:
+		return `has no plugin in "plugins"; write at least one, as {"plugins": [{"type": "macvlan", "master": "eth0"}]}`
+	}
+	for i, raw := range conf.Plugins {
+		var plugin struct {
+			Type string `json:"type"`
+		}
+		if err := json.Unmarshal(raw, &plugin); err != nil {
+			return typeFault(fmt.Sprintf("plugins[%d]", i), err)
+		}
+		if plugin.Type == "" {
+			return fmt.Sprintf(`names no plugin in plugins[%d]; write its program as "type", as {"type": "tuning"}`, i)
+		}
+	}
+	return ""
+}
+
+// typeFault says what of a JSON object, or of the part of it at path, is of a
+// type that it must not be.
+func typeFault(path string, err error) string {
+	var mismatch *json.UnmarshalTypeError
+	if !errors.As(err, &mismatch) {
+		return err.Error()
+	}
+	at, wanted := strings.TrimPrefix(path+"."+mismatch.Field, "."), "a string"
+	switch mismatch.Field {
+	case "":
+		at, wanted = path, "the configuration of a plugin"
+	case "plugins":
+		wanted = "a list of plugins"
+	}
+	return fmt.Sprintf("has a JSON %s in %s; write %s", mismatch.Value, at, wanted)
+}
+
+// withChain returns the configuration, which has no fault, as a list that ends
+// with the plugins of the chain.
+func withChain(written map[string]json.RawMessage, chain []any) map[string]json.RawMessage {
+	all := []json.RawMessage{}
+	if plugins, isList := written["plugins"]; isList {
+		// customFault has found them to be a list.
+		_ = json.Unmarshal(plugins, &all)
+	} else {
+		main := maps.Clone(written)
+		delete(main, "cniVersion")
+		delete(main, "name")
+		all = append(all, mustMarshal(main))
+		written = map[string]json.RawMessage{"cniVersion": written["cniVersion"], "name": written["name"]}
+	}
+	for _, plugin := range chain {
+		all = append(all, mustMarshal(plugin))
+	}
+	written["plugins"] = mustMarshal(all)
+	return written
+}

@@ -1,0 +1,184 @@
+package compile
+
+import (
+	"fmt"
+	"hash/fnv"
+	"net/netip"
+	"strconv"
+	"strings"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"spiderpool.dev/spiderpool/api/v2beta1"
+	"spiderpool.dev/spiderpool/internal/inet"
+	"spiderpool.dev/spiderpool/internal/ipam"
+	"spiderpool.dev/spiderpool/internal/lease"
+)
+
+// Labels of SpiderIPBlocks. They follow from the name and the leases and are
+// written with them, so they can be relied upon; they exist to be selected by.
+const (
+	// LabelBlockRegion is the region of the block (ipam.RegionOf), as "172.31.16.0-20".
+	LabelBlockRegion = "ipam.spidernet.io/region"
+	// LabelBlockNodePrefix, followed by a node's name, is on every block that the
+	// node created ("creator") or else holds a lease in ("holder").
+	LabelBlockNodePrefix = "node.ipam.spidernet.io/"
+	// LabelBlockFixedPrefix, followed by a hash of lease.Holder.FixedFor, is on every
+	// block with an address that is fixed for that owner.
+	LabelBlockFixedPrefix = "fixed.ipam.spidernet.io/"
+)
+
+// Values of the labels with LabelBlockNodePrefix.
+const (
+	blockCreator = "creator"
+	blockHolder  = "holder"
+)
+
+// maxLabelName is the length that the name part of a label may have.
+const maxLabelName = 63
+
+// BlockName returns the name of the SpiderIPBlock that begins at base: an IPv4
+// address as it is, an IPv6 address in full with "-" for ":", as object names are
+// DNS names.
+func BlockName(base netip.Addr) string {
+	if base.Is4() {
+		return base.String()
+	}
+	return strings.ReplaceAll(base.StringExpanded(), ":", "-")
+}
+
+// ParseBlockName is the inverse of BlockName.
+func ParseBlockName(name string) (netip.Addr, error) {
+	text := name
+	if !strings.Contains(name, ".") {
+		text = strings.ReplaceAll(name, "-", ":")
+	}
+	base, err := netip.ParseAddr(text)
+	if err != nil || BlockName(base) != name || inet.BlockOf(base) != base {
+		return netip.Addr{}, fmt.Errorf("%q is not the name of a SpiderIPBlock: the first of %d aligned addresses", name, inet.BlockSize)
+	}
+	return base, nil
+}
+
+// BlockNodeLabel returns the label key that the blocks of a node carry. A name
+// that is too long for a label is cut and told apart by a hash.
+func BlockNodeLabel(node string) string {
+	if len(node) > maxLabelName {
+		suffix := "-" + hashed(node)
+		node = node[:maxLabelName-len(suffix)] + suffix
+	}
+	return LabelBlockNodePrefix + node
+}
+
+// BlockFixedLabel returns the label key that the blocks with addresses fixed for
+// the owner carry, and rarely another block, as hashes can be equal.
+func BlockFixedLabel(owner string) string { return LabelBlockFixedPrefix + hashed(owner) }
+
+func hashed(text string) string {
+	hash := fnv.New64a()
+	_, _ = hash.Write([]byte(text))
+	return strconv.FormatUint(hash.Sum64(), 36)
+}
+
+func RegionLabel(region netip.Prefix) string {
+	return BlockName(region.Addr()) + "-" + strconv.Itoa(region.Bits())
+}
+
+// BlockObject returns the resource of a block, with its labels.
+func BlockObject(b lease.Block) *v2beta1.SpiderIPBlock {
+	labels := map[string]string{LabelBlockRegion: RegionLabel(ipam.RegionOf(b.Base))}
+	leases := make([]v2beta1.Lease, 0, len(b.Leases))
+	for _, l := range b.Leases {
+		if l.Node != "" {
+			labels[BlockNodeLabel(l.Node)] = blockHolder
+		}
+		if l.FixedFor != "" {
+			labels[BlockFixedLabel(l.FixedFor)] = ""
+		}
+		leases = append(leases, leaseObject(l))
+	}
+	if b.Node != "" {
+		labels[BlockNodeLabel(b.Node)] = blockCreator
+	}
+	return &v2beta1.SpiderIPBlock{
+		TypeMeta:   metav1.TypeMeta{APIVersion: v2beta1.GroupVersion.String(), Kind: "SpiderIPBlock"},
+		ObjectMeta: metav1.ObjectMeta{Name: BlockName(b.Base), Labels: labels, ResourceVersion: b.Version},
+		Spec:       v2beta1.SpiderIPBlockSpec{CIDR: inet.BlockPrefix(b.Base).String(), Node: b.Node, Leases: leases},
+	}
+}
+
+func leaseObject(l lease.Lease) v2beta1.Lease {
+	out := v2beta1.Lease{
+		IP: l.Addr.String(), State: v2beta1.LeaseState(l.State), Pool: l.Pool,
+		Pod: l.Pod, PodUID: l.PodUID, ContainerID: l.ContainerID, Interface: l.Interface, Node: l.Node, FixedFor: l.FixedFor,
+		Since: metav1.NewTime(l.Since), MAC: l.MAC,
+	}
+	if !l.Until.IsZero() {
+		out.Until = &metav1.Time{Time: l.Until}
+	}
+	return out
+}
+
+// BlockOf returns the block that the resource describes. The error says that
+// somebody wrote what Spiderpool does not write.
+func Block(in *v2beta1.SpiderIPBlock) (lease.Block, error) {
+	base, err := ParseBlockName(in.Name)
+	if err != nil {
+		return lease.Block{}, err
+	}
+	out := lease.Block{Base: base, Node: in.Spec.Node, Version: in.ResourceVersion}
+	if len(in.Spec.Leases) > 0 {
+		out.Leases = make([]lease.Lease, 0, len(in.Spec.Leases))
+	}
+	for i := range in.Spec.Leases {
+		converted, err := LeaseOf(&in.Spec.Leases[i])
+		if err != nil {
+			return lease.Block{}, fmt.Errorf("SpiderIPBlock %s: %w", in.Name, err)
+		}
+		out.Leases = append(out.Leases, converted)
+	}
+	if err := out.Validate(); err != nil {
+		return lease.Block{}, fmt.Errorf("SpiderIPBlock %s: %w", in.Name, err)
+	}
+	return out, nil
+}
+
+// storedBlock returns the block that the resource describes, or the damaged one
+// whose addresses it has. It returns false where it has none, by its name.
+func StoredBlock(in *v2beta1.SpiderIPBlock) (lease.Block, bool) {
+	out, err := Block(in)
+	if err == nil {
+		return out, true
+	}
+	base, nameErr := ParseBlockName(in.Name)
+	return lease.Block{Base: base, Node: in.Spec.Node, Version: in.ResourceVersion, Damaged: err.Error()}, nameErr == nil
+}
+
+// LeaseOf returns the lease that the resource describes.
+func LeaseOf(in *v2beta1.Lease) (lease.Lease, error) {
+	addr, err := netip.ParseAddr(in.IP)
+	if err != nil {
+		return lease.Lease{}, err
+	}
+	out := lease.Lease{
+		Addr: addr, State: lease.State(in.State), Pool: in.Pool,
+		Holder: lease.Holder{
+			Attachment: lease.Attachment{ContainerID: in.ContainerID, Interface: in.Interface},
+			Pod:        in.Pod, PodUID: in.PodUID, Node: in.Node, FixedFor: in.FixedFor,
+		},
+		Since: in.Since.UTC(), MAC: in.MAC,
+	}
+	if in.Until != nil {
+		out.Until = in.Until.UTC()
+	}
+	return out, nil
+}
+
+// olderVersion reports whether resource version a is older than b. Versions of
+// one resource are decimal numbers that grow (KEP-5504); text that is none is
+// never older.
+func OlderVersion(a, b string) bool {
+	na, errA := strconv.ParseUint(a, 10, 64)
+	nb, errB := strconv.ParseUint(b, 10, 64)
+	return errA == nil && errB == nil && na < nb
+}

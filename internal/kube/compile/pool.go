@@ -1,0 +1,247 @@
+package compile
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
+	"k8s.io/apimachinery/pkg/util/validation"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"spiderpool.dev/spiderpool/api/v2beta1"
+	"spiderpool.dev/spiderpool/internal/inet"
+	"spiderpool.dev/spiderpool/internal/pool"
+)
+
+// Subnet is a SpiderSubnet that compiled without error.
+type AddressSpace struct {
+	Name    string
+	Version int // 4 or 6
+	Subnet  netip.Prefix
+	IPs     inet.Set // spec.ips
+	Exclude inet.Set // spec.excludeIPs
+	Gateway netip.Addr
+	Routes  []pool.Route
+}
+
+// Pool returns the pool that the resource describes. The pool is to be
+// used only when there are no errors; it then holds every field in canonical
+// form. Whether the pool gets on with other pools is not looked at.
+func Pool(in *v2beta1.SpiderIPPool) (pool.Pool, field.ErrorList) {
+	spec := field.NewPath("spec")
+	n, errs := compileNetwork(spec, network{
+		version: in.Spec.IPVersion, subnet: in.Spec.Subnet, ips: in.Spec.IPs, exclude: in.Spec.ExcludeIPs,
+		gateway: in.Spec.Gateway, routes: in.Spec.Routes,
+	})
+	out := pool.Pool{
+		Name: in.Name, Version: n.Version, Subnet: n.Subnet, IPs: n.IPs, Exclude: n.Exclude, Gateway: n.Gateway, Routes: n.Routes,
+		NamespaceNames: in.Spec.NamespaceName, NodeNames: in.Spec.NodeName, MultusNames: in.Spec.MultusName,
+		Default:  in.Spec.Default != nil && *in.Spec.Default,
+		Disabled: in.Spec.Disable != nil && *in.Spec.Disable,
+
+		Terminating: in.DeletionTimestamp != nil,
+	}
+	for _, affinity := range []struct {
+		name string
+		from *metav1.LabelSelector
+		to   **pool.Selector
+	}{
+		{"podAffinity", in.Spec.PodAffinity, &out.PodAffinity},
+		{"namespaceAffinity", in.Spec.NamespaceAffinity, &out.NamespaceAffinity},
+		{"nodeAffinity", in.Spec.NodeAffinity, &out.NodeAffinity},
+	} {
+		selector, selectorErrs := compileSelector(spec.Child(affinity.name), affinity.from)
+		*affinity.to = selector
+		errs = append(errs, selectorErrs...)
+	}
+	errs = append(errs, checkNames(spec.Child("namespaceName"), in.Spec.NamespaceName, "a namespace", validation.IsDNS1123Label)...)
+	errs = append(errs, checkNames(spec.Child("nodeName"), in.Spec.NodeName, "a node", validation.IsDNS1123Subdomain)...)
+	errs = append(errs, checkNames(spec.Child("multusName"), in.Spec.MultusName, `a network attachment, "namespace/name" or "name"`, checkAttachmentName)...)
+	return out, errs
+}
+
+// Subnet returns the subnet that the resource describes, to be used only
+// when there are no errors.
+func Subnet(in *v2beta1.SpiderSubnet) (AddressSpace, field.ErrorList) {
+	out, errs := compileNetwork(field.NewPath("spec"), network{
+		version: in.Spec.IPVersion, subnet: in.Spec.Subnet, ips: in.Spec.IPs, exclude: in.Spec.ExcludeIPs,
+		gateway: in.Spec.Gateway, routes: in.Spec.Routes,
+	})
+	out.Name = in.Name
+	return out, errs
+}
+
+// ReservedIP returns the reserved addresses. Entries with errors are left
+// out of the set: the others are reserved all the same.
+func ReservedIP(in *v2beta1.SpiderReservedIP) (inet.Set, field.ErrorList) {
+	spec := field.NewPath("spec")
+	bounds := inet.Bounds{}
+	if in.Spec.IPVersion != nil {
+		bounds.Version = int(*in.Spec.IPVersion)
+	}
+	if bounds.Version != 0 && bounds.Version != 4 && bounds.Version != 6 {
+		return inet.Set{}, field.ErrorList{field.Invalid(spec.Child("ipVersion"), bounds.Version, "is no IP version; write 4 or 6, or leave it out")}
+	}
+	return compileRanges(spec.Child("ips"), in.Spec.IPs, bounds)
+}
+
+// network is what pools and subnets have in common, as written.
+type network struct {
+	version      *int64
+	subnet       string
+	ips, exclude []string
+	gateway      *string
+	routes       []v2beta1.Route
+}
+
+func compileNetwork(spec *field.Path, in network) (AddressSpace, field.ErrorList) {
+	subnet, errs := compileSubnetPrefix(spec.Child("subnet"), in.subnet)
+	if len(errs) > 0 {
+		// Every other field is judged by the subnet.
+		return AddressSpace{}, errs
+	}
+	out := AddressSpace{Version: inet.Version(subnet.Addr()), Subnet: subnet}
+	if in.version != nil && *in.version != int64(out.Version) {
+		errs = append(errs, field.Invalid(spec.Child("ipVersion"), *in.version,
+			fmt.Sprintf("spec.subnet %s is IPv%d; write %d or leave ipVersion out", subnet, out.Version, out.Version)))
+	}
+	bounds := inet.Bounds{Version: out.Version, Subnet: subnet}
+	var more field.ErrorList
+	out.IPs, more = compileRanges(spec.Child("ips"), in.ips, bounds)
+	errs = append(errs, more...)
+	out.Exclude, more = compileRanges(spec.Child("excludeIPs"), in.exclude, bounds)
+	errs = append(errs, more...)
+	if in.gateway != nil {
+		out.Gateway, more = compileGateway(spec.Child("gateway"), *in.gateway, subnet)
+		errs = append(errs, more...)
+	}
+	out.Routes, more = compileRoutes(spec.Child("routes"), in.routes, out.Version)
+	return out, append(errs, more...)
+}
+
+func compileSubnetPrefix(path *field.Path, value string) (netip.Prefix, field.ErrorList) {
+	if value == "" {
+		return netip.Prefix{}, field.ErrorList{field.Required(path, `write the network of the addresses in CIDR notation, as "10.0.0.0/16" or "fd00::/64"`)}
+	}
+	prefix, err := netip.ParsePrefix(value)
+	switch {
+	case err != nil:
+		return prefix, field.ErrorList{field.Invalid(path, value, `is not a network in CIDR notation; write one as "10.0.0.0/16" or "fd00::/64"`)}
+	case prefix.Addr().Is4In6():
+		return prefix, field.ErrorList{field.Invalid(path, value, "is an IPv4 network in IPv6 form; write it as IPv4")}
+	case prefix != prefix.Masked():
+		return prefix, field.ErrorList{field.Invalid(path, value, fmt.Sprintf("has host bits; the network is %s", prefix.Masked()))}
+	}
+	return prefix, nil
+}
+
+func compileRanges(path *field.Path, entries []string, bounds inet.Bounds) (inet.Set, field.ErrorList) {
+	set, err := inet.Parse(entries, bounds)
+	if err == nil {
+		return set, nil
+	}
+	var refused inet.RangeErrors
+	if !errors.As(err, &refused) {
+		return set, field.ErrorList{field.Invalid(path, entries, err.Error())}
+	}
+	var errs field.ErrorList
+	for _, e := range refused {
+		errs = append(errs, field.Invalid(path.Index(e.Index), e.Value, e.Reason))
+	}
+	return set, errs
+}
+
+func compileGateway(path *field.Path, value string, subnet netip.Prefix) (netip.Addr, field.ErrorList) {
+	gateway, errs := compileAddr(path, value)
+	if len(errs) > 0 {
+		return gateway, errs
+	}
+	if want := inet.Version(subnet.Addr()); inet.Version(gateway) != want {
+		return gateway, field.ErrorList{field.Invalid(path, value,
+			fmt.Sprintf("is IPv%d, but spec.subnet %s is IPv%d; write a gateway inside the subnet", inet.Version(gateway), subnet, want))}
+	}
+	if !subnet.Contains(gateway) {
+		return gateway, field.ErrorList{field.Invalid(path, value,
+			fmt.Sprintf("is outside spec.subnet %s; write a gateway inside the subnet", subnet))}
+	}
+	return gateway, nil
+}
+
+func compileAddr(path *field.Path, value string) (netip.Addr, field.ErrorList) {
+	addr, err := netip.ParseAddr(value)
+	switch {
+	case err != nil:
+		return addr, field.ErrorList{field.Invalid(path, value, `is not an IP address; write one as "10.0.0.1" or "fd00::1"`)}
+	case addr.Is4In6():
+		return addr, field.ErrorList{field.Invalid(path, value, fmt.Sprintf("is an IPv4 address in IPv6 form; write %s", addr.Unmap()))}
+	case addr.Zone() != "":
+		return addr, field.ErrorList{field.Invalid(path, value, fmt.Sprintf("has a zone, which means nothing outside a host; write %s", addr.WithZone("")))}
+	}
+	return addr, nil
+}
+
+// compileRoutes masks destinations: the kernel's routes have no host bits, and
+// earlier versions accepted them.
+func compileRoutes(path *field.Path, in []v2beta1.Route, version int) ([]pool.Route, field.ErrorList) {
+	var out []pool.Route
+	var errs field.ErrorList
+	for i, route := range in {
+		at := path.Index(i)
+		dst, err := netip.ParsePrefix(route.Dst)
+		if err != nil || dst.Addr().Is4In6() {
+			errs = append(errs, field.Invalid(at.Child("dst"), route.Dst, `is not a network in CIDR notation; write one as "10.0.0.0/8" or "fd00::/64"`))
+			continue
+		}
+		gw, addrErrs := compileAddr(at.Child("gw"), route.Gw)
+		if len(addrErrs) > 0 {
+			errs = append(errs, addrErrs...)
+			continue
+		}
+		if got := inet.Version(dst.Addr()); got != version {
+			errs = append(errs, field.Invalid(at.Child("dst"), route.Dst, fmt.Sprintf("is IPv%d, but spec.subnet is IPv%d; put the route into a pool of its version", got, version)))
+			continue
+		}
+		if got := inet.Version(gw); got != version {
+			errs = append(errs, field.Invalid(at.Child("gw"), route.Gw, fmt.Sprintf("is IPv%d, but dst %s is IPv%d; write a next hop of that version", got, route.Dst, version)))
+			continue
+		}
+		out = append(out, pool.Route{Dst: dst.Masked(), Gw: gw})
+	}
+	return out, errs
+}
+
+func compileSelector(path *field.Path, in *metav1.LabelSelector) (*pool.Selector, field.ErrorList) {
+	if in == nil {
+		return nil, nil
+	}
+	if errs := metav1validation.ValidateLabelSelector(in, metav1validation.LabelSelectorValidationOptions{}, path); len(errs) > 0 {
+		return nil, errs
+	}
+	out := &pool.Selector{MatchLabels: in.MatchLabels}
+	for _, e := range in.MatchExpressions {
+		out.MatchExpressions = append(out.MatchExpressions, pool.Requirement{Key: e.Key, Operator: pool.Operator(e.Operator), Values: e.Values})
+	}
+	return out, nil
+}
+
+// checkNames reports the entries that check finds fault with; what says what an entry names.
+func checkNames(path *field.Path, names []string, what string, check func(string) []string) field.ErrorList {
+	var errs field.ErrorList
+	for i, name := range names {
+		if faults := check(name); len(faults) > 0 {
+			errs = append(errs, field.Invalid(path.Index(i), name, fmt.Sprintf("is not the name of %s: %s", what, strings.Join(faults, "; "))))
+		}
+	}
+	return errs
+}
+
+func checkAttachmentName(name string) []string {
+	namespace, rest, qualified := strings.Cut(name, "/")
+	if !qualified {
+		return validation.IsDNS1123Subdomain(name)
+	}
+	return append(validation.IsDNS1123Label(namespace), validation.IsDNS1123Subdomain(rest)...)
+}

@@ -1,0 +1,102 @@
+package compile
+
+import (
+	"slices"
+
+	"k8s.io/apimachinery/pkg/util/validation"
+
+	"spiderpool.dev/spiderpool/api/v2beta1"
+	"spiderpool.dev/spiderpool/internal/inet"
+)
+
+// CompletePool sets what follows from the rest of the resource and reports
+// whether that changed it: the IP version, the label by which agents find the
+// pool (v2beta1.LabelPoolNode), and the finalizer while it is not being deleted.
+// Ranges are left as they are; see CanonicalizePool.
+//
+// A node name that is longer than the value of a label can be does not bind the
+// pool: every agent sees it, and spec.nodeName decides.
+func CompletePool(in *v2beta1.SpiderIPPool) bool {
+	changed := false
+	if in.Spec.IPVersion == nil {
+		if subnet, errs := compileSubnetPrefix(nil, in.Spec.Subnet); len(errs) == 0 {
+			in.Spec.IPVersion = new(int64(inet.Version(subnet.Addr())))
+			changed = true
+		}
+	}
+	key, value, other := v2beta1.LabelPoolUnbound, "true", v2beta1.LabelPoolNode
+	if len(in.Spec.NodeName) == 1 && len(validation.IsValidLabelValue(in.Spec.NodeName[0])) == 0 {
+		key, value, other = v2beta1.LabelPoolNode, in.Spec.NodeName[0], v2beta1.LabelPoolUnbound
+	}
+	if in.Labels[key] != value {
+		if in.Labels == nil {
+			in.Labels = map[string]string{}
+		}
+		in.Labels[key] = value
+		changed = true
+	}
+	if _, stale := in.Labels[other]; stale {
+		delete(in.Labels, other)
+		changed = true
+	}
+	if in.DeletionTimestamp == nil && !slices.Contains(in.Finalizers, v2beta1.Finalizer) {
+		in.Finalizers = append(in.Finalizers, v2beta1.Finalizer)
+		changed = true
+	}
+	return changed
+}
+
+// CanonicalizePool writes the networks and addresses of the resource in
+// canonical form: IPv6 as RFC 5952 has it, ranges sorted and merged,
+// destinations of routes masked. A field that does not compile is left as it is,
+// for validation to report it as written.
+func CanonicalizePool(in *v2beta1.SpiderIPPool) {
+	canonicalizeNetwork(&in.Spec.Subnet, &in.Spec.IPs, &in.Spec.ExcludeIPs, in.Spec.Gateway, in.Spec.Routes)
+}
+
+// CanonicalizeSubnet does for a SpiderSubnet what CanonicalizePool does, and
+// sets the IP version.
+func CanonicalizeSubnet(in *v2beta1.SpiderSubnet) {
+	canonicalizeNetwork(&in.Spec.Subnet, &in.Spec.IPs, &in.Spec.ExcludeIPs, in.Spec.Gateway, in.Spec.Routes)
+	if subnet, errs := compileSubnetPrefix(nil, in.Spec.Subnet); len(errs) == 0 && in.Spec.IPVersion == nil {
+		in.Spec.IPVersion = new(int64(inet.Version(subnet.Addr())))
+	}
+}
+
+// CanonicalizeReservedIP sorts and merges the ranges and sets the IP version.
+func CanonicalizeReservedIP(in *v2beta1.SpiderReservedIP) {
+	set, errs := ReservedIP(in)
+	if len(errs) > 0 {
+		return
+	}
+	if first, ok := set.First(); ok {
+		in.Spec.IPs = set.Strings()
+		if in.Spec.IPVersion == nil {
+			in.Spec.IPVersion = new(int64(inet.Version(first)))
+		}
+	}
+}
+
+func canonicalizeNetwork(subnet *string, ips, exclude *v2beta1.AddressRanges, gateway *string, routes v2beta1.Routes) {
+	prefix, errs := compileSubnetPrefix(nil, *subnet)
+	if len(errs) > 0 {
+		return
+	}
+	*subnet = prefix.String()
+	bounds := inet.Bounds{Subnet: prefix}
+	for _, ranges := range []*v2beta1.AddressRanges{ips, exclude} {
+		if set, errs := compileRanges(nil, *ranges, bounds); len(errs) == 0 && len(*ranges) > 0 {
+			*ranges = set.Strings()
+		}
+	}
+	if gateway != nil {
+		if addr, errs := compileAddr(nil, *gateway); len(errs) == 0 {
+			*gateway = addr.String()
+		}
+	}
+	for i := range routes {
+		if compiled, errs := compileRoutes(nil, routes[i:i+1], inet.Version(prefix.Addr())); len(errs) == 0 {
+			routes[i] = v2beta1.Route{Dst: compiled[0].Dst.String(), Gw: compiled[0].Gw.String()}
+		}
+	}
+}
