@@ -1,5 +1,5 @@
-# `make` or `make help` lists the targets. Everything that a target needs it
-# installs or builds by itself; what takes long is cached outside the checkout.
+# `make` or `make help` lists the targets. A target installs or builds its own
+# dependencies. Long builds are cached outside the checkout.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -o pipefail -ec
@@ -14,7 +14,7 @@ TOOL     := go tool -modfile=tools/go.mod
 GOBUILD  := CGO_ENABLED=0 go build -trimpath -ldflags='-s -w -X spiderpool.dev/spiderpool/internal/config.Version=$(VERSION)'
 PROGRAMS := $(notdir $(wildcard cmd/*))
 
-# The product's packages; the lab is a module of its own.
+# The lab is a separate Go module.
 LABGO    := go -C test/lab
 
 export PATH := /usr/local/go/bin:$(PATH)
@@ -25,18 +25,18 @@ export PATH := /usr/local/go/bin:$(PATH)
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
-	@echo "  TOPOLOGY=aws|l2 chooses the lab's network (now $(TOPOLOGY)); RUN=regexp chooses tests."
+	@echo "  TOPOLOGY=aws|l2 selects the lab's network (now $(TOPOLOGY)), RUN=regexp selects tests."
 
 .PHONY: demo
-demo: lab-tools images ## Bring up the lab, install the chart, walk through the AWS guide, leave the cluster up
+demo: lab-tools images ## Bring up the lab, install the chart, run the AWS guide, and leave the cluster up
 	@go run ./test/e2e/demo --lab $(LAB) --topology $(TOPOLOGY)
 
 .PHONY: lab-up
-lab-up: lab-tools ## Bring up the lab alone: a real Kubernetes on a simulated VPC
+lab-up: lab-tools ## Bring up the lab only: a real Kubernetes on a simulated VPC
 	@$(LAB) up --topology $(TOPOLOGY)
 
 .PHONY: lab-down
-lab-down: $(LAB) ## Take the lab down; nothing is left
+lab-down: $(LAB) ## Take the lab down completely
 	@$(LAB) down
 
 ##@ Build
@@ -55,99 +55,99 @@ lab-tools: $(LAB) ## Build the lab's Kubernetes, containerd, multus, helm and ke
 	@$(LAB) build
 
 .PHONY: images
-images: $(LAB) build ## Build the container images, without a Docker daemon
+images: $(LAB) build ## Build the container images without a Docker daemon
 	@hack/images.sh
 
 ##@ Test
 
 .PHONY: test
-test: verify unit apiserver kernel kernel-uml chaos-short e2e ## Everything that must pass
+test: verify unit apiserver kernel kernel-uml chaos-short e2e ## Run all required tests
 
 .PHONY: unit
-unit: ## Hermetic tests, under a minute when warm
+unit: ## Run the hermetic tests (under a minute when warm)
 	@go test -run '$(RUN)' ./...
 	@$(LABGO) test -run '$(RUN)' ./...
 
 .PHONY: apiserver
-apiserver: lab-tools ## Tests against a real kube-apiserver and etcd
+apiserver: lab-tools ## Run the tests against a real kube-apiserver and etcd
 	@KUBEBUILDER_ASSETS="$$($(LAB) env --dir)" go test -tags apiserver -p 1 -timeout 20m -run '$(RUN)' ./internal/... ./charts/...
 
 .PHONY: kernel
-kernel: lab-tools ## Tests of the datapath in network namespaces of their own (root)
+kernel: lab-tools ## Run the datapath tests in network namespaces (root)
 	@go test -tags kernel -count=1 -p 1 -run '$(RUN)' ./internal/linux/... ./internal/cni/... ./internal/agent/nodeguard ./test/chains
 	@$(LABGO) test -tags kernel -count=1 -p 1 -run '$(RUN)' ./...
 
 .PHONY: kernel-uml
-kernel-uml: lab-tools ## The same in User Mode Linux, whose kernel has ipvlan, VLANs, bonds and IPVS
+kernel-uml: lab-tools ## Run the kernel tests in User Mode Linux, with ipvlan, VLANs, bonds and IPVS
 	@hack/kernel-uml.sh -test.run='$(RUN)'
 
 .PHONY: datapath
-datapath: lab-tools ## Measure what the datapath carries, into docs/reference/datapath.md
+datapath: lab-tools ## Run the datapath tests and write docs/reference/datapath.md
 	@hack/kernel-uml.sh --update
 
 .PHONY: e2e
-e2e: e2e-l2 e2e-aws ## The guide on both topologies, each on a fresh lab, and on l2 what pods do beyond it
+e2e: e2e-l2 e2e-aws ## Run the guide on both topologies, each on a fresh lab, and further pod tests on l2
 
 .PHONY: e2e-l2 e2e-aws
 e2e-l2 e2e-aws: e2e-%: lab-tools images
 	@trap '$(LAB) down' EXIT; $(LAB) up --topology $* && \
 		go test -tags e2e -count=1 -timeout 40m -v -run '$(RUN)' ./test/e2e -lab $(CURDIR)/$(LAB) -topology $*
 
-# The kernel of many a machine lacks IPVS, that of User Mode Linux has it.
+# Many kernels lack IPVS, so the ipvs mode runs in User Mode Linux.
 .PHONY: e2e-proxies
-e2e-proxies: lab-tools images ## The guide on the l2 topology with kube-proxy in the modes nftables and ipvs
+e2e-proxies: lab-tools images ## Run the guide on the l2 topology with kube-proxy in nftables and in ipvs mode
 	@trap '$(LAB) down' EXIT; for up in 'nftables --kernel host' 'ipvs --kernel uml'; do \
 		$(LAB) down; $(LAB) up --topology l2 --kube-proxy-mode $$up; \
 		go test -tags e2e -count=1 -timeout 40m -v -run TestGuide ./test/e2e -lab $(CURDIR)/$(LAB) -topology l2; \
 	done
 
 .PHONY: e2e-scale
-e2e-scale: lab-tools images ## 100 pods on pools of exactly 100 addresses, twice, after the guide on the l2 topology
+e2e-scale: lab-tools images ## Run the guide on the l2 topology, then twice 100 pods on pools of exactly 100 addresses
 	@trap '$(LAB) down' EXIT; $(LAB) up --topology l2 && \
 		go test -tags e2e -count=1 -timeout 90m -v -run 'TestGuide|TestScale' ./test/e2e -lab $(CURDIR)/$(LAB) -topology l2 -scale
 
 .PHONY: conformance
-conformance: lab-tools images ## Kubernetes' own conformance tests of networks, with this as the only one
+conformance: lab-tools images ## Run Kubernetes' network conformance tests, with Spiderpool as the only network
 	@go run ./test/conformance --lab $(LAB) --run '$(RUN)'
 
 .PHONY: bench
-bench: lab-tools ## Measure the IPAM path on simulated nodes, next to host-local
+bench: lab-tools ## Measure the IPAM path on simulated nodes, compared with host-local
 	@go run ./test/bench
 
 .PHONY: bench-net
-bench-net: lab-tools images ## Measure throughput and latency between pods of two nodes, next to host network and bridge
+bench-net: lab-tools images ## Measure throughput and latency between pods on two nodes, compared with host network and bridge
 	@go run ./test/bench-net --lab $(LAB)
 
 .PHONY: chaos
-chaos: lab-tools ## Ten minutes of killed agents, controllers, API servers and etcds
+chaos: lab-tools ## Kill agents, controllers, API servers and etcds at random for ten minutes
 	@go run ./test/chaos --time 10m
 
 .PHONY: scale
-scale: lab-tools ## An agent with 5,000 nodes and 20,000 pools; a controller with 5,000 pools and 20,000 endpoints
+scale: lab-tools ## Run an agent with 5,000 nodes and 20,000 pools, and a controller with 5,000 pools and 20,000 endpoints
 	@export KUBEBUILDER_ASSETS="$$($(LAB) env --dir)" && \
 		go test -tags apiserver,scale -count=1 -timeout 30m -v -run LargeCluster ./internal/agent && \
 		go test -tags apiserver,scale -count=1 -timeout 30m -v -run FiveThousand ./internal/controller -quiet 5m
 
 .PHONY: chaos-short
-chaos-short: lab-tools ## The same for a minute
+chaos-short: lab-tools ## Like chaos, for one minute
 	@go run ./test/chaos --time 1m
 
 .PHONY: fuzz
-fuzz: ## Every fuzz target for 30 s, one after the other; FUZZTIME=5s for less
+fuzz: ## Run every fuzz target for 30 s, one after the other (FUZZTIME=5s for less)
 	@RUN='$(RUN)' hack/fuzz.sh
 
 .PHONY: microbench
-microbench: ## Go benchmarks of the hot paths
+microbench: ## Run the Go benchmarks of the hot paths
 	@go test -run '^$$' -bench . -benchmem ./internal/...
 
-##@ Keep in order
+##@ Maintenance
 
 .PHONY: verify
-verify: ## Formatting, vet, staticcheck, layering, generated files, chart
+verify: ## Check formatting, vet, staticcheck, go.mod, layering and generated files
 	@hack/verify.sh
 
 .PHONY: update
-update: lab-tools ## Generate what is generated: deep copies, CRDs, golden files, reference docs
+update: lab-tools ## Regenerate deep copies, CRDs, golden files and reference docs
 	@hack/generate.sh
 	@go test ./internal/controller/... -update >/dev/null
 	@KUBEBUILDER_ASSETS="$$($(LAB) env --dir)" go test -tags apiserver ./charts -update >/dev/null && echo "golden files written"
