@@ -1,4 +1,4 @@
-# The images of hack/images.sh, for those who have Docker:
+# Builds the images of hack/images.sh with Docker:
 #
 #   docker build --target agent      -t ghcr.io/spidernet-io/spiderpool/spiderpool-agent:v0.1.0 .
 #   docker build --target controller -t ghcr.io/spidernet-io/spiderpool/spiderpool-controller:v0.1.0 .

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Writes every generated file, into the tree or into the directory $1.
+# Writes every generated file into the source tree, or into directory $1.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=${1:-.}

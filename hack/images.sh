@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Builds the product's container images from bin/ into dist/images/, without a
-# Docker daemon. The tag is the chart's appVersion, so that the chart finds them.
-# Those who have Docker use the Dockerfile, which makes the same images.
+# Builds the container images from bin/ into dist/images/, without a Docker
+# daemon. The tag is the chart's appVersion, so that the chart finds the images.
+# With Docker, the Dockerfile builds the same images.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -35,7 +35,7 @@ image spiderpool-controller /usr/bin/spiderpool-controller \
   spiderpool-controller:/usr/bin/spiderpool-controller \
   spiderpool-init:/usr/bin/spiderpool-init
 
-# The plugins of containernetworking/plugins, which the lab pins and uses too.
+# The plugins of containernetworking/plugins, in the lab's version.
 rm -rf dist/plugins
 mkdir -p dist/plugins/cni dist/plugins/vlan
 CGO_ENABLED=0 go -C test/lab/modules/plugins build -trimpath -ldflags='-s -w' -o "$PWD/dist/plugins/cni/" tool

@@ -1,12 +1,12 @@
 #!/bin/sh
-# Runs the kernel tests inside User Mode Linux, whose kernel has ipvlan, VLANs,
-# bonds and IPVS, on machines whose own kernel lacks some of them. Needs root and
-# what `make lab-tools` builds; the kernel is the lab's.
+# Runs the kernel tests inside User Mode Linux. The lab's UML kernel has ipvlan,
+# VLANs, bonds and IPVS; the machine's own kernel may lack some of them. The script
+# needs root and the output of `make lab-tools`.
 #
 #   hack/kernel-uml.sh [--update] [-test.run=REGEXP ...]
 #
-# A run of all tests compares docs/reference/datapath.md with what it measured;
-# --update writes it.
+# A run of all tests compares its results with docs/reference/datapath.md. With
+# --update, it writes them there.
 set -eu
 
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -20,7 +20,7 @@ for package in $packages; do
 	CGO_ENABLED=0 go test -tags kernel -c -o "$work/$(basename $package).test" "./$package"
 done
 
-# There is no compiler in there worth waiting for.
+# Compile outside User Mode Linux, because a compiler is too slow inside.
 CGO_ENABLED=0 go -C test/lab/modules/plugins build -trimpath -o "$work/plugins/" tool
 CGO_ENABLED=0 go build -trimpath -o "$work/plugins/" ./cmd/spiderpool ./cmd/coordinator ./cmd/ifacer
 
@@ -50,7 +50,7 @@ poweroff -f
 INIT
 chmod +x "$work/init"
 
-# The machine's memory is a file, which has to be in memory itself.
+# User Mode Linux keeps its memory in a file in TMPDIR, so TMPDIR must be in memory.
 TMPDIR=/dev/shm "$kernel" seccomp=on mem=2G root=/dev/root rootfstype=hostfs rw init="$work/init" con=null con0=fd:0,fd:1 quiet </dev/null |
 	grep -v -- '=== RUN'
 [ "$(cat "$work/status" 2>/dev/null)" = 0 ]
@@ -59,6 +59,6 @@ go run ./hack/datapath "$work/results.tsv" > "$work/datapath.md"
 if [ "$update" ]; then
 	cp "$work/datapath.md" docs/reference/datapath.md
 elif ! diff docs/reference/datapath.md "$work/datapath.md"; then
-	echo "docs/reference/datapath.md is not what was measured: see \`make datapath\`" >&2
+	echo "docs/reference/datapath.md differs from these results; if that is intended, run \`make datapath\`" >&2
 	exit 1
 fi

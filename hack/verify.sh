@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Checks that need no test to run: says what is wrong and how to mend it.
+# Runs the static checks. Each failure names the problem and the fix.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 say() { printf '\033[1m%s\033[0m\n' "$*" >&2; }
