@@ -1,5 +1,5 @@
-// Command cni-install puts the CNI plugins and the configuration of Multus on
-// the node that its pod runs on.
+// Command cni-install installs the CNI plugins and the configuration of Multus on
+// the node of its pod.
 package main
 
 import (

@@ -1,4 +1,4 @@
-// Command coordinator is the CNI plugin that arranges a pod's interfaces and its node.
+// Command coordinator is the CNI plugin for the routes between a pod, its node and Services.
 package main
 
 import "spiderpool.dev/spiderpool/internal/cni/coordinator"

@@ -1,4 +1,4 @@
-// Command ifacer is the CNI plugin that makes VLAN and bond interfaces on the node.
+// Command ifacer is the CNI plugin for VLAN and bond interfaces on the node.
 package main
 
 import "spiderpool.dev/spiderpool/internal/cni/ifacer"

@@ -1,4 +1,4 @@
-// Command spiderpool-agent gives the pods of its node their addresses.
+// Command spiderpool-agent allocates the addresses of its node's pods.
 package main
 
 import (
@@ -16,9 +16,9 @@ import (
 func main() {
 	var o agent.Options
 	path := flag.String("config", config.DefaultPath, "configuration file")
-	flag.StringVar(&o.Kubeconfig, "kubeconfig", "", "kubeconfig file; empty for the service account of the pod")
-	flag.StringVar(&o.BindAddress, "bind-address", "", "address that health and metrics are served on; empty for all")
-	flag.DurationVar(&o.MinLeaseAge, "min-lease-age", 0, "age from which a lease may be taken back without a DEL; 0 for the default")
+	flag.StringVar(&o.Kubeconfig, "kubeconfig", "", "kubeconfig file; empty for the pod's service account")
+	flag.StringVar(&o.BindAddress, "bind-address", "", "IP address for health checks and metrics; empty for all")
+	flag.DurationVar(&o.MinLeaseAge, "min-lease-age", 0, "minimum age of a lease before it may be reclaimed without a DEL, e.g. 5m; 0 for the default")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()

@@ -1,5 +1,5 @@
-// Command spiderpool-controller runs what a cluster needs once: attachments,
-// views of leases, reclaim and admission.
+// Command spiderpool-controller runs the cluster-wide tasks: network attachments,
+// status of custom resources, reclaim and admission.
 package main
 
 import (
@@ -15,12 +15,12 @@ import (
 )
 
 func main() {
-	// Not flag.CommandLine: controller-runtime has put a --kubeconfig of its own there.
+	// Do not use flag.CommandLine: controller-runtime registers its own --kubeconfig there.
 	flags := flag.NewFlagSet("spiderpool-controller", flag.ExitOnError)
 	path := flags.String("config", config.DefaultPath, "configuration file")
-	kubeconfig := flags.String("kubeconfig", "", "kubeconfig file; empty for the service account of the pod")
-	address := flags.String("bind-address", "", "address that webhooks, health and metrics are served on; empty for all")
-	_ = flags.Parse(os.Args[1:]) // exits at an error
+	kubeconfig := flags.String("kubeconfig", "", "kubeconfig file; empty for the pod's service account")
+	address := flags.String("bind-address", "", "IP address for webhooks, health checks and metrics; empty for all")
+	_ = flags.Parse(os.Args[1:]) // exits on error
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if err := controller.Main(ctx, *path, *kubeconfig, *address, os.Getenv, os.Stderr); err != nil {

@@ -1,5 +1,5 @@
-// Command spiderpool-init creates the default objects of an installation, or
-// cleans up after one.
+// Command spiderpool-init creates the default objects at installation and cleans
+// up after an uninstallation.
 package main
 
 import (

@@ -1,4 +1,4 @@
-// Command spiderpool is the CNI IPAM plugin: it asks the node's agent.
+// Command spiderpool is the CNI IPAM plugin. It gets its addresses from the node's agent.
 package main
 
 import "spiderpool.dev/spiderpool/internal/cni/ipamplugin"

@@ -1,4 +1,4 @@
-// Command spiderpoolctl explains what Spiderpool does and lacks.
+// Command spiderpoolctl inspects and troubleshoots Spiderpool.
 package main
 
 import (
