@@ -8,6 +8,7 @@ SHELL := /bin/bash
 VERSION  ?= v0.1.0
 TOPOLOGY ?= aws
 RUN      ?= .
+N        ?= 40
 
 LAB      := bin/lab
 TOOL     := go tool -modfile=tools/go.mod
@@ -135,6 +136,10 @@ chaos-short: lab-tools ## Like chaos, for one minute
 .PHONY: fuzz
 fuzz: ## Run every fuzz target for 30 s, one after the other (FUZZTIME=5s for less)
 	@RUN='$(RUN)' hack/fuzz.sh
+
+.PHONY: mutate
+mutate: ## Change one operator at a time and count the changes that tests notice; N=0 for all, PACKAGES=internal/lease
+	@nice go run ./hack/mutate -n $(N) $(PACKAGES)
 
 .PHONY: microbench
 microbench: ## Run the Go benchmarks of the hot paths
