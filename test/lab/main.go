@@ -1,5 +1,5 @@
-// Command lab runs a real Kubernetes on this machine, on a simulated network:
-// see README.md.
+// Command lab runs a real Kubernetes cluster on this machine, on a simulated
+// network. See README.md.
 package main
 
 import (

@@ -1,7 +1,7 @@
-// Package action runs an ordered list of steps, each of which can be undone: how the lab comes up and goes down.
+// Package action runs an ordered list of steps, each with an undo. The lab starts and stops with it.
 //
-// Every Do must bring about its state whatever is there already, so that a list can be run again after it stopped half
-// way, and every Undo must succeed when there is nothing to undo.
+// Every Do must reach its state from any earlier state, so that a list can be run again after a failure halfway. Every
+// Undo must succeed when there is nothing to undo.
 package action
 
 import (
@@ -14,14 +14,14 @@ import (
 
 // Action is one step.
 type Action struct {
-	// Name says what is done, for people: "network: VPC main".
+	// Name is the progress text, e.g. "network: VPC main".
 	Name string
 	Do   func(context.Context) error
-	// Undo may be nil for a step that leaves nothing behind.
+	// Undo may be nil if the step leaves nothing behind.
 	Undo func(context.Context) error
 }
 
-// Do runs the actions in order and stops at the first error, which it returns with the action's name.
+// Do runs the actions in order. It returns the first error, with the action's name, and stops there.
 func Do(ctx context.Context, actions []Action) error {
 	for _, a := range actions {
 		if err := ctx.Err(); err != nil {
@@ -34,7 +34,7 @@ func Do(ctx context.Context, actions []Action) error {
 	return nil
 }
 
-// Report is Do, and writes a line to out for each action that is done, with the time that it took.
+// Report is Do with progress: it writes a line to out for each completed action, with its duration.
 func Report(ctx context.Context, out io.Writer, actions []Action) error {
 	timed := make([]Action, len(actions))
 	for i, a := range actions {
@@ -50,7 +50,7 @@ func Report(ctx context.Context, out io.Writer, actions []Action) error {
 	return Do(ctx, timed)
 }
 
-// Undo runs every action's Undo, last first, goes on after errors, and returns them all.
+// Undo runs the Undo of all actions in reverse order. It continues after errors and returns all of them.
 func Undo(ctx context.Context, actions []Action) error {
 	var errs []error
 	for i := len(actions) - 1; i >= 0; i-- {

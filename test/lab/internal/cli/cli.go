@@ -1,5 +1,5 @@
-// Package cli is the lab's command line: it parses, calls the package that does
-// the work, and prints. Errors are printed here and nowhere else.
+// Package cli is the lab's command line: it parses flags, calls the package with
+// the logic, and prints. No other package prints errors.
 package cli
 
 import (
@@ -13,20 +13,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// exitCode is the exit code of a command that ran elsewhere; it has printed its
-// own error.
+// exitCode is the exit code of a command run on a host of the lab. The command
+// has printed its own error.
 type exitCode int
 
 func (c exitCode) Error() string { return fmt.Sprintf("exit code %d", int(c)) }
 
-// Run carries out one command line and returns the exit code of the process: 0,
-// 1 for an error of the lab, or that of the command that `exec` or `kubectl` ran.
+// Run executes a command line and returns the exit code of the process: 0, 1 for
+// an error of the lab, or the exit code of the command run by `exec` or `kubectl`.
 func Run(args []string) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM, unix.SIGHUP)
 	defer stop()
 	root := &cobra.Command{
 		Use:           "lab",
-		Short:         "A real Kubernetes on one machine, on a simulated network",
+		Short:         "A real Kubernetes cluster on one machine, on a simulated network",
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}

@@ -40,7 +40,7 @@ func execCommand() *cobra.Command {
 		},
 	}
 	cmd.Flags().StringArrayVarP(&env, "env", "e", nil, "KEY=VALUE; repeatable")
-	// What follows the host belongs to the command.
+	// Flags after the host belong to the command.
 	cmd.Flags().SetInterspersed(false)
 	return cmd
 }
@@ -48,7 +48,7 @@ func execCommand() *cobra.Command {
 func daemonCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:       "daemon NAME stop|start|kill",
-		Short:     "Stop, start or crash one of the lab's daemons, named as in `lab status`",
+		Short:     "Stop, start or crash a daemon of the lab (`lab status` lists the names)",
 		Args:      cobra.ExactArgs(2),
 		ValidArgs: []string{"stop", "start", "kill"},
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -96,13 +96,14 @@ func imageLoadCommand() *cobra.Command {
 	var ref string
 	cmd := &cobra.Command{
 		Use:   "load ARCHIVE|DIR...",
-		Short: "Load images into the lab's registry, from which every node pulls",
-		Long: `Load images into the lab's registry: those of a docker or OCI archive, of a
-directory with an OCI layout, or a root file system (which needs --name).`,
+		Short: "Load images into the lab's registry",
+		Long: `Load images into the lab's registry, the source of all images on its nodes.
+A source is a docker or OCI archive, a directory with an OCI layout, or a root
+file system (needs --name).`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if ref != "" && len(args) > 1 {
-				return fmt.Errorf("--name %s: it names one image, but %d sources are given", ref, len(args))
+				return fmt.Errorf("--name %s names one image, but there are %d sources", ref, len(args))
 			}
 			for _, source := range args {
 				if err := loadImage(cmd.Context(), source, ref); err != nil {
@@ -112,7 +113,7 @@ directory with an OCI layout, or a root file system (which needs --name).`,
 			return nil
 		},
 	}
-	cmd.Flags().StringVar(&ref, "name", "", "name of the image, instead of what the archive says")
+	cmd.Flags().StringVar(&ref, "name", "", "name of the image, instead of the name in the archive")
 	return cmd
 }
 
@@ -127,7 +128,7 @@ func loadImage(ctx context.Context, source, ref string) (err error) {
 		return err
 	}
 	if ref != "" && len(images) != 1 {
-		return fmt.Errorf("--name %s: there are %d images", ref, len(images))
+		return fmt.Errorf("--name %s names one image, but the source has %d", ref, len(images))
 	}
 	for _, img := range images {
 		names := img.Names
@@ -147,8 +148,8 @@ func loadImage(ctx context.Context, source, ref string) (err error) {
 	return nil
 }
 
-// registryTransport reaches the lab's registry from inside its host, whatever
-// address is asked for.
+// registryTransport connects to the lab's registry from inside its host, for any
+// address.
 func registryTransport() (http.RoundTripper, error) {
 	config, err := state.Default().Load()
 	if err != nil {

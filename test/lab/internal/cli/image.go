@@ -11,7 +11,7 @@ import (
 )
 
 func imageCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "image", Short: "Build container images, and load them into the lab's registry"}
+	cmd := &cobra.Command{Use: "image", Short: "Build container images and load them into the lab's registry"}
 	cmd.AddCommand(imageBuildCommand(), imageLoadCommand())
 	return cmd
 }
@@ -23,8 +23,8 @@ func imageBuildCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "build --tag NAME --add SRC:DST[:MODE]... -o FILE",
 		Short: "Build an image from files, without a Docker daemon",
-		Long: `Build an image from files of this machine and write it as an archive that
-"lab image load" and "docker load" take. Equal files give an equal digest.`,
+		Long: `Build an image from files of this machine and write it as an archive for
+"lab image load" or "docker load". Identical files give an identical digest.`,
 		Example: `  lab image build --tag example.org/agent:v1 --add bin/agent:/usr/bin/agent:755 \
     --entrypoint /usr/bin/agent --env LOG=debug -o dist/agent.tar`,
 		Args: cobra.NoArgs,
@@ -39,7 +39,7 @@ func imageBuildCommand() *cobra.Command {
 			for _, text := range links {
 				target, path, ok := strings.Cut(text, ":")
 				if !ok || target == "" || !strings.HasPrefix(path, "/") {
-					return fmt.Errorf("--link %q: want TARGET:PATH with an absolute path, for example /bin/busybox:/bin/sh", text)
+					return fmt.Errorf("--link %q: want TARGET:PATH with an absolute path, e.g. /bin/busybox:/bin/sh", text)
 				}
 				spec.Add = append(spec.Add, image.Add{Link: target, Destination: path})
 			}
@@ -57,15 +57,15 @@ func imageBuildCommand() *cobra.Command {
 	flags := cmd.Flags()
 	flags.StringVar(&tag, "tag", "", "name of the image, with a tag (required)")
 	flags.StringVarP(&output, "output", "o", "", "archive to write (required)")
-	flags.StringVar(&base, "base", "", "image to build upon: an archive, an OCI layout or a root file system")
-	flags.StringArrayVar(&adds, "add", nil, "SRC:DST[:MODE], a file, or a directory's contents; MODE is octal; repeatable")
+	flags.StringVar(&base, "base", "", "base image: an archive, an OCI layout or a root file system")
+	flags.StringArrayVar(&adds, "add", nil, "SRC:DST[:MODE], a file, or the contents of a directory; MODE is octal; repeatable")
 	flags.StringArrayVar(&links, "link", nil, "TARGET:PATH, a symbolic link; repeatable")
-	flags.StringArrayVar(&spec.Entrypoint, "entrypoint", nil, "program to run, then its first arguments, one flag each")
-	flags.StringArrayVar(&spec.Cmd, "cmd", nil, "default arguments, one flag each")
+	flags.StringArrayVar(&spec.Entrypoint, "entrypoint", nil, "program and its first arguments; repeat the flag for each")
+	flags.StringArrayVar(&spec.Cmd, "cmd", nil, "default arguments; repeat the flag for each")
 	flags.StringArrayVar(&spec.Env, "env", nil, "KEY=VALUE; repeatable")
 	flags.StringArrayVar(&labels, "label", nil, "KEY=VALUE; repeatable")
 	flags.StringVar(&spec.WorkingDir, "workdir", "", "working directory")
-	flags.StringVar(&spec.User, "user", "", "user, or user:group")
+	flags.StringVar(&spec.User, "user", "", "user or user:group")
 	for _, name := range []string{"tag", "output"} {
 		if err := cmd.MarkFlagRequired(name); err != nil {
 			panic(err) // the flag is defined above
@@ -82,7 +82,7 @@ func buildImage(spec image.Spec, tag, base, output string) (err error) {
 			return fmt.Errorf("--base: %w", openErr)
 		}
 		if len(images) != 1 {
-			return fmt.Errorf("--base %s: it holds %d images, want one", base, len(images))
+			return fmt.Errorf("--base %s has %d images, want one", base, len(images))
 		}
 		spec.Base = images[0].Image
 	}

@@ -25,20 +25,19 @@ import (
 	"spiderpool.dev/spiderpool/test/lab/internal/vpc"
 )
 
-// insideCommands are what the lab runs of itself inside the machine; people have
-// no use for them.
+// insideCommands are hidden: the lab itself runs them inside the machine.
 func insideCommands() []*cobra.Command {
 	commands := []*cobra.Command{
 		{Use: "machine", Short: "First process of a machine", Args: cobra.NoArgs, RunE: func(*cobra.Command, []string) error {
-			// In order: what tells to go on, and the sockets of the API, of the control
-			// plane and of the machine.
+			// File descriptors, in order: the start signal, then the sockets of the API,
+			// the control plane and the machine.
 			ready, sockets := os.NewFile(3, "ready"), []*os.File{os.NewFile(4, "API"), os.NewFile(5, "control plane"), os.NewFile(6, "machine")}
 			server := exec.Command("/proc/self/exe", "serve")
 			server.Args[0] = "lab"
 			server.Stdout, server.Stderr, server.ExtraFiles = os.Stdout, os.Stderr, sockets
 			return machine.Init(state.Default(), ready, server)
 		}},
-		// User Mode Linux adds arguments of its own.
+		// User Mode Linux appends its own arguments.
 		{Use: "guest", Short: "First process of a guest kernel", Args: cobra.ArbitraryArgs, RunE: func(*cobra.Command, []string) error {
 			log, err := os.OpenFile(filepath.Join(state.Default().Logs(), "guest.log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
 			if err != nil {
@@ -83,7 +82,7 @@ func insideCommands() []*cobra.Command {
 	return commands
 }
 
-// loaded is what the lab that this process is in was started with.
+// loaded returns the configuration of the lab around this process.
 func loaded() (state.Config, *topology.Topology, error) {
 	config, err := state.Default().Load()
 	if err != nil {
@@ -96,8 +95,8 @@ func loaded() (state.Config, *topology.Topology, error) {
 	return config, t, err
 }
 
-// serve runs the control plane, and the nodes or, on User Mode Linux, the guest
-// that does.
+// serve runs the control plane and the nodes. With User Mode Linux, it starts the
+// guest, which runs the nodes.
 func serve(ctx context.Context) error {
 	config, t, err := loaded()
 	if err != nil {
@@ -125,7 +124,7 @@ func serve(ctx context.Context) error {
 			return err
 		}
 		go func() {
-			// How it ended is in its state.
+			// ProcessState below has the exit status.
 			_ = guest.Wait()
 			failed <- fmt.Errorf("the guest kernel ended: %s", guest.ProcessState)
 		}()
@@ -140,8 +139,8 @@ func serve(ctx context.Context) error {
 	return <-failed
 }
 
-// newCluster also makes the lab's programs those that commands are looked up
-// among first. The control plane is at that address.
+// newCluster returns the cluster with the control plane at the address. It also
+// puts the lab's programs first in PATH.
 func newCluster(config state.Config, t *topology.Topology, control netip.Addr) (*cluster.Cluster, error) {
 	path := config.Programs + ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 	if err := os.Setenv("PATH", path); err != nil {

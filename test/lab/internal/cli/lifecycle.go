@@ -29,7 +29,7 @@ func buildCommand() *cobra.Command {
 	var conformance bool
 	cmd := &cobra.Command{
 		Use:   "build",
-		Short: "Get what the lab runs, and make what is not in the cache",
+		Short: "Build the lab's programs that are missing from the cache",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			l := current()
@@ -43,12 +43,12 @@ func buildCommand() *cobra.Command {
 			return err
 		},
 	}
-	cmd.Flags().BoolVar(&conformance, "conformance", false, "also Kubernetes' conformance tests; print the directory with e2e.test and the archives of its images")
+	cmd.Flags().BoolVar(&conformance, "conformance", false, "also build Kubernetes' conformance tests; print the directory with e2e.test and the image archives")
 	return cmd
 }
 
-// buildAll gets what any topology needs on this machine, and Kubernetes'
-// conformance tests if they are asked for.
+// buildAll builds the programs for all topologies on this machine and, on request,
+// Kubernetes' conformance tests.
 func buildAll(ctx context.Context, l lab.Lab, conformance bool) (lab.Built, error) {
 	guest, err := lab.NeedsGuest()
 	if err != nil {
@@ -61,9 +61,9 @@ func upCommand() *cobra.Command {
 	var options lab.Options
 	cmd := &cobra.Command{
 		Use:   "up",
-		Short: "Bring the lab up",
-		Long: `Bring the lab up: a simulated network, and on it a Kubernetes cluster without a
-CNI configuration. What an interrupted "lab up" left behind is taken down first.`,
+		Short: "Start the lab",
+		Long: `Start the lab: a simulated network with a Kubernetes cluster on it. The cluster
+has no CNI configuration. The remains of an interrupted "lab up" are removed first.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return current().Up(cmd.Context(), options)
@@ -71,8 +71,8 @@ CNI configuration. What an interrupted "lab up" left behind is taken down first.
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&options.Topology, "topology", "aws", "network: "+strings.Join(topology.Names(), ", ")+", or a file")
-	flags.IntVar(&options.Nodes, "nodes", 0, "number of nodes (default as many as the topology names)")
-	flags.StringVar(&options.Kernel, "kernel", lab.KernelAuto, "auto, host or uml; auto takes User Mode Linux where this machine's kernel lacks ipvlan and the topology needs it")
+	flags.IntVar(&options.Nodes, "nodes", 0, "number of nodes (default: all nodes of the topology)")
+	flags.StringVar(&options.Kernel, "kernel", lab.KernelAuto, "auto, host or uml; auto is uml (User Mode Linux) if the topology needs ipvlan and this machine's kernel has none, else host")
 	flags.StringVar(&options.KubeProxyMode, "kube-proxy-mode", "iptables", "iptables, nftables or ipvs")
 	return cmd
 }
@@ -80,7 +80,7 @@ CNI configuration. What an interrupted "lab up" left behind is taken down first.
 func downCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "down",
-		Short: "Take the lab down; nothing is left",
+		Short: "Stop the lab and remove everything",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return current().Down(cmd.Context())
@@ -91,7 +91,7 @@ func downCommand() *cobra.Command {
 func statusCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "status",
-		Short: "Show what runs",
+		Short: "List the lab's daemons",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return status(cmd.Context())
@@ -140,7 +140,7 @@ func envCommand() *cobra.Command {
 	var dirOnly bool
 	cmd := &cobra.Command{
 		Use:     "env",
-		Short:   "Print the shell commands that make kubectl, helm and ctr use the lab",
+		Short:   "Print shell commands that point kubectl, helm and ctr at the lab",
 		Example: `  eval "$(lab env)"`,
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -160,6 +160,6 @@ func envCommand() *cobra.Command {
 			return nil
 		},
 	}
-	cmd.Flags().BoolVar(&dirOnly, "dir", false, "print only the directory with kube-apiserver, etcd and kubectl (the lab need not be up)")
+	cmd.Flags().BoolVar(&dirOnly, "dir", false, "print only the directory of kube-apiserver, etcd and kubectl (works without a running lab)")
 	return cmd
 }

@@ -11,7 +11,7 @@ import (
 	"spiderpool.dev/spiderpool/test/lab/internal/topology"
 )
 
-// chooseKernel turns "auto" into a kernel that has what the topology is for.
+// chooseKernel resolves "auto" to a kernel that fits the topology.
 func chooseKernel(kernel string, t *topology.Topology) (string, error) {
 	switch kernel {
 	case KernelHost, KernelUML:
@@ -30,17 +30,17 @@ func chooseKernel(kernel string, t *topology.Topology) (string, error) {
 	return KernelUML, nil
 }
 
-// NeedsGuest tells whether some topology needs a guest kernel on this machine.
+// NeedsGuest reports whether any topology needs a guest kernel on this machine.
 func NeedsGuest() (bool, error) {
 	has, err := hasIPVLAN()
 	if err != nil {
-		return false, fmt.Errorf("look whether this kernel has ipvlan: %w", err)
+		return false, fmt.Errorf("check this kernel for ipvlan: %w", err)
 	}
 	return !has, nil
 }
 
-// hasIPVLAN tries: it makes an ipvlan link in a network namespace that goes with
-// the thread.
+// hasIPVLAN creates an ipvlan link in a network namespace, which disappears with
+// the thread, and reports whether that worked.
 func hasIPVLAN() (bool, error) {
 	type answer struct {
 		has bool
@@ -48,7 +48,7 @@ func hasIPVLAN() (bool, error) {
 	}
 	result := make(chan answer, 1)
 	go func() {
-		runtime.LockOSThread() // never unlocked: the thread is in another namespace
+		runtime.LockOSThread() // never unlocked: the thread stays in the new namespace
 		has, err := tryIPVLAN()
 		result <- answer{has, err}
 	}()

@@ -24,7 +24,7 @@ import (
 	"spiderpool.dev/spiderpool/test/lab/internal/state"
 )
 
-// TestMain is the lab's program when the lab under test runs this one.
+// TestMain runs the lab's program when the lab under test starts this binary.
 func TestMain(m *testing.M) {
 	if os.Args[0] == "lab" {
 		os.Exit(cli.Run(os.Args[1:]))
@@ -32,12 +32,12 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// options are those of the smallest lab that every machine can run.
+// options describe the smallest lab, which runs on every machine.
 var options = lab.Options{Topology: "l2", Nodes: 1, Kernel: lab.KernelHost, KubeProxyMode: "iptables"}
 
 func newLab(t *testing.T) (lab.Lab, *bytes.Buffer) {
 	t.Helper()
-	// Not below the test's own directory: that would hide what is left there.
+	// Outside the test's own directory, whose removal would hide remains of the lab.
 	dir, err := os.MkdirTemp("/run", "spiderpool-lab-test-")
 	if err != nil {
 		t.Fatal(err)
@@ -62,7 +62,7 @@ func TestDownLeavesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	if during := traces(t, l.Dir); slices.Equal(during, before) {
-		t.Fatal("the traces of a lab that is up cannot be told from those of none")
+		t.Fatal("traces finds nothing of a running lab")
 	}
 	if err := l.Down(t.Context()); err != nil {
 		t.Fatal(err)
@@ -87,24 +87,24 @@ func TestUpAfterAnInterruptedUpStartsOver(t *testing.T) {
 	if err := l.Up(t.Context(), options); err != nil {
 		t.Fatal(err)
 	}
-	if !strings.Contains(out.String(), "Taking down what is left") {
-		t.Error("it does not say that it took down what was left")
+	if !strings.Contains(out.String(), "Removing the remains") {
+		t.Error("the output does not mention the removal of the remains")
 	}
 	var version bytes.Buffer
 	code, err := machine.At(l.Dir.Socket()).Exec(t.Context(), machine.Command{
 		Host: "master", Args: []string{"kubectl", "get", "--raw", "/readyz"}, Stdout: &version, Stderr: t.Output()})
 	if err != nil || code != 0 || version.String() != "ok" {
-		t.Errorf("readyz: exit code %d, %v, %q", code, err, version.String())
+		t.Errorf("readyz: exit code %d, error %v, output %q", code, err, version.String())
 	}
 
 	out.Reset()
-	if err := l.Up(t.Context(), options); err != nil || !strings.Contains(out.String(), "up already") {
-		t.Errorf("Up of a lab that is up: %v, %q", err, out)
+	if err := l.Up(t.Context(), options); err != nil || !strings.Contains(out.String(), "already up") {
+		t.Errorf("second Up: error %v, output %q", err, out)
 	}
 	other := options
 	other.KubeProxyMode = "nftables"
 	if err := l.Up(t.Context(), other); err == nil || !strings.Contains(err.Error(), "lab down") {
-		t.Errorf("Up with other options: %v, want the advice to take it down", err)
+		t.Errorf("Up with other options: %v, want the advice to run `lab down`", err)
 	}
 }
 
@@ -120,7 +120,7 @@ func TestNodeKeepsWhatIsWrittenInIt(t *testing.T) {
 		t.Fatalf("touch: exit code %d, %v", code, err)
 	}
 	if _, err := os.Stat(file); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("the file is on this machine: %v", err)
+		t.Errorf("the file exists on this machine: %v", err)
 	}
 	var mounts bytes.Buffer
 	code, err = c.Exec(t.Context(), machine.Command{Host: "master", Args: []string{"cat", "/proc/self/mountinfo"}, Stdout: &mounts, Stderr: t.Output()})
@@ -129,12 +129,12 @@ func TestNodeKeepsWhatIsWrittenInIt(t *testing.T) {
 	}
 	for line := range strings.Lines(mounts.String()) {
 		if strings.Fields(line)[4] == "/" && !strings.Contains(line, "shared:") {
-			t.Errorf("mounts of the root do not propagate to pods: %s", line)
+			t.Errorf("the root mount does not propagate to pods: %s", line)
 		}
 	}
 }
 
-// triggerWriter calls do when on is written.
+// triggerWriter calls do when the text in on is written.
 type triggerWriter struct {
 	w  io.Writer
 	on string
@@ -148,8 +148,8 @@ func (t triggerWriter) Write(p []byte) (int, error) {
 	return t.w.Write(p)
 }
 
-// traces lists all of this machine that a lab could leave something in, but for
-// what other programs may change meanwhile.
+// traces lists everything on this machine that a lab could leave behind, except
+// state that other programs may change meanwhile.
 func traces(t *testing.T, dir state.Dir) []string {
 	t.Helper()
 	var list []string
@@ -189,8 +189,8 @@ func traces(t *testing.T, dir state.Dir) []string {
 	return list
 }
 
-// processes lists those that belong to the lab: its first process hands its
-// environment down, and the command lines of others name its directory.
+// processes lists the lab's processes. They inherit the environment of its first
+// process, or have its directory on their command line.
 func processes(t *testing.T, dir state.Dir) []string {
 	t.Helper()
 	files, err := filepath.Glob("/proc/[0-9]*")
@@ -200,7 +200,7 @@ func processes(t *testing.T, dir state.Dir) []string {
 	self := filepath.Join("/proc", fmt.Sprint(os.Getpid()))
 	var list []string
 	for _, file := range files {
-		// A process that ends meanwhile leaves nothing.
+		// A process that ended meanwhile leaves no trace.
 		env, _ := os.ReadFile(filepath.Join(file, "environ"))
 		line, _ := os.ReadFile(filepath.Join(file, "cmdline"))
 		groups, _ := os.ReadFile(filepath.Join(file, "cgroup"))
@@ -211,7 +211,7 @@ func processes(t *testing.T, dir state.Dir) []string {
 	return list
 }
 
-// added returns what is in after and not in before.
+// added returns the elements of after that are not in before.
 func added(before, after []string) []string {
 	return slices.DeleteFunc(slices.Clone(after), func(s string) bool { return slices.Contains(before, s) })
 }

@@ -1,6 +1,6 @@
-// Package lab brings a lab up and down on this machine: it gets what the lab
-// runs, starts the machine that holds it, and has the machine bring up the
-// network and the cluster.
+// Package lab starts and stops a lab on this machine. Up builds the lab's programs,
+// starts the machine (a tree of processes in namespaces of their own), and has it
+// start the network and the cluster.
 package lab
 
 import (
@@ -23,17 +23,17 @@ import (
 	"spiderpool.dev/spiderpool/test/lab/internal/topology"
 )
 
-// Options is what a person chooses.
+// Options are the user's choices.
 type Options struct {
 	Topology      string
-	Nodes         int // 0 is as many as the topology names
+	Nodes         int // 0 means all nodes of the topology
 	Kernel        string
 	KubeProxyMode string
 }
 
-// Kernels.
+// The values of Options.Kernel.
 const (
-	// KernelAuto is this machine's kernel if it has what the topology needs.
+	// KernelAuto is this machine's kernel if it fits the topology, else User Mode Linux.
 	KernelAuto = "auto"
 	// KernelHost is this machine's kernel.
 	KernelHost = "host"
@@ -41,38 +41,38 @@ const (
 	KernelUML = "uml"
 )
 
-// Lab is one lab, up or down.
+// Lab is a lab, running or not.
 type Lab struct {
 	Dir   state.Dir
 	Cache build.Cache
-	// Out takes the progress, for a person.
+	// Out receives the progress for the user.
 	Out io.Writer
 }
 
-// Built is what Build returns: the directories of what the lab runs.
+// Built has the directories made by Build.
 type Built struct {
 	Programs string
 	Plugins  string
 	Archives []string
-	// Suite has Kubernetes' conformance tests and their images, if they were asked
-	// for.
+	// Suite has Kubernetes' conformance tests and their images. It is empty without
+	// Parts.Conformance.
 	Suite string
 }
 
-// Parts are what Build makes only if it is asked for.
+// Parts are the optional parts of Build.
 type Parts struct {
-	// Guest is a guest kernel.
+	// Guest is the guest kernel.
 	Guest bool
 	// Conformance is Kubernetes' conformance tests.
 	Conformance bool
 }
 
-// Build gets everything that the lab runs, and the parts, and makes what is not in
-// the cache.
+// Build builds everything that is missing from the cache, including the requested
+// parts.
 func (l Lab) Build(ctx context.Context, parts Parts) (Built, error) {
 	var built Built
 	if runtime.GOARCH != "amd64" {
-		return built, fmt.Errorf("the lab runs on amd64 alone, not on %s", runtime.GOARCH)
+		return built, fmt.Errorf("the lab runs on amd64 only, not on %s", runtime.GOARCH)
 	}
 	source, err := build.Source()
 	if err != nil {
@@ -98,9 +98,9 @@ func (l Lab) Build(ctx context.Context, parts Parts) (Built, error) {
 	return built, nil
 }
 
-// buildActions has the guest kernel built beside the modules: the one waits for
-// links and the other for an archive to be unpacked, and two processors are busy all
-// the time.
+// buildActions builds the guest kernel in parallel with the modules. The kernel
+// build spends time on unpacking, the modules on linking; together they keep two
+// processors busy.
 func (l Lab) buildActions(source string, parts Parts, log io.Writer, built *Built, beside *sync.WaitGroup) []action.Action {
 	outputs := map[string]string{}
 	var modules []string
@@ -122,7 +122,7 @@ func (l Lab) buildActions(source string, parts Parts, log io.Writer, built *Buil
 	var kernel string
 	kernelDone := make(chan error, 1)
 	if parts.Guest {
-		actions = append(actions, action.Action{Name: "guest kernel begun", Do: func(ctx context.Context) error {
+		actions = append(actions, action.Action{Name: "guest kernel: start building", Do: func(ctx context.Context) error {
 			beside.Go(func() {
 				var err error
 				kernel, err = l.Cache.Kernel(ctx, filepath.Join(filepath.Dir(source), "kernel"), log, l.Out)
@@ -149,8 +149,8 @@ func (l Lab) buildActions(source string, parts Parts, log io.Writer, built *Buil
 		}})
 	}
 	if parts.Guest {
-		actions = append(actions, action.Action{Name: "rest of the guest kernel", Do: func(context.Context) error {
-			err := <-kernelDone // it ends when ctx does
+		actions = append(actions, action.Action{Name: "guest kernel: finish building", Do: func(context.Context) error {
+			err := <-kernelDone // receives when ctx ends, at the latest
 			modules = append(modules, kernel)
 			return err
 		}})
@@ -170,8 +170,8 @@ func (l Lab) buildActions(source string, parts Parts, log io.Writer, built *Buil
 	}})
 }
 
-// Up brings the lab up. What an interrupted Up left behind is taken down first;
-// a lab that is up already is left alone if it was started with these options.
+// Up starts the lab. It first removes the remains of an interrupted Up. If a lab
+// is already up with the same options, Up does nothing; other options are an error.
 func (l Lab) Up(ctx context.Context, options Options) error {
 	start := time.Now()
 	t, err := load(options)
@@ -186,15 +186,15 @@ func (l Lab) Up(ctx context.Context, options Options) error {
 	if err != nil || done {
 		return err
 	}
-	fmt.Fprintf(l.Out, "Getting what the lab runs (cache: %s)\n", l.Cache)
+	fmt.Fprintf(l.Out, "Building the lab's programs (cache: %s)\n", l.Cache)
 	built, err := l.Build(ctx, Parts{Guest: options.Kernel == KernelUML})
 	if err != nil {
 		return err
 	}
 	ready := time.Now()
-	fmt.Fprintf(l.Out, "Starting a lab of topology %s with %d nodes on %s\n", options.Topology, options.Nodes, kernelNames[options.Kernel])
+	fmt.Fprintf(l.Out, "Starting the lab: topology %s, %d nodes, on %s\n", options.Topology, options.Nodes, kernelNames[options.Kernel])
 	if err := l.start(ctx, options, built); err != nil {
-		return fmt.Errorf("%w\nlogs are in %s; `lab down` removes the half-started lab, `lab up` starts over", err, l.Dir.Logs())
+		return fmt.Errorf("%w\nthe logs are in %s; `lab down` removes this lab, `lab up` starts over", err, l.Dir.Logs())
 	}
 	l.summarize(ready.Sub(start), time.Since(ready), t)
 	return nil
@@ -213,8 +213,8 @@ func load(options Options) (*topology.Topology, error) {
 	return t.WithNodes(options.Nodes)
 }
 
-// already tells whether the lab is up as the options say, and takes down what is
-// only half up.
+// already reports whether a lab is up with these options. It removes a lab that is
+// only partly up.
 func (l Lab) already(ctx context.Context, options Options) (bool, error) {
 	config, err := l.Dir.Load()
 	if errors.Is(err, state.ErrNone) {
@@ -226,16 +226,16 @@ func (l Lab) already(ctx context.Context, options Options) (bool, error) {
 	is := Options{Topology: config.Topology, Nodes: config.Nodes, Kernel: config.Kernel, KubeProxyMode: config.KubeProxyMode}
 	if config.Complete && l.alive(config) {
 		if is != options {
-			return false, fmt.Errorf("a lab is up with other options (%+v, not %+v): take it down first with `lab down`", is, options)
+			return false, fmt.Errorf("a lab is up with other options (%+v, not %+v): stop it first with `lab down`", is, options)
 		}
-		fmt.Fprintln(l.Out, "The lab is up already.")
+		fmt.Fprintln(l.Out, "The lab is already up.")
 		return true, nil
 	}
-	fmt.Fprintln(l.Out, "Taking down what is left of an earlier lab")
+	fmt.Fprintln(l.Out, "Removing the remains of an earlier lab")
 	return false, l.Down(ctx)
 }
 
-// start starts the machine and has it bring up what it holds.
+// start starts the machine, then the control plane, network and nodes in it.
 func (l Lab) start(ctx context.Context, options Options, built Built) error {
 	config := state.Config{
 		Topology: options.Topology, Nodes: options.Nodes, Kernel: options.Kernel, KubeProxyMode: options.KubeProxyMode,
@@ -244,21 +244,21 @@ func (l Lab) start(ctx context.Context, options Options, built Built) error {
 	return action.Report(ctx, l.Out, l.actions(&config))
 }
 
-// Down takes the lab down, whatever is left of it. Without a lab there is nothing
-// to do.
+// Down stops the lab and removes everything, even after a failed Up. Without a lab
+// it does nothing.
 func (l Lab) Down(ctx context.Context) error {
 	return action.Undo(ctx, l.actions(&state.Config{}))
 }
 
-// actions are the steps on this machine to a lab that is up.
+// actions are the steps on this machine that start a lab.
 func (l Lab) actions(config *state.Config) []action.Action {
 	client := machine.At(l.Dir.Socket())
 	return []action.Action{
 		{Name: "directory", Do: l.makeDir, Undo: l.removeDir},
 		{Name: "control groups", Do: l.makeGroups, Undo: l.removeGroups},
 		{Name: "machine: start", Do: func(ctx context.Context) error { return l.startMachine(ctx, config) }, Undo: l.endMachine},
-		// All that follows is in the machine and ends with it, or in the directory.
-		// A guest boots meanwhile.
+		// The end of the machine and the removal of the directory undo the rest. The
+		// guest boots while the control plane starts.
 		{Name: "control plane", Do: func(ctx context.Context) error { return machine.At(l.Dir.ControlSocket()).Up(ctx, l.Out) }},
 		{Name: "machine: boot", Do: func(ctx context.Context) error { return l.awaitMachine(ctx, *config) }},
 		{Name: "machine: network and nodes", Do: func(ctx context.Context) error { return client.Up(ctx, l.Out) }},
@@ -271,14 +271,14 @@ func (l Lab) actions(config *state.Config) []action.Action {
 
 func (l Lab) summarize(building, starting time.Duration, t *topology.Topology) {
 	fmt.Fprintf(l.Out, `
-The lab is up: %.0f s to get what it runs, %.0f s to start.
-It has no CNI configuration: nodes become Ready when a network is installed.
+The lab is up: %.0f s to build its programs, %.0f s to start.
+It has no CNI configuration: nodes become Ready once a network is installed.
 
   eval "$(lab env)"                  use kubectl, helm and ctr from this shell
   kubectl get nodes -o wide
-  lab status                         what runs, and where its log is
+  lab status                         list the daemons and the log directory
   lab exec %s -- ip address      run a command in one of: %s
-  lab down                           leave nothing
+  lab down                           stop the lab and remove everything
 
 `, building.Seconds(), starting.Seconds(), t.Nodes[0].Name, strings.Join(t.HostNames(), " "))
 }

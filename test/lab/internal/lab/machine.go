@@ -23,21 +23,20 @@ import (
 )
 
 const (
-	// apiAddress is where the API server is on this machine, if that port is
-	// free; else it is at another port.
+	// apiAddress is the API server's address on this machine. If the port is taken,
+	// the kernel chooses another one.
 	apiAddress = "127.0.0.1:16443"
-	// weight is how many processes the lab counts as. With the weight of one it
-	// would starve beside a compiler.
+	// weight is the CPU weight of the lab, counted in processes. With the weight of
+	// one process it would starve beside a compiler.
 	weight = 20
-	// bootPatience is how long a machine may take to answer.
+	// bootPatience is how long a machine may take to answer its first request.
 	bootPatience = time.Minute
-	// endPatience is how long killed processes may take to be gone.
+	// endPatience is how long killed processes may take to disappear.
 	endPatience = 20 * time.Second
 )
 
-// startMachine starts the machine's first process in namespaces of its own. The
-// sockets that it listens on in this machine's network namespace are opened here
-// and inherited.
+// startMachine starts the machine's first process in new namespaces. It opens the
+// machine's sockets in this machine's network namespace and passes them on.
 func (l Lab) startMachine(ctx context.Context, config *state.Config) error {
 	api, err := listenAPI(ctx)
 	if err != nil {
@@ -64,11 +63,11 @@ func (l Lab) startMachine(ctx context.Context, config *state.Config) error {
 	return l.Dir.Save(*config)
 }
 
-// group is the control group of the machine's own processes; nodes have others
-// beside it.
+// group is the control group of the machine's own processes. The nodes' groups are
+// its siblings.
 func (l Lab) group() string { return l.Dir.Control() + "/machine" }
 
-// makeGroups makes the lab's control groups.
+// makeGroups creates the lab's control groups.
 func (l Lab) makeGroups(context.Context) error {
 	if err := cgroup.Create(l.group()); err != nil {
 		return err
@@ -80,7 +79,7 @@ func (l Lab) removeGroups(context.Context) error {
 	return cgroup.Remove(l.Dir.Control(), endPatience)
 }
 
-// makeDir makes the lab's directory with a copy of this program in it.
+// makeDir creates the lab's directory with a copy of this program in it.
 func (l Lab) makeDir(context.Context) error {
 	if err := os.MkdirAll(l.Dir.Logs(), 0o755); err != nil {
 		return err
@@ -91,11 +90,11 @@ func (l Lab) makeDir(context.Context) error {
 	return nil
 }
 
-// removeDir keeps the directory of a machine that could not be ended, because it
-// says which process that is.
+// removeDir removes the lab's directory. It keeps the directory while the machine's
+// process exists, because config.json has the process ID.
 func (l Lab) removeDir(context.Context) error {
 	if config, err := l.Dir.Load(); err == nil && l.alive(config) {
-		return fmt.Errorf("keep %s: process %d of the machine is still there", l.Dir, config.MachineProcess)
+		return fmt.Errorf("keep %s: process %d of the machine still exists", l.Dir, config.MachineProcess)
 	}
 	return os.RemoveAll(string(l.Dir))
 }
@@ -112,11 +111,11 @@ func listenAPI(ctx context.Context) (*net.TCPListener, error) {
 	return listener.(*net.TCPListener), nil
 }
 
-// inherited is a socket that a new process can be given.
+// inherited is a socket for a child process.
 type inherited interface{ File() (*os.File, error) }
 
-// spawn starts the machine's first process and puts it into its control group
-// before it does anything.
+// spawn starts the machine's first process inside its control group, so that no
+// instruction runs outside the group.
 func (l Lab) spawn(config *state.Config, sockets []inherited) error {
 	log, err := os.OpenFile(filepath.Join(l.Dir.Logs(), "machine.log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
 	if err != nil {
@@ -148,7 +147,7 @@ func (l Lab) spawn(config *state.Config, sockets []inherited) error {
 		},
 	}
 	if err := cmd.Start(); err != nil {
-		return fmt.Errorf("start the machine (the lab needs to be root): %w", err)
+		return fmt.Errorf("start the machine (the lab needs root): %w", err)
 	}
 	config.MachineProcess = cmd.Process.Pid
 	if config.MachineStart, err = startTime(cmd.Process.Pid); err != nil {
@@ -163,7 +162,7 @@ func (l Lab) spawn(config *state.Config, sockets []inherited) error {
 	return cmd.Process.Release()
 }
 
-// awaitMachine waits until the machine answers.
+// awaitMachine waits for the machine's first answer.
 func (l Lab) awaitMachine(ctx context.Context, config state.Config) error {
 	ctx, cancel := context.WithTimeout(ctx, bootPatience)
 	defer cancel()
@@ -183,8 +182,8 @@ func (l Lab) awaitMachine(ctx context.Context, config state.Config) error {
 	}
 }
 
-// endMachine ends the machine: the kernel ends every process in it when its first
-// one is killed, and removes the namespaces, mounts and links that they held.
+// endMachine kills the machine's first process. The kernel then kills all processes
+// of the machine and removes their namespaces, mounts and links.
 func (l Lab) endMachine(ctx context.Context) error {
 	config, err := l.Dir.Load()
 	if errors.Is(err, state.ErrNone) || err == nil && !l.alive(config) {
@@ -205,12 +204,12 @@ func (l Lab) awaitEnd(ctx context.Context, config state.Config) error {
 	for l.alive(config) {
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("process %d of the machine is still there: %w", config.MachineProcess, ctx.Err())
+			return fmt.Errorf("process %d of the machine still exists: %w", config.MachineProcess, ctx.Err())
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
-	// If this process started it, nobody else can reap it; if not, that is
-	// ECHILD. It has ended, but for threads that the kernel may still be ending.
+	// If this process is the parent, it must reap the machine; otherwise Wait4 returns
+	// ECHILD. Some threads may still be ending in the kernel.
 	_, err := unix.Wait4(config.MachineProcess, nil, 0, nil)
 	if err != nil && !errors.Is(err, unix.ECHILD) {
 		return fmt.Errorf("reap the machine: %w", err)
@@ -218,8 +217,8 @@ func (l Lab) awaitEnd(ctx context.Context, config state.Config) error {
 	return nil
 }
 
-// alive tells whether the machine's first process runs, and is not another one
-// that has its number by now.
+// alive reports whether the machine's first process runs. It compares start times,
+// because the kernel reuses process IDs.
 func (l Lab) alive(config state.Config) bool {
 	if config.MachineProcess == 0 {
 		return false
@@ -228,14 +227,14 @@ func (l Lab) alive(config state.Config) bool {
 	return err == nil && start == config.MachineStart
 }
 
-// startTime is when a process was started, in clock ticks since boot. A process
-// that has ended, even if its parent does not know yet, has none.
+// startTime returns the start time of a process in clock ticks since boot. It fails
+// for an ended process, even one not yet reaped.
 func startTime(process int) (uint64, error) {
 	content, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(process), "stat"))
 	if err != nil {
 		return 0, err
 	}
-	// The name, in parentheses, may contain anything; see proc(5).
+	// The name, in parentheses, may contain spaces and parentheses; see proc(5).
 	_, rest, ok := strings.Cut(string(content[max(0, strings.LastIndexByte(string(content), ')')):]), " ")
 	fields := strings.Fields(rest)
 	if !ok || len(fields) < 20 || fields[0] == "Z" || fields[0] == "X" {
@@ -244,8 +243,8 @@ func startTime(process int) (uint64, error) {
 	return strconv.ParseUint(fields[19], 10, 64)
 }
 
-// copyProgram copies this program, so that the machine goes on when a new one is
-// built.
+// copyProgram copies this program, so that a new build of it does not affect the
+// running machine.
 func copyProgram(to string) error {
 	from, err := os.Open("/proc/self/exe")
 	if err != nil {

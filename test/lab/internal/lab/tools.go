@@ -8,13 +8,13 @@ import (
 	"spiderpool.dev/spiderpool/test/lab/internal/state"
 )
 
-// ctrScript is ctr on this machine: containerd is inside the lab.
+// ctrScript is ctr for this machine: it runs ctr inside the lab, next to containerd.
 const ctrScript = `#!/bin/sh
 # ctr in a node of the lab: LAB_NODE chooses it.
 exec %q exec "${LAB_NODE:-%s}" -- ctr "$@"
 `
 
-// Tools is the directory of the programs that a person uses with the lab.
+// Tools is the directory of the user's programs: kubectl, helm and ctr.
 func (l Lab) Tools() string { return filepath.Join(string(l.Dir), "bin") }
 
 func (l Lab) writeTools(config state.Config) error {
