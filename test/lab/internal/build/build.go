@@ -1,9 +1,9 @@
-// Package build makes what the lab runs: programs from the Go modules below
-// test/lab/modules, and container images from those and from Debian packages.
+// Package build makes the lab's programs from the Go modules below
+// test/lab/modules, and its container images from these programs and Debian packages.
 //
-// Everything is kept in a cache outside of the checkout, under a name that
-// contains a hash of what it was made from, so it is made again only when that
-// changes, and labs of different checkouts do not disturb each other.
+// The results go to a cache outside the checkout, each under a hash of its inputs.
+// So they are rebuilt only after a change, and labs of different checkouts do not
+// disturb each other.
 package build
 
 import (
@@ -31,11 +31,11 @@ const (
 	sourceEnv    = "SPIDERPOOL_LAB_SOURCE"
 )
 
-// Cache is the directory of everything built. It must be on the root file
-// system, which nodes see.
+// Cache is the directory of all build results. It must be on the root file system,
+// because nodes see that one.
 type Cache string
 
-// DefaultCache is the directory that the environment names, else the usual one.
+// DefaultCache is the directory in the environment variable, or /var/cache/spiderpool-lab.
 func DefaultCache() Cache {
 	if dir := os.Getenv(cacheEnv); dir != "" {
 		return Cache(filepath.Clean(dir))
@@ -43,8 +43,8 @@ func DefaultCache() Cache {
 	return defaultCache
 }
 
-// Source finds the directory of the lab's Go modules: the environment names it,
-// or it is in the checkout that this program, or the working directory, is in.
+// Source finds the directory of the lab's Go modules. The environment variable wins,
+// then the checkout of this program, then the checkout of the working directory.
 func Source() (string, error) {
 	if dir := os.Getenv(sourceEnv); dir != "" {
 		return dir, nil
@@ -77,23 +77,23 @@ type Module struct {
 	Name string
 	// Tags are build tags.
 	Tags []string
-	// Links are further names of the module's one program, which does what
-	// its name says.
+	// Links are further names of the module's program. The program chooses its
+	// function by name.
 	Links []string
-	// Version is stamped into Kubernetes programs: the module whose version it
-	// is.
+	// Version is a module path. The version of that module is stamped into the
+	// Kubernetes programs.
 	Version string
-	// Test is a package whose tests are built into a program, under the
-	// package's name with ".test" behind it.
+	// Test is a package. Its tests become a program named after the package, with
+	// the suffix ".test".
 	Test string
-	// Files of the module Version that are copied beside the programs.
+	// Files of the module Version are copied next to the programs.
 	Files []string
-	// Hint says how long a first build takes.
+	// Hint is the duration of a first build, for the progress text.
 	Hint string
 }
 
-// Modules are all modules, in the order in which they are built: those first on
-// which others wait longest.
+// Modules are all modules in build order: first the module that delays the others
+// most.
 var Modules = []Module{
 	{Name: "kubernetes", Version: "k8s.io/kubernetes", Hint: " (the first time 5 to 10 minutes on two processors)",
 		Links: []string{"etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy", "kubectl"}},
@@ -103,8 +103,8 @@ var Modules = []Module{
 	{Name: "pause"},
 }
 
-// Lock makes the cache's directory and keeps other processes from building into
-// it until unlock is called.
+// Lock creates the cache's directory and locks it against other processes until
+// unlock is called.
 func (c Cache) Lock() (unlock func(), err error) {
 	if err := os.MkdirAll(string(c), 0o755); err != nil {
 		return nil, err
@@ -119,9 +119,9 @@ func (c Cache) Lock() (unlock func(), err error) {
 	return func() { file.Close() }, nil
 }
 
-// Module builds one module, or finds it built, and returns the directory of its
-// programs. The output of the Go tool goes to log; a line to out says that it
-// is at work.
+// Module builds a module unless the cache has it, and returns the directory of its
+// programs. The output of the Go tool goes to log. Before a build, Module writes a
+// progress line to out.
 func (c Cache) Module(ctx context.Context, source string, m Module, log, out io.Writer) (string, error) {
 	dir := filepath.Join(source, m.Name)
 	flags, err := m.flags(dir)
@@ -179,8 +179,8 @@ func (c Cache) Module(ctx context.Context, source string, m Module, log, out io.
 	return dest, os.Rename(next, dest)
 }
 
-// copyFiles copies Files to a directory, from where the module in dir has the
-// module Version from.
+// copyFiles copies Files to a directory. The source is the module Version, as
+// required by the module in dir.
 func (m Module) copyFiles(ctx context.Context, dir, to string) error {
 	cmd := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}", m.Version)
 	cmd.Dir, cmd.Env = dir, append(os.Environ(), "GOWORK=off")
@@ -200,7 +200,7 @@ func (m Module) copyFiles(ctx context.Context, dir, to string) error {
 	return nil
 }
 
-// fresh makes an empty directory, whatever an interrupted build left there.
+// fresh creates an empty directory and removes the remains of an interrupted build.
 func fresh(dir string) error {
 	if err := os.RemoveAll(dir); err != nil {
 		return err
@@ -208,8 +208,8 @@ func fresh(dir string) error {
 	return os.MkdirAll(dir, 0o755)
 }
 
-// flags are the build's flags, and with the module's files and the Go version
-// its identity.
+// flags returns the build flags. Flags, module files and Go version together identify
+// a build.
 func (m Module) flags(dir string) ([]string, error) {
 	linker := "-s -w"
 	if m.Version != "" {
@@ -230,8 +230,8 @@ func (m Module) flags(dir string) ([]string, error) {
 	return flags, nil
 }
 
-// Programs makes a directory that has every program of the modules in it by
-// name, as links, and returns it.
+// Programs creates a directory with a link to every program of the modules and
+// returns it.
 func (c Cache) Programs(modules ...string) (string, error) {
 	var programs []string
 	for _, dir := range modules {
@@ -246,8 +246,8 @@ func (c Cache) Programs(modules ...string) (string, error) {
 	return c.links("programs", programs)
 }
 
-// links makes a directory with links to files under their own names, and returns
-// it: its name is the given one and a hash of theirs.
+// links creates a directory of links to the files, under their base names. Its own
+// name is the given one plus a hash of the files.
 func (c Cache) links(name string, files []string) (string, error) {
 	dir := filepath.Join(string(c), name+"-"+hash(strings.NewReader(strings.Join(files, "\n"))))
 	if err := os.MkdirAll(dir, 0o755); err != nil {
@@ -279,8 +279,8 @@ func requiredVersion(file, module string) (string, error) {
 	return "", fmt.Errorf("%s does not require %s", file, module)
 }
 
-// hashDir is a hash of the names and contents of the files below a directory, and
-// of further words.
+// hashDir hashes the names and contents of all files below a directory, plus further
+// words.
 func hashDir(dir string, words ...string) (string, error) {
 	var all []io.Reader
 	tree := os.DirFS(dir)
@@ -301,12 +301,12 @@ func hashDir(dir string, words ...string) (string, error) {
 
 func hash(r io.Reader) string {
 	h := sha256.New()
-	// Neither a hash nor a reader of strings fails.
+	// Writes to a hash and reads from a string never fail.
 	_, _ = io.Copy(h, r)
 	return hex.EncodeToString(h.Sum(nil))[:16]
 }
 
-// sorted puts linker flags, which come from a map, into one order.
+// sorted orders linker flags, which come from a map.
 func sorted(linker string) string {
 	parts := strings.Split(linker, " -X ")
 	slices.Sort(parts[1:])

@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// source makes a module directory and returns its parent.
+// source creates a module directory and returns its parent.
 func source(t *testing.T, files map[string]string) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -24,7 +24,7 @@ func source(t *testing.T, files map[string]string) string {
 	return dir
 }
 
-func TestModuleIsBuiltAgainOnlyWhenItChanges(t *testing.T) {
+func TestModuleIsRebuiltOnlyAfterAChange(t *testing.T) {
 	t.Parallel()
 	files := map[string]string{"go.mod": "module hello\n\ngo 1.26.0\n", "main.go": "package main\n\nfunc main() {}\n"}
 	cache, module := Cache(t.TempDir()), Module{Name: "hello", Links: []string{"alias"}}
@@ -45,7 +45,7 @@ func TestModuleIsBuiltAgainOnlyWhenItChanges(t *testing.T) {
 		t.Errorf("alias -> %q, %v", target, err)
 	}
 	if again, progress := build(); again != first || progress != "" {
-		t.Errorf("built %s again (%q), want %s kept", again, progress, first)
+		t.Errorf("rebuilt %s (%q), want the cached %s", again, progress, first)
 	}
 	files["main.go"] = "package main\n\nfunc main() { println() }\n"
 	if changed, _ := build(); changed == first {
@@ -77,7 +77,7 @@ func TestTestsAreBuiltAndFilesCopied(t *testing.T) {
 	}
 }
 
-func TestFailedBuildLeavesNothingThatLooksBuilt(t *testing.T) {
+func TestFailedBuildIsNotCached(t *testing.T) {
 	t.Parallel()
 	dir := source(t, map[string]string{"go.mod": "module hello\n\ngo 1.26.0\n", "main.go": "package main\n"})
 	cache := Cache(t.TempDir())
@@ -88,7 +88,7 @@ func TestFailedBuildLeavesNothingThatLooksBuilt(t *testing.T) {
 	}
 }
 
-func TestKubernetesIsStampedWithTheVersionItRequires(t *testing.T) {
+func TestKubernetesCarriesItsModuleVersion(t *testing.T) {
 	t.Parallel()
 	dir := source(t, map[string]string{"go.mod": "module hello\n\ngo 1.26.0\n\nrequire k8s.io/kubernetes v1.36.3\n"})
 	flags, err := Module{Name: "hello", Version: "k8s.io/kubernetes"}.flags(filepath.Join(dir, "hello"))
@@ -97,7 +97,7 @@ func TestKubernetesIsStampedWithTheVersionItRequires(t *testing.T) {
 	}
 	want := "-ldflags=-s -w -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=36 -X k8s.io/component-base/version.gitVersion=v1.36.3"
 	if !slices.Contains(flags, want) {
-		t.Errorf("flags %q, want %q among them", flags, want)
+		t.Errorf("flags are %q, want them to contain %q", flags, want)
 	}
 }
 
@@ -107,7 +107,7 @@ func TestProgramsAreLinkedByName(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(module, "ctr"), nil, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	for range 2 { // the second finds the links there
+	for range 2 { // the second call finds the links
 		dir, err := cache.Programs(module)
 		if err != nil {
 			t.Fatal(err)
@@ -118,7 +118,7 @@ func TestProgramsAreLinkedByName(t *testing.T) {
 	}
 }
 
-func TestLibrariesOfADynamicProgramIncludeItsLoader(t *testing.T) {
+func TestLibrariesIncludeTheLoader(t *testing.T) {
 	t.Parallel()
 	libs, err := libraries("/bin/ls")
 	if err != nil {
@@ -126,7 +126,7 @@ func TestLibrariesOfADynamicProgramIncludeItsLoader(t *testing.T) {
 	}
 	for _, want := range []string{"libc.so.6", "ld-linux-x86-64.so.2"} {
 		if !slices.ContainsFunc(libs, func(path string) bool { return filepath.Base(path) == want }) {
-			t.Errorf("libraries %q, want %s among them", libs, want)
+			t.Errorf("libraries are %q, want them to contain %s", libs, want)
 		}
 	}
 }

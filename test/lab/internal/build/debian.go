@@ -15,14 +15,14 @@ import (
 	"strings"
 )
 
-// HostPackages are the Debian packages whose programs the lab runs, or puts into
+// HostPackages are the Debian packages used by the lab, on this machine or in its
 // images.
 var HostPackages = []string{"runc", "iptables", "nftables", "ipset", "ipvsadm", "conntrack", "tcpdump", "iproute2",
 	"iputils-ping", "busybox-static", "curl", "iperf3"}
 
-// MissingPackages returns those of the packages that are not installed.
+// MissingPackages returns the packages that are not installed.
 func MissingPackages(ctx context.Context, packages []string) ([]string, error) {
-	// dpkg-query fails if it does not know one, and lists the others all the same.
+	// dpkg-query fails for an unknown package, but still lists the others.
 	var out bytes.Buffer
 	cmd := exec.CommandContext(ctx, "dpkg-query", append([]string{"-W", "-f", "${Package} ${db:Status-Status}\n"}, packages...)...)
 	cmd.Stdout = &out
@@ -50,8 +50,8 @@ func InstallPackages(ctx context.Context, packages []string, log io.Writer) erro
 	return nil
 }
 
-// Unpacked returns a directory with the files of Debian packages that are not
-// installed, because a service would start, say.
+// Unpacked returns a directory with the files of Debian packages, without installing
+// them. Use it for packages that would start a service, e.g. nginx.
 func (c Cache) Unpacked(ctx context.Context, packages []string, log io.Writer) (string, error) {
 	out := filepath.Join(string(c), "debian-"+strings.Join(packages, "-"))
 	if _, err := os.Stat(out); err == nil {
@@ -65,12 +65,12 @@ func (c Cache) Unpacked(ctx context.Context, packages []string, log io.Writer) (
 	if err := os.Mkdir(download, 0o755); err != nil {
 		return "", err
 	}
-	// apt downloads as its own user.
+	// apt downloads as the user _apt.
 	if err := os.Chmod(download, 0o777); err != nil {
 		return "", err
 	}
 	if err := apt(ctx, download, log, append([]string{"download"}, packages...)...); err != nil {
-		// The package lists of a fresh machine are empty.
+		// On a fresh machine the package lists are empty.
 		if err := apt(ctx, "", log, "update"); err != nil {
 			return "", err
 		}
@@ -103,11 +103,11 @@ func apt(ctx context.Context, dir string, log io.Writer, args ...string) error {
 	return nil
 }
 
-// libraryDirs is where Debian keeps shared libraries.
+// libraryDirs are Debian's directories of shared libraries.
 var libraryDirs = []string{"/lib/x86_64-linux-gnu", "/usr/lib/x86_64-linux-gnu"}
 
-// libraries returns the shared libraries, and the loader, that dynamically
-// linked programs of Debian need, as paths on this machine.
+// libraries returns the shared libraries and the loader of dynamically linked
+// programs, as paths on this machine.
 func libraries(programs ...string) ([]string, error) {
 	found := map[string]string{}
 	queue := slices.Clone(programs)
@@ -138,7 +138,7 @@ func libraries(programs ...string) ([]string, error) {
 	return list, nil
 }
 
-// neededBy returns what the file asks the loader for, and the loader.
+// neededBy returns the shared libraries required by the file, and its loader.
 func neededBy(file string) ([]string, error) {
 	f, err := elf.Open(file)
 	if err != nil {

@@ -14,24 +14,24 @@ import (
 	"spiderpool.dev/spiderpool/test/lab/internal/image"
 )
 
-// PauseImage is what containerd keeps a pod's namespaces with.
+// PauseImage is the image of the container that holds a pod's namespaces.
 const PauseImage = "registry.k8s.io/pause:3.10.1"
 
 // CoreDNSImage is the image of the cluster's DNS server.
 const CoreDNSImage = "registry.k8s.io/coredns/coredns:v1.15.0"
 
-// MultusImage has the programs of a thin DaemonSet.
+// MultusImage has the programs of multus' thin DaemonSet.
 const MultusImage = "ghcr.io/k8snetworkplumbingwg/multus-cni:v4.2.3"
 
-// nginxPackages are the files of nginx; the package is not installed, because
-// that would start it on this machine.
+// nginxPackages are the packages of nginx. We unpack them instead of installing them,
+// because their installation starts nginx on this machine.
 var nginxPackages = []string{"nginx", "nginx-common"}
 
-// Inputs is what images are made from.
+// Inputs are the sources of images.
 type Inputs struct {
-	// Programs is the output directory of each module, by its name.
+	// Programs is the output directory of each module, by module name.
 	Programs map[string]string
-	// Nginx is the directory of nginx's files.
+	// Nginx is the directory of the unpacked nginx.
 	Nginx string
 }
 
@@ -51,8 +51,8 @@ var recipes = []recipe{
 	{"k8s.gcr.io/e2e-test-images/echoserver:2.5", echoserver},
 }
 
-// Images builds the lab's images as archives, or finds them built, and returns
-// the archives.
+// Images builds the lab's images unless the cache has them, and returns their
+// archives.
 func (c Cache) Images(ctx context.Context, programs map[string]string, log io.Writer) ([]string, error) {
 	return c.images(ctx, recipes, programs, log)
 }
@@ -94,7 +94,7 @@ func (c Cache) image(name string, spec image.Spec) (string, error) {
 	return archive, image.WriteArchive(archive, name, img)
 }
 
-// identity is a hash of the image's settings and of its files' names, sizes and
+// identity hashes the image's settings and its files' names, sizes and modification
 // times.
 func identity(name string, spec image.Spec) (string, error) {
 	var text strings.Builder
@@ -123,13 +123,13 @@ func identity(name string, spec image.Spec) (string, error) {
 
 const staticBusybox = "/bin/busybox"
 
-// shellApplets are the names under which a shell and its usual companions are
-// found in images that people exec into.
+// shellApplets are the usual names of the shell and its tools, for users of
+// `kubectl exec`.
 var shellApplets = []string{"sh", "ash", "cat", "cp", "date", "echo", "env", "false", "grep", "head", "hostname", "id", "kill",
 	"ln", "ls", "mkdir", "mv", "nc", "nslookup", "ps", "rm", "sed", "sleep", "sort", "stat", "tail", "test", "timeout", "touch",
 	"tr", "traceroute", "true", "uname", "wc", "wget", "xargs"}
 
-// base are the files and directories that programs expect in any image.
+// base has the files and directories expected in any image.
 var base = []image.Add{
 	{Directory: true, Destination: "/tmp", Mode: 0o1777},
 	{Directory: true, Destination: "/run"},
@@ -145,8 +145,8 @@ func shell() []image.Add {
 	return adds
 }
 
-// dynamic puts dynamically linked programs of Debian into a directory, and what
-// they load where they look for it.
+// dynamic adds Debian's dynamically linked programs to a directory, and their
+// libraries to the loader's paths.
 func dynamic(directory string, programs ...string) ([]image.Add, error) {
 	libs, err := libraries(programs...)
 	if err != nil {
@@ -183,12 +183,12 @@ func echoserver(in Inputs) (image.Spec, error) {
 	}, nil
 }
 
-// multus has the layout of the project's own image, without the programs of a
-// thick DaemonSet: those are three quarters of it, and every node unpacks it.
+// multus has the layout of the project's own image, without the programs of the thick
+// DaemonSet. These are three quarters of the image, and every node would unpack them.
 func multus(in Inputs) (image.Spec, error) {
 	const programs = "/usr/src/multus-cni/bin/"
 	add := append(shell(),
-		// install_multus insists on this name.
+		// install_multus requires this name.
 		image.Add{Link: "passthru-cni", Destination: programs + "passthru"},
 		image.Add{Link: programs + "thin_entrypoint", Destination: "/thin_entrypoint"},
 		image.Add{Link: programs + "install_multus", Destination: "/install_multus"})
@@ -207,8 +207,8 @@ func busybox(Inputs) (image.Spec, error) {
 		Env: []string{"PATH=/bin"}}, nil
 }
 
-// nginx is Debian's nginx as the official image runs it, with the tools that the
-// guides call in it.
+// nginx is Debian's nginx, set up like the official image, with the tools used by the
+// guides.
 func nginx(in Inputs) (image.Spec, error) {
 	server, err := dynamic("/usr/sbin", filepath.Join(in.Nginx, "usr/sbin/nginx"))
 	if err != nil {

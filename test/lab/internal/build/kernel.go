@@ -14,19 +14,20 @@ import (
 	"strings"
 )
 
-// KernelPackages are the Debian packages that building the guest kernel needs.
+// KernelPackages are the Debian packages needed to build the guest kernel.
 var KernelPackages = []string{"gcc", "libc6-dev", "make", "flex", "bison", "bc", "xz-utils"}
 
-// kernelSuite is where the kernel's source is from: User Mode Linux catches
-// system calls with seccomp, which makes it several times faster, since 6.16, and
-// the stable release has 6.12. Its own package of unstable lacks NAT.
+// kernelSuite is the source of the guest kernel: Debian unstable. Since 6.16, User Mode
+// Linux catches system calls with seccomp, which makes it several times faster. The
+// stable release has 6.12. We build it ourselves because unstable's binary package
+// lacks NAT.
 const kernelSuite = "deb http://deb.debian.org/debian sid main\n"
 
-// sourcePackage is the name of a package with the source of a kernel.
+// sourcePackage matches the name of a kernel source package.
 var sourcePackage = regexp.MustCompile(`linux-source-[0-9.]+`)
 
-// Kernel builds User Mode Linux as the file config in the directory says, or
-// finds it built, and returns the directory of its one program, "linux".
+// Kernel builds User Mode Linux with the configuration file "config" in the directory,
+// unless the cache has it. It returns the directory of the program "linux".
 func (c Cache) Kernel(ctx context.Context, dir string, log, out io.Writer) (string, error) {
 	key, err := hashDir(dir)
 	if err != nil {
@@ -72,9 +73,8 @@ func (c Cache) Kernel(ctx context.Context, dir string, log, out io.Writer) (stri
 	return dest, errors.Join(os.Rename(ready, dest), os.RemoveAll(work))
 }
 
-// kernelSource downloads the newest kernel of the suite, with apt's own checks of
-// its signature, and returns the archive. This machine's package lists are left
-// alone.
+// kernelSource downloads the suite's newest kernel and returns the archive. apt checks
+// its signature. The package lists of this machine stay unchanged.
 func kernelSource(ctx context.Context, work string, log io.Writer) (string, error) {
 	lists, cache, unpacked := filepath.Join(work, "lists"), filepath.Join(work, "cache"), filepath.Join(work, "unpacked")
 	for _, dir := range []string{filepath.Join(lists, "partial"), filepath.Join(cache, "archives", "partial"), unpacked} {
@@ -97,7 +97,7 @@ func kernelSource(ctx context.Context, work string, log io.Writer) (string, erro
 	}
 	name := sourcePackage.FindString(string(depends))
 	if name == "" {
-		return "", fmt.Errorf("linux-source depends on no kernel: %s", depends)
+		return "", fmt.Errorf("linux-source depends on no kernel source package: %s", depends)
 	}
 	if err := apt(ctx, work, log, append(options, "download", name)...); err != nil {
 		return "", err
@@ -112,7 +112,7 @@ func kernelSource(ctx context.Context, work string, log io.Writer) (string, erro
 	return one(filepath.Join(unpacked, "usr", "src", name+".tar.*"))
 }
 
-// one returns the one file that matches.
+// one returns the single file that matches the pattern.
 func one(pattern string) (string, error) {
 	files, err := filepath.Glob(pattern)
 	if err == nil && len(files) != 1 {
@@ -124,8 +124,8 @@ func one(pattern string) (string, error) {
 	return files[0], nil
 }
 
-// checkConfig returns an error with every line of the wanted configuration that
-// the other one lacks: an option that has gone, or depends on others.
+// checkConfig returns an error that lists every wanted line missing from the built
+// configuration. Such an option was removed from the kernel or depends on others.
 func checkConfig(wanted, got string) error {
 	want, err := os.ReadFile(wanted)
 	if err != nil {
@@ -143,7 +143,7 @@ func checkConfig(wanted, got string) error {
 		}
 	}
 	if len(missing) > 0 {
-		return fmt.Errorf("this kernel does not take from %s: %s", wanted, strings.Join(missing, ", "))
+		return fmt.Errorf("the kernel ignored these lines of %s: %s", wanted, strings.Join(missing, ", "))
 	}
 	return nil
 }

@@ -1,5 +1,5 @@
-// Package cgroup makes and removes control groups, alike on a machine with the
-// unified hierarchy (v2), and on one with a hierarchy for each controller (v1).
+// Package cgroup creates and removes control groups. It handles both the unified
+// hierarchy (v2) and one hierarchy per controller (v1).
 package cgroup
 
 import (
@@ -18,17 +18,17 @@ import (
 
 const mountPoint = "/sys/fs/cgroup"
 
-// Unified says whether this machine has the unified hierarchy alone.
+// Unified reports whether this machine has only the unified hierarchy.
 func Unified() (bool, error) {
 	var fsinfo unix.Statfs_t
 	if err := unix.Statfs(mountPoint, &fsinfo); err != nil {
-		return false, fmt.Errorf("look at %s: %w", mountPoint, err)
+		return false, fmt.Errorf("stat %s: %w", mountPoint, err)
 	}
 	return fsinfo.Type == unix.CGROUP2_SUPER_MAGIC, nil
 }
 
-// Create makes the group, such as "lab/worker1", and those above it, ready to
-// have groups of its own, in every hierarchy.
+// Create creates the group, e.g. "lab/worker1", and its parents in every hierarchy.
+// The group can have child groups.
 func Create(group string) error {
 	roots, err := hierarchies()
 	if err != nil {
@@ -53,9 +53,8 @@ func Create(group string) error {
 	return nil
 }
 
-// Weigh makes the group count as much as that many processes of this machine
-// when they compete for its processors. A group that is not weighed counts as
-// one, however many processes it has.
+// Weigh sets the CPU weight of the group to that of the given number of processes.
+// The default is one process, however many the group contains.
 func Weigh(group string, processes int) error {
 	unified, err := Unified()
 	if err != nil {
@@ -66,7 +65,7 @@ func Weigh(group string, processes int) error {
 		file, unit = filepath.Join(mountPoint, "cpu", group, "cpu.shares"), 1024
 	}
 	if err := os.WriteFile(file, []byte(strconv.Itoa(processes*unit)), 0); err != nil {
-		return fmt.Errorf("weigh control group: %w", err)
+		return fmt.Errorf("set weight of control group: %w", err)
 	}
 	return nil
 }
@@ -86,8 +85,8 @@ func Enter(group string, process int) error {
 	return nil
 }
 
-// Remove removes the group and all below it from every hierarchy. Processes that
-// are ending are waited for until patience has passed.
+// Remove removes the group and its children from every hierarchy. It waits up to
+// patience for ending processes.
 func Remove(group string, patience time.Duration) error {
 	roots, err := hierarchies()
 	if err != nil {
@@ -109,7 +108,7 @@ func Remove(group string, patience time.Duration) error {
 	return nil
 }
 
-// Exists tells whether the group is there in any hierarchy.
+// Exists reports whether any hierarchy has the group.
 func Exists(group string) (bool, error) {
 	roots, err := hierarchies()
 	if err != nil {
@@ -144,8 +143,8 @@ func removeTree(dir string) error {
 	return nil
 }
 
-// hierarchies lists the mount points of all hierarchies, links to others left
-// out.
+// hierarchies lists the mount points of all hierarchies, without symbolic links to
+// others.
 func hierarchies() ([]string, error) {
 	unified, err := Unified()
 	if err != nil {
@@ -171,7 +170,7 @@ func hierarchies() ([]string, error) {
 	return roots, nil
 }
 
-// delegate gives a group's children every controller it has (v2 only).
+// delegate enables all controllers of a group for its children (v2 only).
 func delegate(dir string) error {
 	content, err := os.ReadFile(filepath.Join(dir, "cgroup.controllers"))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -197,7 +196,8 @@ func delegate(dir string) error {
 	return nil
 }
 
-// inherit fills in what a new v1 cpuset needs before a process can enter it.
+// inherit copies the parent's settings into a new v1 cpuset. Without them no process
+// can enter it.
 func inherit(parent, dir string) error {
 	if !strings.HasPrefix(dir, mountPoint+"/cpuset/") {
 		return nil

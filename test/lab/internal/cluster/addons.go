@@ -20,8 +20,8 @@ import (
 //go:embed addons.yaml
 var addons []byte
 
-// applyAddons applies what every cluster has and no program brings along. It
-// does so itself because starting kubectl takes seconds in User Mode Linux.
+// applyAddons applies the objects in addons.yaml. It does not run kubectl, because
+// kubectl takes seconds to start in User Mode Linux.
 func (c *Cluster) applyAddons(ctx context.Context) error {
 	config, err := c.clientConfig()
 	if err != nil {
@@ -48,7 +48,7 @@ func (c *Cluster) applyAddons(ctx context.Context) error {
 			return nil
 		}
 		if err != nil {
-			return fmt.Errorf("read the addons: %w", err)
+			return fmt.Errorf("parse addons.yaml: %w", err)
 		}
 		if err := apply(ctx, objects, mapper, &object); err != nil {
 			return fmt.Errorf("apply %s %s: %w", object.GetKind(), object.GetName(), err)

@@ -15,8 +15,8 @@ import (
 	"spiderpool.dev/spiderpool/test/lab/internal/machine"
 )
 
-// serveAPI has the first node pass on to the control plane what comes to the API
-// server's port.
+// serveAPI forwards connections to the API server's port on the first node to the
+// control plane.
 func (c *Cluster) serveAPI(ctx context.Context) error {
 	target, err := c.target(c.control().Name)
 	if err != nil {
@@ -32,7 +32,7 @@ func (c *Cluster) serveAPI(ctx context.Context) error {
 		return err
 	}
 	c.api = listener
-	// It ends when the machine does.
+	// The goroutine ends with the machine.
 	go func() { _ = machine.Relay(context.WithoutCancel(ctx), listener, c.dialAPI) }()
 	return nil
 }
@@ -42,7 +42,7 @@ func (c *Cluster) dialAPI(ctx context.Context) (net.Conn, error) {
 	return new(net.Dialer).DialContext(ctx, "tcp", c.ControlPlane.String())
 }
 
-// clientConfig is an administrator's configuration of clients of the API.
+// clientConfig is an administrator's client configuration.
 func (c *Cluster) clientConfig() (*rest.Config, error) {
 	config, err := clientcmd.BuildConfigFromFlags("", c.Dir.InnerKubeconfig())
 	if err != nil {

@@ -1,6 +1,6 @@
-// Package cluster is what a lab's machine holds: the simulated network, the nodes
-// of a real Kubernetes on it, and the registry that they pull from. It runs inside
-// the machine and implements machine.Guest.
+// Package cluster runs inside a lab's machine. It holds the simulated network, the
+// nodes of a real Kubernetes cluster and their image registry, and implements
+// machine.Guest.
 package cluster
 
 import (
@@ -24,22 +24,22 @@ import (
 	"spiderpool.dev/spiderpool/test/lab/internal/topology"
 )
 
-// Config is what a cluster is made of and from.
+// Config describes a cluster.
 type Config struct {
 	Dir      state.Dir
 	Topology *topology.Topology
 	// KubeProxyMode is iptables, nftables or ipvs.
 	KubeProxyMode string
-	// Programs, Plugins and Archives are the directory of all programs, that
-	// of the CNI plugins, and the images.
+	// Programs, Plugins and Archives are the directory of all programs, the
+	// directory of the CNI plugins, and the image archives.
 	Programs string
 	Plugins  string
 	Archives []string
-	// Shared are the directories that the programs' files are in.
+	// Shared are the directories of the programs' files.
 	Shared []string
 	// Processor, if set, replaces the nodes' /proc/cpuinfo.
 	Processor string
-	// ControlPlane is where the API server is, seen from this machine.
+	// ControlPlane is the API server's address as seen from this machine.
 	ControlPlane netip.AddrPort
 }
 
@@ -52,29 +52,29 @@ type Cluster struct {
 	// nodes are the first processes of nodes, by name.
 	nodes map[string]*os.Process
 	up    bool
-	// api is where nodes reach the control plane, once it listens.
+	// api forwards connections from the nodes to the control plane, once it listens.
 	api net.Listener
-	// registry is what the nodes pull from, once it listens.
+	// registry is the nodes' image registry, once it listens.
 	registry net.Listener
 	// internet is the web server of the internet host, once it listens.
 	internet net.Listener
 }
 
-// New returns a cluster that is down.
+// New returns a stopped cluster.
 func New(config Config) *Cluster {
 	return &Cluster{Config: config, daemons: daemon.NewSet(config.Dir.Logs()), nodes: map[string]*os.Process{}}
 }
 
-// actions are the steps from nothing to a cluster whose nodes have registered.
-// Their undo is the end of the machine that they are carried out in: see
+// actions are the steps that start the cluster, up to the registration of its nodes.
+// Most have no undo, because the end of the machine removes everything; see
 // machine.Init.
 //
-// What does not depend on each other is started together and waited for once:
-// programs take their time to load, whatever runs beside them.
+// Independent daemons start together and are awaited once, because each takes long
+// to load.
 func (c *Cluster) actions() []action.Action {
 	return slices.Concat(c.network(), []action.Action{
 		{Name: "nodes: namespaces and file systems", Do: c.startNodes},
-		{Name: "nodes: way to the control plane", Do: c.serveAPI},
+		{Name: "nodes: access to the control plane", Do: c.serveAPI},
 		{Name: "image registry", Do: c.serveRegistry},
 		{Name: "internet host: web server", Do: c.serveInternet, Undo: c.closeInternet},
 		c.daemons.Action("containerd: start", c.containerd),
@@ -113,7 +113,7 @@ func (c *Cluster) Place(host string) (machine.Place, error) {
 	names := c.Topology.HostNames()
 	file := filepath.Join("/run/netns", topology.HostNamespace(host))
 	if _, err := os.Stat(file); err != nil {
-		return machine.Place{}, fmt.Errorf("no host %q; there are: %s", host, strings.Join(names, ", "))
+		return machine.Place{}, fmt.Errorf("no host %q; known hosts: %s", host, strings.Join(names, ", "))
 	}
 	return machine.Place{Target: ns.Target{Net: file}, Env: env}, nil
 }
@@ -131,25 +131,25 @@ func (c *Cluster) Daemon(ctx context.Context, name, verb string) error {
 	return c.daemons.Control(ctx, name, verb)
 }
 
-// control is the node that stands for the control plane on the network.
+// control is the node that represents the control plane on the network.
 func (c *Cluster) control() topology.Host { return c.Topology.Nodes[0] }
 
-// target is where a node's programs run.
+// target is the place of a node's programs.
 func (c *Cluster) target(node string) (ns.Target, error) {
 	c.mu.Lock()
 	process := c.nodes[node]
 	c.mu.Unlock()
 	if process == nil {
-		return ns.Target{}, fmt.Errorf("node %s is not there", node)
+		return ns.Target{}, fmt.Errorf("node %s is not running", node)
 	}
 	return ns.Target{Process: process.Pid}, nil
 }
 
-// program is a program of the lab's own build.
+// program returns the path of one of the lab's programs.
 func (c *Cluster) program(name string) string { return filepath.Join(c.Programs, name) }
 
-// joined is the addresses as the comma-separated list that Kubernetes' flags
-// take.
+// joined returns the addresses as a comma-separated list, the format of Kubernetes'
+// flags.
 func joined(addrs []netip.Addr) string {
 	var list []string
 	for _, addr := range addrs {
@@ -158,7 +158,7 @@ func joined(addrs []netip.Addr) string {
 	return strings.Join(list, ",")
 }
 
-// eachNode calls f for every node at the same time.
+// eachNode calls f for all nodes in parallel.
 func (c *Cluster) eachNode(f func(topology.Host) error) error {
 	errs := make([]error, len(c.Topology.Nodes))
 	var all sync.WaitGroup

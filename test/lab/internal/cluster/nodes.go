@@ -20,8 +20,8 @@ import (
 	"spiderpool.dev/spiderpool/test/lab/internal/topology"
 )
 
-// startNodes makes every node that is not there: namespaces, a file system and a
-// control group of its own.
+// startNodes starts every missing node: it creates its namespaces, file system and
+// control group.
 func (c *Cluster) startNodes(context.Context) error {
 	return c.eachNode(func(node topology.Host) error {
 		if _, err := c.target(node.Name); err == nil {
@@ -50,8 +50,8 @@ func (c *Cluster) startNodes(context.Context) error {
 	})
 }
 
-// startNode starts the node's first process and returns when the node can be
-// entered.
+// startNode starts the node's first process. It returns once other processes can
+// enter the node.
 func (c *Cluster) startNode(node topology.Host, config machine.NodeConfig) (*os.Process, error) {
 	text, err := json.Marshal(config)
 	if err != nil {
@@ -88,7 +88,7 @@ func (c *Cluster) startNode(node topology.Host, config machine.NodeConfig) (*os.
 	return cmd.Process, nil
 }
 
-// group is the name of the node's control group.
+// group returns the name of the node's control group.
 func (c *Cluster) group(node topology.Host) string {
 	return c.Dir.Control() + "/" + node.Name
 }
@@ -97,7 +97,7 @@ func (c *Cluster) nodeDir(node topology.Host) string {
 	return filepath.Join(c.Dir.Volatile(), "nodes", node.Name)
 }
 
-// writeNodeFiles writes the files that a node is installed with below root.
+// writeNodeFiles writes the node's initial files below root.
 func (c *Cluster) writeNodeFiles(node topology.Host, root string) error {
 	hosts := "127.0.0.1 localhost\n::1 localhost ip6-localhost\n"
 	for _, other := range c.Topology.Nodes {
@@ -108,8 +108,8 @@ func (c *Cluster) writeNodeFiles(node topology.Host, root string) error {
 	files := map[string]string{
 		"/etc/hostname": node.Name + "\n",
 		"/etc/hosts":    hosts,
-		// No name server is reachable from the lab. Without this line pods
-		// that use the node's would try 127.0.0.1.
+		// The lab has no name server. Without this line, pods with the node's
+		// resolv.conf would try 127.0.0.1.
 		"/etc/resolv.conf": "options attempts:1 timeout:1\n",
 		"/etc/machine-id":  machineID(node),
 	}
@@ -135,7 +135,7 @@ func (c *Cluster) writeNodeFiles(node topology.Host, root string) error {
 	return copyDir(filepath.Join(root, etc), c.Dir.Secrets(node.Name))
 }
 
-// copyDir copies the files of a directory for their owner alone.
+// copyDir copies the files of a directory, readable by their owner only.
 func copyDir(to, from string) error {
 	entries, err := os.ReadDir(from)
 	if err != nil {
@@ -156,11 +156,11 @@ func copyDir(to, from string) error {
 	return nil
 }
 
-// iptablesPrograms are, in a node, those that use the kernel's xtables rather
-// than nf_tables: the latter cannot translate addresses in User Mode Linux.
+// iptablesPrograms are the programs that must use the kernel's xtables instead of
+// nf_tables on a node, because nf_tables cannot translate addresses in User Mode Linux.
 var iptablesPrograms = []string{"iptables", "iptables-save", "iptables-restore", "ip6tables", "ip6tables-save", "ip6tables-restore"}
 
-// replaceLink makes link a symbolic link to target, whatever it was.
+// replaceLink replaces link by a symbolic link to target.
 func replaceLink(target, link string) error {
 	if err := os.MkdirAll(filepath.Dir(link), 0o755); err != nil {
 		return err
@@ -171,7 +171,7 @@ func replaceLink(target, link string) error {
 	return os.Symlink(target, link)
 }
 
-// machineID is the node's, distinct and the same each time.
+// machineID returns the node's machine ID: unique, and the same after each start.
 func machineID(node topology.Host) string {
 	return fmt.Sprintf("%032x\n", []byte(fmt.Sprintf("%16.16s", node.Name)))
 }

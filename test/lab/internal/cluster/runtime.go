@@ -13,7 +13,7 @@ import (
 )
 
 const (
-	// etc is where a node has Kubernetes' configuration.
+	// etc is the directory of a node's Kubernetes configuration.
 	etc              = "/etc/kubernetes"
 	containerdSocket = "/run/containerd/containerd.sock"
 	containerdConfig = "/etc/containerd/config.toml"
@@ -21,19 +21,19 @@ const (
 	proxyConfig      = "/var/lib/kube-proxy-config.yaml"
 )
 
-// environment is that of every daemon: Programs come first, so that containerd
-// finds its shim.
+// environment is the environment of every daemon. The lab's programs come first in
+// PATH, so that containerd finds its shim.
 func (c *Cluster) environment() []string {
 	env := []string{"PATH=" + c.Programs + ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root"}
 	if c.Processor != "" {
-		// In User Mode Linux a page that is touched anew and a signal cost as much as
-		// thousands of instructions: programs keep their pages and are not preempted.
+		// In User Mode Linux, each first touch of a page and each signal cost as much as
+		// thousands of instructions. So programs keep their pages and are not preempted.
 		env = append(env, "GODEBUG=madvdontneed=0,asyncpreemptoff=1")
 	}
 	return env
 }
 
-// runtimeFiles are the configuration files of a node's programs.
+// runtimeFiles are the configuration files of a node's daemons.
 func (c *Cluster) runtimeFiles(node topology.Host) map[string]string {
 	return map[string]string{
 		containerdConfig: fmt.Sprintf(containerdTOML, containerdSocket, build.PauseImage),
@@ -43,9 +43,9 @@ func (c *Cluster) runtimeFiles(node topology.Host) map[string]string {
 	}
 }
 
-// containerdTOML: the socket, the pause image. Layers are dropped once unpacked,
-// because all of it is in memory; restrict_oom_score_adj because root may lack
-// the capability to lower the score.
+// containerdTOML takes the socket and the pause image. containerd discards layers once
+// they are unpacked, because they are in memory. restrict_oom_score_adj is set because
+// root may lack the capability to lower the score.
 const containerdTOML = `version = 3
 root = "/var/lib/containerd"
 state = "/run/containerd"
@@ -70,9 +70,9 @@ state = "/run/containerd"
     runtime_type = "io.containerd.runc.v2"
 `
 
-// kubeletYAML: the control group, the runtime's socket, DNS address and domain,
-// the provider's ID. The lab's file systems are in memory and shared with the
-// machine's, so no pod is ever evicted for them.
+// kubeletYAML takes the control group, the runtime's socket, the DNS address and
+// domain, and the provider ID. Eviction is off: the lab's file systems are in memory
+// and shared with the machine's.
 const kubeletYAML = `apiVersion: kubelet.config.k8s.io/v1beta1
 kind: KubeletConfiguration
 authentication:
@@ -99,8 +99,8 @@ imageGCHighThresholdPercent: 100
 imageGCLowThresholdPercent: 99
 `
 
-// proxyYAML: mode, node name. Zeros leave alone what cannot be set in a network
-// namespace.
+// proxyYAML takes the mode and the node name. Zeros mean that kube-proxy does not set
+// sysctls that a network namespace does not have.
 const proxyYAML = `apiVersion: kubeproxy.config.k8s.io/v1alpha1
 kind: KubeProxyConfiguration
 mode: %q
@@ -128,7 +128,7 @@ func (c *Cluster) nodeAgents() ([]daemon.Spec, error) {
 	})
 }
 
-// perNode makes daemons of every node out of command lines.
+// perNode turns command lines into daemons for every node.
 func (c *Cluster) perNode(commands func(topology.Host) [][]string) ([]daemon.Spec, error) {
 	var specs []daemon.Spec
 	for _, node := range c.Topology.Nodes {
@@ -143,7 +143,7 @@ func (c *Cluster) perNode(commands func(topology.Host) [][]string) ([]daemon.Spe
 	return specs, nil
 }
 
-// waitContainerd waits until every node's containerd listens.
+// waitContainerd waits until containerd listens on every node.
 func (c *Cluster) waitContainerd(ctx context.Context) error {
 	return c.eachNode(func(node topology.Host) error {
 		target, err := c.target(node.Name)
@@ -160,14 +160,14 @@ func (c *Cluster) waitContainerd(ctx context.Context) error {
 	})
 }
 
-// zone is the availability zone of the node's first subnet; empty on a plain
+// zone returns the availability zone of the node's first subnet, or "" on a layer-2
 // network.
 func (c *Cluster) zone(node topology.Host) string {
 	subnet, _ := c.Topology.Subnet(node.Interfaces[0].Subnet)
 	return subnet.Zone
 }
 
-// providerID is the node's name to the cloud that the topology simulates.
+// providerID returns the node's ID in the simulated cloud.
 func (c *Cluster) providerID(node topology.Host) string {
 	if c.Topology.Kind != topology.KindAWS {
 		return "lab:///" + node.Name

@@ -18,14 +18,14 @@ import (
 	"spiderpool.dev/spiderpool/test/lab/internal/vpc"
 )
 
-// network builds the topology's network, and what answers ARP and NDP in it.
+// network builds the topology's network and starts its ARP and NDP responders.
 func (c *Cluster) network() []action.Action {
 	return append(vpc.Actions(c.Topology),
 		c.daemons.Action("network: neighbour service", c.neighbours),
 		action.Action{Name: "network: nodes forward", Do: c.forward})
 }
 
-// neighbours answers ARP and NDP where the topology's network does so itself.
+// neighbours starts the ARP and NDP responders of a VPC.
 func (c *Cluster) neighbours() ([]daemon.Spec, error) {
 	if c.Topology.Kind != topology.KindAWS {
 		return nil, nil
@@ -33,12 +33,12 @@ func (c *Cluster) neighbours() ([]daemon.Spec, error) {
 	return []daemon.Spec{c.self("neighbours")}, nil
 }
 
-// self is a daemon that is a subcommand of the lab's own program.
+// self returns a daemon that runs a subcommand of the lab's program.
 func (c *Cluster) self(command string) daemon.Spec {
 	return daemon.Spec{Name: "lab/" + command, Args: []string{c.Dir.Program(), command}, Env: append(os.Environ(), c.environment()...)}
 }
 
-// forward lets every node route, as Kubernetes asks of nodes.
+// forward enables IP forwarding on every node, a requirement of Kubernetes.
 func (c *Cluster) forward(context.Context) error {
 	return c.eachNode(func(node topology.Host) error {
 		target := ns.Target{Net: filepath.Join("/run/netns", node.Namespace())}
@@ -53,7 +53,7 @@ func (c *Cluster) forward(context.Context) error {
 	})
 }
 
-// serveRegistry offers the lab's images where the topology has the registry.
+// serveRegistry serves the lab's images on the topology's registry host.
 func (c *Cluster) serveRegistry(ctx context.Context) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -90,7 +90,7 @@ func (c *Cluster) serveRegistry(ctx context.Context) error {
 	return nil
 }
 
-// loadBalancer follows Services and Ingresses.
+// loadBalancer starts the load balancers of Services and Ingresses.
 func (c *Cluster) loadBalancer() ([]daemon.Spec, error) {
 	return []daemon.Spec{c.self("load-balancer")}, nil
 }

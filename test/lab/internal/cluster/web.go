@@ -14,8 +14,8 @@ import (
 	"spiderpool.dev/spiderpool/test/lab/internal/topology"
 )
 
-// serveInternet has the internet host answer HTTP with the address that it sees
-// of a client, so that the address of the NAT gateway can be told from a pod's.
+// serveInternet starts a web server on the internet host. It answers with the client's
+// address, so that tests can tell the NAT gateway's address from a pod's.
 func (c *Cluster) serveInternet(ctx context.Context) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -36,7 +36,7 @@ func (c *Cluster) serveInternet(ctx context.Context) error {
 		}
 		fmt.Fprintln(w, client.Addr().Unmap())
 	})}
-	go func() { _ = server.Serve(listener) }() // ends when the listener is closed
+	go func() { _ = server.Serve(listener) }() // ends when listener closes
 	return nil
 }
 

@@ -1,9 +1,9 @@
 // Package controlplane is the lab's Kubernetes control plane: etcd,
-// kube-apiserver, kube-controller-manager and kube-scheduler. It is beside the
-// nodes, as a cloud's managed control plane is: on this machine's own kernel,
-// whatever kernel the nodes are on. Nodes find the API server at an address of
-// the first node, which passes connections on; the API server reaches kubelets
-// and webhooks through that node, as its egress selector tells it to.
+// kube-apiserver, kube-controller-manager and kube-scheduler. Like a cloud's managed
+// control plane it runs outside the nodes: on this machine's kernel, even if the nodes
+// run on another one. Nodes reach the API server at an address of the first node,
+// which forwards the connections. The API server reaches kubelets and webhooks through
+// that node, using its egress selector.
 package controlplane
 
 import (
@@ -26,9 +26,9 @@ import (
 )
 
 const (
-	// Port is the API server's, here and at the first node.
+	// Port is the API server's port, both here and on the first node.
 	Port = 6443
-	// DNSAddress is the address of the cluster's DNS service, DNSDomain its
+	// DNSAddress and DNSDomain are the address of the cluster's DNS service and its
 	// domain.
 	DNSAddress = "10.96.0.10"
 	DNSDomain  = "cluster.local"
@@ -37,21 +37,21 @@ const (
 	serviceIPv6 = "fd00:10:96::/112"
 )
 
-// local is where the API server is to its neighbours.
+// local is the API server's address for the other parts of the control plane.
 var local = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), Port)
 
-// prefix is that of the control plane's daemons' names.
+// prefix begins the names of the control plane's daemons.
 const prefix = "control-plane/"
 
-// Config is what a control plane is made of and from.
+// Config describes a control plane.
 type Config struct {
 	Dir      state.Dir
 	Topology *topology.Topology
 	// Programs is the directory of all programs.
 	Programs string
-	// Endpoint is host:port at which this machine has the API server.
+	// Endpoint is the API server's host:port on this machine.
 	Endpoint string
-	// DialNode connects to an address as the first node does.
+	// DialNode connects to an address from the first node.
 	DialNode func(ctx context.Context, network, address string) (net.Conn, error)
 }
 
@@ -61,23 +61,23 @@ type ControlPlane struct {
 	daemons *daemon.Set
 
 	mu sync.Mutex
-	// egress takes the API server's connections to nodes, once it listens.
+	// egress accepts the API server's connections to nodes, once it listens.
 	egress net.Listener
 	issued bool
 	up     bool
 }
 
-// New returns a control plane that is down.
+// New returns a stopped control plane.
 func New(config Config) *ControlPlane {
 	return &ControlPlane{Config: config, daemons: daemon.NewSet(config.Dir.Logs())}
 }
 
-// actions are the steps to a control plane that is ready. Their undo is the end
-// of the machine.
+// actions are the steps that start the control plane. The end of the machine undoes
+// them.
 func (c *ControlPlane) actions() []action.Action {
 	return []action.Action{
 		{Name: "certificates", Do: c.makeSecrets},
-		{Name: "control plane: way to the nodes", Do: c.openEgress},
+		{Name: "control plane: access to the nodes", Do: c.openEgress},
 		c.daemons.Action("etcd and kube-apiserver: start", c.apiServer),
 		{Name: "kube-apiserver: ready", Do: c.waitAPI},
 		c.daemons.Action("kube-controller-manager and kube-scheduler: start", c.controllers),
@@ -96,7 +96,7 @@ func (c *ControlPlane) Up(ctx context.Context, out io.Writer) error {
 	return nil
 }
 
-// Place implements machine.Guest: the control plane is no place to work in.
+// Place implements machine.Guest. Commands cannot run in the control plane.
 func (c *ControlPlane) Place(string) (machine.Place, error) {
 	return machine.Place{}, errors.New("commands run in the machine with the nodes")
 }
@@ -113,7 +113,7 @@ func (c *ControlPlane) Daemon(ctx context.Context, name, verb string) error {
 	return c.daemons.Control(ctx, name, verb)
 }
 
-// Has tells whether a daemon of that name is one of a control plane's.
+// Has reports whether the daemon belongs to a control plane.
 func Has(name string) bool { return strings.HasPrefix(name, prefix) }
 
 // Dial connects to the API server.
@@ -121,15 +121,15 @@ func (c *ControlPlane) Dial(ctx context.Context) (net.Conn, error) {
 	return new(net.Dialer).DialContext(ctx, "tcp", local.String())
 }
 
-// control is the node that stands for the control plane on the network.
+// control is the node that represents the control plane on the network.
 func (c *ControlPlane) control() topology.Host { return c.Topology.Nodes[0] }
 
-// file is a file of the control plane's own.
+// file returns the path of one of the control plane's own files.
 func (c *ControlPlane) file(name string) string {
 	return filepath.Join(c.Dir.Secrets("control-plane"), name)
 }
 
-// openEgress sets the loopback link up and listens for the API server.
+// openEgress brings up the loopback link and listens for the API server.
 func (c *ControlPlane) openEgress(context.Context) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()

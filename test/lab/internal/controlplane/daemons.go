@@ -15,15 +15,15 @@ import (
 
 const etcdURL = "https://127.0.0.1:2379"
 
-// idleControllers are controllers for what the lab does not have: they would
-// only cost time.
+// idleControllers are the controllers for features that the lab lacks. We disable them
+// to save time.
 var idleControllers = []string{"ephemeral-volume-controller", "horizontal-pod-autoscaler-controller", "node-ipam-controller",
 	"node-route-controller", "persistentvolume-attach-detach-controller", "persistentvolume-binder-controller",
 	"persistentvolume-expander-controller", "persistentvolume-protection-controller", "persistentvolumeclaim-protection-controller",
 	"resourceclaim-controller", "service-lb-controller", "volumeattributesclass-protection-controller"}
 
-// apiServer describes etcd and the API server. etcd's data goes with the lab, so
-// it need not wait for disks.
+// apiServer describes etcd and the API server. etcd's data does not outlive the lab, so
+// etcd does not wait for disks.
 func (c *ControlPlane) apiServer() ([]daemon.Spec, error) {
 	etcd := c.flags("etcd", "",
 		"--name="+c.control().Name,
@@ -49,7 +49,7 @@ func (c *ControlPlane) apiServer() ([]daemon.Spec, error) {
 		"--kubelet-certificate-authority="+c.file("ca.crt"),
 		"--kubelet-client-certificate="+c.file("apiserver-kubelet-client.crt"),
 		"--kubelet-client-key="+c.file("apiserver-kubelet-client.key"),
-		// Names of nodes cannot be resolved in the lab.
+		// Node names do not resolve in the lab.
 		"--kubelet-preferred-address-types=InternalIP",
 		"--service-account-issuer=https://kubernetes.default.svc."+DNSDomain,
 		"--service-account-key-file="+c.file("sa.pub"), "--service-account-signing-key-file="+c.file("sa.key"),
@@ -79,7 +79,7 @@ func (c *ControlPlane) controllers() ([]daemon.Spec, error) {
 	return c.specs(manager, scheduler), nil
 }
 
-// flags is a program of the control plane with its flags.
+// flags builds the command line of a control plane program.
 func (c *ControlPlane) flags(program, kubeconfig string, flags ...string) []string {
 	args := []string{filepath.Join(c.Programs, program)}
 	if kubeconfig != "" {
@@ -89,7 +89,7 @@ func (c *ControlPlane) flags(program, kubeconfig string, flags ...string) []stri
 	return append(args, flags...)
 }
 
-// specs makes daemons out of command lines.
+// specs turns command lines into daemons.
 func (c *ControlPlane) specs(commands ...[]string) []daemon.Spec {
 	var specs []daemon.Spec
 	for _, args := range commands {
@@ -122,7 +122,7 @@ func (c *ControlPlane) waitControllers(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	// A pod can be made once its service account has been.
+	// Pods can be created only after their namespace's service account.
 	return c.daemons.Await(ctx, func(ctx context.Context) error {
 		_, err := client.CoreV1().ServiceAccounts(metav1.NamespaceDefault).Get(ctx, "default", metav1.GetOptions{})
 		return err

@@ -16,7 +16,7 @@ const (
 	egressConfig = "egress.yaml"
 )
 
-// egressYAML has the API server reach the cluster through the socket; see
+// egressYAML sends the API server's connections to the cluster through the socket; see
 // https://kubernetes.io/docs/tasks/extend-kubernetes/setup-konnectivity.
 const egressYAML = `apiVersion: apiserver.k8s.io/v1beta1
 kind: EgressSelectorConfiguration
@@ -32,14 +32,14 @@ egressSelections:
 type dialer func(ctx context.Context, network, address string) (net.Conn, error)
 
 // serveEgress answers HTTP CONNECT requests (RFC 9110, section 9.3.6) on a Unix
-// socket with connections that dial makes, until the listener is closed.
+// socket until the listener is closed. It opens the connections with dial.
 func serveEgress(socket string, dial dialer) (net.Listener, error) {
 	listener, err := net.Listen("unix", socket)
 	if err != nil {
 		return nil, err
 	}
 	server := &http.Server{Handler: dial, ReadHeaderTimeout: 10 * time.Second}
-	go func() { _ = server.Serve(listener) }() // ends when the listener is closed
+	go func() { _ = server.Serve(listener) }() // ends when listener closes
 	return listener, nil
 }
 
@@ -59,7 +59,7 @@ func (dial dialer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, errors.Join(err, to.Close()).Error(), http.StatusInternalServerError)
 		return
 	}
-	// A write that fails means that the API server has gone; splicing sees that too.
+	// If this write fails, the API server has gone; Splice notices that too.
 	_, _ = io.WriteString(from, "HTTP/1.1 200 Connection established\r\n\r\n")
 	machine.Splice(machine.Buffered{Conn: from, Reader: read.Reader}, to)
 }

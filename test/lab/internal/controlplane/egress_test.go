@@ -12,7 +12,7 @@ import (
 	"testing"
 )
 
-// connect asks the proxy for a connection, as the API server does.
+// connect sends the proxy a request, like the API server.
 func connect(t *testing.T, socket, method, address string) (net.Conn, *bufio.Reader, *http.Response) {
 	t.Helper()
 	conn, err := net.Dial("unix", socket)
@@ -29,7 +29,7 @@ func connect(t *testing.T, socket, method, address string) (net.Conn, *bufio.Rea
 	return conn, r, response
 }
 
-func TestEgressConnectsAsTheNodeDoes(t *testing.T) {
+func TestEgressConnectsFromTheNode(t *testing.T) {
 	t.Parallel()
 	socket := filepath.Join(t.TempDir(), "egress.sock")
 	asked := make(chan string, 3)
@@ -58,13 +58,13 @@ func TestEgressConnectsAsTheNodeDoes(t *testing.T) {
 		t.Fatal(err)
 	}
 	if line, err := r.ReadString('\n'); err != nil || line != "hello\n" {
-		t.Errorf("through the connection came %q, %v", line, err)
+		t.Errorf("the connection returned %q, %v", line, err)
 	}
 
 	if _, _, response := connect(t, socket, http.MethodConnect, "172.31.1.1:10250"); response.StatusCode != http.StatusBadGateway {
-		t.Errorf("a connection that cannot be made is answered with %s", response.Status)
+		t.Errorf("CONNECT to an unreachable address: got %s, want 502", response.Status)
 	}
 	if _, _, response := connect(t, socket, http.MethodGet, "/"); response.StatusCode != http.StatusMethodNotAllowed {
-		t.Errorf("GET is answered with %s", response.Status)
+		t.Errorf("GET: got %s, want 405", response.Status)
 	}
 }

@@ -13,9 +13,9 @@ import (
 	"spiderpool.dev/spiderpool/test/lab/internal/topology"
 )
 
-// makeSecrets issues every certificate and writes, for the control plane and each
-// node, the files of its /etc/kubernetes, and the administrator's kubeconfigs for
-// use inside and outside of the machine.
+// makeSecrets issues every certificate. It writes the files of /etc/kubernetes for the
+// control plane and each node, and the administrator's kubeconfigs for use inside and
+// outside the machine.
 func (c *ControlPlane) makeSecrets(context.Context) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -73,10 +73,10 @@ func (c *ControlPlane) makeSecrets(context.Context) error {
 	return admin.write("")
 }
 
-// files are the contents of files by name.
+// files maps file names to contents.
 type files map[string][]byte
 
-// write writes the files below dir, for their owner alone.
+// write writes the files below dir, readable by their owner only.
 func (f files) write(dir string) error {
 	if err := os.MkdirAll(dir, 0o700); dir != "" && err != nil {
 		return err
@@ -108,7 +108,7 @@ func nodeSubject(node topology.Host) pki.Subject {
 	return s
 }
 
-// issuer issues until the first error, which it keeps.
+// issuer issues certificates until the first error, which it keeps.
 type issuer struct {
 	now time.Time
 	err error
@@ -120,7 +120,7 @@ func (i *issuer) files(to files, name string, ca *pki.Authority, subject pki.Sub
 	to[name+".crt"], to[name+".key"] = pair.Cert, pair.Key
 }
 
-// kubeconfig adds a kubeconfig of that name for a user.
+// kubeconfig adds a user's kubeconfig under that name.
 func (i *issuer) kubeconfig(to files, name string, ca *pki.Authority, server, user string, groups ...string) {
 	pair := i.pair(ca, pki.Subject{Name: user, Groups: groups})
 	if i.err == nil {

@@ -1,5 +1,5 @@
-// Package daemon runs programs in the background, as an init system does: one
-// log file each, restarted when they end by themselves, stopped in a group.
+// Package daemon runs programs in the background, like an init system: one log file
+// each, restart after every exit, one process group to stop.
 package daemon
 
 import (
@@ -21,38 +21,37 @@ import (
 )
 
 const (
-	// restartDelay is the pause before a program that ended is started again.
+	// restartDelay is the pause before an ended program is restarted.
 	restartDelay = time.Second
-	// stopGrace is how long a program may take to end when it is asked to.
+	// stopGrace is the time between SIGTERM and SIGKILL.
 	stopGrace = 5 * time.Second
-	// readyPoll is how often something is asked whether it is ready.
+	// readyPoll is the interval between readiness checks.
 	readyPoll = 100 * time.Millisecond
-	// readyPatience is how long it may take, on one slow CPU that is shared.
+	// readyPatience is the limit for readiness, generous for one slow shared CPU.
 	readyPatience = 10 * time.Minute
-	// readyRestarts is how often a daemon may give up waiting for another one.
+	// readyRestarts is how often a daemon may exit while it waits for another one.
 	readyRestarts = 5
 )
 
 // Spec is a program to keep running.
 type Spec struct {
-	// Name is unique, for example "worker1/kubelet"; the log file is named
-	// after it.
+	// Name is unique and names the log file, e.g. "worker1/kubelet".
 	Name   string
 	Target ns.Target
-	// Args is the program's path in the target's file system, and arguments.
+	// Args is the program's path in the target's file system, then its arguments.
 	Args []string
 	// Env is the whole environment.
 	Env []string
 }
 
-// Status is what one daemon does at present.
+// Status is the current state of one daemon.
 type Status struct {
 	Name string `json:"name"`
-	// Process is its ID as the machine sees it; 0 if it does not run.
+	// Process is the process ID inside the machine, or 0 if it does not run.
 	Process  int       `json:"process"`
 	Started  time.Time `json:"started"`
 	Restarts int       `json:"restarts"`
-	// LastExit says how it ended the last time; empty if it has not.
+	// LastExit describes the last exit; empty if there was none.
 	LastExit string `json:"lastExit,omitempty"`
 }
 
@@ -63,7 +62,7 @@ type Set struct {
 	all  map[string]*daemon
 }
 
-// NewSet returns an empty set whose log files go to the directory.
+// NewSet returns an empty set with its log files in the directory.
 func NewSet(logs string) *Set {
 	return &Set{logs: logs, all: map[string]*daemon{}}
 }
@@ -76,7 +75,7 @@ type daemon struct {
 	done    chan struct{} // closed by keep
 }
 
-// Start starts a daemon; one of that name which runs already is left alone.
+// Start starts a daemon. It does nothing if a daemon of that name runs.
 func (s *Set) Start(spec Spec) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -97,7 +96,7 @@ func (s *Set) Start(spec Spec) error {
 	return nil
 }
 
-// Restart starts a daemon again that was stopped, as it was started last.
+// Restart starts a stopped daemon again with its previous Spec.
 func (s *Set) Restart(name string) error {
 	d, err := s.find(name)
 	if err != nil {
@@ -107,7 +106,7 @@ func (s *Set) Restart(name string) error {
 }
 
 // Stop ends daemons: SIGTERM, then SIGKILL after a grace period or at the end of
-// ctx. They stay known.
+// ctx. Restart can start them again.
 func (s *Set) Stop(ctx context.Context, names ...string) error {
 	var daemons []*daemon
 	for _, name := range names {
@@ -136,7 +135,7 @@ func (s *Set) Stop(ctx context.Context, names ...string) error {
 	return nil
 }
 
-// Kill kills a daemon as a crash does; it is restarted.
+// Kill kills a daemon, like a crash. It is restarted.
 func (s *Set) Kill(name string) error {
 	d, err := s.find(name)
 	if err == nil {
@@ -164,7 +163,7 @@ func (s *Set) Status() []Status {
 	return list
 }
 
-// Action is the action that starts daemons.
+// Action returns the action that starts daemons.
 func (s *Set) Action(name string, specs func() ([]Spec, error)) action.Action {
 	return action.Action{Name: name, Do: func(context.Context) error {
 		list, err := specs()
@@ -180,8 +179,8 @@ func (s *Set) Action(name string, specs func() ([]Spec, error)) action.Action {
 	}}
 }
 
-// Await asks until ready returns no error. It gives up when ctx or its patience
-// ends, or one of those daemons ends again and again.
+// Await polls ready until it returns nil. It gives up at the end of ctx, after
+// readyPatience, or if one of the daemons keeps exiting.
 func (s *Set) Await(ctx context.Context, ready func(context.Context) error, names ...string) error {
 	ctx, cancel := context.WithTimeout(ctx, readyPatience)
 	defer cancel()
@@ -205,8 +204,7 @@ func (s *Set) Await(ctx context.Context, ready func(context.Context) error, name
 	}
 }
 
-// Control carries out a verb on a daemon: "stop", "start", or "kill", after which
-// it is restarted.
+// Control runs a verb on a daemon: "stop", "start", or "kill", followed by a restart.
 func (s *Set) Control(ctx context.Context, name, verb string) error {
 	switch verb {
 	case "stop":
@@ -220,8 +218,8 @@ func (s *Set) Control(ctx context.Context, name, verb string) error {
 	}
 }
 
-// Failed returns an error with the end of its log if the daemon was restarted more
-// often than that: waiting for it to become ready is pointless then.
+// Failed returns an error with the end of the daemon's log if it was restarted more
+// often than allowed. It will hardly become ready then.
 func (s *Set) Failed(name string, restarts int) error {
 	d, err := s.find(name)
 	if err != nil {
@@ -270,14 +268,14 @@ func (d *daemon) start(log *os.File) (*exec.Cmd, error) {
 	return cmd, nil
 }
 
-// keep waits for the program and starts it again until the daemon is stopped.
+// keep waits for the program and restarts it until the daemon is stopped.
 func (d *daemon) keep(cmd *exec.Cmd, log *os.File) {
 	defer close(d.done)
 	defer log.Close()
 	for {
 		if cmd != nil {
-			// How it ended is in ProcessState; the log is a file, so there is
-			// no other error to wait for.
+			// ProcessState has the exit status. Wait has no other error, because
+			// the log is a file.
 			_ = cmd.Wait()
 			d.mu.Lock()
 			d.status.Process, d.status.LastExit = 0, cmd.ProcessState.String()
@@ -308,7 +306,7 @@ func (d *daemon) running() bool {
 	}
 }
 
-// end makes keep return when the program has ended.
+// end makes keep return after the program's next exit.
 func (d *daemon) end() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -319,17 +317,17 @@ func (d *daemon) end() {
 	}
 }
 
-// signal signals the program, if it runs.
+// signal sends a signal to the program if it runs.
 func (d *daemon) signal(sig unix.Signal) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.status.Process > 0 {
-		// It may have ended by itself; then there is nothing to signal.
+		// The program may have ended meanwhile; then there is nothing to signal.
 		_ = unix.Kill(d.status.Process, sig)
 	}
 }
 
-// tail returns the last bytes of a file, or why there are none.
+// tail returns the last bytes of a file, or the error from reading it.
 func tail(file string) string {
 	const most = 2000
 	content, err := os.ReadFile(file)

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// sh is a daemon that runs a shell script.
+// sh returns a daemon that runs a shell script.
 func sh(name, script string) Spec {
 	return Spec{Name: name, Args: []string{"/bin/sh", "-c", script}, Env: os.Environ()}
 }
@@ -19,7 +19,7 @@ func eventually(t *testing.T, what string, condition func() bool) {
 	deadline := time.Now().Add(20 * time.Second)
 	for !condition() {
 		if time.Now().After(deadline) {
-			t.Fatalf("never: %s", what)
+			t.Fatalf("timed out waiting for: %s", what)
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
@@ -34,7 +34,7 @@ func one(t *testing.T, s *Set) Status {
 	return list[0]
 }
 
-func TestProgramThatEndsIsStartedAgain(t *testing.T) {
+func TestEndedProgramIsRestarted(t *testing.T) {
 	t.Parallel()
 	s := NewSet(t.TempDir())
 	if err := s.Start(sh("a/b", "sleep 300")); err != nil {
@@ -49,14 +49,14 @@ func TestProgramThatEndsIsStartedAgain(t *testing.T) {
 		return now.Process != 0 && now.Process != first.Process && now.Restarts == 1
 	})
 	if err := s.Failed("a/b", 0); err == nil || !strings.Contains(err.Error(), "signal: killed") {
-		t.Errorf("Failed = %v, want how it ended", err)
+		t.Errorf("Failed = %v, want the exit status", err)
 	}
 	if err := s.Stop(t.Context(), "a/b"); err != nil {
 		t.Fatal(err)
 	}
 }
 
-func TestStoppedProgramStaysStoppedUntilStarted(t *testing.T) {
+func TestStoppedProgramStaysStopped(t *testing.T) {
 	t.Parallel()
 	s := NewSet(t.TempDir())
 	if err := s.Start(sh("x", "exec sleep 300")); err != nil {
@@ -82,7 +82,7 @@ func TestStoppedProgramStaysStoppedUntilStarted(t *testing.T) {
 	}
 }
 
-func TestProgramThatIgnoresTheRequestIsKilled(t *testing.T) {
+func TestProgramIgnoringSIGTERMIsKilled(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	s := NewSet(dir)
@@ -97,11 +97,11 @@ func TestProgramThatIgnoresTheRequestIsKilled(t *testing.T) {
 		t.Fatal(err)
 	}
 	if now := one(t, s); now.LastExit != "signal: killed" {
-		t.Errorf("it ended with %q", now.LastExit)
+		t.Errorf("LastExit = %q", now.LastExit)
 	}
 }
 
-func TestFailureShowsTheEndOfTheLog(t *testing.T) {
+func TestFailureShowsTheLog(t *testing.T) {
 	t.Parallel()
 	s := NewSet(t.TempDir())
 	if err := s.Start(sh("bad", "echo flag --x is unknown; exit 7")); err != nil {

@@ -1,10 +1,10 @@
-// Package image makes, reads and writes container images without a container
-// runtime: from files of this machine to an image, from an archive or a
-// directory to images, from an image to an archive.
+// Package image builds, reads and writes container images without a container
+// runtime: files of this machine become an image, an archive or a directory becomes
+// images, an image becomes an archive.
 //
-// It touches files only; where an image goes is the caller's affair. The same
-// files, modes and settings always give the same digest: owners are root, times
-// are zero, and entries are sorted.
+// It only reads and writes files; the caller moves the images. The same files, modes
+// and settings always give the same digest: all owners are root, all times are zero,
+// and entries are sorted.
 package image
 
 import (
@@ -28,15 +28,15 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/types"
 )
 
-// Spec says what an image consists of.
+// Spec describes an image.
 type Spec struct {
-	// Base is the image to build upon; nil is an empty one.
+	// Base is the base image; nil is an empty one.
 	Base v1.Image
-	// Add is one layer over the base. A later entry replaces an earlier one of
-	// the same destination.
+	// Add is one layer on top of the base. A later entry replaces an earlier one
+	// with the same destination.
 	Add []Add
-	// Entrypoint, Cmd, Env (KEY=VALUE), WorkingDir and User replace or, for
-	// Env, are added to, what the base says; empty leaves that alone.
+	// Entrypoint, Cmd, WorkingDir and User replace the base's settings unless empty.
+	// Env (KEY=VALUE) is appended to the base's.
 	Entrypoint []string
 	Cmd        []string
 	Env        []string
@@ -45,31 +45,30 @@ type Spec struct {
 	Labels     map[string]string
 }
 
-// Add puts a file, a symbolic link or a directory with all that is in it into
-// an image.
+// Add adds a file, a symbolic link, or a directory with its contents to an image.
 type Add struct {
-	// Source is a path on this machine. If it is a directory its contents go
-	// to Destination.
+	// Source is a path on this machine. The contents of a directory go to
+	// Destination.
 	Source string
-	// Link, if set, makes Destination a symbolic link to it; there is no
-	// Source then.
+	// Link makes Destination a symbolic link to this path, unless empty. Source is
+	// empty then.
 	Link string
-	// Text, if set, is the content of a file; there is no Source then.
+	// Text is the content of a file, unless empty. Source is empty then.
 	Text string
-	// Directory makes Destination an empty directory; there is no Source then.
+	// Directory makes Destination an empty directory. Source is empty then.
 	Directory bool
 	// Destination is an absolute path in the image.
 	Destination string
-	// Mode is the permission of the file, or of every regular file of the
-	// directory; zero keeps that of the source.
+	// Mode is the permission of the file, or of every regular file in the directory.
+	// Zero keeps the source's mode.
 	Mode fs.FileMode
 }
 
-// ParseAdd reads "SRC:DST" or "SRC:DST:MODE", MODE being octal.
+// ParseAdd reads "SRC:DST" or "SRC:DST:MODE", with MODE in octal.
 func ParseAdd(text string) (Add, error) {
 	parts := strings.Split(text, ":")
 	if len(parts) < 2 || len(parts) > 3 || parts[0] == "" {
-		return Add{}, fmt.Errorf("--add %q: want SRC:DST or SRC:DST:MODE, for example bin/agent:/usr/bin/agent:755", text)
+		return Add{}, fmt.Errorf("--add %q: want SRC:DST or SRC:DST:MODE, e.g. bin/agent:/usr/bin/agent:755", text)
 	}
 	add := Add{Source: parts[0], Destination: parts[1]}
 	if !path.IsAbs(add.Destination) {
@@ -78,15 +77,15 @@ func ParseAdd(text string) (Add, error) {
 	if len(parts) == 3 {
 		mode, err := strconv.ParseUint(parts[2], 8, 12)
 		if err != nil {
-			return Add{}, fmt.Errorf("--add %q: mode %q must be octal, for example 755", text, parts[2])
+			return Add{}, fmt.Errorf("--add %q: mode %q must be octal, e.g. 755", text, parts[2])
 		}
 		add.Mode = fs.FileMode(mode)
 	}
 	return add, nil
 }
 
-// Build makes the image. It reads every source once now, and again whenever the
-// image's layer is read.
+// Build builds the image. It reads every source once now, and again for each read of
+// the layer.
 func Build(spec Spec) (v1.Image, error) {
 	img := spec.Base
 	if img == nil {
@@ -97,8 +96,8 @@ func Build(spec Spec) (v1.Image, error) {
 		if err != nil {
 			return nil, err
 		}
-		// Images of the lab live for minutes and are pulled over a veth:
-		// compressing them well costs more than it saves.
+		// Images of the lab live for minutes and cross only a veth pair, so better
+		// compression costs more than it saves.
 		layer, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return stream(entries), nil },
 			tarball.WithCompressionLevel(gzip.BestSpeed), tarball.WithMediaType(types.OCILayer))
 		if err != nil {
@@ -119,7 +118,7 @@ func configure(img v1.Image, spec Spec) (v1.Image, error) {
 	file = file.DeepCopy()
 	file.OS, file.Architecture = "linux", "amd64"
 	if len(spec.Entrypoint) > 0 {
-		// As docker does: a new entrypoint does not take the base's arguments.
+		// Like docker: a new entrypoint clears the base's arguments.
 		file.Config.Entrypoint, file.Config.Cmd = spec.Entrypoint, nil
 	}
 	if len(spec.Cmd) > 0 {
@@ -141,8 +140,8 @@ func configure(img v1.Image, spec Spec) (v1.Image, error) {
 	return mutate.ConfigFile(img, file)
 }
 
-// WriteArchive writes the image under the name as an archive that `docker load`
-// and `lab image load` take. The file appears whole or not at all.
+// WriteArchive writes the image under the name as an archive for `docker load` and
+// `lab image load`. The write is atomic.
 func WriteArchive(file, ref string, img v1.Image) error {
 	tag, err := name.NewTag(ref)
 	if err != nil {
@@ -165,14 +164,14 @@ func WriteArchive(file, ref string, img v1.Image) error {
 	return os.Rename(partial.Name(), file)
 }
 
-// entry is one header of the layer and where its content comes from.
+// entry is one header of the layer and the source of its content.
 type entry struct {
 	header *tar.Header
 	source string
 	text   string
 }
 
-// collect lists what the additions put where, parents first.
+// collect lists the layer's entries by destination, parents first.
 func collect(adds []Add) ([]entry, error) {
 	byPath := map[string]entry{}
 	put := func(e entry) {
@@ -214,9 +213,9 @@ func collect(adds []Add) ([]entry, error) {
 	return entries, nil
 }
 
-// walk puts the source, or all that is below it, at the destination.
+// walk adds the source, or everything below it, at the destination.
 func walk(add Add, destination string, put func(entry)) error {
-	root, err := os.Stat(add.Source) // a source that is a link means what it points to
+	root, err := os.Stat(add.Source) // Stat follows a source that is a symbolic link
 	if err != nil {
 		return err
 	}
@@ -265,7 +264,7 @@ func header(info fs.FileInfo, name string, mode fs.FileMode) *tar.Header {
 	return &tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: int64(mode), Size: info.Size()}
 }
 
-// stream writes the entries as a tar file while it is read.
+// stream returns a reader that produces the entries as a tar file.
 func stream(entries []entry) io.ReadCloser {
 	r, w := io.Pipe()
 	go func() { w.CloseWithError(writeTar(w, entries)) }()

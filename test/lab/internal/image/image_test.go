@@ -15,7 +15,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 )
 
-func TestParseAddRefusesWhatItCannotMean(t *testing.T) {
+func TestParseAddRefusesInvalidText(t *testing.T) {
 	t.Parallel()
 	for _, text := range []string{"", "a", ":/b", "a:b", "a:/b:9", "a:/b:755:c"} {
 		if add, err := ParseAdd(text); err == nil {
@@ -44,7 +44,7 @@ func TestSameFilesGiveSameDigest(t *testing.T) {
 		digests = append(digests, digest.String())
 	}
 	if digests[0] != digests[1] {
-		t.Errorf("two builds of equal trees: %s and %s", digests[0], digests[1])
+		t.Errorf("equal trees have digests %s and %s", digests[0], digests[1])
 	}
 }
 
@@ -139,7 +139,7 @@ func TestOpenReadsEveryFormat(t *testing.T) {
 	}
 }
 
-func TestArchiveThatClimbsOutIsRefused(t *testing.T) {
+func TestArchiveEntryOutsideIsRefused(t *testing.T) {
 	t.Parallel()
 	file := filepath.Join(t.TempDir(), "evil.tar")
 	f, err := os.Create(file)
@@ -177,7 +177,7 @@ func tree(t *testing.T) string {
 	return dir
 }
 
-// listing is the text form of an image's file system layers.
+// listing returns the text form of an image's layers.
 func listing(t *testing.T, img v1.Image) string {
 	t.Helper()
 	layers, err := img.Layers()

@@ -16,20 +16,19 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 )
 
-// Named is an image and the names that it came with.
+// Named is an image and its names in the archive.
 type Named struct {
 	Names []string
 	Image v1.Image
 }
 
-// refAnnotation is where `docker save`, skopeo and buildkit put an image's name
-// in an OCI index.
+// refAnnotation is the annotation for an image's name in an OCI index, used by
+// `docker save`, skopeo and buildkit.
 var refAnnotations = []string{"io.containerd.image.name", "org.opencontainers.image.ref.name"}
 
 // Open reads the images of a docker archive, an OCI archive, a directory with an
-// OCI layout, or a directory that is a root file system (one image without a
-// name). close removes what it unpacked; call it when the images are no longer
-// needed.
+// OCI layout, or a root file system (one image without a name). Call close when the
+// images are no longer needed; it removes unpacked files.
 func Open(source string) (images []Named, close func() error, err error) {
 	nothing := func() error { return nil }
 	info, err := os.Stat(source)
@@ -80,7 +79,7 @@ func openDocker(file string) ([]Named, error) {
 			}
 			tag = &parsed
 		} else if len(manifest) > 1 {
-			return nil, fmt.Errorf("read %s: it holds several images, and one has no name", file)
+			return nil, fmt.Errorf("read %s: it has several images, and one has no name", file)
 		}
 		img, err := tarball.Image(opener, tag)
 		if err != nil {
@@ -101,13 +100,13 @@ func openLayout(dir string) ([]Named, error) {
 		return nil, fmt.Errorf("read OCI layout %s: %w", dir, err)
 	}
 	if len(images) == 0 {
-		return nil, fmt.Errorf("read OCI layout %s: no image for linux/amd64 in it", dir)
+		return nil, fmt.Errorf("read OCI layout %s: it has no image for linux/amd64", dir)
 	}
 	return images, nil
 }
 
-// imagesOf lists the index's images for this platform, those of nested indexes
-// under the nested index's names.
+// imagesOf lists the index's images for this platform. Images of a nested index get
+// the nested index's name.
 func imagesOf(index v1.ImageIndex, inherited []string) ([]Named, error) {
 	manifest, err := index.IndexManifest()
 	if err != nil {
@@ -144,7 +143,7 @@ func imagesOf(index v1.ImageIndex, inherited []string) ([]Named, error) {
 	return images, nil
 }
 
-// contains tells whether the tar file has an entry of that name.
+// contains reports whether the tar file has an entry of that name.
 func contains(file, entry string) (bool, error) {
 	f, err := os.Open(file)
 	if err != nil {
@@ -165,8 +164,8 @@ func contains(file, entry string) (bool, error) {
 	}
 }
 
-// unpack writes the regular files of a tar file below a directory, and nothing
-// outside of it.
+// unpack writes the regular files of a tar file below a directory. It refuses paths
+// that leave the directory.
 func unpack(file, dir string) error {
 	f, err := os.Open(file)
 	if err != nil {
