@@ -62,6 +62,13 @@ func TestParseReportsEveryBadEntry(t *testing.T) {
 	}
 }
 
+func TestGivenVersionOutranksSubnet(t *testing.T) {
+	_, err := Parse([]string{"fd00::1"}, Bounds{Version: 4, Subnet: netip.MustParsePrefix("fd00::/64")})
+	if err == nil || !strings.Contains(err.Error(), "is IPv6, but the IP version here is 4") {
+		t.Errorf("got %v", err)
+	}
+}
+
 func FuzzParse(f *testing.F) {
 	for _, seed := range []string{
 		"", "10.0.0.1", "10.0.0.1-10.0.0.9", "10.0.0.9-10.0.0.1", "fd00::1-fd00::f", "fe80::1%eth0", "::ffff:10.0.0.1",
