@@ -45,7 +45,7 @@ func drawTruth(t *rapid.T) truth {
 // facts is what is observed of it: all, or less.
 func (now truth) facts(t *rapid.T, complete bool) Facts {
 	seen := func(what string) bool { return complete || rapid.Bool().Draw(t, "sees the "+what) }
-	f := Facts{Sandbox: NoAnswer}
+	var f Facts
 	if seen("pod") {
 		switch {
 		case now.podGone:
@@ -108,7 +108,7 @@ func TestSweepsEndWithoutLeaksAndWithoutVictims(t *testing.T) {
 					truths[l.Addr] = truth{sandboxLives: true}
 				}
 			}
-			swept, changes, _ := Sweep(block, func(l lease.Lease) Facts { return truths[l.Addr].facts(t, complete) }, p, now)
+			swept, changes := Sweep(block, func(l lease.Lease) Facts { return truths[l.Addr].facts(t, complete) }, p, now)
 			for _, c := range changes {
 				if truths[c.Lease.Addr].sandboxLives && c.Lease.State == lease.InUse {
 					t.Fatalf("round %d ended the lease of a live sandbox: %+v", round, c)

@@ -28,7 +28,7 @@ func TestNodeProvesOnlyItsOwnLeases(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			f := Facts{Pod: Pod{Presence: Gone}, Node: tt.node, Sandbox: NoAnswer}
+			f := Facts{Pod: Pod{Presence: Gone}, Node: tt.node}
 			if v := Judge(tt.lease, f, policy(), now); v.Action != tt.want {
 				t.Errorf("verdict is %+v, want the action %v", v, tt.want)
 			}

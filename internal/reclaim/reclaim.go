@@ -109,10 +109,9 @@ type Sandbox int
 
 // Sandboxes.
 const (
-	NotAsked   Sandbox = iota
-	NoAnswer           // the agent or the runtime cannot be reached
-	Present            // the runtime has it, or the agent is adding an interface to it
-	NotPresent         // neither
+	SandboxUnknown Sandbox = iota // the controller judges, or the runtime cannot be reached
+	Present                       // the runtime has it, or the agent is adding an interface to it
+	NotPresent                    // neither
 )
 
 // Owner is whom an address is fixed for.
@@ -137,7 +136,6 @@ type Action int
 // Actions.
 const (
 	Keep   Action = iota
-	Ask           // ask the node's agent about the sandbox and judge again
 	Retain        // keep the address for its owner (lease.Block.Retain)
 	Free          // hand the address out again (lease.Block.Reclaim)
 )
@@ -270,9 +268,6 @@ func prove(v Verdict, l lease.Lease, f Facts) Verdict {
 		return v
 	case f.Sandbox == NotPresent:
 		v.Message += fmt.Sprintf(", and node %s has no sandbox %s", l.Node, l.ContainerID)
-		return v
-	case f.Sandbox == NotAsked:
-		v.Action = Ask
 		return v
 	}
 	return Verdict{Keep, NoProof, fmt.Sprintf(

@@ -59,8 +59,11 @@ func TestVerdicts(t *testing.T) {
 	}
 	other := func(f *Facts, _ *Policy) { f.OtherSandbox = true }
 	notReady := func(f *Facts, _ *Policy) { f.Node.Ready = false }
-	nodeGone := func(f *Facts, _ *Policy) { f.Node = Node{Presence: Gone}; f.Sandbox = NoAnswer }
-	fenced := func(f *Facts, _ *Policy) { f.Node = Node{Presence: Exists, OutOfService: true}; f.Sandbox = NoAnswer }
+	nodeGone := func(f *Facts, _ *Policy) { f.Node = Node{Presence: Gone}; f.Sandbox = SandboxUnknown }
+	fenced := func(f *Facts, _ *Policy) {
+		f.Node = Node{Presence: Exists, OutOfService: true}
+		f.Sandbox = SandboxUnknown
+	}
 	owner := func(o Owner) func(*Facts, *Policy) { return func(f *Facts, _ *Policy) { f.Owner = o } }
 	type changes = []func(*Facts, *Policy)
 
@@ -80,35 +83,34 @@ func TestVerdicts(t *testing.T) {
 		{"quarantined", lease.Lease{State: lease.Quarantined}, changes{gone}, Keep, NotHeld, "Quarantined"},
 
 		{"pod unread", inUse(), changes{func(f *Facts, _ *Policy) { f.Pod = Pod{} }, sandbox(NotPresent)}, Keep, PodUnknown, "could not be read"},
-		{"pod gone, agent to ask", inUse(), changes{gone, sandbox(NotAsked)}, Ask, PodGone, "pod default/web-0 does not exist"},
 		{"pod gone, sandbox gone", inUse(), changes{gone, sandbox(NotPresent)}, Free, PodGone, "does not exist, and node worker1 has no sandbox c1"},
 		{"pod gone, sandbox alive", inUse(), changes{gone}, Keep, SandboxAlive, "but node worker1 still has sandbox c1"},
-		{"pod gone, agent away", inUse(), changes{gone, sandbox(NoAnswer)}, Keep, NoProof, "node.kubernetes.io/out-of-service"},
+		{"pod gone, agent away", inUse(), changes{gone, sandbox(SandboxUnknown)}, Keep, NoProof, "node.kubernetes.io/out-of-service"},
 		{"pod gone, node gone", inUse(), changes{gone, nodeGone}, Free, PodGone, "and node worker1 does not exist"},
 		{"pod gone, node fenced", inUse(), changes{gone, fenced}, Free, PodGone, "has the taint node.kubernetes.io/out-of-service"},
 		{"pod gone, node said to be gone but its agent has the sandbox", inUse(), changes{gone, nodeGone, sandbox(Present)}, Keep, SandboxAlive, "still has"},
 		{"pod gone, node fenced but its agent has the sandbox", inUse(), changes{gone, fenced, sandbox(Present)}, Keep, SandboxAlive, "still has"},
-		{"pod gone, node not ready", inUse(), changes{gone, notReady, sandbox(NoAnswer)}, Keep, NoProof, "does not say whether sandbox c1 is gone"},
-		{"node unread", inUse(), changes{gone, func(f *Facts, _ *Policy) { f.Node = Node{} }, sandbox(NoAnswer)}, Keep, NoProof, ""},
+		{"pod gone, node not ready", inUse(), changes{gone, notReady, sandbox(SandboxUnknown)}, Keep, NoProof, "does not say whether sandbox c1 is gone"},
+		{"node unread", inUse(), changes{gone, func(f *Facts, _ *Policy) { f.Node = Node{} }, sandbox(SandboxUnknown)}, Keep, NoProof, ""},
 		{"node gone but the pod is still there", inUse(), changes{nodeGone}, Keep, PodAlive, ""},
 		{"lease of no node", func() lease.Lease { l := inUse(); l.Node = ""; return l }(), changes{gone, nodeGone}, Keep, NoProof, ""},
 		{"pod of another UID", inUse(), changes{func(f *Facts, _ *Policy) { f.Pod.UID = "uid2" }, sandbox(NotPresent)}, Free, PodReplaced,
 			"now has UID uid2, the lease is of uid1"},
 		{"pod of another UID, sandbox alive", inUse(), changes{func(f *Facts, _ *Policy) { f.Pod.UID = "uid2" }}, Keep, SandboxAlive, ""},
 		{"succeeded", inUse(), changes{func(f *Facts, _ *Policy) { f.Pod.Phase = "Succeeded" }, sandbox(NotPresent)}, Free, PodSucceeded, "succeeded"},
-		{"failed", inUse(), changes{func(f *Facts, _ *Policy) { f.Pod.Phase = "Failed" }, sandbox(NotAsked)}, Ask, PodFailed, "failed"},
+		{"failed", inUse(), changes{func(f *Facts, _ *Policy) { f.Pod.Phase = "Failed" }, sandbox(NotPresent)}, Free, PodFailed, "failed"},
 		{"old sandbox of a live pod that has another", inUse(), changes{sandbox(NotPresent), other}, Free, SandboxGone, "has another sandbox than c1 now"},
 		{"no sandbox of a live pod", inUse(), changes{sandbox(NotPresent)}, Keep, PodAlive, "has it"},
 
-		{"terminating in time", inUse(), changes{terminating(-time.Second), sandbox(NotAsked)}, Keep, PodAlive, ""},
+		{"terminating in time", inUse(), changes{terminating(-time.Second), sandbox(SandboxUnknown)}, Keep, PodAlive, ""},
 		{"terminating too long", inUse(), changes{terminating(90 * time.Second), sandbox(NotPresent)}, Free, PodTerminating,
 			"should have terminated 1m30s ago on node worker1, which is ready"},
 		{"terminating too long, sandbox alive", inUse(), changes{terminating(time.Hour)}, Keep, SandboxAlive, ""},
-		{"terminating within the delay", inUse(), changes{terminating(time.Minute), sandbox(NotAsked), func(_ *Facts, p *Policy) { p.TerminatingDelay = 2 * time.Minute }},
+		{"terminating within the delay", inUse(), changes{terminating(time.Minute), sandbox(SandboxUnknown), func(_ *Facts, p *Policy) { p.TerminatingDelay = 2 * time.Minute }},
 			Keep, PodAlive, ""},
-		{"terminating beyond the delay", inUse(), changes{terminating(2 * time.Minute), sandbox(NotAsked), func(_ *Facts, p *Policy) { p.TerminatingDelay = 2 * time.Minute }},
-			Ask, PodTerminating, ""},
-		{"terminating, not on ready nodes", inUse(), changes{terminating(time.Hour), sandbox(NotAsked), func(_ *Facts, p *Policy) { p.ZombieOnReadyNode = false }},
+		{"terminating beyond the delay", inUse(), changes{terminating(2 * time.Minute), sandbox(NotPresent), func(_ *Facts, p *Policy) { p.TerminatingDelay = 2 * time.Minute }},
+			Free, PodTerminating, ""},
+		{"terminating, not on ready nodes", inUse(), changes{terminating(time.Hour), sandbox(SandboxUnknown), func(_ *Facts, p *Policy) { p.ZombieOnReadyNode = false }},
 			Keep, PodAlive, ""},
 		{"terminating, not on nodes that are not ready", inUse(), changes{terminating(time.Hour), fenced, func(_ *Facts, p *Policy) { p.ZombieOnNotReadyNode = false }},
 			Keep, PodAlive, ""},
@@ -121,28 +123,28 @@ func TestVerdicts(t *testing.T) {
 			Keep, PodAlive, "not taken back on nodes that are not ready"},
 		{"terminating, fixed address, another sandbox", fixed(inUse()), changes{terminating(time.Hour), sandbox(NotPresent), other}, Retain, SandboxGone, ""},
 		{"terminating, fixed address, no sandbox", fixed(inUse()), changes{terminating(time.Hour), sandbox(NotPresent)}, Keep, PodAlive, ""},
-		{"terminating, node not ready", inUse(), changes{terminating(time.Hour), notReady, sandbox(NoAnswer)}, Keep, NoProof, "which is not ready"},
+		{"terminating, node not ready", inUse(), changes{terminating(time.Hour), notReady, sandbox(SandboxUnknown)}, Keep, NoProof, "which is not ready"},
 		{"terminating, node not ready but its agent answers", inUse(), changes{terminating(time.Hour), notReady, sandbox(NotPresent)}, Free, PodTerminating, ""},
 		{"terminating, node fenced", inUse(), changes{terminating(time.Hour), fenced}, Free, PodTerminating, "out-of-service"},
-		{"terminating, fixed address", fixed(inUse()), changes{terminating(time.Hour), sandbox(NotAsked)}, Keep, PodAlive, ""},
+		{"terminating, fixed address", fixed(inUse()), changes{terminating(time.Hour), sandbox(SandboxUnknown)}, Keep, PodAlive, ""},
 
 		{"retained, and replaced", retained(inUse()), changes{func(f *Facts, _ *Policy) { f.Replaced = true }}, Free, FixedReplaced,
 			"Pod/default/web-0, which it waits for, has another IPv4 address for eth0"},
 		{"in use, and its owner has another", fixed(inUse()), changes{func(f *Facts, _ *Policy) { f.Replaced = true }}, Keep, PodAlive, ""},
 
-		{"runs without an address, not switched on", inUse(), changes{func(f *Facts, _ *Policy) { f.Pod.HasAddress = false }, sandbox(NotAsked)}, Keep, PodAlive, ""},
+		{"runs without an address, not switched on", inUse(), changes{func(f *Facts, _ *Policy) { f.Pod.HasAddress = false }, sandbox(SandboxUnknown)}, Keep, PodAlive, ""},
 		{"runs without an address, not switched on, sandbox gone", inUse(), changes{func(f *Facts, _ *Policy) { f.Pod.HasAddress = false }, sandbox(NotPresent)},
 			Keep, PodAlive, "without one in status.podIPs are not taken back"},
 		{"runs without an address, sandbox gone", inUse(), changes{func(f *Facts, p *Policy) { f.Pod.HasAddress, p.RunningPodWithoutAddress = false, true }, sandbox(NotPresent)},
 			Free, PodWithoutAddress, "without an address in status.podIPs"},
-		{"runs without an address", inUse(), changes{func(f *Facts, p *Policy) { f.Pod.HasAddress, p.RunningPodWithoutAddress = false, true }, sandbox(NotAsked)},
-			Ask, PodWithoutAddress, "without an address in status.podIPs"},
+		{"runs without an address, sandbox unknown", inUse(), changes{func(f *Facts, p *Policy) { f.Pod.HasAddress, p.RunningPodWithoutAddress = false, true }, sandbox(SandboxUnknown)},
+			Keep, NoProof, "without an address in status.podIPs"},
 		{"starts without an address", inUse(), changes{func(f *Facts, p *Policy) {
 			f.Pod.HasAddress, f.Pod.Phase, p.RunningPodWithoutAddress = false, "Pending", true
-		}, sandbox(NotAsked)}, Keep, PodAlive, ""},
+		}, sandbox(SandboxUnknown)}, Keep, PodAlive, ""},
 
 		{"fixed, pod gone", fixed(inUse()), changes{gone, sandbox(NotPresent)}, Retain, PodGone, ""},
-		{"fixed, pod gone, no proof", fixed(inUse()), changes{gone, sandbox(NoAnswer)}, Keep, NoProof, ""},
+		{"fixed, pod gone, no proof", fixed(inUse()), changes{gone, sandbox(SandboxUnknown)}, Keep, NoProof, ""},
 		{"fixed, pod and owner gone", fixed(inUse()), changes{gone, sandbox(NotPresent), owner(OwnerGone)}, Free, PodGone, ""},
 		{"fixed, pod gone, owner unread", fixed(inUse()), changes{gone, sandbox(NotPresent), owner(OwnerUnknown)}, Retain, PodGone, ""},
 		{"fixed, pod gone, switched off", fixed(inUse()), changes{gone, sandbox(NotPresent), func(_ *Facts, p *Policy) { p.FixedForStatefulSet = false }}, Free, PodGone, ""},
@@ -196,7 +198,7 @@ func drawFacts(t *rapid.T) Facts {
 			HasAddress: rapid.Bool().Draw(t, "has address"),
 		},
 		Node:    Node{presence("node object"), rapid.Bool().Draw(t, "ready"), rapid.Bool().Draw(t, "out of service")},
-		Sandbox: Sandbox(rapid.IntRange(0, 3).Draw(t, "sandbox")),
+		Sandbox: Sandbox(rapid.IntRange(0, 2).Draw(t, "sandbox")),
 		Owner:   Owner(rapid.IntRange(0, 3).Draw(t, "owner")),
 	}
 	if rapid.Bool().Draw(t, "terminating") {
@@ -220,10 +222,7 @@ func TestNothingIsEndedWithoutProof(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		l, f, p := drawLease(t), drawFacts(t), drawPolicy(t)
 		v := Judge(l, f, p, now)
-		if v.Action == Keep || v.Action == Ask {
-			if v.Action == Ask && (f.Sandbox != NotAsked || l.State != lease.InUse) {
-				t.Fatalf("asks again: %+v", v)
-			}
+		if v.Action == Keep {
 			return
 		}
 		if !p.Enabled {
@@ -263,7 +262,7 @@ func TestIgnoranceNeverEndsALease(t *testing.T) {
 		case 2:
 			less.Owner = OwnerUnknown
 		case 3:
-			less.Sandbox = NoAnswer
+			less.Sandbox = SandboxUnknown
 			if f.Sandbox == Present {
 				less.Node = Node{}
 			}
@@ -278,7 +277,7 @@ func TestIgnoranceNeverEndsALease(t *testing.T) {
 func TestSweepChangesABlockOnce(t *testing.T) {
 	t.Parallel()
 	block := lease.Block{Base: netip.MustParseAddr("10.0.0.0"), Version: "7"}
-	for i, pod := range []string{"alive", "gone", "asked", "fixed"} {
+	for i, pod := range []string{"alive", "gone", "unproven", "fixed"} {
 		l := inUse()
 		l.Addr = netip.AddrFrom4([4]byte{10, 0, 0, byte(i)})
 		l.Pod = "default/" + pod
@@ -288,13 +287,13 @@ func TestSweepChangesABlockOnce(t *testing.T) {
 		block.Leases = append(block.Leases, l)
 	}
 	before := slices.Clone(block.Leases)
-	swept, changes, ask := Sweep(block, func(l lease.Lease) Facts {
+	swept, changes := Sweep(block, func(l lease.Lease) Facts {
 		f := alive()
 		switch l.Pod {
 		case "default/gone", "default/fixed":
 			f.Pod, f.Sandbox = Pod{Presence: Gone}, NotPresent
-		case "default/asked":
-			f.Pod, f.Sandbox = Pod{Presence: Gone}, NotAsked
+		case "default/unproven":
+			f.Pod, f.Sandbox = Pod{Presence: Gone}, SandboxUnknown
 		}
 		return f
 	}, policy(), now)
@@ -307,9 +306,6 @@ func TestSweepChangesABlockOnce(t *testing.T) {
 	}
 	if len(changes) != 2 || changes[0].Lease.Pod != "default/gone" || changes[0].Action != Free || changes[1].Action != Retain {
 		t.Errorf("changes are %+v", changes)
-	}
-	if len(ask) != 1 || ask[0].Pod != "default/asked" {
-		t.Errorf("to ask about: %+v", ask)
 	}
 	if !slices.Equal(block.Leases, before) || swept.Version != "7" || swept.Validate() != nil {
 		t.Errorf("the block became %+v, swept %+v", block, swept)

@@ -23,16 +23,13 @@ func (c Change) String() string {
 }
 
 // Sweep judges every lease of a block by the facts that are known of it. It
-// returns the block to write, the changes in it, by which it differs from b, and
-// the leases about which an agent must be asked first.
-func Sweep(b lease.Block, facts func(lease.Lease) Facts, p Policy, now time.Time) (swept lease.Block, changes []Change, ask []lease.Lease) {
+// returns the block to write and the changes by which it differs from b.
+func Sweep(b lease.Block, facts func(lease.Lease) Facts, p Policy, now time.Time) (swept lease.Block, changes []Change) {
 	swept = b
 	for _, l := range b.Leases {
 		v := Judge(l, facts(l), p, now)
 		changed := false
 		switch v.Action {
-		case Ask:
-			ask = append(ask, l)
 		case Retain:
 			swept, changed = swept.Retain(l, now)
 		case Free:
@@ -42,5 +39,5 @@ func Sweep(b lease.Block, facts func(lease.Lease) Facts, p Policy, now time.Time
 			changes = append(changes, Change{l, v})
 		}
 	}
-	return swept, changes, ask
+	return swept, changes
 }

@@ -97,7 +97,7 @@ func sweep(s *stage, a arguments) error {
 		return err
 	}
 	for _, b := range s.Store.All() {
-		swept, changes, _ := reclaim.Sweep(b, s.facts, policy, s.Now())
+		swept, changes := reclaim.Sweep(b, s.facts, policy, s.Now())
 		if len(changes) == 0 {
 			continue
 		}

@@ -176,11 +176,11 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 		return ctrl.Result{}, r.remove(ctx, object)
 	}
 	// 2. The caches know of nothing to take back.
-	if _, changes, _ := reclaim.Sweep(block, r.cached.of(ctx), r.options.Policy, now); len(changes) == 0 {
+	if _, changes := reclaim.Sweep(block, r.cached.of(ctx), r.options.Policy, now); len(changes) == 0 {
 		return ctrl.Result{RequeueAfter: r.next(ctx, block, now)}, nil
 	}
 	// 3. The API server says the same.
-	swept, changes, _ := reclaim.Sweep(block, r.live.of(ctx), r.options.Policy, now)
+	swept, changes := reclaim.Sweep(block, r.live.of(ctx), r.options.Policy, now)
 	if len(changes) == 0 {
 		return ctrl.Result{RequeueAfter: r.next(ctx, block, now)}, nil
 	}
