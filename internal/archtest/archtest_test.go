@@ -92,12 +92,12 @@ var rules = []struct {
 	},
 	{
 		decisions.packages,
-		[]string{"go4.org/netipx"},
+		[]string{"go4.org/netipx", "golang.org/x/sync/singleflight"},
 		"decisions are values and functions: no I/O, clock, Kubernetes or netlink",
 	},
 	{
 		[]string{"internal/ipam"},
-		[]string{"go4.org/netipx"},
+		[]string{"go4.org/netipx", "golang.org/x/sync/singleflight"},
 		"use cases declare the ports that they need; adapters bring the libraries",
 	},
 }

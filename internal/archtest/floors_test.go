@@ -20,7 +20,7 @@ type floor struct {
 var decisions = floor{
 	"Decisions",
 	[]string{"internal/inet", "internal/ipset", "internal/wire", "internal/cniconf", "internal/netplan", "internal/pool", "internal/lease", "internal/reclaim",
-		"internal/policy", "internal/service", "internal/flow", "internal/cloud", "internal/autopool"},
+		"internal/policy", "internal/service", "internal/flow", "internal/cloud", "internal/autopool", "internal/readcache"},
 	"values and decisions: no I/O, no clock, no Kubernetes",
 }
 
@@ -32,7 +32,7 @@ var floors = []floor{
 	{"Use cases", []string{"internal/ipam"}, "add, delete, check and gc; they declare the ports that they need"},
 	{
 		"Adapters",
-		[]string{"internal/kube", "internal/linux", "internal/rpc", "internal/atomicfile", "internal/readcache",
+		[]string{"internal/kube", "internal/linux", "internal/rpc", "internal/atomicfile",
 			"internal/cloud/aws", "internal/cloud/http", "internal/cloud/iaas", "internal/cloud/cloudtest"},
 		"API server, kernel, unix socket, files, clouds",
 	},
