@@ -18,6 +18,7 @@ import (
 
 	"spiderpool.dev/spiderpool/internal/linux"
 	"spiderpool.dev/spiderpool/internal/netplan"
+	"spiderpool.dev/spiderpool/internal/readcache"
 )
 
 const (
@@ -59,8 +60,7 @@ type Upkeep struct {
 
 	suspects map[string]time.Time // what looks left over, since when
 	shown    string               // the findings that were reported last
-	parents  []netplan.Parent     // that attachments name
-	read     time.Time            // when they were read
+	parents  *readcache.Cache[struct{}, []netplan.Parent]
 	// missingKinds are kinds of links that the kernel is not known to make.
 	missingKinds []string
 }

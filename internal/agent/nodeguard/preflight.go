@@ -7,6 +7,7 @@ import (
 
 	"spiderpool.dev/spiderpool/internal/linux"
 	"spiderpool.dev/spiderpool/internal/netplan"
+	"spiderpool.dev/spiderpool/internal/readcache"
 )
 
 // preflight raises what it may, and reports what the node lacks then, when that is
@@ -44,16 +45,15 @@ func (u *Upkeep) preflight(ctx context.Context, host *linux.Namespace) {
 
 // measureParents returns the interfaces that attachments name, as they are.
 func (u *Upkeep) measureParents(ctx context.Context, host *linux.Namespace) []netplan.Parent {
-	if now := u.Now(); now.Sub(u.read) >= parentsInterval {
-		parents, err := u.Parents(ctx)
-		if err != nil {
-			u.Log.Debug("cannot read the network attachments of this node's pools", "err", err)
-		} else {
-			u.parents, u.read = parents, now
-		}
+	if u.parents == nil {
+		u.parents = &readcache.Cache[struct{}, []netplan.Parent]{TTL: parentsInterval, Now: u.Now}
+	}
+	parents, err := u.parents.Get(ctx, struct{}{}, u.Parents)
+	if err != nil {
+		u.Log.Debug("cannot read the network attachments of this node's pools", "err", err)
 	}
 	var out []netplan.Parent
-	for _, p := range u.parents {
+	for _, p := range parents {
 		mtu, err := host.MTU(p.Name)
 		if err != nil {
 			u.Log.Warn("cannot look at an interface that pods' are made on", "err", err)
