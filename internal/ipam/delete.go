@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"spiderpool.dev/spiderpool/internal/lease"
@@ -23,7 +22,7 @@ func (s *Service) Delete(ctx context.Context, req wire.DeleteRequest) error {
 	if err == nil {
 		return nil
 	}
-	if keepErr := s.keep(release); keepErr != nil {
+	if keepErr := s.Journal.Add(release); keepErr != nil {
 		return &wire.Error{
 			Code:    wire.CodeTryAgainLater,
 			Msg:     fmt.Sprintf("the addresses of interface %s of pod %s/%s can be neither released nor noted for later", req.Interface, req.PodNamespace, req.PodName),
@@ -80,52 +79,19 @@ func (s *Service) showRelease(r Release) {
 func (s *Service) Replay(ctx context.Context) (left int, err error) {
 	releases, unreadable := s.Journal.All()
 	for i, r := range releases {
-		s.beginReplay(r.Attachment)
-		// An ADD may have wanted the interface after all since All was called.
-		if err := s.release(ctx, r, func() bool { return s.Journal.Has(r.Attachment) }); err != nil {
+		// Since All, an ADD may have removed the release: the interface is in use again.
+		// After that, a DEL may have added a new release, which a later Replay commits.
+		current := func() bool { return s.Journal.Generation(r.Attachment) == r.Generation }
+		if err := s.release(ctx, r, current); err != nil {
 			return len(releases) - i, errors.Join(unreadable, err)
 		}
-		if err := s.endReplay(); err != nil {
+		if err := s.Journal.Remove(r.Attachment, r.Generation); err != nil {
 			return len(releases) - i, errors.Join(unreadable, err)
 		}
 		s.Log.Info("committed a release that was kept on disk",
 			"namespace", r.Namespace, "pod", r.Pod, "container", r.ContainerID, "interface", r.Interface)
 	}
 	return 0, unreadable
-}
-
-// replaying is the attachment whose release Replay is about to commit and forget.
-// The zero value is ready.
-type replaying struct {
-	mu sync.Mutex
-	at lease.Attachment
-	// again: a release of it was kept since. An ADD may have got the interface
-	// addresses anew and a DEL be waiting for them, in the same place of the journal.
-	again bool
-}
-
-// keep puts a release into the journal.
-func (s *Service) keep(r Release) error {
-	s.replaying.mu.Lock()
-	defer s.replaying.mu.Unlock()
-	s.replaying.again = s.replaying.again || r.Attachment == s.replaying.at
-	return s.Journal.Add(r)
-}
-
-func (s *Service) beginReplay(at lease.Attachment) {
-	s.replaying.mu.Lock()
-	defer s.replaying.mu.Unlock()
-	s.replaying.at, s.replaying.again = at, false
-}
-
-// endReplay forgets the release, unless another one was kept in its place.
-func (s *Service) endReplay() error {
-	s.replaying.mu.Lock()
-	defer s.replaying.mu.Unlock()
-	if s.replaying.again {
-		return nil
-	}
-	return s.Journal.Remove(s.replaying.at)
 }
 
 // quarantine is how long an address is not handed out that a foreign host answers

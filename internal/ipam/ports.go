@@ -191,13 +191,14 @@ type Events interface {
 
 // Journal keeps releases that could not be committed, across restarts.
 type Journal interface {
-	// Add keeps the release; when it returns, it is on disk.
+	// Add keeps the release in place of an earlier one of its attachment, and gives
+	// it a new generation. When Add returns, the release is on disk.
 	Add(r Release) error
-	// Remove forgets the release, if it is there.
-	Remove(at lease.Attachment) error
-	// Has reports whether a release of the attachment is kept. It does not wait for
-	// the disk.
-	Has(at lease.Attachment) bool
+	// Generation returns the generation of the release kept for the attachment, or 0
+	// if none is. It does not wait for the disk.
+	Generation(at lease.Attachment) uint64
+	// Remove deletes the release if it is still of that generation.
+	Remove(at lease.Attachment, generation uint64) error
 	// All returns what is kept. With an error it returns what could be read.
 	All() ([]Release, error)
 }
@@ -206,6 +207,9 @@ type Journal interface {
 type Release struct {
 	lease.Attachment
 	Namespace, Pod, PodUID string
+	// Generation tells a release of the Journal from later ones of the same
+	// attachment. The Journal assigns it; it ignores the value passed to Add.
+	Generation uint64
 }
 
 // Observer counts what happens, for metrics.

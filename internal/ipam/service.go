@@ -44,7 +44,6 @@ type Service struct {
 	MinLeaseAge time.Duration
 
 	shown     shown
-	replaying replaying
 	poolReads poolReads
 }
 
@@ -86,14 +85,15 @@ func (s *Service) Add(ctx context.Context, req wire.AddRequest) (wire.AddReply, 
 // restore keeps the release again.
 func (s *Service) supersede(at wire.Attachment) (restore func(), err error) {
 	release := releaseOf(at)
-	if !s.Journal.Has(release.Attachment) {
+	generation := s.Journal.Generation(release.Attachment)
+	if generation == 0 {
 		return func() {}, nil
 	}
-	if err := s.Journal.Remove(release.Attachment); err != nil {
+	if err := s.Journal.Remove(release.Attachment, generation); err != nil {
 		return nil, &wire.Error{Code: wire.CodeInternal, Msg: "forget the former release of the interface", Details: err.Error()}
 	}
 	return func() {
-		if err := s.keep(release); err != nil {
+		if err := s.Journal.Add(release); err != nil {
 			s.Log.Error("cannot keep a release on disk again; the next DEL or reclaim has to do it",
 				"namespace", at.PodNamespace, "pod", at.PodName, "container", at.ContainerID, "interface", at.Interface, "err", err)
 		}

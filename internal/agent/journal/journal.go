@@ -40,7 +40,8 @@ type Journal struct {
 	// what is kept does not wait for the disk.
 	disk sync.Mutex
 	mu   sync.Mutex
-	keys map[string]struct{} // names of the files
+	last uint64            // generation given
+	keys map[string]uint64 // generation of the release, by the name of its file
 }
 
 // record is the content of a file.
@@ -64,11 +65,11 @@ func Open(dir string) (*Journal, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the directory of the journal: %w", err)
 	}
-	j := &Journal{dir: dir, keys: map[string]struct{}{}}
+	j := &Journal{dir: dir, keys: map[string]uint64{}}
 	for _, entry := range entries {
 		switch {
 		case strings.HasSuffix(entry.Name(), suffix):
-			j.keys[entry.Name()] = struct{}{}
+			j.set(entry.Name())
 		case strings.HasPrefix(entry.Name(), unfinished):
 			if err := os.Remove(filepath.Join(dir, entry.Name())); err != nil {
 				return nil, fmt.Errorf("tidy the directory of the journal: %w", err)
@@ -98,20 +99,26 @@ func (j *Journal) Add(r ipam.Release) error {
 	if err := j.write(name, content); err != nil {
 		return fmt.Errorf("keep a release: %w", err)
 	}
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	j.keys[name] = struct{}{}
+	j.set(name)
 	return nil
 }
 
-// Has implements ipam.Journal.
-func (j *Journal) Has(at lease.Attachment) bool { return j.has(fileName(at)) }
+// Generation implements ipam.Journal.
+func (j *Journal) Generation(at lease.Attachment) uint64 { return j.generation(fileName(at)) }
 
-func (j *Journal) has(name string) bool {
+func (j *Journal) generation(name string) uint64 {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	_, ok := j.keys[name]
-	return ok
+	return j.keys[name]
+}
+
+// set gives the file its next generation. Generations start anew with the process,
+// because no ADD and no replay outlives it.
+func (j *Journal) set(name string) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.last++
+	j.keys[name] = j.last
 }
 
 func (j *Journal) forget(name string) {
@@ -148,11 +155,11 @@ func syncNames(dir string) error {
 }
 
 // Remove implements ipam.Journal.
-func (j *Journal) Remove(at lease.Attachment) error {
+func (j *Journal) Remove(at lease.Attachment, generation uint64) error {
 	j.disk.Lock()
 	defer j.disk.Unlock()
 	name := fileName(at)
-	if !j.has(name) {
+	if kept := j.generation(name); kept == 0 || kept != generation {
 		return nil
 	}
 	if err := os.Remove(filepath.Join(j.dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -185,7 +192,7 @@ func (j *Journal) All() ([]ipam.Release, error) {
 		}
 		releases = append(releases, ipam.Release{
 			Attachment: lease.Attachment{ContainerID: r.ContainerID, Interface: r.Interface},
-			Namespace:  r.Namespace, Pod: r.Pod, PodUID: r.PodUID,
+			Namespace:  r.Namespace, Pod: r.Pod, PodUID: r.PodUID, Generation: j.generation(name),
 		})
 	}
 	return releases, errors.Join(errs...)

@@ -3,10 +3,12 @@ package journal_test
 import (
 	"os"
 	"path/filepath"
-	"reflect"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"spiderpool.dev/spiderpool/internal/agent/journal"
 	"spiderpool.dev/spiderpool/internal/ipam"
@@ -38,7 +40,7 @@ func all(t *testing.T, j *journal.Journal) []ipam.Release {
 	return releases
 }
 
-func TestReleasesAreFoundAgainUntilTheyAreRemoved(t *testing.T) {
+func TestReleasesSurviveReopening(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "releases")
 	j := open(t, dir)
 	want := []ipam.Release{release("c1", "eth0"), release("c1", "net1"), release("../../etc/passwd", "eth0")}
@@ -51,14 +53,15 @@ func TestReleasesAreFoundAgainUntilTheyAreRemoved(t *testing.T) {
 		return strings.Compare(a.ContainerID+a.Interface, b.ContainerID+b.Interface)
 	})
 	j = open(t, dir)
-	if got := all(t, j); !reflect.DeepEqual(got, want) || j.Len() != len(want) {
-		t.Errorf("got %+v, want %+v", got, want)
+	if diff := cmp.Diff(want, all(t, j), cmpopts.IgnoreFields(ipam.Release{}, "Generation")); diff != "" || j.Len() != len(want) {
+		t.Errorf("%d releases; want (-), got (+):\n%s", j.Len(), diff)
 	}
 	for _, r := range want {
-		if err := j.Remove(r.Attachment); err != nil {
+		generation := j.Generation(r.Attachment)
+		if err := j.Remove(r.Attachment, generation); err != nil {
 			t.Fatal(err)
 		}
-		if err := j.Remove(r.Attachment); err != nil {
+		if err := j.Remove(r.Attachment, generation); err != nil {
 			t.Errorf("second Remove: %v", err)
 		}
 	}
@@ -67,7 +70,28 @@ func TestReleasesAreFoundAgainUntilTheyAreRemoved(t *testing.T) {
 	}
 }
 
-func TestWhatACrashLeftHalfWrittenIsNoRelease(t *testing.T) {
+func TestRemoveKeepsLaterGeneration(t *testing.T) {
+	j := open(t, t.TempDir())
+	r := release("c1", "eth0")
+	if err := j.Add(r); err != nil {
+		t.Fatal(err)
+	}
+	replayed, err := j.All()
+	if err != nil || len(replayed) != 1 {
+		t.Fatalf("got %v, %v", replayed, err)
+	}
+	if err := j.Add(r); err != nil {
+		t.Fatal(err)
+	}
+	if err := j.Remove(r.Attachment, replayed[0].Generation); err != nil {
+		t.Fatal(err)
+	}
+	if j.Len() != 1 {
+		t.Error("the release added during the replay is lost")
+	}
+}
+
+func TestOpenRemovesUnfinishedFiles(t *testing.T) {
 	dir := t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, "unfinished-1"), []byte(`{"containerID":"c`), 0o600); err != nil {
 		t.Fatal(err)
@@ -80,7 +104,7 @@ func TestWhatACrashLeftHalfWrittenIsNoRelease(t *testing.T) {
 	}
 }
 
-func TestADamagedFileIsReportedAndDoesNotHideTheOthers(t *testing.T) {
+func TestDamagedFileIsReportedOnce(t *testing.T) {
 	dir := t.TempDir()
 	if err := open(t, dir).Add(release("c1", "eth0")); err != nil {
 		t.Fatal(err)
@@ -97,12 +121,12 @@ func TestADamagedFileIsReportedAndDoesNotHideTheOthers(t *testing.T) {
 	if again := all(t, j); len(again) != 1 || j.Len() != 1 {
 		t.Errorf("reported again, or the other was lost: %+v", again)
 	}
-	if !j.Has(release("c1", "eth0").Attachment) || j.Has(release("c2", "eth0").Attachment) {
-		t.Error("Has does not tell what is kept")
+	if kept, other := j.Generation(release("c1", "eth0").Attachment), j.Generation(release("c2", "eth0").Attachment); kept == 0 || other != 0 {
+		t.Errorf("generations %d of the kept release and %d of none", kept, other)
 	}
 }
 
-func TestAReleaseThatCannotBeKeptIsAnError(t *testing.T) {
+func TestAddFailsWithoutDirectory(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "releases")
 	j := open(t, dir)
 	if err := os.RemoveAll(dir); err != nil {

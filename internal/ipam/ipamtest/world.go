@@ -469,28 +469,32 @@ func (p worldPort) Reclaimed(pod ipam.Pod, message string) {
 // memoryJournal is a journal that outlives a service, as a disk does.
 type memoryJournal struct {
 	mu       sync.Mutex
+	last     uint64 // generation
 	releases map[lease.Attachment]ipam.Release
 }
 
 func (j *memoryJournal) Add(r ipam.Release) error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
+	j.last++
+	r.Generation = j.last
 	j.releases[r.Attachment] = r
 	return nil
 }
 
-func (j *memoryJournal) Remove(at lease.Attachment) error {
+func (j *memoryJournal) Generation(at lease.Attachment) uint64 {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	delete(j.releases, at)
-	return nil
+	return j.releases[at].Generation
 }
 
-func (j *memoryJournal) Has(at lease.Attachment) bool {
+func (j *memoryJournal) Remove(at lease.Attachment, generation uint64) error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	_, ok := j.releases[at]
-	return ok
+	if j.releases[at].Generation == generation {
+		delete(j.releases, at)
+	}
+	return nil
 }
 
 func (j *memoryJournal) All() ([]ipam.Release, error) {
