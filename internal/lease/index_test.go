@@ -1,0 +1,57 @@
+package lease
+
+import (
+	"net/netip"
+	"slices"
+	"testing"
+
+	"spiderpool.dev/spiderpool/internal/inet"
+)
+
+func TestHashSeparatesItsParts(t *testing.T) {
+	t.Parallel()
+	if hash("a", "bc") == hash("ab", "c") || hash("a") == hash("a", "") {
+		t.Error("two different lists have one hash")
+	}
+}
+
+// TestBlocksOfOthersAreTakenInHashOrder fills three blocks that another node created. Every node has an order of
+// its own for them, so that two nodes seldom write one block.
+func TestBlocksOfOthersAreTakenInHashOrder(t *testing.T) {
+	t.Parallel()
+	x := newIndex(t, "10.0.0.0-10.0.0.47")
+	bases := []netip.Addr{addr("10.0.0.0"), addr("10.0.0.16"), addr("10.0.0.32")}
+	for _, base := range bases {
+		held := Lease{Addr: base, State: InUse, Pool: "a", Since: start, Holder: Holder{Attachment: Attachment{"c", "eth0"}}}
+		x.Put(Block{Base: base, Node: "other", Version: "1", Leases: []Lease{held}}, start)
+	}
+	slices.SortFunc(bases, func(a, b netip.Addr) int {
+		if hash("node", a.String()) < hash("node", b.String()) {
+			return -1
+		}
+		return 1
+	})
+	var got []netip.Addr
+	for i := range 3 * (inet.BlockSize - 1) {
+		base := inet.BlockOf(addr(one(t, x, start, request(string(rune('A'+i)), "a"))))
+		if !slices.Contains(got, base) {
+			got = append(got, base)
+		}
+	}
+	if !slices.Equal(got, bases) {
+		t.Errorf("took %v, want %v", got, bases)
+	}
+}
+
+func TestReplacedPoolLeavesNothingBehind(t *testing.T) {
+	t.Parallel()
+	x := newIndex(t, "10.0.0.0-10.0.0.15")
+	one(t, x, start, request("p", "a"))
+	for range 3 {
+		x.SetPool("a", set(t, "10.0.0.0-10.0.0.14"))
+		x.SetPool("a", set(t, "10.0.0.0-10.0.0.15"))
+	}
+	if k := x.blocks[addr("10.0.0.0")]; len(k.entries) != 1 || k.entries[0].pool != x.pools["a"] {
+		t.Errorf("the block belongs to %d pools, want only to the present one", len(k.entries))
+	}
+}
