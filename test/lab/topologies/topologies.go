@@ -1,5 +1,5 @@
-// Package topologies holds the networks that the lab can build, one YAML file each, compiled into the lab's binary so
-// that it finds them wherever it runs, inside User Mode Linux too. The file's base name is the topology's name.
+// Package topologies embeds the lab's networks, one YAML file each, so that the lab finds them anywhere, even inside
+// User Mode Linux. The file's base name is the topology's name.
 package topologies
 
 import "embed"

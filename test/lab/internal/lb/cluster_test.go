@@ -69,7 +69,7 @@ func nodePortService(name string, targetPort int) *corev1.Service {
 	}
 }
 
-// endpoints are a Service's EndpointSlice; an address that begins with "!" is not ready.
+// endpoints returns a Service's EndpointSlice. The prefix "!" marks an address that is not ready.
 func endpoints(service string, port int32, addrs ...string) *discoveryv1.EndpointSlice {
 	slice := &discoveryv1.EndpointSlice{
 		ObjectMeta: metav1.ObjectMeta{
@@ -106,7 +106,7 @@ func addrPorts(texts ...string) []netip.AddrPort {
 	return all
 }
 
-// guideSnapshot is the cluster at the end of the guide.
+// guideSnapshot returns the cluster state at the end of the guide.
 func guideSnapshot(t *testing.T) snapshot {
 	return snapshot{
 		services: []*corev1.Service{

@@ -12,14 +12,14 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 )
 
-// snapshot is what the cluster says.
+// snapshot is the state of the cluster.
 type snapshot struct {
 	services  []*corev1.Service
 	ingresses []*networkingv1.Ingress
 	slices    []*discoveryv1.EndpointSlice
 }
 
-// compile turns what the cluster says into load balancers, ordered by key, and what it cannot do into problems.
+// compile turns the cluster state into load balancers, ordered by key. Unsupported settings become problems.
 func (s snapshot) compile() ([]*balancer, []problem) {
 	var balancers []*balancer
 	var problems []problem
@@ -91,7 +91,7 @@ func (s snapshot) network(service *corev1.Service) (*balancer, error) {
 		}
 		b.forwards = append(b.forwards, forward{
 			protocol: protocol, port: uint16(port.Port), targets: s.targets(service.Namespace, service.Name, port),
-			preserve: preserve || protocol == "udp", // AWS preserves it for UDP always
+			preserve: preserve || protocol == "udp", // AWS always preserves it for UDP
 		})
 	}
 	return b, nil
@@ -137,7 +137,7 @@ func (s snapshot) application(ingress *networkingv1.Ingress) (*balancer, error) 
 	return b, nil
 }
 
-// merge adds a load balancer, or the rules of one that has the same key.
+// merge adds a load balancer, or adds its rules to the load balancer with the same key.
 func merge(balancers []*balancer, b *balancer) []*balancer {
 	at := slices.IndexFunc(balancers, func(other *balancer) bool { return other.key == b.key })
 	if at < 0 {
@@ -149,8 +149,8 @@ func merge(balancers []*balancer, b *balancer) []*balancer {
 	return balancers
 }
 
-// sortRules puts the most specific first: with a host before without, exact paths before prefixes, long before short.
-// Rules that are alike keep their order, and the first of them wins.
+// sortRules orders rules by specificity: rules with a host first, exact paths before prefixes, long paths before short
+// ones. Equal rules keep their order, and the first one wins.
 func sortRules(rules []rule) {
 	rank := func(r rule) int {
 		rank := 0
@@ -172,7 +172,7 @@ func sortRules(rules []rule) {
 // backend resolves the Service of an Ingress path.
 func (s snapshot) backend(namespace string, backend networkingv1.IngressBackend) ([]netip.AddrPort, error) {
 	if backend.Service == nil {
-		return nil, fmt.Errorf("only services can be targets")
+		return nil, fmt.Errorf("the backend must be a service")
 	}
 	for _, service := range s.services {
 		if service.Namespace != namespace || service.Name != backend.Service.Name {
@@ -204,7 +204,7 @@ func (s snapshot) targets(namespace, service string, port corev1.ServicePort) []
 				continue
 			}
 			for _, text := range endpoint.Addresses {
-				if addr, err := netip.ParseAddr(text); err == nil { // FQDN slices have other texts
+				if addr, err := netip.ParseAddr(text); err == nil { // FQDN slices have host names
 					targets = append(targets, netip.AddrPortFrom(addr, number))
 				}
 			}
@@ -235,10 +235,10 @@ func parseRanges(texts []string) ([]netip.Prefix, error) {
 	return ranges, nil
 }
 
-// annotations of a Service or an Ingress.
+// annotations are the annotations of a Service or an Ingress.
 type annotations map[string]string
 
-// oneOf returns the annotation's value, or the first that is allowed if there is none.
+// oneOf returns the annotation's value. Without the annotation it returns the first allowed value.
 func (a annotations) oneOf(key string, allowed ...string) (string, error) {
 	value, found := a[key]
 	if !found {
@@ -250,11 +250,11 @@ func (a annotations) oneOf(key string, allowed ...string) (string, error) {
 	return value, nil
 }
 
-// common reads what both kinds of load balancer have, each under its own annotation.
+// common reads the settings shared by both kinds of load balancer, each under its own annotation.
 func (a annotations) common(b *balancer, targetType, scheme, addressType string) error {
-	// "instance" is what AWS assumes if the annotation is absent.
+	// AWS defaults to "instance".
 	if a[targetType] != targetTypeIP {
-		return fmt.Errorf("annotation %s: %q: the lab has targets of type %q only; set it", targetType, a[targetType], targetTypeIP)
+		return fmt.Errorf("annotation %s: %q: the lab has only targets of type %q; set the annotation", targetType, a[targetType], targetTypeIP)
 	}
 	value, err := a.oneOf(scheme, schemeInternal, schemeInternetFacing)
 	if err != nil {
@@ -266,7 +266,7 @@ func (a annotations) common(b *balancer, targetType, scheme, addressType string)
 	return err
 }
 
-// attribute reads a boolean of a comma-separated list of name=value.
+// attribute reads a boolean from a comma-separated list of name=value.
 func (a annotations) attribute(key, name string) (bool, error) {
 	for pair := range strings.SplitSeq(a[key], ",") {
 		attribute, value, _ := strings.Cut(strings.TrimSpace(pair), "=")

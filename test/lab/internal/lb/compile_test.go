@@ -12,7 +12,7 @@ import (
 	"spiderpool.dev/spiderpool/test/lab/internal/netfilter"
 )
 
-func TestGuideCompilesToOneLoadBalancerOfEachKind(t *testing.T) {
+func TestGuideMakesOneOfEachKind(t *testing.T) {
 	balancers, problems := guideSnapshot(t).compile()
 	if len(problems) > 0 {
 		t.Fatalf("problems %v", problems)
@@ -27,7 +27,7 @@ func TestGuideCompilesToOneLoadBalancerOfEachKind(t *testing.T) {
 	forward := nlb.forwards[0]
 	if forward.protocol != "tcp" || forward.port != 80 || !forward.preserve ||
 		!slices.Equal(forward.targets, addrPorts("172.31.28.31:80", "172.31.32.184:80")) {
-		t.Errorf("got %+v; the endpoint that is not ready must not be in it", forward)
+		t.Errorf("got %+v, want no endpoint that is not ready", forward)
 	}
 	if alb.key != "ingress/default/k8s-app-ingress" || !alb.internetFacing || len(alb.rules) != 2 {
 		t.Fatalf("got %+v", alb)
@@ -38,7 +38,7 @@ func TestGuideCompilesToOneLoadBalancerOfEachKind(t *testing.T) {
 	}
 }
 
-func TestAnnotationsOfAServiceAreFollowedOrRefused(t *testing.T) {
+func TestServiceAnnotationsAreAppliedOrRefused(t *testing.T) {
 	for _, test := range []struct{ name, key, value, want string }{
 		{"internal is the default scheme", nlbScheme, "", "facing=false dual=false preserve=true ranges=[]"},
 		{"internal", nlbScheme, "internal", "facing=false dual=false preserve=true ranges=[]"},
@@ -50,7 +50,7 @@ func TestAnnotationsOfAServiceAreFollowedOrRefused(t *testing.T) {
 			"facing=true dual=false preserve=true ranges=[198.51.100.0/24 2001:db8::/32]"},
 		{"bad scheme", nlbScheme, "public", `aws-load-balancer-scheme: "public" is none of internal, internet-facing`},
 		{"bad attribute", nlbAttributes, "preserve_client_ip.enabled=yes", `preserve_client_ip.enabled="yes" is neither true nor false`},
-		{"instances", nlbTargetType, "instance", `nlb-target-type: "instance": the lab has targets of type "ip" only`},
+		{"instances", nlbTargetType, "instance", `nlb-target-type: "instance": the lab has only targets of type "ip"`},
 		{"bad range", nlbSourceRanges, "198.51.100.0", "loadBalancerSourceRanges: "},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -74,7 +74,7 @@ func TestAnnotationsOfAServiceAreFollowedOrRefused(t *testing.T) {
 	}
 }
 
-func TestOtherClassesAreLeftAlone(t *testing.T) {
+func TestOtherClassesAreIgnored(t *testing.T) {
 	service, ingress := decode[*corev1.Service](t, guideService), decode[*networkingv1.Ingress](t, guideIngress)
 	class := "example.org/other"
 	service.Spec.LoadBalancerClass, ingress.Spec.IngressClassName = &class, &class
@@ -85,7 +85,7 @@ func TestOtherClassesAreLeftAlone(t *testing.T) {
 	}
 }
 
-func TestIngressWithoutItsServiceIsAProblem(t *testing.T) {
+func TestIngressWithoutServiceIsAProblem(t *testing.T) {
 	s := guideSnapshot(t)
 	s.services = s.services[:2]
 	_, problems := s.compile()
@@ -94,7 +94,7 @@ func TestIngressWithoutItsServiceIsAProblem(t *testing.T) {
 	}
 }
 
-func TestIngressesOfAGroupShareALoadBalancer(t *testing.T) {
+func TestIngressGroupSharesOneLoadBalancer(t *testing.T) {
 	s := guideSnapshot(t)
 	second := s.ingresses[0].DeepCopy()
 	second.Name = "second"
@@ -139,7 +139,7 @@ func TestMostSpecificRuleComesFirst(t *testing.T) {
 	}
 }
 
-func TestFrontendsAreKeptOverARestartAndFitTheScheme(t *testing.T) {
+func TestFrontendsSurviveRestartAndFitScheme(t *testing.T) {
 	frontends := loadTopology(t, "aws").LoadBalancer.Frontends
 	s := guideSnapshot(t)
 	internal := decode[*corev1.Service](t, guideService)
@@ -169,7 +169,7 @@ func TestFrontendsAreKeptOverARestartAndFitTheScheme(t *testing.T) {
 	}
 }
 
-func TestRulesRedirectToTargetsAndHideTheClientUnlessPreserved(t *testing.T) {
+func TestClientIsHiddenUnlessPreserved(t *testing.T) {
 	s := guideSnapshot(t)
 	hidden := decode[*corev1.Service](t, guideService)
 	hidden.Name = "hidden"
@@ -206,12 +206,12 @@ func TestRulesRedirectToTargetsAndHideTheClientUnlessPreserved(t *testing.T) {
 			t.Errorf("%s: got\n%s\nwant\n%s", test.topology, got, test.want)
 		}
 		if got := newFabric(topo).natRules(all, netfilter.IPv6); strings.Contains(got, "-A") {
-			t.Errorf("%s: IPv6 rules of an ipv4 load balancer:\n%s", test.topology, got)
+			t.Errorf("%s: an ipv4 load balancer has IPv6 rules:\n%s", test.topology, got)
 		}
 	}
 }
 
-func TestDualStackUsesTargetsOfTheFamilyOrRelays(t *testing.T) {
+func TestDualStackRelaysWithoutMatchingTargets(t *testing.T) {
 	topo := loadTopology(t, "aws")
 	s := guideSnapshot(t)
 	s.services[0].Annotations[nlbAddressType] = addressTypeDualStack

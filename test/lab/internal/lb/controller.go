@@ -23,15 +23,15 @@ import (
 	"spiderpool.dev/spiderpool/test/lab/internal/topology"
 )
 
-// everything is the queue's only key: each turn looks at the whole cluster, which in a lab is small.
+// everything is the only key in the queue: each turn handles the whole cluster, which is small in a lab.
 const everything = "everything"
 
-// plane applies load balancers to the network, in place of those before.
+// plane applies load balancers to the network and replaces earlier ones.
 type plane interface {
 	apply(ctx context.Context, all []placed) error
 }
 
-// controller keeps the network and the objects' status in step with the cluster.
+// controller keeps the network and the objects' status up to date with the cluster.
 type controller struct {
 	client    kubernetes.Interface
 	factory   informers.SharedInformerFactory
@@ -53,7 +53,7 @@ func newController(client kubernetes.Interface, frontends []topology.Frontend, p
 	}
 }
 
-// run works until ctx ends.
+// run works until the end of ctx.
 func (c *controller) run(ctx context.Context) error {
 	handler := cache.ResourceEventHandlerFuncs{
 		AddFunc:    func(any) { c.queue.Add(everything) },
@@ -85,7 +85,7 @@ func (c *controller) run(ctx context.Context) error {
 	return nil
 }
 
-// turn waits for a change and follows it; it returns false when the queue is shut down.
+// turn waits for a change and handles it. It returns false once the queue has shut down.
 func (c *controller) turn(ctx context.Context) bool {
 	key, shutdown := c.queue.Get()
 	if shutdown {
@@ -104,7 +104,7 @@ func (c *controller) turn(ctx context.Context) bool {
 	return true
 }
 
-// sync makes the network, then the status of objects, what the cluster says.
+// sync applies the cluster state to the network and then to the status of objects.
 func (c *controller) sync(ctx context.Context) error {
 	s, err := c.snapshot()
 	if err != nil {
@@ -128,7 +128,7 @@ func (c *controller) snapshot() (snapshot, error) {
 	return s, errors.Join(errs[:]...)
 }
 
-// report makes an event of each problem that is new since the last turn.
+// report sends an event for each problem that is new since the last turn.
 func (c *controller) report(problems []problem) {
 	current := map[string]bool{}
 	for _, p := range problems {
@@ -141,8 +141,8 @@ func (c *controller) report(problems []problem) {
 	c.reported = current
 }
 
-// writeStatus names each load balancer's addresses in the status of its objects, and takes out those of objects that
-// have none any more.
+// writeStatus writes each load balancer's addresses to the status of its objects, and removes them from objects without
+// a load balancer.
 func (c *controller) writeStatus(ctx context.Context, s snapshot, all []placed) error {
 	serving := map[string]placed{}
 	for _, p := range all {
@@ -169,7 +169,7 @@ func (c *controller) writeStatus(ctx context.Context, s snapshot, all []placed) 
 	return errors.Join(errs...)
 }
 
-// owns reports whether a status names an address of the lab's frontends.
+// owns reports whether a status has an address of the lab's frontends.
 func (c *controller) owns(status []corev1.LoadBalancerIngress) bool {
 	return slices.ContainsFunc(status, func(i corev1.LoadBalancerIngress) bool {
 		return slices.ContainsFunc(c.frontends, func(f topology.Frontend) bool {
@@ -179,8 +179,8 @@ func (c *controller) owns(status []corev1.LoadBalancerIngress) bool {
 }
 
 func (c *controller) setServiceStatus(ctx context.Context, service *corev1.Service, p placed) error {
-	// Mode Proxy: kube-proxy leaves the address alone, so that traffic from inside the cluster, too, goes to the load
-	// balancer, as it does on AWS, where the status holds a name.
+	// With mode Proxy, kube-proxy does not intercept the address. Traffic from inside the cluster goes to the load
+	// balancer too. On AWS the same happens because the status has a host name.
 	mode := corev1.LoadBalancerIPModeProxy
 	var want []corev1.LoadBalancerIngress
 	if p.balancer != nil {

@@ -13,7 +13,7 @@ import (
 	"k8s.io/client-go/tools/record"
 )
 
-// recorded is a plane that tells what it was given.
+// recorded is a plane that records its calls.
 type recorded chan []placed
 
 func (r recorded) apply(ctx context.Context, all []placed) error {
@@ -41,7 +41,7 @@ func eventually(t *testing.T, client *fake.Clientset, name string, holds func(*c
 	}
 }
 
-func TestStatusNamesTheFrontendAndIsTakenBack(t *testing.T) {
+func TestStatusFollowsTheLoadBalancer(t *testing.T) {
 	s := guideSnapshot(t)
 	client := fake.NewClientset(s.services[0], s.services[1], s.services[2], s.ingresses[0], s.slices[0], s.slices[1], s.slices[2])
 	plane, events := make(recorded, 100), record.NewFakeRecorder(10)
@@ -62,10 +62,10 @@ func TestStatusNamesTheFrontendAndIsTakenBack(t *testing.T) {
 		ingress, err = client.NetworkingV1().Ingresses("default").Get(ctx, "k8s-app-ingress", metav1.GetOptions{})
 	}
 	if got := ingress.Status.LoadBalancer.Ingress[0].IP; got != "203.0.113.100" {
-		t.Errorf("ingress is at %s", got)
+		t.Errorf("the ingress has address %s", got)
 	}
 
-	// A target type that the lab does not have takes the load balancer away, and says so.
+	// An unsupported target type removes the load balancer and sends an event.
 	service, err := client.CoreV1().Services("default").Get(ctx, "nginx-svc-lb", metav1.GetOptions{})
 	if err != nil {
 		t.Fatal(err)

@@ -35,7 +35,7 @@ const (
 	noAnswer               = 400 * time.Millisecond
 )
 
-// up builds the network with a load balancer that follows the guide's objects.
+// up builds the network with a load balancer for the guide's objects.
 func up(t *testing.T, name string, s snapshot) *fake.Clientset {
 	t.Helper()
 	topo := loadTopology(t, name)
@@ -83,7 +83,7 @@ func create(t *testing.T, err error) {
 	}
 }
 
-// pod serves HTTP at an address that it adds to a node's interface, and answers with its name and the client.
+// pod serves HTTP at an additional address of a node's interface. It answers with its name and the client's address.
 func pod(t *testing.T, node, name, addr string, port int) {
 	t.Helper()
 	parsed := netip.MustParseAddr(addr)
@@ -120,7 +120,7 @@ func fetch(host, url string, timeout time.Duration) (string, error) {
 	return string(body), err
 }
 
-// awaitFetch gets the URL until the answer is the one that is wanted.
+// awaitFetch gets the URL until the answer is want.
 func awaitFetch(t *testing.T, host, url, want string) {
 	t.Helper()
 	deadline := time.Now().Add(10 * time.Second)
@@ -136,7 +136,7 @@ func awaitFetch(t *testing.T, host, url, want string) {
 	}
 }
 
-// one keeps one endpoint of each service, so that answers are certain.
+// one keeps a single endpoint per service, so that answers are deterministic.
 func one(t *testing.T) snapshot {
 	s := guideSnapshot(t)
 	s.slices = []*discoveryv1.EndpointSlice{
@@ -147,20 +147,20 @@ func one(t *testing.T) snapshot {
 	return s
 }
 
-func TestGuideIsServedToTheInternet(t *testing.T) {
+func TestGuideIsReachableFromTheInternet(t *testing.T) {
 	client := up(t, "aws", one(t))
 	pod(t, "worker1", "nginx-lb", "172.31.32.184", podPort)
 	pod(t, "worker1", "nginx-ingress", "172.31.32.177", podPort)
 	pod(t, "master", "echoserver", "172.31.28.18", 8080)
-	// The network load balancer keeps the client's address; the application load balancer says it in a header.
+	// The network load balancer preserves the client's address. The application load balancer sends it in a header.
 	awaitFetch(t, "internet", "http://203.0.113.101:80/", "nginx-lb from "+clientIPv4+" for ")
 	awaitFetch(t, "internet", "http://203.0.113.100:80/", "nginx-ingress from 172.31.0.100 for "+clientIPv4)
 	awaitFetch(t, "internet", "http://203.0.113.100:80/echo", "echoserver from 172.31.0.100 for "+clientIPv4)
-	// A node reaches the public address by the NAT gateway, and is seen as that, as on AWS.
+	// A node reaches the public address through the NAT gateway. The pod sees the gateway's address, as on AWS.
 	awaitFetch(t, "master", "http://203.0.113.101:80/", "nginx-lb from 203.0.113.10 for ")
 	awaitFetch(t, "peer", "http://172.31.0.101:80/", "nginx-lb from 10.50.1.10 for ")
 
-	// A pod that is not ready any more gets no connections; its successor does.
+	// A pod that is no longer ready gets no new connections; its replacement does.
 	pod(t, "master", "second", "172.31.28.31", podPort)
 	slice := endpoints("nginx-svc-lb", podPort, "172.31.32.184")
 	ready, notReady := true, false
@@ -174,7 +174,7 @@ func TestGuideIsServedToTheInternet(t *testing.T) {
 	awaitFetch(t, "internet", "http://203.0.113.101:80/", "second from "+clientIPv4+" for ")
 }
 
-func TestClientIsHiddenUnlessTheServiceAsksForIt(t *testing.T) {
+func TestClientIsHiddenByDefault(t *testing.T) {
 	s := one(t)
 	delete(s.services[0].Annotations, nlbAttributes)
 	up(t, "aws", s)
@@ -191,7 +191,7 @@ func TestDualStackServesIPv6(t *testing.T) {
 	pod(t, "worker1", "nginx-lb6", "2406:da1e:c4:ed02:7a2e::d", podPort)
 	pod(t, "worker1", "nginx-ingress", "172.31.32.177", podPort)
 	const nlb, alb = "http://[2406:da1e:c4:ed00::101]:80/", "http://[2406:da1e:c4:ed00::100]:80/"
-	// Without IPv6 endpoints the load balancer relays from IPv6 to IPv4.
+	// Without IPv6 endpoints, the load balancer relays IPv6 clients to IPv4.
 	awaitFetch(t, "internet", nlb, "nginx-lb from 172.31.0.100 for ")
 	awaitFetch(t, "internet", alb, "nginx-ingress from 172.31.0.100 for "+clientIPv6)
 	slice := endpoints("nginx-svc-lb", podPort, "2406:da1e:c4:ed02:7a2e::d")
@@ -201,7 +201,7 @@ func TestDualStackServesIPv6(t *testing.T) {
 	awaitFetch(t, "internet", nlb, "nginx-lb6 from "+clientIPv6+" for ")
 }
 
-func TestInternalLoadBalancerIsHiddenFromTheInternet(t *testing.T) {
+func TestInternalLoadBalancerIsNotPublic(t *testing.T) {
 	s := one(t)
 	s.services[0].Annotations[nlbScheme] = schemeInternal
 	s.services[0].Annotations[nlbAddressType] = addressTypeDualStack
@@ -228,7 +228,7 @@ func TestLayer2GatewayBalances(t *testing.T) {
 	pod(t, "worker1", "nginx-ingress", "10.6.128.2", podPort)
 	awaitFetch(t, "internet", "http://203.0.113.101:80/", "nginx-lb from "+clientIPv4+" for ")
 	awaitFetch(t, "internet", "http://203.0.113.100:80/", "nginx-ingress from 10.6.0.1 for "+clientIPv4)
-	// A client on the same link must see its answers come back from the load balancer.
+	// For a client on the same link, replies must pass the load balancer too.
 	awaitFetch(t, "peer", "http://203.0.113.101:80/", "nginx-lb from 10.6.0.101 for ")
 }
 
@@ -253,13 +253,13 @@ func TestRulesEndWithTheLoadBalancer(t *testing.T) {
 	}
 	eventually(t, client, "nginx-svc-lb", func(service *corev1.Service) bool { return len(service.Status.LoadBalancer.Ingress) > 0 })
 	if got := rules(); !strings.Contains(got, "--to-destination 172.31.32.184:80") {
-		t.Errorf("rules are\n%s", got)
+		t.Errorf("rules:\n%s", got)
 	}
 	cancel()
 	if err := <-ended; err != nil {
 		t.Error(err)
 	}
 	if got := rules(); strings.Contains(got, "--to-destination") {
-		t.Errorf("left over:\n%s", got)
+		t.Errorf("remaining rules:\n%s", got)
 	}
 }

@@ -1,15 +1,16 @@
-// Package lb is test equipment: load balancers with IP targets, as the AWS Load Balancer Controller makes them, enough
-// for the AWS guide's Service and Ingress.
+// Package lb simulates load balancers with IP targets, like those of the AWS Load Balancer Controller. It supports the
+// Service and the Ingress of the AWS guide and is for tests only.
 //
 // A Service of type LoadBalancer gets a network load balancer. Connections to its address are redirected to a ready
-// endpoint where the network forwards them (netfilter, DNAT), with the client's address kept if the Service asks for
-// preserve_client_ip.enabled=true. Clients whose address family no target has are relayed, as on AWS. An Ingress of
-// class alb gets an application load balancer: an HTTP proxy with host and path rules that tells the target of the
-// client in X-Forwarded-For. Schemes internal and internet-facing, ip-address-type ipv4 and dualstack, source ranges
-// and Ingress groups are there; target-type instance, TLS, health checks of its own and all else are not, and are
-// reported as events of the object.
+// endpoint at the forwarding namespace (netfilter, DNAT). With preserve_client_ip.enabled=true the client's address is
+// kept. A client whose address family has no target is relayed, as on AWS. An Ingress of class alb gets an application
+// load balancer: an HTTP proxy with host and path rules that sends the client's address in X-Forwarded-For.
 //
-// The addresses come from the topology's loadBalancer.frontends, one each, and are written to the object's status.
+// Supported: schemes internal and internet-facing, ip-address-type ipv4 and dualstack, source ranges, Ingress groups.
+// Not supported: target-type instance, TLS, health checks, and every other setting; the object then gets an event.
+//
+// Each load balancer takes one entry of the topology's loadBalancer.frontends and writes its addresses to the object's
+// status.
 package lb
 
 import (
@@ -34,17 +35,17 @@ import (
 	"spiderpool.dev/spiderpool/test/lab/internal/vpc"
 )
 
-// Config is what Run needs.
+// Config is the configuration of Run.
 type Config struct {
-	// Kubeconfig is a file. The API server is dialled from the namespace of the topology's load balancer.
+	// Kubeconfig is a file. Run connects to the API server from the namespace of the topology's load balancer.
 	Kubeconfig string
-	// Topology is the network that is up.
+	// Topology is the running network.
 	Topology *topology.Topology
 	Log      *slog.Logger
 }
 
-// Run follows the cluster until ctx ends, which is no error. It may be started in any network namespace from which
-// netns.Dir is seen; it enters those of the topology by itself. When it ends it takes its rules away.
+// Run follows the cluster until the end of ctx and then returns nil. Any network namespace with access to netns.Dir
+// will do; Run enters the topology's namespaces itself. At the end it removes its rules.
 func Run(ctx context.Context, cfg Config) error {
 	namespace := namespaceNetwork(topology.HostNamespace(cfg.Topology.LoadBalancer.Host))
 	rest, err := clientcmd.BuildConfigFromFlags("", cfg.Kubeconfig)
@@ -92,7 +93,7 @@ const cleanupTimeout = 10 * time.Second
 // dataPlane applies load balancers to the network.
 type dataPlane struct {
 	fabric    fabric
-	namespace string // where connections are redirected
+	namespace string // the namespace that redirects connections
 	loaded    map[netfilter.Family]string
 	listeners listeners
 }
@@ -101,7 +102,7 @@ func (d *dataPlane) apply(ctx context.Context, all []placed) error {
 	return errors.Join(d.load(ctx, all), d.listeners.set(ctx, d.fabric.services(all)))
 }
 
-// load loads the rules that changed.
+// load loads the changed rules.
 func (d *dataPlane) load(ctx context.Context, all []placed) error {
 	for _, family := range netfilter.Families {
 		rules := d.fabric.natRules(all, family)
@@ -117,10 +118,10 @@ func (d *dataPlane) load(ctx context.Context, all []placed) error {
 	return nil
 }
 
-// namespaceNetwork is the network namespace of that name.
+// namespaceNetwork is the network in the namespace of that name.
 type namespaceNetwork string
 
-// Listen listens in the namespace; the listener works from anywhere.
+// Listen listens in the namespace. The caller may be in any namespace.
 func (n namespaceNetwork) Listen(ctx context.Context, addr netip.AddrPort) (listener net.Listener, err error) {
 	err = netns.Do(string(n), func() (err error) {
 		listener, err = new(net.ListenConfig).Listen(ctx, "tcp", addr.String())

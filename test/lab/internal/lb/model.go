@@ -8,7 +8,7 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 )
 
-// Annotations and names that the AWS Load Balancer Controller defines
+// Annotations and names defined by the AWS Load Balancer Controller
 // (https://kubernetes-sigs.github.io/aws-load-balancer-controller/v2.6/guide/).
 const (
 	nlbPrefix       = "service.beta.kubernetes.io/aws-load-balancer-"
@@ -35,32 +35,32 @@ const (
 	preserveClientIP     = "preserve_client_ip.enabled"
 )
 
-// balancer is one load balancer, without the addresses that it is served at.
+// balancer is one load balancer, without its addresses.
 type balancer struct {
-	// key names it: "service/NAMESPACE/NAME", "ingress/NAMESPACE/NAME" or "group/NAME".
+	// key identifies it: "service/NAMESPACE/NAME", "ingress/NAMESPACE/NAME" or "group/NAME".
 	key string
-	// internetFacing and dualStack say which addresses it needs.
+	// internetFacing and dualStack decide which addresses it needs.
 	internetFacing, dualStack bool
-	// sourceRanges are the clients that it admits; empty: all.
+	// sourceRanges are the admitted clients; empty admits all.
 	sourceRanges []netip.Prefix
-	// forwards make it a network load balancer, rules an application load balancer, with one HTTP listener.
+	// A network load balancer has forwards. An application load balancer has rules, for one HTTP listener.
 	forwards []forward
 	rules    []rule
-	// The objects that it serves, whose status names its addresses.
+	// The served objects. Their status gets the addresses.
 	service   *corev1.Service
 	ingresses []*networkingv1.Ingress
 }
 
 // forward is a listener of a network load balancer.
 type forward struct {
-	protocol string // "tcp" or "udp", as netfilter and package net have it
+	protocol string // "tcp" or "udp", as in netfilter and package net
 	port     uint16
 	targets  []netip.AddrPort
-	// preserve keeps the client's address as the source; otherwise the target sees the load balancer's.
+	// preserve keeps the client's source address; otherwise the target sees the load balancer's.
 	preserve bool
 }
 
-// targetsOf returns the targets of the address family of addr.
+// targetsOf returns the targets in the address family of addr.
 func (f forward) targetsOf(addr netip.Addr) []netip.AddrPort {
 	var targets []netip.AddrPort
 	for _, target := range f.targets {
@@ -73,13 +73,13 @@ func (f forward) targetsOf(addr netip.Addr) []netip.AddrPort {
 
 // rule sends requests of an application load balancer to a target group.
 type rule struct {
-	host    string // empty: any; "*.example.org": one label more
+	host    string // "" matches any host; "*.example.org" matches one more label
 	path    string
-	exact   bool // the path itself; otherwise the path and what is below it
+	exact   bool // match only the path itself, not paths below it
 	targets []netip.AddrPort
 }
 
-// matches reports whether a request is for the rule. The path of a prefix rule matches by whole elements.
+// matches reports whether the rule applies to the request. Prefixes match whole path elements.
 func (r rule) matches(host, path string) bool {
 	if r.host != "" && !strings.EqualFold(r.host, host) {
 		_, parent, found := strings.Cut(host, ".")
@@ -95,7 +95,7 @@ func (r rule) matches(host, path string) bool {
 	return path == prefix || strings.HasPrefix(path, prefix+"/")
 }
 
-// problem is something in an object that this load balancer cannot do, for an event.
+// problem is an unsupported setting of an object, reported as an event.
 type problem struct {
 	object interface {
 		GetNamespace() string

@@ -15,7 +15,7 @@ type placed struct {
 	topology.Frontend
 }
 
-// published returns the addresses that clients are told, for the object's status.
+// published returns the addresses for the object's status.
 func (p placed) published() []netip.Addr {
 	addrs := []netip.Addr{p.IPv4}
 	if p.internetFacing {
@@ -27,8 +27,8 @@ func (p placed) published() []netip.Addr {
 	return addrs
 }
 
-// place gives each load balancer a frontend of its kind: the one that its objects' status names already, so that
-// addresses outlive a restart, or else the first that is free. Those for which none is left are problems.
+// place assigns each load balancer a suitable frontend. It prefers the frontend already in the objects' status, so that
+// addresses survive a restart, and otherwise takes the first free one. A load balancer without a frontend is a problem.
 func place(balancers []*balancer, frontends []topology.Frontend) ([]placed, []problem) {
 	owner := make([]*balancer, len(frontends))
 	take := func(b *balancer, fits func(topology.Frontend) bool) bool {
@@ -64,7 +64,7 @@ func place(balancers []*balancer, frontends []topology.Frontend) ([]placed, []pr
 	return all, problems
 }
 
-// statusIP is the first address in the status of the objects.
+// statusIP returns the first address in the status of the objects.
 func (b *balancer) statusIP() string {
 	if b.service != nil {
 		for _, ingress := range b.service.Status.LoadBalancer.Ingress {
@@ -86,18 +86,18 @@ func (b *balancer) problem(message string) problem {
 	return problem{b.ingresses[0], message}
 }
 
-// Chains of table nat that belong to the load balancer.
+// The load balancer's chains in table nat.
 const (
 	chainRedirect = "LB-PREROUTING"
 	chainSource   = "LB-POSTROUTING"
 )
 
-// fabric is the network around load balancers, as far as rules and listeners need it.
+// fabric is the surrounding network, as seen by rules and listeners.
 type fabric struct {
-	// served returns the addresses at which a load balancer's packets pass.
+	// served returns the addresses for which packets pass the load balancer's namespace.
 	served func(placed) []netip.Addr
-	// hairpin are clients whose packets to a target would come back to them by another way; the target sees the load
-	// balancer instead of them.
+	// hairpin lists clients for which replies would take another way back. Their source address is translated to
+	// the load balancer's.
 	hairpin []netip.Prefix
 }
 
@@ -112,8 +112,8 @@ func newFabric(t *topology.Topology) fabric {
 	return f
 }
 
-// addresses returns those that packets to the load balancer have. In a VPC the internet gateway has translated public
-// ones before; a layer-2 network's gateway sees them.
+// addresses returns the destination addresses of packets to the load balancer. In a VPC the internet gateway has already
+// translated public addresses; on a layer-2 network the gateway sees public addresses.
 func (p placed) addresses(public bool) []netip.Addr {
 	addrs := []netip.Addr{p.IPv4}
 	if public && p.internetFacing {
@@ -125,8 +125,8 @@ func (p placed) addresses(public bool) []netip.Addr {
 	return addrs
 }
 
-// natRules redirect connections from load balancers' addresses to targets of the same family. Each new connection
-// takes a target at random; where the client's address is not preserved, the target sees the load balancer's.
+// natRules redirect connections from the load balancers' addresses to targets of the same family. Each new connection
+// gets a random target. Unless the client's address is preserved, the target sees the load balancer's.
 func (f fabric) natRules(all []placed, family netfilter.Family) string {
 	var redirect, source strings.Builder
 	for _, p := range all {
@@ -177,7 +177,7 @@ func (f fabric) source(out *strings.Builder, p placed, addr netip.Addr, forward 
 	}
 }
 
-// clients returns a match for each of the admitted sources of the address's family, or one for everybody.
+// clients returns one match per admitted source in the address's family, or one match for all sources.
 func (p placed) clients(addr netip.Addr) []string {
 	if len(p.sourceRanges) == 0 {
 		return []string{""}
@@ -191,7 +191,7 @@ func (p placed) clients(addr netip.Addr) []string {
 	return matches
 }
 
-// admits reports whether the load balancer serves the client.
+// admits reports whether the load balancer admits the client.
 func (b *balancer) admits(client netip.Addr) bool {
 	if len(b.sourceRanges) == 0 {
 		return true

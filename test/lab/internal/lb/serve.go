@@ -22,13 +22,13 @@ const (
 	dialTimeout = 5 * time.Second
 )
 
-// network is where listeners and connections to targets are: the load balancer's namespace.
+// network opens listeners and connections in the load balancer's namespace.
 type network interface {
 	Listen(ctx context.Context, addr netip.AddrPort) (net.Listener, error)
 	Dial(ctx context.Context, addr netip.AddrPort) (net.Conn, error)
 }
 
-// service is what a listener does at a time. With rules it is HTTP; otherwise each connection is relayed to one of the
+// service is the current task of a listener: HTTP if it has rules. Otherwise it relays each connection to one of the
 // targets, as a network load balancer does for clients of the other address family.
 type service struct {
 	*balancer
@@ -37,7 +37,7 @@ type service struct {
 
 func (s service) isHTTP() bool { return len(s.forwards) == 0 }
 
-// services returns the listeners that load balancers need.
+// services returns the listeners required by the load balancers.
 func (f fabric) services(all []placed) map[netip.AddrPort]service {
 	wanted := map[netip.AddrPort]service{}
 	for _, p := range all {
@@ -55,7 +55,7 @@ func (f fabric) services(all []placed) map[netip.AddrPort]service {
 	return wanted
 }
 
-// listeners serves any number of addresses, each doing what it was told last.
+// listeners serves any number of addresses, each with its latest service.
 type listeners struct {
 	network network
 	log     *slog.Logger
@@ -70,7 +70,7 @@ type listener struct {
 	stop    context.CancelFunc
 }
 
-// set makes the listeners what is wanted. Connections of listeners that stay are not touched.
+// set replaces the listeners. Connections of remaining listeners continue.
 func (l *listeners) set(ctx context.Context, wanted map[netip.AddrPort]service) error {
 	for addr, open := range l.open {
 		if service, keep := wanted[addr]; !keep || service.isHTTP() != open.http {
@@ -123,8 +123,8 @@ func (l *listeners) start(ctx context.Context, addr netip.AddrPort, isHTTP bool)
 	return open, nil
 }
 
-// proxy serves HTTP by the listener's rules: X-Forwarded-For, -Host and -Proto tell the target of the client, whose
-// Host header is kept.
+// proxy serves HTTP by the listener's rules. It keeps the client's Host header and sends X-Forwarded-For, -Host and
+// -Proto.
 func (l *listeners) proxy(open *listener) http.Handler {
 	transport := &http.Transport{
 		DialContext: func(ctx context.Context, _, addr string) (net.Conn, error) {
@@ -160,7 +160,7 @@ func (l *listeners) proxy(open *listener) http.Handler {
 	})
 }
 
-// route chooses a target for the request, or a status that refuses it.
+// route selects a target for the request, or an error status.
 func (s *service) route(r *http.Request) (int, netip.AddrPort) {
 	client, err := netip.ParseAddrPort(r.RemoteAddr)
 	if err != nil || !s.admits(client.Addr()) {
@@ -201,7 +201,7 @@ func (l *listeners) accept(ctx context.Context, open *listener) {
 	}
 }
 
-// relay copies both ways between the client and a target until both have closed their side, or ctx ends.
+// relay copies both ways between client and target until both have closed their side or ctx ends.
 func (l *listeners) relay(ctx context.Context, client net.Conn, s *service) error {
 	defer func() { _ = client.Close() }()
 	if from, err := netip.ParseAddrPort(client.RemoteAddr().String()); err != nil || !s.admits(from.Addr()) {
@@ -219,7 +219,7 @@ func (l *listeners) relay(ctx context.Context, client net.Conn, s *service) erro
 	var copying sync.WaitGroup
 	for _, way := range [][2]net.Conn{{client, target}, {target, client}} {
 		copying.Go(func() {
-			_, _ = io.Copy(way[1], way[0]) // either side may reset at any time
+			_, _ = io.Copy(way[1], way[0]) // either side can reset at any time
 			if half, ok := way[1].(interface{ CloseWrite() error }); ok {
 				_ = half.CloseWrite()
 			}

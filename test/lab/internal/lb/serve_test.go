@@ -13,7 +13,7 @@ import (
 	"testing"
 )
 
-// loopback is a network on this machine's loopback; every address stands for a port of its own choice.
+// loopback is a network on this machine's loopback. It maps every address to a free port.
 type loopback struct {
 	bound map[netip.AddrPort]net.Listener
 }
@@ -35,7 +35,7 @@ func newListeners(t *testing.T) (*listeners, loopback) {
 	return l, network
 }
 
-// target is an HTTP server that answers with its name and what it saw.
+// target is an HTTP server that answers with its name and the request.
 func target(t *testing.T, name string) netip.AddrPort {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprintf(w, "%s %s host=%s for=%s", name, r.URL.Path, r.Host, r.Header.Get("X-Forwarded-For"))
@@ -66,7 +66,7 @@ func get(t *testing.T, at net.Listener, path string, header http.Header) (int, s
 	return response.StatusCode, string(body)
 }
 
-func TestApplicationLoadBalancerRoutesByPathAndTellsTheClient(t *testing.T) {
+func TestApplicationLoadBalancerRoutesByPath(t *testing.T) {
 	l, network := newListeners(t)
 	at := addrPorts("172.31.0.100:80")[0]
 	b := &balancer{rules: []rule{
@@ -102,11 +102,11 @@ func TestApplicationLoadBalancerRoutesByPathAndTellsTheClient(t *testing.T) {
 		t.Fatal(err)
 	}
 	if status, _ := get(t, network.bound[at], "/", nil); status != http.StatusForbidden {
-		t.Errorf("a client out of the source ranges got %d", status)
+		t.Errorf("a client outside the source ranges got %d", status)
 	}
 }
 
-func TestRelayCopiesBothWaysAndListenersGoWithTheirService(t *testing.T) {
+func TestRelayCopiesBothWays(t *testing.T) {
 	l, network := newListeners(t)
 	upstream, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -143,6 +143,6 @@ func TestRelayCopiesBothWaysAndListenersGoWithTheirService(t *testing.T) {
 	}
 	if client, err := net.Dial("tcp", network.bound[at].Addr().String()); err == nil {
 		_ = client.Close()
-		t.Error("the listener outlived its service")
+		t.Error("the listener still accepts after its service has gone")
 	}
 }

@@ -17,16 +17,16 @@ import (
 	"golang.org/x/term"
 )
 
-// statusPatience is how long a machine may take to say what it does.
+// statusPatience is the limit for a machine's answer to a status request.
 const statusPatience = 10 * time.Second
 
-// Client speaks to a running machine. It works the same whether the machine's kernel is this one or User Mode Linux.
+// Client talks to a running machine, on this kernel or in User Mode Linux.
 type Client struct {
-	// Connect reaches the machine.
+	// Connect opens a connection to the machine.
 	Connect func(context.Context) (net.Conn, error)
 }
 
-// At is a client of the machine that answers on a socket of this machine.
+// At returns a client for the machine with that socket on this machine.
 func At(socket string) Client {
 	return Client{Connect: func(ctx context.Context) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "unix", socket)
@@ -35,26 +35,26 @@ func At(socket string) Client {
 
 // Command is a program to run in the lab.
 type Command struct {
-	// Host is where: a node, another host, or empty for the machine itself.
+	// Host is a node, another host, or "" for the machine itself.
 	Host string
-	// Args is the program, looked up there along PATH, and its arguments.
+	// Args are the program, looked up in the host's PATH, and its arguments.
 	Args []string
-	// Env is added to the environment there.
+	// Env is added to the host's environment.
 	Env    []string
 	Stdin  io.Reader
 	Stdout io.Writer
 	Stderr io.Writer
-	// Terminal asks for a terminal there if Stdin and Stdout are terminals.
+	// Terminal requests a terminal if Stdin and Stdout are terminals.
 	Terminal bool
 }
 
-// Up brings up what is in the machine and writes the progress to out.
+// Up starts the contents of the machine and writes the progress to out.
 func (c Client) Up(ctx context.Context, out io.Writer) error {
 	return c.check(c.run(ctx, request{Op: opUp}, nil, out, out))
 }
 
-// Daemon stops, starts or kills (without restart: "stop"; as a crash: "kill")
-// one of the lab's daemons, named as in Status.
+// Daemon runs a verb on a daemon of the lab, named as in Status: "stop" (no restart), "start", or "kill" (a crash,
+// followed by a restart).
 func (c Client) Daemon(ctx context.Context, name, verb string) error {
 	return c.check(c.run(ctx, request{Op: opDaemon, Daemon: name, Verb: verb}, nil, io.Discard, io.Discard))
 }
@@ -86,7 +86,7 @@ func (c Client) Exec(ctx context.Context, cmd Command) (int, error) {
 	return c.run(ctx, req, cmd.Stdin, cmd.Stdout, cmd.Stderr)
 }
 
-// Dial connects to an address from inside a host of the lab.
+// Dial connects to an address from a host of the lab.
 func (c Client) Dial(ctx context.Context, host, network, address string) (net.Conn, error) {
 	conn, err := c.open(ctx, request{Op: opDial, Host: host, Network: network, Address: address})
 	if err != nil {
@@ -104,7 +104,7 @@ func (c Client) Dial(ctx context.Context, host, network, address string) (net.Co
 	return Buffered{conn, r}, nil
 }
 
-// Status asks what runs in the machine.
+// Status returns the state of the machine.
 func (c Client) Status(ctx context.Context) (Status, error) {
 	var status Status
 	ctx, cancel := context.WithTimeout(ctx, statusPatience)
@@ -132,8 +132,8 @@ func (c Client) open(ctx context.Context, req request) (net.Conn, error) {
 	return conn, nil
 }
 
-// run sends a request and carries streams until it ends. When ctx ends, so does
-// the request: the machine stops what it did for a connection that closes.
+// run sends a request and carries its streams until the end. If ctx ends, run closes the connection, and the machine
+// cancels the request.
 func (c Client) run(ctx context.Context, req request, stdin io.Reader, stdout, stderr io.Writer) (int, error) {
 	conn, err := c.open(ctx, req)
 	if err != nil {
@@ -147,8 +147,8 @@ func (c Client) run(ctx context.Context, req request, stdin io.Reader, stdout, s
 	if req.Terminal != nil {
 		defer forwardResizes(out)()
 	}
-	// Reading standard input cannot be interrupted; the goroutine ends with
-	// the input or with the process.
+	// A read of standard input cannot be interrupted. This goroutine ends with the
+	// input or the process.
 	go sendInput(out, stdin)
 	for {
 		kind, payload, err := receive(conn)
@@ -176,13 +176,13 @@ func (c Client) run(ctx context.Context, req request, stdin io.Reader, stdout, s
 
 func sendInput(out *frames, stdin io.Reader) {
 	if stdin != nil {
-		// An error means that the request is over, and run says why.
+		// An error means that the request has ended; run returns the reason.
 		_, _ = io.Copy(stream{out, frameStdin}, stdin)
 	}
 	_ = out.send(frameEOF, nil)
 }
 
-// forwardResizes tells the machine when the size of this terminal changes.
+// forwardResizes sends the new size of this terminal after each change.
 func forwardResizes(out *frames) (stop func()) {
 	changed := make(chan os.Signal, 1)
 	done := make(chan struct{})
@@ -199,7 +199,7 @@ func forwardResizes(out *frames) (stop func()) {
 				}
 				size, err := json.Marshal(terminal{Rows: uint16(height), Columns: uint16(width)})
 				if err == nil {
-					// As in sendInput.
+					// See sendInput.
 					_ = out.send(frameResize, size)
 				}
 			}

@@ -14,12 +14,12 @@ import (
 	"spiderpool.dev/spiderpool/test/lab/internal/state"
 )
 
-// Init is the first process of a machine: it prepares the machine's mounts, runs
-// the server and reaps whatever else is left to it. When it ends the kernel ends
-// every process of the machine, and with them go its namespaces and mounts.
+// Init is the first process of a machine. It prepares the machine's mounts, runs
+// the server and reaps orphans. When it ends, the kernel ends every process of the
+// machine and removes its namespaces and mounts.
 //
-// It reads one byte from ready before it does anything, so that the parent can
-// put it in its control groups first.
+// It waits for one byte from ready before any other step, so that the parent can put
+// it into its control groups first.
 func Init(dir state.Dir, ready *os.File, server *exec.Cmd) error {
 	if _, err := ready.Read(make([]byte, 1)); err != nil {
 		return fmt.Errorf("wait for the parent: %w", err)
@@ -36,8 +36,8 @@ func Init(dir state.Dir, ready *os.File, server *exec.Cmd) error {
 	return runServer(server)
 }
 
-// GuestInit is Init in a guest kernel, where prepare mounts what that offers. It
-// writes why it ended to log and switches the guest off.
+// GuestInit is Init for a guest kernel. prepare mounts the guest's file systems. At the
+// end it writes the reason to log and powers the guest off.
 func GuestInit(dir state.Dir, prepare func() error, server *exec.Cmd, log io.Writer) error {
 	err := prepare()
 	if err == nil {
@@ -50,12 +50,12 @@ func GuestInit(dir state.Dir, prepare func() error, server *exec.Cmd, log io.Wri
 	return unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
 }
 
-// mountOwn mounts what every machine has of its own.
+// mountOwn mounts the file systems private to every machine.
 func mountOwn(dir state.Dir) error {
 	return mountAll(tmpfs("/run/netns", "1m"), tmpfs(dir.Volatile(), "75%"))
 }
 
-// runServer runs the server and reaps every process until it ends.
+// runServer runs the server and reaps every process until the server ends.
 func runServer(server *exec.Cmd) error {
 	if err := server.Start(); err != nil {
 		return fmt.Errorf("start server: %w", err)
@@ -67,7 +67,7 @@ func runServer(server *exec.Cmd) error {
 	return err
 }
 
-// reapUntil waits for every process that ends, until that one does.
+// reapUntil reaps processes until the given one ends.
 func reapUntil(process int) (unix.WaitStatus, error) {
 	for {
 		var status unix.WaitStatus
@@ -82,28 +82,28 @@ func reapUntil(process int) (unix.WaitStatus, error) {
 	}
 }
 
-// NodeConfig says what a node's first process prepares.
+// NodeConfig is the configuration of a node's first process.
 type NodeConfig struct {
 	Name string `json:"name"`
-	// Dir, in a file system that can be an upper layer of an overlay, takes
-	// all that is written in the node. Files prepared below Dir/root/upper
-	// appear in the node's root.
+	// Dir receives all writes on the node. Its file system must be usable as the upper
+	// layer of an overlay. Files prepared below Dir/root/upper appear in the node's
+	// root.
 	Dir string `json:"dir"`
-	// Plugins is the directory whose files are in the node's /opt/cni/bin.
+	// Plugins is the source directory for the node's /opt/cni/bin.
 	Plugins string `json:"plugins"`
-	// Shared directories appear in the node as they are here.
+	// Shared directories have the same contents in the node as here.
 	Shared []string `json:"shared"`
-	// Processor, if set, is a file that replaces the node's /proc/cpuinfo.
+	// Processor replaces the node's /proc/cpuinfo by this file, unless empty.
 	Processor string `json:"processor,omitempty"`
 }
 
-// privateDirs are empty in a new node, whatever this machine has in them.
+// privateDirs start empty in a new node, whatever they contain on this machine.
 var privateDirs = []string{"/run", "/tmp", "/var/tmp", "/var/log", "/etc/cni", "/var/lib/cni", "/var/lib/etcd"}
 
-// NodeInit is the first process of a node, in namespaces of its own. The node's
-// root is this machine's, with a layer of its own over it, so that what a pod
-// writes to the host's file system stays in the node. It writes one byte to
-// ready when the node can be entered, then reaps until it is killed.
+// NodeInit is the first process of a node, in its own namespaces. The node's root is
+// an overlay over this machine's root, so a pod's writes to the host's file system
+// stay in the node. NodeInit writes one byte to ready once the node can be entered,
+// then reaps until it is killed.
 func NodeInit(config NodeConfig, ready *os.File) error {
 	if err := errors.Join(propagation("/", unix.MS_PRIVATE), unix.Sethostname([]byte(config.Name))); err != nil {
 		return err
@@ -115,7 +115,7 @@ func NodeInit(config NodeConfig, ready *os.File) error {
 	if err := enterRoot(root); err != nil {
 		return err
 	}
-	// As systemd does; pods ask for mounts to propagate both ways.
+	// Like systemd: pods use mounts that propagate both ways.
 	if err := propagation("/", unix.MS_SHARED); err != nil {
 		return err
 	}
@@ -128,7 +128,7 @@ func NodeInit(config NodeConfig, ready *os.File) error {
 	return reap()
 }
 
-// reap reaps orphans for ever.
+// reap reaps orphans forever.
 func reap() error {
 	ended := make(chan os.Signal, 1)
 	signal.Notify(ended, unix.SIGCHLD)
@@ -164,8 +164,8 @@ func mountNode(config NodeConfig, root string) error {
 		mounts = append(mounts, tmpfs(in(dir), "50%"))
 	}
 	mounts = append(mounts, overlay(config.Plugins, filepath.Join(config.Dir, "plugins"), in("/opt/cni/bin")))
-	// An overlay cannot be a layer of an overlay: containers' file systems and
-	// pods' volumes need a plain one.
+	// An overlay cannot be a layer of an overlay, so containers' file systems and
+	// pods' volumes need a tmpfs.
 	for _, lib := range []string{"containerd", "kubelet"} {
 		dir := filepath.Join(config.Dir, lib)
 		if err := os.MkdirAll(dir, 0o755); err != nil {

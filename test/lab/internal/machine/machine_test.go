@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// fakeGuest is a guest whose only place is this process's own.
+// fakeGuest is a guest with a single place, this process's own.
 type fakeGuest struct {
 	upStarted   chan struct{}
 	upCancelled chan struct{}
@@ -44,8 +44,8 @@ func (fakeGuest) Daemon(_ context.Context, name, verb string) error {
 	return errors.New(verb + " " + name)
 }
 
-// serving serves a guest, behind a relay as on User Mode Linux, and returns a
-// client of it.
+// serving serves a guest behind a relay, as with User Mode Linux, and returns a
+// client for it.
 func serving(t *testing.T, guest Guest) Client {
 	t.Helper()
 	inner, outer := filepath.Join(t.TempDir(), "in"), filepath.Join(t.TempDir(), "out")
@@ -92,7 +92,7 @@ func TestExecCarriesStreamsAndExitCode(t *testing.T) {
 	}
 }
 
-func TestExecReportsSignalAsAShellDoes(t *testing.T) {
+func TestExecReportsSignalLikeAShell(t *testing.T) {
 	t.Parallel()
 	if code, _, _ := run(t, serving(t, fakeGuest{}), "", "sh", "-c", "kill -TERM $$"); code != 128+15 {
 		t.Errorf("exit code %d, want 143", code)
@@ -103,11 +103,11 @@ func TestExecCarriesMoreThanAFrame(t *testing.T) {
 	t.Parallel()
 	input := strings.Repeat("0123456789abcdef", 3*maxFrame/16)
 	if _, stdout, _ := run(t, serving(t, fakeGuest{}), input, "cat"); stdout != input {
-		t.Errorf("got %d bytes back of %d", len(stdout), len(input))
+		t.Errorf("%d of %d bytes came back", len(stdout), len(input))
 	}
 }
 
-func TestExecEndsWithTheProgramThatLeavesAChildBehind(t *testing.T) {
+func TestExecDoesNotWaitForChildren(t *testing.T) {
 	t.Parallel()
 	start := time.Now()
 	if code, _, _ := run(t, serving(t, fakeGuest{}), "", "sh", "-c", "sleep 30 & exit 4"); code != 4 {
@@ -118,7 +118,7 @@ func TestExecEndsWithTheProgramThatLeavesAChildBehind(t *testing.T) {
 	}
 }
 
-func TestProgramDiesWhenItsCallerGoesAway(t *testing.T) {
+func TestProgramDiesWithItsCaller(t *testing.T) {
 	t.Parallel()
 	c := serving(t, fakeGuest{})
 	ctx, cancel := context.WithCancel(t.Context())
@@ -139,11 +139,11 @@ func TestProgramDiesWhenItsCallerGoesAway(t *testing.T) {
 	}
 	check := []string{"sh", "-c", "for i in $(seq 100); do kill -0 $1 2>/dev/null || exit 0; sleep 0.1; done; exit 1", "sh", strings.TrimSpace(string(pid[:n]))}
 	if code, _, _ := run(t, c, "", check...); code != 0 {
-		t.Error("the program still runs")
+		t.Error("the program is still running")
 	}
 }
 
-func TestUnknownHostAndProgramAreErrorsOfTheLab(t *testing.T) {
+func TestUnknownHostAndProgramAreErrors(t *testing.T) {
 	t.Parallel()
 	c := serving(t, fakeGuest{})
 	for _, cmd := range []Command{{Host: "moon", Args: []string{"true"}}, {Host: "here", Args: []string{"no-such-program"}}, {Host: "here"}} {
@@ -163,7 +163,7 @@ func TestUpReportsProgressAndError(t *testing.T) {
 	}
 }
 
-func TestUpIsCancelledWhenItsCallerGoesAway(t *testing.T) {
+func TestUpIsCancelledWithItsCaller(t *testing.T) {
 	t.Parallel()
 	guest := fakeGuest{upStarted: make(chan struct{}), upCancelled: make(chan struct{})}
 	c := serving(t, guest)
@@ -191,7 +191,7 @@ func TestDialConnectsBothWays(t *testing.T) {
 		if err != nil {
 			return
 		}
-		request, err := io.ReadAll(conn) // until the client has closed its half
+		request, err := io.ReadAll(conn) // until the client closes its half
 		if err == nil {
 			_, err = conn.Write(append([]byte("echo "), request...))
 		}
@@ -216,7 +216,7 @@ func TestDialConnectsBothWays(t *testing.T) {
 	}
 }
 
-func TestDialSaysWhyItFailed(t *testing.T) {
+func TestDialReturnsTheReason(t *testing.T) {
 	t.Parallel()
 	c := serving(t, fakeGuest{})
 	if _, err := c.Dial(t.Context(), "here", "unix", "/no/such/socket"); err == nil || !strings.Contains(err.Error(), "no such file") {
@@ -238,7 +238,7 @@ func TestStatusAndDaemonAreAnswered(t *testing.T) {
 	}
 }
 
-func TestFrameThatIsTooLargeIsRefused(t *testing.T) {
+func TestTooLargeFrameIsRefused(t *testing.T) {
 	t.Parallel()
 	if _, _, err := receive(bytes.NewReader([]byte{frameStdout, 0xff, 0xff, 0xff, 0xff})); err == nil {
 		t.Error("accepted")

@@ -9,21 +9,21 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// mount is one mount to make.
+// mount describes one mount.
 type mount struct {
 	source, target, kind string
 	flags                uintptr
 	data                 string
-	// file says that the target is a file that exists.
+	// file means that the target is an existing file.
 	file bool
 }
 
-// bind attaches a directory or a file, with all mounted below it, elsewhere.
+// bind mounts a directory or a file, with all mounts below it, at another path.
 func bind(source, target string) mount {
 	return mount{source: source, target: target, flags: unix.MS_BIND | unix.MS_REC}
 }
 
-// bindFile attaches a file in place of another one.
+// bindFile mounts a file over another one.
 func bindFile(source, target string) mount {
 	return mount{source: source, target: target, flags: unix.MS_BIND, file: true}
 }
@@ -33,13 +33,13 @@ func tmpfs(target, size string) mount {
 	return mount{source: "tmpfs", target: target, kind: "tmpfs", flags: unix.MS_NOSUID | unix.MS_NODEV, data: "mode=755,size=" + size}
 }
 
-// overlay is lower, with changes kept in the two directories below changes.
+// overlay is lower, with changes in the two directories below changes.
 func overlay(lower, changes, target string) mount {
 	return mount{source: "overlay", target: target, kind: "overlay",
 		data: fmt.Sprintf("lowerdir=%s,upperdir=%s/upper,workdir=%s/work", lower, changes, changes)}
 }
 
-// mountAll makes the mounts in order, and directories to mount on.
+// mountAll makes the mounts in order and creates missing mount points.
 func mountAll(mounts ...mount) error {
 	for _, m := range mounts {
 		if !m.file {
@@ -54,7 +54,7 @@ func mountAll(mounts ...mount) error {
 	return nil
 }
 
-// propagation sets how mounts below target are shared: unix.MS_PRIVATE or
+// propagation sets the propagation of the mounts below target: unix.MS_PRIVATE or
 // unix.MS_SHARED.
 func propagation(target string, how uintptr) error {
 	if err := unix.Mount("", target, "", unix.MS_REC|how, ""); err != nil {
@@ -63,25 +63,25 @@ func propagation(target string, how uintptr) error {
 	return nil
 }
 
-// enterRoot makes dir, a mount point, the root of this mount namespace and lets
-// go of the old root.
+// enterRoot makes dir, a mount point, the root of this mount namespace and unmounts
+// the old root.
 func enterRoot(dir string) error {
 	if err := unix.Chdir(dir); err != nil {
 		return fmt.Errorf("enter %s: %w", dir, err)
 	}
-	// With both arguments "." the old root ends up below the new one, where it
-	// can be unmounted: see pivot_root(2).
+	// If both arguments are ".", the old root ends up below the new one and can be
+	// unmounted there: see pivot_root(2).
 	if err := unix.PivotRoot(".", "."); err != nil {
 		return fmt.Errorf("make %s the root: %w", dir, err)
 	}
 	if err := unix.Unmount(".", unix.MNT_DETACH); err != nil {
-		return fmt.Errorf("let go of the old root: %w", err)
+		return fmt.Errorf("unmount the old root: %w", err)
 	}
 	return unix.Chdir("/")
 }
 
-// remountSys shows the network namespace's own devices below /sys and keeps the
-// control groups that were mounted there.
+// remountSys mounts /sys again, so that it shows the network namespace's own devices.
+// It keeps the control group mounts there.
 func remountSys(root string) error {
 	sys := filepath.Join(root, "sys")
 	groups := "/sys/fs/cgroup"

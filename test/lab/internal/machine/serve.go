@@ -22,23 +22,23 @@ import (
 	"spiderpool.dev/spiderpool/test/lab/internal/ns"
 )
 
-// Place is where a program runs.
+// Place is a location for programs: namespaces and environment.
 type Place struct {
 	Target ns.Target
-	// Env is the environment there.
+	// Env is the environment at this place.
 	Env []string
 }
 
-// Status is what runs in a machine.
+// Status is the state of a machine.
 type Status struct {
 	Kernel  string          `json:"kernel"`
 	Hosts   []string        `json:"hosts"`
 	Daemons []daemon.Status `json:"daemons"`
-	// Up says whether the machine has come up completely.
+	// Up means that Guest.Up has completed.
 	Up bool `json:"up"`
 }
 
-// Kernel is the release of the kernel that this process runs on.
+// Kernel returns the release of this process's kernel.
 func Kernel() string {
 	var name unix.Utsname
 	if err := unix.Uname(&name); err != nil {
@@ -47,17 +47,17 @@ func Kernel() string {
 	return unix.ByteSliceToString(name.Release[:])
 }
 
-// Guest is what a machine holds: the network and the cluster.
+// Guest is the content of a machine: the network and the cluster, or the control plane.
 type Guest interface {
 	Up(ctx context.Context, out io.Writer) error
-	// Place returns where a host is; the empty name is the machine itself.
+	// Place returns the place of a host; the empty name is the machine itself.
 	Place(host string) (Place, error)
 	Status() Status
-	// Daemon carries out a verb on a daemon: stop, start, kill.
+	// Daemon runs a verb on a daemon: stop, start, kill.
 	Daemon(ctx context.Context, name, verb string) error
 }
 
-// Serve answers requests on the listener until ctx ends or accepting fails.
+// Serve answers requests on the listener until the end of ctx or the first accept error.
 func Serve(ctx context.Context, listener net.Listener, guest Guest) error {
 	stop := context.AfterFunc(ctx, func() { listener.Close() })
 	defer stop()
@@ -77,13 +77,13 @@ func serve(ctx context.Context, conn net.Conn, guest Guest) {
 	r := bufio.NewReader(conn)
 	var req request
 	if err := receiveLine(r, &req); err != nil {
-		return // a peer that went away has nobody to be told
+		return // the peer has gone, so there is nobody to answer
 	}
 	switch req.Op {
 	case opDial:
 		serveDial(ctx, Buffered{conn, r}, req, guest)
 	case opStatus:
-		// As above: the peer is gone if this fails.
+		// As above: if this fails, the peer has gone.
 		_ = json.NewEncoder(conn).Encode(guest.Status())
 	default:
 		out := &frames{w: conn}
@@ -113,15 +113,15 @@ func serveDial(ctx context.Context, conn net.Conn, req request, guest Guest) {
 	Splice(conn, to)
 }
 
-// serveFrames carries out a request that answers in frames. It ends early, with
-// its work cancelled, when the peer closes the connection.
+// serveFrames handles a request that answers in frames. If the peer closes the
+// connection, serveFrames cancels the work and returns.
 func serveFrames(ctx context.Context, r io.Reader, out *frames, req request, guest Guest) (int, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	if req.Op == opExec {
 		return execute(ctx, cancel, r, out, req, guest)
 	}
-	go func() { // until the peer closes, or serve does
+	go func() { // ends when the peer closes the connection or serve returns
 		for {
 			if _, _, err := receive(r); err != nil {
 				cancel()
@@ -135,7 +135,7 @@ func serveFrames(ctx context.Context, r io.Reader, out *frames, req request, gue
 	case opDaemon:
 		return 0, guest.Daemon(ctx, req.Daemon, req.Verb)
 	default:
-		return 0, fmt.Errorf("unknown request %q: the lab that runs is of another version; `lab down` and `lab up` again", req.Op)
+		return 0, fmt.Errorf("unknown request %q: the running lab has another version; run `lab down` and `lab up`", req.Op)
 	}
 }
 
@@ -151,7 +151,7 @@ func execute(ctx context.Context, cancel func(), r io.Reader, out *frames, req r
 	cmd := &exec.Cmd{Path: req.Command[0], Args: req.Command, Dir: "/",
 		Env:         append(append(os.Environ(), place.Env...), req.Env...),
 		SysProcAttr: &syscall.SysProcAttr{Setsid: true},
-		// A program that left children with its output behind has ended.
+		// Children that keep the output open delay the end by at most a second.
 		WaitDelay: time.Second,
 	}
 	var input io.WriteCloser
@@ -171,7 +171,7 @@ func execute(ctx context.Context, cancel func(), r io.Reader, out *frames, req r
 			return 0, err
 		}
 	}
-	// The whole session goes when the peer does.
+	// Kill the whole session if the peer closes the connection.
 	stop := context.AfterFunc(ctx, func() { _ = unix.Kill(-cmd.Process.Pid, unix.SIGKILL) })
 	defer stop()
 	go func() {
@@ -179,13 +179,13 @@ func execute(ctx context.Context, cancel func(), r io.Reader, out *frames, req r
 		feed(r, input, console)
 	}()
 	if console != nil {
-		// It ends with an error (EIO) when the program has closed the terminal.
+		// The copy ends with EIO once the program has closed the terminal.
 		_, _ = io.Copy(stream{out, frameStdout}, console)
 	}
 	return waited(cmd)
 }
 
-// waited returns the exit code as a shell gives it.
+// waited returns the exit code as a shell reports it.
 func waited(cmd *exec.Cmd) (int, error) {
 	err := cmd.Wait()
 	var exit *exec.ExitError
@@ -220,7 +220,7 @@ func startOnTerminal(cmd *exec.Cmd, target ns.Target, size *terminal) (*os.File,
 	return console, nil
 }
 
-// feed hands what the peer sends to the program until the peer goes away.
+// feed passes the peer's input to the program until the peer closes.
 func feed(r io.Reader, input io.WriteCloser, console *os.File) {
 	for {
 		kind, payload, err := receive(r)
@@ -229,7 +229,7 @@ func feed(r io.Reader, input io.WriteCloser, console *os.File) {
 		}
 		switch kind {
 		case frameStdin:
-			// A program that does not read its input is no error.
+			// A program may ignore its input.
 			_, _ = input.Write(payload)
 		case frameEOF:
 			if console == nil {
@@ -244,7 +244,7 @@ func feed(r io.Reader, input io.WriteCloser, console *os.File) {
 	}
 }
 
-// Relay answers requests on the listener by passing them on to another machine.
+// Relay answers requests on the listener by forwarding them to another machine.
 func Relay(ctx context.Context, listener net.Listener, dial func(context.Context) (net.Conn, error)) error {
 	stop := context.AfterFunc(ctx, func() { listener.Close() })
 	defer stop()

@@ -12,7 +12,7 @@ import (
 
 // Operations of a request.
 const (
-	opUp     = "up"     // bring up what is in the machine; frames
+	opUp     = "up"     // start the contents of the machine; frames
 	opExec   = "exec"   // run a program; frames
 	opDial   = "dial"   // connect; a reply, then the bytes of the connection
 	opStatus = "status" // a Status, as JSON
@@ -22,17 +22,16 @@ const (
 // request opens a connection to the machine: one line of JSON.
 type request struct {
 	Op string `json:"op"`
-	// Host is a node or another host of the topology; empty is the machine
-	// itself.
+	// Host is a node or another host of the topology; "" is the machine itself.
 	Host string `json:"host,omitempty"`
-	// Command, Env and Terminal belong to opExec.
+	// Command, Env and Terminal are for opExec.
 	Command  []string  `json:"command,omitempty"`
 	Env      []string  `json:"env,omitempty"`
 	Terminal *terminal `json:"terminal,omitempty"`
-	// Network and Address belong to opDial.
+	// Network and Address are for opDial.
 	Network string `json:"network,omitempty"`
 	Address string `json:"address,omitempty"`
-	// Daemon and Verb belong to opDaemon.
+	// Daemon and Verb are for opDaemon.
 	Daemon string `json:"daemon,omitempty"`
 	Verb   string `json:"verb,omitempty"`
 }
@@ -44,7 +43,7 @@ type terminal struct {
 	Type    string `json:"type"`
 }
 
-// reply answers opDial before the bytes.
+// reply is the answer to opDial, sent before the bytes of the connection.
 type reply struct {
 	Error string `json:"error,omitempty"`
 }
@@ -61,10 +60,10 @@ const (
 	frameError  = '!' // the request failed: text
 )
 
-// maxFrame bounds what a peer can make the other allocate.
+// maxFrame limits the memory that one peer can make the other allocate.
 const maxFrame = 1 << 20
 
-// frames writes frames to a connection; several goroutines may.
+// frames writes frames to a connection. It is safe for concurrent use.
 type frames struct {
 	mu sync.Mutex
 	w  io.Writer
@@ -81,7 +80,7 @@ func (f *frames) send(kind byte, payload []byte) error {
 	return nil
 }
 
-// stream is an io.Writer whose bytes are sent as frames of one kind.
+// stream is an io.Writer that sends its bytes as frames of one kind.
 type stream struct {
 	frames *frames
 	kind   byte
@@ -134,7 +133,7 @@ func receiveLine(r *bufio.Reader, value any) error {
 	return json.Unmarshal(line, value)
 }
 
-// Buffered is a connection of which Reader has read some bytes already.
+// Buffered is a connection with some bytes already in Reader.
 type Buffered struct {
 	net.Conn
 	Reader *bufio.Reader
@@ -142,10 +141,10 @@ type Buffered struct {
 
 func (b Buffered) Read(p []byte) (int, error) { return b.Reader.Read(p) }
 
-// CloseWrite tells the peer that no more bytes will come.
+// CloseWrite signals the end of the data to the peer.
 func (b Buffered) CloseWrite() error { return closeWrite(b.Conn) }
 
-// closeWrite tells the peer that no more bytes will come, if the connection can.
+// closeWrite signals the end of the data to the peer if the connection supports it.
 func closeWrite(c net.Conn) error {
 	if half, ok := c.(interface{ CloseWrite() error }); ok {
 		return half.CloseWrite()
@@ -153,14 +152,14 @@ func closeWrite(c net.Conn) error {
 	return c.Close()
 }
 
-// Splice copies both ways until both sides have ended, then closes them.
+// Splice copies both ways until both sides have ended, then closes both.
 func Splice(a, b net.Conn) {
 	defer a.Close()
 	defer b.Close()
 	var both sync.WaitGroup
 	forward := func(to, from net.Conn) {
-		// Errors end this direction as an end of file does; the peers see the
-		// connection close and there is nobody else to tell.
+		// An error ends this direction like an end of file. The peers see the closed
+		// connection; nobody else needs the error.
 		_, _ = io.Copy(to, from)
 		_ = closeWrite(to)
 	}

@@ -1,8 +1,8 @@
 // Package netfilter loads rules into a network namespace.
 //
-// It uses the iptables of xtables, not nf_tables: the kernel of User Mode Linux, as Debian builds it, has no nf_tables
-// for IPv4 and IPv6, and every kernel that the lab runs on has xtables. Rules are text in the format of
-// iptables-save(8), loaded atomically a table.
+// It uses iptables with xtables, not nf_tables: Debian's User Mode Linux kernel has no nf_tables for IPv4 and IPv6,
+// and every kernel of the lab has xtables. Rules are text in the format of iptables-save(8); each table loads
+// atomically.
 package netfilter
 
 import (
@@ -22,10 +22,10 @@ const (
 	IPv6 Family = "ip6tables-legacy"
 )
 
-// Families is both.
+// Families are both families.
 var Families = []Family{IPv4, IPv6}
 
-// FamilyOf returns the family of an address, given whether it is an IPv4 one.
+// FamilyOf returns the family of an address; isIPv4 says whether it is an IPv4 address.
 func FamilyOf(is4 bool) Family {
 	if is4 {
 		return IPv4
@@ -33,18 +33,17 @@ func FamilyOf(is4 bool) Family {
 	return IPv6
 }
 
-// Replace loads the tables that the text names, in place of all that they held.
+// Replace loads the tables in the text and replaces their contents.
 func Replace(ctx context.Context, namespace string, family Family, rules string) error {
 	_, err := netns.Run(ctx, namespace, rules, string(family)+"-restore", "--wait")
 	return err
 }
 
-// Jump is a rule of a built-in chain that leads to a chain of one's own.
+// Jump is a rule in a built-in chain that jumps to a custom chain.
 type Jump struct{ From, To string }
 
-// ReplaceChains loads rules ("-A CHAIN ...", one a line) into the chains that the jumps lead to, in place of all that
-// these held, and adds the jumps that are not there to the end of their built-in chains. Other chains of the table stay
-// as they are.
+// ReplaceChains loads rules ("-A CHAIN ...", one per line) into the target chains of the jumps and replaces their
+// contents. It appends missing jumps to their built-in chains. Other chains of the table stay unchanged.
 func ReplaceChains(ctx context.Context, namespace string, family Family, table, rules string, jumps ...Jump) error {
 	saved, err := netns.Run(ctx, namespace, "", string(family)+"-save", "-t", table)
 	if err != nil {
@@ -54,7 +53,7 @@ func ReplaceChains(ctx context.Context, namespace string, family Family, table, 
 	return err
 }
 
-// chainsText is the input of iptables-restore, given what iptables-save says of the table now.
+// chainsText returns the input for iptables-restore. saved is the table's current output of iptables-save.
 func chainsText(table, rules, saved string, jumps []Jump) string {
 	var text strings.Builder
 	fmt.Fprintf(&text, "*%s\n", table)

@@ -2,7 +2,7 @@ package netfilter
 
 import "testing"
 
-func TestJumpIsAddedOnlyWhenItIsMissing(t *testing.T) {
+func TestMissingJumpIsAdded(t *testing.T) {
 	jumps := []Jump{{"PREROUTING", "LB-IN"}, {"POSTROUTING", "LB-OUT"}}
 	saved := "*nat\n:PREROUTING ACCEPT [0:0]\n-A PREROUTING -j LB-IN\n-A POSTROUTING -j LB-OUTER\nCOMMIT\n"
 	want := `*nat

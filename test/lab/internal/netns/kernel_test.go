@@ -38,8 +38,8 @@ func inode(t *testing.T, name string) (link string) {
 	return link
 }
 
-func TestEnsureKeepsANamespaceAndReplacesAMountPointWithoutOne(t *testing.T) {
-	if err := os.WriteFile(netns.Path("stale"), nil, 0o444); err != nil { // what a crash leaves
+func TestEnsureReplacesOnlyStaleMountPoints(t *testing.T) {
+	if err := os.WriteFile(netns.Path("stale"), nil, 0o444); err != nil { // as after a crash
 		t.Fatal(err)
 	}
 	ensure(t, "stale")
@@ -49,11 +49,11 @@ func TestEnsureKeepsANamespaceAndReplacesAMountPointWithoutOne(t *testing.T) {
 		t.Errorf("the namespace was replaced: %s, then %s", first, second)
 	}
 	if own, err := os.Readlink("/proc/thread-self/ns/net"); err != nil || own == first {
-		t.Errorf("the test itself is in %s (%v)", own, err)
+		t.Errorf("the test itself runs in %s (%v)", own, err)
 	}
 }
 
-func TestDeleteOfNothingSucceeds(t *testing.T) {
+func TestDeleteOfMissingNamespaceSucceeds(t *testing.T) {
 	ensure(t, "gone")
 	for range 2 {
 		if err := netns.Delete("gone"); err != nil {
@@ -61,11 +61,11 @@ func TestDeleteOfNothingSucceeds(t *testing.T) {
 		}
 	}
 	if left, err := netns.List("gone"); err != nil || len(left) > 0 {
-		t.Errorf("left %q (%v)", left, err)
+		t.Errorf("remaining namespaces %q (%v)", left, err)
 	}
 }
 
-func TestNewNamespaceHasItsLoopbackUp(t *testing.T) {
+func TestNewNamespaceHasLoopbackUp(t *testing.T) {
 	ensure(t, "loop")
 	if err := netns.Netlink("loop", func(handle *netlink.Handle) error {
 		link, err := handle.LinkByName("lo")
@@ -78,7 +78,7 @@ func TestNewNamespaceHasItsLoopbackUp(t *testing.T) {
 	}
 }
 
-func TestRunReportsWhatTheProgramSaid(t *testing.T) {
+func TestRunReturnsOutputAndError(t *testing.T) {
 	ensure(t, "run")
 	output, err := netns.Run(t.Context(), "run", "hello", "cat")
 	if err != nil || output != "hello" {

@@ -1,4 +1,4 @@
-// Package netns makes, uses and removes named network namespaces, where ip-netns(8) keeps them.
+// Package netns creates, uses and removes named network namespaces in the directory of ip-netns(8).
 package netns
 
 import (
@@ -18,20 +18,20 @@ import (
 	"spiderpool.dev/spiderpool/test/lab/internal/ns"
 )
 
-// Dir is where named namespaces are mounted.
+// Dir is the directory of the mount points of named namespaces.
 const Dir = "/run/netns"
 
-// Path is where the namespace of that name is mounted.
+// Path is the mount point of the namespace.
 func Path(name string) string { return filepath.Join(Dir, name) }
 
-// Ensure makes the namespace, unless it is there, with its loopback up. A mount point that a crash left without a
-// namespace on it is replaced.
+// Ensure creates the namespace, unless it exists, and brings its loopback up. It replaces a stale mount point, left by
+// a crash.
 func Ensure(name string) error {
 	if Do(name, func() error { return nil }) == nil {
 		return nil
 	}
 	if err := os.Remove(Path(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("network namespace %s: cannot replace what is at its mount point: %w", name, err)
+		return fmt.Errorf("network namespace %s: remove the stale mount point: %w", name, err)
 	}
 	if err := (ns.Target{}).Do(func() error {
 		handle, err := netns.NewNamed(name)
@@ -51,11 +51,11 @@ func Ensure(name string) error {
 	})
 }
 
-// Delete removes the name. The kernel frees the namespace, with the links in it, when nothing runs in it any more.
-// A namespace that is not there is no error.
+// Delete removes the name. The kernel frees the namespace and its links once no process runs in it. Delete of a missing
+// namespace succeeds.
 func Delete(name string) error {
 	if err := netns.DeleteNamed(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		// DeleteNamed fails on the unmount of a name without a mount; the file must go all the same.
+		// DeleteNamed fails if nothing is mounted on the file. Remove the file all the same.
 		if removed := os.Remove(Path(name)); removed != nil && !errors.Is(removed, fs.ErrNotExist) {
 			return fmt.Errorf("network namespace %s: delete: %w", name, errors.Join(err, removed))
 		}
@@ -63,7 +63,7 @@ func Delete(name string) error {
 	return nil
 }
 
-// List returns the names that begin with prefix.
+// List returns the names with the prefix.
 func List(prefix string) ([]string, error) {
 	entries, err := os.ReadDir(Dir)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -78,13 +78,13 @@ func List(prefix string) ([]string, error) {
 	return names, err
 }
 
-// Exists reports whether the name is taken.
+// Exists reports whether the namespace exists.
 func Exists(name string) bool {
 	_, err := os.Stat(Path(name))
 	return err == nil
 }
 
-// Do runs f in the namespace. Goroutines that f starts are not in it; commands and sockets that f makes itself are.
+// Do runs f in the namespace. Commands and sockets opened by f itself are in it, goroutines started by f are not.
 func Do(name string, f func() error) error {
 	if err := (ns.Target{Net: Path(name)}).Do(f); err != nil {
 		return fmt.Errorf("network namespace %s: %w", name, err)
@@ -99,7 +99,7 @@ func Netlink(name string, f func(*netlink.Handle) error) error {
 		return fmt.Errorf("network namespace %s: %w", name, err)
 	}
 	defer func() { _ = into.Close() }()
-	// Of this family only: User Mode Linux has no sockets of the others.
+	// NETLINK_ROUTE only: User Mode Linux lacks the other families.
 	handle, err := netlink.NewHandleAt(into, unix.NETLINK_ROUTE)
 	if err != nil {
 		return fmt.Errorf("network namespace %s: netlink: %w", name, err)
@@ -108,8 +108,8 @@ func Netlink(name string, f func(*netlink.Handle) error) error {
 	return f(handle)
 }
 
-// Run runs a command in the namespace with the input and returns its output; an error holds what it printed to
-// standard error.
+// Run runs a command in the namespace with the input and returns its output. An error contains the command's standard
+// error.
 func Run(ctx context.Context, name, input string, command ...string) (string, error) {
 	var output string
 	err := Do(name, func() error {
@@ -127,7 +127,7 @@ func Run(ctx context.Context, name, input string, command ...string) (string, er
 	return output, err
 }
 
-// Sysctl sets kernel parameters of the namespace; keys are paths below /proc/sys/net, such as "ipv4/ip_forward".
+// Sysctl sets kernel parameters of the namespace. Keys are paths below /proc/sys/net, e.g. "ipv4/ip_forward".
 func Sysctl(name string, values map[string]string) error {
 	return Do(name, func() error {
 		for key, value := range values {

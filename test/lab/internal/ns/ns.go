@@ -1,9 +1,8 @@
-// Package ns runs programs, and opens sockets, inside namespaces that exist
-// already.
+// Package ns runs programs and opens sockets inside existing namespaces.
 //
-// Each call works on an operating system thread of its own, which it moves into
-// the namespaces and then throws away, so no other goroutine ever sees them.
-// Programs are started by that thread and inherit them.
+// Each call moves a new operating system thread into the namespaces and discards the
+// thread afterwards, so no other goroutine ever runs on it. Programs started by the
+// thread inherit its namespaces.
 package ns
 
 import (
@@ -19,21 +18,21 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Target says in which namespaces to work. The zero Target is this process's own.
+// Target names namespaces. The zero Target is this process's own.
 type Target struct {
-	// Net is the file of a network namespace, for example /run/netns/a.
+	// Net is the file of a network namespace, e.g. /run/netns/a.
 	Net string
-	// Process, if not zero, is a process ID: all its namespaces are meant, but
-	// for the user, cgroup and time ones.
+	// Process is a process ID, unless zero. Target then means all its namespaces except
+	// the user, cgroup and time namespaces.
 	Process int
 }
 
-// kinds is the order in which a process's namespaces are entered; the mount
-// namespace comes last, because the others' files are found in this one.
+// kinds is the order in which to enter a process's namespaces. The mount namespace
+// comes last, because the files of the others are visible only in the current one.
 var kinds = []string{"ipc", "uts", "net", "pid", "mnt"}
 
-// Start starts the program inside the target. A program name without a slash is
-// looked up in the target's file system along PATH. Wait for it as usual.
+// Start starts the program inside the target. A program name without a slash is looked
+// up in the target's file system along PATH. The caller must call Wait.
 func (t Target) Start(cmd *exec.Cmd) error {
 	return t.Do(func() error {
 		if filepath.Base(cmd.Path) == cmd.Path {
@@ -57,7 +56,7 @@ func (t Target) Dial(ctx context.Context, network, address string) (net.Conn, er
 	return conn, err
 }
 
-// Listen listens inside the target; the listener can be used from anywhere.
+// Listen listens inside the target. The caller may be in any namespace.
 func (t Target) Listen(ctx context.Context, network, address string) (net.Listener, error) {
 	var listener net.Listener
 	err := t.Do(func() (err error) {
@@ -67,8 +66,8 @@ func (t Target) Listen(ctx context.Context, network, address string) (net.Listen
 	return listener, err
 }
 
-// Do runs f inside the target. f must not start goroutines that touch
-// namespaces.
+// Do runs f inside the target. Goroutines started by f are outside, so f must not start
+// any that depend on the namespaces.
 func (t Target) Do(f func() error) error {
 	files, err := t.open()
 	defer func() {
@@ -81,7 +80,7 @@ func (t Target) Do(f func() error) error {
 	}
 	result := make(chan error, 1)
 	go func() {
-		// Never unlocked: the runtime ends the thread with the goroutine.
+		// Never unlocked: the runtime ends the thread with this goroutine.
 		runtime.LockOSThread()
 		result <- func() error {
 			if err := enter(files); err != nil {
@@ -114,8 +113,8 @@ func (t Target) open() ([]*os.File, error) {
 }
 
 func enter(files []*os.File) error {
-	// A mount namespace can only be entered by a thread that shares its root
-	// and working directory with no other.
+	// setns(2) into a mount namespace needs a thread with its own root and working
+	// directory.
 	if err := unix.Unshare(unix.CLONE_FS); err != nil {
 		return fmt.Errorf("unshare file system context: %w", err)
 	}

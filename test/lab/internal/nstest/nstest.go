@@ -1,5 +1,5 @@
-// Package nstest runs a test binary in a mount namespace of its own with an empty netns.Dir, so that its tests neither
-// see a lab on the machine nor leave a network namespace behind, whatever becomes of them. It is for tests only.
+// Package nstest runs a test binary in its own mount namespace with an empty netns.Dir. Its tests neither see a lab on
+// the machine nor leave a network namespace behind, even after a crash. It is for tests only.
 package nstest
 
 import (
@@ -24,7 +24,7 @@ func Main(m *testing.M) int {
 		return again()
 	}
 	if err := ownMounts(); err != nil {
-		fmt.Fprintln(os.Stderr, "a mount namespace of the test's own (needs root):", err)
+		fmt.Fprintln(os.Stderr, "create a mount namespace for the tests (needs root):", err)
 		return 1
 	}
 	return m.Run()

@@ -1,8 +1,8 @@
-// Package pki is the certificate authority of a cluster: it makes keys,
-// certificates and kubeconfigs in memory and writes them where it is told.
+// Package pki is a cluster's certificate authority. It creates keys, certificates and
+// kubeconfigs in memory; the caller stores them.
 //
-// Keys are ECDSA P-256. Certificates hold from an hour ago, because the clock of
-// User Mode Linux may lag behind, for a year.
+// Keys are ECDSA P-256. Certificates are valid for a year, beginning an hour ago,
+// because the clock of User Mode Linux may be slow.
 package pki
 
 import (
@@ -34,17 +34,17 @@ type Authority struct {
 	key  *ecdsa.PrivateKey
 }
 
-// Subject says whom a certificate is for.
+// Subject is the subject of a certificate.
 type Subject struct {
-	// Name and Groups are, to Kubernetes, the user and its groups.
+	// Name and Groups are the user and its groups for Kubernetes.
 	Name   string
 	Groups []string
-	// DNSNames and IPs make it a server's certificate, too.
+	// DNSNames and IPs make it a server certificate too.
 	DNSNames []string
 	IPs      []net.IP
 }
 
-// NewAuthority makes a self-signed authority.
+// NewAuthority creates a self-signed authority.
 func NewAuthority(name string, now time.Time) (*Authority, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -71,8 +71,8 @@ func NewAuthority(name string, now time.Time) (*Authority, error) {
 	return &Authority{Pair: pair, cert: cert, key: key}, nil
 }
 
-// Issue makes a key and a certificate for the subject, good for clients, and for
-// servers if the subject has names or addresses.
+// Issue creates a key and a client certificate for the subject. With DNS names or
+// addresses, the certificate is also valid for servers.
 func (a *Authority) Issue(subject Subject, now time.Time) (Pair, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -95,8 +95,8 @@ func (a *Authority) Issue(subject Subject, now time.Time) (Pair, error) {
 	return encode(der, key)
 }
 
-// Kubeconfig is a kubeconfig with which the holder of the pair reaches server,
-// an URL.
+// Kubeconfig returns a kubeconfig that connects to server, a URL, with the pair as
+// client certificate.
 func (a *Authority) Kubeconfig(server, user string, pair Pair) ([]byte, error) {
 	const cluster = "spiderpool-lab"
 	config := clientcmdapi.NewConfig()
@@ -107,8 +107,7 @@ func (a *Authority) Kubeconfig(server, user string, pair Pair) ([]byte, error) {
 	return clientcmd.Write(*config)
 }
 
-// SigningKey makes a key pair that signs service account tokens: the public key
-// is in Cert.
+// SigningKey creates a key pair for service account tokens. Cert has the public key.
 func SigningKey() (Pair, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

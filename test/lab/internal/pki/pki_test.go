@@ -52,11 +52,11 @@ func TestClientCertificateIsNoServerCertificate(t *testing.T) {
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(ca.Cert)
 	if _, err := cert.Verify(x509.VerifyOptions{Roots: roots, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}); err == nil {
-		t.Error("it verifies as one")
+		t.Error("it is valid for a server")
 	}
 }
 
-func TestKubeconfigNamesServerAndCarriesThePair(t *testing.T) {
+func TestKubeconfigHasServerAndPair(t *testing.T) {
 	t.Parallel()
 	ca, err := NewAuthority("ca", time.Now())
 	if err != nil {

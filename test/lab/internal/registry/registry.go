@@ -1,10 +1,9 @@
-// Package registry is the lab's image registry: every image of the lab, under
-// its usual name, whatever registry that name says.
+// Package registry is the lab's image registry. It serves every image of the lab under
+// its usual name, for any registry in that name.
 //
-// Container runtimes that are told to use it as a mirror of all registries name
-// the original one in the query (ns=docker.io); it becomes the first part of the
-// repository here. Images that are offered at the start are served from where
-// they lie; nothing is copied.
+// It is a mirror of all registries. A container runtime sends the original registry in
+// the query (ns=docker.io), which becomes the first part of the repository here. Images
+// offered at the start are served from their files, without a copy.
 package registry
 
 import (
@@ -33,8 +32,8 @@ type Registry struct {
 	blobs   *blobs
 }
 
-// New returns an empty registry that keeps what is pushed to it in the
-// directory. Refused requests are written to requests.
+// New returns an empty registry that stores pushed images in the directory and logs
+// refused requests to requests.
 func New(dir string, requests io.Writer) *Registry {
 	b := &blobs{pushed: registry.NewDiskBlobHandler(dir), offered: map[v1.Hash]opener{}}
 	return &Registry{blobs: b, handler: registry.New(
@@ -52,8 +51,8 @@ func (r *Registry) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	r.handler.ServeHTTP(w, req)
 }
 
-// Offer serves the images of an archive or a directory, which must stay there,
-// under their names.
+// Offer serves the images of an archive or a directory under their names. The files must
+// stay in place.
 func (r *Registry) Offer(source string) error {
 	images, _, err := image.Open(source)
 	if err != nil {
@@ -111,8 +110,8 @@ func (r *Registry) offer(ref string, img v1.Image) error {
 	return nil
 }
 
-// Push loads an image into a registry of this kind that is reached through
-// transport, under the name.
+// Push loads an image into a running registry under the name. transport connects to the
+// registry.
 func Push(ctx context.Context, transport http.RoundTripper, ref string, img v1.Image) error {
 	repository, identifier, err := location(ref)
 	if err != nil {
@@ -125,7 +124,7 @@ func Push(ctx context.Context, transport http.RoundTripper, ref string, img v1.I
 	return remote.Write(to, img, remote.WithContext(ctx), remote.WithTransport(transport))
 }
 
-// location is where an image of that name is: its repository here, and its tag.
+// location returns the repository and tag of an image name in this registry.
 func location(ref string) (repository, identifier string, err error) {
 	parsed, err := name.NewTag(ref)
 	if err != nil {
@@ -138,11 +137,11 @@ func location(ref string) (repository, identifier string, err error) {
 	return directory(host) + "/" + parsed.RepositoryStr(), parsed.TagStr(), nil
 }
 
-// directory is a registry's host and port as a part of a repository's name.
+// directory turns a registry's host and port into a part of a repository's name.
 func directory(host string) string { return strings.ReplaceAll(host, ":", "_") }
 
-// Hosts is the hosts.toml that makes the registry at address a mirror of all
-// others, and lets containerd ask none of them.
+// Hosts returns a hosts.toml that makes the registry at address a mirror of all others
+// and keeps containerd from trying the originals.
 func Hosts(address string) string {
 	u := url.URL{Scheme: "http", Host: address}
 	return fmt.Sprintf("server = %q\n\n[host.%q]\n  capabilities = [\"pull\", \"resolve\"]\n", u.String(), u.String())
@@ -153,7 +152,7 @@ type opener struct {
 	open func() (io.ReadCloser, error)
 }
 
-// blobs are those that were offered, over those that were pushed.
+// blobs are the offered blobs on top of the pushed ones.
 type blobs struct {
 	pushed  registry.BlobHandler
 	mu      sync.RWMutex

@@ -15,7 +15,7 @@ import (
 	"spiderpool.dev/spiderpool/test/lab/internal/image"
 )
 
-func TestOfferedImageIsServedUnderItsRegistrysName(t *testing.T) {
+func TestOfferedImageKeepsItsRegistrysName(t *testing.T) {
 	t.Parallel()
 	img := build(t, "hello")
 	archive := filepath.Join(t.TempDir(), "a.tar")
@@ -29,7 +29,7 @@ func TestOfferedImageIsServedUnderItsRegistrysName(t *testing.T) {
 	server := httptest.NewServer(r)
 	defer server.Close()
 
-	// An archive does not keep the manifest, so the digest is of a new one.
+	// An archive does not store the manifest, so the registry's manifest has a new digest.
 	images, closeImages, err := image.Open(archive)
 	if err != nil {
 		t.Fatal(err)
@@ -55,7 +55,7 @@ func TestOfferedImageIsServedUnderItsRegistrysName(t *testing.T) {
 	get(t, server.URL+"/v2/e2e/echo/blobs/"+layer.String()+"?ns=k8s.gcr.io", http.StatusOK)
 }
 
-func TestPushedImageReplacesTheOneOfItsName(t *testing.T) {
+func TestPushReplacesImageOfSameName(t *testing.T) {
 	t.Parallel()
 	r := New(t.TempDir(), io.Discard)
 	server := httptest.NewServer(r)
@@ -75,7 +75,7 @@ func TestPushedImageReplacesTheOneOfItsName(t *testing.T) {
 	}
 }
 
-func TestRegistryWithPortHasAPlaceOfItsOwn(t *testing.T) {
+func TestRegistryPortIsPartOfTheName(t *testing.T) {
 	t.Parallel()
 	server := httptest.NewServer(New(t.TempDir(), io.Discard))
 	defer server.Close()
@@ -101,7 +101,7 @@ func build(t *testing.T, content string) v1.Image {
 	return img
 }
 
-// to connects to the server, whatever host is asked for.
+// to connects to the server, for any host name.
 func to(t *testing.T, server *httptest.Server) http.RoundTripper {
 	t.Helper()
 	return &http.Transport{DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {

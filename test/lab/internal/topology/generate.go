@@ -7,8 +7,8 @@ import (
 	"go4.org/netipx"
 )
 
-// WithNodes returns the topology with exactly count nodes: the described ones, or the first of them, then workers
-// generated from the node templates in turn. It fails when the templates' ranges have no room left.
+// WithNodes returns the topology with exactly count nodes: first the listed nodes, then workers generated from the node
+// templates in turn. It fails if a template's range is full.
 func (t *Topology) WithNodes(count int) (*Topology, error) {
 	if count < 1 {
 		return nil, fmt.Errorf("nodes: %d is too few; a cluster needs at least 1", count)
@@ -17,7 +17,7 @@ func (t *Topology) WithNodes(count int) (*Topology, error) {
 	grown.Nodes = append([]Host(nil), t.Nodes[:min(count, len(t.Nodes))]...)
 	for len(grown.Nodes) < count {
 		if len(t.NodeTemplates) == 0 {
-			return nil, fmt.Errorf("nodes: %d wanted, but the topology describes %d and has no nodeTemplates", count, len(t.Nodes))
+			return nil, fmt.Errorf("nodes: %d requested, but the topology lists %d and has no nodeTemplates", count, len(t.Nodes))
 		}
 		template := t.NodeTemplates[(len(grown.Nodes)-len(t.Nodes))%len(t.NodeTemplates)]
 		name := fmt.Sprintf("worker%d", len(grown.Nodes))
@@ -61,8 +61,8 @@ func (t *Topology) nextInterface(template NodeTemplate) (Interface, error) {
 	return iface, nil
 }
 
-// taken is the set of addresses that are assigned or must not be: gateways, and the first and last IPv4 addresses of
-// subnets.
+// taken is the set of unavailable addresses: assigned ones, gateways, and the first and last IPv4 address of each
+// subnet.
 func (t *Topology) taken() (*netipx.IPSet, error) {
 	var b netipx.IPSetBuilder
 	for _, assigned := range t.assignments() {
@@ -77,8 +77,8 @@ func (t *Topology) taken() (*netipx.IPSet, error) {
 	return b.IPSet()
 }
 
-// firstFree returns the first prefix of that length in the range that does not overlap with what is taken. An address
-// that ends a range as its network address is passed over, since IPv6 reads it as the subnet-router anycast address.
+// firstFree returns the first prefix of that length in the range without overlap with taken. It skips the network
+// address of a range, because IPv6 uses it as the subnet-router anycast address.
 func firstFree(from netip.Prefix, bits int, taken *netipx.IPSet) (netip.Prefix, error) {
 	single := bits == from.Addr().BitLen()
 	for addr := from.Addr(); from.Contains(addr); {

@@ -15,8 +15,8 @@ import (
 	"spiderpool.dev/spiderpool/test/lab/topologies"
 )
 
-// Load reads the topology of that name ("aws", "l2"), or, when nameOrPath contains a slash or ends in .yaml, the file
-// at that path. The result is complete and valid.
+// Load reads a topology by name ("aws", "l2"). If nameOrPath contains a slash or ends in .yaml, it is a file. The
+// result is complete and valid.
 func Load(nameOrPath string) (*Topology, error) {
 	if strings.Contains(nameOrPath, "/") || strings.HasSuffix(nameOrPath, ".yaml") {
 		data, err := os.ReadFile(nameOrPath)
@@ -27,7 +27,7 @@ func Load(nameOrPath string) (*Topology, error) {
 	}
 	data, err := topologies.FS.ReadFile(nameOrPath + ".yaml")
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("topology %q: there is none of that name; known: %s; or give the path of a file",
+		return nil, fmt.Errorf("topology %q is unknown; known: %s; or give the path of a file",
 			nameOrPath, strings.Join(Names(), ", "))
 	}
 	if err != nil {
@@ -36,7 +36,7 @@ func Load(nameOrPath string) (*Topology, error) {
 	return parseNamed(nameOrPath, data)
 }
 
-// Names lists the topologies that Load knows by name.
+// Names lists the topology names accepted by Load.
 func Names() []string {
 	entries, err := topologies.FS.ReadDir(".")
 	if err != nil {
@@ -66,7 +66,7 @@ func Parse(data []byte) (*Topology, error) {
 		return nil, err
 	}
 	if err := decoder.Decode(&struct{}{}); !errors.Is(err, io.EOF) {
-		return nil, errors.New("more than one YAML document; a topology is one")
+		return nil, errors.New("more than one YAML document; a topology is one document")
 	}
 	t.complete()
 	if err := t.Validate(); err != nil {
@@ -75,7 +75,7 @@ func Parse(data []byte) (*Topology, error) {
 	return t, nil
 }
 
-// complete fills in what may be left out. It must not fail on invalid values: Validate reports those.
+// complete fills in defaults. It must accept invalid values, because Validate reports them.
 func (t *Topology) complete() {
 	for v := range t.VPCs {
 		vpc := &t.VPCs[v]
@@ -115,7 +115,7 @@ func completeSubnets(subnets []Subnet) {
 	}
 }
 
-// completeMAC derives a locally administered address from the IPv4 address, which is unique in a topology.
+// completeMAC derives a locally administered MAC address from the IPv4 address, which is unique in a topology.
 func completeMAC(mac *MAC, ipv4 netip.Addr) {
 	if *mac == nil && ipv4.Is4() {
 		b := ipv4.As4()
@@ -123,7 +123,7 @@ func completeMAC(mac *MAC, ipv4 netip.Addr) {
 	}
 }
 
-// loadBalancerHost is the machine behind a VPC's load balancers: one ENI that holds the addresses of all frontends.
+// loadBalancerHost is the host of a VPC's load balancers: one ENI with the addresses of all frontends.
 func (t *Topology) loadBalancerHost() Host {
 	iface := Interface{Name: "eth0", Subnet: t.LoadBalancer.Subnet, MAC: t.LoadBalancer.MAC}
 	for i, frontend := range t.LoadBalancer.Frontends {

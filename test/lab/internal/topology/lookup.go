@@ -11,8 +11,7 @@ func (t *Topology) Machines() []Host {
 	return append(append([]Host(nil), t.Nodes...), t.Hosts...)
 }
 
-// Addresses returns the primary addresses of the host's first interface, IPv4
-// first.
+// Addresses returns the primary addresses of the host's first interface, IPv4 first.
 func (h Host) Addresses() []netip.Addr {
 	var list []netip.Addr
 	for _, addr := range []netip.Addr{h.Interfaces[0].IPv4, h.Interfaces[0].IPv6} {
@@ -23,7 +22,7 @@ func (h Host) Addresses() []netip.Addr {
 	return list
 }
 
-// HostNames returns the names of everything that a command can run in: machines, the layer-2 network's gateway, the
+// HostNames returns the names of everything that can run commands: machines, the layer-2 network's gateway, the
 // internet host.
 func (t *Topology) HostNames() []string {
 	var names []string
@@ -63,7 +62,7 @@ func (t *Topology) fabricNames() []string {
 	return names
 }
 
-// Host returns the machine of that name, and whether there is one.
+// Host returns the machine of that name; ok is false if there is none.
 func (t *Topology) Host(name string) (Host, bool) {
 	for _, host := range t.Machines() {
 		if host.Name == name {
@@ -73,7 +72,7 @@ func (t *Topology) Host(name string) (Host, bool) {
 	return Host{}, false
 }
 
-// Subnet returns the subnet of that name, and whether there is one.
+// Subnet returns the subnet of that name; ok is false if there is none.
 func (t *Topology) Subnet(name string) (Subnet, bool) {
 	for _, subnet := range t.subnets() {
 		if subnet.Name == name {
@@ -83,7 +82,7 @@ func (t *Topology) Subnet(name string) (Subnet, bool) {
 	return Subnet{}, false
 }
 
-// VPC returns the VPC that the subnet of that name belongs to, and whether there is one.
+// VPC returns the VPC of the named subnet; ok is false if there is none.
 func (t *Topology) VPC(subnet string) (VPC, bool) {
 	for _, vpc := range t.VPCs {
 		for _, s := range vpc.Subnets {
@@ -95,7 +94,7 @@ func (t *Topology) VPC(subnet string) (VPC, bool) {
 	return VPC{}, false
 }
 
-// RegistryAddress is where nodes reach the image registry.
+// RegistryAddress is the address of the image registry for nodes.
 func (t *Topology) RegistryAddress() netip.AddrPort {
 	host, _ := t.Host(t.Registry.Host)
 	return netip.AddrPortFrom(host.Interfaces[0].IPv4, t.Registry.Port)
@@ -104,8 +103,8 @@ func (t *Topology) RegistryAddress() netip.AddrPort {
 // PublicAddress is a one-to-one translation.
 type PublicAddress struct{ Public, Private netip.Addr }
 
-// PublicAddresses returns what the VPC's internet gateway translates: NAT gateways, interfaces with a public address,
-// and, when they lie in the VPC, load balancers.
+// PublicAddresses returns the translations of the VPC's internet gateway: NAT gateways, interfaces with a public
+// address, and load balancers inside the VPC.
 func (t *Topology) PublicAddresses(vpc VPC) []PublicAddress {
 	var pairs []PublicAddress
 	add := func(public, private netip.Addr) {
@@ -142,7 +141,7 @@ func (t *Topology) subnets() []Subnet {
 	return subnets
 }
 
-// TargetKind is what a route leads to.
+// TargetKind is the kind of a route's target.
 type TargetKind string
 
 // Targets of routes.
@@ -152,7 +151,7 @@ const (
 	TargetPeering         TargetKind = "peering"
 )
 
-// Target is where a route leads: a kind, and a name where there can be several.
+// Target is the target of a route: a kind, and a name if there can be several of the kind.
 type Target struct {
 	Kind TargetKind
 	Name string

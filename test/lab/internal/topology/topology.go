@@ -1,10 +1,10 @@
-// Package topology describes the lab's network as data: what the YAML files under test/lab/topologies say.
+// Package topology describes the lab's network as data, read from the YAML files in test/lab/topologies.
 //
-// It parses strictly (an unknown key is an error that names it), fills in what is left out (the first address of a
-// subnet as its gateway, a MAC address derived from the IPv4 address), validates, and adds generated workers. It does
-// no I/O beyond reading the file, and knows nothing of how the network is built: that is package vpc.
+// It parses strictly (the error for an unknown key names it), fills in defaults (a subnet's gateway is its first
+// address, a MAC address follows from the IPv4 address), validates, and generates workers. It reads one file and does
+// no other I/O. Package vpc builds the network.
 //
-// Terms are those of AWS: an ENI is an interface with assigned addresses, a delegated prefix is a block of addresses
+// The terms are AWS's: an ENI is an interface with assigned addresses, a delegated prefix is a block of addresses
 // assigned to an ENI, a route table belongs to subnets.
 package topology
 
@@ -14,20 +14,20 @@ import (
 	"net/netip"
 )
 
-// Kind says by which rules the network forwards.
+// Kind selects the forwarding rules of the network.
 type Kind string
 
 const (
-	// KindAWS routes by assigned addresses and checks sources, as an AWS VPC does.
+	// KindAWS routes by assigned address and checks sources, like an AWS VPC.
 	KindAWS Kind = "aws"
 	// KindL2 is one plain Ethernet broadcast domain.
 	KindL2 Kind = "l2"
 )
 
-// NamespacePrefix begins the name, under /run/netns, of every network namespace of the lab.
+// NamespacePrefix begins the name of every network namespace of the lab under /run/netns.
 const NamespacePrefix = "splab-"
 
-// Names of parts of the network that are not hosts. Like a host's, their namespaces are HostNamespace of the name.
+// Names of the network's own parts. The namespace of a part is HostNamespace(name), as for a host.
 const (
 	// InternetGatewayName is the internet gateway.
 	InternetGatewayName = "internet-gateway"
@@ -35,24 +35,24 @@ const (
 	SwitchName = "switch"
 )
 
-// RouterName is the name of the VPC's router, the place of its forwarding rules.
+// RouterName is the name of the VPC's router, which has the forwarding rules.
 func (v VPC) RouterName() string { return "vpc-" + v.Name }
 
 // Topology is one network.
 type Topology struct {
 	Kind        Kind   `yaml:"kind"`
 	Description string `yaml:"description"`
-	// VPCs and Peerings are for KindAWS only, L2 for KindL2 only.
+	// VPCs and Peerings are for KindAWS only, L2 is for KindL2 only.
 	VPCs     []VPC     `yaml:"vpcs"`
 	Peerings []Peering `yaml:"peerings"`
 	L2       *L2       `yaml:"l2"`
 
 	Internet Internet `yaml:"internet"`
-	// Nodes become Kubernetes nodes; the first is the control plane.
+	// Nodes become Kubernetes nodes. The first one represents the control plane.
 	Nodes []Host `yaml:"nodes"`
-	// NodeTemplates are used in turn for workers beyond Nodes.
+	// NodeTemplates generate workers beyond Nodes, in turn.
 	NodeTemplates []NodeTemplate `yaml:"nodeTemplates"`
-	// Hosts are machines that are not Kubernetes nodes.
+	// Hosts are machines outside Kubernetes.
 	Hosts        []Host       `yaml:"hosts"`
 	Registry     Registry     `yaml:"registry"`
 	LoadBalancer LoadBalancer `yaml:"loadBalancer"`
@@ -63,7 +63,7 @@ type VPC struct {
 	Name string       `yaml:"name"`
 	IPv4 netip.Prefix `yaml:"ipv4"`
 	IPv6 netip.Prefix `yaml:"ipv6"`
-	// InternetGateway says that routes of this VPC may name the internet gateway. At most one VPC has it.
+	// InternetGateway allows routes to the internet gateway. At most one VPC has it.
 	InternetGateway bool         `yaml:"internetGateway"`
 	Subnets         []Subnet     `yaml:"subnets"`
 	RouteTables     []RouteTable `yaml:"routeTables"`
@@ -76,14 +76,14 @@ type Subnet struct {
 	Zone string       `yaml:"zone"`
 	IPv4 netip.Prefix `yaml:"ipv4"`
 	IPv6 netip.Prefix `yaml:"ipv6"`
-	// GatewayIPv4 and GatewayIPv6 are the first host address of the range unless given.
+	// GatewayIPv4 and GatewayIPv6 default to the first host address of the range.
 	GatewayIPv4 netip.Addr `yaml:"gatewayIPv4"`
 	GatewayIPv6 netip.Addr `yaml:"gatewayIPv6"`
-	// RouteTable names one of the VPC's route tables; empty on a layer-2 network.
+	// RouteTable is the name of one of the VPC's route tables; empty on a layer-2 network.
 	RouteTable string `yaml:"routeTable"`
 }
 
-// RouteTable holds a VPC's routes for some subnets. The VPC's own ranges are always in it.
+// RouteTable has a VPC's routes for some subnets. The VPC's own ranges are always included.
 type RouteTable struct {
 	Name   string  `yaml:"name"`
 	Routes []Route `yaml:"routes"`
@@ -101,11 +101,11 @@ type NATGateway struct {
 	Subnet string     `yaml:"subnet"`
 	MAC    MAC        `yaml:"mac"`
 	IPv4   netip.Addr `yaml:"ipv4"`
-	// PublicIPv4 is what the internet sees.
+	// PublicIPv4 is its address on the internet.
 	PublicIPv4 netip.Addr `yaml:"publicIPv4"`
 }
 
-// Peering joins two VPCs. Routes over it are in the route tables.
+// Peering joins two VPCs. The route tables decide which traffic uses it.
 type Peering struct {
 	Name string   `yaml:"name"`
 	VPCs []string `yaml:"vpcs"`
@@ -115,19 +115,19 @@ type Peering struct {
 type L2 struct {
 	Subnets []Subnet  `yaml:"subnets"`
 	Gateway L2Gateway `yaml:"gateway"`
-	// PodIPv4 and PodIPv6 are left free by the lab for pods.
+	// PodIPv4 and PodIPv6 are reserved for pods; the lab does not use them.
 	PodIPv4 netip.Prefix `yaml:"podIPv4"`
 	PodIPv6 netip.Prefix `yaml:"podIPv6"`
 }
 
-// L2Gateway is the router of a layer-2 network: it owns each subnet's gateway address.
+// L2Gateway is the router of a layer-2 network. It has each subnet's gateway address.
 type L2Gateway struct {
 	Host       string     `yaml:"host"`
 	MAC        MAC        `yaml:"mac"`
 	PublicIPv4 netip.Addr `yaml:"publicIPv4"`
 }
 
-// Internet is a host outside, and the router's addresses on its link.
+// Internet is a host on the internet, with the router's addresses on its link.
 type Internet struct {
 	Host        string       `yaml:"host"`
 	IPv4        netip.Prefix `yaml:"ipv4"`
@@ -136,8 +136,7 @@ type Internet struct {
 	GatewayIPv6 netip.Addr   `yaml:"gatewayIPv6"`
 }
 
-// Host is a machine: a network namespace of its own with one or more interfaces. Its default routes go through the
-// first.
+// Host is a machine: a network namespace with one or more interfaces. Its default routes use the first one.
 type Host struct {
 	Name       string      `yaml:"name"`
 	Interfaces []Interface `yaml:"interfaces"`
@@ -150,15 +149,15 @@ type Interface struct {
 	MAC    MAC        `yaml:"mac"`
 	IPv4   netip.Addr `yaml:"ipv4"`
 	IPv6   netip.Addr `yaml:"ipv6"`
-	// Secondary addresses are configured in the host, too.
+	// Secondary addresses are configured on the host too.
 	Secondary []netip.Addr `yaml:"secondary"`
-	// Prefixes are delegated to the ENI, for the host to use as it sees fit (AWS: IPv4 /28, IPv6 /80).
+	// Prefixes are delegated to the ENI for the host's own use (AWS: IPv4 /28, IPv6 /80).
 	Prefixes []netip.Prefix `yaml:"prefixes"`
-	// PublicIPv4 is translated one to one to IPv4 by the internet gateway.
+	// PublicIPv4 is translated one-to-one to IPv4 by the internet gateway.
 	PublicIPv4 netip.Addr `yaml:"publicIPv4"`
 }
 
-// NodeTemplate generates workers: the nth takes the nth free address and the nth free prefix of each range.
+// NodeTemplate generates workers. Each takes the next free address and the next free prefix of each range.
 type NodeTemplate struct {
 	Interface string         `yaml:"interface"`
 	Subnet    string         `yaml:"subnet"`
@@ -167,19 +166,19 @@ type NodeTemplate struct {
 	Prefixes  []PrefixSource `yaml:"prefixes"`
 }
 
-// PrefixSource is a range from which prefixes of Bits length are delegated.
+// PrefixSource is a range of delegated prefixes of length Bits.
 type PrefixSource struct {
 	From netip.Prefix `yaml:"from"`
 	Bits int          `yaml:"bits"`
 }
 
-// Registry says on which host's address, and at which TCP port, the lab's image registry listens.
+// Registry is the host and TCP port of the lab's image registry.
 type Registry struct {
 	Host string `yaml:"host"`
 	Port uint16 `yaml:"port"`
 }
 
-// LoadBalancer holds the addresses of load balancers, and the host in whose namespace they are served.
+// LoadBalancer has the load balancers' addresses and the host whose namespace serves them.
 type LoadBalancer struct {
 	Host      string     `yaml:"host"`
 	Subnet    string     `yaml:"subnet"`
@@ -191,17 +190,17 @@ type LoadBalancer struct {
 type Frontend struct {
 	IPv4 netip.Addr `yaml:"ipv4"`
 	IPv6 netip.Addr `yaml:"ipv6"`
-	// PublicIPv4 is there if the internet may reach the load balancer, by this address and by IPv6.
+	// PublicIPv4 makes the load balancer reachable from the internet, at this address and over IPv6.
 	PublicIPv4 netip.Addr `yaml:"publicIPv4"`
 }
 
-// Internal reports whether the frontend is hidden from the internet.
+// Internal reports whether the frontend is unreachable from the internet.
 func (f Frontend) Internal() bool { return !f.PublicIPv4.IsValid() }
 
 // MAC is a hardware address with a text form.
 type MAC net.HardwareAddr
 
-// UnmarshalText parses the six-octet colon form.
+// UnmarshalText parses six octets separated by colons.
 func (m *MAC) UnmarshalText(text []byte) error {
 	hw, err := net.ParseMAC(string(text))
 	if err != nil {
@@ -219,10 +218,10 @@ func (m MAC) String() string { return net.HardwareAddr(m).String() }
 // Namespace is the name of the host's network namespace under /run/netns.
 func (h Host) Namespace() string { return HostNamespace(h.Name) }
 
-// HostNamespace is the name of the network namespace of the host of that name.
+// HostNamespace is the name of a host's network namespace.
 func HostNamespace(host string) string { return NamespacePrefix + host }
 
-// Assigned returns every range of addresses that belongs to the interface, addresses as single-address prefixes.
+// Assigned returns every range of the interface, with addresses as single-address prefixes.
 func (i Interface) Assigned() []netip.Prefix {
 	var ranges []netip.Prefix
 	for _, a := range i.Addresses() {
@@ -231,7 +230,7 @@ func (i Interface) Assigned() []netip.Prefix {
 	return append(ranges, i.Prefixes...)
 }
 
-// Addresses returns the addresses that are configured on the interface, primary ones first.
+// Addresses returns the configured addresses of the interface, primary ones first.
 func (i Interface) Addresses() []netip.Addr {
 	var addrs []netip.Addr
 	for _, a := range append([]netip.Addr{i.IPv4, i.IPv6}, i.Secondary...) {

@@ -23,7 +23,7 @@ func TestEveryEmbeddedTopologyIsValid(t *testing.T) {
 	}
 }
 
-func TestAWSNodesHoldTheAddressesOfTheGuide(t *testing.T) {
+func TestAWSNodesHaveTheGuidesAddresses(t *testing.T) {
 	aws := load(t, "aws")
 	for name, want := range map[string]string{
 		"master":  "172.31.22.228/32 2406:da1e:c4:ed01::10/128 172.31.28.16/28 2406:da1e:c4:ed01:c57d::/80",
@@ -50,7 +50,7 @@ func TestAWSNodesHoldTheAddressesOfTheGuide(t *testing.T) {
 	}
 }
 
-func TestPublicAddressesBelongToTheVPCWithTheGateway(t *testing.T) {
+func TestPublicAddressesBelongToGatewaysVPC(t *testing.T) {
 	aws := load(t, "aws")
 	if got := len(aws.PublicAddresses(aws.VPCs[0])); got != 7 { // the NAT gateway's and six frontends'
 		t.Errorf("main has %d public addresses, want 7", got)
@@ -62,7 +62,7 @@ func TestPublicAddressesBelongToTheVPCWithTheGateway(t *testing.T) {
 
 func TestWithNodesGeneratesDistinctWorkers(t *testing.T) {
 	for _, name := range Names() {
-		grown, err := load(t, name).WithNodes(6) // WithNodes validates, which rejects addresses held twice
+		grown, err := load(t, name).WithNodes(6) // WithNodes validates, so duplicate addresses fail
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
@@ -83,7 +83,7 @@ func TestWithNodesGeneratesDistinctWorkers(t *testing.T) {
 	}
 }
 
-func TestWithNodesOfOneLeavesTheControlPlane(t *testing.T) {
+func TestWithNodesOneLeavesTheControlPlane(t *testing.T) {
 	one, err := load(t, "aws").WithNodes(1)
 	if err != nil {
 		t.Fatal(err)
@@ -93,7 +93,7 @@ func TestWithNodesOfOneLeavesTheControlPlane(t *testing.T) {
 	}
 }
 
-func TestWithNodesSaysWhichRangeIsFull(t *testing.T) {
+func TestFullNodeRangeIsNamed(t *testing.T) {
 	_, err := load(t, "aws").WithNodes(40)
 	if err == nil || !strings.Contains(err.Error(), "no /28 is left in 172.31.32.64/26") {
 		t.Errorf("got %v", err)
@@ -103,7 +103,7 @@ func TestWithNodesSaysWhichRangeIsFull(t *testing.T) {
 	}
 }
 
-func TestInvalidTopologyIsRefusedWithFieldAndValue(t *testing.T) {
+func TestInvalidTopologyErrorNamesTheField(t *testing.T) {
 	for _, test := range []struct{ name, base, old, new, want string }{
 		{"unknown key", "aws", "zone: a,", "zoen: a,", "field zoen not found"},
 		{"kind", "aws", "kind: aws", "kind: gcp", `kind: "gcp" is neither aws nor l2`},
@@ -137,7 +137,7 @@ func TestInvalidTopologyIsRefusedWithFieldAndValue(t *testing.T) {
 			}
 			broken := strings.Replace(string(data), test.old, test.new, 1)
 			if broken == string(data) {
-				t.Fatalf("%q is not in the file", test.old)
+				t.Fatalf("the file does not contain %q", test.old)
 			}
 			_, err = Parse([]byte(broken))
 			if err == nil || !strings.Contains(err.Error(), test.want) {
@@ -147,7 +147,7 @@ func TestInvalidTopologyIsRefusedWithFieldAndValue(t *testing.T) {
 	}
 }
 
-func TestLoadOfUnknownNameListsTheKnown(t *testing.T) {
+func TestUnknownTopologyErrorListsTheKnown(t *testing.T) {
 	_, err := Load("azure")
 	if err == nil || !strings.Contains(err.Error(), "known: aws, l2") {
 		t.Errorf("got %v", err)

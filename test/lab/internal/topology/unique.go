@@ -5,7 +5,7 @@ import (
 	"net/netip"
 )
 
-// checkUnique reports what may be there once only: host names, MAC addresses, assigned and public addresses.
+// checkUnique reports duplicates: of host names, MAC addresses, assigned and public addresses.
 func (t *Topology) checkUnique(c *checker) {
 	names := map[string]bool{}
 	for _, name := range append(t.HostNames(), t.fabricNames()...) {
@@ -67,8 +67,8 @@ func (t *Topology) eachMAC(visit func(field string, mac MAC)) {
 	}
 }
 
-// assignments returns every range that belongs to an interface. On a layer-2 network the load balancer's addresses
-// are the gateway's; in a VPC they are those of a host.
+// assignments returns every range of an interface. The load balancer's addresses belong to the gateway on a layer-2
+// network and to a host in a VPC.
 func (t *Topology) assignments() []assignment {
 	var all []assignment
 	add := func(field string, prefix netip.Prefix) { all = append(all, assignment{field, prefix}) }

@@ -10,26 +10,26 @@ import (
 	"go4.org/netipx"
 )
 
-// hostName is a DNS label, short enough for a namespace name and a node name.
+// hostName is a DNS label, short enough for namespaces and nodes.
 var hostName = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?$`)
 
-// maxInterfaceName is IFNAMSIZ less the terminating zero.
+// maxInterfaceName is IFNAMSIZ minus the terminating zero.
 const maxInterfaceName = 15
 
-// assignment is a range that belongs to one interface, with the field that says so.
+// assignment is a range of one interface with its field in the topology.
 type assignment struct {
 	field  string
 	prefix netip.Prefix
 }
 
-// checker collects what is wrong, each with the field's path.
+// checker collects errors, each with the field's path.
 type checker struct{ errs []error }
 
 func (c *checker) failf(field, format string, args ...any) {
 	c.errs = append(c.errs, fmt.Errorf("%s: "+format, append([]any{field}, args...)...))
 }
 
-// Validate reports everything that is wrong, each naming the field and the value.
+// Validate reports every error in the topology, each with field and value.
 func (t *Topology) Validate() error {
 	c := &checker{}
 	switch {
@@ -51,7 +51,7 @@ func (t *Topology) Validate() error {
 	t.checkHosts(c)
 	t.checkTemplates(c)
 	t.checkServices(c)
-	if len(c.errs) == 0 { // these compare values that must be well-formed first
+	if len(c.errs) == 0 { // these checks compare values, so the values must be valid
 		t.checkUnique(c)
 	}
 	return errors.Join(c.errs...)
@@ -353,7 +353,7 @@ func findSubnet(subnets []Subnet, name string) (Subnet, bool) {
 	return subnets[at], true
 }
 
-// contains reports whether inner lies wholly within outer.
+// contains reports whether inner lies completely within outer.
 func contains(outer, inner netip.Prefix) bool {
 	return outer.IsValid() && outer.Bits() <= inner.Bits() && outer.Contains(inner.Addr()) &&
 		outer.Contains(netipx.PrefixLastIP(inner))

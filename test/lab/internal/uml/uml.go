@@ -1,7 +1,7 @@
-// Package uml boots User Mode Linux: a Linux kernel that is a process of this
-// machine, with what this machine's own kernel lacks. Its root file system is
-// this machine's, so every program is there; it shares nothing else but one
-// network link.
+// Package uml boots User Mode Linux: a Linux kernel in a process of this machine, with
+// features that this machine's own kernel lacks. Its root file system is this
+// machine's, so it has the same programs. Otherwise the two share only one network
+// link.
 package uml
 
 import (
@@ -22,38 +22,37 @@ import (
 )
 
 const (
-	// memory is what the guest can use; it takes from this machine what it
-	// has used.
+	// memory is the guest's limit. The guest occupies only the memory used so far.
 	memory = "8G"
-	// tap is the link's name in the machine's network namespace, vector the
-	// one in the guest.
+	// tap and vector are the link's names in the machine's network namespace and in the
+	// guest.
 	tap    = "tap0"
 	vector = "vec0"
-	// port is where the guest answers requests.
+	// port is the guest's port for requests.
 	port = 7700
 )
 
-// The link's addresses. They are link-local, so nothing routes them.
+// The link's addresses. They are link-local and therefore never routed.
 var (
 	outerAddress = netip.MustParsePrefix("169.254.77.1/30")
 	guestAddress = netip.MustParsePrefix("169.254.77.2/30")
 )
 
-// Config is what a guest is booted with.
+// Config is the configuration of a guest.
 type Config struct {
-	// Kernel is the program.
+	// Kernel is the path of the kernel.
 	Kernel string
-	// Dir takes the guest's memory and the kernel's own files. Its file system
-	// must be in memory and allow programs.
+	// Dir is for the guest's memory and the kernel's own files. Its file system must be
+	// in memory and allow programs.
 	Dir string
-	// Init is the guest's first process, and its arguments.
+	// Init is the guest's first process with its arguments.
 	Init []string
 	// Env is added to the environment of Init.
 	Env []string
 }
 
-// Start makes the link in this network namespace and boots the kernel. Its
-// console goes to log. The guest lives as long as the process.
+// Start creates the link in this network namespace and boots the kernel. The guest's
+// console goes to log. The guest ends with the returned process.
 func Start(config Config, log *os.File) (*exec.Cmd, error) {
 	if err := makeTap(); err != nil {
 		return nil, fmt.Errorf("link to the guest: %w", err)
@@ -62,8 +61,8 @@ func Start(config Config, log *os.File) (*exec.Cmd, error) {
 	if err != nil {
 		return nil, fmt.Errorf("memory of the guest: %w", err)
 	}
-	// The programs in the guest are trusted, so that seccomp will do to catch their
-	// system calls: it takes fewer turns than ptrace.
+	// The guest's programs are trusted, so seccomp is enough to catch their system
+	// calls. It needs fewer context switches than ptrace.
 	args := []string{"linux", "seccomp=on",
 		"root=/dev/root", "rootfstype=hostfs", "rootflags=/", "rw",
 		"mem=" + memory, "uml_dir=" + config.Dir + "/uml", "umid=lab",
@@ -84,14 +83,14 @@ func Start(config Config, log *os.File) (*exec.Cmd, error) {
 	return cmd, nil
 }
 
-// startOnOneProcessor starts a program that never leaves the last processor that
-// this process may use. User Mode Linux has one processor and is several
-// processes that take turns with every system call and page fault: on two
-// processors each turn is an interrupt from one to the other.
+// startOnOneProcessor starts a program pinned to the last processor available to this
+// process. User Mode Linux has one processor and consists of several processes that
+// switch at every system call and page fault. On two processors, each switch would cost
+// an interrupt between them.
 func startOnOneProcessor(cmd *exec.Cmd) error {
 	result := make(chan error, 1)
 	go func() {
-		runtime.LockOSThread() // never unlocked: the thread keeps to the processor
+		runtime.LockOSThread() // never unlocked: the thread stays pinned
 		result <- func() error {
 			var allowed, one unix.CPUSet
 			if err := unix.SchedGetaffinity(0, &allowed); err != nil {
@@ -112,9 +111,9 @@ func startOnOneProcessor(cmd *exec.Cmd) error {
 	return <-result
 }
 
-// mountMemory mounts a file system for the guest's memory, in huge pages if this
-// machine's kernel can: every page that the guest touches first is one less to
-// get from the kernel then.
+// mountMemory mounts a file system for the guest's memory, with huge pages if this
+// machine's kernel supports them. Huge pages make the guest's first access to a page
+// cheaper.
 func mountMemory(dir string) (string, error) {
 	target := filepath.Join(dir, "memory")
 	if err := os.MkdirAll(target, 0o700); err != nil {
@@ -127,7 +126,7 @@ func mountMemory(dir string) (string, error) {
 	return target, err
 }
 
-// Outside is the address of this machine in the guest.
+// Outside is this machine's address as seen from the guest.
 func Outside() netip.Addr { return outerAddress.Addr() }
 
 // Dial connects to the guest. It fails until the guest listens.
@@ -135,7 +134,7 @@ func Dial(ctx context.Context) (net.Conn, error) {
 	return new(net.Dialer).DialContext(ctx, "tcp", netip.AddrPortFrom(guestAddress.Addr(), port).String())
 }
 
-// Listen, in the guest, makes the link and listens on it.
+// Listen creates the link inside the guest and listens on it.
 func Listen(ctx context.Context) (net.Listener, error) {
 	if err := setAddress(vector, guestAddress); err != nil {
 		return nil, fmt.Errorf("link to the machine: %w", err)
@@ -151,7 +150,7 @@ func makeTap() error {
 	return setAddress(tap, outerAddress)
 }
 
-// setAddress gives a link its address and sets it up.
+// setAddress assigns a link its address and brings it up.
 func setAddress(name string, address netip.Prefix) error {
 	link, err := netlink.LinkByName(name)
 	if err != nil {
@@ -167,8 +166,8 @@ func setAddress(name string, address netip.Prefix) error {
 	return netlink.LinkSetUp(link)
 }
 
-// WriteProcessor writes the description of this machine's first processor, which
-// the guest's own lacks the clock speed of, in the form of /proc/cpuinfo.
+// WriteProcessor writes the description of this machine's first processor in the format
+// of /proc/cpuinfo. The guest's own description lacks the clock speed.
 func WriteProcessor(file string) error {
 	content, err := os.ReadFile("/proc/cpuinfo")
 	if err != nil {
@@ -178,8 +177,8 @@ func WriteProcessor(file string) error {
 	return os.WriteFile(file, []byte(first+"\n\n"), 0o644)
 }
 
-// MountSystem, in the guest, mounts what a kernel offers, but for control groups
-// of which it has the unified hierarchy alone.
+// MountSystem mounts the kernel's file systems inside the guest. Of the control groups
+// it mounts only the unified hierarchy.
 func MountSystem() error {
 	for _, m := range []struct{ kind, target, data string }{
 		{"proc", "/proc", ""},
@@ -192,7 +191,7 @@ func MountSystem() error {
 		if err := os.MkdirAll(m.target, 0o755); err != nil {
 			return err
 		}
-		// The kernel may have mounted some by itself: that is EBUSY.
+		// EBUSY: the kernel has mounted it already.
 		if err := unix.Mount(m.kind, m.target, m.kind, 0, m.data); err != nil && !errors.Is(err, unix.EBUSY) {
 			return fmt.Errorf("mount %s: %w", m.target, err)
 		}

@@ -16,19 +16,19 @@ import (
 	"spiderpool.dev/spiderpool/test/lab/internal/topology"
 )
 
-// Routing tables and rules of a VPC's router. Rules are asked in the order of their priorities: what is assigned in
-// the VPC comes first, in every route table alike; then the route table of the packet's subnet.
+// Routing tables and rules of a VPC's router, in order of priority. Assigned addresses of the VPC come first, for all
+// route tables alike; then comes the route table of the packet's subnet.
 const (
-	tableAssigned   = 100 // a route per assigned range, and blackholes for the rest of the VPC
-	tableFirstRoute = 200 // the VPC's route tables follow each other from here
+	tableAssigned   = 100 // a route per assigned range, blackholes for the rest of the VPC
+	tableFirstRoute = 200 // the first of the VPC's route tables
 
 	priorityAssigned     = 100
 	priorityLoadBalanced = 200
 	prioritySubnet       = 300
 )
 
-// markLoadBalanced is on replies to connections that a load balancer redirected: they leave as from the load
-// balancer's subnet, whatever subnet the target is in.
+// markLoadBalanced marks replies to connections redirected by a load balancer. They are routed as if they came from
+// the load balancer's subnet, whatever the target's subnet.
 const markLoadBalanced = 0x1
 
 // Names of links.
@@ -39,16 +39,16 @@ const (
 	hostLink            = "eth0"     // internet host, NAT gateway
 )
 
-// eni is an interface of a VPC: the port of the router, and the interface in the namespace of the machine behind it.
+// eni is an interface of a VPC: the router's port, and the interface in the namespace of its machine.
 type eni struct {
 	topology.Interface
-	owner  string // for people: "master/ens5"
+	owner  string // for messages: "master/ens5"
 	subnet topology.Subnet
 	host   end
 	router end
-	// first says that the machine's default routes go through it.
+	// first means that the machine's default routes use it.
 	first bool
-	// sourceCheck is off for a NAT gateway, which forwards for others.
+	// sourceCheck is off for a NAT gateway, which forwards packets of other hosts.
 	sourceCheck bool
 }
 
@@ -73,7 +73,7 @@ func newFabric(t *topology.Topology, vpc topology.VPC) *fabric {
 	return f
 }
 
-// add adds the host's ENI if it is in this VPC.
+// add adds the host's ENI if it belongs to this VPC.
 func (f *fabric) add(e eni, host string) {
 	at := slices.IndexFunc(f.vpc.Subnets, func(s topology.Subnet) bool { return s.Name == e.Subnet })
 	if at < 0 {
@@ -91,12 +91,12 @@ func routerNamespace(vpc string) string {
 	return topology.HostNamespace(topology.VPC{Name: vpc}.RouterName())
 }
 
-// eniLink is the name of the router's port: the ENI's primary IPv4 address in hexadecimal, which fits.
+// eniLink is the name of the router's port: the ENI's primary IPv4 address in hexadecimal, to fit IFNAMSIZ.
 func eniLink(primary netip.Addr) string { return fmt.Sprintf("eni%x", primary.As4()) }
 
 func peeringLink(index int) string { return fmt.Sprintf("pcx%d", index) }
 
-// transitAddresses are those of one side, 0 or 1, of a link between routers. They are seen on no other link.
+// transitAddresses returns the addresses of side 0 or 1 of a link between routers. No other link has them.
 func transitAddresses(index, side int) []netip.Prefix {
 	return []netip.Prefix{
 		netip.PrefixFrom(netip.AddrFrom4([4]byte{169, 254, 100, byte(4*index + 1 + side)}), 30),
@@ -104,7 +104,7 @@ func transitAddresses(index, side int) []netip.Prefix {
 	}
 }
 
-// internetTransit is the index, for transitAddresses, of the link to the internet gateway; peerings count from 0.
+// internetTransit is the transitAddresses index of the link to the internet gateway. Peerings count from 0.
 const internetTransit = 62
 
 func (f *fabric) actions() []action.Action {
@@ -129,8 +129,8 @@ func (f *fabric) actions() []action.Action {
 	return append(actions, action.Action{Name: name + ": source checks", Do: f.loadRules})
 }
 
-// routerSysctls make a namespace forward, without redirects, router advertisements and duplicate address detection, and
-// without the reverse path filter, which would judge by the routes what the source check judges by the assignments.
+// routerSysctls make a namespace forward, without redirects, router advertisements and duplicate address detection.
+// They turn off the reverse path filter, because the source check decides by assignments, not by routes.
 var routerSysctls = map[string]string{
 	"ipv4/ip_forward":                  "1",
 	"ipv4/conf/all/rp_filter":          "0",
@@ -142,13 +142,13 @@ var routerSysctls = map[string]string{
 	"ipv6/conf/default/accept_dad":     "0",
 }
 
-// makeRouter prepares the router's namespace: gateways' addresses, blackholes for what is assigned to nobody, rules.
+// makeRouter prepares the router's namespace: gateway addresses, blackholes for unassigned addresses, rules.
 func (f *fabric) makeRouter(context.Context) error {
 	ns := f.namespace()
 	if err := netns.Sysctl(ns, routerSysctls); err != nil {
 		return err
 	}
-	// No link-local addresses, by which the router would show itself on ENIs.
+	// No link-local addresses, because they would reveal the router on ENIs.
 	if err := netns.Sysctl(ns, map[string]string{"ipv6/conf/default/addr_gen_mode": "1"}); err != nil {
 		return err
 	}
@@ -186,19 +186,19 @@ func (f *fabric) loadBalancerSubnet() (topology.Subnet, bool) {
 	return f.vpc.Subnets[at], true
 }
 
-// table is the routing table of a route table of the VPC.
+// table returns the routing table for a route table of the VPC.
 func (f *fabric) table(name string) int {
 	return tableFirstRoute + slices.IndexFunc(f.vpc.RouteTables, func(r topology.RouteTable) bool { return r.Name == name })
 }
 
-// attach connects an ENI: its link, its addresses and default routes in the machine, and in the router the routes and
-// neighbours of what is assigned to it, and the rule that selects its subnet's route table.
+// attach connects an ENI. In the machine it creates link, addresses and default routes; in the router, the routes and
+// neighbours of the ENI's assigned ranges, and the rule that selects its subnet's route table.
 func (f *fabric) attach(e eni) error {
 	if err := ensurePair(e.router, e.host); err != nil {
 		return err
 	}
 	if err := netns.Sysctl(e.router.namespace, map[string]string{
-		// ServeNeighbours answers, and checks who asks.
+		// ServeNeighbours answers, with a source check.
 		"ipv4/conf/" + e.router.link + "/arp_ignore": "8",
 	}); err != nil {
 		return err
@@ -212,7 +212,7 @@ func (f *fabric) attach(e eni) error {
 			via = e.IPv6
 		}
 		if assigned == single(via) {
-			via = netip.Addr{} // on the link
+			via = netip.Addr{} // directly on the link
 		}
 		if err := e.router.addRoute(assigned, via, tableAssigned); err != nil {
 			return err
@@ -228,7 +228,7 @@ func (f *fabric) attach(e eni) error {
 	return addRule(e.router.namespace, *rule)
 }
 
-// configureHost gives the machine's interface its addresses, and the machine its default routes through the first.
+// configureHost assigns the machine's interface its addresses, and the machine its default routes through the first one.
 func configureHost(e eni) error {
 	gateways := []netip.Addr{e.subnet.GatewayIPv4}
 	if e.IPv6.IsValid() {
@@ -240,7 +240,7 @@ func configureHost(e eni) error {
 	return configurePort(e.host, e.subnet, e.Addresses(), gateways)
 }
 
-// configurePort gives a machine's interface addresses with the subnet's prefix lengths, and default routes.
+// configurePort assigns a machine's interface addresses with the subnets' prefix lengths, and default routes.
 func configurePort(port end, subnet topology.Subnet, addrs, gateways []netip.Addr) error {
 	for _, addr := range addrs {
 		length := subnet.IPv4.Bits()
@@ -259,7 +259,7 @@ func configurePort(port end, subnet topology.Subnet, addrs, gateways []netip.Add
 	return nil
 }
 
-// everything is the default destination of the address's family.
+// everything returns the default destination of the address's family.
 func everything(addr netip.Addr) netip.Prefix {
 	if addr.Is4() {
 		return netip.PrefixFrom(netip.IPv4Unspecified(), 0)
@@ -267,7 +267,7 @@ func everything(addr netip.Addr) netip.Prefix {
 	return netip.PrefixFrom(netip.IPv6Unspecified(), 0)
 }
 
-// makeNATGateway lets the namespace behind the NAT gateway's ENI forward, and translate sources to its address.
+// makeNATGateway makes the namespace behind the NAT gateway's ENI forward and translate sources to its address.
 func (f *fabric) makeNATGateway(ctx context.Context, nat topology.NATGateway) error {
 	ns := topology.HostNamespace(nat.Name)
 	if err := netns.Sysctl(ns, forwardingSysctls(hostLink)); err != nil {
@@ -285,7 +285,7 @@ func (f *fabric) makeNATGateway(ctx context.Context, nat topology.NATGateway) er
 	return nil
 }
 
-// tableRoute is a route's destination and the routing table that it belongs in.
+// tableRoute is a route's destination with its routing table.
 type tableRoute struct {
 	table       int
 	destination netip.Prefix
@@ -304,7 +304,7 @@ func (f *fabric) routesTo(target topology.Target) []tableRoute {
 	return routes
 }
 
-// forwardingSysctls make a namespace whose link is there already forward, without redirects and reverse path filter.
+// forwardingSysctls make a namespace with existing links forward, without redirects and reverse path filter.
 func forwardingSysctls(link string) map[string]string {
 	return map[string]string{
 		"ipv4/ip_forward":                       "1",
@@ -316,7 +316,7 @@ func forwardingSysctls(link string) map[string]string {
 	}
 }
 
-// loadRules loads the source checks and, where there is a load balancer, the mark of its connections' replies.
+// loadRules loads the source checks and, if there is a load balancer, the mark for its connections' replies.
 func (f *fabric) loadRules(ctx context.Context) error {
 	_, balanced := f.loadBalancerSubnet()
 	var errs []error

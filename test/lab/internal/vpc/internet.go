@@ -11,8 +11,8 @@ import (
 	"spiderpool.dev/spiderpool/test/lab/internal/topology"
 )
 
-// internetGateway joins the VPC and the internet host by a namespace that translates public IPv4 addresses one to one
-// and routes IPv6 as it is. What has no public address neither leaves nor enters.
+// internetGateway connects the VPC to the internet host through a namespace. The namespace translates public IPv4
+// addresses one-to-one and routes IPv6 unchanged. Traffic of hosts without a public address is dropped.
 func (f *fabric) internetGateway(name string) action.Action {
 	gateway := topology.HostNamespace(topology.InternetGatewayName)
 	inside := end{namespace: gateway, link: vpcLink}
@@ -51,7 +51,7 @@ func (f *fabric) internetGateway(name string) action.Action {
 	}
 }
 
-// joinRouters makes a link between two routers and gives its ends the transit addresses of that index.
+// joinRouters creates a link between two routers and assigns its ends the transit addresses of that index.
 func joinRouters(a, b end, index int) error {
 	if err := ensurePair(a, b); err != nil {
 		return err
@@ -59,7 +59,7 @@ func joinRouters(a, b end, index int) error {
 	return errors.Join(a.setAddresses(transitAddresses(index, 0)...), b.setAddresses(transitAddresses(index, 1)...))
 }
 
-// attachInternetHost connects the internet host to a gateway's outer link and gives both their addresses.
+// attachInternetHost connects the internet host to a gateway's outer link and assigns both their addresses.
 func attachInternetHost(t *topology.Topology, gateway end) error {
 	internet := t.Internet
 	host := end{namespace: topology.HostNamespace(internet.Host), link: hostLink}
@@ -81,8 +81,8 @@ func attachInternetHost(t *topology.Topology, gateway end) error {
 	return nil
 }
 
-// addTransitRoutes puts the VPC's routes to a target into their tables: out of the link, to whichever of the far
-// side's addresses is of the destination's family.
+// addTransitRoutes adds the VPC's routes to a target to their tables. The next hop is the far side's address in the
+// destination's family.
 func (f *fabric) addTransitRoutes(target topology.Target, link end, far []netip.Prefix) error {
 	for _, route := range f.routesTo(target) {
 		if err := link.addRoute(route.destination, ofFamily(far, route.destination), route.table); err != nil {
@@ -92,7 +92,7 @@ func (f *fabric) addTransitRoutes(target topology.Target, link end, far []netip.
 	return nil
 }
 
-// ofFamily picks the address of the destination's family.
+// ofFamily selects the address in the destination's family.
 func ofFamily(addrs []netip.Prefix, destination netip.Prefix) netip.Addr {
 	for _, addr := range addrs {
 		if addr.Addr().Is4() == destination.Addr().Is4() {

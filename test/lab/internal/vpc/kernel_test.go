@@ -27,7 +27,7 @@ import (
 
 func TestMain(m *testing.M) { os.Exit(nstest.Main(m)) }
 
-// Addresses of the topology that the tests speak of. worker1 and worker2 share a subnet, master is in another.
+// Addresses of the topology. worker1 and worker2 share a subnet, master is in another one.
 const (
 	master, worker1, worker2 = "splab-master", "splab-worker1", "splab-worker2"
 	internet, partner        = "splab-internet", "splab-peer"
@@ -50,7 +50,7 @@ const (
 	echoPort                   = 8080
 )
 
-// up builds the topology with that many nodes and takes it down when the test ends.
+// up builds the topology with that many nodes and removes it at the end of the test.
 func up(t *testing.T, name string, nodes int) *topology.Topology {
 	t.Helper()
 	described, err := topology.Load(name)
@@ -82,7 +82,7 @@ func up(t *testing.T, name string, nodes int) *topology.Topology {
 	return topo
 }
 
-// addPodAddress gives a host a further address on its interface: what an ipvlan pod's frames look like from outside.
+// addPodAddress adds an address to a host's interface. Its frames look like those of an ipvlan pod.
 func addPodAddress(t *testing.T, namespace string, addrs ...string) {
 	t.Helper()
 	for _, addr := range addrs {
@@ -116,7 +116,7 @@ func listen(t *testing.T, namespace string) {
 	}()
 }
 
-// ask connects from an address in a namespace to a listener and returns the client's address as that sees it.
+// ask connects from an address in a namespace to a listener. It returns the client's address as seen by the listener.
 func ask(namespace, from, to string, timeout time.Duration) (string, error) {
 	var seen []byte
 	err := netns.Do(namespace, func() error {
@@ -138,7 +138,7 @@ func ask(namespace, from, to string, timeout time.Duration) (string, error) {
 	return string(seen), err
 }
 
-func TestVPCForwardsWhatIsAssigned(t *testing.T) {
+func TestVPCForwardsAssignedAddresses(t *testing.T) {
 	up(t, "aws", 3)
 	addPodAddress(t, master, masterPodIPv4, masterPodIPv6)
 	addPodAddress(t, worker1, worker1PodIPv4, worker1PodIPv6)
@@ -168,15 +168,15 @@ func TestVPCForwardsWhatIsAssigned(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			seen, err := ask(test.namespace, test.from, test.to, answered)
 			if err != nil || seen != test.seen {
-				t.Errorf("%s to %s was seen as %q (%v), want %q", test.from, test.to, seen, err, test.seen)
+				t.Errorf("%s to %s: seen as %q (%v), want %q", test.from, test.to, seen, err, test.seen)
 			}
 		})
 	}
 }
 
-func TestVPCDropsWhatIsNotAssigned(t *testing.T) {
+func TestVPCDropsUnassignedAddresses(t *testing.T) {
 	up(t, "aws", 3)
-	// Both ends believe that they own these addresses. Only the VPC stands between them.
+	// Both hosts have these addresses configured. Only the VPC prevents the traffic.
 	addPodAddress(t, master, "172.31.28.40", "2406:da1e:c4:ed01:c57e::1", "192.0.2.1")
 	addPodAddress(t, worker1, worker1PodIPv4, worker1PodIPv6, unassignedIPv4, unassignedIPv6, worker2PodIPv4)
 	for _, namespace := range []string{master, worker1, internet} {
@@ -202,7 +202,7 @@ func TestVPCDropsWhatIsNotAssigned(t *testing.T) {
 			})
 		}
 	})
-	// The listeners do answer what is assigned: the silence above is the VPC's.
+	// The listeners do answer assigned addresses, so the VPC caused the silence above.
 	if _, err := ask(master, masterIPv4, worker1PodIPv4, answered); err != nil {
 		t.Error(err)
 	}
@@ -211,8 +211,8 @@ func TestVPCDropsWhatIsNotAssigned(t *testing.T) {
 	}
 }
 
-// addPod makes a namespace with a child of the host's ens5 in it, and the addresses and default routes on that. The
-// error is the kernel's, if it cannot make such a link.
+// addPod creates a namespace with a child of the host's ens5, with addresses and default routes. It returns the
+// kernel's error if the kernel does not support such links.
 func addPod(t *testing.T, host, pod string, child func(netlink.LinkAttrs) netlink.Link, addrs, gateways []string) error {
 	t.Helper()
 	if err := netns.Ensure(pod); err != nil {
@@ -261,7 +261,7 @@ func addPod(t *testing.T, host, pod string, child func(netlink.LinkAttrs) netlin
 	return nil
 }
 
-// addMacvlanPod makes a pod with a MAC address of its own.
+// addMacvlanPod creates a pod with its own MAC address.
 func addMacvlanPod(t *testing.T, host, pod, addr, gateway string) {
 	t.Helper()
 	if err := addPod(t, host, pod, func(attrs netlink.LinkAttrs) netlink.Link {
@@ -271,7 +271,7 @@ func addMacvlanPod(t *testing.T, host, pod, addr, gateway string) {
 	}
 }
 
-func TestIPvlanPodIsAtHomeInTheVPC(t *testing.T) {
+func TestIPvlanPodWorksInTheVPC(t *testing.T) {
 	up(t, "aws", 3)
 	ipvlan := func(attrs netlink.LinkAttrs) netlink.Link {
 		return &netlink.IPVlan{LinkAttrs: attrs, Mode: netlink.IPVLAN_MODE_L2}
@@ -315,7 +315,7 @@ func TestIPvlanPodIsAtHomeInTheVPC(t *testing.T) {
 	}
 }
 
-func TestMacvlanPodIsCutOffInTheVPC(t *testing.T) {
+func TestMacvlanPodIsIsolatedInTheVPC(t *testing.T) {
 	up(t, "aws", 2)
 	const pod = "splab-test-pod"
 	addMacvlanPod(t, worker1, pod, worker1PodIPv4+"/24", "172.31.32.1")
@@ -324,7 +324,7 @@ func TestMacvlanPodIsCutOffInTheVPC(t *testing.T) {
 	if seen, err := ask(pod, worker1PodIPv4, masterIPv4, notAnswered); err == nil {
 		t.Errorf("the pod reached master, seen as %q", seen)
 	}
-	// Even where the pod knows the router's MAC, its own is dropped.
+	// Even if the pod knows the router's MAC, the VPC drops frames with the pod's own MAC.
 	router := end{namespace: "splab-vpc-main", link: eniLink(netip.MustParseAddr(worker1IPv4))}
 	if err := router.with(func(_ *netlink.Handle, link netlink.Link) error {
 		return end{namespace: pod, link: "pod0"}.addNeighbour(netip.MustParseAddr("172.31.32.1"), link.Attrs().HardwareAddr)
@@ -332,7 +332,7 @@ func TestMacvlanPodIsCutOffInTheVPC(t *testing.T) {
 		t.Fatal(err)
 	}
 	if seen, err := ask(pod, worker1PodIPv4, masterIPv4, notAnswered); err == nil {
-		t.Errorf("the pod reached master past ARP, seen as %q", seen)
+		t.Errorf("the pod reached master without ARP, seen as %q", seen)
 	}
 	if seen, err := ask(master, masterIPv4, worker1PodIPv4, notAnswered); err == nil {
 		t.Errorf("master reached the pod, seen as %q", seen)
@@ -360,8 +360,8 @@ func TestMacvlanPodIsReachableOnLayer2(t *testing.T) {
 	}
 }
 
-// groupsHeard sends a broadcast, a multicast and then a unicast datagram from one host to one socket of another, and
-// returns what arrives there until the unicast one does: one path keeps their order.
+// groupsHeard sends a broadcast, a multicast and then a unicast datagram from one host to one socket of another. It
+// returns the datagrams received up to the unicast one; a single path keeps their order.
 func groupsHeard(t *testing.T, fromNamespace, toNamespace, broadcast, to string) []string {
 	t.Helper()
 	var receiver *net.UDPConn
@@ -402,7 +402,7 @@ func groupsHeard(t *testing.T, fromNamespace, toNamespace, broadcast, to string)
 		}
 		length, _, err := receiver.ReadFromUDP(buffer)
 		if err != nil {
-			t.Fatalf("the unicast datagram did not arrive: %v; got %q", err, heard)
+			t.Fatalf("the unicast datagram did not arrive: %v; received %q", err, heard)
 		}
 		heard = append(heard, string(buffer[:length]))
 		if heard[len(heard)-1] == "unicast" {
@@ -411,7 +411,7 @@ func groupsHeard(t *testing.T, fromNamespace, toNamespace, broadcast, to string)
 	}
 }
 
-func TestGroupsAreDeliveredOnLayer2Only(t *testing.T) {
+func TestOnlyLayer2DeliversGroups(t *testing.T) {
 	t.Run("aws", func(t *testing.T) {
 		up(t, "aws", 3) // worker1 and worker2 share a subnet
 		if got := groupsHeard(t, worker2, worker1, "172.31.32.255", worker1IPv4); strings.Join(got, " ") != "unicast" {
@@ -423,13 +423,13 @@ func TestGroupsAreDeliveredOnLayer2Only(t *testing.T) {
 		got := groupsHeard(t, master, worker1, "10.6.255.255", "10.6.0.11")
 		for _, want := range []string{"broadcast", "multicast", "unicast"} {
 			if !strings.Contains(strings.Join(got, " "), want) {
-				t.Errorf("worker1 received %q, want %s among it", got, want)
+				t.Errorf("worker1 received %q, want it to contain %s", got, want)
 			}
 		}
 	})
 }
 
-func TestActionsCanBeRepeatedAndUndoneAtAnyPoint(t *testing.T) {
+func TestActionsCanBeRepeatedAndUndone(t *testing.T) {
 	for _, name := range topology.Names() {
 		topo, err := topology.Load(name)
 		if err != nil {
@@ -450,10 +450,10 @@ func TestActionsCanBeRepeatedAndUndoneAtAnyPoint(t *testing.T) {
 			}
 			left, err := netns.List("")
 			if err != nil || len(left) > 0 {
-				t.Errorf("%s: after %d actions undo left %q (%v)", name, upTo, left, err)
+				t.Errorf("%s: undo after %d actions leaves %q (%v)", name, upTo, left, err)
 			}
 			if after := linkNames(t); after != before {
-				t.Errorf("%s: links were %s, are %s", name, before, after)
+				t.Errorf("%s: links before %s, after %s", name, before, after)
 			}
 		}
 	}
@@ -477,7 +477,7 @@ func TestRepeatedActionsKeepConnectionsAlive(t *testing.T) {
 		t.Fatal(err)
 	}
 	if after := index(); after != before {
-		t.Errorf("ens5 was replaced: index %d, then %d", before, after)
+		t.Errorf("ens5 was replaced: index %d before, %d after", before, after)
 	}
 	if _, err := ask(master, masterIPv4, worker1IPv4, answered); err != nil {
 		t.Error(err)

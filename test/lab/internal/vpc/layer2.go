@@ -18,7 +18,7 @@ import (
 // bridgeLink is the layer-2 network's bridge, in the switch's namespace.
 const bridgeLink = "bridge"
 
-// gatewayChain holds the gateway's translations; the load balancer has chains of its own beside it.
+// gatewayChain has the gateway's translations. The load balancer has its own chains.
 const gatewayChain = "GATEWAY"
 
 var switchNamespace = topology.HostNamespace(topology.SwitchName)
@@ -54,7 +54,7 @@ func layer2(t *topology.Topology) []action.Action {
 	return append(actions, gateway(t))
 }
 
-// ensureBridge makes the switch: no spanning tree, no snooping, nothing of its own on it.
+// ensureBridge creates the switch: no spanning tree, no snooping, no addresses of its own.
 func ensureBridge() error {
 	if err := netns.Sysctl(switchNamespace, map[string]string{"ipv6/conf/default/disable_ipv6": "1"}); err != nil {
 		return err
@@ -92,8 +92,8 @@ func plug(host end, port string) error {
 	})
 }
 
-// gateway makes the router of the layer-2 network: IPv4 to the internet is translated to its public address, IPv6 is
-// routed. It owns the load balancer's addresses, inner and public.
+// gateway creates the router of the layer-2 network. It translates IPv4 to the internet to its public address and
+// routes IPv6. It has the load balancer's addresses, internal and public.
 func gateway(t *topology.Topology) action.Action {
 	ns := topology.HostNamespace(t.L2.Gateway.Host)
 	inside := end{ns, hostLink, net.HardwareAddr(t.L2.Gateway.MAC)}

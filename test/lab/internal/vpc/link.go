@@ -17,10 +17,10 @@ import (
 type end struct {
 	namespace string
 	link      string
-	mac       net.HardwareAddr // nil: the kernel chooses
+	mac       net.HardwareAddr // nil: chosen by the kernel
 }
 
-// with calls f with a netlink handle to the end's namespace and the end's link.
+// with calls f with a netlink handle to the end's namespace and with the end's link.
 func (e end) with(f func(*netlink.Handle, netlink.Link) error) error {
 	return netns.Netlink(e.namespace, func(handle *netlink.Handle) error {
 		link, err := handle.LinkByName(e.link)
@@ -35,8 +35,8 @@ func (e end) errorf(format string, args ...any) error {
 	return fmt.Errorf("%s in %s: "+format, append([]any{e.link, e.namespace}, args...)...)
 }
 
-// ensurePair joins two namespaces by a veth pair and sets both ends up. A pair that is there is kept; half a pair is
-// replaced.
+// ensurePair connects two namespaces by a veth pair and brings both ends up. It keeps an existing pair and replaces
+// half a pair.
 func ensurePair(a, b end) error {
 	if !(a.exists() && b.exists()) {
 		if err := errors.Join(a.remove(), b.remove()); err != nil {
@@ -77,7 +77,7 @@ func (e end) exists() bool {
 	return e.with(func(*netlink.Handle, netlink.Link) error { return nil }) == nil
 }
 
-// remove deletes the pair by this end; that it is not there, or its namespace is not, is no error.
+// remove deletes the pair by this end. It succeeds if the pair or the namespace does not exist.
 func (e end) remove() error {
 	if !netns.Exists(e.namespace) || !e.exists() {
 		return nil
@@ -90,7 +90,7 @@ func (e end) remove() error {
 	})
 }
 
-// setAddresses adds addresses with their prefix lengths, without duplicate address detection: nothing else has them.
+// setAddresses adds addresses with their prefix lengths, without duplicate address detection: they are unique.
 func (e end) setAddresses(addrs ...netip.Prefix) error {
 	return e.with(func(handle *netlink.Handle, link netlink.Link) error {
 		for _, addr := range addrs {
@@ -106,7 +106,7 @@ func (e end) setAddresses(addrs ...netip.Prefix) error {
 	})
 }
 
-// addRoute sends a destination out of the link, to the gateway if that is valid, in the table (0: main).
+// addRoute adds a route for the destination over the link, through the gateway if valid, to the table (0: main).
 func (e end) addRoute(destination netip.Prefix, via netip.Addr, table int) error {
 	return e.with(func(handle *netlink.Handle, link netlink.Link) error {
 		route := &netlink.Route{LinkIndex: link.Attrs().Index, Dst: ipNet(destination), Table: table}
@@ -123,7 +123,7 @@ func (e end) addRoute(destination netip.Prefix, via netip.Addr, table int) error
 	})
 }
 
-// addBlackhole makes a destination vanish, in the table.
+// addBlackhole adds a blackhole route to the table.
 func addBlackhole(namespace string, destination netip.Prefix, table int) error {
 	return netns.Netlink(namespace, func(handle *netlink.Handle) error {
 		route := &netlink.Route{Dst: ipNet(destination), Table: table, Type: unix.RTN_BLACKHOLE}
@@ -134,7 +134,7 @@ func addBlackhole(namespace string, destination netip.Prefix, table int) error {
 	})
 }
 
-// addNeighbour says for good that the address is behind that MAC, so that the kernel never asks.
+// addNeighbour adds a permanent neighbour entry, so that the kernel never sends a request for the address.
 func (e end) addNeighbour(addr netip.Addr, mac net.HardwareAddr) error {
 	return e.with(func(handle *netlink.Handle, link netlink.Link) error {
 		neighbour := &netlink.Neigh{
@@ -147,7 +147,7 @@ func (e end) addNeighbour(addr netip.Addr, mac net.HardwareAddr) error {
 	})
 }
 
-// addRule adds a routing rule for both families unless it is there.
+// addRule adds a routing rule for both families if it is missing.
 func addRule(namespace string, rule netlink.Rule) error {
 	return netns.Netlink(namespace, func(handle *netlink.Handle) error {
 		for _, family := range []int{unix.AF_INET, unix.AF_INET6} {

@@ -21,12 +21,12 @@ import (
 	"spiderpool.dev/spiderpool/test/lab/internal/topology"
 )
 
-// ServeNeighbours answers ARP requests and IPv6 neighbour solicitations in every VPC of the topology until ctx ends,
-// which is no error. It must start after Actions were done; a topology of kind l2 needs nobody to answer, and there it
-// just waits for ctx.
+// ServeNeighbours answers ARP requests and IPv6 neighbour solicitations in every VPC of the topology until the end of
+// ctx; then it returns nil. Run the actions of Actions first. A topology of kind l2 needs no responder, so
+// ServeNeighbours only waits for ctx.
 //
-// This cannot be the kernel's proxy ARP and proxy NDP: the latter knows single addresses only, not prefixes, and
-// neither looks at who asks.
+// We cannot use the kernel's proxy ARP and proxy NDP: proxy NDP supports single addresses but no prefixes, and neither
+// checks the sender.
 func ServeNeighbours(ctx context.Context, t *topology.Topology, log *slog.Logger) error {
 	responders, err := openResponders(t, log)
 	defer func() {
@@ -56,8 +56,8 @@ func ServeNeighbours(ctx context.Context, t *topology.Topology, log *slog.Logger
 	return err
 }
 
-// openResponders opens a socket of each protocol in the router of each VPC. With an error it returns those that it
-// had opened.
+// openResponders opens a socket per protocol in the router of each VPC. After an error it also returns the responders
+// already opened.
 func openResponders(t *topology.Topology, log *slog.Logger) ([]responder, error) {
 	var responders []responder
 	for _, vpc := range t.VPCs {
@@ -77,11 +77,11 @@ func openResponders(t *topology.Topology, log *slog.Logger) ([]responder, error)
 	return responders, nil
 }
 
-// port is what the responder knows of a router's link to an ENI.
+// port describes a router's link to an ENI for the responder.
 type port struct {
 	eni
 	mac net.HardwareAddr // the router's, on this link
-	// others are assigned to other ENIs of the subnet.
+	// others are ranges of other ENIs in the subnet.
 	others []netip.Prefix
 }
 
@@ -109,7 +109,7 @@ func (f *fabric) port(e eni, mac net.HardwareAddr) port {
 	return p
 }
 
-// answers reports whether the VPC answers an ENI that asks, from the source, who has the target.
+// answers reports whether the VPC answers an ENI's request from source for target.
 func (p port) answers(source, target netip.Addr) bool {
 	if !source.IsUnspecified() && !source.IsLinkLocalUnicast() && !within(p.Assigned(), source) {
 		return false
@@ -126,8 +126,7 @@ func within(ranges []netip.Prefix, addr netip.Addr) bool {
 	return false
 }
 
-// answer returns the frame that answers the frame from the port's ENI, or nil if the VPC stays silent. An unreadable
-// frame is answered with silence.
+// answer returns the answer to a frame from the port's ENI, or nil for silence. An unreadable frame gets silence.
 func (p port) answer(frame []byte) ([]byte, error) {
 	packet := gopacket.NewPacket(frame, layers.LayerTypeEthernet, gopacket.NoCopy)
 	ethernet, ok := packet.Layer(layers.LayerTypeEthernet).(*layers.Ethernet)
@@ -165,13 +164,13 @@ func (p port) answerARP(request *layers.ARP) ([]byte, error) {
 func (p port) answerSolicitation(ip *layers.IPv6, solicitation *layers.ICMPv6NeighborSolicitation) ([]byte, error) {
 	source, okSource := netip.AddrFromSlice(ip.SrcIP)
 	target, okTarget := netip.AddrFromSlice(solicitation.TargetAddress)
-	// Hop limit 255 proves that it comes from the link (RFC 4861, section 7.1.1).
+	// Hop limit 255 proves that the packet was sent on this link (RFC 4861, section 7.1.1).
 	if ip.HopLimit != 255 || !okSource || !okTarget || !p.answers(source, target) {
 		return nil, nil
 	}
 	const router, solicited, override = 0x80, 0x40, 0x20
 	flags, destination := uint8(router|solicited|override), ip.SrcIP
-	if source.IsUnspecified() { // duplicate address detection: tell everybody (RFC 4861, section 7.2.4)
+	if source.IsUnspecified() { // duplicate address detection: answer all nodes (RFC 4861, section 7.2.4)
 		flags, destination = router|override, net.IPv6linklocalallnodes
 	}
 	header := &layers.IPv6{
@@ -199,7 +198,7 @@ func serialize(parts ...gopacket.SerializableLayer) ([]byte, error) {
 	return buffer.Bytes(), nil
 }
 
-// responder answers what one socket receives.
+// responder answers the requests on one socket.
 type responder struct {
 	ports  map[int]port
 	socket *os.File
@@ -218,7 +217,7 @@ func (r responder) run(ctx context.Context) error {
 			return nil
 		}
 		if errors.Is(err, unix.ENETDOWN) || errors.Is(err, unix.ENETUNREACH) {
-			continue // a link of the router went away
+			continue // a link of the router has gone
 		}
 		if err != nil {
 			return fmt.Errorf("receive from ENIs: %w", err)
@@ -240,12 +239,12 @@ func (r responder) run(ctx context.Context) error {
 	}
 }
 
-// packetSocket opens a socket in the namespace that receives frames of the protocol from all links; of IPv6, neighbour
-// solicitations only.
+// packetSocket opens a packet socket in the namespace. It receives frames of the protocol from all links; for IPv6,
+// only neighbour solicitations.
 func packetSocket(namespace string, protocol uint16) (*os.File, error) {
 	var fd int
 	err := netns.Do(namespace, func() (err error) {
-		// Protocol 0 receives nothing until the filter is in place and bind names the protocol.
+		// With protocol 0 the socket receives nothing. bind sets the protocol once the filter is attached.
 		fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 		return err
 	})

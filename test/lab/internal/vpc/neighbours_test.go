@@ -13,7 +13,7 @@ import (
 
 var routerMAC = net.HardwareAddr{0x06, 0xff, 0, 0, 0, 1}
 
-// worker2Port is the router's port to worker2, which shares its subnet with worker1.
+// worker2Port is the router's port for worker2, which shares its subnet with worker1.
 func worker2Port(t *testing.T) port {
 	t.Helper()
 	described, err := topology.Load("aws")
@@ -30,7 +30,7 @@ func worker2Port(t *testing.T) port {
 			return f.port(e, routerMAC)
 		}
 	}
-	t.Fatal("no ENI of worker2")
+	t.Fatal("worker2 has no ENI")
 	return port{}
 }
 
@@ -67,7 +67,7 @@ func solicitation(t *testing.T, mac net.HardwareAddr, hopLimit uint8, from, targ
 		header, icmp, &layers.ICMPv6NeighborSolicitation{TargetAddress: net.ParseIP(target)})
 }
 
-func TestVPCAnswersForItsGatewayAndOtherENIsOfTheSubnetOnly(t *testing.T) {
+func TestVPCAnswersForGatewayAndOtherENIs(t *testing.T) {
 	p := worker2Port(t)
 	own, alien := net.HardwareAddr(p.MAC), net.HardwareAddr{2, 0, 0, 0, 0, 9}
 	const ip4, ip6, linkLocal = "172.31.32.33", "2406:da1e:c4:ed02::2:1", "fe80::1"
@@ -107,12 +107,12 @@ func TestVPCAnswersForItsGatewayAndOtherENIsOfTheSubnetOnly(t *testing.T) {
 			t.Errorf("%s: %v", test.name, err)
 		}
 		if (answer != nil) != test.answered {
-			t.Errorf("%s: answered is %v, want %v", test.name, answer != nil, test.answered)
+			t.Errorf("%s: answered = %v, want %v", test.name, answer != nil, test.answered)
 		}
 	}
 }
 
-func TestARPReplySaysThatTheTargetIsAtTheRouter(t *testing.T) {
+func TestARPReplyHasTheRoutersMAC(t *testing.T) {
 	p := worker2Port(t)
 	answer, err := p.answer(arpRequest(t, net.HardwareAddr(p.MAC), net.HardwareAddr(p.MAC), "172.31.32.33", "172.31.32.184"))
 	if err != nil {
@@ -120,7 +120,7 @@ func TestARPReplySaysThatTheTargetIsAtTheRouter(t *testing.T) {
 	}
 	reply, ok := gopacket.NewPacket(answer, layers.LayerTypeEthernet, gopacket.Default).Layer(layers.LayerTypeARP).(*layers.ARP)
 	if !ok {
-		t.Fatal("no ARP in the answer")
+		t.Fatal("the answer is not ARP")
 	}
 	if got := net.HardwareAddr(reply.SourceHwAddress).String() + " " + net.IP(reply.SourceProtAddress).String() + " " +
 		net.HardwareAddr(reply.DstHwAddress).String() + " " + net.IP(reply.DstProtAddress).String(); got !=
@@ -129,7 +129,7 @@ func TestARPReplySaysThatTheTargetIsAtTheRouter(t *testing.T) {
 	}
 }
 
-func TestAdvertisementIsSolicitedUnlessForDuplicateDetection(t *testing.T) {
+func TestOnlyDuplicateDetectionGetsUnsolicitedAnswers(t *testing.T) {
 	p := worker2Port(t)
 	for _, test := range []struct {
 		from, to  string

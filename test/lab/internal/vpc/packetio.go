@@ -11,7 +11,7 @@ import (
 // past is a deadline that ends a pending read.
 var past = time.Unix(1, 0)
 
-// receive waits for a frame and returns its length and the link that it came from.
+// receive waits for a frame and returns its length and its link.
 func receive(socket syscall.RawConn, buffer []byte) (int, *unix.SockaddrLinklayer, error) {
 	var length int
 	var from unix.Sockaddr
@@ -30,7 +30,7 @@ func receive(socket syscall.RawConn, buffer []byte) (int, *unix.SockaddrLinklaye
 	return length, link, err
 }
 
-// send puts a frame on a link.
+// send sends a frame on a link.
 func send(socket syscall.RawConn, frame []byte, link int) error {
 	var sent error
 	err := socket.Write(func(fd uintptr) bool {
@@ -43,7 +43,7 @@ func send(socket syscall.RawConn, frame []byte, link int) error {
 	return err
 }
 
-// networkOrder turns a 16-bit value into one whose bytes in memory are in network order.
+// networkOrder converts a 16-bit value so that its bytes in memory are in network order.
 func networkOrder(value uint16) uint16 {
 	return binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, value))
 }

@@ -9,9 +9,9 @@ import (
 	"spiderpool.dev/spiderpool/test/lab/internal/topology"
 )
 
-// routerRules are the source checks of a VPC's router, a chain per ENI, before anything else looks at a packet
-// (table raw). Link-local sources end here, too: they are for neighbour discovery, which ServeNeighbours sees earlier.
-// If load balancers are in the VPC, replies to the connections that they redirected get a mark that routes them.
+// routerRules are the source checks of a VPC's router, with one chain per ENI, before any other processing of a packet
+// (table raw). Packets with link-local sources end here too: they belong to neighbour discovery, and ServeNeighbours
+// reads them earlier. If the VPC has load balancers, replies to their redirected connections get a mark for routing.
 func routerRules(enis []eni, family netfilter.Family, loadBalanced bool) string {
 	var r rules
 	r.printf("*raw\n:PREROUTING ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]")
@@ -41,7 +41,7 @@ func routerRules(enis []eni, family netfilter.Family, loadBalanced bool) string 
 	return r.String()
 }
 
-// natGatewayRules translate IPv4 sources of the VPC to the NAT gateway's, and let nobody open connections inwards.
+// natGatewayRules translate IPv4 sources of the VPC to the NAT gateway's address and block new inbound connections.
 func natGatewayRules(vpc topology.VPC, nat topology.NATGateway) string {
 	var r rules
 	r.printf("*filter\n:FORWARD DROP [0:0]")
@@ -53,8 +53,8 @@ func natGatewayRules(vpc topology.VPC, nat topology.NATGateway) string {
 	return r.String()
 }
 
-// internetGatewayRules translate public IPv4 addresses one to one and drop what has none; of IPv6 they pass what is to
-// or from the VPC, but not to internal load balancers.
+// internetGatewayRules translate public IPv4 addresses one-to-one and drop other IPv4 packets. They pass IPv6 packets
+// from and to the VPC, except to internal load balancers.
 func internetGatewayRules(t *topology.Topology, vpc topology.VPC, family netfilter.Family) string {
 	var r rules
 	r.printf("*filter\n:FORWARD DROP [0:0]")
@@ -81,7 +81,7 @@ func internetGatewayRules(t *topology.Topology, vpc topology.VPC, family netfilt
 	return r.String()
 }
 
-// internalIPv6 are the addresses of load balancers that the internet must not reach.
+// internalIPv6 are the addresses of load balancers hidden from the internet.
 func internalIPv6(t *topology.Topology) []netip.Addr {
 	var addrs []netip.Addr
 	for _, frontend := range t.LoadBalancer.Frontends {
@@ -92,7 +92,7 @@ func internalIPv6(t *topology.Topology) []netip.Addr {
 	return addrs
 }
 
-// gatewayGuard keeps the internet from a layer-2 network's private addresses and internal load balancers.
+// gatewayGuard blocks access from the internet to a layer-2 network's private addresses and internal load balancers.
 func gatewayGuard(t *topology.Topology, family netfilter.Family) string {
 	var r rules
 	r.printf("*raw\n:PREROUTING ACCEPT [0:0]")
@@ -109,7 +109,7 @@ func gatewayGuard(t *topology.Topology, family netfilter.Family) string {
 	return r.String()
 }
 
-// gatewayRules translate what leaves for the internet.
+// gatewayRules translate traffic to the internet.
 func gatewayRules(l2 *topology.L2) string {
 	var r rules
 	for _, subnet := range l2.Subnets {

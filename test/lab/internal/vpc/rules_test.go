@@ -8,7 +8,7 @@ import (
 	"spiderpool.dev/spiderpool/test/lab/internal/topology"
 )
 
-// small is a VPC of one node and a NAT gateway.
+// small is a VPC with one node and a NAT gateway.
 func small(t *testing.T) *topology.Topology {
 	t.Helper()
 	topo, err := topology.Parse([]byte(`
@@ -45,7 +45,7 @@ loadBalancer:
 	return topo
 }
 
-func TestSourceChecksNameMACAndAssignedRanges(t *testing.T) {
+func TestSourceChecksUseMACAndAssignedRanges(t *testing.T) {
 	topo := small(t)
 	enis := newFabric(topo, topo.VPCs[0]).enis
 	node, nat := enis[0], enis[len(enis)-1]
@@ -97,7 +97,7 @@ COMMIT
 	}
 }
 
-func TestInternetGatewayTranslatesOneToOneAndHidesInternalLoadBalancers(t *testing.T) {
+func TestInternetGatewayHidesInternalLoadBalancers(t *testing.T) {
 	topo := small(t)
 	for family, want := range map[netfilter.Family]string{
 		netfilter.IPv4: `*filter
@@ -134,7 +134,7 @@ COMMIT
 	}
 }
 
-func TestNamesOfLinksFitTheKernel(t *testing.T) {
+func TestLinkNamesFitTheKernel(t *testing.T) {
 	for _, name := range []string{eniLink(netip.MustParseAddr("255.255.255.255")), peeringLink(61), internetGatewayLink, "gateway"} {
 		if len(name) > 15 {
 			t.Errorf("%s has %d characters", name, len(name))

@@ -1,24 +1,23 @@
 // Package vpc builds a topology's network on the kernel: namespaces, veth pairs, routes and netfilter rules.
 //
-// Of kind aws it forwards as AWS does. Each VPC is a router in a namespace of its own with one veth pair per ENI:
+// Kind aws forwards like AWS. Each VPC is a router in its own namespace with one veth pair per ENI:
 //
-//   - a packet is taken from an ENI only if its source MAC is the ENI's and its source address is assigned to the ENI
-//     (primary, secondary, or in a delegated prefix);
-//   - a packet reaches an ENI only for an address that is assigned to it; for an address of the VPC that is assigned
-//     to nobody it vanishes;
-//   - broadcast and multicast are delivered to nobody; ARP and neighbour solicitations are answered by the VPC
-//     (ServeNeighbours, which has to run as long as the network does), for the subnet's gateway and for what is
-//     assigned to other ENIs of the subnet;
+//   - a packet from an ENI is accepted only if its source MAC is the ENI's and its source address is assigned to the
+//     ENI (primary, secondary, or in a delegated prefix);
+//   - a packet is delivered to an ENI only if the destination is assigned to that ENI; a packet to an unassigned
+//     address of the VPC is dropped;
+//   - broadcast and multicast are dropped; the VPC answers ARP and neighbour solicitations (ServeNeighbours, which must
+//     run as long as the network exists) for the subnet's gateway and for addresses assigned to other ENIs of the
+//     subnet;
 //   - other destinations follow the route table of the ENI's subnet: to the NAT gateway, the internet gateway or a
 //     peered VPC.
 //
-// Security groups and network ACLs are not simulated: they are as if they allowed everything. Unlike on AWS the
-// subnet's gateway answers pings, and ARP answers carry the router's MAC address, not the target's.
+// Security groups and network ACLs are not simulated, as if they allowed everything. Unlike on AWS, the subnet's gateway
+// answers pings, and ARP answers have the router's MAC address instead of the target's.
 //
-// Of kind l2 it is one bridge, on which every frame goes where its destination MAC is, and a gateway.
+// Kind l2 is one bridge, which forwards every frame by its destination MAC, and a gateway.
 //
-// Everything is in namespaces named after topology.NamespacePrefix. Actions can be repeated, and their undo leaves
-// nothing behind.
+// All namespaces have the prefix topology.NamespacePrefix. Actions can be repeated, and their undo removes everything.
 package vpc
 
 import (
@@ -31,8 +30,8 @@ import (
 	"spiderpool.dev/spiderpool/test/lab/internal/topology"
 )
 
-// Actions returns the steps that build the topology's network, in order. After them every host of the topology has its
-// namespace, interfaces, addresses and default routes. A topology of kind aws also needs ServeNeighbours running.
+// Actions returns the steps that build the topology's network, in order. Afterwards every host of the topology has its
+// namespace, interfaces, addresses and default routes. A topology of kind aws also needs a running ServeNeighbours.
 func Actions(t *topology.Topology) []action.Action {
 	actions := []action.Action{namespaces(t)}
 	if t.Kind == topology.KindL2 {
@@ -47,7 +46,7 @@ func Actions(t *topology.Topology) []action.Action {
 	return actions
 }
 
-// namespaces makes every namespace. Its undo comes after all others' and removes them with all that is in them.
+// namespaces creates every namespace. Its undo runs last and removes the namespaces with their contents.
 func namespaces(t *topology.Topology) action.Action {
 	return action.Action{
 		Name: "network: namespaces",
@@ -69,7 +68,7 @@ func namespaces(t *topology.Topology) action.Action {
 	}
 }
 
-// peer joins the routers of two VPCs by a link of their own. What goes over it is up to their route tables.
+// peer connects the routers of two VPCs by a link. Their route tables decide which traffic uses it.
 func peer(t *topology.Topology, index int, peering topology.Peering) action.Action {
 	link := peeringLink(index)
 	target := topology.Target{Kind: topology.TargetPeering, Name: peering.Name}
@@ -99,9 +98,9 @@ func named(name string) func(topology.VPC) bool {
 	return func(vpc topology.VPC) bool { return vpc.Name == name }
 }
 
-// BalancedNamespace is where connections to load balancers can be redirected: every packet to and from their addresses
-// passes there, and replies to redirected connections are routed there. On a layer-2 network that is so for clients
-// behind the gateway only, so that those within the subnets need their source translated, too.
+// BalancedNamespace is the namespace that can redirect connections to load balancers: all packets to and from their
+// addresses pass it, and so do replies to redirected connections. On a layer-2 network this holds only for clients
+// behind the gateway; clients within the subnets need source translation too.
 func BalancedNamespace(t *topology.Topology) string {
 	if t.Kind == topology.KindL2 {
 		return topology.HostNamespace(t.L2.Gateway.Host)

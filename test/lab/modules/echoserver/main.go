@@ -1,6 +1,6 @@
-// Command echoserver answers every HTTP request on port 8080 with what it knows
-// of it, in the layout of the Kubernetes project's image of that name: the pod,
-// the server, the client's address, the request, its headers and its body.
+// Command echoserver answers every HTTP request on port 8080 with a description of the
+// request, in the format of the Kubernetes project's echoserver: the pod, the server,
+// the client's address, the request, its headers and its body.
 package main
 
 import (

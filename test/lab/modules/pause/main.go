@@ -1,5 +1,5 @@
-// Command pause keeps a pod's namespaces alive: it does nothing, reaps orphans
-// where the pod's containers share its PID namespace, and ends when it is told.
+// Command pause keeps a pod's namespaces alive: it sleeps, reaps orphans if the pod's
+// containers share its PID namespace, and ends on a signal.
 package main
 
 import (
@@ -16,7 +16,7 @@ func main() {
 			return
 		}
 		for {
-			// No child, or none that has ended, ends the round.
+			// The round ends without an ended child.
 			if pid, err := syscall.Wait4(-1, nil, syscall.WNOHANG, nil); err != nil || pid <= 0 {
 				break
 			}
