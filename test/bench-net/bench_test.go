@@ -8,7 +8,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-func TestTheReportOfIperf3IsRead(t *testing.T) {
+func TestIperf3ReportIsRead(t *testing.T) {
 	t.Parallel()
 	const report = `{"start": {"connected": []}, "end": {
 		"sum_sent": {"bits_per_second": 24500000000, "retransmits": 3},
@@ -27,7 +27,7 @@ func TestTheReportOfIperf3IsRead(t *testing.T) {
 	}
 }
 
-func TestMedianIsTakenOfEachNumber(t *testing.T) {
+func TestMedianIsTakenPerNumber(t *testing.T) {
 	t.Parallel()
 	got := median([]figures{
 		{GbitPerS: 1, TCP: latency{PerS: 30, P50US: 6, P99US: 9}, UDP: latency{PerS: 1, P50US: 2, P99US: 3}},
@@ -40,7 +40,7 @@ func TestMedianIsTakenOfEachNumber(t *testing.T) {
 	}
 }
 
-func TestEachLabIsComparedWithItsOwnHostNetwork(t *testing.T) {
+func TestLabsCompareWithTheirOwnHostNetwork(t *testing.T) {
 	t.Parallel()
 	figure := func(n float64) figures {
 		return figures{GbitPerS: n, TCP: latency{P50US: n}, UDP: latency{P50US: n}}
@@ -57,7 +57,7 @@ func TestEachLabIsComparedWithItsOwnHostNetwork(t *testing.T) {
 	}
 }
 
-func TestTheBridgesServerIsReachedThroughItsNode(t *testing.T) {
+func TestBridgeServerIsReachedThroughItsNode(t *testing.T) {
 	t.Parallel()
 	pod := func(name, node, podIP, hostIP string) corev1.Pod {
 		p := corev1.Pod{Spec: corev1.PodSpec{NodeName: node}, Status: corev1.PodStatus{PodIP: podIP, HostIP: hostIP}}
@@ -78,11 +78,11 @@ func TestTheBridgesServerIsReachedThroughItsNode(t *testing.T) {
 		}
 	}
 	if err := new(network).place(both[:1]); err == nil {
-		t.Error("one pod is enough")
+		t.Error("place accepted a single pod")
 	}
 }
 
-func TestTheKernelIsReadFromTheStatus(t *testing.T) {
+func TestKernelIsReadFromTheStatus(t *testing.T) {
 	t.Parallel()
 	if got, err := kernelIn("Kernel     6.16.3 (uml); of the control plane 6.18.5\n"); err != nil || got != "6.16.3 (uml)" {
 		t.Errorf("%q, %v; want 6.16.3 (uml)", got, err)

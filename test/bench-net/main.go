@@ -1,11 +1,11 @@
-// Command bench-net measures what a pod on one node of the lab gets from a pod on
-// the other, on three networks side by side: the nodes' own, Spiderpool's
-// underlay, and a bridge with address translation, which is what pods have where
-// the network does not know their addresses.
+// Command bench-net measures the network between two pods on different nodes of the
+// lab. It compares three networks: the nodes' own, Spiderpool's underlay, and a bridge
+// with address translation. Pods use such a bridge if the network does not know
+// their addresses.
 //
-// It brings up a lab of each topology, one after the other: l2 for macvlan, aws
-// for ipvlan, in User Mode Linux where this machine's kernel has no ipvlan. Figures
-// of one lab are to be compared with each other only.
+// It starts one lab per topology in turn: l2 for macvlan, aws for ipvlan. If this
+// machine's kernel has no ipvlan, aws runs in User Mode Linux. Compare only figures
+// from the same lab.
 package main
 
 import (
@@ -23,7 +23,7 @@ import (
 	"spiderpool.dev/spiderpool/test/e2e/walk"
 )
 
-// options are the command line.
+// options are the command line flags.
 type options struct {
 	lab        string
 	topologies string
@@ -35,9 +35,9 @@ type options struct {
 func main() {
 	var o options
 	flag.StringVar(&o.lab, "lab", "bin/lab", "path of the lab program")
-	flag.StringVar(&o.topologies, "topologies", "l2,aws", "topologies of the lab to measure on")
-	flag.IntVar(&o.rounds, "rounds", 5, "how often each network is measured, in turn; the medians are reported")
-	flag.IntVar(&o.seconds, "seconds", 5, "how long each measurement takes")
+	flag.StringVar(&o.topologies, "topologies", "l2,aws", "comma-separated topologies of the lab")
+	flag.IntVar(&o.rounds, "rounds", 5, "measurements per network, in turn; the report has the medians")
+	flag.IntVar(&o.seconds, "seconds", 5, "duration of each measurement in seconds")
 	flag.StringVar(&o.json, "json", "bench-net.json", "file for the results")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -51,7 +51,7 @@ func main() {
 func (o *options) validate() error {
 	for name, n := range map[string]int{"rounds": o.rounds, "seconds": o.seconds} {
 		if n < 1 {
-			return fmt.Errorf("--%s: %d is not accepted: give 1 or more", name, n)
+			return fmt.Errorf("--%s %d: want 1 or more", name, n)
 		}
 	}
 	return nil
@@ -74,7 +74,7 @@ func run(ctx context.Context, o *options) error {
 		return err
 	}
 	if exec.CommandContext(ctx, o.lab, "env").Run() == nil {
-		return errors.New("a lab is up, and this needs labs of its own: take it down with `make lab-down`")
+		return errors.New("a lab is already up, but bench-net needs its own: stop it with `make lab-down`")
 	}
 	dir, err := os.MkdirTemp("", "bench-net-")
 	if err != nil {
@@ -96,15 +96,15 @@ func run(ctx context.Context, o *options) error {
 	if err := writeJSON(o.json, results); err != nil {
 		return err
 	}
-	fmt.Printf("\nMedians of %d rounds with %d s for each measurement\n\n", o.rounds, o.seconds)
+	fmt.Printf("\nMedians of %d rounds, %d s per measurement\n\n", o.rounds, o.seconds)
 	printTable(os.Stdout, results)
-	fmt.Printf("\nnumbers in %s\n", o.json)
+	fmt.Printf("\nresults in %s\n", o.json)
 	return nil
 }
 
-// measureOn measures on a lab of its own.
+// measureOn measures on a new lab.
 func measureOn(ctx context.Context, o *options, site walk.Site, archive string) (_ []result, err error) {
-	fmt.Printf("\n== Bring up the lab %s\n", site.Name)
+	fmt.Printf("\n== Start the lab %s\n", site.Name)
 	defer func() { err = errors.Join(err, walk.Down(ctx, o.lab, os.Stdout)) }()
 	lab, err := walk.Up(ctx, o.lab, site.Name, os.Stdout)
 	if err != nil {
@@ -116,8 +116,8 @@ func measureOn(ctx context.Context, o *options, site walk.Site, archive string) 
 	return measure(ctx, o, lab, site, archive)
 }
 
-// buildImage makes the image of the pods, with Debian's iperf3 and pingpong, and
-// returns its archive.
+// buildImage builds the pods' image from pingpong and Debian's iperf3, and returns its
+// archive.
 func buildImage(ctx context.Context, lab, dir string) (string, error) {
 	pingpong := filepath.Join(dir, "pingpong")
 	build := exec.CommandContext(ctx, "go", "build", "-o", pingpong, "./test/bench-net/pingpong")

@@ -21,15 +21,15 @@ import (
 //go:embed pods.yaml
 var manifest string
 
-// Ports of the servers, as in pods.yaml: those of the pods, and of the nodes for
-// pods that only their node reaches.
+// The servers' ports, as in pods.yaml: of the pods, and of the nodes for pods behind a
+// bridge.
 const (
 	iperfPort, pingPort         = 5201, 5202
 	iperfNodePort, pingNodePort = 30201, 30202
 )
 
-// startLimit bounds how long pods take to start, reachLimit how long then until
-// they are reached.
+// startLimit bounds the start of the pods, reachLimit the time until the client then
+// reaches the server.
 const (
 	startLimit = 10 * time.Minute
 	reachLimit = 2 * time.Minute
@@ -38,25 +38,25 @@ const (
 // The nodes of the client's and the server's pods.
 const clientNode, serverNode = "master", "worker1"
 
-// network is what connects the two pods.
+// network is one measured network between the two pods.
 type network struct {
 	Name string
-	// Attachment of the pods; empty is the network of their node.
+	// Attachment is the pods' network attachment; empty means the node's network.
 	Attachment string
 
 	client              string // the pod's name
-	address             string // of the server, for the client
+	address             string // the server's address for the client
 	iperfPort, pingPort int
 }
 
-// networksOf are those that are measured on a site.
+// networksOf returns the measured networks of a site.
 func networksOf(site walk.Site) []*network {
 	_, underlay, _ := strings.Cut(site.Attachment, "/")
 	kind, _, _ := strings.Cut(underlay, "-")
 	return []*network{{Name: "host"}, {Name: kind, Attachment: site.Attachment}, {Name: "bridge", Attachment: "kube-system/bridge"}}
 }
 
-// pods are the objects of pods.yaml for the networks.
+// pods renders pods.yaml for the networks.
 func pods(networks []*network) (string, error) {
 	var out strings.Builder
 	t, err := template.New("pods.yaml").Parse(manifest)
@@ -66,7 +66,7 @@ func pods(networks []*network) (string, error) {
 	return out.String(), err
 }
 
-// place finds the client's pod, and where it reaches the server's.
+// place finds the client's pod and the server's address.
 func (n *network) place(pods []corev1.Pod) error {
 	on := map[string]corev1.Pod{}
 	for _, p := range pods {
@@ -83,14 +83,14 @@ func (n *network) place(pods []corev1.Pod) error {
 	return nil
 }
 
-// bench measures on a lab with Spiderpool installed.
+// bench is a measurement on a lab with Spiderpool installed.
 type bench struct {
 	lab     *walk.Lab
 	seconds int
 }
 
-// measure creates the pods of every network and measures these in turn, so that
-// what disturbs this machine for a while disturbs all.
+// measure creates the pods of all networks and measures the networks in turn, so that
+// a temporary disturbance of this machine affects all of them.
 func measure(ctx context.Context, o *options, lab *walk.Lab, site walk.Site, archive string) ([]result, error) {
 	fmt.Printf("\n== Start the pods\n")
 	networks := networksOf(site)
@@ -148,7 +148,7 @@ func start(ctx context.Context, lab *walk.Lab, networks []*network, archive stri
 			return err
 		}
 	}
-	// Behind a bridge the client may have the server's address: only one is the Service's.
+	// Behind bridges, client and server may have the same address, so the Service must select one of them.
 	if _, err := lab.Kubectl(ctx, "label pods -l bench-net --field-selector spec.nodeName="+serverNode+" bench-net-role=server"); err != nil {
 		return err
 	}
@@ -173,7 +173,7 @@ func start(ctx context.Context, lab *walk.Lab, networks []*network, archive stri
 	return nil
 }
 
-// kernelOf is the release of the nodes' kernel, and whose it is.
+// kernelOf returns the release and the kind of the nodes' kernel.
 func kernelOf(ctx context.Context, lab *walk.Lab) (string, error) {
 	status, err := lab.Sh(ctx, lab.Binary+" status | grep ^Kernel")
 	if err != nil {
@@ -186,13 +186,13 @@ func kernelOf(ctx context.Context, lab *walk.Lab) (string, error) {
 func kernelIn(status string) (string, error) {
 	nodes, _, found := strings.Cut(strings.TrimPrefix(status, "Kernel"), ";")
 	if !found {
-		return "", fmt.Errorf("`lab status` does not say which kernel the nodes have: %q", status)
+		return "", fmt.Errorf("`lab status` does not show the nodes' kernel: %q", status)
 	}
 	return strings.TrimSpace(nodes), nil
 }
 
-// reachable waits until the client reaches the server: kube-proxy follows the pods
-// a moment behind.
+// reachable waits until the client reaches the server, because kube-proxy updates its
+// rules a moment after the pods start.
 func (b *bench) reachable(ctx context.Context, n *network) error {
 	for deadline := time.Now().Add(reachLimit); ; {
 		_, errTCP := b.pingpong(ctx, n, "tcp", time.Millisecond)
@@ -205,7 +205,7 @@ func (b *bench) reachable(ctx context.Context, n *network) error {
 	}
 }
 
-// once measures a network once.
+// once takes one measurement of a network.
 func (b *bench) once(ctx context.Context, n *network) (figures, error) {
 	out, failed := b.lab.Kubectl(ctx, fmt.Sprintf("exec %s -c iperf3 -- iperf3 --json --client %s --port %d --time %d",
 		n.client, n.address, n.iperfPort, b.seconds))
@@ -231,8 +231,8 @@ func (b *bench) pingpong(ctx context.Context, n *network, protocol string, durat
 	return l, json.Unmarshal([]byte(out), &l)
 }
 
-// throughput reads from the JSON of an iperf3 client what the server received, in
-// Gbit/s.
+// throughput returns the rate received by the server in Gbit/s, from the JSON report
+// of the iperf3 client.
 func throughput(report string) (float64, error) {
 	var r struct {
 		Error string `json:"error"`
@@ -243,7 +243,7 @@ func throughput(report string) (float64, error) {
 		} `json:"end"`
 	}
 	if err := json.Unmarshal([]byte(report), &r); err != nil {
-		return 0, fmt.Errorf("read its report: %w", err)
+		return 0, fmt.Errorf("parse its report: %w", err)
 	}
 	if r.Error != "" {
 		return 0, errors.New(r.Error)

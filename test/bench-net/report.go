@@ -8,7 +8,7 @@ import (
 	"slices"
 )
 
-// result is one line of the report, and one object of bench-net.json.
+// result is one row of the report and one object in bench-net.json.
 type result struct {
 	Topology string    `json:"topology"`
 	Kernel   string    `json:"kernel"`
@@ -17,21 +17,21 @@ type result struct {
 	Rounds   []figures `json:"rounds"`
 }
 
-// figures are what was measured once. Requests are small, and one at a time.
+// figures are the results of one measurement. Requests are small and sent one at a time.
 type figures struct {
 	GbitPerS float64 `json:"gbit_per_s"`
 	TCP      latency `json:"tcp"`
 	UDP      latency `json:"udp"`
 }
 
-// latency is what pingpong writes.
+// latency is the JSON output of pingpong.
 type latency struct {
 	PerS  float64 `json:"per_s"`
 	P50US float64 `json:"p50_us"`
 	P99US float64 `json:"p99_us"`
 }
 
-// fields are the numbers of figures, each of which has a median.
+// fields returns the numbers in figures; each has its own median.
 var fields = []func(*figures) *float64{
 	func(f *figures) *float64 { return &f.GbitPerS },
 	func(f *figures) *float64 { return &f.TCP.PerS },
@@ -42,7 +42,7 @@ var fields = []func(*figures) *float64{
 	func(f *figures) *float64 { return &f.UDP.P99US },
 }
 
-// median takes the median of every number by itself.
+// median takes the median of every number separately.
 func median(rounds []figures) figures {
 	var out figures
 	for _, field := range fields {
@@ -68,7 +68,7 @@ func writeJSON(path string, results []result) error {
 	return os.WriteFile(path, append(raw, '\n'), 0o644)
 }
 
-// printTable writes the table as Markdown. The host network is the first of each lab.
+// printTable writes the table as Markdown. The first network of each lab must be the host network.
 func printTable(w io.Writer, results []result) {
 	fmt.Fprintln(w, "| lab | kernel | network | TCP Gbit/s | × host | TCP p50 µs | × host | p99 | requests/s | UDP p50 µs | × host | p99 | requests/s |")
 	fmt.Fprintln(w, "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")

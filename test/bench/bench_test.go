@@ -9,7 +9,7 @@ import (
 	"spiderpool.dev/spiderpool/test/sim"
 )
 
-func TestPoolsHoldExactlyAsManyAddressesAsTheScenarioSays(t *testing.T) {
+func TestPoolsHaveTheScenariosSize(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
 		scenario string
@@ -31,7 +31,7 @@ func TestPoolsHoldExactlyAsManyAddressesAsTheScenarioSays(t *testing.T) {
 			got = append(got, p.Name+" "+p.Node+" "+p.First+"-"+p.Last)
 			subnet := netip.MustParsePrefix(p.Subnet)
 			if !subnet.Contains(netip.MustParseAddr(p.First)) || !subnet.Contains(netip.MustParseAddr(p.Last)) {
-				t.Errorf("%s: %s-%s is not inside %s", c.scenario, p.First, p.Last, p.Subnet)
+				t.Errorf("%s: %s-%s is outside %s", c.scenario, p.First, p.Last, p.Subnet)
 			}
 		}
 		if strings.Join(got, "\n") != strings.Join(c.want, "\n") {
@@ -46,11 +46,11 @@ func TestScenariosAreNamed(t *testing.T) {
 		t.Errorf("E,A: %v, %v", picked, err)
 	}
 	if _, err := scenariosNamed("A,Z"); err == nil || !strings.Contains(err.Error(), `"Z"`) {
-		t.Errorf("A,Z: %v; want an error that names Z", err)
+		t.Errorf("A,Z: %v; want an error naming Z", err)
 	}
 }
 
-func TestPercentileIsTheSmallestThatCovers(t *testing.T) {
+func TestPercentileIsTheSmallestCoveringValue(t *testing.T) {
 	t.Parallel()
 	var latencies []time.Duration
 	for ms := 100; ms >= 1; ms-- {
@@ -82,7 +82,7 @@ func TestMedianKeepsEveryFailure(t *testing.T) {
 	}
 }
 
-func TestTargetsAreJudgedAgainstTheFloorOfTheSameRun(t *testing.T) {
+func TestTargetsUseTheSameRunsFloor(t *testing.T) {
 	t.Parallel()
 	good := result{Scenario: "C", Plugin: product, AddPerS: 250, DelPerS: 300, AddP50MS: 10, AddP99MS: 20, EtcdBytesPerPod: 3000, PluginCPUMS: 2}
 	base := result{Scenario: "C", Plugin: floor, AddPerS: 490, PluginCPUMS: 3}
@@ -104,7 +104,7 @@ func TestTargetsAreJudgedAgainstTheFloorOfTheSameRun(t *testing.T) {
 	}
 	out.Reset()
 	if printTargets(&out, []result{good}); strings.Contains(out.String(), "host-local") {
-		t.Errorf("judged against a floor that did not run:\n%s", &out)
+		t.Errorf("a target was judged without its floor:\n%s", &out)
 	}
 }
 
@@ -112,10 +112,10 @@ func TestRequestsAreClassified(t *testing.T) {
 	t.Parallel()
 	conflict := sim.Request{Verb: "PUT", Code: "409"}
 	if !conflict.Write() || conflict.Read() || !conflict.Conflict() {
-		t.Errorf("%+v is a write in conflict", conflict)
+		t.Errorf("%+v: want a write and a conflict", conflict)
 	}
 	list := sim.Request{Verb: "LIST", Code: "200"}
 	if list.Write() || !list.Read() || list.Conflict() {
-		t.Errorf("%+v is a read", list)
+		t.Errorf("%+v: want a read", list)
 	}
 }

@@ -1,9 +1,9 @@
 // Command bench measures IPAM plugins on a cluster of simulated nodes.
 //
-// It starts a real etcd, which syncs to disk, and a real kube-apiserver in a
-// network namespace of their own, installs a plugin with its agents, and makes CNI
-// calls as a runtime does: one process a call. See --help, and package sim for
-// what is simulated.
+// It starts a real etcd, which syncs to disk, and a real kube-apiserver in their own
+// network namespace. It installs a plugin with its agents and makes CNI calls like a
+// container runtime: one process per call. See --help for the scenarios, and package
+// sim for the simulation.
 package main
 
 import (
@@ -20,7 +20,7 @@ import (
 	"spiderpool.dev/spiderpool/test/sim"
 )
 
-// options are the command line.
+// options are the command line flags.
 type options struct {
 	plugins   []string
 	scenarios string
@@ -36,19 +36,19 @@ type options struct {
 	check     bool
 }
 
-const examples = `  # Everything, against the floor, as the figures in the documentation were taken:
+const examples = `  # All scenarios with both plugins, like the figures in the documentation:
   sudo go run ./test/bench
 
-  # One scenario, quickly:
+  # One scenario, fast:
   sudo go run ./test/bench --scenarios A --plugins spiderpool --pods 100
 
   # Medians of three runs:
   sudo go run ./test/bench --repeat 3
 
-  # Another plugin; its definition is a YAML file like those in test/sim/plugins:
+  # Another plugin, defined by a YAML file like those in test/sim/plugins:
   sudo go run ./test/bench --plugins host-local,spiderpool,./mine.yaml
 
-  # Look at logs and API server afterwards, or profile an agent while it runs:
+  # Keep the logs, or profile an agent while it runs:
   sudo go run ./test/bench --scenarios C --keep`
 
 func main() {
@@ -74,18 +74,18 @@ func command() *cobra.Command {
 	}
 	f := c.Flags()
 	f.StringSliceVar(&o.plugins, "plugins", []string{"host-local", "spiderpool"},
-		"plugins to measure: "+strings.Join(sim.BuiltinDefinitions(), ", ")+", or files")
-	f.StringVar(&o.scenarios, "scenarios", "A,B,C,D,E,F,G,H", "scenarios to run, from the list above")
+		"comma-separated plugins: "+strings.Join(sim.BuiltinDefinitions(), ", ")+", or files")
+	f.StringVar(&o.scenarios, "scenarios", "A,B,C,D,E,F,G,H", "comma-separated scenarios from the list above")
 	f.IntVar(&o.nodes, "nodes", 4, "simulated nodes")
-	f.IntVar(&o.workers, "workers", 8, "calls at a time on a node")
-	f.IntVar(&o.pods, "pods", 500, "pods in all")
-	f.IntVar(&o.repeat, "repeat", 1, "runs of each scenario; the medians are reported")
-	f.StringVar(&o.assets, "assets", "", "directory of etcd and kube-apiserver (default $KUBEBUILDER_ASSETS, else what make lab-tools built)")
-	f.StringVar(&o.bin, "bin", "", "directory of the programs; empty builds them")
+	f.IntVar(&o.workers, "workers", 8, "concurrent calls per node")
+	f.IntVar(&o.pods, "pods", 500, "total number of pods")
+	f.IntVar(&o.repeat, "repeat", 1, "runs per scenario; the report has the medians")
+	f.StringVar(&o.assets, "assets", "", "directory of etcd and kube-apiserver (default $KUBEBUILDER_ASSETS, else the output of make lab-tools)")
+	f.StringVar(&o.bin, "bin", "", "directory of the programs; if empty, they are built")
 	f.StringVar(&o.json, "json", "", "file for the results (default bench.json in the repository)")
-	f.StringVar(&o.dir, "dir", "", "directory for state and logs, on the disk that etcd shall sync to (default a new one in $TMPDIR)")
+	f.StringVar(&o.dir, "dir", "", "directory for state and logs; etcd syncs to its disk (default a new one in $TMPDIR)")
 	f.BoolVar(&o.keep, "keep", false, "keep state and logs")
-	f.BoolVar(&o.check, "check", false, "fail unless every figure of the table of targets is reached")
+	f.BoolVar(&o.check, "check", false, "fail if any target is missed")
 	return c
 }
 
@@ -100,20 +100,20 @@ func describeScenarios() string {
 func (o *options) validate() error {
 	for name, n := range map[string]int{"nodes": o.nodes, "workers": o.workers, "pods": o.pods, "repeat": o.repeat} {
 		if n < 1 {
-			return fmt.Errorf("--%s: %d is not accepted: give 1 or more", name, n)
+			return fmt.Errorf("--%s %d: want 1 or more", name, n)
 		}
 	}
 	if most := 50; o.nodes > most {
-		return fmt.Errorf("--nodes: %d is not accepted: give at most %d, each has an agent process and a subnet", o.nodes, most)
+		return fmt.Errorf("--nodes %d: want at most %d, because each node has an agent process and a subnet", o.nodes, most)
 	}
 	if most := 16_000; o.pods > most {
-		return fmt.Errorf("--pods: %d is not accepted: give at most %d, a pool has four times as many addresses", o.pods, most)
+		return fmt.Errorf("--pods %d: want at most %d, because a pool can have four times as many addresses", o.pods, most)
 	}
 	return nil
 }
 
-// run builds what is missing, moves into a network namespace of its own and
-// measures there.
+// run builds missing programs, moves into its own network namespace and measures
+// there.
 func run(ctx context.Context, o *options) error {
 	if err := o.validate(); err != nil {
 		return err

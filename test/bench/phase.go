@@ -15,31 +15,31 @@ import (
 	"spiderpool.dev/spiderpool/test/sim"
 )
 
-// retryAfter is how long a runtime leaves a pod alone whose ADD failed.
+// retryAfter is a runtime's pause after a failed ADD.
 const retryAfter = 100 * time.Millisecond
 
-// pod is a pod with the sandbox that it has.
+// pod is a pod with its current sandbox.
 type pod struct {
 	node       *sim.Node
 	attachment sim.Attachment
-	sandbox    int // number of the sandbox, counted up when one failed
+	sandbox    int // counts the sandboxes; each failed ADD needs a new one
 	result     []byte
 }
 
-// phase is the outcome of one command for all pods.
+// phase is the result of one command for all pods.
 type phase struct {
-	// latencies are those of the pods, failed attempts included.
+	// latencies has one entry per pod, including its failed attempts.
 	latencies []time.Duration
 	failed    int
 	calls     int
 	pluginCPU time.Duration
-	// answered is the time until the last answer, caughtUp until the views agree too.
+	// answered is the time until the last answer, caughtUp until all views agree too.
 	answered, caughtUp time.Duration
 	counters           sim.Counters
 	cpu                map[string]time.Duration
 }
 
-// quietPhase is phase with the requests that it caused, up to the last straggler.
+// quietPhase is a phase with all API requests that it caused, up to the last straggler.
 func (r *runner) quietPhase(ctx context.Context, command string, pods []*pod) (phase, error) {
 	if err := r.quiet(ctx); err != nil {
 		return phase{}, err
@@ -72,7 +72,7 @@ func (r *runner) quietPhase(ctx context.Context, command string, pods []*pod) (p
 	return out, err
 }
 
-// phase makes the command's calls and waits for the views.
+// phase runs the command for all pods and waits for the views.
 func (r *runner) phase(ctx context.Context, command string, pods []*pod) (phase, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, phaseLimit, fmt.Errorf("not done after %s", phaseLimit))
 	defer cancel()
@@ -122,8 +122,8 @@ func (r *runner) phase(ctx context.Context, command string, pods []*pod) (phase,
 	return out, nil
 }
 
-// again prepares the next attempt as a runtime does: it takes the failed sandbox
-// down and makes a new one.
+// again prepares the next attempt like a runtime: it removes the failed sandbox and
+// creates a new one.
 func (r *runner) again(ctx context.Context, command string, p *pod, cause error) error {
 	select {
 	case <-ctx.Done():
@@ -139,7 +139,7 @@ func (r *runner) again(ctx context.Context, command string, p *pod, cause error)
 	return nil
 }
 
-// call makes one call and records it.
+// call makes one call and records the result.
 func (r *runner) call(ctx context.Context, command string, p *pod) sim.Outcome {
 	p.attachment.ContainerID = fmt.Sprintf("%s-%s-%d", p.attachment.Pod, p.attachment.UID, p.sandbox)
 	var previous []byte
@@ -167,7 +167,7 @@ func (r *runner) call(ctx context.Context, command string, p *pod) sim.Outcome {
 	return o
 }
 
-// spread lets the workers of each node work on its pods, or one worker on all.
+// spread makes the workers of each node handle its pods, or one worker handle all pods.
 func (r *runner) spread(ctx context.Context, pods []*pod, work func(context.Context, *pod) error) error {
 	if r.scenario.sequential {
 		return parallel(ctx, 1, pods, work)
@@ -185,7 +185,7 @@ func (r *runner) spread(ctx context.Context, pods []*pod, work func(context.Cont
 	return g.Wait()
 }
 
-// parallel works on the items in their order, a number at a time, until one fails.
+// parallel handles the items in order, with a number of workers, until the first error.
 func parallel[T any](ctx context.Context, workers int, items []T, work func(context.Context, T) error) error {
 	g, ctx := errgroup.WithContext(ctx)
 	var next atomic.Int64
@@ -205,7 +205,7 @@ func parallel[T any](ctx context.Context, workers int, items []T, work func(cont
 	return g.Wait()
 }
 
-// cpu is the CPU time that each kind of process has used.
+// cpu returns the CPU time used by each kind of process.
 func (r *runner) cpu() (map[string]time.Duration, error) {
 	used := map[string]time.Duration{}
 	add := func(name string, p *sim.Process) error {

@@ -20,8 +20,8 @@ import (
 	"spiderpool.dev/spiderpool/test/sim"
 )
 
-// result is one line of the report, and one object of bench.json. The rates are
-// pods by the time until the views had caught up.
+// result is one row of the report and one object in bench.json. A rate is the number of
+// pods divided by the time until the views have caught up.
 type result struct {
 	Scenario          string  `json:"scenario"`
 	Plugin            string  `json:"plugin"`
@@ -53,7 +53,7 @@ type result struct {
 	DelRequestsPerPod byName  `json:"requests_per_pod_del"`
 }
 
-// byName are numbers by what they count.
+// byName maps names to numbers.
 type byName map[string]float64
 
 func newResult(r *runner, plugin string, n int, add, del phase) result {
@@ -81,7 +81,7 @@ func newResult(r *runner, plugin string, n int, add, del phase) result {
 	return out
 }
 
-// perPod breaks the requests down.
+// perPod returns the number of requests per pod, by verb, resource and code.
 func perPod(p phase, pods float64) byName {
 	out := byName{}
 	for r, n := range p.counters.Requests {
@@ -90,7 +90,7 @@ func perPod(p phase, pods float64) byName {
 	return out
 }
 
-// percentile is the smallest latency that the share q of all does not exceed, in ms.
+// percentile returns the smallest latency in ms that covers the share q of all.
 func percentile(latencies []time.Duration, q float64) float64 {
 	if len(latencies) == 0 {
 		return 0
@@ -104,7 +104,7 @@ func (r result) summary() string {
 	return fmt.Sprintf("%4.0f ADD/s  %4.0f DEL/s  p50 %.1f ms  p99 %.1f ms", r.AddPerS, r.DelPerS, r.AddP50MS, r.AddP99MS)
 }
 
-// measured are the fields of which several runs have a median.
+// measured are the fields with a median over several runs.
 var measured = []func(*result) *float64{
 	func(r *result) *float64 { return &r.AddPerS },
 	func(r *result) *float64 { return &r.DelPerS },
@@ -126,8 +126,8 @@ var measured = []func(*result) *float64{
 	func(r *result) *float64 { return &r.TotalS },
 }
 
-// median takes the median of every number by itself and adds up what must never
-// happen. The breakdowns are those of the run with the median rate.
+// median takes the median of every number separately and adds up the numbers that must
+// be zero. The breakdowns come from the run with the median rate.
 func median(runs []result) result {
 	sorted := slices.SortedFunc(slices.Values(runs), func(a, b result) int { return cmp.Compare(a.AddPerS, b.AddPerS) })
 	out := sorted[len(sorted)/2]
@@ -155,23 +155,23 @@ func writeJSON(path string, results []result) error {
 	return os.WriteFile(path, append(raw, '\n'), 0o644)
 }
 
-// report prints the tables; with --check a figure that was not reached is an error.
+// report prints the tables. With --check, a missed target is an error.
 func report(o *options, results []result, took time.Duration) error {
-	fmt.Printf("\n%d nodes with %d calls at a time, %d pods (%d where there is one at a time), medians of %d, on %s\n\n",
+	fmt.Printf("\n%d nodes with %d concurrent calls, %d pods (%d in sequential scenarios), medians of %d, on %s\n\n",
 		o.nodes, o.workers, o.pods, min(o.pods, sequentialPods), o.repeat, o.dir)
 	printFigures(os.Stdout, results)
 	printCosts(os.Stdout, results)
 	missed := printTargets(os.Stdout, results)
-	fmt.Printf("\n%s in all; numbers in %s\n", took.Round(time.Second), o.json)
+	fmt.Printf("\n%s in total; results in %s\n", took.Round(time.Second), o.json)
 	var duplicates int
 	for _, r := range results {
 		duplicates += r.Duplicates
 	}
 	switch {
 	case duplicates > 0:
-		return fmt.Errorf("%d addresses were given to two at a time", duplicates)
+		return fmt.Errorf("%d addresses had two holders at once", duplicates)
 	case o.check && missed > 0:
-		return fmt.Errorf("%d figures are not reached", missed)
+		return fmt.Errorf("%d targets missed", missed)
 	}
 	return nil
 }
@@ -184,13 +184,13 @@ func printFigures(w io.Writer, results []result) {
 			r.Scenario, r.Plugin, r.AddPerS, r.DelPerS, r.AddP50MS, r.AddP90MS, r.AddP99MS, r.DelP50MS,
 			r.APIWritesPerPod, r.APIReadsPerPod, r.Conflicts, r.EtcdBytesPerPod/1000, r.PluginCPUMS, r.AgentRSSMiB, r.FailedAttempts, r.Duplicates)
 	}
-	_ = t.Flush() // of a terminal, or a file that the shell opened
+	_ = t.Flush() // writes to a terminal or a file opened by the shell
 }
 
-// printCosts says where the CPU time of an ADD went, and which requests it made.
+// printCosts prints the CPU time and the requests of an ADD.
 func printCosts(w io.Writer, results []result) {
 	columns := []string{"plugin", "agents", "cluster", "kube-apiserver", "etcd", "bench"}
-	fmt.Fprintln(w, "\nCPU ms per pod added (cluster: the controller), fsyncs of etcd and requests:")
+	fmt.Fprintln(w, "\nCPU ms per added pod (cluster: the controller), etcd fsyncs and requests:")
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintf(t, "\tplugin\t%s\tfsyncs\t  requests of ADD\t\n", strings.Join(columns, "\t"))
 	for _, r := range results {
@@ -209,10 +209,10 @@ func printCosts(w io.Writer, results []result) {
 	_ = t.Flush() // as above
 }
 
-// terminal says whether progress can be shown by writing over a line.
+// terminal reports whether progress can overwrite its line.
 var terminal = term.IsTerminal(int(os.Stderr.Fd()))
 
-// progress shows what is being done; with a line feed at its end it stays.
+// progress shows the current step. With a line feed at the end, the text stays.
 func progress(format string, values ...any) {
 	text := fmt.Sprintf(format, values...)
 	switch {
@@ -223,7 +223,7 @@ func progress(format string, values ...any) {
 	}
 }
 
-// show counts up on the terminal until it is told to stop.
+// show counts up on the terminal until the caller stops it.
 func show(what string, done *atomic.Int64, all int) (stop func()) {
 	end := make(chan struct{})
 	var shown sync.WaitGroup

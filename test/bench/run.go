@@ -22,19 +22,19 @@ import (
 )
 
 const (
-	// namespace is that of the pods.
+	// namespace is the namespace of the pods.
 	namespace = "bench"
 	// startLimit bounds the start of a cluster, phaseLimit one phase of a run.
 	startLimit = 2 * time.Minute
 	phaseLimit = 3 * time.Minute
-	// quietFor is how long there must be no request for the cluster to count as
-	// quiet, quietLimit how long that is waited for.
+	// The cluster is quiet after quietFor without a request. quietLimit bounds the
+	// wait.
 	quietFor   = time.Second
 	quietLimit = 20 * time.Second
 )
 
-// measure runs every scenario with every plugin that it means something for,
-// reports, and writes the results.
+// measure runs every scenario with every suitable plugin, prints the report and writes
+// the results.
 func measure(ctx context.Context, o *options, root string, definitions []*sim.Definition, picked []scenario) error {
 	began := time.Now()
 	var results []result
@@ -57,7 +57,7 @@ func measure(ctx context.Context, o *options, root string, definitions []*sim.De
 		}
 	}
 	if len(results) == 0 {
-		return errors.New("no plugin takes part in these scenarios")
+		return errors.New("no selected plugin supports a selected scenario")
 	}
 	if err := writeJSON(o.json, results); err != nil {
 		return err
@@ -65,7 +65,7 @@ func measure(ctx context.Context, o *options, root string, definitions []*sim.De
 	return report(o, results, time.Since(began))
 }
 
-// runOnce measures on a cluster of its own, with an empty etcd.
+// runOnce measures on a new cluster with an empty etcd.
 func runOnce(ctx context.Context, o *options, root string, d *sim.Definition, s scenario, dir string) (result, error) {
 	n := o.pods
 	if s.sequential {
@@ -96,7 +96,7 @@ func runOnce(ctx context.Context, o *options, root string, d *sim.Definition, s 
 	return r.run(ctx, d.Name, n)
 }
 
-// runner carries out the phases of one run.
+// runner runs the phases of one run.
 type runner struct {
 	cluster  *sim.Cluster
 	scenario scenario
@@ -106,8 +106,8 @@ type runner struct {
 	log      *history.Log
 }
 
-// prepare fills the pool where the scenario wants it full, warms every node up
-// with one pod, and leaves the cluster quiet. Views are followed until watching ends.
+// prepare fills the pool if the scenario needs it full, warms up every node with one
+// pod, and waits until the cluster is quiet. The views are followed until watching ends.
 func (r *runner) prepare(ctx, watching context.Context, d *sim.Definition) error {
 	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}}
 	if _, err := r.cluster.Kube.CoreV1().Namespaces().Create(ctx, ns, metav1.CreateOptions{}); err != nil {
@@ -135,8 +135,8 @@ func (r *runner) prepare(ctx, watching context.Context, d *sim.Definition) error
 	return r.quiet(ctx)
 }
 
-// run measures: ADD all and DEL all; where the scenario says so, ADD all, then DEL
-// all and ADD as many on other nodes, and only these.
+// run measures ADD and DEL of all pods. If the scenario says so, it instead fills the
+// pool first and measures DEL of all pods and ADD of as many on other nodes.
 func (r *runner) run(ctx context.Context, plugin string, n int) (result, error) {
 	first, err := r.pods(ctx, "a", n, 0)
 	if err != nil {
@@ -175,7 +175,7 @@ func (r *runner) run(ctx context.Context, plugin string, n int) (result, error) 
 	return out, nil
 }
 
-// pods creates n pods, spread over the nodes from the one with number shift on.
+// pods creates n pods and spreads them over the nodes, starting at node number shift.
 func (r *runner) pods(ctx context.Context, prefix string, n, shift int) ([]*pod, error) {
 	objects := make([]*corev1.Pod, n)
 	nodes := r.cluster.Nodes
@@ -198,7 +198,7 @@ func (r *runner) pods(ctx context.Context, prefix string, n, shift int) ([]*pod,
 	return pods, nil
 }
 
-// agentMemory is the largest resident size among the agents.
+// agentMemory returns the largest resident size of any agent.
 func (r *runner) agentMemory() (int64, error) {
 	var most int64
 	for _, node := range r.cluster.Nodes {
@@ -213,8 +213,8 @@ func (r *runner) agentMemory() (int64, error) {
 	return most, nil
 }
 
-// quiet waits until nobody but the API server itself makes requests. What goes on
-// by the clock longer than the limit is accepted, and counted.
+// quiet waits until only the API server itself makes requests. After the limit it
+// accepts periodic requests; they are counted.
 func (r *runner) quiet(ctx context.Context) error {
 	requests := func() (float64, error) {
 		counters, err := r.cluster.Counters(ctx)
@@ -242,10 +242,10 @@ func (r *runner) quiet(ctx context.Context) error {
 	return nil
 }
 
-// farNodes is how many other nodes hold the leases of populate.
+// farNodes is the number of other nodes with leases from populate.
 const farNodes = 100
 
-// populate stores the scenario's leases, of pods on nodes that take no part.
+// populate stores the scenario's leases. Their pods run on nodes outside the benchmark.
 func (r *runner) populate(ctx context.Context) error {
 	if r.scenario.leases == 0 {
 		return nil

@@ -9,37 +9,37 @@ import (
 	"spiderpool.dev/spiderpool/test/sim"
 )
 
-// scenario is one way to load the plugins.
+// scenario is one kind of load.
 type scenario struct {
 	name  string
 	about string
 	// pools returns the pools for n pods on the nodes.
 	pools func(nodes, n int) []sim.Pool
-	// sequential makes one pod at a time on the whole cluster.
+	// sequential creates one pod at a time in the whole cluster.
 	sequential bool
-	// again deletes all pods and creates as many on other nodes, and measures that.
+	// again measures the deletion of all pods and the creation of as many on other nodes.
 	again bool
-	// leases is the number of addresses in use before the run begins.
+	// leases is the number of addresses already in use at the start.
 	leases int
 }
 
-// Pools of scenarios lie here; a node's own pool is the subnet of its number.
+// The ranges of the scenarios' pools. A node's own pool is the subnet with its number.
 const (
 	sharedIPv4 = "10.200.0.0/16"
 	sharedIPv6 = "fd00:200::/64"
 )
 
-// sequentialPods bounds the pods of scenarios that make one at a time: more of
-// them take time and change nothing.
+// sequentialPods limits the pods of sequential scenarios: more of them take time
+// without changing the result.
 const sequentialPods = 200
 
 var scenarios = []scenario{
 	{name: "A", about: "one shared pool with as many addresses as pods", pools: shared(1)},
 	{name: "B", about: "one shared pool with four times as many addresses as pods", pools: shared(4)},
-	{name: "C", about: "one pool a node, with as many addresses as its pods", pools: perNode},
-	{name: "D", about: "B in dual stack", pools: dualStack},
+	{name: "C", about: "one pool per node, with as many addresses as its pods", pools: perNode},
+	{name: "D", about: "B with dual stack", pools: dualStack},
 	{name: "E", about: "one pod at a time", pools: perNode, sequential: true},
-	{name: "F", about: "the full pool of A: delete everything and create again, on other nodes", pools: shared(1), again: true},
+	{name: "F", about: "the full pool of A: delete all pods and create them again on other nodes", pools: shared(1), again: true},
 	{name: "G", about: "E in a shared pool with 60,000 leases", pools: large, sequential: true, leases: 60_000},
 	{name: "H", about: "G without the leases", pools: large, sequential: true},
 }
@@ -56,7 +56,7 @@ func scenariosNamed(names string) ([]scenario, error) {
 	return picked, nil
 }
 
-// addresses counts those of one pod.
+// addresses returns the number of addresses of one pod.
 func (s scenario) addresses() int {
 	versions := map[int]bool{}
 	for _, p := range s.pools(1, 1) {
@@ -82,10 +82,10 @@ func perNode(nodes, n int) []sim.Pool {
 	return pools
 }
 
-// large is the most that a /16 holds: 60,000 leases and room for more.
+// large is the maximum of a /16: 60,000 leases and room for more.
 func large(_, _ int) []sim.Pool { return []sim.Pool{pool("shared-v4", "", sharedIPv4, 64_000)} }
 
-// pool has n addresses, from the 17th of the subnet on.
+// pool returns a pool of n addresses, starting at the 17th of the subnet.
 func pool(name, node, subnet string, n int) sim.Pool {
 	prefix := netip.MustParsePrefix(subnet)
 	first := nth(prefix.Addr(), 16)
@@ -96,7 +96,7 @@ func pool(name, node, subnet string, n int) sim.Pool {
 	return sim.Pool{Name: name, Version: version, Subnet: subnet, First: first.String(), Last: nth(first, n-1).String(), Node: node}
 }
 
-// nth returns the address n after base.
+// nth returns the address n positions after base.
 func nth(base netip.Addr, n int) netip.Addr {
 	raw := base.AsSlice()
 	for i := len(raw) - 1; i >= 0 && n > 0; i-- {

@@ -6,19 +6,19 @@ import (
 	"text/tabwriter"
 )
 
-// product is the plugin that the targets are for, floor the one that they are
-// measured against in the same run.
+// product is the measured plugin. floor is the plugin for comparison, from the same
+// run.
 const (
 	product = "spiderpool"
 	floor   = "host-local"
 )
 
-// target is a figure that the product is to reach.
+// target is a limit for one figure of the product.
 type target struct {
 	about    string
 	scenario string
 	value    func(r result) float64
-	// atMost or else at least the limit, which may depend on other results.
+	// atMost makes limit an upper bound, otherwise it is a lower one. limit may depend on other results.
 	atMost bool
 	limit  func(of lookup) (float64, bool)
 }
@@ -30,7 +30,7 @@ func constant(limit float64) func(lookup) (float64, bool) {
 	return func(lookup) (float64, bool) { return limit, true }
 }
 
-// times is a multiple of a figure of another result.
+// times returns a limit: a multiple of a figure of another result.
 func times(factor float64, plugin, scenario string, value func(result) float64) func(lookup) (float64, bool) {
 	return func(of lookup) (float64, bool) {
 		r, ok := of(plugin, scenario)
@@ -50,7 +50,7 @@ func duplicates(r result) float64 { return float64(r.Duplicates) }
 func tail(r result) float64       { return r.AddP99MS / r.AddP50MS }
 func delToAdd(r result) float64   { return r.DelPerS / r.AddPerS }
 
-// targets are those of the design; each line is judged where its scenarios ran.
+// targets are the design's targets. Each is judged if its scenarios ran.
 func targets() []target {
 	var list []target
 	for _, s := range []string{"A", "B", "C"} {
@@ -69,8 +69,8 @@ func targets() []target {
 		target{"API writes a pod", "D", writes, true, constant(2)},
 		target{"conflicts", "C", conflicts, true, constant(0)},
 		target{"p50 ms, twice host-local's", "E", addP50, true, times(2, floor, "E", addP50)},
-		target{"seconds, those of A's DEL and ADD", "F", total, true, times(1, product, "A", total)},
-		target{"p50 ms, 1.2 of that without leases", "G", addP50, true, times(1.2, product, "H", addP50)})
+		target{"seconds, as long as A's DEL and ADD", "F", total, true, times(1, product, "A", total)},
+		target{"p50 ms, 1.2 times that without leases", "G", addP50, true, times(1.2, product, "H", addP50)})
 	for _, s := range scenarios {
 		list = append(list,
 			target{"failed attempts", s.name, failures, true, constant(0)},
@@ -80,7 +80,7 @@ func targets() []target {
 	return list
 }
 
-// printTargets judges what can be judged and returns how many were missed.
+// printTargets judges the targets with results and returns the number of missed ones.
 func printTargets(w io.Writer, results []result) (missed int) {
 	find := func(plugin, scenario string) (result, bool) {
 		for _, r := range results {
@@ -110,6 +110,6 @@ func printTargets(w io.Writer, results []result) (missed int) {
 		}
 		fmt.Fprintf(t, "%s\t%s\t%.2f\t%s %.2f\t%s\n", line.scenario, line.about, seen, sign, limit, mark)
 	}
-	_ = t.Flush() // of a terminal, or a file that the shell opened
+	_ = t.Flush() // writes to a terminal or a file opened by the shell
 	return missed
 }

@@ -26,15 +26,15 @@ import (
 	"spiderpool.dev/spiderpool/internal/wire"
 )
 
-// golden are the chains that SpiderMultusConfigs make.
+// golden are the chains compiled from SpiderMultusConfigs.
 const golden = "../../internal/kube/testdata/attachment"
 
-// needs are plugins that want what a network namespace does not have.
+// needs lists plugins that need more than a network namespace.
 var needs = map[string]string{
 	"sriov": "a device with virtual functions", "ib-sriov": "InfiniBand", "ipoib": "InfiniBand", "ovs": "Open vSwitch", "rdma": "an RDMA device",
 }
 
-// A chain of plugins and the names of what it is made on.
+// chain is a chain of plugins with the names of its master interfaces.
 type chain struct {
 	Plugins []struct {
 		Type       string          `json:"type"`
@@ -46,7 +46,7 @@ type chain struct {
 	} `json:"plugins"`
 }
 
-func TestChainsOfEverySpiderMultusConfig(t *testing.T) {
+func TestEverySpiderMultusConfigsChainWorks(t *testing.T) {
 	files, err := filepath.Glob(golden + "/*.txtar")
 	if err != nil || len(files) == 0 {
 		t.Fatalf("no chains: %v", err)
@@ -59,7 +59,7 @@ func TestChainsOfEverySpiderMultusConfig(t *testing.T) {
 		}
 		_, config, ok := bytes.Cut(archive.Files[len(archive.Files)-1].Data, []byte("\n{"))
 		if !ok {
-			continue // refused, or without a configuration
+			continue // refused, or no configuration
 		}
 		t.Run(strings.TrimSuffix(filepath.Base(file), ".txtar"), func(t *testing.T) {
 			execute(t, append([]byte("{"), config...))
@@ -72,8 +72,8 @@ func TestChainsOfEverySpiderMultusConfig(t *testing.T) {
 	}
 }
 
-// execute runs STATUS, ADD, CHECK, DEL, DEL again and GC of a chain,
-// as far as its CNI version has them.
+// execute runs STATUS, ADD, CHECK, DEL, a second DEL and GC of a chain, as far as its
+// CNI version supports them.
 func execute(t *testing.T, config []byte) {
 	dir := t.TempDir()
 	list := load(t, config, filepath.Join(dir, "agent.sock"))
@@ -110,7 +110,7 @@ func execute(t *testing.T, config []byte) {
 		"eth0": true, link + " ": link != "bridge", "veth0": coordinated, "10.20.0.10/24": ipam, "fd20::10/64": ipam,
 	} {
 		if wanted && !strings.Contains(state, want) {
-			t.Errorf("after ADD there is no %s in the pod:\n%s", want, state)
+			t.Errorf("after ADD the pod lacks %s:\n%s", want, state)
 		}
 	}
 	if v040 {
@@ -122,19 +122,19 @@ func execute(t *testing.T, config []byte) {
 	if state := pod.Must("", "ip", "-o", "link"); strings.Count(state, "\n") != 1 {
 		t.Errorf("DEL left links in the pod:\n%s", state)
 	}
-	// The interfaces that ifacer and bridge make belong to the node.
+	// Interfaces created by ifacer and bridge stay on the node.
 	if after := links(node); len(after) > len(before)+made(c) {
-		t.Errorf("DEL left links on the node: %v, before it was %v", after, before)
+		t.Errorf("DEL left links on the node: %v after, %v before", after, before)
 	}
 	if v110 {
 		call("GC", func(ctx context.Context) error { return cni.GCNetworkList(ctx, list, &libcni.GCArgs{}) })
 	}
 	if want := map[bool]int{true: 1}[ipam]; len(agent.added) != want || ipam && agent.deleted == 0 {
-		t.Errorf("the agent was asked for %v and %d releases", agent.added, agent.deleted)
+		t.Errorf("the agent got ADD requests %v and %d releases", agent.added, agent.deleted)
 	}
 }
 
-// newCNI executes the plugins, and keeps its results below dir.
+// newCNI returns a libcni that runs the plugins and stores results below dir.
 func newCNI(t *testing.T, dir string) *libcni.CNIConfig {
 	t.Helper()
 	bin, err := plugins.Dir()
@@ -144,7 +144,7 @@ func newCNI(t *testing.T, dir string) *libcni.CNIConfig {
 	return libcni.NewCNIConfigWithCacheDir([]string{bin}, filepath.Join(dir, "cache"), nil)
 }
 
-// newPod returns a pod's network namespace, and what a runtime says of it.
+// newPod returns a pod's network namespace and the runtime's arguments for it.
 func newPod(t *testing.T) (*linuxtest.Machine, *libcni.RuntimeConf) {
 	t.Helper()
 	pod := linuxtest.NewMachine(t, "pod")
@@ -154,7 +154,7 @@ func newPod(t *testing.T) (*linuxtest.Machine, *libcni.RuntimeConf) {
 	}
 }
 
-// load returns the configuration with the socket of the test's agent.
+// load returns the configuration, changed to use the test agent's socket.
 func load(t *testing.T, config []byte, socket string) *libcni.NetworkConfigList {
 	t.Helper()
 	var list map[string]any
@@ -186,8 +186,8 @@ func load(t *testing.T, config []byte, socket string) *libcni.NetworkConfigList 
 	return out
 }
 
-// prepare gives the node the interfaces that the chain is made on, or skips the
-// test where this kernel, or any namespace, lacks what the chain needs.
+// prepare creates the chain's master interfaces on the node. It skips the test if this
+// kernel or a namespace lacks a requirement of the chain.
 func prepare(t *testing.T, node *linuxtest.Machine, c chain) (ipam, coordinated bool, link string) {
 	peer := linuxtest.NewMachine(t, "peer")
 	var interfaces []string
@@ -221,7 +221,7 @@ func prepare(t *testing.T, node *linuxtest.Machine, c chain) (ipam, coordinated 
 	return ipam, coordinated, link
 }
 
-// judge compares a result with what the agent granted.
+// judge compares a result with the agent's grants.
 func judge(result types.Result, ipam bool) error {
 	converted, err := types100.NewResultFromResult(result)
 	if err != nil {
@@ -241,7 +241,7 @@ func judge(result types.Result, ipam bool) error {
 	return nil
 }
 
-// links are the names of a machine's links.
+// links returns the names of a machine's links.
 func links(m *linuxtest.Machine) []string {
 	var names []string
 	for line := range strings.Lines(m.Must("", "ip", "-o", "link")) {
@@ -251,7 +251,7 @@ func links(m *linuxtest.Machine) []string {
 	return names
 }
 
-// made is how many links the chain makes on the node.
+// made returns the number of links created by the chain on the node.
 func made(c chain) int {
 	n := 0
 	for _, p := range c.Plugins {
@@ -326,7 +326,7 @@ func (*agent) Coordinator(context.Context, wire.CoordinatorRequest) (wire.Coordi
 	}}, nil
 }
 
-// plugins are all that there are.
+// plugins are all plugins of the chains.
 var plugins = linuxtest.Plugins{Root: "../..", Lab: []string{"tool"}, Own: []string{"./cmd/spiderpool", "./cmd/coordinator", "./cmd/ifacer"}}
 
 func TestMain(m *testing.M) {

@@ -17,8 +17,8 @@ import (
 	"spiderpool.dev/spiderpool/internal/wire"
 )
 
-// detecting is an agent with detection switched on: it gives addresses in turn, and
-// after a conflict the next one.
+// detecting is an agent with conflict detection turned on. It grants addresses in
+// order, and the next one after a conflict.
 type detecting struct {
 	agent
 	next      []netip.Prefix
@@ -54,8 +54,8 @@ func (a *detecting) Conflict(_ context.Context, req wire.ConflictRequest) error 
 	return nil
 }
 
-// network is a node on a network with a machine that has the gateways' addresses, and
-// the main plugin that pods get on it.
+// network is a node, a second machine with the gateways' addresses on the same network,
+// and the pods' main plugin.
 type network struct {
 	*testing.T
 	node, other *linuxtest.Machine
@@ -64,7 +64,7 @@ type network struct {
 	plugin      string
 }
 
-// eachMain runs f with every main plugin that this kernel has the links of.
+// eachMain runs f with every main plugin supported by this kernel.
 func eachMain(t *testing.T, f func(n *network)) {
 	for kind, plugin := range map[string]string{
 		"macvlan": `"type":"macvlan","master":"ens5"`,
@@ -91,7 +91,7 @@ func eachMain(t *testing.T, f func(n *network)) {
 	}
 }
 
-// add executes an ADD and returns its addresses, as text.
+// add runs an ADD and returns its addresses as text.
 func (n *network) add(a *detecting) (string, error) {
 	n.Helper()
 	dir := n.TempDir()
@@ -102,7 +102,7 @@ func (n *network) add(a *detecting) (string, error) {
 	var addresses []string
 	err := n.node.Do(func() error {
 		result, err := cni.AddNetworkList(n.Context(), list, runtime)
-		if err != nil { // which a runtime has a DEL follow
+		if err != nil { // a runtime runs DEL after a failed ADD
 			return errors.Join(err, cni.DelNetworkList(n.Context(), list, runtime))
 		}
 		converted, err := types100.NewResultFromResult(result)
@@ -117,7 +117,7 @@ func (n *network) add(a *detecting) (string, error) {
 	return strings.Join(addresses, " "), err
 }
 
-func TestAddressInUseIsQuarantinedAndAnotherOneTaken(t *testing.T) {
+func TestConflictingAddressIsReplaced(t *testing.T) {
 	eachMain(t, func(n *network) {
 		n.other.Addr(n.dev, "10.20.0.10/24", "fd20::10/64", "fd20::11/64")
 		a := newDetecting(wire.Detection{IPConflict: true, Gateway: true})
@@ -127,12 +127,12 @@ func TestAddressInUseIsQuarantinedAndAnotherOneTaken(t *testing.T) {
 		}
 		want := fmt.Sprintf("[eth0 10.20.0.10 %[1]s eth0 fd20::10 %[1]s eth0 fd20::11 %[1]s]", n.mac)
 		if fmt.Sprint(a.conflicts) != want {
-			n.Errorf("the agent was told of %v, want %s", a.conflicts, want)
+			n.Errorf("the agent got the conflicts %v, want %s", a.conflicts, want)
 		}
 	})
 }
 
-func TestAddressesInUseAreNotTriedWithoutEnd(t *testing.T) {
+func TestConflictsEndAfterFiveAddresses(t *testing.T) {
 	eachMain(t, func(n *network) {
 		for i := range 6 {
 			n.other.Addr(n.dev, fmt.Sprintf("10.20.0.%d/24", 10+i))
@@ -143,12 +143,12 @@ func TestAddressesInUseAreNotTriedWithoutEnd(t *testing.T) {
 			n.Errorf("got %q, %v", got, err)
 		}
 		if len(a.conflicts) != 5 {
-			n.Errorf("the agent was told of %v", a.conflicts)
+			n.Errorf("the agent got the conflicts %v", a.conflicts)
 		}
 	})
 }
 
-func TestGatewayThatDoesNotAnswerFailsTheADD(t *testing.T) {
+func TestSilentGatewayFailsADD(t *testing.T) {
 	eachMain(t, func(n *network) {
 		for i, silent := range []string{"10.20.0.99", "fd20::99"} {
 			a := newDetecting(wire.Detection{IPConflict: true, Gateway: true})
@@ -162,19 +162,19 @@ func TestGatewayThatDoesNotAnswerFailsTheADD(t *testing.T) {
 	})
 }
 
-func TestNothingIsAskedWhereNobodyWantsIt(t *testing.T) {
+func TestDetectionIsOffByDefault(t *testing.T) {
 	eachMain(t, func(n *network) {
 		n.other.Addr(n.dev, "10.20.0.10/24")
 		a := newDetecting(wire.Detection{})
 		if got, err := n.add(a); err != nil || got != "10.20.0.10 fd20::10" || a.conflicts != nil {
-			n.Errorf("got %q, %v, and the agent was told of %v", got, err, a.conflicts)
+			n.Errorf("got %q, %v, and the agent got the conflicts %v", got, err, a.conflicts)
 		}
 	})
 }
 
-// TestInterfaceThatIsMadeLaterIsNotAsked has a main plugin that asks for addresses
-// before it makes the interface.
-func TestInterfaceThatIsMadeLaterIsNotAsked(t *testing.T) {
+// TestDetectionSkipsInterfaceCreatedAfterIPAM uses a main plugin that calls IPAM before
+// it creates the interface.
+func TestDetectionSkipsInterfaceCreatedAfterIPAM(t *testing.T) {
 	n := &network{T: t, node: linuxtest.NewMachine(t, "node"), plugin: `"type":"ptp"`}
 	got, err := n.add(newDetecting(wire.Detection{IPConflict: true, Gateway: true}))
 	if want := "10.20.0.10 fd20::10"; err != nil || got != want {

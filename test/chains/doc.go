@@ -1,4 +1,3 @@
-// Package chains has libcni execute the plugin chains that SpiderMultusConfigs
-// are compiled to, in network namespaces, with the plugins that users have. It has
-// no code of its own.
+// Package chains tests the plugin chains compiled from SpiderMultusConfigs: libcni runs
+// them in network namespaces, with the real plugins. It has only tests.
 package chains

@@ -1,8 +1,8 @@
-// Command conformance has Kubernetes' own end-to-end tests judge a cluster whose
-// only network is Spiderpool's: it brings up the lab on a plain layer-2 network,
-// installs the chart so that every pod gets its interface from it, runs the
-// conformance tests of networks, says what did not pass and why, and takes the lab
-// down.
+// Command conformance runs Kubernetes' own end-to-end tests on a cluster whose only
+// network is Spiderpool. It starts the lab on a plain layer-2 network, installs the
+// chart so that every pod gets its interface from Spiderpool, runs the conformance
+// tests of networks, lists the tests that did not pass with their reasons, and stops
+// the lab.
 package main
 
 import (
@@ -25,20 +25,20 @@ import (
 
 const (
 	topology = "l2"
-	// manifests are those of the guide for this topology, but with hostPorts and
-	// more addresses.
+	// manifests are the guide's manifests for this topology, with hostPorts and more
+	// addresses.
 	manifests = "test/conformance/testdata"
-	// results is where the log of the tests and their report go.
+	// results is the directory of the tests' log and report.
 	results = "dist/conformance"
 	logFile = results + "/e2e.log"
-	// chosen are the tests that every network of pods has to pass.
+	// chosen selects the tests required of every pod network.
 	chosen = "sig-network && Conformance"
 )
 
 func main() {
 	lab := flag.String("lab", "bin/lab", "path of the lab program")
-	run := flag.String("run", ".", "regular expression of the tests to run")
-	keep := flag.Bool("keep", false, "leave the lab up")
+	run := flag.String("run", ".", "regular expression that selects tests")
+	keep := flag.Bool("keep", false, "keep the lab running afterwards")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -71,17 +71,16 @@ func conform(ctx context.Context, binary, run string, keep bool) (err error) {
 	if err != nil {
 		return err
 	}
-	// The addresses of the last tests' pods are on their way back.
+	// The last tests' addresses may still be on their way back.
 	if _, err := lab.Kubectl(ctx, "get spiderippools"); err != nil {
 		return err
 	}
 	v.write(os.Stdout)
-	fmt.Printf("The log of the tests is %s\n", logFile)
+	fmt.Printf("The tests' log is %s\n", logFile)
 	return v.err()
 }
 
-// build makes the tests and the images that they need, and returns the directory
-// of both.
+// build builds the tests and their images, and returns the directory of both.
 func build(ctx context.Context, binary string) (string, error) {
 	cmd := exec.CommandContext(ctx, binary, "build", "--conformance")
 	var out bytes.Buffer
@@ -90,8 +89,8 @@ func build(ctx context.Context, binary string) (string, error) {
 	return strings.TrimSpace(out.String()), err
 }
 
-// install makes Spiderpool's the only network of the lab's cluster, as the guide
-// does up to its pools, and gives the tests their images.
+// install makes Spiderpool the only network of the lab's cluster, with the guide's
+// steps up to the pools, and loads the tests' images.
 func install(ctx context.Context, lab *walk.Lab, suite string) error {
 	site, err := walk.SiteOf(topology)
 	if err != nil {
@@ -106,7 +105,7 @@ func install(ctx context.Context, lab *walk.Lab, suite string) error {
 	return err
 }
 
-// judged runs the tests and returns what became of them.
+// judged runs the tests and returns the verdict.
 func judged(ctx context.Context, lab *walk.Lab, suite, run string) (v verdict, err error) {
 	if err := os.MkdirAll(results, 0o755); err != nil {
 		return v, err
@@ -123,13 +122,13 @@ func judged(ctx context.Context, lab *walk.Lab, suite, run string) (v verdict, e
 	args := []string{"--provider=skeleton", "--ginkgo.label-filter=" + chosen, "--ginkgo.focus=" + run, "--ginkgo.json-report=" + file,
 		"--ginkgo.timeout=2h", "--ginkgo.v", "--ginkgo.no-color", "--ginkgo.silence-skips"}
 	fmt.Printf("$ e2e.test %s\n", strings.Join(args, " "))
-	// With the lab's kubectl and KUBECONFIG.
+	// Run with the lab's kubectl and KUBECONFIG.
 	inLab := []string{"-c", `eval "$("$0" env)" && exec "$@"`, lab.Binary, filepath.Join(suite, "e2e.test")}
 	cmd := exec.CommandContext(ctx, "sh", append(inLab, args...)...)
 	cmd.Stdout = io.MultiWriter(log, &progress{out: os.Stdout})
 	cmd.Stderr = cmd.Stdout
 	start := time.Now()
-	failure := cmd.Run() // fails when a test does; the report says which
+	failure := cmd.Run() // fails if a test fails; the report has the details
 	report, err := os.ReadFile(file)
 	if err != nil {
 		return v, errors.Join(failure, err)

@@ -7,12 +7,11 @@ import (
 	"strings"
 )
 
-// progress reads what e2e.test writes and writes a line for each test that has
-// ended.
+// progress reads the output of e2e.test and writes one line for each completed test.
 type progress struct {
 	out   io.Writer
-	line  []byte // the one that has no end yet
-	test  string // the one that runs
+	line  []byte // the incomplete line
+	test  string // the running test
 	ended int
 }
 
@@ -29,8 +28,8 @@ func (p *progress) Write(text []byte) (int, error) {
 	}
 }
 
-// read takes a line: a test begins with its name, and ends with a mark, the time
-// that it took and, where it did not pass, what became of it.
+// read handles one line. A test begins with its name. It ends with a mark, its duration
+// and, unless it passed, its result.
 func (p *progress) read(line string) {
 	switch {
 	case strings.HasPrefix(line, "[sig-"):

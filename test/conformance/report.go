@@ -9,14 +9,13 @@ import (
 	"strings"
 )
 
-// suite is what Ginkgo's JSON report says of one suite, as far as it matters
-// here.
+// suite is the part of a suite in Ginkgo's JSON report that we need.
 type suite struct {
 	PreRunStats struct{ SpecsThatWillRun int }
 	SpecReports []spec
 }
 
-// spec is one test, or something that runs before or after all of them.
+// spec is a test, or a node that runs before or after all tests.
 type spec struct {
 	ContainerHierarchyTexts []string
 	LeafNodeType            string
@@ -26,7 +25,7 @@ type spec struct {
 	Failure                 struct{ Message string }
 }
 
-// isTest tells a test from what runs before or after all of them.
+// isTest reports whether the spec is a test.
 func (s spec) isTest() bool { return s.LeafNodeType == "It" }
 
 func (s spec) name() string {
@@ -36,17 +35,17 @@ func (s spec) name() string {
 	return strings.Join(append(slices.Clone(s.ContainerHierarchyTexts), s.LeafNodeText), " ")
 }
 
-// verdict is what became of the tests that were chosen.
+// verdict is the result of the chosen tests.
 type verdict struct {
 	chosen, passed  int
-	failed, skipped []string // a name and the reason
+	failed, skipped []string // each with name and reason
 }
 
-// judge reads a JSON report of Ginkgo.
+// judge reads Ginkgo's JSON report.
 func judge(report []byte) (verdict, error) {
 	var suites []suite
 	if err := json.Unmarshal(report, &suites); err != nil {
-		return verdict{}, fmt.Errorf("read Ginkgo's report: %w", err)
+		return verdict{}, fmt.Errorf("parse Ginkgo's report: %w", err)
 	}
 	var v verdict
 	for _, suite := range suites {
@@ -66,7 +65,7 @@ func (v *verdict) add(s spec) {
 			v.passed++
 		}
 	case "skipped", "pending":
-		// One that was not chosen is "skipped" too, but was not attempted.
+		// A test that was not chosen is "skipped" too, but has no attempts.
 		if s.NumAttempts > 0 {
 			v.skipped = append(v.skipped, reason)
 		}
@@ -75,7 +74,7 @@ func (v *verdict) add(s spec) {
 	}
 }
 
-// beginning is as much of a message as is read at once; the rest is in the log.
+// beginning shortens a long message; the log has all of it.
 func beginning(message string) string {
 	const lines, columns = 8, 300
 	parts := strings.SplitN(message, "\n", lines+1)
@@ -85,7 +84,7 @@ func beginning(message string) string {
 	return strings.Join(parts[:min(len(parts), lines)], "\n")
 }
 
-// err says why the verdict is not a good one, if it is not.
+// err returns an error unless all chosen tests ran and none failed.
 func (v verdict) err() error {
 	switch {
 	case v.chosen == 0:
@@ -98,7 +97,7 @@ func (v verdict) err() error {
 	return nil
 }
 
-// write lists what did not pass, with the reasons, and counts.
+// write lists the tests that did not pass, with reasons, and counts.
 func (v verdict) write(out io.Writer) {
 	for _, list := range []struct {
 		title   string

@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// report is a JSON report of Ginkgo with the specs and as many chosen.
+// report returns a JSON report of Ginkgo with the specs, with that many chosen.
 func report(chosen string, specs ...string) []byte {
 	return []byte(`[{"PreRunStats": {"TotalSpecs": 7000, "SpecsThatWillRun": ` + chosen + `}, "SpecReports": [` + strings.Join(specs, ",") + `]}]`)
 }
@@ -41,7 +41,7 @@ func TestVerdict(t *testing.T) {
 			var out strings.Builder
 			v.write(&out)
 			if !strings.Contains(out.String(), test.says) {
-				t.Errorf("written:\n%swant in it %q", out.String(), test.says)
+				t.Errorf("wrote:\n%swant it to contain %q", out.String(), test.says)
 			}
 			got := ""
 			if err := v.err(); err != nil {
@@ -57,14 +57,14 @@ func TestVerdict(t *testing.T) {
 		t.Fatal(err)
 	}
 	if lines := strings.Count(v.failed[0], "\n"); lines > 10 {
-		t.Errorf("a reason of 100 lines is written with %d", lines)
+		t.Errorf("a reason of 100 lines takes %d lines", lines)
 	}
 	if v, err := judge([]byte("{")); err == nil {
-		t.Errorf("judged %+v from half a report", v)
+		t.Errorf("judge accepted half a report: %+v", v)
 	}
 }
 
-func TestProgressNamesEachTestThatEnds(t *testing.T) {
+func TestProgressNamesEachEndedTest(t *testing.T) {
 	t.Parallel()
 	const log = `Will run 2 of 7579 specs
 ------------------------------

@@ -1,13 +1,11 @@
-// Package history records which sandbox was given which address, and checks that
-// no address was ever held twice.
+// Package history records which sandbox got which address, and checks that no address
+// ever had two holders at once.
 //
-// An address is held for certain from the moment that an ADD returned it until a
-// DEL of the interface is called, because the ADD may have taken effect at its
-// end and the DEL at its beginning. Two certain holds of one address by different
-// interfaces that overlap therefore cannot be explained by any order of the calls;
-// and where none overlap, taking every ADD at its end and every DEL at its
-// beginning is an order that explains all. So the check finds every duplicate and
-// nothing else.
+// An interface holds an address for certain from the moment that its ADD returns until
+// its DEL is called: the ADD may take effect at the end of the call, the DEL at the
+// beginning. If two certain holds of one address overlap, no order of the calls
+// explains them. If no two overlap, one order does: every ADD at its end, every DEL at
+// its beginning. So the check finds all duplicates and has no false positives.
 package history
 
 import (
@@ -23,21 +21,21 @@ import (
 	"time"
 )
 
-// Kind is what happened.
+// Kind is the kind of an event.
 type Kind string
 
 const (
 	// Add is an ADD call.
 	Add Kind = "ADD"
-	// Del is a DEL call; also one that failed may have given the addresses back.
+	// Del is a DEL call. Even a failed one may have released the addresses.
 	Del Kind = "DEL"
-	// CheckCall is a CHECK call, which changes nothing.
+	// CheckCall is a CHECK call. It changes nothing.
 	CheckCall Kind = "CHECK"
-	// Lost says that the sandbox ceased to exist without a DEL, at Start.
+	// Lost means that the sandbox disappeared without a DEL, at Start.
 	Lost Kind = "LOST"
 )
 
-// Interface is who holds an address: one interface of one sandbox.
+// Interface is the holder of an address: one interface of one sandbox.
 type Interface struct {
 	ContainerID string `json:"container"`
 	Name        string `json:"interface"`
@@ -51,7 +49,7 @@ type Event struct {
 	Node      string       `json:"node"`
 	Start     time.Time    `json:"start"`
 	End       time.Time    `json:"end"`
-	Addresses []netip.Addr `json:"addresses,omitempty"` // what a successful ADD returned
+	Addresses []netip.Addr `json:"addresses,omitempty"` // the result of a successful ADD
 	Error     string       `json:"error,omitempty"`
 }
 
@@ -68,14 +66,14 @@ func (l *Log) Record(e Event) {
 	l.events = append(l.events, e)
 }
 
-// Events returns what was recorded up to now.
+// Events returns the events recorded so far.
 func (l *Log) Events() []Event {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return slices.Clone(l.events)
 }
 
-// Write writes the events to a file, as one JSON object a line.
+// Write writes the events to a file, one JSON object per line.
 func (l *Log) Write(path string) error {
 	var out bytes.Buffer
 	encoder := json.NewEncoder(&out)
@@ -87,7 +85,7 @@ func (l *Log) Write(path string) error {
 	return os.WriteFile(path, out.Bytes(), 0o644)
 }
 
-// Violation is something that must not happen.
+// Violation is an error in the history.
 type Violation struct {
 	What   string
 	Events []Event
@@ -104,15 +102,14 @@ func (v Violation) String() string {
 
 const clock = "15:04:05.000000"
 
-// hold is the time for which an interface has an address for certain.
+// hold is the time during which an interface holds an address for certain.
 type hold struct {
-	from, to time.Time // to is the zero value while nothing ended it
+	from, to time.Time // to is zero while the hold lasts
 	add      Event
 }
 
-// Check returns every violation: an address held by two interfaces at a time, one
-// address twice in one answer, and an ADD that was repeated for an interface that
-// held addresses and got others.
+// Check returns every violation: an address with two holders at once, an address twice
+// in one answer, and a repeated ADD with a different answer.
 func Check(events []Event) []Violation {
 	holds, violations := certainHolds(events)
 	for _, addr := range slices.SortedFunc(maps.Keys(holds), netip.Addr.Compare) {
@@ -121,7 +118,7 @@ func Check(events []Event) []Violation {
 	return violations
 }
 
-// certainHolds replays the calls of each interface, which a runtime makes one after the other.
+// certainHolds replays the calls of each interface. A runtime makes them one at a time.
 func certainHolds(events []Event) (map[netip.Addr][]hold, []Violation) {
 	ordered := slices.Clone(events)
 	slices.SortStableFunc(ordered, func(a, b Event) int { return a.Start.Compare(b.Start) })
@@ -137,7 +134,7 @@ func certainHolds(events []Event) (map[netip.Addr][]hold, []Violation) {
 				violations = append(violations, Violation{fmt.Sprintf("%s is twice in one answer", repeated), []Event{e}})
 			}
 			if holding && !sameAddresses(before.Addresses, e.Addresses) {
-				violations = append(violations, Violation{"ADD was repeated and gave other addresses", []Event{before, e}})
+				violations = append(violations, Violation{"a repeated ADD gave other addresses", []Event{before, e}})
 			}
 			if !holding {
 				open[e.Interface] = e
@@ -163,10 +160,10 @@ func duplicates(addr netip.Addr, list []hold) []Violation {
 		return cmp.Or(a.from.Compare(b.from), cmp.Compare(a.add.ContainerID, b.add.ContainerID), cmp.Compare(a.add.Name, b.add.Name))
 	})
 	var violations []Violation
-	last := -1 // the hold that lasts longest among those before
+	last := -1 // the earlier hold with the latest end
 	for i, h := range list {
 		if last >= 0 && (list[last].to.IsZero() || h.from.Before(list[last].to)) {
-			violations = append(violations, Violation{fmt.Sprintf("%s was given to two at a time", addr), []Event{list[last].add, h.add}})
+			violations = append(violations, Violation{fmt.Sprintf("%s had two holders at once", addr), []Event{list[last].add, h.add}})
 		}
 		if last < 0 || !list[last].to.IsZero() && (h.to.IsZero() || h.to.After(list[last].to)) {
 			last = i

@@ -18,7 +18,7 @@ var (
 	two = netip.MustParseAddr("2001:db8::2")
 )
 
-// at is an instant, in milliseconds of a test's own time.
+// at returns an instant in milliseconds of the test's own time.
 func at(ms int) time.Time { return time.UnixMilli(int64(ms)) }
 
 func add(container string, from, to int, addrs ...netip.Addr) history.Event {
@@ -45,68 +45,68 @@ func failed(e history.Event) history.Event {
 func TestCheck(t *testing.T) {
 	for name, c := range map[string]struct {
 		events []history.Event
-		want   []string // the beginnings of the violations
+		want   []string // prefixes of the violations
 	}{
 		"one after the other": {
 			events: []history.Event{add("a", 0, 10, one), del("a", 20, 30), add("b", 40, 50, one)},
 		},
-		"given again before the DEL returned": {
+		"reused before the DEL returned": {
 			events: []history.Event{add("a", 0, 10, one), del("a", 20, 60), add("b", 30, 50, one)},
 		},
 		"asked for before the DEL, answered after it began": {
 			events: []history.Event{add("a", 0, 10, one), add("b", 5, 25, one), del("a", 20, 60)},
 		},
-		"two holders that never give back": {
+		"two holders without a DEL": {
 			events: []history.Event{add("a", 0, 10, one), add("b", 20, 30, one)},
-			want:   []string{"192.0.2.1 was given to two at a time"},
+			want:   []string{"192.0.2.1 had two holders at once"},
 		},
 		"answered before the DEL began": {
 			events: []history.Event{add("a", 0, 10, one), add("b", 5, 15, one), del("a", 20, 30), del("b", 40, 50)},
-			want:   []string{"192.0.2.1 was given to two at a time"},
+			want:   []string{"192.0.2.1 had two holders at once"},
 		},
 		"a long hold around two short ones": {
 			events: []history.Event{add("a", 0, 1, two), add("b", 10, 11, two), del("b", 12, 13), add("c", 20, 21, two), del("c", 22, 23), del("a", 30, 31)},
-			want:   []string{"2001:db8::2 was given to two at a time", "2001:db8::2 was given to two at a time"},
+			want:   []string{"2001:db8::2 had two holders at once", "2001:db8::2 had two holders at once"},
 		},
 		"second family only": {
 			events: []history.Event{add("a", 0, 10, one), add("b", 20, 30, two), add("c", 40, 50, two)},
-			want:   []string{"2001:db8::2 was given to two at a time"},
+			want:   []string{"2001:db8::2 had two holders at once"},
 		},
 		"two interfaces of one sandbox": {
 			events: []history.Event{add("a", 0, 10, one), {Kind: history.Add, Interface: history.Interface{ContainerID: "a", Name: "net1"}, Start: at(20), End: at(30), Addresses: []netip.Addr{one}}},
-			want:   []string{"192.0.2.1 was given to two at a time"},
+			want:   []string{"192.0.2.1 had two holders at once"},
 		},
 		"twice in one answer": {
 			events: []history.Event{add("a", 0, 10, one, one)},
-			want:   []string{"192.0.2.1 is twice in one answer", "192.0.2.1 was given to two at a time"},
+			want:   []string{"192.0.2.1 is twice in one answer", "192.0.2.1 had two holders at once"},
 		},
 		"repeated with the same answer, in another order": {
 			events: []history.Event{add("a", 0, 10, one, two), add("a", 20, 30, two, one)},
 		},
 		"repeated with another answer": {
 			events: []history.Event{add("a", 0, 10, one), add("a", 20, 30, two)},
-			want:   []string{"ADD was repeated and gave other addresses"},
+			want:   []string{"a repeated ADD gave other addresses"},
 		},
 		"failed ADD holds nothing": {
 			events: []history.Event{failed(add("a", 0, 10)), add("b", 20, 30, one)},
 		},
-		"failed DEL may have given back": {
+		"failed DEL may have released": {
 			events: []history.Event{add("a", 0, 10, one), failed(del("a", 20, 30)), add("b", 40, 50, one), del("a", 60, 70)},
 		},
 		"late DEL ends no other hold": {
 			events: []history.Event{add("a", 0, 10, one), del("a", 20, 30), add("b", 40, 50, one), del("a", 60, 70), add("c", 80, 90, one)},
-			want:   []string{"192.0.2.1 was given to two at a time"},
+			want:   []string{"192.0.2.1 had two holders at once"},
 		},
 		"lost sandbox": {
 			events: []history.Event{add("a", 0, 10, one), lost("a", 20), add("b", 30, 40, one)},
 		},
 		"CHECK ends no hold, and begins none": {
 			events: []history.Event{add("a", 0, 10, one), check("a", 20, 30), check("b", 20, 30), add("b", 40, 50, one)},
-			want:   []string{"192.0.2.1 was given to two at a time"},
+			want:   []string{"192.0.2.1 had two holders at once"},
 		},
 		"freed before the sandbox was lost": {
 			events: []history.Event{add("a", 0, 10, one), add("b", 12, 14, one), lost("a", 20)},
-			want:   []string{"192.0.2.1 was given to two at a time"},
+			want:   []string{"192.0.2.1 had two holders at once"},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -124,15 +124,15 @@ func TestCheck(t *testing.T) {
 	}
 }
 
-// operation is a call on one address, for the model.
+// operation is a call for one address in the model.
 type operation struct {
 	holder string
-	give   bool // ADD that returned the address, else DEL
+	give   bool // an ADD that returned the address; otherwise a DEL
 }
 
-// register is an address as a state machine: nobody, or who holds it. An ADD can
-// return it when nobody or the same interface holds it; a DEL of another holder
-// changes nothing.
+// register models an address as a state machine: its holder, or none. An ADD can return
+// the address if it has no holder or already belongs to the same interface. A DEL of
+// another interface changes nothing.
 var register = porcupine.Model{
 	Init: func() any { return "" },
 	Step: func(state, input, _ any) (bool, any) {
@@ -148,9 +148,9 @@ var register = porcupine.Model{
 	},
 }
 
-// TestCheckAgreesWithALinearizabilityChecker compares the verdict on random
-// histories, good and bad ones, with that of porcupine, which tries all orders.
-func TestCheckAgreesWithALinearizabilityChecker(t *testing.T) {
+// TestCheckAgreesWithPorcupine compares the verdict on random histories, good and bad
+// ones, with that of porcupine, which tries all orders.
+func TestCheckAgreesWithPorcupine(t *testing.T) {
 	verdicts := map[bool]int{}
 	rapid.Check(t, func(t *rapid.T) {
 		var events []history.Event
@@ -160,7 +160,7 @@ func TestCheckAgreesWithALinearizabilityChecker(t *testing.T) {
 			now := rapid.IntRange(0, 30).Draw(t, "begin")
 			for range rapid.IntRange(1, 2).Draw(t, "calls") {
 				for _, kind := range []history.Kind{history.Add, history.Del} {
-					// Even instants begin a call, odd ones end it: no two meet.
+					// Calls begin at even instants and end at odd ones, so no two coincide.
 					from := now + 2*rapid.IntRange(0, 8).Draw(t, "pause")*10 + 2*c
 					to := from + 20*rapid.IntRange(1, 8).Draw(t, "length") + 1
 					now = to + 1
@@ -180,8 +180,8 @@ func TestCheckAgreesWithALinearizabilityChecker(t *testing.T) {
 			t.Fatalf("porcupine: linearizable %v; Check: %v\n%+v", linearizable, violations, events)
 		}
 	})
-	t.Logf("linearizable or not: %v", verdicts)
+	t.Logf("count by linearizability: %v", verdicts)
 	if verdicts[true] == 0 || verdicts[false] == 0 {
-		t.Errorf("histories of one verdict only: %v; the comparison proves nothing", verdicts)
+		t.Errorf("all histories have the same verdict, so the comparison proves nothing: %v", verdicts)
 	}
 }

@@ -1,11 +1,10 @@
-// Command pingpong measures how long a small request takes until its reply is
-// there, one at a time, over IPv4.
+// Command pingpong measures the latency of small requests over IPv4, one at a time.
 //
 //	pingpong serve ADDRESS:PORT              answer over TCP and UDP
-//	pingpong tcp|udp ADDRESS:PORT DURATION   ask, and write the figures as JSON
+//	pingpong tcp|udp ADDRESS:PORT DURATION   send requests and write the figures as JSON
 //
-// It reads and writes sockets that block, so that the Go runtime's own waiting
-// is no part of what is measured.
+// It uses blocking sockets, so that the measurement excludes the Go runtime's network
+// poller.
 package main
 
 import (
@@ -22,13 +21,13 @@ import (
 )
 
 const (
-	// size is that of a request, and of its reply, in bytes.
+	// size is the length of a request and of its reply in bytes.
 	size = 64
-	// patience is how long a reply may take.
+	// patience is the limit for a reply.
 	patience = 5 * time.Second
 )
 
-// figures are what the client writes.
+// figures are the client's results.
 type figures struct {
 	PerS  float64 `json:"per_s"`
 	P50US float64 `json:"p50_us"`
@@ -45,11 +44,11 @@ func main() {
 func run(args []string) error {
 	kinds := map[string]int{"tcp": unix.SOCK_STREAM, "udp": unix.SOCK_DGRAM}
 	if len(args) < 2 {
-		return errors.New("give serve ADDRESS:PORT, or tcp or udp, ADDRESS:PORT and a duration")
+		return errors.New("usage: serve ADDRESS:PORT, or tcp|udp ADDRESS:PORT DURATION")
 	}
 	address, err := netip.ParseAddrPort(args[1])
 	if err != nil || !address.Addr().Is4() {
-		return fmt.Errorf("%s: not an IPv4 address and a port", args[1])
+		return fmt.Errorf("%s: want an IPv4 address and a port", args[1])
 	}
 	socket := &unix.SockaddrInet4{Addr: address.Addr().As4(), Port: int(address.Port())}
 	kind, client := kinds[args[0]]
@@ -71,10 +70,10 @@ func run(args []string) error {
 		}
 		return json.NewEncoder(os.Stdout).Encode(figuresOf(latencies))
 	}
-	return fmt.Errorf("%q: give serve ADDRESS:PORT, or tcp or udp, ADDRESS:PORT and a duration", args)
+	return fmt.Errorf("%q: usage: serve ADDRESS:PORT, or tcp|udp ADDRESS:PORT DURATION", args)
 }
 
-// serve answers over TCP and UDP until something fails.
+// serve answers over TCP and UDP until the first error.
 func serve(at unix.Sockaddr) error {
 	failed := make(chan error)
 	go func() { failed <- serveTCP(at) }()
@@ -97,12 +96,12 @@ func serveTCP(at unix.Sockaddr) error {
 		}
 		go func() {
 			defer unix.Close(connection)
-			_ = echo(connection) // the client ended, or sees that the connection did
+			_ = echo(connection) // a failed connection concerns only its client, which notices
 		}()
 	}
 }
 
-// echo sends back what it receives, until the end.
+// echo sends every received byte back until the end.
 func echo(connection int) error {
 	if err := unix.SetsockoptInt(connection, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1); err != nil {
 		return err
@@ -136,7 +135,7 @@ func serveUDP(at unix.Sockaddr) error {
 	}
 }
 
-// bound returns a socket of the kind at the address.
+// bound returns a socket of the given kind at the address.
 func bound(kind int, at unix.Sockaddr) (int, error) {
 	socket, err := unix.Socket(unix.AF_INET, kind, 0)
 	if err != nil {
@@ -151,8 +150,8 @@ func bound(kind int, at unix.Sockaddr) (int, error) {
 	return socket, nil
 }
 
-// ask sends one request after the other for the duration, and returns how long
-// each reply took.
+// ask sends requests one at a time for the duration and returns the latency of each
+// reply.
 func ask(kind int, server unix.Sockaddr, duration time.Duration) ([]time.Duration, error) {
 	socket, err := unix.Socket(unix.AF_INET, kind, 0)
 	if err != nil {
@@ -167,7 +166,7 @@ func ask(kind int, server unix.Sockaddr, duration time.Duration) ([]time.Duratio
 			return nil, fmt.Errorf("socket: %w", err)
 		}
 	}
-	// One reading of the clock a request: in User Mode Linux it is a system call.
+	// We read the clock once per request: in User Mode Linux it costs a system call.
 	latencies := make([]time.Duration, 0, 1<<20)
 	buffer := make([]byte, size)
 	start := time.Now()
@@ -199,7 +198,7 @@ func request(socket int, buffer []byte) error {
 	return nil
 }
 
-// figuresOf summarizes latencies of requests that followed each other.
+// figuresOf summarizes the latencies of consecutive requests.
 func figuresOf(latencies []time.Duration) figures {
 	var all time.Duration
 	for _, l := range latencies {
@@ -209,8 +208,8 @@ func figuresOf(latencies []time.Duration) figures {
 	return figures{PerS: float64(len(latencies)) / all.Seconds(), P50US: percentile(latencies, 0.50), P99US: percentile(latencies, 0.99)}
 }
 
-// percentile is the smallest of the sorted latencies that the share q of all does
-// not exceed, in µs.
+// percentile returns the smallest latency in µs that covers the share q of the sorted
+// latencies.
 func percentile(sorted []time.Duration, q float64) float64 {
 	i := int(math.Ceil(q*float64(len(sorted)))) - 1
 	return float64(sorted[max(i, 0)].Nanoseconds()) / 1000
