@@ -25,8 +25,8 @@ import (
 
 const (
 	namespace = "chaos"
-	// startLimit bounds the start of the cluster, drainLimit the work that goes on
-	// when nothing is broken any more.
+	// startLimit bounds the start of the cluster, drainLimit the remaining work after the
+	// last fault.
 	startLimit = 2 * time.Minute
 	drainLimit = 2 * time.Minute
 )
@@ -37,18 +37,18 @@ type chaos struct {
 	cluster  *sim.Cluster
 	objects  client.Client
 	runtimes []*sim.Runtime // of the nodes
-	attached []*attached    // by the runtimes
+	attached []*attached    // of the nodes' runtimes
 	netns    string
 	history  *history.Log
 	outages  *outages
-	refused  problems // calls that had no reason to fail, and processes that ended
-	moved    problems // fixed addresses that changed
+	refused  problems // calls that failed without an excuse, and processes that ended
+	moved    problems // changes of fixed addresses
 	count    counts
 	pools    []sim.Pool
 }
 
-// counts are what happened, for the summary, and to know that enough happened to
-// prove something.
+// counts are the counts of events, for the summary, and for the check that a run was
+// long enough to prove something.
 type counts struct {
 	pods, repeated, lateDels, lost   atomic.Int64
 	adds, failedAdds                 atomic.Int64
@@ -79,18 +79,18 @@ func (c *chaos) run(ctx context.Context, d *sim.Definition, root string) error {
 		return err
 	}
 
-	// 1. Pods come and go, and things break.
+	// 1. Pods come and go while faults happen.
 	breaking, calm := context.WithTimeout(ctx, c.time)
 	defer calm()
 	var faults, work sync.WaitGroup
 	c.breakThings(breaking, &faults)
 	c.collectAll(breaking, &faults)
-	working, giveUp := context.WithTimeoutCause(ctx, c.time+drainLimit, fmt.Errorf("pods are still not done %s after the last fault", drainLimit))
+	working, giveUp := context.WithTimeoutCause(ctx, c.time+drainLimit, fmt.Errorf("pods are still at work %s after the last fault", drainLimit))
 	defer giveUp()
 	stuck := c.workAll(breaking, working, &work)
 	c.show(breaking)
 
-	// 2. Nothing breaks any more; what was begun is brought to its end.
+	// 2. The faults end; running pods finish.
 	faults.Wait()
 	if err := c.awaitReady(ctx); err != nil {
 		return err
@@ -100,8 +100,8 @@ func (c *chaos) run(ctx context.Context, d *sim.Definition, root string) error {
 		return err
 	}
 
-	// 3. What is left over is reclaimed, what lives is not, and every address can be
-	// had again.
+	// 3. Remains are reclaimed, living pods keep their addresses, and every address can
+	// be allocated again.
 	if err := c.deleteStatefulSets(ctx); err != nil {
 		return err
 	}
@@ -169,8 +169,8 @@ func (c *chaos) start(ctx context.Context, d *sim.Definition, root string) (stop
 	return stop, c.createNetwork(ctx)
 }
 
-// pools are small and begin inside a block, so that all nodes write the same few
-// blocks and addresses are soon used again.
+// pools returns small pools that begin inside a block. All nodes write the same few
+// blocks, and addresses are soon reused.
 func pools(size int) []sim.Pool {
 	return []sim.Pool{
 		{Name: "shared-v4", Version: 4, Subnet: "10.200.0.0/24", First: "10.200.0.10", Last: fmt.Sprintf("10.200.0.%d", 10+size-1)},
@@ -178,11 +178,11 @@ func pools(size int) []sim.Pool {
 	}
 }
 
-// poolSize is the number of addresses of a pool: twice as many as pods at a time,
-// and those that are kept for the pods of StatefulSets.
+// poolSize is the number of addresses in a pool: twice the number of concurrent pods,
+// plus the fixed addresses of the StatefulSets.
 func (c *chaos) poolSize() int { return min(2*c.nodes*c.workers+2*c.nodes, 254-10+1) }
 
-// awaitReady waits until everything serves.
+// awaitReady waits until all processes are ready.
 func (c *chaos) awaitReady(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, startLimit, fmt.Errorf("not ready %s after the last fault", startLimit))
 	defer cancel()
@@ -191,15 +191,15 @@ func (c *chaos) awaitReady(ctx context.Context) error {
 	}
 	for _, p := range c.cluster.AllProcesses() {
 		if err := sim.WaitFor(ctx, p.Name, p.Ready); err != nil {
-			return fmt.Errorf("%w; the end of %s:\n%s", err, p.Log, p.LastOutput())
+			return fmt.Errorf("%w; end of %s:\n%s", err, p.Log, p.LastOutput())
 		}
 	}
 	return nil
 }
 
-// anchor makes a pod on every node that lives until everything is healed. It
-// shows that nothing is taken from the living, and the agents need a sandbox to see
-// before they believe a runtime that says others are gone.
+// anchor creates a pod on every node that lives until the end. It proves that living
+// pods keep their addresses. Agents also need one visible sandbox before they trust a
+// runtime that reports others as gone.
 func (c *chaos) anchor(ctx context.Context) ([]*sandbox, error) {
 	ctx, cancel := context.WithTimeout(ctx, startLimit)
 	defer cancel()
@@ -214,8 +214,8 @@ func (c *chaos) anchor(ctx context.Context) ([]*sandbox, error) {
 	return anchors, nil
 }
 
-// awaitNoLeases waits until no lease is in use and no endpoint is there but those
-// of the anchors; the error says what is left, or missing.
+// awaitNoLeases waits until only the anchors have leases in use and endpoints. The error
+// lists the remaining or missing ones.
 func (c *chaos) awaitNoLeases(ctx context.Context, anchors []*sandbox) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, c.quietFor, fmt.Errorf("%s after the last pod", c.quietFor))
 	defer cancel()
@@ -224,22 +224,22 @@ func (c *chaos) awaitNoLeases(ctx context.Context, anchors []*sandbox) error {
 		living[s.Pod] = true
 		leases += len(s.interfaces) * len(c.pools)
 	}
-	return sim.WaitFor(ctx, "every lease to be given back or reclaimed", func(ctx context.Context) error {
+	return sim.WaitFor(ctx, "the release of every lease", func(ctx context.Context) error {
 		left, kept, err := c.leftovers(ctx, living)
 		switch {
 		case err != nil:
 			return err
 		case len(left) > 0:
-			return fmt.Errorf("%d are left: %v", len(left), left)
+			return fmt.Errorf("%d remain: %v", len(left), left)
 		case kept != leases:
-			return fmt.Errorf("the %d pods that live have %d leases instead of %d", len(anchors), kept, leases)
+			return fmt.Errorf("the %d living pods have %d leases instead of %d", len(anchors), kept, leases)
 		}
 		return nil
 	})
 }
 
-// leftovers returns the leases in use or kept for somebody, and the endpoints of pods other than the
-// living, and the number of leases of these.
+// leftovers returns the leases in use or retained and the endpoints, except those of
+// living pods, and the number of the living pods' leases.
 func (c *chaos) leftovers(ctx context.Context, living map[string]bool) (left []string, kept int, err error) {
 	var blocks v2beta1.SpiderIPBlockList
 	if err := c.objects.List(ctx, &blocks); err != nil {
@@ -268,7 +268,7 @@ func (c *chaos) leftovers(ctx context.Context, living map[string]bool) (left []s
 	return left, kept, nil
 }
 
-// show prints what has happened every ten seconds until the context ends.
+// show prints the counts every ten seconds until the end of ctx.
 func (c *chaos) show(ctx context.Context) {
 	ticker := time.NewTicker(10 * time.Second)
 	defer ticker.Stop()
@@ -290,6 +290,6 @@ func (n *counts) String() string {
 		n.repeated.Load(), n.lateDels.Load(), n.lost.Load(), n.second.Load(), n.fixed.Load(), n.gcs.Load(), n.kills.Load(), n.pauses.Load(), n.restarts.Load())
 }
 
-// random makes a source of choices of its own for each actor, so that they do not
-// depend on the order in which actors choose.
+// random returns a random source for each actor, so that an actor's choices do not
+// depend on the order of the others.
 func (c *chaos) random(actor uint64) *rand.Rand { return rand.New(rand.NewPCG(c.seed, actor)) }

@@ -25,27 +25,27 @@ func TestOutagesOverlapAndAreRemembered(t *testing.T) {
 	o := newOutages()
 	before := time.Now()
 	if o.isDown("n") || o.downSince("n", before) {
-		t.Error("down before anything happened")
+		t.Error("down before the first outage")
 	}
 	o.begin("n")
 	if o.beginUnlessDown("n") {
-		t.Error("a second outage began where it must not")
+		t.Error("an outage began twice")
 	}
 	o.begin("n")
 	o.end("n")
 	if !o.isDown("n") || !o.downSince("n", time.Now()) {
-		t.Error("up although one of two outages lasts")
+		t.Error("up although one of two outages continues")
 	}
 	o.end("n")
 	if o.isDown("n") || !o.downSince("n", before) || o.downSince("n", time.Now().Add(time.Second)) {
-		t.Error("the end of the last outage is not what is remembered")
+		t.Error("the end of the last outage is wrong")
 	}
 	if !o.beginUnlessDown("n") || !o.isDown("n") || o.isDown("other") {
-		t.Error("an outage did not begin, or began elsewhere too")
+		t.Error("the outage did not begin, or another target is down too")
 	}
 }
 
-// stored is a run whose API server has the objects.
+// stored returns a run whose API server has the objects.
 func stored(objects ...client.Object) *chaos {
 	c := newChaos(&options{nodes: 1, workers: 1, quietFor: 50 * time.Millisecond})
 	c.pools = pools(1)
@@ -61,7 +61,7 @@ func inUse(ip, pod string) v2beta1.Lease {
 	return v2beta1.Lease{IP: ip, Pod: pod, State: v2beta1.LeaseInUse}
 }
 
-// TestLeaksAreFound plants what a broken product would leave behind.
+// TestLeaksAreFound stores the leaks of a broken product.
 func TestLeaksAreFound(t *testing.T) {
 	t.Parallel()
 	four, six := inUse("10.200.0.10", namespace+"/anchor"), inUse("fd00:200::a", namespace+"/anchor")
@@ -76,7 +76,7 @@ func TestLeaksAreFound(t *testing.T) {
 	anchors[0].Pod = "anchor"
 	for name, c := range map[string]struct {
 		objects []client.Object
-		want    string // part of the error; empty for none
+		want    string // part of the error; empty for no error
 	}{
 		"only what lives":            {[]client.Object{block(four, six, released), endpoint("anchor")}, ""},
 		"a lease":                    {[]client.Object{block(four, six, inUse("10.200.0.12", namespace+"/gone"))}, "lease of 10.200.0.12"},
@@ -92,7 +92,7 @@ func TestLeaksAreFound(t *testing.T) {
 	}
 }
 
-func TestALongRunMustMeetWhatItIsFor(t *testing.T) {
+func TestLongRunNeedsEveryKindOfEvent(t *testing.T) {
 	t.Parallel()
 	needed := func(n *counts) []*atomic.Int64 {
 		return []*atomic.Int64{&n.kills, &n.adds, &n.delsWithoutAPI, &n.checks, &n.repeated, &n.lateDels, &n.second, &n.fixed, &n.gcs}
@@ -106,7 +106,7 @@ func TestALongRunMustMeetWhatItIsFor(t *testing.T) {
 			}
 		}
 		if poor.judge(nil, nil) == nil {
-			t.Errorf("a run without event %d of those it is for passed", missing)
+			t.Errorf("a run without event %d passed", missing)
 		}
 		n.Add(1)
 	}
@@ -115,17 +115,16 @@ func TestALongRunMustMeetWhatItIsFor(t *testing.T) {
 	}
 	c.moved.add(errors.New("web-0 has another address"))
 	if err := c.judge(nil, nil); err == nil || !strings.Contains(err.Error(), "web-0 has another address") {
-		t.Errorf("%v; want the address that changed", err)
+		t.Errorf("%v; want the changed address", err)
 	}
 	c.refused.add(errors.New("DEL of x failed"))
 	if err := c.judge(nil, nil); err == nil || !strings.Contains(err.Error(), "DEL of x failed") {
-		t.Errorf("%v; want the DEL that failed", err)
+		t.Errorf("%v; want the failed DEL", err)
 	}
 }
 
-// TestACheckFailsWithoutAReasonUnlessSomethingWasAway calls a plugin that knows of
-// one lease.
-func TestACheckFailsWithoutAReasonUnlessSomethingWasAway(t *testing.T) {
+// TestCheckMayFailOnlyDuringAnOutage calls a plugin with one lease.
+func TestCheckMayFailOnlyDuringAnOutage(t *testing.T) {
 	t.Parallel()
 	const held = `{"ips":[{"address":"10.200.0.10/24"}]}`
 	plugin := filepath.Join(t.TempDir(), "plugin")
@@ -155,7 +154,7 @@ func TestACheckFailsWithoutAReasonUnlessSomethingWasAway(t *testing.T) {
 		c.check(t.Context(), s)
 		good, bad, unjust := c.count.checks.Load(), c.count.failedChecks.Load(), int64(len(c.refused.all()))
 		if good != tc.good || bad != tc.bad || unjust != tc.unjust {
-			t.Errorf("%s: %d good, %d bad, %d without a reason; want %d, %d, %d: %v", name, good, bad, unjust, tc.good, tc.bad, tc.unjust, c.refused.all())
+			t.Errorf("%s: %d good, %d bad, %d without an excuse; want %d, %d, %d: %v", name, good, bad, unjust, tc.good, tc.bad, tc.unjust, c.refused.all())
 		}
 		if events := c.history.Events(); len(events) != 2 || events[0].Kind != history.CheckCall || events[1].Name != "net1" {
 			t.Errorf("%s: recorded %v", name, events)

@@ -16,7 +16,7 @@ import (
 // second is the network attachment of pods with two interfaces.
 const second = namespace + "/second"
 
-// createNetwork makes the network attachment of second interfaces.
+// createNetwork creates the network attachment of second interfaces.
 func (c *chaos) createNetwork(ctx context.Context) error {
 	return c.objects.Create(ctx, &unstructured.Unstructured{Object: map[string]any{
 		"apiVersion": "k8s.cni.cncf.io/v1", "kind": "NetworkAttachmentDefinition",
@@ -25,10 +25,10 @@ func (c *chaos) createNetwork(ctx context.Context) error {
 	}})
 }
 
-// attached are the interfaces that the runtime of a node has made or begun to make.
+// attached are the interfaces created, completely or not, by a node's runtime.
 type attached struct {
-	// calls is held for reading by ADD, CHECK and DEL: a runtime makes no GC of a network
-	// meanwhile (CNI specification 1.1.0, GC).
+	// calls is read-locked by ADD, CHECK and DEL. A runtime makes no GC call for a network
+	// during other calls for it (CNI specification 1.1.0, GC).
 	calls sync.RWMutex
 	mu    sync.Mutex
 	list  []sim.Attachment
@@ -53,7 +53,7 @@ func (a *attached) all() []sim.Attachment {
 	return slices.Clone(a.list)
 }
 
-// collectAll makes GC calls on every node until the context ends.
+// collectAll makes GC calls on every node until the end of ctx.
 func (c *chaos) collectAll(ctx context.Context, done *sync.WaitGroup) {
 	for node := range c.nodes {
 		random := c.random(uint64(500 + node))
@@ -65,7 +65,7 @@ func (c *chaos) collectAll(ctx context.Context, done *sync.WaitGroup) {
 	}
 }
 
-// collect makes one GC call in a moment without other calls, if there is one soon.
+// collect makes one GC call at a moment without other calls, if one comes soon.
 func (c *chaos) collect(ctx context.Context, node int, random *rand.Rand) {
 	a := c.attached[node]
 	for !a.calls.TryLock() {
@@ -82,6 +82,6 @@ func (c *chaos) collect(ctx context.Context, node int, random *rand.Rand) {
 	case o.Err == nil:
 		c.count.gcs.Add(1)
 	case ctx.Err() == nil && !c.outages.downSince(name, start.Add(-agentStart)) && !c.outages.downSince(apiServer, start.Add(-agentStart)):
-		c.refused.add(fmt.Errorf("GC on %s failed although its agent and the API server were there: %w", name, o.Err))
+		c.refused.add(fmt.Errorf("GC on %s failed although its agent and the API server were up: %w", name, o.Err))
 	}
 }

@@ -10,26 +10,26 @@ import (
 	"spiderpool.dev/spiderpool/test/sim"
 )
 
-// target is a process to break.
+// target is a process for faults.
 type target struct {
 	name    string
 	process *sim.Process
-	// up is for how long it runs between two faults, down for how long it then does
-	// not; both are drawn up to twice the value.
+	// up is the time between two faults, down the length of a fault. Both are random, up
+	// to twice the value.
 	up, down time.Duration
 	// pause makes every second fault a pause.
 	pause bool
-	// ready returns an error while the process does not serve yet: an outage lasts
-	// until it does, however slow the machine. Nil is at once.
+	// ready returns an error until the process serves again. The outage lasts until then,
+	// however slow the machine is. Nil means ready at once.
 	ready func(context.Context) error
-	// stays says that the process must not end by itself, whatever others do.
+	// stays means that the process must never end by itself, even if others are down.
 	stays bool
 }
 
-// superviseEvery is how often processes are looked at.
+// superviseEvery is the interval of supervise.
 const superviseEvery = 100 * time.Millisecond
 
-// Names of the control plane in the outages.
+// Names of the control plane's processes in the outages.
 const (
 	apiServer = "kube-apiserver"
 	etcd      = "etcd"
@@ -51,8 +51,8 @@ func (c *chaos) targets() []target {
 	return list
 }
 
-// breakThings breaks each target again and again until the context ends, and then
-// leaves every process running.
+// breakThings causes faults in each target until the end of ctx, and then leaves every
+// process running.
 func (c *chaos) breakThings(ctx context.Context, done *sync.WaitGroup) {
 	for i, t := range c.targets() {
 		done.Go(func() { c.breakOne(ctx, t, c.random(uint64(i))) })
@@ -73,9 +73,8 @@ func (c *chaos) breakOne(ctx context.Context, t target, random *rand.Rand) {
 	}
 }
 
-// supervise starts processes again that have ended by themselves, as kubelet does,
-// until the context ends. A controller that lost its election ends, and so does an
-// API server that finds no etcd when it starts.
+// supervise restarts ended processes, like kubelet, until the end of ctx. A controller
+// ends if it loses its election, an API server if it finds no etcd at its start.
 func (c *chaos) supervise(ctx context.Context) {
 	targets := c.targets()
 	for sleep(ctx, superviseEvery) {
@@ -84,10 +83,10 @@ func (c *chaos) supervise(ctx context.Context) {
 				continue
 			}
 			if t.stays {
-				c.refused.add(fmt.Errorf("%s has ended by itself; the end of %s:\n%s", t.process.Name, t.process.Log, t.process.LastOutput()))
+				c.refused.add(fmt.Errorf("%s ended by itself; end of %s:\n%s", t.process.Name, t.process.Log, t.process.LastOutput()))
 			}
 			c.count.restarts.Add(1)
-			_ = t.process.Start() // what does not start is seen by awaitReady
+			_ = t.process.Start() // awaitReady notices a failed start
 			c.outages.end(t.name)
 		}
 	}
@@ -97,27 +96,27 @@ func (c *chaos) pause(ctx context.Context, t target, down time.Duration) {
 	c.outages.begin(t.name)
 	defer c.outages.end(t.name)
 	if t.process.Pause() != nil {
-		return // it has just ended, which supervise sees
+		return // it has just ended; supervise restarts it
 	}
 	c.count.pauses.Add(1)
 	sleep(ctx, down)
-	_ = t.process.Resume() // as above
+	_ = t.process.Resume() // fails only if the process has ended; supervise restarts it
 }
 
-// kill kills the process and starts it again.
+// kill kills the process and restarts it.
 func (c *chaos) kill(ctx context.Context, t target, down time.Duration) {
 	c.outages.begin(t.name)
 	defer c.outages.end(t.name)
 	t.process.Kill()
 	c.count.kills.Add(1)
 	sleep(ctx, down)
-	_ = t.process.Start() // what does not start is seen by awaitReady
+	_ = t.process.Start() // awaitReady notices a failed start
 	if t.ready == nil {
 		return
 	}
-	// The outage lasts until it serves. Meanwhile supervise leaves it alone, and it
-	// may end for want of another process that is away.
-	_ = sim.WaitFor(ctx, t.name, func(ctx context.Context) error { // fails only when the context ends
+	// The outage lasts until the process is ready. Until then supervise ignores it, since
+	// it may end because another process is down.
+	_ = sim.WaitFor(ctx, t.name, func(ctx context.Context) error { // fails only at the end of ctx
 		if !t.process.Running() {
 			return t.process.Start()
 		}
@@ -125,7 +124,7 @@ func (c *chaos) kill(ctx context.Context, t target, down time.Duration) {
 	})
 }
 
-// sleep reports whether the time has passed before the context ended.
+// sleep returns true after the duration, or false if ctx ends first.
 func sleep(ctx context.Context, d time.Duration) bool {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
@@ -141,7 +140,7 @@ func upTo(random *rand.Rand, d time.Duration) time.Duration {
 	return time.Duration(random.Int64N(int64(d)))
 }
 
-// outages knows when which target was down.
+// outages records the outages of all targets.
 type outages struct {
 	mu   sync.Mutex
 	down map[string]int
@@ -158,7 +157,7 @@ func (o *outages) begin(name string) {
 	o.down[name]++
 }
 
-// beginUnlessDown begins an outage and reports true, unless there is one.
+// beginUnlessDown begins an outage and returns true, unless the target is already down.
 func (o *outages) beginUnlessDown(name string) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -183,7 +182,7 @@ func (o *outages) isDown(name string) bool {
 	return o.down[name] > 0
 }
 
-// downSince reports whether the target was down at any moment since then.
+// downSince reports whether the target was down at any time since then.
 func (o *outages) downSince(name string, since time.Time) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()

@@ -15,8 +15,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// stateful is a StatefulSet of one pod, which is to have the same addresses in
-// every life, on any node.
+// stateful is a StatefulSet with one pod. The pod must get the same addresses in every
+// life, on any node.
 type stateful struct {
 	name      string
 	second    bool
@@ -24,8 +24,8 @@ type stateful struct {
 	addresses map[string][]netip.Addr // by interface; nil before its first life
 }
 
-// fixedLife is a life of the pod of a StatefulSet, which it makes where it is
-// missing. The next life begins when no sandbox of this one is left.
+// fixedLife is one life of a StatefulSet's pod. It creates the StatefulSet if it is
+// missing. The next life begins once no sandbox of this one remains.
 func (c *chaos) fixedLife(ctx context.Context, of *stateful, random *rand.Rand) error {
 	if of.object == nil {
 		if err := c.createStatefulSet(ctx, of); err != nil {
@@ -39,7 +39,7 @@ func (c *chaos) fixedLife(ctx context.Context, of *stateful, random *rand.Rand) 
 	if of.addresses != nil {
 		c.count.fixed.Add(1)
 		if !maps.EqualFunc(of.addresses, s.addresses, slices.Equal[[]netip.Addr]) {
-			c.moved.add(fmt.Errorf("pod %s had %v and has %v in sandbox %s", s.Pod, of.addresses, s.addresses, s.ContainerID))
+			c.moved.add(fmt.Errorf("pod %s had %v and now has %v in sandbox %s", s.Pod, of.addresses, s.addresses, s.ContainerID))
 		}
 	}
 	of.addresses = s.addresses
@@ -77,7 +77,7 @@ func (c *chaos) createStatefulSet(ctx context.Context, of *stateful) error {
 	})
 }
 
-// deleteStatefulSets ends what addresses are kept for.
+// deleteStatefulSets deletes the owners of the fixed addresses.
 func (c *chaos) deleteStatefulSets(ctx context.Context) error {
 	return c.request(ctx, func(ctx context.Context) error {
 		return c.cluster.Kube.AppsV1().StatefulSets(namespace).DeleteCollection(ctx, metav1.DeleteOptions{}, metav1.ListOptions{})

@@ -11,16 +11,16 @@ import (
 	"spiderpool.dev/spiderpool/test/history"
 )
 
-// enough is the time from which on a run must have met every kind of event.
+// enough is the run time after which every kind of event must have happened.
 const enough = 45 * time.Second
 
-// errNotTried stands for the outcome of fillPools where it could not but fail.
-var errNotTried = errors.New("whether every address can be had again was not tried, since leases are left")
+// errNotTried is the result of fillPools if remaining leases would make it fail.
+var errNotTried = errors.New("the test that every address can be allocated again was skipped, because leases remain")
 
-// fillPools gives as many pods addresses as the pools have, spread over all nodes,
-// and takes them back: nothing may be missing from a pool that all have left.
+// fillPools creates as many pods as the pools have addresses, on all nodes, and deletes
+// them. It fails if a pool has lost an address.
 func (c *chaos) fillPools(ctx context.Context) error {
-	filling, cancel := context.WithTimeoutCause(ctx, c.quietFor, fmt.Errorf("a pool of %d addresses did not suffice for as many pods", c.poolSize()))
+	filling, cancel := context.WithTimeoutCause(ctx, c.quietFor, fmt.Errorf("a pool of %d addresses was too small for as many pods", c.poolSize()))
 	defer cancel()
 	var work sync.WaitGroup
 	found := &problems{}
@@ -37,7 +37,7 @@ func (c *chaos) fillPools(ctx context.Context) error {
 		})
 	}
 	work.Wait()
-	// They end after all have begun, or they would not fill the pool.
+	// No pod may end before the last one has started, or the pool would not be full.
 	for _, s := range sandboxes {
 		if s == nil {
 			continue
@@ -52,7 +52,7 @@ func (c *chaos) fillPools(ctx context.Context) error {
 	return errors.Join(found.all()...)
 }
 
-// judge puts everything together that is wrong, and prints the summary.
+// judge joins all failures and prints the summary.
 func (c *chaos) judge(leaked, full error) error {
 	violations := history.Check(c.history.Events())
 	errs := []error{leaked, full}
@@ -63,14 +63,14 @@ func (c *chaos) judge(leaked, full error) error {
 	errs = append(errs, c.moved.all()...)
 	errs = append(errs, c.provesNothing())
 	fmt.Fprintf(os.Stderr, "\n%s\n", &c.count)
-	fmt.Fprintf(os.Stderr, "addresses given to two, or changed: %d; fixed addresses that changed: %d; calls that failed without a reason: %d; %s; %s\n",
+	fmt.Fprintf(os.Stderr, "addresses with two holders, or changed: %d; fixed addresses that changed: %d; calls that failed without an excuse: %d; %s; %s\n",
 		len(violations), len(c.moved.all()), len(c.refused.all()),
-		verdict(leaked, "no lease and no endpoint is left", "LEASES OR ENDPOINTS ARE LEFT"),
-		verdict(full, "every address could be had again", "NOT EVERY ADDRESS COULD BE HAD AGAIN"))
+		verdict(leaked, "no lease and no endpoint remains", "LEASES OR ENDPOINTS REMAIN"),
+		verdict(full, "every address can be allocated again", "NOT EVERY ADDRESS CAN BE ALLOCATED AGAIN"))
 	return errors.Join(errs...)
 }
 
-// provesNothing is an error if a long run did not meet what it is there for.
+// provesNothing returns an error if a long run lacks some kind of event.
 func (c *chaos) provesNothing() error {
 	if c.time < enough {
 		return nil

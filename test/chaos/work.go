@@ -20,19 +20,19 @@ import (
 )
 
 const (
-	// retryAfter is how long a runtime or a client waits after a failure.
+	// retryAfter is the pause of a runtime or client after a failure.
 	retryAfter = 100 * time.Millisecond
-	// requestLimit bounds one request to the API server, callLimit one call of the
-	// plugin: then the runtime kills it, as kubelet's timeout makes it.
+	// requestLimit bounds one request to the API server. callLimit bounds one call of the
+	// plugin; then the runtime kills it, as after kubelet's timeout.
 	requestLimit = 5 * time.Second
 	callLimit    = 20 * time.Second
-	// agentStart is what an agent may take to listen after its start.
+	// agentStart is the limit for an agent to listen after its start.
 	agentStart = 5 * time.Second
-	// holdLimit bounds for how long a pod runs.
+	// holdLimit is the maximum life of a pod.
 	holdLimit = 400 * time.Millisecond
 )
 
-// problems collects errors of many goroutines.
+// problems collects errors from many goroutines.
 type problems struct {
 	mu   sync.Mutex
 	list []error
@@ -50,17 +50,17 @@ func (p *problems) all() []error {
 	return p.list
 }
 
-// pod is one to make.
+// pod is a pod to create.
 type pod struct {
 	name string
-	// second gives it the interface net1 beside eth0.
+	// second adds the interface net1 to eth0.
 	second bool
-	// of is the StatefulSet that it belongs to; nil for none.
+	// of is the pod's StatefulSet; nil for none.
 	of *appsv1.StatefulSet
 }
 
-// sandbox is one of a pod's, on a node. Its Attachment is that of the interface
-// that a call is about.
+// sandbox is a pod's sandbox on a node. Its Attachment names the interface of the
+// current call.
 type sandbox struct {
 	node int
 	sim.Attachment
@@ -69,15 +69,15 @@ type sandbox struct {
 	addresses  map[string][]netip.Addr // by interface
 }
 
-// workAll lets every worker of every node run one pod after the other until
-// starting ends, and bring the last to its end before working ends.
+// workAll makes every worker of every node run one pod after the other. No pod starts
+// after the end of starting, and the last ones must end before working does.
 func (c *chaos) workAll(starting, working context.Context, done *sync.WaitGroup) *problems {
 	found := &problems{}
 	for node := range c.nodes {
 		for w := range c.workers {
 			random := c.random(uint64(1000 + node*1000 + w))
 			done.Go(func() {
-				// On each node one worker has a StatefulSet, whose pod has two interfaces.
+				// One worker per node has a StatefulSet, whose pod has two interfaces.
 				keeper := &stateful{name: fmt.Sprintf("fixed-%d", node), second: true}
 				for i := 0; starting.Err() == nil; i++ {
 					p := pod{name: fmt.Sprintf("pod-%d-%d-%d", node, w, i), second: random.IntN(3) == 0}
@@ -97,7 +97,7 @@ func (c *chaos) workAll(starting, working context.Context, done *sync.WaitGroup)
 	return found
 }
 
-// life is a pod from its creation to its end, in one of several ways.
+// life is the whole life of a pod, in one of several variants.
 func (c *chaos) life(ctx context.Context, node int, p pod, random *rand.Rand) error {
 	s, err := c.begin(ctx, node, p)
 	if err != nil {
@@ -105,7 +105,7 @@ func (c *chaos) life(ctx context.Context, node int, p pod, random *rand.Rand) er
 	}
 	if random.IntN(5) == 0 {
 		c.count.repeated.Add(1)
-		c.add(ctx, s) // it may fail; package history compares the answer
+		c.add(ctx, s) // it may fail; package history compares the answers
 	}
 	sleep(ctx, upTo(random, holdLimit))
 	c.check(ctx, s)
@@ -115,7 +115,7 @@ func (c *chaos) life(ctx context.Context, node int, p pod, random *rand.Rand) er
 	case chance < 0.20:
 		return c.replace(ctx, s, p, random)
 	case chance < 0.50:
-		// The pod's object goes first, as when it is deleted by force.
+		// The pod object is deleted first, as in a forced deletion.
 		return errors.Join(c.deletePod(ctx, s), c.end(ctx, s))
 	default:
 		if err := c.end(ctx, s); err != nil {
@@ -125,7 +125,7 @@ func (c *chaos) life(ctx context.Context, node int, p pod, random *rand.Rand) er
 	}
 }
 
-// begin makes the pod and, as often as it takes, a sandbox for it.
+// begin creates the pod, and sandboxes until an ADD succeeds.
 func (c *chaos) begin(ctx context.Context, node int, p pod) (*sandbox, error) {
 	uid, err := c.createPod(ctx, node, p)
 	if err != nil {
@@ -157,8 +157,8 @@ func (c *chaos) begin(ctx context.Context, node int, p pod) (*sandbox, error) {
 	}
 }
 
-// end takes the sandbox down. The runtime calls DEL when it stops a sandbox, and
-// again when it removes it.
+// end removes the sandbox. The runtime calls DEL once to stop a sandbox and again to
+// remove it.
 func (c *chaos) end(ctx context.Context, s *sandbox) error {
 	for range 2 {
 		for _, ifname := range slices.Backward(s.interfaces) {
@@ -171,7 +171,7 @@ func (c *chaos) end(ctx context.Context, s *sandbox) error {
 	return nil
 }
 
-// delUntilDone makes DEL as often as it takes, as kubelet does.
+// delUntilDone repeats DEL until it succeeds, like kubelet.
 func (c *chaos) delUntilDone(ctx context.Context, s *sandbox, ifname string) error {
 	for {
 		err := c.del(ctx, s, ifname)
@@ -184,7 +184,7 @@ func (c *chaos) delUntilDone(ctx context.Context, s *sandbox, ifname string) err
 	}
 }
 
-// vanish lets the sandbox cease to exist without a DEL, and its pod too.
+// vanish removes the sandbox without a DEL, and its pod too.
 func (c *chaos) vanish(ctx context.Context, s *sandbox) error {
 	c.count.lost.Add(1)
 	now := time.Now()
@@ -197,8 +197,8 @@ func (c *chaos) vanish(ctx context.Context, s *sandbox) error {
 	return c.deletePod(ctx, s)
 }
 
-// replace deletes the pod by force, makes one of the same name on any node, and
-// only then takes the old sandbox down. The new one must keep its address.
+// replace deletes the pod by force, creates one with the same name on any node, and only
+// then removes the old sandbox. The new one must keep its address.
 func (c *chaos) replace(ctx context.Context, old *sandbox, p pod, random *rand.Rand) error {
 	if err := c.deletePod(ctx, old); err != nil {
 		return err
@@ -219,7 +219,7 @@ func (c *chaos) replace(ctx context.Context, old *sandbox, p pod, random *rand.R
 	return c.deletePod(ctx, s)
 }
 
-// add makes ADD for one interface after the other, as Multus does.
+// add runs ADD for one interface after the other, like Multus.
 func (c *chaos) add(ctx context.Context, s *sandbox) error {
 	for _, ifname := range s.interfaces {
 		c.attached[s.node].add(s.key(ifname))
@@ -238,14 +238,14 @@ func (c *chaos) add(ctx context.Context, s *sandbox) error {
 	return nil
 }
 
-// key is what calls for an interface of the sandbox are about.
+// key identifies an interface of the sandbox in calls.
 func (s *sandbox) key(ifname string) sim.Attachment {
 	a := s.Attachment
 	a.Interface = ifname
 	return a
 }
 
-// del makes one DEL and judges it: it may fail only where its agent was away.
+// del runs DEL once. It may fail only if its agent was down.
 func (c *chaos) del(ctx context.Context, s *sandbox, ifname string) error {
 	node := c.cluster.Nodes[s.node].Name
 	withoutAPI := c.outages.isDown(apiServer)
@@ -261,14 +261,14 @@ func (c *chaos) del(ctx context.Context, s *sandbox, ifname string) error {
 	}
 	c.count.failedDels.Add(1)
 	if ctx.Err() == nil && !c.outages.downSince(node, o.Start.Add(-agentStart)) {
-		c.refused.add(fmt.Errorf("DEL of %s/%s on %s failed although its agent was there (%s to %s): %w",
+		c.refused.add(fmt.Errorf("DEL of %s/%s on %s failed although its agent was up (%s to %s): %w",
 			s.ContainerID, ifname, node, o.Start.Format(time.TimeOnly), o.End.Format(time.TimeOnly), o.Err))
 	}
 	return o.Err
 }
 
-// check makes one CHECK for each interface and judges it: it may fail only where its
-// agent or what the agent starts from was away.
+// check runs CHECK for each interface. It may fail only if its agent was down, or a
+// process that the agent needs at its start.
 func (c *chaos) check(ctx context.Context, s *sandbox) {
 	node := c.cluster.Nodes[s.node].Name
 	for _, ifname := range s.interfaces {
@@ -280,13 +280,13 @@ func (c *chaos) check(ctx context.Context, s *sandbox) {
 		c.count.failedChecks.Add(1)
 		since := o.Start.Add(-agentStart)
 		if ctx.Err() == nil && !c.outages.downSince(node, since) && !c.outages.downSince(apiServer, since) && !c.outages.downSince(etcd, since) {
-			c.refused.add(fmt.Errorf("CHECK of %s/%s with %v on %s failed although its agent and the API server were there (%s to %s): %w",
+			c.refused.add(fmt.Errorf("CHECK of %s/%s with %v on %s failed although its agent and the API server were up (%s to %s): %w",
 				s.ContainerID, ifname, s.addresses[ifname], node, o.Start.Format(time.TimeOnly), o.End.Format(time.TimeOnly), o.Err))
 		}
 	}
 }
 
-// call makes one call and records it. No GC of the node is at work meanwhile.
+// call makes one call and records it. No GC call of the node runs meanwhile.
 func (c *chaos) call(ctx context.Context, command string, s *sandbox, ifname string) sim.Outcome {
 	ctx, cancel := context.WithTimeout(ctx, callLimit)
 	defer cancel()
@@ -312,7 +312,7 @@ func (c *chaos) call(ctx context.Context, command string, s *sandbox, ifname str
 	return o
 }
 
-// createPod makes the pod's object, as often as it takes, and returns its UID.
+// createPod creates the pod object, with retries, and returns its UID.
 func (c *chaos) createPod(ctx context.Context, node int, p pod) (uid string, err error) {
 	object := sim.NewPod(namespace, p.name, sim.NodeName(node))
 	if p.second {
@@ -325,7 +325,7 @@ func (c *chaos) createPod(ctx context.Context, node int, p pod) (uid string, err
 	err = c.request(ctx, func(ctx context.Context) error {
 		created, err := pods.Create(ctx, object, metav1.CreateOptions{})
 		if apierrors.IsAlreadyExists(err) {
-			// The answer to an earlier attempt was lost.
+			// An earlier attempt succeeded, but its answer was lost.
 			created, err = pods.Get(ctx, p.name, metav1.GetOptions{})
 		}
 		if err == nil {
@@ -336,7 +336,7 @@ func (c *chaos) createPod(ctx context.Context, node int, p pod) (uid string, err
 	return uid, err
 }
 
-// deletePod deletes the pod's object, as often as it takes, unless it has another UID by now.
+// deletePod deletes the pod object, with retries, unless it has another UID by now.
 func (c *chaos) deletePod(ctx context.Context, s *sandbox) error {
 	options := metav1.NewDeleteOptions(0)
 	options.Preconditions = metav1.NewUIDPreconditions(s.UID)

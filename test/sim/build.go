@@ -11,7 +11,7 @@ import (
 	"strings"
 )
 
-// Root is the directory of the repository that the working directory is in.
+// Root returns the root of the repository around the working directory.
 func Root() (string, error) {
 	dir, err := os.Getwd()
 	if err != nil {
@@ -23,7 +23,7 @@ func Root() (string, error) {
 		}
 		parent := filepath.Dir(dir)
 		if parent == dir {
-			return "", errors.New("run this inside the repository: no charts/spiderpool in this directory or above it")
+			return "", errors.New("run this inside the repository: neither this directory nor any above it has charts/spiderpool")
 		}
 		dir = parent
 	}
@@ -34,7 +34,7 @@ func BuildPrograms(ctx context.Context, root, bin string, d *Definition) error {
 	for _, line := range d.Build {
 		module, pkg, ok := strings.Cut(line, " ")
 		if !ok {
-			return fmt.Errorf("plugin %s: build: %q is not MODULE PACKAGE", d.Name, line)
+			return fmt.Errorf("plugin %s: build: %q: want MODULE PACKAGE", d.Name, line)
 		}
 		cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags=-s -w", "-o", filepath.Join(bin, filepath.Base(pkg)), pkg)
 		cmd.Dir = filepath.Join(root, module)
@@ -48,8 +48,8 @@ func BuildPrograms(ctx context.Context, root, bin string, d *Definition) error {
 	return nil
 }
 
-// Assets is the directory of etcd and kube-apiserver: the one that is named, else
-// that of KUBEBUILDER_ASSETS, else the lab's.
+// Assets returns the directory of etcd and kube-apiserver: the given one, else
+// KUBEBUILDER_ASSETS, else the lab's.
 func Assets(ctx context.Context, root, named string) (string, error) {
 	dir := named
 	if dir == "" {

@@ -24,19 +24,19 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
-// firstPort is the first TCP port of the cluster's processes; every node has the
-// next ten.
+// firstPort is the first TCP port of the cluster's processes. Each node has the next
+// ten.
 const firstPort = 20000
 
-// writers bounds how many objects are written at the same time.
+// writers is the number of concurrent writes of objects.
 const writers = 16
 
 // Cluster is a control plane with an IPAM plugin installed on simulated nodes.
 type Cluster struct {
 	*ControlPlane
-	// Kube makes pods; it speaks protobuf, which costs least.
+	// Kube creates pods. It speaks protobuf, the cheapest encoding.
 	Kube kubernetes.Interface
-	// Processes are those of which the cluster has one.
+	// Processes are the cluster-wide processes.
 	Processes []*Managed
 	Nodes     []*Node
 }
@@ -46,22 +46,22 @@ type Node struct {
 	Name      string
 	Plugin    Plugin
 	Processes []*Managed
-	// CRISocket is where the node's agent looks for the container runtime.
+	// CRISocket is the path of the container runtime's socket for the node's agent.
 	CRISocket string
 }
 
-// Managed is a process with a way to tell that it is ready.
+// Managed is a process with a readiness check.
 type Managed struct {
 	*Process
 	ready string
 }
 
-// Options say what a cluster is made of.
+// Options describe a cluster.
 type Options struct {
-	// Dir is for all files; its path should be short, since sockets are below it.
+	// Dir is the directory for all files. Keep its path short, because it has sockets.
 	Dir string
-	// Assets is the directory of etcd and kube-apiserver; Bin that of the programs
-	// of the definition, Root the repository.
+	// Assets is the directory of etcd and kube-apiserver, Bin the directory of the
+	// definition's programs, Root the repository.
 	Assets, Bin, Root string
 	Definition        *Definition
 	Nodes             int
@@ -72,10 +72,10 @@ type Options struct {
 	MinLeaseAge time.Duration
 }
 
-// NodeName is the name of the simulated node i, counted from 0.
+// NodeName returns the name of simulated node i, counted from 0.
 func NodeName(i int) string { return fmt.Sprintf("node-%d", i) }
 
-// Start starts everything and returns when every process is ready.
+// Start starts everything and returns once every process is ready.
 func Start(ctx context.Context, o Options) (_ *Cluster, err error) {
 	cluster := o.values("", 0)
 	var crds []string
@@ -203,7 +203,7 @@ func managed(definitions []ProcessDefinition, v Values) ([]*Managed, error) {
 	return list, nil
 }
 
-// AllProcesses are those of the cluster and of its nodes, without the control plane.
+// AllProcesses returns the processes of the cluster and its nodes, without the control plane.
 func (c *Cluster) AllProcesses() []*Managed {
 	list := append([]*Managed(nil), c.Processes...)
 	for _, n := range c.Nodes {
@@ -220,12 +220,12 @@ func (c *Cluster) Stop() {
 	c.ControlPlane.Stop()
 }
 
-// WaitReady returns when the process serves.
+// WaitReady waits until the process is ready.
 func (m *Managed) WaitReady(ctx context.Context) error {
 	return WaitFor(ctx, m.Name, m.Ready, m.Process)
 }
 
-// Ready returns an error while the process does not serve.
+// Ready returns an error until the process is ready.
 func (m *Managed) Ready(ctx context.Context) error {
 	switch path, isSocket := strings.CutPrefix(m.ready, "unix:"); {
 	case m.ready == "":
@@ -255,7 +255,7 @@ func (m *Managed) Ready(ctx context.Context) error {
 
 var readyClient = http.Client{Timeout: 2 * time.Second}
 
-// CreatePods makes pods of a node that runs them, and returns them as stored.
+// CreatePods creates running pods on a node and returns them as stored.
 func (c *Cluster) CreatePods(ctx context.Context, pods []*corev1.Pod) ([]*corev1.Pod, error) {
 	out := make([]*corev1.Pod, len(pods))
 	g, ctx := errgroup.WithContext(ctx)
@@ -270,8 +270,7 @@ func (c *Cluster) CreatePods(ctx context.Context, pods []*corev1.Pod) ([]*corev1
 	return out, g.Wait()
 }
 
-// NewPod is a pod as a workload controller and the scheduler leave it for the
-// kubelet.
+// NewPod returns a pod in the state between the scheduler and the kubelet.
 func NewPod(namespace, name, node string) *corev1.Pod {
 	return &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name, Labels: map[string]string{"app": "bench"}},

@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// Attachment is the interface of a sandbox that a call is about.
+// Attachment is the sandbox interface of a call.
 type Attachment struct {
 	ContainerID string
 	NetNS       string
@@ -23,21 +23,21 @@ type Attachment struct {
 	UID         string
 }
 
-// Outcome is what came of one call of a plugin.
+// Outcome is the result of one call of a plugin.
 type Outcome struct {
 	// Start and End enclose the life of the plugin's process.
 	Start, End time.Time
 	// CPU is the user and system time of the plugin's process.
 	CPU time.Duration
-	// Addresses are those of an ADD's result.
+	// Addresses are the addresses in the result of an ADD.
 	Addresses []netip.Prefix
 	// Result is the plugin's standard output.
 	Result json.RawMessage
-	// Err is nil, a *CNIError, or why the plugin could not be run.
+	// Err is nil, a *CNIError, or the error from running the plugin.
 	Err error
 }
 
-// CNIError is the error that a plugin printed (CNI specification 1.1.0, section 5).
+// CNIError is an error printed by a plugin (CNI specification 1.1.0, section 5).
 type CNIError struct {
 	Code    uint   `json:"code"`
 	Msg     string `json:"msg"`
@@ -48,7 +48,7 @@ func (e *CNIError) Error() string {
 	return fmt.Sprintf("CNI code %d: %s: %s", e.Code, e.Msg, e.Details)
 }
 
-// Plugin is an IPAM plugin as a runtime sees it.
+// Plugin is an IPAM plugin as seen by a runtime.
 type Plugin struct {
 	// Binary is the path of the program.
 	Binary string
@@ -56,8 +56,8 @@ type Plugin struct {
 	Conf json.RawMessage
 }
 
-// Call runs the plugin for one command. With previous, the result of the ADD, the
-// configuration carries it as prevResult, as runtimes do for DEL and CHECK.
+// Call runs the plugin for one command. previous is the result of the ADD. It goes into
+// the configuration as prevResult, as runtimes do for DEL and CHECK.
 func (p Plugin) Call(ctx context.Context, command string, a Attachment, previous json.RawMessage) Outcome {
 	stdin := []byte(p.Conf)
 	if len(previous) > 0 {
@@ -75,8 +75,8 @@ func (p Plugin) Call(ctx context.Context, command string, a Attachment, previous
 	return out
 }
 
-// GC runs the plugin's GC (CNI specification 1.1.0): whatever it holds for others
-// than the valid attachments it is to give back.
+// GC runs the plugin's GC (CNI specification 1.1.0): the plugin must release everything
+// except the valid attachments.
 func (p Plugin) GC(ctx context.Context, valid []Attachment) Outcome {
 	keys := []map[string]string{}
 	for _, a := range valid {
@@ -114,7 +114,7 @@ func (p Plugin) run(ctx context.Context, stdin []byte, command string, env ...st
 	return out
 }
 
-// failure prefers what the plugin printed over how its process ended.
+// failure returns the plugin's printed error if there is one, otherwise its exit status.
 func failure(err error, stdout []byte, stderr string) error {
 	printed := &CNIError{}
 	if json.Unmarshal(stdout, printed) == nil && printed.Code != 0 {

@@ -24,14 +24,14 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/log"
 )
 
-// Addresses of the control plane, in the network namespace that Isolate made.
+// Addresses of the control plane in the network namespace from Isolate.
 const (
 	etcdURL     = "http://127.0.0.1:2379"
 	etcdPeerURL = "http://127.0.0.1:2380"
 	apiHost     = "127.0.0.1:6443"
 )
 
-// token is the administrator's; it opens nothing but this API server.
+// token is the administrator's token, valid for this API server only.
 const token = "simulation"
 
 // ControlPlane is an etcd that syncs its writes to disk, and a kube-apiserver.
@@ -42,11 +42,11 @@ type ControlPlane struct {
 	ca        []byte
 }
 
-// StartControlPlane starts etcd and kube-apiserver of the directory assets, with
-// their state in dir, waits until they serve, and installs the CRDs of the
-// directories. The caller stops them with Stop.
+// StartControlPlane starts etcd and kube-apiserver from the directory assets, with their
+// state in dir. It waits until they are ready and installs the CRDs in the directories.
+// The caller must call Stop.
 func StartControlPlane(ctx context.Context, dir, assets string, crds []string) (*ControlPlane, error) {
-	// The client of the CRDs insists on a logger, and says nothing that an error does not say.
+	// The client for CRDs requires a logger; its errors contain everything useful.
 	log.SetLogger(logr.Discard())
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
@@ -70,7 +70,7 @@ func StartControlPlane(ctx context.Context, dir, assets string, crds []string) (
 		"--service-account-key-file", filepath.Join(dir, "service-account.key"),
 		"--service-account-signing-key-file", filepath.Join(dir, "service-account.key"),
 		"--service-cluster-ip-range", "10.96.0.0/16,fd00:10:96::/112",
-		// There is no controller that makes the service accounts this one asks for.
+		// No controller creates the service accounts required by this admission plugin.
 		"--disable-admission-plugins", "ServiceAccount",
 	}}
 	if err := c.start(ctx, crds); err != nil {
@@ -101,12 +101,12 @@ func (c *ControlPlane) start(ctx context.Context, crds []string) error {
 	return nil
 }
 
-// WaitReady returns when the API server says that it is ready.
+// WaitReady waits until the API server is ready.
 func (c *ControlPlane) WaitReady(ctx context.Context) error {
 	return WaitFor(ctx, "kube-apiserver", c.Ready, c.Etcd, c.APIServer)
 }
 
-// Ready returns an error while the API server does not serve.
+// Ready returns an error until the API server is ready.
 func (c *ControlPlane) Ready(ctx context.Context) error {
 	client, err := discovery.NewDiscoveryClientForConfig(c.Config())
 	if err != nil {
@@ -115,14 +115,14 @@ func (c *ControlPlane) Ready(ctx context.Context) error {
 	return client.RESTClient().Get().AbsPath("/readyz").Do(ctx).Error()
 }
 
-// Stop ends both programs. What they stored is of no use afterwards, so they are
-// not given time to end.
+// Stop kills both programs. Their data is no longer needed, so they get no time for a
+// clean exit.
 func (c *ControlPlane) Stop() {
 	c.APIServer.Kill()
 	c.Etcd.Kill()
 }
 
-// Config is the administrator's, without a limit of requests.
+// Config is the administrator's client configuration, without a rate limit.
 func (c *ControlPlane) Config() *rest.Config {
 	return &rest.Config{
 		Host: "https://" + apiHost, BearerToken: token, TLSClientConfig: rest.TLSClientConfig{CAData: c.ca},
@@ -130,10 +130,10 @@ func (c *ControlPlane) Config() *rest.Config {
 	}
 }
 
-// Kubeconfig is the path of a file with what Config says.
+// Kubeconfig returns the path of a kubeconfig with the same content as Config.
 func (c *ControlPlane) Kubeconfig() string { return filepath.Join(c.dir, "kubeconfig") }
 
-// credentials writes the server's certificate, the key of service accounts, the
+// credentials writes the server's certificate, the service accounts' key, and the
 // administrator's token and kubeconfig.
 func (c *ControlPlane) credentials() error {
 	certificate, key, err := certutil.GenerateSelfSignedCertKey("127.0.0.1", []net.IP{net.IPv4(127, 0, 0, 1)}, nil)
@@ -167,5 +167,5 @@ func (c *ControlPlane) credentials() error {
 	}, c.Kubeconfig())
 }
 
-// metricsClient reads from the loopback device; a scrape is quick or broken.
+// metricsClient has a short timeout, because it reads over the loopback device.
 var metricsClient = http.Client{Timeout: 10 * time.Second}

@@ -19,83 +19,83 @@ import (
 //go:embed plugins/*.yaml
 var builtin embed.FS
 
-// Definition says how an IPAM plugin is installed on the simulated cluster. It is
-// a YAML file, so that plugins other than ours can be measured by writing one.
-// Strings marked as templates are text/templates of Values, with the functions
-// join (joins path elements) and json.
+// Definition describes how to install an IPAM plugin on the simulated cluster. It is a
+// YAML file, so you can measure other plugins by writing one. Strings marked (template)
+// are text/templates with Values as data and the functions join (joins path elements)
+// and json.
 type Definition struct {
-	// Name of the plugin in reports.
+	// Name is the plugin's name in reports.
 	Name string `json:"name"`
-	// Build lists programs that are built from this repository, as "MODULE PACKAGE",
-	// where MODULE is a directory with a go.mod, below the repository's root. The
-	// programs are called as the last element of PACKAGE and found in Values.Bin.
+	// Build lists programs of this repository, each as "MODULE PACKAGE". MODULE is a
+	// directory with a go.mod, relative to the repository's root. A program is named
+	// after the last element of PACKAGE and goes to Values.Bin.
 	Build []string `json:"build,omitempty"`
 	// Binary is the path of the IPAM plugin (template).
 	Binary string `json:"binary"`
-	// Conf is the network configuration that the plugin gets on standard input: JSON (template).
+	// Conf is the plugin's network configuration in JSON, for its standard input (template).
 	Conf string `json:"conf"`
-	// Scenarios limits the plugin to those that mean something for it; empty is all.
+	// Scenarios limits the plugin to the listed scenarios; empty means all.
 	Scenarios []string `json:"scenarios,omitempty"`
 	// CRDs are directories of CustomResourceDefinitions to install (templates).
 	CRDs []string `json:"crds,omitempty"`
 	// Objects is a stream of YAML documents to create before the processes start (template).
 	Objects string `json:"objects,omitempty"`
-	// Cluster are the processes of which the cluster has one, Node those that every node has.
+	// Cluster are the cluster-wide processes, Node the processes of each node.
 	Cluster []ProcessDefinition `json:"cluster,omitempty"`
 	Node    []ProcessDefinition `json:"node,omitempty"`
-	// Views are what the plugin keeps for its users besides the allocation itself.
+	// Views are objects that the plugin derives from the allocations.
 	Views []View `json:"views,omitempty"`
 }
 
-// ProcessDefinition is a program that a plugin needs.
+// ProcessDefinition describes a program of a plugin.
 type ProcessDefinition struct {
 	Name string `json:"name"`
 	// Command is the program and its arguments (templates).
 	Command []string `json:"command"`
-	// Env is added to the environment, as KEY=value (templates).
+	// Env is added to the environment, as KEY=VALUE (templates).
 	Env []string `json:"env,omitempty"`
-	// Files are written before the start; name below Values.Dir → content (template).
+	// Files are written before the start: name below Values.Dir to content (template).
 	Files map[string]string `json:"files,omitempty"`
-	// Ready is "http://…", which answers 200 when the process is ready, or
-	// "unix:PATH", a socket that then accepts connections (template).
+	// Ready is "http://…", which must answer 200, or "unix:PATH", a socket that must
+	// accept connections (template).
 	Ready string `json:"ready,omitempty"`
 }
 
-// View is something that follows the allocations: it is caught up when it counts
-// as many pods, or addresses, as there are.
+// View follows the allocations. It has caught up once its count equals the number of
+// pods or addresses.
 type View struct {
 	// Resource is "plural.version.group".
 	Resource string `json:"resource"`
-	// Field is the path of a number to add up over the objects, as "status.count";
-	// without it the objects themselves are counted.
+	// Field is the path of a number to sum over the objects, e.g. "status.count". Without
+	// it, the objects are counted.
 	Field string `json:"field,omitempty"`
 	// Of is "pods" or "addresses".
 	Of string `json:"of"`
 }
 
-// Pool is a range of addresses that a scenario wants.
+// Pool is an address range of a scenario.
 type Pool struct {
 	Name    string
 	Version int    // 4 or 6
 	Subnet  string // CIDR
 	First   string
 	Last    string
-	Node    string // the one node that may use it; empty for all
+	Node    string // the only node that may use it; empty for all
 }
 
-// Values are what templates are made of.
+// Values are the data of templates.
 type Values struct {
 	Root       string // of the repository
-	Bin        string // where the programs of Build are
-	Dir        string // of the node's, or the cluster's, files
+	Bin        string // the directory of the programs in Build
+	Dir        string // the directory for the files of the node or of the cluster
 	Kubeconfig string
 	Node       string // empty outside nodes
 	Port       int    // the first of ten TCP ports for this node, or for the cluster
-	CRISocket  string // of the node's runtime, as a path; nothing listens there unless the caller does
-	Pools      []Pool // those that the node may use, or all
-	IPv4, IPv6 bool   // the families that the scenario uses
-	GCSeconds  int    // how often everything is looked through for addresses that nobody uses
-	// MinLeaseAge is from which age on addresses may be found unused; 0 is the plugin's default.
+	CRISocket  string // path of the node's runtime socket; only the caller can listen there
+	Pools      []Pool // the pools available to the node; all pools for the cluster
+	IPv4, IPv6 bool   // the IP families of the scenario
+	GCSeconds  int    // interval of the scan for unused addresses
+	// MinLeaseAge is the age from which an address can count as unused; 0 is the plugin's default.
 	MinLeaseAge time.Duration
 }
 
@@ -105,7 +105,7 @@ func LoadDefinition(nameOrFile string) (*Definition, error) {
 	if err != nil {
 		raw, err = os.ReadFile(nameOrFile)
 		if err != nil {
-			return nil, fmt.Errorf("plugin %q is neither one of %s nor a file: %w", nameOrFile, strings.Join(BuiltinDefinitions(), ", "), err)
+			return nil, fmt.Errorf("plugin %q: want one of %s or a file: %w", nameOrFile, strings.Join(BuiltinDefinitions(), ", "), err)
 		}
 	}
 	d := &Definition{}
@@ -113,17 +113,17 @@ func LoadDefinition(nameOrFile string) (*Definition, error) {
 		return nil, fmt.Errorf("plugin %q: %w", nameOrFile, err)
 	}
 	if d.Name == "" || d.Binary == "" || d.Conf == "" {
-		return nil, fmt.Errorf("plugin %q: name, binary and conf are needed", nameOrFile)
+		return nil, fmt.Errorf("plugin %q: name, binary and conf are required", nameOrFile)
 	}
 	for _, v := range d.Views {
 		if v.Of != "pods" && v.Of != "addresses" {
-			return nil, fmt.Errorf("plugin %q: views: of: %q is neither pods nor addresses", nameOrFile, v.Of)
+			return nil, fmt.Errorf("plugin %q: views: of: %q: want pods or addresses", nameOrFile, v.Of)
 		}
 	}
 	return d, nil
 }
 
-// BuiltinDefinitions are the names that LoadDefinition knows.
+// BuiltinDefinitions returns the names of the built-in definitions.
 func BuiltinDefinitions() []string {
 	files, err := fs.Glob(builtin, "plugins/*.yaml")
 	if err != nil {
@@ -137,12 +137,12 @@ func BuiltinDefinitions() []string {
 	return names
 }
 
-// Runs reports whether the scenario means something for the plugin.
+// Runs reports whether the plugin takes part in the scenario.
 func (d *Definition) Runs(scenario string) bool {
 	return len(d.Scenarios) == 0 || slices.Contains(d.Scenarios, scenario)
 }
 
-// Plugin returns the plugin with its configuration on a node.
+// Plugin returns the plugin with its configuration for a node.
 func (d *Definition) Plugin(v Values) (Plugin, error) {
 	binary, err := render(d.Binary, v)
 	if err != nil {
@@ -153,12 +153,12 @@ func (d *Definition) Plugin(v Values) (Plugin, error) {
 		return Plugin{}, err
 	}
 	if !json.Valid([]byte(conf)) {
-		return Plugin{}, fmt.Errorf("plugin %s: conf is not JSON: %s", d.Name, conf)
+		return Plugin{}, fmt.Errorf("plugin %s: conf is not valid JSON: %s", d.Name, conf)
 	}
 	return Plugin{Binary: binary, Conf: json.RawMessage(conf)}, nil
 }
 
-// Process returns a process ready to be started, its files written, and the
+// Process writes a process's files and returns the process, not yet started, with the
 // rendered Ready.
 func (p ProcessDefinition) Process(v Values) (*Process, string, error) {
 	for name, text := range p.Files {
@@ -199,7 +199,7 @@ var functions = template.FuncMap{
 		out, err := json.Marshal(v)
 		return string(out), err
 	},
-	// names returns the names of the pools of one IP version.
+	// names returns the names of the pools with that IP version.
 	"names": func(pools []Pool, version int) []string {
 		names := []string{}
 		for _, p := range pools {

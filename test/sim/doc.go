@@ -1,13 +1,12 @@
-// Package sim is a cluster to measure and to break: a real etcd and
-// kube-apiserver, and nodes of which only the network part exists.
+// Package sim simulates a cluster for benchmarks and fault tests: a real etcd and
+// kube-apiserver, and nodes with only their network part.
 //
-// A simulated node is a Node object, its agent process, the sandboxes that its
-// "runtime" has, and CNI calls made as a runtime makes them: a process for each
-// call, with environment and standard input. There is no kubelet and no scheduler;
-// the caller makes pods and names their nodes.
+// A simulated node is a Node object, its agent process, its runtime's list of sandboxes,
+// and CNI calls in the way of a runtime: one process per call, with environment and
+// standard input. There is no kubelet and no scheduler; the caller creates pods and
+// assigns their nodes.
 //
-// Everything runs in a network namespace of its own (Isolate), where only the
-// loopback device exists, so fixed ports are free and nothing can be reached from
-// outside, nor anything outside from here. Processes die with the program that
-// started them. Root is needed.
+// Everything runs in its own network namespace (Isolate) with only a loopback device. So
+// fixed ports are free, and there is no traffic to or from the outside. Processes die
+// with the program that started them. It needs root.
 package sim

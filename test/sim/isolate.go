@@ -10,27 +10,27 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// isolated marks a process that Isolate has restarted.
+// isolated marks a process restarted by Isolate.
 const isolated = "SPIDERPOOL_SIM_ISOLATED"
 
-// Isolated reports whether Isolate has done its work in this process.
+// Isolated reports whether Isolate has restarted this process.
 func Isolated() bool { return os.Getenv(isolated) != "" }
 
-// Isolate restarts the program in a new network namespace with the loopback
-// device up, and returns in the restarted program only. What the program must do
-// with the machine's network, such as downloading modules, it does before.
+// Isolate restarts the program in a new network namespace with the loopback device up.
+// It returns only in the restarted program. Before the call, the program must finish
+// everything that needs the machine's network, such as module downloads.
 func Isolate() error {
 	if Isolated() {
 		return loopbackUp()
 	}
 	if os.Geteuid() != 0 {
-		return errors.New("root is needed, for a network namespace and because agents answer root alone; run it with sudo")
+		return errors.New("root is required: for a network namespace, and because agents answer only root; use sudo")
 	}
-	// The namespace is that of one thread. exec keeps the thread that calls it and
-	// ends all others, so afterwards it is that of the process.
+	// Only this thread enters the namespace. exec keeps the calling thread and ends all
+	// others, so afterwards the namespace is that of the process.
 	runtime.LockOSThread()
 	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-		return fmt.Errorf("make a network namespace: %w", err)
+		return fmt.Errorf("create a network namespace: %w", err)
 	}
 	self, err := os.Executable()
 	if err != nil {
@@ -50,13 +50,12 @@ func loopbackUp() error {
 	return nil
 }
 
-// PodNetNS makes a network namespace that stands for those of the pods, and
-// returns its path. It lives until release is called. Plugins refuse a pod's
-// namespace that is their own, so one other is needed, and no more than one: IPAM
-// does not change it.
+// PodNetNS creates a network namespace for all pods and returns its path. The namespace
+// lives until the call of release. Plugins refuse their own namespace as that of a pod,
+// so we need a second one. One is enough, because IPAM does not change it.
 func PodNetNS() (path string, release func() error, err error) {
-	// The thread goes back to where it was and stays: if it ended, the processes
-	// that it has started would be killed with it (PR_SET_PDEATHSIG, prctl(2)).
+	// The thread returns to its namespace and lives on. If it ended, the processes started
+	// by it would be killed too (PR_SET_PDEATHSIG, prctl(2)).
 	runtime.LockOSThread()
 	home, err := os.Open("/proc/thread-self/ns/net")
 	if err != nil {
@@ -66,11 +65,11 @@ func PodNetNS() (path string, release func() error, err error) {
 	defer home.Close()
 	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 		runtime.UnlockOSThread()
-		return "", nil, fmt.Errorf("make a network namespace for pods: %w", err)
+		return "", nil, fmt.Errorf("create a network namespace for pods: %w", err)
 	}
 	file, openErr := os.Open("/proc/thread-self/ns/net")
 	if err := unix.Setns(int(home.Fd()), unix.CLONE_NEWNET); err != nil {
-		// Nothing else may run on this thread, so it stays locked.
+		// This thread is in the wrong namespace, so it stays locked.
 		return "", nil, fmt.Errorf("leave the network namespace for pods: %w", errors.Join(err, openErr))
 	}
 	runtime.UnlockOSThread()

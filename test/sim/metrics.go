@@ -13,15 +13,15 @@ import (
 
 // Counters are counts of the control plane since its start.
 type Counters struct {
-	// Requests are the API server's, see Request.
+	// Requests are the API server's requests by kind.
 	Requests map[Request]float64
-	// EtcdBytes is what etcd has appended to its write-ahead log.
+	// EtcdBytes is the number of bytes appended to etcd's write-ahead log.
 	EtcdBytes float64
-	// Fsyncs is how often etcd has synced that log to disk.
+	// Fsyncs is the number of syncs of that log to disk.
 	Fsyncs float64
 }
 
-// Request is a kind of API request that is counted.
+// Request is a kind of API request.
 type Request struct {
 	Verb     string
 	Group    string
@@ -29,7 +29,7 @@ type Request struct {
 	Code     string
 }
 
-// Write reports whether the request changes, or would have changed, an object.
+// Write reports whether the request changes an object, or tries to.
 func (r Request) Write() bool {
 	switch r.Verb {
 	case "POST", "PUT", "PATCH", "DELETE", "DELETECOLLECTION", "APPLY":
@@ -38,7 +38,7 @@ func (r Request) Write() bool {
 	return false
 }
 
-// Read reports whether the request reads objects; a watch is one read.
+// Read reports whether the request reads objects; a watch counts as one read.
 func (r Request) Read() bool {
 	switch r.Verb {
 	case "GET", "LIST", "WATCH", "WATCHLIST":
@@ -47,12 +47,12 @@ func (r Request) Read() bool {
 	return false
 }
 
-// Conflict reports whether another writer was faster.
+// Conflict reports whether the request lost against another writer.
 func (r Request) Conflict() bool { return r.Write() && r.Code == "409" }
 
-// ofAPIServer reports whether the API server asks itself for such objects, or
-// whether they are the leases by which programs elect leaders: both go on by the
-// clock, whatever the number of pods.
+// ofAPIServer reports whether the requests are for objects used by the API server itself,
+// or for leader election leases. Both are periodic and independent of the number of
+// pods.
 func (r Request) ofAPIServer() bool {
 	switch r.Group {
 	case "", "discovery.k8s.io":
@@ -103,7 +103,7 @@ func (c *ControlPlane) Counters(ctx context.Context) (Counters, error) {
 	return out, nil
 }
 
-// value is that of a metric that is a gauge or a counter without labels.
+// value returns the value of a gauge or counter without labels.
 func value(family *dto.MetricFamily) float64 {
 	var sum float64
 	for _, m := range family.GetMetric() {
@@ -133,7 +133,7 @@ func scrape(ctx context.Context, client *http.Client, url string) (map[string]*d
 	return families, nil
 }
 
-// Since returns what was counted after earlier.
+// Since returns the counts after earlier.
 func (c Counters) Since(earlier Counters) Counters {
 	out := Counters{Requests: map[Request]float64{}, EtcdBytes: c.EtcdBytes - earlier.EtcdBytes, Fsyncs: c.Fsyncs - earlier.Fsyncs}
 	for r, n := range c.Requests {
@@ -144,7 +144,7 @@ func (c Counters) Since(earlier Counters) Counters {
 	return out
 }
 
-// Sum adds up the requests of which keep is true.
+// Sum adds up the requests accepted by keep.
 func (c Counters) Sum(keep func(Request) bool) float64 {
 	var sum float64
 	for r, n := range c.Requests {

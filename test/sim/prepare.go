@@ -9,27 +9,27 @@ import (
 	"time"
 )
 
-// Preparation is what a program does before it isolates itself.
+// Preparation describes the work before a program isolates itself.
 type Preparation struct {
-	// Prefix begins the name of the directory for state, which is made in Dir, or
-	// in that for temporary files.
+	// Prefix begins the name of a new state directory. The directory is created in Dir,
+	// or in the directory for temporary files.
 	Prefix, Dir string
-	// Bin is the directory of the programs; empty builds those of the definitions.
+	// Bin is the directory of the programs; if empty, Prepare builds the definitions' programs.
 	Bin         string
 	Root        string
 	Definitions []*Definition
 }
 
-// What is handed on over the restart that Isolate makes.
+// Environment variables that survive the restart by Isolate.
 const (
 	dirVariable = "SPIDERPOOL_SIM_DIR"
 	binVariable = "SPIDERPOOL_SIM_BIN"
 )
 
-// Prepare makes the directory, builds the programs, says on standard error how
-// long that takes, and isolates the program, which restarts it; it returns in the
-// restarted one only, with the directories of the state and of the programs. The
-// caller removes the first.
+// Prepare creates the state directory, builds the programs, reports the build times on
+// standard error, and isolates the program, which restarts it. It returns only in the
+// restarted program, with the directories of the state and of the programs. The caller
+// must remove the state directory.
 func Prepare(ctx context.Context, p Preparation) (dir, bin string, err error) {
 	if Isolated() {
 		return os.Getenv(dirVariable), os.Getenv(binVariable), Isolate()
@@ -42,7 +42,7 @@ func Prepare(ctx context.Context, p Preparation) (dir, bin string, err error) {
 	if dir, err = os.MkdirTemp(p.Dir, p.Prefix); err != nil {
 		return "", "", err
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }() // reached only when there is no restart
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }() // runs only if there was no restart
 	if dir, err = filepath.Abs(dir); err != nil {
 		return "", "", err
 	}

@@ -15,39 +15,38 @@ import (
 	"time"
 )
 
-// stopPatience is how long a process may take to end after SIGTERM.
+// stopPatience is the time between SIGTERM and SIGKILL.
 const stopPatience = 5 * time.Second
 
 // clockTick is the unit of CPU times in /proc (USER_HZ, proc(5)).
 const clockTick = time.Second / 100
 
-// Process is a program that can be killed and started again. Its output goes to
-// a log file that survives restarts.
+// Process is a program that can be killed and restarted. Its log file survives restarts.
 type Process struct {
-	// Name is for messages.
+	// Name is the name for messages.
 	Name string
 	// Argv is the program and its arguments.
 	Argv []string
 	// Env is added to this program's environment.
 	Env []string
-	// Dir is the working directory; its name with .log is the log unless Log is set.
+	// Dir is the working directory. The log is this path plus ".log" unless Log is set.
 	Dir string
-	// Log is the file that gets standard output and error.
+	// Log is the file for standard output and error.
 	Log string
 
 	mu   sync.Mutex
 	cmd  *exec.Cmd
 	done chan struct{}
-	// spent is the CPU time of former incarnations.
+	// spent is the CPU time of earlier runs.
 	spent time.Duration
 }
 
-// Start starts the program; one that runs already is an error.
+// Start starts the program. It fails if the program already runs.
 func (p *Process) Start() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.running() {
-		return fmt.Errorf("%s runs already, with process ID %d", p.Name, p.cmd.Process.Pid)
+		return fmt.Errorf("%s already runs, with process ID %d", p.Name, p.cmd.Process.Pid)
 	}
 	if err := os.MkdirAll(filepath.Dir(p.Log), 0o755); err != nil {
 		return err
@@ -68,13 +67,13 @@ func (p *Process) Start() error {
 	done := make(chan struct{})
 	p.cmd, p.done = cmd, done
 	go func() {
-		_ = cmd.Wait() // how it ended is in ProcessState
+		_ = cmd.Wait() // ProcessState has the exit status
 		close(done)
 	}()
 	return nil
 }
 
-// running reports whether the program runs; p.mu is held.
+// running reports whether the program runs. The caller holds p.mu.
 func (p *Process) running() bool {
 	if p.cmd == nil {
 		return false
@@ -94,11 +93,11 @@ func (p *Process) Running() bool {
 	return p.running()
 }
 
-// Kill ends the program at once (SIGKILL) and returns when it is gone.
+// Kill kills the program (SIGKILL) and waits for its end.
 func (p *Process) Kill() { p.end(syscall.SIGKILL) }
 
-// Stop asks the program to end (SIGTERM) and kills it if it has not ended after
-// five seconds. It reports whether the program ended by itself.
+// Stop sends SIGTERM, and SIGKILL after five seconds. It reports whether the program
+// ended by itself.
 func (p *Process) Stop() bool { return p.end(syscall.SIGTERM) }
 
 func (p *Process) end(signal syscall.Signal) bool {
@@ -107,7 +106,7 @@ func (p *Process) end(signal syscall.Signal) bool {
 	if p.cmd == nil {
 		return true
 	}
-	// A process that has ended by itself refuses signals, which is no error here.
+	// The signal fails if the process has ended already; that is fine.
 	_ = p.cmd.Process.Signal(signal)
 	obeyed := true
 	select {
@@ -122,10 +121,10 @@ func (p *Process) end(signal syscall.Signal) bool {
 	return obeyed
 }
 
-// Pause stops the program where it is (SIGSTOP) until Resume.
+// Pause suspends the program (SIGSTOP) until Resume.
 func (p *Process) Pause() error { return p.signal(syscall.SIGSTOP) }
 
-// Resume lets a paused program go on.
+// Resume resumes a paused program.
 func (p *Process) Resume() error { return p.signal(syscall.SIGCONT) }
 
 func (p *Process) signal(signal syscall.Signal) error {
@@ -137,7 +136,7 @@ func (p *Process) signal(signal syscall.Signal) error {
 	return p.cmd.Process.Signal(signal)
 }
 
-// LastOutput returns the end of the log, for messages about failures.
+// LastOutput returns the end of the log for error messages.
 func (p *Process) LastOutput() string {
 	content, err := os.ReadFile(p.Log)
 	if err != nil {
@@ -150,15 +149,15 @@ func (p *Process) LastOutput() string {
 	return string(bytes.TrimSpace(content))
 }
 
-// Usage is what a process has used up to now.
+// Usage is the resource usage of a process.
 type Usage struct {
-	// CPU is user and system time, of all incarnations.
+	// CPU is the user and system time of all runs.
 	CPU time.Duration
-	// RSS and PeakRSS are resident memory in bytes, now and at most.
+	// RSS and PeakRSS are the current and the maximum resident memory in bytes.
 	RSS, PeakRSS int64
 }
 
-// Usage reads /proc; the zero value of the memory means that the process does not run.
+// Usage reads /proc. If the process does not run, the memory values are zero.
 func (p *Process) Usage() (Usage, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -183,9 +182,9 @@ func cpuTime(dir string) (time.Duration, error) {
 	if err != nil {
 		return 0, err
 	}
-	// The second field is the program's name in parentheses and may hold spaces.
+	// The second field is the program's name in parentheses, which may contain spaces.
 	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
-	const utime, stime = 11, 12 // fields 14 and 15 of proc(5), less those before
+	const utime, stime = 11, 12 // fields 14 and 15 of proc(5), minus the cut-off ones
 	if len(fields) <= stime {
 		return 0, errors.New(dir + "/stat is too short")
 	}
@@ -212,8 +211,8 @@ func kibibytes(status []byte, key string) int64 {
 	return 0
 }
 
-// WaitFor calls the condition every 20 ms until it returns nil. When the context
-// ends first, the error is the condition's last. A process that ends meanwhile is
+// WaitFor calls the condition every 20 ms until it returns nil. If ctx ends first, it
+// returns the condition's last error. If one of the processes ends meanwhile, it returns
 // an error with the end of its log.
 func WaitFor(ctx context.Context, what string, condition func(ctx context.Context) error, needs ...*Process) error {
 	ticker := time.NewTicker(20 * time.Millisecond)
@@ -225,11 +224,11 @@ func WaitFor(ctx context.Context, what string, condition func(ctx context.Contex
 			return nil
 		}
 		if last == nil || ctx.Err() == nil {
-			last = err // an error because the time is up says nothing
+			last = err // an error caused by the end of ctx says nothing
 		}
 		for _, p := range needs {
 			if !p.Running() {
-				return fmt.Errorf("wait for %s: %s has ended; the end of %s:\n%s", what, p.Name, p.Log, p.LastOutput())
+				return fmt.Errorf("wait for %s: %s has ended; end of %s:\n%s", what, p.Name, p.Log, p.LastOutput())
 			}
 		}
 		select {

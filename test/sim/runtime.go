@@ -13,16 +13,15 @@ import (
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// Runtime answers for the container runtime of a node, as far as it is asked which
-// sandboxes there are: the CRI calls Version, Status, ListPodSandbox and
-// PodSandboxStatus. Everything else is unimplemented.
+// Runtime simulates a node's container runtime for queries about sandboxes: the CRI calls
+// Version, Status, ListPodSandbox and PodSandboxStatus. All other calls are unimplemented.
 type Runtime struct {
 	cri.UnimplementedRuntimeServiceServer
 	mu        sync.Mutex
 	sandboxes map[string]*cri.PodSandbox
 }
 
-// ServeRuntime serves a runtime without sandboxes on a unix socket until stop is called.
+// ServeRuntime serves a runtime without sandboxes on a unix socket until the call of stop.
 func ServeRuntime(socket string) (_ *Runtime, stop func(), err error) {
 	if err := os.RemoveAll(socket); err != nil {
 		return nil, nil, err
@@ -35,11 +34,11 @@ func ServeRuntime(socket string) (_ *Runtime, stop func(), err error) {
 	server := grpc.NewServer()
 	cri.RegisterRuntimeServiceServer(server, r)
 	var serving sync.WaitGroup
-	serving.Go(func() { _ = server.Serve(listener) }) // ends when stop is called, and cannot fail otherwise
+	serving.Go(func() { _ = server.Serve(listener) }) // returns after stop; cannot fail otherwise
 	return r, func() { server.Stop(); serving.Wait() }, nil
 }
 
-// Add makes a sandbox.
+// Add adds a sandbox.
 func (r *Runtime) Add(a Attachment) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -53,7 +52,7 @@ func (r *Runtime) Add(a Attachment) {
 	}
 }
 
-// Remove takes a sandbox away, if it is there.
+// Remove removes a sandbox if it exists.
 func (r *Runtime) Remove(containerID string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -72,7 +71,7 @@ func (r *Runtime) Status(context.Context, *cri.StatusRequest) (*cri.StatusRespon
 	}}}, nil
 }
 
-// ListPodSandbox implements the CRI; the filter's ID, state and labels count.
+// ListPodSandbox implements the CRI. It supports the filter's ID, state and labels.
 func (r *Runtime) ListPodSandbox(_ context.Context, req *cri.ListPodSandboxRequest) (*cri.ListPodSandboxResponse, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

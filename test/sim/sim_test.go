@@ -30,7 +30,7 @@ func TestBuiltinDefinitionsRender(t *testing.T) {
 			t.Fatal(err)
 		}
 		if strings.Contains(string(plugin.Conf), "10.2.0") {
-			t.Errorf("%s: the configuration of node-0 has node-1's pool: %s", name, plugin.Conf)
+			t.Errorf("%s: the configuration of node-0 contains node-1's pool: %s", name, plugin.Conf)
 		}
 		if _, err := render(d.Objects, o.values("", 0)); err != nil {
 			t.Error(err)
@@ -38,9 +38,9 @@ func TestBuiltinDefinitionsRender(t *testing.T) {
 	}
 }
 
-// TestSpiderpoolIsConfiguredAsItsProgramsWant parses the configuration files that
-// the simulation writes with the parser that the programs use.
-func TestSpiderpoolIsConfiguredAsItsProgramsWant(t *testing.T) {
+// TestSpiderpoolConfigurationIsValid parses the configuration files written by the
+// simulation with the programs' own parser.
+func TestSpiderpoolConfigurationIsValid(t *testing.T) {
 	t.Parallel()
 	d, err := LoadDefinition("spiderpool")
 	if err != nil {
@@ -56,13 +56,13 @@ func TestSpiderpoolIsConfiguredAsItsProgramsWant(t *testing.T) {
 			if err != nil {
 				t.Error(err)
 			} else if !file.IPAM.EnableIPv4 || file.IPAM.EnableIPv6 {
-				t.Errorf("%s: IPv4 %v, IPv6 %v; want the families of the pools", name, file.IPAM.EnableIPv4, file.IPAM.EnableIPv6)
+				t.Errorf("%s: IPv4 %v, IPv6 %v; want the pools' IP families", name, file.IPAM.EnableIPv4, file.IPAM.EnableIPv6)
 			}
 		}
 	}
 }
 
-func TestDefinitionErrorsNameTheFileAndTheKey(t *testing.T) {
+func TestDefinitionErrorNamesFileAndKey(t *testing.T) {
 	t.Parallel()
 	file := filepath.Join(t.TempDir(), "d.yaml")
 	for text, want := range map[string]string{
@@ -74,12 +74,12 @@ func TestDefinitionErrorsNameTheFileAndTheKey(t *testing.T) {
 			t.Fatal(err)
 		}
 		if _, err := LoadDefinition(file); err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), file) {
-			t.Errorf("%q: %v; want an error that names %s and %s", text, err, file, want)
+			t.Errorf("%q: %v; want an error naming %s and %s", text, err, file, want)
 		}
 	}
 }
 
-// TestCallSpeaksCNI runs a plugin that prints what it was given.
+// TestCallSpeaksCNI runs a plugin that prints its input.
 func TestCallSpeaksCNI(t *testing.T) {
 	t.Parallel()
 	script := filepath.Join(t.TempDir(), "plugin")
@@ -111,7 +111,7 @@ esac
 	}
 }
 
-func TestProcessIsKilledPausedAndStartedAgain(t *testing.T) {
+func TestProcessCanBeKilledPausedAndRestarted(t *testing.T) {
 	t.Parallel()
 	p := &Process{Name: "sleep", Argv: []string{"sleep", "60"}, Log: filepath.Join(t.TempDir(), "log")}
 	if err := p.Start(); err != nil {
@@ -124,9 +124,9 @@ func TestProcessIsKilledPausedAndStartedAgain(t *testing.T) {
 	if err := p.Pause(); err != nil {
 		t.Error(err)
 	}
-	p.Kill() // also what is paused
+	p.Kill() // works on a paused process
 	if p.Running() || p.Resume() == nil {
-		t.Error("it runs after it was killed")
+		t.Error("it runs after Kill")
 	}
 	if err := p.Start(); err != nil {
 		t.Fatal(err)
@@ -135,11 +135,11 @@ func TestProcessIsKilledPausedAndStartedAgain(t *testing.T) {
 		t.Errorf("usage %+v, %v", usage, err)
 	}
 	if !p.Stop() {
-		t.Error("it did not end by itself after SIGTERM")
+		t.Error("it did not end after SIGTERM")
 	}
 }
 
-func TestWaitForSaysWhatEndedAndWhatItSaid(t *testing.T) {
+func TestWaitForReportsEndedProcess(t *testing.T) {
 	t.Parallel()
 	p := &Process{Name: "broken", Argv: []string{"sh", "-c", "echo no such thing; exit 3"}, Log: filepath.Join(t.TempDir(), "log")}
 	if err := p.Start(); err != nil {
@@ -150,6 +150,6 @@ func TestWaitForSaysWhatEndedAndWhatItSaid(t *testing.T) {
 	never := errors.New("not yet")
 	err := WaitFor(ctx, "broken", func(context.Context) error { return never }, p)
 	if err == nil || !strings.Contains(err.Error(), "broken has ended") || !strings.Contains(err.Error(), "no such thing") {
-		t.Errorf("%v; want that it ended and what it said", err)
+		t.Errorf("%v; want the end of the process and its output", err)
 	}
 }

@@ -15,8 +15,8 @@ import (
 	"k8s.io/client-go/tools/cache"
 )
 
-// Watched follows a View by a watch, so that it is known when it caught up without
-// asking the API server again and again.
+// Watched follows a View with a watch, so that we know when it has caught up without
+// polling the API server.
 type Watched struct {
 	View
 	mu      sync.Mutex
@@ -25,11 +25,11 @@ type Watched struct {
 	changed chan struct{} // closed and replaced at each change
 }
 
-// Watch follows a view until the context ends. When it returns, what exists is counted.
+// Watch follows a view until the end of ctx. It returns once existing objects are counted.
 func (c *ControlPlane) Watch(ctx context.Context, v View) (*Watched, error) {
 	resource, _ := schema.ParseResourceArg(v.Resource)
 	if resource == nil {
-		return nil, fmt.Errorf("view %q is not plural.version.group", v.Resource)
+		return nil, fmt.Errorf("view %q: want plural.version.group", v.Resource)
 	}
 	objects, err := dynamic.NewForConfig(c.Config())
 	if err != nil {
@@ -79,7 +79,7 @@ func (w *Watched) set(object any, exists bool) {
 	w.changed = make(chan struct{})
 }
 
-// Reach waits until the view counts n, and returns when that was.
+// Reach waits until the view counts n, and returns the time at which it did.
 func (w *Watched) Reach(ctx context.Context, n int) (time.Time, error) {
 	for {
 		w.mu.Lock()
