@@ -1,7 +1,6 @@
 //go:build e2e
 
-// Package e2e runs the walk through the AWS guide on a lab that is up, and then what
-// goes beyond it.
+// Package e2e runs the steps of the AWS guide on a running lab, and then further tests.
 package e2e
 
 import (
@@ -16,21 +15,21 @@ import (
 var (
 	labBinary = flag.String("lab", "../../bin/lab", "path of the lab program")
 	scale     = flag.Bool("scale", false, "also fill pools with 100 pods, twice")
-	topology  = flag.String("topology", "aws", "topology of the lab that is up: aws or l2")
+	topology  = flag.String("topology", "aws", "topology of the running lab: aws or l2")
 )
 
 func TestGuide(t *testing.T) { play(t, walk.Guide) }
 
-// TestClaims needs the installation that TestGuide makes. Each claim is a test of
-// its own; no other needs it.
+// TestClaims needs the installation from TestGuide. Each claim is a separate subtest,
+// independent of the others.
 func TestClaims(t *testing.T) {
 	lab, site := open(t)
 	if site.Routed {
-		t.Skip("takes a network that carries any pod's frames: make e2e-l2")
+		t.Skip("needs a network that carries any pod's frames: make e2e-l2")
 	}
 	prepare, claims, cleanUp := walk.Claims(lab, site)
 	if !run(t, prepare) {
-		t.Fatal("the claims need it")
+		t.Fatal("the claims need this step")
 	}
 	for _, claim := range claims {
 		run(t, claim)
@@ -38,19 +37,19 @@ func TestClaims(t *testing.T) {
 	run(t, cleanUp)
 }
 
-// TestScale needs the installation that TestGuide makes.
+// TestScale needs the installation from TestGuide.
 func TestScale(t *testing.T) {
 	if !*scale {
-		t.Skip("takes -scale: make e2e-scale")
+		t.Skip("needs -scale: make e2e-scale")
 	}
 	play(t, walk.Scale)
 }
 
-// play runs steps up to the first that fails.
+// play runs the steps up to the first failure.
 func play(t *testing.T, steps func(*walk.Lab, walk.Site) []walk.Step) {
 	for _, step := range steps(open(t)) {
 		if !run(t, step) {
-			t.Fatal("the steps after this one need it")
+			t.Fatal("the following steps need this one")
 		}
 	}
 }

@@ -1,8 +1,8 @@
-// Command cast sends and receives multicast and broadcast in pods, for the
-// end-to-end test.
+// Command cast sends and receives multicast and broadcast in pods of the end-to-end
+// test.
 //
-//	cast listen              print what comes, and who sent it
-//	cast send ADDRESS TEXT   send a datagram, such as to 239.255.6.1:7001
+//	cast listen              print received datagrams with their senders
+//	cast send ADDRESS TEXT   send a datagram, e.g. to 239.255.6.1:7001
 package main
 
 import (
@@ -11,10 +11,10 @@ import (
 	"os"
 )
 
-// device is the interface that the groups are joined on.
+// device is the interface that joins the groups.
 const device = "eth0"
 
-// groups are the multicast groups that listen joins, and anyone is where it takes
+// groups are the multicast groups joined by listen. anyone is its address for
 // broadcasts.
 var (
 	groups = []string{"239.255.6.1:7001", "[ff05::6:1]:7002"}
@@ -38,7 +38,7 @@ func run(args []string) error {
 	return fmt.Errorf("%q: want listen, or send ADDRESS TEXT", args)
 }
 
-// listen returns when one of the sockets fails.
+// listen returns after an error on any socket.
 func listen() error {
 	link, err := net.InterfaceByName(device)
 	if err != nil {

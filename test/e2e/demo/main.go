@@ -1,5 +1,5 @@
-// Command demo brings up the lab, walks through the AWS guide on it, and leaves
-// the cluster up to play with.
+// Command demo starts the lab, walks through the AWS guide on it, and leaves the cluster
+// running for you.
 package main
 
 import (
@@ -22,7 +22,7 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if err := run(ctx, *lab, *topology); err != nil {
-		fmt.Fprintf(os.Stderr, "\ndemo: %v\nThe lab is left as it is: `eval \"$(%s env)\"` to look around, `make lab-down` to take it down.\n", err, *lab)
+		fmt.Fprintf(os.Stderr, "\ndemo: %v\nThe lab is still up: `eval \"$(%s env)\"` to inspect it, `make lab-down` to stop it.\n", err, *lab)
 		os.Exit(1)
 	}
 }
@@ -51,7 +51,7 @@ func run(ctx context.Context, binary, topology string) error {
 		return err
 	}
 	var cluster *walk.Lab
-	err = timed("Bring up the lab", func() (err error) {
+	err = timed("Start the lab", func() (err error) {
 		cluster, err = walk.Up(ctx, binary, topology, os.Stdout)
 		return err
 	})

@@ -13,17 +13,17 @@ import (
 	"spiderpool.dev/spiderpool/api/v2beta1"
 )
 
-// echoPort is the port of the echoserver in the pods of the claims.
+// echoPort is the port of the echoserver in the claims' pods.
 const echoPort = 8080
 
-// question is a request to the echoserver of a pod.
+// question is a request to a pod's echoserver.
 type question struct {
 	to netip.AddrPort
-	// from is the address that it should say it was asked from.
+	// from is the client address expected in the answer.
 	from netip.Addr
 }
 
-// shell runs a shell command somewhere. The command holds no single quote.
+// shell runs a shell command somewhere. The command must not contain single quotes.
 type shell func(ctx context.Context, command string) (string, error)
 
 func (g *guide) podShell(pod corev1.Pod) shell {
@@ -36,8 +36,8 @@ func (g *guide) hostShell(host string) shell {
 	return func(ctx context.Context, command string) (string, error) { return g.Exec(ctx, host, command) }
 }
 
-// ask asks the questions one after the other, and returns an error for the first
-// that has no answer, or was asked from another address than expected.
+// ask sends the questions one by one. It returns an error for the first one without an
+// answer, or with another client address than expected.
 func ask(ctx context.Context, in shell, questions []question) error {
 	var urls strings.Builder
 	for _, q := range questions {
@@ -56,8 +56,8 @@ func ask(ctx context.Context, in shell, questions []question) error {
 	return nil
 }
 
-// interfacesOf returns the addresses of each interface of a pod, IPv4 first, as
-// Multus reports them.
+// interfacesOf returns the addresses of each of a pod's interfaces as reported by
+// Multus, IPv4 first.
 func interfacesOf(pod corev1.Pod) (map[string][]netip.Addr, error) {
 	var reported []struct {
 		Interface string       `json:"interface"`
@@ -75,7 +75,7 @@ func interfacesOf(pod corev1.Pod) (map[string][]netip.Addr, error) {
 	return interfaces, nil
 }
 
-// sameVersion returns that of the addresses which is of the IP version of addr.
+// sameVersion returns the address with the IP version of addr.
 func sameVersion(addr netip.Addr, of []netip.Addr) netip.Addr {
 	for _, a := range of {
 		if a.Is4() == addr.Is4() {

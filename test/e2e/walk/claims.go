@@ -10,10 +10,10 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// claim is something that Spiderpool says of pods, and the pods that show it.
+// claim is a promise about pods, with the pods that prove it.
 type claim struct {
 	title string
-	// manifest makes the pods, pods is how many, and selector finds them.
+	// manifest creates the pods; there are pods of them, and selector finds them.
 	manifest, selector string
 	pods               int
 	check              func(context.Context, []corev1.Pod) error
@@ -21,26 +21,25 @@ type claim struct {
 
 func (g *guide) claims() []claim {
 	return []claim{
-		{"A pod with several interfaces is reached at each of them, and answers from there", "several.yaml", "run=several", 2, g.eachInterfaceAnswers},
-		{"Pods take the routes of their pools and of their annotation", "routed.yaml", "run=routed", 2, g.routesAreTaken},
-		{"Beside the interface of another plugin, both work", "overlay.yaml", "run=overlay", 4, g.bothPluginsWork},
+		{"Each interface of a pod answers at its own address", "several.yaml", "run=several", 2, g.eachInterfaceAnswers},
+		{"Pods get the routes of their pools and annotation", "routed.yaml", "run=routed", 2, g.routesAreTaken},
+		{"Spiderpool works beside another plugin's interface", "overlay.yaml", "run=overlay", 4, g.bothPluginsWork},
 		{"Multicast and broadcast reach pods on other nodes", "cast.yaml", "run=cast", 2, g.castArrives},
-		{"Pods of one IP version reach everything of that version", "single-stack.yaml", "'run in (ipv4-only, ipv6-only)'", 4, g.oneVersionWorks},
+		{"Single-stack pods reach everything of their IP version", "single-stack.yaml", "'run in (ipv4-only, ipv6-only)'", 4, g.oneVersionWorks},
 	}
 }
 
-// Claims returns what shows that pods do what the guide does not come by: a step
-// that each of the claims needs, the claims, and the step that takes all of it
-// away. They need a lab on which Guide installed Spiderpool, and a site where pods
-// share the network of the nodes.
+// Claims returns tests that go beyond the guide: a first step that all claims need, the
+// claims, and a last step that removes everything. They need a lab with Spiderpool
+// installed by Guide, and a site where pods share the nodes' network.
 func Claims(lab *Lab, site Site) (prepare Step, claims []Step, cleanUp Step) {
 	g := &guide{lab, site}
 	for _, c := range g.claims() {
 		claims = append(claims, Step{c.title, false, func(ctx context.Context) error { return g.verify(ctx, c) }})
 	}
-	return Step{"Make two more networks, a client far away, and pods", false, g.prepareClaims},
-		append(claims, Step{"Pods work on while agents and controller are away, and nothing leaks", false, g.outage}),
-		Step{"Nothing is left of these pods", false, g.cleanUpClaims}
+	return Step{"Create two more networks, a remote client, and pods", false, g.prepareClaims},
+		append(claims, Step{"Pods keep working while agents and controller are down, without leaks", false, g.outage}),
+		Step{"Delete these pods without leftovers", false, g.cleanUpClaims}
 }
 
 func (g *guide) verify(ctx context.Context, c claim) error {
@@ -54,8 +53,8 @@ func (g *guide) verify(ctx context.Context, c claim) error {
 	return c.check(ctx, pods)
 }
 
-// eachInterfaceAnswers asks a pod at every address of every interface: from far
-// away, where the router drops a reply that took another interface, from each
+// eachInterfaceAnswers connects to every address of every interface of a pod. It does so
+// from a remote client, whose router drops replies from another interface, from each
 // node, and from the other pod on the same network.
 func (g *guide) eachInterfaceAnswers(ctx context.Context, pods []corev1.Pod) error {
 	for i, pod := range pods {
@@ -89,7 +88,7 @@ func (g *guide) eachInterfaceAnswers(ctx context.Context, pods []corev1.Pod) err
 	return nil
 }
 
-// isReached asks a pod at its addresses, from far away and from the nodes.
+// isReached connects to a pod's addresses, from the remote client and from the nodes.
 func (g *guide) isReached(ctx context.Context, addresses []netip.Addr) error {
 	callers := map[string][]netip.Addr{"peer": farClient}
 	for name, node := range g.Nodes {
@@ -107,8 +106,8 @@ func (g *guide) isReached(ctx context.Context, addresses []netip.Addr) error {
 	return nil
 }
 
-// routesAreTaken looks for the routes in pods, and at addresses that only the
-// router behind them knows.
+// routesAreTaken checks the routes in pods, and connects to addresses known only to the
+// router behind them.
 func (g *guide) routesAreTaken(ctx context.Context, pods []corev1.Pod) error {
 	backends, err := g.runningPods(ctx, "run=backend", 2)
 	if err != nil {
@@ -136,8 +135,8 @@ func (g *guide) routesAreTaken(ctx context.Context, pods []corev1.Pod) error {
 	return nil
 }
 
-// bothPluginsWork has pods reach nodes, ClusterIPs and each other by the overlay
-// that their first interface is on, and the underlay by their second.
+// bothPluginsWork makes pods reach nodes, ClusterIPs and each other, over the overlay of
+// their first interface and the underlay of their second.
 func (g *guide) bothPluginsWork(ctx context.Context, pods []corev1.Pod) error {
 	for _, pod := range pods {
 		own, err := interfacesOf(pod)
@@ -157,7 +156,7 @@ func (g *guide) bothPluginsWork(ctx context.Context, pods []corev1.Pod) error {
 			if err != nil {
 				return err
 			}
-			from := node // the overlay's plugin masquerades what leaves the node
+			from := node // the overlay's plugin masquerades traffic that leaves the node
 			if other.Spec.NodeName == pod.Spec.NodeName {
 				from = own["eth0"]
 			}
@@ -180,9 +179,9 @@ func (g *guide) bothPluginsWork(ctx context.Context, pods []corev1.Pod) error {
 	return nil
 }
 
-// reachesAll has a pod reach the nodes, the backends and their Service, in the
-// IP versions of the addresses that the backends should see: own directly, node
-// through the Service.
+// reachesAll makes a pod reach the nodes, the backends and their Service, in the IP
+// versions of own and node. The backends should see own for direct connections and node
+// for those through the Service.
 func (g *guide) reachesAll(ctx context.Context, pod corev1.Pod, own, node []netip.Addr) error {
 	backends, err := g.runningPods(ctx, "run=backend", 2)
 	if err != nil {
@@ -206,7 +205,7 @@ func (g *guide) reachesAll(ctx context.Context, pod corev1.Pod, own, node []neti
 	}
 	for _, a := range clusterIPs {
 		if sameVersion(a, own).IsValid() {
-			for range 8 { // so that backends on both nodes are met
+			for range 8 { // enough requests to reach the backends on both nodes
 				questions = append(questions, question{netip.AddrPortFrom(a, 80), sameVersion(a, node)})
 			}
 		}
@@ -226,7 +225,7 @@ func (g *guide) reachesAll(ctx context.Context, pod corev1.Pod, own, node []neti
 	return ask(ctx, in, questions)
 }
 
-// clusterIPs are those of the backends' Service.
+// clusterIPs returns the ClusterIPs of the backends' Service.
 func (g *guide) clusterIPs(ctx context.Context) ([]netip.Addr, error) {
 	var service corev1.Service
 	if err := g.get(ctx, "service backend", &service); err != nil {
@@ -243,7 +242,7 @@ func (g *guide) clusterIPs(ctx context.Context) ([]netip.Addr, error) {
 	return addresses, nil
 }
 
-// nodeReaches fetches a page from each of the addresses, from a node.
+// nodeReaches fetches a page from each of the addresses on a node.
 func (g *guide) nodeReaches(ctx context.Context, node string, addresses []netip.Addr, port uint16) error {
 	command := "curl -sS --fail --max-time 10"
 	for _, a := range addresses {
@@ -253,8 +252,8 @@ func (g *guide) nodeReaches(ctx context.Context, node string, addresses []netip.
 	return err
 }
 
-// castArrives sends from each pod to a group of each IP version and to everyone,
-// and looks for it in the log of the other.
+// castArrives sends from each pod to a group of each IP version and to the broadcast
+// address, and checks the log of the other pod.
 func (g *guide) castArrives(ctx context.Context, pods []corev1.Pod) error {
 	for i, sender := range pods {
 		receiver := pods[(i+1)%len(pods)]
@@ -286,7 +285,7 @@ func (g *guide) castArrives(ctx context.Context, pods []corev1.Pod) error {
 	return nil
 }
 
-// oneVersionWorks has pods that have addresses of one IP version only.
+// oneVersionWorks checks pods with addresses of a single IP version.
 func (g *guide) oneVersionWorks(ctx context.Context, pods []corev1.Pod) error {
 	for _, pod := range pods {
 		own, err := interfacesOf(pod)

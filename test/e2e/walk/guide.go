@@ -22,14 +22,14 @@ import (
 // Step is one step of the walk.
 type Step struct {
 	Title string
-	// Demo says that the step belongs to what a newcomer is shown; the others
-	// check what goes wrong, and take the guide's objects away at the end.
+	// Demo marks the steps of the demo. The other steps test failures and remove the
+	// guide's objects at the end.
 	Demo bool
 	Run  func(context.Context) error
 }
 
-// slow is long enough for anything that happens within seconds on a real machine,
-// in User Mode Linux on a processor that others use too.
+// slow is a generous limit, also for User Mode Linux on a shared processor, for anything
+// that takes seconds on a real machine.
 const slow = 10 * time.Minute
 
 // guide is the walk on one site.
@@ -38,34 +38,34 @@ type guide struct {
 	Site
 }
 
-// Guide returns the steps of the guide on a lab, in order. Each step needs the
-// ones before it.
+// Guide returns the steps of the guide on a lab, in order. Each step needs all earlier
+// ones.
 func Guide(lab *Lab, site Site) []Step {
 	g := &guide{lab, site}
-	steps := append(g.installation(Step{"A pod whose node has no pool says why it waits", false, g.waitWithoutPool}), []Step{
-		{"The waiting pod starts by itself", false, g.waitingPodStarts},
-		{"What is wrong is refused, with the reason", false, g.refuse},
+	steps := append(g.installation(Step{"A pod without a pool on its node reports why it waits", false, g.waitWithoutPool}), []Step{
+		{"The waiting pod starts once it has a pool", false, g.waitingPodStarts},
+		{"Invalid objects are refused with the reason", false, g.refuse},
 		{"Create the application", true, g.createApplication},
 		{"Pods reach nodes", true, g.podsReachNodes},
 		{"Pods reach pods", true, g.podsReachPods},
 		{"Pods reach ClusterIPs", true, g.podsReachClusterIPs},
 		{"Nodes reach pods", true, g.nodesReachPods},
 		{"Pods reach the internet", true, g.podsReachInternet},
-		{"A load balancer brings clients to the Service", true, g.loadBalancer},
+		{"A load balancer forwards clients to the Service", true, g.loadBalancer},
 		{"Paths of an Ingress lead to two applications", true, g.ingress},
 	}...)
 	if site.Routed {
 		steps = append(steps, Step{"A peered VPC reaches the pods", true, g.peerReachesPods})
 	}
-	steps = append(steps, Step{"What is deleted gives its addresses back", false, g.cleanUp})
+	steps = append(steps, Step{"Deleted objects release their addresses", false, g.cleanUp})
 	if site.Routed {
-		steps = append(steps, Step{"macvlan pods start here, and reach no other node", false, g.macvlanIsCutOff})
+		steps = append(steps, Step{"macvlan pods start, but reach no other node", false, g.macvlanIsCutOff})
 	}
 	return steps
 }
 
-// Install takes the steps of the guide that give a cluster its network, up to the
-// pools, with the manifests of the site, and prints their titles.
+// Install runs the guide's steps that install the network, up to the pools, with the
+// site's manifests. It prints their titles.
 func Install(ctx context.Context, lab *Lab, site Site) error {
 	g := &guide{lab, site}
 	for _, step := range g.installation() {
@@ -77,8 +77,8 @@ func Install(ctx context.Context, lab *Lab, site Site) error {
 	return nil
 }
 
-// installation are the steps up to the pools, with those in between that need there
-// to be no pool.
+// installation returns the steps up to the pools. The withoutPool steps run just before
+// the first pool exists.
 func (g *guide) installation(withoutPool ...Step) []Step {
 	return slices.Concat([]Step{
 		{"Put the images into the lab's registry", true, g.loadImages},
@@ -106,7 +106,7 @@ func (g *guide) install(ctx context.Context) error {
 	if _, err := g.Sh(ctx, "REPO=charts/spiderpool sh "+g.manifest("00-install.sh")); err != nil {
 		return err
 	}
-	err := g.eventually(ctx, "the programs of Spiderpool are ready", slow, g.installed)
+	err := g.eventually(ctx, "Spiderpool's programs are ready", slow, g.installed)
 	if err != nil {
 		return err
 	}
@@ -120,7 +120,7 @@ func (g *guide) showPods(ctx context.Context, selection string) error {
 	return err
 }
 
-// installed returns an error that names the first program that is not ready.
+// installed returns an error that names the first program not yet ready.
 func (g *guide) installed(ctx context.Context) error {
 	const release = "-n kube-system -l app.kubernetes.io/instance=spiderpool"
 	var daemonSets appsv1.DaemonSetList
@@ -174,7 +174,7 @@ func (g *guide) waitWithoutPool(ctx context.Context) error {
 	if _, err := g.Kubectl(ctx, "apply -f "+g.manifest("early.yaml")); err != nil {
 		return err
 	}
-	return g.eventually(ctx, "an event of the pod names the pool and why it does not fit", slow, func(ctx context.Context) error {
+	return g.eventually(ctx, "an event of the pod says why the pool does not fit", slow, func(ctx context.Context) error {
 		var events corev1.EventList
 		if err := g.get(ctx, "events --field-selector involvedObject.name=early", &events); err != nil {
 			return err
@@ -228,8 +228,8 @@ func (g *guide) waitingPodStarts(ctx context.Context) error {
 	return err
 }
 
-// refuse applies every manifest of the directory "refused": each must be
-// refused with every text that it has behind "# says:".
+// refuse applies every manifest in the directory "refused". Each must be refused with
+// every text after "# says:" in it.
 func (g *guide) refuse(ctx context.Context) error {
 	const directory = "test/e2e/testdata/refused"
 	files, err := filepath.Glob(filepath.Join(g.Root, directory, "*.yaml"))
@@ -247,7 +247,7 @@ func (g *guide) refuse(ctx context.Context) error {
 		}
 		for line := range strings.Lines(string(content)) {
 			if says, ok := strings.CutPrefix(line, "# says: "); ok && !strings.Contains(refusal.Error(), strings.TrimSpace(says)) {
-				return fmt.Errorf("%s: the refusal does not say %q: %w", filepath.Base(file), strings.TrimSpace(says), refusal)
+				return fmt.Errorf("%s: the refusal does not contain %q: %w", filepath.Base(file), strings.TrimSpace(says), refusal)
 			}
 		}
 	}
@@ -270,8 +270,8 @@ func (g *guide) createApplication(ctx context.Context) error {
 	return err
 }
 
-// runningPods waits until as many ready pods as wanted match the labels, and
-// returns them in the order of their nodes' names.
+// runningPods waits for the wanted number of ready pods with the labels. It returns them
+// in order of node name.
 func (g *guide) runningPods(ctx context.Context, labels string, want int) ([]corev1.Pod, error) {
 	var pods corev1.PodList
 	err := g.eventually(ctx, fmt.Sprintf("%d pods with %s are ready", want, labels), slow, func(ctx context.Context) error {
@@ -287,7 +287,7 @@ func (g *guide) runningPods(ctx context.Context, labels string, want int) ([]cor
 			}
 		}
 		if ready != want || len(pods.Items) != want {
-			return fmt.Errorf("%d pods, of which %d are ready", len(pods.Items), ready)
+			return fmt.Errorf("%d pods, %d of them ready", len(pods.Items), ready)
 		}
 		return nil
 	})
@@ -304,8 +304,8 @@ func (g *guide) onEveryNode(pods []corev1.Pod) error {
 	return nil
 }
 
-// addressesBelongToNodes checks that each pod has an IPv4 and an IPv6 address
-// from the prefixes of its node, and that its SpiderEndpoint shows them.
+// addressesBelongToNodes checks that each pod has an IPv4 and an IPv6 address from its
+// node's prefixes, and that its SpiderEndpoint shows them.
 func (g *guide) addressesBelongToNodes(pods []corev1.Pod) error {
 	for _, p := range pods {
 		node := g.Nodes[p.Spec.NodeName]
@@ -339,8 +339,7 @@ func addressesOf(pod corev1.Pod) (v4, v6 netip.Addr, err error) {
 	return v4, v6, nil
 }
 
-// address returns the address of a load balancer from the status of the object
-// that asked for it.
+// address returns a load balancer's address from the status of the Service or Ingress.
 func (g *guide) loadBalancerAddress(ctx context.Context, object string) (string, error) {
 	var address string
 	err := g.eventually(ctx, "the load balancer of "+object+" has an address", slow, func(ctx context.Context) error {
@@ -359,7 +358,7 @@ func (g *guide) loadBalancerAddress(ctx context.Context, object string) (string,
 	return address, err
 }
 
-// leases returns the addresses that blocks say are in use.
+// leases returns the addresses in use according to the blocks.
 func (g *guide) leases(ctx context.Context) ([]v2beta1.Lease, error) {
 	var blocks v2beta1.SpiderIPBlockList
 	if err := g.get(ctx, "spideripblocks", &blocks); err != nil {

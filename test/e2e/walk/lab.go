@@ -1,9 +1,9 @@
-// Package walk is the AWS guide as a list of steps on the lab: each does what
-// the guide says, in its order and with its manifests, and checks what the
-// guide shows or claims. The end-to-end test and the demo run the same steps.
+// Package walk runs the AWS guide as a list of steps on the lab. Each step follows the
+// guide, in its order and with its manifests, and checks the guide's outputs and claims.
+// The end-to-end test and the demo share the steps.
 //
-// Commands run as a reader of the guide would run them (kubectl, helm) and are
-// written with their output to Lab.Out.
+// Commands run as a reader would run them (kubectl, helm). They go to Lab.Out with their
+// output.
 package walk
 
 import (
@@ -20,22 +20,22 @@ import (
 	"time"
 )
 
-// downTimeout bounds the end of a lab.
+// downTimeout bounds `lab down`.
 const downTimeout = 5 * time.Minute
 
-// Lab is a lab that is up.
+// Lab is a running lab.
 type Lab struct {
 	// Binary is the path of the lab program.
 	Binary string
 	// Root is the root of the checkout.
 	Root string
-	// Out gets the commands and their output.
+	// Out receives the commands and their output.
 	Out io.Writer
 
 	environment []string
 }
 
-// Up brings up a lab for the checkout in the working directory, and opens it.
+// Up starts a lab for the checkout in the working directory, and opens it.
 func Up(ctx context.Context, binary, topology string, out io.Writer) (*Lab, error) {
 	root, err := os.Getwd()
 	if err != nil {
@@ -49,7 +49,7 @@ func Up(ctx context.Context, binary, topology string, out io.Writer) (*Lab, erro
 	return Open(ctx, binary, root, out)
 }
 
-// Down takes the lab down, also when ctx has ended.
+// Down stops the lab, even after the end of ctx.
 func Down(ctx context.Context, binary string, out io.Writer) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), downTimeout)
 	defer cancel()
@@ -61,7 +61,7 @@ func Down(ctx context.Context, binary string, out io.Writer) error {
 	return nil
 }
 
-// Open reads the environment of the lab that is up: what `lab env` sets.
+// Open reads the environment of the running lab from `lab env`.
 func Open(ctx context.Context, binary, root string, out io.Writer) (*Lab, error) {
 	lab := &Lab{Binary: binary, Root: root, Out: out, environment: os.Environ()}
 	for _, name := range []string{"KUBECONFIG", "PATH"} {
@@ -74,8 +74,8 @@ func Open(ctx context.Context, binary, root string, out io.Writer) (*Lab, error)
 	return lab, nil
 }
 
-// Sh runs a shell command in the root of the checkout and returns its standard
-// output. The error holds what it wrote to standard error.
+// Sh runs a shell command in the root of the checkout and returns its standard output.
+// The error contains its standard error.
 func (l *Lab) Sh(ctx context.Context, command string) (string, error) {
 	fmt.Fprintf(l.Out, "$ %s\n", command)
 	stdout, err := l.run(ctx, "sh", "-c", command)
@@ -86,12 +86,12 @@ func (l *Lab) Sh(ctx context.Context, command string) (string, error) {
 	return stdout, err
 }
 
-// Kubectl runs kubectl, shown as a reader would type it.
+// Kubectl runs kubectl and prints the command as a reader would type it.
 func (l *Lab) Kubectl(ctx context.Context, arguments string) (string, error) {
 	return l.Sh(ctx, "kubectl "+arguments)
 }
 
-// kubectlAll runs kubectl once for each of the arguments, up to the first failure.
+// kubectlAll runs kubectl once per argument, up to the first failure.
 func (l *Lab) kubectlAll(ctx context.Context, arguments ...string) error {
 	for _, each := range arguments {
 		if _, err := l.Kubectl(ctx, each); err != nil {
@@ -101,7 +101,7 @@ func (l *Lab) kubectlAll(ctx context.Context, arguments ...string) error {
 	return nil
 }
 
-// Exec runs a command in the network of a node or host of the lab.
+// Exec runs a command in the network of one of the lab's nodes or hosts.
 func (l *Lab) Exec(ctx context.Context, host, command string) (string, error) {
 	fmt.Fprintf(l.Out, "[%s]$ %s\n", host, command)
 	stdout, err := l.run(ctx, l.Binary, "exec", host, "--", "sh", "-c", command)
@@ -120,7 +120,7 @@ func (l *Lab) run(ctx context.Context, name string, arguments ...string) (string
 	return stdout.String(), nil
 }
 
-// get reads objects with kubectl, quietly, into result.
+// get reads objects into result with kubectl, without output.
 func (l *Lab) get(ctx context.Context, arguments string, result any) error {
 	out, err := l.run(ctx, "sh", "-c", "kubectl get -o json "+arguments)
 	if err != nil {
@@ -129,8 +129,8 @@ func (l *Lab) get(ctx context.Context, arguments string, result any) error {
 	return json.Unmarshal([]byte(out), result)
 }
 
-// eventually calls condition until it returns nil. After limit it returns the
-// last error, with what was waited for.
+// eventually calls condition until it returns nil. After limit it returns the last error
+// with the description.
 func (l *Lab) eventually(ctx context.Context, what string, limit time.Duration, condition func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()

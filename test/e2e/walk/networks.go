@@ -9,13 +9,12 @@ import (
 	"slices"
 )
 
-// The claims have two more networks, which are VXLANs between the machines of the
-// lab: storage, on ens6 of the nodes, and video, on ens7. The host gateway routes
-// between them and the LAN, and drops what comes from a network of which it has no
-// address, as routers with strict reverse path filtering do: a reply that leaves by
-// another interface than its request came in by is lost. The host peer becomes a
-// client behind that router, and the host registry a second router on LAN and
-// storage, which alone knows two networks behind it.
+// The claims use two more networks, VXLANs between the lab's machines: storage, on the
+// nodes' ens6, and video, on ens7. The host gateway routes between them and the LAN. Like
+// a router with strict reverse path filtering, it drops packets from a network in which
+// it has no address: so a reply is lost if it leaves by another interface than its
+// request arrived on. The host peer is a client behind that router. The host registry is
+// a second router on LAN and storage, and the only one to know two networks behind it.
 var (
 	farClient = []netip.Addr{netip.MustParseAddr("10.9.0.50"), netip.MustParseAddr("2001:db8:9::50")}
 
@@ -46,7 +45,7 @@ var (
 		{"peer", `for net in 10.6.128.0/17 10.7.0.0/24 10.8.0.0/24; do ip route replace $net via 10.9.0.1 src 10.9.0.50 || exit 1; done
 			for net in 2001:db8:6::8000:0/113 2001:db8:7::/64 2001:db8:8::/64; do ip route replace $net via 2001:db8:9::1 src 2001:db8:9::50 || exit 1; done`},
 		{"registry", `for address in 10.60.1.1 10.60.2.1 2001:db8:60:1::1 2001:db8:60:2::1; do ip address replace $address dev lo || exit 1; done`},
-		// Between the overlay networks of the nodes.
+		// Drop packets between the overlay networks of the nodes.
 		{"master", `ip route replace 10.244.1.0/24 via 10.6.0.11 && ip route replace fd00:10:244:1::/64 via 2001:db8:6::11`},
 		{"worker1", `ip route replace 10.244.0.0/24 via 10.6.0.10 && ip route replace fd00:10:244::/64 via 2001:db8:6::10`},
 	}
@@ -66,8 +65,8 @@ func (g *guide) prepareClaims(ctx context.Context) error {
 		}
 	}
 	for _, command := range []string{
-		// Pods get an address of every IP version that has a default pool; these pods
-		// name theirs.
+		// A pod gets an address of every IP version with a default pool. These pods name
+		// their pools instead.
 		`kubectl patch spiderippool lan-v4 lan-v6 --type=merge -p '{"spec":{"default":false}}'`,
 		"kubectl apply -f " + g.claimManifest("networks.yaml"),
 		"kubectl wait spiderippool --all --for=condition=Ready --timeout=60s",
@@ -103,10 +102,10 @@ func (g *guide) prepareClaims(ctx context.Context) error {
 	return nil
 }
 
-// cleanUpClaims deletes what the claims created: no lease, no SpiderEndpoint and
-// no count may remain, and nothing of the pods on their nodes.
+// cleanUpClaims deletes the claims' objects. No lease, no SpiderEndpoint and no count may
+// remain, and no trace of the pods on their nodes.
 func (g *guide) cleanUpClaims(ctx context.Context) error {
-	// One after the other: many pods that end at once can hang a small machine.
+	// One by one: many pods that end at once can hang a small machine.
 	manifests := []string{"late.yaml"}
 	for _, c := range g.claims() {
 		manifests = append(manifests, c.manifest)
@@ -116,11 +115,11 @@ func (g *guide) cleanUpClaims(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := g.eventually(ctx, "no lease, no SpiderEndpoint and no count is left", slow, g.nothingHeld); err != nil {
+	if err := g.eventually(ctx, "no lease, no SpiderEndpoint and no count remains", slow, g.nothingHeld); err != nil {
 		return err
 	}
 	for node := range g.Nodes {
-		if err := g.eventually(ctx, "no link of a pod, and no route to one, is left on "+node, slow, func(ctx context.Context) error {
+		if err := g.eventually(ctx, "no link of a pod, and no route to one, remains on "+node, slow, func(ctx context.Context) error {
 			left, err := g.run(ctx, g.Binary, "exec", node, "--", "sh", "-c", "ip -o link show | grep spv; ip route show table 500; ip -6 route show table 500")
 			if err == nil && left != "" {
 				err = errors.New(left)
@@ -144,5 +143,5 @@ func (g *guide) cleanUpClaims(ctx context.Context) error {
 	return nil
 }
 
-// claimManifest is a file of the claims.
+// claimManifest returns the path of a claim's manifest.
 func (g *guide) claimManifest(name string) string { return g.manifest(filepath.Join("claims", name)) }

@@ -9,9 +9,9 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// outage takes agents and controller away, walks through the claims once more,
-// and starts and deletes a pod. When they are back, the one has to run, the other
-// has to be gone, and no address may have been lost.
+// outage stops agents and controller, repeats the claims, and creates one pod and deletes
+// another. After the restart the new pod must run, the deleted one must disappear, and
+// no address may be lost.
 func (g *guide) outage(ctx context.Context) error {
 	if err := g.sendAway(ctx); err != nil {
 		return err
@@ -37,7 +37,7 @@ func (g *guide) outage(ctx context.Context) error {
 	if err := g.verify(ctx, g.claims()[0]); err != nil {
 		return err
 	}
-	return g.eventually(ctx, "addresses are held by pods that exist, and by no others", slow, g.heldByLiving)
+	return g.eventually(ctx, "exactly the existing pods hold addresses", slow, g.heldByLiving)
 }
 
 func (g *guide) sendAway(ctx context.Context) error {
@@ -47,13 +47,13 @@ func (g *guide) sendAway(ctx context.Context) error {
 	); err != nil {
 		return err
 	}
-	return g.eventually(ctx, "neither agent nor controller is left", slow, func(ctx context.Context) error {
+	return g.eventually(ctx, "all agents and controllers have stopped", slow, func(ctx context.Context) error {
 		var pods corev1.PodList
 		if err := g.get(ctx, "pods -n kube-system -l 'app.kubernetes.io/component in (agent, controller)'", &pods); err != nil {
 			return err
 		}
 		if len(pods.Items) > 0 {
-			return fmt.Errorf("%d pods are, such as %s", len(pods.Items), pods.Items[0].Name)
+			return fmt.Errorf("%d pods remain, e.g. %s", len(pods.Items), pods.Items[0].Name)
 		}
 		return nil
 	})
@@ -66,10 +66,10 @@ func (g *guide) bringBack(ctx context.Context) error {
 	); err != nil {
 		return err
 	}
-	return g.eventually(ctx, "the programs of Spiderpool are back", slow, g.installed)
+	return g.eventually(ctx, "Spiderpool's programs are back", slow, g.installed)
 }
 
-// whileAway returns the name of a pod that it deleted.
+// whileAway returns the name of its deleted pod.
 func (g *guide) whileAway(ctx context.Context) (doomed string, err error) {
 	for _, c := range g.claims() {
 		if err := g.verify(ctx, c); err != nil {
@@ -85,13 +85,13 @@ func (g *guide) whileAway(ctx context.Context) (doomed string, err error) {
 		return "", err
 	}
 	for _, pod := range []string{"late", doomed} {
-		if err := g.eventually(ctx, "an event of pod "+pod+" says that the agent is away", slow, func(ctx context.Context) error {
+		if err := g.eventually(ctx, "an event of pod "+pod+" says that the agent is down", slow, func(ctx context.Context) error {
 			return g.eventSays(ctx, pod, "spiderpool-agent does not answer")
 		}); err != nil {
 			return "", err
 		}
 	}
-	// Nobody can say yet whether the addresses are free.
+	// Without an agent, nothing proves that the addresses are free.
 	held, err := g.leases(ctx)
 	if err != nil {
 		return "", err
@@ -103,12 +103,12 @@ func (g *guide) whileAway(ctx context.Context) (doomed string, err error) {
 		}
 	}
 	if kept != 6 {
-		return "", fmt.Errorf("pod %s holds %d addresses before its network is taken down, want 6", doomed, kept)
+		return "", fmt.Errorf("pod %s holds %d addresses before the removal of its network, want 6", doomed, kept)
 	}
 	return doomed, nil
 }
 
-// eventSays returns an error if no event of a pod holds a text.
+// eventSays returns an error unless an event of the pod contains the text.
 func (g *guide) eventSays(ctx context.Context, pod, text string) error {
 	var events corev1.EventList
 	if err := g.get(ctx, "events --field-selector involvedObject.name="+pod, &events); err != nil {
@@ -120,10 +120,10 @@ func (g *guide) eventSays(ctx context.Context, pod, text string) error {
 			return nil
 		}
 	}
-	return fmt.Errorf("none of its %d events does", len(events.Items))
+	return fmt.Errorf("none of its %d events contains the text", len(events.Items))
 }
 
-// heldByLiving compares the addresses that are held with those that pods have.
+// heldByLiving compares the held addresses with those of the pods.
 func (g *guide) heldByLiving(ctx context.Context) error {
 	held, err := g.leases(ctx)
 	if err != nil {
@@ -133,7 +133,7 @@ func (g *guide) heldByLiving(ctx context.Context) error {
 	if err := g.get(ctx, "pods -A", &pods); err != nil {
 		return err
 	}
-	has := map[string]string{} // by address: UID of the pod
+	has := map[string]string{} // address to pod UID
 	for _, pod := range pods.Items {
 		if pod.Spec.HostNetwork {
 			continue
@@ -144,7 +144,7 @@ func (g *guide) heldByLiving(ctx context.Context) error {
 		}
 		for name, addresses := range interfaces {
 			if name == "eth0" && pod.Labels["run"] == "overlay" {
-				continue // from another plugin
+				continue // another plugin's interface
 			}
 			for _, a := range addresses {
 				has[a.String()] = string(pod.UID)
@@ -154,12 +154,12 @@ func (g *guide) heldByLiving(ctx context.Context) error {
 	var errs []error
 	for _, lease := range held {
 		if has[lease.IP] != lease.PodUID {
-			errs = append(errs, fmt.Errorf("%s is held by %s (%s), and pod %q has it", lease.IP, lease.Pod, lease.PodUID, has[lease.IP]))
+			errs = append(errs, fmt.Errorf("the lease of %s belongs to %s (%s), but pod %q has the address", lease.IP, lease.Pod, lease.PodUID, has[lease.IP]))
 		}
 		delete(has, lease.IP)
 	}
 	for address, uid := range has {
-		errs = append(errs, fmt.Errorf("pod %s has %s, which nobody holds", uid, address))
+		errs = append(errs, fmt.Errorf("pod %s has %s without a lease", uid, address))
 	}
 	return errors.Join(errs...)
 }

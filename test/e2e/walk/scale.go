@@ -15,9 +15,9 @@ import (
 // replicas is the number of pods, and of addresses in each of their pools.
 const replicas = 100
 
-// Scale returns the steps that fill pools to the last address, empty them and
-// fill them again. They need a lab on which Guide installed Spiderpool, and a
-// site whose nodes share their addresses.
+// Scale returns steps that fill pools to the last address, empty them and fill them
+// again. They need a lab with Spiderpool installed by Guide, and a site whose nodes share
+// their addresses.
 func Scale(lab *Lab, site Site) []Step {
 	g := &guide{lab, site}
 	return []Step{
@@ -25,8 +25,8 @@ func Scale(lab *Lab, site Site) []Step {
 		{"Fill its pools to the last address", false, g.fill},
 		{"Empty them", false, g.empty},
 		{"Fill them again", false, g.fill},
-		{"No pod was ever turned away", false, g.noneTurnedAway},
-		{"Delete all of it", false, g.deleteScale},
+		{"No pod failed for lack of an address", false, g.noneTurnedAway},
+		{"Delete everything", false, g.deleteScale},
 	}
 }
 
@@ -38,8 +38,8 @@ func (g *guide) createScale(ctx context.Context) error {
 	return err
 }
 
-// fill starts as many pods as there are addresses: each must have two, which no
-// other pod has.
+// fill starts as many pods as there are addresses. Each must have two addresses, unique
+// among all pods.
 func (g *guide) fill(ctx context.Context) error {
 	if _, err := g.Kubectl(ctx, fmt.Sprintf("scale deployment/scale --replicas=%d", replicas)); err != nil {
 		return err
@@ -61,7 +61,7 @@ func (g *guide) fill(ctx context.Context) error {
 			holders[addr] = pod.Name
 		}
 	}
-	if err := g.eventually(ctx, "the pools say that they are full", slow, func(ctx context.Context) error {
+	if err := g.eventually(ctx, "the pools are full according to their status", slow, func(ctx context.Context) error {
 		return g.scaleCounts(ctx, replicas)
 	}); err != nil {
 		return err
@@ -70,7 +70,7 @@ func (g *guide) fill(ctx context.Context) error {
 	return err
 }
 
-// scaleCounts checks what the status of both pools says.
+// scaleCounts checks the counts in the status of both pools.
 func (g *guide) scaleCounts(ctx context.Context, want int64) error {
 	for _, name := range []string{"scale-v4", "scale-v6"} {
 		var pool v2beta1.SpiderIPPool
@@ -78,7 +78,7 @@ func (g *guide) scaleCounts(ctx context.Context, want int64) error {
 			return err
 		}
 		if count := pool.Status.AllocatedIPCount; count == nil || *count != want {
-			return fmt.Errorf("pool %s does not say that it has %d addresses in use", name, want)
+			return fmt.Errorf("the status of pool %s does not count %d addresses in use", name, want)
 		}
 	}
 	return nil
@@ -88,13 +88,13 @@ func (g *guide) empty(ctx context.Context) error {
 	if _, err := g.Kubectl(ctx, "scale deployment/scale --replicas=0"); err != nil {
 		return err
 	}
-	return g.eventually(ctx, "no pod, no lease and no count is left", slow, func(ctx context.Context) error {
+	return g.eventually(ctx, "no pod, no lease and no count remains", slow, func(ctx context.Context) error {
 		var pods corev1.PodList
 		if err := g.get(ctx, "pods -l run=scale", &pods); err != nil {
 			return err
 		}
 		if len(pods.Items) > 0 {
-			return fmt.Errorf("%d pods are left", len(pods.Items))
+			return fmt.Errorf("%d pods remain", len(pods.Items))
 		}
 		held, err := g.leases(ctx)
 		if err != nil {
@@ -109,8 +109,8 @@ func (g *guide) empty(ctx context.Context) error {
 	})
 }
 
-// noneTurnedAway checks that no ADD failed for want of an address: as many were
-// free as pods were started.
+// noneTurnedAway checks that no ADD failed for lack of an address: the number of free
+// addresses equals the number of pods.
 func (g *guide) noneTurnedAway(ctx context.Context) error {
 	var events corev1.EventList
 	if err := g.get(ctx, "events --field-selector reason=FailedAllocateIP", &events); err != nil {

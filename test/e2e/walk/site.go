@@ -5,25 +5,25 @@ import (
 	"net/netip"
 )
 
-// Site is what the walk has to know about a topology of the lab.
+// Site describes a topology of the lab for the walk.
 type Site struct {
-	// Name is the topology's.
+	// Name is the topology's name.
 	Name string
-	// Manifests is the directory of the manifests, below the root.
+	// Manifests is the directory of the manifests, relative to the root.
 	Manifests string
-	// Attachment is the NetworkAttachmentDefinition of the pods.
+	// Attachment is the pods' NetworkAttachmentDefinition.
 	Attachment string
-	// Nodes by name.
+	// Nodes are the nodes by name.
 	Nodes map[string]Node
-	// InternetIPv4 and InternetIPv6 are a host on the internet.
+	// InternetIPv4 and InternetIPv6 are the addresses of a host on the internet.
 	InternetIPv4, InternetIPv6 string
-	// NATAddress is what the internet sees of the pods by IPv4.
+	// NATAddress is the pods' IPv4 address as seen from the internet.
 	NATAddress string
-	// Routed is a network that forwards like a VPC, where macvlan fails.
+	// Routed marks a network that forwards like a VPC, where macvlan fails.
 	Routed bool
 }
 
-// Node is a node and where the addresses of its pods come from.
+// Node is a node with the ranges of its pods' addresses.
 type Node struct {
 	IPv4, IPv6       string
 	PodIPv4, PodIPv6 netip.Prefix
@@ -72,5 +72,5 @@ func SiteOf(topology string) (Site, error) {
 			return site, nil
 		}
 	}
-	return Site{}, fmt.Errorf("topology %q: the walk knows aws and l2", topology)
+	return Site{}, fmt.Errorf("topology %q: want aws or l2", topology)
 }

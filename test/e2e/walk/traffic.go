@@ -22,20 +22,20 @@ func (g *guide) ping(ctx context.Context, from corev1.Pod, to string) error {
 	if strings.Contains(to, ":") {
 		program = "ping6"
 	}
-	// The first packet may meet an address that nobody has resolved yet.
+	// The first packet may need address resolution, which takes time.
 	_, err := g.inPod(ctx, from, fmt.Sprintf("%s -c 1 -W 5 %s", program, to))
 	return err
 }
 
-// answers fetches a page and checks that it holds a text.
+// answers checks that a fetched page contains a text.
 func answers(page string, err error, want string) error {
 	if err == nil && !strings.Contains(page, want) {
-		err = fmt.Errorf("the answer does not hold %q: %s", want, page)
+		err = fmt.Errorf("the answer does not contain %q: %s", want, page)
 	}
 	return err
 }
 
-// welcome is on the first page of an nginx as installed.
+// welcome is on the start page of a fresh nginx.
 const welcome = "Welcome to nginx!"
 
 func (g *guide) nginxPods(ctx context.Context) ([]corev1.Pod, error) {
@@ -48,7 +48,7 @@ func (g *guide) podsReachNodes(ctx context.Context) error {
 		return err
 	}
 	for _, pod := range pods {
-		for _, node := range g.Nodes { // its own node and the others
+		for _, node := range g.Nodes { // the pod's own node and the others
 			if err := errors.Join(g.ping(ctx, pod, node.IPv4), g.ping(ctx, pod, node.IPv6)); err != nil {
 				return err
 			}
@@ -95,8 +95,8 @@ func (g *guide) podsReachClusterIPs(ctx context.Context) error {
 		return err
 	}
 	for _, pod := range pods {
-		// The node's kube-proxy follows the endpoints, of this Service and of the
-		// cluster's DNS, a moment behind; once it has them, every request is answered.
+		// kube-proxy follows the endpoints of this Service and of the cluster's DNS with
+		// a delay. Once it has them, every request succeeds.
 		const name = "http://nginx-svc-lb.default.svc.cluster.local"
 		if err := g.eventually(ctx, "kube-proxy of "+pod.Spec.NodeName+" knows the Service", slow, func(ctx context.Context) error {
 			head, err := g.inPod(ctx, pod, "curl -sSI --max-time 10 "+service.Spec.ClusterIP)
@@ -108,8 +108,8 @@ func (g *guide) podsReachClusterIPs(ctx context.Context) error {
 		}); err != nil {
 			return err
 		}
-		// Often, so that backends on both nodes are met, and by name: the cluster's
-		// DNS is a ClusterIP too, over UDP, and its backends are pods.
+		// Eight requests, to reach the backends on both nodes, and by name: the cluster's
+		// DNS is a ClusterIP too, over UDP, with pods as backends.
 		often := "sh -c 'for i in 1 2 3 4 5 6 7 8; do curl -sS --max-time 10 -o /dev/null " + name + " || exit 1; done'"
 		if _, err := g.inPod(ctx, pod, often); err != nil {
 			return err
@@ -118,8 +118,7 @@ func (g *guide) podsReachClusterIPs(ctx context.Context) error {
 	return nil
 }
 
-// proxyMode checks that kube-proxy of each node runs in the mode in which the lab
-// was brought up.
+// proxyMode checks that kube-proxy runs on each node in the mode given to `lab up`.
 func (g *guide) proxyMode(ctx context.Context) error {
 	status, err := g.run(ctx, g.Binary, "status")
 	if err != nil {
@@ -175,7 +174,7 @@ func (g *guide) hostReachesPods(ctx context.Context, host string, pods []corev1.
 	return nil
 }
 
-// curl fetches a page from a node or a host, and shows its first line only.
+// curl fetches a page from a node or a host, and prints only its first line.
 func (g *guide) curl(ctx context.Context, host, url string) (string, error) {
 	command := "curl -sS --max-time 10 '" + url + "'"
 	fmt.Fprintf(g.Out, "[%s]$ %s\n", host, command)
@@ -185,8 +184,8 @@ func (g *guide) curl(ctx context.Context, host, url string) (string, error) {
 	return page, err
 }
 
-// podsReachInternet checks what the host on the internet sees: the address of
-// the NAT gateway by IPv4, the pod's own by IPv6.
+// podsReachInternet checks the address seen by the host on the internet: the NAT
+// gateway's for IPv4, the pod's own for IPv6.
 func (g *guide) podsReachInternet(ctx context.Context) error {
 	pods, err := g.nginxPods(ctx)
 	if err != nil {
@@ -209,8 +208,8 @@ func (g *guide) podsReachInternet(ctx context.Context) error {
 	return nil
 }
 
-// loadBalancer reaches the Service from the internet, and finds the client's
-// address in the log of a pod: preserve_client_ip.enabled=true.
+// loadBalancer connects to the Service from the internet and finds the client's address
+// in a pod's log, because of preserve_client_ip.enabled=true.
 func (g *guide) loadBalancer(ctx context.Context) error {
 	address, err := g.loadBalancerAddress(ctx, "service/nginx-svc-lb")
 	if err != nil {
@@ -263,19 +262,19 @@ func (g *guide) peerReachesPods(ctx context.Context) error {
 	return g.hostReachesPods(ctx, "peer", pods)
 }
 
-// cleanUp deletes what the guide created: no lease, no SpiderEndpoint and no
-// count may remain.
+// cleanUp deletes the guide's objects. No lease, no SpiderEndpoint and no count may
+// remain.
 func (g *guide) cleanUp(ctx context.Context) error {
 	for _, file := range []string{"50-ingress.yaml", "40-service-lb.yaml", "30-nginx-lb.yaml"} {
 		if _, err := g.Kubectl(ctx, "delete --wait=false -f "+g.manifest(file)); err != nil {
 			return err
 		}
 	}
-	// The cluster's DNS has addresses from the same pools.
+	// The cluster's DNS uses addresses from the same pools.
 	if _, err := g.Kubectl(ctx, "scale -n kube-system deployment/coredns --replicas=0"); err != nil {
 		return err
 	}
-	err := g.eventually(ctx, "no lease, no SpiderEndpoint and no count is left", slow, g.nothingHeld)
+	err := g.eventually(ctx, "no lease, no SpiderEndpoint and no count remains", slow, g.nothingHeld)
 	if err != nil {
 		return err
 	}
@@ -289,7 +288,7 @@ func (g *guide) nothingHeld(ctx context.Context) error {
 		return err
 	}
 	if len(held) > 0 {
-		return fmt.Errorf("%d addresses are held, such as %s by %s", len(held), held[0].IP, held[0].Pod)
+		return fmt.Errorf("%d addresses are held, e.g. %s by %s", len(held), held[0].IP, held[0].Pod)
 	}
 	var endpoints v2beta1.SpiderEndpointList
 	var pools v2beta1.SpiderIPPoolList
@@ -297,18 +296,18 @@ func (g *guide) nothingHeld(ctx context.Context) error {
 		return err
 	}
 	if len(endpoints.Items) > 0 {
-		return fmt.Errorf("SpiderEndpoint %s/%s is left", endpoints.Items[0].Namespace, endpoints.Items[0].Name)
+		return fmt.Errorf("SpiderEndpoint %s/%s remains", endpoints.Items[0].Namespace, endpoints.Items[0].Name)
 	}
 	for _, pool := range pools.Items {
 		if count := pool.Status.AllocatedIPCount; count == nil || *count != 0 {
-			return fmt.Errorf("pool %s does not say that it has 0 addresses in use", pool.Name)
+			return fmt.Errorf("the status of pool %s does not count 0 addresses in use", pool.Name)
 		}
 	}
 	return nil
 }
 
-// macvlanIsCutOff shows why the guide takes ipvlan: macvlan pods have hardware
-// addresses that the VPC does not know.
+// macvlanIsCutOff shows why the guide uses ipvlan: the VPC drops frames with the
+// hardware addresses of macvlan pods.
 func (g *guide) macvlanIsCutOff(ctx context.Context) error {
 	if err := g.kubectlAll(ctx,
 		`get spiderippools -o name | xargs -I{} kubectl patch {} --type=merge -p '{"spec":{"multusName":["kube-system/ipvlan-ens5","kube-system/macvlan-ens5"]}}'`,
@@ -332,7 +331,7 @@ func (g *guide) macvlanIsCutOff(ctx context.Context) error {
 			}
 		}
 		if own := g.Nodes[from.Spec.NodeName]; g.ping(ctx, from, own.IPv4) != nil {
-			return fmt.Errorf("the macvlan pod did not reach its own node %s, which needs no network", from.Spec.NodeName)
+			return fmt.Errorf("the macvlan pod did not reach its own node %s, although no network is in between", from.Spec.NodeName)
 		}
 	}
 	_, err = g.Kubectl(ctx, "delete deployment nginx-macvlan")
