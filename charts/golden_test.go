@@ -25,7 +25,7 @@ func golden(t *testing.T, file string, got []byte) {
 		t.Fatal(err)
 	}
 	if string(got) != string(want) {
-		t.Errorf("%s differs from what is rendered; if that is intended, run make update.\n%s", file, firstDifference(string(want), string(got)))
+		t.Errorf("%s differs from the rendered chart; if this is intended, run make update.\n%s", file, firstDifference(string(want), string(got)))
 	}
 }
 

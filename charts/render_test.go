@@ -219,7 +219,7 @@ func TestNothingWaitsForAPodNetwork(t *testing.T) {
 				(toleration.Key == "" || toleration.Key == notReady.Key) && (toleration.Effect == "" || toleration.Effect == notReady.Effect)
 		}
 		if !tolerated {
-			t.Errorf("%s does not start on a node that is not ready: %+v", name, spec.Tolerations)
+			t.Errorf("%s does not start on a NotReady node: %+v", name, spec.Tolerations)
 		}
 	}
 }

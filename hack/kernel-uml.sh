@@ -59,6 +59,6 @@ go run ./hack/datapath "$work/results.tsv" > "$work/datapath.md"
 if [ "$update" ]; then
 	cp "$work/datapath.md" docs/reference/datapath.md
 elif ! diff docs/reference/datapath.md "$work/datapath.md"; then
-	echo "docs/reference/datapath.md differs from these results; if that is intended, run \`make datapath\`" >&2
+	echo "docs/reference/datapath.md differs from these results; if this is intended, run \`make datapath\`" >&2
 	exit 1
 fi

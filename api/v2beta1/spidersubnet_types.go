@@ -68,7 +68,7 @@ type SpiderSubnetStatus struct {
 	Conditions []metav1.Condition `json:"conditions,omitempty"`
 }
 
-// SpiderSubnet is a set of addresses from which automatic pools are created.
+// SpiderSubnet is a set of addresses for automatic pools.
 //
 // +kubebuilder:object:root=true
 // +kubebuilder:subresource:status

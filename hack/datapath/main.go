@@ -94,10 +94,10 @@ func (t *table) write() {
 
 Do not edit. "make datapath" generates this page from the kernel tests in
 internal/cni/coordinator, run on the lab's guest kernel. "make kernel-uml" fails
-if the page differs from its own results. A cell lists first for IPv4, then for
-IPv6, the protocols for which the path worked: the answer and the source address
-seen by the server were the expected ones. "–" means not measured, "limit" means
-a known limitation (see docs/adr/0012).
+if the page differs from its own results. A cell lists the working protocols, first
+for IPv4, then for IPv6: the reply and the source address seen by the server were
+the expected ones. "–" means not measured, "limit" means a known limitation (see
+docs/adr/0012).
 
 `)
 	for _, section := range sections {
