@@ -3,6 +3,7 @@ package archtest
 import (
 	"fmt"
 	"go/ast"
+	"go/constant"
 	"go/token"
 	"go/types"
 	"path/filepath"
@@ -51,12 +52,22 @@ func TestExportedNamesAreUsed(t *testing.T) {
 				continue
 			}
 			for _, object := range exportedNames(p, file) {
-				if !used[object] && !implements(object, interfaces) {
+				if !used[object] && !isZeroOfEnum(object) && !implements(object, interfaces) {
 					violated(t, "%s: %s is used by tests only, or by nothing", place(p, object), object.Name())
 				}
 			}
 		}
 	}
+}
+
+// isZeroOfEnum reports whether object is the zero value of an enumeration, which code uses by leaving a field out.
+func isZeroOfEnum(object types.Object) bool {
+	c, ok := object.(*types.Const)
+	if !ok {
+		return false
+	}
+	_, named := c.Type().(*types.Named)
+	return named && c.Val().Kind() == constant.Int && constant.Sign(c.Val()) == 0
 }
 
 // place returns the file and line of an object, from the root of the module.
