@@ -33,6 +33,7 @@ import (
 	"spiderpool.dev/spiderpool/internal/lease"
 	"spiderpool.dev/spiderpool/internal/linux"
 	"spiderpool.dev/spiderpool/internal/netplan"
+	"spiderpool.dev/spiderpool/internal/observe"
 	"spiderpool.dev/spiderpool/internal/pool"
 	"spiderpool.dev/spiderpool/internal/reclaim"
 	"spiderpool.dev/spiderpool/internal/rpc/rpcserver"
@@ -156,7 +157,7 @@ func assemble(ctx context.Context, cfg config.Agent, client *agentclient.Client,
 		Sandboxes:     a.service.Runtime.Sandboxes,
 		Unleased:      a.unleased,
 		Parents:       a.parents,
-		Warn:          func(reason, message string) { a.events.NodeWarning(cfg.NodeName, reason, message) },
+		Warn:          func(findings string) { a.events.AboutNode(cfg.NodeName, observe.NodeNotPrepared(findings)) },
 		Open:          linux.Current,
 		Tune:          cfg.TuneSysctl,
 		IPv6:          cfg.IPAM.EnableIPv6,

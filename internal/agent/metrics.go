@@ -9,8 +9,8 @@ import (
 
 	"spiderpool.dev/spiderpool/internal/ipam"
 	"spiderpool.dev/spiderpool/internal/lease"
+	"spiderpool.dev/spiderpool/internal/observe"
 	"spiderpool.dev/spiderpool/internal/pool"
-	"spiderpool.dev/spiderpool/internal/reclaim"
 	"spiderpool.dev/spiderpool/internal/wire"
 )
 
@@ -28,29 +28,22 @@ type metrics struct {
 	allocation outcomes
 	release    outcomes
 	damaged    prometheus.Counter
-	// The controller has metrics of these names, too: both take addresses back.
-	reclaimed, reclaimFailures *prometheus.CounterVec // by reason
+	*observe.Reclaims
 }
 
 // newMetrics returns the metrics of an agent that keeps so many releases on disk.
 func newMetrics(kept func() int) *metrics {
-	m := &metrics{registry: prometheus.NewRegistry()}
+	m := &metrics{registry: prometheus.NewRegistry(), Reclaims: observe.NewReclaims()}
 	m.allocation = newOutcomes(m.registry, "allocation", "giving a pod's interface its addresses")
 	m.release = newOutcomes(m.registry, "release", "taking back the addresses of a pod's interface")
 	m.damaged = prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "spiderpool_ipam_damaged_block_counts",
 		Help: "Reads of SpiderIPBlocks that make no sense; none of their addresses is handed out.",
 	})
-	m.reclaimed = prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: "spiderpool_ip_gc_counts", Help: "Addresses taken back that no CNI DEL gave back.",
-	}, []string{"reason"})
-	m.reclaimFailures = prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: "spiderpool_ip_gc_failure_counts", Help: "Failed attempts to take back addresses that no CNI DEL gave back.",
-	}, []string{"reason"})
 	onDisk := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "spiderpool_ipam_releases_on_disk", Help: "Releases that wait on disk until the API server takes them.",
 	}, func() float64 { return float64(kept()) })
-	m.registry.MustRegister(onDisk, m.damaged, m.reclaimed, m.reclaimFailures, collectors.NewGoCollector(),
+	m.registry.MustRegister(onDisk, m.damaged, m.Reclaims, collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -114,12 +107,3 @@ func (m *metrics) ReleaseConflict() { m.release.conflicts.Inc() }
 
 // Damaged implements ipam.Observer.
 func (m *metrics) Damaged() { m.damaged.Inc() }
-
-// Reclaimed implements ipam.Observer.
-func (m *metrics) Reclaimed(reason reclaim.Reason, err error) {
-	if err != nil {
-		m.reclaimFailures.WithLabelValues(string(reason)).Inc()
-		return
-	}
-	m.reclaimed.WithLabelValues(string(reason)).Inc()
-}

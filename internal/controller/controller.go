@@ -31,6 +31,7 @@ import (
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 	"sigs.k8s.io/controller-runtime/pkg/webhook"
 
+	"spiderpool.dev/spiderpool/api/v2beta1"
 	"spiderpool.dev/spiderpool/internal/admission"
 	"spiderpool.dev/spiderpool/internal/admission/certificate"
 	"spiderpool.dev/spiderpool/internal/config"
@@ -45,6 +46,7 @@ import (
 	"spiderpool.dev/spiderpool/internal/kube/blockindex"
 	"spiderpool.dev/spiderpool/internal/kube/poolindex"
 	"spiderpool.dev/spiderpool/internal/kube/scheme"
+	"spiderpool.dev/spiderpool/internal/kube/status"
 )
 
 const (
@@ -98,7 +100,7 @@ func Run(ctx context.Context, cfg config.Controller, o Options) error {
 	}
 	defer ctrlmetrics.Registry.Unregister(numbers)
 	index := poolindex.New()
-	if err := addReconcilers(ctx, mgr, cfg, index, numbers, log); err != nil {
+	if err := register(ctx, mgr, cfg, index, numbers, log); err != nil {
 		return err
 	}
 	if err := addChecks(mgr, index); err != nil {
@@ -197,34 +199,50 @@ func certificateOptions(cfg config.Controller) certificate.Options {
 	}
 }
 
-// addReconcilers adds everything that works on custom resources.
-func addReconcilers(ctx context.Context, mgr ctrl.Manager, cfg config.Controller, index *poolindex.Index, numbers *metrics, log *slog.Logger) error {
+// reconciler is the shape of every controller. Each package below this one has a
+// New, whose result has these methods.
+type reconciler interface {
+	Name() string
+	Register(mgr ctrl.Manager) error
+}
+
+// feature is a reconciler with the Helm value that enables it.
+type feature struct {
+	reconciler
+	helmValue string // empty: always enabled
+	enabled   bool
+	kind      client.Object // objects of this kind have no effect while the feature is disabled
+}
+
+// features lists every reconciler of custom resources.
+func features(mgr ctrl.Manager, cfg config.Controller, index *poolindex.Index, observer leasereclaim.Observer, log *slog.Logger) []feature {
+	w, live := status.NewWriter(mgr), mgr.GetAPIReader()
+	always := func(r reconciler) feature { return feature{reconciler: r, enabled: true} }
+	return []feature{
+		always(poolstatus.New(w, live, index, log)),
+		always(reservedip.New(w)),
+		always(endpoint.New(w.Client, live, log)),
+		always(endpoint.NewRestorer(w.Client, live, log)),
+		always(leasereclaim.New(w, live, reclaimOptions(cfg, observer), log)),
+		{subnet.New(w), "ipam.spiderSubnet.enable", cfg.IPAM.SpiderSubnet.Enable, &v2beta1.SpiderSubnet{}},
+		{multusconfig.New(w, log), "multus.enableMultusConfig", cfg.Multus.EnableMultusConfig, &v2beta1.SpiderMultusConfig{}},
+		{clustercidr.New(w, live, coordinatorOptions(cfg)), "coordinator.enabled", cfg.CoordinatorName != "", &v2beta1.SpiderCoordinator{}},
+	}
+}
+
+// register adds the reconcilers and the webhooks to the manager.
+func register(ctx context.Context, mgr ctrl.Manager, cfg config.Controller, index *poolindex.Index, observer leasereclaim.Observer, log *slog.Logger) error {
 	indexes := errors.Join(blockindex.IndexBlocksByPool(ctx, mgr.GetFieldIndexer()), blockindex.IndexBlocksByHolder(ctx, mgr.GetFieldIndexer()))
 	if indexes != nil {
 		return indexes
 	}
-	for _, r := range []struct {
-		of    string
-		on    bool
-		setup func() error
-		off   func() error // instead, where the feature is switched off
-	}{
-		{"pools", true, func() error { return poolstatus.Setup(mgr, index, log) }, nil},
-		{"subnets", cfg.IPAM.SpiderSubnet.Enable, func() error { return subnet.Setup(mgr) }, func() error { return disabled.Subnets(mgr) }},
-		{"reserved addresses", true, func() error { return reservedip.Setup(mgr) }, nil},
-		{"endpoints", true, func() error { return endpoint.Setup(mgr, log) }, nil},
-		{"blocks", true, func() error { return leasereclaim.Setup(mgr, reclaimOptions(cfg, numbers), log) }, nil},
-		{"attachments", cfg.Multus.EnableMultusConfig,
-			func() error { return multusconfig.Setup(mgr, log) }, func() error { return disabled.MultusConfigs(mgr) }},
-		{"the coordinator", cfg.CoordinatorName != "",
-			func() error { return clustercidr.Setup(mgr, coordinatorOptions(cfg)) }, func() error { return disabled.Coordinators(mgr) }},
-	} {
-		setup := r.setup
-		if !r.on {
-			setup = r.off
+	for _, f := range features(mgr, cfg, index, observer, log) {
+		r := f.reconciler
+		if !f.enabled {
+			r = disabled.New(status.NewWriter(mgr), f.Name(), f.kind, f.helmValue)
 		}
-		if err := setup(); err != nil {
-			return fmt.Errorf("set up the reconciler of %s: %w", r.of, err)
+		if err := r.Register(mgr); err != nil {
+			return fmt.Errorf("register the reconciler %s: %w", r.Name(), err)
 		}
 	}
 	// After the reconciler of pools has subscribed.

@@ -7,16 +7,15 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"spiderpool.dev/spiderpool/api/v2beta1"
-	"spiderpool.dev/spiderpool/internal/reclaim"
+	"spiderpool.dev/spiderpool/internal/observe"
 )
 
 // metrics are the controller's own, beside those of controller-runtime. The
 // names are in use on dashboards.
 type metrics struct {
+	*observe.Reclaims
 	reader client.Reader // a cache
 	debug  bool          // adds what grows with the number of pools
-
-	reclaimed, reclaimFailed *prometheus.CounterVec // by reason
 }
 
 var (
@@ -31,30 +30,12 @@ var (
 )
 
 func newMetrics(reader client.Reader, debug bool) *metrics {
-	return &metrics{
-		reader: reader, debug: debug,
-		reclaimed: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "spiderpool_ip_gc_counts", Help: "Addresses taken back that no CNI DEL gave back.",
-		}, []string{"reason"}),
-		reclaimFailed: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "spiderpool_ip_gc_failure_counts", Help: "Failed attempts to take back addresses that no CNI DEL gave back.",
-		}, []string{"reason"}),
-	}
-}
-
-// Reclaimed counts an address that was taken back, or could not be.
-func (m *metrics) Reclaimed(reason reclaim.Reason, err error) {
-	if err != nil {
-		m.reclaimFailed.WithLabelValues(string(reason)).Inc()
-		return
-	}
-	m.reclaimed.WithLabelValues(string(reason)).Inc()
+	return &metrics{reader: reader, debug: debug, Reclaims: observe.NewReclaims()}
 }
 
 // Describe is of prometheus.Collector.
 func (m *metrics) Describe(out chan<- *prometheus.Desc) {
-	m.reclaimed.Describe(out)
-	m.reclaimFailed.Describe(out)
+	m.Reclaims.Describe(out)
 	for _, desc := range []*prometheus.Desc{totalPools, totalSubnets, poolTotal, poolAvailable, subnetPools, subnetTotal, subnetAvailable} {
 		out <- desc
 	}
@@ -63,8 +44,7 @@ func (m *metrics) Describe(out chan<- *prometheus.Desc) {
 // Collect is of prometheus.Collector. It reads the cache, so a scrape costs the
 // API server nothing.
 func (m *metrics) Collect(out chan<- prometheus.Metric) {
-	m.reclaimed.Collect(out)
-	m.reclaimFailed.Collect(out)
+	m.Reclaims.Collect(out)
 	var pools v2beta1.SpiderIPPoolList
 	var subnets v2beta1.SpiderSubnetList
 	for desc, list := range map[*prometheus.Desc]client.ObjectList{totalPools: &pools, totalSubnets: &subnets} {

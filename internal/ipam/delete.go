@@ -113,7 +113,7 @@ func (s *Service) Conflict(ctx context.Context, req wire.ConflictRequest) error 
 	}
 	s.Log.Warn("put an address into quarantine", "ip", req.Address, "mac", req.MAC,
 		"namespace", req.PodNamespace, "pod", req.PodName, "container", req.ContainerID, "interface", req.Interface)
-	s.Events.Failed(Pod{Namespace: req.PodNamespace, Name: req.PodName, UID: req.PodUID}, "IPConflict",
+	s.Events.AddressConflict(Pod{Namespace: req.PodNamespace, Name: req.PodName, UID: req.PodUID},
 		fmt.Sprintf("%s of interface %s is in use by the host with hardware address %s; it is not handed out for %s, and the pod gets another address",
 			req.Address, req.Interface, req.MAC, quarantine))
 	return nil

@@ -183,10 +183,12 @@ type EndpointAddress struct {
 
 // Events tells the users of a pod what happened to it. It returns at once.
 type Events interface {
-	// Failed says that the pod's interface got no address, and why.
-	Failed(pod Pod, reason, message string)
-	// Reclaimed says that an address was taken back although no DEL gave it back.
-	Reclaimed(pod Pod, message string)
+	// AllocationFailed says that an interface of the pod got no address, and why.
+	AllocationFailed(pod Pod, message string)
+	// AddressConflict says that another host uses an address of the pod.
+	AddressConflict(pod Pod, message string)
+	// Reclaimed says that an address was reclaimed without a DEL.
+	Reclaimed(pod Pod, change reclaim.Change)
 }
 
 // Journal keeps releases that could not be committed, across restarts.

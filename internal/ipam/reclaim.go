@@ -110,7 +110,7 @@ func (s *Service) announce(l lease.Lease, reason reclaim.Reason, because string)
 	s.Log.Info("reclaimed an address", "ip", l.Addr, "pool", l.Pool, "pod", l.Pod, "interface", l.Interface,
 		"container", l.ContainerID, "reason", reason, "because", because)
 	s.Events.Reclaimed(Pod{Namespace: namespace, Name: name, UID: l.PodUID},
-		reclaim.Change{Lease: l, Verdict: reclaim.Verdict{Action: reclaim.Free, Reason: reason, Message: because}}.String())
+		reclaim.Change{Lease: l, Verdict: reclaim.Verdict{Action: reclaim.Free, Reason: reason, Message: because}})
 }
 
 // GC gives back what this node holds for sandboxes that are not valid any more.

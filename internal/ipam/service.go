@@ -75,7 +75,7 @@ func (s *Service) Add(ctx context.Context, req wire.AddRequest) (wire.AddReply, 
 	restore()
 	failure := s.explain(pod, req.Interface, err)
 	if failure.Code != wire.CodeTryAgainLater {
-		s.Events.Failed(pod, "FailedAllocateIP", failure.Msg+": "+failure.Details)
+		s.Events.AllocationFailed(pod, failure.Msg+": "+failure.Details)
 	}
 	return wire.AddReply{}, failure
 }

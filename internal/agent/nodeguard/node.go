@@ -45,7 +45,7 @@ type Upkeep struct {
 	// pools name, or an error while that is not known.
 	Parents func(context.Context) ([]netplan.Parent, error)
 	// Warn tells the cluster what the node lacks.
-	Warn func(reason, message string)
+	Warn func(findings string)
 	// Open opens the node's namespace.
 	Open func() (*linux.Namespace, error)
 	// Tune allows to raise sysctls.

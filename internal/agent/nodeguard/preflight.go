@@ -40,7 +40,7 @@ func (u *Upkeep) preflight(ctx context.Context, host *linux.Namespace) {
 		return
 	}
 	u.Log.Warn("the node lacks something", "findings", text)
-	u.Warn("NodeNotPrepared", text)
+	u.Warn(text)
 }
 
 // measureParents returns the interfaces that attachments name, as they are.

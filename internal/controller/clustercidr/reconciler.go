@@ -23,7 +23,6 @@ import (
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation/field"
-	"k8s.io/client-go/tools/events"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
@@ -58,7 +57,7 @@ type Reconciler struct {
 	live            client.Reader
 	cache           cache.Cache
 	mapper          meta.RESTMapper
-	recorder        events.EventRecorder
+	status          status.Writer
 	name            string
 	ciliumConfigMap client.ObjectKey
 	controller      controller.Controller
@@ -69,13 +68,20 @@ type Reconciler struct {
 	watched map[schema.GroupVersionKind]bool
 }
 
-// Setup adds the reconciler to the manager.
-func Setup(mgr ctrl.Manager, options Options) error {
-	r := &Reconciler{
-		client: mgr.GetClient(), live: mgr.GetAPIReader(), cache: mgr.GetCache(), mapper: mgr.GetRESTMapper(),
-		recorder: mgr.GetEventRecorder("spiderpool-controller"),
-		name:     options.Name, ciliumConfigMap: options.CiliumConfigMap, watched: map[schema.GroupVersionKind]bool{},
+// New returns a reconciler; w writes the status, live reads from the API server.
+func New(w status.Writer, live client.Reader, options Options) *Reconciler {
+	return &Reconciler{
+		client: w.Client, live: live, status: w,
+		name: options.Name, ciliumConfigMap: options.CiliumConfigMap, watched: map[schema.GroupVersionKind]bool{},
 	}
+}
+
+// Name is the name of the controller in logs and metrics.
+func (*Reconciler) Name() string { return "coordinator" }
+
+// Register adds the reconciler to the manager.
+func (r *Reconciler) Register(mgr ctrl.Manager) error {
+	r.cache, r.mapper = mgr.GetCache(), mgr.GetRESTMapper()
 	definitions := &metav1.PartialObjectMetadata{}
 	definitions.SetGroupVersionKind(schema.GroupVersionKind{Group: "apiextensions.k8s.io", Version: "v1", Kind: "CustomResourceDefinition"})
 	kubeadmConfig, err := configMapCache(mgr, client.ObjectKey{Namespace: systemNamespace, Name: kubeadmConfigMap})
@@ -88,7 +94,7 @@ func Setup(mgr ctrl.Manager, options Options) error {
 	}
 	r.kubeadmConfig, r.ciliumConfig = kubeadmConfig, ciliumConfig
 	b := ctrl.NewControllerManagedBy(mgr).
-		Named("coordinator").
+		Named(r.Name()).
 		For(&v2beta1.SpiderCoordinator{}).
 		WatchesRawSource(source.Kind[client.Object](kubeadmConfig, &corev1.ConfigMap{}, r.enqueue())).
 		WatchesRawSource(source.Kind[client.Object](ciliumConfig, &corev1.ConfigMap{}, r.enqueue())).
@@ -220,15 +226,6 @@ func (r *Reconciler) report(ctx context.Context, coordinator *v2beta1.SpiderCoor
 	if found.invalid != "" {
 		ready = status.Condition{Reason: "Invalid", Message: found.invalid}
 	}
-	ready.Set(&now.Conditions, coordinator.Generation)
-	if equality.Semantic.DeepEqual(before.Status, *now) {
-		return nil
-	}
-	if !ready.OK {
-		r.recorder.Eventf(coordinator, nil, corev1.EventTypeWarning, ready.Reason, "Reconcile", "%s", status.EventNote(ready.Message))
-	}
-	if err := client.IgnoreNotFound(r.client.Status().Patch(ctx, coordinator, client.MergeFrom(before))); err != nil {
-		return fmt.Errorf("write the status of SpiderCoordinator %s: %w", coordinator.Name, err)
-	}
-	return nil
+	_, err := r.status.Update(ctx, coordinator, before, ready)
+	return err
 }

@@ -31,9 +31,9 @@ var services = []string{"10.96.0.0/16", "fd00:10:96::/112"}
 func start(t *testing.T) client.Client {
 	t.Helper()
 	kubetest.Manager(t, func(mgr ctrl.Manager) error {
-		return clustercidr.Setup(mgr, clustercidr.Options{
+		return clustercidr.New(status.NewWriter(mgr), mgr.GetAPIReader(), clustercidr.Options{
 			Name: "default", CiliumConfigMap: client.ObjectKey{Namespace: "kube-system", Name: "cilium-config"},
-		})
+		}).Register(mgr)
 	})
 	return kubetest.Client(t)
 }

@@ -24,7 +24,12 @@ func TestMain(m *testing.M) { kubetest.Main(m) }
 
 func TestObjectsOfWhatIsSwitchedOffSaySo(t *testing.T) {
 	kubetest.Manager(t, func(mgr ctrl.Manager) error {
-		return errors.Join(disabled.Subnets(mgr), disabled.MultusConfigs(mgr), disabled.Coordinators(mgr))
+		w := status.NewWriter(mgr)
+		return errors.Join(
+			disabled.New(w, "subnet", &v2beta1.SpiderSubnet{}, "ipam.spiderSubnet.enable").Register(mgr),
+			disabled.New(w, "multusconfig", &v2beta1.SpiderMultusConfig{}, "multus.enableMultusConfig").Register(mgr),
+			disabled.New(w, "coordinator", &v2beta1.SpiderCoordinator{}, "coordinator.enabled").Register(mgr),
+		)
 	})
 	c := kubetest.Client(t)
 	subnet := &v2beta1.SpiderSubnet{ObjectMeta: metav1.ObjectMeta{Name: "off"}, Spec: v2beta1.SpiderSubnetSpec{Subnet: "10.0.0.0/24"}}
@@ -45,14 +50,14 @@ func TestObjectsOfWhatIsSwitchedOffSaySo(t *testing.T) {
 				return err
 			}
 			got := meta.FindStatusCondition(*kind.conditions, status.ConditionReady)
-			if got == nil || got.Status != metav1.ConditionFalse || got.Reason != "SwitchedOff" || !strings.Contains(got.Message, kind.value+" is false") {
+			if got == nil || got.Status != metav1.ConditionFalse || got.Reason != "SwitchedOff" || !strings.Contains(got.Message, kind.value+"=false") {
 				return fmt.Errorf("condition of %T is %+v", kind.object, got)
 			}
 			return nil
 		})
-		kubetest.Event(t, c, kind.object, "SwitchedOff", kind.value+" is false")
+		kubetest.Event(t, c, kind.object, "SwitchedOff", kind.value+"=false")
 	}
-	if coordinator.Status.Phase != v2beta1.CoordinatorNotReady || !strings.Contains(coordinator.Status.Reason, "coordinator.enabled is false") {
+	if coordinator.Status.Phase != v2beta1.CoordinatorNotReady || !strings.Contains(coordinator.Status.Reason, "coordinator.enabled=false") {
 		t.Errorf("status of the SpiderCoordinator is %+v", coordinator.Status)
 	}
 }

@@ -32,20 +32,24 @@ type Reconciler struct {
 	log    *slog.Logger
 }
 
-// Setup adds what keeps endpoints to the manager. The manager's cache must have the
-// indexes of blockindex.IndexBlocksByHolder.
-func Setup(mgr ctrl.Manager, log *slog.Logger) error {
-	if err := setupRestorer(mgr, log); err != nil {
-		return err
-	}
-	r := &Reconciler{client: mgr.GetClient(), live: mgr.GetAPIReader(), log: log}
+// New returns a reconciler. The client c must have a cache with the indexes of
+// blockindex.IndexBlocksByHolder; live reads from the API server.
+func New(c client.Client, live client.Reader, log *slog.Logger) *Reconciler {
+	return &Reconciler{client: c, live: live, log: log}
+}
+
+// Name is the name of the controller in logs and metrics.
+func (*Reconciler) Name() string { return "endpoint" }
+
+// Register adds the reconciler to the manager.
+func (r *Reconciler) Register(mgr ctrl.Manager) error {
 	deletions := predicate.Funcs{
 		CreateFunc:  func(event.CreateEvent) bool { return false },
 		UpdateFunc:  func(event.UpdateEvent) bool { return false },
 		GenericFunc: func(event.GenericEvent) bool { return false },
 	}
 	return ctrl.NewControllerManagedBy(mgr).
-		Named("endpoint").
+		Named(r.Name()).
 		For(&v2beta1.SpiderEndpoint{}).
 		Watches(&corev1.Pod{}, &handler.EnqueueRequestForObject{}, builder.WithPredicates(deletions)).
 		Watches(&v2beta1.SpiderIPBlock{}, formerHolders()).

@@ -24,24 +24,33 @@ import (
 // deletion is the event that an endpoint was deleted, with what it showed last.
 type deletion = *v2beta1.SpiderEndpoint
 
-// restorer makes endpoints again that somebody deleted while the addresses that
+// Restorer makes endpoints again that somebody deleted while the addresses that
 // they show are held. Their agent would not notice: it does not watch endpoints.
 // A deletion that no leader sees is made up for by the next start of the agent.
-type restorer struct {
+type Restorer struct {
 	client client.Client
 	live   client.Reader
 	log    *slog.Logger
 }
 
-func setupRestorer(mgr ctrl.Manager, log *slog.Logger) error {
-	r := &restorer{client: mgr.GetClient(), live: mgr.GetAPIReader(), log: log}
+// NewRestorer returns a reconciler. The client c must have a cache with the indexes
+// of blockindex.IndexBlocksByHolder; live reads from the API server.
+func NewRestorer(c client.Client, live client.Reader, log *slog.Logger) *Restorer {
+	return &Restorer{client: c, live: live, log: log}
+}
+
+// Name is the name of the controller in logs and metrics.
+func (*Restorer) Name() string { return "deleted-endpoint" }
+
+// Register adds the reconciler to the manager.
+func (r *Restorer) Register(mgr ctrl.Manager) error {
 	noted := handler.TypedFuncs[client.Object, deletion]{
 		DeleteFunc: func(_ context.Context, e event.DeleteEvent, q workqueue.TypedRateLimitingInterface[deletion]) {
 			q.Add(e.Object.(*v2beta1.SpiderEndpoint))
 		},
 	}
 	return builder.TypedControllerManagedBy[deletion](mgr).
-		Named("deleted-endpoint").
+		Named(r.Name()).
 		Watches(&v2beta1.SpiderEndpoint{}, noted).
 		// A replica that does not lead would collect every deletion.
 		WithOptions(controller.TypedOptions[deletion]{EnableWarmup: new(false)}).
@@ -51,7 +60,7 @@ func setupRestorer(mgr ctrl.Manager, log *slog.Logger) error {
 // Reconcile makes the endpoint again if what it showed is held. Whoever deletes an
 // endpoint as it should be has released the leases before, so that the cache,
 // which may not know of that yet, is not enough.
-func (r *restorer) Reconcile(ctx context.Context, deleted deletion) (ctrl.Result, error) {
+func (r *Restorer) Reconcile(ctx context.Context, deleted deletion) (ctrl.Result, error) {
 	key := client.ObjectKeyFromObject(deleted)
 	blocks, err := blockindex.BlocksOfHolder(ctx, r.client, key.String())
 	if err != nil || !showsWhatIsHeld(deleted, blocks) {

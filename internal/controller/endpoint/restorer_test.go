@@ -77,7 +77,7 @@ func TestADeletedEndpointComesBackWhileItsAddressesAreHeld(t *testing.T) {
 	lives, released, replaced, waits := shown("lives", "u2", "10.6.0.2"), shown("released", "u4", "10.6.0.4"), shown("replaced", "old", "10.6.0.3"), shown("kept", "u5", "10.6.0.5")
 	kubetest.Create(t, c, block, lives, released, replaced, waits)
 	kubetest.Manager(t, func(mgr ctrl.Manager) error {
-		return errors.Join(blockindex.IndexBlocksByHolder(t.Context(), mgr.GetFieldIndexer()), endpoint.Setup(mgr, slog.New(slog.DiscardHandler)))
+		return errors.Join(blockindex.IndexBlocksByHolder(t.Context(), mgr.GetFieldIndexer()), endpoint.NewRestorer(mgr.GetClient(), mgr.GetAPIReader(), slog.New(slog.DiscardHandler)).Register(mgr))
 	})
 	untilDeletionsAreSeen(t, c, "probe", "u1", "10.6.0.1")
 	// Deletions are looked at in their order: when the last one is back, the others

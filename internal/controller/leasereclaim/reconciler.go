@@ -21,7 +21,6 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/tools/events"
 	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
@@ -36,6 +35,7 @@ import (
 	"spiderpool.dev/spiderpool/internal/kube/compile"
 	"spiderpool.dev/spiderpool/internal/kube/status"
 	"spiderpool.dev/spiderpool/internal/lease"
+	"spiderpool.dev/spiderpool/internal/observe"
 	"spiderpool.dev/spiderpool/internal/reclaim"
 )
 
@@ -62,21 +62,28 @@ type Reconciler struct {
 	client   client.Client
 	cached   facts
 	live     facts
-	recorder events.EventRecorder
+	recorder status.Recorder
 	clock    clock.PassiveClock
 	log      *slog.Logger
 	options  Options
 }
 
-// Setup adds the reconciler to the manager. The manager's cache must have the
-// indexes of blockindex.IndexBlocksByHolder.
-func Setup(mgr ctrl.Manager, options Options, log *slog.Logger) error {
-	r := &Reconciler{
-		client: mgr.GetClient(), cached: cachedFacts(mgr.GetClient()), live: liveFacts(mgr.GetAPIReader()),
-		recorder: mgr.GetEventRecorder("spiderpool-controller"), clock: clock.RealClock{}, log: log, options: options,
+// New returns a reconciler. The client of w must have a cache with the indexes of
+// blockindex.IndexBlocksByHolder; live reads from the API server.
+func New(w status.Writer, live client.Reader, options Options, log *slog.Logger) *Reconciler {
+	return &Reconciler{
+		client: w.Client, cached: cachedFacts(w.Client), live: liveFacts(live),
+		recorder: w.Recorder, clock: clock.RealClock{}, log: log, options: options,
 	}
+}
+
+// Name is the name of the controller in logs and metrics.
+func (*Reconciler) Name() string { return "reclaim" }
+
+// Register adds the reconciler to the manager.
+func (r *Reconciler) Register(mgr ctrl.Manager) error {
 	return ctrl.NewControllerManagedBy(mgr).
-		Named("reclaim").
+		Named(r.Name()).
 		For(&v2beta1.SpiderIPBlock{}).
 		Watches(&corev1.Node{}, handler.EnqueueRequestsFromMapFunc(r.blocksOfNode), builder.WithPredicates(nodeLost())).
 		Watches(&corev1.Pod{}, handler.EnqueueRequestsFromMapFunc(r.blocksOfPod), builder.WithPredicates(podEnded())).
@@ -119,7 +126,7 @@ func fewerReplicas() predicate.Predicate {
 func (r *Reconciler) blocksOfNode(ctx context.Context, node client.Object) []reconcile.Request {
 	blocks, err := blockindex.BlocksOfNode(ctx, r.client, node.GetName())
 	if err != nil {
-		r.log.ErrorContext(ctx, "find the addresses of a lost node", "node", node.GetName(), "error", err)
+		r.log.ErrorContext(ctx, "find the addresses of a lost node", "node", node.GetName(), "err", err)
 	}
 	return requests(blocks)
 }
@@ -127,7 +134,7 @@ func (r *Reconciler) blocksOfNode(ctx context.Context, node client.Object) []rec
 func (r *Reconciler) blocksOfPod(ctx context.Context, pod client.Object) []reconcile.Request {
 	blocks, err := blockindex.BlocksOfHolder(ctx, r.client, pod.GetNamespace()+"/"+pod.GetName())
 	if err != nil {
-		r.log.ErrorContext(ctx, "find the addresses of a pod that has ended", "pod", client.ObjectKeyFromObject(pod), "error", err)
+		r.log.ErrorContext(ctx, "find the addresses of a pod that has ended", "pod", client.ObjectKeyFromObject(pod), "err", err)
 	}
 	return requests(blocks)
 }
@@ -136,7 +143,7 @@ func (r *Reconciler) blocksOfPod(ctx context.Context, pod client.Object) []recon
 func (r *Reconciler) blocksOfStatefulSet(ctx context.Context, set client.Object) []reconcile.Request {
 	var list v2beta1.SpiderIPBlockList
 	if err := r.client.List(ctx, &list, client.UnsafeDisableDeepCopy); err != nil {
-		r.log.ErrorContext(ctx, "find the addresses of a StatefulSet", "statefulset", client.ObjectKeyFromObject(set), "error", err)
+		r.log.ErrorContext(ctx, "find the addresses of a StatefulSet", "statefulset", client.ObjectKeyFromObject(set), "err", err)
 		return nil
 	}
 	prefix := reclaim.KindPod + "/" + set.GetNamespace() + "/" + set.GetName() + "-"
@@ -249,8 +256,7 @@ func (r *Reconciler) announce(ctx context.Context, change reclaim.Change) {
 		return
 	}
 	pod := &corev1.ObjectReference{APIVersion: "v1", Kind: "Pod", Namespace: namespace, Name: name, UID: types.UID(l.PodUID)}
-	r.recorder.Eventf(pod, nil, corev1.EventTypeNormal, "AddressReclaimed", "Reclaim",
-		"%s", status.EventNote(change.String()))
+	r.recorder.Record(pod, nil, observe.ReclaimedIP(change))
 }
 
 // ordinals returns the first ordinal of a StatefulSet's pods, and the one behind the last.

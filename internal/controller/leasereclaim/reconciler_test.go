@@ -28,6 +28,7 @@ import (
 	"spiderpool.dev/spiderpool/internal/kube/blockindex"
 	"spiderpool.dev/spiderpool/internal/kube/compile"
 	"spiderpool.dev/spiderpool/internal/kube/kubetest"
+	"spiderpool.dev/spiderpool/internal/kube/status"
 	"spiderpool.dev/spiderpool/internal/lease"
 	"spiderpool.dev/spiderpool/internal/reclaim"
 )
@@ -77,11 +78,11 @@ func startEvery(t *testing.T, interval time.Duration) (client.Client, *counter) 
 		discard := slog.New(slog.DiscardHandler)
 		return errors.Join(
 			blockindex.IndexBlocksByHolder(t.Context(), mgr.GetFieldIndexer()),
-			endpoint.Setup(mgr, discard),
-			leasereclaim.Setup(mgr, leasereclaim.Options{
+			endpoint.New(mgr.GetClient(), mgr.GetAPIReader(), discard).Register(mgr),
+			leasereclaim.New(status.NewWriter(mgr), mgr.GetAPIReader(), leasereclaim.Options{
 				Policy:   reclaim.Policy{Enabled: true, FixedForStatefulSet: true, FixedForKubeVirt: true, ScaledDownRetention: time.Hour},
 				Interval: interval, Observer: observed,
-			}, discard),
+			}, discard).Register(mgr),
 		)
 	})
 	return kubetest.Client(t), observed
@@ -199,7 +200,7 @@ func eventSeen(ctx context.Context, c client.Client, pod, note string) error {
 		return err
 	}
 	for _, e := range events.Items {
-		if e.Regarding.Name == pod && e.Reason == "AddressReclaimed" && e.Note == note {
+		if e.Regarding.Name == pod && e.Reason == "ReclaimedIP" && e.Note == note {
 			return nil
 		}
 	}

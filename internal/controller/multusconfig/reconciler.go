@@ -13,13 +13,9 @@ import (
 	"log/slog"
 
 	nadv1 "github.com/k8snetworkplumbingwg/network-attachment-definition-client/pkg/apis/k8s.cni.cncf.io/v1"
-	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/equality"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/tools/events"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
@@ -28,6 +24,7 @@ import (
 	"spiderpool.dev/spiderpool/api/v2beta1"
 	"spiderpool.dev/spiderpool/internal/kube/compile"
 	"spiderpool.dev/spiderpool/internal/kube/status"
+	"spiderpool.dev/spiderpool/internal/observe"
 )
 
 // fieldManager owns the fields that this reconciler sets in an attachment, so
@@ -39,14 +36,21 @@ const indexAttachment = "attachment"
 
 // Reconciler keeps NetworkAttachmentDefinitions as SpiderMultusConfigs describe them.
 type Reconciler struct {
-	client   client.Client
-	recorder events.EventRecorder
-	log      *slog.Logger
+	client client.Client
+	status status.Writer
+	log    *slog.Logger
 }
 
-// Setup adds the reconciler to the manager.
-func Setup(mgr ctrl.Manager, log *slog.Logger) error {
-	r := &Reconciler{client: mgr.GetClient(), recorder: mgr.GetEventRecorder("spiderpool-controller"), log: log}
+// New returns a reconciler; w writes the conditions and the events.
+func New(w status.Writer, log *slog.Logger) *Reconciler {
+	return &Reconciler{client: w.Client, status: w, log: log}
+}
+
+// Name is the name of the controller in logs and metrics.
+func (*Reconciler) Name() string { return "multusconfig" }
+
+// Register adds the reconciler to the manager.
+func (r *Reconciler) Register(mgr ctrl.Manager) error {
 	err := mgr.GetFieldIndexer().IndexField(context.Background(), &v2beta1.SpiderMultusConfig{}, indexAttachment, func(o client.Object) []string {
 		return []string{compile.AttachmentName(o.(*v2beta1.SpiderMultusConfig))}
 	})
@@ -54,7 +58,7 @@ func Setup(mgr ctrl.Manager, log *slog.Logger) error {
 		return fmt.Errorf("index SpiderMultusConfigs by attachment: %w", err)
 	}
 	return ctrl.NewControllerManagedBy(mgr).
-		Named("multusconfig").
+		Named(r.Name()).
 		For(&v2beta1.SpiderMultusConfig{}).
 		Watches(&nadv1.NetworkAttachmentDefinition{}, handler.EnqueueRequestsFromMapFunc(r.wanting)).
 		Complete(r)
@@ -65,7 +69,7 @@ func (r *Reconciler) wanting(ctx context.Context, attachment client.Object) []re
 	var configs v2beta1.SpiderMultusConfigList
 	err := r.client.List(ctx, &configs, client.InNamespace(attachment.GetNamespace()), client.MatchingFields{indexAttachment: attachment.GetName()})
 	if err != nil {
-		r.log.ErrorContext(ctx, "list SpiderMultusConfigs of an attachment", "attachment", client.ObjectKeyFromObject(attachment), "error", err)
+		r.log.ErrorContext(ctx, "list SpiderMultusConfigs of an attachment", "attachment", client.ObjectKeyFromObject(attachment), "err", err)
 		return nil
 	}
 	var requests []reconcile.Request
@@ -168,13 +172,14 @@ func (r *Reconciler) apply(ctx context.Context, config *v2beta1.SpiderMultusConf
 
 // announce records what was done to an attachment that was not as described.
 func (r *Reconciler) announce(config *v2beta1.SpiderMultusConfig, is *nadv1.NetworkAttachmentDefinition, found bool, want compile.NAD) {
+	name := want.Namespace + "/" + want.Name
 	switch {
 	case !found:
-		r.recorder.Eventf(config, nil, corev1.EventTypeNormal, "AttachmentCreated", "Create", "created NetworkAttachmentDefinition %s/%s", want.Namespace, want.Name)
+		r.status.Recorder.Record(config, nil, observe.AttachmentCreated(name))
 	case !metav1.IsControlledBy(is, config):
-		r.recorder.Eventf(config, is, corev1.EventTypeNormal, "AttachmentAdopted", "Adopt", "adopted NetworkAttachmentDefinition %s/%s, which nobody owned", want.Namespace, want.Name)
+		r.status.Recorder.Record(config, is, observe.AttachmentAdopted(name))
 	case is.Spec.Config != want.Config:
-		r.recorder.Eventf(config, is, corev1.EventTypeNormal, "AttachmentUpdated", "Update", "updated NetworkAttachmentDefinition %s/%s", want.Namespace, want.Name)
+		r.status.Recorder.Record(config, is, observe.AttachmentUpdated(name))
 	}
 }
 
@@ -194,24 +199,13 @@ func (r *Reconciler) deleteFormer(ctx context.Context, config *v2beta1.SpiderMul
 		if client.IgnoreNotFound(err) != nil {
 			return fmt.Errorf("delete the attachment of the former name %s: %w", former.Name, err)
 		}
-		r.recorder.Eventf(config, former, corev1.EventTypeNormal, "AttachmentDeleted", "Delete",
-			"deleted NetworkAttachmentDefinition %s/%s: the annotation %s names %s now", former.Namespace, former.Name, v2beta1.AnnotationMultusConfigCRName, name)
+		r.status.Recorder.Record(config, former, observe.AttachmentDeleted(former.Namespace+"/"+former.Name, v2beta1.AnnotationMultusConfigCRName, name))
 	}
 	return nil
 }
 
 // report writes the condition where it differs from what is there.
 func (r *Reconciler) report(ctx context.Context, config *v2beta1.SpiderMultusConfig, ready status.Condition) error {
-	before := config.DeepCopy()
-	ready.Set(&config.Status.Conditions, config.Generation)
-	if equality.Semantic.DeepEqual(before.Status, config.Status) {
-		return nil
-	}
-	if !ready.OK {
-		r.recorder.Eventf(config, nil, corev1.EventTypeWarning, ready.Reason, "Reconcile", "%s", status.EventNote(ready.Message))
-	}
-	if err := r.client.Status().Patch(ctx, config, client.MergeFrom(before)); err != nil && !apierrors.IsNotFound(err) {
-		return fmt.Errorf("write the status: %w", err)
-	}
-	return nil
+	_, err := r.status.Update(ctx, config, config.DeepCopy(), ready)
+	return err
 }

@@ -28,7 +28,9 @@ func TestMain(m *testing.M) { kubetest.Main(m) }
 
 func start(t *testing.T) (client.Client, string) {
 	t.Helper()
-	kubetest.Manager(t, func(mgr ctrl.Manager) error { return multusconfig.Setup(mgr, slog.New(slog.DiscardHandler)) })
+	kubetest.Manager(t, func(mgr ctrl.Manager) error {
+		return multusconfig.New(status.NewWriter(mgr), slog.New(slog.DiscardHandler)).Register(mgr)
+	})
 	c := kubetest.Client(t)
 	return c, kubetest.Namespace(t, c)
 }

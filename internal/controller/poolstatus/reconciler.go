@@ -15,10 +15,7 @@ import (
 	"strings"
 	"sync"
 
-	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/client-go/tools/events"
 	"k8s.io/client-go/util/workqueue"
 	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -43,29 +40,33 @@ const workers = 8
 
 // Reconciler keeps labels, finalizer and status of pools.
 type Reconciler struct {
-	client   client.Client
-	live     client.Reader
-	index    *poolindex.Index
-	recorder events.EventRecorder
-	clock    clock.PassiveClock
-	log      *slog.Logger
-	limiter  limiter
+	client  client.Client
+	live    client.Reader
+	index   *poolindex.Index
+	status  status.Writer
+	clock   clock.PassiveClock
+	log     *slog.Logger
+	limiter limiter
 }
 
-// Setup adds the reconciler to the manager. The manager's cache must have the
-// index of blockindex.IndexBlocksByPool.
-func Setup(mgr ctrl.Manager, index *poolindex.Index, log *slog.Logger) error {
-	r := &Reconciler{
-		client: mgr.GetClient(), live: mgr.GetAPIReader(), index: index, recorder: mgr.GetEventRecorder("spiderpool-controller"),
-		clock: clock.RealClock{}, log: log,
-	}
+// New returns a reconciler. The client of w must have a cache with the index of
+// blockindex.IndexBlocksByPool; live reads from the API server.
+func New(w status.Writer, live client.Reader, index *poolindex.Index, log *slog.Logger) *Reconciler {
+	return &Reconciler{client: w.Client, live: live, index: index, status: w, clock: clock.RealClock{}, log: log}
+}
+
+// Name is the name of the controller in logs and metrics.
+func (*Reconciler) Name() string { return "pool" }
+
+// Register adds the reconciler to the manager. Call it before the index begins to watch.
+func (r *Reconciler) Register(mgr ctrl.Manager) error {
 	// The index is told of pools by the same informers, but not before or after
 	// the queue is: what it sees is queued when it has seen it.
 	return ctrl.NewControllerManagedBy(mgr).
-		Named("pool").
+		Named(r.Name()).
 		For(&v2beta1.SpiderIPPool{}).
 		Watches(&v2beta1.SpiderIPBlock{}, r.poolsOfBlocks()).
-		WatchesRawSource(seenBy(index)).
+		WatchesRawSource(seenBy(r.index)).
 		WithOptions(controller.Options{MaxConcurrentReconciles: workers}).
 		Complete(r)
 }
@@ -204,18 +205,11 @@ func (r *Reconciler) writeStatus(ctx context.Context, pool *v2beta1.SpiderIPPool
 	before := pool.DeepCopy()
 	ready := r.ready(pool, leases)
 	size := SetStatus(pool, r.index.Reserved(), leases)
-	becameUnready := ready.Set(&pool.Status.Conditions, pool.Generation) && !ready.OK
-	if equality.Semantic.DeepEqual(before.Status, pool.Status) {
-		return nil
+	written, err := r.status.Update(ctx, pool, before, ready)
+	if written {
+		r.limiter.wrote(pool.Name, r.clock.Now(), size)
 	}
-	if becameUnready {
-		r.recorder.Eventf(pool, nil, corev1.EventTypeWarning, ready.Reason, "Reconcile", "%s", status.EventNote(ready.Message))
-	}
-	if err := client.IgnoreNotFound(r.client.Status().Patch(ctx, pool, client.MergeFrom(before))); err != nil {
-		return fmt.Errorf("write the status of SpiderIPPool %s: %w", pool.Name, err)
-	}
-	r.limiter.wrote(pool.Name, r.clock.Now(), size)
-	return nil
+	return err
 }
 
 // ready says whether the pool can be used as written.

@@ -39,7 +39,7 @@ func start(t *testing.T) client.WithWatch {
 		index := poolindex.New()
 		return errors.Join(
 			blockindex.IndexBlocksByPool(t.Context(), mgr.GetFieldIndexer()),
-			poolstatus.Setup(mgr, index, slog.New(slog.DiscardHandler)),
+			poolstatus.New(status.NewWriter(mgr), mgr.GetAPIReader(), index, slog.New(slog.DiscardHandler)).Register(mgr),
 			index.Watch(t.Context(), mgr.GetCache()),
 		)
 	})

@@ -4,11 +4,7 @@ package reservedip
 
 import (
 	"context"
-	"fmt"
 
-	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/equality"
-	"k8s.io/client-go/tools/events"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -19,14 +15,19 @@ import (
 
 // Reconciler keeps the condition of SpiderReservedIPs.
 type Reconciler struct {
-	client   client.Client
-	recorder events.EventRecorder
+	client client.Client
+	status status.Writer
 }
 
-// Setup adds the reconciler to the manager.
-func Setup(mgr ctrl.Manager) error {
-	r := &Reconciler{client: mgr.GetClient(), recorder: mgr.GetEventRecorder("spiderpool-controller")}
-	return ctrl.NewControllerManagedBy(mgr).Named("reservedip").For(&v2beta1.SpiderReservedIP{}).Complete(r)
+// New returns a reconciler; w writes the conditions.
+func New(w status.Writer) *Reconciler { return &Reconciler{client: w.Client, status: w} }
+
+// Name is the name of the controller in logs and metrics.
+func (*Reconciler) Name() string { return "reservedip" }
+
+// Register adds the reconciler to the manager.
+func (r *Reconciler) Register(mgr ctrl.Manager) error {
+	return ctrl.NewControllerManagedBy(mgr).Named(r.Name()).For(&v2beta1.SpiderReservedIP{}).Complete(r)
 }
 
 // Reconcile writes the condition of one SpiderReservedIP.
@@ -39,16 +40,6 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 	if _, errs := compile.ReservedIP(reserved); len(errs) > 0 {
 		ready = status.Condition{Reason: "Invalid", Message: errs.ToAggregate().Error()}
 	}
-	before := reserved.DeepCopy()
-	becameUnready := ready.Set(&reserved.Status.Conditions, reserved.Generation) && !ready.OK
-	if equality.Semantic.DeepEqual(before.Status, reserved.Status) {
-		return ctrl.Result{}, nil
-	}
-	if becameUnready {
-		r.recorder.Eventf(reserved, nil, corev1.EventTypeWarning, ready.Reason, "Reconcile", "%s", status.EventNote(ready.Message))
-	}
-	if err := client.IgnoreNotFound(r.client.Status().Patch(ctx, reserved, client.MergeFrom(before))); err != nil {
-		return ctrl.Result{}, fmt.Errorf("write the status of SpiderReservedIP %s: %w", reserved.Name, err)
-	}
-	return ctrl.Result{}, nil
+	_, err := r.status.Update(ctx, reserved, reserved.DeepCopy(), ready)
+	return ctrl.Result{}, err
 }

@@ -10,6 +10,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"spiderpool.dev/spiderpool/api/v2beta1"
@@ -21,7 +22,7 @@ import (
 func TestMain(m *testing.M) { kubetest.Main(m) }
 
 func TestConditionAndEventFollowTheAddresses(t *testing.T) {
-	kubetest.Manager(t, reservedip.Setup)
+	kubetest.Manager(t, func(mgr ctrl.Manager) error { return reservedip.New(status.NewWriter(mgr)).Register(mgr) })
 	c := kubetest.Client(t)
 	reserved := &v2beta1.SpiderReservedIP{
 		ObjectMeta: metav1.ObjectMeta{Name: "reserved"}, Spec: v2beta1.SpiderReservedIPSpec{IPs: []string{"10.0.0.9-10.0.0.1"}},

@@ -4,11 +4,7 @@ package subnet
 
 import (
 	"context"
-	"fmt"
 
-	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/equality"
-	"k8s.io/client-go/tools/events"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
@@ -23,13 +19,18 @@ import (
 
 // Reconciler keeps the status of SpiderSubnets.
 type Reconciler struct {
-	client   client.Client
-	recorder events.EventRecorder
+	client client.Client
+	status status.Writer
 }
 
-// Setup adds the reconciler to the manager.
-func Setup(mgr ctrl.Manager) error {
-	r := &Reconciler{client: mgr.GetClient(), recorder: mgr.GetEventRecorder("spiderpool-controller")}
+// New returns a reconciler; w writes the statuses.
+func New(w status.Writer) *Reconciler { return &Reconciler{client: w.Client, status: w} }
+
+// Name is the name of the controller in logs and metrics.
+func (*Reconciler) Name() string { return "subnet" }
+
+// Register adds the reconciler to the manager.
+func (r *Reconciler) Register(mgr ctrl.Manager) error {
 	// A subnet that goes, or changes, can end another one's conflict. There are few.
 	all := handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, _ client.Object) []reconcile.Request {
 		var list v2beta1.SpiderSubnetList
@@ -43,7 +44,7 @@ func Setup(mgr ctrl.Manager) error {
 		}
 		return requests
 	})
-	return ctrl.NewControllerManagedBy(mgr).Named("subnet").For(&v2beta1.SpiderSubnet{}).Watches(&v2beta1.SpiderSubnet{}, all).Complete(r)
+	return ctrl.NewControllerManagedBy(mgr).Named(r.Name()).For(&v2beta1.SpiderSubnet{}).Watches(&v2beta1.SpiderSubnet{}, all).Complete(r)
 }
 
 // Reconcile writes the status of one SpiderSubnet.
@@ -69,15 +70,6 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 			ready = status.Condition{Reason: "Conflict", Message: conflicts.ToAggregate().Error()}
 		}
 	}
-	becameUnready := ready.Set(&subnet.Status.Conditions, subnet.Generation) && !ready.OK
-	if equality.Semantic.DeepEqual(before.Status, subnet.Status) {
-		return ctrl.Result{}, nil
-	}
-	if becameUnready {
-		r.recorder.Eventf(subnet, nil, corev1.EventTypeWarning, ready.Reason, "Reconcile", "%s", status.EventNote(ready.Message))
-	}
-	if err := client.IgnoreNotFound(r.client.Status().Patch(ctx, subnet, client.MergeFrom(before))); err != nil {
-		return ctrl.Result{}, fmt.Errorf("write the status of SpiderSubnet %s: %w", subnet.Name, err)
-	}
-	return ctrl.Result{}, nil
+	_, err := r.status.Update(ctx, subnet, before, ready)
+	return ctrl.Result{}, err
 }

@@ -10,6 +10,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"spiderpool.dev/spiderpool/api/v2beta1"
@@ -40,7 +41,7 @@ func ready(t *testing.T, c client.Client, s *v2beta1.SpiderSubnet, want metav1.C
 }
 
 func TestSubnetCountsItsAddressesAndFollowsTheOthers(t *testing.T) {
-	kubetest.Manager(t, subnet.Setup)
+	kubetest.Manager(t, func(mgr ctrl.Manager) error { return subnet.New(status.NewWriter(mgr)).Register(mgr) })
 	c := kubetest.Client(t)
 	first := newSubnet("first", "10.1.0.0/24", "10.1.0.1-10.1.0.20")
 	first.Spec.Gateway, first.Spec.ExcludeIPs = new("10.1.0.1"), []string{"10.1.0.20"}
@@ -60,7 +61,7 @@ func TestSubnetCountsItsAddressesAndFollowsTheOthers(t *testing.T) {
 }
 
 func TestSubnetThatAdmissionDidNotSeeIsReported(t *testing.T) {
-	kubetest.Manager(t, subnet.Setup)
+	kubetest.Manager(t, func(mgr ctrl.Manager) error { return subnet.New(status.NewWriter(mgr)).Register(mgr) })
 	c := kubetest.Client(t)
 	inverted := newSubnet("inverted", "10.2.0.0/24", "10.2.0.9-10.2.0.1")
 	kubetest.Create(t, c, inverted)
@@ -70,7 +71,7 @@ func TestSubnetThatAdmissionDidNotSeeIsReported(t *testing.T) {
 }
 
 func TestOlderOfTwoConflictingSubnetsStaysUsable(t *testing.T) {
-	kubetest.Manager(t, subnet.Setup)
+	kubetest.Manager(t, func(mgr ctrl.Manager) error { return subnet.New(status.NewWriter(mgr)).Register(mgr) })
 	c := kubetest.Client(t)
 	older := newSubnet("z-older", "10.3.0.0/24", "10.3.0.1-10.3.0.10")
 	kubetest.Create(t, c, older)

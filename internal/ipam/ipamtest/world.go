@@ -454,16 +454,22 @@ func (p worldPort) Addresses(_ context.Context, namespace, name, podUID, node st
 	return addrs, nil
 }
 
-func (p worldPort) Failed(pod ipam.Pod, reason, message string) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.events = append(p.events, fmt.Sprintf("Warning %s %s/%s: %s", reason, pod.Namespace, pod.Name, message))
+func (p worldPort) AllocationFailed(pod ipam.Pod, message string) {
+	p.event(pod, "Warning FailedAllocateIP", message)
 }
 
-func (p worldPort) Reclaimed(pod ipam.Pod, message string) {
+func (p worldPort) AddressConflict(pod ipam.Pod, message string) {
+	p.event(pod, "Warning IPConflict", message)
+}
+
+func (p worldPort) Reclaimed(pod ipam.Pod, change reclaim.Change) {
+	p.event(pod, "Normal ReclaimedIP", change.String())
+}
+
+func (p worldPort) event(pod ipam.Pod, what, message string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.events = append(p.events, fmt.Sprintf("Normal ReclaimedIP %s/%s: %s", pod.Namespace, pod.Name, message))
+	p.events = append(p.events, fmt.Sprintf("%s %s/%s: %s", what, pod.Namespace, pod.Name, message))
 }
 
 // memoryJournal is a journal that outlives a service, as a disk does.

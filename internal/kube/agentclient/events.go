@@ -11,7 +11,8 @@ import (
 	"k8s.io/client-go/tools/record"
 
 	"spiderpool.dev/spiderpool/internal/ipam"
-	"spiderpool.dev/spiderpool/internal/kube/status"
+	"spiderpool.dev/spiderpool/internal/observe"
+	"spiderpool.dev/spiderpool/internal/reclaim"
 )
 
 // Events writes events about pods (ipam.Events). The recorder of client-go counts
@@ -34,31 +35,36 @@ func NewEvents(ctx context.Context, client *Client, node string) *Events {
 // Close ends the recorder.
 func (e *Events) Close() { e.broadcaster.Shutdown() }
 
-// Failed implements ipam.Events.
-func (e *Events) Failed(pod ipam.Pod, reason, message string) {
-	e.record(pod, corev1.EventTypeWarning, reason, message)
+// AllocationFailed implements ipam.Events.
+func (e *Events) AllocationFailed(pod ipam.Pod, message string) {
+	e.aboutPod(pod, observe.FailedAllocateIP(message))
+}
+
+// AddressConflict implements ipam.Events.
+func (e *Events) AddressConflict(pod ipam.Pod, message string) {
+	e.aboutPod(pod, observe.IPConflict(message))
 }
 
 // Reclaimed implements ipam.Events.
-func (e *Events) Reclaimed(pod ipam.Pod, message string) {
-	e.record(pod, corev1.EventTypeNormal, "ReclaimedIP", message)
+func (e *Events) Reclaimed(pod ipam.Pod, change reclaim.Change) {
+	e.aboutPod(pod, observe.ReclaimedIP(change))
 }
 
-// NodeWarning writes an event about a node, in the namespace "default", where
-// Kubernetes keeps those of objects without one.
-func (e *Events) NodeWarning(node, reason, message string) {
-	// kubelet and kubectl know a node's events by its name in place of its UID.
-	e.event(&corev1.ObjectReference{APIVersion: "v1", Kind: "Node", Name: node, UID: types.UID(node)}, corev1.EventTypeWarning, reason, message)
+// AboutNode writes an event about a node, in the namespace "default", where
+// Kubernetes keeps the events of objects without a namespace.
+func (e *Events) AboutNode(node string, event observe.Event) {
+	// kubelet and kubectl use the name of a node in place of its UID.
+	e.record(&corev1.ObjectReference{APIVersion: "v1", Kind: "Node", Name: node, UID: types.UID(node)}, event)
 }
 
-func (e *Events) record(pod ipam.Pod, kind, reason, message string) {
-	e.event(&corev1.ObjectReference{
+func (e *Events) aboutPod(pod ipam.Pod, event observe.Event) {
+	e.record(&corev1.ObjectReference{
 		APIVersion: "v1", Kind: "Pod", Namespace: pod.Namespace, Name: pod.Name, UID: types.UID(pod.UID),
-	}, kind, reason, message)
+	}, event)
 }
 
-func (e *Events) event(about *corev1.ObjectReference, kind, reason, message string) {
-	e.recorder.Event(about, kind, reason, status.EventNote(message))
+func (e *Events) record(about *corev1.ObjectReference, event observe.Event) {
+	e.recorder.Event(about, event.Type, event.Reason, event.Text)
 }
 
 // eventSink sends events as JSON; the typed clientset would bring the types of the

@@ -1,27 +1,32 @@
 package status_test
 
 import (
-	"strings"
 	"testing"
-	"unicode/utf8"
+	"time"
 
 	"spiderpool.dev/spiderpool/internal/kube/status"
 )
 
-// The API server refuses an event whose note has more than 1024 bytes, and JSON
-// writes half a letter as three.
-func TestNoteOfAnEventIsShortenedBetweenLetters(t *testing.T) {
-	for name, note := range map[string]string{
-		"short": "is inverted", "as long as can be": strings.Repeat("a", 1024), "long": strings.Repeat("a", 1025),
-		"letters of two bytes": strings.Repeat("ä", 600), "letters of three bytes": "a" + strings.Repeat("€", 600),
+func TestOlderObjectWinsConflict(t *testing.T) {
+	early, late := time.Unix(1, 0), time.Unix(2, 0)
+	for _, tc := range []struct {
+		name  string
+		a     time.Time
+		nameA string
+		b     time.Time
+		nameB string
+		want  bool
+	}{
+		{"older", early, "b", late, "a", true},
+		{"same age, lower name", early, "a", early, "b", true},
+		{"same object", early, "a", early, "a", false},
 	} {
-		t.Run(name, func(t *testing.T) {
-			got := status.EventNote(note)
-			if len(got) > 1024 || !utf8.ValidString(got) {
-				t.Errorf("%d bytes, valid %t: …%q", len(got), utf8.ValidString(got), got[len(got)-8:])
+		t.Run(tc.name, func(t *testing.T) {
+			if got := status.IsOlder(tc.a, tc.nameA, tc.b, tc.nameB); got != tc.want {
+				t.Errorf("A is older: %t, want %t", got, tc.want)
 			}
-			if fits := len(note) <= 1024; fits != (got == note) || !fits && (len(got) < 1020 || !strings.HasSuffix(got, "...")) {
-				t.Errorf("%d bytes became %d that end with %q", len(note), len(got), got[len(got)-8:])
+			if got := status.IsOlder(tc.b, tc.nameB, tc.a, tc.nameA); got {
+				t.Error("B is older too")
 			}
 		})
 	}

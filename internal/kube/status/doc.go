@@ -1,3 +1,7 @@
 // Package status writes what the controller reports about an object: the
-// condition Ready and the texts of events, within the limits of the API server.
+// condition Ready, and events.
+//
+// Writer is the only place that patches a status, so all kinds follow one rule:
+// an object is written only if its status differs, and a Warning is recorded
+// when the condition becomes False or changes while it is False.
 package status

@@ -1,0 +1,114 @@
+// Package observe is the catalogue of what users and operators see of a running
+// Spiderpool: the events, and the metrics of agent and controller alike.
+//
+// A constructor returns an event as a value. Two recorders write it: that of the
+// agent (kube/agentclient) and that of the controller (kube/status). The package
+// imports neither client-go nor controller-runtime, because the agent links it.
+package observe
+
+import (
+	"fmt"
+	"strings"
+
+	"spiderpool.dev/spiderpool/internal/reclaim"
+)
+
+// Types of events, as core/v1 and events.k8s.io/v1 name them.
+const (
+	normal  = "Normal"
+	warning = "Warning"
+)
+
+// Kind is a kind of event.
+type Kind struct {
+	About  string // the kind of the object with the event, e.g. "Pod"
+	Type   string // "Normal" or "Warning"
+	Reason string // CamelCase; the word that users filter by
+	Action string // what Spiderpool did, for events.k8s.io/v1
+	help   string // a sentence for the reference
+}
+
+// Event is something that happened to an object.
+type Event struct {
+	Kind
+	Text string // at most 1024 bytes
+}
+
+var (
+	failedAllocateIP = Kind{"Pod", warning, "FailedAllocateIP", "Allocate",
+		"An interface of the pod gets no address. The text names every pool and the reason why it was not used."}
+	ipConflict = Kind{"Pod", warning, "IPConflict", "Allocate",
+		"Another host already uses an address of the pod. The text names its hardware address. The address is quarantined and the pod gets another one."}
+	reclaimedIP = Kind{"Pod", normal, "ReclaimedIP", "Reclaim",
+		"The agent or the controller reclaimed an address without a CNI DEL. The text gives the reason and the proof that no sandbox uses the address."}
+	nodeNotPrepared = Kind{"Node", warning, "NodeNotPrepared", "Preflight",
+		"The node lacks something that underlay pods need. The text names each finding and the way out."}
+	attachmentCreated = Kind{"SpiderMultusConfig", normal, "AttachmentCreated", "Create",
+		"The NetworkAttachmentDefinition was created."}
+	attachmentAdopted = Kind{"SpiderMultusConfig", normal, "AttachmentAdopted", "Adopt",
+		"A NetworkAttachmentDefinition without an owner now belongs to the SpiderMultusConfig."}
+	attachmentUpdated = Kind{"SpiderMultusConfig", normal, "AttachmentUpdated", "Update",
+		"The NetworkAttachmentDefinition got a new configuration."}
+	attachmentDeleted = Kind{"SpiderMultusConfig", normal, "AttachmentDeleted", "Delete",
+		"The NetworkAttachmentDefinition of a former name was deleted."}
+)
+
+// kinds are all kinds of events but those of conditions; see NotReady.
+var kinds = []Kind{
+	failedAllocateIP, ipConflict, reclaimedIP, nodeNotPrepared,
+	attachmentCreated, attachmentAdopted, attachmentUpdated, attachmentDeleted,
+}
+
+// FailedAllocateIP says why an interface of a pod gets no address.
+func FailedAllocateIP(text string) Event { return event(failedAllocateIP, text) }
+
+// IPConflict says that another host uses an address of a pod.
+func IPConflict(text string) Event { return event(ipConflict, text) }
+
+// ReclaimedIP says which address of a pod was reclaimed, and why.
+func ReclaimedIP(change reclaim.Change) Event { return event(reclaimedIP, change.String()) }
+
+// NodeNotPrepared lists what a node lacks.
+func NodeNotPrepared(findings string) Event { return event(nodeNotPrepared, findings) }
+
+// AttachmentCreated is about the owner of a NetworkAttachmentDefinition; name is "namespace/name".
+func AttachmentCreated(name string) Event {
+	return event(attachmentCreated, "created NetworkAttachmentDefinition "+name)
+}
+
+// AttachmentAdopted is about the new owner of a NetworkAttachmentDefinition; name is "namespace/name".
+func AttachmentAdopted(name string) Event {
+	return event(attachmentAdopted, "adopted NetworkAttachmentDefinition "+name+", which had no owner")
+}
+
+// AttachmentUpdated is about the owner of a NetworkAttachmentDefinition; name is "namespace/name".
+func AttachmentUpdated(name string) Event {
+	return event(attachmentUpdated, "updated NetworkAttachmentDefinition "+name)
+}
+
+// AttachmentDeleted is about the owner of a NetworkAttachmentDefinition of the former name ("namespace/name"),
+// after the annotation of the owner was changed to another name.
+func AttachmentDeleted(former, annotation, name string) Event {
+	return event(attachmentDeleted, fmt.Sprintf("deleted NetworkAttachmentDefinition %s: annotation %s now names %s", former, annotation, name))
+}
+
+// NotReady repeats the condition Ready of an object with the status False, so
+// that `kubectl describe` and `kubectl get events` show it.
+func NotReady(reason, message string) Event {
+	return event(Kind{Type: warning, Reason: reason, Action: "Reconcile"}, message)
+}
+
+// maxText is the limit of the API server for a note of events.k8s.io/v1 and a
+// message of core/v1, in bytes.
+const maxText = 1024
+
+func event(kind Kind, text string) Event { return Event{Kind: kind, Text: Truncate(text, maxText)} }
+
+// Truncate cuts text to at most limit bytes without splitting a UTF-8 sequence
+// and marks the cut with "...".
+func Truncate(text string, limit int) string {
+	if len(text) <= limit {
+		return text
+	}
+	return strings.ToValidUTF8(text[:limit-3], "") + "..."
+}

@@ -1,0 +1,46 @@
+package observe
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+
+	"spiderpool.dev/spiderpool/internal/reclaim"
+)
+
+// Reclaims counts reclaimed addresses by reason. The agent reclaims on its own
+// node, the controller for nodes that are gone; dashboards add the two up.
+type Reclaims struct {
+	total, failures *prometheus.CounterVec
+}
+
+// NewReclaims returns counters that start at zero.
+func NewReclaims() *Reclaims {
+	return &Reclaims{
+		total: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "spiderpool_ip_gc_counts", Help: "Addresses reclaimed without a CNI DEL.",
+		}, []string{"reason"}),
+		failures: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "spiderpool_ip_gc_failure_counts", Help: "Failed attempts to reclaim addresses without a CNI DEL.",
+		}, []string{"reason"}),
+	}
+}
+
+// Reclaimed counts an attempt to reclaim an address; err is nil if it succeeded.
+func (r *Reclaims) Reclaimed(reason reclaim.Reason, err error) {
+	if err != nil {
+		r.failures.WithLabelValues(string(reason)).Inc()
+		return
+	}
+	r.total.WithLabelValues(string(reason)).Inc()
+}
+
+// Describe implements prometheus.Collector.
+func (r *Reclaims) Describe(out chan<- *prometheus.Desc) {
+	r.total.Describe(out)
+	r.failures.Describe(out)
+}
+
+// Collect implements prometheus.Collector.
+func (r *Reclaims) Collect(out chan<- prometheus.Metric) {
+	r.total.Collect(out)
+	r.failures.Collect(out)
+}
