@@ -203,6 +203,16 @@ func TestCNIBinariesLinkNoKubernetes(t *testing.T) {
 	}
 }
 
+func TestAgentLinksNoControllerRuntime(t *testing.T) {
+	for _, p := range list(t, "cmd/spiderpool-agent") {
+		for _, dep := range p.Deps {
+			if inside(dep, "sigs.k8s.io/controller-runtime") {
+				t.Errorf("%s links %s: with the types of all of Kubernetes it costs every node 25 MiB", p.ImportPath, dep)
+			}
+		}
+	}
+}
+
 func TestMainsAreWiring(t *testing.T) {
 	for _, p := range list(t, "cmd") {
 		for _, file := range p.GoFiles {
