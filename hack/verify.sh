@@ -29,5 +29,13 @@ for f in $(cd "$fresh" && find . -type f); do
   cmp -s "$fresh/$f" "$f" || fail "$f is out of date; run make update"
 done
 
+say "links in Markdown files"
+broken=$(git ls-files '*.md' | while read -r page; do
+  { grep -o ']([^):#]*[):#]' "$page" || true; } | { grep -v ':$' || true; } | sed 's/^](//; s/.$//' | while read -r link; do
+    [ -z "$link" ] || [ -e "$(dirname "$page")/$link" ] || echo "$page: $link"
+  done
+done)
+[ -z "$broken" ] || fail "these links point nowhere; correct them: $broken"
+
 say "layering"
 go test ./internal/archtest
