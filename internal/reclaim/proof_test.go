@@ -35,3 +35,14 @@ func TestNodeProvesOnlyItsOwnLeases(t *testing.T) {
 		})
 	}
 }
+
+func TestZeroRetentionFreesAtOnce(t *testing.T) {
+	t.Parallel()
+	p := policy()
+	p.ScaledDownRetention = 0
+	l := retained(inUse())
+	l.Since = now
+	if v := Judge(l, Facts{Owner: OwnerScaledDown}, p, now); v.Action != Free || v.Reason != FixedScaledDown {
+		t.Errorf("verdict is %+v", v)
+	}
+}
