@@ -67,6 +67,9 @@ func run(n int, seed uint64, r runner, directories []string) (failed error) {
 	}
 	for i := range directories {
 		directories[i] = filepath.Clean(directories[i])
+		if !slices.ContainsFunc(targets, func(t target) bool { return t.directory == directories[i] }) {
+			return fmt.Errorf("%s has no threshold; add it to targets in hack/mutate/main.go", directories[i])
+		}
 	}
 	for _, t := range targets {
 		if len(directories) > 0 && !slices.Contains(directories, t.directory) {

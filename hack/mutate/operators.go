@@ -23,6 +23,9 @@ func (m mutant) String() string {
 	return fmt.Sprintf("%s:%d: %s → %s", m.file, m.line, m.before, m.after)
 }
 
+// key identifies a mutant in equivalent.txt. It has no line number, because lines move.
+func (m mutant) key() string { return m.file + "\t" + m.before + "\t" + m.after }
+
 // apply returns the mutated source.
 func (m mutant) apply(source []byte) []byte {
 	return bytes.Join([][]byte{source[:m.start], []byte(m.replacement), source[m.end:]}, nil)

@@ -14,7 +14,7 @@ import (
 type result struct {
 	target
 	mutants map[outcome][]mutant // invalid ones do not count
-	stale   []equivalent         // listed, but no mutant of the package
+	stale   []string             // listed, but no mutant of the package
 }
 
 func (r result) tested() int  { return len(r.mutants[killed]) + len(r.mutants[survived]) }
@@ -28,15 +28,15 @@ func (r result) String() string {
 	for _, m := range r.mutants[survived] {
 		fmt.Fprintf(&b, "  survived %v\n", m)
 	}
-	for _, e := range r.stale {
-		fmt.Fprintf(&b, "  equivalent.txt lists a mutant that does not exist: %s: %s → %s\n", e.file, e.before, e.after)
+	for _, key := range r.stale {
+		fmt.Fprintf(&b, "  equivalent.txt lists a mutant that does not exist: %s\n", key)
 	}
 	return b.String()
 }
 
 // score tests a sample of the mutants of a package, until n of them compile; 0 means all. The same seed and code
 // give the same sample.
-func (r runner) score(t target, n int, seed uint64, list map[equivalent]bool) (result, error) {
+func (r runner) score(t target, n int, seed uint64, list map[string]bool) (result, error) {
 	result := result{target: t, mutants: map[outcome][]mutant{}}
 	p, err := build.ImportDir(t.directory, 0)
 	if err != nil {
