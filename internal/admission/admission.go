@@ -7,8 +7,8 @@
 // old: two objects that are created at one moment can both get in. The
 // reconcilers therefore check again and report what they find as a condition.
 //
-// The webhooks of Setup are in the way of nothing but custom resources of
-// Spiderpool; the one of SetupPods is separate and off by default. Objects that are being deleted and
+// The webhooks of Register are in the way of nothing but custom resources of
+// Spiderpool; the one of RegisterPods is separate and off by default. Objects that are being deleted and
 // changes that leave a specification as it is are always let through.
 package admission
 
@@ -39,11 +39,11 @@ type Options struct {
 	Cluster pool.ClusterNetwork
 }
 
-// Setup registers the webhooks at the manager's server, at the paths of
+// Register registers the webhooks at the manager's server, at the paths of
 // controller-runtime: /mutate- and /validate-, followed by
 // spiderpool-spidernet-io-v2beta1- and the kind in lower case. The manager's
 // cache must have the index of cached.IndexBlocksByPool.
-func Setup(mgr ctrl.Manager, options Options) error {
+func Register(mgr ctrl.Manager, options Options) error {
 	reader := mgr.GetClient()
 	for _, register := range []func() error{
 		func() error {

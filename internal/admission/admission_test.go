@@ -50,7 +50,7 @@ func serveIn(t *testing.T, cluster pool.ClusterNetwork) (client.Client, client.R
 		return errors.Join(
 			blockindex.IndexBlocksByPool(t.Context(), mgr.GetFieldIndexer()),
 			index.Watch(t.Context(), mgr.GetCache()),
-			admission.Setup(mgr, admission.Options{
+			admission.Register(mgr, admission.Options{
 				Pools: index, CoordinatorName: "default", Cluster: cluster,
 			}),
 		)
@@ -70,19 +70,17 @@ func serveIn(t *testing.T, cluster pool.ClusterNetwork) (client.Client, client.R
 // certificate that the webhook configurations of the namespace's name come to trust.
 func manager(t *testing.T, namespace string, port int, setup func(ctrl.Manager) error) ctrl.Manager {
 	t.Helper()
-	var keeper *certificate.Keeper
+	rotator := certificate.New(certificate.Options{
+		Secret: client.ObjectKey{Namespace: namespace, Name: "tls"}, Mutating: namespace, Validating: namespace,
+		Subject: certificate.Subject{
+			DNSNames: []string{"webhook.test.svc"}, IPs: []net.IP{net.IPv4(127, 0, 0, 1)}, CALifetime: time.Hour, CertLifetime: time.Hour,
+		},
+	}, slog.New(slog.DiscardHandler))
 	return kubetest.Manager(t, func(mgr ctrl.Manager) error {
-		var err error
-		keeper, err = certificate.Setup(mgr, certificate.Options{
-			Secret: client.ObjectKey{Namespace: namespace, Name: "tls"}, Mutating: namespace, Validating: namespace,
-			Subject: certificate.Subject{
-				DNSNames: []string{"webhook.test.svc"}, IPs: []net.IP{net.IPv4(127, 0, 0, 1)}, CALifetime: time.Hour, CertLifetime: time.Hour,
-			},
-		}, slog.New(slog.DiscardHandler))
-		return errors.Join(err, setup(mgr))
+		return errors.Join(rotator.Register(mgr), setup(mgr))
 	}, func(o *ctrl.Options) {
 		o.WebhookServer = webhook.NewServer(webhook.Options{Host: "127.0.0.1", Port: port, TLSOpts: []func(*tls.Config){func(c *tls.Config) {
-			c.GetCertificate = func(h *tls.ClientHelloInfo) (*tls.Certificate, error) { return keeper.GetCertificate(h) }
+			c.GetCertificate = rotator.GetCertificate
 		}}})
 	})
 }

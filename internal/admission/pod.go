@@ -20,11 +20,11 @@ import (
 // SpiderMultusConfigs carry in an annotation of the same key.
 var injectAnnotations = []string{v2beta1.AnnotationPodRDMAResourceInject, v2beta1.AnnotationPodNetworkResourceInject}
 
-// SetupPods registers the webhook of pods, at /mutate--v1-pod. It alone is in the
+// RegisterPods registers the webhook of pods, at /mutate--v1-pod. It alone is in the
 // way of pods, and only where the installation switches it on
 // (spiderpoolController.podResourceInject); its failure policy is Ignore, and it
 // is asked about annotated pods only.
-func SetupPods(mgr ctrl.Manager) error {
+func RegisterPods(mgr ctrl.Manager) error {
 	err := ctrl.NewWebhookManagedBy(mgr, &corev1.Pod{}).WithDefaulter(&podDevices{reader: mgr.GetClient()}).Complete()
 	if err != nil {
 		return fmt.Errorf("register the webhook of pods: %w", err)

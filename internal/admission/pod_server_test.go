@@ -47,7 +47,7 @@ func TestPodsGetWhatTheyAskForAndStartWithoutTheWebhook(t *testing.T) {
 	}
 
 	t.Run("served", func(t *testing.T) {
-		manager(t, name, port, admission.SetupPods)
+		manager(t, name, port, admission.RegisterPods)
 		kubetest.Eventually(t, func(ctx context.Context) error {
 			pod, err := created(ctx, "ai", "gpu")
 			if err != nil {

@@ -79,17 +79,13 @@ func Run(ctx context.Context, cfg config.Controller, o Options) error {
 	restConfig.WarningHandler = rest.NoWarnings{}
 	restConfig.UserAgent = "spiderpool-controller/" + config.Version
 
-	// The webhook server asks the keeper, which the manager that it is part of runs.
-	var keeper *certificate.Keeper
-	mgr, err := ctrl.NewManager(restConfig, managerOptions(cfg, o.BindAddress, func() *certificate.Keeper { return keeper }))
+	rotator := certificate.New(certificateOptions(cfg), log)
+	mgr, err := ctrl.NewManager(restConfig, managerOptions(cfg, o.BindAddress, rotator))
 	if err != nil {
 		return fmt.Errorf("set the controller up: %w", err)
 	}
 	if cfg.Webhook.TLS.Method == config.TLSAuto {
-		if keeper, err = certificate.Setup(mgr, certificateOptions(cfg), log); err != nil {
-			return err
-		}
-		if err := mgr.AddReadyzCheck("certificate", keeper.Check); err != nil {
+		if err := errors.Join(rotator.Register(mgr), mgr.AddReadyzCheck("certificate", rotator.Check)); err != nil {
 			return err
 		}
 	}
@@ -145,7 +141,7 @@ func (f filling) Start(context.Context) error {
 
 func (filling) NeedLeaderElection() bool { return false }
 
-func managerOptions(cfg config.Controller, address string, keeper func() *certificate.Keeper) ctrl.Options {
+func managerOptions(cfg config.Controller, address string, rotator *certificate.Rotator) ctrl.Options {
 	timeout, yes := stopTimeout, true
 	options := ctrl.Options{
 		// A replica that does not lead keeps its caches filled: its webhooks need
@@ -170,9 +166,7 @@ func managerOptions(cfg config.Controller, address string, keeper func() *certif
 	}
 	server := webhook.Options{Host: address, Port: cfg.Webhook.Port}
 	if cfg.Webhook.TLS.Method == config.TLSAuto {
-		server.TLSOpts = []func(*tls.Config){func(c *tls.Config) {
-			c.GetCertificate = func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) { return keeper().GetCertificate(hello) }
-		}}
+		server.TLSOpts = []func(*tls.Config){func(c *tls.Config) { c.GetCertificate = rotator.GetCertificate }}
 	} else {
 		server.CertDir = cfg.Webhook.TLS.CertDir
 	}
@@ -250,11 +244,11 @@ func register(ctx context.Context, mgr ctrl.Manager, cfg config.Controller, inde
 		return err
 	}
 	if cfg.PodResources.Enabled {
-		if err := admission.SetupPods(mgr); err != nil {
+		if err := admission.RegisterPods(mgr); err != nil {
 			return err
 		}
 	}
-	return admission.Setup(mgr, admission.Options{Pools: index, CoordinatorName: cfg.CoordinatorName, Cluster: clusterNetwork(cfg)})
+	return admission.Register(mgr, admission.Options{Pools: index, CoordinatorName: cfg.CoordinatorName, Cluster: clusterNetwork(cfg)})
 }
 
 func coordinatorOptions(cfg config.Controller) clustercidr.Options {

@@ -44,15 +44,15 @@ func newInstallation(t *testing.T) *installation {
 	}, clocktesting.NewFakePassiveClock(now)}
 }
 
-// replica is a keeper of the installation, which reads and writes by c.
-func (i *installation) replica(c client.Client) *Keeper {
-	return &Keeper{client: c, options: i.options, clock: i.clock, log: slog.New(slog.DiscardHandler)}
+// replica is a rotator of the installation, which reads and writes by c.
+func (i *installation) replica(c client.Client) *Rotator {
+	return &Rotator{client: c, options: i.options, clock: i.clock, log: slog.New(slog.DiscardHandler)}
 }
 
-// reconcile lets a keeper work once; it is to come again after the duration.
-func (i *installation) reconcile(k *Keeper, again time.Duration) {
+// reconcile lets a rotator work once; it is to come again after the duration.
+func (i *installation) reconcile(r *Rotator, again time.Duration) {
 	i.Helper()
-	result, err := k.Reconcile(i.Context(), ctrl.Request{})
+	result, err := r.Reconcile(i.Context(), ctrl.Request{})
 	if err != nil || result.RequeueAfter != again {
 		i.Errorf("at %s: to come again after %s, %v; want %s", i.clock.Now().Sub(now), result.RequeueAfter, err, again)
 	}
@@ -68,16 +68,16 @@ func (i *installation) kept() Pair {
 	return Pair{Certificate: secret.Data[corev1.TLSCertKey], Key: secret.Data[corev1.TLSPrivateKeyKey], Authorities: secret.Data[keyAuthorities]}
 }
 
-// serves checks that a keeper serves the certificate of the pair.
-func (i *installation) serves(k *Keeper, want Pair) {
+// serves checks that a rotator serves the certificate of the pair.
+func (i *installation) serves(r *Rotator, want Pair) {
 	i.Helper()
 	wanted, err := inspect(want, subject, i.clock.Now())
 	if err != nil {
 		i.Fatal(err)
 	}
-	got, err := k.GetCertificate(nil)
-	if err != nil || !same(got, wanted.certificate) || k.Check(nil) != nil {
-		i.Errorf("at %s: serves another certificate than the one wanted, %v, %v", i.clock.Now().Sub(now), err, k.Check(nil))
+	got, err := r.GetCertificate(nil)
+	if err != nil || !same(got, wanted.certificate) || r.Check(nil) != nil {
+		i.Errorf("at %s: serves another certificate than the one wanted, %v, %v", i.clock.Now().Sub(now), err, r.Check(nil))
 	}
 }
 
@@ -108,43 +108,43 @@ const day = 24 * time.Hour
 
 func TestCertificateIsRenewedAtTwoThirdsOfItsLifeAndServedWhenItIsTrusted(t *testing.T) {
 	i := newInstallation(t)
-	keeper, other := i.replica(i), i.replica(i)
-	i.reconcile(keeper, 0)
+	rotator, other := i.replica(i), i.replica(i)
+	i.reconcile(rotator, 0)
 	first := i.kept()
-	if err := keeper.Check(nil); err == nil {
+	if err := rotator.Check(nil); err == nil {
 		t.Error("ready with a certificate that the API server does not trust yet")
 	}
-	i.reconcile(keeper, 60*day)
+	i.reconcile(rotator, 60*day)
 	i.trusted(first.Authorities)
-	i.serves(keeper, first)
+	i.serves(rotator, first)
 	i.reconcile(other, 60*day)
 	i.serves(other, first)
 
 	i.clock.SetTime(now.Add(60*day - time.Second))
-	i.reconcile(keeper, time.Second)
+	i.reconcile(rotator, time.Second)
 	if !bytes.Equal(i.kept().Certificate, first.Certificate) {
 		t.Fatal("renewed before its time")
 	}
 	i.clock.SetTime(now.Add(60 * day))
-	i.reconcile(keeper, 0)
+	i.reconcile(rotator, 0)
 	second := i.kept()
 	if bytes.Equal(second.Certificate, first.Certificate) || count(second.Authorities) != 2 || !bytes.HasSuffix(second.Authorities, first.Authorities) {
 		t.Fatalf("the Secret holds %d authorities; want a new certificate, its authority and the former one", count(second.Authorities))
 	}
-	i.serves(keeper, first)
+	i.serves(rotator, first)
 
 	// The API servers are given time to learn of the new authority.
-	i.reconcile(keeper, settle)
+	i.reconcile(rotator, settle)
 	i.trusted(second.Authorities)
-	i.serves(keeper, first)
+	i.serves(rotator, first)
 	i.clock.SetTime(now.Add(60*day + settle - time.Second))
-	i.reconcile(keeper, time.Second)
-	i.serves(keeper, first)
+	i.reconcile(rotator, time.Second)
+	i.serves(rotator, first)
 	i.reconcile(other, time.Second)
 	i.serves(other, first)
 
 	i.clock.SetTime(now.Add(60*day + settle))
-	for _, replica := range []*Keeper{keeper, other} {
+	for _, replica := range []*Rotator{rotator, other} {
 		i.reconcile(replica, 60*day-settle)
 		i.serves(replica, second)
 	}
@@ -156,11 +156,11 @@ func TestCertificateIsRenewedAtTwoThirdsOfItsLifeAndServedWhenItIsTrusted(t *tes
 
 func TestReplicaThatStartsInARotationServesTheNewCertificateAtOnce(t *testing.T) {
 	i := newInstallation(t)
-	keeper := i.replica(i)
-	i.reconcile(keeper, 0)
-	i.reconcile(keeper, 60*day)
+	rotator := i.replica(i)
+	i.reconcile(rotator, 0)
+	i.reconcile(rotator, 60*day)
 	i.clock.SetTime(now.Add(60 * day))
-	i.reconcile(keeper, 0)
+	i.reconcile(rotator, 0)
 	fresh := i.replica(i)
 	i.reconcile(fresh, 60*day)
 	i.serves(fresh, i.kept())
@@ -197,31 +197,31 @@ func TestReplicaThatLosesTheRaceTakesTheCertificateOfTheWinner(t *testing.T) {
 
 func TestCertificateThatWasLostIsMadeAgainBesideTheServedOne(t *testing.T) {
 	i := newInstallation(t)
-	keeper := i.replica(i)
-	i.reconcile(keeper, 0)
-	i.reconcile(keeper, 60*day)
+	rotator := i.replica(i)
+	i.reconcile(rotator, 0)
+	i.reconcile(rotator, 60*day)
 	first := i.kept()
 	kubetest.Remove(t, i, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: i.options.Secret.Namespace, Name: i.options.Secret.Name}})
 
 	i.clock.SetTime(now.Add(day))
-	i.reconcile(keeper, 0)
+	i.reconcile(rotator, 0)
 	second := i.kept()
-	i.reconcile(keeper, settle)
+	i.reconcile(rotator, settle)
 	if !bytes.HasSuffix(second.Authorities, first.Authorities) {
 		t.Error("the authority of the certificate that is served is not trusted any more")
 	}
 	i.trusted(second.Authorities)
-	i.serves(keeper, first)
+	i.serves(rotator, first)
 	i.clock.SetTime(now.Add(day + settle))
-	i.reconcile(keeper, 60*day-settle)
-	i.serves(keeper, second)
+	i.reconcile(rotator, 60*day-settle)
+	i.serves(rotator, second)
 }
 
 func TestAuthoritiesAreWrittenBackIntoAWebhookConfigurationThatLostThem(t *testing.T) {
 	i := newInstallation(t)
-	keeper := i.replica(i)
-	i.reconcile(keeper, 0)
-	i.reconcile(keeper, 60*day)
+	rotator := i.replica(i)
+	i.reconcile(rotator, 0)
+	i.reconcile(rotator, 60*day)
 	validating := &admissionv1.ValidatingWebhookConfiguration{}
 	if err := i.Get(t.Context(), client.ObjectKey{Name: i.options.Validating}, validating); err != nil {
 		t.Fatal(err)
@@ -232,6 +232,6 @@ func TestAuthoritiesAreWrittenBackIntoAWebhookConfigurationThatLostThem(t *testi
 	if err := i.Update(t.Context(), validating); err != nil {
 		t.Fatal(err)
 	}
-	i.reconcile(keeper, 60*day)
+	i.reconcile(rotator, 60*day)
 	i.trusted(i.kept().Authorities)
 }

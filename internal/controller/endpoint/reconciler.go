@@ -52,12 +52,12 @@ func (r *Reconciler) Register(mgr ctrl.Manager) error {
 		Named(r.Name()).
 		For(&v2beta1.SpiderEndpoint{}).
 		Watches(&corev1.Pod{}, &handler.EnqueueRequestForObject{}, builder.WithPredicates(deletions)).
-		Watches(&v2beta1.SpiderIPBlock{}, formerHolders()).
+		Watches(&v2beta1.SpiderIPBlock{}, holdersThatLostLeases()).
 		Complete(r)
 }
 
-// formerHolders queues those who lost a lease.
-func formerHolders() handler.EventHandler {
+// holdersThatLostLeases queues those who lost a lease.
+func holdersThatLostLeases() handler.EventHandler {
 	type queue = workqueue.TypedRateLimitingInterface[reconcile.Request]
 	lost := func(q queue, before, after client.Object) {
 		kept := map[string]bool{}

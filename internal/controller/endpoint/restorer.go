@@ -88,7 +88,7 @@ func (r *Restorer) Reconcile(ctx context.Context, deleted deletion) (ctrl.Result
 	case err != nil:
 		return ctrl.Result{}, fmt.Errorf("make SpiderEndpoint %s again: %w", key, err)
 	}
-	r.log.InfoContext(ctx, "made an endpoint again that was deleted while its addresses are held", "endpoint", key.String(), "uid", deleted.Status.Current.UID)
+	r.log.InfoContext(ctx, "made an endpoint again that was deleted while its addresses are held", "pod", key.String(), "uid", deleted.Status.Current.UID)
 	return ctrl.Result{}, nil
 }
 

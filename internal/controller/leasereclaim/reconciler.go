@@ -134,7 +134,7 @@ func (r *Reconciler) blocksOfNode(ctx context.Context, node client.Object) []rec
 func (r *Reconciler) blocksOfPod(ctx context.Context, pod client.Object) []reconcile.Request {
 	blocks, err := blockindex.BlocksOfHolder(ctx, r.client, pod.GetNamespace()+"/"+pod.GetName())
 	if err != nil {
-		r.log.ErrorContext(ctx, "find the addresses of a pod that has ended", "pod", client.ObjectKeyFromObject(pod), "err", err)
+		r.log.ErrorContext(ctx, "find the addresses of a pod that has ended", "pod", client.ObjectKeyFromObject(pod).String(), "err", err)
 	}
 	return requests(blocks)
 }
@@ -143,7 +143,7 @@ func (r *Reconciler) blocksOfPod(ctx context.Context, pod client.Object) []recon
 func (r *Reconciler) blocksOfStatefulSet(ctx context.Context, set client.Object) []reconcile.Request {
 	var list v2beta1.SpiderIPBlockList
 	if err := r.client.List(ctx, &list, client.UnsafeDisableDeepCopy); err != nil {
-		r.log.ErrorContext(ctx, "find the addresses of a StatefulSet", "statefulset", client.ObjectKeyFromObject(set), "err", err)
+		r.log.ErrorContext(ctx, "find the addresses of a StatefulSet", "statefulset", client.ObjectKeyFromObject(set).String(), "err", err)
 		return nil
 	}
 	prefix := reclaim.KindPod + "/" + set.GetNamespace() + "/" + set.GetName() + "-"

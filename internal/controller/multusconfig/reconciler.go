@@ -69,7 +69,7 @@ func (r *Reconciler) wanting(ctx context.Context, attachment client.Object) []re
 	var configs v2beta1.SpiderMultusConfigList
 	err := r.client.List(ctx, &configs, client.InNamespace(attachment.GetNamespace()), client.MatchingFields{indexAttachment: attachment.GetName()})
 	if err != nil {
-		r.log.ErrorContext(ctx, "list SpiderMultusConfigs of an attachment", "attachment", client.ObjectKeyFromObject(attachment), "err", err)
+		r.log.ErrorContext(ctx, "list SpiderMultusConfigs of an attachment", "attachment", client.ObjectKeyFromObject(attachment).String(), "err", err)
 		return nil
 	}
 	var requests []reconcile.Request

@@ -129,7 +129,7 @@ func (x *Index) SetPool(in *v2beta1.SpiderIPPool) {
 			x.subnets[compiled.Subnet] = map[string]struct{}{}
 		}
 		x.subnets[compiled.Subnet][in.Name] = struct{}{}
-		concerned = append(concerned, x.inTheWay(compiled)...)
+		concerned = append(concerned, x.conflicting(compiled)...)
 	}
 	x.mu.Unlock()
 	x.notify(append(concerned, in.Name))
@@ -154,7 +154,7 @@ func (x *Index) remove(name string) []string {
 	if len(x.subnets[before.pool.Subnet]) == 0 {
 		delete(x.subnets, before.pool.Subnet)
 	}
-	return x.inTheWay(before.pool)
+	return x.conflicting(before.pool)
 }
 
 // SetReserved takes reserved addresses in.
@@ -205,7 +205,7 @@ func (x *Index) Conflicts(p pool.Pool) []Conflict {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
 	var out []Conflict
-	for _, name := range x.inTheWay(p) {
+	for _, name := range x.conflicting(p) {
 		other := x.pools[name]
 		conflict := Conflict{Pool: name, Created: other.created}
 		if other.pool.Subnet == p.Subnet {
@@ -224,8 +224,8 @@ func (x *Index) Conflicts(p pool.Pool) []Conflict {
 	return out
 }
 
-// inTheWay returns the names of the pools that conflict with p, in no order.
-func (x *Index) inTheWay(p pool.Pool) []string {
+// conflicting returns the names of the pools that conflict with p, in no order.
+func (x *Index) conflicting(p pool.Pool) []string {
 	var out []string
 	for subnet, names := range x.subnets {
 		if !subnet.Overlaps(p.Subnet) {

@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -50,8 +51,8 @@ type Options struct {
 	Mutating, Validating string
 }
 
-// Keeper keeps the certificate.
-type Keeper struct {
+// Rotator keeps the certificate valid.
+type Rotator struct {
 	client  client.Client
 	options Options
 	clock   clock.PassiveClock
@@ -61,46 +62,48 @@ type Keeper struct {
 	authorities []byte
 }
 
-// Setup adds a keeper to the manager; it works on every replica.
-func Setup(mgr ctrl.Manager, options Options, log *slog.Logger) (*Keeper, error) {
-	k := &Keeper{client: mgr.GetClient(), options: options, clock: clock.RealClock{}, log: log}
-	everyReplica := false
+// New returns a rotator without a certificate.
+func New(options Options, log *slog.Logger) *Rotator {
+	return &Rotator{options: options, clock: clock.RealClock{}, log: log}
+}
+
+// Name is the name of the controller in logs and metrics.
+func (*Rotator) Name() string { return "webhook-certificate" }
+
+// Register adds the rotator to the manager; it works on every replica.
+func (r *Rotator) Register(mgr ctrl.Manager) error {
+	r.client = mgr.GetClient()
 	named := func(names ...string) builder.WatchesOption {
 		return builder.WithPredicates(predicate.NewPredicateFuncs(func(o client.Object) bool {
-			for _, name := range names {
-				if o.GetName() == name {
-					return true
-				}
-			}
-			return false
+			return slices.Contains(names, o.GetName())
 		}))
 	}
-	request := reconcile.Request{NamespacedName: options.Secret}
+	secret := r.options.Secret
 	enqueue := handler.EnqueueRequestsFromMapFunc(func(context.Context, client.Object) []reconcile.Request {
-		return []reconcile.Request{request}
+		return []reconcile.Request{{NamespacedName: secret}}
 	})
 	// The first certificate is made where there is no object to watch yet.
 	start := make(chan event.GenericEvent, 1)
-	start <- event.GenericEvent{Object: &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: options.Secret.Namespace, Name: options.Secret.Name}}}
+	start <- event.GenericEvent{Object: &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: secret.Namespace, Name: secret.Name}}}
 	err := ctrl.NewControllerManagedBy(mgr).
-		Named("webhook-certificate").
+		Named(r.Name()).
 		Watches(&corev1.Secret{}, enqueue, builder.WithPredicates(predicate.NewPredicateFuncs(func(o client.Object) bool {
-			return client.ObjectKeyFromObject(o) == options.Secret
+			return client.ObjectKeyFromObject(o) == secret
 		}))).
-		Watches(&admissionv1.MutatingWebhookConfiguration{}, enqueue, named(options.Mutating)).
-		Watches(&admissionv1.ValidatingWebhookConfiguration{}, enqueue, named(options.Validating)).
+		Watches(&admissionv1.MutatingWebhookConfiguration{}, enqueue, named(r.options.Mutating)).
+		Watches(&admissionv1.ValidatingWebhookConfiguration{}, enqueue, named(r.options.Validating)).
 		WatchesRawSource(source.Channel(start, enqueue)).
-		WithOptions(controller.Options{NeedLeaderElection: &everyReplica}).
-		Complete(k)
+		WithOptions(controller.Options{NeedLeaderElection: new(false)}).
+		Complete(r)
 	if err != nil {
-		return nil, fmt.Errorf("set up the webhook certificate: %w", err)
+		return fmt.Errorf("register the webhook certificate: %w", err)
 	}
-	return k, nil
+	return nil
 }
 
 // GetCertificate is for tls.Config.
-func (k *Keeper) GetCertificate(*tls.ClientHelloInfo) (*tls.Certificate, error) {
-	if certificate := k.serving.Load(); certificate != nil {
+func (r *Rotator) GetCertificate(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+	if certificate := r.serving.Load(); certificate != nil {
 		return certificate, nil
 	}
 	return nil, errors.New("the webhook certificate is not there yet")
@@ -108,66 +111,66 @@ func (k *Keeper) GetCertificate(*tls.ClientHelloInfo) (*tls.Certificate, error) 
 
 // Check is a readiness check: it fails until there is a certificate to serve and
 // the webhook configurations trust it.
-func (k *Keeper) Check(*http.Request) error {
-	_, err := k.GetCertificate(nil)
+func (r *Rotator) Check(*http.Request) error {
+	_, err := r.GetCertificate(nil)
 	return err
 }
 
 // Reconcile brings Secret, webhook configurations and what is served up to date.
-func (k *Keeper) Reconcile(ctx context.Context, _ ctrl.Request) (ctrl.Result, error) {
-	now := k.clock.Now()
+func (r *Rotator) Reconcile(ctx context.Context, _ ctrl.Request) (ctrl.Result, error) {
+	now := r.clock.Now()
 	// 1. There is a certificate that is good for a while.
 	secret := &corev1.Secret{}
-	err := k.client.Get(ctx, k.options.Secret, secret)
+	err := r.client.Get(ctx, r.options.Secret, secret)
 	if client.IgnoreNotFound(err) != nil {
-		return ctrl.Result{}, fmt.Errorf("read Secret %s: %w", k.options.Secret, err)
+		return ctrl.Result{}, fmt.Errorf("read Secret %s: %w", r.options.Secret, err)
 	}
 	missing := err != nil
 	pair := Pair{Certificate: secret.Data[corev1.TLSCertKey], Key: secret.Data[corev1.TLSPrivateKeyKey], Authorities: secret.Data[keyAuthorities]}
-	found, unusable := inspect(pair, k.options.Subject, now)
+	found, unusable := inspect(pair, r.options.Subject, now)
 	if missing || unusable != nil || !now.Before(found.renew) {
 		former := pair.Authorities
-		if k.serving.Load() != nil {
-			former = k.authorities
+		if r.serving.Load() != nil {
+			former = r.authorities
 		}
-		return ctrl.Result{}, k.renew(ctx, secret, missing, unusable, former)
+		return ctrl.Result{}, r.renew(ctx, secret, missing, unusable, former)
 	}
 	// 2. The API server trusts it.
-	if err := k.trust(ctx, pair.Authorities); err != nil {
+	if err := r.trust(ctx, pair.Authorities); err != nil {
 		return ctrl.Result{}, err
 	}
 	// 3. It is served, once every API server can know that.
-	if current := k.serving.Load(); !same(current, found.certificate) {
+	if current := r.serving.Load(); !same(current, found.certificate) {
 		if wait := found.issued.Add(settle).Sub(now); current != nil && wait > 0 {
 			return ctrl.Result{RequeueAfter: wait}, nil
 		}
-		k.serving.Store(found.certificate)
-		k.authorities = pair.Authorities
-		k.log.InfoContext(ctx, "webhook certificate in use", "secret", k.options.Secret.String(), "until", found.certificate.Leaf.NotAfter)
+		r.serving.Store(found.certificate)
+		r.authorities = pair.Authorities
+		r.log.InfoContext(ctx, "webhook certificate in use", "secret", r.options.Secret.String(), "until", found.certificate.Leaf.NotAfter)
 	}
 	return ctrl.Result{RequeueAfter: found.renew.Sub(now)}, nil
 }
 
 // renew makes a new certificate. The watch of the Secret brings it back here.
-func (k *Keeper) renew(ctx context.Context, secret *corev1.Secret, missing bool, why error, former []byte) error {
-	pair, err := issue(k.options.Subject, k.clock.Now(), former)
+func (r *Rotator) renew(ctx context.Context, secret *corev1.Secret, missing bool, why error, former []byte) error {
+	pair, err := issue(r.options.Subject, r.clock.Now(), former)
 	if err != nil {
 		return err
 	}
 	secret = secret.DeepCopy()
 	secret.Data = map[string][]byte{corev1.TLSCertKey: pair.Certificate, corev1.TLSPrivateKeyKey: pair.Key, keyAuthorities: pair.Authorities}
 	if missing {
-		secret.Namespace, secret.Name, secret.Type = k.options.Secret.Namespace, k.options.Secret.Name, corev1.SecretTypeTLS
-		err = k.client.Create(ctx, secret)
+		secret.Namespace, secret.Name, secret.Type = r.options.Secret.Namespace, r.options.Secret.Name, corev1.SecretTypeTLS
+		err = r.client.Create(ctx, secret)
 	} else {
-		err = k.client.Update(ctx, secret)
+		err = r.client.Update(ctx, secret)
 	}
 	if apierrors.IsAlreadyExists(err) || apierrors.IsConflict(err) || apierrors.IsNotFound(err) {
 		// Another replica was faster; what it wrote is on its way into the cache.
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("write Secret %s: %w", k.options.Secret, err)
+		return fmt.Errorf("write Secret %s: %w", r.options.Secret, err)
 	}
 	reason := "two thirds of its life have passed"
 	if missing {
@@ -175,15 +178,15 @@ func (k *Keeper) renew(ctx context.Context, secret *corev1.Secret, missing bool,
 	} else if why != nil {
 		reason = why.Error()
 	}
-	k.log.InfoContext(ctx, "webhook certificate made", "secret", k.options.Secret.String(), "reason", reason)
+	r.log.InfoContext(ctx, "webhook certificate made", "secret", r.options.Secret.String(), "reason", reason)
 	return nil
 }
 
 // trust writes the authorities into the webhook configurations. One that does
 // not exist has no webhook to be called.
-func (k *Keeper) trust(ctx context.Context, authorities []byte) error {
+func (r *Rotator) trust(ctx context.Context, authorities []byte) error {
 	mutating := &admissionv1.MutatingWebhookConfiguration{}
-	err := k.patch(ctx, k.options.Mutating, mutating, func() []*admissionv1.WebhookClientConfig {
+	err := r.patch(ctx, r.options.Mutating, mutating, func() []*admissionv1.WebhookClientConfig {
 		var configs []*admissionv1.WebhookClientConfig
 		for i := range mutating.Webhooks {
 			configs = append(configs, &mutating.Webhooks[i].ClientConfig)
@@ -194,7 +197,7 @@ func (k *Keeper) trust(ctx context.Context, authorities []byte) error {
 		return err
 	}
 	validating := &admissionv1.ValidatingWebhookConfiguration{}
-	return k.patch(ctx, k.options.Validating, validating, func() []*admissionv1.WebhookClientConfig {
+	return r.patch(ctx, r.options.Validating, validating, func() []*admissionv1.WebhookClientConfig {
 		var configs []*admissionv1.WebhookClientConfig
 		for i := range validating.Webhooks {
 			configs = append(configs, &validating.Webhooks[i].ClientConfig)
@@ -203,8 +206,8 @@ func (k *Keeper) trust(ctx context.Context, authorities []byte) error {
 	}, authorities)
 }
 
-func (k *Keeper) patch(ctx context.Context, name string, object client.Object, configs func() []*admissionv1.WebhookClientConfig, authorities []byte) error {
-	if err := k.client.Get(ctx, client.ObjectKey{Name: name}, object); err != nil {
+func (r *Rotator) patch(ctx context.Context, name string, object client.Object, configs func() []*admissionv1.WebhookClientConfig, authorities []byte) error {
+	if err := r.client.Get(ctx, client.ObjectKey{Name: name}, object); err != nil {
 		if apierrors.IsNotFound(err) {
 			return nil
 		}
@@ -222,7 +225,7 @@ func (k *Keeper) patch(ctx context.Context, name string, object client.Object, c
 		return nil
 	}
 	patch := client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{})
-	if err := k.client.Patch(ctx, object, patch); err != nil {
+	if err := r.client.Patch(ctx, object, patch); err != nil {
 		return fmt.Errorf("write the authorities into %T %s: %w", object, name, err)
 	}
 	return nil
