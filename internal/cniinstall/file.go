@@ -6,7 +6,8 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
+
+	"spiderpool.dev/spiderpool/internal/atomicfile"
 )
 
 // writeFile gives the file at path this content and mode, atomically. It
@@ -15,41 +16,7 @@ func writeFile(path string, content []byte, mode fs.FileMode) (written bool, err
 	if same, err := hasContent(path, content, mode); err != nil || same {
 		return false, err
 	}
-	dir := filepath.Dir(path)
-	// The leading dot keeps the runtime from taking the unfinished file for a
-	// plugin or a configuration.
-	tmp, err := os.CreateTemp(dir, "."+filepath.Base(path)+".*")
-	if err != nil {
-		return false, err
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, ignoreMissing(os.Remove(tmp.Name())))
-		}
-	}()
-	_, err = tmp.Write(content)
-	if err == nil {
-		err = tmp.Chmod(mode)
-	}
-	if err == nil {
-		err = tmp.Sync()
-	}
-	if err = errors.Join(err, tmp.Close()); err != nil {
-		return false, err
-	}
-	if err = os.Rename(tmp.Name(), path); err != nil {
-		return false, err
-	}
-	return true, syncDir(dir)
-}
-
-// syncDir makes a rename in dir survive a power cut.
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return true, atomicfile.Write(path, content, mode)
 }
 
 func hasContent(path string, content []byte, mode fs.FileMode) (bool, error) {

@@ -22,15 +22,13 @@ import (
 	"strings"
 	"sync"
 
+	"spiderpool.dev/spiderpool/internal/atomicfile"
 	"spiderpool.dev/spiderpool/internal/ipam"
 	"spiderpool.dev/spiderpool/internal/lease"
 )
 
-// Complete files have the suffix; the others, with the prefix, a crash has left.
-const (
-	suffix     = ".release.json"
-	unfinished = "unfinished-"
-)
+// suffix ends the name of every complete file.
+const suffix = ".release.json"
 
 // Journal is a directory of releases. Its methods are safe for concurrent use.
 type Journal struct {
@@ -58,7 +56,7 @@ func Open(dir string) (*Journal, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make the directory of the journal: %w", err)
 	}
-	if err := syncNames(filepath.Dir(dir)); err != nil {
+	if err := atomicfile.SyncDir(filepath.Dir(dir)); err != nil {
 		return nil, fmt.Errorf("make the directory of the journal last: %w", err)
 	}
 	entries, err := os.ReadDir(dir)
@@ -70,7 +68,7 @@ func Open(dir string) (*Journal, error) {
 		switch {
 		case strings.HasSuffix(entry.Name(), suffix):
 			j.set(entry.Name())
-		case strings.HasPrefix(entry.Name(), unfinished):
+		case strings.HasPrefix(entry.Name(), atomicfile.UnfinishedPrefix):
 			if err := os.Remove(filepath.Join(dir, entry.Name())); err != nil {
 				return nil, fmt.Errorf("tidy the directory of the journal: %w", err)
 			}
@@ -96,7 +94,7 @@ func (j *Journal) Add(r ipam.Release) error {
 	j.disk.Lock()
 	defer j.disk.Unlock()
 	name := fileName(r.Attachment)
-	if err := j.write(name, content); err != nil {
+	if err := atomicfile.Write(filepath.Join(j.dir, name), content, 0o600); err != nil {
 		return fmt.Errorf("keep a release: %w", err)
 	}
 	j.set(name)
@@ -127,33 +125,6 @@ func (j *Journal) forget(name string) {
 	delete(j.keys, name)
 }
 
-func (j *Journal) write(name string, content []byte) error {
-	file, err := os.CreateTemp(j.dir, unfinished+"*")
-	if err != nil {
-		return err
-	}
-	_, err = file.Write(content)
-	if err == nil {
-		err = file.Sync()
-	}
-	if err = errors.Join(err, file.Close()); err == nil {
-		err = os.Rename(file.Name(), filepath.Join(j.dir, name))
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(file.Name()))
-	}
-	return syncNames(j.dir)
-}
-
-// syncNames makes the names in a directory last, not the content of files.
-func syncNames(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
-}
-
 // Remove implements ipam.Journal.
 func (j *Journal) Remove(at lease.Attachment, generation uint64) error {
 	j.disk.Lock()
@@ -166,7 +137,7 @@ func (j *Journal) Remove(at lease.Attachment, generation uint64) error {
 		return fmt.Errorf("forget a release: %w", err)
 	}
 	j.forget(name)
-	return syncNames(j.dir)
+	return atomicfile.SyncDir(j.dir)
 }
 
 // All implements ipam.Journal. With an error it returns what could be read.

@@ -93,7 +93,7 @@ func TestRemoveKeepsLaterGeneration(t *testing.T) {
 
 func TestOpenRemovesUnfinishedFiles(t *testing.T) {
 	dir := t.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, "unfinished-1"), []byte(`{"containerID":"c`), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, ".c1.release.json.1"), []byte(`{"containerID":"c`), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if got := all(t, open(t, dir)); len(got) != 0 {
