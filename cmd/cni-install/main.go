@@ -3,21 +3,8 @@
 package main
 
 import (
-	"context"
-	"log/slog"
-	"os"
-	"os/signal"
-	"syscall"
-
 	"spiderpool.dev/spiderpool/internal/cniinstall"
+	"spiderpool.dev/spiderpool/internal/process"
 )
 
-func main() {
-	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if err := cniinstall.Main(ctx, log, os.Args[1:]); err != nil {
-		log.Error("cni-install failed", "error", err)
-		os.Exit(1)
-	}
-}
+func main() { process.Main(cniinstall.Command) }

@@ -14,15 +14,11 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"time"
-
-	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/clientcmd"
 
 	"spiderpool.dev/spiderpool/internal/agent/criclient"
 	"spiderpool.dev/spiderpool/internal/agent/journal"
@@ -47,127 +43,107 @@ const (
 	replayInterval = 2 * time.Second
 )
 
-// Options are what differs between ways to run an agent, not between installations.
-type Options struct {
-	// Kubeconfig is a file that names the API server; "" is the service account of the pod.
-	Kubeconfig string
-	// BindAddress is where health and metrics are served; "" is every address.
-	BindAddress string
-	// MinLeaseAge is how old a lease must be before it may be taken back without a
-	// DEL; 0 means reclaim.DefaultMinAge, and less is safe only with a runtime that
-	// lists a sandbox before it calls plugins for it.
-	MinLeaseAge time.Duration
-}
-
-// Run runs an agent until ctx ends.
-func Run(ctx context.Context, cfg config.Agent, o Options) error {
-	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: cfg.LogLevel}))
-	restConfig, err := clientConfig(o.Kubeconfig)
-	if err != nil {
-		return fmt.Errorf("find the API server: %w", err)
-	}
-	client, err := agentclient.NewClient(restConfig)
-	if err != nil {
-		return err
-	}
-	a, err := assemble(ctx, cfg, client, log)
-	if err != nil {
-		return err
-	}
-	a.bind = o.BindAddress
-	a.minLeaseAge = o.MinLeaseAge
-	a.node.MinAge = cmp.Or(o.MinLeaseAge, reclaim.DefaultMinAge)
-	a.service.MinLeaseAge = a.node.MinAge
-	return a.run(ctx)
-}
-
-func clientConfig(kubeconfig string) (*rest.Config, error) {
-	if kubeconfig == "" {
-		return rest.InClusterConfig()
-	}
-	return clientcmd.BuildConfigFromFlags("", kubeconfig)
-}
-
-// agent is the assembled parts.
+// agent is the parts of the process.
 type agent struct {
-	cfg         config.Agent
-	bind        string
-	minLeaseAge time.Duration
-	log         *slog.Logger
-	allocator   *ipam.Allocator
-	cluster     *agentclient.Cluster
-	follower    *agentclient.Follower
-	endpoints   *agentclient.Endpoints
-	events      *agentclient.Events
-	journal     *journal.Journal
-	service     *ipam.Service
-	ended       endedPods
-	metrics     *metrics
-	server      *rpcserver.Server
-	node        *nodeguard.Upkeep
+	cfg       config.Agent
+	options   options
+	log       *slog.Logger
+	metrics   *metrics
+	journal   *journal.Journal
+	cluster   *agentclient.Cluster
+	ended     *endedPods
+	follower  *agentclient.Follower
+	endpoints *agentclient.Endpoints
+	events    *agentclient.Events
+	service   *ipam.Service
+	server    *rpcserver.Server
+	node      *nodeguard.Upkeep
 }
 
-func assemble(ctx context.Context, cfg config.Agent, client *agentclient.Client, log *slog.Logger) (*agent, error) {
+// newAgent makes the parts. Each one refers to earlier ones only.
+func newAgent(ctx context.Context, cfg config.Agent, o options, client *agentclient.Client, log *slog.Logger) (*agent, error) {
 	releases, err := journal.Open(filepath.Join(cfg.StateDir, "releases"))
 	if err != nil {
 		return nil, err
 	}
-	blocks := agentclient.NewBlockStore(client)
-	coordinator := &coordinator{client: client, cfg: cfg}
-	a := &agent{cfg: cfg, log: log, journal: releases, metrics: newMetrics(releases.Len)}
-	a.allocator = ipam.NewAllocator(ipam.Config{
-		Node: cfg.NodeName, Blocks: blocks, Older: blocks.Older, Now: time.Now, Log: log, Observer: a.metrics,
-		GivenUp: func(l lease.Lease) { a.service.GaveUp(l) },
-	})
-	a.cluster = agentclient.NewCluster(client, cfg.NodeName, log)
+	a := &agent{
+		cfg: cfg, options: o, log: log, journal: releases, metrics: newMetrics(releases.Len),
+		cluster: agentclient.NewCluster(client, cfg.NodeName, log), ended: &endedPods{},
+		endpoints: agentclient.NewEndpoints(client, log), events: agentclient.NewEvents(ctx, client, cfg.NodeName),
+	}
 	a.cluster.OnPodEnd(a.ended.add)
-	a.follower = agentclient.NewFollower(client, cfg.NodeName, a.allocator, log)
-	a.endpoints = agentclient.NewEndpoints(client, log)
-	a.events = agentclient.NewEvents(ctx, client, cfg.NodeName)
-	a.service = &ipam.Service{
-		Node:      cfg.NodeName,
-		Options:   options(cfg),
-		Allocator: a.allocator,
-		Cluster:   a.cluster,
-		Links:     links{},
-		Pools:     agentclient.Pools{Client: client},
-		Endpoints: a.endpoints,
-		Events:    a.events,
-		Journal:   releases,
-		Runtime: &criclient.Runtime{
-			Sockets: cfg.CRISockets, Proven: filepath.Join(cfg.StateDir, "runtime"), Reported: a.cluster.Runtime, Holds: a.holds,
-		},
-		Observer: a.metrics,
-		Now:      time.Now,
-		Log:      log,
+	a.service = a.newIPAM(client)
+	a.follower = agentclient.NewFollower(client, cfg.NodeName, a.service.Allocator, log)
+	coordinator := &coordinator{client: client, cluster: a.cluster, cfg: cfg}
+	a.server = a.newServer(coordinator)
+	a.node = a.newNode(coordinator)
+	return a, nil
+}
+
+func (a *agent) minLeaseAge() time.Duration {
+	return cmp.Or(a.options.minLeaseAge, reclaim.DefaultMinAge)
+}
+
+// newIPAM returns the use cases of this node.
+func (a *agent) newIPAM(client *agentclient.Client) *ipam.Service {
+	blocks := agentclient.NewBlockStore(client)
+	service := &ipam.Service{
+		Node:        a.cfg.NodeName,
+		Options:     ipamOptions(a.cfg),
+		Cluster:     a.cluster,
+		Links:       links{},
+		Pools:       agentclient.Pools{Client: client},
+		Endpoints:   a.endpoints,
+		Events:      a.events,
+		Journal:     a.journal,
+		Observer:    a.metrics,
+		Now:         time.Now,
+		Log:         a.log,
+		MinLeaseAge: a.minLeaseAge(),
 	}
-	a.server = &rpcserver.Server{
-		Log: log,
-		Service: &service{
-			ipam:        a.service,
-			ready:       a.ready,
-			metrics:     a.metrics,
-			coordinator: coordinator,
-			detect:      wire.Detection{IPConflict: cfg.IPAM.EnableIPConflictDetection, Gateway: cfg.IPAM.EnableGatewayDetection},
+	allocator := ipam.NewAllocator(ipam.Config{
+		Node: a.cfg.NodeName, Blocks: blocks, Older: blocks.Older, Now: time.Now, Log: a.log, Observer: a.metrics,
+		GivenUp: service.GaveUp,
+	})
+	service.Allocator = allocator
+	service.Runtime = &criclient.Runtime{
+		Sockets: a.cfg.CRISockets, Proven: filepath.Join(a.cfg.StateDir, "runtime"), Reported: a.cluster.Runtime,
+		Holds: func(sandbox string) bool {
+			return len(allocator.HeldBy(func(l lease.Lease) bool { return l.ContainerID == sandbox })) > 0
 		},
 	}
-	coordinator.cluster = a.cluster
-	a.node = &nodeguard.Upkeep{
+	return service
+}
+
+// newServer returns the server of the CNI plugins.
+func (a *agent) newServer(coordinator *coordinator) *rpcserver.Server {
+	return &rpcserver.Server{Log: a.log, Service: &service{
+		ipam:        a.service,
+		ready:       a.ready,
+		metrics:     a.metrics,
+		coordinator: coordinator,
+		detect:      wire.Detection{IPConflict: a.cfg.IPAM.EnableIPConflictDetection, Gateway: a.cfg.IPAM.EnableGatewayDetection},
+	}}
+}
+
+// newNode returns the maintainer of the node's network.
+func (a *agent) newNode(coordinator *coordinator) *nodeguard.Upkeep {
+	return &nodeguard.Upkeep{
 		HostRuleTable: coordinator.hostRuleTable,
 		Sandboxes:     a.service.Runtime.Sandboxes,
 		Unleased:      a.unleased,
 		Parents:       a.parents,
-		Warn:          func(findings string) { a.events.AboutNode(cfg.NodeName, observe.NodeNotPrepared(findings)) },
+		Warn:          func(findings string) { a.events.AboutNode(a.cfg.NodeName, observe.NodeNotPrepared(findings)) },
 		Open:          linux.Current,
-		Tune:          cfg.TuneSysctl,
-		IPv6:          cfg.IPAM.EnableIPv6,
+		Tune:          a.cfg.TuneSysctl,
+		IPv6:          a.cfg.IPAM.EnableIPv6,
+		MinAge:        a.minLeaseAge(),
 		Now:           time.Now,
-		Log:           log,
+		Log:           a.log,
 	}
-	return a, nil
 }
 
-func options(cfg config.Agent) ipam.Options {
+func ipamOptions(cfg config.Agent) ipam.Options {
 	o := ipam.Options{
 		EnableIPv4: cfg.IPAM.EnableIPv4, EnableIPv6: cfg.IPAM.EnableIPv6,
 		FixStatefulSet: cfg.IPAM.EnableStatefulSet, FixVirtualMachine: cfg.IPAM.EnableKubevirtStaticIP,
@@ -179,11 +155,6 @@ func options(cfg config.Agent) ipam.Options {
 	return o
 }
 
-// holds reports whether a sandbox holds a lease.
-func (a *agent) holds(sandbox string) bool {
-	return len(a.allocator.HeldBy(func(l lease.Lease) bool { return l.ContainerID == sandbox })) > 0
-}
-
 // unleased returns those of the addresses that a pool hands out and no pod of this
 // node holds. Others may be of another IPAM plugin.
 func (a *agent) unleased(addrs []netip.Addr) ([]netip.Addr, error) {
@@ -191,11 +162,11 @@ func (a *agent) unleased(addrs []netip.Addr) ([]netip.Addr, error) {
 		return nil, err
 	}
 	held := map[netip.Addr]bool{}
-	for _, l := range a.allocator.HeldBy(func(lease.Lease) bool { return true }) {
+	for _, l := range a.service.Allocator.HeldBy(func(lease.Lease) bool { return true }) {
 		held[l.Addr] = true
 	}
 	return slices.DeleteFunc(slices.Clone(addrs), func(addr netip.Addr) bool {
-		return held[addr] || !a.allocator.HandsOut(addr)
+		return held[addr] || !a.service.Allocator.HandsOut(addr)
 	}), nil
 }
 
@@ -209,7 +180,7 @@ func (a *agent) parents(ctx context.Context) ([]netplan.Parent, error) {
 		return nil, err
 	}
 	var out []netplan.Parent
-	for _, attachment := range a.allocator.Attachments(self) {
+	for _, attachment := range a.service.Allocator.Attachments(self) {
 		network, err := a.cluster.Network(ctx, attachment)
 		if errors.Is(err, ipam.ErrNotFound) {
 			continue // whoever wants to use it is told
@@ -226,7 +197,7 @@ func (a *agent) parents(ctx context.Context) ([]netplan.Parent, error) {
 
 // ready returns an error while ADD cannot be served.
 func (a *agent) ready() error {
-	if !a.allocator.Loaded() {
+	if !a.service.Allocator.Loaded() {
 		return fmt.Errorf("%w: the SpiderIPBlocks of node %s have not been read yet", ipam.ErrNotReady, a.cfg.NodeName)
 	}
 	return errors.Join(a.cluster.Ready(), a.follower.Ready())
@@ -263,7 +234,7 @@ func (a *agent) run(ctx context.Context) error {
 	servers.Wait()
 	stop()
 	parts.Wait()
-	a.allocator.Close()
+	a.service.Allocator.Close()
 	a.events.Close()
 	if cause := context.Cause(ctx); !errors.Is(cause, context.Canceled) {
 		return cause
@@ -274,10 +245,10 @@ func (a *agent) run(ctx context.Context) error {
 // upkeep reads the leases of the node, repairs what a former agent left half done,
 // and commits the releases that are on disk.
 func (a *agent) upkeep(ctx context.Context) {
-	agentclient.Again(ctx, a.log, "read the blocks of this node", a.allocator.Load)
+	agentclient.Again(ctx, a.log, "read the blocks of this node", a.service.Allocator.Load)
 	agentclient.Again(ctx, a.log, "read pods and pools", func(context.Context) error { return a.ready() })
 	a.service.Repair(ctx)
-	policy := reclaimPolicy(a.cfg, a.minLeaseAge)
+	policy := reclaimPolicy(a.cfg, a.options.minLeaseAge)
 	replay := time.NewTicker(replayInterval)
 	defer replay.Stop()
 	scan := time.NewTicker(max(time.Second, time.Duration(a.cfg.IPAM.GC.GCAll.IntervalInSecond)*time.Second))

@@ -164,12 +164,11 @@ func (w *world) start(server *rest.Config, node string, change ...func(*config.A
 		log = slog.New(slog.NewTextHandler(os.Stderr, nil)).With("node", node)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	a, err := assemble(ctx, cfg, kubeClient, log)
+	// The runtimes of tests list a sandbox before it is used.
+	a, err := newAgent(ctx, cfg, options{bindAddress: "127.0.0.1", minLeaseAge: time.Nanosecond}, kubeClient, log)
 	if err != nil {
 		w.Fatal(err)
 	}
-	a.bind = "127.0.0.1"
-	a.minLeaseAge = time.Nanosecond // the runtimes of tests list a sandbox before it is used
 	done := make(chan error, 1)
 	go func() { done <- a.run(ctx) }()
 	r := &running{Client: rpc.Client{Socket: cfg.SocketPath}, agent: a}

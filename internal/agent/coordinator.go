@@ -38,7 +38,7 @@ func (c *coordinator) plan(ctx context.Context, req wire.CoordinatorRequest) (wi
 	}
 	reply := wire.CoordinatorReply{PodDefaultRouteNIC: pod.Annotations[v2beta1.AnnotationPodDefaultRouteNIC]}
 	// Annotations that cannot be read are Multus's to complain about.
-	interfaces, _ := pool.Interfaces(req.PodNamespace, pod.Annotations, options(c.cfg).ClusterNetwork)
+	interfaces, _ := pool.Interfaces(req.PodNamespace, pod.Annotations, ipamOptions(c.cfg).ClusterNetwork)
 	for _, i := range interfaces {
 		reply.PodInterfaces = append(reply.PodInterfaces, i.Name)
 	}

@@ -39,7 +39,7 @@ func (a *agent) serveHTTP(ctx context.Context) error {
 	var wg sync.WaitGroup
 	for port, handler := range servers {
 		wg.Go(func() {
-			if err := listenAndServe(ctx, net.JoinHostPort(a.bind, strconv.Itoa(port)), handler, a.log); err != nil {
+			if err := listenAndServe(ctx, net.JoinHostPort(a.options.bindAddress, strconv.Itoa(port)), handler, a.log); err != nil {
 				cancel(err)
 			}
 		})

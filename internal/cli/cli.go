@@ -4,18 +4,29 @@ package cli
 
 import (
 	"errors"
+	"fmt"
+	"os"
 
 	"github.com/spf13/cobra"
 
 	"spiderpool.dev/spiderpool/internal/config"
 )
 
-// ErrFound is returned after a command has printed that something is not as it
+// errFound is returned after a command has printed that something is not as it
 // should be; there is nothing more to print.
-var ErrFound = errors.New("something is not as it should be")
+var errFound = errors.New("something is not as it should be")
 
-// New returns the command spiderpoolctl.
-func New() *cobra.Command {
+// Main runs the program and ends the process: with 0, or with 1 after an error or a finding.
+func Main() {
+	if err := newRoot().Execute(); err != nil {
+		if !errors.Is(err, errFound) {
+			fmt.Fprintln(os.Stderr, "spiderpoolctl:", err)
+		}
+		os.Exit(1)
+	}
+}
+
+func newRoot() *cobra.Command {
 	root := &cobra.Command{
 		Use:           "spiderpoolctl",
 		Short:         "Explain what Spiderpool does and lacks",

@@ -59,7 +59,7 @@ func examine(ipv6 bool) ([]netplan.Finding, error) {
 	return netplan.Preflight(facts, ipv6), nil
 }
 
-// show prints findings and returns ErrFound where the node lacks one.
+// show prints findings and returns errFound where the node lacks one.
 func show(out io.Writer, findings []netplan.Finding, output string) error {
 	lacking := netplan.Lacking(findings)
 	var err error
@@ -71,7 +71,7 @@ func show(out io.Writer, findings []netplan.Finding, output string) error {
 		err = table(out, findings, lacking)
 	}
 	if err == nil && len(lacking) > 0 {
-		err = ErrFound
+		err = errFound
 	}
 	return err
 }

@@ -17,7 +17,7 @@ var found = []netplan.Finding{
 
 func TestNodeTable(t *testing.T) {
 	var out bytes.Buffer
-	if err := show(&out, found, "table"); !errors.Is(err, ErrFound) {
+	if err := show(&out, found, "table"); !errors.Is(err, errFound) {
 		t.Errorf("got %v", err)
 	}
 	const want = `WHAT        IS   SHOULD BE     
@@ -38,7 +38,7 @@ sysctl a/b is 1, want 4 or more: of neighbors
 func TestNodeJSON(t *testing.T) {
 	var out bytes.Buffer
 	var got []netplan.Finding
-	if err := show(&out, found, "json"); !errors.Is(err, ErrFound) {
+	if err := show(&out, found, "json"); !errors.Is(err, errFound) {
 		t.Errorf("got %v", err)
 	}
 	if err := json.Unmarshal(out.Bytes(), &got); err != nil || len(got) != 2 || got[1] != found[1] {
@@ -47,7 +47,7 @@ func TestNodeJSON(t *testing.T) {
 }
 
 func TestUnknownOutput(t *testing.T) {
-	cmd := New()
+	cmd := newRoot()
 	cmd.SetArgs([]string{"node", "-o", "yaml"})
 	if err := cmd.Execute(); err == nil || !strings.Contains(err.Error(), `"yaml": write table or json`) {
 		t.Errorf("got %v", err)

@@ -1,78 +1,70 @@
 package cniinstall
 
 import (
-	"context"
 	"errors"
-	"flag"
-	"fmt"
-	"log/slog"
-	"os"
 	"time"
+
+	"github.com/spf13/cobra"
+
+	"spiderpool.dev/spiderpool/internal/process"
 )
 
-const usage = "usage: cni-install plugins|multus [flags]"
-
-// Main is the program cni-install: args are its arguments, without its name.
-//
-//	plugins --source DIR --target DIR     copies the plugins and ends
-//	multus  --namespace NS [flags]        keeps the configuration of Multus until ctx ends
-func Main(ctx context.Context, log *slog.Logger, args []string) error {
-	if len(args) == 0 {
-		return errors.New(usage)
+// Command is the program cni-install.
+func Command(env *process.Env) *cobra.Command {
+	root := &cobra.Command{
+		Use:   "cni-install",
+		Short: "Install CNI plugins, or the configuration of Multus, on this pod's node",
+		Example: `  cni-install plugins --source /opt/spiderpool/cni --target /host/opt/cni/bin
+  cni-install multus --namespace kube-system --remove-on-exit`,
+		RunE: func(*cobra.Command, []string) error {
+			return errors.New("no command: write plugins or multus, or see --help")
+		},
 	}
-	switch args[0] {
-	case "plugins":
-		return pluginsMain(log, args[1:])
-	case "multus":
-		return multusMain(ctx, log, args[1:])
-	default:
-		return fmt.Errorf("unknown command %q; %s", args[0], usage)
-	}
+	root.AddCommand(pluginsCommand(env), multusCommand(env))
+	return root
 }
 
-func pluginsMain(log *slog.Logger, args []string) error {
-	flags := flag.NewFlagSet("plugins", flag.ContinueOnError)
-	source := flags.String("source", "/opt/spiderpool/cni", "directory with the plugins")
-	target := flags.String("target", "/host/opt/cni/bin", "the node's directory of CNI plugins, as mounted here")
-	if err := parse(flags, args); err != nil {
-		return err
+func pluginsCommand(env *process.Env) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "plugins",
+		Short: "Copy the plugins to the node, and end",
+		Args:  cobra.NoArgs,
 	}
-	return InstallPlugins(log, *source, *target)
+	source := cmd.Flags().String("source", "/opt/spiderpool/cni", "directory with the plugins")
+	target := cmd.Flags().String("target", "/host/opt/cni/bin", "the node's directory of CNI plugins, as mounted here")
+	cmd.RunE = func(*cobra.Command, []string) error { return InstallPlugins(env.Log, *source, *target) }
+	return cmd
 }
 
-func multusMain(ctx context.Context, log *slog.Logger, args []string) error {
+func multusCommand(env *process.Env) *cobra.Command {
 	var m Multus
-	flags := flag.NewFlagSet("multus", flag.ContinueOnError)
+	cmd := &cobra.Command{
+		Use:   "multus",
+		Short: "Keep the configuration of Multus on the node up to date until a signal",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if m.Namespace == "" {
+				return errors.New("--namespace is empty: give the namespace of the installation")
+			}
+			server, err := APIServerFromEnvironment(env.Getenv)
+			if err != nil {
+				return err
+			}
+			m.APIServer = server
+			return m.Run(cmd.Context(), env.Log)
+		},
+	}
+	flags := cmd.Flags()
 	flags.StringVar(&m.ConfDir, "conf-dir", "/host/etc/cni/net.d", "the node's directory of CNI configurations, as mounted here")
-	flags.StringVar(&m.ConfDirOnHost, "conf-dir-on-host", "/etc/cni/net.d", "the same directory as the node sees it")
-	flags.StringVar(&m.BinDirOnHost, "bin-dir-on-host", "/opt/cni/bin", "the node's directory of CNI plugins, as the node sees it")
-	flags.StringVar(&m.ClusterNetwork, "cluster-network", "", "NetworkAttachmentDefinition of pods that name none; empty: the network of the node's first CNI configuration, else \"default\"")
+	flags.StringVar(&m.ConfDirOnHost, "conf-dir-on-host", "/etc/cni/net.d", "the path of the same directory on the node")
+	flags.StringVar(&m.BinDirOnHost, "bin-dir-on-host", "/opt/cni/bin", "the path of the directory of CNI plugins on the node")
+	flags.StringVar(&m.ClusterNetwork, "cluster-network", "",
+		`default NetworkAttachmentDefinition of pods; empty for the network of the node's first CNI configuration, or else "default"`)
 	flags.StringVar(&m.Namespace, "namespace", "", "namespace of the default NetworkAttachmentDefinitions (required)")
 	flags.StringVar(&m.LogLevel, "log-level", "", "log level of Multus: debug, error, verbose or panic")
 	flags.StringVar(&m.LogFile, "log-file", "", "log file of Multus on the node")
-	flags.StringVar(&m.Credentials, "credentials", "/var/run/secrets/kubernetes.io/serviceaccount", "directory of the service account's ca.crt and token")
+	flags.StringVar(&m.Credentials, "credentials", "/var/run/secrets/kubernetes.io/serviceaccount", "directory with ca.crt and token of the service account")
 	flags.BoolVar(&m.RemoveOnExit, "remove-on-exit", false, "remove the configuration when this process ends")
-	flags.DurationVar(&m.Interval, "interval", 10*time.Second, "time between two looks at the files")
-	if err := parse(flags, args); err != nil {
-		return err
-	}
-	if m.Namespace == "" {
-		return errors.New("--namespace is empty: give the namespace of the installation")
-	}
-	server, err := APIServerFromEnvironment(os.Getenv)
-	if err != nil {
-		return err
-	}
-	m.APIServer = server
-	return m.Run(ctx, log)
-}
-
-func parse(flags *flag.FlagSet, args []string) error {
-	if err := flags.Parse(args); err != nil {
-		return err
-	}
-	if flags.NArg() > 0 {
-		return fmt.Errorf("unexpected argument %q", flags.Arg(0))
-	}
-	return nil
+	flags.DurationVar(&m.Interval, "interval", 10*time.Second, "time between two checks of the files")
+	return cmd
 }

@@ -88,7 +88,7 @@ func (m Multus) Run(ctx context.Context, log *slog.Logger) error {
 		case <-ticker.C:
 			// The files of before keep working; the next look may succeed.
 			if err := m.write(log, network); err != nil {
-				log.Error("could not refresh the configuration of Multus", "error", err)
+				log.Error("could not refresh the configuration of Multus", "err", err)
 			}
 		}
 	}

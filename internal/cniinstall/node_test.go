@@ -3,6 +3,7 @@ package cniinstall
 import (
 	"context"
 	"encoding/json"
+	"io"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -11,6 +12,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"spiderpool.dev/spiderpool/internal/process"
 )
 
 func TestPluginsAreInstalledAndReplaced(t *testing.T) {
@@ -292,14 +295,18 @@ func TestCommandLineMistakesAreNamed(t *testing.T) {
 		args []string
 		want string
 	}{
-		"none":      {nil, "usage: cni-install"},
+		"none":      {nil, "write plugins or multus"},
 		"command":   {[]string{"bridge"}, `unknown command "bridge"`},
-		"argument":  {[]string{"plugins", "x"}, `unexpected argument "x"`},
+		"argument":  {[]string{"plugins", "x"}, `unknown command "x" for "cni-install plugins"`},
 		"namespace": {[]string{"multus"}, "--namespace is empty"},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
-			err := Main(t.Context(), slog.New(slog.DiscardHandler), test.args)
+			program := Command(process.NewEnv(io.Discard, os.Getenv))
+			program.SetArgs(test.args)
+			program.SetOut(io.Discard)
+			program.SetErr(io.Discard)
+			err := program.ExecuteContext(t.Context())
 			if err == nil || !strings.Contains(err.Error(), test.want) {
 				t.Errorf("error %v, want %q", err, test.want)
 			}

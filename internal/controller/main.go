@@ -1,49 +1,41 @@
 package controller
 
 import (
-	"context"
-	"fmt"
-	"io"
-	"log/slog"
-
-	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/clientcmd"
+	"github.com/spf13/cobra"
 
 	"spiderpool.dev/spiderpool/internal/config"
+	"spiderpool.dev/spiderpool/internal/kube/restconfig"
+	"spiderpool.dev/spiderpool/internal/process"
 )
 
-// Main runs the program: it reads the configuration file at path and the
-// environment by getenv, reaches the API server as the file at kubeconfig says,
-// or as the service account of its pod where that is empty, serves on address, on
-// all where that is empty, and logs to out.
-func Main(ctx context.Context, path, kubeconfig, address string, getenv func(string) string, out io.Writer) error {
-	file, err := config.Load(path)
-	if err != nil {
-		return err
+// Command is the program spiderpool-controller.
+func Command(env *process.Env) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:     "spiderpool-controller",
+		Short:   "Run the cluster-wide tasks: network attachments, status, reclaim and admission",
+		Version: config.Version,
+		Example: `  # outside the cluster
+  SPIDERPOOL_POD_NAME=dev SPIDERPOOL_POD_NAMESPACE=kube-system spiderpool-controller --config config.yaml --kubeconfig ~/.kube/config`,
+		Args: cobra.NoArgs,
 	}
-	cfg, err := file.Controller(getenv)
-	if err != nil {
-		return err
-	}
-	restConfig, err := connect(kubeconfig)
-	if err != nil {
-		return err
-	}
-	log := slog.New(slog.NewJSONHandler(out, &slog.HandlerOptions{Level: cfg.LogLevel}))
-	return Run(ctx, cfg, Options{RestConfig: restConfig, BindAddress: address, Log: log})
-}
-
-func connect(kubeconfig string) (*rest.Config, error) {
-	if kubeconfig == "" {
-		restConfig, err := rest.InClusterConfig()
+	path := cmd.Flags().String("config", config.DefaultPath, "configuration file")
+	kubeconfig := cmd.Flags().String("kubeconfig", "", "kubeconfig file; empty for KUBECONFIG or the pod's service account")
+	address := cmd.Flags().String("bind-address", "", "IP address for webhooks, health checks and metrics; empty for all")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		file, err := config.Load(*path)
 		if err != nil {
-			return nil, fmt.Errorf("reach the API server as the pod's service account: %w", err)
+			return err
 		}
-		return restConfig, nil
+		cfg, err := file.Controller(env.Getenv)
+		if err != nil {
+			return err
+		}
+		env.Level.Set(cfg.LogLevel)
+		server, err := restconfig.Load(*kubeconfig)
+		if err != nil {
+			return err
+		}
+		return Run(cmd.Context(), cfg, Options{RestConfig: server, BindAddress: *address, Log: env.Log})
 	}
-	restConfig, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
-	if err != nil {
-		return nil, fmt.Errorf("reach the API server by %s: %w", kubeconfig, err)
-	}
-	return restConfig, nil
+	return cmd
 }

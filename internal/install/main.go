@@ -2,91 +2,98 @@ package install
 
 import (
 	"context"
-	"flag"
-	"fmt"
+	"errors"
 	"log/slog"
-	"os"
 	"time"
 
-	ctrl "sigs.k8s.io/controller-runtime"
+	"github.com/spf13/cobra"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"spiderpool.dev/spiderpool/internal/config"
+	"spiderpool.dev/spiderpool/internal/kube/restconfig"
 	"spiderpool.dev/spiderpool/internal/kube/scheme"
+	"spiderpool.dev/spiderpool/internal/process"
 )
-
-const usage = "usage: spiderpool-init install [--config FILE] | cleanup [--secret NAME] [--job NAME] [--lease NAME]"
 
 // cleanupTimeout bounds a cleanup; an uninstallation waits for it.
 const cleanupTimeout = 4 * time.Minute
 
-// Main is the program spiderpool-init: args are its arguments, without its
-// name. It reaches the cluster as kubectl does, or from inside a pod.
-func Main(ctx context.Context, args []string) error {
-	command := ""
-	if len(args) > 0 {
-		command, args = args[0], args[1:]
+// Command is the program spiderpool-init.
+func Command(env *process.Env) *cobra.Command {
+	root := &cobra.Command{
+		Use:     "spiderpool-init",
+		Short:   "Create the default objects of an installation, or clean up after it",
+		Version: config.Version,
+		Example: `  spiderpool-init install --config /etc/spiderpool/config.yaml
+  spiderpool-init cleanup --secret spiderpool-controller-server-certs --job spiderpool-init --lease spiderpool-controller`,
+		RunE: func(*cobra.Command, []string) error {
+			return errors.New("no command: write install or cleanup, or see --help")
+		},
 	}
-	flags := flag.NewFlagSet(command, flag.ContinueOnError)
-	switch command {
-	case "install":
-		path := flags.String("config", config.DefaultPath, "configuration file")
-		if err := flags.Parse(args); err != nil {
+	kubeconfig := root.PersistentFlags().String("kubeconfig", "", "kubeconfig file; empty for KUBECONFIG, ~/.kube/config or the pod's service account")
+	root.AddCommand(installCommand(env, kubeconfig), cleanupCommand(env, kubeconfig))
+	return root
+}
+
+func installCommand(env *process.Env, kubeconfig *string) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "install",
+		Short: "Create the default objects, and wait until the webhooks accept them",
+		Args:  cobra.NoArgs,
+	}
+	path := cmd.Flags().String("config", config.DefaultPath, "configuration file")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		file, err := config.Load(*path)
+		if err != nil {
 			return err
 		}
-		return runInstall(ctx, *path)
-	case "cleanup":
-		leftovers := Leftovers{Namespace: os.Getenv(config.EnvPodNamespace)}
-		flags.StringVar(&leftovers.Secret, "secret", "", "Secret with the certificate that the controller made")
-		flags.StringVar(&leftovers.Job, "job", "", "Job of the last installation")
-		flags.StringVar(&leftovers.Lease, "lease", "", "Lease of the controller's leader")
-		if err := flags.Parse(args); err != nil {
+		cfg, err := file.Install(env.Getenv)
+		if err != nil {
 			return err
 		}
-		return runCleanup(ctx, leftovers)
-	default:
-		return fmt.Errorf("unknown command %q; %s", command, usage)
+		env.Level.Set(cfg.LogLevel)
+		c, err := newClient(cmd.Context(), env.Log, *kubeconfig, cfg.Timeout)
+		if err != nil {
+			return err
+		}
+		return Install(cmd.Context(), env.Log, c, cfg)
 	}
+	return cmd
 }
 
-func runInstall(ctx context.Context, path string) error {
-	file, err := config.Load(path)
-	if err != nil {
-		return err
+func cleanupCommand(env *process.Env, kubeconfig *string) *cobra.Command {
+	leftovers := Leftovers{Namespace: env.Getenv(config.EnvPodNamespace)}
+	cmd := &cobra.Command{
+		Use:   "cleanup",
+		Short: "Remove the objects that an uninstallation leaves behind",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			ctx, cancel := context.WithTimeout(cmd.Context(), cleanupTimeout)
+			defer cancel()
+			c, err := newClient(ctx, env.Log, *kubeconfig, cleanupTimeout)
+			if err != nil {
+				return err
+			}
+			return Cleanup(ctx, env.Log, c, leftovers)
+		},
 	}
-	cfg, err := file.Install(os.Getenv)
-	if err != nil {
-		return err
-	}
-	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: cfg.LogLevel}))
-	c, err := newClient(ctx, log, cfg.Timeout)
-	if err != nil {
-		return err
-	}
-	return Install(ctx, log, c, cfg)
+	cmd.Flags().StringVar(&leftovers.Secret, "secret", "", "Secret with the controller's webhook certificate")
+	cmd.Flags().StringVar(&leftovers.Job, "job", "", "Job of the last installation")
+	cmd.Flags().StringVar(&leftovers.Lease, "lease", "", "Lease of the controller's leader election")
+	return cmd
 }
 
-func runCleanup(ctx context.Context, leftovers Leftovers) error {
-	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
-	ctx, cancel := context.WithTimeout(ctx, cleanupTimeout)
-	defer cancel()
-	c, err := newClient(ctx, log, cleanupTimeout)
+// newClient waits for the API server, at most for the timeout.
+func newClient(ctx context.Context, log *slog.Logger, kubeconfig string, timeout time.Duration) (c client.Client, err error) {
+	server, err := restconfig.Load(kubeconfig)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	return Cleanup(ctx, log, c, leftovers)
-}
-
-// newClient waits until the API server is reached, at most for the timeout.
-func newClient(ctx context.Context, log *slog.Logger, timeout time.Duration) (c client.Client, err error) {
-	restConfig, err := ctrl.GetConfig()
-	if err != nil {
-		return nil, fmt.Errorf("find the cluster: %w", err)
-	}
+	server.QPS = -1 // no limit: a cleanup may edit thousands of objects
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	err = retry(ctx, log, "the API server "+restConfig.Host, func() error {
-		c, err = client.New(restConfig, client.Options{Scheme: scheme.New()})
+	err = retry(ctx, log, "the API server "+server.Host, func() error {
+		c, err = client.New(server, client.Options{Scheme: scheme.New()})
 		return err
 	})
 	return c, err

@@ -1,0 +1,73 @@
+package agent
+
+import (
+	"context"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"spiderpool.dev/spiderpool/internal/config"
+	"spiderpool.dev/spiderpool/internal/kube/agentclient"
+	"spiderpool.dev/spiderpool/internal/kube/restconfig"
+	"spiderpool.dev/spiderpool/internal/process"
+)
+
+// options differ between ways to run an agent, not between installations.
+type options struct {
+	// configPath is the configuration file.
+	configPath string
+	// kubeconfig is a file that names the API server; see restconfig.Load.
+	kubeconfig string
+	// bindAddress is the IP address for health checks and metrics; "" means all.
+	bindAddress string
+	// minLeaseAge is the minimum age of a lease before it may be reclaimed without a
+	// DEL. 0 means reclaim.DefaultMinAge. A lower value is safe only with a runtime
+	// that lists a sandbox before it calls plugins for it.
+	minLeaseAge time.Duration
+}
+
+// Command is the program spiderpool-agent.
+func Command(env *process.Env) *cobra.Command {
+	var o options
+	cmd := &cobra.Command{
+		Use:     "spiderpool-agent",
+		Short:   "Allocate the addresses of this node's pods",
+		Version: config.Version,
+		Example: `  # on a node, outside a pod
+  SPIDERPOOL_NODE_NAME=node-1 SPIDERPOOL_POD_NAME=dev SPIDERPOOL_POD_NAMESPACE=kube-system \
+    spiderpool-agent --config config.yaml --kubeconfig /etc/kubernetes/admin.conf`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return run(cmd.Context(), env, o) },
+	}
+	cmd.Flags().StringVar(&o.configPath, "config", config.DefaultPath, "configuration file")
+	cmd.Flags().StringVar(&o.kubeconfig, "kubeconfig", "", "kubeconfig file; empty for KUBECONFIG or the pod's service account")
+	cmd.Flags().StringVar(&o.bindAddress, "bind-address", "", "IP address for health checks and metrics; empty for all")
+	cmd.Flags().DurationVar(&o.minLeaseAge, "min-lease-age", 0,
+		"minimum age of a lease before it may be reclaimed without a DEL, e.g. 5m; 0 for the default")
+	return cmd
+}
+
+func run(ctx context.Context, env *process.Env, o options) error {
+	file, err := config.Load(o.configPath)
+	if err != nil {
+		return err
+	}
+	cfg, err := file.Agent(env.Getenv)
+	if err != nil {
+		return err
+	}
+	env.Level.Set(cfg.LogLevel)
+	server, err := restconfig.Load(o.kubeconfig)
+	if err != nil {
+		return err
+	}
+	client, err := agentclient.NewClient(server)
+	if err != nil {
+		return err
+	}
+	a, err := newAgent(ctx, cfg, o, client, env.Log)
+	if err != nil {
+		return err
+	}
+	return a.run(ctx)
+}
