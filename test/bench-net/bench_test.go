@@ -40,7 +40,7 @@ func TestMedianIsTakenPerNumber(t *testing.T) {
 	}
 }
 
-func TestLabsCompareWithTheirOwnHostNetwork(t *testing.T) {
+func TestLabsCompareWithOwnHostNetwork(t *testing.T) {
 	t.Parallel()
 	figure := func(n float64) figures {
 		return figures{GbitPerS: n, TCP: latency{P50US: n}, UDP: latency{P50US: n}}
@@ -57,7 +57,7 @@ func TestLabsCompareWithTheirOwnHostNetwork(t *testing.T) {
 	}
 }
 
-func TestBridgeServerIsReachedThroughItsNode(t *testing.T) {
+func TestBridgeServerIsBehindItsNode(t *testing.T) {
 	t.Parallel()
 	pod := func(name, node, podIP, hostIP string) corev1.Pod {
 		p := corev1.Pod{Spec: corev1.PodSpec{NodeName: node}, Status: corev1.PodStatus{PodIP: podIP, HostIP: hostIP}}

@@ -284,7 +284,7 @@ func (c *chaos) show(ctx context.Context) {
 }
 
 func (n *counts) String() string {
-	return fmt.Sprintf("%d pods; ADD %d, %d refused; DEL %d, %d refused, %d done without an API server; CHECK %d, %d refused; %d repeated ADDs, %d late DELs, %d lost sandboxes; %d pods with two interfaces, %d with their former addresses, %d GCs; %d kills, %d pauses, %d restarts of what ended by itself",
+	return fmt.Sprintf("%d pods; ADD %d, %d failed; DEL %d, %d failed, %d without an API server; CHECK %d, %d failed; %d repeated ADDs, %d late DELs, %d lost sandboxes; %d pods with two interfaces, %d with their fixed addresses, %d GCs; %d kills, %d pauses, %d restarts after an unexpected exit",
 		n.pods.Load(), n.adds.Load(), n.failedAdds.Load(), n.dels.Load(), n.failedDels.Load(), n.delsWithoutAPI.Load(),
 		n.checks.Load(), n.failedChecks.Load(),
 		n.repeated.Load(), n.lateDels.Load(), n.lost.Load(), n.second.Load(), n.fixed.Load(), n.gcs.Load(), n.kills.Load(), n.pauses.Load(), n.restarts.Load())

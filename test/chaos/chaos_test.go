@@ -78,12 +78,12 @@ func TestLeaksAreFound(t *testing.T) {
 		objects []client.Object
 		want    string // part of the error; empty for no error
 	}{
-		"only what lives":            {[]client.Object{block(four, six, released), endpoint("anchor")}, ""},
-		"a lease":                    {[]client.Object{block(four, six, inUse("10.200.0.12", namespace+"/gone"))}, "lease of 10.200.0.12"},
-		"an address kept for nobody": {[]client.Object{block(four, six, kept)}, "lease of 10.200.0.12"},
-		"an endpoint":                {[]client.Object{block(four, six), endpoint("gone")}, "endpoint chaos/gone"},
-		"freed under a living pod":   {[]client.Object{block(four)}, "1 leases instead of 2"},
-		"nothing, and nothing lives": {nil, "0 leases instead of 2"},
+		"only living pods":                    {[]client.Object{block(four, six, released), endpoint("anchor")}, ""},
+		"a lease":                             {[]client.Object{block(four, six, inUse("10.200.0.12", namespace+"/gone"))}, "lease of 10.200.0.12"},
+		"a retained address without an owner": {[]client.Object{block(four, six, kept)}, "lease of 10.200.0.12"},
+		"an endpoint":                         {[]client.Object{block(four, six), endpoint("gone")}, "endpoint chaos/gone"},
+		"freed under a living pod":            {[]client.Object{block(four)}, "1 leases instead of 2"},
+		"no lease of a living pod":            {nil, "0 leases instead of 2"},
 	} {
 		err := stored(c.objects...).awaitNoLeases(context.Background(), anchors)
 		if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
@@ -92,7 +92,7 @@ func TestLeaksAreFound(t *testing.T) {
 	}
 }
 
-func TestLongRunNeedsEveryKindOfEvent(t *testing.T) {
+func TestLongRunNeedsEveryEventKind(t *testing.T) {
 	t.Parallel()
 	needed := func(n *counts) []*atomic.Int64 {
 		return []*atomic.Int64{&n.kills, &n.adds, &n.delsWithoutAPI, &n.checks, &n.repeated, &n.lateDels, &n.second, &n.fixed, &n.gcs}
@@ -123,8 +123,8 @@ func TestLongRunNeedsEveryKindOfEvent(t *testing.T) {
 	}
 }
 
-// TestCheckMayFailOnlyDuringAnOutage calls a plugin with one lease.
-func TestCheckMayFailOnlyDuringAnOutage(t *testing.T) {
+// TestCheckFailsOnlyDuringOutages calls a plugin with one lease.
+func TestCheckFailsOnlyDuringOutages(t *testing.T) {
 	t.Parallel()
 	const held = `{"ips":[{"address":"10.200.0.10/24"}]}`
 	plugin := filepath.Join(t.TempDir(), "plugin")

@@ -47,13 +47,13 @@ type options struct {
 	quietFor time.Duration
 }
 
-const examples = `  # A minute, as in make test:
+const examples = `  # One minute, like make test:
   sudo go run ./test/chaos
 
-  # Ten minutes, as in make chaos:
+  # Ten minutes, like make chaos:
   sudo go run ./test/chaos --time 10m
 
-  # The choices of an earlier run; timing differs all the same:
+  # The random choices of an earlier run; the timing still differs:
   sudo go run ./test/chaos --seed 42 --keep`
 
 func main() {

@@ -11,7 +11,7 @@ import (
 	"spiderpool.dev/spiderpool/test/history"
 )
 
-// enough is the run time after which every kind of event must have happened.
+// enough is the run time that must produce every kind of event.
 const enough = 45 * time.Second
 
 // errNotTried is the result of fillPools if remaining leases would make it fail.
@@ -79,7 +79,7 @@ func (c *chaos) provesNothing() error {
 	for name, seen := range map[string]int64{
 		"kills": n.kills.Load(), "successful ADDs": n.adds.Load(), "successful DELs without an API server": n.delsWithoutAPI.Load(),
 		"successful CHECKs": n.checks.Load(), "repeated ADDs": n.repeated.Load(), "late DELs": n.lateDels.Load(),
-		"pods with two interfaces": n.second.Load(), "pods with their former addresses": n.fixed.Load(), "GCs": n.gcs.Load(),
+		"pods with two interfaces": n.second.Load(), "pods with their fixed addresses": n.fixed.Load(), "GCs": n.gcs.Load(),
 	} {
 		if seen == 0 {
 			return fmt.Errorf("the run had no %s and proves nothing about them", name)

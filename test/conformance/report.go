@@ -65,7 +65,7 @@ func (v *verdict) add(s spec) {
 			v.passed++
 		}
 	case "skipped", "pending":
-		// A test that was not chosen is "skipped" too, but has no attempts.
+		// Tests outside the choice are "skipped" too, but have no attempts.
 		if s.NumAttempts > 0 {
 			v.skipped = append(v.skipped, reason)
 		}

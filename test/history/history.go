@@ -102,7 +102,7 @@ func (v Violation) String() string {
 
 const clock = "15:04:05.000000"
 
-// hold is the time during which an interface holds an address for certain.
+// hold is the time of one certain hold: an interface has the address.
 type hold struct {
 	from, to time.Time // to is zero while the hold lasts
 	add      Event

@@ -95,7 +95,7 @@ type Values struct {
 	Pools      []Pool // the pools available to the node; all pools for the cluster
 	IPv4, IPv6 bool   // the IP families of the scenario
 	GCSeconds  int    // interval of the scan for unused addresses
-	// MinLeaseAge is the age from which an address can count as unused; 0 is the plugin's default.
+	// MinLeaseAge is the minimum age of an unused address; 0 is the plugin's default.
 	MinLeaseAge time.Duration
 }
 

@@ -111,7 +111,7 @@ esac
 	}
 }
 
-func TestProcessCanBeKilledPausedAndRestarted(t *testing.T) {
+func TestProcessIsKilledPausedAndRestarted(t *testing.T) {
 	t.Parallel()
 	p := &Process{Name: "sleep", Argv: []string{"sleep", "60"}, Log: filepath.Join(t.TempDir(), "log")}
 	if err := p.Start(); err != nil {

@@ -79,7 +79,7 @@ func (w *Watched) set(object any, exists bool) {
 	w.changed = make(chan struct{})
 }
 
-// Reach waits until the view counts n, and returns the time at which it did.
+// Reach waits until the view counts n, and returns that time.
 func (w *Watched) Reach(ctx context.Context, n int) (time.Time, error) {
 	for {
 		w.mu.Lock()

@@ -1,3 +1,3 @@
-# The install step of the guide, for a network on which every address works on every node.
+# The install step of the guide, for a network where every address works on every node.
 helm install spiderpool "${REPO:-spiderpool/spiderpool}" --namespace kube-system \
   --set multus.multusCNI.defaultCniCRName="macvlan-ens5"

@@ -11,8 +11,8 @@ import (
 
 // The claims use two more networks, VXLANs between the lab's machines: storage, on the
 // nodes' ens6, and video, on ens7. The host gateway routes between them and the LAN. Like
-// a router with strict reverse path filtering, it drops packets from a network in which
-// it has no address: so a reply is lost if it leaves by another interface than its
+// a router with strict reverse path filtering, it drops packets from networks without an
+// address of its own: so a reply is lost if it leaves by another interface than its
 // request arrived on. The host peer is a client behind that router. The host registry is
 // a second router on LAN and storage, and the only one to know two networks behind it.
 var (

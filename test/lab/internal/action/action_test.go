@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-func TestDoStopsAtTheFirstErrorAndUndoRunsBackwardsPastErrors(t *testing.T) {
+func TestDoStopsAtErrorsUndoContinues(t *testing.T) {
 	var log []string
 	step := func(name string, fails bool) Action {
 		record := func(what string) func(context.Context) error {

@@ -72,7 +72,7 @@ func Source() (string, error) {
 		filepath.Dir(program), here, sourceEnv)
 }
 
-// Module is a Go module below test/lab/modules and what is built from it.
+// Module is a Go module below test/lab/modules with its programs.
 type Module struct {
 	Name string
 	// Tags are build tags.

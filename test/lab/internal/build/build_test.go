@@ -24,7 +24,7 @@ func source(t *testing.T, files map[string]string) string {
 	return dir
 }
 
-func TestModuleIsRebuiltOnlyAfterAChange(t *testing.T) {
+func TestModuleIsRebuiltOnlyAfterChange(t *testing.T) {
 	t.Parallel()
 	files := map[string]string{"go.mod": "module hello\n\ngo 1.26.0\n", "main.go": "package main\n\nfunc main() {}\n"}
 	cache, module := Cache(t.TempDir()), Module{Name: "hello", Links: []string{"alias"}}

@@ -20,7 +20,7 @@ import (
 var HostPackages = []string{"runc", "iptables", "nftables", "ipset", "ipvsadm", "conntrack", "tcpdump", "iproute2",
 	"iputils-ping", "busybox-static", "curl", "iperf3"}
 
-// MissingPackages returns the packages that are not installed.
+// MissingPackages returns the packages not yet installed.
 func MissingPackages(ctx context.Context, packages []string) ([]string, error) {
 	// dpkg-query fails for an unknown package, but still lists the others.
 	var out bytes.Buffer

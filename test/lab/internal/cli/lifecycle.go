@@ -29,7 +29,7 @@ func buildCommand() *cobra.Command {
 	var conformance bool
 	cmd := &cobra.Command{
 		Use:   "build",
-		Short: "Build the lab's programs that are missing from the cache",
+		Short: "Build the lab's programs missing from the cache",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			l := current()

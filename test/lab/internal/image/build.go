@@ -215,7 +215,7 @@ func collect(adds []Add) ([]entry, error) {
 
 // walk adds the source, or everything below it, at the destination.
 func walk(add Add, destination string, put func(entry)) error {
-	root, err := os.Stat(add.Source) // Stat follows a source that is a symbolic link
+	root, err := os.Stat(add.Source) // Stat follows a symbolic link
 	if err != nil {
 		return err
 	}

@@ -75,7 +75,7 @@ func TestDownLeavesNothing(t *testing.T) {
 	}
 }
 
-func TestUpAfterAnInterruptedUpStartsOver(t *testing.T) {
+func TestInterruptedUpStartsOver(t *testing.T) {
 	l, out := newLab(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
@@ -108,7 +108,7 @@ func TestUpAfterAnInterruptedUpStartsOver(t *testing.T) {
 	}
 }
 
-func TestNodeKeepsWhatIsWrittenInIt(t *testing.T) {
+func TestNodeKeepsItsFiles(t *testing.T) {
 	l, _ := newLab(t)
 	if err := l.Up(t.Context(), options); err != nil {
 		t.Fatal(err)
@@ -211,7 +211,7 @@ func processes(t *testing.T, dir state.Dir) []string {
 	return list
 }
 
-// added returns the elements of after that are not in before.
+// added returns the elements of after missing in before.
 func added(before, after []string) []string {
 	return slices.DeleteFunc(slices.Clone(after), func(s string) bool { return slices.Contains(before, s) })
 }

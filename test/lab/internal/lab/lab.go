@@ -67,7 +67,7 @@ type Parts struct {
 	Conformance bool
 }
 
-// Build builds everything that is missing from the cache, including the requested
+// Build builds everything missing from the cache, including the requested
 // parts.
 func (l Lab) Build(ctx context.Context, parts Parts) (Built, error) {
 	var built Built
@@ -213,8 +213,8 @@ func load(options Options) (*topology.Topology, error) {
 	return t.WithNodes(options.Nodes)
 }
 
-// already reports whether a lab is up with these options. It removes a lab that is
-// only partly up.
+// already reports whether a lab is up with these options. It removes a partly
+// started lab.
 func (l Lab) already(ctx context.Context, options Options) (bool, error) {
 	config, err := l.Dir.Load()
 	if errors.Is(err, state.ErrNone) {

@@ -69,7 +69,7 @@ func nodePortService(name string, targetPort int) *corev1.Service {
 	}
 }
 
-// endpoints returns a Service's EndpointSlice. The prefix "!" marks an address that is not ready.
+// endpoints returns a Service's EndpointSlice. The prefix "!" marks an unready address.
 func endpoints(service string, port int32, addrs ...string) *discoveryv1.EndpointSlice {
 	slice := &discoveryv1.EndpointSlice{
 		ObjectMeta: metav1.ObjectMeta{

@@ -27,7 +27,7 @@ func TestGuideMakesOneOfEachKind(t *testing.T) {
 	forward := nlb.forwards[0]
 	if forward.protocol != "tcp" || forward.port != 80 || !forward.preserve ||
 		!slices.Equal(forward.targets, addrPorts("172.31.28.31:80", "172.31.32.184:80")) {
-		t.Errorf("got %+v, want no endpoint that is not ready", forward)
+		t.Errorf("got %+v, want only ready endpoints", forward)
 	}
 	if alb.key != "ingress/default/k8s-app-ingress" || !alb.internetFacing || len(alb.rules) != 2 {
 		t.Fatalf("got %+v", alb)

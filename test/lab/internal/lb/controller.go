@@ -128,7 +128,7 @@ func (c *controller) snapshot() (snapshot, error) {
 	return s, errors.Join(errs[:]...)
 }
 
-// report sends an event for each problem that is new since the last turn.
+// report sends an event for each new problem since the last turn.
 func (c *controller) report(problems []problem) {
 	current := map[string]bool{}
 	for _, p := range problems {

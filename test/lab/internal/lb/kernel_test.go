@@ -160,7 +160,7 @@ func TestGuideIsReachableFromTheInternet(t *testing.T) {
 	awaitFetch(t, "master", "http://203.0.113.101:80/", "nginx-lb from 203.0.113.10 for ")
 	awaitFetch(t, "peer", "http://172.31.0.101:80/", "nginx-lb from 10.50.1.10 for ")
 
-	// A pod that is no longer ready gets no new connections; its replacement does.
+	// After the pod turns unready, new connections go to its replacement.
 	pod(t, "master", "second", "172.31.28.31", podPort)
 	slice := endpoints("nginx-svc-lb", podPort, "172.31.32.184")
 	ready, notReady := true, false

@@ -94,9 +94,9 @@ const (
 
 // fabric is the surrounding network, as seen by rules and listeners.
 type fabric struct {
-	// served returns the addresses for which packets pass the load balancer's namespace.
+	// served returns the addresses routed through the load balancer's namespace.
 	served func(placed) []netip.Addr
-	// hairpin lists clients for which replies would take another way back. Their source address is translated to
+	// hairpin lists clients whose replies would bypass the load balancer. Their source address is translated to
 	// the load balancer's.
 	hairpin []netip.Prefix
 }

@@ -77,7 +77,7 @@ func serve(ctx context.Context, conn net.Conn, guest Guest) {
 	r := bufio.NewReader(conn)
 	var req request
 	if err := receiveLine(r, &req); err != nil {
-		return // the peer has gone, so there is nobody to answer
+		return // the peer has gone
 	}
 	switch req.Op {
 	case opDial:

@@ -158,8 +158,8 @@ func Splice(a, b net.Conn) {
 	defer b.Close()
 	var both sync.WaitGroup
 	forward := func(to, from net.Conn) {
-		// An error ends this direction like an end of file. The peers see the closed
-		// connection; nobody else needs the error.
+		// An error ends this direction like an end of file. Both peers see the
+		// closed connection.
 		_, _ = io.Copy(to, from)
 		_ = closeWrite(to)
 	}

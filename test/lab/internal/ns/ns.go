@@ -27,7 +27,7 @@ type Target struct {
 	Process int
 }
 
-// kinds is the order in which to enter a process's namespaces. The mount namespace
+// kinds lists a process's namespaces in the order of entry. The mount namespace
 // comes last, because the files of the others are visible only in the current one.
 var kinds = []string{"ipc", "uts", "net", "pid", "mnt"}
 

@@ -75,7 +75,7 @@ func TestPushReplacesImageOfSameName(t *testing.T) {
 	}
 }
 
-func TestRegistryPortIsPartOfTheName(t *testing.T) {
+func TestRegistryPortIsPartOfName(t *testing.T) {
 	t.Parallel()
 	server := httptest.NewServer(New(t.TempDir(), io.Discard))
 	defer server.Close()

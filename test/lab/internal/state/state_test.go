@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-func TestConfigIsReadAsItWasSaved(t *testing.T) {
+func TestConfigSurvivesSaveAndLoad(t *testing.T) {
 	t.Parallel()
 	dir := Dir(t.TempDir())
 	if _, err := dir.Load(); !errors.Is(err, ErrNone) {
@@ -22,7 +22,7 @@ func TestConfigIsReadAsItWasSaved(t *testing.T) {
 	}
 }
 
-func TestLabsOfDifferentDirectoriesHaveDifferentGroups(t *testing.T) {
+func TestGroupsDependOnTheDirectory(t *testing.T) {
 	t.Parallel()
 	if a, b := Dir("/run/spiderpool-lab").Control(), Dir("/run/other").Control(); a == b {
 		t.Errorf("both are %s", a)

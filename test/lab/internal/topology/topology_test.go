@@ -83,7 +83,7 @@ func TestWithNodesGeneratesDistinctWorkers(t *testing.T) {
 	}
 }
 
-func TestWithNodesOneLeavesTheControlPlane(t *testing.T) {
+func TestOneNodeIsTheControlPlane(t *testing.T) {
 	one, err := load(t, "aws").WithNodes(1)
 	if err != nil {
 		t.Fatal(err)

@@ -188,9 +188,9 @@ func TestVPCDropsUnassignedAddresses(t *testing.T) {
 			{"source beside the delegated prefix, IPv6", master, "2406:da1e:c4:ed01:c57e::1", worker1IPv6},
 			{"source out of the VPC", master, "192.0.2.1", worker1IPv4},
 			{"source of another ENI", worker1, worker2PodIPv4, masterIPv4},
-			{"destination assigned to nobody, IPv4", master, masterIPv4, unassignedIPv4},
-			{"destination assigned to nobody, IPv6", master, masterIPv6, unassignedIPv6},
-			{"destination assigned to nobody, same subnet", worker2, worker2IPv4, unassignedIPv4},
+			{"unassigned destination, IPv4", master, masterIPv4, unassignedIPv4},
+			{"unassigned destination, IPv6", master, masterIPv6, unassignedIPv6},
+			{"unassigned destination, same subnet", worker2, worker2IPv4, unassignedIPv4},
 			{"the internet cannot open connections through the NAT gateway", internet, internetIPv4, natPublicIPv4},
 			{"the internet knows no private addresses", internet, internetIPv4, worker1IPv4},
 		} {

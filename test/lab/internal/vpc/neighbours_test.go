@@ -67,7 +67,7 @@ func solicitation(t *testing.T, mac net.HardwareAddr, hopLimit uint8, from, targ
 		header, icmp, &layers.ICMPv6NeighborSolicitation{TargetAddress: net.ParseIP(target)})
 }
 
-func TestVPCAnswersForGatewayAndOtherENIs(t *testing.T) {
+func TestVPCAnswersForGatewayAndENIs(t *testing.T) {
 	p := worker2Port(t)
 	own, alien := net.HardwareAddr(p.MAC), net.HardwareAddr{2, 0, 0, 0, 0, 9}
 	const ip4, ip6, linkLocal = "172.31.32.33", "2406:da1e:c4:ed02::2:1", "fe80::1"
@@ -84,21 +84,21 @@ func TestVPCAnswersForGatewayAndOtherENIs(t *testing.T) {
 		{"ARP probe for its own address", arpRequest(t, own, own, "0.0.0.0", ip4), false},
 		{"ARP for a pod of the same ENI", arpRequest(t, own, own, ip4, "172.31.32.70"), false},
 		{"gratuitous ARP for another's address", arpRequest(t, own, own, "172.31.32.18", "172.31.32.18"), false},
-		{"ARP for nobody's address", arpRequest(t, own, own, ip4, "172.31.32.200"), false},
+		{"ARP for an unassigned address", arpRequest(t, own, own, ip4, "172.31.32.200"), false},
 		{"ARP for another subnet", arpRequest(t, own, own, ip4, "172.31.22.228"), false},
 		{"ARP for another subnet's gateway", arpRequest(t, own, own, ip4, "172.31.16.1"), false},
 		{"ARP from another's address", arpRequest(t, own, own, "172.31.32.18", "172.31.32.1"), false},
 		{"ARP from another MAC", arpRequest(t, alien, alien, ip4, "172.31.32.1"), false},
-		{"ARP that claims another MAC", arpRequest(t, own, alien, ip4, "172.31.32.1"), false},
+		{"ARP claiming another MAC", arpRequest(t, own, alien, ip4, "172.31.32.1"), false},
 		{"NDP for the gateway", solicitation(t, own, 255, ip6, "2406:da1e:c4:ed02::1"), true},
 		{"NDP for a pod behind another ENI", solicitation(t, own, 255, ip6, "2406:da1e:c4:ed02:7a2e::d"), true},
 		{"NDP from a link-local address", solicitation(t, own, 255, linkLocal, "2406:da1e:c4:ed02::1"), true},
 		{"duplicate detection of another's address", solicitation(t, own, 255, "::", "2406:da1e:c4:ed02::10"), true},
 		{"duplicate detection of its own address", solicitation(t, own, 255, "::", ip6), false},
-		{"NDP for nobody's address", solicitation(t, own, 255, ip6, "2406:da1e:c4:ed02::999"), false},
+		{"NDP for an unassigned address", solicitation(t, own, 255, ip6, "2406:da1e:c4:ed02::999"), false},
 		{"NDP for another subnet", solicitation(t, own, 255, ip6, "2406:da1e:c4:ed01::10"), false},
 		{"NDP from another MAC", solicitation(t, alien, 255, ip6, "2406:da1e:c4:ed02::1"), false},
-		{"NDP from afar", solicitation(t, own, 254, ip6, "2406:da1e:c4:ed02::1"), false},
+		{"NDP from another link", solicitation(t, own, 254, ip6, "2406:da1e:c4:ed02::1"), false},
 		{"a fragment of a frame", arpRequest(t, own, own, ip4, "172.31.32.1")[:20], false},
 		{"nothing", nil, false},
 	} {
