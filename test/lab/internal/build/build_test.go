@@ -95,7 +95,8 @@ func TestKubernetesCarriesItsModuleVersion(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := "-ldflags=-s -w -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=36 -X k8s.io/component-base/version.gitVersion=v1.36.3"
+	want := "-ldflags=-s -w -X k8s.io/component-base/version.gitMajor=1" +
+		" -X k8s.io/component-base/version.gitMinor=36 -X k8s.io/component-base/version.gitVersion=v1.36.3"
 	if !slices.Contains(flags, want) {
 		t.Errorf("flags are %q, want them to contain %q", flags, want)
 	}

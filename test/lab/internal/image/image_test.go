@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/layout"
@@ -23,8 +25,11 @@ func TestParseAddRefusesInvalidText(t *testing.T) {
 		}
 	}
 	add, err := ParseAdd("bin/agent:/usr/bin/agent:755")
-	if want := (Add{Source: "bin/agent", Destination: "/usr/bin/agent", Mode: 0o755}); err != nil || add != want {
-		t.Errorf("ParseAdd = %+v, %v, want %+v", add, err, want)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(Add{Source: "bin/agent", Destination: "/usr/bin/agent", Mode: 0o755}, add); diff != "" {
+		t.Errorf("ParseAdd (-want +got):\n%s", diff)
 	}
 }
 
@@ -93,8 +98,9 @@ func TestNewEntrypointDropsArgumentsOfBase(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := strings.Join(file.Config.Entrypoint, " ") + "|" + strings.Join(file.Config.Cmd, " ") + "|" + strings.Join(file.Config.Env, " "); got != "/b||PATH=/bin K=V" {
-		t.Errorf("config = %s", got)
+	want := v1.Config{Entrypoint: []string{"/b"}, Env: []string{"PATH=/bin", "K=V"}}
+	if diff := cmp.Diff(want, file.Config, cmpopts.EquateEmpty()); diff != "" {
+		t.Errorf("config (-want +got):\n%s", diff)
 	}
 }
 

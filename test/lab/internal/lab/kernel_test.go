@@ -123,7 +123,8 @@ func TestNodeKeepsItsFiles(t *testing.T) {
 		t.Errorf("the file exists on this machine: %v", err)
 	}
 	var mounts bytes.Buffer
-	code, err = c.Exec(t.Context(), machine.Command{Host: "master", Args: []string{"cat", "/proc/self/mountinfo"}, Stdout: &mounts, Stderr: t.Output()})
+	code, err = c.Exec(t.Context(), machine.Command{
+		Host: "master", Args: []string{"cat", "/proc/self/mountinfo"}, Stdout: &mounts, Stderr: t.Output()})
 	if err != nil || code != 0 {
 		t.Fatalf("mountinfo: exit code %d, %v", code, err)
 	}

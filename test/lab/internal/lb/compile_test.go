@@ -124,18 +124,20 @@ func TestMostSpecificRuleComesFirst(t *testing.T) {
 		{"10.0.0.1", "/a/b/c", " /a/b"},
 		{"10.0.0.1", "/ab", " /"},
 	} {
-		got := "none"
-		for _, rule := range rules {
-			if rule.matches(test.host, test.path) {
-				if got = rule.host + " " + rule.path; rule.exact {
-					got += " exact"
+		t.Run(test.host+test.path, func(t *testing.T) {
+			got := "none"
+			for _, rule := range rules {
+				if rule.matches(test.host, test.path) {
+					if got = rule.host + " " + rule.path; rule.exact {
+						got += " exact"
+					}
+					break
 				}
-				break
 			}
-		}
-		if got != test.want {
-			t.Errorf("%s%s: got %q, want %q", test.host, test.path, got, test.want)
-		}
+			if got != test.want {
+				t.Errorf("got %q, want %q", got, test.want)
+			}
+		})
 	}
 }
 
@@ -178,36 +180,41 @@ func TestClientIsHiddenUnlessPreserved(t *testing.T) {
 	s.services = append(s.services, hidden)
 	s.slices = append(s.slices, endpoints("hidden", 8080, "172.31.28.19"))
 	s.ingresses = nil
+	// The rules in full, with the longest matches abbreviated.
+	full := strings.NewReplacer("HALF", "-m statistic --mode random --probability 0.500000",
+		"TRANSLATED", "-m conntrack --ctstate DNAT")
 	for _, test := range []struct{ topology, want string }{
 		{"aws", `-A LB-PREROUTING -s 198.51.100.0/24 -d 172.31.0.100 -p tcp --dport 80 -j DNAT --to-destination 172.31.28.19:8080
--A LB-PREROUTING -d 172.31.0.101 -p tcp --dport 80 -m statistic --mode random --probability 0.500000 -j DNAT --to-destination 172.31.28.31:80
+-A LB-PREROUTING -d 172.31.0.101 -p tcp --dport 80 HALF -j DNAT --to-destination 172.31.28.31:80
 -A LB-PREROUTING -d 172.31.0.101 -p tcp --dport 80 -j DNAT --to-destination 172.31.32.184:80
 -A LB-POSTROUTING -p tcp -m conntrack --ctstate DNAT --ctorigdst 172.31.0.100 --ctorigdstport 80 -j SNAT --to-source 172.31.0.100
 `},
 		{"l2", `-A LB-PREROUTING -s 198.51.100.0/24 -d 10.6.0.100 -p tcp --dport 80 -j DNAT --to-destination 172.31.28.19:8080
 -A LB-PREROUTING -s 198.51.100.0/24 -d 203.0.113.100 -p tcp --dport 80 -j DNAT --to-destination 172.31.28.19:8080
--A LB-PREROUTING -d 10.6.0.101 -p tcp --dport 80 -m statistic --mode random --probability 0.500000 -j DNAT --to-destination 172.31.28.31:80
+-A LB-PREROUTING -d 10.6.0.101 -p tcp --dport 80 HALF -j DNAT --to-destination 172.31.28.31:80
 -A LB-PREROUTING -d 10.6.0.101 -p tcp --dport 80 -j DNAT --to-destination 172.31.32.184:80
--A LB-PREROUTING -d 203.0.113.101 -p tcp --dport 80 -m statistic --mode random --probability 0.500000 -j DNAT --to-destination 172.31.28.31:80
+-A LB-PREROUTING -d 203.0.113.101 -p tcp --dport 80 HALF -j DNAT --to-destination 172.31.28.31:80
 -A LB-PREROUTING -d 203.0.113.101 -p tcp --dport 80 -j DNAT --to-destination 172.31.32.184:80
 -A LB-POSTROUTING -p tcp -m conntrack --ctstate DNAT --ctorigdst 10.6.0.100 --ctorigdstport 80 -j SNAT --to-source 10.6.0.100
 -A LB-POSTROUTING -p tcp -m conntrack --ctstate DNAT --ctorigdst 203.0.113.100 --ctorigdstport 80 -j SNAT --to-source 10.6.0.100
--A LB-POSTROUTING -s 10.6.0.0/16 -p tcp -m conntrack --ctstate DNAT --ctorigdst 10.6.0.101 --ctorigdstport 80 -j SNAT --to-source 10.6.0.101
--A LB-POSTROUTING -s 10.6.0.0/16 -p tcp -m conntrack --ctstate DNAT --ctorigdst 203.0.113.101 --ctorigdstport 80 -j SNAT --to-source 10.6.0.101
+-A LB-POSTROUTING -s 10.6.0.0/16 -p tcp TRANSLATED --ctorigdst 10.6.0.101 --ctorigdstport 80 -j SNAT --to-source 10.6.0.101
+-A LB-POSTROUTING -s 10.6.0.0/16 -p tcp TRANSLATED --ctorigdst 203.0.113.101 --ctorigdstport 80 -j SNAT --to-source 10.6.0.101
 `},
 	} {
-		topo := loadTopology(t, test.topology)
-		balancers, problems := s.compile()
-		if len(problems) > 0 {
-			t.Fatal(problems)
-		}
-		all, _ := place(balancers, topo.LoadBalancer.Frontends)
-		if got := newFabric(topo).natRules(all, netfilter.IPv4); got != test.want {
-			t.Errorf("%s: got\n%s\nwant\n%s", test.topology, got, test.want)
-		}
-		if got := newFabric(topo).natRules(all, netfilter.IPv6); strings.Contains(got, "-A") {
-			t.Errorf("%s: an ipv4 load balancer has IPv6 rules:\n%s", test.topology, got)
-		}
+		t.Run(test.topology, func(t *testing.T) {
+			topo := loadTopology(t, test.topology)
+			balancers, problems := s.compile()
+			if len(problems) > 0 {
+				t.Fatal(problems)
+			}
+			all, _ := place(balancers, topo.LoadBalancer.Frontends)
+			if got := newFabric(topo).natRules(all, netfilter.IPv4); got != full.Replace(test.want) {
+				t.Errorf("got\n%s\nwant\n%s", got, full.Replace(test.want))
+			}
+			if got := newFabric(topo).natRules(all, netfilter.IPv6); strings.Contains(got, "-A") {
+				t.Errorf("an ipv4 load balancer has IPv6 rules:\n%s", got)
+			}
+		})
 	}
 }
 

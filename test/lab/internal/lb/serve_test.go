@@ -89,13 +89,15 @@ func TestApplicationLoadBalancerRoutesByPath(t *testing.T) {
 		{"/empty", "", 503, "Service Unavailable\n"},
 		{"/dead", "", 502, "Bad Gateway\n"},
 	} {
-		header := http.Header{}
-		if test.forwarded != "" {
-			header.Set("X-Forwarded-For", test.forwarded)
-		}
-		if status, body := get(t, network.bound[at], test.path, header); status != test.status || body != test.want {
-			t.Errorf("%s: got %d %q, want %d %q", test.path, status, body, test.status, test.want)
-		}
+		t.Run(test.path, func(t *testing.T) {
+			header := http.Header{}
+			if test.forwarded != "" {
+				header.Set("X-Forwarded-For", test.forwarded)
+			}
+			if status, body := get(t, network.bound[at], test.path, header); status != test.status || body != test.want {
+				t.Errorf("got %d %q, want %d %q", status, body, test.status, test.want)
+			}
+		})
 	}
 	refusing := &balancer{rules: b.rules, sourceRanges: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}}
 	if err := l.set(t.Context(), map[netip.AddrPort]service{at: {balancer: refusing}}); err != nil {

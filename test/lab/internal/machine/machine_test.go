@@ -137,7 +137,8 @@ func TestProgramDiesWithItsCaller(t *testing.T) {
 	if err := <-done; !errors.Is(err, context.Canceled) {
 		t.Errorf("exec ended with %v", err)
 	}
-	check := []string{"sh", "-c", "for i in $(seq 100); do kill -0 $1 2>/dev/null || exit 0; sleep 0.1; done; exit 1", "sh", strings.TrimSpace(string(pid[:n]))}
+	const ended = "for i in $(seq 100); do kill -0 $1 2>/dev/null || exit 0; sleep 0.1; done; exit 1"
+	check := []string{"sh", "-c", ended, "sh", strings.TrimSpace(string(pid[:n]))}
 	if code, _, _ := run(t, c, "", check...); code != 0 {
 		t.Error("the program is still running")
 	}

@@ -85,7 +85,8 @@ func TestRunReturnsOutputAndError(t *testing.T) {
 		t.Errorf("got %q, %v", output, err)
 	}
 	_, err = netns.Run(t.Context(), "run", "", "ip", "link", "show", "nothing0")
-	if err == nil || !strings.Contains(err.Error(), "namespace run: ip link show nothing0") || !strings.Contains(err.Error(), "nothing0\" does not exist") {
+	if err == nil || !strings.Contains(err.Error(), "namespace run: ip link show nothing0") ||
+		!strings.Contains(err.Error(), "nothing0\" does not exist") {
 		t.Errorf("got %v", err)
 	}
 }

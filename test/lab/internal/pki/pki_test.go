@@ -22,7 +22,8 @@ func TestServerAndClientTrustEachOther(t *testing.T) {
 	roots.AppendCertsFromPEM(ca.Cert)
 
 	a, b := net.Pipe()
-	serverConn := tls.Server(a, &tls.Config{Certificates: []tls.Certificate{server}, ClientCAs: roots, ClientAuth: tls.RequireAndVerifyClientCert})
+	serverConn := tls.Server(a, &tls.Config{
+		Certificates: []tls.Certificate{server}, ClientCAs: roots, ClientAuth: tls.RequireAndVerifyClientCert})
 	clientConn := tls.Client(b, &tls.Config{Certificates: []tls.Certificate{client}, RootCAs: roots, ServerName: "kubernetes.default"})
 	failed := make(chan error, 1)
 	go func() { failed <- serverConn.Handshake() }()

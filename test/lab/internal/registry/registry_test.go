@@ -87,7 +87,8 @@ func TestRegistryPortIsPartOfName(t *testing.T) {
 
 func TestBadNameIsRefused(t *testing.T) {
 	t.Parallel()
-	if err := Push(t.Context(), http.DefaultTransport, "UPPER/case:v1", build(t, "x")); err == nil || !strings.Contains(err.Error(), "UPPER/case") {
+	err := Push(t.Context(), http.DefaultTransport, "UPPER/case:v1", build(t, "x"))
+	if err == nil || !strings.Contains(err.Error(), "UPPER/case") {
 		t.Errorf("got %v", err)
 	}
 }

@@ -2,8 +2,9 @@ package state
 
 import (
 	"errors"
-	"reflect"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 func TestConfigSurvivesSaveAndLoad(t *testing.T) {
@@ -17,8 +18,11 @@ func TestConfigSurvivesSaveAndLoad(t *testing.T) {
 		t.Fatal(err)
 	}
 	got, err := dir.Load()
-	if err != nil || !reflect.DeepEqual(got, want) {
-		t.Errorf("Load = %+v, %v, want %+v", got, err, want)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("Load (-want +got):\n%s", diff)
 	}
 }
 

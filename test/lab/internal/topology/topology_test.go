@@ -29,17 +29,19 @@ func TestAWSNodesHaveTheGuidesAddresses(t *testing.T) {
 		"master":  "172.31.22.228/32 2406:da1e:c4:ed01::10/128 172.31.28.16/28 2406:da1e:c4:ed01:c57d::/80",
 		"worker1": "172.31.32.18/32 2406:da1e:c4:ed02::10/128 172.31.32.176/28 2406:da1e:c4:ed02:7a2e::/80",
 	} {
-		host, found := aws.Host(name)
-		if !found {
-			t.Fatalf("no host %s", name)
-		}
-		var got []string
-		for _, prefix := range host.Interfaces[0].Assigned() {
-			got = append(got, prefix.String())
-		}
-		if strings.Join(got, " ") != want {
-			t.Errorf("%s: got %s, want %s", name, got, want)
-		}
+		t.Run(name, func(t *testing.T) {
+			host, found := aws.Host(name)
+			if !found {
+				t.Fatalf("no host %s", name)
+			}
+			var got []string
+			for _, prefix := range host.Interfaces[0].Assigned() {
+				got = append(got, prefix.String())
+			}
+			if strings.Join(got, " ") != want {
+				t.Errorf("got %s, want %s", got, want)
+			}
+		})
 	}
 	subnet, _ := aws.Subnet("private-a")
 	if subnet.GatewayIPv4.String() != "172.31.16.1" || subnet.GatewayIPv6.String() != "2406:da1e:c4:ed01::1" {
@@ -110,7 +112,7 @@ func TestInvalidTopologyErrorNamesTheField(t *testing.T) {
 		{"kind and contents", "aws", "kind: aws", "kind: l2", `kind: "l2" needs vpcs (aws) or l2 (l2)`},
 		{"host bits", "aws", "ipv4: 172.31.16.0/20", "ipv4: 172.31.16.1/20", "172.31.16.1/20 has host bits; write 172.31.16.0/20"},
 		{"subnet out of VPC", "aws", "ipv4: 172.31.32.0/24,", "ipv4: 172.32.32.0/24,", "172.32.32.0/24 is not in the VPC's 172.31.0.0/16"},
-		{"misprint of the guide", "aws", "ipv4: 172.31.32.18", "ipv4: 180.17.16.17", "interfaces[0].ipv4: 180.17.16.17 is not in 172.31.32.0/24"},
+		{"address outside the subnet", "aws", "ipv4: 172.31.32.18", "ipv4: 180.17.16.17", "interfaces[0].ipv4: 180.17.16.17 is not in 172.31.32.0/24"},
 		{"prefix elsewhere", "aws", "172.31.32.176/28", "172.31.33.176/28", "172.31.33.176/28 is not in subnet private-b"},
 		{"prefix taken", "aws", "172.31.32.176/28", "172.31.32.16/28", "overlaps"},
 		{"family", "aws", `ipv6: "2406:da1e:c4:ed01::/64"`, "ipv6: 10.0.0.0/8", "10.0.0.0/8 is not an IPv6 range"},

@@ -102,13 +102,15 @@ func TestVPCAnswersForGatewayAndENIs(t *testing.T) {
 		{"a fragment of a frame", arpRequest(t, own, own, ip4, "172.31.32.1")[:20], false},
 		{"nothing", nil, false},
 	} {
-		answer, err := p.answer(test.request)
-		if err != nil {
-			t.Errorf("%s: %v", test.name, err)
-		}
-		if (answer != nil) != test.answered {
-			t.Errorf("%s: answered = %v, want %v", test.name, answer != nil, test.answered)
-		}
+		t.Run(test.name, func(t *testing.T) {
+			answer, err := p.answer(test.request)
+			if err != nil {
+				t.Errorf("%v", err)
+			}
+			if (answer != nil) != test.answered {
+				t.Errorf("answered = %v, want %v", answer != nil, test.answered)
+			}
+		})
 	}
 }
 
@@ -138,19 +140,21 @@ func TestOnlyDuplicateDetectionGetsUnsolicitedAnswers(t *testing.T) {
 		{"2406:da1e:c4:ed02::2:1", "2406:da1e:c4:ed02::2:1", true},
 		{"::", "ff02::1", false},
 	} {
-		answer, err := p.answer(solicitation(t, net.HardwareAddr(p.MAC), 255, test.from, "2406:da1e:c4:ed02:7a2e::d"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		packet := gopacket.NewPacket(answer, layers.LayerTypeEthernet, gopacket.Default)
-		if _, mismatches := packet.VerifyChecksums(); len(mismatches) > 0 {
-			t.Errorf("checksums: %v", mismatches)
-		}
-		header := packet.Layer(layers.LayerTypeIPv6).(*layers.IPv6)
-		advertisement := packet.Layer(layers.LayerTypeICMPv6NeighborAdvertisement).(*layers.ICMPv6NeighborAdvertisement)
-		if advertisement.Solicited() != test.solicited || !advertisement.Override() || header.HopLimit != 255 ||
-			header.DstIP.String() != test.to || net.HardwareAddr(advertisement.Options[0].Data).String() != routerMAC.String() {
-			t.Errorf("from %s: got %v to %s", test.from, advertisement, header.DstIP)
-		}
+		t.Run("from "+test.from, func(t *testing.T) {
+			answer, err := p.answer(solicitation(t, net.HardwareAddr(p.MAC), 255, test.from, "2406:da1e:c4:ed02:7a2e::d"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			packet := gopacket.NewPacket(answer, layers.LayerTypeEthernet, gopacket.Default)
+			if _, mismatches := packet.VerifyChecksums(); len(mismatches) > 0 {
+				t.Errorf("checksums: %v", mismatches)
+			}
+			header := packet.Layer(layers.LayerTypeIPv6).(*layers.IPv6)
+			advertisement := packet.Layer(layers.LayerTypeICMPv6NeighborAdvertisement).(*layers.ICMPv6NeighborAdvertisement)
+			if advertisement.Solicited() != test.solicited || !advertisement.Override() || header.HopLimit != 255 ||
+				header.DstIP.String() != test.to || net.HardwareAddr(advertisement.Options[0].Data).String() != routerMAC.String() {
+				t.Errorf("got %v to %s", advertisement, header.DstIP)
+			}
+		})
 	}
 }

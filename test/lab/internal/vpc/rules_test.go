@@ -28,7 +28,8 @@ internet: {host: internet, ipv4: 198.51.100.10/24, ipv6: "2001:db8:f::10/64", ga
 nodes:
 - name: master
   interfaces:
-  - {name: ens5, subnet: a, mac: "06:00:00:00:00:01", ipv4: 10.0.1.10, ipv6: "2001:db8:1::10", prefixes: [10.0.1.32/28, "2001:db8:1:0:8000::/80"]}
+  - {name: ens5, subnet: a, mac: "06:00:00:00:00:01", ipv4: 10.0.1.10, ipv6: "2001:db8:1::10",
+     prefixes: [10.0.1.32/28, "2001:db8:1:0:8000::/80"]}
 registry: {host: master-registry, port: 5000}
 hosts:
 - {name: master-registry, interfaces: [{name: eth0, subnet: a, ipv4: 10.0.1.20, ipv6: "2001:db8:1::20", publicIPv4: 203.0.113.3}]}
@@ -91,9 +92,11 @@ COMMIT
 COMMIT
 `,
 	} {
-		if got := routerRules([]eni{node, nat}, family, true); got != want {
-			t.Errorf("%s: got\n%s\nwant\n%s", family, got, want)
-		}
+		t.Run(string(family), func(t *testing.T) {
+			if got := routerRules([]eni{node, nat}, family, true); got != want {
+				t.Errorf("got\n%s\nwant\n%s", got, want)
+			}
+		})
 	}
 }
 
@@ -128,9 +131,11 @@ COMMIT
 COMMIT
 `,
 	} {
-		if got := internetGatewayRules(topo, topo.VPCs[0], family); got != want {
-			t.Errorf("%s: got\n%s\nwant\n%s", family, got, want)
-		}
+		t.Run(string(family), func(t *testing.T) {
+			if got := internetGatewayRules(topo, topo.VPCs[0], family); got != want {
+				t.Errorf("got\n%s\nwant\n%s", got, want)
+			}
+		})
 	}
 }
 
