@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 )
 
@@ -21,9 +22,11 @@ func TestIperf3ReportIsRead(t *testing.T) {
 		`{"start": {}, "end": {}}`: "received nothing",
 		``:                         "report",
 	} {
-		if _, err := throughput(report); err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("%s: %v; want an error with %q", report, err, want)
-		}
+		t.Run(want, func(t *testing.T) {
+			if _, err := throughput(report); err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("%v; want an error with %q", err, want)
+			}
+		})
 	}
 }
 
@@ -35,8 +38,8 @@ func TestMedianIsTakenPerNumber(t *testing.T) {
 		{GbitPerS: 2, TCP: latency{PerS: 20, P50US: 4, P99US: 8}, UDP: latency{PerS: 1, P50US: 2, P99US: 3}},
 	})
 	want := figures{GbitPerS: 2, TCP: latency{PerS: 20, P50US: 5, P99US: 8}, UDP: latency{PerS: 1, P50US: 2, P99US: 3}}
-	if got != want {
-		t.Errorf("median %+v, want %+v", got, want)
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("median (-want +got):\n%s", diff)
 	}
 }
 
@@ -69,13 +72,16 @@ func TestBridgeServerIsBehindItsNode(t *testing.T) {
 		"bridge":  {client: "a", address: "10.6.0.11", iperfPort: 30201, pingPort: 30202},
 		"macvlan": {client: "a", address: "10.244.0.2", iperfPort: 5201, pingPort: 5202},
 	} {
-		got := network{Name: name}
-		if err := got.place(slices.Clone(both)); err != nil {
-			t.Fatal(err)
-		}
-		if want.Name = name; got != want {
-			t.Errorf("%+v, want %+v", got, want)
-		}
+		t.Run(name, func(t *testing.T) {
+			got := network{Name: name}
+			if err := got.place(slices.Clone(both)); err != nil {
+				t.Fatal(err)
+			}
+			want.Name = name
+			if diff := cmp.Diff(want, got, cmp.AllowUnexported(network{})); diff != "" {
+				t.Errorf("place (-want +got):\n%s", diff)
+			}
+		})
 	}
 	if err := new(network).place(both[:1]); err == nil {
 		t.Error("place accepted a single pod")

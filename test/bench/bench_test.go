@@ -22,21 +22,23 @@ func TestPoolsHaveTheScenariosSize(t *testing.T) {
 		{"D", []string{"shared-v4  10.200.0.16-10.200.7.223", "shared-v6  fd00:200::10-fd00:200::7df"}},
 		{"G", []string{"shared-v4  10.200.0.16-10.200.250.15"}},
 	} {
-		picked, err := scenariosNamed(c.scenario)
-		if err != nil {
-			t.Fatal(err)
-		}
-		var got []string
-		for _, p := range picked[0].pools(4, 500) {
-			got = append(got, p.Name+" "+p.Node+" "+p.First+"-"+p.Last)
-			subnet := netip.MustParsePrefix(p.Subnet)
-			if !subnet.Contains(netip.MustParseAddr(p.First)) || !subnet.Contains(netip.MustParseAddr(p.Last)) {
-				t.Errorf("%s: %s-%s is outside %s", c.scenario, p.First, p.Last, p.Subnet)
+		t.Run(c.scenario, func(t *testing.T) {
+			picked, err := scenariosNamed(c.scenario)
+			if err != nil {
+				t.Fatal(err)
 			}
-		}
-		if strings.Join(got, "\n") != strings.Join(c.want, "\n") {
-			t.Errorf("%s: pools\n%s\nwant\n%s", c.scenario, strings.Join(got, "\n"), strings.Join(c.want, "\n"))
-		}
+			var got []string
+			for _, p := range picked[0].pools(4, 500) {
+				got = append(got, p.Name+" "+p.Node+" "+p.First+"-"+p.Last)
+				subnet := netip.MustParsePrefix(p.Subnet)
+				if !subnet.Contains(netip.MustParseAddr(p.First)) || !subnet.Contains(netip.MustParseAddr(p.Last)) {
+					t.Errorf("%s-%s is outside %s", p.First, p.Last, p.Subnet)
+				}
+			}
+			if strings.Join(got, "\n") != strings.Join(c.want, "\n") {
+				t.Errorf("pools\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(c.want, "\n"))
+			}
+		})
 	}
 }
 
@@ -84,7 +86,8 @@ func TestMedianKeepsEveryFailure(t *testing.T) {
 
 func TestTargetsUseTheSameRunsFloor(t *testing.T) {
 	t.Parallel()
-	good := result{Scenario: "C", Plugin: product, AddPerS: 250, DelPerS: 300, AddP50MS: 10, AddP99MS: 20, EtcdBytesPerPod: 3000, PluginCPUMS: 2}
+	good := result{Scenario: "C", Plugin: product, AddPerS: 250, DelPerS: 300, AddP50MS: 10, AddP99MS: 20,
+		EtcdBytesPerPod: 3000, PluginCPUMS: 2}
 	base := result{Scenario: "C", Plugin: floor, AddPerS: 490, PluginCPUMS: 3}
 	var out strings.Builder
 	if missed := printTargets(&out, []result{base, good}); missed != 0 {
@@ -96,11 +99,13 @@ func TestTargetsUseTheSameRunsFloor(t *testing.T) {
 		"conflict": func(r *result) { r.Conflicts = 1 }, "failure": func(r *result) { r.FailedAttempts = 1 },
 		"duplicate": func(r *result) { r.Duplicates = 1 }, "plugin": func(r *result) { r.PluginCPUMS = 3.1 },
 	} {
-		bad := good
-		spoil(&bad)
-		if missed := printTargets(&out, []result{base, bad}); missed != 1 {
-			t.Errorf("%s: %d targets missed, want 1", name, missed)
-		}
+		t.Run(name, func(t *testing.T) {
+			bad := good
+			spoil(&bad)
+			if missed := printTargets(&out, []result{base, bad}); missed != 1 {
+				t.Errorf("%d targets missed, want 1", missed)
+			}
+		})
 	}
 	out.Reset()
 	if printTargets(&out, []result{good}); strings.Contains(out.String(), "host-local") {
