@@ -78,17 +78,19 @@ func TestLeaksAreFound(t *testing.T) {
 		objects []client.Object
 		want    string // part of the error; empty for no error
 	}{
-		"only living pods":                    {[]client.Object{block(four, six, released), endpoint("anchor")}, ""},
-		"a lease":                             {[]client.Object{block(four, six, inUse("10.200.0.12", namespace+"/gone"))}, "lease of 10.200.0.12"},
-		"a retained address without an owner": {[]client.Object{block(four, six, kept)}, "lease of 10.200.0.12"},
-		"an endpoint":                         {[]client.Object{block(four, six), endpoint("gone")}, "endpoint chaos/gone"},
-		"freed under a living pod":            {[]client.Object{block(four)}, "1 leases instead of 2"},
-		"no lease of a living pod":            {nil, "0 leases instead of 2"},
+		"only living pods":         {[]client.Object{block(four, six, released), endpoint("anchor")}, ""},
+		"a lease":                  {[]client.Object{block(four, six, inUse("10.200.0.12", namespace+"/gone"))}, "lease of 10.200.0.12"},
+		"a retained address":       {[]client.Object{block(four, six, kept)}, "lease of 10.200.0.12"},
+		"an endpoint":              {[]client.Object{block(four, six), endpoint("gone")}, "endpoint chaos/gone"},
+		"freed under a living pod": {[]client.Object{block(four)}, "1 leases instead of 2"},
+		"no lease of a living pod": {nil, "0 leases instead of 2"},
 	} {
-		err := stored(c.objects...).awaitNoLeases(context.Background(), anchors)
-		if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
-			t.Errorf("%s: %v, want %q", name, err, c.want)
-		}
+		t.Run(name, func(t *testing.T) {
+			err := stored(c.objects...).awaitNoLeases(context.Background(), anchors)
+			if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
+				t.Errorf("%v, want %q", err, c.want)
+			}
+		})
 	}
 }
 
@@ -128,7 +130,10 @@ func TestCheckFailsOnlyDuringOutages(t *testing.T) {
 	t.Parallel()
 	const held = `{"ips":[{"address":"10.200.0.10/24"}]}`
 	plugin := filepath.Join(t.TempDir(), "plugin")
-	script := "#!/bin/sh\n" + `test "$CNI_COMMAND" = CHECK && grep -qF '"prevResult":` + held + `' || { echo '{"code":101,"msg":"not leased"}'; exit 1; }` + "\n"
+	script := "#!/bin/sh\n" + `test "$CNI_COMMAND" = CHECK && grep -qF '"prevResult":` + held + `' && exit
+echo '{"code":101,"msg":"not leased"}'
+exit 1
+`
 	if err := os.WriteFile(plugin, []byte(script), 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -144,21 +149,26 @@ func TestCheckFailsOnlyDuringOutages(t *testing.T) {
 		"etcd was away":            {`{}`, etcd, 0, 2, 0},
 		"a CHECK without an agent": {held, "node-0", 2, 0, 0},
 	} {
-		c := newChaos(&options{nodes: 1, workers: 1})
-		c.attached = []*attached{{}}
-		c.cluster = &sim.Cluster{Nodes: []*sim.Node{{Name: "node-0", Plugin: sim.Plugin{Binary: plugin, Conf: []byte(`{"name":"n"}`)}}}}
-		if tc.away != "" {
-			c.outages.begin(tc.away)
-		}
-		s := &sandbox{interfaces: []string{"eth0", "net1"}, results: map[string][]byte{"eth0": []byte(tc.result), "net1": []byte(tc.result)}}
-		c.check(t.Context(), s)
-		good, bad, unjust := c.count.checks.Load(), c.count.failedChecks.Load(), int64(len(c.refused.all()))
-		if good != tc.good || bad != tc.bad || unjust != tc.unjust {
-			t.Errorf("%s: %d good, %d bad, %d without an excuse; want %d, %d, %d: %v", name, good, bad, unjust, tc.good, tc.bad, tc.unjust, c.refused.all())
-		}
-		if events := c.history.Events(); len(events) != 2 || events[0].Kind != history.CheckCall || events[1].Name != "net1" {
-			t.Errorf("%s: recorded %v", name, events)
-		}
+		t.Run(name, func(t *testing.T) {
+			c := newChaos(&options{nodes: 1, workers: 1})
+			c.attached = []*attached{{}}
+			calls := sim.Plugin{Binary: plugin, Conf: []byte(`{"name":"n"}`)}
+			c.cluster = &sim.Cluster{Nodes: []*sim.Node{{Name: "node-0", Plugin: calls}}}
+			if tc.away != "" {
+				c.outages.begin(tc.away)
+			}
+			result := []byte(tc.result)
+			s := &sandbox{interfaces: []string{"eth0", "net1"}, results: map[string][]byte{"eth0": result, "net1": result}}
+			c.check(t.Context(), s)
+			good, bad, unjust := c.count.checks.Load(), c.count.failedChecks.Load(), int64(len(c.refused.all()))
+			if good != tc.good || bad != tc.bad || unjust != tc.unjust {
+				t.Errorf("%d good, %d bad, %d without an excuse; want %d, %d, %d: %v",
+					good, bad, unjust, tc.good, tc.bad, tc.unjust, c.refused.all())
+			}
+			if events := c.history.Events(); len(events) != 2 || events[0].Kind != history.CheckCall || events[1].Name != "net1" {
+				t.Errorf("recorded %v", events)
+			}
+		})
 	}
 }
 

@@ -7,16 +7,21 @@ import (
 
 // report returns a JSON report of Ginkgo with the specs, with that many chosen.
 func report(chosen string, specs ...string) []byte {
-	return []byte(`[{"PreRunStats": {"TotalSpecs": 7000, "SpecsThatWillRun": ` + chosen + `}, "SpecReports": [` + strings.Join(specs, ",") + `]}]`)
+	return []byte(`[{"PreRunStats": {"TotalSpecs": 7000, "SpecsThatWillRun": ` + chosen + `},
+		"SpecReports": [` + strings.Join(specs, ",") + `]}]`)
 }
 
 const (
-	setUp     = `{"LeafNodeType": "SynchronizedBeforeSuite", "State": "passed", "NumAttempts": 1}`
-	notSetUp  = `{"LeafNodeType": "SynchronizedBeforeSuite", "State": "failed", "NumAttempts": 1, "Failure": {"Message": "no node is ready"}}`
-	passed    = `{"LeafNodeType": "It", "ContainerHierarchyTexts": ["[sig-network] DNS"], "LeafNodeText": "resolves", "State": "passed", "NumAttempts": 1}`
-	failed    = `{"LeafNodeType": "It", "ContainerHierarchyTexts": ["[sig-network] DNS"], "LeafNodeText": "answers", "State": "timedout", "NumAttempts": 1, "Failure": {"Message": "no answer"}}`
-	skipped   = `{"LeafNodeType": "It", "ContainerHierarchyTexts": ["[sig-network] DNS"], "LeafNodeText": "runs on Windows", "State": "skipped", "NumAttempts": 1, "Failure": {"Message": "not Windows"}}`
-	notChosen = `{"LeafNodeType": "It", "ContainerHierarchyTexts": ["[sig-node] Pods"], "LeafNodeText": "start", "State": "skipped", "NumAttempts": 0}`
+	setUp    = `{"LeafNodeType": "SynchronizedBeforeSuite", "State": "passed", "NumAttempts": 1}`
+	notSetUp = `{"LeafNodeType": "SynchronizedBeforeSuite", "State": "failed", "NumAttempts": 1, "Failure": {"Message": "no node is ready"}}`
+	passed   = `{"LeafNodeType": "It", "ContainerHierarchyTexts": ["[sig-network] DNS"], "LeafNodeText": "resolves",
+		"State": "passed", "NumAttempts": 1}`
+	failed = `{"LeafNodeType": "It", "ContainerHierarchyTexts": ["[sig-network] DNS"], "LeafNodeText": "answers",
+		"State": "timedout", "NumAttempts": 1, "Failure": {"Message": "no answer"}}`
+	skipped = `{"LeafNodeType": "It", "ContainerHierarchyTexts": ["[sig-network] DNS"], "LeafNodeText": "runs on Windows",
+		"State": "skipped", "NumAttempts": 1, "Failure": {"Message": "not Windows"}}`
+	notChosen = `{"LeafNodeType": "It", "ContainerHierarchyTexts": ["[sig-node] Pods"], "LeafNodeText": "start",
+		"State": "skipped", "NumAttempts": 0}`
 )
 
 func TestVerdict(t *testing.T) {
@@ -26,7 +31,7 @@ func TestVerdict(t *testing.T) {
 		report          []byte
 	}{
 		{"all pass", "1 passed, 0 failed, 0 skipped, of 1", "", report("1", setUp, passed, notChosen)},
-		{"one was skipped while it ran", "SKIPPED [sig-network] DNS runs on Windows\n    not Windows\n", "", report("2", setUp, passed, skipped)},
+		{"one skipped at run time", "SKIPPED [sig-network] DNS runs on Windows\n    not Windows\n", "", report("2", setUp, passed, skipped)},
 		{"one failed", "FAILED [sig-network] DNS answers\n    no answer\n", "1 failed", report("2", setUp, passed, failed)},
 		{"nothing began", "FAILED SynchronizedBeforeSuite\n    no node is ready\n", "1 failed", report("2", notSetUp)},
 		{"it ended early", "1 passed, 0 failed, 0 skipped, of 2", "1 of 2 tests did not run", report("2", setUp, passed)},

@@ -21,20 +21,24 @@ var (
 // at returns an instant in milliseconds of the test's own time.
 func at(ms int) time.Time { return time.UnixMilli(int64(ms)) }
 
+func eth0(container string) history.Interface {
+	return history.Interface{ContainerID: container, Name: "eth0"}
+}
+
 func add(container string, from, to int, addrs ...netip.Addr) history.Event {
-	return history.Event{Kind: history.Add, Interface: history.Interface{ContainerID: container, Name: "eth0"}, Start: at(from), End: at(to), Addresses: addrs}
+	return history.Event{Kind: history.Add, Interface: eth0(container), Start: at(from), End: at(to), Addresses: addrs}
 }
 
 func del(container string, from, to int) history.Event {
-	return history.Event{Kind: history.Del, Interface: history.Interface{ContainerID: container, Name: "eth0"}, Start: at(from), End: at(to)}
+	return history.Event{Kind: history.Del, Interface: eth0(container), Start: at(from), End: at(to)}
 }
 
 func check(container string, from, to int) history.Event {
-	return history.Event{Kind: history.CheckCall, Interface: history.Interface{ContainerID: container, Name: "eth0"}, Start: at(from), End: at(to)}
+	return history.Event{Kind: history.CheckCall, Interface: eth0(container), Start: at(from), End: at(to)}
 }
 
 func lost(container string, when int) history.Event {
-	return history.Event{Kind: history.Lost, Interface: history.Interface{ContainerID: container, Name: "eth0"}, Start: at(when), End: at(when)}
+	return history.Event{Kind: history.Lost, Interface: eth0(container), Start: at(when), End: at(when)}
 }
 
 func failed(e history.Event) history.Event {
@@ -65,16 +69,18 @@ func TestCheck(t *testing.T) {
 			want:   []string{"192.0.2.1 had two holders at once"},
 		},
 		"a long hold around two short ones": {
-			events: []history.Event{add("a", 0, 1, two), add("b", 10, 11, two), del("b", 12, 13), add("c", 20, 21, two), del("c", 22, 23), del("a", 30, 31)},
-			want:   []string{"2001:db8::2 had two holders at once", "2001:db8::2 had two holders at once"},
+			events: []history.Event{add("a", 0, 1, two), add("b", 10, 11, two), del("b", 12, 13),
+				add("c", 20, 21, two), del("c", 22, 23), del("a", 30, 31)},
+			want: []string{"2001:db8::2 had two holders at once", "2001:db8::2 had two holders at once"},
 		},
 		"second family only": {
 			events: []history.Event{add("a", 0, 10, one), add("b", 20, 30, two), add("c", 40, 50, two)},
 			want:   []string{"2001:db8::2 had two holders at once"},
 		},
 		"two interfaces of one sandbox": {
-			events: []history.Event{add("a", 0, 10, one), {Kind: history.Add, Interface: history.Interface{ContainerID: "a", Name: "net1"}, Start: at(20), End: at(30), Addresses: []netip.Addr{one}}},
-			want:   []string{"192.0.2.1 had two holders at once"},
+			events: []history.Event{add("a", 0, 10, one), {Kind: history.Add, Start: at(20), End: at(30),
+				Interface: history.Interface{ContainerID: "a", Name: "net1"}, Addresses: []netip.Addr{one}}},
+			want: []string{"192.0.2.1 had two holders at once"},
 		},
 		"twice in one answer": {
 			events: []history.Event{add("a", 0, 10, one, one)},

@@ -70,12 +70,14 @@ func TestDefinitionErrorNamesFileAndKey(t *testing.T) {
 		"name: x\nbinry: y": "binry",
 		"name: x\nbinary: y\nconf: '{}'\nviews: [{resource: a.b.c, of: cats}]": "cats",
 	} {
-		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := LoadDefinition(file); err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), file) {
-			t.Errorf("%q: %v; want an error naming %s and %s", text, err, file, want)
-		}
+		t.Run(want, func(t *testing.T) {
+			if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := LoadDefinition(file); err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), file) {
+				t.Errorf("%v; want an error naming %s and %s", err, file, want)
+			}
+		})
 	}
 }
 
@@ -95,7 +97,8 @@ esac
 	}
 	p := Plugin{Binary: script, Conf: json.RawMessage("{\"name\":\"n\"}\n")}
 	a := Attachment{ContainerID: "c", Interface: "eth0", Namespace: "ns", Pod: "p", UID: "u"}
-	if o := p.Call(t.Context(), "ADD", a, nil); o.Err != nil || len(o.Addresses) != 2 || o.Addresses[1].String() != "2001:db8::7/64" || o.CPU <= 0 {
+	o := p.Call(t.Context(), "ADD", a, nil)
+	if o.Err != nil || len(o.Addresses) != 2 || o.Addresses[1].String() != "2001:db8::7/64" || o.CPU <= 0 {
 		t.Errorf("ADD: %+v", o)
 	}
 	if o := p.Call(t.Context(), "DEL", a, json.RawMessage(`{"ips":[]}`)); o.Err != nil {
