@@ -31,7 +31,8 @@ const golden = "../../internal/kube/testdata/attachment"
 
 // needs lists plugins that need more than a network namespace.
 var needs = map[string]string{
-	"sriov": "a device with virtual functions", "ib-sriov": "InfiniBand", "ipoib": "InfiniBand", "ovs": "Open vSwitch", "rdma": "an RDMA device",
+	"sriov": "a device with virtual functions", "ib-sriov": "InfiniBand", "ipoib": "InfiniBand",
+	"ovs": "Open vSwitch", "rdma": "an RDMA device",
 }
 
 // chain is a chain of plugins with the names of its master interfaces.
@@ -327,7 +328,8 @@ func (*agent) Coordinator(context.Context, wire.CoordinatorRequest) (wire.Coordi
 }
 
 // plugins are all plugins of the chains.
-var plugins = linuxtest.Plugins{Root: "../..", Lab: []string{"tool"}, Own: []string{"./cmd/spiderpool", "./cmd/coordinator", "./cmd/ifacer"}}
+var plugins = linuxtest.Plugins{Root: "../..", Lab: []string{"tool"},
+	Own: []string{"./cmd/spiderpool", "./cmd/coordinator", "./cmd/ifacer"}}
 
 func TestMain(m *testing.M) {
 	code := m.Run()

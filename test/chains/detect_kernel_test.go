@@ -37,7 +37,8 @@ func (a *detecting) Add(context.Context, wire.AddRequest) (wire.AddReply, error)
 	defer a.mu.Unlock()
 	reply := wire.AddReply{Detect: a.detect}
 	for i, p := range a.next {
-		reply.Addresses = append(reply.Addresses, wire.Address{Prefix: p, Gateway: netip.MustParseAddr(a.gateways[i]), Pool: fmt.Sprintf("v%d", 4+2*i)})
+		gateway := netip.MustParseAddr(a.gateways[i])
+		reply.Addresses = append(reply.Addresses, wire.Address{Prefix: p, Gateway: gateway, Pool: fmt.Sprintf("v%d", 4+2*i)})
 	}
 	return reply, nil
 }
@@ -95,7 +96,8 @@ func eachMain(t *testing.T, f func(n *network)) {
 func (n *network) add(a *detecting) (string, error) {
 	n.Helper()
 	dir := n.TempDir()
-	list := load(n.T, []byte(fmt.Sprintf(`{"cniVersion":"1.0.0","name":"n",%s,"ipam":{"type":"spiderpool"}}`, n.plugin)), filepath.Join(dir, "agent.sock"))
+	conf := fmt.Sprintf(`{"cniVersion":"1.0.0","name":"n",%s,"ipam":{"type":"spiderpool"}}`, n.plugin)
+	list := load(n.T, []byte(conf), filepath.Join(dir, "agent.sock"))
 	serve(n.T, a, filepath.Join(dir, "agent.sock"))
 	cni := newCNI(n.T, dir)
 	_, runtime := newPod(n.T)
