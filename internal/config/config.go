@@ -15,11 +15,11 @@
 package config
 
 import (
+	_ "embed"
 	"errors"
 	"fmt"
 	"log/slog"
 	"os"
-	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	kjson "sigs.k8s.io/json"
@@ -265,81 +265,16 @@ type DefaultPool struct {
 	Gateway    string   `json:"gateway"`
 }
 
-// Default is the configuration with every key left out.
-func Default() *File {
-	linkLocal := []string{"169.254.0.0/16"}
-	return &File{
-		APIVersion:       APIVersion,
-		Kind:             Kind,
-		ClusterDNSDomain: "cluster.local",
-		IPAM: IPAM{
-			EnableIPv4: true, EnableIPv6: true,
-			EnableStatefulSet: true, EnableKubevirtStaticIP: true,
-			SpiderSubnet: SpiderSubnet{Enable: true, AutoPool: AutoPool{Enable: true, DefaultRedundantIPNumber: 1}},
-			GC: GC{
-				Enabled: true,
-				GCAll:   GCAll{IntervalInSecond: 600},
-				Pods:    StatelessPod{ZombieOnReadyNode: true, ZombieOnNotReadyNode: true},
-			},
-		},
-		Coordinator: Coordinator{
-			Enabled: true,
-			Name:    "default",
+//go:embed default.yaml
+var defaults []byte
 
-			CiliumConfigMap: ObjectName{Namespace: "kube-system", Name: "cilium-config"},
-			Spec: v2beta1.CoordinatorSpec{
-				Mode:          new(v2beta1.ModeAuto),
-				PodCIDRType:   new(v2beta1.PodCIDRAuto),
-				HijackCIDR:    linkLocal,
-				TunePodRoutes: new(true),
-				VethMTU:       new(1500),
-			},
-		},
-		Multus: Multus{EnableMultusConfig: true},
-		IaaS:   IaaS{HTTPRequestTimeout: metav1.Duration{Duration: 50 * time.Second}},
-		AgentProcess: AgentProcess{
-			SocketPath: "/var/run/spidernet/spiderpool.sock",
-			StateDir:   "/var/lib/spiderpool",
-			HealthPort: 5710,
-			Metrics:    Metrics{Port: 5711},
-			TuneSysctl: true,
-			CRISockets: []string{
-				"/run/containerd/containerd.sock",
-				"/run/crio/crio.sock",
-				"/run/k3s/containerd/containerd.sock",
-			},
-		},
-		ControllerProcess: ControllerProcess{
-			HealthPort: 5720,
-			Metrics:    Metrics{Port: 5721},
-			LeaderElection: LeaderElection{
-				LeaseName:     "spiderpool-controller",
-				LeaseDuration: metav1.Duration{Duration: 15 * time.Second},
-				RenewDeadline: metav1.Duration{Duration: 10 * time.Second},
-				// client-go waits up to 2.2 of these between two looks at the
-				// lease; a lead that is given up is to be taken over within 2 s.
-				RetryPeriod: metav1.Duration{Duration: 800 * time.Millisecond},
-			},
-			Webhook: Webhook{
-				Port:           5722,
-				ServiceName:    "spiderpool-controller",
-				MutatingName:   "spiderpool-controller",
-				ValidatingName: "spiderpool-controller",
-				TLS: TLS{
-					Method:       TLSAuto,
-					SecretName:   "spiderpool-controller-server-certs",
-					CertDir:      "/etc/spiderpool-tls",
-					CALifetime:   metav1.Duration{Duration: 10 * 365 * 24 * time.Hour},
-					CertLifetime: metav1.Duration{Duration: 365 * 24 * time.Hour},
-				},
-			},
-		},
-		InstallJob: InstallJob{
-			Timeout:       metav1.Duration{Duration: 4 * time.Minute},
-			CNIConfDir:    "/etc/cni/net.d",
-			InstallMultus: true,
-		},
+// Default returns the configuration of a file in which every key is left out.
+func Default() *File {
+	file := &File{}
+	if err := decode(defaults, file); err != nil {
+		panic("config: default.yaml: " + err.Error())
 	}
+	return file
 }
 
 // Load reads, parses and validates the file at path.
@@ -358,22 +293,27 @@ func Load(path string) (*File, error) {
 // Parse parses and validates a configuration. The error joins one error for
 // each key that is unknown, repeated or out of range.
 func Parse(raw []byte) (*File, error) {
-	asJSON, err := yaml.YAMLToJSONStrict(raw)
-	if err != nil {
-		return nil, err
-	}
 	file := Default()
 	// Without these keys in the text, a file of another kind must not pass as ours.
 	file.APIVersion, file.Kind = "", ""
-	strict, err := kjson.UnmarshalStrict(asJSON, file)
-	if err != nil {
+	if err := decode(raw, file); err != nil {
 		return nil, err
-	}
-	if len(strict) > 0 {
-		return nil, errors.Join(strict...)
 	}
 	if err := file.Validate(); err != nil {
 		return nil, err
 	}
 	return file, nil
+}
+
+// decode overwrites the fields of file that raw has keys for.
+func decode(raw []byte, file *File) error {
+	asJSON, err := yaml.YAMLToJSONStrict(raw)
+	if err != nil {
+		return err
+	}
+	strict, err := kjson.UnmarshalStrict(asJSON, file)
+	if err != nil {
+		return err
+	}
+	return errors.Join(strict...)
 }

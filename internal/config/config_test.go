@@ -24,6 +24,39 @@ func TestKeysLeftOutHaveTheDefault(t *testing.T) {
 	}
 }
 
+func TestDefaultNamesEveryKey(t *testing.T) {
+	var written map[string]any
+	if err := yaml.Unmarshal(defaults, &written); err != nil {
+		t.Fatal(err)
+	}
+	raw, err := yaml.Marshal(Default())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all map[string]any
+	if err := yaml.Unmarshal(raw, &all); err != nil {
+		t.Fatal(err)
+	}
+	for _, key := range missing("", all, written) {
+		t.Errorf("default.yaml lacks %s", key)
+	}
+}
+
+// missing returns the keys of want that got lacks.
+func missing(path string, want, got map[string]any) (keys []string) {
+	for key, value := range want {
+		inner, ok := got[key]
+		if !ok {
+			keys = append(keys, path+key)
+		}
+		if value, ok := value.(map[string]any); ok {
+			below, _ := inner.(map[string]any)
+			keys = append(keys, missing(path+key+".", value, below)...)
+		}
+	}
+	return keys
+}
+
 func TestDefaultSurvivesARoundTrip(t *testing.T) {
 	raw, err := yaml.Marshal(Default())
 	if err != nil {
