@@ -14,7 +14,7 @@ import (
 
 const header = "apiVersion: " + APIVersion + "\nkind: " + Kind + "\n"
 
-func TestKeysLeftOutHaveTheDefault(t *testing.T) {
+func TestAbsentKeysHaveTheDefault(t *testing.T) {
 	got, err := Parse([]byte(header))
 	if err != nil {
 		t.Fatal(err)
@@ -57,7 +57,7 @@ func missing(path string, want, got map[string]any) (keys []string) {
 	return keys
 }
 
-func TestDefaultSurvivesARoundTrip(t *testing.T) {
+func TestDefaultSurvivesRoundTrip(t *testing.T) {
 	raw, err := yaml.Marshal(Default())
 	if err != nil {
 		t.Fatal(err)
@@ -71,7 +71,7 @@ func TestDefaultSurvivesARoundTrip(t *testing.T) {
 	}
 }
 
-func TestParseReadsWhatIsWritten(t *testing.T) {
+func TestKeysOverwriteDefaults(t *testing.T) {
 	file, err := Parse([]byte(header + `
 ipam: {enableStatefulSet: false, gc: {statelessPod: {zombieOnReadyNode: false}}}
 coordinator: {spec: {mode: underlay, hijackCIDR: ["10.0.0.0/8"]}}
@@ -113,33 +113,33 @@ agent: {logLevel: debug, criSockets: [/run/a.sock]}
 	}
 }
 
-func TestBadConfigurationIsRefused(t *testing.T) {
+func TestParseRejectsBadConfiguration(t *testing.T) {
 	tests := map[string]struct{ text, want string }{
 		"unknown key":        {header + "ipam: {enableIPv5: true}", `unknown field "ipam.enableIPv5"`},
 		"wrong case":         {header + "ipam: {enableipv4: true}", `unknown field "ipam.enableipv4"`},
 		"repeated key":       {header + "ipam: {enableIPv4: true, enableIPv4: false}", `key "enableIPv4" already set in map`},
 		"wrong type":         {header + "agent: {healthPort: many}", "healthPort"},
-		"not ours":           {"apiVersion: v1\nkind: ConfigMap\n", `apiVersion, kind: "v1, ConfigMap" is not accepted: write ` + APIVersion},
+		"not ours":           {"apiVersion: v1\nkind: ConfigMap\n", `apiVersion, kind: Invalid value: "v1, ConfigMap": write ` + APIVersion},
 		"no version":         {"ipam: {}", "apiVersion, kind"},
 		"no family":          {header + "ipam: {enableIPv4: false, enableIPv6: false}", "switch on at least one"},
 		"log level":          {header + "agent: {logLevel: loud}", `unknown name`},
-		"auto pools alone":   {header + "ipam: {spiderSubnet: {enable: false}}", "ipam.spiderSubnet.autoPool.enable: true is not accepted: it needs ipam.spiderSubnet.enable"},
-		"scan interval":      {header + "ipam: {gc: {gcAll: {intervalInSecond: 0}}}", "ipam.gc.gcAll.intervalInSecond: 0 is not accepted: write 1 or more seconds"},
-		"deletion delay":     {header + "ipam: {gc: {gcDeletingTimeOutPodDelay: -1}}", "ipam.gc.gcDeletingTimeOutPodDelay: -1"},
-		"default network":    {header + "multus: {defaultNetwork: ipvlan-ens5}", `multus.defaultNetwork: "ipvlan-ens5" is not accepted: write namespace/name`},
-		"relative socket":    {header + "agent: {socketPath: spiderpool.sock}", `agent.socketPath: "spiderpool.sock" is not accepted: write an absolute path`},
+		"auto pools alone":   {header + "ipam: {spiderSubnet: {enable: false}}", "ipam.spiderSubnet.autoPool.enable: Invalid value: true: it needs ipam.spiderSubnet.enable"},
+		"scan interval":      {header + "ipam: {gc: {gcAll: {intervalInSecond: 0}}}", "ipam.gc.gcAll.intervalInSecond: Invalid value: 0: write 1 or more seconds"},
+		"deletion delay":     {header + "ipam: {gc: {gcDeletingTimeOutPodDelay: -1}}", "ipam.gc.gcDeletingTimeOutPodDelay: Invalid value: -1"},
+		"default network":    {header + "multus: {defaultNetwork: ipvlan-ens5}", `multus.defaultNetwork: Invalid value: "ipvlan-ens5": write namespace/name`},
+		"relative socket":    {header + "agent: {socketPath: spiderpool.sock}", `agent.socketPath: Invalid value: "spiderpool.sock": write an absolute path`},
 		"long socket":        {header + "agent: {socketPath: /" + strings.Repeat("a", 107) + "}", "has at most 107"},
-		"port out of range":  {header + "agent: {healthPort: 70000}", "agent.healthPort: 70000 is not accepted"},
-		"port taken twice":   {header + "controller: {webhook: {port: 5720}}", "controller.webhook.port: 5720 is not accepted: it is already controller.healthPort"},
-		"tls method":         {header + "controller: {webhook: {tls: {method: acme}}}", `controller.webhook.tls.method: "acme" is not accepted: write auto, provided or certmanager`},
+		"port out of range":  {header + "agent: {healthPort: 70000}", "agent.healthPort: Invalid value: 70000"},
+		"port taken twice":   {header + "controller: {webhook: {port: 5720}}", "controller.webhook.port: Invalid value: 5720: it is already controller.healthPort"},
+		"tls method":         {header + "controller: {webhook: {tls: {method: acme}}}", `controller.webhook.tls.method: Invalid value: "acme": write auto, provided or certmanager`},
 		"tls address":        {header + "controller: {webhook: {tls: {extraIPs: [host]}}}", "controller.webhook.tls.extraIPs[0]"},
 		"CA before its leaf": {header + "controller: {webhook: {tls: {caLifetime: 1h}}}", "must not expire before"},
-		"lease timing":       {header + "controller: {leaderElection: {leaseDuration: 5s}}", "controller.leaderElection: \"leaseDuration 5s"},
+		"lease timing":       {header + "controller: {leaderElection: {leaseDuration: 5s}}", "controller.leaderElection: Invalid value: \"leaseDuration 5s"},
 		"server URL":         {header + "iaasNetworkProvider: {serverUrl: 'ftp://x'}", "iaasNetworkProvider.serverUrl"},
 		"half a secret":      {header + "iaasNetworkProvider: {tlsSecret: {name: x}}", "give both namespace and name"},
-		"pool subnet":        {header + "install: {defaultPools: [{name: p, ipVersion: 4}]}", `install.defaultPools[0].subnet: "" is not accepted`},
+		"pool subnet":        {header + "install: {defaultPools: [{name: p, ipVersion: 4}]}", `install.defaultPools[0].subnet: Invalid value: ""`},
 		"pool family":        {header + "install: {defaultPools: [{name: p, ipVersion: 4, subnet: 'fd00::/64'}]}", "ipVersion is 4, write a subnet of that family"},
-		"attachment name":    {header + "install: {defaultCNICRName: ipvlan_ens5}", `install.defaultCNICRName: "ipvlan_ens5"`},
+		"attachment name":    {header + "install: {defaultCNICRName: ipvlan_ens5}", `install.defaultCNICRName: Invalid value: "ipvlan_ens5"`},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -154,7 +154,7 @@ func TestBadConfigurationIsRefused(t *testing.T) {
 	}
 }
 
-func TestEveryMistakeIsReportedAtOnce(t *testing.T) {
+func TestAllErrorsAreReportedTogether(t *testing.T) {
 	_, err := Parse([]byte(header + "agent: {healthPort: 0, stateDir: x}\nipam: {gc: {gcAll: {intervalInSecond: 0}}}"))
 	for _, want := range []string{"agent.healthPort", "agent.stateDir", "ipam.gc.gcAll.intervalInSecond"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
@@ -163,7 +163,7 @@ func TestEveryMistakeIsReportedAtOnce(t *testing.T) {
 	}
 }
 
-func TestViewsNeedTheirEnvironment(t *testing.T) {
+func TestViewsRequireTheirEnvironment(t *testing.T) {
 	all := environ{EnvNodeName: "n", EnvPodName: "p", EnvPodNamespace: "ns"}
 	tests := map[string]struct {
 		view  func(func(string) string) error
@@ -193,7 +193,7 @@ func TestViewsNeedTheirEnvironment(t *testing.T) {
 	}
 }
 
-func TestCoordinatorSwitchedOffHasNoName(t *testing.T) {
+func TestDisabledCoordinatorHasNoName(t *testing.T) {
 	file, err := Parse([]byte(header + "coordinator: {enabled: false}"))
 	if err != nil {
 		t.Fatal(err)

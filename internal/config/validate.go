@@ -1,7 +1,6 @@
 package config
 
 import (
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -10,10 +9,12 @@ import (
 	"strings"
 
 	"k8s.io/apimachinery/pkg/util/validation"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
-// Validate reports every value that is out of range, joined. What only the API
-// server can judge (the SpiderCoordinator, the default pools) is left to it.
+// Validate returns one error that names every value out of range. It leaves to the
+// API server what only the API server can judge: the SpiderCoordinator and the
+// default pools.
 func (f *File) Validate() error {
 	v := &violations{}
 	if f.APIVersion != APIVersion || f.Kind != Kind {
@@ -27,22 +28,14 @@ func (f *File) Validate() error {
 	v.agent(f.AgentProcess)
 	v.controller(f.ControllerProcess)
 	v.install(f.InstallJob)
-	return errors.Join(v.errs...)
+	return field.ErrorList(*v).ToAggregate()
 }
 
-// violations collects errors that name field, value and way out.
-type violations struct{ errs []error }
+// violations collects errors that name the field, the value and the way out.
+type violations field.ErrorList
 
-func (v *violations) add(field string, value any, remedy string) {
-	v.errs = append(v.errs, fmt.Errorf("%s: %v is not accepted: %s", field, printable(value), remedy))
-}
-
-// printable keeps an empty value visible in a message.
-func printable(value any) any {
-	if s, ok := value.(string); ok {
-		return fmt.Sprintf("%q", s)
-	}
-	return value
+func (v *violations) add(path string, value any, remedy string) {
+	*v = append(*v, field.Invalid(field.NewPath(path), value, remedy))
 }
 
 func (v *violations) ipam(c IPAM) {
