@@ -13,12 +13,15 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"net/netip"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"time"
+
+	"k8s.io/apimachinery/pkg/util/wait"
 
 	"spiderpool.dev/spiderpool/internal/agent/criclient"
 	"spiderpool.dev/spiderpool/internal/agent/journal"
@@ -245,8 +248,8 @@ func (a *agent) run(ctx context.Context) error {
 // upkeep reads the leases of the node, repairs what a former agent left half done,
 // and commits the releases that are on disk.
 func (a *agent) upkeep(ctx context.Context) {
-	agentclient.Again(ctx, a.log, "read the blocks of this node", a.service.Allocator.Load)
-	agentclient.Again(ctx, a.log, "read pods and pools", func(context.Context) error { return a.ready() })
+	a.retry(ctx, "read the blocks of this node", a.service.Allocator.Load)
+	a.retry(ctx, "read pods and pools", func(context.Context) error { return a.ready() })
 	a.service.Repair(ctx)
 	policy := reclaimPolicy(a.cfg, a.options.minLeaseAge)
 	replay := time.NewTicker(replayInterval)
@@ -269,6 +272,18 @@ func (a *agent) upkeep(ctx context.Context) {
 			}
 		}
 	}
+}
+
+// retry calls f until it succeeds or ctx ends.
+func (a *agent) retry(ctx context.Context, what string, f func(context.Context) error) {
+	pauses := wait.Backoff{Duration: 50 * time.Millisecond, Factor: 2, Cap: 5 * time.Second, Steps: math.MaxInt}
+	_ = pauses.DelayFunc().Until(ctx, true, false, func(ctx context.Context) (bool, error) {
+		err := f(ctx)
+		if err != nil && ctx.Err() == nil {
+			a.log.Warn("will try again", "what", what, "err", err)
+		}
+		return err == nil, nil
+	})
 }
 
 // replay commits the releases that are on disk.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"log/slog"
 	"sync"
-	"time"
 
 	"github.com/go-logr/logr"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -123,22 +122,4 @@ func (m *memory[T]) deleted(object *metav1.PartialObjectMetadata) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	delete(m.objects, key{object.Namespace, object.Name})
-}
-
-// Again calls f until it succeeds or ctx ends, with growing pauses of at most 5 s.
-func Again(ctx context.Context, log *slog.Logger, what string, f func(context.Context) error) {
-	pause := 50 * time.Millisecond
-	for {
-		err := f(ctx)
-		if err == nil || ctx.Err() != nil {
-			return
-		}
-		log.Warn("will try again", "what", what, "err", err, "in", pause)
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(pause):
-		}
-		pause = min(2*pause, 5*time.Second)
-	}
 }
