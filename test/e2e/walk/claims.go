@@ -242,7 +242,7 @@ func (g *guide) clusterIPs(ctx context.Context) ([]netip.Addr, error) {
 	return addresses, nil
 }
 
-// nodeReaches fetches a page from each of the addresses on a node.
+// nodeReaches runs curl on a node and fetches a page from each of the addresses.
 func (g *guide) nodeReaches(ctx context.Context, node string, addresses []netip.Addr, port uint16) error {
 	command := "curl -sS --fail --max-time 10"
 	for _, a := range addresses {

@@ -77,8 +77,8 @@ func (t *Topology) taken() (*netipx.IPSet, error) {
 	return b.IPSet()
 }
 
-// firstFree returns the first prefix of that length in the range without overlap with taken. It skips the network
-// address of a range, because IPv6 uses it as the subnet-router anycast address.
+// firstFree returns the first prefix of that length in the range without overlap with taken. A single
+// address is never the first one of the range, because IPv6 uses that as the subnet-router anycast address.
 func firstFree(from netip.Prefix, bits int, taken *netipx.IPSet) (netip.Prefix, error) {
 	single := bits == from.Addr().BitLen()
 	for addr := from.Addr(); from.Contains(addr); {
