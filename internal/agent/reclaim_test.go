@@ -145,7 +145,7 @@ func TestAddressOfAPodThatEndedWithoutADelIsTakenBackWithoutWaitingForTheScan(t 
 				}
 				return nil
 			})
-			kubetest.Event(t, w, lost, "ReclaimedIP", fmt.Sprintf("took back %s of pool %s (%s)", address, p4, reason))
+			kubetest.Event(t, w, lost, "ReclaimedIP", fmt.Sprintf("reclaimed %s of pool %s (%s)", address, p4, reason))
 			if got, want := reclaimed(), map[string]float64{string(reason): 1}; !maps.Equal(got, want) {
 				t.Errorf("addresses counted as taken back, by reason: %v, want %v", got, want)
 			}

@@ -5,14 +5,14 @@ import (
 	"strings"
 )
 
-// Kinds of lease.Holder.FixedFor.
+// Kinds of owners in lease.Holder.FixedFor.
 const (
-	KindPod            = "Pod"            // of a StatefulSet
-	KindVirtualMachine = "VirtualMachine" // of KubeVirt
+	KindPod            = "Pod"            // a pod of a StatefulSet
+	KindVirtualMachine = "VirtualMachine" // a virtual machine of KubeVirt
 )
 
-// ParseOwner splits a lease.Holder.FixedFor, "kind/namespace/name", and returns
-// false where it is none.
+// ParseOwner splits a lease.Holder.FixedFor, e.g. "Pod/default/web-0", into kind,
+// namespace and name. It returns false for any other text and for unknown kinds.
 func ParseOwner(fixedFor string) (kind, namespace, name string, ok bool) {
 	parts := strings.Split(fixedFor, "/")
 	if len(parts) != 3 || parts[0] != KindPod && parts[0] != KindVirtualMachine || parts[1] == "" || parts[2] == "" {
@@ -21,8 +21,9 @@ func ParseOwner(fixedFor string) (kind, namespace, name string, ok bool) {
 	return parts[0], parts[1], parts[2], true
 }
 
-// StatefulSetOf returns the StatefulSet that a pod of that name is of, and its
-// ordinal there; false where no StatefulSet has pods of such names.
+// StatefulSetOf splits the name of a StatefulSet's pod into the name of the
+// StatefulSet and the ordinal: "web-0" is pod 0 of "web". It returns false for a
+// name without an ordinal.
 func StatefulSetOf(pod string) (set string, ordinal int, ok bool) {
 	dash := strings.LastIndexByte(pod, '-')
 	if dash < 0 {
@@ -32,8 +33,8 @@ func StatefulSetOf(pod string) (set string, ordinal int, ok bool) {
 	return pod[:dash], ordinal, err == nil
 }
 
-// retains reports whether addresses are kept for the owner. One of a kind that is
-// not known may be of a later release: its addresses are kept.
+// retains reports whether the policy retains addresses for the owner. An unknown
+// kind may come from a later release, so its addresses are retained.
 func (p Policy) retains(fixedFor string) bool {
 	switch kind, _, _, _ := ParseOwner(fixedFor); kind {
 	case KindPod:

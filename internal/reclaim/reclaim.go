@@ -1,13 +1,14 @@
-// Package reclaim decides which leases may be ended although no DEL ended them,
-// and why.
+// Package reclaim decides which leases end without a CNI DEL, and why.
 //
-// It never frees on doubt. An address goes back only if its pod no longer has a
-// claim to it, and if there is proof that nothing uses it: the agent of its node
-// says that the container runtime has no such sandbox, or the node is gone, or an
-// operator has declared it out of service. What is not known counts against
-// freeing.
+// It never frees on doubt. An address is freed only if two things hold: its pod has
+// no more right to it, and there is proof that no container uses it. Three facts
+// are proof: the container runtime of the node does not list the sandbox, the Node
+// object does not exist, or an operator has declared the node out of service. An
+// unknown fact speaks against freeing.
 //
-// Pure: facts are observed elsewhere and passed in, the time too.
+// The package is pure: callers observe the facts and pass them in, with the time.
+// Agents judge the leases of their own node, because only they can ask its runtime.
+// The controller judges the leases of nodes without an agent, and retained leases.
 package reclaim
 
 import (
@@ -20,55 +21,53 @@ import (
 
 // Defaults of a Policy.
 const (
-	// DefaultMinAge covers the time in which a runtime may not list a sandbox yet
-	// whose interfaces already have addresses: the kubelet gives the creation of a
-	// sandbox four minutes (twice its runtimeRequestTimeout).
+	// DefaultMinAge protects new sandboxes: a runtime may list a sandbox only after
+	// its interfaces got addresses. The kubelet allows four minutes for the creation
+	// of a sandbox (twice its runtimeRequestTimeout).
 	DefaultMinAge = 5 * time.Minute
-	// DefaultScaledDownRetention is how long the addresses of a StatefulSet's pod
-	// that was scaled away wait for it.
+	// DefaultScaledDownRetention is how long the addresses of a StatefulSet's pod stay
+	// reserved after the StatefulSet was scaled down.
 	DefaultScaledDownRetention = time.Hour
 )
 
-// Policy is what the installation allows.
+// Policy is what the installation allows. The fields name their Helm values.
 type Policy struct {
-	// Enabled is ipam.gc.enabled; without it nothing is ended.
+	// Enabled (ipam.gc.enabled): if false, no lease ends without a DEL.
 	Enabled bool
-	// ZombieOnReadyNode and ZombieOnNotReadyNode
-	// (ipam.gc.statelessPod.zombieOn…) allow to take the addresses of a pod that
-	// terminates for too long, on a node that is ready or that is not.
+	// ZombieOnReadyNode and ZombieOnNotReadyNode (ipam.gc.statelessPod.zombieOn…)
+	// allow reclaiming from pods that exceed their grace period, by the condition
+	// Ready of the node.
 	ZombieOnReadyNode    bool
 	ZombieOnNotReadyNode bool
 	// RunningPodWithoutAddress
-	// (ipam.gc.statelessPod.enableGcRunningPodOnEmptyPodStatusIPs) allows to take
-	// the addresses of a pod that runs and has none in its status.
+	// (ipam.gc.statelessPod.enableGcRunningPodOnEmptyPodStatusIPs) allows reclaiming
+	// from running pods without an address in status.podIPs.
 	RunningPodWithoutAddress bool
-	// TerminatingDelay (ipam.gc.gcDeletingTimeOutPodDelay) is how long beyond its
-	// grace period a pod may terminate.
+	// TerminatingDelay (ipam.gc.gcDeletingTimeOutPodDelay) is how long a pod may
+	// exceed its grace period.
 	TerminatingDelay time.Duration
 	// FixedForStatefulSet and FixedForKubeVirt (ipam.enableStatefulSet,
-	// ipam.enableKubevirtStaticIP): where off, nothing is retained for such owners
-	// any more.
+	// ipam.enableKubevirtStaticIP): if false, no address is retained for such owners.
 	FixedForStatefulSet bool
 	FixedForKubeVirt    bool
-	// MinAge is how old a lease in use must be before it is judged.
+	// MinAge is the least age of a lease in use to be judged.
 	MinAge time.Duration
-	// ScaledDownRetention is how long addresses wait for the pod of a StatefulSet
-	// that has fewer replicas now; negative means as long as the StatefulSet.
+	// ScaledDownRetention is how long the addresses of a pod stay reserved after its
+	// StatefulSet was scaled down. A negative value means as long as the StatefulSet exists.
 	ScaledDownRetention time.Duration
 }
 
-// Facts are what was observed about the lease's pod, node, sandbox and owner. They
-// must have been read after the lease. The zero value of each means that it is
-// not known.
+// Facts are observations about a lease. Read them after the lease: older facts may
+// describe an earlier holder of the address. The zero value of each means unknown.
 type Facts struct {
 	Pod     Pod
 	Node    Node
 	Sandbox Sandbox
-	// OtherSandbox: the runtime has another sandbox of the lease's pod.
+	// OtherSandbox means that the runtime has another sandbox of the lease's pod.
 	OtherSandbox bool
 	Owner        Owner // of Lease.FixedFor
-	// Replaced: the owner has another address in use for the interface and the IP
-	// version of the lease.
+	// Replaced means that the owner uses another address of the same IP version for
+	// the same interface.
 	Replaced bool
 }
 
@@ -77,91 +76,92 @@ type Presence int
 
 // Presences.
 const (
-	Unknown Presence = iota // it could not be read
-	Gone                    // the API server says that there is none
+	Unknown Presence = iota // reading it failed
+	Gone                    // the API server has no such object
 	Exists
 )
 
-// Pod is the pod that has the name in the lease.
+// Pod describes the pod with the name in the lease. Its UID may differ.
 type Pod struct {
 	Presence Presence
 	UID      string
 	Phase    string // status.phase
-	// Deadline is metadata.deletionTimestamp, which includes the grace period; zero
-	// while the pod is not being deleted.
+	// Deadline is metadata.deletionTimestamp, which includes the grace period. It is
+	// zero unless the pod is terminating.
 	Deadline time.Time
-	// HasAddress: status.podIPs is not empty.
+	// HasAddress means that status.podIPs is not empty.
 	HasAddress bool
 }
 
-// Node is the node that has the name in the lease.
+// Node describes the node with the name in the lease.
 type Node struct {
 	Presence Presence
 	Ready    bool
-	// OutOfService: an operator put the taint node.kubernetes.io/out-of-service on
-	// the node, which says that it is powered off or fenced.
+	// OutOfService means that the node has the taint
+	// node.kubernetes.io/out-of-service. Operators add it after they powered the node
+	// off or fenced it.
 	OutOfService bool
 }
 
-// Sandbox is what the agent of the lease's node says about the sandbox with the
-// lease's container ID.
+// Sandbox is what the node's agent knows about the sandbox with the lease's
+// container ID.
 type Sandbox int
 
 // Sandboxes.
 const (
-	SandboxUnknown Sandbox = iota // the controller judges, or the runtime cannot be reached
-	Present                       // the runtime has it, or the agent is adding an interface to it
+	SandboxUnknown Sandbox = iota // the controller cannot ask the runtime
+	Present                       // the runtime lists it, or an ADD for it is running
 	NotPresent                    // neither
 )
 
-// Owner is whom an address is fixed for.
+// Owner is the state of the owner of a fixed address (lease.Holder.FixedFor).
 type Owner int
 
 // Owners.
 const (
 	OwnerUnknown Owner = iota
-	// OwnerWanted: the StatefulSet exists and has the replica, or the virtual machine
-	// exists.
+	// OwnerWanted means that the StatefulSet has a replica with this ordinal, or that
+	// the virtual machine exists.
 	OwnerWanted
-	// OwnerScaledDown: the StatefulSet exists with fewer replicas.
+	// OwnerScaledDown means that the StatefulSet has no replica with this ordinal.
 	OwnerScaledDown
-	// OwnerGone: the StatefulSet is gone; or the virtual machine, its instance and
-	// all of its pods are.
+	// OwnerGone means that the StatefulSet does not exist, or that neither the virtual
+	// machine nor its instance nor any of its pods exists.
 	OwnerGone
 )
 
-// Action is what is to be done with a lease.
+// Action is what to do with a lease.
 type Action int
 
 // Actions.
 const (
 	Keep   Action = iota
-	Retain        // keep the address for its owner (lease.Block.Retain)
-	Free          // hand the address out again (lease.Block.Reclaim)
+	Retain        // reserve the address for its owner (lease.Block.Retain)
+	Free          // let any pod have the address (lease.Block.Reclaim)
 )
 
-// Reason says why, in the form of the reasons of events and metrics.
+// Reason is the reason for a verdict in CamelCase, for events and the label of metrics.
 type Reason string
 
 // Reasons to end a lease.
 const (
 	PodGone           Reason = "PodGone"
-	PodReplaced       Reason = "PodReplaced" // a pod of another UID has the name
+	PodReplaced       Reason = "PodReplaced" // the pod with this name has another UID
 	PodSucceeded      Reason = "PodSucceeded"
 	PodFailed         Reason = "PodFailed"
 	PodTerminating    Reason = "PodTerminatingTooLong"
 	PodWithoutAddress Reason = "PodWithoutAddress"
-	SandboxGone       Reason = "SandboxGone" // the pod has another sandbox now
+	SandboxGone       Reason = "SandboxGone" // the pod runs in another sandbox
 	FixedOwnerGone    Reason = "OwnerGone"
 	FixedScaledDown   Reason = "OwnerScaledDown"
 	FixedSwitchedOff  Reason = "FixedAddressesOff"
 	FixedReplaced     Reason = "OwnerHasAnother"
 )
 
-// Reasons to keep one.
+// Reasons to keep a lease.
 const (
 	Disabled     Reason = "Disabled"
-	NotHeld      Reason = "NotHeld" // released or quarantined: frees itself
+	NotHeld      Reason = "NotHeld" // released or quarantined: it expires by itself
 	TooYoung     Reason = "TooYoung"
 	PodAlive     Reason = "PodAlive"
 	PodUnknown   Reason = "PodUnknown"
@@ -175,10 +175,10 @@ const (
 type Verdict struct {
 	Action  Action
 	Reason  Reason
-	Message string // for logs and events, with what the decision rests on
+	Message string // for logs and events, with the facts behind the decision
 }
 
-// Judge decides about a lease.
+// Judge decides about one lease.
 func Judge(l lease.Lease, f Facts, p Policy, now time.Time) Verdict {
 	switch {
 	case !p.Enabled:
@@ -186,12 +186,12 @@ func Judge(l lease.Lease, f Facts, p Policy, now time.Time) Verdict {
 	case l.State == lease.Retained:
 		return judgeRetained(l, f, p, now)
 	case l.State != lease.InUse:
-		return Verdict{Keep, NotHeld, fmt.Sprintf("it is %s", l.State)}
+		return Verdict{Keep, NotHeld, fmt.Sprintf("the lease is %s", l.State)}
 	}
 	if age := now.Sub(l.Since); age < p.MinAge {
-		return Verdict{Keep, TooYoung, fmt.Sprintf("it is in use since %s; leases are judged from an age of %s on", age, p.MinAge)}
+		return Verdict{Keep, TooYoung, fmt.Sprintf("the lease is %s old; only leases of %s or more are judged", age, p.MinAge)}
 	}
-	v := claim(l, f, p, now)
+	v := judgePod(l, f, p, now)
 	if v.Action == Keep {
 		return v
 	}
@@ -201,64 +201,64 @@ func Judge(l lease.Lease, f Facts, p Policy, now time.Time) Verdict {
 	return v
 }
 
-// claim says whether the pod still has a claim to the address of a lease in use:
-// Keep where it has one or may have one, else Free and why, for which there is no
-// proof yet.
-func claim(l lease.Lease, f Facts, p Policy, now time.Time) Verdict {
+// judgePod returns Keep if the pod of a lease in use has, or may have, a
+// right to the address. Otherwise it returns Free with the reason; prove must then
+// find the proof.
+func judgePod(l lease.Lease, f Facts, p Policy, now time.Time) Verdict {
 	pod := f.Pod
 	switch {
 	case pod.Presence == Unknown:
-		return Verdict{Keep, PodUnknown, fmt.Sprintf("pod %s could not be read", l.Pod)}
+		return Verdict{Keep, PodUnknown, fmt.Sprintf("cannot read pod %s", l.Pod)}
 	case pod.Presence == Gone:
 		return Verdict{Free, PodGone, fmt.Sprintf("pod %s does not exist", l.Pod)}
 	case pod.UID != l.PodUID:
-		return Verdict{Free, PodReplaced, fmt.Sprintf("pod %s now has UID %s, the lease is of %s", l.Pod, pod.UID, l.PodUID)}
+		return Verdict{Free, PodReplaced, fmt.Sprintf("pod %s now has UID %s, not %s as in the lease", l.Pod, pod.UID, l.PodUID)}
 	case pod.Phase == "Succeeded":
 		return Verdict{Free, PodSucceeded, fmt.Sprintf("pod %s succeeded", l.Pod)}
 	case pod.Phase == "Failed":
 		return Verdict{Free, PodFailed, fmt.Sprintf("pod %s failed", l.Pod)}
 	}
-	// What the switches are about is theirs alone to decide.
+	// The switches of the policy decide alone about the cases that they name, so these
+	// come before SandboxGone.
 	stateless := l.FixedFor == ""
 	switch {
 	case stateless && !pod.Deadline.IsZero():
 		return terminating(l, f, p, now)
 	case stateless && pod.Phase == "Running" && !pod.HasAddress && p.RunningPodWithoutAddress:
-		return Verdict{Free, PodWithoutAddress, fmt.Sprintf("pod %s runs without an address in status.podIPs", l.Pod)}
+		return Verdict{Free, PodWithoutAddress, fmt.Sprintf("pod %s is running without an address in status.podIPs", l.Pod)}
 	case stateless && pod.Phase == "Running" && !pod.HasAddress:
-		return Verdict{Keep, PodAlive, fmt.Sprintf("pod %s runs, and addresses of pods without one in status.podIPs are not taken back", l.Pod)}
+		return Verdict{Keep, PodAlive, fmt.Sprintf("pod %s is running without an address in status.podIPs, and ipam.gc.statelessPod.enableGcRunningPodOnEmptyPodStatusIPs is false", l.Pod)}
 	case f.Sandbox == NotPresent && f.OtherSandbox:
-		return Verdict{Free, SandboxGone, fmt.Sprintf("pod %s has another sandbox than %s now", l.Pod, l.ContainerID)}
+		return Verdict{Free, SandboxGone, fmt.Sprintf("pod %s now runs in a sandbox other than %s", l.Pod, l.ContainerID)}
 	}
-	return Verdict{Keep, PodAlive, fmt.Sprintf("pod %s has it", l.Pod)}
+	return Verdict{Keep, PodAlive, fmt.Sprintf("pod %s uses the address", l.Pod)}
 }
 
-// terminating says whether the switches allow to take the addresses of a pod that
-// is being deleted because it terminates for too long. They are about pods without
-// fixed addresses.
+// terminating returns Free if the pod exceeds its grace period and the policy
+// allows reclaiming from such pods. The policy concerns pods without fixed addresses.
 func terminating(l lease.Lease, f Facts, p Policy, now time.Time) Verdict {
-	allowed, condition := p.ZombieOnNotReadyNode, "not ready"
+	allowed, condition := p.ZombieOnNotReadyNode, "NotReady"
 	if f.Node.Ready {
-		allowed, condition = p.ZombieOnReadyNode, "ready"
+		allowed, condition = p.ZombieOnReadyNode, "Ready"
 	}
 	late := now.Sub(f.Pod.Deadline)
 	switch {
 	case f.Node.Presence == Unknown:
-		return Verdict{Keep, PodAlive, fmt.Sprintf("pod %s terminates, and node %s could not be read", l.Pod, l.Node)}
+		return Verdict{Keep, PodAlive, fmt.Sprintf("pod %s is terminating, and node %s cannot be read", l.Pod, l.Node)}
 	case !allowed:
-		return Verdict{Keep, PodAlive, fmt.Sprintf("pod %s terminates, and addresses of such pods are not taken back on nodes that are %s", l.Pod, condition)}
+		return Verdict{Keep, PodAlive, fmt.Sprintf("pod %s is terminating, and reclaiming from such pods is disabled on %s nodes", l.Pod, condition)}
 	case late < p.TerminatingDelay:
-		return Verdict{Keep, PodAlive, fmt.Sprintf("pod %s terminates, and is given %s beyond its grace period", l.Pod, p.TerminatingDelay)}
+		return Verdict{Keep, PodAlive, fmt.Sprintf("pod %s is terminating, and may exceed its grace period by %s", l.Pod, p.TerminatingDelay)}
 	}
-	return Verdict{Free, PodTerminating, fmt.Sprintf("pod %s should have terminated %s ago on node %s, which is %s",
-		l.Pod, late.Truncate(time.Second), l.Node, condition)}
+	return Verdict{Free, PodTerminating, fmt.Sprintf("pod %s should have terminated %s ago on %s node %s",
+		l.Pod, late.Truncate(time.Second), condition, l.Node)}
 }
 
-// prove completes a verdict to free: with the proof that nothing uses the
-// address, or to keep for the want of one.
+// prove adds to a verdict Free the proof that no container uses the address. It
+// returns Keep if there is no proof.
 func prove(v Verdict, l lease.Lease, f Facts) Verdict {
 	switch {
-	case f.Sandbox == Present: // whatever is said of its node
+	case f.Sandbox == Present: // outweighs every fact about the node
 		return Verdict{Keep, SandboxAlive, fmt.Sprintf("%s, but node %s still has sandbox %s", v.Message, l.Node, l.ContainerID)}
 	case l.Node != "" && f.Node.Presence == Gone:
 		v.Message += fmt.Sprintf(", and node %s does not exist", l.Node)
@@ -271,12 +271,12 @@ func prove(v Verdict, l lease.Lease, f Facts) Verdict {
 		return v
 	}
 	return Verdict{Keep, NoProof, fmt.Sprintf(
-		"%s, but the agent of node %s does not say whether sandbox %s is gone; if the node will not come back, delete it, or power it off and give it the taint node.kubernetes.io/out-of-service",
-		v.Message, l.Node, l.ContainerID)}
+		"%s, but nothing proves that sandbox %s of node %s is gone; if the node will not come back, delete it, or power it off and add the taint node.kubernetes.io/out-of-service",
+		v.Message, l.ContainerID, l.Node)}
 }
 
-// endFixed says what becomes of a fixed address whose pod has no claim to it any
-// more.
+// endFixed decides about a fixed address that its pod no longer needs: Retain while
+// its owner may come back, else Free.
 func endFixed(l lease.Lease, f Facts, p Policy) Action {
 	if f.Owner == OwnerGone || !p.retains(l.FixedFor) {
 		return Free
@@ -284,24 +284,24 @@ func endFixed(l lease.Lease, f Facts, p Policy) Action {
 	return Retain
 }
 
-// judgeRetained decides about an address that waits for its owner. Nothing uses
-// it, so there is nothing to prove.
+// judgeRetained decides about an address that is reserved for its owner. No
+// container uses it, so no proof is needed.
 func judgeRetained(l lease.Lease, f Facts, p Policy, now time.Time) Verdict {
 	switch {
 	case !p.retains(l.FixedFor):
-		return Verdict{Free, FixedSwitchedOff, fmt.Sprintf("addresses are no longer fixed for owners such as %s", l.FixedFor)}
+		return Verdict{Free, FixedSwitchedOff, fmt.Sprintf("fixed addresses are disabled for owners like %s", l.FixedFor)}
 	case f.Replaced:
-		return Verdict{Free, FixedReplaced, fmt.Sprintf("%s, which it waits for, has another IPv%d address for %s", l.FixedFor, inet.Version(l.Addr), l.Interface)}
+		return Verdict{Free, FixedReplaced, fmt.Sprintf("its owner %s has another IPv%d address for %s", l.FixedFor, inet.Version(l.Addr), l.Interface)}
 	case f.Owner == OwnerGone:
-		return Verdict{Free, FixedOwnerGone, fmt.Sprintf("%s, which it waits for, is gone for good", l.FixedFor)}
+		return Verdict{Free, FixedOwnerGone, fmt.Sprintf("its owner %s no longer exists", l.FixedFor)}
 	case f.Owner == OwnerScaledDown:
 		waited := now.Sub(l.Since)
 		if p.ScaledDownRetention >= 0 && waited >= p.ScaledDownRetention {
-			return Verdict{Free, FixedScaledDown, fmt.Sprintf("%s was scaled away, and did not come back for %s", l.FixedFor, waited.Truncate(time.Second))}
+			return Verdict{Free, FixedScaledDown, fmt.Sprintf("its owner %s was scaled down and has not come back for %s", l.FixedFor, waited.Truncate(time.Second))}
 		}
-		return Verdict{Keep, FixedWanted, fmt.Sprintf("%s was scaled away and may come back", l.FixedFor)}
+		return Verdict{Keep, FixedWanted, fmt.Sprintf("its owner %s was scaled down and may come back", l.FixedFor)}
 	case f.Owner == OwnerWanted:
-		return Verdict{Keep, FixedWanted, fmt.Sprintf("it waits for %s", l.FixedFor)}
+		return Verdict{Keep, FixedWanted, fmt.Sprintf("reserved for %s", l.FixedFor)}
 	}
-	return Verdict{Keep, FixedUnknown, fmt.Sprintf("%s could not be read", l.FixedFor)}
+	return Verdict{Keep, FixedUnknown, fmt.Sprintf("cannot read its owner %s", l.FixedFor)}
 }

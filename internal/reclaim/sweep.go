@@ -7,23 +7,23 @@ import (
 	"spiderpool.dev/spiderpool/internal/lease"
 )
 
-// Change is a lease that is to be ended.
+// Change is a lease to end, with the verdict that ends it.
 type Change struct {
-	Lease lease.Lease // as it was
+	Lease lease.Lease // before the change
 	Verdict
 }
 
-// String says what was done and why, for events.
+// String says what was done and why, for events: "reclaimed 10.1.0.16 of pool a
+// (PodGone): pod default/web does not exist, and node n1 has no sandbox 4f2c".
 func (c Change) String() string {
-	done := "took back"
 	if c.Action == Retain {
-		done = "keeps for " + c.Lease.FixedFor
+		return fmt.Sprintf("retained %s of pool %s for %s (%s): %s", c.Lease.Addr, c.Lease.Pool, c.Lease.FixedFor, c.Reason, c.Message)
 	}
-	return fmt.Sprintf("%s %s of pool %s (%s): %s", done, c.Lease.Addr, c.Lease.Pool, c.Reason, c.Message)
+	return fmt.Sprintf("reclaimed %s of pool %s (%s): %s", c.Lease.Addr, c.Lease.Pool, c.Reason, c.Message)
 }
 
-// Sweep judges every lease of a block by the facts that are known of it. It
-// returns the block to write and the changes by which it differs from b.
+// Sweep judges every lease of block b by its facts. It returns the block to write
+// and its differences from b.
 func Sweep(b lease.Block, facts func(lease.Lease) Facts, p Policy, now time.Time) (swept lease.Block, changes []Change) {
 	swept = b
 	for _, l := range b.Leases {

@@ -154,7 +154,7 @@ func TestAddressesOfADeletedNodeAreTakenBackWhenItsPodsAreGone(t *testing.T) {
 		if err := c.Get(ctx, client.ObjectKeyFromObject(shown), shown); !apierrors.IsNotFound(err) {
 			return fmt.Errorf("the endpoint is still there: %w", errors.Join(err, errors.New("found")))
 		}
-		return eventSeen(ctx, c, "gone", "took back 10.1.0.1 of pool p (PodGone): pod default/gone does not exist, and node lost does not exist")
+		return eventSeen(ctx, c, "gone", "reclaimed 10.1.0.1 of pool p (PodGone): pod default/gone does not exist, and node lost does not exist")
 	})
 	if err := c.Delete(t.Context(), kept, client.GracePeriodSeconds(0)); err != nil {
 		t.Fatal(err)
