@@ -12,10 +12,10 @@ import (
 	"spiderpool.dev/spiderpool/internal/lease"
 )
 
-// truth is what is so about a lease, whoever knows it.
+// truth is the real state behind a lease, known or unknown.
 type truth struct {
 	sandboxLives bool // its container may send packets
-	otherLives   bool // another one of its pod
+	otherLives   bool // its pod has another living sandbox
 	nodeGone     bool
 	podGone      bool
 	podReplaced  bool
@@ -23,7 +23,7 @@ type truth struct {
 }
 
 // drawTruth draws a state that a crash at any moment may leave: a live sandbox
-// has its pod, unless the pod was deleted by force; a node that is gone runs
+// has its pod unless the pod was deleted by force, and a deleted node runs
 // nothing.
 func drawTruth(t *rapid.T) truth {
 	var now truth
@@ -42,7 +42,7 @@ func drawTruth(t *rapid.T) truth {
 	return now
 }
 
-// facts is what is observed of it: all, or less.
+// facts returns all facts about the truth, or a random part of them.
 func (now truth) facts(t *rapid.T, complete bool) Facts {
 	seen := func(what string) bool { return complete || rapid.Bool().Draw(t, "sees the "+what) }
 	var f Facts
@@ -78,9 +78,10 @@ func (now truth) facts(t *rapid.T, complete bool) Facts {
 	return f
 }
 
-// Sweeps with partial knowledge, with writers in between, never free what lives;
-// one with all knowledge leaves nothing that is not used or waited for.
-func TestSweepsEndWithoutLeaksAndWithoutVictims(t *testing.T) {
+// Sweeps with partial knowledge, with writers in between, never free the address of
+// a live sandbox. A sweep with all knowledge leaves no lease that is neither used nor
+// reserved.
+func TestSweepsNeitherLeakNorKill(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		block := lease.Block{Base: netip.MustParseAddr("10.0.0.0")}
@@ -99,7 +100,7 @@ func TestSweepsEndWithoutLeaksAndWithoutVictims(t *testing.T) {
 		rounds := rapid.IntRange(0, 4).Draw(t, "rounds of partial knowledge")
 		for round := 0; round <= rounds; round++ {
 			complete := round == rounds
-			// An address that was freed may be in use again by the next round.
+			// A freed address may be in use again by the next round.
 			for i, l := range block.Leases {
 				if l.State == lease.Released && rapid.Bool().Draw(t, "reused") {
 					fresh := inUse()
@@ -120,22 +121,21 @@ func TestSweepsEndWithoutLeaksAndWithoutVictims(t *testing.T) {
 			is := truths[l.Addr]
 			switch l.State {
 			case lease.InUse:
-				// A pod that lives and has no sandbox gets one, and its address again.
+				// A live pod without a sandbox gets a new one, with the same address.
 				waits := !is.podGone && !is.podReplaced && !is.otherLives
 				if !is.sandboxLives && !waits && now.Sub(l.Since) >= p.MinAge {
 					t.Fatalf("leaked: %+v, although %+v", l, is)
 				}
 			case lease.Retained:
 				if is.ownerGone {
-					t.Fatalf("waits for nobody: %+v, although %+v", l, is)
+					t.Fatalf("retained without an owner: %+v, although %+v", l, is)
 				}
 			}
 		}
 	})
 }
 
-// The retention of a scaled down replica ends at its time, not before.
-func TestScaledDownReplicaIsWaitedForExactlyAsLongAsAllowed(t *testing.T) {
+func TestScaledDownRetentionEndsOnTime(t *testing.T) {
 	t.Parallel()
 	l := retained(inUse())
 	f := Facts{Pod: Pod{Presence: Gone}, Owner: OwnerScaledDown}

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
 
 	"spiderpool.dev/spiderpool/internal/lease"
@@ -25,7 +26,9 @@ func policy() Policy {
 func inUse() lease.Lease {
 	return lease.Lease{
 		Addr: netip.MustParseAddr("10.0.0.1"), State: lease.InUse, Pool: "a", Since: now.Add(-time.Hour),
-		Holder: lease.Holder{Attachment: lease.Attachment{ContainerID: "c1", Interface: "eth0"}, Pod: "default/web-0", PodUID: "uid1", Node: "worker1"},
+		Holder: lease.Holder{
+			Attachment: lease.Attachment{ContainerID: "c1", Interface: "eth0"}, Pod: "default/web-0", PodUID: "uid1", Node: "worker1",
+		},
 	}
 }
 
@@ -40,7 +43,7 @@ func retained(l lease.Lease) lease.Lease {
 	return l
 }
 
-// alive is a pod that runs on a ready node and has its sandbox.
+// alive describes a pod that runs in its sandbox on a ready node.
 func alive() Facts {
 	return Facts{
 		Pod:     Pod{Presence: Exists, UID: "uid1", Phase: "Running", HasAddress: true},
@@ -50,125 +53,154 @@ func alive() Facts {
 	}
 }
 
+// situation is what Judge gets.
+type situation struct {
+	lease  lease.Lease
+	facts  Facts
+	policy Policy
+}
+
+// change turns the situation of a living pod into that of a test.
+type change func(*situation)
+
+func fixedAddress(s *situation)    { s.lease = fixed(s.lease) }
+func retainedAddress(s *situation) { s.lease = retained(s.lease) }
+func podGone(s *situation)         { s.facts.Pod = Pod{Presence: Gone} }
+func podUnread(s *situation)       { s.facts.Pod = Pod{} }
+func podReplaced(s *situation)     { s.facts.Pod.UID = "uid2" }
+func noAddress(s *situation)       { s.facts.Pod.HasAddress = false }
+func noSandbox(s *situation)       { s.facts.Sandbox = NotPresent }
+func sandboxUnknown(s *situation)  { s.facts.Sandbox = SandboxUnknown }
+func sandboxPresent(s *situation)  { s.facts.Sandbox = Present }
+func otherSandbox(s *situation)    { s.facts.OtherSandbox = true }
+func replaced(s *situation)        { s.facts.Replaced = true }
+func notReady(s *situation)        { s.facts.Node.Ready = false }
+func nodeUnread(s *situation)      { s.facts.Node = Node{} }
+func nodeGone(s *situation)        { s.facts.Node, s.facts.Sandbox = Node{Presence: Gone}, SandboxUnknown }
+func noNode(s *situation)          { s.lease.Node = "" }
+
+func outOfService(s *situation) {
+	s.facts.Node, s.facts.Sandbox = Node{Presence: Exists, OutOfService: true}, SandboxUnknown
+}
+
+func state(of lease.State) change { return func(s *situation) { s.lease.State = of } }
+func phase(p string) change       { return func(s *situation) { s.facts.Pod.Phase = p } }
+func owner(o Owner) change        { return func(s *situation) { s.facts.Owner = o } }
+func fixedFor(owner string) change {
+	return func(s *situation) { s.lease.FixedFor = owner }
+}
+
+// aged sets the age of the lease.
+func aged(d time.Duration) change { return func(s *situation) { s.lease.Since = now.Add(-d) } }
+
+// overdue makes the pod exceed its grace period by d.
+func overdue(d time.Duration) change {
+	return func(s *situation) { s.facts.Pod.Deadline = now.Add(-d) }
+}
+
+// set changes the policy.
+func set(f func(*Policy)) change { return func(s *situation) { f(&s.policy) } }
+
 func TestVerdicts(t *testing.T) {
 	t.Parallel()
-	gone := func(f *Facts, _ *Policy) { f.Pod = Pod{Presence: Gone} }
-	sandbox := func(s Sandbox) func(*Facts, *Policy) { return func(f *Facts, _ *Policy) { f.Sandbox = s } }
-	terminating := func(ago time.Duration) func(*Facts, *Policy) {
-		return func(f *Facts, _ *Policy) { f.Pod.Deadline = now.Add(-ago) }
-	}
-	other := func(f *Facts, _ *Policy) { f.OtherSandbox = true }
-	notReady := func(f *Facts, _ *Policy) { f.Node.Ready = false }
-	nodeGone := func(f *Facts, _ *Policy) { f.Node = Node{Presence: Gone}; f.Sandbox = SandboxUnknown }
-	fenced := func(f *Facts, _ *Policy) {
-		f.Node = Node{Presence: Exists, OutOfService: true}
-		f.Sandbox = SandboxUnknown
-	}
-	owner := func(o Owner) func(*Facts, *Policy) { return func(f *Facts, _ *Policy) { f.Owner = o } }
-	type changes = []func(*Facts, *Policy)
+	gcOff := set(func(p *Policy) { p.Enabled = false })
+	readyOff := set(func(p *Policy) { p.ZombieOnReadyNode = false })
+	notReadyOff := set(func(p *Policy) { p.ZombieOnNotReadyNode = false })
+	delay := set(func(p *Policy) { p.TerminatingDelay = 2 * time.Minute })
+	withoutAddressOn := set(func(p *Policy) { p.RunningPodWithoutAddress = true })
+	podsOff := set(func(p *Policy) { p.FixedForStatefulSet = false })
+	fixedOff := set(func(p *Policy) { p.FixedForStatefulSet, p.FixedForKubeVirt = false, false })
+	forever := set(func(p *Policy) { p.ScaledDownRetention = -1 })
+	type changes = []change
 
 	for _, tc := range []struct {
 		name    string
-		lease   lease.Lease
 		changes changes
 		action  Action
 		reason  Reason
 		message string // part of it
 	}{
-		{"alive", inUse(), nil, Keep, PodAlive, "pod default/web-0 uses the address"},
-		{"switched off", inUse(), changes{gone, sandbox(NotPresent), func(_ *Facts, p *Policy) { p.Enabled = false }}, Keep, Disabled, "ipam.gc.enabled"},
-		{"young", func() lease.Lease { l := inUse(); l.Since = now.Add(-time.Minute); return l }(), changes{gone, sandbox(NotPresent)},
+		{"alive", nil, Keep, PodAlive, "pod default/web-0 uses the address"},
+		{"disabled", changes{podGone, noSandbox, gcOff}, Keep, Disabled, "ipam.gc.enabled"},
+		{"young", changes{aged(time.Minute), podGone, noSandbox},
 			Keep, TooYoung, "the lease is 1m0s old; only leases of 5m0s or more are judged"},
-		{"released", lease.Lease{State: lease.Released}, changes{gone}, Keep, NotHeld, "Released"},
-		{"quarantined", lease.Lease{State: lease.Quarantined}, changes{gone}, Keep, NotHeld, "Quarantined"},
+		{"released", changes{state(lease.Released), podGone}, Keep, NotHeld, "Released"},
+		{"quarantined", changes{state(lease.Quarantined), podGone}, Keep, NotHeld, "Quarantined"},
 
-		{"pod unread", inUse(), changes{func(f *Facts, _ *Policy) { f.Pod = Pod{} }, sandbox(NotPresent)}, Keep, PodUnknown, "cannot read pod default/web-0"},
-		{"pod gone, sandbox gone", inUse(), changes{gone, sandbox(NotPresent)}, Free, PodGone, "does not exist, and node worker1 has no sandbox c1"},
-		{"pod gone, sandbox alive", inUse(), changes{gone}, Keep, SandboxAlive, "but node worker1 still has sandbox c1"},
-		{"pod gone, agent away", inUse(), changes{gone, sandbox(SandboxUnknown)}, Keep, NoProof, "node.kubernetes.io/out-of-service"},
-		{"pod gone, node gone", inUse(), changes{gone, nodeGone}, Free, PodGone, "and node worker1 does not exist"},
-		{"pod gone, node fenced", inUse(), changes{gone, fenced}, Free, PodGone, "has the taint node.kubernetes.io/out-of-service"},
-		{"pod gone, node said to be gone but its agent has the sandbox", inUse(), changes{gone, nodeGone, sandbox(Present)}, Keep, SandboxAlive, "still has"},
-		{"pod gone, node fenced but its agent has the sandbox", inUse(), changes{gone, fenced, sandbox(Present)}, Keep, SandboxAlive, "still has"},
-		{"pod gone, node not ready", inUse(), changes{gone, notReady, sandbox(SandboxUnknown)}, Keep, NoProof, "nothing proves that sandbox c1 of node worker1 is gone"},
-		{"node unread", inUse(), changes{gone, func(f *Facts, _ *Policy) { f.Node = Node{} }, sandbox(SandboxUnknown)}, Keep, NoProof, ""},
-		{"node gone but the pod is still there", inUse(), changes{nodeGone}, Keep, PodAlive, ""},
-		{"lease of no node", func() lease.Lease { l := inUse(); l.Node = ""; return l }(), changes{gone, nodeGone}, Keep, NoProof, ""},
-		{"pod of another UID", inUse(), changes{func(f *Facts, _ *Policy) { f.Pod.UID = "uid2" }, sandbox(NotPresent)}, Free, PodReplaced,
-			"now has UID uid2, not uid1 as in the lease"},
-		{"pod of another UID, sandbox alive", inUse(), changes{func(f *Facts, _ *Policy) { f.Pod.UID = "uid2" }}, Keep, SandboxAlive, ""},
-		{"succeeded", inUse(), changes{func(f *Facts, _ *Policy) { f.Pod.Phase = "Succeeded" }, sandbox(NotPresent)}, Free, PodSucceeded, "succeeded"},
-		{"failed", inUse(), changes{func(f *Facts, _ *Policy) { f.Pod.Phase = "Failed" }, sandbox(NotPresent)}, Free, PodFailed, "failed"},
-		{"old sandbox of a live pod that has another", inUse(), changes{sandbox(NotPresent), other}, Free, SandboxGone, "now runs in a sandbox other than c1"},
-		{"no sandbox of a live pod", inUse(), changes{sandbox(NotPresent)}, Keep, PodAlive, "uses the address"},
+		{"pod unread", changes{podUnread, noSandbox}, Keep, PodUnknown, "cannot read pod default/web-0"},
+		{"pod gone, sandbox gone", changes{podGone, noSandbox}, Free, PodGone, "does not exist, and node worker1 has no sandbox c1"},
+		{"pod gone, sandbox alive", changes{podGone}, Keep, SandboxAlive, "but node worker1 still has sandbox c1"},
+		{"pod gone, sandbox unknown", changes{podGone, sandboxUnknown}, Keep, NoProof, "node.kubernetes.io/out-of-service"},
+		{"pod gone, node gone", changes{podGone, nodeGone}, Free, PodGone, "and node worker1 does not exist"},
+		{"pod gone, node out of service", changes{podGone, outOfService}, Free, PodGone, "has the taint node.kubernetes.io/out-of-service"},
+		{"pod and node gone, sandbox alive", changes{podGone, nodeGone, sandboxPresent}, Keep, SandboxAlive, "still has"},
+		{"pod gone, node out of service, sandbox alive", changes{podGone, outOfService, sandboxPresent}, Keep, SandboxAlive, "still has"},
+		{"pod gone, node not ready", changes{podGone, notReady, sandboxUnknown},
+			Keep, NoProof, "nothing proves that sandbox c1 of node worker1 is gone"},
+		{"pod gone, node unread", changes{podGone, nodeUnread, sandboxUnknown}, Keep, NoProof, ""},
+		{"node gone, pod exists", changes{nodeGone}, Keep, PodAlive, ""},
+		{"lease without node", changes{noNode, podGone, nodeGone}, Keep, NoProof, ""},
+		{"pod with another UID", changes{podReplaced, noSandbox}, Free, PodReplaced, "now has UID uid2, not uid1 as in the lease"},
+		{"pod with another UID, sandbox alive", changes{podReplaced}, Keep, SandboxAlive, ""},
+		{"succeeded", changes{phase("Succeeded"), noSandbox}, Free, PodSucceeded, "succeeded"},
+		{"failed", changes{phase("Failed"), noSandbox}, Free, PodFailed, "failed"},
+		{"old sandbox, pod has another", changes{noSandbox, otherSandbox}, Free, SandboxGone, "now runs in a sandbox other than c1"},
+		{"live pod without sandbox", changes{noSandbox}, Keep, PodAlive, "uses the address"},
 
-		{"terminating in time", inUse(), changes{terminating(-time.Second), sandbox(SandboxUnknown)}, Keep, PodAlive, ""},
-		{"terminating too long", inUse(), changes{terminating(90 * time.Second), sandbox(NotPresent)}, Free, PodTerminating,
-			"should have terminated 1m30s ago on Ready node worker1"},
-		{"terminating too long, sandbox alive", inUse(), changes{terminating(time.Hour)}, Keep, SandboxAlive, ""},
-		{"terminating within the delay", inUse(), changes{terminating(time.Minute), sandbox(SandboxUnknown), func(_ *Facts, p *Policy) { p.TerminatingDelay = 2 * time.Minute }},
-			Keep, PodAlive, ""},
-		{"terminating beyond the delay", inUse(), changes{terminating(2 * time.Minute), sandbox(NotPresent), func(_ *Facts, p *Policy) { p.TerminatingDelay = 2 * time.Minute }},
-			Free, PodTerminating, ""},
-		{"terminating, not on ready nodes", inUse(), changes{terminating(time.Hour), sandbox(SandboxUnknown), func(_ *Facts, p *Policy) { p.ZombieOnReadyNode = false }},
-			Keep, PodAlive, ""},
-		{"terminating, not on nodes that are not ready", inUse(), changes{terminating(time.Hour), fenced, func(_ *Facts, p *Policy) { p.ZombieOnNotReadyNode = false }},
-			Keep, PodAlive, ""},
-		{"terminating in time, sandbox gone", inUse(), changes{terminating(-time.Second), sandbox(NotPresent)}, Keep, PodAlive, "may exceed its grace period by 0s"},
-		{"terminating, not on ready nodes, sandbox gone", inUse(),
-			changes{terminating(time.Hour), sandbox(NotPresent), func(_ *Facts, p *Policy) { p.ZombieOnReadyNode = false }},
-			Keep, PodAlive, "disabled on Ready nodes"},
-		{"terminating, not on nodes that are not ready, sandbox gone", inUse(),
-			changes{terminating(time.Hour), notReady, sandbox(NotPresent), func(_ *Facts, p *Policy) { p.ZombieOnNotReadyNode = false }},
+		{"terminating in time", changes{overdue(-time.Second), sandboxUnknown}, Keep, PodAlive, ""},
+		{"overdue", changes{overdue(90 * time.Second), noSandbox},
+			Free, PodTerminating, "should have terminated 1m30s ago on Ready node worker1"},
+		{"overdue, sandbox alive", changes{overdue(time.Hour)}, Keep, SandboxAlive, ""},
+		{"overdue within the delay", changes{overdue(time.Minute), noSandbox, delay}, Keep, PodAlive, ""},
+		{"overdue beyond the delay", changes{overdue(2 * time.Minute), noSandbox, delay}, Free, PodTerminating, ""},
+		{"overdue, disabled on ready nodes, sandbox unknown", changes{overdue(time.Hour), sandboxUnknown, readyOff}, Keep, PodAlive, ""},
+		{"overdue, disabled on nodes not ready", changes{overdue(time.Hour), outOfService, notReadyOff}, Keep, PodAlive, ""},
+		{"terminating in time, sandbox gone", changes{overdue(-time.Second), noSandbox}, Keep, PodAlive, "may exceed its grace period by 0s"},
+		{"overdue, disabled on ready nodes", changes{overdue(time.Hour), noSandbox, readyOff}, Keep, PodAlive, "disabled on Ready nodes"},
+		{"overdue, disabled on nodes not ready, sandbox gone", changes{overdue(time.Hour), notReady, noSandbox, notReadyOff},
 			Keep, PodAlive, "disabled on NotReady nodes"},
-		{"terminating, fixed address, another sandbox", fixed(inUse()), changes{terminating(time.Hour), sandbox(NotPresent), other}, Retain, SandboxGone, ""},
-		{"terminating, fixed address, no sandbox", fixed(inUse()), changes{terminating(time.Hour), sandbox(NotPresent)}, Keep, PodAlive, ""},
-		{"terminating, node not ready", inUse(), changes{terminating(time.Hour), notReady, sandbox(SandboxUnknown)}, Keep, NoProof, "NotReady node worker1"},
-		{"terminating, node not ready but its agent answers", inUse(), changes{terminating(time.Hour), notReady, sandbox(NotPresent)}, Free, PodTerminating, ""},
-		{"terminating, node fenced", inUse(), changes{terminating(time.Hour), fenced}, Free, PodTerminating, "out-of-service"},
-		{"terminating, fixed address", fixed(inUse()), changes{terminating(time.Hour), sandbox(SandboxUnknown)}, Keep, PodAlive, ""},
+		{"overdue, fixed address, other sandbox", changes{fixedAddress, overdue(time.Hour), noSandbox, otherSandbox}, Retain, SandboxGone, ""},
+		{"overdue, fixed address, no sandbox", changes{fixedAddress, overdue(time.Hour), noSandbox}, Keep, PodAlive, ""},
+		{"overdue, node not ready", changes{overdue(time.Hour), notReady, sandboxUnknown}, Keep, NoProof, "NotReady node worker1"},
+		{"overdue, node not ready, sandbox gone", changes{overdue(time.Hour), notReady, noSandbox}, Free, PodTerminating, ""},
+		{"overdue, node out of service", changes{overdue(time.Hour), outOfService}, Free, PodTerminating, "out-of-service"},
+		{"overdue, fixed address", changes{fixedAddress, overdue(time.Hour), sandboxUnknown}, Keep, PodAlive, ""},
 
-		{"retained, and replaced", retained(inUse()), changes{func(f *Facts, _ *Policy) { f.Replaced = true }}, Free, FixedReplaced,
-			"its owner Pod/default/web-0 has another IPv4 address for eth0"},
-		{"in use, and its owner has another", fixed(inUse()), changes{func(f *Facts, _ *Policy) { f.Replaced = true }}, Keep, PodAlive, ""},
+		{"retained and replaced", changes{retainedAddress, replaced},
+			Free, FixedReplaced, "its owner Pod/default/web-0 has another IPv4 address for eth0"},
+		{"in use and replaced", changes{fixedAddress, replaced}, Keep, PodAlive, ""},
 
-		{"runs without an address, not switched on", inUse(), changes{func(f *Facts, _ *Policy) { f.Pod.HasAddress = false }, sandbox(SandboxUnknown)}, Keep, PodAlive, ""},
-		{"runs without an address, not switched on, sandbox gone", inUse(), changes{func(f *Facts, _ *Policy) { f.Pod.HasAddress = false }, sandbox(NotPresent)},
-			Keep, PodAlive, "enableGcRunningPodOnEmptyPodStatusIPs is false"},
-		{"runs without an address, sandbox gone", inUse(), changes{func(f *Facts, p *Policy) { f.Pod.HasAddress, p.RunningPodWithoutAddress = false, true }, sandbox(NotPresent)},
-			Free, PodWithoutAddress, "without an address in status.podIPs"},
-		{"runs without an address, sandbox unknown", inUse(), changes{func(f *Facts, p *Policy) { f.Pod.HasAddress, p.RunningPodWithoutAddress = false, true }, sandbox(SandboxUnknown)},
+		{"no address, disabled, sandbox unknown", changes{noAddress, sandboxUnknown}, Keep, PodAlive, ""},
+		{"no address, disabled", changes{noAddress, noSandbox}, Keep, PodAlive, "enableGcRunningPodOnEmptyPodStatusIPs is false"},
+		{"no address", changes{noAddress, withoutAddressOn, noSandbox}, Free, PodWithoutAddress, "without an address in status.podIPs"},
+		{"no address, sandbox unknown", changes{noAddress, withoutAddressOn, sandboxUnknown},
 			Keep, NoProof, "without an address in status.podIPs"},
-		{"starts without an address", inUse(), changes{func(f *Facts, p *Policy) {
-			f.Pod.HasAddress, f.Pod.Phase, p.RunningPodWithoutAddress = false, "Pending", true
-		}, sandbox(SandboxUnknown)}, Keep, PodAlive, ""},
+		{"no address yet", changes{noAddress, phase("Pending"), withoutAddressOn, sandboxUnknown}, Keep, PodAlive, ""},
 
-		{"fixed, pod gone", fixed(inUse()), changes{gone, sandbox(NotPresent)}, Retain, PodGone, ""},
-		{"fixed, pod gone, no proof", fixed(inUse()), changes{gone, sandbox(SandboxUnknown)}, Keep, NoProof, ""},
-		{"fixed, pod and owner gone", fixed(inUse()), changes{gone, sandbox(NotPresent), owner(OwnerGone)}, Free, PodGone, ""},
-		{"fixed, pod gone, owner unread", fixed(inUse()), changes{gone, sandbox(NotPresent), owner(OwnerUnknown)}, Retain, PodGone, ""},
-		{"fixed, pod gone, switched off", fixed(inUse()), changes{gone, sandbox(NotPresent), func(_ *Facts, p *Policy) { p.FixedForStatefulSet = false }}, Free, PodGone, ""},
+		{"fixed, pod gone", changes{fixedAddress, podGone, noSandbox}, Retain, PodGone, ""},
+		{"fixed, pod gone, no proof", changes{fixedAddress, podGone, sandboxUnknown}, Keep, NoProof, ""},
+		{"fixed, pod and owner gone", changes{fixedAddress, podGone, noSandbox, owner(OwnerGone)}, Free, PodGone, ""},
+		{"fixed, pod gone, owner unread", changes{fixedAddress, podGone, noSandbox, owner(OwnerUnknown)}, Retain, PodGone, ""},
+		{"fixed, pod gone, disabled", changes{fixedAddress, podGone, noSandbox, podsOff}, Free, PodGone, ""},
 
-		{"waits for its pod", retained(inUse()), changes{gone}, Keep, FixedWanted, "reserved for Pod/default/web-0"},
-		{"owner unread", retained(inUse()), changes{gone, owner(OwnerUnknown)}, Keep, FixedUnknown, "cannot read its owner"},
-		{"owner gone", retained(inUse()), changes{gone, owner(OwnerGone)}, Free, FixedOwnerGone, "no longer exists"},
-		{"just scaled away", func() lease.Lease { l := retained(inUse()); l.Since = now.Add(-time.Minute); return l }(), changes{gone, owner(OwnerScaledDown)},
-			Keep, FixedWanted, "may come back"},
-		{"scaled away", retained(inUse()), changes{gone, owner(OwnerScaledDown)}, Free, FixedScaledDown, "has not come back for 1h0m0s"},
-		{"scaled away, kept for ever", retained(inUse()), changes{gone, owner(OwnerScaledDown), func(_ *Facts, p *Policy) { p.ScaledDownRetention = -1 }}, Keep, FixedWanted, ""},
-		{"retained, switched off", retained(inUse()), changes{gone, func(_ *Facts, p *Policy) { p.FixedForStatefulSet = false }}, Free, FixedSwitchedOff, ""},
-		{"retained for a VM, switched off for pods", func() lease.Lease { l := retained(inUse()); l.FixedFor = "VirtualMachine/default/vm"; return l }(),
-			changes{gone, func(_ *Facts, p *Policy) { p.FixedForStatefulSet = false }}, Keep, FixedWanted, ""},
-		{"retained for something of a later release", func() lease.Lease { l := retained(inUse()); l.FixedFor = "Rack/default/r1"; return l }(),
-			changes{gone, func(_ *Facts, p *Policy) { p.FixedForStatefulSet, p.FixedForKubeVirt = false, false }}, Keep, FixedWanted, ""},
+		{"retained, owner wanted", changes{retainedAddress, podGone}, Keep, FixedWanted, "reserved for Pod/default/web-0"},
+		{"retained, owner unread", changes{retainedAddress, podGone, owner(OwnerUnknown)}, Keep, FixedUnknown, "cannot read its owner"},
+		{"retained, owner gone", changes{retainedAddress, podGone, owner(OwnerGone)}, Free, FixedOwnerGone, "no longer exists"},
+		{"just scaled down", changes{retainedAddress, aged(time.Minute), podGone, owner(OwnerScaledDown)}, Keep, FixedWanted, "may come back"},
+		{"scaled down", changes{retainedAddress, podGone, owner(OwnerScaledDown)}, Free, FixedScaledDown, "has not come back for 1h0m0s"},
+		{"scaled down, retained for ever", changes{retainedAddress, podGone, owner(OwnerScaledDown), forever}, Keep, FixedWanted, ""},
+		{"retained, disabled", changes{retainedAddress, podGone, podsOff}, Free, FixedSwitchedOff, ""},
+		{"retained for a VM, disabled for pods", changes{retainedAddress, fixedFor("VirtualMachine/default/vm"), podGone, podsOff},
+			Keep, FixedWanted, ""},
+		{"retained for an unknown kind", changes{retainedAddress, fixedFor("Rack/default/r1"), podGone, fixedOff}, Keep, FixedWanted, ""},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
-			f, p := alive(), policy()
+			s := situation{inUse(), alive(), policy()}
 			for _, change := range tc.changes {
-				change(&f, &p)
+				change(&s)
 			}
-			v := Judge(tc.lease, f, p, now)
+			v := Judge(s.lease, s.facts, s.policy, now)
 			if v.Action != tc.action || v.Reason != tc.reason || !strings.Contains(v.Message, tc.message) || v.Message == "" {
 				t.Errorf("verdict is %+v, want %v %s with %q", v, tc.action, tc.reason, tc.message)
 			}
@@ -209,14 +241,15 @@ func drawFacts(t *rapid.T) Facts {
 
 func drawPolicy(t *rapid.T) Policy {
 	p := policy()
-	for _, on := range []*bool{&p.Enabled, &p.ZombieOnReadyNode, &p.ZombieOnNotReadyNode, &p.RunningPodWithoutAddress, &p.FixedForStatefulSet, &p.FixedForKubeVirt} {
+	for _, on := range []*bool{
+		&p.Enabled, &p.ZombieOnReadyNode, &p.ZombieOnNotReadyNode, &p.RunningPodWithoutAddress, &p.FixedForStatefulSet, &p.FixedForKubeVirt,
+	} {
 		*on = rapid.IntRange(0, 3).Draw(t, "switch") > 0
 	}
 	p.TerminatingDelay = time.Duration(rapid.IntRange(0, 30).Draw(t, "delay")) * time.Minute
 	return p
 }
 
-// Whatever is observed, nothing is ended on doubt.
 func TestNothingIsEndedWithoutProof(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
@@ -226,11 +259,11 @@ func TestNothingIsEndedWithoutProof(t *testing.T) {
 			return
 		}
 		if !p.Enabled {
-			t.Fatalf("ended although switched off: %+v", v)
+			t.Fatalf("ended although disabled: %+v", v)
 		}
 		if l.State == lease.Retained {
 			if on := p.retains(l.FixedFor); v.Action != Free || on && (f.Owner == OwnerWanted || f.Owner == OwnerUnknown) {
-				t.Fatalf("a retained address was taken from its owner: %+v", v)
+				t.Fatalf("took a retained address from its owner: %+v", v)
 			}
 			return
 		}
@@ -241,15 +274,16 @@ func TestNothingIsEndedWithoutProof(t *testing.T) {
 		if l.State != lease.InUse || now.Sub(l.Since) < p.MinAge || f.Pod.Presence == Unknown {
 			t.Fatalf("ended %+v: %+v", l, v)
 		}
-		if v.Action == Retain && (l.FixedFor == "" || f.Owner == OwnerGone) || v.Action == Free && p.retains(l.FixedFor) && l.FixedFor != "" && f.Owner != OwnerGone {
+		mayComeBack := l.FixedFor != "" && f.Owner != OwnerGone
+		if v.Action == Retain && !mayComeBack || v.Action == Free && mayComeBack && p.retains(l.FixedFor) {
 			t.Fatalf("%+v: action %v for owner %v", l, v.Action, f.Owner)
 		}
 	})
 }
 
-// Less knowledge never ends a lease that more knowledge keeps, except that an
-// operator's word on a node counts where its agent says nothing.
-func TestIgnoranceNeverEndsALease(t *testing.T) {
+// Less knowledge never ends a lease that more knowledge keeps. The taint
+// out-of-service is an exception: it counts only while the sandbox is unknown.
+func TestIgnoranceNeverEndsLease(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		l, f, p := drawLease(t), drawFacts(t), drawPolicy(t)
@@ -274,7 +308,7 @@ func TestIgnoranceNeverEndsALease(t *testing.T) {
 	})
 }
 
-func TestSweepChangesABlockOnce(t *testing.T) {
+func TestSweepAppliesEveryVerdict(t *testing.T) {
 	t.Parallel()
 	block := lease.Block{Base: netip.MustParseAddr("10.0.0.0"), Version: "7"}
 	for i, pod := range []string{"alive", "gone", "unproven", "fixed"} {
@@ -304,8 +338,16 @@ func TestSweepChangesABlockOnce(t *testing.T) {
 	if want := []lease.State{lease.InUse, lease.Released, lease.InUse, lease.Retained}; !slices.Equal(states, want) {
 		t.Errorf("states are %v, want %v", states, want)
 	}
-	if len(changes) != 2 || changes[0].Lease.Pod != "default/gone" || changes[0].Action != Free || changes[1].Action != Retain {
-		t.Errorf("changes are %+v", changes)
+	var made []string
+	for _, c := range changes {
+		made = append(made, c.String())
+	}
+	want := []string{
+		"reclaimed 10.0.0.1 of pool a (PodGone): pod default/gone does not exist, and node worker1 has no sandbox c1",
+		"retained 10.0.0.3 of pool a for Pod/default/web-0 (PodGone): pod default/fixed does not exist, and node worker1 has no sandbox c1",
+	}
+	if diff := cmp.Diff(want, made); diff != "" {
+		t.Errorf("changes (-want +got):\n%s", diff)
 	}
 	if !slices.Equal(block.Leases, before) || swept.Version != "7" || swept.Validate() != nil {
 		t.Errorf("the block became %+v, swept %+v", block, swept)
@@ -322,21 +364,26 @@ func TestOwnersAreParsed(t *testing.T) {
 		{"VirtualMachine/ns/vm", []string{"VirtualMachine", "ns", "vm"}},
 		{"", nil}, {"Pod/default", nil}, {"Pod/default/web-0/x", nil}, {"Rack/default/r1", nil}, {"Pod//web-0", nil}, {"Pod/default/", nil},
 	} {
-		kind, namespace, name, ok := ParseOwner(tc.in)
-		if ok != (tc.want != nil) || ok && !slices.Equal([]string{kind, namespace, name}, tc.want) {
-			t.Errorf("ParseOwner(%q) = %q, %q, %q, %t", tc.in, kind, namespace, name, ok)
-		}
+		t.Run(tc.in, func(t *testing.T) {
+			kind, namespace, name, ok := ParseOwner(tc.in)
+			if ok != (tc.want != nil) || ok && !slices.Equal([]string{kind, namespace, name}, tc.want) {
+				t.Errorf("ParseOwner(%q) = %q, %q, %q, %t", tc.in, kind, namespace, name, ok)
+			}
+		})
 	}
 }
 
-func TestPodsOfAStatefulSetAreKnownByTheirNames(t *testing.T) {
+func TestPodNameGivesStatefulSet(t *testing.T) {
+	t.Parallel()
 	for pod, want := range map[string]struct {
 		set     string
 		ordinal int
 	}{"web-0": {"web", 0}, "my-db-12": {"my-db", 12}, "web": {}, "web-": {}, "web-a": {}} {
-		set, ordinal, ok := StatefulSetOf(pod)
-		if ok != (want.set != "") || ok && (set != want.set || ordinal != want.ordinal) {
-			t.Errorf("StatefulSetOf(%q) = %q, %d, %t", pod, set, ordinal, ok)
-		}
+		t.Run(pod, func(t *testing.T) {
+			set, ordinal, ok := StatefulSetOf(pod)
+			if ok != (want.set != "") || ok && (set != want.set || ordinal != want.ordinal) {
+				t.Errorf("StatefulSetOf(%q) = %q, %d, %t", pod, set, ordinal, ok)
+			}
+		})
 	}
 }
