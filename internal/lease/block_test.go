@@ -78,3 +78,22 @@ func TestNewerSandboxKeepsItsAddress(t *testing.T) {
 		})
 	}
 }
+
+func TestWritesForgetFreedAddresses(t *testing.T) {
+	t.Parallel()
+	now := start.Add(time.Minute)
+	kept := []Lease{
+		{Addr: addr("10.0.0.2"), State: Released, Since: start.Add(time.Second)},
+		{Addr: addr("10.0.0.3"), State: Quarantined, Until: now.Add(time.Second)},
+		{Addr: addr("10.0.0.4"), State: InUse, Since: start},
+		{Addr: addr("10.0.0.5"), State: Retained, Since: start},
+	}
+	over := []Lease{{Addr: addr("10.0.0.0"), State: Released, Since: start}, {Addr: addr("10.0.0.1"), State: Quarantined, Since: start, Until: now}}
+	b := Block{Base: addr("10.0.0.0"), Leases: slices.Concat(over, kept)}
+	if got := b.forgetting(now, time.Minute); !slices.Equal(got.Leases, kept) {
+		t.Errorf("remembers %+v, want %+v", got.Leases, kept)
+	}
+	if len(b.Leases) != len(over)+len(kept) || b.Leases[0] != over[0] {
+		t.Errorf("the block itself became %+v", b.Leases)
+	}
+}
