@@ -112,7 +112,7 @@ func configuration(t *testing.T, manifest []byte) *config.File {
 	return file
 }
 
-func TestDefaultsOfChartAndProgramsAgree(t *testing.T) {
+func TestChartAndProgramDefaultsAgree(t *testing.T) {
 	file := configuration(t, render(t))
 	// Accepted for compatibility and passed on by the chart.
 	file.Coordinator.Spec.DetectGateway, file.Coordinator.Spec.DetectIPConflict = nil, nil
@@ -168,7 +168,7 @@ func TestValuesReachTheConfiguration(t *testing.T) {
 	}
 }
 
-func TestImagesCanBeTakenFromElsewhere(t *testing.T) {
+func TestImagesComeFromMirror(t *testing.T) {
 	manifest := render(t, append(guide, "--set", "global.imageRegistryOverride=mirror.example:5000",
 		"--set", "spiderpoolController.image.digest=sha256:0000000000000000000000000000000000000000000000000000000000000000",
 		"--set", "spiderpoolAgent.image.tag=v9")...)
@@ -196,7 +196,7 @@ func TestImagesCanBeTakenFromElsewhere(t *testing.T) {
 	}
 }
 
-func TestNothingWaitsForAPodNetwork(t *testing.T) {
+func TestNoWorkloadNeedsPodNetwork(t *testing.T) {
 	manifest := render(t, guide...)
 	specs := map[string]corev1.PodSpec{}
 	for name, ds := range objectsOf[appsv1.DaemonSet](t, manifest, "DaemonSet") {
@@ -224,7 +224,7 @@ func TestNothingWaitsForAPodNetwork(t *testing.T) {
 	}
 }
 
-func TestBadValuesAreRefused(t *testing.T) {
+func TestBadValuesAreRejected(t *testing.T) {
 	tests := map[string]struct {
 		set, want string
 	}{
@@ -268,7 +268,7 @@ func kubeconfig(t *testing.T) string {
 	return file
 }
 
-func TestAPIServerTakesEveryObject(t *testing.T) {
+func TestAPIServerAcceptsEveryObject(t *testing.T) {
 	access := kubeconfig(t)
 	for name, args := range map[string][]string{
 		"guide": guide,
@@ -289,7 +289,7 @@ func TestAPIServerTakesEveryObject(t *testing.T) {
 }
 
 // Helm must not take over the Secret created by the controller.
-func TestUpgradeFromTheControllersCertificateToAProvidedOne(t *testing.T) {
+func TestUpgradeToProvidedCertificate(t *testing.T) {
 	base := []string{"spiderpool", "--namespace", "kube-system", "--kubeconfig", kubeconfig(t), "--no-hooks"}
 	if _, failure := helm(t, append([]string{"install", "spiderpool"}, base...)...); failure != "" {
 		t.Fatal(failure)
@@ -307,7 +307,7 @@ func TestUpgradeFromTheControllersCertificateToAProvidedOne(t *testing.T) {
 	}
 }
 
-func TestReleaseIsInstalledAndTakenAwayWithoutHooks(t *testing.T) {
+func TestInstallAndUninstallWithoutHooks(t *testing.T) {
 	access := kubeconfig(t)
 	base := []string{"spiderpool", "--namespace", "kube-system", "--kubeconfig", access, "--no-hooks"}
 	if _, failure := helm(t, append(append([]string{"install", "spiderpool"}, base...), guide...)...); failure != "" {

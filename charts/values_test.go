@@ -116,7 +116,7 @@ var publishedServer = []string{
 	"prometheus.enabled", "prometheus.port", "prometheus.enabledDebugMetric", "prometheus.serviceMonitor.install", "prometheus.prometheusRule.install",
 }
 
-func TestPublishedValuesKeepTheirNamesAndDefaults(t *testing.T) {
+func TestPublishedValuesKeepNamesAndDefaults(t *testing.T) {
 	raw, err := os.ReadFile("spiderpool/values.yaml")
 	if err != nil {
 		t.Fatal(err)
