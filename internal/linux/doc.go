@@ -3,7 +3,7 @@
 //
 // A Namespace holds its own netlink socket; no code that it calls opens a socket
 // in a goroutine of its own while a thread is in another namespace, and nothing is
-// executed, but for iptables on kernels without NAT for nftables. Apply is
+// executed. Apply is
 // idempotent: what is there already, or gone already, is no error; when a change
 // fails, those before it are taken back in the opposite order. Dumps that the
 // kernel reports as interrupted are repeated.

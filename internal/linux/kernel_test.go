@@ -149,36 +149,6 @@ func TestDefaultRouteIsReplacedInPlace(t *testing.T) {
 	}
 }
 
-func TestMasqueradeByIPTablesReadsBack(t *testing.T) {
-	m, ns := machine(t)
-	for _, it := range parse(t, "masquerade ip links spv\nmasquerade ip6 links spv\n") {
-		masq := it.(netplan.Masquerade)
-		// A chain of others, so that the table is there and ours is not.
-		tool := map[netplan.Family]string{netplan.IPv4: "iptables-legacy", netplan.IPv6: "ip6tables-legacy"}[masq.Family]
-		m.Must("", tool, "-t", "nat", "-A", "POSTROUTING", "-o", "eth9", "-j", "MASQUERADE")
-		if there, err := ns.hasIPTablesMasquerade(masq); err != nil || there {
-			t.Errorf("%s before: %v, %v", masq, there, err)
-		}
-		for range 2 {
-			if err := ns.addIPTablesMasquerade(masq); err != nil {
-				t.Fatal(err)
-			}
-			if there, err := ns.hasIPTablesMasquerade(masq); err != nil || !there {
-				t.Errorf("%s after: %v, %v", masq, there, err)
-			}
-		}
-		if jumps := strings.Count(m.Must("", tool, "-t", "nat", "-S", "POSTROUTING"), "-j SPIDERPOOL"); jumps != 1 {
-			t.Errorf("%d jumps", jumps)
-		}
-		if err := ns.removeIPTablesMasquerade(masq); err != nil {
-			t.Error(err)
-		}
-		if rules := m.Must("", tool, "-t", "nat", "-S"); strings.Contains(rules, "SPIDERPOOL") || !strings.Contains(rules, "eth9") {
-			t.Errorf("removed, the table is\n%s", rules)
-		}
-	}
-}
-
 func TestVethPairNeedsItsOtherNamespace(t *testing.T) {
 	_, ns := machine(t)
 	if err := ns.Apply(netplan.Changes{{New: netplan.Link{Name: "v", Kind: "veth", Peer: "w"}}}, nil); err == nil {

@@ -106,15 +106,11 @@ func (n *Namespace) hasMasquerade(m netplan.Masquerade) (bool, error) {
 		rules, err = c.GetRules(masqueradeChain(m))
 		return err
 	})
-	if err != nil {
-		// A kernel without nf_tables refuses the question in several ways, and the
-		// library does not keep the reason. Whoever adds what is not known to be
-		// there gets the error of that, if there is one.
-		return n.hasIPTablesMasquerade(m)
-	}
 	comments, _ := masqueradeRules(m)
-	if len(rules) != len(comments) {
-		return n.hasIPTablesMasquerade(m)
+	if err != nil || len(rules) != len(comments) {
+		// A missing table and a kernel without nf_tables give several errors, and the
+		// library does not keep the reason. addMasquerade then returns the real one.
+		return false, nil
 	}
 	for i, r := range rules {
 		if string(r.UserData) != string(comment(comments[i])) {
@@ -138,13 +134,10 @@ func (n *Namespace) addMasquerade(m netplan.Masquerade) error {
 		}
 		return c.Flush()
 	})
-	if !lacksNFT(err) {
-		return err
+	if lacksNFT(err) {
+		return fmt.Errorf("the kernel lacks NAT for nftables: build it with CONFIG_NFT_NAT and CONFIG_NFT_MASQ, or load their modules: %w", err)
 	}
-	if e := n.addIPTablesMasquerade(m); e != nil {
-		return errors.Join(fmt.Errorf("masquerade by nftables: %w", err), fmt.Errorf("masquerade by iptables: %w", e))
-	}
-	return nil
+	return err
 }
 
 func (n *Namespace) removeMasquerade(m netplan.Masquerade) error {
@@ -153,10 +146,10 @@ func (n *Namespace) removeMasquerade(m netplan.Masquerade) error {
 		c.DelTable(t)
 		return c.Flush()
 	})
-	if err != nil && !errors.Is(err, unix.ENOENT) && !lacksNFT(err) {
-		return err
+	if errors.Is(err, unix.ENOENT) || lacksNFT(err) {
+		return nil
 	}
-	return n.removeIPTablesMasquerade(m)
+	return err
 }
 
 // lacksNFT reports whether an error says that the kernel has no nftables or no
