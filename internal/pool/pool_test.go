@@ -66,6 +66,8 @@ func TestUsableAddresses(t *testing.T) {
 		{"reserved", "10.0.0.0/24", []string{"10.0.0.10-10.0.0.20"}, nil, "", []string{"10.0.0.20-10.0.0.30"}, "10.0.0.10-10.0.0.19"},
 		{"network and broadcast", "10.0.0.0/24", []string{"10.0.0.0-10.0.0.255"}, nil, "", nil, "10.0.0.1-10.0.0.254"},
 		{"all of a /31", "10.0.0.0/31", []string{"10.0.0.0-10.0.0.1"}, nil, "", nil, "10.0.0.0-10.0.0.1"},
+		{"hosts of a /30", "10.0.0.0/30", []string{"10.0.0.0-10.0.0.3"}, nil, "", nil, "10.0.0.1-10.0.0.2"},
+		{"hosts of a /126", "fd00::/126", []string{"fd00::-fd00::3"}, nil, "", nil, "fd00::1-fd00::3"},
 		{"anycast", "fd00::/64", []string{"fd00::-fd00::f"}, nil, "", nil, "fd00::1-fd00::f"},
 		{"last of IPv6", "fd00::/124", []string{"fd00::8-fd00::f"}, nil, "", nil, "fd00::8-fd00::f"},
 		{"all of a /127", "fd00::/127", []string{"fd00::-fd00::1"}, nil, "", nil, "fd00::-fd00::1"},
