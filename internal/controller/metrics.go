@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"spiderpool.dev/spiderpool/api/v2beta1"
@@ -62,24 +63,17 @@ func (m *metrics) Collect(out chan<- prometheus.Metric) {
 	for i := range pools.Items {
 		p := &pools.Items[i]
 		cut[p.Labels[v2beta1.LabelOwnerSubnet]]++
-		total, allocated := count(p.Status.TotalIPCount), count(p.Status.AllocatedIPCount)
+		total, allocated := ptr.Deref(p.Status.TotalIPCount, 0), ptr.Deref(p.Status.AllocatedIPCount, 0)
 		out <- gauge(poolTotal, total, p.Name)
 		out <- gauge(poolAvailable, max(total-allocated, 0), p.Name)
 	}
 	for i := range subnets.Items {
 		s := &subnets.Items[i]
-		total, allocated := count(s.Status.TotalIPCount), count(s.Status.AllocatedIPCount)
+		total, allocated := ptr.Deref(s.Status.TotalIPCount, 0), ptr.Deref(s.Status.AllocatedIPCount, 0)
 		out <- gauge(subnetPools, cut[s.Name], s.Name)
 		out <- gauge(subnetTotal, total, s.Name)
 		out <- gauge(subnetAvailable, max(total-allocated, 0), s.Name)
 	}
-}
-
-func count(n *int64) int64 {
-	if n == nil {
-		return 0
-	}
-	return *n
 }
 
 func gauge(desc *prometheus.Desc, value int64, labels ...string) prometheus.Metric {

@@ -10,6 +10,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/utils/ptr"
 
 	"spiderpool.dev/spiderpool/api/v2beta1"
 )
@@ -142,13 +143,13 @@ func compileMain(spec *field.Path, in *v2beta1.SpiderMultusConfigSpec) (plugins 
 			return nil, "", missing("macvlan")
 		}
 		ifacer, master, errs := compileMaster(spec.Child("macvlan"), in.Macvlan, true)
-		return append(ifacer, masterPlugin{Type: "macvlan", Master: master, Mode: "bridge", MTU: value(in.Macvlan.MTU), IPAM: ipamOf(disabled, in.Macvlan.IPPools)}), "", errs
+		return append(ifacer, masterPlugin{Type: "macvlan", Master: master, Mode: "bridge", MTU: ptr.Deref(in.Macvlan.MTU, 0), IPAM: ipamOf(disabled, in.Macvlan.IPPools)}), "", errs
 	case v2beta1.CNIIPvlan:
 		if in.IPvlan == nil {
 			return nil, "", missing("ipvlan")
 		}
 		ifacer, master, errs := compileMaster(spec.Child("ipvlan"), in.IPvlan, true)
-		return append(ifacer, masterPlugin{Type: "ipvlan", Master: master, Mode: "l2", MTU: value(in.IPvlan.MTU), IPAM: ipamOf(disabled, in.IPvlan.IPPools)}), "", errs
+		return append(ifacer, masterPlugin{Type: "ipvlan", Master: master, Mode: "l2", MTU: ptr.Deref(in.IPvlan.MTU, 0), IPAM: ipamOf(disabled, in.IPvlan.IPPools)}), "", errs
 	case v2beta1.CNIVlan:
 		if in.Vlan == nil {
 			return nil, "", missing("vlan")
@@ -208,7 +209,7 @@ func compileMaster(path *field.Path, in *v2beta1.MasterConfig, makeVLAN bool) (i
 		master = in.Bond.Name
 		plugin.Bond = in.Bond
 	}
-	if id := value(in.VlanID); makeVLAN && id != 0 {
+	if id := ptr.Deref(in.VlanID, 0); makeVLAN && id != 0 {
 		plugin.VlanID = id
 		parent := master
 		master = fmt.Sprintf("%s.%d", parent, id)
@@ -264,7 +265,7 @@ func compileVlan(path *field.Path, in *v2beta1.VlanConfig, disabled bool) (plugi
 	case !auto && in.VlanID == nil:
 		errs = append(errs, field.Required(path.Child("vlanID"), "vlanMode is not auto: write the VLAN ID"))
 	}
-	return append(ifacer, vlanPlugin{Type: "vlan", Master: master, VlanID: value(in.VlanID), MTU: value(in.MTU), IPAM: ipamOf(disabled, in.IPPools)}), "", errs
+	return append(ifacer, vlanPlugin{Type: "vlan", Master: master, VlanID: ptr.Deref(in.VlanID, 0), MTU: ptr.Deref(in.MTU, 0), IPAM: ipamOf(disabled, in.IPPools)}), "", errs
 }
 
 func sriovPlugins(in *v2beta1.SriovConfig, disabled bool) []any {
@@ -273,7 +274,7 @@ func sriovPlugins(in *v2beta1.SriovConfig, disabled bool) []any {
 		IPAM: ipamOf(disabled, in.IPPools),
 	}}
 	// The SR-IOV plugin does not set the MTU of the virtual function.
-	if mtu := value(in.MTU); mtu != 0 {
+	if mtu := ptr.Deref(in.MTU, 0); mtu != 0 {
 		plugins = append(plugins, tuningPlugin{Type: "tuning", MTU: mtu})
 	}
 	if in.RDMAIsolation != nil && *in.RDMAIsolation {
@@ -315,13 +316,6 @@ func compileChain(path *field.Path, entries []string) ([]any, field.ErrorList) {
 		plugins = append(plugins, json.RawMessage(entry))
 	}
 	return plugins, errs
-}
-
-func value(p *int32) int32 {
-	if p == nil {
-		return 0
-	}
-	return *p
 }
 
 // mustMarshal encodes values made of strings, numbers and valid JSON, which cannot fail.
