@@ -27,7 +27,7 @@ import (
 )
 
 // golden are the chains compiled from SpiderMultusConfigs.
-const golden = "../../internal/kube/testdata/attachment"
+const golden = "../../internal/kube/compile/testdata/attachment"
 
 // needs lists plugins that need more than a network namespace.
 var needs = map[string]string{
