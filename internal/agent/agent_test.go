@@ -26,6 +26,7 @@ import (
 
 	"spiderpool.dev/spiderpool/api/v2beta1"
 	"spiderpool.dev/spiderpool/internal/config"
+	"spiderpool.dev/spiderpool/internal/inet"
 	"spiderpool.dev/spiderpool/internal/kube/agentclient"
 	"spiderpool.dev/spiderpool/internal/kube/kubetest"
 	"spiderpool.dev/spiderpool/internal/rpc"
@@ -292,7 +293,7 @@ func TestDualStackPodFromAddToDelete(t *testing.T) {
 	if a4 := reply.Addresses[0]; a4.Prefix.Bits() != 16 || a4.Gateway != netip.MustParseAddr("10.1.0.1") {
 		t.Errorf("got %+v", a4)
 	}
-	if want := []wire.Route{{Dst: netip.MustParsePrefix("0.0.0.0/0"), Gw: netip.MustParseAddr("10.1.0.1")}}; !slices.Equal(reply.Routes, want) {
+	if want := []inet.Route{{Dst: netip.MustParsePrefix("0.0.0.0/0"), Via: netip.MustParseAddr("10.1.0.1")}}; !slices.Equal(reply.Routes, want) {
 		t.Errorf("routes %v, want %v", reply.Routes, want)
 	}
 	again, err := a.Add(t.Context(), req)

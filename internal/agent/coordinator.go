@@ -10,6 +10,7 @@ import (
 
 	"spiderpool.dev/spiderpool/api/v2beta1"
 	"spiderpool.dev/spiderpool/internal/config"
+	"spiderpool.dev/spiderpool/internal/inet"
 	"spiderpool.dev/spiderpool/internal/ipam"
 	"spiderpool.dev/spiderpool/internal/kube/agentclient"
 	"spiderpool.dev/spiderpool/internal/pool"
@@ -151,7 +152,7 @@ func coordinatorConfig(object *v2beta1.SpiderCoordinator) (wire.CoordinatorConfi
 			errs = append(errs, fmt.Errorf("spec.policyRoutes[%d]: %w", i, err))
 			continue
 		}
-		out.PolicyRoutes = append(out.PolicyRoutes, wire.Route{Dst: dst.Masked(), Gw: gw})
+		out.PolicyRoutes = append(out.PolicyRoutes, inet.Route{Dst: dst.Masked(), Via: gw})
 	}
 	if text := or(spec.VethLinkAddress, ""); text != "" {
 		addr, err := netip.ParseAddr(text)

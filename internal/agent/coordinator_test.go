@@ -10,6 +10,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"spiderpool.dev/spiderpool/api/v2beta1"
+	"spiderpool.dev/spiderpool/internal/inet"
 	"spiderpool.dev/spiderpool/internal/wire"
 )
 
@@ -58,9 +59,9 @@ func TestConfigurationOfTheCoordinatorIsThatOfItsObject(t *testing.T) {
 			wire.CoordinatorConfig{
 				Mode: "overlay", HijackCIDR: networks("169.254.0.0/16", "fd00:1::/64"),
 				OverlayPodCIDR: networks("10.244.0.0/16", "fd00:244::/56"), ServiceCIDR: networks("10.96.0.0/12", "fd00:96::/112"),
-				PolicyRoutes: []wire.Route{
-					{Dst: netip.MustParsePrefix("10.1.0.0/16"), Gw: netip.MustParseAddr("10.0.0.1")},
-					{Dst: netip.MustParsePrefix("fd01::/64"), Gw: netip.MustParseAddr("fd00::1")},
+				PolicyRoutes: []inet.Route{
+					{Dst: netip.MustParsePrefix("10.1.0.0/16"), Via: netip.MustParseAddr("10.0.0.1")},
+					{Dst: netip.MustParsePrefix("fd01::/64"), Via: netip.MustParseAddr("fd00::1")},
 				},
 				PodMACPrefix: "0a:1b", TunePodRoutes: false, PodDefaultRouteNIC: "net1", HostRuleTable: 501,
 				PodRPFilter: 2, TxQueueLen: 1000, VethLinkAddress: netip.MustParseAddr("169.254.100.1"), VethMTU: 8900,
@@ -74,7 +75,7 @@ func TestConfigurationOfTheCoordinatorIsThatOfItsObject(t *testing.T) {
 			spec: v2beta1.CoordinatorSpec{HijackCIDR: []string{"10.1.2.3/8"}, PolicyRoutes: v2beta1.Routes{{Dst: "10.1.2.3/16", Gw: "10.0.0.1"}}},
 			want: wire.CoordinatorConfig{
 				Mode: "auto", TunePodRoutes: true, HostRuleTable: 500, VethMTU: 1500, HijackCIDR: networks("10.0.0.0/8"),
-				PolicyRoutes: []wire.Route{{Dst: netip.MustParsePrefix("10.1.0.0/16"), Gw: netip.MustParseAddr("10.0.0.1")}},
+				PolicyRoutes: []inet.Route{{Dst: netip.MustParsePrefix("10.1.0.0/16"), Via: netip.MustParseAddr("10.0.0.1")}},
 			},
 		},
 	} {

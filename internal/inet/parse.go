@@ -8,11 +8,11 @@ import (
 	"go4.org/netipx"
 )
 
-// Bounds limit what Parse accepts. The zero value accepts one IP version, that
+// Bounds limit what Parse accepts. The zero value accepts one IP family, that
 // of the first entry.
 type Bounds struct {
-	// Version is 4 or 6; 0 takes it from Subnet, else from the first entry.
-	Version int
+	// Family of the entries; 0 takes it from Subnet, else from the first entry.
+	Family Family
 	// Subnet holds every address; the zero prefix sets no limit.
 	Subnet netip.Prefix
 }
@@ -57,17 +57,17 @@ func (es RangeErrors) Unwrap() []error {
 func Parse(entries []string, in Bounds) (Set, error) {
 	var errs RangeErrors
 	var ranges []netipx.IPRange
-	version := in.Version
-	if version == 0 && in.Subnet.IsValid() {
-		version = Version(in.Subnet.Addr())
+	family := in.Family
+	if family == 0 && in.Subnet.IsValid() {
+		family = FamilyOf(in.Subnet.Addr())
 	}
 	for i, entry := range entries {
 		r, reason := parseRange(entry)
-		if reason == "" && version == 0 {
-			version = Version(r.From())
+		if reason == "" && family == 0 {
+			family = FamilyOf(r.From())
 		}
 		if reason == "" {
-			reason = outside(r, version, in.Subnet)
+			reason = outside(r, family, in.Subnet)
 		}
 		if reason != "" {
 			errs = append(errs, &RangeError{Index: i, Value: entry, Reason: reason})
@@ -80,17 +80,6 @@ func Parse(entries []string, in Bounds) (Set, error) {
 		return set, errs
 	}
 	return set, nil
-}
-
-// Version returns 4 or 6, and 0 for the zero address.
-func Version(a netip.Addr) int {
-	switch {
-	case a.Is4():
-		return 4
-	case a.Is6():
-		return 6
-	}
-	return 0
 }
 
 // parseRange returns the range that entry says, or why it is none.
@@ -112,7 +101,7 @@ func parseRange(entry string) (r netipx.IPRange, reason string) {
 	}
 	if from.Is4() != to.Is4() {
 		return r, fmt.Sprintf("mixes IP versions: %s is IPv%d and %s is IPv%d; make it two entries of two pools",
-			first, Version(from), last, Version(to))
+			first, FamilyOf(from), last, FamilyOf(to))
 	}
 	if to.Less(from) {
 		return r, fmt.Sprintf("is inverted: it ends before it begins; write %s-%s", last, first)
@@ -137,9 +126,9 @@ func parseAddr(s string) (a netip.Addr, reason string) {
 }
 
 // outside says why r is not within the bounds, and "" where it is.
-func outside(r netipx.IPRange, version int, subnet netip.Prefix) string {
-	if got := Version(r.From()); got != version {
-		return fmt.Sprintf("is IPv%d, but the IP version here is %d", got, version)
+func outside(r netipx.IPRange, family Family, subnet netip.Prefix) string {
+	if got := FamilyOf(r.From()); got != family {
+		return fmt.Sprintf("is %s, but this list is for %s", got, family)
 	}
 	if !subnet.IsValid() {
 		return ""

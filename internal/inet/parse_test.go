@@ -27,8 +27,8 @@ func TestParseRefusesWithReasonAndWayOut(t *testing.T) {
 		{"zone", "fe80::1%eth0", Bounds{}, "write fe80::1"},
 		{"mapped", "::ffff:10.0.0.1", Bounds{}, "write 10.0.0.1"},
 		{"spaces", "10.0.0.1 - 10.0.0.2", Bounds{}, "remove them"},
-		{"other version", "fd00::1", Bounds{Version: 4}, "is IPv6, but the IP version here is 4"},
-		{"version of the subnet", "fd00::1", Bounds{Subnet: subnet}, "is IPv6, but the IP version here is 4"},
+		{"other version", "fd00::1", Bounds{Family: 4}, "is IPv6, but this list is for IPv4"},
+		{"version of the subnet", "fd00::1", Bounds{Subnet: subnet}, "is IPv6, but this list is for IPv4"},
 		{"begins outside", "172.31.15.255-172.31.16.5", Bounds{Subnet: subnet},
 			"172.31.15.255 is outside the subnet 172.31.16.0/20, which is 172.31.16.0-172.31.31.255"},
 		{"ends outside", "172.31.31.255-172.31.32.0", Bounds{Subnet: subnet}, "172.31.32.0 is outside the subnet"},
@@ -63,7 +63,7 @@ func TestParseReportsEveryBadEntry(t *testing.T) {
 }
 
 func TestGivenVersionOutranksSubnet(t *testing.T) {
-	_, err := Parse([]string{"fd00::1"}, Bounds{Version: 4, Subnet: netip.MustParsePrefix("fd00::/64")})
+	_, err := Parse([]string{"fd00::1"}, Bounds{Family: 4, Subnet: netip.MustParsePrefix("fd00::/64")})
 	if err == nil || !strings.Contains(err.Error(), "is IPv6, but the IP version here is 4") {
 		t.Errorf("got %v", err)
 	}

@@ -50,20 +50,20 @@ func newAllocatorWith(t testing.TB, c ipam.Config, store *ipamtest.Store, pools 
 func rangePool(t testing.TB, name, subnet string, ips ...string) *pool.Pool {
 	t.Helper()
 	prefix := netip.MustParsePrefix(subnet)
-	version := inet.Version(prefix.Addr())
-	set, err := inet.Parse(ips, inet.Bounds{Version: version, Subnet: prefix})
+	version := inet.FamilyOf(prefix.Addr())
+	set, err := inet.Parse(ips, inet.Bounds{Family: version, Subnet: prefix})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &pool.Pool{Name: name, Version: version, Subnet: prefix, IPs: set, Default: true}
+	return &pool.Pool{Name: name, Family: version, Subnet: prefix, IPs: set, Default: true}
 }
 
 func request(node, container string, wants ...lease.Want) lease.Request {
 	return lease.Request{Pod: "default/" + container, PodUID: "uid-" + container, ContainerID: container, Node: node, Wants: wants}
 }
 
-func want(ifname string, version int, pools ...string) lease.Want {
-	return lease.Want{Interface: ifname, Version: version, Pools: pools}
+func want(ifname string, family inet.Family, pools ...string) lease.Want {
+	return lease.Want{Interface: ifname, Family: family, Pools: pools}
 }
 
 // held returns all leases in use in the store, by address; two for one address
@@ -164,7 +164,7 @@ func TestNothingIsGrantedWhereOneWantCannotBeMet(t *testing.T) {
 	}
 	_, err := a.Allocate(t.Context(), request("a", "two", wants("eth0")...))
 	var exhausted *lease.ExhaustedError
-	if !errors.As(err, &exhausted) || exhausted.Version != 6 {
+	if !errors.As(err, &exhausted) || exhausted.Family != 6 {
 		t.Fatalf("got %v, want IPv6 to be exhausted", err)
 	}
 	if leases := held(t, store); len(leases) != 2 {

@@ -116,8 +116,8 @@ func newModel(t *rapid.T) *model {
 	v4, _ := inet.Parse([]string{fmt.Sprintf("10.0.0.5-10.0.0.%d", 5+size-1)}, inet.Bounds{})
 	v6, _ := inet.Parse([]string{fmt.Sprintf("fd00::1-fd00::%x", size+3)}, inet.Bounds{})
 	m.pools = []*pool.Pool{
-		{Name: "v4", Version: 4, Subnet: netip.MustParsePrefix("10.0.0.0/16"), IPs: v4},
-		{Name: "v6", Version: 6, Subnet: netip.MustParsePrefix("fd00::/64"), IPs: v6},
+		{Name: "v4", Family: 4, Subnet: netip.MustParsePrefix("10.0.0.0/16"), IPs: v4},
+		{Name: "v6", Family: 6, Subnet: netip.MustParsePrefix("fd00::/64"), IPs: v6},
 	}
 	// Writes of a round are concurrent, so faults are drawn ahead, not in the store.
 	var faults atomic.Uint64

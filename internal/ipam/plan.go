@@ -14,13 +14,13 @@ import (
 )
 
 // plan is what a pod wants: all its interfaces, each with the pools of each IP
-// version.
+// family.
 type plan struct {
 	container  string
 	arrived    time.Time // when the runtime asked
 	interfaces []plannedInterface
 	foreign    bool         // the pod has interfaces that others give addresses to
-	routes     []pool.Route // annotation ipam.spidernet.io/routes
+	routes     []inet.Route // annotation ipam.spidernet.io/routes
 	dns        pool.DNS     // annotation ipam.spidernet.io/dns
 }
 
@@ -35,7 +35,7 @@ func (p plan) wants() []lease.Want {
 	var wants []lease.Want
 	for _, i := range p.interfaces {
 		for _, s := range i.selections {
-			wants = append(wants, lease.Want{Interface: i.name, Version: s.Version, Pools: s.Names()})
+			wants = append(wants, lease.Want{Interface: i.name, Family: s.Family, Pools: s.Names()})
 		}
 	}
 	return wants
@@ -45,7 +45,7 @@ func (p plan) wants() []lease.Want {
 func (p plan) drops(exhausted *lease.ExhaustedError) []pool.Drop {
 	for _, i := range p.interfaces {
 		for _, s := range i.selections {
-			if i.name == exhausted.Interface && s.Version == exhausted.Version {
+			if i.name == exhausted.Interface && s.Family == exhausted.Family {
 				return s.Drops
 			}
 		}
@@ -175,7 +175,7 @@ func (s *Service) addInterface(ctx context.Context, out *plan, facts pool.Reques
 		}
 		req.MasterSubnets = subnets
 	}
-	selections, err := s.Allocator.selectPools(ctx, s.otherPools(), &req, s.versions())
+	selections, err := s.Allocator.selectPools(ctx, s.otherPools(), &req, s.families())
 	var none pool.NoPools
 	if errors.As(err, &none) {
 		// What the sandbox has already it keeps, whatever became of its pools.
@@ -194,7 +194,7 @@ func (s *Service) addInterface(ctx context.Context, out *plan, facts pool.Reques
 // otherPools are those that this node does not watch.
 func (s *Service) otherPools() Pools { return sharedPools{s.Pools, s.Now, &s.poolReads} }
 
-// held selects, for every IP version, the pool of the address that the attachment
+// held selects, for every IP family, the pool of the address that the attachment
 // holds, or else what there is to choose from. The error is none where that is
 // nothing.
 func (s *Service) held(req *pool.Request, at lease.Attachment, none pool.NoPools) ([]pool.Selection, error) {
@@ -203,14 +203,14 @@ func (s *Service) held(req *pool.Request, at lease.Attachment, none pool.NoPools
 		return nil, none
 	}
 	var selections []pool.Selection
-	for _, version := range s.versions() {
-		selection, err := s.Allocator.selectVersion(req, version)
+	for _, family := range s.families() {
+		selection, err := s.Allocator.selectVersion(req, family)
 		if err != nil {
 			return nil, err
 		}
 		for _, l := range leases {
-			if inet.Version(l.Addr) == version {
-				selection.Pools = []*pool.Pool{{Name: l.Pool, Version: version}}
+			if inet.FamilyOf(l.Addr) == family {
+				selection.Pools = []*pool.Pool{{Name: l.Pool, Family: family}}
 			}
 		}
 		switch {
@@ -244,13 +244,13 @@ func (s *Service) widen(ctx context.Context, p *plan) (bool, error) {
 	return more, nil
 }
 
-func (s *Service) versions() []int {
-	var versions []int
+func (s *Service) families() []inet.Family {
+	var families []inet.Family
 	if s.Options.EnableIPv4 {
-		versions = append(versions, 4)
+		families = append(families, 4)
 	}
 	if s.Options.EnableIPv6 {
-		versions = append(versions, 6)
+		families = append(families, 6)
 	}
-	return versions
+	return families
 }

@@ -171,10 +171,10 @@ func (a *Allocator) Attachments(node pool.NodeFacts) []pool.NetworkAttachment {
 // selectPools selects for one interface. Where what this node watches does not
 // do, the other pools are read: for the reasons why they do not do either, and
 // because one may be too new to carry the label by which it is watched.
-func (a *Allocator) selectPools(ctx context.Context, pools Pools, req *pool.Request, versions []int) ([]pool.Selection, error) {
+func (a *Allocator) selectPools(ctx context.Context, pools Pools, req *pool.Request, families []inet.Family) ([]pool.Selection, error) {
 	a.mu.Lock()
 	a.forgetAdopted()
-	selections, err := pool.SelectAll(a.catalog, req, versions)
+	selections, err := pool.SelectAll(a.catalog, req, families)
 	a.mu.Unlock()
 	var none pool.NoPools
 	if !errors.As(err, &none) {
@@ -190,7 +190,7 @@ func (a *Allocator) selectPools(ctx context.Context, pools Pools, req *pool.Requ
 		others = append(others, more...)
 	}
 	wide := a.catalogWith(others)
-	selections, err = pool.SelectAll(wide, req, versions)
+	selections, err = pool.SelectAll(wide, req, families)
 	if err != nil {
 		return nil, err
 	}
@@ -200,10 +200,10 @@ func (a *Allocator) selectPools(ctx context.Context, pools Pools, req *pool.Requ
 
 // selectVersion selects for one interface and IP version among the pools that this
 // node watches.
-func (a *Allocator) selectVersion(req *pool.Request, version int) (pool.Selection, error) {
+func (a *Allocator) selectVersion(req *pool.Request, family inet.Family) (pool.Selection, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return pool.Select(a.catalog, req, version)
+	return pool.Select(a.catalog, req, family)
 }
 
 // selectWide selects again with the pools read that were unknown to a selection.
@@ -212,7 +212,7 @@ func (a *Allocator) selectWide(ctx context.Context, pools Pools, req *pool.Reque
 	if err != nil {
 		return pool.Selection{}, err
 	}
-	wide, err := pool.Select(a.catalogWith(others), req, narrow.Version)
+	wide, err := pool.Select(a.catalogWith(others), req, narrow.Family)
 	if err != nil {
 		return pool.Selection{}, err
 	}

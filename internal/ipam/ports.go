@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"spiderpool.dev/spiderpool/internal/inet"
 	"spiderpool.dev/spiderpool/internal/lease"
 	"spiderpool.dev/spiderpool/internal/pool"
 	"spiderpool.dev/spiderpool/internal/reclaim"
@@ -171,7 +172,7 @@ type EndpointInterface struct {
 	Interface    string
 	Addresses    []EndpointAddress // at most one of each IP version
 	CleanGateway bool
-	Routes       []pool.Route
+	Routes       []inet.Route
 }
 
 // EndpointAddress is one address of an interface.

@@ -106,7 +106,7 @@ func (s *Service) likeAdd(ctx context.Context, pod Pod, given []EndpointInterfac
 		}
 		req := facts
 		req.Interface, req.Position, req.Attachment, req.CleanGateway = i.Name, i.Position, i.Attachment, network.CleanGateway
-		for _, version := range s.versions() {
+		for _, version := range s.families() {
 			selection, err := s.Allocator.selectVersion(&req, version)
 			if err != nil {
 				return err

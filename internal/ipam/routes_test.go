@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"spiderpool.dev/spiderpool/internal/inet"
 	"spiderpool.dev/spiderpool/internal/pool"
 )
 
@@ -17,7 +18,7 @@ func TestRouteOfAnnotationGoesWhereItsGatewayIs(t *testing.T) {
 		}
 	}
 	route := func(dst, gw string) plan {
-		return plan{routes: []pool.Route{{Dst: netip.MustParsePrefix(dst), Gw: netip.MustParseAddr(gw)}}}
+		return plan{routes: []inet.Route{{Dst: netip.MustParsePrefix(dst), Via: netip.MustParseAddr(gw)}}}
 	}
 	placed := given()
 	if err := placeRoutes(placed, route("2001:db8::/32", "fd01::1")); err != nil || len(placed[0].Routes) != 0 || len(placed[1].Routes) != 1 {

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"spiderpool.dev/spiderpool/internal/inet"
 	"spiderpool.dev/spiderpool/internal/lease"
 	"spiderpool.dev/spiderpool/internal/pool"
 	"spiderpool.dev/spiderpool/internal/wire"
@@ -266,7 +267,7 @@ func (s *Service) poolOf(ctx context.Context, name string) (*pool.Pool, error) {
 // ours cannot have it.
 func placeRoutes(given []EndpointInterface, p plan) error {
 	for _, r := range p.routes {
-		holds := func(a EndpointAddress) bool { return a.Prefix.Masked().Contains(r.Gw) }
+		holds := func(a EndpointAddress) bool { return a.Prefix.Masked().Contains(r.Via) }
 		i := slices.IndexFunc(given, func(i EndpointInterface) bool { return slices.ContainsFunc(i.Addresses, holds) })
 		if i >= 0 {
 			given[i].Routes = append(given[i].Routes, r)
@@ -282,7 +283,7 @@ func placeRoutes(given []EndpointInterface, p plan) error {
 			}
 		}
 		return &pool.AnnotationError{
-			Annotation: annotationRoutes, Value: fmt.Sprintf("%s via %s", r.Dst, r.Gw),
+			Annotation: annotationRoutes, Value: r.String(),
 			Reason:  fmt.Sprintf("the gateway is in no subnet of the pod's interfaces, %v", subnets),
 			Example: `[{"dst":"10.0.0.0/8","gw":"an address of such a subnet"}]`,
 		}
@@ -296,21 +297,12 @@ func replyOf(i EndpointInterface, dns pool.DNS) wire.AddReply {
 		address := wire.Address{Prefix: a.Prefix, Pool: a.Pool}
 		if a.Gateway.IsValid() && !i.CleanGateway {
 			address.Gateway = a.Gateway
-			reply.Routes = append(reply.Routes, wire.Route{Dst: netip.PrefixFrom(unspecified(a.Gateway), 0), Gw: a.Gateway})
+			reply.Routes = append(reply.Routes, inet.Route{Dst: inet.FamilyOf(a.Gateway).Everything(), Via: a.Gateway})
 		}
 		reply.Addresses = append(reply.Addresses, address)
 	}
-	for _, r := range i.Routes {
-		reply.Routes = append(reply.Routes, wire.Route{Dst: r.Dst, Gw: r.Gw})
-	}
+	reply.Routes = append(reply.Routes, i.Routes...)
 	return reply
-}
-
-func unspecified(like netip.Addr) netip.Addr {
-	if like.Is4() {
-		return netip.IPv4Unspecified()
-	}
-	return netip.IPv6Unspecified()
 }
 
 // show has the pod's endpoint say what it was given.

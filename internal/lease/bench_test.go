@@ -29,7 +29,7 @@ func BenchmarkAddDelete(b *testing.B) {
 			fill(x, usable, bc.leases)
 			first, _ := usable.First()
 			r := request("p", "a")
-			r.Wants[0].Version = inet.Version(first)
+			r.Wants[0].Family = inet.FamilyOf(first)
 			b.ReportAllocs()
 			for b.Loop() {
 				plan := x.Choose(start, r)

@@ -27,14 +27,14 @@ type Request struct {
 // Want is one address: of one IP version, for one interface.
 type Want struct {
 	Interface string
-	Version   int      // 4 or 6
-	Pools     []string // names, best first
+	Family    inet.Family // 4 or 6
+	Pools     []string    // names, best first
 }
 
 // Grant is the answer to a Want.
 type Grant struct {
 	Interface string
-	Version   int
+	Family    inet.Family
 	Addr      netip.Addr
 	Pool      string
 	// Held: the request's container had the address before, and nothing need be
@@ -69,7 +69,7 @@ type Plan struct {
 // ExhaustedError says that no pool of a Want has an address left.
 type ExhaustedError struct {
 	Interface string
-	Version   int
+	Family    inet.Family
 	Pools     []PoolUsage // in the order of the Want
 }
 
@@ -89,13 +89,13 @@ type PoolUsage struct {
 // Error names the interface and every pool with what its addresses are used for.
 func (e *ExhaustedError) Error() string {
 	if len(e.Pools) == 0 {
-		return fmt.Sprintf("interface %s: no pool to take an IPv%d address from", e.Interface, e.Version)
+		return fmt.Sprintf("interface %s: no pool to take an IPv%d address from", e.Interface, e.Family)
 	}
 	texts := make([]string, len(e.Pools))
 	for i, p := range e.Pools {
 		texts[i] = p.Pool + ": " + p.String()
 	}
-	return fmt.Sprintf("interface %s: no IPv%d address is left: %s", e.Interface, e.Version, strings.Join(texts, "; "))
+	return fmt.Sprintf("interface %s: no IPv%d address is left: %s", e.Interface, e.Family, strings.Join(texts, "; "))
 }
 
 // String returns "16 of 16 addresses are taken: 14 in use, 1 retained, 1

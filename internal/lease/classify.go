@@ -11,8 +11,8 @@ import (
 	"spiderpool.dev/spiderpool/internal/inet"
 )
 
-func newPoolIndex(name string, version int, usable inet.Set, start uint64) *poolIndex {
-	p := &poolIndex{name: name, version: version, usable: usable, start: start, entries: map[netip.Addr]*entry{}}
+func newPoolIndex(name string, family inet.Family, usable inet.Set, start uint64) *poolIndex {
+	p := &poolIndex{name: name, family: family, usable: usable, start: start, entries: map[netip.Addr]*entry{}}
 	inFree := func(e *entry) *int { return &e.inFree }
 	inCooling := func(e *entry) *int { return &e.inCooling }
 	// A node fills its blocks from the lowest on, so that requests that come

@@ -32,7 +32,7 @@ func costOf(t *testing.T, addresses string) cost {
 	usable := set(t, addresses)
 	first, _ := usable.First()
 	r := request("p", "a")
-	r.Wants[0].Version = inet.Version(first)
+	r.Wants[0].Family = inet.FamilyOf(first)
 	run := func() {
 		x := NewIndex(Options{Node: "node", ReuseAfter: -1})
 		x.SetPool("a", usable)

@@ -155,13 +155,13 @@ func (d *draft) assign(r Request) ([]string, bool) {
 	place = func(i int, visited map[string]bool) bool {
 		w := r.Wants[i]
 		for _, name := range w.Pools {
-			if p, ok := d.pools[name]; ok && p.version == w.Version && int64(len(users[name])) < d.Usage(name).Free {
+			if p, ok := d.pools[name]; ok && p.family == w.Family && int64(len(users[name])) < d.Usage(name).Free {
 				pools[i], users[name] = name, append(users[name], i)
 				return true
 			}
 		}
 		for _, name := range w.Pools {
-			if p, ok := d.pools[name]; !ok || p.version != w.Version || visited[name] {
+			if p, ok := d.pools[name]; !ok || p.family != w.Family || visited[name] {
 				continue
 			}
 			visited[name] = true
@@ -213,12 +213,12 @@ func (d *draft) isStored(l Lease) bool {
 func (d *draft) grant(r Request, w Want, pools []string) (Grant, bool) {
 	if l, ok := d.former(r, w); ok {
 		if l.State == InUse && l.ContainerID == r.ContainerID {
-			return Grant{w.Interface, w.Version, l.Addr, l.Pool, true}, true
+			return Grant{w.Interface, w.Family, l.Addr, l.Pool, true}, true
 		}
 		return d.take(r, w, l.Addr, l.Pool), true
 	}
 	for _, name := range pools {
-		if p, ok := d.pools[name]; ok && p.version == w.Version {
+		if p, ok := d.pools[name]; ok && p.family == w.Family {
 			if a, ok := d.pick(p); ok {
 				return d.take(r, w, a, name), true
 			}
@@ -231,13 +231,13 @@ func (d *draft) grant(r Request, w Want, pools []string) (Grant, bool) {
 // sandbox of the same pod, or fixed for the same owner.
 func (d *draft) former(r Request, w Want) (Lease, bool) {
 	for _, l := range d.Attached(Attachment{r.ContainerID, w.Interface}) {
-		if inet.Version(l.Addr) == w.Version {
+		if inet.FamilyOf(l.Addr) == w.Family {
 			return l, true
 		}
 	}
 	for _, leases := range [][]Lease{d.OfPod(r.PodUID), d.FixedFor(r.FixedFor)} {
 		for _, l := range leases {
-			if l.Interface == w.Interface && inet.Version(l.Addr) == w.Version && d.mayUse(w, l) && !d.granted[l.Addr] {
+			if l.Interface == w.Interface && inet.FamilyOf(l.Addr) == w.Family && d.mayUse(w, l) && !d.granted[l.Addr] {
 				return l, true
 			}
 		}
@@ -315,7 +315,7 @@ func (d *draft) take(r Request, w Want, a netip.Addr, pool string) Grant {
 		},
 		Since: stamp(d.now),
 	}))
-	return Grant{Interface: w.Interface, Version: w.Version, Addr: a, Pool: pool}
+	return Grant{Interface: w.Interface, Family: w.Family, Addr: a, Pool: pool}
 }
 
 // giveUpRetained releases what is still retained for the owner of a request that
@@ -334,7 +334,7 @@ func (d *draft) giveUpRetained(r Request) (given []Lease) {
 }
 
 func (d *draft) exhausted(w Want) *ExhaustedError {
-	e := &ExhaustedError{Interface: w.Interface, Version: w.Version}
+	e := &ExhaustedError{Interface: w.Interface, Family: w.Family}
 	for _, name := range w.Pools {
 		e.Pools = append(e.Pools, PoolUsage{name, d.Usage(name)})
 	}

@@ -20,8 +20,8 @@ func Example() {
 	plan := index.Choose(now, lease.Request{
 		Pod: "default/web", PodUID: "u", ContainerID: "c", Node: "master",
 		Wants: []lease.Want{
-			{Interface: "eth0", Version: 4, Pools: []string{"master-v4"}},
-			{Interface: "eth0", Version: 6, Pools: []string{"master-v6"}},
+			{Interface: "eth0", Family: 4, Pools: []string{"master-v4"}},
+			{Interface: "eth0", Family: 6, Pools: []string{"master-v6"}},
 		},
 	})
 	for _, g := range plan.Results[0].Grants {

@@ -64,7 +64,7 @@ type entry struct {
 // poolIndex is a pool and its known blocks.
 type poolIndex struct {
 	name    string
-	version int
+	family  inet.Family
 	usable  inet.Set
 	entries map[netip.Addr]*entry
 	claimed claims // ordinals (inet.Set.BlockOrdinal) of the entries
@@ -124,7 +124,7 @@ func (x *Index) SetPool(name string, usable inet.Set) {
 		x.DeletePool(name)
 	}
 	first, _ := usable.First()
-	p := newPoolIndex(name, inet.Version(first), usable, hash(x.node, name))
+	p := newPoolIndex(name, inet.FamilyOf(first), usable, hash(x.node, name))
 	x.pools[name] = p
 	x.spans.stale = true
 	for _, k := range x.knownIn(usable) {

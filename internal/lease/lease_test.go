@@ -29,7 +29,7 @@ func set(t testing.TB, entries ...string) inet.Set {
 func request(pod string, pools ...string) Request {
 	return Request{
 		Pod: "default/" + pod, PodUID: "uid-" + pod, ContainerID: "container-" + pod, Node: "node",
-		Wants: []Want{{Interface: "eth0", Version: 4, Pools: pools}},
+		Wants: []Want{{Interface: "eth0", Family: 4, Pools: pools}},
 	}
 }
 
@@ -153,8 +153,8 @@ func TestAllOfAPodOrNothing(t *testing.T) {
 	r := request("p", "a")
 	r.Wants = append(r.Wants, Want{"eth0", 6, []string{"b"}})
 	err := mustBeExhausted(t, x, start, r)
-	if err.Version != 6 || err.Interface != "eth0" {
-		t.Errorf("the error is about IPv%d of %s, want IPv6 of eth0", err.Version, err.Interface)
+	if err.Family != 6 || err.Interface != "eth0" {
+		t.Errorf("the error is about IPv%d of %s, want IPv6 of eth0", err.Family, err.Interface)
 	}
 	if u := x.Usage("a"); u.Free != 9 {
 		t.Errorf("pool a has %d free addresses, want 9 as before", u.Free)

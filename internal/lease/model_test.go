@@ -176,7 +176,7 @@ func drawRequest(t *rapid.T, w *world, node int) Request {
 	}
 	names := slices.Sorted(maps.Keys(w.pools))
 	for i := range rapid.IntRange(1, 2).Draw(t, "interfaces") {
-		for _, version := range []int{4, 6} {
+		for _, version := range []inet.Family{4, 6} {
 			var pools []string
 			for _, name := range rapid.Permutation(names).Draw(t, "order") {
 				if name[1] == byte('0'+version) {
@@ -288,7 +288,7 @@ func (w *world) checkPlan(t *rapid.T, node int, requests []Request, plan Plan) {
 		}
 		for k, g := range result.Grants {
 			want, at := requests[i].Wants[k], Attachment{requests[i].ContainerID, g.Interface}
-			if g.Interface != want.Interface || g.Version != want.Version || inet.Version(g.Addr) != want.Version {
+			if g.Interface != want.Interface || g.Family != want.Family || inet.FamilyOf(g.Addr) != want.Family {
 				t.Fatalf("%+v is the answer to %+v", g, want)
 			}
 			if !w.pools[g.Pool].Contains(g.Addr) || !g.Held && !slices.Contains(want.Pools, g.Pool) {

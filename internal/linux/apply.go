@@ -9,6 +9,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"spiderpool.dev/spiderpool/internal/inet"
 	"spiderpool.dev/spiderpool/internal/netplan"
 )
 
@@ -319,7 +320,7 @@ func (a *applier) indexOf(dev string) (int, error) {
 func rule(it netplan.Rule) *netlink.Rule {
 	r := netlink.NewRule()
 	r.Family = netlink.FAMILY_V4
-	if it.Family == netplan.IPv6 {
+	if it.Family == inet.IPv6 {
 		r.Family = netlink.FAMILY_V6
 	}
 	r.Priority, r.Table, r.Protocol = it.Priority, it.Table, uint8(it.Proto)

@@ -11,6 +11,7 @@ import (
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
+	"spiderpool.dev/spiderpool/internal/inet"
 	"spiderpool.dev/spiderpool/internal/netplan"
 )
 
@@ -84,8 +85,8 @@ func (n *Namespace) withNFT(f func(*nftables.Conn) error) error {
 	return f(c)
 }
 
-func nftFamily(f netplan.Family) nftables.TableFamily {
-	if f == netplan.IPv6 {
+func nftFamily(f inet.Family) nftables.TableFamily {
+	if f == inet.IPv6 {
 		return nftables.TableFamilyIPv6
 	}
 	return nftables.TableFamilyIPv4

@@ -12,13 +12,14 @@ import (
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
+	"spiderpool.dev/spiderpool/internal/inet"
 	"spiderpool.dev/spiderpool/internal/netplan"
 )
 
 // EnsureNode makes what all pods of the node share (netplan.NodeState), as far
 // as it is missing, and returns the changes. They are independent of each other:
 // those that can be made stay.
-func (n *Namespace) EnsureNode(hostRuleTable int, families []netplan.Family) (netplan.Changes, error) {
+func (n *Namespace) EnsureNode(hostRuleTable int, families []inet.Family) (netplan.Changes, error) {
 	changes, err := n.CompareNode(hostRuleTable, families)
 	if err != nil {
 		return nil, err
@@ -27,9 +28,9 @@ func (n *Namespace) EnsureNode(hostRuleTable int, families []netplan.Family) (ne
 }
 
 // CompareNode returns what EnsureNode would change.
-func (n *Namespace) CompareNode(hostRuleTable int, families []netplan.Family) (netplan.Changes, error) {
+func (n *Namespace) CompareNode(hostRuleTable int, families []inet.Family) (netplan.Changes, error) {
 	var acceptRA map[string]int
-	if slices.Contains(families, netplan.IPv6) {
+	if slices.Contains(families, inet.IPv6) {
 		forwards, err := n.Sysctl("net/ipv6/conf/all/forwarding")
 		if err != nil {
 			return nil, err
@@ -178,10 +179,10 @@ func linkOf(kind string, attrs netlink.LinkAttrs) netlink.Link {
 
 // PodFamilies returns the IP versions of the routes in the table that plans made:
 // those that the node's pods have.
-func (n *Namespace) PodFamilies(table int) ([]netplan.Family, error) {
+func (n *Namespace) PodFamilies(table int) ([]inet.Family, error) {
 	filter := &netlink.Route{Table: table, Protocol: netplan.Protocol}
-	var out []netplan.Family
-	for number, family := range map[int]netplan.Family{netlink.FAMILY_V4: netplan.IPv4, netlink.FAMILY_V6: netplan.IPv6} {
+	var out []inet.Family
+	for number, family := range map[int]inet.Family{netlink.FAMILY_V4: inet.IPv4, netlink.FAMILY_V6: inet.IPv6} {
 		routes, err := dump(func() ([]netlink.Route, error) {
 			return n.nl.RouteListFiltered(number, filter, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_PROTOCOL)
 		})

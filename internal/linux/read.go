@@ -8,6 +8,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"spiderpool.dev/spiderpool/internal/inet"
 	"spiderpool.dev/spiderpool/internal/netplan"
 )
 
@@ -252,9 +253,9 @@ func (r *reader) rules() {
 		if rl.Family != netlink.FAMILY_V4 && rl.Family != netlink.FAMILY_V6 || selectsByMore(rl) {
 			continue
 		}
-		rule := netplan.Rule{Family: netplan.IPv4, Priority: rl.Priority, Table: rl.Table, Proto: int(rl.Protocol)}
+		rule := netplan.Rule{Family: inet.IPv4, Priority: rl.Priority, Table: rl.Table, Proto: int(rl.Protocol)}
 		if rl.Family == netlink.FAMILY_V6 {
-			rule.Family = netplan.IPv6
+			rule.Family = inet.IPv6
 		}
 		if p, ok := prefixOf(rl.Src); ok {
 			rule.From = p

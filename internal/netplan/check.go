@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"net/netip"
 	"strconv"
+
+	"spiderpool.dev/spiderpool/internal/inet"
 )
 
 // minIPv6MTU is the least MTU that IPv6 works on (RFC 8200, section 5).
@@ -25,7 +27,7 @@ func (s Settings) check(p Pod, n Node) error {
 		return &FieldError{"vethLinkAddress", s.VethLinkAddr.String(), "want an address in 169.254.0.0/16 or fe80::/10"}
 	case s.VethMTU < 0 || s.VethMTU > 65535:
 		return &FieldError{"vethMTU", strconv.Itoa(s.VethMTU), "want a number of bytes up to 65535, or 0 to leave it"}
-	case !carriesIPv6(s.VethMTU) && p.has(IPv6):
+	case !carriesIPv6(s.VethMTU) && p.has(inet.IPv6):
 		return &FieldError{"vethMTU", strconv.Itoa(s.VethMTU), "the pod has an IPv6 address, which needs 1280 bytes or more"}
 	}
 	if s.DefaultNIC != "" && !s.TunePodRoutes && len(p.NICs) > 1 {
@@ -39,15 +41,15 @@ func (s Settings) check(p Pod, n Node) error {
 	return s.checkNetworks(p, n)
 }
 
-func (s Settings) checkPolicyRoute(p Pod, r Hop) error {
+func (s Settings) checkPolicyRoute(p Pod, r inet.Route) error {
 	value := fmt.Sprintf("%s via %s", r.Dst, r.Via)
 	if r.Dst != r.Dst.Masked() {
 		return &FieldError{"policyRoutes", value, "the destination has host bits, want " + r.Dst.Masked().String()}
 	}
-	if !r.Via.IsValid() || FamilyOf(r.Via) != FamilyOf(r.Dst.Addr()) {
+	if !r.Via.IsValid() || inet.FamilyOf(r.Via) != inet.FamilyOf(r.Dst.Addr()) {
 		return &FieldError{"policyRoutes", value, "destination and gateway are not of one IP version"}
 	}
-	f := FamilyOf(r.Via)
+	f := inet.FamilyOf(r.Via)
 	if !s.OwnPolicyRoutes || !p.has(f) {
 		return nil // a dual-stack configuration and a pod with one of the two
 	}

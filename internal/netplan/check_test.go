@@ -3,6 +3,8 @@ package netplan
 import (
 	"errors"
 	"testing"
+
+	"spiderpool.dev/spiderpool/internal/inet"
 )
 
 // TestSettingsAreCheckedAtTheirBounds plans the interface net1 of a pod with two interfaces.
@@ -36,14 +38,16 @@ func TestSettingsAreCheckedAtTheirBounds(t *testing.T) {
 		{"default interface, tuned", dual, func(s *Settings) { s.DefaultNIC = "net1" }, ""},
 		{"default interface, untuned and alone", alone, func(s *Settings) { s.DefaultNIC, s.TunePodRoutes = "eth0", false }, ""},
 		{"no default interface, untuned", dual, func(s *Settings) { s.TunePodRoutes = false }, ""},
-		{"unreachable gateway of the cluster", dual, func(s *Settings) { s.PolicyRoutes = []Hop{{pfx("10.0.0.0/8")[0], ips("192.0.2.1")[0]}} }, ""},
+		{"unreachable gateway of the cluster", dual, func(s *Settings) {
+			s.PolicyRoutes = []inet.Route{{Dst: pfx("10.0.0.0/8")[0], Via: ips("192.0.2.1")[0]}}
+		}, ""},
 		{"unreachable gateway of the attachment", dual, func(s *Settings) {
-			s.PolicyRoutes, s.OwnPolicyRoutes = []Hop{{pfx("10.0.0.0/8")[0], ips("192.0.2.1")[0]}}, true
+			s.PolicyRoutes, s.OwnPolicyRoutes = []inet.Route{{Dst: pfx("10.0.0.0/8")[0], Via: ips("192.0.2.1")[0]}}, true
 		}, "policyRoutes"},
 		{"gateway of a family the pod lacks", ipv4, func(s *Settings) {
-			s.PolicyRoutes, s.OwnPolicyRoutes = []Hop{{pfx("fd07::/64")[0], ips("fd20::7")[0]}}, true
+			s.PolicyRoutes, s.OwnPolicyRoutes = []inet.Route{{Dst: pfx("fd07::/64")[0], Via: ips("fd20::7")[0]}}, true
 		}, ""},
-		{"route without a gateway", dual, func(s *Settings) { s.PolicyRoutes = []Hop{{Dst: pfx("10.0.0.0/8")[0]}} }, "policyRoutes"},
+		{"route without a gateway", dual, func(s *Settings) { s.PolicyRoutes = []inet.Route{{Dst: pfx("10.0.0.0/8")[0]}} }, "policyRoutes"},
 		{"hijacked subnet of net1", dual, func(s *Settings) { s.HijackCIDR = pfx("10.20.0.128/25") }, "hijackCIDR"},
 		{"service network with the gateway of net1", dual, func(s *Settings) { s.ServiceCIDR = pfx("fd20::/124") }, "serviceCIDR"},
 	} {

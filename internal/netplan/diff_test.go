@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"pgregory.net/rapid"
+
+	"spiderpool.dev/spiderpool/internal/inet"
 )
 
 func parse(t *testing.T, text string) State {
@@ -95,14 +97,14 @@ func genItem() *rapid.Generator[Item] {
 			return Route{Dst: genPfx.Draw(t, "dst"), Via: optional(t, "via"), Dev: genDev.Draw(t, "dev"), Src: optional(t, "src"),
 				Table: genTable.Draw(t, "table"), Metric: rapid.IntRange(0, 1).Draw(t, "metric") * 256, OnLink: rapid.Bool().Draw(t, "onlink"), Proto: genProto.Draw(t, "proto")}
 		case 4:
-			return Rule{Family: rapid.SampledFrom([]Family{IPv4, IPv6}).Draw(t, "family"), Priority: rapid.IntRange(1, 3).Draw(t, "priority"),
+			return Rule{Family: rapid.SampledFrom([]inet.Family{inet.IPv4, inet.IPv6}).Draw(t, "family"), Priority: rapid.IntRange(1, 3).Draw(t, "priority"),
 				From: genPfx.Draw(t, "from"), Table: 100, Proto: genProto.Draw(t, "proto")}
 		case 5:
 			return Neighbor{Addr: genAddr.Draw(t, "addr"), MAC: genMAC.Draw(t, "mac"), Dev: genDev.Draw(t, "dev")}
 		case 6:
 			return Sysctl{Path: "net/ipv4/conf/" + genDev.Draw(t, "dev") + "/rp_filter", Value: fmt.Sprint(rapid.IntRange(0, 2).Draw(t, "value"))}
 		default:
-			return Masquerade{Family: IPv4, Links: genDev.Draw(t, "links")}
+			return Masquerade{Family: inet.IPv4, Links: genDev.Draw(t, "links")}
 		}
 	})
 }

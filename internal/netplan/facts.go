@@ -5,6 +5,8 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+
+	"spiderpool.dev/spiderpool/internal/inet"
 )
 
 // PodOf finds a pod's interfaces in the state of its namespace, which holds the
@@ -15,7 +17,7 @@ import (
 // is nobody's wish and is left out.
 func PodOf(st State, first string) Pod {
 	nics := map[string]*NIC{}
-	pod := Pod{Defaults: map[Family][]string{}}
+	pod := Pod{Defaults: map[inet.Family][]string{}}
 	for _, it := range st {
 		if l, ok := it.(Link); ok && l.Name == PodVeth {
 			pod.Veth = true
@@ -65,20 +67,20 @@ func (p *Pod) learn(r Route, nic *NIC) {
 	case !r.Via.IsValid() || r.Proto == protoRA:
 	case r.IsDefault() && nic != nil:
 		nic.AddGateway(r.Via)
-		if f := FamilyOf(r.Via); r.table() == TableMain && !slices.Contains(p.Defaults[f], nic.Name) {
+		if f := inet.FamilyOf(r.Via); r.table() == TableMain && !slices.Contains(p.Defaults[f], nic.Name) {
 			p.Defaults[f] = append(p.Defaults[f], nic.Name)
 		}
 	case r.IsDefault() || r.table() != TableMain:
 	case Owned(r):
 		p.Arranged = append(p.Arranged, r)
 	case nic != nil:
-		nic.Routes = append(nic.Routes, Hop{Dst: r.Dst, Via: r.Via})
+		nic.Routes = append(nic.Routes, inet.Route{Dst: r.Dst, Via: r.Via})
 	}
 }
 
 // AddGateway notes a default gateway, unless one of its family is known.
 func (n *NIC) AddGateway(gw netip.Addr) {
-	if !n.gateway(FamilyOf(gw)).IsValid() {
+	if !n.gateway(inet.FamilyOf(gw)).IsValid() {
 		n.Gateways = append(n.Gateways, gw)
 	}
 }

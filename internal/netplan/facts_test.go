@@ -4,6 +4,8 @@ import (
 	"reflect"
 	"slices"
 	"testing"
+
+	"spiderpool.dev/spiderpool/internal/inet"
 )
 
 // TestPodKeepsOnlyItsOwnFacts reads a namespace in which the kernel and other plugins have left their traces.
@@ -40,10 +42,10 @@ rule ip6 2000 from fd01::2/128 lookup 101 proto 83
 		NICs: []NIC{
 			{Name: "net1", MAC: mac("02:00:00:00:00:02"), MTU: 9000, Addrs: pfx("10.0.1.2/24", "fd01::2/64"), Gateways: ips("10.0.1.1", "fd01::1"), Table: 101},
 			{Name: "eth0", MAC: mac("02:00:00:00:00:01"), MTU: 1500, Addrs: pfx("10.0.0.2/24"), Gateways: ips("10.0.0.1"),
-				Routes: []Hop{{pfx("10.9.0.0/16")[0], ips("10.0.0.9")[0]}}, Table: 100},
+				Routes: []inet.Route{{Dst: pfx("10.9.0.0/16")[0], Via: ips("10.0.0.9")[0]}}, Table: 100},
 		},
 		Veth:     true,
-		Defaults: map[Family][]string{IPv4: {"net1", "eth0"}},
+		Defaults: map[inet.Family][]string{inet.IPv4: {"net1", "eth0"}},
 		Arranged: []Route{{Dst: pfx("10.96.0.0/16")[0], Via: ips("169.254.0.1")[0], Dev: "veth0", Proto: Protocol}},
 	}
 	if !reflect.DeepEqual(got, want) {

@@ -5,6 +5,8 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
+
+	"spiderpool.dev/spiderpool/internal/inet"
 )
 
 // Protocol marks the routes and rules that a plan owns (rtm_protocol and
@@ -226,7 +228,7 @@ func (r Route) IsDefault() bool { return r.Dst.Bits() == 0 }
 
 // Rule sends lookups of packets from From to a table.
 type Rule struct {
-	Family   Family
+	Family   inet.Family
 	Priority int
 	From     netip.Prefix // the zero value is "all"
 	Table    int
@@ -299,37 +301,21 @@ func (s Sysctl) SatisfiedBy(have Item) bool { return Item(s) == have }
 // Masquerade is the source translation of what is forwarded from, or after
 // destination translation to, the links whose name starts with Links.
 type Masquerade struct {
-	Family Family
+	Family inet.Family
 	Links  string
 }
 
 // Key implements Item.
-func (m Masquerade) Key() string    { return "masquerade " + m.Family.String() + " links " + m.Links }
+func (m Masquerade) Key() string    { return "masquerade " + familyWord(m.Family) + " links " + m.Links }
 func (m Masquerade) String() string { return m.Key() }
 func (m Masquerade) phase() int     { return phaseMasquerade }
 
 // SatisfiedBy implements Item.
 func (m Masquerade) SatisfiedBy(have Item) bool { return Item(m) == have }
 
-// Family is an IP version.
-type Family int
-
-// The families.
-const (
-	IPv4 Family = 4
-	IPv6 Family = 6
-)
-
-// FamilyOf is the IP version of an address.
-func FamilyOf(a netip.Addr) Family {
-	if a.Is4() {
-		return IPv4
-	}
-	return IPv6
-}
-
-func (f Family) String() string {
-	if f == IPv6 {
+// familyWord returns the family's word in the text form: "ip" or "ip6".
+func familyWord(f inet.Family) string {
+	if f == inet.IPv6 {
 		return "ip6"
 	}
 	return "ip"

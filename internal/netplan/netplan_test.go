@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"pgregory.net/rapid"
+
+	"spiderpool.dev/spiderpool/internal/inet"
 )
 
 var update = flag.Bool("update", false, "write the plans to testdata")
@@ -43,7 +45,7 @@ var (
 	guideEth0 = NIC{Name: "eth0", MAC: mac("02:00:00:00:00:05"), Addrs: pfx("172.31.28.17/20", "2406:da1e:c4:ed01:c57d::1/64"),
 		Gateways: ips("172.31.16.1", "2406:da1e:c4:ed01::1")}
 	guideNet1 = NIC{Name: "net1", MAC: mac("02:00:00:00:00:06"), Addrs: pfx("10.20.0.17/24", "fd20::17/64"),
-		Gateways: ips("10.20.0.1", "fd20::1"), Routes: []Hop{{Dst: pfx("10.30.0.0/16")[0], Via: ips("10.20.0.2")[0]}}}
+		Gateways: ips("10.20.0.1", "fd20::1"), Routes: []inet.Route{{Dst: pfx("10.30.0.0/16")[0], Via: ips("10.20.0.2")[0]}}}
 	calicoEth0 = NIC{Name: "eth0", MAC: mac("02:00:00:00:00:07"), Addrs: pfx("10.244.0.5/32"), Gateways: ips("169.254.1.1")}
 	guideNode  = Node{Addrs: pfx("172.31.22.228/20", "172.17.0.1/16", "169.254.20.10/32", "2406:da1e:c4:ed01::10/64"), IPv6: true}
 	// The interface of the bridge plugin: its gateway is an address of the node. The
@@ -56,10 +58,10 @@ var (
 
 // attached is a pod at the ADD of an interface.
 func attached(name string, nics ...NIC) Pod {
-	p := Pod{NICs: nics, Attached: name, Veth: name != "eth0", Defaults: map[Family][]string{}}
+	p := Pod{NICs: nics, Attached: name, Veth: name != "eth0", Defaults: map[inet.Family][]string{}}
 	for _, nic := range slices.Backward(nics) {
 		for _, gw := range nic.Gateways {
-			p.Defaults[FamilyOf(gw)] = append(p.Defaults[FamilyOf(gw)], nic.Name)
+			p.Defaults[inet.FamilyOf(gw)] = append(p.Defaults[inet.FamilyOf(gw)], nic.Name)
 		}
 	}
 	return p
@@ -106,7 +108,7 @@ func TestPlans(t *testing.T) {
 		"underlay-options": func() (Plan, error) {
 			return Underlay(attached("eth0", guideEth0), guideNode, with(func(s *Settings) {
 				s.TxQueueLen, s.RPFilter, s.VethMTU, s.VethLinkAddr = 500, 2, 1400, ips("169.254.200.1")[0]
-				s.PolicyRoutes = []Hop{{Dst: pfx("198.51.100.0/24")[0], Via: ips("172.31.16.50")[0]}}
+				s.PolicyRoutes = []inet.Route{{Dst: pfx("198.51.100.0/24")[0], Via: ips("172.31.16.50")[0]}}
 			}), guideVeth)
 		},
 		"overlay": func() (Plan, error) {
@@ -120,7 +122,7 @@ func TestPlans(t *testing.T) {
 		},
 		"overlay-ptp": func() (Plan, error) {
 			nic := bridgeEth0
-			nic.Routes = []Hop{{pfx("10.245.0.0/24")[0], ips("10.245.0.1")[0]}, {pfx("fd00:10:245::/64")[0], ips("fd00:10:245::1")[0]}}
+			nic.Routes = []inet.Route{{Dst: pfx("10.245.0.0/24")[0], Via: ips("10.245.0.1")[0]}, {Dst: pfx("fd00:10:245::/64")[0], Via: ips("fd00:10:245::1")[0]}}
 			return Overlay(attached("net1", nic, guideNet1), bridgeNode, guideSettings(), "veth0123")
 		},
 		"overlay-alone": func() (Plan, error) {
@@ -137,7 +139,7 @@ func TestPlans(t *testing.T) {
 		})
 	}
 	t.Run("node", func(t *testing.T) {
-		golden(t, "node", NodeState(500, []Family{IPv4, IPv6}, map[string]int{"ens5": 1, "ens6": 0, "ens7": 2}).String())
+		golden(t, "node", NodeState(500, []inet.Family{inet.IPv4, inet.IPv6}, map[string]int{"ens5": 1, "ens6": 0, "ens7": 2}).String())
 	})
 }
 
@@ -183,9 +185,15 @@ func TestUnusableSettingsNameTheField(t *testing.T) {
 		{"hijackCIDR", func(s *Settings) { s.HijackCIDR = pfx("172.31.30.0/24") }},
 		{"serviceCIDR", func(s *Settings) { s.ServiceCIDR = pfx("172.31.28.0/24") }},
 		{"serviceCIDR", func(s *Settings) { s.ServiceCIDR = pfx("172.31.16.0/30") }},
-		{"policyRoutes", func(s *Settings) { s.PolicyRoutes = []Hop{{pfx("10.0.0.1/8")[0], ips("172.31.16.2")[0]}} }},
-		{"policyRoutes", func(s *Settings) { s.PolicyRoutes = []Hop{{pfx("10.0.0.0/8")[0], ips("192.0.2.1")[0]}} }},
-		{"policyRoutes", func(s *Settings) { s.PolicyRoutes = []Hop{{pfx("10.0.0.0/8")[0], ips("2406:da1e:c4:ed01::2")[0]}} }},
+		{"policyRoutes", func(s *Settings) {
+			s.PolicyRoutes = []inet.Route{{Dst: pfx("10.0.0.1/8")[0], Via: ips("172.31.16.2")[0]}}
+		}},
+		{"policyRoutes", func(s *Settings) {
+			s.PolicyRoutes = []inet.Route{{Dst: pfx("10.0.0.0/8")[0], Via: ips("192.0.2.1")[0]}}
+		}},
+		{"policyRoutes", func(s *Settings) {
+			s.PolicyRoutes = []inet.Route{{Dst: pfx("10.0.0.0/8")[0], Via: ips("2406:da1e:c4:ed01::2")[0]}}
+		}},
 	} {
 		s := guideSettings()
 		s.OwnPolicyRoutes = true
@@ -235,7 +243,7 @@ route 0.0.0.0/0 via 10.0.2.1 dev net2 table 101 proto 83
 	}
 	eth0 := pod.NICs[0]
 	if !slices.Equal(eth0.Addrs, pfx("10.0.0.2/24", "fd00::2/64")) || !slices.Equal(eth0.Gateways, ips("10.0.0.1")) ||
-		!slices.Equal(eth0.Routes, []Hop{{pfx("10.9.0.0/16")[0], ips("10.0.0.9")[0]}}) {
+		!slices.Equal(eth0.Routes, []inet.Route{{Dst: pfx("10.9.0.0/16")[0], Via: ips("10.0.0.9")[0]}}) {
 		t.Errorf("eth0 is %+v", eth0)
 	}
 	if !slices.Equal(pod.NICs[1].Gateways, ips("10.0.2.1")) {

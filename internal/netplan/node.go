@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"spiderpool.dev/spiderpool/internal/inet"
 )
 
 const (
@@ -19,11 +21,11 @@ const (
 // net.ipv6.conf.*.accept_ra of each interface of a node that does not forward
 // IPv6 yet: a kernel that forwards ignores router advertisements where it is 1,
 // and the node's own default route may depend on them.
-func NodeState(hostRuleTable int, families []Family, acceptRA map[string]int) State {
+func NodeState(hostRuleTable int, families []inet.Family, acceptRA map[string]int) State {
 	var st State
 	for _, f := range families {
 		forwarding := forwarding4
-		if f == IPv6 {
+		if f == inet.IPv6 {
 			forwarding = forwarding6
 			for dev, v := range acceptRA {
 				if v == 1 {

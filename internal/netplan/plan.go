@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+
+	"spiderpool.dev/spiderpool/internal/inet"
 )
 
 // Rule priorities. They are below the priority of main (32766), and those of the
@@ -23,15 +25,9 @@ type NIC struct {
 	// Gateways are the next hops of the default routes, at most one of each family.
 	Gateways []netip.Addr
 	// Routes are the interface's other routes: destination and gateway.
-	Routes []Hop
+	Routes []inet.Route
 	// Table is the routing table that the rules of a former plan lead to; 0 is none.
 	Table int
-}
-
-// Hop is a destination with its gateway.
-type Hop struct {
-	Dst netip.Prefix
-	Via netip.Addr
 }
 
 // Pod is what is known of a pod when a plan is made. Its interfaces are attached
@@ -45,7 +41,7 @@ type Pod struct {
 	Veth bool
 	// Defaults are the interfaces with a default route in the main table, that
 	// which the kernel takes first.
-	Defaults map[Family][]string
+	Defaults map[inet.Family][]string
 	// Arranged are the routes in the main table that former plans made through a
 	// gateway, default routes excepted.
 	Arranged []Route
@@ -64,7 +60,7 @@ type Settings struct {
 	HijackCIDR     []netip.Prefix
 	ServiceCIDR    []netip.Prefix
 	OverlayPodCIDR []netip.Prefix
-	PolicyRoutes   []Hop
+	PolicyRoutes   []inet.Route
 	// OwnPolicyRoutes says that PolicyRoutes are the attachment's own: no later
 	// attachment brings them, so each has to be reachable now. Those of the cluster
 	// are for the pods that reach them.
@@ -108,8 +104,8 @@ func Underlay(p Pod, n Node, s Settings, v VethPair) (Plan, error) {
 		return Plan{}, err
 	}
 	b := newBuilder(p, n, s, p.NICs)
-	b.inner = func(f Family) *hop {
-		if f == IPv6 {
+	b.inner = func(f inet.Family) *hop {
+		if f == inet.IPv6 {
 			return &hop{via: vethGateway6, dev: PodVeth}
 		}
 		return &hop{via: vethGateway4, dev: PodVeth, onLink: true}
@@ -131,7 +127,7 @@ func Overlay(p Pod, n Node, s Settings, hostDev string) (Plan, error) {
 	}
 	first := p.NICs[0]
 	b := newBuilder(p, n, s, p.NICs[1:])
-	b.inner = func(f Family) *hop {
+	b.inner = func(f inet.Family) *hop {
 		if !hasFamily(first, f) {
 			return nil
 		}
@@ -173,7 +169,7 @@ type builder struct {
 	underlay []NIC // the interfaces that are on the underlay
 	tables   map[string]int
 	// inner is the way to the node itself; nil where the pod has none for the family.
-	inner func(Family) *hop
+	inner func(inet.Family) *hop
 }
 
 func newBuilder(p Pod, n Node, s Settings, underlay []NIC) *builder {
@@ -214,7 +210,7 @@ func (b *builder) vethPair(v VethPair) {
 		Up{Dev: PodVeth},
 		Neighbor{Addr: vethGateway4, MAC: v.HostMAC, Dev: PodVeth})
 	b.plan.Pod = append(b.plan.Pod, filter...)
-	if b.pod.has(IPv6) || s.VethLinkAddr.Is6() {
+	if b.pod.has(inet.IPv6) || s.VethLinkAddr.Is6() {
 		b.plan.Host = append(b.plan.Host, Sysctl{Path: "net/ipv6/conf/" + v.Host + "/disable_ipv6", Value: "0"})
 		b.plan.Pod = append(b.plan.Pod, Sysctl{Path: "net/ipv6/conf/" + PodVeth + "/disable_ipv6", Value: "0"},
 			Neighbor{Addr: vethGateway6, MAC: v.HostMAC, Dev: PodVeth})
@@ -272,7 +268,7 @@ func (b *builder) hostRoutes(dev string, mac MAC) {
 	nic, _ := b.onUnderlay()
 	for _, p := range nic.Addrs {
 		a := p.Addr()
-		if b.inner(FamilyOf(a)) == nil {
+		if b.inner(inet.FamilyOf(a)) == nil {
 			continue // the pod could not answer on the way back
 		}
 		b.plan.Host = append(b.plan.Host,
@@ -289,7 +285,7 @@ func (n Node) sourceFor(a netip.Addr) netip.Addr {
 		switch {
 		case p.Contains(a):
 			return p.Addr()
-		case !first.IsValid() && FamilyOf(p.Addr()) == FamilyOf(a):
+		case !first.IsValid() && inet.FamilyOf(p.Addr()) == inet.FamilyOf(a):
 			first = p.Addr()
 		}
 	}
@@ -297,13 +293,13 @@ func (n Node) sourceFor(a netip.Addr) netip.Addr {
 }
 
 // has reports whether an interface has an address of the family.
-func (p Pod) has(f Family) bool {
+func (p Pod) has(f inet.Family) bool {
 	return slices.ContainsFunc(p.NICs, func(n NIC) bool { return hasFamily(n, f) })
 }
 
 // Families are the IP versions of the pod's addresses.
-func (p Pod) Families() []Family {
-	return slices.DeleteFunc([]Family{IPv4, IPv6}, func(f Family) bool { return !p.has(f) })
+func (p Pod) Families() []inet.Family {
+	return slices.DeleteFunc([]inet.Family{inet.IPv4, inet.IPv6}, func(f inet.Family) bool { return !p.has(f) })
 }
 
 // nicOf is the interface one of whose subnets holds a.
@@ -316,32 +312,25 @@ func (p Pod) nicOf(a netip.Addr) (NIC, bool) {
 	return NIC{}, false
 }
 
-func (n NIC) gateway(f Family) netip.Addr {
+func (n NIC) gateway(f inet.Family) netip.Addr {
 	for _, g := range n.Gateways {
-		if FamilyOf(g) == f {
+		if inet.FamilyOf(g) == f {
 			return g
 		}
 	}
 	return netip.Addr{}
 }
 
-func (n NIC) addr(f Family) netip.Addr {
+func (n NIC) addr(f inet.Family) netip.Addr {
 	for _, p := range n.Addrs {
-		if FamilyOf(p.Addr()) == f {
+		if inet.FamilyOf(p.Addr()) == f {
 			return p.Addr()
 		}
 	}
 	return netip.Addr{}
 }
 
-func hasFamily(n NIC, f Family) bool { return n.addr(f).IsValid() }
-
-func everything(f Family) netip.Prefix {
-	if f == IPv6 {
-		return netip.PrefixFrom(netip.IPv6Unspecified(), 0)
-	}
-	return netip.PrefixFrom(netip.IPv4Unspecified(), 0)
-}
+func hasFamily(n NIC, f inet.Family) bool { return n.addr(f).IsValid() }
 
 func comparePrefix(a, b netip.Prefix) int {
 	return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()))

@@ -3,6 +3,8 @@ package netplan
 import (
 	"net/netip"
 	"slices"
+
+	"spiderpool.dev/spiderpool/internal/inet"
 )
 
 // firstPodTable is the first routing table that an interface of a pod can have.
@@ -47,7 +49,7 @@ func (b *builder) removable(it Item) bool {
 			return true
 		}
 		if it.IsDefault() && it.table() == TableMain {
-			_, planned := b.defaultRoute(FamilyOf(it.Dst.Addr()))
+			_, planned := b.defaultRoute(inet.FamilyOf(it.Dst.Addr()))
 			return planned
 		}
 		return Owned(it) && it.table() == table
@@ -86,19 +88,19 @@ func (b *builder) podRoutes() {
 // with several interfaces: the plugin of each made one, and the kernel would take
 // the last of them for IPv4 and share the load out for IPv6. ok is false where no
 // interface has a gateway, and where no attachment asked for routes to be tuned.
-func (b *builder) defaultRoute(f Family) (r Route, ok bool) {
+func (b *builder) defaultRoute(f inet.Family) (r Route, ok bool) {
 	nic, ok := b.defaultNIC(f)
 	if !ok || len(b.tables) == 0 {
 		return Route{}, false
 	}
 	gw := nic.gateway(f)
-	return Route{Dst: everything(f), Via: gw, Dev: nic.Name, OnLink: onLink(nic, gw), Proto: Protocol}, true
+	return Route{Dst: f.Everything(), Via: gw, Dev: nic.Name, OnLink: onLink(nic, gw), Proto: Protocol}, true
 }
 
 // defaultNIC is, of the interfaces with a gateway, that which is asked for, else
 // that which has the default route, else the first. The route that the attached
 // interface's plugin just made says least.
-func (b *builder) defaultNIC(f Family) (NIC, bool) {
+func (b *builder) defaultNIC(f inet.Family) (NIC, bool) {
 	names := []string{b.settings.DefaultNIC}
 	for _, name := range b.pod.Defaults[f] {
 		if name != b.pod.Attached {
@@ -131,7 +133,7 @@ func DefaultsWithout(p Pod, gone string) State {
 		}
 		for _, nic := range p.NICs {
 			if gw := nic.gateway(f); nic.Name != gone && gw.IsValid() {
-				st = append(st, Route{Dst: everything(f), Via: gw, Dev: nic.Name, OnLink: onLink(nic, gw), Proto: Protocol})
+				st = append(st, Route{Dst: f.Everything(), Via: gw, Dev: nic.Name, OnLink: onLink(nic, gw), Proto: Protocol})
 				break
 			}
 		}
@@ -141,16 +143,16 @@ func DefaultsWithout(p Pod, gone string) State {
 
 // mainSource is the pod's address in what it sends to the node by the main table:
 // that by which Kubernetes knows the pod, and which stays when others are detached.
-func (b *builder) mainSource(f Family) netip.Addr {
+func (b *builder) mainSource(f inet.Family) netip.Addr {
 	return b.pod.NICs[slices.IndexFunc(b.pod.NICs, func(n NIC) bool { return hasFamily(n, f) })].addr(f)
 }
 
 // nicTable plans the table of one interface and the rules that lead to it.
 func (b *builder) nicTable(nic NIC, table int, nets []netip.Prefix) {
 	st := &b.plan.Pod
-	seen := map[Family]bool{}
+	seen := map[inet.Family]bool{}
 	for _, p := range nic.Addrs {
-		f := FamilyOf(p.Addr())
+		f := inet.FamilyOf(p.Addr())
 		*st = append(*st, Rule{Family: f, Priority: podRulePriority, From: host(p.Addr()), Table: table, Proto: Protocol})
 		if net := p.Masked(); net != host(p.Addr()) && !nic.routes(net) {
 			*st = append(*st, Route{Dst: net, Dev: nic.Name, Src: p.Addr(), Table: table, Proto: Protocol})
@@ -160,12 +162,12 @@ func (b *builder) nicTable(nic NIC, table int, nets []netip.Prefix) {
 		}
 		seen[f] = true
 		if gw := nic.gateway(f); gw.IsValid() {
-			*st = append(*st, Route{Dst: everything(f), Via: gw, Dev: nic.Name, Table: table, OnLink: onLink(nic, gw), Proto: Protocol})
+			*st = append(*st, Route{Dst: f.Everything(), Via: gw, Dev: nic.Name, Table: table, OnLink: onLink(nic, gw), Proto: Protocol})
 		}
 		b.innerRoutes(nets, f, p.Addr(), table)
 	}
 	for _, r := range nic.Routes {
-		if seen[FamilyOf(r.Dst.Addr())] {
+		if seen[inet.FamilyOf(r.Dst.Addr())] {
 			*st = append(*st, Route{Dst: r.Dst, Via: r.Via, Dev: nic.Name, Table: table, OnLink: onLink(nic, r.Via), Proto: Protocol})
 		}
 	}
@@ -175,7 +177,7 @@ func (b *builder) nicTable(nic NIC, table int, nets []netip.Prefix) {
 // routes reports whether the interface reaches a network through a gateway: a subnet
 // of its own, where a plugin such as ptp gives each pod a link to itself.
 func (n NIC) routes(net netip.Prefix) bool {
-	return slices.ContainsFunc(n.Routes, func(h Hop) bool { return h.Dst == net })
+	return slices.ContainsFunc(n.Routes, func(h inet.Route) bool { return h.Dst == net })
 }
 
 // onLink reports whether the gateway needs to be told to be on the link: no
@@ -214,11 +216,11 @@ func (b *builder) innerNetworks() []netip.Prefix {
 
 // isInner reports whether a route leads to the node.
 func (b *builder) isInner(r Route) bool {
-	h := b.inner(FamilyOf(r.Via))
+	h := b.inner(inet.FamilyOf(r.Via))
 	return h != nil && r.Dev == h.dev && r.Via == h.via
 }
 
-func (b *builder) innerRoutes(nets []netip.Prefix, f Family, src netip.Addr, table int) {
+func (b *builder) innerRoutes(nets []netip.Prefix, f inet.Family, src netip.Addr, table int) {
 	h := b.inner(f)
 	if h == nil {
 		return
@@ -227,7 +229,7 @@ func (b *builder) innerRoutes(nets []netip.Prefix, f Family, src netip.Addr, tab
 		src = h.src
 	}
 	for _, n := range nets {
-		if FamilyOf(n.Addr()) == f {
+		if inet.FamilyOf(n.Addr()) == f {
 			b.plan.Pod = append(b.plan.Pod, h.route(n.Masked(), src, table))
 		}
 	}

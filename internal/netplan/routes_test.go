@@ -3,6 +3,8 @@ package netplan
 import (
 	"maps"
 	"testing"
+
+	"spiderpool.dev/spiderpool/internal/inet"
 )
 
 func TestTablesStayAndFillGaps(t *testing.T) {
@@ -47,15 +49,15 @@ func TestDefaultRouteFollowsTheWishes(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			pod := attached("eth0", guideEth0, guideNet1, noGateway)
-			pod.Defaults = map[Family][]string{IPv4: tt.defaults}
+			pod.Defaults = map[inet.Family][]string{inet.IPv4: tt.defaults}
 			b := newBuilder(pod, guideNode, Settings{DefaultNIC: tt.wish}, pod.NICs)
-			if nic, ok := b.defaultNIC(IPv4); !ok || nic.Name != tt.want {
+			if nic, ok := b.defaultNIC(inet.IPv4); !ok || nic.Name != tt.want {
 				t.Errorf("got %q (%v), want %q", nic.Name, ok, tt.want)
 			}
 		})
 	}
 	pod := attached("net2", noGateway)
-	if nic, ok := newBuilder(pod, guideNode, Settings{}, pod.NICs).defaultNIC(IPv4); ok {
+	if nic, ok := newBuilder(pod, guideNode, Settings{}, pod.NICs).defaultNIC(inet.IPv4); ok {
 		t.Errorf("without any gateway: got %q", nic.Name)
 	}
 }
@@ -65,15 +67,15 @@ func TestDefaultRouteMovesOffRemovedInterface(t *testing.T) {
 	for _, tt := range []struct {
 		name     string
 		nics     []NIC
-		defaults map[Family][]string
+		defaults map[inet.Family][]string
 		want     string
 	}{
-		{"both families", []NIC{guideEth0, guideNet1}, map[Family][]string{IPv4: {"net1"}, IPv6: {"net1"}},
+		{"both families", []NIC{guideEth0, guideNet1}, map[inet.Family][]string{inet.IPv4: {"net1"}, inet.IPv6: {"net1"}},
 			"route 0.0.0.0/0 via 172.31.16.1 dev eth0 proto 83\nroute ::/0 via 2406:da1e:c4:ed01::1 dev eth0 proto 83\n"},
-		{"gateway outside the subnet", []NIC{label, guideNet1}, map[Family][]string{IPv4: {"net1"}, IPv6: {"net1"}},
+		{"gateway outside the subnet", []NIC{label, guideNet1}, map[inet.Family][]string{inet.IPv4: {"net1"}, inet.IPv6: {"net1"}},
 			"route 0.0.0.0/0 via 169.254.1.1 dev eth0 onlink proto 83\n"},
-		{"another one stays", []NIC{guideEth0, guideNet1}, map[Family][]string{IPv4: {"net1", "eth0"}}, ""},
-		{"the other one has none", []NIC{guideEth0, guideNet1}, map[Family][]string{IPv4: {"eth0"}}, ""},
+		{"another one stays", []NIC{guideEth0, guideNet1}, map[inet.Family][]string{inet.IPv4: {"net1", "eth0"}}, ""},
+		{"the other one has none", []NIC{guideEth0, guideNet1}, map[inet.Family][]string{inet.IPv4: {"eth0"}}, ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			if got := DefaultsWithout(Pod{NICs: tt.nics, Defaults: tt.defaults}, "net1").String(); got != tt.want {
@@ -145,7 +147,7 @@ route 198.51.100.0/24 via 172.31.16.50 dev eth0 proto 83
 route 203.0.113.0/24 via 172.31.16.51 dev eth0 proto 83
 `)
 	s := guideSettings()
-	s.PolicyRoutes = []Hop{{Dst: pfx("203.0.113.0/24")[0], Via: ips("10.20.0.9")[0]}}
+	s.PolicyRoutes = []inet.Route{{Dst: pfx("203.0.113.0/24")[0], Via: ips("10.20.0.9")[0]}}
 	plan, err := Underlay(pod, guideNode, s, guideVeth)
 	if err != nil {
 		t.Fatal(err)

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"spiderpool.dev/spiderpool/internal/inet"
 )
 
 // State is a set of items. Its order is free; String sorts.
@@ -129,12 +131,12 @@ func (p *parser) prefix() netip.Prefix { return parsed(p, p.next(), netip.ParseP
 func (p *parser) addr() netip.Addr     { return parsed(p, p.next(), netip.ParseAddr) }
 func (p *parser) mac() MAC             { return parsed(p, p.next(), ParseMAC) }
 
-func (p *parser) family() Family {
+func (p *parser) family() inet.Family {
 	switch w := p.next(); w {
 	case "ip":
-		return IPv4
+		return inet.IPv4
 	case "ip6":
-		return IPv6
+		return inet.IPv6
 	default:
 		p.fail(fmt.Errorf("unknown family %q: want ip or ip6", w))
 		return 0

@@ -7,6 +7,8 @@ import (
 	"io"
 	"net/netip"
 	"strings"
+
+	"spiderpool.dev/spiderpool/internal/inet"
 )
 
 // Annotations that this package reads; see package v2beta1 for what they are.
@@ -144,18 +146,18 @@ func ParseNamespacePools(annotation, value string) ([]string, error) {
 
 // ParseRoutes reads the pod annotation ipam.spidernet.io/routes:
 // [{"dst":"10.0.0.0/8","gw":"172.31.16.1"}]. The error is an *AnnotationError.
-func ParseRoutes(value string) ([]Route, error) {
+func ParseRoutes(value string) ([]inet.Route, error) {
 	var v []struct {
 		Dst string `json:"dst"`
 		Gw  string `json:"gw"`
 	}
 	reason := decode(value, &v)
-	routes := make([]Route, 0, len(v))
+	routes := make([]inet.Route, 0, len(v))
 	for i, e := range v {
 		if reason != "" {
 			break
 		}
-		var r Route
+		var r inet.Route
 		if r, reason = parseRoute(e.Dst, e.Gw); reason != "" {
 			reason = fmt.Sprintf("[%d].%s", i, reason)
 		}
@@ -167,7 +169,7 @@ func ParseRoutes(value string) ([]Route, error) {
 	return routes, nil
 }
 
-func parseRoute(dst, gw string) (r Route, reason string) {
+func parseRoute(dst, gw string) (r inet.Route, reason string) {
 	var err error
 	if r.Dst, err = netip.ParsePrefix(dst); err != nil {
 		return r, fmt.Sprintf("dst %q is not a network in CIDR notation", dst)
@@ -175,11 +177,11 @@ func parseRoute(dst, gw string) (r Route, reason string) {
 	if r.Dst != r.Dst.Masked() {
 		return r, fmt.Sprintf("dst %s has host bits; write %s", dst, r.Dst.Masked())
 	}
-	if r.Gw, err = netip.ParseAddr(gw); err != nil || r.Gw.Zone() != "" {
+	if r.Via, err = netip.ParseAddr(gw); err != nil || r.Via.Zone() != "" {
 		return r, fmt.Sprintf("gw %q is not an IP address", gw)
 	}
-	if r.Gw.Is4() != r.Dst.Addr().Is4() {
-		return r, fmt.Sprintf("gw %s is not of the IP version of dst %s", gw, dst)
+	if r.Via.Is4() != r.Dst.Addr().Is4() {
+		return r, fmt.Sprintf("gw %s is not of the IP family of dst %s", gw, dst)
 	}
 	return r, ""
 }

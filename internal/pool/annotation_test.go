@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"spiderpool.dev/spiderpool/internal/inet"
 )
 
 func TestAnnotationsAreRead(t *testing.T) {
@@ -71,7 +73,7 @@ func TestBadAnnotationsAreRefusedWithAnExample(t *testing.T) {
 		{exampleRoutes, `[{"dst":"10.0.0.0","gw":"10.0.0.1"}]`, `[0].dst "10.0.0.0" is not a network in CIDR notation`},
 		{exampleRoutes, `[{"dst":"10.0.0.1/8","gw":"10.0.0.1"}]`, "[0].dst 10.0.0.1/8 has host bits; write 10.0.0.0/8"},
 		{exampleRoutes, `[{"dst":"10.0.0.0/8","gw":"x"}]`, `[0].gw "x" is not an IP address`},
-		{exampleRoutes, `[{"dst":"10.0.0.0/8","gw":"fd00::1"}]`, "[0].gw fd00::1 is not of the IP version of dst 10.0.0.0/8"},
+		{exampleRoutes, `[{"dst":"10.0.0.0/8","gw":"fd00::1"}]`, "[0].gw fd00::1 is not of the IP family of dst 10.0.0.0/8"},
 		{exampleDNS, `{"nameservers":["dns.example.org"]}`, `nameservers[0] "dns.example.org" is not an IP address`},
 	} {
 		t.Run(tc.value, func(t *testing.T) {
@@ -96,7 +98,7 @@ func TestBadAnnotationStopsTheSelection(t *testing.T) {
 		newRequest(podAnnotation(annotationIPPools, "x")),
 		newRequest(func(r *Request) { r.Namespace.Annotations[annotationNamespaceIPv4] = "x" }),
 	} {
-		_, err := SelectAll(c, req, []int{4})
+		_, err := SelectAll(c, req, []inet.Family{4})
 		var bad *AnnotationError
 		if !errors.As(err, &bad) {
 			t.Errorf("error is %v, want an AnnotationError", err)

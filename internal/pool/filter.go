@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"spiderpool.dev/spiderpool/internal/inet"
 )
 
 // Cause classifies a Drop.
@@ -36,7 +38,7 @@ type Drop struct {
 // with every pool that was considered.
 type NoPoolError struct {
 	Interface string
-	Version   int
+	Family    inet.Family
 	Source    Source
 	Drops     []Drop
 }
@@ -50,7 +52,7 @@ func (e *NoPoolError) Error() string {
 		}
 		return fmt.Sprintf("interface %s: %s: %s", e.Interface, none, Explain(e.Drops))
 	}
-	return fmt.Sprintf("interface %s: no SpiderIPPool can give an IPv%d address (from %s): %s", e.Interface, e.Version, e.Source, Explain(e.Drops))
+	return fmt.Sprintf("interface %s: no SpiderIPPool can give an IPv%d address (from %s): %s", e.Interface, e.Family, e.Source, Explain(e.Drops))
 }
 
 // NoPools are all the reasons why a pod cannot get its addresses.
@@ -84,9 +86,9 @@ func Explain(drops []Drop) string {
 }
 
 // filter returns why p cannot be used for the request, and false where it can.
-func filter(c *Catalog, p *Pool, req *Request, version int) (Drop, bool) {
+func filter(c *Catalog, p *Pool, req *Request, family inet.Family) (Drop, bool) {
 	for _, check := range []func(*Pool, *Request) (Cause, string){
-		func(p *Pool, _ *Request) (Cause, string) { return p.checkState(version) },
+		func(p *Pool, _ *Request) (Cause, string) { return p.checkState(family) },
 		checkNode, checkNamespace, checkPod, checkMultus, checkMaster,
 	} {
 		if cause, reason := check(p, req); reason != "" {
@@ -99,10 +101,10 @@ func filter(c *Catalog, p *Pool, req *Request, version int) (Drop, bool) {
 	return Drop{}, false
 }
 
-func (p *Pool) checkState(version int) (Cause, string) {
+func (p *Pool) checkState(family inet.Family) (Cause, string) {
 	switch {
-	case p.Version != version:
-		return CauseVersion, fmt.Sprintf("its IP version is %d, and an IPv%d address is wanted", p.Version, version)
+	case p.Family != family:
+		return CauseVersion, fmt.Sprintf("its IP family is %d, and an IPv%d address is wanted", p.Family, family)
 	case p.Terminating:
 		return CauseTerminating, "is being deleted"
 	case p.Disabled:

@@ -47,7 +47,7 @@ func TestEditDistanceMatchesItsDefinition(t *testing.T) {
 func TestNearestNameNeedsTwoThirds(t *testing.T) {
 	c := NewCatalog()
 	for _, name := range []string{"backend", "zz"} {
-		c.Set(&Pool{Name: name, Version: 4})
+		c.Set(&Pool{Name: name, Family: 4})
 	}
 	for name, want := range map[string]string{"backend": "backend", "bakend": "backend", "bckend": "backend", "bxckxnd": "backend", "bxxkxnd": "", "aa": "", "": ""} {
 		if got, _ := c.nearest(name); got != want {

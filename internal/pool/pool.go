@@ -19,12 +19,12 @@ import (
 // is in a Catalog.
 type Pool struct {
 	Name    string
-	Version int // 4 or 6
+	Family  inet.Family // 4 or 6
 	Subnet  netip.Prefix
 	IPs     inet.Set // spec.ips
 	Exclude inet.Set // spec.excludeIPs
 	Gateway netip.Addr
-	Routes  []Route
+	Routes  []inet.Route
 
 	PodAffinity       *Selector // nil: every pod
 	NamespaceAffinity *Selector // nil: every namespace; ignored where NamespaceNames is set
@@ -40,12 +40,6 @@ type Pool struct {
 	Terminating bool
 }
 
-// Route is a route that pods get.
-type Route struct {
-	Dst netip.Prefix
-	Gw  netip.Addr
-}
-
 // Usable returns the addresses that the pool may hand out: spec.ips without
 // spec.excludeIPs, the gateway, reserved, and the addresses of the subnet that no
 // host may have: the network and the broadcast address of an IPv4 subnet (RFC
@@ -56,7 +50,7 @@ func (p *Pool) Usable(reserved inet.Set) inet.Set {
 	if p.Subnet.IsValid() && p.Subnet.Bits() <= p.Subnet.Addr().BitLen()-2 {
 		subnet := inet.OfPrefix(p.Subnet).Ranges()[0]
 		never = append(never, subnet.From())
-		if p.Version == 4 {
+		if p.Family == 4 {
 			never = append(never, subnet.To())
 		}
 	}

@@ -22,7 +22,7 @@ func newPool(t testing.TB, name string, changes ...func(*Pool)) *Pool {
 	t.Helper()
 	p := &Pool{
 		Name:    name,
-		Version: 4,
+		Family:  4,
 		Subnet:  netip.MustParsePrefix("10.0.0.0/24"),
 		IPs:     ranges(t, "10.0.0.10-10.0.0.20"),
 		Default: true,
@@ -34,7 +34,7 @@ func newPool(t testing.TB, name string, changes ...func(*Pool)) *Pool {
 }
 
 func v6(p *Pool) {
-	p.Version = 6
+	p.Family = 6
 	p.Subnet = netip.MustParsePrefix("fd00::/64")
 	p.IPs = inet.OfPrefix(netip.MustParsePrefix("fd00::10/124"))
 }
@@ -76,7 +76,7 @@ func TestUsableAddresses(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
 			p := Pool{Subnet: netip.MustParsePrefix(tc.subnet), IPs: ranges(t, tc.ips...), Exclude: ranges(t, tc.exclude...)}
-			p.Version = inet.Version(p.Subnet.Addr())
+			p.Family = inet.FamilyOf(p.Subnet.Addr())
 			if tc.gateway != "" {
 				p.Gateway = netip.MustParseAddr(tc.gateway)
 			}

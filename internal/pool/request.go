@@ -1,6 +1,10 @@
 package pool
 
-import "net/netip"
+import (
+	"net/netip"
+
+	"spiderpool.dev/spiderpool/internal/inet"
+)
 
 // Request is an interface of a pod that needs an address of one IP version.
 type Request struct {
@@ -39,8 +43,8 @@ type Names struct {
 }
 
 // Of returns the names for IP version 4 or 6.
-func (n Names) Of(version int) []string {
-	if version == 4 {
+func (n Names) Of(family inet.Family) []string {
+	if family == 4 {
 		return n.IPv4
 	}
 	return n.IPv6

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"spiderpool.dev/spiderpool/internal/inet"
 )
 
 // Source is where the names of the considered pools came from.
@@ -24,8 +26,8 @@ const (
 
 // Selection is the outcome for one interface and one IP version.
 type Selection struct {
-	Version int
-	Source  Source
+	Family inet.Family
+	Source Source
 	// Pools are the candidates, best first.
 	Pools []*Pool
 	// Drops are the others that were considered, in the order of their names as
@@ -49,23 +51,23 @@ func (s Selection) Names() []string {
 //
 // Pools that are named by a list keep its order where they rank equal; a wildcard
 // stands for its matches of that IP version, sorted by name.
-func Select(c *Catalog, req *Request, version int) (Selection, error) {
-	source, patterns, clean, err := resolve(req, version)
+func Select(c *Catalog, req *Request, family inet.Family) (Selection, error) {
+	source, patterns, clean, err := resolve(req, family)
 	if err != nil {
 		return Selection{}, err
 	}
-	s := Selection{Version: version, Source: source, CleanGateway: clean}
+	s := Selection{Family: family, Source: source, CleanGateway: clean}
 	var considered []*Pool
 	if source == SourceNone {
-		considered = c.defaultPools(version)
+		considered = c.defaultPools(family)
 		if len(considered) > 0 {
 			s.Source = SourceDefault
 		}
 	} else {
-		considered, s.Drops = c.expand(patterns, version)
+		considered, s.Drops = c.expand(patterns, family)
 	}
 	for _, p := range considered {
-		if drop, dropped := filter(c, p, req, version); dropped {
+		if drop, dropped := filter(c, p, req, family); dropped {
 			s.Drops = append(s.Drops, drop)
 		} else {
 			s.Pools = append(s.Pools, p)
@@ -73,7 +75,7 @@ func Select(c *Catalog, req *Request, version int) (Selection, error) {
 	}
 	slices.SortStableFunc(s.Pools, func(a, b *Pool) int { return cmp.Compare(b.rank(), a.rank()) })
 	if len(s.Pools) == 0 && (s.Source == SourceDefault || s.Source == SourceNone) {
-		s.Drops = append(s.Drops, c.notDefault(version)...)
+		s.Drops = append(s.Drops, c.notDefault(family)...)
 	}
 	return s, nil
 }
@@ -83,16 +85,16 @@ func Select(c *Catalog, req *Request, version int) (Selection, error) {
 // which there is no default pool either, is not asked for and has no Selection,
 // unless that leaves none. The error is an *AnnotationError, or holds a
 // *NoPoolError for every version that is asked for and has no candidate.
-func SelectAll(c *Catalog, req *Request, versions []int) ([]Selection, error) {
+func SelectAll(c *Catalog, req *Request, families []inet.Family) ([]Selection, error) {
 	var selections []Selection
 	var unasked *NoPoolError
 	var failures NoPools
-	for _, version := range versions {
-		s, err := Select(c, req, version)
+	for _, family := range families {
+		s, err := Select(c, req, family)
 		if err != nil {
 			return nil, err
 		}
-		failed := &NoPoolError{Interface: req.Interface, Version: version, Source: s.Source, Drops: s.Drops}
+		failed := &NoPoolError{Interface: req.Interface, Family: family, Source: s.Source, Drops: s.Drops}
 		switch {
 		case s.Source == SourceNone:
 			if unasked == nil {
@@ -117,7 +119,7 @@ func SelectAll(c *Catalog, req *Request, versions []int) ([]Selection, error) {
 
 // resolve returns the first source that names pools of the version, and the names
 // as written, with whether the default route is left out.
-func resolve(req *Request, version int) (source Source, patterns []string, clean bool, err error) {
+func resolve(req *Request, family inet.Family) (source Source, patterns []string, clean bool, err error) {
 	clean = req.CleanGateway
 	var named InterfacePools
 	if value, ok := req.Pod.Annotations[annotationIPPools]; ok {
@@ -131,11 +133,11 @@ func resolve(req *Request, version int) (source Source, patterns []string, clean
 		}
 	}
 	if req.SubnetPools != nil {
-		if patterns = req.SubnetPools.Of(version); len(patterns) > 0 {
+		if patterns = req.SubnetPools.Of(family); len(patterns) > 0 {
 			return SourceSubnet, patterns, clean, nil
 		}
 	}
-	if patterns = named.Pools.Of(version); len(patterns) > 0 {
+	if patterns = named.Pools.Of(family); len(patterns) > 0 {
 		return SourcePodIPPools, patterns, clean, nil
 	}
 	// Only one of the two annotations counts: a pod with ippools has no ippool.
@@ -145,13 +147,13 @@ func resolve(req *Request, version int) (source Source, patterns []string, clean
 			if err != nil {
 				return SourceNone, nil, false, err
 			}
-			if patterns = names.Of(version); len(patterns) > 0 {
+			if patterns = names.Of(family); len(patterns) > 0 {
 				return SourcePodIPPool, patterns, clean, nil
 			}
 		}
 	}
 	annotation := annotationNamespaceIPv4
-	if version == 6 {
+	if family == 6 {
 		annotation = annotationNamespaceIPv6
 	}
 	if value, ok := req.Namespace.Annotations[annotation]; ok {
@@ -162,7 +164,7 @@ func resolve(req *Request, version int) (source Source, patterns []string, clean
 			return SourceNamespace, patterns, clean, nil
 		}
 	}
-	if patterns = req.Configured.Of(version); len(patterns) > 0 {
+	if patterns = req.Configured.Of(family); len(patterns) > 0 {
 		return SourceConfigured, patterns, clean, nil
 	}
 	return SourceNone, nil, clean, nil
@@ -181,7 +183,7 @@ func forInterface(entries []InterfacePools, name string, position int) Interface
 
 // expand returns the pools that the patterns stand for, each once, and a drop for
 // every pattern that stands for none.
-func (c *Catalog) expand(patterns []string, version int) (pools []*Pool, drops []Drop) {
+func (c *Catalog) expand(patterns []string, family inet.Family) (pools []*Pool, drops []Drop) {
 	seen := map[string]bool{}
 	add := func(p *Pool) {
 		if !seen[p.Name] {
@@ -200,13 +202,13 @@ func (c *Catalog) expand(patterns []string, version int) (pools []*Pool, drops [
 		}
 		found := false
 		for _, name := range c.Names() {
-			if p := c.entries[name].pool; p.Version == version && wildcardMatch(pattern, name) {
+			if p := c.entries[name].pool; p.Family == family && wildcardMatch(pattern, name) {
 				found = true
 				add(p)
 			}
 		}
 		if !found {
-			drops = append(drops, Drop{pattern, CauseUnknown, fmt.Sprintf("no IPv%d SpiderIPPool has a name that matches", version)})
+			drops = append(drops, Drop{pattern, CauseUnknown, fmt.Sprintf("no IPv%d SpiderIPPool has a name that matches", family)})
 		}
 	}
 	return pools, drops
@@ -242,10 +244,10 @@ func wildcardMatch(pattern, name string) bool {
 }
 
 // defaultPools returns the default pools of the version, sorted by name.
-func (c *Catalog) defaultPools(version int) []*Pool {
+func (c *Catalog) defaultPools(family inet.Family) []*Pool {
 	var pools []*Pool
 	for _, p := range c.defaults {
-		if p.Version == version {
+		if p.Family == family {
 			pools = append(pools, p)
 		}
 	}
@@ -254,10 +256,10 @@ func (c *Catalog) defaultPools(version int) []*Pool {
 
 // notDefault returns a drop for every pool of the version that is not a default
 // one, sorted by name.
-func (c *Catalog) notDefault(version int) []Drop {
+func (c *Catalog) notDefault(family inet.Family) []Drop {
 	var drops []Drop
 	for _, name := range c.Names() {
-		if p := c.entries[name].pool; p.Version == version && !p.Default {
+		if p := c.entries[name].pool; p.Family == family && !p.Default {
 			drops = append(drops, Drop{name, CauseNotDefault, "spec.default is false and neither the pod, its namespace nor the CNI configuration names it"})
 		}
 	}

@@ -113,7 +113,7 @@ func TestDropsNameFieldAndValue(t *testing.T) {
 		{"as it is", func(*Pool) {}, nil, "", ""},
 		{"terminating", func(p *Pool) { p.Terminating = true }, nil, CauseTerminating, "is being deleted"},
 		{"disabled", func(p *Pool) { p.Disabled = true }, nil, CauseDisabled, "spec.disable is true"},
-		{"other version", v6, nil, CauseVersion, "its IP version is 6, and an IPv4 address is wanted"},
+		{"other version", v6, nil, CauseVersion, "its IP family is 6, and an IPv4 address is wanted"},
 		{"node name", func(p *Pool) { p.NodeNames = []string{"worker1", "master"} }, nil, "", ""},
 		{"other node", func(p *Pool) { p.NodeNames = []string{"worker1"} }, nil, CauseNode,
 			"spec.nodeName [worker1] does not include this pod's node master"},
@@ -261,22 +261,22 @@ func TestVersionsThatAreAskedFor(t *testing.T) {
 	for _, tc := range []struct {
 		name     string
 		catalog  *Catalog
-		versions []int
-		want     []int  // selected
-		err      string // else part of the error
+		families []inet.Family
+		want     []inet.Family // selected
+		err      string        // else part of the error
 	}{
-		{"both", catalog(four, six), []int{4, 6}, []int{4, 6}, ""},
-		{"only IPv4 enabled", catalog(four, six), []int{4}, []int{4}, ""},
-		{"no IPv6 pool", catalog(four), []int{4, 6}, []int{4}, ""},
-		{"no IPv4 pool", catalog(six), []int{4, 6}, []int{6}, ""},
-		{"IPv6 pool of another node", catalog(four, elsewhere), []int{4, 6}, nil,
+		{"both", catalog(four, six), []inet.Family{4, 6}, []inet.Family{4, 6}, ""},
+		{"only IPv4 enabled", catalog(four, six), []inet.Family{4}, []inet.Family{4}, ""},
+		{"no IPv6 pool", catalog(four), []inet.Family{4, 6}, []inet.Family{4}, ""},
+		{"no IPv4 pool", catalog(six), []inet.Family{4, 6}, []inet.Family{6}, ""},
+		{"IPv6 pool of another node", catalog(four, elsewhere), []inet.Family{4, 6}, nil,
 			"interface eth0: no SpiderIPPool can give an IPv6 address (from pools with spec.default): six-elsewhere: spec.nodeName [worker1] does not include this pod's node master"},
-		{"no pool at all", catalog(), []int{4, 6}, nil,
+		{"no pool at all", catalog(), []inet.Family{4, 6}, nil,
 			"interface eth0: no SpiderIPPool is named by the pod, its namespace or the CNI configuration, and none has spec.default: true"},
-		{"no default pool", catalog(newPool(t, "x", notDefault), newPool(t, "y", v6, notDefault)), []int{4, 6}, nil,
+		{"no default pool", catalog(newPool(t, "x", notDefault), newPool(t, "y", v6, notDefault)), []inet.Family{4, 6}, nil,
 			"x: spec.default is false and neither the pod, its namespace nor the CNI configuration names it; y: spec.default is false"},
 	} {
-		selections, err := SelectAll(tc.catalog, newRequest(), tc.versions)
+		selections, err := SelectAll(tc.catalog, newRequest(), tc.families)
 		if tc.err != "" {
 			var none *NoPoolError
 			if !errors.As(err, &none) || !strings.Contains(err.Error(), tc.err) {
@@ -284,9 +284,9 @@ func TestVersionsThatAreAskedFor(t *testing.T) {
 			}
 			continue
 		}
-		var got []int
+		var got []inet.Family
 		for _, s := range selections {
-			got = append(got, s.Version)
+			got = append(got, s.Family)
 		}
 		if err != nil || !slices.Equal(got, tc.want) {
 			t.Errorf("%s: selected %v, %v; want %v", tc.name, got, err, tc.want)
@@ -356,7 +356,7 @@ func TestNoPoolIsLostOrInventedOnTheWay(t *testing.T) {
 		outcome := map[string]int{}
 		for i, p := range s.Pools {
 			outcome[p.Name]++
-			if p.Version != 4 || p.Disabled || p.Terminating || !p.Default {
+			if p.Family != 4 || p.Disabled || p.Terminating || !p.Default {
 				rt.Fatalf("%+v is a candidate", p)
 			}
 			if i > 0 && s.Pools[i-1].rank() < p.rank() {
@@ -371,7 +371,7 @@ func TestNoPoolIsLostOrInventedOnTheWay(t *testing.T) {
 		}
 		for _, p := range pools {
 			want := 0
-			if p.Version == 4 && (p.Default || len(s.Pools) == 0) {
+			if p.Family == 4 && (p.Default || len(s.Pools) == 0) {
 				want = 1
 			}
 			if outcome[p.Name] != want {

@@ -291,7 +291,7 @@ func judgeRetained(l lease.Lease, f Facts, p Policy, now time.Time) Verdict {
 	case !p.retains(l.FixedFor):
 		return Verdict{Free, FixedSwitchedOff, fmt.Sprintf("fixed addresses are disabled for owners like %s", l.FixedFor)}
 	case f.Replaced:
-		return Verdict{Free, FixedReplaced, fmt.Sprintf("its owner %s has another IPv%d address for %s", l.FixedFor, inet.Version(l.Addr), l.Interface)}
+		return Verdict{Free, FixedReplaced, fmt.Sprintf("its owner %s has another %s address for %s", l.FixedFor, inet.FamilyOf(l.Addr), l.Interface)}
 	case f.Owner == OwnerGone:
 		return Verdict{Free, FixedOwnerGone, fmt.Sprintf("its owner %s no longer exists", l.FixedFor)}
 	case f.Owner == OwnerScaledDown:

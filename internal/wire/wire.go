@@ -10,6 +10,8 @@ package wire
 import (
 	"fmt"
 	"net/netip"
+
+	"spiderpool.dev/spiderpool/internal/inet"
 )
 
 // Paths of the agent's requests.
@@ -67,12 +69,6 @@ type Address struct {
 	Pool string `json:"pool"`
 }
 
-// Route is a route through an interface.
-type Route struct {
-	Dst netip.Prefix `json:"dst"`
-	Gw  netip.Addr   `json:"gw"`
-}
-
 // DNS is what a CNI result says about name servers.
 type DNS struct {
 	Nameservers []string `json:"nameservers,omitempty"`
@@ -89,9 +85,9 @@ func (d DNS) IsZero() bool {
 // AddReply holds at most one address of each IP version, and the routes of the
 // interface, the default routes among them unless the gateway is cleaned.
 type AddReply struct {
-	Addresses []Address `json:"addresses"`
-	Routes    []Route   `json:"routes,omitempty"`
-	DNS       DNS       `json:"dns,omitzero"`
+	Addresses []Address    `json:"addresses"`
+	Routes    []inet.Route `json:"routes,omitempty"`
+	DNS       DNS          `json:"dns,omitzero"`
 	// Detect is what to ask the network before the addresses are used.
 	Detect Detection `json:"detect,omitzero"`
 }
@@ -149,7 +145,7 @@ type CoordinatorConfig struct {
 	HijackCIDR         []netip.Prefix `json:"hijackCIDR,omitempty"`
 	OverlayPodCIDR     []netip.Prefix `json:"overlayPodCIDR,omitempty"`
 	ServiceCIDR        []netip.Prefix `json:"serviceCIDR,omitempty"`
-	PolicyRoutes       []Route        `json:"policyRoutes,omitempty"`
+	PolicyRoutes       []inet.Route   `json:"policyRoutes,omitempty"`
 	PodMACPrefix       string         `json:"podMACPrefix,omitempty"`
 	TunePodRoutes      bool           `json:"tunePodRoutes"`
 	PodDefaultRouteNIC string         `json:"podDefaultRouteNIC,omitempty"`

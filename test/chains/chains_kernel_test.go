@@ -21,6 +21,7 @@ import (
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 	"github.com/rogpeppe/go-internal/txtar"
 
+	"spiderpool.dev/spiderpool/internal/inet"
 	"spiderpool.dev/spiderpool/internal/linux/linuxtest"
 	"spiderpool.dev/spiderpool/internal/rpc/rpcserver"
 	"spiderpool.dev/spiderpool/internal/wire"
@@ -300,9 +301,9 @@ func (a *agent) Add(_ context.Context, req wire.AddRequest) (wire.AddReply, erro
 			{Prefix: netip.MustParsePrefix("10.20.0.10/24"), Gateway: netip.MustParseAddr("10.20.0.1"), Pool: "v4"},
 			{Prefix: netip.MustParsePrefix("fd20::10/64"), Gateway: netip.MustParseAddr("fd20::1"), Pool: "v6"},
 		},
-		Routes: []wire.Route{
-			{Dst: netip.MustParsePrefix("0.0.0.0/0"), Gw: netip.MustParseAddr("10.20.0.1")},
-			{Dst: netip.MustParsePrefix("::/0"), Gw: netip.MustParseAddr("fd20::1")},
+		Routes: []inet.Route{
+			{Dst: netip.MustParsePrefix("0.0.0.0/0"), Via: netip.MustParseAddr("10.20.0.1")},
+			{Dst: netip.MustParsePrefix("::/0"), Via: netip.MustParseAddr("fd20::1")},
 		},
 	}, nil
 }

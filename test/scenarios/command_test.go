@@ -234,7 +234,7 @@ func add(s *stage, a arguments) error {
 		s.say("%s %s from %s, %s", at.Interface, address.Prefix, address.Pool, gateway)
 	}
 	for _, r := range reply.Routes {
-		s.say("route %s via %s", r.Dst, r.Gw)
+		s.say("route %s via %s", r.Dst, r.Via)
 	}
 	if dns := reply.DNS; len(dns.Nameservers)+len(dns.Search) > 0 || dns.Domain != "" {
 		s.say("dns %v %s %v %v", dns.Nameservers, dns.Domain, dns.Search, dns.Options)

@@ -128,7 +128,7 @@ func (s *stage) facts(l lease.Lease) reclaim.Facts {
 	for _, b := range s.Store.All() {
 		for _, other := range b.Leases {
 			f.Replaced = f.Replaced || other.State == lease.InUse && l.FixedFor != "" && other.FixedFor == l.FixedFor &&
-				other.Interface == l.Interface && inet.Version(other.Addr) == inet.Version(l.Addr)
+				other.Interface == l.Interface && inet.FamilyOf(other.Addr) == inet.FamilyOf(l.Addr)
 		}
 	}
 	return f

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"spiderpool.dev/spiderpool/internal/inet"
 	"spiderpool.dev/spiderpool/internal/linux"
 	"spiderpool.dev/spiderpool/internal/linux/linuxtest"
 	"spiderpool.dev/spiderpool/internal/netplan"
@@ -59,11 +60,11 @@ func TestWhatWasFlushedIsPutBack(t *testing.T) {
 		{"sysctl", "-qw", "net.ipv4.ip_forward=0", "net.ipv6.conf.all.forwarding=0"},
 	} {
 		m.Must("", flush[0], flush[1:]...)
-		if changes, err := host.CompareNode(500, []netplan.Family{netplan.IPv4, netplan.IPv6}); err != nil || len(changes) == 0 {
+		if changes, err := host.CompareNode(500, []inet.Family{inet.IPv4, inet.IPv6}); err != nil || len(changes) == 0 {
 			t.Errorf("%v: nothing is missing (%v)", flush, err)
 		}
 		u.round(t.Context(), host)
-		if changes, err := host.CompareNode(500, []netplan.Family{netplan.IPv4, netplan.IPv6}); err != nil || len(changes) != 0 {
+		if changes, err := host.CompareNode(500, []inet.Family{inet.IPv4, inet.IPv6}); err != nil || len(changes) != 0 {
 			t.Errorf("%v: still missing (%v):\n%s", flush, err, changes)
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 	"github.com/containernetworking/cni/pkg/version"
 
+	"spiderpool.dev/spiderpool/internal/inet"
 	"spiderpool.dev/spiderpool/internal/netplan"
 	"spiderpool.dev/spiderpool/internal/rpc"
 	"spiderpool.dev/spiderpool/internal/wire"
@@ -160,11 +161,11 @@ func (c *conf) settings(reply wire.CoordinatorReply) (mode, macPrefix string, s 
 	return mode, or(c.PodMACPrefix, g.PodMACPrefix), s, nil
 }
 
-func (c *conf) policyRoutes(global []wire.Route) ([]netplan.Hop, error) {
-	var hops []netplan.Hop
+func (c *conf) policyRoutes(global []inet.Route) ([]inet.Route, error) {
+	var hops []inet.Route
 	if c.PolicyRoutes == nil {
 		for _, r := range global {
-			hops = append(hops, netplan.Hop{Dst: r.Dst, Via: r.Gw})
+			hops = append(hops, inet.Route{Dst: r.Dst, Via: r.Via})
 		}
 		return hops, nil
 	}
@@ -177,7 +178,7 @@ func (c *conf) policyRoutes(global []wire.Route) ([]netplan.Hop, error) {
 		if err != nil {
 			return nil, &netplan.FieldError{Field: "policyRoutes.gw", Value: r.GW, Reason: "want an IP address"}
 		}
-		hops = append(hops, netplan.Hop{Dst: dst, Via: gw})
+		hops = append(hops, inet.Route{Dst: dst, Via: gw})
 	}
 	return hops, nil
 }

@@ -6,6 +6,7 @@ import (
 	"reflect"
 	"testing"
 
+	"spiderpool.dev/spiderpool/internal/inet"
 	"spiderpool.dev/spiderpool/internal/netplan"
 	"spiderpool.dev/spiderpool/internal/wire"
 )
@@ -14,7 +15,7 @@ func reply() wire.CoordinatorReply {
 	return wire.CoordinatorReply{Config: wire.CoordinatorConfig{
 		Mode: "underlay", HijackCIDR: []netip.Prefix{netip.MustParsePrefix("169.254.0.0/16")},
 		ServiceCIDR:  []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16")},
-		PolicyRoutes: []wire.Route{{Dst: netip.MustParsePrefix("10.0.0.0/8"), Gw: netip.MustParseAddr("172.31.16.2")}},
+		PolicyRoutes: []inet.Route{{Dst: netip.MustParsePrefix("10.0.0.0/8"), Via: netip.MustParseAddr("172.31.16.2")}},
 		PodMACPrefix: "0a:1b", TunePodRoutes: true, PodDefaultRouteNIC: "net1", HostRuleTable: 501, PodRPFilter: 2, TxQueueLen: 9,
 		VethLinkAddress: netip.MustParseAddr("169.254.9.9"), VethMTU: 1400,
 	}}
@@ -33,7 +34,7 @@ func TestWhatIsLeftOutComesFromTheAgent(t *testing.T) {
 	mode, mac, s, err := settingsOf(t, `{"podCIDRType":"auto","unknown":1}`, reply())
 	want := netplan.Settings{
 		HijackCIDR: []netip.Prefix{netip.MustParsePrefix("169.254.0.0/16")}, ServiceCIDR: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16")},
-		PolicyRoutes:  []netplan.Hop{{Dst: netip.MustParsePrefix("10.0.0.0/8"), Via: netip.MustParseAddr("172.31.16.2")}},
+		PolicyRoutes:  []inet.Route{{Dst: netip.MustParsePrefix("10.0.0.0/8"), Via: netip.MustParseAddr("172.31.16.2")}},
 		TunePodRoutes: true, DefaultNIC: "net1", HostRuleTable: 501, RPFilter: 2, TxQueueLen: 9,
 		VethLinkAddr: netip.MustParseAddr("169.254.9.9"), VethMTU: 1400,
 	}
@@ -49,7 +50,7 @@ func TestWhatIsSetWinsOverTheAgent(t *testing.T) {
 	want := netplan.Settings{
 		HijackCIDR: []netip.Prefix{}, ServiceCIDR: []netip.Prefix{netip.MustParsePrefix("fd00::/112")},
 		OverlayPodCIDR:  []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")},
-		PolicyRoutes:    []netplan.Hop{{Dst: netip.MustParsePrefix("2001:db8::/32"), Via: netip.MustParseAddr("fe80::2")}},
+		PolicyRoutes:    []inet.Route{{Dst: netip.MustParsePrefix("2001:db8::/32"), Via: netip.MustParseAddr("fe80::2")}},
 		OwnPolicyRoutes: true, DefaultNIC: "eth0", HostRuleTable: 7, VethLinkAddr: netip.MustParseAddr("fe80::9"), VethMTU: 9000,
 	}
 	if err != nil || mode != "overlay" || mac != "" || !reflect.DeepEqual(s, want) {

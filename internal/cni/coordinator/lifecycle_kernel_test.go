@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"spiderpool.dev/spiderpool/internal/inet"
 	"spiderpool.dev/spiderpool/internal/linux"
 	"spiderpool.dev/spiderpool/internal/linux/linuxtest"
 	"spiderpool.dev/spiderpool/internal/netplan"
@@ -42,8 +43,8 @@ func stateOf(t *testing.T, m *linuxtest.Machine) string {
 		t.Fatal(err)
 	}
 	named, err := ns.ReadNamed(netplan.State{
-		netplan.Masquerade{Family: netplan.IPv4, Links: netplan.HostVethPrefix},
-		netplan.Masquerade{Family: netplan.IPv6, Links: netplan.HostVethPrefix},
+		netplan.Masquerade{Family: inet.IPv4, Links: netplan.HostVethPrefix},
+		netplan.Masquerade{Family: inet.IPv6, Links: netplan.HostVethPrefix},
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -12,8 +12,8 @@ import (
 	"strings"
 	"testing"
 
+	"spiderpool.dev/spiderpool/internal/inet"
 	"spiderpool.dev/spiderpool/internal/linux/linuxtest"
-	"spiderpool.dev/spiderpool/internal/wire"
 )
 
 const plugin = "github.com/containernetworking/plugins/plugins/"
@@ -213,9 +213,9 @@ func TestTablesStayWithTheirInterfaces(t *testing.T) {
 func TestPolicyRoutesOfTheClusterAreForPodsThatReachThem(t *testing.T) {
 	p := newPlant(t)
 	reply := guideReply()
-	reply.Config.PolicyRoutes = []wire.Route{
-		{Dst: netip.MustParsePrefix("198.51.100.0/24"), Gw: netip.MustParseAddr(peers1[0])},
-		{Dst: netip.MustParsePrefix("203.0.113.0/24"), Gw: netip.MustParseAddr("192.168.77.1")},
+	reply.Config.PolicyRoutes = []inet.Route{
+		{Dst: netip.MustParsePrefix("198.51.100.0/24"), Via: netip.MustParseAddr(peers1[0])},
+		{Dst: netip.MustParsePrefix("203.0.113.0/24"), Via: netip.MustParseAddr("192.168.77.1")},
 	}
 	p.pod.socket = fakeAgent(t, reply)
 	eth0, net1nic, _ := p.threeOf("macvlan")

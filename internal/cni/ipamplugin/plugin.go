@@ -167,7 +167,7 @@ func resultOf(reply wire.AddReply) *types100.Result {
 		})
 	}
 	for _, route := range reply.Routes {
-		result.Routes = append(result.Routes, &types.Route{Dst: ipNet(route.Dst), GW: route.Gw.AsSlice()})
+		result.Routes = append(result.Routes, &types.Route{Dst: ipNet(route.Dst), GW: route.Via.AsSlice()})
 	}
 	return result
 }

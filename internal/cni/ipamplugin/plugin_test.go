@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"spiderpool.dev/spiderpool/internal/cni/ipamplugin"
+	"spiderpool.dev/spiderpool/internal/inet"
 	"spiderpool.dev/spiderpool/internal/rpc/rpcserver"
 	"spiderpool.dev/spiderpool/internal/wire"
 )
@@ -127,7 +128,7 @@ var dualStack = wire.AddReply{
 		{Prefix: netip.MustParsePrefix("192.0.2.7/24"), Gateway: netip.MustParseAddr("192.0.2.1"), Pool: "v4"},
 		{Prefix: netip.MustParsePrefix("2001:db8::7/64"), Pool: "v6"},
 	},
-	Routes: []wire.Route{{Dst: netip.MustParsePrefix("0.0.0.0/0"), Gw: netip.MustParseAddr("192.0.2.1")}},
+	Routes: []inet.Route{{Dst: netip.MustParsePrefix("0.0.0.0/0"), Via: netip.MustParseAddr("192.0.2.1")}},
 	DNS:    wire.DNS{Nameservers: []string{"192.0.2.53"}},
 }
 

@@ -83,7 +83,7 @@ func (f facts) replaced(ctx context.Context, l lease.Lease) bool {
 		}
 		for _, other := range block.Leases {
 			if other.State == lease.InUse && other.FixedFor == l.FixedFor && other.Interface == l.Interface &&
-				inet.Version(other.Addr) == inet.Version(l.Addr) {
+				inet.FamilyOf(other.Addr) == inet.FamilyOf(l.Addr) {
 				return true
 			}
 		}

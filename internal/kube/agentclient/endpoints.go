@@ -393,7 +393,7 @@ func EndpointObject(content ipam.Endpoint) *v2beta1.SpiderEndpoint {
 			}
 		}
 		for _, r := range i.Routes {
-			out.Routes = append(out.Routes, v2beta1.Route{Dst: r.Dst.String(), Gw: r.Gw.String()})
+			out.Routes = append(out.Routes, v2beta1.Route{Dst: r.Dst.String(), Gw: r.Via.String()})
 		}
 		object.Status.Current.IPs = append(object.Status.Current.IPs, out)
 	}

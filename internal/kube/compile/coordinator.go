@@ -68,7 +68,7 @@ func checkPolicyRoute(path *field.Path, route v2beta1.Route) field.ErrorList {
 	if len(errs) > 0 {
 		return errs
 	}
-	if inet.Version(gw) != inet.Version(dst.Addr()) {
+	if inet.FamilyOf(gw) != inet.FamilyOf(dst.Addr()) {
 		return field.ErrorList{field.Invalid(path.Child("gw"), route.Gw, fmt.Sprintf("is not of the IP version of dst %s; write a next hop of that version", route.Dst))}
 	}
 	return nil

@@ -19,12 +19,12 @@ import (
 // Subnet is a SpiderSubnet that compiled without error.
 type AddressSpace struct {
 	Name    string
-	Version int // 4 or 6
+	Family  inet.Family // 4 or 6
 	Subnet  netip.Prefix
 	IPs     inet.Set // spec.ips
 	Exclude inet.Set // spec.excludeIPs
 	Gateway netip.Addr
-	Routes  []pool.Route
+	Routes  []inet.Route
 }
 
 // Pool returns the pool that the resource describes. The pool is to be
@@ -37,7 +37,7 @@ func Pool(in *v2beta1.SpiderIPPool) (pool.Pool, field.ErrorList) {
 		gateway: in.Spec.Gateway, routes: in.Spec.Routes,
 	})
 	out := pool.Pool{
-		Name: in.Name, Version: n.Version, Subnet: n.Subnet, IPs: n.IPs, Exclude: n.Exclude, Gateway: n.Gateway, Routes: n.Routes,
+		Name: in.Name, Family: n.Family, Subnet: n.Subnet, IPs: n.IPs, Exclude: n.Exclude, Gateway: n.Gateway, Routes: n.Routes,
 		NamespaceNames: in.Spec.NamespaceName, NodeNames: in.Spec.NodeName, MultusNames: in.Spec.MultusName,
 		Default:  in.Spec.Default != nil && *in.Spec.Default,
 		Disabled: in.Spec.Disable != nil && *in.Spec.Disable,
@@ -80,10 +80,10 @@ func ReservedIP(in *v2beta1.SpiderReservedIP) (inet.Set, field.ErrorList) {
 	spec := field.NewPath("spec")
 	bounds := inet.Bounds{}
 	if in.Spec.IPVersion != nil {
-		bounds.Version = int(*in.Spec.IPVersion)
+		bounds.Family = inet.Family(*in.Spec.IPVersion)
 	}
-	if bounds.Version != 0 && bounds.Version != 4 && bounds.Version != 6 {
-		return inet.Set{}, field.ErrorList{field.Invalid(spec.Child("ipVersion"), bounds.Version, "is no IP version; write 4 or 6, or leave it out")}
+	if bounds.Family != 0 && bounds.Family != 4 && bounds.Family != 6 {
+		return inet.Set{}, field.ErrorList{field.Invalid(spec.Child("ipVersion"), bounds.Family, "is no IP version; write 4 or 6, or leave it out")}
 	}
 	return compileRanges(spec.Child("ips"), in.Spec.IPs, bounds)
 }
@@ -103,12 +103,12 @@ func compileNetwork(spec *field.Path, in network) (AddressSpace, field.ErrorList
 		// Every other field is judged by the subnet.
 		return AddressSpace{}, errs
 	}
-	out := AddressSpace{Version: inet.Version(subnet.Addr()), Subnet: subnet}
-	if in.version != nil && *in.version != int64(out.Version) {
+	out := AddressSpace{Family: inet.FamilyOf(subnet.Addr()), Subnet: subnet}
+	if in.version != nil && *in.version != int64(out.Family) {
 		errs = append(errs, field.Invalid(spec.Child("ipVersion"), *in.version,
-			fmt.Sprintf("spec.subnet %s is IPv%d; write %d or leave ipVersion out", subnet, out.Version, out.Version)))
+			fmt.Sprintf("spec.subnet %s is IPv%d; write %d or leave ipVersion out", subnet, out.Family, out.Family)))
 	}
-	bounds := inet.Bounds{Version: out.Version, Subnet: subnet}
+	bounds := inet.Bounds{Family: out.Family, Subnet: subnet}
 	var more field.ErrorList
 	out.IPs, more = compileRanges(spec.Child("ips"), in.ips, bounds)
 	errs = append(errs, more...)
@@ -118,7 +118,7 @@ func compileNetwork(spec *field.Path, in network) (AddressSpace, field.ErrorList
 		out.Gateway, more = compileGateway(spec.Child("gateway"), *in.gateway, subnet)
 		errs = append(errs, more...)
 	}
-	out.Routes, more = compileRoutes(spec.Child("routes"), in.routes, out.Version)
+	out.Routes, more = compileRoutes(spec.Child("routes"), in.routes, out.Family)
 	return out, append(errs, more...)
 }
 
@@ -159,9 +159,9 @@ func compileGateway(path *field.Path, value string, subnet netip.Prefix) (netip.
 	if len(errs) > 0 {
 		return gateway, errs
 	}
-	if want := inet.Version(subnet.Addr()); inet.Version(gateway) != want {
+	if want := inet.FamilyOf(subnet.Addr()); inet.FamilyOf(gateway) != want {
 		return gateway, field.ErrorList{field.Invalid(path, value,
-			fmt.Sprintf("is IPv%d, but spec.subnet %s is IPv%d; write a gateway inside the subnet", inet.Version(gateway), subnet, want))}
+			fmt.Sprintf("is IPv%d, but spec.subnet %s is IPv%d; write a gateway inside the subnet", inet.FamilyOf(gateway), subnet, want))}
 	}
 	if !subnet.Contains(gateway) {
 		return gateway, field.ErrorList{field.Invalid(path, value,
@@ -185,8 +185,8 @@ func compileAddr(path *field.Path, value string) (netip.Addr, field.ErrorList) {
 
 // compileRoutes masks destinations: the kernel's routes have no host bits, and
 // earlier versions accepted them.
-func compileRoutes(path *field.Path, in []v2beta1.Route, version int) ([]pool.Route, field.ErrorList) {
-	var out []pool.Route
+func compileRoutes(path *field.Path, in []v2beta1.Route, family inet.Family) ([]inet.Route, field.ErrorList) {
+	var out []inet.Route
 	var errs field.ErrorList
 	for i, route := range in {
 		at := path.Index(i)
@@ -200,15 +200,15 @@ func compileRoutes(path *field.Path, in []v2beta1.Route, version int) ([]pool.Ro
 			errs = append(errs, addrErrs...)
 			continue
 		}
-		if got := inet.Version(dst.Addr()); got != version {
-			errs = append(errs, field.Invalid(at.Child("dst"), route.Dst, fmt.Sprintf("is IPv%d, but spec.subnet is IPv%d; put the route into a pool of its version", got, version)))
+		if got := inet.FamilyOf(dst.Addr()); got != family {
+			errs = append(errs, field.Invalid(at.Child("dst"), route.Dst, fmt.Sprintf("is IPv%d, but spec.subnet is IPv%d; put the route into a pool of its version", got, family)))
 			continue
 		}
-		if got := inet.Version(gw); got != version {
-			errs = append(errs, field.Invalid(at.Child("gw"), route.Gw, fmt.Sprintf("is IPv%d, but dst %s is IPv%d; write a next hop of that version", got, route.Dst, version)))
+		if got := inet.FamilyOf(gw); got != family {
+			errs = append(errs, field.Invalid(at.Child("gw"), route.Gw, fmt.Sprintf("is IPv%d, but dst %s is IPv%d; write a next hop of that version", got, route.Dst, family)))
 			continue
 		}
-		out = append(out, pool.Route{Dst: dst.Masked(), Gw: gw})
+		out = append(out, inet.Route{Dst: dst.Masked(), Via: gw})
 	}
 	return out, errs
 }

@@ -30,8 +30,8 @@ func TestPoolCanonicalizesThePoolOfTheGuide(t *testing.T) {
 	if got, want := p.IPs.String(), "2406:da1e:c4:ed01:c57d::-2406:da1e:c4:ed01:c57d::f"; got != want {
 		t.Errorf("IPs = %s, want %s", got, want)
 	}
-	if p.Version != 6 || p.Subnet != netip.MustParsePrefix("2406:da1e:c4:ed01::/64") || p.Gateway != netip.MustParseAddr("2406:da1e:c4:ed01::1") {
-		t.Errorf("version, subnet, gateway = %d, %s, %s", p.Version, p.Subnet, p.Gateway)
+	if p.Family != 6 || p.Subnet != netip.MustParsePrefix("2406:da1e:c4:ed01::/64") || p.Gateway != netip.MustParseAddr("2406:da1e:c4:ed01::1") {
+		t.Errorf("version, subnet, gateway = %d, %s, %s", p.Family, p.Subnet, p.Gateway)
 	}
 	if got, want := p.Routes[0].Dst, netip.MustParsePrefix("2001:db8::/32"); got != want {
 		t.Errorf("destination = %s, want the masked %s", got, want)
@@ -73,7 +73,7 @@ func TestPoolRefuses(t *testing.T) {
 		},
 		"an excluded address of another version": {
 			func(s *v2beta1.SpiderIPPoolSpec) { s.ExcludeIPs = []string{"fd00::1"} },
-			`spec.excludeIPs[0]: Invalid value: "fd00::1": is IPv6, but the IP version here is 4`,
+			`spec.excludeIPs[0]: Invalid value: "fd00::1": is IPv6, but this list is for IPv4`,
 		},
 		"an IPv6 gateway": {
 			func(s *v2beta1.SpiderIPPoolSpec) { s.Gateway = new("fd00::1") },

@@ -20,7 +20,7 @@ func CompletePool(in *v2beta1.SpiderIPPool) bool {
 	changed := false
 	if in.Spec.IPVersion == nil {
 		if subnet, errs := compileSubnetPrefix(nil, in.Spec.Subnet); len(errs) == 0 {
-			in.Spec.IPVersion = new(int64(inet.Version(subnet.Addr())))
+			in.Spec.IPVersion = new(int64(inet.FamilyOf(subnet.Addr())))
 			changed = true
 		}
 	}
@@ -59,7 +59,7 @@ func CanonicalizePool(in *v2beta1.SpiderIPPool) {
 func CanonicalizeSubnet(in *v2beta1.SpiderSubnet) {
 	canonicalizeNetwork(&in.Spec.Subnet, &in.Spec.IPs, &in.Spec.ExcludeIPs, in.Spec.Gateway, in.Spec.Routes)
 	if subnet, errs := compileSubnetPrefix(nil, in.Spec.Subnet); len(errs) == 0 && in.Spec.IPVersion == nil {
-		in.Spec.IPVersion = new(int64(inet.Version(subnet.Addr())))
+		in.Spec.IPVersion = new(int64(inet.FamilyOf(subnet.Addr())))
 	}
 }
 
@@ -72,7 +72,7 @@ func CanonicalizeReservedIP(in *v2beta1.SpiderReservedIP) {
 	if first, ok := set.First(); ok {
 		in.Spec.IPs = set.Strings()
 		if in.Spec.IPVersion == nil {
-			in.Spec.IPVersion = new(int64(inet.Version(first)))
+			in.Spec.IPVersion = new(int64(inet.FamilyOf(first)))
 		}
 	}
 }
@@ -95,8 +95,8 @@ func canonicalizeNetwork(subnet *string, ips, exclude *v2beta1.AddressRanges, ga
 		}
 	}
 	for i := range routes {
-		if compiled, errs := compileRoutes(nil, routes[i:i+1], inet.Version(prefix.Addr())); len(errs) == 0 {
-			routes[i] = v2beta1.Route{Dst: compiled[0].Dst.String(), Gw: compiled[0].Gw.String()}
+		if compiled, errs := compileRoutes(nil, routes[i:i+1], inet.FamilyOf(prefix.Addr())); len(errs) == 0 {
+			routes[i] = v2beta1.Route{Dst: compiled[0].Dst.String(), Gw: compiled[0].Via.String()}
 		}
 	}
 }

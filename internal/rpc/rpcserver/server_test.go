@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"spiderpool.dev/spiderpool/internal/inet"
 	"spiderpool.dev/spiderpool/internal/rpc"
 	"spiderpool.dev/spiderpool/internal/rpc/rpcserver"
 	"spiderpool.dev/spiderpool/internal/wire"
@@ -102,7 +103,7 @@ func TestRequestsAndRepliesArriveUnchanged(t *testing.T) {
 				Gateway: netip.MustParseAddr("192.0.2.1"),
 				Pool:    "p",
 			}},
-			Routes: []wire.Route{{Dst: netip.MustParsePrefix("0.0.0.0/0"), Gw: netip.MustParseAddr("192.0.2.1")}},
+			Routes: []inet.Route{{Dst: netip.MustParsePrefix("0.0.0.0/0"), Via: netip.MustParseAddr("192.0.2.1")}},
 			DNS:    wire.DNS{Nameservers: []string{"192.0.2.53"}},
 		},
 		coordinator: wire.CoordinatorReply{PodDefaultRouteNIC: "net1"},
