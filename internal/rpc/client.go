@@ -1,10 +1,10 @@
-// Package rpc is the plugins' end of the conversation with the agent: one
-// request, one reply, over the agent's unix socket.
+// Package rpc is the agent's client for the CNI plugins: one request and one reply
+// per connection, over the agent's unix socket.
 //
-// The protocol is HTTP, so that `curl --unix-socket` can speak it, but this end
-// writes its one request line by hand: linking net/http would cost a plugin,
-// which is started anew for every interface, about a third of its CPU time. The
-// other end is in rpcserver.
+// The protocol is HTTP, so you can test the agent with `curl --unix-socket`. But the
+// client writes its request by hand instead of using net/http: the runtime starts a
+// plugin for every interface of every pod, and linking net/http took about a third
+// of a plugin's CPU time. Package rpcserver is the server.
 package rpc
 
 import (
@@ -22,54 +22,55 @@ import (
 )
 
 // DefaultTimeout bounds a call whose context has no deadline. It is longer than
-// the agent's own limit, so that the agent's explanation arrives first.
+// the agent's own limit (rpcserver.RequestTimeout), so that the agent's explanation
+// arrives first.
 const DefaultTimeout = 100 * time.Second
 
-// maxReplyBytes bounds what is read of a reply.
+// maxReplyBytes is the maximum size of a reply.
 const maxReplyBytes = 4 << 20
 
 // Client calls the agent that listens on Socket.
 //
-// Every error is a *wire.Error: the agent's own, or CodeTryAgainLater where the
-// agent cannot be reached or does not finish in time.
+// Every error is a *wire.Error: the agent's own, or CodeTryAgainLater if the agent
+// is unreachable or does not finish in time.
 type Client struct {
 	// Socket is the path of the agent's unix socket.
 	Socket string
 }
 
-// Add asks for the addresses of an interface.
+// Add requests the addresses of an interface.
 func (c Client) Add(ctx context.Context, req wire.AddRequest) (wire.AddReply, error) {
 	var reply wire.AddReply
 	err := c.call(ctx, wire.PathAdd, req, &reply)
 	return reply, err
 }
 
-// Delete gives back the addresses of an interface.
+// Delete releases the addresses of an interface.
 func (c Client) Delete(ctx context.Context, req wire.DeleteRequest) error {
 	return c.call(ctx, wire.PathDelete, req, &wire.Empty{})
 }
 
-// Check asks whether an interface still holds its addresses.
+// Check returns an error unless the interface still holds its addresses.
 func (c Client) Check(ctx context.Context, req wire.CheckRequest) error {
 	return c.call(ctx, wire.PathCheck, req, &wire.Empty{})
 }
 
-// GC gives back what is held for attachments that do not exist any more.
+// GC releases the addresses of attachments that no longer exist.
 func (c Client) GC(ctx context.Context, req wire.GCRequest) error {
 	return c.call(ctx, wire.PathGC, req, &wire.Empty{})
 }
 
-// Conflict tells that a foreign host uses an address of an interface.
+// Conflict reports that a foreign host uses an address of an interface.
 func (c Client) Conflict(ctx context.Context, req wire.ConflictRequest) error {
 	return c.call(ctx, wire.PathConflict, req, &wire.Empty{})
 }
 
-// Status asks whether the agent can serve an ADD now.
+// Status returns an error unless the agent can serve an ADD now.
 func (c Client) Status(ctx context.Context) error {
 	return c.call(ctx, wire.PathStatus, wire.Empty{}, &wire.Empty{})
 }
 
-// Coordinator asks for the cluster's coordinator configuration.
+// Coordinator requests the cluster's coordinator configuration.
 func (c Client) Coordinator(ctx context.Context, req wire.CoordinatorRequest) (wire.CoordinatorReply, error) {
 	var reply wire.CoordinatorReply
 	err := c.call(ctx, wire.PathCoordinator, req, &reply)
@@ -106,7 +107,7 @@ func (c Client) call(ctx context.Context, path string, req, reply any) error {
 	return &failure
 }
 
-// exchange sends one request and reads the connection to its end.
+// exchange sends one request and reads the reply until the agent closes the connection.
 func (c Client) exchange(ctx context.Context, path string, body []byte) ([]byte, error) {
 	deadline, ok := ctx.Deadline()
 	if !ok {
@@ -144,8 +145,8 @@ func (c Client) exchange(ctx context.Context, path string, body []byte) ([]byte,
 	return raw, nil
 }
 
-// splitReply takes an HTTP/1.x response apart. A response that ended before
-// its Content-Length is an error: the agent died while answering.
+// splitReply parses an HTTP/1.x response. A response shorter than its Content-Length
+// is an error: the agent died while answering.
 func splitReply(raw []byte) (status int, content []byte, err error) {
 	head, content, ok := bytes.Cut(raw, []byte("\r\n\r\n"))
 	if !ok {
@@ -167,7 +168,7 @@ func splitReply(raw []byte) (status int, content []byte, err error) {
 		}
 		n, err := strconv.Atoi(string(bytes.TrimSpace(value)))
 		if err != nil || n != len(content) {
-			return 0, nil, fmt.Errorf("the reply has %d bytes of %s", len(content), bytes.TrimSpace(value))
+			return 0, nil, fmt.Errorf("the reply has %d bytes, but its Content-Length is %s", len(content), bytes.TrimSpace(value))
 		}
 	}
 	return status, content, nil

@@ -31,8 +31,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// serveOpenly serves on a socket that has no file, so that every user can connect,
-// and returns its name.
+// serveOpenly serves on an abstract socket, so that every user can connect, and
+// returns its name.
 func serveOpenly(t *testing.T, server *rpcserver.Server) string {
 	t.Helper()
 	server.Log = slog.New(slog.DiscardHandler)
@@ -53,7 +53,7 @@ func serveOpenly(t *testing.T, server *rpcserver.Server) string {
 	return name
 }
 
-// callAs calls the socket as the user, and returns what a refused client prints.
+// callAs calls the socket as the user, and returns the message of a rejected client.
 func callAs(t *testing.T, uid uint32, socket string) (refusal string) {
 	t.Helper()
 	// Another user may not be able to read the directory of the test binary.
@@ -71,7 +71,7 @@ func callAs(t *testing.T, uid uint32, socket string) (refusal string) {
 	return stderr.String()
 }
 
-func TestWithoutAListOfUsersRootAloneMayCall(t *testing.T) {
+func TestOnlyRootMayCallByDefault(t *testing.T) {
 	s := &service{}
 	socket := serveOpenly(t, &rpcserver.Server{Service: s})
 	users := []uint32{uint32(os.Getuid())}
@@ -82,7 +82,7 @@ func TestWithoutAListOfUsersRootAloneMayCall(t *testing.T) {
 		s.got = nil
 		refusal := callAs(t, uid, socket)
 		if uid == 0 && (refusal != "" || s.got == nil) {
-			t.Errorf("root was refused: %s", refusal)
+			t.Errorf("root was rejected: %s", refusal)
 		}
 		if want := fmt.Sprintf("user %d may not call", uid); uid != 0 && (!strings.Contains(refusal, want) || s.got != nil) {
 			t.Errorf("user %d: the service got %v, and the client %q; want %q", uid, s.got, refusal, want)
@@ -90,13 +90,13 @@ func TestWithoutAListOfUsersRootAloneMayCall(t *testing.T) {
 	}
 }
 
-func TestSlowServiceIsEndedByTheTimeLimit(t *testing.T) {
+func TestTimeoutEndsSlowRequest(t *testing.T) {
 	s := &service{hold: make(chan struct{}), arrived: make(chan struct{}, 1)}
 	socket := serveOpenly(t, &rpcserver.Server{Service: s, AllowedUIDs: self(), Timeout: time.Millisecond})
 	wantCode(t, rpc.Client{Socket: socket}.Status(t.Context()), wire.CodeTryAgainLater, "did not finish in time")
 }
 
-func TestTimeLimitHasADefault(t *testing.T) {
+func TestTimeoutHasDefault(t *testing.T) {
 	s := &service{}
 	client, _, _ := start(t, s, self())
 	before := time.Now()

@@ -1,10 +1,10 @@
-// Package rpcserver is the agent's end of the conversation with the plugins:
-// HTTP on a unix socket that only root may use.
+// Package rpcserver is the agent's server for the CNI plugins: HTTP on a unix socket
+// for root only.
 //
-// A caller is admitted by its peer credentials (SO_PEERCRED, unix(7)), not only
-// by the socket's mode, because the socket's directory is shared with the host.
-// A request is bounded in size (wire.MaxRequestBytes) and in time. The plugins'
-// end is in package rpc.
+// The server checks the peer credentials of each caller (SO_PEERCRED, unix(7)) in
+// addition to the socket's mode, because the socket's directory is shared with the
+// host. It limits the size (wire.MaxRequestBytes) and the time of each request.
+// Package rpc is the client.
 package rpcserver
 
 import (
@@ -18,6 +18,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"time"
 
@@ -26,8 +27,8 @@ import (
 	"spiderpool.dev/spiderpool/internal/wire"
 )
 
-// Service answers the plugins' requests. An error that is not a *wire.Error is
-// an internal one.
+// Service handles the plugins' requests. Plugins receive a *wire.Error unchanged and
+// any other error with the code wire.CodeInternal.
 type Service interface {
 	Add(context.Context, wire.AddRequest) (wire.AddReply, error)
 	Delete(context.Context, wire.DeleteRequest) error
@@ -41,7 +42,7 @@ type Service interface {
 // RequestTimeout is the default of Server.Timeout.
 const RequestTimeout = 90 * time.Second
 
-// headerBytes and headerTimeout bound what comes before a request's body.
+// headerBytes and headerTimeout limit the header of a request.
 const (
 	headerBytes   = 8 << 10
 	headerTimeout = 5 * time.Second
@@ -49,29 +50,29 @@ const (
 
 // Server serves a Service on a unix socket.
 type Server struct {
-	// Service answers the requests.
+	// Service handles the requests.
 	Service Service
-	// Log gets refused callers and failed requests.
+	// Log receives rejected callers and failed requests.
 	Log *slog.Logger
-	// AllowedUIDs are the users that may call; nil is root alone.
+	// AllowedUIDs are the user IDs of permitted callers; nil permits root only.
 	AllowedUIDs []uint32
-	// Timeout bounds the work on one request; 0 is RequestTimeout.
+	// Timeout limits the work on one request; 0 means RequestTimeout.
 	Timeout time.Duration
 }
 
 func (s *Server) timeout() time.Duration { return cmp.Or(s.Timeout, RequestTimeout) }
 
-// Listen makes the socket at path, replacing what a former agent left behind,
-// for the owner alone (mode 0600). Missing directories are made.
+// Listen creates the socket at path with mode 0600, replacing that of an earlier
+// agent. It creates missing directories.
 func Listen(path string) (*net.UnixListener, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return nil, fmt.Errorf("make the directory of the socket: %w", err)
+		return nil, fmt.Errorf("create the directory of the socket: %w", err)
 	}
-	// Bound under another name, restricted, then renamed: at no moment does
-	// path accept a stranger, and clients see the old socket or the new one.
+	// Bind under another name, restrict the mode, then rename: path never accepts
+	// another user, and clients see the old socket or the new one.
 	temporary := path + ".new"
 	if err := os.Remove(temporary); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("remove a former socket: %w", err)
+		return nil, fmt.Errorf("remove an earlier socket: %w", err)
 	}
 	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: temporary, Net: "unix"})
 	if err != nil {
@@ -87,8 +88,8 @@ func Listen(path string) (*net.UnixListener, error) {
 	return listener, nil
 }
 
-// Serve answers on the listener until ctx ends; requests under way may finish
-// within the grace period, in which no new one is accepted.
+// Serve handles requests until ctx ends. Then it accepts no new connection, and gives
+// the requests in progress the grace period to finish.
 func (s *Server) Serve(ctx context.Context, listener net.Listener, grace time.Duration) error {
 	server := &http.Server{
 		Handler:           s.handler(),
@@ -122,7 +123,7 @@ func (s *Server) Serve(ctx context.Context, listener net.Listener, grace time.Du
 
 type peerKey struct{}
 
-// peer is who is on the other side of a connection.
+// peer is the caller on a connection.
 type peer struct {
 	uid uint32
 	err error
@@ -166,12 +167,12 @@ func withoutReply[Request any](f func(context.Context, Request) error) func(cont
 	return func(ctx context.Context, req Request) (wire.Empty, error) { return wire.Empty{}, f(ctx, req) }
 }
 
-// admit lets the allowed users through.
+// admit rejects callers other than the permitted users.
 func (s *Server) admit(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		caller, _ := r.Context().Value(peerKey{}).(peer)
 		if caller.err != nil || !s.allowed(caller.uid) {
-			s.Log.Warn("refused a caller on the socket", "uid", caller.uid, "path", r.URL.Path, "err", caller.err)
+			s.Log.Warn("rejected a caller on the socket", "uid", caller.uid, "path", r.URL.Path, "err", caller.err)
 			write(w, http.StatusForbidden, &wire.Error{
 				Code: wire.CodeRefused,
 				Msg:  fmt.Sprintf("user %d may not call spiderpool-agent; CNI plugins run as root", caller.uid),
@@ -186,12 +187,7 @@ func (s *Server) allowed(uid uint32) bool {
 	if s.AllowedUIDs == nil {
 		return uid == 0
 	}
-	for _, allowed := range s.AllowedUIDs {
-		if uid == allowed {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(s.AllowedUIDs, uid)
 }
 
 func answer[Request, Reply any](s *Server, f func(context.Context, Request) (Reply, error)) http.Handler {
@@ -200,7 +196,7 @@ func answer[Request, Reply any](s *Server, f func(context.Context, Request) (Rep
 		if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, wire.MaxRequestBytes)).Decode(&req); err != nil {
 			write(w, http.StatusBadRequest, &wire.Error{
 				Code:    wire.CodeDecodingFailure,
-				Msg:     "spiderpool-agent cannot decode the request; plugin and agent must be of one release",
+				Msg:     "spiderpool-agent cannot decode the request; plugin and agent must have the same version",
 				Details: err.Error(),
 			})
 			return
@@ -230,8 +226,7 @@ func asFailure(ctx context.Context, err error) *wire.Error {
 	}
 }
 
-// write sends the status and the value. The client may have gone; then there is
-// nobody left to tell.
+// write sends the status and the value. It ignores errors: the client has gone then.
 func write(w http.ResponseWriter, status int, value any) {
 	content, err := json.Marshal(value)
 	if err != nil {

@@ -21,16 +21,16 @@ import (
 	"spiderpool.dev/spiderpool/internal/wire"
 )
 
-// service records the requests and answers with what the test gave it.
+// service records the requests and returns the replies that the test set.
 type service struct {
 	got         any
 	reply       wire.AddReply
 	coordinator wire.CoordinatorReply
 	err         error
-	// hold, when set, keeps a request until it is closed or the request ends.
+	// hold, if set, blocks a request until it is closed or the request ends.
 	hold    chan struct{}
 	arrived chan struct{}
-	// deadline is by when the last request must be done.
+	// deadline is that of the last request.
 	deadline time.Time
 }
 
@@ -95,7 +95,7 @@ var attachment = wire.Attachment{
 	ContainerID: "c1", NetNS: "/run/netns/x", Interface: "eth0", PodNamespace: "default", PodName: "a", PodUID: "u1",
 }
 
-func TestRequestsAndRepliesArriveUnchanged(t *testing.T) {
+func TestRoundTripKeepsRequestsAndReplies(t *testing.T) {
 	s := &service{
 		reply: wire.AddReply{
 			Addresses: []wire.Address{{
@@ -160,12 +160,12 @@ func TestErrorsKeepTheirCodeAndDetails(t *testing.T) {
 	wantCode(t, client.Status(t.Context()), wire.CodeInternal, "boom")
 }
 
-func TestAgentAwayIsTryAgainLater(t *testing.T) {
+func TestMissingAgentMeansTryAgainLater(t *testing.T) {
 	client := rpc.Client{Socket: filepath.Join(t.TempDir(), "none.sock")}
 	wantCode(t, client.Status(t.Context()), wire.CodeTryAgainLater, "none.sock")
 }
 
-func TestSlowAgentIsTryAgainLater(t *testing.T) {
+func TestSlowAgentMeansTryAgainLater(t *testing.T) {
 	s := &service{hold: make(chan struct{}), arrived: make(chan struct{}, 1)}
 	client, _, _ := start(t, s, self())
 	ctx, cancel := context.WithCancel(t.Context())
@@ -174,7 +174,7 @@ func TestSlowAgentIsTryAgainLater(t *testing.T) {
 	close(s.hold)
 }
 
-func TestAgentThatDiesWhileAnsweringIsTryAgainLater(t *testing.T) {
+func TestTruncatedReplyMeansTryAgainLater(t *testing.T) {
 	for _, reply := range []string{"", "HTTP/1.0 200 OK\r\nContent-Length: 50\r\n\r\n{}", "rubbish\r\n\r\n{}"} {
 		socket := filepath.Join(t.TempDir(), "s")
 		listener, err := net.Listen("unix", socket)
@@ -197,12 +197,12 @@ func TestAgentThatDiesWhileAnsweringIsTryAgainLater(t *testing.T) {
 	}
 }
 
-func TestOtherUsersAreRefused(t *testing.T) {
+func TestOtherUsersAreRejected(t *testing.T) {
 	client, _, _ := start(t, &service{}, []uint32{uint32(os.Getuid()) + 1})
 	wantCode(t, client.Status(t.Context()), wire.CodeRefused, "may not call")
 }
 
-func TestSocketIsForItsOwnerAlone(t *testing.T) {
+func TestSocketBelongsToItsOwner(t *testing.T) {
 	_, socket, _ := start(t, &service{}, self())
 	info, err := os.Stat(socket)
 	if err != nil || info.Mode().Perm() != 0o600 {
@@ -210,7 +210,7 @@ func TestSocketIsForItsOwnerAlone(t *testing.T) {
 	}
 }
 
-func TestNewAgentTakesTheSocketOfADeadOne(t *testing.T) {
+func TestListenReplacesDeadAgentsSocket(t *testing.T) {
 	socket := filepath.Join(t.TempDir(), "s")
 	dead, err := rpcserver.Listen(socket)
 	if err != nil {
@@ -224,7 +224,7 @@ func TestNewAgentTakesTheSocketOfADeadOne(t *testing.T) {
 	_ = live.Close()
 }
 
-// raw sends a request that the client would not send.
+// raw sends a request that rpc.Client would never send.
 func raw(t *testing.T, socket, path, body string) (int, string) {
 	t.Helper()
 	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
@@ -243,7 +243,7 @@ func raw(t *testing.T, socket, path, body string) (int, string) {
 	return response.StatusCode, string(content)
 }
 
-func TestMalformedAndOversizedRequestsAreRefused(t *testing.T) {
+func TestBadRequestsAreRejected(t *testing.T) {
 	_, socket, _ := start(t, &service{}, self())
 	long := `{"podName":"` + strings.Repeat("x", wire.MaxRequestBytes) + `"}`
 	for name, c := range map[string]struct {
@@ -262,7 +262,7 @@ func TestMalformedAndOversizedRequestsAreRefused(t *testing.T) {
 	}
 }
 
-func TestRequestUnderWayFinishesWhenTheServerStops(t *testing.T) {
+func TestStoppingServerFinishesRequests(t *testing.T) {
 	s := &service{hold: make(chan struct{}), arrived: make(chan struct{}, 1)}
 	client, _, stop := start(t, s, self())
 	outcome := make(chan error, 1)
