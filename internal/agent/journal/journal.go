@@ -1,11 +1,10 @@
-// Package journal keeps releases on disk that could not be committed yet
-// (ipam.Journal): one file for each attachment, in one directory.
+// Package journal keeps uncommitted releases on disk (ipam.Journal): one file per
+// attachment, in one directory.
 //
-// A release is on disk, and found again after a crash at any moment, once Add has
-// returned: the file is written under another name, synced, renamed, and the
-// directory is synced. A file that cannot be read is reported, and does not keep
-// the others from being found. One that makes no sense is reported once in the
-// life of the process, and left for whoever wants to look at it.
+// When Add has returned, the release survives a crash at any moment: package
+// atomicfile syncs the file and the directory. All reports an unreadable file, and
+// still returns the other releases. It reports a corrupt file once per process and
+// leaves it in place for inspection.
 package journal
 
 import (
@@ -34,15 +33,15 @@ const suffix = ".release.json"
 type Journal struct {
 	dir string
 
-	// disk is for one change of the directory at a time, mu for keys alone: who asks
-	// what is kept does not wait for the disk.
+	// disk serializes changes of the directory. mu guards last and keys only, so that
+	// Generation does not wait for the disk. Lock disk before mu.
 	disk sync.Mutex
 	mu   sync.Mutex
-	last uint64            // generation given
-	keys map[string]uint64 // generation of the release, by the name of its file
+	last uint64            // the newest generation
+	keys map[string]uint64 // the generation of each release, by file name
 }
 
-// record is the content of a file.
+// record is the content of a file, in JSON.
 type record struct {
 	ContainerID string `json:"containerID"`
 	Interface   string `json:"interface"`
@@ -51,13 +50,14 @@ type record struct {
 	PodUID      string `json:"podUID,omitempty"`
 }
 
-// Open returns the journal in dir, which is made if it is missing.
+// Open returns the journal in dir. It creates the directory if it is missing, and
+// removes the unfinished files of a crashed process.
 func Open(dir string) (*Journal, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("make the directory of the journal: %w", err)
+		return nil, fmt.Errorf("create the directory of the journal: %w", err)
 	}
 	if err := atomicfile.SyncDir(filepath.Dir(dir)); err != nil {
-		return nil, fmt.Errorf("make the directory of the journal last: %w", err)
+		return nil, fmt.Errorf("sync the parent of the journal's directory: %w", err)
 	}
 	entries, err := os.ReadDir(dir)
 	if err != nil {
@@ -70,14 +70,14 @@ func Open(dir string) (*Journal, error) {
 			j.set(entry.Name())
 		case strings.HasPrefix(entry.Name(), atomicfile.UnfinishedPrefix):
 			if err := os.Remove(filepath.Join(dir, entry.Name())); err != nil {
-				return nil, fmt.Errorf("tidy the directory of the journal: %w", err)
+				return nil, fmt.Errorf("remove an unfinished file of the journal: %w", err)
 			}
 		}
 	}
 	return j, nil
 }
 
-// fileName does not let a container ID choose a path.
+// fileName hashes the container ID, so that it cannot choose a path such as ../x.
 func fileName(at lease.Attachment) string {
 	sum := sha256.Sum256([]byte(at.ContainerID + "\x00" + at.Interface))
 	return hex.EncodeToString(sum[:16]) + suffix
@@ -95,7 +95,7 @@ func (j *Journal) Add(r ipam.Release) error {
 	defer j.disk.Unlock()
 	name := fileName(r.Attachment)
 	if err := atomicfile.Write(filepath.Join(j.dir, name), content, 0o600); err != nil {
-		return fmt.Errorf("keep a release: %w", err)
+		return fmt.Errorf("write a release to disk: %w", err)
 	}
 	j.set(name)
 	return nil
@@ -110,8 +110,8 @@ func (j *Journal) generation(name string) uint64 {
 	return j.keys[name]
 }
 
-// set gives the file its next generation. Generations start anew with the process,
-// because no ADD and no replay outlives it.
+// set assigns the next generation to the file. Generations start again with each
+// process, because no ADD and no replay outlives a process.
 func (j *Journal) set(name string) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -134,13 +134,13 @@ func (j *Journal) Remove(at lease.Attachment, generation uint64) error {
 		return nil
 	}
 	if err := os.Remove(filepath.Join(j.dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("forget a release: %w", err)
+		return fmt.Errorf("delete a release from disk: %w", err)
 	}
 	j.forget(name)
 	return atomicfile.SyncDir(j.dir)
 }
 
-// All implements ipam.Journal. With an error it returns what could be read.
+// All implements ipam.Journal. With an error, it returns the readable releases.
 func (j *Journal) All() ([]ipam.Release, error) {
 	j.disk.Lock()
 	defer j.disk.Unlock()
@@ -169,7 +169,7 @@ func (j *Journal) All() ([]ipam.Release, error) {
 	return releases, errors.Join(errs...)
 }
 
-// Len returns how many releases are kept.
+// Len returns the number of releases on disk.
 func (j *Journal) Len() int {
 	j.mu.Lock()
 	defer j.mu.Unlock()
