@@ -1,10 +1,11 @@
-// Package criclient asks the node's container runtime which sandboxes there are, by
-// the Container Runtime Interface (ipam.Runtime).
+// Package criclient lists the sandboxes of the node's container runtime through the
+// Container Runtime Interface (ipam.Runtime).
 //
-// Its word is proof that an address is not in use, so it must be the runtime that
-// makes this node's pods, and a node may have several. One is believed only after
-// it has once listed a sandbox that holds a lease, which is remembered on disk, and
-// only as long as its name and version are those that the kubelet reports.
+// We free an address if the runtime does not list its sandbox. If we asked the wrong
+// runtime, we would free addresses in use, and a node can have several runtimes. So
+// we trust a runtime only after it has listed a sandbox with a lease, and only while
+// its name and version are those that the kubelet reports. A file remembers the
+// trusted runtime.
 package criclient
 
 import (
@@ -23,17 +24,17 @@ import (
 	"spiderpool.dev/spiderpool/internal/ipam"
 )
 
-// timeout bounds one question.
+// timeout bounds the requests for one list.
 const timeout = 10 * time.Second
 
-// Runtime asks the first of the sockets that exists.
+// Runtime is the client of the first existing socket.
 type Runtime struct {
-	// Sockets are paths of unix sockets.
+	// Sockets are paths of unix sockets, e.g. /run/containerd/containerd.sock.
 	Sockets []string
-	// Proven is the file that names the socket whose runtime is believed.
+	// Proven is the file with the socket of the trusted runtime.
 	Proven string
 	// Reported returns the name and version of the runtime that the kubelet reports,
-	// as "containerd://2.1.4", or "" where it reports none.
+	// e.g. "containerd://2.1.4", or "" if it reports none.
 	Reported func(context.Context) (string, error)
 	// Holds reports whether a sandbox holds a lease of this node.
 	Holds func(sandbox string) bool
@@ -47,7 +48,7 @@ func (r *Runtime) Sandboxes(ctx context.Context) (map[string]string, error) {
 	}
 	reported, err := r.Reported(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("read which runtime this node has: %w", err)
+		return nil, fmt.Errorf("read the name of this node's container runtime: %w", err)
 	}
 	ids, err := list(ctx, socket, reported)
 	if err != nil {
@@ -65,11 +66,11 @@ func (r *Runtime) socket() (string, error) {
 			return path, nil
 		}
 	}
-	return "", fmt.Errorf("%w: there is no container runtime at any of %v", ipam.ErrNotReady, r.Sockets)
+	return "", fmt.Errorf("%w: none of the container runtime sockets %v exists", ipam.ErrNotReady, r.Sockets)
 }
 
-// list returns the sandboxes of the runtime at the socket if it is the one that is
-// reported.
+// list returns the pod UIDs of the runtime's sandboxes by sandbox ID, or an error if
+// the runtime is not the reported one.
 func list(ctx context.Context, socket, reported string) (map[string]string, error) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
@@ -85,7 +86,7 @@ func list(ctx context.Context, socket, reported string) (map[string]string, erro
 		return nil, err
 	}
 	if name := versionOf(self); reported != "" && name != reported {
-		return nil, fmt.Errorf("%w: it is %s, and this node's kubelet uses %s", ipam.ErrNotReady, name, reported)
+		return nil, fmt.Errorf("%w: this runtime is %s, but the kubelet uses %s", ipam.ErrNotReady, name, reported)
 	}
 	answer, err := client.ListPodSandbox(ctx, &cri.ListPodSandboxRequest{})
 	if err != nil {
@@ -98,9 +99,9 @@ func list(ctx context.Context, socket, reported string) (map[string]string, erro
 	return ids, nil
 }
 
-// versionOf writes a runtime's name and version as the kubelet does in
-// status.nodeInfo.containerRuntimeVersion: of "v1.6.20~ds1", which is no semantic
-// version, the numbers alone.
+// versionOf formats a runtime's name and version like the kubelet does in
+// status.nodeInfo.containerRuntimeVersion. "v1.6.20~ds1" is not a semantic version
+// and becomes "1.6.20".
 func versionOf(v *cri.VersionResponse) string {
 	parsed, err := version.ParseSemantic(v.RuntimeVersion)
 	if err != nil {
@@ -112,12 +113,12 @@ func versionOf(v *cri.VersionResponse) string {
 	return v.RuntimeName + "://" + parsed.String()
 }
 
-// prove returns an error unless the runtime at socket is, or now turns out to be,
-// the one that makes this node's pods.
+// prove returns an error unless the runtime at socket is trusted, or earns trust now
+// because it lists a sandbox with a lease.
 func (r *Runtime) prove(socket string, ids map[string]string) error {
 	proven, err := os.ReadFile(r.Proven)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("read which runtime is believed: %w", err)
+		return fmt.Errorf("read the socket of the trusted runtime: %w", err)
 	}
 	if string(proven) == socket {
 		return nil
@@ -125,10 +126,10 @@ func (r *Runtime) prove(socket string, ids map[string]string) error {
 	for id := range ids {
 		if r.Holds(id) {
 			if err := os.WriteFile(r.Proven, []byte(socket), 0o600); err != nil {
-				return fmt.Errorf("remember which runtime is believed: %w", err)
+				return fmt.Errorf("write the socket of the trusted runtime: %w", err)
 			}
 			return nil
 		}
 	}
-	return fmt.Errorf("%w: the runtime at %s has not listed any sandbox of this node's pods yet", ipam.ErrNotReady, socket)
+	return fmt.Errorf("%w: the runtime at %s has not listed a sandbox with a lease of this node yet", ipam.ErrNotReady, socket)
 }
