@@ -110,7 +110,7 @@ func (a *agent) newIPAM(client *agentclient.Client) *ipam.Service {
 	})
 	service.Allocator = allocator
 	service.Runtime = &criclient.Runtime{
-		Sockets: a.cfg.CRISockets, Proven: filepath.Join(a.cfg.StateDir, "runtime"), Reported: a.cluster.Runtime,
+		Sockets: a.cfg.CRISockets, Trusted: filepath.Join(a.cfg.StateDir, "runtime"), Reported: a.cluster.Runtime,
 		Holds: func(sandbox string) bool {
 			return len(allocator.HeldBy(func(l lease.Lease) bool { return l.ContainerID == sandbox })) > 0
 		},

@@ -31,8 +31,8 @@ const timeout = 10 * time.Second
 type Runtime struct {
 	// Sockets are paths of unix sockets, e.g. /run/containerd/containerd.sock.
 	Sockets []string
-	// Proven is the file with the socket of the trusted runtime.
-	Proven string
+	// Trusted is the file with the socket of the trusted runtime.
+	Trusted string
 	// Reported returns the name and version of the runtime that the kubelet reports,
 	// e.g. "containerd://2.1.4", or "" if it reports none.
 	Reported func(context.Context) (string, error)
@@ -54,7 +54,7 @@ func (r *Runtime) Sandboxes(ctx context.Context) (map[string]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list the sandboxes of the runtime at %s: %w", socket, err)
 	}
-	if err := r.prove(socket, ids); err != nil {
+	if err := r.trust(socket, ids); err != nil {
 		return nil, err
 	}
 	return ids, nil
@@ -113,19 +113,19 @@ func versionOf(v *cri.VersionResponse) string {
 	return v.RuntimeName + "://" + parsed.String()
 }
 
-// prove returns an error unless the runtime at socket is trusted, or earns trust now
+// trust returns an error unless the runtime at socket is trusted, or earns trust now
 // because it lists a sandbox with a lease.
-func (r *Runtime) prove(socket string, ids map[string]string) error {
-	proven, err := os.ReadFile(r.Proven)
+func (r *Runtime) trust(socket string, ids map[string]string) error {
+	trusted, err := os.ReadFile(r.Trusted)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("read the socket of the trusted runtime: %w", err)
 	}
-	if string(proven) == socket {
+	if string(trusted) == socket {
 		return nil
 	}
 	for id := range ids {
 		if r.Holds(id) {
-			if err := os.WriteFile(r.Proven, []byte(socket), 0o600); err != nil {
+			if err := os.WriteFile(r.Trusted, []byte(socket), 0o600); err != nil {
 				return fmt.Errorf("write the socket of the trusted runtime: %w", err)
 			}
 			return nil

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"google.golang.org/grpc"
@@ -15,7 +16,7 @@ import (
 	"spiderpool.dev/spiderpool/internal/ipam"
 )
 
-// server is a container runtime that has the sandboxes.
+// server is a container runtime with the sandboxes.
 type server struct {
 	cri.UnimplementedRuntimeServiceServer
 	sandboxes []string
@@ -26,7 +27,7 @@ type server struct {
 func (s *server) ListPodSandbox(context.Context, *cri.ListPodSandboxRequest) (*cri.ListPodSandboxResponse, error) {
 	answer := &cri.ListPodSandboxResponse{}
 	for i, id := range s.sandboxes {
-		// One that is not running may still have its network.
+		// A stopped sandbox may still have its network.
 		state := cri.PodSandboxState(i % 2)
 		answer.Items = append(answer.Items, &cri.PodSandbox{Id: id, State: state, Metadata: &cri.PodSandboxMetadata{Uid: "uid of " + id}})
 	}
@@ -52,62 +53,64 @@ func serve(t *testing.T, s *server) (socket string) {
 }
 
 func holds(ids ...string) func(string) bool {
-	return func(id string) bool {
-		for _, held := range ids {
-			if id == held {
-				return true
-			}
-		}
-		return false
-	}
+	return func(id string) bool { return slices.Contains(ids, id) }
 }
 
-func TestRuntimeIsBelievedOnceItHasListedAPodOfThisNode(t *testing.T) {
+func TestListedPodEarnsTrust(t *testing.T) {
 	s := &server{sandboxes: []string{"other"}}
-	proven := filepath.Join(t.TempDir(), "runtime")
-	r := &criclient.Runtime{Sockets: []string{"/nonexistent", serve(t, s)}, Proven: proven, Reported: reported("containerd://2.1.4"), Holds: holds("mine")}
+	trusted := filepath.Join(t.TempDir(), "runtime")
+	r := &criclient.Runtime{Sockets: []string{"/nonexistent", serve(t, s)}, Trusted: trusted, Reported: reported("containerd://2.1.4"), Holds: holds("mine")}
 	if ids, err := r.Sandboxes(t.Context()); !errors.Is(err, ipam.ErrNotReady) {
-		t.Fatalf("an unproven runtime was believed: %v, %v", ids, err)
+		t.Fatalf("an untrusted runtime answered: %v, %v", ids, err)
 	}
 	s.sandboxes = []string{"other", "mine"}
 	ids, err := r.Sandboxes(t.Context())
 	if err != nil || ids["mine"] != "uid of mine" || ids["other"] != "uid of other" || len(ids) != 2 {
 		t.Fatalf("got %v, %v", ids, err)
 	}
-	// It stays believed when its last pod has gone, also by the next agent.
+	// The runtime stays trusted after its last pod has gone, also by the next agent.
 	s.sandboxes = nil
-	next := &criclient.Runtime{Sockets: r.Sockets, Proven: proven, Reported: reported("containerd://2.1.4"), Holds: holds("mine")}
+	next := &criclient.Runtime{Sockets: r.Sockets, Trusted: trusted, Reported: reported("containerd://2.1.4"), Holds: holds("mine")}
 	if ids, err := next.Sandboxes(t.Context()); err != nil || len(ids) != 0 {
 		t.Errorf("got %v, %v", ids, err)
 	}
-	// Another runtime is not.
-	other := &criclient.Runtime{Sockets: []string{serve(t, &server{})}, Proven: proven, Reported: reported("containerd://2.1.4"), Holds: holds("mine")}
+	// Another runtime is not trusted.
+	other := &criclient.Runtime{Sockets: []string{serve(t, &server{})}, Trusted: trusted, Reported: reported("containerd://2.1.4"), Holds: holds("mine")}
 	if ids, err := other.Sandboxes(t.Context()); !errors.Is(err, ipam.ErrNotReady) {
-		t.Errorf("another runtime was believed: %v, %v", ids, err)
+		t.Errorf("another runtime answered: %v, %v", ids, err)
 	}
 }
 
-func TestRuntimeThatTheKubeletDoesNotUseIsNotBelieved(t *testing.T) {
-	socket, proven := serve(t, &server{sandboxes: []string{"mine"}}), filepath.Join(t.TempDir(), "runtime")
-	for name, believed := range map[string]bool{"containerd://2.1.4": true, "": true, "cri-o://1.36.0": false, "containerd://2.1.4-k3s1": false} {
-		r := &criclient.Runtime{Sockets: []string{socket}, Proven: proven, Reported: reported(name), Holds: holds("mine")}
-		if ids, err := r.Sandboxes(t.Context()); (err == nil) != believed || !believed && !errors.Is(err, ipam.ErrNotReady) {
-			t.Errorf("the kubelet reports %q: %v, %v", name, ids, err)
-		}
+func TestRuntimeMustMatchKubelet(t *testing.T) {
+	socket, trusted := serve(t, &server{sandboxes: []string{"mine"}}), filepath.Join(t.TempDir(), "runtime")
+	for name, matches := range map[string]bool{"containerd://2.1.4": true, "": true, "cri-o://1.36.0": false, "containerd://2.1.4-k3s1": false} {
+		t.Run("kubelet reports "+name, func(t *testing.T) {
+			r := &criclient.Runtime{Sockets: []string{socket}, Trusted: trusted, Reported: reported(name), Holds: holds("mine")}
+			if ids, err := r.Sandboxes(t.Context()); (err == nil) != matches || !matches && !errors.Is(err, ipam.ErrNotReady) {
+				t.Errorf("got %v, %v", ids, err)
+			}
+		})
 	}
+	unread := func(context.Context) (string, error) { return "", errors.New("no API server") }
+	r := &criclient.Runtime{Sockets: []string{socket}, Trusted: trusted, Reported: unread, Holds: holds("mine")}
+	if ids, err := r.Sandboxes(t.Context()); err == nil {
+		t.Errorf("without the name from the kubelet, got %v", ids)
+	}
+}
+
+func TestVersionsMatchKubeletsFormat(t *testing.T) {
 	for version, name := range map[string]string{
 		"2.4.2+unknown": "containerd://2.4.2+unknown", "v2.1.4-k3s1": "containerd://2.1.4-k3s1", "1.6.20~ds1": "containerd://1.6.20", "new": "containerd://Unknown",
 	} {
-		r := &criclient.Runtime{Sockets: []string{serve(t, &server{sandboxes: []string{"mine"}, version: version})}, Proven: filepath.Join(t.TempDir(), "runtime"),
-			Reported: reported(name), Holds: holds("mine")}
-		if _, err := r.Sandboxes(t.Context()); err != nil {
-			t.Errorf("version %s, which the kubelet reports as %s: %v", version, name, err)
-		}
-	}
-	unread := func(context.Context) (string, error) { return "", errors.New("no API server") }
-	r := &criclient.Runtime{Sockets: []string{socket}, Proven: proven, Reported: unread, Holds: holds("mine")}
-	if ids, err := r.Sandboxes(t.Context()); err == nil {
-		t.Errorf("without knowing what the kubelet uses: %v", ids)
+		t.Run(version, func(t *testing.T) {
+			r := &criclient.Runtime{
+				Sockets: []string{serve(t, &server{sandboxes: []string{"mine"}, version: version})},
+				Trusted: filepath.Join(t.TempDir(), "runtime"), Reported: reported(name), Holds: holds("mine"),
+			}
+			if _, err := r.Sandboxes(t.Context()); err != nil {
+				t.Errorf("the kubelet reports %s: %v", name, err)
+			}
+		})
 	}
 }
 
@@ -115,13 +118,13 @@ func reported(name string) func(context.Context) (string, error) {
 	return func(context.Context) (string, error) { return name, nil }
 }
 
-func TestNoRuntimeAndAFailingOneAreErrors(t *testing.T) {
-	r := &criclient.Runtime{Sockets: []string{"/nonexistent"}, Proven: filepath.Join(t.TempDir(), "runtime"), Reported: reported("containerd://2.1.4"), Holds: holds()}
+func TestMissingAndFailingRuntimesAreErrors(t *testing.T) {
+	r := &criclient.Runtime{Sockets: []string{"/nonexistent"}, Trusted: filepath.Join(t.TempDir(), "runtime"), Reported: reported("containerd://2.1.4"), Holds: holds()}
 	if _, err := r.Sandboxes(t.Context()); !errors.Is(err, ipam.ErrNotReady) {
 		t.Errorf("got %v", err)
 	}
 	r.Sockets = []string{serve(t, &server{err: errors.New("starting")})}
 	if _, err := r.Sandboxes(t.Context()); err == nil {
-		t.Error("the failure of the runtime got lost")
+		t.Error("no error from a failing runtime")
 	}
 }
