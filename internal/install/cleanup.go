@@ -19,7 +19,7 @@ import (
 	"spiderpool.dev/spiderpool/api/v2beta1"
 )
 
-// cleanupPage bounds the objects of one list request.
+// cleanupPage is the page size of list requests.
 const cleanupPage = 500
 
 // kinds are the kinds of our API group.
@@ -28,24 +28,28 @@ var kinds = []string{
 	"SpiderMultusConfig", "SpiderCoordinator", "SpiderIPBlock",
 }
 
-// Leftovers are objects of an installation that are not part of its Helm
-// release; Helm would leave them behind. A name that is empty is none.
+// Leftovers names the objects of an installation outside its Helm release. Helm
+// leaves them behind. An empty name stands for no object.
 type Leftovers struct {
 	Namespace string
-	// Secret has the certificate that the controller made.
+	// Secret holds the webhook certificate issued by the controller.
 	Secret string
 	// Job is the Job of the last installation.
 	Job string
-	// Lease is the one by which the replicas of the controller elected their leader.
+	// Lease is that of the controller's leader election.
 	Lease string
 }
 
-// Cleanup leaves a cluster without our programs in a state where nothing hangs:
-// it removes our finalizer, which nobody else would, from all our custom
-// resources, and deletes what Install created and nobody has filled since (the
-// SpiderCoordinator and empty NetworkAttachmentDefinitions), and the leftovers.
-// What an administrator wrote and which addresses are in use stays, for a later
-// installation to go on with. Kinds that are not served are passed over.
+// Cleanup prepares the cluster for the removal of our programs, so that no later
+// deletion hangs:
+//
+//  1. It deletes the objects created by Install, i.e. the SpiderCoordinator and the
+//     NetworkAttachmentDefinitions without a configuration, and the leftovers.
+//  2. It removes our finalizer from all our custom resources, because only our
+//     controller would remove it.
+//
+// The administrator's objects and the leases stay, so that a later installation can
+// continue with them. Cleanup skips kinds that the API server does not serve.
 func Cleanup(ctx context.Context, log *slog.Logger, c client.Client, leftovers Leftovers) error {
 	installed, err := installedObjects(ctx, c)
 	if err != nil {
@@ -66,12 +70,12 @@ func Cleanup(ctx context.Context, log *slog.Logger, c client.Client, leftovers L
 		if err != nil {
 			return fmt.Errorf("remove the finalizer from every %s: %w", kind, err)
 		}
-		log.Info("finalizers are removed", "kind", kind, "objects", count)
+		log.Info("removed finalizers", "kind", kind, "objects", count)
 	}
 	return nil
 }
 
-// removeFinalizers returns from how many objects of the kind it removed ours.
+// removeFinalizers removes our finalizer from all objects of the kind and returns their number.
 func removeFinalizers(ctx context.Context, c client.Client, kind string) (int, error) {
 	list := &metav1.PartialObjectMetadataList{}
 	list.SetGroupVersionKind(v2beta1.GroupVersion.WithKind(kind + "List"))
@@ -126,7 +130,8 @@ func (l Leftovers) objects() []client.Object {
 	return list
 }
 
-// installedObjects are what Install created, as long as it is as it was.
+// installedObjects returns the objects created by Install, except attachments with a
+// configuration or an owner by now.
 func installedObjects(ctx context.Context, c client.Client) ([]client.Object, error) {
 	ours := client.MatchingLabels{v2beta1.LabelManagedBy: v2beta1.ManagedByInit}
 	var list []client.Object

@@ -1,11 +1,10 @@
-// Package install creates what an installation begins with and removes what
-// would hang after it: the program spiderpool-init.
+// Package install is the program spiderpool-init: it creates the default objects of
+// an installation, and cleans up before an uninstallation.
 //
-// Install creates objects that are missing and leaves existing ones as they
-// are, because after the first installation they belong to the cluster's
-// administrator; so it can run again at any time. It waits for what it needs
-// (the custom resources, the webhooks) and says what it waits for. What the API
-// server refuses for good is an error at once.
+// Install creates missing objects and never changes existing ones: after the first
+// installation they belong to the cluster's administrator. So you can run it again at
+// any time. It waits until the custom resources and the webhooks are available, and
+// logs the reason. It fails at once if the API server rejects an object for good.
 package install
 
 import (
@@ -29,11 +28,11 @@ import (
 	"spiderpool.dev/spiderpool/internal/config"
 )
 
-// retryInterval is the time between two attempts at a step that waits.
+// retryInterval is the time between two attempts at one step.
 const retryInterval = time.Second
 
-// Install creates the default objects of cfg with c. It returns when all exist,
-// when one is refused, or, with what it waited for, when ctx or cfg.Timeout ends.
+// Install creates the default objects of cfg. It returns nil when all exist, and an
+// error when the API server rejects one or when ctx or cfg.Timeout ends.
 func Install(ctx context.Context, log *slog.Logger, c client.Client, cfg config.Install) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, cfg.Timeout, fmt.Errorf("timeout of %s (spiderpoolInit.timeout)", cfg.Timeout))
 	defer cancel()
@@ -58,17 +57,17 @@ func Install(ctx context.Context, log *slog.Logger, c client.Client, cfg config.
 	return nil
 }
 
-// probes are objects whose creation, in a dry run, passes the webhooks.
+// probes returns objects for dry-run creations, which succeed once the webhooks are
+// available.
 func probes() []client.Object {
 	return []client.Object{&v2beta1.SpiderReservedIP{
 		ObjectMeta: metav1.ObjectMeta{Name: "spiderpool-init-probe"},
-		// RFC 5737 keeps this address out of all networks.
+		// TEST-NET-1 of RFC 5737: no network uses this address.
 		Spec: v2beta1.SpiderReservedIPSpec{IPs: []string{"192.0.2.1"}},
 	}}
 }
 
-// objects are the objects that an installation begins with, in the order of
-// their creation.
+// objects returns the default objects in the order of their creation.
 func objects(cfg config.Install) ([]client.Object, error) {
 	var list []client.Object
 	if cfg.InstallMultus {
@@ -96,7 +95,7 @@ func objectMeta(namespace, name string) metav1.ObjectMeta {
 	return metav1.ObjectMeta{Namespace: namespace, Name: name, Labels: map[string]string{v2beta1.LabelManagedBy: v2beta1.ManagedByInit}}
 }
 
-// defaultPool is a SpiderIPPool and, before it, the SpiderSubnet that it belongs to.
+// defaultPool returns a SpiderIPPool, after its SpiderSubnet if it has one.
 func defaultPool(cfg config.Install, p config.DefaultPool) []client.Object {
 	var list []client.Object
 	version := int64(p.IPVersion)
@@ -121,11 +120,11 @@ func defaultPool(cfg config.Install, p config.DefaultPool) []client.Object {
 	return append(list, pool)
 }
 
-// attachmentName is the name of the default NetworkAttachmentDefinition: as
-// configured, or the network of the first CNI configuration on this node, or
-// "default". The object is created empty: Multus then takes the node's CNI
-// configuration of that name, so that configurations which differ between nodes
-// stay right, until a SpiderMultusConfig of that name fills it.
+// attachmentName returns the name of the default NetworkAttachmentDefinition: the
+// configured one, or the network of the first CNI configuration on this node, or
+// "default". We create the object without a configuration, so that Multus reads the
+// CNI configuration of that name on each node, which may differ between nodes. A
+// SpiderMultusConfig of that name fills the object later.
 func attachmentName(cfg config.Install) (string, error) {
 	if cfg.DefaultCNICRName != "" {
 		return cfg.DefaultCNICRName, nil
@@ -138,7 +137,7 @@ func attachmentName(cfg config.Install) (string, error) {
 		return cniinstall.FallbackNetwork, nil
 	}
 	if len(validation.IsDNS1123Subdomain(name)) > 0 {
-		return "", fmt.Errorf("the first CNI configuration in %s is called %q, which cannot be the name of a NetworkAttachmentDefinition: set multus.multusCNI.defaultCniCRName", cfg.CNIConfDir, name)
+		return "", fmt.Errorf("the first CNI configuration in %s has the name %q, which is not a valid name of a NetworkAttachmentDefinition: set multus.multusCNI.defaultCniCRName", cfg.CNIConfDir, name)
 	}
 	return name, nil
 }
@@ -147,8 +146,8 @@ func attachmentName(cfg config.Install) (string, error) {
 func create(ctx context.Context, log *slog.Logger, c client.Client, object client.Object) error {
 	name := describe(object)
 	return retry(ctx, log, name, func() error {
-		// A creation would be judged before it is found to exist, and the values of
-		// a later installation need not suit the cluster any more.
+		// Look first: the API server validates a new object before it finds that the
+		// object exists, and the values of a later installation may be invalid by then.
 		err := c.Get(ctx, client.ObjectKeyFromObject(object), object.DeepCopyObject().(client.Object))
 		if apierrors.IsNotFound(err) {
 			if err = c.Create(ctx, object.DeepCopyObject().(client.Object)); err == nil {
@@ -157,7 +156,7 @@ func create(ctx context.Context, log *slog.Logger, c client.Client, object clien
 			}
 		}
 		if err == nil || apierrors.IsAlreadyExists(err) {
-			log.Info("exists and is left as it is", "object", name)
+			log.Info("exists, unchanged", "object", name)
 			return nil
 		}
 		return err
@@ -180,8 +179,8 @@ func describe(object client.Object) string {
 	return kind + " " + object.GetNamespace() + "/" + object.GetName()
 }
 
-// retry calls attempt until it succeeds or fails for good. It says what it
-// waits for when it begins to and whenever the reason changes.
+// retry calls attempt until it succeeds or fails for good. It logs the reason for
+// waiting once, and again when the reason changes.
 func retry(ctx context.Context, log *slog.Logger, what string, attempt func() error) error {
 	var reason string
 	for {
@@ -197,40 +196,40 @@ func retry(ctx context.Context, log *slog.Logger, what string, attempt func() er
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("waited for %s, because %s, until the %w: %w", what, reason, context.Cause(ctx), err)
+			return fmt.Errorf("gave up waiting for %s (%s) after the %w: %w", what, reason, context.Cause(ctx), err)
 		case <-time.After(retryInterval):
 		}
 	}
 }
 
-// webhookUnavailable matches what the API server says when a webhook does not
-// answer, in contrast to a webhook that refuses.
+// webhookUnavailable matches the API server's error for an unavailable webhook, not
+// for a rejection by a webhook.
 var webhookUnavailable = regexp.MustCompile(`failed calling webhook "([^"]+)"`)
 
-// waitReason says why err may go away by itself; empty when it will not.
+// waitReason returns why a retry may succeed, or "" if it cannot.
 func waitReason(err error) string {
 	if hook := webhookUnavailable.FindStringSubmatch(err.Error()); hook != nil {
-		return "the webhook " + hook[1] + " does not answer yet"
+		return "webhook " + hook[1] + " is not available yet"
 	}
 	var status apierrors.APIStatus
 	switch {
 	case meta.IsNoMatchError(err), isNotFoundKind(err):
-		return "its kind is not served yet"
+		return "the API server does not serve its kind yet"
 	case apierrors.IsForbidden(err) && !strings.Contains(err.Error(), "denied the request"):
-		// The API server learns of new permissions a moment after they are created.
-		return "it is not permitted yet"
+		// The API server applies new RBAC rules a moment after their creation.
+		return "RBAC does not permit it yet"
 	case apierrors.IsTooManyRequests(err), apierrors.IsServerTimeout(err), apierrors.IsTimeout(err),
 		apierrors.IsServiceUnavailable(err), apierrors.IsInternalError(err):
-		return "the API server cannot do it now"
+		return "the API server is overloaded or starting"
 	case !errors.As(err, &status):
-		// Everything without a status from the API server is trouble on the way to it.
-		return "the API server does not answer"
+		// An error without a status comes from the network.
+		return "the API server is unreachable"
 	}
 	return ""
 }
 
-// isNotFoundKind tells a kind that does not exist from an object that does not:
-// the API server answers a request for the former without details.
+// isNotFoundKind reports whether the kind is missing, not the object: only for a
+// missing object does the API server return details.
 func isNotFoundKind(err error) bool {
 	var status apierrors.APIStatus
 	if !apierrors.IsNotFound(err) || !errors.As(err, &status) {

@@ -80,7 +80,7 @@ func install(t *testing.T, c client.Client, cfg config.Install) {
 	}
 }
 
-func TestInstallCreatesTheDefaultObjects(t *testing.T) {
+func TestInstallCreatesDefaultObjects(t *testing.T) {
 	c := kubetest.Client(t)
 	cfg := configuration(t, c)
 	install(t, c, cfg)
@@ -107,7 +107,7 @@ func TestInstallCreatesTheDefaultObjects(t *testing.T) {
 	}
 }
 
-func TestInstallAgainLeavesChangesAlone(t *testing.T) {
+func TestSecondInstallKeepsChanges(t *testing.T) {
 	c := kubetest.Client(t)
 	cfg := configuration(t, c)
 	install(t, c, cfg)
@@ -133,7 +133,7 @@ func TestInstallAgainLeavesChangesAlone(t *testing.T) {
 	}
 }
 
-func TestDefaultAttachmentByTheThreeRules(t *testing.T) {
+func TestThreeSourcesOfDefaultAttachment(t *testing.T) {
 	c := kubetest.Client(t)
 	tests := map[string]struct {
 		name, file, want string
@@ -164,7 +164,7 @@ func TestDefaultAttachmentByTheThreeRules(t *testing.T) {
 	}
 }
 
-func TestNetworkThatCannotNameAnObjectIsRefused(t *testing.T) {
+func TestInvalidNetworkNameIsRejected(t *testing.T) {
 	c := kubetest.Client(t)
 	cfg := configuration(t, c)
 	cfg.DefaultCNICRName = ""
@@ -172,12 +172,12 @@ func TestNetworkThatCannotNameAnObjectIsRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	err := Install(t.Context(), slog.New(slog.DiscardHandler), c, cfg)
-	if err == nil || !strings.Contains(err.Error(), `"My_Net", which cannot be the name of a NetworkAttachmentDefinition: set multus.multusCNI.defaultCniCRName`) {
+	if err == nil || !strings.Contains(err.Error(), `"My_Net", which is not a valid name of a NetworkAttachmentDefinition: set multus.multusCNI.defaultCniCRName`) {
 		t.Errorf("error %v", err)
 	}
 }
 
-func TestWithoutMultusAndCoordinatorNothingIsCreated(t *testing.T) {
+func TestDisabledFeaturesCreateNothing(t *testing.T) {
 	c := kubetest.Client(t)
 	cfg := configuration(t, c)
 	cfg.InstallMultus, cfg.Coordinator.Enabled = false, false
@@ -192,7 +192,7 @@ func TestWithoutMultusAndCoordinatorNothingIsCreated(t *testing.T) {
 	}
 }
 
-func TestDefaultPoolsAreCreatedWithTheirSubnets(t *testing.T) {
+func TestDefaultPoolsHaveSubnets(t *testing.T) {
 	c := kubetest.Client(t)
 	cfg := configuration(t, c)
 	cfg.DefaultPools = []config.DefaultPool{
@@ -219,7 +219,7 @@ func TestDefaultPoolsAreCreatedWithTheirSubnets(t *testing.T) {
 	}
 }
 
-func TestRefusedPoolFailsAtOnceWithTheReason(t *testing.T) {
+func TestRejectedPoolFailsAtOnce(t *testing.T) {
 	c := kubetest.Client(t)
 	cfg := configuration(t, c)
 	cfg.DefaultPools = []config.DefaultPool{{Name: "bad", IPVersion: 4, Subnet: "10.8.0.0/16", IPRanges: []string{"10.7.0.1"}}}
@@ -229,7 +229,7 @@ func TestRefusedPoolFailsAtOnceWithTheReason(t *testing.T) {
 	}
 }
 
-func TestPoolThatExistsIsLeftAsItIsWhateverTheValuesSay(t *testing.T) {
+func TestExistingPoolStaysUnchanged(t *testing.T) {
 	c := kubetest.Client(t)
 	cfg := configuration(t, c)
 	kubetest.Create(t, c, &v2beta1.SpiderIPPool{
@@ -243,7 +243,7 @@ func TestPoolThatExistsIsLeftAsItIsWhateverTheValuesSay(t *testing.T) {
 	}
 }
 
-func TestInstallWaitsForTheWebhooks(t *testing.T) {
+func TestInstallWaitsForWebhooks(t *testing.T) {
 	c := kubetest.Client(t)
 	cfg := configuration(t, c)
 	away := &admissionv1.ValidatingWebhookConfiguration{
@@ -278,7 +278,7 @@ func TestInstallWaitsForTheWebhooks(t *testing.T) {
 		}
 		return nil
 	})
-	if !strings.Contains(out.String(), "the webhook reserved.spiderpool.test does not answer yet") {
+	if !strings.Contains(out.String(), "webhook reserved.spiderpool.test is not available yet") {
 		t.Errorf("it does not say what it waits for:\n%s", &out)
 	}
 	kubetest.Remove(t, c, away)
@@ -290,7 +290,7 @@ func TestInstallWaitsForTheWebhooks(t *testing.T) {
 	}
 }
 
-func TestTimeoutSaysWhatItWaitedFor(t *testing.T) {
+func TestTimeoutNamesReason(t *testing.T) {
 	c := kubetest.Client(t)
 	cfg := configuration(t, c)
 	cfg.Timeout = 300 * time.Millisecond
@@ -319,13 +319,13 @@ func TestTimeoutSaysWhatItWaitedFor(t *testing.T) {
 		t.Fatal(err)
 	}
 	err = Install(t.Context(), slog.New(slog.DiscardHandler), fresh, cfg)
-	want := "waited for NetworkAttachmentDefinition " + cfg.PodNamespace + "/ipvlan-ens5, because its kind is not served yet, until the timeout of 300ms (spiderpoolInit.timeout)"
+	want := "gave up waiting for NetworkAttachmentDefinition " + cfg.PodNamespace + "/ipvlan-ens5 (the API server does not serve its kind yet) after the timeout of 300ms (spiderpoolInit.timeout)"
 	if err == nil || !strings.Contains(err.Error(), want) {
 		t.Errorf("error %v, want %q", err, want)
 	}
 }
 
-func TestCleanupRemovesFinalizersAndWhatInstallCreated(t *testing.T) {
+func TestCleanupRemovesFinalizersAndCreatedObjects(t *testing.T) {
 	c := kubetest.Client(t)
 	cfg := configuration(t, c)
 	install(t, c, cfg)

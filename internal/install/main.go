@@ -15,7 +15,7 @@ import (
 	"spiderpool.dev/spiderpool/internal/process"
 )
 
-// cleanupTimeout bounds a cleanup; an uninstallation waits for it.
+// cleanupTimeout bounds a cleanup: "helm uninstall" waits for it.
 const cleanupTimeout = 4 * time.Minute
 
 // Command is the program spiderpool-init.

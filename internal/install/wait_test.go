@@ -13,7 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 )
 
-func TestReasonToWait(t *testing.T) {
+func TestWaitReason(t *testing.T) {
 	pools := schema.GroupResource{Group: "spiderpool.spidernet.io", Resource: "spiderippools"}
 	kind := schema.GroupKind{Group: pools.Group, Kind: "SpiderIPPool"}
 	unserved := apierrors.NewGenericServerResponse(404, "post", pools, "", "the server could not find the requested resource", 0, true)
@@ -23,30 +23,30 @@ func TestReasonToWait(t *testing.T) {
 		err  error
 		want string
 	}{
-		"a webhook that does not answer": {
+		"unavailable webhook": {
 			apierrors.NewInternalError(errors.New(`failed calling webhook "spiderippool.mutate.spiderpool.spidernet.io": dial tcp: connection refused`)),
-			"the webhook spiderippool.mutate.spiderpool.spidernet.io does not answer yet",
+			"webhook spiderippool.mutate.spiderpool.spidernet.io is not available yet",
 		},
-		"a kind that the client does not know":     {&meta.NoKindMatchError{GroupKind: kind}, "its kind is not served yet"},
-		"a kind that the API server does not know": {unserved, "its kind is not served yet"},
-		"a permission that is missing": {
-			apierrors.NewForbidden(pools, "p", errors.New(`User "init" cannot create resource`)), "it is not permitted yet",
+		"kind unknown to the client":     {&meta.NoKindMatchError{GroupKind: kind}, "the API server does not serve its kind yet"},
+		"kind unknown to the API server": {unserved, "the API server does not serve its kind yet"},
+		"missing permission": {
+			apierrors.NewForbidden(pools, "p", errors.New(`User "init" cannot create resource`)), "RBAC does not permit it yet",
 		},
-		"too many requests":          {apierrors.NewTooManyRequests("later", 1), "the API server cannot do it now"},
-		"a server that is busy":      {apierrors.NewServerTimeout(pools, "create", 1), "the API server cannot do it now"},
-		"a request that took long":   {apierrors.NewTimeoutError("slow", 1), "the API server cannot do it now"},
-		"a server that is starting":  {apierrors.NewServiceUnavailable("starting"), "the API server cannot do it now"},
-		"a server with a fault":      {apierrors.NewInternalError(errors.New("etcd")), "the API server cannot do it now"},
-		"an API server that is away": {&net.OpError{Op: "dial", Net: "tcp", Err: syscall.ECONNREFUSED}, "the API server does not answer"},
-		"an answer that is cut off":  {fmt.Errorf("Post: %w", errors.New("unexpected EOF")), "the API server does not answer"},
+		"too many requests":  {apierrors.NewTooManyRequests("later", 1), "the API server is overloaded or starting"},
+		"busy server":        {apierrors.NewServerTimeout(pools, "create", 1), "the API server is overloaded or starting"},
+		"slow request":       {apierrors.NewTimeoutError("slow", 1), "the API server is overloaded or starting"},
+		"starting server":    {apierrors.NewServiceUnavailable("starting"), "the API server is overloaded or starting"},
+		"faulty server":      {apierrors.NewInternalError(errors.New("etcd")), "the API server is overloaded or starting"},
+		"unreachable server": {&net.OpError{Op: "dial", Net: "tcp", Err: syscall.ECONNREFUSED}, "the API server is unreachable"},
+		"truncated answer":   {fmt.Errorf("Post: %w", errors.New("unexpected EOF")), "the API server is unreachable"},
 
-		"a webhook that refuses": {
+		"rejecting webhook": {
 			&apierrors.StatusError{ErrStatus: metav1.Status{Status: "Failure", Code: 403, Reason: metav1.StatusReasonForbidden, Message: denied}}, "",
 		},
-		"an invalid object":               {apierrors.NewInvalid(kind, "p", nil), ""},
-		"an object that is not there":     {apierrors.NewNotFound(pools, "p"), ""},
-		"an object that is there already": {apierrors.NewAlreadyExists(pools, "p"), ""},
-		"a caller that is unknown":        {apierrors.NewUnauthorized("who are you"), ""},
+		"invalid object":  {apierrors.NewInvalid(kind, "p", nil), ""},
+		"missing object":  {apierrors.NewNotFound(pools, "p"), ""},
+		"existing object": {apierrors.NewAlreadyExists(pools, "p"), ""},
+		"unknown caller":  {apierrors.NewUnauthorized("who are you"), ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			for _, err := range []error{c.err, fmt.Errorf("create: %w", c.err)} {
