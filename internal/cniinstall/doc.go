@@ -1,8 +1,7 @@
-// Package cniinstall puts on a node what its container runtime needs to call the CNI
-// plugins: the plugins themselves and the configuration of Multus.
+// Package cniinstall is the program cni-install: it installs the CNI plugins and the
+// configuration of Multus on a node.
 //
-// Every file appears under its name complete or not at all (written beside it,
-// synced, renamed), because the runtime may execute or read it at any moment.
-// A file that is already as it should be is not touched. The package links no
-// Kubernetes and talks to no server.
+// The runtime may execute or read a file at any moment, so the package writes every
+// file atomically, and leaves a file with the right content and mode untouched. It
+// links no Kubernetes and connects to no server.
 package cniinstall

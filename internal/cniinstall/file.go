@@ -10,8 +10,8 @@ import (
 	"spiderpool.dev/spiderpool/internal/atomicfile"
 )
 
-// writeFile gives the file at path this content and mode, atomically. It
-// reports whether the file had to be written.
+// writeFile writes the file atomically unless it has this content and mode already.
+// It reports whether it wrote.
 func writeFile(path string, content []byte, mode fs.FileMode) (written bool, err error) {
 	if same, err := hasContent(path, content, mode); err != nil || same {
 		return false, err
@@ -28,7 +28,7 @@ func hasContent(path string, content []byte, mode fs.FileMode) (bool, error) {
 		return false, err
 	}
 	if info.IsDir() {
-		return false, fmt.Errorf("%s is a directory and must make room for a file: remove it", path)
+		return false, fmt.Errorf("%s is a directory, but a file must take its place: remove it", path)
 	}
 	if !info.Mode().IsRegular() || info.Mode().Perm() != mode || info.Size() != int64(len(content)) {
 		return false, nil

@@ -15,49 +15,49 @@ import (
 	"time"
 )
 
-// Files of Multus in the node's directory of CNI configurations. The runtime
-// takes the alphabetically first configuration, so ours starts with 00.
+// Files of Multus in the node's directory of CNI configurations. The runtime uses
+// the alphabetically first configuration, so ours begins with 00.
 const (
 	multusConf       = "00-multus.conflist"
 	multusKubeconfig = "multus.d/multus.kubeconfig"
-	// legacyMultusConf is where other installers put their configuration of
-	// Multus; it would come before ours.
+	// legacyMultusConf is another installer's configuration of Multus. It sorts
+	// before ours.
 	legacyMultusConf = "00-multus.conf"
 )
 
 // FallbackNetwork is the default network of a node without any CNI configuration.
 const FallbackNetwork = "default"
 
-// multusCNIVersion is the version of the configuration of Multus, the newest
-// with which the runtime does not call STATUS every few seconds: Multus answers
-// STATUS with a request to the API server.
+// multusCNIVersion is the CNI version of the configuration of Multus. From 1.1.0 on,
+// the runtime would call STATUS every few seconds, and Multus sends a request to the
+// API server for each STATUS.
 const multusCNIVersion = "1.0.0"
 
 // Multus is the configuration of Multus on one node.
 type Multus struct {
-	// ConfDir is the node's directory of CNI configurations as this process
-	// sees it, ConfDirOnHost as the runtime does.
+	// ConfDir is the node's directory of CNI configurations as mounted here, and
+	// ConfDirOnHost its path on the node, e.g. /etc/cni/net.d.
 	ConfDir, ConfDirOnHost string
-	// BinDirOnHost is the node's directory of CNI plugins as the runtime sees it.
+	// BinDirOnHost is the path of the directory of CNI plugins on the node.
 	BinDirOnHost string
-	// ClusterNetwork is the NetworkAttachmentDefinition in Namespace of pods
-	// that name no other. Empty: the network of the node's first CNI
-	// configuration when Run begins, or FallbackNetwork on a node without one.
+	// ClusterNetwork is the default NetworkAttachmentDefinition of pods, in Namespace.
+	// If it is empty, Run uses the network of the node's first CNI configuration, or
+	// FallbackNetwork on a node without one.
 	ClusterNetwork, Namespace string
-	// LogLevel (debug, error, verbose, panic) and LogFile are passed on; either may be empty.
+	// LogLevel (debug, error, verbose, panic) and LogFile configure Multus; both are optional.
 	LogLevel, LogFile string
-	// APIServer is the URL that Multus reaches the API server by.
+	// APIServer is the URL of the API server for Multus, e.g. https://10.96.0.1:443.
 	APIServer string
-	// Credentials is the directory of the service account: ca.crt and token.
+	// Credentials is the directory with ca.crt and token of the service account.
 	Credentials string
-	// RemoveOnExit removes both files when the process ends.
+	// RemoveOnExit removes both files when Run ends.
 	RemoveOnExit bool
-	// Interval is the time between two looks at the files.
+	// Interval is the time between two checks of the files.
 	Interval time.Duration
 }
 
-// APIServerFromEnvironment is the URL of the API server in the environment of
-// a pod, or an error that names the missing variable.
+// APIServerFromEnvironment returns the URL of the API server from the variables that
+// the kubelet sets in every pod.
 func APIServerFromEnvironment(getenv func(string) string) (string, error) {
 	host, port := getenv("KUBERNETES_SERVICE_HOST"), getenv("KUBERNETES_SERVICE_PORT")
 	if host == "" || port == "" {
@@ -66,8 +66,8 @@ func APIServerFromEnvironment(getenv func(string) string) (string, error) {
 	return "https://" + net.JoinHostPort(host, port), nil
 }
 
-// Run keeps both files as they should be until ctx ends: it follows the service
-// account's token, which the kubelet renews, and repairs what others change.
+// Run keeps both files up to date until ctx ends: it copies the service account's
+// token, which the kubelet renews, and undoes the changes of others.
 func (m Multus) Run(ctx context.Context, log *slog.Logger) error {
 	network, err := m.network()
 	if err != nil {
@@ -77,7 +77,7 @@ func (m Multus) Run(ctx context.Context, log *slog.Logger) error {
 	if err := m.write(log, network); err != nil {
 		return err
 	}
-	log.Info("Multus is configured", "file", filepath.Join(m.ConfDirOnHost, multusConf))
+	log.Info("configured Multus", "file", filepath.Join(m.ConfDirOnHost, multusConf))
 
 	ticker := time.NewTicker(m.Interval)
 	defer ticker.Stop()
@@ -86,9 +86,9 @@ func (m Multus) Run(ctx context.Context, log *slog.Logger) error {
 		case <-ctx.Done():
 			return m.remove()
 		case <-ticker.C:
-			// The files of before keep working; the next look may succeed.
+			// The present files keep working, and the next check may succeed.
 			if err := m.write(log, network); err != nil {
-				log.Error("could not refresh the configuration of Multus", "err", err)
+				log.Error("cannot update the configuration of Multus", "err", err)
 			}
 		}
 	}
@@ -103,7 +103,7 @@ func (m Multus) remove() error {
 		ignoreMissing(os.Remove(filepath.Join(m.ConfDir, multusKubeconfig))))
 }
 
-// write brings the kubeconfig, then the configuration that refers to it, up to date.
+// write updates the kubeconfig, then the configuration that refers to it.
 func (m Multus) write(log *slog.Logger, network string) error {
 	kubeconfig, err := m.kubeconfig()
 	if err != nil {
@@ -111,14 +111,14 @@ func (m Multus) write(log *slog.Logger, network string) error {
 	}
 	path := filepath.Join(m.ConfDir, multusKubeconfig)
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return fmt.Errorf("directory of Multus: %w", err)
+		return fmt.Errorf("create the directory of Multus: %w", err)
 	}
 	written, err := writeFile(path, kubeconfig, 0o600)
 	if err != nil {
-		return fmt.Errorf("kubeconfig of Multus: %w", err)
+		return fmt.Errorf("write the kubeconfig of Multus: %w", err)
 	}
 	if written {
-		log.Info("kubeconfig of Multus is written", "path", path)
+		log.Info("wrote the kubeconfig of Multus", "path", path)
 	}
 
 	conf, err := m.conf(network)
@@ -128,10 +128,10 @@ func (m Multus) write(log *slog.Logger, network string) error {
 	path = filepath.Join(m.ConfDir, multusConf)
 	written, err = writeFile(path, conf, 0o600)
 	if err != nil {
-		return fmt.Errorf("configuration of Multus: %w", err)
+		return fmt.Errorf("write the configuration of Multus: %w", err)
 	}
 	if written {
-		log.Info("configuration of Multus is written", "path", path)
+		log.Info("wrote the configuration of Multus", "path", path)
 	}
 	return m.removeLegacy(log)
 }
@@ -146,12 +146,12 @@ func (m Multus) removeLegacy(log *slog.Logger) error {
 	if err != nil || !conf.isMultus() {
 		return err
 	}
-	log.Info("another configuration of Multus is removed", "path", path)
+	log.Info("removed another configuration of Multus", "path", path)
 	return os.Remove(path)
 }
 
-// conf is the CNI configuration; its fields are described in Multus'
-// docs/configuration.md.
+// conf returns the CNI configuration. docs/configuration.md of Multus describes its
+// fields.
 func (m Multus) conf(network string) ([]byte, error) {
 	plugin := map[string]any{
 		"type":            "multus",
@@ -175,16 +175,16 @@ func (m Multus) conf(network string) ([]byte, error) {
 	}, "", "  ")
 }
 
-// kubeconfig carries the token itself, because Multus runs on the node, where
-// the pod's volumes are not. JSON is YAML.
+// kubeconfig returns a kubeconfig with the token inside: Multus runs on the node and
+// cannot read the pod's volumes. The text is JSON, because JSON is YAML.
 func (m Multus) kubeconfig() ([]byte, error) {
 	ca, err := os.ReadFile(filepath.Join(m.Credentials, "ca.crt"))
 	if err != nil {
-		return nil, fmt.Errorf("service account: %w", err)
+		return nil, fmt.Errorf("read the service account: %w", err)
 	}
 	token, err := os.ReadFile(filepath.Join(m.Credentials, "token"))
 	if err != nil {
-		return nil, fmt.Errorf("service account: %w", err)
+		return nil, fmt.Errorf("read the service account: %w", err)
 	}
 	const name = "multus"
 	return json.MarshalIndent(map[string]any{
@@ -200,8 +200,8 @@ func (m Multus) kubeconfig() ([]byte, error) {
 	}, "", "  ")
 }
 
-// network is the default network of the node, by the rule by which
-// spiderpool-init names the default NetworkAttachmentDefinition.
+// network returns the default network of the node. spiderpool-init names the default
+// NetworkAttachmentDefinition by the same rule.
 func (m Multus) network() (string, error) {
 	if m.ClusterNetwork != "" {
 		return m.ClusterNetwork, nil
@@ -213,7 +213,7 @@ func (m Multus) network() (string, error) {
 	return FallbackNetwork, nil
 }
 
-// cniConf is what is read of a CNI configuration, single or list.
+// cniConf holds the fields we need of a CNI configuration, a single plugin or a list.
 type cniConf struct {
 	Name    string `json:"name"`
 	Type    string `json:"type"`
@@ -243,16 +243,16 @@ func readCNIConf(path string) (cniConf, error) {
 	return conf, nil
 }
 
-// FirstNetwork is the name of the network that the alphabetically first CNI
-// configuration (.conf, .conflist or .json, as libcni takes them) in dir
-// configures, those of Multus aside; empty when there is none.
+// FirstNetwork returns the network name of the alphabetically first CNI configuration
+// in dir (.conf, .conflist or .json, like libcni), except those of Multus. It returns
+// "" if there is none.
 func FirstNetwork(dir string) (string, error) {
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return "", nil
 	}
 	if err != nil {
-		return "", fmt.Errorf("CNI configurations: %w", err)
+		return "", fmt.Errorf("read the CNI configurations: %w", err)
 	}
 	for _, entry := range entries { // sorted by name
 		if entry.IsDir() || !slices.Contains([]string{".conf", ".conflist", ".json"}, filepath.Ext(entry.Name())) {

@@ -16,7 +16,7 @@ import (
 	"spiderpool.dev/spiderpool/internal/process"
 )
 
-func TestPluginsAreInstalledAndReplaced(t *testing.T) {
+func TestInstallReplacesChangedPlugins(t *testing.T) {
 	source, target := t.TempDir(), filepath.Join(t.TempDir(), "opt/cni/bin")
 	write(t, filepath.Join(source, "spiderpool"), "one")
 	write(t, filepath.Join(source, "coordinator"), "two")
@@ -48,7 +48,7 @@ func TestPluginsAreInstalledAndReplaced(t *testing.T) {
 	onlyFiles(t, target, "bridge", "coordinator", "spiderpool")
 }
 
-func TestInstallDoesNotDisturbARunningPlugin(t *testing.T) {
+func TestInstallKeepsRunningPluginsFile(t *testing.T) {
 	source, target := t.TempDir(), t.TempDir()
 	write(t, filepath.Join(source, "spiderpool"), "new")
 	path := filepath.Join(target, "spiderpool")
@@ -70,7 +70,7 @@ func TestInstallDoesNotDisturbARunningPlugin(t *testing.T) {
 	}
 }
 
-func TestDirectoryInTheWayIsNamed(t *testing.T) {
+func TestErrorNamesDirectoryInsteadOfFile(t *testing.T) {
 	source, target := t.TempDir(), t.TempDir()
 	write(t, filepath.Join(source, "spiderpool"), "x")
 	if err := os.Mkdir(filepath.Join(target, "spiderpool"), 0o755); err != nil {
@@ -83,15 +83,15 @@ func TestDirectoryInTheWayIsNamed(t *testing.T) {
 	onlyFiles(t, target, "spiderpool")
 }
 
-func TestFirstNetworkIsTheRuntimesChoice(t *testing.T) {
+func TestFirstNetwork(t *testing.T) {
 	tests := map[string]struct {
 		files map[string]string
 		want  string
 		err   string
 	}{
-		"none":           {files: nil, want: ""},
+		"no files":       {files: nil, want: ""},
 		"alphabetically": {files: map[string]string{"20-b.conf": `{"name":"b","type":"bridge"}`, "10-a.conflist": `{"name":"a","plugins":[{"type":"ptp"}]}`}, want: "a"},
-		"multus aside": {files: map[string]string{
+		"skips Multus": {files: map[string]string{
 			"00-multus.conf":     `{"name":"m","type":"multus"}`,
 			"00-multus.conflist": `{"name":"m","plugins":[{"type":"multus"}]}`,
 			"05-thick.conf":      `{"name":"m","type":"multus-shim"}`,
@@ -158,7 +158,7 @@ func run(t *testing.T, m Multus) (stop func()) {
 	}
 }
 
-func TestMultusIsConfigured(t *testing.T) {
+func TestMultusFilesAreWritten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := multus(t)
 		m.LogLevel, m.LogFile = "debug", "/var/log/multus.log"
@@ -215,7 +215,7 @@ func TestRenewedTokenReachesMultus(t *testing.T) {
 	})
 }
 
-func TestRemovedConfigurationComesBack(t *testing.T) {
+func TestRemovedConfigurationIsRestored(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := multus(t)
 		stop := run(t, m)
@@ -232,7 +232,7 @@ func TestRemovedConfigurationComesBack(t *testing.T) {
 	})
 }
 
-func TestUnreadableTokenKeepsTheFilesOfBefore(t *testing.T) {
+func TestUnreadableTokenKeepsOldFiles(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := multus(t)
 		stop := run(t, m)
@@ -261,7 +261,7 @@ func TestRemoveOnExit(t *testing.T) {
 	})
 }
 
-func TestForeignMultusConfigurationMakesRoom(t *testing.T) {
+func TestOtherInstallersConfigurationIsRemoved(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := multus(t)
 		write(t, filepath.Join(m.ConfDir, legacyMultusConf), `{"name":"old","type":"multus"}`)
@@ -272,7 +272,7 @@ func TestForeignMultusConfigurationMakesRoom(t *testing.T) {
 	})
 }
 
-func TestDefaultNetworkByTheNodesConfiguration(t *testing.T) {
+func TestDefaultNetworkComesFromNode(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := multus(t)
 		m.ClusterNetwork = ""
@@ -290,7 +290,7 @@ func TestDefaultNetworkByTheNodesConfiguration(t *testing.T) {
 	})
 }
 
-func TestCommandLineMistakesAreNamed(t *testing.T) {
+func TestBadCommandLinesAreRejected(t *testing.T) {
 	tests := map[string]struct {
 		args []string
 		want string
