@@ -185,7 +185,7 @@ func TestYoungerOfTwoConflictingPoolsIsNotReadyUntilTheOtherGoes(t *testing.T) {
 	wider := newPool("b-wider", "10.4.0.0/16")
 	kubetest.Create(t, c, younger, wider)
 	eventually(t, c, younger, func() error {
-		return condition(younger, metav1.ConditionFalse, "Conflict", "spec.ips shares 10.4.0.8-10.4.0.10 with SpiderIPPool z-older; take these addresses out of one of the two")
+		return condition(younger, metav1.ConditionFalse, "Conflict", "spec.ips shares 10.4.0.8-10.4.0.10 with SpiderIPPool z-older; remove these addresses from one of the two")
 	})
 	eventually(t, c, wider, func() error {
 		return condition(wider, metav1.ConditionFalse, "Conflict", "spec.subnet 10.4.0.0/16 overlaps subnet 10.4.0.0/24 of SpiderIPPool z-older")

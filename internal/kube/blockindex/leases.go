@@ -1,8 +1,8 @@
-// Package blockindex asks a cache of controller-runtime about leases, by pool, holder
-// and node, and about subnets.
+// Package blockindex finds leases in a cache of controller-runtime by pool, holder
+// and node.
 //
-// It is apart from package kube because an agent links that one, and does without
-// controller-runtime and the types of the whole of Kubernetes that come with it.
+// Agents do not link it: controller-runtime and the types of all of Kubernetes would
+// cost each of them about 25 MiB. They read blocks with package agentclient.
 package blockindex
 
 import (
@@ -18,10 +18,14 @@ import (
 	"spiderpool.dev/spiderpool/internal/reclaim"
 )
 
-// indexBlockPool finds the SpiderIPBlocks with a lease of a pool in a cache.
-const indexBlockPool = "pool"
+// Names of the indexes of SpiderIPBlocks in a cache.
+const (
+	indexBlockPool   = "pool"
+	indexBlockHolder = "holder"
+	indexBlockNode   = "node"
+)
 
-// IndexBlocksByPool adds the index that LeasesOfPool needs to a cache, before it starts.
+// IndexBlocksByPool adds the index for LeasesOfPool to a cache. Call it before the cache starts.
 func IndexBlocksByPool(ctx context.Context, indexer client.FieldIndexer) error {
 	err := indexer.IndexField(ctx, &v2beta1.SpiderIPBlock{}, indexBlockPool, func(o client.Object) []string {
 		return PoolsOfBlock(o.(*v2beta1.SpiderIPBlock))
@@ -32,14 +36,8 @@ func IndexBlocksByPool(ctx context.Context, indexer client.FieldIndexer) error {
 	return nil
 }
 
-// Indexes of SpiderIPBlocks in a cache.
-const (
-	indexBlockHolder = "holder"
-	indexBlockNode   = "node"
-)
-
-// IndexBlocksByHolder adds the indexes that BlocksOfHolder and BlocksOfNode need
-// to a cache, before it starts.
+// IndexBlocksByHolder adds the indexes for BlocksOfHolder and BlocksOfNode to a
+// cache. Call it before the cache starts.
 func IndexBlocksByHolder(ctx context.Context, indexer client.FieldIndexer) error {
 	byHolder := indexer.IndexField(ctx, &v2beta1.SpiderIPBlock{}, indexBlockHolder, func(o client.Object) []string {
 		return HoldersOfBlock(o.(*v2beta1.SpiderIPBlock))
@@ -59,9 +57,8 @@ func IndexBlocksByHolder(ctx context.Context, indexer client.FieldIndexer) error
 	return nil
 }
 
-// HoldersOfBlock returns the "namespace/name" of the endpoints that show a lease
-// of the block: of its pods, and of the virtual machines that addresses are fixed
-// for.
+// HoldersOfBlock returns the SpiderEndpoints ("namespace/name") that show a lease of
+// the block: those of pods, and those of virtual machines with fixed addresses.
 func HoldersOfBlock(block *v2beta1.SpiderIPBlock) []string {
 	var holders []string
 	for i := range block.Spec.Leases {
@@ -77,14 +74,14 @@ func HoldersOfBlock(block *v2beta1.SpiderIPBlock) []string {
 	return holders
 }
 
-// BlocksOfHolder returns the blocks with a lease that the endpoint of that
-// "namespace/name" shows. The objects are the cache's and must not be changed.
+// BlocksOfHolder returns the blocks with a lease for a SpiderEndpoint, given as
+// "namespace/name". The objects belong to the cache; do not change them.
 func BlocksOfHolder(ctx context.Context, reader client.Reader, holder string) ([]v2beta1.SpiderIPBlock, error) {
 	return blocksBy(ctx, reader, indexBlockHolder, holder)
 }
 
-// BlocksOfNode returns the blocks with a lease of the node. The objects are the
-// cache's and must not be changed.
+// BlocksOfNode returns the blocks with a lease of the node. The objects belong to
+// the cache; do not change them.
 func BlocksOfNode(ctx context.Context, reader client.Reader, node string) ([]v2beta1.SpiderIPBlock, error) {
 	return blocksBy(ctx, reader, indexBlockNode, node)
 }
@@ -97,7 +94,8 @@ func blocksBy(ctx context.Context, reader client.Reader, index, value string) ([
 	return blocks.Items, nil
 }
 
-// PoolsOfBlock returns the pools that addresses of the block are held of.
+// PoolsOfBlock returns the pools of the block's leases that are in use or retained.
+// A pool may appear twice.
 func PoolsOfBlock(block *v2beta1.SpiderIPBlock) []string {
 	var pools []string
 	for i := range block.Spec.Leases {
@@ -108,10 +106,9 @@ func PoolsOfBlock(block *v2beta1.SpiderIPBlock) []string {
 	return pools
 }
 
-// LeasesOfPool returns the leases by which somebody holds an address of the
-// pool, or has it kept (states InUse and Retained), in no order. Of a block that
-// somebody damaged, what can be read counts. The reader is a cache with the index
-// of IndexBlocksByPool.
+// LeasesOfPool returns the leases of the pool that are in use or retained, in no
+// order. It skips leases that cannot be read, and returns the others of the same
+// block. The reader is a cache with the index of IndexBlocksByPool.
 func LeasesOfPool(ctx context.Context, reader client.Reader, pool string) ([]lease.Lease, error) {
 	var blocks v2beta1.SpiderIPBlockList
 	if err := reader.List(ctx, &blocks, client.MatchingFields{indexBlockPool: pool}, client.UnsafeDisableDeepCopy); err != nil {

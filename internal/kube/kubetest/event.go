@@ -10,8 +10,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
-// Event waits for an event about the object that has the reason, and the part in
-// its note.
+// Event waits for an event about the object with the reason and with part in its
+// note.
 func Event(tb testing.TB, c client.Client, about client.Object, reason, part string) {
 	tb.Helper()
 	Eventually(tb, func(ctx context.Context) error {

@@ -1,12 +1,16 @@
-// Package kubetest gives tests a real kube-apiserver with etcd behind it and
-// the custom resources of charts/spiderpool/crds installed.
+// Package kubetest gives tests a real kube-apiserver and etcd, with the custom
+// resources of charts/spiderpool/crds installed.
 //
-// The programs kube-apiserver and etcd are taken from the directory that the
-// environment variable KUBEBUILDER_ASSETS names. Tests that use this package
-// have the build tag "apiserver", and call Main from TestMain, so that one
-// server serves all tests of a package: a test makes a namespace of its own and
-// cleans up what has no namespace. There are no controllers, no scheduler and no
-// kubelet: nothing is garbage-collected and no pod runs.
+// The environment variable KUBEBUILDER_ASSETS names the directory of the programs
+// kube-apiserver and etcd. Tests with this package have the build tag "apiserver"
+// and call Main from TestMain:
+//
+//	func TestMain(m *testing.M) { kubetest.Main(m) }
+//
+// All tests of a package share one server, so each creates a namespace for itself
+// and deletes its objects without a namespace; Create does that. There are no
+// controllers, no scheduler and no kubelet: nothing is garbage-collected and no pod
+// runs.
 package kubetest
 
 import (
@@ -30,8 +34,8 @@ import (
 // assetsVariable names the directory of kube-apiserver and etcd.
 const assetsVariable = "KUBEBUILDER_ASSETS"
 
-// patience is how long Eventually waits for a condition. It is generous because
-// machines that run tests are busy; a condition that holds is seen at once.
+// patience is how long Eventually waits for a condition. It is long because test
+// machines are busy, and costs nothing: Eventually returns once the condition holds.
 const patience = 30 * time.Second
 
 var (
@@ -60,7 +64,7 @@ func run(m *testing.M) int {
 	return m.Run()
 }
 
-// Start starts an API server that the caller stops; Main does for most tests.
+// Start starts an API server. The caller stops it; most tests use Main instead.
 func Start() (*envtest.Environment, error) {
 	if err := checkAssets(); err != nil {
 		return nil, err
@@ -79,8 +83,8 @@ func Start() (*envtest.Environment, error) {
 		ControlPlaneStartTimeout: time.Minute,
 		ControlPlaneStopTimeout:  time.Minute,
 	}
-	// ServiceCIDR objects, which the coordinator's reconciler reads, cannot be
-	// told from what envtest configures otherwise.
+	// The coordinator's reconciler reads ServiceCIDR objects. These networks differ
+	// from the default of envtest, so that tests can tell where they came from.
 	environment.ControlPlane.GetAPIServer().Configure().
 		Set("service-cluster-ip-range", "10.96.0.0/16,fd00:10:96::/112")
 	if _, err := environment.Start(); err != nil {
@@ -102,7 +106,7 @@ func checkAssets() error {
 	return nil
 }
 
-// moduleRoot is the nearest directory with a go.mod, from the test's directory upwards.
+// moduleRoot returns the nearest directory with a go.mod, from the directory of the test upwards.
 func moduleRoot() (string, error) {
 	dir, err := os.Getwd()
 	if err != nil {
@@ -120,7 +124,7 @@ func moduleRoot() (string, error) {
 	}
 }
 
-// Config returns a copy of the administrator's configuration of the server that Main started.
+// Config returns a copy of the administrator's configuration for the server of Main.
 func Config(tb testing.TB) *rest.Config {
 	tb.Helper()
 	if config == nil {
@@ -129,7 +133,7 @@ func Config(tb testing.TB) *rest.Config {
 	return rest.CopyConfig(config)
 }
 
-// Kubeconfig returns the administrator's configuration as a file has it, for programs.
+// Kubeconfig returns the administrator's configuration as the content of a kubeconfig file.
 func Kubeconfig(tb testing.TB) []byte {
 	tb.Helper()
 	if kubeconfig == nil {
@@ -148,7 +152,7 @@ func Client(tb testing.TB) client.Client {
 	return c
 }
 
-// Namespace makes a namespace for the test and returns its name.
+// Namespace creates a namespace for the test and returns its name.
 func Namespace(tb testing.TB, c client.Client) string {
 	tb.Helper()
 	namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "test-"}}
@@ -158,8 +162,8 @@ func Namespace(tb testing.TB, c client.Client) string {
 	return namespace.Name
 }
 
-// Create creates the objects; when the test ends it deletes them again, last
-// first, without regard to their finalizers.
+// Create creates the objects. At the end of the test it deletes them, the last one
+// first, and ignores their finalizers.
 func Create(tb testing.TB, c client.Client, objects ...client.Object) {
 	tb.Helper()
 	for _, object := range objects {
@@ -170,10 +174,10 @@ func Create(tb testing.TB, c client.Client, objects ...client.Object) {
 	}
 }
 
-// Remove deletes an object without regard to its finalizers; one that is gone is no error.
+// Remove deletes an object and ignores its finalizers. A missing object is no error.
 func Remove(tb testing.TB, c client.Client, object client.Object) {
 	tb.Helper()
-	// The context of a test has ended when its cleanups run.
+	// The context of a test ends before its cleanups run.
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	if err := client.IgnoreNotFound(c.Delete(ctx, object)); err != nil {
@@ -186,8 +190,8 @@ func Remove(tb testing.TB, c client.Client, object client.Object) {
 	}
 }
 
-// Eventually calls the condition until it returns nil. After 30 seconds the
-// test fails with the condition's last error.
+// Eventually calls condition until it returns nil. After 30 seconds it fails the
+// test with the last error.
 func Eventually(tb testing.TB, condition func(ctx context.Context) error) {
 	tb.Helper()
 	ctx, cancel := context.WithTimeout(tb.Context(), patience)
@@ -207,8 +211,8 @@ func Eventually(tb testing.TB, condition func(ctx context.Context) error) {
 	}
 }
 
-// NextSecond waits until the clock shows another second: creation times, by which
-// the older of two objects is known, have a precision of one.
+// NextSecond waits until the clock shows another second. Creation timestamps have a
+// precision of one second, so two objects of one second have the same age.
 func NextSecond(tb testing.TB) {
 	tb.Helper()
 	begin := time.Now().Truncate(time.Second)

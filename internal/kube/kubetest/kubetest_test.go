@@ -17,7 +17,7 @@ import (
 
 func TestMain(m *testing.M) { kubetest.Main(m) }
 
-func TestServerStoresCustomResourcesAndCleanUpForcesDeletion(t *testing.T) {
+func TestCleanUpIgnoresFinalizers(t *testing.T) {
 	c := kubetest.Client(t)
 	pool := &v2beta1.SpiderIPPool{
 		ObjectMeta: metav1.ObjectMeta{Name: "kept", Finalizers: []string{v2beta1.Finalizer}},

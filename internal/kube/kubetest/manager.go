@@ -14,9 +14,9 @@ import (
 	"spiderpool.dev/spiderpool/internal/kube/scheme"
 )
 
-// Manager starts a manager with what setup adds to it, waits for its cache, and
-// stops it when the test ends; it must then stop within ten seconds. It serves
-// nothing and elects no leader, unless options says otherwise.
+// Manager creates a manager, calls setup, starts the manager and waits for its cache.
+// At the end of the test it stops the manager, which must take less than ten seconds.
+// The manager serves nothing and elects no leader, unless options change that.
 func Manager(tb testing.TB, setup func(ctrl.Manager) error, options ...func(*ctrl.Options)) ctrl.Manager {
 	tb.Helper()
 	ctrl.SetLogger(logr.FromSlogHandler(slog.DiscardHandler))
@@ -25,7 +25,7 @@ func Manager(tb testing.TB, setup func(ctrl.Manager) error, options ...func(*ctr
 		Scheme:  scheme.New(),
 		Logger:  logr.FromSlogHandler(slog.DiscardHandler),
 		Metrics: metricsserver.Options{BindAddress: "0"},
-		// Names of controllers are unique in a process; tests make one after another.
+		// Controllers must have unique names in a process, and every test registers them again.
 		Controller: ctrlconfig.Controller{SkipNameValidation: &skip},
 	}
 	for _, option := range options {

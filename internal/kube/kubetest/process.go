@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// Each calls f with 0 to n-1, sixteen at a time.
+// Each calls f with 0 to n-1, sixteen calls at a time. The first error fails the test.
 func Each(tb testing.TB, n int, f func(ctx context.Context, i int) error) {
 	tb.Helper()
 	group, ctx := errgroup.WithContext(tb.Context())
@@ -42,8 +42,8 @@ func Program(tb testing.TB, name string) string {
 	return program
 }
 
-// Memory returns, in bytes, a line of /proc/PID/status that counts memory: VmRSS
-// for what is resident now, VmHWM for the most that ever was.
+// Memory returns a line of /proc/PID/status about memory, in bytes: VmRSS is the
+// resident memory now, VmHWM its peak.
 func Memory(tb testing.TB, pid int, line string) int64 {
 	tb.Helper()
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))

@@ -14,7 +14,7 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// FreePort returns a port of 127.0.0.1 that nobody listens on now.
+// FreePort returns a TCP port of 127.0.0.1 without a listener.
 func FreePort(tb testing.TB) int {
 	tb.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -26,15 +26,16 @@ func FreePort(tb testing.TB) int {
 }
 
 // Webhooks creates the webhook configurations of the chart under the given name.
-// The API server reaches them at a port of 127.0.0.1; all else is as in the chart.
+// They differ from the chart in one point: the API server connects to a port of
+// 127.0.0.1.
 func Webhooks(tb testing.TB, c client.Client, name string, port int) {
 	tb.Helper()
 	mutating, validating := chartWebhooks(tb, "default", name, port)
 	Create(tb, c, mutating, validating)
 }
 
-// PodWebhook creates, under the given name, the webhook of pods that the chart has
-// where it is switched on, for the namespace "ai".
+// PodWebhook creates the chart's webhook for pods under the given name. Helm value
+// podResourceInject enables it; here it covers the namespace "ai".
 func PodWebhook(tb testing.TB, c client.Client, name string, port int) *admissionv1.MutatingWebhookConfiguration {
 	tb.Helper()
 	mutating, _ := chartWebhooks(tb, "everything", name, port)
@@ -49,8 +50,8 @@ func PodWebhook(tb testing.TB, c client.Client, name string, port int) *admissio
 	return nil
 }
 
-// chartWebhooks reads the webhook configurations from what the chart renders,
-// which its own tests keep up to date.
+// chartWebhooks reads the webhook configurations from a golden file of the chart,
+// e.g. charts/testdata/default.golden.yaml. The tests of the chart keep it up to date.
 func chartWebhooks(tb testing.TB, rendered, name string, port int) (*admissionv1.MutatingWebhookConfiguration, *admissionv1.ValidatingWebhookConfiguration) {
 	tb.Helper()
 	root, err := moduleRoot()
@@ -59,7 +60,7 @@ func chartWebhooks(tb testing.TB, rendered, name string, port int) (*admissionv1
 	}
 	text, err := os.ReadFile(filepath.Join(root, "charts", "testdata", rendered+".golden.yaml"))
 	if err != nil {
-		tb.Fatalf("kubetest: read what the chart renders: %v", err)
+		tb.Fatalf("kubetest: read a golden file of the chart: %v", err)
 	}
 	mutating, validating := &admissionv1.MutatingWebhookConfiguration{}, &admissionv1.ValidatingWebhookConfiguration{}
 	for document := range strings.SplitSeq(string(text), "\n---\n") {

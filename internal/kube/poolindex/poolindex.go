@@ -1,9 +1,9 @@
-// Package poolindex keeps every SpiderIPPool of the cluster compiled and answers
-// which of them get in each other's way.
+// Package poolindex keeps all SpiderIPPools of the cluster in compiled form and
+// finds conflicts between them.
 //
-// It is fed by the informers of a process, so it may be behind the API server;
-// what it is used for (admission and conditions) does not need more, because no
-// two pods can hold one address even when two pools share it.
+// Informers feed the index, so it may lag behind the API server. That is enough for
+// admission and conditions: two pods never get one address, even if two pools
+// share it.
 package poolindex
 
 import (
@@ -24,12 +24,12 @@ import (
 	"spiderpool.dev/spiderpool/internal/pool"
 )
 
-// Conflict is a pool that gets in another one's way.
+// Conflict is a pool that shares a subnet or addresses with another pool against the rules.
 type Conflict struct {
 	Pool    string // the other pool
 	Created time.Time
-	Field   string // of the pool that was asked about: "subnet" or "ips"
-	Reason  string // what is wrong and the way out
+	Field   string // "subnet" or "ips", a field of the examined pool
+	Reason  string // the fault and the way out
 }
 
 type entry struct {
@@ -37,14 +37,15 @@ type entry struct {
 	created time.Time
 }
 
-// Index is the compiled view. The zero value is not usable; see New.
+// Index holds the compiled pools and reserved addresses. The zero value is not
+// usable; see New. Its methods may be called concurrently, except Subscribe and Watch.
 type Index struct {
 	mu       sync.RWMutex
 	pools    map[string]entry
-	subnets  map[netip.Prefix]map[string]struct{} // names of the pools of a subnet
-	reserved map[string]inet.Set                  // by SpiderReservedIP
-	all      inet.Set                             // union of reserved
-	changed  []func(pools []string)
+	subnets  map[netip.Prefix]map[string]struct{} // the names in pools by their subnet; no entry is empty
+	reserved map[string]inet.Set                  // by SpiderReservedIP; no set is empty
+	all      inet.Set                             // the union of reserved
+	changed  []func(pools []string)               // subscribers
 	feeds    []toolscache.ResourceEventHandlerRegistration
 }
 
@@ -57,13 +58,14 @@ func New() *Index {
 	}
 }
 
-// Subscribe makes the index call f with the names of the pools that a change
-// concerns: the pool itself, those that it is or was in conflict with, and those
-// with addresses in a changed reservation. Call it before Watch; f must not block.
+// Subscribe registers f. After each change the index calls f with the names of the
+// affected pools: the changed pool, every pool in conflict with it before or after
+// the change, and the pools with addresses in a changed reservation. Call Subscribe
+// before Watch; f must not block.
 func (x *Index) Subscribe(f func(pools []string)) { x.changed = append(x.changed, f) }
 
-// Watch feeds the index from the informers of c. It returns when the handlers
-// are registered; the informers start with the cache. Call it before Synced.
+// Watch feeds the index from the informers of c. It returns once the handlers are
+// registered; the informers start with the cache. Call Watch before Synced.
 func (x *Index) Watch(ctx context.Context, c cache.Cache) error {
 	pools, err := c.GetInformer(ctx, &v2beta1.SpiderIPPool{})
 	if err != nil {
@@ -85,8 +87,8 @@ func (x *Index) Watch(ctx context.Context, c cache.Cache) error {
 	return nil
 }
 
-// Synced reports whether the index has taken in what there was when it began to
-// watch. The cache can have that before.
+// Synced reports whether the index holds every object that existed when the watch
+// began. The cache may be synced earlier.
 func (x *Index) Synced() bool {
 	for _, feed := range x.feeds {
 		if !feed.HasSynced() {
@@ -111,7 +113,8 @@ func handlers[T any](set, remove func(*T)) toolscache.ResourceEventHandlerFuncs 
 	}
 }
 
-// SetPool takes a pool in. One that does not compile is not in anybody's way.
+// SetPool adds or replaces a pool. A pool that does not compile cannot conflict with
+// any other.
 func (x *Index) SetPool(in *v2beta1.SpiderIPPool) {
 	compiled, errs := compile.Pool(in)
 	x.mu.Lock()
@@ -135,7 +138,7 @@ func (x *Index) SetPool(in *v2beta1.SpiderIPPool) {
 	x.notify(append(concerned, in.Name))
 }
 
-// DeletePool forgets a pool.
+// DeletePool removes a pool.
 func (x *Index) DeletePool(name string) {
 	x.mu.Lock()
 	concerned := x.remove(name)
@@ -143,7 +146,7 @@ func (x *Index) DeletePool(name string) {
 	x.notify(append(concerned, name))
 }
 
-// remove takes a pool out and returns those that it was in conflict with.
+// remove removes a pool and returns the names of the pools in conflict with it.
 func (x *Index) remove(name string) []string {
 	before, existed := x.pools[name]
 	if !existed {
@@ -157,13 +160,13 @@ func (x *Index) remove(name string) []string {
 	return x.conflicting(before.pool)
 }
 
-// SetReserved takes reserved addresses in.
+// SetReserved adds or replaces a SpiderReservedIP. Invalid entries are left out.
 func (x *Index) SetReserved(in *v2beta1.SpiderReservedIP) {
-	set, _ := compile.ReservedIP(in) // its own reconciler reports the errors
+	set, _ := compile.ReservedIP(in) // the reconciler reservedip reports the errors
 	x.replaceReserved(in.Name, set)
 }
 
-// DeleteReserved forgets reserved addresses.
+// DeleteReserved removes a SpiderReservedIP.
 func (x *Index) DeleteReserved(name string) { x.replaceReserved(name, inet.Set{}) }
 
 func (x *Index) replaceReserved(name string, set inet.Set) {
@@ -198,9 +201,8 @@ func (x *Index) Reserved() inet.Set {
 	return x.all
 }
 
-// Conflicts returns the other pools that p gets in the way of, oldest first: of
-// one IP version, subnets are equal or disjoint, and pools of one subnet share
-// no address.
+// Conflicts returns the pools in conflict with p, oldest first. Two rules apply:
+// subnets are equal or disjoint, and pools of one subnet share no address.
 func (x *Index) Conflicts(p pool.Pool) []Conflict {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
@@ -210,10 +212,10 @@ func (x *Index) Conflicts(p pool.Pool) []Conflict {
 		conflict := Conflict{Pool: name, Created: other.created}
 		if other.pool.Subnet == p.Subnet {
 			conflict.Field = "ips"
-			conflict.Reason = fmt.Sprintf("shares %s with SpiderIPPool %s; take these addresses out of one of the two", p.IPs.And(other.pool.IPs), name)
+			conflict.Reason = fmt.Sprintf("shares %s with SpiderIPPool %s; remove these addresses from one of the two", p.IPs.And(other.pool.IPs), name)
 		} else {
 			conflict.Field = "subnet"
-			conflict.Reason = fmt.Sprintf("%s overlaps subnet %s of SpiderIPPool %s; write the same subnet, or one that has no address in common with it",
+			conflict.Reason = fmt.Sprintf("%s overlaps subnet %s of SpiderIPPool %s; use the same subnet or a disjoint one",
 				p.Subnet, other.pool.Subnet, name)
 		}
 		out = append(out, conflict)
@@ -224,7 +226,7 @@ func (x *Index) Conflicts(p pool.Pool) []Conflict {
 	return out
 }
 
-// conflicting returns the names of the pools that conflict with p, in no order.
+// conflicting returns the names of the pools in conflict with p, in no order.
 func (x *Index) conflicting(p pool.Pool) []string {
 	var out []string
 	for subnet, names := range x.subnets {

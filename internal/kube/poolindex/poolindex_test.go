@@ -18,7 +18,7 @@ import (
 
 func TestMain(m *testing.M) { kubetest.Main(m) }
 
-func TestIndexIsSyncedOnceItHoldsWhatTheCacheHolds(t *testing.T) {
+func TestIndexIsSyncedAfterItsCache(t *testing.T) {
 	kubetest.Create(t, kubetest.Client(t), &v2beta1.SpiderIPPool{
 		ObjectMeta: metav1.ObjectMeta{Name: "slow"}, Spec: v2beta1.SpiderIPPoolSpec{Subnet: "10.0.0.0/24"},
 	})
@@ -29,7 +29,7 @@ func TestIndexIsSyncedOnceItHoldsWhatTheCacheHolds(t *testing.T) {
 	kubetest.Manager(t, func(mgr ctrl.Manager) error { return index.Watch(t.Context(), mgr.GetCache()) })
 	t.Cleanup(release) // before the manager is stopped
 	if index.Synced() {
-		t.Error("the index is synced while it takes the first pool in")
+		t.Error("the index is synced before it holds the first pool")
 	}
 	release()
 	kubetest.Eventually(t, func(context.Context) error {

@@ -11,9 +11,10 @@ import (
 	"spiderpool.dev/spiderpool/internal/kube/compile"
 )
 
-// SubnetConflicts returns how the SpiderSubnet, which compiles, gets in the way
-// of those others that count: networks are equal or disjoint, and subnets of one
-// network share no address.
+// SubnetConflicts returns the conflicts of a SpiderSubnet with the others for which
+// counts returns true. Two rules apply: networks are equal or disjoint, and
+// SpiderSubnets of one network share no address. For a SpiderSubnet that does not
+// compile it returns the errors of the compiler.
 func SubnetConflicts(ctx context.Context, reader client.Reader, in *v2beta1.SpiderSubnet, counts func(other *v2beta1.SpiderSubnet) bool) (field.ErrorList, error) {
 	compiled, errs := compile.Subnet(in)
 	if len(errs) > 0 {
@@ -30,10 +31,10 @@ func SubnetConflicts(ctx context.Context, reader client.Reader, in *v2beta1.Spid
 		}
 		if other.Subnet != compiled.Subnet {
 			errs = append(errs, field.Invalid(field.NewPath("spec", "subnet"), in.Spec.Subnet, fmt.Sprintf(
-				"overlaps subnet %s of SpiderSubnet %s; write the same subnet, or one that has no address in common with it", other.Subnet, other.Name)))
+				"overlaps subnet %s of SpiderSubnet %s; use the same subnet or a disjoint one", other.Subnet, other.Name)))
 		} else if shared := other.IPs.And(compiled.IPs); !shared.IsEmpty() {
 			errs = append(errs, field.Invalid(field.NewPath("spec", "ips"), compiled.IPs.String(), fmt.Sprintf(
-				"shares %s with SpiderSubnet %s; take these addresses out of one of the two", shared, other.Name)))
+				"shares %s with SpiderSubnet %s; remove these addresses from one of the two", shared, other.Name)))
 		}
 	}
 	return errs, nil

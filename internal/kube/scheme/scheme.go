@@ -1,7 +1,7 @@
-// Package scheme is the scheme of the programs that handle objects of many kinds.
+// Package scheme registers the kinds that the controller and the tests handle.
 //
-// It is apart from package kube because it links the types of the whole of
-// Kubernetes, about 25 MiB, of which an agent, one a node, needs none.
+// Agents do not link it: the types of all of Kubernetes would cost each of them
+// about 25 MiB.
 package scheme
 
 import (
@@ -22,8 +22,8 @@ func New() *runtime.Scheme {
 		clientgoscheme.AddToScheme, v2beta1.AddToScheme, nadv1.AddToScheme,
 	} {
 		if err := add(scheme); err != nil {
-			// Registration fails only when one type has two kinds, which is a
-			// mistake in this program that no input can cause.
+			// Registration fails only if one type has two kinds. No input can cause
+			// that, so it is a mistake in this program.
 			panic(fmt.Sprintf("register kinds: %v", err))
 		}
 	}
