@@ -1,5 +1,6 @@
-// Package reservedip says of each SpiderReservedIP whether its addresses are
-// reserved: admission can be away when an entry is written that names none.
+// Package reservedip reports for each SpiderReservedIP whether its addresses are
+// reserved. It repeats the checks of admission, because the webhook may have been
+// unavailable when the object was written.
 package reservedip
 
 import (
@@ -36,7 +37,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 	if err := r.client.Get(ctx, request.NamespacedName, reserved); err != nil {
 		return ctrl.Result{}, client.IgnoreNotFound(err)
 	}
-	ready := status.Condition{OK: true, Reason: "Reserved", Message: "no pool hands these addresses out"}
+	ready := status.Condition{OK: true, Reason: "Reserved", Message: "no pool hands out these addresses"}
 	if _, errs := compile.ReservedIP(reserved); len(errs) > 0 {
 		ready = status.Condition{Reason: "Invalid", Message: errs.ToAggregate().Error()}
 	}
