@@ -1,5 +1,5 @@
-// Package subnet says of each SpiderSubnet whether pools can be cut from it, and
-// how many addresses it has.
+// Package subnet reports for each SpiderSubnet whether automatic pools can use it,
+// and how many addresses it has.
 package subnet
 
 import (
@@ -31,7 +31,8 @@ func (*Reconciler) Name() string { return "subnet" }
 
 // Register adds the reconciler to the manager.
 func (r *Reconciler) Register(mgr ctrl.Manager) error {
-	// A subnet that goes, or changes, can end another one's conflict. There are few.
+	// A change of one subnet can end the conflict of another, so all are queued. A
+	// cluster has few of them.
 	all := handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, _ client.Object) []reconcile.Request {
 		var list v2beta1.SpiderSubnetList
 		if err := r.client.List(ctx, &list, client.UnsafeDisableDeepCopy); err != nil {
@@ -55,7 +56,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 	}
 	before := subnet.DeepCopy()
 	compiled, errs := compile.Subnet(subnet)
-	ready := status.Condition{OK: true, Reason: "Usable", Message: "pools can be cut from it"}
+	ready := status.Condition{OK: true, Reason: "Usable", Message: "available for automatic pools"}
 	if len(errs) > 0 {
 		ready = status.Condition{Reason: "Invalid", Message: errs.ToAggregate().Error()}
 	} else {
