@@ -53,7 +53,7 @@ func TestAttachmentThatIsDeletedOrDisownedIsMadeSoAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	owned(t, c, config, second, first.Spec.Config)
-	kubetest.Event(t, c, config, "AttachmentAdopted", namespace+"/net, which nobody owned")
+	kubetest.Event(t, c, config, "AttachmentAdopted", namespace+"/net, which had no owner")
 }
 
 // Admission lets the second one in when both are created at one moment.
@@ -76,7 +76,7 @@ func TestSecondConfigOfOneNameGetsTheAttachmentWhenTheFirstGivesItUp(t *testing.
 	owned(t, c, first, shared, of("ens5"))
 
 	kubetest.Create(t, c, second)
-	ready(t, c, second, metav1.ConditionFalse, "AttachmentNotOwned", "belongs to SpiderMultusConfig z-first; name another one in the annotation multus.spidernet.io/cr-name, or delete that owner")
+	ready(t, c, second, metav1.ConditionFalse, "AttachmentNotOwned", "belongs to SpiderMultusConfig z-first; choose another name with the annotation multus.spidernet.io/cr-name, or delete that owner")
 	kubetest.Event(t, c, second, "AttachmentNotOwned", "belongs to SpiderMultusConfig z-first")
 	owned(t, c, first, shared, of("ens5"))
 	ready(t, c, first, metav1.ConditionTrue, "AttachmentUpToDate", namespace+"/shared")

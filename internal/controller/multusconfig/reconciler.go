@@ -1,10 +1,11 @@
-// Package multusconfig makes the NetworkAttachmentDefinition that each
-// SpiderMultusConfig describes and keeps it so.
+// Package multusconfig creates a NetworkAttachmentDefinition for each
+// SpiderMultusConfig and keeps it equal to the specification.
 //
 // The SpiderMultusConfig owns the attachment, so Kubernetes' garbage collector
-// deletes it. An attachment that nobody owns is adopted: the installation
-// creates an empty one for the SpiderMultusConfig to fill. One that somebody
-// else owns is left alone and the condition Ready says whose it is.
+// deletes it. The reconciler adopts an attachment without an owner: the
+// installation creates an empty one for the SpiderMultusConfig to fill. It does
+// not touch an attachment with another owner; the condition Ready then names the
+// owner.
 package multusconfig
 
 import (
@@ -27,14 +28,14 @@ import (
 	"spiderpool.dev/spiderpool/internal/observe"
 )
 
-// fieldManager owns the fields that this reconciler sets in an attachment, so
-// that an annotation that leaves the SpiderMultusConfig leaves the attachment.
+// fieldManager owns the fields of an attachment. Server-side apply then removes an
+// annotation from the attachment once it is gone from the SpiderMultusConfig.
 const fieldManager = "spiderpool-controller"
 
-// indexAttachment finds the SpiderMultusConfigs that want an attachment of a name.
+// indexAttachment is the index of SpiderMultusConfigs by the name of their attachment.
 const indexAttachment = "attachment"
 
-// Reconciler keeps NetworkAttachmentDefinitions as SpiderMultusConfigs describe them.
+// Reconciler keeps NetworkAttachmentDefinitions equal to their SpiderMultusConfigs.
 type Reconciler struct {
 	client client.Client
 	status status.Writer
@@ -60,16 +61,16 @@ func (r *Reconciler) Register(mgr ctrl.Manager) error {
 	return ctrl.NewControllerManagedBy(mgr).
 		Named(r.Name()).
 		For(&v2beta1.SpiderMultusConfig{}).
-		Watches(&nadv1.NetworkAttachmentDefinition{}, handler.EnqueueRequestsFromMapFunc(r.wanting)).
+		Watches(&nadv1.NetworkAttachmentDefinition{}, handler.EnqueueRequestsFromMapFunc(r.configsOf)).
 		Complete(r)
 }
 
-// wanting returns the SpiderMultusConfigs that describe the attachment or own it.
-func (r *Reconciler) wanting(ctx context.Context, attachment client.Object) []reconcile.Request {
+// configsOf returns the SpiderMultusConfigs that name or own the attachment.
+func (r *Reconciler) configsOf(ctx context.Context, attachment client.Object) []reconcile.Request {
 	var configs v2beta1.SpiderMultusConfigList
 	err := r.client.List(ctx, &configs, client.InNamespace(attachment.GetNamespace()), client.MatchingFields{indexAttachment: attachment.GetName()})
 	if err != nil {
-		r.log.ErrorContext(ctx, "list SpiderMultusConfigs of an attachment", "attachment", client.ObjectKeyFromObject(attachment).String(), "err", err)
+		r.log.ErrorContext(ctx, "cannot list the SpiderMultusConfigs of an attachment", "attachment", client.ObjectKeyFromObject(attachment).String(), "err", err)
 		return nil
 	}
 	var requests []reconcile.Request
@@ -86,7 +87,7 @@ func isMultusConfig(owner *metav1.OwnerReference) bool {
 	return owner != nil && owner.Kind == "SpiderMultusConfig" && owner.APIVersion == v2beta1.GroupVersion.String()
 }
 
-// Reconcile makes the attachment of one SpiderMultusConfig.
+// Reconcile writes the attachment of one SpiderMultusConfig.
 func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.Result, error) {
 	config := &v2beta1.SpiderMultusConfig{}
 	if err := r.client.Get(ctx, request.NamespacedName, config); err != nil {
@@ -95,7 +96,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 	if config.DeletionTimestamp != nil {
 		return ctrl.Result{}, nil
 	}
-	// 1. What should be there.
+	// 1. Compile the specification.
 	want, errs := compile.Attachment(config)
 	if len(errs) > 0 {
 		return ctrl.Result{}, r.report(ctx, config, status.Condition{Reason: "Invalid", Message: errs.ToAggregate().Error()})
@@ -103,7 +104,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 	if want.Unsupported != "" {
 		return ctrl.Result{}, r.report(ctx, config, status.Condition{Reason: "Unsupported", Message: want.Unsupported})
 	}
-	// 2. What is there must be ours or nobody's.
+	// 2. Stop if an existing attachment belongs to another owner.
 	is := &nadv1.NetworkAttachmentDefinition{}
 	err := r.client.Get(ctx, types.NamespacedName{Namespace: want.Namespace, Name: want.Name}, is)
 	if client.IgnoreNotFound(err) != nil {
@@ -115,25 +116,26 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 			return ctrl.Result{}, r.report(ctx, config, status.Condition{Reason: "AttachmentNotOwned", Message: reason})
 		}
 	}
-	// 3. Make it so.
+	// 3. Write the attachment.
 	if err := r.apply(ctx, config, want); err != nil {
 		return ctrl.Result{}, err
 	}
 	r.announce(config, is, found, want)
-	// 4. What is there under an earlier name goes, now that there is one of the new name.
+	// 4. Delete attachments of former names, now that the new one exists.
 	if err := r.deleteFormer(ctx, config, want.Name); err != nil {
 		return ctrl.Result{}, err
 	}
 	return ctrl.Result{}, r.report(ctx, config, status.Condition{
-		OK: true, Reason: "AttachmentUpToDate", Message: fmt.Sprintf("NetworkAttachmentDefinition %s/%s is as described", want.Namespace, want.Name),
+		OK: true, Reason: "AttachmentUpToDate", Message: fmt.Sprintf("NetworkAttachmentDefinition %s/%s matches the specification", want.Namespace, want.Name),
 	})
 }
 
-// foreign says why the attachment is not to be touched, and "" when it may be.
+// foreign returns the reason why the reconciler must not write the attachment, or ""
+// if it may.
 func foreign(is *nadv1.NetworkAttachmentDefinition, config *v2beta1.SpiderMultusConfig) string {
 	name := is.Namespace + "/" + is.Name
 	if is.DeletionTimestamp != nil {
-		return fmt.Sprintf("NetworkAttachmentDefinition %s is being deleted; it is made anew when it is gone", name)
+		return fmt.Sprintf("NetworkAttachmentDefinition %s is being deleted; it is created again afterwards", name)
 	}
 	if len(is.OwnerReferences) == 0 || metav1.IsControlledBy(is, config) {
 		return ""
@@ -142,12 +144,12 @@ func foreign(is *nadv1.NetworkAttachmentDefinition, config *v2beta1.SpiderMultus
 	if owner == nil {
 		owner = &is.OwnerReferences[0]
 	}
-	return fmt.Sprintf("NetworkAttachmentDefinition %s belongs to %s %s; name another one in the annotation %s, or delete that owner",
+	return fmt.Sprintf("NetworkAttachmentDefinition %s belongs to %s %s; choose another name with the annotation %s, or delete that owner",
 		name, owner.Kind, owner.Name, v2beta1.AnnotationMultusConfigCRName)
 }
 
-// apply writes the attachment by server-side apply, which changes nothing when
-// everything is as described.
+// apply writes the attachment by server-side apply, which does nothing if the
+// attachment already matches.
 func (r *Reconciler) apply(ctx context.Context, config *v2beta1.SpiderMultusConfig, want compile.NAD) error {
 	object := &unstructured.Unstructured{Object: map[string]any{
 		"apiVersion": nadv1.SchemeGroupVersion.String(),
@@ -158,7 +160,8 @@ func (r *Reconciler) apply(ctx context.Context, config *v2beta1.SpiderMultusConf
 		},
 		"spec": map[string]any{"config": want.Config},
 	}}
-	// An empty map would be applied anew each time: the API server stores none.
+	// The API server does not store an empty map, so applying one would change the
+	// object every time.
 	if len(want.Annotations) > 0 {
 		object.SetAnnotations(want.Annotations)
 	}
@@ -170,7 +173,7 @@ func (r *Reconciler) apply(ctx context.Context, config *v2beta1.SpiderMultusConf
 	return nil
 }
 
-// announce records what was done to an attachment that was not as described.
+// announce records an event if apply changed the attachment.
 func (r *Reconciler) announce(config *v2beta1.SpiderMultusConfig, is *nadv1.NetworkAttachmentDefinition, found bool, want compile.NAD) {
 	name := want.Namespace + "/" + want.Name
 	switch {
@@ -183,8 +186,8 @@ func (r *Reconciler) announce(config *v2beta1.SpiderMultusConfig, is *nadv1.Netw
 	}
 }
 
-// deleteFormer deletes the attachments that the SpiderMultusConfig owns under
-// other names than the one it asks for.
+// deleteFormer deletes the attachments of the SpiderMultusConfig with names other
+// than name.
 func (r *Reconciler) deleteFormer(ctx context.Context, config *v2beta1.SpiderMultusConfig, name string) error {
 	var attachments nadv1.NetworkAttachmentDefinitionList
 	if err := r.client.List(ctx, &attachments, client.InNamespace(config.Namespace)); err != nil {
@@ -204,7 +207,7 @@ func (r *Reconciler) deleteFormer(ctx context.Context, config *v2beta1.SpiderMul
 	return nil
 }
 
-// report writes the condition where it differs from what is there.
+// report writes the condition if it changed.
 func (r *Reconciler) report(ctx context.Context, config *v2beta1.SpiderMultusConfig, ready status.Condition) error {
 	_, err := r.status.Update(ctx, config, config.DeepCopy(), ready)
 	return err

@@ -81,7 +81,7 @@ func TestEmptyAttachmentOfTheInstallationIsAdopted(t *testing.T) {
 	kubetest.Create(t, c, config)
 
 	ready(t, c, config, metav1.ConditionTrue, "AttachmentUpToDate", namespace+"/ipvlan-ens5")
-	kubetest.Event(t, c, config, "AttachmentAdopted", "adopted NetworkAttachmentDefinition "+namespace+"/ipvlan-ens5, which nobody owned")
+	kubetest.Event(t, c, config, "AttachmentAdopted", "adopted NetworkAttachmentDefinition "+namespace+"/ipvlan-ens5, which had no owner")
 	filled := attachment(namespace, "ipvlan-ens5")
 	get(t, c, filled)
 	if filled.UID != empty.UID || !metav1.IsControlledBy(filled, config) {
@@ -139,7 +139,7 @@ func TestAttachmentOfAnotherOwnerIsLeftAloneUntilItIsGone(t *testing.T) {
 	config := ipvlan(namespace, "net")
 	kubetest.Create(t, c, config)
 
-	ready(t, c, config, metav1.ConditionFalse, "AttachmentNotOwned", "belongs to ConfigMap somebody; name another one in the annotation multus.spidernet.io/cr-name")
+	ready(t, c, config, metav1.ConditionFalse, "AttachmentNotOwned", "belongs to ConfigMap somebody; choose another name with the annotation multus.spidernet.io/cr-name")
 	kubetest.Event(t, c, config, "AttachmentNotOwned", "belongs to ConfigMap somebody")
 	get(t, c, owned)
 	if owned.Spec.Config != `{"type":"bridge"}` {
@@ -171,7 +171,7 @@ func TestChangedNameMovesTheAttachment(t *testing.T) {
 		}
 		return errors.Join(errors.New("the attachment of the former name is still there"), err)
 	})
-	kubetest.Event(t, c, config, "AttachmentDeleted", "deleted NetworkAttachmentDefinition "+namespace+"/net: the annotation multus.spidernet.io/cr-name names moved now")
+	kubetest.Event(t, c, config, "AttachmentDeleted", "deleted NetworkAttachmentDefinition "+namespace+"/net: annotation multus.spidernet.io/cr-name now names moved")
 }
 
 func TestAttachmentStaysWhileTheNewNameIsSomebodyElses(t *testing.T) {
