@@ -6,27 +6,27 @@ import (
 )
 
 const (
-	// quiet is how long nothing must have happened to a pool before its status is
-	// written: pods come and go in bursts, and only what is there at the end counts.
+	// quiet is how long the leases of a pool must be unchanged before its status is
+	// written. Pods come and go in bursts, and only the end of a burst matters.
 	quiet = 250 * time.Millisecond
-	// maxStale bounds how long a burst can put a write off.
+	// maxStale is how long a burst can delay a write at most.
 	maxStale = 5 * time.Second
 	// minInterval is the least time between two writes of one pool's status.
 	minInterval = time.Second
-	// bytesPerSecond is what one pool's status may write on average.
+	// bytesPerSecond limits the average size of writes of one pool's status.
 	bytesPerSecond = 64 << 10
 )
 
-// limiter says when the status of a pool is to be written. The zero value is ready.
+// limiter decides when the status of a pool is due. The zero value is ready.
 type limiter struct {
 	mu    sync.Mutex
 	pools map[string]*pace
 }
 
-// pace is what is known of one pool; zero times are never.
+// pace is the state of one pool. A zero time means never.
 type pace struct {
-	first, last time.Time // changes since the leases were read
-	next        time.Time // no write before
+	first, last time.Time // the first and the last change since the leases were read
+	next        time.Time // the earliest time of the next write
 }
 
 func (l *limiter) of(pool string) *pace {
@@ -41,7 +41,7 @@ func (l *limiter) of(pool string) *pace {
 	return p
 }
 
-// changed notes that the leases of the pool have changed.
+// changed records a change of the pool's leases.
 func (l *limiter) changed(pool string, now time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -52,7 +52,7 @@ func (l *limiter) changed(pool string, now time.Time) {
 	p.last = now
 }
 
-// wait returns how long a write has to wait; 0 or less is not at all.
+// wait returns how long a write must wait; 0 or less means that it is due.
 func (l *limiter) wait(pool string, now time.Time) time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -70,7 +70,7 @@ func (l *limiter) wait(pool string, now time.Time) time.Duration {
 	return due.Sub(now)
 }
 
-// reading notes that the leases are read now: later changes are for another write.
+// reading records that the leases are about to be read. Later changes need another write.
 func (l *limiter) reading(pool string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -78,14 +78,14 @@ func (l *limiter) reading(pool string) {
 	p.first, p.last = time.Time{}, time.Time{}
 }
 
-// wrote notes a write; size is what grows in it, in bytes.
+// wrote records a write of size bytes, not counting the fields of fixed length.
 func (l *limiter) wrote(pool string, now time.Time, size int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.of(pool).next = now.Add(minInterval + time.Duration(size)*time.Second/bytesPerSecond)
 }
 
-// forget drops what is known of a pool that is gone.
+// forget removes the state of a deleted pool.
 func (l *limiter) forget(pool string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -1,10 +1,10 @@
-// Package poolstatus keeps what belongs to a SpiderIPPool beside its specification:
-// the label by which agents find it, its finalizer, and its status, which is a
-// view of the leases in SpiderIPBlocks.
+// Package poolstatus writes everything of a SpiderIPPool except its specification: the
+// label by which agents select it, its finalizer, and its status, a view of the
+// leases in SpiderIPBlocks.
 //
-// A pool that is deleted stays until no lease names it, and says who holds them.
-// The status of one pool is written when a burst of changes is over, at most once
-// a second, and less often the longer its list of addresses is.
+// A deleted pool stays until no lease names it; its condition lists the holders.
+// The status of a pool is written after a burst of changes, at most once a second,
+// and less often the longer its list of addresses is.
 package poolstatus
 
 import (
@@ -35,7 +35,8 @@ import (
 	"spiderpool.dev/spiderpool/internal/lease"
 )
 
-// workers reconcile pools at the same time; each is mostly waiting for a write.
+// workers is the number of concurrent reconciles. Each spends most of its time
+// waiting for a write.
 const workers = 8
 
 // Reconciler keeps labels, finalizer and status of pools.
@@ -60,26 +61,26 @@ func (*Reconciler) Name() string { return "pool" }
 
 // Register adds the reconciler to the manager. Call it before the index begins to watch.
 func (r *Reconciler) Register(mgr ctrl.Manager) error {
-	// The index is told of pools by the same informers, but not before or after
-	// the queue is: what it sees is queued when it has seen it.
+	// The index and the queue get pools from the same informers, in no fixed order.
+	// The index therefore queues each pool again after it has indexed it.
 	return ctrl.NewControllerManagedBy(mgr).
 		Named(r.Name()).
 		For(&v2beta1.SpiderIPPool{}).
 		Watches(&v2beta1.SpiderIPBlock{}, r.poolsOfBlocks()).
-		WatchesRawSource(seenBy(r.index)).
+		WatchesRawSource(indexed(r.index)).
 		WithOptions(controller.Options{MaxConcurrentReconciles: workers}).
 		Complete(r)
 }
 
-// seenBy queues the pools that a change of the index concerns.
-func seenBy(index *poolindex.Index) source.Source {
+// indexed queues the pools affected by a change of the index.
+func indexed(index *poolindex.Index) source.Source {
 	var mu sync.Mutex
 	var queue workqueue.TypedRateLimitingInterface[reconcile.Request]
 	index.Subscribe(func(pools []string) {
 		mu.Lock()
 		defer mu.Unlock()
 		if queue == nil {
-			// Not the leader, or not yet: every pool is queued when it starts.
+			// This replica does not lead yet. All pools are queued when it does.
 			return
 		}
 		for _, name := range pools {
@@ -98,7 +99,7 @@ func requestOf(pool string) reconcile.Request {
 	return reconcile.Request{NamespacedName: client.ObjectKey{Name: pool}}
 }
 
-// poolsOfBlocks queues the pools whose leases a block has or had.
+// poolsOfBlocks queues the pools with leases in a block before or after its change.
 func (r *Reconciler) poolsOfBlocks() handler.EventHandler {
 	type queue = workqueue.TypedRateLimitingInterface[reconcile.Request]
 	add := func(q queue, objects ...client.Object) {
@@ -125,7 +126,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 		}
 		return ctrl.Result{}, client.IgnoreNotFound(err)
 	}
-	// 1. A pool that is to go goes when nobody holds an address of it.
+	// 1. Release a deleted pool once no pod holds an address of it.
 	var leases []lease.Lease
 	if pool.DeletionTimestamp != nil {
 		var err error
@@ -136,11 +137,11 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 			return ctrl.Result{}, r.release(ctx, pool)
 		}
 	}
-	// 2. What agents need of it is there, at once.
+	// 2. Set the label that agents need, without delay.
 	if err := r.complete(ctx, pool); err != nil {
 		return ctrl.Result{}, err
 	}
-	// 3. The view of its leases is written when its time has come.
+	// 3. Write the status when it is due.
 	if wait := r.limiter.wait(pool.Name, r.clock.Now()); wait > 0 {
 		return ctrl.Result{RequeueAfter: wait}, nil
 	}
@@ -154,7 +155,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 	return ctrl.Result{}, r.writeStatus(ctx, pool, leases)
 }
 
-// leases returns what is held of the pool, in the order of blocks.
+// leases returns the leases of the pool that are in use or retained.
 func (r *Reconciler) leases(ctx context.Context, pool string) ([]lease.Lease, error) {
 	held, err := blockindex.LeasesOfPool(ctx, r.client, pool)
 	if err != nil {
@@ -163,8 +164,8 @@ func (r *Reconciler) leases(ctx context.Context, pool string) ([]lease.Lease, er
 	return held, nil
 }
 
-// release lets a pool that is being deleted go, unless the API server knows of a
-// lease that the cache has not seen yet; the pool is queued again when it has.
+// release removes the finalizer of a deleted pool, unless the API server has a lease
+// that is not in the cache yet. The pool is queued again once the cache has it.
 func (r *Reconciler) release(ctx context.Context, pool *v2beta1.SpiderIPPool) error {
 	var blocks v2beta1.SpiderIPBlockList
 	if err := r.live.List(ctx, &blocks); err != nil {
@@ -187,13 +188,13 @@ func (r *Reconciler) release(ctx context.Context, pool *v2beta1.SpiderIPPool) er
 	return nil
 }
 
-// complete sets label, finalizer and IP version where admission did not.
+// complete sets label, finalizer and IP version if admission did not.
 func (r *Reconciler) complete(ctx context.Context, pool *v2beta1.SpiderIPPool) error {
 	before := pool.DeepCopy()
 	if !compile.CompletePool(pool) {
 		return nil
 	}
-	// Lists are replaced whole by a merge patch, so the version must match.
+	// A merge patch replaces whole lists, e.g. all finalizers, so the version must match.
 	patch := client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{})
 	if err := r.client.Patch(ctx, pool, patch); err != nil {
 		return fmt.Errorf("complete SpiderIPPool %s: %w", pool.Name, err)
@@ -212,10 +213,10 @@ func (r *Reconciler) writeStatus(ctx context.Context, pool *v2beta1.SpiderIPPool
 	return err
 }
 
-// ready says whether the pool can be used as written.
+// ready decides the condition Ready.
 func (r *Reconciler) ready(pool *v2beta1.SpiderIPPool, leases []lease.Lease) status.Condition {
 	if pool.DeletionTimestamp != nil {
-		return status.Condition{Reason: "Terminating", Message: "waits to be deleted for " + holders(leases)}
+		return status.Condition{Reason: "Terminating", Message: "deletion is blocked by " + holders(leases)}
 	}
 	compiled, errs := compile.Pool(pool)
 	if len(errs) > 0 {
@@ -235,9 +236,9 @@ func (r *Reconciler) ready(pool *v2beta1.SpiderIPPool, leases []lease.Lease) sta
 		return status.Condition{Reason: "Conflict", Message: strings.Join(reasons, "; ")}
 	case len(outside) > 0:
 		return status.Condition{Reason: "LeasesOutside", Message: fmt.Sprintf(
-			"addresses in use are not in spec.ips, or are spec.gateway: %s; put them back into spec.ips and list them in spec.excludeIPs until those pods are gone, or delete those pods", holders(outside))}
+			"addresses in use are missing from spec.ips or equal spec.gateway: %s; add them to spec.ips and spec.excludeIPs until these pods are gone, or delete these pods", holders(outside))}
 	case compiled.Disabled:
-		return status.Condition{OK: true, Reason: "Disabled", Message: "spec.disable is true: it hands out nothing"}
+		return status.Condition{OK: true, Reason: "Disabled", Message: "spec.disable is true, so the pool hands out no address"}
 	}
-	return status.Condition{OK: true, Reason: "InUse", Message: "it hands out addresses"}
+	return status.Condition{OK: true, Reason: "InUse", Message: "ready"}
 }

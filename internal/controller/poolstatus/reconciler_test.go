@@ -160,9 +160,9 @@ func TestDeletionWaitsForLeasesAndNamesTheirHolders(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventually(t, c, p, func() error {
-		return condition(p, metav1.ConditionFalse, "Terminating", "waits to be deleted for 6 leases: default/a (10.3.0.16), default/b (10.3.0.17), default/c (10.3.0.18), default/d (10.3.0.19), default/e (10.3.0.20) and 1 more")
+		return condition(p, metav1.ConditionFalse, "Terminating", "deletion is blocked by 6 leases: default/a (10.3.0.16), default/b (10.3.0.17), default/c (10.3.0.18), default/d (10.3.0.19), default/e (10.3.0.20) and 1 more")
 	})
-	kubetest.Event(t, c, p, "Terminating", "waits to be deleted for 6 leases: default/a (10.3.0.16)")
+	kubetest.Event(t, c, p, "Terminating", "deletion is blocked by 6 leases: default/a (10.3.0.16)")
 	if err := c.Delete(t.Context(), b); err != nil {
 		t.Fatal(err)
 	}
@@ -223,9 +223,9 @@ func TestLeasesOutsideOfThePoolAreReported(t *testing.T) {
 	}
 	change("10.8.0.17-10.8.0.47", "10.8.0.1")
 	eventually(t, c, p, func() error {
-		return condition(p, metav1.ConditionFalse, "LeasesOutside", "addresses in use are not in spec.ips, or are spec.gateway: 1 lease: default/a (10.8.0.16); put them back into spec.ips")
+		return condition(p, metav1.ConditionFalse, "LeasesOutside", "addresses in use are missing from spec.ips or equal spec.gateway: 1 lease: default/a (10.8.0.16); add them to spec.ips")
 	})
-	kubetest.Event(t, c, p, "LeasesOutside", "1 lease: default/a (10.8.0.16); put them back into spec.ips")
+	kubetest.Event(t, c, p, "LeasesOutside", "1 lease: default/a (10.8.0.16); add them to spec.ips")
 	change("10.8.0.16-10.8.0.47", "10.8.0.17")
 	eventually(t, c, p, func() error {
 		return condition(p, metav1.ConditionFalse, "LeasesOutside", "1 lease: default/b (10.8.0.17)")

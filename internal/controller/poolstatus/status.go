@@ -18,10 +18,10 @@ import (
 )
 
 const (
-	// maxAllocatedIPs bounds status.allocatedIPs in bytes. An object can have
-	// 1.5 MiB in etcd; about 10,000 addresses fit.
+	// maxAllocatedIPs limits status.allocatedIPs, in bytes. etcd accepts objects up to
+	// 1.5 MiB by default. About 10,000 addresses fit.
 	maxAllocatedIPs = 1 << 20
-	// conditionTruncated is true when status.allocatedIPs does not name every address.
+	// conditionTruncated is true if status.allocatedIPs does not list every address.
 	conditionTruncated = "AllocatedIPsTruncated"
 )
 
@@ -31,8 +31,9 @@ type allocation struct {
 	PodUID string `json:"podUid"`
 }
 
-// SetStatus sets counts and addresses in the status of the pool to what the leases
-// say by which they are held or kept, and returns the length of the addresses' text.
+// SetStatus sets the counts and the addresses in the status of the pool. The leases
+// are all its leases in use or retained, reserved the addresses of all
+// SpiderReservedIPs. It returns the length of status.allocatedIPs in bytes.
 func SetStatus(pool *v2beta1.SpiderIPPool, reserved inet.Set, leases []lease.Lease) int {
 	total := int64(0)
 	if compiled, errs := compile.Pool(pool); len(errs) == 0 {
@@ -45,7 +46,7 @@ func SetStatus(pool *v2beta1.SpiderIPPool, reserved inet.Set, leases []lease.Lea
 	if named < len(leases) {
 		meta.SetStatusCondition(&pool.Status.Conditions, metav1.Condition{
 			Type: conditionTruncated, Status: metav1.ConditionTrue, Reason: "TooMany", ObservedGeneration: pool.Generation,
-			Message: "status.allocatedIPs is full; SpiderIPBlocks hold every address",
+			Message: "status.allocatedIPs has no room for all addresses; kubectl get spideripblocks shows every lease",
 		})
 	} else {
 		meta.RemoveStatusCondition(&pool.Status.Conditions, conditionTruncated)
@@ -56,8 +57,9 @@ func SetStatus(pool *v2beta1.SpiderIPPool, reserved inet.Set, leases []lease.Lea
 	return len(*text)
 }
 
-// allocatedIPs returns the JSON object of the leases by address, and how many of
-// them it has: the lowest addresses, as many as fit.
+// allocatedIPs returns a JSON object with the leases by address, e.g.
+// {"10.0.0.1":{"pod":"default/web","podUid":"…"}}, and their number. If not all fit,
+// it contains the lowest addresses.
 func allocatedIPs(leases []lease.Lease) (text *string, named int) {
 	if len(leases) == 0 {
 		return nil, 0
@@ -68,7 +70,7 @@ func allocatedIPs(leases []lease.Lease) (text *string, named int) {
 	for i, l := range sorted {
 		value, err := json.Marshal(allocation{Pod: l.Pod, PodUID: l.PodUID})
 		if err != nil {
-			continue // two strings always encode
+			continue // impossible: two strings always encode
 		}
 		entry := fmt.Sprintf("%q:%s", l.Addr, value)
 		if out.Len()+len(entry)+2 > maxAllocatedIPs {
@@ -84,10 +86,10 @@ func allocatedIPs(leases []lease.Lease) (text *string, named int) {
 	return new(out.String()), named
 }
 
-// holdersNamed is how many holders a message names.
+// holdersNamed is the number of holders in a message.
 const holdersNamed = 5
 
-// holders says in words who holds the leases.
+// holders lists the holders of leases, e.g. "1 lease: default/web (10.0.0.1)".
 func holders(leases []lease.Lease) string {
 	sorted := slices.SortedFunc(slices.Values(leases), func(a, b lease.Lease) int {
 		return cmp.Or(cmp.Compare(a.Pod, b.Pod), a.Addr.Compare(b.Addr))
