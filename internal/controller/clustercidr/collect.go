@@ -15,8 +15,8 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// kubeadm keeps its configuration in kubeadmConfigMap, and control planes run as
-// static pods, both in systemNamespace.
+// systemNamespace holds kubeadm's configuration (kubeadmConfigMap) and the static
+// pods of the control plane.
 const (
 	systemNamespace  = "kube-system"
 	kubeadmConfigMap = "kubeadm-config"
@@ -27,8 +27,8 @@ var (
 	ciliumPool = schema.GroupVersionKind{Group: "cilium.io", Version: "v2alpha1", Kind: "CiliumPodIPPool"}
 )
 
-// collect reads what the cluster says about its networks. What is not there is
-// left out; what cannot be read has its error.
+// collect reads the sources. It leaves out sources that do not exist; a source that
+// cannot be read carries its error.
 func (r *Reconciler) collect(ctx context.Context) facts {
 	var f facts
 	objects, nodes := r.serviceCIDRs(ctx), r.nodeNetworks(ctx)
@@ -91,8 +91,9 @@ func (r *Reconciler) nodeNetworks(ctx context.Context) origin {
 	return out
 }
 
-// podArgument reads an argument from the static pods of a component. They are
-// read live: nothing else here needs them, and few clusters get this far.
+// podArgument reads an argument of a component's static pods, e.g. --cluster-cidr. It
+// reads them live: nothing else here needs these pods, and few clusters lack all
+// better sources.
 func (r *Reconciler) podArgument(ctx context.Context, component, argument string) origin {
 	out := origin{name: fmt.Sprintf("%s of the pods with label component=%s", argument, component)}
 	var pods corev1.PodList
@@ -110,7 +111,7 @@ func (r *Reconciler) podArgument(ctx context.Context, component, argument string
 	return out
 }
 
-// calico returns nil where the cluster has no IPPool of Calico.
+// calico returns nil if the cluster has no IPPool of Calico.
 func (r *Reconciler) calico(ctx context.Context) *origin {
 	pools, err := r.listOptional(ctx, calicoPool)
 	if err == nil && len(pools) == 0 {
@@ -127,7 +128,7 @@ func (r *Reconciler) calico(ctx context.Context) *origin {
 	return out
 }
 
-// cilium returns nil where the cluster has no configuration of Cilium.
+// cilium returns nil if the cluster has no ConfigMap of Cilium.
 func (r *Reconciler) cilium(ctx context.Context, nodes origin) *origin {
 	var configMap corev1.ConfigMap
 	err := r.ciliumConfig.Get(ctx, r.ciliumConfigMap, &configMap)
@@ -157,7 +158,8 @@ func (r *Reconciler) cilium(ctx context.Context, nodes origin) *origin {
 	return out
 }
 
-// listOptional lists objects of a kind that the cluster need not have.
+// listOptional lists the objects of a kind. It returns none if the cluster does not
+// have the kind.
 func (r *Reconciler) listOptional(ctx context.Context, kind schema.GroupVersionKind) ([]unstructured.Unstructured, error) {
 	if served, err := r.watches(kind); err != nil || !served {
 		return nil, err
@@ -168,7 +170,7 @@ func (r *Reconciler) listOptional(ctx context.Context, kind schema.GroupVersionK
 	return list.Items, err
 }
 
-// split separates a list by commas.
+// split splits a list at commas and drops empty parts.
 func split(list string) []string {
 	var out []string
 	for part := range strings.SplitSeq(list, ",") {
@@ -179,5 +181,5 @@ func split(list string) []string {
 	return out
 }
 
-// words separates a list by spaces or commas, both of which Cilium accepts.
+// words splits a list at spaces and commas; Cilium accepts both.
 func words(list string) []string { return split(strings.ReplaceAll(list, " ", ",")) }

@@ -131,7 +131,7 @@ func TestNetworksOfOverlays(t *testing.T) {
 	check(t, r, v2beta1.PodCIDRAuto, []string{"10.20.0.0/16", "fd00:20::/104"}, services)
 
 	got := decide(v2beta1.PodCIDRCalico, r.collect(t.Context()))
-	if want := "spec.podCIDRType is calico, but no network is in use by: IPPools of Calico"; !strings.Contains(got.missing, want) {
+	if want := "spec.podCIDRType is calico, but this source has no network: IPPools of Calico"; !strings.Contains(got.missing, want) {
 		t.Errorf("missing %q, want %q", got.missing, want)
 	}
 }

@@ -12,34 +12,34 @@ import (
 	"spiderpool.dev/spiderpool/api/v2beta1"
 )
 
-// origin is where networks were found, as it is called in messages, and what it
-// says, or why it could not be read.
+// origin is a source of networks: its name in messages, and its networks or the
+// error of reading it.
 type origin struct {
 	name     string
 	networks []string
 	err      error
 }
 
-// facts is what the cluster says about its networks.
+// facts are the sources of networks in the cluster.
 type facts struct {
-	// services are the sources of ClusterIP networks, the best first.
+	// services are the sources for the networks of Services, the best first.
 	services []origin
-	// cluster are the sources of the pod networks of Kubernetes itself, the best first.
+	// cluster are the sources for the pod networks of Kubernetes itself, the best first.
 	cluster []origin
-	// calico and cilium are nil where the cluster has no such network.
+	// calico and cilium are nil if the cluster has no such overlay network.
 	calico, cilium *origin
 }
 
-// findings is the status that follows from the facts.
+// findings are the result of decide, for the status.
 type findings struct {
 	overlayPodCIDR, serviceCIDR []string
 	source                      string // of overlayPodCIDR
-	missing                     string // why this is not all; empty when it is
-	err                         error  // of reading what was needed; part of missing
-	invalid                     string // what of the specification cannot be used; empty when all can
+	missing                     string // the networks without a source; empty if all are known
+	err                         error  // a source that cannot be read; missing contains its text
+	invalid                     string // faults of the specification; empty if there are none
 }
 
-// decide finds the networks of services and of overlay pods.
+// decide chooses the networks of Services and of overlay pods.
 func decide(kind v2beta1.PodCIDRType, f facts) findings {
 	var out findings
 	var problems []string
@@ -66,16 +66,17 @@ func podNetworks(kind v2beta1.PodCIDRType, f facts) (origin, error) {
 		return firstOf(f.cluster)
 	case v2beta1.PodCIDRCalico:
 		if f.calico == nil {
-			return origin{}, fmt.Errorf("spec.podCIDRType is calico, but the cluster has no IPPool of crd.projectcalico.org; write auto, cluster or none")
+			return origin{}, fmt.Errorf("spec.podCIDRType is calico, but the cluster has no IPPool of crd.projectcalico.org; use auto, cluster or none")
 		}
-		return named(kind, *f.calico)
+		return chosen(kind, *f.calico)
 	case v2beta1.PodCIDRCilium:
 		if f.cilium == nil {
-			return origin{}, fmt.Errorf("spec.podCIDRType is cilium, but the cluster has no ConfigMap of Cilium; write auto, cluster or none")
+			return origin{}, fmt.Errorf("spec.podCIDRType is cilium, but the cluster has no ConfigMap of Cilium; use auto, cluster or none")
 		}
-		return named(kind, *f.cilium)
+		return chosen(kind, *f.cilium)
 	}
-	// auto: the network that is there. One that cannot be read may be it.
+	// auto: use the overlay network of the cluster. If it cannot be read, report that
+	// instead of trying the next source.
 	for _, overlay := range []*origin{f.calico, f.cilium} {
 		if overlay != nil && (len(overlay.networks) > 0 || overlay.err != nil) {
 			return canonical(*overlay)
@@ -85,20 +86,20 @@ func podNetworks(kind v2beta1.PodCIDRType, f facts) (origin, error) {
 	if err == nil || found.err != nil {
 		return found, err
 	}
-	// A cluster need not have an overlay network.
+	// A cluster without an overlay network is fine.
 	return origin{name: "no overlay network found"}, nil
 }
 
-// named returns the networks of an overlay network that was asked for.
-func named(kind v2beta1.PodCIDRType, s origin) (origin, error) {
+// chosen returns the networks of the overlay network in spec.podCIDRType.
+func chosen(kind v2beta1.PodCIDRType, s origin) (origin, error) {
 	if s.err == nil && len(s.networks) == 0 {
-		return origin{}, fmt.Errorf("spec.podCIDRType is %s, but no network is in use by: %s; write auto, cluster or none", kind, s.name)
+		return origin{}, fmt.Errorf("spec.podCIDRType is %s, but this source has no network: %s; use auto, cluster or none", kind, s.name)
 	}
 	return canonical(s)
 }
 
-// firstOf returns the first source that says anything. What comes behind one
-// that could not be read is not looked at: it may say something else.
+// firstOf returns the first source with networks. It stops at a source that cannot
+// be read: that source may contradict the ones after it.
 func firstOf(sources []origin) (origin, error) {
 	var tried []string
 	for _, s := range sources {
@@ -107,11 +108,11 @@ func firstOf(sources []origin) (origin, error) {
 		}
 		tried = append(tried, s.name)
 	}
-	return origin{}, fmt.Errorf("found in none of: %s", strings.Join(tried, ", "))
+	return origin{}, fmt.Errorf("not found in any of: %s", strings.Join(tried, ", "))
 }
 
-// canonical returns the networks masked, merged and sorted, IPv4 first. The
-// origin that it returns with the error of reading it carries that error.
+// canonical returns the networks masked, merged and sorted, IPv4 first. If the source
+// cannot be read, the returned origin carries its error.
 func canonical(s origin) (origin, error) {
 	if s.err != nil {
 		return origin{err: s.err}, fmt.Errorf("%s cannot be read: %w", s.name, s.err)
@@ -120,7 +121,7 @@ func canonical(s origin) (origin, error) {
 	for _, text := range s.networks {
 		prefix, err := netip.ParsePrefix(strings.TrimSpace(text))
 		if err != nil {
-			return origin{}, fmt.Errorf("%s says %q, which is not a network in CIDR notation", s.name, text)
+			return origin{}, fmt.Errorf("%s has %q, which is not a network in CIDR notation (e.g. 10.0.0.0/8)", s.name, text)
 		}
 		builder.AddPrefix(prefix.Masked())
 	}

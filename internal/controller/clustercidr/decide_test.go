@@ -64,15 +64,15 @@ func TestDecide(t *testing.T) {
 		},
 		"an overlay network that was named must be there": {
 			kind: v2beta1.PodCIDRCalico, facts: facts{services: services}, services: found,
-			missing: "overlayPodCIDR: spec.podCIDRType is calico, but the cluster has no IPPool of crd.projectcalico.org; write auto, cluster or none",
+			missing: "overlayPodCIDR: spec.podCIDRType is calico, but the cluster has no IPPool of crd.projectcalico.org; use auto, cluster or none",
 		},
 		"cluster networks that are nowhere are missed": {
 			kind: v2beta1.PodCIDRCluster, facts: facts{services: []origin{{name: "a"}, {name: "b"}}, cluster: []origin{{name: "c"}}},
-			missing: "serviceCIDR: found in none of: a, b; overlayPodCIDR: found in none of: c",
+			missing: "serviceCIDR: not found in any of: a, b; overlayPodCIDR: not found in any of: c",
 		},
 		"nonsense is named with its source": {
 			kind: v2beta1.PodCIDRNone, facts: facts{services: []origin{{name: "kubeadm", networks: []string{"10.96.0.0"}}}},
-			missing: `serviceCIDR: kubeadm says "10.96.0.0", which is not a network in CIDR notation`,
+			missing: `serviceCIDR: kubeadm has "10.96.0.0", which is not a network in CIDR notation`,
 		},
 	})
 }
@@ -81,7 +81,7 @@ func TestDecideOnSourcesThatAreEmptyOrCannotBeRead(t *testing.T) {
 	compare(t, map[string]decision{
 		"an overlay network that was named must have networks": {
 			kind: v2beta1.PodCIDRCilium, facts: facts{services: services, cluster: cluster, cilium: &origin{name: `Cilium with ipam "eni"`}}, services: found,
-			missing: `overlayPodCIDR: spec.podCIDRType is cilium, but no network is in use by: Cilium with ipam "eni"; write auto, cluster or none`,
+			missing: `overlayPodCIDR: spec.podCIDRType is cilium, but this source has no network: Cilium with ipam "eni"; use auto, cluster or none`,
 		},
 		"auto passes over overlay networks without networks": {
 			kind: v2beta1.PodCIDRAuto, facts: facts{services: services, cluster: cluster, calico: &origin{name: "calico"}, cilium: &origin{name: "cilium"}},

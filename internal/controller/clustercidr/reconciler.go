@@ -1,10 +1,10 @@
-// Package clustercidr finds out the networks of a cluster's services and overlay
-// pods and keeps them in the status of the SpiderCoordinator, from which agents
-// hand them to the coordinator plugin.
+// Package clustercidr finds the networks of Services and of overlay pods and writes
+// them to the status of the SpiderCoordinator. Agents pass them to the coordinator
+// plugin.
 //
-// Where they are found depends on the cluster; decide is the rule, the rest of
-// the package reads and watches. The status is live: it follows the objects that
-// it was read from.
+// The source of the networks depends on the cluster, e.g. Calico's IPPools or
+// kubeadm's ConfigMap. The function decide chooses; the rest of the package reads the
+// sources and watches them, so that the status follows every change.
 package clustercidr
 
 import (
@@ -39,13 +39,13 @@ import (
 	"spiderpool.dev/spiderpool/internal/kube/status"
 )
 
-// recheck is how often the static pods of a control plane, which are not
-// watched, are looked at again.
+// recheck is the interval for reading the control plane's static pods, the only
+// source without a watch.
 const recheck = 10 * time.Minute
 
-// Options name what the reconciler works on.
+// Options name the objects that the reconciler reads and writes.
 type Options struct {
-	// Name is the SpiderCoordinator whose status is kept.
+	// Name is the name of the only SpiderCoordinator in use.
 	Name string
 	// CiliumConfigMap is the ConfigMap with Cilium's configuration.
 	CiliumConfigMap client.ObjectKey
@@ -61,7 +61,7 @@ type Reconciler struct {
 	name            string
 	ciliumConfigMap client.ObjectKey
 	controller      controller.Controller
-	// One cache for each ConfigMap: the controller may see no others.
+	// One cache for each ConfigMap: the controller has no right to read others.
 	kubeadmConfig, ciliumConfig client.Reader
 
 	mu      sync.Mutex
@@ -103,7 +103,7 @@ func (r *Reconciler) Register(mgr ctrl.Manager) error {
 	if _, err := r.mapper.RESTMapping(schema.GroupKind{Group: networkingv1.GroupName, Kind: "ServiceCIDR"}, "v1"); err == nil {
 		b = b.Watches(&networkingv1.ServiceCIDR{}, r.enqueue())
 	} else if !meta.IsNoMatchError(err) {
-		return fmt.Errorf("find out whether the cluster has ServiceCIDRs: %w", err)
+		return fmt.Errorf("look up the kind ServiceCIDR: %w", err)
 	}
 	r.controller, err = b.Build(r)
 	return err
@@ -123,8 +123,8 @@ func configMapCache(mgr ctrl.Manager, key client.ObjectKey) (cache.Cache, error)
 	return c, mgr.Add(everyReplica{c})
 }
 
-// everyReplica runs a cache whether or not the replica leads, so that the
-// reconciler can fill its queue before it does.
+// everyReplica runs a cache on replicas that do not lead, too, so that the reconciler
+// can fill its queue before its replica leads.
 type everyReplica struct{ cache.Cache }
 
 func (everyReplica) NeedLeaderElection() bool { return false }
@@ -135,12 +135,12 @@ func (r *Reconciler) enqueue() handler.EventHandler {
 	})
 }
 
-// isOverlay tells the CustomResourceDefinitions of overlay networks from others.
+// isOverlay reports whether o is a CustomResourceDefinition of an overlay network.
 func isOverlay(o client.Object) bool {
 	return o.GetName() == "ippools.crd.projectcalico.org" || o.GetName() == "ciliumpodippools.cilium.io"
 }
 
-// podCIDRsChanged lets through what changes the networks of nodes, and not their heartbeats.
+// podCIDRsChanged passes changes of spec.podCIDRs and drops the heartbeats of nodes.
 func podCIDRsChanged() predicate.Predicate {
 	return predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
 		before, after := e.ObjectOld.(*corev1.Node), e.ObjectNew.(*corev1.Node)
@@ -148,9 +148,8 @@ func podCIDRsChanged() predicate.Predicate {
 	}}
 }
 
-// watches reports whether objects of the kind are in the cache, and takes them
-// in when the cluster has the kind and they are not. It is an error when nobody
-// can tell whether the cluster has it.
+// watches reports whether the cache has objects of the kind. It starts the watch if
+// the cluster has the kind. An error means that this is unknown.
 func (r *Reconciler) watches(kind schema.GroupVersionKind) (bool, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -162,7 +161,7 @@ func (r *Reconciler) watches(kind schema.GroupVersionKind) (bool, error) {
 		return false, nil
 	}
 	if err != nil {
-		return false, fmt.Errorf("find out whether the cluster has %s: %w", kind.GroupKind(), err)
+		return false, fmt.Errorf("look up the kind %s: %w", kind.GroupKind(), err)
 	}
 	object := &unstructured.Unstructured{}
 	object.SetGroupVersionKind(kind)
@@ -181,7 +180,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 	}
 	if request.Name != r.name {
 		return ctrl.Result{}, r.report(ctx, coordinator, findings{
-			missing: fmt.Sprintf("only the SpiderCoordinator %q is used; change that one and delete this", r.name),
+			missing: fmt.Sprintf("only the SpiderCoordinator %q is used; change it instead and delete this one", r.name),
 		})
 	}
 	kind := v2beta1.PodCIDRAuto
@@ -192,15 +191,14 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 	if errs := compile.Coordinator(field.NewPath("spec"), &coordinator.Spec); len(errs) > 0 {
 		found.invalid = errs.ToAggregate().Error()
 	}
-	// What could not be read is tried again, and shown meanwhile.
+	// Report a source that cannot be read, and retry.
 	if err := errors.Join(r.report(ctx, coordinator, found), found.err); err != nil {
 		return ctrl.Result{}, err
 	}
 	return ctrl.Result{RequeueAfter: recheck}, nil
 }
 
-// foundBefore reports whether the status has the networks that were found for the
-// specification as it is.
+// foundBefore reports whether the status has networks for the current specification.
 func foundBefore(coordinator *v2beta1.SpiderCoordinator) bool {
 	ready := meta.FindStatusCondition(coordinator.Status.Conditions, status.ConditionReady)
 	return coordinator.Status.Phase == v2beta1.CoordinatorSynced && ready != nil && ready.ObservedGeneration == coordinator.Generation
@@ -209,15 +207,15 @@ func foundBefore(coordinator *v2beta1.SpiderCoordinator) bool {
 func (r *Reconciler) report(ctx context.Context, coordinator *v2beta1.SpiderCoordinator, found findings) error {
 	before := coordinator.DeepCopy()
 	now := &coordinator.Status
-	ready := status.Condition{OK: true, Reason: "Synced", Message: "overlayPodCIDR is from: " + found.source}
+	ready := status.Condition{OK: true, Reason: "Synced", Message: "source of overlayPodCIDR: " + found.source}
 	switch {
 	case found.missing == "":
 		now.OverlayPodCIDR, now.ServiceCIDR = found.overlayPodCIDR, found.serviceCIDR
 		now.Phase, now.Reason = v2beta1.CoordinatorSynced, ""
 	case found.err != nil && foundBefore(coordinator):
-		// Pods go on with what was known: networks seldom change, and a source that
-		// cannot be read says nothing about them.
-		ready = status.Condition{Reason: "Stale", Message: "the networks are those that were found before: " + found.missing}
+		// Keep the last known networks: networks rarely change, and a failed read tells
+		// nothing about them.
+		ready = status.Condition{Reason: "Stale", Message: "using the last known networks: " + found.missing}
 	default:
 		now.OverlayPodCIDR, now.ServiceCIDR = found.overlayPodCIDR, found.serviceCIDR
 		now.Phase, now.Reason = v2beta1.CoordinatorNotReady, found.missing

@@ -64,12 +64,12 @@ func TestNetworksStayWhileTheirSourceCannotBeRead(t *testing.T) {
 	kept := func() {
 		t.Helper()
 		if s := object.Status; !slices.Equal(s.OverlayPodCIDR, pods) || !slices.Equal(s.ServiceCIDR, services) || s.Reason != "" {
-			t.Errorf("status is %+v, want the networks that were found before", s)
+			t.Errorf("status is %+v, want the last known networks", s)
 		}
 	}
 	const fault = "podSubnet in ConfigMap kube-system/kubeadm-config cannot be read"
 	rewrite("networking: [")
-	condition(t, c, object, v2beta1.CoordinatorSynced, "Stale", "the networks are those that were found before: overlayPodCIDR: "+fault)
+	condition(t, c, object, v2beta1.CoordinatorSynced, "Stale", "using the last known networks: overlayPodCIDR: "+fault)
 	kept()
 	kubetest.Event(t, c, object, "Stale", fault)
 	rewrite("networking: {{")
@@ -97,7 +97,7 @@ func TestNetworksThatAreTakenAwayAreMissed(t *testing.T) {
 	if err := c.Delete(t.Context(), kubeadm); err != nil {
 		t.Fatal(err)
 	}
-	condition(t, c, object, v2beta1.CoordinatorNotReady, "NotReady", "overlayPodCIDR: found in none of: podSubnet in ConfigMap kube-system/kubeadm-config")
+	condition(t, c, object, v2beta1.CoordinatorNotReady, "NotReady", "overlayPodCIDR: not found in any of: podSubnet in ConfigMap kube-system/kubeadm-config")
 	if len(object.Status.OverlayPodCIDR) > 0 {
 		t.Errorf("status is %+v, want no networks of pods", object.Status)
 	}
