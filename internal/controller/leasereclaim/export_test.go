@@ -8,7 +8,7 @@ import (
 	"spiderpool.dev/spiderpool/internal/reclaim"
 )
 
-// LiveOwner is what the reconciler takes from the API server about an owner.
+// LiveOwner returns the state of an owner according to the API server.
 func LiveOwner(ctx context.Context, live client.Reader, fixedFor string) reclaim.Owner {
 	return liveFacts(live).owner(ctx, fixedFor)
 }

@@ -21,21 +21,22 @@ import (
 	"spiderpool.dev/spiderpool/internal/reclaim"
 )
 
-// labelVirtualMachine is on the pods of a virtual machine (KubeVirt,
-// kubevirt.io/api/core/v1).
+// labelVirtualMachine is the label of a virtual machine's pods
+// (VirtualMachineNameLabel in kubevirt.io/api/core/v1).
 const labelVirtualMachine = "vm.kubevirt.io/name"
 
-// facts observes what reclaim judges by. What cannot be read is not known.
+// facts observes the facts for package reclaim. A failed read gives an unknown fact.
 type facts struct {
 	reader client.Reader
-	// kubevirt: virtual machines are looked up. A cache would watch them, and most
-	// clusters have none; without it they are taken to be gone, to be asked about.
+	// kubevirt enables reads of virtual machines. The cached facts leave it off: a
+	// cache would watch the kind, which most clusters do not have. They report machines
+	// as gone; the live facts then decide.
 	kubevirt bool
-	// fixed returns the blocks with addresses that are fixed for the owner.
+	// fixed returns the blocks with addresses fixed for the owner.
 	fixed func(ctx context.Context, owner string) ([]v2beta1.SpiderIPBlock, error)
 }
 
-// cachedFacts asks the manager's cache.
+// cachedFacts reads the manager's cache.
 func cachedFacts(c client.Client) facts {
 	return facts{reader: c, fixed: func(ctx context.Context, owner string) ([]v2beta1.SpiderIPBlock, error) {
 		_, namespace, name, _ := reclaim.ParseOwner(owner)
@@ -43,7 +44,7 @@ func cachedFacts(c client.Client) facts {
 	}}
 }
 
-// liveFacts asks the API server.
+// liveFacts reads from the API server.
 func liveFacts(live client.Reader) facts {
 	return facts{reader: live, kubevirt: true, fixed: func(ctx context.Context, owner string) ([]v2beta1.SpiderIPBlock, error) {
 		var list v2beta1.SpiderIPBlockList
@@ -52,8 +53,8 @@ func liveFacts(live client.Reader) facts {
 	}}
 }
 
-// of returns the facts about a lease. Agents of living nodes judge by what only
-// they can see, so pods of such nodes are not looked up.
+// of returns the facts about a lease. It does not read the pods of live nodes: their
+// agents judge them.
 func (f facts) of(ctx context.Context) func(lease.Lease) reclaim.Facts {
 	return func(l lease.Lease) reclaim.Facts {
 		out := reclaim.Facts{Owner: f.owner(ctx, l.FixedFor)}
@@ -69,8 +70,7 @@ func (f facts) of(ctx context.Context) func(lease.Lease) reclaim.Facts {
 	}
 }
 
-// replaced says whether the owner of a retained address has another one in use in
-// its place.
+// replaced reports whether the owner of a retained address uses another one instead.
 func (f facts) replaced(ctx context.Context, l lease.Lease) bool {
 	blocks, err := f.fixed(ctx, l.FixedFor)
 	if err != nil {
@@ -152,7 +152,7 @@ func (f facts) owner(ctx context.Context, fixedFor string) reclaim.Owner {
 	return f.virtualMachine(ctx, namespace, name)
 }
 
-// statefulSetPod says whether a StatefulSet wants the pod.
+// statefulSetPod reports whether a StatefulSet has a replica with the name of the pod.
 func (f facts) statefulSetPod(ctx context.Context, namespace, pod string) reclaim.Owner {
 	name, ordinal, ok := reclaim.StatefulSetOf(pod)
 	if !ok {
@@ -172,7 +172,7 @@ func (f facts) statefulSetPod(ctx context.Context, namespace, pod string) reclai
 	return reclaim.OwnerWanted
 }
 
-// virtualMachine says whether the machine, its instance or a pod of it exists.
+// virtualMachine reports whether the machine, its instance or any of its pods exists.
 func (f facts) virtualMachine(ctx context.Context, namespace, name string) reclaim.Owner {
 	for _, kind := range []string{"VirtualMachine", "VirtualMachineInstance"} {
 		object := &metav1.PartialObjectMetadata{}

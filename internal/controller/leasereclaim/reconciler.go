@@ -1,12 +1,11 @@
-// Package leasereclaim takes addresses back that no DEL gives back, where the node
-// that could is gone: those of pods of nodes that were deleted or declared out of
-// service, and those that wait for an owner that does not come back. On nodes
-// that live, their agents do it (package ipam), because the proof is there.
+// Package leasereclaim reclaims addresses for which no agent can act: those of pods
+// on nodes that were deleted or declared out of service, and retained ones with an
+// owner that does not come back. On live nodes the agents reclaim (package ipam),
+// because only they can ask the container runtime for the proof.
 //
-// What may be freed is decided by internal/reclaim; this package observes the
-// facts, twice: in the caches, to see whether there is anything to do, and then
-// at the API server, because a cache may be older than the lease. It also removes
-// blocks in which nothing is worth keeping.
+// Package reclaim decides; this package observes the facts. It does so twice: first
+// in the caches, to find out whether there is anything to do, and then at the API
+// server, because a cache may be older than the lease. It also deletes empty blocks.
 package leasereclaim
 
 import (
@@ -39,25 +38,26 @@ import (
 	"spiderpool.dev/spiderpool/internal/reclaim"
 )
 
-// idle is how long nothing of a block must have been in use before it is removed.
-// It is longer than addresses released are remembered, so that they are reused last.
+// idle is how long all addresses of a block must be unused before the block is
+// deleted. It is longer than the time for which a release is remembered, during which
+// other addresses are handed out first.
 const idle = 15 * time.Minute
 
-// Observer counts what happens, for metrics.
+// Observer counts reclaims for metrics (observe.Reclaims).
 type Observer interface {
-	// Reclaimed counts an address that was taken back, or could not be.
+	// Reclaimed counts an attempt to reclaim an address; err is nil if it succeeded.
 	Reclaimed(reason reclaim.Reason, err error)
 }
 
-// Options say what the reconciler may do.
+// Options configure the reconciler.
 type Options struct {
 	Policy reclaim.Policy
-	// Interval is the time between two looks at what waits for an owner.
+	// Interval is how often a retained address is checked.
 	Interval time.Duration
 	Observer Observer
 }
 
-// Reconciler takes addresses back, block by block.
+// Reconciler reclaims addresses, block by block.
 type Reconciler struct {
 	client   client.Client
 	cached   facts
@@ -91,7 +91,7 @@ func (r *Reconciler) Register(mgr ctrl.Manager) error {
 		Complete(r)
 }
 
-// nodeLost lets through nodes that go, or are declared out of service.
+// nodeLost passes nodes that are deleted or declared out of service.
 func nodeLost() predicate.Predicate {
 	return predicate.Funcs{
 		CreateFunc: func(event.CreateEvent) bool { return false },
@@ -99,7 +99,7 @@ func nodeLost() predicate.Predicate {
 	}
 }
 
-// podEnded lets through pods that are gone, succeed or fail.
+// podEnded passes pods that are deleted, succeed or fail.
 func podEnded() predicate.Predicate {
 	finished := func(o client.Object) bool {
 		phase := o.(*corev1.Pod).Status.Phase
@@ -111,7 +111,7 @@ func podEnded() predicate.Predicate {
 	}
 }
 
-// fewerReplicas lets through StatefulSets that go or shrink.
+// fewerReplicas passes StatefulSets that are deleted or scaled down.
 func fewerReplicas() predicate.Predicate {
 	return predicate.Funcs{
 		CreateFunc: func(event.CreateEvent) bool { return false },
@@ -126,7 +126,7 @@ func fewerReplicas() predicate.Predicate {
 func (r *Reconciler) blocksOfNode(ctx context.Context, node client.Object) []reconcile.Request {
 	blocks, err := blockindex.BlocksOfNode(ctx, r.client, node.GetName())
 	if err != nil {
-		r.log.ErrorContext(ctx, "find the addresses of a lost node", "node", node.GetName(), "err", err)
+		r.log.ErrorContext(ctx, "cannot find the addresses of a lost node", "node", node.GetName(), "err", err)
 	}
 	return requests(blocks)
 }
@@ -134,16 +134,16 @@ func (r *Reconciler) blocksOfNode(ctx context.Context, node client.Object) []rec
 func (r *Reconciler) blocksOfPod(ctx context.Context, pod client.Object) []reconcile.Request {
 	blocks, err := blockindex.BlocksOfHolder(ctx, r.client, pod.GetNamespace()+"/"+pod.GetName())
 	if err != nil {
-		r.log.ErrorContext(ctx, "find the addresses of a pod that has ended", "pod", client.ObjectKeyFromObject(pod).String(), "err", err)
+		r.log.ErrorContext(ctx, "cannot find the addresses of an ended pod", "pod", client.ObjectKeyFromObject(pod).String(), "err", err)
 	}
 	return requests(blocks)
 }
 
-// blocksOfStatefulSet finds the blocks with addresses that wait for its pods.
+// blocksOfStatefulSet returns the blocks with addresses fixed for its pods.
 func (r *Reconciler) blocksOfStatefulSet(ctx context.Context, set client.Object) []reconcile.Request {
 	var list v2beta1.SpiderIPBlockList
 	if err := r.client.List(ctx, &list, client.UnsafeDisableDeepCopy); err != nil {
-		r.log.ErrorContext(ctx, "find the addresses of a StatefulSet", "statefulset", client.ObjectKeyFromObject(set).String(), "err", err)
+		r.log.ErrorContext(ctx, "cannot find the addresses of a StatefulSet", "statefulset", client.ObjectKeyFromObject(set).String(), "err", err)
 		return nil
 	}
 	prefix := reclaim.KindPod + "/" + set.GetNamespace() + "/" + set.GetName() + "-"
@@ -167,7 +167,7 @@ func requests(blocks []v2beta1.SpiderIPBlock) []reconcile.Request {
 	return out
 }
 
-// Reconcile takes back what can be taken back of one block.
+// Reconcile reclaims the addresses of one block for which there is proof.
 func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.Result, error) {
 	object := &v2beta1.SpiderIPBlock{}
 	if err := r.client.Get(ctx, request.NamespacedName, object); err != nil {
@@ -178,22 +178,22 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 		return ctrl.Result{}, reconcile.TerminalError(err)
 	}
 	now := r.clock.Now()
-	// 1. Nothing in it is worth keeping.
+	// 1. Delete an empty block.
 	if block.Removable(now, idle) {
 		return ctrl.Result{}, r.remove(ctx, object)
 	}
-	// 2. The caches know of nothing to take back.
+	// 2. Stop if the caches show nothing to reclaim.
 	if _, changes := reclaim.Sweep(block, r.cached.of(ctx), r.options.Policy, now); len(changes) == 0 {
 		return ctrl.Result{RequeueAfter: r.next(ctx, block, now)}, nil
 	}
-	// 3. The API server says the same.
+	// 3. Judge again by the API server, and write the block.
 	swept, changes := reclaim.Sweep(block, r.live.of(ctx), r.options.Policy, now)
 	if len(changes) == 0 {
 		return ctrl.Result{RequeueAfter: r.next(ctx, block, now)}, nil
 	}
 	err = client.IgnoreNotFound(r.client.Update(ctx, compile.BlockObject(swept)))
 	if apierrors.IsConflict(err) {
-		// An agent wrote the block; what it wrote brings us back here.
+		// An agent wrote the block; the watch queues it again.
 		return ctrl.Result{}, nil
 	}
 	for _, change := range changes {
@@ -203,12 +203,12 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 		}
 	}
 	if err != nil {
-		return ctrl.Result{}, fmt.Errorf("take back addresses of SpiderIPBlock %s: %w", object.Name, err)
+		return ctrl.Result{}, fmt.Errorf("reclaim addresses of SpiderIPBlock %s: %w", object.Name, err)
 	}
 	return ctrl.Result{}, nil
 }
 
-// next says when to look at the block again without being told to.
+// next returns when to judge the block again without an event; 0 means never.
 func (r *Reconciler) next(ctx context.Context, block lease.Block, now time.Time) time.Duration {
 	next := time.Duration(0)
 	within := func(d time.Duration) {
@@ -222,7 +222,7 @@ func (r *Reconciler) next(ctx context.Context, block lease.Block, now time.Time)
 			if age := now.Sub(l.Since); age < r.options.Policy.MinAge {
 				within(r.options.Policy.MinAge - age)
 			} else if node := r.cached.node(ctx, l.Node); node.Presence == reclaim.Gone || node.OutOfService {
-				// Its pod still has a claim, which can end without an event.
+				// The pod may lose its right to the address without an event.
 				within(r.options.Interval)
 			}
 		case lease.Retained:
@@ -236,17 +236,17 @@ func (r *Reconciler) next(ctx context.Context, block lease.Block, now time.Time)
 	return next
 }
 
-// remove deletes a block if it is still what was read.
+// remove deletes a block unless it changed since it was read.
 func (r *Reconciler) remove(ctx context.Context, object *v2beta1.SpiderIPBlock) error {
 	err := r.client.Delete(ctx, object, client.Preconditions{UID: &object.UID, ResourceVersion: &object.ResourceVersion})
 	if err == nil || apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
 		return nil
 	}
-	return fmt.Errorf("remove the empty SpiderIPBlock %s: %w", object.Name, err)
+	return fmt.Errorf("delete the empty SpiderIPBlock %s: %w", object.Name, err)
 }
 
-// announce says what was taken back and why, in the log and as an event of the
-// pod that had it.
+// announce logs a reclaimed address with the reason, and records an event about the
+// former pod.
 func (r *Reconciler) announce(ctx context.Context, change reclaim.Change) {
 	l := change.Lease
 	r.log.InfoContext(ctx, "reclaimed an address", "ip", l.Addr, "pool", l.Pool, "pod", l.Pod, "node", l.Node,
@@ -259,7 +259,7 @@ func (r *Reconciler) announce(ctx context.Context, change reclaim.Change) {
 	r.recorder.Record(pod, nil, observe.ReclaimedIP(change))
 }
 
-// ordinals returns the first ordinal of a StatefulSet's pods, and the one behind the last.
+// ordinals returns the ordinals of a StatefulSet's pods as the range [first, end).
 func ordinals(set *appsv1.StatefulSet) (first, end int) {
 	if set.Spec.Ordinals != nil {
 		first = int(set.Spec.Ordinals.Start)
@@ -271,7 +271,7 @@ func ordinals(set *appsv1.StatefulSet) (first, end int) {
 	return first, first + replicas
 }
 
-// deadline is when a pod should have terminated; zero while it is not being deleted.
+// deadline is the end of a pod's grace period; zero unless the pod is terminating.
 func deadline(at *metav1.Time) time.Time {
 	if at == nil {
 		return time.Time{}
