@@ -1,7 +1,7 @@
-// Package endpoint keeps SpiderEndpoints in line with the leases where their agent
-// does not. It removes those that show nothing any more: their pod is gone and no
-// lease is held by it or kept for it, and its agent did not get to it. It makes
-// those again that somebody deleted while their pod holds what they show.
+// Package endpoint repairs SpiderEndpoints where their agent does not. Reconciler
+// deletes a SpiderEndpoint without a pod and without leases, which a lost node leaves
+// behind. Restorer recreates a SpiderEndpoint that a user deleted although its pod
+// holds the addresses in it.
 package endpoint
 
 import (
@@ -25,7 +25,7 @@ import (
 	"spiderpool.dev/spiderpool/internal/kube/blockindex"
 )
 
-// Reconciler removes endpoints that show nothing any more.
+// Reconciler deletes SpiderEndpoints without a pod and without leases.
 type Reconciler struct {
 	client client.Client
 	live   client.Reader
@@ -56,7 +56,7 @@ func (r *Reconciler) Register(mgr ctrl.Manager) error {
 		Complete(r)
 }
 
-// holdersThatLostLeases queues those who lost a lease.
+// holdersThatLostLeases queues the holders that a change of a block removes.
 func holdersThatLostLeases() handler.EventHandler {
 	type queue = workqueue.TypedRateLimitingInterface[reconcile.Request]
 	lost := func(q queue, before, after client.Object) {
@@ -78,7 +78,7 @@ func holdersThatLostLeases() handler.EventHandler {
 	}
 }
 
-// Reconcile removes one endpoint if it shows nothing any more.
+// Reconcile deletes one SpiderEndpoint if it has neither a pod nor leases.
 func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.Result, error) {
 	endpoint := &v2beta1.SpiderEndpoint{}
 	if err := r.client.Get(ctx, request.NamespacedName, endpoint); err != nil {
@@ -88,7 +88,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 	if err != nil || len(blocks) > 0 {
 		return ctrl.Result{}, err
 	}
-	// The cache is asked first: most pods are there.
+	// Read the cache first: most pods exist, and it costs no request.
 	for _, reader := range []client.Reader{r.client, r.live} {
 		err := reader.Get(ctx, request.NamespacedName, &corev1.Pod{})
 		if err == nil {
@@ -103,8 +103,8 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 	case apierrors.IsNotFound(err) || apierrors.IsConflict(err):
 		return ctrl.Result{}, nil
 	case err != nil:
-		return ctrl.Result{}, fmt.Errorf("remove SpiderEndpoint %s: %w", request, err)
+		return ctrl.Result{}, fmt.Errorf("delete SpiderEndpoint %s: %w", request, err)
 	}
-	r.log.InfoContext(ctx, "removed the endpoint of a pod that is gone", "pod", request.String(), "uid", endpoint.Status.Current.UID)
+	r.log.InfoContext(ctx, "deleted the SpiderEndpoint of a deleted pod", "pod", request.String(), "uid", endpoint.Status.Current.UID)
 	return ctrl.Result{}, nil
 }

@@ -21,12 +21,13 @@ import (
 	"spiderpool.dev/spiderpool/internal/kube/blockindex"
 )
 
-// deletion is the event that an endpoint was deleted, with what it showed last.
+// deletion is the last state of a deleted SpiderEndpoint.
 type deletion = *v2beta1.SpiderEndpoint
 
-// Restorer makes endpoints again that somebody deleted while the addresses that
-// they show are held. Their agent would not notice: it does not watch endpoints.
-// A deletion that no leader sees is made up for by the next start of the agent.
+// Restorer recreates SpiderEndpoints that a user deleted while their pods hold the
+// addresses in them. The agent does not notice the deletion, because it does not
+// watch SpiderEndpoints. If no replica leads at that moment, the next start of the
+// agent recreates them.
 type Restorer struct {
 	client client.Client
 	live   client.Reader
@@ -44,26 +45,26 @@ func (*Restorer) Name() string { return "deleted-endpoint" }
 
 // Register adds the reconciler to the manager.
 func (r *Restorer) Register(mgr ctrl.Manager) error {
-	noted := handler.TypedFuncs[client.Object, deletion]{
+	deletions := handler.TypedFuncs[client.Object, deletion]{
 		DeleteFunc: func(_ context.Context, e event.DeleteEvent, q workqueue.TypedRateLimitingInterface[deletion]) {
 			q.Add(e.Object.(*v2beta1.SpiderEndpoint))
 		},
 	}
 	return builder.TypedControllerManagedBy[deletion](mgr).
 		Named(r.Name()).
-		Watches(&v2beta1.SpiderEndpoint{}, noted).
-		// A replica that does not lead would collect every deletion.
+		Watches(&v2beta1.SpiderEndpoint{}, deletions).
+		// With warmup, a replica that does not lead would queue deletions without end.
 		WithOptions(controller.TypedOptions[deletion]{EnableWarmup: new(false)}).
 		Complete(r)
 }
 
-// Reconcile makes the endpoint again if what it showed is held. Whoever deletes an
-// endpoint as it should be has released the leases before, so that the cache,
-// which may not know of that yet, is not enough.
+// Reconcile recreates the SpiderEndpoint if all its addresses are still held. An
+// agent releases the leases before it deletes a SpiderEndpoint. The cache may not have
+// that release yet, so the blocks are read from the API server, too.
 func (r *Restorer) Reconcile(ctx context.Context, deleted deletion) (ctrl.Result, error) {
 	key := client.ObjectKeyFromObject(deleted)
 	blocks, err := blockindex.BlocksOfHolder(ctx, r.client, key.String())
-	if err != nil || !showsWhatIsHeld(deleted, blocks) {
+	if err != nil || !allHeld(deleted, blocks) {
 		return ctrl.Result{}, err
 	}
 	var current []v2beta1.SpiderIPBlock
@@ -75,7 +76,7 @@ func (r *Restorer) Reconcile(ctx context.Context, deleted deletion) (ctrl.Result
 		}
 		current = append(current, block)
 	}
-	if !showsWhatIsHeld(deleted, current) {
+	if !allHeld(deleted, current) {
 		return ctrl.Result{}, nil
 	}
 	err = r.client.Create(ctx, &v2beta1.SpiderEndpoint{
@@ -86,15 +87,15 @@ func (r *Restorer) Reconcile(ctx context.Context, deleted deletion) (ctrl.Result
 	case apierrors.IsAlreadyExists(err) || apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause):
 		return ctrl.Result{}, nil
 	case err != nil:
-		return ctrl.Result{}, fmt.Errorf("make SpiderEndpoint %s again: %w", key, err)
+		return ctrl.Result{}, fmt.Errorf("recreate SpiderEndpoint %s: %w", key, err)
 	}
-	r.log.InfoContext(ctx, "made an endpoint again that was deleted while its addresses are held", "pod", key.String(), "uid", deleted.Status.Current.UID)
+	r.log.InfoContext(ctx, "recreated a SpiderEndpoint that was deleted while its addresses are held", "pod", key.String(), "uid", deleted.Status.Current.UID)
 	return ctrl.Result{}, nil
 }
 
-// showsWhatIsHeld reports whether the endpoint shows addresses, and all of them are
-// in use by its pod or kept for it.
-func showsWhatIsHeld(endpoint *v2beta1.SpiderEndpoint, blocks []v2beta1.SpiderIPBlock) bool {
+// allHeld reports whether the endpoint has addresses and its pod uses, or its owner
+// retains, all of them.
+func allHeld(endpoint *v2beta1.SpiderEndpoint, blocks []v2beta1.SpiderIPBlock) bool {
 	held := map[string]bool{}
 	for i := range blocks {
 		for _, l := range blocks[i].Spec.Leases {
