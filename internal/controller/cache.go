@@ -16,8 +16,9 @@ import (
 	"spiderpool.dev/spiderpool/internal/pool"
 )
 
-// cacheOptions keep in memory, and ask to see, no more than is used: of pods and
-// nodes a few fields, of Secrets and webhook configurations our own.
+// cacheOptions limits the caches: a few fields of pods, nodes and StatefulSets, and
+// only our own Secret and webhook configurations. This bounds both memory and the
+// rights that the controller needs.
 func cacheOptions(cfg config.Controller) cache.Options {
 	byName := func(name string) fields.Selector { return fields.OneTermEqualSelector("metadata.name", name) }
 	return cache.Options{
@@ -35,8 +36,7 @@ func cacheOptions(cfg config.Controller) cache.Options {
 	}
 }
 
-// stripPod keeps what says where a pod is, whether it lives and which networks
-// and addresses it has.
+// stripPod keeps the node, the phase, the networks and the addresses of a pod.
 func stripPod(o any) (any, error) {
 	pod, ok := o.(*corev1.Pod)
 	if !ok {
@@ -57,7 +57,7 @@ func stripPod(o any) (any, error) {
 	}, nil
 }
 
-// annotationDomains are those whose annotations on pods say something about networks.
+// annotationDomains are the domains of annotations about a pod's networks.
 var annotationDomains = []string{"cni.cncf.io", "multus-cni.io", "spidernet.io"}
 
 func networkAnnotations(all map[string]string) map[string]string {
@@ -71,7 +71,7 @@ func networkAnnotations(all map[string]string) map[string]string {
 	return kept
 }
 
-// stripNode keeps what says whether a node lives and which networks it has.
+// stripNode keeps the taints, the condition Ready and the networks of a node.
 func stripNode(o any) (any, error) {
 	node, ok := o.(*corev1.Node)
 	if !ok {
@@ -87,7 +87,7 @@ func stripNode(o any) (any, error) {
 	}, nil
 }
 
-// stripStatefulSet keeps what says which pods it wants.
+// stripStatefulSet keeps the replicas and the ordinals of a StatefulSet.
 func stripStatefulSet(o any) (any, error) {
 	set, ok := o.(*appsv1.StatefulSet)
 	if !ok {
@@ -105,15 +105,15 @@ func stripStatefulSet(o any) (any, error) {
 func readyCondition(all []corev1.NodeCondition) []corev1.NodeCondition {
 	for _, c := range all {
 		if c.Type == corev1.NodeReady {
-			// The heartbeat would make every update of a node a change.
+			// Without the heartbeat, most updates of a node change nothing.
 			return []corev1.NodeCondition{{Type: c.Type, Status: c.Status, LastTransitionTime: c.LastTransitionTime}}
 		}
 	}
 	return nil
 }
 
-// clusterNetwork is what Multus gives to pods that do not say otherwise; it
-// looks names without a namespace up in the one that it is installed in.
+// clusterNetwork returns the default network of Multus, and the namespace in which
+// Multus looks up names without one: its own, which is also ours.
 func clusterNetwork(cfg config.Controller) pool.ClusterNetwork {
 	network := pool.ClusterNetwork{Namespace: cfg.PodNamespace}
 	if namespace, name, found := strings.Cut(cfg.Multus.DefaultNetwork, "/"); found {

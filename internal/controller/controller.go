@@ -1,12 +1,11 @@
-// Package controller is the process that runs once in a cluster, in several
-// replicas of which one leads: it makes network attachments, keeps the views of
-// leases, takes addresses back, finds the cluster's networks, and judges custom
-// resources before they are stored.
+// Package controller is the cluster-wide process. It creates network attachments,
+// writes views of leases, reclaims addresses, finds the cluster's networks and
+// validates custom resources.
 //
-// It is wiring: each reconciler has a directory of its own, admission and its
-// certificate are packages beside. Webhooks are served by every replica,
-// reconcilers run on the leader. When the process ends it gives up the lead, so
-// that another replica takes over at once.
+// The package is wiring: features lists the reconcilers, each in a directory below,
+// and package admission has the webhooks. Several replicas run. Every replica serves
+// webhooks; only the leader runs reconcilers. A replica gives up the lead when it
+// ends, so that another one takes over at once.
 package controller
 
 import (
@@ -50,53 +49,54 @@ import (
 )
 
 const (
-	// stopTimeout is how long reconcilers may take to finish when the process ends.
+	// stopTimeout is how long reconcilers may take to finish at the end of the process.
 	stopTimeout = 4 * time.Second
-	// Requests a second to the API server, and the burst above it. A start in a
-	// cluster with thousands of pools writes thousands of labels.
+	// Limits for requests to the API server, per second and in a burst. The first start
+	// in a cluster with thousands of pools writes thousands of labels.
 	requestsPerSecond = 500
 	requestBurst      = 1000
 )
 
-// Options are what differs between runs of one configuration.
+// Options are the inputs of Run besides the configuration.
 type Options struct {
-	// RestConfig says how to reach the API server.
+	// RestConfig is the address of the API server with the credentials.
 	RestConfig *rest.Config
-	// BindAddress is the address that webhooks, health and metrics are served
-	// on; empty for all.
+	// BindAddress is the address for webhooks, health and metrics; empty means all
+	// addresses.
 	BindAddress string
-	// Log is where to log to.
+	// Log is the logger of the process.
 	Log *slog.Logger
 }
 
-// Run runs the controller until the context ends or something fails for good.
+// Run runs the controller until the context ends or a part of it fails for good.
 func Run(ctx context.Context, cfg config.Controller, o Options) error {
 	log := o.Log
 	ctrl.SetLogger(logr.FromSlogHandler(log.Handler()))
 	restConfig := rest.CopyConfig(o.RestConfig)
 	restConfig.QPS, restConfig.Burst = requestsPerSecond, requestBurst
-	// The API server warns of the finalizer's name at every write; it is public.
+	// The API server warns about the name of our finalizer at every write, but users
+	// know the name, so it cannot change.
 	restConfig.WarningHandler = rest.NoWarnings{}
 	restConfig.UserAgent = "spiderpool-controller/" + config.Version
 
 	rotator := certificate.New(certificateOptions(cfg), log)
 	mgr, err := ctrl.NewManager(restConfig, managerOptions(cfg, o.BindAddress, rotator))
 	if err != nil {
-		return fmt.Errorf("set the controller up: %w", err)
+		return fmt.Errorf("set up the controller: %w", err)
 	}
 	if cfg.Webhook.TLS.Method == config.TLSAuto {
 		if err := errors.Join(rotator.Register(mgr), mgr.AddReadyzCheck("certificate", rotator.Check)); err != nil {
 			return err
 		}
 	}
-	numbers := newMetrics(mgr.GetClient(), cfg.Metrics.Debug)
-	// Only in tests are there several replicas in a process; the first one counts.
-	if err := ctrlmetrics.Registry.Register(numbers); err != nil && !errors.As(err, new(prometheus.AlreadyRegisteredError)) {
+	own := newMetrics(mgr.GetClient(), cfg.Metrics.Debug)
+	// Tests run several replicas in one process; the first one registers its metrics.
+	if err := ctrlmetrics.Registry.Register(own); err != nil && !errors.As(err, new(prometheus.AlreadyRegisteredError)) {
 		return fmt.Errorf("register the metrics: %w", err)
 	}
-	defer ctrlmetrics.Registry.Unregister(numbers)
+	defer ctrlmetrics.Registry.Unregister(own)
 	index := poolindex.New()
-	if err := register(ctx, mgr, cfg, index, numbers, log); err != nil {
+	if err := register(ctx, mgr, cfg, index, own, log); err != nil {
 		return err
 	}
 	if err := addChecks(mgr, index); err != nil {
@@ -109,11 +109,12 @@ func Run(ctx context.Context, cfg config.Controller, o Options) error {
 	return nil
 }
 
-// start runs the manager until ctx ends. One whose caches are not filled by then
-// would go on to wait for them (controller-runtime 0.25, pull request 3440). It is
-// left behind: it leads nothing and works on nothing, and the process ends.
+// start runs the manager until ctx ends. If the caches are not filled by then, the
+// manager would keep waiting for them (controller-runtime 0.25, pull request 3440).
+// start then returns without it: it does not lead and does no work, and the process
+// ends anyway.
 func start(ctx context.Context, mgr ctrl.Manager) error {
-	filled, ended := make(filling), make(chan error, 1)
+	filled, ended := make(cachesFilled), make(chan error, 1)
 	if err := mgr.Add(filled); err != nil {
 		return err
 	}
@@ -131,22 +132,22 @@ func start(ctx context.Context, mgr ctrl.Manager) error {
 	}
 }
 
-// filling is closed when the caches are filled, on every replica.
-type filling chan struct{}
+// cachesFilled is closed once the caches are filled, on every replica.
+type cachesFilled chan struct{}
 
-func (f filling) Start(context.Context) error {
+func (f cachesFilled) Start(context.Context) error {
 	close(f)
 	return nil
 }
 
-func (filling) NeedLeaderElection() bool { return false }
+func (cachesFilled) NeedLeaderElection() bool { return false }
 
 func managerOptions(cfg config.Controller, address string, rotator *certificate.Rotator) ctrl.Options {
 	timeout, yes := stopTimeout, true
 	options := ctrl.Options{
-		// A replica that does not lead keeps its caches filled: its webhooks need
-		// them, and it can take over at once. Names of our controllers are
-		// constants; tests run several replicas in a process.
+		// Warmup fills the caches of every replica: webhooks need them, and the replica
+		// can take over at once. The names of controllers are not validated, because
+		// tests run several replicas in one process.
 		Controller:                    ctrlconfig.Controller{EnableWarmup: &yes, SkipNameValidation: &yes},
 		Scheme:                        scheme.New(),
 		Cache:                         cacheOptions(cfg),
@@ -239,7 +240,7 @@ func register(ctx context.Context, mgr ctrl.Manager, cfg config.Controller, inde
 			return fmt.Errorf("register the reconciler %s: %w", r.Name(), err)
 		}
 	}
-	// After the reconciler of pools has subscribed.
+	// The reconciler of pools must subscribe first, so this follows its Register.
 	if err := index.Watch(ctx, mgr.GetCache()); err != nil {
 		return err
 	}
@@ -266,8 +267,8 @@ func reclaimOptions(cfg config.Controller, observer leasereclaim.Observer) lease
 	}
 }
 
-// addChecks makes readiness mean that objects can be judged: the caches are
-// filled and the webhooks answer. A replica that does not lead is ready too.
+// addChecks adds health and readiness checks. A replica is ready once its caches are
+// filled and its webhooks answer, whether it leads or not.
 func addChecks(mgr ctrl.Manager, index *poolindex.Index) error {
 	synced := func(request *http.Request) error {
 		ctx, cancel := context.WithTimeout(request.Context(), time.Second)

@@ -11,30 +11,30 @@ import (
 	"spiderpool.dev/spiderpool/internal/observe"
 )
 
-// metrics are the controller's own, beside those of controller-runtime. The
-// names are in use on dashboards.
+// metrics are the controller's own metrics, besides those of controller-runtime.
+// Dashboards depend on the names.
 type metrics struct {
 	*observe.Reclaims
 	reader client.Reader // a cache
-	debug  bool          // adds what grows with the number of pools
+	debug  bool          // adds metrics for each pool and subnet
 }
 
 var (
 	totalPools   = prometheus.NewDesc("spiderpool_total_ippool_counts", "SpiderIPPools.", nil, nil)
 	totalSubnets = prometheus.NewDesc("spiderpool_total_subnet_counts", "SpiderSubnets.", nil, nil)
 
-	poolTotal       = prometheus.NewDesc("spiderpool_debug_ippool_total_ip_counts", "Addresses that a SpiderIPPool may hand out.", []string{"ippool"}, nil)
-	poolAvailable   = prometheus.NewDesc("spiderpool_debug_ippool_available_ip_counts", "Addresses that a SpiderIPPool has left.", []string{"ippool"}, nil)
-	subnetPools     = prometheus.NewDesc("spiderpool_debug_subnet_ippool_counts", "SpiderIPPools with addresses of a SpiderSubnet.", []string{"subnet"}, nil)
-	subnetTotal     = prometheus.NewDesc("spiderpool_debug_subnet_total_ip_counts", "Addresses that a SpiderSubnet may give to pools.", []string{"subnet"}, nil)
-	subnetAvailable = prometheus.NewDesc("spiderpool_debug_subnet_available_ip_counts", "Addresses that a SpiderSubnet has left.", []string{"subnet"}, nil)
+	poolTotal       = prometheus.NewDesc("spiderpool_debug_ippool_total_ip_counts", "Addresses that a SpiderIPPool can hand out.", []string{"ippool"}, nil)
+	poolAvailable   = prometheus.NewDesc("spiderpool_debug_ippool_available_ip_counts", "Free addresses of a SpiderIPPool.", []string{"ippool"}, nil)
+	subnetPools     = prometheus.NewDesc("spiderpool_debug_subnet_ippool_counts", "SpiderIPPools of a SpiderSubnet.", []string{"subnet"}, nil)
+	subnetTotal     = prometheus.NewDesc("spiderpool_debug_subnet_total_ip_counts", "Addresses that a SpiderSubnet can give to pools.", []string{"subnet"}, nil)
+	subnetAvailable = prometheus.NewDesc("spiderpool_debug_subnet_available_ip_counts", "Addresses of a SpiderSubnet that no pool has.", []string{"subnet"}, nil)
 )
 
 func newMetrics(reader client.Reader, debug bool) *metrics {
 	return &metrics{reader: reader, debug: debug, Reclaims: observe.NewReclaims()}
 }
 
-// Describe is of prometheus.Collector.
+// Describe implements prometheus.Collector.
 func (m *metrics) Describe(out chan<- *prometheus.Desc) {
 	m.Reclaims.Describe(out)
 	for _, desc := range []*prometheus.Desc{totalPools, totalSubnets, poolTotal, poolAvailable, subnetPools, subnetTotal, subnetAvailable} {
@@ -42,8 +42,8 @@ func (m *metrics) Describe(out chan<- *prometheus.Desc) {
 	}
 }
 
-// Collect is of prometheus.Collector. It reads the cache, so a scrape costs the
-// API server nothing.
+// Collect implements prometheus.Collector. It reads the cache, so a scrape costs no
+// request to the API server.
 func (m *metrics) Collect(out chan<- prometheus.Metric) {
 	m.Reclaims.Collect(out)
 	var pools v2beta1.SpiderIPPoolList
@@ -59,10 +59,10 @@ func (m *metrics) Collect(out chan<- prometheus.Metric) {
 	if !m.debug {
 		return
 	}
-	cut := map[string]int64{}
+	poolsOf := map[string]int64{} // by subnet
 	for i := range pools.Items {
 		p := &pools.Items[i]
-		cut[p.Labels[v2beta1.LabelOwnerSubnet]]++
+		poolsOf[p.Labels[v2beta1.LabelOwnerSubnet]]++
 		total, allocated := ptr.Deref(p.Status.TotalIPCount, 0), ptr.Deref(p.Status.AllocatedIPCount, 0)
 		out <- gauge(poolTotal, total, p.Name)
 		out <- gauge(poolAvailable, max(total-allocated, 0), p.Name)
@@ -70,7 +70,7 @@ func (m *metrics) Collect(out chan<- prometheus.Metric) {
 	for i := range subnets.Items {
 		s := &subnets.Items[i]
 		total, allocated := ptr.Deref(s.Status.TotalIPCount, 0), ptr.Deref(s.Status.AllocatedIPCount, 0)
-		out <- gauge(subnetPools, cut[s.Name], s.Name)
+		out <- gauge(subnetPools, poolsOf[s.Name], s.Name)
 		out <- gauge(subnetTotal, total, s.Name)
 		out <- gauge(subnetAvailable, max(total-allocated, 0), s.Name)
 	}

@@ -72,7 +72,7 @@ func TestDecide(t *testing.T) {
 		},
 		"nonsense is named with its source": {
 			kind: v2beta1.PodCIDRNone, facts: facts{services: []origin{{name: "kubeadm", networks: []string{"10.96.0.0"}}}},
-			missing: `serviceCIDR: kubeadm has "10.96.0.0", which is not a network in CIDR notation`,
+			missing: `serviceCIDR: kubeadm has "10.96.0.0", which is not a network in CIDR notation (e.g. 10.0.0.0/8)`,
 		},
 	})
 }
