@@ -9,25 +9,24 @@ import (
 	"go4.org/netipx"
 )
 
-// BlockSize is the number of addresses of a block: an IPv4 /28 or an IPv6 /124,
-// aligned.
+// BlockSize is the number of addresses in a block: an aligned IPv4 /28 or IPv6
+// /124, e.g. 10.0.0.16/28.
 const BlockSize = 16
 
 const blockShift = 4 // log2 of BlockSize
 
-// Mask says which addresses of a block are meant: bit i stands for the block's
-// first address + i.
+// Mask selects addresses of a block: bit i stands for the first address + i.
 type Mask uint16
 
-// run is consecutive blocks, none of which is in another run.
+// run is a maximal sequence of consecutive blocks.
 type run struct {
 	first  netip.Addr // first address of the first block
-	n      uint64     // blocks, saturating
-	before uint64     // blocks in the runs before, saturating
+	n      uint64     // number of blocks, saturating
+	before uint64     // number of blocks in all earlier runs, saturating
 }
 
-// BlockOf returns the first address of the block of a, which names the block.
-// The zero address has none.
+// BlockOf returns the first address of the block of a: the name of the block. It
+// returns the zero address for the zero address.
 func BlockOf(a netip.Addr) netip.Addr {
 	if !a.IsValid() {
 		return netip.Addr{}
@@ -53,7 +52,7 @@ func BlockAddr(base netip.Addr, i int) netip.Addr {
 	return fromU128(v, base.Is4())
 }
 
-// Mask returns which addresses of the block named base are in the set.
+// Mask selects the addresses of the block named base in the set.
 func (s Set) Mask(base netip.Addr) Mask {
 	last := BlockAddr(base, BlockSize-1)
 	var m Mask
@@ -71,8 +70,8 @@ func (s Set) Mask(base netip.Addr) Mask {
 	return m
 }
 
-// BlockCount returns the number of blocks that hold an address of the set, at
-// most math.MaxUint64.
+// BlockCount returns the number of blocks with an address of the set, at most
+// math.MaxUint64.
 func (s Set) BlockCount() uint64 {
 	if len(s.runs) == 0 {
 		return 0
@@ -81,8 +80,8 @@ func (s Set) BlockCount() uint64 {
 	return addSaturating(last.before, last.n)
 }
 
-// NthBlock returns the name of the block before which the set has n others, and
-// false where the set has no more than n.
+// NthBlock returns the name of block n of the set, counted from 0, and false if
+// the set has only n blocks or fewer.
 func (s Set) NthBlock(n uint64) (netip.Addr, bool) {
 	i := sort.Search(len(s.runs), func(i int) bool { return s.runs[i].before > n }) - 1
 	if i < 0 || n-s.runs[i].before >= s.runs[i].n {
@@ -93,9 +92,9 @@ func (s Set) NthBlock(n uint64) (netip.Addr, bool) {
 	return fromU128(toU128(r.first).add(offset), r.first.Is4()), true
 }
 
-// BlockOrdinal returns how many blocks of the set come before the one named
-// base, and false where the set has no address in that block or the number is
-// math.MaxUint64 or more. It is the inverse of NthBlock.
+// BlockOrdinal is the inverse of NthBlock: it returns the position of the block
+// named base among the blocks of the set. It returns false if the set has no
+// address in that block, or for a position of math.MaxUint64 or more.
 func (s Set) BlockOrdinal(base netip.Addr) (uint64, bool) {
 	i := sort.Search(len(s.runs), func(i int) bool { return base.Less(s.runs[i].first) }) - 1
 	if i < 0 || s.runs[i].first.Is4() != base.Is4() {
@@ -110,8 +109,8 @@ func (s Set) BlockOrdinal(base netip.Addr) (uint64, bool) {
 	return n, true
 }
 
-// Blocks yields, in order, the name of each block that holds an address of the
-// set and which of its addresses are in the set.
+// Blocks yields, in order, the name of each block with an address of the set, and
+// the mask of these addresses.
 func (s Set) Blocks() iter.Seq2[netip.Addr, Mask] {
 	return func(yield func(netip.Addr, Mask) bool) {
 		for _, r := range s.runs {
@@ -125,13 +124,13 @@ func (s Set) Blocks() iter.Seq2[netip.Addr, Mask] {
 	}
 }
 
-// BlockSpans returns, in order, the ranges of whole blocks that hold an address
-// of the set: its ranges widened to the borders of blocks and merged.
+// BlockSpans returns the ranges of the set, widened to block boundaries and
+// merged, in order.
 func (s Set) BlockSpans() []netipx.IPRange {
 	spans := make([]netipx.IPRange, 0, len(s.runs))
 	for _, r := range s.runs {
 		last := toU128(r.first).add(u128{lo: r.n - 1}.shl(blockShift))
-		if r.n == math.MaxUint64 { // only IPv6 has so many blocks
+		if r.n == math.MaxUint64 { // saturated: only IPv6 has this many blocks
 			last = toU128(s.ranges[len(s.ranges)-1].To())
 		}
 		spans = append(spans, netipx.IPRangeFrom(r.first, BlockAddr(fromU128(last, r.first.Is4()), BlockSize-1)))
@@ -146,7 +145,7 @@ func runsOf(ranges []netipx.IPRange) []run {
 	}
 	merged, err := wide.IPSet()
 	if err != nil {
-		return nil // not reached: the ranges are valid
+		return nil // unreachable: the ranges are valid
 	}
 	var runs []run
 	total := uint64(0)

@@ -8,20 +8,20 @@ import (
 	"go4.org/netipx"
 )
 
-// Bounds limit what Parse accepts. The zero value accepts one IP family, that
-// of the first entry.
+// Bounds limit the entries that Parse accepts. The zero value accepts any
+// addresses of one IP family, the family of the first entry.
 type Bounds struct {
-	// Family of the entries; 0 takes it from Subnet, else from the first entry.
+	// Family of the entries; 0 means the family of Subnet, else of the first entry.
 	Family Family
-	// Subnet holds every address; the zero prefix sets no limit.
+	// Subnet must contain every address; the zero prefix sets no limit.
 	Subnet netip.Prefix
 }
 
-// RangeError says why an entry of a list of ranges is refused.
+// RangeError is the reason for refusing one entry of a list of ranges.
 type RangeError struct {
 	Index  int    // in the list
 	Value  string // as written
-	Reason string // what is wrong and what to write
+	Reason string // the fault and the way out
 }
 
 // Error returns the position, the value and the reason.
@@ -29,10 +29,10 @@ func (e *RangeError) Error() string {
 	return fmt.Sprintf("[%d] %q: %s", e.Index, e.Value, e.Reason)
 }
 
-// RangeErrors are all the refused entries of one list, in its order.
+// RangeErrors are the refused entries of one list, in the order of the list.
 type RangeErrors []*RangeError
 
-// Error returns the errors, separated by "; ".
+// Error joins the errors with "; ".
 func (es RangeErrors) Error() string {
 	texts := make([]string, len(es))
 	for i, e := range es {
@@ -50,10 +50,9 @@ func (es RangeErrors) Unwrap() []error {
 	return errs
 }
 
-// Parse reads addresses ("172.31.28.16") and ranges of them
-// ("172.31.28.16-172.31.28.31", both ends included), which may overlap. The
-// error is a RangeErrors with every entry that is refused; the set then has the
-// others.
+// Parse reads addresses ("172.31.28.16") and inclusive ranges
+// ("172.31.28.16-172.31.28.31"). Entries may overlap. The error is a RangeErrors
+// with all refused entries; the set then holds the others.
 func Parse(entries []string, in Bounds) (Set, error) {
 	var errs RangeErrors
 	var ranges []netipx.IPRange
@@ -82,7 +81,7 @@ func Parse(entries []string, in Bounds) (Set, error) {
 	return set, nil
 }
 
-// parseRange returns the range that entry says, or why it is none.
+// parseRange returns the range written in entry, or the reason for refusing it.
 func parseRange(entry string) (r netipx.IPRange, reason string) {
 	if p, err := netip.ParsePrefix(entry); err == nil {
 		return r, fmt.Sprintf("is a CIDR; write the range %s", text(netipx.RangeOfPrefix(p.Masked())))
@@ -100,7 +99,7 @@ func parseRange(entry string) (r netipx.IPRange, reason string) {
 		return r, reason
 	}
 	if from.Is4() != to.Is4() {
-		return r, fmt.Sprintf("mixes IP versions: %s is IPv%d and %s is IPv%d; make it two entries of two pools",
+		return r, fmt.Sprintf("mixes IP families: %s is %s and %s is %s; split it into two entries of two pools",
 			first, FamilyOf(from), last, FamilyOf(to))
 	}
 	if to.Less(from) {
@@ -116,16 +115,16 @@ func parseAddr(s string) (a netip.Addr, reason string) {
 	a, err := netip.ParseAddr(s)
 	switch {
 	case err != nil:
-		return a, fmt.Sprintf("%q is not an IP address; write one (\"10.0.0.1\", \"fd00::1\") or a range first-last", s)
+		return a, fmt.Sprintf("%q is not an IP address; write an address (\"10.0.0.1\", \"fd00::1\") or a range first-last", s)
 	case a.Zone() != "":
-		return a, fmt.Sprintf("has the zone %q, which means nothing outside a host; write %s", a.Zone(), a.WithZone(""))
+		return a, fmt.Sprintf("has the zone %q, and a zone is only meaningful on one host; write %s", a.Zone(), a.WithZone(""))
 	case a.Is4In6():
 		return a, fmt.Sprintf("is an IPv4 address in IPv6 form; write %s", a.Unmap())
 	}
 	return a, ""
 }
 
-// outside says why r is not within the bounds, and "" where it is.
+// outside returns the reason for refusing r, or "" if r is within the bounds.
 func outside(r netipx.IPRange, family Family, subnet netip.Prefix) string {
 	if got := FamilyOf(r.From()); got != family {
 		return fmt.Sprintf("is %s, but this list is for %s", got, family)
@@ -136,7 +135,7 @@ func outside(r netipx.IPRange, family Family, subnet netip.Prefix) string {
 	limits := netipx.RangeOfPrefix(subnet)
 	for _, a := range []netip.Addr{r.From(), r.To()} {
 		if !subnet.Contains(a) {
-			return fmt.Sprintf("%s is outside the subnet %s, which is %s", a, subnet, text(limits))
+			return fmt.Sprintf("%s is outside the subnet %s (%s)", a, subnet, text(limits))
 		}
 	}
 	return ""

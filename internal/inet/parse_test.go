@@ -30,7 +30,7 @@ func TestParseRefusesWithReasonAndWayOut(t *testing.T) {
 		{"other version", "fd00::1", Bounds{Family: 4}, "is IPv6, but this list is for IPv4"},
 		{"version of the subnet", "fd00::1", Bounds{Subnet: subnet}, "is IPv6, but this list is for IPv4"},
 		{"begins outside", "172.31.15.255-172.31.16.5", Bounds{Subnet: subnet},
-			"172.31.15.255 is outside the subnet 172.31.16.0/20, which is 172.31.16.0-172.31.31.255"},
+			"172.31.15.255 is outside the subnet 172.31.16.0/20 (172.31.16.0-172.31.31.255)"},
 		{"ends outside", "172.31.31.255-172.31.32.0", Bounds{Subnet: subnet}, "172.31.32.0 is outside the subnet"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

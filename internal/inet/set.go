@@ -1,12 +1,12 @@
-// Package inet holds sets of IP addresses as intervals.
+// Package inet holds sets of IP addresses, address families and routes.
 //
 // A Set is immutable: sorted, disjoint, non-adjacent ranges of IPv4 and IPv6
-// addresses. What it costs depends on the number of ranges and never on the
-// number of addresses, so 2^64 addresses are as cheap as 16. Look-ups take
-// O(log n) for n ranges, set operations O(n log n).
+// addresses. Its cost depends on the number of ranges, never on the number of
+// addresses, so 2^64 addresses are as cheap as 16. A look-up takes O(log n) for n
+// ranges, a set operation O(n log n).
 //
 // The package also divides the address space into blocks of BlockSize aligned
-// addresses, in which leases are kept.
+// addresses. One SpiderIPBlock stores the leases of one block.
 //
 // Pure: no I/O, no clock.
 package inet
@@ -30,8 +30,8 @@ type Set struct {
 	runs   []run    // the blocks that hold an address of the set
 }
 
-// Of returns the set of the given ranges, which may overlap. Ranges that are not
-// valid (netipx.IPRange.IsValid) are left out.
+// Of returns the union of the ranges. It ignores invalid ones
+// (netipx.IPRange.IsValid).
 func Of(ranges ...netipx.IPRange) Set {
 	return build(func(b *netipx.IPSetBuilder) {
 		for _, r := range ranges {
@@ -42,7 +42,7 @@ func Of(ranges ...netipx.IPRange) Set {
 	})
 }
 
-// OfAddrs returns the set of the given addresses. The zero address is left out.
+// OfAddrs returns the set of the addresses. It ignores the zero address.
 func OfAddrs(addrs ...netip.Addr) Set {
 	return build(func(b *netipx.IPSetBuilder) {
 		for _, a := range addrs {
@@ -53,7 +53,7 @@ func OfAddrs(addrs ...netip.Addr) Set {
 	})
 }
 
-// OfPrefix returns the set of the addresses of p, with its first and its last.
+// OfPrefix returns all addresses of p, including the first and the last one.
 func OfPrefix(p netip.Prefix) Set {
 	if !p.IsValid() {
 		return Set{}
@@ -61,7 +61,7 @@ func OfPrefix(p netip.Prefix) Set {
 	return Of(netipx.RangeOfPrefix(p))
 }
 
-// Union returns the addresses that are in any of the sets.
+// Union returns the addresses in any of the sets.
 func Union(sets ...Set) Set {
 	return build(func(b *netipx.IPSetBuilder) {
 		for _, s := range sets {
@@ -72,8 +72,8 @@ func Union(sets ...Set) Set {
 	})
 }
 
-// build runs f on an empty builder and returns what it built. f adds valid
-// ranges only, so the builder reports no error.
+// build runs f on an empty builder and returns the result. f adds only valid
+// ranges, so the builder reports no error.
 func build(f func(*netipx.IPSetBuilder)) Set {
 	var b netipx.IPSetBuilder
 	f(&b)
@@ -84,7 +84,7 @@ func build(f func(*netipx.IPSetBuilder)) Set {
 	return index(built.Ranges())
 }
 
-// index returns the set of ranges, which are sorted, disjoint and not adjacent.
+// index returns the set of the ranges. They must be sorted, disjoint and not adjacent.
 func index(ranges []netipx.IPRange) Set {
 	if len(ranges) == 0 {
 		return Set{}
@@ -98,7 +98,7 @@ func index(ranges []netipx.IPRange) Set {
 	return s
 }
 
-// Minus returns the addresses of s that are not in o.
+// Minus returns the addresses of s outside o.
 func (s Set) Minus(o Set) Set {
 	if len(s.ranges) == 0 || len(o.ranges) == 0 {
 		return s
@@ -113,7 +113,7 @@ func (s Set) Minus(o Set) Set {
 	})
 }
 
-// And returns the addresses that are in both sets.
+// And returns the addresses in both sets.
 func (s Set) And(o Set) Set {
 	var both []netipx.IPRange
 	for i, j := 0, 0; i < len(s.ranges) && j < len(o.ranges); {
@@ -227,8 +227,8 @@ func (s Set) FirstNotIn(taken Set) (netip.Addr, bool) {
 	return netip.Addr{}, false
 }
 
-// Ranges returns the ranges in order, disjoint and not adjacent. The slice is
-// the caller's.
+// Ranges returns the ranges in order, disjoint and not adjacent. The caller owns
+// the slice.
 func (s Set) Ranges() []netipx.IPRange { return slices.Clone(s.ranges) }
 
 // Addrs yields the addresses in order.
@@ -247,8 +247,9 @@ func (s Set) Addrs() iter.Seq[netip.Addr] {
 	}
 }
 
-// Strings returns the canonical text form, which Parse reads: an entry for each
-// range, "first-last" or "only", sorted and merged, IPv6 as RFC 5952 has it.
+// Strings returns the canonical text form, one entry per range, sorted and
+// merged, e.g. "10.0.0.1-10.0.0.9" or "fd00::1". IPv6 addresses are written as in
+// RFC 5952. Parse reads it.
 func (s Set) Strings() []string {
 	out := make([]string, 0, len(s.ranges))
 	for _, r := range s.ranges {
@@ -257,15 +258,15 @@ func (s Set) Strings() []string {
 	return out
 }
 
-// String returns the entries of Strings, separated by ", ".
+// String joins the entries of Strings with ", ".
 func (s Set) String() string { return strings.Join(s.Strings(), ", ") }
 
-// upTo returns the index of the last range that begins at or before a, or -1.
+// upTo returns the index of the last range beginning at or before a, or -1.
 func (s Set) upTo(a netip.Addr) int {
 	return sort.Search(len(s.ranges), func(i int) bool { return a.Less(s.ranges[i].From()) }) - 1
 }
 
-// overlap returns the common part of a and b, not valid where there is none.
+// overlap returns the intersection of a and b; it is invalid if they are disjoint.
 func overlap(a, b netipx.IPRange) netipx.IPRange {
 	from, to := a.From(), a.To()
 	if from.Less(b.From()) {

@@ -10,7 +10,7 @@ import (
 	"go4.org/netipx"
 )
 
-// u128 is an unsigned integer of 128 bits, for arithmetic on addresses.
+// u128 is an unsigned 128-bit integer for arithmetic on addresses.
 type u128 struct{ hi, lo uint64 }
 
 func toU128(a netip.Addr) u128 {
@@ -22,8 +22,8 @@ func toU128(a netip.Addr) u128 {
 	return u128{hi: binary.BigEndian.Uint64(b[:8]), lo: binary.BigEndian.Uint64(b[8:])}
 }
 
-// fromU128 returns the address with the number v, which fits an IPv4 address
-// where is4.
+// fromU128 returns the address with the number v. With is4, v must fit an IPv4
+// address.
 func fromU128(v u128, is4 bool) netip.Addr {
 	if is4 {
 		var b [4]byte
@@ -36,14 +36,14 @@ func fromU128(v u128, is4 bool) netip.Addr {
 	return netip.AddrFrom16(b)
 }
 
-// add returns a+b modulo 2^128.
+// add returns a + b modulo 2^128.
 func (a u128) add(b u128) u128 {
 	lo, carry := bits.Add64(a.lo, b.lo, 0)
 	hi, _ := bits.Add64(a.hi, b.hi, carry)
 	return u128{hi, lo}
 }
 
-// sub returns a-b for a ≥ b.
+// sub returns a - b, for a ≥ b.
 func (a u128) sub(b u128) u128 {
 	lo, borrow := bits.Sub64(a.lo, b.lo, 0)
 	hi, _ := bits.Sub64(a.hi, b.hi, borrow)
@@ -83,8 +83,8 @@ func (a u128) big() *big.Int {
 	return v.Lsh(v, 64).Or(v, new(big.Int).SetUint64(a.lo))
 }
 
-// size returns the number of addresses in r; all of IPv6, 2^128, does not fit
-// and counts one less.
+// size returns the number of addresses in r. The whole of IPv6 has 2^128, one too
+// many for a u128, and counts one less.
 func size(r netipx.IPRange) u128 {
 	n := toU128(r.To()).sub(toU128(r.From()))
 	if n == (u128{math.MaxUint64, math.MaxUint64}) {

@@ -65,7 +65,7 @@ func TestPoolRefuses(t *testing.T) {
 		},
 		"a range outside the subnet": {
 			func(s *v2beta1.SpiderIPPoolSpec) { s.IPs = []string{"10.0.0.5", "10.0.0.250-10.0.1.3"} },
-			`spec.ips[1]: Invalid value: "10.0.0.250-10.0.1.3": 10.0.1.3 is outside the subnet 10.0.0.0/24, which is 10.0.0.0-10.0.0.255`,
+			`spec.ips[1]: Invalid value: "10.0.0.250-10.0.1.3": 10.0.1.3 is outside the subnet 10.0.0.0/24 (10.0.0.0-10.0.0.255)`,
 		},
 		"an inverted range": {
 			func(s *v2beta1.SpiderIPPoolSpec) { s.IPs = []string{"10.0.0.9-10.0.0.5"} },
