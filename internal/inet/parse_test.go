@@ -62,9 +62,9 @@ func TestParseReportsEveryBadEntry(t *testing.T) {
 	}
 }
 
-func TestGivenVersionOutranksSubnet(t *testing.T) {
+func TestGivenFamilyOutranksSubnet(t *testing.T) {
 	_, err := Parse([]string{"fd00::1"}, Bounds{Family: 4, Subnet: netip.MustParsePrefix("fd00::/64")})
-	if err == nil || !strings.Contains(err.Error(), "is IPv6, but the IP version here is 4") {
+	if err == nil || !strings.Contains(err.Error(), "is IPv6, but this list is for IPv4") {
 		t.Errorf("got %v", err)
 	}
 }

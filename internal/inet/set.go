@@ -26,8 +26,8 @@ import (
 // Set is a set of addresses. The zero value is the empty set.
 type Set struct {
 	ranges []netipx.IPRange
-	before []uint64 // addresses in ranges[:i], saturating
-	runs   []run    // the blocks that hold an address of the set
+	count  uint64 // addresses, saturating
+	runs   []run  // the blocks that hold an address of the set
 }
 
 // Of returns the union of the ranges. It ignores invalid ones
@@ -89,11 +89,9 @@ func index(ranges []netipx.IPRange) Set {
 	if len(ranges) == 0 {
 		return Set{}
 	}
-	s := Set{ranges: ranges, before: make([]uint64, len(ranges)), runs: runsOf(ranges)}
-	total := uint64(0)
-	for i, r := range ranges {
-		s.before[i] = total
-		total = addSaturating(total, size(r).saturate())
+	s := Set{ranges: ranges, runs: runsOf(ranges)}
+	for _, r := range ranges {
+		s.count = addSaturating(s.count, size(r).saturate())
 	}
 	return s
 }
@@ -171,12 +169,7 @@ func (s Set) IsEmpty() bool { return len(s.ranges) == 0 }
 
 // Count returns the number of addresses, at most math.MaxInt64; Size is exact.
 func (s Set) Count() int64 {
-	if len(s.ranges) == 0 {
-		return 0
-	}
-	last := len(s.ranges) - 1
-	n := addSaturating(s.before[last], size(s.ranges[last]).saturate())
-	return int64(min(n, math.MaxInt64)) // bounded by MaxInt64
+	return int64(min(s.count, math.MaxInt64)) // bounded by MaxInt64
 }
 
 // Size returns the number of addresses.
@@ -188,43 +181,12 @@ func (s Set) Size() *big.Int {
 	return total
 }
 
-// Nth returns the address before which the set has n others, and false where
-// the set has no more than n.
-func (s Set) Nth(n uint64) (netip.Addr, bool) {
-	i := sort.Search(len(s.ranges), func(i int) bool { return s.before[i] > n }) - 1
-	if i < 0 {
-		return netip.Addr{}, false
-	}
-	r, rest := s.ranges[i], n-s.before[i]
-	if size(r).cmp(u128{lo: rest}) <= 0 {
-		return netip.Addr{}, false
-	}
-	return fromU128(toU128(r.From()).add(u128{lo: rest}), r.From().Is4()), true
-}
-
 // First returns the lowest address, and false where the set is empty.
 func (s Set) First() (netip.Addr, bool) {
 	if len(s.ranges) == 0 {
 		return netip.Addr{}, false
 	}
 	return s.ranges[0].From(), true
-}
-
-// FirstNotIn returns the lowest address of s that is not in taken, and false
-// where there is none.
-func (s Set) FirstNotIn(taken Set) (netip.Addr, bool) {
-	for _, r := range s.ranges {
-		a := r.From()
-		i := taken.upTo(a)
-		if i < 0 || !taken.ranges[i].Contains(a) {
-			return a, true
-		}
-		// Ranges of taken are not adjacent: the address after one is free.
-		if end := taken.ranges[i].To(); end.Less(r.To()) {
-			return end.Next(), true
-		}
-	}
-	return netip.Addr{}, false
 }
 
 // Ranges returns the ranges in order, disjoint and not adjacent. The caller owns

@@ -62,12 +62,6 @@ func TestWideRangesCountAndIndexWithoutEnumeration(t *testing.T) {
 	if got := wide.Size(); got.Cmp(want) != 0 {
 		t.Errorf("Size() = %s, want %s", got, want)
 	}
-	if a, ok := wide.Nth(1 << 63); !ok || a != addr("fd00::8000:0:0:1") {
-		t.Errorf("Nth(2^63) = %s, %t", a, ok)
-	}
-	if a, ok := wide.Nth(math.MaxUint64); !ok || a != addr("fd00:0:0:2::") {
-		t.Errorf("Nth(2^64-1) = %s, %t", a, ok)
-	}
 	if got := wide.BlockCount(); got != 1<<60+1 {
 		t.Errorf("BlockCount() = %d, want 2^60+1", got)
 	}
@@ -195,14 +189,6 @@ func mustEqualModel(t *rapid.T, what string, s Set, model *naive) {
 	if s.Count() != int64(len(want)) || s.Size().Int64() != int64(len(want)) || s.IsEmpty() != (len(want) == 0) {
 		t.Fatalf("%s: Count %d, Size %s, IsEmpty %t; want %d", what, s.Count(), s.Size(), s.IsEmpty(), len(want))
 	}
-	for i, a := range want {
-		if got, ok := s.Nth(uint64(i)); !ok || got != a {
-			t.Fatalf("%s: Nth(%d) = %s, %t, want %s", what, i, got, ok, a)
-		}
-	}
-	if got, ok := s.Nth(uint64(len(want))); ok {
-		t.Fatalf("%s: Nth(%d) = %s, want none", what, len(want), got)
-	}
 	for i, r := range s.ranges {
 		if i > 0 && (!s.ranges[i-1].To().Less(r.From()) || s.ranges[i-1].To().Next() == r.From()) {
 			t.Fatalf("%s: ranges %v and %v are not disjoint and apart", what, s.ranges[i-1], r)
@@ -228,10 +214,6 @@ func TestSetsBehaveLikeListsOfAddresses(t *testing.T) {
 		}
 		if got, want := a.ContainsSet(b), len(and.list()) == len(mb.list()); got != want {
 			t.Fatalf("ContainsSet = %t, want %t", got, want)
-		}
-		first, ok := a.FirstNotIn(b)
-		if want := minus.list(); ok != (len(want) > 0) || ok && first != want[0] {
-			t.Fatalf("FirstNotIn = %s, %t; the free ones are %v", first, ok, want)
 		}
 		for family := range ma {
 			for i, in := range ma[family] {
@@ -296,7 +278,6 @@ func BenchmarkLookups(b *testing.B) {
 				_ = s.Contains(base)
 				_ = s.Mask(base)
 				_, _ = s.BlockOrdinal(base)
-				_, _ = s.Nth(7)
 			}
 		})
 	}
