@@ -1,5 +1,5 @@
-// Package cli is the program spiderpoolctl, which explains to people what
-// Spiderpool does and lacks.
+// Package cli is the program spiderpoolctl, which inspects and troubleshoots
+// Spiderpool. It prints text for people, so it does not use package process.
 package cli
 
 import (
@@ -12,9 +12,9 @@ import (
 	"spiderpool.dev/spiderpool/internal/config"
 )
 
-// errFound is returned after a command has printed that something is not as it
-// should be; there is nothing more to print.
-var errFound = errors.New("something is not as it should be")
+// errFound means that the command has printed a problem. Main then exits with 1 and
+// prints nothing more.
+var errFound = errors.New("the command found a problem")
 
 // Main runs the program and ends the process: with 0, or with 1 after an error or a finding.
 func Main() {
@@ -29,7 +29,7 @@ func Main() {
 func newRoot() *cobra.Command {
 	root := &cobra.Command{
 		Use:           "spiderpoolctl",
-		Short:         "Explain what Spiderpool does and lacks",
+		Short:         "Inspect and troubleshoot Spiderpool",
 		Version:       config.Version,
 		SilenceUsage:  true,
 		SilenceErrors: true,

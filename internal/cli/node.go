@@ -19,15 +19,15 @@ func newNode() *cobra.Command {
 	var output string
 	cmd := &cobra.Command{
 		Use:   "node",
-		Short: "Show what underlay pods need of this node, and what the node has",
-		Long: `Show what underlay pods need of this node: its kernel, the kinds of links that it
-makes, its sysctls and its firewall; what is, and what should be. It looks at the
-network namespace that it runs in, which in a spiderpool-agent is the node's, and
-changes nothing. The exit code is 1 where the node lacks something.`,
-		Example: `  # in the agent of a node
+		Short: "Check whether this node can run underlay pods",
+		Long: `Check the node's kernel version, link kinds, sysctls and firewall against the
+requirements of underlay pods, and print both. The command checks its own network
+namespace; in a spiderpool-agent that is the node's. It changes nothing. The exit
+code is 1 if a requirement is not met.`,
+		Example: `  # in the agent of the node
   kubectl -n kube-system exec spiderpool-agent-x7k2p -- spiderpoolctl node
 
-  # for a program
+  # as JSON, for scripts
   spiderpoolctl node --output json`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -41,8 +41,8 @@ changes nothing. The exit code is 1 where the node lacks something.`,
 			return show(cmd.OutOrStdout(), findings, output)
 		},
 	}
-	cmd.Flags().BoolVar(&ipv6, "ipv6", true, "pods get IPv6 addresses")
-	cmd.Flags().StringVarP(&output, "output", "o", "table", "table or json")
+	cmd.Flags().BoolVar(&ipv6, "ipv6", true, "also check the requirements of pods with IPv6 addresses")
+	cmd.Flags().StringVarP(&output, "output", "o", "table", "output format: table or json")
 	return cmd
 }
 
@@ -54,12 +54,12 @@ func examine(ipv6 bool) ([]netplan.Finding, error) {
 	defer host.Close()
 	facts, err := host.Facts(netplan.LinkKinds...)
 	if err != nil {
-		return nil, fmt.Errorf("examine the node (as root in the node's network namespace, as the agent is): %w", err)
+		return nil, fmt.Errorf("examine the node (run as root in the node's network namespace, e.g. in the agent): %w", err)
 	}
 	return netplan.Preflight(facts, ipv6), nil
 }
 
-// show prints findings and returns errFound where the node lacks one.
+// show prints the findings, and returns errFound if the node fails one.
 func show(out io.Writer, findings []netplan.Finding, output string) error {
 	lacking := netplan.Lacking(findings)
 	var err error
@@ -82,11 +82,11 @@ func table(out io.Writer, findings, lacking []netplan.Finding) error {
 		red, green, plain = "\x1b[31m", "\x1b[32m", "\x1b[0m"
 	}
 	t := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "WHAT\tIS\tSHOULD BE\t")
+	fmt.Fprintln(t, "CHECK\tVALUE\tREQUIRED\t")
 	for _, f := range findings {
 		verdict := green + "ok" + plain
 		if !f.OK {
-			verdict = red + "lacking" + plain
+			verdict = red + "FAILED" + plain
 		}
 		fmt.Fprintf(t, "%s\t%s\t%s\t%s\n", f.What, f.Is, f.Want, verdict)
 	}
@@ -94,7 +94,7 @@ func table(out io.Writer, findings, lacking []netplan.Finding) error {
 		return err
 	}
 	if len(lacking) == 0 {
-		_, err := fmt.Fprintln(out, "\nThe node has everything that underlay pods need.")
+		_, err := fmt.Fprintln(out, "\nThe node meets all requirements of underlay pods.")
 		return err
 	}
 	fmt.Fprintln(out)

@@ -20,9 +20,9 @@ func TestNodeTable(t *testing.T) {
 	if err := show(&out, found, "table"); !errors.Is(err, errFound) {
 		t.Errorf("got %v", err)
 	}
-	const want = `WHAT        IS   SHOULD BE     
-kernel      6.1  5.7 or newer  ok
-sysctl a/b  1    4 or more     lacking
+	const want = `CHECK       VALUE  REQUIRED      
+kernel      6.1    5.7 or newer  ok
+sysctl a/b  1      4 or more     FAILED
 
 sysctl a/b is 1, want 4 or more: of neighbors
 `
@@ -30,7 +30,7 @@ sysctl a/b is 1, want 4 or more: of neighbors
 		t.Errorf("got\n%s\nwant\n%s", out.String(), want)
 	}
 	out.Reset()
-	if err := show(&out, found[:1], "table"); err != nil || !strings.HasSuffix(out.String(), "everything that underlay pods need.\n") {
+	if err := show(&out, found[:1], "table"); err != nil || !strings.HasSuffix(out.String(), "all requirements of underlay pods.\n") {
 		t.Errorf("got %v\n%s", err, out.String())
 	}
 }
@@ -46,7 +46,7 @@ func TestNodeJSON(t *testing.T) {
 	}
 }
 
-func TestUnknownOutput(t *testing.T) {
+func TestUnknownOutputIsRejected(t *testing.T) {
 	cmd := newRoot()
 	cmd.SetArgs([]string{"node", "-o", "yaml"})
 	if err := cmd.Execute(); err == nil || !strings.Contains(err.Error(), `"yaml": write table or json`) {
