@@ -40,8 +40,7 @@ type Leftovers struct {
 	Lease string
 }
 
-// Cleanup prepares the cluster for the removal of our programs, so that no later
-// deletion hangs:
+// Cleanup runs after the removal of our programs, so that no later deletion hangs:
 //
 //  1. It deletes the objects created by Install, i.e. the SpiderCoordinator and the
 //     NetworkAttachmentDefinitions without a configuration, and the leftovers.

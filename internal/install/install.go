@@ -1,5 +1,5 @@
 // Package install is the program spiderpool-init: it creates the default objects of
-// an installation, and cleans up before an uninstallation.
+// an installation, and cleans up after an uninstallation.
 //
 // Install creates missing objects and never changes existing ones: after the first
 // installation they belong to the cluster's administrator. So you can run it again at
