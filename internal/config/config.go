@@ -1,14 +1,14 @@
-// Package config is the one configuration file of the installed programs, and
-// what each program sees of it.
+// Package config is the configuration file of all installed programs, and each
+// program's view of it.
 //
-// The file is YAML with an apiVersion and a kind, written by the Helm chart into
-// a ConfigMap and mounted into every pod. It is strict: an unknown or repeated
-// key, a wrong type and a value out of range are errors that name the key, the
-// value and the way out, and the program does not start. A key that is left out
-// has the default of [Default], which is the default of the chart.
+// The file is YAML with an apiVersion and a kind. The Helm chart writes it into a
+// ConfigMap, mounted in every pod. Parsing is strict: an unknown or repeated key, a
+// wrong type or a value out of range is an error, which names the key, the value and
+// the remedy, and the program does not start. An absent key has the default in
+// default.yaml, which is also the default of the chart.
 //
-// What differs between nodes and pods (the names of node, pod and namespace)
-// does not stand in the file but in the environment, see [Environment].
+// The names of node, pod and namespace differ between pods, so they come from the
+// environment; see [Environment].
 //
 //	file, err := config.Load(path)
 //	cfg, err := file.Agent(os.Getenv)   // or Controller, or Install
@@ -28,22 +28,22 @@ import (
 	"spiderpool.dev/spiderpool/api/v2beta1"
 )
 
-// APIVersion and Kind are those of the only version of the file.
+// APIVersion and Kind are the apiVersion and kind of the file.
 const (
 	APIVersion = "config.spiderpool.spidernet.io/v1"
 	Kind       = "SpiderpoolConfiguration"
 )
 
-// DefaultPath is where the chart mounts the file.
+// DefaultPath is the mount path of the file in the chart.
 const DefaultPath = "/etc/spiderpool/config.yaml"
 
-// File is the configuration file. Names follow the Helm values where there is
-// one of the same meaning.
+// File is the configuration file. A key with the same meaning as a Helm value has
+// the same name.
 type File struct {
 	APIVersion string `json:"apiVersion"`
 	Kind       string `json:"kind"`
 
-	// ClusterDNSDomain is the domain of the cluster's services.
+	// ClusterDNSDomain is the DNS domain of the cluster's Services, e.g. cluster.local.
 	ClusterDNSDomain string      `json:"clusterDNSDomain"`
 	IPAM             IPAM        `json:"ipam"`
 	Coordinator      Coordinator `json:"coordinator"`
@@ -55,63 +55,63 @@ type File struct {
 	InstallJob        InstallJob        `json:"install"`
 }
 
-// IPAM says which addresses are given to whom, and when they are taken back.
+// IPAM configures the allocation and the reclaim of addresses.
 type IPAM struct {
 	EnableIPv4 bool `json:"enableIPv4"`
 	EnableIPv6 bool `json:"enableIPv6"`
-	// EnableStatefulSet gives the pods of a StatefulSet their former addresses.
+	// EnableStatefulSet gives a recreated pod of a StatefulSet its old addresses.
 	EnableStatefulSet bool `json:"enableStatefulSet"`
-	// EnableKubevirtStaticIP gives the pods of a virtual machine their former addresses.
+	// EnableKubevirtStaticIP gives a recreated pod of a virtual machine its old addresses.
 	EnableKubevirtStaticIP bool `json:"enableKubevirtStaticIP"`
 	// EnableIPConflictDetection probes an address before a pod uses it.
 	EnableIPConflictDetection bool `json:"enableIPConflictDetection"`
 	// EnableGatewayDetection probes the gateway before a pod starts.
 	EnableGatewayDetection bool `json:"enableGatewayDetection"`
-	// EnableCleanOutdatedEndpoint is accepted and has no effect: the SpiderEndpoint
-	// of a pod that no longer exists is always removed.
+	// EnableCleanOutdatedEndpoint has no effect: we always remove the SpiderEndpoint
+	// of a deleted pod.
 	EnableCleanOutdatedEndpoint bool         `json:"enableCleanOutdatedEndpoint"`
 	SpiderSubnet                SpiderSubnet `json:"spiderSubnet"`
 	GC                          GC           `json:"gc"`
 }
 
-// SpiderSubnet switches the pools that are made from subnets.
+// SpiderSubnet enables the pools created from SpiderSubnets.
 type SpiderSubnet struct {
 	Enable   bool     `json:"enable"`
 	AutoPool AutoPool `json:"autoPool"`
 }
 
-// AutoPool configures the pools that are made for an application.
+// AutoPool configures the pools created for applications.
 type AutoPool struct {
 	Enable bool `json:"enable"`
-	// DefaultRedundantIPNumber is the number of addresses beyond the replicas
-	// of an application that does not say how many it wants.
+	// DefaultRedundantIPNumber is the number of addresses in addition to the replicas
+	// of an application, unless its annotation gives a number.
 	DefaultRedundantIPNumber int `json:"defaultRedundantIPNumber"`
 }
 
-// GC says when the controller takes addresses back.
+// GC configures the reclaim of addresses.
 type GC struct {
 	Enabled bool         `json:"enabled"`
 	GCAll   GCAll        `json:"gcAll"`
 	Pods    StatelessPod `json:"statelessPod"`
-	// GCDeletingTimeOutPodDelay is the time in seconds that a pod may stay
-	// terminating beyond its grace period before its addresses may be freed.
+	// GCDeletingTimeOutPodDelay is the time in seconds, after the grace period of a
+	// terminating pod, until its addresses may be reclaimed.
 	GCDeletingTimeOutPodDelay int `json:"gcDeletingTimeOutPodDelay"`
 }
 
 // GCAll is the full scan over all leases.
 type GCAll struct {
-	// IntervalInSecond is the time between two scans.
+	// IntervalInSecond is the time between two scans, in seconds.
 	IntervalInSecond int `json:"intervalInSecond"`
 }
 
-// StatelessPod says which pods that no longer need addresses lose them.
+// StatelessPod selects the unfinished pods whose addresses may be reclaimed.
 type StatelessPod struct {
-	// ZombieOnReadyNode covers pods stuck terminating on a node that is ready.
+	// ZombieOnReadyNode covers pods stuck terminating on a ready node.
 	ZombieOnReadyNode bool `json:"zombieOnReadyNode"`
-	// ZombieOnNotReadyNode covers pods stuck terminating on a node that is not.
+	// ZombieOnNotReadyNode covers pods stuck terminating on a NotReady node.
 	ZombieOnNotReadyNode bool `json:"zombieOnNotReadyNode"`
-	// RunningPodOnEmptyPodStatusIPs covers pods that run without an address in
-	// their status.
+	// RunningPodOnEmptyPodStatusIPs covers running pods without an address in their
+	// status.
 	RunningPodOnEmptyPodStatusIPs bool `json:"enableGcRunningPodOnEmptyPodStatusIPs"`
 }
 
@@ -122,20 +122,20 @@ type Coordinator struct {
 	Name string `json:"name"`
 	// CiliumConfigMap is the ConfigMap with Cilium's configuration.
 	CiliumConfigMap ObjectName `json:"ciliumConfigMap"`
-	// Spec is what the installation creates it with.
+	// Spec is its spec at installation.
 	Spec v2beta1.CoordinatorSpec `json:"spec"`
 }
 
-// Multus is how Spiderpool and Multus work together.
+// Multus configures the cooperation with Multus.
 type Multus struct {
-	// EnableMultusConfig makes NetworkAttachmentDefinitions from SpiderMultusConfigs.
+	// EnableMultusConfig creates NetworkAttachmentDefinitions from SpiderMultusConfigs.
 	EnableMultusConfig bool `json:"enableMultusConfig"`
-	// DefaultNetwork, "namespace/name", is the NetworkAttachmentDefinition of
-	// pods that do not name one; empty where the chart does not install Multus.
+	// DefaultNetwork is the default NetworkAttachmentDefinition of pods, as
+	// "namespace/name"; empty if the chart does not install Multus.
 	DefaultNetwork string `json:"defaultNetwork"`
 }
 
-// IaaS is the HTTP provider of addresses of clouds without a provider of their own.
+// IaaS configures the HTTP provider of addresses, for clouds without their own provider.
 type IaaS struct {
 	ServerURL          string          `json:"serverUrl"`
 	HTTPRequestTimeout metav1.Duration `json:"httpRequestTimeout"`
@@ -148,31 +148,31 @@ type ObjectName struct {
 	Name      string `json:"name"`
 }
 
-// Metrics is where a program serves its Prometheus metrics.
+// Metrics configures the Prometheus endpoint of a program.
 type Metrics struct {
 	Enabled bool `json:"enabled"`
 	Port    int  `json:"port"`
-	// Debug adds the metrics whose number grows with the number of pools.
+	// Debug adds the metrics with one time series per pool or subnet.
 	Debug bool `json:"debug"`
 }
 
-// AgentProcess is how an agent runs.
+// AgentProcess configures the process of an agent.
 type AgentProcess struct {
 	LogLevel slog.Level `json:"logLevel"`
-	// SocketPath is the unix socket that the CNI plugins talk to.
+	// SocketPath is the unix socket for the CNI plugins.
 	SocketPath string `json:"socketPath"`
-	// StateDir keeps releases that could not be committed yet.
+	// StateDir is the directory of uncommitted releases and of the trusted runtime.
 	StateDir string `json:"stateDir"`
 	// HealthPort serves /healthz and /readyz.
 	HealthPort int     `json:"healthPort"`
 	Metrics    Metrics `json:"metrics"`
-	// TuneSysctl lets the agent set the sysctls of the node that the datapath needs.
+	// TuneSysctl lets the agent raise the node's sysctls to the needs of the datapath.
 	TuneSysctl bool `json:"tuneSysctl"`
-	// CRISockets are the unix sockets of container runtimes; the first that exists is asked.
+	// CRISockets are the unix sockets of container runtimes; the agent uses the first existing one.
 	CRISockets []string `json:"criSockets"`
 }
 
-// ControllerProcess is how a controller runs.
+// ControllerProcess configures the process of a controller.
 type ControllerProcess struct {
 	LogLevel slog.Level `json:"logLevel"`
 	// HealthPort serves /healthz and /readyz.
@@ -183,8 +183,8 @@ type ControllerProcess struct {
 	Resources      PodResources   `json:"podResourceInject"`
 }
 
-// LeaderElection configures the Lease by which the replicas of the controller
-// elect their leader.
+// LeaderElection configures the Lease for electing the leader among the controller's
+// replicas.
 type LeaderElection struct {
 	LeaseName     string          `json:"leaseName"`
 	LeaseDuration metav1.Duration `json:"leaseDuration"`
@@ -192,70 +192,70 @@ type LeaderElection struct {
 	RetryPeriod   metav1.Duration `json:"retryPeriod"`
 }
 
-// PodResources is the webhook that adds the resources of a pod's attachments to
-// the pod. It alone of all webhooks stands in the way of pods.
+// PodResources configures the webhook that adds the resources of a pod's attachments
+// to the pod. It is our only webhook on the path of pod creation.
 type PodResources struct {
 	Enabled           bool     `json:"enabled"`
 	NamespacesExclude []string `json:"namespacesExclude"`
 	NamespacesInclude []string `json:"namespacesInclude"`
 }
 
-// TLSMethod says where the certificate of the webhooks comes from.
+// TLSMethod is the source of the webhooks' certificate.
 type TLSMethod string
 
 const (
-	TLSAuto        TLSMethod = "auto"        // made and rotated by the controller
+	TLSAuto        TLSMethod = "auto"        // issued and rotated by the controller
 	TLSProvided    TLSMethod = "provided"    // given at installation
 	TLSCertManager TLSMethod = "certmanager" // from cert-manager
 )
 
-// Webhook is where and as whom the controller serves admission.
+// Webhook configures the admission webhook server.
 type Webhook struct {
 	Port int `json:"port"`
-	// ServiceName is the Service by which the API server reaches the webhooks.
+	// ServiceName is the Service in front of the webhooks.
 	ServiceName string `json:"serviceName"`
-	// MutatingName and ValidatingName are the webhook configurations; with the
-	// method auto the controller writes the CA bundle into them.
+	// MutatingName and ValidatingName are the names of the webhook configurations.
+	// With the method auto, the controller writes the CA bundle into them.
 	MutatingName   string `json:"mutatingWebhookConfiguration"`
 	ValidatingName string `json:"validatingWebhookConfiguration"`
 	TLS            TLS    `json:"tls"`
 }
 
-// TLS is the certificate of the webhooks.
+// TLS configures the certificate of the webhooks.
 type TLS struct {
 	Method TLSMethod `json:"method"`
-	// SecretName is the Secret with tls.crt, tls.key and ca.crt. With the
-	// method auto the controller creates and rotates it.
+	// SecretName is the Secret with tls.crt, tls.key and ca.crt. With the method
+	// auto, the controller creates and rotates it.
 	SecretName string `json:"secretName"`
-	// CertDir is where that Secret is mounted for the methods provided and certmanager.
+	// CertDir is the mount path of that Secret, for the methods provided and certmanager.
 	CertDir string `json:"certDir"`
-	// CALifetime and CertLifetime apply to the method auto.
+	// CALifetime and CertLifetime are for the method auto.
 	CALifetime   metav1.Duration `json:"caLifetime"`
 	CertLifetime metav1.Duration `json:"certLifetime"`
-	// ExtraIPs and ExtraDNSNames are added to the certificate, method auto.
+	// ExtraIPs and ExtraDNSNames are additional subjects of the certificate, for the method auto.
 	ExtraIPs      []string `json:"extraIPs"`
 	ExtraDNSNames []string `json:"extraDNSNames"`
 }
 
-// InstallJob is what spiderpool-init creates besides the SpiderCoordinator.
+// InstallJob configures spiderpool-init.
 type InstallJob struct {
 	LogLevel slog.Level `json:"logLevel"`
-	// Timeout bounds the whole run.
+	// Timeout limits the whole run.
 	Timeout metav1.Duration `json:"timeout"`
-	// CNIConfDir is the node's directory of CNI configurations, read when
-	// DefaultCNICRName is empty.
+	// CNIConfDir is the node's directory of CNI configurations. spiderpool-init reads
+	// it if DefaultCNICRName is empty.
 	CNIConfDir string `json:"cniConfDir"`
-	// InstallMultus says that the chart installs Multus, so that a default
-	// NetworkAttachmentDefinition is needed.
+	// InstallMultus creates the default NetworkAttachmentDefinition, for the Multus of
+	// the chart.
 	InstallMultus bool `json:"installMultus"`
-	// DefaultCNICRName is the name of the empty NetworkAttachmentDefinition to
-	// create; empty takes the node's first CNI configuration.
+	// DefaultCNICRName is the name of that NetworkAttachmentDefinition; empty for the
+	// network of the node's first CNI configuration.
 	DefaultCNICRName string        `json:"defaultCNICRName"`
 	DefaultPools     []DefaultPool `json:"defaultPools"`
 }
 
-// DefaultPool is a SpiderIPPool with default: true, and its SpiderSubnet where
-// SubnetName is set.
+// DefaultPool describes a SpiderIPPool with "default: true" and, if SubnetName is set,
+// its SpiderSubnet.
 type DefaultPool struct {
 	Name       string   `json:"name"`
 	SubnetName string   `json:"subnetName"`
@@ -268,7 +268,7 @@ type DefaultPool struct {
 //go:embed default.yaml
 var defaults []byte
 
-// Default returns the configuration of a file in which every key is left out.
+// Default returns the configuration with all defaults.
 func Default() *File {
 	file := &File{}
 	if err := decode(defaults, file); err != nil {
@@ -281,7 +281,7 @@ func Default() *File {
 func Load(path string) (*File, error) {
 	raw, err := os.ReadFile(path)
 	if err != nil {
-		return nil, fmt.Errorf("configuration: %w", err)
+		return nil, fmt.Errorf("read the configuration: %w", err)
 	}
 	file, err := Parse(raw)
 	if err != nil {
@@ -290,11 +290,11 @@ func Load(path string) (*File, error) {
 	return file, nil
 }
 
-// Parse parses and validates a configuration. The error joins one error for
-// each key that is unknown, repeated or out of range.
+// Parse parses and validates a configuration. The error names every unknown or
+// repeated key or, if there is none, every value out of range.
 func Parse(raw []byte) (*File, error) {
 	file := Default()
-	// Without these keys in the text, a file of another kind must not pass as ours.
+	// A file without these keys is not ours, so they have no default.
 	file.APIVersion, file.Kind = "", ""
 	if err := decode(raw, file); err != nil {
 		return nil, err
@@ -305,7 +305,7 @@ func Parse(raw []byte) (*File, error) {
 	return file, nil
 }
 
-// decode overwrites the fields of file that raw has keys for.
+// decode sets the fields of file for which raw has keys.
 func decode(raw []byte, file *File) error {
 	asJSON, err := yaml.YAMLToJSONStrict(raw)
 	if err != nil {

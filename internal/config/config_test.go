@@ -121,7 +121,7 @@ func TestParseRejectsBadConfiguration(t *testing.T) {
 		"wrong type":         {header + "agent: {healthPort: many}", "healthPort"},
 		"not ours":           {"apiVersion: v1\nkind: ConfigMap\n", `apiVersion, kind: Invalid value: "v1, ConfigMap": write ` + APIVersion},
 		"no version":         {"ipam: {}", "apiVersion, kind"},
-		"no family":          {header + "ipam: {enableIPv4: false, enableIPv6: false}", "switch on at least one"},
+		"no family":          {header + "ipam: {enableIPv4: false, enableIPv6: false}", "enable at least one"},
 		"log level":          {header + "agent: {logLevel: loud}", `unknown name`},
 		"auto pools alone":   {header + "ipam: {spiderSubnet: {enable: false}}", "ipam.spiderSubnet.autoPool.enable: Invalid value: true: it needs ipam.spiderSubnet.enable"},
 		"scan interval":      {header + "ipam: {gc: {gcAll: {intervalInSecond: 0}}}", "ipam.gc.gcAll.intervalInSecond: Invalid value: 0: write 1 or more seconds"},
@@ -130,7 +130,7 @@ func TestParseRejectsBadConfiguration(t *testing.T) {
 		"relative socket":    {header + "agent: {socketPath: spiderpool.sock}", `agent.socketPath: Invalid value: "spiderpool.sock": write an absolute path`},
 		"long socket":        {header + "agent: {socketPath: /" + strings.Repeat("a", 107) + "}", "has at most 107"},
 		"port out of range":  {header + "agent: {healthPort: 70000}", "agent.healthPort: Invalid value: 70000"},
-		"port taken twice":   {header + "controller: {webhook: {port: 5720}}", "controller.webhook.port: Invalid value: 5720: it is already controller.healthPort"},
+		"port taken twice":   {header + "controller: {webhook: {port: 5720}}", "controller.webhook.port: Invalid value: 5720: it is also the value of controller.healthPort"},
 		"tls method":         {header + "controller: {webhook: {tls: {method: acme}}}", `controller.webhook.tls.method: Invalid value: "acme": write auto, provided or certmanager`},
 		"tls address":        {header + "controller: {webhook: {tls: {extraIPs: [host]}}}", "controller.webhook.tls.extraIPs[0]"},
 		"CA before its leaf": {header + "controller: {webhook: {tls: {caLifetime: 1h}}}", "must not expire before"},
@@ -138,7 +138,7 @@ func TestParseRejectsBadConfiguration(t *testing.T) {
 		"server URL":         {header + "iaasNetworkProvider: {serverUrl: 'ftp://x'}", "iaasNetworkProvider.serverUrl"},
 		"half a secret":      {header + "iaasNetworkProvider: {tlsSecret: {name: x}}", "give both namespace and name"},
 		"pool subnet":        {header + "install: {defaultPools: [{name: p, ipVersion: 4}]}", `install.defaultPools[0].subnet: Invalid value: ""`},
-		"pool family":        {header + "install: {defaultPools: [{name: p, ipVersion: 4, subnet: 'fd00::/64'}]}", "ipVersion is 4, write a subnet of that family"},
+		"pool family":        {header + "install: {defaultPools: [{name: p, ipVersion: 4, subnet: 'fd00::/64'}]}", "ipVersion is 4; write a subnet of that IP version"},
 		"attachment name":    {header + "install: {defaultCNICRName: ipvlan_ens5}", `install.defaultCNICRName: Invalid value: "ipvlan_ens5"`},
 	}
 	for name, test := range tests {

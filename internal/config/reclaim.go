@@ -6,8 +6,7 @@ import (
 	"spiderpool.dev/spiderpool/internal/reclaim"
 )
 
-// ReclaimPolicy is what the installation allows to take back, for the agents and
-// the controller alike.
+// ReclaimPolicy returns the rules of reclaim, for agents and controller alike.
 func (c IPAM) ReclaimPolicy() reclaim.Policy {
 	return reclaim.Policy{
 		Enabled:                  c.GC.Enabled,

@@ -7,7 +7,7 @@ import (
 	"spiderpool.dev/spiderpool/internal/reclaim"
 )
 
-func TestEachSwitchChangesItsFieldOfTheReclaimPolicyAndNoOther(t *testing.T) {
+func TestEachSwitchChangesOnePolicyField(t *testing.T) {
 	for name, tc := range map[string]struct {
 		text   string
 		change func(*reclaim.Policy)

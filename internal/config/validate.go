@@ -40,13 +40,13 @@ func (v *violations) add(path string, value any, remedy string) {
 
 func (v *violations) ipam(c IPAM) {
 	if !c.EnableIPv4 && !c.EnableIPv6 {
-		v.add("ipam.enableIPv4, ipam.enableIPv6", "false, false", "switch on at least one")
+		v.add("ipam.enableIPv4, ipam.enableIPv6", "false, false", "enable at least one")
 	}
 	if n := c.SpiderSubnet.AutoPool.DefaultRedundantIPNumber; n < 0 {
 		v.add("ipam.spiderSubnet.autoPool.defaultRedundantIPNumber", n, "write 0 or more")
 	}
 	if c.SpiderSubnet.AutoPool.Enable && !c.SpiderSubnet.Enable {
-		v.add("ipam.spiderSubnet.autoPool.enable", true, "it needs ipam.spiderSubnet.enable: true; switch both on or both off")
+		v.add("ipam.spiderSubnet.autoPool.enable", true, "it needs ipam.spiderSubnet.enable: true; enable or disable both")
 	}
 	if n := c.GC.GCAll.IntervalInSecond; n < 1 {
 		v.add("ipam.gc.gcAll.intervalInSecond", n, "write 1 or more seconds")
@@ -85,7 +85,7 @@ func (v *violations) agent(p AgentProcess) {
 	v.absolute("agent.socketPath", p.SocketPath)
 	// The kernel's sockaddr_un holds 107 bytes and the terminating zero, unix(7).
 	if len(p.SocketPath) > 107 {
-		v.add("agent.socketPath", p.SocketPath, fmt.Sprintf("it has %d bytes, a unix socket's path has at most 107", len(p.SocketPath)))
+		v.add("agent.socketPath", p.SocketPath, fmt.Sprintf("the path has %d bytes, but a unix socket's path has at most 107; choose a shorter one", len(p.SocketPath)))
 	}
 	v.absolute("agent.stateDir", p.StateDir)
 	for i, socket := range p.CRISockets {
@@ -132,7 +132,7 @@ func (v *violations) tls(t TLS) {
 	case TLSAuto:
 		if t.CertLifetime.Duration <= 0 || t.CALifetime.Duration < t.CertLifetime.Duration {
 			v.add(field+"caLifetime, certLifetime", fmt.Sprintf("%s, %s", t.CALifetime.Duration, t.CertLifetime.Duration),
-				"both must be positive and the CA must not expire before its certificate")
+				"both must be positive, and the CA must not expire before its certificate")
 		}
 		for i, ip := range t.ExtraIPs {
 			if _, err := netip.ParseAddr(ip); err != nil {
@@ -176,7 +176,7 @@ func (v *violations) defaultPool(field string, p DefaultPool) {
 	case err != nil:
 		v.add(field+"subnet", p.Subnet, "write the CIDR of the subnet, such as 172.31.16.0/20 (clusterDefaultPool.ipv4Subnet or ipv6Subnet of the chart)")
 	case p.IPVersion == 4 && !prefix.Addr().Is4(), p.IPVersion == 6 && !prefix.Addr().Is6():
-		v.add(field+"subnet", p.Subnet, fmt.Sprintf("ipVersion is %d, write a subnet of that family", p.IPVersion))
+		v.add(field+"subnet", p.Subnet, fmt.Sprintf("ipVersion is %d; write a subnet of that IP version", p.IPVersion))
 	}
 	if p.IPVersion != 4 && p.IPVersion != 6 {
 		v.add(field+"ipVersion", p.IPVersion, "write 4 or 6")
@@ -186,13 +186,13 @@ func (v *violations) defaultPool(field string, p DefaultPool) {
 	}
 }
 
-// port is a port and the field that set it.
+// port is a port and its field.
 type port struct {
 	field  string
 	number int
 }
 
-// ports checks the ports that one process listens on.
+// ports checks the listening ports of one process.
 func (v *violations) ports(list []port) {
 	seen := map[int]string{}
 	for _, p := range list {
@@ -201,7 +201,7 @@ func (v *violations) ports(list []port) {
 			continue
 		}
 		if other, taken := seen[p.number]; taken {
-			v.add(p.field, p.number, "it is already "+other+"; give each its own")
+			v.add(p.field, p.number, "it is also the value of "+other+"; choose different ports")
 		}
 		seen[p.number] = p.field
 	}

@@ -6,14 +6,14 @@ import (
 	"time"
 )
 
-// Names of the environment variables that the chart sets from the downward API.
+// Environment variables, which the chart sets from the downward API.
 const (
 	EnvNodeName     = "SPIDERPOOL_NODE_NAME"
 	EnvPodName      = "SPIDERPOOL_POD_NAME"
 	EnvPodNamespace = "SPIDERPOOL_POD_NAMESPACE"
 )
 
-// Environment is where a process runs.
+// Environment is the place of a process in the cluster.
 type Environment struct {
 	NodeName     string // EnvNodeName
 	PodName      string // EnvPodName
@@ -26,8 +26,8 @@ type Agent struct {
 	LogLevel         slog.Level
 	ClusterDNSDomain string
 	IPAM             IPAM
-	// CoordinatorName is the SpiderCoordinator that fills what a CNI
-	// configuration leaves out; empty when the coordinator is switched off.
+	// CoordinatorName is the SpiderCoordinator with the defaults of CNI configurations;
+	// empty if the coordinator is disabled.
 	CoordinatorName string
 	Multus          Multus
 	SocketPath      string
@@ -44,8 +44,8 @@ type Controller struct {
 	LogLevel         slog.Level
 	ClusterDNSDomain string
 	IPAM             IPAM
-	// CoordinatorName is the SpiderCoordinator whose status is kept; empty when
-	// the coordinator is switched off.
+	// CoordinatorName is the SpiderCoordinator whose status the controller writes;
+	// empty if the coordinator is disabled.
 	CoordinatorName string
 	CiliumConfigMap ObjectName
 	Multus          Multus
@@ -71,8 +71,8 @@ type Install struct {
 	SpiderSubnet     SpiderSubnet
 }
 
-// Agent is the view of an agent whose environment getenv reads (os.Getenv).
-// It is an error when the node, pod or namespace is not in the environment.
+// Agent returns the view of an agent. getenv is os.Getenv; it must return the names
+// of node, pod and namespace.
 func (f *File) Agent(getenv func(string) string) (Agent, error) {
 	env, err := environment(getenv, EnvNodeName, EnvPodName, EnvPodNamespace)
 	if err != nil {
@@ -95,8 +95,8 @@ func (f *File) Agent(getenv func(string) string) (Agent, error) {
 	}, nil
 }
 
-// Controller is the view of a controller whose environment getenv reads. It is
-// an error when the pod or the namespace is not in the environment.
+// Controller returns the view of a controller. getenv is os.Getenv; it must return
+// the names of pod and namespace.
 func (f *File) Controller(getenv func(string) string) (Controller, error) {
 	env, err := environment(getenv, EnvPodName, EnvPodNamespace)
 	if err != nil {
@@ -120,8 +120,8 @@ func (f *File) Controller(getenv func(string) string) (Controller, error) {
 	}, nil
 }
 
-// Install is the view of spiderpool-init whose environment getenv reads. It is
-// an error when the namespace is not in the environment.
+// Install returns the view of spiderpool-init. getenv is os.Getenv; it must return
+// the name of the namespace.
 func (f *File) Install(getenv func(string) string) (Install, error) {
 	env, err := environment(getenv, EnvPodNamespace)
 	if err != nil {
@@ -152,7 +152,7 @@ func (c Coordinator) activeName() string {
 func environment(getenv func(string) string, required ...string) (Environment, error) {
 	for _, name := range required {
 		if getenv(name) == "" {
-			return Environment{}, fmt.Errorf("environment variable %s is empty: set it from the downward API, as the chart does", name)
+			return Environment{}, fmt.Errorf("environment variable %s is empty: set it from the downward API, like the chart does", name)
 		}
 	}
 	return Environment{
