@@ -60,7 +60,7 @@ type agent struct {
 	events    *agentclient.Events
 	service   *ipam.Service
 	server    *rpcserver.Server
-	node      *nodeguard.Upkeep
+	node      *nodeguard.Maintainer
 }
 
 // newAgent makes the parts. Each one refers to earlier ones only.
@@ -130,8 +130,8 @@ func (a *agent) newServer(coordinator *coordinator) *rpcserver.Server {
 }
 
 // newNode returns the maintainer of the node's network.
-func (a *agent) newNode(coordinator *coordinator) *nodeguard.Upkeep {
-	return &nodeguard.Upkeep{
+func (a *agent) newNode(coordinator *coordinator) *nodeguard.Maintainer {
+	return &nodeguard.Maintainer{
 		HostRuleTable: coordinator.hostRuleTable,
 		Sandboxes:     a.service.Runtime.Sandboxes,
 		Unleased:      a.unleased,
@@ -219,7 +219,7 @@ func (a *agent) run(ctx context.Context) error {
 	defer stop()
 
 	var parts sync.WaitGroup
-	for _, part := range []func(context.Context){a.cluster.Run, a.follower.Run, a.endpoints.Run, a.upkeep, a.node.Run} {
+	for _, part := range []func(context.Context){a.cluster.Run, a.follower.Run, a.endpoints.Run, a.maintain, a.node.Run} {
 		parts.Go(func() { part(background) })
 	}
 	var servers sync.WaitGroup
@@ -245,9 +245,9 @@ func (a *agent) run(ctx context.Context) error {
 	return nil
 }
 
-// upkeep reads the leases of the node, repairs what a former agent left half done,
+// maintain reads the leases of the node, repairs what a former agent left half done,
 // and commits the releases that are on disk.
-func (a *agent) upkeep(ctx context.Context) {
+func (a *agent) maintain(ctx context.Context) {
 	a.retry(ctx, "read the blocks of this node", a.service.Allocator.Load)
 	a.retry(ctx, "read pods and pools", func(context.Context) error { return a.ready() })
 	a.service.Repair(ctx)

@@ -18,7 +18,7 @@ import (
 	"spiderpool.dev/spiderpool/internal/netplan"
 )
 
-func upkeep(t *testing.T) (*linuxtest.Machine, *linux.Namespace, *Upkeep) {
+func newMaintainer(t *testing.T) (*linuxtest.Machine, *linux.Namespace, *Maintainer) {
 	t.Helper()
 	m := linuxtest.NewMachine(t, "node")
 	host, err := linux.Open(m.Path())
@@ -26,7 +26,7 @@ func upkeep(t *testing.T) (*linuxtest.Machine, *linux.Namespace, *Upkeep) {
 		t.Fatal(err)
 	}
 	t.Cleanup(host.Close)
-	return m, host, &Upkeep{
+	return m, host, &Maintainer{
 		HostRuleTable: func(context.Context) (int, bool) { return 500, true },
 		Sandboxes:     func(context.Context) (map[string]string, error) { return nil, nil },
 		Unleased:      func([]netip.Addr) ([]netip.Addr, error) { return nil, nil },
@@ -47,12 +47,12 @@ func pair(t *testing.T, node *linuxtest.Machine, id string) string {
 }
 
 func TestWhatWasFlushedIsPutBack(t *testing.T) {
-	m, host, u := upkeep(t)
-	u.Sandboxes = func(context.Context) (map[string]string, error) { return map[string]string{"a": "uid"}, nil }
+	m, host, guard := newMaintainer(t)
+	guard.Sandboxes = func(context.Context) (map[string]string, error) { return map[string]string{"a": "uid"}, nil }
 	name := pair(t, m, "a")
 	m.Must("", "ip", "route", "add", "10.0.0.2/32", "dev", name, "table", "500", "proto", "83")
 	m.Must("", "ip", "route", "add", "fd00::2/128", "dev", name, "table", "500", "proto", "83")
-	u.round(t.Context(), host)
+	guard.runOnce(t.Context(), host)
 	for _, flush := range [][]string{
 		{"ip", "rule", "del", "priority", "1000"},
 		{"ip", "-6", "rule", "del", "priority", "1000"},
@@ -63,7 +63,7 @@ func TestWhatWasFlushedIsPutBack(t *testing.T) {
 		if changes, err := host.CompareNode(500, []inet.Family{inet.IPv4, inet.IPv6}); err != nil || len(changes) == 0 {
 			t.Errorf("%v: nothing is missing (%v)", flush, err)
 		}
-		u.round(t.Context(), host)
+		guard.runOnce(t.Context(), host)
 		if changes, err := host.CompareNode(500, []inet.Family{inet.IPv4, inet.IPv6}); err != nil || len(changes) != 0 {
 			t.Errorf("%v: still missing (%v):\n%s", flush, err, changes)
 		}
@@ -71,37 +71,37 @@ func TestWhatWasFlushedIsPutBack(t *testing.T) {
 }
 
 func TestNodeWithoutPodsIsLeftAlone(t *testing.T) {
-	m, host, u := upkeep(t)
+	m, host, guard := newMaintainer(t)
 	m.Must("", "ip", "route", "add", "10.0.0.2/32", "dev", "lo", "table", "500")
-	u.round(t.Context(), host)
+	guard.runOnce(t.Context(), host)
 	if rules := m.Must("", "ip", "rule"); strings.Contains(rules, "500") {
 		t.Errorf("rules:\n%s", rules)
 	}
 }
 
-// clock is the time of an Upkeep under test.
+// clock is the time of an Maintainer under test.
 type clock struct{ now time.Time }
 
 func (c *clock) pass(d time.Duration) { c.now = c.now.Add(d) }
 
-func timed(u *Upkeep) *clock {
+func timed(guard *Maintainer) *clock {
 	c := &clock{now: time.Unix(1_000_000, 0)}
-	u.Now = func() time.Time { return c.now }
+	guard.Now = func() time.Time { return c.now }
 	return c
 }
 
 func TestPairsOfPodsThatAreGoneAreRemovedWhenTheyAreOld(t *testing.T) {
-	m, host, u := upkeep(t)
-	time := timed(u)
+	m, host, guard := newMaintainer(t)
+	time := timed(guard)
 	ids := map[string]string{"alive": "uid"}
 	var doubt error
-	u.Sandboxes = func(context.Context) (map[string]string, error) { return ids, doubt }
+	guard.Sandboxes = func(context.Context) (map[string]string, error) { return ids, doubt }
 	alive, gone := pair(t, m, "alive"), pair(t, m, "gone")
 	both := []string{alive, gone}
 	slices.Sort(both)
 	expect := func(when string, want ...string) {
 		t.Helper()
-		u.round(t.Context(), host)
+		guard.runOnce(t.Context(), host)
 		names, err := host.Pairs()
 		if err != nil {
 			t.Fatal(err)
@@ -114,18 +114,18 @@ func TestPairsOfPodsThatAreGoneAreRemovedWhenTheyAreOld(t *testing.T) {
 	expect("seen first", both...)
 	time.pass(Interval)
 	expect("the pod may still be starting", both...)
-	time.pass(u.MinAge)
+	time.pass(guard.MinAge)
 	doubt = errors.New("the runtime does not answer")
 	expect("in doubt", both...)
 	doubt = nil
 	expect("seen first after the doubt", both...)
-	time.pass(u.MinAge)
+	time.pass(guard.MinAge)
 	expect("old", alive)
 }
 
 func TestRoutesToAddressesThatNobodyHoldsAreRemovedWhenTheyAreOld(t *testing.T) {
-	m, host, u := upkeep(t)
-	time := timed(u)
+	m, host, guard := newMaintainer(t)
+	time := timed(guard)
 	m.Bridge("cni0")
 	for _, a := range []string{"10.0.0.1", "10.0.0.2", "fd00::1", "fd00::2"} {
 		m.Must("", "ip", "route", "add", a, "dev", "cni0", "table", "500", "proto", "83")
@@ -133,34 +133,34 @@ func TestRoutesToAddressesThatNobodyHoldsAreRemovedWhenTheyAreOld(t *testing.T) 
 	}
 	m.Must("", "ip", "route", "add", "10.0.0.3", "dev", "cni0", "table", "500") // somebody else's
 	var doubt error
-	u.Unleased = func(addrs []netip.Addr) ([]netip.Addr, error) {
+	guard.Unleased = func(addrs []netip.Addr) ([]netip.Addr, error) {
 		if len(addrs) != 4 {
 			t.Errorf("asked for %v", addrs)
 		}
 		return []netip.Addr{netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("fd00::1")}, doubt
 	}
 	count := func() int {
-		u.round(t.Context(), host)
+		guard.runOnce(t.Context(), host)
 		return strings.Count(m.Must("", "sh", "-c", "ip -4 route show table 500; ip -6 route show table 500; ip neigh show dev cni0 nud permanent"), "\n")
 	}
 	if n := count(); n != 9 {
 		t.Errorf("seen first, %d routes and neighbors are left of 9", n)
 	}
-	time.pass(u.MinAge)
+	time.pass(guard.MinAge)
 	doubt = errors.New("leases are not read yet")
 	if n := count(); n != 9 {
 		t.Errorf("in doubt, %d routes and neighbors are left of 9", n)
 	}
 	doubt = nil
 	count()
-	time.pass(u.MinAge)
+	time.pass(guard.MinAge)
 	if n := count(); n != 5 {
 		t.Errorf("old, %d routes and neighbors are left, want 5", n)
 	}
 }
 
 func TestKindsThatTheKernelLacksAreNoTrouble(t *testing.T) {
-	_, host, _ := upkeep(t)
+	_, host, _ := newMaintainer(t)
 	facts, err := host.Facts(append(netplan.LinkKinds, "nonsense")...)
 	if err != nil || facts.Kinds["nonsense"] || len(facts.Kinds) != len(netplan.LinkKinds)+1 {
 		t.Errorf("got %v (%v)", facts.Kinds, err)
@@ -168,20 +168,20 @@ func TestKindsThatTheKernelLacksAreNoTrouble(t *testing.T) {
 }
 
 func TestPreflightTellsTheClusterWhatTheNodeLacks(t *testing.T) {
-	m, host, u := upkeep(t)
+	m, host, guard := newMaintainer(t)
 	m.Sysctl("net/ipv6/conf/all/disable_ipv6", "1")
 	m.Must("", "nft", "add table inet filter; add chain inet filter forward { type filter hook forward priority 0; policy drop; }")
 	m.Must("", "nft", "add chain inet filter input { type filter hook input priority 0; policy drop; }")
-	u.IPv6 = true
+	guard.IPv6 = true
 	var message string
-	u.Warn = func(findings string) { message = findings }
+	guard.Warn = func(findings string) { message = findings }
 	linuxtest.Wire(m, "ens5", linuxtest.NewMachine(t, "peer"), "ens5")
 	m.Must("", "ip", "link", "set", "ens5", "mtu", "1400")
-	u.Parents = func(context.Context) ([]netplan.Parent, error) {
+	guard.Parents = func(context.Context) ([]netplan.Parent, error) {
 		return []netplan.Parent{{Attachment: "kube-system/a", Name: "ens5", MTU: 1400}, {Attachment: "kube-system/b", Name: "ens5", MTU: 1500},
 			{Attachment: "kube-system/c", Name: "ens9"}}, nil
 	}
-	u.preflight(t.Context(), host)
+	guard.preflight(t.Context(), host)
 	if !strings.Contains(message, "sysctl net/ipv6/conf/all/disable_ipv6 is 1, want 0") {
 		t.Errorf("got %s", message)
 	}

@@ -29,8 +29,8 @@ const (
 	parentsInterval = 10 * time.Minute
 )
 
-// Upkeep is the configuration and the ports of Run.
-type Upkeep struct {
+// Maintainer is the configuration and the ports of Run.
+type Maintainer struct {
 	// HostRuleTable returns the table with the routes to the node's pods; ok is
 	// false where the coordinator is switched off or its configuration is not known.
 	HostRuleTable func(context.Context) (table int, ok bool)
@@ -58,26 +58,26 @@ type Upkeep struct {
 	Now    func() time.Time
 	Log    *slog.Logger
 
-	suspects map[string]time.Time // what looks left over, since when
-	shown    string               // the findings that were reported last
-	parents  *readcache.Cache[struct{}, []netplan.Parent]
+	orphanCandidates map[string]time.Time // what looks left over, since when
+	lastReported     string               // the findings that were reported last
+	parents          *readcache.Cache[struct{}, []netplan.Parent]
 	// missingKinds are kinds of links that the kernel is not known to make.
 	missingKinds []string
 }
 
 // Run looks after the node until ctx ends.
-func (u *Upkeep) Run(ctx context.Context) {
-	host, err := u.Open()
+func (m *Maintainer) Run(ctx context.Context) {
+	host, err := m.Open()
 	if err != nil {
-		u.Log.Error("cannot look after the node's network", "err", err)
+		m.Log.Error("cannot look after the node's network", "err", err)
 		return
 	}
 	defer host.Close()
 	tick := time.NewTicker(Interval)
 	defer tick.Stop()
 	for {
-		u.preflight(ctx, host)
-		u.round(ctx, host)
+		m.preflight(ctx, host)
+		m.runOnce(ctx, host)
 		select {
 		case <-ctx.Done():
 			return
@@ -86,25 +86,25 @@ func (u *Upkeep) Run(ctx context.Context) {
 	}
 }
 
-func (u *Upkeep) round(ctx context.Context, host *linux.Namespace) {
-	if table, ok := u.HostRuleTable(ctx); ok {
-		u.ensure(host, table)
+func (m *Maintainer) runOnce(ctx context.Context, host *linux.Namespace) {
+	if table, ok := m.HostRuleTable(ctx); ok {
+		m.ensure(host, table)
 	}
-	u.collect(ctx, host)
+	m.collectOrphans(ctx, host)
 }
 
 // ensure puts back what pods share, for the IP versions that the node's pods have.
-func (u *Upkeep) ensure(host *linux.Namespace, table int) {
+func (m *Maintainer) ensure(host *linux.Namespace, table int) {
 	families, err := host.PodFamilies(table)
 	if err != nil {
-		u.Log.Warn("cannot list the routes to the node's pods", "err", err)
+		m.Log.Warn("cannot list the routes to the node's pods", "err", err)
 		return
 	}
 	changes, err := host.EnsureNode(table, families)
 	if err != nil {
-		u.Log.Warn("cannot prepare the node for its pods", "err", err)
+		m.Log.Warn("cannot prepare the node for its pods", "err", err)
 	}
 	if len(changes) > 0 {
-		u.Log.Info("put back what the pods of the node share", "changes", changes.String())
+		m.Log.Info("put back what the pods of the node share", "changes", changes.String())
 	}
 }
