@@ -55,3 +55,35 @@ func TestReplacedPoolLeavesNothingBehind(t *testing.T) {
 		t.Errorf("the block belongs to %d pools, want only to the present one", len(k.entries))
 	}
 }
+
+func TestPoolCountsKnownBlockWithOneAddress(t *testing.T) {
+	t.Parallel()
+	held := Lease{Addr: addr("10.0.0.0"), State: InUse, Pool: "a", Since: start, Holder: Holder{Attachment: Attachment{"c", "eth0"}}}
+	x := newIndex(t)
+	x.Put(Block{Base: addr("10.0.0.0"), Node: "other", Version: "1", Leases: []Lease{held}}, start)
+	x.Put(Block{Base: addr("10.0.9.0"), Node: "other", Version: "1"}, start)
+	x.SetPool("a", set(t, "10.0.0.0", "10.0.1.0-10.0.1.255"))
+	if u := x.Usage("a"); u.Total != 257 || u.Free != 256 {
+		t.Errorf("usage is %+v, want 256 of 257 free", u)
+	}
+	if k := x.blocks[addr("10.0.9.0")]; len(k.entries) != 0 {
+		t.Error("a block without an address of the pool belongs to it")
+	}
+}
+
+// TestHeldAddressDependsOnlyOnItsOwnWrite repeats a request in a batch that writes the block for another pod.
+func TestHeldAddressDependsOnlyOnItsOwnWrite(t *testing.T) {
+	t.Parallel()
+	x := newIndex(t, "10.0.0.0-10.0.0.15")
+	one(t, x, start, request("old", "a"))
+	block := []netip.Addr{addr("10.0.0.0")}
+	plan := x.Choose(start, request("new", "a"), request("old", "a"), request("new", "a"))
+	for i, want := range [][]netip.Addr{block, nil, block} {
+		if got := plan.Results[i].Blocks; !slices.Equal(got, want) {
+			t.Errorf("result %d depends on the writes of %v, want %v", i, got, want)
+		}
+	}
+	if !plan.Results[2].Grants[0].Held || plan.Results[2].Grants[0].Addr != plan.Results[0].Grants[0].Addr {
+		t.Errorf("the repeated request got %+v", plan.Results[2].Grants)
+	}
+}

@@ -590,6 +590,8 @@ func TestRemovableBlocks(t *testing.T) {
 		{"empty", nil, true},
 		{"released long ago", []Lease{{State: Released, Since: start}}, true},
 		{"just released", []Lease{{State: Released, Since: now}}, false},
+		{"released the idle time ago", []Lease{{State: Released, Since: now.Add(-time.Minute)}}, true},
+		{"quarantine over for the idle time", []Lease{{State: Quarantined, Until: now.Add(-time.Minute)}}, true},
 		{"quarantine over", []Lease{{State: Quarantined, Until: start}}, true},
 		{"quarantined", []Lease{{State: Quarantined, Until: now.Add(1)}}, false},
 		{"in use", []Lease{{State: InUse}}, false},

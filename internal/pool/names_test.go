@@ -79,3 +79,12 @@ func TestPodLabelsCannotClaimAnApplication(t *testing.T) {
 		}
 	}
 }
+
+func TestErrorsRepeatOnlyShortValues(t *testing.T) {
+	short, cut := strings.Repeat("a", 256), strings.Repeat("a", 255)
+	for value, want := range map[string]string{"": "", short: short, short + "b": short + "…", cut + "é": cut + "…"} {
+		if got := shorten(value); got != want {
+			t.Errorf("%d bytes become %q", len(value), got)
+		}
+	}
+}
