@@ -20,7 +20,7 @@ func TestAnnotationsAreRead(t *testing.T) {
 		t.Errorf("ippools: %+v, %v; want %+v", pools, err, want)
 	}
 	routes, err := ParseRoutes(`[{"dst":"10.0.0.0/8","gw":"172.31.16.1"},{"dst":"::/0","gw":"fd00::1"}]`)
-	if err != nil || fmt.Sprint(routes) != "[{10.0.0.0/8 172.31.16.1} {::/0 fd00::1}]" {
+	if err != nil || fmt.Sprint(routes) != "[10.0.0.0/8 via 172.31.16.1 ::/0 via fd00::1]" {
 		t.Errorf("routes: %v, %v", routes, err)
 	}
 	dns, err := ParseDNS(`{"nameservers":["10.0.0.10"],"domain":"d","search":["s"],"options":["ndots:2"]}`)
