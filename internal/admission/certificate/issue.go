@@ -15,33 +15,34 @@ import (
 	"time"
 )
 
-// skew is how far the clocks of API servers may be behind ours.
+// skew is how far the clocks of API servers may lag behind ours. Certificates are
+// valid that much earlier.
 const skew = time.Hour
 
-// Pair is a server certificate with its key and the authorities that vouch for
-// it, in PEM, as a Secret of type kubernetes.io/tls holds them.
+// Pair is a server certificate with its key and the trusted authorities, in PEM like
+// in a Secret of type kubernetes.io/tls.
 type Pair struct {
 	Certificate, Key []byte
-	// Authorities begins with the one that signed Certificate; the one of the
-	// certificate before follows, which other replicas may still serve.
+	// Authorities begins with the authority of Certificate. The authority of the former
+	// certificate follows, because other replicas may still serve that one.
 	Authorities []byte
 }
 
-// Subject is what a certificate is made for.
+// Subject describes a certificate.
 type Subject struct {
 	DNSNames []string
 	IPs      []net.IP
-	// CALifetime and CertLifetime are how long authority and certificate are valid.
+	// CALifetime and CertLifetime are the lifetimes of authority and certificate.
 	CALifetime, CertLifetime time.Duration
 }
 
-// issue makes a certificate and an authority for it. The authority's key is
-// forgotten: the next certificate has an authority of its own, so there is no
-// key anywhere with which others could be signed.
+// issue creates a certificate and its authority. It discards the key of the authority,
+// because the next certificate gets another authority. Nothing can sign a further
+// certificate. The result also trusts the first authority of former.
 func issue(subject Subject, now time.Time, former []byte) (Pair, error) {
 	caKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
-		return Pair{}, fmt.Errorf("make the key of the authority: %w", err)
+		return Pair{}, fmt.Errorf("generate the key of the authority: %w", err)
 	}
 	ca := &x509.Certificate{
 		Subject:               pkix.Name{CommonName: "spiderpool webhook authority"},
@@ -53,11 +54,11 @@ func issue(subject Subject, now time.Time, former []byte) (Pair, error) {
 	}
 	caDER, err := sign(ca, ca, caKey, caKey)
 	if err != nil {
-		return Pair{}, fmt.Errorf("make the authority: %w", err)
+		return Pair{}, fmt.Errorf("create the authority: %w", err)
 	}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
-		return Pair{}, fmt.Errorf("make the key: %w", err)
+		return Pair{}, fmt.Errorf("generate the key: %w", err)
 	}
 	leaf := &x509.Certificate{
 		Subject:     pkix.Name{CommonName: subject.DNSNames[0]},
@@ -70,7 +71,7 @@ func issue(subject Subject, now time.Time, former []byte) (Pair, error) {
 	}
 	leafDER, err := sign(leaf, ca, key, caKey)
 	if err != nil {
-		return Pair{}, fmt.Errorf("make the certificate: %w", err)
+		return Pair{}, fmt.Errorf("create the certificate: %w", err)
 	}
 	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {
@@ -96,7 +97,7 @@ func encode(kind string, der []byte) []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der})
 }
 
-// first returns the first authority of a bundle, if it is still valid.
+// first returns the first authority of a bundle, or nil if it is not valid any more.
 func first(bundle []byte, now time.Time) []byte {
 	block, _ := pem.Decode(bundle)
 	if block == nil {
@@ -109,14 +110,15 @@ func first(bundle []byte, now time.Time) []byte {
 	return encode("CERTIFICATE", ca.Raw)
 }
 
-// state is what is to be known of a pair.
+// state describes a usable pair.
 type state struct {
 	certificate *tls.Certificate
-	issued      time.Time // when it was made
-	renew       time.Time // when to make the next: two thirds of its life have passed
+	issued      time.Time // NotBefore without skew
+	renew       time.Time // when to issue the next one: at two thirds of its life
 }
 
-// inspect returns the state of a pair, or why it cannot be served for the subject.
+// inspect returns the state of a pair, or an error if the pair is not usable for the
+// subject at the time now.
 func inspect(pair Pair, subject Subject, now time.Time) (state, error) {
 	certificate, err := tls.X509KeyPair(pair.Certificate, pair.Key)
 	if err != nil {
@@ -125,7 +127,7 @@ func inspect(pair Pair, subject Subject, now time.Time) (state, error) {
 	leaf := certificate.Leaf
 	roots := x509.NewCertPool()
 	if !roots.AppendCertsFromPEM(pair.Authorities) {
-		return state{}, fmt.Errorf("the authorities hold no certificate")
+		return state{}, fmt.Errorf("there is no certificate among the authorities")
 	}
 	for _, name := range subject.DNSNames {
 		if _, err := leaf.Verify(x509.VerifyOptions{DNSName: name, Roots: roots, CurrentTime: now}); err != nil {
@@ -141,7 +143,7 @@ func inspect(pair Pair, subject Subject, now time.Time) (state, error) {
 	return state{certificate: &certificate, issued: issued, renew: issued.Add(leaf.NotAfter.Sub(issued) * 2 / 3)}, nil
 }
 
-// same reports whether two certificates are one.
+// same reports whether a and b are the same certificate.
 func same(a, b *tls.Certificate) bool {
 	return a != nil && b != nil && bytes.Equal(a.Certificate[0], b.Certificate[0])
 }

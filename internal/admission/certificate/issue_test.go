@@ -55,7 +55,7 @@ func TestInspectRefuses(t *testing.T) {
 		"nothing":                      {Pair{}, subject, now, "failed to find any PEM data"},
 		"a key of another certificate": {Pair{pair.Certificate, other.Key, pair.Authorities}, subject, now, "private key does not match"},
 		"an authority of another":      {Pair{pair.Certificate, pair.Key, other.Authorities}, subject, now, "unknown authority"},
-		"no authority":                 {Pair{pair.Certificate, pair.Key, nil}, subject, now, "no certificate"},
+		"no authority":                 {Pair{pair.Certificate, pair.Key, nil}, subject, now, "no certificate among the authorities"},
 		"another service":              {pair, renamed, now, "not other.kube-system.svc"},
 		"another address":              {pair, moved, now, "not 10.0.0.2"},
 		"one that has expired":         {pair, subject, now.Add(91 * 24 * time.Hour), "expired"},

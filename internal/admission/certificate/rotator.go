@@ -1,11 +1,14 @@
-// Package certificate makes the certificate of the webhook server, renews it and
-// tells the API server whom to trust (tls.method auto).
+// Package certificate creates and renews the certificate of the webhook server
+// (tls.method auto), and publishes its authority to the API server.
 //
-// The certificate is kept in a Secret that every replica serves from. Whichever
-// replica finds it missing, unusable or two thirds through its life makes a new
-// one; optimistic concurrency lets one of them win. The new authority is in the
-// webhook configurations, beside the former one, before any replica serves the
-// new certificate, so no request is refused for it.
+// All replicas serve the certificate of one Secret. A replica issues a new one if the
+// certificate is missing, unusable or past two thirds of its life. If several replicas
+// do so, optimistic concurrency lets one win. The webhook configurations trust the new
+// authority beside the former one before a replica serves the new certificate, so no
+// API server rejects it.
+//
+// We do not use open-policy-agent/cert-controller: docs/adr/0013-webhook-certificates.md
+// says why.
 package certificate
 
 import (
@@ -35,19 +38,19 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/source"
 )
 
-// settle is how long API servers are given to see a new authority before a
-// certificate of it is served in place of another one.
+// settle is how long to wait, after publishing a new authority, before serving a
+// certificate signed by it in place of another one.
 const settle = 10 * time.Second
 
-// keyAuthorities is the key of the authorities in the Secret, beside those that
-// the type kubernetes.io/tls prescribes.
+// keyAuthorities is the key of the authorities in the Secret, besides the two keys of
+// the type kubernetes.io/tls.
 const keyAuthorities = "ca.crt"
 
-// Options say which certificate is kept, and for which webhooks.
+// Options describe the certificate and the webhooks.
 type Options struct {
 	Secret  client.ObjectKey
 	Subject Subject
-	// Mutating and Validating are the webhook configurations that get the authorities.
+	// Mutating and Validating are the names of the webhook configurations.
 	Mutating, Validating string
 }
 
@@ -58,7 +61,7 @@ type Rotator struct {
 	clock   clock.PassiveClock
 	log     *slog.Logger
 	serving atomic.Pointer[tls.Certificate]
-	// authorities vouch for what is served; the Secret may be lost.
+	// authorities are those of the served certificate. The Secret may be lost or newer.
 	authorities []byte
 }
 
@@ -82,7 +85,7 @@ func (r *Rotator) Register(mgr ctrl.Manager) error {
 	enqueue := handler.EnqueueRequestsFromMapFunc(func(context.Context, client.Object) []reconcile.Request {
 		return []reconcile.Request{{NamespacedName: secret}}
 	})
-	// The first certificate is made where there is no object to watch yet.
+	// At the first start there is no object to watch, so queue one request.
 	start := make(chan event.GenericEvent, 1)
 	start <- event.GenericEvent{Object: &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: secret.Namespace, Name: secret.Name}}}
 	err := ctrl.NewControllerManagedBy(mgr).
@@ -101,25 +104,26 @@ func (r *Rotator) Register(mgr ctrl.Manager) error {
 	return nil
 }
 
-// GetCertificate is for tls.Config.
+// GetCertificate returns the current certificate; it has the form of
+// tls.Config.GetCertificate.
 func (r *Rotator) GetCertificate(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	if certificate := r.serving.Load(); certificate != nil {
 		return certificate, nil
 	}
-	return nil, errors.New("the webhook certificate is not there yet")
+	return nil, errors.New("the webhook certificate is not ready yet")
 }
 
-// Check is a readiness check: it fails until there is a certificate to serve and
-// the webhook configurations trust it.
+// Check is a readiness check. It fails until the rotator serves a certificate that the
+// webhook configurations trust.
 func (r *Rotator) Check(*http.Request) error {
 	_, err := r.GetCertificate(nil)
 	return err
 }
 
-// Reconcile brings Secret, webhook configurations and what is served up to date.
+// Reconcile updates the Secret, the webhook configurations and the served certificate.
 func (r *Rotator) Reconcile(ctx context.Context, _ ctrl.Request) (ctrl.Result, error) {
 	now := r.clock.Now()
-	// 1. There is a certificate that is good for a while.
+	// 1. Issue a certificate if there is none or it must be renewed.
 	secret := &corev1.Secret{}
 	err := r.client.Get(ctx, r.options.Secret, secret)
 	if client.IgnoreNotFound(err) != nil {
@@ -135,23 +139,24 @@ func (r *Rotator) Reconcile(ctx context.Context, _ ctrl.Request) (ctrl.Result, e
 		}
 		return ctrl.Result{}, r.renew(ctx, secret, missing, unusable, former)
 	}
-	// 2. The API server trusts it.
+	// 2. Publish its authority.
 	if err := r.trust(ctx, pair.Authorities); err != nil {
 		return ctrl.Result{}, err
 	}
-	// 3. It is served, once every API server can know that.
+	// 3. Serve it, after every API server had time to see the authority.
 	if current := r.serving.Load(); !same(current, found.certificate) {
 		if wait := found.issued.Add(settle).Sub(now); current != nil && wait > 0 {
 			return ctrl.Result{RequeueAfter: wait}, nil
 		}
 		r.serving.Store(found.certificate)
 		r.authorities = pair.Authorities
-		r.log.InfoContext(ctx, "webhook certificate in use", "secret", r.options.Secret.String(), "until", found.certificate.Leaf.NotAfter)
+		r.log.InfoContext(ctx, "serving a webhook certificate", "secret", r.options.Secret.String(), "until", found.certificate.Leaf.NotAfter)
 	}
 	return ctrl.Result{RequeueAfter: found.renew.Sub(now)}, nil
 }
 
-// renew makes a new certificate. The watch of the Secret brings it back here.
+// renew issues a new certificate. The watch of the Secret then queues another
+// reconcile.
 func (r *Rotator) renew(ctx context.Context, secret *corev1.Secret, missing bool, why error, former []byte) error {
 	pair, err := issue(r.options.Subject, r.clock.Now(), former)
 	if err != nil {
@@ -166,24 +171,24 @@ func (r *Rotator) renew(ctx context.Context, secret *corev1.Secret, missing bool
 		err = r.client.Update(ctx, secret)
 	}
 	if apierrors.IsAlreadyExists(err) || apierrors.IsConflict(err) || apierrors.IsNotFound(err) {
-		// Another replica was faster; what it wrote is on its way into the cache.
+		// Another replica was faster. The cache will get its Secret.
 		return nil
 	}
 	if err != nil {
 		return fmt.Errorf("write Secret %s: %w", r.options.Secret, err)
 	}
-	reason := "two thirds of its life have passed"
+	reason := "past two thirds of its life"
 	if missing {
-		reason = "there was none"
+		reason = "missing"
 	} else if why != nil {
 		reason = why.Error()
 	}
-	r.log.InfoContext(ctx, "webhook certificate made", "secret", r.options.Secret.String(), "reason", reason)
+	r.log.InfoContext(ctx, "issued a webhook certificate", "secret", r.options.Secret.String(), "reason", reason)
 	return nil
 }
 
-// trust writes the authorities into the webhook configurations. One that does
-// not exist has no webhook to be called.
+// trust writes the authorities into the webhook configurations. It skips a missing
+// configuration: the API server then calls no webhook.
 func (r *Rotator) trust(ctx context.Context, authorities []byte) error {
 	mutating := &admissionv1.MutatingWebhookConfiguration{}
 	err := r.patch(ctx, r.options.Mutating, mutating, func() []*admissionv1.WebhookClientConfig {
