@@ -1,15 +1,17 @@
-// Package admission refuses custom resources of Spiderpool that cannot work and
-// completes those that can.
+// Package admission rejects custom resources of Spiderpool that cannot work and
+// fills in defaults in the others.
 //
-// What the API server can judge by itself stands in the schema (api/v2beta1);
-// here are the rules that compare addresses or need other objects. They read
-// caches, never the API server, so an answer takes no longer than the caches are
-// old: two objects that are created at one moment can both get in. The
-// reconcilers therefore check again and report what they find as a condition.
+// Rules about a single object are in the schema (api/v2beta1), where the API server
+// checks them itself. This package has the rules that compare addresses or need
+// other objects. It reads caches, never the API server, so it answers quickly but may
+// miss a very recent object: two conflicting objects created at the same moment may
+// both pass. The reconcilers therefore check again and report the result as a
+// condition.
 //
-// The webhooks of Register are in the way of nothing but custom resources of
-// Spiderpool; the one of RegisterPods is separate and off by default. Objects that are being deleted and
-// changes that leave a specification as it is are always let through.
+// The webhooks of Register concern only Spiderpool's custom resources. RegisterPods
+// adds a webhook for annotated pods; it is off by default. Deleted objects and updates
+// with an unchanged specification always pass, so a new rule never blocks the
+// deletion of an old object.
 package admission
 
 import (
@@ -28,21 +30,20 @@ import (
 	"spiderpool.dev/spiderpool/internal/pool"
 )
 
-// Options say what admission needs to know of the installation.
+// Options describe the installation.
 type Options struct {
-	// Pools is the compiled view of all pools.
+	// Pools has all pools in compiled form.
 	Pools *poolindex.Index
-	// CoordinatorName is the SpiderCoordinator that cannot be deleted; empty
-	// where the coordinator is switched off.
+	// CoordinatorName is the SpiderCoordinator that users cannot delete; empty if the
+	// coordinator is disabled.
 	CoordinatorName string
-	// Cluster is the network of pods that name none.
+	// Cluster is the network of pods without a network annotation.
 	Cluster pool.ClusterNetwork
 }
 
-// Register registers the webhooks at the manager's server, at the paths of
-// controller-runtime: /mutate- and /validate-, followed by
-// spiderpool-spidernet-io-v2beta1- and the kind in lower case. The manager's
-// cache must have the index of cached.IndexBlocksByPool.
+// Register adds the webhooks to the manager's server at the paths of
+// controller-runtime, e.g. /validate-spiderpool-spidernet-io-v2beta1-spiderippool.
+// The manager's cache must have the index of blockindex.IndexBlocksByPool.
 func Register(mgr ctrl.Manager, options Options) error {
 	reader := mgr.GetClient()
 	for _, register := range []func() error{
@@ -65,7 +66,7 @@ func Register(mgr ctrl.Manager, options Options) error {
 	return nil
 }
 
-// webhooks are the two of one kind.
+// webhooks are the mutating and the validating webhook of one kind.
 type webhooks[T runtime.Object] interface {
 	admission.Defaulter[T]
 	admission.Validator[T]
@@ -78,7 +79,7 @@ func handle[T client.Object](mgr ctrl.Manager, kind T, hooks webhooks[T]) error 
 	return nil
 }
 
-// invalid is the error of an object with faults, and nil for one without.
+// invalid returns the error for an object with faults, or nil if there are none.
 func invalid(kind string, object client.Object, errs field.ErrorList) error {
 	if len(errs) == 0 {
 		return nil
@@ -86,12 +87,12 @@ func invalid(kind string, object client.Object, errs field.ErrorList) error {
 	return apierrors.NewInvalid(v2beta1.GroupVersion.WithKind(kind).GroupKind(), object.GetName(), errs)
 }
 
-// forbidden is the error of a deletion that has to wait.
+// forbidden returns the error for a rejected deletion.
 func forbidden(resource string, object client.Object, format string, args ...any) error {
 	return apierrors.NewForbidden(v2beta1.GroupVersion.WithResource(resource).GroupResource(), object.GetName(), fmt.Errorf(format, args...))
 }
 
-// always lets every deletion through.
-type always[T runtime.Object] struct{}
+// deletable accepts every deletion.
+type deletable[T runtime.Object] struct{}
 
-func (always[T]) ValidateDelete(context.Context, T) (admission.Warnings, error) { return nil, nil }
+func (deletable[T]) ValidateDelete(context.Context, T) (admission.Warnings, error) { return nil, nil }

@@ -139,9 +139,9 @@ func TestAddressesInUseStayInTheirPool(t *testing.T) {
 		return c.Update(t.Context(), changed, client.DryRunAll)
 	}
 	refused(t, change(func(s *v2beta1.SpiderIPPoolSpec) { s.IPs = []string{"10.2.0.21-10.2.0.40"} }),
-		`spec.ips: Invalid value: "10.2.0.21-10.2.0.40": lacks addresses that are in use: 10.2.0.20 of default/web; leave them in ips and list them in excludeIPs until those pods are gone`)
+		`spec.ips: Invalid value: "10.2.0.21-10.2.0.40": lacks addresses in use: 10.2.0.20 of default/web; keep them in ips and add them to excludeIPs until these pods are gone`)
 	refused(t, change(func(s *v2beta1.SpiderIPPoolSpec) { s.Gateway = new("10.2.0.20") }),
-		`spec.gateway: Invalid value: "10.2.0.20": is an address in use: 10.2.0.20 of default/web; take another one, or delete that pod first`)
+		`spec.gateway: Invalid value: "10.2.0.20": is an address in use: 10.2.0.20 of default/web; choose another gateway, or delete that pod first`)
 	for name, f := range map[string]func(*v2beta1.SpiderIPPoolSpec){
 		"free addresses are taken out": func(s *v2beta1.SpiderIPPoolSpec) { s.IPs = []string{"10.2.0.20"} },
 		"a used address is excluded":   func(s *v2beta1.SpiderIPPoolSpec) { s.ExcludeIPs = []string{"10.2.0.20"} },
@@ -188,7 +188,7 @@ func TestSubnetsAndReservedIPs(t *testing.T) {
 	t.Run("with a pool", func(t *testing.T) {
 		kubetest.Create(t, c, child)
 		seen(t, cached, child)
-		refused(t, c.Delete(t.Context(), subnet, client.DryRunAll), "1 SpiderIPPools have addresses of it, among them child; delete them first")
+		refused(t, c.Delete(t.Context(), subnet, client.DryRunAll), "1 SpiderIPPools have addresses of it, e.g. child; delete them first")
 	})
 	seen(t, cached, subnet)
 	judge(t, c, "SpiderSubnet", []judged{
@@ -235,8 +235,8 @@ func TestMultusConfigsThatCannotWorkAreRefused(t *testing.T) {
 		{"a version that is spoken", v2beta1.AnnotationMultusConfigCNIVersion, "1.1.0", ""},
 		{"name of the network", v2beta1.AnnotationCNIConfigName, "k8s_pod_network", ""},
 		{"name that no network can have", v2beta1.AnnotationCNIConfigName, "-x", `metadata.annotations[cni.spidernet.io/cniconfig-name]: Invalid value: "-x": is not the name of a CNI network; begin with a letter or digit`},
-		{"of somebody else", v2beta1.AnnotationMultusConfigCRName, "taken", `metadata.annotations[multus.spidernet.io/cr-name]: Invalid value: "taken": is a NetworkAttachmentDefinition that belongs to ConfigMap somebody; write another name`},
-		{"of another config", v2beta1.AnnotationMultusConfigCRName, "first", `is the NetworkAttachmentDefinition of SpiderMultusConfig first; write another name`},
+		{"of somebody else", v2beta1.AnnotationMultusConfigCRName, "taken", `metadata.annotations[multus.spidernet.io/cr-name]: Invalid value: "taken": is a NetworkAttachmentDefinition of ConfigMap somebody; choose another name`},
+		{"of another config", v2beta1.AnnotationMultusConfigCRName, "first", `is the NetworkAttachmentDefinition of SpiderMultusConfig first; choose another name`},
 		{"of nobody", v2beta1.AnnotationMultusConfigCRName, "free", ""},
 	} {
 		o := object(t, "SpiderMultusConfig", `{cniType: ipvlan, ipvlan: {master: [eth0]}}`)
@@ -288,9 +288,9 @@ func TestAttachmentsInUseStay(t *testing.T) {
 	t.Run("named by a pool", func(t *testing.T) {
 		kubetest.Create(t, c, p)
 		seen(t, cached, p)
-		refused(t, c.Delete(t.Context(), config, client.DryRunAll), `SpiderIPPool naming has it in spec.multusName; take "kube-system/cluster-net" out there first`)
+		refused(t, c.Delete(t.Context(), config, client.DryRunAll), `SpiderIPPool naming names it in spec.multusName; remove "kube-system/cluster-net" there first`)
 		refused(t, renamed(), `metadata.annotations[multus.spidernet.io/cr-name]: Invalid value: "moved": would delete NetworkAttachmentDefinition cluster-net, `+
-			`but SpiderIPPool naming has it in spec.multusName; take "kube-system/cluster-net" out there first`)
+			`but SpiderIPPool naming names it in spec.multusName; remove "kube-system/cluster-net" there first`)
 	})
 	for _, user := range []*corev1.Pod{
 		newPod("further", true, nil),
@@ -350,7 +350,7 @@ func TestDefaultCoordinatorStays(t *testing.T) {
 	used := &v2beta1.SpiderCoordinator{ObjectMeta: metav1.ObjectMeta{Name: "default"}}
 	kubetest.Create(t, c, used)
 	serve(t)
-	refused(t, c.Delete(t.Context(), used), "every pod's coordinator plugin reads it; write spec.mode: disabled to switch the coordinator off")
+	refused(t, c.Delete(t.Context(), used), "the coordinator plugin of every pod reads it; set spec.mode to disabled to disable the coordinator")
 	other := &v2beta1.SpiderCoordinator{ObjectMeta: metav1.ObjectMeta{Name: "other"}}
 	kubetest.Create(t, c, other)
 	if err := c.Delete(t.Context(), other); err != nil {

@@ -58,7 +58,7 @@ func (w *multusConfigs) ValidateUpdate(ctx context.Context, before, in *v2beta1.
 	if err != nil || compile.AttachmentName(before) == compile.AttachmentName(in) {
 		return warnings, err
 	}
-	// The attachment of the former name goes when the new one is there.
+	// The reconciler deletes the attachment of the former name once the new one exists.
 	reason, err := w.needed(ctx, before)
 	if err != nil || reason == "" {
 		return warnings, err
@@ -68,7 +68,7 @@ func (w *multusConfigs) ValidateUpdate(ctx context.Context, before, in *v2beta1.
 		fmt.Sprintf("would delete NetworkAttachmentDefinition %s, but %s", compile.AttachmentName(before), reason))})
 }
 
-// owned returns the fault of an attachment that belongs to somebody else.
+// owned returns a fault if the attachment belongs to another owner.
 func (w *multusConfigs) owned(ctx context.Context, in *v2beta1.SpiderMultusConfig, attachment string) (field.ErrorList, error) {
 	path := field.NewPath("metadata", "annotations").Key(v2beta1.AnnotationMultusConfigCRName)
 	var configs v2beta1.SpiderMultusConfigList
@@ -78,7 +78,7 @@ func (w *multusConfigs) owned(ctx context.Context, in *v2beta1.SpiderMultusConfi
 	for i := range configs.Items {
 		if other := &configs.Items[i]; other.Name != in.Name && compile.AttachmentName(other) == attachment {
 			return field.ErrorList{field.Invalid(path, attachment,
-				fmt.Sprintf("is the NetworkAttachmentDefinition of SpiderMultusConfig %s; write another name", other.Name))}, nil
+				fmt.Sprintf("is the NetworkAttachmentDefinition of SpiderMultusConfig %s; choose another name", other.Name))}, nil
 		}
 	}
 	var existing nadv1.NetworkAttachmentDefinition
@@ -93,12 +93,13 @@ func (w *multusConfigs) owned(ctx context.Context, in *v2beta1.SpiderMultusConfi
 	if owner == nil && len(existing.OwnerReferences) > 0 {
 		owner = &existing.OwnerReferences[0]
 	}
-	// One of an earlier object of the same name is about to be collected.
+	// An owner of the same name may be a former object; Kubernetes then deletes the
+	// attachment soon.
 	if owner == nil || owner.Kind == "SpiderMultusConfig" && owner.Name == in.Name {
 		return nil, nil
 	}
 	return field.ErrorList{field.Invalid(path, attachment,
-		fmt.Sprintf("is a NetworkAttachmentDefinition that belongs to %s %s; write another name", owner.Kind, owner.Name))}, nil
+		fmt.Sprintf("is a NetworkAttachmentDefinition of %s %s; choose another name", owner.Kind, owner.Name))}, nil
 }
 
 func (w *multusConfigs) ValidateDelete(ctx context.Context, in *v2beta1.SpiderMultusConfig) (admission.Warnings, error) {
@@ -109,8 +110,8 @@ func (w *multusConfigs) ValidateDelete(ctx context.Context, in *v2beta1.SpiderMu
 	return nil, forbidden("spidermultusconfigs", in, "%s", reason)
 }
 
-// needed says what needs the attachment that the SpiderMultusConfig owns, and
-// the way out; it is "" when nothing does.
+// needed returns the pool or the pod that needs the attachment of the
+// SpiderMultusConfig, with the way out. It returns "" if there is none.
 func (w *multusConfigs) needed(ctx context.Context, in *v2beta1.SpiderMultusConfig) (string, error) {
 	attachment := pool.NetworkAttachment{Namespace: in.Namespace, Name: compile.AttachmentName(in)}
 	var existing nadv1.NetworkAttachmentDefinition
@@ -119,7 +120,7 @@ func (w *multusConfigs) needed(ctx context.Context, in *v2beta1.SpiderMultusConf
 		return "", fmt.Errorf("read NetworkAttachmentDefinition %s: %w", attachment, err)
 	}
 	if err != nil || !metav1.IsControlledBy(&existing, in) {
-		// Nobody loses anything.
+		// The attachment stays, whatever happens to the SpiderMultusConfig.
 		return "", nil
 	}
 	var list v2beta1.SpiderIPPoolList
@@ -129,14 +130,14 @@ func (w *multusConfigs) needed(ctx context.Context, in *v2beta1.SpiderMultusConf
 	for i := range list.Items {
 		for _, name := range list.Items[i].Spec.MultusName {
 			if name == attachment.Name || name == attachment.String() {
-				return fmt.Sprintf("SpiderIPPool %s has it in spec.multusName; take %q out there first", list.Items[i].Name, name), nil
+				return fmt.Sprintf("SpiderIPPool %s names it in spec.multusName; remove %q there first", list.Items[i].Name, name), nil
 			}
 		}
 	}
 	cluster := w.cluster
 	if cluster.Default == (pool.NetworkAttachment{}) && existing.Labels[v2beta1.LabelManagedBy] == v2beta1.ManagedByInit {
-		// The configuration names no default network, so the installation made
-		// this one after the network that it found on a node.
+		// The configuration names no default network. The installation found the
+		// network of a node and created this attachment from it.
 		cluster.Default = attachment
 	}
 	user, err := w.user(ctx, attachment, cluster)
@@ -146,7 +147,8 @@ func (w *multusConfigs) needed(ctx context.Context, in *v2beta1.SpiderMultusConf
 	return fmt.Sprintf("pod %s has an interface of NetworkAttachmentDefinition %s; delete the pods that use it first", user, attachment), nil
 }
 
-// user returns a pod with an interface of the attachment, and "" when there is none.
+// user returns a pod ("namespace/name") with an interface of the attachment, or "" if
+// there is none.
 func (w *multusConfigs) user(ctx context.Context, attachment pool.NetworkAttachment, cluster pool.ClusterNetwork) (string, error) {
 	var pods corev1.PodList
 	if err := w.reader.List(ctx, &pods, client.UnsafeDisableDeepCopy); err != nil {
@@ -159,7 +161,7 @@ func (w *multusConfigs) user(ctx context.Context, attachment pool.NetworkAttachm
 		}
 		interfaces, err := pool.Interfaces(pod.Namespace, pod.Annotations, cluster)
 		if err != nil {
-			// A pod with such annotations got no interface.
+			// Multus rejects such annotations, so the pod has no interface.
 			continue
 		}
 		for _, made := range interfaces {

@@ -16,14 +16,14 @@ import (
 	"spiderpool.dev/spiderpool/internal/kube/compile"
 )
 
-// injectAnnotations ask for attachments by a name of the user's choice, which
-// SpiderMultusConfigs carry in an annotation of the same key.
+// injectAnnotations request attachments by a value that the user chooses, e.g. "gpu".
+// A pod gets the attachments of all SpiderMultusConfigs with the same annotation.
 var injectAnnotations = []string{v2beta1.AnnotationPodRDMAResourceInject, v2beta1.AnnotationPodNetworkResourceInject}
 
-// RegisterPods registers the webhook of pods, at /mutate--v1-pod. It alone is in the
-// way of pods, and only where the installation switches it on
-// (spiderpoolController.podResourceInject); its failure policy is Ignore, and it
-// is asked about annotated pods only.
+// RegisterPods adds the webhook for pods, at /mutate--v1-pod. Helm value
+// spiderpoolController.podResourceInject enables it. Its failure policy is Ignore, and
+// the API server calls it for annotated pods only, so no pod
+// waits for an unavailable webhook.
 func RegisterPods(mgr ctrl.Manager) error {
 	err := ctrl.NewWebhookManagedBy(mgr, &corev1.Pod{}).WithDefaulter(&podDevices{reader: mgr.GetClient()}).Complete()
 	if err != nil {
@@ -36,8 +36,7 @@ type podDevices struct {
 	reader client.Reader
 }
 
-// Default gives an annotated pod the attachments that it asks for, and the
-// devices that these need.
+// Default adds the requested attachments and their devices to an annotated pod.
 func (w *podDevices) Default(ctx context.Context, pod *corev1.Pod) error {
 	if !slices.ContainsFunc(injectAnnotations, func(key string) bool { return pod.Annotations[key] != "" }) {
 		return nil
@@ -49,8 +48,8 @@ func (w *podDevices) Default(ctx context.Context, pod *corev1.Pod) error {
 	return inject(pod, configs.Items)
 }
 
-// inject adds to the pod the attachments of the configs that carry its
-// annotations, and to its first container a device of each one's resource.
+// inject adds the attachments of the matching configs to the pod, and a device of
+// each attachment's resource to its first container.
 func inject(pod *corev1.Pod, configs []v2beta1.SpiderMultusConfig) error {
 	for _, key := range injectAnnotations {
 		name := pod.Annotations[key]
@@ -64,7 +63,7 @@ func inject(pod *corev1.Pod, configs []v2beta1.SpiderMultusConfig) error {
 			}
 		}
 		if len(wanted) == 0 {
-			return fmt.Errorf("metadata.annotations[%s]: %q: no SpiderMultusConfig has this annotation with this value; annotate those whose interfaces the pod is to get", key, name)
+			return fmt.Errorf("metadata.annotations[%s]: %q: no SpiderMultusConfig has this annotation with this value; add it to the SpiderMultusConfigs of the interfaces for this pod", key, name)
 		}
 		slices.SortFunc(wanted, func(a, b *v2beta1.SpiderMultusConfig) int {
 			return strings.Compare(a.Namespace+"/"+a.Name, b.Namespace+"/"+b.Name)
@@ -79,8 +78,8 @@ func inject(pod *corev1.Pod, configs []v2beta1.SpiderMultusConfig) error {
 	return nil
 }
 
-// addNetworks adds the attachments to a network selection annotation, in the form
-// that it has: a JSON list, or a list separated by commas.
+// addNetworks adds the attachments to a network selection annotation of Multus. It
+// keeps the form of the annotation: a JSON list, or a list separated by commas.
 func addNetworks(annotation string, configs []*v2beta1.SpiderMultusConfig) (string, error) {
 	annotation = strings.TrimSpace(annotation)
 	if !strings.HasPrefix(annotation, "[") {
@@ -95,7 +94,7 @@ func addNetworks(annotation string, configs []*v2beta1.SpiderMultusConfig) (stri
 	}
 	var networks []map[string]any
 	if err := json.Unmarshal([]byte(annotation), &networks); err != nil {
-		return "", fmt.Errorf("metadata.annotations[%s]: %q: is not a JSON list of objects: %w", v2beta1.AnnotationMultusNetworks, annotation, err)
+		return "", fmt.Errorf("metadata.annotations[%s]: %q: not a JSON list of objects: %w", v2beta1.AnnotationMultusNetworks, annotation, err)
 	}
 	for _, config := range configs {
 		networks = append(networks, map[string]any{"namespace": config.Namespace, "name": compile.AttachmentName(config)})
@@ -104,12 +103,13 @@ func addNetworks(annotation string, configs []*v2beta1.SpiderMultusConfig) (stri
 	return string(text), err
 }
 
-// addDevices adds to the first container one device of each attachment's
-// resource. A resource that the pod asks for already is left as it is.
+// addDevices adds one device for each attachment to the first container, e.g. two of
+// nvidia.com/vf for two attachments with that resource. It does not change the
+// quantity of a resource that the pod already requests.
 func addDevices(pod *corev1.Pod, configs []*v2beta1.SpiderMultusConfig) {
 	devices := map[corev1.ResourceName]int64{}
 	for _, config := range configs {
-		if name := deviceOf(&config.Spec); name != "" && !asksFor(pod, name) {
+		if name := deviceOf(&config.Spec); name != "" && !requests(pod, name) {
 			devices[name]++
 		}
 	}
@@ -127,14 +127,14 @@ func addDevices(pod *corev1.Pod, configs []*v2beta1.SpiderMultusConfig) {
 	}
 }
 
-func asksFor(pod *corev1.Pod, name corev1.ResourceName) bool {
+func requests(pod *corev1.Pod, name corev1.ResourceName) bool {
 	return slices.ContainsFunc(pod.Spec.Containers, func(c corev1.Container) bool {
 		_, limited := c.Resources.Limits[name]
 		return limited
 	})
 }
 
-// deviceOf returns the extended resource of an attachment's devices, if it has any.
+// deviceOf returns the extended resource of an attachment's devices, or "".
 func deviceOf(spec *v2beta1.SpiderMultusConfigSpec) corev1.ResourceName {
 	var rdma *string
 	switch {

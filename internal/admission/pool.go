@@ -18,8 +18,8 @@ import (
 	"spiderpool.dev/spiderpool/internal/pool"
 )
 
-// named is how many holders or addresses a message names.
-const named = 5
+// holdersNamed is the number of holders in a message.
+const holdersNamed = 5
 
 type pools struct {
 	reader client.Reader
@@ -55,12 +55,12 @@ func (w *pools) ValidateUpdate(ctx context.Context, before, in *v2beta1.SpiderIP
 	}
 	former, formerErrs := compile.Pool(before)
 	if len(formerErrs) > 0 {
-		// Whatever the pool was before, it could hand out nothing.
+		// An invalid pool hands out no address, so none can be in use.
 		return nil, invalid("SpiderIPPool", in, w.conflicts(compiled, nil))
 	}
 	if former.Subnet != compiled.Subnet {
 		errs = append(errs, field.Invalid(field.NewPath("spec", "subnet"), in.Spec.Subnet,
-			fmt.Sprintf("is not the network %s of this pool, which does not change; make a new pool for another network", former.Subnet)))
+			fmt.Sprintf("differs from the subnet %s of this pool, which cannot change; create a new pool for another subnet", former.Subnet)))
 	}
 	errs = append(errs, w.conflicts(compiled, &former)...)
 	inUse, err := w.inUse(ctx, former, compiled)
@@ -75,11 +75,11 @@ func (w *pools) ValidateDelete(ctx context.Context, in *v2beta1.SpiderIPPool) (a
 	if err != nil || len(leases) == 0 {
 		return nil, err
 	}
-	return admission.Warnings{fmt.Sprintf("SpiderIPPool %s waits to be deleted until its addresses are given back: %s", in.Name, holders(leases))}, nil
+	return admission.Warnings{fmt.Sprintf("deletion of SpiderIPPool %s is blocked until its addresses are released: %s", in.Name, holders(leases))}, nil
 }
 
-// conflicts returns what is wrong with the pool beside the others. What was so
-// already in the former version can stay.
+// conflicts returns the conflicts of a pool with other pools. A conflict that the
+// former version already had may stay, unless the new version adds addresses.
 func (w *pools) conflicts(compiled pool.Pool, former *pool.Pool) field.ErrorList {
 	known := map[string]bool{}
 	if former != nil {
@@ -100,7 +100,7 @@ func (w *pools) conflicts(compiled pool.Pool, former *pool.Pool) field.ErrorList
 	return errs
 }
 
-// inUse returns what cannot change because pods hold the addresses.
+// inUse returns the changes that pods with addresses of the pool do not allow.
 func (w *pools) inUse(ctx context.Context, former, compiled pool.Pool) (field.ErrorList, error) {
 	removed := former.IPs.Minus(compiled.IPs)
 	newGateway := compiled.Gateway.IsValid() && compiled.Gateway != former.Gateway
@@ -119,20 +119,20 @@ func (w *pools) inUse(ctx context.Context, former, compiled pool.Pool) (field.Er
 		}
 		if newGateway && l.Addr == compiled.Gateway {
 			errs = append(errs, field.Invalid(field.NewPath("spec", "gateway"), compiled.Gateway.String(),
-				fmt.Sprintf("is an address in use: %s; take another one, or delete that pod first", holders([]lease.Lease{l}))))
+				fmt.Sprintf("is an address in use: %s; choose another gateway, or delete that pod first", holders([]lease.Lease{l}))))
 		}
 	}
 	if len(lost) > 0 {
 		errs = append(errs, field.Invalid(field.NewPath("spec", "ips"), compiled.IPs.String(),
-			fmt.Sprintf("lacks addresses that are in use: %s; leave them in ips and list them in excludeIPs until those pods are gone", holders(lost))))
+			fmt.Sprintf("lacks addresses in use: %s; keep them in ips and add them to excludeIPs until these pods are gone", holders(lost))))
 	}
 	return errs, nil
 }
 
-// holders says in words who holds the leases.
+// holders lists the holders of leases, e.g. "10.0.0.1 of default/web and 3 more".
 func holders(leases []lease.Lease) string {
 	var names []string
-	for _, l := range leases[:min(len(leases), named)] {
+	for _, l := range leases[:min(len(leases), holdersNamed)] {
 		names = append(names, fmt.Sprintf("%s of %s", l.Addr, l.Pod))
 	}
 	text := strings.Join(names, ", ")

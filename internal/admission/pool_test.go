@@ -71,7 +71,7 @@ func TestDeletionOfAPoolInUseWarnsOfWhatItWaitsFor(t *testing.T) {
 	if err := warned.Delete(t.Context(), p, client.DryRunAll); err != nil {
 		t.Errorf("the deletion was refused: %v", err)
 	}
-	const want = "SpiderIPPool awaited waits to be deleted until its addresses are given back: 10.11.0.20 of default/web"
+	const want = "deletion of SpiderIPPool awaited is blocked until its addresses are released: 10.11.0.20 of default/web"
 	if !slices.ContainsFunc(heard.said, func(text string) bool { return strings.Contains(text, want) }) {
 		t.Errorf("warnings %q, want %q", heard.said, want)
 	}

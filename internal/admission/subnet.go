@@ -53,16 +53,16 @@ func (w *subnets) validate(ctx context.Context, in *v2beta1.SpiderSubnet) error 
 func (w *subnets) ValidateDelete(ctx context.Context, in *v2beta1.SpiderSubnet) (admission.Warnings, error) {
 	var list v2beta1.SpiderIPPoolList
 	if err := w.reader.List(ctx, &list, client.MatchingLabels{v2beta1.LabelOwnerSubnet: in.Name}); err != nil {
-		return nil, fmt.Errorf("list the pools of the subnet: %w", err)
+		return nil, fmt.Errorf("list the SpiderIPPools of SpiderSubnet %s: %w", in.Name, err)
 	}
 	if len(list.Items) > 0 {
-		return nil, forbidden("spidersubnets", in, "%d SpiderIPPools have addresses of it, among them %s; delete them first", len(list.Items), list.Items[0].Name)
+		return nil, forbidden("spidersubnets", in, "%d SpiderIPPools have addresses of it, e.g. %s; delete them first", len(list.Items), list.Items[0].Name)
 	}
 	return nil, nil
 }
 
 type reservedIPs struct {
-	always[*v2beta1.SpiderReservedIP]
+	deletable[*v2beta1.SpiderReservedIP]
 }
 
 func (w *reservedIPs) Default(_ context.Context, in *v2beta1.SpiderReservedIP) error {
@@ -105,7 +105,7 @@ func (w *coordinators) ValidateUpdate(ctx context.Context, before, in *v2beta1.S
 
 func (w *coordinators) ValidateDelete(_ context.Context, in *v2beta1.SpiderCoordinator) (admission.Warnings, error) {
 	if in.Name == w.protected {
-		return nil, forbidden("spidercoordinators", in, "every pod's coordinator plugin reads it; write spec.mode: disabled to switch the coordinator off")
+		return nil, forbidden("spidercoordinators", in, "the coordinator plugin of every pod reads it; set spec.mode to disabled to disable the coordinator")
 	}
 	return nil, nil
 }

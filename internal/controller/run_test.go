@@ -194,7 +194,7 @@ func TestResourcesOfTheGuideAreTakenIn(t *testing.T) {
 		t.Errorf("an inverted range gave: %v", err)
 	}
 	err = c.Delete(t.Context(), smc)
-	if err == nil || !strings.Contains(err.Error(), `SpiderIPPool master-v6 has it in spec.multusName`) {
+	if err == nil || !strings.Contains(err.Error(), `SpiderIPPool master-v6 names it in spec.multusName`) {
 		t.Errorf("deleting an attachment that a pool names gave: %v", err)
 	}
 }
