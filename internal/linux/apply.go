@@ -13,10 +13,10 @@ import (
 	"spiderpool.dev/spiderpool/internal/netplan"
 )
 
-// Apply makes the changes in their order. peer is the namespace of the other
-// end of veth pairs and may be nil where the changes make none. When a change
-// fails, those made before are taken back, as far as that is possible, and the
-// error names the change.
+// Apply makes the changes in order. peer is the namespace of the other end of new
+// veth pairs; it may be nil if the changes make none. If a change fails, Apply
+// undoes the earlier ones as far as possible. The error names the failed change
+// and every failed undo.
 func (n *Namespace) Apply(changes netplan.Changes, peer *Namespace) error {
 	a := applier{n: n, peer: peer, index: map[string]int{}}
 	for i, c := range changes {
@@ -27,7 +27,7 @@ func (n *Namespace) Apply(changes netplan.Changes, peer *Namespace) error {
 		err = fmt.Errorf("%s: %w", c, err)
 		for _, back := range changes[:i].Inverse() {
 			if e := a.apply(back); e != nil {
-				err = errors.Join(err, fmt.Errorf("taking back: %s: %w", back, e))
+				err = errors.Join(err, fmt.Errorf("undo %s: %w", back, e))
 			}
 		}
 		return err
@@ -35,9 +35,9 @@ func (n *Namespace) Apply(changes netplan.Changes, peer *Namespace) error {
 	return nil
 }
 
-// ApplyEach makes changes that do not depend on each other: what can be made is
-// made and stays. Sysctls alone do, on those before them. The error joins what
-// failed.
+// ApplyEach makes independent changes: a failure does not stop or undo the others.
+// Only sysctls depend on each other: the first failed one stops the rest. The error
+// joins all failures.
 func (n *Namespace) ApplyEach(changes netplan.Changes) error {
 	a := applier{n: n, index: map[string]int{}}
 	var errs []error
@@ -57,8 +57,8 @@ func (n *Namespace) ApplyEach(changes netplan.Changes) error {
 	return errors.Join(errs...)
 }
 
-// Delete removes items as far as they are there. Everything is tried; the error
-// joins what failed.
+// Delete removes the items that exist. It tries all of them; the error joins all
+// failures.
 func (n *Namespace) Delete(items netplan.State) error {
 	a := applier{n: n, index: map[string]int{}}
 	var errs []error
@@ -72,7 +72,7 @@ func (n *Namespace) Delete(items netplan.State) error {
 
 type applier struct {
 	n, peer *Namespace
-	index   map[string]int // of links, by name
+	index   map[string]int // link name → interface index
 }
 
 func (a *applier) apply(c netplan.Change) error {
@@ -104,10 +104,11 @@ func (a *applier) apply(c netplan.Change) error {
 	case netplan.Masquerade:
 		return a.n.addMasquerade(it)
 	}
-	return fmt.Errorf("unknown kind of item %T", c.New)
+	return fmt.Errorf("unknown item type %T", c.New)
 }
 
-// remove makes an item absent. What is not there, or went with its link, is no error.
+// remove removes an item. An item already gone, on its own or with its link, is no
+// error.
 func (a *applier) remove(it netplan.Item) error {
 	var err error
 	switch it := it.(type) {
@@ -127,7 +128,7 @@ func (a *applier) remove(it netplan.Item) error {
 	case netplan.Neighbor:
 		err = a.neighbor(it, a.n.nl.NeighDel)
 	case netplan.Sysctl:
-		// It goes with its link, or it belongs to the node.
+		// Nothing to do: per-link sysctls vanish with the link, node-wide ones stay.
 	case netplan.Masquerade:
 		err = a.n.removeMasquerade(it)
 	}
@@ -137,7 +138,7 @@ func (a *applier) remove(it netplan.Item) error {
 	return err
 }
 
-// isGone reports whether an error of a removal says that there was nothing to remove.
+// isGone reports whether a removal failed because its object does not exist.
 func isGone(err error) bool {
 	return isLinkNotFound(err) || errors.Is(err, unix.ESRCH) || errors.Is(err, unix.ENOENT) ||
 		errors.Is(err, unix.EADDRNOTAVAIL) || errors.Is(err, os.ErrNotExist)
@@ -149,14 +150,14 @@ func (a *applier) link(want netplan.Link, exists bool) error {
 	}
 	l, err := a.n.nl.LinkByName(want.Name)
 	if isLinkNotFound(err) {
-		return fmt.Errorf("there is no interface %s", want.Name)
+		return fmt.Errorf("interface %s does not exist", want.Name)
 	}
 	if err != nil {
 		return err
 	}
 	have := l.Attrs()
 	if want.Kind != "" && want.Kind != l.Type() {
-		return fmt.Errorf("the name is taken by an interface of kind %s", l.Type())
+		return fmt.Errorf("an interface of kind %s already has this name", l.Type())
 	}
 	if !want.MAC.IsZero() && have.HardwareAddr.String() != want.MAC.String() {
 		if err := a.n.nl.LinkSetHardwareAddr(l, want.MAC[:]); err != nil {
@@ -176,7 +177,8 @@ func (a *applier) link(want netplan.Link, exists bool) error {
 	return nil
 }
 
-// newVeth makes both ends of a pair at once, the other end in the peer namespace.
+// newVeth makes both ends of a pair in one request, the other end in the peer
+// namespace.
 func (a *applier) newVeth(want netplan.Link) error {
 	if a.peer == nil {
 		return errors.New("a veth pair needs the namespace of its other end")
@@ -193,7 +195,7 @@ func (a *applier) newVeth(want netplan.Link) error {
 	v.PeerNamespace = netlink.NsFd(a.peer.ns)
 	err := a.n.nl.LinkAdd(v)
 	if errors.Is(err, unix.EEXIST) {
-		return fmt.Errorf("the name %s on the node or %s in the pod is taken by another interface: %w", want.Name, want.Peer, err)
+		return fmt.Errorf("another interface already has the name %s on the node or %s in the pod: %w", want.Name, want.Peer, err)
 	}
 	return err
 }
@@ -248,8 +250,8 @@ func (a *applier) removeAddr(it netplan.Addr) error {
 	return a.n.nl.AddrDel(l, &netlink.Addr{IPNet: ipNet(it.Prefix)})
 }
 
-// addRoute adds a route beside others to its destination, so that the way back
-// from a removal brings back what was there; or it replaces one of them.
+// addRoute adds a route next to others with the same destination, so that undoing
+// a removal restores them all. With replace, it replaces one of them.
 func (a *applier) addRoute(it netplan.Route, replace bool) error {
 	rt, err := a.route(it)
 	if err != nil {

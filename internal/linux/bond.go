@@ -11,10 +11,10 @@ import (
 	"github.com/vishvananda/netlink"
 )
 
-// bondOption is one of the kernel's bonding options (Documentation/networking/bonding.rst).
+// bondOption is a bonding option of the kernel (Documentation/networking/bonding.rst).
 type bondOption struct {
 	field  func(*netlink.Bond) *int
-	values map[string]int // names of values; numbers are always accepted
+	values map[string]int // value names; numbers are always accepted
 }
 
 func ints[T ~int](names map[string]T) map[string]int {
@@ -57,14 +57,15 @@ var bondOptions = map[string]bondOption{
 		values: ints(netlink.StringToBondAdSelectMap)},
 }
 
-// wantedBond is a bond in the form in which the kernel gets it.
+// wantedBond is a bond in the form of a netlink request.
 type wantedBond struct {
 	link    *netlink.Bond
-	primary string // the port of option primary, which is set when the ports are there
+	primary string // value of option primary, set after the ports have joined
 	set     []string
 }
 
-// parseBond reads the mode and the options; an error names the option and what it can be.
+// parseBond reads the mode and the options. An error names the option and its
+// allowed values.
 func parseBond(b Bond) (wantedBond, error) {
 	if b.Mode < 0 || b.Mode > int(netlink.BOND_MODE_BALANCE_ALB) {
 		return wantedBond{}, fmt.Errorf("mode %d of bond %s: want 0 (balance-rr) to 6 (balance-alb)", b.Mode, b.Name)
@@ -79,7 +80,7 @@ func parseBond(b Bond) (wantedBond, error) {
 		}
 	}
 	if w.primary != "" && !slices.Contains(b.Ports, w.primary) {
-		return wantedBond{}, fmt.Errorf("option primary=%s of bond %s: it is none of the ports %v", w.primary, b.Name, b.Ports)
+		return wantedBond{}, fmt.Errorf("option primary=%s of bond %s: it is not one of the ports %v", w.primary, b.Name, b.Ports)
 	}
 	return w, nil
 }
@@ -93,7 +94,7 @@ func (w *wantedBond) option(name, value string) error {
 		for _, t := range strings.Split(value, ",") {
 			ip := net.ParseIP(t)
 			if ip == nil || ip.To4() == nil {
-				return fmt.Errorf("%q is no IPv4 address", t)
+				return fmt.Errorf("%q is not an IPv4 address", t)
 			}
 			w.link.ArpIpTargets = append(w.link.ArpIpTargets, ip)
 		}
@@ -101,7 +102,7 @@ func (w *wantedBond) option(name, value string) error {
 	}
 	o, ok := bondOptions[name]
 	if !ok {
-		return fmt.Errorf("unknown; known are arp_ip_target, primary, %s", strings.Join(slices.Sorted(maps.Keys(bondOptions)), ", "))
+		return fmt.Errorf("unknown option; known options are arp_ip_target, primary, %s", strings.Join(slices.Sorted(maps.Keys(bondOptions)), ", "))
 	}
 	v, ok := o.values[value]
 	if !ok {
@@ -123,11 +124,11 @@ func names(values map[string]int) string {
 	return " or one of " + strings.Join(slices.Sorted(maps.Keys(values)), ", ")
 }
 
-// fits compares what the configuration sets with an interface that is there.
+// fits compares the configured options with those of an existing interface.
 func (w *wantedBond) fits(l netlink.Link) error {
 	have, ok := l.(*netlink.Bond)
 	if !ok {
-		return fmt.Errorf("interface %s %w: it is of kind %s instead of bond", w.link.Name, ErrUnfit, l.Type())
+		return fmt.Errorf("interface %s %w: its kind is %s instead of bond", w.link.Name, ErrUnfit, l.Type())
 	}
 	if have.Mode != w.link.Mode {
 		return fmt.Errorf("bond %s %w: its mode is %s instead of %s", w.link.Name, ErrUnfit, have.Mode, w.link.Mode)
@@ -144,7 +145,7 @@ func (w *wantedBond) fits(l netlink.Link) error {
 	return nil
 }
 
-// addresses are the texts of IP addresses, sorted: the kernel keeps an order of its own.
+// addresses returns the addresses as sorted texts: the kernel has its own order.
 func addresses(ips []net.IP) []string {
 	var out []string
 	for _, ip := range ips {

@@ -1,13 +1,12 @@
 // Package linux reads the kernel's networking state of a namespace into the
 // values of package netplan and applies changes to it.
 //
-// A Namespace holds its own netlink socket; no code that it calls opens a socket
-// in a goroutine of its own while a thread is in another namespace, and nothing is
-// executed. Apply is
-// idempotent: what is there already, or gone already, is no error; when a change
-// fails, those before it are taken back in the opposite order. Dumps that the
-// kernel reports as interrupted are repeated.
+// A Namespace has its own netlink socket. None of its methods executes a program
+// or opens a socket in another goroutine, which could run in another namespace.
+// Apply is idempotent: an item that already exists, or is already gone, is no
+// error. If a change fails, Apply undoes the earlier ones in reverse order. Dumps
+// interrupted by a change (NLM_F_DUMP_INTR) are repeated.
 //
-// Probe functions speak ARP and NDP over packet sockets, to find out whether an
-// address is in use and a gateway answers, and to announce an address.
+// Package probe speaks ARP and NDP over packet sockets: it detects addresses in
+// use, checks gateways, and announces addresses.
 package linux

@@ -16,12 +16,12 @@ import (
 	"spiderpool.dev/spiderpool/internal/netplan"
 )
 
-// ipvsDummy is the interface on which kube-proxy's ipvs mode holds the addresses
-// of all services, which are no addresses of the node.
+// ipvsDummy holds the addresses of all services in kube-proxy's ipvs mode. They are
+// not addresses of the node.
 const ipvsDummy = "kube-ipvs0"
 
-// NodeAddrs returns the addresses under which a node serves: those of global
-// scope on every link that is up, in the order of the links.
+// NodeAddrs returns the global addresses of every link in state up, in the order
+// of the links.
 func (n *Namespace) NodeAddrs() ([]netip.Prefix, error) {
 	links, err := dump(n.nl.LinkList)
 	if err != nil {
@@ -47,7 +47,7 @@ func (n *Namespace) NodeAddrs() ([]netip.Prefix, error) {
 	return out, nil
 }
 
-// HasLink reports whether an interface exists, and its kind.
+// HasLink returns the kind of an interface and whether the interface exists.
 func (n *Namespace) HasLink(name string) (kind string, ok bool, err error) {
 	l, err := n.nl.LinkByName(name)
 	if isLinkNotFound(err) {
@@ -59,7 +59,7 @@ func (n *Namespace) HasLink(name string) (kind string, ok bool, err error) {
 	return l.Type(), true, nil
 }
 
-// MTU returns the MTU of an interface, 0 where there is none of that name.
+// MTU returns the MTU of an interface, or 0 if the interface does not exist.
 func (n *Namespace) MTU(name string) (int, error) {
 	l, err := n.nl.LinkByName(name)
 	if isLinkNotFound(err) {
@@ -71,9 +71,9 @@ func (n *Namespace) MTU(name string) (int, error) {
 	return l.Attrs().MTU, nil
 }
 
-// HostEnd returns the interface of host by which packets reach link dev of the
-// pod: the other end of a veth pair, or the bridge that this is a port of; ""
-// where dev is no such link.
+// HostEnd returns the host's interface for packets to link dev of the pod: the
+// other end of a veth pair, or its bridge. It returns "" if dev is not one end of a
+// pair.
 func (n *Namespace) HostEnd(dev string, host *Namespace) (string, error) {
 	l, err := n.nl.LinkByName(dev)
 	if err != nil {
@@ -99,7 +99,7 @@ func (n *Namespace) HostEnd(dev string, host *Namespace) (string, error) {
 	return master.Attrs().Name, nil
 }
 
-// TakenError is about an address that another machine defends.
+// TakenError means that another machine defends the address.
 type TakenError struct {
 	Addr netip.Addr
 	Dev  string
@@ -110,8 +110,8 @@ func (e *TakenError) Error() string {
 }
 
 // SettleAddrs waits until no IPv6 address of the link is tentative: the kernel
-// takes no route with such a source. An address that another machine defends is
-// a *TakenError.
+// refuses routes with a tentative source address. If another machine defends an
+// address, the error is a *TakenError.
 func (n *Namespace) SettleAddrs(ctx context.Context, dev string) error {
 	l, err := n.nl.LinkByName(dev)
 	if err != nil {
@@ -126,7 +126,7 @@ func (n *Namespace) SettleAddrs(ctx context.Context, dev string) error {
 		}
 		tentative, taken := false, error(nil)
 		for _, a := range addrs {
-			if a.Flags&unix.IFA_F_DADFAILED != 0 { // which the kernel keeps tentative
+			if a.Flags&unix.IFA_F_DADFAILED != 0 { // the kernel keeps such an address tentative
 				taken = &TakenError{Addr: addrOf(a.IP), Dev: dev}
 			} else {
 				tentative = tentative || a.Flags&unix.IFA_F_TENTATIVE != 0
@@ -143,15 +143,15 @@ func (n *Namespace) SettleAddrs(ctx context.Context, dev string) error {
 	}
 }
 
-// HostRoute is the node's way to an address of a pod. Its neighbor has the zero
-// address where it is gone.
+// HostRoute is the node's route to an address of a pod, with its neighbor entry.
+// The neighbor has the zero address if the entry is gone.
 type HostRoute struct {
 	Route    netplan.Route
 	Neighbor netplan.Neighbor
 }
 
-// HostRoutes returns the routes to single addresses that plans made, with their
-// neighbors.
+// HostRoutes returns our routes to single addresses (protocol netplan.Protocol),
+// with their neighbor entries.
 func (n *Namespace) HostRoutes() ([]HostRoute, error) {
 	links, err := dump(n.nl.LinkList)
 	if err != nil {
@@ -179,7 +179,7 @@ func (n *Namespace) HostRoutes() ([]HostRoute, error) {
 	return out, r.err
 }
 
-// DeleteHostRoute removes a route and its neighbor, as far as they are there.
+// DeleteHostRoute removes a route and its neighbor entry, if they exist.
 func (n *Namespace) DeleteHostRoute(h HostRoute) error {
 	gone := netplan.State{h.Route}
 	if h.Neighbor.Addr.IsValid() {

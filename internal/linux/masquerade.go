@@ -15,8 +15,8 @@ import (
 	"spiderpool.dev/spiderpool/internal/netplan"
 )
 
-// The table is ours alone; kube-proxy's and others' rules live in tables and
-// hooks of their own, and whichever translation comes first is the one that counts.
+// The table is ours alone. kube-proxy and others have their own tables and hooks;
+// the first translation of a connection wins.
 const (
 	nftTable = "spiderpool"
 	nftChain = "postrouting"
@@ -25,8 +25,8 @@ const (
 // ctStatusDstNAT is IPS_DST_NAT of linux/netfilter/nf_conntrack_common.h.
 const ctStatusDstNAT = 1 << 5
 
-// masqueradeRules are the rules of one masquerading, each with the text that
-// `nft list` shows as its comment and by which it is recognised.
+// masqueradeRules are the rules of one masquerading. We recognise a rule by its
+// comment, shown by `nft list`.
 //
 // Matching the input interface after routing needs Linux 5.7.
 func masqueradeRules(m netplan.Masquerade) (comments []string, exprs [][]expr.Any) {
@@ -53,19 +53,18 @@ func masqueradeRules(m netplan.Masquerade) (comments []string, exprs [][]expr.An
 	}, [][]expr.Any{from, to}
 }
 
-// nftTimeout bounds a conversation with the kernel's nftables.
+// nftTimeout bounds one exchange with the kernel's nftables.
 const nftTimeout = 10 * time.Second
 
-// errNoNFT says that the kernel does not answer to nftables.
+// errNoNFT means that the kernel has no nftables.
 var errNoNFT = errors.New("the kernel has no nftables")
 
-// withNFT runs f with a connection to the namespace's nftables, or returns
-// errNoNFT: a kernel without the module answers a batch with one error for all its
-// messages, and the library waits for the others, so it is asked for something
-// small first.
+// withNFT runs f with a connection to the namespace's nftables, or returns errNoNFT.
+// It sends one small request first: a kernel without the module answers a batch
+// with a single error, and the library would wait for the other answers.
 //
-// The socket is opened here and by this thread: the library's own way into a
-// namespace starts a goroutine and loses the error of a kernel without nftables
+// We open the socket here, on this thread. The library's own way into a namespace
+// starts a goroutine and loses the error of a kernel without nftables
 // (mdlayher/socket v0.5.1, withNetNS).
 func (n *Namespace) withNFT(f func(*nftables.Conn) error) error {
 	var c *nftables.Conn
@@ -109,8 +108,8 @@ func (n *Namespace) hasMasquerade(m netplan.Masquerade) (bool, error) {
 	})
 	comments, _ := masqueradeRules(m)
 	if err != nil || len(rules) != len(comments) {
-		// A missing table and a kernel without nf_tables give several errors, and the
-		// library does not keep the reason. addMasquerade then returns the real one.
+		// The library does not keep the reason: a missing table and a kernel without
+		// nf_tables look alike. addMasquerade returns the real reason later.
 		return false, nil
 	}
 	for i, r := range rules {
@@ -121,8 +120,8 @@ func (n *Namespace) hasMasquerade(m netplan.Masquerade) (bool, error) {
 	return true, nil
 }
 
-// addMasquerade replaces the content of the chain in one transaction, so that
-// two that do it at once leave one set of rules.
+// addMasquerade replaces the rules of the chain in one transaction, so that two
+// concurrent calls leave one set of rules.
 func (n *Namespace) addMasquerade(m netplan.Masquerade) error {
 	err := n.withNFT(func(c *nftables.Conn) error {
 		t, ch := masqueradeChain(m)
@@ -153,14 +152,13 @@ func (n *Namespace) removeMasquerade(m netplan.Masquerade) error {
 	return err
 }
 
-// lacksNFT reports whether an error says that the kernel has no nftables or no
-// NAT for it. ENOENT comes along with these for the rules of a chain that could
-// not be made.
+// lacksNFT reports whether the kernel has no nftables or no NAT for nftables. The
+// kernel adds ENOENT for each rule of the chain it could not create.
 func lacksNFT(err error) bool {
 	return errors.Is(err, errNoNFT) || errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EPROTONOSUPPORT)
 }
 
-// comment is text as user data of a rule (libnftnl's udata type 0).
+// comment encodes text as user data of a rule (libnftnl's udata type 0).
 func comment(text string) []byte {
 	b := append([]byte{0, byte(len(text) + 1)}, text...)
 	return append(b, 0)

@@ -13,7 +13,7 @@ import (
 	"spiderpool.dev/spiderpool/internal/linux/nsthread"
 )
 
-// ErrNoNamespace is in the error of Open where the path holds no network namespace.
+// ErrNoNamespace is returned by Open if the path is not a network namespace.
 var ErrNoNamespace = errors.New("no network namespace")
 
 // Namespace is an open network namespace.
@@ -23,11 +23,11 @@ type Namespace struct {
 	nl   *netlink.Handle
 }
 
-// Current opens the namespace of the calling thread. The caller must have
-// locked its goroutine to the thread if the process uses several namespaces.
+// Current opens the namespace of the calling thread. If the process uses several
+// namespaces, the caller must first lock its goroutine to the thread.
 func Current() (*Namespace, error) { return Open("/proc/thread-self/ns/net") }
 
-// Open opens the namespace at path, as /run/netns/NAME or /proc/PID/ns/net.
+// Open opens the namespace at path, e.g. /run/netns/NAME or /proc/PID/ns/net.
 func Open(path string) (*Namespace, error) {
 	ns, err := netns.GetFromPath(path)
 	if err != nil {
@@ -38,7 +38,7 @@ func Open(path string) (*Namespace, error) {
 	}
 	var fs unix.Statfs_t
 	if err := unix.Fstatfs(int(ns), &fs); err != nil || fs.Type != unix.NSFS_MAGIC && fs.Type != unix.PROC_SUPER_MAGIC {
-		// The mount is gone and the file that it was mounted on is left.
+		// The mount is gone; the path is the plain file below it.
 		_ = ns.Close()
 		return nil, fmt.Errorf("open %s: %w", path, ErrNoNamespace)
 	}
@@ -56,16 +56,16 @@ func (n *Namespace) Close() {
 	_ = n.ns.Close()
 }
 
-// Same reports whether both are one namespace.
+// Same reports whether n and o are the same namespace.
 func (n *Namespace) Same(other *Namespace) bool { return n.ns.Equal(other.ns) }
 
-// Do runs f on a thread that is in the namespace. f must not start goroutines:
-// they would run elsewhere.
+// Do runs f on a thread in the namespace. f must not start goroutines: they would
+// run in another namespace.
 func (n *Namespace) Do(f func() error) error {
 	return nsthread.Do(n.ns, f)
 }
 
-// OnLink runs f, as Do does, with the interface of that name.
+// OnLink runs f with the interface dev, on a thread in the namespace (see Do).
 func (n *Namespace) OnLink(dev string, f func(*net.Interface) error) error {
 	return n.Do(func() error {
 		ifi, err := net.InterfaceByName(dev)
@@ -76,7 +76,7 @@ func (n *Namespace) OnLink(dev string, f func(*net.Interface) error) error {
 	})
 }
 
-// dump repeats a dump that changed under the kernel's hands.
+// dump repeats a dump interrupted by a change (NLM_F_DUMP_INTR).
 func dump[T any](list func() (T, error)) (T, error) {
 	const tries = 5
 	for i := 1; ; i++ {

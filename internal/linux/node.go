@@ -16,9 +16,9 @@ import (
 	"spiderpool.dev/spiderpool/internal/netplan"
 )
 
-// EnsureNode makes what all pods of the node share (netplan.NodeState), as far
-// as it is missing, and returns the changes. They are independent of each other:
-// those that can be made stay.
+// EnsureNode makes the missing items of netplan.NodeState, the state shared by all
+// pods of the node, and returns the changes. The items are independent: a failure
+// does not undo the others.
 func (n *Namespace) EnsureNode(hostRuleTable int, families []inet.Family) (netplan.Changes, error) {
 	changes, err := n.CompareNode(hostRuleTable, families)
 	if err != nil {
@@ -27,7 +27,7 @@ func (n *Namespace) EnsureNode(hostRuleTable int, families []inet.Family) (netpl
 	return changes, n.ApplyEach(changes)
 }
 
-// CompareNode returns what EnsureNode would change.
+// CompareNode returns the changes that EnsureNode would make.
 func (n *Namespace) CompareNode(hostRuleTable int, families []inet.Family) (netplan.Changes, error) {
 	var acceptRA map[string]int
 	if slices.Contains(families, inet.IPv6) {
@@ -49,8 +49,8 @@ func (n *Namespace) CompareNode(hostRuleTable int, families []inet.Family) (netp
 	return netplan.Diff(have, want, func(netplan.Item) bool { return false }), nil
 }
 
-// Facts gathers what a preflight looks at. kinds are tried out in a namespace
-// made for that, which also has the kernel load their modules.
+// Facts collects the facts for the preflight. It tries each link kind in a new
+// namespace, so that the kernel also loads the modules.
 func (n *Namespace) Facts(kinds ...string) (netplan.NodeFacts, error) {
 	var u unix.Utsname
 	if err := unix.Uname(&u); err != nil {
@@ -72,9 +72,9 @@ func (n *Namespace) Facts(kinds ...string) (netplan.NodeFacts, error) {
 	return facts, err
 }
 
-// forwardDrops names the nftables chains in the forward hook whose policy is to
-// drop; a kernel without nftables has none. Those of the legacy iptables are not
-// among them.
+// forwardDrops returns the names of the nftables chains with hook forward and policy
+// drop, and none on a kernel without nftables. It does not see chains of legacy
+// iptables.
 func (n *Namespace) forwardDrops() ([]string, error) {
 	var out []string
 	err := n.withNFT(func(c *nftables.Conn) error {
@@ -96,14 +96,13 @@ func (n *Namespace) forwardDrops() ([]string, error) {
 	return out, nil
 }
 
-// nftFamilies are the families of nftables that see forwarded IP packets.
+// nftFamilies are the nftables families with forwarded IP packets.
 var nftFamilies = map[nftables.TableFamily]string{
 	nftables.TableFamilyIPv4: "ip", nftables.TableFamilyIPv6: "ip6", nftables.TableFamilyINet: "inet",
 }
 
-// tryKinds makes a link of each kind in a new namespace, which ends with the
-// call. A kind about which nothing was found out is missing from the answer, and
-// the reason is in the error.
+// tryKinds makes a link of each kind in a temporary namespace. The result lacks a
+// kind if its trial failed for another reason, given in the error.
 func tryKinds(kinds []string) (map[string]bool, error) {
 	if len(kinds) == 0 {
 		return nil, nil
@@ -177,8 +176,8 @@ func linkOf(kind string, attrs netlink.LinkAttrs) netlink.Link {
 	}
 }
 
-// PodFamilies returns the IP versions of the routes in the table that plans made:
-// those that the node's pods have.
+// PodFamilies returns the IP families of our routes in the table, and so those of
+// the node's pods.
 func (n *Namespace) PodFamilies(table int) ([]inet.Family, error) {
 	filter := &netlink.Route{Table: table, Protocol: netplan.Protocol}
 	var out []inet.Family
@@ -196,7 +195,7 @@ func (n *Namespace) PodFamilies(table int) ([]inet.Family, error) {
 	return out, nil
 }
 
-// Pairs returns the names of the node's ends of all pods' veth pairs.
+// Pairs returns the names of the node's ends of the pods' veth pairs.
 func (n *Namespace) Pairs() ([]string, error) {
 	links, err := dump(n.nl.LinkList)
 	if err != nil {

@@ -13,9 +13,9 @@ import (
 	"spiderpool.dev/spiderpool/internal/netplan"
 )
 
-// ErrUnfit is in the error of EnsureVLAN and EnsureBond where something else
-// than what is wanted is there. Nothing is changed then.
-var ErrUnfit = errors.New("is not what the configuration asks for")
+// ErrUnfit means that an existing interface differs from the configuration.
+// EnsureVLAN and EnsureBond then change nothing.
+var ErrUnfit = errors.New("differs from the configuration")
 
 // VLAN is a VLAN interface of a node.
 type VLAN struct {
@@ -27,14 +27,14 @@ type VLAN struct {
 // Bond is a bond of a node.
 type Bond struct {
 	Name  string
-	Mode  int // as the kernel numbers them, 0 (balance-rr) to 6 (balance-alb)
+	Mode  int // the kernel's number, 0 (balance-rr) to 6 (balance-alb)
 	Ports []string
-	// Options are the kernel's bonding options by name, as "miimon": "100".
+	// Options are bonding options of the kernel by name, e.g. "miimon": "100".
 	Options map[string]string
 }
 
-// EnsureVLAN makes the interface and sets it up, or adopts one that is there
-// and fits. Two callers at once make one interface.
+// EnsureVLAN makes the interface and sets it up, or adopts an existing one with the
+// same configuration. Concurrent calls make one interface.
 func (n *Namespace) EnsureVLAN(v VLAN) error {
 	parent, err := n.upLink(v.Parent)
 	if err != nil {
@@ -47,7 +47,7 @@ func (n *Namespace) EnsureVLAN(v VLAN) error {
 	}
 	l, err := n.nl.LinkByName(v.Name)
 	if isLinkNotFound(err) {
-		// EEXIST was about the VLAN and not about the name.
+		// EEXIST meant the VLAN, not the name.
 		return fmt.Errorf("%w: VLAN %d of %s exists under another name than %s", ErrUnfit, v.ID, v.Parent, v.Name)
 	}
 	if err != nil {
@@ -63,19 +63,19 @@ func fitsVLAN(l netlink.Link, v VLAN, parent netlink.Link) error {
 	have, ok := l.(*netlink.Vlan)
 	switch {
 	case !ok:
-		return fmt.Errorf("interface %s %w: it is of kind %s instead of vlan", v.Name, ErrUnfit, l.Type())
+		return fmt.Errorf("interface %s %w: its kind is %s instead of vlan", v.Name, ErrUnfit, l.Type())
 	case have.VlanId != v.ID:
 		return fmt.Errorf("interface %s %w: it has VLAN %d instead of %d", v.Name, ErrUnfit, have.VlanId, v.ID)
 	case have.ParentIndex != parent.Attrs().Index:
-		return fmt.Errorf("interface %s %w: its parent is interface %d instead of %d (%s)", v.Name, ErrUnfit, have.ParentIndex, parent.Attrs().Index, v.Parent)
+		return fmt.Errorf("interface %s %w: its master is interface %d instead of %d (%s)", v.Name, ErrUnfit, have.ParentIndex, parent.Attrs().Index, v.Parent)
 	}
 	return nil
 }
 
-// EnsureBond makes the bond with its ports and sets it up, or adopts one that is
-// there and fits. A port that carries addresses is refused: they, and perhaps the
-// node's way to its cluster, would be lost. A bond that cannot be completed is
-// removed again.
+// EnsureBond makes the bond with its ports and sets it up, or adopts an existing
+// one with the same configuration. It refuses a port with addresses: the node would
+// lose them, and perhaps its connection to the cluster. If it cannot complete a
+// bond, it removes the bond again.
 func (n *Namespace) EnsureBond(b Bond) error {
 	want, err := parseBond(b)
 	if err != nil {
@@ -113,7 +113,7 @@ func (n *Namespace) newBond(b Bond, want wantedBond, ports []netlink.Link) error
 		if p.Attrs().Flags&net.FlagUp == 0 {
 			continue
 		}
-		if e := n.nl.LinkSetUp(p); e != nil { // a port goes down when it joins or leaves a bond
+		if e := n.nl.LinkSetUp(p); e != nil { // joining or leaving a bond sets a port down
 			err = errors.Join(err, fmt.Errorf("set %s up again: %w", p.Attrs().Name, e))
 		}
 	}
@@ -136,7 +136,7 @@ func (n *Namespace) completeBond(want wantedBond, ports []netlink.Link) error {
 	return n.setUp(l)
 }
 
-// fitsBond compares a bond that is there, and its ports, with what is wanted.
+// fitsBond compares an existing bond and its ports with the configuration.
 func (n *Namespace) fitsBond(b Bond, want wantedBond, have netlink.Link) error {
 	if err := want.fits(have); err != nil {
 		return err
@@ -165,8 +165,8 @@ func (n *Namespace) fitsBond(b Bond, want wantedBond, have netlink.Link) error {
 	return nil
 }
 
-// portsFor finds the bond's ports and refuses those that it may not take,
-// before anything is changed.
+// portsFor finds the bond's ports. It refuses ports in use before anything is
+// changed.
 func (n *Namespace) portsFor(b Bond) ([]netlink.Link, error) {
 	var ports []netlink.Link
 	for _, name := range b.Ports {
@@ -183,7 +183,7 @@ func (n *Namespace) portsFor(b Bond) ([]netlink.Link, error) {
 				return nil, fmt.Errorf("look up the master of %s: %w", name, err)
 			}
 			if master.Attrs().Name != b.Name {
-				return nil, fmt.Errorf("interface %s %w: it is a port of %s already", name, ErrUnfit, master.Attrs().Name)
+				return nil, fmt.Errorf("interface %s %w: it is already a port of %s", name, ErrUnfit, master.Attrs().Name)
 			}
 		}
 		addrs, err := dump(func() ([]netlink.Addr, error) { return n.nl.AddrList(l, netlink.FAMILY_ALL) })
@@ -192,7 +192,7 @@ func (n *Namespace) portsFor(b Bond) ([]netlink.Link, error) {
 		}
 		for _, a := range addrs {
 			if a.Scope == unix.RT_SCOPE_UNIVERSE {
-				return nil, fmt.Errorf("interface %s %w: it has the address %s, which the node would lose in bond %s", name, ErrUnfit, a.IPNet, b.Name)
+				return nil, fmt.Errorf("interface %s %w: the node would lose its address %s in bond %s", name, ErrUnfit, a.IPNet, b.Name)
 			}
 		}
 		ports = append(ports, l)
@@ -205,7 +205,7 @@ func (n *Namespace) enslave(port, bond netlink.Link) error {
 		return nil
 	}
 	name := port.Attrs().Name
-	if err := n.nl.LinkSetDown(port); err != nil { // the kernel takes a port only while it is down
+	if err := n.nl.LinkSetDown(port); err != nil { // a port must be down to join a bond
 		return fmt.Errorf("set %s down: %w", name, err)
 	}
 	if err := n.nl.LinkSetMaster(port, bond); err != nil {
@@ -230,7 +230,7 @@ func (n *Namespace) setPrimary(want wantedBond, have netlink.Link) error {
 	return nil
 }
 
-// upLink returns an interface that has to exist, set up.
+// upLink sets an interface up and returns it. The interface must exist.
 func (n *Namespace) upLink(name string) (netlink.Link, error) {
 	l, err := n.nl.LinkByName(name)
 	if isLinkNotFound(err) {
@@ -252,13 +252,13 @@ func (n *Namespace) setUp(l netlink.Link) error {
 	return nil
 }
 
-// missing says which interface the node lacks and which it has.
+// missing returns an error naming the missing interface and the existing ones.
 func (n *Namespace) missing(name string) error {
 	links, err := dump(n.nl.LinkList)
 	if err != nil {
 		return fmt.Errorf("the node has no interface %s", name)
 	}
-	const enough = 16 // a node can have hundreds, most of them of pods
+	const enough = 16 // a node can have hundreds, most of them for pods
 	var have []string
 	for _, l := range links {
 		if l.Attrs().Name != "lo" && !strings.HasPrefix(l.Attrs().Name, netplan.HostVethPrefix) && len(have) < enough {
@@ -269,8 +269,8 @@ func (n *Namespace) missing(name string) error {
 	return fmt.Errorf("the node has no interface %s; it has %s", name, strings.Join(have, ", "))
 }
 
-// CheckParents reports how the interfaces differ from what is wanted; nil ones
-// are not looked at. Nothing is changed.
+// CheckParents compares the interfaces with their configuration, without changing
+// anything. nil means no such interface.
 func (n *Namespace) CheckParents(b *Bond, v *VLAN) error {
 	if b != nil {
 		want, err := parseBond(*b)

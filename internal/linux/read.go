@@ -12,13 +12,14 @@ import (
 	"spiderpool.dev/spiderpool/internal/netplan"
 )
 
-// defaultMetric6 is the metric that the kernel gives an IPv6 route that asks for none.
+// defaultMetric6 is the kernel's metric for an IPv6 route without one
+// (IP6_RT_PRIO_USER).
 const defaultMetric6 = 1024
 
-// ReadAll reads the whole namespace: links, assigned addresses, unicast routes
-// of all tables but local, permanent neighbors, and rules that select by source
-// only. It is for the namespace of a pod; that of a node can hold too much.
-// Sysctls and masquerading are read by name: see ReadNamed.
+// ReadAll reads a whole namespace: links, addresses, unicast routes of all tables
+// except local, permanent neighbors, and rules selecting by source only. Use it
+// for pods; a node can have too many links and routes. ReadNamed reads sysctls and
+// masquerading.
 func (n *Namespace) ReadAll() (netplan.State, error) {
 	links, err := dump(n.nl.LinkList)
 	if err != nil {
@@ -36,16 +37,16 @@ func (n *Namespace) ReadAll() (netplan.State, error) {
 	return r.state, r.err
 }
 
-// ReadNamed reads the sysctls and the masquerading that want names.
+// ReadNamed reads the sysctls and masquerading named in want.
 func (n *Namespace) ReadNamed(want netplan.State) (netplan.State, error) {
 	r := reader{n: n}
 	r.named(want)
 	return r.state, r.err
 }
 
-// ReadRelated reads what want could be compared with: its links with their
-// neighbors, the routes that leave by them or have a key of want's, all rules, its
-// sysctls and its masquerading. What it does not ask for costs nothing.
+// ReadRelated reads the state to compare with want: its links and their neighbors,
+// the routes through these links or with the key of a wanted route, all rules, and
+// the wanted sysctls and masquerading. It reads only the kinds of items in want.
 func (n *Namespace) ReadRelated(want netplan.State) (netplan.State, error) {
 	r := reader{n: n, names: map[int]string{}}
 	r.of = func(index int) bool { return r.names[index] != "" }
@@ -102,10 +103,10 @@ func devOf(it netplan.Item) string {
 	return ""
 }
 
-// reader gathers a state; the first error stays.
+// reader collects a state; it keeps the first error.
 type reader struct {
 	n     *Namespace
-	names map[int]string // of the links that are read, by index
+	names map[int]string // interface index → name of the links to read
 	of    func(index int) bool
 	state netplan.State
 	err   error
@@ -172,7 +173,7 @@ func (r *reader) routes(keep func(rt netplan.Route, index int) bool) {
 	}
 }
 
-// hopsOf splits a route with several next hops.
+// hopsOf splits a multipath route into routes with one next hop.
 func hopsOf(rt netlink.Route) []netlink.Route {
 	if len(rt.MultiPath) == 0 {
 		return []netlink.Route{rt}
@@ -186,7 +187,7 @@ func hopsOf(rt netlink.Route) []netlink.Route {
 	return out
 }
 
-// nameOf returns the name of a link, "" where it is gone.
+// nameOf returns the name of a link, or "" if it is gone.
 func (r *reader) nameOf(index int) (string, error) {
 	if name, ok := r.names[index]; ok {
 		return name, nil
@@ -201,8 +202,8 @@ func (r *reader) nameOf(index int) (string, error) {
 	return l.Attrs().Name, nil
 }
 
-// routeOf converts a route with one next hop, but for the name of its link; ok is
-// false for the kernel's own routes to link-local addresses.
+// routeOf converts a route with one next hop, except for the name of its link. It
+// returns false for the kernel's own routes to link-local addresses.
 func routeOf(rt netlink.Route, family int) (route netplan.Route, ok bool) {
 	dst, ok := prefixOf(rt.Dst)
 	if !ok {
@@ -227,7 +228,7 @@ func routeOf(rt netlink.Route, family int) (route netplan.Route, ok bool) {
 	return route, true
 }
 
-// neighbors reads the permanent neighbors of one link; of all for index 0.
+// neighbors reads the permanent neighbors of one link, or of all links for index 0.
 func (r *reader) neighbors(index int) {
 	neighs, err := dump(func() ([]netlink.Neigh, error) {
 		return r.n.nl.NeighListExecute(netlink.Ndmsg{Index: uint32(index), State: netlink.NUD_PERMANENT})
@@ -264,14 +265,14 @@ func (r *reader) rules() {
 	}
 }
 
-// selectsByMore reports whether a rule has selectors or actions that netplan.Rule does not know.
+// selectsByMore reports whether a rule has selectors or actions unknown to netplan.Rule.
 func selectsByMore(rl netlink.Rule) bool {
 	return rl.Dst != nil || rl.Mark != 0 || rl.Mask != nil || rl.Tos != 0 || rl.IifName != "" || rl.OifName != "" ||
 		rl.Invert || rl.Goto > 0 || rl.IPProto > 0 || rl.Sport != nil || rl.Dport != nil || rl.UIDRange != nil ||
 		rl.SuppressPrefixlen >= 0 || rl.SuppressIfgroup >= 0 || rl.Table == 0
 }
 
-// named reads the sysctls and the masquerading that want names.
+// named reads the sysctls and masquerading named in want.
 func (r *reader) named(want netplan.State) {
 	var paths []string
 	for _, it := range want {
@@ -302,7 +303,7 @@ func addrOf(ip net.IP) netip.Addr {
 	return a.Unmap()
 }
 
-// prefixOf converts an address with a mask; ok is false for none.
+// prefixOf converts an address with a mask; ok is false for nil.
 func prefixOf(n *net.IPNet) (p netip.Prefix, ok bool) {
 	if n == nil {
 		return netip.Prefix{}, false

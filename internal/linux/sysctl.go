@@ -13,7 +13,7 @@ import (
 
 const procSys = "/proc/sys/"
 
-// readSysctls returns those of the parameters that exist.
+// readSysctls returns the values of the existing parameters.
 func (n *Namespace) readSysctls(paths []string) (netplan.State, error) {
 	var st netplan.State
 	if len(paths) == 0 {
@@ -50,7 +50,7 @@ func (n *Namespace) HasIPv6() bool {
 	return err == nil
 }
 
-// AcceptRA returns net.ipv6.conf.*.accept_ra of every interface that there is.
+// AcceptRA returns net.ipv6.conf.*.accept_ra of every interface.
 func (n *Namespace) AcceptRA() (map[string]int, error) {
 	values := map[string]int{}
 	err := n.Do(func() error {
@@ -65,7 +65,7 @@ func (n *Namespace) AcceptRA() (map[string]int, error) {
 			}
 			text, err := os.ReadFile(f)
 			if err != nil {
-				continue // the interface went away
+				continue // the interface is gone
 			}
 			if v, err := strconv.Atoi(strings.TrimSpace(string(text))); err == nil {
 				values[dev] = v
@@ -76,7 +76,7 @@ func (n *Namespace) AcceptRA() (map[string]int, error) {
 	return values, err
 }
 
-// Sysctl returns the value of one parameter, "" where it does not exist.
+// Sysctl returns the value of a parameter, or "" if it does not exist.
 func (n *Namespace) Sysctl(path string) (string, error) {
 	st, err := n.readSysctls([]string{path})
 	if err != nil || len(st) == 0 {

@@ -160,7 +160,7 @@ func TestBondThatDoesNotFitIsRefused(t *testing.T) {
 	}
 	refused(t, node, two(`"mode":1,"options":"miimon=200"`), "its option miimon is 100 instead of 200")
 	refused(t, node, two(`"mode":1,"options":"miimon=fast"`), "want a number of 0 or more")
-	refused(t, node, two(`"mode":1,"options":"frobnicate=1"`), "unknown; known are")
+	refused(t, node, two(`"mode":1,"options":"frobnicate=1"`), "unknown option; known options are")
 	refused(t, node, `"interfaces":["ens5","ens7"],"bond":{"name":"bond1","mode":1}`, "it is a port of bond0 already")
 	node.Addr("ens7", "10.9.0.1/24")
 	refused(t, node, `"interfaces":["ens7","ens6"],"bond":{"name":"bond2","mode":1}`, "which the node would lose in bond bond2")

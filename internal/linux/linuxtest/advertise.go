@@ -13,9 +13,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Advertise sends router advertisements from a link until the host has learned its
-// default route from one, as routers do: an interface that has just come up may
-// miss some. The host makes itself an address of the prefix, a /64.
+// Advertise sends router advertisements from a link, as a router does, until the
+// host has learned its default route. It repeats them because a new interface can
+// miss some. The host generates an address in the prefix, a /64.
 func (m *Machine) Advertise(dev, prefix string, host *Machine) {
 	m.t.Helper()
 	m.Await("fe80:", "ip", "-6", "addr", "show", "dev", dev)
@@ -48,7 +48,7 @@ func advertise(dev, prefix string) error {
 	}, nil, netip.IPv6LinkLocalAllNodes())
 }
 
-// Send sends a datagram to an address, which may be of a group, by a link.
+// Send sends a datagram through a link to a unicast or multicast address.
 func (m *Machine) Send(dev, to string, port int) error {
 	return m.Do(func() error {
 		ifi, err := net.InterfaceByName(dev)
@@ -76,7 +76,7 @@ func (m *Machine) Send(dev, to string, port int) error {
 	})
 }
 
-// eventually is how long a test waits for something that has to happen.
+// eventually bounds the wait for an expected event.
 const eventually = 10 * time.Second
 
 // Await runs a program until its output holds text.

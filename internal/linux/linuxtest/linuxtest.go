@@ -1,8 +1,8 @@
 //go:build linux
 
-// Package linuxtest builds small networks out of network namespaces for tests:
-// machines, wires between them, TCP and UDP services and clients in them. All of
-// it ends with the test. It needs root.
+// Package linuxtest builds small networks for tests from network namespaces:
+// machines, wires, and TCP and UDP services and clients. Everything ends with the
+// test. It needs root.
 package linuxtest
 
 import (
@@ -55,7 +55,7 @@ func NewMachine(t testing.TB, name string) *Machine {
 		t.Fatal(err)
 	}
 	t.Cleanup(m.Close)
-	// Nothing here is a duplicate, and tests do not wait for the proof of it.
+	// No address is a duplicate here, and tests need not wait for DAD.
 	for _, conf := range []string{"all", "default"} {
 		m.Sysctl("net/ipv6/conf/"+conf+"/accept_dad", "0")
 	}
@@ -63,7 +63,7 @@ func NewMachine(t testing.TB, name string) *Machine {
 	return m
 }
 
-// Close ends the machine; its links go with it.
+// Close removes the machine with its links.
 func (m *Machine) Close() {
 	if m.ns.IsOpen() {
 		m.NL.Close()
@@ -71,7 +71,7 @@ func (m *Machine) Close() {
 	}
 }
 
-// Path is a path by which the namespace can be opened while the test runs.
+// Path is the path of the namespace, valid during the test.
 func (m *Machine) Path() string { return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), int(m.ns)) }
 
 // Do runs f in the machine's namespace. f must not start goroutines that open sockets.
@@ -93,7 +93,7 @@ func (m *Machine) Do(f func() error) error {
 	return f()
 }
 
-// Run runs a program in the machine and returns what it printed.
+// Run runs a program in the machine and returns its output.
 func (m *Machine) Run(stdin string, env []string, name string, args ...string) (string, error) {
 	var out []byte
 	err := m.Do(func() error {
@@ -107,7 +107,7 @@ func (m *Machine) Run(stdin string, env []string, name string, args ...string) (
 	return string(out), err
 }
 
-// Must runs a program that has to succeed.
+// Must runs a program and fails the test if the program fails.
 func (m *Machine) Must(stdin string, name string, args ...string) string {
 	m.t.Helper()
 	out, err := m.Run(stdin, nil, name, args...)
@@ -125,7 +125,7 @@ func (m *Machine) Sysctl(path, value string) {
 	}
 }
 
-// Link returns a link, which has to exist.
+// Link returns an existing link.
 func (m *Machine) Link(name string) netlink.Link {
 	m.t.Helper()
 	l, err := m.NL.LinkByName(name)
@@ -141,7 +141,7 @@ func (m *Machine) Up(name string) {
 	m.ok(m.NL.LinkSetUp(m.Link(name)))
 }
 
-// Wire joins two machines by a veth pair whose ends are up.
+// Wire connects two machines by a veth pair with both ends up.
 func Wire(a *Machine, nameA string, b *Machine, nameB string) {
 	a.t.Helper()
 	attrs := netlink.NewLinkAttrs()
@@ -167,9 +167,9 @@ func (m *Machine) Addr(dev string, prefixes ...string) {
 	}
 }
 
-// Route adds a route as the plugins of containernetworking do (pkg/ipam,
-// ConfigureIface): beside one that has the same destination. dst "default" takes
-// the family of the gateway.
+// Route adds a route next to any other with the same destination, like the plugins
+// of containernetworking (pkg/ipam, ConfigureIface). The destination "default"
+// takes the family of the gateway.
 func (m *Machine) Route(dst, via, dev string) {
 	m.t.Helper()
 	rt := &netlink.Route{LinkIndex: m.Link(dev).Attrs().Index}
@@ -196,7 +196,8 @@ func (m *Machine) Sub(kind, master string, pod *Machine, name string) {
 	}
 }
 
-// TrySub is Sub that reports an error, as for a kernel that lacks the kind.
+// TrySub is Sub with an error instead of a failed test, e.g. on a kernel without the
+// kind.
 func (m *Machine) TrySub(kind, master string, pod *Machine, name string) error {
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name, attrs.ParentIndex, attrs.Namespace = name, m.Link(master).Attrs().Index, netlink.NsFd(pod.ns)
@@ -216,7 +217,7 @@ func (m *Machine) TrySub(kind, master string, pod *Machine, name string) error {
 	return nil
 }
 
-// VLAN makes a VLAN interface "parent.id" that is up.
+// VLAN makes a VLAN interface "parent.id" and sets it up.
 func (m *Machine) VLAN(parent string, id int) error {
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name, attrs.ParentIndex = fmt.Sprintf("%s.%d", parent, id), m.Link(parent).Attrs().Index
@@ -252,8 +253,8 @@ func HasKind(t testing.TB, kind string) bool {
 }
 
 // Serve answers every TCP connection and UDP packet on port with the machine's
-// name and the address that it saw: "web 10.0.0.1". UDP is answered from the
-// address that was asked, as servers on machines with several addresses do.
+// name and the client's address, e.g. "web 10.0.0.1". The source of a UDP answer is
+// the destination of the question, as for any server with several addresses.
 func (m *Machine) Serve(port int) {
 	m.t.Helper()
 	var tcp net.Listener
@@ -311,8 +312,8 @@ func seen(a net.Addr) string {
 	return ap.Addr().Unmap().WithZone("").String()
 }
 
-// Ask connects to network ("tcp", "udp") address from the machine and returns
-// what the service answered.
+// Ask connects to network ("tcp", "udp") address from the machine and returns the
+// answer of the service.
 func (m *Machine) Ask(network, address string, timeout time.Duration) (string, error) {
 	var c net.Conn
 	err := m.Do(func() (err error) {
@@ -325,8 +326,8 @@ func (m *Machine) Ask(network, address string, timeout time.Duration) (string, e
 	defer c.Close()
 	_ = c.SetDeadline(time.Now().Add(timeout))
 	if stream, ok := c.(*net.TCPConn); ok {
-		// Close then waits for the last packet of the connection, which a capture
-		// that is started next must not see.
+		// Close then waits for the last packet of the connection, so that the next
+		// capture does not see it.
 		if err := stream.SetLinger(1); err != nil {
 			return "", err
 		}
@@ -348,7 +349,7 @@ func (m *Machine) ok(err error) {
 	}
 }
 
-// Bridge makes a bridge that is up.
+// Bridge makes a bridge and sets it up.
 func (m *Machine) Bridge(name string) {
 	m.t.Helper()
 	attrs := netlink.NewLinkAttrs()
@@ -363,14 +364,13 @@ func (m *Machine) Enslave(port, bridge string) {
 	m.ok(m.NL.LinkSetMaster(m.Link(port), m.Link(bridge)))
 }
 
-// Capture counts the packets that a BPF-less look at a link finds: what match
-// says of every frame until stop is called.
+// Capture counts the frames on a link accepted by match, until stop is called.
 func (m *Machine) Capture(dev string, match func(frame []byte) bool) (stop func() int) {
 	m.t.Helper()
 	var fd int
 	m.ok(m.Do(func() (err error) {
-		// Without a protocol it takes nothing until it is bound: it would take
-		// the frames of every link.
+		// Protocol 0 receives nothing before the bind; any other would receive the
+		// frames of every link.
 		if fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0); err != nil {
 			return err
 		}

@@ -9,16 +9,16 @@ import (
 	"sync"
 )
 
-// Plugins is a directory of CNI plugins: that which CNI_PLUGINS names, as where
-// there is no compiler, or one made when it is first asked for.
+// Plugins is a directory of CNI plugins: $CNI_PLUGINS if set, e.g. on a guest without
+// a compiler, or else a temporary one, built on first use.
 type Plugins struct {
 	// Root is the repository's root, seen from the test.
 	Root string
-	// Lab are packages to build in the lab's module of plugins, Own those in ours.
+	// Lab are packages in the lab's module of plugins, Own are packages in ours.
 	Lab, Own []string
 
 	once  sync.Once
-	built string // "" for none
+	built string // the temporary directory, "" before the first use
 	err   error
 }
 
@@ -50,7 +50,7 @@ func (p *Plugins) buildIn(module string, packages []string) error {
 	return nil
 }
 
-// Remove removes what was made.
+// Remove removes the temporary directory.
 func (p *Plugins) Remove() error {
 	if p.built == "" {
 		return nil

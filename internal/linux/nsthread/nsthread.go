@@ -1,4 +1,4 @@
-// Package nsthread runs code on a thread that is in another network namespace.
+// Package nsthread runs code on a thread in another network namespace.
 package nsthread
 
 import (
@@ -8,8 +8,8 @@ import (
 	"github.com/vishvananda/netns"
 )
 
-// Do runs f on a thread that is in the network namespace. f must not start
-// goroutines: they would run elsewhere.
+// Do runs f on a thread in the network namespace. f must not start goroutines: they
+// would run in another namespace.
 func Do(ns netns.NsHandle, f func() error) error {
 	runtime.LockOSThread()
 	home, err := netns.Get()
@@ -27,7 +27,7 @@ func Do(ns netns.NsHandle, f func() error) error {
 		return fmt.Errorf("enter network namespace %s: %w", ns, err)
 	}
 	defer func() {
-		// A thread that cannot go back stays locked and ends with its goroutine.
+		// If the thread cannot go back, it stays locked and ends with its goroutine.
 		if netns.Set(home) == nil {
 			runtime.UnlockOSThread()
 		}

@@ -1,11 +1,10 @@
-// Package probe asks the machines on a link who has an address, by ARP
-// (RFC 826, RFC 5227) or neighbor discovery (RFC 4861, RFC 4862), and announces
-// addresses to them.
+// Package probe resolves addresses on a link and announces addresses to it, by ARP
+// (RFC 826, RFC 5227) and neighbor discovery (RFC 4861, RFC 4862).
 //
-// It works on packet sockets, so the address that is asked for, and the one that
-// is asked from, need not be on the interface. Everything happens in the network
-// namespace of the calling thread, which the caller must have locked where the
-// process uses several; nothing but that needs the thread once a function returns.
+// It uses packet sockets, so the interface needs neither the source nor the target
+// address. All functions work in the network namespace of the calling thread. If
+// the process uses several namespaces, the caller must lock its goroutine to the
+// thread during the call.
 package probe
 
 import (
@@ -24,45 +23,45 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Options say how persistently a link is asked.
+// Options set the number and the timing of questions.
 type Options struct {
-	Attempts int           // how often to ask, 1 or more
-	Interval time.Duration // between an unanswered question and the next
-	Timeout  time.Duration // how long to wait for each answer
+	Attempts int           // number of questions, 1 or more
+	Interval time.Duration // pause after an unanswered question
+	Timeout  time.Duration // wait for each answer
 }
 
-// Default is a third of a second for an address that nobody has. RFC 5227 and
-// RFC 4862 wait for seconds, which a pod that starts cannot.
+// Default takes a third of a second for an unused address. RFC 5227 and RFC 4862
+// wait for seconds: too long for the start of a pod.
 var Default = Options{Attempts: 3, Interval: 10 * time.Millisecond, Timeout: 100 * time.Millisecond}
 
-// question is a frame that asks who has an address, and how its answers look.
+// question is a frame asking for an address, and the recognition of its answers.
 type question struct {
 	frame ethernet.Frame
-	// groups are the multicast groups to which answers are sent, besides to the
+	// groups are the multicast destinations of answers; answers may also go to the
 	// interface itself.
 	groups []net.HardwareAddr
-	// holder returns the hardware address of who claims the address in a frame
-	// that was received, or nil.
+	// holder returns the hardware address of the machine claiming the address in a
+	// received frame, or nil.
 	holder func(received ethernet.Frame) net.HardwareAddr
 }
 
-// Holder asks the machines on an Ethernet link who has an address and returns the
-// hardware address of the first one that answers and is not the interface's own;
-// nil where nobody does. from is the address to ask from. The zero value asks as
-// one that is about to use the address (RFC 5227, section 2.1.1; RFC 4862,
-// section 5.4): that touches nobody's neighbor cache, and others who are about
-// to use it count as holders.
+// Holder asks the machines on an Ethernet link for an address. It returns the
+// hardware address in the first answer, ignoring the interface's own, or nil
+// without an answer. from is the source address of the question. The zero value
+// means a probe before use (RFC 5227, section 2.1.1; RFC 4862, section 5.4): it
+// changes no neighbor cache, and other machines probing the address at the same
+// time count as holders.
 func Holder(ifi *net.Interface, addr, from netip.Addr, o Options) (net.HardwareAddr, error) {
 	holder, err := ask(ifi, addr, from, o)
 	if err != nil {
-		return nil, fmt.Errorf("ask on %s who has %s: %w", ifi.Name, addr, err)
+		return nil, fmt.Errorf("resolve %[2]s on %[1]s: %[3]w", ifi.Name, addr, err)
 	}
 	return holder, nil
 }
 
 func ask(ifi *net.Interface, addr, from netip.Addr, o Options) (net.HardwareAddr, error) {
 	if len(ifi.HardwareAddr) != 6 {
-		return nil, fmt.Errorf("%s is no Ethernet interface: its hardware address is %q", ifi.Name, ifi.HardwareAddr)
+		return nil, fmt.Errorf("%s is not an Ethernet interface: its hardware address is %q", ifi.Name, ifi.HardwareAddr)
 	}
 	phrase := arpQuestion
 	if addr.Is6() {
@@ -95,7 +94,8 @@ func ask(ifi *net.Interface, addr, from netip.Addr, o Options) (net.HardwareAddr
 	return nil, nil
 }
 
-// answer reads until somebody else claims the address or the deadline passes.
+// answer reads frames until another machine claims the address or the deadline
+// passes.
 func answer(conn *packet.Conn, ifi *net.Interface, q question) (net.HardwareAddr, error) {
 	b := make([]byte, ifi.MTU+18)
 	for {
@@ -108,7 +108,7 @@ func answer(conn *packet.Conn, ifi *net.Interface, q question) (net.HardwareAddr
 		}
 		var received ethernet.Frame
 		if received.UnmarshalBinary(b[:n]) != nil {
-			continue // somebody's malformed frame is not an answer
+			continue // a malformed frame is not an answer
 		}
 		holder := q.holder(received)
 		if len(holder) == len(ifi.HardwareAddr) && holder.String() != ifi.HardwareAddr.String() {
@@ -117,8 +117,8 @@ func answer(conn *packet.Conn, ifi *net.Interface, q question) (net.HardwareAddr
 	}
 }
 
-// Announce tells the machines on an Ethernet link that an address is at the
-// interface's hardware address now: gratuitous ARP (RFC 5227, section 3), or an
+// Announce announces to an Ethernet link that the address has moved to the
+// interface's hardware address, by gratuitous ARP (RFC 5227, section 3) or an
 // unsolicited neighbor advertisement (RFC 4861, section 7.2.6).
 func Announce(ifi *net.Interface, addr netip.Addr) error {
 	if err := announce(ifi, addr); err != nil {
@@ -151,8 +151,8 @@ func announcement(mac net.HardwareAddr, addr netip.Addr) (ethernet.Frame, error)
 	})
 }
 
-// listen opens a socket that receives the frames of that kind that are for the
-// interface, and those for the groups.
+// listen opens a socket for frames of this EtherType, sent to the interface or to
+// the groups.
 func listen(ifi *net.Interface, kind ethernet.EtherType, groups ...net.HardwareAddr) (*packet.Conn, error) {
 	conn, err := packet.Listen(ifi, packet.Raw, int(kind), nil)
 	if err != nil {
@@ -167,7 +167,7 @@ func listen(ifi *net.Interface, kind ethernet.EtherType, groups ...net.HardwareA
 	return conn, nil
 }
 
-// join has the interface receive a multicast group while the socket is open
+// join makes the interface receive a multicast group while the socket is open
 // (packet(7), PACKET_ADD_MEMBERSHIP).
 func join(conn *packet.Conn, ifi *net.Interface, group net.HardwareAddr) error {
 	raw, err := conn.SyscallConn()
@@ -233,8 +233,8 @@ func ndpQuestion(mac net.HardwareAddr, addr, from netip.Addr) (question, error) 
 		return question{}, err
 	}
 	frame, err := ndpFrame(mac, from, group, solicitation)
-	// Who has the address tells all nodes; who is about to use it asks, as this does,
-	// the address's solicited-node group.
+	// A machine using the address answers to all nodes; a machine probing it sends
+	// its own question to the address's solicited-node group.
 	groups := []net.HardwareAddr{groupMAC(netip.IPv6LinkLocalAllNodes()), groupMAC(group)}
 	return question{frame: frame, groups: groups, holder: func(received ethernet.Frame) net.HardwareAddr {
 		source, message := ndpMessage(received.Payload)
@@ -252,7 +252,8 @@ func ndpQuestion(mac net.HardwareAddr, addr, from netip.Addr) (question, error) 
 	}}, err
 }
 
-// advertised is the hardware address that an advertisement names, or that it came from.
+// advertised returns the target hardware address of an advertisement, or else its
+// sender.
 func advertised(m *ndp.NeighborAdvertisement, from net.HardwareAddr) net.HardwareAddr {
 	for _, o := range m.Options {
 		if l, ok := o.(*ndp.LinkLayerAddress); ok && l.Direction == ndp.Target {
@@ -265,12 +266,12 @@ func advertised(m *ndp.NeighborAdvertisement, from net.HardwareAddr) net.Hardwar
 const (
 	ipv6HeaderLength = 40
 	protocolICMPv6   = 58
-	// hopLimit is what a neighbor discovery message is sent and accepted with, so
-	// that none comes from behind a router (RFC 4861, section 7.1).
+	// hopLimit of every neighbor discovery message, so that none comes from behind a
+	// router (RFC 4861, section 7.1).
 	hopLimit = 255
 )
 
-// ndpFrame is a message in an IPv6 packet (RFC 8200, section 3) to a multicast
+// ndpFrame wraps a message in an IPv6 packet (RFC 8200, section 3) to a multicast
 // address.
 func ndpFrame(mac net.HardwareAddr, from, to netip.Addr, m ndp.Message) (ethernet.Frame, error) {
 	body, err := ndp.MarshalMessageChecksum(m, from, to)
@@ -286,14 +287,14 @@ func ndpFrame(mac net.HardwareAddr, from, to netip.Addr, m ndp.Message) (etherne
 	}, nil
 }
 
-// groupMAC is where frames to a multicast address go (RFC 2464, section 7).
+// groupMAC returns the hardware address of a multicast address (RFC 2464, section 7).
 func groupMAC(group netip.Addr) net.HardwareAddr {
 	b := group.As16()
 	return net.HardwareAddr{0x33, 0x33, b[12], b[13], b[14], b[15]}
 }
 
 // ndpMessage returns the neighbor discovery message of an IPv6 packet and its
-// source, or nil where the packet is something else.
+// source, or nil for any other packet.
 func ndpMessage(b []byte) (source netip.Addr, m ndp.Message) {
 	if len(b) < ipv6HeaderLength || b[0]>>4 != 6 || b[6] != protocolICMPv6 || b[7] != hopLimit {
 		return netip.Addr{}, nil

@@ -78,7 +78,7 @@ func TestLinkWithoutHardwareAddressesIsRefused(t *testing.T) {
 		_, err := probe.Holder(ifi, netip.MustParseAddr("127.0.0.2"), netip.Addr{}, probe.Default)
 		return err
 	})
-	if err == nil || !strings.Contains(err.Error(), "lo is no Ethernet interface") {
+	if err == nil || !strings.Contains(err.Error(), "lo is not an Ethernet interface") {
 		t.Errorf("got %v", err)
 	}
 }
