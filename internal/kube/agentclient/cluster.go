@@ -18,6 +18,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"spiderpool.dev/spiderpool/api/v2beta1"
+	"spiderpool.dev/spiderpool/internal/cniconf"
 	"spiderpool.dev/spiderpool/internal/ipam"
 	"spiderpool.dev/spiderpool/internal/pool"
 	"spiderpool.dev/spiderpool/internal/reclaim"
@@ -397,51 +398,42 @@ func networkOf(raw []byte) (ipam.Network, error) {
 	return ParseNetwork(definition.Spec.Config)
 }
 
-// ParseNetwork reads what concerns addresses in a CNI configuration: a plugin, or
-// a list of which the first plugin with our "ipam" counts. An empty one, which
-// refers to a file on the node, is not ours.
+// ParseNetwork reads the part of a CNI configuration that concerns addresses. Of a
+// list, it is the first plugin with our "ipam". An empty configuration refers to a
+// file on the node and is not ours.
 func ParseNetwork(config string) (ipam.Network, error) {
 	if config == "" {
 		return ipam.Network{}, nil
 	}
-	type plugin struct {
-		Name       string   `json:"name"`
-		Type       string   `json:"type"`
-		Master     string   `json:"master"`
-		Interfaces []string `json:"interfaces"` // of ifacer
-		MTU        int      `json:"mtu"`
-		IPAM       struct {
-			Type              string   `json:"type"`
-			IPv4              []string `json:"default_ipv4_ippool"`
-			IPv6              []string `json:"default_ipv6_ippool"`
-			CleanGateway      bool     `json:"clean_gateway"`
-			MatchMasterSubnet bool     `json:"match_master_subnet"`
-		} `json:"ipam"`
-	}
-	var parsed struct {
-		plugin
-		Plugins []plugin `json:"plugins"`
-	}
-	if err := json.Unmarshal([]byte(config), &parsed); err != nil {
+	list, err := cniconf.Parse([]byte(config))
+	if err != nil {
 		return ipam.Network{}, fmt.Errorf("spec.config: %w", err)
 	}
-	var made []string
-	for _, p := range append(parsed.Plugins, parsed.plugin) {
-		if p.Type == "ifacer" {
-			made = p.Interfaces
+	var made []string // the interfaces of ifacer
+	for _, raw := range list.Plugins {
+		var main cniconf.Main
+		if err := json.Unmarshal(raw, &main); err != nil {
+			return ipam.Network{}, fmt.Errorf("spec.config: %w", err)
 		}
-		if p.IPAM.Type == "spiderpool" {
-			parents := made
-			if len(parents) == 0 && p.Master != "" {
-				parents = []string{p.Master}
+		if main.Type == cniconf.TypeIfacer {
+			var ifacer cniconf.Ifacer
+			if err := json.Unmarshal(raw, &ifacer); err != nil {
+				return ipam.Network{}, fmt.Errorf("spec.config: %w", err)
 			}
-			return ipam.Network{
-				IPAM: true, Name: parsed.Name, Master: p.Master,
-				Pools:        pool.Names{IPv4: p.IPAM.IPv4, IPv6: p.IPAM.IPv6},
-				CleanGateway: p.IPAM.CleanGateway, MatchMasterSubnet: p.IPAM.MatchMasterSubnet,
-				Parents: parents, MTU: p.MTU,
-			}, nil
+			made = ifacer.Interfaces
 		}
+		if main.IPAM == nil || main.IPAM.Type != cniconf.TypeIPAM {
+			continue
+		}
+		parents := made
+		if len(parents) == 0 && main.Master != "" {
+			parents = []string{main.Master}
+		}
+		return ipam.Network{
+			IPAM: true, Name: list.Name, Master: main.Master, Parents: parents, MTU: int(main.MTU),
+			Pools:        pool.Names{IPv4: main.IPAM.DefaultIPv4Pools, IPv6: main.IPAM.DefaultIPv6Pools},
+			CleanGateway: main.IPAM.CleanGateway, MatchMasterSubnet: main.IPAM.MatchMasterSubnet,
+		}, nil
 	}
 	return ipam.Network{}, nil
 }

@@ -1,7 +1,6 @@
 package compile
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
 	"regexp"
@@ -13,11 +12,8 @@ import (
 	"k8s.io/utils/ptr"
 
 	"spiderpool.dev/spiderpool/api/v2beta1"
+	"spiderpool.dev/spiderpool/internal/cniconf"
 )
-
-// CNIVersions are the versions of the CNI specification that an attachment may
-// be written in; the first is the default.
-var CNIVersions = []string{"0.3.1", "0.3.0", "0.4.0", "1.0.0", "1.1.0"}
 
 // maxInterfaceName is IFNAMSIZ-1 of linux/if.h.
 const maxInterfaceName = 15
@@ -62,7 +58,7 @@ func Attachment(in *v2beta1.SpiderMultusConfig) (NAD, field.ErrorList) {
 			out.Annotations[key] = value
 		}
 	}
-	list := confList{CNIVersion: CNIVersions[0], Name: out.Name}
+	list := cniconf.List{CNIVersion: cniconf.DefaultVersion, Name: out.Name}
 	if v := in.Annotations[v2beta1.AnnotationMultusConfigCNIVersion]; v != "" {
 		list.CNIVersion = v
 	}
@@ -88,10 +84,12 @@ func Attachment(in *v2beta1.SpiderMultusConfig) (NAD, field.ErrorList) {
 		return out, append(errs, more...)
 	}
 	if in.Spec.EnableCoordinator == nil || *in.Spec.EnableCoordinator {
-		plugins = append(plugins, coordinatorPlugin(in.Spec.Coordinator))
+		plugins = append(plugins, coordinatorKeys(in.Spec.Coordinator))
 	}
-	list.Plugins = append(plugins, chain...)
-	out.Config = list.text()
+	for _, plugin := range append(plugins, chain...) {
+		list.Plugins = append(list.Plugins, cniconf.Marshal(plugin))
+	}
+	out.Config = string(cniconf.Marshal(list))
 	return out, errs
 }
 
@@ -105,8 +103,8 @@ func cniType(spec *v2beta1.SpiderMultusConfigSpec) v2beta1.CNIType {
 func checkAttachmentAnnotations(in *v2beta1.SpiderMultusConfig) field.ErrorList {
 	var errs field.ErrorList
 	path := field.NewPath("metadata", "annotations")
-	if v := in.Annotations[v2beta1.AnnotationMultusConfigCNIVersion]; v != "" && !slices.Contains(CNIVersions, v) {
-		errs = append(errs, field.NotSupported(path.Key(v2beta1.AnnotationMultusConfigCNIVersion), v, CNIVersions))
+	if v := in.Annotations[v2beta1.AnnotationMultusConfigCNIVersion]; v != "" && !slices.Contains(cniconf.Versions, v) {
+		errs = append(errs, field.NotSupported(path.Key(v2beta1.AnnotationMultusConfigCNIVersion), v, cniconf.Versions))
 	}
 	if n := in.Annotations[v2beta1.AnnotationMultusConfigCRName]; n != "" {
 		if faults := validation.IsDNS1123Subdomain(n); len(faults) > 0 {
@@ -143,13 +141,13 @@ func compileMain(spec *field.Path, in *v2beta1.SpiderMultusConfigSpec) (plugins 
 			return nil, "", missing("macvlan")
 		}
 		ifacer, master, errs := compileMaster(spec.Child("macvlan"), in.Macvlan, true)
-		return append(ifacer, masterPlugin{Type: "macvlan", Master: master, Mode: "bridge", MTU: ptr.Deref(in.Macvlan.MTU, 0), IPAM: ipamOf(disabled, in.Macvlan.IPPools)}), "", errs
+		return append(ifacer, cniconf.Main{Type: "macvlan", Master: master, Mode: "bridge", MTU: ptr.Deref(in.Macvlan.MTU, 0), IPAM: ipamOf(disabled, in.Macvlan.IPPools)}), "", errs
 	case v2beta1.CNIIPvlan:
 		if in.IPvlan == nil {
 			return nil, "", missing("ipvlan")
 		}
 		ifacer, master, errs := compileMaster(spec.Child("ipvlan"), in.IPvlan, true)
-		return append(ifacer, masterPlugin{Type: "ipvlan", Master: master, Mode: "l2", MTU: ptr.Deref(in.IPvlan.MTU, 0), IPAM: ipamOf(disabled, in.IPvlan.IPPools)}), "", errs
+		return append(ifacer, cniconf.Main{Type: "ipvlan", Master: master, Mode: "l2", MTU: ptr.Deref(in.IPvlan.MTU, 0), IPAM: ipamOf(disabled, in.IPvlan.IPPools)}), "", errs
 	case v2beta1.CNIVlan:
 		if in.Vlan == nil {
 			return nil, "", missing("vlan")
@@ -164,21 +162,18 @@ func compileMain(spec *field.Path, in *v2beta1.SpiderMultusConfigSpec) (plugins 
 		if in.IBSriov == nil {
 			return nil, "", missing("ibsriov")
 		}
-		return []any{ibSriovPluginOf(in.IBSriov, disabled)}, in.IBSriov.ResourceName, nil
+		return []any{ibSriovPlugin(in.IBSriov, disabled)}, in.IBSriov.ResourceName, nil
 	case v2beta1.CNIIPoIB:
 		if in.IPoIB == nil {
 			return nil, "", missing("ipoib")
 		}
-		return []any{masterPlugin{Type: "ipoib", Master: in.IPoIB.Master, IPAM: ipamOf(disabled, in.IPoIB.IPPools)}}, "",
+		return []any{cniconf.Main{Type: "ipoib", Master: in.IPoIB.Master, IPAM: ipamOf(disabled, in.IPoIB.IPPools)}}, "",
 			checkInterfaceName(spec.Child("ipoib", "master"), in.IPoIB.Master)
 	case v2beta1.CNIOvs:
 		if in.Ovs == nil {
 			return nil, "", missing("ovs")
 		}
-		return []any{ovsPlugin{
-			Type: "ovs", Bridge: in.Ovs.BrName, VLAN: in.Ovs.VlanTag, Trunk: in.Ovs.Trunk, DeviceID: in.Ovs.DeviceID,
-			IPAM: ipamOf(disabled, in.Ovs.IPPools),
-		}}, "", nil
+		return []any{ovsPlugin(in.Ovs, disabled)}, "", nil
 	case v2beta1.CNICustom:
 		return nil, "", nil
 	}
@@ -197,7 +192,7 @@ func compileMaster(path *field.Path, in *v2beta1.MasterConfig, makeVLAN bool) (i
 		errs = append(errs, checkInterfaceName(path.Child("master").Index(i), name)...)
 	}
 	master = in.Master[0]
-	plugin := ifacerPlugin{Type: "ifacer", Interfaces: in.Master}
+	plugin := cniconf.Ifacer{Type: cniconf.TypeIfacer, Interfaces: in.Master}
 	if len(in.Master) > 1 {
 		if in.Bond == nil {
 			return nil, "", append(errs, field.Required(path.Child("bond"), "master names several interfaces: name the bond to make of them, or name one master"))
@@ -207,7 +202,7 @@ func compileMaster(path *field.Path, in *v2beta1.MasterConfig, makeVLAN bool) (i
 			errs = append(errs, field.Invalid(path.Child("bond", "options"), *in.Bond.Options, fault))
 		}
 		master = in.Bond.Name
-		plugin.Bond = in.Bond
+		plugin.Bond = (*cniconf.Bond)(in.Bond)
 	}
 	if id := ptr.Deref(in.VlanID, 0); makeVLAN && id != 0 {
 		plugin.VlanID = id
@@ -265,34 +260,35 @@ func compileVlan(path *field.Path, in *v2beta1.VlanConfig, disabled bool) (plugi
 	case !auto && in.VlanID == nil:
 		errs = append(errs, field.Required(path.Child("vlanID"), "vlanMode is not auto: write the VLAN ID"))
 	}
-	return append(ifacer, vlanPlugin{Type: "vlan", Master: master, VlanID: ptr.Deref(in.VlanID, 0), MTU: ptr.Deref(in.MTU, 0), IPAM: ipamOf(disabled, in.IPPools)}), "", errs
+	return append(ifacer, cniconf.VLAN{Type: "vlan", Master: master, VlanID: ptr.Deref(in.VlanID, 0), MTU: ptr.Deref(in.MTU, 0), IPAM: ipamOf(disabled, in.IPPools)}), "", errs
 }
 
 func sriovPlugins(in *v2beta1.SriovConfig, disabled bool) []any {
-	plugins := []any{sriovPlugin{
+	plugins := []any{cniconf.SRIOV{
 		Type: "sriov", VLAN: in.VlanID, MinTxRate: in.MinTxRateMbps, MaxTxRate: in.MaxTxRateMbps,
 		IPAM: ipamOf(disabled, in.IPPools),
 	}}
 	// The SR-IOV plugin does not set the MTU of the virtual function.
 	if mtu := ptr.Deref(in.MTU, 0); mtu != 0 {
-		plugins = append(plugins, tuningPlugin{Type: "tuning", MTU: mtu})
+		plugins = append(plugins, cniconf.Tuning{Type: "tuning", MTU: mtu})
 	}
-	if in.RDMAIsolation != nil && *in.RDMAIsolation {
-		plugins = append(plugins, typeOnly{Type: "rdma"})
+	if ptr.Deref(in.RDMAIsolation, false) {
+		plugins = append(plugins, cniconf.Typed{Type: "rdma"})
 	}
 	return plugins
 }
 
-func ibSriovPluginOf(in *v2beta1.IBSriovConfig, disabled bool) ibSriovPlugin {
-	plugin := ibSriovPlugin{
-		Type: "ib-sriov", LinkState: "enable", RDMAIsolation: in.RDMAIsolation == nil || *in.RDMAIsolation,
-		IBKubernetes: in.EnableIBKubernetes != nil && *in.EnableIBKubernetes, IPAM: ipamOf(disabled, in.IPPools),
+func ibSriovPlugin(in *v2beta1.IBSriovConfig, disabled bool) cniconf.IBSRIOV {
+	return cniconf.IBSRIOV{
+		Type: "ib-sriov", LinkState: ptr.Deref(in.LinkState, "enable"), RDMAIsolation: ptr.Deref(in.RDMAIsolation, true),
+		IBKubernetes: ptr.Deref(in.EnableIBKubernetes, false), Pkey: ptr.Deref(in.Pkey, ""), IPAM: ipamOf(disabled, in.IPPools),
 	}
-	if in.LinkState != nil {
-		plugin.LinkState = *in.LinkState
-	}
-	if in.Pkey != nil {
-		plugin.Pkey = *in.Pkey
+}
+
+func ovsPlugin(in *v2beta1.OvsConfig, disabled bool) cniconf.OVS {
+	plugin := cniconf.OVS{Type: "ovs", Bridge: in.BrName, VLAN: in.VlanTag, DeviceID: in.DeviceID, IPAM: ipamOf(disabled, in.IPPools)}
+	for _, trunk := range in.Trunk {
+		plugin.Trunk = append(plugin.Trunk, cniconf.Trunk(trunk))
 	}
 	return plugin
 }
@@ -302,9 +298,7 @@ func compileChain(path *field.Path, entries []string) ([]any, field.ErrorList) {
 	var plugins []any
 	var errs field.ErrorList
 	for i, entry := range entries {
-		var plugin struct {
-			Type string `json:"type"`
-		}
+		var plugin cniconf.Typed
 		if err := json.Unmarshal([]byte(entry), &plugin); err != nil {
 			errs = append(errs, field.Invalid(path.Index(i), entry, fmt.Sprintf(`is not a JSON object (%v); write the configuration of a plugin, as {"type": "tuning"}`, err)))
 			continue
@@ -316,15 +310,4 @@ func compileChain(path *field.Path, entries []string) ([]any, field.ErrorList) {
 		plugins = append(plugins, json.RawMessage(entry))
 	}
 	return plugins, errs
-}
-
-// mustMarshal encodes values made of strings, numbers and valid JSON, which cannot fail.
-func mustMarshal(v any) json.RawMessage {
-	var out bytes.Buffer
-	encoder := json.NewEncoder(&out)
-	encoder.SetEscapeHTML(false)
-	if err := encoder.Encode(v); err != nil {
-		panic(fmt.Sprintf("encode %T: %v", v, err))
-	}
-	return bytes.TrimSpace(out.Bytes())
 }

@@ -9,11 +9,13 @@ import (
 	"strings"
 
 	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"spiderpool.dev/spiderpool/internal/cniconf"
 )
 
 // compileCustom returns the configuration as its author wrote it, completed by
 // version and name where they are missing, with the chain behind it.
-func compileCustom(path *field.Path, config *string, list confList, chain []any) (string, field.ErrorList) {
+func compileCustom(path *field.Path, config *string, list cniconf.List, chain []any) (string, field.ErrorList) {
 	if config == nil || strings.TrimSpace(*config) == "" {
 		if len(chain) > 0 {
 			return "", field.ErrorList{field.Required(path, "chainCNIJsonData has plugins, but there is none to follow; write the main plugin")}
@@ -33,15 +35,15 @@ func compileCustom(path *field.Path, config *string, list confList, chain []any)
 		return *config, nil
 	}
 	if !hasVersion {
-		written["cniVersion"] = mustMarshal(list.CNIVersion)
+		written["cniVersion"] = cniconf.Marshal(list.CNIVersion)
 	}
 	if !hasName {
-		written["name"] = mustMarshal(list.Name)
+		written["name"] = cniconf.Marshal(list.Name)
 	}
 	if len(chain) == 0 {
-		return string(mustMarshal(written)), nil
+		return string(cniconf.Marshal(written)), nil
 	}
-	return string(mustMarshal(withChain(written, chain))), nil
+	return string(cniconf.Marshal(withChain(written, chain))), nil
 }
 
 // customFault says why the configuration, whose keys are those of written, is
@@ -59,17 +61,15 @@ func customFault(config string, written map[string]json.RawMessage) string {
 	_, isList := written["plugins"]
 	_, hasVersion := written["cniVersion"]
 	switch {
-	case hasVersion && !slices.Contains(CNIVersions, conf.CNIVersion):
-		return fmt.Sprintf(`has cniVersion %q; write one of %s, or leave it out`, conf.CNIVersion, strings.Join(CNIVersions, ", "))
+	case hasVersion && !slices.Contains(cniconf.Versions, conf.CNIVersion):
+		return fmt.Sprintf(`has cniVersion %q; write one of %s, or leave it out`, conf.CNIVersion, strings.Join(cniconf.Versions, ", "))
 	case !isList && conf.Type == "":
 		return `has neither "type" nor "plugins"; write a CNI configuration, as {"type": "macvlan", "master": "eth0"}`
 	case isList && len(conf.Plugins) == 0:
 		return `has no plugin in "plugins"; write at least one, as {"plugins": [{"type": "macvlan", "master": "eth0"}]}`
 	}
 	for i, raw := range conf.Plugins {
-		var plugin struct {
-			Type string `json:"type"`
-		}
+		var plugin cniconf.Typed
 		if err := json.Unmarshal(raw, &plugin); err != nil {
 			return typeFault(fmt.Sprintf("plugins[%d]", i), err)
 		}
@@ -108,12 +108,12 @@ func withChain(written map[string]json.RawMessage, chain []any) map[string]json.
 		main := maps.Clone(written)
 		delete(main, "cniVersion")
 		delete(main, "name")
-		all = append(all, mustMarshal(main))
+		all = append(all, cniconf.Marshal(main))
 		written = map[string]json.RawMessage{"cniVersion": written["cniVersion"], "name": written["name"]}
 	}
 	for _, plugin := range chain {
-		all = append(all, mustMarshal(plugin))
+		all = append(all, cniconf.Marshal(plugin))
 	}
-	written["plugins"] = mustMarshal(all)
+	written["plugins"] = cniconf.Marshal(all)
 	return written
 }
