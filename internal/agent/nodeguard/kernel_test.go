@@ -46,7 +46,7 @@ func pair(t *testing.T, node *linuxtest.Machine, id string) string {
 	return name
 }
 
-func TestWhatWasFlushedIsPutBack(t *testing.T) {
+func TestFlushedStateIsRestored(t *testing.T) {
 	m, host, guard := newMaintainer(t)
 	guard.Sandboxes = func(context.Context) (map[string]string, error) { return map[string]string{"a": "uid"}, nil }
 	name := pair(t, m, "a")
@@ -61,7 +61,7 @@ func TestWhatWasFlushedIsPutBack(t *testing.T) {
 	} {
 		m.Must("", flush[0], flush[1:]...)
 		if changes, err := host.CompareNode(500, []inet.Family{inet.IPv4, inet.IPv6}); err != nil || len(changes) == 0 {
-			t.Errorf("%v: nothing is missing (%v)", flush, err)
+			t.Errorf("%v: the flush removed nothing (%v)", flush, err)
 		}
 		guard.runOnce(t.Context(), host)
 		if changes, err := host.CompareNode(500, []inet.Family{inet.IPv4, inet.IPv6}); err != nil || len(changes) != 0 {
@@ -70,7 +70,7 @@ func TestWhatWasFlushedIsPutBack(t *testing.T) {
 	}
 }
 
-func TestNodeWithoutPodsIsLeftAlone(t *testing.T) {
+func TestNodeWithoutPodsStaysUnchanged(t *testing.T) {
 	m, host, guard := newMaintainer(t)
 	m.Must("", "ip", "route", "add", "10.0.0.2/32", "dev", "lo", "table", "500")
 	guard.runOnce(t.Context(), host)
@@ -79,7 +79,7 @@ func TestNodeWithoutPodsIsLeftAlone(t *testing.T) {
 	}
 }
 
-// clock is the time of an Maintainer under test.
+// clock is the time of a Maintainer under test.
 type clock struct{ now time.Time }
 
 func (c *clock) pass(d time.Duration) { c.now = c.now.Add(d) }
@@ -90,7 +90,7 @@ func timed(guard *Maintainer) *clock {
 	return c
 }
 
-func TestPairsOfPodsThatAreGoneAreRemovedWhenTheyAreOld(t *testing.T) {
+func TestOldOrphanPairsAreRemoved(t *testing.T) {
 	m, host, guard := newMaintainer(t)
 	time := timed(guard)
 	ids := map[string]string{"alive": "uid"}
@@ -123,7 +123,7 @@ func TestPairsOfPodsThatAreGoneAreRemovedWhenTheyAreOld(t *testing.T) {
 	expect("old", alive)
 }
 
-func TestRoutesToAddressesThatNobodyHoldsAreRemovedWhenTheyAreOld(t *testing.T) {
+func TestOldOrphanRoutesAreRemoved(t *testing.T) {
 	m, host, guard := newMaintainer(t)
 	time := timed(guard)
 	m.Bridge("cni0")
@@ -131,7 +131,7 @@ func TestRoutesToAddressesThatNobodyHoldsAreRemovedWhenTheyAreOld(t *testing.T) 
 		m.Must("", "ip", "route", "add", a, "dev", "cni0", "table", "500", "proto", "83")
 		m.Must("", "ip", "neigh", "add", a, "lladdr", "02:00:00:00:00:01", "dev", "cni0", "nud", "permanent")
 	}
-	m.Must("", "ip", "route", "add", "10.0.0.3", "dev", "cni0", "table", "500") // somebody else's
+	m.Must("", "ip", "route", "add", "10.0.0.3", "dev", "cni0", "table", "500") // not ours
 	var doubt error
 	guard.Unleased = func(addrs []netip.Addr) ([]netip.Addr, error) {
 		if len(addrs) != 4 {
@@ -159,7 +159,7 @@ func TestRoutesToAddressesThatNobodyHoldsAreRemovedWhenTheyAreOld(t *testing.T) 
 	}
 }
 
-func TestKindsThatTheKernelLacksAreNoTrouble(t *testing.T) {
+func TestFactsCoverUnknownLinkKinds(t *testing.T) {
 	_, host, _ := newMaintainer(t)
 	facts, err := host.Facts(append(netplan.LinkKinds, "nonsense")...)
 	if err != nil || facts.Kinds["nonsense"] || len(facts.Kinds) != len(netplan.LinkKinds)+1 {
@@ -167,7 +167,7 @@ func TestKindsThatTheKernelLacksAreNoTrouble(t *testing.T) {
 	}
 }
 
-func TestPreflightTellsTheClusterWhatTheNodeLacks(t *testing.T) {
+func TestPreflightWarnsAboutUnmetRequirements(t *testing.T) {
 	m, host, guard := newMaintainer(t)
 	m.Sysctl("net/ipv6/conf/all/disable_ipv6", "1")
 	m.Must("", "nft", "add table inet filter; add chain inet filter forward { type filter hook forward priority 0; policy drop; }")
@@ -186,7 +186,7 @@ func TestPreflightTellsTheClusterWhatTheNodeLacks(t *testing.T) {
 		t.Errorf("got %s", message)
 	}
 	if !strings.Contains(message, "policy of chain inet filter forward is drop") || strings.Contains(message, "input") {
-		t.Errorf("the chain that drops what pods send to services is not the one that is named: %s", message)
+		t.Errorf("the finding does not name exactly the chain forward: %s", message)
 	}
 	for _, want := range []string{"MTU of interface ens5 is 1400, want 1500 or more: pods' interfaces of network attachment kube-system/b", "interface ens9 is missing"} {
 		if !strings.Contains(message, want) {
@@ -194,11 +194,11 @@ func TestPreflightTellsTheClusterWhatTheNodeLacks(t *testing.T) {
 		}
 	}
 	if strings.Contains(message, "kube-system/a") {
-		t.Errorf("an attachment that fits is named: %s", message)
+		t.Errorf("the finding names a fitting attachment: %s", message)
 	}
 	for _, kind := range []string{"ipvlan", "macvlan"} {
 		if lacks := strings.Contains(message, "link kind "+kind+" "); lacks == linuxtest.HasKind(t, kind) {
-			t.Errorf("kind %s: the kernel has it: %v; the message: %s", kind, !lacks, message)
+			t.Errorf("kind %s, supported: %v, message: %s", kind, !lacks, message)
 		}
 	}
 }

@@ -1,13 +1,17 @@
-// Package nodeguard keeps the agent's node ready for underlay pods: the rules,
-// forwarding and masquerading that all pods share, the sysctls that want more
-// room than the kernel's defaults, and what is left of pods that are gone: their
-// veth pairs, and the routes to them over links that stay.
+// Package nodeguard keeps the agent's node ready for underlay pods. Once per Interval
+// it
 //
-// The coordinator plugin makes what is shared at the first ADD; this package
-// puts back what somebody flushed, at most Interval later. A pair is removed only
-// when the container runtime has not known its sandbox for MinAge, a route when no
-// lease of the node has held its address for so long. Run returns when its context
-// ends.
+//   - compares the node with the requirements of underlay pods, raises sysctls and
+//     warns about unmet requirements (preflight);
+//   - restores the shared kernel state of all pods, i.e. rules, forwarding and
+//     masquerading, after someone flushed it. The coordinator plugin creates that
+//     state at the first ADD;
+//   - removes orphans: the veth pairs of deleted pods, and the routes to their
+//     addresses over permanent links.
+//
+// It removes a pair only after the container runtime has not listed its sandbox for
+// MinAge, and a route only after no lease of the node has held its address for MinAge.
+// Run returns when its context ends.
 package nodeguard
 
 import (
@@ -22,54 +26,54 @@ import (
 )
 
 const (
-	// Interval is the time between two rounds.
+	// Interval is the time between two checks of the node.
 	Interval = time.Minute
-	// parentsInterval is the time between two looks at the network attachments,
-	// which every node of the cluster takes.
+	// parentsInterval is the time between two reads of the network attachments. It is
+	// long because every node of the cluster reads them.
 	parentsInterval = 10 * time.Minute
 )
 
-// Maintainer is the configuration and the ports of Run.
+// Maintainer maintains the node. Set the exported fields, then call Run.
 type Maintainer struct {
-	// HostRuleTable returns the table with the routes to the node's pods; ok is
-	// false where the coordinator is switched off or its configuration is not known.
+	// HostRuleTable returns the number of the table with the routes to the node's
+	// pods. ok is false if the coordinator is disabled or its configuration unknown.
 	HostRuleTable func(context.Context) (table int, ok bool)
-	// Sandboxes returns the node's sandboxes by ID, or an error while that
-	// is not known for certain.
+	// Sandboxes returns the pod UIDs of all sandboxes of the node by sandbox ID, or an
+	// error if the list may be incomplete.
 	Sandboxes func(context.Context) (map[string]string, error)
-	// Unleased returns those of the addresses that pools of this cluster hand out
-	// and that no pod of this node holds, or an error while that is not known for
-	// certain.
+	// Unleased returns the addresses that belong to a pool of this cluster but to no
+	// lease of this node, or an error if it cannot be sure.
 	Unleased func([]netip.Addr) ([]netip.Addr, error)
-	// Parents returns the interfaces that the network attachments of this node's
-	// pools name, or an error while that is not known.
+	// Parents returns the master interfaces in the network attachments of this node's
+	// pools.
 	Parents func(context.Context) ([]netplan.Parent, error)
-	// Warn tells the cluster what the node lacks.
+	// Warn writes an event with the unmet requirements.
 	Warn func(findings string)
-	// Open opens the node's namespace.
+	// Open opens the node's network namespace.
 	Open func() (*linux.Namespace, error)
-	// Tune allows to raise sysctls.
+	// Tune permits raising sysctls.
 	Tune bool
-	// IPv6 says whether pods get IPv6 addresses.
+	// IPv6 adds the requirements of pods with IPv6 addresses.
 	IPv6 bool
-	// MinAge is how long something has to look left over before it is removed: a
-	// runtime lists a sandbox a while after it has made its network.
+	// MinAge is how long something must look orphaned before its removal: a runtime
+	// lists a sandbox some time after it has created the sandbox's network.
 	MinAge time.Duration
 	Now    func() time.Time
 	Log    *slog.Logger
 
-	orphanCandidates map[string]time.Time // what looks left over, since when
-	lastReported     string               // the findings that were reported last
+	orphanCandidates map[string]time.Time // by name: since when it looks orphaned
+	lastReported     string               // findings
 	parents          *readcache.Cache[struct{}, []netplan.Parent]
-	// missingKinds are kinds of links that the kernel is not known to make.
+	// missingKinds are the link kinds that the kernel has not supported so far; nil
+	// before the first check.
 	missingKinds []string
 }
 
-// Run looks after the node until ctx ends.
+// Run maintains the node until ctx ends.
 func (m *Maintainer) Run(ctx context.Context) {
 	host, err := m.Open()
 	if err != nil {
-		m.Log.Error("cannot look after the node's network", "err", err)
+		m.Log.Error("cannot open the node's network namespace; the agent does not maintain it", "err", err)
 		return
 	}
 	defer host.Close()
@@ -93,7 +97,7 @@ func (m *Maintainer) runOnce(ctx context.Context, host *linux.Namespace) {
 	m.collectOrphans(ctx, host)
 }
 
-// ensure puts back what pods share, for the IP versions that the node's pods have.
+// ensure restores the shared state for the IP versions of the node's pods.
 func (m *Maintainer) ensure(host *linux.Namespace, table int) {
 	families, err := host.PodFamilies(table)
 	if err != nil {
@@ -102,9 +106,9 @@ func (m *Maintainer) ensure(host *linux.Namespace, table int) {
 	}
 	changes, err := host.EnsureNode(table, families)
 	if err != nil {
-		m.Log.Warn("cannot prepare the node for its pods", "err", err)
+		m.Log.Warn("cannot restore the shared network state of the node's pods", "err", err)
 	}
 	if len(changes) > 0 {
-		m.Log.Info("put back what the pods of the node share", "changes", changes.String())
+		m.Log.Info("restored the shared network state of the node's pods", "changes", changes.String())
 	}
 }

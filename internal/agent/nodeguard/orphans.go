@@ -10,14 +10,14 @@ import (
 	"spiderpool.dev/spiderpool/internal/netplan"
 )
 
-// orphan is something of a pod that seems to be gone.
+// orphan is the kernel state of a pod that seems to be gone: a link or a route.
 type orphan struct {
 	name   string
 	remove func() error
 }
 
-// collectOrphans removes what has been left over for MinAge. Where nothing is known for
-// certain, nothing is left over, and its time starts anew.
+// collectOrphans removes the orphans older than MinAge. While leases or sandboxes are
+// unknown, nothing counts as an orphan, and its age starts again at zero.
 func (m *Maintainer) collectOrphans(ctx context.Context, host *linux.Namespace) {
 	found := append(m.orphanPairs(ctx, host), m.orphanRoutes(host)...)
 	now := m.Now()
@@ -32,16 +32,16 @@ func (m *Maintainer) collectOrphans(ctx context.Context, host *linux.Namespace) 
 			continue
 		}
 		if err := l.remove(); err != nil {
-			m.Log.Warn("cannot remove what is left of a pod", "what", l.name, "err", err)
+			m.Log.Warn("cannot remove an orphan of a deleted pod", "orphan", l.name, "err", err)
 			candidates[l.name] = since
 			continue
 		}
-		m.Log.Info("removed what was left of a pod", "what", l.name, "since", since)
+		m.Log.Info("removed an orphan of a deleted pod", "orphan", l.name, "since", since)
 	}
 	m.orphanCandidates = candidates
 }
 
-// orphanPairs are the veth pairs of sandboxes that the runtime does not know.
+// orphanPairs returns the veth pairs of sandboxes that the runtime does not list.
 func (m *Maintainer) orphanPairs(ctx context.Context, host *linux.Namespace) []orphan {
 	pairs, err := host.Pairs()
 	if err != nil {
@@ -50,7 +50,7 @@ func (m *Maintainer) orphanPairs(ctx context.Context, host *linux.Namespace) []o
 	if len(pairs) == 0 {
 		return nil
 	}
-	// Asked after the pairs were listed: what is there has a sandbox by then.
+	// List the sandboxes after the pairs: the sandbox of a living pair exists by then.
 	sandboxes, err := m.Sandboxes(ctx)
 	if err != nil {
 		return nil
@@ -70,8 +70,8 @@ func (m *Maintainer) orphanPairs(ctx context.Context, host *linux.Namespace) []o
 	return orphans
 }
 
-// orphanRoutes are the routes to addresses that no pod holds, over links that do not
-// go with their pods: those of an overlay network.
+// orphanRoutes returns the routes to addresses without a lease, over permanent links:
+// those of an overlay network. Other links vanish with their pods.
 func (m *Maintainer) orphanRoutes(host *linux.Namespace) []orphan {
 	routes, err := host.HostRoutes()
 	if err != nil {
@@ -87,7 +87,7 @@ func (m *Maintainer) orphanRoutes(host *linux.Namespace) []orphan {
 	if len(addrs) == 0 {
 		return nil
 	}
-	// Asked after the routes were listed: a route is made for a lease that is there.
+	// Read the leases after the routes: the lease of a living route exists by then.
 	unleased, err := m.Unleased(addrs)
 	if err != nil {
 		return nil

@@ -10,18 +10,18 @@ import (
 	"spiderpool.dev/spiderpool/internal/readcache"
 )
 
-// preflight raises what it may, and reports what the node lacks then, when that is
-// something else than before.
+// preflight raises sysctls if it may, and then reports the unmet requirements if they
+// have changed since the last report.
 func (m *Maintainer) preflight(ctx context.Context, host *linux.Namespace) {
 	if m.missingKinds == nil {
 		m.missingKinds = netplan.LinkKinds
 	}
 	facts, err := host.Facts(m.missingKinds...)
 	if err != nil {
-		m.Log.Warn("cannot examine all of the node's kernel", "err", err)
+		m.Log.Warn("cannot examine the node's kernel completely", "err", err)
 	}
 	facts.Parents = m.measureParents(ctx, host)
-	// What the kernel has it keeps; what it lacks may be a module that comes.
+	// A supported kind stays supported; a missing one may be a module loaded later.
 	m.missingKinds = slices.DeleteFunc(slices.Clone(m.missingKinds), func(kind string) bool { return facts.Kinds[kind] })
 	if m.Tune {
 		m.raiseSysctls(host, facts)
@@ -36,14 +36,14 @@ func (m *Maintainer) preflight(ctx context.Context, host *linux.Namespace) {
 	}
 	m.lastReported = text
 	if text == "" {
-		m.Log.Info("the node has everything that underlay pods need")
+		m.Log.Info("the node meets all requirements of underlay pods")
 		return
 	}
-	m.Log.Warn("the node lacks something", "findings", text)
+	m.Log.Warn("node preflight failed", "findings", text)
 	m.Warn(text)
 }
 
-// measureParents returns the interfaces that attachments name, as they are.
+// measureParents returns the master interfaces in attachments, with their present MTU.
 func (m *Maintainer) measureParents(ctx context.Context, host *linux.Namespace) []netplan.Parent {
 	if m.parents == nil {
 		m.parents = &readcache.Cache[struct{}, []netplan.Parent]{TTL: parentsInterval, Now: m.Now}
@@ -56,7 +56,7 @@ func (m *Maintainer) measureParents(ctx context.Context, host *linux.Namespace) 
 	for _, p := range parents {
 		mtu, err := host.MTU(p.Name)
 		if err != nil {
-			m.Log.Warn("cannot look at an interface that pods' are made on", "err", err)
+			m.Log.Warn("cannot read the MTU of a master interface", "err", err)
 			continue
 		}
 		p.HasMTU = mtu
@@ -65,8 +65,8 @@ func (m *Maintainer) measureParents(ctx context.Context, host *linux.Namespace) 
 	return out
 }
 
-// raiseSysctls sets sysctls one by one, so that one that cannot be set stops no other,
-// and notes those that it set in the facts.
+// raiseSysctls sets sysctls one by one, so that a failure does not stop the others,
+// and updates the facts.
 func (m *Maintainer) raiseSysctls(host *linux.Namespace, facts netplan.NodeFacts) {
 	for _, it := range netplan.Raise(facts.Sysctls) {
 		s := it.(netplan.Sysctl)
