@@ -1,10 +1,11 @@
-// Package agent is the process that runs on every node: it wires the use cases of
-// package ipam to the API server, the plugins' socket, the disk and the metrics.
+// Package agent is the program spiderpool-agent, which runs on every node: it connects
+// the use cases of package ipam to the API server, the plugins' socket, the disk and
+// the metrics.
 //
-// Run returns when its context ends or a part that the agent cannot do without
-// fails, and then no goroutine of it is left. The socket is served at once, also
-// without an API server: until pools and leases have been read, ADD asks to try
-// again later, and DEL succeeds and is kept on disk.
+// The agent serves the socket at once, even without an API server. Until it has read
+// pools and leases, ADD fails with "try again later", and DEL succeeds and stays on
+// disk until the API server accepts the release. The program ends when its context
+// ends or an essential part fails; then all its goroutines have ended.
 package agent
 
 import (
@@ -40,13 +41,13 @@ import (
 )
 
 const (
-	// grace is how long requests under way may take when the agent stops.
+	// grace is the time for requests in progress to finish when the agent stops.
 	grace = 10 * time.Second
-	// replayInterval is how often releases that are on disk are tried again.
+	// replayInterval is the time between two attempts to commit the releases on disk.
 	replayInterval = 2 * time.Second
 )
 
-// agent is the parts of the process.
+// agent holds the parts of the process.
 type agent struct {
 	cfg       config.Agent
 	options   options
@@ -63,7 +64,7 @@ type agent struct {
 	node      *nodeguard.Maintainer
 }
 
-// newAgent makes the parts. Each one refers to earlier ones only.
+// newAgent makes the parts. Each part refers to earlier parts only.
 func newAgent(ctx context.Context, cfg config.Agent, o options, client *agentclient.Client, log *slog.Logger) (*agent, error) {
 	releases, err := journal.Open(filepath.Join(cfg.StateDir, "releases"))
 	if err != nil {
@@ -158,8 +159,8 @@ func ipamOptions(cfg config.Agent) ipam.Options {
 	return o
 }
 
-// unleased returns those of the addresses that a pool hands out and no pod of this
-// node holds. Others may be of another IPAM plugin.
+// unleased returns the addresses that belong to a pool but to no lease of this node.
+// Addresses outside our pools may belong to another IPAM plugin.
 func (a *agent) unleased(addrs []netip.Addr) ([]netip.Addr, error) {
 	if err := a.ready(); err != nil {
 		return nil, err
@@ -173,7 +174,7 @@ func (a *agent) unleased(addrs []netip.Addr) ([]netip.Addr, error) {
 	}), nil
 }
 
-// parents returns the interfaces of the node that pods' interfaces are made on.
+// parents returns the master interfaces in the attachments of this node's pools.
 func (a *agent) parents(ctx context.Context) ([]netplan.Parent, error) {
 	if err := a.ready(); err != nil {
 		return nil, err
@@ -186,7 +187,7 @@ func (a *agent) parents(ctx context.Context) ([]netplan.Parent, error) {
 	for _, attachment := range a.service.Allocator.Attachments(self) {
 		network, err := a.cluster.Network(ctx, attachment)
 		if errors.Is(err, ipam.ErrNotFound) {
-			continue // whoever wants to use it is told
+			continue // an ADD that needs it reports the error
 		}
 		if err != nil {
 			return nil, err
@@ -198,15 +199,15 @@ func (a *agent) parents(ctx context.Context) ([]netplan.Parent, error) {
 	return out, nil
 }
 
-// ready returns an error while ADD cannot be served.
+// ready returns an error while the agent cannot serve ADD.
 func (a *agent) ready() error {
 	if !a.service.Allocator.Loaded() {
-		return fmt.Errorf("%w: the SpiderIPBlocks of node %s have not been read yet", ipam.ErrNotReady, a.cfg.NodeName)
+		return fmt.Errorf("%w: the agent has not read the SpiderIPBlocks of node %s yet", ipam.ErrNotReady, a.cfg.NodeName)
 	}
 	return errors.Join(a.cluster.Ready(), a.follower.Ready())
 }
 
-// run runs every part until ctx ends or one that is needed fails.
+// run runs every part until ctx ends or an essential part fails.
 func (a *agent) run(ctx context.Context) error {
 	listener, err := rpcserver.Listen(a.cfg.SocketPath)
 	if err != nil {
@@ -214,7 +215,7 @@ func (a *agent) run(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	// What answers requests outlives the socket, so that requests under way can end.
+	// The other parts outlive the servers, so that requests in progress can finish.
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 
@@ -225,7 +226,7 @@ func (a *agent) run(ctx context.Context) error {
 	var servers sync.WaitGroup
 	servers.Go(func() {
 		if err := a.server.Serve(ctx, listener, grace); err != nil {
-			cancel(fmt.Errorf("socket: %w", err))
+			cancel(fmt.Errorf("serve the CNI plugins: %w", err))
 		}
 	})
 	servers.Go(func() {
@@ -233,7 +234,7 @@ func (a *agent) run(ctx context.Context) error {
 			cancel(err)
 		}
 	})
-	a.log.Info("spiderpool-agent runs", "version", config.Version, "node", a.cfg.NodeName, "socket", a.cfg.SocketPath)
+	a.log.Info("spiderpool-agent started", "version", config.Version, "node", a.cfg.NodeName, "socket", a.cfg.SocketPath)
 	servers.Wait()
 	stop()
 	parts.Wait()
@@ -245,13 +246,14 @@ func (a *agent) run(ctx context.Context) error {
 	return nil
 }
 
-// maintain reads the leases of the node, repairs what a former agent left half done,
-// and commits the releases that are on disk.
+// maintain reads the leases of the node, completes what an earlier agent left half
+// done, and then commits the releases on disk and reclaims addresses until ctx ends.
 func (a *agent) maintain(ctx context.Context) {
 	a.retry(ctx, "read the blocks of this node", a.service.Allocator.Load)
 	a.retry(ctx, "read pods and pools", func(context.Context) error { return a.ready() })
 	a.service.Repair(ctx)
-	policy := reclaimPolicy(a.cfg, a.options.minLeaseAge)
+	policy := a.cfg.IPAM.ReclaimPolicy()
+	policy.MinAge = a.minLeaseAge()
 	replay := time.NewTicker(replayInterval)
 	defer replay.Stop()
 	scan := time.NewTicker(max(time.Second, time.Duration(a.cfg.IPAM.GC.GCAll.IntervalInSecond)*time.Second))
@@ -268,7 +270,7 @@ func (a *agent) maintain(ctx context.Context) {
 			a.reclaimEnded(ctx, policy)
 		case <-scan.C:
 			if err := a.service.Reclaim(ctx, policy); err != nil && ctx.Err() == nil {
-				a.log.Warn("cannot take back addresses", "err", err)
+				a.log.Warn("cannot reclaim addresses", "err", err)
 			}
 		}
 	}
@@ -280,18 +282,18 @@ func (a *agent) retry(ctx context.Context, what string, f func(context.Context) 
 	_ = pauses.DelayFunc().Until(ctx, true, false, func(ctx context.Context) (bool, error) {
 		err := f(ctx)
 		if err != nil && ctx.Err() == nil {
-			a.log.Warn("will try again", "what", what, "err", err)
+			a.log.Warn("will retry", "what", what, "err", err)
 		}
 		return err == nil, nil
 	})
 }
 
-// replay commits the releases that are on disk.
+// replay commits the releases on disk.
 func (a *agent) replay(ctx context.Context) {
 	if a.journal.Len() == 0 {
 		return
 	}
 	if left, err := a.service.Replay(ctx); err != nil && ctx.Err() == nil {
-		a.log.Warn("releases stay on disk", "left", left, "err", err)
+		a.log.Warn("cannot commit all releases on disk", "left", left, "err", err)
 	}
 }

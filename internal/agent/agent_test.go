@@ -35,7 +35,7 @@ import (
 
 func TestMain(m *testing.M) { kubetest.Main(m) }
 
-// world is a cluster of one test: objects on the shared API server.
+// world is the cluster of one test: objects on the shared API server.
 type world struct {
 	*testing.T
 	client.Client
@@ -56,7 +56,7 @@ func newWorld(t *testing.T) *world {
 	return w
 }
 
-// name makes a name that no other test uses.
+// name returns a name unique to the test.
 func (w *world) name(base string) string { return w.namespace + "-" + base }
 
 func (w *world) node(name string) string {
@@ -68,7 +68,7 @@ func (w *world) node(name string) string {
 	return name
 }
 
-// pool makes a pool as the controller would label it.
+// pool creates a pool with the labels that the controller would add.
 func (w *world) pool(name string, change func(*v2beta1.SpiderIPPool)) string {
 	pool := &v2beta1.SpiderIPPool{ObjectMeta: metav1.ObjectMeta{Name: w.name(name)}}
 	change(pool)
@@ -104,7 +104,7 @@ func (w *world) pod(name, node string, change ...func(*corev1.Pod)) *corev1.Pod 
 	return pod
 }
 
-// kill removes a pod at once, as nobody is there to terminate it.
+// kill removes a pod at once, because no kubelet terminates it.
 func (w *world) kill(pod *corev1.Pod) {
 	if err := w.Delete(w.Context(), pod, client.GracePeriodSeconds(0)); err != nil {
 		w.Fatal(err)
@@ -183,14 +183,14 @@ func (w *world) start(server *rest.Config, node string, change ...func(*config.A
 	return r
 }
 
-// attachment makes a NetworkAttachmentDefinition in the namespace of the test.
+// attachment creates a NetworkAttachmentDefinition in the namespace of the test.
 func (w *world) attachment(name, config string) {
 	nad := &nadv1.NetworkAttachmentDefinition{ObjectMeta: metav1.ObjectMeta{Namespace: w.namespace, Name: name}}
 	nad.Spec.Config = config
 	kubetest.Create(w, w, nad)
 }
 
-// breaker stands between an agent and the API server and can be opened.
+// breaker is a proxy between an agent and the API server. Opening it causes an outage.
 type breaker struct {
 	broken atomic.Bool
 	mu     sync.Mutex
@@ -199,7 +199,7 @@ type breaker struct {
 
 func newSwitch(*testing.T) *breaker { return &breaker{} }
 
-// config is the API server's, reached through the breaker.
+// config reaches the API server through the breaker.
 func (b *breaker) config(t *testing.T) *rest.Config {
 	server := kubetest.Config(t)
 	server.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
@@ -244,7 +244,7 @@ func addrs(reply wire.AddReply) []string {
 	return texts
 }
 
-// leases returns who holds which address, as "ip pod interface container".
+// leases returns the leases in use, as "ip pod interface container".
 func (w *world) leases() []string {
 	var list v2beta1.SpiderIPBlockList
 	if err := w.List(w.Context(), &list); err != nil {
@@ -336,7 +336,7 @@ func TestDualStackPodFromAddToDelete(t *testing.T) {
 	})
 }
 
-func TestFailureNamesEveryPoolInTheErrorAndInAnEvent(t *testing.T) {
+func TestErrorAndEventNameEveryPool(t *testing.T) {
 	w := newWorld(t)
 	node := w.node("n1")
 	other := w.pool("other", func(p *v2beta1.SpiderIPPool) { v4("10.1.1.0-10.1.1.9")(p); p.Spec.NodeName = []string{"elsewhere"} })
@@ -358,7 +358,7 @@ func TestFailureNamesEveryPoolInTheErrorAndInAnEvent(t *testing.T) {
 		return fmt.Errorf("no event about the pod: %v", events.Items)
 	})
 
-	// A pool that the controller has not labelled yet, made now, lets the pod start.
+	// The agent also finds a new pool that the controller has not labelled yet.
 	fresh := w.pool("fresh", func(p *v2beta1.SpiderIPPool) {
 		v4("10.1.3.1-10.1.3.9")(p)
 		p.Labels = map[string]string{}
@@ -371,7 +371,7 @@ func TestFailureNamesEveryPoolInTheErrorAndInAnEvent(t *testing.T) {
 	}
 }
 
-func TestPodOfAnotherNodeIsRefused(t *testing.T) {
+func TestPodOfAnotherNodeIsRejected(t *testing.T) {
 	w := newWorld(t)
 	a := w.agent(w.node("n1"))
 	pod := w.pod("a", w.node("n2"))
@@ -387,7 +387,7 @@ func TestPodOfAnotherNodeIsRefused(t *testing.T) {
 	wantCode(t, err, wire.CodeRefused, "replaced")
 }
 
-func TestReleaseWithTheAPIServerAwayIsDoneWhenItReturnsAlsoAfterARestart(t *testing.T) {
+func TestReleaseSurvivesOutageAndRestart(t *testing.T) {
 	w := newWorld(t)
 	node := w.node("n1")
 	w.pool("v4", func(p *v2beta1.SpiderIPPool) {
@@ -414,7 +414,7 @@ func TestReleaseWithTheAPIServerAwayIsDoneWhenItReturnsAlsoAfterARestart(t *test
 	}
 	a.stop()
 
-	// The next agent starts without the API server and takes a further DEL.
+	// The next agent starts without the API server and accepts another DEL.
 	b := w.start(away.config(t), node, keep)
 	never := at
 	never.ContainerID = "c3"
@@ -431,7 +431,7 @@ func TestReleaseWithTheAPIServerAwayIsDoneWhenItReturnsAlsoAfterARestart(t *test
 	})
 }
 
-func TestAllInterfacesOfAPodAreGrantedTogetherOrNotAtAll(t *testing.T) {
+func TestPodGetsAllInterfacesOrNone(t *testing.T) {
 	w := newWorld(t)
 	node := w.node("n1")
 	p4 := w.pool("v4", v4("10.1.0.10-10.1.0.12"))
@@ -445,7 +445,7 @@ func TestAllInterfacesOfAPodAreGrantedTogetherOrNotAtAll(t *testing.T) {
 	if _, err := a.Add(t.Context(), req); err != nil {
 		t.Fatal(err)
 	}
-	// eth0, net1 and net3 hold addresses before anybody asked for the latter two.
+	// The ADD of eth0 also allocates the addresses of net1 and net3.
 	if got := w.leases(); len(got) != 3 || !strings.Contains(strings.Join(got, "\n"), "net3") {
 		t.Fatalf("leases %v, want eth0, net1, net3", got)
 	}
@@ -471,7 +471,7 @@ func TestAllInterfacesOfAPodAreGrantedTogetherOrNotAtAll(t *testing.T) {
 	}
 }
 
-func TestStatefulSetPodGetsItsAddressesBackOnAnotherNode(t *testing.T) {
+func TestStatefulSetAddressesFollowPodToNode(t *testing.T) {
 	w := newWorld(t)
 	n1, n2 := w.node("n1"), w.node("n2")
 	p4 := w.pool("v4", v4("10.1.0.10-10.1.0.40"))
@@ -493,7 +493,7 @@ func TestStatefulSetPodGetsItsAddressesBackOnAnotherNode(t *testing.T) {
 		return w.Get(ctx, client.ObjectKey{Namespace: w.namespace, Name: "web-0"}, &v2beta1.SpiderEndpoint{})
 	})
 	w.kill(pod)
-	// Others take every address that they can.
+	// Other pods take all free addresses.
 	for i := range 5 {
 		other := w.pod(fmt.Sprintf("other-%d", i), n2, annotated(v2beta1.AnnotationPodIPPool, fmt.Sprintf(`{"ipv4":[%q]}`, p4)))
 		reply, err := b.Add(t.Context(), wire.AddRequest{Attachment: attachment(other, fmt.Sprintf("o%d", i), "eth0")})
@@ -511,7 +511,7 @@ func TestStatefulSetPodGetsItsAddressesBackOnAnotherNode(t *testing.T) {
 	}
 }
 
-func TestAgentThatWasKilledBetweenLeaseAndEndpointIsRepaired(t *testing.T) {
+func TestRestartWritesMissingEndpoint(t *testing.T) {
 	w := newWorld(t)
 	node := w.node("n1")
 	p4 := w.pool("v4", v4("10.1.0.10-10.1.0.40"))

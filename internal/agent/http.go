@@ -14,10 +14,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
-// serveHTTP serves health and metrics until ctx ends. The kubelet asks for health
-// on the node's own address, the agent being in the node's network; a liveness
-// answer means no more than that the process turns, because restarting it does not
-// bring an API server back.
+// serveHTTP serves health checks and metrics until ctx ends. The agent is in the
+// node's network, so the kubelet probes it on the node's address. /healthz always
+// succeeds: a restart would not bring an unreachable API server back.
 func (a *agent) serveHTTP(ctx context.Context) error {
 	health := http.NewServeMux()
 	health.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("ok\n")) })

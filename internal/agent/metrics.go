@@ -14,15 +14,15 @@ import (
 	"spiderpool.dev/spiderpool/internal/wire"
 )
 
-// outcomes are the metrics of one operation, allocation or release. Their names
-// stand on dashboards.
+// outcomes are the metrics of one operation, allocation or release. Dashboards use
+// their names, so do not change them.
 type outcomes struct {
 	total, failures, conflicts          prometheus.Counter
 	internal, noPool, exhausted, usedUp prometheus.Counter
 	duration                            prometheus.Histogram
 }
 
-// metrics are those of an agent.
+// metrics are all metrics of an agent. They implement ipam.Observer.
 type metrics struct {
 	registry   *prometheus.Registry
 	allocation outcomes
@@ -31,17 +31,17 @@ type metrics struct {
 	*observe.Reclaims
 }
 
-// newMetrics returns the metrics of an agent that keeps so many releases on disk.
+// newMetrics returns the metrics. kept returns the number of releases on disk.
 func newMetrics(kept func() int) *metrics {
 	m := &metrics{registry: prometheus.NewRegistry(), Reclaims: observe.NewReclaims()}
-	m.allocation = newOutcomes(m.registry, "allocation", "giving a pod's interface its addresses")
-	m.release = newOutcomes(m.registry, "release", "taking back the addresses of a pod's interface")
+	m.allocation = newOutcomes(m.registry, "allocation", "allocating the addresses of a pod's interface")
+	m.release = newOutcomes(m.registry, "release", "releasing the addresses of a pod's interface")
 	m.damaged = prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "spiderpool_ipam_damaged_block_counts",
-		Help: "Reads of SpiderIPBlocks that make no sense; none of their addresses is handed out.",
+		Help: "Reads of corrupt SpiderIPBlocks, whose addresses are out of service.",
 	})
 	onDisk := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "spiderpool_ipam_releases_on_disk", Help: "Releases that wait on disk until the API server takes them.",
+		Name: "spiderpool_ipam_releases_on_disk", Help: "Releases on disk, waiting for the API server.",
 	}, func() float64 { return float64(kept()) })
 	m.registry.MustRegister(onDisk, m.damaged, m.Reclaims, collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
@@ -59,14 +59,14 @@ func newOutcomes(registry *prometheus.Registry, operation, what string) outcomes
 	o := outcomes{
 		total:     counter("counts", "Requests"),
 		failures:  counter("failure_counts", "Failed requests"),
-		conflicts: counter("update_ippool_conflict_counts", "Blocks that another writer had changed"),
-		internal:  counter("err_internal_counts", "Requests that failed for a reason inside Spiderpool or the API server"),
-		noPool:    counter("err_no_available_pool_counts", "Requests that no pool was available for"),
-		exhausted: counter("err_retries_exhausted_counts", "Requests that lost to other writers too often"),
+		conflicts: counter("update_ippool_conflict_counts", "Write conflicts on blocks"),
+		internal:  counter("err_internal_counts", "Requests that failed because of Spiderpool or the API server"),
+		noPool:    counter("err_no_available_pool_counts", "Requests without an available pool"),
+		exhausted: counter("err_retries_exhausted_counts", "Requests that gave up after too many write conflicts"),
 		usedUp:    counter("err_ip_used_out_counts", "Requests whose pools had no free address"),
 		duration: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Namespace: "spiderpool", Subsystem: "ipam", Name: operation + "_duration_seconds",
-			Help:    "Time taken for " + what + ", in seconds.",
+			Help:    "Duration of " + what + ", in seconds.",
 			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30},
 		}),
 	}
@@ -74,7 +74,7 @@ func newOutcomes(registry *prometheus.Registry, operation, what string) outcomes
 	return o
 }
 
-// observe counts one request that took the time and ended in err.
+// observe counts one request with its duration and error.
 func (o outcomes) observe(took time.Duration, err error) {
 	o.total.Inc()
 	o.duration.Observe(took.Seconds())
@@ -93,7 +93,7 @@ func (o outcomes) observe(took time.Duration, err error) {
 	case errors.Is(err, ipam.ErrConflict):
 		o.exhausted.Inc()
 	case errors.As(err, &failure) && (failure.Code == wire.CodeRefused || failure.Code == wire.CodeInvalidConfig):
-		// The request was at fault.
+		// An invalid request is not our failure.
 	default:
 		o.internal.Inc()
 	}

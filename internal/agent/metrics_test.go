@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-func TestConflictsAreCountedByTheOperationThatMetThem(t *testing.T) {
+func TestConflictsCountByOperation(t *testing.T) {
 	m := newMetrics(func() int { return 0 })
 	m.AllocationConflict()
 	m.ReleaseConflict()

@@ -1,23 +1,21 @@
 package agent
 
 import (
-	"cmp"
 	"context"
 	"maps"
 	"slices"
 	"sync"
 	"time"
 
-	"spiderpool.dev/spiderpool/internal/config"
 	"spiderpool.dev/spiderpool/internal/reclaim"
 )
 
-// endedInterval is how often the leases of pods that end are looked at, as long as
-// there are any: their DEL may have been lost.
+// endedInterval is the time between two checks of the leases of ended pods. A lease
+// remains if the pod's DEL was lost.
 const endedInterval = 5 * time.Second
 
-// endedPods are the UIDs of pods of the node that have finished, are being deleted
-// or are gone, and may hold leases.
+// endedPods is a set of UIDs: pods of the node that have finished, are terminating or
+// are deleted, and may still hold leases.
 type endedPods struct {
 	mu   sync.Mutex
 	uids map[string]struct{}
@@ -32,7 +30,7 @@ func (e *endedPods) add(uid string) {
 	e.uids[uid] = struct{}{}
 }
 
-// take returns the UIDs and forgets them.
+// take returns the UIDs and empties the set.
 func (e *endedPods) take() []string {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -41,8 +39,8 @@ func (e *endedPods) take() []string {
 	return uids
 }
 
-// reclaimEnded takes back what pods that end have left behind, and keeps in mind
-// those of which it is too early to say.
+// reclaimEnded reclaims the leases of ended pods. Pods that it cannot judge yet stay in
+// the set.
 func (a *agent) reclaimEnded(ctx context.Context, policy reclaim.Policy) {
 	uids := a.ended.take()
 	if len(uids) == 0 || !policy.Enabled {
@@ -53,13 +51,6 @@ func (a *agent) reclaimEnded(ctx context.Context, policy reclaim.Policy) {
 		a.ended.add(uid)
 	}
 	if err != nil && ctx.Err() == nil {
-		a.log.Warn("cannot take back the addresses of pods that have ended", "err", err)
+		a.log.Warn("cannot reclaim the addresses of ended pods", "err", err)
 	}
-}
-
-// reclaimPolicy is what the installation allows an agent to take back.
-func reclaimPolicy(cfg config.Agent, minLeaseAge time.Duration) reclaim.Policy {
-	policy := cfg.IPAM.ReclaimPolicy()
-	policy.MinAge = cmp.Or(minLeaseAge, policy.MinAge)
-	return policy
 }

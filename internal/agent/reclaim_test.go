@@ -24,7 +24,7 @@ import (
 	"spiderpool.dev/spiderpool/internal/wire"
 )
 
-// sandboxes is a container runtime that has the sandboxes with these IDs.
+// sandboxes is a container runtime with these sandbox IDs.
 type sandboxes struct {
 	cri.UnimplementedRuntimeServiceServer
 	mu  sync.Mutex
@@ -53,7 +53,7 @@ func (s *sandboxes) ListPodSandbox(context.Context, *cri.ListPodSandboxRequest) 
 	return answer, nil
 }
 
-// runtime serves sandboxes until the test ends; the function lets an agent ask there.
+// runtime serves sandboxes until the test ends. The function makes an agent use it.
 func (w *world) runtime(ids ...string) (*sandboxes, func(*config.Agent)) {
 	w.Helper()
 	s := &sandboxes{ids: map[string]bool{}}
@@ -72,7 +72,7 @@ func (w *world) runtime(ids ...string) (*sandboxes, func(*config.Agent)) {
 	return s, func(cfg *config.Agent) { cfg.CRISockets = []string{socket} }
 }
 
-func TestGCReleasesWhatNeitherRuntimeNorClusterKnows(t *testing.T) {
+func TestGCReleasesUnknownSandboxes(t *testing.T) {
 	w := newWorld(t)
 	node := w.node("n1")
 	p4 := w.pool("v4", v4("10.1.0.10-10.1.0.40"))
@@ -99,7 +99,7 @@ func TestGCReleasesWhatNeitherRuntimeNorClusterKnows(t *testing.T) {
 }
 
 // The full scan comes every ten minutes; the end of a pod is seen at once.
-func TestAddressOfAPodThatEndedWithoutADelIsTakenBackWithoutWaitingForTheScan(t *testing.T) {
+func TestEndedPodIsReclaimedBeforeScan(t *testing.T) {
 	phase := func(to corev1.PodPhase) func(*world, *corev1.Pod) {
 		return func(w *world, pod *corev1.Pod) {
 			pod.Status.Phase = to

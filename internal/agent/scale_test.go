@@ -31,12 +31,11 @@ const (
 	scaleMemory  = 40 << 20
 )
 
-// TestMemoryOfAnAgentInALargeCluster measures an agent in a process of its own
-// that has read everything it reads, in a cluster of 5,000 nodes and 20,000 pools,
-// four for each node.
+// TestAgentMemoryInLargeCluster measures the memory of an agent, in its own process and
+// with full caches, in a cluster of 5,000 nodes and 20,000 pools, four per node.
 //
 //	go test -tags 'apiserver scale' -run LargeCluster -v ./internal/agent
-func TestMemoryOfAnAgentInALargeCluster(t *testing.T) {
+func TestAgentMemoryInLargeCluster(t *testing.T) {
 	c := kubetest.Client(t)
 	began := time.Now()
 	kubetest.Each(t, scaleNodes, func(ctx context.Context, i int) error { return populateNode(ctx, c, i) })

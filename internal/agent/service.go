@@ -11,7 +11,7 @@ import (
 	"spiderpool.dev/spiderpool/internal/wire"
 )
 
-// service answers the plugins (rpcserver.Service): the use cases, measured.
+// service implements rpcserver.Service: the use cases, with metrics.
 type service struct {
 	ipam        *ipam.Service
 	ready       func() error
@@ -50,7 +50,7 @@ func (s *service) Conflict(ctx context.Context, req wire.ConflictRequest) error 
 func (s *service) Status(context.Context) error {
 	if err := s.ready(); err != nil {
 		return &wire.Error{
-			Code: wire.CodeTryAgainLater, Msg: "spiderpool-agent has not read everything from the API server yet", Details: err.Error(), Cause: err,
+			Code: wire.CodeTryAgainLater, Msg: "spiderpool-agent has not read pools, pods and leases from the API server yet", Details: err.Error(), Cause: err,
 		}
 	}
 	return nil
@@ -60,8 +60,7 @@ func (s *service) Coordinator(ctx context.Context, req wire.CoordinatorRequest) 
 	return s.coordinator.plan(ctx, req)
 }
 
-// links reads the links of the node's network namespace, in which the agent runs
-// (ipam.Links).
+// links implements ipam.Links for the agent's network namespace, i.e. the node's.
 type links struct{}
 
 func (links) Subnets(link string) ([]netip.Prefix, error) {
