@@ -237,7 +237,7 @@ type Rule struct {
 
 // Key implements Item.
 func (r Rule) Key() string {
-	return fmt.Sprintf("rule %s %d from %s lookup %d", r.Family, r.Priority, r.from(), r.Table)
+	return fmt.Sprintf("rule %s %d from %s lookup %d", familyWord(r.Family), r.Priority, r.from(), r.Table)
 }
 
 func (r Rule) phase() int { return phaseRule }
