@@ -171,3 +171,20 @@ sysctl net/ipv4/neigh/default/gc_thresh2 | 16383 | 16384 or more
 		t.Errorf("reads %v", paths)
 	}
 }
+
+func TestRaiseReachesEveryFloor(t *testing.T) {
+	const want = `sysctl net/ipv4/neigh/default/gc_thresh1 = 4096
+sysctl net/ipv4/neigh/default/gc_thresh2 = 16384
+sysctl net/ipv4/neigh/default/gc_thresh3 = 32768
+sysctl net/ipv6/neigh/default/gc_thresh1 = 4096
+sysctl net/ipv6/neigh/default/gc_thresh2 = 16384
+sysctl net/ipv6/neigh/default/gc_thresh3 = 32768
+`
+	low := map[string]string{}
+	for _, path := range PreflightPaths() {
+		low[path] = "0"
+	}
+	if got := Raise(low).String(); got != want {
+		t.Errorf("got\n%s", got)
+	}
+}
