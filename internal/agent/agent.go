@@ -56,7 +56,7 @@ type agent struct {
 	journal   *journal.Journal
 	cluster   *agentclient.Cluster
 	ended     *endedPods
-	follower  *agentclient.Follower
+	pools     *agentclient.PoolSync
 	endpoints *agentclient.Endpoints
 	events    *agentclient.Events
 	service   *ipam.Service
@@ -77,7 +77,7 @@ func newAgent(ctx context.Context, cfg config.Agent, o options, client *agentcli
 	}
 	a.cluster.OnPodEnd(a.ended.add)
 	a.service = a.newIPAM(client)
-	a.follower = agentclient.NewFollower(client, cfg.NodeName, a.service.Allocator, log)
+	a.pools = agentclient.NewPoolSync(client, cfg.NodeName, a.service.Allocator, log)
 	coordinator := &coordinator{client: client, cluster: a.cluster, cfg: cfg}
 	a.server = a.newServer(coordinator)
 	a.node = a.newNode(coordinator)
@@ -204,7 +204,7 @@ func (a *agent) ready() error {
 	if !a.service.Allocator.Loaded() {
 		return fmt.Errorf("%w: the agent has not read the SpiderIPBlocks of node %s yet", ipam.ErrNotReady, a.cfg.NodeName)
 	}
-	return errors.Join(a.cluster.Ready(), a.follower.Ready())
+	return errors.Join(a.cluster.Ready(), a.pools.Ready())
 }
 
 // run runs every part until ctx ends or an essential part fails.
@@ -220,7 +220,7 @@ func (a *agent) run(ctx context.Context) error {
 	defer stop()
 
 	var parts sync.WaitGroup
-	for _, part := range []func(context.Context){a.cluster.Run, a.follower.Run, a.endpoints.Run, a.maintain, a.node.Run} {
+	for _, part := range []func(context.Context){a.cluster.Run, a.pools.Run, a.endpoints.Run, a.maintain, a.node.Run} {
 		parts.Go(func() { part(background) })
 	}
 	var servers sync.WaitGroup

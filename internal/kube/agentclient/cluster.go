@@ -32,9 +32,9 @@ type Cluster struct {
 	node   string
 	log    *slog.Logger
 
-	pods       *podMemory
-	namespaces *memory[pool.NamespaceFacts]
-	nodes      *memory[pool.NodeFacts]
+	pods       *podStore
+	namespaces *store[pool.NamespaceFacts]
+	nodes      *store[pool.NodeFacts]
 
 	mu       sync.Mutex
 	tops     map[string]ipam.Controller // by UID of the direct controller
@@ -61,9 +61,9 @@ const (
 func NewCluster(client *Client, node string, log *slog.Logger) *Cluster {
 	return &Cluster{
 		client: client, node: node, log: log,
-		pods:       &podMemory{memory: newMemory(podOf)},
-		namespaces: newMemory(namespaceOf),
-		nodes:      newMemory(nodeOf),
+		pods:       &podStore{store: newStore(podOf)},
+		namespaces: newStore(namespaceOf),
+		nodes:      newStore(nodeOf),
 		tops:       map[string]ipam.Controller{},
 		networks:   map[pool.NetworkAttachment]readNetwork{},
 	}
@@ -82,12 +82,12 @@ func (c *Cluster) Run(ctx context.Context) {
 		fields.OneTermNotEqualSelector("status.phase", string(corev1.PodRunning)))
 	self := fields.OneTermEqualSelector("metadata.name", c.node).String()
 	var wg sync.WaitGroup
-	wg.Go(func() { c.client.follow(ctx, selection{resource: podResource, fields: ofNode.String()}, c.pods, c.log) })
+	wg.Go(func() { c.client.watch(ctx, selection{resource: podResource, fields: ofNode.String()}, c.pods, c.log) })
 	wg.Go(func() {
-		c.client.follow(ctx, selection{resource: podResource, fields: finished.String()}, finishedPods{c.pods}, c.log)
+		c.client.watch(ctx, selection{resource: podResource, fields: finished.String()}, finishedPods{c.pods}, c.log)
 	})
-	wg.Go(func() { c.client.follow(ctx, selection{resource: namespaceResource}, c.namespaces, c.log) })
-	wg.Go(func() { c.client.follow(ctx, selection{resource: nodeResource, fields: self}, c.nodes, c.log) })
+	wg.Go(func() { c.client.watch(ctx, selection{resource: namespaceResource}, c.namespaces, c.log) })
+	wg.Go(func() { c.client.watch(ctx, selection{resource: nodeResource, fields: self}, c.nodes, c.log) })
 	wg.Wait()
 }
 

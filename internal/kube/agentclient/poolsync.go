@@ -26,30 +26,45 @@ type Pools struct{ Client *Client }
 
 // Get implements ipam.Pools. A pool that does not compile is not found.
 func (p Pools) Get(ctx context.Context, name string) (*pool.Pool, error) {
-	var object v2beta1.SpiderIPPool
-	err := p.Client.spiderpool.Get().Resource(poolResource.Resource).Name(name).Do(ctx).Into(&object)
-	if apierrors.IsNotFound(err) {
-		return nil, fmt.Errorf("SpiderIPPool %s: %w", name, ipam.ErrNotFound)
-	}
+	object, err := p.Client.pool(ctx, name)
 	if err != nil {
-		return nil, fmt.Errorf("read SpiderIPPool %s: %w", name, err)
+		return nil, err
 	}
-	compiled, errs := compile.Pool(&object)
-	if len(errs) > 0 {
-		return nil, fmt.Errorf("SpiderIPPool %s cannot be used: %w: %w", name, ipam.ErrNotFound, errs.ToAggregate())
-	}
-	return &compiled, nil
+	return compilePool(object)
 }
 
 // List implements ipam.Pools.
 func (p Pools) List(ctx context.Context, limit int) ([]*pool.Pool, error) {
 	var pools []*pool.Pool
 	_, err := p.Client.eachPool(ctx, map[string]string{"limit": fmt.Sprint(limit)}, func(object *v2beta1.SpiderIPPool) {
-		if compiled, errs := compile.Pool(object); len(errs) == 0 {
-			pools = append(pools, &compiled)
+		if compiled, err := compilePool(object); err == nil {
+			pools = append(pools, compiled)
 		}
 	})
 	return pools, err
+}
+
+// pool reads a SpiderIPPool, or returns ipam.ErrNotFound.
+func (c *Client) pool(ctx context.Context, name string) (*v2beta1.SpiderIPPool, error) {
+	object := &v2beta1.SpiderIPPool{}
+	err := c.spiderpool.Get().Resource(poolResource.Resource).Name(name).Do(ctx).Into(object)
+	if apierrors.IsNotFound(err) {
+		return nil, fmt.Errorf("SpiderIPPool %s: %w", name, ipam.ErrNotFound)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read SpiderIPPool %s: %w", name, err)
+	}
+	return object, nil
+}
+
+// compilePool returns ipam.ErrNotFound, wrapped with the violations, for an invalid
+// pool: a pod cannot use it.
+func compilePool(object *v2beta1.SpiderIPPool) (*pool.Pool, error) {
+	compiled, errs := compile.Pool(object)
+	if len(errs) > 0 {
+		return nil, fmt.Errorf("SpiderIPPool %s cannot be used: %w: %w", object.Name, ipam.ErrNotFound, errs.ToAggregate())
+	}
+	return &compiled, nil
 }
 
 // PoolSink takes what Follow learns about pools and blocks.
@@ -64,14 +79,14 @@ type PoolSink interface {
 	ObserveDeleted(base netip.Addr, version string)
 }
 
-// Follower keeps a PoolSink, which is an ipam.Allocator, in line with the pools,
+// PoolSync keeps a PoolSink, which is an ipam.Allocator, in line with the pools,
 // the reserved addresses and the blocks that concern one node.
 //
 // What is watched is metadata alone. The status of a pool, which changes with
 // every pod of the cluster and can be megabytes long, thus never comes here: a pool
 // is read again when its generation, its labels or its deletion changed. A block is
 // read again when somebody other than the sink has written it.
-type Follower struct {
+type PoolSync struct {
 	client *Client
 	node   string
 	sink   PoolSink
@@ -96,153 +111,152 @@ type task struct {
 	name     string
 }
 
-// NewFollower returns a follower for the node; Run does the work.
-func NewFollower(client *Client, node string, sink PoolSink, log *slog.Logger) *Follower {
-	f := &Follower{
+// NewPoolSync returns a PoolSync for the node; Run does the work.
+func NewPoolSync(client *Client, node string, sink PoolSink, log *slog.Logger) *PoolSync {
+	s := &PoolSync{
 		client: client, node: node, sink: sink, log: log,
 		queue:   workqueue.NewTypedRateLimitingQueue(workqueue.DefaultTypedControllerRateLimiter[task]()),
 		pools:   map[string]poolState{},
 		waiting: map[string]bool{v2beta1.LabelPoolUnbound: true, reservedResource.Resource: true},
 	}
-	if f.bindable() {
-		f.waiting[v2beta1.LabelPoolNode] = true
+	if s.bindable() {
+		s.waiting[v2beta1.LabelPoolNode] = true
 	}
-	return f
+	return s
 }
 
 // bindable reports whether the node's name can be the value of a label; pools of
 // a node of another name count as unbound (CompletePool).
-func (f *Follower) bindable() bool { return len(validation.IsValidLabelValue(f.node)) == 0 }
+func (s *PoolSync) bindable() bool { return len(validation.IsValidLabelValue(s.node)) == 0 }
 
 // Ready returns an error until pools and reserved addresses have been read.
-func (f *Follower) Ready() error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if len(f.waiting) > 0 {
+func (s *PoolSync) Ready() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.waiting) > 0 {
 		return fmt.Errorf("%w: SpiderIPPools and SpiderReservedIPs have not been read yet", ipam.ErrNotReady)
 	}
 	return nil
 }
 
-func (f *Follower) read(selection string) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	delete(f.waiting, selection)
+func (s *PoolSync) markSynced(selection string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.waiting, selection)
 }
 
 // Run follows until ctx ends.
-func (f *Follower) Run(ctx context.Context) {
-	bound := selection{resource: poolResource, labels: v2beta1.LabelPoolNode + "=" + f.node}
+func (s *PoolSync) Run(ctx context.Context) {
+	bound := selection{resource: poolResource, labels: v2beta1.LabelPoolNode + "=" + s.node}
 	unbound := selection{resource: poolResource, labels: v2beta1.LabelPoolUnbound + "=true"}
 	var wg sync.WaitGroup
-	if f.bindable() {
-		wg.Go(func() { f.client.follow(ctx, bound, &poolFollower{f, v2beta1.LabelPoolNode, bound.labels}, f.log) })
+	if s.bindable() {
+		wg.Go(func() { s.client.watch(ctx, bound, &poolHandler{s, v2beta1.LabelPoolNode, bound.labels}, s.log) })
 	}
 	wg.Go(func() {
-		f.client.follow(ctx, unbound, &poolFollower{f, v2beta1.LabelPoolUnbound, unbound.labels}, f.log)
+		s.client.watch(ctx, unbound, &poolHandler{s, v2beta1.LabelPoolUnbound, unbound.labels}, s.log)
 	})
-	wg.Go(func() { f.client.follow(ctx, selection{resource: reservedResource}, &reservedFollower{f}, f.log) })
+	wg.Go(func() { s.client.watch(ctx, selection{resource: reservedResource}, &reservedHandler{s}, s.log) })
 	wg.Go(func() {
-		f.client.follow(ctx, selection{resource: blockResource, labels: compile.BlockNodeLabel(f.node)}, &blockFollower{f}, f.log)
+		s.client.watch(ctx, selection{resource: blockResource, labels: compile.BlockNodeLabel(s.node)}, &blockHandler{s}, s.log)
 	})
-	wg.Go(func() { f.work(ctx) })
+	wg.Go(func() { s.work(ctx) })
 	<-ctx.Done()
-	f.queue.ShutDown()
+	s.queue.ShutDown()
 	wg.Wait()
 }
 
-func (f *Follower) work(ctx context.Context) {
+func (s *PoolSync) work(ctx context.Context) {
 	for {
-		t, stop := f.queue.Get()
+		t, stop := s.queue.Get()
 		if stop {
 			return
 		}
-		if err := f.perform(ctx, t); err != nil {
-			f.log.Warn("cannot read a changed object; will try again", "resource", t.resource, "name", t.name, "err", err)
-			f.queue.AddRateLimited(t)
+		if err := s.perform(ctx, t); err != nil {
+			s.log.Warn("cannot read a changed object; will try again", "resource", t.resource, "name", t.name, "err", err)
+			s.queue.AddRateLimited(t)
 		} else {
-			f.queue.Forget(t)
+			s.queue.Forget(t)
 		}
-		f.queue.Done(t)
+		s.queue.Done(t)
 	}
 }
 
-func (f *Follower) perform(ctx context.Context, t task) error {
+func (s *PoolSync) perform(ctx context.Context, t task) error {
 	switch t.resource {
 	case poolResource.Resource:
-		return f.readPool(ctx, t.name)
+		return s.readPool(ctx, t.name)
 	case reservedResource.Resource:
-		return f.readReserved(ctx)
+		return s.readReserved(ctx)
 	default:
-		return f.readBlock(ctx, t.name)
+		return s.readBlock(ctx, t.name)
 	}
 }
 
-func (f *Follower) readPool(ctx context.Context, name string) error {
-	var object v2beta1.SpiderIPPool
-	err := f.client.spiderpool.Get().Resource(poolResource.Resource).Name(name).Do(ctx).Into(&object)
-	if apierrors.IsNotFound(err) {
-		f.sink.DeletePool(name)
+func (s *PoolSync) readPool(ctx context.Context, name string) error {
+	object, err := s.client.pool(ctx, name)
+	if errors.Is(err, ipam.ErrNotFound) {
+		s.sink.DeletePool(name)
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if _, followed := f.pools[name]; followed {
-		f.setPool(&object)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, followed := s.pools[name]; followed {
+		s.setPool(object)
 	}
 	return nil
 }
 
-func (f *Follower) setPool(object *v2beta1.SpiderIPPool) {
-	compiled, errs := compile.Pool(object)
-	if len(errs) > 0 {
-		f.log.Warn("a pool cannot be used as it is written", "pool", object.Name, "err", errs.ToAggregate())
-		f.sink.DeletePool(object.Name)
+func (s *PoolSync) setPool(object *v2beta1.SpiderIPPool) {
+	compiled, err := compilePool(object)
+	if err != nil {
+		s.log.Warn("ignoring an invalid pool", "pool", object.Name, "err", err)
+		s.sink.DeletePool(object.Name)
 		return
 	}
-	f.sink.SetPool(&compiled)
+	s.sink.SetPool(compiled)
 }
 
-func (f *Follower) readReserved(ctx context.Context) error {
+func (s *PoolSync) readReserved(ctx context.Context) error {
 	var list v2beta1.SpiderReservedIPList
-	if err := f.client.spiderpool.Get().Resource(reservedResource.Resource).Do(ctx).Into(&list); err != nil {
+	if err := s.client.spiderpool.Get().Resource(reservedResource.Resource).Do(ctx).Into(&list); err != nil {
 		return err
 	}
 	var sets []inet.Set
 	for i := range list.Items {
 		set, errs := compile.ReservedIP(&list.Items[i])
 		if len(errs) > 0 {
-			f.log.Warn("a part of the reserved addresses cannot be used as it is written", "spiderreservedip", list.Items[i].Name, "err", errs.ToAggregate())
+			s.log.Warn("a part of the reserved addresses cannot be used as it is written", "spiderreservedip", list.Items[i].Name, "err", errs.ToAggregate())
 		}
 		sets = append(sets, set)
 	}
-	f.sink.SetReserved(inet.Union(sets...))
+	s.sink.SetReserved(inet.Union(sets...))
 	return nil
 }
 
-func (f *Follower) readBlock(ctx context.Context, name string) error {
+func (s *PoolSync) readBlock(ctx context.Context, name string) error {
 	base, err := compile.ParseBlockName(name)
 	if err != nil {
-		f.log.Warn("ignoring a block", "err", err)
+		s.log.Warn("ignoring a block", "err", err)
 		return nil
 	}
-	b, err := NewBlockStore(f.client).Get(ctx, base)
+	b, err := NewBlockStore(s.client).Get(ctx, base)
 	if errors.Is(err, ipam.ErrNotFound) {
 		return nil // its deletion is told separately
 	}
 	if err != nil {
 		return err
 	}
-	f.sink.Observe(b)
+	s.sink.Observe(b)
 	return nil
 }
 
-// poolFollower follows the pools of one label.
-type poolFollower struct {
-	*Follower
+// poolHandler follows the pools of one label.
+type poolHandler struct {
+	*PoolSync
 	selection string
 	labels    string
 }
@@ -255,7 +269,7 @@ func stampOf(object *metav1.PartialObjectMetadata) string {
 // poolPage bounds what the API server puts into one answer.
 const poolPage = 500
 
-func (p *poolFollower) replace(ctx context.Context, all []*metav1.PartialObjectMetadata, _ string) error {
+func (p *poolHandler) replace(ctx context.Context, all []*metav1.PartialObjectMetadata, _ string) error {
 	fresh := make(map[string]string, len(all))
 	for _, object := range all {
 		fresh[object.Name] = stampOf(object)
@@ -284,11 +298,11 @@ func (p *poolFollower) replace(ctx context.Context, all []*metav1.PartialObjectM
 		}
 	}
 	p.mu.Unlock()
-	p.read(p.selection)
+	p.markSynced(p.selection)
 	return nil
 }
 
-func (p *poolFollower) changed(object *metav1.PartialObjectMetadata) {
+func (p *poolHandler) changed(object *metav1.PartialObjectMetadata) {
 	state := poolState{stamp: stampOf(object), selection: p.selection}
 	p.mu.Lock()
 	known := p.pools[object.Name] == state
@@ -301,7 +315,7 @@ func (p *poolFollower) changed(object *metav1.PartialObjectMetadata) {
 
 // deleted is also called for a pool that no longer has the label. When it has got
 // the other one, that selection has it already, or will say so.
-func (p *poolFollower) deleted(object *metav1.PartialObjectMetadata) {
+func (p *poolHandler) deleted(object *metav1.PartialObjectMetadata) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.pools[object.Name].selection == p.selection {
@@ -310,28 +324,28 @@ func (p *poolFollower) deleted(object *metav1.PartialObjectMetadata) {
 	}
 }
 
-// reservedFollower reads all reserved addresses whenever one object changes; there
+// reservedHandler reads all reserved addresses whenever one object changes; there
 // are few.
-type reservedFollower struct{ *Follower }
+type reservedHandler struct{ *PoolSync }
 
-func (r *reservedFollower) replace(ctx context.Context, _ []*metav1.PartialObjectMetadata, _ string) error {
+func (r *reservedHandler) replace(ctx context.Context, _ []*metav1.PartialObjectMetadata, _ string) error {
 	if err := r.readReserved(ctx); err != nil {
 		return err
 	}
-	r.read(reservedResource.Resource)
+	r.markSynced(reservedResource.Resource)
 	return nil
 }
 
-func (r *reservedFollower) changed(*metav1.PartialObjectMetadata) {
+func (r *reservedHandler) changed(*metav1.PartialObjectMetadata) {
 	r.queue.Add(task{resource: reservedResource.Resource})
 }
 
-func (r *reservedFollower) deleted(o *metav1.PartialObjectMetadata) { r.changed(o) }
+func (r *reservedHandler) deleted(o *metav1.PartialObjectMetadata) { r.changed(o) }
 
-// blockFollower reads the node's blocks that others have written.
-type blockFollower struct{ *Follower }
+// blockHandler reads the node's blocks that others have written.
+type blockHandler struct{ *PoolSync }
 
-func (b *blockFollower) replace(_ context.Context, all []*metav1.PartialObjectMetadata, version string) error {
+func (b *blockHandler) replace(_ context.Context, all []*metav1.PartialObjectMetadata, version string) error {
 	existing := make(map[netip.Addr]bool, len(all))
 	for _, object := range all {
 		if base, err := compile.ParseBlockName(object.Name); err == nil {
@@ -343,7 +357,7 @@ func (b *blockFollower) replace(_ context.Context, all []*metav1.PartialObjectMe
 	return nil
 }
 
-func (b *blockFollower) changed(object *metav1.PartialObjectMetadata) {
+func (b *blockHandler) changed(object *metav1.PartialObjectMetadata) {
 	base, err := compile.ParseBlockName(object.Name)
 	if err != nil || b.sink.Knows(base, object.ResourceVersion) {
 		return
@@ -351,7 +365,7 @@ func (b *blockFollower) changed(object *metav1.PartialObjectMetadata) {
 	b.queue.Add(task{blockResource.Resource, object.Name})
 }
 
-func (b *blockFollower) deleted(object *metav1.PartialObjectMetadata) {
+func (b *blockHandler) deleted(object *metav1.PartialObjectMetadata) {
 	if base, err := compile.ParseBlockName(object.Name); err == nil {
 		b.sink.ObserveDeleted(base, object.ResourceVersion)
 	}

@@ -14,9 +14,9 @@ import (
 	"k8s.io/klog/v2"
 )
 
-// follower is told of the metadata of the objects that a selector selects. The
+// eventHandler is told of the metadata of the objects that a selector selects. The
 // calls come one at a time.
-type follower interface {
+type eventHandler interface {
 	// replace gets all objects as of a version, at the beginning and whenever the
 	// watch had to begin again. After an error it is called again.
 	replace(ctx context.Context, all []*metav1.PartialObjectMetadata, version string) error
@@ -31,8 +31,8 @@ type selection struct {
 	fields   string
 }
 
-// follow lists and watches the metadata of the selected objects until ctx ends.
-func (c *Client) follow(ctx context.Context, s selection, to follower, log *slog.Logger) {
+// watch lists and watches the metadata of the selected objects until ctx ends.
+func (c *Client) watch(ctx context.Context, s selection, to eventHandler, log *slog.Logger) {
 	getter := c.metadata.Resource(s.resource)
 	lw := &cache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
@@ -47,29 +47,29 @@ func (c *Client) follow(ctx context.Context, s selection, to follower, log *slog
 	logger := logr.FromSlogHandler(log.Handler())
 	reflector := cache.NewReflectorWithOptions(
 		cache.ToListWatcherWithWatchListSemantics(lw, c.metadata), &metav1.PartialObjectMetadata{},
-		&followerStore{ctx: ctx, to: to},
+		&handlerStore{ctx: ctx, to: to},
 		cache.ReflectorOptions{Name: "spiderpool", TypeDescription: s.resource.Resource, Logger: &logger},
 	)
 	reflector.RunWithContext(klog.NewContext(ctx, logger))
 }
 
-// followerStore is what a reflector writes into.
-type followerStore struct {
+// handlerStore is what a reflector writes into.
+type handlerStore struct {
 	ctx context.Context
-	to  follower
+	to  eventHandler
 }
 
-func (s *followerStore) Add(object any) error { return s.Update(object) }
-func (s *followerStore) Resync() error        { return nil }
-func (s *followerStore) Update(object any) error {
+func (s *handlerStore) Add(object any) error { return s.Update(object) }
+func (s *handlerStore) Resync() error        { return nil }
+func (s *handlerStore) Update(object any) error {
 	s.to.changed(object.(*metav1.PartialObjectMetadata))
 	return nil
 }
-func (s *followerStore) Delete(object any) error {
+func (s *handlerStore) Delete(object any) error {
 	s.to.deleted(object.(*metav1.PartialObjectMetadata))
 	return nil
 }
-func (s *followerStore) Replace(objects []any, version string) error {
+func (s *handlerStore) Replace(objects []any, version string) error {
 	all := make([]*metav1.PartialObjectMetadata, 0, len(objects))
 	for _, object := range objects {
 		all = append(all, object.(*metav1.PartialObjectMetadata))
@@ -80,8 +80,8 @@ func (s *followerStore) Replace(objects []any, version string) error {
 // key identifies an object within its kind.
 type key struct{ namespace, name string }
 
-// memory is a follower that keeps what convert makes of each object.
-type memory[T any] struct {
+// store is an eventHandler that keeps what convert makes of each object.
+type store[T any] struct {
 	convert func(*metav1.PartialObjectMetadata) T
 
 	mu      sync.RWMutex
@@ -89,37 +89,37 @@ type memory[T any] struct {
 	synced  bool
 }
 
-func newMemory[T any](convert func(*metav1.PartialObjectMetadata) T) *memory[T] {
-	return &memory[T]{convert: convert, objects: map[key]T{}}
+func newStore[T any](convert func(*metav1.PartialObjectMetadata) T) *store[T] {
+	return &store[T]{convert: convert, objects: map[key]T{}}
 }
 
-func (m *memory[T]) get(k key) (object T, ok, synced bool) {
-	m.mu.RLock()
-	defer m.mu.RUnlock()
-	object, ok = m.objects[k]
-	return object, ok, m.synced
+func (s *store[T]) get(k key) (object T, ok, synced bool) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	object, ok = s.objects[k]
+	return object, ok, s.synced
 }
 
-func (m *memory[T]) replace(_ context.Context, all []*metav1.PartialObjectMetadata, _ string) error {
+func (s *store[T]) replace(_ context.Context, all []*metav1.PartialObjectMetadata, _ string) error {
 	objects := make(map[key]T, len(all))
 	for _, object := range all {
-		objects[key{object.Namespace, object.Name}] = m.convert(object)
+		objects[key{object.Namespace, object.Name}] = s.convert(object)
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.objects, m.synced = objects, true
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.objects, s.synced = objects, true
 	return nil
 }
 
-func (m *memory[T]) changed(object *metav1.PartialObjectMetadata) {
-	converted := m.convert(object)
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.objects[key{object.Namespace, object.Name}] = converted
+func (s *store[T]) changed(object *metav1.PartialObjectMetadata) {
+	converted := s.convert(object)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.objects[key{object.Namespace, object.Name}] = converted
 }
 
-func (m *memory[T]) deleted(object *metav1.PartialObjectMetadata) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	delete(m.objects, key{object.Namespace, object.Name})
+func (s *store[T]) deleted(object *metav1.PartialObjectMetadata) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.objects, key{object.Namespace, object.Name})
 }
