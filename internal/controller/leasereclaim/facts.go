@@ -14,7 +14,6 @@ import (
 
 	"spiderpool.dev/spiderpool/api/v2beta1"
 	"spiderpool.dev/spiderpool/internal/inet"
-	"spiderpool.dev/spiderpool/internal/kube/agentclient"
 	"spiderpool.dev/spiderpool/internal/kube/blockindex"
 	"spiderpool.dev/spiderpool/internal/kube/compile"
 	"spiderpool.dev/spiderpool/internal/lease"
@@ -134,7 +133,7 @@ func (f facts) pod(ctx context.Context, key string) reclaim.Pod {
 		return reclaim.Pod{}
 	}
 	return reclaim.Pod{
-		Presence: reclaim.Exists, UID: agentclient.PodUID(pod.UID, pod.Annotations), Phase: string(pod.Status.Phase),
+		Presence: reclaim.Exists, UID: compile.PodUID(pod.UID, pod.Annotations), Phase: string(pod.Status.Phase),
 		Deadline: deadline(pod.DeletionTimestamp), HasAddress: len(pod.Status.PodIPs) > 0,
 	}
 }

@@ -20,6 +20,7 @@ import (
 	"spiderpool.dev/spiderpool/api/v2beta1"
 	"spiderpool.dev/spiderpool/internal/cniconf"
 	"spiderpool.dev/spiderpool/internal/ipam"
+	"spiderpool.dev/spiderpool/internal/kube/compile"
 	"spiderpool.dev/spiderpool/internal/pool"
 	"spiderpool.dev/spiderpool/internal/reclaim"
 )
@@ -118,17 +119,7 @@ func podOf(object *metav1.PartialObjectMetadata) ipam.Pod {
 	return pod
 }
 
-// PodUID returns the UID by which runtimes and plugins know a pod with that UID and
-// those annotations. Of a static pod the API server has a mirror, whose UID is
-// another one; the kubelet notes that of the static pod.
-func PodUID(uid types.UID, annotations map[string]string) string {
-	if static := annotations[corev1.MirrorPodAnnotationKey]; static != "" {
-		return static
-	}
-	return string(uid)
-}
-
-func uidOf(pod metav1.Object) string { return PodUID(pod.GetUID(), pod.GetAnnotations()) }
+func uidOf(pod metav1.Object) string { return compile.PodUID(pod.GetUID(), pod.GetAnnotations()) }
 
 // relevant are the annotations that have a say in addresses.
 func relevant(annotations map[string]string) map[string]string {
@@ -222,7 +213,7 @@ func (c *Cluster) PodState(ctx context.Context, namespace, name string) (reclaim
 		return reclaim.Pod{}, fmt.Errorf("read pod %s/%s: %w", namespace, name, err)
 	}
 	state := reclaim.Pod{
-		Presence: reclaim.Exists, UID: PodUID(object.Metadata.UID, object.Metadata.Annotations), Phase: object.Status.Phase, HasAddress: len(object.Status.PodIPs) > 0,
+		Presence: reclaim.Exists, UID: compile.PodUID(object.Metadata.UID, object.Metadata.Annotations), Phase: object.Status.Phase, HasAddress: len(object.Status.PodIPs) > 0,
 	}
 	if object.Metadata.DeletionTimestamp != nil {
 		state.Deadline = *object.Metadata.DeletionTimestamp
