@@ -21,6 +21,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/webhook"
 
+	"spiderpool.dev/spiderpool/api/names"
 	"spiderpool.dev/spiderpool/api/v2beta1"
 	"spiderpool.dev/spiderpool/internal/admission"
 	"spiderpool.dev/spiderpool/internal/admission/certificate"
@@ -180,7 +181,7 @@ func TestSubnetsAndReservedIPs(t *testing.T) {
 	c, cached := serve(t)
 	subnet := &v2beta1.SpiderSubnet{ObjectMeta: metav1.ObjectMeta{Name: "parent"}, Spec: v2beta1.SpiderSubnetSpec{Subnet: "10.4.0.0/24", IPs: []string{"10.4.0.1-10.4.0.9"}}}
 	child := newPool("child", "10.4.0.0/24", "10.4.0.1")
-	child.Labels = map[string]string{v2beta1.LabelOwnerSubnet: "parent"}
+	child.Labels = map[string]string{names.LabelOwnerSubnet: "parent"}
 	kubetest.Create(t, c, subnet)
 	if subnet.Spec.IPVersion == nil || *subnet.Spec.IPVersion != 4 {
 		t.Errorf("ipVersion = %v, want 4", subnet.Spec.IPVersion)
@@ -231,13 +232,13 @@ func TestMultusConfigsThatCannotWorkAreRefused(t *testing.T) {
 		{"custom of another version", `{customCNI: '{"cniVersion":"0.2.0","type":"bridge"}'}`, `has cniVersion "0.2.0"; write one of 0.3.1, 0.3.0, 0.4.0, 1.0.0, 1.1.0, or leave it out`},
 	})
 	for _, example := range []struct{ name, annotation, value, want string }{
-		{"version", v2beta1.AnnotationMultusConfigCNIVersion, "0.2.0", `metadata.annotations[multus.spidernet.io/cni-version]: Unsupported value: "0.2.0": supported values: "0.3.1", "0.3.0", "0.4.0", "1.0.0", "1.1.0"`},
-		{"a version that is spoken", v2beta1.AnnotationMultusConfigCNIVersion, "1.1.0", ""},
-		{"name of the network", v2beta1.AnnotationCNIConfigName, "k8s_pod_network", ""},
-		{"name that no network can have", v2beta1.AnnotationCNIConfigName, "-x", `metadata.annotations[cni.spidernet.io/cniconfig-name]: Invalid value: "-x": is not the name of a CNI network; begin with a letter or digit`},
-		{"of somebody else", v2beta1.AnnotationMultusConfigCRName, "taken", `metadata.annotations[multus.spidernet.io/cr-name]: Invalid value: "taken": is a NetworkAttachmentDefinition of ConfigMap somebody; choose another name`},
-		{"of another config", v2beta1.AnnotationMultusConfigCRName, "first", `is the NetworkAttachmentDefinition of SpiderMultusConfig first; choose another name`},
-		{"of nobody", v2beta1.AnnotationMultusConfigCRName, "free", ""},
+		{"version", names.AnnotationMultusConfigCNIVersion, "0.2.0", `metadata.annotations[multus.spidernet.io/cni-version]: Unsupported value: "0.2.0": supported values: "0.3.1", "0.3.0", "0.4.0", "1.0.0", "1.1.0"`},
+		{"a version that is spoken", names.AnnotationMultusConfigCNIVersion, "1.1.0", ""},
+		{"name of the network", names.AnnotationCNIConfigName, "k8s_pod_network", ""},
+		{"name that no network can have", names.AnnotationCNIConfigName, "-x", `metadata.annotations[cni.spidernet.io/cniconfig-name]: Invalid value: "-x": is not the name of a CNI network; begin with a letter or digit`},
+		{"of somebody else", names.AnnotationMultusConfigCRName, "taken", `metadata.annotations[multus.spidernet.io/cr-name]: Invalid value: "taken": is a NetworkAttachmentDefinition of ConfigMap somebody; choose another name`},
+		{"of another config", names.AnnotationMultusConfigCRName, "first", `is the NetworkAttachmentDefinition of SpiderMultusConfig first; choose another name`},
+		{"of nobody", names.AnnotationMultusConfigCRName, "free", ""},
 	} {
 		o := object(t, "SpiderMultusConfig", `{cniType: ipvlan, ipvlan: {master: [eth0]}}`)
 		o.SetAnnotations(map[string]string{example.annotation: example.value})
@@ -280,7 +281,7 @@ func TestAttachmentsInUseStay(t *testing.T) {
 
 	renamed := func() error {
 		changed := config.DeepCopy()
-		changed.Annotations = map[string]string{v2beta1.AnnotationMultusConfigCRName: "moved"}
+		changed.Annotations = map[string]string{names.AnnotationMultusConfigCRName: "moved"}
 		return c.Update(t.Context(), changed, client.DryRunAll)
 	}
 	p := newPool("naming", "10.6.0.0/24")
@@ -313,7 +314,7 @@ func TestAttachmentsInUseStay(t *testing.T) {
 	}
 	t.Run("pod with networks", func(t *testing.T) {
 		user := newPod("several", false, map[string]string{
-			v2beta1.AnnotationMultusDefaultNetwork: "kube-system/another", v2beta1.AnnotationMultusNetworks: "kube-system/cluster-net@net1",
+			names.AnnotationMultusDefaultNetwork: "kube-system/another", names.AnnotationMultusNetworks: "kube-system/cluster-net@net1",
 		})
 		kubetest.Create(t, c, user)
 		seen(t, cached, user)
@@ -335,7 +336,7 @@ func TestAttachmentThatTheInstallationMadeIsUsedByPodsThatNameNone(t *testing.T)
 	}
 	kubetest.Create(t, c, config)
 	attachment := &nadv1.NetworkAttachmentDefinition{ObjectMeta: metav1.ObjectMeta{
-		Namespace: "kube-system", Name: "made", Labels: map[string]string{v2beta1.LabelManagedBy: v2beta1.ManagedByInit},
+		Namespace: "kube-system", Name: "made", Labels: map[string]string{names.LabelManagedBy: names.ManagedByInit},
 		OwnerReferences: []metav1.OwnerReference{*metav1.NewControllerRef(config, v2beta1.GroupVersion.WithKind("SpiderMultusConfig"))},
 	}}
 	user := newPod("plain", false, nil)

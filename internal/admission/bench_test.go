@@ -10,6 +10,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"spiderpool.dev/spiderpool/api/names"
 	"spiderpool.dev/spiderpool/api/v2beta1"
 	"spiderpool.dev/spiderpool/internal/kube/poolindex"
 )
@@ -74,7 +75,7 @@ func BenchmarkAttachmentIsDeleted(b *testing.B) {
 		OwnerReferences: []metav1.OwnerReference{*metav1.NewControllerRef(config, v2beta1.GroupVersion.WithKind("SpiderMultusConfig"))}}}}
 	for i := range 20000 {
 		c.pods = append(c.pods, corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: fmt.Sprint(i), Annotations: map[string]string{
-			v2beta1.AnnotationMultusDefaultNetwork: "kube-system/ipvlan-ens5", v2beta1.AnnotationMultusNetworks: "kube-system/macvlan-ens6,kube-system/macvlan-ens7",
+			names.AnnotationMultusDefaultNetwork: "kube-system/ipvlan-ens5", names.AnnotationMultusNetworks: "kube-system/macvlan-ens6,kube-system/macvlan-ens7",
 		}}})
 	}
 	w := &multusConfigs{reader: c}

@@ -13,6 +13,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
 
+	"spiderpool.dev/spiderpool/api/names"
 	"spiderpool.dev/spiderpool/api/v2beta1"
 	"spiderpool.dev/spiderpool/internal/kube/compile"
 	"spiderpool.dev/spiderpool/internal/pool"
@@ -63,14 +64,14 @@ func (w *multusConfigs) ValidateUpdate(ctx context.Context, before, in *v2beta1.
 	if err != nil || reason == "" {
 		return warnings, err
 	}
-	path := field.NewPath("metadata", "annotations").Key(v2beta1.AnnotationMultusConfigCRName)
-	return warnings, invalid("SpiderMultusConfig", in, field.ErrorList{field.Invalid(path, in.Annotations[v2beta1.AnnotationMultusConfigCRName],
+	path := field.NewPath("metadata", "annotations").Key(names.AnnotationMultusConfigCRName)
+	return warnings, invalid("SpiderMultusConfig", in, field.ErrorList{field.Invalid(path, in.Annotations[names.AnnotationMultusConfigCRName],
 		fmt.Sprintf("would delete NetworkAttachmentDefinition %s, but %s", compile.AttachmentName(before), reason))})
 }
 
 // owned returns a fault if the attachment belongs to another owner.
 func (w *multusConfigs) owned(ctx context.Context, in *v2beta1.SpiderMultusConfig, attachment string) (field.ErrorList, error) {
-	path := field.NewPath("metadata", "annotations").Key(v2beta1.AnnotationMultusConfigCRName)
+	path := field.NewPath("metadata", "annotations").Key(names.AnnotationMultusConfigCRName)
 	var configs v2beta1.SpiderMultusConfigList
 	if err := w.reader.List(ctx, &configs, client.InNamespace(in.Namespace), client.UnsafeDisableDeepCopy); err != nil {
 		return nil, fmt.Errorf("list SpiderMultusConfigs: %w", err)
@@ -135,7 +136,7 @@ func (w *multusConfigs) needed(ctx context.Context, in *v2beta1.SpiderMultusConf
 		}
 	}
 	cluster := w.cluster
-	if cluster.Default == (pool.NetworkAttachment{}) && existing.Labels[v2beta1.LabelManagedBy] == v2beta1.ManagedByInit {
+	if cluster.Default == (pool.NetworkAttachment{}) && existing.Labels[names.LabelManagedBy] == names.ManagedByInit {
 		// The configuration names no default network. The installation found the
 		// network of a node and created this attachment from it.
 		cluster.Default = attachment

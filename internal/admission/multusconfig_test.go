@@ -10,6 +10,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"spiderpool.dev/spiderpool/api/names"
 	"spiderpool.dev/spiderpool/api/v2beta1"
 	"spiderpool.dev/spiderpool/internal/kube/kubetest"
 	"spiderpool.dev/spiderpool/internal/kube/scheme"
@@ -27,7 +28,7 @@ func TestInvalidMultusConfigCanStillBeLabelledAndDeleted(t *testing.T) {
 	configs := []*v2beta1.SpiderMultusConfig{
 		config("custom", v2beta1.SpiderMultusConfigSpec{CustomCNI: new("{")}, nil),
 		config("chained", chained, nil),
-		config("version", ipvlan, map[string]string{v2beta1.AnnotationMultusConfigCNIVersion: "0.2.0"}),
+		config("version", ipvlan, map[string]string{names.AnnotationMultusConfigCNIVersion: "0.2.0"}),
 	}
 	for _, in := range configs {
 		kubetest.Create(t, c, in)
@@ -56,7 +57,7 @@ func TestInvalidMultusConfigCanStillBeLabelledAndDeleted(t *testing.T) {
 				t.Error("the specification was changed and stayed invalid")
 			}
 			if err := change(func(in *v2beta1.SpiderMultusConfig) {
-				metav1.SetMetaDataAnnotation(&in.ObjectMeta, v2beta1.AnnotationMultusConfigCRName, "moved")
+				metav1.SetMetaDataAnnotation(&in.ObjectMeta, names.AnnotationMultusConfigCRName, "moved")
 			}); err == nil {
 				t.Error("an annotation that the attachment is made from was changed")
 			}

@@ -12,13 +12,14 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"spiderpool.dev/spiderpool/api/names"
 	"spiderpool.dev/spiderpool/api/v2beta1"
 	"spiderpool.dev/spiderpool/internal/kube/compile"
 )
 
 // injectAnnotations request attachments by a value that the user chooses, e.g. "gpu".
 // A pod gets the attachments of all SpiderMultusConfigs with the same annotation.
-var injectAnnotations = []string{v2beta1.AnnotationPodRDMAResourceInject, v2beta1.AnnotationPodNetworkResourceInject}
+var injectAnnotations = []string{names.AnnotationPodRDMAResourceInject, names.AnnotationPodNetworkResourceInject}
 
 // RegisterPods adds the webhook for pods, at /mutate--v1-pod. Helm value
 // spiderpoolController.podResourceInject enables it. Its failure policy is Ignore, and
@@ -68,11 +69,11 @@ func inject(pod *corev1.Pod, configs []v2beta1.SpiderMultusConfig) error {
 		slices.SortFunc(wanted, func(a, b *v2beta1.SpiderMultusConfig) int {
 			return strings.Compare(a.Namespace+"/"+a.Name, b.Namespace+"/"+b.Name)
 		})
-		networks, err := addNetworks(pod.Annotations[v2beta1.AnnotationMultusNetworks], wanted)
+		networks, err := addNetworks(pod.Annotations[names.AnnotationMultusNetworks], wanted)
 		if err != nil {
 			return err
 		}
-		pod.Annotations[v2beta1.AnnotationMultusNetworks] = networks
+		pod.Annotations[names.AnnotationMultusNetworks] = networks
 		addDevices(pod, wanted)
 	}
 	return nil
@@ -94,7 +95,7 @@ func addNetworks(annotation string, configs []*v2beta1.SpiderMultusConfig) (stri
 	}
 	var networks []map[string]any
 	if err := json.Unmarshal([]byte(annotation), &networks); err != nil {
-		return "", fmt.Errorf("metadata.annotations[%s]: %q: not a JSON list of objects: %w", v2beta1.AnnotationMultusNetworks, annotation, err)
+		return "", fmt.Errorf("metadata.annotations[%s]: %q: not a JSON list of objects: %w", names.AnnotationMultusNetworks, annotation, err)
 	}
 	for _, config := range configs {
 		networks = append(networks, map[string]any{"namespace": config.Namespace, "name": compile.AttachmentName(config)})

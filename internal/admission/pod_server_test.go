@@ -15,6 +15,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"spiderpool.dev/spiderpool/api/names"
 	"spiderpool.dev/spiderpool/api/v2beta1"
 	"spiderpool.dev/spiderpool/internal/admission"
 	"spiderpool.dev/spiderpool/internal/kube/kubetest"
@@ -30,7 +31,7 @@ func TestPodsGetWhatTheyAskForAndStartWithoutTheWebhook(t *testing.T) {
 	}
 	name, port := kubetest.Namespace(t, c), kubetest.FreePort(t)
 	offer := &v2beta1.SpiderMultusConfig{
-		ObjectMeta: metav1.ObjectMeta{Namespace: "ai", Name: "rdma", Annotations: map[string]string{v2beta1.AnnotationPodRDMAResourceInject: "gpu"}},
+		ObjectMeta: metav1.ObjectMeta{Namespace: "ai", Name: "rdma", Annotations: map[string]string{names.AnnotationPodRDMAResourceInject: "gpu"}},
 		Spec:       v2beta1.SpiderMultusConfigSpec{CNIType: new(v2beta1.CNISriov), Sriov: &v2beta1.SriovConfig{ResourceName: "x.io/vf"}},
 	}
 	kubetest.Create(t, c, offer)
@@ -41,7 +42,7 @@ func TestPodsGetWhatTheyAskForAndStartWithoutTheWebhook(t *testing.T) {
 		pod := newPod("user", false, nil)
 		pod.Namespace = namespace
 		if wanted != "" {
-			pod.Annotations = map[string]string{v2beta1.AnnotationPodRDMAResourceInject: wanted}
+			pod.Annotations = map[string]string{names.AnnotationPodRDMAResourceInject: wanted}
 		}
 		return pod, c.Create(ctx, pod, client.DryRunAll)
 	}
@@ -54,22 +55,22 @@ func TestPodsGetWhatTheyAskForAndStartWithoutTheWebhook(t *testing.T) {
 				return err
 			}
 			devices := pod.Spec.Containers[0].Resources.Limits["x.io/vf"]
-			if pod.Annotations[v2beta1.AnnotationMultusNetworks] != "ai/rdma" || devices.Value() != 1 {
-				return fmt.Errorf("the pod has networks %q and %s devices", pod.Annotations[v2beta1.AnnotationMultusNetworks], devices.String())
+			if pod.Annotations[names.AnnotationMultusNetworks] != "ai/rdma" || devices.Value() != 1 {
+				return fmt.Errorf("the pod has networks %q and %s devices", pod.Annotations[names.AnnotationMultusNetworks], devices.String())
 			}
 			return nil
 		})
 		_, err := created(t.Context(), "ai", "nobody's")
 		refused(t, err, `metadata.annotations[cni.spidernet.io/rdma-resource-inject]: "nobody's": no SpiderMultusConfig has this annotation with this value`)
 		for _, namespace := range []string{"default", "kube-system"} {
-			if pod, err := created(t.Context(), namespace, "nobody's"); err != nil || pod.Annotations[v2beta1.AnnotationMultusNetworks] != "" {
+			if pod, err := created(t.Context(), namespace, "nobody's"); err != nil || pod.Annotations[names.AnnotationMultusNetworks] != "" {
 				t.Errorf("a pod of namespace %s, which is left out: %v, %v", namespace, err, pod.Annotations)
 			}
 		}
 	})
 
 	for what, wanted := range map[string]string{"asks for attachments": "gpu", "asks for none": ""} {
-		if pod, err := created(t.Context(), "ai", wanted); err != nil || pod.Annotations[v2beta1.AnnotationMultusNetworks] != "" {
+		if pod, err := created(t.Context(), "ai", wanted); err != nil || pod.Annotations[names.AnnotationMultusNetworks] != "" {
 			t.Errorf("with the webhook away, a pod that %s: %v, %v", what, err, pod.Annotations)
 		}
 	}

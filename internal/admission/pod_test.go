@@ -8,6 +8,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"spiderpool.dev/spiderpool/api/names"
 	"spiderpool.dev/spiderpool/api/v2beta1"
 )
 
@@ -22,20 +23,20 @@ func TestPodGetsTheAttachmentsThatItAsksForAndTheirDevices(t *testing.T) {
 		return v2beta1.SpiderMultusConfigSpec{Sriov: &v2beta1.SriovConfig{ResourceName: resource}}
 	}
 	configs := []v2beta1.SpiderMultusConfig{
-		config("b", v2beta1.AnnotationPodRDMAResourceInject, "gpu", sriov("x.io/vf")),
-		config("a", v2beta1.AnnotationPodRDMAResourceInject, "gpu", sriov("x.io/vf")),
-		config("c", v2beta1.AnnotationPodRDMAResourceInject, "gpu", v2beta1.SpiderMultusConfigSpec{Macvlan: &v2beta1.MasterConfig{RDMAResourceName: new("x.io/rdma")}}),
-		config("d", v2beta1.AnnotationPodRDMAResourceInject, "other", sriov("x.io/other")),
-		config("e", v2beta1.AnnotationPodNetworkResourceInject, "gpu", sriov("x.io/other")),
+		config("b", names.AnnotationPodRDMAResourceInject, "gpu", sriov("x.io/vf")),
+		config("a", names.AnnotationPodRDMAResourceInject, "gpu", sriov("x.io/vf")),
+		config("c", names.AnnotationPodRDMAResourceInject, "gpu", v2beta1.SpiderMultusConfigSpec{Macvlan: &v2beta1.MasterConfig{RDMAResourceName: new("x.io/rdma")}}),
+		config("d", names.AnnotationPodRDMAResourceInject, "other", sriov("x.io/other")),
+		config("e", names.AnnotationPodNetworkResourceInject, "gpu", sriov("x.io/other")),
 	}
 	pod := &corev1.Pod{
-		ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{v2beta1.AnnotationPodRDMAResourceInject: "gpu"}},
+		ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{names.AnnotationPodRDMAResourceInject: "gpu"}},
 		Spec:       corev1.PodSpec{Containers: []corev1.Container{{Name: "first"}, {Name: "second"}}},
 	}
 	if err := inject(pod, configs); err != nil {
 		t.Fatal(err)
 	}
-	if got, want := pod.Annotations[v2beta1.AnnotationMultusNetworks], "net/a,net/b,net/c"; got != want {
+	if got, want := pod.Annotations[names.AnnotationMultusNetworks], "net/a,net/b,net/c"; got != want {
 		t.Errorf("networks = %s, want %s", got, want)
 	}
 	for _, list := range []corev1.ResourceList{pod.Spec.Containers[0].Resources.Limits, pod.Spec.Containers[0].Resources.Requests} {
@@ -51,7 +52,7 @@ func TestPodGetsTheAttachmentsThatItAsksForAndTheirDevices(t *testing.T) {
 
 func TestWhatThePodAlreadySaysStays(t *testing.T) {
 	configs := []v2beta1.SpiderMultusConfig{
-		config("a", v2beta1.AnnotationPodNetworkResourceInject, "n", v2beta1.SpiderMultusConfigSpec{Sriov: &v2beta1.SriovConfig{ResourceName: "x.io/vf"}}),
+		config("a", names.AnnotationPodNetworkResourceInject, "n", v2beta1.SpiderMultusConfigSpec{Sriov: &v2beta1.SriovConfig{ResourceName: "x.io/vf"}}),
 	}
 	for existing, want := range map[string]string{
 		"":                             "net/a",
@@ -59,14 +60,14 @@ func TestWhatThePodAlreadySaysStays(t *testing.T) {
 		` [{"name":"mine","mac":"m"}]`: `[{"mac":"m","name":"mine"},{"name":"a","namespace":"net"}]`,
 	} {
 		pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{
-			v2beta1.AnnotationPodNetworkResourceInject: "n", v2beta1.AnnotationMultusNetworks: existing,
+			names.AnnotationPodNetworkResourceInject: "n", names.AnnotationMultusNetworks: existing,
 		}}}
 		limits := corev1.ResourceList{"x.io/vf": resource.MustParse("4")}
 		pod.Spec.Containers = []corev1.Container{{Resources: corev1.ResourceRequirements{Limits: limits}}}
 		if err := inject(pod, configs); err != nil {
 			t.Fatal(err)
 		}
-		if got := pod.Annotations[v2beta1.AnnotationMultusNetworks]; got != want {
+		if got := pod.Annotations[names.AnnotationMultusNetworks]; got != want {
 			t.Errorf("%q became %s, want %s", existing, got, want)
 		}
 		if vf := pod.Spec.Containers[0].Resources.Limits["x.io/vf"]; vf.Value() != 4 {
@@ -76,7 +77,7 @@ func TestWhatThePodAlreadySaysStays(t *testing.T) {
 }
 
 func TestPodThatAsksForWhatNobodyOffersIsRefused(t *testing.T) {
-	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{v2beta1.AnnotationPodRDMAResourceInject: "gpu"}}}
+	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{names.AnnotationPodRDMAResourceInject: "gpu"}}}
 	want := `metadata.annotations[cni.spidernet.io/rdma-resource-inject]: "gpu": no SpiderMultusConfig has this annotation with this value`
 	if err := inject(pod, nil); err == nil || !strings.HasPrefix(err.Error(), want) {
 		t.Errorf("got %v, want %s", err, want)

@@ -10,6 +10,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"spiderpool.dev/spiderpool/api/names"
 	"spiderpool.dev/spiderpool/api/v2beta1"
 	"spiderpool.dev/spiderpool/internal/kube/kubetest"
 )
@@ -89,7 +90,7 @@ func TestChainsThatCannotRunAreRefused(t *testing.T) {
 	})
 	for name, value := range map[string]string{"upper case": "Net", "underscore": "a_b", "slash": "kube-system/net"} {
 		o := object(t, "SpiderMultusConfig", `{cniType: ipvlan, ipvlan: {master: [eth0]}}`)
-		o.SetAnnotations(map[string]string{v2beta1.AnnotationMultusConfigCRName: value})
+		o.SetAnnotations(map[string]string{names.AnnotationMultusConfigCRName: value})
 		t.Run("cr-name/"+name, func(t *testing.T) {
 			refused(t, c.Create(t.Context(), o, client.DryRunAll),
 				fmt.Sprintf("metadata.annotations[multus.spidernet.io/cr-name]: Invalid value: %q: a lowercase RFC 1123 subdomain must consist of", value))

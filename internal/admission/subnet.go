@@ -9,6 +9,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
 
+	"spiderpool.dev/spiderpool/api/names"
 	"spiderpool.dev/spiderpool/api/v2beta1"
 	"spiderpool.dev/spiderpool/internal/kube/compile"
 	"spiderpool.dev/spiderpool/internal/kube/poolindex"
@@ -52,7 +53,7 @@ func (w *subnets) validate(ctx context.Context, in *v2beta1.SpiderSubnet) error 
 
 func (w *subnets) ValidateDelete(ctx context.Context, in *v2beta1.SpiderSubnet) (admission.Warnings, error) {
 	var list v2beta1.SpiderIPPoolList
-	if err := w.reader.List(ctx, &list, client.MatchingLabels{v2beta1.LabelOwnerSubnet: in.Name}); err != nil {
+	if err := w.reader.List(ctx, &list, client.MatchingLabels{names.LabelOwnerSubnet: in.Name}); err != nil {
 		return nil, fmt.Errorf("list the SpiderIPPools of SpiderSubnet %s: %w", in.Name, err)
 	}
 	if len(list.Items) > 0 {

@@ -24,6 +24,7 @@ import (
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"spiderpool.dev/spiderpool/api/names"
 	"spiderpool.dev/spiderpool/api/v2beta1"
 	"spiderpool.dev/spiderpool/internal/config"
 	"spiderpool.dev/spiderpool/internal/inet"
@@ -73,9 +74,9 @@ func (w *world) pool(name string, change func(*v2beta1.SpiderIPPool)) string {
 	pool := &v2beta1.SpiderIPPool{ObjectMeta: metav1.ObjectMeta{Name: w.name(name)}}
 	change(pool)
 	if pool.Labels == nil {
-		pool.Labels = map[string]string{v2beta1.LabelPoolUnbound: "true"}
+		pool.Labels = map[string]string{names.LabelPoolUnbound: "true"}
 		if len(pool.Spec.NodeName) == 1 {
-			pool.Labels = map[string]string{v2beta1.LabelPoolNode: pool.Spec.NodeName[0]}
+			pool.Labels = map[string]string{names.LabelPoolNode: pool.Spec.NodeName[0]}
 		}
 	}
 	kubetest.Create(w, w, pool)
@@ -280,7 +281,7 @@ func TestDualStackPodFromAddToDelete(t *testing.T) {
 	node := w.node("n1")
 	p4, p6 := w.pool("v4", v4("10.1.0.10-10.1.0.20")), w.pool("v6", v6("fd00:1::10-fd00:1::20"))
 	a := w.agent(node)
-	pod := w.pod("a", node, annotated(v2beta1.AnnotationPodIPPool, fmt.Sprintf(`{"ipv4":[%q],"ipv6":[%q]}`, p4, p6)))
+	pod := w.pod("a", node, annotated(names.AnnotationPodIPPool, fmt.Sprintf(`{"ipv4":[%q],"ipv6":[%q]}`, p4, p6)))
 
 	req := wire.AddRequest{Attachment: attachment(pod, "c1", "eth0")}
 	reply, err := a.Add(t.Context(), req)
@@ -342,7 +343,7 @@ func TestErrorAndEventNameEveryPool(t *testing.T) {
 	other := w.pool("other", func(p *v2beta1.SpiderIPPool) { v4("10.1.1.0-10.1.1.9")(p); p.Spec.NodeName = []string{"elsewhere"} })
 	off := w.pool("off", func(p *v2beta1.SpiderIPPool) { v4("10.1.2.0-10.1.2.9")(p); p.Spec.Disable = new(true) })
 	a := w.agent(node)
-	pod := w.pod("a", node, annotated(v2beta1.AnnotationPodIPPool, fmt.Sprintf(`{"ipv4":[%q,%q]}`, other, off)))
+	pod := w.pod("a", node, annotated(names.AnnotationPodIPPool, fmt.Sprintf(`{"ipv4":[%q,%q]}`, other, off)))
 	_, err := a.Add(t.Context(), wire.AddRequest{Attachment: attachment(pod, "c1", "eth0")})
 	wantCode(t, err, wire.CodeNoAddress, other+": spec.nodeName [elsewhere] does not include this pod's node", off+": spec.disable is true")
 	kubetest.Eventually(t, func(ctx context.Context) error {
@@ -438,7 +439,7 @@ func TestPodGetsAllInterfacesOrNone(t *testing.T) {
 	w.attachment("net", `{"cniVersion":"1.0.0","name":"net","plugins":[{"type":"macvlan","master":"eth1","ipam":{"type":"spiderpool","default_ipv4_ippool":["`+p4+`"]}}]}`)
 	w.attachment("other", `{"cniVersion":"1.0.0","name":"other","type":"macvlan","ipam":{"type":"host-local"}}`)
 	a := w.agent(node)
-	networks := annotated(v2beta1.AnnotationMultusNetworks, "net,other,net")
+	networks := annotated(names.AnnotationMultusNetworks, "net,other,net")
 
 	pod := w.pod("a", node, networks)
 	req := wire.AddRequest{Attachment: attachment(pod, "c1", "eth0"), DefaultIPv4Pools: []string{p4}}
@@ -477,7 +478,7 @@ func TestStatefulSetAddressesFollowPodToNode(t *testing.T) {
 	p4 := w.pool("v4", v4("10.1.0.10-10.1.0.40"))
 	a, b := w.agent(n1), w.agent(n2)
 	owned := func(p *corev1.Pod) {
-		annotated(v2beta1.AnnotationPodIPPool, fmt.Sprintf(`{"ipv4":[%q]}`, p4))(p)
+		annotated(names.AnnotationPodIPPool, fmt.Sprintf(`{"ipv4":[%q]}`, p4))(p)
 		p.OwnerReferences = []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: "StatefulSet", Name: "web", UID: "s1", Controller: new(true)}}
 	}
 	pod := w.pod("web-0", n1, owned)
@@ -495,7 +496,7 @@ func TestStatefulSetAddressesFollowPodToNode(t *testing.T) {
 	w.kill(pod)
 	// Other pods take all free addresses.
 	for i := range 5 {
-		other := w.pod(fmt.Sprintf("other-%d", i), n2, annotated(v2beta1.AnnotationPodIPPool, fmt.Sprintf(`{"ipv4":[%q]}`, p4)))
+		other := w.pod(fmt.Sprintf("other-%d", i), n2, annotated(names.AnnotationPodIPPool, fmt.Sprintf(`{"ipv4":[%q]}`, p4)))
 		reply, err := b.Add(t.Context(), wire.AddRequest{Attachment: attachment(other, fmt.Sprintf("o%d", i), "eth0")})
 		if err != nil {
 			t.Fatal(err)
@@ -516,7 +517,7 @@ func TestRestartWritesMissingEndpoint(t *testing.T) {
 	node := w.node("n1")
 	p4 := w.pool("v4", v4("10.1.0.10-10.1.0.40"))
 	a := w.agent(node)
-	pod := w.pod("a", node, annotated(v2beta1.AnnotationPodIPPool, fmt.Sprintf(`{"ipv4":[%q]}`, p4)))
+	pod := w.pod("a", node, annotated(names.AnnotationPodIPPool, fmt.Sprintf(`{"ipv4":[%q]}`, p4)))
 	if _, err := a.Add(t.Context(), wire.AddRequest{Attachment: attachment(pod, "c1", "eth0")}); err != nil {
 		t.Fatal(err)
 	}

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"spiderpool.dev/spiderpool/api/names"
 	"spiderpool.dev/spiderpool/api/v2beta1"
 	"spiderpool.dev/spiderpool/internal/config"
 	"spiderpool.dev/spiderpool/internal/inet"
@@ -37,7 +38,7 @@ func (c *coordinator) plan(ctx context.Context, req wire.CoordinatorRequest) (wi
 	if err != nil {
 		return wire.CoordinatorReply{}, podFailure(req.Attachment, err)
 	}
-	reply := wire.CoordinatorReply{PodDefaultRouteNIC: pod.Annotations[v2beta1.AnnotationPodDefaultRouteNIC]}
+	reply := wire.CoordinatorReply{PodDefaultRouteNIC: pod.Annotations[names.AnnotationPodDefaultRouteNIC]}
 	// Annotations that cannot be read are Multus's to complain about.
 	interfaces, _ := pool.Interfaces(req.PodNamespace, pod.Annotations, ipamOptions(c.cfg).ClusterNetwork)
 	for _, i := range interfaces {

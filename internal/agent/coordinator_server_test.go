@@ -14,6 +14,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"spiderpool.dev/spiderpool/api/names"
 	"spiderpool.dev/spiderpool/api/v2beta1"
 	"spiderpool.dev/spiderpool/internal/config"
 	"spiderpool.dev/spiderpool/internal/kube/agentclient"
@@ -158,7 +159,7 @@ func TestPluginIsToldTheClustersNetworksAndThePodsWishes(t *testing.T) {
 		return reply
 	}
 
-	pod := w.pod("several", node, annotated(v2beta1.AnnotationMultusNetworks, "a,b@fast,c", v2beta1.AnnotationPodDefaultRouteNIC, "net1"))
+	pod := w.pod("several", node, annotated(names.AnnotationMultusNetworks, "a,b@fast,c", names.AnnotationPodDefaultRouteNIC, "net1"))
 	reply := ask(pod)
 	if !slices.Equal(reply.PodInterfaces, []string{"eth0", "net1", "fast", "net3"}) || reply.PodDefaultRouteNIC != "net1" {
 		t.Errorf("got %+v", reply)
@@ -170,7 +171,7 @@ func TestPluginIsToldTheClustersNetworksAndThePodsWishes(t *testing.T) {
 		t.Errorf("a pod without annotations: %+v", reply)
 	}
 	// Multus complains of the annotation, and the coordinator does without.
-	if reply = ask(w.pod("faulty", node, annotated(v2beta1.AnnotationMultusNetworks, "[{"))); reply.PodInterfaces != nil {
+	if reply = ask(w.pod("faulty", node, annotated(names.AnnotationMultusNetworks, "[{"))); reply.PodInterfaces != nil {
 		t.Errorf("interfaces of an annotation that cannot be read: %v", reply.PodInterfaces)
 	}
 }

@@ -17,7 +17,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
-	"spiderpool.dev/spiderpool/api/v2beta1"
+	"spiderpool.dev/spiderpool/api/names"
 	"spiderpool.dev/spiderpool/internal/config"
 	"spiderpool.dev/spiderpool/internal/kube/kubetest"
 	"spiderpool.dev/spiderpool/internal/reclaim"
@@ -78,7 +78,7 @@ func TestGCReleasesUnknownSandboxes(t *testing.T) {
 	p4 := w.pool("v4", v4("10.1.0.10-10.1.0.40"))
 	_, runtime := w.runtime("c0", "c1", "c3")
 	a := w.agent(node, runtime, func(cfg *config.Agent) { cfg.IPAM.GC.Enabled = false })
-	named := annotated(v2beta1.AnnotationPodIPPool, fmt.Sprintf(`{"ipv4":[%q]}`, p4))
+	named := annotated(names.AnnotationPodIPPool, fmt.Sprintf(`{"ipv4":[%q]}`, p4))
 	for i, name := range []string{"valid", "running", "gone", "kept"} {
 		pod := w.pod(name, node, named)
 		if _, err := a.Add(t.Context(), wire.AddRequest{Attachment: attachment(pod, fmt.Sprint("c", i), "eth0")}); err != nil {
@@ -119,7 +119,7 @@ func TestEndedPodIsReclaimedBeforeScan(t *testing.T) {
 			p4 := w.pool("v4", v4("10.1.0.10-10.1.0.40"))
 			runtime, ask := w.runtime("c-lives", "c-lost")
 			a := w.agent(node, ask)
-			named := annotated(v2beta1.AnnotationPodIPPool, fmt.Sprintf(`{"ipv4":[%q]}`, p4))
+			named := annotated(names.AnnotationPodIPPool, fmt.Sprintf(`{"ipv4":[%q]}`, p4))
 			var lost *corev1.Pod
 			var address netip.Addr
 			for _, name := range []string{"lives", "lost"} {

@@ -84,6 +84,11 @@ var rules = []struct {
 	why      string
 }{
 	{
+		[]string{"api/names"},
+		nil,
+		"every package may import the keys",
+	},
+	{
 		[]string{"api"},
 		[]string{"k8s.io/apimachinery", "k8s.io/klog", "k8s.io/utils", "sigs.k8s.io/json", "sigs.k8s.io/randfill", "sigs.k8s.io/structured-merge-diff", "sigs.k8s.io/yaml",
 			"k8s.io/kube-openapi", "github.com/go-logr/logr", "github.com/fxamacker/cbor", "github.com/x448/float16", "github.com/json-iterator/go", "github.com/modern-go", "gopkg.in/inf.v0",

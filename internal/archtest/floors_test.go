@@ -27,6 +27,7 @@ var decisions = floor{
 // floors are the packages of the module, the lowest floor first. The longest prefix decides: internal/cloud is
 // a decision, internal/cloud/aws an adapter. A package on no floor fails the test; place it on purpose.
 var floors = []floor{
+	{"Names", []string{"api/names"}, "the keys of annotations and labels; imports nothing"},
 	{"API", []string{"api"}, "the custom resources, with their validation"},
 	decisions,
 	{"Use cases", []string{"internal/ipam"}, "add, delete, check and gc; they declare the ports that they need"},
@@ -65,6 +66,7 @@ func TestLongestPrefixDecidesFloor(t *testing.T) {
 		"internal/cloud/aws/ec2":   "Adapters",
 		"internal/cloudless":       "",
 		"internal/kube/agent":      "Adapters",
+		"api/names":                "Names",
 		"api/v2beta1":              "API",
 		"internal/controller/pool": "Processes",
 	} {

@@ -7,6 +7,7 @@ import (
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"spiderpool.dev/spiderpool/api/names"
 	"spiderpool.dev/spiderpool/api/v2beta1"
 	"spiderpool.dev/spiderpool/internal/observe"
 )
@@ -62,7 +63,7 @@ func (m *metrics) Collect(out chan<- prometheus.Metric) {
 	poolsOf := map[string]int64{} // by subnet
 	for i := range pools.Items {
 		p := &pools.Items[i]
-		poolsOf[p.Labels[v2beta1.LabelOwnerSubnet]]++
+		poolsOf[p.Labels[names.LabelOwnerSubnet]]++
 		total, allocated := ptr.Deref(p.Status.TotalIPCount, 0), ptr.Deref(p.Status.AllocatedIPCount, 0)
 		out <- gauge(poolTotal, total, p.Name)
 		out <- gauge(poolAvailable, max(total-allocated, 0), p.Name)

@@ -22,6 +22,7 @@ import (
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"spiderpool.dev/spiderpool/api/names"
 	"spiderpool.dev/spiderpool/api/v2beta1"
 	"spiderpool.dev/spiderpool/internal/config"
 	"spiderpool.dev/spiderpool/internal/controller"
@@ -161,7 +162,7 @@ func TestResourcesOfTheGuideAreTakenIn(t *testing.T) {
 		},
 	}
 	kubetest.Create(t, c, smc, pool)
-	if pool.Labels[v2beta1.LabelPoolNode] != "master" || pool.Spec.IPVersion == nil || *pool.Spec.IPVersion != 6 || len(pool.Finalizers) != 1 ||
+	if pool.Labels[names.LabelPoolNode] != "master" || pool.Spec.IPVersion == nil || *pool.Spec.IPVersion != 6 || len(pool.Finalizers) != 1 ||
 		pool.Spec.IPs[0] != "2406:da1e:c4:ed01:c57d::-2406:da1e:c4:ed01:c57d::f" {
 		t.Errorf("the pool came back as %+v, %+v; want it completed when it was created", pool.ObjectMeta, pool.Spec)
 	}

@@ -16,6 +16,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 
+	"spiderpool.dev/spiderpool/api/names"
 	"spiderpool.dev/spiderpool/api/v2beta1"
 )
 
@@ -132,7 +133,7 @@ func (l Leftovers) objects() []client.Object {
 // installedObjects returns the objects created by Install, except attachments with a
 // configuration or an owner by now.
 func installedObjects(ctx context.Context, c client.Client) ([]client.Object, error) {
-	ours := client.MatchingLabels{v2beta1.LabelManagedBy: v2beta1.ManagedByInit}
+	ours := client.MatchingLabels{names.LabelManagedBy: names.ManagedByInit}
 	var list []client.Object
 
 	attachments := &nadv1.NetworkAttachmentDefinitionList{}

@@ -23,6 +23,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"spiderpool.dev/spiderpool/api/names"
 	"spiderpool.dev/spiderpool/api/v2beta1"
 	"spiderpool.dev/spiderpool/internal/cniinstall"
 	"spiderpool.dev/spiderpool/internal/config"
@@ -92,7 +93,7 @@ func objects(cfg config.Install) ([]client.Object, error) {
 }
 
 func objectMeta(namespace, name string) metav1.ObjectMeta {
-	return metav1.ObjectMeta{Namespace: namespace, Name: name, Labels: map[string]string{v2beta1.LabelManagedBy: v2beta1.ManagedByInit}}
+	return metav1.ObjectMeta{Namespace: namespace, Name: name, Labels: map[string]string{names.LabelManagedBy: names.ManagedByInit}}
 }
 
 // defaultPool returns a SpiderIPPool, after its SpiderSubnet if it has one.

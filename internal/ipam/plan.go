@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"spiderpool.dev/spiderpool/api/names"
 	"spiderpool.dev/spiderpool/internal/inet"
 	"spiderpool.dev/spiderpool/internal/lease"
 	"spiderpool.dev/spiderpool/internal/pool"
@@ -57,12 +58,12 @@ func (p plan) drops(exhausted *lease.ExhaustedError) []pool.Drop {
 func (s *Service) plan(ctx context.Context, pod Pod, req wire.AddRequest) (plan, error) {
 	out := plan{container: req.ContainerID}
 	var err error
-	if value, ok := pod.Annotations[annotationRoutes]; ok {
+	if value, ok := pod.Annotations[names.AnnotationPodRoutes]; ok {
 		if out.routes, err = pool.ParseRoutes(value); err != nil {
 			return plan{}, err
 		}
 	}
-	if value, ok := pod.Annotations[annotationDNS]; ok {
+	if value, ok := pod.Annotations[names.AnnotationPodDNS]; ok {
 		if out.dns, err = pool.ParseDNS(value); err != nil {
 			return plan{}, err
 		}
@@ -108,12 +109,6 @@ func (s *Service) plan(ctx context.Context, pod Pod, req wire.AddRequest) (plan,
 	}
 	return out, nil
 }
-
-// Annotations of pods that concern the interfaces as a whole.
-const (
-	annotationRoutes = "ipam.spidernet.io/routes"
-	annotationDNS    = "ipam.spidernet.io/dns"
-)
 
 func networkOf(req wire.AddRequest) Network {
 	return Network{

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"spiderpool.dev/spiderpool/api/names"
 	"spiderpool.dev/spiderpool/internal/lease"
 	"spiderpool.dev/spiderpool/internal/pool"
 )
@@ -114,7 +115,7 @@ func (s *Service) likeAdd(ctx context.Context, pod Pod, given []EndpointInterfac
 			given[at].CleanGateway = given[at].CleanGateway || selection.CleanGateway
 		}
 	}
-	if value, ok := pod.Annotations[annotationRoutes]; ok {
+	if value, ok := pod.Annotations[names.AnnotationPodRoutes]; ok {
 		routes, err := pool.ParseRoutes(value)
 		if err != nil {
 			return err

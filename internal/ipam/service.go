@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"spiderpool.dev/spiderpool/api/names"
 	"spiderpool.dev/spiderpool/internal/inet"
 	"spiderpool.dev/spiderpool/internal/lease"
 	"spiderpool.dev/spiderpool/internal/pool"
@@ -283,7 +284,7 @@ func placeRoutes(given []EndpointInterface, p plan) error {
 			}
 		}
 		return &pool.AnnotationError{
-			Annotation: annotationRoutes, Value: r.String(),
+			Annotation: names.AnnotationPodRoutes, Value: r.String(),
 			Reason:  fmt.Sprintf("the gateway is in no subnet of the pod's interfaces, %v", subnets),
 			Example: `[{"dst":"10.0.0.0/8","gw":"an address of such a subnet"}]`,
 		}

@@ -8,19 +8,8 @@ import (
 	"net/netip"
 	"strings"
 
+	"spiderpool.dev/spiderpool/api/names"
 	"spiderpool.dev/spiderpool/internal/inet"
-)
-
-// Annotations that this package reads; see package v2beta1 for what they are.
-const (
-	annotationIPPool         = "ipam.spidernet.io/ippool"
-	annotationIPPools        = "ipam.spidernet.io/ippools"
-	annotationRoutes         = "ipam.spidernet.io/routes"
-	annotationDNS            = "ipam.spidernet.io/dns"
-	annotationNamespaceIPv4  = "ipam.spidernet.io/default-ipv4-ippool"
-	annotationNamespaceIPv6  = "ipam.spidernet.io/default-ipv6-ippool"
-	annotationDefaultNetwork = "v1.multus-cni.io/default-network"
-	annotationNetworks       = "k8s.v1.cni.cncf.io/networks"
 )
 
 // Correct values, for error messages.
@@ -77,17 +66,17 @@ func ParseIPPool(value string) (Names, error) {
 		IPv6 []string `json:"ipv6"`
 	}
 	reason := decode(value, &v)
-	names := Names{IPv4: v.IPv4, IPv6: v.IPv6}
+	pools := Names{IPv4: v.IPv4, IPv6: v.IPv6}
 	if reason == "" {
-		reason = names.invalid()
+		reason = pools.invalid()
 	}
-	if reason == "" && len(names.IPv4)+len(names.IPv6) == 0 {
+	if reason == "" && len(pools.IPv4)+len(pools.IPv6) == 0 {
 		reason = "names no pool"
 	}
 	if reason != "" {
-		return Names{}, &AnnotationError{annotationIPPool, value, reason, exampleIPPool}
+		return Names{}, &AnnotationError{names.AnnotationPodIPPool, value, reason, exampleIPPool}
 	}
-	return names, nil
+	return pools, nil
 }
 
 // ParseIPPools reads the pod annotation ipam.spidernet.io/ippools:
@@ -102,7 +91,7 @@ func ParseIPPools(value string) ([]InterfacePools, error) {
 		CleanGateway *bool    `json:"cleangateway"`
 	}
 	refuse := func(format string, args ...any) ([]InterfacePools, error) {
-		return nil, &AnnotationError{annotationIPPools, value, fmt.Sprintf(format, args...), exampleIPPools}
+		return nil, &AnnotationError{names.AnnotationPodIPPools, value, fmt.Sprintf(format, args...), exampleIPPools}
 	}
 	if reason := decode(value, &v); reason != "" {
 		return refuse("%s", reason)
@@ -164,7 +153,7 @@ func ParseRoutes(value string) ([]inet.Route, error) {
 		routes = append(routes, r)
 	}
 	if reason != "" {
-		return nil, &AnnotationError{annotationRoutes, value, reason, exampleRoutes}
+		return nil, &AnnotationError{names.AnnotationPodRoutes, value, reason, exampleRoutes}
 	}
 	return routes, nil
 }
@@ -198,7 +187,7 @@ func ParseDNS(value string) (DNS, error) {
 		}
 	}
 	if reason != "" {
-		return DNS{}, &AnnotationError{annotationDNS, value, reason, exampleDNS}
+		return DNS{}, &AnnotationError{names.AnnotationPodDNS, value, reason, exampleDNS}
 	}
 	return dns, nil
 }

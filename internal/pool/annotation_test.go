@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"spiderpool.dev/spiderpool/api/names"
 	"spiderpool.dev/spiderpool/internal/inet"
 )
 
@@ -41,11 +42,14 @@ func TestExamplesParse(t *testing.T) {
 
 func parsers() map[string]func(string) error {
 	return map[string]func(string) error{
-		exampleIPPool:         func(s string) error { _, err := ParseIPPool(s); return err },
-		exampleIPPools:        func(s string) error { _, err := ParseIPPools(s); return err },
-		exampleRoutes:         func(s string) error { _, err := ParseRoutes(s); return err },
-		exampleDNS:            func(s string) error { _, err := ParseDNS(s); return err },
-		exampleNamespacePools: func(s string) error { _, err := ParseNamespacePools(annotationNamespaceIPv4, s); return err },
+		exampleIPPool:  func(s string) error { _, err := ParseIPPool(s); return err },
+		exampleIPPools: func(s string) error { _, err := ParseIPPools(s); return err },
+		exampleRoutes:  func(s string) error { _, err := ParseRoutes(s); return err },
+		exampleDNS:     func(s string) error { _, err := ParseDNS(s); return err },
+		exampleNamespacePools: func(s string) error {
+			_, err := ParseNamespacePools(names.AnnotationNamespaceDefaultIPv4Pool, s)
+			return err
+		},
 	}
 }
 
@@ -94,9 +98,9 @@ func TestBadAnnotationStopsTheSelection(t *testing.T) {
 	t.Parallel()
 	c := catalog(newPool(t, "p"))
 	for _, req := range []*Request{
-		newRequest(podAnnotation(annotationIPPool, "x")),
-		newRequest(podAnnotation(annotationIPPools, "x")),
-		newRequest(func(r *Request) { r.Namespace.Annotations[annotationNamespaceIPv4] = "x" }),
+		newRequest(podAnnotation(names.AnnotationPodIPPool, "x")),
+		newRequest(podAnnotation(names.AnnotationPodIPPools, "x")),
+		newRequest(func(r *Request) { r.Namespace.Annotations[names.AnnotationNamespaceDefaultIPv4Pool] = "x" }),
 	} {
 		_, err := SelectAll(c, req, []inet.Family{4})
 		var bad *AnnotationError
@@ -134,7 +138,7 @@ func TestInterfacesOfAPod(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
-			annotations := map[string]string{annotationDefaultNetwork: tc.defaults, annotationNetworks: tc.others}
+			annotations := map[string]string{names.AnnotationMultusDefaultNetwork: tc.defaults, names.AnnotationMultusNetworks: tc.others}
 			interfaces, err := Interfaces("pods", annotations, cluster)
 			if tc.bad {
 				var bad *AnnotationError
@@ -172,7 +176,7 @@ func FuzzAnnotations(f *testing.F) {
 				t.Fatalf("%q: %v", value, err)
 			}
 		}
-		interfaces, err := Interfaces("ns", map[string]string{annotationNetworks: value}, ClusterNetwork{})
+		interfaces, err := Interfaces("ns", map[string]string{names.AnnotationMultusNetworks: value}, ClusterNetwork{})
 		if err != nil {
 			return
 		}

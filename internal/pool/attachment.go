@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"strings"
+
+	"spiderpool.dev/spiderpool/api/names"
 )
 
 // FirstInterface is the name of the interface that the runtime makes first.
@@ -49,7 +51,7 @@ type ClusterNetwork struct {
 // *AnnotationError.
 func Interfaces(namespace string, annotations map[string]string, cluster ClusterNetwork) ([]PodInterface, error) {
 	first := PodInterface{Name: FirstInterface, Attachment: cluster.Default}
-	if value := strings.TrimSpace(annotations[annotationDefaultNetwork]); value != "" {
+	if value := strings.TrimSpace(annotations[names.AnnotationMultusDefaultNetwork]); value != "" {
 		in := cluster.Namespace
 		if in == "" {
 			in = "kube-system"
@@ -59,12 +61,12 @@ func Interfaces(namespace string, annotations map[string]string, cluster Cluster
 			reason = fmt.Sprintf("names %d attachments, want one", len(elements))
 		}
 		if reason != "" {
-			return nil, &AnnotationError{annotationDefaultNetwork, value, reason, `"ns/net-a"`}
+			return nil, &AnnotationError{names.AnnotationMultusDefaultNetwork, value, reason, `"ns/net-a"`}
 		}
 		first.Attachment = elements[0].attachment(in)
 	}
 	interfaces := []PodInterface{first}
-	value := strings.TrimSpace(annotations[annotationNetworks])
+	value := strings.TrimSpace(annotations[names.AnnotationMultusNetworks])
 	if value == "" {
 		return interfaces, nil
 	}
@@ -82,7 +84,7 @@ func Interfaces(namespace string, annotations map[string]string, cluster Cluster
 		interfaces = append(interfaces, p)
 	}
 	if reason != "" {
-		return nil, &AnnotationError{annotationNetworks, value, reason, exampleNetworks}
+		return nil, &AnnotationError{names.AnnotationMultusNetworks, value, reason, exampleNetworks}
 	}
 	return interfaces, nil
 }

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"spiderpool.dev/spiderpool/api/names"
 	"spiderpool.dev/spiderpool/internal/inet"
 )
 
@@ -204,21 +205,9 @@ func (a NetworkAttachment) matches(entry string) bool {
 	return a.Name == entry
 }
 
-// The keys of the podAffinity of automatic pools. A pod does not carry them as
-// labels: they are facts about its top controller, and what a pod claims about
-// them does not count.
-const (
-	appPrefix     = "ipam.spidernet.io/app-"
-	appAPIGroup   = appPrefix + "api-group"
-	appAPIVersion = appPrefix + "api-version"
-	appKind       = appPrefix + "kind"
-	appNamespace  = appPrefix + "namespace"
-	appName       = appPrefix + "name"
-)
-
 // label returns the value of a label of the pod, or a fact about its application.
 func (p *PodFacts) label(key string) (string, bool) {
-	if !strings.HasPrefix(key, appPrefix) {
+	if !strings.HasPrefix(key, names.AffinityAppPrefix) {
 		v, ok := p.Labels[key]
 		return v, ok
 	}
@@ -226,15 +215,15 @@ func (p *PodFacts) label(key string) (string, bool) {
 		return "", false
 	}
 	switch key {
-	case appAPIGroup:
+	case names.AffinityAppAPIGroup:
 		return p.App.APIGroup, true
-	case appAPIVersion:
+	case names.AffinityAppAPIVersion:
 		return p.App.APIVersion, true
-	case appKind:
+	case names.AffinityAppKind:
 		return p.App.Kind, true
-	case appNamespace:
+	case names.AffinityAppNamespace:
 		return p.App.Namespace, true
-	case appName:
+	case names.AffinityAppName:
 		return p.App.Name, true
 	}
 	return "", false

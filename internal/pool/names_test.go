@@ -5,6 +5,8 @@ import (
 	"testing"
 
 	"pgregory.net/rapid"
+
+	"spiderpool.dev/spiderpool/api/names"
 )
 
 func TestPoolNamesHaveValidLetters(t *testing.T) {
@@ -59,7 +61,7 @@ func TestNearestNameNeedsTwoThirds(t *testing.T) {
 func TestPodLabelsCannotClaimAnApplication(t *testing.T) {
 	app := &App{APIGroup: "apps", APIVersion: "v1", Kind: "Deployment", Namespace: "default", Name: "web"}
 	labels := map[string]string{"tier": "web"}
-	for _, key := range []string{appAPIGroup, appAPIVersion, appKind, appNamespace, appName, appPrefix + "other"} {
+	for _, key := range []string{names.AffinityAppAPIGroup, names.AffinityAppAPIVersion, names.AffinityAppKind, names.AffinityAppNamespace, names.AffinityAppName, names.AffinityAppPrefix + "other"} {
 		labels[key] = "forged"
 	}
 	for _, tt := range []struct {
@@ -69,9 +71,9 @@ func TestPodLabelsCannotClaimAnApplication(t *testing.T) {
 		ok   bool
 	}{
 		{app, "tier", "web", true}, {app, "absent", "", false},
-		{app, appAPIGroup, "apps", true}, {app, appAPIVersion, "v1", true}, {app, appKind, "Deployment", true},
-		{app, appNamespace, "default", true}, {app, appName, "web", true}, {app, appPrefix + "other", "", false},
-		{nil, "tier", "web", true}, {nil, appName, "", false},
+		{app, names.AffinityAppAPIGroup, "apps", true}, {app, names.AffinityAppAPIVersion, "v1", true}, {app, names.AffinityAppKind, "Deployment", true},
+		{app, names.AffinityAppNamespace, "default", true}, {app, names.AffinityAppName, "web", true}, {app, names.AffinityAppPrefix + "other", "", false},
+		{nil, "tier", "web", true}, {nil, names.AffinityAppName, "", false},
 	} {
 		pod := PodFacts{Labels: labels, App: tt.app}
 		if got, ok := pod.label(tt.key); got != tt.want || ok != tt.ok {

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"spiderpool.dev/spiderpool/api/names"
 	"spiderpool.dev/spiderpool/internal/inet"
 )
 
@@ -122,7 +123,7 @@ func SelectAll(c *Catalog, req *Request, families []inet.Family) ([]Selection, e
 func resolve(req *Request, family inet.Family) (source Source, patterns []string, clean bool, err error) {
 	clean = req.CleanGateway
 	var named InterfacePools
-	if value, ok := req.Pod.Annotations[annotationIPPools]; ok {
+	if value, ok := req.Pod.Annotations[names.AnnotationPodIPPools]; ok {
 		all, err := ParseIPPools(value)
 		if err != nil {
 			return SourceNone, nil, false, err
@@ -141,8 +142,8 @@ func resolve(req *Request, family inet.Family) (source Source, patterns []string
 		return SourcePodIPPools, patterns, clean, nil
 	}
 	// Only one of the two annotations counts: a pod with ippools has no ippool.
-	if _, ok := req.Pod.Annotations[annotationIPPools]; !ok {
-		if value, ok := req.Pod.Annotations[annotationIPPool]; ok {
+	if _, ok := req.Pod.Annotations[names.AnnotationPodIPPools]; !ok {
+		if value, ok := req.Pod.Annotations[names.AnnotationPodIPPool]; ok {
 			names, err := ParseIPPool(value)
 			if err != nil {
 				return SourceNone, nil, false, err
@@ -152,9 +153,9 @@ func resolve(req *Request, family inet.Family) (source Source, patterns []string
 			}
 		}
 	}
-	annotation := annotationNamespaceIPv4
+	annotation := names.AnnotationNamespaceDefaultIPv4Pool
 	if family == 6 {
-		annotation = annotationNamespaceIPv6
+		annotation = names.AnnotationNamespaceDefaultIPv6Pool
 	}
 	if value, ok := req.Namespace.Annotations[annotation]; ok {
 		if patterns, err = ParseNamespacePools(annotation, value); err != nil {

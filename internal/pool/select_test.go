@@ -10,6 +10,7 @@ import (
 
 	"pgregory.net/rapid"
 
+	"spiderpool.dev/spiderpool/api/names"
 	"spiderpool.dev/spiderpool/internal/inet"
 )
 
@@ -46,9 +47,9 @@ func TestSourcesInTheirOrder(t *testing.T) {
 	}{
 		{SourceDefault, "default", func(*Request) {}},
 		{SourceConfigured, "configured", func(r *Request) { r.Configured.IPv4 = []string{"configured"} }},
-		{SourceNamespace, "namespace", func(r *Request) { r.Namespace.Annotations[annotationNamespaceIPv4] = `["namespace"]` }},
-		{SourcePodIPPool, "ippool", podAnnotation(annotationIPPool, `{"ipv4":["ippool"]}`)},
-		{SourcePodIPPools, "ippools", podAnnotation(annotationIPPools, `[{"interface":"eth0","ipv4":["ippools"]}]`)},
+		{SourceNamespace, "namespace", func(r *Request) { r.Namespace.Annotations[names.AnnotationNamespaceDefaultIPv4Pool] = `["namespace"]` }},
+		{SourcePodIPPool, "ippool", podAnnotation(names.AnnotationPodIPPool, `{"ipv4":["ippool"]}`)},
+		{SourcePodIPPools, "ippools", podAnnotation(names.AnnotationPodIPPools, `[{"interface":"eth0","ipv4":["ippools"]}]`)},
 		{SourceSubnet, "subnet", func(r *Request) { r.SubnetPools = &Names{IPv4: []string{"subnet"}} }},
 	}
 	req := newRequest()
@@ -69,8 +70,8 @@ func TestSourcesInTheirOrder(t *testing.T) {
 func TestIPPoolsOfAnInterface(t *testing.T) {
 	t.Parallel()
 	c := catalog(newPool(t, "a", notDefault), newPool(t, "b", notDefault), newPool(t, "d"))
-	named := podAnnotation(annotationIPPools, `[{"interface":"net1","ipv4":["b"],"cleangateway":true},{"interface":"eth0","ipv4":["a"],"cleangateway":false}]`)
-	byPosition := podAnnotation(annotationIPPools, `[{"ipv4":["a"]},{"ipv4":["b"]}]`)
+	named := podAnnotation(names.AnnotationPodIPPools, `[{"interface":"net1","ipv4":["b"],"cleangateway":true},{"interface":"eth0","ipv4":["a"],"cleangateway":false}]`)
+	byPosition := podAnnotation(names.AnnotationPodIPPools, `[{"ipv4":["a"]},{"ipv4":["b"]}]`)
 	for _, tc := range []struct {
 		name       string
 		annotation func(*Request)
@@ -87,7 +88,7 @@ func TestIPPoolsOfAnInterface(t *testing.T) {
 		{"second by position", byPosition, "my-net", 1, true, "b", true},
 		{"no entry at the position", byPosition, "net2", 2, false, "d", false},
 	} {
-		req := newRequest(tc.annotation, podAnnotation(annotationIPPool, `{"ipv4":["b"]}`))
+		req := newRequest(tc.annotation, podAnnotation(names.AnnotationPodIPPool, `{"ipv4":["b"]}`))
 		req.Interface, req.Position, req.CleanGateway = tc.ifname, tc.position, tc.configured
 		s, err := Select(c, req, 4)
 		if err != nil || !slices.Equal(s.Names(), []string{tc.want}) || s.CleanGateway != tc.clean {
@@ -135,12 +136,12 @@ func TestDropsNameFieldAndValue(t *testing.T) {
 		{"other pod", func(p *Pool) { p.PodAffinity = expression("app", DoesNotExist) }, nil, CausePod,
 			`spec.podAffinity wants !app (label is "web") of this pod default/web`},
 		{"application", func(p *Pool) {
-			p.PodAffinity = &Selector{MatchLabels: map[string]string{appKind: "Deployment", appName: "web"}}
+			p.PodAffinity = &Selector{MatchLabels: map[string]string{names.AffinityAppKind: "Deployment", names.AffinityAppName: "web"}}
 		}, app, "", ""},
-		{"other application", func(p *Pool) { p.PodAffinity = &Selector{MatchLabels: map[string]string{appName: "db"}} }, app, CausePod,
+		{"other application", func(p *Pool) { p.PodAffinity = &Selector{MatchLabels: map[string]string{names.AffinityAppName: "db"}} }, app, CausePod,
 			`spec.podAffinity wants ipam.spidernet.io/app-name=db (label is "web") of this pod default/web`},
-		{"claimed application", func(p *Pool) { p.PodAffinity = &Selector{MatchLabels: map[string]string{appName: "db"}} },
-			func(r *Request) { r.Pod.Labels = map[string]string{appName: "db"} }, CausePod,
+		{"claimed application", func(p *Pool) { p.PodAffinity = &Selector{MatchLabels: map[string]string{names.AffinityAppName: "db"}} },
+			func(r *Request) { r.Pod.Labels = map[string]string{names.AffinityAppName: "db"} }, CausePod,
 			"spec.podAffinity wants ipam.spidernet.io/app-name=db (no label ipam.spidernet.io/app-name) of this pod default/web"},
 		{"attachment", func(p *Pool) { p.MultusNames = []string{"kube-system/ipvlan-ens5"} }, nil, "", ""},
 		{"attachment by its name", func(p *Pool) { p.MultusNames = []string{"other", "ipvlan-ens5"} }, nil, "", ""},
@@ -157,7 +158,7 @@ func TestDropsNameFieldAndValue(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
-			req := newRequest(podAnnotation(annotationIPPool, `{"ipv4":["p"]}`))
+			req := newRequest(podAnnotation(names.AnnotationPodIPPool, `{"ipv4":["p"]}`))
 			if tc.request != nil {
 				tc.request(req)
 			}
@@ -196,7 +197,7 @@ func TestNamesAndWildcards(t *testing.T) {
 		{`["zone-a1"]`, nil, []Drop{{"zone-a1", CauseUnknown, "no such SpiderIPPool; the nearest name is zone-a-1"}}},
 		{`["production"]`, nil, []Drop{{"production", CauseUnknown, "no such SpiderIPPool"}}},
 	} {
-		req := newRequest(podAnnotation(annotationIPPool, fmt.Sprintf(`{"ipv4":%s}`, tc.names)))
+		req := newRequest(podAnnotation(names.AnnotationPodIPPool, fmt.Sprintf(`{"ipv4":%s}`, tc.names)))
 		s, err := Select(c, req, 4)
 		if err != nil || !slices.Equal(s.Names(), tc.want) || !slices.Equal(s.Drops, tc.drops) {
 			t.Errorf("%s: %v, dropped %q, %v; want %v, dropped %q", tc.names, s.Names(), s.Drops, err, tc.want, tc.drops)
@@ -247,7 +248,7 @@ func TestMoreSpecificPoolsGoFirst(t *testing.T) {
 		t.Errorf("default pools are ranked\n%v, %v; want\n%v", s.Names(), err, want)
 	}
 
-	listed := newRequest(podAnnotation(annotationIPPool, `{"ipv4":["z-none","a-none","g-node-name"]}`))
+	listed := newRequest(podAnnotation(names.AnnotationPodIPPool, `{"ipv4":["z-none","a-none","g-node-name"]}`))
 	s, err = Select(c, listed, 4)
 	if want := []string{"g-node-name", "z-none", "a-none"}; err != nil || !slices.Equal(s.Names(), want) {
 		t.Errorf("listed pools are ranked %v, %v; want %v", s.Names(), err, want)

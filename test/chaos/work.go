@@ -14,7 +14,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"spiderpool.dev/spiderpool/api/v2beta1"
+	"spiderpool.dev/spiderpool/api/names"
 	"spiderpool.dev/spiderpool/test/history"
 	"spiderpool.dev/spiderpool/test/sim"
 )
@@ -316,7 +316,7 @@ func (c *chaos) call(ctx context.Context, command string, s *sandbox, ifname str
 func (c *chaos) createPod(ctx context.Context, node int, p pod) (uid string, err error) {
 	object := sim.NewPod(namespace, p.name, sim.NodeName(node))
 	if p.second {
-		object.Annotations = map[string]string{v2beta1.AnnotationMultusNetworks: second}
+		object.Annotations = map[string]string{names.AnnotationMultusNetworks: second}
 	}
 	if p.of != nil {
 		object.OwnerReferences = []metav1.OwnerReference{*metav1.NewControllerRef(p.of, appsv1.SchemeGroupVersion.WithKind("StatefulSet"))}

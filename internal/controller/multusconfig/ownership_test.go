@@ -12,6 +12,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"spiderpool.dev/spiderpool/api/names"
 	"spiderpool.dev/spiderpool/api/v2beta1"
 	"spiderpool.dev/spiderpool/internal/kube/kubetest"
 )
@@ -62,7 +63,7 @@ func TestSecondConfigOfOneNameGetsTheAttachmentWhenTheFirstGivesItUp(t *testing.
 	named := func(name, master string) *v2beta1.SpiderMultusConfig {
 		config := ipvlan(namespace, name)
 		config.Spec.IPvlan.Master = []string{master}
-		config.Annotations = map[string]string{v2beta1.AnnotationMultusConfigCRName: "shared"}
+		config.Annotations = map[string]string{names.AnnotationMultusConfigCRName: "shared"}
 		return config
 	}
 	first, second := named("z-first", "ens5"), named("a-second", "ens6")
@@ -82,7 +83,7 @@ func TestSecondConfigOfOneNameGetsTheAttachmentWhenTheFirstGivesItUp(t *testing.
 	ready(t, c, first, metav1.ConditionTrue, "AttachmentUpToDate", namespace+"/shared")
 
 	patch := client.MergeFrom(first.DeepCopy())
-	first.Annotations[v2beta1.AnnotationMultusConfigCRName] = "other"
+	first.Annotations[names.AnnotationMultusConfigCRName] = "other"
 	if err := c.Patch(t.Context(), first, patch); err != nil {
 		t.Fatal(err)
 	}

@@ -22,6 +22,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
+	"spiderpool.dev/spiderpool/api/names"
 	"spiderpool.dev/spiderpool/api/v2beta1"
 	"spiderpool.dev/spiderpool/internal/kube/compile"
 	"spiderpool.dev/spiderpool/internal/kube/status"
@@ -145,7 +146,7 @@ func foreign(is *nadv1.NetworkAttachmentDefinition, config *v2beta1.SpiderMultus
 		owner = &is.OwnerReferences[0]
 	}
 	return fmt.Sprintf("NetworkAttachmentDefinition %s belongs to %s %s; choose another name with the annotation %s, or delete that owner",
-		name, owner.Kind, owner.Name, v2beta1.AnnotationMultusConfigCRName)
+		name, owner.Kind, owner.Name, names.AnnotationMultusConfigCRName)
 }
 
 // apply writes the attachment by server-side apply, which does nothing if the
@@ -202,7 +203,7 @@ func (r *Reconciler) deleteFormer(ctx context.Context, config *v2beta1.SpiderMul
 		if client.IgnoreNotFound(err) != nil {
 			return fmt.Errorf("delete the attachment of the former name %s: %w", former.Name, err)
 		}
-		r.status.Recorder.Record(config, former, observe.AttachmentDeleted(former.Namespace+"/"+former.Name, v2beta1.AnnotationMultusConfigCRName, name))
+		r.status.Recorder.Record(config, former, observe.AttachmentDeleted(former.Namespace+"/"+former.Name, names.AnnotationMultusConfigCRName, name))
 	}
 	return nil
 }

@@ -18,6 +18,7 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"spiderpool.dev/spiderpool/api/names"
 	"spiderpool.dev/spiderpool/api/v2beta1"
 	"spiderpool.dev/spiderpool/internal/controller/multusconfig"
 	"spiderpool.dev/spiderpool/internal/kube/kubetest"
@@ -158,7 +159,7 @@ func TestChangedNameMovesTheAttachment(t *testing.T) {
 	ready(t, c, config, metav1.ConditionTrue, "AttachmentUpToDate", namespace+"/net ")
 
 	patch := client.MergeFrom(config.DeepCopy())
-	config.Annotations = map[string]string{v2beta1.AnnotationMultusConfigCRName: "moved", v2beta1.AnnotationMultusConfigCNIVersion: "1.1.0"}
+	config.Annotations = map[string]string{names.AnnotationMultusConfigCRName: "moved", names.AnnotationMultusConfigCNIVersion: "1.1.0"}
 	if err := c.Patch(t.Context(), config, patch); err != nil {
 		t.Fatal(err)
 	}
@@ -186,7 +187,7 @@ func TestAttachmentStaysWhileTheNewNameIsSomebodyElses(t *testing.T) {
 
 	rename := func(to string) {
 		patch := client.MergeFrom(config.DeepCopy())
-		config.Annotations = map[string]string{v2beta1.AnnotationMultusConfigCRName: to}
+		config.Annotations = map[string]string{names.AnnotationMultusConfigCRName: to}
 		if err := c.Patch(t.Context(), config, patch); err != nil {
 			t.Fatal(err)
 		}

@@ -20,6 +20,7 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"spiderpool.dev/spiderpool/api/names"
 	"spiderpool.dev/spiderpool/api/v2beta1"
 	"spiderpool.dev/spiderpool/internal/controller/poolstatus"
 	"spiderpool.dev/spiderpool/internal/kube/blockindex"
@@ -102,7 +103,7 @@ func TestPoolGetsLabelFinalizerVersionAndStatus(t *testing.T) {
 	bound.Spec.ExcludeIPs = []string{"10.1.0.20"}
 	kubetest.Create(t, c, bound)
 	eventually(t, c, bound, func() error {
-		if bound.Labels[v2beta1.LabelPoolNode] != "n1" || bound.Labels[v2beta1.LabelPoolUnbound] != "" || len(bound.Finalizers) != 1 || bound.Spec.IPVersion == nil || *bound.Spec.IPVersion != 4 {
+		if bound.Labels[names.LabelPoolNode] != "n1" || bound.Labels[names.LabelPoolUnbound] != "" || len(bound.Finalizers) != 1 || bound.Spec.IPVersion == nil || *bound.Spec.IPVersion != 4 {
 			return fmt.Errorf("pool is %+v", bound)
 		}
 		return errors.Join(counts(bound, 18, 0), condition(bound, metav1.ConditionTrue, "InUse", ""))
@@ -114,7 +115,7 @@ func TestPoolGetsLabelFinalizerVersionAndStatus(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventually(t, c, bound, func() error {
-		if _, still := bound.Labels[v2beta1.LabelPoolNode]; still || bound.Labels[v2beta1.LabelPoolUnbound] != "true" {
+		if _, still := bound.Labels[names.LabelPoolNode]; still || bound.Labels[names.LabelPoolUnbound] != "true" {
 			return fmt.Errorf("labels are %v", bound.Labels)
 		}
 		return nil

@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/client-go/rest"
 
+	"spiderpool.dev/spiderpool/api/names"
 	"spiderpool.dev/spiderpool/api/v2beta1"
 	"spiderpool.dev/spiderpool/internal/ipam"
 	"spiderpool.dev/spiderpool/internal/kube/compile"
@@ -116,7 +117,7 @@ func (s *BlockStore) FixedFor(ctx context.Context, owner string) ([]lease.Block,
 
 // InRegion implements ipam.Blocks.
 func (s *BlockStore) InRegion(ctx context.Context, region netip.Prefix) ([]lease.Block, error) {
-	return s.list(ctx, labels.Set{compile.LabelBlockRegion: compile.RegionLabel(region)}.String())
+	return s.list(ctx, labels.Set{names.LabelBlockRegion: compile.RegionLabel(region)}.String())
 }
 
 // blockPage bounds the memory that a list takes at a time: 64 full blocks are a

@@ -17,7 +17,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 
-	"spiderpool.dev/spiderpool/api/v2beta1"
+	"spiderpool.dev/spiderpool/api/names"
 	"spiderpool.dev/spiderpool/internal/cniconf"
 	"spiderpool.dev/spiderpool/internal/ipam"
 	"spiderpool.dev/spiderpool/internal/kube/compile"
@@ -125,7 +125,7 @@ func uidOf(pod metav1.Object) string { return compile.PodUID(pod.GetUID(), pod.G
 func relevant(annotations map[string]string) map[string]string {
 	var kept map[string]string
 	for name, value := range annotations {
-		if strings.HasPrefix(name, "ipam.spidernet.io/") || name == v2beta1.AnnotationMultusNetworks || name == v2beta1.AnnotationMultusDefaultNetwork {
+		if strings.HasPrefix(name, "ipam.spidernet.io/") || name == names.AnnotationMultusNetworks || name == names.AnnotationMultusDefaultNetwork {
 			if kept == nil {
 				kept = map[string]string{}
 			}

@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/client-go/util/workqueue"
 
+	"spiderpool.dev/spiderpool/api/names"
 	"spiderpool.dev/spiderpool/api/v2beta1"
 	"spiderpool.dev/spiderpool/internal/inet"
 	"spiderpool.dev/spiderpool/internal/ipam"
@@ -117,10 +118,10 @@ func NewPoolSync(client *Client, node string, sink PoolSink, log *slog.Logger) *
 		client: client, node: node, sink: sink, log: log,
 		queue:   workqueue.NewTypedRateLimitingQueue(workqueue.DefaultTypedControllerRateLimiter[task]()),
 		pools:   map[string]poolState{},
-		waiting: map[string]bool{v2beta1.LabelPoolUnbound: true, reservedResource.Resource: true},
+		waiting: map[string]bool{names.LabelPoolUnbound: true, reservedResource.Resource: true},
 	}
 	if s.bindable() {
-		s.waiting[v2beta1.LabelPoolNode] = true
+		s.waiting[names.LabelPoolNode] = true
 	}
 	return s
 }
@@ -147,14 +148,14 @@ func (s *PoolSync) markSynced(selection string) {
 
 // Run follows until ctx ends.
 func (s *PoolSync) Run(ctx context.Context) {
-	bound := selection{resource: poolResource, labels: v2beta1.LabelPoolNode + "=" + s.node}
-	unbound := selection{resource: poolResource, labels: v2beta1.LabelPoolUnbound + "=true"}
+	bound := selection{resource: poolResource, labels: names.LabelPoolNode + "=" + s.node}
+	unbound := selection{resource: poolResource, labels: names.LabelPoolUnbound + "=true"}
 	var wg sync.WaitGroup
 	if s.bindable() {
-		wg.Go(func() { s.client.watch(ctx, bound, &poolHandler{s, v2beta1.LabelPoolNode, bound.labels}, s.log) })
+		wg.Go(func() { s.client.watch(ctx, bound, &poolHandler{s, names.LabelPoolNode, bound.labels}, s.log) })
 	}
 	wg.Go(func() {
-		s.client.watch(ctx, unbound, &poolHandler{s, v2beta1.LabelPoolUnbound, unbound.labels}, s.log)
+		s.client.watch(ctx, unbound, &poolHandler{s, names.LabelPoolUnbound, unbound.labels}, s.log)
 	})
 	wg.Go(func() { s.client.watch(ctx, selection{resource: reservedResource}, &reservedHandler{s}, s.log) })
 	wg.Go(func() {

@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/utils/ptr"
 
+	"spiderpool.dev/spiderpool/api/names"
 	"spiderpool.dev/spiderpool/api/v2beta1"
 	"spiderpool.dev/spiderpool/internal/cniconf"
 )
@@ -24,7 +25,7 @@ var cniName = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.\-]*$`)
 // notInherited are the annotations of a SpiderMultusConfig that are about
 // itself and do not appear on its NetworkAttachmentDefinition.
 var notInherited = []string{
-	v2beta1.AnnotationMultusConfigCRName, v2beta1.AnnotationMultusConfigCNIVersion, v2beta1.AnnotationCNIConfigName,
+	names.AnnotationMultusConfigCRName, names.AnnotationMultusConfigCNIVersion, names.AnnotationCNIConfigName,
 	"kubectl.kubernetes.io/last-applied-configuration",
 }
 
@@ -42,7 +43,7 @@ type NAD struct {
 
 // AttachmentName returns the name of the NetworkAttachmentDefinition of a SpiderMultusConfig.
 func AttachmentName(in *v2beta1.SpiderMultusConfig) string {
-	if name := in.Annotations[v2beta1.AnnotationMultusConfigCRName]; name != "" {
+	if name := in.Annotations[names.AnnotationMultusConfigCRName]; name != "" {
 		return name
 	}
 	return in.Name
@@ -59,10 +60,10 @@ func Attachment(in *v2beta1.SpiderMultusConfig) (NAD, field.ErrorList) {
 		}
 	}
 	list := cniconf.List{CNIVersion: cniconf.DefaultVersion, Name: out.Name}
-	if v := in.Annotations[v2beta1.AnnotationMultusConfigCNIVersion]; v != "" {
+	if v := in.Annotations[names.AnnotationMultusConfigCNIVersion]; v != "" {
 		list.CNIVersion = v
 	}
-	if n := in.Annotations[v2beta1.AnnotationCNIConfigName]; n != "" {
+	if n := in.Annotations[names.AnnotationCNIConfigName]; n != "" {
 		list.Name = n
 	}
 	if v := in.Spec.Vlan; v != nil && v.VlanMode != nil && *v.VlanMode == v2beta1.VlanAuto {
@@ -71,7 +72,7 @@ func Attachment(in *v2beta1.SpiderMultusConfig) (NAD, field.ErrorList) {
 	plugins, resource, more := compileMain(field.NewPath("spec"), &in.Spec)
 	errs = append(errs, more...)
 	if resource != "" {
-		out.Annotations[v2beta1.AnnotationMultusResourceName] = resource
+		out.Annotations[names.AnnotationMultusResourceName] = resource
 	}
 	if in.Spec.Coordinator != nil {
 		errs = append(errs, Coordinator(field.NewPath("spec", "coordinator"), in.Spec.Coordinator)...)
@@ -103,16 +104,16 @@ func cniType(spec *v2beta1.SpiderMultusConfigSpec) v2beta1.CNIType {
 func checkAttachmentAnnotations(in *v2beta1.SpiderMultusConfig) field.ErrorList {
 	var errs field.ErrorList
 	path := field.NewPath("metadata", "annotations")
-	if v := in.Annotations[v2beta1.AnnotationMultusConfigCNIVersion]; v != "" && !slices.Contains(cniconf.Versions, v) {
-		errs = append(errs, field.NotSupported(path.Key(v2beta1.AnnotationMultusConfigCNIVersion), v, cniconf.Versions))
+	if v := in.Annotations[names.AnnotationMultusConfigCNIVersion]; v != "" && !slices.Contains(cniconf.Versions, v) {
+		errs = append(errs, field.NotSupported(path.Key(names.AnnotationMultusConfigCNIVersion), v, cniconf.Versions))
 	}
-	if n := in.Annotations[v2beta1.AnnotationMultusConfigCRName]; n != "" {
+	if n := in.Annotations[names.AnnotationMultusConfigCRName]; n != "" {
 		if faults := validation.IsDNS1123Subdomain(n); len(faults) > 0 {
-			errs = append(errs, field.Invalid(path.Key(v2beta1.AnnotationMultusConfigCRName), n, strings.Join(faults, "; ")))
+			errs = append(errs, field.Invalid(path.Key(names.AnnotationMultusConfigCRName), n, strings.Join(faults, "; ")))
 		}
 	}
-	if n := in.Annotations[v2beta1.AnnotationCNIConfigName]; n != "" && !cniName.MatchString(n) {
-		errs = append(errs, field.Invalid(path.Key(v2beta1.AnnotationCNIConfigName), n,
+	if n := in.Annotations[names.AnnotationCNIConfigName]; n != "" && !cniName.MatchString(n) {
+		errs = append(errs, field.Invalid(path.Key(names.AnnotationCNIConfigName), n,
 			"is not the name of a CNI network; begin with a letter or digit and go on with letters, digits, '_', '.' and '-'"))
 	}
 	return errs
@@ -122,7 +123,7 @@ func checkAttachmentAnnotations(in *v2beta1.SpiderMultusConfig) field.ErrorList 
 // in the annotations that an attachment is made from.
 func SameAttachmentAnnotations(a, b *v2beta1.SpiderMultusConfig) bool {
 	return !slices.ContainsFunc([]string{
-		v2beta1.AnnotationMultusConfigCNIVersion, v2beta1.AnnotationMultusConfigCRName, v2beta1.AnnotationCNIConfigName,
+		names.AnnotationMultusConfigCNIVersion, names.AnnotationMultusConfigCRName, names.AnnotationCNIConfigName,
 	}, func(key string) bool { return a.Annotations[key] != b.Annotations[key] })
 }
 

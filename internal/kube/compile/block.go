@@ -9,26 +9,14 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"spiderpool.dev/spiderpool/api/names"
 	"spiderpool.dev/spiderpool/api/v2beta1"
 	"spiderpool.dev/spiderpool/internal/inet"
 	"spiderpool.dev/spiderpool/internal/ipam"
 	"spiderpool.dev/spiderpool/internal/lease"
 )
 
-// Labels of SpiderIPBlocks. They follow from the name and the leases and are
-// written with them, so they can be relied upon; they exist to be selected by.
-const (
-	// LabelBlockRegion is the region of the block (ipam.RegionOf), as "172.31.16.0-20".
-	LabelBlockRegion = "ipam.spidernet.io/region"
-	// LabelBlockNodePrefix, followed by a node's name, is on every block that the
-	// node created ("creator") or else holds a lease in ("holder").
-	LabelBlockNodePrefix = "node.ipam.spidernet.io/"
-	// LabelBlockFixedPrefix, followed by a hash of lease.Holder.FixedFor, is on every
-	// block with an address that is fixed for that owner.
-	LabelBlockFixedPrefix = "fixed.ipam.spidernet.io/"
-)
-
-// Values of the labels with LabelBlockNodePrefix.
+// Values of the labels with names.LabelBlockNodePrefix.
 const (
 	blockCreator = "creator"
 	blockHolder  = "holder"
@@ -67,12 +55,12 @@ func BlockNodeLabel(node string) string {
 		suffix := "-" + hashed(node)
 		node = node[:maxLabelName-len(suffix)] + suffix
 	}
-	return LabelBlockNodePrefix + node
+	return names.LabelBlockNodePrefix + node
 }
 
 // BlockFixedLabel returns the label key that the blocks with addresses fixed for
 // the owner carry, and rarely another block, as hashes can be equal.
-func BlockFixedLabel(owner string) string { return LabelBlockFixedPrefix + hashed(owner) }
+func BlockFixedLabel(owner string) string { return names.LabelBlockFixedPrefix + hashed(owner) }
 
 func hashed(text string) string {
 	hash := fnv.New64a()
@@ -86,7 +74,7 @@ func RegionLabel(region netip.Prefix) string {
 
 // BlockObject returns the resource of a block, with its labels.
 func BlockObject(b lease.Block) *v2beta1.SpiderIPBlock {
-	labels := map[string]string{LabelBlockRegion: RegionLabel(ipam.RegionOf(b.Base))}
+	labels := map[string]string{names.LabelBlockRegion: RegionLabel(ipam.RegionOf(b.Base))}
 	leases := make([]v2beta1.Lease, 0, len(b.Leases))
 	for _, l := range b.Leases {
 		if l.Node != "" {

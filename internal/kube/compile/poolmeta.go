@@ -5,13 +5,14 @@ import (
 
 	"k8s.io/apimachinery/pkg/util/validation"
 
+	"spiderpool.dev/spiderpool/api/names"
 	"spiderpool.dev/spiderpool/api/v2beta1"
 	"spiderpool.dev/spiderpool/internal/inet"
 )
 
 // CompletePool sets what follows from the rest of the resource and reports
 // whether that changed it: the IP version, the label by which agents find the
-// pool (v2beta1.LabelPoolNode), and the finalizer while it is not being deleted.
+// pool (names.LabelPoolNode), and the finalizer while it is not being deleted.
 // Ranges are left as they are; see CanonicalizePool.
 //
 // A node name that is longer than the value of a label can be does not bind the
@@ -24,9 +25,9 @@ func CompletePool(in *v2beta1.SpiderIPPool) bool {
 			changed = true
 		}
 	}
-	key, value, other := v2beta1.LabelPoolUnbound, "true", v2beta1.LabelPoolNode
+	key, value, other := names.LabelPoolUnbound, "true", names.LabelPoolNode
 	if len(in.Spec.NodeName) == 1 && len(validation.IsValidLabelValue(in.Spec.NodeName[0])) == 0 {
-		key, value, other = v2beta1.LabelPoolNode, in.Spec.NodeName[0], v2beta1.LabelPoolUnbound
+		key, value, other = names.LabelPoolNode, in.Spec.NodeName[0], names.LabelPoolUnbound
 	}
 	if in.Labels[key] != value {
 		if in.Labels == nil {

@@ -10,7 +10,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
-	"spiderpool.dev/spiderpool/api/v2beta1"
+	"spiderpool.dev/spiderpool/api/names"
 )
 
 // echoPort is the port of the echoserver in the claims' pods.
@@ -63,9 +63,9 @@ func interfacesOf(pod corev1.Pod) (map[string][]netip.Addr, error) {
 		Interface string       `json:"interface"`
 		IPs       []netip.Addr `json:"ips"`
 	}
-	text := pod.Annotations[v2beta1.AnnotationMultusNetworkStatus]
+	text := pod.Annotations[names.AnnotationMultusNetworkStatus]
 	if err := json.Unmarshal([]byte(text), &reported); err != nil {
-		return nil, fmt.Errorf("pod %s: annotation %s: %w: %q", pod.Name, v2beta1.AnnotationMultusNetworkStatus, err, text)
+		return nil, fmt.Errorf("pod %s: annotation %s: %w: %q", pod.Name, names.AnnotationMultusNetworkStatus, err, text)
 	}
 	interfaces := map[string][]netip.Addr{}
 	for _, r := range reported {

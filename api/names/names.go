@@ -1,0 +1,185 @@
+// Package names holds the keys of the annotations and labels that Spiderpool
+// reads and writes, each in one place. It imports nothing, so every package and
+// every client may use it.
+//
+// hack/reference generates docs/reference/annotations.md from the comments. The
+// comment of a group becomes a heading. A line "Example: " at the end of a
+// comment becomes the column of that name.
+package names
+
+// Annotations of pods
+const (
+	// AnnotationPodIPPool names the pools of every interface of the pod. It has no
+	// effect on a pod with AnnotationPodIPPools. A name may contain the wildcard '*'.
+	// Example: {"ipv4":["pool-v4"],"ipv6":["pool-v6"]}
+	AnnotationPodIPPool = "ipam.spidernet.io/ippool"
+
+	// AnnotationPodIPPools names the pools of each interface of the pod. Either
+	// every entry names its interface, or none does and the first is for eth0. With
+	// cleangateway, the interface gets no default route.
+	// Example: [{"interface":"eth0","ipv4":["pool-v4"],"cleangateway":false},{"interface":"net1","ipv4":["storage-v4"]}]
+	AnnotationPodIPPools = "ipam.spidernet.io/ippools"
+
+	// AnnotationPodRoutes adds routes to the pod.
+	// Example: [{"dst":"10.0.0.0/8","gw":"172.31.16.1"}]
+	AnnotationPodRoutes = "ipam.spidernet.io/routes"
+
+	// AnnotationPodDNS sets the name servers in the result of the IPAM plugin.
+	// Example: {"nameservers":["10.0.0.10"],"search":["example.org"],"options":["ndots:2"]}
+	AnnotationPodDNS = "ipam.spidernet.io/dns"
+
+	// AnnotationPodDefaultRouteNIC names the interface of the pod's default route.
+	// Example: net1
+	AnnotationPodDefaultRouteNIC = "ipam.spidernet.io/default-route-nic"
+)
+
+// Annotations of pods and SpiderMultusConfigs
+const (
+	// AnnotationPodRDMAResourceInject on a pod adds every SpiderMultusConfig with
+	// the same annotation and value to the pod's networks, and one SR-IOV or RDMA
+	// device of each to the resources of its first container. It needs the Helm
+	// value spiderpoolController.podResourceInject.enabled.
+	// Example: rdma-network
+	AnnotationPodRDMAResourceInject = "cni.spidernet.io/rdma-resource-inject"
+
+	// AnnotationPodNetworkResourceInject works like
+	// AnnotationPodRDMAResourceInject, by a name without "rdma".
+	// Example: sriov-network
+	AnnotationPodNetworkResourceInject = "cni.spidernet.io/network-resource-inject"
+)
+
+// Annotations of namespaces
+const (
+	// AnnotationNamespaceDefaultIPv4Pool names the IPv4 pools of pods whose own
+	// annotations name none.
+	// Example: ["pool-a","pool-b"]
+	AnnotationNamespaceDefaultIPv4Pool = "ipam.spidernet.io/default-ipv4-ippool"
+
+	// AnnotationNamespaceDefaultIPv6Pool does the same for IPv6.
+	// Example: ["pool-v6"]
+	AnnotationNamespaceDefaultIPv6Pool = "ipam.spidernet.io/default-ipv6-ippool"
+)
+
+// Annotations of SpiderMultusConfigs
+const (
+	// AnnotationMultusConfigCRName is the name of the
+	// NetworkAttachmentDefinition, instead of the name of the SpiderMultusConfig.
+	// Example: ipvlan-ens5
+	AnnotationMultusConfigCRName = "multus.spidernet.io/cr-name"
+
+	// AnnotationMultusConfigCNIVersion is the cniVersion of the CNI configuration;
+	// the default is 0.3.1.
+	// Example: 1.0.0
+	AnnotationMultusConfigCNIVersion = "multus.spidernet.io/cni-version"
+
+	// AnnotationCNIConfigName is the name of the network in the CNI configuration,
+	// instead of the name of the NetworkAttachmentDefinition.
+	// Example: storage
+	AnnotationCNIConfigName = "cni.spidernet.io/cniconfig-name"
+)
+
+// Annotations of the Network Plumbing Working Group
+//
+// Spiderpool reads the annotations of the multi-network specification from pods
+// and writes resourceName to NetworkAttachmentDefinitions.
+const (
+	// AnnotationMultusDefaultNetwork names the NetworkAttachmentDefinition of the
+	// pod's first interface.
+	// Example: kube-system/ipvlan-ens5
+	AnnotationMultusDefaultNetwork = "v1.multus-cni.io/default-network"
+
+	// AnnotationMultusNetworks names the NetworkAttachmentDefinitions of the
+	// further interfaces. The nth is named net<n> unless the entry says otherwise.
+	// Example: net-a,ns/net-b@net2
+	AnnotationMultusNetworks = "k8s.v1.cni.cncf.io/networks"
+
+	// AnnotationMultusNetworkStatus lists the interfaces and addresses of a
+	// running pod; Multus writes it.
+	// Example: [{"name":"kube-system/ipvlan-ens5","interface":"eth0","ips":["172.31.16.20"]}]
+	AnnotationMultusNetworkStatus = "k8s.v1.cni.cncf.io/network-status"
+
+	// AnnotationMultusResourceName on a NetworkAttachmentDefinition is the extended
+	// resource of its devices.
+	// Example: spidernet.io/sriov
+	AnnotationMultusResourceName = "k8s.v1.cni.cncf.io/resourceName"
+)
+
+// Labels of SpiderIPPools
+//
+// Admission and the controller set the first two. An agent watches only the
+// pools of its own node and the unbound ones.
+const (
+	// LabelPoolNode marks a pool with exactly one entry in spec.nodeName; its
+	// value is the name of the node.
+	// Example: node-1
+	LabelPoolNode = "ipam.spidernet.io/node"
+
+	// LabelPoolUnbound marks every other pool.
+	// Example: true
+	LabelPoolUnbound = "ipam.spidernet.io/unbound"
+
+	// LabelOwnerSubnet marks a pool made from a SpiderSubnet; its value is the
+	// name of the subnet.
+	// Example: subnet-a
+	LabelOwnerSubnet = "ipam.spidernet.io/owner-spider-subnet"
+)
+
+// Labels of SpiderIPBlocks
+//
+// They follow from the name and the leases of a block and are written together
+// with them, so selectors may rely on them.
+const (
+	// LabelBlockRegion is the region of the block, 256 blocks that follow each other.
+	// Example: 172.31.16.0-20
+	LabelBlockRegion = "ipam.spidernet.io/region"
+
+	// LabelBlockNodePrefix and the name of a node make the key of a label on every
+	// block that the node created (value "creator") or holds a lease in
+	// ("holder").
+	// Example: node.ipam.spidernet.io/node-1=creator
+	LabelBlockNodePrefix = "node.ipam.spidernet.io/"
+
+	// LabelBlockFixedPrefix and a hash of an owner (lease.Holder.FixedFor) make
+	// the key of a label on every block with an address fixed for that owner.
+	LabelBlockFixedPrefix = "fixed.ipam.spidernet.io/"
+)
+
+// Keys in the podAffinity of SpiderIPPools
+//
+// They select pods by their top controller, e.g. a Deployment. Labels of the pod
+// with these keys have no effect: a pod cannot claim to belong to an application.
+const (
+	// AffinityAppPrefix is the prefix of the keys below.
+	AffinityAppPrefix = "ipam.spidernet.io/app-"
+
+	// AffinityAppAPIGroup is the API group of the top controller.
+	// Example: apps
+	AffinityAppAPIGroup = AffinityAppPrefix + "api-group"
+
+	// AffinityAppAPIVersion is the API version of the top controller.
+	// Example: v1
+	AffinityAppAPIVersion = AffinityAppPrefix + "api-version"
+
+	// AffinityAppKind is the kind of the top controller.
+	// Example: Deployment
+	AffinityAppKind = AffinityAppPrefix + "kind"
+
+	// AffinityAppNamespace is the namespace of the top controller.
+	// Example: default
+	AffinityAppNamespace = AffinityAppPrefix + "namespace"
+
+	// AffinityAppName is the name of the top controller.
+	// Example: nginx-lb
+	AffinityAppName = AffinityAppPrefix + "name"
+)
+
+// Labels of objects created by the installation
+const (
+	// LabelManagedBy has the value ManagedByInit on objects created by
+	// spiderpool-init, to distinguish them from the administrator's.
+	// Example: spiderpool-init
+	LabelManagedBy = "app.kubernetes.io/managed-by"
+)
+
+// ManagedByInit is the value of LabelManagedBy.
+const ManagedByInit = "spiderpool-init"
