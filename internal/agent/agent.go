@@ -107,7 +107,7 @@ func (a *agent) newIPAM(client *agentclient.Client) *ipam.Service {
 	}
 	allocator := ipam.NewAllocator(ipam.Config{
 		Node: a.cfg.NodeName, Blocks: blocks, Older: blocks.Older, Now: time.Now, Log: a.log, Observer: a.metrics,
-		GivenUp: service.GaveUp,
+		OnRetainedReleased: service.OnRetainedReleased,
 	})
 	service.Allocator = allocator
 	service.Runtime = &criclient.Runtime{

@@ -14,32 +14,32 @@ import (
 )
 
 func TestAFailedAddGivesBackWhatItTook(t *testing.T) {
-	w := newWorld(t, "a")
-	s := w.Service("n1")
-	w.Store.After = func(netip.Addr) error {
-		w.Store.After = nil
-		w.DeletePool("p")
+	cluster := newFakeCluster(t, "a")
+	s := cluster.Service("n1")
+	cluster.Store.After = func(netip.Addr) error {
+		cluster.Store.After = nil
+		cluster.DeletePool("p")
 		return nil
 	}
 	if _, err := s.Add(t.Context(), wire.AddRequest{Attachment: attachment("a")}); err == nil {
 		t.Fatal("an address of a pool that is gone was given")
 	}
-	if leases := held(t, w.Store); len(leases) != 0 {
+	if leases := held(t, cluster.Store); len(leases) != 0 {
 		t.Errorf("the failed ADD kept %v", leases)
 	}
 }
 
 func TestAFailedAddKeepsWhatThePodHadBefore(t *testing.T) {
-	w := newWorld(t, "a")
-	s := w.Service("n1")
+	cluster := newFakeCluster(t, "a")
+	s := cluster.Service("n1")
 	if _, err := s.Add(t.Context(), wire.AddRequest{Attachment: attachment("a")}); err != nil {
 		t.Fatal(err)
 	}
-	w.DeletePool("p")
+	cluster.DeletePool("p")
 	if _, err := s.Add(t.Context(), wire.AddRequest{Attachment: attachment("a")}); err == nil {
 		t.Fatal("an address of a pool that is gone was given")
 	}
-	if leases := held(t, w.Store); len(leases) != 1 {
+	if leases := held(t, cluster.Store); len(leases) != 1 {
 		t.Errorf("after the repeated ADD: %v, want what the sandbox has", leases)
 	}
 }
@@ -47,12 +47,12 @@ func TestAFailedAddKeepsWhatThePodHadBefore(t *testing.T) {
 // The write of one IP version succeeds, and of the other the last address goes to
 // another node in that moment.
 func TestAnAddThatLosesHalfWayKeepsNothing(t *testing.T) {
-	w := newWorld(t, "a")
-	w.SetPool(rangePool(t, "v6", "fd00::/64", "fd00::10"), true)
-	w.SetPod(ipamtest.WorldPod{Pod: ipam.Pod{Namespace: "default", Name: "b", UID: "uid-b"}, Node: "n2"})
-	first, other := w.Service("n1"), w.Service("n2")
+	cluster := newFakeCluster(t, "a")
+	cluster.SetPool(rangePool(t, "v6", "fd00::/64", "fd00::10"), true)
+	cluster.SetPod(ipamtest.FakePod{Pod: ipam.Pod{Namespace: "default", Name: "b", UID: "uid-b"}, Node: "n2"})
+	first, other := cluster.Service("n1"), cluster.Service("n2")
 	lost := false
-	w.Store.Before = func(operation string, base netip.Addr) error {
+	cluster.Store.Before = func(operation string, base netip.Addr) error {
 		if operation == "put" && base.Is6() && !lost {
 			lost = true
 			if _, err := other.Add(t.Context(), wire.AddRequest{Attachment: attachment("b")}); err != nil {
@@ -64,7 +64,7 @@ func TestAnAddThatLosesHalfWayKeepsNothing(t *testing.T) {
 	if _, err := first.Add(t.Context(), wire.AddRequest{Attachment: attachment("a")}); err == nil {
 		t.Fatal("the last address was given twice")
 	}
-	for _, l := range held(t, w.Store) {
+	for _, l := range held(t, cluster.Store) {
 		if l.ContainerID == attachment("a").ContainerID {
 			t.Errorf("the failed ADD kept %s", l.Addr)
 		}
@@ -72,20 +72,20 @@ func TestAnAddThatLosesHalfWayKeepsNothing(t *testing.T) {
 }
 
 func TestARetainedAddressSurvivesAFailedAdd(t *testing.T) {
-	w := newWorld(t)
-	w.Options.FixStatefulSet = true
+	cluster := newFakeCluster(t)
+	cluster.Options.FixStatefulSet = true
 	p := ipam.Pod{Namespace: "default", Name: "web-0", UID: "uid-web-0", Owner: ipam.Controller{APIVersion: "apps/v1", Kind: "StatefulSet", Name: "web"}}
-	w.SetPod(ipamtest.WorldPod{Pod: p, Node: "n1"})
-	s := w.Service("n1")
+	cluster.SetPod(ipamtest.FakePod{Pod: p, Node: "n1"})
+	s := cluster.Service("n1")
 	if _, err := s.Add(t.Context(), wire.AddRequest{Attachment: attachment("web-0")}); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.Delete(t.Context(), wire.DeleteRequest{Attachment: attachment("web-0")}); err != nil {
 		t.Fatal(err)
 	}
-	w.Store.After = func(netip.Addr) error {
-		w.Store.After = nil
-		w.DeletePool("p")
+	cluster.Store.After = func(netip.Addr) error {
+		cluster.Store.After = nil
+		cluster.DeletePool("p")
 		return nil
 	}
 	next := attachment("web-0")
@@ -99,8 +99,8 @@ func TestARetainedAddressSurvivesAFailedAdd(t *testing.T) {
 }
 
 func TestOwnersOfAnotherAPIGroupHaveNoFixedAddresses(t *testing.T) {
-	w := newWorld(t)
-	w.Options.FixStatefulSet, w.Options.FixVirtualMachine = true, true
+	cluster := newFakeCluster(t)
+	cluster.Options.FixStatefulSet, cluster.Options.FixVirtualMachine = true, true
 	for name, want := range map[string]struct {
 		owner ipam.Controller
 		fixed string
@@ -110,8 +110,8 @@ func TestOwnersOfAnotherAPIGroupHaveNoFixedAddresses(t *testing.T) {
 		"vmi":    {ipam.Controller{APIVersion: "kubevirt.io/v1", Kind: "VirtualMachineInstance", Name: "a"}, "VirtualMachine/default/a"},
 		"vm":     {ipam.Controller{APIVersion: "kubevirt.io/v1", Kind: "VirtualMachine", Name: "b"}, "VirtualMachine/default/b"},
 	} {
-		w.SetPod(ipamtest.WorldPod{Pod: ipam.Pod{Namespace: "default", Name: name, UID: "uid-" + name, Owner: want.owner}, Node: "n1"})
-		s := w.Service("n1")
+		cluster.SetPod(ipamtest.FakePod{Pod: ipam.Pod{Namespace: "default", Name: name, UID: "uid-" + name, Owner: want.owner}, Node: "n1"})
+		s := cluster.Service("n1")
 		if _, err := s.Add(t.Context(), wire.AddRequest{Attachment: attachment(name)}); err != nil {
 			t.Fatal(err)
 		}
@@ -126,14 +126,14 @@ func TestOwnersOfAnotherAPIGroupHaveNoFixedAddresses(t *testing.T) {
 
 // The ADD of a sandbox that the runtime has given up comes late.
 func TestAnOldSandboxDoesNotTakeTheAddressOfANewerOne(t *testing.T) {
-	w := newWorld(t, "a")
-	s := w.Service("n1")
+	cluster := newFakeCluster(t, "a")
+	s := cluster.Service("n1")
 	newer := attachment("a")
 	newer.ContainerID = "newer"
 	if _, err := s.Add(t.Context(), wire.AddRequest{Attachment: newer}); err != nil {
 		t.Fatal(err)
 	}
-	w.Advance(-time.Minute) // to when the old one arrived
+	cluster.Advance(-time.Minute) // to when the old one arrived
 	_, err := s.Add(t.Context(), wire.AddRequest{Attachment: attachment("a")})
 	var failure *wire.Error
 	if !errors.As(err, &failure) || failure.Code != wire.CodeTryAgainLater || !strings.Contains(failure.Details, "sandbox newer of pod default/a is newer") {
@@ -147,23 +147,23 @@ func TestAnOldSandboxDoesNotTakeTheAddressOfANewerOne(t *testing.T) {
 // An interface is taken away, which cannot be committed, and wanted again, which
 // fails: it is still to be taken away.
 func TestAReleaseOnDiskSurvivesAFailedAdd(t *testing.T) {
-	w := newWorld(t, "a")
-	s := w.Service("n1")
+	cluster := newFakeCluster(t, "a")
+	s := cluster.Service("n1")
 	if _, err := s.Add(t.Context(), wire.AddRequest{Attachment: attachment("a")}); err != nil {
 		t.Fatal(err)
 	}
-	w.SetAway(true)
+	cluster.SetAway(true)
 	if err := s.Delete(t.Context(), wire.DeleteRequest{Attachment: attachment("a")}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := s.Add(t.Context(), wire.AddRequest{Attachment: attachment("a")}); err == nil {
 		t.Fatal("an ADD without an API server succeeded")
 	}
-	w.SetAway(false)
+	cluster.SetAway(false)
 	if left, err := s.Replay(t.Context()); err != nil || left != 0 {
 		t.Fatal(left, err)
 	}
-	if leases := held(t, w.Store); len(leases) != 0 {
+	if leases := held(t, cluster.Store); len(leases) != 0 {
 		t.Errorf("the release was forgotten: %v", leases)
 	}
 }
@@ -180,24 +180,24 @@ func TestARepeatedAddDoesNotTrustWhatItRemembersOfAnOldLease(t *testing.T) {
 		"another pod has it":  {true, "", "default/b"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			w := newWorld(t, "a")
-			w.SetPool(rangePool(t, "p", "10.1.0.0/24", "10.1.0.5"), true)
-			w.SetPod(ipamtest.WorldPod{Pod: ipam.Pod{Namespace: "default", Name: "b", UID: "uid-b"}, Node: "n2"})
-			s := w.Service("n1")
+			cluster := newFakeCluster(t, "a")
+			cluster.SetPool(rangePool(t, "p", "10.1.0.0/24", "10.1.0.5"), true)
+			cluster.SetPod(ipamtest.FakePod{Pod: ipam.Pod{Namespace: "default", Name: "b", UID: "uid-b"}, Node: "n2"})
+			s := cluster.Service("n1")
 			if _, err := s.Add(t.Context(), wire.AddRequest{Attachment: attachment("a")}); err != nil {
 				t.Fatal(err)
 			}
-			w.Advance(10 * time.Minute)
-			b, err := w.Store.Get(t.Context(), netip.MustParseAddr("10.1.0.0"))
+			cluster.Advance(10 * time.Minute)
+			b, err := cluster.Store.Get(t.Context(), netip.MustParseAddr("10.1.0.0"))
 			if err != nil {
 				t.Fatal(err)
 			}
-			b, _ = b.Reclaim(b.Leases[0], w.Now())
-			if _, err := w.Store.Put(t.Context(), b); err != nil {
+			b, _ = b.Reclaim(b.Leases[0], cluster.Now())
+			if _, err := cluster.Store.Put(t.Context(), b); err != nil {
 				t.Fatal(err)
 			}
 			if tc.other {
-				if _, err := w.Service("n2").Add(t.Context(), wire.AddRequest{Attachment: attachment("b")}); err != nil {
+				if _, err := cluster.Service("n2").Add(t.Context(), wire.AddRequest{Attachment: attachment("b")}); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -209,7 +209,7 @@ func TestARepeatedAddDoesNotTrustWhatItRemembersOfAnOldLease(t *testing.T) {
 			if got != tc.want {
 				t.Fatalf("the repeated ADD got %q, %v; want %q", got, err, tc.want)
 			}
-			if l := held(t, w.Store)[netip.MustParseAddr("10.1.0.5")]; l.Pod != tc.holder {
+			if l := held(t, cluster.Store)[netip.MustParseAddr("10.1.0.5")]; l.Pod != tc.holder {
 				t.Errorf("the store has %+v", l)
 			}
 		})
@@ -218,18 +218,18 @@ func TestARepeatedAddDoesNotTrustWhatItRemembersOfAnOldLease(t *testing.T) {
 
 // The interfaces of a pod are added one after the other; only the first writes.
 func TestTheAddOfAFurtherInterfaceReadsNoBlock(t *testing.T) {
-	w := newWorld(t, "a")
-	s := w.Service("n1")
+	cluster := newFakeCluster(t, "a")
+	s := cluster.Service("n1")
 	at := attachment("a")
 	if _, err := s.Add(t.Context(), wire.AddRequest{Attachment: at}); err != nil {
 		t.Fatal(err)
 	}
-	reads := w.Store.Count("get") + w.Store.Count("list")
-	w.Advance(30 * time.Second)
+	reads := cluster.Store.Count("get") + cluster.Store.Count("list")
+	cluster.Advance(30 * time.Second)
 	if _, err := s.Add(t.Context(), wire.AddRequest{Attachment: at}); err != nil {
 		t.Fatal(err)
 	}
-	if more := w.Store.Count("get") + w.Store.Count("list") - reads; more != 0 {
+	if more := cluster.Store.Count("get") + cluster.Store.Count("list") - reads; more != 0 {
 		t.Errorf("%d reads of blocks", more)
 	}
 }

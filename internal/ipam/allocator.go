@@ -17,15 +17,15 @@ import (
 
 const (
 	// roundSize bounds how many requests are decided together.
-	roundSize = 64
-	// commitTimeout bounds the writes of one round.
+	maxBatch = 64
+	// commitTimeout bounds the writes of one batch.
 	commitTimeout = 10 * time.Second
 	// maxAttempts bounds how often a request is decided again because another
 	// writer was faster. Each time the blocks that were lost are read again.
 	maxAttempts = 32
 	// maxLearned bounds how often it is because a block that was to be created exists
 	// already. Each time more regions are read, so that is more than there can be.
-	maxLearned = 32
+	maxCreateConflicts = 32
 	// youngLease is the age below which a lease needs no confirmation: the ADDs of
 	// all interfaces of a pod come in that time. Reclaim ends none below
 	// reclaim.DefaultMinAge, which is far longer, as its clock may be another one; and
@@ -41,58 +41,58 @@ const (
 // blocks that concern the node; other nodes' blocks it reads when it needs them.
 // All methods are safe for concurrent use.
 type Allocator struct {
-	node     string
-	blocks   Blocks
-	older    func(a, b string) bool
-	now      func() time.Time
-	log      *slog.Logger
-	givenUp  func(lease.Lease)
-	observer Observer
+	node               string
+	blocks             Blocks
+	older              func(a, b string) bool
+	now                func() time.Time
+	log                *slog.Logger
+	onRetainedReleased func(lease.Lease)
+	observer           Observer
 	// searchEvery is that of Config, the default set.
 	searchEvery time.Duration
 
-	// ctx ends with the allocator; rounds, which serve many callers, run on it.
-	ctx    context.Context
-	cancel context.CancelFunc
-	rounds sync.WaitGroup
+	// ctx ends with the allocator; batches, which serve many callers, run on it.
+	ctx     context.Context
+	cancel  context.CancelFunc
+	workers sync.WaitGroup
 
 	mu       sync.Mutex
 	catalog  *pool.Catalog
 	reserved inet.Set
 	index    *lease.Index
 	loaded   bool
-	// dirty are the blocks whose stored content is unknown because a write of
+	// unknown are the blocks whose stored content is unknown because a write of
 	// them had no answer.
-	dirty map[netip.Addr]struct{}
-	// writing are the blocks of the round at the store, missed the newest version of
-	// them that was seen meanwhile ("": it is unknown which, or that there is none).
-	writing map[netip.Addr]struct{}
-	missed  map[netip.Addr]string
+	unknown map[netip.Addr]struct{}
+	// inFlight are the blocks that a batch is writing now. seenDuringWrite is the newest
+	// version of each that was observed meanwhile; "" means a deletion.
+	inFlight        map[netip.Addr]struct{}
+	seenDuringWrite map[netip.Addr]string
 	// regions are the reads of other nodes' blocks.
 	regions map[netip.Prefix]*regionReads
 	adopted map[string]time.Time
-	queue   []*job
+	queue   []*request
 	running bool
 }
 
-// job is one request in the queue: an allocation, or a change to leases.
-type job struct {
-	ctx     context.Context
-	request lease.Request // allocation, when change is nil
+// request is one entry of the queue: an allocation, or a change to leases.
+type request struct {
+	ctx        context.Context
+	allocation lease.Request // allocation, when change is nil
 	// change returns the blocks to write for what the index has; none where there
 	// is nothing to change.
-	change   func(now time.Time) []lease.Block
-	releases []lease.Attachment // by the change
-	attempts int
-	learned  int          // how often a block that was to be created existed
-	done     chan outcome // has room for the one outcome
+	change          func(now time.Time) []lease.Block
+	releases        []lease.Attachment // by the change
+	attempts        int
+	createConflicts int          // how often a block that was to be created existed
+	done            chan outcome // has room for the one outcome
 }
 
 type outcome struct {
-	grants  []lease.Grant
-	givenUp []lease.Lease
-	changed bool // by a change
-	err     error
+	grants           []lease.Grant
+	retainedReleased []lease.Lease
+	changed          bool // by a change
+	err              error
 }
 
 // Config is what an Allocator works with.
@@ -111,9 +111,9 @@ type Config struct {
 	// whose pools seem exhausted, which wait and share the read; 0 means
 	// DefaultSearchEvery, negative no limit.
 	SearchEvery time.Duration
-	// GivenUp is told of each lease that was retained for an owner who got all it
-	// wants without it; nil for nobody.
-	GivenUp func(lease.Lease)
+	// OnRetainedReleased, unless nil, is called with each lease that was retained for an
+	// owner and released because the owner got all its addresses without it.
+	OnRetainedReleased func(lease.Lease)
 }
 
 // NewAllocator returns an allocator that knows nothing yet; Load must succeed
@@ -121,23 +121,23 @@ type Config struct {
 func NewAllocator(c Config) *Allocator {
 	ctx, cancel := context.WithCancel(context.Background())
 	return &Allocator{
-		node: c.Node, blocks: c.Blocks, older: c.Older, now: c.Now, log: c.Log, observer: c.Observer, givenUp: c.GivenUp,
+		node: c.Node, blocks: c.Blocks, older: c.Older, now: c.Now, log: c.Log, observer: c.Observer, onRetainedReleased: c.OnRetainedReleased,
 		ctx: ctx, cancel: cancel, searchEvery: cmp.Or(c.SearchEvery, DefaultSearchEvery),
-		catalog: pool.NewCatalog(),
-		index:   lease.NewIndex(lease.Options{Node: c.Node, ReuseAfter: c.ReuseAfter}),
-		dirty:   map[netip.Addr]struct{}{},
-		writing: map[netip.Addr]struct{}{},
-		missed:  map[netip.Addr]string{},
-		regions: map[netip.Prefix]*regionReads{},
-		adopted: map[string]time.Time{},
+		catalog:         pool.NewCatalog(),
+		index:           lease.NewIndex(lease.Options{Node: c.Node, ReuseAfter: c.ReuseAfter}),
+		unknown:         map[netip.Addr]struct{}{},
+		inFlight:        map[netip.Addr]struct{}{},
+		seenDuringWrite: map[netip.Addr]string{},
+		regions:         map[netip.Prefix]*regionReads{},
+		adopted:         map[string]time.Time{},
 	}
 }
 
-// Close fails what is queued, waits for the round at the store and returns when
+// Close fails what is queued, waits for the batch at the store and returns when
 // no goroutine of the allocator is left.
 func (a *Allocator) Close() {
 	a.cancel()
-	a.rounds.Wait()
+	a.workers.Wait()
 }
 
 // Load reads the blocks of the node. It may be called again, and then makes up
@@ -157,11 +157,11 @@ func (a *Allocator) Load(ctx context.Context) error {
 	return nil
 }
 
-// put takes a block that was read, unless a round is writing it or a newer one is
+// put takes a block that was read, unless a batch is writing it or a newer one is
 // known: reads and writes overtake each other, and to forget a lease of this node
 // would be to leak it.
 func (a *Allocator) put(b lease.Block, now time.Time) {
-	if a.missedWhileWriting(b.Base, b.Version) {
+	if a.noteDuringWrite(b.Base, b.Version) {
 		return
 	}
 	if known, ok := a.index.Block(b.Base); ok && a.older(b.Version, known.Version) {
@@ -172,18 +172,19 @@ func (a *Allocator) put(b lease.Block, now time.Time) {
 		a.log.Error("a block of addresses makes no sense; none of them is handed out until it is repaired or removed",
 			"spideripblock", inet.BlockPrefix(b.Base), "err", b.Damaged)
 	}
-	delete(a.dirty, b.Base)
+	delete(a.unknown, b.Base)
 	a.index.Put(b, now)
 }
 
-// missedWhileWriting reports whether a round is writing the block. What was seen
-// of it is remembered then, and the block read again after the round if need be.
-func (a *Allocator) missedWhileWriting(base netip.Addr, version string) bool {
-	if _, busy := a.writing[base]; !busy {
+// noteDuringWrite records version and returns true if a batch is writing the block.
+// applyResults compares it with the written version and has the block read again if
+// it is newer.
+func (a *Allocator) noteDuringWrite(base netip.Addr, version string) bool {
+	if _, busy := a.inFlight[base]; !busy {
 		return false
 	}
-	if seen, ok := a.missed[base]; !ok || version == "" || seen != "" && a.older(seen, version) {
-		a.missed[base] = version
+	if seen, ok := a.seenDuringWrite[base]; !ok || version == "" || seen != "" && a.older(seen, version) {
+		a.seenDuringWrite[base] = version
 	}
 	return true
 }
@@ -220,10 +221,10 @@ func (a *Allocator) ObserveAll(existing map[netip.Addr]bool, version string) {
 	}
 }
 
-// drop forgets a block that does not exist, unless a round is writing it.
+// drop forgets a block that does not exist, unless a batch is writing it.
 func (a *Allocator) drop(base netip.Addr) {
-	if !a.missedWhileWriting(base, "") {
-		delete(a.dirty, base)
+	if !a.noteDuringWrite(base, "") {
+		delete(a.unknown, base)
 		a.index.Delete(base)
 	}
 }
@@ -233,7 +234,7 @@ func (a *Allocator) drop(base netip.Addr) {
 func (a *Allocator) Knows(base netip.Addr, version string) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.missedWhileWriting(base, version) {
+	if a.noteDuringWrite(base, version) {
 		return true
 	}
 	known, ok := a.index.Block(base)
@@ -247,7 +248,7 @@ func (a *Allocator) Loaded() bool {
 	return a.loaded
 }
 
-// Queued returns how many requests wait for the next round.
+// Queued returns how many requests wait for the next batch.
 func (a *Allocator) Queued() int {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -297,21 +298,21 @@ func (a *Allocator) HeldBy(keep func(lease.Lease) bool) []lease.Lease {
 // Allocate grants all that the request wants, or returns an error: an
 // *lease.ExhaustedError where no address is left, or an error of the store, and
 // then it is unknown what was granted; Release settles that.
-func (a *Allocator) Allocate(ctx context.Context, request lease.Request) ([]lease.Grant, error) {
-	if len(request.Wants) == 0 {
+func (a *Allocator) Allocate(ctx context.Context, req lease.Request) ([]lease.Grant, error) {
+	if len(req.Wants) == 0 {
 		return nil, nil
 	}
 	searched := newSearch()
 	for {
-		o := a.submit(&job{ctx: ctx, request: request, done: make(chan outcome, 1)})
+		o := a.submit(&request{ctx: ctx, allocation: req, done: make(chan outcome, 1)})
 		var exhausted *lease.ExhaustedError
 		if !errors.As(o.err, &exhausted) {
-			if o.err == nil && a.givenUp != nil {
-				for _, l := range o.givenUp {
-					a.givenUp(l)
+			if o.err == nil && a.onRetainedReleased != nil {
+				for _, l := range o.retainedReleased {
+					a.onRetainedReleased(l)
 				}
 			}
-			if held, err := a.confirm(ctx, request, o.grants); err != nil {
+			if held, err := a.confirm(ctx, req, o.grants); err != nil {
 				return nil, err
 			} else if !held {
 				continue
@@ -334,7 +335,7 @@ func (a *Allocator) Allocate(ctx context.Context, request lease.Request) ([]leas
 // container has them (lease.Grant.Held): no write has told whether somebody, such as
 // reclaim, has ended them since this node saw them. It returns false where one has
 // ended, and it is known then.
-func (a *Allocator) confirm(ctx context.Context, request lease.Request, grants []lease.Grant) (bool, error) {
+func (a *Allocator) confirm(ctx context.Context, req lease.Request, grants []lease.Grant) (bool, error) {
 	read := map[netip.Addr]lease.Block{}
 	for _, g := range grants {
 		base := inet.BlockOf(g.Addr)
@@ -349,7 +350,7 @@ func (a *Allocator) confirm(ctx context.Context, request lease.Request, grants [
 			read[base] = b
 		}
 		l, _ := read[base].Lease(g.Addr)
-		if l.State != lease.InUse || l.Attachment != (lease.Attachment{ContainerID: request.ContainerID, Interface: g.Interface}) {
+		if l.State != lease.InUse || l.Attachment != (lease.Attachment{ContainerID: req.ContainerID, Interface: g.Interface}) {
 			return false, nil
 		}
 	}
@@ -378,7 +379,7 @@ func (a *Allocator) Release(ctx context.Context, attachments ...lease.Attachment
 // releaseIf is Release if wanted, which is asked in the moment of the decision,
 // returns true: no allocation comes between.
 func (a *Allocator) releaseIf(ctx context.Context, wanted func() bool, attachments ...lease.Attachment) error {
-	return a.submit(&job{ctx: ctx, releases: attachments, done: make(chan outcome, 1), change: func(now time.Time) []lease.Block {
+	return a.submit(&request{ctx: ctx, releases: attachments, done: make(chan outcome, 1), change: func(now time.Time) []lease.Block {
 		if !wanted() {
 			return nil
 		}
@@ -386,12 +387,12 @@ func (a *Allocator) releaseIf(ctx context.Context, wanted func() bool, attachmen
 	}}).err
 }
 
-// giveBack ends the leases of the pod's container, but for the addresses that it had.
-func (a *Allocator) giveBack(ctx context.Context, podUID, container string, had map[netip.Addr]bool) error {
+// rollBack ends the leases of the pod's container, but for the addresses that it had.
+func (a *Allocator) rollBack(ctx context.Context, podUID, container string, previously map[netip.Addr]bool) error {
 	_, err := a.change(ctx, func(now time.Time) []lease.Block {
 		var taken []lease.Lease
 		for _, l := range a.index.OfPod(podUID) {
-			if l.State == lease.InUse && l.ContainerID == container && !had[l.Addr] {
+			if l.State == lease.InUse && l.ContainerID == container && !previously[l.Addr] {
 				taken = append(taken, l)
 			}
 		}
@@ -416,37 +417,37 @@ func (a *Allocator) Quarantine(ctx context.Context, at lease.Attachment, addr ne
 
 // change commits what f makes of the leases, and reports whether that was anything.
 func (a *Allocator) change(ctx context.Context, f func(time.Time) []lease.Block) (bool, error) {
-	o := a.submit(&job{ctx: ctx, change: f, done: make(chan outcome, 1)})
+	o := a.submit(&request{ctx: ctx, change: f, done: make(chan outcome, 1)})
 	return o.changed, o.err
 }
 
-func (a *Allocator) submit(j *job) outcome {
+func (a *Allocator) submit(r *request) outcome {
 	a.mu.Lock()
 	if a.ctx.Err() != nil {
 		a.mu.Unlock()
 		return outcome{err: a.stopping()}
 	}
-	a.queue = append(a.queue, j)
+	a.queue = append(a.queue, r)
 	if !a.running {
 		a.running = true
-		a.rounds.Add(1)
+		a.workers.Add(1)
 		go a.drain()
 	}
 	a.mu.Unlock()
 	select {
-	case o := <-j.done:
+	case o := <-r.done:
 		return o
-	case <-j.ctx.Done():
-		return outcome{err: context.Cause(j.ctx)}
+	case <-r.ctx.Done():
+		return outcome{err: context.Cause(r.ctx)}
 	}
 }
 
 // stopping is the error of requests when the allocator's context has ended.
 func (a *Allocator) stopping() error { return fmt.Errorf("the agent is stopping: %w", a.ctx.Err()) }
 
-// drain runs rounds until the queue is empty.
+// drain runs batches until the queue is empty.
 func (a *Allocator) drain() {
-	defer a.rounds.Done()
+	defer a.workers.Done()
 	for {
 		a.mu.Lock()
 		if len(a.queue) == 0 {
@@ -454,25 +455,25 @@ func (a *Allocator) drain() {
 			a.mu.Unlock()
 			return
 		}
-		size := min(len(a.queue), roundSize)
-		jobs := a.queue[:size:size]
+		size := min(len(a.queue), maxBatch)
+		batch := a.queue[:size:size]
 		a.queue = a.queue[size:]
 		a.mu.Unlock()
 
-		live := jobs[:0:0]
-		for _, j := range jobs {
+		live := batch[:0:0]
+		for _, r := range batch {
 			switch {
 			case a.ctx.Err() != nil:
-				j.done <- outcome{err: a.stopping()}
-			case j.ctx.Err() != nil:
-				j.done <- outcome{err: context.Cause(j.ctx)}
+				r.done <- outcome{err: a.stopping()}
+			case r.ctx.Err() != nil:
+				r.done <- outcome{err: context.Cause(r.ctx)}
 			default:
-				live = append(live, j)
+				live = append(live, r)
 			}
 		}
-		if again := a.round(live); len(again) > 0 {
+		if retry := a.runBatch(live); len(retry) > 0 {
 			a.mu.Lock()
-			a.queue = append(again, a.queue...)
+			a.queue = append(retry, a.queue...)
 			a.mu.Unlock()
 		}
 	}

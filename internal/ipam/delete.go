@@ -65,13 +65,13 @@ func (s *Service) showRelease(r Release) {
 	ofInterface := func(l lease.Lease) bool { return l.Interface == r.Interface }
 	switch {
 	case len(leases) == 0:
-		s.shown.remove(r.PodUID, "")
+		s.endpointCache.remove(r.PodUID, "")
 		s.Endpoints.Remove(r.Namespace, r.Pod, r.PodUID)
 	case !slices.ContainsFunc(leases, inUse):
-		s.shown.remove(r.PodUID, "")
+		s.endpointCache.remove(r.PodUID, "")
 	case !slices.ContainsFunc(leases, ofInterface):
-		s.shown.remove(r.PodUID, r.Interface)
-		s.Endpoints.Without(r.Namespace, r.Pod, r.PodUID, r.Interface, partly)
+		s.endpointCache.remove(r.PodUID, r.Interface)
+		s.Endpoints.Without(r.Namespace, r.Pod, r.PodUID, r.Interface, endpointUpdateDelay)
 	}
 }
 

@@ -13,16 +13,16 @@ import (
 	"spiderpool.dev/spiderpool/internal/wire"
 )
 
-// newWorld returns a world with a default pool of 16 addresses and the pods of node n1.
-func newWorld(t *testing.T, pods ...string) *ipamtest.World {
+// newFakeCluster returns a cluster with a default pool of 16 addresses and the pods of node n1.
+func newFakeCluster(t *testing.T, pods ...string) *ipamtest.FakeCluster {
 	t.Helper()
-	w := ipamtest.NewWorld(time.Date(2026, 11, 22, 10, 0, 0, 0, time.UTC))
-	t.Cleanup(w.Close)
-	w.SetPool(rangePool(t, "p", "10.0.0.0/24", "10.0.0.16-10.0.0.31"), true)
+	cluster := ipamtest.NewFakeCluster(time.Date(2026, 11, 22, 10, 0, 0, 0, time.UTC))
+	t.Cleanup(cluster.Close)
+	cluster.SetPool(rangePool(t, "p", "10.0.0.0/24", "10.0.0.16-10.0.0.31"), true)
 	for _, name := range pods {
-		w.SetPod(ipamtest.WorldPod{Pod: ipam.Pod{Namespace: "default", Name: name, UID: "uid-" + name}, Node: "n1"})
+		cluster.SetPod(ipamtest.FakePod{Pod: ipam.Pod{Namespace: "default", Name: name, UID: "uid-" + name}, Node: "n1"})
 	}
-	return w
+	return cluster
 }
 
 // attachment is eth0 of the pod's first sandbox.
@@ -44,17 +44,17 @@ func (j *interruptedJournal) All() ([]ipam.Release, error) {
 }
 
 func TestReplayTakesNothingFromAnAddThatCameMeanwhile(t *testing.T) {
-	w := newWorld(t, "a")
-	s := w.Service("n1")
+	cluster := newFakeCluster(t, "a")
+	s := cluster.Service("n1")
 	first, err := s.Add(t.Context(), wire.AddRequest{Attachment: attachment("a")})
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.SetAway(true)
+	cluster.SetAway(true)
 	if err := s.Delete(t.Context(), wire.DeleteRequest{Attachment: attachment("a")}); err != nil {
 		t.Fatal(err)
 	}
-	w.SetAway(false)
+	cluster.SetAway(false)
 	s.Journal = &interruptedJournal{Journal: s.Journal, between: func() {
 		if again, err := s.Add(t.Context(), wire.AddRequest{Attachment: attachment("a")}); err != nil || again.Addresses[0] != first.Addresses[0] {
 			t.Errorf("ADD after the DEL gave %v, %v", again, err)
@@ -63,29 +63,29 @@ func TestReplayTakesNothingFromAnAddThatCameMeanwhile(t *testing.T) {
 	if _, err := s.Replay(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if leases := held(t, w.Store); len(leases) != 1 {
+	if leases := held(t, cluster.Store); len(leases) != 1 {
 		t.Errorf("the address of a living sandbox was freed: %v", leases)
 	}
 }
 
 func TestReplayCommitsWhatCanBeReadAndSaysWhatCannot(t *testing.T) {
-	w := newWorld(t, "a")
-	s := w.Service("n1")
+	cluster := newFakeCluster(t, "a")
+	s := cluster.Service("n1")
 	if _, err := s.Add(t.Context(), wire.AddRequest{Attachment: attachment("a")}); err != nil {
 		t.Fatal(err)
 	}
-	w.SetAway(true)
+	cluster.SetAway(true)
 	if err := s.Delete(t.Context(), wire.DeleteRequest{Attachment: attachment("a")}); err != nil {
 		t.Fatal(err)
 	}
-	w.SetAway(false)
+	cluster.SetAway(false)
 	damaged := errors.New("one file is damaged")
 	s.Journal = &interruptedJournal{Journal: s.Journal, between: func() {}, unreadable: damaged}
 	left, err := s.Replay(t.Context())
 	if left != 0 || !errors.Is(err, damaged) {
 		t.Errorf("%d left, %v; want none and what is damaged", left, err)
 	}
-	if leases := held(t, w.Store); len(leases) != 0 {
+	if leases := held(t, cluster.Store); len(leases) != 0 {
 		t.Errorf("not released: %v", leases)
 	}
 }
@@ -102,17 +102,17 @@ func (e interruptedEndpoints) Remove(namespace, name, podUID string) {
 }
 
 func TestReplayForgetsNoReleaseThatCameMeanwhile(t *testing.T) {
-	w := newWorld(t, "a")
-	s := w.Service("n1")
+	cluster := newFakeCluster(t, "a")
+	s := cluster.Service("n1")
 	if _, err := s.Add(t.Context(), wire.AddRequest{Attachment: attachment("a")}); err != nil {
 		t.Fatal(err)
 	}
 	deleteWithoutServer := func() {
-		w.SetAway(true)
+		cluster.SetAway(true)
 		if err := s.Delete(t.Context(), wire.DeleteRequest{Attachment: attachment("a")}); err != nil {
 			t.Error(err)
 		}
-		w.SetAway(false)
+		cluster.SetAway(false)
 	}
 	deleteWithoutServer()
 	endpoints := s.Endpoints
@@ -128,7 +128,7 @@ func TestReplayForgetsNoReleaseThatCameMeanwhile(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if leases := held(t, w.Store); len(leases) != 0 {
+	if leases := held(t, cluster.Store); len(leases) != 0 {
 		t.Errorf("the release that was kept during the replay is lost: %v", leases)
 	}
 	if left, err := s.Journal.All(); err != nil || len(left) != 0 {
@@ -140,7 +140,7 @@ func TestReplayForgetsNoReleaseThatCameMeanwhile(t *testing.T) {
 func TestTwoReleasesOfOneAttachmentInOneRound(t *testing.T) {
 	at := lease.Attachment{ContainerID: "c", Interface: "eth0"}
 	for name, tc := range map[string]struct {
-		fault error // of the round's write
+		fault error // of the batch's write
 		ok    bool
 	}{
 		"both succeed": {nil, true},

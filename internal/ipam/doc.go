@@ -4,8 +4,8 @@
 // Each loads what it needs through ports that are declared here, lets packages
 // pool and lease decide, commits the plan, and gives back what it got when a part
 // failed. An Allocator owns what the node knows about pools and blocks and writes
-// blocks in rounds: while one round is at the store, requests queue, and the next
-// round takes them all.
+// blocks in batches: while one batch is at the store, requests queue, and the next
+// batch takes them all.
 //
 // What holds at any moment, also after a crash between any two writes:
 //

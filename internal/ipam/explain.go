@@ -12,35 +12,35 @@ import (
 	"spiderpool.dev/spiderpool/internal/wire"
 )
 
-// turnedAway is the outcome of a pod whose pools have no address left.
-type turnedAway struct {
+// noAddressError says that the pools of a pod have no address left.
+type noAddressError struct {
 	exhausted *lease.ExhaustedError
-	// drops are the pools that were not even candidates.
-	drops []pool.Drop
+	// rejections are the pools that were not even candidates.
+	rejections []pool.Rejection
 	// wants is how many addresses the pod wants in all.
 	wants int
 }
 
-func (e *turnedAway) Error() string {
+func (e *noAddressError) Error() string {
 	text := e.exhausted.Error()
 	if slices.ContainsFunc(e.exhausted.Pools, func(p lease.PoolUsage) bool { return p.Free > 0 }) {
 		text += fmt.Sprintf("; the %d addresses that the pod wants for all its interfaces are granted together or not at all", e.wants)
 	}
-	if len(e.drops) > 0 {
-		text += "; " + pool.Explain(e.drops)
+	if len(e.rejections) > 0 {
+		text += "; " + pool.FormatRejections(e.rejections)
 	}
 	return text
 }
 
 // Unwrap returns the allocation's error.
-func (e *turnedAway) Unwrap() error { return e.exhausted }
+func (e *noAddressError) Unwrap() error { return e.exhausted }
 
-// explain gives an error of ADD its CNI code and its words.
-func (s *Service) explain(pod Pod, ifname string, err error) *wire.Error {
+// cniError gives an error of ADD its CNI code and its words.
+func (s *Service) cniError(pod Pod, ifname string, err error) *wire.Error {
 	var failure *wire.Error
 	var annotation *pool.AnnotationError
 	var noPool pool.NoPools
-	var away *turnedAway
+	var exhausted *noAddressError
 	var superseded *lease.SupersededError
 	subject := fmt.Sprintf("interface %s of pod %s/%s on node %s gets no address", ifname, pod.Namespace, pod.Name, s.Node)
 	if errors.As(err, &failure) {
@@ -50,7 +50,7 @@ func (s *Service) explain(pod Pod, ifname string, err error) *wire.Error {
 	switch {
 	case errors.As(err, &annotation):
 		failure.Code = wire.CodeInvalidConfig
-	case errors.As(err, &noPool), errors.As(err, &away):
+	case errors.As(err, &noPool), errors.As(err, &exhausted):
 		failure.Code = wire.CodeNoAddress
 	case errors.As(err, &superseded):
 		failure.Code = wire.CodeTryAgainLater

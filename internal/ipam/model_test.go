@@ -119,7 +119,7 @@ func newModel(t *rapid.T) *model {
 		{Name: "v4", Family: 4, Subnet: netip.MustParsePrefix("10.0.0.0/16"), IPs: v4},
 		{Name: "v6", Family: 6, Subnet: netip.MustParsePrefix("fd00::/64"), IPs: v6},
 	}
-	// Writes of a round are concurrent, so faults are drawn ahead, not in the store.
+	// Writes of a batch are concurrent, so faults are drawn ahead, not in the store.
 	var faults atomic.Uint64
 	m.random = func() int64 { return int64((faults.Add(0x9E3779B97F4A7C15) * 0xD1342543DE82EF95) >> 32 % 100) }
 	faults.Store(rapid.Uint64().Draw(t, "seed"))

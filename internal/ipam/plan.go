@@ -42,12 +42,12 @@ func (p plan) wants() []lease.Want {
 	return wants
 }
 
-// drops returns the pools that were dropped where the exhausted ones were chosen.
-func (p plan) drops(exhausted *lease.ExhaustedError) []pool.Drop {
+// rejections returns the pools rejected in the selection whose pools are exhausted.
+func (p plan) rejections(exhausted *lease.ExhaustedError) []pool.Rejection {
 	for _, i := range p.interfaces {
 		for _, s := range i.selections {
 			if i.name == exhausted.Interface && s.Family == exhausted.Family {
-				return s.Drops
+				return s.Rejections
 			}
 		}
 	}
@@ -225,7 +225,7 @@ func (s *Service) widen(ctx context.Context, p *plan) (bool, error) {
 	for i := range p.interfaces {
 		planned := &p.interfaces[i]
 		for j, selection := range planned.selections {
-			if !slices.ContainsFunc(selection.Drops, func(d pool.Drop) bool { return d.Cause == pool.CauseUnknown }) {
+			if !slices.ContainsFunc(selection.Rejections, func(rejection pool.Rejection) bool { return rejection.Cause == pool.CauseUnknown }) {
 				continue
 			}
 			wide, err := s.Allocator.selectWide(ctx, s.otherPools(), &planned.request, selection)

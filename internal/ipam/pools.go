@@ -182,7 +182,7 @@ func (a *Allocator) selectPools(ctx context.Context, pools Pools, req *pool.Requ
 	}
 	var others []*pool.Pool
 	for _, failed := range none {
-		more, err := readOthers(ctx, pools, failed.Source, failed.Drops)
+		more, err := readOthers(ctx, pools, failed.Source, failed.Rejections)
 		if err != nil {
 			// The missing one may be among them.
 			return nil, fmt.Errorf("%w: read the pools that this node does not watch: %w", ErrNotReady, err)
@@ -208,7 +208,7 @@ func (a *Allocator) selectVersion(req *pool.Request, family inet.Family) (pool.S
 
 // selectWide selects again with the pools read that were unknown to a selection.
 func (a *Allocator) selectWide(ctx context.Context, pools Pools, req *pool.Request, narrow pool.Selection) (pool.Selection, error) {
-	others, err := readOthers(ctx, pools, narrow.Source, narrow.Drops)
+	others, err := readOthers(ctx, pools, narrow.Source, narrow.Rejections)
 	if err != nil {
 		return pool.Selection{}, err
 	}
@@ -222,18 +222,18 @@ func (a *Allocator) selectWide(ctx context.Context, pools Pools, req *pool.Reque
 
 // readOthers reads the named pools that are unknown, or, where no names or
 // wildcards are given, a bounded number of all.
-func readOthers(ctx context.Context, pools Pools, source pool.Source, drops []pool.Drop) ([]*pool.Pool, error) {
+func readOthers(ctx context.Context, pools Pools, source pool.Source, rejections []pool.Rejection) ([]*pool.Pool, error) {
 	var found []*pool.Pool
 	listed := source == pool.SourceNone || source == pool.SourceDefault
-	for _, drop := range drops {
-		if drop.Cause != pool.CauseUnknown || len(found) >= maxExplained {
+	for _, rejection := range rejections {
+		if rejection.Cause != pool.CauseUnknown || len(found) >= maxExplained {
 			continue
 		}
-		if strings.Contains(drop.Pool, "*") {
+		if strings.Contains(rejection.Pool, "*") {
 			listed = true
 			continue
 		}
-		p, err := pools.Get(ctx, drop.Pool)
+		p, err := pools.Get(ctx, rejection.Pool)
 		if errors.Is(err, ErrNotFound) {
 			continue
 		}

@@ -30,12 +30,12 @@ func (p *countedPools) Get(ctx context.Context, name string) (*pool.Pool, error)
 // Pools of other nodes are named beside the node's own, so that one annotation serves
 // pods wherever they run.
 func TestPodsThatWaitForAFullPoolShareReadsOfTheOthersThatTheyName(t *testing.T) {
-	w := newWorld(t)
-	w.SetPool(rangePool(t, "full", "10.1.0.0/24", "10.1.0.5"), true)
+	cluster := newFakeCluster(t)
+	cluster.SetPool(rangePool(t, "full", "10.1.0.0/24", "10.1.0.5"), true)
 	elsewhere := rangePool(t, "elsewhere", "10.2.0.0/24", "10.2.0.5")
 	elsewhere.NodeNames = []string{"n2"}
-	w.SetPool(elsewhere, true)
-	s := w.Service("n1")
+	cluster.SetPool(elsewhere, true)
+	s := cluster.Service("n1")
 	pools := &countedPools{Pools: s.Pools, gate: make(chan struct{})}
 	s.Pools = pools
 	add := func(name string) error {
@@ -43,7 +43,7 @@ func TestPodsThatWaitForAFullPoolShareReadsOfTheOthersThatTheyName(t *testing.T)
 		return err
 	}
 	for i := range 22 {
-		w.SetPod(ipamtest.WorldPod{Node: "n1", Pod: ipam.Pod{
+		cluster.SetPod(ipamtest.FakePod{Node: "n1", Pod: ipam.Pod{
 			Namespace: "default", Name: fmt.Sprint("pod-", i), UID: fmt.Sprint("uid-pod-", i),
 			Annotations: map[string]string{"ipam.spidernet.io/ippool": `{"ipv4":["full","elsewhere"]}`},
 		}})
@@ -67,9 +67,9 @@ func TestPodsThatWaitForAFullPoolShareReadsOfTheOthersThatTheyName(t *testing.T)
 	if reads := pools.reads.Load(); reads != 1 {
 		t.Errorf("20 pods that waited: %d reads of the pool that they name besides", reads)
 	}
-	w.Advance(time.Second)
+	cluster.Advance(time.Second)
 	elsewhere = rangePool(t, "elsewhere", "10.2.0.0/24", "10.2.0.5") // for every node now
-	w.SetPool(elsewhere, false)
+	cluster.SetPool(elsewhere, false)
 	if err := add("pod-21"); err != nil {
 		t.Errorf("what was read is trusted for too long: %v", err)
 	}

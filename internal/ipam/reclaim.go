@@ -81,11 +81,11 @@ func (s *Service) reclaimOne(ctx context.Context, l lease.Lease, otherSandbox bo
 	if verdict.Action != reclaim.Free && verdict.Action != reclaim.Retain {
 		return nil
 	}
-	return s.takeBack(ctx, l, verdict.Reason, verdict.Message)
+	return s.reclaimLease(ctx, l, verdict.Reason, verdict.Message)
 }
 
-// takeBack releases a lease for which no DEL came, and says why.
-func (s *Service) takeBack(ctx context.Context, l lease.Lease, reason reclaim.Reason, because string) error {
+// reclaimLease releases a lease for which no DEL came, and says why.
+func (s *Service) reclaimLease(ctx context.Context, l lease.Lease, reason reclaim.Reason, because string) error {
 	namespace, name := splitPod(l.Pod)
 	err := s.release(ctx, Release{Attachment: l.Attachment, Namespace: namespace, Pod: name, PodUID: l.PodUID}, always)
 	s.Observer.Reclaimed(reason, err)
@@ -96,9 +96,9 @@ func (s *Service) takeBack(ctx context.Context, l lease.Lease, reason reclaim.Re
 	return nil
 }
 
-// GaveUp says that a lease was ended which had been retained for an owner, who now
-// has all it wants without it (Config.GivenUp).
-func (s *Service) GaveUp(l lease.Lease) {
+// OnRetainedReleased reports a lease that was released although it was retained for an
+// owner (Config.OnRetainedReleased).
+func (s *Service) OnRetainedReleased(l lease.Lease) {
 	const because = "its owner came back with interfaces, IP versions or pools that it does not fit"
 	s.announce(l, reclaim.FixedReplaced, because)
 	s.Observer.Reclaimed(reclaim.FixedReplaced, nil)
@@ -141,7 +141,7 @@ func (s *Service) GC(ctx context.Context, req wire.GCRequest) error {
 		}
 		gone, err := s.podGone(ctx, l)
 		if err == nil && gone {
-			err = s.takeBack(ctx, l, reclaim.PodGone,
+			err = s.reclaimLease(ctx, l, reclaim.PodGone,
 				fmt.Sprintf("the pod is not on node %s any more, and the runtime, which called for garbage collection, has no sandbox %s", s.Node, l.ContainerID))
 		}
 		if err != nil {

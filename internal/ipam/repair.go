@@ -46,18 +46,18 @@ func (s *Service) repair(ctx context.Context, uid string, leases []lease.Lease) 
 	}
 	slices.SortFunc(held, netip.Addr.Compare)
 	slices.SortFunc(shown, netip.Addr.Compare)
-	given, err := s.fromLeases(ctx, leases)
+	assigned, err := s.fromLeases(ctx, leases)
 	if err != nil {
 		return err
 	}
-	if err := s.likeAdd(ctx, pod, given); err != nil {
+	if err := s.restoreFromAnnotations(ctx, pod, assigned); err != nil {
 		return err
 	}
 	if slices.Equal(held, shown) {
-		s.shown.merge(uid, given)
+		s.endpointCache.merge(uid, assigned)
 		return nil
 	}
-	s.show(ctx, pod, s.shown.merge(uid, given))
+	s.show(ctx, pod, s.endpointCache.merge(uid, assigned))
 	return nil
 }
 
@@ -66,28 +66,28 @@ func (s *Service) fromLeases(ctx context.Context, leases []lease.Lease) ([]Endpo
 	slices.SortFunc(leases, func(a, b lease.Lease) int {
 		return cmp.Or(cmp.Compare(a.Interface, b.Interface), a.Addr.Compare(b.Addr))
 	})
-	var given []EndpointInterface
+	var assigned []EndpointInterface
 	for _, l := range leases {
 		p, err := s.poolOf(ctx, l.Pool)
 		if err != nil {
 			return nil, err
 		}
-		if n := len(given); n == 0 || given[n-1].Interface != l.Interface {
-			given = append(given, EndpointInterface{Interface: l.Interface})
+		if n := len(assigned); n == 0 || assigned[n-1].Interface != l.Interface {
+			assigned = append(assigned, EndpointInterface{Interface: l.Interface})
 		}
-		last := &given[len(given)-1]
+		last := &assigned[len(assigned)-1]
 		last.Addresses = append(last.Addresses, EndpointAddress{
 			Prefix: netip.PrefixFrom(l.Addr, p.Subnet.Bits()), Gateway: p.Gateway, Pool: l.Pool,
 		})
 		last.Routes = append(last.Routes, p.Routes...)
 	}
-	return given, nil
+	return assigned, nil
 }
 
-// likeAdd completes what leases do not tell: the routes of the pod's annotation,
+// restoreFromAnnotations completes what leases do not tell: the routes of the pod's annotation,
 // and which interfaces have no default route. What the CNI configuration of a
 // network without a name in the cluster says of that is not known here.
-func (s *Service) likeAdd(ctx context.Context, pod Pod, given []EndpointInterface) error {
+func (s *Service) restoreFromAnnotations(ctx context.Context, pod Pod, assigned []EndpointInterface) error {
 	interfaces, err := pool.Interfaces(pod.Namespace, pod.Annotations, s.Options.ClusterNetwork)
 	if err != nil {
 		return err
@@ -97,7 +97,7 @@ func (s *Service) likeAdd(ctx context.Context, pod Pod, given []EndpointInterfac
 		return err
 	}
 	for _, i := range interfaces {
-		at := slices.IndexFunc(given, func(g EndpointInterface) bool { return g.Interface == i.Name })
+		at := slices.IndexFunc(assigned, func(g EndpointInterface) bool { return g.Interface == i.Name })
 		if at < 0 {
 			continue
 		}
@@ -112,7 +112,7 @@ func (s *Service) likeAdd(ctx context.Context, pod Pod, given []EndpointInterfac
 			if err != nil {
 				return err
 			}
-			given[at].CleanGateway = given[at].CleanGateway || selection.CleanGateway
+			assigned[at].CleanGateway = assigned[at].CleanGateway || selection.CleanGateway
 		}
 	}
 	if value, ok := pod.Annotations[names.AnnotationPodRoutes]; ok {
@@ -120,7 +120,7 @@ func (s *Service) likeAdd(ctx context.Context, pod Pod, given []EndpointInterfac
 		if err != nil {
 			return err
 		}
-		return placeRoutes(given, plan{routes: routes, foreign: true}) // ADD has judged them
+		return placeRoutes(assigned, plan{routes: routes, foreign: true}) // ADD has judged them
 	}
 	return nil
 }

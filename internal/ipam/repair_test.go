@@ -10,18 +10,18 @@ import (
 )
 
 func TestARepairedEndpointIsTheOneThatTheAddWrote(t *testing.T) {
-	w := newWorld(t)
-	w.SetPod(ipamtest.WorldPod{Node: "n1", Pod: ipam.Pod{Namespace: "default", Name: "a", UID: "uid-a", Annotations: map[string]string{
+	cluster := newFakeCluster(t)
+	cluster.SetPod(ipamtest.FakePod{Node: "n1", Pod: ipam.Pod{Namespace: "default", Name: "a", UID: "uid-a", Annotations: map[string]string{
 		"ipam.spidernet.io/ippools": `[{"interface":"eth0","ipv4":["p"],"cleangateway":true}]`,
 		"ipam.spidernet.io/routes":  `[{"dst":"192.0.2.0/24","gw":"10.0.0.9"}]`,
 	}}})
-	if _, err := w.Service("n1").Add(t.Context(), wire.AddRequest{Attachment: attachment("a")}); err != nil {
+	if _, err := cluster.Service("n1").Add(t.Context(), wire.AddRequest{Attachment: attachment("a")}); err != nil {
 		t.Fatal(err)
 	}
-	want := w.Endpoints()["default/a"]
-	w.DeleteEndpoint("default/a")
-	w.Restart("n1").Repair(t.Context())
-	got := w.Endpoints()["default/a"]
+	want := cluster.Endpoints()["default/a"]
+	cluster.DeleteEndpoint("default/a")
+	cluster.Restart("n1").Repair(t.Context())
+	got := cluster.Endpoints()["default/a"]
 	if !reflect.DeepEqual(got, want) || !got.Interfaces[0].CleanGateway || len(got.Interfaces[0].Routes) != 1 {
 		t.Errorf("repaired:\n%+v\nwritten by ADD:\n%+v", got, want)
 	}

@@ -29,7 +29,7 @@ const (
 
 // search is what one request has done about pools without a free address.
 type search struct {
-	rounds int
+	passes int
 	began  map[netip.Prefix]bool
 }
 
@@ -39,8 +39,8 @@ func newSearch() *search { return &search{began: map[netip.Prefix]bool{}} }
 // free addresses than when it was exhausted: it may have had some, only too few for
 // the pod. It reports whether it is worth choosing again.
 func (a *Allocator) search(ctx context.Context, s *search, exhausted *lease.ExhaustedError) (bool, error) {
-	s.rounds++
-	if s.rounds > maxSearches {
+	s.passes++
+	if s.passes > maxSearches {
 		return false, nil
 	}
 	for _, usage := range exhausted.Pools {
@@ -104,7 +104,7 @@ func (a *Allocator) readAgain(ctx context.Context, region netip.Prefix) error {
 	r := a.regionAt(region)
 	if r.next == nil {
 		r.next = &sharedRead{done: make(chan struct{})}
-		a.rounds.Add(1)
+		a.workers.Add(1)
 		go a.readShared(region, r)
 	}
 	shared := r.next
@@ -119,7 +119,7 @@ func (a *Allocator) readAgain(ctx context.Context, region netip.Prefix) error {
 
 // readShared carries out the next read of a region when its time has come.
 func (a *Allocator) readShared(region netip.Prefix, r *regionReads) {
-	defer a.rounds.Done()
+	defer a.workers.Done()
 	a.mu.Lock()
 	due := r.searched.Add(a.searchEvery).Sub(a.now())
 	a.mu.Unlock()
@@ -160,7 +160,7 @@ func (a *Allocator) readRegion(ctx context.Context, region netip.Prefix, ttl tim
 		exists[b.Base] = true
 		if known, ok := a.index.Block(b.Base); !ok || known.Version != b.Version {
 			if !a.concerns(b) {
-				b = b.Outline()
+				b = b.Compact()
 			}
 			a.put(b, now)
 		}
@@ -176,13 +176,13 @@ func (a *Allocator) readRegion(ctx context.Context, region netip.Prefix, ttl tim
 // readAhead reads regions of the pools of requests that ran into unknown blocks
 // again: a node that is new to a pool in which most blocks exist would otherwise
 // learn of one region with each conflict. Each time it reads twice as many.
-func (a *Allocator) readAhead(ctx context.Context, jobs []*job) {
-	for _, j := range jobs {
-		if j.learned < 2 {
+func (a *Allocator) readAhead(ctx context.Context, batch []*request) {
+	for _, r := range batch {
+		if r.createConflicts < 2 {
 			continue
 		}
-		budget := 1 << min(j.learned, 12)
-		for _, want := range j.request.Wants {
+		budget := 1 << min(r.createConflicts, 12)
+		for _, want := range r.allocation.Wants {
 			for _, name := range want.Pools {
 				a.mu.Lock()
 				usable := a.catalog.Usable(name)

@@ -45,17 +45,17 @@ type Service struct {
 	// runtime may take it back; see reclaim.DefaultMinAge.
 	MinLeaseAge time.Duration
 
-	shown     shown
-	poolReads poolReads
+	endpointCache endpointCache
+	poolReads     poolReads
 }
 
 const (
 	// releaseTimeout is how long a DEL waits for the API server before the release
 	// is kept on disk.
 	releaseTimeout = 5 * time.Second
-	// partly is how long an endpoint may show an interface that has been removed
-	// from a pod: long enough that a pod that goes away as a whole is one write.
-	partly = 2 * time.Second
+	// endpointUpdateDelay batches interface removals, so that deleting a pod with
+	// several interfaces costs one write, not one per interface.
+	endpointUpdateDelay = 2 * time.Second
 )
 
 // Add grants the addresses of an interface, together with those of all the other
@@ -75,7 +75,7 @@ func (s *Service) Add(ctx context.Context, req wire.AddRequest) (wire.AddReply, 
 		return reply, nil
 	}
 	restore()
-	failure := s.explain(pod, req.Interface, err)
+	failure := s.cniError(pod, req.Interface, err)
 	if failure.Code != wire.CodeTryAgainLater {
 		s.Events.AllocationFailed(pod, failure.Msg+": "+failure.Details)
 	}
@@ -118,14 +118,14 @@ func (s *Service) add(ctx context.Context, pod Pod, req wire.AddRequest, arrived
 	if err := s.Allocator.readFixed(ctx, s.fixedFor(pod)); err != nil {
 		return wire.AddReply{}, err
 	}
-	had := s.Allocator.addressesOf(pod.UID, s.fixedFor(pod))
-	given, err := s.grant(ctx, pod, &plan)
+	previously := s.Allocator.addressesOf(pod.UID, s.fixedFor(pod))
+	assigned, err := s.tryGrant(ctx, pod, &plan)
 	if err != nil {
-		s.giveBack(ctx, pod, req.ContainerID, had)
+		s.rollBack(ctx, pod, req.ContainerID, previously)
 		return wire.AddReply{}, err
 	}
-	s.show(ctx, pod, s.shown.merge(pod.UID, given))
-	for _, i := range given {
+	s.show(ctx, pod, s.endpointCache.merge(pod.UID, assigned))
+	for _, i := range assigned {
 		if i.Interface == req.Interface {
 			return replyOf(i, plan.dns), nil
 		}
@@ -133,22 +133,22 @@ func (s *Service) add(ctx context.Context, pod Pod, req wire.AddRequest, arrived
 	return wire.AddReply{}, fmt.Errorf("the plan of pod %s/%s lacks interface %s", pod.Namespace, pod.Name, req.Interface)
 }
 
-// grant gives the pod what the plan wants.
-func (s *Service) grant(ctx context.Context, pod Pod, p *plan) ([]EndpointInterface, error) {
+// tryGrant gives the pod what the plan wants.
+func (s *Service) tryGrant(ctx context.Context, pod Pod, p *plan) ([]EndpointInterface, error) {
 	grants, err := s.allocate(ctx, pod, p)
 	if err != nil {
 		return nil, err
 	}
-	return s.given(ctx, *p, grants)
+	return s.assignments(ctx, *p, grants)
 }
 
-// giveBack returns what a failed ADD took, in an attempt of which only a part was
+// rollBack returns what a failed ADD took, in an attempt of which only a part was
 // committed or before a later step failed. What the pod had before, or had kept for
 // it, it keeps: a sandbox may use it.
-func (s *Service) giveBack(ctx context.Context, pod Pod, container string, had map[netip.Addr]bool) {
+func (s *Service) rollBack(ctx context.Context, pod Pod, container string, previously map[netip.Addr]bool) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTimeout)
 	defer cancel()
-	if err := s.Allocator.giveBack(ctx, pod.UID, container, had); err != nil {
+	if err := s.Allocator.rollBack(ctx, pod.UID, container, previously); err != nil {
 		s.Log.Warn("what a failed ADD has taken is left to the DEL that follows it",
 			"namespace", pod.Namespace, "pod", pod.Name, "container", container, "err", err)
 	}
@@ -173,7 +173,7 @@ func (s *Service) allocate(ctx context.Context, pod Pod, p *plan) ([]lease.Grant
 				continue
 			}
 		}
-		return nil, &turnedAway{exhausted: exhausted, drops: p.drops(exhausted), wants: len(p.wants())}
+		return nil, &noAddressError{exhausted: exhausted, rejections: p.rejections(exhausted), wants: len(p.wants())}
 	}
 }
 
@@ -226,9 +226,9 @@ func (s *Service) fixedVirtualMachine(pod Pod) bool {
 	return s.Options.FixVirtualMachine && pod.Owner.is("kubevirt.io", "VirtualMachineInstance", "VirtualMachine")
 }
 
-// given turns grants into what the interfaces get.
-func (s *Service) given(ctx context.Context, plan plan, grants []lease.Grant) ([]EndpointInterface, error) {
-	var given []EndpointInterface
+// assignments turns grants into what the interfaces get.
+func (s *Service) assignments(ctx context.Context, plan plan, grants []lease.Grant) ([]EndpointInterface, error) {
+	var assigned []EndpointInterface
 	for _, i := range plan.interfaces {
 		out := EndpointInterface{Interface: i.name, CleanGateway: i.cleanGateway}
 		for _, g := range grants {
@@ -244,9 +244,9 @@ func (s *Service) given(ctx context.Context, plan plan, grants []lease.Grant) ([
 			})
 			out.Routes = append(out.Routes, p.Routes...)
 		}
-		given = append(given, out)
+		assigned = append(assigned, out)
 	}
-	return given, placeRoutes(given, plan)
+	return assigned, placeRoutes(assigned, plan)
 }
 
 // poolOf returns a pool that an address was granted from. It may be unknown here
@@ -266,19 +266,19 @@ func (s *Service) poolOf(ctx context.Context, name string) (*pool.Pool, error) {
 // whose subnet the next hop is reached. Where that is none of ours, another
 // plugin's interface may be meant, and the route is left out; a pod that has only
 // ours cannot have it.
-func placeRoutes(given []EndpointInterface, p plan) error {
+func placeRoutes(assigned []EndpointInterface, p plan) error {
 	for _, r := range p.routes {
 		holds := func(a EndpointAddress) bool { return a.Prefix.Masked().Contains(r.Via) }
-		i := slices.IndexFunc(given, func(i EndpointInterface) bool { return slices.ContainsFunc(i.Addresses, holds) })
+		i := slices.IndexFunc(assigned, func(i EndpointInterface) bool { return slices.ContainsFunc(i.Addresses, holds) })
 		if i >= 0 {
-			given[i].Routes = append(given[i].Routes, r)
+			assigned[i].Routes = append(assigned[i].Routes, r)
 			continue
 		}
 		if p.foreign {
 			continue
 		}
 		var subnets []netip.Prefix
-		for _, i := range given {
+		for _, i := range assigned {
 			for _, a := range i.Addresses {
 				subnets = append(subnets, a.Prefix.Masked())
 			}
@@ -307,7 +307,7 @@ func replyOf(i EndpointInterface, dns pool.DNS) wire.AddReply {
 }
 
 // show has the pod's endpoint say what it was given.
-func (s *Service) show(ctx context.Context, pod Pod, given []EndpointInterface) {
+func (s *Service) show(ctx context.Context, pod Pod, assigned []EndpointInterface) {
 	owner, err := s.Cluster.TopController(ctx, pod)
 	if err != nil {
 		s.Log.Warn("cannot find the top controller of a pod; its endpoint names the direct one",
@@ -315,7 +315,7 @@ func (s *Service) show(ctx context.Context, pod Pod, given []EndpointInterface) 
 		owner = pod.Owner
 	}
 	s.Endpoints.Set(Endpoint{
-		Namespace: pod.Namespace, Name: s.endpointName(pod), Pod: pod.Name, PodUID: pod.UID, Node: s.Node, Owner: owner, Interfaces: given,
+		Namespace: pod.Namespace, Name: s.endpointName(pod), Pod: pod.Name, PodUID: pod.UID, Node: s.Node, Owner: owner, Interfaces: assigned,
 	})
 }
 

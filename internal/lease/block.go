@@ -20,20 +20,21 @@ type Block struct {
 	// Damaged says what is wrong with a stored block whose leases make no sense. It
 	// has none here; all its addresses count as taken, and nobody writes it.
 	Damaged string
-	// Full stands for the leases, which are left out: every address is in use, and
-	// by nobody who might come back to it. See Outline.
-	Full bool
+	// Compacted means that all inet.BlockSize addresses are in use and none has a
+	// fixed owner. Leases is then empty to save memory. See Compact.
+	Compacted bool
 }
 
-// Outline returns the block without its leases where all that they say is that
-// every address is in use, and else the block as it is. It is for blocks that one
-// only has to keep away from: a tenth of the memory is left.
-func (b Block) Outline() Block {
+// Compact returns the block without its leases if every address is in use and none
+// has a fixed owner. Any other block is returned unchanged. A compacted block needs a
+// tenth of the memory; it suits blocks of other nodes, whose addresses this node only
+// has to avoid.
+func (b Block) Compact() Block {
 	inUse := func(l Lease) bool { return l.State == InUse && l.FixedFor == "" }
 	if len(b.Leases) < inet.BlockSize || slices.ContainsFunc(b.Leases, func(l Lease) bool { return !inUse(l) }) {
 		return b
 	}
-	b.Leases, b.Full = nil, true
+	b.Leases, b.Compacted = nil, true
 	return b
 }
 
@@ -111,7 +112,7 @@ func (b Block) Quarantine(a netip.Addr, at Attachment, mac string, now, until ti
 // Removable reports whether nothing in the block is worth keeping: every lease
 // is Released, or Quarantined and over, and that since at least idle.
 func (b Block) Removable(now time.Time, idle time.Duration) bool {
-	if b.Damaged != "" || b.Full {
+	if b.Damaged != "" || b.Compacted {
 		return false
 	}
 	for _, l := range b.Leases {

@@ -51,10 +51,10 @@ type Result struct {
 	// Blocks are the names of those Writes of the plan that must succeed for the
 	// grants to hold; none where everything was held.
 	Blocks []netip.Addr
-	// GivenUp are leases that were retained for the request's owner, who has no use
-	// for them any more.
-	GivenUp []Lease
-	Err     error
+	// RetainedReleased are the leases, as they were, that the plan releases although
+	// they were retained for the request's owner: the owner has no use for them.
+	RetainedReleased []Lease
+	Err              error
 }
 
 // Plan is what Choose decided.
@@ -131,12 +131,12 @@ func (u Usage) String() string {
 // created depends on its name, so that nodes rarely meet.
 func (x *Index) Choose(now time.Time, requests ...Request) Plan {
 	x.advance(now)
-	d := x.newDraft(now)
+	t := x.newTxn(now)
 	plan := Plan{Results: make([]Result, 0, len(requests))}
 	for _, r := range requests {
-		plan.Results = append(plan.Results, d.serve(r))
+		plan.Results = append(plan.Results, t.serve(r))
 	}
-	plan.Writes = d.finish()
+	plan.Writes = t.finish()
 	return plan
 }
 
@@ -144,7 +144,7 @@ func (x *Index) Choose(now time.Time, requests ...Request) Plan {
 // more on this node (see Block.Release), in the order of their names. Attachments
 // that hold nothing are no error. The index stays as it is.
 func (x *Index) Release(now time.Time, attachments ...Attachment) []Block {
-	d := x.newDraft(now)
+	t := x.newTxn(now)
 	for _, at := range attachments {
 		for _, l := range x.Attached(at) {
 			if l.Node != x.node {
@@ -152,22 +152,22 @@ func (x *Index) Release(now time.Time, attachments ...Attachment) []Block {
 			}
 			b, _ := x.Block(inet.BlockOf(l.Addr))
 			if b, ended := b.Release(at, now); len(ended) > 0 {
-				d.put(b)
+				t.put(b)
 			}
 		}
 	}
-	return d.finish()
+	return t.finish()
 }
 
 // Reclaim returns the blocks to write so that the leases, as they are known, have
 // ended (see Block.Reclaim), in the order of their names. The index stays as it is.
 func (x *Index) Reclaim(now time.Time, leases ...Lease) []Block {
-	d := x.newDraft(now)
+	t := x.newTxn(now)
 	for _, l := range leases {
 		b, _ := x.Block(inet.BlockOf(l.Addr))
 		if b, ok := b.Reclaim(l, now); ok {
-			d.put(b)
+			t.put(b)
 		}
 	}
-	return d.finish()
+	return t.finish()
 }

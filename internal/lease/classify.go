@@ -12,54 +12,54 @@ import (
 )
 
 func newPoolIndex(name string, family inet.Family, usable inet.Set, start uint64) *poolIndex {
-	p := &poolIndex{name: name, family: family, usable: usable, start: start, entries: map[netip.Addr]*entry{}}
-	inFree := func(e *entry) *int { return &e.inFree }
-	inCooling := func(e *entry) *int { return &e.inCooling }
+	p := &poolIndex{name: name, family: family, usable: usable, start: start, blocks: map[netip.Addr]*poolBlock{}}
+	inFree := func(b *poolBlock) *int { return &b.inFree }
+	inCooling := func(b *poolBlock) *int { return &b.inCooling }
 	// A node fills its blocks from the lowest on, so that requests that come
 	// together are served by one write; in the blocks of others every node begins
 	// elsewhere.
-	byBase := func(a, b *entry) bool { return a.block.Base.Less(b.block.Base) }
-	byOrder := func(a, b *entry) bool {
+	byBase := func(a, b *poolBlock) bool { return a.block.Base.Less(b.block.Base) }
+	byOrder := func(a, b *poolBlock) bool {
 		return cmp.Or(cmp.Compare(a.order, b.order), a.block.Base.Compare(b.block.Base)) < 0
 	}
-	bySince := func(a, b *entry) bool {
+	bySince := func(a, b *poolBlock) bool {
 		return cmp.Or(a.since.Compare(b.since), a.block.Base.Compare(b.block.Base)) < 0
 	}
-	p.ownFree = queue[*entry]{less: byBase, at: inFree}
-	p.othersFree = queue[*entry]{less: byOrder, at: inFree}
-	p.ownCooling = queue[*entry]{less: bySince, at: inCooling}
-	p.othersCooling = queue[*entry]{less: bySince, at: inCooling}
+	p.ownFree = queue[*poolBlock]{less: byBase, at: inFree}
+	p.othersFree = queue[*poolBlock]{less: byOrder, at: inFree}
+	p.ownCooling = queue[*poolBlock]{less: bySince, at: inCooling}
+	p.othersCooling = queue[*poolBlock]{less: bySince, at: inCooling}
 	return p
 }
 
 // queues returns the two queues of the pool that e can be in.
-func (p *poolIndex) queues(e *entry) (free, cooling *queue[*entry]) {
-	if e.own {
+func (p *poolIndex) queues(b *poolBlock) (free, cooling *queue[*poolBlock]) {
+	if b.own {
 		return &p.ownFree, &p.ownCooling
 	}
 	return &p.othersFree, &p.othersCooling
 }
 
-// leave takes the entry out of the pool.
-func (p *poolIndex) leave(e *entry) {
-	free, cooling := p.queues(e)
-	free.set(e, false)
-	cooling.set(e, false)
-	p.taken -= int64(e.taken)
-	p.outlined -= int64(e.outlined)
-	delete(p.entries, e.block.Base)
-	if n, ok := p.usable.BlockOrdinal(e.block.Base); ok {
-		p.claimed.remove(n)
+// removeFromPool removes a block from the pool.
+func (p *poolIndex) removeFromPool(b *poolBlock) {
+	free, cooling := p.queues(b)
+	free.set(b, false)
+	cooling.set(b, false)
+	p.taken -= int64(b.taken)
+	p.compacted -= int64(b.compacted)
+	delete(p.blocks, b.block.Base)
+	if n, ok := p.usable.BlockOrdinal(b.block.Base); ok {
+		p.created.remove(n)
 	}
 }
 
 // classify brings what depends on the leases and the time up to date.
-func (x *Index) classify(k *known, now time.Time) {
-	k.free, k.cooling, k.next = ^inet.Mask(0), 0, time.Time{}
-	if k.block.Damaged != "" || k.block.Full {
-		k.free = 0
+func (x *Index) classify(b *indexedBlock, now time.Time) {
+	b.free, b.cooling, b.next = ^inet.Mask(0), 0, time.Time{}
+	if b.block.Damaged != "" || b.block.Compacted {
+		b.free = 0
 	}
-	for _, l := range k.block.Leases {
+	for _, l := range b.block.Leases {
 		bit := inet.Mask(1) << inet.BlockIndex(l.Addr)
 		at := time.Time{} // when the address becomes free
 		switch l.State {
@@ -68,50 +68,50 @@ func (x *Index) classify(k *known, now time.Time) {
 		case Quarantined:
 			at = l.Until
 		default:
-			k.free &^= bit
+			b.free &^= bit
 			continue
 		}
 		if !now.Before(at) {
 			continue
 		}
-		k.free &^= bit
+		b.free &^= bit
 		if l.State == Released {
-			k.cooling |= bit
+			b.cooling |= bit
 		}
-		if k.next.IsZero() || at.Before(k.next) {
-			k.next = at
+		if b.next.IsZero() || at.Before(b.next) {
+			b.next = at
 		}
 	}
-	x.expiry.set(k, !k.next.IsZero())
-	k.classifyEntries()
+	x.expiry.set(b, !b.next.IsZero())
+	b.classifyInPools()
 }
 
-// classifyEntries puts the block where its pools look for it.
-func (k *known) classifyEntries() {
-	for _, e := range k.entries {
-		taken := bits.OnesCount16(uint16(e.mask &^ (k.free | k.cooling)))
-		e.pool.taken += int64(taken - e.taken)
-		e.taken = taken
-		outlined := 0
-		if k.block.Full {
-			outlined = taken
+// classifyInPools puts the block where its pools look for it.
+func (b *indexedBlock) classifyInPools() {
+	for _, in := range b.inPools {
+		taken := bits.OnesCount16(uint16(in.mask &^ (b.free | b.cooling)))
+		in.pool.taken += int64(taken - in.taken)
+		in.taken = taken
+		compacted := 0
+		if b.block.Compacted {
+			compacted = taken
 		}
-		e.pool.outlined += int64(outlined - e.outlined)
-		e.outlined = outlined
-		if l, ok := e.longestReleased(); ok {
-			e.since = l.Since
+		in.pool.compacted += int64(compacted - in.compacted)
+		in.compacted = compacted
+		if l, ok := in.longestReleased(); ok {
+			in.since = l.Since
 		}
-		free, cooling := e.pool.queues(e)
-		free.set(e, e.mask&k.free != 0)
-		cooling.set(e, e.mask&k.cooling != 0)
+		free, cooling := in.pool.queues(in)
+		free.set(in, in.mask&b.free != 0)
+		cooling.set(in, in.mask&b.cooling != 0)
 	}
 }
 
 // longestReleased returns the lease of the cooling address of the pool that was
 // released first, the lowest of several, and false where there is none.
-func (e *entry) longestReleased() (longest Lease, ok bool) {
-	for _, l := range e.block.Leases {
-		if e.mask&e.cooling&(1<<inet.BlockIndex(l.Addr)) != 0 && (!ok || l.Since.Before(longest.Since)) {
+func (b *poolBlock) longestReleased() (longest Lease, ok bool) {
+	for _, l := range b.block.Leases {
+		if b.mask&b.cooling&(1<<inet.BlockIndex(l.Addr)) != 0 && (!ok || l.Since.Before(longest.Since)) {
 			longest, ok = l, true
 		}
 	}
@@ -121,29 +121,29 @@ func (e *entry) longestReleased() (longest Lease, ok bool) {
 // advance frees what has become free by the time now.
 func (x *Index) advance(now time.Time) {
 	for {
-		k, ok := x.expiry.first()
-		if !ok || now.Before(k.next) {
+		b, ok := x.expiry.first()
+		if !ok || now.Before(b.next) {
 			return
 		}
-		x.classify(k, now)
+		x.classify(b, now)
 	}
 }
 
-// record updates the look-up tables for a block that had the old leases and has
+// reindex updates the look-up tables for a block that had the old leases and has
 // the new ones, both sorted by address.
-func (x *Index) record(old, new []Lease) {
+func (x *Index) reindex(old, new []Lease) {
 	for i, j := 0, 0; i < len(old) || j < len(new); {
 		switch {
 		case j == len(new) || i < len(old) && old[i].Addr.Less(new[j].Addr):
-			x.note(old[i], -1)
+			x.indexLease(old[i], -1)
 			i++
 		case i == len(old) || new[j].Addr.Less(old[i].Addr):
-			x.note(new[j], 1)
+			x.indexLease(new[j], 1)
 			j++
 		default:
 			if old[i] != new[j] {
-				x.note(old[i], -1)
-				x.note(new[j], 1)
+				x.indexLease(old[i], -1)
+				x.indexLease(new[j], 1)
 			}
 			i++
 			j++
@@ -151,17 +151,17 @@ func (x *Index) record(old, new []Lease) {
 	}
 }
 
-// note adds (1) a lease to the look-up tables or takes it out (-1).
-func (x *Index) note(l Lease, change int) {
+// indexLease adds (1) a lease to the look-up tables or takes it out (-1).
+func (x *Index) indexLease(l Lease, change int) {
 	if l.State == InUse {
-		update(x.attached, l.Attachment, l.Addr, change)
+		addOrRemove(x.attached, l.Attachment, l.Addr, change)
 	}
 	if l.State == InUse || l.State == Retained {
 		if l.PodUID != "" {
-			update(x.uids, l.PodUID, l.Addr, change)
+			addOrRemove(x.uids, l.PodUID, l.Addr, change)
 		}
 		if l.FixedFor != "" {
-			update(x.fixed, l.FixedFor, l.Addr, change)
+			addOrRemove(x.fixed, l.FixedFor, l.Addr, change)
 		}
 	}
 	if l.Pool == "" {
@@ -182,8 +182,8 @@ func (x *Index) note(l Lease, change int) {
 	}
 }
 
-// update adds or removes an address in the list of a key.
-func update[K comparable](lists map[K][]netip.Addr, key K, a netip.Addr, change int) {
+// addOrRemove adds or removes an address in the list of a key.
+func addOrRemove[K comparable](lists map[K][]netip.Addr, key K, a netip.Addr, change int) {
 	list := lists[key]
 	if change > 0 {
 		lists[key] = append(list, a)

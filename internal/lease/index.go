@@ -23,10 +23,10 @@ type Index struct {
 	node       string
 	reuseAfter time.Duration
 
-	blocks map[netip.Addr]*known
+	blocks map[netip.Addr]*indexedBlock
 	pools  map[string]*poolIndex
 	spans  spans
-	expiry queue[*known] // by the time at which an address of the block becomes free
+	expiry queue[*indexedBlock] // by the time at which an address of the block becomes free
 
 	// Where the leases are, by what they are looked up by.
 	attached map[Attachment][]netip.Addr // in use
@@ -35,28 +35,28 @@ type Index struct {
 	tallies  map[string]*tally           // pool name
 }
 
-// known is a block and what it means at the time of its last classification.
-type known struct {
+// indexedBlock is a block and what it means at the time of its last classification.
+type indexedBlock struct {
 	block   Block
-	own     bool      // created by this node
-	free    inet.Mask // may be handed out
-	cooling inet.Mask // was released a short time ago; may be handed out if need be
-	entries []*entry  // for each pool that may hand out an address of the block
+	own     bool         // created by this node
+	free    inet.Mask    // may be handed out
+	cooling inet.Mask    // was released a short time ago; may be handed out if need be
+	inPools []*poolBlock // for each pool that may hand out an address of the block
 
 	next     time.Time // when free or cooling changes; zero: never
 	inExpiry int
 }
 
-// entry is a block as a pool sees it.
-type entry struct {
-	*known
+// poolBlock is a block as a pool sees it.
+type poolBlock struct {
+	*indexedBlock
 	pool  *poolIndex
 	mask  inet.Mask // addresses that the pool may hand out
 	taken int       // how many of them are neither free nor cooling
-	// outlined is how many of them are in use by leases that are left out.
-	outlined int
-	order    uint64    // among the blocks of other nodes
-	since    time.Time // when the first of the cooling ones was released
+	// compacted is how many of them are in use in a compacted block.
+	compacted int
+	order     uint64    // among the blocks of other nodes
+	since     time.Time // when the first of the cooling ones was released
 
 	inFree, inCooling int
 }
@@ -66,16 +66,16 @@ type poolIndex struct {
 	name    string
 	family  inet.Family
 	usable  inet.Set
-	entries map[netip.Addr]*entry
-	claimed claims // ordinals (inet.Set.BlockOrdinal) of the entries
-	taken   int64  // sum over entries
-	// outlined is the sum over entries
-	outlined int64
-	start    uint64 // varies with node and pool
+	blocks  map[netip.Addr]*poolBlock
+	created ordinalSet // ordinals (inet.Set.BlockOrdinal) of the blocks
+	taken   int64      // sum over blocks
+	// compacted is the sum over blocks.
+	compacted int64
+	start     uint64 // varies with node and pool
 
-	// Entries with a free, or only with a cooling address.
-	ownFree, othersFree       queue[*entry]
-	ownCooling, othersCooling queue[*entry]
+	// Blocks with a free, or only with a cooling address.
+	ownFree, othersFree       queue[*poolBlock]
+	ownCooling, othersCooling queue[*poolBlock]
 }
 
 // tally counts the leases with a pool's name.
@@ -101,11 +101,11 @@ func NewIndex(o Options) *Index {
 	return &Index{
 		node:       o.Node,
 		reuseAfter: max(o.ReuseAfter, 0),
-		blocks:     map[netip.Addr]*known{},
+		blocks:     map[netip.Addr]*indexedBlock{},
 		pools:      map[string]*poolIndex{},
-		expiry: queue[*known]{
-			less: func(a, b *known) bool { return a.next.Before(b.next) },
-			at:   func(k *known) *int { return &k.inExpiry },
+		expiry: queue[*indexedBlock]{
+			less: func(a, b *indexedBlock) bool { return a.next.Before(b.next) },
+			at:   func(b *indexedBlock) *int { return &b.inExpiry },
 		},
 		attached: map[Attachment][]netip.Addr{},
 		uids:     map[string][]netip.Addr{},
@@ -127,9 +127,9 @@ func (x *Index) SetPool(name string, usable inet.Set) {
 	p := newPoolIndex(name, inet.FamilyOf(first), usable, hash(x.node, name))
 	x.pools[name] = p
 	x.spans.stale = true
-	for _, k := range x.knownIn(usable) {
-		x.enter(k, p)
-		k.classifyEntries()
+	for _, b := range x.blocksIn(usable) {
+		x.addToPool(b, p)
+		b.classifyInPools()
 	}
 }
 
@@ -139,8 +139,8 @@ func (x *Index) DeletePool(name string) {
 	if !ok {
 		return
 	}
-	for _, e := range p.entries {
-		e.known.entries = slices.DeleteFunc(e.known.entries, func(o *entry) bool { return o == e })
+	for _, b := range p.blocks {
+		b.indexedBlock.inPools = slices.DeleteFunc(b.indexedBlock.inPools, func(o *poolBlock) bool { return o == b })
 	}
 	delete(x.pools, name)
 	x.spans.stale = true
@@ -149,52 +149,52 @@ func (x *Index) DeletePool(name string) {
 // Put adds a block or replaces the one of its name, at the time now. An outdated
 // one does no harm but a conflict at the store.
 func (x *Index) Put(b Block, now time.Time) {
-	k, ok := x.blocks[b.Base]
-	if ok && k.own != (b.Node == x.node) {
+	known, ok := x.blocks[b.Base]
+	if ok && known.own != (b.Node == x.node) {
 		x.Delete(b.Base)
 		ok = false
 	}
 	if !ok {
-		k = &known{own: b.Node == x.node}
-		k.block.Base = b.Base
-		x.blocks[b.Base] = k
+		known = &indexedBlock{own: b.Node == x.node}
+		known.block.Base = b.Base
+		x.blocks[b.Base] = known
 		for _, p := range x.spans.at(b.Base, x.pools) {
-			x.enter(k, p)
+			x.addToPool(known, p)
 		}
 	}
-	x.record(k.block.Leases, b.Leases)
-	k.block = b
-	x.classify(k, now)
+	x.reindex(known.block.Leases, b.Leases)
+	known.block = b
+	x.classify(known, now)
 }
 
 // Delete removes a block, if it is there: it does not exist in the store.
 func (x *Index) Delete(base netip.Addr) {
-	k, ok := x.blocks[base]
+	b, ok := x.blocks[base]
 	if !ok {
 		return
 	}
-	x.record(k.block.Leases, nil)
-	for _, e := range k.entries {
-		e.pool.leave(e)
+	x.reindex(b.block.Leases, nil)
+	for _, in := range b.inPools {
+		in.pool.removeFromPool(in)
 	}
-	x.expiry.set(k, false)
+	x.expiry.set(b, false)
 	delete(x.blocks, base)
 }
 
 // Block returns the block of that name, and false where none is known.
 func (x *Index) Block(base netip.Addr) (Block, bool) {
-	k, ok := x.blocks[base]
+	b, ok := x.blocks[base]
 	if !ok {
 		return Block{}, false
 	}
-	return k.block, true
+	return b.block, true
 }
 
 // Blocks yields the known blocks, in no order.
 func (x *Index) Blocks() iter.Seq[Block] {
 	return func(yield func(Block) bool) {
-		for _, k := range x.blocks {
-			if !yield(k.block) {
+		for _, b := range x.blocks {
+			if !yield(b.block) {
 				return
 			}
 		}
@@ -258,7 +258,7 @@ func (x *Index) Usage(pool string) Usage {
 	if p, ok := x.pools[pool]; ok {
 		u.Total = p.usable.Count()
 		u.Free = u.Total - p.taken
-		u.InUse += p.outlined
+		u.InUse += p.compacted
 	}
 	return u
 }
@@ -277,37 +277,37 @@ func (x *Index) leasesAt(addrs []netip.Addr) []Lease {
 	return leases
 }
 
-// knownIn returns the known blocks that hold an address of the set. It looks at
+// blocksIn returns the known blocks that hold an address of the set. It looks at
 // the blocks of the set or at all known ones, whichever are fewer.
-func (x *Index) knownIn(set inet.Set) []*known {
-	var in []*known
+func (x *Index) blocksIn(set inet.Set) []*indexedBlock {
+	var in []*indexedBlock
 	if set.BlockCount() <= uint64(len(x.blocks)) {
 		for base := range set.Blocks() {
-			if k, ok := x.blocks[base]; ok {
-				in = append(in, k)
+			if b, ok := x.blocks[base]; ok {
+				in = append(in, b)
 			}
 		}
 		return in
 	}
-	for base, k := range x.blocks {
+	for base, b := range x.blocks {
 		if set.Mask(base) != 0 {
-			in = append(in, k)
+			in = append(in, b)
 		}
 	}
 	return in
 }
 
-// enter makes the block one of the pool's, if the pool has an address of it.
-func (x *Index) enter(k *known, p *poolIndex) {
-	mask := p.usable.Mask(k.block.Base)
+// addToPool makes the block one of the pool's, if the pool has an address of it.
+func (x *Index) addToPool(b *indexedBlock, p *poolIndex) {
+	mask := p.usable.Mask(b.block.Base)
 	if mask == 0 {
 		return
 	}
-	e := &entry{known: k, pool: p, mask: mask, order: hash(x.node, k.block.Base.String())}
-	k.entries = append(k.entries, e)
-	p.entries[k.block.Base] = e
-	if n, ok := p.usable.BlockOrdinal(k.block.Base); ok {
-		p.claimed.add(n)
+	in := &poolBlock{indexedBlock: b, pool: p, mask: mask, order: hash(x.node, b.block.Base.String())}
+	b.inPools = append(b.inPools, in)
+	p.blocks[b.block.Base] = in
+	if n, ok := p.usable.BlockOrdinal(b.block.Base); ok {
+		p.created.add(n)
 	}
 }
 

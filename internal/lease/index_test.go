@@ -51,8 +51,8 @@ func TestReplacedPoolLeavesNothingBehind(t *testing.T) {
 		x.SetPool("a", set(t, "10.0.0.0-10.0.0.14"))
 		x.SetPool("a", set(t, "10.0.0.0-10.0.0.15"))
 	}
-	if k := x.blocks[addr("10.0.0.0")]; len(k.entries) != 1 || k.entries[0].pool != x.pools["a"] {
-		t.Errorf("the block belongs to %d pools, want only to the present one", len(k.entries))
+	if b := x.blocks[addr("10.0.0.0")]; len(b.inPools) != 1 || b.inPools[0].pool != x.pools["a"] {
+		t.Errorf("the block belongs to %d pools, want only to the present one", len(b.inPools))
 	}
 }
 

@@ -404,8 +404,8 @@ func TestAnOutlinedBlockCountsAsInUse(t *testing.T) {
 		l.ContainerID, l.Interface = fmt.Sprint(i), "eth0"
 		full.Leases = append(full.Leases, l)
 	}
-	outlined := full.Outline()
-	if len(outlined.Leases) != 0 || !outlined.Full || outlined.Removable(start, 0) {
+	outlined := full.Compact()
+	if len(outlined.Leases) != 0 || !outlined.Compacted || outlined.Removable(start, 0) {
 		t.Fatalf("got %+v", outlined)
 	}
 	x := newIndex(t, "10.0.0.0-10.0.0.17")
@@ -421,7 +421,7 @@ func TestAnOutlinedBlockCountsAsInUse(t *testing.T) {
 		t.Errorf("after a release usage is %+v, want 16 in use and two free", u)
 	}
 	for _, b := range []Block{freed, {Base: full.Base, Leases: append([]Lease{{Addr: full.Base, State: Retained, Holder: Holder{FixedFor: "Pod/ns/web-0"}}}, freed.Leases...)}} {
-		if b.Outline().Full {
+		if b.Compact().Compacted {
 			t.Errorf("a block was outlined that has something to give: %+v", b.Leases[0])
 		}
 	}

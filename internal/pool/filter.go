@@ -9,10 +9,10 @@ import (
 	"spiderpool.dev/spiderpool/internal/inet"
 )
 
-// Cause classifies a Drop.
+// Cause classifies a Rejection.
 type Cause string
 
-// Causes of a Drop.
+// Causes of a Rejection.
 const (
 	CauseUnknown     Cause = "unknown"     // no such pool
 	CauseTerminating Cause = "terminating" // being deleted
@@ -28,8 +28,8 @@ const (
 	CauseExhausted   Cause = "exhausted"   // every address is taken (found by the allocation)
 )
 
-// Drop says why a pool is not used.
-type Drop struct {
+// Rejection says why a pool is not used.
+type Rejection struct {
 	Pool   string
 	Cause  Cause
 	Reason string // "spec.nodeName [worker1] does not include this pod's node master"
@@ -38,22 +38,22 @@ type Drop struct {
 // NoPoolError says that an interface cannot get an address, and what was wrong
 // with every pool that was considered.
 type NoPoolError struct {
-	Interface string
-	Family    inet.Family
-	Source    Source
-	Drops     []Drop
+	Interface  string
+	Family     inet.Family
+	Source     Source
+	Rejections []Rejection
 }
 
-// Error names every pool and why it was dropped.
+// Error names every pool and why it was rejected.
 func (e *NoPoolError) Error() string {
 	if e.Source == SourceNone {
 		const none = "no SpiderIPPool is named by the pod, its namespace or the CNI configuration, and none has spec.default: true"
-		if len(e.Drops) == 0 {
+		if len(e.Rejections) == 0 {
 			return fmt.Sprintf("interface %s: %s", e.Interface, none)
 		}
-		return fmt.Sprintf("interface %s: %s: %s", e.Interface, none, Explain(e.Drops))
+		return fmt.Sprintf("interface %s: %s: %s", e.Interface, none, FormatRejections(e.Rejections))
 	}
-	return fmt.Sprintf("interface %s: no SpiderIPPool can give an IPv%d address (from %s): %s", e.Interface, e.Family, e.Source, Explain(e.Drops))
+	return fmt.Sprintf("interface %s: no SpiderIPPool can give an IPv%d address (from %s): %s", e.Interface, e.Family, e.Source, FormatRejections(e.Rejections))
 }
 
 // NoPools are all the reasons why a pod cannot get its addresses.
@@ -77,29 +77,29 @@ func (e NoPools) Unwrap() []error {
 	return errs
 }
 
-// Explain returns the drops in one line, "a: reason; b: reason".
-func Explain(drops []Drop) string {
-	texts := make([]string, len(drops))
-	for i, d := range drops {
-		texts[i] = d.Pool + ": " + d.Reason
+// FormatRejections returns the rejections in one line, "a: reason; b: reason".
+func FormatRejections(rejections []Rejection) string {
+	texts := make([]string, len(rejections))
+	for i, rejection := range rejections {
+		texts[i] = rejection.Pool + ": " + rejection.Reason
 	}
 	return strings.Join(texts, "; ")
 }
 
 // filter returns why p cannot be used for the request, and false where it can.
-func filter(c *Catalog, p *Pool, req *Request, family inet.Family) (Drop, bool) {
+func filter(c *Catalog, p *Pool, req *Request, family inet.Family) (Rejection, bool) {
 	for _, check := range []func(*Pool, *Request) (Cause, string){
 		func(p *Pool, _ *Request) (Cause, string) { return p.checkState(family) },
 		checkNode, checkNamespace, checkPod, checkMultus, checkMaster,
 	} {
 		if cause, reason := check(p, req); reason != "" {
-			return Drop{p.Name, cause, reason}, true
+			return Rejection{p.Name, cause, reason}, true
 		}
 	}
 	if c.Usable(p.Name).IsEmpty() {
-		return Drop{p.Name, CauseEmpty, p.emptyReason()}, true
+		return Rejection{p.Name, CauseEmpty, p.emptyReason()}, true
 	}
-	return Drop{}, false
+	return Rejection{}, false
 }
 
 func (p *Pool) checkState(family inet.Family) (Cause, string) {
@@ -127,7 +127,7 @@ func checkNode(p *Pool, req *Request) (Cause, string) {
 		if slices.Contains(p.NodeNames, req.Node.Name) {
 			return "", ""
 		}
-		// The drop that every pool of another node gives: not worth a Sprintf.
+		// Every pool of another node gives this rejection, so it avoids Sprintf.
 		return CauseNode, "spec.nodeName " + list(p.NodeNames) + " does not include this pod's node " + req.Node.Name
 	}
 	if unmet, ok := p.NodeAffinity.unmet(lookup(req.Node.Labels)); ok {

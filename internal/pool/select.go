@@ -31,9 +31,9 @@ type Selection struct {
 	Source Source
 	// Pools are the candidates, best first.
 	Pools []*Pool
-	// Drops are the others that were considered, in the order of their names as
+	// Rejections are the others that were considered, in the order of their names as
 	// given or, for default pools, sorted.
-	Drops []Drop
+	Rejections []Rejection
 	// CleanGateway: the interface gets no default route.
 	CleanGateway bool
 }
@@ -65,18 +65,18 @@ func Select(c *Catalog, req *Request, family inet.Family) (Selection, error) {
 			s.Source = SourceDefault
 		}
 	} else {
-		considered, s.Drops = c.expand(patterns, family)
+		considered, s.Rejections = c.expand(patterns, family)
 	}
 	for _, p := range considered {
-		if drop, dropped := filter(c, p, req, family); dropped {
-			s.Drops = append(s.Drops, drop)
+		if rejection, rejected := filter(c, p, req, family); rejected {
+			s.Rejections = append(s.Rejections, rejection)
 		} else {
 			s.Pools = append(s.Pools, p)
 		}
 	}
 	slices.SortStableFunc(s.Pools, func(a, b *Pool) int { return cmp.Compare(b.rank(), a.rank()) })
 	if len(s.Pools) == 0 && (s.Source == SourceDefault || s.Source == SourceNone) {
-		s.Drops = append(s.Drops, c.notDefault(family)...)
+		s.Rejections = append(s.Rejections, c.notDefault(family)...)
 	}
 	return s, nil
 }
@@ -95,13 +95,13 @@ func SelectAll(c *Catalog, req *Request, families []inet.Family) ([]Selection, e
 		if err != nil {
 			return nil, err
 		}
-		failed := &NoPoolError{Interface: req.Interface, Family: family, Source: s.Source, Drops: s.Drops}
+		failed := &NoPoolError{Interface: req.Interface, Family: family, Source: s.Source, Rejections: s.Rejections}
 		switch {
 		case s.Source == SourceNone:
 			if unasked == nil {
 				unasked = failed
 			} else {
-				unasked.Drops = append(unasked.Drops, s.Drops...)
+				unasked.Rejections = append(unasked.Rejections, s.Rejections...)
 			}
 		case len(s.Pools) == 0:
 			failures = append(failures, failed)
@@ -182,9 +182,9 @@ func forInterface(entries []InterfacePools, name string, position int) Interface
 	return InterfacePools{}
 }
 
-// expand returns the pools that the patterns stand for, each once, and a drop for
+// expand returns the pools that the patterns stand for, each once, and a rejection for
 // every pattern that stands for none.
-func (c *Catalog) expand(patterns []string, family inet.Family) (pools []*Pool, drops []Drop) {
+func (c *Catalog) expand(patterns []string, family inet.Family) (pools []*Pool, rejections []Rejection) {
 	seen := map[string]bool{}
 	add := func(p *Pool) {
 		if !seen[p.Name] {
@@ -197,7 +197,7 @@ func (c *Catalog) expand(patterns []string, family inet.Family) (pools []*Pool, 
 			if p, ok := c.Get(pattern); ok {
 				add(p)
 			} else {
-				drops = append(drops, c.unknown(pattern))
+				rejections = append(rejections, c.unknown(pattern))
 			}
 			continue
 		}
@@ -209,17 +209,17 @@ func (c *Catalog) expand(patterns []string, family inet.Family) (pools []*Pool, 
 			}
 		}
 		if !found {
-			drops = append(drops, Drop{pattern, CauseUnknown, fmt.Sprintf("no IPv%d SpiderIPPool has a name that matches", family)})
+			rejections = append(rejections, Rejection{pattern, CauseUnknown, fmt.Sprintf("no IPv%d SpiderIPPool has a name that matches", family)})
 		}
 	}
-	return pools, drops
+	return pools, rejections
 }
 
-func (c *Catalog) unknown(name string) Drop {
+func (c *Catalog) unknown(name string) Rejection {
 	if nearest, ok := c.nearest(name); ok {
-		return Drop{name, CauseUnknown, fmt.Sprintf("no such SpiderIPPool; the nearest name is %s", nearest)}
+		return Rejection{name, CauseUnknown, fmt.Sprintf("no such SpiderIPPool; the nearest name is %s", nearest)}
 	}
-	return Drop{name, CauseUnknown, "no such SpiderIPPool"}
+	return Rejection{name, CauseUnknown, "no such SpiderIPPool"}
 }
 
 // wildcardMatch reports whether name matches pattern, in which "*" stands for any
@@ -255,16 +255,16 @@ func (c *Catalog) defaultPools(family inet.Family) []*Pool {
 	return pools
 }
 
-// notDefault returns a drop for every pool of the version that is not a default
+// notDefault returns a rejection for every pool of the version that is not a default
 // one, sorted by name.
-func (c *Catalog) notDefault(family inet.Family) []Drop {
-	var drops []Drop
+func (c *Catalog) notDefault(family inet.Family) []Rejection {
+	var rejections []Rejection
 	for _, name := range c.Names() {
 		if p := c.entries[name].pool; p.Family == family && !p.Default {
-			drops = append(drops, Drop{name, CauseNotDefault, "spec.default is false and neither the pod, its namespace nor the CNI configuration names it"})
+			rejections = append(rejections, Rejection{name, CauseNotDefault, "spec.default is false and neither the pod, its namespace nor the CNI configuration names it"})
 		}
 	}
-	return drops
+	return rejections
 }
 
 // rank is higher for a pool that is meant more specifically: pod before node

@@ -97,7 +97,7 @@ func TestIPPoolsOfAnInterface(t *testing.T) {
 	}
 }
 
-func TestDropsNameFieldAndValue(t *testing.T) {
+func TestRejectionsNameFieldAndValue(t *testing.T) {
 	t.Parallel()
 	master := func(r *Request) {
 		r.MatchMasterSubnet = true
@@ -109,7 +109,7 @@ func TestDropsNameFieldAndValue(t *testing.T) {
 		change  func(*Pool)
 		request func(*Request)
 		cause   Cause
-		reason  string // empty: not dropped
+		reason  string // empty: not rejected
 	}{
 		{"as it is", func(*Pool) {}, nil, "", ""},
 		{"terminating", func(p *Pool) { p.Terminating = true }, nil, CauseTerminating, "is being deleted"},
@@ -167,13 +167,13 @@ func TestDropsNameFieldAndValue(t *testing.T) {
 				t.Fatal(err)
 			}
 			if tc.reason == "" {
-				if len(s.Pools) != 1 || len(s.Drops) != 0 {
-					t.Errorf("dropped: %v", s.Drops)
+				if len(s.Pools) != 1 || len(s.Rejections) != 0 {
+					t.Errorf("rejected: %v", s.Rejections)
 				}
 				return
 			}
-			if want := []Drop{{"p", tc.cause, tc.reason}}; !slices.Equal(s.Drops, want) || len(s.Pools) != 0 {
-				t.Errorf("drops are\n%q, want\n%q", s.Drops, want)
+			if want := []Rejection{{"p", tc.cause, tc.reason}}; !slices.Equal(s.Rejections, want) || len(s.Pools) != 0 {
+				t.Errorf("rejections are\n%q, want\n%q", s.Rejections, want)
 			}
 		})
 	}
@@ -185,22 +185,22 @@ func TestNamesAndWildcards(t *testing.T) {
 	for _, tc := range []struct {
 		names string
 		want  []string
-		drops []Drop
+		drops []Rejection
 	}{
 		{`["zone-b-1","zone-a-1"]`, []string{"zone-b-1", "zone-a-1"}, nil},
 		{`["zone-b-1","zone-b-1"]`, []string{"zone-b-1"}, nil},
 		{`["zone-a-*"]`, []string{"zone-a-1", "zone-a-2"}, nil},
 		{`["zone-a-2","zone-*-1","*"]`, []string{"zone-a-2", "zone-a-1", "zone-b-1"}, nil},
 		{`["*-b-*"]`, []string{"zone-b-1"}, nil},
-		{`["zone-a-1*1"]`, nil, []Drop{{"zone-a-1*1", CauseUnknown, "no IPv4 SpiderIPPool has a name that matches"}}},
-		{`["zone-c-*","zone-a-1"]`, []string{"zone-a-1"}, []Drop{{"zone-c-*", CauseUnknown, "no IPv4 SpiderIPPool has a name that matches"}}},
-		{`["zone-a1"]`, nil, []Drop{{"zone-a1", CauseUnknown, "no such SpiderIPPool; the nearest name is zone-a-1"}}},
-		{`["production"]`, nil, []Drop{{"production", CauseUnknown, "no such SpiderIPPool"}}},
+		{`["zone-a-1*1"]`, nil, []Rejection{{"zone-a-1*1", CauseUnknown, "no IPv4 SpiderIPPool has a name that matches"}}},
+		{`["zone-c-*","zone-a-1"]`, []string{"zone-a-1"}, []Rejection{{"zone-c-*", CauseUnknown, "no IPv4 SpiderIPPool has a name that matches"}}},
+		{`["zone-a1"]`, nil, []Rejection{{"zone-a1", CauseUnknown, "no such SpiderIPPool; the nearest name is zone-a-1"}}},
+		{`["production"]`, nil, []Rejection{{"production", CauseUnknown, "no such SpiderIPPool"}}},
 	} {
 		req := newRequest(podAnnotation(names.AnnotationPodIPPool, fmt.Sprintf(`{"ipv4":%s}`, tc.names)))
 		s, err := Select(c, req, 4)
-		if err != nil || !slices.Equal(s.Names(), tc.want) || !slices.Equal(s.Drops, tc.drops) {
-			t.Errorf("%s: %v, dropped %q, %v; want %v, dropped %q", tc.names, s.Names(), s.Drops, err, tc.want, tc.drops)
+		if err != nil || !slices.Equal(s.Names(), tc.want) || !slices.Equal(s.Rejections, tc.drops) {
+			t.Errorf("%s: %v, rejected %q, %v; want %v, rejected %q", tc.names, s.Names(), s.Rejections, err, tc.want, tc.drops)
 		}
 	}
 }
@@ -295,13 +295,13 @@ func TestVersionsThatAreAskedFor(t *testing.T) {
 	}
 }
 
-func TestExplanationHasEveryDrop(t *testing.T) {
+func TestFormatHasEveryRejection(t *testing.T) {
 	t.Parallel()
-	var drops []Drop
+	var rejections []Rejection
 	for i := range 100 {
-		drops = append(drops, Drop{fmt.Sprint("p", i), CauseDisabled, "off"})
+		rejections = append(rejections, Rejection{fmt.Sprint("p", i), CauseDisabled, "off"})
 	}
-	if got := Explain(drops); !strings.HasPrefix(got, "p0: off; p1: off; ") || !strings.HasSuffix(got, "; p99: off") {
+	if got := FormatRejections(rejections); !strings.HasPrefix(got, "p0: off; p1: off; ") || !strings.HasSuffix(got, "; p99: off") {
 		t.Errorf("Explain = %s", got)
 	}
 }
@@ -320,7 +320,7 @@ func BenchmarkSelectDefaults(b *testing.B) {
 	}
 }
 
-// Every pool that is considered is either a candidate or dropped with a reason,
+// Every pool that is considered is either a candidate or rejected with a reason,
 // and the outcome does not depend on the order in which pools became known.
 func TestNoPoolIsLostOrInventedOnTheWay(t *testing.T) {
 	t.Parallel()
@@ -364,10 +364,10 @@ func TestNoPoolIsLostOrInventedOnTheWay(t *testing.T) {
 				rt.Fatalf("%s goes before the more specific %s", s.Pools[i-1].Name, p.Name)
 			}
 		}
-		for _, d := range s.Drops {
-			outcome[d.Pool]++
-			if d.Reason == "" || d.Cause == "" {
-				rt.Fatalf("%+v has no reason", d)
+		for _, rejection := range s.Rejections {
+			outcome[rejection.Pool]++
+			if rejection.Reason == "" || rejection.Cause == "" {
+				rt.Fatalf("%+v has no reason", rejection)
 			}
 		}
 		for _, p := range pools {
@@ -381,8 +381,8 @@ func TestNoPoolIsLostOrInventedOnTheWay(t *testing.T) {
 		}
 		slices.Reverse(pools)
 		again, _ := Select(catalog(pools...), newRequest(), 4)
-		if !slices.Equal(again.Names(), s.Names()) || !slices.Equal(again.Drops, s.Drops) {
-			rt.Fatalf("known in another order: %v, %v; first %v, %v", again.Names(), again.Drops, s.Names(), s.Drops)
+		if !slices.Equal(again.Names(), s.Names()) || !slices.Equal(again.Rejections, s.Rejections) {
+			rt.Fatalf("known in another order: %v, %v; first %v, %v", again.Names(), again.Rejections, s.Names(), s.Rejections)
 		}
 	})
 }

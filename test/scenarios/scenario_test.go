@@ -1,6 +1,6 @@
 // Package scenarios runs the *.txtar files in its directory against the agent's
 // use cases and the controller's decisions, with the API server in memory
-// (ipamtest.World).
+// (ipamtest.FakeCluster).
 //
 // A file has these sections: "cluster" with Kubernetes resources in YAML,
 // "script" with one command per line, "output" with the output of the commands,

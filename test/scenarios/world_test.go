@@ -26,7 +26,7 @@ const defaultNode = "n1"
 
 // stage is the in-memory cluster of a scenario, with the resources of its sections.
 type stage struct {
-	*ipamtest.World
+	*ipamtest.FakeCluster
 	sections map[string]string
 	reserved map[string]inet.Set
 	pools    map[string]*v2beta1.SpiderIPPool
@@ -37,8 +37,8 @@ type stage struct {
 
 func newStage(sections map[string]string) *stage {
 	return &stage{
-		World:    ipamtest.NewWorld(time.Date(2026, 11, 22, 10, 0, 0, 0, time.UTC)),
-		sections: sections, reserved: map[string]inet.Set{}, pools: map[string]*v2beta1.SpiderIPPool{},
+		FakeCluster: ipamtest.NewFakeCluster(time.Date(2026, 11, 22, 10, 0, 0, 0, time.UTC)),
+		sections:    sections, reserved: map[string]inet.Set{}, pools: map[string]*v2beta1.SpiderIPPool{},
 		controlled: controlled{deleted: map[string]bool{}, fenced: map[string]bool{}, replicas: map[string]int{}},
 	}
 }
@@ -164,7 +164,7 @@ func namespaceOr(name string) string {
 
 func (s *stage) applyPod(o *corev1.Pod) error {
 	s.uids++
-	p := ipamtest.WorldPod{
+	p := ipamtest.FakePod{
 		Pod: ipam.Pod{
 			Namespace: namespaceOr(o.Namespace), Name: o.Name, UID: fmt.Sprintf("uid-%d", s.uids),
 			Labels: o.Labels, Annotations: o.Annotations,
@@ -189,7 +189,7 @@ func (s *stage) applyPod(o *corev1.Pod) error {
 }
 
 // pod finds a pod by "name" or "namespace/name". The default namespace is "default".
-func (s *stage) pod(key string) (*ipamtest.WorldPod, error) {
+func (s *stage) pod(key string) (*ipamtest.FakePod, error) {
 	if !strings.Contains(key, "/") {
 		key = "default/" + key
 	}

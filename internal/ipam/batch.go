@@ -12,14 +12,14 @@ import (
 	"spiderpool.dev/spiderpool/internal/lease"
 )
 
-// decision is what one round does: blocks to write, and who waits for which.
+// decision is what one batch does: the blocks to write, and the requests that wait for each.
 type decision struct {
 	writes map[netip.Addr]lease.Block
 	// before is what the index had where it was changed ahead of the writes.
 	before map[netip.Addr]previous
-	// needs are the blocks that each job's outcome depends on, by job.
+	// needs are the blocks that each request's outcome depends on, by request.
 	needs [][]netip.Addr
-	// outcomes are final where a job needs no write, and else what holds if its
+	// outcomes are final where a request needs no write, and else what holds if its
 	// writes succeed.
 	outcomes []outcome
 }
@@ -29,79 +29,79 @@ type previous struct {
 	known bool
 }
 
-// round decides about the jobs together, commits, answers those that are settled
-// and returns those to decide again.
-func (a *Allocator) round(jobs []*job) (again []*job) {
-	if len(jobs) == 0 {
+// runBatch decides about the requests together, commits, answers the settled ones
+// and returns the others, which the next batch decides again.
+func (a *Allocator) runBatch(batch []*request) (retry []*request) {
+	if len(batch) == 0 {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(a.ctx, commitTimeout)
 	defer cancel()
-	a.reloadDirty(ctx)
+	a.reloadUnknown(ctx)
 
 	a.mu.Lock()
-	d := a.decide(jobs)
+	d := a.decide(batch)
 	a.mu.Unlock()
 
 	results := a.commit(ctx, d.writes)
 
 	a.mu.Lock()
-	a.settle(d, results)
+	a.applyResults(d, results)
 	a.mu.Unlock()
-	a.countConflicts(jobs, d.needs, results)
+	a.countConflicts(batch, d.needs, results)
 
-	for i, j := range jobs {
-		err := worst(d.needs[i], results)
+	for i, r := range batch {
+		err := firstError(d.needs[i], results)
 		switch {
 		case err == nil:
-			j.done <- d.outcomes[i]
+			r.done <- d.outcomes[i]
 			continue
-		case existed(d.needs[i], results):
-			j.learned++
+		case lostCreate(d.needs[i], results):
+			r.createConflicts++
 		default:
-			j.attempts++
+			r.attempts++
 		}
-		if errors.Is(err, ErrConflict) && j.attempts < maxAttempts && j.learned < maxLearned {
-			again = append(again, j)
+		if errors.Is(err, ErrConflict) && r.attempts < maxAttempts && r.createConflicts < maxCreateConflicts {
+			retry = append(retry, r)
 		} else {
-			j.done <- outcome{err: err}
+			r.done <- outcome{err: err}
 		}
 	}
 	a.reload(ctx, results)
-	a.readAhead(ctx, again)
-	return again
+	a.readAhead(ctx, retry)
+	return retry
 }
 
-// existed reports whether one of the blocks was to be created and existed already.
-func existed(needs []netip.Addr, results map[netip.Addr]written) bool {
+// lostCreate reports whether one of the blocks was to be created and existed already.
+func lostCreate(needs []netip.Addr, results map[netip.Addr]written) bool {
 	return slices.ContainsFunc(needs, func(base netip.Addr) bool {
 		return results[base].created && errors.Is(results[base].err, ErrConflict)
 	})
 }
 
 // decide plans the changes and, on top of them, the allocations.
-func (a *Allocator) decide(jobs []*job) decision {
+func (a *Allocator) decide(batch []*request) decision {
 	now := a.now().UTC().Truncate(precision)
 	d := decision{
 		writes:   map[netip.Addr]lease.Block{},
 		before:   map[netip.Addr]previous{},
-		needs:    make([][]netip.Addr, len(jobs)),
-		outcomes: make([]outcome, len(jobs)),
+		needs:    make([][]netip.Addr, len(batch)),
+		outcomes: make([]outcome, len(batch)),
 	}
 	var requests []lease.Request
 	var requesters []int
-	for i, j := range jobs {
-		if len(a.dirty) > 0 || !a.loaded {
+	for i, r := range batch {
+		if len(a.unknown) > 0 || !a.loaded {
 			// Also an allocation: its container may have an address already.
 			d.outcomes[i].err = fmt.Errorf("what is held is unknown while the API server does not answer: %w", ErrNotReady)
 			continue
 		}
-		if j.change == nil {
-			requests = append(requests, j.request)
+		if r.change == nil {
+			requests = append(requests, r.allocation)
 			requesters = append(requesters, i)
 			continue
 		}
-		for _, b := range j.change(now) {
+		for _, b := range r.change(now) {
 			if _, done := d.before[b.Base]; !done {
 				old, known := a.index.Block(b.Base)
 				d.before[b.Base] = previous{old, known}
@@ -111,7 +111,7 @@ func (a *Allocator) decide(jobs []*job) decision {
 			d.needs[i] = append(d.needs[i], b.Base)
 		}
 		d.outcomes[i].changed = len(d.needs[i]) > 0
-		d.needs[i] = append(d.needs[i], d.endedBefore(j.releases, d.needs[i])...)
+		d.needs[i] = append(d.needs[i], d.endedBefore(r.releases, d.needs[i])...)
 	}
 	plan := a.index.Choose(now, requests...)
 	for _, b := range plan.Writes {
@@ -120,16 +120,16 @@ func (a *Allocator) decide(jobs []*job) decision {
 	for k, i := range requesters {
 		result := plan.Results[k]
 		d.needs[i] = result.Blocks
-		d.outcomes[i] = outcome{grants: result.Grants, givenUp: result.GivenUp, err: result.Err}
+		d.outcomes[i] = outcome{grants: result.Grants, retainedReleased: result.RetainedReleased, err: result.Err}
 	}
 	for base := range d.writes {
-		a.writing[base] = struct{}{}
+		a.inFlight[base] = struct{}{}
 	}
 	return d
 }
 
 // endedBefore returns the names of the blocks, other than those that are known to
-// be needed, in which an earlier job of the round has ended a lease of the
+// be needed, in which an earlier request of the batch has ended a lease of the
 // attachments: who releases it once more depends on the same write.
 func (d *decision) endedBefore(attachments []lease.Attachment, known []netip.Addr) []netip.Addr {
 	var names []netip.Addr
@@ -166,19 +166,19 @@ func (a *Allocator) commit(ctx context.Context, writes map[netip.Addr]lease.Bloc
 	return results
 }
 
-// settle brings the index in line with what the store said.
-func (a *Allocator) settle(d decision, results map[netip.Addr]written) {
+// applyResults brings the index in line with what the store said.
+func (a *Allocator) applyResults(d decision, results map[netip.Addr]written) {
 	now := a.now()
 	for base, result := range results {
-		seen, missed := a.missed[base]
-		delete(a.writing, base)
-		delete(a.missed, base)
+		seen, missed := a.seenDuringWrite[base]
+		delete(a.inFlight, base)
+		delete(a.seenDuringWrite, base)
 		if result.err == nil {
 			b := d.writes[base]
 			b.Version = result.version
 			a.index.Put(b, now)
 			if missed && (seen == "" || a.older(b.Version, seen)) {
-				a.dirty[base] = struct{}{}
+				a.unknown[base] = struct{}{}
 			}
 			continue
 		}
@@ -189,16 +189,16 @@ func (a *Allocator) settle(d decision, results map[netip.Addr]written) {
 				a.index.Delete(base)
 			}
 		}
-		a.dirty[base] = struct{}{}
+		a.unknown[base] = struct{}{}
 	}
 }
 
 // countConflicts counts the blocks that were lost to other writers.
-func (a *Allocator) countConflicts(jobs []*job, needs [][]netip.Addr, results map[netip.Addr]written) {
+func (a *Allocator) countConflicts(batch []*request, needs [][]netip.Addr, results map[netip.Addr]written) {
 	allocations, releases := map[netip.Addr]struct{}{}, map[netip.Addr]struct{}{}
-	for i, j := range jobs {
+	for i, r := range batch {
 		lost := allocations
-		if j.change != nil {
+		if r.change != nil {
 			lost = releases
 		}
 		for _, base := range needs[i] {
@@ -215,9 +215,9 @@ func (a *Allocator) countConflicts(jobs []*job, needs [][]netip.Addr, results ma
 	}
 }
 
-// worst returns the first error among the blocks that matters most: an unknown
+// firstError returns the first error among the blocks that matters most: an unknown
 // outcome before a conflict.
-func worst(needs []netip.Addr, results map[netip.Addr]written) error {
+func firstError(needs []netip.Addr, results map[netip.Addr]written) error {
 	var conflict error
 	for _, base := range needs {
 		switch err := results[base].err; {
@@ -242,16 +242,16 @@ func (a *Allocator) reload(ctx context.Context, results map[netip.Addr]written) 
 			}
 		}
 	}
-	a.reloadDirty(ctx)
+	a.reloadUnknown(ctx)
 }
 
-// reloadDirty reads the blocks whose content is unknown. Those that cannot be
-// read stay dirty.
-func (a *Allocator) reloadDirty(ctx context.Context) {
+// reloadUnknown reads the blocks whose content is unknown. Those that cannot be
+// read stay unknown.
+func (a *Allocator) reloadUnknown(ctx context.Context) {
 	a.mu.Lock()
-	dirty := maps.Clone(a.dirty)
+	unknown := maps.Clone(a.unknown)
 	a.mu.Unlock()
-	if err := a.read(ctx, dirty); err != nil {
+	if err := a.read(ctx, unknown); err != nil {
 		a.log.Warn("cannot read blocks again", "err", err)
 	}
 }

@@ -5,23 +5,23 @@ import (
 	"sync"
 )
 
-// shown remembers what the pods of this node were given, because an ADD may be
+// endpointCache remembers what the pods of this node were given, because an ADD may be
 // about some of a pod's interfaces only and its endpoint is about all. The zero
 // value is empty. It does not outlive the process; Repair makes up for that.
-type shown struct {
+type endpointCache struct {
 	mu   sync.Mutex
 	pods map[string][]EndpointInterface // by UID
 }
 
 // merge adds the interfaces to those of the pod, or replaces them, and returns all.
-func (s *shown) merge(podUID string, given []EndpointInterface) []EndpointInterface {
+func (s *endpointCache) merge(podUID string, assigned []EndpointInterface) []EndpointInterface {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.pods == nil {
 		s.pods = map[string][]EndpointInterface{}
 	}
 	all := slices.Clone(s.pods[podUID])
-	for _, i := range given {
+	for _, i := range assigned {
 		at := slices.IndexFunc(all, func(old EndpointInterface) bool { return old.Interface == i.Interface })
 		if at < 0 {
 			all = append(all, i)
@@ -34,7 +34,7 @@ func (s *shown) merge(podUID string, given []EndpointInterface) []EndpointInterf
 }
 
 // remove forgets an interface, or the pod where ifname is "".
-func (s *shown) remove(podUID, ifname string) {
+func (s *endpointCache) remove(podUID, ifname string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	rest := slices.DeleteFunc(slices.Clone(s.pods[podUID]), func(i EndpointInterface) bool {

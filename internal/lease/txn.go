@@ -9,16 +9,17 @@ import (
 	"spiderpool.dev/spiderpool/internal/inet"
 )
 
-func (x *Index) newDraft(now time.Time) *draft {
-	return &draft{Index: x, now: now, stored: map[netip.Addr]*Block{}, granted: map[netip.Addr]bool{}}
+func (x *Index) newTxn(now time.Time) *txn {
+	return &txn{Index: x, now: now, original: map[netip.Addr]*Block{}, granted: map[netip.Addr]bool{}}
 }
 
-// draft tries changes out in the index and takes them back.
-type draft struct {
+// txn applies changes to the index tentatively: put changes a block, rollBack undoes
+// one request, and finish undoes all and returns the changed blocks.
+type txn struct {
 	*Index
-	now    time.Time
-	stored map[netip.Addr]*Block // the changed blocks as they were; nil: none
-	undo   []undo                // of the request that is being served
+	now      time.Time
+	original map[netip.Addr]*Block // the changed blocks as they were; nil: none
+	undo     []undo                // of the request that is being served
 	// granted are the addresses that requests of the batch were given: another one,
 	// of the same pod or owner, does not take them over.
 	granted map[netip.Addr]bool
@@ -30,68 +31,68 @@ type undo struct {
 }
 
 // put changes a block.
-func (d *draft) put(b Block) {
-	b = b.forgetting(d.now, d.reuseAfter)
+func (t *txn) put(b Block) {
+	b = b.forgetting(t.now, t.reuseAfter)
 	var before *Block
-	if k, ok := d.blocks[b.Base]; ok {
-		was := k.block
+	if b, ok := t.blocks[b.Base]; ok {
+		was := b.block
 		before = &was
 	}
-	if _, ok := d.stored[b.Base]; !ok {
-		d.stored[b.Base] = before
+	if _, ok := t.original[b.Base]; !ok {
+		t.original[b.Base] = before
 	}
-	d.undo = append(d.undo, undo{b.Base, before})
-	d.Put(b, d.now)
+	t.undo = append(t.undo, undo{b.Base, before})
+	t.Put(b, t.now)
 }
 
-func (d *draft) restore(base netip.Addr, before *Block) {
+func (t *txn) restore(base netip.Addr, before *Block) {
 	if before == nil {
-		d.Delete(base)
+		t.Delete(base)
 	} else {
-		d.Put(*before, d.now)
+		t.Put(*before, t.now)
 	}
 }
 
 // finish takes all changes back and returns the changed blocks, sorted by name.
-func (d *draft) finish() []Block {
-	changed := make([]Block, 0, len(d.stored))
-	for base := range d.stored {
-		if k, ok := d.blocks[base]; ok {
-			changed = append(changed, k.block)
+func (t *txn) finish() []Block {
+	changed := make([]Block, 0, len(t.original))
+	for base := range t.original {
+		if b, ok := t.blocks[base]; ok {
+			changed = append(changed, b.block)
 		}
 	}
-	for base, before := range d.stored {
-		d.restore(base, before)
+	for base, before := range t.original {
+		t.restore(base, before)
 	}
 	slices.SortFunc(changed, func(a, b Block) int { return a.Base.Compare(b.Base) })
 	return changed
 }
 
 // serve grants all that r wants, or nothing.
-func (d *draft) serve(r Request) Result {
-	if newer, ok := d.newer(r); ok {
+func (t *txn) serve(r Request) Result {
+	if newer, ok := t.newer(r); ok {
 		return Result{Err: &SupersededError{Lease: newer}}
 	}
-	result, missed := d.attempt(r, nil)
-	if missed < 0 {
+	result, failedWant := t.attempt(r, nil)
+	if failedWant < 0 {
 		return result
 	}
 	// Each want took the best pool for itself; there may be another way.
-	if pools, ok := d.assign(r); ok {
-		if result, missed := d.attempt(r, pools); missed < 0 {
+	if pools, ok := t.assign(r); ok {
+		if result, failedWant := t.attempt(r, pools); failedWant < 0 {
 			return result
 		}
 	}
-	return Result{Err: d.exhausted(r.Wants[missed])}
+	return Result{Err: t.exhausted(r.Wants[failedWant])}
 }
 
 // newer returns a lease that another sandbox of the pod was given on this node
 // after r arrived: r is of a sandbox that the runtime has given up.
-func (d *draft) newer(r Request) (Lease, bool) {
+func (t *txn) newer(r Request) (Lease, bool) {
 	if r.Arrived.IsZero() {
 		return Lease{}, false
 	}
-	for _, l := range d.OfPod(r.PodUID) {
+	for _, l := range t.OfPod(r.PodUID) {
 		if l.State == InUse && l.ContainerID != r.ContainerID && l.Node == r.Node && l.Since.After(r.Arrived) {
 			return l, true
 		}
@@ -102,41 +103,41 @@ func (d *draft) newer(r Request) (Lease, bool) {
 // attempt grants all that r wants and returns -1; or changes nothing and returns
 // the position of a want for which nothing is left. A new address for the want i
 // comes from pools[i], where that is given.
-func (d *draft) attempt(r Request, pools []string) (result Result, missed int) {
-	d.undo = d.undo[:0]
+func (t *txn) attempt(r Request, pools []string) (result Result, failedWant int) {
+	t.undo = t.undo[:0]
 	result.Grants = make([]Grant, 0, len(r.Wants))
 	for i, w := range r.Wants {
 		from := w.Pools
 		if pools != nil {
 			from = pools[i : i+1]
 		}
-		g, ok := d.grant(r, w, from)
+		g, ok := t.grant(r, w, from)
 		if !ok {
-			d.rollBack()
+			t.rollBack()
 			return Result{}, i
 		}
 		result.Grants = append(result.Grants, g)
 	}
-	result.GivenUp = d.giveUpRetained(r)
-	result.Blocks = d.dependsOn(result.Grants)
+	result.RetainedReleased = t.releaseRetained(r)
+	result.Blocks = t.dependsOn(result.Grants)
 	for _, g := range result.Grants {
-		d.granted[g.Addr] = true
+		t.granted[g.Addr] = true
 	}
 	return result, -1
 }
 
 // dependsOn returns the names of the blocks whose writes must succeed for the
 // grants of the request that was just served.
-func (d *draft) dependsOn(grants []Grant) []netip.Addr {
+func (t *txn) dependsOn(grants []Grant) []netip.Addr {
 	var names []netip.Addr
-	for _, u := range d.undo {
+	for _, u := range t.undo {
 		names = append(names, u.base)
 	}
 	// A container that holds an address only since an earlier request of the same
 	// batch depends on the same write.
 	for _, g := range grants {
 		base := inet.BlockOf(g.Addr)
-		if l, ok := d.blocks[base].block.Lease(g.Addr); ok && g.Held && !d.isStored(l) {
+		if l, ok := t.blocks[base].block.Lease(g.Addr); ok && g.Held && !t.isOriginal(l) {
 			names = append(names, base)
 		}
 	}
@@ -148,20 +149,20 @@ func (d *draft) dependsOn(grants []Grant) []netip.Addr {
 // of them get one, and returns false where there is no way. The others have "".
 // It augments paths as in bipartite matching (Kuhn): a want that finds its pools
 // full moves another one to one of its own other pools.
-func (d *draft) assign(r Request) ([]string, bool) {
+func (t *txn) assign(r Request) ([]string, bool) {
 	pools := make([]string, len(r.Wants))
 	users := map[string][]int{} // pool → wants
 	var place func(i int, visited map[string]bool) bool
 	place = func(i int, visited map[string]bool) bool {
 		w := r.Wants[i]
 		for _, name := range w.Pools {
-			if p, ok := d.pools[name]; ok && p.family == w.Family && int64(len(users[name])) < d.Usage(name).Free {
+			if p, ok := t.pools[name]; ok && p.family == w.Family && int64(len(users[name])) < t.Usage(name).Free {
 				pools[i], users[name] = name, append(users[name], i)
 				return true
 			}
 		}
 		for _, name := range w.Pools {
-			if p, ok := d.pools[name]; !ok || p.family != w.Family || visited[name] {
+			if p, ok := t.pools[name]; !ok || p.family != w.Family || visited[name] {
 				continue
 			}
 			visited[name] = true
@@ -175,7 +176,7 @@ func (d *draft) assign(r Request) ([]string, bool) {
 		return false
 	}
 	for i, w := range r.Wants {
-		if _, has := d.former(r, w); !has && !place(i, map[string]bool{}) {
+		if _, has := t.reusable(r, w); !has && !place(i, map[string]bool{}) {
 			return nil, false
 		}
 	}
@@ -184,21 +185,21 @@ func (d *draft) assign(r Request) ([]string, bool) {
 
 // rollBack takes the changes of the request back, and what then is as it was
 // before the batch is not written.
-func (d *draft) rollBack() {
-	for _, u := range slices.Backward(d.undo) {
-		d.restore(u.base, u.before)
+func (t *txn) rollBack() {
+	for _, u := range slices.Backward(t.undo) {
+		t.restore(u.base, u.before)
 	}
-	for _, u := range d.undo {
-		stored, now := d.stored[u.base], d.blocks[u.base]
+	for _, u := range t.undo {
+		stored, now := t.original[u.base], t.blocks[u.base]
 		if stored != nil && now != nil && slices.Equal(stored.Leases, now.block.Leases) {
-			delete(d.stored, u.base)
+			delete(t.original, u.base)
 		}
 	}
 }
 
-// isStored reports whether the lease was there before the batch.
-func (d *draft) isStored(l Lease) bool {
-	before, changed := d.stored[inet.BlockOf(l.Addr)]
+// isOriginal reports whether the lease was there before the batch.
+func (t *txn) isOriginal(l Lease) bool {
+	before, changed := t.original[inet.BlockOf(l.Addr)]
 	if !changed {
 		return true
 	}
@@ -210,34 +211,34 @@ func (d *draft) isStored(l Lease) bool {
 }
 
 // grant gives w an address: the one that it has or had, else one of the pools.
-func (d *draft) grant(r Request, w Want, pools []string) (Grant, bool) {
-	if l, ok := d.former(r, w); ok {
+func (t *txn) grant(r Request, w Want, pools []string) (Grant, bool) {
+	if l, ok := t.reusable(r, w); ok {
 		if l.State == InUse && l.ContainerID == r.ContainerID {
 			return Grant{w.Interface, w.Family, l.Addr, l.Pool, true}, true
 		}
-		return d.take(r, w, l.Addr, l.Pool), true
+		return t.lease(r, w, l.Addr, l.Pool), true
 	}
 	for _, name := range pools {
-		if p, ok := d.pools[name]; ok && p.family == w.Family {
-			if a, ok := d.pick(p); ok {
-				return d.take(r, w, a, name), true
+		if p, ok := t.pools[name]; ok && p.family == w.Family {
+			if a, ok := t.pick(p); ok {
+				return t.lease(r, w, a, name), true
 			}
 		}
 	}
 	return Grant{}, false
 }
 
-// former returns the lease that w is to have: of the container itself, of another
+// reusable returns the lease that w is to have: of the container itself, of another
 // sandbox of the same pod, or fixed for the same owner.
-func (d *draft) former(r Request, w Want) (Lease, bool) {
-	for _, l := range d.Attached(Attachment{r.ContainerID, w.Interface}) {
+func (t *txn) reusable(r Request, w Want) (Lease, bool) {
+	for _, l := range t.Attached(Attachment{r.ContainerID, w.Interface}) {
 		if inet.FamilyOf(l.Addr) == w.Family {
 			return l, true
 		}
 	}
-	for _, leases := range [][]Lease{d.OfPod(r.PodUID), d.FixedFor(r.FixedFor)} {
+	for _, leases := range [][]Lease{t.OfPod(r.PodUID), t.FixedFor(r.FixedFor)} {
 		for _, l := range leases {
-			if l.Interface == w.Interface && inet.FamilyOf(l.Addr) == w.Family && d.mayUse(w, l) && !d.granted[l.Addr] {
+			if l.Interface == w.Interface && inet.FamilyOf(l.Addr) == w.Family && t.usable(w, l) && !t.granted[l.Addr] {
 				return l, true
 			}
 		}
@@ -245,46 +246,46 @@ func (d *draft) former(r Request, w Want) (Lease, bool) {
 	return Lease{}, false
 }
 
-// mayUse reports whether the address of a former lease is one of a wanted pool.
-func (d *draft) mayUse(w Want, l Lease) bool {
-	p, ok := d.pools[l.Pool]
+// usable reports whether the address of an earlier lease is in a pool of the want.
+func (t *txn) usable(w Want, l Lease) bool {
+	p, ok := t.pools[l.Pool]
 	return ok && slices.Contains(w.Pools, l.Pool) && p.usable.Contains(l.Addr)
 }
 
 // pick returns the address of p that is to be handed out next, and false where
 // none is left.
-func (d *draft) pick(p *poolIndex) (netip.Addr, bool) {
-	if e, ok := p.ownFree.first(); ok {
-		return e.lowestFree(), true
+func (t *txn) pick(p *poolIndex) (netip.Addr, bool) {
+	if b, ok := p.ownFree.first(); ok {
+		return b.lowestFree(), true
 	}
-	if a, ok := p.unclaimed(); ok {
+	if a, ok := p.firstUncreated(); ok {
 		return a, true
 	}
-	if e, ok := p.othersFree.first(); ok {
-		return e.lowestFree(), true
+	if b, ok := p.othersFree.first(); ok {
+		return b.lowestFree(), true
 	}
-	for _, q := range []*queue[*entry]{&p.ownCooling, &p.othersCooling} {
-		if e, ok := q.first(); ok {
-			l, _ := e.longestReleased()
+	for _, q := range []*queue[*poolBlock]{&p.ownCooling, &p.othersCooling} {
+		if b, ok := q.first(); ok {
+			l, _ := b.longestReleased()
 			return l.Addr, true
 		}
 	}
 	return netip.Addr{}, false
 }
 
-func (e *entry) lowestFree() netip.Addr { return lowest(e.block.Base, e.mask&e.free) }
+func (b *poolBlock) lowestFree() netip.Addr { return lowest(b.block.Base, b.mask&b.free) }
 
-// unclaimed returns the lowest address in a block that nobody created, and false
+// firstUncreated returns the lowest address in a block that nobody created, and false
 // where there is no such block. The place to look from changes with every block
 // that becomes known, so that a node that runs into blocks it did not know of
 // does not follow their row.
-func (p *poolIndex) unclaimed() (netip.Addr, bool) {
+func (p *poolIndex) firstUncreated() (netip.Addr, bool) {
 	count := p.usable.BlockCount()
 	if count == 0 {
 		return netip.Addr{}, false
 	}
-	start := (p.start + uint64(len(p.entries))*0x9e3779b97f4a7c15) % count
-	n, ok := p.claimed.firstFree(start, count)
+	start := (p.start + uint64(len(p.blocks))*0x9e3779b97f4a7c15) % count
+	n, ok := p.created.firstFree(start, count)
 	if !ok {
 		return netip.Addr{}, false
 	}
@@ -292,17 +293,17 @@ func (p *poolIndex) unclaimed() (netip.Addr, bool) {
 	return lowest(base, p.usable.Mask(base)), ok
 }
 
-// take leases a to the request, whoever had it.
-func (d *draft) take(r Request, w Want, a netip.Addr, pool string) Grant {
+// lease leases a to the request, whoever had it.
+func (t *txn) lease(r Request, w Want, a netip.Addr, pool string) Grant {
 	base := inet.BlockOf(a)
-	b, ok := d.Block(base)
+	b, ok := t.Block(base)
 	if !ok {
 		b.Base = base
 	}
-	if b.Removable(d.now, 0) {
-		b.Node = d.node // nobody has anything in it
+	if b.Removable(t.now, 0) {
+		b.Node = t.node // nobody has anything in it
 	}
-	d.put(b.with(Lease{
+	t.put(b.with(Lease{
 		Addr:  a,
 		State: InUse,
 		Pool:  pool,
@@ -313,30 +314,30 @@ func (d *draft) take(r Request, w Want, a netip.Addr, pool string) Grant {
 			Node:       r.Node,
 			FixedFor:   r.FixedFor,
 		},
-		Since: stamp(d.now),
+		Since: stamp(t.now),
 	}))
 	return Grant{Interface: w.Interface, Family: w.Family, Addr: a, Pool: pool}
 }
 
-// giveUpRetained releases what is still retained for the owner of a request that
+// releaseRetained releases what is still retained for the owner of a request that
 // was granted all it wants: addresses that it cannot use any more, and those of
 // interfaces and IP versions that it has no more. It returns them as they were.
-func (d *draft) giveUpRetained(r Request) (given []Lease) {
-	for _, l := range d.FixedFor(r.FixedFor) {
+func (t *txn) releaseRetained(r Request) (given []Lease) {
+	for _, l := range t.FixedFor(r.FixedFor) {
 		if l.State != Retained {
 			continue
 		}
-		b, _ := d.Block(inet.BlockOf(l.Addr))
-		d.put(b.with(released(l.Addr, d.now)))
+		b, _ := t.Block(inet.BlockOf(l.Addr))
+		t.put(b.with(released(l.Addr, t.now)))
 		given = append(given, l)
 	}
 	return given
 }
 
-func (d *draft) exhausted(w Want) *ExhaustedError {
+func (t *txn) exhausted(w Want) *ExhaustedError {
 	e := &ExhaustedError{Interface: w.Interface, Family: w.Family}
 	for _, name := range w.Pools {
-		e.Pools = append(e.Pools, PoolUsage{name, d.Usage(name)})
+		e.Pools = append(e.Pools, PoolUsage{name, t.Usage(name)})
 	}
 	return e
 }

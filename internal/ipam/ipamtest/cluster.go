@@ -18,13 +18,13 @@ import (
 	"spiderpool.dev/spiderpool/internal/reclaim"
 )
 
-// ErrAway is what every access to the API server fails with while World.Away.
+// ErrAway is what every access to the API server fails with while FakeCluster.SetAway(true) holds.
 var ErrAway = errors.New("the API server does not answer")
 
-// World is a cluster in memory: everything that the use cases of package ipam see
+// FakeCluster is a cluster in memory: everything that the use cases of package ipam see
 // through their ports. Its methods and fields are for one goroutine; requests of
 // services may run concurrently between them.
-type World struct {
+type FakeCluster struct {
 	Store   *Store
 	Options ipam.Options
 	// Log gets what services log; nil discards it.
@@ -33,7 +33,7 @@ type World struct {
 	mu         sync.Mutex
 	now        time.Time
 	away       bool
-	pods       map[string]*WorldPod // "namespace/name"
+	pods       map[string]*FakePod // "namespace/name"
 	namespaces map[string]pool.NamespaceFacts
 	nodes      map[string]pool.NodeFacts
 	networks   map[pool.NetworkAttachment]ipam.Network
@@ -50,118 +50,120 @@ type World struct {
 	journals   map[string]*memoryJournal
 }
 
-// WorldPod is a pod of a World.
-type WorldPod struct {
+// FakePod is a pod of a FakeCluster.
+type FakePod struct {
 	ipam.Pod
 	Node  string
 	Top   ipam.Controller // the zero value: the pod's owner, or the pod
 	State reclaim.Pod
 }
 
-// NewWorld returns an empty cluster at the time.
-func NewWorld(now time.Time) *World {
-	w := &World{
+// NewFakeCluster returns an empty cluster at the time.
+func NewFakeCluster(now time.Time) *FakeCluster {
+	c := &FakeCluster{
 		Store:   &Store{},
 		Options: ipam.Options{EnableIPv4: true, EnableIPv6: true},
 		now:     now,
-		pods:    map[string]*WorldPod{}, namespaces: map[string]pool.NamespaceFacts{}, nodes: map[string]pool.NodeFacts{},
+		pods:    map[string]*FakePod{}, namespaces: map[string]pool.NamespaceFacts{}, nodes: map[string]pool.NodeFacts{},
 		networks: map[pool.NetworkAttachment]ipam.Network{}, subnets: map[string][]netip.Prefix{},
 		pools: map[string]*pool.Pool{}, unlabelled: map[string]bool{}, endpoints: map[string]ipam.Endpoint{},
 		sandboxes: map[string]map[string]string{}, mute: map[string]bool{}, notReady: map[string]bool{}, services: map[string]*ipam.Service{}, journals: map[string]*memoryJournal{},
 	}
-	w.Store.Before = func(string, netip.Addr) error { return w.reach() }
-	return w
+	c.Store.Before = func(string, netip.Addr) error { return c.reach() }
+	return c
 }
 
 // Close ends all services.
-func (w *World) Close() {
-	for _, s := range w.services {
+func (c *FakeCluster) Close() {
+	for _, s := range c.services {
 		s.Allocator.Close()
 	}
 }
 
-func (w *World) reach() error {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.away {
+func (c *FakeCluster) reach() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.away {
 		return ErrAway
 	}
 	return nil
 }
 
 // Now is the time.
-func (w *World) Now() time.Time {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.now
+func (c *FakeCluster) Now() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.now
 }
 
 // Advance lets time pass.
-func (w *World) Advance(d time.Duration) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.now = w.now.Add(d)
+func (c *FakeCluster) Advance(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.now = c.now.Add(d)
 }
 
 // SetAway makes the API server unreachable, or reachable again.
-func (w *World) SetAway(away bool) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.away = away
+func (c *FakeCluster) SetAway(away bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.away = away
 }
 
 // SetNode adds or replaces a node.
-func (w *World) SetNode(facts pool.NodeFacts) { w.nodes[facts.Name] = facts }
+func (c *FakeCluster) SetNode(facts pool.NodeFacts) { c.nodes[facts.Name] = facts }
 
 // SetNamespace adds or replaces a namespace.
-func (w *World) SetNamespace(facts pool.NamespaceFacts) { w.namespaces[facts.Name] = facts }
+func (c *FakeCluster) SetNamespace(facts pool.NamespaceFacts) {
+	c.namespaces[facts.Name] = facts
+}
 
 // SetNetwork adds or replaces a network attachment.
-func (w *World) SetNetwork(name pool.NetworkAttachment, network ipam.Network) {
-	w.networks[name] = network
+func (c *FakeCluster) SetNetwork(name pool.NetworkAttachment, network ipam.Network) {
+	c.networks[name] = network
 }
 
 // SetLink gives a link of a node addresses in the networks.
-func (w *World) SetLink(node, link string, subnets ...netip.Prefix) {
-	w.subnets[node+"/"+link] = subnets
+func (c *FakeCluster) SetLink(node, link string, subnets ...netip.Prefix) {
+	c.subnets[node+"/"+link] = subnets
 }
 
 // SetPod adds or replaces a pod.
-func (w *World) SetPod(p WorldPod) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.pods[p.Namespace+"/"+p.Name] = &p
+func (c *FakeCluster) SetPod(p FakePod) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.pods[p.Namespace+"/"+p.Name] = &p
 }
 
 // Pod returns a pod by "namespace/name".
-func (w *World) Pod(key string) (*WorldPod, bool) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	p, ok := w.pods[key]
+func (c *FakeCluster) Pod(key string) (*FakePod, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	p, ok := c.pods[key]
 	return p, ok
 }
 
 // DeletePod removes a pod, as if nobody had to terminate it.
-func (w *World) DeletePod(key string) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	delete(w.pods, key)
+func (c *FakeCluster) DeletePod(key string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.pods, key)
 }
 
 // SetPool adds or replaces a pool and tells the nodes that watch it. One without a
 // label is seen by those only who ask for it.
-func (w *World) SetPool(p *pool.Pool, labelled bool) {
-	w.mu.Lock()
-	w.pools[p.Name], w.unlabelled[p.Name] = p, !labelled
-	services := maps.Clone(w.services)
-	w.mu.Unlock()
+func (c *FakeCluster) SetPool(p *pool.Pool, labelled bool) {
+	c.mu.Lock()
+	c.pools[p.Name], c.unlabelled[p.Name] = p, !labelled
+	services := maps.Clone(c.services)
+	c.mu.Unlock()
 	for node, s := range services {
-		w.tell(node, s.Allocator, p)
+		c.tell(node, s.Allocator, p)
 	}
 }
 
-func (w *World) tell(node string, a *ipam.Allocator, p *pool.Pool) {
-	if w.unlabelled[p.Name] {
+func (c *FakeCluster) tell(node string, a *ipam.Allocator, p *pool.Pool) {
+	if c.unlabelled[p.Name] {
 		return
 	}
 	if len(p.NodeNames) == 1 && p.NodeNames[0] != node {
@@ -172,77 +174,77 @@ func (w *World) tell(node string, a *ipam.Allocator, p *pool.Pool) {
 }
 
 // DeletePool removes a pool.
-func (w *World) DeletePool(name string) {
-	w.mu.Lock()
-	delete(w.pools, name)
-	services := maps.Clone(w.services)
-	w.mu.Unlock()
+func (c *FakeCluster) DeletePool(name string) {
+	c.mu.Lock()
+	delete(c.pools, name)
+	services := maps.Clone(c.services)
+	c.mu.Unlock()
 	for _, s := range services {
 		s.Allocator.DeletePool(name)
 	}
 }
 
 // SetReserved replaces the reserved addresses.
-func (w *World) SetReserved(set inet.Set) {
-	w.reserved = set
-	for _, s := range w.services {
+func (c *FakeCluster) SetReserved(set inet.Set) {
+	c.reserved = set
+	for _, s := range c.services {
 		s.Allocator.SetReserved(set)
 	}
 }
 
 // Sandbox makes a sandbox of the pod with the UID in the runtime of the node.
-func (w *World) Sandbox(node, id, podUID string) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.sandboxes[node] == nil {
-		w.sandboxes[node] = map[string]string{}
+func (c *FakeCluster) Sandbox(node, id, podUID string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.sandboxes[node] == nil {
+		c.sandboxes[node] = map[string]string{}
 	}
-	w.sandboxes[node][id] = podUID
+	c.sandboxes[node][id] = podUID
 }
 
 // SetNodeReady says whether the node is ready, as it is at first.
-func (w *World) SetNodeReady(node string, ready bool) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.notReady[node] = !ready
+func (c *FakeCluster) SetNodeReady(node string, ready bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.notReady[node] = !ready
 }
 
 // SetRuntimeAway lets the runtime of the node not answer, or answer again.
-func (w *World) SetRuntimeAway(node string, away bool) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.mute[node] = away
+func (c *FakeCluster) SetRuntimeAway(node string, away bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.mute[node] = away
 }
 
 // Service returns the service of a node, and starts it if need be.
-func (w *World) Service(node string) *ipam.Service {
-	if s, ok := w.services[node]; ok {
+func (c *FakeCluster) Service(node string) *ipam.Service {
+	if s, ok := c.services[node]; ok {
 		return s
 	}
-	log := w.Log
+	log := c.Log
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
 	var s *ipam.Service
-	allocator := ipam.NewAllocator(ipam.Config{Node: node, Blocks: w.Store, Older: w.Store.Older, Now: w.Now, Log: log, Observer: discard{},
-		SearchEvery: -1, // time here does not pass by itself
-		GivenUp:     func(l lease.Lease) { s.GaveUp(l) }})
-	if w.journals[node] == nil {
-		w.journals[node] = &memoryJournal{releases: map[lease.Attachment]ipam.Release{}}
+	allocator := ipam.NewAllocator(ipam.Config{Node: node, Blocks: c.Store, Older: c.Store.Older, Now: c.Now, Log: log, Observer: discard{},
+		SearchEvery:        -1, // time here does not pass by itself
+		OnRetainedReleased: func(l lease.Lease) { s.OnRetainedReleased(l) }})
+	if c.journals[node] == nil {
+		c.journals[node] = &memoryJournal{releases: map[lease.Attachment]ipam.Release{}}
 	}
-	port := worldPort{w, node}
+	port := nodePort{c, node}
 	s = &ipam.Service{
-		Node: node, Options: w.Options, Allocator: allocator,
+		Node: node, Options: c.Options, Allocator: allocator,
 		Cluster: port, Links: port, Pools: port, Endpoints: port, Events: port, Runtime: port,
-		Journal: w.journals[node], Observer: discard{}, Now: w.Now, Log: log, MinLeaseAge: reclaim.DefaultMinAge,
+		Journal: c.journals[node], Observer: discard{}, Now: c.Now, Log: log, MinLeaseAge: reclaim.DefaultMinAge,
 	}
-	w.mu.Lock()
-	w.services[node] = s
-	pools := slices.Collect(maps.Values(w.pools))
-	w.mu.Unlock()
-	allocator.SetReserved(w.reserved)
+	c.mu.Lock()
+	c.services[node] = s
+	pools := slices.Collect(maps.Values(c.pools))
+	c.mu.Unlock()
+	allocator.SetReserved(c.reserved)
 	for _, p := range pools {
-		w.tell(node, allocator, p)
+		c.tell(node, allocator, p)
 	}
 	// With the API server away it stays not ready, as an agent does.
 	if err := allocator.Load(context.Background()); err != nil && !errors.Is(err, ErrAway) {
@@ -252,36 +254,36 @@ func (w *World) Service(node string) *ipam.Service {
 }
 
 // Restart ends the service of a node without any farewell and starts another.
-func (w *World) Restart(node string) *ipam.Service {
-	if s, ok := w.services[node]; ok {
+func (c *FakeCluster) Restart(node string) *ipam.Service {
+	if s, ok := c.services[node]; ok {
 		s.Allocator.Close()
-		w.mu.Lock()
-		delete(w.services, node)
-		w.mu.Unlock()
+		c.mu.Lock()
+		delete(c.services, node)
+		c.mu.Unlock()
 	}
-	return w.Service(node)
+	return c.Service(node)
 }
 
 // Endpoints returns the endpoints, by "namespace/name".
-func (w *World) Endpoints() map[string]ipam.Endpoint {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return maps.Clone(w.endpoints)
+func (c *FakeCluster) Endpoints() map[string]ipam.Endpoint {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return maps.Clone(c.endpoints)
 }
 
 // DeleteEndpoint removes an endpoint by "namespace/name".
-func (w *World) DeleteEndpoint(key string) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	delete(w.endpoints, key)
+func (c *FakeCluster) DeleteEndpoint(key string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.endpoints, key)
 }
 
 // TakeEvents returns the events since the last call.
-func (w *World) TakeEvents() []string {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	events := w.events
-	w.events = nil
+func (c *FakeCluster) TakeEvents() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	events := c.events
+	c.events = nil
 	return events
 }
 
@@ -292,13 +294,13 @@ func (discard) ReleaseConflict()                {}
 func (discard) Damaged()                        {}
 func (discard) Reclaimed(reclaim.Reason, error) {}
 
-// worldPort is the world as one node sees it.
-type worldPort struct {
-	*World
+// nodePort implements the ports of package ipam for one node.
+type nodePort struct {
+	*FakeCluster
 	node string
 }
 
-func (p worldPort) Pod(_ context.Context, namespace, name, uid string) (ipam.Pod, error) {
+func (p nodePort) Pod(_ context.Context, namespace, name, uid string) (ipam.Pod, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	pod, ok := p.pods[namespace+"/"+name]
@@ -313,7 +315,7 @@ func (p worldPort) Pod(_ context.Context, namespace, name, uid string) (ipam.Pod
 	return ipam.Pod{}, fmt.Errorf("pod %s/%s: %w", namespace, name, ipam.ErrElsewhere)
 }
 
-func (p worldPort) PodState(_ context.Context, namespace, name string) (reclaim.Pod, error) {
+func (p nodePort) PodState(_ context.Context, namespace, name string) (reclaim.Pod, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.away {
@@ -328,7 +330,7 @@ func (p worldPort) PodState(_ context.Context, namespace, name string) (reclaim.
 	return state, nil
 }
 
-func (p worldPort) NodeState(context.Context) (reclaim.Node, error) {
+func (p nodePort) NodeState(context.Context) (reclaim.Node, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.away {
@@ -337,21 +339,21 @@ func (p worldPort) NodeState(context.Context) (reclaim.Node, error) {
 	return reclaim.Node{Presence: reclaim.Exists, Ready: !p.notReady[p.node]}, nil
 }
 
-func (p worldPort) Namespace(_ context.Context, name string) (pool.NamespaceFacts, error) {
+func (p nodePort) Namespace(_ context.Context, name string) (pool.NamespaceFacts, error) {
 	if facts, ok := p.namespaces[name]; ok {
 		return facts, nil
 	}
 	return pool.NamespaceFacts{Name: name}, nil
 }
 
-func (p worldPort) Node(context.Context) (pool.NodeFacts, error) {
+func (p nodePort) Node(context.Context) (pool.NodeFacts, error) {
 	if facts, ok := p.nodes[p.node]; ok {
 		return facts, nil
 	}
 	return pool.NodeFacts{Name: p.node}, nil
 }
 
-func (p worldPort) TopController(_ context.Context, pod ipam.Pod) (ipam.Controller, error) {
+func (p nodePort) TopController(_ context.Context, pod ipam.Pod) (ipam.Controller, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if known, ok := p.pods[pod.Namespace+"/"+pod.Name]; ok && known.Top.Kind != "" {
@@ -363,7 +365,7 @@ func (p worldPort) TopController(_ context.Context, pod ipam.Pod) (ipam.Controll
 	return ipam.Controller{APIVersion: "v1", Kind: "Pod", Name: pod.Name, UID: pod.UID}, nil
 }
 
-func (p worldPort) Network(_ context.Context, name pool.NetworkAttachment) (ipam.Network, error) {
+func (p nodePort) Network(_ context.Context, name pool.NetworkAttachment) (ipam.Network, error) {
 	network, ok := p.networks[name]
 	if !ok {
 		return ipam.Network{}, fmt.Errorf("network attachment %s: %w", name, ipam.ErrNotFound)
@@ -371,7 +373,7 @@ func (p worldPort) Network(_ context.Context, name pool.NetworkAttachment) (ipam
 	return network, nil
 }
 
-func (p worldPort) Subnets(link string) ([]netip.Prefix, error) {
+func (p nodePort) Subnets(link string) ([]netip.Prefix, error) {
 	subnets, ok := p.subnets[p.node+"/"+link]
 	if !ok {
 		return nil, fmt.Errorf("link %q: no such network interface", link)
@@ -379,7 +381,7 @@ func (p worldPort) Subnets(link string) ([]netip.Prefix, error) {
 	return subnets, nil
 }
 
-func (p worldPort) Sandboxes(context.Context) (map[string]string, error) {
+func (p nodePort) Sandboxes(context.Context) (map[string]string, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.mute[p.node] {
@@ -388,7 +390,7 @@ func (p worldPort) Sandboxes(context.Context) (map[string]string, error) {
 	return maps.Clone(p.sandboxes[p.node]), nil
 }
 
-func (p worldPort) Get(_ context.Context, name string) (*pool.Pool, error) {
+func (p nodePort) Get(_ context.Context, name string) (*pool.Pool, error) {
 	if err := p.reach(); err != nil {
 		return nil, err
 	}
@@ -399,7 +401,7 @@ func (p worldPort) Get(_ context.Context, name string) (*pool.Pool, error) {
 	return found, nil
 }
 
-func (p worldPort) List(_ context.Context, limit int) ([]*pool.Pool, error) {
+func (p nodePort) List(_ context.Context, limit int) ([]*pool.Pool, error) {
 	if err := p.reach(); err != nil {
 		return nil, err
 	}
@@ -412,13 +414,13 @@ func (p worldPort) List(_ context.Context, limit int) ([]*pool.Pool, error) {
 	return pools, nil
 }
 
-func (p worldPort) Set(e ipam.Endpoint) {
+func (p nodePort) Set(e ipam.Endpoint) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.endpoints[e.Namespace+"/"+e.Name] = e
 }
 
-func (p worldPort) Without(namespace, name, podUID, ifname string, _ time.Duration) {
+func (p nodePort) Without(namespace, name, podUID, ifname string, _ time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if e, ok := p.endpoints[namespace+"/"+name]; ok && e.PodUID == podUID {
@@ -427,7 +429,7 @@ func (p worldPort) Without(namespace, name, podUID, ifname string, _ time.Durati
 	}
 }
 
-func (p worldPort) Remove(namespace, name, podUID string) {
+func (p nodePort) Remove(namespace, name, podUID string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if e, ok := p.endpoints[namespace+"/"+name]; ok && e.PodUID == podUID {
@@ -435,7 +437,7 @@ func (p worldPort) Remove(namespace, name, podUID string) {
 	}
 }
 
-func (p worldPort) Addresses(_ context.Context, namespace, name, podUID, node string) ([]netip.Addr, error) {
+func (p nodePort) Addresses(_ context.Context, namespace, name, podUID, node string) ([]netip.Addr, error) {
 	if err := p.reach(); err != nil {
 		return nil, err
 	}
@@ -454,19 +456,19 @@ func (p worldPort) Addresses(_ context.Context, namespace, name, podUID, node st
 	return addrs, nil
 }
 
-func (p worldPort) AllocationFailed(pod ipam.Pod, message string) {
+func (p nodePort) AllocationFailed(pod ipam.Pod, message string) {
 	p.event(pod, "Warning FailedAllocateIP", message)
 }
 
-func (p worldPort) AddressConflict(pod ipam.Pod, message string) {
+func (p nodePort) AddressConflict(pod ipam.Pod, message string) {
 	p.event(pod, "Warning IPConflict", message)
 }
 
-func (p worldPort) Reclaimed(pod ipam.Pod, change reclaim.Change) {
+func (p nodePort) Reclaimed(pod ipam.Pod, change reclaim.Change) {
 	p.event(pod, "Normal ReclaimedIP", change.String())
 }
 
-func (p worldPort) event(pod ipam.Pod, what, message string) {
+func (p nodePort) event(pod ipam.Pod, what, message string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.events = append(p.events, fmt.Sprintf("%s %s/%s: %s", what, pod.Namespace, pod.Name, message))

@@ -48,7 +48,7 @@ func TestNewsOfABlockThatIsBeingWrittenIsReadAfterwards(t *testing.T) {
 			if _, err := a.Allocate(t.Context(), request("a", "c", want("eth0", 4, "p"))); err != nil {
 				t.Fatal(err)
 			}
-			// Another round comes after the end of the first.
+			// Another batch comes after the end of the first.
 			if err := a.Release(t.Context(), lease.Attachment{ContainerID: "nobody", Interface: "eth0"}); err != nil {
 				t.Fatal(err)
 			}
