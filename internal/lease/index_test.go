@@ -66,7 +66,7 @@ func TestPoolCountsKnownBlockWithOneAddress(t *testing.T) {
 	if u := x.Usage("a"); u.Total != 257 || u.Free != 256 {
 		t.Errorf("usage is %+v, want 256 of 257 free", u)
 	}
-	if k := x.blocks[addr("10.0.9.0")]; len(k.entries) != 0 {
+	if k := x.blocks[addr("10.0.9.0")]; len(k.inPools) != 0 {
 		t.Error("a block without an address of the pool belongs to it")
 	}
 }
