@@ -32,7 +32,7 @@ func parse(t *testing.T, text string) netplan.State {
 	return st
 }
 
-// read is everything in the namespace that want can be compared with.
+// read returns the state to compare with want.
 func read(t *testing.T, ns *Namespace, want netplan.State) netplan.State {
 	t.Helper()
 	st, err := ns.ReadAll()
@@ -76,7 +76,7 @@ func machine(t *testing.T) (*linuxtest.Machine, *Namespace) {
 	return m, open(t, m)
 }
 
-func TestWhatIsAppliedReadsBackAndIsAppliedOnce(t *testing.T) {
+func TestAppliedStateReadsBack(t *testing.T) {
 	_, ns := machine(t)
 	want := parse(t, wanted)
 	before := read(t, ns, want).String()
@@ -86,26 +86,26 @@ func TestWhatIsAppliedReadsBackAndIsAppliedOnce(t *testing.T) {
 	}
 	after := read(t, ns, want)
 	if again := netplan.Diff(after, want, netplan.Owned); len(again) != 0 {
-		t.Errorf("still to change:\n%sof\n%s", again, after)
+		t.Errorf("changes left:\n%sof\n%s", again, after)
 	}
 	if err := ns.Apply(changes, nil); err != nil {
 		t.Errorf("applied again: %v", err)
 	}
 	if twice := read(t, ns, want).String(); twice != after.String() {
-		t.Errorf("applied again, it is\n%s\nand was\n%s", twice, after)
+		t.Errorf("second Apply: state\n%s\nwant\n%s", twice, after)
 	}
 	for range 2 {
 		if err := ns.Apply(changes.Inverse(), nil); err != nil {
-			t.Errorf("taken back: %v", err)
+			t.Errorf("undo: %v", err)
 		}
 	}
-	// What was replaced is as before, what was added is gone; a sysctl stays.
+	// Replaced items are restored and new ones gone; sysctls stay.
 	if back := read(t, ns, nil).String(); strings.Contains(back, "proto 83") || strings.Contains(back, "masquerade") || strings.Contains(back, "10.0.0.2") {
-		t.Errorf("taken back, it is\n%s\nand was\n%s", back, before)
+		t.Errorf("after undo: state\n%s\nwant\n%s", back, before)
 	}
 }
 
-func TestFailedChangeTakesTheOthersBack(t *testing.T) {
+func TestFailedChangeUndoesEarlierOnes(t *testing.T) {
 	_, ns := machine(t)
 	before := read(t, ns, nil).String()
 	want := parse(t, `
@@ -116,7 +116,7 @@ route 10.8.0.0/16 via 192.0.2.1 dev eth0 proto 83
 `)
 	err := ns.Apply(netplan.Diff(read(t, ns, want), want, netplan.Owned), nil)
 	if err == nil || !strings.Contains(err.Error(), "+ route 10.8.0.0/16 via 192.0.2.1 dev eth0") {
-		t.Errorf("got %v, want an error that names the route", err)
+		t.Errorf("got %v, want an error naming the route", err)
 	}
 	if after := read(t, ns, nil).String(); after != before {
 		t.Errorf("before:\n%s\nafter:\n%s", before, after)
@@ -149,15 +149,15 @@ func TestDefaultRouteIsReplacedInPlace(t *testing.T) {
 	}
 }
 
-func TestVethPairNeedsItsOtherNamespace(t *testing.T) {
+func TestVethPairNeedsPeerNamespace(t *testing.T) {
 	_, ns := machine(t)
 	if err := ns.Apply(netplan.Changes{{New: netplan.Link{Name: "v", Kind: "veth", Peer: "w"}}}, nil); err == nil {
-		t.Error("a pair was made without a peer namespace")
+		t.Error("made a pair without a peer namespace")
 	}
 }
 
-func TestPathWithoutNamespaceIsToldApart(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "cni-gone") // as a container runtime leaves it behind
+func TestPlainFileIsNoNamespace(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "cni-gone") // container runtimes leave such files behind
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -168,7 +168,7 @@ func TestPathWithoutNamespaceIsToldApart(t *testing.T) {
 	}
 }
 
-func TestNodeAddressesAreThoseThatServe(t *testing.T) {
+func TestNodeAddrsAreGlobalAndUp(t *testing.T) {
 	m, ns := machine(t)
 	peer := linuxtest.NewMachine(t, "pod")
 	linuxtest.Wire(m, "spv012345678901", peer, "veth0")

@@ -153,7 +153,7 @@ func TestBondThatDoesNotFitIsRefused(t *testing.T) {
 	refused(t, node, `"interfaces":["ens5","ens7"],"bond":{"name":"bond0","mode":1}`, "its ports are [ens5 ens6] instead of [ens5 ens7]")
 	refused(t, node, `"interfaces":["ens5","ens6","ens7"],"bond":{"name":"bond0","mode":1}`, "its ports are [ens5 ens6] instead of [ens5 ens6 ens7]")
 	refused(t, node, two(`"mode":1,"options":"primary=ens6"`), `its option primary is \"\" instead of \"ens6\"`)
-	refused(t, node, two(`"mode":1,"options":"primary=ens7"`), "it is none of the ports [ens5 ens6]")
+	refused(t, node, two(`"mode":1,"options":"primary=ens7"`), "it is not one of the ports [ens5 ens6]")
 	refused(t, node, two(`"mode":1,"options":"arp_ip_target=10.0.0.1"`), "its option arp_ip_target is [] instead of [10.0.0.1]")
 	if node.Link("ens7").Attrs().MasterIndex != 0 {
 		t.Error("a refusal changed a port")
@@ -161,9 +161,9 @@ func TestBondThatDoesNotFitIsRefused(t *testing.T) {
 	refused(t, node, two(`"mode":1,"options":"miimon=200"`), "its option miimon is 100 instead of 200")
 	refused(t, node, two(`"mode":1,"options":"miimon=fast"`), "want a number of 0 or more")
 	refused(t, node, two(`"mode":1,"options":"frobnicate=1"`), "unknown option; known options are")
-	refused(t, node, `"interfaces":["ens5","ens7"],"bond":{"name":"bond1","mode":1}`, "it is a port of bond0 already")
+	refused(t, node, `"interfaces":["ens5","ens7"],"bond":{"name":"bond1","mode":1}`, "it is already a port of bond0")
 	node.Addr("ens7", "10.9.0.1/24")
-	refused(t, node, `"interfaces":["ens7","ens6"],"bond":{"name":"bond2","mode":1}`, "which the node would lose in bond bond2")
+	refused(t, node, `"interfaces":["ens7","ens6"],"bond":{"name":"bond2","mode":1}`, "in bond bond2")
 	if _, err := node.NL.LinkByName("bond2"); err == nil {
 		t.Error("a refused bond was left behind")
 	}

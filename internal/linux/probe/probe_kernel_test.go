@@ -24,9 +24,9 @@ func on(m *linuxtest.Machine, dev string, f func(*net.Interface) error) error {
 	})
 }
 
-// TestTwoThatAreAboutToUseAnAddressNotice has both ask until one of them knows, so
+// TestConcurrentProbesNoticeEachOther lets both ask until one notices, so
 // that they ask at the same time at some point.
-func TestTwoThatAreAboutToUseAnAddressNotice(t *testing.T) {
+func TestConcurrentProbesNoticeEachOther(t *testing.T) {
 	a, b := linuxtest.NewMachine(t, "a"), linuxtest.NewMachine(t, "b")
 	linuxtest.Wire(a, "x", b, "y")
 	for _, addr := range []string{"10.1.0.5", "fd00::5"} {
@@ -50,7 +50,7 @@ func TestTwoThatAreAboutToUseAnAddressNotice(t *testing.T) {
 	}
 }
 
-func TestHolderIsAskedFromAnAddressThatIsOnNoInterface(t *testing.T) {
+func TestProbeNeedsNoSourceAddress(t *testing.T) {
 	a, b := linuxtest.NewMachine(t, "a"), linuxtest.NewMachine(t, "b")
 	linuxtest.Wire(a, "x", b, "y")
 	b.Addr("y", "10.1.0.1/24", "fd00::1/64")
@@ -68,11 +68,11 @@ func TestHolderIsAskedFromAnAddressThatIsOnNoInterface(t *testing.T) {
 		}
 	}
 	if out := b.Must("", "ip", "neighbour"); !strings.Contains(out, "10.1.0.5") || !strings.Contains(out, "fd00::5") {
-		t.Errorf("who was asked knows only\n%s", out)
+		t.Errorf("neighbors of the asked machine:\n%s", out)
 	}
 }
 
-func TestLinkWithoutHardwareAddressesIsRefused(t *testing.T) {
+func TestLoopbackIsRefused(t *testing.T) {
 	m := linuxtest.NewMachine(t, "m")
 	err := on(m, "lo", func(ifi *net.Interface) error {
 		_, err := probe.Holder(ifi, netip.MustParseAddr("127.0.0.2"), netip.Addr{}, probe.Default)

@@ -72,9 +72,9 @@ func TestAnswers(t *testing.T) {
 	}
 }
 
-// TestDuplicateAddressDetectionIsAsTheStandardWantsIt: RFC 4862, section 5.4.2, and
+// TestDADMessageFollowsRFC4862: RFC 4862, section 5.4.2, and
 // RFC 4861, section 4.3.
-func TestDuplicateAddressDetectionIsAsTheStandardWantsIt(t *testing.T) {
+func TestDADMessageFollowsRFC4862(t *testing.T) {
 	q := must(t)(ndpQuestion(own, netip.MustParseAddr("fd00::1:2:a1b2:c3d4"), none))
 	source, m := ndpMessage(q.frame.Payload)
 	solicitation, ok := m.(*ndp.NeighborSolicitation)
@@ -109,7 +109,7 @@ func checksumHolds(packet []byte) bool {
 	return sum == 0xffff
 }
 
-// FuzzAnswers: whatever a network sends is an answer or none.
+// FuzzAnswers checks that no frame crashes the parsers.
 func FuzzAnswers(f *testing.F) {
 	for _, q := range []func() (question, error){
 		func() (question, error) { return arpQuestion(theirs, four, none) },
