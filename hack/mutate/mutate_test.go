@@ -63,9 +63,34 @@ func TestEquivalentsAreLeftOut(t *testing.T) {
 	}
 }
 
-func TestEquivalentListIsValid(t *testing.T) {
-	if _, err := parseEquivalents(equivalentText); err != nil {
-		t.Error(err)
+// TestEquivalentsExist finds entries whose line has changed since.
+func TestEquivalentsExist(t *testing.T) {
+	list, err := parseEquivalents(equivalentText)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Chdir("../..")
+	for _, target := range targets {
+		var all []mutant
+		files, err := filepath.Glob(target.directory + "/*.go")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, file := range files {
+			source, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			found, err := mutants(file, source)
+			if err != nil {
+				t.Fatal(err)
+			}
+			all = append(all, found...)
+		}
+		_, stale := withoutEquivalents(all, list, target.directory)
+		for _, key := range stale {
+			t.Errorf("equivalent.txt lists a mutant that does not exist: %s", key)
+		}
 	}
 }
 
