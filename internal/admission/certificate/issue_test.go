@@ -27,7 +27,7 @@ func mustIssue(t *testing.T, at time.Time, former []byte) Pair {
 	return pair
 }
 
-func TestIssuedCertificateIsGoodForItsSubjectAndRenewedAfterTwoThirdsOfItsLife(t *testing.T) {
+func TestIssuedCertificateMatchesSubject(t *testing.T) {
 	s, err := inspect(mustIssue(t, now, nil), subject, now)
 	if err != nil {
 		t.Fatal(err)
@@ -40,7 +40,7 @@ func TestIssuedCertificateIsGoodForItsSubjectAndRenewedAfterTwoThirdsOfItsLife(t
 	}
 }
 
-func TestInspectRefuses(t *testing.T) {
+func TestUnusableCertificatesAreRefused(t *testing.T) {
 	pair := mustIssue(t, now, nil)
 	other := mustIssue(t, now, nil)
 	renamed, moved := subject, subject

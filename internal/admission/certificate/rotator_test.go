@@ -1,5 +1,3 @@
-//go:build apiserver
-
 package certificate
 
 import (
@@ -15,15 +13,14 @@ import (
 	clocktesting "k8s.io/utils/clock/testing"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
 	"spiderpool.dev/spiderpool/internal/kube/kubetest"
 	"spiderpool.dev/spiderpool/internal/kube/scheme"
 )
 
-func TestMain(m *testing.M) { kubetest.Main(m) }
-
-// installation is a Secret with the webhook configurations that go with it.
+// installation is a cluster in memory with the webhook configurations of the chart.
 type installation struct {
 	*testing.T
 	client.WithWatch
@@ -33,32 +30,29 @@ type installation struct {
 
 func newInstallation(t *testing.T) *installation {
 	t.Helper()
-	c, err := client.NewWithWatch(kubetest.Config(t), client.Options{Scheme: scheme.New()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	namespace := kubetest.Namespace(t, c)
-	kubetest.Webhooks(t, c, namespace, kubetest.FreePort(t))
+	const name = "spiderpool"
+	c := fake.NewClientBuilder().WithScheme(scheme.New()).Build()
+	kubetest.Webhooks(t, c, name, 443)
 	return &installation{t, c, Options{
-		Secret: client.ObjectKey{Namespace: namespace, Name: "tls"}, Subject: subject, Mutating: namespace, Validating: namespace,
+		Secret: client.ObjectKey{Namespace: "kube-system", Name: "tls"}, Subject: subject, Mutating: name, Validating: name,
 	}, clocktesting.NewFakePassiveClock(now)}
 }
 
-// replica is a rotator of the installation, which reads and writes by c.
+// replica returns a rotator of the installation with the client c.
 func (i *installation) replica(c client.Client) *Rotator {
 	return &Rotator{client: c, options: i.options, clock: i.clock, log: slog.New(slog.DiscardHandler)}
 }
 
-// reconcile lets a rotator work once; it is to come again after the duration.
+// reconcile runs a rotator once and checks when it wants to run again.
 func (i *installation) reconcile(r *Rotator, again time.Duration) {
 	i.Helper()
 	result, err := r.Reconcile(i.Context(), ctrl.Request{})
 	if err != nil || result.RequeueAfter != again {
-		i.Errorf("at %s: to come again after %s, %v; want %s", i.clock.Now().Sub(now), result.RequeueAfter, err, again)
+		i.Errorf("at %s: requeue after %s, %v; want %s", i.clock.Now().Sub(now), result.RequeueAfter, err, again)
 	}
 }
 
-// kept is what the Secret holds.
+// kept returns the content of the Secret.
 func (i *installation) kept() Pair {
 	i.Helper()
 	secret := &corev1.Secret{}
@@ -77,7 +71,7 @@ func (i *installation) serves(r *Rotator, want Pair) {
 	}
 	got, err := r.GetCertificate(nil)
 	if err != nil || !same(got, wanted.certificate) || r.Check(nil) != nil {
-		i.Errorf("at %s: serves another certificate than the one wanted, %v, %v", i.clock.Now().Sub(now), err, r.Check(nil))
+		i.Errorf("at %s: serves the wrong certificate, %v, %v", i.clock.Now().Sub(now), err, r.Check(nil))
 	}
 }
 
@@ -106,13 +100,13 @@ func (i *installation) trusted(want []byte) {
 
 const day = 24 * time.Hour
 
-func TestCertificateIsRenewedAtTwoThirdsOfItsLifeAndServedWhenItIsTrusted(t *testing.T) {
+func TestTrustComesBeforeServing(t *testing.T) {
 	i := newInstallation(t)
 	rotator, other := i.replica(i), i.replica(i)
 	i.reconcile(rotator, 0)
 	first := i.kept()
 	if err := rotator.Check(nil); err == nil {
-		t.Error("ready with a certificate that the API server does not trust yet")
+		t.Error("ready with an untrusted certificate")
 	}
 	i.reconcile(rotator, 60*day)
 	i.trusted(first.Authorities)
@@ -133,7 +127,7 @@ func TestCertificateIsRenewedAtTwoThirdsOfItsLifeAndServedWhenItIsTrusted(t *tes
 	}
 	i.serves(rotator, first)
 
-	// The API servers are given time to learn of the new authority.
+	// The API servers get time to see the new authority.
 	i.reconcile(rotator, settle)
 	i.trusted(second.Authorities)
 	i.serves(rotator, first)
@@ -150,11 +144,11 @@ func TestCertificateIsRenewedAtTwoThirdsOfItsLifeAndServedWhenItIsTrusted(t *tes
 	}
 	i.trusted(second.Authorities)
 	if !bytes.Equal(i.kept().Certificate, second.Certificate) {
-		t.Error("the second replica made a certificate of its own")
+		t.Error("the second replica issued another certificate")
 	}
 }
 
-func TestReplicaThatStartsInARotationServesTheNewCertificateAtOnce(t *testing.T) {
+func TestFreshReplicaServesNewCertificateImmediately(t *testing.T) {
 	i := newInstallation(t)
 	rotator := i.replica(i)
 	i.reconcile(rotator, 0)
@@ -166,8 +160,8 @@ func TestReplicaThatStartsInARotationServesTheNewCertificateAtOnce(t *testing.T)
 	i.serves(fresh, i.kept())
 }
 
-// Both find the certificate two thirds through its life; one of them is faster.
-func TestReplicaThatLosesTheRaceTakesTheCertificateOfTheWinner(t *testing.T) {
+// Two replicas renew at the same time.
+func TestLosingReplicaServesWinnersCertificate(t *testing.T) {
 	for name, late := range map[string]bool{"the first certificate": false, "a later one": true} {
 		t.Run(name, func(t *testing.T) {
 			i := newInstallation(t)
@@ -195,7 +189,7 @@ func TestReplicaThatLosesTheRaceTakesTheCertificateOfTheWinner(t *testing.T) {
 	}
 }
 
-func TestCertificateThatWasLostIsMadeAgainBesideTheServedOne(t *testing.T) {
+func TestLostSecretKeepsServedCertificateTrusted(t *testing.T) {
 	i := newInstallation(t)
 	rotator := i.replica(i)
 	i.reconcile(rotator, 0)
@@ -208,7 +202,7 @@ func TestCertificateThatWasLostIsMadeAgainBesideTheServedOne(t *testing.T) {
 	second := i.kept()
 	i.reconcile(rotator, settle)
 	if !bytes.HasSuffix(second.Authorities, first.Authorities) {
-		t.Error("the authority of the certificate that is served is not trusted any more")
+		t.Error("the authority of the served certificate is not trusted any more")
 	}
 	i.trusted(second.Authorities)
 	i.serves(rotator, first)
@@ -217,7 +211,7 @@ func TestCertificateThatWasLostIsMadeAgainBesideTheServedOne(t *testing.T) {
 	i.serves(rotator, second)
 }
 
-func TestAuthoritiesAreWrittenBackIntoAWebhookConfigurationThatLostThem(t *testing.T) {
+func TestLostAuthoritiesAreWrittenAgain(t *testing.T) {
 	i := newInstallation(t)
 	rotator := i.replica(i)
 	i.reconcile(rotator, 0)
