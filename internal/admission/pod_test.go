@@ -1,6 +1,7 @@
 package admission
 
 import (
+	"errors"
 	"strings"
 	"testing"
 
@@ -18,7 +19,7 @@ func config(name, key, value string, spec v2beta1.SpiderMultusConfigSpec) v2beta
 	}
 }
 
-func TestPodGetsTheAttachmentsThatItAsksForAndTheirDevices(t *testing.T) {
+func TestPodGetsRequestedAttachmentsAndDevices(t *testing.T) {
 	sriov := func(resource string) v2beta1.SpiderMultusConfigSpec {
 		return v2beta1.SpiderMultusConfigSpec{Sriov: &v2beta1.SriovConfig{ResourceName: resource}}
 	}
@@ -50,7 +51,7 @@ func TestPodGetsTheAttachmentsThatItAsksForAndTheirDevices(t *testing.T) {
 	}
 }
 
-func TestWhatThePodAlreadySaysStays(t *testing.T) {
+func TestExistingNetworksAndDevicesStay(t *testing.T) {
 	configs := []v2beta1.SpiderMultusConfig{
 		config("a", names.AnnotationPodNetworkResourceInject, "n", v2beta1.SpiderMultusConfigSpec{Sriov: &v2beta1.SriovConfig{ResourceName: "x.io/vf"}}),
 	}
@@ -76,7 +77,7 @@ func TestWhatThePodAlreadySaysStays(t *testing.T) {
 	}
 }
 
-func TestPodThatAsksForWhatNobodyOffersIsRefused(t *testing.T) {
+func TestUnknownRequestIsRejected(t *testing.T) {
 	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{names.AnnotationPodRDMAResourceInject: "gpu"}}}
 	want := `metadata.annotations[cni.spidernet.io/rdma-resource-inject]: "gpu": no SpiderMultusConfig has this annotation with this value`
 	if err := inject(pod, nil); err == nil || !strings.HasPrefix(err.Error(), want) {
@@ -84,6 +85,62 @@ func TestPodThatAsksForWhatNobodyOffersIsRefused(t *testing.T) {
 	}
 	unannotated := &corev1.Pod{}
 	if err := inject(unannotated, nil); err != nil || unannotated.Annotations != nil {
-		t.Errorf("a pod that asks for nothing: %v, %v", err, unannotated.Annotations)
+		t.Errorf("pod without request: %v, %v", err, unannotated.Annotations)
+	}
+}
+
+func TestDefaultReadsConfigsOnlyOnRequest(t *testing.T) {
+	offered := config("a", names.AnnotationPodRDMAResourceInject, "gpu", v2beta1.SpiderMultusConfigSpec{})
+	requesting := func() *corev1.Pod {
+		return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{names.AnnotationPodRDMAResourceInject: "gpu"}}}
+	}
+	unread := &podDevices{reader: unreadable(t, &v2beta1.SpiderMultusConfigList{})}
+	if err := unread.Default(t.Context(), requesting()); !errors.Is(err, errRead) {
+		t.Errorf("request: %v", err)
+	}
+	if err := unread.Default(t.Context(), &corev1.Pod{}); err != nil {
+		t.Errorf("no request: %v", err)
+	}
+	pod := requesting()
+	w := &podDevices{reader: cacheOf(t, &offered)}
+	if err := w.Default(t.Context(), pod); err != nil || pod.Annotations[names.AnnotationMultusNetworks] != "net/a" {
+		t.Errorf("networks %q, error %v", pod.Annotations[names.AnnotationMultusNetworks], err)
+	}
+	// The network of this pod has no device, so it gets no resources, and needs no container.
+	if len(pod.Spec.Containers) != 0 {
+		t.Errorf("containers: %v", pod.Spec.Containers)
+	}
+}
+
+func TestInvalidNetworkListIsRejected(t *testing.T) {
+	configs := []v2beta1.SpiderMultusConfig{config("a", names.AnnotationPodRDMAResourceInject, "gpu", v2beta1.SpiderMultusConfigSpec{})}
+	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{
+		names.AnnotationPodRDMAResourceInject: "gpu", names.AnnotationMultusNetworks: "[{",
+	}}}
+	if err := inject(pod, configs); err == nil || !strings.Contains(err.Error(), "not a JSON list of objects") {
+		t.Errorf("error is %v", err)
+	}
+}
+
+func TestDevicesOfEveryType(t *testing.T) {
+	rdma := v2beta1.MasterConfig{RDMAResourceName: new("x.io/rdma")}
+	for _, tc := range []struct {
+		name string
+		spec v2beta1.SpiderMultusConfigSpec
+		want corev1.ResourceName
+	}{
+		{"none", v2beta1.SpiderMultusConfigSpec{}, ""},
+		{"sriov", v2beta1.SpiderMultusConfigSpec{Sriov: &v2beta1.SriovConfig{ResourceName: "x.io/vf"}}, "x.io/vf"},
+		{"ib-sriov", v2beta1.SpiderMultusConfigSpec{IBSriov: &v2beta1.IBSriovConfig{ResourceName: "x.io/ib"}}, "x.io/ib"},
+		{"macvlan", v2beta1.SpiderMultusConfigSpec{Macvlan: &rdma}, "x.io/rdma"},
+		{"ipvlan", v2beta1.SpiderMultusConfigSpec{IPvlan: &rdma}, "x.io/rdma"},
+		{"vlan", v2beta1.SpiderMultusConfigSpec{Vlan: &v2beta1.VlanConfig{MasterConfig: rdma}}, "x.io/rdma"},
+		{"macvlan without RDMA", v2beta1.SpiderMultusConfigSpec{Macvlan: &v2beta1.MasterConfig{}}, ""},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			if got := deviceOf(&tc.spec); got != tc.want {
+				t.Errorf("device is %q, want %q", got, tc.want)
+			}
+		})
 	}
 }
