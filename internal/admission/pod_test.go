@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -138,8 +139,15 @@ func TestDevicesOfEveryType(t *testing.T) {
 		{"macvlan without RDMA", v2beta1.SpiderMultusConfigSpec{Macvlan: &v2beta1.MasterConfig{}}, ""},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			if got := deviceOf(&tc.spec); got != tc.want {
-				t.Errorf("device is %q, want %q", got, tc.want)
+			pod := &corev1.Pod{Spec: corev1.PodSpec{Containers: []corev1.Container{{}}}}
+			addDevices(pod, []*v2beta1.SpiderMultusConfig{{Spec: tc.spec}})
+			want := corev1.ResourceRequirements{}
+			if tc.want != "" {
+				one := corev1.ResourceList{tc.want: resource.MustParse("1")}
+				want = corev1.ResourceRequirements{Requests: one, Limits: one}
+			}
+			if diff := cmp.Diff(want, pod.Spec.Containers[0].Resources); diff != "" {
+				t.Errorf("resources (-want +got):\n%s", diff)
 			}
 		})
 	}
