@@ -106,7 +106,7 @@ func refused(t *testing.T, err error, want string) {
 	}
 }
 
-func TestPoolsThatCannotWorkAreRefused(t *testing.T) {
+func TestBadPoolsAreRejected(t *testing.T) {
 	c, cached := serve(t)
 	other := newPool("other", "10.1.0.0/24", "10.1.0.10-10.1.0.20")
 	kubetest.Create(t, c, other)
@@ -156,7 +156,7 @@ func TestAddressesInUseStayInTheirPool(t *testing.T) {
 
 // What admission would refuse today may be there already; it must not be in the
 // way of changes that leave it as it is.
-func TestInvalidPoolCanStillBeLabelledAndDeleted(t *testing.T) {
+func TestInvalidPoolCanBeLabelledAndDeleted(t *testing.T) {
 	c := kubetest.Client(t)
 	p := newPool("old", "10.3.0.0/24", "10.3.0.9-10.3.0.5")
 	p.Finalizers = []string{v2beta1.Finalizer}
@@ -204,7 +204,7 @@ func TestSubnetsAndReservedIPs(t *testing.T) {
 	})
 }
 
-func TestMultusConfigsThatCannotWorkAreRefused(t *testing.T) {
+func TestBadMultusConfigsAreRejected(t *testing.T) {
 	c, cached := serve(t)
 	owner := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "somebody"}}
 	kubetest.Create(t, c, owner)
@@ -328,7 +328,7 @@ func TestAttachmentsInUseStay(t *testing.T) {
 
 // The configuration names no default network: the installation made it after
 // what it found on a node.
-func TestAttachmentThatTheInstallationMadeIsUsedByPodsThatNameNone(t *testing.T) {
+func TestInstalledAttachmentIsDefaultNetwork(t *testing.T) {
 	c, cached := serveIn(t, pool.ClusterNetwork{Namespace: "kube-system"})
 	config := &v2beta1.SpiderMultusConfig{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "kube-system", Name: "made"},

@@ -12,7 +12,7 @@ import (
 	"spiderpool.dev/spiderpool/internal/kube/kubetest"
 )
 
-func TestPoolsAreCompletedAndWrittenCanonically(t *testing.T) {
+func TestPoolsAreCanonicalized(t *testing.T) {
 	c, _ := serve(t)
 	p := newPool("canonical", "FD00:1::/64", "fd00:1::B", "fd00:1::000c-fd00:1::f", "fd00:1::a")
 	p.Spec.ExcludeIPs = []string{"fd00:1:0::d"}
@@ -34,7 +34,7 @@ func TestPoolsAreCompletedAndWrittenCanonically(t *testing.T) {
 	}
 }
 
-func TestSubnetsAreCompletedAndWrittenCanonically(t *testing.T) {
+func TestSubnetsAreCanonicalized(t *testing.T) {
 	c, _ := serve(t)
 	subnet := &v2beta1.SpiderSubnet{ObjectMeta: metav1.ObjectMeta{Name: "canonical"}, Spec: v2beta1.SpiderSubnetSpec{
 		Subnet: "FD00:2::/64", IPs: []string{"fd00:2::B", "fd00:2::000c-fd00:2::f", "fd00:2::a"}, ExcludeIPs: []string{"fd00:2:0::d"},
@@ -54,7 +54,7 @@ func TestSubnetsAreCompletedAndWrittenCanonically(t *testing.T) {
 	}
 }
 
-func TestReservedIPsAreCompletedAndWrittenCanonically(t *testing.T) {
+func TestReservedIPsAreCanonicalized(t *testing.T) {
 	c, _ := serve(t)
 	for name, reservation := range map[string]struct {
 		ips  []string

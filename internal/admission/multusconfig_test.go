@@ -17,7 +17,7 @@ import (
 )
 
 // They came to be while admission was away, or before a rule was there.
-func TestInvalidMultusConfigCanStillBeLabelledAndDeleted(t *testing.T) {
+func TestInvalidMultusConfigCanBeDeleted(t *testing.T) {
 	c := kubetest.Client(t)
 	config := func(name string, spec v2beta1.SpiderMultusConfigSpec, annotations map[string]string) *v2beta1.SpiderMultusConfig {
 		return &v2beta1.SpiderMultusConfig{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name, Annotations: annotations}, Spec: spec}
@@ -71,7 +71,7 @@ func TestInvalidMultusConfigCanStillBeLabelledAndDeleted(t *testing.T) {
 	}
 }
 
-func TestVLANThatNobodyFindsOutIsWarnedOf(t *testing.T) {
+func TestUnsupportedVLANWarns(t *testing.T) {
 	c, _ := serve(t)
 	heard := &warnings{}
 	server := kubetest.Config(t)

@@ -22,7 +22,7 @@ import (
 )
 
 // With the webhooks away, pods come and go, and configuration does not change.
-func TestOutageOfTheWebhooksLeavesPodsAlone(t *testing.T) {
+func TestWebhookOutageBlocksNoPod(t *testing.T) {
 	c := kubetest.Client(t)
 	kubetest.Webhooks(t, c, "away", kubetest.FreePort(t))
 	kubetest.Eventually(t, func(ctx context.Context) error {
@@ -50,7 +50,7 @@ func TestOutageOfTheWebhooksLeavesPodsAlone(t *testing.T) {
 
 // While one of the webhooks of a kind is away, a change that is its business is
 // refused, and the status, which is the controller's, is not.
-func TestOutageOfTheWebhooksRefusesWhatTheyJudge(t *testing.T) {
+func TestWebhookOutageRejectsResources(t *testing.T) {
 	c := kubetest.Client(t)
 	kinds := map[string]client.Object{
 		"spiderippool":       newPool("outage", "10.70.0.0/24"),

@@ -23,7 +23,7 @@ import (
 
 // The chart's webhook of pods is for the namespace "ai" in the file that
 // kubetest.PodWebhook reads.
-func TestPodsGetWhatTheyAskForAndStartWithoutTheWebhook(t *testing.T) {
+func TestPodsStartWithoutWebhook(t *testing.T) {
 	c := kubetest.Client(t)
 	ai := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "ai"}}
 	if err := c.Create(t.Context(), ai); err != nil && !apierrors.IsAlreadyExists(err) {

@@ -20,7 +20,7 @@ import (
 
 // Two pools that were there before admission was share addresses: they can be
 // changed, but they cannot come to share more.
-func TestConflictOfBeforeCanStayAndNotGrow(t *testing.T) {
+func TestOldConflictMayStayButNotGrow(t *testing.T) {
 	c := kubetest.Client(t)
 	first := newPool("first", "10.10.0.0/24", "10.10.0.10-10.10.0.20")
 	second := newPool("second", "10.10.0.0/24", "10.10.0.15-10.10.0.30")
@@ -53,7 +53,7 @@ func (w *warnings) HandleWarningHeader(_ int, _ string, text string) {
 	w.said = append(w.said, text)
 }
 
-func TestDeletionOfAPoolInUseWarnsOfWhatItWaitsFor(t *testing.T) {
+func TestDeletionWarnsOfHolders(t *testing.T) {
 	c, cached := serve(t)
 	p := newPool("awaited", "10.11.0.0/24", "10.11.0.16-10.11.0.40")
 	block := compile.BlockObject(lease.Block{Base: netip.MustParseAddr("10.11.0.16"), Leases: []lease.Lease{{

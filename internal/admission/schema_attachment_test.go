@@ -71,7 +71,7 @@ func TestSchemaOfAttachmentSections(t *testing.T) {
 	})
 }
 
-func TestChainsThatCannotRunAreRefused(t *testing.T) {
+func TestBadChainsAreRejected(t *testing.T) {
 	c, _ := serve(t)
 	judge(t, c, "SpiderMultusConfig", []judged{
 		{"chain without a main plugin", `{cniType: custom, chainCNIJsonData: ['{"type":"tuning"}']}`,
@@ -98,7 +98,7 @@ func TestChainsThatCannotRunAreRefused(t *testing.T) {
 	}
 }
 
-func TestIPVersionDoesNotChange(t *testing.T) {
+func TestIPVersionIsImmutable(t *testing.T) {
 	c := kubetest.Client(t)
 	pool := newPool("version", "10.72.0.0/24")
 	subnet := &v2beta1.SpiderSubnet{ObjectMeta: metav1.ObjectMeta{Name: "version"}, Spec: v2beta1.SpiderSubnetSpec{Subnet: "10.72.0.0/24"}}

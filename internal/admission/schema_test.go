@@ -106,7 +106,7 @@ func TestSchemaOfPoolsAndSubnets(t *testing.T) {
 	})
 }
 
-func TestNetworkOfASubnetDoesNotChange(t *testing.T) {
+func TestSubnetNetworkIsImmutable(t *testing.T) {
 	c := kubetest.Client(t)
 	subnet := &v2beta1.SpiderSubnet{ObjectMeta: metav1.ObjectMeta{Name: "fixed"}, Spec: v2beta1.SpiderSubnetSpec{Subnet: "10.0.0.0/24"}}
 	kubetest.Create(t, c, subnet)
@@ -121,7 +121,7 @@ func TestNetworkOfASubnetDoesNotChange(t *testing.T) {
 	}
 }
 
-func TestSubnetOfAPoolDoesNotChange(t *testing.T) {
+func TestPoolSubnetIsImmutable(t *testing.T) {
 	c := kubetest.Client(t)
 	pool := &v2beta1.SpiderIPPool{ObjectMeta: metav1.ObjectMeta{Name: "fixed"}, Spec: v2beta1.SpiderIPPoolSpec{Subnet: "fd00::/64", IPVersion: new(int64(6))}}
 	kubetest.Create(t, c, pool)

@@ -7,7 +7,7 @@ import (
 	"spiderpool.dev/spiderpool/internal/pool"
 )
 
-func TestClusterNetworkIsTheOneOfTheAgents(t *testing.T) {
+func TestClusterNetworkFollowsConfiguration(t *testing.T) {
 	cfg := config.Controller{Environment: config.Environment{PodNamespace: "spiderpool"}}
 	if got, want := clusterNetwork(cfg), (pool.ClusterNetwork{Namespace: "spiderpool"}); got != want {
 		t.Errorf("without a default network: %+v, want %+v", got, want)

@@ -79,7 +79,7 @@ func mount(t *testing.T, dir, version string, certificate, key []byte) {
 	}
 }
 
-func TestProvidedCertificateIsServedAndItsReplacementToo(t *testing.T) {
+func TestProvidedCertificateIsReloaded(t *testing.T) {
 	c := kubetest.Client(t)
 	namespace := kubetest.Namespace(t, c)
 	cfg := configuration(t, namespace)
@@ -129,7 +129,7 @@ func trust(t *testing.T, c client.Client, name string, authority []byte) {
 	}
 }
 
-func TestCertificateIsMadeAgainWhenItIsLost(t *testing.T) {
+func TestLostCertificateIsReissued(t *testing.T) {
 	c := kubetest.Client(t)
 	namespace := kubetest.Namespace(t, c)
 	cfg := configuration(t, namespace)

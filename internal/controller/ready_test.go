@@ -54,7 +54,7 @@ type roundTripper func(*http.Request) (*http.Response, error)
 
 func (f roundTripper) RoundTrip(request *http.Request) (*http.Response, error) { return f(request) }
 
-func TestReplicaIsNotReadyWhileSomethingIsMissingAndSaysWhat(t *testing.T) {
+func TestReadinessNamesWhatIsMissing(t *testing.T) {
 	for name, c := range map[string]struct {
 		forbids          func(*http.Request) bool
 		missing, present string
@@ -106,7 +106,7 @@ func TestReplicaIsNotReadyWhileSomethingIsMissingAndSaysWhat(t *testing.T) {
 
 // The caches of a replica that is stopped right after it was started, or that is
 // not permitted something, are not filled.
-func TestReplicaStopsWithin5SecondsWhileItsCachesAreNotFilled(t *testing.T) {
+func TestReplicaStopsWithUnfilledCaches(t *testing.T) {
 	client := kubetest.Client(t)
 	cfg := configuration(t, kubetest.Namespace(t, client))
 	o := newObstacle(func(r *http.Request) bool { return strings.HasSuffix(r.URL.Path, "/spiderippools") })

@@ -138,7 +138,7 @@ func (r *replica) get(ctx context.Context, port int, path string, body *bytes.Bu
 }
 
 // The walk of the AWS guide through the control plane.
-func TestResourcesOfTheGuideAreTakenIn(t *testing.T) {
+func TestGuideResourcesBecomeReady(t *testing.T) {
 	c := kubetest.Client(t)
 	namespace := kubetest.Namespace(t, c)
 	cfg := configuration(t, namespace)
@@ -200,7 +200,7 @@ func TestResourcesOfTheGuideAreTakenIn(t *testing.T) {
 	}
 }
 
-func TestReplicaTakesOverWithinTwoSecondsOfTheLeadersEnd(t *testing.T) {
+func TestFollowerTakesOverWithinTwoSeconds(t *testing.T) {
 	c := kubetest.Client(t)
 	namespace := kubetest.Namespace(t, c)
 	first, second := configuration(t, namespace), configuration(t, namespace)

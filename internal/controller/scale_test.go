@@ -37,12 +37,12 @@ const (
 	scaleMemory    = 400 << 20
 )
 
-// TestFiveThousandPoolsAreTakenIn measures a controller in a process of its own,
+// TestFiveThousandPoolsBecomeReady measures a controller in a process of its own,
 // on a cluster whose objects are all there when it starts: once with nothing of
 // what it keeps written yet, and once again after that.
 //
 //	go test -tags 'apiserver scale' -run FiveThousand -v ./internal/controller -quiet 5m
-func TestFiveThousandPoolsAreTakenIn(t *testing.T) {
+func TestFiveThousandPoolsBecomeReady(t *testing.T) {
 	c := kubetest.Client(t)
 	begin := time.Now()
 	populate(t, c)

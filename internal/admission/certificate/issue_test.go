@@ -68,7 +68,7 @@ func TestUnusableCertificatesAreRefused(t *testing.T) {
 	}
 }
 
-func TestFormerAuthorityIsTrustedForOneRotation(t *testing.T) {
+func TestFormerAuthorityIsTrustedOnce(t *testing.T) {
 	first := mustIssue(t, now, nil)
 	second := mustIssue(t, now, first.Authorities)
 	third := mustIssue(t, now, second.Authorities)

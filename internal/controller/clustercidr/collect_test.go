@@ -136,7 +136,7 @@ func TestNetworksOfOverlays(t *testing.T) {
 	}
 }
 
-func TestTroubleOfDiscoveryIsNotAClusterWithoutOverlay(t *testing.T) {
+func TestFailedDiscoveryIsReported(t *testing.T) {
 	r := beforeServiceCIDRs(t)
 	r.watched = nil
 	r.mapper = noOverlays{err: errors.New("the aggregated API is away")}

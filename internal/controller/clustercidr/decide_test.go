@@ -77,7 +77,7 @@ func TestDecide(t *testing.T) {
 	})
 }
 
-func TestDecideOnSourcesThatAreEmptyOrCannotBeRead(t *testing.T) {
+func TestDecideWithEmptyOrUnreadableSources(t *testing.T) {
 	compare(t, map[string]decision{
 		"an overlay network that was named must have networks": {
 			kind: v2beta1.PodCIDRCilium, facts: facts{services: services, cluster: cluster, cilium: &origin{name: `Cilium with ipam "eni"`}}, services: found,

@@ -64,7 +64,7 @@ func eventually(t *testing.T, c client.Client, object *v2beta1.SpiderCoordinator
 	})
 }
 
-func TestStatusFollowsTheNetworksOfTheCluster(t *testing.T) {
+func TestStatusFollowsNetworks(t *testing.T) {
 	c := start(t)
 	object := create(t, c, v2beta1.PodCIDRAuto)
 	eventually(t, c, object, v2beta1.CoordinatorSynced, "", nil)
@@ -81,7 +81,7 @@ func TestStatusFollowsTheNetworksOfTheCluster(t *testing.T) {
 	eventually(t, c, object, v2beta1.CoordinatorSynced, "", []string{"10.0.0.0/8"})
 }
 
-func TestCalicoIsFoundWhenItArrivesLater(t *testing.T) {
+func TestLateCalicoIsFound(t *testing.T) {
 	c := start(t)
 	object := create(t, c, v2beta1.PodCIDRCalico)
 	eventually(t, c, object, v2beta1.CoordinatorNotReady, "spec.podCIDRType is calico, but the cluster has no IPPool", nil)
@@ -114,7 +114,7 @@ func calicoDefinition() *apiextensionsv1.CustomResourceDefinition {
 	}
 }
 
-func TestOnlyTheConfiguredCoordinatorIsUsed(t *testing.T) {
+func TestOtherCoordinatorsAreReported(t *testing.T) {
 	c := start(t)
 	other := &v2beta1.SpiderCoordinator{ObjectMeta: metav1.ObjectMeta{Name: "other"}}
 	kubetest.Create(t, c, other)

@@ -47,7 +47,7 @@ func change(t *testing.T, c client.Client, object *v2beta1.SpiderCoordinator, f 
 	}
 }
 
-func TestNetworksStayWhileTheirSourceCannotBeRead(t *testing.T) {
+func TestNetworksSurviveUnreadableSource(t *testing.T) {
 	c := start(t)
 	kubeadm := configMap("kubeadm-config", map[string]string{"ClusterConfiguration": "networking: {podSubnet: 10.244.0.0/16}"})
 	kubetest.Create(t, c, kubeadm)
@@ -88,7 +88,7 @@ func TestNetworksStayWhileTheirSourceCannotBeRead(t *testing.T) {
 }
 
 // A source that says that there is nothing is no source that cannot be read.
-func TestNetworksThatAreTakenAwayAreMissed(t *testing.T) {
+func TestRemovedNetworksAreReported(t *testing.T) {
 	c := start(t)
 	kubeadm := configMap("kubeadm-config", map[string]string{"ClusterConfiguration": "networking: {podSubnet: 10.244.0.0/16}"})
 	kubetest.Create(t, c, kubeadm)
@@ -103,7 +103,7 @@ func TestNetworksThatAreTakenAwayAreMissed(t *testing.T) {
 	}
 }
 
-func TestServiceNetworkThatIsAddedLaterIsTakenIn(t *testing.T) {
+func TestAddedServiceNetworkIsFound(t *testing.T) {
 	c := start(t)
 	object := create(t, c, v2beta1.PodCIDRNone)
 	eventually(t, c, object, v2beta1.CoordinatorSynced, "", nil)
@@ -164,7 +164,7 @@ func withoutRules(t *testing.T, c client.Client, f func()) {
 	rulesHold(true)
 }
 
-func TestSpecificationOfBeforeARuleIsReportedAndItsNetworksAreFound(t *testing.T) {
+func TestInvalidCoordinatorStillGetsNetworks(t *testing.T) {
 	c := start(t)
 	object := &v2beta1.SpiderCoordinator{
 		ObjectMeta: metav1.ObjectMeta{Name: "default"},

@@ -22,7 +22,7 @@ import (
 
 func TestMain(m *testing.M) { kubetest.Main(m) }
 
-func TestObjectsOfWhatIsSwitchedOffSaySo(t *testing.T) {
+func TestDisabledFeatureIsReported(t *testing.T) {
 	kubetest.Manager(t, func(mgr ctrl.Manager) error {
 		w := status.NewWriter(mgr)
 		return errors.Join(

@@ -67,7 +67,7 @@ func untilDeletionsAreSeen(t *testing.T, c client.Client, name, uid, addr string
 	})
 }
 
-func TestADeletedEndpointComesBackWhileItsAddressesAreHeld(t *testing.T) {
+func TestDeletedEndpointIsRestored(t *testing.T) {
 	c := kubetest.Client(t)
 	kept := held("10.6.0.5", "kept", "u5", lease.Retained)
 	kept.FixedFor = "Pod/default/kept"

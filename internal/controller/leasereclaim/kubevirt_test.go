@@ -80,7 +80,7 @@ func may(verb, group, resource string) rbacv1.PolicyRule {
 	return rbacv1.PolicyRule{APIGroups: []string{group}, Resources: []string{resource}, Verbs: []string{verb}}
 }
 
-func TestVirtualMachineIsWantedWhileAnythingOfItExists(t *testing.T) {
+func TestAnyPartKeepsVirtualMachineWanted(t *testing.T) {
 	serveKubeVirt(t)
 	c := kubetest.Client(t)
 	namespace, elsewhere := kubetest.Namespace(t, c), kubetest.Namespace(t, c)
@@ -121,7 +121,7 @@ func TestVirtualMachineIsWantedWhileAnythingOfItExists(t *testing.T) {
 	}
 }
 
-func TestAddressOfAVirtualMachineWaitsUntilNothingOfItIsLeft(t *testing.T) {
+func TestVirtualMachineAddressIsFreedAtLast(t *testing.T) {
 	serveKubeVirt(t)
 	c, _ := start(t)
 	machine, instance, pod := ofKubeVirt("VirtualMachine", "default", "vm"), ofKubeVirt("VirtualMachineInstance", "default", "vmi"), launcher("default", "virt-launcher-pod-x", "pod")

@@ -132,7 +132,7 @@ func eventually(t *testing.T, c client.Client, b *v2beta1.SpiderIPBlock, want st
 	})
 }
 
-func TestAddressesOfADeletedNodeAreTakenBackWhenItsPodsAreGone(t *testing.T) {
+func TestAddressesOfDeletedNodeAreReclaimed(t *testing.T) {
 	c, observed := start(t)
 	lost, living, kept := node("lost"), node("living"), pod("kept")
 	kubetest.Create(t, c, lost, living, kept)
@@ -164,7 +164,7 @@ func TestAddressesOfADeletedNodeAreTakenBackWhenItsPodsAreGone(t *testing.T) {
 }
 
 // What happens to a pod is seen at once, however long the interval is.
-func TestAddressOfADeletedNodeIsTakenBackWhenItsPodEnds(t *testing.T) {
+func TestEndedPodOfDeletedNodeIsReclaimed(t *testing.T) {
 	c, observed := startEvery(t, time.Hour)
 	gone, failed, succeeded := pod("ends-gone"), pod("ends-failed"), pod("ends-succeeded")
 	kubetest.Create(t, c, gone, failed, succeeded)
@@ -207,7 +207,7 @@ func eventSeen(ctx context.Context, c client.Client, pod, note string) error {
 	return fmt.Errorf("no event of pod %s with %q among %d", pod, note, len(events.Items))
 }
 
-func TestNodeThatIsOnlyNotReadyKeepsItsAddressesUntilItIsDeclaredOutOfService(t *testing.T) {
+func TestNotReadyNodeKeepsAddresses(t *testing.T) {
 	c, _ := start(t)
 	n := node("silent", corev1.Taint{Key: corev1.TaintNodeUnreachable, Effect: corev1.TaintEffectNoExecute})
 	kubetest.Create(t, c, n)
@@ -227,7 +227,7 @@ func TestNodeThatIsOnlyNotReadyKeepsItsAddressesUntilItIsDeclaredOutOfService(t 
 	eventually(t, c, b, "10.2.0.1 Released")
 }
 
-func TestFixedAddressesWaitForTheirStatefulSet(t *testing.T) {
+func TestFixedAddressesFollowStatefulSet(t *testing.T) {
 	c, observed := start(t)
 	set := &appsv1.StatefulSet{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "db"},
@@ -255,7 +255,7 @@ func TestFixedAddressesWaitForTheirStatefulSet(t *testing.T) {
 	observed.want(t, map[string]int{string(reclaim.FixedScaledDown): 1, string(reclaim.FixedOwnerGone): 3})
 }
 
-func TestBlocksWithNothingWorthKeepingAreRemoved(t *testing.T) {
+func TestEmptyBlocksAreDeleted(t *testing.T) {
 	c, _ := start(t)
 	old := lease.Lease{Addr: netip.MustParseAddr("10.4.0.1"), State: lease.Released, Since: longAgo}
 	fresh := lease.Lease{Addr: netip.MustParseAddr("10.4.1.1"), State: lease.Released, Since: time.Now().UTC().Truncate(time.Second)}
@@ -272,7 +272,7 @@ func TestBlocksWithNothingWorthKeepingAreRemoved(t *testing.T) {
 	}
 }
 
-func TestEndpointStaysWhileItsPodOrALeaseIsThere(t *testing.T) {
+func TestPodOrLeaseKeepsEndpoint(t *testing.T) {
 	shown := func(name string) *v2beta1.SpiderEndpoint {
 		e := &v2beta1.SpiderEndpoint{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name}}
 		e.Status.Current.IPs = []v2beta1.EndpointIP{}
@@ -308,7 +308,7 @@ func TestEndpointStaysWhileItsPodOrALeaseIsThere(t *testing.T) {
 	})
 }
 
-func TestRetainedAddressWhoseOwnerHasAnotherIsTakenBack(t *testing.T) {
+func TestReplacedRetainedAddressIsReclaimed(t *testing.T) {
 	c, observed := start(t)
 	replicas := int32(1)
 	set := &appsv1.StatefulSet{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "moved"}, Spec: appsv1.StatefulSetSpec{

@@ -32,7 +32,7 @@ func owned(t *testing.T, c client.Client, config *v2beta1.SpiderMultusConfig, is
 	})
 }
 
-func TestAttachmentThatIsDeletedOrDisownedIsMadeSoAgain(t *testing.T) {
+func TestDeletedOrDisownedAttachmentIsRestored(t *testing.T) {
 	c, namespace := start(t)
 	config := ipvlan(namespace, "net")
 	kubetest.Create(t, c, config)
@@ -58,7 +58,7 @@ func TestAttachmentThatIsDeletedOrDisownedIsMadeSoAgain(t *testing.T) {
 }
 
 // Admission lets the second one in when both are created at one moment.
-func TestSecondConfigOfOneNameGetsTheAttachmentWhenTheFirstGivesItUp(t *testing.T) {
+func TestReleasedNameGoesToSecondConfig(t *testing.T) {
 	c, namespace := start(t)
 	named := func(name, master string) *v2beta1.SpiderMultusConfig {
 		config := ipvlan(namespace, name)
@@ -92,7 +92,7 @@ func TestSecondConfigOfOneNameGetsTheAttachmentWhenTheFirstGivesItUp(t *testing.
 	owned(t, c, second, attachment(namespace, "shared"), of("ens6"))
 }
 
-func TestVLANThatNobodyFindsOutIsReportedAndHasNoAttachment(t *testing.T) {
+func TestUnsupportedVLANGetsNoAttachment(t *testing.T) {
 	c, namespace := start(t)
 	config := ipvlan(namespace, "net")
 	config.Spec = v2beta1.SpiderMultusConfigSpec{CNIType: new(v2beta1.CNIVlan), Vlan: &v2beta1.VlanConfig{

@@ -73,7 +73,7 @@ func get(t *testing.T, c client.Client, object client.Object) {
 	}
 }
 
-func TestEmptyAttachmentOfTheInstallationIsAdopted(t *testing.T) {
+func TestEmptyAttachmentIsAdopted(t *testing.T) {
 	c, namespace := start(t)
 	empty := attachment(namespace, "ipvlan-ens5")
 	kubetest.Create(t, c, empty)
@@ -94,7 +94,7 @@ func TestEmptyAttachmentOfTheInstallationIsAdopted(t *testing.T) {
 	}
 }
 
-func TestDriftIsRepairedAndAnnotationsThatLeaveAreTakenAway(t *testing.T) {
+func TestDriftIsRepaired(t *testing.T) {
 	c, namespace := start(t)
 	config := ipvlan(namespace, "net")
 	config.Annotations = map[string]string{"example.com/goes": "1", "example.com/stays": "1"}
@@ -129,7 +129,7 @@ func TestDriftIsRepairedAndAnnotationsThatLeaveAreTakenAway(t *testing.T) {
 	kubetest.Event(t, c, config, "AttachmentUpdated", "updated NetworkAttachmentDefinition "+namespace+"/net")
 }
 
-func TestAttachmentOfAnotherOwnerIsLeftAloneUntilItIsGone(t *testing.T) {
+func TestForeignAttachmentIsNotTouched(t *testing.T) {
 	c, namespace := start(t)
 	owner := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "somebody"}}
 	kubetest.Create(t, c, owner)
@@ -152,7 +152,7 @@ func TestAttachmentOfAnotherOwnerIsLeftAloneUntilItIsGone(t *testing.T) {
 	ready(t, c, config, metav1.ConditionTrue, "AttachmentUpToDate", "")
 }
 
-func TestChangedNameMovesTheAttachment(t *testing.T) {
+func TestChangedNameMovesAttachment(t *testing.T) {
 	c, namespace := start(t)
 	config := ipvlan(namespace, "net")
 	kubetest.Create(t, c, config)
@@ -175,7 +175,7 @@ func TestChangedNameMovesTheAttachment(t *testing.T) {
 	kubetest.Event(t, c, config, "AttachmentDeleted", "deleted NetworkAttachmentDefinition "+namespace+"/net: annotation multus.spidernet.io/cr-name now names moved")
 }
 
-func TestAttachmentStaysWhileTheNewNameIsSomebodyElses(t *testing.T) {
+func TestAttachmentStaysWhileNewNameIsTaken(t *testing.T) {
 	c, namespace := start(t)
 	owner := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "somebody"}}
 	kubetest.Create(t, c, owner)
@@ -199,7 +199,7 @@ func TestAttachmentStaysWhileTheNewNameIsSomebodyElses(t *testing.T) {
 	ready(t, c, config, metav1.ConditionTrue, "AttachmentUpToDate", namespace+"/free ")
 }
 
-func TestConfigThatAdmissionDidNotSeeIsReported(t *testing.T) {
+func TestInvalidConfigIsReported(t *testing.T) {
 	c, namespace := start(t)
 	config := ipvlan(namespace, "net")
 	config.Spec.ChainCNIJSONData = []string{`{"mtu": 1}`}
@@ -213,7 +213,7 @@ func TestConfigThatAdmissionDidNotSeeIsReported(t *testing.T) {
 	}
 }
 
-func TestAttachmentThatIsAsDescribedIsNotWritten(t *testing.T) {
+func TestMatchingAttachmentIsNotWritten(t *testing.T) {
 	c, namespace := start(t)
 	empty := attachment(namespace, "ipvlan-ens5")
 	kubetest.Create(t, c, empty)

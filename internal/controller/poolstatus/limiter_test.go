@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-func TestAStatusIsWrittenWhenABurstIsOver(t *testing.T) {
+func TestStatusIsWrittenAfterBurst(t *testing.T) {
 	t.Parallel()
 	start := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	at := func(d time.Duration) time.Time { return start.Add(d) }
@@ -23,7 +23,7 @@ func TestAStatusIsWrittenWhenABurstIsOver(t *testing.T) {
 	}
 }
 
-func TestABurstDoesNotPutAWriteOffForEver(t *testing.T) {
+func TestLongBurstDelaysWriteByMaxStale(t *testing.T) {
 	t.Parallel()
 	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	var l limiter
@@ -42,7 +42,7 @@ func TestABurstDoesNotPutAWriteOffForEver(t *testing.T) {
 	}
 }
 
-func TestWritesAreApartByWhatTheyCost(t *testing.T) {
+func TestLargeStatusIsWrittenLessOften(t *testing.T) {
 	t.Parallel()
 	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	var l limiter
@@ -61,7 +61,7 @@ func TestWritesAreApartByWhatTheyCost(t *testing.T) {
 	}
 }
 
-func TestWhatChangesWhileLeasesAreReadIsWrittenLater(t *testing.T) {
+func TestChangeDuringReadCausesAnotherWrite(t *testing.T) {
 	t.Parallel()
 	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	var l limiter

@@ -95,7 +95,7 @@ func counts(p *v2beta1.SpiderIPPool, total, allocated int64) error {
 	return nil
 }
 
-func TestPoolGetsLabelFinalizerVersionAndStatus(t *testing.T) {
+func TestPoolIsCompleted(t *testing.T) {
 	c := start(t)
 	bound := newPool("bound", "10.1.0.0/24", "10.1.0.1-10.1.0.20")
 	bound.Spec.NodeName = []string{"n1"}
@@ -128,7 +128,7 @@ func TestPoolGetsLabelFinalizerVersionAndStatus(t *testing.T) {
 	eventually(t, c, bound, func() error { return counts(bound, 16, 0) })
 }
 
-func TestStatusIsAViewOfTheBlocks(t *testing.T) {
+func TestStatusFollowsBlocks(t *testing.T) {
 	c := start(t)
 	p := newPool("viewed", "10.2.0.0/24", "10.2.0.16-10.2.0.47")
 	first := block("10.2.0.16", "viewed", lease.InUse, "default/a", "default/b")
@@ -151,7 +151,7 @@ func TestStatusIsAViewOfTheBlocks(t *testing.T) {
 	eventually(t, c, p, func() error { return counts(p, 32, 1) })
 }
 
-func TestDeletionWaitsForLeasesAndNamesTheirHolders(t *testing.T) {
+func TestLeasesBlockDeletion(t *testing.T) {
 	c := start(t)
 	p := newPool("leaving", "10.3.0.0/24", "10.3.0.16-10.3.0.47")
 	b := block("10.3.0.16", "leaving", lease.InUse, "default/a", "default/b", "default/c", "default/d", "default/e", "default/f")
@@ -176,7 +176,7 @@ func TestDeletionWaitsForLeasesAndNamesTheirHolders(t *testing.T) {
 	})
 }
 
-func TestYoungerOfTwoConflictingPoolsIsNotReadyUntilTheOtherGoes(t *testing.T) {
+func TestOlderPoolWinsConflict(t *testing.T) {
 	c := start(t)
 	older := newPool("z-older", "10.4.0.0/24", "10.4.0.1-10.4.0.10")
 	kubetest.Create(t, c, older)
@@ -200,7 +200,7 @@ func TestYoungerOfTwoConflictingPoolsIsNotReadyUntilTheOtherGoes(t *testing.T) {
 	eventually(t, c, younger, func() error { return condition(younger, metav1.ConditionTrue, "InUse", "") })
 }
 
-func TestPoolThatAdmissionDidNotSeeIsReported(t *testing.T) {
+func TestInvalidPoolIsReported(t *testing.T) {
 	c := start(t)
 	p := newPool("inverted", "10.5.0.0/24", "10.5.0.9-10.5.0.1")
 	kubetest.Create(t, c, p)
@@ -210,7 +210,7 @@ func TestPoolThatAdmissionDidNotSeeIsReported(t *testing.T) {
 }
 
 // Admission refuses such a change; it can be away.
-func TestLeasesOutsideOfThePoolAreReported(t *testing.T) {
+func TestLeasesOutsidePoolAreReported(t *testing.T) {
 	c := start(t)
 	p := newPool("shrunk", "10.8.0.0/24", "10.8.0.16-10.8.0.47")
 	kubetest.Create(t, c, p, block("10.8.0.16", "shrunk", lease.InUse, "default/a", "default/b"))
@@ -236,7 +236,7 @@ func TestLeasesOutsideOfThePoolAreReported(t *testing.T) {
 }
 
 // Many changes of one pool's leases within a moment cost few writes.
-func TestStatusIsWrittenAtMostOnceASecond(t *testing.T) {
+func TestStatusWritesAreOneSecondApart(t *testing.T) {
 	c := start(t)
 	p := newPool("busy", "10.6.0.0/16", "10.6.0.0-10.6.255.255")
 	kubetest.Create(t, c, p)

@@ -22,7 +22,7 @@ import (
 	"spiderpool.dev/spiderpool/internal/lease"
 )
 
-func TestPoolIsNotReleasedWhileTheCacheIsBehindALease(t *testing.T) {
+func TestUncachedLeaseBlocksDeletion(t *testing.T) {
 	c, err := client.NewWithWatch(kubetest.Config(t), client.Options{Scheme: scheme.New()})
 	if err != nil {
 		t.Fatal(err)

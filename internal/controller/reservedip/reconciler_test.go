@@ -21,7 +21,7 @@ import (
 
 func TestMain(m *testing.M) { kubetest.Main(m) }
 
-func TestConditionAndEventFollowTheAddresses(t *testing.T) {
+func TestConditionFollowsAddresses(t *testing.T) {
 	kubetest.Manager(t, func(mgr ctrl.Manager) error { return reservedip.New(status.NewWriter(mgr)).Register(mgr) })
 	c := kubetest.Client(t)
 	reserved := &v2beta1.SpiderReservedIP{

@@ -40,7 +40,7 @@ func ready(t *testing.T, c client.Client, s *v2beta1.SpiderSubnet, want metav1.C
 	})
 }
 
-func TestSubnetCountsItsAddressesAndFollowsTheOthers(t *testing.T) {
+func TestSubnetStatusFollowsOthers(t *testing.T) {
 	kubetest.Manager(t, func(mgr ctrl.Manager) error { return subnet.New(status.NewWriter(mgr)).Register(mgr) })
 	c := kubetest.Client(t)
 	first := newSubnet("first", "10.1.0.0/24", "10.1.0.1-10.1.0.20")
@@ -60,7 +60,7 @@ func TestSubnetCountsItsAddressesAndFollowsTheOthers(t *testing.T) {
 	ready(t, c, second, metav1.ConditionTrue, "Usable", "")
 }
 
-func TestSubnetThatAdmissionDidNotSeeIsReported(t *testing.T) {
+func TestInvalidSubnetIsReported(t *testing.T) {
 	kubetest.Manager(t, func(mgr ctrl.Manager) error { return subnet.New(status.NewWriter(mgr)).Register(mgr) })
 	c := kubetest.Client(t)
 	inverted := newSubnet("inverted", "10.2.0.0/24", "10.2.0.9-10.2.0.1")
@@ -70,7 +70,7 @@ func TestSubnetThatAdmissionDidNotSeeIsReported(t *testing.T) {
 	kubetest.Event(t, c, inverted, "Invalid", fault)
 }
 
-func TestOlderOfTwoConflictingSubnetsStaysUsable(t *testing.T) {
+func TestOlderSubnetWinsConflict(t *testing.T) {
 	kubetest.Manager(t, func(mgr ctrl.Manager) error { return subnet.New(status.NewWriter(mgr)).Register(mgr) })
 	c := kubetest.Client(t)
 	older := newSubnet("z-older", "10.3.0.0/24", "10.3.0.1-10.3.0.10")
