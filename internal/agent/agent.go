@@ -136,7 +136,7 @@ func (a *agent) newNode(coordinator *coordinator) *nodeguard.Maintainer {
 		HostRuleTable: coordinator.hostRuleTable,
 		Sandboxes:     a.service.Runtime.Sandboxes,
 		Unleased:      a.unleased,
-		Parents:       a.parents,
+		Masters:       a.masters,
 		Warn:          func(findings string) { a.events.AboutNode(a.cfg.NodeName, observe.NodeNotPrepared(findings)) },
 		Open:          linux.Current,
 		Tune:          a.cfg.TuneSysctl,
@@ -175,7 +175,7 @@ func (a *agent) unleased(addrs []netip.Addr) ([]netip.Addr, error) {
 }
 
 // parents returns the master interfaces in the attachments of this node's pools.
-func (a *agent) parents(ctx context.Context) ([]netplan.Parent, error) {
+func (a *agent) masters(ctx context.Context) ([]netplan.Master, error) {
 	if err := a.ready(); err != nil {
 		return nil, err
 	}
@@ -183,7 +183,7 @@ func (a *agent) parents(ctx context.Context) ([]netplan.Parent, error) {
 	if err != nil {
 		return nil, err
 	}
-	var out []netplan.Parent
+	var out []netplan.Master
 	for _, attachment := range a.service.Allocator.Attachments(self) {
 		network, err := a.cluster.Network(ctx, attachment)
 		if errors.Is(err, ipam.ErrNotFound) {
@@ -193,7 +193,7 @@ func (a *agent) parents(ctx context.Context) ([]netplan.Parent, error) {
 			return nil, err
 		}
 		for _, name := range network.Parents {
-			out = append(out, netplan.Parent{Attachment: attachment.String(), Name: name, MTU: network.MTU})
+			out = append(out, netplan.Master{Attachment: attachment.String(), Name: name, MTU: network.MTU})
 		}
 	}
 	return out, nil

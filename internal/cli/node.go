@@ -61,7 +61,7 @@ func examine(ipv6 bool) ([]netplan.Finding, error) {
 
 // show prints the findings, and returns errFound if the node fails one.
 func show(out io.Writer, findings []netplan.Finding, output string) error {
-	lacking := netplan.Lacking(findings)
+	lacking := netplan.Failed(findings)
 	var err error
 	if output == "json" {
 		encoder := json.NewEncoder(out)

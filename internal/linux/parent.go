@@ -269,9 +269,9 @@ func (n *Namespace) missing(name string) error {
 	return fmt.Errorf("the node has no interface %s; it has %s", name, strings.Join(have, ", "))
 }
 
-// CheckParents compares the interfaces with their configuration, without changing
+// CheckMasters compares the interfaces with their configuration, without changing
 // anything. nil means no such interface.
-func (n *Namespace) CheckParents(b *Bond, v *VLAN) error {
+func (n *Namespace) CheckMasters(b *Bond, v *VLAN) error {
 	if b != nil {
 		want, err := parseBond(*b)
 		if err != nil {

@@ -72,7 +72,7 @@ func (p *Pod) learn(r Route, nic *NIC) {
 		}
 	case r.IsDefault() || r.table() != TableMain:
 	case Owned(r):
-		p.Arranged = append(p.Arranged, r)
+		p.Managed = append(p.Managed, r)
 	case nic != nil:
 		nic.Routes = append(nic.Routes, inet.Route{Dst: r.Dst, Via: r.Via})
 	}

@@ -46,7 +46,7 @@ rule ip6 2000 from fd01::2/128 lookup 101 proto 83
 		},
 		Veth:     true,
 		Defaults: map[inet.Family][]string{inet.IPv4: {"net1", "eth0"}},
-		Arranged: []Route{{Dst: pfx("10.96.0.0/16")[0], Via: ips("169.254.0.1")[0], Dev: "veth0", Proto: Protocol}},
+		Managed:  []Route{{Dst: pfx("10.96.0.0/16")[0], Via: ips("169.254.0.1")[0], Dev: "veth0", Proto: Protocol}},
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)

@@ -41,17 +41,17 @@ func NodeState(hostRuleTable int, families []inet.Family, acceptRA map[string]in
 	return st.sorted()
 }
 
-// Floor is a sysctl of a node that must not be below a value.
-type Floor struct {
+// MinSysctl is a sysctl of a node that must not be below a value.
+type MinSysctl struct {
 	Path  string
 	Least int
 	Why   string
 }
 
-// Floors are the limits that the datapath needs to be higher than the kernel's
+// MinSysctls are the limits that the datapath needs to be higher than the kernel's
 // defaults. The neighbor tables are one for all namespaces of a kernel: on a
 // layer-2 network every pod has entries of its own for the peers it talks to.
-var Floors = []Floor{
+var MinSysctls = []MinSysctl{
 	{"net/ipv4/neigh/default/gc_thresh1", 4096, manyNeighbors},
 	{"net/ipv4/neigh/default/gc_thresh2", 16384, manyNeighbors},
 	{"net/ipv4/neigh/default/gc_thresh3", 32768, manyNeighbors},
@@ -70,15 +70,15 @@ type NodeFacts struct {
 	Sysctls map[string]string
 	// Kinds are the kinds of links that were tried, and whether the kernel makes them.
 	Kinds map[string]bool
-	// Parents are the interfaces that pods' interfaces are made on.
-	Parents []Parent
+	// Masters are the interfaces that pods' interfaces are made on.
+	Masters []Master
 	// ForwardDrops are the chains of nftables, as "ip filter FORWARD", that drop
 	// what is forwarded unless one of their rules accepts it.
 	ForwardDrops []string
 }
 
-// Parent is an interface of a node that a network attachment names.
-type Parent struct {
+// Master is an interface of a node that a network attachment names.
+type Master struct {
 	Attachment string
 	Name       string
 	// MTU that pods' interfaces are to have; 0 where they take the parent's.
@@ -108,7 +108,7 @@ const disableIPv6 = "net/ipv6/conf/all/disable_ipv6"
 // PreflightPaths are the sysctls that Preflight and Raise look at.
 func PreflightPaths() []string {
 	paths := []string{disableIPv6}
-	for _, f := range Floors {
+	for _, f := range MinSysctls {
 		paths = append(paths, f.Path)
 	}
 	return paths
@@ -137,7 +137,7 @@ func Preflight(facts NodeFacts, ipv6 bool) []Finding {
 	if v, ok := facts.Sysctls[disableIPv6]; ok && ipv6 {
 		out = append(out, Finding{"sysctl " + disableIPv6, v, "0", "pods get IPv6 addresses, but the node does not speak IPv6", v == "0"})
 	}
-	for _, p := range facts.Parents {
+	for _, p := range facts.Masters {
 		why := "pods' interfaces of network attachment " + p.Attachment + " are made on it"
 		if p.HasMTU == 0 {
 			out = append(out, Finding{"interface " + p.Name, "missing", "on the node", why, false})
@@ -149,7 +149,7 @@ func Preflight(facts NodeFacts, ipv6 bool) []Finding {
 		out = append(out, Finding{"policy of chain " + chain, "drop", "accept, or a rule that accepts " + HostVethPrefix + "*",
 			"what pods send to services is forwarded by their node", false})
 	}
-	for _, f := range Floors {
+	for _, f := range MinSysctls {
 		if v, err := strconv.Atoi(facts.Sysctls[f.Path]); err == nil {
 			out = append(out, Finding{"sysctl " + f.Path, strconv.Itoa(v), fmt.Sprintf("%d or more", f.Least), f.Why, v >= f.Least})
 		}
@@ -157,15 +157,15 @@ func Preflight(facts NodeFacts, ipv6 bool) []Finding {
 	return out
 }
 
-// Lacking returns those of the findings that the node lacks.
-func Lacking(findings []Finding) []Finding {
+// Failed returns those of the findings that the node lacks.
+func Failed(findings []Finding) []Finding {
 	return slices.DeleteFunc(slices.Clone(findings), func(f Finding) bool { return f.OK })
 }
 
 // Raise plans the sysctls that are below their floors.
-func Raise(sysctls map[string]string) State {
+func RaiseSysctls(sysctls map[string]string) State {
 	var st State
-	for _, f := range Floors {
+	for _, f := range MinSysctls {
 		if v, err := strconv.Atoi(sysctls[f.Path]); err == nil && v < f.Least {
 			st = append(st, Sysctl{Path: f.Path, Value: strconv.Itoa(f.Least)})
 		}

@@ -7,13 +7,13 @@ import (
 
 func TestPreflightNamesWhatTheNodeLacks(t *testing.T) {
 	sysctls := map[string]string{disableIPv6: "1"}
-	for _, f := range Floors {
+	for _, f := range MinSysctls {
 		sysctls[f.Path] = "40000"
 	}
 	sysctls["net/ipv4/neigh/default/gc_thresh3"] = "1024"
 	facts := NodeFacts{Kernel: "4.18.0-553.el8.x86_64", Sysctls: sysctls, Kinds: map[string]bool{"ipvlan": false, "macvlan": true},
 		ForwardDrops: []string{"ip filter FORWARD"},
-		Parents:      []Parent{{"kube-system/a", "ens5", 9000, 9001}, {"kube-system/b", "ens6", 9000, 1500}, {"kube-system/c", "ens7", 0, 0}}}
+		Masters:      []Master{{"kube-system/a", "ens5", 9000, 9001}, {"kube-system/b", "ens6", 9000, 1500}, {"kube-system/c", "ens7", 0, 0}}}
 	var got []string
 	for _, f := range lacks(facts, true) {
 		got = append(got, f.What)
@@ -32,10 +32,10 @@ func TestPreflightNamesWhatTheNodeLacks(t *testing.T) {
 	}
 }
 
-func lacks(facts NodeFacts, ipv6 bool) []Finding { return Lacking(Preflight(facts, ipv6)) }
+func lacks(facts NodeFacts, ipv6 bool) []Finding { return Failed(Preflight(facts, ipv6)) }
 
 func TestRaiseNeverLowers(t *testing.T) {
-	got := Raise(map[string]string{"net/ipv4/neigh/default/gc_thresh1": "128", "net/ipv4/neigh/default/gc_thresh3": "99999"})
+	got := RaiseSysctls(map[string]string{"net/ipv4/neigh/default/gc_thresh1": "128", "net/ipv4/neigh/default/gc_thresh3": "99999"})
 	if got.String() != "sysctl net/ipv4/neigh/default/gc_thresh1 = 4096\n" {
 		t.Errorf("got\n%s", got)
 	}

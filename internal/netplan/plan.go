@@ -42,9 +42,9 @@ type Pod struct {
 	// Defaults are the interfaces with a default route in the main table, that
 	// which the kernel takes first.
 	Defaults map[inet.Family][]string
-	// Arranged are the routes in the main table that former plans made through a
+	// Managed are the routes in the main table that former plans made through a
 	// gateway, default routes excepted.
-	Arranged []Route
+	Managed []Route
 }
 
 // Node is what is known of the pod's node.
@@ -104,7 +104,7 @@ func Underlay(p Pod, n Node, s Settings, v VethPair) (Plan, error) {
 		return Plan{}, err
 	}
 	b := newBuilder(p, n, s, p.NICs)
-	b.inner = func(f inet.Family) *hop {
+	b.viaNode = func(f inet.Family) *hop {
 		if f == inet.IPv6 {
 			return &hop{via: vethGateway6, dev: PodVeth}
 		}
@@ -127,7 +127,7 @@ func Overlay(p Pod, n Node, s Settings, hostDev string) (Plan, error) {
 	}
 	first := p.NICs[0]
 	b := newBuilder(p, n, s, p.NICs[1:])
-	b.inner = func(f inet.Family) *hop {
+	b.viaNode = func(f inet.Family) *hop {
 		if !hasFamily(first, f) {
 			return nil
 		}
@@ -169,7 +169,7 @@ type builder struct {
 	underlay []NIC // the interfaces that are on the underlay
 	tables   map[string]int
 	// inner is the way to the node itself; nil where the pod has none for the family.
-	inner func(inet.Family) *hop
+	viaNode func(inet.Family) *hop
 }
 
 func newBuilder(p Pod, n Node, s Settings, underlay []NIC) *builder {
@@ -216,8 +216,8 @@ func (b *builder) vethPair(v VethPair) {
 			Neighbor{Addr: vethGateway6, MAC: v.HostMAC, Dev: PodVeth})
 	}
 	if b.node.IPv6 && carriesIPv6(b.settings.VethMTU) {
-		b.plan.Host = append(b.plan.Host, quietIPv6(v.Host)...)
-		b.plan.Pod = append(b.plan.Pod, quietIPv6(PodVeth)...)
+		b.plan.Host = append(b.plan.Host, disableAutoconf(v.Host)...)
+		b.plan.Pod = append(b.plan.Pod, disableAutoconf(PodVeth)...)
 	}
 	if a := s.VethLinkAddr; a.IsValid() {
 		b.plan.Pod = append(b.plan.Pod, Addr{Prefix: host(a), Dev: PodVeth})
@@ -227,9 +227,9 @@ func (b *builder) vethPair(v VethPair) {
 // carriesIPv6 reports whether the kernel speaks IPv6 on a link of the MTU.
 func carriesIPv6(mtu int) bool { return mtu == 0 || mtu >= minIPv6MTU }
 
-// quietIPv6 has a link speak no IPv6 of its own: no address, so no DAD, and no
+// disableAutoconf has a link speak no IPv6 of its own: no address, so no DAD, and no
 // belief in a router advertisement from the other end.
-func quietIPv6(dev string) State {
+func disableAutoconf(dev string) State {
 	dir := "net/ipv6/conf/" + dev + "/"
 	return State{
 		Sysctl{Path: dir + "addr_gen_mode", Value: "1"},
@@ -268,7 +268,7 @@ func (b *builder) hostRoutes(dev string, mac MAC) {
 	nic, _ := b.onUnderlay()
 	for _, p := range nic.Addrs {
 		a := p.Addr()
-		if b.inner(inet.FamilyOf(a)) == nil {
+		if b.viaNode(inet.FamilyOf(a)) == nil {
 			continue // the pod could not answer on the way back
 		}
 		b.plan.Host = append(b.plan.Host,

@@ -142,8 +142,8 @@ func TestSatisfiedItemsNeedNoChange(t *testing.T) {
 
 func TestPreflightStatesValuesAndLimits(t *testing.T) {
 	facts := NodeFacts{Kernel: "5.7.0", Kinds: map[string]bool{"bond": true},
-		Sysctls: map[string]string{disableIPv6: "0", Floors[0].Path: "4096", Floors[1].Path: "16383"},
-		Parents: []Parent{{Attachment: "kube-system/a", Name: "ens5", MTU: 1500, HasMTU: 1500}}}
+		Sysctls: map[string]string{disableIPv6: "0", MinSysctls[0].Path: "4096", MinSysctls[1].Path: "16383"},
+		Masters: []Master{{Attachment: "kube-system/a", Name: "ens5", MTU: 1500, HasMTU: 1500}}}
 	var got strings.Builder
 	for _, f := range Preflight(facts, true) {
 		got.WriteString(f.What + " | " + f.Is + " | " + f.Want + "\n")
@@ -161,13 +161,13 @@ sysctl net/ipv4/neigh/default/gc_thresh2 | 16383 | 16384 or more
 	if got.String() != want {
 		t.Errorf("got\n%s", got.String())
 	}
-	if st := Raise(facts.Sysctls); st.String() != "sysctl net/ipv4/neigh/default/gc_thresh2 = 16384\n" {
+	if st := RaiseSysctls(facts.Sysctls); st.String() != "sysctl net/ipv4/neigh/default/gc_thresh2 = 16384\n" {
 		t.Errorf("raises\n%s", st)
 	}
 	if f := lacks(NodeFacts{Kernel: "5.6.19"}, true); len(f) != 1 {
 		t.Errorf("kernel 5.6: %v", f)
 	}
-	if paths := PreflightPaths(); len(paths) != len(Floors)+1 || paths[0] != disableIPv6 || paths[1] != Floors[0].Path {
+	if paths := PreflightPaths(); len(paths) != len(MinSysctls)+1 || paths[0] != disableIPv6 || paths[1] != MinSysctls[0].Path {
 		t.Errorf("reads %v", paths)
 	}
 }
@@ -184,7 +184,7 @@ sysctl net/ipv6/neigh/default/gc_thresh3 = 32768
 	for _, path := range PreflightPaths() {
 		low[path] = "0"
 	}
-	if got := Raise(low).String(); got != want {
+	if got := RaiseSysctls(low).String(); got != want {
 		t.Errorf("got\n%s", got)
 	}
 }

@@ -69,9 +69,9 @@ func (n NIC) learned(r Route) bool {
 // podRoutes plans the main table and, for interfaces that have them, their tables
 // and rules, so that a reply leaves where its request came in.
 func (b *builder) podRoutes() {
-	nets := b.innerNetworks()
+	nets := b.networksViaNode()
 	for _, f := range b.pod.Families() {
-		b.innerRoutes(nets, f, b.mainSource(f), 0)
+		b.viaNodeRoutes(nets, f, b.mainSource(f), 0)
 		if r, ok := b.defaultRoute(f); ok {
 			b.plan.Pod = append(b.plan.Pod, r)
 		}
@@ -164,7 +164,7 @@ func (b *builder) nicTable(nic NIC, table int, nets []netip.Prefix) {
 		if gw := nic.gateway(f); gw.IsValid() {
 			*st = append(*st, Route{Dst: f.Everything(), Via: gw, Dev: nic.Name, Table: table, OnLink: onLink(nic, gw), Proto: Protocol})
 		}
-		b.innerRoutes(nets, f, p.Addr(), table)
+		b.viaNodeRoutes(nets, f, p.Addr(), table)
 	}
 	for _, r := range nic.Routes {
 		if seen[inet.FamilyOf(r.Dst.Addr())] {
@@ -186,11 +186,11 @@ func onLink(nic NIC, gw netip.Addr) bool {
 	return gw.Is4() && !slices.ContainsFunc(nic.Addrs, func(p netip.Prefix) bool { return p.Contains(gw) })
 }
 
-// innerNetworks are the networks behind the node, and the node's own addresses
+// networksViaNode are the networks behind the node, and the node's own addresses
 // where these do not hold them. A network of overlay pods that overlaps a
 // subnet of the underlay is no overlay: clusters have that where the underlay is
 // the pod network that Kubernetes was told of.
-func (b *builder) innerNetworks() []netip.Prefix {
+func (b *builder) networksViaNode() []netip.Prefix {
 	nets := slices.Concat(b.settings.ServiceCIDR, b.settings.HijackCIDR)
 	for _, o := range b.settings.OverlayPodCIDR {
 		if !slices.ContainsFunc(b.underlay, func(n NIC) bool {
@@ -199,8 +199,8 @@ func (b *builder) innerNetworks() []netip.Prefix {
 			nets = append(nets, o)
 		}
 	}
-	for _, r := range b.pod.Arranged {
-		if b.isInner(r) {
+	for _, r := range b.pod.Managed {
+		if b.isViaNode(r) {
 			nets = append(nets, r.Dst)
 		}
 	}
@@ -214,14 +214,14 @@ func (b *builder) innerNetworks() []netip.Prefix {
 	return slices.Compact(out)
 }
 
-// isInner reports whether a route leads to the node.
-func (b *builder) isInner(r Route) bool {
-	h := b.inner(inet.FamilyOf(r.Via))
+// isViaNode reports whether a route leads to the node.
+func (b *builder) isViaNode(r Route) bool {
+	h := b.viaNode(inet.FamilyOf(r.Via))
 	return h != nil && r.Dev == h.dev && r.Via == h.via
 }
 
-func (b *builder) innerRoutes(nets []netip.Prefix, f inet.Family, src netip.Addr, table int) {
-	h := b.inner(f)
+func (b *builder) viaNodeRoutes(nets []netip.Prefix, f inet.Family, src netip.Addr, table int) {
+	h := b.viaNode(f)
 	if h == nil {
 		return
 	}
@@ -245,8 +245,8 @@ func (b *builder) policyRoutes(table int) {
 			b.plan.Pod = append(b.plan.Pod, Route{Dst: r.Dst, Via: r.Via, Dev: nic.Name, Table: table, Proto: Protocol})
 		}
 	}
-	for _, r := range b.pod.Arranged {
-		if !planned[r.Dst] && !b.isInner(r) {
+	for _, r := range b.pod.Managed {
+		if !planned[r.Dst] && !b.isViaNode(r) {
 			b.plan.Pod = append(b.plan.Pod, Route{Dst: r.Dst, Via: r.Via, Dev: r.Dev, Table: table, Proto: Protocol})
 		}
 	}

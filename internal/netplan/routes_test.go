@@ -141,7 +141,7 @@ func TestPlanRemovesOnlyItsOwn(t *testing.T) {
 // asked for routes through eth0.
 func TestLaterPlanKeepsEarlierRoutes(t *testing.T) {
 	pod := attached("net1", guideEth0, guideNet1)
-	pod.Arranged = parseRoutes(t, `
+	pod.Managed = parseRoutes(t, `
 route 192.0.2.0/24 via 169.254.0.1 dev veth0 onlink proto 83
 route 198.51.100.0/24 via 172.31.16.50 dev eth0 proto 83
 route 203.0.113.0/24 via 172.31.16.51 dev eth0 proto 83

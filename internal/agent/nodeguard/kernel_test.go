@@ -30,7 +30,7 @@ func newMaintainer(t *testing.T) (*linuxtest.Machine, *linux.Namespace, *Maintai
 		HostRuleTable: func(context.Context) (int, bool) { return 500, true },
 		Sandboxes:     func(context.Context) (map[string]string, error) { return nil, nil },
 		Unleased:      func([]netip.Addr) ([]netip.Addr, error) { return nil, nil },
-		Parents:       func(context.Context) ([]netplan.Parent, error) { return nil, nil },
+		Masters:       func(context.Context) ([]netplan.Master, error) { return nil, nil },
 		Warn:          func(string) {},
 		MinAge:        5 * time.Minute,
 		Now:           time.Now,
@@ -177,8 +177,8 @@ func TestPreflightWarnsAboutUnmetRequirements(t *testing.T) {
 	guard.Warn = func(findings string) { message = findings }
 	linuxtest.Wire(m, "ens5", linuxtest.NewMachine(t, "peer"), "ens5")
 	m.Must("", "ip", "link", "set", "ens5", "mtu", "1400")
-	guard.Parents = func(context.Context) ([]netplan.Parent, error) {
-		return []netplan.Parent{{Attachment: "kube-system/a", Name: "ens5", MTU: 1400}, {Attachment: "kube-system/b", Name: "ens5", MTU: 1500},
+	guard.Masters = func(context.Context) ([]netplan.Master, error) {
+		return []netplan.Master{{Attachment: "kube-system/a", Name: "ens5", MTU: 1400}, {Attachment: "kube-system/b", Name: "ens5", MTU: 1500},
 			{Attachment: "kube-system/c", Name: "ens9"}}, nil
 	}
 	guard.preflight(t.Context(), host)

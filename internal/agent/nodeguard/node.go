@@ -28,9 +28,9 @@ import (
 const (
 	// Interval is the time between two checks of the node.
 	Interval = time.Minute
-	// parentsInterval is the time between two reads of the network attachments. It is
+	// mastersInterval is the time between two reads of the network attachments. It is
 	// long because every node of the cluster reads them.
-	parentsInterval = 10 * time.Minute
+	mastersInterval = 10 * time.Minute
 )
 
 // Maintainer maintains the node. Set the exported fields, then call Run.
@@ -44,9 +44,9 @@ type Maintainer struct {
 	// Unleased returns the addresses that belong to a pool of this cluster but to no
 	// lease of this node, or an error if it cannot be sure.
 	Unleased func([]netip.Addr) ([]netip.Addr, error)
-	// Parents returns the master interfaces in the network attachments of this node's
+	// Masters returns the master interfaces in the network attachments of this node's
 	// pools.
-	Parents func(context.Context) ([]netplan.Parent, error)
+	Masters func(context.Context) ([]netplan.Master, error)
 	// Warn writes an event with the unmet requirements.
 	Warn func(findings string)
 	// Open opens the node's network namespace.
@@ -63,7 +63,7 @@ type Maintainer struct {
 
 	orphanCandidates map[string]time.Time // by name: since when it looks orphaned
 	lastReported     string               // findings
-	parents          *readcache.Cache[struct{}, []netplan.Parent]
+	masters          *readcache.Cache[struct{}, []netplan.Master]
 	// missingKinds are the link kinds that the kernel has not supported so far; nil
 	// before the first check.
 	missingKinds []string

@@ -20,14 +20,14 @@ func (m *Maintainer) preflight(ctx context.Context, host *linux.Namespace) {
 	if err != nil {
 		m.Log.Warn("cannot examine the node's kernel completely", "err", err)
 	}
-	facts.Parents = m.measureParents(ctx, host)
+	facts.Masters = m.measureMasters(ctx, host)
 	// A supported kind stays supported; a missing one may be a module loaded later.
 	m.missingKinds = slices.DeleteFunc(slices.Clone(m.missingKinds), func(kind string) bool { return facts.Kinds[kind] })
 	if m.Tune {
 		m.raiseSysctls(host, facts)
 	}
 	var lines []string
-	for _, f := range netplan.Lacking(netplan.Preflight(facts, m.IPv6)) {
+	for _, f := range netplan.Failed(netplan.Preflight(facts, m.IPv6)) {
 		lines = append(lines, f.String())
 	}
 	text := strings.Join(lines, "; ")
@@ -43,16 +43,16 @@ func (m *Maintainer) preflight(ctx context.Context, host *linux.Namespace) {
 	m.Warn(text)
 }
 
-// measureParents returns the master interfaces in attachments, with their present MTU.
-func (m *Maintainer) measureParents(ctx context.Context, host *linux.Namespace) []netplan.Parent {
-	if m.parents == nil {
-		m.parents = &readcache.Cache[struct{}, []netplan.Parent]{TTL: parentsInterval, Now: m.Now}
+// measureMasters returns the master interfaces in attachments, with their present MTU.
+func (m *Maintainer) measureMasters(ctx context.Context, host *linux.Namespace) []netplan.Master {
+	if m.masters == nil {
+		m.masters = &readcache.Cache[struct{}, []netplan.Master]{TTL: mastersInterval, Now: m.Now}
 	}
-	parents, err := m.parents.Get(ctx, struct{}{}, m.Parents)
+	parents, err := m.masters.Get(ctx, struct{}{}, m.Masters)
 	if err != nil {
 		m.Log.Debug("cannot read the network attachments of this node's pools", "err", err)
 	}
-	var out []netplan.Parent
+	var out []netplan.Master
 	for _, p := range parents {
 		mtu, err := host.MTU(p.Name)
 		if err != nil {
@@ -68,7 +68,7 @@ func (m *Maintainer) measureParents(ctx context.Context, host *linux.Namespace) 
 // raiseSysctls sets sysctls one by one, so that a failure does not stop the others,
 // and updates the facts.
 func (m *Maintainer) raiseSysctls(host *linux.Namespace, facts netplan.NodeFacts) {
-	for _, it := range netplan.Raise(facts.Sysctls) {
+	for _, it := range netplan.RaiseSysctls(facts.Sysctls) {
 		s := it.(netplan.Sysctl)
 		if err := host.Apply(netplan.Changes{{New: s}}, nil); err != nil {
 			m.Log.Warn("cannot raise a sysctl", "err", err)

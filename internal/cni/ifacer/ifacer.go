@@ -193,7 +193,7 @@ func check(args *skel.CmdArgs) error {
 		return err
 	}
 	defer host.Close()
-	if err := host.CheckParents(w.bond, w.vlan); err != nil {
+	if err := host.CheckMasters(w.bond, w.vlan); err != nil {
 		return failure(err)
 	}
 	return nil
