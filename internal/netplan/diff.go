@@ -5,16 +5,16 @@ import (
 	"strings"
 )
 
-// Change is one step from the state that is to the state that is wanted. Old is
-// nil for something new, New is nil for something to remove.
+// Change is one step from the actual state to the wanted state. Old is nil for an
+// addition, New is nil for a removal.
 type Change struct {
 	Old, New Item
 }
 
-// Inverse is the step back.
+// Inverse returns the change undoing c.
 func (c Change) Inverse() Change { return Change{Old: c.New, New: c.Old} }
 
-// String is "+ item", "- item" or "~ old => new".
+// String returns "+ item", "- item" or "~ old => new".
 func (c Change) String() string {
 	switch {
 	case c.Old == nil:
@@ -26,10 +26,10 @@ func (c Change) String() string {
 	}
 }
 
-// Changes is a list of steps in the order of application.
+// Changes are steps in the order of application.
 type Changes []Change
 
-// Inverse is the way back: the inverse steps in the opposite order.
+// Inverse returns the changes undoing cs: the inverse steps in reverse order.
 func (cs Changes) Inverse() Changes {
 	out := make(Changes, 0, len(cs))
 	for _, c := range slices.Backward(cs) {
@@ -38,7 +38,7 @@ func (cs Changes) Inverse() Changes {
 	return out
 }
 
-// String is one step a line.
+// String returns one step per line.
 func (cs Changes) String() string {
 	var b strings.Builder
 	for _, c := range cs {
@@ -48,8 +48,8 @@ func (cs Changes) String() string {
 	return b.String()
 }
 
-// Owned reports whether the item carries our protocol number. It is the usual
-// answer to which items of a namespace Diff may remove.
+// Owned reports whether a route or rule carries our protocol number. Most callers
+// of Diff pass it as removable.
 func Owned(it Item) bool {
 	switch it := it.(type) {
 	case Route:
@@ -61,19 +61,22 @@ func Owned(it Item) bool {
 	}
 }
 
-// Diff returns the steps that lead from have to want: what is missing is added
-// or replaces what has the same key; what is there, removable and not wanted is
-// removed, also beside something wanted of the same key, because the kernel keeps
-// several routes to one destination and chooses. Additions come first, in the
-// order in which the kernel needs them, with the rules after the tables that they
-// point to; then come replacements of routes and rules, then removals in the
-// opposite order. So a connection that may go on finds a way at every moment.
+// Diff returns the steps from have to want:
+//
+//  1. additions, in the order required by the kernel: rules come after the tables
+//     they select,
+//  2. replacements of routes and rules with the same key,
+//  3. removals of removable unwanted items, in reverse order. This includes an
+//     unwanted item with the same key as a wanted one, because the kernel keeps
+//     several routes to one destination and chooses one.
+//
+// With this order, an existing connection has a route at every moment.
 func Diff(have, want State, removable func(Item) bool) Changes {
 	byKey := make(map[string][]Item, len(have))
 	for _, it := range have {
 		byKey[it.Key()] = append(byKey[it.Key()], it)
 	}
-	stays := make(map[Item]bool, len(want)) // of have, or about to be replaced
+	stays := make(map[Item]bool, len(want)) // items of have to keep or to replace
 	var add, replace, remove Changes
 	for _, w := range want.sorted() {
 		var satisfying []Item

@@ -1,14 +1,15 @@
-// Package netplan says what the kernel's networking state of a pod or of a node
-// should be, as values.
+// Package netplan plans the networking state of a pod and of its node, as values.
 //
 // An Item is one fact: a link, an address, a route, a rule, a neighbor, a sysctl
-// or the masquerading of a group of links. A State is a set of items with a
-// stable text form, one item a line, in the words of iproute2; Parse reads it
-// back. Node, Underlay and Overlay plan states from facts; Diff compares a
-// wanted state with one that was read and gives the changes in an order that
-// makes before it breaks; each Change has an inverse, so that a plan that failed
-// half-way can be taken back.
+// or the masquerading of a group of links. A State is a set of items. It has a
+// stable text form, one item per line, in the words of iproute2:
 //
-// Nothing here reads or writes the kernel: package linux does. IPv4 and IPv6 are
-// planned by the same code.
+//	route 10.0.0.0/8 via 172.31.16.2 dev net1 table 101 proto 83
+//
+// NodeState, Underlay and Overlay plan states from facts. Diff compares a wanted
+// state with the actual one and orders the changes so that it makes before it
+// breaks. Each Change has an inverse, to undo a plan that fails half-way.
+//
+// Nothing here reads or writes the kernel: package linux does. The same code plans
+// IPv4 and IPv6.
 package netplan

@@ -9,12 +9,11 @@ import (
 	"spiderpool.dev/spiderpool/internal/inet"
 )
 
-// PodOf finds a pod's interfaces in the state of its namespace, which holds the
-// routes in the kernel's order: every link with an address but loopback and
-// PodVeth. The one named first comes first, the others in the order of their
-// names, with numbers as numbers. A gateway is the next hop of a default route by
-// the interface, in whichever table. What was learned from router advertisements
-// is nobody's wish and is left out.
+// PodOf finds the interfaces of a pod in the state of its namespace, with routes in
+// the kernel's order. An interface is a link with an address, except loopback and
+// PodVeth. The interface named first comes first, the others are sorted by name,
+// net2 before net10. A gateway is the next hop of a default route through the
+// interface, in any table. PodOf ignores items learned from router advertisements.
 func PodOf(st State, first string) Pod {
 	nics := map[string]*NIC{}
 	pod := Pod{Defaults: map[inet.Family][]string{}}
@@ -60,8 +59,8 @@ func PodOf(st State, first string) Pod {
 	return pod
 }
 
-// learn takes from a route what the pod's attachments brought along. nic is nil
-// where the route is not by an interface of the pod.
+// learn records a gateway or a route made by an attachment of the pod. nic is nil if
+// the route leads through none of the pod's interfaces.
 func (p *Pod) learn(r Route, nic *NIC) {
 	switch {
 	case !r.Via.IsValid() || r.Proto == protoRA:
@@ -78,7 +77,7 @@ func (p *Pod) learn(r Route, nic *NIC) {
 	}
 }
 
-// AddGateway notes a default gateway, unless one of its family is known.
+// AddGateway adds a default gateway, unless the NIC has one of its family.
 func (n *NIC) AddGateway(gw netip.Addr) {
 	if !n.gateway(inet.FamilyOf(gw)).IsValid() {
 		n.Gateways = append(n.Gateways, gw)

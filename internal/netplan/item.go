@@ -9,13 +9,12 @@ import (
 	"spiderpool.dev/spiderpool/internal/inet"
 )
 
-// Protocol marks the routes and rules that a plan owns (rtm_protocol and
-// FRA_PROTOCOL). The value is not among those that iproute2's rt_protos assigns.
+// Protocol marks our routes and rules (rtm_protocol and FRA_PROTOCOL). iproute2's
+// rt_protos does not assign this value.
 const Protocol = 83
 
-// Who made a route, in the kernel (RTPROT_KERNEL, RTPROT_RA): it makes those to
-// the networks of addresses, and to those of router advertisements, and default
-// routes that it learned.
+// Protocols of the kernel's own routes: RTPROT_KERNEL for the networks of addresses
+// and of router advertisements, RTPROT_RA for learned default routes.
 const (
 	protoKernel = 2
 	protoRA     = 9
@@ -26,18 +25,18 @@ const TableMain = 254
 
 // Item is one fact about the kernel's networking state.
 type Item interface {
-	// Key says which fact it is; two items with one key exclude each other.
+	// Key identifies the fact; two items with the same key exclude each other.
 	Key() string
-	// String is the text form: one line, which Parse reads back.
+	// String returns the text form: one line, in the syntax of Parse.
 	String() string
-	// SatisfiedBy reports whether have is this fact with at least what this
-	// item asks for; fields that this item leaves zero ask for nothing.
+	// SatisfiedBy reports whether have is the same fact with all non-zero fields of
+	// this item.
 	SatisfiedBy(have Item) bool
 	// phase is the position in the order of application.
 	phase() int
 }
 
-// The order of application: what an item needs comes before it.
+// The order of application: an item comes after its prerequisites.
 const (
 	phaseLink = iota
 	phaseSysctl
@@ -51,10 +50,10 @@ const (
 	phaseMasquerade
 )
 
-// MAC is an EUI-48 hardware address; the zero value is none.
+// MAC is an EUI-48 hardware address; the zero value means none.
 type MAC [6]byte
 
-// ParseMAC parses a hardware address as "02:00:5e:10:00:01".
+// ParseMAC parses a hardware address, e.g. "02:00:5e:10:00:01".
 func ParseMAC(s string) (MAC, error) {
 	var m MAC
 	parts := strings.Split(s, ":")
@@ -71,7 +70,7 @@ func ParseMAC(s string) (MAC, error) {
 	return m, nil
 }
 
-// IsZero reports whether m is no address.
+// IsZero reports whether m is the zero value.
 func (m MAC) IsZero() bool { return m == MAC{} }
 
 func (m MAC) String() string {
@@ -81,12 +80,11 @@ func (m MAC) String() string {
 // Link is a network interface.
 type Link struct {
 	Name string
-	// Kind is the kernel's name of the interface's type. A plan creates and
-	// deletes links of kind "veth"; for others it is left empty and only the
-	// attributes are set.
+	// Kind is the kernel's name of the link type. Plans create and delete links of
+	// kind "veth"; for all others Kind is empty and plans only set attributes.
 	Kind string
-	// Peer and PeerMAC are the other end of a veth pair, which is made in the
-	// other namespace of the plan.
+	// Peer and PeerMAC describe the other end of a veth pair, in the other namespace
+	// of the plan.
 	Peer       string
 	PeerMAC    MAC
 	MAC        MAC
@@ -114,8 +112,8 @@ func (l Link) String() string {
 	return b.String()
 }
 
-// SatisfiedBy implements Item. The peer's name and address are only asked for
-// when the pair is made: they belong to the other namespace.
+// SatisfiedBy implements Item. It ignores the peer, in the other namespace: peer
+// fields only matter when the pair is created.
 func (l Link) SatisfiedBy(have Item) bool {
 	h, ok := have.(Link)
 	return ok && l.Name == h.Name &&
@@ -125,7 +123,7 @@ func (l Link) SatisfiedBy(have Item) bool {
 		(l.TxQueueLen == 0 || l.TxQueueLen == h.TxQueueLen)
 }
 
-// Up says that an interface is up.
+// Up means that an interface is up.
 type Up struct {
 	Dev string
 }
@@ -142,7 +140,7 @@ func (u Up) SatisfiedBy(have Item) bool { return Item(u) == have }
 type Addr struct {
 	Prefix netip.Prefix
 	Dev    string
-	// Learned says that the kernel made it from a router advertisement.
+	// Learned means that the kernel made it from a router advertisement.
 	Learned bool
 }
 
@@ -164,13 +162,13 @@ func (a Addr) SatisfiedBy(have Item) bool { return Item(a) == have }
 // Route is a unicast route with one next hop.
 type Route struct {
 	Dst    netip.Prefix
-	Via    netip.Addr // the gateway; the zero value where Dst is on the link
+	Via    netip.Addr // the gateway; the zero value if Dst is on the link
 	Dev    string
 	Src    netip.Addr // the preferred source address
 	Table  int        // 0 means TableMain
-	Metric int        // 0 means the kernel's default of the IP version
-	OnLink bool       // Via is on the link although no address of Dev says so
-	Proto  int        // who made it, rtm_protocol
+	Metric int        // 0 means the kernel's default for the family
+	OnLink bool       // Via is on the link, though outside all subnets of Dev
+	Proto  int        // origin, rtm_protocol
 }
 
 func (r Route) table() int {
@@ -180,7 +178,7 @@ func (r Route) table() int {
 	return r.Table
 }
 
-// Key implements Item. The kernel keeps a learned route beside a configured one.
+// Key implements Item. The kernel keeps a learned route next to a configured one.
 func (r Route) Key() string {
 	key := fmt.Sprintf("route %s table %d metric %d", r.Dst, r.table(), r.Metric)
 	if r.Proto == protoRA {
@@ -217,7 +215,7 @@ func (r Route) String() string {
 	return b.String()
 }
 
-// SatisfiedBy implements Item. Who made the route does not matter.
+// SatisfiedBy implements Item. It ignores the origin of the route.
 func (r Route) SatisfiedBy(have Item) bool {
 	h, ok := have.(Route)
 	return ok && r.Key() == h.Key() && r.Via == h.Via && r.Dev == h.Dev && (!r.Src.IsValid() || r.Src == h.Src)
@@ -226,13 +224,13 @@ func (r Route) SatisfiedBy(have Item) bool {
 // IsDefault reports whether the route is a default route.
 func (r Route) IsDefault() bool { return r.Dst.Bits() == 0 }
 
-// Rule sends lookups of packets from From to a table.
+// Rule selects a table for packets from From.
 type Rule struct {
 	Family   inet.Family
 	Priority int
 	From     netip.Prefix // the zero value is "all"
 	Table    int
-	Proto    int // who made it, FRA_PROTOCOL
+	Proto    int // origin, FRA_PROTOCOL
 }
 
 // Key implements Item.
@@ -278,7 +276,7 @@ func (n Neighbor) SatisfiedBy(have Item) bool { return Item(n) == have }
 
 // Sysctl is a kernel parameter of the namespace.
 type Sysctl struct {
-	Path  string // below /proc/sys, as "net/ipv4/ip_forward"
+	Path  string // below /proc/sys, e.g. "net/ipv4/ip_forward"
 	Value string
 }
 
@@ -286,8 +284,8 @@ type Sysctl struct {
 func (s Sysctl) Key() string    { return "sysctl " + s.Path }
 func (s Sysctl) String() string { return "sysctl " + s.Path + " = " + s.Value }
 
-// A kernel that starts to forward forgets the default routers that it learned on
-// links whose accept_ra is not 2, so that has to be written before.
+// accept_ra must be written before forwarding is enabled: the kernel then forgets
+// the default routers learned on links with an accept_ra other than 2.
 func (s Sysctl) phase() int {
 	if s.Path == forwarding6 {
 		return phaseForwarding6
@@ -298,8 +296,8 @@ func (s Sysctl) phase() int {
 // SatisfiedBy implements Item.
 func (s Sysctl) SatisfiedBy(have Item) bool { return Item(s) == have }
 
-// Masquerade is the source translation of what is forwarded from, or after
-// destination translation to, the links whose name starts with Links.
+// Masquerade is the source translation of packets forwarded from links with the
+// name prefix Links, or to them after destination translation.
 type Masquerade struct {
 	Family inet.Family
 	Links  string
@@ -321,7 +319,7 @@ func familyWord(f inet.Family) string {
 	return "ip"
 }
 
-// host is the prefix that holds only a.
+// host returns the prefix with a as its only address.
 func host(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }
 
 func word(b *strings.Builder, name, value string) {

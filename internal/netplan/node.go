@@ -15,12 +15,13 @@ const (
 	forwarding6 = "net/ipv6/conf/all/forwarding"
 )
 
-// NodeState plans what all pods of a node share, for the IP versions that pods
-// have: the rules that lead to the pods' routes, forwarding, and the masquerading
-// of what pods send through their veth pairs. acceptRA is
-// net.ipv6.conf.*.accept_ra of each interface of a node that does not forward
-// IPv6 yet: a kernel that forwards ignores router advertisements where it is 1,
-// and the node's own default route may depend on them.
+// NodeState plans the state shared by all pods of a node, for the IP families of
+// the pods: rules to the table of pod routes, forwarding, and masquerading of
+// packets from the pods' veth pairs.
+//
+// acceptRA is net.ipv6.conf.*.accept_ra per interface, of a node not yet forwarding
+// IPv6. A forwarding kernel ignores router advertisements on an interface with
+// value 1, and the node's own default route may depend on them; so 1 becomes 2.
 func NodeState(hostRuleTable int, families []inet.Family, acceptRA map[string]int) State {
 	var st State
 	for _, f := range families {
@@ -41,16 +42,16 @@ func NodeState(hostRuleTable int, families []inet.Family, acceptRA map[string]in
 	return st.sorted()
 }
 
-// MinSysctl is a sysctl of a node that must not be below a value.
+// MinSysctl is a sysctl of a node with a minimum.
 type MinSysctl struct {
 	Path  string
 	Least int
 	Why   string
 }
 
-// MinSysctls are the limits that the datapath needs to be higher than the kernel's
-// defaults. The neighbor tables are one for all namespaces of a kernel: on a
-// layer-2 network every pod has entries of its own for the peers it talks to.
+// MinSysctls are limits with a default too low for the datapath. All namespaces of
+// a kernel share the limits of the neighbor tables, and on a layer-2 network every
+// pod has its own entries for its peers.
 var MinSysctls = []MinSysctl{
 	{"net/ipv4/neigh/default/gc_thresh1", 4096, manyNeighbors},
 	{"net/ipv4/neigh/default/gc_thresh2", 16384, manyNeighbors},
@@ -60,41 +61,41 @@ var MinSysctls = []MinSysctl{
 	{"net/ipv6/neigh/default/gc_thresh3", 32768, manyNeighbors},
 }
 
-const manyNeighbors = "the pods of a node share one neighbor table, and what it has no room for is unreachable"
+const manyNeighbors = "all pods of a node share one neighbor table; when it is full, further peers are unreachable"
 
-// NodeFacts are what a preflight looks at.
+// NodeFacts are the input of a preflight.
 type NodeFacts struct {
-	// Kernel is the release, as "6.1.0-18-amd64".
+	// Kernel is the release, e.g. "6.1.0-18-amd64".
 	Kernel string
-	// Sysctls are values by path; a path that does not exist is missing.
+	// Sysctls maps paths to values; paths unknown to the kernel are missing.
 	Sysctls map[string]string
-	// Kinds are the kinds of links that were tried, and whether the kernel makes them.
+	// Kinds maps each tried link kind to whether the kernel supports it.
 	Kinds map[string]bool
-	// Masters are the interfaces that pods' interfaces are made on.
+	// Masters are the master interfaces of pods.
 	Masters []Master
-	// ForwardDrops are the chains of nftables, as "ip filter FORWARD", that drop
-	// what is forwarded unless one of their rules accepts it.
+	// ForwardDrops are the nftables chains with hook forward and policy drop, e.g.
+	// "ip filter FORWARD".
 	ForwardDrops []string
 }
 
-// Master is an interface of a node that a network attachment names.
+// Master is a master interface named in a network attachment.
 type Master struct {
 	Attachment string
 	Name       string
-	// MTU that pods' interfaces are to have; 0 where they take the parent's.
+	// MTU configured for the pods' interfaces; 0 means the MTU of the master.
 	MTU int
-	// HasMTU is what the interface has; 0 where there is no such interface.
+	// HasMTU is the MTU of the master; 0 if the interface does not exist.
 	HasMTU int
 }
 
-// Finding is something about a node that underlay pods depend on.
+// Finding is the result of one check of a node.
 type Finding struct {
 	What string `json:"what"`
 	Is   string `json:"is"`
 	Want string `json:"want"`
-	// Why that matters.
+	// Why is the effect of a failed check.
 	Why string `json:"why"`
-	// OK is whether the node has it.
+	// OK reports whether the node passes.
 	OK bool `json:"ok"`
 }
 
@@ -102,10 +103,10 @@ func (f Finding) String() string {
 	return fmt.Sprintf("%s is %s, want %s: %s", f.What, f.Is, f.Want, f.Why)
 }
 
-// disableIPv6 is 1 where a node has IPv6 and does not use it.
+// disableIPv6 is 1 on a node with IPv6 support, but disabled.
 const disableIPv6 = "net/ipv6/conf/all/disable_ipv6"
 
-// PreflightPaths are the sysctls that Preflight and Raise look at.
+// PreflightPaths returns the sysctls read by Preflight and RaiseSysctls.
 func PreflightPaths() []string {
 	paths := []string{disableIPv6}
 	for _, f := range MinSysctls {
@@ -114,31 +115,31 @@ func PreflightPaths() []string {
 	return paths
 }
 
-// LinkKinds are the kinds of links that attachments are made of.
+// LinkKinds are the link kinds used by network attachments.
 var LinkKinds = []string{"ipvlan", "macvlan", "vlan", "bond"}
 
-// Preflight looks at what a node needs for underlay pods; ipv6 says whether pods
-// get IPv6 addresses. What is not known is left out.
+// Preflight checks the requirements of underlay pods on a node. ipv6 reports whether
+// pods get IPv6 addresses. Checks without a known fact are left out.
 func Preflight(facts NodeFacts, ipv6 bool) []Finding {
 	var out []Finding
 	if v, ok := kernelVersion(facts.Kernel); ok {
 		out = append(out, Finding{"kernel", facts.Kernel, "5.7 or newer",
-			"what pods send through their node cannot be masqueraded by input interface; let kube-proxy masquerade all (--masquerade-all)",
+			"the kernel cannot masquerade by input interface, so packets of pods to services keep the pod's address; set --masquerade-all in kube-proxy",
 			slices.Compare(v, []int{5, 7}) >= 0})
 	}
 	for _, k := range slices.Sorted(maps.Keys(facts.Kinds)) {
-		is := "unknown to the kernel"
+		is := "not supported"
 		if facts.Kinds[k] {
-			is = "known"
+			is = "supported"
 		}
-		out = append(out, Finding{"link kind " + k, is, "known",
-			"if any attachment is of this kind, it cannot be made: load or build the module", facts.Kinds[k]})
+		out = append(out, Finding{"link kind " + k, is, "supported",
+			"network attachments of this kind fail; load or build the kernel module", facts.Kinds[k]})
 	}
 	if v, ok := facts.Sysctls[disableIPv6]; ok && ipv6 {
-		out = append(out, Finding{"sysctl " + disableIPv6, v, "0", "pods get IPv6 addresses, but the node does not speak IPv6", v == "0"})
+		out = append(out, Finding{"sysctl " + disableIPv6, v, "0", "pods get IPv6 addresses, but IPv6 is disabled on the node", v == "0"})
 	}
 	for _, p := range facts.Masters {
-		why := "pods' interfaces of network attachment " + p.Attachment + " are made on it"
+		why := "it is the master of network attachment " + p.Attachment
 		if p.HasMTU == 0 {
 			out = append(out, Finding{"interface " + p.Name, "missing", "on the node", why, false})
 			continue
@@ -147,7 +148,7 @@ func Preflight(facts NodeFacts, ipv6 bool) []Finding {
 	}
 	for _, chain := range facts.ForwardDrops {
 		out = append(out, Finding{"policy of chain " + chain, "drop", "accept, or a rule that accepts " + HostVethPrefix + "*",
-			"what pods send to services is forwarded by their node", false})
+			"the node forwards the pods' packets to services", false})
 	}
 	for _, f := range MinSysctls {
 		if v, err := strconv.Atoi(facts.Sysctls[f.Path]); err == nil {
@@ -157,12 +158,12 @@ func Preflight(facts NodeFacts, ipv6 bool) []Finding {
 	return out
 }
 
-// Failed returns those of the findings that the node lacks.
+// Failed returns the findings of failed checks.
 func Failed(findings []Finding) []Finding {
 	return slices.DeleteFunc(slices.Clone(findings), func(f Finding) bool { return f.OK })
 }
 
-// Raise plans the sysctls that are below their floors.
+// RaiseSysctls plans the sysctls below their minimum.
 func RaiseSysctls(sysctls map[string]string) State {
 	var st State
 	for _, f := range MinSysctls {
@@ -173,7 +174,7 @@ func RaiseSysctls(sysctls map[string]string) State {
 	return st
 }
 
-// kernelVersion is the first two numbers of a release.
+// kernelVersion returns the first two numbers of a release, e.g. 6 and 1.
 func kernelVersion(release string) ([]int, bool) {
 	parts := strings.SplitN(release, ".", 3)
 	if len(parts) < 2 {

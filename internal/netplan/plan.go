@@ -9,8 +9,8 @@ import (
 	"spiderpool.dev/spiderpool/internal/inet"
 )
 
-// Rule priorities. They are below the priority of main (32766), and those of the
-// pod leave room for an operator's rules before and behind them.
+// Rule priorities. Both precede main (32766), and leave room for an operator's
+// rules before and after them.
 const (
 	hostRulePriority = 1000
 	podRulePriority  = 2000
@@ -20,36 +20,36 @@ const (
 type NIC struct {
 	Name  string
 	MAC   MAC
-	MTU   int            // bytes; 0 where it is not known
-	Addrs []netip.Prefix // each with the length of its subnet
-	// Gateways are the next hops of the default routes, at most one of each family.
+	MTU   int            // bytes; 0 if unknown
+	Addrs []netip.Prefix // addresses, each with its subnet's prefix length
+	// Gateways are the next hops of the default routes, at most one per family.
 	Gateways []netip.Addr
-	// Routes are the interface's other routes: destination and gateway.
+	// Routes are the interface's other routes with a gateway.
 	Routes []inet.Route
-	// Table is the routing table that the rules of a former plan lead to; 0 is none.
+	// Table is the routing table assigned by an earlier plan; 0 means none.
 	Table int
 }
 
-// Pod is what is known of a pod when a plan is made. Its interfaces are attached
-// one by one, each with a configuration of its own. A plan is made for one of
-// them, with the configuration of that one, and keeps what the others brought.
+// Pod is the state of a pod before a plan. The runtime attaches its interfaces one
+// by one, each with its own configuration. A plan covers one interface, with the
+// configuration of that interface, and keeps the state of the others.
 type Pod struct {
-	NICs []NIC // the first one first, without PodVeth
-	// Attached is the interface that the plan is made for.
+	NICs []NIC // in the order of attachment, without PodVeth
+	// Attached is the interface to plan for.
 	Attached string
-	// Veth says that PodVeth is there.
+	// Veth reports whether PodVeth exists.
 	Veth bool
-	// Defaults are the interfaces with a default route in the main table, that
-	// which the kernel takes first.
+	// Defaults are the interfaces with a default route in the main table, in the
+	// kernel's order of preference.
 	Defaults map[inet.Family][]string
-	// Managed are the routes in the main table that former plans made through a
-	// gateway, default routes excepted.
+	// Managed are the routes of earlier plans in the main table with a gateway,
+	// except default routes.
 	Managed []Route
 }
 
-// Node is what is known of the pod's node.
+// Node is the state of the pod's node.
 type Node struct {
-	// Addrs are the addresses under which the node serves, of all its interfaces.
+	// Addrs are the node's addresses of global scope, on all interfaces.
 	Addrs []netip.Prefix
 	// IPv6 reports whether the kernel has IPv6.
 	IPv6 bool
@@ -83,22 +83,23 @@ type FieldError struct {
 
 func (e *FieldError) Error() string { return fmt.Sprintf("%s %q: %s", e.Field, e.Value, e.Reason) }
 
-// Plan is the wanted state of a pod's namespace and the pod's part of its node's.
+// Plan is the wanted state of a pod's namespace, and the pod's part of the state of
+// its node.
 type Plan struct {
 	Pod, Host State
-	// Removable reports whether an item of the pod's namespace may go if it is
-	// not wanted: what earlier plans made for the attached interface, what it
-	// learned from router advertisements and, where the default route is planned,
-	// the default routes that other interfaces' plugins made.
+	// Removable reports whether an unwanted item of the pod's namespace may be
+	// removed: an item of an earlier plan for the attached interface, an item
+	// learned from a router advertisement or, if the plan has a default route, a
+	// default route made by another interface's plugin.
 	Removable func(Item) bool
 }
 
-// Underlay plans a pod whose first interface is on the underlay. A veth pair
-// joins pod and node: an interface that shares the node's physical one cannot
-// talk to the node itself, and ClusterIPs are translated by the node. Every
-// address of the node, every ClusterIP and every hijacked network lies behind
-// the pair, every address of the pod lies behind its host end, and all
-// neighbors are permanent, so that nothing waits for ARP, NDP or DAD.
+// Underlay plans a pod with its first interface on the underlay. A veth pair
+// connects pod and node, because an ipvlan or macvlan interface cannot reach its
+// own node, and because the node translates ClusterIPs. The pod routes every
+// address of the node, every ClusterIP and every hijacked network through the
+// pair, and the node routes every address of the pod through its end. All
+// neighbors are permanent, so nothing waits for ARP, NDP or DAD.
 func Underlay(p Pod, n Node, s Settings, v VethPair) (Plan, error) {
 	if err := s.check(p, n); err != nil {
 		return Plan{}, err
@@ -117,10 +118,10 @@ func Underlay(p Pod, n Node, s Settings, v VethPair) (Plan, error) {
 	return b.plan, nil
 }
 
-// Overlay plans a pod whose first interface belongs to another network plugin.
-// The node, ClusterIPs and overlay pods are reached through that interface, and
-// so are the further interfaces' addresses from the node, whose end of the
-// first interface is hostDev; "" where there is none.
+// Overlay plans a pod with its first interface made by another network plugin. The
+// pod reaches the node, ClusterIPs and overlay pods through that interface, and
+// the node reaches the addresses of the other interfaces through it. hostDev is
+// the node's end of the first interface, or "" without one.
 func Overlay(p Pod, n Node, s Settings, hostDev string) (Plan, error) {
 	if err := s.check(p, n); err != nil {
 		return Plan{}, err
@@ -144,16 +145,17 @@ func Overlay(p Pod, n Node, s Settings, hostDev string) (Plan, error) {
 	return b.plan, nil
 }
 
-// hop is a way out of the pod.
+// hop is a next hop of the pod.
 type hop struct {
 	via    netip.Addr
 	dev    string
 	onLink bool
-	src    netip.Addr // of routes in the main table; the zero value is the default interface's
+	src    netip.Addr // of routes in the main table; zero means the default interface's address
 }
 
-// route leads to dst. The next hop itself is on the link: through itself, it would be
-// out of reach, and all that lies behind it.
+// route returns the route to dst through h. The route to the next hop itself is a
+// link route: a gateway route through itself would make it unreachable, and with
+// it everything behind it.
 func (h *hop) route(dst netip.Prefix, src netip.Addr, table int) Route {
 	if dst == host(h.via) {
 		return Route{Dst: dst, Dev: h.dev, Src: src, Table: table, Proto: Protocol}
@@ -166,9 +168,10 @@ type builder struct {
 	node     Node
 	settings Settings
 	plan     Plan
-	underlay []NIC // the interfaces that are on the underlay
+	underlay []NIC // the interfaces on the underlay
 	tables   map[string]int
-	// inner is the way to the node itself; nil where the pod has none for the family.
+	// viaNode returns the next hop to the node, or nil if the pod has none for the
+	// family.
 	viaNode func(inet.Family) *hop
 }
 
@@ -178,7 +181,7 @@ func newBuilder(p Pod, n Node, s Settings, underlay []NIC) *builder {
 	return b
 }
 
-// onUnderlay reports whether the attached interface is on the underlay, and has
+// onUnderlay returns the attached interface, if it is on the underlay and has
 // addresses.
 func (b *builder) onUnderlay() (NIC, bool) {
 	for _, nic := range b.underlay {
@@ -189,8 +192,8 @@ func (b *builder) onUnderlay() (NIC, bool) {
 	return NIC{}, false
 }
 
-// vethPair plans the pair. Its attributes are those of the attachment that made
-// it, which is the first one where that is on the underlay.
+// vethPair plans the pair. Its attributes come from the attachment that made it:
+// the first one, if that is on the underlay.
 func (b *builder) vethPair(v VethPair) {
 	s := b.settings
 	filter := State{Sysctl{Path: "net/ipv4/conf/" + PodVeth + "/rp_filter", Value: fmt.Sprint(s.RPFilter)}}
@@ -201,9 +204,9 @@ func (b *builder) vethPair(v VethPair) {
 		Link{Name: v.Host, Kind: "veth", Peer: PodVeth, MAC: v.HostMAC, PeerMAC: v.PodMAC, MTU: s.VethMTU, TxQueueLen: s.TxQueueLen},
 		Up{Dev: v.Host},
 		Sysctl{Path: "net/ipv4/conf/" + v.Host + "/forwarding", Value: "1"},
-		// A pod sends with its own addresses only; the routes to them are the proof.
+		// Strict: a pod may only send from its own addresses, those with a route here.
 		Sysctl{Path: "net/ipv4/conf/" + v.Host + "/rp_filter", Value: "1"},
-		// A service whose backend is the client itself leaves by the link it came from.
+		// A service with the client itself as its backend is sent back by the same link.
 		Sysctl{Path: "net/ipv4/conf/" + v.Host + "/send_redirects", Value: "0"})
 	b.plan.Pod = append(b.plan.Pod,
 		Link{Name: PodVeth, MAC: v.PodMAC, MTU: s.VethMTU, TxQueueLen: s.TxQueueLen},
@@ -224,11 +227,11 @@ func (b *builder) vethPair(v VethPair) {
 	}
 }
 
-// carriesIPv6 reports whether the kernel speaks IPv6 on a link of the MTU.
+// carriesIPv6 reports whether the kernel supports IPv6 on a link with this MTU.
 func carriesIPv6(mtu int) bool { return mtu == 0 || mtu >= minIPv6MTU }
 
-// disableAutoconf has a link speak no IPv6 of its own: no address, so no DAD, and no
-// belief in a router advertisement from the other end.
+// disableAutoconf turns off IPv6 autoconfiguration of a link: it gets no link-local
+// address, so no DAD, and ignores router advertisements from the other end.
 func disableAutoconf(dev string) State {
 	dir := "net/ipv6/conf/" + dev + "/"
 	return State{
@@ -237,10 +240,9 @@ func disableAutoconf(dev string) State {
 	}
 }
 
-// nicLink plans the attributes of the attached interface. Its addresses and
-// gateways are ours to give, so it believes no router advertisement. Where there
-// are several interfaces, each answers ARP for its own addresses only: two may be
-// on one network.
+// nicLink plans the attributes of the attached interface. We assign its addresses
+// and gateways, so it ignores router advertisements. With several interfaces, each
+// answers ARP only for its own addresses, because two can be on the same network.
 func (b *builder) nicLink() {
 	for _, nic := range b.underlay {
 		if len(b.pod.NICs) > 1 {
@@ -254,7 +256,7 @@ func (b *builder) nicLink() {
 	if b.settings.TxQueueLen != 0 {
 		b.plan.Pod = append(b.plan.Pod, Link{Name: nic.Name, TxQueueLen: b.settings.TxQueueLen})
 	}
-	// The larger one of all's and the interface's value counts.
+	// The kernel uses the maximum of conf.all and conf.<interface>.
 	b.plan.Pod = append(b.plan.Pod,
 		Sysctl{Path: "net/ipv4/conf/all/rp_filter", Value: "0"},
 		Sysctl{Path: "net/ipv4/conf/" + nic.Name + "/rp_filter", Value: fmt.Sprint(b.settings.RPFilter)})
@@ -263,13 +265,14 @@ func (b *builder) nicLink() {
 	}
 }
 
-// hostRoutes plans the node's way to the attached interface's addresses, behind dev.
+// hostRoutes plans the node's routes to the addresses of the attached interface,
+// through dev.
 func (b *builder) hostRoutes(dev string, mac MAC) {
 	nic, _ := b.onUnderlay()
 	for _, p := range nic.Addrs {
 		a := p.Addr()
 		if b.viaNode(inet.FamilyOf(a)) == nil {
-			continue // the pod could not answer on the way back
+			continue // the pod has no route back
 		}
 		b.plan.Host = append(b.plan.Host,
 			Neighbor{Addr: a, MAC: mac, Dev: dev},
@@ -277,8 +280,8 @@ func (b *builder) hostRoutes(dev string, mac MAC) {
 	}
 }
 
-// sourceFor is the node's address that it talks to a from: that of the same
-// subnet, else the first of the family.
+// sourceFor returns the node's source address for packets to a: its address in the
+// same subnet, or else its first address of the family.
 func (n Node) sourceFor(a netip.Addr) netip.Addr {
 	var first netip.Addr
 	for _, p := range n.Addrs {
@@ -292,17 +295,17 @@ func (n Node) sourceFor(a netip.Addr) netip.Addr {
 	return first
 }
 
-// has reports whether an interface has an address of the family.
+// has reports whether any interface has an address of the family.
 func (p Pod) has(f inet.Family) bool {
 	return slices.ContainsFunc(p.NICs, func(n NIC) bool { return hasFamily(n, f) })
 }
 
-// Families are the IP versions of the pod's addresses.
+// Families returns the IP families of the pod's addresses.
 func (p Pod) Families() []inet.Family {
 	return slices.DeleteFunc([]inet.Family{inet.IPv4, inet.IPv6}, func(f inet.Family) bool { return !p.has(f) })
 }
 
-// nicOf is the interface one of whose subnets holds a.
+// nicOf returns the interface with a subnet containing a.
 func (p Pod) nicOf(a netip.Addr) (NIC, bool) {
 	for _, nic := range p.NICs {
 		if slices.ContainsFunc(nic.Addrs, func(n netip.Prefix) bool { return n.Contains(a) }) {

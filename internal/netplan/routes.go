@@ -7,12 +7,12 @@ import (
 	"spiderpool.dev/spiderpool/internal/inet"
 )
 
-// firstPodTable is the first routing table that an interface of a pod can have.
+// firstPodTable is the lowest routing table for an interface of a pod.
 const firstPodTable = 100
 
-// tablesOf assigns routing tables to interfaces. A further interface gets one
-// when it is attached and tuned, and with it the first interface does; whoever has
-// one keeps it.
+// tablesOf assigns routing tables to interfaces. An additional interface gets one
+// when it is attached with tunePodRoutes, and then the first NIC gets one too.
+// Tables, once assigned, never change.
 func tablesOf(p Pod, s Settings) map[string]int {
 	tables, taken := map[string]int{}, map[int]bool{}
 	for _, nic := range p.NICs {
@@ -57,17 +57,17 @@ func (b *builder) removable(it Item) bool {
 	return false
 }
 
-// learned reports whether the kernel has an IPv6 route by the interface from a
-// router advertisement: a default route, or one to a network of which the interface
-// has no address.
+// learned reports whether the route comes from a router advertisement on the
+// interface: an IPv6 default route, or a route to a network without an address of
+// the interface.
 func (n NIC) learned(r Route) bool {
 	network := !r.Via.IsValid() && r.Dst.Addr().Is6() && r.Proto == protoKernel &&
 		!slices.ContainsFunc(n.Addrs, func(a netip.Prefix) bool { return a.Masked() == r.Dst })
 	return r.Dev == n.Name && (r.Proto == protoRA || network)
 }
 
-// podRoutes plans the main table and, for interfaces that have them, their tables
-// and rules, so that a reply leaves where its request came in.
+// podRoutes plans the main table, and the tables and rules of interfaces with a
+// table of their own, so that a reply leaves by the interface of its request.
 func (b *builder) podRoutes() {
 	nets := b.networksViaNode()
 	for _, f := range b.pod.Families() {
@@ -84,10 +84,10 @@ func (b *builder) podRoutes() {
 	}
 }
 
-// defaultRoute is the one default route of a family in the main table of a pod
-// with several interfaces: the plugin of each made one, and the kernel would take
-// the last of them for IPv4 and share the load out for IPv6. ok is false where no
-// interface has a gateway, and where no attachment asked for routes to be tuned.
+// defaultRoute returns the only default route of a family in the main table of a
+// pod with several interfaces. The plugin of each interface adds one; the kernel
+// would use the last one for IPv4 and balance the load for IPv6. It returns false
+// if no interface has a gateway, or if no attachment has tunePodRoutes.
 func (b *builder) defaultRoute(f inet.Family) (r Route, ok bool) {
 	nic, ok := b.defaultNIC(f)
 	if !ok || len(b.tables) == 0 {
@@ -97,9 +97,9 @@ func (b *builder) defaultRoute(f inet.Family) (r Route, ok bool) {
 	return Route{Dst: f.Everything(), Via: gw, Dev: nic.Name, OnLink: onLink(nic, gw), Proto: Protocol}, true
 }
 
-// defaultNIC is, of the interfaces with a gateway, that which is asked for, else
-// that which has the default route, else the first. The route that the attached
-// interface's plugin just made says least.
+// defaultNIC picks the NIC for the default route: (1) settings.DefaultNIC, (2) the
+// NIC that already has it, (3) the first NIC with a gateway. A default route that
+// the main plugin has only just added ranks after the earlier ones.
 func (b *builder) defaultNIC(f inet.Family) (NIC, bool) {
 	names := []string{b.settings.DefaultNIC}
 	for _, name := range b.pod.Defaults[f] {
@@ -123,8 +123,9 @@ func (b *builder) defaultNIC(f inet.Family) (NIC, bool) {
 	return NIC{}, false
 }
 
-// DefaultsWithout plans the default routes of the main table that go along with an
-// interface, for the first of those that stay.
+// DefaultsWithout plans default routes of the main table for the time after the
+// removal of interface gone: if only gone has a default route, the first remaining
+// NIC with a gateway gets it.
 func DefaultsWithout(p Pod, gone string) State {
 	var st State
 	for f, names := range p.Defaults {
@@ -141,13 +142,14 @@ func DefaultsWithout(p Pod, gone string) State {
 	return st
 }
 
-// mainSource is the pod's address in what it sends to the node by the main table:
-// that by which Kubernetes knows the pod, and which stays when others are detached.
+// mainSource returns the source address for packets to the node by the main table:
+// the pod's address in Kubernetes, because it stays when other interfaces are
+// detached.
 func (b *builder) mainSource(f inet.Family) netip.Addr {
 	return b.pod.NICs[slices.IndexFunc(b.pod.NICs, func(n NIC) bool { return hasFamily(n, f) })].addr(f)
 }
 
-// nicTable plans the table of one interface and the rules that lead to it.
+// nicTable plans the table of one interface, and the rules selecting the table.
 func (b *builder) nicTable(nic NIC, table int, nets []netip.Prefix) {
 	st := &b.plan.Pod
 	seen := map[inet.Family]bool{}
@@ -174,22 +176,22 @@ func (b *builder) nicTable(nic NIC, table int, nets []netip.Prefix) {
 	b.policyRoutes(table)
 }
 
-// routes reports whether the interface reaches a network through a gateway: a subnet
-// of its own, where a plugin such as ptp gives each pod a link to itself.
+// routes reports whether the interface reaches a network through a gateway. Plugins
+// such as ptp route even the pod's own subnet, because each pod has a link of its
+// own.
 func (n NIC) routes(net netip.Prefix) bool {
 	return slices.ContainsFunc(n.Routes, func(h inet.Route) bool { return h.Dst == net })
 }
 
-// onLink reports whether the gateway needs to be told to be on the link: no
-// subnet of the interface holds it, as with plugins whose gateway is a label.
+// onLink reports whether a route through the gateway needs the flag onlink: some
+// plugins use a gateway outside all subnets of the interface.
 func onLink(nic NIC, gw netip.Addr) bool {
 	return gw.Is4() && !slices.ContainsFunc(nic.Addrs, func(p netip.Prefix) bool { return p.Contains(gw) })
 }
 
-// networksViaNode are the networks behind the node, and the node's own addresses
-// where these do not hold them. A network of overlay pods that overlaps a
-// subnet of the underlay is no overlay: clusters have that where the underlay is
-// the pod network that Kubernetes was told of.
+// networksViaNode returns the networks behind the node, and the node's addresses
+// outside these networks. It ignores an overlay network overlapping a subnet of
+// the underlay: in such a cluster the underlay is the pod network of Kubernetes.
 func (b *builder) networksViaNode() []netip.Prefix {
 	nets := slices.Concat(b.settings.ServiceCIDR, b.settings.HijackCIDR)
 	for _, o := range b.settings.OverlayPodCIDR {
@@ -214,7 +216,7 @@ func (b *builder) networksViaNode() []netip.Prefix {
 	return slices.Compact(out)
 }
 
-// isViaNode reports whether a route leads to the node.
+// isViaNode reports whether a route leads through the node.
 func (b *builder) isViaNode(r Route) bool {
 	h := b.viaNode(inet.FamilyOf(r.Via))
 	return h != nil && r.Dev == h.dev && r.Via == h.via
@@ -235,8 +237,8 @@ func (b *builder) viaNodeRoutes(nets []netip.Prefix, f inet.Family, src netip.Ad
 	}
 }
 
-// policyRoutes plans the routes that the configuration asks for, and those that
-// the configurations of other attachments asked for.
+// policyRoutes plans the policy routes of this configuration, and keeps those of
+// other attachments.
 func (b *builder) policyRoutes(table int) {
 	planned := map[netip.Prefix]bool{}
 	for _, r := range b.settings.PolicyRoutes {

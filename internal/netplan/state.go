@@ -11,11 +11,11 @@ import (
 	"spiderpool.dev/spiderpool/internal/inet"
 )
 
-// State is a set of items. Its order is free; String sorts.
+// State is a set of items in any order; String sorts them.
 type State []Item
 
-// String is the text form: one item a line, in the order of application and
-// sorted within, so that two equal sets have one text.
+// String returns the text form: one item per line, sorted by order of application
+// and then by text, so that equal sets have equal texts.
 func (s State) String() string {
 	var b strings.Builder
 	for _, it := range s.sorted() {
@@ -33,7 +33,7 @@ func (s State) sorted() State {
 	return slices.CompactFunc(out, func(a, b Item) bool { return a == b })
 }
 
-// Parse reads the text form. Empty lines and lines that start with # are skipped.
+// Parse reads the text form. It skips empty lines and comments (#).
 func Parse(text string) (State, error) {
 	var s State
 	for i, line := range strings.Split(text, "\n") {
@@ -79,7 +79,7 @@ func parseItem(line string) (Item, error) {
 	return it, p.err
 }
 
-// parser reads words; the first error stays and what follows reads nothing.
+// parser reads words; after the first error it reads nothing more.
 type parser struct {
 	words []string
 	err   error

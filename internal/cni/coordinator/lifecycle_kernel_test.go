@@ -238,7 +238,7 @@ func TestBadInputIsRefusedAndLeavesNothing(t *testing.T) {
 		{"unknown mode", m{"mode": "sideways"}, "want auto, underlay, overlay or disabled"},
 		{"unknown reverse path filter", m{"podRPFilter": 3}, `podRPFilter \"3\"`},
 		{"hardware address of a group", m{"podMACPrefix": "01:1b"}, "multicast"},
-		{"malformed hardware address", m{"podMACPrefix": "0a1b"}, `want two bytes in hexadecimal`},
+		{"malformed hardware address", m{"podMACPrefix": "0a1b"}, `want two hexadecimal bytes`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			node, pod := lone(t, guideReply())
