@@ -152,7 +152,7 @@ func TestPreflightStatesValuesAndLimits(t *testing.T) {
 		}
 	}
 	const want = `kernel | 5.7.0 | 5.7 or newer
-link kind bond | known | known
+link kind bond | supported | supported
 sysctl net/ipv6/conf/all/disable_ipv6 | 0 | 0
 MTU of interface ens5 | 1500 | 1500 or more
 sysctl net/ipv4/neigh/default/gc_thresh1 | 4096 | 4096 or more
