@@ -22,6 +22,7 @@ import (
 	"spiderpool.dev/spiderpool/internal/ipam"
 	"spiderpool.dev/spiderpool/internal/kube/compile"
 	"spiderpool.dev/spiderpool/internal/pool"
+	"spiderpool.dev/spiderpool/internal/readcache"
 	"spiderpool.dev/spiderpool/internal/reclaim"
 )
 
@@ -37,24 +38,18 @@ type Cluster struct {
 	namespaces *store[pool.NamespaceFacts]
 	nodes      *store[pool.NodeFacts]
 
-	mu       sync.Mutex
-	tops     map[string]ipam.Controller // by UID of the direct controller
-	networks map[pool.NetworkAttachment]readNetwork
-	runtime  string // that the kubelet reports
-	reported time.Time
-}
-
-type readNetwork struct {
-	network ipam.Network
-	at      time.Time
+	networks readcache.Cache[pool.NetworkAttachment, ipam.Network]
+	// runtimes has one key: the container runtime that the kubelet of this node reports.
+	runtimes readcache.Cache[struct{}, string]
+	// tops holds top controllers by the UID of the direct controller. It has no TTL:
+	// the owner of an existing object does not change.
+	tops readcache.Cache[string, ipam.Controller]
 }
 
 const (
-	// networkTTL is how long the configuration of a network attachment is remembered.
 	networkTTL = 5 * time.Second
-	// runtimeTTL is how long the name of the container runtime is remembered.
 	runtimeTTL = 10 * time.Minute
-	// maxTops bounds how many controllers are remembered; a node runs a few hundred.
+	// maxTops bounds the remembered controllers; a node runs a few hundred.
 	maxTops = 4096
 )
 
@@ -65,8 +60,9 @@ func NewCluster(client *Client, node string, log *slog.Logger) *Cluster {
 		pods:       &podStore{store: newStore(podOf)},
 		namespaces: newStore(namespaceOf),
 		nodes:      newStore(nodeOf),
-		tops:       map[string]ipam.Controller{},
-		networks:   map[pool.NetworkAttachment]readNetwork{},
+		networks:   readcache.Cache[pool.NetworkAttachment, ipam.Network]{TTL: networkTTL, Now: time.Now},
+		runtimes:   readcache.Cache[struct{}, string]{TTL: runtimeTTL, Now: time.Now},
+		tops:       readcache.Cache[string, ipam.Controller]{Max: maxTops, Now: time.Now},
 	}
 }
 
@@ -248,29 +244,20 @@ func (c *Cluster) NodeState(ctx context.Context) (reclaim.Node, error) {
 }
 
 // Runtime returns the container runtime that the node's kubelet reports
-// (status.nodeInfo.containerRuntimeVersion, as "containerd://2.1.4"), read live and
-// remembered for minutes.
+// (status.nodeInfo.containerRuntimeVersion, e.g. "containerd://2.1.4"). It is read
+// live and remembered for runtimeTTL.
 func (c *Cluster) Runtime(ctx context.Context) (string, error) {
-	c.mu.Lock()
-	name, known := c.runtime, !c.reported.IsZero() && time.Since(c.reported) < runtimeTTL
-	c.mu.Unlock()
-	if known {
-		return name, nil
-	}
-	var object struct {
-		Status struct {
-			NodeInfo struct {
-				ContainerRuntimeVersion string `json:"containerRuntimeVersion"`
-			} `json:"nodeInfo"`
-		} `json:"status"`
-	}
-	if err := c.readNode(ctx, &object); err != nil {
-		return "", err
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.runtime, c.reported = object.Status.NodeInfo.ContainerRuntimeVersion, time.Now()
-	return c.runtime, nil
+	return c.runtimes.Get(ctx, struct{}{}, func(ctx context.Context) (string, error) {
+		var object struct {
+			Status struct {
+				NodeInfo struct {
+					ContainerRuntimeVersion string `json:"containerRuntimeVersion"`
+				} `json:"nodeInfo"`
+			} `json:"status"`
+		}
+		err := c.readNode(ctx, &object)
+		return object.Status.NodeInfo.ContainerRuntimeVersion, err
+	})
 }
 
 // readNode reads of this node what into has fields for.
@@ -315,8 +302,7 @@ var intermediate = map[string]schema.GroupVersionResource{
 	"Job":        {Group: "batch", Version: "v1", Resource: "jobs"},
 }
 
-// TopController implements ipam.Cluster. The owner of an object that exists does
-// not change, so what was found once is remembered.
+// TopController implements ipam.Cluster.
 func (c *Cluster) TopController(ctx context.Context, pod ipam.Pod) (ipam.Controller, error) {
 	if pod.Owner.Kind == "" {
 		return ipam.Controller{APIVersion: "v1", Kind: "Pod", Name: pod.Name, UID: pod.UID}, nil
@@ -325,55 +311,39 @@ func (c *Cluster) TopController(ctx context.Context, pod ipam.Pod) (ipam.Control
 	if !ok {
 		return pod.Owner, nil
 	}
-	c.mu.Lock()
-	top, known := c.tops[pod.Owner.UID]
-	c.mu.Unlock()
-	if known {
-		return top, nil
-	}
-	object, err := c.client.metadata.Resource(resource).Namespace(pod.Namespace).Get(ctx, pod.Owner.Name, metav1.GetOptions{})
-	switch {
-	case apierrors.IsNotFound(err):
+	top, err := c.tops.Get(ctx, pod.Owner.UID, func(ctx context.Context) (ipam.Controller, error) {
+		object, err := c.client.metadata.Resource(resource).Namespace(pod.Namespace).Get(ctx, pod.Owner.Name, metav1.GetOptions{})
+		if err != nil {
+			return ipam.Controller{}, fmt.Errorf("read %s %s/%s: %w", pod.Owner.Kind, pod.Namespace, pod.Owner.Name, err)
+		}
+		if top := controllerOf(object); top.Kind != "" && string(object.UID) == pod.Owner.UID {
+			return top, nil
+		}
 		return pod.Owner, nil
-	case err != nil:
-		return ipam.Controller{}, fmt.Errorf("read %s %s/%s: %w", pod.Owner.Kind, pod.Namespace, pod.Owner.Name, err)
+	})
+	if apierrors.IsNotFound(err) {
+		return pod.Owner, nil
 	}
-	if top = controllerOf(object); top.Kind == "" || string(object.UID) != pod.Owner.UID {
-		top = pod.Owner
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if len(c.tops) >= maxTops {
-		clear(c.tops)
-	}
-	c.tops[pod.Owner.UID] = top
-	return top, nil
+	return top, err
 }
 
 // Network implements ipam.Cluster.
 func (c *Cluster) Network(ctx context.Context, name pool.NetworkAttachment) (ipam.Network, error) {
-	c.mu.Lock()
-	read, ok := c.networks[name]
-	c.mu.Unlock()
-	if ok && time.Since(read.at) < networkTTL {
-		return read.network, nil
-	}
-	raw, err := answer(c.client.spiderpool.Get().AbsPath("/apis/k8s.cni.cncf.io/v1/namespaces", name.Namespace,
-		"network-attachment-definitions", name.Name).Do(ctx))
-	if apierrors.IsNotFound(err) {
-		return ipam.Network{}, fmt.Errorf("NetworkAttachmentDefinition %s: %w", name, ipam.ErrNotFound)
-	}
-	if err != nil {
-		return ipam.Network{}, err
-	}
-	network, err := networkOf(raw)
-	if err != nil {
-		return ipam.Network{}, fmt.Errorf("NetworkAttachmentDefinition %s: %w", name, err)
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.networks[name] = readNetwork{network: network, at: time.Now()}
-	return network, nil
+	return c.networks.Get(ctx, name, func(ctx context.Context) (ipam.Network, error) {
+		raw, err := answer(c.client.spiderpool.Get().AbsPath("/apis/k8s.cni.cncf.io/v1/namespaces", name.Namespace,
+			"network-attachment-definitions", name.Name).Do(ctx))
+		if apierrors.IsNotFound(err) {
+			return ipam.Network{}, fmt.Errorf("NetworkAttachmentDefinition %s: %w", name, ipam.ErrNotFound)
+		}
+		if err != nil {
+			return ipam.Network{}, err
+		}
+		network, err := networkOf(raw)
+		if err != nil {
+			return ipam.Network{}, fmt.Errorf("NetworkAttachmentDefinition %s: %w", name, err)
+		}
+		return network, nil
+	})
 }
 
 // networkOf reads what concerns addresses in a NetworkAttachmentDefinition.
