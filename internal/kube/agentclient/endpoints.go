@@ -18,55 +18,60 @@ import (
 	"spiderpool.dev/spiderpool/internal/ipam"
 )
 
-// endpointWriters is how many endpoints are written at the same time.
+// endpointWriters bounds the concurrent writes.
 const endpointWriters = 4
 
-// Endpoints keeps SpiderEndpoints behind the answers to the plugins
-// (ipam.Endpoints). For each endpoint the last intention counts; it is carried out
-// until it succeeds or is replaced. Run must run.
+// Endpoints writes SpiderEndpoints in the background, so that no CNI request waits
+// for one (ipam.Endpoints). It retries each change until it succeeds or a later one
+// replaces it. Nothing is written until Run is called.
 type Endpoints struct {
 	client *Client
 	log    *slog.Logger
 	queue  workqueue.TypedRateLimitingInterface[key]
 
-	mu     sync.Mutex
-	wanted map[key]*intention // replaced as a whole, never changed
-	// written is what this process has written last, so that nothing is written
-	// twice and the common case needs no read.
-	written map[key]writtenEndpoint
+	mu struct {
+		sync.Mutex
+		// desired has the pending changes. A value is replaced as a whole, never
+		// modified: work compares pointers to see whether it is still current.
+		desired map[key]*desiredEndpoint
+		// written has the last write of this process, so that equal content is not
+		// written again and most updates need no GET.
+		written map[key]writtenEndpoint
+	}
 }
 
-// intention is what an endpoint should become. Pods of one name follow each other,
-// so it may be about several of them.
-type intention struct {
-	// endpoint is what it is to show; nil where it is not to be written anew. It is
-	// of the pod that lives, and what is wanted of former ones does not matter then.
-	endpoint *ipam.Endpoint
-	// gone are the UIDs of pods whose endpoint is to be removed.
-	gone []string
-	// without are the interfaces to take out.
-	without []podInterface
+// desiredEndpoint is the pending change of one endpoint. A StatefulSet pod is
+// recreated with the same name, so a change can concern several pods of one name.
+type desiredEndpoint struct {
+	// content replaces the endpoint. If it is set, it belongs to the current pod, and
+	// the removals below, which belong to earlier pods, are empty.
+	content *ipam.Endpoint
+	// removedPods has the UIDs of the pods without addresses. The endpoint is deleted
+	// if it shows one of them.
+	removedPods []string
+	// removedInterfaces are taken out of the endpoint if it shows their pod.
+	removedInterfaces []interfaceOfPod
 }
 
-type podInterface struct{ uid, name string }
+type interfaceOfPod struct{ uid, name string }
 
 type writtenEndpoint struct {
 	version string
 	content ipam.Endpoint
 }
 
-// NewEndpoints returns a writer of endpoints.
+// NewEndpoints returns a writer without pending changes.
 func NewEndpoints(client *Client, log *slog.Logger) *Endpoints {
-	return &Endpoints{
+	e := &Endpoints{
 		client: client, log: log,
-		queue:   workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[key](50*time.Millisecond, 10*time.Second)),
-		wanted:  map[key]*intention{},
-		written: map[key]writtenEndpoint{},
+		queue: workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[key](50*time.Millisecond, 10*time.Second)),
 	}
+	e.mu.desired, e.mu.written = map[key]*desiredEndpoint{}, map[key]writtenEndpoint{}
+	return e
 }
 
-// Run writes until ctx ends; what is left undone is repaired from the leases by the
-// next agent.
+// Run writes until ctx ends. Pending changes are lost then; the next agent restores
+// the endpoints from the leases (ipam.Service.Repair).
 func (e *Endpoints) Run(ctx context.Context) {
 	var wg sync.WaitGroup
 	for range endpointWriters {
@@ -77,11 +82,11 @@ func (e *Endpoints) Run(ctx context.Context) {
 	wg.Wait()
 }
 
-// Pending returns how many endpoints are not what they should be yet.
+// Pending returns the number of endpoints with a pending change.
 func (e *Endpoints) Pending() int {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return len(e.wanted)
+	return len(e.mu.desired)
 }
 
 // Set implements ipam.Endpoints.
@@ -89,10 +94,10 @@ func (e *Endpoints) Set(endpoint ipam.Endpoint) {
 	k := key{endpoint.Namespace, endpoint.Name}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if _, pending := e.wanted[k]; !pending && equalEndpoints(e.written[k].content, endpoint) {
+	if _, pending := e.mu.desired[k]; !pending && equalEndpoints(e.mu.written[k].content, endpoint) {
 		return
 	}
-	e.wanted[k] = &intention{endpoint: &endpoint}
+	e.mu.desired[k] = &desiredEndpoint{content: &endpoint}
 	e.queue.Add(k)
 }
 
@@ -101,38 +106,38 @@ func (e *Endpoints) Without(namespace, name, podUID, ifname string, within time.
 	k := key{namespace, name}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	var next intention
-	if pending, ok := e.wanted[k]; ok {
+	var next desiredEndpoint
+	if pending, ok := e.mu.desired[k]; ok {
 		next = *pending
 	}
 	switch {
-	case next.endpoint == nil && slices.Contains(next.gone, podUID):
+	case next.content == nil && slices.Contains(next.removedPods, podUID):
 		return
-	case next.endpoint == nil:
-		next.without = append(slices.Clone(next.without), podInterface{podUID, ifname})
-		e.wanted[k] = &next
+	case next.content == nil:
+		next.removedInterfaces = append(slices.Clone(next.removedInterfaces), interfaceOfPod{podUID, ifname})
+		e.mu.desired[k] = &next
 		e.queue.AddAfter(k, within)
-	case next.endpoint.PodUID == podUID:
-		next.endpoint = withoutInterface(*next.endpoint, ifname)
-		e.wanted[k] = &next
+	case next.content.PodUID == podUID:
+		next.content = withoutInterface(*next.content, ifname)
+		e.mu.desired[k] = &next
 	}
 }
 
-// Remove implements ipam.Endpoints. It does not concern an endpoint that is to be
-// written for another pod of the name.
+// Remove implements ipam.Endpoints. It has no effect if a write for another pod of
+// the same name is pending.
 func (e *Endpoints) Remove(namespace, name, podUID string) {
 	k := key{namespace, name}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	var next intention
-	if pending, ok := e.wanted[k]; ok {
-		if pending.endpoint != nil && pending.endpoint.PodUID != podUID {
+	var next desiredEndpoint
+	if pending, ok := e.mu.desired[k]; ok {
+		if pending.content != nil && pending.content.PodUID != podUID {
 			return
 		}
-		next = intention{gone: slices.Clone(pending.gone), without: pending.without}
+		next = desiredEndpoint{removedPods: slices.Clone(pending.removedPods), removedInterfaces: pending.removedInterfaces}
 	}
-	next.gone = append(next.gone, podUID)
-	e.wanted[k] = &next
+	next.removedPods = append(next.removedPods, podUID)
+	e.mu.desired[k] = &next
 	e.queue.Add(k)
 }
 
@@ -163,51 +168,52 @@ func (e *Endpoints) work(ctx context.Context) {
 			return
 		}
 		e.mu.Lock()
-		want, pending := e.wanted[k]
+		desired, pending := e.mu.desired[k]
 		e.mu.Unlock()
 		if pending {
-			if err := e.perform(ctx, k, want); err != nil {
-				e.log.Warn("cannot write an endpoint; will try again", "namespace", k.namespace, "endpoint", k.name, "err", err)
+			if err := e.perform(ctx, k, desired); err != nil {
+				e.log.Warn("cannot write a SpiderEndpoint; will retry", "endpoint", k.namespace+"/"+k.name, "err", err)
 				e.queue.AddRateLimited(k)
 			} else {
 				e.queue.Forget(k)
-				e.settle(k, want)
+				e.clearIfUnchanged(k, desired)
 			}
 		}
 		e.queue.Done(k)
 	}
 }
 
-// settle forgets an intention that was carried out, unless it was replaced meanwhile.
-func (e *Endpoints) settle(k key, done *intention) {
+// clearIfUnchanged removes a change after its success, unless it was replaced
+// meanwhile. Then the replacement is queued.
+func (e *Endpoints) clearIfUnchanged(k key, done *desiredEndpoint) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.wanted[k] == done {
-		delete(e.wanted, k)
+	if e.mu.desired[k] == done {
+		delete(e.mu.desired, k)
 	} else {
 		e.queue.Add(k)
 	}
 }
 
-func (e *Endpoints) perform(ctx context.Context, k key, want *intention) error {
-	if want.endpoint != nil {
-		return e.put(ctx, k, *want.endpoint)
+func (e *Endpoints) perform(ctx context.Context, k key, desired *desiredEndpoint) error {
+	if desired.content != nil {
+		return e.put(ctx, k, *desired.content)
 	}
-	for _, uid := range want.gone {
+	for _, uid := range desired.removedPods {
 		if err := e.remove(ctx, k, uid); err != nil {
 			return err
 		}
 	}
-	for _, uid := range podsOf(want.without) {
-		if err := e.takeOut(ctx, k, uid, want.without); err != nil {
+	for _, uid := range uidsOf(desired.removedInterfaces) {
+		if err := e.removeInterfaces(ctx, k, uid, desired.removedInterfaces); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// podsOf returns the UIDs of the pods, each once.
-func podsOf(interfaces []podInterface) []string {
+// uidsOf returns the UIDs without duplicates.
+func uidsOf(interfaces []interfaceOfPod) []string {
 	var uids []string
 	for _, i := range interfaces {
 		if !slices.Contains(uids, i.uid) {
@@ -233,43 +239,44 @@ func (e *Endpoints) read(ctx context.Context, k key) (*v2beta1.SpiderEndpoint, e
 	return &object, nil
 }
 
-// put creates the endpoint, or replaces what it shows.
+// put creates the endpoint or replaces its status. Metadata of a stored endpoint,
+// such as labels that a user added, is kept.
 func (e *Endpoints) put(ctx context.Context, k key, content ipam.Endpoint) error {
-	e.mu.Lock()
-	last, known := e.written[k]
-	e.mu.Unlock()
 	object := EndpointObject(content)
-	if !known {
-		version, err := write(ctx, e.request(e.client.spiderpool.Post, k).Body(object))
-		if !apierrors.IsAlreadyExists(err) {
-			return e.wrote(k, content, version, err)
-		}
+	if last, known := e.lastWrite(k); known {
+		object.ResourceVersion = last.version // fails with a conflict if the metadata was changed since
+		return e.replace(ctx, k, content, object)
 	}
-	object.ResourceVersion = last.version
-	if !known {
-		stored, err := e.read(ctx, k)
-		if err != nil {
-			return err
-		}
-		if stored == nil {
-			return fmt.Errorf("SpiderEndpoint %s/%s exists and does not", k.namespace, k.name)
-		}
-		if late, err := e.late(ctx, stored, content); err != nil || late {
-			return err
-		}
-		stored.Status = object.Status
-		object = stored
+	version, err := write(ctx, e.request(e.client.spiderpool.Post, k).Body(object))
+	if !apierrors.IsAlreadyExists(err) {
+		return e.recordWrite(k, content, version, err)
 	}
-	version, err := write(ctx, e.request(e.client.spiderpool.Put, k).Name(k.name).Body(object))
-	if apierrors.IsConflict(err) || apierrors.IsNotFound(err) {
-		e.forget(k)
+	stored, err := e.read(ctx, k)
+	if err != nil {
+		return err
 	}
-	return e.wrote(k, content, version, err)
+	if stored == nil {
+		return fmt.Errorf("SpiderEndpoint %s/%s: create returned AlreadyExists but get returned NotFound", k.namespace, k.name)
+	}
+	if stale, err := e.isStale(ctx, stored, content); err != nil || stale {
+		return err
+	}
+	stored.Status = object.Status
+	return e.replace(ctx, k, content, stored)
 }
 
-// late reports whether the content is of a pod that is gone, while the endpoint
-// shows another one: its agent was faster.
-func (e *Endpoints) late(ctx context.Context, stored *v2beta1.SpiderEndpoint, content ipam.Endpoint) (bool, error) {
+func (e *Endpoints) replace(ctx context.Context, k key, content ipam.Endpoint, object *v2beta1.SpiderEndpoint) error {
+	version, err := write(ctx, e.request(e.client.spiderpool.Put, k).Name(k.name).Body(object))
+	if apierrors.IsConflict(err) || apierrors.IsNotFound(err) {
+		e.forget(k) // the next attempt reads what is stored
+	}
+	return e.recordWrite(k, content, version, err)
+}
+
+// isStale reports whether the stored endpoint shows another pod and the pod of the
+// content no longer exists. The agent of the next pod was faster then, and its
+// endpoint must stay.
+func (e *Endpoints) isStale(ctx context.Context, stored *v2beta1.SpiderEndpoint, content ipam.Endpoint) (bool, error) {
 	if uid := stored.Status.Current.UID; uid == "" || uid == content.PodUID {
 		return false, nil
 	}
@@ -283,28 +290,33 @@ func (e *Endpoints) late(ctx context.Context, stored *v2beta1.SpiderEndpoint, co
 	return uidOf(pod) != content.PodUID, nil
 }
 
-func (e *Endpoints) wrote(k key, content ipam.Endpoint, version string, err error) error {
+func (e *Endpoints) lastWrite(k key) (last writtenEndpoint, known bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	last, known = e.mu.written[k]
+	return last, known
+}
+
+func (e *Endpoints) recordWrite(k key, content ipam.Endpoint, version string, err error) error {
 	if err != nil {
 		return err
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.written[k] = writtenEndpoint{version: version, content: content}
+	e.mu.written[k] = writtenEndpoint{version: version, content: content}
 	return nil
 }
 
 func (e *Endpoints) forget(k key) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	delete(e.written, k)
+	delete(e.mu.written, k)
 }
 
-// remove deletes the endpoint if it still shows the pod; a pod of the same name
-// may have taken it over on another node.
+// remove deletes the endpoint if it shows the pod. It may show a pod of the same name
+// on another node.
 func (e *Endpoints) remove(ctx context.Context, k key, uid string) error {
-	e.mu.Lock()
-	last, known := e.written[k]
-	e.mu.Unlock()
+	last, known := e.lastWrite(k)
 	version := last.version
 	if !known || last.content.PodUID != uid {
 		stored, err := e.read(ctx, k)
@@ -324,16 +336,14 @@ func (e *Endpoints) remove(ctx context.Context, k key, uid string) error {
 		return nil
 	}
 	if apierrors.IsConflict(err) {
-		e.forget(k) // what it shows now is looked up in the next attempt
+		e.forget(k) // the next attempt reads what is stored
 	}
 	return fmt.Errorf("delete SpiderEndpoint %s/%s: %w", k.namespace, k.name, err)
 }
 
-// takeOut takes interfaces out of the endpoint if it still shows the pod.
-func (e *Endpoints) takeOut(ctx context.Context, k key, uid string, interfaces []podInterface) error {
-	e.mu.Lock()
-	last, known := e.written[k]
-	e.mu.Unlock()
+// removeInterfaces takes interfaces out of the endpoint if it shows the pod.
+func (e *Endpoints) removeInterfaces(ctx context.Context, k key, uid string, interfaces []interfaceOfPod) error {
+	last, known := e.lastWrite(k)
 	if known && last.content.PodUID == uid {
 		content := &last.content
 		for _, i := range interfaces {
@@ -348,54 +358,7 @@ func (e *Endpoints) takeOut(ctx context.Context, k key, uid string, interfaces [
 		return err
 	}
 	stored.Status.Current.IPs = slices.DeleteFunc(stored.Status.Current.IPs,
-		func(i v2beta1.EndpointIP) bool { return slices.Contains(interfaces, podInterface{uid, i.Interface}) })
+		func(i v2beta1.EndpointIP) bool { return slices.Contains(interfaces, interfaceOfPod{uid, i.Interface}) })
 	_, err = write(ctx, e.request(e.client.spiderpool.Put, k).Name(k.name).Body(stored))
 	return err
-}
-
-func withoutInterface(content ipam.Endpoint, name string) *ipam.Endpoint {
-	content.Interfaces = slices.DeleteFunc(slices.Clone(content.Interfaces),
-		func(i ipam.EndpointInterface) bool { return i.Interface == name })
-	return &content
-}
-
-func equalEndpoints(a, b ipam.Endpoint) bool {
-	return a.PodUID == b.PodUID && a.Node == b.Node && a.Owner == b.Owner &&
-		slices.EqualFunc(a.Interfaces, b.Interfaces, func(x, y ipam.EndpointInterface) bool {
-			return x.Interface == y.Interface && x.CleanGateway == y.CleanGateway &&
-				slices.Equal(x.Addresses, y.Addresses) && slices.Equal(x.Routes, y.Routes)
-		})
-}
-
-// EndpointObject returns the resource that shows the content.
-func EndpointObject(content ipam.Endpoint) *v2beta1.SpiderEndpoint {
-	object := &v2beta1.SpiderEndpoint{
-		TypeMeta:   metav1.TypeMeta{APIVersion: v2beta1.GroupVersion.String(), Kind: "SpiderEndpoint"},
-		ObjectMeta: metav1.ObjectMeta{Namespace: content.Namespace, Name: content.Name},
-		Status: v2beta1.SpiderEndpointStatus{
-			Current:             v2beta1.EndpointAllocation{UID: content.PodUID, Node: content.Node, IPs: []v2beta1.EndpointIP{}},
-			OwnerControllerType: content.Owner.Kind,
-			OwnerControllerName: content.Owner.Name,
-		},
-	}
-	for _, i := range content.Interfaces {
-		out := v2beta1.EndpointIP{Interface: i.Interface, Vlan: new(int64(0)), CleanGateway: new(i.CleanGateway)}
-		for _, a := range i.Addresses {
-			address, name := new(a.Prefix.String()), new(a.Pool)
-			var gateway *string
-			if a.Gateway.IsValid() {
-				gateway = new(a.Gateway.String())
-			}
-			if a.Prefix.Addr().Is4() {
-				out.IPv4, out.IPv4Pool, out.IPv4Gateway = address, name, gateway
-			} else {
-				out.IPv6, out.IPv6Pool, out.IPv6Gateway = address, name, gateway
-			}
-		}
-		for _, r := range i.Routes {
-			out.Routes = append(out.Routes, v2beta1.Route{Dst: r.Dst.String(), Gw: r.Via.String()})
-		}
-		object.Status.Current.IPs = append(object.Status.Current.IPs, out)
-	}
-	return object
 }
