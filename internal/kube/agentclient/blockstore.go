@@ -18,13 +18,13 @@ import (
 	"spiderpool.dev/spiderpool/internal/lease"
 )
 
-// BlockStore keeps blocks as SpiderIPBlocks (ipam.Blocks).
+// BlockStore implements ipam.Blocks with SpiderIPBlocks.
 type BlockStore struct{ client *Client }
 
-// NewBlockStore returns the store of the cluster that the client speaks to.
+// NewBlockStore returns a BlockStore of the client's cluster.
 func NewBlockStore(client *Client) *BlockStore { return &BlockStore{client: client} }
 
-// Older orders versions (ipam.Config.Older).
+// Older reports whether version a is older than b (ipam.Config.Older).
 func (*BlockStore) Older(a, b string) bool { return compile.OlderVersion(a, b) }
 
 // Get implements ipam.Blocks.
@@ -43,10 +43,9 @@ func (s *BlockStore) Get(ctx context.Context, base netip.Addr) (lease.Block, err
 
 // Put implements ipam.Blocks.
 //
-// An update resets
-// managedFields (an empty entry does, see "Clearing managedFields" in the
-// documentation of server-side apply): nobody shares the ownership of fields of a
-// block, and tracking it costs the server more than the write itself.
+// An update clears managedFields with an empty entry (see "Clearing managedFields" in
+// https://kubernetes.io/docs/reference/using-api/server-side-apply/). A block has one
+// owner at a time, and tracking its fields costs the server more than the write itself.
 func (s *BlockStore) Put(ctx context.Context, b lease.Block) (string, error) {
 	object := compile.BlockObject(b)
 	request := s.client.spiderpool.Post().Resource("spideripblocks")
@@ -61,9 +60,9 @@ func (s *BlockStore) Put(ctx context.Context, b lease.Block) (string, error) {
 	return version, nil
 }
 
-// write sends an object of ours and returns its new resource version. The server
-// need not answer with what it was sent, nor look for fields that it does not know:
-// the object was encoded from its type.
+// write sends one of our objects and returns its new resource version. To save work
+// for the server, it requests only metadata in the response and no field validation:
+// the object was encoded from its Go type, so it has no unknown fields.
 func write(ctx context.Context, request *rest.Request) (string, error) {
 	raw, err := answer(request.SetHeader("Accept", partialMetadata).Param("fieldValidation", metav1.FieldValidationIgnore).Do(ctx))
 	if err != nil {
@@ -72,7 +71,7 @@ func write(ctx context.Context, request *rest.Request) (string, error) {
 	return versionIn(raw)
 }
 
-// versionIn returns the resource version in the answer to a write.
+// versionIn returns the resource version in the response to a write.
 func versionIn(raw []byte) (string, error) {
 	var answer struct {
 		Metadata struct {
@@ -80,13 +79,12 @@ func versionIn(raw []byte) (string, error) {
 		} `json:"metadata"`
 	}
 	if err := json.Unmarshal(raw, &answer); err != nil || answer.Metadata.ResourceVersion == "" {
-		return "", fmt.Errorf("the answer to a write has no resource version: %.200q", raw)
+		return "", fmt.Errorf("the response to a write has no resource version: %.200q", raw)
 	}
 	return answer.Metadata.ResourceVersion, nil
 }
 
-// asConflict tells a block that somebody else created, changed or removed from
-// every other failure.
+// asConflict maps AlreadyExists, Conflict and NotFound to ipam.ErrConflict.
 func asConflict(name string, err error) error {
 	if apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) || apierrors.IsNotFound(err) {
 		return fmt.Errorf("SpiderIPBlock %s: %w: %w", name, ipam.ErrConflict, err)
@@ -120,8 +118,8 @@ func (s *BlockStore) InRegion(ctx context.Context, region netip.Prefix) ([]lease
 	return s.list(ctx, labels.Set{names.LabelBlockRegion: compile.RegionLabel(region)}.String())
 }
 
-// blockPage bounds the memory that a list takes at a time: 64 full blocks are a
-// quarter of a megabyte.
+// blockPage is the maximum number of blocks in one response: 64 full blocks need 250 kB
+// of memory.
 const blockPage = 64
 
 func (s *BlockStore) list(ctx context.Context, selector string) ([]lease.Block, error) {

@@ -17,23 +17,22 @@ import (
 	"spiderpool.dev/spiderpool/internal/ipam"
 )
 
-// Client speaks to the API server the way a node's agent needs it: whole objects
-// of our own kinds, and of everything else only the metadata, which comes in
-// protobuf and in a fraction of the size. It has no cache and no client-side rate
-// limit: what an agent sends is bounded by the pods of its node, and the server's
-// priority and fairness does the rest.
+// Client sends requests to the API server. It reads our own kinds as whole objects
+// and other kinds as metadata only, which is much smaller and encoded in protobuf.
+// It has no cache and no client-side rate limit: the pods of the node bound the
+// number of requests, and the server has priority and fairness.
 type Client struct {
 	spiderpool rest.Interface
 	metadata   metadata.Interface
 }
 
-// NewClient returns a client for the server of the configuration.
+// NewClient returns a client of the API server in config. It sends no request.
 func NewClient(config *rest.Config) (*Client, error) {
 	config = rest.CopyConfig(config)
 	config.QPS = -1
 	httpClient, err := rest.HTTPClientFor(config)
 	if err != nil {
-		return nil, fmt.Errorf("make an HTTP client: %w", err)
+		return nil, fmt.Errorf("create the HTTP client: %w", err)
 	}
 	own, err := ownClient(config, httpClient)
 	if err != nil {
@@ -41,13 +40,13 @@ func NewClient(config *rest.Config) (*Client, error) {
 	}
 	metadataClient, err := metadata.NewForConfigAndClient(metadata.ConfigFor(config), httpClient)
 	if err != nil {
-		return nil, fmt.Errorf("make a metadata client: %w", err)
+		return nil, fmt.Errorf("create the metadata client: %w", err)
 	}
 	return &Client{spiderpool: own, metadata: metadataClient}, nil
 }
 
-// ownClient is a client for the group of this product alone, so that an agent does
-// not carry the types of all others.
+// ownClient returns a client of our API group only. The types of all other groups would
+// cost the agent memory.
 func ownClient(config *rest.Config, httpClient *http.Client) (rest.Interface, error) {
 	scheme := runtime.NewScheme()
 	if err := v2beta1.AddToScheme(scheme); err != nil {
@@ -61,13 +60,13 @@ func ownClient(config *rest.Config, httpClient *http.Client) (rest.Interface, er
 	config.ContentType = runtime.ContentTypeJSON
 	client, err := rest.RESTClientForConfigAndClient(config, httpClient)
 	if err != nil {
-		return nil, fmt.Errorf("make a client of %s: %w", v2beta1.GroupVersion, err)
+		return nil, fmt.Errorf("create the client of %s: %w", v2beta1.GroupVersion, err)
 	}
 	return client, nil
 }
 
-// answer returns the body of an answer. Where the API server refused, the error is
-// what it said, which Result.Raw leaves undecoded.
+// answer returns the body of a successful response. Otherwise the error has the API
+// server's message, which Result.Raw would not decode.
 func answer(result rest.Result) ([]byte, error) {
 	if err := result.Error(); err != nil {
 		return nil, err
@@ -75,7 +74,7 @@ func answer(result rest.Result) ([]byte, error) {
 	return result.Raw()
 }
 
-// Resources that an agent follows or reads.
+// Resources that the agent watches or reads.
 var (
 	podResource       = schema.GroupVersionResource{Version: "v1", Resource: "pods"}
 	namespaceResource = schema.GroupVersionResource{Version: "v1", Resource: "namespaces"}
@@ -85,10 +84,10 @@ var (
 	blockResource     = v2beta1.GroupVersion.WithResource("spideripblocks")
 )
 
-// Accept headers that ask for the metadata of an object instead of the object.
+// partialMetadata is an Accept header: respond with the metadata of the object only.
 const partialMetadata = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 
-// Coordinator reads a SpiderCoordinator, or returns ipam.ErrNotFound.
+// Coordinator reads a SpiderCoordinator. If there is none, it returns ipam.ErrNotFound.
 func (c *Client) Coordinator(ctx context.Context, name string) (*v2beta1.SpiderCoordinator, error) {
 	object := &v2beta1.SpiderCoordinator{}
 	err := c.spiderpool.Get().Resource("spidercoordinators").Name(name).Do(ctx).Into(object)

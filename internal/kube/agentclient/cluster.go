@@ -26,9 +26,9 @@ import (
 	"spiderpool.dev/spiderpool/internal/reclaim"
 )
 
-// Cluster reads what concerns the pods of one node (ipam.Cluster). Its pods, the
-// namespaces and the node itself are followed; of the namespaces only labels and
-// our annotations are kept. Run must run.
+// Cluster implements ipam.Cluster for one node. Run watches the pods of the node, the
+// node itself and all namespaces, and stores their labels and the annotations that
+// affect address allocation. Other objects are read when they are needed.
 type Cluster struct {
 	client *Client
 	node   string
@@ -53,7 +53,7 @@ const (
 	maxTops = 4096
 )
 
-// NewCluster returns a reader for the node.
+// NewCluster returns a Cluster for the node. Call Run to start its watches.
 func NewCluster(client *Client, node string, log *slog.Logger) *Cluster {
 	return &Cluster{
 		client: client, node: node, log: log,
@@ -66,12 +66,12 @@ func NewCluster(client *Client, node string, log *slog.Logger) *Cluster {
 	}
 }
 
-// OnPodEnd has f called with the UID of every pod of the node that has succeeded or
-// failed, is being deleted or is gone, once or more often. It must be called before
+// OnPodEnd registers f. It is called, possibly more than once, with the UID of each pod
+// on this node that finishes, starts terminating, or is deleted. Call OnPodEnd before
 // Run.
 func (c *Cluster) OnPodEnd(f func(uid string)) { c.pods.ends = f }
 
-// Run follows the cluster until ctx ends.
+// Run watches the cluster until ctx ends.
 func (c *Cluster) Run(ctx context.Context) {
 	ofNode := fields.OneTermEqualSelector("spec.nodeName", c.node)
 	finished := fields.AndSelectors(ofNode,
@@ -88,7 +88,8 @@ func (c *Cluster) Run(ctx context.Context) {
 	wg.Wait()
 }
 
-// Ready returns an error that names what has not been read yet.
+// Ready returns ipam.ErrNotReady, with the list of missing objects, until all watches
+// have started.
 func (c *Cluster) Ready() error {
 	var errs []error
 	if _, _, synced := c.pods.get(key{}); !synced {
@@ -117,7 +118,7 @@ func podOf(object *metav1.PartialObjectMetadata) ipam.Pod {
 
 func uidOf(pod metav1.Object) string { return compile.PodUID(pod.GetUID(), pod.GetAnnotations()) }
 
-// relevant are the annotations that have a say in addresses.
+// relevant returns only the annotations that affect address allocation.
 func relevant(annotations map[string]string) map[string]string {
 	var kept map[string]string
 	for name, value := range annotations {
@@ -152,12 +153,12 @@ func (c *Cluster) Pod(ctx context.Context, namespace, name, uid string) (ipam.Po
 	if ok && synced && uid != "" && pod.UID == uid {
 		return pod, nil
 	}
-	// Without a UID in the request memory may be of a former pod of that name.
+	// Without a UID we cannot tell whether the stored pod is an earlier one of this name.
 	return c.livePod(ctx, namespace, name, uid)
 }
 
 func (c *Cluster) livePod(ctx context.Context, namespace, name, uid string) (ipam.Pod, error) {
-	// The node is not in the metadata, so the server compares it.
+	// spec.nodeName is not in the metadata, so the server has to compare it.
 	list, err := c.client.metadata.Resource(podResource).Namespace(namespace).List(ctx, metav1.ListOptions{
 		FieldSelector: fields.AndSelectors(
 			fields.OneTermEqualSelector("metadata.name", name),
@@ -169,7 +170,7 @@ func (c *Cluster) livePod(ctx context.Context, namespace, name, uid string) (ipa
 	if len(list.Items) == 1 {
 		pod := podOf(&list.Items[0])
 		if uid != "" && pod.UID != uid {
-			return ipam.Pod{}, fmt.Errorf("pod %s/%s has UID %s now: %w", namespace, name, pod.UID, ipam.ErrNotFound)
+			return ipam.Pod{}, fmt.Errorf("pod %s/%s now has UID %s: %w", namespace, name, pod.UID, ipam.ErrNotFound)
 		}
 		return pod, nil
 	}
@@ -180,7 +181,7 @@ func (c *Cluster) livePod(ctx context.Context, namespace, name, uid string) (ipa
 	case err != nil:
 		return ipam.Pod{}, fmt.Errorf("read pod %s/%s: %w", namespace, name, err)
 	case uid != "" && uidOf(object) != uid:
-		return ipam.Pod{}, fmt.Errorf("pod %s/%s has UID %s now: %w", namespace, name, uidOf(object), ipam.ErrNotFound)
+		return ipam.Pod{}, fmt.Errorf("pod %s/%s now has UID %s: %w", namespace, name, uidOf(object), ipam.ErrNotFound)
 	}
 	return ipam.Pod{}, fmt.Errorf("pod %s/%s: %w", namespace, name, ipam.ErrElsewhere)
 }
@@ -260,7 +261,7 @@ func (c *Cluster) Runtime(ctx context.Context) (string, error) {
 	})
 }
 
-// readNode reads of this node what into has fields for.
+// readNode decodes the node into a struct with the fields that the caller needs.
 func (c *Cluster) readNode(ctx context.Context, into any) error {
 	raw, err := answer(c.client.spiderpool.Get().AbsPath("/api/v1/nodes", c.node).Do(ctx))
 	if err == nil {
@@ -296,7 +297,7 @@ func (c *Cluster) Node(context.Context) (pool.NodeFacts, error) {
 	return facts, nil
 }
 
-// intermediate are the controllers that are commonly controlled themselves.
+// intermediate has the kinds of controllers that usually have a controller themselves.
 var intermediate = map[string]schema.GroupVersionResource{
 	"ReplicaSet": {Group: "apps", Version: "v1", Resource: "replicasets"},
 	"Job":        {Group: "batch", Version: "v1", Resource: "jobs"},
@@ -346,7 +347,7 @@ func (c *Cluster) Network(ctx context.Context, name pool.NetworkAttachment) (ipa
 	})
 }
 
-// networkOf reads what concerns addresses in a NetworkAttachmentDefinition.
+// networkOf decodes the part of a NetworkAttachmentDefinition that concerns addresses.
 func networkOf(raw []byte) (ipam.Network, error) {
 	var definition struct {
 		Spec struct {

@@ -15,8 +15,8 @@ import (
 	"spiderpool.dev/spiderpool/internal/reclaim"
 )
 
-// Events writes events about pods (ipam.Events). The recorder of client-go counts
-// repeated ones up instead of writing new ones, and holds back what is too much.
+// Events implements ipam.Events with client-go's recorder, which counts repeated events
+// instead of writing new ones, and limits the rate.
 type Events struct {
 	broadcaster record.EventBroadcaster
 	recorder    record.EventRecorder
@@ -32,7 +32,7 @@ func NewEvents(ctx context.Context, client *Client, node string) *Events {
 	}
 }
 
-// Close ends the recorder.
+// Close stops the recorder.
 func (e *Events) Close() { e.broadcaster.Shutdown() }
 
 // AllocationFailed implements ipam.Events.
@@ -53,7 +53,7 @@ func (e *Events) Reclaimed(pod ipam.Pod, change reclaim.Change) {
 // AboutNode writes an event about a node, in the namespace "default", where
 // Kubernetes keeps the events of objects without a namespace.
 func (e *Events) AboutNode(node string, event observe.Event) {
-	// kubelet and kubectl use the name of a node in place of its UID.
+	// Like kubelet and kubectl, use the name of the node instead of its UID.
 	e.record(&corev1.ObjectReference{APIVersion: "v1", Kind: "Node", Name: node, UID: types.UID(node)}, event)
 }
 
@@ -67,8 +67,8 @@ func (e *Events) record(about *corev1.ObjectReference, event observe.Event) {
 	e.recorder.Event(about, event.Type, event.Reason, event.Text)
 }
 
-// eventSink sends events as JSON; the typed clientset would bring the types of the
-// whole of Kubernetes along.
+// eventSink sends events as JSON. client-go's typed clientset would link the types of
+// all Kubernetes API groups.
 type eventSink struct {
 	ctx    context.Context
 	client *Client

@@ -8,10 +8,10 @@ import (
 	"spiderpool.dev/spiderpool/internal/ipam"
 )
 
-// podStore tells which pods end.
+// podStore stores the pods of the node and reports the UIDs of ended ones.
 type podStore struct {
 	*store[ipam.Pod]
-	ends func(uid string) // nil: nobody wants to know
+	ends func(uid string) // may be nil
 }
 
 func (s *podStore) replace(ctx context.Context, all []*metav1.PartialObjectMetadata, version string) error {
@@ -55,8 +55,8 @@ func (s *podStore) ended(uid string) {
 	}
 }
 
-// finishedPods tells of the pods that have succeeded or failed, which their metadata
-// does not say.
+// finishedPods handles the pods that have succeeded or failed. The phase is not in the
+// metadata, so they have a watch of their own with a field selector.
 type finishedPods struct{ *podStore }
 
 func (f finishedPods) replace(_ context.Context, all []*metav1.PartialObjectMetadata, _ string) error {
@@ -68,4 +68,4 @@ func (f finishedPods) replace(_ context.Context, all []*metav1.PartialObjectMeta
 
 func (f finishedPods) changed(object *metav1.PartialObjectMetadata) { f.ended(uidOf(object)) }
 
-func (finishedPods) deleted(*metav1.PartialObjectMetadata) {} // told by the podStore
+func (finishedPods) deleted(*metav1.PartialObjectMetadata) {} // podStore reports it

@@ -12,10 +12,10 @@ import (
 	"spiderpool.dev/spiderpool/api/v2beta1"
 )
 
-// eachPool lists pools with the parameters and calls f with each, without its
-// status. It decodes the answer as it arrives: the status of a pool can be a
-// megabyte, and a list of pools more than an agent may use. It returns where the
-// list continues, "" at its end.
+// eachPool lists pools and calls f with each of them, without its status. params are
+// query parameters, e.g. "limit". It decodes the response while it arrives: the status
+// of one pool can be a megabyte, and a whole list more than the agent's memory limit.
+// next is the token of the next page, "" after the last one.
 func (c *Client) eachPool(ctx context.Context, params map[string]string, f func(*v2beta1.SpiderIPPool)) (next string, err error) {
 	request := c.spiderpool.Get().Resource(poolResource.Resource)
 	for name, value := range params {
@@ -32,7 +32,7 @@ func (c *Client) eachPool(ctx context.Context, params map[string]string, f func(
 	return next, nil
 }
 
-// decodePools reads a SpiderIPPoolList, of which only one pool at a time is in memory.
+// decodePools decodes a SpiderIPPoolList and holds only one pool in memory at a time.
 func decodePools(in io.Reader, f func(*v2beta1.SpiderIPPool)) (next string, err error) {
 	decoder := json.NewDecoder(in)
 	if _, err := decoder.Token(); err != nil {

@@ -22,10 +22,10 @@ import (
 	"spiderpool.dev/spiderpool/internal/pool"
 )
 
-// Pools reads SpiderIPPools one by one or in bounded number (ipam.Pools).
+// Pools implements ipam.Pools: it reads single SpiderIPPools, or a limited list, live.
 type Pools struct{ Client *Client }
 
-// Get implements ipam.Pools. A pool that does not compile is not found.
+// Get implements ipam.Pools. An invalid pool is ipam.ErrNotFound.
 func (p Pools) Get(ctx context.Context, name string) (*pool.Pool, error) {
 	object, err := p.Client.pool(ctx, name)
 	if err != nil {
@@ -45,7 +45,7 @@ func (p Pools) List(ctx context.Context, limit int) ([]*pool.Pool, error) {
 	return pools, err
 }
 
-// pool reads a SpiderIPPool, or returns ipam.ErrNotFound.
+// pool reads a SpiderIPPool. If there is none, it returns ipam.ErrNotFound.
 func (c *Client) pool(ctx context.Context, name string) (*v2beta1.SpiderIPPool, error) {
 	object := &v2beta1.SpiderIPPool{}
 	err := c.spiderpool.Get().Resource(poolResource.Resource).Name(name).Do(ctx).Into(object)
@@ -68,25 +68,28 @@ func compilePool(object *v2beta1.SpiderIPPool) (*pool.Pool, error) {
 	return &compiled, nil
 }
 
-// PoolSink takes what Follow learns about pools and blocks.
+// PoolSink receives pools, reserved addresses and blocks from PoolSync.
 type PoolSink interface {
 	SetPool(p *pool.Pool)
 	DeletePool(name string)
 	SetReserved(reserved inet.Set)
-	// The others are about blocks.
+
+	// Knows reports whether the block need not be read: the sink has this version, or
+	// is writing the block and reads it again afterwards.
 	Knows(base netip.Addr, version string) bool
+	// ObserveAll receives the names of all blocks of the node as of a version.
 	ObserveAll(existing map[netip.Addr]bool, version string)
 	Observe(b lease.Block)
 	ObserveDeleted(base netip.Addr, version string)
 }
 
-// PoolSync keeps a PoolSink, which is an ipam.Allocator, in line with the pools,
-// the reserved addresses and the blocks that concern one node.
+// PoolSync keeps a PoolSink (an ipam.Allocator) in sync with the pools, the reserved
+// addresses and the blocks of one node.
 //
-// What is watched is metadata alone. The status of a pool, which changes with
-// every pod of the cluster and can be megabytes long, thus never comes here: a pool
-// is read again when its generation, its labels or its deletion changed. A block is
-// read again when somebody other than the sink has written it.
+// It watches metadata only. The status of a pool changes with every pod of the cluster
+// and can be megabytes long, so we do not want it in a watch. A pool is read again when
+// its generation, its labels or its deletion timestamp changes. A block is read again
+// when another writer than the sink has changed it.
 type PoolSync struct {
 	client *Client
 	node   string
@@ -95,10 +98,10 @@ type PoolSync struct {
 
 	queue workqueue.TypedRateLimitingInterface[task]
 
-	// mu also keeps what the sink is told about a pool in order.
+	// mu also serializes the calls of the sink about pools.
 	mu      sync.Mutex
 	pools   map[string]poolState
-	waiting map[string]bool // selections that have not been read yet
+	waiting map[string]bool // selections whose first list is not complete
 }
 
 type poolState struct {
@@ -106,7 +109,7 @@ type poolState struct {
 	selection string
 }
 
-// task is an object to read again.
+// task names an object to read again. All SpiderReservedIPs are one task without a name.
 type task struct {
 	resource string
 	name     string
@@ -126,11 +129,11 @@ func NewPoolSync(client *Client, node string, sink PoolSink, log *slog.Logger) *
 	return s
 }
 
-// bindable reports whether the node's name can be the value of a label; pools of
-// a node of another name count as unbound (CompletePool).
+// bindable reports whether the node's name is a valid label value. Otherwise the pools
+// of the node have the label of unbound pools (compile.CompletePool).
 func (s *PoolSync) bindable() bool { return len(validation.IsValidLabelValue(s.node)) == 0 }
 
-// Ready returns an error until pools and reserved addresses have been read.
+// Ready returns ipam.ErrNotReady until all pools and reserved addresses have been read.
 func (s *PoolSync) Ready() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -146,7 +149,7 @@ func (s *PoolSync) markSynced(selection string) {
 	delete(s.waiting, selection)
 }
 
-// Run follows until ctx ends.
+// Run watches until ctx ends.
 func (s *PoolSync) Run(ctx context.Context) {
 	bound := selection{resource: poolResource, labels: names.LabelPoolNode + "=" + s.node}
 	unbound := selection{resource: poolResource, labels: names.LabelPoolUnbound + "=true"}
@@ -174,7 +177,7 @@ func (s *PoolSync) work(ctx context.Context) {
 			return
 		}
 		if err := s.perform(ctx, t); err != nil {
-			s.log.Warn("cannot read a changed object; will try again", "resource", t.resource, "name", t.name, "err", err)
+			s.log.Warn("cannot read a changed object; will retry", "resource", t.resource, "name", t.name, "err", err)
 			s.queue.AddRateLimited(t)
 		} else {
 			s.queue.Forget(t)
@@ -230,7 +233,7 @@ func (s *PoolSync) readReserved(ctx context.Context) error {
 	for i := range list.Items {
 		set, errs := compile.ReservedIP(&list.Items[i])
 		if len(errs) > 0 {
-			s.log.Warn("a part of the reserved addresses cannot be used as it is written", "spiderreservedip", list.Items[i].Name, "err", errs.ToAggregate())
+			s.log.Warn("ignoring the invalid entries of a SpiderReservedIP", "spiderreservedip", list.Items[i].Name, "err", errs.ToAggregate())
 		}
 		sets = append(sets, set)
 	}
@@ -241,12 +244,12 @@ func (s *PoolSync) readReserved(ctx context.Context) error {
 func (s *PoolSync) readBlock(ctx context.Context, name string) error {
 	base, err := compile.ParseBlockName(name)
 	if err != nil {
-		s.log.Warn("ignoring a block", "err", err)
+		s.log.Warn("ignoring a SpiderIPBlock with an invalid name", "err", err)
 		return nil
 	}
 	b, err := NewBlockStore(s.client).Get(ctx, base)
 	if errors.Is(err, ipam.ErrNotFound) {
-		return nil // its deletion is told separately
+		return nil // the watch reports the deletion
 	}
 	if err != nil {
 		return err
@@ -255,19 +258,19 @@ func (s *PoolSync) readBlock(ctx context.Context, name string) error {
 	return nil
 }
 
-// poolHandler follows the pools of one label.
+// poolHandler handles the pools with one label.
 type poolHandler struct {
 	*PoolSync
 	selection string
 	labels    string
 }
 
-// stampOf changes when what this node needs of a pool does.
+// stampOf returns a text that changes whenever this node has to read the pool again.
 func stampOf(object *metav1.PartialObjectMetadata) string {
 	return fmt.Sprintf("%s/%d/%t", object.UID, object.Generation, object.DeletionTimestamp != nil)
 }
 
-// poolPage bounds what the API server puts into one answer.
+// poolPage is the maximum number of pools in one response.
 const poolPage = 500
 
 func (p *poolHandler) replace(ctx context.Context, all []*metav1.PartialObjectMetadata, _ string) error {
@@ -314,8 +317,8 @@ func (p *poolHandler) changed(object *metav1.PartialObjectMetadata) {
 	}
 }
 
-// deleted is also called for a pool that no longer has the label. When it has got
-// the other one, that selection has it already, or will say so.
+// deleted is also called for a pool that lost the label. If the pool has the other label
+// now, the handler of that selection sets it, before or after this call.
 func (p *poolHandler) deleted(object *metav1.PartialObjectMetadata) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -325,8 +328,7 @@ func (p *poolHandler) deleted(object *metav1.PartialObjectMetadata) {
 	}
 }
 
-// reservedHandler reads all reserved addresses whenever one object changes; there
-// are few.
+// reservedHandler reads all SpiderReservedIPs whenever one of them changes; there are few.
 type reservedHandler struct{ *PoolSync }
 
 func (r *reservedHandler) replace(ctx context.Context, _ []*metav1.PartialObjectMetadata, _ string) error {
@@ -343,7 +345,7 @@ func (r *reservedHandler) changed(*metav1.PartialObjectMetadata) {
 
 func (r *reservedHandler) deleted(o *metav1.PartialObjectMetadata) { r.changed(o) }
 
-// blockHandler reads the node's blocks that others have written.
+// blockHandler reads the blocks of the node after a change by another writer.
 type blockHandler struct{ *PoolSync }
 
 func (b *blockHandler) replace(_ context.Context, all []*metav1.PartialObjectMetadata, version string) error {

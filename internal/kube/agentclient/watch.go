@@ -14,17 +14,17 @@ import (
 	"k8s.io/klog/v2"
 )
 
-// eventHandler is told of the metadata of the objects that a selector selects. The
-// calls come one at a time.
+// eventHandler receives the metadata of the objects that match a selection. Calls are
+// serialized.
 type eventHandler interface {
-	// replace gets all objects as of a version, at the beginning and whenever the
-	// watch had to begin again. After an error it is called again.
+	// replace receives all objects as of a resource version: at the start, and whenever
+	// the watch restarts. It is called again after an error.
 	replace(ctx context.Context, all []*metav1.PartialObjectMetadata, version string) error
 	changed(object *metav1.PartialObjectMetadata)
 	deleted(object *metav1.PartialObjectMetadata)
 }
 
-// selection is what is followed.
+// selection selects the objects of a watch. Empty selectors match every object.
 type selection struct {
 	resource schema.GroupVersionResource
 	labels   string
@@ -53,7 +53,7 @@ func (c *Client) watch(ctx context.Context, s selection, to eventHandler, log *s
 	reflector.RunWithContext(klog.NewContext(ctx, logger))
 }
 
-// handlerStore is what a reflector writes into.
+// handlerStore forwards the calls of a reflector to an eventHandler.
 type handlerStore struct {
 	ctx context.Context
 	to  eventHandler
@@ -80,7 +80,7 @@ func (s *handlerStore) Replace(objects []any, version string) error {
 // key identifies an object within its kind.
 type key struct{ namespace, name string }
 
-// store is an eventHandler that keeps what convert makes of each object.
+// store is an eventHandler that keeps a converted form of each object.
 type store[T any] struct {
 	convert func(*metav1.PartialObjectMetadata) T
 
