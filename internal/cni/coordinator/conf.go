@@ -1,16 +1,12 @@
 package coordinator
 
 import (
-	"encoding/json"
-	"fmt"
 	"net/netip"
-	"strconv"
-	"strings"
 
 	"github.com/containernetworking/cni/pkg/types"
-	types100 "github.com/containernetworking/cni/pkg/types/100"
-	"github.com/containernetworking/cni/pkg/version"
 
+	"spiderpool.dev/spiderpool/internal/cni/plugin"
+	"spiderpool.dev/spiderpool/internal/cniconf"
 	"spiderpool.dev/spiderpool/internal/inet"
 	"spiderpool.dev/spiderpool/internal/netplan"
 	"spiderpool.dev/spiderpool/internal/rpc"
@@ -25,88 +21,34 @@ const (
 	modeDisabled = "disabled"
 )
 
-const (
-	defaultSocket        = "/var/run/spidernet/spiderpool.sock"
-	defaultHostRuleTable = 500
-)
+const defaultHostRuleTable = 500
 
-// conf is the plugin's network configuration: the fields of a CoordinatorSpec,
-// those that are left out coming from the agent, and what only the plugin has.
+// conf is the plugin's network configuration, with the defaults of the keys that
+// only the plugin has.
 type conf struct {
-	types.PluginConf
-	Socket             string   `json:"ipam_unix_socket_path"`
-	Mode               *string  `json:"mode"`
-	HijackCIDR         []string `json:"hijackCIDR"`
-	OverlayPodCIDR     []string `json:"overlayPodCIDR"`
-	ServiceCIDR        []string `json:"serviceCIDR"`
-	PolicyRoutes       []route  `json:"policyRoutes"`
-	PodMACPrefix       *string  `json:"podMACPrefix"`
-	TunePodRoutes      *bool    `json:"tunePodRoutes"`
-	PodDefaultRouteNIC *string  `json:"podDefaultRouteNic"`
-	HostRuleTable      *int     `json:"hostRuleTable"`
-	PodRPFilter        *int     `json:"podRPFilter"`
-	TxQueueLen         *int     `json:"txQueueLen"`
-	VethLinkAddress    *string  `json:"vethLinkAddress"`
-	VethMTU            *int     `json:"vethMTU"`
-	PodDefaultCNINIC   string   `json:"podDefaultCniNic"`
-	MultusNICPrefix    string   `json:"multusNicPrefix"`
-	Log                logConf  `json:"logOptions"`
+	cniconf.Coordinator
+	log plugin.Log
 }
 
-type route struct {
-	Dst string `json:"dst"`
-	GW  string `json:"gw"`
-}
-
-type logConf struct {
-	Level    string  `json:"logLevel"`
-	File     string  `json:"logFile"`
-	MaxSize  integer `json:"logMaxSize"` // MiB
-	MaxAge   integer `json:"logMaxAge"`  // days
-	MaxCount integer `json:"logMaxCount"`
-}
-
-// integer is a JSON number or a string that holds one; both are in use.
-type integer int
-
-func (n *integer) UnmarshalJSON(text []byte) error {
-	v, err := strconv.Atoi(strings.Trim(string(text), `"`))
-	if err != nil || v < 0 {
-		return fmt.Errorf("%s is not a whole number of 0 or more", text)
-	}
-	*n = integer(v)
-	return nil
-}
-
-// parseConf returns the configuration with the defaults that are not the agent's.
+// parseConf reads the configuration. Its error has the CNI code for a malformed or
+// an invalid configuration.
 func parseConf(stdin []byte) (*conf, error) {
-	c := &conf{
-		Socket: defaultSocket, PodDefaultCNINIC: "eth0", MultusNICPrefix: "net",
-		Log: logConf{Level: "INFO", File: "/var/log/spidernet/coordinator.log", MaxSize: 100, MaxAge: 30, MaxCount: 7},
+	c := &conf{Coordinator: cniconf.Coordinator{
+		Socket: cniconf.DefaultSocket, PodDefaultCNINIC: "eth0", MultusNICPrefix: "net",
+		Log: cniconf.LogOptions{File: "/var/log/spidernet/coordinator.log"},
+	}}
+	if err := plugin.Decode(stdin, &c.Coordinator); err != nil {
+		return nil, err
 	}
-	if err := json.Unmarshal(stdin, c); err != nil {
-		return nil, types.NewError(wire.CodeDecodingFailure, "the network configuration is not what coordinator understands", err.Error())
+	var err error
+	if c.log, err = plugin.NewLog(c.Log.File, c.Log.Level, c.Log.MaxSize, c.Log.MaxAge, c.Log.MaxCount); err != nil {
+		return nil, types.NewError(wire.CodeInvalidConfig, err.Error(), "")
 	}
 	return c, nil
 }
 
 // agent is the node's agent.
 func (c *conf) agent() rpc.Client { return rpc.Client{Socket: c.Socket} }
-
-// previous returns the result of the plugins before in the chain.
-func (c *conf) previous() (*types100.Result, error) {
-	if c.RawPrevResult == nil {
-		return nil, types.NewError(wire.CodeInvalidConfig, "coordinator must be chained behind a main plugin: the network configuration has no prevResult", "")
-	}
-	if err := version.ParsePrevResult(&c.PluginConf); err != nil {
-		return nil, types.NewError(wire.CodeDecodingFailure, "decode prevResult", err.Error())
-	}
-	previous, err := types100.NewResultFromResult(c.PrevResult)
-	if err != nil {
-		return nil, types.NewError(wire.CodeDecodingFailure, "decode prevResult", err.Error())
-	}
-	return previous, nil
-}
 
 // settings merges the configuration into the agent's: what is set here wins,
 // and the pod's own wish for its default route wins over both.
@@ -174,9 +116,9 @@ func (c *conf) policyRoutes(global []inet.Route) ([]inet.Route, error) {
 		if err != nil {
 			return nil, &netplan.FieldError{Field: "policyRoutes.dst", Value: r.Dst, Reason: "want a network as 10.0.0.0/8"}
 		}
-		gw, err := netip.ParseAddr(r.GW)
+		gw, err := netip.ParseAddr(r.Gw)
 		if err != nil {
-			return nil, &netplan.FieldError{Field: "policyRoutes.gw", Value: r.GW, Reason: "want an IP address"}
+			return nil, &netplan.FieldError{Field: "policyRoutes.gw", Value: r.Gw, Reason: "want an IP address"}
 		}
 		hops = append(hops, inet.Route{Dst: dst, Via: gw})
 	}

@@ -95,7 +95,7 @@ func TestMalformedFieldsAreNamed(t *testing.T) {
 
 func TestLogOptionsAreNumbersOrStrings(t *testing.T) {
 	c, err := parseConf([]byte(`{"logOptions":{"logMaxSize":"50","logMaxAge":7}}`))
-	if err != nil || c.Log.MaxSize != 50 || c.Log.MaxAge != 7 {
+	if err != nil || c.Log.MaxSize != "50" || c.Log.MaxAge != "7" {
 		t.Fatalf("got %+v, %v", c, err)
 	}
 }

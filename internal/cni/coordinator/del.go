@@ -7,8 +7,7 @@ import (
 	"slices"
 	"time"
 
-	"github.com/containernetworking/cni/pkg/skel"
-
+	"spiderpool.dev/spiderpool/internal/cni/plugin"
 	"spiderpool.dev/spiderpool/internal/linux"
 	"spiderpool.dev/spiderpool/internal/netplan"
 	"spiderpool.dev/spiderpool/internal/wire"
@@ -21,28 +20,28 @@ const askTime = 2 * time.Second
 // both namespaces with it; the pair itself goes with the first interface or
 // when the pod's namespace is gone. For a further interface of a living pod,
 // the node's routes to it and the rules for its addresses go.
-func del(c *conf, args *skel.CmdArgs) (string, error) {
+func (c *conf) del(call *plugin.Call) error {
 	host, err := linux.Current()
 	if err != nil {
-		return "", err
+		return err
 	}
 	defer host.Close()
-	pod, err := openPod(args.Netns)
+	pod, err := openPod(call.Netns)
 	if err != nil {
-		return "", err
+		return err
 	}
-	addrs := previousAddrs(c)
+	addrs := previousAddrs(call)
 	if pod != nil {
 		defer pod.Close()
-		if args.IfName != c.PodDefaultCNINIC {
-			return "", detach(host, pod, c, args.IfName, addrs)
+		if call.IfName != c.PodDefaultCNINIC {
+			return detach(host, pod, c, call.IfName, addrs)
 		}
 	}
-	err = host.Delete(netplan.State{netplan.Link{Name: netplan.VethPairOf(args.ContainerID).Host, Kind: "veth"}})
+	err = host.Delete(netplan.State{netplan.Link{Name: netplan.VethPairOf(call.ContainerID).Host, Kind: "veth"}})
 	if pod == nil {
-		err = errors.Join(err, forget(host, c, args, addrs))
+		err = errors.Join(err, deleteHostRoutes(host, c, call, addrs))
 	}
-	return "", err
+	return err
 }
 
 // openPod opens the pod's namespace, nil where there is none any more.
@@ -57,11 +56,12 @@ func openPod(path string) (*linux.Namespace, error) {
 	return pod, err
 }
 
-// forget removes the node's routes to the addresses of a pod whose namespace is
-// gone, in overlay mode, where they lead to a link that stays. Another pod may have
-// got an address meanwhile, so the agent is asked whether this one still holds it;
-// what it does not confirm now, it removes itself when no pod holds the address.
-func forget(host *linux.Namespace, c *conf, args *skel.CmdArgs, addrs []netip.Addr) error {
+// deleteHostRoutes deletes the node's routes to the addresses of a pod without a
+// namespace. In overlay mode they lead to a link that stays. Another pod may have
+// one of the addresses by now, so we ask the agent whether this pod still holds
+// them. If the agent does not confirm, it deletes the routes itself, as soon as no
+// pod holds the address.
+func deleteHostRoutes(host *linux.Namespace, c *conf, call *plugin.Call, addrs []netip.Addr) error {
 	if len(addrs) == 0 {
 		return nil
 	}
@@ -70,9 +70,9 @@ func forget(host *linux.Namespace, c *conf, args *skel.CmdArgs, addrs []netip.Ad
 		return err
 	}
 	routes = slices.DeleteFunc(routes, func(r linux.HostRoute) bool { return !slices.Contains(addrs, r.Route.Dst.Addr()) })
-	attachment, err := attachmentOf(args)
+	attachment, err := call.Attachment()
 	if len(routes) == 0 || err != nil {
-		return nil // without a pod there is nothing that an ADD could have made
+		return nil // without a pod, no ADD can have succeeded
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), askTime)
 	defer cancel()
@@ -152,21 +152,12 @@ func innerMACs(inPod netplan.State, first string) []netplan.MAC {
 	return out
 }
 
-// previousAddrs are the addresses in prevResult, which only configurations from
-// CNI 0.4.0 on pass to DEL.
-func previousAddrs(c *conf) []netip.Addr {
-	if c.RawPrevResult == nil {
+// previousAddrs returns the addresses in prevResult. Only configurations of CNI
+// 0.4.0 and later pass it to DEL, so DEL does without if it is missing or invalid.
+func previousAddrs(call *plugin.Call) []netip.Addr {
+	previous, err := call.Previous()
+	if err != nil {
 		return nil
 	}
-	previous, err := c.previous()
-	if err != nil {
-		return nil // DEL does what it can with what it gets
-	}
-	var out []netip.Addr
-	for _, ip := range previous.IPs {
-		if a, ok := netip.AddrFromSlice(ip.Address.IP); ok {
-			out = append(out, a.Unmap())
-		}
-	}
-	return out
+	return plugin.Addresses(previous)
 }

@@ -16,11 +16,11 @@ import (
 	"spiderpool.dev/spiderpool/internal/linux/linuxtest"
 )
 
-const plugin = "github.com/containernetworking/plugins/plugins/"
+const repository = "github.com/containernetworking/plugins/plugins/"
 
 // plugins are the main plugins of containernetworking.
 var plugins = linuxtest.Plugins{Root: "../../..",
-	Lab: []string{plugin + "main/macvlan", plugin + "main/ipvlan", plugin + "main/bridge", plugin + "main/ptp", plugin + "ipam/static"}}
+	Lab: []string{repository + "main/macvlan", repository + "main/ipvlan", repository + "main/bridge", repository + "main/ptp", repository + "ipam/static"}}
 
 // plug has a real main plugin make an interface, and returns its result. main is
 // its configuration without addresses.

@@ -17,34 +17,34 @@ import (
 
 // prepare makes the interface ready to be planned around: its addresses are
 // settled and nobody else's, and it has the hardware address of podMACPrefix.
-func (t *task) prepare() error {
+func (o *operation) prepare() error {
 	ctx, cancel := context.WithTimeout(context.Background(), settleTimeout)
 	defer cancel()
-	err := t.pod.SettleAddrs(ctx, t.args.IfName)
+	err := o.pod.SettleAddrs(ctx, o.call.IfName)
 	var taken *linux.TakenError
 	if errors.As(err, &taken) {
-		return t.refuse(taken)
+		return o.refuse(taken)
 	}
-	if err != nil || t.macPrefix == "" {
+	if err != nil || o.macPrefix == "" {
 		return err
 	}
-	st, err := t.pod.ReadAll()
+	st, err := o.pod.ReadAll()
 	if err != nil {
 		return err
 	}
-	pod := netplan.PodOf(st, t.args.IfName)
-	if len(pod.NICs) == 0 || pod.NICs[0].Name != t.args.IfName {
+	pod := netplan.PodOf(st, o.call.IfName)
+	if len(pod.NICs) == 0 || pod.NICs[0].Name != o.call.IfName {
 		return nil // an attachment without addresses
 	}
-	return t.setMAC(pod.NICs[0])
+	return o.setMAC(pod.NICs[0])
 }
 
 // refuse has the agent keep an address that the kernel found to be in use from
 // other pods, and returns the error with which the runtime tries again, and gets
 // another address. The kernel does not tell who uses it, so the network is asked.
-func (t *task) refuse(taken *linux.TakenError) error {
+func (o *operation) refuse(taken *linux.TakenError) error {
 	var holder net.HardwareAddr
-	err := t.pod.OnLink(taken.Dev, func(ifi *net.Interface) (err error) {
+	err := o.pod.OnLink(taken.Dev, func(ifi *net.Interface) (err error) {
 		holder, err = probe.Holder(ifi, taken.Addr, netip.Addr{}, probe.Default)
 		return err
 	})
@@ -53,8 +53,8 @@ func (t *task) refuse(taken *linux.TakenError) error {
 	}
 	msg := fmt.Sprintf("address %s of %s is in use by the machine with hardware address %s", taken.Addr, taken.Dev, holder)
 	details := "it is kept from other pods for a while, and the pod gets another one; add it to a SpiderReservedIP or to excludeIPs of its pool"
-	err = t.conf.agent().Conflict(context.Background(),
-		wire.ConflictRequest{Attachment: t.attachment, Address: taken.Addr, MAC: holder.String()})
+	err = o.conf.agent().Conflict(context.Background(),
+		wire.ConflictRequest{Attachment: o.attachment, Address: taken.Addr, MAC: holder.String()})
 	if err != nil {
 		details = err.Error()
 	}
@@ -63,32 +63,32 @@ func (t *task) refuse(taken *linux.TakenError) error {
 
 // setMAC gives the interface the hardware address that follows from its first
 // address, IPv4 before IPv6.
-func (t *task) setMAC(nic netplan.NIC) error {
-	mac, err := netplan.MACWithPrefix(t.macPrefix, nic.Addrs[0].Addr())
+func (o *operation) setMAC(nic netplan.NIC) error {
+	mac, err := netplan.MACWithPrefix(o.macPrefix, nic.Addrs[0].Addr())
 	if err != nil {
 		return err
 	}
-	kind, _, err := t.pod.HasLink(nic.Name)
+	kind, _, err := o.pod.HasLink(nic.Name)
 	if err != nil {
 		return err
 	}
 	if kind == "ipvlan" {
-		return &netplan.FieldError{Field: "podMACPrefix", Value: t.macPrefix,
+		return &netplan.FieldError{Field: "podMACPrefix", Value: o.macPrefix,
 			Reason: fmt.Sprintf("%s is an ipvlan interface, which has the hardware address of its master: leave podMACPrefix out, or use macvlan", nic.Name)}
 	}
 	if mac == nic.MAC {
 		return nil
 	}
 	change := netplan.Change{Old: netplan.Link{Name: nic.Name, MAC: nic.MAC}, New: netplan.Link{Name: nic.Name, MAC: mac}}
-	if err := t.pod.Apply(netplan.Changes{change}, nil); err != nil {
-		return fmt.Errorf("podMACPrefix %s: %w", t.macPrefix, err)
+	if err := o.pod.Apply(netplan.Changes{change}, nil); err != nil {
+		return fmt.Errorf("podMACPrefix %s: %w", o.macPrefix, err)
 	}
-	for _, i := range t.previous.Interfaces {
+	for _, i := range o.previous.Interfaces {
 		if i.Name == nic.Name && i.Sandbox != "" {
 			i.Mac = mac.String()
 		}
 	}
-	return t.pod.OnLink(nic.Name, func(ifi *net.Interface) error {
+	return o.pod.OnLink(nic.Name, func(ifi *net.Interface) error {
 		for _, p := range nic.Addrs {
 			if err := probe.Announce(ifi, p.Addr()); err != nil {
 				return err

@@ -1,26 +1,25 @@
-// Package ifacer is the CNI plugin "ifacer": first in the chain of an
-// attachment, it makes on the node the interface that the main plugin works on,
-// a bond of several interfaces, a VLAN interface, or a VLAN interface of a bond.
+// Package ifacer is the CNI plugin "ifacer". As the first plugin of a chain, it
+// makes the main plugin's master interface on the node: a bond of several
+// interfaces, a VLAN interface, or a VLAN interface of a bond.
 //
-// ADD creates what is missing, once also for callers at the same time, adopts
-// what is there and fits, and refuses, with the difference, what does not. The
-// interfaces belong to the node and serve many pods: DEL removes nothing. CHECK
-// wants them to be there as configured.
+// ADD creates missing interfaces, adopts existing ones that fit, and refuses
+// others with an error that names the difference. It holds a lock, so concurrent
+// calls create an interface once. The interfaces belong to the node and serve many
+// pods, so DEL removes nothing. CHECK fails unless they exist as configured.
 package ifacer
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"strings"
 
-	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
-	"github.com/containernetworking/cni/pkg/version"
 	"golang.org/x/sys/unix"
 
+	"spiderpool.dev/spiderpool/internal/cni/plugin"
+	"spiderpool.dev/spiderpool/internal/cniconf"
 	"spiderpool.dev/spiderpool/internal/linux"
 	"spiderpool.dev/spiderpool/internal/wire"
 )
@@ -30,86 +29,72 @@ const (
 	maxName = unix.IFNAMSIZ - 1
 )
 
-// lockFile serialises the callers on a node: a bond takes several steps to make.
+// lockFile serializes the calls on a node, because a bond takes several steps.
 const lockFile = "/run/spiderpool-ifacer.lock"
 
-// Main runs the plugin on the process's environment, standard input and output
-// and exits with status 1 after an error. Without CNI_COMMAND it prints about.
+// Main serves the CNI call of the process. See plugin.Run.
 func Main(about string) {
-	skel.PluginMainFuncs(skel.CNIFuncs{
-		Add:    add,
-		Del:    nothing,
-		Check:  check,
-		GC:     nothing,
-		Status: nothing,
-	}, version.PluginSupports("0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"), about)
+	plugin.Run(about, func(config []byte) (plugin.Handlers, error) {
+		w, err := parse(config)
+		return plugin.Handlers{Add: w.add, Check: w.check}, err
+	})
 }
 
-type conf struct {
-	types.PluginConf
-	Interfaces []string  `json:"interfaces"`
-	VlanID     int       `json:"vlanID"`
-	Bond       *bondConf `json:"bond"`
-}
-
-type bondConf struct {
-	Name    string `json:"name"`
-	Mode    int    `json:"mode"`
-	Options string `json:"options"` // "key=value", separated by ";"
-}
-
-// wanted are the interfaces to make, in this order.
+// wanted are the interfaces to make, the bond first.
 type wanted struct {
 	bond *linux.Bond
 	vlan *linux.VLAN
 }
 
-// parse reads the configuration; an error names the field.
-func parse(stdin []byte) (*conf, wanted, error) {
-	var c conf
-	if err := json.Unmarshal(stdin, &c); err != nil {
-		return nil, wanted{}, types.NewError(wire.CodeDecodingFailure, "the network configuration is not what ifacer understands", err.Error())
+// parse reads the configuration. Its error names the field.
+func parse(stdin []byte) (wanted, error) {
+	var c cniconf.Ifacer
+	if err := plugin.Decode(stdin, &c); err != nil {
+		return wanted{}, err
 	}
-	w, err := c.wanted()
+	w, err := wantedOf(c)
 	if err != nil {
-		return nil, wanted{}, types.NewError(wire.CodeInvalidConfig, err.Error(), "")
+		return wanted{}, types.NewError(wire.CodeInvalidConfig, err.Error(), "")
 	}
-	return &c, w, nil
+	return w, nil
 }
 
-func (c *conf) wanted() (wanted, error) {
+func wantedOf(c cniconf.Ifacer) (wanted, error) {
 	var w wanted
 	if len(c.Interfaces) == 0 {
 		return w, errors.New("interfaces: name an interface of the node")
 	}
 	if c.VlanID < 0 || c.VlanID > maxVLAN {
-		return w, fmt.Errorf("vlanID %d: want 0 (none) to %d", c.VlanID, maxVLAN)
+		return w, fmt.Errorf("vlanID %d: use 0 (no VLAN) to %d", c.VlanID, maxVLAN)
 	}
-	parent := c.Interfaces[0]
+	master := c.Interfaces[0]
 	switch {
 	case len(c.Interfaces) > 1 && (c.Bond == nil || c.Bond.Name == ""):
-		return w, fmt.Errorf("bond.name: interfaces has %d entries, name the bond to make of them", len(c.Interfaces))
+		return w, fmt.Errorf("bond.name: interfaces has %d entries; name the bond to make of them", len(c.Interfaces))
 	case len(c.Interfaces) > 1:
 		options, err := parseOptions(c.Bond.Options)
 		if err != nil {
 			return w, err
 		}
-		w.bond = &linux.Bond{Name: c.Bond.Name, Mode: c.Bond.Mode, Ports: c.Interfaces, Options: options}
-		parent = c.Bond.Name
+		w.bond = &linux.Bond{Name: c.Bond.Name, Mode: int(c.Bond.Mode), Ports: c.Interfaces, Options: options}
+		master = c.Bond.Name
 	}
 	if c.VlanID != 0 {
-		w.vlan = &linux.VLAN{Name: fmt.Sprintf("%s.%d", parent, c.VlanID), Parent: parent, ID: c.VlanID}
-		parent = w.vlan.Name
+		w.vlan = &linux.VLAN{Name: fmt.Sprintf("%s.%d", master, c.VlanID), Parent: master, ID: int(c.VlanID)}
+		master = w.vlan.Name
 	}
-	if len(parent) > maxName {
-		return w, fmt.Errorf("interface name %s is longer than %d bytes: choose a shorter name for what it is made of", parent, maxName)
+	if len(master) > maxName {
+		return w, fmt.Errorf("interface name %s is longer than %d bytes: use a shorter bond or interface name", master, maxName)
 	}
 	return w, nil
 }
 
-func parseOptions(text string) (map[string]string, error) {
+func parseOptions(text *string) (map[string]string, error) {
 	options := map[string]string{}
-	for pair := range strings.SplitSeq(text, ";") {
+	if text == nil {
+		return options, nil
+	}
+	for pair := range strings.SplitSeq(*text, ";") {
 		if pair = strings.TrimSpace(pair); pair == "" {
 			continue
 		}
@@ -122,26 +107,22 @@ func parseOptions(text string) (map[string]string, error) {
 	return options, nil
 }
 
-func add(args *skel.CmdArgs) error {
-	c, w, err := parse(args.StdinData)
+func (w wanted) add(call *plugin.Call) error {
+	if err := w.ensure(); err != nil {
+		return failure(err)
+	}
+	if call.RawPrevResult == nil {
+		return call.Print(&types100.Result{CNIVersion: types100.ImplementedSpecVersion})
+	}
+	previous, err := call.Previous()
 	if err != nil {
 		return err
 	}
-	if err := ensure(w); err != nil {
-		return failure(err)
-	}
-	result := &types100.Result{CNIVersion: types100.ImplementedSpecVersion}
-	if c.RawPrevResult != nil {
-		if err := version.ParsePrevResult(&c.PluginConf); err != nil {
-			return types.NewError(wire.CodeDecodingFailure, "decode prevResult", err.Error())
-		}
-		return types.PrintResult(c.PrevResult, c.CNIVersion)
-	}
-	return types.PrintResult(result, c.CNIVersion)
+	return call.Print(previous)
 }
 
-// ensure makes the interfaces in the namespace of the process, which is the node's.
-func ensure(w wanted) error {
+// ensure makes the interfaces in the namespace of the process, i.e. the node's.
+func (w wanted) ensure() error {
 	unlock, err := lock()
 	if err != nil {
 		return err
@@ -165,12 +146,12 @@ func ensure(w wanted) error {
 
 func failure(err error) error {
 	if errors.Is(err, linux.ErrUnfit) {
-		return types.NewError(wire.CodeConflict, err.Error(), "remove the interface, or change the configuration")
+		return types.NewError(wire.CodeConflict, err.Error(), "remove the interface or change the configuration")
 	}
-	return types.NewError(wire.CodeInternal, err.Error(), "")
+	return err
 }
 
-// lock waits for the node's other callers.
+// lock waits for the other calls on the node.
 func lock() (unlock func(), err error) {
 	f, err := os.OpenFile(lockFile, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
@@ -183,21 +164,11 @@ func lock() (unlock func(), err error) {
 	return func() { _ = f.Close() }, nil
 }
 
-func check(args *skel.CmdArgs) error {
-	_, w, err := parse(args.StdinData)
-	if err != nil {
-		return err
-	}
+func (w wanted) check(*plugin.Call) error {
 	host, err := linux.Current()
 	if err != nil {
 		return err
 	}
 	defer host.Close()
-	if err := host.CheckMasters(w.bond, w.vlan); err != nil {
-		return failure(err)
-	}
-	return nil
+	return failure(host.CheckMasters(w.bond, w.vlan))
 }
-
-// nothing is what DEL, GC and STATUS have to do.
-func nothing(*skel.CmdArgs) error { return nil }

@@ -29,7 +29,7 @@ func TestInterfacesOfConfiguration(t *testing.T) {
 			}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			_, got, err := parse([]byte(c.conf))
+			got, err := parse([]byte(c.conf))
 			if err != nil || !reflect.DeepEqual(got, c.want) {
 				t.Errorf("got %+v, %v; want %+v", got, err, c.want)
 			}
@@ -46,7 +46,7 @@ func TestBadConfigurationNamesTheField(t *testing.T) {
 		`{"interfaces":["enp129s0f1np1"],"vlanID":4000}`:                      "longer than 15 bytes",
 		`{"interfaces":["a","b"],"bond":{"name":"bond0","options":"miimon"}}`: `"miimon" is not key=value`,
 	} {
-		_, _, err := parse([]byte(conf))
+		_, err := parse([]byte(conf))
 		var coded *types.Error
 		if !errors.As(err, &coded) || coded.Code != wire.CodeInvalidConfig || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: got %v, want code %d with %q", conf, err, wire.CodeInvalidConfig, want)

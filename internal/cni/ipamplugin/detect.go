@@ -8,11 +8,11 @@ import (
 	"net/netip"
 	"time"
 
-	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
+	"spiderpool.dev/spiderpool/internal/cni/plugin"
 	"spiderpool.dev/spiderpool/internal/linux/nsthread"
 	"spiderpool.dev/spiderpool/internal/linux/probe"
 	"spiderpool.dev/spiderpool/internal/wire"
@@ -32,7 +32,7 @@ const (
 // That happens before the main plugin has put them on the interface, so a machine
 // that has one of them does not notice. The agent puts such an address into
 // quarantine, and gives another one.
-func (c *conf) addresses(args *skel.CmdArgs, req wire.AddRequest) (wire.AddReply, error) {
+func (c *conf) addresses(call *plugin.Call, req wire.AddRequest) (wire.AddReply, error) {
 	ctx := context.Background()
 	var found *conflict
 	for range maxConflicts {
@@ -40,7 +40,7 @@ func (c *conf) addresses(args *skel.CmdArgs, req wire.AddRequest) (wire.AddReply
 		if err != nil || reply.Detect == (wire.Detection{}) {
 			return reply, err
 		}
-		err = c.detect(args, reply)
+		err = c.detect(call, reply)
 		if !errors.As(err, &found) {
 			return reply, err
 		}
@@ -66,8 +66,8 @@ func (e *conflict) Error() string {
 
 // detect returns a *conflict for an address that another machine uses, and a CNI
 // error for a gateway that does not answer.
-func (c *conf) detect(args *skel.CmdArgs, reply wire.AddReply) error {
-	return c.onLink(args, func(ifi *net.Interface) error {
+func (c *conf) detect(call *plugin.Call, reply wire.AddReply) error {
+	return c.onLink(call, func(ifi *net.Interface) error {
 		if reply.Detect.IPConflict {
 			for _, a := range reply.Addresses {
 				if mac, err := probe.Holder(ifi, a.Prefix.Addr(), netip.Addr{}, c.probe); err != nil {
@@ -108,8 +108,8 @@ func reach(ifi *net.Interface, a wire.Address, o probe.Options) error {
 // interface receives nothing without an address, but is at its master's hardware
 // address, so that the master can ask for it. Where there is no such interface,
 // f does not run.
-func (c *conf) onLink(args *skel.CmdArgs, f func(*net.Interface) error) error {
-	name, inPod := args.IfName, true
+func (c *conf) onLink(call *plugin.Call, f func(*net.Interface) error) error {
+	name, inPod := call.IfName, true
 	if c.Type == "ipvlan" {
 		name, inPod = c.Master, c.LinkInContainer
 		if c.Mode != "" && c.Mode != "l2" || name == "" {
@@ -119,9 +119,9 @@ func (c *conf) onLink(args *skel.CmdArgs, f func(*net.Interface) error) error {
 	if !inPod {
 		return onUp(name, f)
 	}
-	pod, err := netns.GetFromPath(args.Netns)
+	pod, err := netns.GetFromPath(call.Netns)
 	if err != nil {
-		return fmt.Errorf("open the pod's network namespace %s: %w", args.Netns, err)
+		return fmt.Errorf("open the pod's network namespace %s: %w", call.Netns, err)
 	}
 	defer pod.Close()
 	return nsthread.Do(pod, func() error { return onUp(name, f) })

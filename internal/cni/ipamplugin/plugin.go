@@ -1,73 +1,44 @@
-// Package ipamplugin is the CNI IPAM plugin "spiderpool": it turns one CNI call into
-// one request to the node's agent and the agent's reply into a CNI result.
+// Package ipamplugin is the CNI IPAM plugin "spiderpool". It turns one CNI call
+// into one request to the node's agent, and the agent's reply into a CNI result.
 //
-// It implements ADD, DEL, CHECK, GC, STATUS and VERSION of the CNI
-// specifications 0.3.0 to 1.1.0 and decides nothing itself. Errors carry the
-// codes of the specification, or those of package wire, and say what to do.
+// It implements ADD, DEL, CHECK, GC, STATUS and VERSION of the CNI specifications
+// 0.3.0 to 1.1.0. All decisions are the agent's. Errors have the codes of the
+// specification or of package wire and say how to fix the problem.
 package ipamplugin
 
 import (
 	"context"
-	"errors"
 	"net"
 	"net/netip"
-	"time"
 
-	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
-	"github.com/containernetworking/cni/pkg/version"
 
-	"spiderpool.dev/spiderpool/internal/rpc"
+	"spiderpool.dev/spiderpool/internal/cni/plugin"
 	"spiderpool.dev/spiderpool/internal/wire"
 )
 
-// Main runs the plugin on the process's environment, standard input and output
-// and exits with status 1 after an error. Without CNI_COMMAND it prints about.
+// Main serves the CNI call of the process. See plugin.Run.
 func Main(about string) {
-	skel.PluginMainFuncs(skel.CNIFuncs{
-		Add:    recorded("ADD", add),
-		Del:    recorded("DEL", del),
-		Check:  recorded("CHECK", check),
-		GC:     recorded("GC", gc),
-		Status: recorded("STATUS", status),
-	}, version.PluginSupports("0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"), about)
-}
-
-// call is one CNI command on a parsed configuration.
-type call func(c *conf, args *skel.CmdArgs) error
-
-// recorded parses the configuration, runs the command, logs the outcome and
-// gives an error its CNI form.
-func recorded(command string, run call) func(*skel.CmdArgs) error {
-	return func(args *skel.CmdArgs) error {
-		began := time.Now()
-		c, err := parseConf(args.StdinData)
+	plugin.Run(about, func(config []byte) (plugin.Handlers, error) {
+		c, err := parseConf(config)
 		if err != nil {
-			return err
+			return plugin.Handlers{}, err
 		}
-		err = run(c, args)
-		record(c, command, args, began, err)
-		return asCNI(err)
-	}
+		return plugin.Handlers{
+			Add: c.add, Del: c.del, Check: c.check, GC: c.gc, Status: plugin.AgentStatus(c.agent()), Record: c.log.Record,
+		}, nil
+	})
 }
 
-func asCNI(err error) error {
-	var failure *wire.Error
-	if errors.As(err, &failure) {
-		return types.NewError(failure.Code, failure.Msg, failure.Details)
-	}
-	return err
-}
-
-func add(c *conf, args *skel.CmdArgs) error {
-	attachment, err := attachmentOf(args)
+func (c *conf) add(call *plugin.Call) error {
+	attachment, err := call.Attachment()
 	if err != nil {
 		return err
 	}
-	reply, err := c.addresses(args, wire.AddRequest{
+	reply, err := c.addresses(call, wire.AddRequest{
 		Attachment:        attachment,
-		Network:           c.Name,
+		Network:           call.Name,
 		Master:            c.Master,
 		DefaultIPv4Pools:  c.IPAM.DefaultIPv4Pools,
 		DefaultIPv6Pools:  c.IPAM.DefaultIPv6Pools,
@@ -77,75 +48,37 @@ func add(c *conf, args *skel.CmdArgs) error {
 	if err != nil {
 		return err
 	}
-	return types.PrintResult(resultOf(reply), c.CNIVersion)
+	return call.Print(resultOf(reply))
 }
 
-func del(c *conf, args *skel.CmdArgs) error {
-	attachment, err := attachmentOf(args)
+func (c *conf) del(call *plugin.Call) error {
+	attachment, err := call.Attachment()
 	if err != nil {
-		// Without a pod there is nothing that an ADD could have given: the
-		// specification wants DEL to succeed then.
+		// Without a pod, no ADD can have succeeded, and the specification says that
+		// DEL succeeds then.
 		return nil
 	}
 	return c.agent().Delete(context.Background(), wire.DeleteRequest{Attachment: attachment})
 }
 
-func check(c *conf, args *skel.CmdArgs) error {
-	attachment, err := attachmentOf(args)
+func (c *conf) check(call *plugin.Call) error {
+	attachment, err := call.Attachment()
 	if err != nil {
 		return err
 	}
-	if c.RawPrevResult == nil {
-		return types.NewError(wire.CodeInvalidConfig, "CHECK needs the prevResult of the ADD in the network configuration", "")
-	}
-	if err := version.ParsePrevResult(&c.PluginConf); err != nil {
-		return types.NewError(wire.CodeDecodingFailure, "decode prevResult", err.Error())
-	}
-	previous, err := types100.NewResultFromResult(c.PrevResult)
+	previous, err := call.Previous()
 	if err != nil {
-		return types.NewError(wire.CodeDecodingFailure, "decode prevResult", err.Error())
+		return err
 	}
-	req := wire.CheckRequest{Attachment: attachment}
-	for _, ip := range previous.IPs {
-		if addr, ok := netip.AddrFromSlice(ip.Address.IP); ok {
-			req.Addresses = append(req.Addresses, addr.Unmap())
-		}
-	}
-	return c.agent().Check(context.Background(), req)
+	return c.agent().Check(context.Background(), wire.CheckRequest{Attachment: attachment, Addresses: plugin.Addresses(previous)})
 }
 
-func gc(c *conf, _ *skel.CmdArgs) error {
-	req := wire.GCRequest{Network: c.Name}
-	for _, valid := range c.ValidAttachments {
+func (c *conf) gc(call *plugin.Call) error {
+	req := wire.GCRequest{Network: call.Name}
+	for _, valid := range call.ValidAttachments {
 		req.Valid = append(req.Valid, wire.AttachmentKey{ContainerID: valid.ContainerID, Interface: valid.IfName})
 	}
 	return c.agent().GC(context.Background(), req)
-}
-
-func status(c *conf, _ *skel.CmdArgs) error {
-	err := c.agent().Status(context.Background())
-	var failure *wire.Error
-	if errors.As(err, &failure) && failure.Code == wire.CodeTryAgainLater {
-		return types.NewError(types.ErrPluginNotAvailable, failure.Msg, failure.Details)
-	}
-	return err
-}
-
-func (c *conf) agent() rpc.Client { return rpc.Client{Socket: c.IPAM.Socket} }
-
-func attachmentOf(args *skel.CmdArgs) (wire.Attachment, error) {
-	namespace, name, uid, err := podArgs(args.Args)
-	if err != nil {
-		return wire.Attachment{}, err
-	}
-	return wire.Attachment{
-		ContainerID:  args.ContainerID,
-		NetNS:        args.Netns,
-		Interface:    args.IfName,
-		PodNamespace: namespace,
-		PodName:      name,
-		PodUID:       uid,
-	}, nil
 }
 
 // resultOf is the reply in the form of an IPAM plugin's result: addresses and

@@ -188,7 +188,7 @@ func TestErrorsCarryCodesAndSayWhatToDo(t *testing.T) {
 		"agent away, STATUS":     {"STATUS", conf("1.1.0", socket+"x", ""), "", 50, "is its pod running"},
 		"no pod":                 {"ADD", conf("1.0.0", socket, ""), "CNI_ARGS=a=b", wire.CodeInvalidEnvironment, "K8S_POD_NAME"},
 		"relative socket":        {"ADD", conf("1.0.0", "run/s", ""), "", wire.CodeInvalidConfig, `"run/s" is not an absolute path`},
-		"size in words":          {"ADD", conf("1.0.0", socket, `,"log_file_max_size":"many"`), "", wire.CodeDecodingFailure, `"many" is not a whole number`},
+		"size in words":          {"ADD", conf("1.0.0", socket, `,"log_file_max_size":"many"`), "", wire.CodeDecodingFailure, "invalid number literal"},
 		"unknown log level":      {"ADD", conf("1.0.0", socket, `,"log_level":"loud"`), "", wire.CodeInvalidConfig, "ipam.log_level"},
 		"CHECK without a result": {"CHECK", conf("1.0.0", socket, ""), "", wire.CodeInvalidConfig, "prevResult"},
 		"version of the past":    {"ADD", conf("0.2.0", socket, ""), "", 1, "0.3.0"},

@@ -1,0 +1,250 @@
+package coordinator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/containernetworking/cni/pkg/types"
+	types100 "github.com/containernetworking/cni/pkg/types/100"
+
+	"spiderpool.dev/spiderpool/internal/cni/plugin"
+	"spiderpool.dev/spiderpool/internal/linux"
+	"spiderpool.dev/spiderpool/internal/netplan"
+	"spiderpool.dev/spiderpool/internal/wire"
+)
+
+// operation is one ADD or CHECK.
+type operation struct {
+	conf       *conf
+	call       *plugin.Call
+	attachment wire.Attachment
+	previous   *types100.Result
+	mode       string // underlay, overlay or disabled
+	macPrefix  string
+	settings   netplan.Settings
+	// interfaces are those that the pod asks for, nil where that is not known;
+	// podChoseNIC says that the pod itself names the one with the default route.
+	interfaces  []string
+	podChoseNIC bool
+	host, pod   *linux.Namespace
+	veth        netplan.VethPair
+	plan        netplan.Plan
+	changes     struct{ node, host, pod netplan.Changes }
+}
+
+// open asks the agent, opens both namespaces and decides the mode.
+func open(c *conf, call *plugin.Call) (*operation, error) {
+	previous, err := call.Previous()
+	if err != nil {
+		return nil, err
+	}
+	attachment, err := call.Attachment()
+	if err != nil {
+		return nil, err
+	}
+	reply, err := c.agent().Coordinator(context.Background(), wire.CoordinatorRequest{Attachment: attachment})
+	if err != nil {
+		return nil, err
+	}
+	o := &operation{conf: c, call: call, attachment: attachment, previous: previous, veth: netplan.VethPairOf(call.ContainerID),
+		interfaces: reply.PodInterfaces, podChoseNIC: reply.PodDefaultRouteNIC != ""}
+	if o.mode, o.macPrefix, o.settings, err = c.settings(reply); err != nil {
+		return nil, err
+	}
+	if o.mode != modeDisabled && len(o.settings.ServiceCIDR) == 0 {
+		return nil, types.NewError(wire.CodeTryAgainLater, "the service network of the cluster is not known yet",
+			"see the status of SpiderCoordinator default, or set serviceCIDR in the coordinator's configuration")
+	}
+	if o.host, err = linux.Current(); err != nil {
+		return nil, err
+	}
+	if o.pod, err = linux.Open(call.Netns); err != nil {
+		o.host.Close()
+		return nil, types.NewError(wire.CodeInvalidEnvironment, "CNI_NETNS is no network namespace", err.Error())
+	}
+	if err := o.decideMode(); err != nil {
+		o.close()
+		return nil, err
+	}
+	return o, nil
+}
+
+func (o *operation) close() {
+	o.pod.Close()
+	o.host.Close()
+}
+
+// decideMode resolves auto: a pod whose first interface is ours is on the
+// underlay, and so are its further ones; where the first is another network's,
+// the further ones are arranged around it.
+func (o *operation) decideMode() error {
+	if o.mode != modeAuto {
+		return nil
+	}
+	if o.call.IfName == o.conf.PodDefaultCNINIC {
+		o.mode = modeUnderlay
+		return nil
+	}
+	_, hasVeth, err := o.pod.HasLink(netplan.PodVeth)
+	if err != nil {
+		return err
+	}
+	o.mode = modeOverlay
+	if hasVeth {
+		o.mode = modeUnderlay
+	}
+	return nil
+}
+
+// arrange plans and applies. What all pods of the node share is made first and
+// stays if the rest fails, because other pods may rely on it by then.
+func (o *operation) arrange() error {
+	if err := o.compare(); err != nil {
+		return err
+	}
+	if err := o.host.ApplyEach(o.changes.node); err != nil {
+		return fmt.Errorf("prepare the node: %w", err)
+	}
+	if err := o.host.Apply(o.changes.host, o.pod); err != nil {
+		return fmt.Errorf("on the node: %w", err)
+	}
+	if err := o.pod.Apply(o.changes.pod, nil); err != nil {
+		err = fmt.Errorf("in the pod: %w", err)
+		if back := o.host.Apply(o.changes.host.Inverse(), o.pod); back != nil {
+			err = errors.Join(err, fmt.Errorf("taking back what was made on the node: %w", back))
+		}
+		return err
+	}
+	return nil
+}
+
+// differences is what a CHECK finds, "" for nothing. Attachments that came later
+// may have moved the default route, so there has to be one, wherever.
+func (o *operation) differences() (string, error) {
+	o.settings.DefaultNIC = ""
+	if err := o.compare(); err != nil {
+		return "", err
+	}
+	return o.log(), nil
+}
+
+// compare reads both namespaces, makes the plan and finds the changes.
+func (o *operation) compare() error {
+	inPod, err := o.pod.ReadAll()
+	if err != nil {
+		return err
+	}
+	pod := netplan.PodOf(inPod, o.conf.PodDefaultCNINIC)
+	pod.Attached = o.call.IfName
+	if err := o.completeFromResult(&pod); err != nil {
+		return err
+	}
+	node, err := o.readNode()
+	if err != nil {
+		return err
+	}
+	if o.plan, err = o.makePlan(pod, node); err != nil {
+		return err
+	}
+	sysctls, err := o.pod.ReadNamed(o.plan.Pod)
+	if err != nil {
+		return err
+	}
+	o.changes.pod = netplan.Diff(append(inPod, sysctls...), o.plan.Pod, o.plan.Removable)
+	onHost, err := o.host.ReadRelated(o.plan.Host)
+	if err != nil {
+		return err
+	}
+	o.changes.host = netplan.Diff(onHost, o.plan.Host, o.staleHostRoute(pod))
+	if err := o.refuseForeignPair(inPod, onHost); err != nil {
+		return err
+	}
+	o.changes.node, err = o.host.CompareNode(o.settings.HostRuleTable, pod.Families())
+	return err
+}
+
+// refuseForeignPair reports a pair of this name that ends in another namespace.
+func (o *operation) refuseForeignPair(inPod, onHost netplan.State) error {
+	has := func(st netplan.State, name string) bool {
+		return slices.ContainsFunc(st, func(it netplan.Item) bool { return it.Key() == netplan.Link{Name: name}.Key() })
+	}
+	if !has(onHost, o.veth.Host) || has(inPod, netplan.PodVeth) {
+		return nil
+	}
+	return types.NewError(wire.CodeConflict, fmt.Sprintf("the node's interface %s is there and does not lead to this pod", o.veth.Host),
+		"it is named after the first digits of the container ID "+o.call.ContainerID+"; delete it if no pod uses it")
+}
+
+func (o *operation) readNode() (netplan.Node, error) {
+	addrs, err := o.host.NodeAddrs()
+	return netplan.Node{Addrs: addrs, IPv6: o.host.HasIPv6()}, err
+}
+
+func (o *operation) makePlan(pod netplan.Pod, node netplan.Node) (netplan.Plan, error) {
+	if len(pod.NICs) == 0 {
+		return netplan.Plan{Removable: func(netplan.Item) bool { return false }}, nil // attachments without addresses need no routes
+	}
+	if err := o.checkNIC(pod); err != nil {
+		return netplan.Plan{}, err
+	}
+	if o.mode == modeUnderlay {
+		return netplan.Underlay(pod, node, o.settings, o.veth)
+	}
+	hostDev, err := o.pod.HostEnd(pod.NICs[0].Name, o.host)
+	if err != nil {
+		return netplan.Plan{}, err
+	}
+	return netplan.Overlay(pod, node, o.settings, hostDev)
+}
+
+// staleHostRoute returns what tells the node's routes to addresses that the pod had.
+func (o *operation) staleHostRoute(pod netplan.Pod) func(netplan.Item) bool {
+	has := map[netip.Addr]bool{}
+	for _, nic := range pod.NICs {
+		for _, a := range nic.Addrs {
+			has[a.Addr()] = true
+		}
+	}
+	return func(it netplan.Item) bool {
+		r, ok := it.(netplan.Route)
+		return ok && netplan.Owned(it) && r.Dev == o.veth.Host && !has[r.Dst.Addr()]
+	}
+}
+
+// completeFromResult adds the gateways of the main plugin's result, which may have
+// made no default route of them.
+func (o *operation) completeFromResult(pod *netplan.Pod) error {
+	for i := range pod.NICs {
+		if pod.NICs[i].Name != o.call.IfName {
+			continue
+		}
+		for _, gw := range gatewaysOf(o.previous, o.call.IfName) {
+			pod.NICs[i].AddGateway(gw)
+		}
+		return nil
+	}
+	if len(o.previous.IPs) == 0 {
+		return nil
+	}
+	return types.NewError(wire.CodeInvalidConfig,
+		fmt.Sprintf("prevResult has addresses, but the pod's interface %s has none", o.call.IfName),
+		"coordinator must be chained directly behind the main plugin")
+}
+
+// log is what was to change, for the log file and for CHECK.
+func (o *operation) log() string {
+	var b strings.Builder
+	for _, part := range []struct {
+		where   string
+		changes netplan.Changes
+	}{{"node", o.changes.node}, {"host", o.changes.host}, {"pod", o.changes.pod}} {
+		for _, c := range part.changes {
+			b.WriteString(part.where + ": " + c.String() + "\n")
+		}
+	}
+	return b.String()
+}
