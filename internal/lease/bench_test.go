@@ -8,9 +8,8 @@ import (
 	"spiderpool.dev/spiderpool/internal/inet"
 )
 
-// BenchmarkAddDelete is an allocation and its release, committed, in pools of
-// different size and occupancy. The leases of a full pool are spread over 100
-// nodes.
+// BenchmarkAddDelete allocates, commits and releases one address, in pools of
+// different size and occupancy. The leases of a full pool belong to 100 nodes.
 func BenchmarkAddDelete(b *testing.B) {
 	for _, bc := range []struct {
 		name, addresses string
@@ -47,7 +46,7 @@ func BenchmarkAddDelete(b *testing.B) {
 	}
 }
 
-// BenchmarkBatch is 16 dual-stack pods with two interfaces in one decision.
+// BenchmarkBatch decides 16 dual-stack pods with two interfaces together.
 func BenchmarkBatch(b *testing.B) {
 	x := newIndex(b, "10.0.0.0-10.0.255.255", "fd00::-fd00::ffff:ffff:ffff:ffff")
 	var requests []Request
@@ -62,7 +61,7 @@ func BenchmarkBatch(b *testing.B) {
 	}
 }
 
-// BenchmarkPools is what it costs to learn 20,000 pools and a block in each.
+// BenchmarkPools adds 20,000 pools and a block in each.
 func BenchmarkPools(b *testing.B) {
 	for b.Loop() {
 		x := NewIndex(Options{Node: "node"})

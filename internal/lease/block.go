@@ -9,26 +9,26 @@ import (
 	"spiderpool.dev/spiderpool/internal/inet"
 )
 
-// Block is the leases of inet.BlockSize aligned addresses.
+// Block holds the leases of inet.BlockSize aligned addresses.
 type Block struct {
 	Base netip.Addr // first address (inet.BlockOf), the name of the block
-	Node string     // node that created it and is preferred in it; a hint
-	// Version is the store's, opaque; empty for a block that is to be created.
+	Node string     // the creating node, preferred in this block; a hint, not a lock
+	// Version is the opaque version of the store; empty before creation.
 	Version string
-	// Leases are sorted by address, at most one for an address.
+	// Leases are sorted by address, with at most one per address.
 	Leases []Lease
-	// Damaged says what is wrong with a stored block whose leases make no sense. It
-	// has none here; all its addresses count as taken, and nobody writes it.
+	// Damaged describes the fault of a corrupt stored block. Leases is then empty,
+	// all addresses count as taken, and the block is never written.
 	Damaged string
 	// Compacted means that all inet.BlockSize addresses are in use and none has a
 	// fixed owner. Leases is then empty to save memory. See Compact.
 	Compacted bool
 }
 
-// Compact returns the block without its leases if every address is in use and none
-// has a fixed owner. Any other block is returned unchanged. A compacted block needs a
-// tenth of the memory; it suits blocks of other nodes, whose addresses this node only
-// has to avoid.
+// Compact returns the block without its leases if all addresses are in use and none
+// has a fixed owner, and otherwise the block unchanged. A compacted block needs a
+// tenth of the memory. It suits the blocks of other nodes: this node only has to
+// avoid their addresses.
 func (b Block) Compact() Block {
 	inUse := func(l Lease) bool { return l.State == InUse && l.FixedFor == "" }
 	if len(b.Leases) < inet.BlockSize || slices.ContainsFunc(b.Leases, func(l Lease) bool { return !inUse(l) }) {
@@ -38,7 +38,7 @@ func (b Block) Compact() Block {
 	return b
 }
 
-// Lease returns the lease of a, and false where a has none in this block.
+// Lease returns the lease of a, and false if a has no lease in this block.
 func (b Block) Lease(a netip.Addr) (Lease, bool) {
 	if i, ok := b.find(a); ok {
 		return b.Leases[i], true
@@ -46,10 +46,10 @@ func (b Block) Lease(a netip.Addr) (Lease, bool) {
 	return Lease{}, false
 }
 
-// Release ends every lease in use by the attachment: it becomes Retained where it
-// is fixed for someone and Released otherwise. Leases of another container ID
-// stay, so the late DEL of an old sandbox frees nothing that lives. It returns
-// the changed block and the leases as they were; none means that nothing changed.
+// Release ends every lease in use by the attachment: a lease with a fixed owner
+// becomes Retained, any other Released. Leases of another container ID stay, so a
+// late DEL of an old sandbox frees nothing in use. It returns the changed block and
+// the former leases; without any, nothing changed.
 func (b Block) Release(at Attachment, now time.Time) (Block, []Lease) {
 	var ended []Lease
 	for i, l := range b.Leases {
@@ -69,9 +69,9 @@ func (b Block) Release(at Attachment, now time.Time) (Block, []Lease) {
 	return b, ended
 }
 
-// Reclaim ends the lease that the caller judged, whatever its state, if it is
-// still in the block with the same state, container ID, interface, pod UID and
-// beginning. Otherwise it returns false and the same block.
+// Reclaim ends the judged lease, in any state, if the block still has it with the
+// same state, container ID, interface, pod UID and start. Otherwise it returns
+// false and the same block.
 func (b Block) Reclaim(judged Lease, now time.Time) (Block, bool) {
 	l, ok := b.judged(judged)
 	if !ok {
@@ -80,9 +80,9 @@ func (b Block) Reclaim(judged Lease, now time.Time) (Block, bool) {
 	return b.with(released(l.Addr, now)), true
 }
 
-// Retain keeps the address of the lease that the caller judged for whom it is
-// fixed, as Release would have. It returns false and the same block if the lease
-// is not in use and fixed, or has changed as for Reclaim.
+// Retain reserves the address of the judged lease for its owner, like Release. It
+// returns false and the same block if the lease is not in use, has no owner, or
+// has changed (see Reclaim).
 func (b Block) Retain(judged Lease, now time.Time) (Block, bool) {
 	l, ok := b.judged(judged)
 	if !ok || l.State != InUse || l.FixedFor == "" {
@@ -91,16 +91,16 @@ func (b Block) Retain(judged Lease, now time.Time) (Block, bool) {
 	return b.with(retained(l, now)), true
 }
 
-// judged returns the lease if it is still the one that the caller judged.
+// judged returns the lease, and whether it is unchanged since the judgement.
 func (b Block) judged(judged Lease) (Lease, bool) {
 	l, ok := b.Lease(judged.Addr)
 	same := l.State == judged.State && l.Attachment == judged.Attachment && l.PodUID == judged.PodUID && l.Since.Equal(judged.Since)
 	return l, ok && same
 }
 
-// Quarantine keeps the address from being handed out before until, because the
-// host with the hardware address mac answered for it. It changes nothing, and
-// returns false, unless the attachment holds the address.
+// Quarantine blocks the address until the given time, because a foreign host with
+// the hardware address mac answered for it. If the attachment does not hold the
+// address, it returns false and the same block.
 func (b Block) Quarantine(a netip.Addr, at Attachment, mac string, now, until time.Time) (Block, bool) {
 	l, ok := b.Lease(a)
 	if !ok || l.State != InUse || l.Attachment != at {
@@ -109,8 +109,8 @@ func (b Block) Quarantine(a netip.Addr, at Attachment, mac string, now, until ti
 	return b.with(Lease{Addr: a, State: Quarantined, Pool: l.Pool, Since: stamp(now), Until: stamp(until), MAC: mac}), true
 }
 
-// Removable reports whether nothing in the block is worth keeping: every lease
-// is Released, or Quarantined and over, and that since at least idle.
+// Removable reports whether the block may be deleted: every lease has been Released,
+// or its quarantine over, for at least idle.
 func (b Block) Removable(now time.Time, idle time.Duration) bool {
 	if b.Damaged != "" || b.Compacted {
 		return false
@@ -132,24 +132,24 @@ func (b Block) Removable(now time.Time, idle time.Duration) bool {
 	return true
 }
 
-// Validate returns an error if the block breaks a rule of its type: a base that
-// is not aligned, a lease outside, two leases of an address, wrong order, an
-// unknown state, or a lease in use without a container ID or an interface.
+// Validate returns an error for an invalid block: an unaligned base, a lease outside
+// the block, two leases of one address, wrong order, an unknown state, or a lease
+// in use without a container ID or an interface.
 func (b Block) Validate() error {
 	if !b.Base.IsValid() || inet.BlockOf(b.Base) != b.Base {
-		return fmt.Errorf("block %s: its name is not the first of %d aligned addresses", b.Base, inet.BlockSize)
+		return fmt.Errorf("block %s: the name is not the first of %d aligned addresses", b.Base, inet.BlockSize)
 	}
 	for i, l := range b.Leases {
 		if !l.Addr.IsValid() || inet.BlockOf(l.Addr) != b.Base {
-			return fmt.Errorf("block %s: lease %d is of %s, which is outside", b.Base, i, l.Addr)
+			return fmt.Errorf("block %s: lease %d of address %s is outside the block", b.Base, i, l.Addr)
 		}
 		if i > 0 && !b.Leases[i-1].Addr.Less(l.Addr) {
-			return fmt.Errorf("block %s: lease of %s follows that of %s; they must be sorted, one for an address", b.Base, l.Addr, b.Leases[i-1].Addr)
+			return fmt.Errorf("block %s: lease of %s follows the lease of %s; leases must be sorted, with one per address", b.Base, l.Addr, b.Leases[i-1].Addr)
 		}
 		switch l.State {
 		case InUse:
 			if l.ContainerID == "" || l.Interface == "" {
-				return fmt.Errorf("block %s: lease of %s is in use by nobody: container ID %q, interface %q", b.Base, l.Addr, l.ContainerID, l.Interface)
+				return fmt.Errorf("block %s: lease of %s is in use, but has the container ID %q and the interface %q", b.Base, l.Addr, l.ContainerID, l.Interface)
 			}
 		case Retained, Released, Quarantined:
 		default:
@@ -159,12 +159,12 @@ func (b Block) Validate() error {
 	return nil
 }
 
-// find returns where in Leases a is or would have to be.
+// find returns the position of a in Leases, or its insertion point and false.
 func (b Block) find(a netip.Addr) (int, bool) {
 	return slices.BinarySearchFunc(b.Leases, a, func(l Lease, a netip.Addr) int { return l.Addr.Compare(a) })
 }
 
-// with returns the block with l in place of what its address had.
+// with returns the block with l as the lease of its address.
 func (b Block) with(l Lease) Block {
 	i, ok := b.find(l.Addr)
 	if ok {
@@ -179,9 +179,8 @@ func (b Block) with(l Lease) Block {
 	return b
 }
 
-// forgetting returns the block without the leases that say no more than that
-// their address is free: those released at least reuseAfter ago, and quarantines
-// that are over.
+// forgetting returns the block without expired leases: those released at least
+// reuseAfter ago, and past quarantines. Their addresses are simply free.
 func (b Block) forgetting(now time.Time, reuseAfter time.Duration) Block {
 	over := func(l Lease) bool {
 		return l.State == Released && now.Sub(l.Since) >= reuseAfter || l.State == Quarantined && !now.Before(l.Until)
@@ -201,5 +200,5 @@ func retained(l Lease, now time.Time) Lease {
 	return l
 }
 
-// stamp returns t as stores keep it: whole seconds, UTC.
+// stamp returns t in the precision of stores: whole seconds, UTC.
 func stamp(t time.Time) time.Time { return t.UTC().Truncate(time.Second) }

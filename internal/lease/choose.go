@@ -9,8 +9,7 @@ import (
 	"spiderpool.dev/spiderpool/internal/inet"
 )
 
-// Request asks for all the addresses of one pod, which are granted together or
-// not at all.
+// Request asks for all addresses of one pod. It is granted as a whole or not at all.
 type Request struct {
 	Pod         string // "namespace/name"
 	PodUID      string
@@ -18,13 +17,13 @@ type Request struct {
 	Node        string
 	FixedFor    string // see Holder
 	Wants       []Want
-	// Arrived is when the runtime asked, by this node's clock. A sandbox does not
-	// take over what a newer one of its pod was given since; the zero value asks for
-	// no such care.
+	// Arrived is the time of the runtime's request, by this node's clock. A sandbox
+	// never takes over a lease granted to another sandbox of its pod after this time.
+	// The zero value disables this check.
 	Arrived time.Time
 }
 
-// Want is one address: of one IP version, for one interface.
+// Want asks for one address of one IP family for one interface.
 type Want struct {
 	Interface string
 	Family    inet.Family // 4 or 6
@@ -37,47 +36,47 @@ type Grant struct {
 	Family    inet.Family
 	Addr      netip.Addr
 	Pool      string
-	// Held: the request's container had the address before, and nothing need be
-	// written for it. No write will tell if the index is outdated here, and reclaim
-	// or another node may have ended the lease: whoever does not know its copy to be
-	// the store's reads the block again, and chooses again if the lease is gone.
+	// Held means that the container already had the address, so the plan writes
+	// nothing for it. Warning: without a write, an outdated index goes unnoticed, and
+	// reclaim or another node may have ended the lease. A caller with a possibly
+	// outdated copy must read the block again, and choose again if the lease is gone.
 	Held bool
 }
 
-// Result is the answer to a Request: either Grants, one for each Want in its
-// order, or Err, which is an *ExhaustedError.
+// Result is the answer to a Request: either Grants, one per Want in the same order,
+// or Err, an *ExhaustedError or a *SupersededError.
 type Result struct {
 	Grants []Grant
-	// Blocks are the names of those Writes of the plan that must succeed for the
-	// grants to hold; none where everything was held.
+	// Blocks are the names of the Writes required for the grants; none if everything
+	// was held.
 	Blocks []netip.Addr
-	// RetainedReleased are the leases, as they were, that the plan releases although
-	// they were retained for the request's owner: the owner has no use for them.
+	// RetainedReleased are the former leases, retained for the request's owner and
+	// released by the plan: the owner no longer asks for them.
 	RetainedReleased []Lease
 	Err              error
 }
 
-// Plan is what Choose decided.
+// Plan is the result of Choose.
 type Plan struct {
-	// Writes are the blocks to store: to create where Version is empty, else to
-	// update if the version is still that one. In the order of their names.
+	// Writes are the blocks to store, sorted by name. Create a block with an empty
+	// Version; update any other one only if its version in the store is unchanged.
 	Writes []Block
-	// Results has one for each request, in their order.
+	// Results has one element per request, in the same order.
 	Results []Result
 }
 
-// ExhaustedError says that no pool of a Want has an address left.
+// ExhaustedError means that no pool of a Want has a free address.
 type ExhaustedError struct {
 	Interface string
 	Family    inet.Family
 	Pools     []PoolUsage // in the order of the Want
 }
 
-// SupersededError says that a newer sandbox of the pod has an address already.
+// SupersededError means that a newer sandbox of the pod already has an address.
 type SupersededError struct{ Lease Lease }
 
 func (e *SupersededError) Error() string {
-	return fmt.Sprintf("sandbox %s of pod %s is newer and has %s", e.Lease.ContainerID, e.Lease.Pod, e.Lease.Addr)
+	return fmt.Sprintf("the newer sandbox %s of pod %s already has address %s", e.Lease.ContainerID, e.Lease.Pod, e.Lease.Addr)
 }
 
 // PoolUsage is the usage of one pool.
@@ -86,10 +85,10 @@ type PoolUsage struct {
 	Usage
 }
 
-// Error names the interface and every pool with what its addresses are used for.
+// Error names the interface, and each pool with its usage.
 func (e *ExhaustedError) Error() string {
 	if len(e.Pools) == 0 {
-		return fmt.Sprintf("interface %s: no pool to take an IPv%d address from", e.Interface, e.Family)
+		return fmt.Sprintf("interface %s: no pool for an IPv%d address", e.Interface, e.Family)
 	}
 	texts := make([]string, len(e.Pools))
 	for i, p := range e.Pools {
@@ -98,7 +97,7 @@ func (e *ExhaustedError) Error() string {
 	return fmt.Sprintf("interface %s: no IPv%d address is left: %s", e.Interface, e.Family, strings.Join(texts, "; "))
 }
 
-// String returns "16 of 16 addresses are taken: 14 in use, 1 retained, 1
+// String returns e.g. "16 of 16 addresses are taken: 14 in use, 1 retained, 1
 // quarantined".
 func (u Usage) String() string {
 	if u.Total == 0 {
@@ -108,27 +107,27 @@ func (u Usage) String() string {
 		u.Total-u.Free, u.Total, u.InUse, u.Retained, u.Quarantined)
 }
 
-// Choose decides about the requests together, so that one write of a block serves
-// many of them. Each request gets all that it wants or nothing, and one that gets
-// nothing leaves no trace in the writes. The index stays as it is; put the written
-// blocks when the store has taken them.
+// Choose decides the requests together, so that one write of a block serves many
+// of them. A request gets all its wants or nothing; a refused request leaves no
+// trace in the writes. Choose does not change the index: Put the written blocks
+// after the store has accepted them.
 //
-// For each want, the first of these that there is:
+// A want gets the first available of:
 //
-//  1. what the container already holds for the interface and IP version;
-//  2. what another sandbox of the same pod (UID) holds or has retained for the
-//     interface, if the pool is among the wanted ones and has the address: its
-//     record is taken over, and its late DEL frees nothing;
-//  3. likewise what is fixed for the same owner, in use or retained;
-//  4. a free address of the first pool that has one: in blocks that this node
-//     created, then in blocks that nobody created yet, then in others' blocks, and
-//     last those released less than Options.ReuseAfter ago, the oldest first.
+//  1. the address already held by the container for the interface and IP family;
+//  2. an address in use by another sandbox of the same pod (UID) for the interface,
+//     or retained by it, if a wanted pool still has it: the lease moves to this
+//     sandbox, and a late DEL of the old one frees nothing;
+//  3. likewise, an address fixed for the same owner, in use or retained;
+//  4. a free address of the first pool with one: first in blocks created by this
+//     node, then in new blocks, then in blocks of other nodes, and last an address
+//     released less than Options.ReuseAfter ago, the oldest first.
 //
-// An address retained for the owner that the request does not get is released in
-// the same plan: it asks for all that its pod is to have.
+// If the request does not get an address retained for its owner, the plan releases
+// this address, because a request asks for all addresses of its pod.
 //
-// Equal inputs give equal plans. Where a node starts in the blocks that nobody
-// created depends on its name, so that nodes rarely meet.
+// Equal inputs give equal plans. Each node starts at another new block, depending
+// on its name, so that nodes rarely choose the same one.
 func (x *Index) Choose(now time.Time, requests ...Request) Plan {
 	x.advance(now)
 	t := x.newTxn(now)
@@ -140,15 +139,15 @@ func (x *Index) Choose(now time.Time, requests ...Request) Plan {
 	return plan
 }
 
-// Release returns the blocks to write so that the attachments hold nothing any
-// more on this node (see Block.Release), in the order of their names. Attachments
-// that hold nothing are no error. The index stays as it is.
+// Release returns the blocks to write to release all addresses of the attachments on
+// this node (see Block.Release), sorted by name. An attachment without an address is
+// no error. Release does not change the index.
 func (x *Index) Release(now time.Time, attachments ...Attachment) []Block {
 	t := x.newTxn(now)
 	for _, at := range attachments {
 		for _, l := range x.Attached(at) {
 			if l.Node != x.node {
-				continue // a container is of one node
+				continue // a container belongs to one node
 			}
 			b, _ := x.Block(inet.BlockOf(l.Addr))
 			if b, ended := b.Release(at, now); len(ended) > 0 {
@@ -159,8 +158,8 @@ func (x *Index) Release(now time.Time, attachments ...Attachment) []Block {
 	return t.finish()
 }
 
-// Reclaim returns the blocks to write so that the leases, as they are known, have
-// ended (see Block.Reclaim), in the order of their names. The index stays as it is.
+// Reclaim returns the blocks to write to end the judged leases (see Block.Reclaim),
+// sorted by name. It skips leases changed since. Reclaim does not change the index.
 func (x *Index) Reclaim(now time.Time, leases ...Lease) []Block {
 	t := x.newTxn(now)
 	for _, l := range leases {

@@ -15,9 +15,8 @@ func newPoolIndex(name string, family inet.Family, usable inet.Set, start uint64
 	p := &poolIndex{name: name, family: family, usable: usable, start: start, blocks: map[netip.Addr]*poolBlock{}}
 	inFree := func(b *poolBlock) *int { return &b.inFree }
 	inCooling := func(b *poolBlock) *int { return &b.inCooling }
-	// A node fills its blocks from the lowest on, so that requests that come
-	// together are served by one write; in the blocks of others every node begins
-	// elsewhere.
+	// A node fills its own blocks from the lowest one, so that one write serves many
+	// concurrent requests. In the blocks of other nodes, each node has another order.
 	byBase := func(a, b *poolBlock) bool { return a.block.Base.Less(b.block.Base) }
 	byOrder := func(a, b *poolBlock) bool {
 		return cmp.Or(cmp.Compare(a.order, b.order), a.block.Base.Compare(b.block.Base)) < 0
@@ -32,7 +31,7 @@ func newPoolIndex(name string, family inet.Family, usable inet.Set, start uint64
 	return p
 }
 
-// queues returns the two queues of the pool that e can be in.
+// queues returns the two possible queues of b.
 func (p *poolIndex) queues(b *poolBlock) (free, cooling *queue[*poolBlock]) {
 	if b.own {
 		return &p.ownFree, &p.ownCooling
@@ -53,7 +52,7 @@ func (p *poolIndex) removeFromPool(b *poolBlock) {
 	}
 }
 
-// classify brings what depends on the leases and the time up to date.
+// classify recomputes everything derived from the leases and the time.
 func (x *Index) classify(b *indexedBlock, now time.Time) {
 	b.free, b.cooling, b.next = ^inet.Mask(0), 0, time.Time{}
 	if b.block.Damaged != "" || b.block.Compacted {
@@ -61,7 +60,7 @@ func (x *Index) classify(b *indexedBlock, now time.Time) {
 	}
 	for _, l := range b.block.Leases {
 		bit := inet.Mask(1) << inet.BlockIndex(l.Addr)
-		at := time.Time{} // when the address becomes free
+		at := time.Time{} // end of the lease: the address is free from then on
 		switch l.State {
 		case Released:
 			at = l.Since.Add(x.reuseAfter)
@@ -86,7 +85,7 @@ func (x *Index) classify(b *indexedBlock, now time.Time) {
 	b.classifyInPools()
 }
 
-// classifyInPools puts the block where its pools look for it.
+// classifyInPools updates the counters and queues of the block's pools.
 func (b *indexedBlock) classifyInPools() {
 	for _, in := range b.inPools {
 		taken := bits.OnesCount16(uint16(in.mask &^ (b.free | b.cooling)))
@@ -107,8 +106,8 @@ func (b *indexedBlock) classifyInPools() {
 	}
 }
 
-// longestReleased returns the lease of the cooling address of the pool that was
-// released first, the lowest of several, and false where there is none.
+// longestReleased returns the oldest Released lease of the pool's cooling addresses,
+// the lowest of several, and false if there is none.
 func (b *poolBlock) longestReleased() (longest Lease, ok bool) {
 	for _, l := range b.block.Leases {
 		if b.mask&b.cooling&(1<<inet.BlockIndex(l.Addr)) != 0 && (!ok || l.Since.Before(longest.Since)) {
@@ -118,7 +117,7 @@ func (b *poolBlock) longestReleased() (longest Lease, ok bool) {
 	return longest, ok
 }
 
-// advance frees what has become free by the time now.
+// advance frees the addresses of leases expired at the time now.
 func (x *Index) advance(now time.Time) {
 	for {
 		b, ok := x.expiry.first()
@@ -129,8 +128,8 @@ func (x *Index) advance(now time.Time) {
 	}
 }
 
-// reindex updates the look-up tables for a block that had the old leases and has
-// the new ones, both sorted by address.
+// reindex replaces the old leases of a block by the new ones in the look-up tables.
+// Both are sorted by address.
 func (x *Index) reindex(old, new []Lease) {
 	for i, j := 0, 0; i < len(old) || j < len(new); {
 		switch {
@@ -151,7 +150,7 @@ func (x *Index) reindex(old, new []Lease) {
 	}
 }
 
-// indexLease adds (1) a lease to the look-up tables or takes it out (-1).
+// indexLease adds a lease to the look-up tables (change 1) or removes it (-1).
 func (x *Index) indexLease(l Lease, change int) {
 	if l.State == InUse {
 		addOrRemove(x.attached, l.Attachment, l.Addr, change)
@@ -199,12 +198,12 @@ func addOrRemove[K comparable](lists map[K][]netip.Addr, key K, a netip.Addr, ch
 	lists[key] = list
 }
 
-// spans finds the pools that have an address of a block. Pools of one cluster
-// share no address, so a block is in few of them; it is rebuilt when they change.
+// spans finds the pools with an address of a block. Pools of one cluster share no
+// address, so a block is in few pools. spans is rebuilt after a change of pools.
 type spans struct {
 	stale bool
 	items []span       // sorted by first
-	reach []netip.Addr // the greatest last of items[:i+1]
+	reach []netip.Addr // maximum of last in items[:i+1]
 }
 
 type span struct {
@@ -212,7 +211,7 @@ type span struct {
 	pool        *poolIndex
 }
 
-// at returns the pools whose blocks include the one named base.
+// at returns the pools with an address in the block named base.
 func (s *spans) at(base netip.Addr, pools map[string]*poolIndex) []*poolIndex {
 	if s.stale {
 		s.rebuild(pools)

@@ -7,7 +7,7 @@ import (
 	"spiderpool.dev/spiderpool/internal/inet"
 )
 
-func TestAnAddressOfAHugePoolCostsNoMoreMemoryThanOneOfASmallPool(t *testing.T) {
+func TestMemoryIsIndependentOfPoolSize(t *testing.T) {
 	small := costOf(t, "192.0.2.0-192.0.2.15")
 	for name, addresses := range map[string]string{
 		"IPv4 /8":  "11.0.0.0-11.255.255.255",
@@ -20,13 +20,13 @@ func TestAnAddressOfAHugePoolCostsNoMoreMemoryThanOneOfASmallPool(t *testing.T) 
 	}
 }
 
-// cost is what one run allocates.
+// cost counts the allocations of one run.
 type cost struct {
 	allocations, bytes float64
 }
 
-// costOf is the cost of learning a pool, giving an address in a block that nobody
-// had, taking it back, and giving it again from the block that is known then.
+// costOf returns the cost of four steps: add a pool, grant an address of a new block,
+// release it, and grant it again from the now known block.
 func costOf(t *testing.T, addresses string) cost {
 	t.Helper()
 	usable := set(t, addresses)

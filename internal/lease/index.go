@@ -10,15 +10,15 @@ import (
 	"spiderpool.dev/spiderpool/internal/inet"
 )
 
-// DefaultReuseAfter is how long a released address is handed out only when no
-// other is left. Neighbours may have the old holder in their caches for that long
-// (Linux: base_reachable_time 30 s, up to 45 s).
+// DefaultReuseAfter is the time after its release during which an address is granted
+// only if no other one is left. Neighbors may have the old holder in their caches
+// for this long (Linux: base_reachable_time 30 s, up to 45 s).
 const DefaultReuseAfter = time.Minute
 
-// Index is what a process knows about blocks, arranged so that Choose need not
-// search. It may be partial: a block that is not in it counts as not existing,
-// and a plan that creates one that does exist fails at the store; put the
-// existing one and choose again. It is not safe for concurrent use.
+// Index holds the known blocks and pools of a process, indexed so that Choose need
+// not search. It may be partial: an unknown block counts as nonexistent. If a plan
+// then creates an existing block, the write fails at the store; Put the existing
+// block and choose again. An Index is not safe for concurrent use.
 type Index struct {
 	node       string
 	reuseAfter time.Duration
@@ -26,37 +26,37 @@ type Index struct {
 	blocks map[netip.Addr]*indexedBlock
 	pools  map[string]*poolIndex
 	spans  spans
-	expiry queue[*indexedBlock] // by the time at which an address of the block becomes free
+	expiry queue[*indexedBlock] // ordered by the next expiry of a lease
 
-	// Where the leases are, by what they are looked up by.
+	// Addresses with a lease, by look-up key.
 	attached map[Attachment][]netip.Addr // in use
 	uids     map[string][]netip.Addr     // pod UID: in use or retained
 	fixed    map[string][]netip.Addr     // owner: in use or retained
 	tallies  map[string]*tally           // pool name
 }
 
-// indexedBlock is a block and what it means at the time of its last classification.
+// indexedBlock is a block with the state derived at its last classification.
 type indexedBlock struct {
 	block   Block
 	own     bool         // created by this node
-	free    inet.Mask    // may be handed out
-	cooling inet.Mask    // was released a short time ago; may be handed out if need be
-	inPools []*poolBlock // for each pool that may hand out an address of the block
+	free    inet.Mask    // may be granted
+	cooling inet.Mask    // recently released; may be granted if nothing else is left
+	inPools []*poolBlock // one per pool with an address of the block
 
-	next     time.Time // when free or cooling changes; zero: never
+	next     time.Time // next change of free or cooling; zero: never
 	inExpiry int
 }
 
-// poolBlock is a block as a pool sees it.
+// poolBlock is the part of a block belonging to one pool.
 type poolBlock struct {
 	*indexedBlock
 	pool  *poolIndex
-	mask  inet.Mask // addresses that the pool may hand out
-	taken int       // how many of them are neither free nor cooling
-	// compacted is how many of them are in use in a compacted block.
+	mask  inet.Mask // usable addresses of the pool
+	taken int       // number of them neither free nor cooling
+	// compacted is the number of them in use in a compacted block.
 	compacted int
-	order     uint64    // among the blocks of other nodes
-	since     time.Time // when the first of the cooling ones was released
+	order     uint64    // position among the blocks of other nodes
+	since     time.Time // earliest release among the cooling addresses
 
 	inFree, inCooling int
 }
@@ -71,25 +71,26 @@ type poolIndex struct {
 	taken   int64      // sum over blocks
 	// compacted is the sum over blocks.
 	compacted int64
-	start     uint64 // varies with node and pool
+	start     uint64 // starting point for new blocks; differs by node and pool
 
-	// Blocks with a free, or only with a cooling address.
+	// Blocks with a free address, and blocks with a cooling one.
 	ownFree, othersFree       queue[*poolBlock]
 	ownCooling, othersCooling queue[*poolBlock]
 }
 
-// tally counts the leases with a pool's name.
+// tally counts the leases of a pool, by the pool's name.
 type tally struct {
 	states map[State]int64
-	blocks map[netip.Addr]int // leases in each
+	blocks map[netip.Addr]int // block → number of leases
 }
 
 // Options configure an Index.
 type Options struct {
-	// Node is preferred in the blocks that it created, and named in new ones.
+	// Node is the name of this node, stored in new blocks. A node prefers its own
+	// blocks.
 	Node string
-	// ReuseAfter is for how long a released address is reused last; 0 means
-	// DefaultReuseAfter, negative not at all.
+	// ReuseAfter is the time after its release during which an address is reused only
+	// if no other one is left; 0 means DefaultReuseAfter, negative means no such time.
 	ReuseAfter time.Duration
 }
 
@@ -114,8 +115,7 @@ func NewIndex(o Options) *Index {
 	}
 }
 
-// SetPool adds a pool or replaces its addresses, which are those that may be
-// handed out (pool.Catalog.Usable).
+// SetPool adds a pool or replaces its usable addresses (pool.Catalog.Usable).
 func (x *Index) SetPool(name string, usable inet.Set) {
 	if old, ok := x.pools[name]; ok {
 		if old.usable.Equal(usable) {
@@ -133,7 +133,7 @@ func (x *Index) SetPool(name string, usable inet.Set) {
 	}
 }
 
-// DeletePool removes a pool, if it is there. Its leases stay.
+// DeletePool removes a pool, if it exists. Its leases stay.
 func (x *Index) DeletePool(name string) {
 	p, ok := x.pools[name]
 	if !ok {
@@ -146,8 +146,8 @@ func (x *Index) DeletePool(name string) {
 	x.spans.stale = true
 }
 
-// Put adds a block or replaces the one of its name, at the time now. An outdated
-// one does no harm but a conflict at the store.
+// Put adds a block or replaces the block of the same name, at the time now. An
+// outdated block is harmless: it only causes a conflict at the store.
 func (x *Index) Put(b Block, now time.Time) {
 	known, ok := x.blocks[b.Base]
 	if ok && known.own != (b.Node == x.node) {
@@ -167,7 +167,7 @@ func (x *Index) Put(b Block, now time.Time) {
 	x.classify(known, now)
 }
 
-// Delete removes a block, if it is there: it does not exist in the store.
+// Delete removes a block, if known. Call it for a block deleted from the store.
 func (x *Index) Delete(base netip.Addr) {
 	b, ok := x.blocks[base]
 	if !ok {
@@ -181,7 +181,7 @@ func (x *Index) Delete(base netip.Addr) {
 	delete(x.blocks, base)
 }
 
-// Block returns the block of that name, and false where none is known.
+// Block returns the block named base, and false if it is unknown.
 func (x *Index) Block(base netip.Addr) (Block, bool) {
 	b, ok := x.blocks[base]
 	if !ok {
@@ -204,8 +204,8 @@ func (x *Index) Blocks() iter.Seq[Block] {
 // Attached returns the leases in use by the attachment, sorted by address.
 func (x *Index) Attached(at Attachment) []Lease { return x.leasesAt(x.attached[at]) }
 
-// OfPod returns the leases, in use or retained, that the pod with that UID has or
-// had last, sorted by address.
+// OfPod returns the leases of the pod with this UID, in use or retained, sorted by
+// address.
 func (x *Index) OfPod(uid string) []Lease {
 	if uid == "" {
 		return nil
@@ -213,8 +213,7 @@ func (x *Index) OfPod(uid string) []Lease {
 	return x.leasesAt(x.uids[uid])
 }
 
-// FixedFor returns the leases, in use or retained, that are fixed for owner,
-// sorted by address.
+// FixedFor returns the leases fixed for owner, in use or retained, sorted by address.
 func (x *Index) FixedFor(owner string) []Lease {
 	if owner == "" {
 		return nil
@@ -222,7 +221,7 @@ func (x *Index) FixedFor(owner string) []Lease {
 	return x.leasesAt(x.fixed[owner])
 }
 
-// OfPool yields the leases with that pool's name, in no order.
+// OfPool yields the leases with this pool's name, in no order.
 func (x *Index) OfPool(pool string) iter.Seq[Lease] {
 	return func(yield func(Lease) bool) {
 		t, ok := x.tallies[pool]
@@ -241,15 +240,15 @@ func (x *Index) OfPool(pool string) iter.Seq[Lease] {
 
 // Usage counts the addresses of a pool.
 type Usage struct {
-	Total int64 // that may be handed out, at most math.MaxInt64
-	Free  int64 // of these, how many are available; as far as the blocks are known
+	Total int64 // usable addresses, at most math.MaxInt64
+	Free  int64 // usable addresses without a lease in a known block
 
-	// Leases with the pool's name, also of addresses that it has no more.
+	// Leases with the pool's name, including those of addresses removed from the pool.
 	InUse, Retained, Quarantined int64
 }
 
-// Usage returns the counts of a pool, all 0 where it is unknown. An address that
-// became free by the passing of time is counted from the next Choose on.
+// Usage returns the counts of a pool, all 0 if it is unknown. The address of an
+// expired lease counts as free from the next Choose.
 func (x *Index) Usage(pool string) Usage {
 	var u Usage
 	if t, ok := x.tallies[pool]; ok {
@@ -263,7 +262,7 @@ func (x *Index) Usage(pool string) Usage {
 	return u
 }
 
-// leasesAt returns the leases of the addresses, which have one, sorted.
+// leasesAt returns the leases of the addresses, sorted by address.
 func (x *Index) leasesAt(addrs []netip.Addr) []Lease {
 	if len(addrs) == 0 {
 		return nil
@@ -277,8 +276,8 @@ func (x *Index) leasesAt(addrs []netip.Addr) []Lease {
 	return leases
 }
 
-// blocksIn returns the known blocks that hold an address of the set. It looks at
-// the blocks of the set or at all known ones, whichever are fewer.
+// blocksIn returns the known blocks with an address of the set. It iterates over the
+// blocks of the set or over the known blocks, whichever are fewer.
 func (x *Index) blocksIn(set inet.Set) []*indexedBlock {
 	var in []*indexedBlock
 	if set.BlockCount() <= uint64(len(x.blocks)) {
@@ -297,7 +296,7 @@ func (x *Index) blocksIn(set inet.Set) []*indexedBlock {
 	return in
 }
 
-// addToPool makes the block one of the pool's, if the pool has an address of it.
+// addToPool adds the block to the pool, if the pool has an address in it.
 func (x *Index) addToPool(b *indexedBlock, p *poolIndex) {
 	mask := p.usable.Mask(b.block.Base)
 	if mask == 0 {
@@ -311,7 +310,7 @@ func (x *Index) addToPool(b *indexedBlock, p *poolIndex) {
 	}
 }
 
-// hash returns a number that is the same in every process.
+// hash returns the same number for the same parts in every process.
 func hash(parts ...string) uint64 {
 	h := fnv.New64a()
 	for _, part := range parts {

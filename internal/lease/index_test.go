@@ -15,8 +15,8 @@ func TestHashSeparatesItsParts(t *testing.T) {
 	}
 }
 
-// TestBlocksOfOthersAreTakenInHashOrder fills three blocks that another node created. Every node has an order of
-// its own for them, so that two nodes seldom write one block.
+// TestBlocksOfOthersAreTakenInHashOrder fills three blocks of another node. Each node has its own order, so that two
+// nodes seldom write the same block.
 func TestBlocksOfOthersAreTakenInHashOrder(t *testing.T) {
 	t.Parallel()
 	x := newIndex(t, "10.0.0.0-10.0.0.47")

@@ -25,7 +25,7 @@ func set(t testing.TB, entries ...string) inet.Set {
 	return s
 }
 
-// request is for eth0 of a pod, IPv4, from the pools.
+// request asks for an IPv4 address of the pools for eth0 of a pod.
 func request(pod string, pools ...string) Request {
 	return Request{
 		Pod: "default/" + pod, PodUID: "uid-" + pod, ContainerID: "container-" + pod, Node: "node",
@@ -33,8 +33,8 @@ func request(pod string, pools ...string) Request {
 	}
 }
 
-// newIndex returns an index of node "node" with the pools, named by their order
-// a, b, …, each of the given entries separated by commas.
+// newIndex returns an index of node "node" with pools named a, b, … in their order.
+// Each argument lists the entries of a pool, separated by commas.
 func newIndex(t testing.TB, pools ...string) *Index {
 	t.Helper()
 	x := NewIndex(Options{Node: "node"})
@@ -44,7 +44,7 @@ func newIndex(t testing.TB, pools ...string) *Index {
 	return x
 }
 
-// commit puts what a store would return for the writes.
+// commit puts the written blocks, as returned by a store.
 func commit(x *Index, now time.Time, writes []Block) {
 	for _, b := range writes {
 		b.Version += "+"
@@ -52,8 +52,8 @@ func commit(x *Index, now time.Time, writes []Block) {
 	}
 }
 
-// mustChoose commits the plan for the requests, all of which must be granted, and
-// returns the addresses of each.
+// mustChoose commits the plan for the requests and returns the addresses of each. All
+// requests must be granted.
 func mustChoose(t *testing.T, x *Index, now time.Time, requests ...Request) [][]string {
 	t.Helper()
 	plan := x.Choose(now, requests...)
@@ -99,7 +99,7 @@ func mustBeExhausted(t *testing.T, x *Index, now time.Time, r Request) *Exhauste
 	return exhausted
 }
 
-func TestEveryAddressOfAPoolIsHandedOutOnce(t *testing.T) {
+func TestEveryAddressIsGrantedOnce(t *testing.T) {
 	t.Parallel()
 	x := newIndex(t, "10.0.0.10-10.0.0.40,10.0.0.100,10.0.1.0-10.0.1.15")
 	seen := map[string]bool{}
@@ -116,7 +116,7 @@ func TestEveryAddressOfAPoolIsHandedOutOnce(t *testing.T) {
 	}
 }
 
-func TestAddRepeatedGivesTheSameAndWritesNothing(t *testing.T) {
+func TestRepeatedAddWritesNothing(t *testing.T) {
 	t.Parallel()
 	x := newIndex(t, "10.0.0.0-10.0.0.255")
 	a := one(t, x, start, request("p", "a"))
@@ -132,7 +132,7 @@ func TestAddRepeatedGivesTheSameAndWritesNothing(t *testing.T) {
 	}
 }
 
-func TestInterfacesOfAPodGetDifferentAddressesOfOnePool(t *testing.T) {
+func TestInterfacesGetDifferentAddresses(t *testing.T) {
 	t.Parallel()
 	x := newIndex(t, "10.0.0.1-10.0.0.2", "fd00::1-fd00::2")
 	r := request("p", "a")
@@ -146,7 +146,7 @@ func TestInterfacesOfAPodGetDifferentAddressesOfOnePool(t *testing.T) {
 	}
 }
 
-func TestAllOfAPodOrNothing(t *testing.T) {
+func TestPodGetsAllOrNothing(t *testing.T) {
 	t.Parallel()
 	x := newIndex(t, "10.0.0.1-10.0.0.9", "fd00::1")
 	mustChoose(t, x, start, Request{ContainerID: "c", Wants: []Want{{"eth0", 6, []string{"b"}}}})
@@ -161,7 +161,7 @@ func TestAllOfAPodOrNothing(t *testing.T) {
 	}
 }
 
-func TestARefusedRequestOfABatchLeavesTheOthers(t *testing.T) {
+func TestRefusedRequestLeavesRestOfBatch(t *testing.T) {
 	t.Parallel()
 	x := newIndex(t, "10.0.0.1-10.0.0.3", "10.0.1.1")
 	two := request("two", "a")
@@ -189,7 +189,7 @@ func TestARefusedRequestOfABatchLeavesTheOthers(t *testing.T) {
 	}
 }
 
-func TestABatchIsOneWrite(t *testing.T) {
+func TestBatchIsOneWrite(t *testing.T) {
 	t.Parallel()
 	x := newIndex(t, "10.0.0.0-10.0.255.255")
 	var requests []Request
@@ -207,7 +207,7 @@ func TestABatchIsOneWrite(t *testing.T) {
 	}
 }
 
-func TestSameContainerTwiceInABatchDependsOnTheWrite(t *testing.T) {
+func TestRepeatedContainerDependsOnWrite(t *testing.T) {
 	t.Parallel()
 	x := newIndex(t, "10.0.0.0-10.0.0.15")
 	plan := x.Choose(start, request("p", "a"), request("p", "a"))
@@ -219,7 +219,7 @@ func TestSameContainerTwiceInABatchDependsOnTheWrite(t *testing.T) {
 
 func TestWantsShareScarcePools(t *testing.T) {
 	t.Parallel()
-	// eth0 prefers a; net1 can have nothing else, and net2 only a or b.
+	// eth0 prefers a; net1 accepts only a, and net2 only a or b.
 	x := newIndex(t, "10.0.0.1", "10.0.1.1", "10.0.2.1")
 	r := request("p", "a", "b", "c")
 	r.Wants = append(r.Wants, Want{"net1", 4, []string{"a"}}, Want{"net2", 4, []string{"a", "b"}})
@@ -240,13 +240,13 @@ func TestPoolsAreTakenInOrder(t *testing.T) {
 	}
 }
 
-func TestPoolOfTheOtherVersionGivesNothing(t *testing.T) {
+func TestPoolOfOtherFamilyGrantsNothing(t *testing.T) {
 	t.Parallel()
 	x := newIndex(t, "fd00::1")
 	mustBeExhausted(t, x, start, request("p", "a"))
 }
 
-func TestOwnBlocksThenUnclaimedThenOthers(t *testing.T) {
+func TestOwnBlocksThenNewThenOthers(t *testing.T) {
 	t.Parallel()
 	x := newIndex(t, "10.0.0.0-10.0.0.47")
 	full := func(base, node string, in int) Block {
@@ -278,7 +278,7 @@ func TestOwnBlocksThenUnclaimedThenOthers(t *testing.T) {
 	mustBeExhausted(t, x, start, request("late", "a"))
 }
 
-func TestAnEmptyBlockOfAnotherNodeIsTakenOver(t *testing.T) {
+func TestEmptyBlockOfOtherNodeIsAdopted(t *testing.T) {
 	t.Parallel()
 	x := newIndex(t, "10.0.0.0-10.0.0.15")
 	x.Put(Block{Base: addr("10.0.0.0"), Node: "other", Version: "1"}, start)
@@ -288,7 +288,7 @@ func TestAnEmptyBlockOfAnotherNodeIsTakenOver(t *testing.T) {
 	}
 }
 
-func TestReleasedAddressesAreReusedLastAndTheOldestFirst(t *testing.T) {
+func TestReleasedAddressesAreReusedOldestFirst(t *testing.T) {
 	t.Parallel()
 	x := newIndex(t, "10.0.0.0-10.0.0.3")
 	for i := range 4 {
@@ -304,7 +304,7 @@ func TestReleasedAddressesAreReusedLastAndTheOldestFirst(t *testing.T) {
 	}
 }
 
-func TestUnusedAddressesGoBeforeTheJustReleased(t *testing.T) {
+func TestFreshAddressesPrecedeReleasedOnes(t *testing.T) {
 	t.Parallel()
 	x := newIndex(t, "10.0.0.0-10.0.0.15", "10.0.1.0-10.0.1.63")
 	first := one(t, x, start, request("p", "b"))
@@ -321,7 +321,7 @@ func TestUnusedAddressesGoBeforeTheJustReleased(t *testing.T) {
 	}
 }
 
-func TestReleasedAddressIsAsGoodAsNewAfterAWhile(t *testing.T) {
+func TestReleasedAddressBecomesFreeLater(t *testing.T) {
 	t.Parallel()
 	x := newIndex(t, "10.0.0.0-10.0.0.255")
 	first := one(t, x, start, request("p", "a"))
@@ -360,7 +360,7 @@ func TestDelOfUnknownWritesNothing(t *testing.T) {
 	}
 }
 
-func TestDelOfOneInterfaceKeepsTheOthers(t *testing.T) {
+func TestDelOfOneInterfaceKeepsOthers(t *testing.T) {
 	t.Parallel()
 	x := newIndex(t, "10.0.0.1-10.0.0.2")
 	r := request("p", "a")
@@ -372,7 +372,7 @@ func TestDelOfOneInterfaceKeepsTheOthers(t *testing.T) {
 	}
 }
 
-func TestFixedAddressIsRetainedAndComesBack(t *testing.T) {
+func TestFixedAddressReturnsToOwner(t *testing.T) {
 	t.Parallel()
 	x := newIndex(t, "10.0.0.0-10.0.0.15", "10.0.1.0-10.0.1.15")
 	r := request("web-0", "a", "b")
@@ -396,7 +396,7 @@ func TestFixedAddressIsRetainedAndComesBack(t *testing.T) {
 	}
 }
 
-func TestAnOutlinedBlockCountsAsInUse(t *testing.T) {
+func TestCompactedBlockCountsAsInUse(t *testing.T) {
 	t.Parallel()
 	full := Block{Base: addr("10.0.0.0"), Node: "other", Version: "1"}
 	for i := range inet.BlockSize {
@@ -427,7 +427,7 @@ func TestAnOutlinedBlockCountsAsInUse(t *testing.T) {
 	}
 }
 
-func TestADamagedBlockCountsAsTaken(t *testing.T) {
+func TestDamagedBlockCountsAsTaken(t *testing.T) {
 	t.Parallel()
 	x := newIndex(t, "10.0.0.0-10.0.0.17")
 	x.Put(Block{Base: addr("10.0.0.0"), Node: "node", Version: "1", Damaged: "somebody edited it"}, start)
@@ -442,7 +442,7 @@ func TestADamagedBlockCountsAsTaken(t *testing.T) {
 	}
 }
 
-func TestRestartedPodReplacesItsOldRecord(t *testing.T) {
+func TestRestartedPodReplacesItsLease(t *testing.T) {
 	t.Parallel()
 	x := newIndex(t, "10.0.0.1")
 	r := request("web-0", "a")
@@ -458,7 +458,7 @@ func TestRestartedPodReplacesItsOldRecord(t *testing.T) {
 	}
 }
 
-func TestRetainedAddressOfAPoolNoMoreAllowedIsGivenUp(t *testing.T) {
+func TestRetainedAddressOfUnwantedPoolIsReleased(t *testing.T) {
 	t.Parallel()
 	x := newIndex(t, "10.0.0.0-10.0.0.15", "10.0.1.0-10.0.1.15")
 	r := request("web-0", "a")
@@ -475,7 +475,7 @@ func TestRetainedAddressOfAPoolNoMoreAllowedIsGivenUp(t *testing.T) {
 	}
 }
 
-func TestRetainedAddressesOfInterfacesAndVersionsNoMoreWantedAreGivenUp(t *testing.T) {
+func TestRetainedAddressesOfFormerInterfacesAreReleased(t *testing.T) {
 	t.Parallel()
 	x := newIndex(t, "10.0.0.0-10.0.0.15", "fd00::-fd00::f")
 	r := request("web-0", "a")
@@ -494,7 +494,7 @@ func TestRetainedAddressesOfInterfacesAndVersionsNoMoreWantedAreGivenUp(t *testi
 	}
 }
 
-func TestRetainedAddressThatWasExcludedIsGivenUp(t *testing.T) {
+func TestExcludedRetainedAddressIsReleased(t *testing.T) {
 	t.Parallel()
 	x := newIndex(t, "10.0.0.1-10.0.0.2")
 	r := request("web-0", "a")
@@ -508,7 +508,7 @@ func TestRetainedAddressThatWasExcludedIsGivenUp(t *testing.T) {
 	}
 }
 
-func TestQuarantinedAddressIsNotHandedOutBeforeItsTime(t *testing.T) {
+func TestQuarantineEndsOnTime(t *testing.T) {
 	t.Parallel()
 	x := newIndex(t, "10.0.0.1-10.0.0.2")
 	a := addr(one(t, x, start, request("p", "a")))
@@ -533,7 +533,7 @@ func TestQuarantinedAddressIsNotHandedOutBeforeItsTime(t *testing.T) {
 	}
 }
 
-func TestReclaimFreesOnlyWhatWasJudged(t *testing.T) {
+func TestReclaimFreesOnlyJudgedLease(t *testing.T) {
 	t.Parallel()
 	x := newIndex(t, "10.0.0.1")
 	r := request("p", "a")
@@ -555,7 +555,7 @@ func TestReclaimFreesOnlyWhatWasJudged(t *testing.T) {
 	}
 }
 
-func TestRetainKeepsWhatWasJudgedForItsOwner(t *testing.T) {
+func TestRetainReservesJudgedLease(t *testing.T) {
 	t.Parallel()
 	x := newIndex(t, "10.0.0.1-10.0.0.2")
 	fixed := request("web-0", "a")
@@ -616,12 +616,12 @@ func TestValidateRefusesBrokenBlocks(t *testing.T) {
 		{"good", Block{Base: addr("10.0.0.16"), Leases: []Lease{held("10.0.0.16"), held("10.0.0.31")}}, ""},
 		{"good IPv6", Block{Base: addr("fd00::10"), Leases: []Lease{held("fd00::1f")}}, ""},
 		{"no base", Block{}, "name is not the first"},
-		{"not aligned", Block{Base: addr("10.0.0.17")}, "10.0.0.17: its name is not the first of 16"},
-		{"outside", Block{Base: addr("10.0.0.16"), Leases: []Lease{held("10.0.0.32")}}, "10.0.0.32, which is outside"},
-		{"twice", Block{Base: addr("10.0.0.16"), Leases: []Lease{held("10.0.0.17"), held("10.0.0.17")}}, "one for an address"},
+		{"not aligned", Block{Base: addr("10.0.0.17")}, "10.0.0.17: the name is not the first of 16"},
+		{"outside", Block{Base: addr("10.0.0.16"), Leases: []Lease{held("10.0.0.32")}}, "10.0.0.32 is outside the block"},
+		{"twice", Block{Base: addr("10.0.0.16"), Leases: []Lease{held("10.0.0.17"), held("10.0.0.17")}}, "one per address"},
 		{"unsorted", Block{Base: addr("10.0.0.16"), Leases: []Lease{held("10.0.0.18"), held("10.0.0.17")}}, "must be sorted"},
 		{"state", Block{Base: addr("10.0.0.16"), Leases: []Lease{{Addr: addr("10.0.0.16"), State: "Lost"}}}, `unknown state "Lost"`},
-		{"nobody", Block{Base: addr("10.0.0.16"), Leases: []Lease{{Addr: addr("10.0.0.16"), State: InUse}}}, "in use by nobody"},
+		{"in use without holder", Block{Base: addr("10.0.0.16"), Leases: []Lease{{Addr: addr("10.0.0.16"), State: InUse}}}, `has the container ID ""`},
 	} {
 		err := tc.block.Validate()
 		if tc.want == "" && err != nil || tc.want != "" && (err == nil || !strings.Contains(err.Error(), tc.want)) {
@@ -660,7 +660,7 @@ func TestNodesStartInDifferentBlocks(t *testing.T) {
 	}
 }
 
-func TestNodesMeetRarelyInTheBlocksOfOthers(t *testing.T) {
+func TestNodesRarelyMeetInForeignBlocks(t *testing.T) {
 	t.Parallel()
 	bases := map[netip.Addr]int{}
 	for i := range 20 {

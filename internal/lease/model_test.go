@@ -15,7 +15,7 @@ import (
 	"spiderpool.dev/spiderpool/internal/inet"
 )
 
-// store is a block store with optimistic concurrency, as the API server is one.
+// store is a block store with optimistic concurrency, like the API server.
 type store struct {
 	blocks map[netip.Addr]Block
 	writes int
@@ -33,18 +33,17 @@ func (s *store) write(b Block) (Block, error) {
 	return b, nil
 }
 
-// world is some nodes that share a store and know parts of it, and what pods
-// were told.
+// world has several nodes with a common store. It records the addresses reported to
+// pods. Each node knows a part of the store.
 type world struct {
 	store   store
 	now     time.Time
 	pools   map[string]inet.Set
 	nodes   []*Index
 	granted map[netip.Addr]Holder // confirmed to a container and not released
-	// reserved are the addresses of pools that each node may not hand out, as far as
-	// it has heard.
+	// reserved are the reserved addresses known to each node.
 	reserved []inet.Set
-	// busy is the node that is about to write; -1: none. Others write in between.
+	// busy is the node before its write, or -1. Other nodes write in between.
 	busy int
 }
 
@@ -56,8 +55,8 @@ func drawWorld(t *rapid.T) *world {
 		granted: map[netip.Addr]Holder{},
 		busy:    -1,
 	}
-	// Pools are cut from neighbouring addresses, so that they share blocks; some
-	// overlap, which admission forbids but cannot prevent.
+	// Pools have neighboring addresses, so they share blocks. Some overlap: admission
+	// forbids this but cannot prevent it.
 	for _, family := range []struct{ name, base string }{{"v4", "10.0.0.0"}, {"v6", "fd00::ff00"}} {
 		base := netip.MustParseAddr(family.base)
 		for i := range rapid.IntRange(1, 3).Draw(t, "pools") {
@@ -92,10 +91,10 @@ func (w *world) newIndex(node int) *Index {
 	return x
 }
 
-// usable are the addresses of a pool that a node may hand out.
+// usable returns the usable addresses of a pool on a node.
 func (w *world) usable(node int, pool string) inet.Set { return w.pools[pool].Minus(w.reserved[node]) }
 
-// reserve lets a node hear of other reserved addresses.
+// reserve changes the reserved addresses known to a node.
 func (w *world) reserve(t *rapid.T, node int) {
 	var reserved []inet.Set
 	for _, name := range slices.Sorted(maps.Keys(w.pools)) {
@@ -108,7 +107,7 @@ func (w *world) reserve(t *rapid.T, node int) {
 	}
 }
 
-// meanwhile lets somebody else write, or not, while a node is about to.
+// meanwhile may let another node write before the pending write of a node.
 func (w *world) meanwhile(t *rapid.T, node int) {
 	if w.busy >= 0 || rapid.IntRange(0, 3).Draw(t, "meanwhile") > 0 {
 		return
@@ -123,8 +122,8 @@ func (w *world) meanwhile(t *rapid.T, node int) {
 	w.reclaim(t)
 }
 
-// reclaim ends a lease that a container was never told of, when it is too old for
-// its ADD to be under way.
+// reclaim ends a lease never reported to a container, old enough that its ADD cannot
+// be in progress.
 func (w *world) reclaim(t *rapid.T) {
 	for _, b := range slices.SortedFunc(maps.Values(w.store.blocks), func(a, b Block) int { return a.Base.Compare(b.Base) }) {
 		for _, l := range b.Leases {
@@ -190,8 +189,8 @@ func drawRequest(t *rapid.T, w *world, node int) Request {
 	return r
 }
 
-// add runs requests on a node as an agent would: choose, write, reload what
-// conflicts and choose again. It may crash between any two writes.
+// add runs requests on a node like an agent: choose, write, and after a conflict
+// reload and choose again. It may crash between any two writes.
 func (w *world) add(t *rapid.T, node int, requests []Request) {
 	x := w.nodes[node]
 	for attempt := 0; ; attempt++ {
@@ -238,8 +237,8 @@ func (w *world) add(t *rapid.T, node int, requests []Request) {
 	}
 }
 
-// write stores a block. A lease that was confirmed changes hands only within the
-// same pod or fixed owner; the former holder then has no claim any more.
+// write stores a block. A confirmed lease may change hands only within the same pod
+// or fixed owner, and the former holder then loses its claim.
 func (w *world) write(t *rapid.T, b Block) (Block, error) {
 	written, err := w.store.write(b)
 	if err != nil {
@@ -260,7 +259,7 @@ func (w *world) write(t *rapid.T, b Block) (Block, error) {
 	return written, nil
 }
 
-// confirm is a pod's container learning its addresses.
+// confirm reports the addresses to a container.
 func (w *world) confirm(t *rapid.T, r Request, grants []Grant) {
 	for _, g := range grants {
 		stored, _ := w.store.blocks[inet.BlockOf(g.Addr)].Lease(g.Addr)
@@ -275,7 +274,7 @@ func (w *world) confirm(t *rapid.T, r Request, grants []Grant) {
 	}
 }
 
-// checkPlan is what every plan must keep to.
+// checkPlan checks the invariants of every plan.
 func (w *world) checkPlan(t *rapid.T, node int, requests []Request, plan Plan) {
 	x := w.nodes[node]
 	taken := map[netip.Addr]Attachment{}
@@ -320,7 +319,7 @@ func (w *world) checkPlan(t *rapid.T, node int, requests []Request, plan Plan) {
 }
 
 func (w *world) del(t *rapid.T, node int, at Attachment) {
-	// From now on the container has no claim, whether the DEL comes to its end or not.
+	// From now on the container has no claim, even if the DEL fails.
 	for a, h := range w.granted {
 		if h.Attachment == at {
 			delete(w.granted, a)
@@ -341,7 +340,7 @@ func (w *world) del(t *rapid.T, node int, at Attachment) {
 	}
 }
 
-// check is what holds at all times.
+// check checks the invariants of the world.
 func (w *world) check(t *rapid.T) {
 	for base, b := range w.store.blocks {
 		if err := b.Validate(); err != nil || base != b.Base {
@@ -410,15 +409,14 @@ func TestAddressesNeverHaveTwoHolders(t *testing.T) {
 	})
 }
 
-// A request on a node that knows everything is refused only if there is no way to
-// serve it: some of its wants together have fewer free addresses than they are
-// (Hall's theorem).
-func TestRefusedOnlyWhenThereIsNoWay(t *testing.T) {
+// A node with full knowledge refuses a request only if it cannot be served: some of
+// its wants together have fewer free addresses than wants (Hall's theorem).
+func TestOnlyUnservableRequestsAreRefused(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		w := drawWorld(t)
 		x := w.nodes[0]
-		// With pools that share no address, a way for the pools is one for the addresses.
+		// For disjoint pools, an assignment of pools gives one of addresses.
 		rest := inet.Set{}
 		for _, name := range slices.Sorted(maps.Keys(w.pools)) {
 			w.pools[name] = w.pools[name].Minus(rest)
@@ -474,7 +472,7 @@ func feasible(wants []Want, free map[string]int) bool {
 	return false
 }
 
-// Whatever led to what an index knows, it decides as one that was built at once.
+// An index decides like a new one with the same contents, regardless of its history.
 func TestIndexEqualsRecomputation(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
@@ -574,7 +572,7 @@ func equalBlocks(a, b Block) bool {
 	return a.Base == b.Base && a.Node == b.Node && a.Version == b.Version && slices.Equal(a.Leases, b.Leases)
 }
 
-func TestClaimsAreASet(t *testing.T) {
+func TestOrdinalSetIsASet(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		const count = 40

@@ -5,18 +5,18 @@ import (
 	"sort"
 )
 
-// ordinalSet is a set of block ordinals, kept as sorted runs that neither overlap
-// nor touch: {1-4, 7-7}.
+// ordinalSet is a set of block ordinals, stored as sorted runs without overlaps or
+// adjacent runs, e.g. {1-4, 7-7}.
 type ordinalSet struct{ runs []run }
 
-type run struct{ from, to uint64 } // both included
+type run struct{ from, to uint64 } // inclusive
 
-// after returns the index of the first run that begins after n.
+// after returns the index of the first run beginning after n.
 func (s *ordinalSet) after(n uint64) int {
 	return sort.Search(len(s.runs), func(i int) bool { return s.runs[i].from > n })
 }
 
-// add adds n, which is less than math.MaxUint64.
+// add adds n; n must be less than math.MaxUint64.
 func (s *ordinalSet) add(n uint64) {
 	i := s.after(n)
 	before := i > 0 && s.runs[i-1].to >= n
@@ -38,7 +38,7 @@ func (s *ordinalSet) add(n uint64) {
 	}
 }
 
-// remove removes n, if it is there.
+// remove removes n, if present.
 func (s *ordinalSet) remove(n uint64) {
 	i := s.after(n) - 1
 	if i < 0 || s.runs[i].to < n {
@@ -58,8 +58,8 @@ func (s *ordinalSet) remove(n uint64) {
 	}
 }
 
-// firstFree returns the first ordinal below count that is not in the set, looking
-// from start to the end and then from 0; false where there is none.
+// firstFree returns the first ordinal outside the set and below count, searching from
+// start to the end and then from 0. It returns false if there is none.
 func (s *ordinalSet) firstFree(start, count uint64) (uint64, bool) {
 	if count == 0 {
 		return 0, false

@@ -6,7 +6,7 @@ import (
 	"pgregory.net/rapid"
 )
 
-func TestClaimsBehaveLikeList(t *testing.T) {
+func TestOrdinalSetBehavesLikeList(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		const most = 12

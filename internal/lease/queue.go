@@ -2,18 +2,18 @@ package lease
 
 import "container/heap"
 
-// queue holds items in the order of less, the first at hand, and knows where each
-// one is, so that all changes take O(log n).
+// queue is a priority queue ordered by less. It knows the position of each item, so
+// that all changes take O(log n).
 type queue[T any] struct {
 	items []T
 	less  func(a, b T) bool
-	// at points to where the item keeps its position: 1-based, 0 while it is not in
-	// the queue.
+	// at returns a pointer to the item's field for its position: 1-based, and 0
+	// outside the queue.
 	at func(item T) *int
 }
 
-// set puts item into the queue or, where it is there already, to the place that
-// it now has; or takes it out where wanted is false.
+// set adds item to the queue, or restores the order after a change of item. If wanted
+// is false, set removes item.
 func (q *queue[T]) set(item T, wanted bool) {
 	position := *q.at(item)
 	switch {
@@ -26,7 +26,7 @@ func (q *queue[T]) set(item T, wanted bool) {
 	}
 }
 
-// first returns the first item, and false where there is none.
+// first returns the first item, and false if the queue is empty.
 func (q *queue[T]) first() (item T, ok bool) {
 	if len(q.items) == 0 {
 		return item, false
@@ -34,7 +34,7 @@ func (q *queue[T]) first() (item T, ok bool) {
 	return q.items[0], true
 }
 
-// queueHeap is the queue as container/heap wants it.
+// queueHeap implements heap.Interface for queue.
 type queueHeap[T any] queue[T]
 
 func (h *queueHeap[T]) Len() int           { return len(h.items) }

@@ -13,21 +13,21 @@ func (x *Index) newTxn(now time.Time) *txn {
 	return &txn{Index: x, now: now, original: map[netip.Addr]*Block{}, granted: map[netip.Addr]bool{}}
 }
 
-// txn applies changes to the index tentatively: put changes a block, rollBack undoes
-// one request, and finish undoes all and returns the changed blocks.
+// txn changes the index tentatively: put changes a block, rollBack undoes the current
+// request, and finish undoes everything and returns the changed blocks.
 type txn struct {
 	*Index
 	now      time.Time
-	original map[netip.Addr]*Block // the changed blocks as they were; nil: none
-	undo     []undo                // of the request that is being served
-	// granted are the addresses that requests of the batch were given: another one,
-	// of the same pod or owner, does not take them over.
+	original map[netip.Addr]*Block // changed blocks before the first change; nil: new block
+	undo     []undo                // of the current request
+	// granted are the addresses granted in this batch. Another request of the same
+	// pod or owner must not take them over.
 	granted map[netip.Addr]bool
 }
 
 type undo struct {
 	base   netip.Addr
-	before *Block // nil: none
+	before *Block // nil: new block
 }
 
 // put changes a block.
@@ -53,7 +53,7 @@ func (t *txn) restore(base netip.Addr, before *Block) {
 	}
 }
 
-// finish takes all changes back and returns the changed blocks, sorted by name.
+// finish undoes all changes and returns the changed blocks, sorted by name.
 func (t *txn) finish() []Block {
 	changed := make([]Block, 0, len(t.original))
 	for base := range t.original {
@@ -77,7 +77,7 @@ func (t *txn) serve(r Request) Result {
 	if failedWant < 0 {
 		return result
 	}
-	// Each want took the best pool for itself; there may be another way.
+	// Each want took its own best pool; another assignment may serve all of them.
 	if pools, ok := t.assign(r); ok {
 		if result, failedWant := t.attempt(r, pools); failedWant < 0 {
 			return result
@@ -86,8 +86,8 @@ func (t *txn) serve(r Request) Result {
 	return Result{Err: t.exhausted(r.Wants[failedWant])}
 }
 
-// newer returns a lease that another sandbox of the pod was given on this node
-// after r arrived: r is of a sandbox that the runtime has given up.
+// newer returns a lease granted to another sandbox of the pod on this node after r
+// arrived. Then the runtime has already abandoned the sandbox of r.
 func (t *txn) newer(r Request) (Lease, bool) {
 	if r.Arrived.IsZero() {
 		return Lease{}, false
@@ -100,9 +100,9 @@ func (t *txn) newer(r Request) (Lease, bool) {
 	return Lease{}, false
 }
 
-// attempt grants all that r wants and returns -1; or changes nothing and returns
-// the position of a want for which nothing is left. A new address for the want i
-// comes from pools[i], where that is given.
+// attempt grants all wants of r and returns -1, or changes nothing and returns the
+// position of a want without a free address. If pools is not nil, a new address for
+// want i comes from pools[i].
 func (t *txn) attempt(r Request, pools []string) (result Result, failedWant int) {
 	t.undo = t.undo[:0]
 	result.Grants = make([]Grant, 0, len(r.Wants))
@@ -126,15 +126,15 @@ func (t *txn) attempt(r Request, pools []string) (result Result, failedWant int)
 	return result, -1
 }
 
-// dependsOn returns the names of the blocks whose writes must succeed for the
-// grants of the request that was just served.
+// dependsOn returns the names of the blocks to write for the grants of the current
+// request.
 func (t *txn) dependsOn(grants []Grant) []netip.Addr {
 	var names []netip.Addr
 	for _, u := range t.undo {
 		names = append(names, u.base)
 	}
-	// A container that holds an address only since an earlier request of the same
-	// batch depends on the same write.
+	// If the container got the address in an earlier request of this batch, the grant
+	// depends on the same write.
 	for _, g := range grants {
 		base := inet.BlockOf(g.Addr)
 		if l, ok := t.blocks[base].block.Lease(g.Addr); ok && g.Held && !t.isOriginal(l) {
@@ -145,10 +145,10 @@ func (t *txn) dependsOn(grants []Grant) []netip.Addr {
 	return slices.Compact(names)
 }
 
-// assign chooses a pool for every want of r that needs a new address so that all
-// of them get one, and returns false where there is no way. The others have "".
-// It augments paths as in bipartite matching (Kuhn): a want that finds its pools
-// full moves another one to one of its own other pools.
+// assign chooses a pool for each want of r in need of a new address, so that all of
+// them get one. It returns false if this is impossible. Wants with an address get
+// "". It is bipartite matching by augmenting paths (Kuhn): a want with full pools
+// moves another want to another of that want's pools.
 func (t *txn) assign(r Request) ([]string, bool) {
 	pools := make([]string, len(r.Wants))
 	users := map[string][]int{} // pool → wants
@@ -183,8 +183,8 @@ func (t *txn) assign(r Request) ([]string, bool) {
 	return pools, true
 }
 
-// rollBack takes the changes of the request back, and what then is as it was
-// before the batch is not written.
+// rollBack undoes the changes of the current request. A block without any other
+// change of the batch is not written.
 func (t *txn) rollBack() {
 	for _, u := range slices.Backward(t.undo) {
 		t.restore(u.base, u.before)
@@ -197,7 +197,7 @@ func (t *txn) rollBack() {
 	}
 }
 
-// isOriginal reports whether the lease was there before the batch.
+// isOriginal reports whether the lease existed before the batch.
 func (t *txn) isOriginal(l Lease) bool {
 	before, changed := t.original[inet.BlockOf(l.Addr)]
 	if !changed {
@@ -210,7 +210,7 @@ func (t *txn) isOriginal(l Lease) bool {
 	return was == l
 }
 
-// grant gives w an address: the one that it has or had, else one of the pools.
+// grant gives w its present or former address, or else one of the pools.
 func (t *txn) grant(r Request, w Want, pools []string) (Grant, bool) {
 	if l, ok := t.reusable(r, w); ok {
 		if l.State == InUse && l.ContainerID == r.ContainerID {
@@ -228,7 +228,7 @@ func (t *txn) grant(r Request, w Want, pools []string) (Grant, bool) {
 	return Grant{}, false
 }
 
-// reusable returns the lease that w is to have: of the container itself, of another
+// reusable returns the lease to reuse for w: of the container itself, of another
 // sandbox of the same pod, or fixed for the same owner.
 func (t *txn) reusable(r Request, w Want) (Lease, bool) {
 	for _, l := range t.Attached(Attachment{r.ContainerID, w.Interface}) {
@@ -246,14 +246,13 @@ func (t *txn) reusable(r Request, w Want) (Lease, bool) {
 	return Lease{}, false
 }
 
-// usable reports whether the address of an earlier lease is in a pool of the want.
+// usable reports whether a pool of the want still has the address of the lease.
 func (t *txn) usable(w Want, l Lease) bool {
 	p, ok := t.pools[l.Pool]
 	return ok && slices.Contains(w.Pools, l.Pool) && p.usable.Contains(l.Addr)
 }
 
-// pick returns the address of p that is to be handed out next, and false where
-// none is left.
+// pick returns the next address of p to grant, and false if none is left.
 func (t *txn) pick(p *poolIndex) (netip.Addr, bool) {
 	if b, ok := p.ownFree.first(); ok {
 		return b.lowestFree(), true
@@ -275,10 +274,10 @@ func (t *txn) pick(p *poolIndex) (netip.Addr, bool) {
 
 func (b *poolBlock) lowestFree() netip.Addr { return lowest(b.block.Base, b.mask&b.free) }
 
-// firstUncreated returns the lowest address in a block that nobody created, and false
-// where there is no such block. The place to look from changes with every block
-// that becomes known, so that a node that runs into blocks it did not know of
-// does not follow their row.
+// firstUncreated returns the lowest usable address of a block not yet created, and
+// false without such a block. The starting point changes with every known block, so
+// that a node hitting unknown blocks of another node does not follow them one by
+// one.
 func (p *poolIndex) firstUncreated() (netip.Addr, bool) {
 	count := p.usable.BlockCount()
 	if count == 0 {
@@ -293,7 +292,7 @@ func (p *poolIndex) firstUncreated() (netip.Addr, bool) {
 	return lowest(base, p.usable.Mask(base)), ok
 }
 
-// lease leases a to the request, whoever had it.
+// lease leases a to the request, replacing any earlier lease.
 func (t *txn) lease(r Request, w Want, a netip.Addr, pool string) Grant {
 	base := inet.BlockOf(a)
 	b, ok := t.Block(base)
@@ -301,7 +300,7 @@ func (t *txn) lease(r Request, w Want, a netip.Addr, pool string) Grant {
 		b.Base = base
 	}
 	if b.Removable(t.now, 0) {
-		b.Node = t.node // nobody has anything in it
+		b.Node = t.node // adopt an empty block
 	}
 	t.put(b.with(Lease{
 		Addr:  a,
@@ -319,19 +318,19 @@ func (t *txn) lease(r Request, w Want, a netip.Addr, pool string) Grant {
 	return Grant{Interface: w.Interface, Family: w.Family, Addr: a, Pool: pool}
 }
 
-// releaseRetained releases what is still retained for the owner of a request that
-// was granted all it wants: addresses that it cannot use any more, and those of
-// interfaces and IP versions that it has no more. It returns them as they were.
-func (t *txn) releaseRetained(r Request) (given []Lease) {
+// releaseRetained releases the addresses still retained for the owner of a fully
+// granted request: addresses no longer in its pools, or of former interfaces or IP
+// families. It returns the former leases.
+func (t *txn) releaseRetained(r Request) (former []Lease) {
 	for _, l := range t.FixedFor(r.FixedFor) {
 		if l.State != Retained {
 			continue
 		}
 		b, _ := t.Block(inet.BlockOf(l.Addr))
 		t.put(b.with(released(l.Addr, t.now)))
-		given = append(given, l)
+		former = append(former, l)
 	}
-	return given
+	return former
 }
 
 func (t *txn) exhausted(w Want) *ExhaustedError {
