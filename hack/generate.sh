@@ -5,7 +5,10 @@ cd "$(dirname "$0")/.."
 out=${1:-.}
 generate() { go tool -modfile=tools/go.mod controller-gen "$@"; }
 
-mkdir -p "$out/api/v2beta1" "$out/charts/spiderpool/crds"
+mkdir -p "$out/api/v2beta1" "$out/charts/spiderpool/crds" "$out/docs/reference"
 generate object paths=./api/... "output:object:dir=$out/api/v2beta1"
 generate crd paths=./api/... "output:crd:dir=$out/charts/spiderpool/crds"
 go run ./hack/helmvalues -out "$out"
+go run ./hack/reference -out "$out"
+go tool -modfile=tools/go.mod crd-ref-docs --log-level=ERROR --source-path=api/v2beta1 --renderer=markdown \
+  --config=hack/reference/crd-ref-docs.yaml --templates-dir=hack/reference/templates --output-path="$out/docs/reference/api.md"

@@ -35,10 +35,10 @@ const (
 
 // Annotations of pods and SpiderMultusConfigs
 const (
-	// AnnotationPodRDMAResourceInject on a pod adds every SpiderMultusConfig with
-	// the same annotation and value to the pod's networks, and one SR-IOV or RDMA
-	// device of each to the resources of its first container. It needs the Helm
-	// value spiderpoolController.podResourceInject.enabled.
+	// AnnotationPodRDMAResourceInject adds every SpiderMultusConfig with the same
+	// annotation and value to the pod's networks, and one SR-IOV or RDMA device of
+	// each to the resources of its first container. It needs the Helm value
+	// spiderpoolController.podResourceInject.enabled.
 	// Example: rdma-network
 	AnnotationPodRDMAResourceInject = "cni.spidernet.io/rdma-resource-inject"
 
@@ -98,8 +98,8 @@ const (
 	// Example: [{"name":"kube-system/ipvlan-ens5","interface":"eth0","ips":["172.31.16.20"]}]
 	AnnotationMultusNetworkStatus = "k8s.v1.cni.cncf.io/network-status"
 
-	// AnnotationMultusResourceName on a NetworkAttachmentDefinition is the extended
-	// resource of its devices.
+	// AnnotationMultusResourceName is the extended resource of the devices of a
+	// NetworkAttachmentDefinition.
 	// Example: spidernet.io/sriov
 	AnnotationMultusResourceName = "k8s.v1.cni.cncf.io/resourceName"
 )
@@ -133,14 +133,14 @@ const (
 	// Example: 172.31.16.0-20
 	LabelBlockRegion = "ipam.spidernet.io/region"
 
-	// LabelBlockNodePrefix and the name of a node make the key of a label on every
-	// block that the node created (value "creator") or holds a lease in
+	// LabelBlockNodePrefix is a prefix; the name of a node follows. The label marks
+	// every block that the node created (value "creator") or holds a lease in
 	// ("holder").
 	// Example: node.ipam.spidernet.io/node-1=creator
 	LabelBlockNodePrefix = "node.ipam.spidernet.io/"
 
-	// LabelBlockFixedPrefix and a hash of an owner (lease.Holder.FixedFor) make
-	// the key of a label on every block with an address fixed for that owner.
+	// LabelBlockFixedPrefix is a prefix; a hash of an owner (lease.Holder.FixedFor)
+	// follows. The label marks every block with an address fixed for that owner.
 	LabelBlockFixedPrefix = "fixed.ipam.spidernet.io/"
 )
 

@@ -40,6 +40,7 @@ const DefaultPath = "/etc/spiderpool/config.yaml"
 // File is the configuration file. A key with the same meaning as a Helm value has
 // the same name.
 type File struct {
+	// APIVersion and Kind are required; a file of another kind or version is an error.
 	APIVersion string `json:"apiVersion"`
 	Kind       string `json:"kind"`
 
@@ -57,6 +58,7 @@ type File struct {
 
 // IPAM configures the allocation and the reclaim of addresses.
 type IPAM struct {
+	// EnableIPv4 and EnableIPv6 select the IP families of pods.
 	EnableIPv4 bool `json:"enableIPv4"`
 	EnableIPv6 bool `json:"enableIPv6"`
 	// EnableStatefulSet gives a recreated pod of a StatefulSet its old addresses.
@@ -76,12 +78,14 @@ type IPAM struct {
 
 // SpiderSubnet enables the pools created from SpiderSubnets.
 type SpiderSubnet struct {
+	// Enable turns on SpiderSubnets.
 	Enable   bool     `json:"enable"`
 	AutoPool AutoPool `json:"autoPool"`
 }
 
 // AutoPool configures the pools created for applications.
 type AutoPool struct {
+	// Enable has no effect yet; it is for automatic pools.
 	Enable bool `json:"enable"`
 	// DefaultRedundantIPNumber is the number of addresses in addition to the replicas
 	// of an application, unless its annotation gives a number.
@@ -90,6 +94,7 @@ type AutoPool struct {
 
 // GC configures the reclaim of addresses.
 type GC struct {
+	// Enabled turns on the reclaim of addresses without a CNI DEL.
 	Enabled bool         `json:"enabled"`
 	GCAll   GCAll        `json:"gcAll"`
 	Pods    StatelessPod `json:"statelessPod"`
@@ -117,12 +122,13 @@ type StatelessPod struct {
 
 // Coordinator is the SpiderCoordinator of the cluster.
 type Coordinator struct {
+	// Enabled turns on the SpiderCoordinator.
 	Enabled bool `json:"enabled"`
-	// Name of the SpiderCoordinator.
+	// Name is the name of the SpiderCoordinator.
 	Name string `json:"name"`
 	// CiliumConfigMap is the ConfigMap with Cilium's configuration.
 	CiliumConfigMap ObjectName `json:"ciliumConfigMap"`
-	// Spec is its spec at installation.
+	// Spec is the spec of the SpiderCoordinator at installation.
 	Spec v2beta1.CoordinatorSpec `json:"spec"`
 }
 
@@ -135,11 +141,15 @@ type Multus struct {
 	DefaultNetwork string `json:"defaultNetwork"`
 }
 
-// IaaS configures the HTTP provider of addresses, for clouds without their own provider.
+// IaaS has no effect yet; it is for the HTTP provider of addresses, for clouds without
+// their own provider.
 type IaaS struct {
-	ServerURL          string          `json:"serverUrl"`
+	// ServerURL is the URL of the provider; empty for none.
+	ServerURL string `json:"serverUrl"`
+	// HTTPRequestTimeout limits one request.
 	HTTPRequestTimeout metav1.Duration `json:"httpRequestTimeout"`
-	TLSSecret          ObjectName      `json:"tlsSecret"`
+	// TLSSecret is the Secret with the client certificate.
+	TLSSecret ObjectName `json:"tlsSecret"`
 }
 
 // ObjectName names a namespaced object.
@@ -150,6 +160,7 @@ type ObjectName struct {
 
 // Metrics configures the Prometheus endpoint of a program.
 type Metrics struct {
+	// Enabled and Port configure the endpoint /metrics.
 	Enabled bool `json:"enabled"`
 	Port    int  `json:"port"`
 	// Debug adds the metrics with one time series per pool or subnet.
@@ -158,6 +169,7 @@ type Metrics struct {
 
 // AgentProcess configures the process of an agent.
 type AgentProcess struct {
+	// LogLevel is one of debug, info, warn and error.
 	LogLevel slog.Level `json:"logLevel"`
 	// SocketPath is the unix socket for the CNI plugins.
 	SocketPath string `json:"socketPath"`
@@ -174,6 +186,7 @@ type AgentProcess struct {
 
 // ControllerProcess configures the process of a controller.
 type ControllerProcess struct {
+	// LogLevel is one of debug, info, warn and error.
 	LogLevel slog.Level `json:"logLevel"`
 	// HealthPort serves /healthz and /readyz.
 	HealthPort     int            `json:"healthPort"`
@@ -186,16 +199,23 @@ type ControllerProcess struct {
 // LeaderElection configures the Lease for electing the leader among the controller's
 // replicas.
 type LeaderElection struct {
-	LeaseName     string          `json:"leaseName"`
+	// LeaseName is the name of the Lease.
+	LeaseName string `json:"leaseName"`
+	// LeaseDuration is the age at which another replica may take over the Lease.
 	LeaseDuration metav1.Duration `json:"leaseDuration"`
+	// RenewDeadline is the time for the leader to renew the Lease before it gives up.
 	RenewDeadline metav1.Duration `json:"renewDeadline"`
-	RetryPeriod   metav1.Duration `json:"retryPeriod"`
+	// RetryPeriod is the time between two attempts to get or renew the Lease.
+	RetryPeriod metav1.Duration `json:"retryPeriod"`
 }
 
 // PodResources configures the webhook that adds the resources of a pod's attachments
 // to the pod. It is our only webhook on the path of pod creation.
 type PodResources struct {
-	Enabled           bool     `json:"enabled"`
+	// Enabled turns on the webhook.
+	Enabled bool `json:"enabled"`
+	// NamespacesExclude and NamespacesInclude select the namespaces of the webhook. The
+	// chart writes them into the webhook configuration; the controller ignores them.
 	NamespacesExclude []string `json:"namespacesExclude"`
 	NamespacesInclude []string `json:"namespacesInclude"`
 }
@@ -211,6 +231,7 @@ const (
 
 // Webhook configures the admission webhook server.
 type Webhook struct {
+	// Port is the port of the webhook server.
 	Port int `json:"port"`
 	// ServiceName is the Service in front of the webhooks.
 	ServiceName string `json:"serviceName"`
@@ -223,6 +244,7 @@ type Webhook struct {
 
 // TLS configures the certificate of the webhooks.
 type TLS struct {
+	// Method is one of auto, provided and certmanager.
 	Method TLSMethod `json:"method"`
 	// SecretName is the Secret with tls.crt, tls.key and ca.crt. With the method
 	// auto, the controller creates and rotates it.
@@ -239,6 +261,7 @@ type TLS struct {
 
 // InstallJob configures spiderpool-init.
 type InstallJob struct {
+	// LogLevel is one of debug, info, warn and error.
 	LogLevel slog.Level `json:"logLevel"`
 	// Timeout limits the whole run.
 	Timeout metav1.Duration `json:"timeout"`
@@ -250,8 +273,9 @@ type InstallJob struct {
 	InstallMultus bool `json:"installMultus"`
 	// DefaultCNICRName is the name of that NetworkAttachmentDefinition; empty for the
 	// network of the node's first CNI configuration.
-	DefaultCNICRName string        `json:"defaultCNICRName"`
-	DefaultPools     []DefaultPool `json:"defaultPools"`
+	DefaultCNICRName string `json:"defaultCNICRName"`
+	// DefaultPools are the SpiderIPPools to create.
+	DefaultPools []DefaultPool `json:"defaultPools"`
 }
 
 // DefaultPool describes a SpiderIPPool with "default: true" and, if SubnetName is set,
