@@ -2,11 +2,12 @@ package config
 
 import (
 	"log/slog"
-	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"sigs.k8s.io/yaml"
 
 	"spiderpool.dev/spiderpool/api/v2beta1"
@@ -19,8 +20,8 @@ func TestAbsentKeysHaveTheDefault(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := Default(); !reflect.DeepEqual(got, want) {
-		t.Errorf("got %+v, want %+v", got, want)
+	if diff := cmp.Diff(Default(), got); diff != "" {
+		t.Errorf("want (-), got (+):\n%s", diff)
 	}
 }
 
@@ -66,8 +67,8 @@ func TestDefaultSurvivesRoundTrip(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !reflect.DeepEqual(got, Default()) {
-		t.Errorf("parsed from its own text:\n%s\ngot %+v", raw, got)
+	if diff := cmp.Diff(Default(), got); diff != "" {
+		t.Errorf("parsed from its own text:\n%s\nwant (-), got (+):\n%s", raw, diff)
 	}
 }
 
@@ -98,14 +99,14 @@ agent: {logLevel: debug, criSockets: [/run/a.sock]}
 	if agent.LogLevel != slog.LevelDebug {
 		t.Errorf("log level %s, want DEBUG", agent.LogLevel)
 	}
-	if want := []string{"/run/a.sock"}; !reflect.DeepEqual(agent.CRISockets, want) {
+	if want := []string{"/run/a.sock"}; !slices.Equal(agent.CRISockets, want) {
 		t.Errorf("criSockets = %q, want %q: a list replaces the default", agent.CRISockets, want)
 	}
 	if agent.Multus.DefaultNetwork != "kube-system/ipvlan-ens5" {
 		t.Errorf("default network %q", agent.Multus.DefaultNetwork)
 	}
 	spec := file.Coordinator.Spec
-	if *spec.Mode != v2beta1.ModeUnderlay || *spec.VethMTU != 1500 || !reflect.DeepEqual(spec.HijackCIDR, []string{"10.0.0.0/8"}) {
+	if *spec.Mode != v2beta1.ModeUnderlay || *spec.VethMTU != 1500 || !slices.Equal(spec.HijackCIDR, []string{"10.0.0.0/8"}) {
 		t.Errorf("coordinator spec = %+v", spec)
 	}
 	if file.IaaS.HTTPRequestTimeout.Duration != 3*time.Second {

@@ -10,10 +10,11 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"reflect"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 
 	"spiderpool.dev/spiderpool/internal/inet"
 	"spiderpool.dev/spiderpool/internal/rpc"
@@ -112,35 +113,42 @@ func TestRoundTripKeepsRequestsAndReplies(t *testing.T) {
 	ctx := t.Context()
 
 	add := wire.AddRequest{Attachment: attachment, Network: "n", DefaultIPv4Pools: []string{"p"}}
-	reply, err := client.Add(ctx, add)
-	if err != nil || !reflect.DeepEqual(reply, s.reply) || !reflect.DeepEqual(s.got, add) {
-		t.Errorf("Add: reply %+v, err %v, server got %+v", reply, err, s.got)
-	}
 	coordinator := wire.CoordinatorRequest{Attachment: attachment}
-	plan, err := client.Coordinator(ctx, coordinator)
-	if err != nil || !reflect.DeepEqual(plan, s.coordinator) || !reflect.DeepEqual(s.got, coordinator) {
-		t.Errorf("Coordinator: reply %+v, err %v, server got %+v", plan, err, s.got)
-	}
-	for _, c := range []struct {
-		want any
-		call func() error
+	remove := wire.DeleteRequest{Attachment: attachment}
+	check := wire.CheckRequest{Attachment: attachment, Addresses: []netip.Addr{netip.MustParseAddr("2001:db8::1")}}
+	gc := wire.GCRequest{Network: "n", Valid: []wire.AttachmentKey{{ContainerID: "c", Interface: "eth0"}}}
+	conflict := wire.ConflictRequest{Attachment: attachment, Address: netip.MustParseAddr("192.0.2.7"), MAC: "02:00:00:00:00:01"}
+	for name, c := range map[string]struct {
+		request, reply any
+		call           func() (any, error)
 	}{
-		{wire.DeleteRequest{Attachment: attachment}, func() error { return client.Delete(ctx, wire.DeleteRequest{Attachment: attachment}) }},
-		{wire.CheckRequest{Attachment: attachment, Addresses: []netip.Addr{netip.MustParseAddr("2001:db8::1")}}, func() error {
-			return client.Check(ctx, wire.CheckRequest{Attachment: attachment, Addresses: []netip.Addr{netip.MustParseAddr("2001:db8::1")}})
-		}},
-		{wire.GCRequest{Network: "n", Valid: []wire.AttachmentKey{{ContainerID: "c", Interface: "eth0"}}}, func() error {
-			return client.GC(ctx, wire.GCRequest{Network: "n", Valid: []wire.AttachmentKey{{ContainerID: "c", Interface: "eth0"}}})
-		}},
-		{wire.ConflictRequest{Attachment: attachment, Address: netip.MustParseAddr("192.0.2.7"), MAC: "02:00:00:00:00:01"}, func() error {
-			return client.Conflict(ctx, wire.ConflictRequest{Attachment: attachment, Address: netip.MustParseAddr("192.0.2.7"), MAC: "02:00:00:00:00:01"})
-		}},
-		{wire.Empty{}, func() error { return client.Status(ctx) }},
+		"add":         {add, s.reply, func() (any, error) { return client.Add(ctx, add) }},
+		"coordinator": {coordinator, s.coordinator, func() (any, error) { return client.Coordinator(ctx, coordinator) }},
+		"delete":      {remove, nil, func() (any, error) { return nil, client.Delete(ctx, remove) }},
+		"check":       {check, nil, func() (any, error) { return nil, client.Check(ctx, check) }},
+		"gc":          {gc, nil, func() (any, error) { return nil, client.GC(ctx, gc) }},
+		"conflict":    {conflict, nil, func() (any, error) { return nil, client.Conflict(ctx, conflict) }},
+		"status":      {wire.Empty{}, nil, func() (any, error) { return nil, client.Status(ctx) }},
 	} {
-		if err := c.call(); err != nil || !reflect.DeepEqual(s.got, c.want) {
-			t.Errorf("%T: err %v, server got %+v, want %+v", c.want, err, s.got, c.want)
-		}
+		t.Run(name, func(t *testing.T) {
+			reply, err := c.call()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(c.request, s.got, values); diff != "" {
+				t.Errorf("request: sent (-), received (+):\n%s", diff)
+			}
+			if diff := cmp.Diff(c.reply, reply, values); diff != "" {
+				t.Errorf("reply: sent (-), received (+):\n%s", diff)
+			}
+		})
 	}
+}
+
+// values compares addresses and prefixes as values.
+var values = cmp.Options{
+	cmp.Comparer(func(a, b netip.Addr) bool { return a == b }),
+	cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }),
 }
 
 func wantCode(t *testing.T, err error, code uint, part string) {
@@ -256,9 +264,11 @@ func TestBadRequestsAreRejected(t *testing.T) {
 		"too long":     {wire.PathAdd, long, http.StatusBadRequest, "too large"},
 		"unknown path": {"/v9/ipam", "{}", http.StatusNotFound, ""},
 	} {
-		if status, content := raw(t, socket, c.path, c.body); status != c.status || !strings.Contains(content, c.part) {
-			t.Errorf("%s: got %d %s", name, status, content)
-		}
+		t.Run(name, func(t *testing.T) {
+			if status, content := raw(t, socket, c.path, c.body); status != c.status || !strings.Contains(content, c.part) {
+				t.Errorf("got %d %s", status, content)
+			}
+		})
 	}
 }
 
