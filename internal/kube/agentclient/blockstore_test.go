@@ -30,7 +30,7 @@ func TestBlockStoreKeepsTheContract(t *testing.T) {
 	})
 }
 
-func TestABlockThatMakesNoSenseDoesNotHideTheOthers(t *testing.T) {
+func TestDamagedBlockDoesNotHideOthers(t *testing.T) {
 	kubeClient, err := agentclient.NewClient(kubetest.Config(t))
 	if err != nil {
 		t.Fatal(err)

@@ -210,7 +210,8 @@ func (c *Cluster) PodState(ctx context.Context, namespace, name string) (reclaim
 		return reclaim.Pod{}, fmt.Errorf("read pod %s/%s: %w", namespace, name, err)
 	}
 	state := reclaim.Pod{
-		Presence: reclaim.Exists, UID: compile.PodUID(object.Metadata.UID, object.Metadata.Annotations), Phase: object.Status.Phase, HasAddress: len(object.Status.PodIPs) > 0,
+		Presence: reclaim.Exists, UID: compile.PodUID(object.Metadata.UID, object.Metadata.Annotations),
+		Phase: object.Status.Phase, HasAddress: len(object.Status.PodIPs) > 0,
 	}
 	if object.Metadata.DeletionTimestamp != nil {
 		state.Deadline = *object.Metadata.DeletionTimestamp

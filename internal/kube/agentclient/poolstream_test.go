@@ -13,7 +13,8 @@ func TestDecodePools(t *testing.T) {
 		in, pools, next string
 		bad             bool
 	}{
-		"two and more": {in: `{"kind":"SpiderIPPoolList","items":[{"metadata":{"name":"a"},"spec":{"subnet":"10.0.0.0/8"},"status":{"allocatedIPs":"{}"}},
+		"two and another page": {in: `{"kind":"SpiderIPPoolList","items":[
+			{"metadata":{"name":"a"},"spec":{"subnet":"10.0.0.0/8"},"status":{"allocatedIPs":"{}"}},
 			{"metadata":{"name":"b"}}],"metadata":{"continue":"further"}}`, pools: "a 10.0.0.0/8, b ", next: "further"},
 		"none":    {in: `{"metadata":{"resourceVersion":"1"},"items":[]}`},
 		"null":    {in: `{"items":null}`},
@@ -21,10 +22,14 @@ func TestDecodePools(t *testing.T) {
 		"no JSON": {in: `Service Unavailable`, bad: true},
 		"no list": {in: `{"items":[{"metadata":7}]}`, bad: true},
 	} {
-		var pools []string
-		next, err := decodePools(strings.NewReader(c.in), func(p *v2beta1.SpiderIPPool) { pools = append(pools, p.Name+" "+p.Spec.Subnet) })
-		if got := strings.Join(pools, ", "); (err != nil) != c.bad || got != c.pools || err == nil && next != c.next {
-			t.Errorf("%s: %q, continued at %q, %v", name, got, next, err)
-		}
+		t.Run(name, func(t *testing.T) {
+			var pools []string
+			next, err := decodePools(strings.NewReader(c.in), func(p *v2beta1.SpiderIPPool) {
+				pools = append(pools, p.Name+" "+p.Spec.Subnet)
+			})
+			if got := strings.Join(pools, ", "); (err != nil) != c.bad || got != c.pools || err == nil && next != c.next {
+				t.Errorf("got %q, next page %q, error %v; want %q, %q", got, next, err, c.pools, c.next)
+			}
+		})
 	}
 }
