@@ -77,11 +77,17 @@ func newAgent(ctx context.Context, cfg config.Agent, o options, client *agentcli
 	}
 	a.cluster.OnPodEnd(a.ended.add)
 	a.service = a.newIPAM(client)
-	a.pools = agentclient.NewPoolSync(client, cfg.NodeName, a.service.Allocator, log)
+	a.pools = agentclient.NewPoolSync(client, cfg.NodeName, poolSink{a.service.Allocator, a.service.Catalog}, log)
 	coordinator := &coordinator{client: client, cluster: a.cluster, cfg: cfg}
 	a.server = a.newServer(coordinator)
 	a.node = a.newNode(coordinator)
 	return a, nil
+}
+
+// poolSink receives the blocks and pools that concern this node (agentclient.PoolSink).
+type poolSink struct {
+	*ipam.Allocator
+	*ipam.PoolCatalog
 }
 
 func (a *agent) minLeaseAge() time.Duration {
@@ -96,7 +102,6 @@ func (a *agent) newIPAM(client *agentclient.Client) *ipam.Service {
 		Options:     ipamOptions(a.cfg),
 		Cluster:     a.cluster,
 		Links:       links{},
-		Pools:       agentclient.Pools{Client: client},
 		Endpoints:   a.endpoints,
 		Events:      a.events,
 		Journal:     a.journal,
@@ -110,6 +115,7 @@ func (a *agent) newIPAM(client *agentclient.Client) *ipam.Service {
 		OnRetainedReleased: service.OnRetainedReleased,
 	})
 	service.Allocator = allocator
+	service.Catalog = ipam.NewPoolCatalog(agentclient.Pools{Client: client}, time.Now, allocator.SetUsable)
 	service.Runtime = &criclient.Runtime{
 		Sockets: a.cfg.CRISockets, Trusted: filepath.Join(a.cfg.StateDir, "runtime"), Reported: a.cluster.Runtime,
 		Holds: func(sandbox string) bool {
@@ -170,7 +176,7 @@ func (a *agent) unleased(addrs []netip.Addr) ([]netip.Addr, error) {
 		held[l.Addr] = true
 	}
 	return slices.DeleteFunc(slices.Clone(addrs), func(addr netip.Addr) bool {
-		return held[addr] || !a.service.Allocator.HandsOut(addr)
+		return held[addr] || !a.service.Catalog.HandsOut(addr)
 	}), nil
 }
 
@@ -184,7 +190,7 @@ func (a *agent) masters(ctx context.Context) ([]netplan.Master, error) {
 		return nil, err
 	}
 	var out []netplan.Master
-	for _, attachment := range a.service.Allocator.Attachments(self) {
+	for _, attachment := range a.service.Catalog.Attachments(self) {
 		network, err := a.cluster.Network(ctx, attachment)
 		if errors.Is(err, ipam.ErrNotFound) {
 			continue // an ADD that needs it reports the error

@@ -12,7 +12,6 @@ import (
 
 	"spiderpool.dev/spiderpool/internal/inet"
 	"spiderpool.dev/spiderpool/internal/lease"
-	"spiderpool.dev/spiderpool/internal/pool"
 )
 
 const (
@@ -37,8 +36,8 @@ const (
 
 // Allocator decides which addresses the pods of a node get and commits that.
 //
-// It knows the pools that it is told of (SetPool, DeletePool, SetReserved) and the
-// blocks that concern the node; other nodes' blocks it reads when it needs them.
+// It keeps the addresses of pools (SetUsable) and the blocks that concern the node;
+// it reads other nodes' blocks when it needs them.
 // All methods are safe for concurrent use.
 type Allocator struct {
 	node               string
@@ -56,23 +55,27 @@ type Allocator struct {
 	cancel  context.CancelFunc
 	workers sync.WaitGroup
 
-	mu       sync.Mutex
-	catalog  *pool.Catalog
-	reserved inet.Set
-	index    *lease.Index
-	loaded   bool
-	// unknown are the blocks whose stored content is unknown because a write of
-	// them had no answer.
-	unknown map[netip.Addr]struct{}
-	// inFlight are the blocks that a batch is writing now. seenDuringWrite is the newest
-	// version of each that was observed meanwhile; "" means a deletion.
-	inFlight        map[netip.Addr]struct{}
-	seenDuringWrite map[netip.Addr]string
-	// regions are the reads of other nodes' blocks.
-	regions map[netip.Prefix]*regionReads
-	adopted map[string]time.Time
-	queue   []*request
-	running bool
+	mu struct {
+		sync.Mutex
+		// index has the blocks that this node has read or written. A block in unknown
+		// or inFlight may differ from the store's.
+		index *lease.Index
+		// loaded: the blocks of this node have been read. Nothing is granted before.
+		loaded bool
+		// unknown are the blocks whose stored content is unknown because a write of
+		// them had no answer.
+		unknown map[netip.Addr]struct{}
+		// inFlight are the blocks that a batch is writing now. seenDuringWrite is the newest
+		// version of each that was observed meanwhile; "" means a deletion.
+		inFlight        map[netip.Addr]struct{}
+		seenDuringWrite map[netip.Addr]string
+		// regions are the reads of other nodes' blocks. Entries are never removed.
+		regions map[netip.Prefix]*regionReads
+		// queue are the requests for the next batch, in the order of their arrival.
+		queue []*request
+		// running: a goroutine drains the queue. It is true while the queue has requests.
+		running bool
+	}
 }
 
 // request is one entry of the queue: an allocation, or a change to leases.
@@ -120,17 +123,16 @@ type Config struct {
 // before it allocates. Close ends it.
 func NewAllocator(c Config) *Allocator {
 	ctx, cancel := context.WithCancel(context.Background())
-	return &Allocator{
+	a := &Allocator{
 		node: c.Node, blocks: c.Blocks, older: c.Older, now: c.Now, log: c.Log, observer: c.Observer, onRetainedReleased: c.OnRetainedReleased,
 		ctx: ctx, cancel: cancel, searchEvery: cmp.Or(c.SearchEvery, DefaultSearchEvery),
-		catalog:         pool.NewCatalog(),
-		index:           lease.NewIndex(lease.Options{Node: c.Node, ReuseAfter: c.ReuseAfter}),
-		unknown:         map[netip.Addr]struct{}{},
-		inFlight:        map[netip.Addr]struct{}{},
-		seenDuringWrite: map[netip.Addr]string{},
-		regions:         map[netip.Prefix]*regionReads{},
-		adopted:         map[string]time.Time{},
 	}
+	a.mu.index = lease.NewIndex(lease.Options{Node: c.Node, ReuseAfter: c.ReuseAfter})
+	a.mu.unknown = map[netip.Addr]struct{}{}
+	a.mu.inFlight = map[netip.Addr]struct{}{}
+	a.mu.seenDuringWrite = map[netip.Addr]string{}
+	a.mu.regions = map[netip.Prefix]*regionReads{}
+	return a
 }
 
 // Close fails what is queued, waits for the batch at the store and returns when
@@ -153,7 +155,7 @@ func (a *Allocator) Load(ctx context.Context) error {
 	for _, b := range blocks {
 		a.put(b, now)
 	}
-	a.loaded = true
+	a.mu.loaded = true
 	return nil
 }
 
@@ -164,7 +166,7 @@ func (a *Allocator) put(b lease.Block, now time.Time) {
 	if a.noteDuringWrite(b.Base, b.Version) {
 		return
 	}
-	if known, ok := a.index.Block(b.Base); ok && a.older(b.Version, known.Version) {
+	if known, ok := a.mu.index.Block(b.Base); ok && a.older(b.Version, known.Version) {
 		return
 	}
 	if b.Damaged != "" {
@@ -172,19 +174,19 @@ func (a *Allocator) put(b lease.Block, now time.Time) {
 		a.log.Error("a block of addresses makes no sense; none of them is handed out until it is repaired or removed",
 			"spideripblock", inet.BlockPrefix(b.Base), "err", b.Damaged)
 	}
-	delete(a.unknown, b.Base)
-	a.index.Put(b, now)
+	delete(a.mu.unknown, b.Base)
+	a.mu.index.Put(b, now)
 }
 
 // noteDuringWrite records version and returns true if a batch is writing the block.
 // applyResults compares it with the written version and has the block read again if
 // it is newer.
 func (a *Allocator) noteDuringWrite(base netip.Addr, version string) bool {
-	if _, busy := a.inFlight[base]; !busy {
+	if _, busy := a.mu.inFlight[base]; !busy {
 		return false
 	}
-	if seen, ok := a.seenDuringWrite[base]; !ok || version == "" || seen != "" && a.older(seen, version) {
-		a.seenDuringWrite[base] = version
+	if seen, ok := a.mu.seenDuringWrite[base]; !ok || version == "" || seen != "" && a.older(seen, version) {
+		a.mu.seenDuringWrite[base] = version
 	}
 	return true
 }
@@ -200,7 +202,7 @@ func (a *Allocator) Observe(b lease.Block) {
 func (a *Allocator) ObserveDeleted(base netip.Addr, version string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if known, ok := a.index.Block(base); ok && !a.older(version, known.Version) {
+	if known, ok := a.mu.index.Block(base); ok && !a.older(version, known.Version) {
 		a.drop(base)
 	}
 }
@@ -211,7 +213,7 @@ func (a *Allocator) ObserveAll(existing map[netip.Addr]bool, version string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	var gone []netip.Addr
-	for b := range a.index.Blocks() {
+	for b := range a.mu.index.Blocks() {
 		if a.concerns(b) && !existing[b.Base] && !a.older(version, b.Version) {
 			gone = append(gone, b.Base)
 		}
@@ -224,8 +226,8 @@ func (a *Allocator) ObserveAll(existing map[netip.Addr]bool, version string) {
 // drop forgets a block that does not exist, unless a batch is writing it.
 func (a *Allocator) drop(base netip.Addr) {
 	if !a.noteDuringWrite(base, "") {
-		delete(a.unknown, base)
-		a.index.Delete(base)
+		delete(a.mu.unknown, base)
+		a.mu.index.Delete(base)
 	}
 }
 
@@ -237,36 +239,48 @@ func (a *Allocator) Knows(base netip.Addr, version string) bool {
 	if a.noteDuringWrite(base, version) {
 		return true
 	}
-	known, ok := a.index.Block(base)
+	known, ok := a.mu.index.Block(base)
 	return ok && (known.Version == version || a.older(version, known.Version))
+}
+
+// SetUsable sets the addresses that a pool hands out; the empty set removes the pool.
+// Its leases stay.
+func (a *Allocator) SetUsable(pool string, usable inet.Set) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if usable.IsEmpty() {
+		a.mu.index.DeletePool(pool)
+		return
+	}
+	a.mu.index.SetPool(pool, usable)
 }
 
 // Loaded reports whether the blocks of the node are known.
 func (a *Allocator) Loaded() bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.loaded
+	return a.mu.loaded
 }
 
 // Queued returns how many requests wait for the next batch.
 func (a *Allocator) Queued() int {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return len(a.queue)
+	return len(a.mu.queue)
 }
 
 // Attached returns the leases that the attachment holds.
 func (a *Allocator) Attached(at lease.Attachment) []lease.Lease {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.index.Attached(at)
+	return a.mu.index.Attached(at)
 }
 
 // OfPod returns the leases, in use or retained, of the pod with that UID.
 func (a *Allocator) OfPod(uid string) []lease.Lease {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.index.OfPod(uid)
+	return a.mu.index.OfPod(uid)
 }
 
 // addressesOf returns the addresses of the pod and those that are fixed for the owner.
@@ -274,7 +288,7 @@ func (a *Allocator) addressesOf(podUID, owner string) map[netip.Addr]bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	addrs := map[netip.Addr]bool{}
-	for _, l := range append(a.index.OfPod(podUID), a.index.FixedFor(owner)...) {
+	for _, l := range append(a.mu.index.OfPod(podUID), a.mu.index.FixedFor(owner)...) {
 		addrs[l.Addr] = true
 	}
 	return addrs
@@ -285,7 +299,7 @@ func (a *Allocator) HeldBy(keep func(lease.Lease) bool) []lease.Lease {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	var leases []lease.Lease
-	for b := range a.index.Blocks() {
+	for b := range a.mu.index.Blocks() {
 		for _, l := range b.Leases {
 			if l.State == lease.InUse && l.Node == a.node && keep(l) {
 				leases = append(leases, l)
@@ -362,7 +376,7 @@ func (a *Allocator) confirm(ctx context.Context, req lease.Request, grants []lea
 func (a *Allocator) isYoung(addr netip.Addr) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	b, _ := a.index.Block(inet.BlockOf(addr))
+	b, _ := a.mu.index.Block(inet.BlockOf(addr))
 	l, ok := b.Lease(addr)
 	return ok && a.now().Sub(l.Since) < youngLease
 }
@@ -383,7 +397,7 @@ func (a *Allocator) releaseIf(ctx context.Context, wanted func() bool, attachmen
 		if !wanted() {
 			return nil
 		}
-		return a.index.Release(now, attachments...)
+		return a.mu.index.Release(now, attachments...)
 	}}).err
 }
 
@@ -391,12 +405,12 @@ func (a *Allocator) releaseIf(ctx context.Context, wanted func() bool, attachmen
 func (a *Allocator) rollBack(ctx context.Context, podUID, container string, previously map[netip.Addr]bool) error {
 	_, err := a.change(ctx, func(now time.Time) []lease.Block {
 		var taken []lease.Lease
-		for _, l := range a.index.OfPod(podUID) {
+		for _, l := range a.mu.index.OfPod(podUID) {
 			if l.State == lease.InUse && l.ContainerID == container && !previously[l.Addr] {
 				taken = append(taken, l)
 			}
 		}
-		return a.index.Reclaim(now, taken...)
+		return a.mu.index.Reclaim(now, taken...)
 	})
 	return err
 }
@@ -406,7 +420,7 @@ func (a *Allocator) rollBack(ctx context.Context, podUID, container string, prev
 // it. It returns false where the attachment does not hold the address.
 func (a *Allocator) Quarantine(ctx context.Context, at lease.Attachment, addr netip.Addr, mac string, duration time.Duration) (bool, error) {
 	return a.change(ctx, func(now time.Time) []lease.Block {
-		b, _ := a.index.Block(inet.BlockOf(addr))
+		b, _ := a.mu.index.Block(inet.BlockOf(addr))
 		changed, ok := b.Quarantine(addr, at, mac, now, now.Add(duration))
 		if l, _ := b.Lease(addr); !ok || l.Node != a.node {
 			return nil
@@ -427,9 +441,9 @@ func (a *Allocator) submit(r *request) outcome {
 		a.mu.Unlock()
 		return outcome{err: a.stopping()}
 	}
-	a.queue = append(a.queue, r)
-	if !a.running {
-		a.running = true
+	a.mu.queue = append(a.mu.queue, r)
+	if !a.mu.running {
+		a.mu.running = true
 		a.workers.Add(1)
 		go a.drain()
 	}
@@ -450,14 +464,14 @@ func (a *Allocator) drain() {
 	defer a.workers.Done()
 	for {
 		a.mu.Lock()
-		if len(a.queue) == 0 {
-			a.running = false
+		if len(a.mu.queue) == 0 {
+			a.mu.running = false
 			a.mu.Unlock()
 			return
 		}
-		size := min(len(a.queue), maxBatch)
-		batch := a.queue[:size:size]
-		a.queue = a.queue[size:]
+		size := min(len(a.mu.queue), maxBatch)
+		batch := a.mu.queue[:size:size]
+		a.mu.queue = a.mu.queue[size:]
 		a.mu.Unlock()
 
 		live := batch[:0:0]
@@ -473,7 +487,7 @@ func (a *Allocator) drain() {
 		}
 		if retry := a.runBatch(live); len(retry) > 0 {
 			a.mu.Lock()
-			a.queue = append(retry, a.queue...)
+			a.mu.queue = append(retry, a.mu.queue...)
 			a.mu.Unlock()
 		}
 	}

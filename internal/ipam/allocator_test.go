@@ -39,7 +39,7 @@ func newAllocatorWith(t testing.TB, c ipam.Config, store *ipamtest.Store, pools 
 	c.Blocks, c.Older, c.Now, c.Log, c.ReuseAfter = store, store.Older, time.Now, slog.New(slog.DiscardHandler), -1
 	a := ipam.NewAllocator(c)
 	for _, p := range pools {
-		a.SetPool(p)
+		a.SetUsable(p.Name, p.Usable(inet.Set{}))
 	}
 	if err := a.Load(t.Context()); err != nil {
 		t.Fatal(err)

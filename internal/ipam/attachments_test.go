@@ -3,8 +3,10 @@ package ipam_test
 import (
 	"fmt"
 	"testing"
+	"time"
 
-	"spiderpool.dev/spiderpool/internal/ipam/ipamtest"
+	"spiderpool.dev/spiderpool/internal/inet"
+	"spiderpool.dev/spiderpool/internal/ipam"
 	"spiderpool.dev/spiderpool/internal/pool"
 )
 
@@ -17,9 +19,11 @@ func TestAttachmentsOfANodeAreThoseOfPoolsThatAreBoundToIt(t *testing.T) {
 	everywhere.MultusNames = []string{"kube-system/y"}
 	elsewhere := rangePool(t, "elsewhere", "10.0.3.0/24", "10.0.3.1")
 	elsewhere.NodeNames, elsewhere.MultusNames = []string{"c"}, []string{"kube-system/z"}
-	a := newAllocator(t, "a", &ipamtest.Store{}, named, selected, everywhere, elsewhere)
-	t.Cleanup(a.Close)
-	got := a.Attachments(pool.NodeFacts{Name: "a", Labels: map[string]string{"zone": "1"}})
+	c := ipam.NewPoolCatalog(nil, time.Now, func(string, inet.Set) {})
+	for _, p := range []*pool.Pool{named, selected, everywhere, elsewhere} {
+		c.SetPool(p)
+	}
+	got := c.Attachments(pool.NodeFacts{Name: "a", Labels: map[string]string{"zone": "1"}})
 	if fmt.Sprint(got) != "[kube-system/w kube-system/x]" {
 		t.Errorf("got %v", got)
 	}

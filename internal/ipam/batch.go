@@ -91,7 +91,7 @@ func (a *Allocator) decide(batch []*request) decision {
 	var requests []lease.Request
 	var requesters []int
 	for i, r := range batch {
-		if len(a.unknown) > 0 || !a.loaded {
+		if len(a.mu.unknown) > 0 || !a.mu.loaded {
 			// Also an allocation: its container may have an address already.
 			d.outcomes[i].err = fmt.Errorf("what is held is unknown while the API server does not answer: %w", ErrNotReady)
 			continue
@@ -103,17 +103,17 @@ func (a *Allocator) decide(batch []*request) decision {
 		}
 		for _, b := range r.change(now) {
 			if _, done := d.before[b.Base]; !done {
-				old, known := a.index.Block(b.Base)
+				old, known := a.mu.index.Block(b.Base)
 				d.before[b.Base] = previous{old, known}
 			}
-			a.index.Put(b, now)
+			a.mu.index.Put(b, now)
 			d.writes[b.Base] = b
 			d.needs[i] = append(d.needs[i], b.Base)
 		}
 		d.outcomes[i].changed = len(d.needs[i]) > 0
 		d.needs[i] = append(d.needs[i], d.endedBefore(r.releases, d.needs[i])...)
 	}
-	plan := a.index.Choose(now, requests...)
+	plan := a.mu.index.Choose(now, requests...)
 	for _, b := range plan.Writes {
 		d.writes[b.Base] = b
 	}
@@ -123,7 +123,7 @@ func (a *Allocator) decide(batch []*request) decision {
 		d.outcomes[i] = outcome{grants: result.Grants, retainedReleased: result.RetainedReleased, err: result.Err}
 	}
 	for base := range d.writes {
-		a.inFlight[base] = struct{}{}
+		a.mu.inFlight[base] = struct{}{}
 	}
 	return d
 }
@@ -170,26 +170,26 @@ func (a *Allocator) commit(ctx context.Context, writes map[netip.Addr]lease.Bloc
 func (a *Allocator) applyResults(d decision, results map[netip.Addr]written) {
 	now := a.now()
 	for base, result := range results {
-		seen, missed := a.seenDuringWrite[base]
-		delete(a.inFlight, base)
-		delete(a.seenDuringWrite, base)
+		seen, missed := a.mu.seenDuringWrite[base]
+		delete(a.mu.inFlight, base)
+		delete(a.mu.seenDuringWrite, base)
 		if result.err == nil {
 			b := d.writes[base]
 			b.Version = result.version
-			a.index.Put(b, now)
+			a.mu.index.Put(b, now)
 			if missed && (seen == "" || a.older(b.Version, seen)) {
-				a.unknown[base] = struct{}{}
+				a.mu.unknown[base] = struct{}{}
 			}
 			continue
 		}
 		if old, changed := d.before[base]; changed {
 			if old.known {
-				a.index.Put(old.block, now)
+				a.mu.index.Put(old.block, now)
 			} else {
-				a.index.Delete(base)
+				a.mu.index.Delete(base)
 			}
 		}
-		a.unknown[base] = struct{}{}
+		a.mu.unknown[base] = struct{}{}
 	}
 }
 
@@ -249,7 +249,7 @@ func (a *Allocator) reload(ctx context.Context, results map[netip.Addr]written) 
 // read stay unknown.
 func (a *Allocator) reloadUnknown(ctx context.Context) {
 	a.mu.Lock()
-	unknown := maps.Clone(a.unknown)
+	unknown := maps.Clone(a.mu.unknown)
 	a.mu.Unlock()
 	if err := a.read(ctx, unknown); err != nil {
 		a.log.Warn("cannot read blocks again", "err", err)

@@ -2,10 +2,11 @@
 // DEL, CHECK and GC of one node.
 //
 // Each loads what it needs through ports that are declared here, lets packages
-// pool and lease decide, commits the plan, and gives back what it got when a part
-// failed. An Allocator owns what the node knows about pools and blocks and writes
-// blocks in batches: while one batch is at the store, requests queue, and the next
-// batch takes them all.
+// pool and lease decide, commits the plan, and rolls back if a part failed. A
+// PoolCatalog selects pools; it tells the Allocator the addresses of each pool
+// (SetUsable), and nothing goes the other way. An Allocator owns what the node
+// knows about blocks and writes them in batches: while one batch is at the store,
+// requests queue, and the next batch takes them all.
 //
 // What holds at any moment, also after a crash between any two writes:
 //

@@ -170,7 +170,7 @@ func (s *Service) addInterface(ctx context.Context, out *plan, facts pool.Reques
 		}
 		req.MasterSubnets = subnets
 	}
-	selections, err := s.Allocator.selectPools(ctx, s.otherPools(), &req, s.families())
+	selections, err := s.Catalog.Select(ctx, &req, s.families(), false)
 	var none pool.NoPools
 	if errors.As(err, &none) {
 		// What the sandbox has already it keeps, whatever became of its pools.
@@ -186,9 +186,6 @@ func (s *Service) addInterface(ctx context.Context, out *plan, facts pool.Reques
 	return nil
 }
 
-// otherPools are those that this node does not watch.
-func (s *Service) otherPools() Pools { return sharedPools{s.Pools, s.Now, &s.poolReads} }
-
 // held selects, for every IP family, the pool of the address that the attachment
 // holds, or else what there is to choose from. The error is none where that is
 // nothing.
@@ -199,7 +196,7 @@ func (s *Service) held(req *pool.Request, at lease.Attachment, none pool.NoPools
 	}
 	var selections []pool.Selection
 	for _, family := range s.families() {
-		selection, err := s.Allocator.selectVersion(req, family)
+		selection, err := pool.Select(s.Catalog.snapshot(), req, family)
 		if err != nil {
 			return nil, err
 		}
@@ -218,23 +215,33 @@ func (s *Service) held(req *pool.Request, at lease.Attachment, none pool.NoPools
 	return selections, nil
 }
 
-// widen selects again with the pools that are named and that this node does not
-// watch. It reports whether that brought a candidate.
+// widen selects again, for interfaces whose pools are exhausted, with the named pools
+// that this node does not watch. It reports whether that found a new candidate.
 func (s *Service) widen(ctx context.Context, p *plan) (bool, error) {
 	more := false
 	for i := range p.interfaces {
 		planned := &p.interfaces[i]
-		for j, selection := range planned.selections {
-			if !slices.ContainsFunc(selection.Rejections, func(rejection pool.Rejection) bool { return rejection.Cause == pool.CauseUnknown }) {
-				continue
-			}
-			wide, err := s.Allocator.selectWide(ctx, s.otherPools(), &planned.request, selection)
-			if err != nil {
-				return false, err
-			}
-			more = more || len(wide.Pools) > len(selection.Pools)
-			planned.selections[j] = wide
+		if !slices.ContainsFunc(planned.selections, namesUnknown) {
+			continue
 		}
+		var families []inet.Family
+		before, after := 0, 0
+		for _, selection := range planned.selections {
+			families, before = append(families, selection.Family), before+len(selection.Pools)
+		}
+		wide, err := s.Catalog.Select(ctx, &planned.request, families, true)
+		var none pool.NoPools
+		if errors.As(err, &none) {
+			continue // only addresses that the sandbox has already
+		}
+		if err != nil {
+			return false, err
+		}
+		for _, selection := range wide {
+			after += len(selection.Pools)
+		}
+		more = more || after > before
+		planned.selections = wide
 	}
 	return more, nil
 }

@@ -108,7 +108,7 @@ func (s *Service) restoreFromAnnotations(ctx context.Context, pod Pod, assigned 
 		req := facts
 		req.Interface, req.Position, req.Attachment, req.CleanGateway = i.Name, i.Position, i.Attachment, network.CleanGateway
 		for _, version := range s.families() {
-			selection, err := s.Allocator.selectVersion(&req, version)
+			selection, err := pool.Select(s.Catalog.snapshot(), &req, version)
 			if err != nil {
 				return err
 			}

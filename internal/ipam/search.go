@@ -45,7 +45,7 @@ func (a *Allocator) search(ctx context.Context, s *search, exhausted *lease.Exha
 	}
 	for _, usage := range exhausted.Pools {
 		a.mu.Lock()
-		usable := a.catalog.Usable(usage.Pool)
+		usable := a.mu.index.Addresses(usage.Pool)
 		a.mu.Unlock()
 		for region := range a.regionsOf(usable) {
 			if s.began[region] {
@@ -56,7 +56,7 @@ func (a *Allocator) search(ctx context.Context, s *search, exhausted *lease.Exha
 				return false, fmt.Errorf("read the blocks in %s: %w", region, err)
 			}
 			a.mu.Lock()
-			free := a.index.Usage(usage.Pool).Free
+			free := a.mu.index.Usage(usage.Pool).Free
 			a.mu.Unlock()
 			if free > usage.Free {
 				// The same region may give again: others release while we choose.
@@ -84,10 +84,10 @@ type sharedRead struct {
 
 // regionAt returns the reads of a region; the lock is held.
 func (a *Allocator) regionAt(region netip.Prefix) *regionReads {
-	r, ok := a.regions[region]
+	r, ok := a.mu.regions[region]
 	if !ok {
 		r = &regionReads{}
-		a.regions[region] = r
+		a.mu.regions[region] = r
 	}
 	return r
 }
@@ -158,7 +158,7 @@ func (a *Allocator) readRegion(ctx context.Context, region netip.Prefix, ttl tim
 	exists := make(map[netip.Addr]bool, len(blocks))
 	for _, b := range blocks {
 		exists[b.Base] = true
-		if known, ok := a.index.Block(b.Base); !ok || known.Version != b.Version {
+		if known, ok := a.mu.index.Block(b.Base); !ok || known.Version != b.Version {
 			if !a.concerns(b) {
 				b = b.Compact()
 			}
@@ -166,7 +166,7 @@ func (a *Allocator) readRegion(ctx context.Context, region netip.Prefix, ttl tim
 		}
 	}
 	for base := region.Addr(); base.IsValid() && region.Contains(base); base = lastAddr(inet.BlockPrefix(base)).Next() {
-		if known, ok := a.index.Block(base); ok && !exists[base] && !a.concerns(known) {
+		if known, ok := a.mu.index.Block(base); ok && !exists[base] && !a.concerns(known) {
 			a.drop(base)
 		}
 	}
@@ -185,7 +185,7 @@ func (a *Allocator) readAhead(ctx context.Context, batch []*request) {
 		for _, want := range r.allocation.Wants {
 			for _, name := range want.Pools {
 				a.mu.Lock()
-				usable := a.catalog.Usable(name)
+				usable := a.mu.index.Addresses(name)
 				a.mu.Unlock()
 				for region := range a.regionsOf(usable) {
 					if budget == 0 {
@@ -208,7 +208,7 @@ func (a *Allocator) readAhead(ctx context.Context, batch []*request) {
 func (a *Allocator) hasRead(region netip.Prefix) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	r, ok := a.regions[region]
+	r, ok := a.mu.regions[region]
 	return ok && !r.read.IsZero()
 }
 

@@ -30,10 +30,10 @@ type Options struct {
 type Service struct {
 	Node      string
 	Options   Options
+	Catalog   *PoolCatalog
 	Allocator *Allocator
 	Cluster   Cluster
 	Links     Links
-	Pools     Pools
 	Endpoints Endpoints
 	Events    Events
 	Journal   Journal
@@ -46,7 +46,6 @@ type Service struct {
 	MinLeaseAge time.Duration
 
 	endpointCache endpointCache
-	poolReads     poolReads
 }
 
 const (
@@ -154,27 +153,28 @@ func (s *Service) rollBack(ctx context.Context, pod Pod, container string, previ
 	}
 }
 
-// allocate grants what the plan wants. When nothing is left in the pools that this
-// node watches, the others that are named get a chance.
+// allocate grants what the plan wants. If the pools that this node watches are
+// exhausted, it tries once more with the other pools that the pod names.
 func (s *Service) allocate(ctx context.Context, pod Pod, p *plan) ([]lease.Grant, error) {
-	for widened := false; ; widened = true {
-		grants, err := s.Allocator.Allocate(ctx, lease.Request{
+	try := func() ([]lease.Grant, error) {
+		return s.Allocator.Allocate(ctx, lease.Request{
 			Pod: pod.Namespace + "/" + pod.Name, PodUID: pod.UID, ContainerID: p.container, Node: s.Node,
 			FixedFor: s.fixedFor(pod), Wants: p.wants(), Arrived: p.arrived,
 		})
-		var exhausted *lease.ExhaustedError
-		if !errors.As(err, &exhausted) {
-			return grants, err
+	}
+	grants, err := try()
+	var exhausted *lease.ExhaustedError
+	if errors.As(err, &exhausted) {
+		if more, widenErr := s.widen(ctx, p); widenErr != nil {
+			return nil, widenErr
+		} else if more {
+			grants, err = try()
 		}
-		if !widened {
-			if more, err := s.widen(ctx, p); err != nil {
-				return nil, err
-			} else if more {
-				continue
-			}
-		}
+	}
+	if errors.As(err, &exhausted) {
 		return nil, &noAddressError{exhausted: exhausted, rejections: p.rejections(exhausted), wants: len(p.wants())}
 	}
+	return grants, err
 }
 
 // pod finds the pod of an attachment, in CNI terms.
@@ -252,10 +252,10 @@ func (s *Service) assignments(ctx context.Context, plan plan, grants []lease.Gra
 // poolOf returns a pool that an address was granted from. It may be unknown here
 // when it was bound to another node, or deleted, after the grant.
 func (s *Service) poolOf(ctx context.Context, name string) (*pool.Pool, error) {
-	if p, ok := s.Allocator.Pool(name); ok {
+	if p, ok := s.Catalog.Pool(name); ok {
 		return p, nil
 	}
-	p, err := s.Pools.Get(ctx, name)
+	p, err := s.Catalog.Pools.Get(ctx, name)
 	if err != nil {
 		return nil, fmt.Errorf("SpiderIPPool %s, which the pod has an address of: %w", name, err)
 	}

@@ -238,6 +238,15 @@ func (x *Index) OfPool(pool string) iter.Seq[Lease] {
 	}
 }
 
+// Addresses returns the addresses that a pool may hand out; the empty set if it is
+// unknown.
+func (x *Index) Addresses(pool string) inet.Set {
+	if p, ok := x.pools[pool]; ok {
+		return p.usable
+	}
+	return inet.Set{}
+}
+
 // Usage counts the addresses of a pool.
 type Usage struct {
 	Total int64 // usable addresses, at most math.MaxInt64

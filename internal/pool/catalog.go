@@ -26,6 +26,11 @@ func NewCatalog() *Catalog {
 	return &Catalog{entries: map[string]entry{}}
 }
 
+// Clone returns a copy, which may be changed without a change to c.
+func (c *Catalog) Clone() *Catalog {
+	return &Catalog{entries: maps.Clone(c.entries), defaults: slices.Clone(c.defaults), reserved: c.reserved}
+}
+
 // Set adds p or replaces the pool of its name.
 func (c *Catalog) Set(p *Pool) {
 	c.Delete(p.Name)

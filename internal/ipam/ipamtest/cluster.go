@@ -158,19 +158,19 @@ func (c *FakeCluster) SetPool(p *pool.Pool, labelled bool) {
 	services := maps.Clone(c.services)
 	c.mu.Unlock()
 	for node, s := range services {
-		c.tell(node, s.Allocator, p)
+		c.tell(node, s.Catalog, p)
 	}
 }
 
-func (c *FakeCluster) tell(node string, a *ipam.Allocator, p *pool.Pool) {
+func (c *FakeCluster) tell(node string, catalog *ipam.PoolCatalog, p *pool.Pool) {
 	if c.unlabelled[p.Name] {
 		return
 	}
 	if len(p.NodeNames) == 1 && p.NodeNames[0] != node {
-		a.DeletePool(p.Name)
+		catalog.DeletePool(p.Name)
 		return
 	}
-	a.SetPool(p)
+	catalog.SetPool(p)
 }
 
 // DeletePool removes a pool.
@@ -180,7 +180,7 @@ func (c *FakeCluster) DeletePool(name string) {
 	services := maps.Clone(c.services)
 	c.mu.Unlock()
 	for _, s := range services {
-		s.Allocator.DeletePool(name)
+		s.Catalog.DeletePool(name)
 	}
 }
 
@@ -188,7 +188,7 @@ func (c *FakeCluster) DeletePool(name string) {
 func (c *FakeCluster) SetReserved(set inet.Set) {
 	c.reserved = set
 	for _, s := range c.services {
-		s.Allocator.SetReserved(set)
+		s.Catalog.SetReserved(set)
 	}
 }
 
@@ -234,17 +234,17 @@ func (c *FakeCluster) Service(node string) *ipam.Service {
 	}
 	port := nodePort{c, node}
 	s = &ipam.Service{
-		Node: node, Options: c.Options, Allocator: allocator,
-		Cluster: port, Links: port, Pools: port, Endpoints: port, Events: port, Runtime: port,
+		Node: node, Options: c.Options, Allocator: allocator, Catalog: ipam.NewPoolCatalog(port, c.Now, allocator.SetUsable),
+		Cluster: port, Links: port, Endpoints: port, Events: port, Runtime: port,
 		Journal: c.journals[node], Observer: discard{}, Now: c.Now, Log: log, MinLeaseAge: reclaim.DefaultMinAge,
 	}
 	c.mu.Lock()
 	c.services[node] = s
 	pools := slices.Collect(maps.Values(c.pools))
 	c.mu.Unlock()
-	allocator.SetReserved(c.reserved)
+	s.Catalog.SetReserved(c.reserved)
 	for _, p := range pools {
-		c.tell(node, allocator, p)
+		c.tell(node, s.Catalog, p)
 	}
 	// With the API server away it stays not ready, as an agent does.
 	if err := allocator.Load(context.Background()); err != nil && !errors.Is(err, ErrAway) {

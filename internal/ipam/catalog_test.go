@@ -36,8 +36,8 @@ func TestPodsThatWaitForAFullPoolShareReadsOfTheOthersThatTheyName(t *testing.T)
 	elsewhere.NodeNames = []string{"n2"}
 	cluster.SetPool(elsewhere, true)
 	s := cluster.Service("n1")
-	pools := &countedPools{Pools: s.Pools, gate: make(chan struct{})}
-	s.Pools = pools
+	pools := &countedPools{Pools: s.Catalog.Pools, gate: make(chan struct{})}
+	s.Catalog.Pools = pools
 	add := func(name string) error {
 		_, err := s.Add(t.Context(), wire.AddRequest{Attachment: attachment(name)})
 		return err
