@@ -252,8 +252,8 @@ func (a *agent) run(ctx context.Context) error {
 	return nil
 }
 
-// maintain reads the leases of the node, completes what an earlier agent left half
-// done, and then commits the releases on disk and reclaims addresses until ctx ends.
+// maintain reads the leases of the node and repairs the endpoints of its pods. Then it
+// commits the releases on disk and reclaims addresses until ctx ends.
 func (a *agent) maintain(ctx context.Context) {
 	a.retry(ctx, "read the blocks of this node", a.service.Allocator.Load)
 	a.retry(ctx, "read pods and pools", func(context.Context) error { return a.ready() })

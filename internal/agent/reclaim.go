@@ -14,8 +14,8 @@ import (
 // remains if the pod's DEL was lost.
 const endedInterval = 5 * time.Second
 
-// endedPods is a set of UIDs: pods of the node that have finished, are terminating or
-// are deleted, and may still hold leases.
+// endedPods is a set of UIDs: the finished, terminating and deleted pods of the node,
+// which may still hold leases.
 type endedPods struct {
 	mu   sync.Mutex
 	uids map[string]struct{}

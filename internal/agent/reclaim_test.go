@@ -136,7 +136,7 @@ func TestEndedPodIsReclaimedBeforeScan(t *testing.T) {
 			}
 			reclaimed := func() map[string]float64 { return a.counts("spiderpool_ip_gc_counts", "reason") }
 			if counts := reclaimed(); len(counts) > 0 {
-				t.Errorf("addresses are counted that were not taken back: %v", counts)
+				t.Errorf("reclaimed addresses before any reclaim: %v", counts)
 			}
 			runtime.set("c-lost", false)
 			kubetest.Eventually(t, func(context.Context) error {

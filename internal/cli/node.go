@@ -22,7 +22,7 @@ func newNode() *cobra.Command {
 		Short: "Check whether this node can run underlay pods",
 		Long: `Check the node's kernel version, link kinds, sysctls and firewall against the
 requirements of underlay pods, and print both. The command checks its own network
-namespace; in a spiderpool-agent that is the node's. It changes nothing. The exit
+namespace, which in a spiderpool-agent is the node's. It changes nothing. The exit
 code is 1 if a requirement is not met.`,
 		Example: `  # in the agent of the node
   kubectl -n kube-system exec spiderpool-agent-x7k2p -- spiderpoolctl node

@@ -201,7 +201,8 @@ type ControllerProcess struct {
 type LeaderElection struct {
 	// LeaseName is the name of the Lease.
 	LeaseName string `json:"leaseName"`
-	// LeaseDuration is the age at which another replica may take over the Lease.
+	// LeaseDuration is how long a Lease lives without renewal. Then another replica may
+	// take over.
 	LeaseDuration metav1.Duration `json:"leaseDuration"`
 	// RenewDeadline is the time for the leader to renew the Lease before it gives up.
 	RenewDeadline metav1.Duration `json:"renewDeadline"`
@@ -329,7 +330,7 @@ func Parse(raw []byte) (*File, error) {
 	return file, nil
 }
 
-// decode sets the fields of file for which raw has keys.
+// decode sets those fields of file whose keys are in raw.
 func decode(raw []byte, file *File) error {
 	asJSON, err := yaml.YAMLToJSONStrict(raw)
 	if err != nil {

@@ -32,7 +32,7 @@ import (
 
 func TestMain(m *testing.M) { kubetest.Main(m) }
 
-// output collects what a program logs while it runs.
+// output collects the log of a running program.
 type output struct {
 	mu  sync.Mutex
 	buf bytes.Buffer
@@ -88,7 +88,7 @@ func TestInstallCreatesDefaultObjects(t *testing.T) {
 	attachment := &nadv1.NetworkAttachmentDefinition{}
 	get(t, c, cfg.PodNamespace, "ipvlan-ens5", attachment)
 	if attachment.Spec.Config != "" || len(attachment.OwnerReferences) > 0 {
-		t.Errorf("the default attachment is to be empty and nobody's: %+v", attachment)
+		t.Errorf("the default attachment has a configuration or an owner: %+v", attachment)
 	}
 	coordinator := &v2beta1.SpiderCoordinator{}
 	get(t, c, "", "default", coordinator)
@@ -274,19 +274,19 @@ func TestInstallWaitsForWebhooks(t *testing.T) {
 	go func() { done <- Install(t.Context(), out.logger(), c, cfg) }()
 	kubetest.Eventually(t, func(context.Context) error {
 		if !strings.Contains(out.String(), "waiting") {
-			return errors.New("it does not wait")
+			return errors.New("no waiting yet")
 		}
 		return nil
 	})
 	if !strings.Contains(out.String(), "webhook reserved.spiderpool.test is not available yet") {
-		t.Errorf("it does not say what it waits for:\n%s", &out)
+		t.Errorf("no reason for waiting:\n%s", &out)
 	}
 	kubetest.Remove(t, c, away)
 	if err := <-done; err != nil {
 		t.Errorf("%v\n%s", err, &out)
 	}
 	if n := strings.Count(out.String(), "level=INFO msg=waiting"); n != 1 {
-		t.Errorf("it says %d times that it waits, want once:\n%s", n, &out)
+		t.Errorf("%d log lines about waiting, want 1:\n%s", n, &out)
 	}
 }
 
