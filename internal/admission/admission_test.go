@@ -206,7 +206,7 @@ func TestSubnetsAndReservedIPs(t *testing.T) {
 
 func TestBadMultusConfigsAreRejected(t *testing.T) {
 	c, cached := serve(t)
-	owner := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "somebody"}}
+	owner := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "owner"}}
 	kubetest.Create(t, c, owner)
 	taken := &nadv1.NetworkAttachmentDefinition{ObjectMeta: metav1.ObjectMeta{
 		Namespace: "default", Name: "taken",
@@ -227,18 +227,18 @@ func TestBadMultusConfigsAreRejected(t *testing.T) {
 		{"custom", `{customCNI: '{"cniVersion":"1.0.0","plugins":[{"type":"bridge"}]}'}`, ""},
 		{"custom without a plugin", `{customCNI: '{"plugins":[]}'}`, `has no plugin in "plugins"; write at least one`},
 		{"custom with plugins of another shape", `{customCNI: '{"plugins":{"type":"bridge"}}'}`, `has a JSON object in plugins; write a list of plugins`},
-		{"custom with a plugin that is none", `{customCNI: '{"plugins":[{"mtu":1}]}'}`, `names no plugin in plugins[0]; write its program as "type"`},
-		{"custom with a type that is no name", `{customCNI: '{"type":7}'}`, `has a JSON number in type; write a string`},
+		{"custom with a plugin without type", `{customCNI: '{"plugins":[{"mtu":1}]}'}`, `names no plugin in plugins[0]; write its program as "type"`},
+		{"custom with a numeric type", `{customCNI: '{"type":7}'}`, `has a JSON number in type; write a string`},
 		{"custom of another version", `{customCNI: '{"cniVersion":"0.2.0","type":"bridge"}'}`, `has cniVersion "0.2.0"; write one of 0.3.1, 0.3.0, 0.4.0, 1.0.0, 1.1.0, or leave it out`},
 	})
 	for _, example := range []struct{ name, annotation, value, want string }{
 		{"version", names.AnnotationMultusConfigCNIVersion, "0.2.0", `metadata.annotations[multus.spidernet.io/cni-version]: Unsupported value: "0.2.0": supported values: "0.3.1", "0.3.0", "0.4.0", "1.0.0", "1.1.0"`},
-		{"a version that is spoken", names.AnnotationMultusConfigCNIVersion, "1.1.0", ""},
+		{"supported version", names.AnnotationMultusConfigCNIVersion, "1.1.0", ""},
 		{"name of the network", names.AnnotationCNIConfigName, "k8s_pod_network", ""},
-		{"name that no network can have", names.AnnotationCNIConfigName, "-x", `metadata.annotations[cni.spidernet.io/cniconfig-name]: Invalid value: "-x": is not the name of a CNI network; begin with a letter or digit`},
-		{"of somebody else", names.AnnotationMultusConfigCRName, "taken", `metadata.annotations[multus.spidernet.io/cr-name]: Invalid value: "taken": is a NetworkAttachmentDefinition of ConfigMap somebody; choose another name`},
+		{"impossible network name", names.AnnotationCNIConfigName, "-x", `metadata.annotations[cni.spidernet.io/cniconfig-name]: Invalid value: "-x": is not the name of a CNI network; begin with a letter or digit`},
+		{"of another owner", names.AnnotationMultusConfigCRName, "taken", `metadata.annotations[multus.spidernet.io/cr-name]: Invalid value: "taken": is a NetworkAttachmentDefinition of ConfigMap owner; choose another name`},
 		{"of another config", names.AnnotationMultusConfigCRName, "first", `is the NetworkAttachmentDefinition of SpiderMultusConfig first; choose another name`},
-		{"of nobody", names.AnnotationMultusConfigCRName, "free", ""},
+		{"without owner", names.AnnotationMultusConfigCRName, "free", ""},
 	} {
 		o := object(t, "SpiderMultusConfig", `{cniType: ipvlan, ipvlan: {master: [eth0]}}`)
 		o.SetAnnotations(map[string]string{example.annotation: example.value})
@@ -322,12 +322,12 @@ func TestAttachmentsInUseStay(t *testing.T) {
 	})
 	kubetest.Eventually(t, func(ctx context.Context) error { return c.Delete(ctx, config, client.DryRunAll) })
 	if err := renamed(); err != nil {
-		t.Errorf("an attachment that nobody uses keeps its name: %v", err)
+		t.Errorf("renaming an unused attachment: %v", err)
 	}
 }
 
-// The configuration names no default network: the installation made it after
-// what it found on a node.
+// The configuration names no default network; the installation created the attachment
+// from the network of a node.
 func TestInstalledAttachmentIsDefaultNetwork(t *testing.T) {
 	c, cached := serveIn(t, pool.ClusterNetwork{Namespace: "kube-system"})
 	config := &v2beta1.SpiderMultusConfig{

@@ -47,7 +47,7 @@ func BenchmarkPoolIsCreated(b *testing.B) {
 	}
 }
 
-// cache is a reader that hands out what it has without a copy, as the controller's does.
+// cache returns its objects without copies, like the controller's cache.
 type cache struct {
 	client.Reader
 	pods       []corev1.Pod

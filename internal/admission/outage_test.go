@@ -21,7 +21,7 @@ import (
 	"spiderpool.dev/spiderpool/internal/lease"
 )
 
-// With the webhooks away, pods come and go, and configuration does not change.
+// Without webhooks, pods come and go, and the configuration cannot change.
 func TestWebhookOutageBlocksNoPod(t *testing.T) {
 	c := kubetest.Client(t)
 	kubetest.Webhooks(t, c, "away", kubetest.FreePort(t))
@@ -44,12 +44,12 @@ func TestWebhookOutageBlocksNoPod(t *testing.T) {
 	endpoint := &v2beta1.SpiderEndpoint{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "unaffected"}}
 	endpoint.Status.Current.IPs = []v2beta1.EndpointIP{}
 	if err := errors.Join(c.Create(t.Context(), block), c.Create(t.Context(), endpoint), c.Delete(t.Context(), endpoint), c.Delete(t.Context(), block), c.Delete(t.Context(), pod)); err != nil {
-		t.Errorf("what an agent writes: %v", err)
+		t.Errorf("writes of an agent: %v", err)
 	}
 }
 
-// While one of the webhooks of a kind is away, a change that is its business is
-// refused, and the status, which is the controller's, is not.
+// Without one of the webhooks of a kind, the API server rejects changes of the
+// specification, but accepts changes of the status.
 func TestWebhookOutageRejectsResources(t *testing.T) {
 	c := kubetest.Client(t)
 	kinds := map[string]client.Object{

@@ -60,11 +60,11 @@ func TestPodsStartWithoutWebhook(t *testing.T) {
 			}
 			return nil
 		})
-		_, err := created(t.Context(), "ai", "nobody's")
-		refused(t, err, `metadata.annotations[cni.spidernet.io/rdma-resource-inject]: "nobody's": no SpiderMultusConfig has this annotation with this value`)
+		_, err := created(t.Context(), "ai", "unknown")
+		refused(t, err, `metadata.annotations[cni.spidernet.io/rdma-resource-inject]: "unknown": no SpiderMultusConfig has this annotation with this value`)
 		for _, namespace := range []string{"default", "kube-system"} {
-			if pod, err := created(t.Context(), namespace, "nobody's"); err != nil || pod.Annotations[names.AnnotationMultusNetworks] != "" {
-				t.Errorf("a pod of namespace %s, which is left out: %v, %v", namespace, err, pod.Annotations)
+			if pod, err := created(t.Context(), namespace, "unknown"); err != nil || pod.Annotations[names.AnnotationMultusNetworks] != "" {
+				t.Errorf("pod in the excluded namespace %s: %v, %v", namespace, err, pod.Annotations)
 			}
 		}
 	})
@@ -74,8 +74,8 @@ func TestPodsStartWithoutWebhook(t *testing.T) {
 			t.Errorf("with the webhook away, a pod that %s: %v, %v", what, err, pod.Annotations)
 		}
 	}
-	// A pod that asks for nothing is none of the webhook's business even where
-	// somebody had it refuse pods while it is away.
+	// A pod without a request passes even if an administrator changed the failure
+	// policy to Fail.
 	if err := c.Get(t.Context(), client.ObjectKeyFromObject(hooks), hooks); err != nil {
 		t.Fatal(err)
 	}

@@ -18,8 +18,8 @@ import (
 	"spiderpool.dev/spiderpool/internal/lease"
 )
 
-// Two pools that were there before admission was share addresses: they can be
-// changed, but they cannot come to share more.
+// Two pools from before the installation of the webhooks share addresses. They can
+// change, but not share more addresses.
 func TestOldConflictMayStayButNotGrow(t *testing.T) {
 	c := kubetest.Client(t)
 	first := newPool("first", "10.10.0.0/24", "10.10.0.10-10.10.0.20")
@@ -41,7 +41,7 @@ func TestOldConflictMayStayButNotGrow(t *testing.T) {
 	refused(t, change("10.10.0.14-10.10.0.30"), `spec.ips: Invalid value: "10.10.0.14-10.10.0.30": shares 10.10.0.14-10.10.0.20 with SpiderIPPool first`)
 }
 
-// warnings collects what the API server warns of.
+// warnings collects the warnings of the API server.
 type warnings struct {
 	mu   sync.Mutex
 	said []string

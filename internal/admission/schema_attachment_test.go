@@ -15,10 +15,10 @@ import (
 	"spiderpool.dev/spiderpool/internal/kube/kubetest"
 )
 
-// twoByteLetters is a name of 15 letters that has 30 bytes.
+// twoByteLetters is a name of 15 letters in 30 bytes.
 var twoByteLetters = strings.Repeat("ä", 15)
 
-// Names of interfaces have 15 bytes, whatever the letters.
+// The limit for interface names is 15 bytes, not 15 letters.
 func TestSchemaOfInterfaceNames(t *testing.T) {
 	const long, longest = "abcdefghijklmnop", "abcdefghijklmno"
 	var examples []judged
@@ -34,10 +34,10 @@ func TestSchemaOfInterfaceNames(t *testing.T) {
 			return fmt.Sprintf("%s: Invalid value: %q: '%s' is ", field.path, name, name)
 		}
 		examples = append(examples,
-			judged{field.path + " that is as long as can be", spec(longest), ""},
+			judged{field.path + " of the greatest length", spec(longest), ""},
 			judged{field.path + " of seven letters of two bytes", spec(strings.Repeat("ä", 7)), ""},
-			judged{field.path + " that is empty", spec(""), field.path + ": Invalid value: \"\": " + field.path + " in body should be at least 1 chars long"},
-			judged{field.path + " that is too long", spec(long), refusal(long) + "longer than the 15 bytes that the name of an interface has; write one " + field.form},
+			judged{field.path + " empty", spec(""), field.path + ": Invalid value: \"\": " + field.path + " in body should be at least 1 chars long"},
+			judged{field.path + " too long", spec(long), refusal(long) + "longer than the 15 bytes that the name of an interface has; write one " + field.form},
 			judged{field.path + " of two-byte letters", spec(twoByteLetters), refusal(twoByteLetters) + "longer than the 15 bytes that the name of an interface has"},
 			judged{field.path + " with a slash", spec("a/b"), refusal("a/b") + "not the name of an interface; write one " + field.form},
 			judged{field.path + " beyond all measure", spec(strings.Repeat("a", 65)), field.path + ": Too long"},
@@ -61,13 +61,13 @@ func TestSchemaOfAttachmentSections(t *testing.T) {
 		{"ib-sriov with an empty resource", `{cniType: ib-sriov, ibsriov: {resourceName: ""}}`, `spec.ibsriov.resourceName: Invalid value: ""`},
 		{"trunk ID", `{cniType: ovs, ovs: {bridge: br0, trunk: [{id: 1}, {id: 4095}]}}`, "spec.ovs.trunk[1].id: Invalid value: 4095"},
 		{"trunk range", `{cniType: ovs, ovs: {bridge: br0, trunk: [{minID: 1, maxID: 4095}]}}`, "spec.ovs.trunk[0].maxID: Invalid value: 4095"},
-		{"trunk range that begins too high", `{cniType: ovs, ovs: {bridge: br0, trunk: [{minID: 4095, maxID: 4095}]}}`, "spec.ovs.trunk[0].minID: Invalid value: 4095"},
+		{"trunk range beginning too high", `{cniType: ovs, ovs: {bridge: br0, trunk: [{minID: 4095, maxID: 4095}]}}`, "spec.ovs.trunk[0].minID: Invalid value: 4095"},
 		{"last trunk IDs", `{cniType: ovs, ovs: {bridge: br0, trunk: [{id: 4094}, {minID: 0, maxID: 4094}]}}`, ""},
 		{"MTU of macvlan", `{cniType: macvlan, macvlan: {master: [eth0], mtu: -1}}`, "spec.macvlan.mtu: Invalid value: -1"},
 		{"MTU of ipvlan", `{cniType: ipvlan, ipvlan: {master: [eth0], mtu: -1}}`, "spec.ipvlan.mtu: Invalid value: -1"},
 		{"MTU of vlan", `{cniType: vlan, vlan: {master: [eth0], vlanID: 3, mtu: -1}}`, "spec.vlan.mtu: Invalid value: -1"},
 		{"MTU of sriov", `{cniType: sriov, sriov: {resourceName: a/b, mtu: -1}}`, "spec.sriov.mtu: Invalid value: -1"},
-		{"MTU that is left to the master", `{cniType: macvlan, macvlan: {master: [eth0], mtu: 0}}`, ""},
+		{"MTU of the master", `{cniType: macvlan, macvlan: {master: [eth0], mtu: 0}}`, ""},
 	})
 }
 

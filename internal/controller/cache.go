@@ -112,8 +112,8 @@ func readyCondition(all []corev1.NodeCondition) []corev1.NodeCondition {
 	return nil
 }
 
-// clusterNetwork returns the default network of Multus, and the namespace in which
-// Multus looks up names without one: its own, which is also ours.
+// clusterNetwork returns the default network of Multus and its namespace, which is
+// also ours. Multus looks up names without a namespace there.
 func clusterNetwork(cfg config.Controller) pool.ClusterNetwork {
 	network := pool.ClusterNetwork{Namespace: cfg.PodNamespace}
 	if namespace, name, found := strings.Cut(cfg.Multus.DefaultNetwork, "/"); found {

@@ -27,7 +27,7 @@ import (
 	"spiderpool.dev/spiderpool/internal/kube/kubetest"
 )
 
-// judges waits until the API server has the webhooks refuse what is wrong.
+// judges waits until the webhooks reject an invalid pool.
 func judges(t *testing.T, c client.Client) {
 	t.Helper()
 	kubetest.Eventually(t, func(ctx context.Context) error {
@@ -39,7 +39,7 @@ func judges(t *testing.T, c client.Client) {
 	})
 }
 
-// serves waits until the webhooks of the replica have the certificate, in PEM.
+// serves waits until the replica serves the certificate, given in PEM.
 func (r *replica) serves(t *testing.T, certificate []byte) {
 	t.Helper()
 	wanted, _ := pem.Decode(certificate)
@@ -47,7 +47,7 @@ func (r *replica) serves(t *testing.T, certificate []byte) {
 		t.Fatal("the wanted certificate is not in PEM")
 	}
 	kubetest.Eventually(t, func(ctx context.Context) error {
-		dialer := tls.Dialer{Config: &tls.Config{InsecureSkipVerify: true}} // which certificate it is, is what is asked
+		dialer := tls.Dialer{Config: &tls.Config{InsecureSkipVerify: true}} // the test compares the certificate itself
 		conn, err := dialer.DialContext(ctx, "tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(r.cfg.Webhook.Port)))
 		if err != nil {
 			return err
@@ -60,8 +60,8 @@ func (r *replica) serves(t *testing.T, certificate []byte) {
 	})
 }
 
-// mount puts certificate and key into the directory as the kubelet does with a
-// Secret: behind a link that is replaced.
+// mount writes certificate and key into the directory like the kubelet does with a
+// Secret: it replaces a symbolic link.
 func mount(t *testing.T, dir, version string, certificate, key []byte) {
 	t.Helper()
 	err := os.Mkdir(filepath.Join(dir, version), 0o700)
@@ -111,7 +111,7 @@ func TestProvidedCertificateIsReloaded(t *testing.T) {
 	}
 }
 
-// trust writes the authority into the webhook configurations, as the chart does.
+// trust writes the authority into the webhook configurations, like the chart.
 func trust(t *testing.T, c client.Client, name string, authority []byte) {
 	t.Helper()
 	mutating, validating := &admissionregistrationv1.MutatingWebhookConfiguration{}, &admissionregistrationv1.ValidatingWebhookConfiguration{}

@@ -76,8 +76,8 @@ func (p *process) stop(t *testing.T) {
 	}
 }
 
-// A leader that is killed while leases come and go is replaced by the replica
-// beside it, and in the end the views are right.
+// A follower replaces a killed leader while leases come and go. In the end the views
+// are correct.
 func TestKilledLeaderIsReplacedUnderLoad(t *testing.T) {
 	c := kubetest.Client(t)
 	namespace := kubetest.Namespace(t, c)

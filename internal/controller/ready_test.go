@@ -18,25 +18,25 @@ import (
 	"spiderpool.dev/spiderpool/internal/kube/kubetest"
 )
 
-// obstacle has the API server, as a replica sees it, forbid some requests.
+// obstacle forbids some requests of a replica in place of the API server.
 type obstacle struct {
-	inTheWay atomic.Bool
-	met      atomic.Int64 // requests that were forbidden
-	forbids  func(*http.Request) bool
+	active  atomic.Bool
+	met     atomic.Int64 // forbidden requests
+	forbids func(*http.Request) bool
 }
 
 func newObstacle(forbids func(*http.Request) bool) *obstacle {
 	o := &obstacle{forbids: forbids}
-	o.inTheWay.Store(true)
+	o.active.Store(true)
 	return o
 }
 
-// config is the API server's, seen past the obstacle.
+// config returns a configuration that sends requests through the obstacle.
 func (o *obstacle) config(t *testing.T) *rest.Config {
 	server := kubetest.Config(t)
 	server.Wrap(func(next http.RoundTripper) http.RoundTripper {
 		return roundTripper(func(request *http.Request) (*http.Response, error) {
-			if !o.inTheWay.Load() || !o.forbids(request) {
+			if !o.active.Load() || !o.forbids(request) {
 				return next.RoundTrip(request)
 			}
 			o.met.Add(1)
@@ -94,18 +94,17 @@ func TestReadinessNamesWhatIsMissing(t *testing.T) {
 					t.Fatalf("ready: %s", &said)
 				}
 				if !strings.Contains(said.String(), c.missing) || !strings.Contains(said.String(), c.present) || o.met.Load() == 0 {
-					return fmt.Errorf("want %s and %s after a request that was forbidden, got %s (%w; %d forbidden)", c.missing, c.present, &said, err, o.met.Load())
+					return fmt.Errorf("want %s and %s after a forbidden request, got %s (%w; %d forbidden)", c.missing, c.present, &said, err, o.met.Load())
 				}
 				return nil
 			})
-			o.inTheWay.Store(false)
+			o.active.Store(false)
 			kubetest.Eventually(t, r.ready)
 		})
 	}
 }
 
-// The caches of a replica that is stopped right after it was started, or that is
-// not permitted something, are not filled.
+// Caches are not filled right after the start, or if a right is missing.
 func TestReplicaStopsWithUnfilledCaches(t *testing.T) {
 	client := kubetest.Client(t)
 	cfg := configuration(t, kubetest.Namespace(t, client))
@@ -118,8 +117,8 @@ func TestReplicaStopsWithUnfilledCaches(t *testing.T) {
 		return nil
 	})
 	r.stop()
-	// What is left of it in this process can end then.
-	o.inTheWay.Store(false)
+	// Now the rest of the replica in this process can end.
+	o.active.Store(false)
 	kubetest.Eventually(t, func(ctx context.Context) error {
 		if err := r.get(ctx, cfg.HealthPort, "/healthz", nil); err == nil || !strings.Contains(err.Error(), "connection refused") {
 			return fmt.Errorf("it still answers: %v", err)

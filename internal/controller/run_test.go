@@ -241,7 +241,7 @@ func waitForHolder(t *testing.T, c client.Client, namespace, other string) strin
 			return err
 		}
 		if lease.Spec.HolderIdentity == nil || *lease.Spec.HolderIdentity == "" || *lease.Spec.HolderIdentity == other {
-			return errors.New("nobody took the lead over")
+			return errors.New("no replica took over the lead")
 		}
 		holder = *lease.Spec.HolderIdentity
 		return nil

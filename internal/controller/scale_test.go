@@ -38,8 +38,8 @@ const (
 )
 
 // TestFiveThousandPoolsBecomeReady measures a controller in a process of its own,
-// on a cluster whose objects are all there when it starts: once with nothing of
-// what it keeps written yet, and once again after that.
+// on a cluster whose objects are all there when it starts: once before
+// any status is written, and once after that.
 //
 //	go test -tags 'apiserver scale' -run FiveThousand -v ./internal/controller -quiet 5m
 func TestFiveThousandPoolsBecomeReady(t *testing.T) {
@@ -187,21 +187,21 @@ func (p *process) cpu(t *testing.T) time.Duration {
 var mutations = regexp.MustCompile(`(?m)^apiserver_request_total\{.*resource="([a-z-]+)".*verb="(POST|PUT|PATCH|DELETE|DELETECOLLECTION|APPLY)".*\} ([0-9.e+]+)$`)
 
 // idle checks that nothing but the lease of the lead is written, and that nothing
-// is reconciled but blocks, at which reclaim looks when their leases come of age and
-// at an interval.
+// is reconciled but blocks, which reclaim judges by the age of their leases and at an
+// interval.
 func (p *process) idle(t *testing.T, during time.Duration) {
 	t.Helper()
 	before, reconciled := written(t), p.reconciled(t)
 	time.Sleep(during)
 	for resource, n := range written(t) {
 		if resource != "leases" && n != before[resource] {
-			t.Errorf("%v writes of %s in %s in which nothing changed", n-before[resource], resource, during)
+			t.Errorf("%v writes of %s in %s without a change", n-before[resource], resource, during)
 		}
 	}
 	after := p.reconciled(t)
 	for name, n := range after {
 		if name != "reclaim" && n != reconciled[name] {
-			t.Errorf("%d reconciles of %s in %s in which nothing changed", n-reconciled[name], name, during)
+			t.Errorf("%d reconciles of %s in %s without a change", n-reconciled[name], name, during)
 		}
 	}
 	t.Logf("no writes in %s, except the lease of the lead; reconciles before: %v, after: %v", during, reconciled, after)

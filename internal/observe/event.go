@@ -1,5 +1,5 @@
-// Package observe is the catalogue of what users and operators see of a running
-// Spiderpool: the events, and the metrics of agent and controller alike.
+// Package observe is the catalogue of events, and of the metrics that agent and
+// controller share.
 //
 // A constructor returns an event as a value. Two recorders write it: that of the
 // agent (kube/agentclient) and that of the controller (kube/status). The package
@@ -68,7 +68,7 @@ func IPConflict(text string) Event { return event(ipConflict, text) }
 // ReclaimedIP says which address of a pod was reclaimed, and why.
 func ReclaimedIP(change reclaim.Change) Event { return event(reclaimedIP, change.String()) }
 
-// NodeNotPrepared lists what a node lacks.
+// NodeNotPrepared lists the findings of the preflight of a node.
 func NodeNotPrepared(findings string) Event { return event(nodeNotPrepared, findings) }
 
 // AttachmentCreated is about the owner of a NetworkAttachmentDefinition; name is "namespace/name".

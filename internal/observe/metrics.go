@@ -7,7 +7,7 @@ import (
 )
 
 // Reclaims counts reclaimed addresses by reason. The agent reclaims on its own
-// node, the controller for nodes that are gone; dashboards add the two up.
+// node, the controller for lost nodes; dashboards add the two up.
 type Reclaims struct {
 	total, failures *prometheus.CounterVec
 }

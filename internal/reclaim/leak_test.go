@@ -79,7 +79,7 @@ func (now truth) facts(t *rapid.T, complete bool) Facts {
 }
 
 // Sweeps with partial knowledge, with writers in between, never free the address of
-// a live sandbox. A sweep with all knowledge leaves no lease that is neither used nor
+// a live sandbox. A sweep with all knowledge leaves only leases in use or
 // reserved.
 func TestSweepsNeitherLeakNorKill(t *testing.T) {
 	t.Parallel()

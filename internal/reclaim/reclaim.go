@@ -30,7 +30,7 @@ const (
 	DefaultScaledDownRetention = time.Hour
 )
 
-// Policy is what the installation allows. The fields name their Helm values.
+// Policy holds the rules of the installation. The fields name their Helm values.
 type Policy struct {
 	// Enabled (ipam.gc.enabled): if false, no lease ends without a DEL.
 	Enabled bool
@@ -103,8 +103,8 @@ type Node struct {
 	OutOfService bool
 }
 
-// Sandbox is what the node's agent knows about the sandbox with the lease's
-// container ID.
+// Sandbox is the state of the sandbox with the lease's container ID, as the node's
+// agent sees it.
 type Sandbox int
 
 // Sandboxes.
@@ -284,7 +284,7 @@ func endFixed(l lease.Lease, f Facts, p Policy) Action {
 	return Retain
 }
 
-// judgeRetained decides about an address that is reserved for its owner. No
+// judgeRetained decides about an address reserved for its owner. No
 // container uses it, so no proof is needed.
 func judgeRetained(l lease.Lease, f Facts, p Policy, now time.Time) Verdict {
 	switch {

@@ -13,7 +13,7 @@ type Change struct {
 	Verdict
 }
 
-// String says what was done and why, for events: "reclaimed 10.1.0.16 of pool a
+// String describes the change and its reason, for events: "reclaimed 10.1.0.16 of pool a
 // (PodGone): pod default/web does not exist, and node n1 has no sandbox 4f2c".
 func (c Change) String() string {
 	if c.Action == Retain {

@@ -58,7 +58,7 @@ func TestUnusableCertificatesAreRefused(t *testing.T) {
 		"no authority":                 {Pair{pair.Certificate, pair.Key, nil}, subject, now, "no certificate among the authorities"},
 		"another service":              {pair, renamed, now, "not other.kube-system.svc"},
 		"another address":              {pair, moved, now, "not 10.0.0.2"},
-		"one that has expired":         {pair, subject, now.Add(91 * 24 * time.Hour), "expired"},
+		"expired":                      {pair, subject, now.Add(91 * 24 * time.Hour), "expired"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if _, err := inspect(c.pair, c.subject, c.at); err == nil || !strings.Contains(err.Error(), c.want) {

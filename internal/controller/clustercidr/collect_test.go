@@ -74,7 +74,7 @@ func overlay(t *testing.T, c client.Client, kind schema.GroupVersionKind, plural
 	kubetest.Eventually(t, func(ctx context.Context) error { return c.Create(ctx, pool.DeepCopy()) })
 }
 
-// check compares what follows from what is collected.
+// check compares the decision about the collected facts.
 func check(t *testing.T, r *Reconciler, kind v2beta1.PodCIDRType, pods, services []string) {
 	t.Helper()
 	got := decide(kind, r.collect(t.Context()))

@@ -19,14 +19,14 @@ var (
 	found         = []string{"10.96.0.0/12", "fd00:10:96::/112"}
 )
 
-// decision is what is to follow from facts.
+// decision is the expected result for facts.
 type decision struct {
 	kind     v2beta1.PodCIDRType
 	facts    facts
 	pods     []string
 	services []string
 	missing  string
-	err      error // to try again
+	err      error // causes a retry
 }
 
 func compare(t *testing.T, decisions map[string]decision) {
@@ -43,34 +43,34 @@ func compare(t *testing.T, decisions map[string]decision) {
 
 func TestDecide(t *testing.T) {
 	compare(t, map[string]decision{
-		"cluster takes the first source that says anything": {
+		"cluster takes the first source with networks": {
 			kind: v2beta1.PodCIDRCluster, facts: facts{services: services, cluster: cluster, calico: calico}, pods: merged, services: found,
 		},
-		"auto prefers the overlay network that is there": {
+		"auto prefers an existing overlay network": {
 			kind: v2beta1.PodCIDRAuto, facts: facts{services: services, cluster: cluster, calico: calico, cilium: cilium},
 			pods: []string{"192.168.0.0/16"}, services: found,
 		},
-		"auto takes Cilium where there is no Calico": {
+		"auto takes Cilium without Calico": {
 			kind: v2beta1.PodCIDRAuto, facts: facts{services: services, cluster: cluster, cilium: cilium}, pods: []string{"10.0.0.0/8"}, services: found,
 		},
 		"auto falls back to the cluster's": {
 			kind: v2beta1.PodCIDRAuto, facts: facts{services: services, cluster: cluster}, pods: merged, services: found,
 		},
-		"auto is content with no overlay network at all": {
+		"auto accepts a cluster without overlay network": {
 			kind: v2beta1.PodCIDRAuto, facts: facts{services: services, cluster: []origin{{name: "nodes"}}}, services: found,
 		},
-		"none asks for none": {
+		"none needs no source": {
 			kind: v2beta1.PodCIDRNone, facts: facts{services: services, cluster: cluster, calico: calico}, services: found,
 		},
-		"an overlay network that was named must be there": {
+		"the chosen overlay network must exist": {
 			kind: v2beta1.PodCIDRCalico, facts: facts{services: services}, services: found,
 			missing: "overlayPodCIDR: spec.podCIDRType is calico, but the cluster has no IPPool of crd.projectcalico.org; use auto, cluster or none",
 		},
-		"cluster networks that are nowhere are missed": {
+		"missing cluster networks are reported": {
 			kind: v2beta1.PodCIDRCluster, facts: facts{services: []origin{{name: "a"}, {name: "b"}}, cluster: []origin{{name: "c"}}},
 			missing: "serviceCIDR: not found in any of: a, b; overlayPodCIDR: not found in any of: c",
 		},
-		"nonsense is named with its source": {
+		"a malformed network is reported with its source": {
 			kind: v2beta1.PodCIDRNone, facts: facts{services: []origin{{name: "kubeadm", networks: []string{"10.96.0.0"}}}},
 			missing: `serviceCIDR: kubeadm has "10.96.0.0", which is not a network in CIDR notation (e.g. 10.0.0.0/8)`,
 		},
@@ -79,23 +79,23 @@ func TestDecide(t *testing.T) {
 
 func TestDecideWithEmptyOrUnreadableSources(t *testing.T) {
 	compare(t, map[string]decision{
-		"an overlay network that was named must have networks": {
+		"the chosen overlay network must have networks": {
 			kind: v2beta1.PodCIDRCilium, facts: facts{services: services, cluster: cluster, cilium: &origin{name: `Cilium with ipam "eni"`}}, services: found,
 			missing: `overlayPodCIDR: spec.podCIDRType is cilium, but this source has no network: Cilium with ipam "eni"; use auto, cluster or none`,
 		},
-		"auto passes over overlay networks without networks": {
+		"auto skips overlay networks without networks": {
 			kind: v2beta1.PodCIDRAuto, facts: facts{services: services, cluster: cluster, calico: &origin{name: "calico"}, cilium: &origin{name: "cilium"}},
 			pods: merged, services: found,
 		},
-		"what cannot be read is reported where it is needed": {
+		"a needed unreadable source is reported": {
 			kind: v2beta1.PodCIDRAuto, facts: facts{services: services, cluster: cluster, calico: &origin{name: "calico", err: errUnreadable}}, services: found,
 			missing: "overlayPodCIDR: calico cannot be read: not today", err: errUnreadable,
 		},
-		"what cannot be read does not matter where it is not needed": {
+		"an unneeded unreadable source does not matter": {
 			kind: v2beta1.PodCIDRCluster, pods: merged, services: found,
 			facts: facts{services: append(slices.Clone(services), origin{name: "c", err: errUnreadable}), cluster: cluster, calico: &origin{err: errUnreadable}},
 		},
-		"what comes behind a source that cannot be read is not taken": {
+		"an unreadable source stops the search": {
 			kind: v2beta1.PodCIDRAuto, facts: facts{services: append([]origin{{name: "objects", err: errUnreadable}}, services...), cluster: []origin{{name: "kubeadm", err: errUnreadable}, cluster[1]}},
 			missing: "serviceCIDR: objects cannot be read: not today; overlayPodCIDR: kubeadm cannot be read: not today", err: errUnreadable,
 		},

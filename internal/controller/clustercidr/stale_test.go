@@ -76,7 +76,7 @@ func TestNetworksSurviveUnreadableSource(t *testing.T) {
 	condition(t, c, object, v2beta1.CoordinatorSynced, "Stale", fault)
 	kept()
 
-	// What was found for another specification says nothing about this one.
+	// The networks of a former specification do not count for a new one.
 	change(t, c, object, func(s *v2beta1.CoordinatorSpec) { s.PodCIDRType = new(v2beta1.PodCIDRAuto) })
 	condition(t, c, object, v2beta1.CoordinatorNotReady, "NotReady", fault)
 	if !strings.Contains(object.Status.Reason, fault) || len(object.Status.OverlayPodCIDR) > 0 {

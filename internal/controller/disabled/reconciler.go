@@ -1,5 +1,5 @@
-// Package disabled reports on objects that have no effect because a Helm value
-// disables their feature, so that no user waits for them.
+// Package disabled marks objects without effect because a Helm value disables their
+// feature, so that no user waits for them.
 package disabled
 
 import (

@@ -89,7 +89,7 @@ func (r *Restorer) Reconcile(ctx context.Context, deleted deletion) (ctrl.Result
 	case err != nil:
 		return ctrl.Result{}, fmt.Errorf("recreate SpiderEndpoint %s: %w", key, err)
 	}
-	r.log.InfoContext(ctx, "recreated a SpiderEndpoint that was deleted while its addresses are held", "pod", key.String(), "uid", deleted.Status.Current.UID)
+	r.log.InfoContext(ctx, "recreated a deleted SpiderEndpoint; its addresses are still held", "pod", key.String(), "uid", deleted.Status.Current.UID)
 	return ctrl.Result{}, nil
 }
 

@@ -47,8 +47,8 @@ func held(addr, pod, uid string, state lease.State) lease.Lease {
 	}
 }
 
-// untilDeletionsAreSeen makes and deletes an endpoint that shows what is held until it
-// comes back.
+// untilDeletionsAreSeen creates and deletes a SpiderEndpoint with held addresses until
+// it is recreated.
 func untilDeletionsAreSeen(t *testing.T, c client.Client, name, uid, addr string) {
 	t.Helper()
 	t.Cleanup(func() { kubetest.Remove(t, c, shown(name, uid, addr)) })
@@ -80,8 +80,8 @@ func TestDeletedEndpointIsRestored(t *testing.T) {
 		return errors.Join(blockindex.IndexBlocksByHolder(t.Context(), mgr.GetFieldIndexer()), endpoint.NewRestorer(mgr.GetClient(), mgr.GetAPIReader(), slog.New(slog.DiscardHandler)).Register(mgr))
 	})
 	untilDeletionsAreSeen(t, c, "probe", "u1", "10.6.0.1")
-	// Deletions are looked at in their order: when the last one is back, the others
-	// would be, too.
+	// Deletions are handled in order: once the last one is back, the others would be,
+	// too.
 	for _, e := range []*v2beta1.SpiderEndpoint{released, replaced, waits, lives} {
 		if err := c.Delete(t.Context(), e); client.IgnoreNotFound(err) != nil {
 			t.Fatal(err)
@@ -101,7 +101,7 @@ func TestDeletedEndpointIsRestored(t *testing.T) {
 	}
 	for _, e := range []*v2beta1.SpiderEndpoint{released, replaced} {
 		if err := c.Get(t.Context(), client.ObjectKeyFromObject(e), e); !apierrors.IsNotFound(err) {
-			t.Errorf("endpoint %s, which shows what its pod does not hold: %v", e.Name, err)
+			t.Errorf("endpoint %s, whose pod does not hold its addresses: %v", e.Name, err)
 		}
 	}
 }

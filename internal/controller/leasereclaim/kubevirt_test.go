@@ -47,7 +47,7 @@ func launcher(namespace, name, machine string) client.Object {
 	}
 }
 
-// readerAs returns a client of a user who may only do what the rules say.
+// readerAs returns a client of a user with the rights of the rules only.
 func readerAs(t *testing.T, c client.Client, user string, rules ...rbacv1.PolicyRule) client.Reader {
 	t.Helper()
 	kubetest.Create(t, c,

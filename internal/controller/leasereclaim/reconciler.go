@@ -1,6 +1,6 @@
-// Package leasereclaim reclaims addresses for which no agent can act: those of pods
-// on nodes that were deleted or declared out of service, and retained ones with an
-// owner that does not come back. On live nodes the agents reclaim (package ipam),
+// Package leasereclaim reclaims addresses out of reach of every agent: addresses of
+// pods on deleted or out-of-service nodes, and retained addresses with an owner that
+// does not come back. On live nodes the agents reclaim (package ipam),
 // because only they can ask the container runtime for the proof.
 //
 // Package reclaim decides; this package observes the facts. It does so twice: first
@@ -39,8 +39,8 @@ import (
 )
 
 // idle is how long all addresses of a block must be unused before the block is
-// deleted. It is longer than the time for which a release is remembered, during which
-// other addresses are handed out first.
+// deleted. Released addresses are handed out last while their release is remembered;
+// idle is longer than that.
 const idle = 15 * time.Minute
 
 // Observer counts reclaims for metrics (observe.Reclaims).
@@ -91,7 +91,7 @@ func (r *Reconciler) Register(mgr ctrl.Manager) error {
 		Complete(r)
 }
 
-// nodeLost passes nodes that are deleted or declared out of service.
+// nodeLost passes deleted and out-of-service nodes.
 func nodeLost() predicate.Predicate {
 	return predicate.Funcs{
 		CreateFunc: func(event.CreateEvent) bool { return false },
@@ -99,7 +99,7 @@ func nodeLost() predicate.Predicate {
 	}
 }
 
-// podEnded passes pods that are deleted, succeed or fail.
+// podEnded passes deleted, succeeded and failed pods.
 func podEnded() predicate.Predicate {
 	finished := func(o client.Object) bool {
 		phase := o.(*corev1.Pod).Status.Phase
@@ -111,7 +111,7 @@ func podEnded() predicate.Predicate {
 	}
 }
 
-// fewerReplicas passes StatefulSets that are deleted or scaled down.
+// fewerReplicas passes deleted and scaled-down StatefulSets.
 func fewerReplicas() predicate.Predicate {
 	return predicate.Funcs{
 		CreateFunc: func(event.CreateEvent) bool { return false },
@@ -167,7 +167,7 @@ func requests(blocks []v2beta1.SpiderIPBlock) []reconcile.Request {
 	return out
 }
 
-// Reconcile reclaims the addresses of one block for which there is proof.
+// Reconcile reclaims the provably unused addresses of one block.
 func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.Result, error) {
 	object := &v2beta1.SpiderIPBlock{}
 	if err := r.client.Get(ctx, request.NamespacedName, object); err != nil {

@@ -212,7 +212,7 @@ func TestNotReadyNodeKeepsAddresses(t *testing.T) {
 	n := node("silent", corev1.Taint{Key: corev1.TaintNodeUnreachable, Effect: corev1.TaintEffectNoExecute})
 	kubetest.Create(t, c, n)
 	b := block("10.2.0.0", inUse("10.2.0.1", "default/gone", "u1", "silent"))
-	// A sentinel that must be taken back shows that the reconciler has been at work.
+	// Once a sentinel is reclaimed, the reconciler has judged the others, too.
 	sentinel := block("10.2.1.0", inUse("10.2.1.1", "default/gone", "u1", "never-was"))
 	kubetest.Create(t, c, b, sentinel)
 	eventually(t, c, sentinel, "10.2.1.1 Released")
@@ -268,7 +268,7 @@ func TestEmptyBlocksAreDeleted(t *testing.T) {
 		return nil
 	})
 	if _, err := states(t.Context(), c, used); err != nil {
-		t.Errorf("the block with an address that was just released: %v", err)
+		t.Errorf("the block with a freshly released address: %v", err)
 	}
 }
 

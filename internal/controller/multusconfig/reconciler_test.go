@@ -50,8 +50,8 @@ func attachment(namespace, name string) *nadv1.NetworkAttachmentDefinition {
 	return &nadv1.NetworkAttachmentDefinition{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}}
 }
 
-// ready waits for the condition of the config's generation to be what is wanted;
-// message is a part of it.
+// ready waits for the wanted condition of the current generation; message is a part
+// of its message.
 func ready(t *testing.T, c client.Client, config *v2beta1.SpiderMultusConfig, want metav1.ConditionStatus, reason, message string) {
 	t.Helper()
 	kubetest.Eventually(t, func(ctx context.Context) error {
@@ -86,7 +86,7 @@ func TestEmptyAttachmentIsAdopted(t *testing.T) {
 	filled := attachment(namespace, "ipvlan-ens5")
 	get(t, c, filled)
 	if filled.UID != empty.UID || !metav1.IsControlledBy(filled, config) {
-		t.Errorf("attachment %s owned by %v; want the one that was there, %s, owned by the config", filled.UID, filled.OwnerReferences, empty.UID)
+		t.Errorf("attachment %s owned by %v; want the former one, %s, owned by the config", filled.UID, filled.OwnerReferences, empty.UID)
 	}
 	want := `{"cniVersion":"0.3.1","name":"ipvlan-ens5","plugins":[{"type":"ipvlan","master":"ens5","mode":"l2","ipam":{"type":"spiderpool"}},{"type":"coordinator"}]}`
 	if filled.Spec.Config != want || filled.Annotations["example.com/team"] != "blue" {
@@ -131,7 +131,7 @@ func TestDriftIsRepaired(t *testing.T) {
 
 func TestForeignAttachmentIsNotTouched(t *testing.T) {
 	c, namespace := start(t)
-	owner := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "somebody"}}
+	owner := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "owner"}}
 	kubetest.Create(t, c, owner)
 	owned := attachment(namespace, "net")
 	owned.Spec.Config = `{"type":"bridge"}`
@@ -140,8 +140,8 @@ func TestForeignAttachmentIsNotTouched(t *testing.T) {
 	config := ipvlan(namespace, "net")
 	kubetest.Create(t, c, config)
 
-	ready(t, c, config, metav1.ConditionFalse, "AttachmentNotOwned", "belongs to ConfigMap somebody; choose another name with the annotation multus.spidernet.io/cr-name")
-	kubetest.Event(t, c, config, "AttachmentNotOwned", "belongs to ConfigMap somebody")
+	ready(t, c, config, metav1.ConditionFalse, "AttachmentNotOwned", "belongs to ConfigMap owner; choose another name with the annotation multus.spidernet.io/cr-name")
+	kubetest.Event(t, c, config, "AttachmentNotOwned", "belongs to ConfigMap owner")
 	get(t, c, owned)
 	if owned.Spec.Config != `{"type":"bridge"}` {
 		t.Errorf("the attachment was changed: %s", owned.Spec.Config)
@@ -177,7 +177,7 @@ func TestChangedNameMovesAttachment(t *testing.T) {
 
 func TestAttachmentStaysWhileNewNameIsTaken(t *testing.T) {
 	c, namespace := start(t)
-	owner := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "somebody"}}
+	owner := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "owner"}}
 	kubetest.Create(t, c, owner)
 	taken := attachment(namespace, "taken")
 	taken.OwnerReferences = []metav1.OwnerReference{{APIVersion: "v1", Kind: "ConfigMap", Name: owner.Name, UID: owner.UID}}
@@ -193,7 +193,7 @@ func TestAttachmentStaysWhileNewNameIsTaken(t *testing.T) {
 		}
 	}
 	rename("taken")
-	ready(t, c, config, metav1.ConditionFalse, "AttachmentNotOwned", "belongs to ConfigMap somebody")
+	ready(t, c, config, metav1.ConditionFalse, "AttachmentNotOwned", "belongs to ConfigMap owner")
 	get(t, c, attachment(namespace, "net"))
 	rename("free")
 	ready(t, c, config, metav1.ConditionTrue, "AttachmentUpToDate", namespace+"/free ")

@@ -1,5 +1,5 @@
 // Package poolstatus writes everything of a SpiderIPPool except its specification: the
-// label by which agents select it, its finalizer, and its status, a view of the
+// label for the selectors of agents, its finalizer, and its status, a view of the
 // leases in SpiderIPBlocks.
 //
 // A deleted pool stays until no lease names it; its condition lists the holders.
@@ -155,7 +155,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 	return ctrl.Result{}, r.writeStatus(ctx, pool, leases)
 }
 
-// leases returns the leases of the pool that are in use or retained.
+// leases returns the pool's leases in use or retained.
 func (r *Reconciler) leases(ctx context.Context, pool string) ([]lease.Lease, error) {
 	held, err := blockindex.LeasesOfPool(ctx, r.client, pool)
 	if err != nil {
@@ -165,7 +165,7 @@ func (r *Reconciler) leases(ctx context.Context, pool string) ([]lease.Lease, er
 }
 
 // release removes the finalizer of a deleted pool, unless the API server has a lease
-// that is not in the cache yet. The pool is queued again once the cache has it.
+// that the cache does not have yet. The cache's update queues the pool again.
 func (r *Reconciler) release(ctx context.Context, pool *v2beta1.SpiderIPPool) error {
 	var blocks v2beta1.SpiderIPBlockList
 	if err := r.live.List(ctx, &blocks); err != nil {

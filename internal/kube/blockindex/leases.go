@@ -94,7 +94,7 @@ func blocksBy(ctx context.Context, reader client.Reader, index, value string) ([
 	return blocks.Items, nil
 }
 
-// PoolsOfBlock returns the pools of the block's leases that are in use or retained.
+// PoolsOfBlock returns the pools of the block's leases in use or retained.
 // A pool may appear twice.
 func PoolsOfBlock(block *v2beta1.SpiderIPBlock) []string {
 	var pools []string
@@ -106,8 +106,7 @@ func PoolsOfBlock(block *v2beta1.SpiderIPBlock) []string {
 	return pools
 }
 
-// LeasesOfPool returns the leases of the pool that are in use or retained, in no
-// order. It skips leases that cannot be read, and returns the others of the same
+// LeasesOfPool returns the pool's leases in use or retained, in no order. It skips leases that cannot be read, and returns the others of the same
 // block. The reader is a cache with the index of IndexBlocksByPool.
 func LeasesOfPool(ctx context.Context, reader client.Reader, pool string) ([]lease.Lease, error) {
 	var blocks v2beta1.SpiderIPBlockList

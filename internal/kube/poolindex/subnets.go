@@ -11,8 +11,8 @@ import (
 	"spiderpool.dev/spiderpool/internal/kube/compile"
 )
 
-// SubnetConflicts returns the conflicts of a SpiderSubnet with the others for which
-// counts returns true. Two rules apply: networks are equal or disjoint, and
+// SubnetConflicts returns the conflicts of a SpiderSubnet with the others that the
+// function counts accepts. Two rules apply: networks are equal or disjoint, and
 // SpiderSubnets of one network share no address. For a SpiderSubnet that does not
 // compile it returns the errors of the compiler.
 func SubnetConflicts(ctx context.Context, reader client.Reader, in *v2beta1.SpiderSubnet, counts func(other *v2beta1.SpiderSubnet) bool) (field.ErrorList, error) {

@@ -1,5 +1,5 @@
-// Package status writes what the controller reports about an object: the
-// condition Ready, and events.
+// Package status writes the controller's reports about an object: the condition
+// Ready, and events.
 //
 // Writer is the only place that patches a status, so all kinds follow one rule:
 // an object is written only if its status differs, and a Warning is recorded

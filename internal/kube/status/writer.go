@@ -38,7 +38,7 @@ func NewWriter(mgr manager.Manager) Writer {
 
 // Update sets the condition Ready of object and writes the status if it differs
 // from the status of before, a copy of object from before the caller changed the
-// status. It returns whether it wrote. An object that is gone is no error.
+// status. It returns whether it wrote. A missing object is no error.
 func (w Writer) Update(ctx context.Context, object, before client.Object, ready Condition) (written bool, err error) {
 	kind, conditions := conditionsOf(object)
 	changed := ready.set(conditions, object.GetGeneration())
