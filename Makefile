@@ -154,7 +154,8 @@ verify: ## Check formatting, vet, staticcheck, go.mod, layering and generated fi
 .PHONY: update
 update: lab-tools ## Regenerate deep copies, CRDs, golden files and reference docs
 	@hack/generate.sh
-	@go test ./internal/controller/... -update >/dev/null
+	@go test ./internal/archtest ./internal/kube/compile ./internal/netplan -update >/dev/null
+	@go test ./internal/observe ./internal/agent ./internal/controller -run Reference -update >/dev/null
 	@KUBEBUILDER_ASSETS="$$($(LAB) env --dir)" go test -tags apiserver ./charts -update >/dev/null && echo "golden files written"
 
 FORCE:

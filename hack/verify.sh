@@ -29,6 +29,8 @@ for f in $(cd "$fresh" && find . -type f); do
   cmp -s "$fresh/$f" "$f" || fail "$f is out of date; run make update"
 done
 
+go test -run Reference ./internal/observe ./internal/agent ./internal/controller
+
 say "links in Markdown files"
 broken=$(git ls-files '*.md' | while read -r page; do
   { grep -o ']([^):#]*[):#]' "$page" || true; } | { grep -v ':$' || true; } | sed 's/^](//; s/.$//' | while read -r link; do
@@ -36,6 +38,15 @@ broken=$(git ls-files '*.md' | while read -r page; do
   done
 done)
 [ -z "$broken" ] || fail "these links point nowhere; correct them: $broken"
+
+# A shallow clone may lack the base; then there is nothing to compare with.
+say "commit subjects"
+base=ebe2d3d282554a72aba5d1efee44c06575d488a5
+if git merge-base --is-ancestor "$base" HEAD 2>/dev/null; then
+  wrong=$(git log --no-merges --format=%s "$base..HEAD" | grep -vE '^[a-z0-9.][^:]*: [^ ].*[^. ]$' || true)
+  long=$(git log --no-merges --format=%s "$base..HEAD" | awk 'length > 76')
+  [ -z "$wrong$long" ] || fail "these subjects are not 'area: imperative summary' of at most 76 characters: $wrong $long"
+fi
 
 say "layering"
 go test ./internal/archtest

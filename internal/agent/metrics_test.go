@@ -1,9 +1,20 @@
 package agent
 
 import (
+	"errors"
 	"maps"
 	"testing"
+
+	"spiderpool.dev/spiderpool/internal/observe/observetest"
+	"spiderpool.dev/spiderpool/internal/reclaim"
 )
+
+func TestReferenceListsMetrics(t *testing.T) {
+	m := newMetrics(func() int { return 0 })
+	m.Reclaimed(reclaim.PodGone, nil)
+	m.Reclaimed(reclaim.PodGone, errors.New("conflict"))
+	observetest.ReferenceListsMetrics(t, "agent", m.registry)
+}
 
 func TestConflictsCountByOperation(t *testing.T) {
 	m := newMetrics(func() int { return 0 })

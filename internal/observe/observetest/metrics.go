@@ -1,0 +1,63 @@
+// Package observetest compares docs/reference/metrics.md with the metrics that the
+// programs register.
+package observetest
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
+)
+
+var update = flag.Bool("update", false, "write docs/reference/metrics.md instead of comparing it")
+
+// ReferenceListsMetrics compares the table of a program in docs/reference/metrics.md
+// with the metrics of the gatherer whose names start with spiderpool_; -update
+// writes it. The test must be in a directory two levels below the repository. A
+// metric with labels needs a time series, or Gather omits it.
+func ReferenceListsMetrics(t *testing.T, program string, gatherer prometheus.Gatherer) {
+	t.Helper()
+	families, err := gatherer.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var want strings.Builder
+	want.WriteString("| metric | type | labels | meaning |\n| --- | --- | --- | --- |\n")
+	for _, family := range families {
+		if strings.HasPrefix(family.GetName(), "spiderpool_") {
+			want.WriteString(row(family))
+		}
+	}
+	page := filepath.Join("..", "..", "docs", "reference", "metrics.md")
+	raw, err := os.ReadFile(page)
+	if err != nil {
+		t.Fatal(err)
+	}
+	start := fmt.Sprintf("<!-- metrics of the %s: written by go test ./internal/%[1]s -run Reference -update -->\n", program)
+	before, rest, _ := strings.Cut(string(raw), start)
+	got, after, ok := strings.Cut(rest, "<!-- end -->")
+	if !ok {
+		t.Fatalf("%s lacks the marker %q or its end", page, start)
+	}
+	if *update {
+		if err := os.WriteFile(page, []byte(before+start+want.String()+"<!-- end -->"+after), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	} else if got != want.String() {
+		t.Errorf("%s differs from the metrics of the %s; run make update. Want:\n%s", page, program, want.String())
+	}
+}
+
+func row(family *dto.MetricFamily) string {
+	var labels []string
+	for _, label := range family.GetMetric()[0].GetLabel() {
+		labels = append(labels, "`"+label.GetName()+"`")
+	}
+	return fmt.Sprintf("| `%s` | %s | %s | %s |\n", family.GetName(), strings.ToLower(family.GetType().String()),
+		strings.Join(labels, ", "), family.GetHelp())
+}
