@@ -94,7 +94,8 @@ type coordinators struct {
 func (w *coordinators) Default(context.Context, *v2beta1.SpiderCoordinator) error { return nil }
 
 func (w *coordinators) ValidateCreate(_ context.Context, in *v2beta1.SpiderCoordinator) (admission.Warnings, error) {
-	return nil, invalid("SpiderCoordinator", in, compile.Coordinator(field.NewPath("spec"), &in.Spec))
+	_, errs := compile.Coordinator(field.NewPath("spec"), &in.Spec, &v2beta1.SpiderCoordinatorStatus{})
+	return nil, invalid("SpiderCoordinator", in, errs)
 }
 
 func (w *coordinators) ValidateUpdate(ctx context.Context, before, in *v2beta1.SpiderCoordinator) (admission.Warnings, error) {

@@ -4,16 +4,19 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 	"sync"
 	"time"
 
+	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/utils/ptr"
 	"spiderpool.dev/spiderpool/api/names"
+
 	"spiderpool.dev/spiderpool/api/v2beta1"
 	"spiderpool.dev/spiderpool/internal/config"
-	"spiderpool.dev/spiderpool/internal/inet"
 	"spiderpool.dev/spiderpool/internal/ipam"
 	"spiderpool.dev/spiderpool/internal/kube/agentclient"
+	"spiderpool.dev/spiderpool/internal/kube/compile"
+	"spiderpool.dev/spiderpool/internal/netplan"
 	"spiderpool.dev/spiderpool/internal/pool"
 	"spiderpool.dev/spiderpool/internal/wire"
 )
@@ -48,7 +51,7 @@ func (c *coordinator) plan(ctx context.Context, req wire.CoordinatorRequest) (wi
 	if err != nil {
 		return wire.CoordinatorReply{}, err
 	}
-	reply.Config, err = coordinatorConfig(object)
+	reply.Config, err = settingsOf(object)
 	return reply, err
 }
 
@@ -103,12 +106,6 @@ func isMode(object *v2beta1.SpiderCoordinator, mode v2beta1.CoordinatorMode) boo
 	return object.Spec.Mode != nil && *object.Spec.Mode == mode
 }
 
-// Defaults of the fields of CoordinatorSpec.
-const (
-	defaultHostRuleTable = 500
-	defaultVethMTU       = 1500
-)
-
 // hostRuleTable returns the table with the routes to the node's pods; ok is false
 // where the coordinator is switched off or its configuration is not known.
 func (c *coordinator) hostRuleTable(ctx context.Context) (table int, ok bool) {
@@ -116,63 +113,15 @@ func (c *coordinator) hostRuleTable(ctx context.Context) (table int, ok bool) {
 	if err != nil || isMode(object, v2beta1.ModeDisabled) {
 		return 0, false
 	}
-	return or(object.Spec.HostRuleTable, defaultHostRuleTable), true
+	return ptr.Deref(object.Spec.HostRuleTable, netplan.Default().HostRuleTable), true
 }
 
-func coordinatorConfig(object *v2beta1.SpiderCoordinator) (wire.CoordinatorConfig, error) {
-	spec, name := object.Spec, object.Name
-	out := wire.CoordinatorConfig{
-		Mode:               string(or(spec.Mode, v2beta1.ModeAuto)),
-		PodMACPrefix:       or(spec.PodMACPrefix, ""),
-		TunePodRoutes:      or(spec.TunePodRoutes, true),
-		PodDefaultRouteNIC: or(spec.PodDefaultRouteNIC, ""),
-		HostRuleTable:      or(spec.HostRuleTable, defaultHostRuleTable),
-		PodRPFilter:        or(spec.PodRPFilter, 0),
-		TxQueueLen:         or(spec.TxQueueLen, 0),
-		VethMTU:            or(spec.VethMTU, defaultVethMTU),
-	}
-	var errs []error
-	prefixes := func(field string, texts []string) (parsed []netip.Prefix) {
-		for _, text := range texts {
-			prefix, err := netip.ParsePrefix(text)
-			if err != nil {
-				errs = append(errs, fmt.Errorf("%s: %q is not a network in CIDR notation", field, text))
-				continue
-			}
-			parsed = append(parsed, prefix.Masked())
-		}
-		return parsed
-	}
-	out.HijackCIDR = prefixes("spec.hijackCIDR", spec.HijackCIDR)
-	out.OverlayPodCIDR = prefixes("status.overlayPodCIDR", object.Status.OverlayPodCIDR)
-	out.ServiceCIDR = prefixes("status.serviceCIDR", object.Status.ServiceCIDR)
-	for i, r := range spec.PolicyRoutes {
-		dst, dstErr := netip.ParsePrefix(r.Dst)
-		gw, gwErr := netip.ParseAddr(r.Gw)
-		if err := errors.Join(dstErr, gwErr); err != nil {
-			errs = append(errs, fmt.Errorf("spec.policyRoutes[%d]: %w", i, err))
-			continue
-		}
-		out.PolicyRoutes = append(out.PolicyRoutes, inet.Route{Dst: dst.Masked(), Via: gw})
-	}
-	if text := or(spec.VethLinkAddress, ""); text != "" {
-		addr, err := netip.ParseAddr(text)
-		if err != nil {
-			errs = append(errs, fmt.Errorf("spec.vethLinkAddress: %q is not an address", text))
-		}
-		out.VethLinkAddress = addr
-	}
+// settingsOf compiles a SpiderCoordinator. Its error has the CNI code of an invalid configuration.
+func settingsOf(object *v2beta1.SpiderCoordinator) (netplan.Settings, error) {
+	settings, errs := compile.Coordinator(field.NewPath("spec"), &object.Spec, &object.Status)
 	if len(errs) > 0 {
-		return wire.CoordinatorConfig{}, &wire.Error{Code: wire.CodeInvalidConfig,
-			Msg: fmt.Sprintf("SpiderCoordinator %s cannot be used as it is written", name), Details: errors.Join(errs...).Error()}
+		return netplan.Settings{}, &wire.Error{Code: wire.CodeInvalidConfig,
+			Msg: fmt.Sprintf("SpiderCoordinator %s is invalid", object.Name), Details: errs.ToAggregate().Error()}
 	}
-	return out, nil
-}
-
-// or returns what the pointer points to, or the default where it is nil.
-func or[T any](value *T, byDefault T) T {
-	if value == nil {
-		return byDefault
-	}
-	return *value
+	return settings, nil
 }

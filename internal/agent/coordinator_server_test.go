@@ -192,7 +192,7 @@ func TestPluginIsToldWhyThereIsNoPlan(t *testing.T) {
 
 	wantCode(t, plan(attachment(elsewhere, "c1", "eth0")), wire.CodeRefused, "spiderpool-agent cannot find pod "+w.namespace+"/elsewhere")
 	wantCode(t, plan(nobody), wire.CodeRefused, "spiderpool-agent cannot find pod "+w.namespace+"/nobody")
-	wantCode(t, plan(attachment(pod, "c1", "eth0")), wire.CodeInvalidConfig, object.Name+" cannot be used as it is written", `status.serviceCIDR: "services"`)
+	wantCode(t, plan(attachment(pod, "c1", "eth0")), wire.CodeInvalidConfig, object.Name+" is invalid", `status.serviceCIDR[0]: Invalid value: "services"`)
 	kubetest.Remove(t, w, object)
 	kubetest.Eventually(t, func(context.Context) error {
 		err := plan(attachment(pod, "c1", "eth0"))

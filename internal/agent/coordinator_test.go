@@ -11,6 +11,7 @@ import (
 
 	"spiderpool.dev/spiderpool/api/v2beta1"
 	"spiderpool.dev/spiderpool/internal/inet"
+	"spiderpool.dev/spiderpool/internal/netplan"
 	"spiderpool.dev/spiderpool/internal/wire"
 )
 
@@ -20,7 +21,7 @@ func TestCoordinatorThatIsSwitchedOffAnswersDisabled(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	config, err := coordinatorConfig(object)
+	config, err := settingsOf(object)
 	if err != nil || config.Mode != "disabled" {
 		t.Errorf("mode %q, %v, want disabled", config.Mode, err)
 	}
@@ -37,11 +38,11 @@ func networks(texts ...string) (out []netip.Prefix) {
 }
 
 func TestConfigurationOfTheCoordinatorIsThatOfItsObject(t *testing.T) {
-	defaults := wire.CoordinatorConfig{Mode: "auto", TunePodRoutes: true, HostRuleTable: 500, VethMTU: 1500}
+	defaults := netplan.Default()
 	for name, c := range map[string]struct {
 		spec   v2beta1.CoordinatorSpec
 		status v2beta1.SpiderCoordinatorStatus
-		want   wire.CoordinatorConfig
+		want   netplan.Settings
 	}{
 		"everything": {
 			v2beta1.CoordinatorSpec{
@@ -56,15 +57,15 @@ func TestConfigurationOfTheCoordinatorIsThatOfItsObject(t *testing.T) {
 				Phase:          v2beta1.CoordinatorSynced,
 				OverlayPodCIDR: []string{"10.244.0.0/16", "fd00:244::/56"}, ServiceCIDR: []string{"10.96.0.0/12", "fd00:96::/112"},
 			},
-			wire.CoordinatorConfig{
+			netplan.Settings{
 				Mode: "overlay", HijackCIDR: networks("169.254.0.0/16", "fd00:1::/64"),
 				OverlayPodCIDR: networks("10.244.0.0/16", "fd00:244::/56"), ServiceCIDR: networks("10.96.0.0/12", "fd00:96::/112"),
 				PolicyRoutes: []inet.Route{
 					{Dst: netip.MustParsePrefix("10.1.0.0/16"), Via: netip.MustParseAddr("10.0.0.1")},
 					{Dst: netip.MustParsePrefix("fd01::/64"), Via: netip.MustParseAddr("fd00::1")},
 				},
-				PodMACPrefix: "0a:1b", TunePodRoutes: false, PodDefaultRouteNIC: "net1", HostRuleTable: 501,
-				PodRPFilter: 2, TxQueueLen: 1000, VethLinkAddress: netip.MustParseAddr("169.254.100.1"), VethMTU: 8900,
+				MACPrefix: "0a:1b", TunePodRoutes: false, DefaultNIC: "net1", HostRuleTable: 501,
+				RPFilter: 2, TxQueueLen: 1000, VethLinkAddr: netip.MustParseAddr("169.254.100.1"), VethMTU: 8900,
 			},
 		},
 		"nothing": {want: defaults},
@@ -73,14 +74,14 @@ func TestConfigurationOfTheCoordinatorIsThatOfItsObject(t *testing.T) {
 		},
 		"host bits": {
 			spec: v2beta1.CoordinatorSpec{HijackCIDR: []string{"10.1.2.3/8"}, PolicyRoutes: v2beta1.Routes{{Dst: "10.1.2.3/16", Gw: "10.0.0.1"}}},
-			want: wire.CoordinatorConfig{
+			want: netplan.Settings{
 				Mode: "auto", TunePodRoutes: true, HostRuleTable: 500, VethMTU: 1500, HijackCIDR: networks("10.0.0.0/8"),
 				PolicyRoutes: []inet.Route{{Dst: netip.MustParsePrefix("10.1.0.0/16"), Via: netip.MustParseAddr("10.0.0.1")}},
 			},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got, err := coordinatorConfig(&v2beta1.SpiderCoordinator{Spec: c.spec, Status: c.status})
+			got, err := settingsOf(&v2beta1.SpiderCoordinator{Spec: c.spec, Status: c.status})
 			if err != nil || !reflect.DeepEqual(got, c.want) {
 				t.Errorf("%v\ngot  %+v\nwant %+v", err, got, c.want)
 			}
@@ -89,7 +90,7 @@ func TestConfigurationOfTheCoordinatorIsThatOfItsObject(t *testing.T) {
 }
 
 func TestConfigurationThatCannotBeReadNamesEveryFaultyField(t *testing.T) {
-	_, err := coordinatorConfig(&v2beta1.SpiderCoordinator{
+	_, err := settingsOf(&v2beta1.SpiderCoordinator{
 		ObjectMeta: metav1.ObjectMeta{Name: "default"},
 		Spec: v2beta1.CoordinatorSpec{
 			HijackCIDR:      []string{"10.0.0.0/8", "10.0.0.1"},
@@ -99,15 +100,15 @@ func TestConfigurationThatCannotBeReadNamesEveryFaultyField(t *testing.T) {
 		Status: v2beta1.SpiderCoordinatorStatus{OverlayPodCIDR: []string{"pods"}, ServiceCIDR: []string{"10.96.0.0/12", "services"}},
 	})
 	var failure *wire.Error
-	if !errors.As(err, &failure) || failure.Code != wire.CodeInvalidConfig || failure.Msg != "SpiderCoordinator default cannot be used as it is written" {
+	if !errors.As(err, &failure) || failure.Code != wire.CodeInvalidConfig || failure.Msg != "SpiderCoordinator default is invalid" {
 		t.Fatalf("got %v, want code %d", err, wire.CodeInvalidConfig)
 	}
 	for _, part := range []string{
-		`spec.hijackCIDR: "10.0.0.1" is not a network in CIDR notation`,
-		`spec.policyRoutes[1]: netip.ParsePrefix("nowhere")`, `ParseAddr("router")`,
-		`spec.vethLinkAddress: "veth0" is not an address`,
-		`status.overlayPodCIDR: "pods" is not a network in CIDR notation`,
-		`status.serviceCIDR: "services" is not a network in CIDR notation`,
+		`spec.hijackCIDR[1]: Invalid value: "10.0.0.1": is not a network in CIDR notation`,
+		`spec.policyRoutes[1].dst: Invalid value: "nowhere": is not a network in CIDR notation`,
+		`spec.vethLinkAddress: Invalid value: "veth0": is not a link-local address`,
+		`status.overlayPodCIDR[0]: Invalid value: "pods": is not a network in CIDR notation`,
+		`status.serviceCIDR[1]: Invalid value: "services": is not a network in CIDR notation`,
 	} {
 		if !strings.Contains(failure.Details, part) {
 			t.Errorf("details are\n%s\nwant in them %s", failure.Details, part)

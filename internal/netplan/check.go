@@ -1,9 +1,9 @@
 package netplan
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
-	"strconv"
 
 	"spiderpool.dev/spiderpool/internal/inet"
 )
@@ -11,52 +11,29 @@ import (
 // minIPv6MTU is the least MTU that IPv6 works on (RFC 8200, section 5).
 const minIPv6MTU = 1280
 
-// check reports the first setting that no plan can be made from.
+// check returns the first setting that rules out a plan for the pod.
 func (s Settings) check(p Pod, n Node) error {
 	if len(p.NICs) == 0 {
-		return fmt.Errorf("the pod has no interface with an address")
+		return errors.New("the pod has no interface with an address")
 	}
-	switch {
-	case s.HostRuleTable < 1 || s.HostRuleTable >= 253 && s.HostRuleTable <= 255:
-		return &FieldError{"hostRuleTable", strconv.Itoa(s.HostRuleTable), "want a table above 0 other than 253 (default), 254 (main) and 255 (local)"}
-	case s.RPFilter < 0 || s.RPFilter > 2:
-		return &FieldError{"podRPFilter", strconv.Itoa(s.RPFilter), "want 0 (off), 1 (strict) or 2 (loose)"}
-	case s.TxQueueLen < 0:
-		return &FieldError{"txQueueLen", strconv.Itoa(s.TxQueueLen), "want a number of packets, or 0 to leave it"}
-	case s.VethLinkAddr.IsValid() && !s.VethLinkAddr.IsLinkLocalUnicast():
-		return &FieldError{"vethLinkAddress", s.VethLinkAddr.String(), "want an address in 169.254.0.0/16 or fe80::/10"}
-	case s.VethMTU < 0 || s.VethMTU > 65535:
-		return &FieldError{"vethMTU", strconv.Itoa(s.VethMTU), "want a number of bytes up to 65535, or 0 to leave it"}
-	case !carriesIPv6(s.VethMTU) && p.has(inet.IPv6):
-		return &FieldError{"vethMTU", strconv.Itoa(s.VethMTU), "the pod has an IPv6 address, which needs 1280 bytes or more"}
+	if errs := s.Validate(); len(errs) > 0 {
+		return &errs[0]
+	}
+	if !carriesIPv6(s.VethMTU) && p.has(inet.IPv6) {
+		return &FieldError{"vethMTU", s.VethMTU, "the pod has an IPv6 address, which needs 1280 bytes or more"}
 	}
 	if s.DefaultNIC != "" && !s.TunePodRoutes && len(p.NICs) > 1 {
-		return &FieldError{"podDefaultRouteNIC", s.DefaultNIC, "tunePodRoutes is false: the default route stays where the interfaces' plugins put it"}
+		return &FieldError{"podDefaultRouteNIC", s.DefaultNIC, "tunePodRoutes is false, so the default route stays where the interfaces' plugins put it"}
 	}
 	for _, r := range s.PolicyRoutes {
-		if err := s.checkPolicyRoute(p, r); err != nil {
-			return err
+		if !s.OwnPolicyRoutes || !p.has(inet.FamilyOf(r.Via)) {
+			continue // the cluster's routes, or a dual-stack configuration and a single-stack pod
+		}
+		if _, ok := p.nicOf(r.Via); !ok {
+			return &FieldError{"policyRoutes", r.String(), "the gateway is in no subnet of the pod's interfaces (" + p.subnets() + ")"}
 		}
 	}
 	return s.checkNetworks(p, n)
-}
-
-func (s Settings) checkPolicyRoute(p Pod, r inet.Route) error {
-	value := fmt.Sprintf("%s via %s", r.Dst, r.Via)
-	if r.Dst != r.Dst.Masked() {
-		return &FieldError{"policyRoutes", value, "the destination has host bits, want " + r.Dst.Masked().String()}
-	}
-	if !r.Via.IsValid() || inet.FamilyOf(r.Via) != inet.FamilyOf(r.Dst.Addr()) {
-		return &FieldError{"policyRoutes", value, "destination and gateway are not of one IP version"}
-	}
-	f := inet.FamilyOf(r.Via)
-	if !s.OwnPolicyRoutes || !p.has(f) {
-		return nil // a dual-stack configuration and a pod with one of the two
-	}
-	if _, ok := p.nicOf(r.Via); !ok {
-		return &FieldError{"policyRoutes", value, "the gateway is in no subnet of the pod's interfaces (" + p.subnets() + ")"}
-	}
-	return nil
 }
 
 // checkNetworks refuses networks behind the node that would cut off the pod's

@@ -47,7 +47,7 @@ func TestSettingsAreCheckedAtTheirBounds(t *testing.T) {
 		{"gateway of a family the pod lacks", ipv4, func(s *Settings) {
 			s.PolicyRoutes, s.OwnPolicyRoutes = []inet.Route{{Dst: pfx("fd07::/64")[0], Via: ips("fd20::7")[0]}}, true
 		}, ""},
-		{"route without a gateway", dual, func(s *Settings) { s.PolicyRoutes = []inet.Route{{Dst: pfx("10.0.0.0/8")[0]}} }, "policyRoutes"},
+		{"route without a gateway", dual, func(s *Settings) { s.PolicyRoutes = []inet.Route{{Dst: pfx("10.0.0.0/8")[0]}} }, "policyRoutes[0].gw"},
 		{"hijacked subnet of net1", dual, func(s *Settings) { s.HijackCIDR = pfx("10.20.0.128/25") }, "hijackCIDR"},
 		{"service network with the gateway of net1", dual, func(s *Settings) { s.ServiceCIDR = pfx("fd20::/124") }, "serviceCIDR"},
 	} {
@@ -68,7 +68,7 @@ func TestSettingsAreCheckedAtTheirBounds(t *testing.T) {
 
 func TestHardwareAddressIsParsedStrictly(t *testing.T) {
 	for _, bad := range []string{"", "02:00:00:00:00", "02:00:00:00:00:00:01", "2:00:00:00:00:01", "02:00:00:00:00:zz", "02:00:00:00:00:001"} {
-		if m, err := ParseMAC(bad); err == nil || m != (MAC{}) {
+		if m, err := parseMAC(bad); err == nil || m != (MAC{}) {
 			t.Errorf("%q: got %s, %v", bad, m, err)
 		}
 	}

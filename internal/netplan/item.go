@@ -2,6 +2,7 @@ package netplan
 
 import (
 	"fmt"
+	"net"
 	"net/netip"
 	"strconv"
 	"strings"
@@ -53,29 +54,19 @@ const (
 // MAC is an EUI-48 hardware address; the zero value means none.
 type MAC [6]byte
 
-// ParseMAC parses a hardware address, e.g. "02:00:5e:10:00:01".
-func ParseMAC(s string) (MAC, error) {
-	var m MAC
-	parts := strings.Split(s, ":")
-	if len(parts) != len(m) {
-		return MAC{}, fmt.Errorf("hardware address %q: has %d parts instead of 6", s, len(parts))
+// parseMAC parses a hardware address, e.g. "02:00:5e:10:00:01".
+func parseMAC(s string) (MAC, error) {
+	parsed, err := net.ParseMAC(s)
+	if err != nil || len(parsed) != len(MAC{}) {
+		return MAC{}, fmt.Errorf("hardware address %q is not six bytes, e.g. 02:00:5e:10:00:01", s)
 	}
-	for i, part := range parts {
-		b, err := strconv.ParseUint(part, 16, 8)
-		if err != nil || len(part) != 2 {
-			return MAC{}, fmt.Errorf("hardware address %q: %q is not two hexadecimal digits", s, part)
-		}
-		m[i] = byte(b)
-	}
-	return m, nil
+	return MAC(parsed), nil
 }
 
 // IsZero reports whether m is the zero value.
 func (m MAC) IsZero() bool { return m == MAC{} }
 
-func (m MAC) String() string {
-	return fmt.Sprintf("%02x:%02x:%02x:%02x:%02x:%02x", m[0], m[1], m[2], m[3], m[4], m[5])
-}
+func (m MAC) String() string { return net.HardwareAddr(m[:]).String() }
 
 // Link is a network interface.
 type Link struct {

@@ -50,13 +50,13 @@ func VethPairOf(containerID string) VethPair {
 
 // MACWithPrefix returns the hardware address for podMACPrefix: the two bytes of the
 // prefix, e.g. "0a:1b", and the last four bytes of the address.
-func MACWithPrefix(prefix string, a netip.Addr) (MAC, error) {
-	m, err := ParseMAC(prefix + ":00:00:00:00")
+func MACWithPrefix(prefix string, a netip.Addr) (MAC, *FieldError) {
+	m, err := parseMAC(prefix + ":00:00:00:00")
 	if err != nil || len(prefix) != len("0a:1b") {
-		return MAC{}, &FieldError{Field: "podMACPrefix", Value: prefix, Reason: `want two hexadecimal bytes, e.g. "0a:1b"`}
+		return MAC{}, &FieldError{"podMACPrefix", prefix, `use two hexadecimal bytes, e.g. "0a:1b"`}
 	}
 	if m[0]&0x01 != 0 {
-		return MAC{}, &FieldError{Field: "podMACPrefix", Value: prefix, Reason: "the lowest bit of the first byte is set: this makes a multicast address"}
+		return MAC{}, &FieldError{"podMACPrefix", prefix, `the first byte is odd, which makes a multicast address; use an even one, e.g. "0a:1b"`}
 	}
 	b := a.AsSlice()
 	copy(m[2:], b[len(b)-4:])

@@ -34,7 +34,7 @@ func ips(texts ...string) []netip.Addr {
 }
 
 func mac(t string) MAC {
-	m, err := ParseMAC(t)
+	m, err := parseMAC(t)
 	if err != nil {
 		panic(err)
 	}
@@ -69,7 +69,7 @@ func attached(name string, nics ...NIC) Pod {
 
 func guideSettings() Settings {
 	return Settings{
-		HijackCIDR: pfx("169.254.0.0/16"), ServiceCIDR: pfx("10.96.0.0/16", "fd00:10:96::/112"),
+		Mode: ModeUnderlay, HijackCIDR: pfx("169.254.0.0/16"), ServiceCIDR: pfx("10.96.0.0/16", "fd00:10:96::/112"),
 		OverlayPodCIDR: pfx("10.244.0.0/16", "172.31.0.0/16"),
 		TunePodRoutes:  true, HostRuleTable: 500, VethMTU: 1500,
 	}
@@ -185,13 +185,13 @@ func TestUnusableSettingsNameTheField(t *testing.T) {
 		{"hijackCIDR", func(s *Settings) { s.HijackCIDR = pfx("172.31.30.0/24") }},
 		{"serviceCIDR", func(s *Settings) { s.ServiceCIDR = pfx("172.31.28.0/24") }},
 		{"serviceCIDR", func(s *Settings) { s.ServiceCIDR = pfx("172.31.16.0/30") }},
-		{"policyRoutes", func(s *Settings) {
+		{"policyRoutes[0].dst", func(s *Settings) {
 			s.PolicyRoutes = []inet.Route{{Dst: pfx("10.0.0.1/8")[0], Via: ips("172.31.16.2")[0]}}
 		}},
 		{"policyRoutes", func(s *Settings) {
 			s.PolicyRoutes = []inet.Route{{Dst: pfx("10.0.0.0/8")[0], Via: ips("192.0.2.1")[0]}}
 		}},
-		{"policyRoutes", func(s *Settings) {
+		{"policyRoutes[0].gw", func(s *Settings) {
 			s.PolicyRoutes = []inet.Route{{Dst: pfx("10.0.0.0/8")[0], Via: ips("2406:da1e:c4:ed01::2")[0]}}
 		}},
 	} {

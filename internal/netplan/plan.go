@@ -55,34 +55,6 @@ type Node struct {
 	IPv6 bool
 }
 
-// Settings are the parts of the coordinator's configuration that plans depend on.
-type Settings struct {
-	HijackCIDR     []netip.Prefix
-	ServiceCIDR    []netip.Prefix
-	OverlayPodCIDR []netip.Prefix
-	PolicyRoutes   []inet.Route
-	// OwnPolicyRoutes says that PolicyRoutes are the attachment's own: no later
-	// attachment brings them, so each has to be reachable now. Those of the cluster
-	// are for the pods that reach them.
-	OwnPolicyRoutes bool
-	TunePodRoutes   bool
-	// DefaultNIC is the interface with the default route; "" keeps the one that
-	// has it, at the beginning the first.
-	DefaultNIC    string
-	HostRuleTable int
-	RPFilter      int
-	TxQueueLen    int // 0 leaves it
-	VethLinkAddr  netip.Addr
-	VethMTU       int // 0 leaves the kernel's default
-}
-
-// FieldError is a setting that no plan can be made from.
-type FieldError struct {
-	Field, Value, Reason string
-}
-
-func (e *FieldError) Error() string { return fmt.Sprintf("%s %q: %s", e.Field, e.Value, e.Reason) }
-
 // Plan is the wanted state of a pod's namespace, and the pod's part of the state of
 // its node.
 type Plan struct {

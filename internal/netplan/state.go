@@ -129,7 +129,7 @@ func parsed[T any](p *parser, word string, parse func(string) (T, error)) T {
 func (p *parser) number() int          { return parsed(p, p.next(), strconv.Atoi) }
 func (p *parser) prefix() netip.Prefix { return parsed(p, p.next(), netip.ParsePrefix) }
 func (p *parser) addr() netip.Addr     { return parsed(p, p.next(), netip.ParseAddr) }
-func (p *parser) mac() MAC             { return parsed(p, p.next(), ParseMAC) }
+func (p *parser) mac() MAC             { return parsed(p, p.next(), parseMAC) }
 
 func (p *parser) family() inet.Family {
 	switch w := p.next(); w {
@@ -214,7 +214,7 @@ func (p *parser) rule() Rule {
 
 func (p *parser) neighbor() Neighbor {
 	n := Neighbor{Addr: p.addr()}
-	n.MAC = parsed(p, p.named("mac"), ParseMAC)
+	n.MAC = parsed(p, p.named("mac"), parseMAC)
 	n.Dev = p.named("dev")
 	return n
 }

@@ -12,6 +12,7 @@ import (
 	"net/netip"
 
 	"spiderpool.dev/spiderpool/internal/inet"
+	"spiderpool.dev/spiderpool/internal/netplan"
 )
 
 // Paths of the agent's requests.
@@ -138,28 +139,10 @@ type CoordinatorRequest struct {
 	Attachment
 }
 
-// CoordinatorConfig is a CoordinatorSpec in which every field has a value, with
-// what was found out about the cluster.
-type CoordinatorConfig struct {
-	Mode               string         `json:"mode"` // auto, underlay, overlay, disabled
-	HijackCIDR         []netip.Prefix `json:"hijackCIDR,omitempty"`
-	OverlayPodCIDR     []netip.Prefix `json:"overlayPodCIDR,omitempty"`
-	ServiceCIDR        []netip.Prefix `json:"serviceCIDR,omitempty"`
-	PolicyRoutes       []inet.Route   `json:"policyRoutes,omitempty"`
-	PodMACPrefix       string         `json:"podMACPrefix,omitempty"`
-	TunePodRoutes      bool           `json:"tunePodRoutes"`
-	PodDefaultRouteNIC string         `json:"podDefaultRouteNIC,omitempty"`
-	HostRuleTable      int            `json:"hostRuleTable"`
-	PodRPFilter        int            `json:"podRPFilter"`
-	TxQueueLen         int            `json:"txQueueLen,omitempty"`
-	VethLinkAddress    netip.Addr     `json:"vethLinkAddress,omitzero"`
-	VethMTU            int            `json:"vethMTU,omitempty"`
-}
-
 // CoordinatorReply is the cluster's configuration (SpiderCoordinator) and what
 // the pod asks for.
 type CoordinatorReply struct {
-	Config CoordinatorConfig `json:"config"`
+	Config netplan.Settings `json:"config"`
 	// PodDefaultRouteNIC is the pod's annotation ipam.spidernet.io/default-route-nic; it wins over every configuration.
 	PodDefaultRouteNIC string `json:"podDefaultRouteNIC,omitempty"`
 	// PodInterfaces are the interfaces that the pod's annotations ask for, those

@@ -23,6 +23,7 @@ import (
 
 	"spiderpool.dev/spiderpool/internal/inet"
 	"spiderpool.dev/spiderpool/internal/linux/linuxtest"
+	"spiderpool.dev/spiderpool/internal/netplan"
 	"spiderpool.dev/spiderpool/internal/rpc/rpcserver"
 	"spiderpool.dev/spiderpool/internal/wire"
 )
@@ -321,7 +322,7 @@ func (*agent) Conflict(context.Context, wire.ConflictRequest) error { return nil
 func (*agent) Status(context.Context) error                         { return nil }
 
 func (*agent) Coordinator(context.Context, wire.CoordinatorRequest) (wire.CoordinatorReply, error) {
-	return wire.CoordinatorReply{Config: wire.CoordinatorConfig{
+	return wire.CoordinatorReply{Config: netplan.Settings{
 		Mode:          "auto",
 		ServiceCIDR:   []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16"), netip.MustParsePrefix("fd00:10:96::/112")},
 		TunePodRoutes: true, HostRuleTable: 500, VethMTU: 1500,

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"spiderpool.dev/spiderpool/internal/linux/linuxtest"
+	"spiderpool.dev/spiderpool/internal/netplan"
 	"spiderpool.dev/spiderpool/internal/wire"
 )
 
@@ -84,7 +85,7 @@ func fakeAgent(t testing.TB, reply *wire.CoordinatorReply) string { return newAg
 
 // guideReply is what the agent says on the cluster of the AWS guide.
 func guideReply() *wire.CoordinatorReply {
-	return &wire.CoordinatorReply{Config: wire.CoordinatorConfig{
+	return &wire.CoordinatorReply{Config: netplan.Settings{
 		Mode:          "auto",
 		HijackCIDR:    []netip.Prefix{netip.MustParsePrefix("169.254.0.0/16")},
 		ServiceCIDR:   []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16"), netip.MustParsePrefix("fd00:10:96::/112")},

@@ -235,10 +235,10 @@ func TestBadInputIsRefusedAndLeavesNothing(t *testing.T) {
 		{"table of the kernel", m{"hostRuleTable": 254}, `hostRuleTable \"254\"`},
 		{"link address that is none", m{"vethLinkAddress": "10.0.0.1"}, `vethLinkAddress \"10.0.0.1\"`},
 		{"MTU too small for IPv6", m{"vethMTU": 1000}, "needs 1280 bytes or more"},
-		{"unknown mode", m{"mode": "sideways"}, "want auto, underlay, overlay or disabled"},
+		{"unknown mode", m{"mode": "sideways"}, "use auto, underlay, overlay or disabled"},
 		{"unknown reverse path filter", m{"podRPFilter": 3}, `podRPFilter \"3\"`},
 		{"hardware address of a group", m{"podMACPrefix": "01:1b"}, "multicast"},
-		{"malformed hardware address", m{"podMACPrefix": "0a1b"}, `want two hexadecimal bytes`},
+		{"malformed hardware address", m{"podMACPrefix": "0a1b"}, `use two hexadecimal bytes`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			node, pod := lone(t, guideReply())

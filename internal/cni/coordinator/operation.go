@@ -23,9 +23,7 @@ type operation struct {
 	call       *plugin.Call
 	attachment wire.Attachment
 	previous   *types100.Result
-	mode       string // underlay, overlay or disabled
-	macPrefix  string
-	settings   netplan.Settings
+	settings   netplan.Settings // after open, the mode is not auto
 	// interfaces are those that the pod asks for, nil where that is not known;
 	// podChoseNIC says that the pod itself names the one with the default route.
 	interfaces  []string
@@ -52,10 +50,10 @@ func open(c *conf, call *plugin.Call) (*operation, error) {
 	}
 	o := &operation{conf: c, call: call, attachment: attachment, previous: previous, veth: netplan.VethPairOf(call.ContainerID),
 		interfaces: reply.PodInterfaces, podChoseNIC: reply.PodDefaultRouteNIC != ""}
-	if o.mode, o.macPrefix, o.settings, err = c.settings(reply); err != nil {
+	if o.settings, err = c.settings(reply); err != nil {
 		return nil, err
 	}
-	if o.mode != modeDisabled && len(o.settings.ServiceCIDR) == 0 {
+	if o.settings.Mode != netplan.ModeDisabled && len(o.settings.ServiceCIDR) == 0 {
 		return nil, types.NewError(wire.CodeTryAgainLater, "the service network of the cluster is not known yet",
 			"see the status of SpiderCoordinator default, or set serviceCIDR in the coordinator's configuration")
 	}
@@ -82,20 +80,20 @@ func (o *operation) close() {
 // underlay, and so are its further ones; where the first is another network's,
 // the further ones are arranged around it.
 func (o *operation) decideMode() error {
-	if o.mode != modeAuto {
+	if o.settings.Mode != netplan.ModeAuto {
 		return nil
 	}
 	if o.call.IfName == o.conf.PodDefaultCNINIC {
-		o.mode = modeUnderlay
+		o.settings.Mode = netplan.ModeUnderlay
 		return nil
 	}
 	_, hasVeth, err := o.pod.HasLink(netplan.PodVeth)
 	if err != nil {
 		return err
 	}
-	o.mode = modeOverlay
+	o.settings.Mode = netplan.ModeOverlay
 	if hasVeth {
-		o.mode = modeUnderlay
+		o.settings.Mode = netplan.ModeUnderlay
 	}
 	return nil
 }
@@ -191,7 +189,7 @@ func (o *operation) makePlan(pod netplan.Pod, node netplan.Node) (netplan.Plan, 
 	if err := o.checkNIC(pod); err != nil {
 		return netplan.Plan{}, err
 	}
-	if o.mode == modeUnderlay {
+	if o.settings.Mode == netplan.ModeUnderlay {
 		return netplan.Underlay(pod, node, o.settings, o.veth)
 	}
 	hostDev, err := o.pod.HostEnd(pod.NICs[0].Name, o.host)

@@ -37,7 +37,7 @@ func (c *conf) add(call *plugin.Call) error {
 		return err
 	}
 	defer o.close()
-	if o.mode != modeDisabled {
+	if o.settings.Mode != netplan.ModeDisabled {
 		if err := o.prepare(); err != nil {
 			return err
 		}
@@ -56,7 +56,7 @@ func (c *conf) check(call *plugin.Call) error {
 		return err
 	}
 	defer o.close()
-	if o.mode == modeDisabled {
+	if o.settings.Mode == netplan.ModeDisabled {
 		return nil
 	}
 	missing, err := o.differences()

@@ -25,7 +25,7 @@ func (o *operation) prepare() error {
 	if errors.As(err, &taken) {
 		return o.refuse(taken)
 	}
-	if err != nil || o.macPrefix == "" {
+	if err != nil || o.settings.MACPrefix == "" {
 		return err
 	}
 	st, err := o.pod.ReadAll()
@@ -64,16 +64,16 @@ func (o *operation) refuse(taken *linux.TakenError) error {
 // setMAC gives the interface the hardware address that follows from its first
 // address, IPv4 before IPv6.
 func (o *operation) setMAC(nic netplan.NIC) error {
-	mac, err := netplan.MACWithPrefix(o.macPrefix, nic.Addrs[0].Addr())
-	if err != nil {
-		return err
+	mac, fault := netplan.MACWithPrefix(o.settings.MACPrefix, nic.Addrs[0].Addr())
+	if fault != nil {
+		return fault
 	}
 	kind, _, err := o.pod.HasLink(nic.Name)
 	if err != nil {
 		return err
 	}
 	if kind == "ipvlan" {
-		return &netplan.FieldError{Field: "podMACPrefix", Value: o.macPrefix,
+		return &netplan.FieldError{Field: "podMACPrefix", Value: o.settings.MACPrefix,
 			Reason: fmt.Sprintf("%s is an ipvlan interface, which has the hardware address of its master: leave podMACPrefix out, or use macvlan", nic.Name)}
 	}
 	if mac == nic.MAC {
@@ -81,7 +81,7 @@ func (o *operation) setMAC(nic netplan.NIC) error {
 	}
 	change := netplan.Change{Old: netplan.Link{Name: nic.Name, MAC: nic.MAC}, New: netplan.Link{Name: nic.Name, MAC: mac}}
 	if err := o.pod.Apply(netplan.Changes{change}, nil); err != nil {
-		return fmt.Errorf("podMACPrefix %s: %w", o.macPrefix, err)
+		return fmt.Errorf("podMACPrefix %s: %w", o.settings.MACPrefix, err)
 	}
 	for _, i := range o.previous.Interfaces {
 		if i.Name == nic.Name && i.Sandbox != "" {

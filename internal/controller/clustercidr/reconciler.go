@@ -188,7 +188,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 		kind = *coordinator.Spec.PodCIDRType
 	}
 	found := decide(kind, r.collect(ctx))
-	if errs := compile.Coordinator(field.NewPath("spec"), &coordinator.Spec); len(errs) > 0 {
+	if _, errs := compile.Coordinator(field.NewPath("spec"), &coordinator.Spec, &v2beta1.SpiderCoordinatorStatus{}); len(errs) > 0 {
 		found.invalid = errs.ToAggregate().Error()
 	}
 	// Report a source that cannot be read, and retry.

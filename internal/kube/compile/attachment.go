@@ -14,10 +14,8 @@ import (
 	"spiderpool.dev/spiderpool/api/names"
 	"spiderpool.dev/spiderpool/api/v2beta1"
 	"spiderpool.dev/spiderpool/internal/cniconf"
+	"spiderpool.dev/spiderpool/internal/netplan"
 )
-
-// maxInterfaceName is IFNAMSIZ-1 of linux/if.h.
-const maxInterfaceName = 15
 
 // cniName is the form of a network's name (CNI specification 1.1.0, section 1).
 var cniName = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.\-]*$`)
@@ -75,7 +73,8 @@ func Attachment(in *v2beta1.SpiderMultusConfig) (NAD, field.ErrorList) {
 		out.Annotations[names.AnnotationMultusResourceName] = resource
 	}
 	if in.Spec.Coordinator != nil {
-		errs = append(errs, Coordinator(field.NewPath("spec", "coordinator"), in.Spec.Coordinator)...)
+		_, more := Coordinator(field.NewPath("spec", "coordinator"), in.Spec.Coordinator, &v2beta1.SpiderCoordinatorStatus{})
+		errs = append(errs, more...)
 	}
 	chain, more := compileChain(field.NewPath("spec", "chainCNIJsonData"), in.Spec.ChainCNIJSONData)
 	errs = append(errs, more...)
@@ -209,9 +208,8 @@ func compileMaster(path *field.Path, in *v2beta1.MasterConfig, makeVLAN bool) (i
 		plugin.VlanID = id
 		parent := master
 		master = fmt.Sprintf("%s.%d", parent, id)
-		if len(master) > maxInterfaceName {
-			errs = append(errs, field.Invalid(path.Child("vlanID"), id, fmt.Sprintf(
-				"makes the interface %s, whose name is longer than %d bytes; give %s a shorter name", master, maxInterfaceName, parent)))
+		if fault := netplan.InterfaceNameFault(master); fault != "" {
+			errs = append(errs, field.Invalid(path.Child("vlanID"), id, fmt.Sprintf("the interface name %s %s; give %s a shorter name", master, fault, parent)))
 		}
 	}
 	if plugin.Bond == nil && plugin.VlanID == 0 {
@@ -221,22 +219,10 @@ func compileMaster(path *field.Path, in *v2beta1.MasterConfig, makeVLAN bool) (i
 }
 
 func checkInterfaceName(path *field.Path, name string) field.ErrorList {
-	if fault := interfaceNameFault(name); fault != "" {
-		return field.ErrorList{field.Invalid(path, name, fault)}
+	if fault := netplan.InterfaceNameFault(name); fault != "" {
+		return field.ErrorList{field.Invalid(path, name, fault+"; list the node's interfaces with 'ip link'")}
 	}
 	return nil
-}
-
-func interfaceNameFault(name string) string {
-	switch {
-	case name == "":
-		return "is empty; name an interface as 'ip link' shows it"
-	case len(name) > maxInterfaceName:
-		return fmt.Sprintf("is longer than %d bytes, which no interface of Linux can be; name one as 'ip link' shows it", maxInterfaceName)
-	case strings.ContainsAny(name, "/: \t\n"):
-		return "is not the name of an interface; name one as 'ip link' shows it"
-	}
-	return ""
 }
 
 // bondOptionsFault says which option has not the form that ifacer reads.
