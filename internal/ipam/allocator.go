@@ -171,7 +171,7 @@ func (a *Allocator) put(b lease.Block, now time.Time) {
 	}
 	if b.Damaged != "" {
 		a.observer.Damaged()
-		a.log.Error("a block of addresses makes no sense; none of them is handed out until it is repaired or removed",
+		a.log.Error("SpiderIPBlock is corrupt; its addresses are out of service until it is fixed or deleted",
 			"spideripblock", inet.BlockPrefix(b.Base), "err", b.Damaged)
 	}
 	delete(a.mu.unknown, b.Base)

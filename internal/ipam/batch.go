@@ -93,7 +93,7 @@ func (a *Allocator) decide(batch []*request) decision {
 	for i, r := range batch {
 		if len(a.mu.unknown) > 0 || !a.mu.loaded {
 			// Also an allocation: its container may have an address already.
-			d.outcomes[i].err = fmt.Errorf("what is held is unknown while the API server does not answer: %w", ErrNotReady)
+			d.outcomes[i].err = fmt.Errorf("the leases of this node are unknown until the API server answers: %w", ErrNotReady)
 			continue
 		}
 		if r.change == nil {
@@ -293,7 +293,7 @@ func (a *Allocator) readFixed(ctx context.Context, owner string) error {
 	}
 	blocks, err := a.blocks.FixedFor(ctx, owner)
 	if err != nil {
-		return fmt.Errorf("read what is kept for %s: %w", owner, err)
+		return fmt.Errorf("read the blocks with addresses of %s: %w", owner, err)
 	}
 	for _, b := range blocks {
 		a.Observe(b)

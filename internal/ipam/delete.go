@@ -25,11 +25,11 @@ func (s *Service) Delete(ctx context.Context, req wire.DeleteRequest) error {
 	if keepErr := s.Journal.Add(release); keepErr != nil {
 		return &wire.Error{
 			Code:    wire.CodeTryAgainLater,
-			Msg:     fmt.Sprintf("the addresses of interface %s of pod %s/%s can be neither released nor noted for later", req.Interface, req.PodNamespace, req.PodName),
+			Msg:     fmt.Sprintf("could not release the addresses of interface %s of pod %s/%s or store the release on disk", req.Interface, req.PodNamespace, req.PodName),
 			Details: fmt.Sprintf("release: %v; journal: %v", err, keepErr),
 		}
 	}
-	s.Log.Warn("a release is kept on disk until the API server takes it",
+	s.Log.Warn("could not commit a release; it stays on disk until the API server accepts it",
 		"namespace", req.PodNamespace, "pod", req.PodName, "container", req.ContainerID, "interface", req.Interface, "err", err)
 	return nil
 }
@@ -88,7 +88,7 @@ func (s *Service) Replay(ctx context.Context) (left int, err error) {
 		if err := s.Journal.Remove(r.Attachment, r.Generation); err != nil {
 			return len(releases) - i, errors.Join(unreadable, err)
 		}
-		s.Log.Info("committed a release that was kept on disk",
+		s.Log.Info("committed a release from disk",
 			"namespace", r.Namespace, "pod", r.Pod, "container", r.ContainerID, "interface", r.Interface)
 	}
 	return 0, unreadable

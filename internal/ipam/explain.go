@@ -24,7 +24,7 @@ type noAddressError struct {
 func (e *noAddressError) Error() string {
 	text := e.exhausted.Error()
 	if slices.ContainsFunc(e.exhausted.Pools, func(p lease.PoolUsage) bool { return p.Free > 0 }) {
-		text += fmt.Sprintf("; the %d addresses that the pod wants for all its interfaces are granted together or not at all", e.wants)
+		text += fmt.Sprintf("; the pod needs %d addresses for all its interfaces, and gets all of them or none", e.wants)
 	}
 	if len(e.rejections) > 0 {
 		text += "; " + pool.FormatRejections(e.rejections)
@@ -57,13 +57,13 @@ func (s *Service) cniError(pod Pod, ifname string, err error) *wire.Error {
 		failure.Msg += ": the pod has a newer sandbox"
 	case errors.Is(err, ErrConflict):
 		failure.Code = wire.CodeTryAgainLater
-		failure.Msg += ": other nodes were faster, again and again"
+		failure.Msg += fmt.Sprintf(": conflicts with other nodes persisted after %d attempts", maxAttempts)
 	case errors.Is(err, ErrNotReady), errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
 		failure.Code = wire.CodeTryAgainLater
 		failure.Msg += " in time"
 	default:
 		failure.Code = wire.CodeTryAgainLater
-		failure.Msg += ": the API server did not do what was asked of it"
+		failure.Msg += ": an API server request failed"
 	}
 	return failure
 }

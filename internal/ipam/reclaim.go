@@ -46,7 +46,7 @@ func (s *Service) reclaim(ctx context.Context, policy reclaim.Policy, leases []l
 	// The leases were first: a sandbox that is made after this is in neither list.
 	sandboxes, err := s.Runtime.Sandboxes(ctx)
 	if err != nil {
-		return fmt.Errorf("ask the container runtime: %w", err)
+		return fmt.Errorf("list the sandboxes of the container runtime: %w", err)
 	}
 	pods := make(map[string]bool, len(sandboxes)) // UIDs of those with a sandbox
 	for _, uid := range sandboxes {
@@ -99,7 +99,7 @@ func (s *Service) reclaimLease(ctx context.Context, l lease.Lease, reason reclai
 // OnRetainedReleased reports a lease that was released although it was retained for an
 // owner (Config.OnRetainedReleased).
 func (s *Service) OnRetainedReleased(l lease.Lease) {
-	const because = "its owner came back with interfaces, IP versions or pools that it does not fit"
+	const because = "its owner came back, and the address no longer fits its interfaces, IP families or pools"
 	s.announce(l, reclaim.FixedReplaced, because)
 	s.Observer.Reclaimed(reclaim.FixedReplaced, nil)
 }
@@ -132,7 +132,7 @@ func (s *Service) GC(ctx context.Context, req wire.GCRequest) error {
 	}
 	sandboxes, err := s.Runtime.Sandboxes(ctx)
 	if err != nil {
-		return &wire.Error{Code: wire.CodeTryAgainLater, Msg: "nothing is taken back while the container runtime does not say which sandboxes there are", Details: err.Error()}
+		return &wire.Error{Code: wire.CodeTryAgainLater, Msg: "the container runtime did not list its sandboxes, so nothing was reclaimed", Details: err.Error()}
 	}
 	var errs []error
 	for _, l := range leases {
@@ -142,7 +142,7 @@ func (s *Service) GC(ctx context.Context, req wire.GCRequest) error {
 		gone, err := s.podGone(ctx, l)
 		if err == nil && gone {
 			err = s.reclaimLease(ctx, l, reclaim.PodGone,
-				fmt.Sprintf("the pod is not on node %s any more, and the runtime, which called for garbage collection, has no sandbox %s", s.Node, l.ContainerID))
+				fmt.Sprintf("the pod is no longer on node %s, and the runtime has no sandbox %s", s.Node, l.ContainerID))
 		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("%s of pod %s: %w", l.Addr, l.Pod, err))

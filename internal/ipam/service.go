@@ -91,11 +91,11 @@ func (s *Service) supersede(at wire.Attachment) (restore func(), err error) {
 		return func() {}, nil
 	}
 	if err := s.Journal.Remove(release.Attachment, generation); err != nil {
-		return nil, &wire.Error{Code: wire.CodeInternal, Msg: "forget the former release of the interface", Details: err.Error()}
+		return nil, &wire.Error{Code: wire.CodeInternal, Msg: "could not remove the earlier release of the interface from the journal", Details: err.Error()}
 	}
 	return func() {
 		if err := s.Journal.Add(release); err != nil {
-			s.Log.Error("cannot keep a release on disk again; the next DEL or reclaim has to do it",
+			s.Log.Error("could not store a release on disk again; the next DEL or reclaim will release the address",
 				"namespace", at.PodNamespace, "pod", at.PodName, "container", at.ContainerID, "interface", at.Interface, "err", err)
 		}
 	}, nil
@@ -148,7 +148,7 @@ func (s *Service) rollBack(ctx context.Context, pod Pod, container string, previ
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTimeout)
 	defer cancel()
 	if err := s.Allocator.rollBack(ctx, pod.UID, container, previously); err != nil {
-		s.Log.Warn("what a failed ADD has taken is left to the DEL that follows it",
+		s.Log.Warn("could not roll back a failed ADD; the runtime's DEL will release the addresses",
 			"namespace", pod.Namespace, "pod", pod.Name, "container", container, "err", err)
 	}
 }
@@ -257,7 +257,7 @@ func (s *Service) poolOf(ctx context.Context, name string) (*pool.Pool, error) {
 	}
 	p, err := s.Catalog.Pools.Get(ctx, name)
 	if err != nil {
-		return nil, fmt.Errorf("SpiderIPPool %s, which the pod has an address of: %w", name, err)
+		return nil, fmt.Errorf("read SpiderIPPool %s of an address of the pod: %w", name, err)
 	}
 	return p, nil
 }
@@ -336,9 +336,9 @@ func (s *Service) Check(_ context.Context, req wire.CheckRequest) error {
 	if !slices.Equal(held, asked) {
 		return &wire.Error{
 			Code: wire.CodeConflict,
-			Msg: fmt.Sprintf("interface %s of pod %s/%s should have %v, and %v is leased to it",
+			Msg: fmt.Sprintf("interface %s of pod %s/%s should hold %v, but its leases are for %v",
 				req.Interface, req.PodNamespace, req.PodName, asked, held),
-			Details: "delete the pod: it gets addresses of its own when it is created again",
+			Details: "delete the pod, and its replacement gets its own addresses",
 		}
 	}
 	return nil

@@ -47,7 +47,7 @@ type NoPoolError struct {
 // Error names every pool and why it was rejected.
 func (e *NoPoolError) Error() string {
 	if e.Source == SourceNone {
-		const none = "no SpiderIPPool is named by the pod, its namespace or the CNI configuration, and none has spec.default: true"
+		const none = "the pod, its namespace and the CNI configuration name no SpiderIPPool, and no SpiderIPPool has spec.default: true"
 		if len(e.Rejections) == 0 {
 			return fmt.Sprintf("interface %s: %s", e.Interface, none)
 		}
@@ -105,7 +105,7 @@ func filter(c *Catalog, p *Pool, req *Request, family inet.Family) (Rejection, b
 func (p *Pool) checkState(family inet.Family) (Cause, string) {
 	switch {
 	case p.Family != family:
-		return CauseVersion, fmt.Sprintf("its IP family is %d, and an IPv%d address is wanted", p.Family, family)
+		return CauseVersion, fmt.Sprintf("the pool is %s, but the interface needs %s", p.Family, family)
 	case p.Terminating:
 		return CauseTerminating, "is being deleted"
 	case p.Disabled:
@@ -176,7 +176,7 @@ func checkMultus(p *Pool, req *Request) (Cause, string) {
 		}
 	}
 	if req.Attachment == (NetworkAttachment{}) {
-		return CauseMultus, fmt.Sprintf("spec.multusName %s: interface %s is configured by no network attachment", list(p.MultusNames), req.Interface)
+		return CauseMultus, fmt.Sprintf("spec.multusName %s: interface %s has no network attachment", list(p.MultusNames), req.Interface)
 	}
 	return CauseMultus, fmt.Sprintf("spec.multusName %s does not include %s, the network attachment of interface %s",
 		list(p.MultusNames), req.Attachment, req.Interface)
@@ -190,7 +190,7 @@ func checkMaster(p *Pool, req *Request) (Cause, string) {
 	for _, subnet := range req.MasterSubnets {
 		texts = append(texts, subnet.String())
 	}
-	return CauseMaster, fmt.Sprintf("match_master_subnet: spec.subnet %s is none of the networks of the master interface %s", p.Subnet, list(texts))
+	return CauseMaster, fmt.Sprintf("match_master_subnet: spec.subnet %s is not a network of the master interface %s", p.Subnet, list(texts))
 }
 
 // matches reports whether an entry of spec.multusName, "namespace/name" or "name"
