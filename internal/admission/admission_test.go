@@ -229,10 +229,10 @@ func TestBadMultusConfigsAreRejected(t *testing.T) {
 		{"custom with plugins of another shape", `{customCNI: '{"plugins":{"type":"bridge"}}'}`, `has a JSON object in plugins; write a list of plugins`},
 		{"custom with a plugin without type", `{customCNI: '{"plugins":[{"mtu":1}]}'}`, `names no plugin in plugins[0]; write its program as "type"`},
 		{"custom with a numeric type", `{customCNI: '{"type":7}'}`, `has a JSON number in type; write a string`},
-		{"custom of another version", `{customCNI: '{"cniVersion":"0.2.0","type":"bridge"}'}`, `has cniVersion "0.2.0"; write one of 0.3.1, 0.3.0, 0.4.0, 1.0.0, 1.1.0, or leave it out`},
+		{"custom of another version", `{customCNI: '{"cniVersion":"0.2.0","type":"bridge"}'}`, `has cniVersion "0.2.0"; write one of 0.3.0, 0.3.1, 0.4.0, 1.0.0, 1.1.0, or leave it out`},
 	})
 	for _, example := range []struct{ name, annotation, value, want string }{
-		{"version", names.AnnotationMultusConfigCNIVersion, "0.2.0", `metadata.annotations[multus.spidernet.io/cni-version]: Unsupported value: "0.2.0": supported values: "0.3.1", "0.3.0", "0.4.0", "1.0.0", "1.1.0"`},
+		{"version", names.AnnotationMultusConfigCNIVersion, "0.2.0", `metadata.annotations[multus.spidernet.io/cni-version]: Unsupported value: "0.2.0": supported values: "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"`},
 		{"supported version", names.AnnotationMultusConfigCNIVersion, "1.1.0", ""},
 		{"name of the network", names.AnnotationCNIConfigName, "k8s_pod_network", ""},
 		{"impossible network name", names.AnnotationCNIConfigName, "-x", `metadata.annotations[cni.spidernet.io/cniconfig-name]: Invalid value: "-x": is not the name of a CNI network; begin with a letter or digit`},

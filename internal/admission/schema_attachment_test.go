@@ -22,12 +22,12 @@ var twoByteLetters = strings.Repeat("ä", 15)
 func TestSchemaOfInterfaceNames(t *testing.T) {
 	const long, longest = "abcdefghijklmnop", "abcdefghijklmno"
 	var examples []judged
-	for _, field := range []struct{ path, spec, form string }{
-		{"spec.macvlan.master[0]", `{cniType: macvlan, macvlan: {master: [%q]}}`, "as 'ip link' shows it"},
-		{"spec.ipvlan.master[0]", `{cniType: ipvlan, ipvlan: {master: [%q]}}`, "as 'ip link' shows it"},
-		{"spec.vlan.master[0]", `{cniType: vlan, vlan: {master: [%q], vlanID: 3}}`, "as 'ip link' shows it"},
-		{"spec.ipoib.master", `{cniType: ipoib, ipoib: {master: %q}}`, "as 'ip link' shows it"},
-		{"spec.macvlan.bond.name", `{cniType: macvlan, macvlan: {master: [a, b], bond: {name: %q, mode: 1}}}`, "as 'bond0'"},
+	for _, field := range []struct{ path, spec, tooLong, slash string }{
+		{"spec.macvlan.master[0]", `{cniType: macvlan, macvlan: {master: [%q]}}`, "; copy the name from 'ip link'", "; copy the name from 'ip link'"},
+		{"spec.ipvlan.master[0]", `{cniType: ipvlan, ipvlan: {master: [%q]}}`, "; copy the name from 'ip link'", "; copy the name from 'ip link'"},
+		{"spec.vlan.master[0]", `{cniType: vlan, vlan: {master: [%q], vlanID: 3}}`, "; copy the name from 'ip link'", "; copy the name from 'ip link'"},
+		{"spec.ipoib.master", `{cniType: ipoib, ipoib: {master: %q}}`, "; copy the name from 'ip link'", "; copy the name from 'ip link'"},
+		{"spec.macvlan.bond.name", `{cniType: macvlan, macvlan: {master: [a, b], bond: {name: %q, mode: 1}}}`, "; use a name such as 'bond0'", ", such as 'bond0'"},
 	} {
 		spec := func(name string) string { return fmt.Sprintf(field.spec, name) }
 		refusal := func(name string) string {
@@ -37,9 +37,9 @@ func TestSchemaOfInterfaceNames(t *testing.T) {
 			judged{field.path + " of the greatest length", spec(longest), ""},
 			judged{field.path + " of seven letters of two bytes", spec(strings.Repeat("ä", 7)), ""},
 			judged{field.path + " empty", spec(""), field.path + ": Invalid value: \"\": " + field.path + " in body should be at least 1 chars long"},
-			judged{field.path + " too long", spec(long), refusal(long) + "longer than the 15 bytes that the name of an interface has; write one " + field.form},
-			judged{field.path + " of two-byte letters", spec(twoByteLetters), refusal(twoByteLetters) + "longer than the 15 bytes that the name of an interface has"},
-			judged{field.path + " with a slash", spec("a/b"), refusal("a/b") + "not the name of an interface; write one " + field.form},
+			judged{field.path + " too long", spec(long), refusal(long) + "longer than 15 bytes, the limit for interface names" + field.tooLong},
+			judged{field.path + " of two-byte letters", spec(twoByteLetters), refusal(twoByteLetters) + "longer than 15 bytes, the limit for interface names"},
+			judged{field.path + " with a slash", spec("a/b"), refusal("a/b") + "not an interface name" + field.slash},
 			judged{field.path + " beyond all measure", spec(strings.Repeat("a", 65)), field.path + ": Too long"},
 		)
 	}

@@ -72,7 +72,7 @@ func TestSchemaOfPoolsAndSubnets(t *testing.T) {
 		{"smallest", `{subnet: 10.0.0.0/24}`, ""},
 		{"guide", `{subnet: "2406:da1e:c4:ed01::/64", ips: ["2406:da1e:c4:ed01:c57d::0-2406:da1e:c4:ed01:c57d::f"], gateway: "2406:da1e:c4:ed01::1"}`, ""},
 		{"no subnet", `{ips: []}`, "spec.subnet: Required value"},
-		{"subnet with host bits", `{subnet: 10.0.0.1/24}`, "'10.0.0.1/24' has host bits; write the first address of the network"},
+		{"subnet with host bits", `{subnet: 10.0.0.1/24}`, "'10.0.0.1/24' has host bits; write the network's first address, with zeros after the prefix"},
 		{"address as subnet", `{subnet: 10.0.0.1}`, "'10.0.0.1' is not a network in CIDR notation, such as '10.0.0.0/8' or 'fd00::/64'"},
 		{"version of the subnet", `{subnet: 10.0.0.0/24, ipVersion: 4}`, ""},
 		{"version of another", `{subnet: 10.0.0.0/24, ipVersion: 6}`, "spec.ipVersion: Invalid value: 6 is not the IP version of subnet '10.0.0.0/24'; omit ipVersion"},
@@ -100,7 +100,7 @@ func TestSchemaOfPoolsAndSubnets(t *testing.T) {
 	judge(t, c, "SpiderIPPool", []judged{
 		{"names", `{subnet: 10.0.0.0/24, nodeName: [node.a-1], namespaceName: [ns-1], multusName: [kube-system/net.a, net]}`, ""},
 		{"node with a slash", `{subnet: 10.0.0.0/24, nodeName: [a/b]}`, "spec.nodeName[0]: Invalid value: \"a/b\": 'a/b' is not a node name; copy the metadata.name of a node"},
-		{"namespace with a dot", `{subnet: 10.0.0.0/24, namespaceName: [a.b]}`, "'a.b' is not the name of a namespace"},
+		{"namespace with a dot", `{subnet: 10.0.0.0/24, namespaceName: [a.b]}`, "'a.b' is not a namespace name"},
 		{"attachment with two slashes", `{subnet: 10.0.0.0/24, multusName: [a/b/c]}`, "spec.multusName[0]: Invalid value: \"a/b/c\": 'a/b/c' is not the name of a network attachment; write 'namespace/name' or 'name'"},
 		{"thousands of nodes", `{subnet: 10.0.0.0/8, nodeName: ` + many(5000, func(i int) string { return fmt.Sprintf("node-%d", i) }) + `}`, ""},
 	})

@@ -141,7 +141,7 @@ func TestFailedDiscoveryIsReported(t *testing.T) {
 	r.watched = nil
 	r.mapper = noOverlays{err: errors.New("the aggregated API is away")}
 	got := decide(v2beta1.PodCIDRAuto, r.collect(t.Context()))
-	want := "overlayPodCIDR: IPPools of Calico cannot be read: find out whether the cluster has IPPool.crd.projectcalico.org: the aggregated API is away"
+	want := "overlayPodCIDR: IPPools of Calico cannot be read: look up the kind IPPool.crd.projectcalico.org: the aggregated API is away"
 	if !strings.Contains(got.missing, want) || got.err == nil {
 		t.Errorf("missing %q, to try again for %v; want %q", got.missing, got.err, want)
 	}

@@ -223,8 +223,8 @@ func TestMatchingAttachmentIsNotWritten(t *testing.T) {
 	filled := attachment(namespace, "ipvlan-ens5")
 	get(t, c, filled)
 
-	// One worker takes them in turn: once the others are ready, what the first
-	// write set off has been looked at.
+	// One worker handles them in turn: once the others are ready, it has also handled
+	// the events of the first write.
 	for _, name := range []string{"second", "third"} {
 		next := ipvlan(namespace, name)
 		kubetest.Create(t, c, next)
