@@ -345,7 +345,7 @@ func TestErrorAndEventNameEveryPool(t *testing.T) {
 	a := w.agent(node)
 	pod := w.pod("a", node, annotated(names.AnnotationPodIPPool, fmt.Sprintf(`{"ipv4":[%q,%q]}`, other, off)))
 	_, err := a.Add(t.Context(), wire.AddRequest{Attachment: attachment(pod, "c1", "eth0")})
-	wantCode(t, err, wire.CodeNoAddress, other+": spec.nodeName [elsewhere] does not include this pod's node", off+": spec.disable is true")
+	wantCode(t, err, wire.CodeNoAddress, other+": spec.nodeName [elsewhere] does not include the pod's node", off+": spec.disable is true")
 	kubetest.Eventually(t, func(ctx context.Context) error {
 		var events corev1.EventList
 		if err := w.List(ctx, &events, client.InNamespace(w.namespace)); err != nil {

@@ -76,7 +76,7 @@ type ExhaustedError struct {
 type SupersededError struct{ Lease Lease }
 
 func (e *SupersededError) Error() string {
-	return fmt.Sprintf("the newer sandbox %s of pod %s already has address %s", e.Lease.ContainerID, e.Lease.Pod, e.Lease.Addr)
+	return fmt.Sprintf("sandbox %s of pod %s is newer and already has address %s", e.Lease.ContainerID, e.Lease.Pod, e.Lease.Addr)
 }
 
 // PoolUsage is the usage of one pool.

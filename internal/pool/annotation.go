@@ -12,7 +12,7 @@ import (
 	"spiderpool.dev/spiderpool/internal/inet"
 )
 
-// Correct values, for error messages.
+// Examples for error messages.
 const (
 	exampleIPPool         = `{"ipv4":["pool-v4"],"ipv6":["pool-v6"]}`
 	exampleIPPools        = `[{"interface":"eth0","ipv4":["pool-v4"],"ipv6":["pool-v6"],"cleangateway":false}]`
@@ -21,20 +21,20 @@ const (
 	exampleNamespacePools = `["pool-a","pool-b"]`
 )
 
-// AnnotationError says that an annotation cannot be used.
+// AnnotationError means that an annotation has an invalid value.
 type AnnotationError struct {
 	Annotation string // key
 	Value      string // as written
 	Reason     string
-	Example    string // a correct value
+	Example    string // a valid value
 }
 
-// Error names the annotation, the value, the reason and a correct example.
+// Error names the annotation, the value, the reason and an example.
 func (e *AnnotationError) Error() string {
-	return fmt.Sprintf("annotation %s: %q: %s; a correct value is %s", e.Annotation, shorten(e.Value), e.Reason, e.Example)
+	return fmt.Sprintf("annotation %s: %q: %s; example: %s", e.Annotation, shorten(e.Value), e.Reason, e.Example)
 }
 
-// shorten bounds what an error message repeats of a value.
+// shorten bounds the length of a value in an error message.
 func shorten(value string) string {
 	const most = 256
 	if len(value) <= most {
@@ -45,12 +45,12 @@ func shorten(value string) string {
 
 // InterfacePools is an entry of the annotation ipam.spidernet.io/ippools.
 type InterfacePools struct {
-	Interface    string // "" where the entry is meant by position
+	Interface    string // "" means the interface at the position of the entry
 	Pools        Names
-	CleanGateway *bool // nil: as the CNI configuration says
+	CleanGateway *bool // nil means the value of the CNI configuration
 }
 
-// DNS is what a pod asks for about name servers.
+// DNS holds the DNS settings requested by a pod.
 type DNS struct {
 	Nameservers []string `json:"nameservers,omitempty"`
 	Domain      string   `json:"domain,omitempty"`
@@ -81,8 +81,8 @@ func ParseIPPool(value string) (Names, error) {
 
 // ParseIPPools reads the pod annotation ipam.spidernet.io/ippools:
 // [{"interface":"eth0","ipv4":["a"],"ipv6":["b"],"cleangateway":true}]. Either
-// every entry has an interface or none has, and then they are meant by position.
-// The error is an *AnnotationError.
+// every entry has an interface or none has. Without interfaces, entry n is for the
+// interface at position n. The error is an *AnnotationError.
 func ParseIPPools(value string) ([]InterfacePools, error) {
 	var v []struct {
 		Interface    string   `json:"interface"`
@@ -110,7 +110,7 @@ func ParseIPPools(value string) ([]InterfacePools, error) {
 			return refuse("[%d] and [0]: either every entry names its interface or none does", i)
 		}
 		if first, ok := seen[e.Interface]; ok && e.Interface != "" {
-			return refuse("[%d] and [%d] are both for interface %s", first, i, e.Interface)
+			return refuse("[%d] and [%d] both name interface %s", first, i, e.Interface)
 		}
 		seen[e.Interface] = i
 		pools = append(pools, p)
@@ -192,9 +192,9 @@ func ParseDNS(value string) (DNS, error) {
 	return dns, nil
 }
 
-// decode reads the one JSON value of an annotation into v, and says what is wrong
-// with it otherwise. An unknown key is an error, because a misspelt one would
-// silently take the pod to another pool.
+// decode reads the JSON value of an annotation into v, or returns the reason for
+// refusing it. An unknown key is an error: a misspelt one would silently put the pod
+// into another pool.
 func decode(value string, v any) (reason string) {
 	decoder := json.NewDecoder(strings.NewReader(value))
 	decoder.DisallowUnknownFields()
@@ -203,7 +203,7 @@ func decode(value string, v any) (reason string) {
 		if _, err = decoder.Token(); err == io.EOF {
 			return ""
 		}
-		return "has something after the JSON value"
+		return "has text after the JSON value"
 	}
 	var syntax *json.SyntaxError
 	var wrongType *json.UnmarshalTypeError
@@ -220,7 +220,7 @@ func decode(value string, v any) (reason string) {
 	return strings.TrimPrefix(err.Error(), "json: ")
 }
 
-// jsonKind says in words of JSON what a Go type is read from.
+// jsonKind returns the JSON word for a Go type.
 func jsonKind(goType string) string {
 	switch {
 	case strings.HasPrefix(goType, "[]"):
@@ -233,7 +233,7 @@ func jsonKind(goType string) string {
 	return "an object"
 }
 
-// invalid says which name cannot be one of a pool, and "" where all can.
+// invalid returns the reason for refusing a pool name, or "" if all are valid.
 func (n Names) invalid() string {
 	if reason := invalidNames(n.IPv4); reason != "" {
 		return "ipv4" + reason
@@ -247,14 +247,14 @@ func (n Names) invalid() string {
 func invalidNames(names []string) string {
 	for i, name := range names {
 		if !isPoolName(name) {
-			return fmt.Sprintf("[%d] %q cannot be the name of a SpiderIPPool: lower case letters, digits, '-', '.' and the wildcard '*'", i, name)
+			return fmt.Sprintf("[%d] %q is not a valid SpiderIPPool name; use lower case letters, digits, '-', '.' and the wildcard '*'", i, name)
 		}
 	}
 	return ""
 }
 
-// isPoolName reports whether name is made of what names of objects (RFC 1123
-// subdomains) and wildcards are made of.
+// isPoolName reports whether name has only the characters of object names (RFC 1123
+// subdomains) and wildcards.
 func isPoolName(name string) bool {
 	return name != "" && len(name) <= 253 && strings.IndexFunc(name, func(r rune) bool {
 		return !(r >= 'a' && r <= 'z' || r >= '0' && r <= '9' || r == '-' || r == '.' || r == '*')

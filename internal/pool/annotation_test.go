@@ -30,7 +30,7 @@ func TestAnnotationsAreRead(t *testing.T) {
 	}
 }
 
-// The examples that error messages give are correct.
+// The examples of error messages are valid.
 func TestExamplesParse(t *testing.T) {
 	t.Parallel()
 	for example, parse := range parsers() {
@@ -53,27 +53,27 @@ func parsers() map[string]func(string) error {
 	}
 }
 
-func TestBadAnnotationsAreRefusedWithAnExample(t *testing.T) {
+func TestBadAnnotationsAreRefused(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct{ example, value, want string }{
 		{exampleIPPool, `{"ipv4":["a"]`, "it ends too early"},
 		{exampleIPPool, ``, "it ends too early"},
 		{exampleIPPool, `{ipv4:["a"]}`, "is not JSON: invalid character 'i'"},
-		{exampleIPPool, `{"ipv4":["a"]} x`, "has something after the JSON value"},
+		{exampleIPPool, `{"ipv4":["a"]} x`, "has text after the JSON value"},
 		{exampleIPPool, `{"ipv4":"a"}`, "ipv4 is a JSON string, want a list"},
 		{exampleIPPool, `["a"]`, "is a JSON array, want an object"},
 		{exampleIPPool, `{"ipv5":["a"]}`, `unknown field "ipv5"`},
-		{exampleIPPool, `{"ipv4":["A_b"]}`, `ipv4[0] "A_b" cannot be the name of a SpiderIPPool`},
-		{exampleIPPool, `{"ipv6":["a",""]}`, `ipv6[1] "" cannot be the name`},
+		{exampleIPPool, `{"ipv4":["A_b"]}`, `ipv4[0] "A_b" is not a valid SpiderIPPool name`},
+		{exampleIPPool, `{"ipv6":["a",""]}`, `ipv6[1] "" is not a valid SpiderIPPool name`},
 		{exampleIPPool, `{}`, "names no pool"},
 		{exampleIPPools, `{"interface":"eth0"}`, "is a JSON object, want a list"},
 		{exampleIPPools, `[]`, "is an empty list"},
 		{exampleIPPools, `[{"interface":"eth0","ipv4":["a"]},{"ipv4":["b"]}]`, "[1] and [0]: either every entry names its interface or none does"},
-		{exampleIPPools, `[{"interface":"eth0"},{"interface":"eth0"}]`, "[0] and [1] are both for interface eth0"},
+		{exampleIPPools, `[{"interface":"eth0"},{"interface":"eth0"}]`, "[0] and [1] both name interface eth0"},
 		{exampleIPPools, `[{"interface":"eth0","cleangateway":"yes"}]`, "cleangateway is a JSON string, want true or false"},
-		{exampleIPPools, `[{"interface":"eth0","ipv6":["?"]}]`, `[0].ipv6[0] "?" cannot be the name`},
+		{exampleIPPools, `[{"interface":"eth0","ipv6":["?"]}]`, `[0].ipv6[0] "?" is not a valid SpiderIPPool name`},
 		{exampleNamespacePools, `"a"`, "is a JSON string, want a list"},
-		{exampleNamespacePools, `["a b"]`, `[0] "a b" cannot be the name`},
+		{exampleNamespacePools, `["a b"]`, `[0] "a b" is not a valid SpiderIPPool name`},
 		{exampleRoutes, `[{"dst":"10.0.0.0","gw":"10.0.0.1"}]`, `[0].dst "10.0.0.0" is not a network in CIDR notation`},
 		{exampleRoutes, `[{"dst":"10.0.0.1/8","gw":"10.0.0.1"}]`, "[0].dst 10.0.0.1/8 has host bits; write 10.0.0.0/8"},
 		{exampleRoutes, `[{"dst":"10.0.0.0/8","gw":"x"}]`, `[0].gw "x" is not an IP address`},
@@ -126,7 +126,7 @@ func TestInterfacesOfAPod(t *testing.T) {
 		{"networks", "", "a, ns/b@my0 ,c", "eth0=kube-system/cluster net1=pods/a my0=ns/b net3=pods/c", false},
 		{"networks in JSON", "", `[{"name":"a"},{"name":"b","namespace":"ns","interface":"my0","ips":["10.0.0.1"]},{"name":"a"}]`,
 			"eth0=kube-system/cluster net1=pods/a my0=ns/b net3=pods/a", false},
-		{"two defaults", "a,b", "", "names 2 attachments, want one", true},
+		{"two defaults", "a,b", "", "names 2 attachments; name one", true},
 		{"empty entry", "", "a,,b", `"" is not of the form`, true},
 		{"no name", "", "ns/", `"ns/" is not of the form`, true},
 		{"no namespace", "", "/a", `"/a" is not of the form`, true},

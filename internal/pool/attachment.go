@@ -8,7 +8,7 @@ import (
 	"spiderpool.dev/spiderpool/api/names"
 )
 
-// FirstInterface is the name of the interface that the runtime makes first.
+// FirstInterface is the name of a pod's first interface.
 const FirstInterface = "eth0"
 
 const exampleNetworks = `"net-a,ns/net-b@net2" or [{"name":"net-a","namespace":"ns","interface":"net2"}]`
@@ -27,27 +27,27 @@ func (a NetworkAttachment) String() string {
 	return a.Namespace + "/" + a.Name
 }
 
-// PodInterface is an interface that Multus makes for a pod.
+// PodInterface is an interface of a pod, made by Multus.
 type PodInterface struct {
 	Name       string // eth0, net1, …
 	Position   int    // 0 for the pod's first interface
 	Attachment NetworkAttachment
 }
 
-// ClusterNetwork is what Multus gives a pod that does not say otherwise.
+// ClusterNetwork is the network of a pod without Multus annotations.
 type ClusterNetwork struct {
-	// Default is the attachment of the first interface; the zero value where it is
-	// no NetworkAttachmentDefinition.
+	// Default is the attachment of the first interface; the zero value means a network
+	// without a NetworkAttachmentDefinition.
 	Default NetworkAttachment
-	// Namespace is where a default-network annotation without a namespace is
-	// looked up (multusNamespace of Multus); empty means kube-system.
+	// Namespace is the namespace for a default-network annotation without one
+	// (multusNamespace of Multus); empty means kube-system.
 	Namespace string
 }
 
-// Interfaces returns the interfaces of a pod in the namespace with the
-// annotations, from v1.multus-cni.io/default-network and
-// k8s.v1.cni.cncf.io/networks, as Multus numbers them: the first is eth0, and the
-// nth of the networks is net<n> unless it asks for a name. The error is an
+// Interfaces returns the interfaces of a pod, given its namespace and its annotations
+// v1.multus-cni.io/default-network and k8s.v1.cni.cncf.io/networks. The names are
+// those of Multus: eth0 for the first interface, and net<n> for entry n of the
+// networks, unless the entry has a name of its own. The error is an
 // *AnnotationError.
 func Interfaces(namespace string, annotations map[string]string, cluster ClusterNetwork) ([]PodInterface, error) {
 	first := PodInterface{Name: FirstInterface, Attachment: cluster.Default}
@@ -58,7 +58,7 @@ func Interfaces(namespace string, annotations map[string]string, cluster Cluster
 		}
 		elements, reason := parseNetworks(value)
 		if reason == "" && len(elements) != 1 {
-			reason = fmt.Sprintf("names %d attachments, want one", len(elements))
+			reason = fmt.Sprintf("names %d attachments; name one", len(elements))
 		}
 		if reason != "" {
 			return nil, &AnnotationError{names.AnnotationMultusDefaultNetwork, value, reason, `"ns/net-a"`}
@@ -89,8 +89,8 @@ func Interfaces(namespace string, annotations map[string]string, cluster Cluster
 	return interfaces, nil
 }
 
-// networkElement is an entry of a network selection annotation; other keys of it
-// are not ours.
+// networkElement is an entry of a network selection annotation. We ignore its other
+// keys.
 type networkElement struct {
 	Name      string `json:"name"`
 	Namespace string `json:"namespace"`
@@ -104,8 +104,8 @@ func (e networkElement) attachment(defaultNamespace string) NetworkAttachment {
 	return NetworkAttachment{Namespace: e.Namespace, Name: e.Name}
 }
 
-// parseNetworks reads a network selection annotation in either of its forms: a
-// JSON list, or a list of [namespace/]name[@interface] separated by commas.
+// parseNetworks reads a network selection annotation in either form: a JSON list, or
+// a comma-separated list of [namespace/]name[@interface].
 func parseNetworks(value string) (elements []networkElement, reason string) {
 	if strings.HasPrefix(value, "[") {
 		if err := json.Unmarshal([]byte(value), &elements); err != nil {

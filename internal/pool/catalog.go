@@ -8,11 +8,11 @@ import (
 	"spiderpool.dev/spiderpool/internal/inet"
 )
 
-// Catalog is the pools that a process knows. It is not safe for concurrent use,
-// but any number of readers may use one that nobody changes.
+// Catalog holds the known pools of a process. Concurrent reads are safe as long as
+// no call changes it.
 type Catalog struct {
 	entries  map[string]entry
-	defaults []*Pool // those with Default, sorted by name
+	defaults []*Pool // pools with Default, sorted by name
 	reserved inet.Set
 }
 
@@ -31,7 +31,7 @@ func (c *Catalog) Clone() *Catalog {
 	return &Catalog{entries: maps.Clone(c.entries), defaults: slices.Clone(c.defaults), reserved: c.reserved}
 }
 
-// Set adds p or replaces the pool of its name.
+// Set adds p or replaces the pool of the same name.
 func (c *Catalog) Set(p *Pool) {
 	c.Delete(p.Name)
 	c.entries[p.Name] = entry{pool: p, usable: p.Usable(c.reserved)}
@@ -41,7 +41,7 @@ func (c *Catalog) Set(p *Pool) {
 	}
 }
 
-// Delete removes the pool, if it is there.
+// Delete removes the pool, if it exists.
 func (c *Catalog) Delete(name string) {
 	delete(c.entries, name)
 	if i, ok := c.findDefault(name); ok {
@@ -49,7 +49,8 @@ func (c *Catalog) Delete(name string) {
 	}
 }
 
-// findDefault returns where in defaults the name is or would have to be.
+// findDefault returns the position of the name in defaults, or its insertion point
+// and false.
 func (c *Catalog) findDefault(name string) (int, bool) {
 	return slices.BinarySearchFunc(c.defaults, name, func(p *Pool, name string) int { return strings.Compare(p.Name, name) })
 }
@@ -60,12 +61,11 @@ func (c *Catalog) Get(name string) (*Pool, bool) {
 	return e.pool, ok
 }
 
-// Names returns the names of all pools, sorted. The slice is the caller's.
+// Names returns the names of all pools, sorted. The caller owns the slice.
 func (c *Catalog) Names() []string { return slices.Sorted(maps.Keys(c.entries)) }
 
-// SetReserved replaces the addresses that no pool hands out (SpiderReservedIP),
-// of both IP versions, and returns the names of the pools whose usable addresses
-// this changed, sorted.
+// SetReserved replaces the reserved addresses of both IP families (SpiderReservedIP).
+// It returns the sorted names of the pools with a change of their usable addresses.
 func (c *Catalog) SetReserved(reserved inet.Set) []string {
 	c.reserved = reserved
 	var changed []string
@@ -80,12 +80,12 @@ func (c *Catalog) SetReserved(reserved inet.Set) []string {
 	return changed
 }
 
-// Usable returns the addresses that the pool may hand out, after exclusions and
-// reservations; the empty set for an unknown pool.
+// Usable returns the usable addresses of the pool, without excluded and reserved
+// ones; for an unknown pool, the empty set.
 func (c *Catalog) Usable(name string) inet.Set { return c.entries[name].usable }
 
-// nearest returns the name of the pool that is written most like name, and false
-// where none is like it: more than a third of the letters differ.
+// nearest returns the pool name most similar to name, and false if more than a third
+// of the letters differ in all of them.
 func (c *Catalog) nearest(name string) (string, bool) {
 	best, distance := "", len(name)/3+1
 	for _, candidate := range c.Names() {
@@ -96,8 +96,8 @@ func (c *Catalog) nearest(name string) (string, bool) {
 	return best, best != ""
 }
 
-// editDistance returns the number of bytes to insert, delete or replace that
-// turn a into b (Levenshtein), or limit where there are that many or more.
+// editDistance returns the Levenshtein distance of a and b in bytes, or limit if the
+// distance is greater.
 func editDistance(a, b string, limit int) int {
 	if len(a)-len(b) >= limit || len(b)-len(a) >= limit {
 		return limit

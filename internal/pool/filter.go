@@ -15,28 +15,28 @@ type Cause string
 // Causes of a Rejection.
 const (
 	CauseUnknown     Cause = "unknown"     // no such pool
-	CauseTerminating Cause = "terminating" // being deleted
+	CauseTerminating Cause = "terminating" // the pool is being deleted
 	CauseDisabled    Cause = "disabled"    // spec.disable
-	CauseVersion     Cause = "version"     // of the other IP version
-	CauseNotDefault  Cause = "not-default" // nothing names it and spec.default is false
+	CauseVersion     Cause = "version"     // the other IP family
+	CauseNotDefault  Cause = "not-default" // not named, and spec.default is false
 	CauseNode        Cause = "node"        // spec.nodeName, spec.nodeAffinity
 	CauseNamespace   Cause = "namespace"   // spec.namespaceName, spec.namespaceAffinity
 	CausePod         Cause = "pod"         // spec.podAffinity
 	CauseMultus      Cause = "multus"      // spec.multusName
 	CauseMaster      Cause = "master"      // match_master_subnet
-	CauseEmpty       Cause = "empty"       // no address after exclusions and reservations
+	CauseEmpty       Cause = "empty"       // all addresses excluded or reserved
 	CauseExhausted   Cause = "exhausted"   // every address is taken (found by the allocation)
 )
 
-// Rejection says why a pool is not used.
+// Rejection is the reason for not using a pool.
 type Rejection struct {
 	Pool   string
 	Cause  Cause
-	Reason string // "spec.nodeName [worker1] does not include this pod's node master"
+	Reason string // "spec.nodeName [worker1] does not include the pod's node master"
 }
 
-// NoPoolError says that an interface cannot get an address, and what was wrong
-// with every pool that was considered.
+// NoPoolError means that no pool can serve an interface. It holds the rejection of
+// every considered pool.
 type NoPoolError struct {
 	Interface  string
 	Family     inet.Family
@@ -44,7 +44,7 @@ type NoPoolError struct {
 	Rejections []Rejection
 }
 
-// Error names every pool and why it was rejected.
+// Error names every considered pool with the reason for its rejection.
 func (e *NoPoolError) Error() string {
 	if e.Source == SourceNone {
 		const none = "the pod, its namespace and the CNI configuration name no SpiderIPPool, and no SpiderIPPool has spec.default: true"
@@ -53,13 +53,13 @@ func (e *NoPoolError) Error() string {
 		}
 		return fmt.Sprintf("interface %s: %s: %s", e.Interface, none, FormatRejections(e.Rejections))
 	}
-	return fmt.Sprintf("interface %s: no SpiderIPPool can give an IPv%d address (from %s): %s", e.Interface, e.Family, e.Source, FormatRejections(e.Rejections))
+	return fmt.Sprintf("interface %s: no SpiderIPPool can provide an %s address (source: %s): %s", e.Interface, e.Family, e.Source, FormatRejections(e.Rejections))
 }
 
-// NoPools are all the reasons why a pod cannot get its addresses.
+// NoPools are the errors of all interfaces and IP families of a pod.
 type NoPools []*NoPoolError
 
-// Error joins the reasons.
+// Error joins the errors with "; ".
 func (e NoPools) Error() string {
 	texts := make([]string, len(e))
 	for i, one := range e {
@@ -68,7 +68,7 @@ func (e NoPools) Error() string {
 	return strings.Join(texts, "; ")
 }
 
-// Unwrap returns them one by one.
+// Unwrap returns the errors, for errors.As.
 func (e NoPools) Unwrap() []error {
 	errs := make([]error, len(e))
 	for i, one := range e {
@@ -86,7 +86,7 @@ func FormatRejections(rejections []Rejection) string {
 	return strings.Join(texts, "; ")
 }
 
-// filter returns why p cannot be used for the request, and false where it can.
+// filter returns the rejection of p for the request, and false if p is usable.
 func filter(c *Catalog, p *Pool, req *Request, family inet.Family) (Rejection, bool) {
 	for _, check := range []func(*Pool, *Request) (Cause, string){
 		func(p *Pool, _ *Request) (Cause, string) { return p.checkState(family) },
@@ -107,7 +107,7 @@ func (p *Pool) checkState(family inet.Family) (Cause, string) {
 	case p.Family != family:
 		return CauseVersion, fmt.Sprintf("the pool is %s, but the interface needs %s", p.Family, family)
 	case p.Terminating:
-		return CauseTerminating, "is being deleted"
+		return CauseTerminating, "it is being deleted"
 	case p.Disabled:
 		return CauseDisabled, "spec.disable is true"
 	}
@@ -118,7 +118,7 @@ func (p *Pool) emptyReason() string {
 	if p.IPs.IsEmpty() {
 		return "spec.ips is empty"
 	}
-	return fmt.Sprintf("all addresses of spec.ips [%s] are excluded by spec.excludeIPs, the gateway, the network's own addresses or a SpiderReservedIP",
+	return fmt.Sprintf("all addresses of spec.ips [%s] are excluded by spec.excludeIPs, the gateway, the subnet's network and broadcast addresses or a SpiderReservedIP",
 		strings.Join(p.IPs.Strings(), " "))
 }
 
@@ -128,16 +128,16 @@ func checkNode(p *Pool, req *Request) (Cause, string) {
 			return "", ""
 		}
 		// Every pool of another node gives this rejection, so it avoids Sprintf.
-		return CauseNode, "spec.nodeName " + list(p.NodeNames) + " does not include this pod's node " + req.Node.Name
+		return CauseNode, "spec.nodeName " + list(p.NodeNames) + " does not include the pod's node " + req.Node.Name
 	}
 	if unmet, ok := p.NodeAffinity.unmet(lookup(req.Node.Labels)); ok {
-		return CauseNode, fmt.Sprintf("spec.nodeAffinity wants %s of this pod's node %s", unmet, req.Node.Name)
+		return CauseNode, fmt.Sprintf("spec.nodeAffinity requires %s of the pod's node %s", unmet, req.Node.Name)
 	}
 	return "", ""
 }
 
-// BoundTo reports whether the pool is for some nodes only, and this one is among
-// them.
+// BoundTo reports whether the pool is restricted to certain nodes, including this
+// one.
 func (p *Pool) BoundTo(node NodeFacts) bool {
 	if len(p.NodeNames) == 0 && p.NodeAffinity == nil {
 		return false
@@ -151,17 +151,17 @@ func checkNamespace(p *Pool, req *Request) (Cause, string) {
 		if slices.Contains(p.NamespaceNames, req.Namespace.Name) {
 			return "", ""
 		}
-		return CauseNamespace, fmt.Sprintf("spec.namespaceName %s does not include this pod's namespace %s", list(p.NamespaceNames), req.Namespace.Name)
+		return CauseNamespace, fmt.Sprintf("spec.namespaceName %s does not include the pod's namespace %s", list(p.NamespaceNames), req.Namespace.Name)
 	}
 	if unmet, ok := p.NamespaceAffinity.unmet(lookup(req.Namespace.Labels)); ok {
-		return CauseNamespace, fmt.Sprintf("spec.namespaceAffinity wants %s of this pod's namespace %s", unmet, req.Namespace.Name)
+		return CauseNamespace, fmt.Sprintf("spec.namespaceAffinity requires %s of the pod's namespace %s", unmet, req.Namespace.Name)
 	}
 	return "", ""
 }
 
 func checkPod(p *Pool, req *Request) (Cause, string) {
 	if unmet, ok := p.PodAffinity.unmet(req.Pod.label); ok {
-		return CausePod, fmt.Sprintf("spec.podAffinity wants %s of this pod %s/%s", unmet, req.Pod.Namespace, req.Pod.Name)
+		return CausePod, fmt.Sprintf("spec.podAffinity requires %s of the pod %s/%s", unmet, req.Pod.Namespace, req.Pod.Name)
 	}
 	return "", ""
 }
@@ -193,8 +193,8 @@ func checkMaster(p *Pool, req *Request) (Cause, string) {
 	return CauseMaster, fmt.Sprintf("match_master_subnet: spec.subnet %s is not a network of the master interface %s", p.Subnet, list(texts))
 }
 
-// matches reports whether an entry of spec.multusName, "namespace/name" or "name"
-// in any namespace, means a.
+// matches reports whether an entry of spec.multusName selects a: "namespace/name", or
+// "name" for any namespace.
 func (a NetworkAttachment) matches(entry string) bool {
 	if a == (NetworkAttachment{}) {
 		return false
@@ -205,7 +205,8 @@ func (a NetworkAttachment) matches(entry string) bool {
 	return a.Name == entry
 }
 
-// label returns the value of a label of the pod, or a fact about its application.
+// label returns the value of a pod label, or of a key about its application
+// (ipam.spidernet.io/app-…).
 func (p *PodFacts) label(key string) (string, bool) {
 	if !strings.HasPrefix(key, names.AffinityAppPrefix) {
 		v, ok := p.Labels[key]
@@ -233,7 +234,7 @@ func lookup(labels map[string]string) func(string) (string, bool) {
 	return func(key string) (string, bool) { v, ok := labels[key]; return v, ok }
 }
 
-// list writes names as users write lists in YAML, cut after the first ten.
+// list formats names as [a b c], with at most ten names.
 func list(names []string) string {
 	const most = 10
 	if len(names) == 1 {

@@ -1,10 +1,9 @@
-// Package pool decides which pools an interface of a pod may take an address
-// from, in which order, and why not from the others.
+// Package pool selects the pools for an interface of a pod, in order of preference,
+// and explains each rejection.
 //
-// The values here are compiled from the custom resources elsewhere; this package
-// reads annotations, resolves the source of pools, filters and ranks. Every pool
-// that was considered and dropped comes back with a reason that names the field
-// and the value, in words that a user can act on.
+// Package compile makes the values from custom resources. This package reads
+// annotations, finds the source of pool names, filters and ranks. The Rejection of a
+// considered pool names the field and the value, so that a user can act on it.
 //
 // Pure: no I/O, no clock, no Kubernetes.
 package pool
@@ -15,8 +14,7 @@ import (
 	"spiderpool.dev/spiderpool/internal/inet"
 )
 
-// Pool is a SpiderIPPool that compiled without error. It is not changed once it
-// is in a Catalog.
+// Pool is a valid SpiderIPPool. Do not change a Pool in a Catalog.
 type Pool struct {
 	Name    string
 	Family  inet.Family // 4 or 6
@@ -27,12 +25,12 @@ type Pool struct {
 	Routes  []inet.Route
 
 	PodAffinity       *Selector // nil: every pod
-	NamespaceAffinity *Selector // nil: every namespace; ignored where NamespaceNames is set
+	NamespaceAffinity *Selector // nil: every namespace; ignored if NamespaceNames is set
 	NamespaceNames    []string
-	NodeAffinity      *Selector // nil: every node; ignored where NodeNames is set
+	NodeAffinity      *Selector // nil: every node; ignored if NodeNames is set
 	NodeNames         []string
-	// MultusNames are network attachments: "namespace/name", or "name" for an
-	// attachment of that name in any namespace.
+	// MultusNames are network attachments: "namespace/name", or "name" for any
+	// namespace.
 	MultusNames []string
 
 	Default     bool
@@ -40,11 +38,11 @@ type Pool struct {
 	Terminating bool
 }
 
-// Usable returns the addresses that the pool may hand out: spec.ips without
-// spec.excludeIPs, the gateway, reserved, and the addresses of the subnet that no
-// host may have: the network and the broadcast address of an IPv4 subnet (RFC
-// 1122, 3.2.1.3) up to /30, the subnet-router anycast address of an IPv6 subnet
-// (RFC 4291, 2.6.1) up to /126.
+// Usable returns the addresses for pods: spec.ips without spec.excludeIPs, without
+// the gateway, without reserved, and without the special addresses of the subnet:
+// the network and the broadcast address of an IPv4 subnet (RFC 1122, 3.2.1.3) up to
+// /30, or the subnet-router anycast address of an IPv6 subnet (RFC 4291, 2.6.1) up
+// to /126.
 func (p *Pool) Usable(reserved inet.Set) inet.Set {
 	never := []netip.Addr{p.Gateway}
 	if p.Subnet.IsValid() && p.Subnet.Bits() <= p.Subnet.Addr().BitLen()-2 {

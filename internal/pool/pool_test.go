@@ -87,7 +87,7 @@ func TestUsableAddresses(t *testing.T) {
 	}
 }
 
-func TestReservationsReachEveryPoolOfTheCatalog(t *testing.T) {
+func TestReservationsReachEveryPool(t *testing.T) {
 	t.Parallel()
 	c := catalog(newPool(t, "b"), newPool(t, "a"), newPool(t, "six", v6))
 	if changed := c.SetReserved(ranges(t, "10.0.0.10")); !slices.Equal(changed, []string{"a", "b"}) {
@@ -122,7 +122,7 @@ func TestCatalogForgetsDeletedPools(t *testing.T) {
 	}
 }
 
-func TestSelectorHasTheSemanticsOfKubernetes(t *testing.T) {
+func TestSelectorMatchesLikeKubernetes(t *testing.T) {
 	t.Parallel()
 	labels := map[string]string{"app": "web", "tier": "front", "empty": ""}
 	for _, tc := range []struct {

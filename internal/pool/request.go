@@ -6,7 +6,7 @@ import (
 	"spiderpool.dev/spiderpool/internal/inet"
 )
 
-// Request is an interface of a pod that needs an address of one IP version.
+// Request asks for the pools of one interface of a pod.
 type Request struct {
 	Pod       PodFacts
 	Namespace NamespaceFacts
@@ -14,35 +14,34 @@ type Request struct {
 
 	// Interface is the name of the interface in the pod: eth0, net1, …
 	Interface string
-	// Position is the place of the interface among the pod's: 0 for the first
-	// (eth0), n for the nth of the networks annotation. Entries of the ippools
-	// annotation without an interface are taken by position.
+	// Position of the interface in the pod: 0 for eth0, n for entry n of the networks
+	// annotation. It selects an entry of the ippools annotation without interfaces.
 	Position int
-	// Attachment is the network attachment that configures the interface; the zero
-	// value where none does, and then no pool with multusName matches.
+	// Attachment is the network attachment of the interface. Without one (the zero
+	// value), no pool with multusName matches.
 	Attachment NetworkAttachment
 
-	// SubnetPools are the pools that the SpiderSubnet annotation of the pod stands
-	// for, by IP version; nil where the pod has none.
+	// SubnetPools are the pools for the SpiderSubnet annotation of the pod; nil
+	// without the annotation.
 	SubnetPools *Names
 	// Configured are the pools of the CNI configuration (default_ipv4_ippool,
 	// default_ipv6_ippool).
 	Configured Names
 	// CleanGateway is clean_gateway of the CNI configuration.
 	CleanGateway bool
-	// MatchMasterSubnet drops pools whose subnet is none of MasterSubnets, the
-	// networks of the addresses of the interface's master.
+	// MatchMasterSubnet rejects pools with a subnet outside MasterSubnets, the subnets
+	// of the master interface.
 	MatchMasterSubnet bool
 	MasterSubnets     []netip.Prefix
 }
 
-// Names are pool names by IP version; they may hold "*" wildcards.
+// Names are pool names by IP family, with optional "*" wildcards.
 type Names struct {
 	IPv4 []string
 	IPv6 []string
 }
 
-// Of returns the names for IP version 4 or 6.
+// Of returns the names for the family.
 func (n Names) Of(family inet.Family) []string {
 	if family == 4 {
 		return n.IPv4
@@ -50,14 +49,14 @@ func (n Names) Of(family inet.Family) []string {
 	return n.IPv6
 }
 
-// PodFacts is what the choice needs to know of a pod.
+// PodFacts describe a pod.
 type PodFacts struct {
 	Namespace   string
 	Name        string
 	Labels      map[string]string
 	Annotations map[string]string
-	// App is the pod's top controller, which the podAffinity of automatic pools
-	// names; nil where the pod has none.
+	// App is the pod's top controller, for the podAffinity of automatic pools; nil
+	// without one.
 	App *App
 }
 
@@ -70,14 +69,14 @@ type App struct {
 	Name       string
 }
 
-// NamespaceFacts is what the choice needs to know of the pod's namespace.
+// NamespaceFacts describe the pod's namespace.
 type NamespaceFacts struct {
 	Name        string
 	Labels      map[string]string
 	Annotations map[string]string
 }
 
-// NodeFacts is what the choice needs to know of the pod's node.
+// NodeFacts describe the pod's node.
 type NodeFacts struct {
 	Name   string
 	Labels map[string]string

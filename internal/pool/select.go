@@ -10,11 +10,11 @@ import (
 	"spiderpool.dev/spiderpool/internal/inet"
 )
 
-// Source is where the names of the considered pools came from.
+// Source is the origin of the considered pools' names.
 type Source string
 
-// Sources, in their order of precedence. For each IP version the first that
-// names a pool wins.
+// Sources in order of precedence. For each IP family, the first source naming a pool
+// wins.
 const (
 	SourceNone       Source = ""
 	SourceSubnet     Source = "annotation ipam.spidernet.io/subnet(s) of the pod"
@@ -25,16 +25,16 @@ const (
 	SourceDefault    Source = "pools with spec.default"
 )
 
-// Selection is the outcome for one interface and one IP version.
+// Selection is the result for one interface and one IP family.
 type Selection struct {
 	Family inet.Family
 	Source Source
 	// Pools are the candidates, best first.
 	Pools []*Pool
-	// Rejections are the others that were considered, in the order of their names as
-	// given or, for default pools, sorted.
+	// Rejections are the other considered pools, in the order of the source or, for
+	// default pools, sorted by name.
 	Rejections []Rejection
-	// CleanGateway: the interface gets no default route.
+	// CleanGateway means that the interface gets no default route.
 	CleanGateway bool
 }
 
@@ -47,11 +47,11 @@ func (s Selection) Names() []string {
 	return names
 }
 
-// Select returns the pools of one IP version, 4 or 6, that the interface may take
-// an address from. The error is an *AnnotationError.
+// Select returns the pools of one IP family for the interface. The error is an
+// *AnnotationError.
 //
-// Pools that are named by a list keep its order where they rank equal; a wildcard
-// stands for its matches of that IP version, sorted by name.
+// Pools of equal rank keep the order of their source. A wildcard expands to the
+// matching pools of the family, sorted by name.
 func Select(c *Catalog, req *Request, family inet.Family) (Selection, error) {
 	source, patterns, clean, err := resolve(req, family)
 	if err != nil {
@@ -81,11 +81,10 @@ func Select(c *Catalog, req *Request, family inet.Family) (Selection, error) {
 	return s, nil
 }
 
-// SelectAll selects for every one of the given IP versions, which are those that
-// the installation enables. A version for which no source names a pool, and of
-// which there is no default pool either, is not asked for and has no Selection,
-// unless that leaves none. The error is an *AnnotationError, or holds a
-// *NoPoolError for every version that is asked for and has no candidate.
+// SelectAll selects for each of the IP families enabled in the installation. A family
+// without any named or default pool is not requested and gets no Selection, unless
+// this leaves no Selection at all. The error is an *AnnotationError, or NoPools with
+// an error for each requested family without a candidate.
 func SelectAll(c *Catalog, req *Request, families []inet.Family) ([]Selection, error) {
 	var selections []Selection
 	var unasked *NoPoolError
@@ -118,8 +117,8 @@ func SelectAll(c *Catalog, req *Request, families []inet.Family) ([]Selection, e
 	return selections, nil
 }
 
-// resolve returns the first source that names pools of the version, and the names
-// as written, with whether the default route is left out.
+// resolve returns the first source naming pools of the family, the names as written,
+// and whether the interface gets no default route.
 func resolve(req *Request, family inet.Family) (source Source, patterns []string, clean bool, err error) {
 	clean = req.CleanGateway
 	var named InterfacePools
@@ -141,7 +140,7 @@ func resolve(req *Request, family inet.Family) (source Source, patterns []string
 	if patterns = named.Pools.Of(family); len(patterns) > 0 {
 		return SourcePodIPPools, patterns, clean, nil
 	}
-	// Only one of the two annotations counts: a pod with ippools has no ippool.
+	// ippools replaces ippool as a whole.
 	if _, ok := req.Pod.Annotations[names.AnnotationPodIPPools]; !ok {
 		if value, ok := req.Pod.Annotations[names.AnnotationPodIPPool]; ok {
 			names, err := ParseIPPool(value)
@@ -171,8 +170,7 @@ func resolve(req *Request, family inet.Family) (source Source, patterns []string
 	return SourceNone, nil, clean, nil
 }
 
-// forInterface returns the entry for the interface, the zero value where there is
-// none.
+// forInterface returns the entry for the interface, or the zero value.
 func forInterface(entries []InterfacePools, name string, position int) InterfacePools {
 	for i, e := range entries {
 		if e.Interface == name || e.Interface == "" && i == position {
@@ -182,8 +180,8 @@ func forInterface(entries []InterfacePools, name string, position int) Interface
 	return InterfacePools{}
 }
 
-// expand returns the pools that the patterns stand for, each once, and a rejection for
-// every pattern that stands for none.
+// expand returns the pools matching the patterns, each once, and a rejection for every
+// pattern without a match.
 func (c *Catalog) expand(patterns []string, family inet.Family) (pools []*Pool, rejections []Rejection) {
 	seen := map[string]bool{}
 	add := func(p *Pool) {
@@ -209,7 +207,7 @@ func (c *Catalog) expand(patterns []string, family inet.Family) (pools []*Pool, 
 			}
 		}
 		if !found {
-			rejections = append(rejections, Rejection{pattern, CauseUnknown, fmt.Sprintf("no IPv%d SpiderIPPool has a name that matches", family)})
+			rejections = append(rejections, Rejection{pattern, CauseUnknown, fmt.Sprintf("no IPv%d SpiderIPPool has a matching name", family)})
 		}
 	}
 	return pools, rejections
@@ -244,7 +242,7 @@ func wildcardMatch(pattern, name string) bool {
 	return true
 }
 
-// defaultPools returns the default pools of the version, sorted by name.
+// defaultPools returns the default pools of the family, sorted by name.
 func (c *Catalog) defaultPools(family inet.Family) []*Pool {
 	var pools []*Pool
 	for _, p := range c.defaults {
@@ -255,8 +253,8 @@ func (c *Catalog) defaultPools(family inet.Family) []*Pool {
 	return pools
 }
 
-// notDefault returns a rejection for every pool of the version that is not a default
-// one, sorted by name.
+// notDefault returns a rejection for each non-default pool of the family, sorted by
+// name.
 func (c *Catalog) notDefault(family inet.Family) []Rejection {
 	var rejections []Rejection
 	for _, name := range c.Names() {
@@ -267,8 +265,8 @@ func (c *Catalog) notDefault(family inet.Family) []Rejection {
 	return rejections
 }
 
-// rank is higher for a pool that is meant more specifically: pod before node
-// before namespace before network attachment, names before labels.
+// rank orders pools by specificity: pod before node before namespace before network
+// attachment, and names before labels.
 func (p *Pool) rank() int {
 	rank := 0
 	if p.PodAffinity != nil {

@@ -14,7 +14,7 @@ import (
 	"spiderpool.dev/spiderpool/internal/inet"
 )
 
-// newRequest is for eth0 of pod default/web on node master, labelled and attached
+// newRequest asks for eth0 of pod default/web on node master, with labels, attached
 // to kube-system/ipvlan-ens5.
 func newRequest(changes ...func(*Request)) *Request {
 	r := &Request{
@@ -59,7 +59,7 @@ func TestSourcesInTheirOrder(t *testing.T) {
 		if err != nil || s.Source != step.source || !slices.Equal(s.Names(), []string{step.pool}) {
 			t.Errorf("Select = %v from %q, %v; want %s from %q", s.Names(), s.Source, err, step.pool, step.source)
 		}
-		// None of them says anything of IPv6.
+		// None of them names an IPv6 pool.
 		s, err = Select(c, req, 6)
 		if err != nil || s.Source != SourceDefault || !slices.Equal(s.Names(), []string{"default6"}) {
 			t.Errorf("%s: IPv6 comes from %q: %v, %v; want the default pool", step.source, s.Source, s.Names(), err)
@@ -112,37 +112,37 @@ func TestRejectionsNameFieldAndValue(t *testing.T) {
 		reason  string // empty: not rejected
 	}{
 		{"as it is", func(*Pool) {}, nil, "", ""},
-		{"terminating", func(p *Pool) { p.Terminating = true }, nil, CauseTerminating, "is being deleted"},
+		{"terminating", func(p *Pool) { p.Terminating = true }, nil, CauseTerminating, "it is being deleted"},
 		{"disabled", func(p *Pool) { p.Disabled = true }, nil, CauseDisabled, "spec.disable is true"},
 		{"other version", v6, nil, CauseVersion, "the pool is IPv6, but the interface needs IPv4"},
 		{"node name", func(p *Pool) { p.NodeNames = []string{"worker1", "master"} }, nil, "", ""},
 		{"other node", func(p *Pool) { p.NodeNames = []string{"worker1"} }, nil, CauseNode,
-			"spec.nodeName [worker1] does not include this pod's node master"},
+			"spec.nodeName [worker1] does not include the pod's node master"},
 		{"node name wins over affinity", func(p *Pool) {
 			p.NodeNames, p.NodeAffinity = []string{"master"}, expression("zone", In, "z")
 		}, nil, "", ""},
 		{"node affinity", func(p *Pool) { p.NodeAffinity = expression("zone", In, "a") }, nil, "", ""},
 		{"other node affinity", func(p *Pool) { p.NodeAffinity = expression("zone", In, "b", "c") }, nil, CauseNode,
-			`spec.nodeAffinity wants zone in (b,c) (label is "a") of this pod's node master`},
+			`spec.nodeAffinity requires zone in (b,c) (label is "a") of the pod's node master`},
 		{"namespace name", func(p *Pool) { p.NamespaceNames = []string{"default"} }, nil, "", ""},
 		{"other namespace", func(p *Pool) { p.NamespaceNames = []string{"prod", "test"} }, nil, CauseNamespace,
-			"spec.namespaceName [prod test] does not include this pod's namespace default"},
+			"spec.namespaceName [prod test] does not include the pod's namespace default"},
 		{"namespace name wins over affinity", func(p *Pool) {
 			p.NamespaceNames, p.NamespaceAffinity = []string{"prod"}, expression("team", In, "a")
-		}, nil, CauseNamespace, "spec.namespaceName [prod] does not include this pod's namespace default"},
+		}, nil, CauseNamespace, "spec.namespaceName [prod] does not include the pod's namespace default"},
 		{"other namespace affinity", func(p *Pool) { p.NamespaceAffinity = &Selector{MatchLabels: map[string]string{"tier": "x"}} }, nil,
-			CauseNamespace, "spec.namespaceAffinity wants tier=x (no label tier) of this pod's namespace default"},
+			CauseNamespace, "spec.namespaceAffinity requires tier=x (no label tier) of the pod's namespace default"},
 		{"pod affinity", func(p *Pool) { p.PodAffinity = &Selector{MatchLabels: map[string]string{"app": "web"}} }, nil, "", ""},
 		{"other pod", func(p *Pool) { p.PodAffinity = expression("app", DoesNotExist) }, nil, CausePod,
-			`spec.podAffinity wants !app (label is "web") of this pod default/web`},
+			`spec.podAffinity requires !app (label is "web") of the pod default/web`},
 		{"application", func(p *Pool) {
 			p.PodAffinity = &Selector{MatchLabels: map[string]string{names.AffinityAppKind: "Deployment", names.AffinityAppName: "web"}}
 		}, app, "", ""},
 		{"other application", func(p *Pool) { p.PodAffinity = &Selector{MatchLabels: map[string]string{names.AffinityAppName: "db"}} }, app, CausePod,
-			`spec.podAffinity wants ipam.spidernet.io/app-name=db (label is "web") of this pod default/web`},
+			`spec.podAffinity requires ipam.spidernet.io/app-name=db (label is "web") of the pod default/web`},
 		{"claimed application", func(p *Pool) { p.PodAffinity = &Selector{MatchLabels: map[string]string{names.AffinityAppName: "db"}} },
 			func(r *Request) { r.Pod.Labels = map[string]string{names.AffinityAppName: "db"} }, CausePod,
-			"spec.podAffinity wants ipam.spidernet.io/app-name=db (no label ipam.spidernet.io/app-name) of this pod default/web"},
+			"spec.podAffinity requires ipam.spidernet.io/app-name=db (no label ipam.spidernet.io/app-name) of the pod default/web"},
 		{"attachment", func(p *Pool) { p.MultusNames = []string{"kube-system/ipvlan-ens5"} }, nil, "", ""},
 		{"attachment by its name", func(p *Pool) { p.MultusNames = []string{"other", "ipvlan-ens5"} }, nil, "", ""},
 		{"attachment of another namespace", func(p *Pool) { p.MultusNames = []string{"default/ipvlan-ens5"} }, nil, CauseMultus,
@@ -154,7 +154,7 @@ func TestRejectionsNameFieldAndValue(t *testing.T) {
 		{"the master's subnet", func(p *Pool) { p.Subnet = netip.MustParsePrefix("172.31.16.0/20") }, master, "", ""},
 		{"no addresses", func(p *Pool) { p.IPs = inet.Set{} }, nil, CauseEmpty, "spec.ips is empty"},
 		{"all excluded", func(p *Pool) { p.Exclude = p.IPs }, nil, CauseEmpty,
-			"all addresses of spec.ips [10.0.0.10-10.0.0.20] are excluded by spec.excludeIPs, the gateway, the network's own addresses or a SpiderReservedIP"},
+			"all addresses of spec.ips [10.0.0.10-10.0.0.20] are excluded by spec.excludeIPs, the gateway, the subnet's network and broadcast addresses or a SpiderReservedIP"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
@@ -192,8 +192,8 @@ func TestNamesAndWildcards(t *testing.T) {
 		{`["zone-a-*"]`, []string{"zone-a-1", "zone-a-2"}, nil},
 		{`["zone-a-2","zone-*-1","*"]`, []string{"zone-a-2", "zone-a-1", "zone-b-1"}, nil},
 		{`["*-b-*"]`, []string{"zone-b-1"}, nil},
-		{`["zone-a-1*1"]`, nil, []Rejection{{"zone-a-1*1", CauseUnknown, "no IPv4 SpiderIPPool has a name that matches"}}},
-		{`["zone-c-*","zone-a-1"]`, []string{"zone-a-1"}, []Rejection{{"zone-c-*", CauseUnknown, "no IPv4 SpiderIPPool has a name that matches"}}},
+		{`["zone-a-1*1"]`, nil, []Rejection{{"zone-a-1*1", CauseUnknown, "no IPv4 SpiderIPPool has a matching name"}}},
+		{`["zone-c-*","zone-a-1"]`, []string{"zone-a-1"}, []Rejection{{"zone-c-*", CauseUnknown, "no IPv4 SpiderIPPool has a matching name"}}},
 		{`["zone-a1"]`, nil, []Rejection{{"zone-a1", CauseUnknown, "no such SpiderIPPool; the nearest name is zone-a-1"}}},
 		{`["production"]`, nil, []Rejection{{"production", CauseUnknown, "no such SpiderIPPool"}}},
 	} {
@@ -226,7 +226,7 @@ func slowMatch(pattern, name string) bool {
 	return name != "" && name[0] == pattern[0] && slowMatch(pattern[1:], name[1:])
 }
 
-func TestMoreSpecificPoolsGoFirst(t *testing.T) {
+func TestSpecificPoolsGoFirst(t *testing.T) {
 	t.Parallel()
 	selector := &Selector{}
 	c := catalog(
@@ -255,7 +255,7 @@ func TestMoreSpecificPoolsGoFirst(t *testing.T) {
 	}
 }
 
-func TestVersionsThatAreAskedFor(t *testing.T) {
+func TestRequestedFamilies(t *testing.T) {
 	t.Parallel()
 	four, six := newPool(t, "four"), newPool(t, "six", v6)
 	elsewhere := newPool(t, "six-elsewhere", v6, func(p *Pool) { p.NodeNames = []string{"worker1"} })
@@ -271,7 +271,7 @@ func TestVersionsThatAreAskedFor(t *testing.T) {
 		{"no IPv6 pool", catalog(four), []inet.Family{4, 6}, []inet.Family{4}, ""},
 		{"no IPv4 pool", catalog(six), []inet.Family{4, 6}, []inet.Family{6}, ""},
 		{"IPv6 pool of another node", catalog(four, elsewhere), []inet.Family{4, 6}, nil,
-			"interface eth0: no SpiderIPPool can give an IPv6 address (from pools with spec.default): six-elsewhere: spec.nodeName [worker1] does not include this pod's node master"},
+			"interface eth0: no SpiderIPPool can provide an IPv6 address (source: pools with spec.default): six-elsewhere: spec.nodeName [worker1] does not include the pod's node master"},
 		{"no pool at all", catalog(), []inet.Family{4, 6}, nil,
 			"interface eth0: the pod, its namespace and the CNI configuration name no SpiderIPPool, and no SpiderIPPool has spec.default: true"},
 		{"no default pool", catalog(newPool(t, "x", notDefault), newPool(t, "y", v6, notDefault)), []inet.Family{4, 6}, nil,
@@ -320,9 +320,9 @@ func BenchmarkSelectDefaults(b *testing.B) {
 	}
 }
 
-// Every pool that is considered is either a candidate or rejected with a reason,
-// and the outcome does not depend on the order in which pools became known.
-func TestNoPoolIsLostOrInventedOnTheWay(t *testing.T) {
+// Every considered pool is either a candidate or rejected with a reason, and the
+// result does not depend on the order of Catalog.Set.
+func TestEveryPoolIsSelectedOrRejected(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(rt *rapid.T) {
 		var pools []*Pool

@@ -7,8 +7,10 @@ import (
 	"strings"
 )
 
-// Selector is a label selector with the semantics of Kubernetes: all of its
-// requirements must hold, and one without requirements matches everything.
+// Selector is a label selector with the semantics of Kubernetes: all requirements
+// must hold, and a selector without requirements matches everything. We do not use
+// labels.Selector of apimachinery because this package must stay pure, and because
+// a rejection names the first unmet requirement.
 type Selector struct {
 	MatchLabels      map[string]string
 	MatchExpressions []Requirement
@@ -24,7 +26,7 @@ type Requirement struct {
 // Operator relates the value of a label to a Requirement.
 type Operator string
 
-// Operators. NotIn also holds where the label is missing.
+// Operators. NotIn also holds for a missing label.
 const (
 	In           Operator = "In"
 	NotIn        Operator = "NotIn"
@@ -39,9 +41,9 @@ func (s *Selector) Matches(labels map[string]string) bool {
 	return !unmet
 }
 
-// unmet returns the first requirement, in the order of the keys of MatchLabels
-// and then of MatchExpressions, that the labels do not meet, and with it what the
-// labels have instead; false where they meet all.
+// unmet returns the first unmet requirement, together with the actual label. The
+// order is that of the keys of MatchLabels and then of MatchExpressions. It returns
+// false if the labels meet all requirements.
 func (s *Selector) unmet(label func(key string) (string, bool)) (string, bool) {
 	if s == nil {
 		return "", false
@@ -61,8 +63,8 @@ func (s *Selector) unmet(label func(key string) (string, bool)) (string, bool) {
 	return "", false
 }
 
-// met reports whether a label with the value, or its absence, meets r. An
-// operator that is none of the four meets nothing.
+// met reports whether a label with the value, or its absence, meets r. An unknown
+// operator meets nothing.
 func (r Requirement) met(value string, present bool) bool {
 	switch r.Operator {
 	case In:
@@ -77,7 +79,7 @@ func (r Requirement) met(value string, present bool) bool {
 	return false
 }
 
-// String returns the requirement as kubectl writes it.
+// String returns the requirement in the syntax of kubectl, e.g. "tier in (a,b)".
 func (r Requirement) String() string {
 	switch r.Operator {
 	case In, NotIn:
