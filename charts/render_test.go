@@ -125,7 +125,8 @@ func TestChartAndProgramDefaultsAgree(t *testing.T) {
 	want.ControllerProcess.Resources.NamespacesExclude = file.ControllerProcess.Resources.NamespacesExclude
 	got, wanted := marshal(t, file), marshal(t, want)
 	// An empty list equals nil.
-	got = strings.NewReplacer(": []", ": null").Replace(got)
+	lists := strings.NewReplacer(": []", ": null")
+	got, wanted = lists.Replace(got), lists.Replace(wanted)
 	if got != wanted {
 		t.Error(firstDifference(wanted, got))
 	}
