@@ -26,7 +26,7 @@ func NewCatalog() *Catalog {
 	return &Catalog{entries: map[string]entry{}}
 }
 
-// Clone returns a copy, which may be changed without a change to c.
+// Clone returns an independent copy.
 func (c *Catalog) Clone() *Catalog {
 	return &Catalog{entries: maps.Clone(c.entries), defaults: slices.Clone(c.defaults), reserved: c.reserved}
 }
