@@ -45,7 +45,7 @@ func (o *operation) prepare() error {
 func (o *operation) refuse(taken *linux.TakenError) error {
 	var holder net.HardwareAddr
 	err := o.pod.OnLink(taken.Dev, func(ifi *net.Interface) (err error) {
-		holder, err = probe.Holder(ifi, taken.Addr, netip.Addr{}, probe.Default)
+		holder, err = probe.Resolve(ifi, taken.Addr, netip.Addr{}, probe.Default)
 		return err
 	})
 	if err != nil {

@@ -70,7 +70,7 @@ func (c *conf) detect(call *plugin.Call, reply wire.AddReply) error {
 	return c.onLink(call, func(ifi *net.Interface) error {
 		if reply.Detect.IPConflict {
 			for _, a := range reply.Addresses {
-				if mac, err := probe.Holder(ifi, a.Prefix.Addr(), netip.Addr{}, c.probe); err != nil {
+				if mac, err := probe.Resolve(ifi, a.Prefix.Addr(), netip.Addr{}, c.probe); err != nil {
 					return err
 				} else if mac != nil {
 					return &conflict{addr: a.Prefix.Addr(), mac: mac}
@@ -94,7 +94,7 @@ func reach(ifi *net.Interface, a wire.Address, o probe.Options) error {
 	if !a.Gateway.IsValid() {
 		return nil
 	}
-	mac, err := probe.Holder(ifi, a.Gateway, a.Prefix.Addr(), o)
+	mac, err := probe.Resolve(ifi, a.Gateway, a.Prefix.Addr(), o)
 	if mac != nil || err != nil {
 		return err
 	}

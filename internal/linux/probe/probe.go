@@ -45,13 +45,13 @@ type question struct {
 	holder func(received ethernet.Frame) net.HardwareAddr
 }
 
-// Holder asks the machines on an Ethernet link for an address. It returns the
+// Resolve asks the machines on an Ethernet link for an address. It returns the
 // hardware address in the first answer, ignoring the interface's own, or nil
 // without an answer. from is the source address of the question. The zero value
 // means a probe before use (RFC 5227, section 2.1.1; RFC 4862, section 5.4): it
 // changes no neighbor cache, and other machines probing the address at the same
 // time count as holders.
-func Holder(ifi *net.Interface, addr, from netip.Addr, o Options) (net.HardwareAddr, error) {
+func Resolve(ifi *net.Interface, addr, from netip.Addr, o Options) (net.HardwareAddr, error) {
 	holder, err := ask(ifi, addr, from, o)
 	if err != nil {
 		return nil, fmt.Errorf("resolve %[2]s on %[1]s: %[3]w", ifi.Name, addr, err)

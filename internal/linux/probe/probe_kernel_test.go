@@ -34,7 +34,7 @@ func TestConcurrentProbesNoticeEachOther(t *testing.T) {
 		ask := func(m *linuxtest.Machine, dev string) {
 			var holder net.HardwareAddr
 			err := on(m, dev, func(ifi *net.Interface) (err error) {
-				holder, err = probe.Holder(ifi, netip.MustParseAddr(addr), netip.Addr{}, probe.Options{Attempts: 20, Timeout: 50 * time.Millisecond})
+				holder, err = probe.Resolve(ifi, netip.MustParseAddr(addr), netip.Addr{}, probe.Options{Attempts: 20, Timeout: 50 * time.Millisecond})
 				return err
 			})
 			if err != nil {
@@ -57,7 +57,7 @@ func TestProbeNeedsNoSourceAddress(t *testing.T) {
 	want := b.Link("y").Attrs().HardwareAddr.String()
 	for addr, from := range map[string]string{"10.1.0.1": "10.1.0.5", "fd00::1": "fd00::5"} {
 		err := on(a, "x", func(ifi *net.Interface) error {
-			holder, err := probe.Holder(ifi, netip.MustParseAddr(addr), netip.MustParseAddr(from), probe.Default)
+			holder, err := probe.Resolve(ifi, netip.MustParseAddr(addr), netip.MustParseAddr(from), probe.Default)
 			if holder.String() != want {
 				t.Errorf("%s is at %s, want %s", addr, holder, want)
 			}
@@ -75,7 +75,7 @@ func TestProbeNeedsNoSourceAddress(t *testing.T) {
 func TestLoopbackIsRefused(t *testing.T) {
 	m := linuxtest.NewMachine(t, "m")
 	err := on(m, "lo", func(ifi *net.Interface) error {
-		_, err := probe.Holder(ifi, netip.MustParseAddr("127.0.0.2"), netip.Addr{}, probe.Default)
+		_, err := probe.Resolve(ifi, netip.MustParseAddr("127.0.0.2"), netip.Addr{}, probe.Default)
 		return err
 	})
 	if err == nil || !strings.Contains(err.Error(), "lo is not an Ethernet interface") {
