@@ -20,22 +20,22 @@ import (
 // cniName is the form of a network's name (CNI specification 1.1.0, section 1).
 var cniName = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.\-]*$`)
 
-// notInherited are the annotations of a SpiderMultusConfig that are about
-// itself and do not appear on its NetworkAttachmentDefinition.
+// notInherited lists the annotations that stay on the SpiderMultusConfig and do
+// not go to its NetworkAttachmentDefinition.
 var notInherited = []string{
 	names.AnnotationMultusConfigCRName, names.AnnotationMultusConfigCNIVersion, names.AnnotationCNIConfigName,
 	"kubectl.kubernetes.io/last-applied-configuration",
 }
 
-// Attachment is the NetworkAttachmentDefinition that a SpiderMultusConfig asks for.
+// NAD is the NetworkAttachmentDefinition for a SpiderMultusConfig.
 type NAD struct {
 	Namespace, Name string
 	Annotations     map[string]string
-	// Config is the CNI configuration in JSON; empty makes Multus read the
-	// file of the attachment's name on the node.
+	// Config is the CNI configuration in JSON. If it is empty, Multus reads the
+	// file with the name of the attachment on the node.
 	Config string
-	// Unsupported says why the description is right and can still not be
-	// carried out by this release; the attachment is then not made.
+	// Unsupported is the reason why this release cannot make a valid attachment,
+	// "" if it can.
 	Unsupported string
 }
 
@@ -47,8 +47,8 @@ func AttachmentName(in *v2beta1.SpiderMultusConfig) string {
 	return in.Name
 }
 
-// Attachment returns the NetworkAttachmentDefinition that the resource
-// describes, to be used only when there are no errors.
+// Attachment returns the NetworkAttachmentDefinition for the resource. Use it
+// only if there are no errors.
 func Attachment(in *v2beta1.SpiderMultusConfig) (NAD, field.ErrorList) {
 	out := NAD{Namespace: in.Namespace, Name: AttachmentName(in), Annotations: map[string]string{}}
 	errs := checkAttachmentAnnotations(in)
@@ -118,17 +118,17 @@ func checkAttachmentAnnotations(in *v2beta1.SpiderMultusConfig) field.ErrorList 
 	return errs
 }
 
-// SameAttachmentAnnotations reports whether two SpiderMultusConfigs have the same
-// in the annotations that an attachment is made from.
+// SameAttachmentAnnotations reports whether two SpiderMultusConfigs agree on the
+// annotations that go into an attachment.
 func SameAttachmentAnnotations(a, b *v2beta1.SpiderMultusConfig) bool {
 	return !slices.ContainsFunc([]string{
 		names.AnnotationMultusConfigCNIVersion, names.AnnotationMultusConfigCRName, names.AnnotationCNIConfigName,
 	}, func(key string) bool { return a.Annotations[key] != b.Annotations[key] })
 }
 
-// compileMain returns what stands at the head of the chain: ifacer where there
-// is an interface to make, the main plugin, and what belongs to it; and the
-// extended resource of its devices, if it has any.
+// compileMain returns the first plugins of the chain: ifacer, if an interface
+// has to be made, the main plugin and its companions. resource is the extended
+// resource of its devices, if any.
 func compileMain(spec *field.Path, in *v2beta1.SpiderMultusConfigSpec) (plugins []any, resource string, errs field.ErrorList) {
 	kind := cniType(in)
 	missing := func(section string) field.ErrorList {
@@ -182,8 +182,8 @@ func compileMain(spec *field.Path, in *v2beta1.SpiderMultusConfigSpec) (plugins 
 	})}
 }
 
-// compileMaster returns the ifacer plugin, where a bond or a VLAN interface has
-// to be made, and the name of the interface that the main plugin works on.
+// compileMaster returns the ifacer plugin, if a bond or a VLAN interface has to
+// be made, and the master interface of the main plugin.
 func compileMaster(path *field.Path, in *v2beta1.MasterConfig, makeVLAN bool) (ifacer []any, master string, errs field.ErrorList) {
 	if len(in.Master) == 0 {
 		return nil, "", field.ErrorList{field.Required(path.Child("master"), "name an interface of the node")}
@@ -225,7 +225,8 @@ func checkInterfaceName(path *field.Path, name string) field.ErrorList {
 	return nil
 }
 
-// bondOptionsFault says which option has not the form that ifacer reads.
+// bondOptionsFault returns an error text for the first option that ifacer cannot
+// parse.
 func bondOptionsFault(options *string) string {
 	if options == nil {
 		return ""
@@ -233,7 +234,7 @@ func bondOptionsFault(options *string) string {
 	for option := range strings.SplitSeq(*options, ";") {
 		option = strings.TrimSpace(option)
 		if option != "" && strings.Index(option, "=") < 1 {
-			return fmt.Sprintf("has %q, which is not key=value; write options as \"miimon=100;lacp_rate=1\"", option)
+			return fmt.Sprintf("has %q, which is not key=value; e.g. \"miimon=100;lacp_rate=1\"", option)
 		}
 	}
 	return ""
@@ -280,18 +281,19 @@ func ovsPlugin(in *v2beta1.OvsConfig, disabled bool) cniconf.OVS {
 	return plugin
 }
 
-// compileChain checks that each entry is the configuration of a plugin, and returns them as written.
+// compileChain checks that each entry is the configuration of a plugin and
+// returns the entries unchanged.
 func compileChain(path *field.Path, entries []string) ([]any, field.ErrorList) {
 	var plugins []any
 	var errs field.ErrorList
 	for i, entry := range entries {
 		var plugin cniconf.Typed
 		if err := json.Unmarshal([]byte(entry), &plugin); err != nil {
-			errs = append(errs, field.Invalid(path.Index(i), entry, fmt.Sprintf(`is not a JSON object (%v); write the configuration of a plugin, as {"type": "tuning"}`, err)))
+			errs = append(errs, field.Invalid(path.Index(i), entry, fmt.Sprintf(`is not a JSON object (%v); write the configuration of a plugin, e.g. {"type": "tuning"}`, err)))
 			continue
 		}
 		if plugin.Type == "" {
-			errs = append(errs, field.Invalid(path.Index(i), entry, `names no plugin; write its program as "type", as {"type": "tuning"}`))
+			errs = append(errs, field.Invalid(path.Index(i), entry, `names no plugin; write its program as "type", e.g. {"type": "tuning"}`))
 			continue
 		}
 		plugins = append(plugins, json.RawMessage(entry))

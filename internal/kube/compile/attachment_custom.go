@@ -13,8 +13,8 @@ import (
 	"spiderpool.dev/spiderpool/internal/cniconf"
 )
 
-// compileCustom returns the configuration as its author wrote it, completed by
-// version and name where they are missing, with the chain behind it.
+// compileCustom returns the user's configuration, with version and name if they
+// are missing, and with the chain appended.
 func compileCustom(path *field.Path, config *string, list cniconf.List, chain []any) (string, field.ErrorList) {
 	if config == nil || strings.TrimSpace(*config) == "" {
 		if len(chain) > 0 {
@@ -24,7 +24,7 @@ func compileCustom(path *field.Path, config *string, list cniconf.List, chain []
 	}
 	var written map[string]json.RawMessage
 	if err := json.Unmarshal([]byte(*config), &written); err != nil {
-		return "", field.ErrorList{field.Invalid(path, *config, fmt.Sprintf(`is not a JSON object (%v); write a CNI configuration, as {"type": "macvlan", "master": "eth0"}`, err))}
+		return "", field.ErrorList{field.Invalid(path, *config, fmt.Sprintf(`is not a JSON object (%v); write a CNI configuration, e.g. {"type": "macvlan", "master": "eth0"}`, err))}
 	}
 	if fault := customFault(*config, written); fault != "" {
 		return "", field.ErrorList{field.Invalid(path, *config, fault)}
@@ -46,8 +46,9 @@ func compileCustom(path *field.Path, config *string, list cniconf.List, chain []
 	return string(cniconf.Marshal(withChain(written, chain))), nil
 }
 
-// customFault says why the configuration, whose keys are those of written, is
-// none that a runtime takes (CNI specification 1.1.0, section 1).
+// customFault returns why no runtime accepts the configuration (CNI
+// specification 1.1.0, section 1), "" if it is valid. written holds the keys of
+// the configuration.
 func customFault(config string, written map[string]json.RawMessage) string {
 	var conf struct {
 		CNIVersion string            `json:"cniVersion"`
@@ -64,9 +65,9 @@ func customFault(config string, written map[string]json.RawMessage) string {
 	case hasVersion && !slices.Contains(cniconf.Versions, conf.CNIVersion):
 		return fmt.Sprintf(`has cniVersion %q; write one of %s, or leave it out`, conf.CNIVersion, strings.Join(cniconf.Versions, ", "))
 	case !isList && conf.Type == "":
-		return `has neither "type" nor "plugins"; write a CNI configuration, as {"type": "macvlan", "master": "eth0"}`
+		return `has neither "type" nor "plugins"; write a CNI configuration, e.g. {"type": "macvlan", "master": "eth0"}`
 	case isList && len(conf.Plugins) == 0:
-		return `has no plugin in "plugins"; write at least one, as {"plugins": [{"type": "macvlan", "master": "eth0"}]}`
+		return `has no plugin in "plugins"; write at least one, e.g. {"plugins": [{"type": "macvlan", "master": "eth0"}]}`
 	}
 	for i, raw := range conf.Plugins {
 		var plugin cniconf.Typed
@@ -74,14 +75,14 @@ func customFault(config string, written map[string]json.RawMessage) string {
 			return typeFault(fmt.Sprintf("plugins[%d]", i), err)
 		}
 		if plugin.Type == "" {
-			return fmt.Sprintf(`names no plugin in plugins[%d]; write its program as "type", as {"type": "tuning"}`, i)
+			return fmt.Sprintf(`names no plugin in plugins[%d]; write its program as "type", e.g. {"type": "tuning"}`, i)
 		}
 	}
 	return ""
 }
 
-// typeFault says what of a JSON object, or of the part of it at path, is of a
-// type that it must not be.
+// typeFault names the JSON value of a wrong type. path is the position of the
+// decoded part in the configuration, e.g. "plugins[1]".
 func typeFault(path string, err error) string {
 	var mismatch *json.UnmarshalTypeError
 	if !errors.As(err, &mismatch) {
@@ -97,12 +98,12 @@ func typeFault(path string, err error) string {
 	return fmt.Sprintf("has a JSON %s in %s; write %s", mismatch.Value, at, wanted)
 }
 
-// withChain returns the configuration, which has no fault, as a list that ends
-// with the plugins of the chain.
+// withChain returns a valid configuration as a list that ends with the plugins
+// of the chain.
 func withChain(written map[string]json.RawMessage, chain []any) map[string]json.RawMessage {
 	all := []json.RawMessage{}
 	if plugins, isList := written["plugins"]; isList {
-		// customFault has found them to be a list.
+		// customFault has checked that it is a list.
 		_ = json.Unmarshal(plugins, &all)
 	} else {
 		main := maps.Clone(written)

@@ -22,12 +22,12 @@ const (
 	blockHolder  = "holder"
 )
 
-// maxLabelName is the length that the name part of a label may have.
+// maxLabelName is the maximum length of the name part of a label key.
 const maxLabelName = 63
 
-// BlockName returns the name of the SpiderIPBlock that begins at base: an IPv4
-// address as it is, an IPv6 address in full with "-" for ":", as object names are
-// DNS names.
+// BlockName returns the name of the SpiderIPBlock that begins at base. An IPv6
+// address is written in full with "-" for ":", because object names are DNS
+// names.
 func BlockName(base netip.Addr) string {
 	if base.Is4() {
 		return base.String()
@@ -48,8 +48,8 @@ func ParseBlockName(name string) (netip.Addr, error) {
 	return base, nil
 }
 
-// BlockNodeLabel returns the label key that the blocks of a node carry. A name
-// that is too long for a label is cut and told apart by a hash.
+// BlockNodeLabel returns the label key for the blocks of a node. A name that is
+// too long for a label is truncated and gets a hash.
 func BlockNodeLabel(node string) string {
 	if len(node) > maxLabelName {
 		suffix := "-" + hashed(node)
@@ -58,8 +58,8 @@ func BlockNodeLabel(node string) string {
 	return names.LabelBlockNodePrefix + node
 }
 
-// BlockFixedLabel returns the label key that the blocks with addresses fixed for
-// the owner carry, and rarely another block, as hashes can be equal.
+// BlockFixedLabel returns the label key for the blocks with addresses fixed for
+// the owner. Because hashes can collide, it may also select another block.
 func BlockFixedLabel(owner string) string { return names.LabelBlockFixedPrefix + hashed(owner) }
 
 func hashed(text string) string {
@@ -107,8 +107,8 @@ func leaseObject(l lease.Lease) v2beta1.Lease {
 	return out
 }
 
-// BlockOf returns the block that the resource describes. The error says that
-// somebody wrote what Spiderpool does not write.
+// BlockOf returns the block of the resource. An error means that another program
+// changed the resource.
 func Block(in *v2beta1.SpiderIPBlock) (lease.Block, error) {
 	base, err := ParseBlockName(in.Name)
 	if err != nil {
@@ -131,8 +131,8 @@ func Block(in *v2beta1.SpiderIPBlock) (lease.Block, error) {
 	return out, nil
 }
 
-// storedBlock returns the block that the resource describes, or the damaged one
-// whose addresses it has. It returns false where it has none, by its name.
+// storedBlock returns the block of the resource or, if it is damaged, a damaged
+// block with its addresses. It returns false if the name is not that of a block.
 func StoredBlock(in *v2beta1.SpiderIPBlock) (lease.Block, bool) {
 	out, err := Block(in)
 	if err == nil {
@@ -142,7 +142,7 @@ func StoredBlock(in *v2beta1.SpiderIPBlock) (lease.Block, bool) {
 	return lease.Block{Base: base, Node: in.Spec.Node, Version: in.ResourceVersion, Damaged: err.Error()}, nameErr == nil
 }
 
-// LeaseOf returns the lease that the resource describes.
+// LeaseOf returns the lease of the resource.
 func LeaseOf(in *v2beta1.Lease) (lease.Lease, error) {
 	addr, err := netip.ParseAddr(in.IP)
 	if err != nil {
@@ -163,8 +163,8 @@ func LeaseOf(in *v2beta1.Lease) (lease.Lease, error) {
 }
 
 // olderVersion reports whether resource version a is older than b. Versions of
-// one resource are decimal numbers that grow (KEP-5504); text that is none is
-// never older.
+// one resource are growing decimal numbers (KEP-5504). Other text is never
+// older.
 func OlderVersion(a, b string) bool {
 	na, errA := strconv.ParseUint(a, 10, 64)
 	nb, errB := strconv.ParseUint(b, 10, 64)

@@ -16,7 +16,7 @@ import (
 	"spiderpool.dev/spiderpool/internal/pool"
 )
 
-// Subnet is a SpiderSubnet that compiled without error.
+// Subnet is a valid SpiderSubnet.
 type AddressSpace struct {
 	Name    string
 	Family  inet.Family // 4 or 6
@@ -27,9 +27,8 @@ type AddressSpace struct {
 	Routes  []inet.Route
 }
 
-// Pool returns the pool that the resource describes. The pool is to be
-// used only when there are no errors; it then holds every field in canonical
-// form. Whether the pool gets on with other pools is not looked at.
+// Pool returns the pool in canonical form. Use it only if there are no errors.
+// It does not check for conflicts with other pools.
 func Pool(in *v2beta1.SpiderIPPool) (pool.Pool, field.ErrorList) {
 	spec := field.NewPath("spec")
 	n, errs := compileNetwork(spec, network{
@@ -63,8 +62,7 @@ func Pool(in *v2beta1.SpiderIPPool) (pool.Pool, field.ErrorList) {
 	return out, errs
 }
 
-// Subnet returns the subnet that the resource describes, to be used only
-// when there are no errors.
+// Subnet returns the subnet. Use it only if there are no errors.
 func Subnet(in *v2beta1.SpiderSubnet) (AddressSpace, field.ErrorList) {
 	out, errs := compileNetwork(field.NewPath("spec"), network{
 		version: in.Spec.IPVersion, subnet: in.Spec.Subnet, ips: in.Spec.IPs, exclude: in.Spec.ExcludeIPs,
@@ -74,8 +72,8 @@ func Subnet(in *v2beta1.SpiderSubnet) (AddressSpace, field.ErrorList) {
 	return out, errs
 }
 
-// ReservedIP returns the reserved addresses. Entries with errors are left
-// out of the set: the others are reserved all the same.
+// ReservedIP returns the reserved addresses of all valid entries, also if there
+// are errors in others.
 func ReservedIP(in *v2beta1.SpiderReservedIP) (inet.Set, field.ErrorList) {
 	spec := field.NewPath("spec")
 	bounds := inet.Bounds{}
@@ -88,7 +86,7 @@ func ReservedIP(in *v2beta1.SpiderReservedIP) (inet.Set, field.ErrorList) {
 	return compileRanges(spec.Child("ips"), in.Spec.IPs, bounds)
 }
 
-// network is what pools and subnets have in common, as written.
+// network holds the fields that pools and subnets share, as written.
 type network struct {
 	version      *int64
 	subnet       string
@@ -100,7 +98,7 @@ type network struct {
 func compileNetwork(spec *field.Path, in network) (AddressSpace, field.ErrorList) {
 	subnet, errs := compileSubnetPrefix(spec.Child("subnet"), in.subnet)
 	if len(errs) > 0 {
-		// Every other field is judged by the subnet.
+		// The other fields need a valid subnet.
 		return AddressSpace{}, errs
 	}
 	out := AddressSpace{Family: inet.FamilyOf(subnet.Addr()), Subnet: subnet}
@@ -124,12 +122,12 @@ func compileNetwork(spec *field.Path, in network) (AddressSpace, field.ErrorList
 
 func compileSubnetPrefix(path *field.Path, value string) (netip.Prefix, field.ErrorList) {
 	if value == "" {
-		return netip.Prefix{}, field.ErrorList{field.Required(path, `write the network of the addresses in CIDR notation, as "10.0.0.0/16" or "fd00::/64"`)}
+		return netip.Prefix{}, field.ErrorList{field.Required(path, `write the network of the addresses in CIDR notation, e.g. "10.0.0.0/16" or "fd00::/64"`)}
 	}
 	prefix, err := netip.ParsePrefix(value)
 	switch {
 	case err != nil:
-		return prefix, field.ErrorList{field.Invalid(path, value, `is not a network in CIDR notation; write one as "10.0.0.0/16" or "fd00::/64"`)}
+		return prefix, field.ErrorList{field.Invalid(path, value, `is not a network in CIDR notation; e.g. "10.0.0.0/16" or "fd00::/64"`)}
 	case prefix.Addr().Is4In6():
 		return prefix, field.ErrorList{field.Invalid(path, value, "is an IPv4 network in IPv6 form; write it as IPv4")}
 	case prefix != prefix.Masked():
@@ -174,7 +172,7 @@ func compileAddr(path *field.Path, value string) (netip.Addr, field.ErrorList) {
 	addr, err := netip.ParseAddr(value)
 	switch {
 	case err != nil:
-		return addr, field.ErrorList{field.Invalid(path, value, `is not an IP address; write one as "10.0.0.1" or "fd00::1"`)}
+		return addr, field.ErrorList{field.Invalid(path, value, `is not an IP address; e.g. "10.0.0.1" or "fd00::1"`)}
 	case addr.Is4In6():
 		return addr, field.ErrorList{field.Invalid(path, value, fmt.Sprintf("is an IPv4 address in IPv6 form; write %s", addr.Unmap()))}
 	case addr.Zone() != "":
@@ -183,8 +181,8 @@ func compileAddr(path *field.Path, value string) (netip.Addr, field.ErrorList) {
 	return addr, nil
 }
 
-// compileRoutes masks destinations: the kernel's routes have no host bits, and
-// earlier versions accepted them.
+// compileRoutes masks destinations, because the kernel's routes have no host
+// bits and earlier versions accepted them.
 func compileRoutes(path *field.Path, in []v2beta1.Route, family inet.Family) ([]inet.Route, field.ErrorList) {
 	var out []inet.Route
 	var errs field.ErrorList
@@ -192,7 +190,7 @@ func compileRoutes(path *field.Path, in []v2beta1.Route, family inet.Family) ([]
 		at := path.Index(i)
 		dst, err := netip.ParsePrefix(route.Dst)
 		if err != nil || dst.Addr().Is4In6() {
-			errs = append(errs, field.Invalid(at.Child("dst"), route.Dst, `is not a network in CIDR notation; write one as "10.0.0.0/8" or "fd00::/64"`))
+			errs = append(errs, field.Invalid(at.Child("dst"), route.Dst, `is not a network in CIDR notation; e.g. "10.0.0.0/8" or "fd00::/64"`))
 			continue
 		}
 		gw, addrErrs := compileAddr(at.Child("gw"), route.Gw)
@@ -227,7 +225,8 @@ func compileSelector(path *field.Path, in *metav1.LabelSelector) (*pool.Selector
 	return out, nil
 }
 
-// checkNames reports the entries that check finds fault with; what says what an entry names.
+// checkNames returns an error for each entry that check refuses. what is the
+// kind of the entries.
 func checkNames(path *field.Path, names []string, what string, check func(string) []string) field.ErrorList {
 	var errs field.ErrorList
 	for i, name := range names {

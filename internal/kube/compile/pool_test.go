@@ -49,7 +49,7 @@ func TestPoolRefuses(t *testing.T) {
 		"nothing that is right": {func(*v2beta1.SpiderIPPoolSpec) {}, ""},
 		"a missing subnet": {
 			func(s *v2beta1.SpiderIPPoolSpec) { s.Subnet = "" },
-			`spec.subnet: Required value: write the network of the addresses in CIDR notation, as "10.0.0.0/16" or "fd00::/64"`,
+			`spec.subnet: Required value: write the network of the addresses in CIDR notation, e.g. "10.0.0.0/16" or "fd00::/64"`,
 		},
 		"a subnet with host bits": {
 			func(s *v2beta1.SpiderIPPoolSpec) { s.Subnet = "10.0.0.1/24" },
@@ -57,7 +57,7 @@ func TestPoolRefuses(t *testing.T) {
 		},
 		"an address for a subnet": {
 			func(s *v2beta1.SpiderIPPoolSpec) { s.Subnet = "10.0.0.1" },
-			`spec.subnet: Invalid value: "10.0.0.1": is not a network in CIDR notation; write one as "10.0.0.0/16" or "fd00::/64"`,
+			`spec.subnet: Invalid value: "10.0.0.1": is not a network in CIDR notation; e.g. "10.0.0.0/16" or "fd00::/64"`,
 		},
 		"an IP version that is not the subnet's": {
 			func(s *v2beta1.SpiderIPPoolSpec) { s.IPVersion = new(int64(6)) },
@@ -85,7 +85,7 @@ func TestPoolRefuses(t *testing.T) {
 		},
 		"a gateway that is no address": {
 			func(s *v2beta1.SpiderIPPoolSpec) { s.Gateway = new("gw") },
-			`spec.gateway: Invalid value: "gw": is not an IP address; write one as "10.0.0.1" or "fd00::1"`,
+			`spec.gateway: Invalid value: "gw": is not an IP address; e.g. "10.0.0.1" or "fd00::1"`,
 		},
 		"a route of another version": {
 			func(s *v2beta1.SpiderIPPoolSpec) { s.Routes = []v2beta1.Route{{Dst: "fd01::/64", Gw: "fd00::1"}} },

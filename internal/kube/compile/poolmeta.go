@@ -10,10 +10,10 @@ import (
 	"spiderpool.dev/spiderpool/internal/inet"
 )
 
-// CompletePool sets what follows from the rest of the resource and reports
-// whether that changed it: the IP version, the label by which agents find the
-// pool (names.LabelPoolNode), and the finalizer while it is not being deleted.
-// Ranges are left as they are; see CanonicalizePool.
+// CompletePool sets the derived fields and reports whether it changed any: the
+// IP version, the label for agents (names.LabelPoolNode) and the finalizer,
+// unless the pool is being deleted. It does not change ranges; see
+// CanonicalizePool.
 //
 // A node name that is longer than the value of a label can be does not bind the
 // pool: every agent sees it, and spec.nodeName decides.
