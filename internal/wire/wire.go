@@ -1,10 +1,10 @@
-// Package wire is what the CNI plugins and the agent say to each other: JSON
+// Package wire defines the protocol between the CNI plugins and the agent: JSON
 // over HTTP on the agent's unix socket.
 //
-// A request is a POST of one of the request types to its path; the answer is
-// 200 with the reply type, or any other status with an Error. The format is
-// internal to one release: plugins and agent are installed together. Addresses
-// are netip values and so appear in their canonical text form.
+// A request is a POST of a request type to its path. The answer is 200 with the
+// reply type, or another status with an Error. Plugins and agent are installed
+// together, so the format may change with each release. Addresses are netip
+// values in canonical text form.
 package wire
 
 import (
@@ -26,7 +26,7 @@ const (
 	PathCoordinator = "/v1/coordinator/plan" // CoordinatorRequest → CoordinatorReply
 )
 
-// MaxRequestBytes bounds a request; a longer one is refused.
+// MaxRequestBytes is the maximum length of a request.
 const MaxRequestBytes = 1 << 20
 
 // Empty is a request or a reply without content.
@@ -40,7 +40,7 @@ type Attachment struct {
 	Interface    string `json:"interface"`
 	PodNamespace string `json:"podNamespace"`
 	PodName      string `json:"podName"`
-	// PodUID is K8S_POD_UID; runtimes that do not pass it leave it empty.
+	// PodUID is K8S_POD_UID; empty if the runtime does not pass it.
 	PodUID string `json:"podUID,omitempty"`
 }
 
@@ -49,28 +49,28 @@ type AddRequest struct {
 	Attachment
 	// Network is the name of the CNI configuration ("name" of the network configuration list).
 	Network string `json:"network,omitempty"`
-	// Master is the parent interface of the main plugin, for matchMasterSubnet.
+	// Master is the master interface of the main plugin, for matchMasterSubnet.
 	Master string `json:"master,omitempty"`
 	// DefaultIPv4Pools and DefaultIPv6Pools are the pools of the CNI configuration.
 	DefaultIPv4Pools []string `json:"defaultIPv4Pools,omitempty"`
 	DefaultIPv6Pools []string `json:"defaultIPv6Pools,omitempty"`
-	// CleanGateway leaves out the default route.
+	// CleanGateway omits the default route.
 	CleanGateway bool `json:"cleanGateway,omitempty"`
-	// MatchMasterSubnet drops pools whose subnet is not one of Master's.
+	// MatchMasterSubnet excludes pools with other subnets than Master's.
 	MatchMasterSubnet bool `json:"matchMasterSubnet,omitempty"`
 }
 
 // Address is one address of an interface.
 type Address struct {
-	// Prefix is the address with the length of its subnet's prefix.
+	// Prefix is the address with the prefix length of its subnet.
 	Prefix netip.Prefix `json:"prefix"`
-	// Gateway is the default gateway; the zero value where the pool has none.
+	// Gateway is the default gateway; the zero value if the pool has none.
 	Gateway netip.Addr `json:"gateway,omitzero"`
 	// Pool is the name of the SpiderIPPool.
 	Pool string `json:"pool"`
 }
 
-// DNS is what a CNI result says about name servers.
+// DNS holds the name server settings of a CNI result.
 type DNS struct {
 	Nameservers []string `json:"nameservers,omitempty"`
 	Domain      string   `json:"domain,omitempty"`
@@ -78,28 +78,29 @@ type DNS struct {
 	Options     []string `json:"options,omitempty"`
 }
 
-// IsZero makes a reply leave out what says nothing.
+// IsZero reports whether no field is set, so that a reply omits the settings.
 func (d DNS) IsZero() bool {
 	return len(d.Nameservers) == 0 && d.Domain == "" && len(d.Search) == 0 && len(d.Options) == 0
 }
 
-// AddReply holds at most one address of each IP version, and the routes of the
-// interface, the default routes among them unless the gateway is cleaned.
+// AddReply holds at most one address of each IP family and the routes of the
+// interface. They include the default routes unless CleanGateway is set.
 type AddReply struct {
 	Addresses []Address    `json:"addresses"`
 	Routes    []inet.Route `json:"routes,omitempty"`
 	DNS       DNS          `json:"dns,omitzero"`
-	// Detect is what to ask the network before the addresses are used.
+	// Detect selects the probes before the addresses are used.
 	Detect Detection `json:"detect,omitzero"`
 }
 
-// Detection is the installation's switches for asking the network.
+// Detection holds the installation's switches for probes.
 type Detection struct {
 	IPConflict bool `json:"ipConflict,omitempty"` // whether another machine uses an address
 	Gateway    bool `json:"gateway,omitempty"`    // whether the gateways answer
 }
 
-// DeleteRequest gives back the addresses of an interface. Unknown is success.
+// DeleteRequest releases the addresses of an interface. Unknown interfaces are
+// no error.
 type DeleteRequest struct {
 	Attachment
 }
@@ -116,16 +117,16 @@ type AttachmentKey struct {
 	Interface   string `json:"interface"`
 }
 
-// GCRequest gives back every address that this node holds on Network for an
-// attachment that is not in Valid.
+// GCRequest releases every address of this node on Network whose attachment is
+// not in Valid.
 type GCRequest struct {
 	Network string          `json:"network"`
 	Valid   []AttachmentKey `json:"valid"`
 }
 
-// ConflictRequest tells that a foreign host uses an address that the interface was
-// given. The agent takes it back and keeps it from being handed out for a while;
-// the next ADD of the pod gets another one, of the same attachment or after it.
+// ConflictRequest reports that another machine uses one of the interface's
+// addresses. The agent takes the address back and quarantines it. The next ADD
+// of the pod gets another one.
 type ConflictRequest struct {
 	Attachment
 	Address netip.Addr `json:"address"`
@@ -133,20 +134,21 @@ type ConflictRequest struct {
 	MAC string `json:"mac"`
 }
 
-// CoordinatorRequest asks what the coordinator plugin has to know about an
-// interface beyond its own configuration.
+// CoordinatorRequest asks for the coordinator plugin's settings for an
+// interface.
 type CoordinatorRequest struct {
 	Attachment
 }
 
-// CoordinatorReply is the cluster's configuration (SpiderCoordinator) and what
-// the pod asks for.
+// CoordinatorReply holds the cluster's settings (SpiderCoordinator) and the
+// pod's annotations.
 type CoordinatorReply struct {
 	Config netplan.Settings `json:"config"`
-	// PodDefaultRouteNIC is the pod's annotation ipam.spidernet.io/default-route-nic; it wins over every configuration.
+	// PodDefaultRouteNIC is the pod's annotation
+	// ipam.spidernet.io/default-route-nic. It overrides every configuration.
 	PodDefaultRouteNIC string `json:"podDefaultRouteNIC,omitempty"`
-	// PodInterfaces are the interfaces that the pod's annotations ask for, those
-	// that are not attached yet among them; nil where that is not known.
+	// PodInterfaces are the interfaces in the pod's annotations, including those
+	// not attached yet; nil if unknown.
 	PodInterfaces []string `json:"podInterfaces,omitempty"`
 }
 
@@ -163,12 +165,12 @@ const (
 	CodeRefused            = 102 // the caller or its pod has no business here
 )
 
-// Error is a failed request: the fields of a CNI error.
+// Error is a failed request, with the fields of a CNI error.
 type Error struct {
 	Code    uint   `json:"code"`
 	Msg     string `json:"msg"`
 	Details string `json:"details,omitempty"`
-	// Cause is what the agent knows; it stays in the agent.
+	// Cause is the error behind a failure. It does not leave the agent.
 	Cause error `json:"-"`
 }
 
