@@ -21,11 +21,11 @@ import (
 	"spiderpool.dev/spiderpool/internal/wire"
 )
 
-// coordinatorTTL is how long a SpiderCoordinator that was read is used.
+// coordinatorTTL is how long a SpiderCoordinator is used before the next read.
 const coordinatorTTL = 2 * time.Second
 
-// coordinator answers the coordinator plugin: the cluster's SpiderCoordinator,
-// completed with the defaults of its documentation, and what the pod asks for.
+// coordinator answers the coordinator plugin with the settings of the cluster's
+// SpiderCoordinator and the pod's annotations.
 type coordinator struct {
 	client  *agentclient.Client
 	cluster *agentclient.Cluster
@@ -42,7 +42,7 @@ func (c *coordinator) plan(ctx context.Context, req wire.CoordinatorRequest) (wi
 		return wire.CoordinatorReply{}, podFailure(req.Attachment, err)
 	}
 	reply := wire.CoordinatorReply{PodDefaultRouteNIC: pod.Annotations[names.AnnotationPodDefaultRouteNIC]}
-	// Annotations that cannot be read are Multus's to complain about.
+	// Multus reports annotations that are invalid.
 	interfaces, _ := pool.Interfaces(req.PodNamespace, pod.Annotations, ipamOptions(c.cfg).ClusterNetwork)
 	for _, i := range interfaces {
 		reply.PodInterfaces = append(reply.PodInterfaces, i.Name)
@@ -55,8 +55,8 @@ func (c *coordinator) plan(ctx context.Context, req wire.CoordinatorRequest) (wi
 	return reply, err
 }
 
-// object returns the SpiderCoordinator or, where the coordinator is switched off,
-// one that says so.
+// object returns the SpiderCoordinator, or one with mode disabled if the
+// coordinator is switched off.
 func (c *coordinator) object(ctx context.Context) (*v2beta1.SpiderCoordinator, error) {
 	if c.cfg.CoordinatorName == "" {
 		return &v2beta1.SpiderCoordinator{Spec: v2beta1.CoordinatorSpec{Mode: new(v2beta1.ModeDisabled)}}, nil
@@ -73,8 +73,8 @@ func podFailure(at wire.Attachment, err error) *wire.Error {
 	return failure
 }
 
-// current reads the SpiderCoordinator, at most once in coordinatorTTL. While the API
-// server is away the last one serves.
+// current reads the SpiderCoordinator, at most once in coordinatorTTL. During an
+// outage of the API server, it returns the last one.
 func (c *coordinator) current(ctx context.Context) (*v2beta1.SpiderCoordinator, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -106,8 +106,8 @@ func isMode(object *v2beta1.SpiderCoordinator, mode v2beta1.CoordinatorMode) boo
 	return object.Spec.Mode != nil && *object.Spec.Mode == mode
 }
 
-// hostRuleTable returns the table with the routes to the node's pods; ok is false
-// where the coordinator is switched off or its configuration is not known.
+// hostRuleTable returns the table with the routes to the node's pods. ok is
+// false if the coordinator is disabled or its configuration is unknown.
 func (c *coordinator) hostRuleTable(ctx context.Context) (table int, ok bool) {
 	object, err := c.object(ctx)
 	if err != nil || isMode(object, v2beta1.ModeDisabled) {

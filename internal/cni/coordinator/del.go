@@ -13,13 +13,13 @@ import (
 	"spiderpool.dev/spiderpool/internal/wire"
 )
 
-// askTime bounds how long DEL waits for the agent, which it can do without.
+// askTime is how long DEL waits for the agent. It also succeeds without.
 const askTime = 2 * time.Second
 
-// del removes what add made. The veth pair takes the routes and neighbors of
-// both namespaces with it; the pair itself goes with the first interface or
-// when the pod's namespace is gone. For a further interface of a living pod,
-// the node's routes to it and the rules for its addresses go.
+// del removes the state of ADD. With the veth pair go the routes and neighbors
+// of both namespaces. The pair goes with the first interface, or if the pod's
+// namespace is gone. For a further interface of a running pod, DEL deletes the
+// node's routes to it and the rules for its addresses.
 func (c *conf) del(call *plugin.Call) error {
 	host, err := linux.Current()
 	if err != nil {
@@ -44,7 +44,7 @@ func (c *conf) del(call *plugin.Call) error {
 	return err
 }
 
-// openPod opens the pod's namespace, nil where there is none any more.
+// openPod opens the pod's namespace. It returns nil if there is none.
 func openPod(path string) (*linux.Namespace, error) {
 	if path == "" {
 		return nil, nil
@@ -90,7 +90,7 @@ func deleteAll(host *linux.Namespace, routes []linux.HostRoute) error {
 	return errors.Join(errs...)
 }
 
-// detach forgets one interface of a living pod.
+// detach removes one interface of a running pod.
 func detach(host, pod *linux.Namespace, c *conf, ifName string, addrs []netip.Addr) error {
 	inPod, err := pod.ReadAll()
 	if err != nil {
@@ -125,8 +125,8 @@ func detach(host, pod *linux.Namespace, c *conf, ifName string, addrs []netip.Ad
 	return errors.Join(err, detachHost(host, addrs, innerMACs(inPod, c.PodDefaultCNINIC)))
 }
 
-// detachHost removes the node's routes to addrs that lead to the pod: an address
-// that another pod got meanwhile keeps its route.
+// detachHost deletes the node's routes to addrs that lead to the pod. Another
+// pod may have got one of the addresses meanwhile; it keeps its route.
 func detachHost(host *linux.Namespace, addrs []netip.Addr, pod []netplan.MAC) error {
 	if len(addrs) == 0 {
 		return nil
@@ -140,8 +140,8 @@ func detachHost(host *linux.Namespace, addrs []netip.Addr, pod []netplan.MAC) er
 	}))
 }
 
-// innerMACs are the hardware addresses by which the node knows the pod: that of
-// the veth pair, or that of the first interface in overlay mode.
+// innerMACs returns the hardware addresses in the node's routes to the pod: that
+// of the veth pair, or that of the first interface in overlay mode.
 func innerMACs(inPod netplan.State, first string) []netplan.MAC {
 	var out []netplan.MAC
 	for _, it := range inPod {

@@ -211,7 +211,7 @@ func TestFailedAddLeavesNothingBehind(t *testing.T) {
 	linuxtest.Wire(pod.Machine, "veth0", other, "x")
 	onNode, inPod := stateOf(t, node), stateOf(t, pod.Machine)
 	out, err := pod.call("ADD", "eth0", pod.result("eth0", guide.a, guide.gateways), nil)
-	if err == nil || !strings.Contains(out, "veth0 in the pod is taken by another interface") {
+	if err == nil || !strings.Contains(out, "another interface already has the name spv") {
 		t.Errorf("got %v\n%s", err, out)
 	}
 	if now := withoutShared(stateOf(t, node)); now != onNode {

@@ -24,8 +24,9 @@ type operation struct {
 	attachment wire.Attachment
 	previous   *types100.Result
 	settings   netplan.Settings // after open, the mode is not auto
-	// interfaces are those that the pod asks for, nil where that is not known;
-	// podChoseNIC says that the pod itself names the one with the default route.
+	// interfaces are the interfaces in the pod's annotations, nil if unknown.
+	// podChoseNIC is true if an annotation of the pod names the default-route
+	// interface.
 	interfaces  []string
 	podChoseNIC bool
 	host, pod   *linux.Namespace
@@ -34,7 +35,8 @@ type operation struct {
 	changes     struct{ node, host, pod netplan.Changes }
 }
 
-// open asks the agent, opens both namespaces and decides the mode.
+// open gets the settings from the agent, opens both namespaces and decides the
+// mode.
 func open(c *conf, call *plugin.Call) (*operation, error) {
 	previous, err := call.Previous()
 	if err != nil {
@@ -76,9 +78,9 @@ func (o *operation) close() {
 	o.host.Close()
 }
 
-// decideMode resolves auto: a pod whose first interface is ours is on the
-// underlay, and so are its further ones; where the first is another network's,
-// the further ones are arranged around it.
+// decideMode resolves the mode auto. A pod is on the underlay if its first
+// interface is ours. Otherwise the first interface belongs to another network,
+// and the further ones are added to an overlay.
 func (o *operation) decideMode() error {
 	if o.settings.Mode != netplan.ModeAuto {
 		return nil
@@ -98,8 +100,9 @@ func (o *operation) decideMode() error {
 	return nil
 }
 
-// arrange plans and applies. What all pods of the node share is made first and
-// stays if the rest fails, because other pods may rely on it by then.
+// arrange makes and applies the plan. State that all pods of the node share
+// comes first and stays if the rest fails, because other pods may use it by
+// then.
 func (o *operation) arrange() error {
 	if err := o.compare(); err != nil {
 		return err
@@ -120,8 +123,8 @@ func (o *operation) arrange() error {
 	return nil
 }
 
-// differences is what a CHECK finds, "" for nothing. Attachments that came later
-// may have moved the default route, so there has to be one, wherever.
+// differences returns the findings of CHECK, "" for none. A later attachment may
+// have moved the default route, so any interface may have it.
 func (o *operation) differences() (string, error) {
 	o.settings.DefaultNIC = ""
 	if err := o.compare(); err != nil {
@@ -165,7 +168,8 @@ func (o *operation) compare() error {
 	return err
 }
 
-// refuseForeignPair reports a pair of this name that ends in another namespace.
+// refuseForeignPair returns an error if a pair with this name leads to another
+// namespace.
 func (o *operation) refuseForeignPair(inPod, onHost netplan.State) error {
 	has := func(st netplan.State, name string) bool {
 		return slices.ContainsFunc(st, func(it netplan.Item) bool { return it.Key() == netplan.Link{Name: name}.Key() })
@@ -199,7 +203,8 @@ func (o *operation) makePlan(pod netplan.Pod, node netplan.Node) (netplan.Plan, 
 	return netplan.Overlay(pod, node, o.settings, hostDev)
 }
 
-// staleHostRoute returns what tells the node's routes to addresses that the pod had.
+// staleHostRoute returns a filter for the node's routes to addresses that the
+// pod no longer has.
 func (o *operation) staleHostRoute(pod netplan.Pod) func(netplan.Item) bool {
 	has := map[netip.Addr]bool{}
 	for _, nic := range pod.NICs {
@@ -213,8 +218,8 @@ func (o *operation) staleHostRoute(pod netplan.Pod) func(netplan.Item) bool {
 	}
 }
 
-// completeFromResult adds the gateways of the main plugin's result, which may have
-// made no default route of them.
+// completeFromResult adds the gateways of the main plugin's result. The main
+// plugin may have made no default routes for them.
 func (o *operation) completeFromResult(pod *netplan.Pod) error {
 	for i := range pod.NICs {
 		if pod.NICs[i].Name != o.call.IfName {
@@ -233,7 +238,7 @@ func (o *operation) completeFromResult(pod *netplan.Pod) error {
 		"coordinator must be chained directly behind the main plugin")
 }
 
-// log is what was to change, for the log file and for CHECK.
+// log returns the changes of the plan as text, for the log file and for CHECK.
 func (o *operation) log() string {
 	var b strings.Builder
 	for _, part := range []struct {

@@ -67,8 +67,8 @@ func (c *conf) check(call *plugin.Call) error {
 	return types.NewError(wire.CodeConflict, "the pod's network differs from coordinator's plan", missing)
 }
 
-// gatewaysOf returns the default gateways that the main plugin's result has for
-// the interface.
+// gatewaysOf returns the default gateways of the interface in the main plugin's
+// result.
 func gatewaysOf(r *types100.Result, ifName string) []netip.Addr {
 	var out []netip.Addr
 	for _, ip := range r.IPs {
@@ -82,9 +82,9 @@ func gatewaysOf(r *types100.Result, ifName string) []netip.Addr {
 	return out
 }
 
-// checkNIC explains a default-route interface that the pod cannot have. The
-// pod's own wish has to name one of its attachments; that of a configuration,
-// which serves many pods, one that a pod may have.
+// checkNIC refuses a default-route interface that the pod cannot have. An
+// annotation of the pod must name one of its attachments. A configuration serves
+// many pods, so any name of the usual form is valid.
 func (o *operation) checkNIC(pod netplan.Pod) error {
 	wish := o.settings.DefaultNIC
 	var names []string

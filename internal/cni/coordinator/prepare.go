@@ -15,8 +15,8 @@ import (
 	"spiderpool.dev/spiderpool/internal/wire"
 )
 
-// prepare makes the interface ready to be planned around: its addresses are
-// settled and nobody else's, and it has the hardware address of podMACPrefix.
+// prepare waits until the kernel has accepted the interface's addresses and sets
+// the hardware address of podMACPrefix.
 func (o *operation) prepare() error {
 	ctx, cancel := context.WithTimeout(context.Background(), settleTimeout)
 	defer cancel()
@@ -39,9 +39,10 @@ func (o *operation) prepare() error {
 	return o.setMAC(pod.NICs[0])
 }
 
-// refuse has the agent keep an address that the kernel found to be in use from
-// other pods, and returns the error with which the runtime tries again, and gets
-// another address. The kernel does not tell who uses it, so the network is asked.
+// refuse reports an address in use to the agent, which keeps it from other pods
+// for a while. It returns an error for which the runtime tries again and gets
+// another address. The kernel does not name the other machine, so we ask the
+// network.
 func (o *operation) refuse(taken *linux.TakenError) error {
 	var holder net.HardwareAddr
 	err := o.pod.OnLink(taken.Dev, func(ifi *net.Interface) (err error) {
@@ -61,8 +62,7 @@ func (o *operation) refuse(taken *linux.TakenError) error {
 	return types.NewError(wire.CodeTryAgainLater, msg, details)
 }
 
-// setMAC gives the interface the hardware address that follows from its first
-// address, IPv4 before IPv6.
+// setMAC derives the hardware address from the first address, IPv4 before IPv6.
 func (o *operation) setMAC(nic netplan.NIC) error {
 	mac, fault := netplan.MACWithPrefix(o.settings.MACPrefix, nic.Addrs[0].Addr())
 	if fault != nil {

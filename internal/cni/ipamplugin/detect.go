@@ -19,19 +19,18 @@ import (
 )
 
 const (
-	// maxConflicts is how many addresses one ADD finds in use before it gives up:
-	// a network in which that many are is not the pool's.
+	// maxConflicts limits the conflicts of one ADD. With more, the interface is
+	// probably not in the pool's network.
 	maxConflicts = 5
-	// carrierTimeout bounds the wait for a link that was just set up; a virtual
-	// function needs a moment.
+	// carrierTimeout limits the wait for a carrier after setting a link up. A
+	// virtual function takes a moment.
 	carrierTimeout = 2 * time.Second
 )
 
-// addresses asks the agent for addresses and, where the installation wants it,
-// the network whether somebody else uses them and whether their gateways answer.
-// That happens before the main plugin has put them on the interface, so a machine
-// that has one of them does not notice. The agent puts such an address into
-// quarantine, and gives another one.
+// addresses gets addresses from the agent. If configured, it probes the network
+// for other machines with these addresses, and for the gateways. This happens
+// before the main plugin assigns the addresses, so a machine with one of them is
+// not disturbed. The agent quarantines such an address and returns another one.
 func (c *conf) addresses(call *plugin.Call, req wire.AddRequest) (wire.AddReply, error) {
 	ctx := context.Background()
 	var found *conflict
@@ -88,8 +87,8 @@ func (c *conf) detect(call *plugin.Call, reply wire.AddReply) error {
 	})
 }
 
-// reach returns an error unless the gateway answers. It is asked from the address
-// itself: a network that checks senders answers no others.
+// reach returns an error unless the gateway answers. The probe comes from the
+// address itself, because some networks drop probes from other senders.
 func reach(ifi *net.Interface, a wire.Address, o probe.Options) error {
 	if !a.Gateway.IsValid() {
 		return nil
@@ -103,11 +102,10 @@ func reach(ifi *net.Interface, a wire.Address, o probe.Options) error {
 		"check spec.gateway of the pool, and the VLAN and the cable of the node's interface")
 }
 
-// onLink runs f with the interface through which the addresses will be used. The
-// main plugin has made it by now, and will give it the addresses; only an ipvlan
-// interface receives nothing without an address, but is at its master's hardware
-// address, so that the master can ask for it. Where there is no such interface,
-// f does not run.
+// onLink calls f with the interface that will use the addresses. The main plugin
+// has made it by now and will assign the addresses. An ipvlan interface receives
+// nothing without an address, but it shares the hardware address of its master,
+// so we probe from the master. Without an interface, onLink does not call f.
 func (c *conf) onLink(call *plugin.Call, f func(*net.Interface) error) error {
 	name, inPod := call.IfName, true
 	if c.Type == "ipvlan" {
@@ -127,8 +125,8 @@ func (c *conf) onLink(call *plugin.Call, f func(*net.Interface) error) error {
 	return nsthread.Do(pod, func() error { return onUp(name, f) })
 }
 
-// onUp sets an interface up, as the main plugin is going to do, and runs f when
-// it has a carrier.
+// onUp sets an interface up, like the main plugin will, and calls f when it has
+// a carrier.
 func onUp(name string, f func(*net.Interface) error) error {
 	if _, err := net.InterfaceByName(name); err != nil {
 		return nil // a main plugin that makes its interface later, or none
