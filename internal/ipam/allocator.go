@@ -19,22 +19,23 @@ const (
 	maxBatch = 64
 	// commitTimeout bounds the writes of one batch.
 	commitTimeout = 10 * time.Second
-	// maxAttempts bounds how often a request is decided again because another
-	// writer was faster. Each time the blocks that were lost are read again.
+	// maxAttempts bounds how often a request is decided again after a conflict with
+	// another writer. Each time the conflicting blocks are read again.
 	maxAttempts = 32
-	// maxLearned bounds how often it is because a block that was to be created exists
-	// already. Each time more regions are read, so that is more than there can be.
+	// maxLearned bounds the retries after the create of an existing block.
+	// Each retry reads more regions, so no request needs as many.
 	maxCreateConflicts = 32
 	// youngLease is the age below which a lease needs no confirmation: the ADDs of
-	// all interfaces of a pod come in that time. Reclaim ends none below
-	// reclaim.DefaultMinAge, which is far longer, as its clock may be another one; and
-	// what an owner took with it to another node is read ahead of every ADD.
+	// all interfaces of a pod come within it. Reclaim ends no lease younger than
+	// reclaim.DefaultMinAge, which is far longer because its clock may differ; and
+	// every ADD first reads the addresses that an owner took to another node.
 	youngLease = time.Minute
-	// precision is that of times in the store; a lease must come back from it unchanged.
+	// precision is the precision of times in the store: a lease must survive a round
+	// trip unchanged.
 	precision = time.Second
 )
 
-// Allocator decides which addresses the pods of a node get and commits that.
+// Allocator decides which addresses the pods of a node get, and commits the decision.
 //
 // It keeps the addresses of pools (SetUsable) and the blocks that concern the node;
 // it reads other nodes' blocks when it needs them.
@@ -82,8 +83,7 @@ type Allocator struct {
 type request struct {
 	ctx        context.Context
 	allocation lease.Request // allocation, when change is nil
-	// change returns the blocks to write for what the index has; none where there
-	// is nothing to change.
+	// change returns the blocks to write, based on the index; none if nothing changes.
 	change          func(now time.Time) []lease.Block
 	releases        []lease.Attachment // by the change
 	attempts        int
@@ -98,7 +98,7 @@ type outcome struct {
 	err              error
 }
 
-// Config is what an Allocator works with.
+// Config configures an Allocator.
 type Config struct {
 	// Node is the name of the node.
 	Node string
@@ -110,9 +110,9 @@ type Config struct {
 	Now      func() time.Time
 	Log      *slog.Logger
 	Observer Observer
-	// SearchEvery is how often at most the blocks of a region are read for requests
-	// whose pools seem exhausted, which wait and share the read; 0 means
-	// DefaultSearchEvery, negative no limit.
+	// SearchEvery is the shortest time between two reads of a region for requests whose
+	// pools seem exhausted. They wait and share the read. 0 means DefaultSearchEvery, a
+	// negative value no limit.
 	SearchEvery time.Duration
 	// OnRetainedReleased, unless nil, is called with each lease that was retained for an
 	// owner and released because the owner got all its addresses without it.
@@ -142,8 +142,7 @@ func (a *Allocator) Close() {
 	a.workers.Wait()
 }
 
-// Load reads the blocks of the node. It may be called again, and then makes up
-// for what a broken watch has missed.
+// Load reads the blocks of the node. After a broken watch, call it again to catch up.
 func (a *Allocator) Load(ctx context.Context) error {
 	blocks, err := a.blocks.OfNode(ctx, a.node)
 	if err != nil {
@@ -159,9 +158,9 @@ func (a *Allocator) Load(ctx context.Context) error {
 	return nil
 }
 
-// put takes a block that was read, unless a batch is writing it or a newer one is
-// known: reads and writes overtake each other, and to forget a lease of this node
-// would be to leak it.
+// put stores a block that was read, unless a batch is writing it or the index has a
+// newer version. Reads and writes overtake each other, and a forgotten lease of this
+// node would be a leak.
 func (a *Allocator) put(b lease.Block, now time.Time) {
 	if a.noteDuringWrite(b.Base, b.Version) {
 		return
@@ -191,14 +190,14 @@ func (a *Allocator) noteDuringWrite(base netip.Addr, version string) bool {
 	return true
 }
 
-// Observe takes a block that was read because it changed.
+// Observe stores a changed block, as read from the store.
 func (a *Allocator) Observe(b lease.Block) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.put(b, a.now())
 }
 
-// ObserveDeleted takes note that a block was deleted at a version.
+// ObserveDeleted removes a block that was deleted at a version.
 func (a *Allocator) ObserveDeleted(base netip.Addr, version string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -207,8 +206,8 @@ func (a *Allocator) ObserveDeleted(base netip.Addr, version string) {
 	}
 }
 
-// ObserveAll takes note that at a version only these of the blocks exist that
-// concern the node: a deletion may have gone unseen.
+// ObserveAll removes the blocks of this node that are not in existing, a complete list
+// at a version. It makes up for deletions that a broken watch missed.
 func (a *Allocator) ObserveAll(existing map[netip.Addr]bool, version string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -231,8 +230,8 @@ func (a *Allocator) drop(base netip.Addr) {
 	}
 }
 
-// Knows reports whether a block that was seen at version need not be read: the
-// allocator has it, or is writing it and will see to it afterwards.
+// Knows reports whether a block seen at version need not be read: the allocator has
+// that version or a newer one, or is writing the block and compares afterwards.
 func (a *Allocator) Knows(base netip.Addr, version string) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -309,9 +308,9 @@ func (a *Allocator) HeldBy(keep func(lease.Lease) bool) []lease.Lease {
 	return leases
 }
 
-// Allocate grants all that the request wants, or returns an error: an
-// *lease.ExhaustedError where no address is left, or an error of the store, and
-// then it is unknown what was granted; Release settles that.
+// Allocate grants everything the request wants, or returns an error: a
+// *lease.ExhaustedError if no address is left, or an error of the store. After a
+// store error the leases may or may not exist; call Release.
 func (a *Allocator) Allocate(ctx context.Context, req lease.Request) ([]lease.Grant, error) {
 	if len(req.Wants) == 0 {
 		return nil, nil
@@ -333,8 +332,8 @@ func (a *Allocator) Allocate(ctx context.Context, req lease.Request) ([]lease.Gr
 			}
 			return o.grants, o.err
 		}
-		// Nothing is left as far as this node knows. What others have, or have
-		// given back since, is worth a look before the pod is turned away.
+		// No address is left as far as this node knows. Before the pod is refused,
+		// read the blocks of other nodes: they may have released some.
 		found, err := a.search(ctx, searched, exhausted)
 		if err != nil {
 			return nil, err
@@ -345,10 +344,9 @@ func (a *Allocator) Allocate(ctx context.Context, req lease.Request) ([]lease.Gr
 	}
 }
 
-// confirm reads the blocks of the leases that the request was granted because its
-// container has them (lease.Grant.Held): no write has told whether somebody, such as
-// reclaim, has ended them since this node saw them. It returns false where one has
-// ended, and it is known then.
+// confirm reads the blocks of the leases that the container held before the request
+// (lease.Grant.Held). No write has checked them, so reclaim or another node may have
+// ended them meanwhile. It returns false if one has ended; the index then says so too.
 func (a *Allocator) confirm(ctx context.Context, req lease.Request, grants []lease.Grant) (bool, error) {
 	read := map[netip.Addr]lease.Block{}
 	for _, g := range grants {
@@ -381,8 +379,8 @@ func (a *Allocator) isYoung(addr netip.Addr) bool {
 	return ok && a.now().Sub(l.Since) < youngLease
 }
 
-// Release gives back what the attachments hold. It is an error if that could not
-// be committed, or if it is unknown whether they hold anything.
+// Release ends the leases of the attachments. It returns an error if the release
+// could not be committed, or if the leases of this node are unknown.
 func (a *Allocator) Release(ctx context.Context, attachments ...lease.Attachment) error {
 	if len(attachments) == 0 {
 		return nil
@@ -390,8 +388,8 @@ func (a *Allocator) Release(ctx context.Context, attachments ...lease.Attachment
 	return a.releaseIf(ctx, always, attachments...)
 }
 
-// releaseIf is Release if wanted, which is asked in the moment of the decision,
-// returns true: no allocation comes between.
+// releaseIf is Release on a condition: wanted runs at the moment of the decision, so
+// no allocation comes between.
 func (a *Allocator) releaseIf(ctx context.Context, wanted func() bool, attachments ...lease.Attachment) error {
 	return a.submit(&request{ctx: ctx, releases: attachments, done: make(chan outcome, 1), change: func(now time.Time) []lease.Block {
 		if !wanted() {
@@ -401,7 +399,8 @@ func (a *Allocator) releaseIf(ctx context.Context, wanted func() bool, attachmen
 	}}).err
 }
 
-// rollBack ends the leases of the pod's container, but for the addresses that it had.
+// rollBack ends the leases of the pod's container except for the addresses in
+// previously.
 func (a *Allocator) rollBack(ctx context.Context, podUID, container string, previously map[netip.Addr]bool) error {
 	_, err := a.change(ctx, func(now time.Time) []lease.Block {
 		var taken []lease.Lease
@@ -415,9 +414,9 @@ func (a *Allocator) rollBack(ctx context.Context, podUID, container string, prev
 	return err
 }
 
-// Quarantine keeps the address, which the attachment holds, from being handed out
-// for a time, because a foreign host with the hardware address mac answered for
-// it. It returns false where the attachment does not hold the address.
+// Quarantine takes an address of the attachment out of service for duration, because
+// a foreign host with the hardware address mac answered for it. It returns false if
+// the attachment does not hold the address.
 func (a *Allocator) Quarantine(ctx context.Context, at lease.Attachment, addr netip.Addr, mac string, duration time.Duration) (bool, error) {
 	return a.change(ctx, func(now time.Time) []lease.Block {
 		b, _ := a.mu.index.Block(inet.BlockOf(addr))
@@ -429,7 +428,7 @@ func (a *Allocator) Quarantine(ctx context.Context, at lease.Attachment, addr ne
 	})
 }
 
-// change commits what f makes of the leases, and reports whether that was anything.
+// change commits the blocks that f returns, and reports whether there were any.
 func (a *Allocator) change(ctx context.Context, f func(time.Time) []lease.Block) (bool, error) {
 	o := a.submit(&request{ctx: ctx, change: f, done: make(chan outcome, 1)})
 	return o.changed, o.err

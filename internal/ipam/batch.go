@@ -130,7 +130,7 @@ func (a *Allocator) decide(batch []*request) decision {
 
 // endedBefore returns the names of the blocks, other than those that are known to
 // be needed, in which an earlier request of the batch has ended a lease of the
-// attachments: who releases it once more depends on the same write.
+// attachments: a second release depends on the same write.
 func (d *decision) endedBefore(attachments []lease.Attachment, known []netip.Addr) []netip.Addr {
 	var names []netip.Addr
 	held := func(l lease.Lease) bool { return l.State == lease.InUse && slices.Contains(attachments, l.Attachment) }
@@ -142,14 +142,14 @@ func (d *decision) endedBefore(attachments []lease.Attachment, known []netip.Add
 	return names
 }
 
-// written is the fate of one block.
+// written is the result of writing one block.
 type written struct {
 	version string
 	created bool
 	err     error
 }
 
-// commit writes the blocks at the same time and waits for all of them.
+// commit writes the blocks concurrently and waits for all of them.
 func (a *Allocator) commit(ctx context.Context, writes map[netip.Addr]lease.Block) map[netip.Addr]written {
 	results := make(map[netip.Addr]written, len(writes))
 	var mu sync.Mutex
@@ -166,7 +166,7 @@ func (a *Allocator) commit(ctx context.Context, writes map[netip.Addr]lease.Bloc
 	return results
 }
 
-// applyResults brings the index in line with what the store said.
+// applyResults updates the index with the results of the writes.
 func (a *Allocator) applyResults(d decision, results map[netip.Addr]written) {
 	now := a.now()
 	for base, result := range results {
@@ -193,7 +193,7 @@ func (a *Allocator) applyResults(d decision, results map[netip.Addr]written) {
 	}
 }
 
-// countConflicts counts the blocks that were lost to other writers.
+// countConflicts counts the conflicts with other writers, once per block.
 func (a *Allocator) countConflicts(batch []*request, needs [][]netip.Addr, results map[netip.Addr]written) {
 	allocations, releases := map[netip.Addr]struct{}{}, map[netip.Addr]struct{}{}
 	for i, r := range batch {
@@ -231,9 +231,8 @@ func firstError(needs []netip.Addr, results map[netip.Addr]written) error {
 	return conflict
 }
 
-// reload reads what was lost to other writers. A block that turned out to exist
-// already has neighbours that this node does not know either, so its region is
-// read.
+// reload reads the blocks with conflicts. A failed create means that this node does
+// not know the neighbours of the block either, so reload reads the whole region.
 func (a *Allocator) reload(ctx context.Context, results map[netip.Addr]written) {
 	for base, result := range results {
 		if result.created && errors.Is(result.err, ErrConflict) {
@@ -285,7 +284,7 @@ func (a *Allocator) readBlock(ctx context.Context, base netip.Addr) (lease.Block
 	}
 }
 
-// readFixed makes known what is fixed for the owner, which may be in blocks of
+// readFixed reads the blocks with addresses fixed for the owner, which may belong to
 // other nodes.
 func (a *Allocator) readFixed(ctx context.Context, owner string) error {
 	if owner == "" {

@@ -12,8 +12,8 @@ import (
 	"spiderpool.dev/spiderpool/internal/wire"
 )
 
-// Delete gives back the addresses of an interface. It fails only when the release
-// can be neither committed nor kept on disk.
+// Delete releases the addresses of an interface. It fails only if the release can
+// neither be committed nor stored on disk.
 func (s *Service) Delete(ctx context.Context, req wire.DeleteRequest) error {
 	release := releaseOf(req.Attachment)
 	limited, cancel := context.WithTimeout(ctx, releaseTimeout)
@@ -36,8 +36,8 @@ func (s *Service) Delete(ctx context.Context, req wire.DeleteRequest) error {
 
 func always() bool { return true }
 
-// release commits a release if it is still wanted when it is decided, and brings
-// the endpoint in line.
+// release commits a release if wanted returns true at the moment of the decision, and
+// updates the endpoint.
 func (s *Service) release(ctx context.Context, r Release, wanted func() bool) error {
 	held := s.Allocator.Attached(r.Attachment)
 	if err := s.Allocator.releaseIf(ctx, wanted, r.Attachment); err != nil {
@@ -52,10 +52,9 @@ func (s *Service) release(ctx context.Context, r Release, wanted func() bool) er
 	return nil
 }
 
-// showRelease brings the endpoint of the pod in line with what the pod still has.
-// It goes by that and not by what the release ended, because a DEL may come late,
-// when a new sandbox has the interface, and more than once. Addresses that are
-// kept for the pod's return stay in its endpoint.
+// showRelease updates the pod's endpoint to the leases that the pod still has. The
+// ended leases would not do: a DEL may come twice, or late, when a new sandbox has the
+// interface. Addresses retained for the pod's return stay in its endpoint.
 func (s *Service) showRelease(r Release) {
 	if r.PodUID == "" {
 		return
@@ -75,7 +74,7 @@ func (s *Service) showRelease(r Release) {
 	}
 }
 
-// Replay commits the releases that are on disk. It returns how many are left.
+// Replay commits the releases on disk. It returns the number of those left.
 func (s *Service) Replay(ctx context.Context) (left int, err error) {
 	releases, unreadable := s.Journal.All()
 	for i, r := range releases {
@@ -94,9 +93,9 @@ func (s *Service) Replay(ctx context.Context) (left int, err error) {
 	return 0, unreadable
 }
 
-// quarantine is how long an address is not handed out that a foreign host answers
-// for. Whoever put it there needs time to notice; longer, it belongs into a
-// SpiderReservedIP.
+// quarantine is how long an address is out of service after a foreign host answered
+// for it. That gives the administrator time to notice; an address in use for longer
+// belongs in a SpiderReservedIP.
 const quarantine = time.Hour
 
 // Conflict puts an address of the attachment into quarantine because a foreign

@@ -1,5 +1,5 @@
-// Package ipam gives addresses to pods and takes them back: the use cases ADD,
-// DEL, CHECK and GC of one node.
+// Package ipam assigns addresses to pods and releases them: the use cases ADD, DEL,
+// CHECK and GC of one node.
 //
 // Each loads what it needs through ports that are declared here, lets packages
 // pool and lease decide, commits the plan, and rolls back if a part failed. A
@@ -15,6 +15,6 @@
 //   - All addresses of a pod's sandbox are granted in one decision, or none.
 //   - ADD repeated for a container and interface gives the same answer, unless the
 //     store says that the leases have ended.
-//   - DEL succeeds for what is unknown, and with the store away: then the release
-//     is in the Journal until it is done.
+//   - DEL succeeds for an unknown attachment, and with the store away: the Journal then
+//     keeps the release until it is committed.
 package ipam

@@ -5,9 +5,9 @@ import (
 	"sync"
 )
 
-// endpointCache remembers what the pods of this node were given, because an ADD may be
-// about some of a pod's interfaces only and its endpoint is about all. The zero
-// value is empty. It does not outlive the process; Repair makes up for that.
+// endpointCache maps pods of this node to their assigned interfaces: one ADD may cover
+// some of a pod's interfaces, but its SpiderEndpoint covers all. The zero value is
+// empty. It does not survive a restart; Repair fills it again.
 type endpointCache struct {
 	mu   sync.Mutex
 	pods map[string][]EndpointInterface // by UID

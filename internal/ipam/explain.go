@@ -17,7 +17,7 @@ type noAddressError struct {
 	exhausted *lease.ExhaustedError
 	// rejections are the pools that were not even candidates.
 	rejections []pool.Rejection
-	// wants is how many addresses the pod wants in all.
+	// wants is the number of addresses that the pod needs for all its interfaces.
 	wants int
 }
 
@@ -35,7 +35,7 @@ func (e *noAddressError) Error() string {
 // Unwrap returns the allocation's error.
 func (e *noAddressError) Unwrap() error { return e.exhausted }
 
-// cniError gives an error of ADD its CNI code and its words.
+// cniError converts an error of ADD to a CNI error with a message and details.
 func (s *Service) cniError(pod Pod, ifname string, err error) *wire.Error {
 	var failure *wire.Error
 	var annotation *pool.AnnotationError
@@ -68,7 +68,7 @@ func (s *Service) cniError(pod Pod, ifname string, err error) *wire.Error {
 	return failure
 }
 
-// appOf says in the terms of pool affinities which application a pod belongs to.
+// appOf returns the application of a pod in the terms of pool affinities.
 func appOf(namespace string, top Controller) *pool.App {
 	if top.Kind == "" {
 		return nil

@@ -14,8 +14,8 @@ import (
 	"spiderpool.dev/spiderpool/internal/wire"
 )
 
-// plan is what a pod wants: all its interfaces, each with the pools of each IP
-// family.
+// plan is the addresses that a pod needs: all its interfaces, each with the candidate
+// pools of each IP family.
 type plan struct {
 	container  string
 	arrived    time.Time // when the runtime asked
@@ -54,7 +54,7 @@ func (p plan) rejections(exhausted *lease.ExhaustedError) []pool.Rejection {
 	return nil
 }
 
-// plan finds out what the pod wants.
+// plan returns the interfaces of the pod and their candidate pools.
 func (s *Service) plan(ctx context.Context, pod Pod, req wire.AddRequest) (plan, error) {
 	out := plan{container: req.ContainerID}
 	var err error
@@ -99,8 +99,8 @@ func (s *Service) plan(ctx context.Context, pod Pod, req wire.AddRequest) (plan,
 		return plan{}, missing
 	}
 	if !requested {
-		// No annotation tells of this interface: somebody attaches it by hand, and
-		// perhaps others.
+		// No annotation names this interface, so it is attached by hand. There may be
+		// others.
 		out.foreign = true
 		i := pool.PodInterface{Name: req.Interface, Position: len(interfaces)}
 		if err := s.addInterface(ctx, &out, facts, i, networkOf(req)); err != nil {
@@ -118,8 +118,8 @@ func networkOf(req wire.AddRequest) Network {
 	}
 }
 
-// sibling reads the configuration of another interface of the pod. An attachment
-// that does not exist is Multus' to complain about.
+// sibling reads the configuration of another interface of the pod. Multus reports an
+// attachment that does not exist.
 func (s *Service) sibling(ctx context.Context, i pool.PodInterface) (Network, error) {
 	if i.Attachment == (pool.NetworkAttachment{}) {
 		return Network{}, nil
@@ -134,7 +134,7 @@ func (s *Service) sibling(ctx context.Context, i pool.PodInterface) (Network, er
 	return network, nil
 }
 
-// facts is what is the same for all interfaces of a pod.
+// facts returns the part of the request that all interfaces of a pod share.
 func (s *Service) facts(ctx context.Context, pod Pod) (pool.Request, error) {
 	namespace, err := s.Cluster.Namespace(ctx, pod.Namespace)
 	if err != nil {
@@ -173,7 +173,7 @@ func (s *Service) addInterface(ctx context.Context, out *plan, facts pool.Reques
 	selections, err := s.Catalog.Select(ctx, &req, s.families(), false)
 	var none pool.NoPools
 	if errors.As(err, &none) {
-		// What the sandbox has already it keeps, whatever became of its pools.
+		// The sandbox keeps its addresses, even if their pools changed.
 		selections, err = s.held(&req, lease.Attachment{ContainerID: out.container, Interface: i.Name}, none)
 	}
 	if err != nil {
@@ -187,8 +187,8 @@ func (s *Service) addInterface(ctx context.Context, out *plan, facts pool.Reques
 }
 
 // held selects, for every IP family, the pool of the address that the attachment
-// holds, or else what there is to choose from. The error is none where that is
-// nothing.
+// holds, or else the candidate pools. It returns none as the error if a family has
+// neither.
 func (s *Service) held(req *pool.Request, at lease.Attachment, none pool.NoPools) ([]pool.Selection, error) {
 	leases := s.Allocator.Attached(at)
 	if len(leases) == 0 {

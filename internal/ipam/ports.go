@@ -71,7 +71,7 @@ func (c Controller) is(group string, kinds ...string) bool {
 	return in == group && slices.Contains(kinds, c.Kind)
 }
 
-// Pod is what is known of a pod of this node.
+// Pod is a pod of this node.
 type Pod struct {
 	Namespace, Name, UID string
 	Labels, Annotations  map[string]string
@@ -79,11 +79,11 @@ type Pod struct {
 	Owner Controller
 }
 
-// Cluster is what the use cases need to read besides blocks and pools. Everything
-// comes from memory unless it says otherwise.
+// Cluster reads the objects other than blocks and pools. Everything comes from memory
+// unless the method says otherwise.
 type Cluster interface {
-	// Pod returns the pod of this node. With a UID that memory does not have, or
-	// without memory of the pod, it is read live. ErrNotFound, ErrElsewhere.
+	// Pod returns the pod of this node. If memory lacks the pod, or has another UID, it
+	// is read live. ErrNotFound, ErrElsewhere.
 	Pod(ctx context.Context, namespace, name, uid string) (Pod, error)
 	// PodState returns the facts about a pod that reclaim judges by, read live. No
 	// pod of that name is no error, but Gone.
@@ -112,10 +112,10 @@ type Network struct {
 	Pools             pool.Names
 	CleanGateway      bool
 	MatchMasterSubnet bool
-	// Parents are the interfaces of the node that it is made on: the master, or
-	// those that the ifacer plugin makes the master of.
+	// Parents are the interfaces of the node below the network: the master, or the
+	// interfaces from which the ifacer plugin makes the master.
 	Parents []string
-	// MTU is what the pod's interface is to have; 0 where it is the master's.
+	// MTU is the MTU of the pod's interface; 0 means the MTU of the master.
 	MTU int
 }
 
@@ -133,8 +133,8 @@ type Runtime interface {
 	Sandboxes(ctx context.Context) (map[string]string, error)
 }
 
-// Pools reads pools that this node does not watch: those bound to other nodes and
-// those that are so new that they carry no label yet. Both read live.
+// Pools reads, live, the pools that this node does not watch: pools bound to other
+// nodes, and new pools without a label yet.
 type Pools interface {
 	// Get returns the pool, or ErrNotFound.
 	Get(ctx context.Context, name string) (*pool.Pool, error)
@@ -142,14 +142,14 @@ type Pools interface {
 	List(ctx context.Context, limit int) ([]*pool.Pool, error)
 }
 
-// Endpoints keeps the SpiderEndpoints, which are views of the leases. Set, Without
-// and Remove return at once; the work is done behind them and repeated until it
-// succeeds. For one endpoint the last of them counts.
+// Endpoints writes the SpiderEndpoints, which are views of the leases. Set, Without and
+// Remove return at once; the write follows in the background and is repeated until it
+// succeeds. The last call for an endpoint wins.
 type Endpoints interface {
 	// Set makes the endpoint what it should be.
 	Set(e Endpoint)
-	// Without takes an interface out of the endpoint of the pod, if it still shows
-	// that UID, within the time; a Remove before then makes it needless.
+	// Without removes an interface from the pod's endpoint, if it still has that UID,
+	// at the latest after within. A Remove before then replaces it.
 	Without(namespace, name, podUID, ifname string, within time.Duration)
 	// Remove deletes the endpoint of the pod if it still shows that UID.
 	Remove(namespace, name, podUID string)
@@ -167,7 +167,7 @@ type Endpoint struct {
 	Interfaces      []EndpointInterface
 }
 
-// EndpointInterface is what one interface was given.
+// EndpointInterface is one interface with its addresses and routes.
 type EndpointInterface struct {
 	Interface    string
 	Addresses    []EndpointAddress // at most one of each IP version
@@ -182,7 +182,7 @@ type EndpointAddress struct {
 	Pool    string
 }
 
-// Events tells the users of a pod what happened to it. It returns at once.
+// Events reports to the users of a pod. Methods return at once.
 type Events interface {
 	// AllocationFailed says that an interface of the pod got no address, and why.
 	AllocationFailed(pod Pod, message string)
@@ -192,7 +192,7 @@ type Events interface {
 	Reclaimed(pod Pod, change reclaim.Change)
 }
 
-// Journal keeps releases that could not be committed, across restarts.
+// Journal stores uncommitted releases across restarts.
 type Journal interface {
 	// Add keeps the release in place of an earlier one of its attachment, and gives
 	// it a new generation. When Add returns, the release is on disk.
@@ -202,7 +202,7 @@ type Journal interface {
 	Generation(at lease.Attachment) uint64
 	// Remove deletes the release if it is still of that generation.
 	Remove(at lease.Attachment, generation uint64) error
-	// All returns what is kept. With an error it returns what could be read.
+	// All returns the stored releases; with an error, the readable ones.
 	All() ([]Release, error)
 }
 
@@ -217,13 +217,12 @@ type Release struct {
 
 // Observer counts what happens, for metrics.
 type Observer interface {
-	// AllocationConflict and ReleaseConflict count a block that another writer had
-	// changed: once if it was to be written to give addresses, once if to take some
-	// back.
+	// AllocationConflict and ReleaseConflict count a write that failed because another
+	// writer had changed the block: once for its allocations, once for its releases.
 	AllocationConflict()
 	ReleaseConflict()
-	// Damaged counts a block that was read and makes no sense.
+	// Damaged counts a corrupt block read from the store.
 	Damaged()
-	// Reclaimed counts an attempt to take back an address that no DEL gave back.
+	// Reclaimed counts an attempt to reclaim an address without a DEL.
 	Reclaimed(reason reclaim.Reason, err error)
 }

@@ -11,10 +11,10 @@ import (
 	"spiderpool.dev/spiderpool/internal/wire"
 )
 
-// Reclaim takes back the addresses of this node's sandboxes that are gone without
-// a DEL: those whose pod has no claim any more (package reclaim) and whose sandbox
-// the runtime says is gone. It is the half of reclaim that needs the node; nodes
-// that are gone themselves are the controller's.
+// Reclaim frees the addresses of sandboxes that ended without a DEL. Two things must
+// hold: the pod is not entitled to the address (package reclaim), and the runtime does
+// not list the sandbox. This is the node's half of reclaim; the controller handles
+// nodes that are gone.
 func (s *Service) Reclaim(ctx context.Context, policy reclaim.Policy) error {
 	if !policy.Enabled || !s.Allocator.Loaded() {
 		return nil
@@ -22,8 +22,8 @@ func (s *Service) Reclaim(ctx context.Context, policy reclaim.Policy) error {
 	return s.reclaim(ctx, policy, s.Allocator.HeldBy(func(lease.Lease) bool { return true }))
 }
 
-// ReclaimOf is Reclaim for the pods with the UIDs. It returns those of them that
-// still hold something.
+// ReclaimOf is Reclaim for the pods with the UIDs. It returns the UIDs of the pods that
+// still hold addresses.
 func (s *Service) ReclaimOf(ctx context.Context, policy reclaim.Policy, uids ...string) (left []string, err error) {
 	var leases []lease.Lease
 	for _, uid := range uids {
@@ -43,7 +43,7 @@ func (s *Service) reclaim(ctx context.Context, policy reclaim.Policy, leases []l
 	if len(leases) == 0 {
 		return nil
 	}
-	// The leases were first: a sandbox that is made after this is in neither list.
+	// The leases were read before the sandboxes, so a newer sandbox is in neither list.
 	sandboxes, err := s.Runtime.Sandboxes(ctx)
 	if err != nil {
 		return fmt.Errorf("list the sandboxes of the container runtime: %w", err)
@@ -77,14 +77,14 @@ func (s *Service) reclaimOne(ctx context.Context, l lease.Lease, otherSandbox bo
 		}
 	}
 	verdict := reclaim.Judge(l, facts, policy, s.Now())
-	// Of an address that is kept for its owner the release makes a retained one.
+	// The release retains an address with a fixed owner and frees any other.
 	if verdict.Action != reclaim.Free && verdict.Action != reclaim.Retain {
 		return nil
 	}
 	return s.reclaimLease(ctx, l, verdict.Reason, verdict.Message)
 }
 
-// reclaimLease releases a lease for which no DEL came, and says why.
+// reclaimLease releases a lease without a DEL, and reports why.
 func (s *Service) reclaimLease(ctx context.Context, l lease.Lease, reason reclaim.Reason, because string) error {
 	namespace, name := splitPod(l.Pod)
 	err := s.release(ctx, Release{Attachment: l.Attachment, Namespace: namespace, Pod: name, PodUID: l.PodUID}, always)
@@ -104,7 +104,7 @@ func (s *Service) OnRetainedReleased(l lease.Lease) {
 	s.Observer.Reclaimed(reclaim.FixedReplaced, nil)
 }
 
-// announce says in the log and in an event that a lease was ended without a DEL.
+// announce reports a reclaimed lease in the log and in an event.
 func (s *Service) announce(l lease.Lease, reason reclaim.Reason, because string) {
 	namespace, name := splitPod(l.Pod)
 	s.Log.Info("reclaimed an address", "ip", l.Addr, "pool", l.Pool, "pod", l.Pod, "interface", l.Interface,
@@ -113,10 +113,10 @@ func (s *Service) announce(l lease.Lease, reason reclaim.Reason, because string)
 		reclaim.Change{Lease: l, Verdict: reclaim.Verdict{Action: reclaim.Free, Reason: reason, Message: because}})
 }
 
-// GC gives back what this node holds for sandboxes that are not valid any more.
-// The caller's word is not enough, because its list is of one network and the
-// lease may be of another, whose ADD may be under way: the lease must have some age,
-// the pod must be gone, and the runtime must not have the sandbox either.
+// GC releases the leases of this node's sandboxes that are no longer valid. The list of
+// the caller is not enough: it covers one network, and the lease may belong to another
+// whose ADD is in progress. So the lease must be older than MinLeaseAge, the pod must
+// be gone, and the runtime must not list the sandbox.
 func (s *Service) GC(ctx context.Context, req wire.GCRequest) error {
 	if !s.Allocator.Loaded() {
 		return notReady(ErrNotReady)
@@ -154,7 +154,7 @@ func (s *Service) GC(ctx context.Context, req wire.GCRequest) error {
 	return nil
 }
 
-// podGone reports whether the holder of a lease is not a pod of this node any more.
+// podGone reports whether the holder of a lease is no longer a pod of this node.
 func (s *Service) podGone(ctx context.Context, l lease.Lease) (bool, error) {
 	namespace, name := splitPod(l.Pod)
 	_, err := s.Cluster.Pod(ctx, namespace, name, l.PodUID)

@@ -12,9 +12,9 @@ import (
 	"spiderpool.dev/spiderpool/internal/pool"
 )
 
-// Repair writes the endpoints that a former agent of this node did not get to
-// write: those of pods that hold leases which their endpoint does not show, or
-// shows as another pod's, or of another node.
+// Repair writes the endpoints that an earlier agent of this node left unwritten: for
+// each pod with leases whose endpoint is missing, differs from the leases, or belongs
+// to another pod or node.
 func (s *Service) Repair(ctx context.Context) {
 	pods := map[string][]lease.Lease{}
 	for _, l := range s.Allocator.HeldBy(func(lease.Lease) bool { return true }) {
@@ -61,7 +61,7 @@ func (s *Service) repair(ctx context.Context, uid string, leases []lease.Lease) 
 	return nil
 }
 
-// fromLeases is what the leases give to interfaces, as far as leases tell.
+// fromLeases returns the interfaces of the leases, as far as leases know them.
 func (s *Service) fromLeases(ctx context.Context, leases []lease.Lease) ([]EndpointInterface, error) {
 	slices.SortFunc(leases, func(a, b lease.Lease) int {
 		return cmp.Or(cmp.Compare(a.Interface, b.Interface), a.Addr.Compare(b.Addr))
@@ -84,9 +84,9 @@ func (s *Service) fromLeases(ctx context.Context, leases []lease.Lease) ([]Endpo
 	return assigned, nil
 }
 
-// restoreFromAnnotations completes what leases do not tell: the routes of the pod's annotation,
-// and which interfaces have no default route. What the CNI configuration of a
-// network without a name in the cluster says of that is not known here.
+// restoreFromAnnotations adds the facts that leases lack: the routes of the pod's
+// annotation, and the interfaces without a default route. It cannot see clean_gateway
+// in the CNI configuration of a network without a NetworkAttachmentDefinition.
 func (s *Service) restoreFromAnnotations(ctx context.Context, pod Pod, assigned []EndpointInterface) error {
 	interfaces, err := pool.Interfaces(pod.Namespace, pod.Annotations, s.Options.ClusterNetwork)
 	if err != nil {

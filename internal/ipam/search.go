@@ -14,20 +14,20 @@ import (
 )
 
 const (
-	// regionTTL is how long what was read of a region serves before a conflict in
-	// it is reason to read it again as a whole.
+	// regionTTL is the time after a read of a region during which a conflict in the
+	// region does not cause another read.
 	regionTTL = time.Second
-	// DefaultSearchEvery bounds what pods cost that wait for an address of a full
-	// pool, however many there are.
+	// DefaultSearchEvery bounds the cost of pods that wait for an address of a full
+	// pool, whatever their number.
 	DefaultSearchEvery = time.Second
 	// maxRegions bounds the search of one pool: 4096 regions are 2^24 addresses.
 	maxRegions = 4096
-	// maxSearches bounds how often a request whose pools seem exhausted looks at
-	// other nodes' blocks again, because what it found there was taken meanwhile.
+	// maxSearches bounds how often a request searches the blocks of other nodes. It
+	// searches again when other requests took the free addresses that it found.
 	maxSearches = 16
 )
 
-// search is what one request has done about pools without a free address.
+// search is the progress of one request through the regions of exhausted pools.
 type search struct {
 	passes int
 	began  map[netip.Prefix]bool
@@ -35,9 +35,9 @@ type search struct {
 
 func newSearch() *search { return &search{began: map[netip.Prefix]bool{}} }
 
-// search reads the blocks of the exhausted pools until one turns out to have more
-// free addresses than when it was exhausted: it may have had some, only too few for
-// the pod. It reports whether it is worth choosing again.
+// search reads the blocks of the exhausted pools until a pool has more free addresses
+// than before: it may have had some, but too few for the pod. It returns true if a
+// new choice may succeed.
 func (a *Allocator) search(ctx context.Context, s *search, exhausted *lease.ExhaustedError) (bool, error) {
 	s.passes++
 	if s.passes > maxSearches {
@@ -92,9 +92,9 @@ func (a *Allocator) regionAt(region netip.Prefix) *regionReads {
 	return r
 }
 
-// readAgain reads the blocks of a region as they are now. Everybody who asks before
-// the read begins shares it, and it begins no sooner than searchEvery after the one
-// before: to wait that long is better than to turn a pod away for what has changed.
+// readAgain reads the blocks of a region. All callers before the start of the read
+// share it, and it starts at least searchEvery after the previous one: waiting is
+// better than refusing a pod because of outdated blocks.
 func (a *Allocator) readAgain(ctx context.Context, region netip.Prefix) error {
 	a.mu.Lock()
 	if a.ctx.Err() != nil {
@@ -117,7 +117,7 @@ func (a *Allocator) readAgain(ctx context.Context, region netip.Prefix) error {
 	}
 }
 
-// readShared carries out the next read of a region when its time has come.
+// readShared waits until the next read of a region is due and performs it.
 func (a *Allocator) readShared(region netip.Prefix, r *regionReads) {
 	defer a.workers.Done()
 	a.mu.Lock()
@@ -173,9 +173,9 @@ func (a *Allocator) readRegion(ctx context.Context, region netip.Prefix, ttl tim
 	return nil
 }
 
-// readAhead reads regions of the pools of requests that ran into unknown blocks
-// again: a node that is new to a pool in which most blocks exist would otherwise
-// learn of one region with each conflict. Each time it reads twice as many.
+// readAhead reads regions for requests that repeatedly tried to create existing blocks.
+// Without it, a node new to a well-used pool would learn of one region per conflict.
+// Each retry reads twice as many regions as the last.
 func (a *Allocator) readAhead(ctx context.Context, batch []*request) {
 	for _, r := range batch {
 		if r.createConflicts < 2 {
@@ -212,8 +212,8 @@ func (a *Allocator) hasRead(region netip.Prefix) bool {
 	return ok && !r.read.IsZero()
 }
 
-// concerns reports whether the node created the block or holds a lease in it. What
-// happens to such blocks is told by Observe and ObserveDeleted, in order.
+// concerns reports whether the node created the block or holds a lease in it. The
+// watch reports changes of such blocks in order (Observe, ObserveDeleted).
 func (a *Allocator) concerns(b lease.Block) bool {
 	return b.Node == a.node || slices.ContainsFunc(b.Leases, func(l lease.Lease) bool { return l.Node == a.node })
 }

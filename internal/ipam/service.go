@@ -26,7 +26,7 @@ type Options struct {
 	ClusterNetwork pool.ClusterNetwork
 }
 
-// Service is the use cases of one node.
+// Service implements the use cases of one node.
 type Service struct {
 	Node      string
 	Options   Options
@@ -41,16 +41,16 @@ type Service struct {
 	Observer  Observer
 	Now       func() time.Time
 	Log       *slog.Logger
-	// MinLeaseAge is how old a lease must be before a garbage collection of the
-	// runtime may take it back; see reclaim.DefaultMinAge.
+	// MinLeaseAge is the minimum age of a lease for GC to reclaim it; see
+	// reclaim.DefaultMinAge.
 	MinLeaseAge time.Duration
 
 	endpointCache endpointCache
 }
 
 const (
-	// releaseTimeout is how long a DEL waits for the API server before the release
-	// is kept on disk.
+	// releaseTimeout is how long a DEL waits for the API server before it stores the
+	// release on disk.
 	releaseTimeout = 5 * time.Second
 	// endpointUpdateDelay batches interface removals, so that deleting a pod with
 	// several interfaces costs one write, not one per interface.
@@ -81,9 +81,8 @@ func (s *Service) Add(ctx context.Context, req wire.AddRequest) (wire.AddReply, 
 	return wire.AddReply{}, failure
 }
 
-// supersede forgets a release of the same attachment that is still in the
-// journal: the runtime wants the interface after all. Where it does not get it,
-// restore keeps the release again.
+// supersede removes an earlier release of the attachment from the journal, because the
+// runtime wants the interface again. Call restore if the ADD fails.
 func (s *Service) supersede(at wire.Attachment) (restore func(), err error) {
 	release := releaseOf(at)
 	generation := s.Journal.Generation(release.Attachment)
@@ -132,7 +131,7 @@ func (s *Service) add(ctx context.Context, pod Pod, req wire.AddRequest, arrived
 	return wire.AddReply{}, fmt.Errorf("the plan of pod %s/%s lacks interface %s", pod.Namespace, pod.Name, req.Interface)
 }
 
-// tryGrant gives the pod what the plan wants.
+// tryGrant allocates the addresses of the plan.
 func (s *Service) tryGrant(ctx context.Context, pod Pod, p *plan) ([]EndpointInterface, error) {
 	grants, err := s.allocate(ctx, pod, p)
 	if err != nil {
@@ -141,9 +140,9 @@ func (s *Service) tryGrant(ctx context.Context, pod Pod, p *plan) ([]EndpointInt
 	return s.assignments(ctx, *p, grants)
 }
 
-// rollBack returns what a failed ADD took, in an attempt of which only a part was
-// committed or before a later step failed. What the pod had before, or had kept for
-// it, it keeps: a sandbox may use it.
+// rollBack releases the addresses of a failed ADD: of a partly committed attempt, or of
+// a grant before a later step failed. The pod keeps its earlier addresses and those
+// retained for it, because a sandbox may use them.
 func (s *Service) rollBack(ctx context.Context, pod Pod, container string, previously map[netip.Addr]bool) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTimeout)
 	defer cancel()
@@ -200,7 +199,8 @@ func notReady(err error) *wire.Error {
 	return &wire.Error{Code: wire.CodeTryAgainLater, Msg: "spiderpool-agent cannot read from the API server now", Details: err.Error()}
 }
 
-// fixedFor returns whom the pod's addresses are kept for, or "".
+// fixedFor returns the owner of the pod's fixed addresses, e.g. "Pod/default/web-0", or
+// "" if they are not fixed.
 func (s *Service) fixedFor(pod Pod) string {
 	switch {
 	case s.Options.FixStatefulSet && pod.Owner.is("apps", "StatefulSet"):
@@ -211,8 +211,8 @@ func (s *Service) fixedFor(pod Pod) string {
 	return ""
 }
 
-// endpointName is the name of the pod's SpiderEndpoint: its own, or that of the
-// virtual machine that its addresses are fixed for.
+// endpointName returns the name of the pod's SpiderEndpoint: the name of the virtual
+// machine if its addresses are fixed, and else the pod's.
 func (s *Service) endpointName(pod Pod) string {
 	if s.fixedVirtualMachine(pod) {
 		return pod.Owner.Name
@@ -220,13 +220,13 @@ func (s *Service) endpointName(pod Pod) string {
 	return pod.Name
 }
 
-// fixedVirtualMachine reports whether the pod's addresses are those of its virtual
-// machine, whose name its instance has too.
+// fixedVirtualMachine reports whether the pod's addresses belong to its virtual
+// machine. A VirtualMachineInstance has the name of its VirtualMachine.
 func (s *Service) fixedVirtualMachine(pod Pod) bool {
 	return s.Options.FixVirtualMachine && pod.Owner.is("kubevirt.io", "VirtualMachineInstance", "VirtualMachine")
 }
 
-// assignments turns grants into what the interfaces get.
+// assignments converts grants to the content of the interfaces.
 func (s *Service) assignments(ctx context.Context, plan plan, grants []lease.Grant) ([]EndpointInterface, error) {
 	var assigned []EndpointInterface
 	for _, i := range plan.interfaces {
@@ -249,8 +249,8 @@ func (s *Service) assignments(ctx context.Context, plan plan, grants []lease.Gra
 	return assigned, placeRoutes(assigned, plan)
 }
 
-// poolOf returns a pool that an address was granted from. It may be unknown here
-// when it was bound to another node, or deleted, after the grant.
+// poolOf returns the pool of a granted address. The catalog may lack it if it was
+// deleted, or bound to another node, after the grant.
 func (s *Service) poolOf(ctx context.Context, name string) (*pool.Pool, error) {
 	if p, ok := s.Catalog.Pool(name); ok {
 		return p, nil
@@ -262,10 +262,9 @@ func (s *Service) poolOf(ctx context.Context, name string) (*pool.Pool, error) {
 	return p, nil
 }
 
-// placeRoutes adds the routes of the pod's annotation to the interface through
-// whose subnet the next hop is reached. Where that is none of ours, another
-// plugin's interface may be meant, and the route is left out; a pod that has only
-// ours cannot have it.
+// placeRoutes adds each route of the pod's annotation to the interface whose subnet
+// contains the next hop. If no interface of ours does, another plugin's interface may
+// be meant, and the route is left out; a pod with only our interfaces gets an error.
 func placeRoutes(assigned []EndpointInterface, p plan) error {
 	for _, r := range p.routes {
 		holds := func(a EndpointAddress) bool { return a.Prefix.Masked().Contains(r.Via) }
@@ -306,7 +305,7 @@ func replyOf(i EndpointInterface, dns pool.DNS) wire.AddReply {
 	return reply
 }
 
-// show has the pod's endpoint say what it was given.
+// show writes the assigned addresses to the pod's endpoint.
 func (s *Service) show(ctx context.Context, pod Pod, assigned []EndpointInterface) {
 	owner, err := s.Cluster.TopController(ctx, pod)
 	if err != nil {
