@@ -141,7 +141,7 @@ func TestConflictsEndAfterFiveAddresses(t *testing.T) {
 		}
 		a := newDetecting(wire.Detection{IPConflict: true})
 		got, err := n.add(a)
-		if err == nil || !strings.Contains(err.Error(), "5 addresses in turn") || !strings.Contains(err.Error(), "10.20.0.14 is in use") {
+		if err == nil || !strings.Contains(err.Error(), "other machines use 5 addresses in turn") || !strings.Contains(err.Error(), "10.20.0.14 is in use") {
 			n.Errorf("got %q, %v", got, err)
 		}
 		if len(a.conflicts) != 5 {

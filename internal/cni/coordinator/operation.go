@@ -56,7 +56,7 @@ func open(c *conf, call *plugin.Call) (*operation, error) {
 		return nil, err
 	}
 	if o.settings.Mode != netplan.ModeDisabled && len(o.settings.ServiceCIDR) == 0 {
-		return nil, types.NewError(wire.CodeTryAgainLater, "the service network of the cluster is not known yet",
+		return nil, types.NewError(wire.CodeTryAgainLater, "the cluster's service network is unknown",
 			"see the status of SpiderCoordinator default, or set serviceCIDR in the coordinator's configuration")
 	}
 	if o.host, err = linux.Current(); err != nil {
@@ -64,7 +64,7 @@ func open(c *conf, call *plugin.Call) (*operation, error) {
 	}
 	if o.pod, err = linux.Open(call.Netns); err != nil {
 		o.host.Close()
-		return nil, types.NewError(wire.CodeInvalidEnvironment, "CNI_NETNS is no network namespace", err.Error())
+		return nil, types.NewError(wire.CodeInvalidEnvironment, "CNI_NETNS is not a network namespace", err.Error())
 	}
 	if err := o.decideMode(); err != nil {
 		o.close()
@@ -116,7 +116,7 @@ func (o *operation) arrange() error {
 	if err := o.pod.Apply(o.changes.pod, nil); err != nil {
 		err = fmt.Errorf("in the pod: %w", err)
 		if back := o.host.Apply(o.changes.host.Inverse(), o.pod); back != nil {
-			err = errors.Join(err, fmt.Errorf("taking back what was made on the node: %w", back))
+			err = errors.Join(err, fmt.Errorf("undo the changes on the node: %w", back))
 		}
 		return err
 	}
@@ -177,7 +177,7 @@ func (o *operation) refuseForeignPair(inPod, onHost netplan.State) error {
 	if !has(onHost, o.veth.Host) || has(inPod, netplan.PodVeth) {
 		return nil
 	}
-	return types.NewError(wire.CodeConflict, fmt.Sprintf("the node's interface %s is there and does not lead to this pod", o.veth.Host),
+	return types.NewError(wire.CodeConflict, fmt.Sprintf("the node's interface %s exists and does not lead to this pod", o.veth.Host),
 		"it is named after the first digits of the container ID "+o.call.ContainerID+"; delete it if no pod uses it")
 }
 

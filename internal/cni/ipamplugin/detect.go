@@ -49,8 +49,8 @@ func (c *conf) addresses(call *plugin.Call, req wire.AddRequest) (wire.AddReply,
 		}
 	}
 	return wire.AddReply{}, types.NewError(wire.CodeTryAgainLater,
-		fmt.Sprintf("%d addresses in turn are in use by other machines, the last one: %s", maxConflicts, found),
-		"is the interface in the network of the pool? If so, add what others use to a SpiderReservedIP, or to excludeIPs of the pool")
+		fmt.Sprintf("other machines use %d addresses in turn; the last conflict: %s", maxConflicts, found),
+		"check that the interface is in the pool's network; add the others' addresses to a SpiderReservedIP or to excludeIPs of the pool")
 }
 
 // conflict is an address that another machine uses.
