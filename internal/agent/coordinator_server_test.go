@@ -37,7 +37,7 @@ var synced = v2beta1.SpiderCoordinatorStatus{
 	Phase: v2beta1.CoordinatorSynced, OverlayPodCIDR: []string{"10.244.0.0/16"}, ServiceCIDR: []string{"10.96.0.0/12"},
 }
 
-func TestCoordinatorIsReadEveryTwoSecondsAndTheLastOneServesAnOutage(t *testing.T) {
+func TestCoordinatorIsCachedAndSurvivesOutage(t *testing.T) {
 	w := newWorld(t)
 	server := newSwitch(t)
 	kubeClient, err := agentclient.NewClient(server.config(t))
@@ -120,7 +120,7 @@ func TestDisabledCoordinatorNeedsNoNetworks(t *testing.T) {
 	}
 }
 
-func TestHostRuleTableIsTheOneOfTheCoordinatorOr500(t *testing.T) {
+func TestHostRuleTableDefaultsTo500(t *testing.T) {
 	w := newWorld(t)
 	object := w.coordinator(v2beta1.CoordinatorSpec{}, synced)
 	kubeClient, err := agentclient.NewClient(kubetest.Config(t))
@@ -145,7 +145,7 @@ func TestHostRuleTableIsTheOneOfTheCoordinatorOr500(t *testing.T) {
 	}
 }
 
-func TestPluginIsToldTheClustersNetworksAndThePodsWishes(t *testing.T) {
+func TestPluginGetsNetworksAndAnnotations(t *testing.T) {
 	w := newWorld(t)
 	node := w.node("n1")
 	object := w.coordinator(v2beta1.CoordinatorSpec{Mode: new(v2beta1.ModeUnderlay)}, synced)
@@ -176,7 +176,7 @@ func TestPluginIsToldTheClustersNetworksAndThePodsWishes(t *testing.T) {
 	}
 }
 
-func TestPluginIsToldWhyThereIsNoPlan(t *testing.T) {
+func TestPluginGetsReasonForNoPlan(t *testing.T) {
 	w := newWorld(t)
 	node := w.node("n1")
 	object := w.coordinator(v2beta1.CoordinatorSpec{}, v2beta1.SpiderCoordinatorStatus{Phase: v2beta1.CoordinatorSynced, ServiceCIDR: []string{"services"}})

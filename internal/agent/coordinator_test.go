@@ -15,7 +15,7 @@ import (
 	"spiderpool.dev/spiderpool/internal/wire"
 )
 
-func TestCoordinatorThatIsSwitchedOffAnswersDisabled(t *testing.T) {
+func TestSwitchedOffCoordinatorAnswersDisabled(t *testing.T) {
 	c := &coordinator{}
 	object, err := c.object(t.Context())
 	if err != nil {
@@ -37,7 +37,7 @@ func networks(texts ...string) (out []netip.Prefix) {
 	return out
 }
 
-func TestConfigurationOfTheCoordinatorIsThatOfItsObject(t *testing.T) {
+func TestCoordinatorSettingsComeFromObject(t *testing.T) {
 	defaults := netplan.Default()
 	for name, c := range map[string]struct {
 		spec   v2beta1.CoordinatorSpec
@@ -89,7 +89,7 @@ func TestConfigurationOfTheCoordinatorIsThatOfItsObject(t *testing.T) {
 	}
 }
 
-func TestConfigurationThatCannotBeReadNamesEveryFaultyField(t *testing.T) {
+func TestInvalidCoordinatorNamesEveryField(t *testing.T) {
 	_, err := settingsOf(&v2beta1.SpiderCoordinator{
 		ObjectMeta: metav1.ObjectMeta{Name: "default"},
 		Spec: v2beta1.CoordinatorSpec{

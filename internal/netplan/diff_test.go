@@ -54,7 +54,7 @@ sysctl net/ipv4/conf/veth0/rp_filter = 0
 	}
 }
 
-func TestDiffIgnoresWhatItemsDoNotAskFor(t *testing.T) {
+func TestDiffIgnoresUnsetAttributes(t *testing.T) {
 	have := parse(t, `
 link veth0 kind veth mac 02:00:00:00:00:01 mtu 1500 txqueuelen 1000
 route 0.0.0.0/0 via 10.0.0.1 dev eth0 src 10.0.0.2 proto 3

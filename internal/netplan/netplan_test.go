@@ -160,7 +160,7 @@ func golden(t *testing.T, name, text string) {
 	}
 }
 
-func TestOverlayNetworkThatIsTheUnderlayIsNotSentThroughTheNode(t *testing.T) {
+func TestUnderlayNetworkStaysOffTheNode(t *testing.T) {
 	p, err := Underlay(attached("eth0", guideEth0), guideNode, guideSettings(), guideVeth)
 	if err != nil {
 		t.Fatal(err)

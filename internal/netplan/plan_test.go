@@ -39,7 +39,7 @@ func TestFirstAttachmentConfiguresVeth(t *testing.T) {
 	}
 }
 
-func TestIPv6IsSilencedOnlyWhereItRuns(t *testing.T) {
+func TestIPv6SilencedOnlyIfRunning(t *testing.T) {
 	ipv4 := guideEth0
 	ipv4.Addrs, ipv4.Gateways = ipv4.Addrs[:1], ipv4.Gateways[:1]
 	small := ipv4

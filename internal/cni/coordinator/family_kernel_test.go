@@ -12,9 +12,9 @@ import (
 	"spiderpool.dev/spiderpool/internal/linux/linuxtest"
 )
 
-// TestNodeKeepsItsLearnedDefaultRouteWhenItStartsToForward has a node whose only
+// TestForwardingNodeKeepsLearnedDefaultRoute has a node whose only
 // IPv6 default route comes from a router advertisement.
-func TestNodeKeepsItsLearnedDefaultRouteWhenItStartsToForward(t *testing.T) {
+func TestForwardingNodeKeepsLearnedDefaultRoute(t *testing.T) {
 	node, router := linuxtest.NewMachine(t, "node"), linuxtest.NewMachine(t, "router")
 	// The name sorts behind "all".
 	linuxtest.Wire(node, "ens5", router, "to-node")
@@ -56,8 +56,8 @@ func TestNothingIsLearnedFromRouterAdvertisements(t *testing.T) {
 	}
 }
 
-// TestNodeOfIPv4PodsIsNotAskedForIPv6 has a node whose IPv6 is nobody's wish.
-func TestNodeOfIPv4PodsIsNotAskedForIPv6(t *testing.T) {
+// TestIPv4PodsNeedNoIPv6Node has a node whose IPv6 is nobody's wish.
+func TestIPv4PodsNeedNoIPv6Node(t *testing.T) {
 	node, other := linuxtest.NewMachine(t, "node"), linuxtest.NewMachine(t, "vpc")
 	linuxtest.Wire(node, "ens5", other, "x")
 	node.Addr("ens5", "172.31.22.228/20")
@@ -94,9 +94,9 @@ func (a *agent) expectConflict(t *testing.T, container, addr, mac string) {
 	}
 }
 
-// TestAddressThatTheKernelFindsInUse has duplicate address detection switched on,
+// TestKernelFindsAddressInUse has duplicate address detection switched on,
 // as it is on nodes.
-func TestAddressThatTheKernelFindsInUse(t *testing.T) {
+func TestKernelFindsAddressInUse(t *testing.T) {
 	node, holder := lone(t, guideReply())
 	a := newAgent(t, guideReply())
 	pod := newSandbox(t, node, "b", a.socket)
@@ -136,8 +136,8 @@ func TestAddressesSettle(t *testing.T) {
 	t.Logf("duplicate address detection took %s", took)
 }
 
-// TestHijackedAddressIsServedByTheNode is the address of the node-local DNS cache.
-func TestHijackedAddressIsServedByTheNode(t *testing.T) {
+// TestNodeServesHijackedAddress is the address of the node-local DNS cache.
+func TestNodeServesHijackedAddress(t *testing.T) {
 	eachKind(t, func(t *testing.T, kind string) {
 		v := newVPC(t, kind)
 		v.master.Addr("lo", "169.254.20.10/32")

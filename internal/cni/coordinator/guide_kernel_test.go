@@ -240,9 +240,9 @@ func TestGuideTrafficOfUnderlayPods(t *testing.T) {
 	}, "vlan")
 }
 
-// TestGuideTrafficWithStrictReversePathFilters has nodes that drop what comes in
+// TestGuideTrafficWithStrictRPFilter has nodes that drop what comes in
 // where its answer would not go out (rp_filter 1), as some distributions do.
-func TestGuideTrafficWithStrictReversePathFilters(t *testing.T) {
+func TestGuideTrafficWithStrictRPFilter(t *testing.T) {
 	eachKind(t, func(t *testing.T, kind string) {
 		eachProxy(t, func(t *testing.T, proxy kubeProxy) {
 			v := newVPC(t, kind)

@@ -81,7 +81,7 @@ func TestAddRepeatedChangesNothing(t *testing.T) {
 	pod.must("CHECK", "eth0", result, nil)
 }
 
-func TestPodsThatStartAtOnceShareOneSetOfRules(t *testing.T) {
+func TestConcurrentPodsShareNodeRules(t *testing.T) {
 	node, first := lone(t, guideReply())
 	pods := []*sandbox{first}
 	for i := range 7 {
@@ -168,7 +168,7 @@ func TestDelRemovesWhatAddMade(t *testing.T) {
 	pod.must("DEL", "eth0", nil, nil)
 }
 
-func TestDelWithoutNamespaceRemovesWhatAddMade(t *testing.T) {
+func TestDelWithoutNamespaceUndoesAdd(t *testing.T) {
 	for _, path := range []string{"", "/run/netns/gone", os.DevNull} {
 		node, pod := lone(t, guideReply())
 		pod.must("ADD", "eth0", pod.result("eth0", guide.a, guide.gateways), nil)
@@ -184,7 +184,7 @@ func TestDelWithoutNamespaceRemovesWhatAddMade(t *testing.T) {
 	}
 }
 
-func TestDelOfOldSandboxKeepsNewRoute(t *testing.T) {
+func TestLateDelKeepsNewRoute(t *testing.T) {
 	node, old := lone(t, guideReply())
 	result := old.result("eth0", guide.a, guide.gateways)
 	old.must("ADD", "eth0", result, nil)
@@ -222,7 +222,7 @@ func TestFailedAddLeavesNothingBehind(t *testing.T) {
 	}
 }
 
-func TestBadInputIsRefusedAndLeavesNothing(t *testing.T) {
+func TestBadInputLeavesNothingBehind(t *testing.T) {
 	for _, c := range []struct {
 		name  string
 		extra m
@@ -257,7 +257,7 @@ func TestBadInputIsRefusedAndLeavesNothing(t *testing.T) {
 	}
 }
 
-func TestAnnotationNamesAnInterfaceOfThePod(t *testing.T) {
+func TestAnnotationNamesPodInterface(t *testing.T) {
 	for wish, works := range map[string]bool{"eth0": true, "storage": true, "net1": false} {
 		reply := guideReply()
 		reply.PodDefaultRouteNIC, reply.PodInterfaces = wish, []string{"eth0", "storage"}
@@ -288,7 +288,7 @@ func TestUnknownServiceNetworkIsTriedAgain(t *testing.T) {
 	}
 }
 
-func TestMACPrefixIsSetAnnouncedAndReported(t *testing.T) {
+func TestMACPrefixAnnouncedAndReported(t *testing.T) {
 	node, pod := lone(t, guideReply())
 	announced := node.Capture("ens5", func(f []byte) bool {
 		// An ARP request whose sender and target are the pod's address, from the new hardware address.
@@ -313,7 +313,7 @@ func TestMACPrefixIsSetAnnouncedAndReported(t *testing.T) {
 	}
 }
 
-func TestMACPrefixIsRefusedForIPvlan(t *testing.T) {
+func TestMACPrefixRefusedForIPvlan(t *testing.T) {
 	if !linuxtest.HasKind(t, "ipvlan") {
 		t.Skip("this kernel has no ipvlan")
 	}
@@ -351,7 +351,7 @@ func TestVethHasConfiguredAttributes(t *testing.T) {
 	}
 }
 
-func TestNothingResolvesNeighborsBetweenPodAndNode(t *testing.T) {
+func TestPodAndNodeNeighborsArePermanent(t *testing.T) {
 	node, pod := lone(t, guideReply())
 	pod.must("ADD", "eth0", pod.result("eth0", guide.a, guide.gateways), nil)
 	node.Serve(8080)

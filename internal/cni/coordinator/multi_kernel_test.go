@@ -130,9 +130,9 @@ func (p *plant) walk(t *testing.T, walks []walk) {
 	}
 }
 
-// TestSeveralUnderlayInterfacesAnswerWhereTheyWereAsked attaches eth0 and net1
+// TestUnderlayInterfacesAnswerWhereAsked attaches eth0 and net1
 // of two subnets.
-func TestSeveralUnderlayInterfacesAnswerWhereTheyWereAsked(t *testing.T) {
+func TestUnderlayInterfacesAnswerWhereAsked(t *testing.T) {
 	eachKind(t, severalInterfaces)
 }
 

@@ -208,9 +208,9 @@ func TestTablesStayWithTheirInterfaces(t *testing.T) {
 	}
 }
 
-// TestPolicyRoutesOfTheClusterAreForPodsThatReachThem has one through a network
+// TestClusterPolicyRoutesNeedReachableGateway has one through a network
 // that is attached later, and one through a network that this pod does not have.
-func TestPolicyRoutesOfTheClusterAreForPodsThatReachThem(t *testing.T) {
+func TestClusterPolicyRoutesNeedReachableGateway(t *testing.T) {
 	p := newPlant(t)
 	reply := guideReply()
 	reply.Config.PolicyRoutes = []inet.Route{

@@ -96,7 +96,7 @@ func TestCallersAtOnceMakeOneVLAN(t *testing.T) {
 	node.Link("ens5.100") // serves other pods
 }
 
-func TestWhatDoesNotFitIsRefusedWithTheDifference(t *testing.T) {
+func TestUnfitInterfaceRefusedWithDifference(t *testing.T) {
 	node := newNode(t, "vlan")
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name, attrs.ParentIndex = "ens5.100", node.Link("ens5").Attrs().Index
@@ -145,7 +145,7 @@ func TestBondsOfEveryMode(t *testing.T) {
 	}
 }
 
-func TestBondThatDoesNotFitIsRefused(t *testing.T) {
+func TestUnfitBondIsRefused(t *testing.T) {
 	node := newNode(t, "bond")
 	two := func(bond string) string { return `"interfaces":["ens5","ens6"],"bond":{"name":"bond0",` + bond + `}` }
 	must(t, node, "ADD", two(`"mode":1,"options":"miimon=100"`))
@@ -190,9 +190,9 @@ func TestCallersAtOnceMakeOneBond(t *testing.T) {
 	}
 }
 
-// TestBondThatCannotBeCompletedIsRemoved has a second port that the kernel does not
+// TestIncompleteBondIsRemoved has a second port that the kernel does not
 // give away, because a macvlan interface uses it.
-func TestBondThatCannotBeCompletedIsRemoved(t *testing.T) {
+func TestIncompleteBondIsRemoved(t *testing.T) {
 	node := newNode(t, "bond")
 	node.Sub("macvlan", "ens6", node.pod, "eth0")
 	refused(t, node, `"interfaces":["ens5","ens6"],"bond":{"name":"bond0","mode":1}`, "add ens6 to bond bond0")

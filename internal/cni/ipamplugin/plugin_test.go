@@ -132,7 +132,7 @@ var dualStack = wire.AddReply{
 	DNS:    wire.DNS{Nameservers: []string{"192.0.2.53"}},
 }
 
-func TestAddPrintsTheResultInEveryVersion(t *testing.T) {
+func TestAddPrintsEveryResultVersion(t *testing.T) {
 	a := &agent{reply: dualStack}
 	socket := serve(t, a)
 	for _, version := range []string{"0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"} {
@@ -173,7 +173,7 @@ func TestAddPassesOnTheConfiguration(t *testing.T) {
 	}
 }
 
-func TestErrorsCarryCodesAndSayWhatToDo(t *testing.T) {
+func TestErrorsHaveCodeAndWayOut(t *testing.T) {
 	a := &agent{err: &wire.Error{Code: wire.CodeNoAddress, Msg: "no pool can give an address", Details: "p: disabled"}}
 	socket := serve(t, a)
 	for name, c := range map[string]struct {
@@ -205,7 +205,7 @@ func TestErrorsCarryCodesAndSayWhatToDo(t *testing.T) {
 	}
 }
 
-func TestDelNamesTheAttachmentAndSucceedsWithoutAPod(t *testing.T) {
+func TestDelSucceedsWithoutPod(t *testing.T) {
 	a := &agent{}
 	socket := serve(t, a)
 	if result, ok := run(t, "DEL", conf("0.3.1", socket, "")); !ok || len(result) != 0 || a.del.ContainerID != "c1" || a.del.PodName != "a" {
@@ -217,7 +217,7 @@ func TestDelNamesTheAttachmentAndSucceedsWithoutAPod(t *testing.T) {
 	}
 }
 
-func TestCheckSendsTheAddressesOfTheFormerResult(t *testing.T) {
+func TestCheckSendsPreviousAddresses(t *testing.T) {
 	a := &agent{}
 	socket := serve(t, a)
 	withResult := strings.TrimSuffix(conf("1.0.0", socket, ""), "}") +
@@ -246,7 +246,7 @@ func TestGCSendsTheValidAttachments(t *testing.T) {
 	}
 }
 
-func TestLogFileHasFailuresAndOpensForNothingElse(t *testing.T) {
+func TestLogFileHasOnlyFailures(t *testing.T) {
 	a := &agent{reply: dualStack}
 	socket := serve(t, a)
 	log := filepath.Join(t.TempDir(), "log", "spiderpool.log")

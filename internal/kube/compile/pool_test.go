@@ -11,7 +11,7 @@ import (
 	"spiderpool.dev/spiderpool/internal/kube/compile"
 )
 
-func TestPoolCanonicalizesThePoolOfTheGuide(t *testing.T) {
+func TestPoolCanonicalizesGuidePool(t *testing.T) {
 	p, errs := compile.Pool(&v2beta1.SpiderIPPool{
 		ObjectMeta: metav1.ObjectMeta{Name: "master-v6"},
 		Spec: v2beta1.SpiderIPPoolSpec{
@@ -129,7 +129,7 @@ func TestPoolRefuses(t *testing.T) {
 	}
 }
 
-func TestReservedAddressesSurviveABadEntryBesideThem(t *testing.T) {
+func TestReservedAddressesSurviveBadEntry(t *testing.T) {
 	set, errs := compile.ReservedIP(&v2beta1.SpiderReservedIP{
 		Spec: v2beta1.SpiderReservedIPSpec{IPs: []string{"10.0.0.1", "nonsense", "10.0.0.3-10.0.0.2"}},
 	})
