@@ -188,7 +188,7 @@ func TestPreflightWarnsAboutUnmetRequirements(t *testing.T) {
 	if !strings.Contains(message, "policy of chain inet filter forward is drop") || strings.Contains(message, "input") {
 		t.Errorf("the finding does not name exactly the chain forward: %s", message)
 	}
-	for _, want := range []string{"MTU of interface ens5 is 1400, want 1500 or more: pods' interfaces of network attachment kube-system/b", "interface ens9 is missing"} {
+	for _, want := range []string{"MTU of interface ens5 is 1400, want 1500 or more: it is the master of network attachment kube-system/b", "interface ens9 is missing"} {
 		if !strings.Contains(message, want) {
 			t.Errorf("%q is not in %s", want, message)
 		}
