@@ -12,9 +12,7 @@
 package inet
 
 import (
-	"iter"
 	"math"
-	"math/big"
 	"net/netip"
 	"slices"
 	"sort"
@@ -167,18 +165,9 @@ func (s Set) Equal(o Set) bool { return slices.Equal(s.ranges, o.ranges) }
 // IsEmpty reports whether the set has no address.
 func (s Set) IsEmpty() bool { return len(s.ranges) == 0 }
 
-// Count returns the number of addresses, at most math.MaxInt64; Size is exact.
+// Count returns the number of addresses, at most math.MaxInt64.
 func (s Set) Count() int64 {
 	return int64(min(s.count, math.MaxInt64)) // bounded by MaxInt64
-}
-
-// Size returns the number of addresses.
-func (s Set) Size() *big.Int {
-	total := new(big.Int)
-	for _, r := range s.ranges {
-		total.Add(total, size(r).big())
-	}
-	return total
 }
 
 // First returns the lowest address, and false where the set is empty.
@@ -192,22 +181,6 @@ func (s Set) First() (netip.Addr, bool) {
 // Ranges returns the ranges in order, disjoint and not adjacent. The caller owns
 // the slice.
 func (s Set) Ranges() []netipx.IPRange { return slices.Clone(s.ranges) }
-
-// Addrs yields the addresses in order.
-func (s Set) Addrs() iter.Seq[netip.Addr] {
-	return func(yield func(netip.Addr) bool) {
-		for _, r := range s.ranges {
-			for a := r.From(); ; a = a.Next() {
-				if !yield(a) {
-					return
-				}
-				if a == r.To() {
-					break
-				}
-			}
-		}
-	}
-}
 
 // Strings returns the canonical text form, one entry per range, sorted and
 // merged, e.g. "10.0.0.1-10.0.0.9" or "fd00::1". IPv6 addresses are written as in

@@ -2,7 +2,6 @@ package inet
 
 import (
 	"math"
-	"math/big"
 	"net/netip"
 	"slices"
 	"testing"
@@ -57,10 +56,6 @@ func TestWideRangesCountAndIndexWithoutEnumeration(t *testing.T) {
 	wide := parse(t, "fd00::1-fd00::ffff:ffff:ffff:ffff", "fd00:0:0:2::-fd00:0:0:2::1")
 	if got := wide.Count(); got != math.MaxInt64 {
 		t.Errorf("Count() = %d, want it saturated", got)
-	}
-	want, _ := new(big.Int).SetString("18446744073709551617", 10) // 2^64 + 1
-	if got := wide.Size(); got.Cmp(want) != 0 {
-		t.Errorf("Size() = %s, want %s", got, want)
 	}
 	if got := wide.BlockCount(); got != 1<<60+1 {
 		t.Errorf("BlockCount() = %d, want 2^60+1", got)
@@ -181,13 +176,24 @@ func drawSet(t *rapid.T, label string) (Set, *naive) {
 	return Of(ranges...), model
 }
 
+// addrsOf returns the addresses of a small set in order.
+func addrsOf(s Set) []netip.Addr {
+	var addrs []netip.Addr
+	for _, r := range s.Ranges() {
+		for a := r.From(); a.Compare(r.To()) <= 0; a = a.Next() {
+			addrs = append(addrs, a)
+		}
+	}
+	return addrs
+}
+
 func mustEqualModel(t *rapid.T, what string, s Set, model *naive) {
 	want := model.list()
-	if got := slices.Collect(s.Addrs()); !slices.Equal(got, want) {
+	if got := addrsOf(s); !slices.Equal(got, want) {
 		t.Fatalf("%s: %v, want %v", what, got, want)
 	}
-	if s.Count() != int64(len(want)) || s.Size().Int64() != int64(len(want)) || s.IsEmpty() != (len(want) == 0) {
-		t.Fatalf("%s: Count %d, Size %s, IsEmpty %t; want %d", what, s.Count(), s.Size(), s.IsEmpty(), len(want))
+	if s.Count() != int64(len(want)) || s.IsEmpty() != (len(want) == 0) {
+		t.Fatalf("%s: Count %d, IsEmpty %t; want %d", what, s.Count(), s.IsEmpty(), len(want))
 	}
 	for i, r := range s.ranges {
 		if i > 0 && (!s.ranges[i-1].To().Less(r.From()) || s.ranges[i-1].To().Next() == r.From()) {

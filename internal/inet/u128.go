@@ -3,7 +3,6 @@ package inet
 import (
 	"encoding/binary"
 	"math"
-	"math/big"
 	"math/bits"
 	"net/netip"
 
@@ -76,11 +75,6 @@ func (a u128) saturate() uint64 {
 		return math.MaxUint64
 	}
 	return a.lo
-}
-
-func (a u128) big() *big.Int {
-	v := new(big.Int).SetUint64(a.hi)
-	return v.Lsh(v, 64).Or(v, new(big.Int).SetUint64(a.lo))
 }
 
 // size returns the number of addresses in r. The whole of IPv6 has 2^128, one too

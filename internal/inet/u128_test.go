@@ -35,3 +35,8 @@ func TestU128CalculatesLikeBigIntegers(t *testing.T) {
 		}
 	})
 }
+
+func (a u128) big() *big.Int {
+	v := new(big.Int).SetUint64(a.hi)
+	return v.Lsh(v, 64).Or(v, new(big.Int).SetUint64(a.lo))
+}

@@ -259,7 +259,7 @@ func (m *model) reserve(t *rapid.T) operation {
 	node := rapid.SampledFrom(modelNodes).Draw(t, "node")
 	var sets []inet.Set
 	for _, p := range m.pools {
-		addrs := slices.Collect(p.IPs.Addrs())
+		addrs := addrsOf(p.IPs)
 		sets = append(sets, inet.OfAddrs(rapid.SliceOfN(rapid.SampledFrom(addrs), 0, len(addrs)).Draw(t, "reserved")...))
 	}
 	reserved := inet.Union(sets...)
@@ -332,4 +332,15 @@ func sortedKeys(pods map[string]*modelPod) []string {
 	}
 	slices.Sort(keys)
 	return keys
+}
+
+// addrsOf returns the addresses of a small set in order.
+func addrsOf(s inet.Set) []netip.Addr {
+	var addrs []netip.Addr
+	for _, r := range s.Ranges() {
+		for a := r.From(); a.Compare(r.To()) <= 0; a = a.Next() {
+			addrs = append(addrs, a)
+		}
+	}
+	return addrs
 }

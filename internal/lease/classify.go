@@ -168,15 +168,11 @@ func (x *Index) indexLease(l Lease, change int) {
 	}
 	t, ok := x.tallies[l.Pool]
 	if !ok {
-		t = &tally{states: map[State]int64{}, blocks: map[netip.Addr]int{}}
+		t = &tally{states: map[State]int64{}}
 		x.tallies[l.Pool] = t
 	}
 	t.states[l.State] += int64(change)
-	base := inet.BlockOf(l.Addr)
-	if t.blocks[base] += change; t.blocks[base] == 0 {
-		delete(t.blocks, base)
-	}
-	if len(t.blocks) == 0 {
+	if t.leases += int64(change); t.leases == 0 {
 		delete(x.tallies, l.Pool)
 	}
 }

@@ -81,7 +81,7 @@ type poolIndex struct {
 // tally counts the leases of a pool, by the pool's name.
 type tally struct {
 	states map[State]int64
-	blocks map[netip.Addr]int // block → number of leases
+	leases int64 // sum over states
 }
 
 // Options configure an Index.
@@ -219,23 +219,6 @@ func (x *Index) FixedFor(owner string) []Lease {
 		return nil
 	}
 	return x.leasesAt(x.fixed[owner])
-}
-
-// OfPool yields the leases with this pool's name, in no order.
-func (x *Index) OfPool(pool string) iter.Seq[Lease] {
-	return func(yield func(Lease) bool) {
-		t, ok := x.tallies[pool]
-		if !ok {
-			return
-		}
-		for base := range t.blocks {
-			for _, l := range x.blocks[base].block.Leases {
-				if l.Pool == pool && !yield(l) {
-					return
-				}
-			}
-		}
-	}
 }
 
 // Addresses returns the addresses that a pool may hand out; the empty set if it is

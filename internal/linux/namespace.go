@@ -56,9 +56,6 @@ func (n *Namespace) Close() {
 	_ = n.ns.Close()
 }
 
-// Same reports whether n and o are the same namespace.
-func (n *Namespace) Same(other *Namespace) bool { return n.ns.Equal(other.ns) }
-
 // Do runs f on a thread in the namespace. f must not start goroutines: they would
 // run in another namespace.
 func (n *Namespace) Do(f func() error) error {

@@ -25,7 +25,6 @@ const (
 	CauseMultus      Cause = "multus"      // spec.multusName
 	CauseMaster      Cause = "master"      // match_master_subnet
 	CauseEmpty       Cause = "empty"       // all addresses excluded or reserved
-	CauseExhausted   Cause = "exhausted"   // every address is taken (found by the allocation)
 )
 
 // Rejection is the reason for not using a pool.

@@ -154,8 +154,8 @@ func TestSelectorMatchesLikeKubernetes(t *testing.T) {
 			MatchExpressions: []Requirement{{"tier", Exists, nil}, {"tier", NotIn, []string{"front"}}},
 		}, false},
 	} {
-		if got := tc.selector.Matches(labels); got != tc.want {
-			t.Errorf("%s: Matches = %t, want %t", tc.name, got, tc.want)
+		if unmet, failed := tc.selector.unmet(lookup(labels)); failed == tc.want {
+			t.Errorf("%s: unmet is %q; want a match: %t", tc.name, unmet, tc.want)
 		}
 	}
 }

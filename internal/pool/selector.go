@@ -34,13 +34,6 @@ const (
 	DoesNotExist Operator = "DoesNotExist"
 )
 
-// Matches reports whether the labels meet every requirement. A nil Selector
-// matches everything.
-func (s *Selector) Matches(labels map[string]string) bool {
-	_, unmet := s.unmet(func(key string) (string, bool) { v, ok := labels[key]; return v, ok })
-	return !unmet
-}
-
 // unmet returns the first unmet requirement, together with the actual label. The
 // order is that of the keys of MatchLabels and then of MatchExpressions. It returns
 // false if the labels meet all requirements.
