@@ -13,7 +13,7 @@ import (
 	"spiderpool.dev/spiderpool/internal/wire"
 )
 
-func TestAFailedAddGivesBackWhatItTook(t *testing.T) {
+func TestFailedAddReleasesItsAddresses(t *testing.T) {
 	cluster := newFakeCluster(t, "a")
 	s := cluster.Service("n1")
 	cluster.Store.After = func(netip.Addr) error {
@@ -29,7 +29,7 @@ func TestAFailedAddGivesBackWhatItTook(t *testing.T) {
 	}
 }
 
-func TestAFailedAddKeepsWhatThePodHadBefore(t *testing.T) {
+func TestFailedAddKeepsEarlierAddresses(t *testing.T) {
 	cluster := newFakeCluster(t, "a")
 	s := cluster.Service("n1")
 	if _, err := s.Add(t.Context(), wire.AddRequest{Attachment: attachment("a")}); err != nil {
@@ -46,7 +46,7 @@ func TestAFailedAddKeepsWhatThePodHadBefore(t *testing.T) {
 
 // The write of one IP version succeeds, and of the other the last address goes to
 // another node in that moment.
-func TestAnAddThatLosesHalfWayKeepsNothing(t *testing.T) {
+func TestPartlyCommittedAddIsRolledBack(t *testing.T) {
 	cluster := newFakeCluster(t, "a")
 	cluster.SetPool(rangePool(t, "v6", "fd00::/64", "fd00::10"), true)
 	cluster.SetPod(ipamtest.FakePod{Pod: ipam.Pod{Namespace: "default", Name: "b", UID: "uid-b"}, Node: "n2"})
@@ -71,7 +71,7 @@ func TestAnAddThatLosesHalfWayKeepsNothing(t *testing.T) {
 	}
 }
 
-func TestARetainedAddressSurvivesAFailedAdd(t *testing.T) {
+func TestRetainedAddressSurvivesFailedAdd(t *testing.T) {
 	cluster := newFakeCluster(t)
 	cluster.Options.FixStatefulSet = true
 	p := ipam.Pod{Namespace: "default", Name: "web-0", UID: "uid-web-0", Owner: ipam.Controller{APIVersion: "apps/v1", Kind: "StatefulSet", Name: "web"}}
@@ -98,7 +98,7 @@ func TestARetainedAddressSurvivesAFailedAdd(t *testing.T) {
 	}
 }
 
-func TestOwnersOfAnotherAPIGroupHaveNoFixedAddresses(t *testing.T) {
+func TestForeignOwnerHasNoFixedAddress(t *testing.T) {
 	cluster := newFakeCluster(t)
 	cluster.Options.FixStatefulSet, cluster.Options.FixVirtualMachine = true, true
 	for name, want := range map[string]struct {
@@ -125,7 +125,7 @@ func TestOwnersOfAnotherAPIGroupHaveNoFixedAddresses(t *testing.T) {
 }
 
 // The ADD of a sandbox that the runtime has given up comes late.
-func TestAnOldSandboxDoesNotTakeTheAddressOfANewerOne(t *testing.T) {
+func TestLateAddOfOldSandboxFails(t *testing.T) {
 	cluster := newFakeCluster(t, "a")
 	s := cluster.Service("n1")
 	newer := attachment("a")
@@ -146,7 +146,7 @@ func TestAnOldSandboxDoesNotTakeTheAddressOfANewerOne(t *testing.T) {
 
 // An interface is taken away, which cannot be committed, and wanted again, which
 // fails: it is still to be taken away.
-func TestAReleaseOnDiskSurvivesAFailedAdd(t *testing.T) {
+func TestFailedAddKeepsJournaledRelease(t *testing.T) {
 	cluster := newFakeCluster(t, "a")
 	s := cluster.Service("n1")
 	if _, err := s.Add(t.Context(), wire.AddRequest{Attachment: attachment("a")}); err != nil {
@@ -170,7 +170,7 @@ func TestAReleaseOnDiskSurvivesAFailedAdd(t *testing.T) {
 
 // Reclaim may end the lease of a sandbox that its node still has, when an operator
 // declares the node out of service; and the node may not hear of it.
-func TestARepeatedAddDoesNotTrustWhatItRemembersOfAnOldLease(t *testing.T) {
+func TestRepeatedAddConfirmsOldLease(t *testing.T) {
 	for name, tc := range map[string]struct {
 		other  bool // a pod of another node gets the address
 		want   string
@@ -217,7 +217,7 @@ func TestARepeatedAddDoesNotTrustWhatItRemembersOfAnOldLease(t *testing.T) {
 }
 
 // The interfaces of a pod are added one after the other; only the first writes.
-func TestTheAddOfAFurtherInterfaceReadsNoBlock(t *testing.T) {
+func TestAddOfSecondInterfaceReadsNoBlock(t *testing.T) {
 	cluster := newFakeCluster(t, "a")
 	s := cluster.Service("n1")
 	at := attachment("a")

@@ -85,7 +85,7 @@ func held(t testing.TB, store *ipamtest.Store) map[netip.Addr]lease.Lease {
 	return leases
 }
 
-func TestPoolIsUsedToTheLastAddressByAnyMixOfNodes(t *testing.T) {
+func TestNodesUsePoolToLastAddress(t *testing.T) {
 	const nodes, pods = 4, 500
 	store := &ipamtest.Store{}
 	p := rangePool(t, "p", "10.0.0.0/16", "10.0.0.3-10.0.1.246") // 500 addresses
@@ -131,7 +131,7 @@ func TestPoolIsUsedToTheLastAddressByAnyMixOfNodes(t *testing.T) {
 	}
 }
 
-func TestExhaustedPoolSaysSoAndServesAgainAfterAReleaseElsewhere(t *testing.T) {
+func TestExhaustedPoolServesAgainAfterRelease(t *testing.T) {
 	store := &ipamtest.Store{}
 	p := rangePool(t, "p", "10.0.0.0/24", "10.0.0.16-10.0.0.17")
 	a, b := newAllocator(t, "a", store, p), newAllocator(t, "b", store, p)
@@ -154,7 +154,7 @@ func TestExhaustedPoolSaysSoAndServesAgainAfterAReleaseElsewhere(t *testing.T) {
 	}
 }
 
-func TestNothingIsGrantedWhereOneWantCannotBeMet(t *testing.T) {
+func TestAllWantsOrNone(t *testing.T) {
 	store := &ipamtest.Store{}
 	a := newAllocator(t, "a", store, rangePool(t, "v4", "10.0.0.0/24", "10.0.0.2-10.0.0.9"), rangePool(t, "v6", "fd00::/64", "fd00::1"))
 	t.Cleanup(a.Close)
@@ -172,7 +172,7 @@ func TestNothingIsGrantedWhereOneWantCannotBeMet(t *testing.T) {
 	}
 }
 
-func TestRequestsQueueDuringACommitAndTheNextTakesThemAll(t *testing.T) {
+func TestRequestsBatchDuringCommit(t *testing.T) {
 	const waiting = 12
 	store := &ipamtest.Store{}
 	release, entered := make(chan struct{}), make(chan struct{}, 1)
@@ -207,7 +207,7 @@ func TestRequestsQueueDuringACommitAndTheNextTakesThemAll(t *testing.T) {
 	}
 }
 
-func TestAddIsIdempotentAfterTheAnswerOfAWriteWasLost(t *testing.T) {
+func TestAddRepeatsAfterLostAnswer(t *testing.T) {
 	store := &ipamtest.Store{}
 	lost := true
 	store.After = func(netip.Addr) error {
@@ -240,7 +240,7 @@ func TestAddIsIdempotentAfterTheAnswerOfAWriteWasLost(t *testing.T) {
 	}
 }
 
-func TestReleaseIsAnErrorWhileWhatIsHeldIsUnknown(t *testing.T) {
+func TestReleaseFailsWhileLeasesAreUnknown(t *testing.T) {
 	store := &ipamtest.Store{}
 	var down, unanswered atomic.Bool
 	store.Before = func(string, netip.Addr) error {
@@ -276,7 +276,7 @@ func TestReleaseIsAnErrorWhileWhatIsHeldIsUnknown(t *testing.T) {
 	}
 }
 
-func TestLateReleaseOfAnOldSandboxKeepsTheNewOnesAddress(t *testing.T) {
+func TestLateReleaseKeepsNewAddress(t *testing.T) {
 	store := &ipamtest.Store{}
 	a := newAllocator(t, "a", store, rangePool(t, "p", "10.0.0.0/24", "10.0.0.16-10.0.0.31"))
 	t.Cleanup(a.Close)
@@ -298,7 +298,7 @@ func TestLateReleaseOfAnOldSandboxKeepsTheNewOnesAddress(t *testing.T) {
 	}
 }
 
-func TestOldNewsDoesNotUndoWhatIsKnown(t *testing.T) {
+func TestOutdatedEventsChangeNothing(t *testing.T) {
 	store := &ipamtest.Store{}
 	a := newAllocator(t, "a", store, rangePool(t, "p", "10.0.0.0/24", "10.0.0.16-10.0.0.31"))
 	t.Cleanup(a.Close)
@@ -337,7 +337,7 @@ func TestOldNewsDoesNotUndoWhatIsKnown(t *testing.T) {
 	}
 }
 
-func TestStoppedAllocatorFailsRequestsAndEnds(t *testing.T) {
+func TestClosedAllocatorFailsRequests(t *testing.T) {
 	store := &ipamtest.Store{}
 	a := newAllocator(t, "a", store, rangePool(t, "p", "10.0.0.0/24", "10.0.0.16-10.0.0.31"))
 	a.Close()

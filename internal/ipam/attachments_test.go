@@ -10,7 +10,7 @@ import (
 	"spiderpool.dev/spiderpool/internal/pool"
 )
 
-func TestAttachmentsOfANodeAreThoseOfPoolsThatAreBoundToIt(t *testing.T) {
+func TestAttachmentsComeFromBoundPools(t *testing.T) {
 	named := rangePool(t, "named", "10.0.0.0/24", "10.0.0.1")
 	named.NodeNames, named.MultusNames = []string{"a", "b"}, []string{"kube-system/x", "anywhere"}
 	selected := rangePool(t, "selected", "10.0.1.0/24", "10.0.1.1")

@@ -29,7 +29,7 @@ func (p *countedPools) Get(ctx context.Context, name string) (*pool.Pool, error)
 
 // Pools of other nodes are named beside the node's own, so that one annotation serves
 // pods wherever they run.
-func TestPodsThatWaitForAFullPoolShareReadsOfTheOthersThatTheyName(t *testing.T) {
+func TestWaitingPodsSharePoolReads(t *testing.T) {
 	cluster := newFakeCluster(t)
 	cluster.SetPool(rangePool(t, "full", "10.1.0.0/24", "10.1.0.5"), true)
 	elsewhere := rangePool(t, "elsewhere", "10.2.0.0/24", "10.2.0.5")

@@ -43,7 +43,7 @@ func (j *interruptedJournal) All() ([]ipam.Release, error) {
 	return releases, errors.Join(err, j.unreadable)
 }
 
-func TestReplayTakesNothingFromAnAddThatCameMeanwhile(t *testing.T) {
+func TestReplayKeepsConcurrentAdd(t *testing.T) {
 	cluster := newFakeCluster(t, "a")
 	s := cluster.Service("n1")
 	first, err := s.Add(t.Context(), wire.AddRequest{Attachment: attachment("a")})
@@ -68,7 +68,7 @@ func TestReplayTakesNothingFromAnAddThatCameMeanwhile(t *testing.T) {
 	}
 }
 
-func TestReplayCommitsWhatCanBeReadAndSaysWhatCannot(t *testing.T) {
+func TestReplayReportsUnreadableReleases(t *testing.T) {
 	cluster := newFakeCluster(t, "a")
 	s := cluster.Service("n1")
 	if _, err := s.Add(t.Context(), wire.AddRequest{Attachment: attachment("a")}); err != nil {
@@ -101,7 +101,7 @@ func (e interruptedEndpoints) Remove(namespace, name, podUID string) {
 	e.between()
 }
 
-func TestReplayForgetsNoReleaseThatCameMeanwhile(t *testing.T) {
+func TestReplayKeepsConcurrentRelease(t *testing.T) {
 	cluster := newFakeCluster(t, "a")
 	s := cluster.Service("n1")
 	if _, err := s.Add(t.Context(), wire.AddRequest{Attachment: attachment("a")}); err != nil {
@@ -137,7 +137,7 @@ func TestReplayForgetsNoReleaseThatCameMeanwhile(t *testing.T) {
 }
 
 // The runtime may repeat a DEL before the first has come to its end.
-func TestTwoReleasesOfOneAttachmentInOneRound(t *testing.T) {
+func TestTwoReleasesInOneBatch(t *testing.T) {
 	at := lease.Attachment{ContainerID: "c", Interface: "eth0"}
 	for name, tc := range map[string]struct {
 		fault error // of the batch's write

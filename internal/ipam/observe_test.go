@@ -14,7 +14,7 @@ import (
 
 // What others do to a block while the answer to our write of it is on its way must
 // not be lost, whichever way it is told.
-func TestNewsOfABlockThatIsBeingWrittenIsReadAfterwards(t *testing.T) {
+func TestEventDuringWriteIsReadAfterwards(t *testing.T) {
 	for name, tell := range map[string]func(a *ipam.Allocator, b lease.Block){
 		"observed": func(a *ipam.Allocator, b lease.Block) { a.Observe(b) },
 		"asked whether it is known": func(a *ipam.Allocator, b lease.Block) {
@@ -59,7 +59,7 @@ func TestNewsOfABlockThatIsBeingWrittenIsReadAfterwards(t *testing.T) {
 	}
 }
 
-func TestABlockThatIsMissingFromTheListIsForgotten(t *testing.T) {
+func TestObserveAllRemovesMissingBlock(t *testing.T) {
 	store := &ipamtest.Store{}
 	a := newAllocator(t, "a", store, rangePool(t, "p", "10.0.0.0/24", "10.0.0.16-10.0.0.31"))
 	t.Cleanup(a.Close)
@@ -83,7 +83,7 @@ func TestABlockThatIsMissingFromTheListIsForgotten(t *testing.T) {
 	}
 }
 
-func TestAnAddRepeatedWhileABlockIsUnknownGetsNoSecondAddress(t *testing.T) {
+func TestRepeatedAddWaitsForUnknownBlock(t *testing.T) {
 	store := &ipamtest.Store{}
 	p := rangePool(t, "p", "10.0.0.0/24", "10.0.0.16-10.0.0.47")
 	away := errors.New("connection refused")

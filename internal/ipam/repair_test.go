@@ -9,7 +9,7 @@ import (
 	"spiderpool.dev/spiderpool/internal/wire"
 )
 
-func TestARepairedEndpointIsTheOneThatTheAddWrote(t *testing.T) {
+func TestRepairRestoresEndpointOfAdd(t *testing.T) {
 	cluster := newFakeCluster(t)
 	cluster.SetPod(ipamtest.FakePod{Node: "n1", Pod: ipam.Pod{Namespace: "default", Name: "a", UID: "uid-a", Annotations: map[string]string{
 		"ipam.spidernet.io/ippools": `[{"interface":"eth0","ipv4":["p"],"cleangateway":true}]`,

@@ -10,7 +10,7 @@ import (
 	"spiderpool.dev/spiderpool/internal/pool"
 )
 
-func TestRouteOfAnnotationGoesWhereItsGatewayIs(t *testing.T) {
+func TestAnnotationRouteFollowsGateway(t *testing.T) {
 	assigned := func() []EndpointInterface {
 		return []EndpointInterface{
 			{Interface: "eth0", Addresses: []EndpointAddress{{Prefix: netip.MustParsePrefix("10.0.0.5/24")}}},

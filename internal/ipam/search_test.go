@@ -16,7 +16,7 @@ import (
 
 // A pool that has one address left is exhausted for a pod that wants two. Nodes
 // begin their search in different regions, so there are several.
-func TestSearchGoesOnWhereAPoolHasSomeButTooFewAddresses(t *testing.T) {
+func TestSearchContinuesWithTooFewAddresses(t *testing.T) {
 	for n := range 8 {
 		store := &ipamtest.Store{}
 		p := rangePool(t, "p", "10.0.0.0/16", "10.0.0.16", "10.0.16.0-10.0.16.1", "10.0.32.0")
@@ -59,7 +59,7 @@ func TestSearchGoesOnWhereAPoolHasSomeButTooFewAddresses(t *testing.T) {
 }
 
 // Nearly all blocks of a large pool exist and are full, and the node knows none.
-func TestANewNodeFindsTheLastAddressesOfALargePool(t *testing.T) {
+func TestNewNodeFindsLastAddresses(t *testing.T) {
 	const regions = 200
 	store := &ipamtest.Store{}
 	var ranges []string
@@ -98,7 +98,7 @@ func TestANewNodeFindsTheLastAddressesOfALargePool(t *testing.T) {
 
 // What other nodes have is read once a second for all pods that wait for an address
 // of a full pool, and each knows what was free when it asked.
-func TestPodsThatWaitForAFullPoolShareItsReads(t *testing.T) {
+func TestWaitingPodsShareRegionReads(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := &ipamtest.Store{}
 		p := rangePool(t, "p", "10.0.0.0/24", "10.0.0.16-10.0.0.31")
