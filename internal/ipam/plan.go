@@ -18,7 +18,8 @@ import (
 // pools of each IP family.
 type plan struct {
 	container  string
-	arrived    time.Time // when the runtime asked
+	owner      Controller // the top controller of the pod
+	arrived    time.Time  // when the runtime asked
 	interfaces []plannedInterface
 	foreign    bool         // the pod has interfaces that others give addresses to
 	routes     []inet.Route // annotation ipam.spidernet.io/routes
@@ -72,10 +73,11 @@ func (s *Service) plan(ctx context.Context, pod Pod, req wire.AddRequest) (plan,
 	if err != nil {
 		return plan{}, err
 	}
-	facts, err := s.facts(ctx, pod)
+	facts, owner, err := s.facts(ctx, pod)
 	if err != nil {
 		return plan{}, err
 	}
+	out.owner = owner
 	requested := false
 	var missing pool.NoPools
 	for _, i := range interfaces {
@@ -134,19 +136,20 @@ func (s *Service) sibling(ctx context.Context, i pool.PodInterface) (Network, er
 	return network, nil
 }
 
-// facts returns the part of the request that all interfaces of a pod share.
-func (s *Service) facts(ctx context.Context, pod Pod) (pool.Request, error) {
+// facts returns the part of the request that all interfaces of a pod share, and the
+// top controller of the pod.
+func (s *Service) facts(ctx context.Context, pod Pod) (pool.Request, Controller, error) {
 	namespace, err := s.Cluster.Namespace(ctx, pod.Namespace)
 	if err != nil {
-		return pool.Request{}, fmt.Errorf("read namespace %s: %w", pod.Namespace, err)
+		return pool.Request{}, Controller{}, fmt.Errorf("read namespace %s: %w", pod.Namespace, err)
 	}
 	node, err := s.Cluster.Node(ctx)
 	if err != nil {
-		return pool.Request{}, fmt.Errorf("read node %s: %w", s.Node, err)
+		return pool.Request{}, Controller{}, fmt.Errorf("read node %s: %w", s.Node, err)
 	}
 	top, err := s.Cluster.TopController(ctx, pod)
 	if err != nil {
-		return pool.Request{}, fmt.Errorf("find the top controller of pod %s/%s: %w", pod.Namespace, pod.Name, err)
+		return pool.Request{}, Controller{}, fmt.Errorf("find the top controller of pod %s/%s: %w", pod.Namespace, pod.Name, err)
 	}
 	return pool.Request{
 		Pod: pool.PodFacts{
@@ -155,7 +158,7 @@ func (s *Service) facts(ctx context.Context, pod Pod) (pool.Request, error) {
 		},
 		Namespace: namespace,
 		Node:      node,
-	}, nil
+	}, top, nil
 }
 
 func (s *Service) addInterface(ctx context.Context, out *plan, facts pool.Request, i pool.PodInterface, network Network) error {

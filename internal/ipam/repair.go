@@ -50,14 +50,15 @@ func (s *Service) repair(ctx context.Context, uid string, leases []lease.Lease) 
 	if err != nil {
 		return err
 	}
-	if err := s.restoreFromAnnotations(ctx, pod, assigned); err != nil {
+	owner, err := s.restoreFromAnnotations(ctx, pod, assigned)
+	if err != nil {
 		return err
 	}
 	if slices.Equal(held, shown) {
 		s.endpointCache.merge(uid, assigned)
 		return nil
 	}
-	s.show(ctx, pod, s.endpointCache.merge(uid, assigned))
+	s.show(pod, owner, s.endpointCache.merge(uid, assigned))
 	return nil
 }
 
@@ -87,14 +88,14 @@ func (s *Service) fromLeases(ctx context.Context, leases []lease.Lease) ([]Endpo
 // restoreFromAnnotations adds the facts that leases lack: the routes of the pod's
 // annotation, and the interfaces without a default route. It cannot see clean_gateway
 // in the CNI configuration of a network without a NetworkAttachmentDefinition.
-func (s *Service) restoreFromAnnotations(ctx context.Context, pod Pod, assigned []EndpointInterface) error {
+func (s *Service) restoreFromAnnotations(ctx context.Context, pod Pod, assigned []EndpointInterface) (Controller, error) {
 	interfaces, err := pool.Interfaces(pod.Namespace, pod.Annotations, s.Options.ClusterNetwork)
 	if err != nil {
-		return err
+		return Controller{}, err
 	}
-	facts, err := s.facts(ctx, pod)
+	facts, owner, err := s.facts(ctx, pod)
 	if err != nil {
-		return err
+		return owner, err
 	}
 	for _, i := range interfaces {
 		at := slices.IndexFunc(assigned, func(g EndpointInterface) bool { return g.Interface == i.Name })
@@ -103,14 +104,14 @@ func (s *Service) restoreFromAnnotations(ctx context.Context, pod Pod, assigned 
 		}
 		network, err := s.sibling(ctx, i)
 		if err != nil {
-			return err
+			return owner, err
 		}
 		req := facts
 		req.Interface, req.Position, req.Attachment, req.CleanGateway = i.Name, i.Position, i.Attachment, network.CleanGateway
 		for _, version := range s.families() {
 			selection, err := pool.Select(s.Catalog.snapshot(), &req, version)
 			if err != nil {
-				return err
+				return owner, err
 			}
 			assigned[at].CleanGateway = assigned[at].CleanGateway || selection.CleanGateway
 		}
@@ -118,9 +119,9 @@ func (s *Service) restoreFromAnnotations(ctx context.Context, pod Pod, assigned 
 	if value, ok := pod.Annotations[names.AnnotationPodRoutes]; ok {
 		routes, err := pool.ParseRoutes(value)
 		if err != nil {
-			return err
+			return owner, err
 		}
-		return placeRoutes(assigned, plan{routes: routes, foreign: true}) // ADD has judged them
+		return owner, placeRoutes(assigned, plan{routes: routes, foreign: true}) // ADD has judged them
 	}
-	return nil
+	return owner, nil
 }

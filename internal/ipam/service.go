@@ -122,7 +122,7 @@ func (s *Service) add(ctx context.Context, pod Pod, req wire.AddRequest, arrived
 		s.rollBack(ctx, pod, req.ContainerID, previously)
 		return wire.AddReply{}, err
 	}
-	s.show(ctx, pod, s.endpointCache.merge(pod.UID, assigned))
+	s.show(pod, plan.owner, s.endpointCache.merge(pod.UID, assigned))
 	for _, i := range assigned {
 		if i.Interface == req.Interface {
 			return replyOf(i, plan.dns), nil
@@ -306,13 +306,7 @@ func replyOf(i EndpointInterface, dns pool.DNS) wire.AddReply {
 }
 
 // show writes the assigned addresses to the pod's endpoint.
-func (s *Service) show(ctx context.Context, pod Pod, assigned []EndpointInterface) {
-	owner, err := s.Cluster.TopController(ctx, pod)
-	if err != nil {
-		s.Log.Warn("cannot find the top controller of a pod; its endpoint names the direct one",
-			"namespace", pod.Namespace, "pod", pod.Name, "err", err)
-		owner = pod.Owner
-	}
+func (s *Service) show(pod Pod, owner Controller, assigned []EndpointInterface) {
 	s.Endpoints.Set(Endpoint{
 		Namespace: pod.Namespace, Name: s.endpointName(pod), Pod: pod.Name, PodUID: pod.UID, Node: s.Node, Owner: owner, Interfaces: assigned,
 	})
