@@ -82,9 +82,9 @@ func TestBadChainsAreRejected(t *testing.T) {
 		{"custom without type and plugins", `{customCNI: '{"cniVersion":"1.0.0","name":"net"}'}`,
 			`has neither "type" nor "plugins"; write a CNI configuration, e.g. {"type": "macvlan", "master": "eth0"}`},
 		{"VLAN interface with a long name", `{cniType: macvlan, macvlan: {master: [abcdefghijkl], vlanID: 100}}`,
-			"spec.macvlan.vlanID: Invalid value: 100: makes the interface abcdefghijkl.100, whose name is longer than 15 bytes; give abcdefghijkl a shorter name"},
+			"spec.macvlan.vlanID: Invalid value: 100: the interface name abcdefghijkl.100 is longer than 15 bytes, the limit for interface names; give abcdefghijkl a shorter name"},
 		{"VLAN interface of a bond with a long name", `{cniType: ipvlan, ipvlan: {master: [a, b], vlanID: 4094, bond: {name: abcdefghijk, mode: 1}}}`,
-			"spec.ipvlan.vlanID: Invalid value: 4094: makes the interface abcdefghijk.4094, whose name is longer than 15 bytes; give abcdefghijk a shorter name"},
+			"spec.ipvlan.vlanID: Invalid value: 4094: the interface name abcdefghijk.4094 is longer than 15 bytes, the limit for interface names; give abcdefghijk a shorter name"},
 		{"VLAN interface with the longest name", `{cniType: macvlan, macvlan: {master: [abcdefghijk], vlanID: 100}}`, ""},
 		{"plugin vlan names the interface in the pod", `{cniType: vlan, vlan: {master: [abcdefghijklmno], vlanID: 100}}`, ""},
 	})

@@ -42,7 +42,7 @@ func typedPackages(t *testing.T) []*packages.Package {
 // program with client-go. Reading the uses from go/types takes seconds and covers every kind of name.
 func TestExportedNamesAreUsed(t *testing.T) {
 	loaded := typedPackages(t)
-	used, interfaces := uses(loaded), interfacesOf(loaded)
+	used, interfaces, embedders := uses(loaded), interfacesOf(loaded), embeddersOf(loaded)
 	for _, p := range loaded {
 		if isTestSupport(p) {
 			continue
@@ -52,8 +52,8 @@ func TestExportedNamesAreUsed(t *testing.T) {
 				continue
 			}
 			for _, object := range exportedNames(p, file) {
-				if !used[object] && !isZeroOfEnum(object) && !implements(object, interfaces) {
-					violated(t, "%s: %s is used by tests only, or by nothing", place(p, object), object.Name())
+				if !used[object] && !isZeroOfEnum(object) && !implements(object, interfaces, embedders) && !readsTextForm(object) {
+					t.Errorf("%s: %s is used by tests only, or by nothing", place(p, object), object.Name())
 				}
 			}
 		}
@@ -197,8 +197,50 @@ func interfacesOf(loaded []*packages.Package) map[string][]types.Type {
 // optionalMethods are methods that libraries find by a type assertion, with an interface that we import nowhere.
 var optionalMethods = []string{"Is", "As", "Unwrap", "NeedLeaderElection"}
 
-// implements reports whether object is a method that an interface asks for.
-func implements(object types.Object, interfaces map[string][]types.Type) bool {
+// readsTextForm reports whether object is a Parse function. A text form with a String method needs a reader, even if
+// only tests read it: kernel tests compare states by their text.
+func readsTextForm(object types.Object) bool {
+	_, isFunction := object.(*types.Func)
+	return isFunction && object.Name() == "Parse"
+}
+
+// embeddersOf returns the struct types of the module by the name of an embedded type: methods of the embedded type are
+// theirs too.
+func embeddersOf(loaded []*packages.Package) map[*types.TypeName][]types.Type {
+	embedders := map[*types.TypeName][]types.Type{}
+	for _, p := range loaded {
+		for _, name := range p.Types.Scope().Names() {
+			object, ok := p.Types.Scope().Lookup(name).(*types.TypeName)
+			if !ok {
+				continue
+			}
+			s, ok := object.Type().Underlying().(*types.Struct)
+			if !ok {
+				continue
+			}
+			for field := range s.Fields() {
+				if embedded := named(field.Type()); field.Embedded() && embedded != nil {
+					embedders[embedded] = append(embedders[embedded], object.Type())
+				}
+			}
+		}
+	}
+	return embedders
+}
+
+// named returns the name of a type, or of the type behind a pointer.
+func named(t types.Type) *types.TypeName {
+	if p, ok := t.(*types.Pointer); ok {
+		t = p.Elem()
+	}
+	if n, ok := t.(*types.Named); ok {
+		return n.Origin().Obj()
+	}
+	return nil
+}
+
+// implements reports whether object is a method of an interface that its receiver, or a struct embedding it, implements.
+func implements(object types.Object, interfaces map[string][]types.Type, embedders map[*types.TypeName][]types.Type) bool {
 	f, ok := object.(*types.Func)
 	if !ok || f.Signature().Recv() == nil {
 		return false
@@ -210,12 +252,15 @@ func implements(object types.Object, interfaces map[string][]types.Type) bool {
 	if slices.Contains(optionalMethods, f.Name()) {
 		return true
 	}
+	receivers := append([]types.Type{receiver}, embedders[named(receiver)]...)
 	return slices.ContainsFunc(interfaces[f.Name()], func(t types.Type) bool {
 		if named, ok := t.(*types.Named); ok && named.TypeParams().Len() > 0 {
 			return true // an instance may fit; the name decides
 		}
 		i := t.Underlying().(*types.Interface)
-		return types.Implements(receiver, i) || types.Implements(types.NewPointer(receiver), i)
+		return slices.ContainsFunc(receivers, func(r types.Type) bool {
+			return types.Implements(r, i) || types.Implements(types.NewPointer(r), i)
+		})
 	})
 }
 
@@ -230,7 +275,7 @@ func TestNoNameDiffersByCase(t *testing.T) {
 			}
 			a, b := scope.Lookup(name), scope.Lookup(lower)
 			if isInterface(a) && isStruct(b) || isStruct(a) && isInterface(b) {
-				violated(t, "%s: %s and %s are an interface and a struct; name them after their parts", place(p, a), name, lower)
+				t.Errorf("%s: %s and %s are an interface and a struct; name them after their parts", place(p, a), name, lower)
 			}
 		}
 	}

@@ -17,10 +17,6 @@ import (
 
 var update = flag.Bool("update", false, "write the golden files and the table of CONTRIBUTING.md")
 
-// enforceLanguage makes TestLanguageIsPlain fail above a limit. It is false until all prose is rewritten; the
-// last of these commits deletes it.
-const enforceLanguage = false
-
 // languagePattern is a habit that makes a reader read a sentence twice.
 type languagePattern struct {
 	name    string
@@ -161,7 +157,7 @@ func TestLanguageIsPlain(t *testing.T) {
 	}
 	count := countLanguage(passages)
 	t.Log(count.report(testing.Verbose()))
-	if over := count.exceeded(); enforceLanguage && len(over) > 0 {
+	if over := count.exceeded(); len(over) > 0 {
 		t.Errorf("the tree's prose is above the limit:\n%s", strings.Join(over, "\n"))
 	}
 }

@@ -11,20 +11,6 @@ import (
 	"testing"
 )
 
-// enforceShape makes the tests of names and lengths fail. It is false until the tree keeps the rules; the last of
-// these commits deletes it.
-const enforceShape = false
-
-// violated fails the test, or only prints while enforceShape is false.
-func violated(t *testing.T, format string, args ...any) {
-	t.Helper()
-	if enforceShape {
-		t.Errorf(format, args...)
-	} else {
-		t.Logf(format, args...)
-	}
-}
-
 // parsedFile is a Go file and its length.
 type parsedFile struct {
 	*ast.File
@@ -76,7 +62,7 @@ func checkLength(t *testing.T, path string, file parsedFile) {
 		limit = maxTestFile
 	}
 	if file.lines > limit {
-		violated(t, "%s has %d lines, more than %d: look for the seam", path, file.lines, limit)
+		t.Errorf("%s has %d lines, more than %d: look for the seam", path, file.lines, limit)
 	}
 	if isTest {
 		return
@@ -88,7 +74,7 @@ func checkLength(t *testing.T, path string, file parsedFile) {
 		}
 		start := file.set.Position(f.Pos())
 		if lines := file.set.Position(f.End()).Line - start.Line + 1; lines > maxFunction {
-			violated(t, "%s: %s has %d lines, more than %d: look for the seam", start, f.Name.Name, lines, maxFunction)
+			t.Errorf("%s: %s has %d lines, more than %d: look for the seam", start, f.Name.Name, lines, maxFunction)
 		}
 	}
 }
@@ -103,7 +89,7 @@ func TestPackageNamesAreUnique(t *testing.T) {
 	for name, same := range paths {
 		if len(same) > 1 {
 			slices.Sort(same)
-			violated(t, "package %s: one name for %s", name, strings.Join(same, ", "))
+			t.Errorf("package %s: one name for %s", name, strings.Join(same, ", "))
 		}
 	}
 }

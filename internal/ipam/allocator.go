@@ -261,13 +261,6 @@ func (a *Allocator) Loaded() bool {
 	return a.mu.loaded
 }
 
-// Queued returns how many requests wait for the next batch.
-func (a *Allocator) Queued() int {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return len(a.mu.queue)
-}
-
 // Attached returns the leases that the attachment holds.
 func (a *Allocator) Attached(at lease.Attachment) []lease.Lease {
 	a.mu.Lock()
@@ -379,17 +372,9 @@ func (a *Allocator) isYoung(addr netip.Addr) bool {
 	return ok && a.now().Sub(l.Since) < youngLease
 }
 
-// Release ends the leases of the attachments. It returns an error if the release
-// could not be committed, or if the leases of this node are unknown.
-func (a *Allocator) Release(ctx context.Context, attachments ...lease.Attachment) error {
-	if len(attachments) == 0 {
-		return nil
-	}
-	return a.releaseIf(ctx, always, attachments...)
-}
-
-// releaseIf is Release on a condition: wanted runs at the moment of the decision, so
-// no allocation comes between.
+// releaseIf ends the leases of the attachments if wanted returns true. wanted runs at
+// the moment of the decision, so no allocation comes between. It returns an error if
+// the release could not be committed, or if the leases of this node are unknown.
 func (a *Allocator) releaseIf(ctx context.Context, wanted func() bool, attachments ...lease.Attachment) error {
 	return a.submit(&request{ctx: ctx, releases: attachments, done: make(chan outcome, 1), change: func(now time.Time) []lease.Block {
 		if !wanted() {

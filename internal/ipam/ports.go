@@ -35,8 +35,6 @@ type Blocks interface {
 	// that version; it returns the new version. ErrConflict means that nothing was
 	// written; after any other error it is unknown whether it was.
 	Put(ctx context.Context, b lease.Block) (version string, err error)
-	// Delete removes the block of that version, or returns ErrConflict.
-	Delete(ctx context.Context, b lease.Block) error
 	// OfNode returns the blocks that the node created and those with leases of it.
 	OfNode(ctx context.Context, node string) ([]lease.Block, error)
 	// FixedFor returns the blocks with addresses that are in use by or retained for

@@ -336,14 +336,3 @@ func (s *Service) Check(_ context.Context, req wire.CheckRequest) error {
 	}
 	return nil
 }
-
-// Status returns an error unless ADD can be served.
-func (s *Service) Status(ctx context.Context) error {
-	if !s.Allocator.Loaded() {
-		return notReady(ErrNotReady)
-	}
-	if _, err := s.Cluster.Node(ctx); err != nil {
-		return notReady(err)
-	}
-	return nil
-}

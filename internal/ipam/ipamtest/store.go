@@ -92,7 +92,7 @@ func (s *Store) put(b lease.Block) (string, error) {
 	return b.Version, nil
 }
 
-// Delete implements ipam.Blocks.
+// Delete removes the block at its version, as the controller does.
 func (s *Store) Delete(_ context.Context, b lease.Block) error {
 	if err := s.enter("delete", b.Base); err != nil {
 		return err

@@ -92,17 +92,6 @@ func asConflict(name string, err error) error {
 	return fmt.Errorf("SpiderIPBlock %s: %w", name, err)
 }
 
-// Delete implements ipam.Blocks.
-func (s *BlockStore) Delete(ctx context.Context, b lease.Block) error {
-	err := s.client.spiderpool.Delete().Resource("spideripblocks").Name(compile.BlockName(b.Base)).
-		Body(&metav1.DeleteOptions{Preconditions: &metav1.Preconditions{ResourceVersion: &b.Version}}).
-		Do(ctx).Error()
-	if err != nil {
-		return asConflict(compile.BlockName(b.Base), err)
-	}
-	return nil
-}
-
 // OfNode implements ipam.Blocks.
 func (s *BlockStore) OfNode(ctx context.Context, node string) ([]lease.Block, error) {
 	return s.list(ctx, compile.BlockNodeLabel(node))

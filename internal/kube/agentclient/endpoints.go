@@ -82,13 +82,6 @@ func (e *Endpoints) Run(ctx context.Context) {
 	wg.Wait()
 }
 
-// Pending returns the number of endpoints with a pending change.
-func (e *Endpoints) Pending() int {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return len(e.mu.desired)
-}
-
 // Set implements ipam.Endpoints.
 func (e *Endpoints) Set(endpoint ipam.Endpoint) {
 	k := key{endpoint.Namespace, endpoint.Name}

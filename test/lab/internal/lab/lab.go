@@ -104,21 +104,7 @@ func (l Lab) Build(ctx context.Context, parts Parts) (Built, error) {
 func (l Lab) buildActions(source string, parts Parts, log io.Writer, built *Built, beside *sync.WaitGroup) []action.Action {
 	outputs := map[string]string{}
 	var modules []string
-	actions := []action.Action{{Name: "Debian packages", Do: func(ctx context.Context) error {
-		packages := slices.Clone(build.HostPackages)
-		if parts.Guest {
-			packages = append(packages, build.KernelPackages...)
-		}
-		if parts.Conformance {
-			packages = append(packages, build.ConformancePackages...)
-		}
-		missing, err := build.MissingPackages(ctx, packages)
-		if err != nil || len(missing) == 0 {
-			return err
-		}
-		fmt.Fprintf(l.Out, "           installing %s\n", strings.Join(missing, " "))
-		return build.InstallPackages(ctx, missing, log)
-	}}}
+	actions := []action.Action{{Name: "Debian packages", Do: func(ctx context.Context) error { return l.installPackages(ctx, parts, log) }}}
 	var kernel string
 	kernelDone := make(chan error, 1)
 	if parts.Guest {
@@ -168,6 +154,23 @@ func (l Lab) buildActions(source string, parts Parts, log io.Writer, built *Buil
 		built.Programs, err = l.Cache.Programs(modules...)
 		return err
 	}})
+}
+
+// installPackages installs the missing Debian packages of the parts.
+func (l Lab) installPackages(ctx context.Context, parts Parts, log io.Writer) error {
+	packages := slices.Clone(build.HostPackages)
+	if parts.Guest {
+		packages = append(packages, build.KernelPackages...)
+	}
+	if parts.Conformance {
+		packages = append(packages, build.ConformancePackages...)
+	}
+	missing, err := build.MissingPackages(ctx, packages)
+	if err != nil || len(missing) == 0 {
+		return err
+	}
+	fmt.Fprintf(l.Out, "           installing %s\n", strings.Join(missing, " "))
+	return build.InstallPackages(ctx, missing, log)
 }
 
 // Up starts the lab. It first removes the remains of an interrupted Up. If a lab

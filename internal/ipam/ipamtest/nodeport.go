@@ -1,0 +1,233 @@
+package ipamtest
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"spiderpool.dev/spiderpool/internal/ipam"
+	"spiderpool.dev/spiderpool/internal/lease"
+	"spiderpool.dev/spiderpool/internal/pool"
+	"spiderpool.dev/spiderpool/internal/reclaim"
+)
+
+// nodePort implements the ports of package ipam for one node.
+type nodePort struct {
+	*FakeCluster
+	node string
+}
+
+func (p nodePort) Pod(_ context.Context, namespace, name, uid string) (ipam.Pod, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	pod, ok := p.pods[namespace+"/"+name]
+	switch {
+	case ok && pod.Node == p.node && (uid == "" || uid == pod.UID):
+		return pod.Pod, nil // from memory, also with the API server away
+	case p.away:
+		return ipam.Pod{}, ErrAway
+	case !ok || uid != "" && uid != pod.UID:
+		return ipam.Pod{}, fmt.Errorf("pod %s/%s: %w", namespace, name, ipam.ErrNotFound)
+	}
+	return ipam.Pod{}, fmt.Errorf("pod %s/%s: %w", namespace, name, ipam.ErrElsewhere)
+}
+
+func (p nodePort) PodState(_ context.Context, namespace, name string) (reclaim.Pod, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.away {
+		return reclaim.Pod{}, ErrAway
+	}
+	pod, ok := p.pods[namespace+"/"+name]
+	if !ok {
+		return reclaim.Pod{Presence: reclaim.Gone}, nil
+	}
+	state := pod.State
+	state.Presence, state.UID = reclaim.Exists, pod.UID
+	return state, nil
+}
+
+func (p nodePort) NodeState(context.Context) (reclaim.Node, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.away {
+		return reclaim.Node{}, ErrAway
+	}
+	return reclaim.Node{Presence: reclaim.Exists, Ready: !p.notReady[p.node]}, nil
+}
+
+func (p nodePort) Namespace(_ context.Context, name string) (pool.NamespaceFacts, error) {
+	if facts, ok := p.namespaces[name]; ok {
+		return facts, nil
+	}
+	return pool.NamespaceFacts{Name: name}, nil
+}
+
+func (p nodePort) Node(context.Context) (pool.NodeFacts, error) {
+	if facts, ok := p.nodes[p.node]; ok {
+		return facts, nil
+	}
+	return pool.NodeFacts{Name: p.node}, nil
+}
+
+func (p nodePort) TopController(_ context.Context, pod ipam.Pod) (ipam.Controller, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if known, ok := p.pods[pod.Namespace+"/"+pod.Name]; ok && known.Top.Kind != "" {
+		return known.Top, nil
+	}
+	if pod.Owner.Kind != "" {
+		return pod.Owner, nil
+	}
+	return ipam.Controller{APIVersion: "v1", Kind: "Pod", Name: pod.Name, UID: pod.UID}, nil
+}
+
+func (p nodePort) Network(_ context.Context, name pool.NetworkAttachment) (ipam.Network, error) {
+	network, ok := p.networks[name]
+	if !ok {
+		return ipam.Network{}, fmt.Errorf("network attachment %s: %w", name, ipam.ErrNotFound)
+	}
+	return network, nil
+}
+
+func (p nodePort) Subnets(link string) ([]netip.Prefix, error) {
+	subnets, ok := p.subnets[p.node+"/"+link]
+	if !ok {
+		return nil, fmt.Errorf("link %q: no such network interface", link)
+	}
+	return subnets, nil
+}
+
+func (p nodePort) Sandboxes(context.Context) (map[string]string, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.mute[p.node] {
+		return nil, fmt.Errorf("the runtime of %s does not answer: %w", p.node, ipam.ErrNotReady)
+	}
+	return maps.Clone(p.sandboxes[p.node]), nil
+}
+
+func (p nodePort) Get(_ context.Context, name string) (*pool.Pool, error) {
+	if err := p.reach(); err != nil {
+		return nil, err
+	}
+	found, ok := p.pools[name]
+	if !ok {
+		return nil, fmt.Errorf("pool %s: %w", name, ipam.ErrNotFound)
+	}
+	return found, nil
+}
+
+func (p nodePort) List(_ context.Context, limit int) ([]*pool.Pool, error) {
+	if err := p.reach(); err != nil {
+		return nil, err
+	}
+	var pools []*pool.Pool
+	for _, name := range slices.Sorted(maps.Keys(p.pools)) {
+		if len(pools) < limit {
+			pools = append(pools, p.pools[name])
+		}
+	}
+	return pools, nil
+}
+
+func (p nodePort) Set(e ipam.Endpoint) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.endpoints[e.Namespace+"/"+e.Name] = e
+}
+
+func (p nodePort) Without(namespace, name, podUID, ifname string, _ time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if e, ok := p.endpoints[namespace+"/"+name]; ok && e.PodUID == podUID {
+		e.Interfaces = slices.DeleteFunc(slices.Clone(e.Interfaces), func(i ipam.EndpointInterface) bool { return i.Interface == ifname })
+		p.endpoints[namespace+"/"+name] = e
+	}
+}
+
+func (p nodePort) Remove(namespace, name, podUID string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if e, ok := p.endpoints[namespace+"/"+name]; ok && e.PodUID == podUID {
+		delete(p.endpoints, namespace+"/"+name)
+	}
+}
+
+func (p nodePort) Addresses(_ context.Context, namespace, name, podUID, node string) ([]netip.Addr, error) {
+	if err := p.reach(); err != nil {
+		return nil, err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var addrs []netip.Addr
+	shown := p.endpoints[namespace+"/"+name]
+	if shown.PodUID != podUID || shown.Node != node {
+		return nil, nil
+	}
+	for _, i := range shown.Interfaces {
+		for _, a := range i.Addresses {
+			addrs = append(addrs, a.Prefix.Addr())
+		}
+	}
+	return addrs, nil
+}
+
+func (p nodePort) AllocationFailed(pod ipam.Pod, message string) {
+	p.event(pod, "Warning FailedAllocateIP", message)
+}
+
+func (p nodePort) AddressConflict(pod ipam.Pod, message string) {
+	p.event(pod, "Warning IPConflict", message)
+}
+
+func (p nodePort) Reclaimed(pod ipam.Pod, change reclaim.Change) {
+	p.event(pod, "Normal ReclaimedIP", change.String())
+}
+
+func (p nodePort) event(pod ipam.Pod, what, message string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.events = append(p.events, fmt.Sprintf("%s %s/%s: %s", what, pod.Namespace, pod.Name, message))
+}
+
+// memoryJournal is a journal that outlives a service, as a disk does.
+type memoryJournal struct {
+	mu       sync.Mutex
+	last     uint64 // generation
+	releases map[lease.Attachment]ipam.Release
+}
+
+func (j *memoryJournal) Add(r ipam.Release) error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.last++
+	r.Generation = j.last
+	j.releases[r.Attachment] = r
+	return nil
+}
+
+func (j *memoryJournal) Generation(at lease.Attachment) uint64 {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.releases[at].Generation
+}
+
+func (j *memoryJournal) Remove(at lease.Attachment, generation uint64) error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.releases[at].Generation == generation {
+		delete(j.releases, at)
+	}
+	return nil
+}
+
+func (j *memoryJournal) All() ([]ipam.Release, error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return slices.Collect(maps.Values(j.releases)), nil
+}
