@@ -64,11 +64,11 @@ func (c *coordinator) object(ctx context.Context) (*v2beta1.SpiderCoordinator, e
 	return c.current(ctx)
 }
 
-func podFailure(at wire.Attachment, err error) *wire.Error {
-	failure := &wire.Error{Code: wire.CodeTryAgainLater, Details: err.Error(), Cause: err,
+func podFailure(at wire.Attachment, err error) *ipam.Error {
+	failure := &ipam.Error{Kind: ipam.Unavailable, Details: err.Error(), Err: err,
 		Msg: fmt.Sprintf("spiderpool-agent cannot find pod %s/%s", at.PodNamespace, at.PodName)}
 	if errors.Is(err, ipam.ErrNotFound) || errors.Is(err, ipam.ErrElsewhere) {
-		failure.Code = wire.CodeRefused
+		failure.Kind = ipam.Refused
 	}
 	return failure
 }
@@ -86,16 +86,16 @@ func (c *coordinator) current(ctx context.Context) (*v2beta1.SpiderCoordinator, 
 	case err == nil:
 	case errors.Is(err, ipam.ErrNotFound):
 		c.last = nil
-		return nil, &wire.Error{Code: wire.CodeTryAgainLater, Cause: err, Details: err.Error(),
+		return nil, &ipam.Error{Kind: ipam.Unavailable, Err: err, Details: err.Error(),
 			Msg: fmt.Sprintf("there is no SpiderCoordinator %s; the installation creates it", c.cfg.CoordinatorName)}
 	case c.last != nil:
 		return c.last, nil
 	default:
-		return nil, &wire.Error{Code: wire.CodeTryAgainLater, Cause: err, Details: err.Error(),
+		return nil, &ipam.Error{Kind: ipam.Unavailable, Err: err, Details: err.Error(),
 			Msg: fmt.Sprintf("spiderpool-agent cannot read SpiderCoordinator %s", c.cfg.CoordinatorName)}
 	}
 	if object.Status.Phase != v2beta1.CoordinatorSynced && !isMode(object, v2beta1.ModeDisabled) {
-		return nil, &wire.Error{Code: wire.CodeTryAgainLater, Details: object.Status.Reason,
+		return nil, &ipam.Error{Kind: ipam.Unavailable, Details: object.Status.Reason,
 			Msg: fmt.Sprintf("SpiderCoordinator %s does not know the networks of services and pods yet (phase %q)", object.Name, object.Status.Phase)}
 	}
 	c.last, c.read = object, time.Now()
@@ -116,11 +116,11 @@ func (c *coordinator) hostRuleTable(ctx context.Context) (table int, ok bool) {
 	return ptr.Deref(object.Spec.HostRuleTable, netplan.Default().HostRuleTable), true
 }
 
-// settingsOf compiles a SpiderCoordinator. Its error has the CNI code of an invalid configuration.
+// settingsOf compiles a SpiderCoordinator. Its error is an ipam.Error of kind Invalid.
 func settingsOf(object *v2beta1.SpiderCoordinator) (netplan.Settings, error) {
 	settings, errs := compile.Coordinator(field.NewPath("spec"), &object.Spec, &object.Status)
 	if len(errs) > 0 {
-		return netplan.Settings{}, &wire.Error{Code: wire.CodeInvalidConfig,
+		return netplan.Settings{}, &ipam.Error{Kind: ipam.Invalid,
 			Msg: fmt.Sprintf("SpiderCoordinator %s is invalid", object.Name), Details: errs.ToAggregate().Error()}
 	}
 	return settings, nil

@@ -58,7 +58,7 @@ func TestCoordinatorIsCachedAndSurvivesOutage(t *testing.T) {
 	refused := func(part string) {
 		t.Helper()
 		_, err := c.current(t.Context())
-		wantCode(t, err, wire.CodeTryAgainLater, part)
+		wantCode(t, CNIError(err), wire.CodeTryAgainLater, part)
 	}
 	change := func(object *v2beta1.SpiderCoordinator, mtu int, phase v2beta1.CoordinatorPhase, reason string) {
 		t.Helper()

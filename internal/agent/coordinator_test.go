@@ -11,8 +11,8 @@ import (
 
 	"spiderpool.dev/spiderpool/api/v2beta1"
 	"spiderpool.dev/spiderpool/internal/inet"
+	"spiderpool.dev/spiderpool/internal/ipam"
 	"spiderpool.dev/spiderpool/internal/netplan"
-	"spiderpool.dev/spiderpool/internal/wire"
 )
 
 func TestSwitchedOffCoordinatorAnswersDisabled(t *testing.T) {
@@ -99,9 +99,9 @@ func TestInvalidCoordinatorNamesEveryField(t *testing.T) {
 		},
 		Status: v2beta1.SpiderCoordinatorStatus{OverlayPodCIDR: []string{"pods"}, ServiceCIDR: []string{"10.96.0.0/12", "services"}},
 	})
-	var failure *wire.Error
-	if !errors.As(err, &failure) || failure.Code != wire.CodeInvalidConfig || failure.Msg != "SpiderCoordinator default is invalid" {
-		t.Fatalf("got %v, want code %d", err, wire.CodeInvalidConfig)
+	var failure *ipam.Error
+	if !errors.As(err, &failure) || failure.Kind != ipam.Invalid || failure.Msg != "SpiderCoordinator default is invalid" {
+		t.Fatalf("got %v, want an invalid configuration", err)
 	}
 	for _, part := range []string{
 		`spec.hijackCIDR[1]: Invalid value: "10.0.0.1": is not a network in CIDR notation`,

@@ -11,7 +11,6 @@ import (
 	"spiderpool.dev/spiderpool/internal/lease"
 	"spiderpool.dev/spiderpool/internal/observe"
 	"spiderpool.dev/spiderpool/internal/pool"
-	"spiderpool.dev/spiderpool/internal/wire"
 )
 
 // outcomes are the metrics of one operation, allocation or release. Dashboards use
@@ -82,7 +81,7 @@ func (o outcomes) observe(took time.Duration, err error) {
 		return
 	}
 	o.failures.Inc()
-	var failure *wire.Error
+	var failure *ipam.Error
 	var noPool *pool.NoPoolError
 	var usedUp *lease.ExhaustedError
 	switch {
@@ -92,7 +91,7 @@ func (o outcomes) observe(took time.Duration, err error) {
 		o.usedUp.Inc()
 	case errors.Is(err, ipam.ErrConflict):
 		o.exhausted.Inc()
-	case errors.As(err, &failure) && (failure.Code == wire.CodeRefused || failure.Code == wire.CodeInvalidConfig):
+	case errors.As(err, &failure) && (failure.Kind == ipam.Refused || failure.Kind == ipam.Invalid):
 		// An invalid request is not our failure.
 	default:
 		o.internal.Inc()

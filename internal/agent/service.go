@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -28,36 +29,60 @@ func (s *service) Add(ctx context.Context, req wire.AddRequest) (reply wire.AddR
 	}
 	reply, err = s.ipam.Add(ctx, req)
 	reply.Detect = s.detect
-	return reply, err
+	return reply, CNIError(err)
 }
 
 func (s *service) Delete(ctx context.Context, req wire.DeleteRequest) (err error) {
 	began := time.Now()
 	defer func() { s.metrics.release.observe(time.Since(began), err) }()
-	return s.ipam.Delete(ctx, req)
+	return CNIError(s.ipam.Delete(ctx, req))
 }
 
 func (s *service) Check(ctx context.Context, req wire.CheckRequest) error {
-	return s.ipam.Check(ctx, req)
+	return CNIError(s.ipam.Check(ctx, req))
 }
 
-func (s *service) GC(ctx context.Context, req wire.GCRequest) error { return s.ipam.GC(ctx, req) }
+func (s *service) GC(ctx context.Context, req wire.GCRequest) error {
+	return CNIError(s.ipam.GC(ctx, req))
+}
 
 func (s *service) Conflict(ctx context.Context, req wire.ConflictRequest) error {
-	return s.ipam.Conflict(ctx, req)
+	return CNIError(s.ipam.Conflict(ctx, req))
 }
 
 func (s *service) Status(context.Context) error {
 	if err := s.ready(); err != nil {
-		return &wire.Error{
-			Code: wire.CodeTryAgainLater, Msg: "spiderpool-agent has not read pools, pods and leases from the API server yet", Details: err.Error(), Cause: err,
-		}
+		return CNIError(&ipam.Error{
+			Kind: ipam.Unavailable, Msg: "spiderpool-agent has not read pools, pods and leases from the API server yet", Details: err.Error(), Err: err,
+		})
 	}
 	return nil
 }
 
 func (s *service) Coordinator(ctx context.Context, req wire.CoordinatorRequest) (wire.CoordinatorReply, error) {
-	return s.coordinator.plan(ctx, req)
+	reply, err := s.coordinator.plan(ctx, req)
+	return reply, CNIError(err)
+}
+
+// codes are the CNI error codes of failed requests (CNI specification 1.1.0, section
+// 5, "Error").
+var codes = map[ipam.Kind]uint{
+	ipam.Unavailable: wire.CodeTryAgainLater,
+	ipam.Internal:    wire.CodeInternal,
+	ipam.Invalid:     wire.CodeInvalidConfig,
+	ipam.NoAddress:   wire.CodeNoAddress,
+	ipam.Mismatch:    wire.CodeConflict,
+	ipam.Refused:     wire.CodeRefused,
+}
+
+// CNIError turns an ipam.Error into a CNI error, and returns any other error
+// unchanged.
+func CNIError(err error) error {
+	var failure *ipam.Error
+	if !errors.As(err, &failure) {
+		return err
+	}
+	return &wire.Error{Code: codes[failure.Kind], Msg: failure.Msg, Details: failure.Details, Cause: err}
 }
 
 // links implements ipam.Links for the agent's network namespace, i.e. the node's.

@@ -135,8 +135,8 @@ func TestLateAddOfOldSandboxFails(t *testing.T) {
 	}
 	cluster.Advance(-time.Minute) // to when the old one arrived
 	_, err := s.Add(t.Context(), wire.AddRequest{Attachment: attachment("a")})
-	var failure *wire.Error
-	if !errors.As(err, &failure) || failure.Code != wire.CodeTryAgainLater || !strings.Contains(failure.Details, "sandbox newer of pod default/a is newer") {
+	var failure *ipam.Error
+	if !errors.As(err, &failure) || failure.Kind != ipam.Unavailable || !strings.Contains(failure.Details, "sandbox newer of pod default/a is newer") {
 		t.Errorf("the old sandbox got %v", err)
 	}
 	if leases := s.Allocator.OfPod("uid-a"); len(leases) != 1 || leases[0].ContainerID != "newer" {

@@ -23,8 +23,8 @@ func (s *Service) Delete(ctx context.Context, req wire.DeleteRequest) error {
 		return nil
 	}
 	if keepErr := s.Journal.Add(release); keepErr != nil {
-		return &wire.Error{
-			Code:    wire.CodeTryAgainLater,
+		return &Error{
+			Kind:    Unavailable,
 			Msg:     fmt.Sprintf("could not release the addresses of interface %s of pod %s/%s or store the release on disk", req.Interface, req.PodNamespace, req.PodName),
 			Details: fmt.Sprintf("release: %v; journal: %v", err, keepErr),
 		}

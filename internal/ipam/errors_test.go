@@ -64,9 +64,9 @@ func TestCheckIgnoresLeaseOfOtherNode(t *testing.T) {
 		other.Allocator.Observe(b)
 	}
 	err = other.Check(t.Context(), wire.CheckRequest{Attachment: attachment("a"), Addresses: []netip.Addr{reply.Addresses[0].Prefix.Addr()}})
-	var failure *wire.Error
-	if !errors.As(err, &failure) || failure.Code != wire.CodeConflict {
-		t.Errorf("CHECK on another node: %v, want code %d", err, wire.CodeConflict)
+	var failure *ipam.Error
+	if !errors.As(err, &failure) || failure.Kind != ipam.Mismatch {
+		t.Errorf("CHECK on another node: %v, want a mismatch", err)
 	}
 }
 
@@ -80,8 +80,8 @@ func TestAddAfterManyConflictsTriesLater(t *testing.T) {
 		return nil
 	}
 	_, err := s.Add(t.Context(), wire.AddRequest{Attachment: attachment("a")})
-	var failure *wire.Error
-	if !errors.As(err, &failure) || failure.Code != wire.CodeTryAgainLater || !strings.Contains(failure.Msg, "conflicts with other nodes persisted") {
+	var failure *ipam.Error
+	if !errors.As(err, &failure) || failure.Kind != ipam.Unavailable || !strings.Contains(failure.Msg, "conflicts with other nodes persisted") {
 		t.Errorf("got %v", err)
 	}
 }

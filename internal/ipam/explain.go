@@ -9,7 +9,6 @@ import (
 
 	"spiderpool.dev/spiderpool/internal/lease"
 	"spiderpool.dev/spiderpool/internal/pool"
-	"spiderpool.dev/spiderpool/internal/wire"
 )
 
 // noAddressError says that the pools of a pod have no address left.
@@ -35,9 +34,9 @@ func (e *noAddressError) Error() string {
 // Unwrap returns the allocation's error.
 func (e *noAddressError) Unwrap() error { return e.exhausted }
 
-// cniError converts an error of ADD to a CNI error with a message and details.
-func (s *Service) cniError(pod Pod, ifname string, err error) *wire.Error {
-	var failure *wire.Error
+// explain turns an error of ADD into an Error for the user.
+func (s *Service) explain(pod Pod, ifname string, err error) *Error {
+	var failure *Error
 	var annotation *pool.AnnotationError
 	var noPool pool.NoPools
 	var exhausted *noAddressError
@@ -46,23 +45,23 @@ func (s *Service) cniError(pod Pod, ifname string, err error) *wire.Error {
 	if errors.As(err, &failure) {
 		return failure
 	}
-	failure = &wire.Error{Msg: subject, Details: err.Error(), Cause: err}
+	failure = &Error{Msg: subject, Details: err.Error(), Err: err}
 	switch {
 	case errors.As(err, &annotation):
-		failure.Code = wire.CodeInvalidConfig
+		failure.Kind = Invalid
 	case errors.As(err, &noPool), errors.As(err, &exhausted):
-		failure.Code = wire.CodeNoAddress
+		failure.Kind = NoAddress
 	case errors.As(err, &superseded):
-		failure.Code = wire.CodeTryAgainLater
+		failure.Kind = Unavailable
 		failure.Msg += ": the pod has a newer sandbox"
 	case errors.Is(err, ErrConflict):
-		failure.Code = wire.CodeTryAgainLater
+		failure.Kind = Unavailable
 		failure.Msg += fmt.Sprintf(": conflicts with other nodes persisted after %d attempts", maxAttempts)
 	case errors.Is(err, ErrNotReady), errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
-		failure.Code = wire.CodeTryAgainLater
+		failure.Kind = Unavailable
 		failure.Msg += " in time"
 	default:
-		failure.Code = wire.CodeTryAgainLater
+		failure.Kind = Unavailable
 		failure.Msg += ": an API server request failed"
 	}
 	return failure

@@ -168,7 +168,7 @@ func (s *Service) addInterface(ctx context.Context, out *plan, facts pool.Reques
 	if network.MatchMasterSubnet {
 		subnets, err := s.Links.Subnets(network.Master)
 		if err != nil {
-			return &wire.Error{Code: wire.CodeInvalidConfig, Details: err.Error(),
+			return &Error{Kind: Invalid, Details: err.Error(),
 				Msg: fmt.Sprintf("match_master_subnet: cannot read the addresses of master %q of interface %s", network.Master, i.Name)}
 		}
 		req.MasterSubnets = subnets

@@ -132,7 +132,7 @@ func (s *Service) GC(ctx context.Context, req wire.GCRequest) error {
 	}
 	sandboxes, err := s.Runtime.Sandboxes(ctx)
 	if err != nil {
-		return &wire.Error{Code: wire.CodeTryAgainLater, Msg: "the container runtime did not list its sandboxes, so nothing was reclaimed", Details: err.Error()}
+		return &Error{Kind: Unavailable, Msg: "the container runtime did not list its sandboxes, so nothing was reclaimed", Details: err.Error()}
 	}
 	var errs []error
 	for _, l := range leases {

@@ -74,8 +74,8 @@ func (s *Service) Add(ctx context.Context, req wire.AddRequest) (wire.AddReply, 
 		return reply, nil
 	}
 	restore()
-	failure := s.cniError(pod, req.Interface, err)
-	if failure.Code != wire.CodeTryAgainLater {
+	failure := s.explain(pod, req.Interface, err)
+	if failure.Kind != Unavailable {
 		s.Events.AllocationFailed(pod, failure.Msg+": "+failure.Details)
 	}
 	return wire.AddReply{}, failure
@@ -90,7 +90,7 @@ func (s *Service) supersede(at wire.Attachment) (restore func(), err error) {
 		return func() {}, nil
 	}
 	if err := s.Journal.Remove(release.Attachment, generation); err != nil {
-		return nil, &wire.Error{Code: wire.CodeInternal, Msg: "could not remove the earlier release of the interface from the journal", Details: err.Error()}
+		return nil, &Error{Kind: Internal, Msg: "could not remove the earlier release of the interface from the journal", Details: err.Error()}
 	}
 	return func() {
 		if err := s.Journal.Add(release); err != nil {
@@ -176,7 +176,7 @@ func (s *Service) allocate(ctx context.Context, pod Pod, p *plan) ([]lease.Grant
 	return grants, err
 }
 
-// pod finds the pod of an attachment, in CNI terms.
+// pod finds the pod of an attachment.
 func (s *Service) pod(ctx context.Context, at wire.Attachment) (Pod, error) {
 	pod, err := s.Cluster.Pod(ctx, at.PodNamespace, at.PodName, at.PodUID)
 	switch {
@@ -185,18 +185,18 @@ func (s *Service) pod(ctx context.Context, at wire.Attachment) (Pod, error) {
 	case err == nil:
 		return pod, nil
 	case errors.Is(err, ErrNotFound):
-		return Pod{}, &wire.Error{Code: wire.CodeRefused, Details: err.Error(),
+		return Pod{}, &Error{Kind: Refused, Details: err.Error(),
 			Msg: fmt.Sprintf("there is no pod %s/%s with UID %q; it was deleted or replaced", at.PodNamespace, at.PodName, at.PodUID)}
 	case errors.Is(err, ErrElsewhere):
-		return Pod{}, &wire.Error{Code: wire.CodeRefused, Details: err.Error(),
+		return Pod{}, &Error{Kind: Refused, Details: err.Error(),
 			Msg: fmt.Sprintf("pod %s/%s does not run on node %s", at.PodNamespace, at.PodName, s.Node)}
 	default:
 		return Pod{}, notReady(err)
 	}
 }
 
-func notReady(err error) *wire.Error {
-	return &wire.Error{Code: wire.CodeTryAgainLater, Msg: "spiderpool-agent cannot read from the API server now", Details: err.Error()}
+func notReady(err error) *Error {
+	return &Error{Kind: Unavailable, Msg: "spiderpool-agent cannot read from the API server now", Details: err.Error()}
 }
 
 // fixedFor returns the owner of the pod's fixed addresses, e.g. "Pod/default/web-0", or
@@ -327,8 +327,8 @@ func (s *Service) Check(_ context.Context, req wire.CheckRequest) error {
 	slices.SortFunc(held, netip.Addr.Compare)
 	slices.SortFunc(asked, netip.Addr.Compare)
 	if !slices.Equal(held, asked) {
-		return &wire.Error{
-			Code: wire.CodeConflict,
+		return &Error{
+			Kind: Mismatch,
 			Msg: fmt.Sprintf("interface %s of pod %s/%s should hold %v, but its leases are for %v",
 				req.Interface, req.PodNamespace, req.PodName, asked, held),
 			Details: "delete the pod, and its replacement gets its own addresses",

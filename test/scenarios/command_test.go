@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/tools/txtar"
 
+	"spiderpool.dev/spiderpool/internal/agent"
 	"spiderpool.dev/spiderpool/internal/ipam"
 	"spiderpool.dev/spiderpool/internal/lease"
 	"spiderpool.dev/spiderpool/internal/pool"
@@ -164,7 +165,7 @@ func (s *stage) say(format string, values ...any) {
 // command and does not fail the scenario.
 func (s *stage) sayError(err error) {
 	var failure *wire.Error
-	if errors.As(err, &failure) {
+	if errors.As(agent.CNIError(err), &failure) {
 		s.say("error %d: %s", failure.Code, failure.Msg)
 		for detail := range strings.SplitSeq(failure.Details, "; ") {
 			if detail != "" {
