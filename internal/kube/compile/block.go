@@ -107,7 +107,7 @@ func leaseObject(l lease.Lease) v2beta1.Lease {
 	return out
 }
 
-// BlockOf returns the block of the resource. An error means that another program
+// Block returns the block of the resource. An error means that another program
 // changed the resource.
 func Block(in *v2beta1.SpiderIPBlock) (lease.Block, error) {
 	base, err := ParseBlockName(in.Name)
@@ -131,7 +131,7 @@ func Block(in *v2beta1.SpiderIPBlock) (lease.Block, error) {
 	return out, nil
 }
 
-// storedBlock returns the block of the resource or, if it is damaged, a damaged
+// StoredBlock returns the block of the resource or, if it is damaged, a damaged
 // block with its addresses. It returns false if the name is not that of a block.
 func StoredBlock(in *v2beta1.SpiderIPBlock) (lease.Block, bool) {
 	out, err := Block(in)
@@ -162,7 +162,7 @@ func LeaseOf(in *v2beta1.Lease) (lease.Lease, error) {
 	return out, nil
 }
 
-// olderVersion reports whether resource version a is older than b. Versions of
+// OlderVersion reports whether resource version a is older than b. Versions of
 // one resource are growing decimal numbers (KEP-5504). Other text is never
 // older.
 func OlderVersion(a, b string) bool {

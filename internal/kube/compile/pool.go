@@ -16,7 +16,7 @@ import (
 	"spiderpool.dev/spiderpool/internal/pool"
 )
 
-// Subnet is a valid SpiderSubnet.
+// AddressSpace holds the addresses and routes of a valid SpiderSubnet.
 type AddressSpace struct {
 	Name    string
 	Family  inet.Family // 4 or 6
