@@ -135,8 +135,8 @@ func NewAllocator(c Config) *Allocator {
 	return a
 }
 
-// Close fails what is queued, waits for the batch at the store and returns when
-// no goroutine of the allocator is left.
+// Close fails the queued requests, waits for the batch being written and returns
+// after the last goroutine of the allocator has ended.
 func (a *Allocator) Close() {
 	a.cancel()
 	a.workers.Wait()

@@ -197,9 +197,7 @@ func TestRequestsBatchDuringCommit(t *testing.T) {
 	for i := range waiting {
 		wg.Go(func() { allocate(fmt.Sprint(i)) })
 	}
-	for a.Queued() < waiting {
-		time.Sleep(time.Millisecond)
-	}
+	awaitQueued(a, waiting)
 	close(release)
 	wg.Wait()
 	if puts := store.Count("put"); puts != 2 {
@@ -346,5 +344,12 @@ func TestClosedAllocatorFailsRequests(t *testing.T) {
 	}
 	if leases := held(t, store); len(leases) != 0 {
 		t.Errorf("leases %v", leases)
+	}
+}
+
+// awaitQueued waits until n requests or more wait for the next batch.
+func awaitQueued(a *ipam.Allocator, n int) {
+	for a.Queued() < n {
+		time.Sleep(time.Millisecond)
 	}
 }

@@ -186,9 +186,7 @@ func TestTwoReleasesInOneBatch(t *testing.T) {
 					}
 				})
 			}
-			for a.Queued() < 2 {
-				time.Sleep(time.Millisecond)
-			}
+			awaitQueued(a, 2)
 			close(leave)
 			wg.Wait()
 			if _, held := held(t, store)[netip.MustParseAddr("10.0.0.16")]; held == tc.ok {

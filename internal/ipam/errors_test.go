@@ -105,9 +105,7 @@ func TestCloseFailsQueuedRequests(t *testing.T) {
 	go allocate("first")
 	<-entered
 	go allocate("second")
-	for a.Queued() < 1 {
-		time.Sleep(time.Millisecond)
-	}
+	awaitQueued(a, 1)
 	closed := make(chan struct{})
 	go func() { a.Close(); close(closed) }()
 	for stopping := false; !stopping; {

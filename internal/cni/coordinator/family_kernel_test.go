@@ -56,7 +56,7 @@ func TestNothingIsLearnedFromRouterAdvertisements(t *testing.T) {
 	}
 }
 
-// TestIPv4PodsNeedNoIPv6Node has a node whose IPv6 is nobody's wish.
+// TestIPv4PodsNeedNoIPv6Node uses a node with IPv6 disabled for new interfaces.
 func TestIPv4PodsNeedNoIPv6Node(t *testing.T) {
 	node, other := linuxtest.NewMachine(t, "node"), linuxtest.NewMachine(t, "vpc")
 	linuxtest.Wire(node, "ens5", other, "x")

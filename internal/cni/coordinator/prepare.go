@@ -40,8 +40,8 @@ func (o *operation) prepare() error {
 }
 
 // refuse reports an address in use to the agent, which keeps it from other pods
-// for a while. It returns an error for which the runtime tries again and gets
-// another address. The kernel does not name the other machine, so we ask the
+// for a while. After its error, the runtime tries again and gets another
+// address. The kernel does not name the other machine, so we ask the
 // network.
 func (o *operation) refuse(taken *linux.TakenError) error {
 	var holder net.HardwareAddr
