@@ -5,45 +5,8 @@ import (
 )
 
 // SpiderIPPoolSpec lists the addresses of a pool and selects the pods that may use them.
-//
-// +kubebuilder:validation:XValidation:rule=`!has(self.ipVersion) || !isCIDR(self.subnet) || cidr(self.subnet).ip().family() == self.ipVersion`,messageExpression=`(self.ipVersion == 4 ? "4" : "6") + " is not the IP version of subnet '" + self.subnet + "'; omit ipVersion"`,fieldPath=`.ipVersion`
-// +kubebuilder:validation:XValidation:rule=`!has(self.gateway) || !isCIDR(self.subnet) || !isIP(self.gateway) || ip(self.gateway).family() == cidr(self.subnet).ip().family()`,messageExpression=`"'" + self.gateway + "' has another IP version than subnet '" + self.subnet + "'; use a gateway inside the subnet"`,fieldPath=`.gateway`
-// +kubebuilder:validation:XValidation:rule=`!has(self.gateway) || !isCIDR(self.subnet) || !isIP(self.gateway) || ip(self.gateway).family() != cidr(self.subnet).ip().family() || cidr(self.subnet).containsIP(self.gateway)`,messageExpression=`"'" + self.gateway + "' is outside subnet '" + self.subnet + "'; use a gateway inside the subnet"`,fieldPath=`.gateway`
-// +kubebuilder:validation:XValidation:rule=`!has(self.ips) || !isCIDR(self.subnet) || self.ips.all(r, r.split('-', 2).all(a, !isIP(a) || cidr(self.subnet).containsIP(a)))`,messageExpression=`"'" + self.ips.filter(r, r.split('-', 2).exists(a, isIP(a) && !cidr(self.subnet).containsIP(a)))[0] + "' is outside subnet '" + self.subnet + "'; use addresses of the subnet"`,fieldPath=`.ips`
-// +kubebuilder:validation:XValidation:rule=`!has(self.excludeIPs) || !isCIDR(self.subnet) || self.excludeIPs.all(r, r.split('-', 2).all(a, !isIP(a) || cidr(self.subnet).containsIP(a)))`,messageExpression=`"'" + self.excludeIPs.filter(r, r.split('-', 2).exists(a, isIP(a) && !cidr(self.subnet).containsIP(a)))[0] + "' is outside subnet '" + self.subnet + "'; use addresses of the subnet"`,fieldPath=`.excludeIPs`
-// +kubebuilder:validation:XValidation:rule=`!has(self.routes) || !isCIDR(self.subnet) || self.routes.all(r, !isCIDR(r.dst) || cidr(r.dst).ip().family() == cidr(self.subnet).ip().family())`,messageExpression=`"'" + self.routes.map(r, isCIDR(r.dst) && cidr(r.dst).ip().family() != cidr(self.subnet).ip().family(), r.dst)[0] + "' has another IP version than subnet '" + self.subnet + "'; move the route to an object of its version"`,fieldPath=`.routes`
 type SpiderIPPoolSpec struct {
-	// IPVersion is 4 or 6. The default is the IP version of subnet.
-	// +optional
-	// +kubebuilder:validation:Enum=4;6
-	IPVersion *int64 `json:"ipVersion,omitempty"`
-
-	// Subnet is the network of the pool's addresses in CIDR notation without host
-	// bits, e.g. "172.31.16.0/20". It is immutable.
-	// +kubebuilder:validation:MaxLength=64
-	// +kubebuilder:validation:XValidation:rule=`isCIDR(self)`,messageExpression=`"'" + self + "' is not a network in CIDR notation, such as '10.0.0.0/8' or 'fd00::/64'"`
-	// +kubebuilder:validation:XValidation:rule=`!isCIDR(self) || cidr(self) == cidr(self).masked()`,messageExpression=`"'" + self + "' has host bits; write the network's first address, with zeros after the prefix"`
-	// +kubebuilder:validation:XValidation:rule=`isCIDR(self) && isCIDR(oldSelf) ? cidr(self) == cidr(oldSelf) : self == oldSelf`,messageExpression=`"'" + self + "' differs from '" + oldSelf + "', and subnet is immutable; create a new object for another network"`
-	Subnet string `json:"subnet"`
-
-	// IPs lists the pool's addresses inside subnet: single addresses
-	// ("172.31.28.16") or ranges ("172.31.28.16-172.31.28.31").
-	// +optional
-	IPs AddressRanges `json:"ips,omitempty"`
-
-	// ExcludeIPs lists addresses or ranges inside subnet that this pool never hands out.
-	// +optional
-	ExcludeIPs AddressRanges `json:"excludeIPs,omitempty"`
-
-	// Gateway is the default gateway, an address inside subnet. No pod gets this address.
-	// +optional
-	// +kubebuilder:validation:MaxLength=64
-	// +kubebuilder:validation:XValidation:rule=`isIP(self)`,messageExpression=`"'" + self + "' is not an IP address, such as '10.0.0.1' or 'fd00::1'"`
-	Gateway *string `json:"gateway,omitempty"`
-
-	// Routes are added to pods with an address of this pool.
-	// +optional
-	Routes Routes `json:"routes,omitempty"`
+	AddressSpace `json:",inline"`
 
 	// PodAffinity selects, by label, the pods that may use the pool.
 	// +optional

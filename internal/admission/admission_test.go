@@ -95,7 +95,7 @@ func seen(t *testing.T, cached client.Reader, o client.Object) {
 }
 
 func newPool(name, subnet string, ips ...string) *v2beta1.SpiderIPPool {
-	return &v2beta1.SpiderIPPool{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: v2beta1.SpiderIPPoolSpec{Subnet: subnet, IPs: ips}}
+	return &v2beta1.SpiderIPPool{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: v2beta1.SpiderIPPoolSpec{AddressSpace: v2beta1.AddressSpace{Subnet: subnet, IPs: ips}}}
 }
 
 // refused checks that an error is a refusal with the wanted part.
@@ -179,7 +179,7 @@ func TestInvalidPoolCanBeLabelledAndDeleted(t *testing.T) {
 
 func TestSubnetsAndReservedIPs(t *testing.T) {
 	c, cached := serve(t)
-	subnet := &v2beta1.SpiderSubnet{ObjectMeta: metav1.ObjectMeta{Name: "parent"}, Spec: v2beta1.SpiderSubnetSpec{Subnet: "10.4.0.0/24", IPs: []string{"10.4.0.1-10.4.0.9"}}}
+	subnet := &v2beta1.SpiderSubnet{ObjectMeta: metav1.ObjectMeta{Name: "parent"}, Spec: v2beta1.SpiderSubnetSpec{AddressSpace: v2beta1.AddressSpace{Subnet: "10.4.0.0/24", IPs: []string{"10.4.0.1-10.4.0.9"}}}}
 	child := newPool("child", "10.4.0.0/24", "10.4.0.1")
 	child.Labels = map[string]string{names.LabelOwnerSubnet: "parent"}
 	kubetest.Create(t, c, subnet)

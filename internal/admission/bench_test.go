@@ -20,7 +20,7 @@ func benchPool(i int) *v2beta1.SpiderIPPool {
 	subnet := fmt.Sprintf("10.%d.%d.0/24", i>>8, i&255)
 	return &v2beta1.SpiderIPPool{
 		ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("pool-%d", i)},
-		Spec:       v2beta1.SpiderIPPoolSpec{Subnet: subnet, IPs: []string{fmt.Sprintf("10.%d.%d.16-10.%d.%d.31", i>>8, i&255, i>>8, i&255)}},
+		Spec:       v2beta1.SpiderIPPoolSpec{AddressSpace: v2beta1.AddressSpace{Subnet: subnet, IPs: []string{fmt.Sprintf("10.%d.%d.16-10.%d.%d.31", i>>8, i&255, i>>8, i&255)}}},
 	}
 }
 

@@ -16,7 +16,7 @@ import (
 )
 
 func subnetOf(name, subnet string, ips ...string) *v2beta1.SpiderSubnet {
-	return &v2beta1.SpiderSubnet{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: v2beta1.SpiderSubnetSpec{Subnet: subnet, IPs: ips}}
+	return &v2beta1.SpiderSubnet{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: v2beta1.SpiderSubnetSpec{AddressSpace: v2beta1.AddressSpace{Subnet: subnet, IPs: ips}}}
 }
 
 func TestSubnetsAreValidated(t *testing.T) {

@@ -54,7 +54,7 @@ func TestWebhookOutageRejectsResources(t *testing.T) {
 	c := kubetest.Client(t)
 	kinds := map[string]client.Object{
 		"spiderippool":       newPool("outage", "10.70.0.0/24"),
-		"spidersubnet":       &v2beta1.SpiderSubnet{ObjectMeta: metav1.ObjectMeta{Name: "outage"}, Spec: v2beta1.SpiderSubnetSpec{Subnet: "10.71.0.0/24"}},
+		"spidersubnet":       &v2beta1.SpiderSubnet{ObjectMeta: metav1.ObjectMeta{Name: "outage"}, Spec: v2beta1.SpiderSubnetSpec{AddressSpace: v2beta1.AddressSpace{Subnet: "10.71.0.0/24"}}},
 		"spiderreservedip":   &v2beta1.SpiderReservedIP{ObjectMeta: metav1.ObjectMeta{Name: "outage"}},
 		"spidermultusconfig": &v2beta1.SpiderMultusConfig{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "outage"}},
 		"spidercoordinator":  &v2beta1.SpiderCoordinator{ObjectMeta: metav1.ObjectMeta{Name: "outage"}},

@@ -77,7 +77,7 @@ func result(t *testing.T, warnings admission.Warnings, err error, want string) {
 }
 
 func poolOf(name, subnet string, ips ...string) *v2beta1.SpiderIPPool {
-	return &v2beta1.SpiderIPPool{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: v2beta1.SpiderIPPoolSpec{Subnet: subnet, IPs: ips}}
+	return &v2beta1.SpiderIPPool{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: v2beta1.SpiderIPPoolSpec{AddressSpace: v2beta1.AddressSpace{Subnet: subnet, IPs: ips}}}
 }
 
 // leased returns a block with one lease of the pool for each address, all in one block.
@@ -230,7 +230,7 @@ func TestDefaultsSkipDeletedObjects(t *testing.T) {
 			at = &deleted
 		}
 		p := poolOf("a", "FD00::/64", "fd00::B")
-		subnet := &v2beta1.SpiderSubnet{Spec: v2beta1.SpiderSubnetSpec{Subnet: "FD00::/64"}}
+		subnet := &v2beta1.SpiderSubnet{Spec: v2beta1.SpiderSubnetSpec{AddressSpace: v2beta1.AddressSpace{Subnet: "FD00::/64"}}}
 		reserved := &v2beta1.SpiderReservedIP{Spec: v2beta1.SpiderReservedIPSpec{IPs: []string{"FD00::B"}}}
 		custom := &v2beta1.SpiderMultusConfig{Spec: v2beta1.SpiderMultusConfigSpec{CNIType: new(v2beta1.CNICustom)}}
 		other := &v2beta1.SpiderMultusConfig{Spec: v2beta1.SpiderMultusConfigSpec{CNIType: new(v2beta1.CNIMacvlan)}}

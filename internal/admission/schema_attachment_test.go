@@ -101,7 +101,7 @@ func TestBadChainsAreRejected(t *testing.T) {
 func TestIPVersionIsImmutable(t *testing.T) {
 	c := kubetest.Client(t)
 	pool := newPool("version", "10.72.0.0/24")
-	subnet := &v2beta1.SpiderSubnet{ObjectMeta: metav1.ObjectMeta{Name: "version"}, Spec: v2beta1.SpiderSubnetSpec{Subnet: "10.72.0.0/24"}}
+	subnet := &v2beta1.SpiderSubnet{ObjectMeta: metav1.ObjectMeta{Name: "version"}, Spec: v2beta1.SpiderSubnetSpec{AddressSpace: v2beta1.AddressSpace{Subnet: "10.72.0.0/24"}}}
 	pool.Spec.IPVersion, subnet.Spec.IPVersion = new(int64(4)), new(int64(4))
 	kubetest.Create(t, c, pool, subnet)
 	pool.Spec.IPVersion, subnet.Spec.IPVersion = new(int64(6)), new(int64(6))

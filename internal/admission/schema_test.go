@@ -108,7 +108,7 @@ func TestSchemaOfPoolsAndSubnets(t *testing.T) {
 
 func TestSubnetNetworkIsImmutable(t *testing.T) {
 	c := kubetest.Client(t)
-	subnet := &v2beta1.SpiderSubnet{ObjectMeta: metav1.ObjectMeta{Name: "fixed"}, Spec: v2beta1.SpiderSubnetSpec{Subnet: "10.0.0.0/24"}}
+	subnet := &v2beta1.SpiderSubnet{ObjectMeta: metav1.ObjectMeta{Name: "fixed"}, Spec: v2beta1.SpiderSubnetSpec{AddressSpace: v2beta1.AddressSpace{Subnet: "10.0.0.0/24"}}}
 	kubetest.Create(t, c, subnet)
 	subnet.Spec.IPs = []string{"10.0.0.1"}
 	if err := c.Update(t.Context(), subnet); err != nil {
@@ -123,7 +123,7 @@ func TestSubnetNetworkIsImmutable(t *testing.T) {
 
 func TestPoolSubnetIsImmutable(t *testing.T) {
 	c := kubetest.Client(t)
-	pool := &v2beta1.SpiderIPPool{ObjectMeta: metav1.ObjectMeta{Name: "fixed"}, Spec: v2beta1.SpiderIPPoolSpec{Subnet: "fd00::/64", IPVersion: new(int64(6))}}
+	pool := &v2beta1.SpiderIPPool{ObjectMeta: metav1.ObjectMeta{Name: "fixed"}, Spec: v2beta1.SpiderIPPoolSpec{AddressSpace: v2beta1.AddressSpace{Subnet: "fd00::/64", IPVersion: new(int64(6))}}}
 	kubetest.Create(t, c, pool)
 	pool.Spec.Subnet = "FD00:0::/64"
 	if err := c.Update(t.Context(), pool); err != nil {

@@ -64,7 +64,9 @@ func populateNode(ctx context.Context, c client.Client, i int) error {
 		pool := &v2beta1.SpiderIPPool{
 			ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("%s-%d", node, n)},
 			Spec: v2beta1.SpiderIPPoolSpec{
-				Subnet: fmt.Sprintf("10.%d.%d.0/24", j>>8, j&255), IPs: []string{fmt.Sprintf("10.%d.%d.16-10.%d.%d.31", j>>8, j&255, j>>8, j&255)},
+				AddressSpace: v2beta1.AddressSpace{
+					Subnet: fmt.Sprintf("10.%d.%d.0/24", j>>8, j&255), IPs: []string{fmt.Sprintf("10.%d.%d.16-10.%d.%d.31", j>>8, j&255, j>>8, j&255)},
+				},
 				NodeName: []string{node}, MultusName: []string{"kube-system/ipvlan-ens5"},
 			},
 		}

@@ -31,7 +31,7 @@ import (
 func judges(t *testing.T, c client.Client) {
 	t.Helper()
 	kubetest.Eventually(t, func(ctx context.Context) error {
-		bad := &v2beta1.SpiderIPPool{ObjectMeta: metav1.ObjectMeta{Name: "bad"}, Spec: v2beta1.SpiderIPPoolSpec{Subnet: "10.0.0.0/24", IPs: []string{"10.0.0.9-10.0.0.5"}}}
+		bad := &v2beta1.SpiderIPPool{ObjectMeta: metav1.ObjectMeta{Name: "bad"}, Spec: v2beta1.SpiderIPPoolSpec{AddressSpace: v2beta1.AddressSpace{Subnet: "10.0.0.0/24", IPs: []string{"10.0.0.9-10.0.0.5"}}}}
 		if err := c.Create(ctx, bad, client.DryRunAll); err == nil || !strings.Contains(err.Error(), "is inverted") {
 			return fmt.Errorf("an inverted range gave: %v", err)
 		}

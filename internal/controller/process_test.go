@@ -97,7 +97,7 @@ func TestKilledLeaderIsReplacedUnderLoad(t *testing.T) {
 		name := fmt.Sprintf("loaded-%d", i)
 		pool := &v2beta1.SpiderIPPool{
 			ObjectMeta: metav1.ObjectMeta{Name: name},
-			Spec:       v2beta1.SpiderIPPoolSpec{Subnet: fmt.Sprintf("10.20.%d.0/24", i), IPs: []string{fmt.Sprintf("10.20.%d.16-10.20.%d.111", i, i)}},
+			Spec:       v2beta1.SpiderIPPoolSpec{AddressSpace: v2beta1.AddressSpace{Subnet: fmt.Sprintf("10.20.%d.0/24", i), IPs: []string{fmt.Sprintf("10.20.%d.16-10.20.%d.111", i, i)}}},
 		}
 		kubetest.Create(t, c, pool)
 		all = append(all, pool)

@@ -157,8 +157,10 @@ func TestGuideResourcesBecomeReady(t *testing.T) {
 	pool := &v2beta1.SpiderIPPool{
 		ObjectMeta: metav1.ObjectMeta{Name: "master-v6"},
 		Spec: v2beta1.SpiderIPPoolSpec{
-			Subnet: "2406:da1e:c4:ed01::/64", IPs: []string{"2406:da1e:c4:ed01:c57d::0-2406:da1e:c4:ed01:c57d::f"},
-			Gateway: new("2406:da1e:c4:ed01::1"), Default: new(true), NodeName: []string{"master"}, MultusName: []string{namespace + "/ipvlan-ens5"},
+			AddressSpace: v2beta1.AddressSpace{
+				Subnet: "2406:da1e:c4:ed01::/64", IPs: []string{"2406:da1e:c4:ed01:c57d::0-2406:da1e:c4:ed01:c57d::f"}, Gateway: new("2406:da1e:c4:ed01::1"),
+			},
+			Default: new(true), NodeName: []string{"master"}, MultusName: []string{namespace + "/ipvlan-ens5"},
 		},
 	}
 	kubetest.Create(t, c, smc, pool)
@@ -188,7 +190,7 @@ func TestGuideResourcesBecomeReady(t *testing.T) {
 
 	bad := &v2beta1.SpiderIPPool{
 		ObjectMeta: metav1.ObjectMeta{Name: "bad"},
-		Spec:       v2beta1.SpiderIPPoolSpec{Subnet: "10.0.0.0/24", IPs: []string{"10.0.0.9-10.0.0.5"}},
+		Spec:       v2beta1.SpiderIPPoolSpec{AddressSpace: v2beta1.AddressSpace{Subnet: "10.0.0.0/24", IPs: []string{"10.0.0.9-10.0.0.5"}}},
 	}
 	err := c.Create(t.Context(), bad)
 	if err == nil || !strings.Contains(err.Error(), `spec.ips[0]: Invalid value: "10.0.0.9-10.0.0.5": is inverted: it ends before it begins; write 10.0.0.5-10.0.0.9`) {
@@ -218,7 +220,7 @@ func TestFollowerTakesOverWithinTwoSeconds(t *testing.T) {
 	}
 	leader.stop()
 	// It does not only lead, it works.
-	pool := &v2beta1.SpiderIPPool{ObjectMeta: metav1.ObjectMeta{Name: "after"}, Spec: v2beta1.SpiderIPPoolSpec{Subnet: "10.9.0.0/24"}}
+	pool := &v2beta1.SpiderIPPool{ObjectMeta: metav1.ObjectMeta{Name: "after"}, Spec: v2beta1.SpiderIPPoolSpec{AddressSpace: v2beta1.AddressSpace{Subnet: "10.9.0.0/24"}}}
 	kubetest.Create(t, c, pool)
 	kubetest.Eventually(t, func(ctx context.Context) error {
 		if err := c.Get(ctx, client.ObjectKeyFromObject(pool), pool); err != nil {

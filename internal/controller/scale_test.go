@@ -77,7 +77,7 @@ func populate(t *testing.T, c client.Client) {
 	kubetest.Each(t, scalePools, func(ctx context.Context, i int) error { return populateOne(ctx, c, i) })
 	kubetest.Create(t, c,
 		&v2beta1.SpiderReservedIP{ObjectMeta: metav1.ObjectMeta{Name: "reserved"}, Spec: v2beta1.SpiderReservedIPSpec{IPs: []string{"10.0.0.1"}}},
-		&v2beta1.SpiderSubnet{ObjectMeta: metav1.ObjectMeta{Name: "subnet"}, Spec: v2beta1.SpiderSubnetSpec{Subnet: "11.0.0.0/24", IPs: []string{"11.0.0.10"}}},
+		&v2beta1.SpiderSubnet{ObjectMeta: metav1.ObjectMeta{Name: "subnet"}, Spec: v2beta1.SpiderSubnetSpec{AddressSpace: v2beta1.AddressSpace{Subnet: "11.0.0.0/24", IPs: []string{"11.0.0.10"}}}},
 		&v2beta1.SpiderMultusConfig{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "config"}, Spec: v2beta1.SpiderMultusConfigSpec{
 			CNIType: new(v2beta1.CNIMacvlan), Macvlan: &v2beta1.MasterConfig{Master: []string{"eth0"}}}},
 		&v2beta1.SpiderCoordinator{ObjectMeta: metav1.ObjectMeta{Name: "default"}, Spec: v2beta1.CoordinatorSpec{PodCIDRType: new(v2beta1.PodCIDRNone)}},
@@ -93,7 +93,7 @@ func populateOne(ctx context.Context, c client.Client, i int) error {
 	name, node := fmt.Sprintf("pool-%d", i), fmt.Sprintf("node-%d", i)
 	pool := &v2beta1.SpiderIPPool{
 		ObjectMeta: metav1.ObjectMeta{Name: name},
-		Spec:       v2beta1.SpiderIPPoolSpec{Subnet: subnet, IPs: []string{fmt.Sprintf("%s-10.%d.%d.31", base, i>>8, i&255)}, NodeName: []string{node}},
+		Spec:       v2beta1.SpiderIPPoolSpec{AddressSpace: v2beta1.AddressSpace{Subnet: subnet, IPs: []string{fmt.Sprintf("%s-10.%d.%d.31", base, i>>8, i&255)}}, NodeName: []string{node}},
 	}
 	compile.CompletePool(pool) // as admission does
 	errs := []error{c.Create(ctx, pool), c.Create(ctx, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: node}})}

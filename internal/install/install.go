@@ -107,14 +107,15 @@ func defaultPool(cfg config.Install, p config.DefaultPool) []client.Object {
 	pool := &v2beta1.SpiderIPPool{
 		ObjectMeta: objectMeta("", p.Name),
 		Spec: v2beta1.SpiderIPPoolSpec{
-			IPVersion: &version, Subnet: p.Subnet, IPs: p.IPRanges, Gateway: gateway, Default: new(true),
+			AddressSpace: v2beta1.AddressSpace{IPVersion: &version, Subnet: p.Subnet, IPs: p.IPRanges, Gateway: gateway},
+			Default:      new(true),
 		},
 	}
 	if p.SubnetName != "" && cfg.SpiderSubnet.Enable {
 		list = append(list, &v2beta1.SpiderSubnet{
 			ObjectMeta: objectMeta("", p.SubnetName),
 			Spec: v2beta1.SpiderSubnetSpec{
-				IPVersion: &version, Subnet: p.Subnet, IPs: p.IPRanges, Gateway: gateway,
+				AddressSpace: v2beta1.AddressSpace{IPVersion: &version, Subnet: p.Subnet, IPs: p.IPRanges, Gateway: gateway},
 			},
 		})
 	}

@@ -233,7 +233,7 @@ func TestExistingPoolStaysUnchanged(t *testing.T) {
 	c := kubetest.Client(t)
 	cfg := configuration(t, c)
 	kubetest.Create(t, c, &v2beta1.SpiderIPPool{
-		ObjectMeta: metav1.ObjectMeta{Name: "there"}, Spec: v2beta1.SpiderIPPoolSpec{Subnet: "10.7.0.0/16", IPs: []string{"10.7.0.1"}},
+		ObjectMeta: metav1.ObjectMeta{Name: "there"}, Spec: v2beta1.SpiderIPPoolSpec{AddressSpace: v2beta1.AddressSpace{Subnet: "10.7.0.0/16", IPs: []string{"10.7.0.1"}}},
 	})
 	cfg.DefaultPools = []config.DefaultPool{{Name: "there", IPVersion: 4, Subnet: "10.8.0.0/16", IPRanges: []string{"10.7.0.1"}}}
 	install(t, c, cfg)
@@ -331,7 +331,7 @@ func TestCleanupRemovesFinalizersAndCreatedObjects(t *testing.T) {
 	install(t, c, cfg)
 	pool := &v2beta1.SpiderIPPool{
 		ObjectMeta: metav1.ObjectMeta{Name: "kept", Finalizers: []string{"example.org/theirs", v2beta1.Finalizer}},
-		Spec:       v2beta1.SpiderIPPoolSpec{Subnet: "10.6.0.0/16"},
+		Spec:       v2beta1.SpiderIPPoolSpec{AddressSpace: v2beta1.AddressSpace{Subnet: "10.6.0.0/16"}},
 	}
 	theirs := &nadv1.NetworkAttachmentDefinition{ObjectMeta: metav1.ObjectMeta{Namespace: cfg.PodNamespace, Name: "theirs"}}
 	filled := &nadv1.NetworkAttachmentDefinition{

@@ -32,7 +32,7 @@ func TestDisabledFeatureIsReported(t *testing.T) {
 		)
 	})
 	c := kubetest.Client(t)
-	subnet := &v2beta1.SpiderSubnet{ObjectMeta: metav1.ObjectMeta{Name: "off"}, Spec: v2beta1.SpiderSubnetSpec{Subnet: "10.0.0.0/24"}}
+	subnet := &v2beta1.SpiderSubnet{ObjectMeta: metav1.ObjectMeta{Name: "off"}, Spec: v2beta1.SpiderSubnetSpec{AddressSpace: v2beta1.AddressSpace{Subnet: "10.0.0.0/24"}}}
 	config := &v2beta1.SpiderMultusConfig{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "off"}}
 	coordinator := &v2beta1.SpiderCoordinator{ObjectMeta: metav1.ObjectMeta{Name: "off"}}
 	for _, kind := range []struct {

@@ -52,7 +52,7 @@ func start(t *testing.T) client.WithWatch {
 }
 
 func newPool(name, subnet string, ips ...string) *v2beta1.SpiderIPPool {
-	return &v2beta1.SpiderIPPool{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: v2beta1.SpiderIPPoolSpec{Subnet: subnet, IPs: ips}}
+	return &v2beta1.SpiderIPPool{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: v2beta1.SpiderIPPoolSpec{AddressSpace: v2beta1.AddressSpace{Subnet: subnet, IPs: ips}}}
 }
 
 // block returns the block at base with a lease for each pod, from base upwards.

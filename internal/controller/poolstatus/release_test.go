@@ -36,7 +36,7 @@ func TestUncachedLeaseBlocksDeletion(t *testing.T) {
 	}})
 	r := &Reconciler{client: behind, live: c, log: slog.New(slog.DiscardHandler)}
 	pool := &v2beta1.SpiderIPPool{
-		ObjectMeta: metav1.ObjectMeta{Name: "held", Finalizers: []string{v2beta1.Finalizer}}, Spec: v2beta1.SpiderIPPoolSpec{Subnet: "10.9.0.0/24"},
+		ObjectMeta: metav1.ObjectMeta{Name: "held", Finalizers: []string{v2beta1.Finalizer}}, Spec: v2beta1.SpiderIPPoolSpec{AddressSpace: v2beta1.AddressSpace{Subnet: "10.9.0.0/24"}},
 	}
 	block := compile.BlockObject(lease.Block{Base: netip.MustParseAddr("10.9.0.16"), Leases: []lease.Lease{{
 		Addr: netip.MustParseAddr("10.9.0.20"), State: lease.InUse, Pool: "held", Since: time.Unix(1700000000, 0).UTC(),

@@ -22,7 +22,7 @@ import (
 func TestMain(m *testing.M) { kubetest.Main(m) }
 
 func newSubnet(name, network string, ips ...string) *v2beta1.SpiderSubnet {
-	return &v2beta1.SpiderSubnet{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: v2beta1.SpiderSubnetSpec{Subnet: network, IPs: ips}}
+	return &v2beta1.SpiderSubnet{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: v2beta1.SpiderSubnetSpec{AddressSpace: v2beta1.AddressSpace{Subnet: network, IPs: ips}}}
 }
 
 // ready waits for the condition; message is a part of it.

@@ -10,39 +10,21 @@ import (
 	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/utils/ptr"
 
 	"spiderpool.dev/spiderpool/api/v2beta1"
 	"spiderpool.dev/spiderpool/internal/inet"
 	"spiderpool.dev/spiderpool/internal/pool"
 )
 
-// AddressSpace holds the addresses and routes of a valid SpiderSubnet.
-type AddressSpace struct {
-	Name    string
-	Family  inet.Family // 4 or 6
-	Subnet  netip.Prefix
-	IPs     inet.Set // spec.ips
-	Exclude inet.Set // spec.excludeIPs
-	Gateway netip.Addr
-	Routes  []inet.Route
-}
-
 // Pool returns the pool in canonical form. Use it only if there are no errors.
 // It does not check for conflicts with other pools.
 func Pool(in *v2beta1.SpiderIPPool) (pool.Pool, field.ErrorList) {
 	spec := field.NewPath("spec")
-	n, errs := compileNetwork(spec, network{
-		version: in.Spec.IPVersion, subnet: in.Spec.Subnet, ips: in.Spec.IPs, exclude: in.Spec.ExcludeIPs,
-		gateway: in.Spec.Gateway, routes: in.Spec.Routes,
-	})
-	out := pool.Pool{
-		Name: in.Name, Family: n.Family, Subnet: n.Subnet, IPs: n.IPs, Exclude: n.Exclude, Gateway: n.Gateway, Routes: n.Routes,
-		NamespaceNames: in.Spec.NamespaceName, NodeNames: in.Spec.NodeName, MultusNames: in.Spec.MultusName,
-		Default:  in.Spec.Default != nil && *in.Spec.Default,
-		Disabled: in.Spec.Disable != nil && *in.Spec.Disable,
-
-		Terminating: in.DeletionTimestamp != nil,
-	}
+	out, errs := compileSpace(in.Name, &in.Spec.AddressSpace)
+	out.NamespaceNames, out.NodeNames, out.MultusNames = in.Spec.NamespaceName, in.Spec.NodeName, in.Spec.MultusName
+	out.Default, out.Disabled = ptr.Deref(in.Spec.Default, false), ptr.Deref(in.Spec.Disable, false)
+	out.Terminating = in.DeletionTimestamp != nil
 	for _, affinity := range []struct {
 		name string
 		from *metav1.LabelSelector
@@ -62,14 +44,10 @@ func Pool(in *v2beta1.SpiderIPPool) (pool.Pool, field.ErrorList) {
 	return out, errs
 }
 
-// Subnet returns the subnet. Use it only if there are no errors.
-func Subnet(in *v2beta1.SpiderSubnet) (AddressSpace, field.ErrorList) {
-	out, errs := compileNetwork(field.NewPath("spec"), network{
-		version: in.Spec.IPVersion, subnet: in.Spec.Subnet, ips: in.Spec.IPs, exclude: in.Spec.ExcludeIPs,
-		gateway: in.Spec.Gateway, routes: in.Spec.Routes,
-	})
-	out.Name = in.Name
-	return out, errs
+// Subnet returns the addresses and routes of the subnet as a pool without
+// selectors. Use it only if there are no errors.
+func Subnet(in *v2beta1.SpiderSubnet) (pool.Pool, field.ErrorList) {
+	return compileSpace(in.Name, &in.Spec.AddressSpace)
 }
 
 // ReservedIP returns the reserved addresses of all valid entries, also if there
@@ -86,37 +64,28 @@ func ReservedIP(in *v2beta1.SpiderReservedIP) (inet.Set, field.ErrorList) {
 	return compileRanges(spec.Child("ips"), in.Spec.IPs, bounds)
 }
 
-// network holds the fields that pools and subnets share, as written.
-type network struct {
-	version      *int64
-	subnet       string
-	ips, exclude []string
-	gateway      *string
-	routes       []v2beta1.Route
-}
-
-func compileNetwork(spec *field.Path, in network) (AddressSpace, field.ErrorList) {
-	subnet, errs := compileSubnetPrefix(spec.Child("subnet"), in.subnet)
+func compileSpace(name string, in *v2beta1.AddressSpace) (pool.Pool, field.ErrorList) {
+	spec, out := field.NewPath("spec"), pool.Pool{Name: name}
+	subnet, errs := compileSubnetPrefix(spec.Child("subnet"), in.Subnet)
 	if len(errs) > 0 {
-		// The other fields need a valid subnet.
-		return AddressSpace{}, errs
+		return out, errs // the other fields need a valid subnet
 	}
-	out := AddressSpace{Family: inet.FamilyOf(subnet.Addr()), Subnet: subnet}
-	if in.version != nil && *in.version != int64(out.Family) {
-		errs = append(errs, field.Invalid(spec.Child("ipVersion"), *in.version,
+	out.Family, out.Subnet = inet.FamilyOf(subnet.Addr()), subnet
+	if in.IPVersion != nil && *in.IPVersion != int64(out.Family) {
+		errs = append(errs, field.Invalid(spec.Child("ipVersion"), *in.IPVersion,
 			fmt.Sprintf("spec.subnet %s is IPv%d; write %d or leave ipVersion out", subnet, out.Family, out.Family)))
 	}
 	bounds := inet.Bounds{Family: out.Family, Subnet: subnet}
 	var more field.ErrorList
-	out.IPs, more = compileRanges(spec.Child("ips"), in.ips, bounds)
+	out.IPs, more = compileRanges(spec.Child("ips"), in.IPs, bounds)
 	errs = append(errs, more...)
-	out.Exclude, more = compileRanges(spec.Child("excludeIPs"), in.exclude, bounds)
+	out.Exclude, more = compileRanges(spec.Child("excludeIPs"), in.ExcludeIPs, bounds)
 	errs = append(errs, more...)
-	if in.gateway != nil {
-		out.Gateway, more = compileGateway(spec.Child("gateway"), *in.gateway, subnet)
+	if in.Gateway != nil {
+		out.Gateway, more = compileGateway(spec.Child("gateway"), *in.Gateway, subnet)
 		errs = append(errs, more...)
 	}
-	out.Routes, more = compileRoutes(spec.Child("routes"), in.routes, out.Family)
+	out.Routes, more = compileRoutes(spec.Child("routes"), in.Routes, out.Family)
 	return out, append(errs, more...)
 }
 

@@ -15,13 +15,10 @@ func TestPoolCanonicalizesGuidePool(t *testing.T) {
 	p, errs := compile.Pool(&v2beta1.SpiderIPPool{
 		ObjectMeta: metav1.ObjectMeta{Name: "master-v6"},
 		Spec: v2beta1.SpiderIPPoolSpec{
-			Subnet:     "2406:da1e:c4:ed01::/64",
-			IPs:        []string{"2406:da1e:c4:ed01:c57d::0-2406:da1e:c4:ed01:c57d::f"},
-			Gateway:    new("2406:da1e:c4:ed01::1"),
-			Routes:     []v2beta1.Route{{Dst: "2001:db8::7/32", Gw: "2406:da1e:c4:ed01::2"}},
-			Default:    new(true),
-			NodeName:   []string{"master"},
-			MultusName: []string{"kube-system/ipvlan-ens5"},
+			AddressSpace: v2beta1.AddressSpace{
+				Subnet: "2406:da1e:c4:ed01::/64", IPs: []string{"2406:da1e:c4:ed01:c57d::0-2406:da1e:c4:ed01:c57d::f"}, Gateway: new("2406:da1e:c4:ed01::1"), Routes: []v2beta1.Route{{Dst: "2001:db8::7/32", Gw: "2406:da1e:c4:ed01::2"}},
+			},
+			Default: new(true), NodeName: []string{"master"}, MultusName: []string{"kube-system/ipvlan-ens5"},
 		},
 	})
 	if len(errs) > 0 {
@@ -115,7 +112,7 @@ func TestPoolRefuses(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			in := &v2beta1.SpiderIPPool{Spec: v2beta1.SpiderIPPoolSpec{Subnet: "10.0.0.0/24"}}
+			in := &v2beta1.SpiderIPPool{Spec: v2beta1.SpiderIPPoolSpec{AddressSpace: v2beta1.AddressSpace{Subnet: "10.0.0.0/24"}}}
 			c.change(&in.Spec)
 			_, errs := compile.Pool(in)
 			got := ""

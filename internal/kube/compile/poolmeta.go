@@ -52,13 +52,13 @@ func CompletePool(in *v2beta1.SpiderIPPool) bool {
 // destinations of routes masked. A field that does not compile is left as it is,
 // for validation to report it as written.
 func CanonicalizePool(in *v2beta1.SpiderIPPool) {
-	canonicalizeNetwork(&in.Spec.Subnet, &in.Spec.IPs, &in.Spec.ExcludeIPs, in.Spec.Gateway, in.Spec.Routes)
+	canonicalizeSpace(&in.Spec.AddressSpace)
 }
 
 // CanonicalizeSubnet does for a SpiderSubnet what CanonicalizePool does, and
 // sets the IP version.
 func CanonicalizeSubnet(in *v2beta1.SpiderSubnet) {
-	canonicalizeNetwork(&in.Spec.Subnet, &in.Spec.IPs, &in.Spec.ExcludeIPs, in.Spec.Gateway, in.Spec.Routes)
+	canonicalizeSpace(&in.Spec.AddressSpace)
 	if subnet, errs := compileSubnetPrefix(nil, in.Spec.Subnet); len(errs) == 0 && in.Spec.IPVersion == nil {
 		in.Spec.IPVersion = new(int64(inet.FamilyOf(subnet.Addr())))
 	}
@@ -78,26 +78,26 @@ func CanonicalizeReservedIP(in *v2beta1.SpiderReservedIP) {
 	}
 }
 
-func canonicalizeNetwork(subnet *string, ips, exclude *v2beta1.AddressRanges, gateway *string, routes v2beta1.Routes) {
-	prefix, errs := compileSubnetPrefix(nil, *subnet)
+func canonicalizeSpace(in *v2beta1.AddressSpace) {
+	prefix, errs := compileSubnetPrefix(nil, in.Subnet)
 	if len(errs) > 0 {
 		return
 	}
-	*subnet = prefix.String()
+	in.Subnet = prefix.String()
 	bounds := inet.Bounds{Subnet: prefix}
-	for _, ranges := range []*v2beta1.AddressRanges{ips, exclude} {
+	for _, ranges := range []*v2beta1.AddressRanges{&in.IPs, &in.ExcludeIPs} {
 		if set, errs := compileRanges(nil, *ranges, bounds); len(errs) == 0 && len(*ranges) > 0 {
 			*ranges = set.Strings()
 		}
 	}
-	if gateway != nil {
-		if addr, errs := compileAddr(nil, *gateway); len(errs) == 0 {
-			*gateway = addr.String()
+	if in.Gateway != nil {
+		if addr, errs := compileAddr(nil, *in.Gateway); len(errs) == 0 {
+			*in.Gateway = addr.String()
 		}
 	}
-	for i := range routes {
-		if compiled, errs := compileRoutes(nil, routes[i:i+1], inet.FamilyOf(prefix.Addr())); len(errs) == 0 {
-			routes[i] = v2beta1.Route{Dst: compiled[0].Dst.String(), Gw: compiled[0].Via.String()}
+	for i := range in.Routes {
+		if compiled, errs := compileRoutes(nil, in.Routes[i:i+1], inet.FamilyOf(prefix.Addr())); len(errs) == 0 {
+			in.Routes[i] = v2beta1.Route{Dst: compiled[0].Dst.String(), Gw: compiled[0].Via.String()}
 		}
 	}
 }

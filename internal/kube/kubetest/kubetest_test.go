@@ -21,7 +21,7 @@ func TestCleanUpIgnoresFinalizers(t *testing.T) {
 	c := kubetest.Client(t)
 	pool := &v2beta1.SpiderIPPool{
 		ObjectMeta: metav1.ObjectMeta{Name: "kept", Finalizers: []string{v2beta1.Finalizer}},
-		Spec:       v2beta1.SpiderIPPoolSpec{Subnet: "192.0.2.0/24"},
+		Spec:       v2beta1.SpiderIPPoolSpec{AddressSpace: v2beta1.AddressSpace{Subnet: "192.0.2.0/24"}},
 	}
 	t.Run("create", func(t *testing.T) { kubetest.Create(t, c, pool) })
 	kubetest.Eventually(t, func(ctx context.Context) error {

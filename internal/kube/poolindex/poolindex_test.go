@@ -20,7 +20,7 @@ func TestMain(m *testing.M) { kubetest.Main(m) }
 
 func TestIndexIsSyncedAfterItsCache(t *testing.T) {
 	kubetest.Create(t, kubetest.Client(t), &v2beta1.SpiderIPPool{
-		ObjectMeta: metav1.ObjectMeta{Name: "slow"}, Spec: v2beta1.SpiderIPPoolSpec{Subnet: "10.0.0.0/24"},
+		ObjectMeta: metav1.ObjectMeta{Name: "slow"}, Spec: v2beta1.SpiderIPPoolSpec{AddressSpace: v2beta1.AddressSpace{Subnet: "10.0.0.0/24"}},
 	})
 	index := poolindex.New()
 	proceed := make(chan struct{})
