@@ -130,7 +130,7 @@ func TestAddressesInUseStayInTheirPool(t *testing.T) {
 	p := newPool("used", "10.2.0.0/24", "10.2.0.16-10.2.0.40")
 	block := compile.BlockObject(lease.Block{Base: netip.MustParseAddr("10.2.0.16"), Leases: []lease.Lease{{
 		Addr: netip.MustParseAddr("10.2.0.20"), State: lease.InUse, Pool: "used", Since: time.Unix(1700000000, 0).UTC(),
-		Holder: lease.Holder{Pod: "default/web", PodUID: "u", Node: "n1", Attachment: lease.Attachment{ContainerID: "c", Interface: "eth0"}},
+		Holder: lease.Holder{Pod: lease.ParsePodKey("default/web"), PodUID: "u", Node: "n1", Attachment: lease.Attachment{ContainerID: "c", Interface: "eth0"}},
 	}}})
 	kubetest.Create(t, c, p, block)
 	seen(t, cached, block)

@@ -91,7 +91,7 @@ func leased(pool string, addrs ...string) *v2beta1.SpiderIPBlock {
 		block.Leases = append(block.Leases, lease.Lease{
 			Addr: addr, State: lease.InUse, Pool: pool, Since: time.Unix(1700000000, 0).UTC(),
 			Holder: lease.Holder{
-				Pod: "default/pod-" + text, PodUID: "u", Node: "n1", Attachment: lease.Attachment{ContainerID: "c" + text, Interface: "eth0"},
+				Pod: lease.ParsePodKey("default/pod-" + text), PodUID: "u", Node: "n1", Attachment: lease.Attachment{ContainerID: "c" + text, Interface: "eth0"},
 			},
 		})
 	}

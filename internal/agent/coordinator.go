@@ -16,6 +16,7 @@ import (
 	"spiderpool.dev/spiderpool/internal/ipam"
 	"spiderpool.dev/spiderpool/internal/kube/agentclient"
 	"spiderpool.dev/spiderpool/internal/kube/compile"
+	"spiderpool.dev/spiderpool/internal/lease"
 	"spiderpool.dev/spiderpool/internal/netplan"
 	"spiderpool.dev/spiderpool/internal/pool"
 	"spiderpool.dev/spiderpool/internal/wire"
@@ -37,7 +38,7 @@ type coordinator struct {
 }
 
 func (c *coordinator) plan(ctx context.Context, req wire.CoordinatorRequest) (wire.CoordinatorReply, error) {
-	pod, err := c.cluster.Pod(ctx, req.PodNamespace, req.PodName, req.PodUID)
+	pod, err := c.cluster.Pod(ctx, lease.PodKey{Namespace: req.PodNamespace, Name: req.PodName}, req.PodUID)
 	if err != nil {
 		return wire.CoordinatorReply{}, podFailure(req.Attachment, err)
 	}

@@ -133,6 +133,6 @@ func loadedBlock(pool, round int) *v2beta1.SpiderIPBlock {
 	base := netip.AddrFrom4([4]byte{10, 20, byte(pool), byte(16 + 16*round)})
 	return compile.BlockObject(lease.Block{Base: base, Node: "n", Leases: []lease.Lease{{
 		Addr: base, State: lease.InUse, Pool: fmt.Sprintf("loaded-%d", pool), Since: time.Now().UTC().Truncate(time.Second),
-		Holder: lease.Holder{Pod: fmt.Sprintf("default/p-%d-%d", pool, round), PodUID: "u", Node: "n", Attachment: lease.Attachment{ContainerID: "c", Interface: "eth0"}},
+		Holder: lease.Holder{Pod: lease.PodKey{Namespace: "default", Name: fmt.Sprintf("p-%d-%d", pool, round)}, PodUID: "u", Node: "n", Attachment: lease.Attachment{ContainerID: "c", Interface: "eth0"}},
 	}}})
 }

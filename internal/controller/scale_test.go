@@ -111,7 +111,7 @@ func populateOne(ctx context.Context, c client.Client, i int) error {
 		}
 		block.Leases = append(block.Leases, lease.Lease{
 			Addr: addr, State: lease.InUse, Pool: name, Since: time.Now().UTC().Truncate(time.Second),
-			Holder: lease.Holder{Pod: "default/" + podName, PodUID: string(pod.UID), Node: node, Attachment: lease.Attachment{ContainerID: "c-" + podName, Interface: "eth0"}},
+			Holder: lease.Holder{Pod: lease.ParsePodKey("default/" + podName), PodUID: string(pod.UID), Node: node, Attachment: lease.Attachment{ContainerID: "c-" + podName, Interface: "eth0"}},
 		})
 		endpoint := &v2beta1.SpiderEndpoint{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: podName}}
 		endpoint.Status.Current = v2beta1.EndpointAllocation{UID: string(pod.UID), Node: node, IPs: []v2beta1.EndpointIP{{

@@ -49,7 +49,7 @@ func TestFailedAddKeepsEarlierAddresses(t *testing.T) {
 func TestPartlyCommittedAddIsRolledBack(t *testing.T) {
 	cluster := newFakeCluster(t, "a")
 	cluster.SetPool(rangePool(t, "v6", "fd00::/64", "fd00::10"), true)
-	cluster.SetPod(ipamtest.FakePod{Pod: ipam.Pod{Namespace: "default", Name: "b", UID: "uid-b"}, Node: "n2"})
+	cluster.SetPod(ipamtest.FakePod{Pod: ipam.Pod{PodKey: lease.PodKey{Namespace: "default", Name: "b"}, UID: "uid-b"}, Node: "n2"})
 	first, other := cluster.Service("n1"), cluster.Service("n2")
 	lost := false
 	cluster.Store.Before = func(operation string, base netip.Addr) error {
@@ -74,7 +74,7 @@ func TestPartlyCommittedAddIsRolledBack(t *testing.T) {
 func TestRetainedAddressSurvivesFailedAdd(t *testing.T) {
 	cluster := newFakeCluster(t)
 	cluster.Options.FixStatefulSet = true
-	p := ipam.Pod{Namespace: "default", Name: "web-0", UID: "uid-web-0", Owner: ipam.Controller{APIVersion: "apps/v1", Kind: "StatefulSet", Name: "web"}}
+	p := ipam.Pod{PodKey: lease.PodKey{Namespace: "default", Name: "web-0"}, UID: "uid-web-0", Owner: ipam.Controller{APIVersion: "apps/v1", Kind: "StatefulSet", Name: "web"}}
 	cluster.SetPod(ipamtest.FakePod{Pod: p, Node: "n1"})
 	s := cluster.Service("n1")
 	if _, err := s.Add(t.Context(), wire.AddRequest{Attachment: attachment("web-0")}); err != nil {
@@ -110,12 +110,12 @@ func TestForeignOwnerHasNoFixedAddress(t *testing.T) {
 		"vmi":    {ipam.Controller{APIVersion: "kubevirt.io/v1", Kind: "VirtualMachineInstance", Name: "a"}, "VirtualMachine/default/a"},
 		"vm":     {ipam.Controller{APIVersion: "kubevirt.io/v1", Kind: "VirtualMachine", Name: "b"}, "VirtualMachine/default/b"},
 	} {
-		cluster.SetPod(ipamtest.FakePod{Pod: ipam.Pod{Namespace: "default", Name: name, UID: "uid-" + name, Owner: want.owner}, Node: "n1"})
+		cluster.SetPod(ipamtest.FakePod{Pod: ipam.Pod{PodKey: lease.PodKey{Namespace: "default", Name: name}, UID: "uid-" + name, Owner: want.owner}, Node: "n1"})
 		s := cluster.Service("n1")
 		if _, err := s.Add(t.Context(), wire.AddRequest{Attachment: attachment(name)}); err != nil {
 			t.Fatal(err)
 		}
-		if leases := s.Allocator.OfPod("uid-" + name); len(leases) != 1 || leases[0].FixedFor != want.fixed {
+		if leases := s.Allocator.OfPod("uid-" + name); len(leases) != 1 || leases[0].FixedFor.String() != want.fixed {
 			t.Errorf("%s: %v, want fixed for %q", name, leases, want.fixed)
 		}
 		if err := s.Delete(t.Context(), wire.DeleteRequest{Attachment: attachment(name)}); err != nil {
@@ -182,7 +182,7 @@ func TestRepeatedAddConfirmsOldLease(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			cluster := newFakeCluster(t, "a")
 			cluster.SetPool(rangePool(t, "p", "10.1.0.0/24", "10.1.0.5"), true)
-			cluster.SetPod(ipamtest.FakePod{Pod: ipam.Pod{Namespace: "default", Name: "b", UID: "uid-b"}, Node: "n2"})
+			cluster.SetPod(ipamtest.FakePod{Pod: ipam.Pod{PodKey: lease.PodKey{Namespace: "default", Name: "b"}, UID: "uid-b"}, Node: "n2"})
 			s := cluster.Service("n1")
 			if _, err := s.Add(t.Context(), wire.AddRequest{Attachment: attachment("a")}); err != nil {
 				t.Fatal(err)
@@ -209,7 +209,7 @@ func TestRepeatedAddConfirmsOldLease(t *testing.T) {
 			if got != tc.want {
 				t.Fatalf("the repeated ADD got %q, %v; want %q", got, err, tc.want)
 			}
-			if l := held(t, cluster.Store)[netip.MustParseAddr("10.1.0.5")]; l.Pod != tc.holder {
+			if l := held(t, cluster.Store)[netip.MustParseAddr("10.1.0.5")]; l.Pod.String() != tc.holder {
 				t.Errorf("the store has %+v", l)
 			}
 		})

@@ -276,7 +276,7 @@ func (a *Allocator) OfPod(uid string) []lease.Lease {
 }
 
 // addressesOf returns the addresses of the pod and those that are fixed for the owner.
-func (a *Allocator) addressesOf(podUID, owner string) map[netip.Addr]bool {
+func (a *Allocator) addressesOf(podUID string, owner lease.Owner) map[netip.Addr]bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	addrs := map[netip.Addr]bool{}

@@ -59,7 +59,7 @@ func rangePool(t testing.TB, name, subnet string, ips ...string) *pool.Pool {
 }
 
 func request(node, container string, wants ...lease.Want) lease.Request {
-	return lease.Request{Pod: "default/" + container, PodUID: "uid-" + container, ContainerID: container, Node: node, Wants: wants}
+	return lease.Request{Pod: lease.ParsePodKey("default/" + container), PodUID: "uid-" + container, ContainerID: container, Node: node, Wants: wants}
 }
 
 func want(ifname string, family inet.Family, pools ...string) lease.Want {

@@ -286,8 +286,8 @@ func (a *Allocator) readBlock(ctx context.Context, base netip.Addr) (lease.Block
 
 // readFixed reads the blocks with addresses fixed for the owner, which may belong to
 // other nodes.
-func (a *Allocator) readFixed(ctx context.Context, owner string) error {
-	if owner == "" {
+func (a *Allocator) readFixed(ctx context.Context, owner lease.Owner) error {
+	if owner.IsZero() {
 		return nil
 	}
 	blocks, err := a.blocks.FixedFor(ctx, owner)

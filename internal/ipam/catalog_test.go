@@ -10,6 +10,7 @@ import (
 
 	"spiderpool.dev/spiderpool/internal/ipam"
 	"spiderpool.dev/spiderpool/internal/ipam/ipamtest"
+	"spiderpool.dev/spiderpool/internal/lease"
 	"spiderpool.dev/spiderpool/internal/pool"
 	"spiderpool.dev/spiderpool/internal/wire"
 )
@@ -44,7 +45,7 @@ func TestWaitingPodsSharePoolReads(t *testing.T) {
 	}
 	for i := range 22 {
 		cluster.SetPod(ipamtest.FakePod{Node: "n1", Pod: ipam.Pod{
-			Namespace: "default", Name: fmt.Sprint("pod-", i), UID: fmt.Sprint("uid-pod-", i),
+			PodKey: lease.PodKey{Namespace: "default", Name: fmt.Sprint("pod-", i)}, UID: fmt.Sprint("uid-pod-", i),
 			Annotations: map[string]string{"ipam.spidernet.io/ippool": `{"ipv4":["full","elsewhere"]}`},
 		}})
 	}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"spiderpool.dev/spiderpool/internal/lease"
@@ -25,12 +24,12 @@ func (s *Service) Delete(ctx context.Context, req wire.DeleteRequest) error {
 	if keepErr := s.Journal.Add(release); keepErr != nil {
 		return &Error{
 			Kind:    Unavailable,
-			Msg:     fmt.Sprintf("could not release the addresses of interface %s of pod %s/%s or store the release on disk", req.Interface, req.PodNamespace, req.PodName),
+			Msg:     fmt.Sprintf("could not release the addresses of interface %s of pod %s or store the release on disk", req.Interface, podOf(req.Attachment)),
 			Details: fmt.Sprintf("release: %v; journal: %v", err, keepErr),
 		}
 	}
 	s.Log.Warn("could not commit a release; it stays on disk until the API server accepts it",
-		"namespace", req.PodNamespace, "pod", req.PodName, "container", req.ContainerID, "interface", req.Interface, "err", err)
+		"pod", podOf(req.Attachment), "container", req.ContainerID, "interface", req.Interface, "err", err)
 	return nil
 }
 
@@ -65,12 +64,12 @@ func (s *Service) showRelease(r Release) {
 	switch {
 	case len(leases) == 0:
 		s.endpointCache.remove(r.PodUID, "")
-		s.Endpoints.Remove(r.Namespace, r.Pod, r.PodUID)
+		s.Endpoints.Remove(r.Pod.Namespace, r.Pod.Name, r.PodUID)
 	case !slices.ContainsFunc(leases, inUse):
 		s.endpointCache.remove(r.PodUID, "")
 	case !slices.ContainsFunc(leases, ofInterface):
 		s.endpointCache.remove(r.PodUID, r.Interface)
-		s.Endpoints.Without(r.Namespace, r.Pod, r.PodUID, r.Interface, endpointUpdateDelay)
+		s.Endpoints.Without(r.Pod.Namespace, r.Pod.Name, r.PodUID, r.Interface, endpointUpdateDelay)
 	}
 }
 
@@ -88,7 +87,7 @@ func (s *Service) Replay(ctx context.Context) (left int, err error) {
 			return len(releases) - i, errors.Join(unreadable, err)
 		}
 		s.Log.Info("committed a release from disk",
-			"namespace", r.Namespace, "pod", r.Pod, "container", r.ContainerID, "interface", r.Interface)
+			"pod", r.Pod, "container", r.ContainerID, "interface", r.Interface)
 	}
 	return 0, unreadable
 }
@@ -111,15 +110,9 @@ func (s *Service) Conflict(ctx context.Context, req wire.ConflictRequest) error 
 		return nil
 	}
 	s.Log.Warn("put an address into quarantine", "ip", req.Address, "mac", req.MAC,
-		"namespace", req.PodNamespace, "pod", req.PodName, "container", req.ContainerID, "interface", req.Interface)
-	s.Events.AddressConflict(Pod{Namespace: req.PodNamespace, Name: req.PodName, UID: req.PodUID},
+		"pod", podOf(req.Attachment), "container", req.ContainerID, "interface", req.Interface)
+	s.Events.AddressConflict(Pod{PodKey: podOf(req.Attachment), UID: req.PodUID},
 		fmt.Sprintf("%s of interface %s is in use by the host with hardware address %s; it is not handed out for %s, and the pod gets another address",
 			req.Address, req.Interface, req.MAC, quarantine))
 	return nil
-}
-
-// splitPod is the inverse of "namespace/name".
-func splitPod(key string) (namespace, name string) {
-	namespace, name, _ = strings.Cut(key, "/")
-	return namespace, name
 }

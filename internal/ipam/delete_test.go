@@ -20,7 +20,7 @@ func newFakeCluster(t *testing.T, pods ...string) *ipamtest.FakeCluster {
 	t.Cleanup(cluster.Close)
 	cluster.SetPool(rangePool(t, "p", "10.0.0.0/24", "10.0.0.16-10.0.0.31"), true)
 	for _, name := range pods {
-		cluster.SetPod(ipamtest.FakePod{Pod: ipam.Pod{Namespace: "default", Name: name, UID: "uid-" + name}, Node: "n1"})
+		cluster.SetPod(ipamtest.FakePod{Pod: ipam.Pod{PodKey: lease.PodKey{Namespace: "default", Name: name}, UID: "uid-" + name}, Node: "n1"})
 	}
 	return cluster
 }

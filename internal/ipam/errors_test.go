@@ -40,7 +40,7 @@ func TestReclaimReportsErrors(t *testing.T) {
 	if _, err := s.Add(t.Context(), wire.AddRequest{Attachment: attachment("a")}); err != nil {
 		t.Fatal(err)
 	}
-	cluster.DeletePod("default/a")
+	cluster.DeletePod(lease.PodKey{Namespace: "default", Name: "a"})
 	cluster.Advance(time.Hour)
 	cluster.SetAway(true)
 	policy := reclaim.Policy{Enabled: true, MinAge: time.Minute}

@@ -41,7 +41,7 @@ func (s *Service) explain(pod Pod, ifname string, err error) *Error {
 	var noPool pool.NoPools
 	var exhausted *noAddressError
 	var superseded *lease.SupersededError
-	subject := fmt.Sprintf("interface %s of pod %s/%s on node %s gets no address", ifname, pod.Namespace, pod.Name, s.Node)
+	subject := fmt.Sprintf("interface %s of pod %s on node %s gets no address", ifname, pod, s.Node)
 	if errors.As(err, &failure) {
 		return failure
 	}

@@ -149,7 +149,7 @@ func (s *Service) facts(ctx context.Context, pod Pod) (pool.Request, Controller,
 	}
 	top, err := s.Cluster.TopController(ctx, pod)
 	if err != nil {
-		return pool.Request{}, Controller{}, fmt.Errorf("find the top controller of pod %s/%s: %w", pod.Namespace, pod.Name, err)
+		return pool.Request{}, Controller{}, fmt.Errorf("find the top controller of pod %s: %w", pod, err)
 	}
 	return pool.Request{
 		Pod: pool.PodFacts{

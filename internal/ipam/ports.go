@@ -39,7 +39,7 @@ type Blocks interface {
 	OfNode(ctx context.Context, node string) ([]lease.Block, error)
 	// FixedFor returns the blocks with addresses that are in use by or retained for
 	// the owner (lease.Holder.FixedFor); others may be among them.
-	FixedFor(ctx context.Context, owner string) ([]lease.Block, error)
+	FixedFor(ctx context.Context, owner lease.Owner) ([]lease.Block, error)
 	// InRegion returns the blocks with addresses in a region (see RegionOf).
 	InRegion(ctx context.Context, region netip.Prefix) ([]lease.Block, error)
 }
@@ -71,8 +71,9 @@ func (c Controller) is(group string, kinds ...string) bool {
 
 // Pod is a pod of this node.
 type Pod struct {
-	Namespace, Name, UID string
-	Labels, Annotations  map[string]string
+	lease.PodKey
+	UID                 string
+	Labels, Annotations map[string]string
 	// Owner is the controller in the pod's owner references.
 	Owner Controller
 }
@@ -82,10 +83,10 @@ type Pod struct {
 type Cluster interface {
 	// Pod returns the pod of this node. If memory lacks the pod, or has another UID, it
 	// is read live. ErrNotFound, ErrElsewhere.
-	Pod(ctx context.Context, namespace, name, uid string) (Pod, error)
+	Pod(ctx context.Context, key lease.PodKey, uid string) (Pod, error)
 	// PodState returns the facts about a pod that reclaim judges by, read live. No
 	// pod of that name is no error, but Gone.
-	PodState(ctx context.Context, namespace, name string) (reclaim.Pod, error)
+	PodState(ctx context.Context, key lease.PodKey) (reclaim.Pod, error)
 	// NodeState returns the facts about this node that reclaim judges by, read live.
 	NodeState(ctx context.Context) (reclaim.Node, error)
 	// Namespace returns the facts of a namespace. ErrNotFound.
@@ -207,7 +208,8 @@ type Journal interface {
 // Release is a DEL that is not committed yet.
 type Release struct {
 	lease.Attachment
-	Namespace, Pod, PodUID string
+	Pod    lease.PodKey
+	PodUID string
 	// Generation tells a release of the Journal from later ones of the same
 	// attachment. The Journal assigns it; it ignores the value passed to Add.
 	Generation uint64

@@ -65,10 +65,9 @@ func (s *Service) reclaim(ctx context.Context, policy reclaim.Policy, leases []l
 }
 
 func (s *Service) reclaimOne(ctx context.Context, l lease.Lease, otherSandbox bool, policy reclaim.Policy) error {
-	namespace, name := splitPod(l.Pod)
 	facts := reclaim.Facts{Sandbox: reclaim.NotPresent, OtherSandbox: otherSandbox}
 	var err error
-	if facts.Pod, err = s.Cluster.PodState(ctx, namespace, name); err != nil {
+	if facts.Pod, err = s.Cluster.PodState(ctx, l.Pod); err != nil {
 		return err
 	}
 	if !facts.Pod.Deadline.IsZero() {
@@ -86,8 +85,7 @@ func (s *Service) reclaimOne(ctx context.Context, l lease.Lease, otherSandbox bo
 
 // reclaimLease releases a lease without a DEL, and reports why.
 func (s *Service) reclaimLease(ctx context.Context, l lease.Lease, reason reclaim.Reason, because string) error {
-	namespace, name := splitPod(l.Pod)
-	err := s.release(ctx, Release{Attachment: l.Attachment, Namespace: namespace, Pod: name, PodUID: l.PodUID}, always)
+	err := s.release(ctx, Release{Attachment: l.Attachment, Pod: l.Pod, PodUID: l.PodUID}, always)
 	s.Observer.Reclaimed(reason, err)
 	if err != nil {
 		return err
@@ -106,10 +104,9 @@ func (s *Service) OnRetainedReleased(l lease.Lease) {
 
 // announce reports a reclaimed lease in the log and in an event.
 func (s *Service) announce(l lease.Lease, reason reclaim.Reason, because string) {
-	namespace, name := splitPod(l.Pod)
 	s.Log.Info("reclaimed an address", "ip", l.Addr, "pool", l.Pool, "pod", l.Pod, "interface", l.Interface,
 		"container", l.ContainerID, "reason", reason, "because", because)
-	s.Events.Reclaimed(Pod{Namespace: namespace, Name: name, UID: l.PodUID},
+	s.Events.Reclaimed(Pod{PodKey: l.Pod, UID: l.PodUID},
 		reclaim.Change{Lease: l, Verdict: reclaim.Verdict{Action: reclaim.Free, Reason: reason, Message: because}})
 }
 
@@ -156,8 +153,7 @@ func (s *Service) GC(ctx context.Context, req wire.GCRequest) error {
 
 // podGone reports whether the holder of a lease is no longer a pod of this node.
 func (s *Service) podGone(ctx context.Context, l lease.Lease) (bool, error) {
-	namespace, name := splitPod(l.Pod)
-	_, err := s.Cluster.Pod(ctx, namespace, name, l.PodUID)
+	_, err := s.Cluster.Pod(ctx, l.Pod, l.PodUID)
 	if errors.Is(err, ErrNotFound) || errors.Is(err, ErrElsewhere) {
 		return true, nil
 	}

@@ -28,15 +28,14 @@ func (s *Service) Repair(ctx context.Context) {
 }
 
 func (s *Service) repair(ctx context.Context, uid string, leases []lease.Lease) error {
-	namespace, name := splitPod(leases[0].Pod)
-	pod, err := s.Cluster.Pod(ctx, namespace, name, uid)
+	pod, err := s.Cluster.Pod(ctx, leases[0].Pod, uid)
 	if errors.Is(err, ErrNotFound) || errors.Is(err, ErrElsewhere) {
 		return nil // its leases are for reclaim
 	}
 	if err != nil {
 		return err
 	}
-	shown, err := s.Endpoints.Addresses(ctx, namespace, s.endpointName(pod), uid, s.Node)
+	shown, err := s.Endpoints.Addresses(ctx, pod.Namespace, s.endpointName(pod), uid, s.Node)
 	if err != nil {
 		return err
 	}

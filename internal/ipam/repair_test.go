@@ -6,12 +6,13 @@ import (
 
 	"spiderpool.dev/spiderpool/internal/ipam"
 	"spiderpool.dev/spiderpool/internal/ipam/ipamtest"
+	"spiderpool.dev/spiderpool/internal/lease"
 	"spiderpool.dev/spiderpool/internal/wire"
 )
 
 func TestRepairRestoresEndpointOfAdd(t *testing.T) {
 	cluster := newFakeCluster(t)
-	cluster.SetPod(ipamtest.FakePod{Node: "n1", Pod: ipam.Pod{Namespace: "default", Name: "a", UID: "uid-a", Annotations: map[string]string{
+	cluster.SetPod(ipamtest.FakePod{Node: "n1", Pod: ipam.Pod{PodKey: lease.PodKey{Namespace: "default", Name: "a"}, UID: "uid-a", Annotations: map[string]string{
 		"ipam.spidernet.io/ippools": `[{"interface":"eth0","ipv4":["p"],"cleangateway":true}]`,
 		"ipam.spidernet.io/routes":  `[{"dst":"192.0.2.0/24","gw":"10.0.0.9"}]`,
 	}}})

@@ -95,7 +95,7 @@ func (s *Service) supersede(at wire.Attachment) (restore func(), err error) {
 	return func() {
 		if err := s.Journal.Add(release); err != nil {
 			s.Log.Error("could not store a release on disk again; the next DEL or reclaim will release the address",
-				"namespace", at.PodNamespace, "pod", at.PodName, "container", at.ContainerID, "interface", at.Interface, "err", err)
+				"pod", podOf(at), "container", at.ContainerID, "interface", at.Interface, "err", err)
 		}
 	}, nil
 }
@@ -103,8 +103,12 @@ func (s *Service) supersede(at wire.Attachment) (restore func(), err error) {
 func releaseOf(at wire.Attachment) Release {
 	return Release{
 		Attachment: lease.Attachment{ContainerID: at.ContainerID, Interface: at.Interface},
-		Namespace:  at.PodNamespace, Pod: at.PodName, PodUID: at.PodUID,
+		Pod:        podOf(at), PodUID: at.PodUID,
 	}
+}
+
+func podOf(at wire.Attachment) lease.PodKey {
+	return lease.PodKey{Namespace: at.PodNamespace, Name: at.PodName}
 }
 
 func (s *Service) add(ctx context.Context, pod Pod, req wire.AddRequest, arrived time.Time) (wire.AddReply, error) {
@@ -128,7 +132,7 @@ func (s *Service) add(ctx context.Context, pod Pod, req wire.AddRequest, arrived
 			return replyOf(i, plan.dns), nil
 		}
 	}
-	return wire.AddReply{}, fmt.Errorf("the plan of pod %s/%s lacks interface %s", pod.Namespace, pod.Name, req.Interface)
+	return wire.AddReply{}, fmt.Errorf("the plan of pod %s lacks interface %s", pod, req.Interface)
 }
 
 // tryGrant allocates the addresses of the plan.
@@ -148,7 +152,7 @@ func (s *Service) rollBack(ctx context.Context, pod Pod, container string, previ
 	defer cancel()
 	if err := s.Allocator.rollBack(ctx, pod.UID, container, previously); err != nil {
 		s.Log.Warn("could not roll back a failed ADD; the runtime's DEL will release the addresses",
-			"namespace", pod.Namespace, "pod", pod.Name, "container", container, "err", err)
+			"pod", pod.PodKey, "container", container, "err", err)
 	}
 }
 
@@ -157,7 +161,7 @@ func (s *Service) rollBack(ctx context.Context, pod Pod, container string, previ
 func (s *Service) allocate(ctx context.Context, pod Pod, p *plan) ([]lease.Grant, error) {
 	try := func() ([]lease.Grant, error) {
 		return s.Allocator.Allocate(ctx, lease.Request{
-			Pod: pod.Namespace + "/" + pod.Name, PodUID: pod.UID, ContainerID: p.container, Node: s.Node,
+			Pod: pod.PodKey, PodUID: pod.UID, ContainerID: p.container, Node: s.Node,
 			FixedFor: s.fixedFor(pod), Wants: p.wants(), Arrived: p.arrived,
 		})
 	}
@@ -178,7 +182,7 @@ func (s *Service) allocate(ctx context.Context, pod Pod, p *plan) ([]lease.Grant
 
 // pod finds the pod of an attachment.
 func (s *Service) pod(ctx context.Context, at wire.Attachment) (Pod, error) {
-	pod, err := s.Cluster.Pod(ctx, at.PodNamespace, at.PodName, at.PodUID)
+	pod, err := s.Cluster.Pod(ctx, podOf(at), at.PodUID)
 	switch {
 	case err == nil && !s.Allocator.Loaded():
 		return Pod{}, notReady(ErrNotReady)
@@ -186,10 +190,10 @@ func (s *Service) pod(ctx context.Context, at wire.Attachment) (Pod, error) {
 		return pod, nil
 	case errors.Is(err, ErrNotFound):
 		return Pod{}, &Error{Kind: Refused, Details: err.Error(),
-			Msg: fmt.Sprintf("there is no pod %s/%s with UID %q; it was deleted or replaced", at.PodNamespace, at.PodName, at.PodUID)}
+			Msg: fmt.Sprintf("there is no pod %s with UID %q; it was deleted or replaced", podOf(at), at.PodUID)}
 	case errors.Is(err, ErrElsewhere):
 		return Pod{}, &Error{Kind: Refused, Details: err.Error(),
-			Msg: fmt.Sprintf("pod %s/%s does not run on node %s", at.PodNamespace, at.PodName, s.Node)}
+			Msg: fmt.Sprintf("pod %s does not run on node %s", podOf(at), s.Node)}
 	default:
 		return Pod{}, notReady(err)
 	}
@@ -199,16 +203,15 @@ func notReady(err error) *Error {
 	return &Error{Kind: Unavailable, Msg: "spiderpool-agent cannot read from the API server now", Details: err.Error()}
 }
 
-// fixedFor returns the owner of the pod's fixed addresses, e.g. "Pod/default/web-0", or
-// "" if they are not fixed.
-func (s *Service) fixedFor(pod Pod) string {
+// fixedFor returns the owner of the pod's fixed addresses; zero if they are not fixed.
+func (s *Service) fixedFor(pod Pod) lease.Owner {
 	switch {
 	case s.Options.FixStatefulSet && pod.Owner.is("apps", "StatefulSet"):
-		return "Pod/" + pod.Namespace + "/" + pod.Name
+		return lease.Owner{Kind: lease.KindPod, Namespace: pod.Namespace, Name: pod.Name}
 	case s.fixedVirtualMachine(pod):
-		return "VirtualMachine/" + pod.Namespace + "/" + pod.Owner.Name
+		return lease.Owner{Kind: lease.KindVirtualMachine, Namespace: pod.Namespace, Name: pod.Owner.Name}
 	}
-	return ""
+	return lease.Owner{}
 }
 
 // endpointName returns the name of the pod's SpiderEndpoint: the name of the virtual
@@ -329,8 +332,8 @@ func (s *Service) Check(_ context.Context, req wire.CheckRequest) error {
 	if !slices.Equal(held, asked) {
 		return &Error{
 			Kind: Mismatch,
-			Msg: fmt.Sprintf("interface %s of pod %s/%s should hold %v, but its leases are for %v",
-				req.Interface, req.PodNamespace, req.PodName, asked, held),
+			Msg: fmt.Sprintf("interface %s of pod %s should hold %v, but its leases are for %v",
+				req.Interface, podOf(req.Attachment), asked, held),
 			Details: "delete the pod, and its replacement gets its own addresses",
 		}
 	}

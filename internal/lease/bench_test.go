@@ -86,7 +86,7 @@ func fill(x *Index, usable inet.Set, leases int) {
 			}
 			n++
 			b.Leases = append(b.Leases, Lease{Addr: inet.BlockAddr(base, i), State: InUse, Pool: "a", Since: start, Holder: Holder{
-				Attachment: Attachment{fmt.Sprintf("container-%d", n), "eth0"}, Pod: fmt.Sprint("ns/", n), PodUID: fmt.Sprint("uid-", n), Node: b.Node,
+				Attachment: Attachment{fmt.Sprintf("container-%d", n), "eth0"}, Pod: PodKey{"ns", fmt.Sprint(n)}, PodUID: fmt.Sprint("uid-", n), Node: b.Node,
 			}})
 		}
 		if len(b.Leases) == 0 {

@@ -30,7 +30,7 @@ type Block struct {
 // tenth of the memory. It suits the blocks of other nodes: this node only has to
 // avoid their addresses.
 func (b Block) Compact() Block {
-	inUse := func(l Lease) bool { return l.State == InUse && l.FixedFor == "" }
+	inUse := func(l Lease) bool { return l.State == InUse && l.FixedFor.IsZero() }
 	if len(b.Leases) < inet.BlockSize || slices.ContainsFunc(b.Leases, func(l Lease) bool { return !inUse(l) }) {
 		return b
 	}
@@ -60,7 +60,7 @@ func (b Block) Release(at Attachment, now time.Time) (Block, []Lease) {
 			b.Leases = slices.Clone(b.Leases)
 		}
 		ended = append(ended, l)
-		if l.FixedFor == "" {
+		if l.FixedFor.IsZero() {
 			b.Leases[i] = released(l.Addr, now)
 			continue
 		}
@@ -85,7 +85,7 @@ func (b Block) Reclaim(judged Lease, now time.Time) (Block, bool) {
 // has changed (see Reclaim).
 func (b Block) Retain(judged Lease, now time.Time) (Block, bool) {
 	l, ok := b.judged(judged)
-	if !ok || l.State != InUse || l.FixedFor == "" {
+	if !ok || l.State != InUse || l.FixedFor.IsZero() {
 		return b, false
 	}
 	return b.with(retained(l, now)), true

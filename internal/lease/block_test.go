@@ -10,13 +10,13 @@ import (
 
 func TestReleaseEndsEveryLeaseOfBlock(t *testing.T) {
 	t.Parallel()
-	held := func(a, container, owner string) Lease {
+	held := func(a, container string, owner Owner) Lease {
 		return Lease{Addr: addr(a), State: InUse, Pool: "a", Since: start, Holder: Holder{Attachment: Attachment{container, "eth0"}, FixedFor: owner}}
 	}
-	const owner = "Pod/default/web-0"
+	owner := Owner{KindPod, "default", "web-0"}
 	b := Block{Base: addr("10.0.0.0"), Leases: []Lease{
-		held("10.0.0.1", "c", ""), held("10.0.0.2", "other", ""), held("10.0.0.3", "c", owner),
-		{Addr: addr("10.0.0.4"), State: Retained, Holder: Holder{Attachment: Attachment{"c", "eth0"}, FixedFor: owner}, Since: start}, held("10.0.0.5", "c", ""),
+		held("10.0.0.1", "c", Owner{}), held("10.0.0.2", "other", Owner{}), held("10.0.0.3", "c", owner),
+		{Addr: addr("10.0.0.4"), State: Retained, Holder: Holder{Attachment: Attachment{"c", "eth0"}, FixedFor: owner}, Since: start}, held("10.0.0.5", "c", Owner{}),
 	}}
 	before := slices.Clone(b.Leases)
 	now := start.Add(time.Hour)
@@ -60,7 +60,7 @@ func TestNewerSandboxKeepsItsAddress(t *testing.T) {
 			t.Parallel()
 			x := newIndex(t, "10.0.0.0-10.0.0.15")
 			second := request("web-0", "a")
-			second.ContainerID, second.FixedFor = "second", "Pod/default/web-0"
+			second.ContainerID, second.FixedFor = "second", Owner{KindPod, "default", "web-0"}
 			one(t, x, start, second)
 			if tt.retain {
 				release(t, x, start, Attachment{"second", "eth0"})

@@ -11,11 +11,11 @@ import (
 
 // Request asks for all addresses of one pod. It is granted as a whole or not at all.
 type Request struct {
-	Pod         string // "namespace/name"
+	Pod         PodKey
 	PodUID      string
 	ContainerID string
 	Node        string
-	FixedFor    string // see Holder
+	FixedFor    Owner // see Holder
 	Wants       []Want
 	// Arrived is the time of the runtime's request, by this node's clock. A sandbox
 	// never takes over a lease granted to another sandbox of its pod after this time.

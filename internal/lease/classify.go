@@ -159,7 +159,7 @@ func (x *Index) indexLease(l Lease, change int) {
 		if l.PodUID != "" {
 			addOrRemove(x.uids, l.PodUID, l.Addr, change)
 		}
-		if l.FixedFor != "" {
+		if !l.FixedFor.IsZero() {
 			addOrRemove(x.fixed, l.FixedFor, l.Addr, change)
 		}
 	}

@@ -18,7 +18,7 @@ func Example() {
 
 	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	plan := index.Choose(now, lease.Request{
-		Pod: "default/web", PodUID: "u", ContainerID: "c", Node: "master",
+		Pod: lease.ParsePodKey("default/web"), PodUID: "u", ContainerID: "c", Node: "master",
 		Wants: []lease.Want{
 			{Interface: "eth0", Family: 4, Pools: []string{"master-v4"}},
 			{Interface: "eth0", Family: 6, Pools: []string{"master-v6"}},

@@ -31,7 +31,7 @@ type Index struct {
 	// Addresses with a lease, by look-up key.
 	attached map[Attachment][]netip.Addr // in use
 	uids     map[string][]netip.Addr     // pod UID: in use or retained
-	fixed    map[string][]netip.Addr     // owner: in use or retained
+	fixed    map[Owner][]netip.Addr      // owner: in use or retained
 	tallies  map[string]*tally           // pool name
 }
 
@@ -110,7 +110,7 @@ func NewIndex(o Options) *Index {
 		},
 		attached: map[Attachment][]netip.Addr{},
 		uids:     map[string][]netip.Addr{},
-		fixed:    map[string][]netip.Addr{},
+		fixed:    map[Owner][]netip.Addr{},
 		tallies:  map[string]*tally{},
 	}
 }
@@ -214,8 +214,8 @@ func (x *Index) OfPod(uid string) []Lease {
 }
 
 // FixedFor returns the leases fixed for owner, in use or retained, sorted by address.
-func (x *Index) FixedFor(owner string) []Lease {
-	if owner == "" {
+func (x *Index) FixedFor(owner Owner) []Lease {
+	if owner.IsZero() {
 		return nil
 	}
 	return x.leasesAt(x.fixed[owner])

@@ -48,13 +48,12 @@ type Attachment struct {
 // Holder is who holds an address.
 type Holder struct {
 	Attachment
-	Pod    string // "namespace/name"
+	Pod    PodKey
 	PodUID string
 	Node   string
 	// FixedFor is who gets the address back after its release, for pods with fixed
-	// addresses: "Pod/namespace/name" (StatefulSet) or
-	// "VirtualMachine/namespace/name" (KubeVirt); empty for all others.
-	FixedFor string
+	// addresses; zero for all others.
+	FixedFor Owner
 }
 
 // Lease is what is known of one address. Released leases have no Pool and no

@@ -28,7 +28,7 @@ func set(t testing.TB, entries ...string) inet.Set {
 // request asks for an IPv4 address of the pools for eth0 of a pod.
 func request(pod string, pools ...string) Request {
 	return Request{
-		Pod: "default/" + pod, PodUID: "uid-" + pod, ContainerID: "container-" + pod, Node: "node",
+		Pod: ParsePodKey("default/" + pod), PodUID: "uid-" + pod, ContainerID: "container-" + pod, Node: "node",
 		Wants: []Want{{Interface: "eth0", Family: 4, Pools: pools}},
 	}
 }
@@ -376,7 +376,7 @@ func TestFixedAddressReturnsToOwner(t *testing.T) {
 	t.Parallel()
 	x := newIndex(t, "10.0.0.0-10.0.0.15", "10.0.1.0-10.0.1.15")
 	r := request("web-0", "a", "b")
-	r.FixedFor = "Pod/default/web-0"
+	r.FixedFor = ParseOwner("Pod/default/web-0")
 	a := one(t, x, start, r)
 	release(t, x, start, eth0("web-0"))
 	if u := x.Usage("a"); u.Retained != 1 || u.Free != 15 {
@@ -420,7 +420,7 @@ func TestCompactedBlockCountsAsInUse(t *testing.T) {
 	if u := x.Usage("a"); u.InUse != 16 || u.Free != 2 {
 		t.Errorf("after a release usage is %+v, want 16 in use and two free", u)
 	}
-	for _, b := range []Block{freed, {Base: full.Base, Leases: append([]Lease{{Addr: full.Base, State: Retained, Holder: Holder{FixedFor: "Pod/ns/web-0"}}}, freed.Leases...)}} {
+	for _, b := range []Block{freed, {Base: full.Base, Leases: append([]Lease{{Addr: full.Base, State: Retained, Holder: Holder{FixedFor: ParseOwner("Pod/ns/web-0")}}}, freed.Leases...)}} {
 		if b.Compact().Compacted {
 			t.Errorf("a block was outlined that has something to give: %+v", b.Leases[0])
 		}
@@ -446,7 +446,7 @@ func TestRestartedPodReplacesItsLease(t *testing.T) {
 	t.Parallel()
 	x := newIndex(t, "10.0.0.1")
 	r := request("web-0", "a")
-	r.FixedFor = "Pod/default/web-0"
+	r.FixedFor = ParseOwner("Pod/default/web-0")
 	a := one(t, x, start, r)
 	again := r
 	again.PodUID, again.ContainerID = "second uid", "second container"
@@ -462,7 +462,7 @@ func TestRetainedAddressOfUnwantedPoolIsReleased(t *testing.T) {
 	t.Parallel()
 	x := newIndex(t, "10.0.0.0-10.0.0.15", "10.0.1.0-10.0.1.15")
 	r := request("web-0", "a")
-	r.FixedFor = "Pod/default/web-0"
+	r.FixedFor = ParseOwner("Pod/default/web-0")
 	one(t, x, start, r)
 	release(t, x, start, eth0("web-0"))
 	moved := r
@@ -479,7 +479,7 @@ func TestRetainedAddressesOfFormerInterfacesAreReleased(t *testing.T) {
 	t.Parallel()
 	x := newIndex(t, "10.0.0.0-10.0.0.15", "fd00::-fd00::f")
 	r := request("web-0", "a")
-	r.FixedFor = "Pod/default/web-0"
+	r.FixedFor = ParseOwner("Pod/default/web-0")
 	former := r
 	former.Wants = []Want{{"eth0", 4, []string{"a"}}, {"eth0", 6, []string{"b"}}, {"net1", 4, []string{"a"}}}
 	mustChoose(t, x, start, former)
@@ -498,7 +498,7 @@ func TestExcludedRetainedAddressIsReleased(t *testing.T) {
 	t.Parallel()
 	x := newIndex(t, "10.0.0.1-10.0.0.2")
 	r := request("web-0", "a")
-	r.FixedFor = "Pod/default/web-0"
+	r.FixedFor = ParseOwner("Pod/default/web-0")
 	a := one(t, x, start, r)
 	release(t, x, start, eth0("web-0"))
 	x.SetPool("a", set(t, "10.0.0.1-10.0.0.2").Minus(inet.OfAddrs(addr(a))))
@@ -559,7 +559,7 @@ func TestRetainReservesJudgedLease(t *testing.T) {
 	t.Parallel()
 	x := newIndex(t, "10.0.0.1-10.0.0.2")
 	fixed := request("web-0", "a")
-	fixed.FixedFor = "Pod/default/web-0"
+	fixed.FixedFor = ParseOwner("Pod/default/web-0")
 	one(t, x, start, fixed)
 	one(t, x, start, request("p", "a"))
 	b, _ := x.Block(addr("10.0.0.0"))

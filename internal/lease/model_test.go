@@ -165,13 +165,13 @@ func drawRequest(t *rapid.T, w *world, node int) Request {
 	pod := rapid.IntRange(0, 12).Draw(t, "pod")
 	incarnation := rapid.IntRange(0, 1).Draw(t, "incarnation")
 	r := Request{
-		Pod:         fmt.Sprint("ns/", pod),
+		Pod:         PodKey{"ns", fmt.Sprint(pod)},
 		PodUID:      fmt.Sprintf("uid-%d-%d", pod, incarnation),
 		ContainerID: fmt.Sprintf("c-%d-%d-%d", pod, incarnation, rapid.IntRange(0, 1).Draw(t, "sandbox")),
 		Node:        fmt.Sprintf("node-%d", node),
 	}
 	if pod%3 == 0 {
-		r.FixedFor = "Pod/" + r.Pod
+		r.FixedFor = Owner{KindPod, r.Pod.Namespace, r.Pod.Name}
 	}
 	names := slices.Sorted(maps.Keys(w.pools))
 	for i := range rapid.IntRange(1, 2).Draw(t, "interfaces") {
@@ -249,7 +249,7 @@ func (w *world) write(t *rapid.T, b Block) (Block, error) {
 			continue
 		}
 		l, _ := b.Lease(a)
-		if l.State != InUse || l.Interface != h.Interface || l.PodUID != h.PodUID && (h.FixedFor == "" || l.FixedFor != h.FixedFor) {
+		if l.State != InUse || l.Interface != h.Interface || l.PodUID != h.PodUID && (h.FixedFor.IsZero() || l.FixedFor != h.FixedFor) {
 			t.Fatalf("%s belongs to %+v, and a write makes of it %+v", a, h, l)
 		}
 		if l.Holder != h {
@@ -264,7 +264,7 @@ func (w *world) confirm(t *rapid.T, r Request, grants []Grant) {
 	for _, g := range grants {
 		stored, _ := w.store.blocks[inet.BlockOf(g.Addr)].Lease(g.Addr)
 		if stored.State == InUse && stored.ContainerID != r.ContainerID && stored.Interface == g.Interface &&
-			(stored.PodUID == r.PodUID || r.FixedFor != "" && stored.FixedFor == r.FixedFor) {
+			(stored.PodUID == r.PodUID || !r.FixedFor.IsZero() && stored.FixedFor == r.FixedFor) {
 			continue // another sandbox of the pod or its owner has taken it over since it was written
 		}
 		if stored.State != InUse || stored.ContainerID != r.ContainerID || stored.Interface != g.Interface {
@@ -425,7 +425,7 @@ func TestOnlyUnservableRequestsAreRefused(t *testing.T) {
 		}
 		for range rapid.IntRange(1, 60).Draw(t, "adds") {
 			r := drawRequest(t, w, 0)
-			r.ContainerID, r.PodUID, r.FixedFor = fmt.Sprint("c", w.store.writes, len(r.Wants)), "", ""
+			r.ContainerID, r.PodUID, r.FixedFor = fmt.Sprint("c", w.store.writes, len(r.Wants)), "", Owner{}
 			plan := x.Choose(w.now, r)
 			free := map[string]int{}
 			for name, usable := range w.pools {
@@ -552,7 +552,7 @@ func mustEqualRebuilt(t *rapid.T, w *world, x *Index) {
 			if l.State == InUse && !slices.Contains(x.Attached(l.Attachment), l) {
 				t.Fatalf("%+v is not found by its attachment", l)
 			}
-			if l.FixedFor != "" && (l.State == InUse || l.State == Retained) && !slices.Contains(x.FixedFor(l.FixedFor), l) {
+			if !l.FixedFor.IsZero() && (l.State == InUse || l.State == Retained) && !slices.Contains(x.FixedFor(l.FixedFor), l) {
 				t.Fatalf("%+v is not found by its owner", l)
 			}
 		}

@@ -91,7 +91,7 @@ func TestSweepsNeitherLeakNorKill(t *testing.T) {
 			l.Addr = inet.BlockAddr(block.Base, i)
 			l.ContainerID = fmt.Sprint("c", i)
 			if rapid.IntRange(0, 2).Draw(t, "fixed") == 0 {
-				l.FixedFor = fmt.Sprint("Pod/default/web-", i)
+				l.FixedFor = lease.ParseOwner(fmt.Sprint("Pod/default/web-", i))
 			}
 			block.Leases = append(block.Leases, l)
 			truths[l.Addr] = drawTruth(t)

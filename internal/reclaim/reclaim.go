@@ -195,7 +195,7 @@ func Judge(l lease.Lease, f Facts, p Policy, now time.Time) Verdict {
 	if v.Action == Keep {
 		return v
 	}
-	if v = prove(v, l, f); v.Action == Free && l.FixedFor != "" {
+	if v = prove(v, l, f); v.Action == Free && !l.FixedFor.IsZero() {
 		v.Action = endFixed(l, f, p)
 	}
 	return v
@@ -220,7 +220,7 @@ func judgePod(l lease.Lease, f Facts, p Policy, now time.Time) Verdict {
 	}
 	// The switches of the policy decide alone about the cases that they name, so these
 	// come before SandboxGone.
-	stateless := l.FixedFor == ""
+	stateless := l.FixedFor.IsZero()
 	switch {
 	case stateless && !pod.Deadline.IsZero():
 		return terminating(l, f, p, now)
@@ -273,6 +273,18 @@ func prove(v Verdict, l lease.Lease, f Facts) Verdict {
 	return Verdict{Keep, NoProof, fmt.Sprintf(
 		"%s, but nothing proves that sandbox %s of node %s is gone; if the node will not come back, delete it, or power it off and add the taint node.kubernetes.io/out-of-service",
 		v.Message, l.ContainerID, l.Node)}
+}
+
+// retains reports whether the policy retains addresses for the owner. An unknown
+// kind may come from a later release, so its addresses are retained.
+func (p Policy) retains(owner lease.Owner) bool {
+	switch owner.Kind {
+	case lease.KindPod:
+		return p.FixedForStatefulSet
+	case lease.KindVirtualMachine:
+		return p.FixedForKubeVirt
+	}
+	return true
 }
 
 // endFixed decides about a fixed address that its pod no longer needs: Retain while

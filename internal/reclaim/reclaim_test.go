@@ -27,13 +27,13 @@ func inUse() lease.Lease {
 	return lease.Lease{
 		Addr: netip.MustParseAddr("10.0.0.1"), State: lease.InUse, Pool: "a", Since: now.Add(-time.Hour),
 		Holder: lease.Holder{
-			Attachment: lease.Attachment{ContainerID: "c1", Interface: "eth0"}, Pod: "default/web-0", PodUID: "uid1", Node: "worker1",
+			Attachment: lease.Attachment{ContainerID: "c1", Interface: "eth0"}, Pod: lease.ParsePodKey("default/web-0"), PodUID: "uid1", Node: "worker1",
 		},
 	}
 }
 
 func fixed(l lease.Lease) lease.Lease {
-	l.FixedFor = "Pod/default/web-0"
+	l.FixedFor = lease.ParseOwner("Pod/default/web-0")
 	return l
 }
 
@@ -87,7 +87,7 @@ func state(of lease.State) change { return func(s *situation) { s.lease.State = 
 func phase(p string) change       { return func(s *situation) { s.facts.Pod.Phase = p } }
 func owner(o Owner) change        { return func(s *situation) { s.facts.Owner = o } }
 func fixedFor(owner string) change {
-	return func(s *situation) { s.lease.FixedFor = owner }
+	return func(s *situation) { s.lease.FixedFor = lease.ParseOwner(owner) }
 }
 
 // aged sets the age of the lease.
@@ -213,9 +213,9 @@ func drawLease(t *rapid.T) lease.Lease {
 	l.State = rapid.SampledFrom([]lease.State{lease.InUse, lease.InUse, lease.Retained, lease.Released, lease.Quarantined}).Draw(t, "state")
 	l.Since = now.Add(-time.Duration(rapid.IntRange(0, 120).Draw(t, "age")) * time.Minute)
 	l.Node = rapid.SampledFrom([]string{"worker1", "worker1", ""}).Draw(t, "node")
-	l.FixedFor = rapid.SampledFrom([]string{"", "Pod/default/web-0", "VirtualMachine/default/vm"}).Draw(t, "fixed for")
-	if l.State == lease.Retained && l.FixedFor == "" {
-		l.FixedFor = "Pod/default/web-0"
+	l.FixedFor = lease.ParseOwner(rapid.SampledFrom([]string{"", "Pod/default/web-0", "VirtualMachine/default/vm"}).Draw(t, "fixed for"))
+	if l.State == lease.Retained && l.FixedFor.IsZero() {
+		l.FixedFor = lease.ParseOwner("Pod/default/web-0")
 	}
 	return l
 }
@@ -274,7 +274,7 @@ func TestNothingIsEndedWithoutProof(t *testing.T) {
 		if l.State != lease.InUse || now.Sub(l.Since) < p.MinAge || f.Pod.Presence == Unknown {
 			t.Fatalf("ended %+v: %+v", l, v)
 		}
-		mayComeBack := l.FixedFor != "" && f.Owner != OwnerGone
+		mayComeBack := !l.FixedFor.IsZero() && f.Owner != OwnerGone
 		if v.Action == Retain && !mayComeBack || v.Action == Free && mayComeBack && p.retains(l.FixedFor) {
 			t.Fatalf("%+v: action %v for owner %v", l, v.Action, f.Owner)
 		}
@@ -314,7 +314,7 @@ func TestSweepAppliesEveryVerdict(t *testing.T) {
 	for i, pod := range []string{"alive", "gone", "unproven", "fixed"} {
 		l := inUse()
 		l.Addr = netip.AddrFrom4([4]byte{10, 0, 0, byte(i)})
-		l.Pod = "default/" + pod
+		l.Pod.Name = pod
 		if pod == "fixed" {
 			l = fixed(l)
 		}
@@ -323,10 +323,10 @@ func TestSweepAppliesEveryVerdict(t *testing.T) {
 	before := slices.Clone(block.Leases)
 	swept, changes := Sweep(block, func(l lease.Lease) Facts {
 		f := alive()
-		switch l.Pod {
-		case "default/gone", "default/fixed":
+		switch l.Pod.Name {
+		case "gone", "fixed":
 			f.Pod, f.Sandbox = Pod{Presence: Gone}, NotPresent
-		case "default/unproven":
+		case "unproven":
 			f.Pod, f.Sandbox = Pod{Presence: Gone}, SandboxUnknown
 		}
 		return f
@@ -351,39 +351,5 @@ func TestSweepAppliesEveryVerdict(t *testing.T) {
 	}
 	if !slices.Equal(block.Leases, before) || swept.Version != "7" || swept.Validate() != nil {
 		t.Errorf("the block became %+v, swept %+v", block, swept)
-	}
-}
-
-func TestOwnersAreParsed(t *testing.T) {
-	t.Parallel()
-	for _, tc := range []struct {
-		in   string
-		want []string // nil: refused
-	}{
-		{"Pod/default/web-0", []string{"Pod", "default", "web-0"}},
-		{"VirtualMachine/ns/vm", []string{"VirtualMachine", "ns", "vm"}},
-		{"", nil}, {"Pod/default", nil}, {"Pod/default/web-0/x", nil}, {"Rack/default/r1", nil}, {"Pod//web-0", nil}, {"Pod/default/", nil},
-	} {
-		t.Run(tc.in, func(t *testing.T) {
-			kind, namespace, name, ok := ParseOwner(tc.in)
-			if ok != (tc.want != nil) || ok && !slices.Equal([]string{kind, namespace, name}, tc.want) {
-				t.Errorf("ParseOwner(%q) = %q, %q, %q, %t", tc.in, kind, namespace, name, ok)
-			}
-		})
-	}
-}
-
-func TestPodNameGivesStatefulSet(t *testing.T) {
-	t.Parallel()
-	for pod, want := range map[string]struct {
-		set     string
-		ordinal int
-	}{"web-0": {"web", 0}, "my-db-12": {"my-db", 12}, "web": {}, "web-": {}, "web-a": {}} {
-		t.Run(pod, func(t *testing.T) {
-			set, ordinal, ok := StatefulSetOf(pod)
-			if ok != (want.set != "") || ok && (set != want.set || ordinal != want.ordinal) {
-				t.Errorf("StatefulSetOf(%q) = %q, %d, %t", pod, set, ordinal, ok)
-			}
-		})
 	}
 }

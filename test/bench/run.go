@@ -269,7 +269,7 @@ func (r *runner) populate(ctx context.Context) error {
 				Addr: nth(base, j), State: lease.InUse, Pool: p.Name, Since: now.UTC().Truncate(time.Second),
 				Holder: lease.Holder{
 					Attachment: lease.Attachment{ContainerID: fmt.Sprintf("far-sandbox-%d", i+j), Interface: "eth0"},
-					Pod:        fmt.Sprintf("far/pod-%d", i+j), PodUID: fmt.Sprintf("uid-%d", i+j), Node: node,
+					Pod:        lease.PodKey{Namespace: "far", Name: fmt.Sprint("pod-", i+j)}, PodUID: fmt.Sprintf("uid-%d", i+j), Node: node,
 				},
 			})
 		}

@@ -266,7 +266,7 @@ func check(s *stage, a arguments) error {
 
 func del(s *stage, a arguments) error {
 	// The pod object may already be gone when its sandbox is removed.
-	p := ipam.Pod{Namespace: "default", Name: a.name(0)}
+	p := ipam.Pod{PodKey: lease.PodKey{Namespace: "default", Name: a.name(0)}}
 	node := defaultNode
 	if known, err := s.pod(a.name(0)); err == nil {
 		p, node = known.Pod, known.Node
@@ -284,7 +284,7 @@ func kill(s *stage, a arguments) error {
 	if err != nil {
 		return err
 	}
-	s.DeletePod(p.Namespace + "/" + p.Name)
+	s.DeletePod(p.PodKey)
 	return nil
 }
 

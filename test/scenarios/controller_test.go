@@ -127,17 +127,16 @@ func (s *stage) facts(l lease.Lease) reclaim.Facts {
 	}
 	for _, b := range s.Store.All() {
 		for _, other := range b.Leases {
-			f.Replaced = f.Replaced || other.State == lease.InUse && l.FixedFor != "" && other.FixedFor == l.FixedFor &&
+			f.Replaced = f.Replaced || other.State == lease.InUse && !l.FixedFor.IsZero() && other.FixedFor == l.FixedFor &&
 				other.Interface == l.Interface && inet.FamilyOf(other.Addr) == inet.FamilyOf(l.Addr)
 		}
 	}
 	return f
 }
 
-func (s *stage) owner(fixedFor string) reclaim.Owner {
-	kind, _, name, _ := reclaim.ParseOwner(fixedFor)
-	set, ordinal, ok := reclaim.StatefulSetOf(name)
-	if kind != reclaim.KindPod || !ok {
+func (s *stage) owner(owner lease.Owner) reclaim.Owner {
+	set, ordinal, ok := owner.StatefulSet()
+	if !ok {
 		return reclaim.OwnerUnknown
 	}
 	replicas, exists := s.controlled.replicas[set]

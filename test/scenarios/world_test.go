@@ -18,6 +18,7 @@ import (
 	"spiderpool.dev/spiderpool/internal/ipam/ipamtest"
 	"spiderpool.dev/spiderpool/internal/kube/agentclient"
 	"spiderpool.dev/spiderpool/internal/kube/compile"
+	"spiderpool.dev/spiderpool/internal/lease"
 	"spiderpool.dev/spiderpool/internal/pool"
 )
 
@@ -166,7 +167,7 @@ func (s *stage) applyPod(o *corev1.Pod) error {
 	s.uids++
 	p := ipamtest.FakePod{
 		Pod: ipam.Pod{
-			Namespace: namespaceOr(o.Namespace), Name: o.Name, UID: fmt.Sprintf("uid-%d", s.uids),
+			PodKey: lease.PodKey{Namespace: namespaceOr(o.Namespace), Name: o.Name}, UID: fmt.Sprintf("uid-%d", s.uids),
 			Labels: o.Labels, Annotations: o.Annotations,
 		},
 		Node: o.Spec.NodeName,
@@ -193,7 +194,7 @@ func (s *stage) pod(key string) (*ipamtest.FakePod, error) {
 	if !strings.Contains(key, "/") {
 		key = "default/" + key
 	}
-	p, ok := s.Pod(key)
+	p, ok := s.Pod(lease.ParsePodKey(key))
 	if !ok {
 		return nil, fmt.Errorf("no pod %s", key)
 	}

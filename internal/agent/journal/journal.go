@@ -86,7 +86,7 @@ func fileName(at lease.Attachment) string {
 // Add implements ipam.Journal.
 func (j *Journal) Add(r ipam.Release) error {
 	content, err := json.Marshal(record{
-		ContainerID: r.ContainerID, Interface: r.Interface, Namespace: r.Namespace, Pod: r.Pod, PodUID: r.PodUID,
+		ContainerID: r.ContainerID, Interface: r.Interface, Namespace: r.Pod.Namespace, Pod: r.Pod.Name, PodUID: r.PodUID,
 	})
 	if err != nil {
 		return fmt.Errorf("encode a release: %w", err)
@@ -163,7 +163,7 @@ func (j *Journal) All() ([]ipam.Release, error) {
 		}
 		releases = append(releases, ipam.Release{
 			Attachment: lease.Attachment{ContainerID: r.ContainerID, Interface: r.Interface},
-			Namespace:  r.Namespace, Pod: r.Pod, PodUID: r.PodUID, Generation: j.generation(name),
+			Pod:        lease.PodKey{Namespace: r.Namespace, Name: r.Pod}, PodUID: r.PodUID, Generation: j.generation(name),
 		})
 	}
 	return releases, errors.Join(errs...)

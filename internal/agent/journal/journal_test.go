@@ -16,7 +16,7 @@ import (
 )
 
 func release(container, ifname string) ipam.Release {
-	return ipam.Release{Attachment: lease.Attachment{ContainerID: container, Interface: ifname}, Namespace: "ns", Pod: "a", PodUID: "u"}
+	return ipam.Release{Attachment: lease.Attachment{ContainerID: container, Interface: ifname}, Pod: lease.PodKey{Namespace: "ns", Name: "a"}, PodUID: "u"}
 }
 
 func open(t *testing.T, dir string) *journal.Journal {

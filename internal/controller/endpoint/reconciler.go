@@ -8,7 +8,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -23,6 +22,7 @@ import (
 
 	"spiderpool.dev/spiderpool/api/v2beta1"
 	"spiderpool.dev/spiderpool/internal/kube/blockindex"
+	"spiderpool.dev/spiderpool/internal/lease"
 )
 
 // Reconciler deletes SpiderEndpoints without a pod and without leases.
@@ -60,15 +60,15 @@ func (r *Reconciler) Register(mgr ctrl.Manager) error {
 func holdersThatLostLeases() handler.EventHandler {
 	type queue = workqueue.TypedRateLimitingInterface[reconcile.Request]
 	lost := func(q queue, before, after client.Object) {
-		kept := map[string]bool{}
+		kept := map[lease.PodKey]bool{}
 		if after != nil {
 			for _, holder := range blockindex.HoldersOfBlock(after.(*v2beta1.SpiderIPBlock)) {
 				kept[holder] = true
 			}
 		}
 		for _, holder := range blockindex.HoldersOfBlock(before.(*v2beta1.SpiderIPBlock)) {
-			if namespace, name, ok := strings.Cut(holder, "/"); ok && !kept[holder] {
-				q.Add(reconcile.Request{NamespacedName: client.ObjectKey{Namespace: namespace, Name: name}})
+			if !kept[holder] {
+				q.Add(reconcile.Request{NamespacedName: client.ObjectKey(holder)})
 			}
 		}
 	}
@@ -84,7 +84,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 	if err := r.client.Get(ctx, request.NamespacedName, endpoint); err != nil {
 		return ctrl.Result{}, client.IgnoreNotFound(err)
 	}
-	blocks, err := blockindex.BlocksOfHolder(ctx, r.client, request.String())
+	blocks, err := blockindex.BlocksOfHolder(ctx, r.client, lease.PodKey(request.NamespacedName))
 	if err != nil || len(blocks) > 0 {
 		return ctrl.Result{}, err
 	}

@@ -19,6 +19,7 @@ import (
 
 	"spiderpool.dev/spiderpool/api/v2beta1"
 	"spiderpool.dev/spiderpool/internal/kube/blockindex"
+	"spiderpool.dev/spiderpool/internal/lease"
 )
 
 // deletion is the last state of a deleted SpiderEndpoint.
@@ -63,7 +64,7 @@ func (r *Restorer) Register(mgr ctrl.Manager) error {
 // that release yet, so the blocks are read from the API server, too.
 func (r *Restorer) Reconcile(ctx context.Context, deleted deletion) (ctrl.Result, error) {
 	key := client.ObjectKeyFromObject(deleted)
-	blocks, err := blockindex.BlocksOfHolder(ctx, r.client, key.String())
+	blocks, err := blockindex.BlocksOfHolder(ctx, r.client, lease.PodKey(key))
 	if err != nil || !allHeld(deleted, blocks) {
 		return ctrl.Result{}, err
 	}

@@ -43,7 +43,7 @@ func shown(name, uid, addr string) *v2beta1.SpiderEndpoint {
 func held(addr, pod, uid string, state lease.State) lease.Lease {
 	return lease.Lease{
 		Addr: netip.MustParseAddr(addr), State: state, Pool: "p", Since: time.Now().UTC().Truncate(time.Second),
-		Holder: lease.Holder{Pod: "default/" + pod, PodUID: uid, Node: "n1", Attachment: lease.Attachment{ContainerID: "c-" + pod, Interface: "eth0"}},
+		Holder: lease.Holder{Pod: lease.ParsePodKey("default/" + pod), PodUID: uid, Node: "n1", Attachment: lease.Attachment{ContainerID: "c-" + pod, Interface: "eth0"}},
 	}
 }
 
@@ -70,7 +70,7 @@ func untilDeletionsAreSeen(t *testing.T, c client.Client, name, uid, addr string
 func TestDeletedEndpointIsRestored(t *testing.T) {
 	c := kubetest.Client(t)
 	kept := held("10.6.0.5", "kept", "u5", lease.Retained)
-	kept.FixedFor = "Pod/default/kept"
+	kept.FixedFor = lease.ParseOwner("Pod/default/kept")
 	block := compile.BlockObject(lease.Block{Base: netip.MustParseAddr("10.6.0.0"), Node: "n1", Leases: []lease.Lease{
 		held("10.6.0.1", "probe", "u1", lease.InUse), held("10.6.0.2", "lives", "u2", lease.InUse), held("10.6.0.3", "replaced", "new", lease.InUse), kept,
 	}})

@@ -5,10 +5,11 @@ import (
 
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"spiderpool.dev/spiderpool/internal/lease"
 	"spiderpool.dev/spiderpool/internal/reclaim"
 )
 
 // LiveOwner returns the state of an owner according to the API server.
-func LiveOwner(ctx context.Context, live client.Reader, fixedFor string) reclaim.Owner {
-	return liveFacts(live).owner(ctx, fixedFor)
+func LiveOwner(ctx context.Context, live client.Reader, owner lease.Owner) reclaim.Owner {
+	return liveFacts(live).owner(ctx, owner)
 }

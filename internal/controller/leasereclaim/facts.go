@@ -2,7 +2,6 @@ package leasereclaim
 
 import (
 	"context"
-	"strings"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -32,20 +31,19 @@ type facts struct {
 	// as gone; the live facts then decide.
 	kubevirt bool
 	// fixed returns the blocks with addresses fixed for the owner.
-	fixed func(ctx context.Context, owner string) ([]v2beta1.SpiderIPBlock, error)
+	fixed func(ctx context.Context, owner lease.Owner) ([]v2beta1.SpiderIPBlock, error)
 }
 
 // cachedFacts reads the manager's cache.
 func cachedFacts(c client.Client) facts {
-	return facts{reader: c, fixed: func(ctx context.Context, owner string) ([]v2beta1.SpiderIPBlock, error) {
-		_, namespace, name, _ := reclaim.ParseOwner(owner)
-		return blockindex.BlocksOfHolder(ctx, c, namespace+"/"+name)
+	return facts{reader: c, fixed: func(ctx context.Context, owner lease.Owner) ([]v2beta1.SpiderIPBlock, error) {
+		return blockindex.BlocksOfHolder(ctx, c, owner.Key())
 	}}
 }
 
 // liveFacts reads from the API server.
 func liveFacts(live client.Reader) facts {
-	return facts{reader: live, kubevirt: true, fixed: func(ctx context.Context, owner string) ([]v2beta1.SpiderIPBlock, error) {
+	return facts{reader: live, kubevirt: true, fixed: func(ctx context.Context, owner lease.Owner) ([]v2beta1.SpiderIPBlock, error) {
 		var list v2beta1.SpiderIPBlockList
 		err := live.List(ctx, &list, client.HasLabels{compile.BlockFixedLabel(owner)})
 		return list.Items, err
@@ -119,13 +117,9 @@ func nodeOf(node *corev1.Node) reclaim.Node {
 	return out
 }
 
-func (f facts) pod(ctx context.Context, key string) reclaim.Pod {
-	namespace, name, found := strings.Cut(key, "/")
-	if !found {
-		return reclaim.Pod{}
-	}
+func (f facts) pod(ctx context.Context, key lease.PodKey) reclaim.Pod {
 	var pod corev1.Pod
-	err := f.reader.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, &pod)
+	err := f.reader.Get(ctx, client.ObjectKey(key), &pod)
 	if apierrors.IsNotFound(err) {
 		return reclaim.Pod{Presence: reclaim.Gone}
 	}
@@ -138,27 +132,26 @@ func (f facts) pod(ctx context.Context, key string) reclaim.Pod {
 	}
 }
 
-func (f facts) owner(ctx context.Context, fixedFor string) reclaim.Owner {
-	kind, namespace, name, ok := reclaim.ParseOwner(fixedFor)
+func (f facts) owner(ctx context.Context, owner lease.Owner) reclaim.Owner {
 	switch {
-	case !ok:
+	case owner.Kind == lease.KindPod:
+		return f.statefulSetPod(ctx, owner)
+	case owner.Kind != lease.KindVirtualMachine:
 		return reclaim.OwnerUnknown
-	case kind == reclaim.KindPod:
-		return f.statefulSetPod(ctx, namespace, name)
 	case !f.kubevirt:
 		return reclaim.OwnerGone
 	}
-	return f.virtualMachine(ctx, namespace, name)
+	return f.virtualMachine(ctx, owner)
 }
 
 // statefulSetPod reports whether a StatefulSet has a replica with the name of the pod.
-func (f facts) statefulSetPod(ctx context.Context, namespace, pod string) reclaim.Owner {
-	name, ordinal, ok := reclaim.StatefulSetOf(pod)
+func (f facts) statefulSetPod(ctx context.Context, pod lease.Owner) reclaim.Owner {
+	name, ordinal, ok := pod.StatefulSet()
 	if !ok {
 		return reclaim.OwnerUnknown
 	}
 	var set appsv1.StatefulSet
-	err := f.reader.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, &set)
+	err := f.reader.Get(ctx, client.ObjectKey{Namespace: pod.Namespace, Name: name}, &set)
 	if apierrors.IsNotFound(err) {
 		return reclaim.OwnerGone
 	}
@@ -172,11 +165,11 @@ func (f facts) statefulSetPod(ctx context.Context, namespace, pod string) reclai
 }
 
 // virtualMachine reports whether the machine, its instance or any of its pods exists.
-func (f facts) virtualMachine(ctx context.Context, namespace, name string) reclaim.Owner {
+func (f facts) virtualMachine(ctx context.Context, machine lease.Owner) reclaim.Owner {
 	for _, kind := range []string{"VirtualMachine", "VirtualMachineInstance"} {
 		object := &metav1.PartialObjectMetadata{}
 		object.SetGroupVersionKind(schema.GroupVersionKind{Group: "kubevirt.io", Version: "v1", Kind: kind})
-		err := f.reader.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, object)
+		err := f.reader.Get(ctx, client.ObjectKey(machine.Key()), object)
 		if err == nil {
 			return reclaim.OwnerWanted
 		}
@@ -185,7 +178,7 @@ func (f facts) virtualMachine(ctx context.Context, namespace, name string) recla
 		}
 	}
 	var pods corev1.PodList
-	err := f.reader.List(ctx, &pods, client.InNamespace(namespace), client.MatchingLabels{labelVirtualMachine: name}, client.Limit(1))
+	err := f.reader.List(ctx, &pods, client.InNamespace(machine.Namespace), client.MatchingLabels{labelVirtualMachine: machine.Name}, client.Limit(1))
 	switch {
 	case err != nil:
 		return reclaim.OwnerUnknown

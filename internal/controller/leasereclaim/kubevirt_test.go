@@ -115,7 +115,7 @@ func TestAnyPartKeepsVirtualMachineWanted(t *testing.T) {
 		"no KubeVirt, but a launcher pod":         {withoutKubeVirt, "ends", reclaim.OwnerWanted},
 		"no KubeVirt":                             {withoutKubeVirt, "gone", reclaim.OwnerGone},
 	} {
-		if got := leasereclaim.LiveOwner(t.Context(), tc.reader, "VirtualMachine/"+namespace+"/"+tc.machine); got != tc.want {
+		if got := leasereclaim.LiveOwner(t.Context(), tc.reader, lease.Owner{Kind: lease.KindVirtualMachine, Namespace: namespace, Name: tc.machine}); got != tc.want {
 			t.Errorf("%s: got %d, want %d", name, got, tc.want)
 		}
 	}
@@ -128,7 +128,7 @@ func TestVirtualMachineAddressIsFreedAtLast(t *testing.T) {
 	kubetest.Create(t, c, machine, instance, pod)
 	retained := func(addr, of string) lease.Lease {
 		l := inUse(addr, "default/virt-launcher-"+of, "u", "n")
-		l.State, l.FixedFor = lease.Retained, "VirtualMachine/default/"+of
+		l.State, l.FixedFor = lease.Retained, lease.ParseOwner("VirtualMachine/default/"+of)
 		return l
 	}
 	// The last one shows that the reconciler has been at work.

@@ -12,7 +12,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"strings"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -132,7 +131,7 @@ func (r *Reconciler) blocksOfNode(ctx context.Context, node client.Object) []rec
 }
 
 func (r *Reconciler) blocksOfPod(ctx context.Context, pod client.Object) []reconcile.Request {
-	blocks, err := blockindex.BlocksOfHolder(ctx, r.client, pod.GetNamespace()+"/"+pod.GetName())
+	blocks, err := blockindex.BlocksOfHolder(ctx, r.client, lease.PodKey(client.ObjectKeyFromObject(pod)))
 	if err != nil {
 		r.log.ErrorContext(ctx, "cannot find the addresses of an ended pod", "pod", client.ObjectKeyFromObject(pod).String(), "err", err)
 	}
@@ -146,11 +145,11 @@ func (r *Reconciler) blocksOfStatefulSet(ctx context.Context, set client.Object)
 		r.log.ErrorContext(ctx, "cannot find the addresses of a StatefulSet", "statefulset", client.ObjectKeyFromObject(set).String(), "err", err)
 		return nil
 	}
-	prefix := reclaim.KindPod + "/" + set.GetNamespace() + "/" + set.GetName() + "-"
 	var found []v2beta1.SpiderIPBlock
 	for i := range list.Items {
 		for _, l := range list.Items[i].Spec.Leases {
-			if strings.HasPrefix(l.FixedFor, prefix) {
+			owner := lease.ParseOwner(l.FixedFor)
+			if name, _, ok := owner.StatefulSet(); ok && name == set.GetName() && owner.Namespace == set.GetNamespace() {
 				found = append(found, list.Items[i])
 				break
 			}
@@ -251,11 +250,7 @@ func (r *Reconciler) announce(ctx context.Context, change reclaim.Change) {
 	l := change.Lease
 	r.log.InfoContext(ctx, "reclaimed an address", "ip", l.Addr, "pool", l.Pool, "pod", l.Pod, "node", l.Node,
 		"container", l.ContainerID, "reason", change.Reason, "because", change.Message)
-	namespace, name, found := strings.Cut(l.Pod, "/")
-	if !found {
-		return
-	}
-	pod := &corev1.ObjectReference{APIVersion: "v1", Kind: "Pod", Namespace: namespace, Name: name, UID: types.UID(l.PodUID)}
+	pod := &corev1.ObjectReference{APIVersion: "v1", Kind: "Pod", Namespace: l.Pod.Namespace, Name: l.Pod.Name, UID: types.UID(l.PodUID)}
 	r.recorder.Record(pod, nil, observe.ReclaimedIP(change))
 }
 

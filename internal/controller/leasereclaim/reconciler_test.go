@@ -91,7 +91,7 @@ func startEvery(t *testing.T, interval time.Duration) (client.Client, *counter) 
 func inUse(addr, pod, uid, node string) lease.Lease {
 	return lease.Lease{
 		Addr: netip.MustParseAddr(addr), State: lease.InUse, Pool: "p", Since: longAgo,
-		Holder: lease.Holder{Pod: pod, PodUID: uid, Node: node, Attachment: lease.Attachment{ContainerID: "c-" + addr, Interface: "eth0"}},
+		Holder: lease.Holder{Pod: lease.ParsePodKey(pod), PodUID: uid, Node: node, Attachment: lease.Attachment{ContainerID: "c-" + addr, Interface: "eth0"}},
 	}
 }
 
@@ -239,11 +239,11 @@ func TestFixedAddressesFollowStatefulSet(t *testing.T) {
 	kubetest.Create(t, c, set)
 	retained := func(addr, pod string) lease.Lease {
 		l := inUse(addr, "default/"+pod, "u", "n")
-		l.State, l.FixedFor = lease.Retained, "Pod/default/"+pod
+		l.State, l.FixedFor = lease.Retained, lease.ParseOwner("Pod/default/"+pod)
 		return l
 	}
 	machine := retained("10.3.0.4", "virt-launcher-x")
-	machine.FixedFor = "VirtualMachine/default/vm"
+	machine.FixedFor = lease.ParseOwner("VirtualMachine/default/vm")
 	b := block("10.3.0.0", retained("10.3.0.1", "db-0"), retained("10.3.0.2", "db-2"), retained("10.3.0.3", "other-0"), machine)
 	kubetest.Create(t, c, b)
 	// db-0 is wanted; db-2 was scaled away long ago; other and vm do not exist.
@@ -281,7 +281,7 @@ func TestPodOrLeaseKeepsEndpoint(t *testing.T) {
 	c := kubetest.Client(t)
 	p := pod("with-pod")
 	machine := inUse("10.5.0.2", "default/virt-launcher-y", "u", "n1")
-	machine.FixedFor = "VirtualMachine/default/with-machine"
+	machine.FixedFor = lease.ParseOwner("VirtualMachine/default/with-machine")
 	b := block("10.5.0.0", inUse("10.5.0.1", "default/with-lease", "u", "n1"), machine)
 	withPod, withLease, withMachine, stale := shown("with-pod"), shown("with-lease"), shown("with-machine"), shown("stale")
 	kubetest.Create(t, c, node("n1"), p, b, withPod, withLease, withMachine, stale)
@@ -318,7 +318,7 @@ func TestReplacedRetainedAddressIsReclaimed(t *testing.T) {
 	}}
 	of := func(addr, ifname string, state lease.State) lease.Lease {
 		l := inUse(addr, "default/moved-0", "u1", "living")
-		l.State, l.Interface, l.FixedFor = state, ifname, "Pod/default/moved-0"
+		l.State, l.Interface, l.FixedFor = state, ifname, lease.ParseOwner("Pod/default/moved-0")
 		return l
 	}
 	old := block("10.9.0.0", of("10.9.0.1", "eth0", lease.Retained), of("10.9.0.2", "net1", lease.Retained))

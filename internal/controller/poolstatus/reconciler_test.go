@@ -62,7 +62,7 @@ func block(base, pool string, state lease.State, pods ...string) *v2beta1.Spider
 	for _, pod := range pods {
 		b.Leases = append(b.Leases, lease.Lease{
 			Addr: addr, State: state, Pool: pool, Since: time.Unix(1700000000, 0).UTC(),
-			Holder: lease.Holder{Pod: pod, PodUID: "uid-" + pod, Node: "n1", Attachment: lease.Attachment{ContainerID: "c-" + pod, Interface: "eth0"}},
+			Holder: lease.Holder{Pod: lease.ParsePodKey(pod), PodUID: "uid-" + pod, Node: "n1", Attachment: lease.Attachment{ContainerID: "c-" + pod, Interface: "eth0"}},
 		})
 		addr = addr.Next()
 	}

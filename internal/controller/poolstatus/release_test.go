@@ -40,7 +40,7 @@ func TestUncachedLeaseBlocksDeletion(t *testing.T) {
 	}
 	block := compile.BlockObject(lease.Block{Base: netip.MustParseAddr("10.9.0.16"), Leases: []lease.Lease{{
 		Addr: netip.MustParseAddr("10.9.0.20"), State: lease.InUse, Pool: "held", Since: time.Unix(1700000000, 0).UTC(),
-		Holder: lease.Holder{Pod: "default/web", PodUID: "u", Node: "n1", Attachment: lease.Attachment{ContainerID: "c", Interface: "eth0"}},
+		Holder: lease.Holder{Pod: lease.ParsePodKey("default/web"), PodUID: "u", Node: "n1", Attachment: lease.Attachment{ContainerID: "c", Interface: "eth0"}},
 	}}})
 	kubetest.Create(t, c, pool, block)
 	if err := c.Delete(t.Context(), pool); err != nil {

@@ -68,7 +68,7 @@ func allocatedIPs(leases []lease.Lease) (text *string, named int) {
 	var out strings.Builder
 	out.WriteByte('{')
 	for i, l := range sorted {
-		value, err := json.Marshal(allocation{Pod: l.Pod, PodUID: l.PodUID})
+		value, err := json.Marshal(allocation{Pod: l.Pod.String(), PodUID: l.PodUID})
 		if err != nil {
 			continue // impossible: two strings always encode
 		}
@@ -92,7 +92,7 @@ const holdersNamed = 5
 // holders lists the holders of leases, e.g. "1 lease: default/web (10.0.0.1)".
 func holders(leases []lease.Lease) string {
 	sorted := slices.SortedFunc(slices.Values(leases), func(a, b lease.Lease) int {
-		return cmp.Or(cmp.Compare(a.Pod, b.Pod), a.Addr.Compare(b.Addr))
+		return cmp.Or(cmp.Compare(a.Pod.String(), b.Pod.String()), a.Addr.Compare(b.Addr))
 	})
 	var names []string
 	for _, l := range sorted[:min(len(sorted), holdersNamed)] {

@@ -32,7 +32,7 @@ type FakeCluster struct {
 	mu         sync.Mutex
 	now        time.Time
 	away       bool
-	pods       map[string]*FakePod // "namespace/name"
+	pods       map[lease.PodKey]*FakePod
 	namespaces map[string]pool.NamespaceFacts
 	nodes      map[string]pool.NodeFacts
 	networks   map[pool.NetworkAttachment]ipam.Network
@@ -63,7 +63,7 @@ func NewFakeCluster(now time.Time) *FakeCluster {
 		Store:   &Store{},
 		Options: ipam.Options{EnableIPv4: true, EnableIPv6: true},
 		now:     now,
-		pods:    map[string]*FakePod{}, namespaces: map[string]pool.NamespaceFacts{}, nodes: map[string]pool.NodeFacts{},
+		pods:    map[lease.PodKey]*FakePod{}, namespaces: map[string]pool.NamespaceFacts{}, nodes: map[string]pool.NodeFacts{},
 		networks: map[pool.NetworkAttachment]ipam.Network{}, subnets: map[string][]netip.Prefix{},
 		pools: map[string]*pool.Pool{}, unlabelled: map[string]bool{}, endpoints: map[string]ipam.Endpoint{},
 		sandboxes: map[string]map[string]string{}, mute: map[string]bool{}, notReady: map[string]bool{}, services: map[string]*ipam.Service{}, journals: map[string]*memoryJournal{},
@@ -131,11 +131,11 @@ func (c *FakeCluster) SetLink(node, link string, subnets ...netip.Prefix) {
 func (c *FakeCluster) SetPod(p FakePod) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.pods[p.Namespace+"/"+p.Name] = &p
+	c.pods[p.PodKey] = &p
 }
 
-// Pod returns a pod by "namespace/name".
-func (c *FakeCluster) Pod(key string) (*FakePod, bool) {
+// Pod returns a pod.
+func (c *FakeCluster) Pod(key lease.PodKey) (*FakePod, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	p, ok := c.pods[key]
@@ -143,7 +143,7 @@ func (c *FakeCluster) Pod(key string) (*FakePod, bool) {
 }
 
 // DeletePod removes a pod, as if nobody had to terminate it.
-func (c *FakeCluster) DeletePod(key string) {
+func (c *FakeCluster) DeletePod(key lease.PodKey) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.pods, key)

@@ -52,7 +52,7 @@ func addr(text string) netip.Addr { return netip.MustParseAddr(text) }
 func blockAt(base, node, holder string) lease.Block {
 	return lease.Block{Base: addr(base), Node: node, Leases: []lease.Lease{{
 		Addr: addr(base), State: lease.InUse, Pool: "p",
-		Holder: lease.Holder{Attachment: lease.Attachment{ContainerID: "c1", Interface: "eth0"}, Pod: "default/a", PodUID: "u1", Node: holder},
+		Holder: lease.Holder{Attachment: lease.Attachment{ContainerID: "c1", Interface: "eth0"}, Pod: lease.ParsePodKey("default/a"), PodUID: "u1", Node: holder},
 		Since:  since,
 	}}}
 }
@@ -82,7 +82,7 @@ func comesBack(t *testing.T, s OrderedBlocks) {
 		switch l.State {
 		case lease.InUse, lease.Retained:
 			l.Pool = "p"
-			l.Holder = lease.Holder{Attachment: lease.Attachment{ContainerID: "c", Interface: "net1"}, Pod: "ns/web-0", PodUID: "u", Node: "n2", FixedFor: "Pod/ns/web-0"}
+			l.Holder = lease.Holder{Attachment: lease.Attachment{ContainerID: "c", Interface: "net1"}, Pod: lease.ParsePodKey("ns/web-0"), PodUID: "u", Node: "n2", FixedFor: lease.ParseOwner("Pod/ns/web-0")}
 		case lease.Quarantined:
 			l.Until, l.MAC = since.Add(time.Hour), "02:00:00:00:00:01"
 		}
@@ -173,7 +173,7 @@ func ofNode(t *testing.T, s OrderedBlocks) {
 func fixedFor(t *testing.T, s OrderedBlocks) {
 	owned := func(base string, state lease.State, owner string) lease.Block {
 		b := blockAt(base, "n1", "n1")
-		b.Leases[0].State, b.Leases[0].FixedFor = state, owner
+		b.Leases[0].State, b.Leases[0].FixedFor = state, lease.ParseOwner(owner)
 		return b
 	}
 	put(t, s, owned("192.0.2.0", lease.InUse, "Pod/ns/web-0"))
@@ -188,7 +188,7 @@ func fixedFor(t *testing.T, s OrderedBlocks) {
 		"VirtualMachine/ns/web-0": {"192.0.2.32"},
 		"Pod/ns/web-1":            {},
 	} {
-		got, err := s.FixedFor(t.Context(), owner)
+		got, err := s.FixedFor(t.Context(), lease.ParseOwner(owner))
 		if err != nil || !slices.Equal(bases(got), want) {
 			t.Errorf("owner %s: got %v, %v; want %v", owner, bases(got), err, want)
 		}

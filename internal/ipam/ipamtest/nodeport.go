@@ -21,28 +21,28 @@ type nodePort struct {
 	node string
 }
 
-func (p nodePort) Pod(_ context.Context, namespace, name, uid string) (ipam.Pod, error) {
+func (p nodePort) Pod(_ context.Context, name lease.PodKey, uid string) (ipam.Pod, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	pod, ok := p.pods[namespace+"/"+name]
+	pod, ok := p.pods[name]
 	switch {
 	case ok && pod.Node == p.node && (uid == "" || uid == pod.UID):
 		return pod.Pod, nil // from memory, also with the API server away
 	case p.away:
 		return ipam.Pod{}, ErrAway
 	case !ok || uid != "" && uid != pod.UID:
-		return ipam.Pod{}, fmt.Errorf("pod %s/%s: %w", namespace, name, ipam.ErrNotFound)
+		return ipam.Pod{}, fmt.Errorf("pod %s: %w", name, ipam.ErrNotFound)
 	}
-	return ipam.Pod{}, fmt.Errorf("pod %s/%s: %w", namespace, name, ipam.ErrElsewhere)
+	return ipam.Pod{}, fmt.Errorf("pod %s: %w", name, ipam.ErrElsewhere)
 }
 
-func (p nodePort) PodState(_ context.Context, namespace, name string) (reclaim.Pod, error) {
+func (p nodePort) PodState(_ context.Context, name lease.PodKey) (reclaim.Pod, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.away {
 		return reclaim.Pod{}, ErrAway
 	}
-	pod, ok := p.pods[namespace+"/"+name]
+	pod, ok := p.pods[name]
 	if !ok {
 		return reclaim.Pod{Presence: reclaim.Gone}, nil
 	}
@@ -77,7 +77,7 @@ func (p nodePort) Node(context.Context) (pool.NodeFacts, error) {
 func (p nodePort) TopController(_ context.Context, pod ipam.Pod) (ipam.Controller, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if known, ok := p.pods[pod.Namespace+"/"+pod.Name]; ok && known.Top.Kind != "" {
+	if known, ok := p.pods[pod.PodKey]; ok && known.Top.Kind != "" {
 		return known.Top, nil
 	}
 	if pod.Owner.Kind != "" {

@@ -113,7 +113,7 @@ func (s *Store) OfNode(_ context.Context, node string) ([]lease.Block, error) {
 }
 
 // FixedFor implements ipam.Blocks.
-func (s *Store) FixedFor(_ context.Context, owner string) ([]lease.Block, error) {
+func (s *Store) FixedFor(_ context.Context, owner lease.Owner) ([]lease.Block, error) {
 	return s.list(func(b lease.Block) bool {
 		return slices.ContainsFunc(b.Leases, func(l lease.Lease) bool { return l.FixedFor == owner })
 	})

@@ -98,7 +98,7 @@ func (s *BlockStore) OfNode(ctx context.Context, node string) ([]lease.Block, er
 }
 
 // FixedFor implements ipam.Blocks.
-func (s *BlockStore) FixedFor(ctx context.Context, owner string) ([]lease.Block, error) {
+func (s *BlockStore) FixedFor(ctx context.Context, owner lease.Owner) ([]lease.Block, error) {
 	return s.list(ctx, compile.BlockFixedLabel(owner))
 }
 

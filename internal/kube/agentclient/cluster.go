@@ -21,6 +21,7 @@ import (
 	"spiderpool.dev/spiderpool/internal/cniconf"
 	"spiderpool.dev/spiderpool/internal/ipam"
 	"spiderpool.dev/spiderpool/internal/kube/compile"
+	"spiderpool.dev/spiderpool/internal/lease"
 	"spiderpool.dev/spiderpool/internal/pool"
 	"spiderpool.dev/spiderpool/internal/readcache"
 	"spiderpool.dev/spiderpool/internal/reclaim"
@@ -109,7 +110,7 @@ func (c *Cluster) Ready() error {
 
 func podOf(object *metav1.PartialObjectMetadata) ipam.Pod {
 	pod := ipam.Pod{
-		Namespace: object.Namespace, Name: object.Name, UID: uidOf(object),
+		PodKey: lease.PodKey{Namespace: object.Namespace, Name: object.Name}, UID: uidOf(object),
 		Labels: object.Labels, Annotations: relevant(object.Annotations),
 	}
 	pod.Owner = controllerOf(object)
@@ -148,52 +149,52 @@ func nodeOf(object *metav1.PartialObjectMetadata) pool.NodeFacts {
 }
 
 // Pod implements ipam.Cluster.
-func (c *Cluster) Pod(ctx context.Context, namespace, name, uid string) (ipam.Pod, error) {
-	pod, ok, synced := c.pods.get(key{namespace, name})
+func (c *Cluster) Pod(ctx context.Context, name lease.PodKey, uid string) (ipam.Pod, error) {
+	pod, ok, synced := c.pods.get(key{name.Namespace, name.Name})
 	if ok && synced && uid != "" && pod.UID == uid {
 		return pod, nil
 	}
 	// Without a UID we cannot tell whether the stored pod is an earlier one of this name.
-	return c.livePod(ctx, namespace, name, uid)
+	return c.livePod(ctx, name, uid)
 }
 
-func (c *Cluster) livePod(ctx context.Context, namespace, name, uid string) (ipam.Pod, error) {
+func (c *Cluster) livePod(ctx context.Context, name lease.PodKey, uid string) (ipam.Pod, error) {
 	// spec.nodeName is not in the metadata, so the server has to compare it.
-	list, err := c.client.metadata.Resource(podResource).Namespace(namespace).List(ctx, metav1.ListOptions{
+	list, err := c.client.metadata.Resource(podResource).Namespace(name.Namespace).List(ctx, metav1.ListOptions{
 		FieldSelector: fields.AndSelectors(
-			fields.OneTermEqualSelector("metadata.name", name),
+			fields.OneTermEqualSelector("metadata.name", name.Name),
 			fields.OneTermEqualSelector("spec.nodeName", c.node)).String(),
 	})
 	if err != nil {
-		return ipam.Pod{}, fmt.Errorf("read pod %s/%s: %w", namespace, name, err)
+		return ipam.Pod{}, fmt.Errorf("read pod %s: %w", name, err)
 	}
 	if len(list.Items) == 1 {
 		pod := podOf(&list.Items[0])
 		if uid != "" && pod.UID != uid {
-			return ipam.Pod{}, fmt.Errorf("pod %s/%s now has UID %s: %w", namespace, name, pod.UID, ipam.ErrNotFound)
+			return ipam.Pod{}, fmt.Errorf("pod %s now has UID %s: %w", name, pod.UID, ipam.ErrNotFound)
 		}
 		return pod, nil
 	}
-	object, err := c.client.metadata.Resource(podResource).Namespace(namespace).Get(ctx, name, metav1.GetOptions{})
+	object, err := c.client.metadata.Resource(podResource).Namespace(name.Namespace).Get(ctx, name.Name, metav1.GetOptions{})
 	switch {
 	case apierrors.IsNotFound(err):
-		return ipam.Pod{}, fmt.Errorf("pod %s/%s: %w", namespace, name, ipam.ErrNotFound)
+		return ipam.Pod{}, fmt.Errorf("pod %s: %w", name, ipam.ErrNotFound)
 	case err != nil:
-		return ipam.Pod{}, fmt.Errorf("read pod %s/%s: %w", namespace, name, err)
+		return ipam.Pod{}, fmt.Errorf("read pod %s: %w", name, err)
 	case uid != "" && uidOf(object) != uid:
-		return ipam.Pod{}, fmt.Errorf("pod %s/%s now has UID %s: %w", namespace, name, uidOf(object), ipam.ErrNotFound)
+		return ipam.Pod{}, fmt.Errorf("pod %s now has UID %s: %w", name, uidOf(object), ipam.ErrNotFound)
 	}
-	return ipam.Pod{}, fmt.Errorf("pod %s/%s: %w", namespace, name, ipam.ErrElsewhere)
+	return ipam.Pod{}, fmt.Errorf("pod %s: %w", name, ipam.ErrElsewhere)
 }
 
 // PodState implements ipam.Cluster.
-func (c *Cluster) PodState(ctx context.Context, namespace, name string) (reclaim.Pod, error) {
-	raw, err := answer(c.client.spiderpool.Get().AbsPath("/api/v1/namespaces", namespace, "pods", name).Do(ctx))
+func (c *Cluster) PodState(ctx context.Context, name lease.PodKey) (reclaim.Pod, error) {
+	raw, err := answer(c.client.spiderpool.Get().AbsPath("/api/v1/namespaces", name.Namespace, "pods", name.Name).Do(ctx))
 	if apierrors.IsNotFound(err) {
 		return reclaim.Pod{Presence: reclaim.Gone}, nil
 	}
 	if err != nil {
-		return reclaim.Pod{}, fmt.Errorf("read pod %s/%s: %w", namespace, name, err)
+		return reclaim.Pod{}, fmt.Errorf("read pod %s: %w", name, err)
 	}
 	var object struct {
 		Metadata struct {
@@ -207,7 +208,7 @@ func (c *Cluster) PodState(ctx context.Context, namespace, name string) (reclaim
 		} `json:"status"`
 	}
 	if err := json.Unmarshal(raw, &object); err != nil {
-		return reclaim.Pod{}, fmt.Errorf("read pod %s/%s: %w", namespace, name, err)
+		return reclaim.Pod{}, fmt.Errorf("read pod %s: %w", name, err)
 	}
 	state := reclaim.Pod{
 		Presence: reclaim.Exists, UID: compile.PodUID(object.Metadata.UID, object.Metadata.Annotations),

@@ -17,6 +17,7 @@ import (
 
 	"spiderpool.dev/spiderpool/internal/kube/agentclient"
 	"spiderpool.dev/spiderpool/internal/kube/kubetest"
+	"spiderpool.dev/spiderpool/internal/lease"
 	"spiderpool.dev/spiderpool/internal/reclaim"
 )
 
@@ -76,7 +77,7 @@ func TestPodStateIsReadLive(t *testing.T) {
 				}
 				tc.want.Deadline = pod.DeletionTimestamp.Time
 			}
-			got, err := cluster.PodState(t.Context(), namespace, name)
+			got, err := cluster.PodState(t.Context(), lease.PodKey{Namespace: namespace, Name: name})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -92,13 +93,13 @@ func TestMissingPodIsGone(t *testing.T) {
 	namespace := kubetest.Namespace(t, c)
 	pod := podIn(t, c, namespace, "was-here", corev1.PodStatus{Phase: corev1.PodRunning})
 	kubetest.Remove(t, c, pod)
-	for _, tc := range []struct{ namespace, name string }{
-		{namespace, "was-here"},
-		{namespace, "never-was"},
-		{"no-such-namespace", "was-here"},
+	for _, tc := range []lease.PodKey{
+		{Namespace: namespace, Name: "was-here"},
+		{Namespace: namespace, Name: "never-was"},
+		{Namespace: "no-such-namespace", Name: "was-here"},
 	} {
-		t.Run(tc.namespace+"/"+tc.name, func(t *testing.T) {
-			got, err := cluster.PodState(t.Context(), tc.namespace, tc.name)
+		t.Run(tc.String(), func(t *testing.T) {
+			got, err := cluster.PodState(t.Context(), tc)
 			if err != nil || got != (reclaim.Pod{Presence: reclaim.Gone}) {
 				t.Errorf("got %+v, error %v; want gone", got, err)
 			}
@@ -160,7 +161,7 @@ func TestUnreadableObjectIsNotGone(t *testing.T) {
 		"cancelled": {cancelled, clusterOf(t, "n1"), func(err error) bool { return errors.Is(err, context.Canceled) }},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if got, err := tc.cluster.PodState(tc.ctx, "default", "p"); !tc.want(err) || got != (reclaim.Pod{}) {
+			if got, err := tc.cluster.PodState(tc.ctx, lease.PodKey{Namespace: "default", Name: "p"}); !tc.want(err) || got != (reclaim.Pod{}) {
 				t.Errorf("pod: got %+v, error %v", got, err)
 			}
 			if got, err := tc.cluster.NodeState(tc.ctx); !tc.want(err) || got != (reclaim.Node{}) {

@@ -15,7 +15,6 @@ import (
 	"spiderpool.dev/spiderpool/api/v2beta1"
 	"spiderpool.dev/spiderpool/internal/kube/compile"
 	"spiderpool.dev/spiderpool/internal/lease"
-	"spiderpool.dev/spiderpool/internal/reclaim"
 )
 
 // Names of the indexes of SpiderIPBlocks in a cache.
@@ -40,7 +39,11 @@ func IndexBlocksByPool(ctx context.Context, indexer client.FieldIndexer) error {
 // cache. Call it before the cache starts.
 func IndexBlocksByHolder(ctx context.Context, indexer client.FieldIndexer) error {
 	byHolder := indexer.IndexField(ctx, &v2beta1.SpiderIPBlock{}, indexBlockHolder, func(o client.Object) []string {
-		return HoldersOfBlock(o.(*v2beta1.SpiderIPBlock))
+		var holders []string
+		for _, holder := range HoldersOfBlock(o.(*v2beta1.SpiderIPBlock)) {
+			holders = append(holders, holder.String())
+		}
+		return holders
 	})
 	byNode := indexer.IndexField(ctx, &v2beta1.SpiderIPBlock{}, indexBlockNode, func(o client.Object) []string {
 		var nodes []string
@@ -57,27 +60,27 @@ func IndexBlocksByHolder(ctx context.Context, indexer client.FieldIndexer) error
 	return nil
 }
 
-// HoldersOfBlock returns the SpiderEndpoints ("namespace/name") that show a lease of
+// HoldersOfBlock returns the SpiderEndpoints that show a lease of
 // the block: those of pods, and those of virtual machines with fixed addresses.
-func HoldersOfBlock(block *v2beta1.SpiderIPBlock) []string {
-	var holders []string
+func HoldersOfBlock(block *v2beta1.SpiderIPBlock) []lease.PodKey {
+	var holders []lease.PodKey
 	for i := range block.Spec.Leases {
 		l := &block.Spec.Leases[i]
 		if !held(l) {
 			continue
 		}
-		holders = append(holders, l.Pod)
-		if _, namespace, name, ok := reclaim.ParseOwner(l.FixedFor); ok && namespace+"/"+name != l.Pod {
-			holders = append(holders, namespace+"/"+name)
+		holders = append(holders, lease.ParsePodKey(l.Pod))
+		if owner := lease.ParseOwner(l.FixedFor); owner.Kind == lease.KindVirtualMachine {
+			holders = append(holders, owner.Key())
 		}
 	}
 	return holders
 }
 
-// BlocksOfHolder returns the blocks with a lease for a SpiderEndpoint, given as
-// "namespace/name". The objects belong to the cache; do not change them.
-func BlocksOfHolder(ctx context.Context, reader client.Reader, holder string) ([]v2beta1.SpiderIPBlock, error) {
-	return blocksBy(ctx, reader, indexBlockHolder, holder)
+// BlocksOfHolder returns the blocks with a lease for a SpiderEndpoint. The objects
+// belong to the cache; do not change them.
+func BlocksOfHolder(ctx context.Context, reader client.Reader, holder lease.PodKey) ([]v2beta1.SpiderIPBlock, error) {
+	return blocksBy(ctx, reader, indexBlockHolder, holder.String())
 }
 
 // BlocksOfNode returns the blocks with a lease of the node. The objects belong to

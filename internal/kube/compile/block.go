@@ -60,7 +60,9 @@ func BlockNodeLabel(node string) string {
 
 // BlockFixedLabel returns the label key for the blocks with addresses fixed for
 // the owner. Because hashes can collide, it may also select another block.
-func BlockFixedLabel(owner string) string { return names.LabelBlockFixedPrefix + hashed(owner) }
+func BlockFixedLabel(owner lease.Owner) string {
+	return names.LabelBlockFixedPrefix + hashed(owner.String())
+}
 
 func hashed(text string) string {
 	hash := fnv.New64a()
@@ -80,7 +82,7 @@ func BlockObject(b lease.Block) *v2beta1.SpiderIPBlock {
 		if l.Node != "" {
 			labels[BlockNodeLabel(l.Node)] = blockHolder
 		}
-		if l.FixedFor != "" {
+		if !l.FixedFor.IsZero() {
 			labels[BlockFixedLabel(l.FixedFor)] = ""
 		}
 		leases = append(leases, leaseObject(l))
@@ -98,7 +100,7 @@ func BlockObject(b lease.Block) *v2beta1.SpiderIPBlock {
 func leaseObject(l lease.Lease) v2beta1.Lease {
 	out := v2beta1.Lease{
 		IP: l.Addr.String(), State: v2beta1.LeaseState(l.State), Pool: l.Pool,
-		Pod: l.Pod, PodUID: l.PodUID, ContainerID: l.ContainerID, Interface: l.Interface, Node: l.Node, FixedFor: l.FixedFor,
+		Pod: l.Pod.String(), PodUID: l.PodUID, ContainerID: l.ContainerID, Interface: l.Interface, Node: l.Node, FixedFor: l.FixedFor.String(),
 		Since: metav1.NewTime(l.Since), MAC: l.MAC,
 	}
 	if !l.Until.IsZero() {
@@ -152,7 +154,7 @@ func LeaseOf(in *v2beta1.Lease) (lease.Lease, error) {
 		Addr: addr, State: lease.State(in.State), Pool: in.Pool,
 		Holder: lease.Holder{
 			Attachment: lease.Attachment{ContainerID: in.ContainerID, Interface: in.Interface},
-			Pod:        in.Pod, PodUID: in.PodUID, Node: in.Node, FixedFor: in.FixedFor,
+			Pod:        lease.ParsePodKey(in.Pod), PodUID: in.PodUID, Node: in.Node, FixedFor: lease.ParseOwner(in.FixedFor),
 		},
 		Since: in.Since.UTC(), MAC: in.MAC,
 	}
