@@ -25,10 +25,10 @@ import (
 	"k8s.io/apimachinery/pkg/util/wait"
 
 	"spiderpool.dev/spiderpool/internal/agent/criclient"
-	"spiderpool.dev/spiderpool/internal/agent/journal"
 	"spiderpool.dev/spiderpool/internal/agent/nodeguard"
 	"spiderpool.dev/spiderpool/internal/config"
 	"spiderpool.dev/spiderpool/internal/ipam"
+	"spiderpool.dev/spiderpool/internal/journal"
 	"spiderpool.dev/spiderpool/internal/kube/agentclient"
 	"spiderpool.dev/spiderpool/internal/lease"
 	"spiderpool.dev/spiderpool/internal/linux"
@@ -53,7 +53,7 @@ type agent struct {
 	options   options
 	log       *slog.Logger
 	metrics   *metrics
-	journal   *journal.Journal
+	journal   journal.Journal
 	cluster   *agentclient.Cluster
 	ended     *endedPods
 	pools     *agentclient.PoolSync
@@ -66,8 +66,8 @@ type agent struct {
 
 // newAgent makes the parts. Each part refers to earlier parts only.
 func newAgent(ctx context.Context, cfg config.Agent, o options, client *agentclient.Client, log *slog.Logger) (*agent, error) {
-	releases, err := journal.Open(filepath.Join(cfg.StateDir, "releases"))
-	if err != nil {
+	releases := journal.In(cfg.StateDir)
+	if err := releases.Create(); err != nil {
 		return nil, err
 	}
 	a := &agent{

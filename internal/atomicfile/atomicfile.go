@@ -18,26 +18,59 @@ import (
 const UnfinishedPrefix = "."
 
 // Write replaces the file at path. When it returns nil, content and name are on disk.
-func Write(path string, content []byte, mode fs.FileMode) (err error) {
-	dir := filepath.Dir(path)
-	tmp, err := os.CreateTemp(dir, UnfinishedPrefix+filepath.Base(path)+".*")
+func Write(path string, content []byte, mode fs.FileMode) error {
+	u, err := Begin(path)
 	if err != nil {
 		return err
 	}
-	_, err = tmp.Write(content)
+	return u.Commit(content, mode)
+}
+
+// Unfinished is a file between Begin and Commit or Abort. It has a name of its own in
+// the directory of its target: UnfinishedPrefix, the name of the target, a dot and a
+// number, e.g. ".a.conf.123".
+type Unfinished struct {
+	path string
+	tmp  *os.File
+}
+
+// Begin creates the unfinished file for path.
+func Begin(path string) (*Unfinished, error) {
+	tmp, err := os.CreateTemp(filepath.Dir(path), UnfinishedPrefix+filepath.Base(path)+".*")
+	if err != nil {
+		return nil, err
+	}
+	return &Unfinished{path, tmp}, nil
+}
+
+// Commit gives the file its content and the name of its target. When it returns nil,
+// content and name are on disk. If another process has removed the unfinished file,
+// Commit changes nothing and the error is fs.ErrNotExist.
+func (u *Unfinished) Commit(content []byte, mode fs.FileMode) error {
+	_, err := u.tmp.Write(content)
 	if err == nil {
-		err = tmp.Chmod(mode)
+		err = u.tmp.Chmod(mode)
 	}
 	if err == nil {
-		err = tmp.Sync()
+		err = u.tmp.Sync()
 	}
-	if err = errors.Join(err, tmp.Close()); err == nil {
-		err = os.Rename(tmp.Name(), path)
+	if err = errors.Join(err, u.tmp.Close()); err == nil {
+		err = os.Rename(u.tmp.Name(), u.path)
 	}
 	if err != nil {
-		return errors.Join(err, os.Remove(tmp.Name()))
+		return errors.Join(err, u.remove())
 	}
-	return SyncDir(dir)
+	return SyncDir(filepath.Dir(u.path))
+}
+
+// Abort removes the unfinished file.
+func (u *Unfinished) Abort() error { return errors.Join(u.tmp.Close(), u.remove()) }
+
+func (u *Unfinished) remove() error {
+	if err := os.Remove(u.tmp.Name()); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
 }
 
 // SyncDir makes the names in dir, such as those of files just created, renamed or

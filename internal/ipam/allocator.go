@@ -372,14 +372,10 @@ func (a *Allocator) isYoung(addr netip.Addr) bool {
 	return ok && a.now().Sub(l.Since) < youngLease
 }
 
-// releaseIf ends the leases of the attachments if wanted returns true. wanted runs at
-// the moment of the decision, so no allocation comes between. It returns an error if
-// the release could not be committed, or if the leases of this node are unknown.
-func (a *Allocator) releaseIf(ctx context.Context, wanted func() bool, attachments ...lease.Attachment) error {
+// release ends the leases of the attachments. It returns an error if the release could
+// not be committed, or if the leases of this node are unknown.
+func (a *Allocator) release(ctx context.Context, attachments ...lease.Attachment) error {
 	return a.submit(&request{ctx: ctx, releases: attachments, done: make(chan outcome, 1), change: func(now time.Time) []lease.Block {
-		if !wanted() {
-			return nil
-		}
 		return a.mu.index.Release(now, attachments...)
 	}}).err
 }

@@ -2,7 +2,6 @@ package ipam
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -14,14 +13,13 @@ import (
 // Delete releases the addresses of an interface. It fails only if the release can
 // neither be committed nor stored on disk.
 func (s *Service) Delete(ctx context.Context, req wire.DeleteRequest) error {
-	release := releaseOf(req.Attachment)
-	limited, cancel := context.WithTimeout(ctx, releaseTimeout)
-	defer cancel()
-	err := s.release(limited, release, always)
+	finish := s.Journal.Begin(req.Attachment)
+	err := s.releaseInTime(ctx, req.Attachment)
+	keepErr := finish(err != nil)
 	if err == nil {
 		return nil
 	}
-	if keepErr := s.Journal.Add(release); keepErr != nil {
+	if keepErr != nil {
 		return &Error{
 			Kind:    Unavailable,
 			Msg:     fmt.Sprintf("could not release the addresses of interface %s of pod %s or store the release on disk", req.Interface, podOf(req.Attachment)),
@@ -33,63 +31,61 @@ func (s *Service) Delete(ctx context.Context, req wire.DeleteRequest) error {
 	return nil
 }
 
-func always() bool { return true }
+// releaseInTime is release, for at most releaseTimeout.
+func (s *Service) releaseInTime(ctx context.Context, at wire.Attachment) error {
+	limited, cancel := context.WithTimeout(ctx, releaseTimeout)
+	defer cancel()
+	return s.release(limited, at)
+}
 
-// release commits a release if wanted returns true at the moment of the decision, and
-// updates the endpoint.
-func (s *Service) release(ctx context.Context, r Release, wanted func() bool) error {
-	held := s.Allocator.Attached(r.Attachment)
-	if err := s.Allocator.releaseIf(ctx, wanted, r.Attachment); err != nil {
+// release commits a release and updates the endpoint.
+func (s *Service) release(ctx context.Context, at wire.Attachment) error {
+	attachment := lease.Attachment{ContainerID: at.ContainerID, Interface: at.Interface}
+	held := s.Allocator.Attached(attachment)
+	if err := s.Allocator.release(ctx, attachment); err != nil {
 		return err
 	}
 	for _, l := range held {
 		if l.PodUID != "" {
-			r.PodUID = l.PodUID
+			at.PodUID = l.PodUID
 		}
 	}
-	s.showRelease(r)
+	s.showRelease(at)
 	return nil
 }
 
 // showRelease updates the pod's endpoint to the leases that the pod still has. The
 // ended leases would not do: a DEL may come twice, or late, when a new sandbox has the
 // interface. Addresses retained for the pod's return stay in its endpoint.
-func (s *Service) showRelease(r Release) {
-	if r.PodUID == "" {
+func (s *Service) showRelease(at wire.Attachment) {
+	if at.PodUID == "" {
 		return
 	}
-	leases := s.Allocator.OfPod(r.PodUID)
+	leases := s.Allocator.OfPod(at.PodUID)
 	inUse := func(l lease.Lease) bool { return l.State == lease.InUse }
-	ofInterface := func(l lease.Lease) bool { return l.Interface == r.Interface }
+	ofInterface := func(l lease.Lease) bool { return l.Interface == at.Interface }
 	switch {
 	case len(leases) == 0:
-		s.endpointCache.remove(r.PodUID, "")
-		s.Endpoints.Remove(r.Pod.Namespace, r.Pod.Name, r.PodUID)
+		s.endpointCache.remove(at.PodUID, "")
+		s.Endpoints.Remove(at.PodNamespace, at.PodName, at.PodUID)
 	case !slices.ContainsFunc(leases, inUse):
-		s.endpointCache.remove(r.PodUID, "")
+		s.endpointCache.remove(at.PodUID, "")
 	case !slices.ContainsFunc(leases, ofInterface):
-		s.endpointCache.remove(r.PodUID, r.Interface)
-		s.Endpoints.Without(r.Pod.Namespace, r.Pod.Name, r.PodUID, r.Interface, endpointUpdateDelay)
+		s.endpointCache.remove(at.PodUID, at.Interface)
+		s.Endpoints.Without(at.PodNamespace, at.PodName, at.PodUID, at.Interface, endpointUpdateDelay)
 	}
 }
 
 // Replay commits the releases on disk. It returns the number of those left.
 func (s *Service) Replay(ctx context.Context) (left int, err error) {
-	releases, unreadable := s.Journal.All()
-	for i, r := range releases {
-		// Since All, an ADD may have removed the release: the interface is in use again.
-		// After that, a DEL may have added a new release, which a later Replay commits.
-		current := func() bool { return s.Journal.Generation(r.Attachment) == r.Generation }
-		if err := s.release(ctx, r, current); err != nil {
-			return len(releases) - i, errors.Join(unreadable, err)
-		}
-		if err := s.Journal.Remove(r.Attachment, r.Generation); err != nil {
-			return len(releases) - i, errors.Join(unreadable, err)
+	return s.Journal.Replay(ctx, func(ctx context.Context, at wire.Attachment) error {
+		if err := s.releaseInTime(ctx, at); err != nil {
+			return err
 		}
 		s.Log.Info("committed a release from disk",
-			"pod", r.Pod, "container", r.ContainerID, "interface", r.Interface)
-	}
-	return 0, unreadable
+			"pod", podOf(at), "container", at.ContainerID, "interface", at.Interface)
+		return nil
+	})
 }
 
 // quarantine is how long an address is out of service after a foreign host answered

@@ -15,5 +15,5 @@ func (a *Allocator) Queued() int {
 
 // Release ends the leases of the attachments.
 func (a *Allocator) Release(ctx context.Context, attachments ...lease.Attachment) error {
-	return a.releaseIf(ctx, always, attachments...)
+	return a.release(ctx, attachments...)
 }

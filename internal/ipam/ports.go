@@ -12,6 +12,7 @@ import (
 	"spiderpool.dev/spiderpool/internal/lease"
 	"spiderpool.dev/spiderpool/internal/pool"
 	"spiderpool.dev/spiderpool/internal/reclaim"
+	"spiderpool.dev/spiderpool/internal/wire"
 )
 
 // Errors that adapters return, possibly wrapped.
@@ -191,28 +192,21 @@ type Events interface {
 	Reclaimed(pod Pod, change reclaim.Change)
 }
 
-// Journal stores uncommitted releases across restarts.
+// Journal stores uncommitted releases across restarts. The CNI plugin and other agents
+// of the node may use the same store.
 type Journal interface {
-	// Add keeps the release in place of an earlier one of its attachment, and gives
-	// it a new generation. When Add returns, the release is on disk.
-	Add(r Release) error
-	// Generation returns the generation of the release kept for the attachment, or 0
-	// if none is. It does not wait for the disk.
-	Generation(at lease.Attachment) uint64
-	// Remove deletes the release if it is still of that generation.
-	Remove(at lease.Attachment, generation uint64) error
-	// All returns the stored releases; with an error, the readable ones.
-	All() ([]Release, error)
-}
-
-// Release is a DEL that is not committed yet.
-type Release struct {
-	lease.Attachment
-	Pod    lease.PodKey
-	PodUID string
-	// Generation tells a release of the Journal from later ones of the same
-	// attachment. The Journal assigns it; it ignores the value passed to Add.
-	Generation uint64
+	// Begin starts the release of an attachment. finish(true) stores it in place of an
+	// earlier one of the attachment; when it returns nil, the release is on disk, or
+	// Supersede was called since Begin. finish(false) stores nothing.
+	Begin(at wire.Attachment) (finish func(keep bool) error)
+	// Supersede removes the stored release of the attachment and those begun, and
+	// reports whether one was stored. If a Replay is committing it, Supersede waits for
+	// the end of that, or of ctx.
+	Supersede(ctx context.Context, at wire.Attachment) (kept bool, err error)
+	// Replay calls commit for each stored release and removes it on success. It stops at
+	// the first error of commit and returns the number of releases left. Other errors
+	// are about unreadable releases, which do not count.
+	Replay(ctx context.Context, commit func(context.Context, wire.Attachment) error) (left int, err error)
 }
 
 // Observer counts what happens, for metrics.

@@ -85,7 +85,9 @@ func (s *Service) reclaimOne(ctx context.Context, l lease.Lease, otherSandbox bo
 
 // reclaimLease releases a lease without a DEL, and reports why.
 func (s *Service) reclaimLease(ctx context.Context, l lease.Lease, reason reclaim.Reason, because string) error {
-	err := s.release(ctx, Release{Attachment: l.Attachment, Pod: l.Pod, PodUID: l.PodUID}, always)
+	err := s.release(ctx, wire.Attachment{
+		ContainerID: l.ContainerID, Interface: l.Interface, PodNamespace: l.Pod.Namespace, PodName: l.Pod.Name, PodUID: l.PodUID,
+	})
 	s.Observer.Reclaimed(reason, err)
 	if err != nil {
 		return err

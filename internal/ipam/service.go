@@ -50,7 +50,7 @@ type Service struct {
 
 const (
 	// releaseTimeout is how long a DEL waits for the API server before it stores the
-	// release on disk.
+	// release on disk, and how long the replay of such a release waits.
 	releaseTimeout = 5 * time.Second
 	// endpointUpdateDelay batches interface removals, so that deleting a pod with
 	// several interfaces costs one write, not one per interface.
@@ -65,7 +65,7 @@ func (s *Service) Add(ctx context.Context, req wire.AddRequest) (wire.AddReply, 
 	if err != nil {
 		return wire.AddReply{}, err
 	}
-	restore, err := s.supersede(req.Attachment)
+	restore, err := s.supersede(ctx, req.Attachment)
 	if err != nil {
 		return wire.AddReply{}, err
 	}
@@ -83,28 +83,20 @@ func (s *Service) Add(ctx context.Context, req wire.AddRequest) (wire.AddReply, 
 
 // supersede removes an earlier release of the attachment from the journal, because the
 // runtime wants the interface again. Call restore if the ADD fails.
-func (s *Service) supersede(at wire.Attachment) (restore func(), err error) {
-	release := releaseOf(at)
-	generation := s.Journal.Generation(release.Attachment)
-	if generation == 0 {
+func (s *Service) supersede(ctx context.Context, at wire.Attachment) (restore func(), err error) {
+	kept, err := s.Journal.Supersede(ctx, at)
+	if err != nil {
+		return nil, &Error{Kind: Unavailable, Msg: "could not remove the earlier release of the interface from the journal", Details: err.Error()}
+	}
+	if !kept {
 		return func() {}, nil
 	}
-	if err := s.Journal.Remove(release.Attachment, generation); err != nil {
-		return nil, &Error{Kind: Internal, Msg: "could not remove the earlier release of the interface from the journal", Details: err.Error()}
-	}
 	return func() {
-		if err := s.Journal.Add(release); err != nil {
+		if err := s.Journal.Begin(at)(true); err != nil {
 			s.Log.Error("could not store a release on disk again; the next DEL or reclaim will release the address",
 				"pod", podOf(at), "container", at.ContainerID, "interface", at.Interface, "err", err)
 		}
 	}, nil
-}
-
-func releaseOf(at wire.Attachment) Release {
-	return Release{
-		Attachment: lease.Attachment{ContainerID: at.ContainerID, Interface: at.Interface},
-		Pod:        podOf(at), PodUID: at.PodUID,
-	}
 }
 
 func podOf(at wire.Attachment) lease.PodKey {

@@ -229,7 +229,7 @@ func (c *FakeCluster) Service(node string) *ipam.Service {
 		SearchEvery:        -1, // time here does not pass by itself
 		OnRetainedReleased: func(l lease.Lease) { s.OnRetainedReleased(l) }})
 	if c.journals[node] == nil {
-		c.journals[node] = &memoryJournal{releases: map[lease.Attachment]ipam.Release{}}
+		c.journals[node] = newMemoryJournal()
 	}
 	port := nodePort{c, node}
 	s = &ipam.Service{

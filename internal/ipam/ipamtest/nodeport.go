@@ -6,7 +6,6 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
-	"sync"
 	"time"
 
 	"spiderpool.dev/spiderpool/internal/ipam"
@@ -193,41 +192,4 @@ func (p nodePort) event(pod ipam.Pod, what, message string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.events = append(p.events, fmt.Sprintf("%s %s/%s: %s", what, pod.Namespace, pod.Name, message))
-}
-
-// memoryJournal is a journal that outlives a service, as a disk does.
-type memoryJournal struct {
-	mu       sync.Mutex
-	last     uint64 // generation
-	releases map[lease.Attachment]ipam.Release
-}
-
-func (j *memoryJournal) Add(r ipam.Release) error {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	j.last++
-	r.Generation = j.last
-	j.releases[r.Attachment] = r
-	return nil
-}
-
-func (j *memoryJournal) Generation(at lease.Attachment) uint64 {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	return j.releases[at].Generation
-}
-
-func (j *memoryJournal) Remove(at lease.Attachment, generation uint64) error {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	if j.releases[at].Generation == generation {
-		delete(j.releases, at)
-	}
-	return nil
-}
-
-func (j *memoryJournal) All() ([]ipam.Release, error) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	return slices.Collect(maps.Values(j.releases)), nil
 }
