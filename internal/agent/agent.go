@@ -45,6 +45,10 @@ const (
 	grace = 10 * time.Second
 	// replayInterval is the time between two attempts to commit the releases on disk.
 	replayInterval = 2 * time.Second
+	// repairInterval is the time between two comparisons of the SpiderEndpoints with the
+	// leases. It restores one that a user deleted while no controller led. Each costs one
+	// read per pod of the node.
+	repairInterval = 10 * time.Minute
 )
 
 // agent holds the parts of the process.
@@ -226,7 +230,8 @@ func (a *agent) run(ctx context.Context) error {
 	defer stop()
 
 	var parts sync.WaitGroup
-	for _, part := range []func(context.Context){a.cluster.Run, a.pools.Run, a.endpoints.Run, a.maintain, a.node.Run} {
+	writeEndpoints := func(ctx context.Context) { a.endpoints.Run(ctx, a.service.Endpoint) }
+	for _, part := range []func(context.Context){a.cluster.Run, a.pools.Run, writeEndpoints, a.maintain, a.node.Run} {
 		parts.Go(func() { part(background) })
 	}
 	var servers sync.WaitGroup
@@ -252,12 +257,12 @@ func (a *agent) run(ctx context.Context) error {
 	return nil
 }
 
-// maintain reads the leases of the node and repairs the endpoints of its pods. Then it
-// commits the releases on disk and reclaims addresses until ctx ends.
+// maintain reads the leases of the node. Then it commits the releases on disk, reclaims
+// addresses and repairs the endpoints of the node's pods until ctx ends.
 func (a *agent) maintain(ctx context.Context) {
 	a.retry(ctx, "read the blocks of this node", a.service.Allocator.Load)
 	a.retry(ctx, "read pods and pools", func(context.Context) error { return a.ready() })
-	a.service.Repair(ctx)
+	a.service.Repair()
 	policy := a.cfg.IPAM.ReclaimPolicy()
 	policy.MinAge = a.minLeaseAge()
 	replay := time.NewTicker(replayInterval)
@@ -266,6 +271,8 @@ func (a *agent) maintain(ctx context.Context) {
 	defer scan.Stop()
 	ended := time.NewTicker(endedInterval)
 	defer ended.Stop()
+	repair := time.NewTicker(repairInterval)
+	defer repair.Stop()
 	for {
 		a.replay(ctx)
 		select {
@@ -278,6 +285,8 @@ func (a *agent) maintain(ctx context.Context) {
 			if err := a.service.Reclaim(ctx, policy); err != nil && ctx.Err() == nil {
 				a.log.Warn("cannot reclaim addresses", "err", err)
 			}
+		case <-repair.C:
+			a.service.Repair()
 		}
 	}
 }

@@ -487,12 +487,12 @@ func TestStatefulSetAddressesFollowPodToNode(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := a.Delete(t.Context(), wire.DeleteRequest{Attachment: at}); err != nil {
-		t.Fatal(err)
-	}
 	kubetest.Eventually(t, func(ctx context.Context) error {
 		return w.Get(ctx, client.ObjectKey{Namespace: w.namespace, Name: "web-0"}, &v2beta1.SpiderEndpoint{})
 	})
+	if err := a.Delete(t.Context(), wire.DeleteRequest{Attachment: at}); err != nil {
+		t.Fatal(err)
+	}
 	w.kill(pod)
 	// Other pods take all free addresses.
 	for i := range 5 {

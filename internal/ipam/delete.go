@@ -3,7 +3,6 @@ package ipam
 import (
 	"context"
 	"fmt"
-	"slices"
 	"time"
 
 	"spiderpool.dev/spiderpool/internal/lease"
@@ -38,42 +37,23 @@ func (s *Service) releaseInTime(ctx context.Context, at wire.Attachment) error {
 	return s.release(limited, at)
 }
 
-// release commits a release and updates the endpoint.
+// release commits a release and has the endpoint updated.
 func (s *Service) release(ctx context.Context, at wire.Attachment) error {
 	attachment := lease.Attachment{ContainerID: at.ContainerID, Interface: at.Interface}
 	held := s.Allocator.Attached(attachment)
 	if err := s.Allocator.release(ctx, attachment); err != nil {
 		return err
 	}
+	holder := lease.Holder{Pod: podOf(at), PodUID: at.PodUID}
 	for _, l := range held {
 		if l.PodUID != "" {
-			at.PodUID = l.PodUID
+			holder = l.Holder
 		}
 	}
-	s.showRelease(at)
+	if holder.PodUID != "" {
+		s.Endpoints.Changed(endpointOf(holder), endpointUpdateDelay)
+	}
 	return nil
-}
-
-// showRelease updates the pod's endpoint to the leases that the pod still has. The
-// ended leases would not do: a DEL may come twice, or late, when a new sandbox has the
-// interface. Addresses retained for the pod's return stay in its endpoint.
-func (s *Service) showRelease(at wire.Attachment) {
-	if at.PodUID == "" {
-		return
-	}
-	leases := s.Allocator.OfPod(at.PodUID)
-	inUse := func(l lease.Lease) bool { return l.State == lease.InUse }
-	ofInterface := func(l lease.Lease) bool { return l.Interface == at.Interface }
-	switch {
-	case len(leases) == 0:
-		s.endpointCache.remove(at.PodUID, "")
-		s.Endpoints.Remove(at.PodNamespace, at.PodName, at.PodUID)
-	case !slices.ContainsFunc(leases, inUse):
-		s.endpointCache.remove(at.PodUID, "")
-	case !slices.ContainsFunc(leases, ofInterface):
-		s.endpointCache.remove(at.PodUID, at.Interface)
-		s.Endpoints.Without(at.PodNamespace, at.PodName, at.PodUID, at.Interface, endpointUpdateDelay)
-	}
 }
 
 // Replay commits the releases on disk. It returns the number of those left.

@@ -142,29 +142,28 @@ type Pools interface {
 	List(ctx context.Context, limit int) ([]*pool.Pool, error)
 }
 
-// Endpoints writes the SpiderEndpoints, which are views of the leases. Set, Without and
-// Remove return at once; the write follows in the background and is repeated until it
-// succeeds. The last call for an endpoint wins.
+// Endpoints keeps the SpiderEndpoints, which are views of the leases, up to date.
 type Endpoints interface {
-	// Set makes the endpoint what it should be.
-	Set(e Endpoint)
-	// Without removes an interface from the pod's endpoint, if it still has that UID,
-	// at the latest after within. A Remove before then replaces it.
-	Without(namespace, name, podUID, ifname string, within time.Duration)
-	// Remove deletes the endpoint of the pod if it still shows that UID.
-	Remove(namespace, name, podUID string)
-	// Addresses returns what an endpoint shows, read live, if it shows that pod on
-	// that node; else nothing.
-	Addresses(ctx context.Context, namespace, name, podUID, node string) ([]netip.Addr, error)
+	// Changed says that the result of Service.Endpoint for the key may have changed. It
+	// returns at once. After delay, the implementation reads the stored endpoint, calls
+	// Service.Endpoint and writes the result, and repeats that until it succeeds. Calls
+	// in between are served together.
+	Changed(key EndpointKey, delay time.Duration)
+}
+
+// EndpointKey identifies the endpoint of a pod.
+type EndpointKey struct {
+	lease.PodKey // of the endpoint: the pod's, or that of the virtual machine with the addresses
+	Pod          lease.PodKey
+	PodUID       string
 }
 
 // Endpoint is the content of a SpiderEndpoint.
 type Endpoint struct {
-	Namespace, Name string
-	Pod, PodUID     string // the pod's name differs from the endpoint's where that is a virtual machine's
-	Node            string
-	Owner           Controller
-	Interfaces      []EndpointInterface
+	EndpointKey
+	Node       string
+	Owner      Controller // only kind and name are stored
+	Interfaces []EndpointInterface
 }
 
 // EndpointInterface is one interface with its addresses and routes.

@@ -45,15 +45,15 @@ type Service struct {
 	// reclaim.DefaultMinAge.
 	MinLeaseAge time.Duration
 
-	endpointCache endpointCache
+	grantedPods grantedPods
 }
 
 const (
 	// releaseTimeout is how long a DEL waits for the API server before it stores the
 	// release on disk, and how long the replay of such a release waits.
 	releaseTimeout = 5 * time.Second
-	// endpointUpdateDelay batches interface removals, so that deleting a pod with
-	// several interfaces costs one write, not one per interface.
+	// endpointUpdateDelay batches releases, so that deleting a pod with several
+	// interfaces costs one write, not one per interface.
 	endpointUpdateDelay = 2 * time.Second
 )
 
@@ -118,7 +118,8 @@ func (s *Service) add(ctx context.Context, pod Pod, req wire.AddRequest, arrived
 		s.rollBack(ctx, pod, req.ContainerID, previously)
 		return wire.AddReply{}, err
 	}
-	s.show(pod, plan.owner, s.endpointCache.merge(pod.UID, assigned))
+	s.grantedPods.add(pod.UID, plan.owner, assigned)
+	s.Endpoints.Changed(endpointOf(lease.Holder{Pod: pod.PodKey, PodUID: pod.UID, FixedFor: s.fixedFor(pod)}), 0)
 	for _, i := range assigned {
 		if i.Interface == req.Interface {
 			return replyOf(i, plan.dns), nil
@@ -206,15 +207,6 @@ func (s *Service) fixedFor(pod Pod) lease.Owner {
 	return lease.Owner{}
 }
 
-// endpointName returns the name of the pod's SpiderEndpoint: the name of the virtual
-// machine if its addresses are fixed, and else the pod's.
-func (s *Service) endpointName(pod Pod) string {
-	if s.fixedVirtualMachine(pod) {
-		return pod.Owner.Name
-	}
-	return pod.Name
-}
-
 // fixedVirtualMachine reports whether the pod's addresses belong to its virtual
 // machine. A VirtualMachineInstance has the name of its VirtualMachine.
 func (s *Service) fixedVirtualMachine(pod Pod) bool {
@@ -298,13 +290,6 @@ func replyOf(i EndpointInterface, dns pool.DNS) wire.AddReply {
 	}
 	reply.Routes = append(reply.Routes, i.Routes...)
 	return reply
-}
-
-// show writes the assigned addresses to the pod's endpoint.
-func (s *Service) show(pod Pod, owner Controller, assigned []EndpointInterface) {
-	s.Endpoints.Set(Endpoint{
-		Namespace: pod.Namespace, Name: s.endpointName(pod), Pod: pod.Name, PodUID: pod.UID, Node: s.Node, Owner: owner, Interfaces: assigned,
-	})
 }
 
 // Check returns an error unless the attachment holds exactly the addresses.

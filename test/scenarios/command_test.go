@@ -98,7 +98,7 @@ var commands = map[string]struct {
 	"restart":    {"restart NODE: kill and start the agent", restart},
 	"replay":     {"replay NODE: retry the releases kept on disk", replay},
 	"repair": {"repair NODE", func(s *stage, a arguments) error {
-		s.Service(a.name(0)).Repair(context.Background())
+		s.Service(a.name(0)).Repair()
 		return nil
 	}},
 	"api": {"api away|back", func(s *stage, a arguments) error {

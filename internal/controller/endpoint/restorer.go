@@ -27,8 +27,8 @@ type deletion = *v2beta1.SpiderEndpoint
 
 // Restorer recreates SpiderEndpoints that a user deleted while their pods hold the
 // addresses in them. The agent does not notice the deletion, because it does not
-// watch SpiderEndpoints. If no replica leads at that moment, the next start of the
-// agent recreates them.
+// watch SpiderEndpoints. If no replica leads at that moment, the agent recreates them
+// within ten minutes.
 type Restorer struct {
 	client client.Client
 	live   client.Reader

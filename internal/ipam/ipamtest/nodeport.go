@@ -134,46 +134,31 @@ func (p nodePort) List(_ context.Context, limit int) ([]*pool.Pool, error) {
 	return pools, nil
 }
 
-func (p nodePort) Set(e ipam.Endpoint) {
+// Changed updates the endpoint at once. An update that fails is lost, like that of a
+// killed agent.
+func (p nodePort) Changed(key ipam.EndpointKey, _ time.Duration) {
+	name := key.String()
 	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.endpoints[e.Namespace+"/"+e.Name] = e
-}
-
-func (p nodePort) Without(namespace, name, podUID, ifname string, _ time.Duration) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if e, ok := p.endpoints[namespace+"/"+name]; ok && e.PodUID == podUID {
-		e.Interfaces = slices.DeleteFunc(slices.Clone(e.Interfaces), func(i ipam.EndpointInterface) bool { return i.Interface == ifname })
-		p.endpoints[namespace+"/"+name] = e
+	service := p.services[p.node]
+	var stored *ipam.Endpoint
+	if e, ok := p.endpoints[name]; ok {
+		stored = &e
 	}
-}
-
-func (p nodePort) Remove(namespace, name, podUID string) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if e, ok := p.endpoints[namespace+"/"+name]; ok && e.PodUID == podUID {
-		delete(p.endpoints, namespace+"/"+name)
+	p.mu.Unlock()
+	if p.reach() != nil {
+		return
 	}
-}
-
-func (p nodePort) Addresses(_ context.Context, namespace, name, podUID, node string) ([]netip.Addr, error) {
-	if err := p.reach(); err != nil {
-		return nil, err
+	want, err := service.Endpoint(context.Background(), key, stored)
+	if err != nil {
+		return
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	var addrs []netip.Addr
-	shown := p.endpoints[namespace+"/"+name]
-	if shown.PodUID != podUID || shown.Node != node {
-		return nil, nil
+	if want == nil {
+		delete(p.endpoints, name)
+	} else {
+		p.endpoints[name] = *want
 	}
-	for _, i := range shown.Interfaces {
-		for _, a := range i.Addresses {
-			addrs = append(addrs, a.Prefix.Addr())
-		}
-	}
-	return addrs, nil
 }
 
 func (p nodePort) AllocationFailed(pod ipam.Pod, message string) {

@@ -1,27 +1,16 @@
 package agentclient
 
 import (
-	"slices"
+	"net/netip"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
 
 	"spiderpool.dev/spiderpool/api/v2beta1"
+	"spiderpool.dev/spiderpool/internal/inet"
 	"spiderpool.dev/spiderpool/internal/ipam"
+	"spiderpool.dev/spiderpool/internal/lease"
 )
-
-func withoutInterface(content ipam.Endpoint, name string) *ipam.Endpoint {
-	content.Interfaces = slices.DeleteFunc(slices.Clone(content.Interfaces),
-		func(i ipam.EndpointInterface) bool { return i.Interface == name })
-	return &content
-}
-
-func equalEndpoints(a, b ipam.Endpoint) bool {
-	return a.PodUID == b.PodUID && a.Node == b.Node && a.Owner == b.Owner &&
-		slices.EqualFunc(a.Interfaces, b.Interfaces, func(x, y ipam.EndpointInterface) bool {
-			return x.Interface == y.Interface && x.CleanGateway == y.CleanGateway &&
-				slices.Equal(x.Addresses, y.Addresses) && slices.Equal(x.Routes, y.Routes)
-		})
-}
 
 // EndpointObject returns the SpiderEndpoint with this content.
 func EndpointObject(content ipam.Endpoint) *v2beta1.SpiderEndpoint {
@@ -54,4 +43,35 @@ func EndpointObject(content ipam.Endpoint) *v2beta1.SpiderEndpoint {
 		object.Status.Current.IPs = append(object.Status.Current.IPs, out)
 	}
 	return object
+}
+
+// endpointIn is the inverse of EndpointObject. It omits values that do not parse, so
+// that the content differs from the wanted one. It returns nil for nil.
+func endpointIn(object *v2beta1.SpiderEndpoint) *ipam.Endpoint {
+	if object == nil {
+		return nil
+	}
+	current := object.Status.Current
+	content := &ipam.Endpoint{
+		EndpointKey: ipam.EndpointKey{PodKey: lease.PodKey{Namespace: object.Namespace, Name: object.Name}, PodUID: current.UID},
+		Node:        current.Node,
+		Owner:       ipam.Controller{Kind: object.Status.OwnerControllerType, Name: object.Status.OwnerControllerName},
+	}
+	for _, in := range current.IPs {
+		i := ipam.EndpointInterface{Interface: in.Interface, CleanGateway: ptr.Deref(in.CleanGateway, false)}
+		for _, a := range []struct{ prefix, gateway, pool *string }{{in.IPv4, in.IPv4Gateway, in.IPv4Pool}, {in.IPv6, in.IPv6Gateway, in.IPv6Pool}} {
+			if prefix, err := netip.ParsePrefix(ptr.Deref(a.prefix, "")); err == nil {
+				gateway, _ := netip.ParseAddr(ptr.Deref(a.gateway, ""))
+				i.Addresses = append(i.Addresses, ipam.EndpointAddress{Prefix: prefix, Gateway: gateway, Pool: ptr.Deref(a.pool, "")})
+			}
+		}
+		for _, r := range in.Routes {
+			dst, _ := netip.ParsePrefix(r.Dst)
+			if via, err := netip.ParseAddr(r.Gw); err == nil && dst.IsValid() {
+				i.Routes = append(i.Routes, inet.Route{Dst: dst, Via: via})
+			}
+		}
+		content.Interfaces = append(content.Interfaces, i)
+	}
+	return content
 }

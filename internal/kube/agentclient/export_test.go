@@ -7,6 +7,7 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"spiderpool.dev/spiderpool/internal/ipam"
 	"spiderpool.dev/spiderpool/internal/kube/compile"
 	"spiderpool.dev/spiderpool/internal/lease"
 )
@@ -18,9 +19,7 @@ func (s *BlockStore) Delete(ctx context.Context, b lease.Block) error {
 		Do(ctx).Error()
 }
 
-// Pending returns the number of endpoints with a pending change.
-func (e *Endpoints) Pending() int {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return len(e.mu.desired)
+// Update writes one endpoint at once.
+func (e *Endpoints) Update(ctx context.Context, key ipam.EndpointKey, want wantedEndpoint) error {
+	return e.update(ctx, key, want)
 }

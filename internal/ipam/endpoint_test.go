@@ -1,0 +1,209 @@
+package ipam_test
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"reflect"
+	"strings"
+	"testing"
+
+	"spiderpool.dev/spiderpool/internal/ipam"
+	"spiderpool.dev/spiderpool/internal/ipam/ipamtest"
+	"spiderpool.dev/spiderpool/internal/lease"
+	"spiderpool.dev/spiderpool/internal/wire"
+)
+
+func mustAdd(t *testing.T, s *ipam.Service, req wire.AddRequest) {
+	t.Helper()
+	if _, err := s.Add(t.Context(), req); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestRepairRestoresEndpointOfAdd(t *testing.T) {
+	cluster := newFakeCluster(t)
+	cluster.SetPod(ipamtest.FakePod{Node: "n1", Pod: ipam.Pod{PodKey: lease.PodKey{Namespace: "default", Name: "a"}, UID: "uid-a", Annotations: map[string]string{
+		"ipam.spidernet.io/ippools": `[{"interface":"eth0","ipv4":["p"],"cleangateway":true}]`,
+		"ipam.spidernet.io/routes":  `[{"dst":"192.0.2.0/24","gw":"10.0.0.9"}]`,
+	}}})
+	mustAdd(t, cluster.Service("n1"), wire.AddRequest{Attachment: attachment("a")})
+	want := cluster.Endpoints()["default/a"]
+	cluster.DeleteEndpoint("default/a")
+	cluster.Restart("n1").Repair()
+	got := cluster.Endpoints()["default/a"]
+	if !reflect.DeepEqual(got, want) || !got.Interfaces[0].CleanGateway || len(got.Interfaces[0].Routes) != 1 {
+		t.Errorf("repaired:\n%#v\nwritten by ADD:\n%#v", got, want)
+	}
+}
+
+// The CNI configuration says clean_gateway, and later the pool gets another gateway.
+// Neither is in the leases.
+func TestRepairKeepsFactsOfAdd(t *testing.T) {
+	for name, repair := range map[string]func(*ipamtest.FakeCluster){
+		"restarted agent":  func(c *ipamtest.FakeCluster) { c.Restart("n1").Repair() },
+		"running agent":    func(c *ipamtest.FakeCluster) { c.Service("n1").Repair() },
+		"deleted endpoint": func(c *ipamtest.FakeCluster) { c.DeleteEndpoint("default/a"); c.Service("n1").Repair() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			cluster := newFakeCluster(t, "a")
+			mustAdd(t, cluster.Service("n1"), wire.AddRequest{Attachment: attachment("a"), CleanGateway: true})
+			want := cluster.Endpoints()["default/a"]
+			changed := rangePool(t, "p", "10.0.0.0/24", "10.0.0.16-10.0.0.31")
+			changed.Gateway = netip.MustParseAddr("10.0.0.1")
+			cluster.SetPool(changed, true)
+			repair(cluster)
+			if got := cluster.Endpoints()["default/a"]; !reflect.DeepEqual(got, want) || !got.Interfaces[0].CleanGateway {
+				t.Errorf("repaired:\n%#v\nwritten by ADD:\n%#v", got, want)
+			}
+		})
+	}
+}
+
+// text returns an endpoint such as "uid-a on n1: eth0 10.0.0.16", or "none".
+func text(e *ipam.Endpoint) string {
+	if e == nil {
+		return "none"
+	}
+	out := e.PodUID + " on " + e.Node + ":"
+	for _, i := range e.Interfaces {
+		out += " " + i.Interface
+		for _, a := range i.Addresses {
+			out += " " + a.Prefix.Addr().String()
+		}
+	}
+	return out
+}
+
+// showing returns a stored endpoint with one address per interface.
+func showing(uid, node string, interfaces ...string) *ipam.Endpoint {
+	e := &ipam.Endpoint{Node: node, Owner: ipam.Controller{Kind: "Pod", Name: "a"}}
+	e.PodUID = uid
+	for _, i := range interfaces {
+		name, addr, _ := strings.Cut(i, "=")
+		e.Interfaces = append(e.Interfaces, ipam.EndpointInterface{Interface: name, Addresses: []ipam.EndpointAddress{{Prefix: netip.PrefixFrom(netip.MustParseAddr(addr), 24), Pool: "p"}}})
+	}
+	return e
+}
+
+func TestEndpointFollowsLeases(t *testing.T) {
+	const held = "eth0=10.0.0.16"
+	kept := func(c *ipamtest.FakeCluster) {}
+	for name, tc := range map[string]struct {
+		change func(*ipamtest.FakeCluster) // after ADD of eth0
+		stored *ipam.Endpoint
+		want   string
+	}{
+		"missing":               {kept, nil, "uid-a on n1: eth0 10.0.0.16"},
+		"equal":                 {kept, showing("uid-a", "n1", held), "uid-a on n1: eth0 10.0.0.16"},
+		"interface released":    {kept, showing("uid-a", "n1", held, "net1=10.0.0.17"), "uid-a on n1: eth0 10.0.0.16"},
+		"another address":       {kept, showing("uid-a", "n1", "eth0=10.0.0.30"), "uid-a on n1: eth0 10.0.0.16"},
+		"former pod":            {kept, showing("uid-0", "n1", "eth0=10.0.0.30"), "uid-a on n1: eth0 10.0.0.16"},
+		"former node":           {kept, showing("uid-a", "n0", "eth0=10.0.0.30"), "uid-a on n1: eth0 10.0.0.16"},
+		"next pod":              {replaced, showing("uid-next", "n2", "eth0=10.0.0.30"), "uid-next on n2: eth0 10.0.0.30"},
+		"next pod's is missing": {replaced, nil, "none"},
+		"pod gone":              {gone, showing("uid-0", "n1", "eth0=10.0.0.30"), "uid-0 on n1: eth0 10.0.0.30"},
+		"released":              {released, showing("uid-a", "n1", held), "none"},
+		"released and deleted":  {released, nil, "none"},
+		"released, next pod":    {released, showing("uid-next", "n1", held), "uid-next on n1: eth0 10.0.0.16"},
+		"released, other node":  {released, showing("uid-a", "n0", held), "uid-a on n0: eth0 10.0.0.16"},
+	} {
+		for _, restarted := range []bool{false, true} {
+			t.Run(name+map[bool]string{true: " after restart"}[restarted], func(t *testing.T) {
+				cluster := newFakeCluster(t, "a")
+				mustAdd(t, cluster.Service("n1"), wire.AddRequest{Attachment: attachment("a")})
+				tc.change(cluster)
+				if restarted {
+					cluster.Restart("n1")
+				}
+				pod := lease.PodKey{Namespace: "default", Name: "a"}
+				got, err := cluster.Service("n1").Endpoint(t.Context(), ipam.EndpointKey{PodKey: pod, Pod: pod, PodUID: "uid-a"}, tc.stored)
+				if err != nil || text(got) != tc.want {
+					t.Errorf("got %s, %v; want %s", text(got), err, tc.want)
+				}
+			})
+		}
+	}
+}
+
+func replaced(c *ipamtest.FakeCluster) {
+	c.SetPod(ipamtest.FakePod{Pod: ipam.Pod{PodKey: lease.PodKey{Namespace: "default", Name: "a"}, UID: "uid-next"}, Node: "n2"})
+}
+
+func released(c *ipamtest.FakeCluster) {
+	if err := c.Service("n1").Delete(context.Background(), wire.DeleteRequest{Attachment: attachment("a")}); err != nil {
+		panic(err)
+	}
+}
+
+// A StatefulSet pod gets its addresses back, so its endpoint stays.
+func TestEndpointStaysForRetainedAddresses(t *testing.T) {
+	cluster := newFakeCluster(t)
+	cluster.Options.FixStatefulSet = true
+	cluster.SetPod(ipamtest.FakePod{Node: "n1", Pod: ipam.Pod{
+		PodKey: lease.PodKey{Namespace: "default", Name: "a"}, UID: "uid-a", Owner: ipam.Controller{APIVersion: "apps/v1", Kind: "StatefulSet", Name: "a"},
+	}})
+	mustAdd(t, cluster.Service("n1"), wire.AddRequest{Attachment: attachment("a")})
+	want := cluster.Endpoints()["default/a"]
+	released(cluster)
+	if got := cluster.Endpoints()["default/a"]; !reflect.DeepEqual(got, want) {
+		t.Errorf("after the DEL %s, want %s", text(&got), text(&want))
+	}
+}
+
+// Before the agent has read the leases, an endpoint would seem to have none.
+func TestEndpointWaitsForLeases(t *testing.T) {
+	cluster := newFakeCluster(t, "a")
+	mustAdd(t, cluster.Service("n1"), wire.AddRequest{Attachment: attachment("a")})
+	cluster.SetAway(true)
+	s := cluster.Restart("n1")
+	if got, err := s.Endpoint(t.Context(), ipam.EndpointKey{PodUID: "uid-a"}, showing("uid-a", "n1", "eth0=10.0.0.16")); !errors.Is(err, ipam.ErrNotReady) {
+		t.Errorf("got %s, %v", text(got), err)
+	}
+}
+
+// The first ADD of a pod without Multus annotations covers one interface. Its endpoint
+// shows the later ones, too, and without them again after their DEL.
+func TestEndpointCoversSeveralAdds(t *testing.T) {
+	cluster := newFakeCluster(t, "a")
+	s := cluster.Service("n1")
+	second := attachment("a")
+	second.Interface = "net1"
+	for _, at := range []wire.Attachment{attachment("a"), second} {
+		mustAdd(t, s, wire.AddRequest{Attachment: at, DefaultIPv4Pools: []string{"p"}})
+	}
+	if e, want := cluster.Endpoints()["default/a"], "uid-a on n1: eth0 10.0.0.16 net1 10.0.0.17"; text(&e) != want {
+		t.Errorf("after two ADDs %s, want %s", text(&e), want)
+	}
+	if err := s.Delete(t.Context(), wire.DeleteRequest{Attachment: attachment("a")}); err != nil {
+		t.Fatal(err)
+	}
+	if e, want := cluster.Endpoints()["default/a"], "uid-a on n1: net1 10.0.0.17"; text(&e) != want {
+		t.Errorf("after the DEL %s, want %s", text(&e), want)
+	}
+}
+
+func gone(c *ipamtest.FakeCluster) { c.DeletePod(lease.PodKey{Namespace: "default", Name: "a"}) }
+
+// staleMemory has not seen yet that the pod was replaced.
+type staleMemory struct {
+	ipam.Cluster
+	former ipam.Pod
+}
+
+func (m staleMemory) Pod(context.Context, lease.PodKey, string) (ipam.Pod, error) {
+	return m.former, nil
+}
+
+func TestLateUpdateKeepsNextPod(t *testing.T) {
+	cluster := newFakeCluster(t, "a")
+	s := cluster.Service("n1")
+	mustAdd(t, s, wire.AddRequest{Attachment: attachment("a")})
+	pod := lease.PodKey{Namespace: "default", Name: "a"}
+	s.Cluster = staleMemory{s.Cluster, ipam.Pod{PodKey: pod, UID: "uid-a"}}
+	replaced(cluster)
+	next := showing("uid-next", "n2", "eth0=10.0.0.30")
+	if got, err := s.Endpoint(t.Context(), ipam.EndpointKey{PodKey: pod, Pod: pod, PodUID: "uid-a"}, next); err != nil || got != next {
+		t.Errorf("got %s, %v; want the endpoint of the next pod", text(got), err)
+	}
+}
