@@ -64,7 +64,8 @@ type AddressSpace struct {
 	// +kubebuilder:validation:XValidation:rule=`isIP(self)`,messageExpression=`"'" + self + "' is not an IP address, such as '10.0.0.1' or 'fd00::1'"`
 	Gateway *string `json:"gateway,omitempty"`
 
-	// Routes are added to pods with an address of this object.
+	// Routes are added to pods with an address of this object. A next hop is an address
+	// inside subnet that no pod gets from this object, or an IPv6 link-local address.
 	// +optional
 	Routes Routes `json:"routes,omitempty"`
 }

@@ -29,6 +29,11 @@ func TestSubnetsAreValidated(t *testing.T) {
 	}{
 		{"disjoint", subnetOf("a", "10.2.0.0/24", "10.2.0.1"), ""},
 		{"invalid", subnetOf("a", "10.2.0.0/24", "10.3.0.1"), "spec.ips[0]"},
+		{"link-local with routes", func() *v2beta1.SpiderSubnet {
+			s := subnetOf("a", "fe80::/64", "fe80::9")
+			s.Spec.Routes = v2beta1.Routes{{Dst: "fd00::/8", Gw: "fe80::1"}}
+			return s
+		}(), "is link-local, and no router forwards its packets"},
 		{"shared addresses", subnetOf("a", "10.1.0.0/24", "10.1.0.20-10.1.0.21"), "shares 10.1.0.20 with SpiderSubnet other"},
 		{"other network", subnetOf("a", "10.1.0.0/16"), "overlaps subnet 10.1.0.0/24 of SpiderSubnet other"},
 	} {

@@ -3,6 +3,7 @@ package admission
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"strings"
 
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -17,6 +18,9 @@ import (
 	"spiderpool.dev/spiderpool/internal/lease"
 	"spiderpool.dev/spiderpool/internal/pool"
 )
+
+// untilUnused is the way to take addresses in use out of a pool.
+const untilUnused = "put them into a SpiderReservedIP until these pods are gone"
 
 // holdersNamed is the number of holders in a message.
 const holdersNamed = 5
@@ -78,16 +82,20 @@ func (w *pools) ValidateDelete(ctx context.Context, in *v2beta1.SpiderIPPool) (a
 	return admission.Warnings{fmt.Sprintf("deletion of SpiderIPPool %s is blocked until its addresses are released: %s", in.Name, holders(leases))}, nil
 }
 
-// conflicts returns the conflicts of a pool with other pools. A conflict that the
-// former version already had may stay, unless the new version adds addresses.
+// conflicts returns the conflicts of a pool with routers and with other pools. A
+// conflict that the former version already had may stay, unless the new version adds
+// addresses.
 func (w *pools) conflicts(compiled pool.Pool, former *pool.Pool) field.ErrorList {
+	var errs field.ErrorList
 	known := map[string]bool{}
+	if former == nil || len(compile.LinkLocal(*former)) == 0 {
+		errs = compile.LinkLocal(compiled)
+	}
 	if former != nil {
 		for _, c := range w.index.Conflicts(*former) {
 			known[c.Pool] = former.IPs.ContainsSet(compiled.IPs)
 		}
 	}
-	var errs field.ErrorList
 	for _, c := range w.index.Conflicts(compiled) {
 		if !known[c.Pool] {
 			value := compiled.Subnet.String()
@@ -102,9 +110,18 @@ func (w *pools) conflicts(compiled pool.Pool, former *pool.Pool) field.ErrorList
 
 // inUse returns the changes that pods with addresses of the pool do not allow.
 func (w *pools) inUse(ctx context.Context, former, compiled pool.Pool) (field.ErrorList, error) {
-	removed := former.IPs.Minus(compiled.IPs)
-	newGateway := compiled.Gateway.IsValid() && compiled.Gateway != former.Gateway
-	if removed.IsEmpty() && !newGateway {
+	removed, excluded := former.IPs.Minus(compiled.IPs), compiled.Exclude.Minus(former.Exclude)
+	routers := map[netip.Addr]*field.Path{}
+	for i, r := range compiled.Routes {
+		routers[r.Via] = field.NewPath("spec", "routes").Index(i).Child("gw")
+	}
+	for _, r := range former.Routes {
+		delete(routers, r.Via)
+	}
+	if compiled.Gateway.IsValid() && compiled.Gateway != former.Gateway {
+		routers[compiled.Gateway] = field.NewPath("spec", "gateway")
+	}
+	if removed.IsEmpty() && excluded.IsEmpty() && len(routers) == 0 {
 		return nil, nil
 	}
 	leases, err := blockindex.LeasesOfPool(ctx, w.reader, former.Name)
@@ -112,19 +129,25 @@ func (w *pools) inUse(ctx context.Context, former, compiled pool.Pool) (field.Er
 		return nil, fmt.Errorf("read the leases of SpiderIPPool %s: %w", former.Name, err)
 	}
 	var errs field.ErrorList
-	var lost []lease.Lease
+	var lost, hidden []lease.Lease
 	for _, l := range leases {
 		if removed.Contains(l.Addr) {
 			lost = append(lost, l)
+		} else if excluded.Contains(l.Addr) {
+			hidden = append(hidden, l)
 		}
-		if newGateway && l.Addr == compiled.Gateway {
-			errs = append(errs, field.Invalid(field.NewPath("spec", "gateway"), compiled.Gateway.String(),
+		if path := routers[l.Addr]; path != nil {
+			errs = append(errs, field.Invalid(path, l.Addr.String(),
 				fmt.Sprintf("is an address in use: %s; choose another gateway, or delete that pod first", holders([]lease.Lease{l}))))
 		}
 	}
 	if len(lost) > 0 {
 		errs = append(errs, field.Invalid(field.NewPath("spec", "ips"), compiled.IPs.String(),
-			fmt.Sprintf("lacks addresses in use: %s; keep them in ips and add them to excludeIPs until these pods are gone", holders(lost))))
+			fmt.Sprintf("lacks addresses in use: %s; keep them in ips and %s", holders(lost), untilUnused)))
+	}
+	if len(hidden) > 0 {
+		errs = append(errs, field.Invalid(field.NewPath("spec", "excludeIPs"), compiled.Exclude.String(),
+			fmt.Sprintf("has addresses in use: %s; remove them from excludeIPs and %s", holders(hidden), untilUnused)))
 	}
 	return errs, nil
 }

@@ -119,6 +119,12 @@ func TestNewPoolsAreValidated(t *testing.T) {
 		{"invalid", poolOf("a", "10.0.0.0/24", "10.0.0.9-10.0.0.5"), "spec.ips[0]: Invalid value: \"10.0.0.9-10.0.0.5\": is inverted"},
 		{"shared addresses", poolOf("a", "10.1.0.0/24", "10.1.0.1-10.1.0.11"),
 			"spec.ips: Invalid value: \"10.1.0.1-10.1.0.11\": shares 10.1.0.10-10.1.0.11 with SpiderIPPool other"},
+		{"link-local without a gateway", poolOf("a", "169.254.0.0/16", "169.254.0.9"), ""},
+		{"link-local with a gateway", func() *v2beta1.SpiderIPPool {
+			p := poolOf("a", "169.254.0.0/16", "169.254.0.9")
+			p.Spec.Gateway = new("169.254.0.1")
+			return p
+		}(), "spec.subnet: Invalid value: \"169.254.0.0/16\": is link-local, and no router forwards its packets"},
 		{"other subnet", poolOf("a", "10.1.0.0/16", "10.1.9.1"), "spec.subnet: Invalid value: \"10.1.0.0/16\": 10.1.0.0/16 overlaps"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -155,6 +161,12 @@ func TestPoolUpdatesAreValidated(t *testing.T) {
 		{"free address removed", ips("10.1.0.11-10.1.0.20"), ""},
 		{"gateway in use", gateway("10.1.0.12"), "spec.gateway: Invalid value: \"10.1.0.12\": is an address in use: 10.1.0.12 of default/pod-10.1.0.12"},
 		{"free gateway", gateway("10.1.0.11"), ""},
+		{"next hop in use", func(p *v2beta1.SpiderIPPool) {
+			p.Spec.Routes = v2beta1.Routes{{Dst: "10.9.0.0/16", Gw: "10.1.0.11"}, {Dst: "10.8.0.0/16", Gw: "10.1.0.12"}}
+		}, "spec.routes[1].gw: Invalid value: \"10.1.0.12\": is an address in use: 10.1.0.12 of default/pod-10.1.0.12"},
+		{"address in use excluded", func(p *v2beta1.SpiderIPPool) { p.Spec.ExcludeIPs = []string{"10.1.0.12"} },
+			"spec.excludeIPs: Invalid value: \"10.1.0.12\": has addresses in use: 10.1.0.12 of default/pod-10.1.0.12; remove them from excludeIPs and put them into a SpiderReservedIP"},
+		{"free address excluded", func(p *v2beta1.SpiderIPPool) { p.Spec.ExcludeIPs = []string{"10.1.0.13"} }, ""},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			w := &pools{reader: cacheOf(t, leased("a", "10.1.0.12")), index: indexed(other, before)}
@@ -164,6 +176,16 @@ func TestPoolUpdatesAreValidated(t *testing.T) {
 			result(t, warnings, err, tc.want)
 		})
 	}
+}
+
+// The rule against routers of link-local subnets is new, so an old pool keeps its own.
+func TestLinkLocalPoolKeepsItsGateway(t *testing.T) {
+	before := poolOf("a", "169.254.0.0/16", "169.254.0.9")
+	before.Spec.Gateway = new("169.254.0.1")
+	after := before.DeepCopy()
+	after.Spec.IPs = []string{"169.254.0.9-169.254.0.10"}
+	warnings, err := (&pools{reader: cacheOf(t), index: indexed(before)}).ValidateUpdate(t.Context(), before, after)
+	result(t, warnings, err, "")
 }
 
 func TestInvalidPoolsMayBecomeAnything(t *testing.T) {

@@ -40,7 +40,10 @@ func (w *subnets) ValidateUpdate(ctx context.Context, before, in *v2beta1.Spider
 }
 
 func (w *subnets) validate(ctx context.Context, in *v2beta1.SpiderSubnet) error {
-	_, errs := compile.Subnet(in)
+	compiled, errs := compile.Subnet(in)
+	if len(errs) == 0 {
+		errs = compile.LinkLocal(compiled)
+	}
 	if len(errs) == 0 {
 		conflicts, err := poolindex.SubnetConflicts(ctx, w.reader, in, func(*v2beta1.SpiderSubnet) bool { return true })
 		if err != nil {

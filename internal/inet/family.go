@@ -36,13 +36,3 @@ func (f Family) Everything() netip.Prefix {
 	}
 	return netip.PrefixFrom(netip.IPv4Unspecified(), 0)
 }
-
-// Route is a destination and its next hop, e.g. 10.0.0.0/8 via 192.0.2.1. In JSON
-// it has the keys of a CNI result: {"dst":"10.0.0.0/8","gw":"192.0.2.1"}.
-type Route struct {
-	Dst netip.Prefix `json:"dst"`
-	Via netip.Addr   `json:"gw"`
-}
-
-// String returns "10.0.0.0/8 via 192.0.2.1".
-func (r Route) String() string { return fmt.Sprintf("%s via %s", r.Dst, r.Via) }

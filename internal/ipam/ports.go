@@ -174,6 +174,24 @@ type EndpointInterface struct {
 	Routes       []inet.Route
 }
 
+// subnets returns the subnets of the interface's addresses.
+func (i EndpointInterface) subnets() []netip.Prefix {
+	var subnets []netip.Prefix
+	for _, a := range i.Addresses {
+		subnets = append(subnets, a.Prefix.Masked())
+	}
+	return subnets
+}
+
+// own returns the addresses of the interface.
+func (i EndpointInterface) own() []netip.Addr {
+	var own []netip.Addr
+	for _, a := range i.Addresses {
+		own = append(own, a.Prefix.Addr())
+	}
+	return own
+}
+
 // EndpointAddress is one address of an interface.
 type EndpointAddress struct {
 	Prefix  netip.Prefix

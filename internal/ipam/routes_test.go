@@ -30,6 +30,10 @@ func TestAnnotationRouteFollowsGateway(t *testing.T) {
 	if !errors.As(err, &annotation) || !strings.Contains(err.Error(), "192.0.2.0/24 via 10.9.0.1") || !strings.Contains(err.Error(), "10.1.0.0/24") {
 		t.Errorf("a gateway in no subnet of a pod with our interfaces only: got %v", err)
 	}
+	err = placeRoutes(assigned(), route("192.0.2.0/24", "10.0.0.255"))
+	if !errors.As(err, &annotation) || !strings.Contains(err.Error(), "the gateway is the network or the broadcast address of the subnet 10.0.0.0/24") {
+		t.Errorf("the broadcast address as a gateway: got %v", err)
+	}
 	nowhere.foreign = true
 	if err := placeRoutes(assigned(), nowhere); err != nil {
 		t.Errorf("a gateway that may be on another plugin's interface: %v", err)

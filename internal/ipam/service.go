@@ -250,45 +250,54 @@ func (s *Service) poolOf(ctx context.Context, name string) (*pool.Pool, error) {
 }
 
 // placeRoutes adds each route of the pod's annotation to the interface whose subnet
-// contains the next hop. If no interface of ours does, another plugin's interface may
-// be meant, and the route is left out; a pod with only our interfaces gets an error.
+// contains the next hop, and merges it with the routes of the pool. If no interface of
+// ours does, another plugin's interface may be meant, and the route is left out; a pod
+// with only our interfaces gets an error.
 func placeRoutes(assigned []EndpointInterface, p plan) error {
+	placed := make([][]inet.Route, len(assigned))
 	for _, r := range p.routes {
-		holds := func(a EndpointAddress) bool { return a.Prefix.Masked().Contains(r.Via) }
-		i := slices.IndexFunc(assigned, func(i EndpointInterface) bool { return slices.ContainsFunc(i.Addresses, holds) })
-		if i >= 0 {
-			assigned[i].Routes = append(assigned[i].Routes, r)
+		i := slices.IndexFunc(assigned, func(i EndpointInterface) bool {
+			return slices.ContainsFunc(i.subnets(), func(s netip.Prefix) bool { return s.Contains(r.Via) })
+		})
+		if i < 0 && p.foreign {
 			continue
 		}
-		if p.foreign {
-			continue
+		fault := ""
+		if i < 0 {
+			var subnets []netip.Prefix
+			for _, i := range assigned {
+				subnets = append(subnets, i.subnets()...)
+			}
+			fault = fmt.Sprintf("is in no subnet of the pod's interfaces, %v", subnets)
+		} else {
+			fault = inet.NextHopFault(r.Via, assigned[i].subnets()...)
 		}
-		var subnets []netip.Prefix
-		for _, i := range assigned {
-			for _, a := range i.Addresses {
-				subnets = append(subnets, a.Prefix.Masked())
+		if fault != "" {
+			return &pool.AnnotationError{
+				Annotation: names.AnnotationPodRoutes, Value: r.String(), Reason: "the gateway " + fault,
+				Example: `[{"dst":"10.0.0.0/8","gw":"an address of such a subnet"}]`,
 			}
 		}
-		return &pool.AnnotationError{
-			Annotation: names.AnnotationPodRoutes, Value: r.String(),
-			Reason:  fmt.Sprintf("the gateway is in no subnet of the pod's interfaces, %v", subnets),
-			Example: `[{"dst":"10.0.0.0/8","gw":"an address of such a subnet"}]`,
-		}
+		placed[i] = append(placed[i], r)
+	}
+	for i := range assigned {
+		assigned[i].Routes = inet.MergeRoutes(assigned[i].own(), assigned[i].Routes, placed[i])
 	}
 	return nil
 }
 
 func replyOf(i EndpointInterface, dns pool.DNS) wire.AddReply {
 	reply := wire.AddReply{DNS: wire.DNS{Nameservers: dns.Nameservers, Domain: dns.Domain, Search: dns.Search, Options: dns.Options}}
+	var defaults []inet.Route
 	for _, a := range i.Addresses {
 		address := wire.Address{Prefix: a.Prefix, Pool: a.Pool}
 		if a.Gateway.IsValid() && !i.CleanGateway {
 			address.Gateway = a.Gateway
-			reply.Routes = append(reply.Routes, inet.Route{Dst: inet.FamilyOf(a.Gateway).Everything(), Via: a.Gateway})
+			defaults = append(defaults, inet.Route{Dst: inet.FamilyOf(a.Gateway).Everything(), Via: a.Gateway})
 		}
 		reply.Addresses = append(reply.Addresses, address)
 	}
-	reply.Routes = append(reply.Routes, i.Routes...)
+	reply.Routes = inet.MergeRoutes(i.own(), defaults, i.Routes)
 	return reply
 }
 

@@ -29,8 +29,8 @@ func (s Settings) check(p Pod, n Node) error {
 		if !s.OwnPolicyRoutes || !p.has(inet.FamilyOf(r.Via)) {
 			continue // the cluster's routes, or a dual-stack configuration and a single-stack pod
 		}
-		if _, ok := p.nicOf(r.Via); !ok {
-			return &FieldError{"policyRoutes", r.String(), "the gateway is in no subnet of the pod's interfaces (" + p.subnets() + ")"}
+		if _, fault := p.nextHop(r.Via); fault != "" {
+			return &FieldError{"policyRoutes", r.String(), "the gateway " + fault}
 		}
 	}
 	return s.checkNetworks(p, n)

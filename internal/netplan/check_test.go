@@ -44,6 +44,12 @@ func TestSettingsAreCheckedAtTheirBounds(t *testing.T) {
 		{"unreachable gateway of the attachment", dual, func(s *Settings) {
 			s.PolicyRoutes, s.OwnPolicyRoutes = []inet.Route{{Dst: pfx("10.0.0.0/8")[0], Via: ips("192.0.2.1")[0]}}, true
 		}, "policyRoutes"},
+		{"gateway at the broadcast address", dual, func(s *Settings) {
+			s.PolicyRoutes, s.OwnPolicyRoutes = []inet.Route{{Dst: pfx("10.0.0.0/8")[0], Via: ips("10.20.0.255")[0]}}, true
+		}, "policyRoutes"},
+		{"multicast gateway", dual, func(s *Settings) {
+			s.PolicyRoutes = []inet.Route{{Dst: pfx("10.0.0.0/8")[0], Via: ips("224.0.0.1")[0]}}
+		}, "policyRoutes[0].gw"},
 		{"gateway of a family the pod lacks", ipv4, func(s *Settings) {
 			s.PolicyRoutes, s.OwnPolicyRoutes = []inet.Route{{Dst: pfx("fd07::/64")[0], Via: ips("fd20::7")[0]}}, true
 		}, ""},

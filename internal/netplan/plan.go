@@ -277,14 +277,20 @@ func (p Pod) Families() []inet.Family {
 	return slices.DeleteFunc([]inet.Family{inet.IPv4, inet.IPv6}, func(f inet.Family) bool { return !p.has(f) })
 }
 
-// nicOf returns the interface with a subnet containing a.
-func (p Pod) nicOf(a netip.Addr) (NIC, bool) {
+// nextHop returns the interface for routes through gw, or the reason why the pod
+// cannot have such routes.
+func (p Pod) nextHop(gw netip.Addr) (nic NIC, fault string) {
 	for _, nic := range p.NICs {
-		if slices.ContainsFunc(nic.Addrs, func(n netip.Prefix) bool { return n.Contains(a) }) {
-			return nic, true
+		if i := slices.IndexFunc(nic.Addrs, func(n netip.Prefix) bool { return n.Contains(gw) }); i >= 0 {
+			return nic, inet.NextHopFault(gw, nic.Addrs[i].Masked())
 		}
 	}
-	return NIC{}, false
+	return NIC{}, "is in no subnet of the pod's interfaces (" + p.subnets() + ")"
+}
+
+// holds reports whether a is an address of the interface.
+func (n NIC) holds(a netip.Addr) bool {
+	return slices.ContainsFunc(n.Addrs, func(p netip.Prefix) bool { return p.Addr() == a })
 }
 
 func (n NIC) gateway(f inet.Family) netip.Addr {

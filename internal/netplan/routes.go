@@ -238,11 +238,12 @@ func (b *builder) viaNodeRoutes(nets []netip.Prefix, f inet.Family, src netip.Ad
 }
 
 // policyRoutes plans the policy routes of this configuration, and keeps those of
-// other attachments.
+// other attachments. It leaves out a route through the pod's own address, because
+// that pod is the router.
 func (b *builder) policyRoutes(table int) {
 	planned := map[netip.Prefix]bool{}
 	for _, r := range b.settings.PolicyRoutes {
-		if nic, ok := b.pod.nicOf(r.Via); ok {
+		if nic, fault := b.pod.nextHop(r.Via); fault == "" && !nic.holds(r.Via) {
 			planned[r.Dst] = true
 			b.plan.Pod = append(b.plan.Pod, Route{Dst: r.Dst, Via: r.Via, Dev: nic.Name, Table: table, Proto: Protocol})
 		}

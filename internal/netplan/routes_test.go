@@ -2,6 +2,7 @@ package netplan
 
 import (
 	"maps"
+	"strings"
 	"testing"
 
 	"spiderpool.dev/spiderpool/internal/inet"
@@ -178,4 +179,21 @@ func parseRoutes(t *testing.T, text string) (routes []Route) {
 		routes = append(routes, it.(Route))
 	}
 	return routes
+}
+
+// A pod that is the router of the attachment's routes needs no route through itself.
+func TestPodIsNotItsOwnRouter(t *testing.T) {
+	s := guideSettings()
+	s.OwnPolicyRoutes = true
+	s.PolicyRoutes = []inet.Route{
+		{Dst: pfx("203.0.113.0/24")[0], Via: guideEth0.Addrs[0].Addr()}, {Dst: pfx("198.51.100.0/24")[0], Via: ips("172.31.16.50")[0]},
+	}
+	plan, err := Underlay(attached("eth0", guideEth0), guideNode, s, guideVeth)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := plan.Pod.String()
+	if strings.Contains(text, "203.0.113.0/24") || !strings.Contains(text, "198.51.100.0/24 via 172.31.16.50") {
+		t.Error(text)
+	}
 }

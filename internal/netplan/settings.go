@@ -2,6 +2,7 @@ package netplan
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -64,8 +65,7 @@ func (e *FieldError) Error() string {
 }
 
 const (
-	wantNetwork   = `is not a network in CIDR notation; e.g. "10.0.0.0/8" or "fd00::/64"`
-	wantAddress   = `is not an IP address; e.g. "10.0.0.1" or "fd00::1"`
+	wantNetwork   = `is not a network in CIDR notation, such as "10.0.0.0/8" or "fd00::/64"`
 	wantLinkLocal = "is not a link-local address; use one in 169.254.0.0/16 or fe80::/10, or omit the field"
 )
 
@@ -128,18 +128,15 @@ func networks(errs *[]FieldError, field string, texts []string, inherited []neti
 func routes(errs *[]FieldError, texts []cniconf.Route) []inet.Route {
 	out := make([]inet.Route, 0, len(texts))
 	for i, text := range texts {
-		dst, ok := network(text.Dst)
-		via, err := netip.ParseAddr(text.Gw)
-		switch {
-		case !ok:
-			*errs = append(*errs, FieldError{fmt.Sprintf("policyRoutes[%d].dst", i), text.Dst, wantNetwork})
-		case err != nil || via.Is4In6() || via.Zone() != "":
-			*errs = append(*errs, FieldError{fmt.Sprintf("policyRoutes[%d].gw", i), text.Gw, wantAddress})
-		default:
-			out = append(out, inet.Route{Dst: dst, Via: via})
+		r, err := inet.ParseRoute(text.Dst, text.Gw)
+		var fault *inet.RouteError
+		if errors.As(err, &fault) {
+			*errs = append(*errs, FieldError{fmt.Sprintf("policyRoutes[%d].%s", i, fault.Key), fault.Value, fault.Reason})
+			continue
 		}
+		out = append(out, r)
 	}
-	return out
+	return inet.MergeRoutes(nil, out)
 }
 
 // Validate returns every setting that is invalid for every pod. The plans check the
@@ -158,6 +155,8 @@ func (s Settings) Validate() (errs []FieldError) {
 		if !r.Via.IsValid() || inet.FamilyOf(r.Via) != inet.FamilyOf(r.Dst.Addr()) {
 			invalid(fmt.Sprintf("policyRoutes[%d].gw", i), r.Via.String(),
 				fmt.Sprintf("is not an %s address like dst %s; use a next hop of that IP version", inet.FamilyOf(r.Dst.Addr()), r.Dst))
+		} else if fault := inet.NextHopFault(r.Via); fault != "" {
+			invalid(fmt.Sprintf("policyRoutes[%d].gw", i), r.Via.String(), fault)
 		}
 	}
 	if s.MACPrefix != "" {

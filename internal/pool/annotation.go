@@ -21,6 +21,9 @@ const (
 	exampleNamespacePools = `["pool-a","pool-b"]`
 )
 
+// maxRoutes is the limit for a pod's routes, the same as for a pool's.
+const maxRoutes = 1024
+
 // AnnotationError means that an annotation has an invalid value.
 type AnnotationError struct {
 	Annotation string // key
@@ -134,21 +137,25 @@ func ParseNamespacePools(annotation, value string) ([]string, error) {
 }
 
 // ParseRoutes reads the pod annotation ipam.spidernet.io/routes:
-// [{"dst":"10.0.0.0/8","gw":"172.31.16.1"}]. The error is an *AnnotationError.
+// [{"dst":"10.0.0.0/8","gw":"172.31.16.1"}]. It clears host bits. The error is an
+// *AnnotationError.
 func ParseRoutes(value string) ([]inet.Route, error) {
 	var v []struct {
 		Dst string `json:"dst"`
 		Gw  string `json:"gw"`
 	}
 	reason := decode(value, &v)
+	if reason == "" && len(v) > maxRoutes {
+		reason = fmt.Sprintf("has %d routes; write at most %d", len(v), maxRoutes)
+	}
 	routes := make([]inet.Route, 0, len(v))
 	for i, e := range v {
 		if reason != "" {
 			break
 		}
-		var r inet.Route
-		if r, reason = parseRoute(e.Dst, e.Gw); reason != "" {
-			reason = fmt.Sprintf("[%d].%s", i, reason)
+		r, err := inet.ParseRoute(e.Dst, e.Gw)
+		if err != nil {
+			reason = fmt.Sprintf("[%d].%s", i, err)
 		}
 		routes = append(routes, r)
 	}
@@ -156,23 +163,6 @@ func ParseRoutes(value string) ([]inet.Route, error) {
 		return nil, &AnnotationError{names.AnnotationPodRoutes, value, reason, exampleRoutes}
 	}
 	return routes, nil
-}
-
-func parseRoute(dst, gw string) (r inet.Route, reason string) {
-	var err error
-	if r.Dst, err = netip.ParsePrefix(dst); err != nil {
-		return r, fmt.Sprintf("dst %q is not a network in CIDR notation", dst)
-	}
-	if r.Dst != r.Dst.Masked() {
-		return r, fmt.Sprintf("dst %s has host bits; write %s", dst, r.Dst.Masked())
-	}
-	if r.Via, err = netip.ParseAddr(gw); err != nil || r.Via.Zone() != "" {
-		return r, fmt.Sprintf("gw %q is not an IP address", gw)
-	}
-	if r.Via.Is4() != r.Dst.Addr().Is4() {
-		return r, fmt.Sprintf("gw %s is not of the IP family of dst %s", gw, dst)
-	}
-	return r, ""
 }
 
 // ParseDNS reads the pod annotation ipam.spidernet.io/dns:

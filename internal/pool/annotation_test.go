@@ -74,10 +74,11 @@ func TestBadAnnotationsAreRefused(t *testing.T) {
 		{exampleIPPools, `[{"interface":"eth0","ipv6":["?"]}]`, `[0].ipv6[0] "?" is not a valid SpiderIPPool name`},
 		{exampleNamespacePools, `"a"`, "is a JSON string, want a list"},
 		{exampleNamespacePools, `["a b"]`, `[0] "a b" is not a valid SpiderIPPool name`},
-		{exampleRoutes, `[{"dst":"10.0.0.0","gw":"10.0.0.1"}]`, `[0].dst "10.0.0.0" is not a network in CIDR notation`},
-		{exampleRoutes, `[{"dst":"10.0.0.1/8","gw":"10.0.0.1"}]`, "[0].dst 10.0.0.1/8 has host bits; write 10.0.0.0/8"},
-		{exampleRoutes, `[{"dst":"10.0.0.0/8","gw":"x"}]`, `[0].gw "x" is not an IP address`},
-		{exampleRoutes, `[{"dst":"10.0.0.0/8","gw":"fd00::1"}]`, "[0].gw fd00::1 is not of the IP family of dst 10.0.0.0/8"},
+		{exampleRoutes, `[{"dst":"10.0.0.0","gw":"10.0.0.1"}]`, `[0].dst "10.0.0.0": is not a network in CIDR notation`},
+		{exampleRoutes, `[{"dst":"10.0.0.0/8","gw":"224.0.0.1"}]`, `[0].gw "224.0.0.1": is a multicast address`},
+		{exampleRoutes, "[" + strings.Repeat(`{"dst":"10.0.0.0/8","gw":"10.0.0.1"},`, maxRoutes) + `{"dst":"10.0.0.0/8","gw":"10.0.0.1"}]`, "has 1025 routes; write at most 1024"},
+		{exampleRoutes, `[{"dst":"10.0.0.0/8","gw":"x"}]`, `[0].gw "x": is not an IP address`},
+		{exampleRoutes, `[{"dst":"10.0.0.0/8","gw":"fd00::1"}]`, `[0].gw "fd00::1": is IPv6, but dst 10.0.0.0/8 is IPv4`},
 		{exampleDNS, `{"nameservers":["dns.example.org"]}`, `nameservers[0] "dns.example.org" is not an IP address`},
 	} {
 		t.Run(tc.value, func(t *testing.T) {

@@ -39,18 +39,12 @@ type Pool struct {
 }
 
 // Usable returns the addresses for pods: spec.ips without spec.excludeIPs, without
-// the gateway, without reserved, and without the special addresses of the subnet:
-// the network and the broadcast address of an IPv4 subnet (RFC 1122, 3.2.1.3) up to
-// /30, or the subnet-router anycast address of an IPv6 subnet (RFC 4291, 2.6.1) up
-// to /126.
+// the gateway and the next hops of spec.routes, without reserved, and without the
+// special addresses of the subnet (inet.Special).
 func (p *Pool) Usable(reserved inet.Set) inet.Set {
-	never := []netip.Addr{p.Gateway}
-	if p.Subnet.IsValid() && p.Subnet.Bits() <= p.Subnet.Addr().BitLen()-2 {
-		subnet := inet.OfPrefix(p.Subnet).Ranges()[0]
-		never = append(never, subnet.From())
-		if p.Family == 4 {
-			never = append(never, subnet.To())
-		}
+	never := append(inet.Special(p.Subnet), p.Gateway)
+	for _, r := range p.Routes {
+		never = append(never, r.Via)
 	}
 	return p.IPs.Minus(inet.Union(p.Exclude, reserved, inet.OfAddrs(never...)))
 }

@@ -296,6 +296,10 @@ func compileChain(path *field.Path, entries []string) ([]any, field.ErrorList) {
 			errs = append(errs, field.Invalid(path.Index(i), entry, `names no plugin; write its program as "type", e.g. {"type": "tuning"}`))
 			continue
 		}
+		if fault := coordinatorFault([]byte(entry)); fault != "" {
+			errs = append(errs, field.Invalid(path.Index(i), entry, fault))
+			continue
+		}
 		plugins = append(plugins, json.RawMessage(entry))
 	}
 	return plugins, errs

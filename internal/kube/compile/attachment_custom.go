@@ -77,6 +77,9 @@ func customFault(config string, written map[string]json.RawMessage) string {
 		if plugin.Type == "" {
 			return fmt.Sprintf(`names no plugin in plugins[%d]; write its program as "type", e.g. {"type": "tuning"}`, i)
 		}
+		if fault := coordinatorFault(raw); fault != "" {
+			return fmt.Sprintf("plugins[%d] %s", i, fault)
+		}
 	}
 	return ""
 }

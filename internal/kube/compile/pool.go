@@ -50,6 +50,17 @@ func Subnet(in *v2beta1.SpiderSubnet) (pool.Pool, field.ErrorList) {
 	return compileSpace(in.Name, &in.Spec.AddressSpace)
 }
 
+// LinkLocal returns the fault of a link-local subnet with a gateway or routes: routers
+// do not forward its packets. Pods of one link reach each other nevertheless, so it is
+// a reason to refuse a new object, but not to stop using an old one.
+func LinkLocal(p pool.Pool) field.ErrorList {
+	if !inet.IsLinkLocal(p.Subnet) || !p.Gateway.IsValid() && len(p.Routes) == 0 {
+		return nil
+	}
+	return field.ErrorList{field.Invalid(field.NewPath("spec", "subnet"), p.Subnet.String(),
+		"is link-local, and no router forwards its packets; omit gateway and routes, or use another subnet")}
+}
+
 // ReservedIP returns the reserved addresses of all valid entries, also if there
 // are errors in others.
 func ReservedIP(in *v2beta1.SpiderReservedIP) (inet.Set, field.ErrorList) {
@@ -85,7 +96,7 @@ func compileSpace(name string, in *v2beta1.AddressSpace) (pool.Pool, field.Error
 		out.Gateway, more = compileGateway(spec.Child("gateway"), *in.Gateway, subnet)
 		errs = append(errs, more...)
 	}
-	out.Routes, more = compileRoutes(spec.Child("routes"), in.Routes, out.Family)
+	out.Routes, more = compileRoutes(spec.Child("routes"), in.Routes, subnet)
 	return out, append(errs, more...)
 }
 
@@ -96,11 +107,14 @@ func compileSubnetPrefix(path *field.Path, value string) (netip.Prefix, field.Er
 	prefix, err := netip.ParsePrefix(value)
 	switch {
 	case err != nil:
-		return prefix, field.ErrorList{field.Invalid(path, value, `is not a network in CIDR notation; e.g. "10.0.0.0/16" or "fd00::/64"`)}
+		return prefix, field.ErrorList{field.Invalid(path, value, `is not a network in CIDR notation, such as "10.0.0.0/16" or "fd00::/64"`)}
 	case prefix.Addr().Is4In6():
 		return prefix, field.ErrorList{field.Invalid(path, value, "is an IPv4 network in IPv6 form; write it as IPv4")}
 	case prefix != prefix.Masked():
 		return prefix, field.ErrorList{field.Invalid(path, value, fmt.Sprintf("has host bits; the network is %s", prefix.Masked()))}
+	}
+	if fault := inet.SubnetFault(prefix); fault != "" {
+		return prefix, field.ErrorList{field.Invalid(path, value, fault)}
 	}
 	return prefix, nil
 }
@@ -122,62 +136,42 @@ func compileRanges(path *field.Path, entries []string, bounds inet.Bounds) (inet
 }
 
 func compileGateway(path *field.Path, value string, subnet netip.Prefix) (netip.Addr, field.ErrorList) {
-	gateway, errs := compileAddr(path, value)
-	if len(errs) > 0 {
-		return gateway, errs
+	gateway, fault := inet.ParseAddr(value)
+	if want := inet.FamilyOf(subnet.Addr()); fault == "" && inet.FamilyOf(gateway) != want {
+		fault = fmt.Sprintf("is IPv%d, but spec.subnet %s is IPv%d; write a gateway inside the subnet", inet.FamilyOf(gateway), subnet, want)
 	}
-	if want := inet.FamilyOf(subnet.Addr()); inet.FamilyOf(gateway) != want {
-		return gateway, field.ErrorList{field.Invalid(path, value,
-			fmt.Sprintf("is IPv%d, but spec.subnet %s is IPv%d; write a gateway inside the subnet", inet.FamilyOf(gateway), subnet, want))}
+	if fault == "" && !subnet.Contains(gateway) {
+		fault = fmt.Sprintf("is outside spec.subnet %s; write a gateway inside the subnet", subnet)
 	}
-	if !subnet.Contains(gateway) {
-		return gateway, field.ErrorList{field.Invalid(path, value,
-			fmt.Sprintf("is outside spec.subnet %s; write a gateway inside the subnet", subnet))}
+	if fault == "" {
+		fault = inet.NextHopFault(gateway, subnet)
+	}
+	if fault != "" {
+		return gateway, field.ErrorList{field.Invalid(path, value, fault)}
 	}
 	return gateway, nil
 }
 
-func compileAddr(path *field.Path, value string) (netip.Addr, field.ErrorList) {
-	addr, err := netip.ParseAddr(value)
-	switch {
-	case err != nil:
-		return addr, field.ErrorList{field.Invalid(path, value, `is not an IP address; e.g. "10.0.0.1" or "fd00::1"`)}
-	case addr.Is4In6():
-		return addr, field.ErrorList{field.Invalid(path, value, fmt.Sprintf("is an IPv4 address in IPv6 form; write %s", addr.Unmap()))}
-	case addr.Zone() != "":
-		return addr, field.ErrorList{field.Invalid(path, value, fmt.Sprintf("has a zone, which means nothing outside a host; write %s", addr.WithZone("")))}
-	}
-	return addr, nil
-}
-
-// compileRoutes masks destinations, because the kernel's routes have no host
-// bits and earlier versions accepted them.
-func compileRoutes(path *field.Path, in []v2beta1.Route, family inet.Family) ([]inet.Route, field.ErrorList) {
+// compileRoutes returns the routes without host bits and repetitions. Earlier
+// versions accepted both.
+func compileRoutes(path *field.Path, in []v2beta1.Route, subnet netip.Prefix) ([]inet.Route, field.ErrorList) {
 	var out []inet.Route
 	var errs field.ErrorList
-	for i, route := range in {
+	for i, written := range in {
 		at := path.Index(i)
-		dst, err := netip.ParsePrefix(route.Dst)
-		if err != nil || dst.Addr().Is4In6() {
-			errs = append(errs, field.Invalid(at.Child("dst"), route.Dst, `is not a network in CIDR notation; e.g. "10.0.0.0/8" or "fd00::/64"`))
-			continue
+		route, err := inet.ParseRoute(written.Dst, written.Gw)
+		var fault *inet.RouteError
+		if errors.As(err, &fault) {
+			errs = append(errs, field.Invalid(at.Child(fault.Key), fault.Value, fault.Reason))
+		} else if got, want := inet.FamilyOf(route.Via), inet.FamilyOf(subnet.Addr()); got != want {
+			errs = append(errs, field.Invalid(at.Child("dst"), written.Dst, fmt.Sprintf("is IPv%d, but spec.subnet is IPv%d; put the route into a pool of its version", got, want)))
+		} else if reason := inet.NextHopFault(route.Via, subnet); reason != "" {
+			errs = append(errs, field.Invalid(at.Child("gw"), written.Gw, reason))
+		} else {
+			out = append(out, route)
 		}
-		gw, addrErrs := compileAddr(at.Child("gw"), route.Gw)
-		if len(addrErrs) > 0 {
-			errs = append(errs, addrErrs...)
-			continue
-		}
-		if got := inet.FamilyOf(dst.Addr()); got != family {
-			errs = append(errs, field.Invalid(at.Child("dst"), route.Dst, fmt.Sprintf("is IPv%d, but spec.subnet is IPv%d; put the route into a pool of its version", got, family)))
-			continue
-		}
-		if got := inet.FamilyOf(gw); got != family {
-			errs = append(errs, field.Invalid(at.Child("gw"), route.Gw, fmt.Sprintf("is IPv%d, but dst %s is IPv%d; write a next hop of that version", got, route.Dst, family)))
-			continue
-		}
-		out = append(out, inet.Route{Dst: dst.Masked(), Via: gw})
 	}
-	return out, errs
+	return inet.MergeRoutes(nil, out), errs
 }
 
 func compileSelector(path *field.Path, in *metav1.LabelSelector) (*pool.Selector, field.ErrorList) {

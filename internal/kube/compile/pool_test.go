@@ -2,12 +2,14 @@ package compile_test
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"spiderpool.dev/spiderpool/api/v2beta1"
+	"spiderpool.dev/spiderpool/internal/inet"
 	"spiderpool.dev/spiderpool/internal/kube/compile"
 )
 
@@ -54,7 +56,7 @@ func TestPoolRefuses(t *testing.T) {
 		},
 		"an address for a subnet": {
 			func(s *v2beta1.SpiderIPPoolSpec) { s.Subnet = "10.0.0.1" },
-			`spec.subnet: Invalid value: "10.0.0.1": is not a network in CIDR notation; e.g. "10.0.0.0/16" or "fd00::/64"`,
+			`spec.subnet: Invalid value: "10.0.0.1": is not a network in CIDR notation, such as "10.0.0.0/16" or "fd00::/64"`,
 		},
 		"an IP version that is not the subnet's": {
 			func(s *v2beta1.SpiderIPPoolSpec) { s.IPVersion = new(int64(6)) },
@@ -82,7 +84,7 @@ func TestPoolRefuses(t *testing.T) {
 		},
 		"a gateway that is no address": {
 			func(s *v2beta1.SpiderIPPoolSpec) { s.Gateway = new("gw") },
-			`spec.gateway: Invalid value: "gw": is not an IP address; e.g. "10.0.0.1" or "fd00::1"`,
+			`spec.gateway: Invalid value: "gw": is not an IP address, such as "10.0.0.1" or "fd00::1"`,
 		},
 		"a route of another version": {
 			func(s *v2beta1.SpiderIPPoolSpec) { s.Routes = []v2beta1.Route{{Dst: "fd01::/64", Gw: "fd00::1"}} },
@@ -91,6 +93,26 @@ func TestPoolRefuses(t *testing.T) {
 		"a next hop of another version": {
 			func(s *v2beta1.SpiderIPPoolSpec) { s.Routes = []v2beta1.Route{{Dst: "10.9.0.0/16", Gw: "fd00::1"}} },
 			`spec.routes[0].gw: Invalid value: "fd00::1": is IPv6, but dst 10.9.0.0/16 is IPv4; write a next hop of that version`,
+		},
+		"a gateway at the broadcast address": {
+			func(s *v2beta1.SpiderIPPoolSpec) { s.Gateway = new("10.0.0.255") },
+			`spec.gateway: Invalid value: "10.0.0.255": is the network or the broadcast address of the subnet 10.0.0.0/24`,
+		},
+		"a gateway without room for pods": {
+			func(s *v2beta1.SpiderIPPoolSpec) { s.Subnet, s.Gateway = "10.0.0.1/32", new("10.0.0.1") },
+			`spec.gateway: Invalid value: "10.0.0.1": is the only address of the subnet 10.0.0.1/32`,
+		},
+		"a loopback subnet": {
+			func(s *v2beta1.SpiderIPPoolSpec) { s.Subnet = "127.0.0.0/24" },
+			`spec.subnet: Invalid value: "127.0.0.0/24": overlaps 127.0.0.0/8 (loopback addresses)`,
+		},
+		"a next hop outside the subnet": {
+			func(s *v2beta1.SpiderIPPoolSpec) { s.Routes = []v2beta1.Route{{Dst: "10.9.0.0/16", Gw: "10.8.0.1"}} },
+			`spec.routes[0].gw: Invalid value: "10.8.0.1": is outside the subnet 10.0.0.0/24; write an address in it`,
+		},
+		"a multicast next hop": {
+			func(s *v2beta1.SpiderIPPoolSpec) { s.Routes = []v2beta1.Route{{Dst: "10.9.0.0/16", Gw: "224.0.0.1"}} },
+			`spec.routes[0].gw: Invalid value: "224.0.0.1": is a multicast address`,
 		},
 		"a node name with a slash": {
 			func(s *v2beta1.SpiderIPPoolSpec) { s.NodeName = []string{"a/b"} },
@@ -123,6 +145,24 @@ func TestPoolRefuses(t *testing.T) {
 				t.Errorf("got  %s\nwant %s", got, c.want)
 			}
 		})
+	}
+}
+
+func TestRepeatedRoutesBecomeOne(t *testing.T) {
+	in := &v2beta1.SpiderIPPool{Spec: v2beta1.SpiderIPPoolSpec{AddressSpace: v2beta1.AddressSpace{
+		Subnet: "10.0.0.0/24", IPs: []string{"10.0.0.1-10.0.0.9"},
+		Routes: []v2beta1.Route{{Dst: "10.9.0.0/16", Gw: "10.0.0.5"}, {Dst: "10.9.0.7/16", Gw: "10.0.0.5"}, {Dst: "10.9.0.0/16", Gw: "10.0.0.5"}},
+	}}}
+	got, errs := compile.Pool(in)
+	if len(errs) > 0 || len(got.Routes) != 1 || got.Routes[0].String() != "10.9.0.0/16 via 10.0.0.5" {
+		t.Errorf("got %v, %v", got.Routes, errs)
+	}
+	if usable := got.Usable(inet.Set{}); usable.String() != "10.0.0.1-10.0.0.4, 10.0.0.6-10.0.0.9" {
+		t.Errorf("usable is %s, want it without the next hop", usable)
+	}
+	compile.CanonicalizePool(in)
+	if want := (v2beta1.Routes{{Dst: "10.9.0.0/16", Gw: "10.0.0.5"}}); !slices.Equal(in.Spec.Routes, want) {
+		t.Errorf("written as %v", in.Spec.Routes)
 	}
 }
 

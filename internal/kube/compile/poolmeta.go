@@ -91,13 +91,18 @@ func canonicalizeSpace(in *v2beta1.AddressSpace) {
 		}
 	}
 	if in.Gateway != nil {
-		if addr, errs := compileAddr(nil, *in.Gateway); len(errs) == 0 {
+		if addr, fault := inet.ParseAddr(*in.Gateway); fault == "" {
 			*in.Gateway = addr.String()
 		}
 	}
-	for i := range in.Routes {
-		if compiled, errs := compileRoutes(nil, in.Routes[i:i+1], inet.FamilyOf(prefix.Addr())); len(errs) == 0 {
-			in.Routes[i] = v2beta1.Route{Dst: compiled[0].Dst.String(), Gw: compiled[0].Via.String()}
+	var routes v2beta1.Routes
+	for _, written := range in.Routes {
+		if route, err := inet.ParseRoute(written.Dst, written.Gw); err == nil {
+			written = v2beta1.Route{Dst: route.Dst.String(), Gw: route.Via.String()}
+		}
+		if !slices.Contains(routes, written) {
+			routes = append(routes, written)
 		}
 	}
+	in.Routes = routes
 }
