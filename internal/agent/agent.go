@@ -82,7 +82,7 @@ func newAgent(ctx context.Context, cfg config.Agent, o options, client *agentcli
 	a.cluster.OnPodEnd(a.ended.add)
 	a.service = a.newIPAM(client)
 	a.pools = agentclient.NewPoolSync(client, cfg.NodeName, poolSink{a.service.Allocator, a.service.Catalog}, log)
-	coordinator := &coordinator{client: client, cluster: a.cluster, cfg: cfg}
+	coordinator := newCoordinator(client, a.cluster, cfg)
 	a.server = a.newServer(coordinator)
 	a.node = a.newNode(coordinator)
 	return a, nil

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 	"time"
 
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -19,6 +18,7 @@ import (
 	"spiderpool.dev/spiderpool/internal/lease"
 	"spiderpool.dev/spiderpool/internal/netplan"
 	"spiderpool.dev/spiderpool/internal/pool"
+	"spiderpool.dev/spiderpool/internal/readcache"
 	"spiderpool.dev/spiderpool/internal/wire"
 )
 
@@ -31,10 +31,14 @@ type coordinator struct {
 	client  *agentclient.Client
 	cluster *agentclient.Cluster
 	cfg     config.Agent
+	// objects has one key, the name in cfg, and only usable objects.
+	objects readcache.Cache[string, *v2beta1.SpiderCoordinator]
+}
 
-	mu   sync.Mutex
-	last *v2beta1.SpiderCoordinator
-	read time.Time
+func newCoordinator(client *agentclient.Client, cluster *agentclient.Cluster, cfg config.Agent) *coordinator {
+	c := &coordinator{client: client, cluster: cluster, cfg: cfg}
+	c.objects.TTL, c.objects.Now = coordinatorTTL, time.Now
+	return c
 }
 
 func (c *coordinator) plan(ctx context.Context, req wire.CoordinatorRequest) (wire.CoordinatorReply, error) {
@@ -77,29 +81,35 @@ func podFailure(at wire.Attachment, err error) *ipam.Error {
 // current reads the SpiderCoordinator, at most once in coordinatorTTL. During an
 // outage of the API server, it returns the last one.
 func (c *coordinator) current(ctx context.Context) (*v2beta1.SpiderCoordinator, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.last != nil && time.Since(c.read) < coordinatorTTL {
-		return c.last, nil
-	}
-	object, err := c.client.Coordinator(ctx, c.cfg.CoordinatorName)
+	name := c.cfg.CoordinatorName
+	last, err := c.objects.Get(ctx, name, c.usable)
+	var failure *ipam.Error
 	switch {
 	case err == nil:
 	case errors.Is(err, ipam.ErrNotFound):
-		c.last = nil
+		c.objects.Forget(name)
 		return nil, &ipam.Error{Kind: ipam.Unavailable, Err: err, Details: err.Error(),
-			Msg: fmt.Sprintf("there is no SpiderCoordinator %s; the installation creates it", c.cfg.CoordinatorName)}
-	case c.last != nil:
-		return c.last, nil
-	default:
+			Msg: fmt.Sprintf("there is no SpiderCoordinator %s; the installation creates it", name)}
+	case errors.As(err, &failure):
+		return nil, failure
+	case last == nil:
 		return nil, &ipam.Error{Kind: ipam.Unavailable, Err: err, Details: err.Error(),
-			Msg: fmt.Sprintf("spiderpool-agent cannot read SpiderCoordinator %s", c.cfg.CoordinatorName)}
+			Msg: fmt.Sprintf("spiderpool-agent cannot read SpiderCoordinator %s", name)}
+	}
+	return last, nil
+}
+
+// usable reads the SpiderCoordinator. It returns an *ipam.Error if the controller has
+// not found the cluster's networks yet.
+func (c *coordinator) usable(ctx context.Context) (*v2beta1.SpiderCoordinator, error) {
+	object, err := c.client.Coordinator(ctx, c.cfg.CoordinatorName)
+	if err != nil {
+		return nil, err
 	}
 	if object.Status.Phase != v2beta1.CoordinatorSynced && !isMode(object, v2beta1.ModeDisabled) {
 		return nil, &ipam.Error{Kind: ipam.Unavailable, Details: object.Status.Reason,
 			Msg: fmt.Sprintf("SpiderCoordinator %s does not know the networks of services and pods yet (phase %q)", object.Name, object.Status.Phase)}
 	}
-	c.last, c.read = object, time.Now()
 	return object, nil
 }
 

@@ -44,10 +44,10 @@ func TestCoordinatorIsCachedAndSurvivesOutage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &coordinator{client: kubeClient, cfg: config.Agent{CoordinatorName: w.name("coordinator")}}
-	// When it was read is set, so that the test does not depend on how long it takes.
-	read := func(ago time.Duration) { c.read = time.Now().Add(-ago) }
-	const lately, longAgo = -time.Hour, coordinatorTTL
+	c := newCoordinator(kubeClient, nil, config.Agent{CoordinatorName: w.name("coordinator")})
+	now := time.Now()
+	c.objects.Now = func() time.Time { return now }
+	expire := func() { now = now.Add(coordinatorTTL) }
 	mtu := func(want int) {
 		t.Helper()
 		object, err := c.current(t.Context())
@@ -82,23 +82,22 @@ func TestCoordinatorIsCachedAndSurvivesOutage(t *testing.T) {
 	change(object, 1402, v2beta1.CoordinatorSynced, "")
 	mtu(1402)
 	change(object, 1403, v2beta1.CoordinatorSynced, "")
-	read(lately)
 	mtu(1402)
-	read(longAgo)
+	expire()
 	mtu(1403)
 
 	server.off()
-	read(longAgo)
+	expire()
 	mtu(1403)
 	server.on()
 	change(object, 1404, v2beta1.CoordinatorNotReady, "serviceCIDR: found in none of: x")
-	read(longAgo)
+	expire()
 	refused(`does not know the networks of services and pods yet (phase "NotReady"): serviceCIDR: found in none of: x`)
 
 	change(object, 1405, v2beta1.CoordinatorSynced, "")
 	mtu(1405)
 	kubetest.Remove(t, w, object)
-	read(longAgo)
+	expire()
 	refused("there is no SpiderCoordinator")
 	server.off()
 	refused("cannot read SpiderCoordinator")
@@ -111,7 +110,7 @@ func TestDisabledCoordinatorNeedsNoNetworks(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &coordinator{client: kubeClient, cfg: config.Agent{CoordinatorName: object.Name}}
+	c := newCoordinator(kubeClient, nil, config.Agent{CoordinatorName: object.Name})
 	if got, err := c.current(t.Context()); err != nil || !isMode(got, v2beta1.ModeDisabled) {
 		t.Errorf("got %+v, %v", got, err)
 	}
@@ -127,7 +126,7 @@ func TestHostRuleTableDefaultsTo500(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &coordinator{client: kubeClient, cfg: config.Agent{CoordinatorName: object.Name}}
+	c := newCoordinator(kubeClient, nil, config.Agent{CoordinatorName: object.Name})
 	if table, ok := c.hostRuleTable(t.Context()); !ok || table != 500 {
 		t.Errorf("table %d, %t, want 500", table, ok)
 	}
@@ -135,11 +134,11 @@ func TestHostRuleTableDefaultsTo500(t *testing.T) {
 	if err := w.Update(t.Context(), object); err != nil {
 		t.Fatal(err)
 	}
-	c.last = nil
+	c.objects.Forget(object.Name)
 	if table, ok := c.hostRuleTable(t.Context()); !ok || table != 501 {
 		t.Errorf("table %d, %t, want 501", table, ok)
 	}
-	c.last, c.cfg.CoordinatorName = nil, w.name("missing")
+	c.cfg.CoordinatorName = w.name("missing")
 	if table, ok := c.hostRuleTable(t.Context()); ok {
 		t.Errorf("table %d, though the configuration is not known", table)
 	}

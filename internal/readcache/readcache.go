@@ -83,6 +83,14 @@ func (c *Cache[K, V]) Get(ctx context.Context, key K, read func(context.Context)
 	}
 }
 
+// Forget removes the value of key, e.g. because a read found that it no longer exists. A
+// read in progress is not affected.
+func (c *Cache[K, V]) Forget(key K) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.mu.values, key)
+}
+
 // lookup returns the value read last and whether it still serves.
 func (c *Cache[K, V]) lookup(key K) (v V, fresh bool) {
 	now := c.Now()

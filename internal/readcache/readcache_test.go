@@ -15,7 +15,7 @@ import (
 
 var errRead = errors.New("read failed")
 
-// TestCacheMatchesModel compares random sequences of reads with a model of two
+// TestCacheMatchesModel compares random sequences of calls with a model of two
 // maps. The number that a read returns counts the reads so far.
 func TestCacheMatchesModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
@@ -28,6 +28,12 @@ func TestCacheMatchesModel(t *testing.T) {
 		for range rapid.IntRange(1, 40).Draw(t, "steps") {
 			now = now.Add(time.Duration(rapid.IntRange(0, 2).Draw(t, "seconds")) * time.Second)
 			key := rapid.SampledFrom([]string{"a", "b", "c", "d"}).Draw(t, "key")
+			if rapid.IntRange(0, 5).Draw(t, "forget") == 0 {
+				cache.Forget(key)
+				delete(last, key)
+				delete(since, key)
+				continue
+			}
 			fail := rapid.Bool().Draw(t, "fail")
 			called := false
 			got, err := cache.Get(t.Context(), key, func(context.Context) (int, error) {
