@@ -105,6 +105,7 @@ func (a *agent) newIPAM(client *agentclient.Client) *ipam.Service {
 		Node:        a.cfg.NodeName,
 		Options:     ipamOptions(a.cfg),
 		Cluster:     a.cluster,
+		Owners:      client,
 		Links:       links{},
 		Endpoints:   a.endpoints,
 		Events:      a.events,

@@ -61,9 +61,11 @@ type IPAM struct {
 	// EnableIPv4 and EnableIPv6 select the IP families of pods.
 	EnableIPv4 bool `json:"enableIPv4"`
 	EnableIPv6 bool `json:"enableIPv6"`
-	// EnableStatefulSet gives a recreated pod of a StatefulSet its old addresses.
+	// EnableStatefulSet gives a recreated pod of a StatefulSet its old addresses. The
+	// StatefulSet must exist, with the UID in the pod's owner reference and the pod's ordinal.
 	EnableStatefulSet bool `json:"enableStatefulSet"`
 	// EnableKubevirtStaticIP gives a recreated pod of a virtual machine its old addresses.
+	// status.activePods of its VirtualMachineInstance must list the pod.
 	EnableKubevirtStaticIP bool `json:"enableKubevirtStaticIP"`
 	// EnableIPConflictDetection probes an address before a pod uses it.
 	EnableIPConflictDetection bool `json:"enableIPConflictDetection"`

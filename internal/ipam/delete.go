@@ -75,9 +75,22 @@ const quarantine = time.Hour
 
 // Conflict puts an address of the attachment into quarantine because a foreign
 // host uses it. The runtime will delete the sandbox, and the next one gets another
-// address.
+// address. In a live migration, the host is the machine itself, so nothing changes, and
+// the error says so.
 func (s *Service) Conflict(ctx context.Context, req wire.ConflictRequest) error {
 	at := lease.Attachment{ContainerID: req.ContainerID, Interface: req.Interface}
+	for _, l := range s.Allocator.Attached(at) {
+		if l.Addr != req.Address {
+			continue
+		}
+		shared, err := s.inMigration(ctx, l)
+		if err != nil {
+			return notReady(err)
+		}
+		if shared {
+			return &Error{Kind: Unavailable, Msg: fmt.Sprintf("address %s is in use by pod %s and by the pod that its virtual machine leaves in a live migration", l.Addr, l.Pod)}
+		}
+	}
 	done, err := s.Allocator.Quarantine(ctx, at, req.Address, req.MAC, quarantine)
 	if err != nil {
 		return notReady(err)

@@ -140,13 +140,15 @@ func released(c *ipamtest.FakeCluster) {
 func TestEndpointStaysForRetainedAddresses(t *testing.T) {
 	cluster := newFakeCluster(t)
 	cluster.Options.FixStatefulSet = true
-	cluster.SetPod(ipamtest.FakePod{Node: "n1", Pod: ipam.Pod{
-		PodKey: lease.PodKey{Namespace: "default", Name: "a"}, UID: "uid-a", Owner: ipam.Controller{APIVersion: "apps/v1", Kind: "StatefulSet", Name: "a"},
-	}})
-	mustAdd(t, cluster.Service("n1"), wire.AddRequest{Attachment: attachment("a")})
-	want := cluster.Endpoints()["default/a"]
-	released(cluster)
-	if got := cluster.Endpoints()["default/a"]; !reflect.DeepEqual(got, want) {
+	cluster.SetStatefulSet("default", "web", ipam.StatefulSet{UID: "x", End: 1})
+	claim(cluster, "web-0", "uid-web-0", statefulSet("web", "x"))
+	s := cluster.Service("n1")
+	mustAdd(t, s, wire.AddRequest{Attachment: attachment("web-0")})
+	want := cluster.Endpoints()["default/web-0"]
+	if err := s.Delete(t.Context(), wire.DeleteRequest{Attachment: attachment("web-0")}); err != nil {
+		t.Fatal(err)
+	}
+	if got := cluster.Endpoints()["default/web-0"]; want.PodUID != "uid-web-0" || !reflect.DeepEqual(got, want) {
 		t.Errorf("after the DEL %s, want %s", text(&got), text(&want))
 	}
 }

@@ -19,6 +19,7 @@ import (
 type plan struct {
 	container  string
 	owner      Controller // the top controller of the pod
+	proof      proof      // of the owner of its fixed addresses
 	arrived    time.Time  // when the runtime asked
 	interfaces []plannedInterface
 	foreign    bool         // the pod has interfaces that others give addresses to

@@ -203,6 +203,9 @@ type EndpointAddress struct {
 type Events interface {
 	// AllocationFailed says that an interface of the pod got no address, and why.
 	AllocationFailed(pod Pod, message string)
+	// OwnerNotProven says why the pod's addresses are not fixed for the owner that it
+	// names.
+	OwnerNotProven(pod Pod, doubt string)
 	// AddressConflict says that another host uses an address of the pod.
 	AddressConflict(pod Pod, message string)
 	// Reclaimed says that an address was reclaimed without a DEL.

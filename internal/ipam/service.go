@@ -33,6 +33,7 @@ type Service struct {
 	Catalog   *PoolCatalog
 	Allocator *Allocator
 	Cluster   Cluster
+	Owners    Owners
 	Links     Links
 	Endpoints Endpoints
 	Events    Events
@@ -109,20 +110,28 @@ func (s *Service) add(ctx context.Context, pod Pod, req wire.AddRequest, arrived
 		return wire.AddReply{}, err
 	}
 	plan.arrived = arrived
-	if err := s.Allocator.readFixed(ctx, s.fixedFor(pod)); err != nil {
+	if plan.proof, err = s.prove(ctx, pod); err != nil {
 		return wire.AddReply{}, err
 	}
-	previously := s.Allocator.addressesOf(pod.UID, s.fixedFor(pod))
+	if plan.proof.doubt != "" {
+		s.Events.OwnerNotProven(pod, plan.proof.doubt)
+	}
+	if err := s.Allocator.readFixed(ctx, plan.proof.owner); err != nil {
+		return wire.AddReply{}, err
+	}
+	previously := s.Allocator.addressesOf(pod.UID, plan.proof.owner)
 	assigned, err := s.tryGrant(ctx, pod, &plan)
 	if err != nil {
 		s.rollBack(ctx, pod, req.ContainerID, previously)
 		return wire.AddReply{}, err
 	}
 	s.grantedPods.add(pod.UID, plan.owner, assigned)
-	s.Endpoints.Changed(endpointOf(lease.Holder{Pod: pod.PodKey, PodUID: pod.UID, FixedFor: s.fixedFor(pod)}), 0)
+	for _, l := range s.Allocator.Attached(lease.Attachment{ContainerID: req.ContainerID, Interface: req.Interface}) {
+		s.Endpoints.Changed(endpointOf(l.Holder), 0)
+	}
 	for _, i := range assigned {
 		if i.Interface == req.Interface {
-			return replyOf(i, plan.dns), nil
+			return replyOf(i, plan), nil
 		}
 	}
 	return wire.AddReply{}, fmt.Errorf("the plan of pod %s lacks interface %s", pod, req.Interface)
@@ -152,11 +161,22 @@ func (s *Service) rollBack(ctx context.Context, pod Pod, container string, previ
 // allocate grants what the plan wants. If the pools that this node watches are
 // exhausted, it tries once more with the other pools that the pod names.
 func (s *Service) allocate(ctx context.Context, pod Pod, p *plan) ([]lease.Grant, error) {
+	request := lease.Request{
+		Pod: pod.PodKey, PodUID: pod.UID, ContainerID: p.container, Node: s.Node, FixedFor: p.proof.owner, Arrived: p.arrived,
+	}
 	try := func() ([]lease.Grant, error) {
-		return s.Allocator.Allocate(ctx, lease.Request{
-			Pod: pod.PodKey, PodUID: pod.UID, ContainerID: p.container, Node: s.Node,
-			FixedFor: s.fixedFor(pod), Wants: p.wants(), Arrived: p.arrived,
-		})
+		request.Wants = p.wants()
+		for {
+			grants, err := s.Allocator.Allocate(ctx, request)
+			var used *lease.InUseError
+			if !errors.As(err, &used) {
+				return grants, err
+			}
+			if err := s.mayReplace(ctx, pod, p.proof, used.Lease); err != nil {
+				return nil, err
+			}
+			request.Replaces = append(request.Replaces, used.Lease.PodUID)
+		}
 	}
 	grants, err := try()
 	var exhausted *lease.ExhaustedError
@@ -182,8 +202,7 @@ func (s *Service) pod(ctx context.Context, at wire.Attachment) (Pod, error) {
 	case err == nil:
 		return pod, nil
 	case errors.Is(err, ErrNotFound):
-		return Pod{}, &Error{Kind: Refused, Details: err.Error(),
-			Msg: fmt.Sprintf("there is no pod %s with UID %q; it was deleted or replaced", podOf(at), at.PodUID)}
+		return Pod{}, deletedPod(podOf(at), at.PodUID, err.Error())
 	case errors.Is(err, ErrElsewhere):
 		return Pod{}, &Error{Kind: Refused, Details: err.Error(),
 			Msg: fmt.Sprintf("pod %s does not run on node %s", podOf(at), s.Node)}
@@ -194,23 +213,6 @@ func (s *Service) pod(ctx context.Context, at wire.Attachment) (Pod, error) {
 
 func notReady(err error) *Error {
 	return &Error{Kind: Unavailable, Msg: "spiderpool-agent cannot read from the API server now", Details: err.Error()}
-}
-
-// fixedFor returns the owner of the pod's fixed addresses; zero if they are not fixed.
-func (s *Service) fixedFor(pod Pod) lease.Owner {
-	switch {
-	case s.Options.FixStatefulSet && pod.Owner.is("apps", "StatefulSet"):
-		return lease.Owner{Kind: lease.KindPod, Namespace: pod.Namespace, Name: pod.Name}
-	case s.fixedVirtualMachine(pod):
-		return lease.Owner{Kind: lease.KindVirtualMachine, Namespace: pod.Namespace, Name: pod.Owner.Name}
-	}
-	return lease.Owner{}
-}
-
-// fixedVirtualMachine reports whether the pod's addresses belong to its virtual
-// machine. A VirtualMachineInstance has the name of its VirtualMachine.
-func (s *Service) fixedVirtualMachine(pod Pod) bool {
-	return s.Options.FixVirtualMachine && pod.Owner.is("kubevirt.io", "VirtualMachineInstance", "VirtualMachine")
 }
 
 // assignments converts grants to the content of the interfaces.
@@ -286,11 +288,11 @@ func placeRoutes(assigned []EndpointInterface, p plan) error {
 	return nil
 }
 
-func replyOf(i EndpointInterface, dns pool.DNS) wire.AddReply {
-	reply := wire.AddReply{DNS: wire.DNS{Nameservers: dns.Nameservers, Domain: dns.Domain, Search: dns.Search, Options: dns.Options}}
+func replyOf(i EndpointInterface, p plan) wire.AddReply {
+	reply := wire.AddReply{DNS: wire.DNS{Nameservers: p.dns.Nameservers, Domain: p.dns.Domain, Search: p.dns.Search, Options: p.dns.Options}}
 	var defaults []inet.Route
 	for _, a := range i.Addresses {
-		address := wire.Address{Prefix: a.Prefix, Pool: a.Pool}
+		address := wire.Address{Prefix: a.Prefix, Pool: a.Pool, Shared: len(p.proof.peers) > 0}
 		if a.Gateway.IsValid() && !i.CleanGateway {
 			address.Gateway = a.Gateway
 			defaults = append(defaults, inet.Route{Dst: inet.FamilyOf(a.Gateway).Everything(), Via: a.Gateway})

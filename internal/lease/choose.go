@@ -17,6 +17,9 @@ type Request struct {
 	Node        string
 	FixedFor    Owner // see Holder
 	Wants       []Want
+	// Replaces are the UIDs of other pods of the owner from which the request may take a
+	// fixed address in use. The caller has checked them at the API server.
+	Replaces []string
 	// Arrived is the time of the runtime's request, by this node's clock. A sandbox
 	// never takes over a lease granted to another sandbox of its pod after this time.
 	// The zero value disables this check.
@@ -44,7 +47,7 @@ type Grant struct {
 }
 
 // Result is the answer to a Request: either Grants, one per Want in the same order,
-// or Err, an *ExhaustedError or a *SupersededError.
+// or Err: an *ExhaustedError, *SupersededError or *InUseError.
 type Result struct {
 	Grants []Grant
 	// Blocks are the names of the Writes required for the grants; none if everything
@@ -77,6 +80,14 @@ type SupersededError struct{ Lease Lease }
 
 func (e *SupersededError) Error() string {
 	return fmt.Sprintf("sandbox %s of pod %s is newer and already has address %s", e.Lease.ContainerID, e.Lease.Pod, e.Lease.Addr)
+}
+
+// InUseError means that another pod of the owner, not in Request.Replaces, has an
+// address in use that the request would take over.
+type InUseError struct{ Lease Lease }
+
+func (e *InUseError) Error() string {
+	return fmt.Sprintf("address %s of %s is in use by pod %s with UID %s", e.Lease.Addr, e.Lease.FixedFor, e.Lease.Pod, e.Lease.PodUID)
 }
 
 // PoolUsage is the usage of one pool.
@@ -118,7 +129,8 @@ func (u Usage) String() string {
 //  2. an address in use by another sandbox of the same pod (UID) for the interface,
 //     or retained by it, if a wanted pool still has it: the lease moves to this
 //     sandbox, and a late DEL of the old one frees nothing;
-//  3. likewise, an address fixed for the same owner, in use or retained;
+//  3. likewise, an address fixed for the same owner, in use or retained. If another
+//     pod has it in use, the request fails unless Request.Replaces has this pod;
 //  4. a free address of the first pool with one: first in blocks created by this
 //     node, then in new blocks, then in blocks of other nodes, and last an address
 //     released less than Options.ReuseAfter ago, the oldest first.

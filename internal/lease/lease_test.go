@@ -450,6 +450,11 @@ func TestRestartedPodReplacesItsLease(t *testing.T) {
 	a := one(t, x, start, r)
 	again := r
 	again.PodUID, again.ContainerID = "second uid", "second container"
+	var used *InUseError
+	if err := x.Choose(start, again).Results[0].Err; !errors.As(err, &used) || used.Lease.PodUID != r.PodUID {
+		t.Fatalf("an unchecked pod gets %v, want the lease in use", err)
+	}
+	again.Replaces = []string{r.PodUID}
 	if got := one(t, x, start, again); got != a {
 		t.Fatalf("the restarted pod has %s, want %s", got, a)
 	}

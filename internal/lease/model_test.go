@@ -172,6 +172,9 @@ func drawRequest(t *rapid.T, w *world, node int) Request {
 	}
 	if pod%3 == 0 {
 		r.FixedFor = Owner{KindPod, r.Pod.Namespace, r.Pod.Name}
+		if rapid.Bool().Draw(t, "may replace") {
+			r.Replaces = []string{fmt.Sprintf("uid-%d-%d", pod, 1-incarnation)}
+		}
 	}
 	names := slices.Sorted(maps.Keys(w.pools))
 	for i := range rapid.IntRange(1, 2).Draw(t, "interfaces") {
@@ -292,6 +295,10 @@ func (w *world) checkPlan(t *rapid.T, node int, requests []Request, plan Plan) {
 			}
 			if !w.pools[g.Pool].Contains(g.Addr) || !g.Held && !slices.Contains(want.Pools, g.Pool) {
 				t.Fatalf("%s of pool %s (%s) is the answer to %+v", g.Addr, g.Pool, w.pools[g.Pool], want)
+			}
+			known, _ := x.Block(inet.BlockOf(g.Addr))
+			if l, _ := known.Lease(g.Addr); !g.Held && l.State == InUse && l.PodUID != requests[i].PodUID && !slices.Contains(requests[i].Replaces, l.PodUID) {
+				t.Fatalf("%+v takes %s from %+v", requests[i], g.Addr, l)
 			}
 			if !g.Held && w.reserved[node].Contains(g.Addr) {
 				t.Fatalf("%s is reserved and the answer to %+v", g.Addr, want)

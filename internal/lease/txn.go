@@ -73,6 +73,9 @@ func (t *txn) serve(r Request) Result {
 	if newer, ok := t.newer(r); ok {
 		return Result{Err: &SupersededError{Lease: newer}}
 	}
+	if other, ok := t.inUse(r); ok {
+		return Result{Err: &InUseError{Lease: other}}
+	}
 	result, failedWant := t.attempt(r, nil)
 	if failedWant < 0 {
 		return result
@@ -94,6 +97,18 @@ func (t *txn) newer(r Request) (Lease, bool) {
 	}
 	for _, l := range t.OfPod(r.PodUID) {
 		if l.State == InUse && l.ContainerID != r.ContainerID && l.Node == r.Node && l.Since.After(r.Arrived) {
+			return l, true
+		}
+	}
+	return Lease{}, false
+}
+
+// inUse returns a lease in use by another pod that r would take over without the right
+// to do so.
+func (t *txn) inUse(r Request) (Lease, bool) {
+	for _, w := range r.Wants {
+		l, ok := t.reusable(r, w)
+		if ok && l.State == InUse && l.PodUID != r.PodUID && !slices.Contains(r.Replaces, l.PodUID) {
 			return l, true
 		}
 	}

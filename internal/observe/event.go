@@ -39,6 +39,8 @@ var (
 		"An interface of the pod gets no address. The text names every pool and the reason why it was not used."}
 	ipConflict = Kind{"Pod", warning, "IPConflict", "Allocate",
 		"Another host already uses an address of the pod. The text names its hardware address. The address is quarantined and the pod gets another one."}
+	ownerNotProven = Kind{"Pod", warning, "OwnerNotProven", "Allocate",
+		"The pod names a StatefulSet or a virtual machine as its owner, but the API server does not confirm it. The pod gets ordinary addresses, which are not kept for its successor. The text says what differs."}
 	reclaimedIP = Kind{"Pod", normal, "ReclaimedIP", "Reclaim",
 		"The agent or the controller reclaimed an address without a CNI DEL. The text gives the reason and the proof that no sandbox uses the address."}
 	nodeNotPrepared = Kind{"Node", warning, "NodeNotPrepared", "Preflight",
@@ -55,7 +57,7 @@ var (
 
 // kinds are all kinds of events but those of conditions; see NotReady.
 var kinds = []Kind{
-	failedAllocateIP, ipConflict, reclaimedIP, nodeNotPrepared,
+	failedAllocateIP, ipConflict, ownerNotProven, reclaimedIP, nodeNotPrepared,
 	attachmentCreated, attachmentAdopted, attachmentUpdated, attachmentDeleted,
 }
 
@@ -64,6 +66,11 @@ func FailedAllocateIP(text string) Event { return event(failedAllocateIP, text) 
 
 // IPConflict says that another host uses an address of a pod.
 func IPConflict(text string) Event { return event(ipConflict, text) }
+
+// OwnerNotProven says why the addresses of a pod are not fixed for the owner that it names.
+func OwnerNotProven(doubt string) Event {
+	return event(ownerNotProven, "the pod's addresses are not fixed: "+doubt)
+}
 
 // ReclaimedIP says which address of a pod was reclaimed, and why.
 func ReclaimedIP(change reclaim.Change) Event { return event(reclaimedIP, change.String()) }

@@ -68,6 +68,9 @@ type Address struct {
 	Gateway netip.Addr `json:"gateway,omitzero"`
 	// Pool is the name of the SpiderIPPool.
 	Pool string `json:"pool"`
+	// Shared means that another pod of the virtual machine has the address, too, during
+	// a live migration. Do not probe for it or with it.
+	Shared bool `json:"shared,omitempty"`
 }
 
 // DNS holds the name server settings of a CNI result.

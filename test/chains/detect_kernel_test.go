@@ -25,6 +25,7 @@ type detecting struct {
 	detect    wire.Detection
 	gateways  []string
 	conflicts []string
+	shared    bool // the IPv4 address
 }
 
 func newDetecting(d wire.Detection) *detecting {
@@ -38,7 +39,7 @@ func (a *detecting) Add(context.Context, wire.AddRequest) (wire.AddReply, error)
 	reply := wire.AddReply{Detect: a.detect}
 	for i, p := range a.next {
 		gateway := netip.MustParseAddr(a.gateways[i])
-		reply.Addresses = append(reply.Addresses, wire.Address{Prefix: p, Gateway: gateway, Pool: fmt.Sprintf("v%d", 4+2*i)})
+		reply.Addresses = append(reply.Addresses, wire.Address{Prefix: p, Gateway: gateway, Pool: fmt.Sprintf("v%d", 4+2*i), Shared: a.shared && p.Addr().Is4()})
 	}
 	return reply, nil
 }
@@ -130,6 +131,19 @@ func TestConflictingAddressIsReplaced(t *testing.T) {
 		want := fmt.Sprintf("[eth0 10.20.0.10 %[1]s eth0 fd20::10 %[1]s eth0 fd20::11 %[1]s]", n.mac)
 		if fmt.Sprint(a.conflicts) != want {
 			n.Errorf("the agent got the conflicts %v, want %s", a.conflicts, want)
+		}
+	})
+}
+
+// The other machine is the pod's own virtual machine, in a live migration.
+func TestSharedAddressIsNotProbed(t *testing.T) {
+	eachMain(t, func(n *network) {
+		n.other.Addr(n.dev, "10.20.0.10/24", "fd20::10/64")
+		a := newDetecting(wire.Detection{IPConflict: true, Gateway: true})
+		a.shared, a.gateways[0] = true, "10.20.0.99"
+		got, err := n.add(a)
+		if want := "10.20.0.10 fd20::11"; err != nil || got != want || len(a.conflicts) != 1 {
+			n.Errorf("got %q, %v after the conflicts %v; want %q after one", got, err, a.conflicts, want)
 		}
 	})
 }

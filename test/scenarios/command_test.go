@@ -92,8 +92,9 @@ var commands = map[string]struct {
 	},
 	"deletenode": {"deletenode NODE", deleteNode},
 	"fence":      {"fence NODE: add the taint node.kubernetes.io/out-of-service", fence},
-	"scale":      {"scale STATEFULSET REPLICAS: create or scale the StatefulSet", scale},
+	"scale":      {"scale STATEFULSET REPLICAS: create or scale the StatefulSet with the UID x", scale},
 	"deleteset":  {"deleteset STATEFULSET", deleteSet},
+	"instance":   {"instance NAME [POD…]: create the VirtualMachineInstance with the UID x and these active pods", instance},
 	"pool":       {"pool NAME: print the pool's status", status},
 	"restart":    {"restart NODE: kill and start the agent", restart},
 	"replay":     {"replay NODE: retry the releases kept on disk", replay},
@@ -310,9 +311,13 @@ func conflict(s *stage, a arguments) error {
 	if err != nil {
 		return err
 	}
-	return s.Service(p.Node).Conflict(context.Background(), wire.ConflictRequest{
+	err = s.Service(p.Node).Conflict(context.Background(), wire.ConflictRequest{
 		Attachment: attachmentOf(p.Pod, a), Address: addr, MAC: a.name(2),
 	})
+	if err != nil {
+		s.sayError(err)
+	}
+	return nil
 }
 
 func gc(s *stage, a arguments) error {

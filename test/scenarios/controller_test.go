@@ -12,6 +12,7 @@ import (
 
 	"spiderpool.dev/spiderpool/internal/controller/poolstatus"
 	"spiderpool.dev/spiderpool/internal/inet"
+	"spiderpool.dev/spiderpool/internal/ipam"
 	"spiderpool.dev/spiderpool/internal/lease"
 	"spiderpool.dev/spiderpool/internal/reclaim"
 )
@@ -19,8 +20,10 @@ import (
 // controlled is the cluster state read by the controller only.
 type controlled struct {
 	deleted, fenced map[string]bool // by node
-	replicas        map[string]int  // by StatefulSet; a deleted one has no key
 }
+
+// ownerUID is the UID of every StatefulSet and VirtualMachineInstance.
+const ownerUID = "x"
 
 // status prints the status that the controller writes for a pool, without the
 // conditions.
@@ -80,12 +83,25 @@ func scale(s *stage, a arguments) error {
 	if err != nil {
 		return errUsage
 	}
-	s.controlled.replicas[a.name(0)] = replicas
+	s.SetStatefulSet("default", a.name(0), ipam.StatefulSet{UID: ownerUID, End: replicas})
 	return nil
 }
 
 func deleteSet(s *stage, a arguments) error {
-	delete(s.controlled.replicas, a.name(0))
+	s.DeleteStatefulSet("default", a.name(0))
+	return nil
+}
+
+func instance(s *stage, a arguments) error {
+	var active []string
+	for _, name := range a.names[1:] {
+		p, err := s.pod(name)
+		if err != nil {
+			return err
+		}
+		active = append(active, p.UID)
+	}
+	s.SetInstance("default", a.name(0), ownerUID, active...)
 	return nil
 }
 
@@ -135,15 +151,15 @@ func (s *stage) facts(l lease.Lease) reclaim.Facts {
 }
 
 func (s *stage) owner(owner lease.Owner) reclaim.Owner {
-	set, ordinal, ok := owner.StatefulSet()
+	name, ordinal, ok := owner.StatefulSet()
 	if !ok {
 		return reclaim.OwnerUnknown
 	}
-	replicas, exists := s.controlled.replicas[set]
+	set, err := s.StatefulSet(context.Background(), owner.Namespace, name)
 	switch {
-	case !exists:
+	case err != nil:
 		return reclaim.OwnerGone
-	case ordinal >= replicas:
+	case ordinal >= set.End:
 		return reclaim.OwnerScaledDown
 	}
 	return reclaim.OwnerWanted

@@ -14,8 +14,9 @@
 - apiGroups: [batch]
   resources: [jobs, cronjobs]
   verbs: [get]
+# Together with statefulsets: the owners of fixed addresses.
 - apiGroups: [kubevirt.io]
-  resources: [virtualmachines, virtualmachineinstances]
+  resources: [virtualmachineinstances]
   verbs: [get]
 - apiGroups: [spiderpool.spidernet.io]
   resources: [spiderippools, spidersubnets, spiderreservedips, spidercoordinators, spidermultusconfigs]

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/containernetworking/cni/pkg/types"
@@ -64,11 +65,13 @@ func (e *conflict) Error() string {
 }
 
 // detect returns a *conflict for an address that another machine uses, and a CNI
-// error for a gateway that does not answer.
+// error for a gateway that does not answer. It leaves out shared addresses: their other
+// user would answer, and a probe would turn the gateway's cache to this pod.
 func (c *conf) detect(call *plugin.Call, reply wire.AddReply) error {
+	probed := slices.DeleteFunc(slices.Clone(reply.Addresses), func(a wire.Address) bool { return a.Shared })
 	return c.onLink(call, func(ifi *net.Interface) error {
 		if reply.Detect.IPConflict {
-			for _, a := range reply.Addresses {
+			for _, a := range probed {
 				if mac, err := probe.Resolve(ifi, a.Prefix.Addr(), netip.Addr{}, c.probe); err != nil {
 					return err
 				} else if mac != nil {
@@ -77,7 +80,7 @@ func (c *conf) detect(call *plugin.Call, reply wire.AddReply) error {
 			}
 		}
 		if reply.Detect.Gateway {
-			for _, a := range reply.Addresses {
+			for _, a := range probed {
 				if err := reach(ifi, a, c.probe); err != nil {
 					return err
 				}

@@ -37,6 +37,9 @@ type FakeCluster struct {
 	nodes      map[string]pool.NodeFacts
 	networks   map[pool.NetworkAttachment]ipam.Network
 	subnets    map[string][]netip.Prefix // of links, by node/link
+	stale      map[string]ipam.Pod       // by node
+	sets       map[string]ipam.StatefulSet
+	instances  map[string]ipam.VirtualMachineInstance
 	pools      map[string]*pool.Pool
 	unlabelled map[string]bool
 	reserved   inet.Set
@@ -64,6 +67,7 @@ func NewFakeCluster(now time.Time) *FakeCluster {
 		Options: ipam.Options{EnableIPv4: true, EnableIPv6: true},
 		now:     now,
 		pods:    map[lease.PodKey]*FakePod{}, namespaces: map[string]pool.NamespaceFacts{}, nodes: map[string]pool.NodeFacts{},
+		stale: map[string]ipam.Pod{}, sets: map[string]ipam.StatefulSet{}, instances: map[string]ipam.VirtualMachineInstance{},
 		networks: map[pool.NetworkAttachment]ipam.Network{}, subnets: map[string][]netip.Prefix{},
 		pools: map[string]*pool.Pool{}, unlabelled: map[string]bool{}, endpoints: map[string]ipam.Endpoint{},
 		sandboxes: map[string]map[string]string{}, mute: map[string]bool{}, notReady: map[string]bool{}, services: map[string]*ipam.Service{}, journals: map[string]*memoryJournal{},
@@ -140,6 +144,13 @@ func (c *FakeCluster) Pod(key lease.PodKey) (*FakePod, bool) {
 	defer c.mu.Unlock()
 	p, ok := c.pods[key]
 	return p, ok
+}
+
+// SetStalePod lets the cache of the node keep a pod that was deleted.
+func (c *FakeCluster) SetStalePod(node string, p ipam.Pod) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.stale[node] = p
 }
 
 // DeletePod removes a pod, as if nobody had to terminate it.
@@ -234,7 +245,7 @@ func (c *FakeCluster) Service(node string) *ipam.Service {
 	port := nodePort{c, node}
 	s = &ipam.Service{
 		Node: node, Options: c.Options, Allocator: allocator, Catalog: ipam.NewPoolCatalog(port, c.Now, allocator.SetUsable),
-		Cluster: port, Links: port, Endpoints: port, Events: port, Runtime: port,
+		Cluster: port, Owners: c, Links: port, Endpoints: port, Events: port, Runtime: port,
 		Journal: c.journals[node], Observer: discard{}, Now: c.Now, Log: log, MinLeaseAge: reclaim.DefaultMinAge,
 	}
 	c.mu.Lock()

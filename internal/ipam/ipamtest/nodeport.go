@@ -24,6 +24,9 @@ func (p nodePort) Pod(_ context.Context, name lease.PodKey, uid string) (ipam.Po
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	pod, ok := p.pods[name]
+	if stale := p.stale[p.node]; stale.PodKey == name && stale.UID == uid {
+		return stale, nil
+	}
 	switch {
 	case ok && pod.Node == p.node && (uid == "" || uid == pod.UID):
 		return pod.Pod, nil // from memory, also with the API server away
@@ -163,6 +166,10 @@ func (p nodePort) Changed(key ipam.EndpointKey, _ time.Duration) {
 
 func (p nodePort) AllocationFailed(pod ipam.Pod, message string) {
 	p.event(pod, "Warning FailedAllocateIP", message)
+}
+
+func (p nodePort) OwnerNotProven(pod ipam.Pod, doubt string) {
+	p.event(pod, "Warning OwnerNotProven", doubt)
 }
 
 func (p nodePort) AddressConflict(pod ipam.Pod, message string) {

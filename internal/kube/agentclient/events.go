@@ -40,6 +40,11 @@ func (e *Events) AllocationFailed(pod ipam.Pod, message string) {
 	e.aboutPod(pod, observe.FailedAllocateIP(message))
 }
 
+// OwnerNotProven implements ipam.Events.
+func (e *Events) OwnerNotProven(pod ipam.Pod, doubt string) {
+	e.aboutPod(pod, observe.OwnerNotProven(doubt))
+}
+
 // AddressConflict implements ipam.Events.
 func (e *Events) AddressConflict(pod ipam.Pod, message string) {
 	e.aboutPod(pod, observe.IPConflict(message))

@@ -1,0 +1,114 @@
+package ipam_test
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	"spiderpool.dev/spiderpool/internal/ipam"
+	"spiderpool.dev/spiderpool/internal/ipam/ipamtest"
+	"spiderpool.dev/spiderpool/internal/lease"
+	"spiderpool.dev/spiderpool/internal/reclaim"
+	"spiderpool.dev/spiderpool/internal/wire"
+)
+
+func statefulSet(name, uid string) ipam.Controller {
+	return ipam.Controller{APIVersion: "apps/v1", Kind: "StatefulSet", Name: name, UID: uid}
+}
+
+func instance(name, uid string) ipam.Controller {
+	return ipam.Controller{APIVersion: "kubevirt.io/v1alpha3", Kind: "VirtualMachineInstance", Name: name, UID: uid}
+}
+
+// claim adds a pod on node n1 that names the owner.
+func claim(cluster *ipamtest.FakeCluster, name, uid string, owner ipam.Controller) {
+	cluster.SetPod(ipamtest.FakePod{
+		Pod:  ipam.Pod{PodKey: lease.PodKey{Namespace: "default", Name: name}, UID: uid, Owner: owner},
+		Node: "n1", State: reclaim.Pod{Phase: "Running", HasAddress: true},
+	})
+}
+
+func TestOnlyProvenOwnerHasFixedAddress(t *testing.T) {
+	for name, tc := range map[string]struct {
+		pod          string
+		owner        ipam.Controller
+		fixed, event string
+	}{
+		"replica":              {"web-0", statefulSet("web", "x"), "Pod/default/web-0", ""},
+		"last replica":         {"web-2", statefulSet("web", "x"), "Pod/default/web-2", ""},
+		"beyond the replicas":  {"web-3", statefulSet("web", "x"), "", "StatefulSet web wants 3 pods from ordinal 0"},
+		"other UID":            {"web-0", statefulSet("web", "y"), "", "StatefulSet web has the UID x, not y"},
+		"no set":               {"ghost-0", statefulSet("ghost", "x"), "", "there is no StatefulSet ghost"},
+		"name of another set":  {"db-0", statefulSet("web", "x"), "", "pods of StatefulSet web are named web-0, web-1, …"},
+		"name without ordinal": {"web", statefulSet("web", "x"), "", "pods of StatefulSet web are named web-0, web-1, …"},
+		"set of another group": {"web-0", ipam.Controller{APIVersion: "apps.kruise.io/v1beta1", Kind: "StatefulSet", Name: "web", UID: "x"}, "", ""},
+		"active pod":           {"launcher", instance("vm", "v"), "VirtualMachine/default/vm", ""},
+		"no instance":          {"launcher", instance("ghost", "v"), "", "there is no VirtualMachineInstance ghost"},
+		"instance's other UID": {"launcher", instance("vm", "w"), "", "VirtualMachineInstance vm has the UID v, not w"},
+		"machine":              {"launcher", ipam.Controller{APIVersion: "kubevirt.io/v1", Kind: "VirtualMachine", Name: "vm", UID: "v"}, "", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cluster := newFakeCluster(t)
+			cluster.Options.FixStatefulSet, cluster.Options.FixVirtualMachine = true, true
+			cluster.SetStatefulSet("default", "web", ipam.StatefulSet{UID: "x", End: 3})
+			cluster.SetInstance("default", "vm", "v", "uid-launcher")
+			claim(cluster, tc.pod, "uid-"+tc.pod, tc.owner)
+			s := cluster.Service("n1")
+			if _, err := s.Add(t.Context(), wire.AddRequest{Attachment: attachment(tc.pod)}); err != nil {
+				t.Fatal(err)
+			}
+			if leases := s.Allocator.OfPod("uid-" + tc.pod); len(leases) != 1 || leases[0].FixedFor.String() != tc.fixed {
+				t.Errorf("leases %v, want one fixed for %q", leases, tc.fixed)
+			}
+			if got := strings.Join(cluster.TakeEvents(), "\n"); got != "" && !strings.HasSuffix(got, ": "+tc.event) || (got == "") != (tc.event == "") {
+				t.Errorf("event %q, want %q", got, tc.event)
+			}
+			endpoint := "default/" + tc.pod
+			if strings.HasPrefix(tc.fixed, "Virtual") {
+				endpoint = "default/vm"
+			}
+			if _, ok := cluster.Endpoints()[endpoint]; !ok {
+				t.Errorf("endpoints %v, want %s", cluster.Endpoints(), endpoint)
+			}
+		})
+	}
+}
+
+func TestUnreadableOwnerFailsAdd(t *testing.T) {
+	cluster := newFakeCluster(t)
+	cluster.Options.FixStatefulSet = true
+	claim(cluster, "web-0", "uid-web-0", statefulSet("web", "x"))
+	s := cluster.Service("n1")
+	cluster.SetAway(true)
+	_, err := s.Add(t.Context(), wire.AddRequest{Attachment: attachment("web-0")})
+	var failure *ipam.Error
+	if !errors.As(err, &failure) || failure.Kind != ipam.Unavailable {
+		t.Errorf("got %v, want to try again", err)
+	}
+}
+
+// The agent that missed the deletion of web-0 adds it, while its successor runs.
+func TestLateAddLeavesSuccessorsAddress(t *testing.T) {
+	cluster := newFakeCluster(t)
+	cluster.Options.FixStatefulSet = true
+	cluster.SetStatefulSet("default", "web", ipam.StatefulSet{UID: "x", End: 1})
+	claim(cluster, "web-0", "uid-new", statefulSet("web", "x"))
+	successor := attachment("web-0")
+	successor.PodUID = "uid-new"
+	s := cluster.Service("n1")
+	reply, err := s.Add(t.Context(), wire.AddRequest{Attachment: successor})
+	if err != nil {
+		t.Fatal(err)
+	}
+	old := attachment("web-0")
+	old.ContainerID, old.PodUID = "old", "uid-old"
+	cluster.SetStalePod("n1", ipam.Pod{PodKey: lease.PodKey{Namespace: "default", Name: "web-0"}, UID: "uid-old", Owner: statefulSet("web", "x")})
+	_, err = s.Add(t.Context(), wire.AddRequest{Attachment: old})
+	var failure *ipam.Error
+	if !errors.As(err, &failure) || failure.Kind != ipam.Refused {
+		t.Errorf("the deleted pod got %v, want a refusal", err)
+	}
+	if l := held(t, cluster.Store)[reply.Addresses[0].Prefix.Addr()]; l.PodUID != "uid-new" {
+		t.Errorf("the successor's lease became %+v", l)
+	}
+}
