@@ -58,7 +58,8 @@ type AddressSpace struct {
 	// +optional
 	ExcludeIPs AddressRanges `json:"excludeIPs,omitempty"`
 
-	// Gateway is the default gateway, an address inside subnet. No pod gets this address.
+	// Gateway is the default gateway, an address inside subnet. No pod gets this
+	// address, from whatever pool of the subnet.
 	// +optional
 	// +kubebuilder:validation:MaxLength=64
 	// +kubebuilder:validation:XValidation:rule=`isIP(self)`,messageExpression=`"'" + self + "' is not an IP address, such as '10.0.0.1' or 'fd00::1'"`

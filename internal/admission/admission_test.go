@@ -140,12 +140,14 @@ func TestAddressesInUseStayInTheirPool(t *testing.T) {
 		return c.Update(t.Context(), changed, client.DryRunAll)
 	}
 	refused(t, change(func(s *v2beta1.SpiderIPPoolSpec) { s.IPs = []string{"10.2.0.21-10.2.0.40"} }),
-		`spec.ips: Invalid value: "10.2.0.21-10.2.0.40": lacks addresses in use: 10.2.0.20 of default/web; keep them in ips and add them to excludeIPs until these pods are gone`)
+		`spec.ips: Invalid value: "10.2.0.21-10.2.0.40": lacks addresses in use: 10.2.0.20 of default/web; keep them in ips and put them into a SpiderReservedIP until these pods are gone`)
 	refused(t, change(func(s *v2beta1.SpiderIPPoolSpec) { s.Gateway = new("10.2.0.20") }),
 		`spec.gateway: Invalid value: "10.2.0.20": is an address in use: 10.2.0.20 of default/web; choose another gateway, or delete that pod first`)
+	refused(t, change(func(s *v2beta1.SpiderIPPoolSpec) { s.ExcludeIPs = []string{"10.2.0.20"} }),
+		`spec.excludeIPs: Invalid value: "10.2.0.20": has addresses in use: 10.2.0.20 of default/web; remove them from excludeIPs and put them into a SpiderReservedIP`)
 	for name, f := range map[string]func(*v2beta1.SpiderIPPoolSpec){
 		"free addresses are taken out": func(s *v2beta1.SpiderIPPoolSpec) { s.IPs = []string{"10.2.0.20"} },
-		"a used address is excluded":   func(s *v2beta1.SpiderIPPoolSpec) { s.ExcludeIPs = []string{"10.2.0.20"} },
+		"a free address is excluded":   func(s *v2beta1.SpiderIPPoolSpec) { s.ExcludeIPs = []string{"10.2.0.21"} },
 		"a free address is a gateway":  func(s *v2beta1.SpiderIPPoolSpec) { s.Gateway = new("10.2.0.21") },
 	} {
 		if err := change(f); err != nil {

@@ -20,6 +20,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"k8s.io/apimachinery/pkg/util/wait"
@@ -27,6 +28,7 @@ import (
 	"spiderpool.dev/spiderpool/internal/agent/criclient"
 	"spiderpool.dev/spiderpool/internal/agent/nodeguard"
 	"spiderpool.dev/spiderpool/internal/config"
+	"spiderpool.dev/spiderpool/internal/inet"
 	"spiderpool.dev/spiderpool/internal/ipam"
 	"spiderpool.dev/spiderpool/internal/journal"
 	"spiderpool.dev/spiderpool/internal/kube/agentclient"
@@ -66,6 +68,8 @@ type agent struct {
 	service   *ipam.Service
 	server    *rpcserver.Server
 	node      *nodeguard.Maintainer
+	// knowsAddrs is true once the catalog has the addresses of the node.
+	knowsAddrs atomic.Bool
 }
 
 // newAgent makes the parts. Each part refers to earlier parts only.
@@ -210,8 +214,30 @@ func (a *agent) masters(ctx context.Context) ([]netplan.Master, error) {
 	return out, nil
 }
 
+// followAddrs keeps the node's own addresses out of the pools until ctx ends.
+func (a *agent) followAddrs(ctx context.Context) {
+	a.retry(ctx, "follow the addresses of this node", func(ctx context.Context) error {
+		node, err := linux.Current()
+		if err != nil {
+			return err
+		}
+		defer node.Close()
+		return node.FollowAddrs(ctx, func(addrs []netip.Prefix) {
+			own := make([]netip.Addr, len(addrs))
+			for i, a := range addrs {
+				own[i] = a.Addr()
+			}
+			a.service.Catalog.SetNodeAddrs(inet.OfAddrs(own...))
+			a.knowsAddrs.Store(true)
+		})
+	})
+}
+
 // ready returns an error while the agent cannot serve ADD.
 func (a *agent) ready() error {
+	if !a.knowsAddrs.Load() {
+		return fmt.Errorf("%w: the agent has not read the addresses of node %s yet", ipam.ErrNotReady, a.cfg.NodeName)
+	}
 	if !a.service.Allocator.Loaded() {
 		return fmt.Errorf("%w: the agent has not read the SpiderIPBlocks of node %s yet", ipam.ErrNotReady, a.cfg.NodeName)
 	}
@@ -232,7 +258,7 @@ func (a *agent) run(ctx context.Context) error {
 
 	var parts sync.WaitGroup
 	writeEndpoints := func(ctx context.Context) { a.endpoints.Run(ctx, a.service.Endpoint) }
-	for _, part := range []func(context.Context){a.cluster.Run, a.pools.Run, writeEndpoints, a.maintain, a.node.Run} {
+	for _, part := range []func(context.Context){a.cluster.Run, a.pools.Run, writeEndpoints, a.maintain, a.node.Run, a.followAddrs} {
 		parts.Go(func() { part(background) })
 	}
 	var servers sync.WaitGroup

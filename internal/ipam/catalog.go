@@ -28,7 +28,8 @@ const (
 )
 
 // PoolCatalog holds the pools of a node: the watched ones (SetPool, DeletePool,
-// SetReserved), and for a minute those that a pod named and that were read for it.
+// SetReserved, SetNodeAddrs), and for a minute those that a pod named and that were
+// read for it.
 // Selection and its explanation run on a snapshot, outside any lock.
 //
 // All methods are safe for concurrent use.
@@ -49,7 +50,8 @@ type PoolCatalog struct {
 		// current never changes while published is true: change replaces it by a copy.
 		current   *pool.Catalog
 		published bool
-		reserved  inet.Set
+		reserved  inet.Set // SpiderReservedIPs
+		own       inet.Set // addresses of the node
 		// adopted says when a pool in current was read for a pod. SetPool and
 		// DeletePool remove the entry: the watch has the last word.
 		adopted map[string]time.Time
@@ -98,8 +100,14 @@ func (c *PoolCatalog) SetPool(p *pool.Pool) {
 
 func (c *PoolCatalog) setPool(p *pool.Pool) {
 	catalog := c.change()
-	catalog.Set(p)
-	c.setUsable(p.Name, catalog.Usable(p.Name))
+	c.tell(catalog, catalog.Set(p))
+}
+
+// tell passes on the usable addresses of pools.
+func (c *PoolCatalog) tell(catalog *pool.Catalog, names []string) {
+	for _, name := range names {
+		c.setUsable(name, catalog.Usable(name))
+	}
 }
 
 // DeletePool removes a pool, if it is there. Its leases stay.
@@ -111,22 +119,35 @@ func (c *PoolCatalog) DeletePool(name string) {
 
 func (c *PoolCatalog) deletePool(name string) {
 	delete(c.mu.adopted, name)
-	c.change().Delete(name)
+	catalog := c.change()
+	changed := catalog.Delete(name)
 	c.setUsable(name, inet.Set{})
+	c.tell(catalog, changed)
 }
 
 // SetReserved replaces the addresses that no pool hands out.
 func (c *PoolCatalog) SetReserved(reserved inet.Set) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if reserved.Equal(c.mu.reserved) {
-		return
+	if !reserved.Equal(c.mu.reserved) {
+		c.mu.reserved = reserved
+		c.setReserved()
 	}
-	c.mu.reserved = reserved
+}
+
+// SetNodeAddrs replaces the addresses of the node itself. No pool hands them out.
+func (c *PoolCatalog) SetNodeAddrs(own inet.Set) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !own.Equal(c.mu.own) {
+		c.mu.own = own
+		c.setReserved()
+	}
+}
+
+func (c *PoolCatalog) setReserved() {
 	catalog := c.change()
-	for _, name := range catalog.SetReserved(reserved) {
-		c.setUsable(name, catalog.Usable(name))
-	}
+	c.tell(catalog, catalog.SetReserved(inet.Union(c.mu.reserved, c.mu.own)))
 }
 
 // Pool returns a pool by name.

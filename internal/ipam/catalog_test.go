@@ -3,11 +3,13 @@ package ipam_test
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"spiderpool.dev/spiderpool/internal/inet"
 	"spiderpool.dev/spiderpool/internal/ipam"
 	"spiderpool.dev/spiderpool/internal/ipam/ipamtest"
 	"spiderpool.dev/spiderpool/internal/lease"
@@ -73,5 +75,29 @@ func TestWaitingPodsSharePoolReads(t *testing.T) {
 	cluster.SetPool(elsewhere, false)
 	if err := add("pod-21"); err != nil {
 		t.Errorf("what was read is trusted for too long: %v", err)
+	}
+}
+
+func TestNodeKeepsItsOwnAddress(t *testing.T) {
+	cluster := newFakeCluster(t)
+	cluster.SetPool(rangePool(t, "p", "10.1.0.0/24", "10.1.0.5-10.1.0.6"), true)
+	s := cluster.Service("n1")
+	own := netip.MustParseAddr("10.1.0.5")
+	s.Catalog.SetNodeAddrs(inet.OfAddrs(own))
+	cluster.SetReserved(inet.Set{}) // a later change of the reserved addresses
+	for i, wanted := range []bool{true, false} {
+		name := fmt.Sprint("pod-", i)
+		cluster.SetPod(ipamtest.FakePod{Node: "n1", Pod: ipam.Pod{PodKey: lease.PodKey{Namespace: "default", Name: name}, UID: "uid-" + name}})
+		reply, err := s.Add(t.Context(), wire.AddRequest{Attachment: attachment(name)})
+		if (err == nil) != wanted {
+			t.Fatalf("%s: got %v, %v", name, reply, err)
+		}
+		if wanted && reply.Addresses[0].Prefix.Addr() == own {
+			t.Errorf("the pod got the node's address %s", own)
+		}
+	}
+	s.Catalog.SetNodeAddrs(inet.Set{}) // the node lost the address
+	if _, err := s.Add(t.Context(), wire.AddRequest{Attachment: attachment("pod-1")}); err != nil {
+		t.Errorf("the address is free again: %v", err)
 	}
 }

@@ -23,14 +23,22 @@ const ipvsDummy = "kube-ipvs0"
 // NodeAddrs returns the global addresses of every link in state up, in the order
 // of the links.
 func (n *Namespace) NodeAddrs() ([]netip.Prefix, error) {
+	return n.globalAddrs(func(link *netlink.LinkAttrs, a netlink.Addr) bool {
+		usable := a.Flags&(unix.IFA_F_TENTATIVE|unix.IFA_F_DADFAILED|unix.IFA_F_DEPRECATED|unix.IFA_F_TEMPORARY) == 0
+		return usable && link.Flags&net.FlagUp != 0 && !strings.HasPrefix(link.Name, netplan.HostVethPrefix)
+	})
+}
+
+// globalAddrs returns the node's global addresses that keep selects, in the order of
+// the links.
+func (n *Namespace) globalAddrs(keep func(*netlink.LinkAttrs, netlink.Addr) bool) ([]netip.Prefix, error) {
 	links, err := dump(n.nl.LinkList)
 	if err != nil {
 		return nil, fmt.Errorf("list the links of %s: %w", n.path, err)
 	}
-	serving := map[int]bool{}
+	byIndex := map[int]*netlink.LinkAttrs{}
 	for _, l := range links {
-		a := l.Attrs()
-		serving[a.Index] = a.Flags&net.FlagUp != 0 && a.Name != ipvsDummy && !strings.HasPrefix(a.Name, netplan.HostVethPrefix)
+		byIndex[l.Attrs().Index] = l.Attrs()
 	}
 	addrs, err := dump(func() ([]netlink.Addr, error) { return n.nl.AddrList(nil, netlink.FAMILY_ALL) })
 	if err != nil {
@@ -39,12 +47,55 @@ func (n *Namespace) NodeAddrs() ([]netip.Prefix, error) {
 	slices.SortStableFunc(addrs, func(a, b netlink.Addr) int { return a.LinkIndex - b.LinkIndex })
 	var out []netip.Prefix
 	for _, a := range addrs {
-		usable := a.Flags&(unix.IFA_F_TENTATIVE|unix.IFA_F_DADFAILED|unix.IFA_F_DEPRECATED|unix.IFA_F_TEMPORARY) == 0
-		if p, ok := prefixOf(a.IPNet); ok && serving[a.LinkIndex] && a.Scope == unix.RT_SCOPE_UNIVERSE && usable {
+		link := byIndex[a.LinkIndex]
+		if p, ok := prefixOf(a.IPNet); ok && link != nil && link.Name != ipvsDummy && a.Scope == unix.RT_SCOPE_UNIVERSE && keep(link, a) {
 			out = append(out, p)
 		}
 	}
 	return out, nil
+}
+
+// FollowAddrs calls f with all global addresses of the node, also those of links that
+// are down, at once and after every change. It returns when ctx ends, or with an error
+// if the kernel's notifications fail.
+func (n *Namespace) FollowAddrs(ctx context.Context, f func([]netip.Prefix)) error {
+	ctx, cancel := context.WithCancel(ctx)
+	updates, failed := make(chan netlink.AddrUpdate, 64), make(chan error, 1)
+	err := netlink.AddrSubscribeWithOptions(updates, ctx.Done(), netlink.AddrSubscribeOptions{
+		Namespace: &n.ns,
+		ErrorCallback: func(err error) {
+			select {
+			case failed <- err:
+			default:
+			}
+		},
+	})
+	if err != nil {
+		cancel()
+		return fmt.Errorf("follow the addresses of %s: %w", n.path, err)
+	}
+	defer func() {
+		cancel()
+		for range updates { // its sender ends with ctx
+		}
+	}()
+	for {
+		addrs, err := n.globalAddrs(func(*netlink.LinkAttrs, netlink.Addr) bool { return true })
+		if err != nil {
+			return err
+		}
+		f(addrs)
+		select {
+		case <-updates:
+		case <-ctx.Done():
+			return nil
+		case err := <-failed:
+			if ctx.Err() != nil {
+				return nil // the subscription ended with ctx
+			}
+			return fmt.Errorf("follow the addresses of %s: %w", n.path, err)
+		}
+	}
 }
 
 // HasLink returns the kind of an interface and whether the interface exists.

@@ -3,9 +3,12 @@
 package linux
 
 import (
+	"context"
 	"errors"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -185,5 +188,35 @@ func TestNodeAddrsAreGlobalAndUp(t *testing.T) {
 	}
 	if text := strings.Join(texts, " "); text != "192.0.2.1/32 10.0.0.2/24 169.254.7.7/32 fd00::2/64" {
 		t.Errorf("got %s", text)
+	}
+}
+
+func TestAddressesOfNodeAreFollowed(t *testing.T) {
+	m := linuxtest.NewMachine(t, "node")
+	m.Bridge("br0")
+	m.Addr("br0", "10.0.0.1/24")
+	ns := open(t, m)
+	ctx, cancel := context.WithCancel(t.Context())
+	seen, ended := make(chan []netip.Prefix), make(chan error, 1)
+	go func() {
+		ended <- ns.FollowAddrs(ctx, func(addrs []netip.Prefix) {
+			select {
+			case seen <- addrs:
+			case <-ctx.Done():
+			}
+		})
+	}()
+	if got := <-seen; !slices.Contains(got, netip.MustParsePrefix("10.0.0.1/24")) {
+		t.Errorf("at first: %v", got)
+	}
+	m.Addr("br0", "10.0.0.9/32")
+	for got := range seen {
+		if slices.Contains(got, netip.MustParsePrefix("10.0.0.9/32")) {
+			break
+		}
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
 	}
 }

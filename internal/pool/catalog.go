@@ -2,6 +2,7 @@ package pool
 
 import (
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -12,8 +13,16 @@ import (
 // no call changes it.
 type Catalog struct {
 	entries  map[string]entry
-	defaults []*Pool // pools with Default, sorted by name
+	defaults []*Pool                 // pools with Default, sorted by name
+	subnets  map[netip.Prefix]subnet // no entry is empty
 	reserved inet.Set
+}
+
+// subnet indexes the pools of a subnet, so that a change of a gateway costs as much as
+// the subnet has pools, and a change of another field nothing.
+type subnet struct {
+	pools    []string
+	gateways map[netip.Addr]int // pools by gateway; replaced by each change, never written
 }
 
 type entry struct {
@@ -23,30 +32,119 @@ type entry struct {
 
 // NewCatalog returns an empty catalog.
 func NewCatalog() *Catalog {
-	return &Catalog{entries: map[string]entry{}}
+	return &Catalog{entries: map[string]entry{}, subnets: map[netip.Prefix]subnet{}}
 }
 
 // Clone returns an independent copy.
 func (c *Catalog) Clone() *Catalog {
-	return &Catalog{entries: maps.Clone(c.entries), defaults: slices.Clone(c.defaults), reserved: c.reserved}
+	subnets := make(map[netip.Prefix]subnet, len(c.subnets))
+	for prefix, s := range c.subnets {
+		s.pools = slices.Clip(s.pools) // the next append copies
+		subnets[prefix] = s
+	}
+	return &Catalog{entries: maps.Clone(c.entries), defaults: slices.Clone(c.defaults), subnets: subnets, reserved: c.reserved}
 }
 
-// Set adds p or replaces the pool of the same name.
-func (c *Catalog) Set(p *Pool) {
-	c.Delete(p.Name)
-	c.entries[p.Name] = entry{pool: p, usable: p.Usable(c.reserved)}
+// Set adds p or replaces the pool of the same name. It returns the names of the pools
+// with a change of their usable addresses: p, and those with its gateway, or the
+// gateway of its former version, among their addresses.
+func (c *Catalog) Set(p *Pool) []string {
+	former := c.entries[p.Name].pool
+	c.remove(p.Name)
+	c.entries[p.Name] = entry{pool: p}
 	if p.Default {
 		i, _ := c.findDefault(p.Name)
 		c.defaults = slices.Insert(c.defaults, i, p)
 	}
+	s := c.subnets[p.Subnet]
+	s.pools = append(s.pools, p.Name)
+	c.subnets[p.Subnet] = s.count(p.Gateway, 1)
+	return append(c.refresh(former, p), p.Name)
 }
 
-// Delete removes the pool, if it exists.
-func (c *Catalog) Delete(name string) {
+// Delete removes the pool, if it exists. It returns the names of the pools with a
+// change of their usable addresses: those with its gateway among them.
+func (c *Catalog) Delete(name string) []string {
+	former := c.entries[name].pool
+	c.remove(name)
+	return c.refresh(former, nil)
+}
+
+func (c *Catalog) remove(name string) {
+	former, known := c.entries[name]
+	if !known {
+		return
+	}
 	delete(c.entries, name)
 	if i, ok := c.findDefault(name); ok {
 		c.defaults = slices.Delete(c.defaults, i, i+1)
 	}
+	prefix := former.pool.Subnet
+	s := c.subnets[prefix]
+	s.pools = slices.DeleteFunc(slices.Clone(s.pools), func(other string) bool { return other == name })
+	c.subnets[prefix] = s.count(former.pool.Gateway, -1)
+	if len(s.pools) == 0 {
+		delete(c.subnets, prefix)
+	}
+}
+
+// count returns the index with delta pools more for a gateway.
+func (s subnet) count(gateway netip.Addr, delta int) subnet {
+	if gateway.IsValid() {
+		s.gateways = maps.Clone(s.gateways)
+		if s.gateways == nil {
+			s.gateways = map[netip.Addr]int{}
+		}
+		if s.gateways[gateway] += delta; s.gateways[gateway] == 0 {
+			delete(s.gateways, gateway)
+		}
+	}
+	return s
+}
+
+// refresh computes the usable addresses of p, and of the pools that a change of the
+// gateway from former to p concerns. It returns the names of the latter with a change.
+func (c *Catalog) refresh(former, p *Pool) []string {
+	if p != nil {
+		c.entries[p.Name] = entry{pool: p, usable: c.usableOf(p)}
+	}
+	var changed []string
+	for _, owner := range []*Pool{former, p} {
+		// Only the first pool with a gateway, and the last, changes anything for others.
+		if owner == nil || !owner.Gateway.IsValid() || c.subnets[owner.Subnet].gateways[owner.Gateway] > 1 {
+			continue
+		}
+		for _, name := range c.subnets[owner.Subnet].pools {
+			if e := c.entries[name]; e.pool != p && e.pool.IPs.Contains(owner.Gateway) && c.update(e.pool) {
+				changed = append(changed, name)
+			}
+		}
+	}
+	return changed
+}
+
+// usableOf returns the addresses of p for pods: no pod gets the gateway of another
+// pool of the subnet, because that would take the network from all.
+func (c *Catalog) usableOf(p *Pool) inet.Set {
+	var gateways []netip.Addr
+	for gateway := range c.subnets[p.Subnet].gateways {
+		if p.IPs.Contains(gateway) {
+			gateways = append(gateways, gateway)
+		}
+	}
+	usable := p.Usable(c.reserved)
+	if len(gateways) == 0 {
+		return usable
+	}
+	return usable.Minus(inet.OfAddrs(gateways...))
+}
+
+// update computes the usable addresses of p and reports a change.
+func (c *Catalog) update(p *Pool) bool {
+	usable := c.usableOf(p)
+	changed := !usable.Equal(c.entries[p.Name].usable)
+	c.entries[p.Name] = entry{pool: p, usable: usable}
+	return changed
 }
 
 // findDefault returns the position of the name in defaults, or its insertion point
@@ -70,9 +168,7 @@ func (c *Catalog) SetReserved(reserved inet.Set) []string {
 	c.reserved = reserved
 	var changed []string
 	for name, e := range c.entries {
-		usable := e.pool.Usable(reserved)
-		if !usable.Equal(e.usable) {
-			c.entries[name] = entry{pool: e.pool, usable: usable}
+		if c.update(e.pool) {
 			changed = append(changed, name)
 		}
 	}
@@ -81,7 +177,8 @@ func (c *Catalog) SetReserved(reserved inet.Set) []string {
 }
 
 // Usable returns the usable addresses of the pool, without excluded and reserved
-// ones; for an unknown pool, the empty set.
+// ones and without the gateways of all pools of its subnet; for an unknown pool, the
+// empty set.
 func (c *Catalog) Usable(name string) inet.Set { return c.entries[name].usable }
 
 // nearest returns the pool name most similar to name, and false if more than a third

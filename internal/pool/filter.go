@@ -117,7 +117,7 @@ func (p *Pool) emptyReason() string {
 	if p.IPs.IsEmpty() {
 		return "spec.ips is empty"
 	}
-	return fmt.Sprintf("all addresses of spec.ips [%s] are excluded by spec.excludeIPs, the gateway, a next hop of spec.routes, the subnet's network and broadcast addresses or a SpiderReservedIP",
+	return fmt.Sprintf("all addresses of spec.ips [%s] are excluded by spec.excludeIPs, a gateway of the subnet, a next hop of spec.routes, the subnet's network and broadcast addresses, the node's own addresses or a SpiderReservedIP",
 		strings.Join(p.IPs.Strings(), " "))
 }
 

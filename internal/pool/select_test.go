@@ -154,7 +154,7 @@ func TestRejectionsNameFieldAndValue(t *testing.T) {
 		{"the master's subnet", func(p *Pool) { p.Subnet = netip.MustParsePrefix("172.31.16.0/20") }, master, "", ""},
 		{"no addresses", func(p *Pool) { p.IPs = inet.Set{} }, nil, CauseEmpty, "spec.ips is empty"},
 		{"all excluded", func(p *Pool) { p.Exclude = p.IPs }, nil, CauseEmpty,
-			"all addresses of spec.ips [10.0.0.10-10.0.0.20] are excluded by spec.excludeIPs, the gateway, a next hop of spec.routes, the subnet's network and broadcast addresses or a SpiderReservedIP"},
+			"all addresses of spec.ips [10.0.0.10-10.0.0.20] are excluded by spec.excludeIPs, a gateway of the subnet, a next hop of spec.routes, the subnet's network and broadcast addresses, the node's own addresses or a SpiderReservedIP"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()

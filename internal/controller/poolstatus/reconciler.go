@@ -236,7 +236,7 @@ func (r *Reconciler) ready(pool *v2beta1.SpiderIPPool, leases []lease.Lease) sta
 		return status.Condition{Reason: "Conflict", Message: strings.Join(reasons, "; ")}
 	case len(outside) > 0:
 		return status.Condition{Reason: "LeasesOutside", Message: fmt.Sprintf(
-			"addresses in use are missing from spec.ips or equal spec.gateway: %s; add them to spec.ips and spec.excludeIPs until these pods are gone, or delete these pods", holders(outside))}
+			"addresses in use are missing from spec.ips or equal spec.gateway: %s; add them to spec.ips and to a SpiderReservedIP until these pods are gone, or delete these pods", holders(outside))}
 	case compiled.Disabled:
 		return status.Condition{OK: true, Reason: "Disabled", Message: "spec.disable is true, so the pool hands out no address"}
 	}
