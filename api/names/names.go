@@ -78,6 +78,16 @@ const (
 	AnnotationCNIConfigName = "cni.spidernet.io/cniconfig-name"
 )
 
+// Annotations of SpiderIPBlocks and of their CustomResourceDefinition
+const (
+	// AnnotationOverride lets a user write or delete a SpiderIPBlock, or delete the
+	// CustomResourceDefinition, in spite of the Helm value ipam.protectBlocks. The value is the
+	// reason. Warning: an address without its lease goes to the next pod, even if a
+	// running pod uses it. The next write of an agent or the controller removes the annotation.
+	// Example: repair of a corrupt block
+	AnnotationOverride = "ipam.spidernet.io/override"
+)
+
 // Annotations of the Network Plumbing Working Group
 //
 // Spiderpool reads the annotations of the multi-network specification from pods
