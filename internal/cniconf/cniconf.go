@@ -21,9 +21,6 @@ var Versions = []string{"0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"}
 // DefaultVersion is the version of an attachment that names none.
 const DefaultVersion = "0.3.1"
 
-// DefaultSocket is the socket of an agent with default configuration.
-const DefaultSocket = "/var/run/spidernet/spiderpool.sock"
-
 // Types of Spiderpool's own plugins, i.e. the names of their programs.
 const (
 	TypeIPAM        = "spiderpool"
@@ -67,14 +64,14 @@ func Marshal(v any) json.RawMessage {
 // IPAM is the key "ipam" of a main plugin's configuration.
 type IPAM struct {
 	Type              string      `json:"type"`
-	Socket            string      `json:"ipam_unix_socket_path,omitempty"`
+	Socket            string      `json:"ipam_unix_socket_path,omitempty"` // ignored; see Node
 	DefaultIPv4Pools  []string    `json:"default_ipv4_ippool,omitempty"`
 	DefaultIPv6Pools  []string    `json:"default_ipv6_ippool,omitempty"`
 	CleanGateway      bool        `json:"clean_gateway,omitempty"` // no default route; only users write it
 	MatchMasterSubnet bool        `json:"match_master_subnet,omitempty"`
 	Detect            Detect      `json:"detectOptions,omitzero"`
 	LogLevel          string      `json:"log_level,omitempty"`
-	LogFile           string      `json:"log_file_path,omitempty"`
+	LogFile           *string     `json:"log_file_path,omitempty"`     // below Node.LogDir, or "" for none
 	LogFileMaxSize    json.Number `json:"log_file_max_size,omitempty"` // MiB
 	LogFileMaxAge     json.Number `json:"log_file_max_age,omitempty"`  // days
 	LogFileMaxCount   json.Number `json:"log_file_max_count,omitempty"`
@@ -187,7 +184,7 @@ type Bond struct {
 // missing (nil) from the cluster's SpiderCoordinator.
 type Coordinator struct {
 	Type               string   `json:"type"`
-	Socket             string   `json:"ipam_unix_socket_path,omitempty"`
+	Socket             string   `json:"ipam_unix_socket_path,omitempty"` // ignored; see Node
 	Mode               *string  `json:"mode,omitempty"`
 	HijackCIDR         []string `json:"hijackCIDR,omitempty"`
 	OverlayPodCIDR     []string `json:"overlayPodCIDR,omitempty"`
@@ -214,10 +211,10 @@ type Route struct {
 	Gw  string `json:"gw"`
 }
 
-// LogOptions configure the coordinator's log file.
+// LogOptions configure the coordinator's log file, like the keys log_… of IPAM.
 type LogOptions struct {
 	Level    string      `json:"logLevel,omitempty"`
-	File     string      `json:"logFile,omitempty"`
+	File     *string     `json:"logFile,omitempty"`    // below Node.LogDir, or "" for none
 	MaxSize  json.Number `json:"logMaxSize,omitempty"` // MiB
 	MaxAge   json.Number `json:"logMaxAge,omitempty"`  // days
 	MaxCount json.Number `json:"logMaxCount,omitempty"`

@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"spiderpool.dev/spiderpool/internal/cniconf"
 	"spiderpool.dev/spiderpool/internal/process"
 )
 
@@ -14,7 +15,8 @@ func Command(env *process.Env) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "cni-install",
 		Short: "Install CNI plugins, or the configuration of Multus, on this pod's node",
-		Example: `  cni-install plugins --source /opt/spiderpool/cni --target /host/opt/cni/bin
+		Example: `  cni-install plugins --source /opt/spiderpool/cni --target /host/opt/cni/bin \
+    --socket /var/run/spidernet/spiderpool.sock --state-dir /var/lib/spiderpool --log-dir /var/log/spidernet
   cni-install multus --namespace kube-system --remove-on-exit`,
 		RunE: func(*cobra.Command, []string) error {
 			return errors.New("no command: write plugins or multus, or see --help")
@@ -32,7 +34,17 @@ func pluginsCommand(env *process.Env) *cobra.Command {
 	}
 	source := cmd.Flags().String("source", "/opt/spiderpool/cni", "directory with the plugins")
 	target := cmd.Flags().String("target", "/host/opt/cni/bin", "the node's directory of CNI plugins, as mounted here")
-	cmd.RunE = func(*cobra.Command, []string) error { return InstallPlugins(env.Log, *source, *target) }
+	var node cniconf.Node
+	const unlessEmpty = "; if a path is set, the plugins get all three in the file " + cniconf.NodeFile
+	cmd.Flags().StringVar(&node.Socket, "socket", "", "the path of the agent's unix socket on the node"+unlessEmpty)
+	cmd.Flags().StringVar(&node.StateDir, "state-dir", "", "the agent's state directory on the node"+unlessEmpty)
+	cmd.Flags().StringVar(&node.LogDir, "log-dir", "", "the directory on the node for the plugins' log files"+unlessEmpty)
+	cmd.RunE = func(*cobra.Command, []string) error {
+		if err := writeNode(env.Log, *target, node); err != nil {
+			return err
+		}
+		return InstallPlugins(env.Log, *source, *target)
+	}
 	return cmd
 }
 

@@ -48,6 +48,35 @@ func TestInstallReplacesChangedPlugins(t *testing.T) {
 	onlyFiles(t, target, "bridge", "coordinator", "spiderpool")
 }
 
+func TestInstallWritesPathsForPlugins(t *testing.T) {
+	source, target := t.TempDir(), filepath.Join(t.TempDir(), "bin")
+	run := func(args ...string) error {
+		cmd := Command(&process.Env{Log: slog.New(slog.DiscardHandler)})
+		cmd.SetArgs(append([]string{"plugins", "--source", source, "--target", target}, args...))
+		cmd.SetOut(io.Discard)
+		cmd.SetErr(io.Discard)
+		return cmd.Execute()
+	}
+	if err := run(); err != nil {
+		t.Fatal(err)
+	}
+	onlyFiles(t, target)
+	if err := run("--socket", "/run/other/agent.sock", "--state-dir", "/srv/state"); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(target, "spiderpool.json")
+	want := `{"socket":"/run/other/agent.sock","stateDir":"/srv/state","logDir":"/var/log/spidernet"}` + "\n"
+	if got := read(t, file); got != want || stat(t, file).Mode().Perm() != 0o644 {
+		t.Errorf("got %s with mode %v, want %s", got, stat(t, file).Mode(), want)
+	}
+	if err := run("--socket", "agent.sock"); err == nil || !strings.Contains(err.Error(), `socket "agent.sock" is not an absolute path`) {
+		t.Errorf("got %v", err)
+	}
+	if got := read(t, file); got != want {
+		t.Errorf("a refused path was written: %s", got)
+	}
+}
+
 func TestInstallKeepsRunningPluginsFile(t *testing.T) {
 	source, target := t.TempDir(), t.TempDir()
 	write(t, filepath.Join(source, "spiderpool"), "new")

@@ -1,10 +1,13 @@
 package cniinstall
 
 import (
+	"cmp"
 	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
+
+	"spiderpool.dev/spiderpool/internal/cniconf"
 )
 
 // InstallPlugins copies every file of the directory source, as an executable, to the
@@ -32,5 +35,31 @@ func InstallPlugins(log *slog.Logger, source, target string) error {
 		}
 		log.Info("installed a plugin", "path", path, "written", written)
 	}
+	return nil
+}
+
+// writeNode writes the paths of the installation for the plugins, before the plugins
+// themselves, because the runtime may start a new plugin at once. Without any path, it
+// writes nothing. An empty path has its default.
+func writeNode(log *slog.Logger, target string, node cniconf.Node) error {
+	if node == (cniconf.Node{}) {
+		return nil
+	}
+	fallback := cniconf.DefaultNode()
+	content := append(cniconf.Marshal(cniconf.Node{
+		Socket: cmp.Or(node.Socket, fallback.Socket), StateDir: cmp.Or(node.StateDir, fallback.StateDir), LogDir: cmp.Or(node.LogDir, fallback.LogDir),
+	}), '\n')
+	if _, err := cniconf.ParseNode(content); err != nil {
+		return fmt.Errorf("paths for the CNI plugins: %w", err)
+	}
+	if err := os.MkdirAll(target, 0o755); err != nil {
+		return fmt.Errorf("create the directory of CNI plugins: %w", err)
+	}
+	path := filepath.Join(target, cniconf.NodeFile)
+	written, err := writeFile(path, content, 0o644)
+	if err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	log.Info("wrote the paths of the installation", "path", path, "written", written)
 	return nil
 }

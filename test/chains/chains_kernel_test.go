@@ -21,6 +21,7 @@ import (
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 	"github.com/rogpeppe/go-internal/txtar"
 
+	"spiderpool.dev/spiderpool/internal/cniconf"
 	"spiderpool.dev/spiderpool/internal/inet"
 	"spiderpool.dev/spiderpool/internal/linux/linuxtest"
 	"spiderpool.dev/spiderpool/internal/netplan"
@@ -79,7 +80,7 @@ func TestEverySpiderMultusConfigsChainWorks(t *testing.T) {
 // CNI version supports them.
 func execute(t *testing.T, config []byte) {
 	dir := t.TempDir()
-	list := load(t, config, filepath.Join(dir, "agent.sock"))
+	list := load(t, config)
 	var c chain
 	if err := json.Unmarshal(list.Bytes, &c); err != nil {
 		t.Fatal(err)
@@ -87,7 +88,7 @@ func execute(t *testing.T, config []byte) {
 	node := linuxtest.NewMachine(t, "node")
 	ipam, coordinated, link := prepare(t, node, c)
 	agent := &agent{}
-	serve(t, agent, filepath.Join(dir, "agent.sock"))
+	serve(t, agent, dir)
 	cni := newCNI(t, dir)
 	pod, runtime := newPod(t)
 	before := links(node)
@@ -157,8 +158,8 @@ func newPod(t *testing.T) (*linuxtest.Machine, *libcni.RuntimeConf) {
 	}
 }
 
-// load returns the configuration, changed to use the test agent's socket.
-func load(t *testing.T, config []byte, socket string) *libcni.NetworkConfigList {
+// load returns the configuration as a list.
+func load(t *testing.T, config []byte) *libcni.NetworkConfigList {
 	t.Helper()
 	var list map[string]any
 	if err := json.Unmarshal(config, &list); err != nil {
@@ -166,17 +167,6 @@ func load(t *testing.T, config []byte, socket string) *libcni.NetworkConfigList 
 	}
 	if list["plugins"] == nil {
 		list = map[string]any{"cniVersion": list["cniVersion"], "name": list["name"], "plugins": []any{list}}
-	}
-	for _, p := range list["plugins"].([]any) {
-		p := p.(map[string]any)
-		if p["type"] == "coordinator" {
-			p["ipam_unix_socket_path"] = socket
-			p["logOptions"] = map[string]any{"logFile": socket + ".log"}
-		}
-		if ipam, ok := p["ipam"].(map[string]any); ok && ipam["type"] == "spiderpool" {
-			ipam["ipam_unix_socket_path"] = socket
-			ipam["log_file_path"] = socket + ".log"
-		}
 	}
 	text, err := json.Marshal(list)
 	if err != nil {
@@ -275,9 +265,16 @@ type agent struct {
 	deleted int
 }
 
-func serve(t *testing.T, a rpcserver.Service, socket string) {
+// serve serves an agent on a socket in dir, and makes the plugins use it.
+func serve(t *testing.T, a rpcserver.Service, dir string) {
 	t.Helper()
-	listener, err := rpcserver.Listen(socket)
+	installed := cniconf.Node{Socket: filepath.Join(dir, "agent.sock"), StateDir: dir, LogDir: filepath.Join(dir, "log")}
+	file := filepath.Join(dir, cniconf.NodeFile)
+	if err := os.WriteFile(file, cniconf.Marshal(installed), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv(cniconf.NodeFileVariable, file)
+	listener, err := rpcserver.Listen(installed.Socket)
 	if err != nil {
 		t.Fatal(err)
 	}

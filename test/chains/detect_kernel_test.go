@@ -7,10 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/containernetworking/cni/libcni"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 
 	"spiderpool.dev/spiderpool/internal/linux/linuxtest"
@@ -93,15 +93,20 @@ func eachMain(t *testing.T, f func(n *network)) {
 	}
 }
 
-// add runs an ADD and returns its addresses as text.
+// add runs an ADD for a new pod and returns its addresses as text.
 func (n *network) add(a *detecting) (string, error) {
+	n.Helper()
+	_, runtime := newPod(n.T)
+	return n.addTo(a, runtime)
+}
+
+func (n *network) addTo(a *detecting, runtime *libcni.RuntimeConf) (string, error) {
 	n.Helper()
 	dir := n.TempDir()
 	conf := fmt.Sprintf(`{"cniVersion":"1.0.0","name":"n",%s,"ipam":{"type":"spiderpool"}}`, n.plugin)
-	list := load(n.T, []byte(conf), filepath.Join(dir, "agent.sock"))
-	serve(n.T, a, filepath.Join(dir, "agent.sock"))
+	list := load(n.T, []byte(conf))
+	serve(n.T, a, dir)
 	cni := newCNI(n.T, dir)
-	_, runtime := newPod(n.T)
 	var addresses []string
 	err := n.node.Do(func() error {
 		result, err := cni.AddNetworkList(n.Context(), list, runtime)

@@ -52,6 +52,8 @@ func (e *CNIError) Error() string {
 type Plugin struct {
 	// Binary is the path of the program.
 	Binary string
+	// Env is the environment beside that of every call, e.g. ["A=b"].
+	Env []string
 	// Conf is the network configuration, a JSON object.
 	Conf json.RawMessage
 }
@@ -98,7 +100,7 @@ func (p Plugin) with(key string, value json.RawMessage) []byte {
 func (p Plugin) run(ctx context.Context, stdin []byte, command string, env ...string) Outcome {
 	cmd := exec.CommandContext(ctx, p.Binary)
 	cmd.Stdin = bytes.NewReader(stdin)
-	cmd.Env = append([]string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "CNI_PATH=/opt/cni/bin", "CNI_COMMAND=" + command}, env...)
+	cmd.Env = append([]string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "CNI_PATH=/opt/cni/bin", "CNI_COMMAND=" + command}, slices.Concat(p.Env, env)...)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	out := Outcome{Start: time.Now()}

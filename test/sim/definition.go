@@ -32,6 +32,8 @@ type Definition struct {
 	Build []string `json:"build,omitempty"`
 	// Binary is the path of the IPAM plugin (template).
 	Binary string `json:"binary"`
+	// Env is added to the plugin's environment, as KEY=VALUE (templates).
+	Env []string `json:"env,omitempty"`
 	// Conf is the plugin's network configuration in JSON, for its standard input (template).
 	Conf string `json:"conf"`
 	// Scenarios limits the plugin to the listed scenarios; empty means all.
@@ -148,6 +150,14 @@ func (d *Definition) Plugin(v Values) (Plugin, error) {
 	if err != nil {
 		return Plugin{}, err
 	}
+	var env []string
+	for _, text := range d.Env {
+		variable, err := render(text, v)
+		if err != nil {
+			return Plugin{}, err
+		}
+		env = append(env, variable)
+	}
 	conf, err := render(d.Conf, v)
 	if err != nil {
 		return Plugin{}, err
@@ -155,7 +165,7 @@ func (d *Definition) Plugin(v Values) (Plugin, error) {
 	if !json.Valid([]byte(conf)) {
 		return Plugin{}, fmt.Errorf("plugin %s: conf is not valid JSON: %s", d.Name, conf)
 	}
-	return Plugin{Binary: binary, Conf: json.RawMessage(conf)}, nil
+	return Plugin{Binary: binary, Env: env, Conf: json.RawMessage(conf)}, nil
 }
 
 // Process writes a process's files and returns the process, not yet started, with the

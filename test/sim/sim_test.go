@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"spiderpool.dev/spiderpool/internal/cniconf"
 	"spiderpool.dev/spiderpool/internal/config"
 )
 
@@ -52,6 +53,9 @@ func TestSpiderpoolConfigurationIsValid(t *testing.T) {
 			t.Fatal(err)
 		}
 		for name := range p.Files {
+			if name == cniconf.NodeFile { // for the plugin
+				continue
+			}
 			file, err := config.Load(filepath.Join(o.Dir, "node-0", name))
 			if err != nil {
 				t.Error(err)

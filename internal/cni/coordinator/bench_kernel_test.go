@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"spiderpool.dev/spiderpool/internal/cniconf"
 	"spiderpool.dev/spiderpool/internal/linux/linuxtest"
 )
 
@@ -40,7 +41,7 @@ func BenchmarkAddNextToMainPlugin(b *testing.B) {
 	run := func(kind, name string, pod *linuxtest.Machine, id, conf string) {
 		began, before := time.Now(), childCPU(b)
 		out, err := node.Run(conf, []string{
-			"CNI_COMMAND=ADD", "CNI_CONTAINERID=" + id, "CNI_NETNS=" + pod.Path(), "CNI_IFNAME=eth0", "CNI_PATH=" + bin,
+			cniconf.NodeFileVariable + "=" + nodeFile(socket), "CNI_COMMAND=ADD", "CNI_CONTAINERID=" + id, "CNI_NETNS=" + pod.Path(), "CNI_IFNAME=eth0", "CNI_PATH=" + bin,
 			"CNI_ARGS=IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=p",
 		}, filepath.Join(bin, name))
 		took[kind] = append(took[kind], time.Since(began))
@@ -57,8 +58,8 @@ func BenchmarkAddNextToMainPlugin(b *testing.B) {
 		run("main-plugin", "macvlan", pod, id, `{"cniVersion":"1.0.0","name":"n","type":"macvlan","master":"ens5","ipam":{}}`)
 		pod.Addr("eth0", v4, v6)
 		run("coordinator", "coordinator", pod, id, fmt.Sprintf(`{"cniVersion":"1.0.0","name":"n","type":"coordinator",
-			"ipam_unix_socket_path":%q,"logOptions":{"logFile":""},"prevResult":{"cniVersion":"1.0.0",
-			"interfaces":[{"name":"eth0","sandbox":"s"}],"ips":[{"address":%q,"interface":0},{"address":%q,"interface":0}]}}`, socket, v4, v6))
+			"prevResult":{"cniVersion":"1.0.0",
+			"interfaces":[{"name":"eth0","sandbox":"s"}],"ips":[{"address":%q,"interface":0},{"address":%q,"interface":0}]}}`, v4, v6))
 	}
 	for kind, all := range took {
 		slices.Sort(all)

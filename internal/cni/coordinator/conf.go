@@ -2,13 +2,13 @@ package coordinator
 
 import (
 	"cmp"
+	"encoding/json"
 
 	"github.com/containernetworking/cni/pkg/types"
 
 	"spiderpool.dev/spiderpool/internal/cni/plugin"
 	"spiderpool.dev/spiderpool/internal/cniconf"
 	"spiderpool.dev/spiderpool/internal/netplan"
-	"spiderpool.dev/spiderpool/internal/rpc"
 	"spiderpool.dev/spiderpool/internal/wire"
 )
 
@@ -21,26 +21,37 @@ type conf struct {
 
 // parseConf reads the configuration. Its error has the CNI code for a malformed or
 // an invalid configuration.
-func parseConf(stdin []byte) (*conf, error) {
-	c := &conf{Coordinator: cniconf.Coordinator{
-		Socket: cniconf.DefaultSocket, PodDefaultCNINIC: "eth0", MultusNICPrefix: "net",
-		Log: cniconf.LogOptions{File: "/var/log/spidernet/coordinator.log"},
-	}}
-	if err := plugin.Decode(stdin, &c.Coordinator); err != nil {
+func parseConf(call *plugin.Call) (*conf, error) {
+	c := &conf{Coordinator: cniconf.Coordinator{PodDefaultCNINIC: defaultFirstNIC, MultusNICPrefix: "net"}}
+	if err := plugin.Decode(call.StdinData, &c.Coordinator); err != nil {
 		return nil, err
 	}
+	call.IgnoreSocket("ipam_unix_socket_path", c.Socket)
 	if c.HostRuleTable != nil && *c.HostRuleTable == 0 {
 		c.HostRuleTable = nil // earlier releases took 0 for the default
 	}
 	var err error
-	if c.log, err = plugin.NewLog(c.Log.File, c.Log.Level, c.Log.MaxSize, c.Log.MaxAge, c.Log.MaxCount); err != nil {
+	c.log, err = plugin.NewLog(call, plugin.LogFile{
+		Name: cniconf.TypeCoordinator, Key: "logOptions.logFile", Path: c.Log.File, Level: c.Log.Level,
+		MaxSize: c.Log.MaxSize, MaxAge: c.Log.MaxAge, MaxCount: c.Log.MaxCount,
+	})
+	if err != nil {
 		return nil, types.NewError(wire.CodeInvalidConfig, err.Error(), "")
 	}
 	return c, nil
 }
 
-// agent is the node's agent.
-func (c *conf) agent() rpc.Client { return rpc.Client{Socket: c.Socket} }
+// defaultFirstNIC is the pod's first interface if the configuration names none.
+const defaultFirstNIC = "eth0"
+
+// firstNIC returns podDefaultCniNic of a configuration whose other keys may be wrong.
+func firstNIC(config []byte) string {
+	var c struct {
+		PodDefaultCNINIC string `json:"podDefaultCniNic"`
+	}
+	_ = json.Unmarshal(config, &c)
+	return cmp.Or(c.PodDefaultCNINIC, defaultFirstNIC)
+}
 
 // settings overlays the configuration on the cluster's. The pod's annotation for the
 // default route wins over both. A wrong field is a *netplan.FieldError.

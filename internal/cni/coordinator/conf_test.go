@@ -5,8 +5,11 @@ import (
 	"net/netip"
 	"testing"
 
+	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/google/go-cmp/cmp"
 
+	"spiderpool.dev/spiderpool/internal/cni/plugin"
+	"spiderpool.dev/spiderpool/internal/cniconf"
 	"spiderpool.dev/spiderpool/internal/inet"
 	"spiderpool.dev/spiderpool/internal/netplan"
 	"spiderpool.dev/spiderpool/internal/wire"
@@ -22,9 +25,14 @@ func reply() wire.CoordinatorReply {
 	}}
 }
 
+// callWith is a call with this network configuration.
+func callWith(conf string) *plugin.Call {
+	return &plugin.Call{CmdArgs: &skel.CmdArgs{StdinData: []byte(conf)}, Node: cniconf.DefaultNode()}
+}
+
 func settingsOf(t *testing.T, conf string, r wire.CoordinatorReply) (netplan.Settings, error) {
 	t.Helper()
-	c, err := parseConf([]byte(conf))
+	c, err := parseConf(callWith(conf))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -78,15 +86,28 @@ func TestMalformedFieldsAreNamed(t *testing.T) {
 		}
 	}
 	for _, conf := range []string{`{`, `{"logOptions":{"logMaxSize":"many"}}`, `{"hostRuleTable":"500"}`} {
-		if _, err := parseConf([]byte(conf)); err == nil {
+		if _, err := parseConf(callWith(conf)); err == nil {
 			t.Errorf("%s was accepted", conf)
 		}
 	}
 }
 
 func TestLogOptionsAreNumbersOrStrings(t *testing.T) {
-	c, err := parseConf([]byte(`{"logOptions":{"logMaxSize":"50","logMaxAge":7}}`))
+	c, err := parseConf(callWith(`{"logOptions":{"logMaxSize":"50","logMaxAge":7}}`))
 	if err != nil || c.Log.MaxSize != "50" || c.Log.MaxAge != "7" {
 		t.Fatalf("got %+v, %v", c, err)
+	}
+}
+
+func TestFirstInterfaceSurvivesBadConfiguration(t *testing.T) {
+	for conf, want := range map[string]string{
+		`{"podDefaultCniNic":"lan0","vethMTU":"1500"}`: "lan0",
+		`{"vethMTU":"1500","podDefaultCniNic":"lan0"}`: "lan0",
+		`{"podDefaultCniNic":7}`:                       "eth0",
+		`{`:                                            "eth0",
+	} {
+		if got := firstNIC([]byte(conf)); got != want {
+			t.Errorf("%s: got %s, want %s", conf, got, want)
+		}
 	}
 }

@@ -20,7 +20,8 @@ const askTime = 2 * time.Second
 // of both namespaces. The pair goes with the first interface, or if the pod's
 // namespace is gone. For a further interface of a running pod, DEL deletes the
 // node's routes to it and the rules for its addresses.
-func (c *conf) del(call *plugin.Call) error {
+func del(call *plugin.Call) error {
+	first := firstNIC(call.StdinData)
 	host, err := linux.Current()
 	if err != nil {
 		return err
@@ -33,13 +34,13 @@ func (c *conf) del(call *plugin.Call) error {
 	addrs := previousAddrs(call)
 	if pod != nil {
 		defer pod.Close()
-		if call.IfName != c.PodDefaultCNINIC {
-			return detach(host, pod, c, call.IfName, addrs)
+		if call.IfName != first {
+			return detach(host, pod, first, call.IfName, addrs)
 		}
 	}
 	err = host.Delete(netplan.State{netplan.Link{Name: netplan.VethPairOf(call.ContainerID).Host, Kind: "veth"}})
 	if pod == nil {
-		err = errors.Join(err, deleteHostRoutes(host, c, call, addrs))
+		err = errors.Join(err, deleteHostRoutes(host, call, addrs))
 	}
 	return err
 }
@@ -61,7 +62,7 @@ func openPod(path string) (*linux.Namespace, error) {
 // one of the addresses by now, so we ask the agent whether this pod still holds
 // them. If the agent does not confirm, it deletes the routes itself, as soon as no
 // pod holds the address.
-func deleteHostRoutes(host *linux.Namespace, c *conf, call *plugin.Call, addrs []netip.Addr) error {
+func deleteHostRoutes(host *linux.Namespace, call *plugin.Call, addrs []netip.Addr) error {
 	if len(addrs) == 0 {
 		return nil
 	}
@@ -76,7 +77,7 @@ func deleteHostRoutes(host *linux.Namespace, c *conf, call *plugin.Call, addrs [
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), askTime)
 	defer cancel()
-	if c.agent().Check(ctx, wire.CheckRequest{Attachment: attachment, Addresses: addrs}) != nil {
+	if call.Agent().Check(ctx, wire.CheckRequest{Attachment: attachment, Addresses: addrs}) != nil {
 		return nil
 	}
 	return deleteAll(host, routes)
@@ -90,13 +91,13 @@ func deleteAll(host *linux.Namespace, routes []linux.HostRoute) error {
 	return errors.Join(errs...)
 }
 
-// detach removes one interface of a running pod.
-func detach(host, pod *linux.Namespace, c *conf, ifName string, addrs []netip.Addr) error {
+// detach removes one interface of a running pod, but not its first.
+func detach(host, pod *linux.Namespace, first, ifName string, addrs []netip.Addr) error {
 	inPod, err := pod.ReadAll()
 	if err != nil {
 		return err
 	}
-	facts := netplan.PodOf(inPod, c.PodDefaultCNINIC)
+	facts := netplan.PodOf(inPod, first)
 	table := 0
 	for _, nic := range facts.NICs {
 		if nic.Name != ifName {
@@ -122,7 +123,7 @@ func detach(host, pod *linux.Namespace, c *conf, ifName string, addrs []netip.Ad
 	}
 	err = pod.ApplyEach(netplan.Diff(nil, netplan.DefaultsWithout(facts, ifName), nil))
 	err = errors.Join(err, pod.Delete(gone))
-	return errors.Join(err, detachHost(host, addrs, innerMACs(inPod, c.PodDefaultCNINIC)))
+	return errors.Join(err, detachHost(host, addrs, innerMACs(inPod, first)))
 }
 
 // detachHost deletes the node's routes to addrs that lead to the pod. Another

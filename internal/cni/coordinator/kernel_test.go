@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"spiderpool.dev/spiderpool/internal/cniconf"
 	"spiderpool.dev/spiderpool/internal/linux/linuxtest"
 	"spiderpool.dev/spiderpool/internal/netplan"
 	"spiderpool.dev/spiderpool/internal/wire"
@@ -43,7 +44,12 @@ type agent struct {
 
 func newAgent(t testing.TB, reply *wire.CoordinatorReply) *agent {
 	t.Helper()
-	a := &agent{socket: filepath.Join(t.TempDir(), "s"), holders: map[string]string{}}
+	dir := t.TempDir()
+	a := &agent{socket: filepath.Join(dir, "s"), holders: map[string]string{}}
+	content := cniconf.Marshal(cniconf.Node{Socket: a.socket, StateDir: dir, LogDir: filepath.Join(dir, "log")})
+	if err := os.WriteFile(nodeFile(a.socket), content, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	l, err := net.Listen("unix", a.socket)
 	if err != nil {
 		t.Fatal(err)
@@ -79,6 +85,9 @@ func newAgent(t testing.TB, reply *wire.CoordinatorReply) *agent {
 	t.Cleanup(func() { _ = srv.Close() })
 	return a
 }
+
+// nodeFile is the file of the installation whose agent has this socket.
+func nodeFile(socket string) string { return socket + ".json" }
 
 // fakeAgent is the socket of an agent that answers every plugin with one reply.
 func fakeAgent(t testing.TB, reply *wire.CoordinatorReply) string { return newAgent(t, reply).socket }
@@ -145,8 +154,7 @@ func (s *sandbox) result(ifName string, addrs, gateways []string) m {
 // call runs the plugin on the node and returns its output; extra overrides the configuration.
 func (s *sandbox) call(command, ifName string, previous m, extra m) (string, error) {
 	s.t.Helper()
-	conf := m{"cniVersion": s.version, "name": "ipvlan-ens5", "type": "coordinator", "ipam_unix_socket_path": s.socket,
-		"logOptions": m{"logFile": ""}}
+	conf := m{"cniVersion": s.version, "name": "ipvlan-ens5", "type": "coordinator"}
 	if previous != nil {
 		conf["prevResult"] = previous
 	}
@@ -158,7 +166,7 @@ func (s *sandbox) call(command, ifName string, previous m, extra m) (string, err
 		s.t.Fatal(err)
 	}
 	return s.node.Run(string(stdin), []string{
-		"CNI_COMMAND=" + command, "CNI_CONTAINERID=" + s.id, "CNI_NETNS=" + s.Path(), "CNI_IFNAME=" + ifName,
+		cniconf.NodeFileVariable + "=" + nodeFile(s.socket), "CNI_COMMAND=" + command, "CNI_CONTAINERID=" + s.id, "CNI_NETNS=" + s.Path(), "CNI_IFNAME=" + ifName,
 		"CNI_PATH=/nonexistent", "CNI_ARGS=IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=" + s.Name,
 	}, "/proc/self/exe")
 }

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"spiderpool.dev/spiderpool/internal/cniconf"
 	"spiderpool.dev/spiderpool/internal/inet"
 	"spiderpool.dev/spiderpool/internal/linux"
 	"spiderpool.dev/spiderpool/internal/linux/linuxtest"
@@ -172,8 +173,8 @@ func TestDelWithoutNamespaceUndoesAdd(t *testing.T) {
 	for _, path := range []string{"", "/run/netns/gone", os.DevNull} {
 		node, pod := lone(t, guideReply())
 		pod.must("ADD", "eth0", pod.result("eth0", guide.a, guide.gateways), nil)
-		out, err := node.Run(`{"cniVersion":"0.3.1","name":"n","type":"coordinator","logOptions":{"logFile":""}}`, []string{
-			"CNI_COMMAND=DEL", "CNI_CONTAINERID=" + pod.id, "CNI_NETNS=" + path, "CNI_IFNAME=eth0", "CNI_PATH=/nonexistent",
+		out, err := node.Run(`{"cniVersion":"0.3.1","name":"n","type":"coordinator"}`, []string{
+			cniconf.NodeFileVariable + "=" + nodeFile(pod.socket), "CNI_COMMAND=DEL", "CNI_CONTAINERID=" + pod.id, "CNI_NETNS=" + path, "CNI_IFNAME=eth0", "CNI_PATH=/nonexistent",
 		}, "/proc/self/exe")
 		if err != nil {
 			t.Errorf("DEL with namespace %q: %v\n%s", path, err, out)
@@ -181,6 +182,32 @@ func TestDelWithoutNamespaceUndoesAdd(t *testing.T) {
 		if text := stateOf(t, node); strings.Contains(text, netplan.HostVethPrefix+pod.id[:12]) {
 			t.Errorf("DEL with namespace %q left:\n%s", path, text)
 		}
+	}
+}
+
+// TestDelSucceedsWhateverConfigurationSays: the ADD refused the configuration, or the
+// configuration changed after the ADD.
+func TestDelSucceedsWhateverConfigurationSays(t *testing.T) {
+	for name, bad := range map[string]m{
+		"MTU as a text":   {"vethMTU": "1500"},
+		"unknown version": {"cniVersion": "0.2.0"},
+		"no name":         {"name": ""},
+		"wrong log size":  {"logOptions": m{"logMaxSize": "many"}},
+		"damaged result":  {"prevResult": "none"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			node, pod := lone(t, guideReply())
+			pod.must("ADD", "eth0", pod.result("eth0", guide.a, guide.gateways), nil)
+			if out, err := pod.call("ADD", "eth0", pod.result("eth0", guide.a, guide.gateways), bad); err == nil {
+				t.Errorf("ADD accepts it: %s", out)
+			}
+			if out, err := pod.call("DEL", "eth0", nil, bad); err != nil {
+				t.Errorf("%v\n%s", err, out)
+			}
+			if text := stateOf(t, node); strings.Contains(text, netplan.HostVethPrefix+pod.id[:12]) {
+				t.Errorf("DEL left:\n%s", text)
+			}
+		})
 	}
 }
 

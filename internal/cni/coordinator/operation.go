@@ -46,7 +46,7 @@ func open(c *conf, call *plugin.Call) (*operation, error) {
 	if err != nil {
 		return nil, err
 	}
-	reply, err := c.agent().Coordinator(context.Background(), wire.CoordinatorRequest{Attachment: attachment})
+	reply, err := call.Agent().Coordinator(context.Background(), wire.CoordinatorRequest{Attachment: attachment})
 	if err != nil {
 		return nil, err
 	}

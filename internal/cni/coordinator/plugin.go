@@ -10,6 +10,7 @@ import (
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 
 	"spiderpool.dev/spiderpool/internal/cni/plugin"
+	"spiderpool.dev/spiderpool/internal/cniconf"
 	"spiderpool.dev/spiderpool/internal/netplan"
 	"spiderpool.dev/spiderpool/internal/wire"
 )
@@ -18,17 +19,17 @@ import (
 // kernel needs one to two seconds for duplicate address detection.
 const settleTimeout = 10 * time.Second
 
-// Main serves the CNI call of the process. See plugin.Run.
+// Main serves the CNI call of the process. See plugin.Program.
 func Main(about string) {
-	plugin.Run(about, func(config []byte) (plugin.Handlers, error) {
-		c, err := parseConf(config)
+	plugin.Program{Name: cniconf.TypeCoordinator, About: about, Del: del, Load: func(call *plugin.Call) (plugin.Handlers, error) {
+		c, err := parseConf(call)
 		if err != nil {
 			return plugin.Handlers{}, err
 		}
 		// GC does nothing: the state on the node ends with the pod's namespace, and the
 		// valid attachments of one network say nothing about pods of other networks.
-		return plugin.Handlers{Add: c.add, Del: c.del, Check: c.check, Status: plugin.AgentStatus(c.agent()), Record: c.log.Record}, nil
-	})
+		return plugin.Handlers{Add: c.add, Check: c.check, Status: plugin.AgentStatus, Log: c.log}, nil
+	}}.Run()
 }
 
 func (c *conf) add(call *plugin.Call) error {

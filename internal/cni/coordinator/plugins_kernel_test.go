@@ -12,6 +12,7 @@ import (
 	"strings"
 	"testing"
 
+	"spiderpool.dev/spiderpool/internal/cniconf"
 	"spiderpool.dev/spiderpool/internal/inet"
 	"spiderpool.dev/spiderpool/internal/linux/linuxtest"
 )
@@ -301,12 +302,11 @@ func TestDelOfOverlayPodWithoutNamespace(t *testing.T) {
 			for _, addr := range net0 {
 				a.holders[bare(addr)] = map[bool]string{true: p.pod.id, false: "another"}[holds]
 			}
-			conf, err := json.Marshal(m{"cniVersion": "1.0.0", "name": "n", "type": "coordinator", "ipam_unix_socket_path": a.socket,
-				"logOptions": m{"logFile": ""}, "prevResult": n.result})
+			conf, err := json.Marshal(m{"cniVersion": "1.0.0", "name": "n", "type": "coordinator", "prevResult": n.result})
 			if err != nil {
 				t.Fatal(err)
 			}
-			if out, err := p.node.Run(string(conf), []string{"CNI_COMMAND=DEL", "CNI_CONTAINERID=" + p.pod.id, "CNI_NETNS=",
+			if out, err := p.node.Run(string(conf), []string{cniconf.NodeFileVariable + "=" + nodeFile(a.socket), "CNI_COMMAND=DEL", "CNI_CONTAINERID=" + p.pod.id, "CNI_NETNS=",
 				"CNI_IFNAME=net1", "CNI_PATH=/nonexistent", "CNI_ARGS=IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=pod"}, "/proc/self/exe"); err != nil {
 				t.Fatalf("%v\n%s", err, out)
 			}

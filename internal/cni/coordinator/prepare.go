@@ -54,7 +54,7 @@ func (o *operation) refuse(taken *linux.TakenError) error {
 	}
 	msg := fmt.Sprintf("address %s of %s is in use by the machine with hardware address %s", taken.Addr, taken.Dev, holder)
 	details := "the address is in quarantine and the pod gets another one; add it to a SpiderReservedIP or to excludeIPs of its pool"
-	err = o.conf.agent().Conflict(context.Background(),
+	err = o.call.Agent().Conflict(context.Background(),
 		wire.ConflictRequest{Attachment: o.attachment, Address: taken.Addr, MAC: holder.String()})
 	if err != nil {
 		details = err.Error()

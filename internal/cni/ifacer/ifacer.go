@@ -32,12 +32,15 @@ const (
 // lockFile serializes the calls on a node, because a bond takes several steps.
 const lockFile = "/run/spiderpool-ifacer.lock"
 
-// Main serves the CNI call of the process. See plugin.Run.
+// Main serves the CNI call of the process. See plugin.Program.
 func Main(about string) {
-	plugin.Run(about, func(config []byte) (plugin.Handlers, error) {
-		w, err := parse(config)
-		return plugin.Handlers{Add: w.add, Check: w.check}, err
-	})
+	plugin.Program{Name: cniconf.TypeIfacer, About: about, Load: func(call *plugin.Call) (plugin.Handlers, error) {
+		w, err := parse(call.StdinData)
+		if err != nil {
+			return plugin.Handlers{}, err
+		}
+		return plugin.Handlers{Add: w.add, Check: w.check}, nil
+	}}.Run()
 }
 
 // wanted are the interfaces to make, the bond first.

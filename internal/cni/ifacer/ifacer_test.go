@@ -53,3 +53,9 @@ func TestBadConfigurationNamesTheField(t *testing.T) {
 		}
 	}
 }
+
+// TestDelSucceedsWhateverConfigurationSays: Main would exit with status 1 otherwise.
+func TestDelSucceedsWhateverConfigurationSays(t *testing.T) {
+	t.Setenv("CNI_COMMAND", "DEL")
+	Main("ifacer under test")
+}

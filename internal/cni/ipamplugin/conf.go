@@ -2,7 +2,6 @@ package ipamplugin
 
 import (
 	"fmt"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -12,7 +11,6 @@ import (
 	"spiderpool.dev/spiderpool/internal/cni/plugin"
 	"spiderpool.dev/spiderpool/internal/cniconf"
 	"spiderpool.dev/spiderpool/internal/linux/probe"
-	"spiderpool.dev/spiderpool/internal/rpc"
 	"spiderpool.dev/spiderpool/internal/wire"
 )
 
@@ -29,33 +27,29 @@ var levels = []string{"", "DEBUG", "INFO", "WARN", "WARNING", "ERROR", "DPANIC",
 
 // parseConf reads the configuration. Its error has the CNI code for a malformed or
 // an invalid configuration.
-func parseConf(stdin []byte) (*conf, error) {
-	c := &conf{Main: cniconf.Main{IPAM: &cniconf.IPAM{LogFile: "/var/log/spidernet/spiderpool.log"}}}
-	if err := plugin.Decode(stdin, &c.Main); err != nil {
+func parseConf(call *plugin.Call) (*conf, error) {
+	c := &conf{}
+	if err := plugin.Decode(call.StdinData, &c.Main); err != nil {
 		return nil, err
 	}
 	if c.IPAM == nil {
 		c.IPAM = &cniconf.IPAM{}
 	}
-	if c.IPAM.Socket == "" {
-		c.IPAM.Socket = cniconf.DefaultSocket
-	}
-	if !filepath.IsAbs(c.IPAM.Socket) {
-		return nil, types.NewError(wire.CodeInvalidConfig,
-			fmt.Sprintf("ipam.ipam_unix_socket_path %q is not an absolute path", c.IPAM.Socket), "the default is "+cniconf.DefaultSocket)
-	}
+	call.IgnoreSocket("ipam.ipam_unix_socket_path", c.IPAM.Socket)
 	if !slices.Contains(levels, strings.ToUpper(c.IPAM.LogLevel)) {
 		return nil, types.NewError(wire.CodeInvalidConfig, fmt.Sprintf("ipam.log_level %q: use DEBUG, INFO, WARN or ERROR", c.IPAM.LogLevel), "")
 	}
 	var err error
-	if c.log, err = plugin.NewLog(c.IPAM.LogFile, c.IPAM.LogLevel, c.IPAM.LogFileMaxSize, c.IPAM.LogFileMaxAge, c.IPAM.LogFileMaxCount); err != nil {
+	c.log, err = plugin.NewLog(call, plugin.LogFile{
+		Name: cniconf.TypeIPAM, Key: "ipam.log_file_path", Path: c.IPAM.LogFile, Level: c.IPAM.LogLevel,
+		MaxSize: c.IPAM.LogFileMaxSize, MaxAge: c.IPAM.LogFileMaxAge, MaxCount: c.IPAM.LogFileMaxCount,
+	})
+	if err != nil {
 		return nil, types.NewError(wire.CodeInvalidConfig, err.Error(), "")
 	}
 	c.probe, err = probeOptions(c.IPAM.Detect)
 	return c, err
 }
-
-func (c *conf) agent() rpc.Client { return rpc.Client{Socket: c.IPAM.Socket} }
 
 // probeOptions returns how often and how long to ask the network for an address.
 func probeOptions(d cniconf.Detect) (probe.Options, error) {

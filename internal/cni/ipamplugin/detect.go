@@ -36,15 +36,18 @@ func (c *conf) addresses(call *plugin.Call, req wire.AddRequest) (wire.AddReply,
 	ctx := context.Background()
 	var found *conflict
 	for range maxConflicts {
-		reply, err := c.agent().Add(ctx, req)
-		if err != nil || reply.Detect == (wire.Detection{}) {
+		reply, err := call.Agent().Add(ctx, req)
+		if err != nil {
 			return reply, err
+		}
+		if reply.Detect == (wire.Detection{}) {
+			return reply, nil
 		}
 		err = c.detect(call, reply)
 		if !errors.As(err, &found) {
 			return reply, err
 		}
-		err = c.agent().Conflict(ctx, wire.ConflictRequest{Attachment: req.Attachment, Address: found.addr, MAC: found.mac.String()})
+		err = call.Agent().Conflict(ctx, wire.ConflictRequest{Attachment: req.Attachment, Address: found.addr, MAC: found.mac.String()})
 		if err != nil {
 			return wire.AddReply{}, err
 		}

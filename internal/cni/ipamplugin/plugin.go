@@ -8,27 +8,29 @@ package ipamplugin
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/netip"
+	"time"
 
 	"github.com/containernetworking/cni/pkg/types"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 
 	"spiderpool.dev/spiderpool/internal/cni/plugin"
+	"spiderpool.dev/spiderpool/internal/cniconf"
+	"spiderpool.dev/spiderpool/internal/journal"
 	"spiderpool.dev/spiderpool/internal/wire"
 )
 
-// Main serves the CNI call of the process. See plugin.Run.
+// Main serves the CNI call of the process. See plugin.Program.
 func Main(about string) {
-	plugin.Run(about, func(config []byte) (plugin.Handlers, error) {
-		c, err := parseConf(config)
+	plugin.Program{Name: cniconf.TypeIPAM, About: about, Del: del, Load: func(call *plugin.Call) (plugin.Handlers, error) {
+		c, err := parseConf(call)
 		if err != nil {
 			return plugin.Handlers{}, err
 		}
-		return plugin.Handlers{
-			Add: c.add, Del: c.del, Check: c.check, GC: c.gc, Status: plugin.AgentStatus(c.agent()), Record: c.log.Record,
-		}, nil
-	})
+		return plugin.Handlers{Add: c.add, Check: check, GC: gc, Status: plugin.AgentStatus, Log: c.log}, nil
+	}}.Run()
 }
 
 func (c *conf) add(call *plugin.Call) error {
@@ -51,17 +53,33 @@ func (c *conf) add(call *plugin.Call) error {
 	return call.Print(resultOf(reply))
 }
 
-func (c *conf) del(call *plugin.Call) error {
+// delTime is how long DEL waits for the agent. The agent itself stops waiting for the
+// API server after five seconds and stores the release on disk.
+const delTime = 20 * time.Second
+
+// del releases the addresses of the interface. If no agent does it, del stores the
+// release where the agent stores its own, and the agent commits it when it is back.
+// The release names container and interface, so it never frees the address of a later
+// sandbox.
+func del(call *plugin.Call) error {
 	attachment, err := call.Attachment()
 	if err != nil {
-		// Without a pod, no ADD can have succeeded, and the specification says that
-		// DEL succeeds then.
-		return nil
+		return nil //nolint:nilerr // without a pod, no ADD can have succeeded
 	}
-	return c.agent().Delete(context.Background(), wire.DeleteRequest{Attachment: attachment})
+	finish := journal.In(call.Node.StateDir).Begin(attachment)
+	ctx, cancel := context.WithTimeout(context.Background(), delTime)
+	defer cancel()
+	err = call.Agent().Delete(ctx, wire.DeleteRequest{Attachment: attachment})
+	if keepErr := finish(err != nil); keepErr != nil {
+		return errors.Join(err, keepErr)
+	}
+	if err != nil {
+		call.Warnf("the release is on disk, because the agent did not take it: %v", err)
+	}
+	return nil
 }
 
-func (c *conf) check(call *plugin.Call) error {
+func check(call *plugin.Call) error {
 	attachment, err := call.Attachment()
 	if err != nil {
 		return err
@@ -70,15 +88,15 @@ func (c *conf) check(call *plugin.Call) error {
 	if err != nil {
 		return err
 	}
-	return c.agent().Check(context.Background(), wire.CheckRequest{Attachment: attachment, Addresses: plugin.Addresses(previous)})
+	return call.Agent().Check(context.Background(), wire.CheckRequest{Attachment: attachment, Addresses: plugin.Addresses(previous)})
 }
 
-func (c *conf) gc(call *plugin.Call) error {
+func gc(call *plugin.Call) error {
 	req := wire.GCRequest{Network: call.Name}
 	for _, valid := range call.ValidAttachments {
 		req.Valid = append(req.Valid, wire.AttachmentKey{ContainerID: valid.ContainerID, Interface: valid.IfName})
 	}
-	return c.agent().GC(context.Background(), req)
+	return call.Agent().GC(context.Background(), req)
 }
 
 // resultOf is the reply in the form of an IPAM plugin's result: addresses and

@@ -13,8 +13,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"spiderpool.dev/spiderpool/internal/cni/ipamplugin"
+	"spiderpool.dev/spiderpool/internal/cniconf"
 	"spiderpool.dev/spiderpool/internal/inet"
+	"spiderpool.dev/spiderpool/internal/journal"
 	"spiderpool.dev/spiderpool/internal/rpc/rpcserver"
 	"spiderpool.dev/spiderpool/internal/wire"
 )
@@ -68,10 +72,28 @@ func (a *agent) Coordinator(context.Context, wire.CoordinatorRequest) (wire.Coor
 	return wire.CoordinatorReply{}, a.err
 }
 
-func serve(t *testing.T, a *agent) (socket string) {
+// installation is what the installer wrote on the node.
+type installation struct {
+	cniconf.Node
+	file string
+}
+
+// install writes the file of an installation without an agent.
+func install(t *testing.T) installation {
 	t.Helper()
-	socket = filepath.Join(t.TempDir(), "s")
-	listener, err := rpcserver.Listen(socket)
+	dir := t.TempDir()
+	i := installation{cniconf.Node{Socket: filepath.Join(dir, "s"), StateDir: filepath.Join(dir, "state"), LogDir: filepath.Join(dir, "log")}, filepath.Join(dir, cniconf.NodeFile)}
+	if err := os.WriteFile(i.file, cniconf.Marshal(i.Node), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return i
+}
+
+// serve serves an agent and returns its installation.
+func serve(t *testing.T, a *agent) installation {
+	t.Helper()
+	node := install(t)
+	listener, err := rpcserver.Listen(node.Socket)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -85,13 +107,13 @@ func serve(t *testing.T, a *agent) (socket string) {
 			t.Error(err)
 		}
 	})
-	return socket
+	return node
 }
 
 const podArgs = "IgnoreUnknown=1;K8S_POD_NAMESPACE=ns1;K8S_POD_NAME=a;K8S_POD_INFRA_CONTAINER_ID=c1;K8S_POD_UID=u1"
 
 // run executes the plugin and returns its standard output and whether it succeeded.
-func run(t *testing.T, command, conf string, env ...string) (map[string]any, bool) {
+func run(t *testing.T, node installation, command, conf string, env ...string) (map[string]any, bool) {
 	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
@@ -100,7 +122,7 @@ func run(t *testing.T, command, conf string, env ...string) (map[string]any, boo
 	cmd := exec.CommandContext(t.Context(), self)
 	cmd.Stdin = strings.NewReader(conf)
 	// A network namespace other than the plugin's own is wanted: a file that is none will do.
-	cmd.Env = append([]string{asPlugin + "=1", "CNI_COMMAND=" + command, "CNI_CONTAINERID=c1", "CNI_NETNS=/proc/self/ns/uts",
+	cmd.Env = append([]string{asPlugin + "=1", cniconf.NodeFileVariable + "=" + node.file, "CNI_COMMAND=" + command, "CNI_CONTAINERID=c1", "CNI_NETNS=/proc/self/ns/uts",
 		"CNI_IFNAME=eth0", "CNI_PATH=/opt/cni/bin", "CNI_ARGS=" + podArgs, "CNI_NETNS_OVERRIDE=true"}, env...)
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
@@ -118,9 +140,9 @@ func run(t *testing.T, command, conf string, env ...string) (map[string]any, boo
 }
 
 // conf is a network configuration with cniVersion and extra members of "ipam".
-func conf(version, socket, extra string) string {
+func conf(version, extra string) string {
 	return `{"cniVersion":"` + version + `","name":"n1","type":"ipvlan","master":"ens5","mode":"l2",` +
-		`"ipam":{"type":"spiderpool","log_file_path":"","ipam_unix_socket_path":"` + socket + `"` + extra + `}}`
+		`"ipam":{"type":"spiderpool"` + extra + `}}`
 }
 
 var dualStack = wire.AddReply{
@@ -134,9 +156,9 @@ var dualStack = wire.AddReply{
 
 func TestAddPrintsEveryResultVersion(t *testing.T) {
 	a := &agent{reply: dualStack}
-	socket := serve(t, a)
+	node := serve(t, a)
 	for _, version := range []string{"0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"} {
-		result, ok := run(t, "ADD", conf(version, socket, ""))
+		result, ok := run(t, node, "ADD", conf(version, ""))
 		if !ok || result["cniVersion"] != version {
 			t.Errorf("%s: %v", version, result)
 		}
@@ -154,8 +176,8 @@ func TestAddPrintsEveryResultVersion(t *testing.T) {
 
 func TestAddPassesOnTheConfiguration(t *testing.T) {
 	a := &agent{reply: dualStack}
-	socket := serve(t, a)
-	_, ok := run(t, "ADD", conf("1.0.0", socket, `,"default_ipv4_ippool":["v4"],"default_ipv6_ippool":["v6"],"clean_gateway":true,`+
+	node := serve(t, a)
+	_, ok := run(t, node, "ADD", conf("1.0.0", `,"default_ipv4_ippool":["v4"],"default_ipv6_ippool":["v6"],"clean_gateway":true,`+
 		`"match_master_subnet":true,"log_file_max_size":"100","log_file_max_age":30,"log_file_max_count":7,"log_level":"INFO","unheard_of":1`))
 	if !ok {
 		t.Fatal("ADD failed")
@@ -174,55 +196,158 @@ func TestAddPassesOnTheConfiguration(t *testing.T) {
 }
 
 func TestErrorsHaveCodeAndWayOut(t *testing.T) {
-	a := &agent{err: &wire.Error{Code: wire.CodeNoAddress, Msg: "no pool can give an address", Details: "p: disabled"}}
-	socket := serve(t, a)
+	with := serve(t, &agent{err: &wire.Error{Code: wire.CodeNoAddress, Msg: "no pool can give an address", Details: "p: disabled"}})
+	without, damaged := install(t), install(t)
+	if err := os.WriteFile(damaged.file, []byte(`{"socket":"run/s"}`), 0o644); err != nil {
+		t.Fatal(err)
+	}
 	for name, c := range map[string]struct {
+		node          installation
 		command, conf string
 		env           string
 		code          float64
 		part          string
 	}{
-		"agent's error":          {"ADD", conf("1.0.0", socket, ""), "", wire.CodeNoAddress, "p: disabled"},
-		"agent away":             {"ADD", conf("1.0.0", socket+"x", ""), "", wire.CodeTryAgainLater, "is its pod running"},
-		"agent away, DEL":        {"DEL", conf("1.0.0", socket+"x", ""), "", wire.CodeTryAgainLater, "is its pod running"},
-		"agent away, STATUS":     {"STATUS", conf("1.1.0", socket+"x", ""), "", 50, "is its pod running"},
-		"no pod":                 {"ADD", conf("1.0.0", socket, ""), "CNI_ARGS=a=b", wire.CodeInvalidEnvironment, "K8S_POD_NAME"},
-		"relative socket":        {"ADD", conf("1.0.0", "run/s", ""), "", wire.CodeInvalidConfig, `"run/s" is not an absolute path`},
-		"size in words":          {"ADD", conf("1.0.0", socket, `,"log_file_max_size":"many"`), "", wire.CodeDecodingFailure, "invalid number literal"},
-		"unknown log level":      {"ADD", conf("1.0.0", socket, `,"log_level":"loud"`), "", wire.CodeInvalidConfig, "ipam.log_level"},
-		"CHECK without a result": {"CHECK", conf("1.0.0", socket, ""), "", wire.CodeInvalidConfig, "prevResult"},
-		"version of the past":    {"ADD", conf("0.2.0", socket, ""), "", 1, "0.3.0"},
+		"agent's error":          {with, "ADD", conf("1.0.0", ""), "", wire.CodeNoAddress, "p: disabled"},
+		"agent away":             {without, "ADD", conf("1.0.0", ""), "", wire.CodeTryAgainLater, "is its pod running"},
+		"agent away, STATUS":     {without, "STATUS", conf("1.1.0", ""), "", 50, "is its pod running"},
+		"no pod":                 {with, "ADD", conf("1.0.0", ""), "CNI_ARGS=a=b", wire.CodeInvalidEnvironment, "K8S_POD_NAME"},
+		"relative socket":        {damaged, "ADD", conf("1.0.0", ""), "", wire.CodeInvalidConfig, `socket "run/s" is not an absolute path`},
+		"size in words":          {with, "ADD", conf("1.0.0", `,"log_file_max_size":"many"`), "", wire.CodeDecodingFailure, "invalid number literal"},
+		"unknown log level":      {with, "ADD", conf("1.0.0", `,"log_level":"loud"`), "", wire.CodeInvalidConfig, "ipam.log_level"},
+		"CHECK without a result": {with, "CHECK", conf("1.0.0", ""), "", wire.CodeInvalidConfig, "prevResult"},
+		"version of the past":    {with, "ADD", conf("0.2.0", ""), "", 1, "0.3.0"},
 	} {
-		env := []string{}
-		if c.env != "" {
-			env = append(env, c.env)
-		}
-		result, ok := run(t, c.command, c.conf, env...)
-		text, _ := json.Marshal(result)
-		if ok || result["code"] != c.code || !strings.Contains(strings.ReplaceAll(string(text), `\"`, `"`), c.part) {
-			t.Errorf("%s: ok %v, printed %s; want code %v and %q", name, ok, text, c.code, c.part)
-		}
+		t.Run(name, func(t *testing.T) {
+			env := []string{}
+			if c.env != "" {
+				env = append(env, c.env)
+			}
+			result, ok := run(t, c.node, c.command, c.conf, env...)
+			text, _ := json.Marshal(result)
+			if ok || result["code"] != c.code || !strings.Contains(strings.ReplaceAll(string(text), `\"`, `"`), c.part) {
+				t.Errorf("ok %v, printed %s; want code %v and %q", ok, text, c.code, c.part)
+			}
+		})
+	}
+}
+
+// badConfigurations are configurations that ADD refuses.
+var badConfigurations = map[string]string{
+	"unknown log level": conf("1.0.0", `,"log_level":"trace"`),
+	"wrong duration":    conf("1.0.0", `,"detectOptions":{"interval":"100"}`),
+	"wrong number":      conf("1.0.0", `,"log_file_max_size":"100MB"`),
+	"pools as a text":   conf("1.0.0", `,"default_ipv4_ippool":"pool-a"`),
+	"unknown version":   conf("0.2.0", ""),
+	"no network name":   `{"cniVersion":"1.0.0","type":"macvlan","ipam":{"type":"spiderpool"}}`,
+	"master as a list":  `{"cniVersion":"1.0.0","name":"n","type":"macvlan","master":["eth0"],"ipam":{"type":"spiderpool"}}`,
+	"not JSON":          `{`,
+	"empty":             ``,
+}
+
+func TestDelSucceedsWhateverConfigurationSays(t *testing.T) {
+	a := &agent{}
+	node := serve(t, a)
+	for name, bad := range badConfigurations {
+		t.Run(name, func(t *testing.T) {
+			if result, ok := run(t, node, "ADD", bad); ok {
+				t.Fatalf("ADD accepts it: %v", result)
+			}
+			a.del = wire.DeleteRequest{}
+			if result, ok := run(t, node, "DEL", bad); !ok || len(result) != 0 || a.del.ContainerID != "c1" || a.del.Interface != "eth0" {
+				t.Errorf("ok %t, printed %v, the agent got %+v", ok, result, a.del)
+			}
+		})
+	}
+	if kept := journal.In(node.StateDir).Len(); kept != 0 {
+		t.Errorf("%d releases are on disk although the agent took them", kept)
+	}
+}
+
+// kept returns the releases on disk.
+func kept(t *testing.T, node installation) (all []wire.Attachment) {
+	t.Helper()
+	_, err := journal.In(node.StateDir).Replay(t.Context(), func(_ context.Context, at wire.Attachment) error {
+		all = append(all, at)
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	return all
+}
+
+func TestDelWithoutAgentKeepsRelease(t *testing.T) {
+	refusing := serve(t, &agent{err: &wire.Error{Code: wire.CodeTryAgainLater, Msg: "the disk is full"}})
+	away := install(t)
+	for name, node := range map[string]installation{"agent away": away, "agent fails": refusing} {
+		t.Run(name, func(t *testing.T) {
+			for range 2 { // the runtime may repeat it
+				if result, ok := run(t, node, "DEL", conf("1.0.0", "")); !ok || len(result) != 0 {
+					t.Errorf("ok %t, printed %v", ok, result)
+				}
+			}
+			want := []wire.Attachment{{ContainerID: "c1", Interface: "eth0", PodNamespace: "ns1", PodName: "a", PodUID: "u1"}}
+			if diff := cmp.Diff(want, kept(t, node)); diff != "" {
+				t.Errorf("on disk: want (-), got (+):\n%s", diff)
+			}
+			log, err := os.ReadFile(filepath.Join(node.LogDir, "spiderpool.log"))
+			if err != nil || !strings.Contains(string(log), "the release is on disk") {
+				t.Errorf("log %q, %v", log, err)
+			}
+		})
+	}
+}
+
+func TestDelWithoutAnyStoreSucceeds(t *testing.T) {
+	node := install(t)
+	if err := os.WriteFile(node.StateDir, nil, 0o600); err != nil { // no directory can take its place
+		t.Fatal(err)
+	}
+	if result, ok := run(t, node, "DEL", conf("1.0.0", "")); !ok || len(result) != 0 {
+		t.Errorf("ok %t, printed %v", ok, result)
+	}
+	if err := os.WriteFile(node.file, []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if result, ok := run(t, node, "DEL", conf("1.0.0", ""), "CNI_ARGS="); !ok || len(result) != 0 {
+		t.Errorf("with a damaged file of the installation: ok %t, printed %v", ok, result)
+	}
+}
+
+func TestAttachmentDoesNotChooseSocket(t *testing.T) {
+	other, a := &agent{reply: dualStack}, &agent{reply: dualStack}
+	foreign, node := serve(t, other), serve(t, a)
+	if result, ok := run(t, node, "ADD", conf("1.0.0", `,"ipam_unix_socket_path":"`+foreign.Socket+`"`)); !ok {
+		t.Fatalf("ADD: %v", result)
+	}
+	if other.called != 0 || a.called != 1 {
+		t.Errorf("the attachment's agent was called %d times, the node's %d times", other.called, a.called)
+	}
+	log, err := os.ReadFile(filepath.Join(node.LogDir, "spiderpool.log"))
+	if err != nil || !strings.Contains(string(log), "the agent of this node listens on "+node.Socket) {
+		t.Errorf("log %q, %v", log, err)
 	}
 }
 
 func TestDelSucceedsWithoutPod(t *testing.T) {
 	a := &agent{}
-	socket := serve(t, a)
-	if result, ok := run(t, "DEL", conf("0.3.1", socket, "")); !ok || len(result) != 0 || a.del.ContainerID != "c1" || a.del.PodName != "a" {
+	node := serve(t, a)
+	if result, ok := run(t, node, "DEL", conf("0.3.1", "")); !ok || len(result) != 0 || a.del.ContainerID != "c1" || a.del.PodName != "a" {
 		t.Errorf("DEL: %v %v, agent got %+v", ok, result, a.del)
 	}
 	a.called = 0
-	if result, ok := run(t, "DEL", conf("0.3.1", socket, ""), "CNI_ARGS="); !ok || a.called != 0 {
+	if result, ok := run(t, node, "DEL", conf("0.3.1", ""), "CNI_ARGS="); !ok || a.called != 0 {
 		t.Errorf("DEL without a pod: %v %v, agent called %d times", ok, result, a.called)
 	}
 }
 
 func TestCheckSendsPreviousAddresses(t *testing.T) {
 	a := &agent{}
-	socket := serve(t, a)
-	withResult := strings.TrimSuffix(conf("1.0.0", socket, ""), "}") +
+	node := serve(t, a)
+	withResult := strings.TrimSuffix(conf("1.0.0", ""), "}") +
 		`,"prevResult":{"cniVersion":"1.0.0","ips":[{"address":"192.0.2.7/24"},{"address":"2001:db8::7/64"}]}}`
-	if result, ok := run(t, "CHECK", withResult); !ok {
+	if result, ok := run(t, node, "CHECK", withResult); !ok {
 		t.Fatalf("CHECK: %v", result)
 	}
 	if got, _ := json.Marshal(a.check.Addresses); string(got) != `["192.0.2.7","2001:db8::7"]` {
@@ -232,33 +357,36 @@ func TestCheckSendsPreviousAddresses(t *testing.T) {
 
 func TestGCSendsTheValidAttachments(t *testing.T) {
 	a := &agent{}
-	socket := serve(t, a)
-	withValid := strings.TrimSuffix(conf("1.1.0", socket, ""), "}") +
+	node := serve(t, a)
+	withValid := strings.TrimSuffix(conf("1.1.0", ""), "}") +
 		`,"cni.dev/valid-attachments":[{"containerID":"c1","ifname":"eth0"},{"containerID":"c2","ifname":"net1"}]}`
-	if result, ok := run(t, "GC", withValid); !ok {
+	if result, ok := run(t, node, "GC", withValid); !ok {
 		t.Fatalf("GC: %v", result)
 	}
 	if got, _ := json.Marshal(a.gc); string(got) != `{"network":"n1","valid":[{"containerID":"c1","interface":"eth0"},{"containerID":"c2","interface":"net1"}]}` {
 		t.Errorf("request %s", got)
 	}
-	if result, ok := run(t, "STATUS", conf("1.1.0", socket, "")); !ok {
+	if result, ok := run(t, node, "STATUS", conf("1.1.0", "")); !ok {
 		t.Errorf("STATUS: %v", result)
 	}
 }
 
 func TestLogFileHasOnlyFailures(t *testing.T) {
 	a := &agent{reply: dualStack}
-	socket := serve(t, a)
-	log := filepath.Join(t.TempDir(), "log", "spiderpool.log")
-	withLog := conf("1.0.0", socket, `,"log_file_path":"`+log+`"`)
-	if result, ok := run(t, "ADD", withLog); !ok {
+	node := serve(t, a)
+	log := filepath.Join(node.LogDir, "spiderpool.log")
+	if result, ok := run(t, node, "ADD", conf("1.0.0", "")); !ok {
 		t.Fatalf("ADD: %v", result)
 	}
 	if _, err := os.Stat(log); !os.IsNotExist(err) {
 		t.Errorf("a successful call at level INFO wrote a log: %v", err)
 	}
 	a.err = &wire.Error{Code: wire.CodeNoAddress, Msg: "no pool can give an address"}
-	run(t, "ADD", withLog)
+	run(t, node, "ADD", conf("1.0.0", `,"log_file_path":""`))
+	if _, err := os.Stat(log); !os.IsNotExist(err) {
+		t.Errorf("a call wrote a log although the configuration wants none: %v", err)
+	}
+	run(t, node, "ADD", conf("1.0.0", ""))
 	content, err := os.ReadFile(log)
 	if err != nil || !strings.Contains(string(content), "no pool can give an address") || !strings.Contains(string(content), "container=c1") {
 		t.Errorf("log %q, err %v", content, err)

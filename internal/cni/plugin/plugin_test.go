@@ -12,6 +12,7 @@ import (
 	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
 
+	"spiderpool.dev/spiderpool/internal/cniconf"
 	"spiderpool.dev/spiderpool/internal/netplan"
 	"spiderpool.dev/spiderpool/internal/wire"
 )
@@ -45,23 +46,82 @@ func TestErrorsGetCodes(t *testing.T) {
 
 func second[T any](_ T, err error) error { return err }
 
-func TestLogLimitsAreWholeNumbers(t *testing.T) {
-	if _, err := NewLog("x", "", "100", "", "-1"); err == nil || !strings.Contains(err.Error(), `count of the log file: "-1"`) {
+// callOn is a call on a node whose log directory is below dir.
+func callOn(dir string) *Call {
+	return &Call{CmdArgs: &skel.CmdArgs{}, Command: "ADD", Node: cniconf.Node{LogDir: filepath.Join(dir, "log")}}
+}
+
+func TestLogLimitsAreBounded(t *testing.T) {
+	call := callOn(t.TempDir())
+	if _, err := NewLog(call, LogFile{MaxSize: "100", MaxCount: "-1"}); err == nil || !strings.Contains(err.Error(), `count of the log file: "-1"`) {
 		t.Errorf("got %v", err)
+	}
+	log, err := NewLog(call, LogFile{MaxSize: "9999999", MaxAge: "0", MaxCount: "5"})
+	if err != nil || log.file.MaxSize != maxLogSize || log.file.MaxAge != maxLogAge || log.file.MaxBackups != 5 {
+		t.Errorf("got %+v, %v", log.file, err)
 	}
 }
 
 func TestDebugLogHasChanges(t *testing.T) {
 	for level, want := range map[string]bool{"debug": true, "INFO": false} {
-		file := filepath.Join(t.TempDir(), "log")
-		log, err := NewLog(file, level, "", "", "")
+		call := callOn(t.TempDir())
+		call.Detail = "pod: + up eth0"
+		log, err := NewLog(call, LogFile{Name: "p", Level: level})
 		if err != nil {
 			t.Fatal(err)
 		}
-		log.Record(&Call{CmdArgs: &skel.CmdArgs{}, Command: "ADD", Detail: "pod: + up eth0"}, time.Second, nil)
-		text, _ := os.ReadFile(file)
+		log.record(call, time.Second, nil)
+		text, _ := os.ReadFile(filepath.Join(call.Node.LogDir, "p.log"))
 		if got := strings.Contains(string(text), `changes="pod: + up eth0"`); got != want {
 			t.Errorf("level %s: the log is %q", level, text)
+		}
+	}
+}
+
+func TestLogStaysBelowLogDirectory(t *testing.T) {
+	dir := t.TempDir()
+	logs, victim := filepath.Join(dir, "log"), filepath.Join(dir, "victim")
+	if err := os.MkdirAll(filepath.Join(logs, "sub"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(victim, []byte("theirs"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for link, target := range map[string]string{
+		"to-file": victim, "to-dir": dir, "to-nothing": filepath.Join(dir, "new"), "inside": filepath.Join(logs, "sub"),
+	} {
+		if err := os.Symlink(target, filepath.Join(logs, link)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	fallback := filepath.Join(logs, "p.log")
+	for path, want := range map[string]string{
+		filepath.Join(logs, "sub", "a.log"):        filepath.Join(logs, "sub", "a.log"),
+		filepath.Join(logs, "new", "a.log"):        filepath.Join(logs, "new", "a.log"),
+		filepath.Join(logs, "inside", "a.log"):     filepath.Join(logs, "sub", "a.log"),
+		logs + "/sub/../b.log":                     filepath.Join(logs, "b.log"),
+		logs + "/../victim":                        fallback,
+		logs + "/sub/../../victim":                 fallback,
+		logs:                                       fallback,
+		logs + "2/a.log":                           fallback,
+		filepath.Join(logs, "sub"):                 fallback,
+		filepath.Join(logs, "to-file"):             fallback,
+		filepath.Join(logs, "to-dir", "victim"):    fallback,
+		filepath.Join(logs, "to-nothing"):          fallback,
+		filepath.Join(logs, "to-nothing", "a.log"): fallback,
+		"a.log":              fallback,
+		victim:               fallback,
+		"/":                  fallback,
+		"/proc/self/environ": fallback,
+	} {
+		call := callOn(dir)
+		log, err := NewLog(call, LogFile{Name: "p", Key: "log_file_path", Path: &path})
+		if err != nil {
+			t.Fatal(err)
+		}
+		warned := strings.Contains(strings.Join(call.warnings, ""), fmt.Sprintf("log_file_path %q is ignored", path))
+		if log.file.Filename != want || warned != (want == fallback) {
+			t.Errorf("%s: logs to %s, want %s; warnings %q", path, log.file.Filename, want, call.warnings)
 		}
 	}
 }

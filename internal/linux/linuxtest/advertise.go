@@ -18,7 +18,7 @@ import (
 // miss some. The host generates an address in the prefix, a /64.
 func (m *Machine) Advertise(dev, prefix string, host *Machine) {
 	m.t.Helper()
-	m.Await("fe80:", "ip", "-6", "addr", "show", "dev", dev)
+	m.Await("fe80:", "ip", "-6", "addr", "show", "dev", dev, "-tentative")
 	var out string
 	for began := time.Now(); time.Since(began) < eventually; {
 		m.ok(m.Do(func() error { return advertise(dev, prefix) }))
