@@ -26,10 +26,10 @@ const labelVirtualMachine = "vm.kubevirt.io/name"
 // facts observes the facts for package reclaim. A failed read gives an unknown fact.
 type facts struct {
 	reader client.Reader
-	// kubevirt enables reads of virtual machines. The cached facts leave it off: a
-	// cache would watch the kind, which most clusters do not have. They report machines
-	// as gone; the live facts then decide.
-	kubevirt bool
+	// live is false for the cached facts. They report virtual machines and owners of
+	// unknown kinds as gone, and the live facts then decide: a cache would watch
+	// namespaces, and kinds that most clusters do not have.
+	live bool
 	// fixed returns the blocks with addresses fixed for the owner.
 	fixed func(ctx context.Context, owner lease.Owner) ([]v2beta1.SpiderIPBlock, error)
 }
@@ -43,7 +43,7 @@ func cachedFacts(c client.Client) facts {
 
 // liveFacts reads from the API server.
 func liveFacts(live client.Reader) facts {
-	return facts{reader: live, kubevirt: true, fixed: func(ctx context.Context, owner lease.Owner) ([]v2beta1.SpiderIPBlock, error) {
+	return facts{reader: live, live: true, fixed: func(ctx context.Context, owner lease.Owner) ([]v2beta1.SpiderIPBlock, error) {
 		var list v2beta1.SpiderIPBlockList
 		err := live.List(ctx, &list, client.HasLabels{compile.BlockFixedLabel(owner)})
 		return list.Items, err
@@ -134,21 +134,27 @@ func (f facts) pod(ctx context.Context, key lease.PodKey) reclaim.Pod {
 
 func (f facts) owner(ctx context.Context, owner lease.Owner) reclaim.Owner {
 	switch {
+	case owner.IsZero():
+		return reclaim.OwnerUnknown
 	case owner.Kind == lease.KindPod:
 		return f.statefulSetPod(ctx, owner)
-	case owner.Kind != lease.KindVirtualMachine:
-		return reclaim.OwnerUnknown
-	case !f.kubevirt:
+	case !f.live:
+		return reclaim.OwnerGone
+	case owner.Kind == lease.KindVirtualMachine:
+		return f.virtualMachine(ctx, owner)
+	}
+	// A later release knows the kind. Whatever it is, the owner is gone with its namespace.
+	if apierrors.IsNotFound(f.reader.Get(ctx, client.ObjectKey{Name: owner.Namespace}, &corev1.Namespace{})) {
 		return reclaim.OwnerGone
 	}
-	return f.virtualMachine(ctx, owner)
+	return reclaim.OwnerUnknown
 }
 
 // statefulSetPod reports whether a StatefulSet has a replica with the name of the pod.
 func (f facts) statefulSetPod(ctx context.Context, pod lease.Owner) reclaim.Owner {
 	name, ordinal, ok := pod.StatefulSet()
 	if !ok {
-		return reclaim.OwnerUnknown
+		return reclaim.OwnerGone // no StatefulSet has a pod with this name
 	}
 	var set appsv1.StatefulSet
 	err := f.reader.Get(ctx, client.ObjectKey{Namespace: pod.Namespace, Name: name}, &set)
@@ -177,13 +183,17 @@ func (f facts) virtualMachine(ctx context.Context, machine lease.Owner) reclaim.
 			return reclaim.OwnerUnknown
 		}
 	}
-	var pods corev1.PodList
-	err := f.reader.List(ctx, &pods, client.InNamespace(machine.Namespace), client.MatchingLabels{labelVirtualMachine: machine.Name}, client.Limit(1))
-	switch {
-	case err != nil:
+	var pods metav1.PartialObjectMetadataList
+	pods.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("PodList"))
+	if err := f.reader.List(ctx, &pods, client.InNamespace(machine.Namespace)); err != nil {
 		return reclaim.OwnerUnknown
-	case len(pods.Items) > 0:
-		return reclaim.OwnerWanted
+	}
+	for i := range pods.Items {
+		// An unproven pod counts, too: an earlier release gave it the machine's address.
+		ref := metav1.GetControllerOf(&pods.Items[i])
+		if pods.Items[i].Labels[labelVirtualMachine] == machine.Name || ref != nil && ref.Kind == "VirtualMachineInstance" && ref.Name == machine.Name {
+			return reclaim.OwnerWanted
+		}
 	}
 	return reclaim.OwnerGone
 }

@@ -47,6 +47,15 @@ func launcher(namespace, name, machine string) client.Object {
 	}
 }
 
+func forged(namespace, name, machine string) client.Object {
+	pod := launcher(namespace, name, "")
+	pod.SetLabels(nil)
+	pod.SetOwnerReferences([]metav1.OwnerReference{{
+		APIVersion: "kubevirt.io/v1", Kind: "VirtualMachineInstance", Name: machine, UID: "none", Controller: new(true),
+	}})
+	return pod
+}
+
 // readerAs returns a client of a user with the rights of the rules only.
 func readerAs(t *testing.T, c client.Client, user string, rules ...rbacv1.PolicyRule) client.Reader {
 	t.Helper()
@@ -88,6 +97,7 @@ func TestAnyPartKeepsVirtualMachineWanted(t *testing.T) {
 		ofKubeVirt("VirtualMachine", namespace, "stopped"),
 		ofKubeVirt("VirtualMachineInstance", namespace, "bare"),
 		launcher(namespace, "virt-launcher-ends-x", "ends"),
+		forged(namespace, "evil", "ghost"),
 		ofKubeVirt("VirtualMachine", elsewhere, "gone"),
 		ofKubeVirt("VirtualMachineInstance", elsewhere, "gone"),
 		launcher(elsewhere, "virt-launcher-gone-x", "gone"),
@@ -108,6 +118,7 @@ func TestAnyPartKeepsVirtualMachineWanted(t *testing.T) {
 		"the machine exists, without an instance": {all, "stopped", reclaim.OwnerWanted},
 		"only its instance exists":                {all, "bare", reclaim.OwnerWanted},
 		"only a launcher pod exists":              {all, "ends", reclaim.OwnerWanted},
+		"only a pod with a forged owner exists":   {all, "ghost", reclaim.OwnerWanted},
 		"nothing exists":                          {all, "gone", reclaim.OwnerGone},
 		"machines cannot be read":                 {readerAs(t, c, "reads-no-machines", instances, pods), "gone", reclaim.OwnerUnknown},
 		"instances cannot be read":                {readerAs(t, c, "reads-no-instances", machines, pods), "gone", reclaim.OwnerUnknown},

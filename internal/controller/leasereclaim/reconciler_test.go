@@ -248,11 +248,19 @@ func TestFixedAddressesFollowStatefulSet(t *testing.T) {
 	kubetest.Create(t, c, b)
 	// db-0 is wanted; db-2 was scaled away long ago; other and vm do not exist.
 	eventually(t, c, b, "10.3.0.1 Retained, 10.3.0.2 Released, 10.3.0.3 Released, 10.3.0.4 Released")
+	// Forged owners of an earlier release: no StatefulSet has such a pod.
+	forged := block("10.3.0.16", retained("10.3.0.17", "forged"), retained("10.3.0.18", "db-00"))
+	later, orphan := retained("10.3.0.33", "rack"), retained("10.3.0.34", "rack")
+	later.FixedFor, orphan.FixedFor = lease.ParseOwner("Rack/default/r1"), lease.ParseOwner("Rack/gone/r1")
+	unknown := block("10.3.0.32", later, orphan)
+	kubetest.Create(t, c, forged, unknown)
+	eventually(t, c, forged, "10.3.0.17 Released, 10.3.0.18 Released")
+	eventually(t, c, unknown, "10.3.0.33 Retained, 10.3.0.34 Released")
 	if err := c.Delete(t.Context(), set, client.PropagationPolicy(metav1.DeletePropagationBackground)); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, c, b, "10.3.0.1 Released, 10.3.0.2 Released, 10.3.0.3 Released, 10.3.0.4 Released")
-	observed.want(t, map[string]int{string(reclaim.FixedScaledDown): 1, string(reclaim.FixedOwnerGone): 3})
+	observed.want(t, map[string]int{string(reclaim.FixedScaledDown): 1, string(reclaim.FixedOwnerGone): 6})
 }
 
 func TestEmptyBlocksAreDeleted(t *testing.T) {
