@@ -40,6 +40,9 @@ func (c *conf) addresses(call *plugin.Call, req wire.AddRequest) (wire.AddReply,
 		if err != nil {
 			return reply, err
 		}
+		if err := skipDAD(call, reply); err != nil {
+			call.Warnf("the pod starts later, because the kernel's duplicate address detection stays on: %v", err)
+		}
 		if reply.Detect == (wire.Detection{}) {
 			return reply, nil
 		}

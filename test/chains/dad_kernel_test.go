@@ -1,0 +1,125 @@
+//go:build kernel
+
+package chains
+
+import (
+	"encoding/binary"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"spiderpool.dev/spiderpool/internal/linux/linuxtest"
+	"spiderpool.dev/spiderpool/internal/wire"
+)
+
+// detectForLong makes the kernel detect duplicates for 100 s on each new interface of
+// the pod. A main plugin gives up earlier.
+func detectForLong(pod *linuxtest.Machine) {
+	pod.Sysctl("net/ipv6/conf/default/accept_dad", "1")
+	pod.Sysctl("net/ipv6/conf/default/dad_transmits", "100")
+}
+
+// isDetection matches a neighbor solicitation without a sender address (RFC 4862,
+// section 5.4.2).
+func isDetection(frame []byte) bool {
+	const ethernet, ipv6, icmpSolicitation = 14, 40, 135
+	if len(frame) < ethernet+ipv6+1 || binary.BigEndian.Uint16(frame[12:]) != unix.ETH_P_IPV6 {
+		return false
+	}
+	sender := frame[ethernet+8 : ethernet+24]
+	return frame[ethernet+6] == unix.IPPROTO_ICMPV6 && frame[ethernet+ipv6] == icmpSolicitation && [16]byte(sender) == [16]byte{}
+}
+
+func TestPodUsesIPv6InFirstPacket(t *testing.T) {
+	eachMain(t, func(n *network) {
+		n.other.Serve(4000)
+		pod, runtime := newPod(n.T)
+		detectForLong(pod)
+		detections := n.other.Capture(n.dev, isDetection)
+		if _, err := n.addTo(newDetecting(wire.Detection{}), runtime); err != nil {
+			n.Fatal(err)
+		}
+		answer, err := pod.Ask("udp", "[fd20::1]:4000", 5*time.Second) // one packet
+		if err != nil || !strings.Contains(answer, "fd20::10") {
+			n.Errorf("the gateway answers %q, %v", answer, err)
+		}
+		if count := detections(); count != 0 {
+			n.Errorf("the kernel asked %d times for the pod's addresses", count)
+		}
+		if state := pod.Must("", "ip", "-6", "address", "show", "dev", "eth0"); strings.Contains(state, "tentative") {
+			n.Errorf("detection goes on:\n%s", state)
+		}
+	})
+}
+
+// TestDetectionUnderWayEnds uses an interface that is up when the plugin is called, like
+// that of SR-IOV.
+func TestDetectionUnderWayEnds(t *testing.T) {
+	for name, static := range map[string]bool{"link-local address only": false, "address of another plugin": true} {
+		t.Run(name, func(t *testing.T) {
+			node, other := linuxtest.NewMachine(t, "node"), linuxtest.NewMachine(t, "other")
+			pod, _ := newPod(t)
+			detectForLong(pod)
+			linuxtest.Wire(pod, "eth0", other, "x")
+			if static {
+				addr, err := netlink.ParseAddr("fd30::1/64")
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := pod.NL.AddrAdd(pod.Link("eth0"), addr); err != nil {
+					t.Fatal(err)
+				}
+			}
+			pod.Await("tentative", "ip", "-6", "address", "show", "dev", "eth0")
+			bin, err := plugins.Dir()
+			if err != nil {
+				t.Fatal(err)
+			}
+			serve(t, newDetecting(wire.Detection{}), t.TempDir())
+			out, err := node.Run(`{"cniVersion":"1.0.0","name":"n","type":"sriov","ipam":{"type":"spiderpool"}}`, []string{
+				"CNI_COMMAND=ADD", "CNI_CONTAINERID=c", "CNI_NETNS=" + pod.Path(), "CNI_IFNAME=eth0", "CNI_PATH=" + bin,
+				"CNI_ARGS=IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=pod",
+			}, filepath.Join(bin, "spiderpool"))
+			if err != nil {
+				t.Fatalf("%v\n%s", err, out)
+			}
+			if static { // not ours to remove
+				pod.Await("inet6 fd30::1/64", "ip", "-6", "address", "show", "dev", "eth0")
+				return
+			}
+			const query = "ip -6 -o address show dev eth0 | grep fe80 | grep -vc tentative || true"
+			pod.Await("1", "sh", "-c", query)
+		})
+	}
+}
+
+func TestDetectionStaysOnOtherInterfaces(t *testing.T) {
+	eachMain(t, func(n *network) {
+		pod, runtime := newPod(n.T)
+		detectForLong(pod)
+		if _, err := n.addTo(newDetecting(wire.Detection{}), runtime); err != nil {
+			n.Fatal(err)
+		}
+		for dev, want := range map[string]string{"eth0": "0 0 1", "default": "1 100 0"} {
+			var got []string
+			for _, name := range []string{"accept_dad", "dad_transmits", "ndisc_notify"} {
+				if err := pod.Do(func() error {
+					value, err := os.ReadFile(fmt.Sprintf("/proc/sys/net/ipv6/conf/%s/%s", dev, name))
+					got = append(got, strings.TrimSpace(string(value)))
+					return err
+				}); err != nil {
+					n.Fatal(err)
+				}
+			}
+			if strings.Join(got, " ") != want {
+				n.Errorf("%s has %v, want %s", dev, got, want)
+			}
+		}
+	})
+}
