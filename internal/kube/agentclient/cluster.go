@@ -42,9 +42,16 @@ type Cluster struct {
 	networks readcache.Cache[pool.NetworkAttachment, ipam.Network]
 	// runtimes has one key: the container runtime that the kubelet of this node reports.
 	runtimes readcache.Cache[struct{}, string]
-	// tops holds top controllers by the UID of the direct controller. It has no TTL:
-	// the owner of an existing object does not change.
-	tops readcache.Cache[string, ipam.Controller]
+	// tops holds top controllers. It has no TTL: the owner of an existing object does not
+	// change.
+	tops readcache.Cache[reference, ipam.Controller]
+}
+
+// reference is the controller in an owner reference. A pod may claim the UID of another
+// namespace's controller, so the UID alone is no key.
+type reference struct {
+	namespace string
+	ipam.Controller
 }
 
 const (
@@ -63,7 +70,7 @@ func NewCluster(client *Client, node string, log *slog.Logger) *Cluster {
 		nodes:      newStore(nodeOf),
 		networks:   readcache.Cache[pool.NetworkAttachment, ipam.Network]{TTL: networkTTL, Now: time.Now},
 		runtimes:   readcache.Cache[struct{}, string]{TTL: runtimeTTL, Now: time.Now},
-		tops:       readcache.Cache[string, ipam.Controller]{Max: maxTops, Now: time.Now},
+		tops:       readcache.Cache[reference, ipam.Controller]{Max: maxTops, Now: time.Now},
 	}
 }
 
@@ -133,8 +140,13 @@ func relevant(annotations map[string]string) map[string]string {
 	return kept
 }
 
+// maxReferenceText bounds each text of an owner reference. The API server accepts any
+// length, but a name has at most 253 letters, and a group with a version 317.
+const maxReferenceText = 317
+
 func controllerOf(object *metav1.PartialObjectMetadata) ipam.Controller {
-	if owner := metav1.GetControllerOf(object); owner != nil {
+	owner := metav1.GetControllerOf(object)
+	if owner != nil && max(len(owner.APIVersion), len(owner.Kind), len(owner.Name), len(owner.UID)) <= maxReferenceText {
 		return ipam.Controller{APIVersion: owner.APIVersion, Kind: owner.Kind, Name: owner.Name, UID: string(owner.UID)}
 	}
 	return ipam.Controller{}
@@ -314,7 +326,7 @@ func (c *Cluster) TopController(ctx context.Context, pod ipam.Pod) (ipam.Control
 	if !ok {
 		return pod.Owner, nil
 	}
-	top, err := c.tops.Get(ctx, pod.Owner.UID, func(ctx context.Context) (ipam.Controller, error) {
+	top, err := c.tops.Get(ctx, reference{pod.Namespace, pod.Owner}, func(ctx context.Context) (ipam.Controller, error) {
 		object, err := c.client.metadata.Resource(resource).Namespace(pod.Namespace).Get(ctx, pod.Owner.Name, metav1.GetOptions{})
 		if err != nil {
 			return ipam.Controller{}, fmt.Errorf("read %s %s/%s: %w", pod.Owner.Kind, pod.Namespace, pod.Owner.Name, err)

@@ -12,6 +12,9 @@ import (
 	"spiderpool.dev/spiderpool/internal/lease"
 )
 
+// ControllerOf returns the controller of an object.
+var ControllerOf = controllerOf
+
 // Delete removes the block at its version, as the controller does.
 func (s *BlockStore) Delete(ctx context.Context, b lease.Block) error {
 	return s.client.spiderpool.Delete().Resource("spideripblocks").Name(compile.BlockName(b.Base)).

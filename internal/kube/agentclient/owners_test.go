@@ -4,6 +4,7 @@ package agentclient_test
 
 import (
 	"errors"
+	"strings"
 	"testing"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -17,6 +18,7 @@ import (
 	"spiderpool.dev/spiderpool/internal/ipam/ipamtest"
 	"spiderpool.dev/spiderpool/internal/kube/agentclient"
 	"spiderpool.dev/spiderpool/internal/kube/kubetest"
+	"spiderpool.dev/spiderpool/internal/lease"
 )
 
 type owned struct {
@@ -71,4 +73,45 @@ func TestOwnersKeepTheContract(t *testing.T) {
 	}
 	namespace := kubetest.Namespace(t, c)
 	ipamtest.OwnersContract(t, owned{kubeClient, c, namespace}, namespace)
+}
+
+// A pod names a ReplicaSet of its namespace with the UID of another one.
+func TestForgedReferenceKeepsTopController(t *testing.T) {
+	c, cluster := kubetest.Client(t), clusterOf(t, "n1")
+	namespace, other := kubetest.Namespace(t, c), kubetest.Namespace(t, c)
+	replicaSet := func(namespace, deployment string) *appsv1.ReplicaSet {
+		labels := map[string]string{"app": "web"}
+		set := &appsv1.ReplicaSet{
+			ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "web", OwnerReferences: []metav1.OwnerReference{{
+				APIVersion: "apps/v1", Kind: "Deployment", Name: deployment, UID: "d", Controller: new(true),
+			}}},
+			Spec: appsv1.ReplicaSetSpec{Replicas: new(int32(0)), Selector: &metav1.LabelSelector{MatchLabels: labels},
+				Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels},
+					Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "main", Image: "registry.example/app:1"}}}}},
+		}
+		kubetest.Create(t, c, set)
+		return set
+	}
+	victim := replicaSet(namespace, "mine")
+	replicaSet(other, "theirs")
+	for _, tc := range []struct{ namespace, want string }{{other, "web"}, {namespace, "mine"}} {
+		top, err := cluster.TopController(t.Context(), ipam.Pod{
+			PodKey: lease.PodKey{Namespace: tc.namespace, Name: "p"},
+			Owner:  ipam.Controller{APIVersion: "apps/v1", Kind: "ReplicaSet", Name: "web", UID: string(victim.UID)},
+		})
+		if err != nil || top.Name != tc.want {
+			t.Errorf("pod in %s: got %+v, %v; want %s", tc.namespace, top, err, tc.want)
+		}
+	}
+}
+
+func TestLongReferenceIsNoController(t *testing.T) {
+	for length, want := range map[int]int{317: 317, 318: 0} {
+		object := &metav1.PartialObjectMetadata{ObjectMeta: metav1.ObjectMeta{OwnerReferences: []metav1.OwnerReference{{
+			APIVersion: "apps/v1", Kind: "StatefulSet", Name: strings.Repeat("n", length), UID: "u", Controller: new(true),
+		}}}}
+		if got := agentclient.ControllerOf(object); len(got.Name) != want {
+			t.Errorf("a name of %d letters gives one of %d, want %d", length, len(got.Name), want)
+		}
+	}
 }
