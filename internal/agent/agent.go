@@ -70,6 +70,8 @@ type agent struct {
 	node      *nodeguard.Maintainer
 	// knowsAddrs is true once the catalog has the addresses of the node.
 	knowsAddrs atomic.Bool
+	// addrsChanged has a value if they changed since node read them.
+	addrsChanged chan struct{}
 }
 
 // newAgent makes the parts. Each part refers to earlier parts only.
@@ -80,7 +82,7 @@ func newAgent(ctx context.Context, cfg config.Agent, o options, client *agentcli
 	}
 	a := &agent{
 		cfg: cfg, options: o, log: log, journal: releases, metrics: newMetrics(releases.Len),
-		cluster: agentclient.NewCluster(client, cfg.NodeName, log), ended: &endedPods{},
+		cluster: agentclient.NewCluster(client, cfg.NodeName, log), ended: &endedPods{}, addrsChanged: make(chan struct{}, 1),
 		endpoints: agentclient.NewEndpoints(client, log), events: agentclient.NewEvents(ctx, client, cfg.NodeName),
 	}
 	a.cluster.OnPodEnd(a.ended.add)
@@ -154,6 +156,8 @@ func (a *agent) newNode(coordinator *coordinator) *nodeguard.Maintainer {
 		Masters:       a.masters,
 		Warn:          func(findings string) { a.events.AboutNode(a.cfg.NodeName, observe.NodeNotPrepared(findings)) },
 		Open:          linux.Current,
+		PodNamespaces: "/run/netns",
+		AddrsChanged:  a.addrsChanged,
 		Tune:          a.cfg.TuneSysctl,
 		IPv6:          a.cfg.IPAM.EnableIPv6,
 		MinAge:        a.minLeaseAge(),
@@ -229,6 +233,10 @@ func (a *agent) followAddrs(ctx context.Context) {
 			}
 			a.service.Catalog.SetNodeAddrs(inet.OfAddrs(own...))
 			a.knowsAddrs.Store(true)
+			select {
+			case a.addrsChanged <- struct{}{}:
+			default: // the maintainer has not read them since the last change
+			}
 		})
 	})
 }

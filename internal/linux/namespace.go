@@ -50,6 +50,9 @@ func Open(path string) (*Namespace, error) {
 	return &Namespace{path: path, ns: ns, nl: nl}, nil
 }
 
+// Same reports whether both are the same namespace.
+func (n *Namespace) Same(other *Namespace) bool { return n.ns.Equal(other.ns) }
+
 // Close frees the namespace's descriptors.
 func (n *Namespace) Close() {
 	n.nl.Close()

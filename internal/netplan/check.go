@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"spiderpool.dev/spiderpool/internal/inet"
 )
@@ -37,14 +38,15 @@ func (s Settings) check(p Pod, n Node) error {
 }
 
 // checkNetworks refuses networks behind the node that would cut off the pod's
-// own: a hijacked network may not overlap a subnet of the pod, and a service
-// network may not hold its addresses or gateways.
+// own: a service network may not hold its addresses or gateways, and a hijacked
+// network may not overlap its subnets. A hijacked single address may, e.g. a virtual
+// address that moves between nodes, unless it is the pod's own or its gateway.
 func (s Settings) checkNetworks(p Pod, n Node) error {
 	for _, nic := range p.NICs {
 		for _, a := range nic.Addrs {
 			for _, h := range s.HijackCIDR {
-				if h.Overlaps(a.Masked()) {
-					return &FieldError{"hijackCIDR", h.String(), fmt.Sprintf("overlaps the subnet %s of the pod's interface %s", a.Masked(), nic.Name)}
+				if fault := nic.hijackFault(h, a); fault != "" {
+					return &FieldError{"hijackCIDR", h.String(), fault}
 				}
 			}
 			for _, m := range n.Addrs {
@@ -67,6 +69,21 @@ func (s Settings) checkNetworks(p Pod, n Node) error {
 		}
 	}
 	return nil
+}
+
+// hijackFault returns why a network cannot be hijacked from the subnet of an address of
+// the interface, "" if it can.
+func (n NIC) hijackFault(hijacked, addr netip.Prefix) string {
+	switch {
+	case !hijacked.Overlaps(addr.Masked()):
+	case !hijacked.IsSingleIP():
+		return fmt.Sprintf("overlaps the subnet %s of the pod's interface %s; name single addresses of it, with /%d", addr.Masked(), n.Name, addr.Addr().BitLen())
+	case hijacked.Addr() == addr.Addr():
+		return "is the address of the pod's interface " + n.Name
+	case slices.Contains(n.Gateways, hijacked.Addr()):
+		return "is the gateway of the pod's interface " + n.Name
+	}
+	return ""
 }
 
 func (p Pod) subnets() string {

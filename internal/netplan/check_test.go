@@ -55,6 +55,9 @@ func TestSettingsAreCheckedAtTheirBounds(t *testing.T) {
 		}, ""},
 		{"route without a gateway", dual, func(s *Settings) { s.PolicyRoutes = []inet.Route{{Dst: pfx("10.0.0.0/8")[0]}} }, "policyRoutes[0].gw"},
 		{"hijacked subnet of net1", dual, func(s *Settings) { s.HijackCIDR = pfx("10.20.0.128/25") }, "hijackCIDR"},
+		{"hijacked address in the subnet of net1", dual, func(s *Settings) { s.HijackCIDR = pfx("10.20.0.50/32", "fd20::50/128") }, ""},
+		{"hijacked address of net1", dual, func(s *Settings) { s.HijackCIDR = pfx("10.20.0.17/32") }, "hijackCIDR"},
+		{"hijacked gateway of net1", dual, func(s *Settings) { s.HijackCIDR = pfx("fd20::1/128") }, "hijackCIDR"},
 		{"service network with the gateway of net1", dual, func(s *Settings) { s.ServiceCIDR = pfx("fd20::/124") }, "serviceCIDR"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

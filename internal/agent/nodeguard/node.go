@@ -6,6 +6,8 @@
 //   - restores the shared kernel state of all pods, i.e. rules, forwarding and
 //     masquerading, after someone flushed it. The coordinator plugin creates that
 //     state at the first ADD;
+//   - gives running pods routes to the addresses that the node got after their ADD, also
+//     right after such a change;
 //   - removes orphans: the veth pairs of deleted pods, and the routes to their
 //     addresses over permanent links.
 //
@@ -51,6 +53,11 @@ type Maintainer struct {
 	Warn func(findings string)
 	// Open opens the node's network namespace.
 	Open func() (*linux.Namespace, error)
+	// PodNamespaces is the directory in which the container runtime mounts the network
+	// namespaces of pods, e.g. "/run/netns".
+	PodNamespaces string
+	// AddrsChanged has a value after a change of the node's addresses.
+	AddrsChanged <-chan struct{}
 	// Tune permits raising sysctls.
 	Tune bool
 	// IPv6 adds the requirements of pods with IPv6 addresses.
@@ -61,6 +68,7 @@ type Maintainer struct {
 	Now    func() time.Time
 	Log    *slog.Logger
 
+	followed         followed
 	orphanCandidates map[string]time.Time // by name: since when it looks orphaned
 	lastReported     string               // findings
 	masters          *readcache.Cache[struct{}, []netplan.Master]
@@ -79,13 +87,23 @@ func (m *Maintainer) Run(ctx context.Context) {
 	defer host.Close()
 	tick := time.NewTicker(Interval)
 	defer tick.Stop()
-	for {
+	for ctx.Err() == nil {
 		m.preflight(ctx, host)
 		m.runOnce(ctx, host)
+		m.wait(ctx, host, tick.C)
+	}
+}
+
+// wait follows the node's addresses until the next tick or the end of ctx.
+func (m *Maintainer) wait(ctx context.Context, host *linux.Namespace, tick <-chan time.Time) {
+	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-tick.C:
+		case <-tick:
+			return
+		case <-m.AddrsChanged:
+			m.follow(host)
 		}
 	}
 }
@@ -94,6 +112,7 @@ func (m *Maintainer) runOnce(ctx context.Context, host *linux.Namespace) {
 	if table, ok := m.HostRuleTable(ctx); ok {
 		m.ensure(host, table)
 	}
+	m.follow(host)
 	m.collectOrphans(ctx, host)
 }
 

@@ -1,0 +1,103 @@
+package nodeguard
+
+import (
+	"cmp"
+	"errors"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"spiderpool.dev/spiderpool/internal/linux"
+	"spiderpool.dev/spiderpool/internal/netplan"
+)
+
+// followedFor is how long the pods are compared again after a change of the node's
+// addresses. An ADD that read the addresses before the change finishes meanwhile.
+const followedFor = 2 * Interval
+
+// follow gives running pods routes to the addresses that the node got after their ADD.
+// It does nothing while the addresses stay the same.
+func (m *Maintainer) follow(host *linux.Namespace) {
+	addrs, err := host.NodeAddrs()
+	if err != nil {
+		m.Log.Warn("cannot list the addresses of the node", "err", err)
+		return
+	}
+	slices.SortFunc(addrs, func(a, b netip.Prefix) int {
+		return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()))
+	})
+	now := m.Now()
+	if !slices.Equal(addrs, m.followed.addrs) {
+		m.followed.addrs, m.followed.until = addrs, now.Add(followedFor)
+	}
+	if now.After(m.followed.until) {
+		return
+	}
+	m.followSources(host, netplan.Node{Addrs: addrs})
+	entries, err := os.ReadDir(m.PodNamespaces)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		m.Log.Warn("cannot list the network namespaces of the pods", "err", err)
+	}
+	for _, e := range entries {
+		path := filepath.Join(m.PodNamespaces, e.Name())
+		added, err := followIn(path, host, netplan.Node{Addrs: addrs})
+		if err != nil {
+			m.Log.Warn("cannot route a pod to the addresses of the node", "namespace", path, "err", err)
+			m.followed.until = now.Add(followedFor)
+		}
+		if len(added) > 0 {
+			m.Log.Info("routed a pod to new addresses of the node", "namespace", path, "changes", added.String())
+		}
+	}
+}
+
+// followSources replaces the lost sources in the node's routes to pods.
+func (m *Maintainer) followSources(host *linux.Namespace, node netplan.Node) {
+	toPods, err := host.HostRoutes()
+	if err != nil {
+		m.Log.Warn("cannot list the routes to the node's pods", "err", err)
+		return
+	}
+	var routes []netplan.Route
+	for _, r := range toPods {
+		routes = append(routes, r.Route)
+	}
+	changes := netplan.FollowSources(routes, node)
+	if err := host.ApplyEach(changes); err != nil {
+		m.Log.Warn("cannot replace the source of routes to the node's pods", "err", err)
+		m.followed.until = m.Now().Add(followedFor)
+	}
+	if len(changes) > 0 {
+		m.Log.Info("replaced the source of routes to the node's pods", "changes", changes.String())
+	}
+}
+
+// followed are the node's addresses at the last change, and the time until which the
+// pods are compared with them.
+type followed struct {
+	addrs []netip.Prefix
+	until time.Time
+}
+
+// followIn adds the missing routes in the namespace at path, if a pod is there.
+func followIn(path string, host *linux.Namespace, node netplan.Node) (netplan.Changes, error) {
+	pod, err := linux.Open(path)
+	if errors.Is(err, linux.ErrNoNamespace) {
+		return nil, nil // another file, or the pod is gone
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer pod.Close()
+	if pod.Same(host) {
+		return nil, nil
+	}
+	st, err := pod.ReadAll()
+	if err != nil {
+		return nil, err
+	}
+	missing := netplan.Diff(nil, netplan.FollowNode(st, node), nil)
+	return missing, pod.ApplyEach(missing)
+}
