@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"spiderpool.dev/spiderpool/internal/crash"
 )
 
 // serveHTTP serves health checks and metrics until ctx ends. The agent is in the
@@ -53,7 +55,7 @@ func (a *agent) serveHTTP(ctx context.Context) error {
 func listenAndServe(ctx context.Context, address string, handler http.Handler, log *slog.Logger) error {
 	server := &http.Server{
 		Addr:              address,
-		Handler:           handler,
+		Handler:           crash.OnPanic(handler),
 		ReadHeaderTimeout: 5 * time.Second,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
 	}

@@ -33,7 +33,7 @@ var floors = []floor{
 	{"Use cases", []string{"internal/ipam"}, "add, delete, check and gc; they declare the ports that they need"},
 	{
 		"Adapters",
-		[]string{"internal/kube", "internal/observe", "internal/linux", "internal/rpc", "internal/atomicfile", "internal/journal",
+		[]string{"internal/kube", "internal/observe", "internal/linux", "internal/rpc", "internal/atomicfile", "internal/journal", "internal/crash",
 			"internal/cloud/aws", "internal/cloud/http", "internal/cloud/iaas", "internal/cloud/cloudtest"},
 		"API server, kernel, unix socket, files, clouds",
 	},

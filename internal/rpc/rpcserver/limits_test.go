@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -17,10 +18,17 @@ import (
 	"spiderpool.dev/spiderpool/internal/wire"
 )
 
+// panicSocket in the environment makes the test binary a server that panics.
+const panicSocket = "RPCSERVER_TEST_PANIC"
+
 // callSocket in the environment makes the test binary a client of that socket.
 const callSocket = "RPCSERVER_TEST_CALL"
 
 func TestMain(m *testing.M) {
+	if socket := os.Getenv(panicSocket); socket != "" {
+		servePanic(socket)
+		os.Exit(0)
+	}
 	if socket := os.Getenv(callSocket); socket != "" {
 		if err := (rpc.Client{Socket: socket}).Status(context.Background()); err != nil {
 			fmt.Fprintln(os.Stderr, err)
@@ -29,6 +37,30 @@ func TestMain(m *testing.M) {
 		os.Exit(0)
 	}
 	os.Exit(m.Run())
+}
+
+type panicking struct{ service }
+
+func (*panicking) Status(context.Context) error { panic("half changed") }
+
+// servePanic calls a server whose Status panics.
+func servePanic(socket string) {
+	listener, err := rpcserver.Listen(socket)
+	if err != nil {
+		panic(err)
+	}
+	server := &rpcserver.Server{Service: &panicking{}, AllowedUIDs: self(), Log: slog.New(slog.DiscardHandler)}
+	go func() { _ = server.Serve(context.Background(), listener, time.Second) }()
+	_ = rpc.Client{Socket: socket}.Status(context.Background())
+}
+
+func TestPanicInRequestEndsProcess(t *testing.T) {
+	cmd := exec.CommandContext(t.Context(), "/proc/self/exe")
+	cmd.Env = append(os.Environ(), panicSocket+"="+filepath.Join(t.TempDir(), "s"))
+	out, err := cmd.CombinedOutput()
+	if err == nil || !strings.Contains(string(out), "POST "+wire.PathStatus+": half changed") {
+		t.Errorf("the process ended with %v:\n%s", err, out)
+	}
 }
 
 // serveOpenly serves on an abstract socket, so that every user can connect, and

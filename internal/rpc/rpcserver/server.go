@@ -4,7 +4,7 @@
 // The server checks the peer credentials of each caller (SO_PEERCRED, unix(7)) in
 // addition to the socket's mode, because the socket's directory is shared with the
 // host. It limits the size (wire.MaxRequestBytes) and the time of each request.
-// Package rpc is the client.
+// A panic in a request ends the process (package crash). Package rpc is the client.
 package rpcserver
 
 import (
@@ -24,6 +24,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"spiderpool.dev/spiderpool/internal/crash"
 	"spiderpool.dev/spiderpool/internal/wire"
 )
 
@@ -160,7 +161,7 @@ func (s *Server) handler() http.Handler {
 		return wire.Empty{}, s.Service.Status(ctx)
 	}))
 	mux.Handle("POST "+wire.PathCoordinator, answer(s, s.Service.Coordinator))
-	return s.admit(mux)
+	return crash.OnPanic(s.admit(mux))
 }
 
 func withoutReply[Request any](f func(context.Context, Request) error) func(context.Context, Request) (wire.Empty, error) {
