@@ -14,11 +14,13 @@ import (
 	"spiderpool.dev/spiderpool/internal/wire"
 )
 
-func mustAdd(t *testing.T, s *ipam.Service, req wire.AddRequest) {
+func mustAdd(t *testing.T, s *ipam.Service, req wire.AddRequest) wire.AddReply {
 	t.Helper()
-	if _, err := s.Add(t.Context(), req); err != nil {
+	reply, err := s.Add(t.Context(), req)
+	if err != nil {
 		t.Fatal(err)
 	}
+	return reply
 }
 
 func TestRepairRestoresEndpointOfAdd(t *testing.T) {

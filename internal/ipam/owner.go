@@ -70,7 +70,7 @@ func proveStatefulSet(pod Pod, set StatefulSet, err error) (proof, error) {
 	case !ok || name != pod.Owner.Name:
 		return proof{doubt: fmt.Sprintf("pods of StatefulSet %s are named %s-0, %s-1, …", pod.Owner.Name, pod.Owner.Name, pod.Owner.Name)}, nil
 	case ordinal < set.First || ordinal >= set.End:
-		return proof{doubt: fmt.Sprintf("StatefulSet %s wants %d pods from ordinal %d", name, set.End-set.First, set.First)}, nil
+		return proof{doubt: fmt.Sprintf("StatefulSet %s has spec.replicas %d from ordinal %d", name, set.End-set.First, set.First)}, nil
 	}
 	return proof{owner: owner}, nil
 }
@@ -115,13 +115,11 @@ func (s *Service) mayReplace(ctx context.Context, pod Pod, p proof, l lease.Leas
 	if err != nil {
 		return err
 	}
-	if self.Presence != reclaim.Exists || self.UID != pod.UID {
+	if self.UID != pod.UID {
 		return deletedPod(pod.PodKey, pod.UID, fmt.Sprintf("address %s is in use by the pod with UID %s", l.Addr, l.PodUID))
 	}
-	// In a live migration, both pods have the address. A pod's name is unique: an
-	// earlier pod with this name is deleted.
-	if p.peers[l.PodUID] || l.Pod == pod.PodKey {
-		return nil
+	if p.peers[l.PodUID] {
+		return nil // in a live migration, both pods have the address
 	}
 	holder, err := s.Cluster.PodState(ctx, l.Pod)
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	"spiderpool.dev/spiderpool/internal/inet"
 	"spiderpool.dev/spiderpool/internal/ipam"
 	"spiderpool.dev/spiderpool/internal/ipam/ipamtest"
 	"spiderpool.dev/spiderpool/internal/lease"
@@ -36,7 +37,9 @@ func TestOnlyProvenOwnerHasFixedAddress(t *testing.T) {
 	}{
 		"replica":              {"web-0", statefulSet("web", "x"), "Pod/default/web-0", ""},
 		"last replica":         {"web-2", statefulSet("web", "x"), "Pod/default/web-2", ""},
-		"beyond the replicas":  {"web-3", statefulSet("web", "x"), "", "StatefulSet web wants 3 pods from ordinal 0"},
+		"first of a range":     {"late-5", statefulSet("late", "x"), "Pod/default/late-5", ""},
+		"before the range":     {"late-4", statefulSet("late", "x"), "", "StatefulSet late has spec.replicas 1 from ordinal 5"},
+		"beyond the replicas":  {"web-3", statefulSet("web", "x"), "", "StatefulSet web has spec.replicas 3 from ordinal 0"},
 		"other UID":            {"web-0", statefulSet("web", "y"), "", "StatefulSet web has the UID x, not y"},
 		"no set":               {"ghost-0", statefulSet("ghost", "x"), "", "there is no StatefulSet ghost"},
 		"name of another set":  {"db-0", statefulSet("web", "x"), "", "pods of StatefulSet web are named web-0, web-1, …"},
@@ -51,6 +54,7 @@ func TestOnlyProvenOwnerHasFixedAddress(t *testing.T) {
 			cluster := newFakeCluster(t)
 			cluster.Options.FixStatefulSet, cluster.Options.FixVirtualMachine = true, true
 			cluster.SetStatefulSet("default", "web", ipam.StatefulSet{UID: "x", End: 3})
+			cluster.SetStatefulSet("default", "late", ipam.StatefulSet{UID: "x", First: 5, End: 6})
 			cluster.SetInstance("default", "vm", "v", "uid-launcher")
 			claim(cluster, tc.pod, "uid-"+tc.pod, tc.owner)
 			s := cluster.Service("n1")
@@ -71,6 +75,18 @@ func TestOnlyProvenOwnerHasFixedAddress(t *testing.T) {
 				t.Errorf("endpoints %v, want %s", cluster.Endpoints(), endpoint)
 			}
 		})
+	}
+}
+
+func TestSwitchedOffOwnersAreNotRead(t *testing.T) {
+	for name, owner := range map[string]ipam.Controller{"web-0": statefulSet("web", "x"), "launcher": instance("vm", "v")} {
+		cluster := newFakeCluster(t)
+		claim(cluster, name, "uid-"+name, owner)
+		s := cluster.Service("n1")
+		mustAdd(t, s, wire.AddRequest{Attachment: attachment(name)})
+		if events := cluster.TakeEvents(); len(events) > 0 {
+			t.Errorf("%s: events %v", name, events)
+		}
 	}
 }
 
@@ -110,5 +126,117 @@ func TestLateAddLeavesSuccessorsAddress(t *testing.T) {
 	}
 	if l := held(t, cluster.Store)[reply.Addresses[0].Prefix.Addr()]; l.PodUID != "uid-new" {
 		t.Errorf("the successor's lease became %+v", l)
+	}
+}
+
+func TestFixedAddressChangesHandsOnProof(t *testing.T) {
+	source := ipam.Pod{PodKey: lease.PodKey{Namespace: "default", Name: "source"}, UID: "uid-source", Owner: instance("vm", "v")}
+	inPhase := func(phase string) func(*ipamtest.FakeCluster) {
+		return func(c *ipamtest.FakeCluster) {
+			c.SetPod(ipamtest.FakePod{Pod: source, Node: "n2", State: reclaim.Pod{Phase: phase}})
+		}
+	}
+	for name, tc := range map[string]struct {
+		change func(*ipamtest.FakeCluster)
+		refuse *ipam.Kind // nil: the target gets the address
+		shared bool
+	}{
+		"live migration": {func(c *ipamtest.FakeCluster) { c.SetInstance("default", "vm", "v", "uid-source", "uid-target") }, nil, true},
+		"source deleted": {func(c *ipamtest.FakeCluster) { c.DeletePod(source.PodKey) }, nil, false},
+		"source replaced": {func(c *ipamtest.FakeCluster) {
+			again := source
+			again.UID = "uid-again"
+			c.SetPod(ipamtest.FakePod{Pod: again, Node: "n2"})
+		}, nil, false},
+		"source succeeded": {inPhase("Succeeded"), nil, false},
+		"source failed":    {inPhase("Failed"), nil, false},
+		"source runs":      {inPhase("Running"), new(ipam.Unavailable), false},
+		"target deleted": {func(c *ipamtest.FakeCluster) {
+			c.DeletePod(source.PodKey)
+			c.DeletePod(lease.PodKey{Namespace: "default", Name: "target"})
+			c.SetStalePod("n1", ipam.Pod{PodKey: lease.PodKey{Namespace: "default", Name: "target"}, UID: "uid-target", Owner: instance("vm", "v")})
+		}, new(ipam.Refused), false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cluster := newFakeCluster(t)
+			cluster.Options.FixVirtualMachine = true
+			cluster.SetInstance("default", "vm", "v", "uid-source")
+			inPhase("Running")(cluster)
+			first := mustAdd(t, cluster.Service("n2"), wire.AddRequest{Attachment: attachment("source")})
+			claim(cluster, "target", "uid-target", instance("vm", "v"))
+			cluster.SetInstance("default", "vm", "v", "uid-target")
+			tc.change(cluster)
+			reply, err := cluster.Service("n1").Add(t.Context(), wire.AddRequest{Attachment: attachment("target")})
+			var failure *ipam.Error
+			if tc.refuse != nil {
+				if !errors.As(err, &failure) || failure.Kind != *tc.refuse {
+					t.Errorf("got %+v, %v; want an error of kind %v", reply, err, *tc.refuse)
+				}
+				if l := held(t, cluster.Store)[first.Addresses[0].Prefix.Addr()]; l.PodUID != "uid-source" {
+					t.Errorf("the lease became %+v", l)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := first.Addresses[0]
+			if want.Shared = tc.shared; reply.Addresses[0] != want {
+				t.Errorf("got %+v, want %+v", reply.Addresses[0], want)
+			}
+		})
+	}
+}
+
+// The name of a StatefulSet's pod may be that of a machine.
+func TestConflictOfReplicaIsNoMigration(t *testing.T) {
+	cluster := newFakeCluster(t)
+	cluster.Options.FixStatefulSet = true
+	cluster.SetStatefulSet("default", "web", ipam.StatefulSet{UID: "x", End: 1})
+	cluster.SetInstance("default", "web-0", "v", "uid-web-0", "uid-other")
+	claim(cluster, "web-0", "uid-web-0", statefulSet("web", "x"))
+	s := cluster.Service("n1")
+	addr := mustAdd(t, s, wire.AddRequest{Attachment: attachment("web-0")}).Addresses[0].Prefix.Addr()
+	if err := s.Conflict(t.Context(), wire.ConflictRequest{Attachment: attachment("web-0"), Address: addr, MAC: "02:00:00:00:00:01"}); err != nil {
+		t.Fatal(err)
+	}
+	if l := held(t, cluster.Store)[addr]; l.State == lease.InUse {
+		t.Errorf("the lease is %+v, want it quarantined", l)
+	}
+}
+
+func TestMigrationIsNoConflict(t *testing.T) {
+	for name, tc := range map[string]struct {
+		change      func(*ipamtest.FakeCluster)
+		quarantined bool
+		fails       bool
+	}{
+		"two active pods": {func(c *ipamtest.FakeCluster) { c.SetInstance("default", "vm", "v", "uid-other", "uid-target") }, false, true},
+		"one active pod":  {func(*ipamtest.FakeCluster) {}, true, false},
+		"others active":   {func(c *ipamtest.FakeCluster) { c.SetInstance("default", "vm", "w", "uid-a", "uid-b") }, true, false},
+		"machine deleted": {func(c *ipamtest.FakeCluster) { c.DeleteInstance("default", "vm") }, true, false},
+		"API server away": {func(c *ipamtest.FakeCluster) { c.SetAway(true) }, false, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cluster := newFakeCluster(t)
+			cluster.Options.FixVirtualMachine = true
+			cluster.SetInstance("default", "vm", "v", "uid-target")
+			claim(cluster, "target", "uid-target", instance("vm", "v"))
+			s := cluster.Service("n1")
+			addr := mustAdd(t, s, wire.AddRequest{Attachment: attachment("target")}).Addresses[0].Prefix.Addr()
+			tc.change(cluster)
+			err := s.Conflict(t.Context(), wire.ConflictRequest{Attachment: attachment("target"), Address: addr, MAC: "02:00:00:00:00:01"})
+			if (err != nil) != tc.fails {
+				t.Errorf("got error %v, want one: %t", err, tc.fails)
+			}
+			cluster.SetAway(false)
+			block, err := cluster.Store.Get(t.Context(), inet.BlockOf(addr))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if l, _ := block.Lease(addr); (l.State == lease.Quarantined) != tc.quarantined {
+				t.Errorf("the lease became %+v, want it quarantined: %t", l, tc.quarantined)
+			}
+		})
 	}
 }

@@ -71,6 +71,13 @@ func (c *FakeCluster) SetInstance(namespace, name, uid string, activePods ...str
 	c.instances[namespace+"/"+name] = ipam.VirtualMachineInstance{UID: uid, ActivePods: active}
 }
 
+// DeleteInstance removes a VirtualMachineInstance, not its pods.
+func (c *FakeCluster) DeleteInstance(namespace, name string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.instances, namespace+"/"+name)
+}
+
 // StatefulSet implements ipam.Owners.
 func (c *FakeCluster) StatefulSet(_ context.Context, namespace, name string) (ipam.StatefulSet, error) {
 	return owner(c, c.sets, namespace, name)
