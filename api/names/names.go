@@ -10,17 +10,22 @@ package names
 // Annotations of pods
 const (
 	// AnnotationPodIPPool names the pools of every interface of the pod. It has no
-	// effect on a pod with AnnotationPodIPPools. A name may contain the wildcard '*'.
+	// effect on a pod with AnnotationPodIPPools. A name may contain the wildcards
+	// '*', '?' and '[a-c]'. A pod with pools of one IP version gets no address of the
+	// other.
 	// Example: {"ipv4":["pool-v4"],"ipv6":["pool-v6"]}
 	AnnotationPodIPPool = "ipam.spidernet.io/ippool"
 
 	// AnnotationPodIPPools names the pools of each interface of the pod. Either
 	// every entry names its interface, or none does and the first is for eth0. With
-	// cleangateway, the interface gets no default route.
+	// cleangateway, the interface gets no default route. An interface without an
+	// entry uses the pools of its namespace or CNI configuration, but no default
+	// pool. An entry for an interface that the pod does not have is an error.
 	// Example: [{"interface":"eth0","ipv4":["pool-v4"],"cleangateway":false},{"interface":"net1","ipv4":["storage-v4"]}]
 	AnnotationPodIPPools = "ipam.spidernet.io/ippools"
 
-	// AnnotationPodRoutes adds routes to the pod.
+	// AnnotationPodRoutes adds routes to the pod. They replace routes of the pool to
+	// the same destination.
 	// Example: [{"dst":"10.0.0.0/8","gw":"172.31.16.1"}]
 	AnnotationPodRoutes = "ipam.spidernet.io/routes"
 
@@ -36,7 +41,7 @@ const (
 // Annotations of pods and SpiderMultusConfigs
 const (
 	// AnnotationPodRDMAResourceInject adds every SpiderMultusConfig with the same
-	// annotation and value to the pod's networks, and one SR-IOV or RDMA device of
+	// annotation and value to the pod's networks, unless it is one of them, and one SR-IOV or RDMA device of
 	// each to the resources of its first container. It needs the Helm value
 	// spiderpoolController.podResourceInject.enabled.
 	// Example: rdma-network

@@ -207,6 +207,17 @@ func TestUnsupportedAttachmentWarns(t *testing.T) {
 	}
 }
 
+func TestIgnoredBondWarns(t *testing.T) {
+	w := &multusConfigs{reader: cacheOf(t)}
+	in := attachmentOf("a", nil)
+	in.Spec = v2beta1.SpiderMultusConfigSpec{CNIType: new(v2beta1.CNIMacvlan),
+		Macvlan: &v2beta1.MasterConfig{Master: []string{"eth0"}, Bond: &v2beta1.Bond{Name: "bond0"}}}
+	warnings, err := w.ValidateCreate(t.Context(), in)
+	if err != nil || len(warnings) != 1 || !strings.Contains(warnings[0], "spec.macvlan.bond has no effect, because spec.macvlan.master names one interface") {
+		t.Errorf("warnings %q, error %v", warnings, err)
+	}
+}
+
 func TestUnchangedAttachmentsPass(t *testing.T) {
 	w := &multusConfigs{reader: unreadable(t, &v2beta1.SpiderMultusConfigList{})}
 	custom := attachmentOf("a", nil)

@@ -41,8 +41,10 @@ func (w *multusConfigs) ValidateCreate(ctx context.Context, in *v2beta1.SpiderMu
 		return nil, err
 	}
 	var warnings admission.Warnings
-	if attachment.Unsupported != "" {
-		warnings = append(warnings, attachment.Unsupported)
+	for _, warning := range []string{attachment.Unsupported, attachment.Ignored} {
+		if warning != "" {
+			warnings = append(warnings, warning)
+		}
 	}
 	return warnings, invalid("SpiderMultusConfig", in, owned)
 }

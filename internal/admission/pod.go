@@ -15,6 +15,7 @@ import (
 	"spiderpool.dev/spiderpool/api/names"
 	"spiderpool.dev/spiderpool/api/v2beta1"
 	"spiderpool.dev/spiderpool/internal/kube/compile"
+	"spiderpool.dev/spiderpool/internal/pool"
 )
 
 // injectAnnotations request attachments by a value that the user chooses, e.g. "gpu".
@@ -69,7 +70,7 @@ func inject(pod *corev1.Pod, configs []v2beta1.SpiderMultusConfig) error {
 		slices.SortFunc(wanted, func(a, b *v2beta1.SpiderMultusConfig) int {
 			return strings.Compare(a.Namespace+"/"+a.Name, b.Namespace+"/"+b.Name)
 		})
-		networks, err := addNetworks(pod.Annotations[names.AnnotationMultusNetworks], wanted)
+		networks, err := addNetworks(pod, wanted)
 		if err != nil {
 			return err
 		}
@@ -79,28 +80,45 @@ func inject(pod *corev1.Pod, configs []v2beta1.SpiderMultusConfig) error {
 	return nil
 }
 
-// addNetworks adds the attachments to a network selection annotation of Multus. It
-// keeps the form of the annotation: a JSON list, or a list separated by commas.
-func addNetworks(annotation string, configs []*v2beta1.SpiderMultusConfig) (string, error) {
-	annotation = strings.TrimSpace(annotation)
-	if !strings.HasPrefix(annotation, "[") {
-		var networks []string
-		if annotation != "" {
-			networks = append(networks, annotation)
-		}
-		for _, config := range configs {
-			networks = append(networks, config.Namespace+"/"+compile.AttachmentName(config))
-		}
-		return strings.Join(networks, ","), nil
+// addNetworks returns the pod's network selection annotation of Multus with the
+// attachments that the pod does not have yet. It keeps the form of the annotation: a
+// JSON list, or a list separated by commas.
+func addNetworks(pod *corev1.Pod, configs []*v2beta1.SpiderMultusConfig) (string, error) {
+	annotation := strings.TrimSpace(pod.Annotations[names.AnnotationMultusNetworks])
+	present, err := pool.Attachments(pod.Namespace, annotation)
+	if err != nil {
+		return "", err
 	}
-	var networks []map[string]any
-	if err := json.Unmarshal([]byte(annotation), &networks); err != nil {
+	// Without a namespace, the default network is one of Multus's own namespace, and
+	// no attachment of a SpiderMultusConfig is meant.
+	first, err := pool.Attachments("", pod.Annotations[names.AnnotationMultusDefaultNetwork])
+	if err != nil {
+		return "", err
+	}
+	present = append(present, first...)
+	var added []map[string]any
+	var networks []string
+	for _, config := range configs {
+		wanted := pool.NetworkAttachment{Namespace: config.Namespace, Name: compile.AttachmentName(config)}
+		if !slices.Contains(present, wanted) {
+			present = append(present, wanted)
+			added = append(added, map[string]any{"namespace": wanted.Namespace, "name": wanted.Name})
+			networks = append(networks, wanted.String())
+		}
+	}
+	switch {
+	case len(added) == 0:
+		return annotation, nil
+	case annotation == "":
+		return strings.Join(networks, ","), nil
+	case !strings.HasPrefix(annotation, "["):
+		return annotation + "," + strings.Join(networks, ","), nil
+	}
+	var all []map[string]any
+	if err := json.Unmarshal([]byte(annotation), &all); err != nil {
 		return "", fmt.Errorf("metadata.annotations[%s]: %q: not a JSON list of objects: %w", names.AnnotationMultusNetworks, annotation, err)
 	}
-	for _, config := range configs {
-		networks = append(networks, map[string]any{"namespace": config.Namespace, "name": compile.AttachmentName(config)})
-	}
-	text, err := json.Marshal(networks)
+	text, err := json.Marshal(append(all, added...))
 	return string(text), err
 }
 

@@ -57,8 +57,14 @@ func TestExistingNetworksAndDevicesStay(t *testing.T) {
 		config("a", names.AnnotationPodNetworkResourceInject, "n", v2beta1.SpiderMultusConfigSpec{Sriov: &v2beta1.SriovConfig{ResourceName: "x.io/vf"}}),
 	}
 	for existing, want := range map[string]string{
-		"":                             "net/a",
-		"mine@net7":                    "mine@net7,net/a",
+		"":                "net/a",
+		"mine@net7":       "mine@net7,net/a",
+		"net/a":           "net/a",
+		"net/a@gpu0,mine": "net/a@gpu0,mine",
+		" net / a , mine": "net / a , mine",
+		"a":               "a,net/a", // of the pod's namespace
+		`[{"name":"a","namespace":"net","mac":"m"}]`: `[{"name":"a","namespace":"net","mac":"m"}]`,
+		`[{"name":"a"}]`:               `[{"name":"a"},{"name":"a","namespace":"net"}]`,
 		` [{"name":"mine","mac":"m"}]`: `[{"mac":"m","name":"mine"},{"name":"a","namespace":"net"}]`,
 	} {
 		pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{
@@ -75,6 +81,33 @@ func TestExistingNetworksAndDevicesStay(t *testing.T) {
 		if vf := pod.Spec.Containers[0].Resources.Limits["x.io/vf"]; vf.Value() != 4 {
 			t.Errorf("the limit became %s", vf.String())
 		}
+	}
+}
+
+func TestAttachmentsAreInjectedOnce(t *testing.T) {
+	both := config("a", names.AnnotationPodNetworkResourceInject, "n", v2beta1.SpiderMultusConfigSpec{})
+	both.Annotations[names.AnnotationPodRDMAResourceInject] = "n"
+	for name, tc := range map[string]struct {
+		annotations map[string]string
+		namespace   string
+		want        string
+	}{
+		"both requests":     {map[string]string{names.AnnotationPodRDMAResourceInject: "n"}, "", "net/a"},
+		"namespace of pod":  {map[string]string{names.AnnotationMultusNetworks: "a@gpu0"}, "net", "a@gpu0"},
+		"first interface":   {map[string]string{names.AnnotationMultusDefaultNetwork: "net/a"}, "", ""},
+		"network of multus": {map[string]string{names.AnnotationMultusDefaultNetwork: "a"}, "net", "net/a"},
+		"called once more":  {map[string]string{names.AnnotationMultusNetworks: "net/a"}, "", "net/a"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: tc.namespace, Annotations: tc.annotations}}
+			pod.Annotations[names.AnnotationPodNetworkResourceInject] = "n"
+			if err := inject(pod, []v2beta1.SpiderMultusConfig{both}); err != nil {
+				t.Fatal(err)
+			}
+			if got := pod.Annotations[names.AnnotationMultusNetworks]; got != tc.want {
+				t.Errorf("networks = %q, want %q", got, tc.want)
+			}
+		})
 	}
 }
 
@@ -118,7 +151,7 @@ func TestInvalidNetworkListIsRejected(t *testing.T) {
 	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{
 		names.AnnotationPodRDMAResourceInject: "gpu", names.AnnotationMultusNetworks: "[{",
 	}}}
-	if err := inject(pod, configs); err == nil || !strings.Contains(err.Error(), "not a JSON list of objects") {
+	if err := inject(pod, configs); err == nil || !strings.Contains(err.Error(), "is not a JSON list of objects") {
 		t.Errorf("error is %v", err)
 	}
 }

@@ -18,7 +18,6 @@ import (
 	"net/netip"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -36,7 +35,6 @@ import (
 	"spiderpool.dev/spiderpool/internal/linux"
 	"spiderpool.dev/spiderpool/internal/netplan"
 	"spiderpool.dev/spiderpool/internal/observe"
-	"spiderpool.dev/spiderpool/internal/pool"
 	"spiderpool.dev/spiderpool/internal/reclaim"
 	"spiderpool.dev/spiderpool/internal/rpc/rpcserver"
 	"spiderpool.dev/spiderpool/internal/wire"
@@ -167,15 +165,11 @@ func (a *agent) newNode(coordinator *coordinator) *nodeguard.Maintainer {
 }
 
 func ipamOptions(cfg config.Agent) ipam.Options {
-	o := ipam.Options{
+	return ipam.Options{
 		EnableIPv4: cfg.IPAM.EnableIPv4, EnableIPv6: cfg.IPAM.EnableIPv6,
 		FixStatefulSet: cfg.IPAM.EnableStatefulSet, FixVirtualMachine: cfg.IPAM.EnableKubevirtStaticIP,
-		ClusterNetwork: pool.ClusterNetwork{Namespace: cfg.PodNamespace},
+		ClusterNetwork: cfg.Multus.ClusterNetwork(cfg.PodNamespace),
 	}
-	if namespace, name, ok := strings.Cut(cfg.Multus.DefaultNetwork, "/"); ok {
-		o.ClusterNetwork.Default = pool.NetworkAttachment{Namespace: namespace, Name: name}
-	}
-	return o
 }
 
 // unleased returns the addresses that belong to a pool but to no lease of this node.

@@ -20,12 +20,14 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	kjson "sigs.k8s.io/json"
 	"sigs.k8s.io/yaml"
 
 	"spiderpool.dev/spiderpool/api/v2beta1"
+	"spiderpool.dev/spiderpool/internal/pool"
 )
 
 // APIVersion and Kind are the apiVersion and kind of the file.
@@ -141,6 +143,30 @@ type Multus struct {
 	// DefaultNetwork is the default NetworkAttachmentDefinition of pods, as
 	// "namespace/name"; empty if the chart does not install Multus.
 	DefaultNetwork string `json:"defaultNetwork"`
+	// DefaultNetworks are the additional attachments of every pod, as
+	// "namespace/name": the key of the same name in the configuration of a Multus that
+	// the chart does not install. They come before a pod's own, so the first of those
+	// is net2 if there is one here.
+	DefaultNetworks []string `json:"defaultNetworks"`
+	// SystemNamespaces are the namespaces without defaultNetworks, as in the
+	// configuration of Multus.
+	SystemNamespaces []string `json:"systemNamespaces"`
+}
+
+// ClusterNetwork returns the networks of a pod without annotations. Multus looks up
+// names without a namespace in namespace, which is also ours.
+func (m Multus) ClusterNetwork(namespace string) pool.ClusterNetwork {
+	network := pool.ClusterNetwork{Namespace: namespace, Default: attachmentOf(m.DefaultNetwork), SystemNamespaces: m.SystemNamespaces}
+	for _, ref := range m.DefaultNetworks {
+		network.Additional = append(network.Additional, attachmentOf(ref))
+	}
+	return network
+}
+
+// attachmentOf converts "namespace/name", and "" to the zero value.
+func attachmentOf(ref string) pool.NetworkAttachment {
+	namespace, name, _ := strings.Cut(ref, "/")
+	return pool.NetworkAttachment{Namespace: namespace, Name: name}
 }
 
 // IaaS has no effect yet; it is for the HTTP provider of addresses, for clouds without

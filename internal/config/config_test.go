@@ -11,6 +11,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"spiderpool.dev/spiderpool/api/v2beta1"
+	"spiderpool.dev/spiderpool/internal/pool"
 )
 
 const header = "apiVersion: " + APIVersion + "\nkind: " + Kind + "\n"
@@ -76,7 +77,7 @@ func TestKeysOverwriteDefaults(t *testing.T) {
 	file, err := Parse([]byte(header + `
 ipam: {enableStatefulSet: false, gc: {statelessPod: {zombieOnReadyNode: false}}}
 coordinator: {spec: {mode: underlay, hijackCIDR: ["10.0.0.0/8"]}}
-multus: {defaultNetwork: kube-system/ipvlan-ens5}
+multus: {defaultNetwork: kube-system/ipvlan-ens5, defaultNetworks: [net/storage]}
 iaasNetworkProvider: {httpRequestTimeout: 3s}
 agent: {logLevel: debug, criSockets: [/run/a.sock]}
 `))
@@ -102,8 +103,12 @@ agent: {logLevel: debug, criSockets: [/run/a.sock]}
 	if want := []string{"/run/a.sock"}; !slices.Equal(agent.CRISockets, want) {
 		t.Errorf("criSockets = %q, want %q: a list replaces the default", agent.CRISockets, want)
 	}
-	if agent.Multus.DefaultNetwork != "kube-system/ipvlan-ens5" {
-		t.Errorf("default network %q", agent.Multus.DefaultNetwork)
+	network := pool.ClusterNetwork{
+		Default: pool.NetworkAttachment{Namespace: "kube-system", Name: "ipvlan-ens5"}, Namespace: "kube-system",
+		Additional: []pool.NetworkAttachment{{Namespace: "net", Name: "storage"}}, SystemNamespaces: []string{"kube-system"},
+	}
+	if diff := cmp.Diff(network, agent.Multus.ClusterNetwork(agent.PodNamespace)); diff != "" {
+		t.Errorf("networks of a pod (-want +got):\n%s", diff)
 	}
 	spec := file.Coordinator.Spec
 	if *spec.Mode != v2beta1.ModeUnderlay || *spec.VethMTU != 1500 || !slices.Equal(spec.HijackCIDR, []string{"10.0.0.0/8"}) {
@@ -128,6 +133,7 @@ func TestParseRejectsBadConfiguration(t *testing.T) {
 		"scan interval":      {header + "ipam: {gc: {gcAll: {intervalInSecond: 0}}}", "ipam.gc.gcAll.intervalInSecond: Invalid value: 0: write 1 or more seconds"},
 		"deletion delay":     {header + "ipam: {gc: {gcDeletingTimeOutPodDelay: -1}}", "ipam.gc.gcDeletingTimeOutPodDelay: Invalid value: -1"},
 		"default network":    {header + "multus: {defaultNetwork: ipvlan-ens5}", `multus.defaultNetwork: Invalid value: "ipvlan-ens5": write namespace/name`},
+		"default networks":   {header + "multus: {defaultNetworks: [a/b, c]}", `multus.defaultNetworks[1]: Invalid value: "c": write namespace/name`},
 		"relative socket":    {header + "agent: {socketPath: spiderpool.sock}", `agent.socketPath: Invalid value: "spiderpool.sock": write an absolute path`},
 		"long socket":        {header + "agent: {socketPath: /" + strings.Repeat("a", 107) + "}", "has at most 107"},
 		"port out of range":  {header + "agent: {healthPort: 70000}", "agent.healthPort: Invalid value: 70000"},

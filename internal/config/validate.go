@@ -63,10 +63,10 @@ func (v *violations) network(f *File) {
 		v.objectName("coordinator.ciliumConfigMap.name", f.Coordinator.CiliumConfigMap.Name)
 	}
 	if ref := f.Multus.DefaultNetwork; ref != "" {
-		namespace, name, ok := strings.Cut(ref, "/")
-		if !ok || len(validation.IsDNS1123Label(namespace)) > 0 || len(validation.IsDNS1123Subdomain(name)) > 0 {
-			v.add("multus.defaultNetwork", ref, "write namespace/name of a NetworkAttachmentDefinition")
-		}
+		v.attachment("multus.defaultNetwork", ref)
+	}
+	for i, ref := range f.Multus.DefaultNetworks {
+		v.attachment(fmt.Sprintf("multus.defaultNetworks[%d]", i), ref)
 	}
 	if raw := f.IaaS.ServerURL; raw != "" {
 		if u, err := url.Parse(raw); err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") {
@@ -148,6 +148,13 @@ func (v *violations) tls(t TLS) {
 		v.absolute(field+"certDir", t.CertDir)
 	default:
 		v.add(field+"method", string(t.Method), "write auto, provided or certmanager")
+	}
+}
+
+func (v *violations) attachment(field, ref string) {
+	namespace, name, ok := strings.Cut(ref, "/")
+	if !ok || len(validation.IsDNS1123Label(namespace)) > 0 || len(validation.IsDNS1123Subdomain(name)) > 0 {
+		v.add(field, ref, "write namespace/name of a NetworkAttachmentDefinition")
 	}
 }
 

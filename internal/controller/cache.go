@@ -13,7 +13,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"spiderpool.dev/spiderpool/internal/config"
-	"spiderpool.dev/spiderpool/internal/pool"
 )
 
 // cacheOptions limits the caches: a few fields of pods, nodes and StatefulSets, and
@@ -110,14 +109,4 @@ func readyCondition(all []corev1.NodeCondition) []corev1.NodeCondition {
 		}
 	}
 	return nil
-}
-
-// clusterNetwork returns the default network of Multus and its namespace, which is
-// also ours. Multus looks up names without a namespace there.
-func clusterNetwork(cfg config.Controller) pool.ClusterNetwork {
-	network := pool.ClusterNetwork{Namespace: cfg.PodNamespace}
-	if namespace, name, found := strings.Cut(cfg.Multus.DefaultNetwork, "/"); found {
-		network.Default = pool.NetworkAttachment{Namespace: namespace, Name: name}
-	}
-	return network
 }

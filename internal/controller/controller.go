@@ -249,7 +249,7 @@ func register(ctx context.Context, mgr ctrl.Manager, cfg config.Controller, inde
 			return err
 		}
 	}
-	return admission.Register(mgr, admission.Options{Pools: index, CoordinatorName: cfg.CoordinatorName, Cluster: clusterNetwork(cfg)})
+	return admission.Register(mgr, admission.Options{Pools: index, CoordinatorName: cfg.CoordinatorName, Cluster: cfg.Multus.ClusterNetwork(cfg.PodNamespace)})
 }
 
 func coordinatorOptions(cfg config.Controller) clustercidr.Options {

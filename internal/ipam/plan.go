@@ -74,6 +74,9 @@ func (s *Service) plan(ctx context.Context, pod Pod, req wire.AddRequest) (plan,
 	if err != nil {
 		return plan{}, err
 	}
+	if err := checkNamed(pod, interfaces, req.Interface); err != nil {
+		return plan{}, err
+	}
 	facts, owner, err := s.facts(ctx, pod)
 	if err != nil {
 		return plan{}, err
@@ -111,6 +114,18 @@ func (s *Service) plan(ctx context.Context, pod Pod, req wire.AddRequest) (plan,
 		}
 	}
 	return out, nil
+}
+
+// checkNamed checks that the pod has the interfaces in its annotation ippools.
+func checkNamed(pod Pod, interfaces []pool.PodInterface, requested string) error {
+	var have []string
+	for _, i := range interfaces {
+		have = append(have, i.Name)
+	}
+	if !slices.Contains(have, requested) {
+		have = append(have, requested)
+	}
+	return pool.CheckInterfaces(pod.Annotations, have)
 }
 
 func networkOf(req wire.AddRequest) Network {
@@ -212,7 +227,7 @@ func (s *Service) held(req *pool.Request, at lease.Attachment, none pool.NoPools
 		switch {
 		case len(selection.Pools) > 0:
 			selections = append(selections, selection)
-		case selection.Source != pool.SourceNone:
+		case selection.Asked():
 			return nil, none
 		}
 	}

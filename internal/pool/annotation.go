@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"path"
+	"slices"
 	"strings"
 
 	"spiderpool.dev/spiderpool/api/names"
@@ -73,8 +75,8 @@ func ParseIPPool(value string) (Names, error) {
 	if reason == "" {
 		reason = pools.invalid()
 	}
-	if reason == "" && len(pools.IPv4)+len(pools.IPv6) == 0 {
-		reason = "names no pool"
+	if reason == "" && pools.isEmpty() {
+		reason = "names no pool; its keys are ipv4 and ipv6"
 	}
 	if reason != "" {
 		return Names{}, &AnnotationError{names.AnnotationPodIPPool, value, reason, exampleIPPool}
@@ -119,6 +121,32 @@ func ParseIPPools(value string) ([]InterfacePools, error) {
 		pools = append(pools, p)
 	}
 	return pools, nil
+}
+
+// CheckInterfaces returns an *AnnotationError if the annotation
+// ipam.spidernet.io/ippools has an entry for an interface that is none of the pod's,
+// e.g. for "eht0". The pod would get addresses of other pools without a word.
+func CheckInterfaces(annotations map[string]string, interfaces []string) error {
+	value, ok := annotations[names.AnnotationPodIPPools]
+	if !ok {
+		return nil
+	}
+	entries, err := ParseIPPools(value)
+	if err != nil {
+		return err
+	}
+	for i, e := range entries {
+		reason := ""
+		if e.Interface != "" && !slices.Contains(interfaces, e.Interface) {
+			reason = fmt.Sprintf("[%d] is for interface %s, and the pod has only %s", i, shorten(e.Interface), strings.Join(interfaces, ", "))
+		} else if i >= len(interfaces) {
+			reason = fmt.Sprintf("has %d entries for %d interfaces: %s", len(entries), len(interfaces), strings.Join(interfaces, ", "))
+		}
+		if reason != "" {
+			return &AnnotationError{names.AnnotationPodIPPools, value, reason, exampleIPPools}
+		}
+	}
+	return nil
 }
 
 // ParseNamespacePools reads a namespace annotation
@@ -183,11 +211,11 @@ func ParseDNS(value string) (DNS, error) {
 }
 
 // decode reads the JSON value of an annotation into v, or returns the reason for
-// refusing it. An unknown key is an error: a misspelt one would silently put the pod
-// into another pool.
+// refusing it. It ignores unknown keys, so that annotations for other releases work;
+// an annotation whose only pools stand under a misspelt key names no pool, and that is
+// an error.
 func decode(value string, v any) (reason string) {
 	decoder := json.NewDecoder(strings.NewReader(value))
-	decoder.DisallowUnknownFields()
 	err := decoder.Decode(v)
 	if err == nil {
 		if _, err = decoder.Token(); err == io.EOF {
@@ -223,6 +251,8 @@ func jsonKind(goType string) string {
 	return "an object"
 }
 
+func (n Names) isEmpty() bool { return len(n.IPv4)+len(n.IPv6) == 0 }
+
 // invalid returns the reason for refusing a pool name, or "" if all are valid.
 func (n Names) invalid() string {
 	if reason := invalidNames(n.IPv4); reason != "" {
@@ -237,16 +267,25 @@ func (n Names) invalid() string {
 func invalidNames(names []string) string {
 	for i, name := range names {
 		if !isPoolName(name) {
-			return fmt.Sprintf("[%d] %q is not a valid SpiderIPPool name; use lower case letters, digits, '-', '.' and the wildcard '*'", i, name)
+			return fmt.Sprintf("[%d] %q is not a valid SpiderIPPool name; use lower case letters, digits, '-', '.' and the wildcards '*', '?' and '[a-c]'", i, name)
 		}
 	}
 	return ""
 }
 
+// wildcards are the characters of path.Match with a meaning of their own. A name with
+// one of them is a pattern.
+const wildcards = "*?["
+
 // isPoolName reports whether name has only the characters of object names (RFC 1123
-// subdomains) and wildcards.
+// subdomains), or is a pattern of path.Match: "*" for any text, "?" for a character,
+// "[a-c]" and "[^a-c]" for one of several.
 func isPoolName(name string) bool {
-	return name != "" && len(name) <= 253 && strings.IndexFunc(name, func(r rune) bool {
-		return !(r >= 'a' && r <= 'z' || r >= '0' && r <= '9' || r == '-' || r == '.' || r == '*')
+	if _, err := path.Match(name, ""); err != nil || name == "" || len(name) > 253 {
+		return false
+	}
+	isPattern := strings.ContainsAny(name, wildcards)
+	return strings.IndexFunc(name, func(r rune) bool {
+		return !(r >= 'a' && r <= 'z' || r >= '0' && r <= '9' || strings.ContainsRune("-.", r) || isPattern && strings.ContainsRune("*?[]^", r))
 	}) < 0
 }

@@ -62,7 +62,7 @@ func TestBadAnnotationsAreRefused(t *testing.T) {
 		{exampleIPPool, `{"ipv4":["a"]} x`, "has text after the JSON value"},
 		{exampleIPPool, `{"ipv4":"a"}`, "ipv4 is a JSON string, want a list"},
 		{exampleIPPool, `["a"]`, "is a JSON array, want an object"},
-		{exampleIPPool, `{"ipv5":["a"]}`, `unknown field "ipv5"`},
+		{exampleIPPool, `{"ipv5":["a"]}`, "names no pool; its keys are ipv4 and ipv6"},
 		{exampleIPPool, `{"ipv4":["A_b"]}`, `ipv4[0] "A_b" is not a valid SpiderIPPool name`},
 		{exampleIPPool, `{"ipv6":["a",""]}`, `ipv6[1] "" is not a valid SpiderIPPool name`},
 		{exampleIPPool, `{}`, "names no pool"},
@@ -71,7 +71,7 @@ func TestBadAnnotationsAreRefused(t *testing.T) {
 		{exampleIPPools, `[{"interface":"eth0","ipv4":["a"]},{"ipv4":["b"]}]`, "[1] and [0]: either every entry names its interface or none does"},
 		{exampleIPPools, `[{"interface":"eth0"},{"interface":"eth0"}]`, "[0] and [1] both name interface eth0"},
 		{exampleIPPools, `[{"interface":"eth0","cleangateway":"yes"}]`, "cleangateway is a JSON string, want true or false"},
-		{exampleIPPools, `[{"interface":"eth0","ipv6":["?"]}]`, `[0].ipv6[0] "?" is not a valid SpiderIPPool name`},
+		{exampleIPPools, `[{"interface":"eth0","ipv6":["["]}]`, `[0].ipv6[0] "[" is not a valid SpiderIPPool name`},
 		{exampleNamespacePools, `"a"`, "is a JSON string, want a list"},
 		{exampleNamespacePools, `["a b"]`, `[0] "a b" is not a valid SpiderIPPool name`},
 		{exampleRoutes, `[{"dst":"10.0.0.0","gw":"10.0.0.1"}]`, `[0].dst "10.0.0.0": is not a network in CIDR notation`},
@@ -130,9 +130,13 @@ func TestInterfacesOfAPod(t *testing.T) {
 		{"two defaults", "a,b", "", "names 2 attachments; name one", true},
 		{"empty entry", "", "a,,b", `"" is not of the form`, true},
 		{"no name", "", "ns/", `"ns/" is not of the form`, true},
-		{"no namespace", "", "/a", `"/a" is not of the form`, true},
+		{"spaces around each part", "", "ns / b @ my0 , c", "eth0=kube-system/cluster my0=ns/b net2=pods/c", false},
+		{"empty parts as Multus takes them", "", "/a@", "eth0=kube-system/cluster net1=pods/a", false},
+		{"spaces within", "", "a b", `"a b" is not of the form`, true},
+		{"former key", "", `[{"name":"a","interfaceRequest":"my0"},{"name":"a","interface":"my1","interfaceRequest":"my0"}]`,
+			"eth0=kube-system/cluster my0=pods/a my1=pods/a", false},
 		{"three parts", "", "a/b/c", `"a/b/c" is not of the form`, true},
-		{"no interface", "", "a@", `"a@" has no interface name after '@'`, true},
+		{"two interfaces", "", "a@b@c", `"a@b@c" has no interface name after '@'`, true},
 		{"same interface twice", "", "a@net2,b", "two interfaces are named net2", true},
 		{"JSON without a name", "", `[{"namespace":"ns"}]`, "entry 0 has no name", true},
 		{"broken JSON", "", `[{"name":"a"`, "is not a JSON list of objects", true},
@@ -159,6 +163,54 @@ func TestInterfacesOfAPod(t *testing.T) {
 				t.Errorf("interfaces are %v, %v; want %s", got, err, tc.want)
 			}
 		})
+	}
+}
+
+// Multus attaches its own default networks before those of the pod.
+func TestDefaultNetworksShiftOthers(t *testing.T) {
+	t.Parallel()
+	cluster := ClusterNetwork{
+		Default: NetworkAttachment{"kube-system", "cluster"}, Additional: []NetworkAttachment{{"kube-system", "storage"}},
+		SystemNamespaces: []string{"kube-system"},
+	}
+	annotations := map[string]string{names.AnnotationMultusNetworks: "a"}
+	for namespace, want := range map[string]string{
+		"pods":        "eth0=kube-system/cluster net1=kube-system/storage net2=pods/a",
+		"kube-system": "eth0=kube-system/cluster net1=kube-system/a",
+	} {
+		interfaces, err := Interfaces(namespace, annotations, cluster)
+		var got []string
+		for _, i := range interfaces {
+			got = append(got, i.Name+"="+i.Attachment.String())
+		}
+		if err != nil || strings.Join(got, " ") != want {
+			t.Errorf("%s: %v, %v; want %s", namespace, got, err, want)
+		}
+	}
+	annotations[names.AnnotationMultusNetworks] = "a@net1"
+	if _, err := Interfaces("pods", annotations, cluster); err == nil || !strings.Contains(err.Error(), "two interfaces are named net1") {
+		t.Errorf("the name of a default network: %v", err)
+	}
+}
+
+func TestPoolsOnlyForInterfacesOfThePod(t *testing.T) {
+	t.Parallel()
+	for value, want := range map[string]string{
+		`[{"interface":"eth0","ipv4":["a"]}]`:                                   "",
+		`[{"interface":"net1","ipv4":["a"]},{"interface":"eth0","ipv4":["a"]}]`: "",
+		`[{"ipv4":["a"]}]`:                               "",
+		`[{"interface":"eht0","ipv4":["a"]}]`:            "[0] is for interface eht0, and the pod has only eth0, net1",
+		`[{"ipv4":["a"]},{"ipv4":["a"]},{"ipv4":["a"]}]`: "has 3 entries for 2 interfaces: eth0, net1",
+		`[`: "is not JSON",
+	} {
+		err := CheckInterfaces(map[string]string{names.AnnotationPodIPPools: value}, []string{"eth0", "net1"})
+		var bad *AnnotationError
+		if (want == "") != (err == nil) || err != nil && (!errors.As(err, &bad) || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%s: got %v, want %q", value, err, want)
+		}
+	}
+	if err := CheckInterfaces(nil, []string{"eth0"}); err != nil {
+		t.Errorf("a pod without the annotation: %v", err)
 	}
 }
 

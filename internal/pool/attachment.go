@@ -1,8 +1,10 @@
 package pool
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 
 	"spiderpool.dev/spiderpool/api/names"
@@ -42,13 +44,16 @@ type ClusterNetwork struct {
 	// Namespace is the namespace for a default-network annotation without one
 	// (multusNamespace of Multus); empty means kube-system.
 	Namespace string
+	// Additional are the attachments that Multus gives every pod after the first
+	// interface (its defaultNetworks), except pods of SystemNamespaces.
+	Additional       []NetworkAttachment
+	SystemNamespaces []string
 }
 
 // Interfaces returns the interfaces of a pod, given its namespace and its annotations
 // v1.multus-cni.io/default-network and k8s.v1.cni.cncf.io/networks. The names are
-// those of Multus: eth0 for the first interface, and net<n> for entry n of the
-// networks, unless the entry has a name of its own. The error is an
-// *AnnotationError.
+// those of Multus: eth0 for the first interface, and net<n> for the n-th of the
+// others, unless its entry has a name of its own. The error is an *AnnotationError.
 func Interfaces(namespace string, annotations map[string]string, cluster ClusterNetwork) ([]PodInterface, error) {
 	first := PodInterface{Name: FirstInterface, Attachment: cluster.Default}
 	if value := strings.TrimSpace(annotations[names.AnnotationMultusDefaultNetwork]); value != "" {
@@ -66,14 +71,22 @@ func Interfaces(namespace string, annotations map[string]string, cluster Cluster
 		first.Attachment = elements[0].attachment(in)
 	}
 	interfaces := []PodInterface{first}
+	if !slices.Contains(cluster.SystemNamespaces, namespace) {
+		for i, attachment := range cluster.Additional {
+			interfaces = append(interfaces, PodInterface{Name: fmt.Sprintf("net%d", i+1), Position: i + 1, Attachment: attachment})
+		}
+	}
 	value := strings.TrimSpace(annotations[names.AnnotationMultusNetworks])
 	if value == "" {
 		return interfaces, nil
 	}
+	taken := map[string]bool{}
+	for _, i := range interfaces {
+		taken[i.Name] = true
+	}
 	elements, reason := parseNetworks(value)
-	taken := map[string]bool{first.Name: true}
-	for i, e := range elements {
-		p := PodInterface{Name: e.Interface, Position: i + 1, Attachment: e.attachment(namespace)}
+	for _, e := range elements {
+		p := PodInterface{Name: e.Interface, Position: len(interfaces), Attachment: e.attachment(namespace)}
 		if p.Name == "" {
 			p.Name = fmt.Sprintf("net%d", p.Position)
 		}
@@ -89,12 +102,32 @@ func Interfaces(namespace string, annotations map[string]string, cluster Cluster
 	return interfaces, nil
 }
 
+// Attachments returns the attachments in a network selection annotation, in order.
+// namespace is for entries without one. The error is an *AnnotationError.
+func Attachments(namespace, value string) ([]NetworkAttachment, error) {
+	var attachments []NetworkAttachment
+	if value = strings.TrimSpace(value); value == "" {
+		return nil, nil
+	}
+	elements, reason := parseNetworks(value)
+	if reason != "" {
+		return nil, &AnnotationError{names.AnnotationMultusNetworks, value, reason, exampleNetworks}
+	}
+	for _, e := range elements {
+		attachments = append(attachments, e.attachment(namespace))
+	}
+	return attachments, nil
+}
+
 // networkElement is an entry of a network selection annotation. We ignore its other
 // keys.
 type networkElement struct {
 	Name      string `json:"name"`
 	Namespace string `json:"namespace"`
 	Interface string `json:"interface"`
+	// InterfaceRequest is the key of Interface before Multus 3.2, which Multus still
+	// reads if the newer one is missing.
+	InterfaceRequest string `json:"interfaceRequest"`
 }
 
 func (e networkElement) attachment(defaultNamespace string) NetworkAttachment {
@@ -124,21 +157,25 @@ func parseNetworks(value string) (elements []networkElement, reason string) {
 		if e.Name == "" {
 			return nil, fmt.Sprintf("entry %d has no name", i)
 		}
+		elements[i].Interface = cmp.Or(e.Interface, e.InterfaceRequest)
 	}
 	return elements, ""
 }
 
+// parseNetwork reads [namespace/]name[@interface]. Like Multus, it takes spaces around
+// each part, and an empty interface for none.
 func parseNetwork(item string) (e networkElement, reason string) {
 	rest, ifname, hasInterface := strings.Cut(item, "@")
-	if hasInterface && (ifname == "" || strings.ContainsAny(ifname, "@/ ")) {
-		return e, fmt.Sprintf("%q has no interface name after '@'", item)
-	}
 	ns, name, hasNamespace := strings.Cut(rest, "/")
 	if !hasNamespace {
 		ns, name = "", rest
 	}
-	if name == "" || hasNamespace && ns == "" || strings.ContainsAny(name, "/ ") || strings.Contains(ns, " ") {
+	e = networkElement{Name: strings.TrimSpace(name), Namespace: strings.TrimSpace(ns), Interface: strings.TrimSpace(ifname)}
+	if hasInterface && strings.ContainsAny(e.Interface, "@/ ") {
+		return e, fmt.Sprintf("%q has no interface name after '@'", item)
+	}
+	if e.Name == "" || strings.ContainsAny(e.Name, "/ ") || strings.Contains(e.Namespace, " ") {
 		return e, fmt.Sprintf("%q is not of the form [namespace/]name[@interface]", item)
 	}
-	return networkElement{Name: name, Namespace: ns, Interface: ifname}, ""
+	return e, ""
 }

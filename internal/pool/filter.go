@@ -52,6 +52,9 @@ func (e *NoPoolError) Error() string {
 		}
 		return fmt.Sprintf("interface %s: %s: %s", e.Interface, none, FormatRejections(e.Rejections))
 	}
+	if len(e.Rejections) == 0 {
+		return fmt.Sprintf("interface %s: the %s names no SpiderIPPool for it, and neither do the pod's namespace and the CNI configuration", e.Interface, e.Source)
+	}
 	return fmt.Sprintf("interface %s: no SpiderIPPool can provide an %s address (source: %s): %s", e.Interface, e.Family, e.Source, FormatRejections(e.Rejections))
 }
 

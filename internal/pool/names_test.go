@@ -15,6 +15,16 @@ func TestPoolNamesHaveValidLetters(t *testing.T) {
 			t.Errorf("%q is refused", r)
 		}
 	}
+	for _, pattern := range []string{"p?", "p[a-c]", "p[^a]*"} {
+		if !isPoolName(pattern) {
+			t.Errorf("%q is refused", pattern)
+		}
+	}
+	for _, pattern := range []string{"p[", "p[]", "p]", "p^", `p\\*`, "p[a", "p[/]"} {
+		if isPoolName(pattern) {
+			t.Errorf("%q is accepted", pattern)
+		}
+	}
 	for _, r := range "`{/:,+)AZ_@ é" {
 		if isPoolName("p" + string(r)) {
 			t.Errorf("%q is accepted", r)

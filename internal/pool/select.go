@@ -3,6 +3,7 @@ package pool
 import (
 	"cmp"
 	"fmt"
+	"path"
 	"slices"
 	"strings"
 
@@ -13,8 +14,9 @@ import (
 // Source is the origin of the considered pools' names.
 type Source string
 
-// Sources in order of precedence. For each IP family, the first source naming a pool
-// wins.
+// Sources in order of precedence. The first source naming a pool of a family wins, and
+// an annotation of the pod decides for both families: {"ipv4":["a"]} asks for no IPv6
+// address.
 const (
 	SourceNone       Source = ""
 	SourceSubnet     Source = "annotation ipam.spidernet.io/subnet(s) of the pod"
@@ -45,6 +47,11 @@ func (s Selection) Names() []string {
 		names[i] = p.Name
 	}
 	return names
+}
+
+// Asked reports whether the source asks for an address of the family.
+func (s Selection) Asked() bool {
+	return s.Source != SourceNone && len(s.Pools)+len(s.Rejections) > 0
 }
 
 // Select returns the pools of one IP family for the interface. The error is an
@@ -96,7 +103,7 @@ func SelectAll(c *Catalog, req *Request, families []inet.Family) ([]Selection, e
 		}
 		failed := &NoPoolError{Interface: req.Interface, Family: family, Source: s.Source, Rejections: s.Rejections}
 		switch {
-		case s.Source == SourceNone:
+		case !s.Asked():
 			if unasked == nil {
 				unasked = failed
 			} else {
@@ -132,25 +139,17 @@ func resolve(req *Request, family inet.Family) (source Source, patterns []string
 			clean = *named.CleanGateway
 		}
 	}
-	if req.SubnetPools != nil {
-		if patterns = req.SubnetPools.Of(family); len(patterns) > 0 {
-			return SourceSubnet, patterns, clean, nil
-		}
+	if req.SubnetPools != nil && !req.SubnetPools.isEmpty() {
+		return SourceSubnet, req.SubnetPools.Of(family), clean, nil
 	}
-	if patterns = named.Pools.Of(family); len(patterns) > 0 {
-		return SourcePodIPPools, patterns, clean, nil
+	if !named.Pools.isEmpty() {
+		return SourcePodIPPools, named.Pools.Of(family), clean, nil
 	}
 	// ippools replaces ippool as a whole.
-	if _, ok := req.Pod.Annotations[names.AnnotationPodIPPools]; !ok {
-		if value, ok := req.Pod.Annotations[names.AnnotationPodIPPool]; ok {
-			names, err := ParseIPPool(value)
-			if err != nil {
-				return SourceNone, nil, false, err
-			}
-			if patterns = names.Of(family); len(patterns) > 0 {
-				return SourcePodIPPool, patterns, clean, nil
-			}
-		}
+	_, hasIPPools := req.Pod.Annotations[names.AnnotationPodIPPools]
+	if value, ok := req.Pod.Annotations[names.AnnotationPodIPPool]; ok && !hasIPPools {
+		names, err := ParseIPPool(value)
+		return SourcePodIPPool, names.Of(family), clean, err
 	}
 	annotation := names.AnnotationNamespaceDefaultIPv4Pool
 	if family == 6 {
@@ -166,6 +165,11 @@ func resolve(req *Request, family inet.Family) (source Source, patterns []string
 	}
 	if patterns = req.Configured.Of(family); len(patterns) > 0 {
 		return SourceConfigured, patterns, clean, nil
+	}
+	if hasIPPools {
+		// The annotation leaves out this interface. The default pools are for pods
+		// without pools of their own choice.
+		return SourcePodIPPools, nil, clean, nil
 	}
 	return SourceNone, nil, clean, nil
 }
@@ -191,7 +195,7 @@ func (c *Catalog) expand(patterns []string, family inet.Family) (pools []*Pool, 
 		}
 	}
 	for _, pattern := range patterns {
-		if !strings.Contains(pattern, "*") {
+		if !strings.ContainsAny(pattern, wildcards) {
 			if p, ok := c.Get(pattern); ok {
 				add(p)
 			} else {
@@ -201,9 +205,10 @@ func (c *Catalog) expand(patterns []string, family inet.Family) (pools []*Pool, 
 		}
 		found := false
 		for _, name := range c.Names() {
-			if p := c.entries[name].pool; p.Family == family && wildcardMatch(pattern, name) {
+			// ParseIPPool and the others have refused malformed patterns.
+			if matches, _ := path.Match(pattern, name); matches && c.entries[name].pool.Family == family {
 				found = true
-				add(p)
+				add(c.entries[name].pool)
 			}
 		}
 		if !found {
@@ -218,28 +223,6 @@ func (c *Catalog) unknown(name string) Rejection {
 		return Rejection{name, CauseUnknown, fmt.Sprintf("no such SpiderIPPool; the nearest name is %s", nearest)}
 	}
 	return Rejection{name, CauseUnknown, "no such SpiderIPPool"}
-}
-
-// wildcardMatch reports whether name matches pattern, in which "*" stands for any
-// text, also none.
-func wildcardMatch(pattern, name string) bool {
-	parts := strings.Split(pattern, "*")
-	if len(parts) == 1 {
-		return pattern == name
-	}
-	first, last := parts[0], parts[len(parts)-1]
-	if len(name) < len(first)+len(last) || !strings.HasPrefix(name, first) || !strings.HasSuffix(name, last) {
-		return false
-	}
-	name = name[len(first) : len(name)-len(last)]
-	for _, part := range parts[1 : len(parts)-1] {
-		i := strings.Index(name, part)
-		if i < 0 {
-			return false
-		}
-		name = name[i+len(part):]
-	}
-	return true
 }
 
 // defaultPools returns the default pools of the family, sorted by name.

@@ -59,10 +59,11 @@ func TestSourcesInTheirOrder(t *testing.T) {
 		if err != nil || s.Source != step.source || !slices.Equal(s.Names(), []string{step.pool}) {
 			t.Errorf("Select = %v from %q, %v; want %s from %q", s.Names(), s.Source, err, step.pool, step.source)
 		}
-		// None of them names an IPv6 pool.
+		// None of them names an IPv6 pool. What a pod says holds for both families.
+		fromPod := step.source == SourcePodIPPool || step.source == SourcePodIPPools || step.source == SourceSubnet
 		s, err = Select(c, req, 6)
-		if err != nil || s.Source != SourceDefault || !slices.Equal(s.Names(), []string{"default6"}) {
-			t.Errorf("%s: IPv6 comes from %q: %v, %v; want the default pool", step.source, s.Source, s.Names(), err)
+		if err != nil || s.Asked() == fromPod || !fromPod && !slices.Equal(s.Names(), []string{"default6"}) {
+			t.Errorf("%s: IPv6 comes from %q: %v, %v", step.source, s.Source, s.Names(), err)
 		}
 	}
 }
@@ -83,17 +84,33 @@ func TestIPPoolsOfAnInterface(t *testing.T) {
 	}{
 		{"named first", named, "eth0", 0, true, "a", false},
 		{"named second", named, "net1", 1, false, "b", true},
-		{"not named", named, "net2", 2, true, "d", true},
+		{"not named", named, "net2", 2, true, "", true},
 		{"first by position", byPosition, "eth0", 0, false, "a", false},
 		{"second by position", byPosition, "my-net", 1, true, "b", true},
-		{"no entry at the position", byPosition, "net2", 2, false, "d", false},
+		{"no entry at the position", byPosition, "net2", 2, false, "", false},
 	} {
 		req := newRequest(tc.annotation, podAnnotation(names.AnnotationPodIPPool, `{"ipv4":["b"]}`))
 		req.Interface, req.Position, req.CleanGateway = tc.ifname, tc.position, tc.configured
 		s, err := Select(c, req, 4)
-		if err != nil || !slices.Equal(s.Names(), []string{tc.want}) || s.CleanGateway != tc.clean {
+		if err != nil || strings.Join(s.Names(), " ") != tc.want || s.CleanGateway != tc.clean {
 			t.Errorf("%s: %v, clean %t, %v; want %s, clean %t", tc.name, s.Names(), s.CleanGateway, err, tc.want, tc.clean)
 		}
+	}
+}
+
+func TestLeftOutInterfaceGetsNoDefaultPool(t *testing.T) {
+	t.Parallel()
+	c := catalog(newPool(t, "a", notDefault), newPool(t, "d"), newPool(t, "d6", v6))
+	req := newRequest(podAnnotation(names.AnnotationPodIPPools, `[{"interface":"eth0","ipv4":["a"]}]`))
+	req.Interface, req.Position = "net1", 1
+	_, err := SelectAll(c, req, []inet.Family{4, 6})
+	want := "interface net1: the annotation ipam.spidernet.io/ippools of the pod names no SpiderIPPool for it, and neither do the pod's namespace and the CNI configuration"
+	if err == nil || err.Error() != want {
+		t.Errorf("got  %v\nwant %s", err, want)
+	}
+	req.Configured.IPv4 = []string{"a"}
+	if s, err := SelectAll(c, req, []inet.Family{4, 6}); err != nil || len(s) != 1 || s[0].Source != SourceConfigured {
+		t.Errorf("with pools in the CNI configuration: %v, %v", s, err)
 	}
 }
 
@@ -192,6 +209,9 @@ func TestNamesAndWildcards(t *testing.T) {
 		{`["zone-a-*"]`, []string{"zone-a-1", "zone-a-2"}, nil},
 		{`["zone-a-2","zone-*-1","*"]`, []string{"zone-a-2", "zone-a-1", "zone-b-1"}, nil},
 		{`["*-b-*"]`, []string{"zone-b-1"}, nil},
+		{`["zone-?-1"]`, []string{"zone-a-1", "zone-b-1"}, nil},
+		{`["zone-[b-z]-?"]`, []string{"zone-b-1"}, nil},
+		{`["zone-[^b]-2"]`, []string{"zone-a-2"}, nil},
 		{`["zone-a-1*1"]`, nil, []Rejection{{"zone-a-1*1", CauseUnknown, "no IPv4 SpiderIPPool has a matching name"}}},
 		{`["zone-c-*","zone-a-1"]`, []string{"zone-a-1"}, []Rejection{{"zone-c-*", CauseUnknown, "no IPv4 SpiderIPPool has a matching name"}}},
 		{`["zone-a1"]`, nil, []Rejection{{"zone-a1", CauseUnknown, "no such SpiderIPPool; the nearest name is zone-a-1"}}},
@@ -203,27 +223,6 @@ func TestNamesAndWildcards(t *testing.T) {
 			t.Errorf("%s: %v, rejected %q, %v; want %v, rejected %q", tc.names, s.Names(), s.Rejections, err, tc.want, tc.drops)
 		}
 	}
-}
-
-func TestWildcardMatchesLikeRegexp(t *testing.T) {
-	t.Parallel()
-	rapid.Check(t, func(t *rapid.T) {
-		name := rapid.StringMatching(`[ab-]{1,8}`).Draw(t, "name")
-		pattern := rapid.StringMatching(`[ab*-]{1,6}`).Draw(t, "pattern")
-		if got, want := wildcardMatch(pattern, name), slowMatch(pattern, name); got != want {
-			t.Fatalf("%q matches %q: %t, want %t", pattern, name, got, want)
-		}
-	})
-}
-
-func slowMatch(pattern, name string) bool {
-	if pattern == "" {
-		return name == ""
-	}
-	if pattern[0] == '*' {
-		return slowMatch(pattern[1:], name) || name != "" && slowMatch(pattern, name[1:])
-	}
-	return name != "" && name[0] == pattern[0] && slowMatch(pattern[1:], name[1:])
 }
 
 func TestSpecificPoolsGoFirst(t *testing.T) {

@@ -54,6 +54,8 @@ multus:
   {{- with $v.multus.multusCNI.defaultCniCRName }}
   defaultNetwork: {{ $.Release.Namespace }}/{{ . }}
   {{- end }}
+  defaultNetworks: {{ toJson $v.multus.defaultNetworks }}
+  systemNamespaces: {{ toJson $v.multus.systemNamespaces }}
 iaasNetworkProvider:
   serverUrl: {{ $v.iaasNetworkProvider.serverUrl | quote }}
   httpRequestTimeout: {{ $v.iaasNetworkProvider.httpRequestTimeout }}

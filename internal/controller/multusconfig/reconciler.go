@@ -126,9 +126,11 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 	if err := r.deleteFormer(ctx, config, want.Name); err != nil {
 		return ctrl.Result{}, err
 	}
-	return ctrl.Result{}, r.report(ctx, config, status.Condition{
-		OK: true, Reason: "AttachmentUpToDate", Message: fmt.Sprintf("NetworkAttachmentDefinition %s/%s matches the specification", want.Namespace, want.Name),
-	})
+	message := fmt.Sprintf("NetworkAttachmentDefinition %s/%s matches the specification", want.Namespace, want.Name)
+	if want.Ignored != "" {
+		message += "; " + want.Ignored
+	}
+	return ctrl.Result{}, r.report(ctx, config, status.Condition{OK: true, Reason: "AttachmentUpToDate", Message: message})
 }
 
 // foreign returns the reason why the reconciler must not write the attachment, or ""

@@ -34,6 +34,8 @@ type NAD struct {
 	// Config is the CNI configuration in JSON. If it is empty, Multus reads the
 	// file with the name of the attachment on the node.
 	Config string
+	// Ignored names a field without effect and the reason, "" if there is none.
+	Ignored string
 	// Unsupported is the reason why this release cannot make a valid attachment,
 	// "" if it can.
 	Unsupported string
@@ -67,6 +69,7 @@ func Attachment(in *v2beta1.SpiderMultusConfig) (NAD, field.ErrorList) {
 	if v := in.Spec.Vlan; v != nil && v.VlanMode != nil && *v.VlanMode == v2beta1.VlanAuto {
 		out.Unsupported = "spec.vlan.vlanMode is auto, but nothing in this cluster tells the VLAN of an address; write vlanMode: manual and vlanID"
 	}
+	out.Ignored = ignoredBond(&in.Spec)
 	plugins, resource, more := compileMain(field.NewPath("spec"), &in.Spec)
 	errs = append(errs, more...)
 	if resource != "" {
@@ -91,6 +94,19 @@ func Attachment(in *v2beta1.SpiderMultusConfig) (NAD, field.ErrorList) {
 	}
 	out.Config = string(cniconf.Marshal(list))
 	return out, errs
+}
+
+// ignoredBond returns why the field bond has no effect, "" if it has or is missing.
+func ignoredBond(spec *v2beta1.SpiderMultusConfigSpec) string {
+	sections := map[string]*v2beta1.MasterConfig{"macvlan": spec.Macvlan, "ipvlan": spec.IPvlan}
+	if spec.Vlan != nil {
+		sections["vlan"] = &spec.Vlan.MasterConfig
+	}
+	kind := string(cniType(spec))
+	if m := sections[kind]; m != nil && m.Bond != nil && len(m.Master) == 1 {
+		return fmt.Sprintf("spec.%s.bond has no effect, because spec.%s.master names one interface; name the others too, or omit bond", kind, kind)
+	}
+	return ""
 }
 
 func cniType(spec *v2beta1.SpiderMultusConfigSpec) v2beta1.CNIType {

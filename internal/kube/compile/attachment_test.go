@@ -72,6 +72,9 @@ func attachmentText(t *testing.T, in *v2beta1.SpiderMultusConfig) []byte {
 		out.WriteString("unsupported: " + attachment.Unsupported + "\n")
 		return out.Bytes()
 	}
+	if attachment.Ignored != "" {
+		out.WriteString("ignored: " + attachment.Ignored + "\n")
+	}
 	if attachment.Config != "" {
 		if err := json.Indent(&out, []byte(attachment.Config), "", "  "); err != nil {
 			t.Fatalf("the configuration is not JSON: %v\n%s", err, attachment.Config)
