@@ -70,7 +70,7 @@ func networkAnnotations(all map[string]string) map[string]string {
 	return kept
 }
 
-// stripNode keeps the taints, the condition Ready and the networks of a node.
+// stripNode keeps the taints, the condition Ready, the addresses and the networks of a node.
 func stripNode(o any) (any, error) {
 	node, ok := o.(*corev1.Node)
 	if !ok {
@@ -82,7 +82,7 @@ func stripNode(o any) (any, error) {
 			Name: node.Name, UID: node.UID, ResourceVersion: node.ResourceVersion, DeletionTimestamp: node.DeletionTimestamp,
 		},
 		Spec:   corev1.NodeSpec{PodCIDRs: node.Spec.PodCIDRs, Taints: node.Spec.Taints},
-		Status: corev1.NodeStatus{Conditions: readyCondition(node.Status.Conditions)},
+		Status: corev1.NodeStatus{Conditions: readyCondition(node.Status.Conditions), Addresses: node.Status.Addresses},
 	}, nil
 }
 

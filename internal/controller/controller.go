@@ -42,6 +42,7 @@ import (
 	"spiderpool.dev/spiderpool/internal/controller/poolstatus"
 	"spiderpool.dev/spiderpool/internal/controller/reservedip"
 	"spiderpool.dev/spiderpool/internal/controller/subnet"
+	"spiderpool.dev/spiderpool/internal/controller/takenaddress"
 	"spiderpool.dev/spiderpool/internal/kube/blockindex"
 	"spiderpool.dev/spiderpool/internal/kube/poolindex"
 	"spiderpool.dev/spiderpool/internal/kube/scheme"
@@ -216,6 +217,7 @@ func features(mgr ctrl.Manager, cfg config.Controller, index *poolindex.Index, o
 	return []feature{
 		always(poolstatus.New(w, live, index, log)),
 		always(reservedip.New(w)),
+		always(takenaddress.New(w.Client, index, log)),
 		always(endpoint.New(w.Client, live, log)),
 		always(endpoint.NewRestorer(w.Client, live, log)),
 		always(leasereclaim.New(w, live, reclaimOptions(cfg, observer), log)),

@@ -112,7 +112,7 @@ func (s Set) Minus(o Set) Set {
 // And returns the addresses in both sets.
 func (s Set) And(o Set) Set {
 	var both []netipx.IPRange
-	for i, j := 0, 0; i < len(s.ranges) && j < len(o.ranges); {
+	for i, j := s.meets(o); i < len(s.ranges) && j < len(o.ranges); {
 		a, b := s.ranges[i], o.ranges[j]
 		if r := overlap(a, b); r.IsValid() {
 			both = append(both, r)
@@ -128,7 +128,7 @@ func (s Set) And(o Set) Set {
 
 // Overlaps reports whether the sets have an address in common.
 func (s Set) Overlaps(o Set) bool {
-	for i, j := 0, 0; i < len(s.ranges) && j < len(o.ranges); {
+	for i, j := s.meets(o); i < len(s.ranges) && j < len(o.ranges); {
 		a, b := s.ranges[i], o.ranges[j]
 		if a.Overlaps(b) {
 			return true
@@ -140,6 +140,15 @@ func (s Set) Overlaps(o Set) bool {
 		}
 	}
 	return false
+}
+
+// meets returns the first ranges of both sets that may overlap, so that a small set
+// next to a large one costs a search.
+func (s Set) meets(o Set) (i, j int) {
+	if len(s.ranges) == 0 || len(o.ranges) == 0 {
+		return len(s.ranges), len(o.ranges)
+	}
+	return max(s.upTo(o.ranges[0].From()), 0), max(o.upTo(s.ranges[0].From()), 0)
 }
 
 // Contains reports whether a is in the set.

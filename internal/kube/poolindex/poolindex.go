@@ -201,6 +201,29 @@ func (x *Index) Reserved() inet.Set {
 	return x.all
 }
 
+// Taken returns the addresses of pools that no pod may get, because they are among
+// those of nodes, or the gateway of another pool of the subnet.
+func (x *Index) Taken(nodes inet.Set) inet.Set {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	var taken []inet.Set
+	for _, names := range x.subnets {
+		var addrs []netip.Addr
+		for name := range names {
+			addrs = append(addrs, x.pools[name].pool.Gateway)
+		}
+		gateways := inet.OfAddrs(addrs...)
+		for name := range names {
+			p := x.pools[name].pool
+			if p.IPs.Overlaps(nodes) || p.IPs.Overlaps(gateways) {
+				usable := p.Usable(inet.Set{}) // without its own gateway
+				taken = append(taken, usable.And(nodes), usable.And(gateways))
+			}
+		}
+	}
+	return inet.Union(taken...)
+}
+
 // Conflicts returns the pools in conflict with p, oldest first. Two rules apply:
 // subnets are equal or disjoint, and pools of one subnet share no address.
 func (x *Index) Conflicts(p pool.Pool) []Conflict {
