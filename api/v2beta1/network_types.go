@@ -11,7 +11,8 @@ type AddressRanges []string
 
 // Route is a route of a pod.
 type Route struct {
-	// Dst is the destination network in CIDR notation, e.g. "10.0.0.0/8".
+	// Dst is the destination network in CIDR notation, e.g. "10.0.0.0/8". In
+	// policyRoutes of a coordinator, it can also be an address.
 	// +kubebuilder:validation:MaxLength=64
 	Dst string `json:"dst"`
 
@@ -27,6 +28,14 @@ type Route struct {
 // +kubebuilder:validation:items:XValidation:rule=`isIP(self.gw)`,messageExpression=`"'" + self.gw + "' is not an IP address, such as '10.0.0.1' or 'fd00::1'"`,fieldPath=`.gw`
 // +kubebuilder:validation:items:XValidation:rule=`!isCIDR(self.dst) || !isIP(self.gw) || cidr(self.dst).ip().family() == ip(self.gw).family()`,messageExpression=`"'" + self.gw + "' has another IP version than dst '" + self.dst + "'; use a next hop of that version"`,fieldPath=`.gw`
 type Routes []Route
+
+// PolicyRoutes are the routes of a coordinator. Unlike in a pool, dst may be an address.
+//
+// +kubebuilder:validation:MaxItems=1024
+// +kubebuilder:validation:items:XValidation:rule=`isCIDR(self.dst) || isIP(self.dst)`,messageExpression=`"'" + self.dst + "' is not a network in CIDR notation, such as '10.0.0.0/8' or 'fd00::/64', or an address"`,fieldPath=`.dst`
+// +kubebuilder:validation:items:XValidation:rule=`isIP(self.gw)`,messageExpression=`"'" + self.gw + "' is not an IP address, such as '10.0.0.1' or 'fd00::1'"`,fieldPath=`.gw`
+// +kubebuilder:validation:items:XValidation:rule=`!(isCIDR(self.dst) || isIP(self.dst)) || !isIP(self.gw) || (isIP(self.dst) ? ip(self.dst) : cidr(self.dst).ip()).family() == ip(self.gw).family()`,messageExpression=`"'" + self.gw + "' has another IP version than dst '" + self.dst + "'; use a next hop of that version"`,fieldPath=`.gw`
+type PolicyRoutes []Route
 
 // AddressSpace holds the addresses and routes of a SpiderIPPool or SpiderSubnet.
 //

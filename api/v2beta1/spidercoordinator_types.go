@@ -54,17 +54,17 @@ type CoordinatorSpec struct {
 	// +optional
 	PodCIDRType *PodCIDRType `json:"podCIDRType,omitempty"`
 
-	// HijackCIDR lists the destinations that pods reach through their node, e.g.
-	// "169.254.0.0/16" for a node-local DNS cache.
+	// HijackCIDR lists the networks or addresses that pods reach through their node,
+	// e.g. "169.254.0.0/16" or "169.254.20.10" for a node-local DNS cache.
 	// +optional
 	// +kubebuilder:validation:MaxItems=1024
 	// +kubebuilder:validation:items:MaxLength=64
-	// +kubebuilder:validation:items:XValidation:rule=`isCIDR(self)`,messageExpression=`"'" + self + "' is not a network in CIDR notation, such as '10.0.0.0/8' or 'fd00::/64'"`
+	// +kubebuilder:validation:items:XValidation:rule=`isCIDR(self) || isIP(self)`,messageExpression=`"'" + self + "' is not a network in CIDR notation, such as '10.0.0.0/8' or 'fd00::/64', or an address"`
 	HijackCIDR []string `json:"hijackCIDR,omitempty"`
 
 	// PolicyRoutes are added to every routing table of a pod.
 	// +optional
-	PolicyRoutes Routes `json:"policyRoutes,omitempty"`
+	PolicyRoutes PolicyRoutes `json:"policyRoutes,omitempty"`
 
 	// PodMACPrefix is the first two bytes of the pods' MAC addresses, e.g. "0a:1b". The pod's IPv4 address is the other four.
 	// The first byte must be even, because an odd one makes a multicast address.

@@ -109,14 +109,15 @@ func TestCoordinatorsAreValidated(t *testing.T) {
 	coordinator := func(name string, hijack ...string) *v2beta1.SpiderCoordinator {
 		return &v2beta1.SpiderCoordinator{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: v2beta1.CoordinatorSpec{HijackCIDR: hijack}}
 	}
-	before := coordinator("default", "10.0.0.2") // older than the rule
+	before := coordinator("default", "10.0") // older than the rule
 	for _, tc := range []struct {
 		name  string
 		after *v2beta1.SpiderCoordinator
 		want  string
 	}{
 		{"valid", coordinator("default", "10.0.0.0/8"), ""},
-		{"invalid", coordinator("default", "10.0.0.1"), "spec.hijackCIDR[0]: Invalid value: \"10.0.0.1\""},
+		{"address", coordinator("default", "10.0.0.1"), ""},
+		{"invalid", coordinator("default", "10.0.0"), "spec.hijackCIDR[0]: Invalid value: \"10.0.0\""},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			warnings, err := w.ValidateCreate(t.Context(), tc.after)

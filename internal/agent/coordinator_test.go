@@ -48,7 +48,7 @@ func TestCoordinatorSettingsComeFromObject(t *testing.T) {
 			v2beta1.CoordinatorSpec{
 				Mode: new(v2beta1.ModeOverlay), PodCIDRType: new(v2beta1.PodCIDRCalico),
 				HijackCIDR:   []string{"169.254.0.0/16", "fd00:1::/64"},
-				PolicyRoutes: v2beta1.Routes{{Dst: "10.1.0.0/16", Gw: "10.0.0.1"}, {Dst: "fd01::/64", Gw: "fd00::1"}},
+				PolicyRoutes: v2beta1.PolicyRoutes{{Dst: "10.1.0.0/16", Gw: "10.0.0.1"}, {Dst: "fd01::/64", Gw: "fd00::1"}},
 				PodMACPrefix: new("0a:1b"), TunePodRoutes: new(false), PodDefaultRouteNIC: new("net1"), HostRuleTable: new(501),
 				PodRPFilter: new(2), TxQueueLen: new(1000), VethLinkAddress: new("169.254.100.1"), VethMTU: new(8900),
 				DetectGateway: new(true), DetectIPConflict: new(true), HostRPFilter: new(1),
@@ -72,8 +72,15 @@ func TestCoordinatorSettingsComeFromObject(t *testing.T) {
 		"empty strings": {
 			spec: v2beta1.CoordinatorSpec{PodMACPrefix: new(""), PodDefaultRouteNIC: new(""), VethLinkAddress: new("")}, want: defaults,
 		},
+		"addresses": {
+			spec: v2beta1.CoordinatorSpec{HijackCIDR: []string{"169.254.20.10", "fd00::9"}, PolicyRoutes: v2beta1.PolicyRoutes{{Dst: "10.1.2.3", Gw: "10.0.0.1"}}},
+			want: netplan.Settings{
+				Mode: "auto", TunePodRoutes: true, HostRuleTable: 500, VethMTU: 1500, HijackCIDR: networks("169.254.20.10/32", "fd00::9/128"),
+				PolicyRoutes: []inet.Route{{Dst: netip.MustParsePrefix("10.1.2.3/32"), Via: netip.MustParseAddr("10.0.0.1")}},
+			},
+		},
 		"host bits": {
-			spec: v2beta1.CoordinatorSpec{HijackCIDR: []string{"10.1.2.3/8"}, PolicyRoutes: v2beta1.Routes{{Dst: "10.1.2.3/16", Gw: "10.0.0.1"}}},
+			spec: v2beta1.CoordinatorSpec{HijackCIDR: []string{"10.1.2.3/8"}, PolicyRoutes: v2beta1.PolicyRoutes{{Dst: "10.1.2.3/16", Gw: "10.0.0.1"}}},
 			want: netplan.Settings{
 				Mode: "auto", TunePodRoutes: true, HostRuleTable: 500, VethMTU: 1500, HijackCIDR: networks("10.0.0.0/8"),
 				PolicyRoutes: []inet.Route{{Dst: netip.MustParsePrefix("10.1.0.0/16"), Via: netip.MustParseAddr("10.0.0.1")}},
@@ -93,8 +100,8 @@ func TestInvalidCoordinatorNamesEveryField(t *testing.T) {
 	_, err := settingsOf(&v2beta1.SpiderCoordinator{
 		ObjectMeta: metav1.ObjectMeta{Name: "default"},
 		Spec: v2beta1.CoordinatorSpec{
-			HijackCIDR:      []string{"10.0.0.0/8", "10.0.0.1"},
-			PolicyRoutes:    v2beta1.Routes{{Dst: "10.0.0.0/8", Gw: "10.0.0.1"}, {Dst: "nowhere", Gw: "router"}},
+			HijackCIDR:      []string{"10.0.0.0/8", "10.0.0"},
+			PolicyRoutes:    v2beta1.PolicyRoutes{{Dst: "10.0.0.0/8", Gw: "10.0.0.1"}, {Dst: "nowhere", Gw: "router"}},
 			VethLinkAddress: new("veth0"),
 		},
 		Status: v2beta1.SpiderCoordinatorStatus{OverlayPodCIDR: []string{"pods"}, ServiceCIDR: []string{"10.96.0.0/12", "services"}},
@@ -104,7 +111,7 @@ func TestInvalidCoordinatorNamesEveryField(t *testing.T) {
 		t.Fatalf("got %v, want an invalid configuration", err)
 	}
 	for _, part := range []string{
-		`spec.hijackCIDR[1]: Invalid value: "10.0.0.1": is not a network in CIDR notation`,
+		`spec.hijackCIDR[1]: Invalid value: "10.0.0": is not a network in CIDR notation`,
 		`spec.policyRoutes[1].dst: Invalid value: "nowhere": is not a network in CIDR notation`,
 		`spec.vethLinkAddress: Invalid value: "veth0": is not a link-local address`,
 		`status.overlayPodCIDR[0]: Invalid value: "pods": is not a network in CIDR notation`,

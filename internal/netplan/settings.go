@@ -65,7 +65,7 @@ func (e *FieldError) Error() string {
 }
 
 const (
-	wantNetwork   = `is not a network in CIDR notation, such as "10.0.0.0/8" or "fd00::/64"`
+	wantNetwork   = `is not a network in CIDR notation, such as "10.0.0.0/8" or "fd00::/64", or an address`
 	wantLinkLocal = "is not a link-local address; use one in 169.254.0.0/16 or fe80::/10, or omit the field"
 )
 
@@ -104,7 +104,12 @@ func set[T any](to *T, value *T) {
 	}
 }
 
+// network reads a network in CIDR notation, or an address, which stands for the network
+// with only that address: "169.254.20.10" is 169.254.20.10/32.
 func network(text string) (netip.Prefix, bool) {
+	if a, err := netip.ParseAddr(text); err == nil {
+		return netip.PrefixFrom(a, a.BitLen()), !a.Is4In6() && a.Zone() == ""
+	}
 	p, err := netip.ParsePrefix(text)
 	return p.Masked(), err == nil && !p.Addr().Is4In6()
 }
@@ -128,7 +133,11 @@ func networks(errs *[]FieldError, field string, texts []string, inherited []neti
 func routes(errs *[]FieldError, texts []cniconf.Route) []inet.Route {
 	out := make([]inet.Route, 0, len(texts))
 	for i, text := range texts {
-		r, err := inet.ParseRoute(text.Dst, text.Gw)
+		dst := text.Dst
+		if p, ok := network(dst); ok {
+			dst = p.String()
+		}
+		r, err := inet.ParseRoute(dst, text.Gw)
 		var fault *inet.RouteError
 		if errors.As(err, &fault) {
 			*errs = append(*errs, FieldError{fmt.Sprintf("policyRoutes[%d].%s", i, fault.Key), fault.Value, fault.Reason})

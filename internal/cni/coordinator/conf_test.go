@@ -72,10 +72,10 @@ func TestConfigurationOverlaysCluster(t *testing.T) {
 func TestMalformedFieldsAreNamed(t *testing.T) {
 	for conf, field := range map[string]string{
 		`{"mode":"sideways"}`:                                       "mode",
-		`{"hijackCIDR":["169.254.0.0"]}`:                            "hijackCIDR[0]",
+		`{"hijackCIDR":["169.254.0"]}`:                              "hijackCIDR[0]",
 		`{"serviceCIDR":["x"]}`:                                     "serviceCIDR[0]",
 		`{"overlayPodCIDR":[""]}`:                                   "overlayPodCIDR[0]",
-		`{"policyRoutes":[{"dst":"10.0.0.0","gw":"10.0.0.1"}]}`:     "policyRoutes[0].dst",
+		`{"policyRoutes":[{"dst":"10.0.0","gw":"10.0.0.1"}]}`:       "policyRoutes[0].dst",
 		`{"policyRoutes":[{"dst":"10.0.0.0/8","gw":"10.0.0.1/8"}]}`: "policyRoutes[0].gw",
 		`{"vethLinkAddress":"x"}`:                                   "vethLinkAddress",
 	} {

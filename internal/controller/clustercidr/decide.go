@@ -77,10 +77,18 @@ func podNetworks(kind v2beta1.PodCIDRType, f facts) (origin, error) {
 	}
 	// auto: use the overlay network of the cluster. If it cannot be read, report that
 	// instead of trying the next source.
+	var overlays []*origin
 	for _, overlay := range []*origin{f.calico, f.cilium} {
 		if overlay != nil && (len(overlay.networks) > 0 || overlay.err != nil) {
-			return canonical(*overlay)
+			overlays = append(overlays, overlay)
 		}
+	}
+	if len(overlays) > 0 {
+		found, err := canonical(*overlays[0])
+		if len(overlays) > 1 && err == nil {
+			found.name += fmt.Sprintf("; the cluster has %s, too: if the pods use that, set spec.podCIDRType", overlays[1].name)
+		}
+		return found, err
 	}
 	found, err := firstOf(f.cluster)
 	if err == nil || found.err != nil {

@@ -101,3 +101,11 @@ func TestDecideWithEmptyOrUnreadableSources(t *testing.T) {
 		},
 	})
 }
+
+// A cluster that changed from Calico to Cilium keeps the pools of Calico.
+func TestAutoNamesBothOverlays(t *testing.T) {
+	got := decide(v2beta1.PodCIDRAuto, facts{services: services, cluster: cluster, calico: calico, cilium: cilium}).source
+	if want := "calico; the cluster has cilium, too: if the pods use that, set spec.podCIDRType"; got != want {
+		t.Errorf("source %q, want %q", got, want)
+	}
+}

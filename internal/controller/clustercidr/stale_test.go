@@ -168,12 +168,12 @@ func TestInvalidCoordinatorStillGetsNetworks(t *testing.T) {
 	c := start(t)
 	object := &v2beta1.SpiderCoordinator{
 		ObjectMeta: metav1.ObjectMeta{Name: "default"},
-		Spec:       v2beta1.CoordinatorSpec{PodCIDRType: new(v2beta1.PodCIDRNone), HostRuleTable: new(254), HijackCIDR: []string{"10.0.0.1"}},
+		Spec:       v2beta1.CoordinatorSpec{PodCIDRType: new(v2beta1.PodCIDRNone), HostRuleTable: new(254), HijackCIDR: []string{"10.0.0"}},
 	}
 	withoutRules(t, c, func() { kubetest.Create(t, c, object) })
 	const fault = "spec.hostRuleTable: Invalid value: 254: use a table above 0 other than 253 (default), 254 (main) and 255 (local), e.g. 500"
 	condition(t, c, object, v2beta1.CoordinatorSynced, "Invalid", fault)
-	condition(t, c, object, v2beta1.CoordinatorSynced, "Invalid", `spec.hijackCIDR[0]: Invalid value: "10.0.0.1": is not a network in CIDR notation`)
+	condition(t, c, object, v2beta1.CoordinatorSynced, "Invalid", `spec.hijackCIDR[0]: Invalid value: "10.0.0": is not a network in CIDR notation`)
 	if !slices.Equal(object.Status.ServiceCIDR, services) || object.Status.Reason != "" {
 		t.Errorf("status is %+v, want the networks of services %v", object.Status, services)
 	}

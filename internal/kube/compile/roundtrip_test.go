@@ -39,7 +39,7 @@ func TestAttachmentRoundTrip(t *testing.T) {
 		t.Run(string(kind), func(t *testing.T) {
 			spec.CNIType = &kind
 			spec.Coordinator = &v2beta1.CoordinatorSpec{
-				Mode: new(v2beta1.ModeUnderlay), HijackCIDR: []string{"10.0.0.0/8"}, PolicyRoutes: v2beta1.Routes{{Dst: "10.0.0.0/8", Gw: "10.0.0.1"}},
+				Mode: new(v2beta1.ModeUnderlay), HijackCIDR: []string{"10.0.0.0/8"}, PolicyRoutes: v2beta1.PolicyRoutes{{Dst: "10.0.0.0/8", Gw: "10.0.0.1"}},
 				PodMACPrefix: new("0a:1b"), TunePodRoutes: new(false), PodDefaultRouteNIC: new("net1"), HostRuleTable: new(501), PodRPFilter: new(2),
 				TxQueueLen: new(0), VethLinkAddress: new("fe80::1"), VethMTU: new(1400),
 			}
