@@ -19,6 +19,7 @@ import (
 	"time"
 
 	nadv1 "github.com/k8snetworkplumbingwg/network-attachment-definition-client/pkg/apis/k8s.cni.cncf.io/v1"
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
@@ -477,9 +478,15 @@ func TestStatefulSetAddressesFollowPodToNode(t *testing.T) {
 	n1, n2 := w.node("n1"), w.node("n2")
 	p4 := w.pool("v4", v4("10.1.0.10-10.1.0.40"))
 	a, b := w.agent(n1), w.agent(n2)
+	web := map[string]string{"app": "web"}
+	set := &appsv1.StatefulSet{ObjectMeta: metav1.ObjectMeta{Namespace: w.namespace, Name: "web"}, Spec: appsv1.StatefulSetSpec{
+		Selector: &metav1.LabelSelector{MatchLabels: web},
+		Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: web}, Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "c", Image: "i"}}}},
+	}}
+	kubetest.Create(t, w, set)
 	owned := func(p *corev1.Pod) {
 		annotated(names.AnnotationPodIPPool, fmt.Sprintf(`{"ipv4":[%q]}`, p4))(p)
-		p.OwnerReferences = []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: "StatefulSet", Name: "web", UID: "s1", Controller: new(true)}}
+		p.OwnerReferences = []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: "StatefulSet", Name: "web", UID: set.UID, Controller: new(true)}}
 	}
 	pod := w.pod("web-0", n1, owned)
 	at := attachment(pod, "c1", "eth0")
