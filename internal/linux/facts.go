@@ -160,8 +160,9 @@ func (e *TakenError) Error() string {
 	return fmt.Sprintf("address %s of %s is in use by another machine (duplicate address detection)", e.Addr, e.Dev)
 }
 
-// SettleAddrs waits until no IPv6 address of the link is tentative: the kernel
-// refuses routes with a tentative source address. If another machine defends an
+// SettleAddrs waits until no IPv6 address of the link is tentative, because the kernel
+// refuses routes with a tentative source address. It does not wait for the link-local
+// address, which is the source of no route of ours. If another machine defends an
 // address, the error is a *TakenError.
 func (n *Namespace) SettleAddrs(ctx context.Context, dev string) error {
 	l, err := n.nl.LinkByName(dev)
@@ -177,6 +178,9 @@ func (n *Namespace) SettleAddrs(ctx context.Context, dev string) error {
 		}
 		tentative, taken := false, error(nil)
 		for _, a := range addrs {
+			if a.IP.IsLinkLocalUnicast() {
+				continue
+			}
 			if a.Flags&unix.IFA_F_DADFAILED != 0 { // the kernel keeps such an address tentative
 				taken = &TakenError{Addr: addrOf(a.IP), Dev: dev}
 			} else {

@@ -119,6 +119,20 @@ func addrsOf(i int) []string {
 	return []string{fmt.Sprintf("172.31.28.%d/20", 100+i), fmt.Sprintf("2406:da1e:c4:ed01:c57d::%d/64", 100+i)}
 }
 
+// TestAddDoesNotWaitForLinkLocalAddress has a pod whose link-local address the kernel
+// probes for 100 s. No route of a pod needs that address.
+func TestAddDoesNotWaitForLinkLocalAddress(t *testing.T) {
+	node, router := linuxtest.NewMachine(t, "node"), linuxtest.NewMachine(t, "vpc")
+	linuxtest.Wire(node, "ens5", router, "x")
+	node.Addr("ens5", "172.31.22.228/20")
+	pod := newSandbox(t, node, "a", fakeAgent(t, guideReply()))
+	pod.Sysctl("net/ipv6/conf/default/accept_dad", "1")
+	pod.Sysctl("net/ipv6/conf/default/dad_transmits", "100")
+	pod.attach("macvlan", "ens5", "eth0", guide.a[:1], nil)
+	pod.Await("tentative", "ip", "-6", "addr", "show", "dev", "eth0")
+	pod.must("ADD", "eth0", pod.result("eth0", guide.a[:1], nil), nil)
+}
+
 func TestPodsOfOneIPVersion(t *testing.T) {
 	for i, family := range []string{"IPv4", "IPv6"} {
 		t.Run(family, func(t *testing.T) {
