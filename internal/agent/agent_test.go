@@ -29,6 +29,7 @@ import (
 	"spiderpool.dev/spiderpool/api/v2beta1"
 	"spiderpool.dev/spiderpool/internal/config"
 	"spiderpool.dev/spiderpool/internal/inet"
+	"spiderpool.dev/spiderpool/internal/journal"
 	"spiderpool.dev/spiderpool/internal/kube/agentclient"
 	"spiderpool.dev/spiderpool/internal/kube/kubetest"
 	"spiderpool.dev/spiderpool/internal/rpc"
@@ -431,6 +432,41 @@ func TestReleaseSurvivesOutageAndRestart(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// The CNI plugin stores a release itself while no agent answers, also next to an agent
+// that runs again by then.
+func TestRunningAgentTakesReleaseOfPlugin(t *testing.T) {
+	w := newWorld(t)
+	node := w.node("n1")
+	w.pool("v4", func(p *v2beta1.SpiderIPPool) {
+		v4("10.1.0.10-10.1.0.20")(p)
+		p.Spec.Default, p.Spec.NodeName = new(true), []string{node}
+	})
+	state := t.TempDir()
+	a := w.agent(node, func(c *config.Agent) { c.StateDir = state })
+	gone, alive := attachment(w.pod("a", node), "c1", "eth0"), attachment(w.pod("b", node), "c2", "eth0")
+	for _, at := range []wire.Attachment{gone, alive} {
+		if _, err := a.Add(t.Context(), wire.AddRequest{Attachment: at}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	former := alive
+	former.ContainerID = "c0" // the DEL of a former sandbox must not free the address
+	for _, at := range []wire.Attachment{gone, former} {
+		if err := journal.In(state).Begin(at)(true); err != nil {
+			t.Fatal(err)
+		}
+	}
+	kubetest.Eventually(t, func(context.Context) error {
+		if got, left := w.leases(), journal.In(state).Len(); len(got) != 1 || left != 0 {
+			return fmt.Errorf("still leased: %v; %d releases on disk", got, left)
+		}
+		return nil
+	})
+	if got := w.leases(); !strings.HasSuffix(got[0], " c2") {
+		t.Errorf("the lease of the living sandbox c2 is %v", got)
+	}
 }
 
 func TestPodGetsAllInterfacesOrNone(t *testing.T) {
