@@ -119,6 +119,10 @@ bench: lab-tools ## Measure the IPAM path on simulated nodes, compared with host
 bench-net: lab-tools images ## Measure throughput and latency between pods on two nodes, compared with host network and bridge
 	@go run ./test/bench-net --lab $(LAB)
 
+.PHONY: bench-start
+bench-start: lab-tools images ## Measure the time of a pod's network, plugin by plugin, compared with bridge, host-local and portmap
+	@go run ./test/bench-start --lab $(LAB)
+
 .PHONY: chaos
 chaos: lab-tools ## Kill agents, controllers, API servers and etcds at random for ten minutes
 	@go run ./test/chaos --time 10m

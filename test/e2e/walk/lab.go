@@ -101,17 +101,26 @@ func (l *Lab) kubectlAll(ctx context.Context, arguments ...string) error {
 	return nil
 }
 
-// Exec runs a command in the network of one of the lab's nodes or hosts.
+// Exec runs a command on one of the lab's nodes or hosts.
 func (l *Lab) Exec(ctx context.Context, host, command string) (string, error) {
+	return l.ExecWith(ctx, host, command, nil)
+}
+
+// ExecWith is Exec with a standard input.
+func (l *Lab) ExecWith(ctx context.Context, host, command string, stdin io.Reader) (string, error) {
 	fmt.Fprintf(l.Out, "[%s]$ %s\n", host, command)
-	stdout, err := l.run(ctx, l.Binary, "exec", host, "--", "sh", "-c", command)
+	stdout, err := l.runWith(ctx, stdin, l.Binary, "exec", host, "--", "sh", "-c", command)
 	fmt.Fprint(l.Out, stdout)
 	return stdout, err
 }
 
 func (l *Lab) run(ctx context.Context, name string, arguments ...string) (string, error) {
+	return l.runWith(ctx, nil, name, arguments...)
+}
+
+func (l *Lab) runWith(ctx context.Context, stdin io.Reader, name string, arguments ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, name, arguments...)
-	cmd.Dir, cmd.Env = l.Root, l.environment
+	cmd.Dir, cmd.Env, cmd.Stdin = l.Root, l.environment, stdin
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	if err := cmd.Run(); err != nil {

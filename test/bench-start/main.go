@@ -1,0 +1,94 @@
+// Command bench-start measures the time that a pod's network takes on the lab: each CNI
+// plugin's wall clock and CPU time, and the kubelet's time for the sandbox. It compares
+// two networks in one run, in dual stack and in IPv4:
+//
+//   - macvlan with Spiderpool, behind Multus, as in the guide;
+//   - a bridge with host-local and portmap, without Multus, as most clusters have.
+//
+// It starts a lab with the topology l2 and puts a stopwatch in the place of every
+// plugin of one node. The stopwatch's own start is part of the time of the plugin that
+// calls it, in both networks.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+
+	"spiderpool.dev/spiderpool/test/e2e/walk"
+)
+
+// options are the command line flags.
+type options struct {
+	lab    string
+	pods   int
+	rounds int
+	json   string
+}
+
+func main() {
+	var o options
+	flag.StringVar(&o.lab, "lab", "bin/lab", "path of the lab program")
+	flag.IntVar(&o.pods, "pods", 20, "pods started one at a time, per network and IP stack")
+	flag.IntVar(&o.rounds, "rounds", 3, "times that ten pods start at once, per network and IP stack")
+	flag.StringVar(&o.json, "json", "bench-start.json", "file for the results")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, &o); err != nil {
+		fmt.Fprintln(os.Stderr, "bench-start:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, o *options) (err error) {
+	if o.pods < 1 || o.rounds < 1 {
+		return fmt.Errorf("--pods %d, --rounds %d: want 1 or more", o.pods, o.rounds)
+	}
+	if o.lab, err = filepath.Abs(o.lab); err != nil {
+		return err
+	}
+	if exec.CommandContext(ctx, o.lab, "env").Run() == nil {
+		return errors.New("a lab is already up, but bench-start needs its own: stop it with `make lab-down`")
+	}
+	dir, err := os.MkdirTemp("", "bench-start-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	stopwatch := filepath.Join(dir, "stopwatch")
+	build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags=-s -w", "-o", stopwatch, "./test/bench-start/stopwatch")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		return fmt.Errorf("build stopwatch: %w: %s", err, out)
+	}
+	site, err := walk.SiteOf("l2")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, walk.Down(ctx, o.lab, os.Stdout)) }()
+	lab, err := walk.Up(ctx, o.lab, site.Name, os.Stdout)
+	if err != nil {
+		return err
+	}
+	if err := walk.Install(ctx, lab, site); err != nil {
+		return err
+	}
+	results, err := measure(ctx, o, lab, site, stopwatch)
+	if err != nil {
+		return err
+	}
+	if err := writeJSON(o.json, results); err != nil {
+		return err
+	}
+	fmt.Println()
+	printTables(os.Stdout, results)
+	fmt.Printf("\nresults in %s\n", o.json)
+	return nil
+}
