@@ -124,8 +124,9 @@ bench-start: lab-tools images ## Measure the time of a pod's network, plugin by 
 	@go run ./test/bench-start --lab $(LAB)
 
 .PHONY: chaos
-chaos: lab-tools ## Kill agents, controllers, API servers and etcds at random for ten minutes
+chaos: lab-tools ## Kill agents, controllers, API servers and etcds at random for ten minutes, then simulate 30,000 histories
 	@go run ./test/chaos --time 10m
+	@go test ./internal/ipam -count=1 -timeout 60m -run '^TestSimulation$$' -sim.seeds=30000
 
 .PHONY: scale
 scale: lab-tools ## Run an agent with 5,000 nodes and 20,000 pools, and a controller with 5,000 pools and 20,000 endpoints

@@ -99,17 +99,28 @@ func agentOf(t *testing.T, node string) client.Client {
 	return as(t, kubetest.Account(t, "kube-system", "spiderpool-agent", node))
 }
 
+// former is the state of a former sandbox in texts of leaseOf.
+const former lease.State = "Former"
+
 // blockOf returns the block 192.0.2.0 of node a with the leases.
 func blockOf(leases ...lease.Lease) *v2beta1.SpiderIPBlock {
-	return compile.BlockObject(lease.Block{Base: netip.MustParseAddr("192.0.2.0"), Node: "a", Leases: leases})
+	block := lease.Block{Base: netip.MustParseAddr("192.0.2.0"), Node: "a", Former: []lease.Former{}}
+	for _, l := range leases {
+		if l.State == former {
+			block.Former = append(block.Former, lease.Former{Addr: l.Addr, Holder: l.Holder})
+		} else {
+			block.Leases = append(block.Leases, l)
+		}
+	}
+	return compile.BlockObject(block)
 }
 
-// leaseOf parses e.g. "192.0.2.1 InUse a web-0": address, state, node and owner. The
-// pod's UID is "uid-" and the owner, or else the address.
+// leaseOf parses e.g. "192.0.2.1 InUse a web-0": address, state or "Former", node and
+// owner. The pod's UID is "uid-" and the owner, or else the address.
 func leaseOf(text string) lease.Lease {
 	fields := append(strings.Fields(text), "", "")
 	l := lease.Lease{Addr: netip.MustParseAddr(fields[0]), State: lease.State(fields[1]), Since: time.Unix(0, 0).UTC()}
-	if l.State == lease.InUse || l.State == lease.Retained {
+	if l.State == lease.InUse || l.State == lease.Retained || l.State == former {
 		l.Holder = lease.Holder{
 			Attachment: lease.Attachment{ContainerID: "c", Interface: "eth0"},
 			Pod:        lease.PodKey{Namespace: "default", Name: "p"}, PodUID: "uid-" + fields[0] + fields[3], Node: strings.Trim(fields[2], "-"),
@@ -229,7 +240,13 @@ var transitions = []struct {
 	{"drop own", "192.0.2.1 InUse a, 192.0.2.2 InUse b", "192.0.2.2 InUse b", true, false},
 	{"drop all", "192.0.2.1 InUse b", "", false, false},
 	{"take", "192.0.2.1 InUse b", "192.0.2.1 InUse a", false, false},
-	{"take by owner", "192.0.2.1 InUse b web-0", "192.0.2.1 InUse a web-0", true, false},
+	{"take by owner", "192.0.2.1 InUse b web-0", "192.0.2.1 InUse a web-0, 192.0.2.1 Former b web-0", true, false},
+	{"take by owner, without a trace", "192.0.2.1 InUse b web-0", "192.0.2.1 InUse a web-0", false, false},
+	{"former without a lease", "192.0.2.1 InUse a", "192.0.2.1 InUse a, 192.0.2.1 Former b", false, false},
+	{"former for another's lease", "192.0.2.1 InUse b", "192.0.2.1 InUse b, 192.0.2.1 Former a", true, false},
+	{"end of former", "192.0.2.1 InUse b, 192.0.2.1 Former a", "192.0.2.1 InUse b", true, true},
+	{"end of another's former", "192.0.2.1 InUse a, 192.0.2.1 Former b", "192.0.2.1 InUse a", false, true},
+	{"release with former", "192.0.2.1 InUse a, 192.0.2.1 Former b", "192.0.2.1 Released, 192.0.2.1 Former b", true, true},
 	{"take by other owner", "192.0.2.1 InUse b web-0", "192.0.2.1 InUse a web-1", false, false},
 	{"give away", "192.0.2.1 InUse a web-0", "192.0.2.1 InUse b web-0", false, false},
 	{"retain", "192.0.2.1 InUse a web-0", "192.0.2.1 Retained a web-0", true, true},
@@ -342,6 +359,7 @@ func TestControllerDeletesOnlyUnusedBlocks(t *testing.T) {
 		"192.0.2.1 Released, 192.0.2.2 Quarantined": true,
 		"192.0.2.1 InUse a":                         false,
 		"192.0.2.1 Retained a web-0":                false,
+		"192.0.2.1 Released, 192.0.2.1 Former b":    false,
 	} {
 		block := store(t, c, text)
 		if err := controller.Delete(t.Context(), block); may && err != nil || !may && !refused(err) {
@@ -374,11 +392,16 @@ func TestFullBlockIsWithinBudget(t *testing.T) {
 		}
 		return leases
 	}
-	block := compile.BlockObject(lease.Block{Base: netip.MustParseAddr("fd00:1111:2222:3333:4444:5555:6666:7770"), Node: node, Leases: full(lease.InUse)})
+	former := make([]lease.Former, lease.MaxFormer)
+	for i := range former {
+		former[i] = lease.Former{Addr: full(lease.InUse)[i/2].Addr, Holder: full(lease.InUse)[i/2].Holder}
+		former[i].ContainerID = fmt.Sprintf("%s%02d", strings.Repeat("c", 62), i)
+	}
+	block := compile.BlockObject(lease.Block{Base: netip.MustParseAddr("fd00:1111:2222:3333:4444:5555:6666:7770"), Node: node, Leases: full(lease.InUse), Former: former})
 	block.Annotations = map[string]string{override: "test"}
 	kubetest.Create(t, c, block)
 	t.Cleanup(func() { overrideNow(t, c, block.Name) })
-	changed := compile.BlockObject(lease.Block{Base: netip.MustParseAddr("fd00:1111:2222:3333:4444:5555:6666:7770"), Node: node, Leases: full(lease.Retained)})
+	changed := compile.BlockObject(lease.Block{Base: netip.MustParseAddr("fd00:1111:2222:3333:4444:5555:6666:7770"), Node: node, Leases: full(lease.Retained), Former: former})
 	changed.ResourceVersion = block.ResourceVersion
 	if err := agentOf(t, node).Update(t.Context(), changed.DeepCopy(), client.DryRunAll); err != nil {
 		t.Errorf("the agent: %v", err)

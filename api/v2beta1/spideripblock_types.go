@@ -72,7 +72,38 @@ type Lease struct {
 	MAC string `json:"mac,omitempty"`
 }
 
+// FormerSandbox is a sandbox that lost its lease to a successor and may still use the
+// address, e.g. on a node that is cut off from the API server.
+type FormerSandbox struct {
+	// IP is the address in canonical form. It lies inside the block.
+	IP string `json:"ip"`
+
+	// ContainerID is the CNI container ID of the sandbox.
+	ContainerID string `json:"containerID"`
+
+	// Interface is the interface of the sandbox, e.g. "eth0".
+	Interface string `json:"interface"`
+
+	// Pod is the pod of the sandbox, as "namespace/name".
+	// +optional
+	Pod string `json:"pod,omitempty"`
+
+	// PodUID is the UID of that pod.
+	// +optional
+	PodUID string `json:"podUID,omitempty"`
+
+	// Node is the node of the sandbox.
+	// +optional
+	Node string `json:"node,omitempty"`
+
+	// FixedFor is the owner of the address at that time, if it was fixed.
+	// +optional
+	FixedFor string `json:"fixedFor,omitempty"`
+}
+
 // SpiderIPBlockSpec holds the leases of 16 aligned addresses.
+//
+// +kubebuilder:validation:XValidation:rule="!has(oldSelf.former) || oldSelf.former.size() == 0 || has(self.former)",message="former must not be dropped: the writer is an agent of an earlier release that does not know it; upgrade the agent"
 type SpiderIPBlockSpec struct {
 	// CIDR is the block: an IPv4 /28 or an IPv6 /124.
 	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="cidr is immutable"
@@ -88,6 +119,15 @@ type SpiderIPBlockSpec struct {
 	// +listType=atomic
 	// +optional
 	Leases []Lease `json:"leases,omitempty"`
+
+	// Former are sandboxes that lost their lease to a successor and may still use the
+	// address, so no other pod gets it. A sandbox leaves the list on proof of its end:
+	// its DEL, its node's agent, or the end of its node. A writer that removes the last
+	// one writes an empty list.
+	// +kubebuilder:validation:MaxItems=32
+	// +listType=atomic
+	// +optional
+	Former []FormerSandbox `json:"former,omitzero"`
 }
 
 // SpiderIPBlock records the holders of 16 aligned addresses: an IPv4 /28 or an

@@ -172,14 +172,14 @@ func ipamOptions(cfg config.Agent) ipam.Options {
 	}
 }
 
-// unleased returns the addresses that belong to a pool but to no lease of this node.
+// unleased returns the addresses that belong to a pool but to no holder of this node.
 // Addresses outside our pools may belong to another IPAM plugin.
 func (a *agent) unleased(addrs []netip.Addr) ([]netip.Addr, error) {
 	if err := a.ready(); err != nil {
 		return nil, err
 	}
 	held := map[netip.Addr]bool{}
-	for _, l := range a.service.Allocator.HeldBy(func(lease.Lease) bool { return true }) {
+	for _, l := range a.service.Allocator.HeldFor(0) {
 		held[l.Addr] = true
 	}
 	return slices.DeleteFunc(slices.Clone(addrs), func(addr netip.Addr) bool {
@@ -240,10 +240,7 @@ func (a *agent) ready() error {
 	if !a.knowsAddrs.Load() {
 		return fmt.Errorf("%w: the agent has not read the addresses of node %s yet", ipam.ErrNotReady, a.cfg.NodeName)
 	}
-	if !a.service.Allocator.Loaded() {
-		return fmt.Errorf("%w: the agent has not read the SpiderIPBlocks of node %s yet", ipam.ErrNotReady, a.cfg.NodeName)
-	}
-	return errors.Join(a.cluster.Ready(), a.pools.Ready())
+	return errors.Join(a.service.Allocator.Ready(), a.cluster.Ready(), a.pools.Ready())
 }
 
 // run runs every part until ctx ends or an essential part fails.
@@ -303,6 +300,7 @@ func (a *agent) maintain(ctx context.Context) {
 	repair := time.NewTicker(repairInterval)
 	defer repair.Stop()
 	for {
+		a.heal(ctx)
 		a.replay(ctx)
 		select {
 		case <-ctx.Done():
@@ -330,6 +328,14 @@ func (a *agent) retry(ctx context.Context, what string, f func(context.Context) 
 		}
 		return err == nil, nil
 	})
+}
+
+// heal reads the blocks whose content is in doubt, and restores the leases that another
+// client has removed.
+func (a *agent) heal(ctx context.Context) {
+	if err := errors.Join(a.service.Allocator.ReadUnread(ctx), a.service.RestoreLost(ctx)); err != nil && ctx.Err() == nil {
+		a.log.Warn("cannot bring leases and SpiderIPBlocks into agreement", "err", err)
+	}
 }
 
 // replay commits the releases on disk.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -15,7 +16,7 @@ import (
 )
 
 const (
-	// roundSize bounds how many requests are decided together.
+	// maxBatch bounds how many requests are decided together.
 	maxBatch = 64
 	// commitTimeout bounds the writes of one batch.
 	commitTimeout = 10 * time.Second
@@ -25,11 +26,13 @@ const (
 	// maxLearned bounds the retries after the create of an existing block.
 	// Each retry reads more regions, so no request needs as many.
 	maxCreateConflicts = 32
-	// youngLease is the age below which a lease needs no confirmation: the ADDs of
-	// all interfaces of a pod come within it. Reclaim ends no lease younger than
-	// reclaim.DefaultMinAge, which is far longer because its clock may differ; and
-	// every ADD first reads the addresses that an owner took to another node.
+	// youngLease is the age below which a lease that this process granted needs no
+	// confirmation: the ADDs of all interfaces of a pod come within it. Reclaim ends no
+	// lease younger than reclaim.DefaultMinAge, and every ADD first reads the addresses
+	// that an owner took to another node.
 	youngLease = time.Minute
+	// unreadLimit is for how long a block may be unreadable before the agent is not ready.
+	unreadLimit = 10 * time.Second
 	// precision is the precision of times in the store: a lease must survive a round
 	// trip unchanged.
 	precision = time.Second
@@ -58,18 +61,27 @@ type Allocator struct {
 
 	mu struct {
 		sync.Mutex
-		// index has the blocks that this node has read or written. A block in unknown
+		// index has the blocks that this node has read or written. A block in unread
 		// or inFlight may differ from the store's.
 		index *lease.Index
 		// loaded: the blocks of this node have been read. Nothing is granted before.
 		loaded bool
-		// unknown are the blocks whose stored content is unknown because a write of
-		// them had no answer.
-		unknown map[netip.Addr]struct{}
-		// inFlight are the blocks that a batch is writing now. seenDuringWrite is the newest
-		// version of each that was observed meanwhile; "" means a deletion.
-		inFlight        map[netip.Addr]struct{}
-		seenDuringWrite map[netip.Addr]string
+		// unread are the blocks whose stored content is in doubt, since when: a write had
+		// no answer or conflicted. No new address of them is granted
+		// (lease.Block.Unread), and requests with a lease in them wait.
+		unread map[netip.Addr]time.Time
+		// unanswered are the writes without an answer. All writes of a block have the
+		// version in the index, so each may still arrive (lease.Block.Unconfirmed).
+		unanswered map[netip.Addr][]lease.Block
+		// inFlight are the blocks that a batch is writing now.
+		inFlight map[netip.Addr]observed
+		// holdings are the leases in use and the former sandboxes of this node in the index.
+		holdings map[holdingKey]holding
+		// lost are holders of this node that the store lacks, although this node has not
+		// ended them. The index keeps them. See keepOwn.
+		lost map[holdingKey]lease.Lease
+		// order numbers the arrivals of requests and the grants.
+		order uint64
 		// regions are the reads of other nodes' blocks. Entries are never removed.
 		regions map[netip.Prefix]*regionReads
 		// queue are the requests for the next batch, in the order of their arrival.
@@ -82,10 +94,14 @@ type Allocator struct {
 // request is one entry of the queue: an allocation, or a change to leases.
 type request struct {
 	ctx        context.Context
-	allocation lease.Request // allocation, when change is nil
+	allocation lease.Request // when change is nil
+	arrived    uint64        // of an allocation, see Arrive
 	// change returns the blocks to write, based on the index; none if nothing changes.
-	change          func(now time.Time) []lease.Block
-	releases        []lease.Attachment // by the change
+	change   func(now time.Time) []lease.Block
+	releases []lease.Attachment // by the change
+	// concerns reports whether the request is about a holder of the lease. It waits while
+	// the block of such a lease is in doubt.
+	concerns        func(lease.Lease) bool
 	attempts        int
 	createConflicts int          // how often a block that was to be created existed
 	done            chan outcome // has room for the one outcome
@@ -128,9 +144,11 @@ func NewAllocator(c Config) *Allocator {
 		ctx: ctx, cancel: cancel, searchEvery: cmp.Or(c.SearchEvery, DefaultSearchEvery),
 	}
 	a.mu.index = lease.NewIndex(lease.Options{Node: c.Node, ReuseAfter: c.ReuseAfter})
-	a.mu.unknown = map[netip.Addr]struct{}{}
-	a.mu.inFlight = map[netip.Addr]struct{}{}
-	a.mu.seenDuringWrite = map[netip.Addr]string{}
+	a.mu.unread = map[netip.Addr]time.Time{}
+	a.mu.unanswered = map[netip.Addr][]lease.Block{}
+	a.mu.inFlight = map[netip.Addr]observed{}
+	a.mu.holdings = map[holdingKey]holding{}
+	a.mu.lost = map[holdingKey]lease.Lease{}
 	a.mu.regions = map[netip.Prefix]*regionReads{}
 	return a
 }
@@ -140,106 +158,6 @@ func NewAllocator(c Config) *Allocator {
 func (a *Allocator) Close() {
 	a.cancel()
 	a.workers.Wait()
-}
-
-// Load reads the blocks of the node. After a broken watch, call it again to catch up.
-func (a *Allocator) Load(ctx context.Context) error {
-	blocks, err := a.blocks.OfNode(ctx, a.node)
-	if err != nil {
-		return fmt.Errorf("read the blocks of node %s: %w", a.node, err)
-	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	now := a.now()
-	for _, b := range blocks {
-		a.put(b, now)
-	}
-	a.mu.loaded = true
-	return nil
-}
-
-// put stores a block that was read, unless a batch is writing it or the index has a
-// newer version. Reads and writes overtake each other, and a forgotten lease of this
-// node would be a leak.
-func (a *Allocator) put(b lease.Block, now time.Time) {
-	if a.noteDuringWrite(b.Base, b.Version) {
-		return
-	}
-	if known, ok := a.mu.index.Block(b.Base); ok && a.older(b.Version, known.Version) {
-		return
-	}
-	if b.Damaged != "" {
-		a.observer.Damaged()
-		a.log.Error("SpiderIPBlock is corrupt; its addresses are out of service until it is fixed or deleted",
-			"spideripblock", inet.BlockPrefix(b.Base), "err", b.Damaged)
-	}
-	delete(a.mu.unknown, b.Base)
-	a.mu.index.Put(b, now)
-}
-
-// noteDuringWrite records version and returns true if a batch is writing the block.
-// applyResults compares it with the written version and has the block read again if
-// it is newer.
-func (a *Allocator) noteDuringWrite(base netip.Addr, version string) bool {
-	if _, busy := a.mu.inFlight[base]; !busy {
-		return false
-	}
-	if seen, ok := a.mu.seenDuringWrite[base]; !ok || version == "" || seen != "" && a.older(seen, version) {
-		a.mu.seenDuringWrite[base] = version
-	}
-	return true
-}
-
-// Observe stores a changed block, as read from the store.
-func (a *Allocator) Observe(b lease.Block) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.put(b, a.now())
-}
-
-// ObserveDeleted removes a block that was deleted at a version.
-func (a *Allocator) ObserveDeleted(base netip.Addr, version string) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if known, ok := a.mu.index.Block(base); ok && !a.older(version, known.Version) {
-		a.drop(base)
-	}
-}
-
-// ObserveAll removes the blocks of this node that are not in existing, a complete list
-// at a version. It makes up for deletions that a broken watch missed.
-func (a *Allocator) ObserveAll(existing map[netip.Addr]bool, version string) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	var gone []netip.Addr
-	for b := range a.mu.index.Blocks() {
-		if a.concerns(b) && !existing[b.Base] && !a.older(version, b.Version) {
-			gone = append(gone, b.Base)
-		}
-	}
-	for _, base := range gone {
-		a.drop(base)
-	}
-}
-
-// drop forgets a block that does not exist, unless a batch is writing it.
-func (a *Allocator) drop(base netip.Addr) {
-	if !a.noteDuringWrite(base, "") {
-		delete(a.mu.unknown, base)
-		a.mu.index.Delete(base)
-	}
-}
-
-// Knows reports whether a block seen at version need not be read: the allocator has
-// that version or a newer one, or is writing the block and compares afterwards.
-func (a *Allocator) Knows(base netip.Addr, version string) bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.noteDuringWrite(base, version) {
-		return true
-	}
-	known, ok := a.mu.index.Block(base)
-	return ok && (known.Version == version || a.older(version, known.Version))
 }
 
 // SetUsable sets the addresses that a pool hands out; the empty set removes the pool.
@@ -286,6 +204,34 @@ func (a *Allocator) addressesOf(podUID string, owner lease.Owner) map[netip.Addr
 	return addrs
 }
 
+// HeldFor returns the leases in use and the former sandboxes of this node, as leases,
+// that this process has known for at least age.
+func (a *Allocator) HeldFor(age time.Duration) []lease.Lease {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	now := a.now()
+	var leases []lease.Lease
+	for key, h := range a.mu.holdings {
+		if now.Sub(h.since) < age {
+			continue
+		}
+		b, _ := a.mu.index.Block(inet.BlockOf(key.addr))
+		if l, ok := b.HolderOf(key.addr, key.at); ok {
+			leases = append(leases, l)
+		}
+	}
+	slices.SortFunc(leases, func(a, b lease.Lease) int { return a.Addr.Compare(b.Addr) })
+	return leases
+}
+
+// formerOf returns the former sandboxes of an address.
+func (a *Allocator) formerOf(addr netip.Addr) []lease.Former {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	b, _ := a.mu.index.Block(inet.BlockOf(addr))
+	return b.FormerOf(addr)
+}
+
 // HeldBy returns the leases in use on this node for which keep returns true.
 func (a *Allocator) HeldBy(keep func(lease.Lease) bool) []lease.Lease {
 	a.mu.Lock()
@@ -301,16 +247,35 @@ func (a *Allocator) HeldBy(keep func(lease.Lease) bool) []lease.Lease {
 	return leases
 }
 
-// Allocate grants everything the request wants, or returns an error: a
-// *lease.ExhaustedError if no address is left, or an error of the store. After a
-// store error the leases may or may not exist; call Release.
-func (a *Allocator) Allocate(ctx context.Context, req lease.Request) ([]lease.Grant, error) {
+// Arrive returns the place of a request in the order of arrivals and grants.
+func (a *Allocator) Arrive() uint64 {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.mu.order++
+	return a.mu.order
+}
+
+// supersededError means that another sandbox of the pod got an address after the
+// request arrived. The runtime has then abandoned the sandbox of the request.
+type supersededError struct{ lease lease.Lease }
+
+func (e *supersededError) Error() string {
+	return fmt.Sprintf("sandbox %s of pod %s is newer and already has address %s", e.lease.ContainerID, e.lease.Pod, e.lease.Addr)
+}
+
+// allocate grants everything the request wants, or returns an error: a
+// *lease.ExhaustedError if no address is left, a *lease.CrowdedError, a
+// *supersededError, or an error of the store. After a store error the leases may or may
+// not exist; call release. arrived is the result of Arrive.
+func (a *Allocator) allocate(ctx context.Context, req lease.Request, arrived uint64) ([]lease.Grant, error) {
 	if len(req.Wants) == 0 {
 		return nil, nil
 	}
 	searched := newSearch()
 	for {
-		o := a.submit(&request{ctx: ctx, allocation: req, done: make(chan outcome, 1)})
+		o := a.submit(&request{ctx: ctx, allocation: req, arrived: arrived, done: make(chan outcome, 1), concerns: func(l lease.Lease) bool {
+			return l.ContainerID == req.ContainerID || l.PodUID == req.PodUID || !req.FixedFor.IsZero() && l.FixedFor == req.FixedFor
+		}})
 		var exhausted *lease.ExhaustedError
 		if !errors.As(o.err, &exhausted) {
 			if o.err == nil && a.onRetainedReleased != nil {
@@ -343,8 +308,8 @@ func (a *Allocator) Allocate(ctx context.Context, req lease.Request) ([]lease.Gr
 func (a *Allocator) confirm(ctx context.Context, req lease.Request, grants []lease.Grant) (bool, error) {
 	read := map[netip.Addr]lease.Block{}
 	for _, g := range grants {
-		base := inet.BlockOf(g.Addr)
-		if !g.Held || a.isYoung(g.Addr) {
+		base, at := inet.BlockOf(g.Addr), lease.Attachment{ContainerID: req.ContainerID, Interface: g.Interface}
+		if !g.Held || a.isYoung(g.Addr, at) {
 			continue
 		}
 		if _, ok := read[base]; !ok {
@@ -355,27 +320,27 @@ func (a *Allocator) confirm(ctx context.Context, req lease.Request, grants []lea
 			read[base] = b
 		}
 		l, _ := read[base].Lease(g.Addr)
-		if l.State != lease.InUse || l.Attachment != (lease.Attachment{ContainerID: req.ContainerID, Interface: g.Interface}) {
+		if l.State != lease.InUse || l.Attachment != at {
 			return false, nil
 		}
 	}
 	return true, nil
 }
 
-// isYoung reports whether the lease of the address, as it is known, needs no
+// isYoung reports whether this process granted the lease so recently that it needs no
 // confirmation.
-func (a *Allocator) isYoung(addr netip.Addr) bool {
+func (a *Allocator) isYoung(addr netip.Addr, at lease.Attachment) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	b, _ := a.mu.index.Block(inet.BlockOf(addr))
-	l, ok := b.Lease(addr)
-	return ok && a.now().Sub(l.Since) < youngLease
+	h := a.mu.holdings[holdingKey{addr, at}]
+	return h.order > 0 && a.now().Sub(h.since) < youngLease
 }
 
 // release ends the leases of the attachments. It returns an error if the release could
 // not be committed, or if the leases of this node are unknown.
 func (a *Allocator) release(ctx context.Context, attachments ...lease.Attachment) error {
-	return a.submit(&request{ctx: ctx, releases: attachments, done: make(chan outcome, 1), change: func(now time.Time) []lease.Block {
+	ofAttachments := func(l lease.Lease) bool { return slices.Contains(attachments, l.Attachment) }
+	return a.submit(&request{ctx: ctx, releases: attachments, concerns: ofAttachments, done: make(chan outcome, 1), change: func(now time.Time) []lease.Block {
 		return a.mu.index.Release(now, attachments...)
 	}}).err
 }
@@ -383,7 +348,8 @@ func (a *Allocator) release(ctx context.Context, attachments ...lease.Attachment
 // rollBack ends the leases of the pod's container except for the addresses in
 // previously.
 func (a *Allocator) rollBack(ctx context.Context, podUID, container string, previously map[netip.Addr]bool) error {
-	_, err := a.change(ctx, func(now time.Time) []lease.Block {
+	ofPod := func(l lease.Lease) bool { return l.PodUID == podUID }
+	_, err := a.change(ctx, ofPod, func(now time.Time) []lease.Block {
 		var taken []lease.Lease
 		for _, l := range a.mu.index.OfPod(podUID) {
 			if l.State == lease.InUse && l.ContainerID == container && !previously[l.Addr] {
@@ -399,7 +365,8 @@ func (a *Allocator) rollBack(ctx context.Context, podUID, container string, prev
 // a foreign host with the hardware address mac answered for it. It returns false if
 // the attachment does not hold the address.
 func (a *Allocator) Quarantine(ctx context.Context, at lease.Attachment, addr netip.Addr, mac string, duration time.Duration) (bool, error) {
-	return a.change(ctx, func(now time.Time) []lease.Block {
+	ofAttachment := func(l lease.Lease) bool { return l.Attachment == at }
+	return a.change(ctx, ofAttachment, func(now time.Time) []lease.Block {
 		b, _ := a.mu.index.Block(inet.BlockOf(addr))
 		changed, ok := b.Quarantine(addr, at, mac, now, now.Add(duration))
 		if l, _ := b.Lease(addr); !ok || l.Node != a.node {
@@ -410,8 +377,8 @@ func (a *Allocator) Quarantine(ctx context.Context, at lease.Attachment, addr ne
 }
 
 // change commits the blocks that f returns, and reports whether there were any.
-func (a *Allocator) change(ctx context.Context, f func(time.Time) []lease.Block) (bool, error) {
-	o := a.submit(&request{ctx: ctx, change: f, done: make(chan outcome, 1)})
+func (a *Allocator) change(ctx context.Context, concerns func(lease.Lease) bool, f func(time.Time) []lease.Block) (bool, error) {
+	o := a.submit(&request{ctx: ctx, concerns: concerns, change: f, done: make(chan outcome, 1)})
 	return o.changed, o.err
 }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"net/netip"
 	"slices"
 	"sync"
@@ -22,6 +21,8 @@ type decision struct {
 	// outcomes are final where a request needs no write, and else what holds if its
 	// writes succeed.
 	outcomes []outcome
+	// containers are the container IDs of the allocations, by request.
+	containers []string
 }
 
 type previous struct {
@@ -37,7 +38,9 @@ func (a *Allocator) runBatch(batch []*request) (retry []*request) {
 	}
 	ctx, cancel := context.WithTimeout(a.ctx, commitTimeout)
 	defer cancel()
-	a.reloadUnknown(ctx)
+	if a.anyAwaits(batch) {
+		a.readDoubtful(ctx)
+	}
 
 	a.mu.Lock()
 	d := a.decide(batch)
@@ -86,17 +89,22 @@ func (a *Allocator) decide(batch []*request) decision {
 		writes:   map[netip.Addr]lease.Block{},
 		before:   map[netip.Addr]previous{},
 		needs:    make([][]netip.Addr, len(batch)),
-		outcomes: make([]outcome, len(batch)),
+		outcomes: make([]outcome, len(batch)), containers: make([]string, len(batch)),
 	}
 	var requests []lease.Request
 	var requesters []int
 	for i, r := range batch {
-		if len(a.mu.unknown) > 0 || !a.mu.loaded {
+		if !a.mu.loaded || a.awaits(r) {
 			// Also an allocation: its container may have an address already.
-			d.outcomes[i].err = fmt.Errorf("the leases of this node are unknown until the API server answers: %w", ErrNotReady)
+			d.outcomes[i].err = fmt.Errorf("the leases of the pod are unknown until the API server answers: %w", ErrNotReady)
 			continue
 		}
 		if r.change == nil {
+			if newer, ok := a.newer(r); ok {
+				d.outcomes[i].err = &supersededError{newer}
+				continue
+			}
+			d.containers[i] = r.allocation.ContainerID
 			requests = append(requests, r.allocation)
 			requesters = append(requesters, i)
 			continue
@@ -107,7 +115,7 @@ func (a *Allocator) decide(batch []*request) decision {
 				d.before[b.Base] = previous{old, known}
 			}
 			a.mu.index.Put(b, now)
-			d.writes[b.Base] = b
+			d.write(b)
 			d.needs[i] = append(d.needs[i], b.Base)
 		}
 		d.outcomes[i].changed = len(d.needs[i]) > 0
@@ -115,17 +123,56 @@ func (a *Allocator) decide(batch []*request) decision {
 	}
 	plan := a.mu.index.Choose(now, requests...)
 	for _, b := range plan.Writes {
-		d.writes[b.Base] = b
+		d.write(b)
 	}
 	for k, i := range requesters {
 		result := plan.Results[k]
 		d.needs[i] = result.Blocks
+		if errors.As(result.Err, new(*lease.ExhaustedError)) && len(a.mu.unread) > 0 {
+			result.Err = fmt.Errorf("no address is left outside of the SpiderIPBlocks that the API server did not return: %w", ErrNotReady)
+		}
 		d.outcomes[i] = outcome{grants: result.Grants, retainedReleased: result.RetainedReleased, err: result.Err}
 	}
 	for base := range d.writes {
-		a.mu.inFlight[base] = struct{}{}
+		a.mu.inFlight[base] = observed{}
 	}
 	return d
+}
+
+// write adds a block to write.
+func (d *decision) write(b lease.Block) {
+	b.Unread, b.Unconfirmed = false, false
+	d.writes[b.Base] = b
+}
+
+func (a *Allocator) anyAwaits(batch []*request) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return slices.ContainsFunc(batch, a.awaits)
+}
+
+// awaits reports whether a lease of the request may be in a block whose stored content
+// is in doubt: according to the index or to a write without an answer.
+func (a *Allocator) awaits(r *request) bool {
+	for base := range a.mu.unread {
+		known, _ := a.mu.index.Block(base)
+		for _, b := range append([]lease.Block{known}, a.mu.unanswered[base]...) {
+			if slices.ContainsFunc(b.Leases, r.concerns) || slices.ContainsFunc(b.Former, func(f lease.Former) bool { return r.concerns(f.AsLease()) }) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// newer returns a lease granted to another sandbox of the pod after the request arrived.
+func (a *Allocator) newer(r *request) (lease.Lease, bool) {
+	for _, l := range a.mu.index.OfPod(r.allocation.PodUID) {
+		if l.State == lease.InUse && l.ContainerID != r.allocation.ContainerID && a.mu.holdings[holdingKey{l.Addr, l.Attachment}].order > r.arrived {
+			return l, true
+		}
+	}
+	return lease.Lease{}, false
 }
 
 // endedBefore returns the names of the blocks, other than those that are known to
@@ -170,26 +217,45 @@ func (a *Allocator) commit(ctx context.Context, writes map[netip.Addr]lease.Bloc
 func (a *Allocator) applyResults(d decision, results map[netip.Addr]written) {
 	now := a.now()
 	for base, result := range results {
-		seen, missed := a.mu.seenDuringWrite[base]
+		seen := a.mu.inFlight[base]
 		delete(a.mu.inFlight, base)
-		delete(a.mu.seenDuringWrite, base)
-		if result.err == nil {
-			b := d.writes[base]
+		if old, changed := d.before[base]; changed && old.known {
+			a.mu.index.Put(old.block, now)
+		} else if changed {
+			a.mu.index.Delete(base)
+		}
+		b := d.writes[base]
+		switch {
+		case result.err == nil:
 			b.Version = result.version
-			a.mu.index.Put(b, now)
-			if missed && (seen == "" || a.older(b.Version, seen)) {
-				a.mu.unknown[base] = struct{}{}
+			delete(a.mu.unanswered, base)
+			a.store(b, now)
+			if seen.any && (seen.version == "" || a.older(b.Version, seen.version)) {
+				a.markUnread(base, now)
 			}
 			continue
+		case !errors.Is(result.err, ErrConflict):
+			late := slices.DeleteFunc(a.mu.unanswered[base], func(other lease.Block) bool { return other.Version != b.Version })
+			a.mu.unanswered[base] = append(late, b)
 		}
-		if old, changed := d.before[base]; changed {
-			if old.known {
-				a.mu.index.Put(old.block, now)
-			} else {
-				a.mu.index.Delete(base)
-			}
+		a.markUnread(base, now)
+	}
+	for i := range d.outcomes {
+		if firstError(d.needs[i], results) == nil {
+			a.stampGrants(d.containers[i], d.outcomes[i].grants)
 		}
-		a.mu.unknown[base] = struct{}{}
+	}
+}
+
+// stampGrants notes the order of new grants.
+func (a *Allocator) stampGrants(container string, grants []lease.Grant) {
+	for _, g := range grants {
+		key := holdingKey{g.Addr, lease.Attachment{ContainerID: container, Interface: g.Interface}}
+		if h, ok := a.mu.holdings[key]; ok && !g.Held {
+			a.mu.order++
+			h.order = a.mu.order
+			a.mu.holdings[key] = h
+		}
 	}
 }
 
@@ -241,61 +307,12 @@ func (a *Allocator) reload(ctx context.Context, results map[netip.Addr]written) 
 			}
 		}
 	}
-	a.reloadUnknown(ctx)
+	a.readDoubtful(ctx)
 }
 
-// reloadUnknown reads the blocks whose content is unknown. Those that cannot be
-// read stay unknown.
-func (a *Allocator) reloadUnknown(ctx context.Context) {
-	a.mu.Lock()
-	unknown := maps.Clone(a.mu.unknown)
-	a.mu.Unlock()
-	if err := a.read(ctx, unknown); err != nil {
+// readDoubtful is ReadUnread for a batch: requests that need a block answer for it.
+func (a *Allocator) readDoubtful(ctx context.Context) {
+	if err := a.ReadUnread(ctx); err != nil {
 		a.log.Warn("cannot read blocks again", "err", err)
 	}
-}
-
-// read makes the blocks known as they are now. It goes on after an error.
-func (a *Allocator) read(ctx context.Context, bases map[netip.Addr]struct{}) error {
-	var errs []error
-	for base := range bases {
-		if _, err := a.readBlock(ctx, base); err != nil {
-			errs = append(errs, err)
-		}
-	}
-	return errors.Join(errs...)
-}
-
-// readBlock makes a block known as it is now, and returns it: without leases where
-// there is none.
-func (a *Allocator) readBlock(ctx context.Context, base netip.Addr) (lease.Block, error) {
-	b, err := a.blocks.Get(ctx, base)
-	switch {
-	case errors.Is(err, ErrNotFound):
-		a.mu.Lock()
-		a.drop(base)
-		a.mu.Unlock()
-		return lease.Block{}, nil
-	case err != nil:
-		return lease.Block{}, fmt.Errorf("read block %s: %w", base, err)
-	default:
-		a.Observe(b)
-		return b, nil
-	}
-}
-
-// readFixed reads the blocks with addresses fixed for the owner, which may belong to
-// other nodes.
-func (a *Allocator) readFixed(ctx context.Context, owner lease.Owner) error {
-	if owner.IsZero() {
-		return nil
-	}
-	blocks, err := a.blocks.FixedFor(ctx, owner)
-	if err != nil {
-		return fmt.Errorf("read the blocks with addresses of %s: %w", owner, err)
-	}
-	for _, b := range blocks {
-		a.Observe(b)
-	}
-	return nil
 }

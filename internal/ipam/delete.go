@@ -75,21 +75,13 @@ const quarantine = time.Hour
 
 // Conflict puts an address of the attachment into quarantine because a foreign
 // host uses it. The runtime will delete the sandbox, and the next one gets another
-// address. In a live migration, the host is the machine itself, so nothing changes, and
-// the error says so.
+// address. If a former sandbox may still use the address, e.g. in a live migration, that
+// host is no stranger: the address stays in service, and the error names the sandbox.
 func (s *Service) Conflict(ctx context.Context, req wire.ConflictRequest) error {
 	at := lease.Attachment{ContainerID: req.ContainerID, Interface: req.Interface}
-	for _, l := range s.Allocator.Attached(at) {
-		if l.Addr != req.Address {
-			continue
-		}
-		shared, err := s.inMigration(ctx, l)
-		if err != nil {
-			return notReady(err)
-		}
-		if shared {
-			return &Error{Kind: Unavailable, Msg: fmt.Sprintf("address %s is in use by pod %s and by the pod that its virtual machine leaves in a live migration", l.Addr, l.Pod)}
-		}
+	if former := s.Allocator.formerOf(req.Address); len(former) > 0 {
+		f := former[0]
+		return &Error{Kind: Unavailable, Msg: fmt.Sprintf("another host answers for %s: sandbox %s of pod %s on node %s may still use the address", req.Address, f.ContainerID, f.Pod, f.Node)}
 	}
 	done, err := s.Allocator.Quarantine(ctx, at, req.Address, req.MAC, quarantine)
 	if err != nil {

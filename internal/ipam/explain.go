@@ -40,7 +40,7 @@ func (s *Service) explain(pod Pod, ifname string, err error) *Error {
 	var annotation *pool.AnnotationError
 	var noPool pool.NoPools
 	var exhausted *noAddressError
-	var superseded *lease.SupersededError
+	var superseded *supersededError
 	subject := fmt.Sprintf("interface %s of pod %s on node %s gets no address", ifname, pod, s.Node)
 	if errors.As(err, &failure) {
 		return failure

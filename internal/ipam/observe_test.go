@@ -3,6 +3,7 @@ package ipam_test
 import (
 	"errors"
 	"net/netip"
+	"slices"
 	"sync/atomic"
 	"testing"
 
@@ -31,17 +32,19 @@ func TestEventDuringWriteIsReadAfterwards(t *testing.T) {
 			store := &ipamtest.Store{}
 			a := newAllocator(t, "a", store, rangePool(t, "p", "10.0.0.0/24", "10.0.0.16-10.0.0.31"))
 			t.Cleanup(a.Close)
-			at := lease.Attachment{ContainerID: "c", Interface: "eth0"}
+			other := netip.MustParseAddr("10.0.0.31")
+			version := ""
 			store.After = func(base netip.Addr) error {
 				store.After = nil
 				b, err := store.Get(t.Context(), base)
 				if err != nil {
 					return err
 				}
-				b, _ = b.Release(at, b.Leases[0].Since)
+				b = b.With(lease.Lease{Addr: other, State: lease.InUse, Pool: "p", Holder: lease.Holder{Attachment: lease.Attachment{ContainerID: "other", Interface: "eth0"}, Node: "b"}})
 				if b.Version, err = store.Put(t.Context(), b); err != nil {
 					return err
 				}
+				version = b.Version
 				tell(a, b)
 				return nil
 			}
@@ -52,14 +55,14 @@ func TestEventDuringWriteIsReadAfterwards(t *testing.T) {
 			if err := a.Release(t.Context(), lease.Attachment{ContainerID: "nobody", Interface: "eth0"}); err != nil {
 				t.Fatal(err)
 			}
-			if leases := a.Attached(at); len(leases) != 0 {
-				t.Errorf("the allocator believes in %v, which another writer has ended", leases)
+			if outdated := a.Outdated(map[netip.Addr]string{inet.BlockOf(other): version}, version); len(outdated) > 0 {
+				t.Errorf("the allocator does not know version %s, which it was told of", version)
 			}
 		})
 	}
 }
 
-func TestObserveAllRemovesMissingBlock(t *testing.T) {
+func TestListNamesOutdatedBlocks(t *testing.T) {
 	store := &ipamtest.Store{}
 	a := newAllocator(t, "a", store, rangePool(t, "p", "10.0.0.0/24", "10.0.0.16-10.0.0.31"))
 	t.Cleanup(a.Close)
@@ -71,15 +74,22 @@ func TestObserveAllRemovesMissingBlock(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	at := lease.Attachment{ContainerID: "c", Interface: "eth0"}
-	a.ObserveAll(map[netip.Addr]bool{b.Base: true}, "9")
-	a.ObserveAll(nil, "0") // from before the block was written
-	if len(a.Attached(at)) != 1 {
-		t.Fatal("a list that has the block, or is older than it, made the allocator forget it")
-	}
-	a.ObserveAll(nil, "9")
-	if len(a.Attached(at)) != 0 {
-		t.Error("a block that is gone is still known")
+	unknown := netip.MustParseAddr("10.0.0.0")
+	for name, tt := range map[string]struct {
+		listed map[netip.Addr]string
+		want   []netip.Addr
+	}{
+		"the same version":  {map[netip.Addr]string{b.Base: b.Version}, nil},
+		"a newer version":   {map[netip.Addr]string{b.Base: "9"}, []netip.Addr{b.Base}},
+		"an older version":  {map[netip.Addr]string{b.Base: "0"}, []netip.Addr{b.Base}},
+		"the block is gone": {nil, []netip.Addr{b.Base}},
+		"an unknown block":  {map[netip.Addr]string{b.Base: b.Version, unknown: "3"}, []netip.Addr{unknown}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := a.Outdated(tt.listed, b.Version); !slices.Equal(got, tt.want) {
+				t.Errorf("got %v, want %v", got, tt.want)
+			}
+		})
 	}
 }
 

@@ -134,16 +134,3 @@ func (s *Service) mayReplace(ctx context.Context, pod Pod, p proof, l lease.Leas
 func deletedPod(name lease.PodKey, uid, details string) *Error {
 	return &Error{Kind: Refused, Msg: fmt.Sprintf("there is no pod %s with UID %q; it was deleted or replaced", name, uid), Details: details}
 }
-
-// inMigration reports whether another pod of the attachment's virtual machine has the
-// address, too. Then an answer from the network is no conflict.
-func (s *Service) inMigration(ctx context.Context, l lease.Lease) (bool, error) {
-	if l.FixedFor.Kind != lease.KindVirtualMachine {
-		return false, nil
-	}
-	instance, err := s.Owners.VirtualMachineInstance(ctx, l.FixedFor.Namespace, l.FixedFor.Name)
-	if errors.Is(err, ErrNotFound) {
-		return false, nil
-	}
-	return instance.ActivePods[l.PodUID] && len(instance.ActivePods) > 1, err
-}

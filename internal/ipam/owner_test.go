@@ -5,7 +5,6 @@ import (
 	"strings"
 	"testing"
 
-	"spiderpool.dev/spiderpool/internal/inet"
 	"spiderpool.dev/spiderpool/internal/ipam"
 	"spiderpool.dev/spiderpool/internal/ipam/ipamtest"
 	"spiderpool.dev/spiderpool/internal/lease"
@@ -139,23 +138,22 @@ func TestFixedAddressChangesHandsOnProof(t *testing.T) {
 	for name, tc := range map[string]struct {
 		change func(*ipamtest.FakeCluster)
 		refuse *ipam.Kind // nil: the target gets the address
-		shared bool
 	}{
-		"live migration": {func(c *ipamtest.FakeCluster) { c.SetInstance("default", "vm", "v", "uid-source", "uid-target") }, nil, true},
-		"source deleted": {func(c *ipamtest.FakeCluster) { c.DeletePod(source.PodKey) }, nil, false},
+		"live migration": {func(c *ipamtest.FakeCluster) { c.SetInstance("default", "vm", "v", "uid-source", "uid-target") }, nil},
+		"source deleted": {func(c *ipamtest.FakeCluster) { c.DeletePod(source.PodKey) }, nil},
 		"source replaced": {func(c *ipamtest.FakeCluster) {
 			again := source
 			again.UID = "uid-again"
 			c.SetPod(ipamtest.FakePod{Pod: again, Node: "n2"})
-		}, nil, false},
-		"source succeeded": {inPhase("Succeeded"), nil, false},
-		"source failed":    {inPhase("Failed"), nil, false},
-		"source runs":      {inPhase("Running"), new(ipam.Unavailable), false},
+		}, nil},
+		"source succeeded": {inPhase("Succeeded"), nil},
+		"source failed":    {inPhase("Failed"), nil},
+		"source runs":      {inPhase("Running"), new(ipam.Unavailable)},
 		"target deleted": {func(c *ipamtest.FakeCluster) {
 			c.DeletePod(source.PodKey)
 			c.DeletePod(lease.PodKey{Namespace: "default", Name: "target"})
 			c.SetStalePod("n1", ipam.Pod{PodKey: lease.PodKey{Namespace: "default", Name: "target"}, UID: "uid-target", Owner: instance("vm", "v")})
-		}, new(ipam.Refused), false},
+		}, new(ipam.Refused)},
 	} {
 		t.Run(name, func(t *testing.T) {
 			cluster := newFakeCluster(t)
@@ -181,62 +179,35 @@ func TestFixedAddressChangesHandsOnProof(t *testing.T) {
 				t.Fatal(err)
 			}
 			want := first.Addresses[0]
-			if want.Shared = tc.shared; reply.Addresses[0] != want {
+			if want.Shared = true; reply.Addresses[0] != want {
 				t.Errorf("got %+v, want %+v", reply.Addresses[0], want)
 			}
 		})
 	}
 }
 
-// The name of a StatefulSet's pod may be that of a machine.
-func TestConflictOfReplicaIsNoMigration(t *testing.T) {
-	cluster := newFakeCluster(t)
-	cluster.Options.FixStatefulSet = true
-	cluster.SetStatefulSet("default", "web", ipam.StatefulSet{UID: "x", End: 1})
-	cluster.SetInstance("default", "web-0", "v", "uid-web-0", "uid-other")
-	claim(cluster, "web-0", "uid-web-0", statefulSet("web", "x"))
+func TestAnswerOfFormerSandboxIsNoConflict(t *testing.T) {
+	cluster := newFakeCluster(t, "a")
 	s := cluster.Service("n1")
-	addr := mustAdd(t, s, wire.AddRequest{Attachment: attachment("web-0")}).Addresses[0].Prefix.Addr()
-	if err := s.Conflict(t.Context(), wire.ConflictRequest{Attachment: attachment("web-0"), Address: addr, MAC: "02:00:00:00:00:01"}); err != nil {
+	old, current := attachment("a"), attachment("a")
+	current.ContainerID = "current"
+	mustAdd(t, s, wire.AddRequest{Attachment: old})
+	addr := mustAdd(t, s, wire.AddRequest{Attachment: current}).Addresses[0].Prefix.Addr()
+	conflict := wire.ConflictRequest{Attachment: current, Address: addr, MAC: "02:00:00:00:00:01"}
+	var failure *ipam.Error
+	if err := s.Conflict(t.Context(), conflict); !errors.As(err, &failure) || failure.Kind != ipam.Unavailable || !strings.Contains(failure.Msg, old.ContainerID) {
+		t.Errorf("got %v, want an error that names the former sandbox", err)
+	}
+	if l := held(t, cluster.Store)[addr]; l.ContainerID != "current" {
+		t.Errorf("the lease became %+v", l)
+	}
+	if err := s.Delete(t.Context(), wire.DeleteRequest{Attachment: old}); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Conflict(t.Context(), conflict); err != nil {
 		t.Fatal(err)
 	}
 	if l := held(t, cluster.Store)[addr]; l.State == lease.InUse {
 		t.Errorf("the lease is %+v, want it quarantined", l)
-	}
-}
-
-func TestMigrationIsNoConflict(t *testing.T) {
-	for name, tc := range map[string]struct {
-		change      func(*ipamtest.FakeCluster)
-		quarantined bool
-		fails       bool
-	}{
-		"two active pods": {func(c *ipamtest.FakeCluster) { c.SetInstance("default", "vm", "v", "uid-other", "uid-target") }, false, true},
-		"one active pod":  {func(*ipamtest.FakeCluster) {}, true, false},
-		"others active":   {func(c *ipamtest.FakeCluster) { c.SetInstance("default", "vm", "w", "uid-a", "uid-b") }, true, false},
-		"machine deleted": {func(c *ipamtest.FakeCluster) { c.DeleteInstance("default", "vm") }, true, false},
-		"API server away": {func(c *ipamtest.FakeCluster) { c.SetAway(true) }, false, true},
-	} {
-		t.Run(name, func(t *testing.T) {
-			cluster := newFakeCluster(t)
-			cluster.Options.FixVirtualMachine = true
-			cluster.SetInstance("default", "vm", "v", "uid-target")
-			claim(cluster, "target", "uid-target", instance("vm", "v"))
-			s := cluster.Service("n1")
-			addr := mustAdd(t, s, wire.AddRequest{Attachment: attachment("target")}).Addresses[0].Prefix.Addr()
-			tc.change(cluster)
-			err := s.Conflict(t.Context(), wire.ConflictRequest{Attachment: attachment("target"), Address: addr, MAC: "02:00:00:00:00:01"})
-			if (err != nil) != tc.fails {
-				t.Errorf("got error %v, want one: %t", err, tc.fails)
-			}
-			cluster.SetAway(false)
-			block, err := cluster.Store.Get(t.Context(), inet.BlockOf(addr))
-			if err != nil {
-				t.Fatal(err)
-			}
-			if l, _ := block.Lease(addr); (l.State == lease.Quarantined) != tc.quarantined {
-				t.Errorf("the lease became %+v, want it quarantined: %t", l, tc.quarantined)
-			}
-		})
 	}
 }

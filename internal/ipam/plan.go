@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"time"
 
 	"spiderpool.dev/spiderpool/api/names"
 	"spiderpool.dev/spiderpool/internal/inet"
@@ -20,7 +19,7 @@ type plan struct {
 	container  string
 	owner      Controller // the top controller of the pod
 	proof      proof      // of the owner of its fixed addresses
-	arrived    time.Time  // when the runtime asked
+	arrived    uint64     // see Allocator.Arrive
 	interfaces []plannedInterface
 	foreign    bool         // the pod has interfaces that others give addresses to
 	routes     []inet.Route // annotation ipam.spidernet.io/routes

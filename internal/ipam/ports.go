@@ -210,6 +210,8 @@ type Events interface {
 	AddressConflict(pod Pod, message string)
 	// Reclaimed says that an address was reclaimed without a DEL.
 	Reclaimed(pod Pod, change reclaim.Change)
+	// LeaseRestored says that another client had removed a lease of the pod.
+	LeaseRestored(pod Pod, message string)
 }
 
 // Journal stores uncommitted releases across restarts. The CNI plugin and other agents

@@ -19,16 +19,14 @@ func (s *Service) Reclaim(ctx context.Context, policy reclaim.Policy) error {
 	if !policy.Enabled || !s.Allocator.Loaded() {
 		return nil
 	}
-	return s.reclaim(ctx, policy, s.Allocator.HeldBy(func(lease.Lease) bool { return true }))
+	return s.reclaim(ctx, policy, s.Allocator.HeldFor(policy.MinAge))
 }
 
 // ReclaimOf is Reclaim for the pods with the UIDs. It returns the UIDs of the pods that
 // still hold addresses.
 func (s *Service) ReclaimOf(ctx context.Context, policy reclaim.Policy, uids ...string) (left []string, err error) {
-	var leases []lease.Lease
-	for _, uid := range uids {
-		leases = append(leases, s.inUse(uid)...)
-	}
+	ofPods := func(l lease.Lease) bool { return slices.Contains(uids, l.PodUID) }
+	leases := slices.DeleteFunc(s.Allocator.HeldFor(policy.MinAge), func(l lease.Lease) bool { return !ofPods(l) })
 	err = s.reclaim(ctx, policy, leases)
 	return slices.DeleteFunc(slices.Clone(uids), func(uid string) bool { return len(s.inUse(uid)) == 0 }), err
 }
@@ -38,8 +36,6 @@ func (s *Service) inUse(podUID string) []lease.Lease {
 }
 
 func (s *Service) reclaim(ctx context.Context, policy reclaim.Policy, leases []lease.Lease) error {
-	now := s.Now()
-	leases = slices.DeleteFunc(leases, func(l lease.Lease) bool { return now.Sub(l.Since) < policy.MinAge })
 	if len(leases) == 0 {
 		return nil
 	}
@@ -65,7 +61,7 @@ func (s *Service) reclaim(ctx context.Context, policy reclaim.Policy, leases []l
 }
 
 func (s *Service) reclaimOne(ctx context.Context, l lease.Lease, otherSandbox bool, policy reclaim.Policy) error {
-	facts := reclaim.Facts{Sandbox: reclaim.NotPresent, OtherSandbox: otherSandbox}
+	facts := reclaim.Facts{Age: policy.MinAge, Sandbox: reclaim.NotPresent, OtherSandbox: otherSandbox}
 	var err error
 	if facts.Pod, err = s.Cluster.PodState(ctx, l.Pod); err != nil {
 		return err
@@ -124,8 +120,7 @@ func (s *Service) GC(ctx context.Context, req wire.GCRequest) error {
 	for _, v := range req.Valid {
 		valid[v.ContainerID] = true
 	}
-	now := s.Now()
-	leases := s.Allocator.HeldBy(func(l lease.Lease) bool { return !valid[l.ContainerID] && now.Sub(l.Since) >= s.MinLeaseAge })
+	leases := slices.DeleteFunc(s.Allocator.HeldFor(s.MinLeaseAge), func(l lease.Lease) bool { return valid[l.ContainerID] })
 	if len(leases) == 0 {
 		return nil
 	}

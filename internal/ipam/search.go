@@ -6,7 +6,6 @@ import (
 	"hash/fnv"
 	"iter"
 	"net/netip"
-	"slices"
 	"time"
 
 	"spiderpool.dev/spiderpool/internal/inet"
@@ -121,7 +120,7 @@ func (a *Allocator) readAgain(ctx context.Context, region netip.Prefix) error {
 func (a *Allocator) readShared(region netip.Prefix, r *regionReads) {
 	defer a.workers.Done()
 	a.mu.Lock()
-	due := r.searched.Add(a.searchEvery).Sub(a.now())
+	due := min(r.searched.Add(a.searchEvery).Sub(a.now()), a.searchEvery)
 	a.mu.Unlock()
 	if due > 0 {
 		select {
@@ -144,6 +143,10 @@ func (a *Allocator) readRegion(ctx context.Context, region netip.Prefix, ttl tim
 	a.mu.Lock()
 	now := a.now()
 	fresh := now.Sub(a.regionAt(region).read) < ttl
+	was := map[netip.Addr]string{}
+	for base := range blocksOf(region) {
+		was[base] = a.versionOf(base)
+	}
 	a.mu.Unlock()
 	if fresh {
 		return nil
@@ -158,19 +161,28 @@ func (a *Allocator) readRegion(ctx context.Context, region netip.Prefix, ttl tim
 	exists := make(map[netip.Addr]bool, len(blocks))
 	for _, b := range blocks {
 		exists[b.Base] = true
-		if known, ok := a.mu.index.Block(b.Base); !ok || known.Version != b.Version {
+		if known, ok := a.mu.index.Block(b.Base); !ok || known.Unread || known.Version != b.Version {
 			if !a.concerns(b) {
 				b = b.Compact()
 			}
-			a.put(b, now)
+			a.take(b, was[b.Base], now)
 		}
 	}
-	for base := region.Addr(); base.IsValid() && region.Contains(base); base = lastAddr(inet.BlockPrefix(base)).Next() {
-		if known, ok := a.mu.index.Block(base); ok && !exists[base] && !a.concerns(known) {
-			a.drop(base)
+	for base := range blocksOf(region) {
+		if _, ok := a.mu.index.Block(base); ok && !exists[base] {
+			a.takeAbsence(base, was[base], now)
 		}
 	}
 	return nil
+}
+
+// blocksOf yields the names of the blocks of a region.
+func blocksOf(region netip.Prefix) iter.Seq[netip.Addr] {
+	return func(yield func(netip.Addr) bool) {
+		for base := region.Addr(); base.IsValid() && region.Contains(base) && yield(base); {
+			base = lastAddr(inet.BlockPrefix(base)).Next()
+		}
+	}
 }
 
 // readAhead reads regions for requests that repeatedly tried to create existing blocks.
@@ -210,12 +222,6 @@ func (a *Allocator) hasRead(region netip.Prefix) bool {
 	defer a.mu.Unlock()
 	r, ok := a.mu.regions[region]
 	return ok && !r.read.IsZero()
-}
-
-// concerns reports whether the node created the block or holds a lease in it. The
-// watch reports changes of such blocks in order (Observe, ObserveDeleted).
-func (a *Allocator) concerns(b lease.Block) bool {
-	return b.Node == a.node || slices.ContainsFunc(b.Leases, func(l lease.Lease) bool { return l.Node == a.node })
 }
 
 // regionsOf yields the regions that the set touches, beginning at one that

@@ -61,7 +61,7 @@ const (
 // Add grants the addresses of an interface, together with those of all the other
 // interfaces of the pod that Spiderpool gives addresses to.
 func (s *Service) Add(ctx context.Context, req wire.AddRequest) (wire.AddReply, error) {
-	arrived := s.Now()
+	arrived := s.Allocator.Arrive()
 	pod, err := s.pod(ctx, req.Attachment)
 	if err != nil {
 		return wire.AddReply{}, err
@@ -104,7 +104,7 @@ func podOf(at wire.Attachment) lease.PodKey {
 	return lease.PodKey{Namespace: at.PodNamespace, Name: at.PodName}
 }
 
-func (s *Service) add(ctx context.Context, pod Pod, req wire.AddRequest, arrived time.Time) (wire.AddReply, error) {
+func (s *Service) add(ctx context.Context, pod Pod, req wire.AddRequest, arrived uint64) (wire.AddReply, error) {
 	plan, err := s.plan(ctx, pod, req)
 	if err != nil {
 		return wire.AddReply{}, err
@@ -131,7 +131,7 @@ func (s *Service) add(ctx context.Context, pod Pod, req wire.AddRequest, arrived
 	}
 	for _, i := range assigned {
 		if i.Interface == req.Interface {
-			return replyOf(i, plan), nil
+			return s.replyOf(i, plan), nil
 		}
 	}
 	return wire.AddReply{}, fmt.Errorf("the plan of pod %s lacks interface %s", pod, req.Interface)
@@ -162,12 +162,12 @@ func (s *Service) rollBack(ctx context.Context, pod Pod, container string, previ
 // exhausted, it tries once more with the other pools that the pod names.
 func (s *Service) allocate(ctx context.Context, pod Pod, p *plan) ([]lease.Grant, error) {
 	request := lease.Request{
-		Pod: pod.PodKey, PodUID: pod.UID, ContainerID: p.container, Node: s.Node, FixedFor: p.proof.owner, Arrived: p.arrived,
+		Pod: pod.PodKey, PodUID: pod.UID, ContainerID: p.container, Node: s.Node, FixedFor: p.proof.owner,
 	}
 	try := func() ([]lease.Grant, error) {
 		request.Wants = p.wants()
 		for {
-			grants, err := s.Allocator.Allocate(ctx, request)
+			grants, err := s.Allocator.allocate(ctx, request, p.arrived)
 			var used *lease.InUseError
 			if !errors.As(err, &used) {
 				return grants, err
@@ -288,11 +288,11 @@ func placeRoutes(assigned []EndpointInterface, p plan) error {
 	return nil
 }
 
-func replyOf(i EndpointInterface, p plan) wire.AddReply {
+func (s *Service) replyOf(i EndpointInterface, p plan) wire.AddReply {
 	reply := wire.AddReply{DNS: wire.DNS{Nameservers: p.dns.Nameservers, Domain: p.dns.Domain, Search: p.dns.Search, Options: p.dns.Options}}
 	var defaults []inet.Route
 	for _, a := range i.Addresses {
-		address := wire.Address{Prefix: a.Prefix, Pool: a.Pool, Shared: len(p.proof.peers) > 0}
+		address := wire.Address{Prefix: a.Prefix, Pool: a.Pool, Shared: len(s.Allocator.formerOf(a.Prefix.Addr())) > 0}
 		if a.Gateway.IsValid() && !i.CleanGateway {
 			address.Gateway = a.Gateway
 			defaults = append(defaults, inet.Route{Dst: inet.FamilyOf(a.Gateway).Everything(), Via: a.Gateway})
@@ -309,8 +309,9 @@ func (s *Service) Check(_ context.Context, req wire.CheckRequest) error {
 		return notReady(ErrNotReady)
 	}
 	held := []netip.Addr{}
-	for _, l := range s.Allocator.Attached(lease.Attachment{ContainerID: req.ContainerID, Interface: req.Interface}) {
-		if l.Node == s.Node {
+	at := lease.Attachment{ContainerID: req.ContainerID, Interface: req.Interface}
+	for _, l := range s.Allocator.HeldFor(0) {
+		if l.Attachment == at { // also as a former sandbox, e.g. of a machine in a live migration
 			held = append(held, l.Addr)
 		}
 	}

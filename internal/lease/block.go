@@ -17,12 +17,23 @@ type Block struct {
 	Version string
 	// Leases are sorted by address, with at most one per address.
 	Leases []Lease
+	// Former are sandboxes that lost a lease to a successor and may still use its
+	// address, sorted by address. An address with one of them is not free.
+	Former []Former
 	// Damaged describes the fault of a corrupt stored block. Leases is then empty,
 	// all addresses count as taken, and the block is never written.
 	Damaged string
 	// Compacted means that all inet.BlockSize addresses are in use and none has a
 	// fixed owner. Leases is then empty to save memory. See Compact.
 	Compacted bool
+	// Unread means that the stored block may differ. Leases are the last known ones,
+	// and no free address is granted until the block is read.
+	Unread bool
+	// Unconfirmed means that the store may lack or lose a lease that Leases has: a write
+	// without an answer may still arrive, or another client removed the lease. A grant of
+	// a held lease then renews the lease with a write, which also changes the version,
+	// so the store refuses a late write.
+	Unconfirmed bool
 }
 
 // Compact returns the block without its leases if all addresses are in use and none
@@ -31,7 +42,7 @@ type Block struct {
 // avoid their addresses.
 func (b Block) Compact() Block {
 	inUse := func(l Lease) bool { return l.State == InUse && l.FixedFor.IsZero() }
-	if len(b.Leases) < inet.BlockSize || slices.ContainsFunc(b.Leases, func(l Lease) bool { return !inUse(l) }) {
+	if len(b.Former) > 0 || len(b.Leases) < inet.BlockSize || slices.ContainsFunc(b.Leases, func(l Lease) bool { return !inUse(l) }) {
 		return b
 	}
 	b.Leases, b.Compacted = nil, true
@@ -46,27 +57,48 @@ func (b Block) Lease(a netip.Addr) (Lease, bool) {
 	return Lease{}, false
 }
 
+// Holds reports whether the holder of a lease in use has the address in this block too,
+// as its lease or as a former sandbox.
+func (b Block) Holds(l Lease) bool {
+	_, ok := b.HolderOf(l.Addr, l.Attachment)
+	return ok
+}
+
+// HolderOf returns the lease in use of an attachment, or the lease that it had as a
+// former sandbox (Former.AsLease), and false if it has neither.
+func (b Block) HolderOf(a netip.Addr, at Attachment) (Lease, bool) {
+	if l, ok := b.Lease(a); ok && l.State == InUse && l.Attachment == at {
+		return l, true
+	}
+	for _, f := range b.Former {
+		if f.Addr == a && f.Attachment == at {
+			return f.AsLease(), true
+		}
+	}
+	return Lease{}, false
+}
+
 // Release ends every lease in use by the attachment: a lease with a fixed owner
 // becomes Retained, any other Released. Leases of another container ID stay, so a
-// late DEL of an old sandbox frees nothing in use. It returns the changed block and
-// the former leases; without any, nothing changed.
-func (b Block) Release(at Attachment, now time.Time) (Block, []Lease) {
-	var ended []Lease
+// late DEL of an old sandbox frees nothing in use. The attachment also leaves Former.
+// Release returns false and the same block if the attachment is in neither.
+func (b Block) Release(at Attachment, now time.Time) (Block, bool) {
+	b, changed := b.withoutFormer(func(f Former) bool { return f.Attachment == at })
+	ended := false
 	for i, l := range b.Leases {
 		if l.State != InUse || l.Attachment != at {
 			continue
 		}
-		if ended == nil {
-			b.Leases = slices.Clone(b.Leases)
+		if !ended {
+			b.Leases, ended = slices.Clone(b.Leases), true
 		}
-		ended = append(ended, l)
 		if l.FixedFor.IsZero() {
 			b.Leases[i] = released(l.Addr, now)
 			continue
 		}
 		b.Leases[i] = retained(l, now)
 	}
-	return b, ended
+	return b, changed || ended
 }
 
 // Reclaim ends the judged lease, in any state, if the block still has it with the
@@ -77,7 +109,7 @@ func (b Block) Reclaim(judged Lease, now time.Time) (Block, bool) {
 	if !ok {
 		return b, false
 	}
-	return b.with(released(l.Addr, now)), true
+	return b.With(released(l.Addr, now)), true
 }
 
 // Retain reserves the address of the judged lease for its owner, like Release. It
@@ -88,7 +120,7 @@ func (b Block) Retain(judged Lease, now time.Time) (Block, bool) {
 	if !ok || l.State != InUse || l.FixedFor.IsZero() {
 		return b, false
 	}
-	return b.with(retained(l, now)), true
+	return b.With(retained(l, now)), true
 }
 
 // judged returns the lease, and whether it is unchanged since the judgement.
@@ -106,13 +138,13 @@ func (b Block) Quarantine(a netip.Addr, at Attachment, mac string, now, until ti
 	if !ok || l.State != InUse || l.Attachment != at {
 		return b, false
 	}
-	return b.with(Lease{Addr: a, State: Quarantined, Pool: l.Pool, Since: stamp(now), Until: stamp(until), MAC: mac}), true
+	return b.With(Lease{Addr: a, State: Quarantined, Pool: l.Pool, Since: stamp(now), Until: stamp(until), MAC: mac}), true
 }
 
 // Removable reports whether the block may be deleted: every lease has been Released,
-// or its quarantine over, for at least idle.
+// or its quarantine over, for at least idle, and there is no former sandbox.
 func (b Block) Removable(now time.Time, idle time.Duration) bool {
-	if b.Damaged != "" || b.Compacted {
+	if b.Damaged != "" || b.Compacted || len(b.Former) > 0 {
 		return false
 	}
 	for _, l := range b.Leases {
@@ -132,9 +164,9 @@ func (b Block) Removable(now time.Time, idle time.Duration) bool {
 	return true
 }
 
-// Validate returns an error for an invalid block: an unaligned base, a lease outside
-// the block, two leases of one address, wrong order, an unknown state, or a lease
-// in use without a container ID or an interface.
+// Validate returns an error for an invalid block: an unaligned base, a lease or a former
+// sandbox outside the block, two leases of one address, wrong order, an unknown state,
+// or a lease in use or a former sandbox without a container ID or an interface.
 func (b Block) Validate() error {
 	if !b.Base.IsValid() || inet.BlockOf(b.Base) != b.Base {
 		return fmt.Errorf("block %s: the name is not the first of %d aligned addresses", b.Base, inet.BlockSize)
@@ -156,7 +188,7 @@ func (b Block) Validate() error {
 			return fmt.Errorf("block %s: lease of %s has the unknown state %q", b.Base, l.Addr, l.State)
 		}
 	}
-	return nil
+	return b.validateFormer()
 }
 
 // find returns the position of a in Leases, or its insertion point and false.
@@ -164,8 +196,8 @@ func (b Block) find(a netip.Addr) (int, bool) {
 	return slices.BinarySearchFunc(b.Leases, a, func(l Lease, a netip.Addr) int { return l.Addr.Compare(a) })
 }
 
-// with returns the block with l as the lease of its address.
-func (b Block) with(l Lease) Block {
+// With returns the block with l as the lease of its address.
+func (b Block) With(l Lease) Block {
 	i, ok := b.find(l.Addr)
 	if ok {
 		b.Leases = slices.Clone(b.Leases)

@@ -3,6 +3,7 @@ package lease
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -20,10 +21,6 @@ type Request struct {
 	// Replaces are the UIDs of other pods of the owner from which the request may take a
 	// fixed address in use. The caller has checked them at the API server.
 	Replaces []string
-	// Arrived is the time of the runtime's request, by this node's clock. A sandbox
-	// never takes over a lease granted to another sandbox of its pod after this time.
-	// The zero value disables this check.
-	Arrived time.Time
 }
 
 // Want asks for one address of one IP family for one interface.
@@ -40,14 +37,15 @@ type Grant struct {
 	Addr      netip.Addr
 	Pool      string
 	// Held means that the container already had the address, so the plan writes
-	// nothing for it. Warning: without a write, an outdated index goes unnoticed, and
+	// nothing for it unless the block is Unconfirmed. Warning: without a write, an
+	// outdated index goes unnoticed, and
 	// reclaim or another node may have ended the lease. A caller with a possibly
 	// outdated copy must read the block again, and choose again if the lease is gone.
 	Held bool
 }
 
 // Result is the answer to a Request: either Grants, one per Want in the same order,
-// or Err: an *ExhaustedError, *SupersededError or *InUseError.
+// or Err: an *ExhaustedError, *CrowdedError or *InUseError.
 type Result struct {
 	Grants []Grant
 	// Blocks are the names of the Writes required for the grants; none if everything
@@ -73,13 +71,6 @@ type ExhaustedError struct {
 	Interface string
 	Family    inet.Family
 	Pools     []PoolUsage // in the order of the Want
-}
-
-// SupersededError means that a newer sandbox of the pod already has an address.
-type SupersededError struct{ Lease Lease }
-
-func (e *SupersededError) Error() string {
-	return fmt.Sprintf("sandbox %s of pod %s is newer and already has address %s", e.Lease.ContainerID, e.Lease.Pod, e.Lease.Addr)
 }
 
 // InUseError means that another pod of the owner, not in Request.Replaces, has an
@@ -109,13 +100,17 @@ func (e *ExhaustedError) Error() string {
 }
 
 // String returns e.g. "16 of 16 addresses are taken: 14 in use, 1 retained, 1
-// quarantined".
+// quarantined". It adds e.g. ", 2 of former sandboxes" where there are any.
 func (u Usage) String() string {
 	if u.Total == 0 {
 		return "has no address to hand out"
 	}
-	return fmt.Sprintf("%d of %d addresses are taken: %d in use, %d retained, %d quarantined",
+	text := fmt.Sprintf("%d of %d addresses are taken: %d in use, %d retained, %d quarantined",
 		u.Total-u.Free, u.Total, u.InUse, u.Retained, u.Quarantined)
+	if u.Former > 0 {
+		text += fmt.Sprintf(", %d of former sandboxes", u.Former)
+	}
+	return text
 }
 
 // Choose decides the requests together, so that one write of a block serves many
@@ -128,7 +123,8 @@ func (u Usage) String() string {
 //  1. the address already held by the container for the interface and IP family;
 //  2. an address in use by another sandbox of the same pod (UID) for the interface,
 //     or retained by it, if a wanted pool still has it: the lease moves to this
-//     sandbox, and a late DEL of the old one frees nothing;
+//     sandbox, a late DEL of the old one frees nothing, and the address stays out of
+//     reach of other pods until the end of the old one is proved (Block.Former);
 //  3. likewise, an address fixed for the same owner, in use or retained. If another
 //     pod has it in use, the request fails unless Request.Replaces has this pod;
 //  4. a free address of the first pool with one: first in blocks created by this
@@ -157,17 +153,33 @@ func (x *Index) Choose(now time.Time, requests ...Request) Plan {
 func (x *Index) Release(now time.Time, attachments ...Attachment) []Block {
 	t := x.newTxn(now)
 	for _, at := range attachments {
-		for _, l := range x.Attached(at) {
-			if l.Node != x.node {
-				continue // a container belongs to one node
-			}
-			b, _ := x.Block(inet.BlockOf(l.Addr))
-			if b, ended := b.Release(at, now); len(ended) > 0 {
+		for _, base := range x.blocksOf(at) {
+			b, _ := x.Block(base)
+			if b, changed := b.Release(at, now); changed {
 				t.put(b)
 			}
 		}
 	}
 	return t.finish()
+}
+
+// blocksOf returns the names of the blocks with a lease in use, or a former one, of the
+// attachment on this node. A container belongs to one node.
+func (x *Index) blocksOf(at Attachment) []netip.Addr {
+	var bases []netip.Addr
+	for _, l := range x.Attached(at) {
+		if l.Node == x.node {
+			bases = append(bases, inet.BlockOf(l.Addr))
+		}
+	}
+	for _, a := range x.former[at] {
+		base := inet.BlockOf(a)
+		if slices.ContainsFunc(x.blocks[base].block.Former, func(f Former) bool { return f.Attachment == at && f.Node == x.node }) {
+			bases = append(bases, base)
+		}
+	}
+	slices.SortFunc(bases, netip.Addr.Compare)
+	return slices.Compact(bases)
 }
 
 // Reclaim returns the blocks to write to end the judged leases (see Block.Reclaim),

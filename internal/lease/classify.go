@@ -46,6 +46,7 @@ func (p *poolIndex) removeFromPool(b *poolBlock) {
 	cooling.set(b, false)
 	p.taken -= int64(b.taken)
 	p.compacted -= int64(b.compacted)
+	p.former -= int64(b.former)
 	delete(p.blocks, b.block.Base)
 	if n, ok := p.usable.BlockOrdinal(b.block.Base); ok {
 		p.created.remove(n)
@@ -55,7 +56,7 @@ func (p *poolIndex) removeFromPool(b *poolBlock) {
 // classify recomputes everything derived from the leases and the time.
 func (x *Index) classify(b *indexedBlock, now time.Time) {
 	b.free, b.cooling, b.next = ^inet.Mask(0), 0, time.Time{}
-	if b.block.Damaged != "" || b.block.Compacted {
+	if b.block.Damaged != "" || b.block.Compacted || b.block.Unread {
 		b.free = 0
 	}
 	for _, l := range b.block.Leases {
@@ -74,13 +75,19 @@ func (x *Index) classify(b *indexedBlock, now time.Time) {
 			continue
 		}
 		b.free &^= bit
-		if l.State == Released {
+		if l.State == Released && !b.block.Unread {
 			b.cooling |= bit
 		}
 		if b.next.IsZero() || at.Before(b.next) {
 			b.next = at
 		}
 	}
+	b.former = 0
+	for _, f := range b.block.Former {
+		b.former |= inet.Mask(1) << inet.BlockIndex(f.Addr)
+	}
+	b.former &= b.free | b.cooling
+	b.free, b.cooling = b.free&^b.former, b.cooling&^b.former
 	x.expiry.set(b, !b.next.IsZero())
 	b.classifyInPools()
 }
@@ -97,6 +104,9 @@ func (b *indexedBlock) classifyInPools() {
 		}
 		in.pool.compacted += int64(compacted - in.compacted)
 		in.compacted = compacted
+		former := bits.OnesCount16(uint16(in.mask & b.former))
+		in.pool.former += int64(former - in.former)
+		in.former = former
 		if l, ok := in.longestReleased(); ok {
 			in.since = l.Since
 		}
@@ -128,9 +138,15 @@ func (x *Index) advance(now time.Time) {
 	}
 }
 
-// reindex replaces the old leases of a block by the new ones in the look-up tables.
-// Both are sorted by address.
-func (x *Index) reindex(old, new []Lease) {
+// reindex replaces the old content of a block by the new one in the look-up tables.
+func (x *Index) reindex(before, after Block) {
+	for _, f := range before.Former {
+		addOrRemove(x.former, f.Attachment, f.Addr, -1)
+	}
+	for _, f := range after.Former {
+		addOrRemove(x.former, f.Attachment, f.Addr, 1)
+	}
+	old, new := before.Leases, after.Leases // both sorted by address
 	for i, j := 0, 0; i < len(old) || j < len(new); {
 		switch {
 		case j == len(new) || i < len(old) && old[i].Addr.Less(new[j].Addr):

@@ -30,6 +30,7 @@ type Index struct {
 
 	// Addresses with a lease, by look-up key.
 	attached map[Attachment][]netip.Addr // in use
+	former   map[Attachment][]netip.Addr // see Block.Former
 	uids     map[string][]netip.Addr     // pod UID: in use or retained
 	fixed    map[Owner][]netip.Addr      // owner: in use or retained
 	tallies  map[string]*tally           // pool name
@@ -40,6 +41,7 @@ type indexedBlock struct {
 	block   Block
 	own     bool         // created by this node
 	free    inet.Mask    // may be granted
+	former  inet.Mask    // out of reach only because of former sandboxes
 	cooling inet.Mask    // recently released; may be granted if nothing else is left
 	inPools []*poolBlock // one per pool with an address of the block
 
@@ -55,6 +57,7 @@ type poolBlock struct {
 	taken int       // number of them neither free nor cooling
 	// compacted is the number of them in use in a compacted block.
 	compacted int
+	former    int       // number of them in indexedBlock.former
 	order     uint64    // position among the blocks of other nodes
 	since     time.Time // earliest release among the cooling addresses
 
@@ -69,9 +72,9 @@ type poolIndex struct {
 	blocks  map[netip.Addr]*poolBlock
 	created ordinalSet // ordinals (inet.Set.BlockOrdinal) of the blocks
 	taken   int64      // sum over blocks
-	// compacted is the sum over blocks.
-	compacted int64
-	start     uint64 // starting point for new blocks; differs by node and pool
+	// compacted and former are sums over blocks.
+	compacted, former int64
+	start             uint64 // starting point for new blocks; differs by node and pool
 
 	// Blocks with a free address, and blocks with a cooling one.
 	ownFree, othersFree       queue[*poolBlock]
@@ -109,6 +112,7 @@ func NewIndex(o Options) *Index {
 			at:   func(b *indexedBlock) *int { return &b.inExpiry },
 		},
 		attached: map[Attachment][]netip.Addr{},
+		former:   map[Attachment][]netip.Addr{},
 		uids:     map[string][]netip.Addr{},
 		fixed:    map[Owner][]netip.Addr{},
 		tallies:  map[string]*tally{},
@@ -162,7 +166,7 @@ func (x *Index) Put(b Block, now time.Time) {
 			x.addToPool(known, p)
 		}
 	}
-	x.reindex(known.block.Leases, b.Leases)
+	x.reindex(known.block, b)
 	known.block = b
 	x.classify(known, now)
 }
@@ -173,7 +177,7 @@ func (x *Index) Delete(base netip.Addr) {
 	if !ok {
 		return
 	}
-	x.reindex(b.block.Leases, nil)
+	x.reindex(b.block, Block{})
 	for _, in := range b.inPools {
 		in.pool.removeFromPool(in)
 	}
@@ -237,6 +241,8 @@ type Usage struct {
 
 	// Leases with the pool's name, including those of addresses removed from the pool.
 	InUse, Retained, Quarantined int64
+	// Former counts usable addresses without a lease that a former sandbox may still use.
+	Former int64
 }
 
 // Usage returns the counts of a pool, all 0 if it is unknown. The address of an
@@ -250,6 +256,7 @@ func (x *Index) Usage(pool string) Usage {
 		u.Total = p.usable.Count()
 		u.Free = u.Total - p.taken
 		u.InUse += p.compacted
+		u.Former = p.former
 	}
 	return u
 }

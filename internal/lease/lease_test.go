@@ -252,7 +252,7 @@ func TestOwnBlocksThenNewThenOthers(t *testing.T) {
 	full := func(base, node string, in int) Block {
 		b := Block{Base: addr(base), Node: node, Version: "1"}
 		for i := range in {
-			b = b.with(Lease{Addr: inet.BlockAddr(b.Base, i), State: InUse, Pool: "a",
+			b = b.With(Lease{Addr: inet.BlockAddr(b.Base, i), State: InUse, Pool: "a",
 				Holder: Holder{Attachment: Attachment{fmt.Sprint(base, i), "eth0"}}, Since: start})
 		}
 		return b
@@ -345,7 +345,7 @@ func TestDelOfOldSandboxKeepsNewAddress(t *testing.T) {
 	if got := one(t, x, start, restarted); got != a {
 		t.Fatalf("the second sandbox of the pod has %s, want %s", got, a)
 	}
-	if writes := x.Release(start, eth0("p")); len(writes) != 0 {
+	if writes := x.Release(start, eth0("p")); len(writes) != 1 || writes[0].Leases[0].ContainerID != "second sandbox" {
 		t.Errorf("DEL of the first sandbox writes %v", writes)
 	}
 	release(t, x, start, Attachment{"second sandbox", "eth0"})
@@ -458,7 +458,7 @@ func TestRestartedPodReplacesItsLease(t *testing.T) {
 	if got := one(t, x, start, again); got != a {
 		t.Fatalf("the restarted pod has %s, want %s", got, a)
 	}
-	if writes := x.Release(start, eth0("web-0")); len(writes) != 0 {
+	if writes := x.Release(start, eth0("web-0")); len(writes) != 1 || writes[0].Leases[0].ContainerID != "second container" {
 		t.Errorf("the late DEL of the old sandbox writes %v", writes)
 	}
 }
@@ -644,7 +644,7 @@ func TestBlockMethodsDoNotChangeTheirBlock(t *testing.T) {
 	b.Release(eth0("p"), start)
 	b.Reclaim(b.Leases[0], start)
 	b.Quarantine(b.Leases[0].Addr, eth0("p"), "", start, start)
-	b.with(Lease{Addr: addr("10.0.0.1")})
+	b.With(Lease{Addr: addr("10.0.0.1")})
 	x.Choose(start, request("q", "a"))
 	x.Release(start, eth0("p"))
 	if !slices.Equal(b.Leases, before) {

@@ -70,8 +70,8 @@ func (t *txn) finish() []Block {
 
 // serve grants all that r wants, or nothing.
 func (t *txn) serve(r Request) Result {
-	if newer, ok := t.newer(r); ok {
-		return Result{Err: &SupersededError{Lease: newer}}
+	if err := t.crowded(r); err != nil {
+		return Result{Err: err}
 	}
 	if other, ok := t.inUse(r); ok {
 		return Result{Err: &InUseError{Lease: other}}
@@ -89,18 +89,20 @@ func (t *txn) serve(r Request) Result {
 	return Result{Err: t.exhausted(r.Wants[failedWant])}
 }
 
-// newer returns a lease granted to another sandbox of the pod on this node after r
-// arrived. Then the runtime has already abandoned the sandbox of r.
-func (t *txn) newer(r Request) (Lease, bool) {
-	if r.Arrived.IsZero() {
-		return Lease{}, false
-	}
-	for _, l := range t.OfPod(r.PodUID) {
-		if l.State == InUse && l.ContainerID != r.ContainerID && l.Node == r.Node && l.Since.After(r.Arrived) {
-			return l, true
+// crowded returns a *CrowdedError if r would take over an address with too many former
+// sandboxes.
+func (t *txn) crowded(r Request) error {
+	for _, w := range r.Wants {
+		l, ok := t.reusable(r, w)
+		if !ok || l.State != InUse || l.ContainerID == r.ContainerID {
+			continue
+		}
+		b, _ := t.Block(inet.BlockOf(l.Addr))
+		if len(b.Former) >= MaxFormer {
+			return &CrowdedError{Addr: l.Addr, Former: b.Former}
 		}
 	}
-	return Lease{}, false
+	return nil
 }
 
 // inUse returns a lease in use by another pod that r would take over without the right
@@ -206,7 +208,7 @@ func (t *txn) rollBack() {
 	}
 	for _, u := range t.undo {
 		stored, now := t.original[u.base], t.blocks[u.base]
-		if stored != nil && now != nil && slices.Equal(stored.Leases, now.block.Leases) {
+		if stored != nil && now != nil && slices.Equal(stored.Leases, now.block.Leases) && slices.Equal(stored.Former, now.block.Former) {
 			delete(t.original, u.base)
 		}
 	}
@@ -228,10 +230,14 @@ func (t *txn) isOriginal(l Lease) bool {
 // grant gives w its present or former address, or else one of the pools.
 func (t *txn) grant(r Request, w Want, pools []string) (Grant, bool) {
 	if l, ok := t.reusable(r, w); ok {
-		if l.State == InUse && l.ContainerID == r.ContainerID {
+		b, _ := t.Block(inet.BlockOf(l.Addr))
+		held := l.State == InUse && l.ContainerID == r.ContainerID
+		if held && !b.Unconfirmed {
 			return Grant{w.Interface, w.Family, l.Addr, l.Pool, true}, true
 		}
-		return t.lease(r, w, l.Addr, l.Pool), true
+		g := t.lease(r, w, l.Addr, l.Pool)
+		g.Held = held
+		return g, true
 	}
 	for _, name := range pools {
 		if p, ok := t.pools[name]; ok && p.family == w.Family {
@@ -253,7 +259,7 @@ func (t *txn) reusable(r Request, w Want) (Lease, bool) {
 	}
 	for _, leases := range [][]Lease{t.OfPod(r.PodUID), t.FixedFor(r.FixedFor)} {
 		for _, l := range leases {
-			if l.Interface == w.Interface && inet.FamilyOf(l.Addr) == w.Family && t.usable(w, l) && !t.granted[l.Addr] {
+			if l.Interface == w.Interface && inet.FamilyOf(l.Addr) == w.Family && t.usable(r, w, l) && !t.granted[l.Addr] {
 				return l, true
 			}
 		}
@@ -261,8 +267,15 @@ func (t *txn) reusable(r Request, w Want) (Lease, bool) {
 	return Lease{}, false
 }
 
-// usable reports whether a pool of the want still has the address of the lease.
-func (t *txn) usable(w Want, l Lease) bool {
+// usable reports whether a pool of the want still has the address of the lease, and no
+// sandbox of another owner may still use it.
+func (t *txn) usable(r Request, w Want, l Lease) bool {
+	b, _ := t.Block(inet.BlockOf(l.Addr))
+	for _, f := range b.FormerOf(l.Addr) {
+		if f.PodUID != r.PodUID && (r.FixedFor.IsZero() || f.FixedFor != r.FixedFor) {
+			return false
+		}
+	}
 	p, ok := t.pools[l.Pool]
 	return ok && slices.Contains(w.Pools, l.Pool) && p.usable.Contains(l.Addr)
 }
@@ -317,7 +330,12 @@ func (t *txn) lease(r Request, w Want, a netip.Addr, pool string) Grant {
 	if b.Removable(t.now, 0) {
 		b.Node = t.node // adopt an empty block
 	}
-	t.put(b.with(Lease{
+	since := stamp(t.now)
+	if l, ok := b.Lease(a); ok && b.Unconfirmed && !since.After(l.Since) {
+		since = l.Since.Add(time.Second) // the store drops a write without a change
+	}
+	b.Unconfirmed = false // this write makes the late one fail
+	t.put(b.HandOver(Lease{
 		Addr:  a,
 		State: InUse,
 		Pool:  pool,
@@ -328,7 +346,7 @@ func (t *txn) lease(r Request, w Want, a netip.Addr, pool string) Grant {
 			Node:       r.Node,
 			FixedFor:   r.FixedFor,
 		},
-		Since: stamp(t.now),
+		Since: since,
 	}))
 	return Grant{Interface: w.Interface, Family: w.Family, Addr: a, Pool: pool}
 }
@@ -342,7 +360,7 @@ func (t *txn) releaseRetained(r Request) (former []Lease) {
 			continue
 		}
 		b, _ := t.Block(inet.BlockOf(l.Addr))
-		t.put(b.with(released(l.Addr, t.now)))
+		t.put(b.With(released(l.Addr, t.now)))
 		former = append(former, l)
 	}
 	return former

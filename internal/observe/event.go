@@ -43,6 +43,8 @@ var (
 		"The pod names a StatefulSet or a virtual machine as its owner, but the API server does not confirm it. The pod gets ordinary addresses, which are not kept for its successor. The text says what differs."}
 	reclaimedIP = Kind{"Pod", normal, "ReclaimedIP", "Reclaim",
 		"The agent or the controller reclaimed an address without a CNI DEL. The text gives the reason and the proof that no sandbox uses the address."}
+	leaseRestored = Kind{"Pod", warning, "LeaseRestored", "Restore",
+		"Another client removed the lease of an address that the pod uses, e.g. with kubectl. The agent restored the lease."}
 	nodeNotPrepared = Kind{"Node", warning, "NodeNotPrepared", "Preflight",
 		"The node lacks something that underlay pods need. The text names each finding and the way out."}
 	attachmentCreated = Kind{"SpiderMultusConfig", normal, "AttachmentCreated", "Create",
@@ -57,7 +59,7 @@ var (
 
 // kinds are all kinds of events but those of conditions; see NotReady.
 var kinds = []Kind{
-	failedAllocateIP, ipConflict, ownerNotProven, reclaimedIP, nodeNotPrepared,
+	failedAllocateIP, ipConflict, ownerNotProven, reclaimedIP, leaseRestored, nodeNotPrepared,
 	attachmentCreated, attachmentAdopted, attachmentUpdated, attachmentDeleted,
 }
 
@@ -74,6 +76,9 @@ func OwnerNotProven(doubt string) Event {
 
 // ReclaimedIP says which address of a pod was reclaimed, and why.
 func ReclaimedIP(change reclaim.Change) Event { return event(reclaimedIP, change.String()) }
+
+// LeaseRestored says which removed lease of a pod the agent restored.
+func LeaseRestored(text string) Event { return event(leaseRestored, text) }
 
 // NodeNotPrepared lists the findings of the preflight of a node.
 func NodeNotPrepared(findings string) Event { return event(nodeNotPrepared, findings) }

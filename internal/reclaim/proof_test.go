@@ -2,6 +2,7 @@ package reclaim
 
 import (
 	"testing"
+	"time"
 
 	"spiderpool.dev/spiderpool/internal/lease"
 )
@@ -28,7 +29,7 @@ func TestNodeProvesOnlyItsOwnLeases(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			f := Facts{Pod: Pod{Presence: Gone}, Node: tt.node}
+			f := Facts{Age: time.Hour, Pod: Pod{Presence: Gone}, Node: tt.node}
 			if v := Judge(tt.lease, f, policy(), now); v.Action != tt.want {
 				t.Errorf("verdict is %+v, want the action %v", v, tt.want)
 			}

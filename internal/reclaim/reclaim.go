@@ -60,6 +60,9 @@ type Policy struct {
 // Facts are observations about a lease. Read them after the lease: older facts may
 // describe an earlier holder of the address. The zero value of each means unknown.
 type Facts struct {
+	// Age is for how long the observer has known the holder, by its own clock. The
+	// times of a lease may come from another clock.
+	Age     time.Duration
 	Pod     Pod
 	Node    Node
 	Sandbox Sandbox
@@ -188,8 +191,8 @@ func Judge(l lease.Lease, f Facts, p Policy, now time.Time) Verdict {
 	case l.State != lease.InUse:
 		return Verdict{Keep, NotHeld, fmt.Sprintf("the lease is %s", l.State)}
 	}
-	if age := now.Sub(l.Since); age < p.MinAge {
-		return Verdict{Keep, TooYoung, fmt.Sprintf("the lease is %s old; only leases of %s or more are judged", age, p.MinAge)}
+	if f.Age < p.MinAge {
+		return Verdict{Keep, TooYoung, fmt.Sprintf("the lease is %s old; only leases of %s or more are judged", f.Age, p.MinAge)}
 	}
 	v := judgePod(l, f, p, now)
 	if v.Action == Keep {

@@ -46,6 +46,7 @@ func retained(l lease.Lease) lease.Lease {
 // alive describes a pod that runs in its sandbox on a ready node.
 func alive() Facts {
 	return Facts{
+		Age:     time.Hour,
 		Pod:     Pod{Presence: Exists, UID: "uid1", Phase: "Running", HasAddress: true},
 		Node:    Node{Presence: Exists, Ready: true},
 		Sandbox: Present,
@@ -91,7 +92,9 @@ func fixedFor(owner string) change {
 }
 
 // aged sets the age of the lease.
-func aged(d time.Duration) change { return func(s *situation) { s.lease.Since = now.Add(-d) } }
+func aged(d time.Duration) change {
+	return func(s *situation) { s.lease.Since, s.facts.Age = now.Add(-d), d }
+}
 
 // overdue makes the pod exceed its grace period by d.
 func overdue(d time.Duration) change {
@@ -254,6 +257,7 @@ func TestNothingIsEndedWithoutProof(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		l, f, p := drawLease(t), drawFacts(t), drawPolicy(t)
+		f.Age = now.Sub(l.Since)
 		v := Judge(l, f, p, now)
 		if v.Action == Keep {
 			return
@@ -287,6 +291,7 @@ func TestIgnoranceNeverEndsLease(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		l, f, p := drawLease(t), drawFacts(t), drawPolicy(t)
+		f.Age = now.Sub(l.Since)
 		less := f
 		switch rapid.IntRange(0, 3).Draw(t, "forget") {
 		case 0:

@@ -19,15 +19,33 @@ func (c Change) String() string {
 	if c.Action == Retain {
 		return fmt.Sprintf("retained %s of pool %s for %s (%s): %s", c.Lease.Addr, c.Lease.Pool, c.Lease.FixedFor, c.Reason, c.Message)
 	}
+	if c.Lease.Pool == "" { // of a former sandbox (lease.Former.AsLease)
+		return fmt.Sprintf("former sandbox %s no longer has %s (%s): %s", c.Lease.ContainerID, c.Lease.Addr, c.Reason, c.Message)
+	}
 	return fmt.Sprintf("reclaimed %s of pool %s (%s): %s", c.Lease.Addr, c.Lease.Pool, c.Reason, c.Message)
 }
 
-// Sweep judges every lease of block b by its facts. It returns the block to write
-// and its differences from b.
+// Sweep judges every lease and every former sandbox of block b by its facts, for the
+// controller; it sets Facts.Age. It returns the block to write and its differences from b.
 func Sweep(b lease.Block, facts func(lease.Lease) Facts, p Policy, now time.Time) (swept lease.Block, changes []Change) {
 	swept = b
+	judge := func(l lease.Lease) Verdict {
+		f := facts(l)
+		if f.Age = now.Sub(l.Since); f.Age < 0 {
+			// A clock was ahead. The controller frees leases of lost nodes only, where no
+			// sandbox is being created, so the age is no proof here.
+			f.Age = p.MinAge
+		}
+		return Judge(l, f, p, now)
+	}
+	for _, f := range b.Former {
+		if v := judge(f.AsLease()); v.Action == Free {
+			swept, _ = swept.Forget(f)
+			changes = append(changes, Change{f.AsLease(), v})
+		}
+	}
 	for _, l := range b.Leases {
-		v := Judge(l, facts(l), p, now)
+		v := judge(l)
 		changed := false
 		switch v.Action {
 		case Retain:

@@ -68,8 +68,8 @@ type Address struct {
 	Gateway netip.Addr `json:"gateway,omitzero"`
 	// Pool is the name of the SpiderIPPool.
 	Pool string `json:"pool"`
-	// Shared means that another pod of the virtual machine has the address, too, during
-	// a live migration. Do not probe for it or with it.
+	// Shared means that another sandbox of the pod or its owner may have the address, too,
+	// e.g. during the live migration of a virtual machine. Do not probe for it or with it.
 	Shared bool `json:"shared,omitempty"`
 }
 

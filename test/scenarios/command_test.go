@@ -71,6 +71,10 @@ var commands = map[string]struct {
 	"conflict": {"conflict POD IP MAC [if=eth0] [container=POD]", conflict},
 	"gc":       {"gc NODE [valid=CONTAINER,…]", gc},
 	"sandbox":  {"sandbox NODE CONTAINER [of=POD]: add a sandbox to the runtime", sandbox},
+	"endsandbox": {"endsandbox NODE CONTAINER: remove a sandbox from the runtime", func(s *stage, a arguments) error {
+		s.EndSandbox(a.name(0), a.name(1))
+		return nil
+	}},
 	"notready": {"notready NODE", func(s *stage, a arguments) error {
 		s.SetNodeReady(a.name(0), false)
 		return nil
@@ -452,6 +456,10 @@ func leases(s *stage, _ arguments) error {
 				text += fmt.Sprintf(" %s until %s", l.MAC, l.Until.Format(time.TimeOnly))
 			}
 			s.say("%s", text)
+		}
+		for _, f := range b.Former {
+			empty = false
+			s.say("%s may still be used by %s of %s on %s", f.Addr, f.ContainerID, f.Pod, f.Node)
 		}
 	}
 	if empty {

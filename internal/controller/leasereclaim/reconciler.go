@@ -12,6 +12,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -215,13 +216,20 @@ func (r *Reconciler) next(ctx context.Context, block lease.Block, now time.Time)
 			next = d
 		}
 	}
+	lost := func(name string) bool {
+		node := r.cached.node(ctx, name)
+		return node.Presence == reclaim.Gone || node.OutOfService
+	}
+	// On a lost node, a pod may lose its right to the address without an event.
+	if slices.ContainsFunc(block.Former, func(f lease.Former) bool { return lost(f.Node) }) {
+		within(r.options.Interval)
+	}
 	for _, l := range block.Leases {
 		switch l.State {
 		case lease.InUse:
-			if age := now.Sub(l.Since); age < r.options.Policy.MinAge {
+			if age := now.Sub(l.Since); age >= 0 && age < r.options.Policy.MinAge {
 				within(r.options.Policy.MinAge - age)
-			} else if node := r.cached.node(ctx, l.Node); node.Presence == reclaim.Gone || node.OutOfService {
-				// The pod may lose its right to the address without an event.
+			} else if lost(l.Node) {
 				within(r.options.Interval)
 			}
 		case lease.Retained:

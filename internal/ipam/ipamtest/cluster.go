@@ -26,6 +26,8 @@ var ErrAway = errors.New("the API server does not answer")
 type FakeCluster struct {
 	Store   *Store
 	Options ipam.Options
+	// Configure, if set, changes the configuration of each new allocator.
+	Configure func(*ipam.Config)
 	// Log gets what services log; nil discards it.
 	Log *slog.Logger
 
@@ -212,6 +214,13 @@ func (c *FakeCluster) Sandbox(node, id, podUID string) {
 	c.sandboxes[node][id] = podUID
 }
 
+// EndSandbox removes a sandbox from the runtime of a node.
+func (c *FakeCluster) EndSandbox(node, id string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.sandboxes[node], id)
+}
+
 // SetNodeReady says whether the node is ready, as it is at first.
 func (c *FakeCluster) SetNodeReady(node string, ready bool) {
 	c.mu.Lock()
@@ -236,9 +245,13 @@ func (c *FakeCluster) Service(node string) *ipam.Service {
 		log = slog.New(slog.DiscardHandler)
 	}
 	var s *ipam.Service
-	allocator := ipam.NewAllocator(ipam.Config{Node: node, Blocks: c.Store, Older: c.Store.Older, Now: c.Now, Log: log, Observer: discard{},
+	config := ipam.Config{Node: node, Blocks: c.Store, Older: c.Store.Older, Now: c.Now, Log: log, Observer: discard{},
 		SearchEvery:        -1, // time here does not pass by itself
-		OnRetainedReleased: func(l lease.Lease) { s.OnRetainedReleased(l) }})
+		OnRetainedReleased: func(l lease.Lease) { s.OnRetainedReleased(l) }}
+	if c.Configure != nil {
+		c.Configure(&config)
+	}
+	allocator := ipam.NewAllocator(config)
 	if c.journals[node] == nil {
 		c.journals[node] = newMemoryJournal()
 	}

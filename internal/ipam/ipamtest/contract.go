@@ -88,6 +88,12 @@ func comesBack(t *testing.T, s OrderedBlocks) {
 		}
 		full.Leases = append(full.Leases, l)
 	}
+	full.Former = []lease.Former{{
+		Addr: full.Base, Holder: lease.Holder{
+			Attachment: lease.Attachment{ContainerID: "c0", Interface: "eth0"}, Pod: lease.PodKey{Namespace: "ns", Name: "web-0"}, PodUID: "u0", Node: "n3",
+			FixedFor: lease.Owner{Kind: lease.KindPod, Namespace: "ns", Name: "web-0"},
+		},
+	}}
 	for _, b := range []lease.Block{full, {Base: addr("192.0.2.16"), Node: "n1"}} {
 		b = put(t, s, b)
 		got, err := s.Get(t.Context(), b.Base)

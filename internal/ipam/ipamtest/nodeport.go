@@ -180,6 +180,10 @@ func (p nodePort) Reclaimed(pod ipam.Pod, change reclaim.Change) {
 	p.event(pod, "Normal ReclaimedIP", change.String())
 }
 
+func (p nodePort) LeaseRestored(pod ipam.Pod, message string) {
+	p.event(pod, "Warning LeaseRestored", message)
+}
+
 func (p nodePort) event(pod ipam.Pod, what, message string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -5,6 +5,7 @@ package ipamtest
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -108,7 +109,7 @@ func (s *Store) Delete(_ context.Context, b lease.Block) error {
 // OfNode implements ipam.Blocks.
 func (s *Store) OfNode(_ context.Context, node string) ([]lease.Block, error) {
 	return s.list(func(b lease.Block) bool {
-		return b.Node == node || slices.ContainsFunc(b.Leases, func(l lease.Lease) bool { return l.Node == node })
+		return b.Node == node || b.Mentions(node)
 	})
 }
 
@@ -148,6 +149,33 @@ func (s *Store) list(keep func(lease.Block) bool) ([]lease.Block, error) {
 	return blocks, nil
 }
 
+// Backup is the content of a store at a time.
+type Backup struct {
+	next   uint64
+	blocks map[netip.Addr]lease.Block
+}
+
+// Backup returns the content of the store.
+func (s *Store) Backup() Backup {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return Backup{s.next, maps.Clone(s.blocks)}
+}
+
+// Version returns the version of a list.
+func (s *Store) Version() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return strconv.FormatUint(s.next, 10)
+}
+
+// Restore sets the store back, versions included, like a restore of etcd.
+func (s *Store) Restore(b Backup) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.next, s.blocks = b.next, maps.Clone(b.blocks)
+}
+
 // Count returns how often an operation was begun; "conflict" counts the puts that
 // lost.
 func (s *Store) Count(operation string) int {
@@ -158,5 +186,8 @@ func (s *Store) Count(operation string) int {
 
 func clone(b lease.Block) lease.Block {
 	b.Leases = slices.Clone(b.Leases)
+	if b.Former = slices.Clone(b.Former); len(b.Former) == 0 {
+		b.Former = nil
+	}
 	return b
 }

@@ -55,6 +55,11 @@ func (e *Events) Reclaimed(pod ipam.Pod, change reclaim.Change) {
 	e.aboutPod(pod, observe.ReclaimedIP(change))
 }
 
+// LeaseRestored implements ipam.Events.
+func (e *Events) LeaseRestored(pod ipam.Pod, message string) {
+	e.aboutPod(pod, observe.LeaseRestored(message))
+}
+
 // AboutNode writes an event about a node, in the namespace "default", where
 // Kubernetes keeps the events of objects without a namespace.
 func (e *Events) AboutNode(node string, event observe.Event) {

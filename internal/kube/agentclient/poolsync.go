@@ -18,7 +18,6 @@ import (
 	"spiderpool.dev/spiderpool/internal/inet"
 	"spiderpool.dev/spiderpool/internal/ipam"
 	"spiderpool.dev/spiderpool/internal/kube/compile"
-	"spiderpool.dev/spiderpool/internal/lease"
 	"spiderpool.dev/spiderpool/internal/pool"
 )
 
@@ -77,9 +76,11 @@ type PoolSink interface {
 	// Knows reports whether the block need not be read: the sink has this version, or
 	// is writing the block and reads it again afterwards.
 	Knows(base netip.Addr, version string) bool
-	// ObserveAll receives the names of all blocks of the node as of a version.
-	ObserveAll(existing map[netip.Addr]bool, version string)
-	Observe(b lease.Block)
+	// Outdated receives the versions of all blocks of the node and that of the list, and
+	// returns the blocks to read.
+	Outdated(listed map[netip.Addr]string, version string) []netip.Addr
+	// Read reads a block.
+	Read(ctx context.Context, base netip.Addr) error
 	ObserveDeleted(base netip.Addr, version string)
 }
 
@@ -88,9 +89,8 @@ type PoolSink interface {
 //
 // It watches metadata only. The status of a pool changes with every pod of the cluster
 // and can be megabytes long, so we do not want it in a watch. A pool is read again when
-// its generation or its deletion timestamp changes, and after every change while it has
-// allocations of another release. A block is read again when another writer than the
-// sink has changed it.
+// its generation, its labels or its deletion timestamp changes. A block is read again
+// when another writer than the sink has changed it.
 type PoolSync struct {
 	client *Client
 	node   string
@@ -102,7 +102,6 @@ type PoolSync struct {
 	// mu also serializes the calls of the sink about pools.
 	mu      sync.Mutex
 	pools   map[string]poolState
-	foreign map[string]bool // pools with allocations of another release
 	waiting map[string]bool // selections whose first list is not complete
 }
 
@@ -123,7 +122,6 @@ func NewPoolSync(client *Client, node string, sink PoolSink, log *slog.Logger) *
 		client: client, node: node, sink: sink, log: log,
 		queue:   workqueue.NewTypedRateLimitingQueue(workqueue.DefaultTypedControllerRateLimiter[task]()),
 		pools:   map[string]poolState{},
-		foreign: map[string]bool{},
 		waiting: map[string]bool{names.LabelPoolUnbound: true, reservedResource.Resource: true},
 	}
 	if s.bindable() {
@@ -219,11 +217,6 @@ func (s *PoolSync) readPool(ctx context.Context, name string) error {
 
 func (s *PoolSync) setPool(object *v2beta1.SpiderIPPool) {
 	compiled, err := compilePool(object)
-	delete(s.foreign, object.Name)
-	if err == nil && compiled.Foreign != "" {
-		s.foreign[object.Name] = true
-		s.log.Warn("the pool hands out no address, because pods of another Spiderpool release have some", "pool", object.Name, "allocated", compiled.Foreign)
-	}
 	if err != nil {
 		s.log.Warn("ignoring an invalid pool", "pool", object.Name, "err", err)
 		s.sink.DeletePool(object.Name)
@@ -255,15 +248,7 @@ func (s *PoolSync) readBlock(ctx context.Context, name string) error {
 		s.log.Warn("ignoring a SpiderIPBlock with an invalid name", "err", err)
 		return nil
 	}
-	b, err := NewBlockStore(s.client).Get(ctx, base)
-	if errors.Is(err, ipam.ErrNotFound) {
-		return nil // the watch reports the deletion
-	}
-	if err != nil {
-		return err
-	}
-	s.sink.Observe(b)
-	return nil
+	return s.sink.Read(ctx, base)
 }
 
 // poolHandler handles the pools with one label.
@@ -317,7 +302,7 @@ func (p *poolHandler) replace(ctx context.Context, all []*metav1.PartialObjectMe
 func (p *poolHandler) changed(object *metav1.PartialObjectMetadata) {
 	state := poolState{stamp: stampOf(object), selection: p.selection}
 	p.mu.Lock()
-	known := p.pools[object.Name] == state && !p.foreign[object.Name]
+	known := p.pools[object.Name] == state
 	p.pools[object.Name] = state
 	p.mu.Unlock()
 	if !known {
@@ -357,14 +342,15 @@ func (r *reservedHandler) deleted(o *metav1.PartialObjectMetadata) { r.changed(o
 type blockHandler struct{ *PoolSync }
 
 func (b *blockHandler) replace(_ context.Context, all []*metav1.PartialObjectMetadata, version string) error {
-	existing := make(map[netip.Addr]bool, len(all))
+	listed := make(map[netip.Addr]string, len(all))
 	for _, object := range all {
 		if base, err := compile.ParseBlockName(object.Name); err == nil {
-			existing[base] = true
+			listed[base] = object.ResourceVersion
 		}
-		b.changed(object)
 	}
-	b.sink.ObserveAll(existing, version)
+	for _, base := range b.sink.Outdated(listed, version) {
+		b.queue.Add(task{blockResource.Resource, compile.BlockName(base)})
+	}
 	return nil
 }
 

@@ -47,9 +47,15 @@ func IndexBlocksByHolder(ctx context.Context, indexer client.FieldIndexer) error
 	})
 	byNode := indexer.IndexField(ctx, &v2beta1.SpiderIPBlock{}, indexBlockNode, func(o client.Object) []string {
 		var nodes []string
-		for _, l := range o.(*v2beta1.SpiderIPBlock).Spec.Leases {
+		spec := &o.(*v2beta1.SpiderIPBlock).Spec
+		for _, l := range spec.Leases {
 			if l.Node != "" {
 				nodes = append(nodes, l.Node)
+			}
+		}
+		for _, f := range spec.Former {
+			if f.Node != "" {
+				nodes = append(nodes, f.Node)
 			}
 		}
 		return nodes
@@ -83,7 +89,7 @@ func BlocksOfHolder(ctx context.Context, reader client.Reader, holder lease.PodK
 	return blocksBy(ctx, reader, indexBlockHolder, holder.String())
 }
 
-// BlocksOfNode returns the blocks with a lease of the node. The objects belong to
+// BlocksOfNode returns the blocks with a lease or a former sandbox of the node. The objects belong to
 // the cache; do not change them.
 func BlocksOfNode(ctx context.Context, reader client.Reader, node string) ([]v2beta1.SpiderIPBlock, error) {
 	return blocksBy(ctx, reader, indexBlockNode, node)

@@ -87,13 +87,26 @@ func BlockObject(b lease.Block) *v2beta1.SpiderIPBlock {
 		}
 		leases = append(leases, leaseObject(l))
 	}
+	var former []v2beta1.FormerSandbox
+	if b.Former != nil { // an empty list says that the writer knows the field
+		former = make([]v2beta1.FormerSandbox, 0, len(b.Former))
+	}
+	for _, f := range b.Former {
+		if f.Node != "" {
+			labels[BlockNodeLabel(f.Node)] = blockHolder
+		}
+		former = append(former, v2beta1.FormerSandbox{
+			IP: f.Addr.String(), ContainerID: f.ContainerID, Interface: f.Interface, Pod: f.Pod.String(), PodUID: f.PodUID, Node: f.Node,
+			FixedFor: f.FixedFor.String(),
+		})
+	}
 	if b.Node != "" {
 		labels[BlockNodeLabel(b.Node)] = blockCreator
 	}
 	return &v2beta1.SpiderIPBlock{
 		TypeMeta:   metav1.TypeMeta{APIVersion: v2beta1.GroupVersion.String(), Kind: "SpiderIPBlock"},
 		ObjectMeta: metav1.ObjectMeta{Name: BlockName(b.Base), Labels: labels, ResourceVersion: b.Version},
-		Spec:       v2beta1.SpiderIPBlockSpec{CIDR: inet.BlockPrefix(b.Base).String(), Node: b.Node, Leases: leases},
+		Spec:       v2beta1.SpiderIPBlockSpec{CIDR: inet.BlockPrefix(b.Base).String(), Node: b.Node, Leases: leases, Former: former},
 	}
 }
 
@@ -126,6 +139,18 @@ func Block(in *v2beta1.SpiderIPBlock) (lease.Block, error) {
 			return lease.Block{}, fmt.Errorf("SpiderIPBlock %s: %w", in.Name, err)
 		}
 		out.Leases = append(out.Leases, converted)
+	}
+	for _, f := range in.Spec.Former {
+		addr, err := netip.ParseAddr(f.IP)
+		if err != nil {
+			return lease.Block{}, fmt.Errorf("SpiderIPBlock %s: former: %w", in.Name, err)
+		}
+		out.Former = append(out.Former, lease.Former{
+			Addr: addr, Holder: lease.Holder{
+				Attachment: lease.Attachment{ContainerID: f.ContainerID, Interface: f.Interface},
+				Pod:        lease.ParsePodKey(f.Pod), PodUID: f.PodUID, Node: f.Node, FixedFor: lease.ParseOwner(f.FixedFor),
+			},
+		})
 	}
 	if err := out.Validate(); err != nil {
 		return lease.Block{}, fmt.Errorf("SpiderIPBlock %s: %w", in.Name, err)

@@ -1,0 +1,92 @@
+package ipam
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"time"
+
+	"spiderpool.dev/spiderpool/internal/inet"
+	"spiderpool.dev/spiderpool/internal/lease"
+)
+
+// RestoreLost puts leases back that this node has not ended and that the store lacks:
+// after "kubectl delete sib", or a restore of etcd from a backup. It skips leases whose
+// sandbox the runtime does not list. If another pod has the address by now, the sandbox
+// becomes a former one (lease.Block.Former), and an event reports the conflict.
+func (s *Service) RestoreLost(ctx context.Context) error {
+	if !s.Allocator.hasLost() {
+		return nil
+	}
+	sandboxes, err := s.Runtime.Sandboxes(ctx)
+	if err != nil {
+		sandboxes = nil
+		s.Log.Warn("the container runtime did not list its sandboxes; restoring the removed leases of all of them", "err", err)
+	}
+	alive := func(l lease.Lease) bool {
+		_, listed := sandboxes[l.ContainerID]
+		return listed || err != nil
+	}
+	restored, taken, err := s.Allocator.restore(ctx, alive)
+	for _, l := range restored {
+		s.Log.Warn("restored a lease that another client had removed", "ip", l.Addr, "pool", l.Pool, "pod", l.Pod, "interface", l.Interface)
+		s.Events.LeaseRestored(Pod{PodKey: l.Pod, UID: l.PodUID},
+			fmt.Sprintf("another client removed the lease of %s from SpiderIPBlock %s while interface %s used the address; the agent restored it", l.Addr, inet.BlockPrefix(l.Addr), l.Interface))
+	}
+	for _, l := range slices.SortedFunc(maps.Keys(taken), func(a, b lease.Lease) int { return a.Addr.Compare(b.Addr) }) {
+		other := taken[l]
+		if !l.FixedFor.IsZero() && l.FixedFor == other.FixedFor {
+			continue // an agent of an earlier release gave its owner the address
+		}
+		s.Log.Error("two pods have one address", "ip", l.Addr, "pod", l.Pod, "other", other.Pod, "otherNode", other.Node)
+		s.Events.AddressConflict(Pod{PodKey: l.Pod, UID: l.PodUID},
+			fmt.Sprintf("%s of interface %s was given to pod %s on node %s after another client had removed its lease; delete one of the two pods", l.Addr, l.Interface, other.Pod, other.Node))
+	}
+	return err
+}
+
+func (a *Allocator) hasLost() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return len(a.mu.lost) > 0
+}
+
+// restore writes the lost leases for which alive returns true. It returns them, and those
+// whose address another holder has now, with that holder's lease.
+func (a *Allocator) restore(ctx context.Context, alive func(lease.Lease) bool) (restored []lease.Lease, taken map[lease.Lease]lease.Lease, err error) {
+	isLost := func(l lease.Lease) bool { return a.mu.lost[holdingKey{l.Addr, l.Attachment}].ContainerID != "" }
+	var settled []holdingKey
+	_, err = a.change(ctx, isLost, func(now time.Time) []lease.Block {
+		restored, taken, settled = nil, map[lease.Lease]lease.Lease{}, nil
+		writes := map[netip.Addr]lease.Block{}
+		for key, l := range a.mu.lost {
+			base := inet.BlockOf(key.addr)
+			b, ok := writes[base]
+			if !ok {
+				b, _ = a.mu.index.Block(base)
+			}
+			settled = append(settled, key)
+			switch holder, _ := b.Lease(key.addr); {
+			case !b.Holds(l): // ended since
+			case !alive(l):
+				writes[base], _ = b.Release(key.at, now)
+			case l.Pool != "" && holder.Attachment != key.at:
+				taken[l], writes[base] = holder, b
+			default:
+				restored, writes[base] = append(restored, l), b
+			}
+		}
+		return slices.Collect(maps.Values(writes))
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, key := range settled {
+		delete(a.mu.lost, key)
+	}
+	return restored, taken, nil
+}
