@@ -21,7 +21,8 @@ const (
 	// it. By then the controller has labelled the pool, and SetPool adds it if it
 	// concerns this node.
 	adoptFor = time.Minute
-	// maxExplained bounds how many pools are read to explain a failure.
+	// maxExplained bounds how many pools are read for an interface and IP family, and
+	// so what a pod with many unknown names costs.
 	maxExplained = 100
 	// poolTTL is how long a pool that was read for one pod serves other pods.
 	poolTTL = time.Second
@@ -236,12 +237,16 @@ func namesUnknown(s pool.Selection) bool {
 func (c *PoolCatalog) readOthers(ctx context.Context, source pool.Source, rejections []pool.Rejection) ([]*pool.Pool, error) {
 	var found []*pool.Pool
 	listed := source == pool.SourceNone || source == pool.SourceDefault
+	read := 0
 	for _, rejection := range rejections {
-		if rejection.Cause != pool.CauseUnknown || len(found) >= maxExplained {
+		if rejection.Cause != pool.CauseUnknown {
 			continue
 		}
-		if strings.Contains(rejection.Pool, "*") {
+		if pool.IsPattern(rejection.Pool) {
 			listed = true
+			continue
+		}
+		if read++; read > maxExplained {
 			continue
 		}
 		p, err := c.reads.Get(ctx, rejection.Pool, func(ctx context.Context) (*pool.Pool, error) { return c.Pools.Get(ctx, rejection.Pool) })

@@ -55,19 +55,15 @@ func (p plan) rejections(exhausted *lease.ExhaustedError) []pool.Rejection {
 	return nil
 }
 
+// maxMissing bounds how many failures of one ADD are explained, because each may read
+// pools from the API server.
+const maxMissing = 8
+
 // plan returns the interfaces of the pod and their candidate pools.
 func (s *Service) plan(ctx context.Context, pod Pod, req wire.AddRequest) (plan, error) {
 	out := plan{container: req.ContainerID}
-	var err error
-	if value, ok := pod.Annotations[names.AnnotationPodRoutes]; ok {
-		if out.routes, err = pool.ParseRoutes(value); err != nil {
-			return plan{}, err
-		}
-	}
-	if value, ok := pod.Annotations[names.AnnotationPodDNS]; ok {
-		if out.dns, err = pool.ParseDNS(value); err != nil {
-			return plan{}, err
-		}
+	if err := out.readAnnotations(pod.Annotations); err != nil {
+		return plan{}, err
 	}
 	interfaces, err := pool.Interfaces(pod.Namespace, pod.Annotations, s.Options.ClusterNetwork)
 	if err != nil {
@@ -95,7 +91,9 @@ func (s *Service) plan(ctx context.Context, pod Pod, req wire.AddRequest) (plan,
 		}
 		var none pool.NoPools
 		if err := s.addInterface(ctx, &out, facts, i, network); errors.As(err, &none) {
-			missing = append(missing, none...)
+			if missing = append(missing, none...); len(missing) >= maxMissing {
+				break
+			}
 		} else if err != nil {
 			return plan{}, err
 		}
@@ -113,6 +111,19 @@ func (s *Service) plan(ctx context.Context, pod Pod, req wire.AddRequest) (plan,
 		}
 	}
 	return out, nil
+}
+
+// readAnnotations reads the routes and the DNS settings of the pod.
+func (p *plan) readAnnotations(annotations map[string]string) (err error) {
+	if value, ok := annotations[names.AnnotationPodRoutes]; ok {
+		if p.routes, err = pool.ParseRoutes(value); err != nil {
+			return err
+		}
+	}
+	if value, ok := annotations[names.AnnotationPodDNS]; ok {
+		p.dns, err = pool.ParseDNS(value)
+	}
+	return err
 }
 
 // checkNamed checks that the pod has the interfaces in its annotation ippools.

@@ -26,6 +26,14 @@ const (
 // maxRoutes is the limit for a pod's routes, the same as for a pool's.
 const maxRoutes = 1024
 
+// Limits for the names of pools in one list. A pod may name the pools of many nodes, so
+// that one annotation serves its replicas on all of them; each pattern is compared with
+// all pools.
+const (
+	maxNames    = 1024
+	maxPatterns = 16
+)
+
 // AnnotationError means that an annotation has an invalid value.
 type AnnotationError struct {
 	Annotation string // key
@@ -265,9 +273,19 @@ func (n Names) invalid() string {
 }
 
 func invalidNames(names []string) string {
+	if len(names) > maxNames {
+		return fmt.Sprintf(" has %d names; write at most %d, or a wildcard", len(names), maxNames)
+	}
+	patterns := 0
 	for i, name := range names {
+		if IsPattern(name) {
+			patterns++
+		}
+		if patterns > maxPatterns {
+			return fmt.Sprintf(" has more than %d names with wildcards", maxPatterns)
+		}
 		if !isPoolName(name) {
-			return fmt.Sprintf("[%d] %q is not a valid SpiderIPPool name; use lower case letters, digits, '-', '.' and the wildcards '*', '?' and '[a-c]'", i, name)
+			return fmt.Sprintf("[%d] %q is not a valid SpiderIPPool name; use lower case letters, digits, '-', '.' and the wildcards '*', '?' and '[a-c]'", i, shorten(name))
 		}
 	}
 	return ""
@@ -277,6 +295,9 @@ func invalidNames(names []string) string {
 // one of them is a pattern.
 const wildcards = "*?["
 
+// IsPattern reports whether the name of a pool has wildcards.
+func IsPattern(name string) bool { return strings.ContainsAny(name, wildcards) }
+
 // isPoolName reports whether name has only the characters of object names (RFC 1123
 // subdomains), or is a pattern of path.Match: "*" for any text, "?" for a character,
 // "[a-c]" and "[^a-c]" for one of several.
@@ -284,7 +305,7 @@ func isPoolName(name string) bool {
 	if _, err := path.Match(name, ""); err != nil || name == "" || len(name) > 253 {
 		return false
 	}
-	isPattern := strings.ContainsAny(name, wildcards)
+	isPattern := IsPattern(name)
 	return strings.IndexFunc(name, func(r rune) bool {
 		return !(r >= 'a' && r <= 'z' || r >= '0' && r <= '9' || strings.ContainsRune("-.", r) || isPattern && strings.ContainsRune("*?[]^", r))
 	}) < 0

@@ -79,6 +79,8 @@ func TestBadAnnotationsAreRefused(t *testing.T) {
 		{exampleRoutes, "[" + strings.Repeat(`{"dst":"10.0.0.0/8","gw":"10.0.0.1"},`, maxRoutes) + `{"dst":"10.0.0.0/8","gw":"10.0.0.1"}]`, "has 1025 routes; write at most 1024"},
 		{exampleRoutes, `[{"dst":"10.0.0.0/8","gw":"x"}]`, `[0].gw "x": is not an IP address`},
 		{exampleRoutes, `[{"dst":"10.0.0.0/8","gw":"fd00::1"}]`, `[0].gw "fd00::1": is IPv6, but dst 10.0.0.0/8 is IPv4`},
+		{exampleIPPool, `{"ipv4":[` + strings.Repeat(`"a",`, maxNames) + `"a"]}`, "ipv4 has 1025 names; write at most 1024"},
+		{exampleIPPool, `{"ipv6":[` + strings.Repeat(`"a?",`, maxPatterns) + `"a*"]}`, "ipv6 has more than 16 names with wildcards"},
 		{exampleDNS, `{"nameservers":["dns.example.org"]}`, `nameservers[0] "dns.example.org" is not an IP address`},
 	} {
 		t.Run(tc.value, func(t *testing.T) {
@@ -137,6 +139,7 @@ func TestInterfacesOfAPod(t *testing.T) {
 			"eth0=kube-system/cluster my0=pods/a my1=pods/a", false},
 		{"three parts", "", "a/b/c", `"a/b/c" is not of the form`, true},
 		{"two interfaces", "", "a@b@c", `"a@b@c" has no interface name after '@'`, true},
+		{"long name", "", "a@abcdefghijklmno,b@abcdefghijklmnop", `interface name "abcdefghijklmnop" is longer than 15 bytes`, true},
 		{"same interface twice", "", "a@net2,b", "two interfaces are named net2", true},
 		{"JSON without a name", "", `[{"namespace":"ns"}]`, "entry 0 has no name", true},
 		{"broken JSON", "", `[{"name":"a"`, "is not a JSON list of objects", true},

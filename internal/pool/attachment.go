@@ -8,10 +8,15 @@ import (
 	"strings"
 
 	"spiderpool.dev/spiderpool/api/names"
+	"spiderpool.dev/spiderpool/internal/netplan"
 )
 
 // FirstInterface is the name of a pod's first interface.
 const FirstInterface = "eth0"
+
+// maxInterfaces bounds the interfaces of a pod, and with them the addresses that one
+// pod takes.
+const maxInterfaces = 64
 
 const exampleNetworks = `"net-a,ns/net-b@net2" or [{"name":"net-a","namespace":"ns","interface":"net2"}]`
 
@@ -85,12 +90,20 @@ func Interfaces(namespace string, annotations map[string]string, cluster Cluster
 		taken[i.Name] = true
 	}
 	elements, reason := parseNetworks(value)
+	if reason == "" && len(interfaces)+len(elements) > maxInterfaces {
+		reason = fmt.Sprintf("asks for %d interfaces besides %s; ask for at most %d", len(elements), first.Name, maxInterfaces-len(interfaces))
+	}
 	for _, e := range elements {
+		if reason != "" {
+			break
+		}
 		p := PodInterface{Name: e.Interface, Position: len(interfaces), Attachment: e.attachment(namespace)}
 		if p.Name == "" {
 			p.Name = fmt.Sprintf("net%d", p.Position)
 		}
-		if taken[p.Name] && reason == "" {
+		if fault := netplan.InterfaceNameFault(p.Name); fault != "" {
+			reason = fmt.Sprintf("interface name %q %s", shorten(p.Name), fault)
+		} else if taken[p.Name] {
 			reason = fmt.Sprintf("two interfaces are named %s", p.Name)
 		}
 		taken[p.Name] = true

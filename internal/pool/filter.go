@@ -79,11 +79,18 @@ func (e NoPools) Unwrap() []error {
 	return errs
 }
 
-// FormatRejections returns the rejections in one line, "a: reason; b: reason".
+// maxRejections bounds the rejections in a text.
+const maxRejections = 100
+
+// FormatRejections returns the rejections in one line, "a: reason; b: reason", and only
+// the number of those after the first 100.
 func FormatRejections(rejections []Rejection) string {
-	texts := make([]string, len(rejections))
-	for i, rejection := range rejections {
-		texts[i] = rejection.Pool + ": " + rejection.Reason
+	var texts []string
+	for _, rejection := range rejections[:min(len(rejections), maxRejections)] {
+		texts = append(texts, rejection.Pool+": "+rejection.Reason)
+	}
+	if more := len(rejections) - maxRejections; more > 0 {
+		texts = append(texts, fmt.Sprintf("and %d more", more))
 	}
 	return strings.Join(texts, "; ")
 }

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"path"
 	"slices"
-	"strings"
 
 	"spiderpool.dev/spiderpool/api/names"
 	"spiderpool.dev/spiderpool/internal/inet"
@@ -187,6 +186,8 @@ func forInterface(entries []InterfacePools, name string, position int) Interface
 // expand returns the pools matching the patterns, each once, and a rejection for every
 // pattern without a match.
 func (c *Catalog) expand(patterns []string, family inet.Family) (pools []*Pool, rejections []Rejection) {
+	var all []string
+	unknown := 0
 	seen := map[string]bool{}
 	add := func(p *Pool) {
 		if !seen[p.Name] {
@@ -195,16 +196,20 @@ func (c *Catalog) expand(patterns []string, family inet.Family) (pools []*Pool, 
 		}
 	}
 	for _, pattern := range patterns {
-		if !strings.ContainsAny(pattern, wildcards) {
+		if !IsPattern(pattern) {
 			if p, ok := c.Get(pattern); ok {
 				add(p)
 			} else {
-				rejections = append(rejections, c.unknown(pattern))
+				unknown++
+				rejections = append(rejections, c.unknown(pattern, unknown <= maxGuesses))
 			}
 			continue
 		}
+		if all == nil {
+			all = c.Names()
+		}
 		found := false
-		for _, name := range c.Names() {
+		for _, name := range all {
 			// ParseIPPool and the others have refused malformed patterns.
 			if matches, _ := path.Match(pattern, name); matches && c.entries[name].pool.Family == family {
 				found = true
@@ -218,7 +223,15 @@ func (c *Catalog) expand(patterns []string, family inet.Family) (pools []*Pool, 
 	return pools, rejections
 }
 
-func (c *Catalog) unknown(name string) Rejection {
+// maxGuesses bounds for how many unknown names the nearest one is looked for, because
+// that compares a name with all pools.
+const maxGuesses = 10
+
+// unknown returns the rejection of an unknown name. guess adds the nearest name.
+func (c *Catalog) unknown(name string, guess bool) Rejection {
+	if !guess {
+		return Rejection{name, CauseUnknown, "no such SpiderIPPool"}
+	}
 	if nearest, ok := c.nearest(name); ok {
 		return Rejection{name, CauseUnknown, fmt.Sprintf("no such SpiderIPPool; the nearest name is %s", nearest)}
 	}

@@ -297,11 +297,14 @@ func TestRequestedFamilies(t *testing.T) {
 func TestFormatHasEveryRejection(t *testing.T) {
 	t.Parallel()
 	var rejections []Rejection
-	for i := range 100 {
+	for i := range 102 {
 		rejections = append(rejections, Rejection{fmt.Sprint("p", i), CauseDisabled, "off"})
 	}
-	if got := FormatRejections(rejections); !strings.HasPrefix(got, "p0: off; p1: off; ") || !strings.HasSuffix(got, "; p99: off") {
-		t.Errorf("Explain = %s", got)
+	if got := FormatRejections(rejections[:100]); !strings.HasPrefix(got, "p0: off; p1: off; ") || !strings.HasSuffix(got, "; p99: off") {
+		t.Errorf("100 rejections: %s", got)
+	}
+	if got := FormatRejections(rejections); !strings.HasSuffix(got, "; p99: off; and 2 more") {
+		t.Errorf("102 rejections: %s", got)
 	}
 }
 

@@ -33,7 +33,7 @@
 {{- end }}
 
 {{- define "spiderpool.controllerRules" }}
-# It writes SpiderReservedIPs for the addresses of nodes.
+{{- /* It writes SpiderReservedIPs for the addresses of nodes. */}}
 - apiGroups: [spiderpool.spidernet.io]
   resources:
     - spiderippools
