@@ -23,9 +23,6 @@ const (
 	// maxAttempts bounds how often a request is decided again after a conflict with
 	// another writer. Each time the conflicting blocks are read again.
 	maxAttempts = 32
-	// maxLearned bounds the retries after the create of an existing block.
-	// Each retry reads more regions, so no request needs as many.
-	maxCreateConflicts = 32
 	// youngLease is the age below which a lease that this process granted needs no
 	// confirmation: the ADDs of all interfaces of a pod come within it. Reclaim ends no
 	// lease younger than reclaim.DefaultMinAge, and every ADD first reads the addresses
@@ -101,10 +98,9 @@ type request struct {
 	releases []lease.Attachment // by the change
 	// concerns reports whether the request is about a holder of the lease. It waits while
 	// the block of such a lease is in doubt.
-	concerns        func(lease.Lease) bool
-	attempts        int
-	createConflicts int          // how often a block that was to be created existed
-	done            chan outcome // has room for the one outcome
+	concerns func(lease.Lease) bool
+	attempts int
+	done     chan outcome // has room for the one outcome
 }
 
 type outcome struct {

@@ -55,31 +55,18 @@ func (a *Allocator) runBatch(batch []*request) (retry []*request) {
 
 	for i, r := range batch {
 		err := firstError(d.needs[i], results)
-		switch {
-		case err == nil:
-			r.done <- d.outcomes[i]
-			continue
-		case lostCreate(d.needs[i], results):
-			r.createConflicts++
-		default:
-			r.attempts++
-		}
-		if errors.Is(err, ErrConflict) && r.attempts < maxAttempts && r.createConflicts < maxCreateConflicts {
+		if r.attempts++; errors.Is(err, ErrConflict) && r.attempts < maxAttempts {
 			retry = append(retry, r)
-		} else {
-			r.done <- outcome{err: err}
+			continue
 		}
+		if err != nil {
+			d.outcomes[i] = outcome{err: err}
+		}
+		r.done <- d.outcomes[i]
 	}
 	a.reload(ctx, results)
 	a.readAhead(ctx, retry)
 	return retry
-}
-
-// lostCreate reports whether one of the blocks was to be created and existed already.
-func lostCreate(needs []netip.Addr, results map[netip.Addr]written) bool {
-	return slices.ContainsFunc(needs, func(base netip.Addr) bool {
-		return results[base].created && errors.Is(results[base].err, ErrConflict)
-	})
 }
 
 // decide plans the changes and, on top of them, the allocations.
@@ -300,11 +287,15 @@ func firstError(needs []netip.Addr, results map[netip.Addr]written) error {
 // reload reads the blocks with conflicts. A failed create means that this node does
 // not know the neighbours of the block either, so reload reads the whole region.
 func (a *Allocator) reload(ctx context.Context, results map[netip.Addr]written) {
+	regions := map[netip.Prefix]struct{}{}
 	for base, result := range results {
 		if result.created && errors.Is(result.err, ErrConflict) {
-			if err := a.readRegion(ctx, RegionOf(base), regionTTL); err != nil {
-				a.log.Warn("cannot read the blocks of a region", "region", RegionOf(base), "err", err)
-			}
+			regions[RegionOf(base)] = struct{}{}
+		}
+	}
+	for region := range regions {
+		if err := a.readRegion(ctx, region); err != nil {
+			a.log.Warn("cannot read the blocks of a region", "region", region, "err", err)
 		}
 	}
 	a.readDoubtful(ctx)

@@ -13,12 +13,11 @@ import (
 )
 
 const (
-	// regionTTL is the time after a read of a region during which a conflict in the
-	// region does not cause another read.
-	regionTTL = time.Second
-	// DefaultSearchEvery bounds the cost of pods that wait for an address of a full
-	// pool, whatever their number.
+	// DefaultSearchEvery is the default of Config.SearchEvery. It bounds the cost of
+	// pods that wait for an address of a full pool, whatever their number.
 	DefaultSearchEvery = time.Second
+	// aheadTTL is the time after a read of a region during which readAhead skips it.
+	aheadTTL = 10 * time.Second
 	// maxRegions bounds the search of one pool: 4096 regions are 2^24 addresses.
 	maxRegions = 4096
 	// maxSearches bounds how often a request searches the blocks of other nodes. It
@@ -69,8 +68,7 @@ func (a *Allocator) search(ctx context.Context, s *search, exhausted *lease.Exha
 
 // regionReads are the reads of a region.
 type regionReads struct {
-	read     time.Time // when the last read began that succeeded; zero: never
-	searched time.Time // when the last read began that searches shared; zero: never
+	read time.Time // when the last read began that succeeded; zero: never
 	// next is the read that searches will share; nil while nobody asks for one.
 	next *sharedRead
 }
@@ -120,7 +118,7 @@ func (a *Allocator) readAgain(ctx context.Context, region netip.Prefix) error {
 func (a *Allocator) readShared(region netip.Prefix, r *regionReads) {
 	defer a.workers.Done()
 	a.mu.Lock()
-	due := min(r.searched.Add(a.searchEvery).Sub(a.now()), a.searchEvery)
+	due := min(r.read.Add(a.searchEvery).Sub(a.now()), a.searchEvery)
 	a.mu.Unlock()
 	if due > 0 {
 		select {
@@ -130,27 +128,23 @@ func (a *Allocator) readShared(region netip.Prefix, r *regionReads) {
 	}
 	a.mu.Lock()
 	shared := r.next
-	r.next, r.searched = nil, a.now()
+	r.next, r.read = nil, time.Time{}
 	a.mu.Unlock()
 	ctx, cancel := context.WithTimeout(a.ctx, commitTimeout)
 	defer cancel()
-	shared.err = a.readRegion(ctx, region, 0)
+	shared.err = a.readRegion(ctx, region)
 	close(shared.done)
 }
 
-// readRegion reads the blocks of a region unless that was done within ttl.
-func (a *Allocator) readRegion(ctx context.Context, region netip.Prefix, ttl time.Duration) error {
+// readRegion reads the blocks of a region.
+func (a *Allocator) readRegion(ctx context.Context, region netip.Prefix) error {
 	a.mu.Lock()
 	now := a.now()
-	fresh := now.Sub(a.regionAt(region).read) < ttl
 	was := map[netip.Addr]string{}
 	for base := range blocksOf(region) {
 		was[base] = a.versionOf(base)
 	}
 	a.mu.Unlock()
-	if fresh {
-		return nil
-	}
 	blocks, err := a.blocks.InRegion(ctx, region)
 	if err != nil {
 		return err
@@ -185,29 +179,31 @@ func blocksOf(region netip.Prefix) iter.Seq[netip.Addr] {
 	}
 }
 
-// readAhead reads regions for requests that repeatedly tried to create existing blocks.
-// Without it, a node new to a well-used pool would learn of one region per conflict.
-// Each retry reads twice as many regions as the last.
+// readAhead reads regions for requests that met conflicts more than once. Without it, a
+// node new to a well-used pool would learn of one region per conflict. Each retry reads
+// twice as many regions as the last.
 func (a *Allocator) readAhead(ctx context.Context, batch []*request) {
 	for _, r := range batch {
-		if r.createConflicts < 2 {
+		if r.attempts < 2 {
 			continue
 		}
-		budget := 1 << min(r.createConflicts, 12)
+		budget := 1 << min(r.attempts, 12)
 		for _, want := range r.allocation.Wants {
 			for _, name := range want.Pools {
 				a.mu.Lock()
 				usable := a.mu.index.Addresses(name)
 				a.mu.Unlock()
 				for region := range a.regionsOf(usable) {
-					if budget == 0 {
-						break
-					}
-					if a.hasRead(region) {
+					a.mu.Lock()
+					fresh := a.now().Sub(a.regionAt(region).read) < aheadTTL
+					a.mu.Unlock()
+					if fresh {
 						continue
 					}
-					budget--
-					if err := a.readRegion(ctx, region, regionTTL); err != nil {
+					if budget--; budget < 0 {
+						break
+					}
+					if err := a.readRegion(ctx, region); err != nil {
 						a.log.Warn("cannot read the blocks of a region", "region", region, "err", err)
 						return
 					}
@@ -215,13 +211,6 @@ func (a *Allocator) readAhead(ctx context.Context, batch []*request) {
 			}
 		}
 	}
-}
-
-func (a *Allocator) hasRead(region netip.Prefix) bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	r, ok := a.mu.regions[region]
-	return ok && !r.read.IsZero()
 }
 
 // regionsOf yields the regions that the set touches, beginning at one that
