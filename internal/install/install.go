@@ -42,6 +42,9 @@ func Install(ctx context.Context, log *slog.Logger, c client.Client, cfg config.
 	if err != nil {
 		return err
 	}
+	if err := refuseTakeover(ctx, log, c); err != nil {
+		return err
+	}
 	for _, probe := range probes() {
 		if err := retry(ctx, log, "webhooks of "+describe(probe), func() error {
 			return ignoreExisting(c.Create(ctx, probe.DeepCopyObject().(client.Object), client.DryRunAll))

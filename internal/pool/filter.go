@@ -17,6 +17,7 @@ const (
 	CauseUnknown     Cause = "unknown"     // no such pool
 	CauseTerminating Cause = "terminating" // the pool is being deleted
 	CauseDisabled    Cause = "disabled"    // spec.disable
+	CauseForeign     Cause = "foreign"     // status.allocatedIPs of another release
 	CauseVersion     Cause = "version"     // the other IP family
 	CauseNotDefault  Cause = "not-default" // not named, and spec.default is false
 	CauseNode        Cause = "node"        // spec.nodeName, spec.nodeAffinity
@@ -119,6 +120,8 @@ func (p *Pool) checkState(family inet.Family) (Cause, string) {
 		return CauseTerminating, "it is being deleted"
 	case p.Disabled:
 		return CauseDisabled, "spec.disable is true"
+	case p.Foreign != "":
+		return CauseForeign, fmt.Sprintf("status.allocatedIPs has %s of another Spiderpool release, which this release would give to other pods; delete these pods, then clear the status", p.Foreign)
 	}
 	return "", ""
 }

@@ -36,6 +36,9 @@ type Pool struct {
 	Default     bool
 	Disabled    bool
 	Terminating bool
+	// Foreign describes the addresses in use by pods of another Spiderpool release,
+	// which keeps them elsewhere (compile.ForeignAllocations); "" if there are none.
+	Foreign string
 }
 
 // Usable returns the addresses for pods: spec.ips without spec.excludeIPs, without

@@ -131,6 +131,7 @@ func TestRejectionsNameFieldAndValue(t *testing.T) {
 		{"as it is", func(*Pool) {}, nil, "", ""},
 		{"terminating", func(p *Pool) { p.Terminating = true }, nil, CauseTerminating, "it is being deleted"},
 		{"disabled", func(p *Pool) { p.Disabled = true }, nil, CauseDisabled, "spec.disable is true"},
+		{"foreign", func(p *Pool) { p.Foreign = "2 addresses" }, nil, CauseForeign, "status.allocatedIPs has 2 addresses of another Spiderpool release, which this release would give to other pods; delete these pods, then clear the status"},
 		{"other version", v6, nil, CauseVersion, "the pool is IPv6, but the interface needs IPv4"},
 		{"node name", func(p *Pool) { p.NodeNames = []string{"worker1", "master"} }, nil, "", ""},
 		{"other node", func(p *Pool) { p.NodeNames = []string{"worker1"} }, nil, CauseNode,

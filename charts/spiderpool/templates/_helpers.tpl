@@ -1,3 +1,23 @@
+{{/* Refuses to install over another Spiderpool release whose pods have addresses: compile.ForeignAllocations in the code. A "helm template" sees no pools. */}}
+{{- define "spiderpool.refuseTakeover" -}}
+{{- if .Capabilities.APIVersions.Has "spiderpool.spidernet.io/v2beta1/SpiderIPPool" -}}
+{{- $foreign := list -}}
+{{- range (lookup "spiderpool.spidernet.io/v2beta1" "SpiderIPPool" "" "").items -}}
+  {{- $status := default dict .status -}}
+  {{- $ours := false -}}
+  {{- range default list $status.conditions -}}
+    {{- if and (eq .type "Ready") (ne .reason "ForeignAllocations") -}}{{- $ours = true -}}{{- end -}}
+  {{- end -}}
+  {{- if and (not $ours) (or (gt (int64 (default 0 $status.allocatedIPCount)) 0) (not (has (default "" $status.allocatedIPs) (list "" "{}" "null")))) -}}
+    {{- $foreign = append $foreign (printf "%s (%d)" .metadata.name (int64 (default 0 $status.allocatedIPCount))) -}}
+  {{- end -}}
+{{- end -}}
+{{- if $foreign -}}
+{{- fail (printf "pods of another Spiderpool release have addresses of these SpiderIPPools (status.allocatedIPCount): %s. This release keeps addresses in SpiderIPBlocks and would give them to other pods. Delete these pods, e.g. by scaling their applications to 0, wait until every allocatedIPCount is 0, then uninstall the other release and install this one. If the pods are gone but the count is not 0: kubectl patch spiderippool <name> --subresource=status --type=merge -p '{\"status\":{\"allocatedIPs\":null,\"allocatedIPCount\":null}}'" (join ", " (slice $foreign 0 (min 10 (len $foreign) | int)))) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
 {{/* Name prefix for objects without a name value of their own. */}}
 {{- define "spiderpool.name" -}}
 {{- default .Chart.Name .Values.global.nameOverride | trunc 40 | trimSuffix "-" -}}

@@ -125,6 +125,10 @@
 - apiGroups: [spiderpool.spidernet.io]
   resources: [spidercoordinators, spiderippools, spidersubnets]
   verbs: [get, create]
+# To find addresses of another Spiderpool release.
+- apiGroups: [spiderpool.spidernet.io]
+  resources: [spiderippools]
+  verbs: [list]
 # For a dry run that checks whether the webhooks answer.
 - apiGroups: [spiderpool.spidernet.io]
   resources: [spiderreservedips]

@@ -39,6 +39,11 @@ import (
 // waiting for a write.
 const workers = 8
 
+// foreignMessage explains the condition of a pool with allocations of another release.
+const foreignMessage = "status.allocatedIPs has %s of another Spiderpool release. This release keeps addresses in SpiderIPBlocks and would give them to other pods, " +
+	"so the pool hands out none and keeps its status. Delete these pods, e.g. by scaling their applications to 0 while the other release still runs. " +
+	"If none of them is left, clear the status: kubectl patch spiderippool %s --subresource=status --type=merge -p '{\"status\":{\"allocatedIPs\":null,\"allocatedIPCount\":null}}'"
+
 // Reconciler keeps labels, finalizer and status of pools.
 type Reconciler struct {
 	client  client.Client
@@ -133,7 +138,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 		if leases, err = r.leases(ctx, pool.Name); err != nil {
 			return ctrl.Result{}, err
 		}
-		if len(leases) == 0 {
+		if len(leases) == 0 && compile.ForeignAllocations(&pool.Status) == "" {
 			return ctrl.Result{}, r.release(ctx, pool)
 		}
 	}
@@ -205,7 +210,10 @@ func (r *Reconciler) complete(ctx context.Context, pool *v2beta1.SpiderIPPool) e
 func (r *Reconciler) writeStatus(ctx context.Context, pool *v2beta1.SpiderIPPool, leases []lease.Lease) error {
 	before := pool.DeepCopy()
 	ready := r.ready(pool, leases)
-	size := SetStatus(pool, r.index.Reserved(), leases)
+	size := 0
+	if ready.Reason != compile.ReasonForeign {
+		size = SetStatus(pool, r.index.Reserved(), leases)
+	}
 	written, err := r.status.Update(ctx, pool, before, ready)
 	if written {
 		r.limiter.wrote(pool.Name, r.clock.Now(), size)
@@ -215,6 +223,9 @@ func (r *Reconciler) writeStatus(ctx context.Context, pool *v2beta1.SpiderIPPool
 
 // ready decides the condition Ready.
 func (r *Reconciler) ready(pool *v2beta1.SpiderIPPool, leases []lease.Lease) status.Condition {
+	if foreign := compile.ForeignAllocations(&pool.Status); foreign != "" {
+		return status.Condition{Reason: compile.ReasonForeign, Message: fmt.Sprintf(foreignMessage, foreign, pool.Name)}
+	}
 	if pool.DeletionTimestamp != nil {
 		return status.Condition{Reason: "Terminating", Message: "deletion is blocked by " + holders(leases)}
 	}

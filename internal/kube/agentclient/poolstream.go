@@ -10,10 +10,11 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"spiderpool.dev/spiderpool/api/v2beta1"
+	"spiderpool.dev/spiderpool/internal/kube/compile"
 )
 
-// eachPool lists pools and calls f with each of them, without its status. params are
-// query parameters, e.g. "limit". It decodes the response while it arrives: the status
+// eachPool lists pools and calls f with each of them. Its status lacks the addresses
+// if they are ours. params are query parameters, e.g. "limit". It decodes the response while it arrives: the status
 // of one pool can be a megabyte, and a whole list more than the agent's memory limit.
 // next is the token of the next page, "" after the last one.
 func (c *Client) eachPool(ctx context.Context, params map[string]string, f func(*v2beta1.SpiderIPPool)) (next string, err error) {
@@ -72,12 +73,29 @@ func decodeItems(decoder *json.Decoder, f func(*v2beta1.SpiderIPPool)) error {
 		var item struct {
 			metav1.ObjectMeta `json:"metadata"`
 			Spec              v2beta1.SpiderIPPoolSpec `json:"spec"`
+			Status            poolStatus               `json:"status"`
 		}
 		if err := decoder.Decode(&item); err != nil {
 			return err
 		}
-		f(&v2beta1.SpiderIPPool{ObjectMeta: item.ObjectMeta, Spec: item.Spec})
+		f(&v2beta1.SpiderIPPool{ObjectMeta: item.ObjectMeta, Spec: item.Spec, Status: item.Status.SpiderIPPoolStatus})
 	}
 	_, err := decoder.Token()
 	return err
+}
+
+// poolStatus is the status of a pool. Of a status that our controller wrote, it keeps
+// only the conditions: the addresses are in the blocks.
+type poolStatus struct{ v2beta1.SpiderIPPoolStatus }
+
+func (s *poolStatus) UnmarshalJSON(raw []byte) error {
+	var conditions struct{ Conditions []metav1.Condition }
+	if err := json.Unmarshal(raw, &conditions); err != nil {
+		return err
+	}
+	s.Conditions = conditions.Conditions
+	if compile.IsOurStatus(&s.SpiderIPPoolStatus) {
+		return nil
+	}
+	return json.Unmarshal(raw, &s.SpiderIPPoolStatus)
 }

@@ -7,6 +7,21 @@ import (
 	"spiderpool.dev/spiderpool/api/v2beta1"
 )
 
+// The addresses of a status can be a megabyte per pool.
+func TestDecodedStatusLacksOurAddresses(t *testing.T) {
+	t.Parallel()
+	const list = `{"items":[
+		{"metadata":{"name":"ours"},"status":{"allocatedIPs":"{\"10.0.0.1\":{}}","allocatedIPCount":1,"conditions":[{"type":"Ready","reason":"InUse"}]}},
+		{"metadata":{"name":"theirs"},"status":{"allocatedIPs":"{\"10.0.0.1\":{}}","allocatedIPCount":1}}]}`
+	got := map[string]bool{}
+	if _, err := decodePools(strings.NewReader(list), func(p *v2beta1.SpiderIPPool) { got[p.Name] = p.Status.AllocatedIPs != nil }); err != nil {
+		t.Fatal(err)
+	}
+	if len(got) != 2 || got["ours"] || !got["theirs"] {
+		t.Errorf("pools with addresses: %v, want theirs only", got)
+	}
+}
+
 func TestDecodePools(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {

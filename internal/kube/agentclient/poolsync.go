@@ -89,8 +89,9 @@ type PoolSink interface {
 //
 // It watches metadata only. The status of a pool changes with every pod of the cluster
 // and can be megabytes long, so we do not want it in a watch. A pool is read again when
-// its generation, its labels or its deletion timestamp changes. A block is read again
-// when another writer than the sink has changed it.
+// its generation or its deletion timestamp changes, and after every change while it has
+// allocations of another release. A block is read again when another writer than the
+// sink has changed it.
 type PoolSync struct {
 	client *Client
 	node   string
@@ -102,6 +103,7 @@ type PoolSync struct {
 	// mu also serializes the calls of the sink about pools.
 	mu      sync.Mutex
 	pools   map[string]poolState
+	foreign map[string]bool // pools with allocations of another release
 	waiting map[string]bool // selections whose first list is not complete
 }
 
@@ -122,6 +124,7 @@ func NewPoolSync(client *Client, node string, sink PoolSink, log *slog.Logger) *
 		client: client, node: node, sink: sink, log: log,
 		queue:   workqueue.NewTypedRateLimitingQueue(workqueue.DefaultTypedControllerRateLimiter[task]()),
 		pools:   map[string]poolState{},
+		foreign: map[string]bool{},
 		waiting: map[string]bool{names.LabelPoolUnbound: true, reservedResource.Resource: true},
 	}
 	if s.bindable() {
@@ -217,6 +220,11 @@ func (s *PoolSync) readPool(ctx context.Context, name string) error {
 
 func (s *PoolSync) setPool(object *v2beta1.SpiderIPPool) {
 	compiled, err := compilePool(object)
+	delete(s.foreign, object.Name)
+	if err == nil && compiled.Foreign != "" {
+		s.foreign[object.Name] = true
+		s.log.Warn("the pool hands out no address, because pods of another Spiderpool release have some", "pool", object.Name, "allocated", compiled.Foreign)
+	}
 	if err != nil {
 		s.log.Warn("ignoring an invalid pool", "pool", object.Name, "err", err)
 		s.sink.DeletePool(object.Name)
@@ -302,7 +310,7 @@ func (p *poolHandler) replace(ctx context.Context, all []*metav1.PartialObjectMe
 func (p *poolHandler) changed(object *metav1.PartialObjectMetadata) {
 	state := poolState{stamp: stampOf(object), selection: p.selection}
 	p.mu.Lock()
-	known := p.pools[object.Name] == state
+	known := p.pools[object.Name] == state && !p.foreign[object.Name]
 	p.pools[object.Name] = state
 	p.mu.Unlock()
 	if !known {

@@ -25,6 +25,7 @@ func Pool(in *v2beta1.SpiderIPPool) (pool.Pool, field.ErrorList) {
 	out.NamespaceNames, out.NodeNames, out.MultusNames = in.Spec.NamespaceName, in.Spec.NodeName, in.Spec.MultusName
 	out.Default, out.Disabled = ptr.Deref(in.Spec.Default, false), ptr.Deref(in.Spec.Disable, false)
 	out.Terminating = in.DeletionTimestamp != nil
+	out.Foreign = ForeignAllocations(&in.Status)
 	for _, affinity := range []struct {
 		name string
 		from *metav1.LabelSelector
