@@ -241,10 +241,14 @@ func (s *Service) assignments(ctx context.Context, plan plan, grants []lease.Gra
 // poolOf returns the pool of a granted address. The catalog may lack it if it was
 // deleted, or bound to another node, after the grant.
 func (s *Service) poolOf(ctx context.Context, name string) (*pool.Pool, error) {
-	if p, ok := s.Catalog.Pool(name); ok {
-		return p, nil
+	p, ok := s.Catalog.Pool(name)
+	var err error
+	if !ok {
+		p, err = s.Catalog.Pools.Get(ctx, name)
 	}
-	p, err := s.Catalog.Pools.Get(ctx, name)
+	if err == nil && !p.Subnet.IsValid() {
+		err = fmt.Errorf("it is invalid: %s", p.Invalid)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("read SpiderIPPool %s of an address of the pod: %w", name, err)
 	}

@@ -15,6 +15,7 @@ type Cause string
 // Causes of a Rejection.
 const (
 	CauseUnknown     Cause = "unknown"     // no such pool
+	CauseInvalid     Cause = "invalid"     // the resource breaks a rule
 	CauseTerminating Cause = "terminating" // the pool is being deleted
 	CauseDisabled    Cause = "disabled"    // spec.disable
 	CauseForeign     Cause = "foreign"     // status.allocatedIPs of another release
@@ -114,6 +115,8 @@ func filter(c *Catalog, p *Pool, req *Request, family inet.Family) (Rejection, b
 
 func (p *Pool) checkState(family inet.Family) (Cause, string) {
 	switch {
+	case p.Invalid != "":
+		return CauseInvalid, "it is invalid: " + shorten(p.Invalid)
 	case p.Family != family:
 		return CauseVersion, fmt.Sprintf("the pool is %s, but the interface needs %s", p.Family, family)
 	case p.Terminating:

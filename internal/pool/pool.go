@@ -14,7 +14,7 @@ import (
 	"spiderpool.dev/spiderpool/internal/inet"
 )
 
-// Pool is a valid SpiderIPPool. Do not change a Pool in a Catalog.
+// Pool is a SpiderIPPool. Do not change a Pool in a Catalog.
 type Pool struct {
 	Name    string
 	Family  inet.Family // 4 or 6
@@ -36,6 +36,9 @@ type Pool struct {
 	Default     bool
 	Disabled    bool
 	Terminating bool
+	// Invalid is why the resource is invalid, "" if it is valid. An invalid pool has no
+	// IPs, and perhaps no Family.
+	Invalid string
 	// Foreign describes the addresses in use by pods of another Spiderpool release,
 	// which keeps them elsewhere (compile.ForeignAllocations); "" if there are none.
 	Foreign string

@@ -129,6 +129,7 @@ func TestRejectionsNameFieldAndValue(t *testing.T) {
 		reason  string // empty: not rejected
 	}{
 		{"as it is", func(*Pool) {}, nil, "", ""},
+		{"invalid", func(p *Pool) { p.Invalid = `spec.gateway: Invalid value: "10.0.0.255"` }, nil, CauseInvalid, `it is invalid: spec.gateway: Invalid value: "10.0.0.255"`},
 		{"terminating", func(p *Pool) { p.Terminating = true }, nil, CauseTerminating, "it is being deleted"},
 		{"disabled", func(p *Pool) { p.Disabled = true }, nil, CauseDisabled, "spec.disable is true"},
 		{"foreign", func(p *Pool) { p.Foreign = "2 addresses" }, nil, CauseForeign, "status.allocatedIPs has 2 addresses of another Spiderpool release, which this release would give to other pods; delete these pods, then clear the status"},

@@ -48,3 +48,20 @@ func TestDecodePools(t *testing.T) {
 		})
 	}
 }
+
+// A pod that names the pool learns why it gets no address, also after an upgrade that
+// brought a new rule.
+func TestInvalidPoolSaysWhy(t *testing.T) {
+	t.Parallel()
+	in := &v2beta1.SpiderIPPool{}
+	in.Name, in.Spec.Subnet, in.Spec.IPs = "p", "10.0.0.0/24", []string{"10.0.0.5"}
+	in.Spec.Gateway, in.Spec.Default = new("10.0.0.255"), new(true)
+	got := compilePool(in)
+	if !got.IPs.IsEmpty() || !got.Default || got.Family != 4 || !strings.Contains(got.Invalid, "spec.gateway") {
+		t.Errorf("got %+v", got)
+	}
+	in.Spec.Gateway = nil
+	if got := compilePool(in); got.Invalid != "" || got.IPs.IsEmpty() {
+		t.Errorf("a valid pool: %+v", got)
+	}
+}

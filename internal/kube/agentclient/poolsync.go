@@ -24,22 +24,20 @@ import (
 // Pools implements ipam.Pools: it reads single SpiderIPPools, or a limited list, live.
 type Pools struct{ Client *Client }
 
-// Get implements ipam.Pools. An invalid pool is ipam.ErrNotFound.
+// Get implements ipam.Pools.
 func (p Pools) Get(ctx context.Context, name string) (*pool.Pool, error) {
 	object, err := p.Client.pool(ctx, name)
 	if err != nil {
 		return nil, err
 	}
-	return compilePool(object)
+	return compilePool(object), nil
 }
 
 // List implements ipam.Pools.
 func (p Pools) List(ctx context.Context, limit int) ([]*pool.Pool, error) {
 	var pools []*pool.Pool
 	_, err := p.Client.eachPool(ctx, map[string]string{"limit": fmt.Sprint(limit)}, func(object *v2beta1.SpiderIPPool) {
-		if compiled, err := compilePool(object); err == nil {
-			pools = append(pools, compiled)
-		}
+		pools = append(pools, compilePool(object))
 	})
 	return pools, err
 }
@@ -57,14 +55,14 @@ func (c *Client) pool(ctx context.Context, name string) (*v2beta1.SpiderIPPool, 
 	return object, nil
 }
 
-// compilePool returns ipam.ErrNotFound, wrapped with the violations, for an invalid
-// pool: a pod cannot use it.
-func compilePool(object *v2beta1.SpiderIPPool) (*pool.Pool, error) {
+// compilePool returns the pool. An invalid one has no addresses, and the reason, which
+// the events of pods quote.
+func compilePool(object *v2beta1.SpiderIPPool) *pool.Pool {
 	compiled, errs := compile.Pool(object)
 	if len(errs) > 0 {
-		return nil, fmt.Errorf("SpiderIPPool %s cannot be used: %w: %w", object.Name, ipam.ErrNotFound, errs.ToAggregate())
+		compiled.Invalid, compiled.IPs = errs.ToAggregate().Error(), inet.Set{}
 	}
-	return &compiled, nil
+	return &compiled
 }
 
 // PoolSink receives pools, reserved addresses and blocks from PoolSync.
@@ -219,16 +217,14 @@ func (s *PoolSync) readPool(ctx context.Context, name string) error {
 }
 
 func (s *PoolSync) setPool(object *v2beta1.SpiderIPPool) {
-	compiled, err := compilePool(object)
+	compiled := compilePool(object)
 	delete(s.foreign, object.Name)
-	if err == nil && compiled.Foreign != "" {
+	if compiled.Foreign != "" {
 		s.foreign[object.Name] = true
 		s.log.Warn("the pool hands out no address, because pods of another Spiderpool release have some", "pool", object.Name, "allocated", compiled.Foreign)
 	}
-	if err != nil {
-		s.log.Warn("ignoring an invalid pool", "pool", object.Name, "err", err)
-		s.sink.DeletePool(object.Name)
-		return
+	if compiled.Invalid != "" {
+		s.log.Warn("an invalid pool hands out no address", "pool", object.Name, "err", compiled.Invalid)
 	}
 	s.sink.SetPool(compiled)
 }
