@@ -50,9 +50,14 @@ func (s *Service) release(ctx context.Context, at wire.Attachment) error {
 			holder = l.Holder
 		}
 	}
-	if holder.PodUID != "" {
-		s.Endpoints.Changed(endpointOf(holder), endpointUpdateDelay)
+	if holder.PodUID == "" {
+		return nil
 	}
+	delay := endpointUpdateDelay
+	if len(s.inUse(holder.PodUID)) == 0 {
+		delay = 0 // no release can follow
+	}
+	s.Endpoints.Changed(endpointOf(holder), delay)
 	return nil
 }
 

@@ -7,6 +7,7 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 
 	"spiderpool.dev/spiderpool/internal/ipam"
 	"spiderpool.dev/spiderpool/internal/ipam/ipamtest"
@@ -209,5 +210,37 @@ func TestLateUpdateKeepsNextPod(t *testing.T) {
 	next := showing("uid-next", "n2", "eth0=10.0.0.30")
 	if got, err := s.Endpoint(t.Context(), ipam.EndpointKey{PodKey: pod, Pod: pod, PodUID: "uid-a"}, next); err != nil || got != next {
 		t.Errorf("got %s, %v; want the endpoint of the next pod", text(got), err)
+	}
+}
+
+// delays records for how long updates may wait.
+type delays struct {
+	ipam.Endpoints
+	seen []time.Duration
+}
+
+func (d *delays) Changed(key ipam.EndpointKey, delay time.Duration) {
+	d.seen = append(d.seen, delay)
+	d.Endpoints.Changed(key, delay)
+}
+
+// The DELs of a pod's interfaces follow each other, and the last one needs no wait.
+func TestOnlyLastReleaseIsShownAtOnce(t *testing.T) {
+	cluster := newFakeCluster(t, "a")
+	s := cluster.Service("n1")
+	second := attachment("a")
+	second.Interface = "net1"
+	for _, at := range []wire.Attachment{attachment("a"), second} {
+		mustAdd(t, s, wire.AddRequest{Attachment: at, DefaultIPv4Pools: []string{"p"}})
+	}
+	d := &delays{Endpoints: s.Endpoints}
+	s.Endpoints = d
+	for _, at := range []wire.Attachment{second, attachment("a")} {
+		if err := s.Delete(t.Context(), wire.DeleteRequest{Attachment: at}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(d.seen) != 2 || d.seen[0] == 0 || d.seen[1] != 0 {
+		t.Errorf("delays %v, want one and then none", d.seen)
 	}
 }
