@@ -16,11 +16,13 @@ go vet -tags "$tags" ./...
 go tool -modfile=tools/go.mod staticcheck -tags "$tags" ./...
 lint=$(mktemp -d); trap 'rm -rf "$lint"' EXIT
 go build -modfile=tools/go.mod -o "$lint/staticcheck" honnef.co/go/tools/cmd/staticcheck
+(cd test/monitoring && go vet ./... && "$lint/staticcheck" ./...)
 (cd test/lab && go vet -tags kernel ./... && "$lint/staticcheck" -tags kernel ./...)
 
 say "go.mod"
 go mod tidy -diff || fail "go.mod is not tidy; run go mod tidy"
 go -C test/lab mod tidy -diff || fail "test/lab/go.mod is not tidy; run go -C test/lab mod tidy"
+go -C test/monitoring mod tidy -diff || fail "test/monitoring/go.mod is not tidy; run go -C test/monitoring mod tidy"
 
 say "generated files"
 fresh=$lint/fresh

@@ -36,7 +36,7 @@ func newMetrics(kept func() int) *metrics {
 	m.allocation = newOutcomes(m.registry, "allocation", "allocating the addresses of a pod's interface")
 	m.release = newOutcomes(m.registry, "release", "releasing the addresses of a pod's interface")
 	m.damaged = prometheus.NewCounter(prometheus.CounterOpts{
-		Name: "spiderpool_ipam_damaged_block_counts",
+		Name: "spiderpool_ipam_damaged_block_counts_total",
 		Help: "Reads of corrupt SpiderIPBlocks, whose addresses are out of service.",
 	})
 	onDisk := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
@@ -56,13 +56,13 @@ func newOutcomes(registry *prometheus.Registry, operation, what string) outcomes
 		return c
 	}
 	o := outcomes{
-		total:     counter("counts", "Requests"),
-		failures:  counter("failure_counts", "Failed requests"),
-		conflicts: counter("update_ippool_conflict_counts", "Write conflicts on blocks"),
-		internal:  counter("err_internal_counts", "Requests that failed because of Spiderpool or the API server"),
-		noPool:    counter("err_no_available_pool_counts", "Requests without an available pool"),
-		exhausted: counter("err_retries_exhausted_counts", "Requests that gave up after too many write conflicts"),
-		usedUp:    counter("err_ip_used_out_counts", "Requests whose pools had no free address"),
+		total:     counter("counts_total", "Requests"),
+		failures:  counter("failure_counts_total", "Failed requests"),
+		conflicts: counter("update_ippool_conflict_counts_total", "Write conflicts on blocks"),
+		internal:  counter("err_internal_counts_total", "Requests that failed because of Spiderpool or the API server"),
+		noPool:    counter("err_no_available_pool_counts_total", "Requests without an available pool"),
+		exhausted: counter("err_retries_exhausted_counts_total", "Requests that gave up after too many write conflicts"),
+		usedUp:    counter("err_ip_used_out_counts_total", "Requests whose pools had no free address"),
 		duration: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Namespace: "spiderpool", Subsystem: "ipam", Name: operation + "_duration_seconds",
 			Help:    "Duration of " + what + ", in seconds.",

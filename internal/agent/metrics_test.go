@@ -22,8 +22,8 @@ func TestConflictsCountByOperation(t *testing.T) {
 	m.ReleaseConflict()
 	m.ReleaseConflict()
 	want := map[string]float64{
-		"spiderpool_ipam_allocation_update_ippool_conflict_counts": 1,
-		"spiderpool_ipam_release_update_ippool_conflict_counts":    2,
+		"spiderpool_ipam_allocation_update_ippool_conflict_counts_total": 1,
+		"spiderpool_ipam_release_update_ippool_conflict_counts_total":    2,
 	}
 	families, err := m.registry.Gather()
 	if err != nil {

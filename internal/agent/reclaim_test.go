@@ -134,7 +134,7 @@ func TestEndedPodIsReclaimedBeforeScan(t *testing.T) {
 					lost, address = pod, reply.Addresses[0].Prefix.Addr()
 				}
 			}
-			reclaimed := func() map[string]float64 { return a.counts("spiderpool_ip_gc_counts", "reason") }
+			reclaimed := func() map[string]float64 { return a.counts("spiderpool_ip_gc_counts_total", "reason") }
 			if counts := reclaimed(); len(counts) > 0 {
 				t.Errorf("reclaimed addresses before any reclaim: %v", counts)
 			}
@@ -149,7 +149,7 @@ func TestEndedPodIsReclaimedBeforeScan(t *testing.T) {
 			if got, want := reclaimed(), map[string]float64{string(reason): 1}; !maps.Equal(got, want) {
 				t.Errorf("addresses counted as taken back, by reason: %v, want %v", got, want)
 			}
-			if failures := a.counts("spiderpool_ip_gc_failure_counts", "reason"); len(failures) > 0 {
+			if failures := a.counts("spiderpool_ip_gc_failure_counts_total", "reason"); len(failures) > 0 {
 				t.Errorf("failures are counted: %v", failures)
 			}
 		})

@@ -24,11 +24,11 @@ var (
 	totalPools   = prometheus.NewDesc("spiderpool_total_ippool_counts", "SpiderIPPools.", nil, nil)
 	totalSubnets = prometheus.NewDesc("spiderpool_total_subnet_counts", "SpiderSubnets.", nil, nil)
 
-	poolTotal       = prometheus.NewDesc("spiderpool_debug_ippool_total_ip_counts", "Addresses that a SpiderIPPool can hand out.", []string{"ippool"}, nil)
-	poolAvailable   = prometheus.NewDesc("spiderpool_debug_ippool_available_ip_counts", "Free addresses of a SpiderIPPool.", []string{"ippool"}, nil)
-	subnetPools     = prometheus.NewDesc("spiderpool_debug_subnet_ippool_counts", "SpiderIPPools of a SpiderSubnet.", []string{"subnet"}, nil)
-	subnetTotal     = prometheus.NewDesc("spiderpool_debug_subnet_total_ip_counts", "Addresses that a SpiderSubnet can give to pools.", []string{"subnet"}, nil)
-	subnetAvailable = prometheus.NewDesc("spiderpool_debug_subnet_available_ip_counts", "Addresses of a SpiderSubnet that no pool has.", []string{"subnet"}, nil)
+	poolTotal       = prometheus.NewDesc("spiderpool_debug_ippool_total_ip_counts", "Addresses that a SpiderIPPool can hand out.", []string{"SpiderIPPool"}, nil)
+	poolAvailable   = prometheus.NewDesc("spiderpool_debug_ippool_available_ip_counts", "Free addresses of a SpiderIPPool.", []string{"SpiderIPPool"}, nil)
+	subnetPools     = prometheus.NewDesc("spiderpool_debug_subnet_ippool_counts", "SpiderIPPools of a SpiderSubnet.", []string{"SpiderSubnet"}, nil)
+	subnetTotal     = prometheus.NewDesc("spiderpool_debug_subnet_total_ip_counts", "Addresses that a SpiderSubnet can give to pools.", []string{"SpiderSubnet"}, nil)
+	subnetAvailable = prometheus.NewDesc("spiderpool_debug_subnet_available_ip_counts", "Addresses of a SpiderSubnet that no pool has.", []string{"SpiderSubnet"}, nil)
 )
 
 func newMetrics(reader client.Reader, debug bool) *metrics {

@@ -12,16 +12,22 @@ type Reclaims struct {
 	total, failures *prometheus.CounterVec
 }
 
-// NewReclaims returns counters that start at zero.
+// NewReclaims returns counters that start at zero for each reason. A counter that appears
+// with its first failure would look unchanged to increase() in PromQL.
 func NewReclaims() *Reclaims {
-	return &Reclaims{
+	r := &Reclaims{
 		total: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "spiderpool_ip_gc_counts", Help: "Addresses reclaimed without a CNI DEL.",
+			Name: "spiderpool_ip_gc_counts_total", Help: "Addresses reclaimed without a CNI DEL.",
 		}, []string{"reason"}),
 		failures: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "spiderpool_ip_gc_failure_counts", Help: "Failed attempts to reclaim addresses without a CNI DEL.",
+			Name: "spiderpool_ip_gc_failure_counts_total", Help: "Failed attempts to reclaim addresses without a CNI DEL.",
 		}, []string{"reason"}),
 	}
+	for _, reason := range reclaim.Reasons {
+		r.total.WithLabelValues(string(reason))
+		r.failures.WithLabelValues(string(reason))
+	}
+	return r
 }
 
 // Reclaimed counts an attempt to reclaim an address; err is nil if it succeeded.

@@ -24,10 +24,15 @@ func TestReclaimsCountFailuresApart(t *testing.T) {
 	got := map[string]float64{}
 	for _, family := range families {
 		for _, m := range family.GetMetric() {
-			got[family.GetName()+" "+m.GetLabel()[0].GetValue()] = m.GetCounter().GetValue()
+			if value := m.GetCounter().GetValue(); value > 0 {
+				got[family.GetName()+" "+m.GetLabel()[0].GetValue()] = value
+			}
+		}
+		if series := len(family.GetMetric()); series != len(reclaim.Reasons) {
+			t.Errorf("%s has %d series, want one for each of the %d reasons from the start", family.GetName(), series, len(reclaim.Reasons))
 		}
 	}
-	want := map[string]float64{"spiderpool_ip_gc_counts PodGone": 2, "spiderpool_ip_gc_failure_counts PodFailed": 1}
+	want := map[string]float64{"spiderpool_ip_gc_counts_total PodGone": 2, "spiderpool_ip_gc_failure_counts_total PodFailed": 1}
 	if !maps.Equal(got, want) {
 		t.Errorf("counted %v, want %v", got, want)
 	}

@@ -161,6 +161,12 @@ const (
 	FixedReplaced     Reason = "OwnerHasAnother"
 )
 
+// Reasons are all reasons to end a lease.
+var Reasons = []Reason{
+	PodGone, PodReplaced, PodSucceeded, PodFailed, PodTerminating, PodWithoutAddress, SandboxGone,
+	FixedOwnerGone, FixedScaledDown, FixedSwitchedOff, FixedReplaced,
+}
+
 // Reasons to keep a lease.
 const (
 	Disabled     Reason = "Disabled"

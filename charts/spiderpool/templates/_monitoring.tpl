@@ -47,9 +47,9 @@ spec:
 {{- define "spiderpool.agentAlerts" -}}
 - alert: SpiderpoolAddressesNotAssigned
   expr: >-
-    sum by (instance) (rate(spiderpool_ipam_allocation_failure_counts[5m])) * 100
+    sum by (instance) (rate(spiderpool_ipam_allocation_failure_counts_total[5m])) * 100
     > {{ .Values.spiderpoolAgent.prometheus.prometheusRule.failurePercent }}
-    * sum by (instance) (rate(spiderpool_ipam_allocation_counts[5m]))
+    * sum by (instance) (rate(spiderpool_ipam_allocation_counts_total[5m]))
   for: 5m
   labels:
     severity: warning
@@ -59,7 +59,7 @@ spec:
       More than {{ .Values.spiderpoolAgent.prometheus.prometheusRule.failurePercent }}% of the requests failed in the last five minutes.
       The pods' events list every pool with the reason why it was not used.
 - alert: SpiderpoolAddressesUsedUp
-  expr: sum by (instance) (increase(spiderpool_ipam_allocation_err_ip_used_out_counts[5m])) > 0
+  expr: sum by (instance) (increase(spiderpool_ipam_allocation_err_ip_used_out_counts_total[5m])) > 0
   for: 5m
   labels:
     severity: warning
@@ -70,11 +70,11 @@ spec:
 
 {{- define "spiderpool.controllerAlerts" -}}
 - alert: SpiderpoolReclaimFails
-  expr: increase(spiderpool_ip_gc_failure_counts[10m]) > 0
+  expr: sum by (instance) (increase(spiderpool_ip_gc_failure_counts_total[30m])) > 0
   for: 30m
   labels:
     severity: warning
   annotations:
-    summary: Addresses of deleted pods are not reclaimed.
-    description: See the controller's log for the reason. The addresses stay reserved until reclaim succeeds.
+    summary: Addresses of deleted pods are not reclaimed by {{ "{{ $labels.instance }}" }}.
+    description: See its log for the reason. The addresses stay reserved until reclaim succeeds.
 {{- end -}}

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 	dto "github.com/prometheus/client_model/go"
 )
 
@@ -18,8 +19,9 @@ var update = flag.Bool("update", false, "write docs/reference/metrics.md instead
 
 // ReferenceListsMetrics compares the table of a program in docs/reference/metrics.md
 // with the metrics of the gatherer whose names start with spiderpool_; -update
-// writes it. The test must be in a directory two levels below the repository. A
-// metric with labels needs a time series, or Gather omits it.
+// writes it. It also checks these metrics with promlint. The test must be in a directory
+// two levels below the repository. A metric with labels needs a time series, or Gather
+// omits it.
 func ReferenceListsMetrics(t *testing.T, program string, gatherer prometheus.Gatherer) {
 	t.Helper()
 	families, err := gatherer.Gather()
@@ -28,9 +30,21 @@ func ReferenceListsMetrics(t *testing.T, program string, gatherer prometheus.Gat
 	}
 	var want strings.Builder
 	want.WriteString("| metric | type | labels | meaning |\n| --- | --- | --- | --- |\n")
+	var ours []*dto.MetricFamily
 	for _, family := range families {
 		if strings.HasPrefix(family.GetName(), "spiderpool_") {
 			want.WriteString(row(family))
+			ours = append(ours, family)
+		}
+	}
+	problems, err := promlint.NewWithMetricFamilies(ours).Lint()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, problem := range problems {
+		// Dashboards of Spiderpool 1.2 use the labels SpiderIPPool and SpiderSubnet.
+		if !strings.Contains(problem.Text, "label names should be written in 'snake_case'") {
+			t.Errorf("%s: %s", problem.Metric, problem.Text)
 		}
 	}
 	page := filepath.Join("..", "..", "docs", "reference", "metrics.md")

@@ -1,0 +1,251 @@
+// Package monitoring tests the dashboards and alerts of the chart, as rendered in
+// charts/testdata/everything.golden.yaml, against the metrics in
+// docs/reference/metrics.md. The programs' own tests keep both files true.
+package monitoring
+
+import (
+	"bytes"
+	"encoding/json"
+	"log/slog"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/common/model"
+	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/model/rulefmt"
+	"github.com/prometheus/prometheus/promql/parser"
+	"github.com/prometheus/prometheus/promql/promqltest"
+	"sigs.k8s.io/yaml"
+)
+
+// object is the part of a manifest that these tests read.
+type object struct {
+	Kind     string
+	Metadata struct{ Name string }
+	Spec     json.RawMessage
+	Data     map[string]string
+}
+
+func rendered(t *testing.T) (objects []object) {
+	t.Helper()
+	raw, err := os.ReadFile("../../charts/testdata/everything.golden.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, document := range bytes.Split(raw, []byte("\n---\n")) {
+		var o object
+		if err := yaml.Unmarshal(document, &o); err == nil { // a Secret has other Data
+			objects = append(objects, o)
+		}
+	}
+	return objects
+}
+
+var promql = parser.NewParser(parser.Options{})
+
+// alerts returns the alerts of all PrometheusRules, by name.
+func alerts(t *testing.T) map[string]rulefmt.Rule {
+	t.Helper()
+	found := map[string]rulefmt.Rule{}
+	for _, o := range rendered(t) {
+		if o.Kind != "PrometheusRule" {
+			continue
+		}
+		groups, errs := rulefmt.Parse(o.Spec, false, model.UTF8Validation, promql, slog.New(slog.DiscardHandler))
+		if len(errs) > 0 {
+			t.Fatalf("PrometheusRule %s: %v", o.Metadata.Name, errs)
+		}
+		for _, group := range groups.Groups {
+			for _, rule := range group.Rules {
+				found[rule.Alert] = rule
+			}
+		}
+	}
+	return found
+}
+
+// panels returns the queries of all dashboards, by dashboard and panel.
+func panels(t *testing.T) map[string][]string {
+	t.Helper()
+	found := map[string][]string{}
+	for _, o := range rendered(t) {
+		for file, content := range o.Data {
+			var dashboard struct {
+				Title  string
+				Panels []struct {
+					Title   string
+					Targets []struct{ Expr string }
+				}
+			}
+			if o.Kind != "ConfigMap" || json.Unmarshal([]byte(content), &dashboard) != nil || len(dashboard.Panels) == 0 {
+				continue
+			}
+			for _, panel := range dashboard.Panels {
+				for _, target := range panel.Targets {
+					query := strings.ReplaceAll(target.Expr, "$__rate_interval", "5m")
+					found[file+": "+panel.Title] = append(found[file+": "+panel.Title], query)
+				}
+			}
+		}
+	}
+	return found
+}
+
+// served returns the labels of each metric in the reference, with those that Prometheus
+// adds.
+func served(t *testing.T) map[string][]string {
+	t.Helper()
+	raw, err := os.ReadFile("../../docs/reference/metrics.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	metrics := map[string][]string{}
+	for _, row := range regexp.MustCompile("(?m)^\\| `(\\w+)` \\| (\\w+) \\| ([^|]*) \\|").FindAllStringSubmatch(string(raw), -1) {
+		has := []string{"instance", "job", "namespace", "pod"}
+		for _, label := range strings.Split(row[3], ",") {
+			has = append(has, strings.Trim(label, " `"))
+		}
+		if row[2] != "histogram" {
+			metrics[row[1]] = has
+			continue
+		}
+		metrics[row[1]+"_bucket"] = append(has, "le")
+		metrics[row[1]+"_sum"], metrics[row[1]+"_count"] = has, has
+	}
+	return metrics
+}
+
+// checkQuery reports metrics and labels in the query that no program serves.
+func checkQuery(t *testing.T, query string, metrics map[string][]string) {
+	t.Helper()
+	expr, err := promql.ParseExpr(query)
+	if err != nil {
+		t.Errorf("%s: %v", query, err)
+		return
+	}
+	var known []string
+	parser.Inspect(expr, func(node parser.Node, _ []parser.Node) error {
+		selector, ok := node.(*parser.VectorSelector)
+		if !ok {
+			return nil
+		}
+		has, ok := metrics[selector.Name]
+		if !ok {
+			t.Errorf("%s: no program serves %s", query, selector.Name)
+		}
+		known = append(known, has...)
+		for _, matcher := range selector.LabelMatchers {
+			if matcher.Name != labels.MetricName && !slices.Contains(has, matcher.Name) {
+				t.Errorf("%s: %s has no label %s", query, selector.Name, matcher.Name)
+			}
+		}
+		return nil
+	})
+	parser.Inspect(expr, func(node parser.Node, _ []parser.Node) error {
+		if aggregation, ok := node.(*parser.AggregateExpr); ok {
+			for _, label := range aggregation.Grouping {
+				if !slices.Contains(known, label) {
+					t.Errorf("%s: no metric in it has the label %s", query, label)
+				}
+			}
+		}
+		return nil
+	})
+}
+
+func TestDashboardsQueryServedMetrics(t *testing.T) {
+	metrics := served(t)
+	if len(metrics) < 20 {
+		t.Fatalf("the reference lists %d metrics only", len(metrics))
+	}
+	all := panels(t)
+	if len(all) < 8 {
+		t.Fatalf("found %d panels only", len(all))
+	}
+	for panel, queries := range all {
+		t.Run(panel, func(t *testing.T) {
+			for _, query := range queries {
+				checkQuery(t, query, metrics)
+			}
+		})
+	}
+}
+
+func TestAlertsQueryServedMetrics(t *testing.T) {
+	metrics := served(t)
+	for name, alert := range alerts(t) {
+		t.Run(name, func(t *testing.T) { checkQuery(t, alert.Expr, metrics) })
+	}
+}
+
+// histories are samples of one minute each, for one hour: "0x60" is 60 zeros, "0+1x60"
+// counts up. Each alert needs one history that fires it and one that does not.
+var histories = map[string]struct{ fires, silent string }{
+	"SpiderpoolAddressesNotAssigned": {
+		fires: `spiderpool_ipam_allocation_failure_counts_total{instance="n1"} 0+1x60
+			spiderpool_ipam_allocation_counts_total{instance="n1"} 0+4x60`,
+		silent: `spiderpool_ipam_allocation_failure_counts_total{instance="n1"} 0+1x60
+			spiderpool_ipam_allocation_counts_total{instance="n1"} 0+100x60`,
+	},
+	"SpiderpoolAddressesUsedUp": {
+		fires:  `spiderpool_ipam_allocation_err_ip_used_out_counts_total{instance="n1"} 0+1x60`,
+		silent: `spiderpool_ipam_allocation_err_ip_used_out_counts_total{instance="n1"} 7x60`,
+	},
+	// Reclaim tries every ten minutes.
+	"SpiderpoolReclaimFails": {
+		fires: `spiderpool_ip_gc_failure_counts_total{instance="n1",reason="PodGone"} 0x9 1x10 2x10 3x10 4x10 5x10
+			spiderpool_ip_gc_failure_counts_total{instance="n1",reason="PodFailed"} 0x60`,
+		silent: `spiderpool_ip_gc_failure_counts_total{instance="n1",reason="PodGone"} 0x9 1x50`,
+	},
+}
+
+func TestAlertsFireAndStaySilent(t *testing.T) {
+	for name, alert := range alerts(t) {
+		t.Run(name, func(t *testing.T) {
+			history, ok := histories[name]
+			if !ok {
+				t.Fatal("the alert has no histories")
+			}
+			if !fires(t, alert, history.fires) {
+				t.Errorf("%s for %s does not fire on\n%s", alert.Expr, alert.For, history.fires)
+			}
+			if fires(t, alert, history.silent) {
+				t.Errorf("%s for %s fires on\n%s", alert.Expr, alert.For, history.silent)
+			}
+		})
+	}
+}
+
+// fires evaluates the alert every minute, as Prometheus does, and reports whether it holds
+// for its time.
+func fires(t *testing.T, alert rulefmt.Rule, history string) bool {
+	t.Helper()
+	storage := promqltest.LoadedStorage(t, "load 1m\n\t"+history)
+	engine := promqltest.NewTestEngine(t, false, 5*time.Minute, 100_000)
+	var since time.Time
+	for minute := range 60 {
+		now := time.Unix(int64(minute)*60, 0)
+		query, err := engine.NewInstantQuery(t.Context(), storage, nil, alert.Expr, now)
+		if err != nil {
+			t.Fatal(err)
+		}
+		result, err := query.Exec(t.Context()).Vector()
+		if err != nil {
+			t.Fatal(err)
+		}
+		switch {
+		case len(result) == 0:
+			since = time.Time{}
+		case since.IsZero():
+			since = now
+		}
+		if !since.IsZero() && now.Sub(since) >= time.Duration(alert.For) {
+			return true
+		}
+	}
+	return false
+}
