@@ -9,6 +9,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
 
 	"spiderpool.dev/spiderpool/api/names"
 	"spiderpool.dev/spiderpool/api/v2beta1"
@@ -301,6 +302,12 @@ func TestAttachmentInUseIsNotDeleted(t *testing.T) {
 			w := &multusConfigs{reader: cacheOf(t, tc.cached...), cluster: tc.cluster}
 			warnings, err := w.ValidateDelete(t.Context(), config)
 			result(t, warnings, err, tc.want)
+			withNamespace := admission.Request{}
+			withNamespace.UserInfo.Username = "system:serviceaccount:kube-system:namespace-controller"
+			warnings, err = w.ValidateDelete(admission.NewContextWithRequest(t.Context(), withNamespace), config)
+			if err != nil || (len(warnings) > 0) != (tc.want != "") {
+				t.Errorf("with its namespace: warnings %v, error %v", warnings, err)
+			}
 			warnings, err = w.ValidateUpdate(t.Context(), config, attachmentOf("a", named("moved")))
 			if tc.want != "" {
 				tc.want = "would delete NetworkAttachmentDefinition a, but " + tc.want

@@ -3,6 +3,7 @@ package admission
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	nadv1 "github.com/k8snetworkplumbingwg/network-attachment-definition-client/pkg/apis/k8s.cni.cncf.io/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -18,6 +19,12 @@ import (
 	"spiderpool.dev/spiderpool/internal/kube/compile"
 	"spiderpool.dev/spiderpool/internal/pool"
 )
+
+// namespaceDeleters are the users that delete the objects of a deleted namespace: the
+// namespace controller, with an account of its own or with that of the controller
+// manager. A refusal would leave the namespace terminating for ever. Running pods keep
+// their interfaces, because Multus keeps the configuration of each attachment.
+var namespaceDeleters = []string{"system:serviceaccount:kube-system:namespace-controller", "system:kube-controller-manager"}
 
 type multusConfigs struct {
 	reader  client.Reader
@@ -109,6 +116,9 @@ func (w *multusConfigs) ValidateDelete(ctx context.Context, in *v2beta1.SpiderMu
 	reason, err := w.needed(ctx, in)
 	if err != nil || reason == "" {
 		return nil, err
+	}
+	if request, err := admission.RequestFromContext(ctx); err == nil && slices.Contains(namespaceDeleters, request.UserInfo.Username) {
+		return admission.Warnings{"namespace " + in.Namespace + " is being deleted, but " + reason}, nil
 	}
 	return nil, forbidden("spidermultusconfigs", in, "%s", reason)
 }

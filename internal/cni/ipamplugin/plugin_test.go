@@ -388,7 +388,7 @@ func TestLogFileHasOnlyFailures(t *testing.T) {
 	}
 	run(t, node, "ADD", conf("1.0.0", ""))
 	content, err := os.ReadFile(log)
-	if err != nil || !strings.Contains(string(content), "no pool can give an address") || !strings.Contains(string(content), "container=c1") {
+	if err != nil || !strings.Contains(string(content), "no pool can give an address") || !strings.Contains(string(content), `"container":"c1"`) {
 		t.Errorf("log %q, err %v", content, err)
 	}
 }

@@ -125,9 +125,9 @@ func (l Log) record(call *Call, took time.Duration, outcome error) {
 		return
 	}
 	defer l.file.Close()
-	log := slog.New(slog.NewTextHandler(l.file, &slog.HandlerOptions{Level: slog.LevelDebug})).With(
+	log := slog.New(slog.NewJSONHandler(l.file, &slog.HandlerOptions{Level: slog.LevelDebug})).With(
 		"command", call.Command, "network", call.Name, "container", call.ContainerID, "interface", call.IfName,
-		"args", call.Args, "took", took.Round(time.Microsecond))
+		"args", call.Args, "took", took.Round(time.Microsecond).String())
 	for _, warning := range call.warnings {
 		log.Warn(warning)
 	}

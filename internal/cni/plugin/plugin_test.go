@@ -72,7 +72,7 @@ func TestDebugLogHasChanges(t *testing.T) {
 		}
 		log.record(call, time.Second, nil)
 		text, _ := os.ReadFile(filepath.Join(call.Node.LogDir, "p.log"))
-		if got := strings.Contains(string(text), `changes="pod: + up eth0"`); got != want {
+		if got := strings.Contains(string(text), `"changes":"pod: + up eth0"`); got != want {
 			t.Errorf("level %s: the log is %q", level, text)
 		}
 	}
