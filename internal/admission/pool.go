@@ -12,6 +12,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
 
 	"spiderpool.dev/spiderpool/api/v2beta1"
+	"spiderpool.dev/spiderpool/internal/inet"
 	"spiderpool.dev/spiderpool/internal/kube/blockindex"
 	"spiderpool.dev/spiderpool/internal/kube/compile"
 	"spiderpool.dev/spiderpool/internal/kube/poolindex"
@@ -38,12 +39,16 @@ func (w *pools) Default(_ context.Context, in *v2beta1.SpiderIPPool) error {
 	return nil
 }
 
-func (w *pools) ValidateCreate(_ context.Context, in *v2beta1.SpiderIPPool) (admission.Warnings, error) {
+func (w *pools) ValidateCreate(ctx context.Context, in *v2beta1.SpiderIPPool) (admission.Warnings, error) {
 	compiled, errs := compile.Pool(in)
-	if len(errs) == 0 {
-		errs = w.conflicts(compiled, nil)
+	if len(errs) > 0 {
+		return nil, invalid("SpiderIPPool", in, errs)
 	}
-	return nil, invalid("SpiderIPPool", in, errs)
+	inUse, err := w.gatewayInUse(ctx, compiled.Gateway)
+	if err != nil {
+		return nil, err
+	}
+	return nil, invalid("SpiderIPPool", in, append(w.conflicts(compiled, nil), inUse...))
 }
 
 func (w *pools) ValidateUpdate(ctx context.Context, before, in *v2beta1.SpiderIPPool) (admission.Warnings, error) {
@@ -118,17 +123,20 @@ func (w *pools) inUse(ctx context.Context, former, compiled pool.Pool) (field.Er
 	for _, r := range former.Routes {
 		delete(routers, r.Via)
 	}
-	if compiled.Gateway.IsValid() && compiled.Gateway != former.Gateway {
-		routers[compiled.Gateway] = field.NewPath("spec", "gateway")
+	var errs field.ErrorList
+	if compiled.Gateway != former.Gateway {
+		var err error
+		if errs, err = w.gatewayInUse(ctx, compiled.Gateway); err != nil {
+			return nil, err
+		}
 	}
 	if removed.IsEmpty() && excluded.IsEmpty() && len(routers) == 0 {
-		return nil, nil
+		return errs, nil
 	}
 	leases, err := blockindex.LeasesOfPool(ctx, w.reader, former.Name)
 	if err != nil {
 		return nil, fmt.Errorf("read the leases of SpiderIPPool %s: %w", former.Name, err)
 	}
-	var errs field.ErrorList
 	var lost, hidden []lease.Lease
 	for _, l := range leases {
 		if removed.Contains(l.Addr) {
@@ -137,8 +145,7 @@ func (w *pools) inUse(ctx context.Context, former, compiled pool.Pool) (field.Er
 			hidden = append(hidden, l)
 		}
 		if path := routers[l.Addr]; path != nil {
-			errs = append(errs, field.Invalid(path, l.Addr.String(),
-				fmt.Sprintf("is an address in use: %s; choose another gateway, or delete that pod first", holders([]lease.Lease{l}))))
+			errs = append(errs, routerInUse(path, l))
 		}
 	}
 	if len(lost) > 0 {
@@ -150,6 +157,29 @@ func (w *pools) inUse(ctx context.Context, former, compiled pool.Pool) (field.Er
 			fmt.Sprintf("has addresses in use: %s; remove them from excludeIPs and %s", holders(hidden), untilUnused)))
 	}
 	return errs, nil
+}
+
+// gatewayInUse returns the fault of a gateway with a lease, of whatever pool: its
+// holder would take the network from all other pods.
+func (w *pools) gatewayInUse(ctx context.Context, gateway netip.Addr) (field.ErrorList, error) {
+	if !gateway.IsValid() {
+		return nil, nil
+	}
+	object := &v2beta1.SpiderIPBlock{}
+	err := w.reader.Get(ctx, client.ObjectKey{Name: compile.BlockName(inet.BlockOf(gateway))}, object)
+	if client.IgnoreNotFound(err) != nil {
+		return nil, fmt.Errorf("read the SpiderIPBlock of gateway %s: %w", gateway, err)
+	}
+	block, err := compile.Block(object)
+	if l, ok := block.Lease(gateway); err == nil && ok && l.State == lease.InUse {
+		return field.ErrorList{routerInUse(field.NewPath("spec", "gateway"), l)}, nil
+	}
+	return nil, nil // no block, or a damaged one
+}
+
+func routerInUse(path *field.Path, l lease.Lease) *field.Error {
+	return field.Invalid(path, l.Addr.String(),
+		fmt.Sprintf("is an address in use: %s; choose another gateway, or delete that pod first", holders([]lease.Lease{l})))
 }
 
 // holders lists the holders of leases, e.g. "10.0.0.1 of default/web and 3 more".

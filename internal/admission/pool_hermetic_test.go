@@ -178,6 +178,27 @@ func TestPoolUpdatesAreValidated(t *testing.T) {
 	}
 }
 
+func TestGatewayIsNoPodsAddress(t *testing.T) {
+	w := &pools{reader: cacheOf(t, leased("other", "10.1.0.12")), index: indexed()}
+	for gateway, want := range map[string]string{
+		"10.1.0.12": "spec.gateway: Invalid value: \"10.1.0.12\": is an address in use: 10.1.0.12 of default/pod-10.1.0.12; choose another gateway",
+		"10.1.0.11": "", "10.1.0.77": "",
+	} {
+		p := poolOf("a", "10.1.0.0/24", "10.1.0.20")
+		p.Spec.Gateway = &gateway
+		warnings, err := w.ValidateCreate(t.Context(), p)
+		result(t, warnings, err, want)
+		warnings, err = w.ValidateUpdate(t.Context(), poolOf("a", "10.1.0.0/24", "10.1.0.20"), p)
+		result(t, warnings, err, want)
+	}
+	p := poolOf("a", "10.1.0.0/24", "10.1.0.20")
+	p.Spec.Gateway = new("10.1.0.12")
+	unread := &pools{reader: unreadable(t, &v2beta1.SpiderIPBlock{}), index: indexed()}
+	if _, err := unread.ValidateCreate(t.Context(), p); !errors.Is(err, errRead) {
+		t.Errorf("create: %v", err)
+	}
+}
+
 // The rule against routers of link-local subnets is new, so an old pool keeps its own.
 func TestLinkLocalPoolKeepsItsGateway(t *testing.T) {
 	before := poolOf("a", "169.254.0.0/16", "169.254.0.9")
