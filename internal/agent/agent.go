@@ -152,7 +152,7 @@ func (a *agent) newNode(coordinator *coordinator) *nodeguard.Maintainer {
 		Sandboxes:     a.service.Runtime.Sandboxes,
 		Unleased:      a.unleased,
 		Masters:       a.masters,
-		Warn:          func(findings string) { a.events.AboutNode(a.cfg.NodeName, observe.NodeNotPrepared(findings)) },
+		Warn:          func(findings string) { a.events.AboutNode(observe.NodeNotPrepared(findings)) },
 		Open:          linux.Current,
 		PodNamespaces: "/run/netns",
 		AddrsChanged:  a.addrsChanged,

@@ -3,7 +3,6 @@ package ipam
 import (
 	"context"
 	"fmt"
-	"time"
 
 	"spiderpool.dev/spiderpool/internal/lease"
 	"spiderpool.dev/spiderpool/internal/wire"
@@ -71,34 +70,4 @@ func (s *Service) Replay(ctx context.Context) (left int, err error) {
 			"pod", podOf(at), "container", at.ContainerID, "interface", at.Interface)
 		return nil
 	})
-}
-
-// quarantine is how long an address is out of service after a foreign host answered
-// for it. That gives the administrator time to notice; an address in use for longer
-// belongs in a SpiderReservedIP.
-const quarantine = time.Hour
-
-// Conflict puts an address of the attachment into quarantine because a foreign
-// host uses it. The runtime will delete the sandbox, and the next one gets another
-// address. If a former sandbox may still use the address, e.g. in a live migration, that
-// host is no stranger: the address stays in service, and the error names the sandbox.
-func (s *Service) Conflict(ctx context.Context, req wire.ConflictRequest) error {
-	at := lease.Attachment{ContainerID: req.ContainerID, Interface: req.Interface}
-	if former := s.Allocator.formerOf(req.Address); len(former) > 0 {
-		f := former[0]
-		return &Error{Kind: Unavailable, Msg: fmt.Sprintf("another host answers for %s: sandbox %s of pod %s on node %s may still use the address", req.Address, f.ContainerID, f.Pod, f.Node)}
-	}
-	done, err := s.Allocator.Quarantine(ctx, at, req.Address, req.MAC, quarantine)
-	if err != nil {
-		return notReady(err)
-	}
-	if !done {
-		return nil
-	}
-	s.Log.Warn("put an address into quarantine", "ip", req.Address, "mac", req.MAC,
-		"pod", podOf(req.Attachment), "container", req.ContainerID, "interface", req.Interface)
-	s.Events.AddressConflict(Pod{PodKey: podOf(req.Attachment), UID: req.PodUID},
-		fmt.Sprintf("%s of interface %s is in use by the host with hardware address %s; it is not handed out for %s, and the pod gets another address",
-			req.Address, req.Interface, req.MAC, quarantine))
-	return nil
 }

@@ -199,7 +199,7 @@ type EndpointAddress struct {
 	Pool    string
 }
 
-// Events reports to the users of a pod. Methods return at once.
+// Events reports to the users of a pod or of this node. Methods return at once.
 type Events interface {
 	// AllocationFailed says that an interface of the pod got no address, and why.
 	AllocationFailed(pod Pod, message string)
@@ -208,6 +208,9 @@ type Events interface {
 	OwnerNotProven(pod Pod, doubt string)
 	// AddressConflict says that another host uses an address of the pod.
 	AddressConflict(pod Pod, message string)
+	// NetworkNotTrusted says why the answers of other hosts on a network of this node
+	// prove nothing.
+	NetworkNotTrusted(message string)
 	// Reclaimed says that an address was reclaimed without a DEL.
 	Reclaimed(pod Pod, change reclaim.Change)
 	// LeaseRestored says that another client had removed a lease of the pod.

@@ -47,6 +47,7 @@ type Service struct {
 	MinLeaseAge time.Duration
 
 	grantedPods grantedPods
+	conflicts   conflicts
 }
 
 const (

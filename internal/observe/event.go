@@ -45,6 +45,8 @@ var (
 		"The agent or the controller reclaimed an address without a CNI DEL. The text gives the reason and the proof that no sandbox uses the address."}
 	leaseRestored = Kind{"Pod", warning, "LeaseRestored", "Restore",
 		"Another client removed the lease of an address that the pod uses, e.g. with kubectl. The agent restored the lease."}
+	networkNotTrusted = Kind{"Node", warning, "NetworkNotTrusted", "Allocate",
+		"Other hosts answer for more addresses than they can have, e.g. a router with proxy ARP or a pod with a raw socket. No address is quarantined, and the pod's ADD fails. The text names the hardware address and the way out."}
 	nodeNotPrepared = Kind{"Node", warning, "NodeNotPrepared", "Preflight",
 		"The node lacks something that underlay pods need. The text names each finding and the way out."}
 	attachmentCreated = Kind{"SpiderMultusConfig", normal, "AttachmentCreated", "Create",
@@ -59,7 +61,7 @@ var (
 
 // kinds are all kinds of events but those of conditions; see NotReady.
 var kinds = []Kind{
-	failedAllocateIP, ipConflict, ownerNotProven, reclaimedIP, leaseRestored, nodeNotPrepared,
+	failedAllocateIP, ipConflict, ownerNotProven, reclaimedIP, leaseRestored, networkNotTrusted, nodeNotPrepared,
 	attachmentCreated, attachmentAdopted, attachmentUpdated, attachmentDeleted,
 }
 
@@ -79,6 +81,9 @@ func ReclaimedIP(change reclaim.Change) Event { return event(reclaimedIP, change
 
 // LeaseRestored says which removed lease of a pod the agent restored.
 func LeaseRestored(text string) Event { return event(leaseRestored, text) }
+
+// NetworkNotTrusted says why the answers of other hosts on a network of the node prove nothing.
+func NetworkNotTrusted(text string) Event { return event(networkNotTrusted, text) }
 
 // NodeNotPrepared lists the findings of the preflight of a node.
 func NodeNotPrepared(findings string) Event { return event(nodeNotPrepared, findings) }

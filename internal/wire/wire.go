@@ -128,13 +128,17 @@ type GCRequest struct {
 }
 
 // ConflictRequest reports that another machine uses one of the interface's
-// addresses. The agent takes the address back and quarantines it. The next ADD
-// of the pod gets another one.
+// addresses. The agent takes the address back and quarantines it, and the next ADD of
+// the pod gets another one. Or the agent returns an error, because the answer proves
+// nothing; then the ADD fails.
 type ConflictRequest struct {
 	Attachment
 	Address netip.Addr `json:"address"`
 	// MAC is the hardware address that answered.
 	MAC string `json:"mac"`
+	// Control is an address that no machine can have, e.g. 203.0.113.7, and for which
+	// a machine answered all the same; zero if no machine did.
+	Control netip.Addr `json:"control,omitzero"`
 }
 
 // CoordinatorRequest asks for the coordinator plugin's settings for an

@@ -25,7 +25,8 @@ type detecting struct {
 	detect    wire.Detection
 	gateways  []string
 	conflicts []string
-	shared    bool // the IPv4 address
+	shared    bool  // the IPv4 address
+	refusal   error // of the agent, for a conflict
 }
 
 func newDetecting(d wire.Detection) *detecting {
@@ -47,7 +48,14 @@ func (a *detecting) Add(context.Context, wire.AddRequest) (wire.AddReply, error)
 func (a *detecting) Conflict(_ context.Context, req wire.ConflictRequest) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.conflicts = append(a.conflicts, fmt.Sprintf("%s %s %s", req.Interface, req.Address, req.MAC))
+	text := fmt.Sprintf("%s %s %s", req.Interface, req.Address, req.MAC)
+	if req.Control.IsValid() {
+		text += fmt.Sprintf(" control %s", req.Control)
+	}
+	a.conflicts = append(a.conflicts, text)
+	if a.refusal != nil {
+		return a.refusal
+	}
 	for i, p := range a.next {
 		if p.Addr() == req.Address {
 			a.next[i] = netip.PrefixFrom(p.Addr().Next(), p.Bits())
@@ -164,6 +172,23 @@ func TestConflictsEndAfterFiveAddresses(t *testing.T) {
 			n.Errorf("got %q, %v", got, err)
 		}
 		if len(a.conflicts) != 5 {
+			n.Errorf("the agent got the conflicts %v", a.conflicts)
+		}
+	})
+}
+
+func TestNetworkThatClaimsAllIsReported(t *testing.T) {
+	eachMain(t, func(n *network) {
+		for _, claimed := range []string{"10.20.0.8/29", "203.0.113.0/24"} {
+			n.other.Must("", "ip", "route", "add", "local", claimed, "dev", "lo")
+		}
+		a := newDetecting(wire.Detection{IPConflict: true})
+		a.next, a.refusal = a.next[:1], errors.New("the network is wrong")
+		got, err := n.add(a)
+		if err == nil || !strings.Contains(err.Error(), "the network is wrong") {
+			n.Errorf("got %q, %v", got, err)
+		}
+		if len(a.conflicts) != 1 || !strings.Contains(a.conflicts[0], " control 203.0.113.") {
 			n.Errorf("the agent got the conflicts %v", a.conflicts)
 		}
 	})

@@ -40,13 +40,17 @@ func (o *operation) prepare() error {
 }
 
 // refuse reports an address in use to the agent, which keeps it from other pods
-// for a while. After its error, the runtime tries again and gets another
+// for a while, unless the network answers for each address. After its error, the runtime tries again and gets another
 // address. The kernel does not name the other machine, so we ask the
 // network.
 func (o *operation) refuse(taken *linux.TakenError) error {
 	var holder net.HardwareAddr
+	var control netip.Addr
 	err := o.pod.OnLink(taken.Dev, func(ifi *net.Interface) (err error) {
-		holder, err = probe.Resolve(ifi, taken.Addr, netip.Addr{}, probe.Default)
+		if holder, err = probe.Resolve(ifi, taken.Addr, netip.Addr{}, probe.Default); err != nil {
+			return err
+		}
+		control, err = probe.Control(ifi, netip.PrefixFrom(taken.Addr, taken.Addr.BitLen()), probe.Default)
 		return err
 	})
 	if err != nil {
@@ -55,7 +59,7 @@ func (o *operation) refuse(taken *linux.TakenError) error {
 	msg := fmt.Sprintf("address %s of %s is in use by the machine with hardware address %s", taken.Addr, taken.Dev, holder)
 	details := "the address is in quarantine and the pod gets another one; add it to a SpiderReservedIP or to excludeIPs of its pool"
 	err = o.call.Agent().Conflict(context.Background(),
-		wire.ConflictRequest{Attachment: o.attachment, Address: taken.Addr, MAC: holder.String()})
+		wire.ConflictRequest{Attachment: o.attachment, Address: taken.Addr, MAC: holder.String(), Control: control})
 	if err != nil {
 		details = err.Error()
 	}

@@ -21,7 +21,7 @@ import (
 
 const (
 	// maxConflicts limits the conflicts of one ADD. With more, the interface is
-	// probably not in the pool's network.
+	// probably not in the pool's network. The agent has limits of its own.
 	maxConflicts = 5
 	// carrierTimeout limits the wait for a carrier after setting a link up. A
 	// virtual function takes a moment.
@@ -31,7 +31,8 @@ const (
 // addresses gets addresses from the agent. If configured, it probes the network
 // for other machines with these addresses, and for the gateways. This happens
 // before the main plugin assigns the addresses, so a machine with one of them is
-// not disturbed. The agent quarantines such an address and returns another one.
+// not disturbed. The agent quarantines such an address and returns another one, unless
+// the answers prove nothing; then the ADD fails.
 func (c *conf) addresses(call *plugin.Call, req wire.AddRequest) (wire.AddReply, error) {
 	ctx := context.Background()
 	var found *conflict
@@ -50,7 +51,8 @@ func (c *conf) addresses(call *plugin.Call, req wire.AddRequest) (wire.AddReply,
 		if !errors.As(err, &found) {
 			return reply, err
 		}
-		err = call.Agent().Conflict(ctx, wire.ConflictRequest{Attachment: req.Attachment, Address: found.addr, MAC: found.mac.String()})
+		err = call.Agent().Conflict(ctx, wire.ConflictRequest{
+			Attachment: req.Attachment, Address: found.addr, MAC: found.mac.String(), Control: found.control})
 		if err != nil {
 			return wire.AddReply{}, err
 		}
@@ -62,8 +64,9 @@ func (c *conf) addresses(call *plugin.Call, req wire.AddRequest) (wire.AddReply,
 
 // conflict is an address that another machine uses.
 type conflict struct {
-	addr netip.Addr
-	mac  net.HardwareAddr
+	addr    netip.Addr
+	mac     net.HardwareAddr
+	control netip.Addr // see probe.Control
 }
 
 func (e *conflict) Error() string {
@@ -81,7 +84,11 @@ func (c *conf) detect(call *plugin.Call, reply wire.AddReply) error {
 				if mac, err := probe.Resolve(ifi, a.Prefix.Addr(), netip.Addr{}, c.probe); err != nil {
 					return err
 				} else if mac != nil {
-					return &conflict{addr: a.Prefix.Addr(), mac: mac}
+					control, err := probe.Control(ifi, a.Prefix, c.probe)
+					if err != nil {
+						return err
+					}
+					return &conflict{a.Prefix.Addr(), mac, control}
 				}
 			}
 		}

@@ -176,6 +176,12 @@ func (p nodePort) AddressConflict(pod ipam.Pod, message string) {
 	p.event(pod, "Warning IPConflict", message)
 }
 
+func (p nodePort) NetworkNotTrusted(message string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.events = append(p.events, fmt.Sprintf("Warning NetworkNotTrusted node %s: %s", p.node, message))
+}
+
 func (p nodePort) Reclaimed(pod ipam.Pod, change reclaim.Change) {
 	p.event(pod, "Normal ReclaimedIP", change.String())
 }

@@ -18,6 +18,7 @@ import (
 // Events implements ipam.Events with client-go's recorder, which counts repeated events
 // instead of writing new ones, and limits the rate.
 type Events struct {
+	node        string
 	broadcaster record.EventBroadcaster
 	recorder    record.EventRecorder
 }
@@ -27,6 +28,7 @@ func NewEvents(ctx context.Context, client *Client, node string) *Events {
 	broadcaster := record.NewBroadcaster(record.WithContext(ctx))
 	broadcaster.StartRecordingToSink(eventSink{ctx: ctx, client: client})
 	return &Events{
+		node:        node,
 		broadcaster: broadcaster,
 		recorder:    broadcaster.NewRecorder(runtime.NewScheme(), corev1.EventSource{Component: "spiderpool-agent", Host: node}),
 	}
@@ -60,11 +62,16 @@ func (e *Events) LeaseRestored(pod ipam.Pod, message string) {
 	e.aboutPod(pod, observe.LeaseRestored(message))
 }
 
-// AboutNode writes an event about a node, in the namespace "default", where
+// NetworkNotTrusted implements ipam.Events.
+func (e *Events) NetworkNotTrusted(message string) {
+	e.AboutNode(observe.NetworkNotTrusted(message))
+}
+
+// AboutNode writes an event about this node, in the namespace "default", where
 // Kubernetes keeps the events of objects without a namespace.
-func (e *Events) AboutNode(node string, event observe.Event) {
+func (e *Events) AboutNode(event observe.Event) {
 	// Like kubelet and kubectl, use the name of the node instead of its UID.
-	e.record(&corev1.ObjectReference{APIVersion: "v1", Kind: "Node", Name: node, UID: types.UID(node)}, event)
+	e.record(&corev1.ObjectReference{APIVersion: "v1", Kind: "Node", Name: e.node, UID: types.UID(e.node)}, event)
 }
 
 func (e *Events) aboutPod(pod ipam.Pod, event observe.Event) {

@@ -8,6 +8,7 @@
 package probe
 
 import (
+	"crypto/rand"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -92,6 +93,45 @@ func ask(ifi *net.Interface, addr, from netip.Addr, o Options) (net.HardwareAddr
 		}
 	}
 	return nil, nil
+}
+
+// Control asks the link for addresses that no machine can have, one after the other. It
+// returns the first that a machine claims all the same: then the link answers for every
+// address, e.g. by proxy ARP (RFC 1027), and an answer proves nothing. It returns the
+// zero value if none is claimed. near is an address with its subnet.
+//
+// The addresses are the network address of an IPv4 subnet, a random one of a documentation
+// network (RFC 5737; RFC 9637), and a random one in the /64 of an IPv6 address.
+func Control(ifi *net.Interface, near netip.Prefix, o Options) (netip.Addr, error) {
+	for _, addr := range impossible(near) {
+		if holder, err := Resolve(ifi, addr, netip.Addr{}, o); holder != nil || err != nil {
+			return addr, err
+		}
+	}
+	return netip.Addr{}, nil
+}
+
+// impossible returns addresses that no machine on the link of near can have. They are
+// random where they can be, so that a pod that answers for all addresses cannot leave
+// them out.
+func impossible(near netip.Prefix) []netip.Addr {
+	if near.Addr().Is6() {
+		inSubnet, outside := near.Addr().As16(), netip.MustParseAddr("3fff:fff::").As16()
+		_, _ = rand.Read(inSubnet[8:]) // never fails, see its documentation
+		_, _ = rand.Read(outside[4:])
+		return []netip.Addr{netip.AddrFrom16(inSubnet), netip.AddrFrom16(outside)}
+	}
+	documentation := netip.MustParsePrefix("203.0.113.0/24")
+	if near.Overlaps(documentation) {
+		documentation = netip.MustParsePrefix("198.51.100.0/24")
+	}
+	outside := documentation.Addr().As4()
+	_, _ = rand.Read(outside[3:])
+	addrs := []netip.Addr{netip.AddrFrom4(outside)}
+	if near.Bits() <= 30 {
+		addrs = append(addrs, near.Masked().Addr())
+	}
+	return addrs
 }
 
 // answer reads frames until another machine claims the address or the deadline
