@@ -38,6 +38,28 @@ const (
 	AnnotationPodDefaultRouteNIC = "ipam.spidernet.io/default-route-nic"
 )
 
+// Annotations of pods for automatic pools. This release makes no automatic pools and
+// refuses pods with one of these: such a pod would get an address of another pool.
+const (
+	// AnnotationPodSubnet asks for a pool of a SpiderSubnet. Refused: create a
+	// SpiderIPPool and name it in ipam.spidernet.io/ippool.
+	// Example: {"ipv4":["subnet-a"]}
+	AnnotationPodSubnet = "ipam.spidernet.io/subnet"
+
+	// AnnotationPodSubnets asks for a pool of each interface. Refused, like
+	// AnnotationPodSubnet.
+	// Example: [{"interface":"eth0","ipv4":["subnet-a"]}]
+	AnnotationPodSubnets = "ipam.spidernet.io/subnets"
+
+	// AnnotationPodPoolIPNumber is the size of the automatic pool. Refused.
+	// Example: +1
+	AnnotationPodPoolIPNumber = "ipam.spidernet.io/ippool-ip-number"
+
+	// AnnotationPodPoolReclaim deletes the automatic pool with its application. Refused.
+	// Example: true
+	AnnotationPodPoolReclaim = "ipam.spidernet.io/ippool-reclaim"
+)
+
 // Annotations of pods and SpiderMultusConfigs
 const (
 	// AnnotationPodRDMAResourceInject adds every SpiderMultusConfig with the same

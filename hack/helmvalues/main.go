@@ -7,13 +7,9 @@
 //
 //	@enum a|b   the allowed values
 //	@numeric    a string that may look like a number
-//	@closed     this group and its subgroups reject unknown keys
-//	@open       this subgroup of a closed group accepts unknown keys
 //
 // helm-docs and helm-values-schema-json together would do most of this, with two
-// notations in each comment. Neither fails on a value without a comment, and the
-// schema tool closes each map on its own, so that a new subgroup would silently
-// accept misspelled keys.
+// notations in each comment, but neither fails on a value without a comment.
 package main
 
 import (

@@ -17,7 +17,6 @@ type value struct {
 	description string // set in leaves only
 	enum        []string
 	numeric     bool
-	closed      bool
 	children    []*value
 	node        *yaml.Node
 }
@@ -37,7 +36,7 @@ func parse(raw []byte) (*value, error) {
 func (v *value) descend() error {
 	for i := 0; i < len(v.node.Content); i += 2 {
 		key, node := v.node.Content[i], v.node.Content[i+1]
-		child := &value{key: key.Value, path: strings.TrimPrefix(v.path+"."+key.Value, "."), node: node, closed: v.closed}
+		child := &value{key: key.Value, path: strings.TrimPrefix(v.path+"."+key.Value, "."), node: node}
 		if err := child.comment(key.HeadComment); err != nil {
 			return fmt.Errorf("line %d: %s: %w", key.Line, child.path, err)
 		}
@@ -68,10 +67,6 @@ func (v *value) comment(text string) error {
 				v.enum = strings.Split(match[2], "|")
 			case "numeric":
 				v.numeric = true
-			case "closed":
-				v.closed = true
-			case "open":
-				v.closed = false
 			default:
 				return fmt.Errorf("unknown directive @%s", match[1])
 			}
@@ -110,10 +105,7 @@ func (v *value) typeSchema() map[string]any {
 		for _, child := range v.children {
 			properties[child.key] = child.typeSchema()
 		}
-		s["type"], s["properties"] = "object", properties
-		if v.closed {
-			s["additionalProperties"] = false
-		}
+		s["type"], s["properties"], s["additionalProperties"] = "object", properties, false
 	case v.node.Kind == yaml.MappingNode:
 		s["type"] = "object"
 	case v.node.Kind == yaml.SequenceNode:
@@ -146,13 +138,9 @@ func (v *value) docs() []byte {
 	var b strings.Builder
 	b.WriteString("# Helm values\n\n")
 	b.WriteString("<!-- Generated from charts/spiderpool/values.yaml by hack/helmvalues: edit the comments there and run make update. -->\n\n")
-	b.WriteString("Set values with `--set key=value` or in a file with `-f`. The chart rejects values of the wrong type. Some groups, marked below, also reject unknown keys.\n")
+	b.WriteString("Set values with `--set key=value` or in a file with `-f`. The chart rejects unknown keys and values of the wrong type.\n")
 	for _, section := range v.children {
-		fmt.Fprintf(&b, "\n## %s\n\n%s.", section.key, section.title)
-		if section.closed {
-			b.WriteString(" Unknown keys are rejected.")
-		}
-		b.WriteString("\n\n| Key | Description | Default |\n| --- | --- | --- |\n")
+		fmt.Fprintf(&b, "\n## %s\n\n%s.\n\n| Key | Description | Default |\n| --- | --- | --- |\n", section.key, section.title)
 		section.rows(&b)
 	}
 	return []byte(b.String())

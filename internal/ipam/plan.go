@@ -115,6 +115,15 @@ func (s *Service) plan(ctx context.Context, pod Pod, req wire.AddRequest) (plan,
 
 // readAnnotations reads the routes and the DNS settings of the pod.
 func (p *plan) readAnnotations(annotations map[string]string) (err error) {
+	for _, key := range []string{names.AnnotationPodSubnet, names.AnnotationPodSubnets, names.AnnotationPodPoolIPNumber, names.AnnotationPodPoolReclaim} {
+		if value, ok := annotations[key]; ok {
+			return &pool.AnnotationError{
+				Annotation: key, Value: value,
+				Reason:  "this release makes no automatic pools; create a SpiderIPPool and name it in " + names.AnnotationPodIPPool + " instead",
+				Example: names.AnnotationPodIPPool + `: {"ipv4":["pool-v4"]}`,
+			}
+		}
+	}
 	if value, ok := annotations[names.AnnotationPodRoutes]; ok {
 		if p.routes, err = pool.ParseRoutes(value); err != nil {
 			return err

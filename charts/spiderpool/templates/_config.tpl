@@ -3,6 +3,9 @@
 {{- $v := .Values -}}
 {{- $c := $v.spiderpoolController -}}
 {{- $a := $v.spiderpoolAgent -}}
+{{- with $v.iaasNetworkProvider.serverUrl -}}
+{{- fail (printf "iaasNetworkProvider.serverUrl is %s, but this release supports no address provider; leave it empty, and give each SpiderIPPool the addresses that the cloud has assigned" .) -}}
+{{- end -}}
 apiVersion: config.spiderpool.spidernet.io/v1
 kind: SpiderpoolConfiguration
 clusterDNSDomain: {{ $v.global.clusterDnsDomain }}
