@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -168,6 +169,43 @@ func TestValuesReachTheConfiguration(t *testing.T) {
 		if pair[0] != pair[1] {
 			t.Errorf("%s: got %v, want %v", name, pair[0], pair[1])
 		}
+	}
+}
+
+// TestPathsReachPlugins: agent and plugins must agree on the socket and the releases.
+func TestPathsReachPlugins(t *testing.T) {
+	const socket, state = "/run/other/agent.sock", "/srv/spiderpool"
+	manifest := render(t, append(guide, "--set", "global.ipamUNIXSocketHostPath="+socket, "--set", "spiderpoolAgent.stateHostPath="+state)...)
+	if agent := configuration(t, manifest).AgentProcess; agent.SocketPath != socket || agent.StateDir != state {
+		t.Errorf("the agent has the socket %s and the state in %s", agent.SocketPath, agent.StateDir)
+	}
+	spec := objectsOf[appsv1.DaemonSet](t, manifest, "DaemonSet")["spiderpool-agent"].Spec.Template.Spec
+	var installer []string
+	for _, c := range spec.InitContainers {
+		if c.Name == "install-plugins" {
+			installer = c.Args
+		}
+	}
+	for _, want := range []string{"--socket=" + socket, "--state-dir=" + state} {
+		if !slices.Contains(installer, want) {
+			t.Errorf("the installer of the plugins has %q, want %s", installer, want)
+		}
+	}
+	mounted := map[string]string{}
+	for _, m := range spec.Containers[0].VolumeMounts {
+		mounted[m.Name] = m.MountPath
+	}
+	for _, v := range spec.Volumes {
+		if v.HostPath == nil || v.Name != "socket" && v.Name != "state" {
+			continue
+		}
+		if v.HostPath.Path != mounted[v.Name] {
+			t.Errorf("volume %s has the path %s on the node and %s in the agent", v.Name, v.HostPath.Path, mounted[v.Name])
+		}
+		delete(mounted, v.Name)
+	}
+	if mounted["socket"] != "" || mounted["state"] != "" {
+		t.Errorf("no volume of the node for %v", mounted)
 	}
 }
 
