@@ -5,6 +5,7 @@ package chains
 import (
 	"encoding/binary"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -54,6 +55,57 @@ func TestPodUsesIPv6InFirstPacket(t *testing.T) {
 		}
 		if state := pod.Must("", "ip", "-6", "address", "show", "dev", "eth0"); strings.Contains(state, "tentative") {
 			n.Errorf("detection goes on:\n%s", state)
+		}
+	})
+}
+
+// announces returns a filter for gratuitous ARP and for unsolicited neighbor
+// advertisements of an address.
+func announces(addr netip.Addr) func(frame []byte) bool {
+	const ethernet, arpSender, arpTarget, ipv6, target, icmpAdvertisement = 14, 14, 24, 40, 8, 136
+	return func(frame []byte) bool {
+		kind, b := binary.BigEndian.Uint16(frame[12:]), frame[ethernet:]
+		if addr.Is4() {
+			a := addr.As4()
+			return kind == unix.ETH_P_ARP && [4]byte(b[arpSender:]) == a && [4]byte(b[arpTarget:]) == a
+		}
+		return kind == unix.ETH_P_IPV6 && len(b) >= ipv6+target+16 && b[6] == unix.IPPROTO_ICMPV6 && b[ipv6] == icmpAdvertisement &&
+			netip.AddrFrom16([16]byte(b[ipv6+target:])) == addr && netip.AddrFrom16([16]byte(b[24:])) == netip.IPv6LinkLocalAllNodes()
+	}
+}
+
+func TestAddressesAreAnnounced(t *testing.T) {
+	for name, detect := range map[string]wire.Detection{"without detection": {}, "with detection": {IPConflict: true}} {
+		t.Run(name, func(t *testing.T) {
+			eachMain(t, func(n *network) {
+				n.other.Serve(4000)
+				v4 := n.other.Capture(n.dev, announces(netip.MustParseAddr("10.20.0.10")))
+				v6 := n.other.Capture(n.dev, announces(netip.MustParseAddr("fd20::10")))
+				pod, runtime := newPod(n.T)
+				if _, err := n.addTo(newDetecting(detect), runtime); err != nil {
+					n.Fatal(err)
+				}
+				if _, err := pod.Ask("udp", "[fd20::1]:4000", 5*time.Second); err != nil {
+					n.Error(err)
+				}
+				if v4, v6 := v4(), v6(); v4 == 0 || v6 == 0 {
+					n.Errorf("announced %d times in IPv4 and %d times in IPv6", v4, v6)
+				}
+			})
+		})
+	}
+}
+
+func TestSharedAddressIsNotAnnounced(t *testing.T) {
+	eachMain(t, func(n *network) {
+		a := newDetecting(wire.Detection{IPConflict: true})
+		a.shared = true
+		announced := n.other.Capture(n.dev, announces(netip.MustParseAddr("10.20.0.10")))
+		if _, err := n.add(a); err != nil {
+			n.Fatal(err)
+		}
+		if count := announced(); count != 0 {
+			n.Errorf("announced %d times", count)
 		}
 	})
 }

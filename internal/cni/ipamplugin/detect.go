@@ -10,11 +10,9 @@ import (
 	"time"
 
 	"github.com/containernetworking/cni/pkg/types"
-	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
 	"spiderpool.dev/spiderpool/internal/cni/plugin"
-	"spiderpool.dev/spiderpool/internal/linux/nsthread"
 	"spiderpool.dev/spiderpool/internal/linux/probe"
 	"spiderpool.dev/spiderpool/internal/wire"
 )
@@ -44,10 +42,15 @@ func (c *conf) addresses(call *plugin.Call, req wire.AddRequest) (wire.AddReply,
 		if err := skipDAD(call, reply); err != nil {
 			call.Warnf("the pod starts later, because the kernel's duplicate address detection stays on: %v", err)
 		}
-		if reply.Detect == (wire.Detection{}) {
+		if reply.Detect != (wire.Detection{}) {
+			err = c.detect(call, reply)
+		}
+		if err == nil {
+			if err := c.announce(call, reply); err != nil {
+				call.Warnf("other machines may send to a former user of the address for a while: %v", err)
+			}
 			return reply, nil
 		}
-		err = c.detect(call, reply)
 		if !errors.As(err, &found) {
 			return reply, err
 		}
@@ -123,23 +126,25 @@ func reach(ifi *net.Interface, a wire.Address, o probe.Options) error {
 // nothing without an address, but it shares the hardware address of its master,
 // so we probe from the master. Without an interface, onLink does not call f.
 func (c *conf) onLink(call *plugin.Call, f func(*net.Interface) error) error {
-	name, inPod := call.IfName, true
+	if c.withoutARP() {
+		return nil
+	}
+	name, isInPod := call.IfName, true
 	if c.Type == "ipvlan" {
-		name, inPod = c.Master, c.LinkInContainer
-		if c.Mode != "" && c.Mode != "l2" || name == "" {
-			return nil // nobody is asked for addresses in mode l3
-		}
+		name, isInPod = c.Master, c.LinkInContainer
 	}
-	if !inPod {
-		return onUp(name, f)
+	switch {
+	case name == "":
+		return nil
+	case isInPod:
+		return inPod(call, func() error { return onUp(name, f) })
 	}
-	pod, err := netns.GetFromPath(call.Netns)
-	if err != nil {
-		return fmt.Errorf("open the pod's network namespace %s: %w", call.Netns, err)
-	}
-	defer pod.Close()
-	return nsthread.Do(pod, func() error { return onUp(name, f) })
+	return onUp(name, f)
 }
+
+// withoutARP reports whether no machine is asked for addresses on the interface: ipvlan
+// in the modes l3 and l3s.
+func (c *conf) withoutARP() bool { return c.Type == "ipvlan" && c.Mode != "" && c.Mode != "l2" }
 
 // onUp sets an interface up, like the main plugin will, and calls f when it has
 // a carrier.
