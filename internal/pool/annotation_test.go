@@ -196,6 +196,19 @@ func TestDefaultNetworksShiftOthers(t *testing.T) {
 	}
 }
 
+func TestAttachmentsHaveNamespaces(t *testing.T) {
+	t.Parallel()
+	for value, want := range map[string]string{"": "[]", " ": "[]", "a, ns/b@x": "[pods/a ns/b]", `[{"name":"a"}]`: "[pods/a]"} {
+		if got, err := Attachments("pods", value); err != nil || fmt.Sprint(got) != want {
+			t.Errorf("%q: %v, %v; want %s", value, got, err, want)
+		}
+	}
+	var bad *AnnotationError
+	if got, err := Attachments("pods", "a/b/c"); !errors.As(err, &bad) || got != nil {
+		t.Errorf("a malformed annotation: %v, %v", got, err)
+	}
+}
+
 func TestPoolsOnlyForInterfacesOfThePod(t *testing.T) {
 	t.Parallel()
 	for value, want := range map[string]string{

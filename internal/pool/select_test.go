@@ -227,6 +227,21 @@ func TestNamesAndWildcards(t *testing.T) {
 	}
 }
 
+func TestFewMisspeltNamesAreGuessed(t *testing.T) {
+	t.Parallel()
+	pools := `"pool-0x"` + strings.Repeat(`,"pool-0x"`, maxGuesses)
+	s, err := Select(catalog(newPool(t, "pool-0")), newRequest(podAnnotation(names.AnnotationPodIPPool, `{"ipv4":[`+pools+`]}`)), 4)
+	guessed := 0
+	for _, rejection := range s.Rejections {
+		if strings.Contains(rejection.Reason, "the nearest name is pool-0") {
+			guessed++
+		}
+	}
+	if err != nil || len(s.Rejections) != 11 || guessed != 10 {
+		t.Errorf("%d of %d names guessed, %v; want 10 of 11", guessed, len(s.Rejections), err)
+	}
+}
+
 func TestSpecificPoolsGoFirst(t *testing.T) {
 	t.Parallel()
 	selector := &Selector{}
