@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"encoding/json"
 	"flag"
+	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/txtar"
@@ -82,4 +84,17 @@ func attachmentText(t *testing.T, in *v2beta1.SpiderMultusConfig) []byte {
 	}
 	out.WriteString("\n")
 	return out.Bytes()
+}
+
+// One VLAN ID on two masters makes two interfaces, each named after its master.
+func TestVLANNamesFollowMaster(t *testing.T) {
+	for _, master := range []string{"eth0", "eth1"} {
+		in := &v2beta1.SpiderMultusConfig{}
+		in.Name = "net-" + master
+		in.Spec.CNIType, in.Spec.Macvlan = new(v2beta1.CNIMacvlan), &v2beta1.MasterConfig{Master: []string{master}, VlanID: new(int32(7))}
+		got, errs := compile.Attachment(in)
+		if want := fmt.Sprintf("%q", master+".7"); len(errs) > 0 || !strings.Contains(got.Config, `"master":`+want) {
+			t.Errorf("%s: %s, %v; want master %s", master, got.Config, errs, want)
+		}
+	}
 }
