@@ -54,6 +54,21 @@ type CoordinatorSpec struct {
 	// +optional
 	PodCIDRType *PodCIDRType `json:"podCIDRType,omitempty"`
 
+	// ServiceCIDR lists the networks of ClusterIPs, e.g. "10.96.0.0/12". Set it if the controller cannot find them: before Kubernetes
+	// 1.33, a managed control plane hides them. By default, the status has the networks that the controller finds.
+	// +optional
+	// +kubebuilder:validation:MaxItems=16
+	// +kubebuilder:validation:items:MaxLength=64
+	// +kubebuilder:validation:items:XValidation:rule=`isCIDR(self)`,messageExpression=`"'" + self + "' is not a network in CIDR notation, such as '10.96.0.0/12' or 'fd00:96::/112'"`
+	ServiceCIDR []string `json:"serviceCIDR,omitempty"`
+
+	// OverlayPodCIDR lists the networks of overlay pods, e.g. "10.244.0.0/16". It replaces the source in podCIDRType.
+	// +optional
+	// +kubebuilder:validation:MaxItems=1024
+	// +kubebuilder:validation:items:MaxLength=64
+	// +kubebuilder:validation:items:XValidation:rule=`isCIDR(self)`,messageExpression=`"'" + self + "' is not a network in CIDR notation, such as '10.244.0.0/16' or 'fd00:244::/56'"`
+	OverlayPodCIDR []string `json:"overlayPodCIDR,omitempty"`
+
 	// HijackCIDR lists the networks or addresses that pods reach through their node,
 	// e.g. "169.254.0.0/16" or "169.254.20.10" for a node-local DNS cache.
 	// +optional

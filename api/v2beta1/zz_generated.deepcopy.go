@@ -131,6 +131,16 @@ func (in *CoordinatorSpec) DeepCopyInto(out *CoordinatorSpec) {
 		*out = new(PodCIDRType)
 		**out = **in
 	}
+	if in.ServiceCIDR != nil {
+		in, out := &in.ServiceCIDR, &out.ServiceCIDR
+		*out = make([]string, len(*in))
+		copy(*out, *in)
+	}
+	if in.OverlayPodCIDR != nil {
+		in, out := &in.OverlayPodCIDR, &out.OverlayPodCIDR
+		*out = make([]string, len(*in))
+		copy(*out, *in)
+	}
 	if in.HijackCIDR != nil {
 		in, out := &in.HijackCIDR, &out.HijackCIDR
 		*out = make([]string, len(*in))

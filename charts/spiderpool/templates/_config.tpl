@@ -43,6 +43,12 @@ coordinator:
   spec:
     mode: {{ $v.coordinator.mode }}
     podCIDRType: {{ $v.coordinator.podCIDRType }}
+    {{- with $v.coordinator.serviceCIDR }}
+    serviceCIDR: {{ toJson . }}
+    {{- end }}
+    {{- with $v.coordinator.overlayPodCIDR }}
+    overlayPodCIDR: {{ toJson . }}
+    {{- end }}
     detectGateway: {{ $v.coordinator.detectGateway }}
     detectIPConflict: {{ $v.coordinator.detectIPConflict }}
     tunePodRoutes: {{ $v.coordinator.tunePodRoutes }}

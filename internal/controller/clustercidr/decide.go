@@ -28,6 +28,20 @@ type facts struct {
 	cluster []origin
 	// calico and cilium are nil if the cluster has no such overlay network.
 	calico, cilium *origin
+	// given are the pod networks in the specification; nil: none.
+	given *origin
+}
+
+// with returns the facts with the networks in the specification, which come before all
+// others.
+func (f facts) with(spec *v2beta1.CoordinatorSpec) facts {
+	if len(spec.ServiceCIDR) > 0 {
+		f.services = []origin{{name: "spec.serviceCIDR", networks: spec.ServiceCIDR}}
+	}
+	if len(spec.OverlayPodCIDR) > 0 {
+		f.given = &origin{name: "spec.overlayPodCIDR", networks: spec.OverlayPodCIDR}
+	}
+	return f
 }
 
 // findings are the result of decide, for the status.
@@ -59,6 +73,9 @@ func decide(kind v2beta1.PodCIDRType, f facts) findings {
 }
 
 func podNetworks(kind v2beta1.PodCIDRType, f facts) (origin, error) {
+	if f.given != nil {
+		return canonical(*f.given)
+	}
 	switch kind {
 	case v2beta1.PodCIDRNone:
 		return origin{name: "spec.podCIDRType none"}, nil
@@ -116,7 +133,7 @@ func firstOf(sources []origin) (origin, error) {
 		}
 		tried = append(tried, s.name)
 	}
-	return origin{}, fmt.Errorf("not found in any of: %s", strings.Join(tried, ", "))
+	return origin{}, fmt.Errorf("not found in any of: %s (or set the field in spec)", strings.Join(tried, ", "))
 }
 
 // canonical returns the networks masked, merged and sorted, IPv4 first. If the source

@@ -41,6 +41,15 @@ func compare(t *testing.T, decisions map[string]decision) {
 	}
 }
 
+func TestSpecificationComesFirst(t *testing.T) {
+	f := facts{services: []origin{{name: "unreadable", err: errUnreadable}}, cluster: []origin{{name: "unreadable", err: errUnreadable}}, calico: calico}
+	spec := &v2beta1.CoordinatorSpec{ServiceCIDR: []string{"10.96.0.0/12", "fd00:10:96::/112"}, OverlayPodCIDR: []string{"10.244.1.0/24", "10.244.0.0/24", "fd00:1::/80"}}
+	compare(t, map[string]decision{
+		"both":     {kind: v2beta1.PodCIDRCalico, facts: f.with(spec), pods: merged, services: found},
+		"services": {kind: v2beta1.PodCIDRCalico, facts: f.with(&v2beta1.CoordinatorSpec{ServiceCIDR: spec.ServiceCIDR}), pods: []string{"192.168.0.0/16"}, services: found},
+	})
+}
+
 func TestDecide(t *testing.T) {
 	compare(t, map[string]decision{
 		"cluster takes the first source with networks": {
@@ -68,7 +77,7 @@ func TestDecide(t *testing.T) {
 		},
 		"missing cluster networks are reported": {
 			kind: v2beta1.PodCIDRCluster, facts: facts{services: []origin{{name: "a"}, {name: "b"}}, cluster: []origin{{name: "c"}}},
-			missing: "serviceCIDR: not found in any of: a, b; overlayPodCIDR: not found in any of: c",
+			missing: "serviceCIDR: not found in any of: a, b (or set the field in spec); overlayPodCIDR: not found in any of: c (or set the field in spec)",
 		},
 		"a malformed network is reported with its source": {
 			kind: v2beta1.PodCIDRNone, facts: facts{services: []origin{{name: "kubeadm", networks: []string{"10.96.0.0"}}}},

@@ -187,7 +187,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 	if coordinator.Spec.PodCIDRType != nil {
 		kind = *coordinator.Spec.PodCIDRType
 	}
-	found := decide(kind, r.collect(ctx))
+	found := decide(kind, r.collect(ctx).with(&coordinator.Spec))
 	if _, errs := compile.Coordinator(field.NewPath("spec"), &coordinator.Spec, &v2beta1.SpiderCoordinatorStatus{}); len(errs) > 0 {
 		found.invalid = errs.ToAggregate().Error()
 	}

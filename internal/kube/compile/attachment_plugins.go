@@ -31,7 +31,7 @@ func coordinatorKeys(in *v2beta1.CoordinatorSpec) cniconf.Coordinator {
 		routes = append(routes, cniconf.Route(route))
 	}
 	return cniconf.Coordinator{
-		Type: cniconf.TypeCoordinator, Mode: (*string)(in.Mode), HijackCIDR: in.HijackCIDR, PolicyRoutes: routes, PodMACPrefix: in.PodMACPrefix,
+		Type: cniconf.TypeCoordinator, Mode: (*string)(in.Mode), OverlayPodCIDR: in.OverlayPodCIDR, ServiceCIDR: in.ServiceCIDR, HijackCIDR: in.HijackCIDR, PolicyRoutes: routes, PodMACPrefix: in.PodMACPrefix,
 		TunePodRoutes: in.TunePodRoutes, PodDefaultRouteNIC: in.PodDefaultRouteNIC, HostRuleTable: in.HostRuleTable,
 		PodRPFilter: in.PodRPFilter, TxQueueLen: in.TxQueueLen, VethLinkAddress: in.VethLinkAddress, VethMTU: in.VethMTU,
 	}

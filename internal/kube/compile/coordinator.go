@@ -17,7 +17,12 @@ import (
 // errors. path is that of spec; the status of a SpiderMultusConfig is empty.
 func Coordinator(path *field.Path, spec *v2beta1.CoordinatorSpec, status *v2beta1.SpiderCoordinatorStatus) (netplan.Settings, field.ErrorList) {
 	keys := coordinatorKeys(spec)
-	keys.OverlayPodCIDR, keys.ServiceCIDR = status.OverlayPodCIDR, status.ServiceCIDR
+	if keys.OverlayPodCIDR == nil {
+		keys.OverlayPodCIDR = status.OverlayPodCIDR
+	}
+	if keys.ServiceCIDR == nil {
+		keys.ServiceCIDR = status.ServiceCIDR
+	}
 	settings, faults := netplan.Default().With(keys)
 	var errs field.ErrorList
 	for _, fault := range faults {
