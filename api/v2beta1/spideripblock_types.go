@@ -23,6 +23,7 @@ const (
 // Lease records the holder of one address.
 type Lease struct {
 	// IP is the address in canonical form. It lies inside the block.
+	// +kubebuilder:validation:MaxLength=45
 	IP string `json:"ip"`
 
 	// State is InUse (a pod's interface holds the address), Retained (reserved for
@@ -30,32 +31,39 @@ type Lease struct {
 	State LeaseState `json:"state"`
 
 	// Pool is the SpiderIPPool of the address.
+	// +kubebuilder:validation:MaxLength=253
 	// +optional
 	Pool string `json:"pool,omitempty"`
 
 	// Pod is the holder, as "namespace/name".
+	// +kubebuilder:validation:MaxLength=317
 	// +optional
 	Pod string `json:"pod,omitempty"`
 
 	// PodUID is the UID of the holder.
+	// +kubebuilder:validation:MaxLength=128
 	// +optional
 	PodUID string `json:"podUID,omitempty"`
 
 	// ContainerID is the holder's CNI container ID, which is the ID of its sandbox.
+	// +kubebuilder:validation:MaxLength=128
 	// +optional
 	ContainerID string `json:"containerID,omitempty"`
 
 	// Interface is the holder's interface, e.g. "eth0".
+	// +kubebuilder:validation:MaxLength=15
 	// +optional
 	Interface string `json:"interface,omitempty"`
 
 	// Node is the node of the holder.
+	// +kubebuilder:validation:MaxLength=253
 	// +optional
 	Node string `json:"node,omitempty"`
 
 	// FixedFor is the owner of a fixed address, which gets it back after a release:
 	// "Pod/namespace/name" for a pod of a StatefulSet,
 	// "VirtualMachine/namespace/name" for a KubeVirt virtual machine.
+	// +kubebuilder:validation:MaxLength=340
 	// +optional
 	FixedFor string `json:"fixedFor,omitempty"`
 
@@ -68,6 +76,7 @@ type Lease struct {
 	Until *metav1.Time `json:"until,omitempty"`
 
 	// MAC is the MAC address that answered for a quarantined address.
+	// +kubebuilder:validation:MaxLength=64
 	// +optional
 	MAC string `json:"mac,omitempty"`
 }
@@ -76,27 +85,34 @@ type Lease struct {
 // address, e.g. on a node that is cut off from the API server.
 type FormerSandbox struct {
 	// IP is the address in canonical form. It lies inside the block.
+	// +kubebuilder:validation:MaxLength=45
 	IP string `json:"ip"`
 
 	// ContainerID is the CNI container ID of the sandbox.
+	// +kubebuilder:validation:MaxLength=128
 	ContainerID string `json:"containerID"`
 
 	// Interface is the interface of the sandbox, e.g. "eth0".
+	// +kubebuilder:validation:MaxLength=15
 	Interface string `json:"interface"`
 
 	// Pod is the pod of the sandbox, as "namespace/name".
+	// +kubebuilder:validation:MaxLength=317
 	// +optional
 	Pod string `json:"pod,omitempty"`
 
 	// PodUID is the UID of that pod.
+	// +kubebuilder:validation:MaxLength=128
 	// +optional
 	PodUID string `json:"podUID,omitempty"`
 
 	// Node is the node of the sandbox.
+	// +kubebuilder:validation:MaxLength=253
 	// +optional
 	Node string `json:"node,omitempty"`
 
 	// FixedFor is the owner of the address at that time, if it was fixed.
+	// +kubebuilder:validation:MaxLength=340
 	// +optional
 	FixedFor string `json:"fixedFor,omitempty"`
 }
@@ -106,11 +122,13 @@ type FormerSandbox struct {
 // +kubebuilder:validation:XValidation:rule="!has(oldSelf.former) || oldSelf.former.size() == 0 || has(self.former)",message="former must not be dropped: the writer is an agent of an earlier release that does not know it; upgrade the agent"
 type SpiderIPBlockSpec struct {
 	// CIDR is the block: an IPv4 /28 or an IPv6 /124.
+	// +kubebuilder:validation:MaxLength=49
 	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="cidr is immutable"
 	CIDR string `json:"cidr"`
 
 	// Node is the node that created the block and prefers it. It is a hint, not a
 	// lock: any node may lease an address of the block.
+	// +kubebuilder:validation:MaxLength=253
 	// +optional
 	Node string `json:"node,omitempty"`
 

@@ -70,6 +70,8 @@ type Allocator struct {
 		// unanswered are the writes without an answer. All writes of a block have the
 		// version in the index, so each may still arrive (lease.Block.Unconfirmed).
 		unanswered map[netip.Addr][]lease.Block
+		// avoided are the blocks without new grants (lease.Block.Avoided), since when.
+		avoided map[netip.Addr]time.Time
 		// inFlight are the blocks that a batch is writing now.
 		inFlight map[netip.Addr]observed
 		// holdings are the leases in use and the former sandboxes of this node in the index.
@@ -100,6 +102,7 @@ type request struct {
 	// the block of such a lease is in doubt.
 	concerns func(lease.Lease) bool
 	attempts int
+	refusal  refusal
 	done     chan outcome // has room for the one outcome
 }
 
@@ -143,6 +146,7 @@ func NewAllocator(c Config) *Allocator {
 	a.mu.unread = map[netip.Addr]time.Time{}
 	a.mu.unanswered = map[netip.Addr][]lease.Block{}
 	a.mu.inFlight = map[netip.Addr]observed{}
+	a.mu.avoided = map[netip.Addr]time.Time{}
 	a.mu.holdings = map[holdingKey]holding{}
 	a.mu.lost = map[holdingKey]lease.Lease{}
 	a.mu.regions = map[netip.Prefix]*regionReads{}
@@ -412,7 +416,7 @@ func (a *Allocator) drain() {
 			a.mu.Unlock()
 			return
 		}
-		size := min(len(a.mu.queue), maxBatch)
+		size := nextBatch(a.mu.queue)
 		batch := a.mu.queue[:size:size]
 		a.mu.queue = a.mu.queue[size:]
 		a.mu.Unlock()

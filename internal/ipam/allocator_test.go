@@ -36,7 +36,10 @@ func newAllocator(t testing.TB, node string, store *ipamtest.Store, pools ...*po
 // newAllocatorWith is newAllocator with a configuration of its own.
 func newAllocatorWith(t testing.TB, c ipam.Config, store *ipamtest.Store, pools ...*pool.Pool) *ipam.Allocator {
 	t.Helper()
-	c.Blocks, c.Older, c.Now, c.Log, c.ReuseAfter = store, store.Older, time.Now, slog.New(slog.DiscardHandler), -1
+	c.Blocks, c.Older, c.Log, c.ReuseAfter = store, store.Older, slog.New(slog.DiscardHandler), -1
+	if c.Now == nil {
+		c.Now = time.Now
+	}
 	a := ipam.NewAllocator(c)
 	for _, p := range pools {
 		a.SetUsable(p.Name, p.Usable(inet.Set{}))

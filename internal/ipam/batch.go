@@ -1,6 +1,7 @@
 package ipam
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -55,7 +56,7 @@ func (a *Allocator) runBatch(batch []*request) (retry []*request) {
 
 	for i, r := range batch {
 		err := firstError(d.needs[i], results)
-		if r.attempts++; errors.Is(err, ErrConflict) && r.attempts < maxAttempts {
+		if a.mayRetry(r, err, len(batch), d.needs[i], results) {
 			retry = append(retry, r)
 			continue
 		}
@@ -72,6 +73,7 @@ func (a *Allocator) runBatch(batch []*request) (retry []*request) {
 // decide plans the changes and, on top of them, the allocations.
 func (a *Allocator) decide(batch []*request) decision {
 	now := a.now().UTC().Truncate(precision)
+	a.stopAvoidingAfter(a.now())
 	d := decision{
 		writes:   map[netip.Addr]lease.Block{},
 		before:   map[netip.Addr]previous{},
@@ -128,7 +130,7 @@ func (a *Allocator) decide(batch []*request) decision {
 
 // write adds a block to write.
 func (d *decision) write(b lease.Block) {
-	b.Unread, b.Unconfirmed = false, false
+	b.Unread, b.Unconfirmed, b.Avoided = false, false, false
 	d.writes[b.Base] = b
 }
 
@@ -216,12 +218,15 @@ func (a *Allocator) applyResults(d decision, results map[netip.Addr]written) {
 		case result.err == nil:
 			b.Version = result.version
 			delete(a.mu.unanswered, base)
+			delete(a.mu.avoided, base)
 			a.store(b, now)
 			if seen.any && (seen.version == "" || a.older(b.Version, seen.version)) {
 				a.markUnread(base, now)
 			}
 			continue
-		case !errors.Is(result.err, ErrConflict):
+		case errors.Is(result.err, ErrRefused) && !seen.any:
+			continue // the index is right
+		case !errors.Is(result.err, ErrConflict) && !errors.Is(result.err, ErrRefused):
 			late := slices.DeleteFunc(a.mu.unanswered[base], func(other lease.Block) bool { return other.Version != b.Version })
 			a.mu.unanswered[base] = append(late, b)
 		}
@@ -269,19 +274,21 @@ func (a *Allocator) countConflicts(batch []*request, needs [][]netip.Addr, resul
 }
 
 // firstError returns the first error among the blocks that matters most: an unknown
-// outcome before a conflict.
+// outcome before a refusal, and a refusal before a conflict.
 func firstError(needs []netip.Addr, results map[netip.Addr]written) error {
-	var conflict error
+	var conflict, refused error
 	for _, base := range needs {
 		switch err := results[base].err; {
 		case err == nil:
 		case errors.Is(err, ErrConflict):
 			conflict = err
+		case errors.Is(err, ErrRefused):
+			refused = err
 		default:
 			return fmt.Errorf("write block %s: %w", base, err)
 		}
 	}
-	return conflict
+	return cmp.Or(refused, conflict)
 }
 
 // reload reads the blocks with conflicts. A failed create means that this node does

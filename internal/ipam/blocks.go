@@ -137,7 +137,7 @@ func (a *Allocator) mayHaveEnded(l lease.Lease) bool {
 // store replaces a block in the index, and keeps track of the node's holders in it.
 func (a *Allocator) store(b lease.Block, now time.Time) {
 	old, _ := a.mu.index.Block(b.Base)
-	a.mu.index.Put(b, now)
+	a.mu.index.Put(a.keepAvoiding(b), now)
 	current := a.holdingsIn(b)
 	for _, key := range a.holdingsIn(old) {
 		if !slices.Contains(current, key) {
@@ -158,6 +158,9 @@ func (a *Allocator) forget(base netip.Addr) {
 		delete(a.mu.holdings, key)
 	}
 	a.mu.index.Delete(base)
+	if b := a.keepAvoiding(lease.Block{Base: base}); b.Avoided {
+		a.mu.index.Put(b, a.now())
+	}
 }
 
 func (a *Allocator) holdingsIn(b lease.Block) []holdingKey {

@@ -22,6 +22,9 @@ var (
 	// ErrConflict: the stored block is not the one that the change was made from:
 	// another version, or one that exists already, or one that is gone.
 	ErrConflict = errors.New("changed by another writer")
+	// ErrRefused: the store refuses this content of the block, e.g. as too large. Nothing
+	// was written, and the same write will be refused again.
+	ErrRefused = errors.New("refused by the API server")
 	// ErrElsewhere: the pod does not run on this node.
 	ErrElsewhere = errors.New("not a pod of this node")
 	// ErrNotReady: the adapter has not read its first snapshot yet.
@@ -33,8 +36,8 @@ type Blocks interface {
 	// Get returns the block of that name, or ErrNotFound.
 	Get(ctx context.Context, base netip.Addr) (lease.Block, error)
 	// Put creates the block if its Version is empty and else replaces the one of
-	// that version; it returns the new version. ErrConflict means that nothing was
-	// written; after any other error it is unknown whether it was.
+	// that version; it returns the new version. ErrConflict and ErrRefused mean that
+	// nothing was written; after any other error it is unknown whether it was.
 	Put(ctx context.Context, b lease.Block) (version string, err error)
 	// OfNode returns the blocks that the node created and those with leases of it.
 	OfNode(ctx context.Context, node string) ([]lease.Block, error)

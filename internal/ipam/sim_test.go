@@ -110,7 +110,7 @@ func newSim(t *testing.T, seed int) *sim {
 	return s
 }
 
-// lossyStore loses answers, and carries writes out late or never.
+// lossyStore loses answers, carries writes out late or never, and refuses some.
 type lossyStore struct {
 	*ipamtest.Store
 	sim *sim
@@ -147,12 +147,15 @@ func (s *lossyStore) InRegion(ctx context.Context, region netip.Prefix) ([]lease
 }
 
 func (s *lossyStore) Put(ctx context.Context, b lease.Block) (string, error) {
-	dice := s.dice(12)
+	dice := s.dice(15)
 	if dice == 0 { // late or never
 		s.sim.mu.Lock()
 		defer s.sim.mu.Unlock()
 		s.sim.pending = append(s.sim.pending, b)
 		return "", ipamtest.ErrAway
+	}
+	if dice == 2 {
+		return "", fmt.Errorf("%w: no reason", ipam.ErrRefused)
 	}
 	version, err := s.Store.Put(ctx, b)
 	if err == nil {

@@ -34,6 +34,9 @@ type Block struct {
 	// a held lease then renews the lease with a write, which also changes the version,
 	// so the store refuses a late write.
 	Unconfirmed bool
+	// Avoided means that the store has refused a write of this block for good, e.g. as too
+	// large. No new address of it is granted.
+	Avoided bool
 }
 
 // Compact returns the block without its leases if all addresses are in use and none

@@ -56,7 +56,7 @@ func (p *poolIndex) removeFromPool(b *poolBlock) {
 // classify recomputes everything derived from the leases and the time.
 func (x *Index) classify(b *indexedBlock, now time.Time) {
 	b.free, b.cooling, b.next = ^inet.Mask(0), 0, time.Time{}
-	if b.block.Damaged != "" || b.block.Compacted || b.block.Unread {
+	if b.block.Damaged != "" || b.block.Compacted || b.block.Unread || b.block.Avoided {
 		b.free = 0
 	}
 	for _, l := range b.block.Leases {
@@ -75,7 +75,7 @@ func (x *Index) classify(b *indexedBlock, now time.Time) {
 			continue
 		}
 		b.free &^= bit
-		if l.State == Released && !b.block.Unread {
+		if l.State == Released && !b.block.Unread && !b.block.Avoided {
 			b.cooling |= bit
 		}
 		if b.next.IsZero() || at.Before(b.next) {

@@ -3,8 +3,30 @@ package wire
 import (
 	"errors"
 	"maps"
+	"strings"
 	"testing"
 )
+
+func TestAttachmentIsBounded(t *testing.T) {
+	for _, tc := range []struct{ container, ifname, want string }{
+		{"c", "eth0", ""},
+		{strings.Repeat("0a", 64), strings.Repeat("x", 15), ""},
+		{"A_b.c-1", "net1", ""},
+		{"", "eth0", `CNI_CONTAINERID "" is not`},
+		{"-c", "eth0", `CNI_CONTAINERID "-c" is not`},
+		{"c/../d", "eth0", "is not a letter or digit"},
+		{strings.Repeat("c", 129), "eth0", "has 129 bytes; use at most 128"},
+		{"c", "", "CNI_IFNAME"},
+		{"c", strings.Repeat("x", 16), "is longer than 15 bytes"},
+		{"c", strings.Repeat("x", 250_000), "is longer than 15 bytes"},
+		{"c", "a/b", "is not an interface name"},
+	} {
+		err := Attachment{ContainerID: tc.container, Interface: tc.ifname}.Validate()
+		if (err == nil) != (tc.want == "") || err != nil && (!strings.Contains(err.Error(), tc.want) || len(err.Error()) > 200) {
+			t.Errorf("%.40q, %.40q: got %.300v, want %q", tc.container, tc.ifname, err, tc.want)
+		}
+	}
+}
 
 // TestCodesFollowTheSpecification compares the codes with section 5 of the CNI specification 1.1.0. Codes below 100
 // are reserved by it.

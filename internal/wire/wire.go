@@ -10,6 +10,7 @@ package wire
 import (
 	"fmt"
 	"net/netip"
+	"strings"
 
 	"spiderpool.dev/spiderpool/internal/inet"
 	"spiderpool.dev/spiderpool/internal/netplan"
@@ -42,6 +43,33 @@ type Attachment struct {
 	PodName      string `json:"podName"`
 	// PodUID is K8S_POD_UID; empty if the runtime does not pass it.
 	PodUID string `json:"podUID,omitempty"`
+}
+
+// maxContainerID is the limit for container IDs in bytes. The specification has none;
+// container runtimes write 64 hexadecimal digits.
+const maxContainerID = 128
+
+// Validate returns an *Error for a container ID (CNI specification 1.1.0, section 2,
+// CNI_CONTAINERID) or an interface name that no sandbox can have. Both go into SpiderIPBlocks, which must stay small.
+func (a Attachment) Validate() error {
+	refuse := func(name, value, reason string) error {
+		return &Error{Code: CodeInvalidEnvironment, Msg: fmt.Sprintf("%s %.40q %s", name, value, reason)}
+	}
+	if len(a.ContainerID) > maxContainerID {
+		return refuse("CNI_CONTAINERID", a.ContainerID, fmt.Sprintf("has %d bytes; use at most %d", len(a.ContainerID), maxContainerID))
+	}
+	odd := func(r rune) bool { return !isAlphanumeric(r) && !strings.ContainsRune("_.-", r) }
+	if a.ContainerID == "" || !isAlphanumeric(rune(a.ContainerID[0])) || strings.ContainsFunc(a.ContainerID, odd) {
+		return refuse("CNI_CONTAINERID", a.ContainerID, "is not a letter or digit followed by letters, digits, '_', '.' and '-'")
+	}
+	if fault := netplan.InterfaceNameFault(a.Interface); fault != "" {
+		return refuse("CNI_IFNAME", a.Interface, fault)
+	}
+	return nil
+}
+
+func isAlphanumeric(r rune) bool {
+	return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9'
 }
 
 // AddRequest asks for the addresses of an interface.

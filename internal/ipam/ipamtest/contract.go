@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"reflect"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -39,6 +40,7 @@ func Contract(t *testing.T, fresh func(t *testing.T) OrderedBlocks) {
 		{"FixedForFindsWhatIsInUseAndRetained", fixedFor},
 		{"InRegionFindsAllOfARegion", inRegion},
 		{"OfManyConcurrentWritersOneWins", oneWins},
+		{"TooLongTextIsRefused", tooLong},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.run(t, fresh(t)) })
 	}
@@ -236,5 +238,29 @@ func oneWins(t *testing.T, s OrderedBlocks) {
 	}
 	if won != 1 {
 		t.Errorf("%d of %d writers won", won, writers)
+	}
+}
+
+func tooLong(t *testing.T, s OrderedBlocks) {
+	stored := put(t, s, blockAt("192.0.2.0", "n1", "n1"))
+	for what, change := range map[string]func(*lease.Lease){
+		"interface of 16 bytes":        func(l *lease.Lease) { l.Interface = strings.Repeat("x", 16) },
+		"interface of 250 kB":          func(l *lease.Lease) { l.Interface = strings.Repeat("x", 250_000) },
+		"interface of 8 MB":            func(l *lease.Lease) { l.Interface = strings.Repeat("x", 8_000_000) },
+		"container ID of 129 bytes":    func(l *lease.Lease) { l.ContainerID = strings.Repeat("c", 129) },
+		"pool with a name of 1 kB":     func(l *lease.Lease) { l.Pool = strings.Repeat("p", 1000) },
+		"pod UID of 129 bytes":         func(l *lease.Lease) { l.PodUID = strings.Repeat("u", 129) },
+		"hardware address of 1000 kB":  func(l *lease.Lease) { l.MAC = strings.Repeat("0", 1_000_000) },
+		"owner with a name of 1000 kB": func(l *lease.Lease) { l.FixedFor.Kind, l.FixedFor.Name = lease.KindPod, strings.Repeat("o", 1_000_000) },
+	} {
+		changed := stored
+		changed.Leases = slices.Clone(stored.Leases)
+		change(&changed.Leases[0])
+		if _, err := s.Put(t.Context(), changed); !errors.Is(err, ipam.ErrRefused) || errors.Is(err, ipam.ErrConflict) {
+			t.Errorf("%s: got %.300v, want a refusal", what, err)
+		}
+	}
+	if got, err := s.Get(t.Context(), stored.Base); err != nil || !reflect.DeepEqual(got, stored) {
+		t.Errorf("the refused writes left %+v, %v", got, err)
 	}
 }

@@ -82,6 +82,9 @@ func (s *Store) put(b lease.Block) (string, error) {
 	if err := b.Validate(); err != nil {
 		return "", err
 	}
+	if err := tooLongText(b); err != nil {
+		return "", err
+	}
 	if stored, ok := s.blocks[b.Base]; stored.Version != b.Version || ok != (b.Version != "") {
 		s.counts["conflict"]++
 		return "", fmt.Errorf("block %s: %w", b.Base, ipam.ErrConflict)
@@ -91,6 +94,21 @@ func (s *Store) put(b lease.Block) (string, error) {
 	b.Version = strconv.FormatUint(s.next, 10)
 	s.blocks[b.Base] = b
 	return b.Version, nil
+}
+
+// tooLongText returns ipam.ErrRefused for a text beyond the limits of the
+// CustomResourceDefinition.
+func tooLongText(b lease.Block) error {
+	for _, l := range b.Leases {
+		for text, most := range map[string]int{
+			l.Pool: 253, l.Pod.String(): 317, l.PodUID: 128, l.ContainerID: 128, l.Interface: 15, l.Node: 253, l.FixedFor.String(): 340, l.MAC: 64,
+		} {
+			if len(text) > most {
+				return fmt.Errorf("block %s: %w: %.20s… is longer than %d bytes", b.Base, ipam.ErrRefused, text, most)
+			}
+		}
+	}
+	return nil
 }
 
 // Delete removes the block at its version, as the controller does.

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/netip"
+	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -55,7 +56,7 @@ func (s *BlockStore) Put(ctx context.Context, b lease.Block) (string, error) {
 	}
 	version, err := write(ctx, request.Body(object))
 	if err != nil {
-		return "", asConflict(object.Name, err)
+		return "", classified(object.Name, err)
 	}
 	return version, nil
 }
@@ -84,10 +85,18 @@ func versionIn(raw []byte) (string, error) {
 	return answer.Metadata.ResourceVersion, nil
 }
 
-// asConflict maps AlreadyExists, Conflict and NotFound to ipam.ErrConflict.
-func asConflict(name string, err error) error {
-	if apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) || apierrors.IsNotFound(err) {
+// tooLarge is in the message of the API server for an object beyond the request limit
+// of etcd, 1.5 MiB (https://etcd.io/docs/v3.6/dev-guide/limit/).
+const tooLarge = "etcdserver: request is too large"
+
+// classified maps AlreadyExists, Conflict and NotFound to ipam.ErrConflict. An invalid or
+// too large object, and one that an admission policy denies, gives ipam.ErrRefused.
+func classified(name string, err error) error {
+	switch {
+	case apierrors.IsConflict(err), apierrors.IsAlreadyExists(err), apierrors.IsNotFound(err):
 		return fmt.Errorf("SpiderIPBlock %s: %w: %w", name, ipam.ErrConflict, err)
+	case apierrors.IsInvalid(err), apierrors.IsRequestEntityTooLargeError(err), strings.Contains(err.Error(), tooLarge):
+		return fmt.Errorf("SpiderIPBlock %s: %w: %w", name, ipam.ErrRefused, err)
 	}
 	return fmt.Errorf("SpiderIPBlock %s: %w", name, err)
 }

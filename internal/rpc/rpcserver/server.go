@@ -152,20 +152,31 @@ func peerUID(conn net.Conn) (uint32, error) {
 
 func (s *Server) handler() http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle("POST "+wire.PathAdd, answer(s, s.Service.Add))
+	mux.Handle("POST "+wire.PathAdd, answer(s, validated(s.Service.Add)))
 	mux.Handle("POST "+wire.PathDelete, answer(s, withoutReply(s.Service.Delete)))
-	mux.Handle("POST "+wire.PathCheck, answer(s, withoutReply(s.Service.Check)))
+	mux.Handle("POST "+wire.PathCheck, answer(s, validated(withoutReply(s.Service.Check))))
 	mux.Handle("POST "+wire.PathGC, answer(s, withoutReply(s.Service.GC)))
-	mux.Handle("POST "+wire.PathConflict, answer(s, withoutReply(s.Service.Conflict)))
+	mux.Handle("POST "+wire.PathConflict, answer(s, validated(withoutReply(s.Service.Conflict))))
 	mux.Handle("POST "+wire.PathStatus, answer(s, func(ctx context.Context, _ wire.Empty) (wire.Empty, error) {
 		return wire.Empty{}, s.Service.Status(ctx)
 	}))
-	mux.Handle("POST "+wire.PathCoordinator, answer(s, s.Service.Coordinator))
+	mux.Handle("POST "+wire.PathCoordinator, answer(s, validated(s.Service.Coordinator)))
 	return crash.OnPanic(s.admit(mux))
 }
 
 func withoutReply[Request any](f func(context.Context, Request) error) func(context.Context, Request) (wire.Empty, error) {
 	return func(ctx context.Context, req Request) (wire.Empty, error) { return wire.Empty{}, f(ctx, req) }
+}
+
+// validated checks the attachment before it calls f. DEL and GC need no check: they
+// store nothing, and what ADD refuses holds nothing.
+func validated[Request interface{ Validate() error }, Reply any](f func(context.Context, Request) (Reply, error)) func(context.Context, Request) (Reply, error) {
+	return func(ctx context.Context, req Request) (reply Reply, err error) {
+		if err := req.Validate(); err != nil {
+			return reply, err
+		}
+		return f(ctx, req)
+	}
 }
 
 // admit rejects callers other than the permitted users.

@@ -145,6 +145,29 @@ func TestRoundTripKeepsRequestsAndReplies(t *testing.T) {
 	}
 }
 
+func TestImpossibleAttachmentIsRefused(t *testing.T) {
+	s := &service{}
+	client, _, _ := start(t, s, self())
+	ctx, bad := t.Context(), attachment
+	bad.Interface = strings.Repeat("x", 250_000)
+	for name, call := range map[string]func() error{
+		"add":         func() error { _, err := client.Add(ctx, wire.AddRequest{Attachment: bad}); return err },
+		"coordinator": func() error { _, err := client.Coordinator(ctx, wire.CoordinatorRequest{Attachment: bad}); return err },
+		"check":       func() error { return client.Check(ctx, wire.CheckRequest{Attachment: bad}) },
+		"conflict":    func() error { return client.Conflict(ctx, wire.ConflictRequest{Attachment: bad}) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			wantCode(t, call(), wire.CodeInvalidEnvironment, "is longer than 15 bytes")
+			if s.got != nil {
+				t.Errorf("the service got %.100v", s.got)
+			}
+		})
+	}
+	if err := client.Delete(ctx, wire.DeleteRequest{Attachment: bad}); err != nil {
+		t.Errorf("delete: %v", err)
+	}
+}
+
 // values compares addresses and prefixes as values.
 var values = cmp.Options{
 	cmp.Comparer(func(a, b netip.Addr) bool { return a == b }),

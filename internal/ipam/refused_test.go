@@ -1,0 +1,115 @@
+package ipam_test
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"spiderpool.dev/spiderpool/internal/ipam"
+	"spiderpool.dev/spiderpool/internal/ipam/ipamtest"
+	"spiderpool.dev/spiderpool/internal/lease"
+)
+
+// refusing refuses the writes of blocks for good.
+func refusing(store *ipamtest.Store, bases ...string) {
+	store.Before = func(operation string, base netip.Addr) error {
+		for _, refused := range bases {
+			if operation == "put" && base.String() == refused {
+				return fmt.Errorf("%w: too large", ipam.ErrRefused)
+			}
+		}
+		return nil
+	}
+}
+
+func TestRefusedBlockIsAvoided(t *testing.T) {
+	store := &ipamtest.Store{}
+	now := time.Date(2026, 11, 22, 10, 0, 0, 0, time.UTC)
+	p := rangePool(t, "p", "10.0.0.0/24", "10.0.0.16-10.0.0.31", "10.0.0.48-10.0.0.63")
+	a := newAllocatorWith(t, ipam.Config{Node: "a", Observer: &conflicts{}, SearchEvery: -1, Now: func() time.Time { return now }}, store, p)
+	t.Cleanup(a.Close)
+	first, err := a.Allocate(t.Context(), request("a", "c0", want("eth0", 4, "p")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	base := netip.PrefixFrom(first[0].Addr, 28).Masked().Addr()
+	refusing(store, base.String())
+	for i := range 4 {
+		puts := store.Count("put")
+		grants, err := a.Allocate(t.Context(), request("a", fmt.Sprint("c", i+1), want("eth0", 4, "p")))
+		if err != nil || netip.PrefixFrom(grants[0].Addr, 28).Masked().Addr() == base {
+			t.Fatalf("pod %d got %v, %v", i, grants, err)
+		}
+		if n := store.Count("put") - puts; n != 1 {
+			t.Errorf("pod %d: %d accepted writes", i, n)
+		}
+		if err := a.Read(t.Context(), base); err != nil { // a read does not make it writable
+			t.Fatal(err)
+		}
+	}
+	// The lease in the block stays known, and the API server gets its release.
+	if err := a.Release(t.Context(), lease.Attachment{ContainerID: "c0", Interface: "eth0"}); !errors.Is(err, ipam.ErrRefused) {
+		t.Errorf("release: %v, want the refusal", err)
+	}
+	store.Before = nil
+	now = now.Add(2 * time.Minute)
+	granted := map[netip.Addr]bool{}
+	for i := range 27 {
+		grants, err := a.Allocate(t.Context(), request("a", fmt.Sprint("late", i), want("eth0", 4, "p")))
+		if err != nil {
+			t.Fatalf("pod %d after two minutes: %v", i, err)
+		}
+		granted[netip.PrefixFrom(grants[0].Addr, 28).Masked().Addr()] = true
+	}
+	if !granted[base] {
+		t.Errorf("the block is still avoided after two minutes")
+	}
+	if err := a.Release(t.Context(), lease.Attachment{ContainerID: "c0", Interface: "eth0"}); err != nil {
+		t.Errorf("release: %v", err)
+	}
+}
+
+func TestRefusedRequestDoesNotHarmOthers(t *testing.T) {
+	store := &ipamtest.Store{}
+	a := newAllocatorWith(t, ipam.Config{Node: "a", Observer: &conflicts{}, SearchEvery: -1}, store, rangePool(t, "p", "10.0.0.0/24", "10.0.0.16-10.0.0.63"))
+	t.Cleanup(a.Close)
+	entered, leave := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	store.Before = func(operation string, _ netip.Addr) error {
+		if operation == "put" {
+			once.Do(func() { close(entered); <-leave })
+		}
+		return nil
+	}
+	var wg sync.WaitGroup
+	allocate := func(container, ifname string, fails bool) {
+		wg.Go(func() {
+			_, err := a.Allocate(t.Context(), request("a", container, want(ifname, 4, "p")))
+			if errors.Is(err, ipam.ErrRefused) != fails || err != nil && !fails {
+				t.Errorf("%s: %v", container, err)
+			}
+		})
+	}
+	allocate("first", "eth0", false)
+	<-entered
+	for i := range 8 {
+		allocate(fmt.Sprint("good", i), "eth0", false)
+	}
+	allocate("bad", strings.Repeat("x", 16), true) // the store refuses the name
+	awaitQueued(a, 9)
+	close(leave)
+	wg.Wait()
+	if n := len(held(t, store)); n != 9 {
+		t.Errorf("%d leases, want 9", n)
+	}
+	// The fault was the request's: no block is avoided.
+	for i := range 39 {
+		if _, err := a.Allocate(t.Context(), request("a", fmt.Sprint("rest", i), want("eth0", 4, "p"))); err != nil {
+			t.Fatalf("pod %d: %v", i, err)
+		}
+	}
+}
