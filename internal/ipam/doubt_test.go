@@ -1,0 +1,206 @@
+package ipam_test
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"spiderpool.dev/spiderpool/internal/inet"
+	"spiderpool.dev/spiderpool/internal/ipam"
+	"spiderpool.dev/spiderpool/internal/ipam/ipamtest"
+	"spiderpool.dev/spiderpool/internal/lease"
+	"spiderpool.dev/spiderpool/internal/wire"
+)
+
+// slowStore keeps writes on their way: the client gives up, and the server carries them
+// out later, like an etcd without a quorum for a moment.
+type slowStore struct {
+	*ipamtest.Store
+	mu      sync.Mutex
+	slow    bool
+	pending []lease.Block
+}
+
+func (s *slowStore) Put(ctx context.Context, b lease.Block) (string, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.slow {
+		s.pending = append(s.pending, b)
+		return "", context.DeadlineExceeded
+	}
+	return s.Store.Put(ctx, b)
+}
+
+// Multus hot plug does DEL and ADD with one container and interface.
+func TestLateReleaseKeepsLaterAdd(t *testing.T) {
+	cluster := newFakeCluster(t, "a")
+	slow := &slowStore{Store: cluster.Store}
+	cluster.Configure = func(c *ipam.Config) { c.Blocks = slow }
+	s := cluster.Service("n1")
+	mustAdd(t, s, wire.AddRequest{Attachment: attachment("a")})
+	cluster.Advance(time.Hour)
+	slow.slow = true
+	if err := s.Delete(t.Context(), wire.DeleteRequest{Attachment: attachment("a")}); err != nil {
+		t.Fatal(err)
+	}
+	slow.slow = false
+	addr := mustAdd(t, s, wire.AddRequest{Attachment: attachment("a")}).Addresses[0].Prefix.Addr()
+	for _, late := range slow.pending {
+		if _, err := slow.Store.Put(t.Context(), late); !errors.Is(err, ipam.ErrConflict) {
+			t.Errorf("the late release: %v, want a conflict", err)
+		}
+	}
+	if l := held(t, cluster.Store)[addr]; l.ContainerID != attachment("a").ContainerID {
+		t.Errorf("the last ADD gave %s, and its lease is %+v", addr, l)
+	}
+}
+
+func TestAgentAcceptsRestoredStore(t *testing.T) {
+	store := &ipamtest.Store{}
+	a := newAllocator(t, "n1", store, rangePool(t, "p", "10.0.0.0/24", "10.0.0.16-10.0.0.31"))
+	t.Cleanup(a.Close)
+	allocate := func(container string) error {
+		_, err := a.Allocate(t.Context(), request("n1", container, want("eth0", 4, "p")))
+		return err
+	}
+	if err := allocate("a"); err != nil {
+		t.Fatal(err)
+	}
+	backup := store.Backup()
+	for _, container := range []string{"b", "c"} {
+		if err := allocate(container); err != nil {
+			t.Fatal(err)
+		}
+	}
+	store.Restore(backup)
+	if err := allocate("d"); err != nil {
+		t.Fatal(err)
+	}
+	holders := map[string]bool{}
+	for _, l := range held(t, store) {
+		holders[l.ContainerID] = true
+	}
+	for _, container := range []string{"a", "b", "c", "d"} {
+		if !holders[container] {
+			t.Errorf("container %s has no lease after the restore", container)
+		}
+	}
+}
+
+func TestDeletedBlockComesBack(t *testing.T) {
+	cluster := newFakeCluster(t, "a", "gone")
+	s := cluster.Service("n1")
+	addr := mustAdd(t, s, wire.AddRequest{Attachment: attachment("a")}).Addresses[0].Prefix.Addr()
+	mustAdd(t, s, wire.AddRequest{Attachment: attachment("gone")})
+	cluster.Sandbox("n1", attachment("a").ContainerID, "uid-a")
+	b, err := cluster.Store.Get(t.Context(), inet.BlockOf(addr))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cluster.Store.Delete(t.Context(), b); err != nil {
+		t.Fatal(err)
+	}
+	s.Allocator.ObserveDeleted(b.Base, b.Version)
+	if err := errors.Join(s.Allocator.ReadUnread(t.Context()), s.RestoreLost(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+	leases := held(t, cluster.Store)
+	if l := leases[addr]; l.PodUID != "uid-a" || len(leases) != 1 {
+		t.Errorf("leases %v, want that of the running sandbox", leases)
+	}
+	if events := strings.Join(cluster.TakeEvents(), "\n"); strings.Count(events, "LeaseRestored") != 1 || !strings.Contains(events, "LeaseRestored default/a: another client removed the lease of "+addr.String()) {
+		t.Errorf("events %q", events)
+	}
+}
+
+func TestStolenAddressIsReported(t *testing.T) {
+	cluster := newFakeCluster(t, "a")
+	s := cluster.Service("n1")
+	addr := mustAdd(t, s, wire.AddRequest{Attachment: attachment("a")}).Addresses[0].Prefix.Addr()
+	cluster.Sandbox("n1", attachment("a").ContainerID, "uid-a")
+	b, err := cluster.Store.Get(t.Context(), inet.BlockOf(addr))
+	if err != nil {
+		t.Fatal(err)
+	}
+	thief := lease.Holder{Attachment: lease.Attachment{ContainerID: "thief", Interface: "eth0"}, Pod: lease.PodKey{Namespace: "default", Name: "thief"}, Node: "n2"}
+	if _, err := cluster.Store.Put(t.Context(), b.With(lease.Lease{Addr: addr, State: lease.InUse, Pool: "p", Holder: thief})); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(s.Allocator.Read(t.Context(), b.Base), s.RestoreLost(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+	after, err := cluster.Store.Get(t.Context(), b.Base)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if former := after.FormerOf(addr); len(former) != 1 || former[0].PodUID != "uid-a" {
+		t.Errorf("former sandboxes %v, want the robbed one", former)
+	}
+	if events := strings.Join(cluster.TakeEvents(), "\n"); !strings.Contains(events, "IPConflict default/a: "+addr.String()) || !strings.Contains(events, "pod default/thief on node n2") {
+		t.Errorf("events %q", events)
+	}
+}
+
+func TestUnreadBlockStopsOnlyItsPods(t *testing.T) {
+	store := &ipamtest.Store{}
+	var broken atomic.Bool
+	bad := netip.MustParseAddr("10.0.0.16")
+	store.Before = func(operation string, base netip.Addr) error {
+		if broken.Load() && base == bad && operation != "list" {
+			return errors.New("cannot be decoded")
+		}
+		return nil
+	}
+	now := time.Now()
+	var mu sync.Mutex
+	a := newAllocatorWith(t, ipam.Config{Node: "n1", Observer: &conflicts{}, SearchEvery: -1, Now: func() time.Time {
+		mu.Lock()
+		defer mu.Unlock()
+		return now
+	}}, store, rangePool(t, "p", "10.0.0.0/24", "10.0.0.16-10.0.0.47"))
+	t.Cleanup(a.Close)
+	allocate := func(container string) error {
+		_, err := a.Allocate(t.Context(), request("n1", container, want("eth0", 4, "p")))
+		return err
+	}
+	for i := range inet.BlockSize + 1 { // the first block that the node chooses, and one lease of the other
+		if err := allocate(strings.Repeat("x", i+1)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	inBad := ""
+	for addr, l := range held(t, store) {
+		if inet.BlockOf(addr) == bad {
+			inBad = l.ContainerID
+		}
+	}
+	broken.Store(true)
+	at := lease.Attachment{ContainerID: inBad, Interface: "eth0"}
+	if err := a.Release(t.Context(), at); err == nil {
+		t.Fatal("a release in a broken block succeeded")
+	}
+	if err := a.Release(t.Context(), at); !errors.Is(err, ipam.ErrNotReady) {
+		t.Errorf("the pod of the broken block: %v, want not ready", err)
+	}
+	if err := allocate("other"); err != nil {
+		t.Errorf("another pod: %v", err)
+	}
+	if err := a.Ready(); err != nil {
+		t.Errorf("at once: %v", err)
+	}
+	mu.Lock()
+	now = now.Add(time.Minute)
+	mu.Unlock()
+	if err := a.Ready(); err == nil || !strings.Contains(err.Error(), "10.0.0.16/28 could not be read for 1m0s") {
+		t.Errorf("after a minute: %v", err)
+	}
+	broken.Store(false)
+	if err := errors.Join(a.ReadUnread(t.Context()), a.Ready(), a.Release(t.Context(), at)); err != nil {
+		t.Error(err)
+	}
+}
