@@ -2,9 +2,13 @@
 // over HTTP on the agent's unix socket.
 //
 // A request is a POST of a request type to its path. The answer is 200 with the
-// reply type, or another status with an Error. Plugins and agent are installed
-// together, so the format may change with each release. Addresses are netip
-// values in canonical text form.
+// reply type, or another status with an Error. Addresses are netip values in
+// canonical text form.
+//
+// During an upgrade, plugins and agents of two successive releases talk to each
+// other. So a field keeps its name and meaning, both sides ignore unknown fields, and
+// a missing field means the behavior of the release before.
+// TestPreviousReleaseIsUnderstood compares the format with that of the last release.
 package wire
 
 import (
