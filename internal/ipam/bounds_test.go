@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -69,6 +70,57 @@ func TestAnnotationsOfTenantAreBounded(t *testing.T) {
 			}
 			if n := len(held(t, cluster.Store)); n != tc.leases {
 				t.Errorf("the pod has %d addresses, want %d", n, tc.leases)
+			}
+			if n := counter.reads.Load(); n > 100 {
+				t.Errorf("%d reads of pools", n)
+			}
+		})
+	}
+}
+
+func (c *readCounter) List(ctx context.Context, limit int) ([]*pool.Pool, error) {
+	c.reads.Add(1)
+	return c.Pools.List(ctx, limit)
+}
+
+func TestPoolsOfConfigurationAreBounded(t *testing.T) {
+	cluster := newFakeCluster(t, "a")
+	req := wire.AddRequest{Attachment: attachment("a"), DefaultIPv4Pools: slices.Repeat([]string{"p*"}, 17)}
+	_, err := cluster.Service("n1").Add(t.Context(), req)
+	var failure *ipam.Error
+	if !errors.As(err, &failure) || failure.Kind != ipam.Invalid || !strings.Contains(err.Error(), "default_ipv4_ippool has more than 16 names with wildcards") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// Each of 63 interfaces names other unknown pools, besides one that exists.
+func TestReadsOfPodAreBounded(t *testing.T) {
+	for name, ips := range map[string]string{"pools with addresses": "10.0.1.0-10.0.1.255", "exhausted pools": "10.0.1.0-10.0.1.7"} {
+		t.Run(name, func(t *testing.T) {
+			cluster := ipamtest.NewFakeCluster(time.Date(2026, 11, 22, 10, 0, 0, 0, time.UTC))
+			t.Cleanup(cluster.Close)
+			cluster.SetPool(rangePool(t, "p", "10.0.0.0/16", ips), true)
+			cluster.SetNetwork(pool.NetworkAttachment{Namespace: "default", Name: "n"}, ipam.Network{IPAM: true, Name: "n"})
+			s := cluster.Service("n1")
+			counter := &readCounter{Pools: s.Catalog.Pools}
+			s.Catalog.Pools = counter
+			var entries []string
+			for i := range 64 {
+				names := []string{`"p"`}
+				for k := range 15 {
+					names = append(names, fmt.Sprintf(`"unknown-%d-%d"`, i, k))
+				}
+				entries = append(entries, `{"ipv4":[`+strings.Join(names, ",")+`]}`)
+			}
+			cluster.SetPod(ipamtest.FakePod{Node: "n1", Pod: ipam.Pod{
+				PodKey: lease.PodKey{Namespace: "default", Name: "e"}, UID: "uid-e", Annotations: map[string]string{
+					"k8s.v1.cni.cncf.io/networks": strings.Repeat("n,", 62) + "n",
+					"ipam.spidernet.io/ippools":   "[" + strings.Join(entries, ",") + "]",
+				},
+			}})
+			_, err := s.Add(t.Context(), wire.AddRequest{Attachment: attachment("e")})
+			if (err != nil) != (name == "exhausted pools") {
+				t.Errorf("got %.300v", err)
 			}
 			if n := counter.reads.Load(); n > 100 {
 				t.Errorf("%d reads of pools", n)

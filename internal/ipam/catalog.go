@@ -21,8 +21,8 @@ const (
 	// it. By then the controller has labelled the pool, and SetPool adds it if it
 	// concerns this node.
 	adoptFor = time.Minute
-	// maxExplained bounds how many pools are read for an interface and IP family, and
-	// so what a pod with many unknown names costs.
+	// maxExplained bounds how many pools are read for one ADD, and so what a pod with many
+	// unknown names costs. One list of as many pools comes on top.
 	maxExplained = 100
 	// poolTTL is how long a pool that was read for one pod serves other pods.
 	poolTTL = time.Second
@@ -188,10 +188,10 @@ func (c *PoolCatalog) Attachments(node pool.NodeFacts) []pool.NetworkAttachment 
 // from. It considers the pools that this node watches. If none is a candidate, or
 // the candidates are exhausted, it reads the other named pools too: they may have
 // addresses, one may be too new to carry the label by which it is watched, and the
-// user wants to know why the rest is rejected.
+// user wants to know why the rest is rejected. All calls of one ADD share reads.
 //
 // The errors are those of pool.SelectAll, and ErrNotReady if pools cannot be read.
-func (c *PoolCatalog) Select(ctx context.Context, req *pool.Request, families []inet.Family, exhausted bool) ([]pool.Selection, error) {
+func (c *PoolCatalog) Select(ctx context.Context, reads *liveReads, req *pool.Request, families []inet.Family, exhausted bool) ([]pool.Selection, error) {
 	catalog := c.snapshot()
 	selections, err := pool.SelectAll(catalog, req, families)
 	var none pool.NoPools
@@ -206,7 +206,7 @@ func (c *PoolCatalog) Select(ctx context.Context, req *pool.Request, families []
 	wide := catalog.Clone()
 	read := false
 	for _, n := range none {
-		others, err := c.readOthers(ctx, n.Source, n.Rejections)
+		others, err := c.readOthers(ctx, reads, n.Source, n.Rejections)
 		if err != nil {
 			// The missing pool may be among them.
 			return nil, fmt.Errorf("%w: read the pools that this node does not watch: %w", ErrNotReady, err)
@@ -232,37 +232,65 @@ func namesUnknown(s pool.Selection) bool {
 	return slices.ContainsFunc(s.Rejections, func(r pool.Rejection) bool { return r.Cause == pool.CauseUnknown })
 }
 
+// liveReads are the pools that were read for one ADD. The zero value is empty.
+type liveReads struct {
+	byName map[string]*pool.Pool // nil: there is none of that name
+	listed bool
+	all    []*pool.Pool // if listed
+}
+
 // readOthers reads the named pools that are unknown or, if the source gives no names
 // or a wildcard, a bounded number of all pools.
-func (c *PoolCatalog) readOthers(ctx context.Context, source pool.Source, rejections []pool.Rejection) ([]*pool.Pool, error) {
+func (c *PoolCatalog) readOthers(ctx context.Context, reads *liveReads, source pool.Source, rejections []pool.Rejection) ([]*pool.Pool, error) {
 	var found []*pool.Pool
-	listed := source == pool.SourceNone || source == pool.SourceDefault
-	read := 0
+	list := source == pool.SourceNone || source == pool.SourceDefault
 	for _, rejection := range rejections {
 		if rejection.Cause != pool.CauseUnknown {
 			continue
 		}
 		if pool.IsPattern(rejection.Pool) {
-			listed = true
+			list = true
 			continue
 		}
-		if read++; read > maxExplained {
-			continue
-		}
-		p, err := c.reads.Get(ctx, rejection.Pool, func(ctx context.Context) (*pool.Pool, error) { return c.Pools.Get(ctx, rejection.Pool) })
-		if errors.Is(err, ErrNotFound) {
-			continue
-		}
+		p, err := c.readOne(ctx, reads, rejection.Pool)
 		if err != nil {
 			return nil, err
 		}
-		found = append(found, p)
+		if p != nil {
+			found = append(found, p)
+		}
 	}
-	if !listed {
-		return found, nil
+	if list && !reads.listed {
+		all, err := c.Pools.List(ctx, maxExplained)
+		if err != nil {
+			return nil, err
+		}
+		reads.listed, reads.all = true, all
 	}
-	all, err := c.Pools.List(ctx, maxExplained)
-	return append(found, all...), err
+	if list {
+		found = append(found, reads.all...)
+	}
+	return found, nil
+}
+
+// readOne reads a pool, unless the ADD has read it or too many others. It returns nil for
+// none.
+func (c *PoolCatalog) readOne(ctx context.Context, reads *liveReads, name string) (*pool.Pool, error) {
+	if p, ok := reads.byName[name]; ok || len(reads.byName) >= maxExplained {
+		return p, nil
+	}
+	p, err := c.reads.Get(ctx, name, func(ctx context.Context) (*pool.Pool, error) { return c.Pools.Get(ctx, name) })
+	if err != nil && !errors.Is(err, ErrNotFound) {
+		return nil, err
+	}
+	if err != nil {
+		p = nil
+	}
+	if reads.byName == nil {
+		reads.byName = map[string]*pool.Pool{}
+	}
+	reads.byName[name] = p
+	return p, nil
 }
 
 // adopt adds selected pools that the node does not watch for adoptFor.

@@ -47,7 +47,7 @@ func (s *Service) explain(pod Pod, ifname string, err error) *Error {
 	}
 	failure = &Error{Msg: subject, Details: err.Error(), Err: err}
 	switch {
-	case errors.As(err, &annotation):
+	case errors.As(err, &annotation), errors.As(err, new(*pool.ConfigError)):
 		failure.Kind = Invalid
 	case errors.As(err, &noPool), errors.As(err, &exhausted):
 		failure.Kind = NoAddress

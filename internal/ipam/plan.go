@@ -22,6 +22,7 @@ type plan struct {
 	arrived    uint64     // see Allocator.Arrive
 	interfaces []plannedInterface
 	foreign    bool         // the pod has interfaces that others give addresses to
+	reads      liveReads    // of pools
 	routes     []inet.Route // annotation ipam.spidernet.io/routes
 	dns        pool.DNS     // annotation ipam.spidernet.io/dns
 }
@@ -208,7 +209,7 @@ func (s *Service) addInterface(ctx context.Context, out *plan, facts pool.Reques
 		}
 		req.MasterSubnets = subnets
 	}
-	selections, err := s.Catalog.Select(ctx, &req, s.families(), false)
+	selections, err := s.Catalog.Select(ctx, &out.reads, &req, s.families(), false)
 	var none pool.NoPools
 	if errors.As(err, &none) {
 		// The sandbox keeps its addresses, even if their pools changed.
@@ -267,7 +268,7 @@ func (s *Service) widen(ctx context.Context, p *plan) (bool, error) {
 		for _, selection := range planned.selections {
 			families, before = append(families, selection.Family), before+len(selection.Pools)
 		}
-		wide, err := s.Catalog.Select(ctx, &planned.request, families, true)
+		wide, err := s.Catalog.Select(ctx, &p.reads, &planned.request, families, true)
 		var none pool.NoPools
 		if errors.As(err, &none) {
 			continue // only addresses that the sandbox has already

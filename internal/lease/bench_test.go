@@ -100,3 +100,28 @@ func plusBlocks(a netip.Addr, n int) netip.Addr {
 	base, _ := inet.OfPrefix(netip.PrefixFrom(a, 8)).NthBlock(uint64(n))
 	return base
 }
+
+// BenchmarkPodOfManyPools refuses a pod with 64 interfaces, each with 10,000 pools, that
+// have 63 free addresses in all. The allocator's lock is held meanwhile.
+func BenchmarkPodOfManyPools(b *testing.B) {
+	x := NewIndex(Options{Node: "node-0"})
+	var pools []string
+	for i := range 10000 {
+		a := netip.AddrFrom4([4]byte{10, byte(i >> 12), byte(i >> 4), byte(i << 4)})
+		name := fmt.Sprintf("pool-%05d", i)
+		pools = append(pools, name)
+		x.SetPool(name, inet.OfAddrs(a))
+		if i < 10000-63 {
+			x.Put(Block{Base: a, Leases: []Lease{{Addr: a, State: InUse, Pool: name, Holder: Holder{Attachment: Attachment{"c", "eth0"}}}}}, start)
+		}
+	}
+	r := Request{PodUID: "u", ContainerID: "c0", Node: "node-0"}
+	for i := range 64 {
+		r.Wants = append(r.Wants, Want{Interface: fmt.Sprint("net", i), Family: 4, Pools: pools})
+	}
+	for b.Loop() {
+		if x.Choose(start, r).Results[0].Err == nil {
+			b.Fatal("64 of 63 addresses were granted")
+		}
+	}
+}

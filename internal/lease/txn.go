@@ -169,17 +169,17 @@ func (t *txn) dependsOn(grants []Grant) []netip.Addr {
 func (t *txn) assign(r Request) ([]string, bool) {
 	pools := make([]string, len(r.Wants))
 	users := map[string][]int{} // pool → wants
+	candidates, free := t.withFree(r.Wants)
 	var place func(i int, visited map[string]bool) bool
 	place = func(i int, visited map[string]bool) bool {
-		w := r.Wants[i]
-		for _, name := range w.Pools {
-			if p, ok := t.pools[name]; ok && p.family == w.Family && int64(len(users[name])) < t.Usage(name).Free {
+		for _, name := range candidates[i] {
+			if int64(len(users[name])) < free[name] {
 				pools[i], users[name] = name, append(users[name], i)
 				return true
 			}
 		}
-		for _, name := range w.Pools {
-			if p, ok := t.pools[name]; !ok || p.family != w.Family || visited[name] {
+		for _, name := range candidates[i] {
+			if visited[name] {
 				continue
 			}
 			visited[name] = true
@@ -198,6 +198,27 @@ func (t *txn) assign(r Request) ([]string, bool) {
 		}
 	}
 	return pools, true
+}
+
+// withFree returns the pools of each want that have a free address, and their number of
+// free addresses. With thousands of full pools, the matching would take seconds.
+func (t *txn) withFree(wants []Want) (candidates [][]string, free map[string]int64) {
+	free = map[string]int64{}
+	for _, w := range wants {
+		var some []string
+		for _, name := range w.Pools {
+			n, known := free[name]
+			if !known {
+				n = t.Usage(name).Free
+				free[name] = n
+			}
+			if n > 0 && t.pools[name].family == w.Family {
+				some = append(some, name)
+			}
+		}
+		candidates = append(candidates, some)
+	}
+	return candidates, free
 }
 
 // rollBack undoes the changes of the current request. A block without any other

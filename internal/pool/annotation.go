@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -32,6 +33,15 @@ const maxRoutes = 1024
 const (
 	maxNames    = 1024
 	maxPatterns = 16
+	// maxAllPatterns is the limit for all lists of the annotation ippools, and maxNames, too.
+	maxAllPatterns = 64
+)
+
+// Limits for the DNS settings of a pod. Linux takes fewer name servers, and Kubernetes 32
+// search domains.
+const (
+	maxDNS     = 32
+	maxDNSText = 253
 )
 
 // AnnotationError means that an annotation has an invalid value.
@@ -114,7 +124,13 @@ func ParseIPPools(value string) ([]InterfacePools, error) {
 	}
 	pools := make([]InterfacePools, 0, len(v))
 	seen := map[string]int{}
+	all, patterns := 0, 0
 	for i, e := range v {
+		for _, name := range slices.Concat(e.IPv4, e.IPv6) {
+			if all++; IsPattern(name) {
+				patterns++
+			}
+		}
 		p := InterfacePools{Interface: e.Interface, Pools: Names{IPv4: e.IPv4, IPv6: e.IPv6}, CleanGateway: e.CleanGateway}
 		if reason := p.Pools.invalid(); reason != "" {
 			return refuse("[%d].%s", i, reason)
@@ -127,6 +143,12 @@ func ParseIPPools(value string) ([]InterfacePools, error) {
 		}
 		seen[e.Interface] = i
 		pools = append(pools, p)
+	}
+	if all > maxNames {
+		return refuse("has %d names of pools; write at most %d, or a wildcard", all, maxNames)
+	}
+	if patterns > maxAllPatterns {
+		return refuse("has %d names with wildcards; write at most %d", patterns, maxAllPatterns)
 	}
 	return pools, nil
 }
@@ -209,13 +231,26 @@ func ParseDNS(value string) (DNS, error) {
 	reason := decode(value, &dns)
 	for i, server := range dns.Nameservers {
 		if _, err := netip.ParseAddr(server); err != nil && reason == "" {
-			reason = fmt.Sprintf("nameservers[%d] %q is not an IP address", i, server)
+			reason = fmt.Sprintf("nameservers[%d] %q is not an IP address", i, shorten(server))
 		}
 	}
+	reason = cmp.Or(reason, tooMuch("nameservers", dns.Nameservers), tooMuch("domain", []string{dns.Domain}),
+		tooMuch("search", dns.Search), tooMuch("options", dns.Options))
 	if reason != "" {
 		return DNS{}, &AnnotationError{names.AnnotationPodDNS, value, reason, exampleDNS}
 	}
 	return dns, nil
+}
+
+// tooMuch returns the reason for refusing a list of DNS settings, or "".
+func tooMuch(key string, list []string) string {
+	if len(list) > maxDNS {
+		return fmt.Sprintf("%s has %d entries; write at most %d", key, len(list), maxDNS)
+	}
+	if i := slices.IndexFunc(list, func(text string) bool { return len(text) > maxDNSText }); i >= 0 {
+		return fmt.Sprintf("%s[%d] is longer than %d bytes", key, i, maxDNSText)
+	}
+	return ""
 }
 
 // decode reads the JSON value of an annotation into v, or returns the reason for
@@ -273,20 +308,30 @@ func (n Names) invalid() string {
 }
 
 func invalidNames(names []string) string {
+	if reason := tooManyNames(names); reason != "" {
+		return reason
+	}
+	for i, name := range names {
+		if !isPoolName(name) {
+			return fmt.Sprintf("[%d] %q is not a valid SpiderIPPool name; use lower case letters, digits, '-', '.' and the wildcards '*', '?' and '[a-c]'", i, shorten(name))
+		}
+	}
+	return ""
+}
+
+// tooManyNames returns the reason for refusing a list of pools because of its length, or "".
+func tooManyNames(names []string) string {
 	if len(names) > maxNames {
 		return fmt.Sprintf(" has %d names; write at most %d, or a wildcard", len(names), maxNames)
 	}
 	patterns := 0
-	for i, name := range names {
+	for _, name := range names {
 		if IsPattern(name) {
 			patterns++
 		}
-		if patterns > maxPatterns {
-			return fmt.Sprintf(" has more than %d names with wildcards", maxPatterns)
-		}
-		if !isPoolName(name) {
-			return fmt.Sprintf("[%d] %q is not a valid SpiderIPPool name; use lower case letters, digits, '-', '.' and the wildcards '*', '?' and '[a-c]'", i, shorten(name))
-		}
+	}
+	if patterns > maxPatterns {
+		return fmt.Sprintf(" has more than %d names with wildcards", maxPatterns)
 	}
 	return ""
 }

@@ -53,8 +53,17 @@ func (s Selection) Asked() bool {
 	return s.Source != SourceNone && len(s.Pools)+len(s.Rejections) > 0
 }
 
+// ConfigError means that the CNI configuration names too many pools.
+type ConfigError struct {
+	Key    string // e.g. "default_ipv4_ippool"
+	Reason string
+}
+
+// Error names the key and the reason.
+func (e *ConfigError) Error() string { return fmt.Sprintf("CNI configuration: %s%s", e.Key, e.Reason) }
+
 // Select returns the pools of one IP family for the interface. The error is an
-// *AnnotationError.
+// *AnnotationError or a *ConfigError.
 //
 // Pools of equal rank keep the order of their source. A wildcard expands to the
 // matching pools of the family, sorted by name.
@@ -79,6 +88,9 @@ func Select(c *Catalog, req *Request, family inet.Family) (Selection, error) {
 		} else {
 			s.Pools = append(s.Pools, p)
 		}
+	}
+	if len(s.Pools) == 0 {
+		c.guess(s.Rejections)
 	}
 	slices.SortStableFunc(s.Pools, func(a, b *Pool) int { return cmp.Compare(b.rank(), a.rank()) })
 	if len(s.Pools) == 0 && (s.Source == SourceDefault || s.Source == SourceNone) {
@@ -163,6 +175,9 @@ func resolve(req *Request, family inet.Family) (source Source, patterns []string
 		}
 	}
 	if patterns = req.Configured.Of(family); len(patterns) > 0 {
+		if reason := tooManyNames(patterns); reason != "" {
+			return SourceNone, nil, false, &ConfigError{Key: fmt.Sprintf("default_ipv%d_ippool", family), Reason: reason}
+		}
 		return SourceConfigured, patterns, clean, nil
 	}
 	if hasIPPools {
@@ -187,7 +202,6 @@ func forInterface(entries []InterfacePools, name string, position int) Interface
 // pattern without a match.
 func (c *Catalog) expand(patterns []string, family inet.Family) (pools []*Pool, rejections []Rejection) {
 	var all []string
-	unknown := 0
 	seen := map[string]bool{}
 	add := func(p *Pool) {
 		if !seen[p.Name] {
@@ -200,8 +214,7 @@ func (c *Catalog) expand(patterns []string, family inet.Family) (pools []*Pool, 
 			if p, ok := c.Get(pattern); ok {
 				add(p)
 			} else {
-				unknown++
-				rejections = append(rejections, c.unknown(pattern, unknown <= maxGuesses))
+				rejections = append(rejections, Rejection{pattern, CauseUnknown, reasonUnknown})
 			}
 			continue
 		}
@@ -227,15 +240,23 @@ func (c *Catalog) expand(patterns []string, family inet.Family) (pools []*Pool, 
 // that compares a name with all pools.
 const maxGuesses = 10
 
-// unknown returns the rejection of an unknown name. guess adds the nearest name.
-func (c *Catalog) unknown(name string, guess bool) Rejection {
-	if !guess {
-		return Rejection{name, CauseUnknown, "no such SpiderIPPool"}
+// reasonUnknown is the reason for not using an unknown name.
+const reasonUnknown = "no such SpiderIPPool"
+
+// guess adds the nearest name to the first rejections of unknown names.
+func (c *Catalog) guess(rejections []Rejection) {
+	guesses := 0
+	for i, r := range rejections {
+		if r.Reason != reasonUnknown {
+			continue
+		}
+		if guesses++; guesses > maxGuesses {
+			return
+		}
+		if nearest, ok := c.nearest(r.Pool); ok {
+			rejections[i].Reason = fmt.Sprintf("%s; the nearest name is %s", reasonUnknown, nearest)
+		}
 	}
-	if nearest, ok := c.nearest(name); ok {
-		return Rejection{name, CauseUnknown, fmt.Sprintf("no such SpiderIPPool; the nearest name is %s", nearest)}
-	}
-	return Rejection{name, CauseUnknown, "no such SpiderIPPool"}
 }
 
 // defaultPools returns the default pools of the family, sorted by name.
