@@ -319,15 +319,18 @@ func invalidNames(names []string) string {
 	return ""
 }
 
-// tooManyNames returns the reason for refusing a list of pools because of its length, or "".
+// tooManyNames returns the reason for refusing a list of pools because of its size, or "".
 func tooManyNames(names []string) string {
 	if len(names) > maxNames {
 		return fmt.Sprintf(" has %d names; write at most %d, or a wildcard", len(names), maxNames)
 	}
 	patterns := 0
-	for _, name := range names {
-		if IsPattern(name) {
-			patterns++
+	for i, name := range names {
+		if !IsPattern(name) {
+			continue
+		}
+		if patterns++; len(name) > maxPattern {
+			return fmt.Sprintf("[%d] %q has wildcards and is longer than %d bytes", i, shorten(name), maxPattern)
 		}
 	}
 	if patterns > maxPatterns {

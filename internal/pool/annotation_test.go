@@ -83,6 +83,7 @@ func TestBadAnnotationsAreRefused(t *testing.T) {
 		{exampleIPPool, `{"ipv6":[` + strings.Repeat(`"a?",`, maxPatterns) + `"a*"]}`, "ipv6 has more than 16 names with wildcards"},
 		{exampleIPPools, "[" + strings.Repeat(`{"ipv4":["a","b","c","d"],"ipv6":["a","b","c","d"]},`, 128) + `{"ipv4":["a"]}]`, "has 1025 names of pools; write at most 1024"},
 		{exampleIPPools, "[" + strings.Repeat(`{"ipv4":["a*"]},`, 64) + `{"ipv6":["a*"]}]`, "has 65 names with wildcards; write at most 64"},
+		{exampleIPPool, `{"ipv4":["` + strings.Repeat("a", 64) + `*"]}`, "has wildcards and is longer than 64 bytes"},
 		{exampleDNS, `{"search":["` + strings.Repeat(`a","`, 32) + `a"]}`, "search has 33 entries; write at most 32"},
 		{exampleDNS, `{"options":["` + strings.Repeat(`a`, 254) + `"]}`, "options[0] is longer than 253 bytes"},
 		{exampleDNS, `{"domain":"` + strings.Repeat(`a`, 254) + `"}`, "domain[0] is longer than 253 bytes"},

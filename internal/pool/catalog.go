@@ -16,6 +16,7 @@ type Catalog struct {
 	defaults []*Pool                 // pools with Default, sorted by name
 	subnets  map[netip.Prefix]subnet // no entry is empty
 	reserved inet.Set
+	matches  *matches
 }
 
 // subnet indexes the pools of a subnet, so that a change of a gateway costs as much as
@@ -32,7 +33,7 @@ type entry struct {
 
 // NewCatalog returns an empty catalog.
 func NewCatalog() *Catalog {
-	return &Catalog{entries: map[string]entry{}, subnets: map[netip.Prefix]subnet{}}
+	return &Catalog{entries: map[string]entry{}, subnets: map[netip.Prefix]subnet{}, matches: &matches{}}
 }
 
 // Clone returns an independent copy.
@@ -42,7 +43,7 @@ func (c *Catalog) Clone() *Catalog {
 		s.pools = slices.Clip(s.pools) // the next append copies
 		subnets[prefix] = s
 	}
-	return &Catalog{entries: maps.Clone(c.entries), defaults: slices.Clone(c.defaults), subnets: subnets, reserved: c.reserved}
+	return &Catalog{entries: maps.Clone(c.entries), defaults: slices.Clone(c.defaults), subnets: subnets, reserved: c.reserved, matches: c.matches.clone()}
 }
 
 // Set adds p or replaces the pool of the same name. It returns the names of the pools
@@ -50,6 +51,9 @@ func (c *Catalog) Clone() *Catalog {
 // gateway of its former version, among their addresses.
 func (c *Catalog) Set(p *Pool) []string {
 	former := c.entries[p.Name].pool
+	if former == nil {
+		c.matches.change(p.Name, true)
+	}
 	c.remove(p.Name)
 	c.entries[p.Name] = entry{pool: p}
 	if p.Default {
@@ -67,6 +71,7 @@ func (c *Catalog) Set(p *Pool) []string {
 func (c *Catalog) Delete(name string) []string {
 	former := c.entries[name].pool
 	c.remove(name)
+	c.matches.change(name, false)
 	return c.refresh(former, nil)
 }
 

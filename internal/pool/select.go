@@ -3,7 +3,6 @@ package pool
 import (
 	"cmp"
 	"fmt"
-	"path"
 	"slices"
 
 	"spiderpool.dev/spiderpool/api/names"
@@ -201,7 +200,6 @@ func forInterface(entries []InterfacePools, name string, position int) Interface
 // expand returns the pools matching the patterns, each once, and a rejection for every
 // pattern without a match.
 func (c *Catalog) expand(patterns []string, family inet.Family) (pools []*Pool, rejections []Rejection) {
-	var all []string
 	seen := map[string]bool{}
 	add := func(p *Pool) {
 		if !seen[p.Name] {
@@ -218,15 +216,11 @@ func (c *Catalog) expand(patterns []string, family inet.Family) (pools []*Pool, 
 			}
 			continue
 		}
-		if all == nil {
-			all = c.Names()
-		}
 		found := false
-		for _, name := range all {
-			// ParseIPPool and the others have refused malformed patterns.
-			if matches, _ := path.Match(pattern, name); matches && c.entries[name].pool.Family == family {
+		for _, name := range c.matching(pattern) {
+			if p := c.entries[name].pool; p.Family == family {
 				found = true
-				add(c.entries[name].pool)
+				add(p)
 			}
 		}
 		if !found {
