@@ -2,6 +2,7 @@ package netplan
 
 import (
 	"errors"
+	"strings"
 	"testing"
 
 	"spiderpool.dev/spiderpool/internal/inet"
@@ -80,5 +81,12 @@ func TestHardwareAddressIsParsedStrictly(t *testing.T) {
 		if m, err := parseMAC(bad); err == nil || m != (MAC{}) {
 			t.Errorf("%q: got %s, %v", bad, m, err)
 		}
+	}
+}
+
+func TestFieldErrorIsShort(t *testing.T) {
+	err := &FieldError{Field: "podDefaultRouteNIC", Value: strings.Repeat("x", 250_000), Reason: "is too long"}
+	if text := err.Error(); len(text) > 400 || !strings.HasSuffix(text, `x": is too long`) {
+		t.Errorf("%d bytes: %.400s", len(text), text)
 	}
 }

@@ -59,9 +59,10 @@ type FieldError struct {
 	Reason string // with the way out
 }
 
-// Error returns the field, the value and the reason.
+// Error returns the field, the value and the reason. A value from an annotation may be
+// long, so Error returns at most 256 letters of it.
 func (e *FieldError) Error() string {
-	return fmt.Sprintf("%s %q: %s", e.Field, fmt.Sprint(e.Value), e.Reason)
+	return fmt.Sprintf("%s %.256q: %s", e.Field, fmt.Sprint(e.Value), e.Reason)
 }
 
 const (
