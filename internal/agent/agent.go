@@ -68,6 +68,8 @@ type agent struct {
 	node      *nodeguard.Maintainer
 	// knowsAddrs is true once the catalog has the addresses of the node.
 	knowsAddrs atomic.Bool
+	// fieldsKept is true once the API server keeps all fields that the agent writes.
+	fieldsKept atomic.Bool
 	// addrsChanged has a value if they changed since node read them.
 	addrsChanged chan struct{}
 }
@@ -83,6 +85,7 @@ func newAgent(ctx context.Context, cfg config.Agent, o options, client *agentcli
 		cluster: agentclient.NewCluster(client, cfg.NodeName, log), ended: &endedPods{}, addrsChanged: make(chan struct{}, 1),
 		endpoints: agentclient.NewEndpoints(client, log), events: agentclient.NewEvents(ctx, client, cfg.NodeName),
 	}
+	a.fieldsKept.Store(o.definitions == nil)
 	a.cluster.OnPodEnd(a.ended.add)
 	a.service = a.newIPAM(client)
 	a.pools = agentclient.NewPoolSync(client, cfg.NodeName, poolSink{a.service.Allocator, a.service.Catalog}, log)
@@ -237,6 +240,9 @@ func (a *agent) followAddrs(ctx context.Context) {
 
 // ready returns an error while the agent cannot serve ADD.
 func (a *agent) ready() error {
+	if !a.fieldsKept.Load() {
+		return fmt.Errorf("%w: the agent has not compared the custom resource definitions with its own fields yet", ipam.ErrNotReady)
+	}
 	if !a.knowsAddrs.Load() {
 		return fmt.Errorf("%w: the agent has not read the addresses of node %s yet", ipam.ErrNotReady, a.cfg.NodeName)
 	}
@@ -260,6 +266,11 @@ func (a *agent) run(ctx context.Context) error {
 	for _, part := range []func(context.Context){a.cluster.Run, a.pools.Run, writeEndpoints, a.maintain, a.node.Run, a.followAddrs} {
 		parts.Go(func() { part(background) })
 	}
+	parts.Go(func() {
+		if err := a.checkDefinitions(background); err != nil {
+			cancel(err)
+		}
+	})
 	var servers sync.WaitGroup
 	servers.Go(func() {
 		if err := a.server.Serve(ctx, listener, grace); err != nil {
@@ -280,6 +291,16 @@ func (a *agent) run(ctx context.Context) error {
 	if cause := context.Cause(ctx); !errors.Is(cause, context.Canceled) {
 		return cause
 	}
+	return nil
+}
+
+func (a *agent) checkDefinitions(ctx context.Context) error {
+	if a.options.definitions != nil {
+		if err := a.options.definitions(ctx); err != nil {
+			return err
+		}
+	}
+	a.fieldsKept.Store(true)
 	return nil
 }
 

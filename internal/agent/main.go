@@ -6,9 +6,11 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"spiderpool.dev/spiderpool/api/v2beta1"
 	"spiderpool.dev/spiderpool/internal/config"
 	"spiderpool.dev/spiderpool/internal/kube/agentclient"
 	"spiderpool.dev/spiderpool/internal/kube/restconfig"
+	"spiderpool.dev/spiderpool/internal/kube/servedschema"
 	"spiderpool.dev/spiderpool/internal/process"
 )
 
@@ -24,6 +26,9 @@ type options struct {
 	// DEL. 0 means reclaim.DefaultMinAge. A lower value is safe only with a runtime
 	// that lists a sandbox before it calls plugins for it.
 	minLeaseAge time.Duration
+	// definitions returns nil once the API server keeps all fields that the agent writes.
+	// Without it, the agent trusts the API server.
+	definitions func(context.Context) error
 }
 
 // Command is the program spiderpool-agent.
@@ -60,6 +65,9 @@ func run(ctx context.Context, env *process.Env, o options) error {
 	server, err := restconfig.Load(o.kubeconfig)
 	if err != nil {
 		return err
+	}
+	o.definitions = func(ctx context.Context) error {
+		return servedschema.Check(ctx, env.Log, server, &v2beta1.SpiderIPBlock{}, &v2beta1.SpiderEndpoint{})
 	}
 	client, err := agentclient.NewClient(server)
 	if err != nil {

@@ -3,8 +3,10 @@ package controller
 import (
 	"github.com/spf13/cobra"
 
+	"spiderpool.dev/spiderpool/api/v2beta1"
 	"spiderpool.dev/spiderpool/internal/config"
 	"spiderpool.dev/spiderpool/internal/kube/restconfig"
+	"spiderpool.dev/spiderpool/internal/kube/servedschema"
 	"spiderpool.dev/spiderpool/internal/process"
 )
 
@@ -33,6 +35,10 @@ func Command(env *process.Env) *cobra.Command {
 		env.Level.Set(cfg.LogLevel)
 		server, err := restconfig.Load(*kubeconfig)
 		if err != nil {
+			return err
+		}
+		if err := servedschema.Check(cmd.Context(), env.Log, server, &v2beta1.SpiderIPPool{}, &v2beta1.SpiderSubnet{}, &v2beta1.SpiderReservedIP{},
+			&v2beta1.SpiderEndpoint{}, &v2beta1.SpiderMultusConfig{}, &v2beta1.SpiderCoordinator{}, &v2beta1.SpiderIPBlock{}); err != nil {
 			return err
 		}
 		return Run(cmd.Context(), cfg, Options{RestConfig: server, BindAddress: *address, Log: env.Log})
