@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"github.com/prometheus/common/model"
-	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/model/rulefmt"
 	"github.com/prometheus/prometheus/promql/parser"
 	"github.com/prometheus/prometheus/promql/promqltest"
@@ -139,7 +138,7 @@ func checkQuery(t *testing.T, query string, metrics map[string][]string) {
 		}
 		known = append(known, has...)
 		for _, matcher := range selector.LabelMatchers {
-			if matcher.Name != labels.MetricName && !slices.Contains(has, matcher.Name) {
+			if matcher.Name != model.MetricNameLabel && !slices.Contains(has, matcher.Name) {
 				t.Errorf("%s: %s has no label %s", query, selector.Name, matcher.Name)
 			}
 		}
