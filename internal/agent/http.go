@@ -1,24 +1,22 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
-	"fmt"
-	"log/slog"
 	"net"
 	"net/http"
 	"strconv"
 	"sync"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
-	"spiderpool.dev/spiderpool/internal/crash"
+	"spiderpool.dev/spiderpool/internal/process/httpserver"
 )
 
 // serveHTTP serves health checks and metrics until ctx ends. The agent is in the
-// node's network, so the kubelet probes it on the node's address. /healthz always
-// succeeds: a restart would not bring an unreachable API server back.
+// node's network, so the kubelet probes it on 127.0.0.1. /healthz always succeeds: a
+// restart would not bring an unreachable API server back.
 func (a *agent) serveHTTP(ctx context.Context) error {
 	health := http.NewServeMux()
 	health.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("ok\n")) })
@@ -29,18 +27,19 @@ func (a *agent) serveHTTP(ctx context.Context) error {
 		}
 		_, _ = w.Write([]byte("ok\n"))
 	})
-	servers := map[int]http.Handler{a.cfg.HealthPort: health}
+	servers := map[string]http.Handler{a.address(a.cfg.HealthAddress, a.cfg.HealthPort): health}
 	if a.cfg.Metrics.Enabled {
 		metrics := http.NewServeMux()
 		metrics.Handle("GET /metrics", promhttp.HandlerFor(a.metrics.registry, promhttp.HandlerOpts{}))
-		servers[a.cfg.Metrics.Port] = metrics
+		servers[a.address(a.cfg.Metrics.Address, a.cfg.Metrics.Port)] = metrics
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var wg sync.WaitGroup
-	for port, handler := range servers {
+	for address, handler := range servers {
 		wg.Go(func() {
-			if err := listenAndServe(ctx, net.JoinHostPort(a.options.bindAddress, strconv.Itoa(port)), handler, a.log); err != nil {
+			server := httpserver.Server{Handler: handler, Log: a.log}
+			if err := server.Run(ctx, address); err != nil {
 				cancel(err)
 			}
 		})
@@ -52,23 +51,7 @@ func (a *agent) serveHTTP(ctx context.Context) error {
 	return nil
 }
 
-func listenAndServe(ctx context.Context, address string, handler http.Handler, log *slog.Logger) error {
-	server := &http.Server{
-		Addr:              address,
-		Handler:           crash.OnPanic(handler),
-		ReadHeaderTimeout: 5 * time.Second,
-		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
-	}
-	stopped := make(chan struct{})
-	go func() {
-		defer close(stopped)
-		<-ctx.Done()
-		_ = server.Close()
-	}()
-	err := server.ListenAndServe()
-	if !errors.Is(err, http.ErrServerClosed) {
-		return fmt.Errorf("serve HTTP on %s: %w", address, err)
-	}
-	<-stopped
-	return nil
+// address returns the address to listen on; the flag --bind-address comes first.
+func (a *agent) address(host string, port int) string {
+	return net.JoinHostPort(cmp.Or(a.options.bindAddress, host), strconv.Itoa(port))
 }

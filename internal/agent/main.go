@@ -20,7 +20,8 @@ type options struct {
 	configPath string
 	// kubeconfig is a file that names the API server; see restconfig.Load.
 	kubeconfig string
-	// bindAddress is the IP address for health checks and metrics; "" means all.
+	// bindAddress is the IP address for health checks and metrics; "" means those of the
+	// configuration.
 	bindAddress string
 	// minLeaseAge is the minimum age of a lease before it may be reclaimed without a
 	// DEL. 0 means reclaim.DefaultMinAge. A lower value is safe only with a runtime
@@ -46,7 +47,7 @@ func Command(env *process.Env) *cobra.Command {
 	}
 	cmd.Flags().StringVar(&o.configPath, "config", config.DefaultPath, "configuration file")
 	cmd.Flags().StringVar(&o.kubeconfig, "kubeconfig", "", "kubeconfig file; empty for KUBECONFIG or the pod's service account")
-	cmd.Flags().StringVar(&o.bindAddress, "bind-address", "", "IP address for health checks and metrics; empty for all")
+	cmd.Flags().StringVar(&o.bindAddress, "bind-address", "", "IP address for health checks and metrics; empty for those of the configuration")
 	cmd.Flags().DurationVar(&o.minLeaseAge, "min-lease-age", 0,
 		"minimum age of a lease before it may be reclaimed without a DEL, e.g. 5m; 0 for the default")
 	return cmd

@@ -191,6 +191,9 @@ type Metrics struct {
 	// Enabled and Port configure the endpoint /metrics.
 	Enabled bool `json:"enabled"`
 	Port    int  `json:"port"`
+	// Address is the IP address of the endpoint, e.g. that of the node in a management
+	// network; empty for all addresses.
+	Address string `json:"address"`
 	// Debug adds the metrics with one time series per pool or subnet.
 	Debug bool `json:"debug"`
 }
@@ -204,8 +207,10 @@ type AgentProcess struct {
 	// StateDir is the directory of uncommitted releases and of the trusted runtime.
 	StateDir string `json:"stateDir"`
 	// HealthPort serves /healthz and /readyz.
-	HealthPort int     `json:"healthPort"`
-	Metrics    Metrics `json:"metrics"`
+	HealthPort int `json:"healthPort"`
+	// HealthAddress is the IP address of that port; empty for all addresses.
+	HealthAddress string  `json:"healthAddress"`
+	Metrics       Metrics `json:"metrics"`
 	// TuneSysctl lets the agent raise the node's sysctls to the needs of the datapath.
 	TuneSysctl bool `json:"tuneSysctl"`
 	// CRISockets are the unix sockets of container runtimes; the agent uses the first existing one.
@@ -217,7 +222,9 @@ type ControllerProcess struct {
 	// LogLevel is one of debug, info, warn and error.
 	LogLevel slog.Level `json:"logLevel"`
 	// HealthPort serves /healthz and /readyz.
-	HealthPort     int            `json:"healthPort"`
+	HealthPort int `json:"healthPort"`
+	// HealthAddress is the IP address of that port; empty for all addresses.
+	HealthAddress  string         `json:"healthAddress"`
 	Metrics        Metrics        `json:"metrics"`
 	LeaderElection LeaderElection `json:"leaderElection"`
 	Webhook        Webhook        `json:"webhook"`

@@ -33,6 +33,7 @@ type Agent struct {
 	SocketPath      string
 	StateDir        string
 	HealthPort      int
+	HealthAddress   string
 	Metrics         Metrics
 	TuneSysctl      bool
 	CRISockets      []string
@@ -50,6 +51,7 @@ type Controller struct {
 	CiliumConfigMap ObjectName
 	Multus          Multus
 	HealthPort      int
+	HealthAddress   string
 	Metrics         Metrics
 	LeaderElection  LeaderElection
 	Webhook         Webhook
@@ -89,6 +91,7 @@ func (f *File) Agent(getenv func(string) string) (Agent, error) {
 		SocketPath:       p.SocketPath,
 		StateDir:         p.StateDir,
 		HealthPort:       p.HealthPort,
+		HealthAddress:    p.HealthAddress,
 		Metrics:          p.Metrics,
 		TuneSysctl:       p.TuneSysctl,
 		CRISockets:       p.CRISockets,
@@ -112,6 +115,7 @@ func (f *File) Controller(getenv func(string) string) (Controller, error) {
 		CiliumConfigMap:  f.Coordinator.CiliumConfigMap,
 		Multus:           f.Multus,
 		HealthPort:       p.HealthPort,
+		HealthAddress:    p.HealthAddress,
 		Metrics:          p.Metrics,
 		LeaderElection:   p.LeaderElection,
 		Webhook:          p.Webhook,

@@ -9,13 +9,13 @@
 package controller
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
-	"net/http"
 	"strconv"
 	"time"
 
@@ -85,10 +85,12 @@ func Run(ctx context.Context, cfg config.Controller, o Options) error {
 	if err != nil {
 		return fmt.Errorf("set up the controller: %w", err)
 	}
+	ready := map[string]healthz.Checker{}
 	if cfg.Webhook.TLS.Method == config.TLSAuto {
-		if err := errors.Join(rotator.Register(mgr), mgr.AddReadyzCheck("certificate", rotator.Check)); err != nil {
+		if err := rotator.Register(mgr); err != nil {
 			return err
 		}
+		ready["certificate"] = rotator.Check
 	}
 	own := newMetrics(mgr.GetClient(), cfg.Metrics.Debug)
 	// Tests run several replicas in one process; the first one registers its metrics.
@@ -100,7 +102,12 @@ func Run(ctx context.Context, cfg config.Controller, o Options) error {
 	if err := register(ctx, mgr, cfg, index, own, log); err != nil {
 		return err
 	}
-	if err := addChecks(mgr, index); err != nil {
+	addChecks(ready, mgr, index)
+	health, err := newHealthServer(ctx, hostPort(cmp.Or(o.BindAddress, cfg.HealthAddress), cfg.HealthPort), ready, log)
+	if err != nil {
+		return err
+	}
+	if err := mgr.Add(health); err != nil {
 		return err
 	}
 	log.InfoContext(ctx, "controller starts", "version", config.Version, "pod", cfg.PodName)
@@ -152,7 +159,7 @@ func managerOptions(cfg config.Controller, address string, rotator *certificate.
 		Controller:                    ctrlconfig.Controller{EnableWarmup: &yes, SkipNameValidation: &yes},
 		Scheme:                        scheme.New(),
 		Cache:                         cacheOptions(cfg),
-		HealthProbeBindAddress:        hostPort(address, cfg.HealthPort),
+		HealthProbeBindAddress:        "0", // see newHealthServer
 		Metrics:                       metricsserver.Options{BindAddress: "0"},
 		LeaderElection:                true,
 		LeaderElectionID:              cfg.LeaderElection.LeaseName,
@@ -164,7 +171,7 @@ func managerOptions(cfg config.Controller, address string, rotator *certificate.
 		GracefulShutdownTimeout:       &timeout,
 	}
 	if cfg.Metrics.Enabled {
-		options.Metrics.BindAddress = hostPort(address, cfg.Metrics.Port)
+		options.Metrics.BindAddress = hostPort(cmp.Or(address, cfg.Metrics.Address), cfg.Metrics.Port)
 	}
 	server := webhook.Options{Host: address, Port: cfg.Webhook.Port}
 	if cfg.Webhook.TLS.Method == config.TLSAuto {
@@ -267,22 +274,4 @@ func reclaimOptions(cfg config.Controller, observer leasereclaim.Observer) lease
 		Interval: time.Duration(cfg.IPAM.GC.GCAll.IntervalInSecond) * time.Second,
 		Observer: observer,
 	}
-}
-
-// addChecks adds health and readiness checks. A replica is ready once its caches are
-// filled and its webhooks answer, whether it leads or not.
-func addChecks(mgr ctrl.Manager, index *poolindex.Index) error {
-	synced := func(request *http.Request) error {
-		ctx, cancel := context.WithTimeout(request.Context(), time.Second)
-		defer cancel()
-		if !mgr.GetCache().WaitForCacheSync(ctx) || !index.Synced() {
-			return errors.New("the caches are not filled yet")
-		}
-		return nil
-	}
-	return errors.Join(
-		mgr.AddReadyzCheck("caches", synced),
-		mgr.AddReadyzCheck("webhooks", mgr.GetWebhookServer().StartedChecker()),
-		mgr.AddHealthzCheck("ping", healthz.Ping),
-	)
 }

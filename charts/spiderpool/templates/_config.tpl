@@ -76,18 +76,23 @@ agent:
   socketPath: {{ $v.global.ipamUNIXSocketHostPath }}
   stateDir: {{ $a.stateHostPath }}
   healthPort: {{ $a.httpPort | int }}
+  healthAddress: 127.0.0.1
   metrics:
     enabled: {{ $a.prometheus.enabled }}
     port: {{ $a.prometheus.port | int }}
+    address: {{ $a.prometheus.address | quote }}
     debug: {{ $a.prometheus.enabledDebugMetric }}
   tuneSysctl: {{ $a.tuneSysctlConfig }}
   criSockets: [{{ $a.criSocket | quote }}]
 controller:
   logLevel: {{ include "spiderpool.logLevel" $c.debug.logLevel }}
   healthPort: {{ $c.httpPort | int }}
+  # Without the node's network, the kubelet probes the address of the pod.
+  healthAddress: {{ ternary "127.0.0.1" "" $c.hostnetwork | quote }}
   metrics:
     enabled: {{ $c.prometheus.enabled }}
     port: {{ $c.prometheus.port | int }}
+    address: {{ $c.prometheus.address | quote }}
     debug: {{ $c.prometheus.enabledDebugMetric }}
   leaderElection:
     leaseName: {{ $c.name }}

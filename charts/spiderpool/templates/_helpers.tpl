@@ -108,28 +108,37 @@ tolerations:
 {{- end }}
 {{- end -}}
 
-{{/* Probes on the port "health". Arguments: healthChecking. */}}
+{{/* Probes on the port "health". Arguments: values, hostNetwork: then the port is on 127.0.0.1 of the node. */}}
 {{- define "spiderpool.probes" -}}
 startupProbe:
   httpGet:
     path: /healthz
     port: health
-  failureThreshold: {{ .healthChecking.startupProbe.failureThreshold }}
-  periodSeconds: {{ .healthChecking.startupProbe.periodSeconds }}
+    {{- if .hostNetwork }}
+    host: 127.0.0.1
+    {{- end }}
+  failureThreshold: {{ .values.healthChecking.startupProbe.failureThreshold }}
+  periodSeconds: {{ .values.healthChecking.startupProbe.periodSeconds }}
 livenessProbe:
   httpGet:
     path: /healthz
     port: health
+    {{- if .hostNetwork }}
+    host: 127.0.0.1
+    {{- end }}
   timeoutSeconds: 5
-  failureThreshold: {{ .healthChecking.livenessProbe.failureThreshold }}
-  periodSeconds: {{ .healthChecking.livenessProbe.periodSeconds }}
+  failureThreshold: {{ .values.healthChecking.livenessProbe.failureThreshold }}
+  periodSeconds: {{ .values.healthChecking.livenessProbe.periodSeconds }}
 readinessProbe:
   httpGet:
     path: /readyz
     port: health
+    {{- if .hostNetwork }}
+    host: 127.0.0.1
+    {{- end }}
   timeoutSeconds: 5
-  failureThreshold: {{ .healthChecking.readinessProbe.failureThreshold }}
-  periodSeconds: {{ .healthChecking.readinessProbe.periodSeconds }}
+  failureThreshold: {{ .values.healthChecking.readinessProbe.failureThreshold }}
+  periodSeconds: {{ .values.healthChecking.readinessProbe.periodSeconds }}
 {{- end -}}
 
 {{/* Environment variables of every Spiderpool program. */}}
@@ -169,12 +178,13 @@ readinessProbe:
 checksum/config: {{ include "spiderpool.config" . | sha256sum }}
 {{- end -}}
 
-{{/* ClusterRole and ClusterRoleBinding. Arguments: root, component, name, annotations, rules (YAML). */}}
+{{/* ClusterRole and ClusterRoleBinding. Arguments: root, component, name, annotations, rules (YAML), and optionally suffix, the end of the name. */}}
 {{- define "spiderpool.clusterRole" -}}
+{{- $role := printf "%s%s" .name (default "" .suffix) -}}
 apiVersion: rbac.authorization.k8s.io/v1
 kind: ClusterRole
 metadata:
-  name: {{ .name }}
+  name: {{ $role }}
   {{- include "spiderpool.metadata" . | nindent 2 }}
 rules:
   {{- .rules | trim | nindent 2 }}
@@ -182,12 +192,12 @@ rules:
 apiVersion: rbac.authorization.k8s.io/v1
 kind: ClusterRoleBinding
 metadata:
-  name: {{ .name }}
+  name: {{ $role }}
   {{- include "spiderpool.metadata" . | nindent 2 }}
 roleRef:
   apiGroup: rbac.authorization.k8s.io
   kind: ClusterRole
-  name: {{ .name }}
+  name: {{ $role }}
 subjects:
   - kind: ServiceAccount
     name: {{ .name }}

@@ -95,6 +95,7 @@ func (s *Server) Serve(ctx context.Context, listener net.Listener, grace time.Du
 	server := &http.Server{
 		Handler:           s.handler(),
 		ReadHeaderTimeout: headerTimeout,
+		IdleTimeout:       headerTimeout,
 		ReadTimeout:       s.timeout() + headerTimeout,
 		WriteTimeout:      s.timeout() + headerTimeout,
 		MaxHeaderBytes:    headerBytes,
