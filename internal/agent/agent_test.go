@@ -50,12 +50,11 @@ func newWorld(t *testing.T) *world {
 	c := kubetest.Client(t)
 	w := &world{T: t, Client: c, namespace: kubetest.Namespace(t, c), nodes: map[string]bool{}}
 	t.Cleanup(func() {
-		for _, of := range []client.Object{&v2beta1.SpiderIPBlock{}, &v2beta1.SpiderReservedIP{}} {
-			if err := c.DeleteAllOf(context.Background(), of); err != nil {
-				t.Error(err)
-			}
+		if err := c.DeleteAllOf(context.Background(), &v2beta1.SpiderReservedIP{}); err != nil {
+			t.Error(err)
 		}
 	})
+	kubetest.BlockPolicies(t)
 	return w
 }
 
@@ -134,7 +133,7 @@ type running struct {
 // waits until it serves.
 func (w *world) agent(node string, change ...func(*config.Agent)) *running {
 	w.Helper()
-	return w.agentAt(kubetest.Config(w), node, change...)
+	return w.agentAt(kubetest.Role(w, "spiderpool-agent", "kube-system", node), node, change...)
 }
 
 func (w *world) agentAt(server *rest.Config, node string, change ...func(*config.Agent)) *running {
@@ -203,8 +202,8 @@ type breaker struct {
 func newSwitch(*testing.T) *breaker { return &breaker{} }
 
 // config reaches the API server through the breaker.
-func (b *breaker) config(t *testing.T) *rest.Config {
-	server := kubetest.Config(t)
+func (b *breaker) config(t *testing.T, node string) *rest.Config {
+	server := kubetest.Role(t, "spiderpool-agent", "kube-system", node)
 	server.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
 		if b.broken.Load() {
 			return nil, errors.New("connection refused by the test")
@@ -400,7 +399,7 @@ func TestReleaseSurvivesOutageAndRestart(t *testing.T) {
 	state := t.TempDir()
 	keep := func(c *config.Agent) { c.StateDir = state }
 	away := newSwitch(t)
-	a := w.agentAt(away.config(t), node, keep)
+	a := w.agentAt(away.config(t, node), node, keep)
 	pod := w.pod("a", node)
 	at := attachment(pod, "c1", "eth0")
 	if _, err := a.Add(t.Context(), wire.AddRequest{Attachment: at}); err != nil {
@@ -418,7 +417,7 @@ func TestReleaseSurvivesOutageAndRestart(t *testing.T) {
 	a.stop()
 
 	// The next agent starts without the API server and accepts another DEL.
-	b := w.start(away.config(t), node, keep)
+	b := w.start(away.config(t, node), node, keep)
 	never := at
 	never.ContainerID = "c3"
 	kubetest.Eventually(t, func(ctx context.Context) error { return b.Delete(ctx, wire.DeleteRequest{Attachment: never}) })

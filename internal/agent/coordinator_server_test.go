@@ -40,7 +40,7 @@ var synced = v2beta1.SpiderCoordinatorStatus{
 func TestCoordinatorIsCachedAndSurvivesOutage(t *testing.T) {
 	w := newWorld(t)
 	server := newSwitch(t)
-	kubeClient, err := agentclient.NewClient(server.config(t))
+	kubeClient, err := agentclient.NewClient(server.config(t, "coordinator-node"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -106,7 +106,7 @@ func TestCoordinatorIsCachedAndSurvivesOutage(t *testing.T) {
 func TestDisabledCoordinatorNeedsNoNetworks(t *testing.T) {
 	w := newWorld(t)
 	object := w.coordinator(v2beta1.CoordinatorSpec{Mode: new(v2beta1.ModeDisabled)}, v2beta1.SpiderCoordinatorStatus{Phase: v2beta1.CoordinatorNotReady})
-	kubeClient, err := agentclient.NewClient(kubetest.Config(t))
+	kubeClient, err := agentclient.NewClient(kubetest.Role(t, "spiderpool-agent", "kube-system", "coordinator-node"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -122,7 +122,7 @@ func TestDisabledCoordinatorNeedsNoNetworks(t *testing.T) {
 func TestHostRuleTableDefaultsTo500(t *testing.T) {
 	w := newWorld(t)
 	object := w.coordinator(v2beta1.CoordinatorSpec{}, synced)
-	kubeClient, err := agentclient.NewClient(kubetest.Config(t))
+	kubeClient, err := agentclient.NewClient(kubetest.Role(t, "spiderpool-agent", "kube-system", "coordinator-node"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -180,7 +180,7 @@ func TestPluginGetsReasonForNoPlan(t *testing.T) {
 	node := w.node("n1")
 	object := w.coordinator(v2beta1.CoordinatorSpec{}, v2beta1.SpiderCoordinatorStatus{Phase: v2beta1.CoordinatorSynced, ServiceCIDR: []string{"services"}})
 	server := newSwitch(t)
-	a := w.agentAt(server.config(t), node, func(cfg *config.Agent) { cfg.CoordinatorName = object.Name })
+	a := w.agentAt(server.config(t, node), node, func(cfg *config.Agent) { cfg.CoordinatorName = object.Name })
 	pod, elsewhere := w.pod("here", node), w.pod("elsewhere", w.node("n2"))
 	plan := func(at wire.Attachment) error {
 		_, err := a.Coordinator(t.Context(), wire.CoordinatorRequest{Attachment: at})

@@ -77,7 +77,7 @@ func configuration(t *testing.T, namespace string) config.Controller {
 
 func run(t *testing.T, cfg config.Controller) *replica {
 	t.Helper()
-	return runAt(t, kubetest.Config(t), cfg)
+	return runAt(t, kubetest.Role(t, "spiderpool-controller", cfg.PodNamespace, "controller-node"), cfg)
 }
 
 // runAt runs a replica that reaches the API server as server says.

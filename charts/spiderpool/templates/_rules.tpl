@@ -4,81 +4,88 @@
 - apiGroups: [""]
   resources: [pods, namespaces, nodes]
   verbs: [get, list, watch]
-- apiGroups: ["", events.k8s.io]
+- apiGroups: [""]
   resources: [events]
-  verbs: [create, patch, update]
-# The pods' controllers, for the owner in a SpiderEndpoint.
+  verbs: [create, patch]
+# The pods' controllers, for the owner in a SpiderEndpoint and the proof of fixed addresses.
 - apiGroups: [apps]
-  resources: [deployments, replicasets, statefulsets, daemonsets]
+  resources: [replicasets, statefulsets]
   verbs: [get]
 - apiGroups: [batch]
-  resources: [jobs, cronjobs]
+  resources: [jobs]
   verbs: [get]
-# Together with statefulsets: the owners of fixed addresses.
 - apiGroups: [kubevirt.io]
   resources: [virtualmachineinstances]
   verbs: [get]
 - apiGroups: [spiderpool.spidernet.io]
-  resources: [spiderippools, spidersubnets, spiderreservedips, spidercoordinators, spidermultusconfigs]
+  resources: [spiderippools]
   verbs: [get, list, watch]
 - apiGroups: [spiderpool.spidernet.io]
-  resources: [spideripblocks, spiderendpoints]
-  verbs: [get, list, watch, create, update, patch, delete]
+  resources: [spiderreservedips]
+  verbs: [list, watch]
 - apiGroups: [spiderpool.spidernet.io]
-  resources: [spideripblocks/status, spiderendpoints/status]
-  verbs: [get, update, patch]
+  resources: [spidercoordinators]
+  verbs: [get]
+- apiGroups: [spiderpool.spidernet.io]
+  resources: [spideripblocks]
+  verbs: [get, list, watch, create, update]
+- apiGroups: [spiderpool.spidernet.io]
+  resources: [spiderendpoints]
+  verbs: [get, create, update, delete]
 - apiGroups: [k8s.cni.cncf.io]
   resources: [network-attachment-definitions]
-  verbs: [get, list, watch]
+  verbs: [get]
 {{- end }}
 
 {{- define "spiderpool.controllerRules" }}
-{{- /* It writes SpiderReservedIPs for the addresses of nodes. */}}
 - apiGroups: [spiderpool.spidernet.io]
-  resources:
-    - spiderippools
-    - spidersubnets
-    - spiderreservedips
-    - spiderendpoints
-    - spideripblocks
-    - spidermultusconfigs
-    - spidercoordinators
-  verbs: [get, list, watch, create, update, patch, delete]
+  resources: [spiderippools]
+  verbs: [list, watch, patch]
 - apiGroups: [spiderpool.spidernet.io]
-  resources: ["*/status", "*/finalizers"]
-  verbs: [get, update, patch]
+  resources: [spidersubnets, spidermultusconfigs, spidercoordinators]
+  verbs: [list, watch]
+- apiGroups: [spiderpool.spidernet.io]
+  resources: [spiderippools/status, spidersubnets/status, spiderreservedips/status, spidermultusconfigs/status, spidercoordinators/status]
+  verbs: [patch]
+# SpiderReservedIPs for the addresses of nodes.
+- apiGroups: [spiderpool.spidernet.io]
+  resources: [spiderreservedips]
+  verbs: [list, watch, create, update, delete]
+- apiGroups: [spiderpool.spidernet.io]
+  resources: [spiderendpoints]
+  verbs: [list, watch, create, delete]
+- apiGroups: [spiderpool.spidernet.io]
+  resources: [spideripblocks]
+  verbs: [get, list, watch, update, delete]
 - apiGroups: [k8s.cni.cncf.io]
   resources: [network-attachment-definitions]
-  verbs: [get, list, watch, create, update, patch, delete]
+  verbs: [list, watch, create, patch, delete]
 - apiGroups: [""]
   resources: [pods, nodes, namespaces]
   verbs: [get, list, watch]
-- apiGroups: ["", events.k8s.io]
+- apiGroups: [events.k8s.io]
   resources: [events]
-  verbs: [create, patch, update]
+  verbs: [create, patch]
 # The networks of ClusterIPs and overlay pods, for the status of the SpiderCoordinator.
 - apiGroups: [networking.k8s.io]
   resources: [servicecidrs]
-  verbs: [get, list, watch]
+  verbs: [list, watch]
 - apiGroups: [crd.projectcalico.org]
   resources: [ippools]
-  verbs: [get, list, watch]
+  verbs: [list, watch]
 - apiGroups: [cilium.io]
   resources: [ciliumpodippools]
-  verbs: [get, list, watch]
+  verbs: [list, watch]
 - apiGroups: [apiextensions.k8s.io]
   resources: [customresourcedefinitions]
-  verbs: [get, list, watch]
-# The applications with automatic pools.
+  verbs: [list, watch]
+# The owners of fixed addresses.
 - apiGroups: [apps]
-  resources: [deployments, replicasets, statefulsets, daemonsets]
-  verbs: [get, list, watch]
-- apiGroups: [batch]
-  resources: [jobs, cronjobs]
+  resources: [statefulsets]
   verbs: [get, list, watch]
 - apiGroups: [kubevirt.io]
   resources: [virtualmachines, virtualmachineinstances]
-  verbs: [get, list, watch]
+  verbs: [get]
 # The CA bundle of our own webhooks.
 - apiGroups: [admissionregistration.k8s.io]
   resources: [mutatingwebhookconfigurations, validatingwebhookconfigurations]
@@ -86,7 +93,14 @@
 - apiGroups: [admissionregistration.k8s.io]
   resources: [mutatingwebhookconfigurations, validatingwebhookconfigurations]
   resourceNames: [{{ include "spiderpool.webhookName" . }}]
-  verbs: [get, update, patch]
+  verbs: [patch]
+{{- end }}
+
+{{/* Rules without a request of ours: the admission plugin OwnerReferencesPermissionEnforcement, e.g. of OpenShift, asks for them when we own an attachment. */}}
+{{- define "spiderpool.controllerOwnerRules" }}
+- apiGroups: [spiderpool.spidernet.io]
+  resources: [spidermultusconfigs/finalizers]
+  verbs: [update]
 {{- end }}
 
 {{- define "spiderpool.controllerNamespacedRules" }}
@@ -96,14 +110,14 @@
 - apiGroups: [coordination.k8s.io]
   resources: [leases]
   resourceNames: [{{ .Values.spiderpoolController.name }}]
-  verbs: [get, update, patch, delete]
+  verbs: [get, update]
 - apiGroups: [""]
   resources: [secrets]
   verbs: [create]
 - apiGroups: [""]
   resources: [secrets]
   resourceNames: [{{ include "spiderpool.tlsSecretName" . }}]
-  verbs: [get, list, watch, update, patch, delete]
+  verbs: [list, watch, update]
 {{- end }}
 
 {{- define "spiderpool.multusRules" }}
@@ -143,14 +157,14 @@
 
 {{- define "spiderpool.cleanupRules" }}
 - apiGroups: [spiderpool.spidernet.io]
-  resources: ["*"]
-  verbs: [get, list, update, patch]
+  resources: [spiderippools, spidersubnets, spiderreservedips, spiderendpoints, spidermultusconfigs, spidercoordinators, spideripblocks]
+  verbs: [get, list, patch]
 - apiGroups: [spiderpool.spidernet.io]
   resources: [spidercoordinators]
   verbs: [delete]
 - apiGroups: [k8s.cni.cncf.io]
   resources: [network-attachment-definitions]
-  verbs: [get, list, delete]
+  verbs: [list, delete]
 {{- end }}
 
 {{- define "spiderpool.webhookClient" -}}

@@ -61,7 +61,12 @@ func run(m *testing.M) int {
 		}
 	}()
 	config, kubeconfig = environment.Config, environment.KubeConfig
-	return m.Run()
+	code := m.Run()
+	if err := compareRoles(); err != nil && code == 0 {
+		fmt.Fprintf(os.Stderr, "kubetest: %v\n", err)
+		code = 1
+	}
+	return code
 }
 
 // Start starts an API server. The caller stops it; most tests use Main instead.

@@ -1,11 +1,9 @@
 package kubetest
 
 import (
+	"bytes"
 	"net"
-	"os"
-	"path/filepath"
 	"strconv"
-	"strings"
 	"testing"
 
 	admissionv1 "k8s.io/api/admissionregistration/v1"
@@ -54,21 +52,13 @@ func PodWebhook(tb testing.TB, c client.Client, name string, port int) *admissio
 // e.g. charts/testdata/default.golden.yaml. The tests of the chart keep it up to date.
 func chartWebhooks(tb testing.TB, rendered, name string, port int) (*admissionv1.MutatingWebhookConfiguration, *admissionv1.ValidatingWebhookConfiguration) {
 	tb.Helper()
-	root, err := moduleRoot()
-	if err != nil {
-		tb.Fatalf("kubetest: %v", err)
-	}
-	text, err := os.ReadFile(filepath.Join(root, "charts", "testdata", rendered+".golden.yaml"))
-	if err != nil {
-		tb.Fatalf("kubetest: read a golden file of the chart: %v", err)
-	}
 	mutating, validating := &admissionv1.MutatingWebhookConfiguration{}, &admissionv1.ValidatingWebhookConfiguration{}
-	for document := range strings.SplitSeq(string(text), "\n---\n") {
+	for _, document := range chartDocuments(tb, rendered) {
 		for kind, into := range map[string]any{"MutatingWebhookConfiguration": mutating, "ValidatingWebhookConfiguration": validating} {
-			if !strings.Contains(document, "\nkind: "+kind+"\n") {
+			if !bytes.Contains(document, []byte("\nkind: "+kind+"\n")) {
 				continue
 			}
-			if err := yaml.UnmarshalStrict([]byte(document), into); err != nil {
+			if err := yaml.UnmarshalStrict(document, into); err != nil {
 				tb.Fatalf("kubetest: read the %s of the chart: %v", kind, err)
 			}
 		}
