@@ -393,3 +393,27 @@ func TestInstallationOverAnotherRelease(t *testing.T) {
 		}
 	}
 }
+
+func TestInstallersAreNotPrivileged(t *testing.T) {
+	manifest := render(t, "-f", "testdata/everything.values.yaml")
+	for name, ds := range objectsOf[appsv1.DaemonSet](t, manifest, "DaemonSet") {
+		containers := ds.Spec.Template.Spec.InitContainers
+		if name == "spiderpool-multus" {
+			containers = append(containers, ds.Spec.Template.Spec.Containers...)
+		}
+		for _, c := range containers {
+			sc := c.SecurityContext
+			if sc == nil || sc.Privileged != nil && *sc.Privileged || sc.Capabilities == nil ||
+				!slices.Equal(sc.Capabilities.Drop, []corev1.Capability{"ALL"}) || !slices.Equal(sc.Capabilities.Add, []corev1.Capability{"DAC_OVERRIDE"}) {
+				t.Errorf("%s/%s has %+v", name, c.Name, sc)
+			}
+		}
+		for _, c := range ds.Spec.Template.Spec.Containers {
+			for _, mount := range c.VolumeMounts {
+				if mount.Name == "cri" && !mount.ReadOnly {
+					t.Errorf("%s/%s may write to the directory of the runtime's socket", name, c.Name)
+				}
+			}
+		}
+	}
+}

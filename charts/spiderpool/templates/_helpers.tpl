@@ -108,6 +108,19 @@ tolerations:
 {{- end }}
 {{- end -}}
 
+{{/* Security context of containers that copy files into directories of the node. They belong to root as a rule, but some distributions unpack an archive with other owners into /opt/cni/bin, so root needs DAC_OVERRIDE. */}}
+{{- define "spiderpool.installerSecurityContext" -}}
+runAsUser: 0
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities:
+  drop: [ALL]
+  add: [DAC_OVERRIDE]
+# On nodes with SELinux, other types may not write to directories of the node.
+seLinuxOptions:
+  type: spc_t
+{{- end -}}
+
 {{/* Probes on the port "health". Arguments: values, hostNetwork: then the port is on 127.0.0.1 of the node. */}}
 {{- define "spiderpool.probes" -}}
 startupProbe:
