@@ -63,7 +63,8 @@
 - apiGroups: [""]
   resources: [pods, nodes, namespaces]
   verbs: [get, list, watch]
-- apiGroups: [events.k8s.io]
+# The leader election writes events of the group "".
+- apiGroups: ["", events.k8s.io]
   resources: [events]
   verbs: [create, patch]
 # The networks of ClusterIPs and overlay pods, for the status of the SpiderCoordinator.
