@@ -156,7 +156,7 @@ func TestEndedPodIsReclaimedBeforeScan(t *testing.T) {
 	}
 }
 
-// counts returns a counter of the agent by the values of its label.
+// counts returns a counter of the agent by the values of its label, without zeros.
 func (r *running) counts(metric, label string) map[string]float64 {
 	families, err := r.metrics.registry.Gather()
 	if err != nil {
@@ -169,7 +169,7 @@ func (r *running) counts(metric, label string) map[string]float64 {
 		}
 		for _, m := range family.GetMetric() {
 			for _, pair := range m.GetLabel() {
-				if pair.GetName() == label {
+				if pair.GetName() == label && m.GetCounter().GetValue() > 0 {
 					counts[pair.GetValue()] = m.GetCounter().GetValue()
 				}
 			}
