@@ -14,15 +14,24 @@ import (
 func Command(env *process.Env) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "cni-install",
-		Short: "Install CNI plugins, or the configuration of Multus, on this pod's node",
+		Short: "Install CNI plugins, or the configuration of Multus, on this pod's node, or remove them",
 		Example: `  cni-install plugins --source /opt/spiderpool/cni --target /host/opt/cni/bin \
     --socket /var/run/spidernet/spiderpool.sock --state-dir /var/lib/spiderpool --log-dir /var/log/spidernet
-  cni-install multus --namespace kube-system --remove-on-exit`,
+  cni-install multus --namespace kube-system --remove-on-exit
+  cni-install remove --multus --keep-network`,
 		RunE: func(*cobra.Command, []string) error {
-			return errors.New("no command: write plugins or multus, or see --help")
+			return errors.New("no command: write plugins, multus, remove or wait, or see --help")
 		},
 	}
-	root.AddCommand(pluginsCommand(env), multusCommand(env))
+	root.AddCommand(pluginsCommand(env), multusCommand(env), removeCommand(env), &cobra.Command{
+		Use:   "wait",
+		Short: "Wait for a signal, so that the pod of a finished removal stays",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			<-cmd.Context().Done()
+			return nil
+		},
+	})
 	return root
 }
 
@@ -78,5 +87,24 @@ func multusCommand(env *process.Env) *cobra.Command {
 	flags.StringVar(&m.Credentials, "credentials", "/var/run/secrets/kubernetes.io/serviceaccount", "directory with ca.crt and token of the service account")
 	flags.BoolVar(&m.RemoveOnExit, "remove-on-exit", false, "remove the configuration when this process ends")
 	flags.DurationVar(&m.Interval, "interval", 10*time.Second, "time between two checks of the files")
+	return cmd
+}
+
+func removeCommand(env *process.Env) *cobra.Command {
+	var r Removal
+	cmd := &cobra.Command{
+		Use:   "remove",
+		Short: "Remove the configuration of Multus, our network state and our plugins from the node, and end",
+		Args:  cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			return r.Run(env.Log)
+		},
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&r.Source, "source", "/opt/spiderpool/cni", "directory with our plugins; the node's files of the same names are removed")
+	flags.StringVar(&r.BinDir, "bin-dir", "/host/opt/cni/bin", "the node's directory of CNI plugins, as mounted here")
+	flags.StringVar(&r.ConfDir, "conf-dir", "/host/etc/cni/net.d", "the node's directory of CNI configurations, as mounted here")
+	flags.BoolVar(&r.Multus, "multus", false, "remove our configuration of Multus, and its plugins")
+	flags.BoolVar(&r.KeepNetwork, "keep-network", false, "keep the network state and our plugins for running pods")
 	return cmd
 }

@@ -243,8 +243,11 @@ func readCNIConf(path string) (cniConf, error) {
 	return conf, nil
 }
 
+// confExtensions are the extensions of CNI configurations, as in libcni.
+var confExtensions = []string{".conf", ".conflist", ".json"}
+
 // FirstNetwork returns the network name of the alphabetically first CNI configuration
-// in dir (.conf, .conflist or .json, like libcni), except those of Multus. It returns
+// in dir (see confExtensions), except those of Multus. It returns
 // "" if there is none.
 func FirstNetwork(dir string) (string, error) {
 	entries, err := os.ReadDir(dir)
@@ -255,7 +258,7 @@ func FirstNetwork(dir string) (string, error) {
 		return "", fmt.Errorf("read the CNI configurations: %w", err)
 	}
 	for _, entry := range entries { // sorted by name
-		if entry.IsDir() || !slices.Contains([]string{".conf", ".conflist", ".json"}, filepath.Ext(entry.Name())) {
+		if entry.IsDir() || !slices.Contains(confExtensions, filepath.Ext(entry.Name())) {
 			continue
 		}
 		conf, err := readCNIConf(filepath.Join(dir, entry.Name()))

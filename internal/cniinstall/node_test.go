@@ -324,7 +324,7 @@ func TestBadCommandLinesAreRejected(t *testing.T) {
 		args []string
 		want string
 	}{
-		"none":      {nil, "write plugins or multus"},
+		"none":      {nil, "write plugins, multus, remove or wait"},
 		"command":   {[]string{"bridge"}, `unknown command "bridge"`},
 		"argument":  {[]string{"plugins", "x"}, `unknown command "x" for "cni-install plugins"`},
 		"namespace": {[]string{"multus"}, "--namespace is empty"},

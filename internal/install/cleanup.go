@@ -72,6 +72,8 @@ func Cleanup(ctx context.Context, log *slog.Logger, c client.Client, leftovers L
 		}
 		log.Info("removed finalizers", "kind", kind, "objects", count)
 	}
+	log.Info("pools and the records of addresses stay for the next installation, and sysctls of the nodes until their next start; "+
+		"to delete the records too, see Uninstall in docs/guides/install.md", "kinds", kinds)
 	return nil
 }
 

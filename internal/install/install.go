@@ -1,5 +1,5 @@
 // Package install is the program spiderpool-init: it creates the default objects of
-// an installation, and cleans up after an uninstallation.
+// an installation, and cleans up before and after an uninstallation.
 //
 // Install creates missing objects and never changes existing ones: after the first
 // installation they belong to the cluster's administrator. So you can run it again at
@@ -217,7 +217,10 @@ func waitReason(err error) string {
 		return "webhook " + hook[1] + " is not available yet"
 	}
 	var status apierrors.APIStatus
+	var more unfinished
 	switch {
+	case errors.As(err, &more):
+		return string(more)
 	case meta.IsNoMatchError(err), isNotFoundKind(err):
 		return "the API server does not serve its kind yet"
 	case apierrors.IsForbidden(err) && !strings.Contains(err.Error(), "denied the request"):

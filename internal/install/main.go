@@ -3,6 +3,7 @@ package install
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"time"
 
@@ -15,23 +16,26 @@ import (
 	"spiderpool.dev/spiderpool/internal/process"
 )
 
-// cleanupTimeout bounds a cleanup: "helm uninstall" waits for it.
+// cleanupTimeout bounds each step of a removal: "helm uninstall" waits for it, by default
+// 5 minutes.
 const cleanupTimeout = 4 * time.Minute
 
 // Command is the program spiderpool-init.
 func Command(env *process.Env) *cobra.Command {
 	root := &cobra.Command{
 		Use:     "spiderpool-init",
-		Short:   "Create the default objects of an installation, or clean up after it",
+		Short:   "Create the default objects of an installation, or remove an installation",
 		Version: config.Version,
 		Example: `  spiderpool-init install --config /etc/spiderpool/config.yaml
+  spiderpool-init stop --daemonset spiderpool-multus --daemonset spiderpool-agent
+  spiderpool-init await --cleaner spiderpool-init-clean
   spiderpool-init cleanup --secret spiderpool-controller-server-certs --job spiderpool-init --lease spiderpool-controller`,
 		RunE: func(*cobra.Command, []string) error {
-			return errors.New("no command: write install or cleanup, or see --help")
+			return errors.New("no command: write install, stop, await or cleanup, or see --help")
 		},
 	}
 	kubeconfig := root.PersistentFlags().String("kubeconfig", "", "kubeconfig file; empty for KUBECONFIG, ~/.kube/config or the pod's service account")
-	root.AddCommand(installCommand(env, kubeconfig), cleanupCommand(env, kubeconfig))
+	root.AddCommand(installCommand(env, kubeconfig), stopCommand(env, kubeconfig), awaitCommand(env, kubeconfig), cleanupCommand(env, kubeconfig))
 	return root
 }
 
@@ -67,20 +71,53 @@ func cleanupCommand(env *process.Env, kubeconfig *string) *cobra.Command {
 		Use:   "cleanup",
 		Short: "Remove the objects that an uninstallation leaves behind",
 		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			ctx, cancel := context.WithTimeout(cmd.Context(), cleanupTimeout)
-			defer cancel()
-			c, err := newClient(ctx, env.Log, *kubeconfig, cleanupTimeout)
-			if err != nil {
-				return err
-			}
+		RunE: removing(env, kubeconfig, func(ctx context.Context, c client.Client) error {
 			return Cleanup(ctx, env.Log, c, leftovers)
-		},
+		}),
 	}
 	cmd.Flags().StringVar(&leftovers.Secret, "secret", "", "Secret with the controller's webhook certificate")
 	cmd.Flags().StringVar(&leftovers.Job, "job", "", "Job of the last installation")
 	cmd.Flags().StringVar(&leftovers.Lease, "lease", "", "Lease of the controller's leader election")
 	return cmd
+}
+
+func stopCommand(env *process.Env, kubeconfig *string) *cobra.Command {
+	r := Removal{Namespace: env.Getenv(config.EnvPodNamespace)}
+	cmd := &cobra.Command{
+		Use:   "stop",
+		Short: "Before an uninstallation, refuse it while pods have addresses, then end agent and Multus",
+		Args:  cobra.NoArgs,
+		RunE:  removing(env, kubeconfig, func(ctx context.Context, c client.Client) error { return r.Stop(ctx, env.Log, c) }),
+	}
+	cmd.Flags().StringArrayVar(&r.Stopped, "daemonset", nil, "DaemonSet to delete; repeat the flag for several")
+	cmd.Flags().BoolVar(&r.WithRunningPods, "with-running-pods", false, "continue although pods have addresses")
+	return cmd
+}
+
+func awaitCommand(env *process.Env, kubeconfig *string) *cobra.Command {
+	r := Removal{Namespace: env.Getenv(config.EnvPodNamespace)}
+	cmd := &cobra.Command{
+		Use:   "await",
+		Short: "Wait until a DaemonSet has cleaned every node",
+		Args:  cobra.NoArgs,
+		RunE:  removing(env, kubeconfig, func(ctx context.Context, c client.Client) error { return r.Await(ctx, env.Log, c) }),
+	}
+	cmd.Flags().StringVar(&r.Cleaner, "cleaner", "", "the DaemonSet (required)")
+	_ = cmd.MarkFlagRequired("cleaner")
+	return cmd
+}
+
+// removing returns the body of a command that runs step with cleanupTimeout.
+func removing(env *process.Env, kubeconfig *string, step func(context.Context, client.Client) error) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, _ []string) error {
+		ctx, cancel := context.WithTimeoutCause(cmd.Context(), cleanupTimeout, fmt.Errorf("timeout of %s", cleanupTimeout))
+		defer cancel()
+		c, err := newClient(ctx, env.Log, *kubeconfig, cleanupTimeout)
+		if err != nil {
+			return err
+		}
+		return step(ctx, c)
+	}
 }
 
 // newClient waits for the API server, at most for the timeout.

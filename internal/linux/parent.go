@@ -42,8 +42,9 @@ func (n *Namespace) EnsureVLAN(v VLAN) error {
 	}
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name, attrs.ParentIndex = v.Name, parent.Attrs().Index
-	if err := n.nl.LinkAdd(&netlink.Vlan{LinkAttrs: attrs, VlanId: v.ID, VlanProtocol: netlink.VLAN_PROTOCOL_8021Q}); err != nil && !errors.Is(err, unix.EEXIST) {
-		return fmt.Errorf("make VLAN interface %s of %s: %w", v.Name, v.Parent, err)
+	made := n.nl.LinkAdd(&netlink.Vlan{LinkAttrs: attrs, VlanId: v.ID, VlanProtocol: netlink.VLAN_PROTOCOL_8021Q})
+	if made != nil && !errors.Is(made, unix.EEXIST) {
+		return fmt.Errorf("make VLAN interface %s of %s: %w", v.Name, v.Parent, made)
 	}
 	l, err := n.nl.LinkByName(v.Name)
 	if isLinkNotFound(err) {
@@ -55,6 +56,11 @@ func (n *Namespace) EnsureVLAN(v VLAN) error {
 	}
 	if err := fitsVLAN(l, v, parent); err != nil {
 		return err
+	}
+	if made == nil {
+		if err := n.mark(l); err != nil {
+			return err
+		}
 	}
 	return n.setUp(l)
 }
@@ -124,6 +130,9 @@ func (n *Namespace) completeBond(want wantedBond, ports []netlink.Link) error {
 	l, err := n.nl.LinkByName(want.link.Name)
 	if err != nil {
 		return fmt.Errorf("look up link %s: %w", want.link.Name, err)
+	}
+	if err := n.mark(l); err != nil {
+		return err
 	}
 	for _, p := range ports {
 		if err := n.enslave(p, l); err != nil {

@@ -156,6 +156,27 @@
   verbs: [get, create]
 {{- end }}
 
+{{- define "spiderpool.removeRules" }}
+# The pods with addresses.
+- apiGroups: [spiderpool.spidernet.io]
+  resources: [spideripblocks]
+  verbs: [list]
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [list]
+{{- end }}
+
+{{- define "spiderpool.removeNamespacedRules" }}
+- apiGroups: [apps]
+  resources: [daemonsets]
+  resourceNames: [{{ .Values.spiderpoolAgent.name }}{{ if .Values.multus.multusCNI.install }}, {{ .Values.multus.multusCNI.name }}{{ end }}]
+  verbs: [get, delete]
+- apiGroups: [apps]
+  resources: [daemonsets]
+  resourceNames: [{{ .Values.spiderpoolInit.name }}-clean]
+  verbs: [get]
+{{- end }}
+
 {{- define "spiderpool.cleanupRules" }}
 - apiGroups: [spiderpool.spidernet.io]
   resources: [spiderippools, spidersubnets, spiderreservedips, spiderendpoints, spidermultusconfigs, spidercoordinators, spideripblocks]
