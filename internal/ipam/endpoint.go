@@ -67,6 +67,7 @@ func (s *Service) Endpoint(ctx context.Context, key EndpointKey, stored *Endpoin
 			delete(missing, i.Interface)
 		}
 	}
+	want.Granted = len(missing) == 0 && !shown
 	if shown && len(missing) == 0 {
 		return want, nil
 	}

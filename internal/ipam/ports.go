@@ -167,6 +167,8 @@ type Endpoint struct {
 	Node       string
 	Owner      Controller // only kind and name are stored
 	Interfaces []EndpointInterface
+	// Granted: an ADD of this process granted all the interfaces. It is not stored.
+	Granted bool
 }
 
 // EndpointInterface is one interface with its addresses and routes.

@@ -160,6 +160,7 @@ func (p nodePort) Changed(key ipam.EndpointKey, _ time.Duration) {
 	if want == nil {
 		delete(p.endpoints, name)
 	} else {
+		want.Granted = false
 		p.endpoints[name] = *want
 	}
 }

@@ -15,6 +15,7 @@ import (
 
 	"spiderpool.dev/spiderpool/api/v2beta1"
 	"spiderpool.dev/spiderpool/internal/ipam"
+	"spiderpool.dev/spiderpool/internal/lease"
 )
 
 // endpointWriters bounds the concurrent writes.
@@ -27,6 +28,11 @@ const (
 	lastEndpointRetry  = 30 * time.Second
 )
 
+// endpointTrust is how long an endpoint that this process wrote or read is taken for the
+// stored one. A write that starts from an outdated one fails and is repeated; a deletion
+// by a user is found by the first repair after this time.
+const endpointTrust = 5 * time.Minute
+
 // Endpoints writes SpiderEndpoints in the background, so that no CNI request waits for
 // one (ipam.Endpoints). Every update starts from the stored endpoint and names its
 // version, so two updates of one endpoint cannot undo each other.
@@ -34,12 +40,26 @@ type Endpoints struct {
 	client *Client
 	log    *slog.Logger
 	queue  workqueue.TypedRateLimitingInterface[ipam.EndpointKey]
+
+	mu struct {
+		sync.Mutex
+		// known has the endpoints of this node's pods.
+		known map[lease.PodKey]knownEndpoint
+	}
+}
+
+// knownEndpoint is an endpoint that exists. It is immutable.
+type knownEndpoint struct {
+	object *v2beta1.SpiderEndpoint // nil if its content is not known
+	as     time.Time               // of this time
 }
 
 // NewEndpoints returns a writer with an empty queue.
 func NewEndpoints(client *Client, log *slog.Logger) *Endpoints {
 	retries := workqueue.NewTypedItemExponentialFailureRateLimiter[ipam.EndpointKey](firstEndpointRetry, lastEndpointRetry)
-	return &Endpoints{client: client, log: log, queue: workqueue.NewTypedRateLimitingQueue(retries)}
+	e := &Endpoints{client: client, log: log, queue: workqueue.NewTypedRateLimitingQueue(retries)}
+	e.mu.known = map[lease.PodKey]knownEndpoint{}
+	return e
 }
 
 // Changed implements ipam.Endpoints.
@@ -79,34 +99,100 @@ func (e *Endpoints) work(ctx context.Context, want wantedEndpoint) {
 // update writes one endpoint if it differs from the wanted one. Metadata of a stored
 // endpoint, such as labels that a user added, is kept.
 func (e *Endpoints) update(ctx context.Context, key ipam.EndpointKey, want wantedEndpoint) error {
-	object, err := e.read(ctx, key)
-	if err != nil {
-		return fmt.Errorf("read: %w", err)
+	object, known := e.recall(key.PodKey)
+	if !known {
+		if created, err := e.create(ctx, key, want); created || err != nil {
+			return err
+		}
+	}
+	if object == nil {
+		var err error
+		if object, err = e.read(ctx, key); err != nil {
+			return fmt.Errorf("read: %w", err)
+		}
+		e.remember(key.PodKey, object)
 	}
 	stored := endpointIn(object)
 	wanted, err := want(ctx, key, stored)
-	if err != nil || wanted == stored {
+	if err != nil {
 		return err
 	}
-	if wanted == nil {
-		preconditions := &metav1.Preconditions{ResourceVersion: &object.ResourceVersion}
-		err := e.request(e.client.spiderpool.Delete, key).Name(key.Name).Body(&metav1.DeleteOptions{Preconditions: preconditions}).Do(ctx).Error()
-		if err != nil && !apierrors.IsNotFound(err) {
-			return fmt.Errorf("delete: %w", err)
+	if wanted == nil || wanted == stored {
+		e.forget(key.PodKey)
+		if stored != nil && wanted == nil {
+			err = e.remove(ctx, key, object)
 		}
-		return nil
+		return err
 	}
-	next := EndpointObject(*wanted)
-	if object == nil {
-		_, err = write(ctx, e.request(e.client.spiderpool.Post, key).Body(next))
-	} else if !equality.Semantic.DeepEqual(object.Status, next.Status) {
-		object.Status = next.Status
-		_, err = write(ctx, e.request(e.client.spiderpool.Put, key).Name(key.Name).Body(object))
+	return e.put(ctx, key, object, EndpointObject(*wanted))
+}
+
+// create creates the endpoint of a new pod without a read before. It returns false if
+// the endpoint exists, or if the pod is not new.
+func (e *Endpoints) create(ctx context.Context, key ipam.EndpointKey, want wantedEndpoint) (bool, error) {
+	wanted, err := want(ctx, key, nil)
+	if err != nil || wanted == nil || !wanted.Granted {
+		return false, err
 	}
+	err = e.put(ctx, key, nil, EndpointObject(*wanted))
+	if apierrors.IsAlreadyExists(err) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// put makes the endpoint show the wanted status. object is the stored one, or nil.
+func (e *Endpoints) put(ctx context.Context, key ipam.EndpointKey, object, wanted *v2beta1.SpiderEndpoint) error {
+	request := e.request(e.client.spiderpool.Post, key)
+	if object != nil {
+		if equality.Semantic.DeepEqual(object.Status, wanted.Status) {
+			return nil
+		}
+		wanted.ObjectMeta = object.ObjectMeta
+		request = e.request(e.client.spiderpool.Put, key).Name(key.Name)
+	}
+	version, err := write(ctx, request.Body(wanted))
 	if err != nil {
+		e.remember(key.PodKey, nil)
 		return fmt.Errorf("write: %w", err)
 	}
+	wanted.ResourceVersion = version
+	e.remember(key.PodKey, wanted)
 	return nil
+}
+
+// remove deletes the stored endpoint.
+func (e *Endpoints) remove(ctx context.Context, key ipam.EndpointKey, object *v2beta1.SpiderEndpoint) error {
+	preconditions := &metav1.Preconditions{ResourceVersion: &object.ResourceVersion}
+	err := e.request(e.client.spiderpool.Delete, key).Name(key.Name).Body(&metav1.DeleteOptions{Preconditions: preconditions}).Do(ctx).Error()
+	if err != nil && !apierrors.IsNotFound(err) {
+		return fmt.Errorf("delete: %w", err)
+	}
+	return nil
+}
+
+// recall returns the endpoint, nil if its content must be read, and whether it exists as
+// far as this process knows.
+func (e *Endpoints) recall(key lease.PodKey) (object *v2beta1.SpiderEndpoint, known bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	k, known := e.mu.known[key]
+	if time.Since(k.as) > endpointTrust {
+		return nil, known
+	}
+	return k.object, known
+}
+
+func (e *Endpoints) remember(key lease.PodKey, object *v2beta1.SpiderEndpoint) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.mu.known[key] = knownEndpoint{object, time.Now()}
+}
+
+func (e *Endpoints) forget(key lease.PodKey) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	delete(e.mu.known, key)
 }
 
 func (e *Endpoints) request(verb func() *rest.Request, key ipam.EndpointKey) *rest.Request {

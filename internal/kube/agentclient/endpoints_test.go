@@ -209,6 +209,7 @@ func TestEqualEndpointIsNotWritten(t *testing.T) {
 		}
 		versions = append(versions, object.ResourceVersion)
 		n.service = n.cluster.Restart("n1")
+		endpoints = agentclient.NewEndpoints(kubeClient, slog.New(slog.DiscardHandler))
 	}
 	if versions[0] != versions[1] {
 		t.Errorf("the restarted agent wrote the endpoint: version %s, then %s", versions[0], versions[1])
@@ -254,4 +255,42 @@ func TestEndpointUpdateKeepsConcurrentChange(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+func TestDeletedEndpointIsWrittenAgain(t *testing.T) {
+	kubeClient, err := agentclient.NewClient(kubetest.Config(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := kubetest.Client(t)
+	endpoints := agentclient.NewEndpoints(kubeClient, slog.New(slog.DiscardHandler))
+	n := newNode(t, "deleted")
+	object := agentclient.EndpointObject(endpointOf("deleted", ""))
+	t.Cleanup(func() { kubetest.Remove(t, c, object) })
+	update := func() error { return endpoints.Update(t.Context(), n.changed[0], n.service.Endpoint) }
+	n.add("u1", "eth0")
+	if err := update(); err != nil {
+		t.Fatal(err)
+	}
+
+	kubetest.Remove(t, c, object)
+	n.add("u1", "eth0", "net1") // its update starts from the deleted endpoint, and fails
+	if err := update(); err == nil {
+		t.Error("an update of a deleted endpoint succeeded")
+	}
+	if err := update(); err != nil {
+		t.Error(err)
+	}
+	if got, err := shown(t.Context(), c, "deleted"); got != "u1 eth0 net1" {
+		t.Errorf("after an update: %q, %v", got, err)
+	}
+
+	kubetest.Remove(t, c, object)
+	endpoints.Distrust(n.changed[0]) // time passes
+	if err := update(); err != nil {
+		t.Error(err)
+	}
+	if got, err := shown(t.Context(), c, "deleted"); got != "u1 eth0 net1" {
+		t.Errorf("after the repair: %q, %v", got, err)
+	}
 }

@@ -26,3 +26,6 @@ func (s *BlockStore) Delete(ctx context.Context, b lease.Block) error {
 func (e *Endpoints) Update(ctx context.Context, key ipam.EndpointKey, want wantedEndpoint) error {
 	return e.update(ctx, key, want)
 }
+
+// Distrust makes the next update read the endpoint.
+func (e *Endpoints) Distrust(key ipam.EndpointKey) { e.remember(key.PodKey, nil) }
