@@ -84,6 +84,10 @@ func (g *guide) refuseRemoval(ctx context.Context) error {
 	if _, err := g.Sh(ctx, "helm rollback spiderpool --namespace kube-system $(helm history spiderpool --namespace kube-system -o json | jq '.[-1].revision')"); err != nil {
 		return err
 	}
+	// Helm keeps the failed Job for its log.
+	if _, err := g.Kubectl(ctx, "delete -n kube-system job spiderpool-init-remove-stop"); err != nil {
+		return err
+	}
 	return errors.Join(g.installed(ctx), g.nodesReach(ctx, keeper))
 }
 
