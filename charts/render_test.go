@@ -232,8 +232,8 @@ func TestImagesComeFromMirror(t *testing.T) {
 			t.Errorf("image %s", image)
 		}
 	}
-	if len(images) != 5 {
-		t.Errorf("images %q, want 5", images)
+	if len(images) != 7 {
+		t.Errorf("images %q, want 7", images)
 	}
 }
 
@@ -246,8 +246,8 @@ func TestNoWorkloadNeedsPodNetwork(t *testing.T) {
 	for name, d := range objectsOf[appsv1.Deployment](t, manifest, "Deployment") {
 		specs[name] = d.Spec.Template.Spec
 	}
-	if len(specs) != 3 {
-		t.Fatalf("%d workloads, want agent, multus and controller", len(specs))
+	if len(specs) != 4 {
+		t.Fatalf("%d workloads, want agent, multus, controller and the cleaner of the removal", len(specs))
 	}
 	notReady := corev1.Taint{Key: "node.kubernetes.io/not-ready", Effect: corev1.TaintEffectNoSchedule}
 	for name, spec := range specs {
@@ -401,10 +401,14 @@ func TestInstallersAreNotPrivileged(t *testing.T) {
 		if name == "spiderpool-multus" {
 			containers = append(containers, ds.Spec.Template.Spec.Containers...)
 		}
+		add := []corev1.Capability{"DAC_OVERRIDE"}
+		if name == "spiderpool-init-clean" {
+			add = append(add, "NET_ADMIN", "SYS_ADMIN")
+		}
 		for _, c := range containers {
 			sc := c.SecurityContext
 			if sc == nil || sc.Privileged != nil && *sc.Privileged || sc.Capabilities == nil ||
-				!slices.Equal(sc.Capabilities.Drop, []corev1.Capability{"ALL"}) || !slices.Equal(sc.Capabilities.Add, []corev1.Capability{"DAC_OVERRIDE"}) {
+				!slices.Equal(sc.Capabilities.Drop, []corev1.Capability{"ALL"}) || !slices.Equal(sc.Capabilities.Add, add) {
 				t.Errorf("%s/%s has %+v", name, c.Name, sc)
 			}
 		}
