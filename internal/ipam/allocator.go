@@ -234,17 +234,7 @@ func (a *Allocator) formerOf(addr netip.Addr) []lease.Former {
 
 // HeldBy returns the leases in use on this node for which keep returns true.
 func (a *Allocator) HeldBy(keep func(lease.Lease) bool) []lease.Lease {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	var leases []lease.Lease
-	for b := range a.mu.index.Blocks() {
-		for _, l := range b.Leases {
-			if l.State == lease.InUse && l.Node == a.node && keep(l) {
-				leases = append(leases, l)
-			}
-		}
-	}
-	return leases
+	return slices.DeleteFunc(a.HeldFor(0), func(l lease.Lease) bool { return l.OfFormer() || !keep(l) })
 }
 
 // Arrive returns the place of a request in the order of arrivals and grants.

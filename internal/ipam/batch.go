@@ -22,8 +22,6 @@ type decision struct {
 	// outcomes are final where a request needs no write, and else what holds if its
 	// writes succeed.
 	outcomes []outcome
-	// containers are the container IDs of the allocations, by request.
-	containers []string
 }
 
 type previous struct {
@@ -50,7 +48,7 @@ func (a *Allocator) runBatch(batch []*request) (retry []*request) {
 	results := a.commit(ctx, d.writes)
 
 	a.mu.Lock()
-	a.applyResults(d, results)
+	a.applyResults(batch, d, results)
 	a.mu.Unlock()
 	a.countConflicts(batch, d.needs, results)
 
@@ -78,7 +76,7 @@ func (a *Allocator) decide(batch []*request) decision {
 		writes:   map[netip.Addr]lease.Block{},
 		before:   map[netip.Addr]previous{},
 		needs:    make([][]netip.Addr, len(batch)),
-		outcomes: make([]outcome, len(batch)), containers: make([]string, len(batch)),
+		outcomes: make([]outcome, len(batch)),
 	}
 	var requests []lease.Request
 	var requesters []int
@@ -93,7 +91,6 @@ func (a *Allocator) decide(batch []*request) decision {
 				d.outcomes[i].err = &supersededError{newer}
 				continue
 			}
-			d.containers[i] = r.allocation.ContainerID
 			requests = append(requests, r.allocation)
 			requesters = append(requesters, i)
 			continue
@@ -203,7 +200,7 @@ func (a *Allocator) commit(ctx context.Context, writes map[netip.Addr]lease.Bloc
 }
 
 // applyResults updates the index with the results of the writes.
-func (a *Allocator) applyResults(d decision, results map[netip.Addr]written) {
+func (a *Allocator) applyResults(batch []*request, d decision, results map[netip.Addr]written) {
 	now := a.now()
 	for base, result := range results {
 		seen := a.mu.inFlight[base]
@@ -232,9 +229,9 @@ func (a *Allocator) applyResults(d decision, results map[netip.Addr]written) {
 		}
 		a.markUnread(base, now)
 	}
-	for i := range d.outcomes {
+	for i, r := range batch {
 		if firstError(d.needs[i], results) == nil {
-			a.stampGrants(d.containers[i], d.outcomes[i].grants)
+			a.stampGrants(r.allocation.ContainerID, d.outcomes[i].grants)
 		}
 	}
 }

@@ -119,7 +119,7 @@ func (a *Allocator) keepOwn(known, b lease.Block) lease.Block {
 		a.mu.lost[key] = l
 		stored, _ := b.Lease(l.Addr)
 		// What this node knows of its own sandboxes is newer than what a backup says.
-		if l.Pool != "" && (stored.State != lease.InUse || stored.Node == a.node) {
+		if !l.OfFormer() && (stored.State != lease.InUse || stored.Node == a.node) {
 			b = b.HandOver(l)
 		} else {
 			b = b.Remember(l) // a former sandbox, or the address has another holder
@@ -239,6 +239,8 @@ func (a *Allocator) Outdated(listed map[netip.Addr]string, version string) []net
 	return outdated
 }
 
+// forgetFuture forgets the blocks of other nodes if a known block is newer than the
+// version of a list.
 func (a *Allocator) forgetFuture(version string) {
 	var others []netip.Addr
 	restored := false

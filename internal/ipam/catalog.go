@@ -203,6 +203,9 @@ func (c *PoolCatalog) Select(ctx context.Context, reads *liveReads, req *pool.Re
 			none = append(none, &pool.NoPoolError{Source: s.Source, Rejections: s.Rejections})
 		}
 	}
+	if len(none) == 0 {
+		return selections, err
+	}
 	wide := catalog.Clone()
 	read := false
 	for _, n := range none {

@@ -46,12 +46,11 @@ func (s *Service) Endpoint(ctx context.Context, key EndpointKey, stored *Endpoin
 	if !s.Allocator.Loaded() {
 		return nil, ErrNotReady
 	}
-	granted, leases := s.grantedPods.current(key.PodUID, s.Allocator)
+	granted, leases, missing := s.grantedPods.current(key.PodUID, s.Allocator)
 	shown := stored != nil && stored.PodUID == key.PodUID && stored.Node == s.Node
 	if len(leases) == 0 && shown {
 		return nil, nil
 	}
-	missing := inUseByInterface(leases)
 	if len(missing) == 0 {
 		return stored, nil
 	}
@@ -148,21 +147,22 @@ func (g *grantedPods) add(podUID string, owner Controller, assigned []EndpointIn
 }
 
 // current returns the interfaces that still have their leases, and forgets the others.
-// It also returns all leases of the pod. It reads them under its lock: read earlier, they
-// would lack those of an ADD that comes between, and its interfaces would be forgotten.
-func (g *grantedPods) current(podUID string, a *Allocator) (grantedPod, []lease.Lease) {
+// It also returns all leases of the pod, and those in use by interface. It reads them
+// under its lock: read earlier, they would lack those of an ADD that comes between, and
+// its interfaces would be forgotten.
+func (g *grantedPods) current(podUID string, a *Allocator) (pod grantedPod, leases []lease.Lease, inUse map[string][]lease.Lease) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	leases := a.OfPod(podUID)
-	inUse := inUseByInterface(leases)
-	pod := g.pods[podUID]
+	leases = a.OfPod(podUID)
+	inUse = inUseByInterface(leases)
+	pod = g.pods[podUID]
 	pod.interfaces = slices.DeleteFunc(slices.Clone(pod.interfaces), func(i EndpointInterface) bool { return !shows(i, inUse[i.Interface]) })
 	if len(pod.interfaces) == 0 {
 		delete(g.pods, podUID)
-		return grantedPod{}, leases
+		return grantedPod{}, leases, inUse
 	}
 	g.pods[podUID] = pod
-	return pod, leases
+	return pod, leases, inUse
 }
 
 // addFromLeases adds the interfaces of the leases to the endpoint, with the routes that

@@ -72,7 +72,7 @@ func (a *Allocator) restore(ctx context.Context, alive func(lease.Lease) bool) (
 			case !b.Holds(l): // ended since
 			case !alive(l):
 				writes[base], _ = b.Release(key.at, now)
-			case l.Pool != "" && holder.Attachment != key.at:
+			case !l.OfFormer() && holder.Attachment != key.at:
 				taken[l], writes[base] = holder, b
 			default:
 				restored, writes[base] = append(restored, l), b

@@ -20,12 +20,16 @@ type Former struct {
 	Holder
 }
 
+// OfFormer reports whether the lease comes from AsLease: every other lease in use has a
+// pool.
+func (l Lease) OfFormer() bool { return l.State == InUse && l.Pool == "" }
+
 // MaxFormer is the maximum number of former sandboxes in a block. It bounds the size of
 // a block, and the work of the admission policy that protects blocks.
 const MaxFormer = 32
 
 // AsLease returns the lease that the sandbox had, for package reclaim. Only its holder
-// is known.
+// is known; see Lease.OfFormer.
 func (f Former) AsLease() Lease {
 	return Lease{Addr: f.Addr, State: InUse, Holder: f.Holder}
 }

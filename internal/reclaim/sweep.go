@@ -19,7 +19,7 @@ func (c Change) String() string {
 	if c.Action == Retain {
 		return fmt.Sprintf("retained %s of pool %s for %s (%s): %s", c.Lease.Addr, c.Lease.Pool, c.Lease.FixedFor, c.Reason, c.Message)
 	}
-	if c.Lease.Pool == "" { // of a former sandbox (lease.Former.AsLease)
+	if c.Lease.OfFormer() {
 		return fmt.Sprintf("former sandbox %s no longer has %s (%s): %s", c.Lease.ContainerID, c.Lease.Addr, c.Reason, c.Message)
 	}
 	return fmt.Sprintf("reclaimed %s of pool %s (%s): %s", c.Lease.Addr, c.Lease.Pool, c.Reason, c.Message)
