@@ -10,7 +10,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -21,6 +20,7 @@ import (
 	"syscall"
 
 	"spiderpool.dev/spiderpool/test/e2e/walk"
+	"spiderpool.dev/spiderpool/test/stats"
 )
 
 // options are the command line flags.
@@ -73,8 +73,8 @@ func run(ctx context.Context, o *options) error {
 	if o.lab, err = filepath.Abs(o.lab); err != nil {
 		return err
 	}
-	if exec.CommandContext(ctx, o.lab, "env").Run() == nil {
-		return errors.New("a lab is already up, but bench-net needs its own: stop it with `make lab-down`")
+	if err := walk.RequireNone(ctx, o.lab); err != nil {
+		return err
 	}
 	dir, err := os.MkdirTemp("", "bench-net-")
 	if err != nil {
@@ -93,7 +93,7 @@ func run(ctx context.Context, o *options) error {
 		}
 		results = append(results, measured...)
 	}
-	if err := writeJSON(o.json, results); err != nil {
+	if err := stats.WriteJSON(o.json, results); err != nil {
 		return err
 	}
 	fmt.Printf("\nMedians of %d rounds, %d s per measurement\n\n", o.rounds, o.seconds)
@@ -103,17 +103,13 @@ func run(ctx context.Context, o *options) error {
 }
 
 // measureOn measures on a new lab.
-func measureOn(ctx context.Context, o *options, site walk.Site, archive string) (_ []result, err error) {
+func measureOn(ctx context.Context, o *options, site walk.Site, archive string) (measured []result, err error) {
 	fmt.Printf("\n== Start the lab %s\n", site.Name)
-	defer func() { err = errors.Join(err, walk.Down(ctx, o.lab, os.Stdout)) }()
-	lab, err := walk.Up(ctx, o.lab, site.Name, os.Stdout)
-	if err != nil {
-		return nil, err
-	}
-	if err := walk.Install(ctx, lab, site); err != nil {
-		return nil, err
-	}
-	return measure(ctx, o, lab, site, archive)
+	err = walk.OnFreshLab(ctx, o.lab, site, os.Stdout, func(lab *walk.Lab) (err error) {
+		measured, err = measure(ctx, o, lab, site, archive)
+		return err
+	})
+	return measured, err
 }
 
 // buildImage builds the pods' image from pingpong and Debian's iperf3, and returns its

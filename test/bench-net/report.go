@@ -1,11 +1,10 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
-	"os"
-	"slices"
+
+	"spiderpool.dev/spiderpool/test/stats"
 )
 
 // result is one row of the report and one object in bench-net.json.
@@ -50,22 +49,13 @@ func median(rounds []figures) figures {
 		for i := range rounds {
 			values = append(values, *field(&rounds[i]))
 		}
-		slices.Sort(values)
-		*field(&out) = (values[(len(values)-1)/2] + values[len(values)/2]) / 2
+		*field(&out) = stats.Median(values)
 	}
 	return out
 }
 
 func (f figures) summary() string {
 	return fmt.Sprintf("%5.2f Gbit/s  TCP p50 %.1f µs, p99 %.1f µs  UDP p50 %.1f µs, p99 %.1f µs", f.GbitPerS, f.TCP.P50US, f.TCP.P99US, f.UDP.P50US, f.UDP.P99US)
-}
-
-func writeJSON(path string, results []result) error {
-	raw, err := json.MarshalIndent(results, "", "  ")
-	if err != nil {
-		return err
-	}
-	return os.WriteFile(path, append(raw, '\n'), 0o644)
 }
 
 // printTable writes the table as Markdown. The first network of each lab must be the host network.

@@ -12,7 +12,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -22,6 +21,7 @@ import (
 	"syscall"
 
 	"spiderpool.dev/spiderpool/test/e2e/walk"
+	"spiderpool.dev/spiderpool/test/stats"
 )
 
 // options are the command line flags.
@@ -54,8 +54,8 @@ func run(ctx context.Context, o *options) (err error) {
 	if o.lab, err = filepath.Abs(o.lab); err != nil {
 		return err
 	}
-	if exec.CommandContext(ctx, o.lab, "env").Run() == nil {
-		return errors.New("a lab is already up, but bench-start needs its own: stop it with `make lab-down`")
+	if err := walk.RequireNone(ctx, o.lab); err != nil {
+		return err
 	}
 	dir, err := os.MkdirTemp("", "bench-start-")
 	if err != nil {
@@ -72,23 +72,17 @@ func run(ctx context.Context, o *options) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, walk.Down(ctx, o.lab, os.Stdout)) }()
-	lab, err := walk.Up(ctx, o.lab, site.Name, os.Stdout)
-	if err != nil {
-		return err
-	}
-	if err := walk.Install(ctx, lab, site); err != nil {
-		return err
-	}
-	results, err := measure(ctx, o, lab, site, stopwatch)
-	if err != nil {
-		return err
-	}
-	if err := writeJSON(o.json, results); err != nil {
-		return err
-	}
-	fmt.Println()
-	printTables(os.Stdout, results)
-	fmt.Printf("\nresults in %s\n", o.json)
-	return nil
+	return walk.OnFreshLab(ctx, o.lab, site, os.Stdout, func(lab *walk.Lab) error {
+		results, err := measure(ctx, o, lab, site, stopwatch)
+		if err != nil {
+			return err
+		}
+		if err := stats.WriteJSON(o.json, results); err != nil {
+			return err
+		}
+		fmt.Println()
+		printTables(os.Stdout, results)
+		fmt.Printf("\nresults in %s\n", o.json)
+		return nil
+	})
 }

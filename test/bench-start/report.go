@@ -1,12 +1,12 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
-	"os"
 	"slices"
 	"time"
+
+	"spiderpool.dev/spiderpool/test/stats"
 )
 
 // result are the measurements of a network, and one object in bench-start.json.
@@ -94,15 +94,7 @@ func (r result) median(of func(pod) time.Duration) time.Duration {
 	for _, p := range r.Pods {
 		values = append(values, of(p))
 	}
-	return median(values)
-}
-
-func median(values []time.Duration) time.Duration {
-	if len(values) == 0 {
-		return 0
-	}
-	values = slices.Sorted(slices.Values(values))
-	return (values[(len(values)-1)/2] + values[len(values)/2]) / 2
+	return stats.Median(values)
 }
 
 // cell is wall clock and CPU time in milliseconds, e.g. "24.1 (8.9)".
@@ -121,15 +113,7 @@ func (r result) stack() string {
 
 func (r result) summary() string {
 	return fmt.Sprintf("%-10s %s, %d at once: network %s ms, sandbox %s ms", r.Network, r.stack(), r.AtOnce,
-		ms(r.wall(r.whole)), ms(median(r.Sandbox)))
-}
-
-func writeJSON(path string, results []result) error {
-	raw, err := json.MarshalIndent(results, "", "  ")
-	if err != nil {
-		return err
-	}
-	return os.WriteFile(path, append(raw, '\n'), 0o644)
+		ms(r.wall(r.whole)), ms(stats.Median(r.Sandbox)))
 }
 
 // printTables writes the medians as Markdown. A ratio compares with the bridge of the
@@ -145,7 +129,7 @@ func printTables(w io.Writer, results []result) {
 		}
 		fmt.Fprintf(w, "| %s | %d | %s | %d | %s | %s | %s | %s | %s | %.2f | %s | %.2f | %s | %s |\n", r.stack(), r.AtOnce, r.Network, len(r.Pods), multus,
 			r.cell(func(p pod) times { return p.Main }), r.cell(func(p pod) times { return p.IPAM }), r.cell(func(p pod) times { return p.Chained }), r.cell(pod.sum),
-			float64(r.wall(pod.sum))/float64(base.wall(pod.sum)), r.cell(r.whole), float64(r.wall(r.whole))/float64(base.wall(base.whole)), ms(p90(r.Pods, r.whole)), ms(median(r.Sandbox)))
+			float64(r.wall(pod.sum))/float64(base.wall(pod.sum)), r.cell(r.whole), float64(r.wall(r.whole))/float64(base.wall(base.whole)), ms(p90(r.Pods, r.whole)), ms(stats.Median(r.Sandbox)))
 	}
 }
 

@@ -2,7 +2,6 @@ package main
 
 import (
 	"cmp"
-	"encoding/json"
 	"fmt"
 	"io"
 	"maps"
@@ -18,6 +17,7 @@ import (
 	"golang.org/x/term"
 
 	"spiderpool.dev/spiderpool/test/sim"
+	"spiderpool.dev/spiderpool/test/stats"
 )
 
 // result is one row of the report and one object in bench.json. A rate is the number of
@@ -136,8 +136,7 @@ func median(runs []result) result {
 		for i := range runs {
 			values = append(values, *field(&runs[i]))
 		}
-		slices.Sort(values)
-		*field(&out) = (values[(len(values)-1)/2] + values[len(values)/2]) / 2
+		*field(&out) = stats.Median(values)
 	}
 	out.FailedAttempts, out.Duplicates = 0, 0
 	for _, r := range runs {
@@ -145,14 +144,6 @@ func median(runs []result) result {
 		out.Duplicates += r.Duplicates
 	}
 	return out
-}
-
-func writeJSON(path string, results []result) error {
-	raw, err := json.MarshalIndent(results, "", "  ")
-	if err != nil {
-		return err
-	}
-	return os.WriteFile(path, append(raw, '\n'), 0o644)
 }
 
 // report prints the tables. With --check, a missed target is an error.

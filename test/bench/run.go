@@ -19,6 +19,7 @@ import (
 	"spiderpool.dev/spiderpool/internal/lease"
 	"spiderpool.dev/spiderpool/test/history"
 	"spiderpool.dev/spiderpool/test/sim"
+	"spiderpool.dev/spiderpool/test/stats"
 )
 
 const (
@@ -59,7 +60,7 @@ func measure(ctx context.Context, o *options, root string, definitions []*sim.De
 	if len(results) == 0 {
 		return errors.New("no selected plugin supports a selected scenario")
 	}
-	if err := writeJSON(o.json, results); err != nil {
+	if err := stats.WriteJSON(o.json, results); err != nil {
 		return err
 	}
 	return report(o, results, time.Since(began))

@@ -61,6 +61,28 @@ func Down(ctx context.Context, binary string, out io.Writer) error {
 	return nil
 }
 
+// RequireNone returns an error if a lab is up.
+func RequireNone(ctx context.Context, binary string) error {
+	if exec.CommandContext(ctx, binary, "env").Run() == nil {
+		return errors.New("a lab is already up, but this program needs its own: stop it with `make lab-down`")
+	}
+	return nil
+}
+
+// OnFreshLab starts a lab for the site, installs the network with the guide's steps, calls
+// f and stops the lab.
+func OnFreshLab(ctx context.Context, binary string, site Site, out io.Writer, f func(*Lab) error) (err error) {
+	defer func() { err = errors.Join(err, Down(ctx, binary, out)) }()
+	lab, err := Up(ctx, binary, site.Name, out)
+	if err != nil {
+		return err
+	}
+	if err := Install(ctx, lab, site); err != nil {
+		return err
+	}
+	return f(lab)
+}
+
 // Open reads the environment of the running lab from `lab env`.
 func Open(ctx context.Context, binary, root string, out io.Writer) (*Lab, error) {
 	lab := &Lab{Binary: binary, Root: root, Out: out, environment: os.Environ()}
