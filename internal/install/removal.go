@@ -24,8 +24,8 @@ const maxListed = 20
 type Removal struct {
 	// Namespace is the namespace of the release.
 	Namespace string
-	// Stopped are the DaemonSets that Stop deletes: agent and Multus. Both would restore
-	// what the removal takes off the nodes.
+	// Stopped are the DaemonSets that Stop deletes: agent and Multus. Both would undo
+	// the removal.
 	Stopped []string
 	// WithRunningPods continues although pods have our addresses.
 	WithRunningPods bool

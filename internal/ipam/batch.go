@@ -15,7 +15,7 @@ import (
 // decision is what one batch does: the blocks to write, and the requests that wait for each.
 type decision struct {
 	writes map[netip.Addr]lease.Block
-	// before is what the index had where it was changed ahead of the writes.
+	// before has the former blocks of the index where it was changed ahead of the writes.
 	before map[netip.Addr]previous
 	// needs are the blocks that each request's outcome depends on, by request.
 	needs [][]netip.Addr

@@ -12,7 +12,7 @@ import (
 
 // Account returns the configuration of a pod that runs on the node under the
 // ServiceAccount, with a token bound to the pod, like the one that a kubelet mounts.
-// It creates what is missing of them. An empty node gives a token bound to nothing.
+// It creates the missing ones. An empty node gives a token bound to nothing.
 func Account(tb testing.TB, namespace, name, node string) *rest.Config {
 	tb.Helper()
 	c := Client(tb)
