@@ -108,33 +108,31 @@ func (a *agent) minLeaseAge() time.Duration {
 // newIPAM returns the use cases of this node.
 func (a *agent) newIPAM(client *agentclient.Client) *ipam.Service {
 	blocks := agentclient.NewBlockStore(client)
-	service := &ipam.Service{
-		Node:        a.cfg.NodeName,
-		Options:     ipamOptions(a.cfg),
-		Cluster:     a.cluster,
-		Owners:      client,
-		Links:       links{},
-		Endpoints:   a.endpoints,
-		Events:      a.events,
-		Journal:     a.journal,
+	allocator := ipam.NewAllocator(ipam.Config{
+		Node: a.cfg.NodeName, Blocks: blocks, Older: blocks.Older, Now: time.Now, Log: a.log, Observer: a.metrics,
+	})
+	return &ipam.Service{
+		Node:      a.cfg.NodeName,
+		Options:   ipamOptions(a.cfg),
+		Catalog:   ipam.NewPoolCatalog(agentclient.Pools{Client: client}, time.Now, allocator.SetUsable),
+		Allocator: allocator,
+		Cluster:   a.cluster,
+		Owners:    client,
+		Links:     links{},
+		Endpoints: a.endpoints,
+		Events:    a.events,
+		Journal:   a.journal,
+		Runtime: &criclient.Runtime{
+			Sockets: a.cfg.CRISockets, Trusted: filepath.Join(a.cfg.StateDir, "runtime"), Reported: a.cluster.Runtime,
+			Holds: func(sandbox string) bool {
+				return len(allocator.HeldBy(func(l lease.Lease) bool { return l.ContainerID == sandbox })) > 0
+			},
+		},
 		Observer:    a.metrics,
 		Now:         time.Now,
 		Log:         a.log,
 		MinLeaseAge: a.minLeaseAge(),
 	}
-	allocator := ipam.NewAllocator(ipam.Config{
-		Node: a.cfg.NodeName, Blocks: blocks, Older: blocks.Older, Now: time.Now, Log: a.log, Observer: a.metrics,
-		OnRetainedReleased: service.OnRetainedReleased,
-	})
-	service.Allocator = allocator
-	service.Catalog = ipam.NewPoolCatalog(agentclient.Pools{Client: client}, time.Now, allocator.SetUsable)
-	service.Runtime = &criclient.Runtime{
-		Sockets: a.cfg.CRISockets, Trusted: filepath.Join(a.cfg.StateDir, "runtime"), Reported: a.cluster.Runtime,
-		Holds: func(sandbox string) bool {
-			return len(allocator.HeldBy(func(l lease.Lease) bool { return l.ContainerID == sandbox })) > 0
-		},
-	}
-	return service
 }
 
 // newServer returns the server of the CNI plugins.

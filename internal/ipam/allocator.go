@@ -20,9 +20,9 @@ const (
 	maxBatch = 64
 	// commitTimeout bounds the writes of one batch.
 	commitTimeout = 10 * time.Second
-	// maxAttempts bounds how often a request is decided again after a conflict with
+	// MaxAttempts bounds how often a request is decided again after a conflict with
 	// another writer. Each time the conflicting blocks are read again.
-	maxAttempts = 32
+	MaxAttempts = 32
 	// youngLease is the age below which a lease that this process granted needs no
 	// confirmation: the ADDs of all interfaces of a pod come within it. Reclaim ends no
 	// lease younger than reclaim.DefaultMinAge, and every ADD first reads the addresses
@@ -46,7 +46,6 @@ type Allocator struct {
 	older              func(a, b string) bool
 	now                func() time.Time
 	log                *slog.Logger
-	onRetainedReleased func(lease.Lease)
 	observer           Observer
 	// searchEvery is that of Config, the default set.
 	searchEvery time.Duration
@@ -129,9 +128,6 @@ type Config struct {
 	// pools seem exhausted. They wait and share the read. 0 means DefaultSearchEvery, a
 	// negative value no limit.
 	SearchEvery time.Duration
-	// OnRetainedReleased, unless nil, is called with each lease that was retained for an
-	// owner and released because the owner got all its addresses without it.
-	OnRetainedReleased func(lease.Lease)
 }
 
 // NewAllocator returns an allocator that knows nothing yet; Load must succeed
@@ -139,7 +135,7 @@ type Config struct {
 func NewAllocator(c Config) *Allocator {
 	ctx, cancel := context.WithCancel(context.Background())
 	a := &Allocator{
-		node: c.Node, blocks: c.Blocks, older: c.Older, now: c.Now, log: c.Log, observer: c.Observer, onRetainedReleased: c.OnRetainedReleased,
+		node: c.Node, blocks: c.Blocks, older: c.Older, now: c.Now, log: c.Log, observer: c.Observer,
 		ctx: ctx, cancel: cancel, searchEvery: cmp.Or(c.SearchEvery, DefaultSearchEvery),
 	}
 	a.mu.index = lease.NewIndex(lease.Options{Node: c.Node, ReuseAfter: c.ReuseAfter})
@@ -193,8 +189,8 @@ func (a *Allocator) OfPod(uid string) []lease.Lease {
 	return a.mu.index.OfPod(uid)
 }
 
-// addressesOf returns the addresses of the pod and those that are fixed for the owner.
-func (a *Allocator) addressesOf(podUID string, owner lease.Owner) map[netip.Addr]bool {
+// AddressesOf returns the addresses of the pod and those that are fixed for the owner.
+func (a *Allocator) AddressesOf(podUID string, owner lease.Owner) map[netip.Addr]bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	addrs := map[netip.Addr]bool{}
@@ -224,8 +220,8 @@ func (a *Allocator) HeldFor(age time.Duration) []lease.Lease {
 	return leases
 }
 
-// formerOf returns the former sandboxes of an address.
-func (a *Allocator) formerOf(addr netip.Addr) []lease.Former {
+// FormerOf returns the former sandboxes of an address.
+func (a *Allocator) FormerOf(addr netip.Addr) []lease.Former {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	b, _ := a.mu.index.Block(inet.BlockOf(addr))
@@ -245,21 +241,24 @@ func (a *Allocator) Arrive() uint64 {
 	return a.mu.order
 }
 
-// supersededError means that another sandbox of the pod got an address after the
+// SupersededError means that another sandbox of the pod got an address after the
 // request arrived. The runtime has then abandoned the sandbox of the request.
-type supersededError struct{ lease lease.Lease }
+type SupersededError struct{ lease lease.Lease }
 
-func (e *supersededError) Error() string {
+func (e *SupersededError) Error() string {
 	return fmt.Sprintf("sandbox %s of pod %s is newer and already has address %s", e.lease.ContainerID, e.lease.Pod, e.lease.Addr)
 }
 
-// allocate grants everything the request wants, or returns an error: a
+// Allocate grants everything the request wants, or returns an error: a
 // *lease.ExhaustedError if no address is left, a *lease.CrowdedError, a
-// *supersededError, or an error of the store. After a store error the leases may or may
-// not exist; call release. arrived is the result of Arrive.
-func (a *Allocator) allocate(ctx context.Context, req lease.Request, arrived uint64) ([]lease.Grant, error) {
+// *SupersededError, or an error of the store. After a store error the leases may or may
+// not exist; call Release. arrived is the result of Arrive.
+//
+// retainedReleased are the leases, also with an error, that were retained for the owner
+// and released because the owner got all its addresses without them.
+func (a *Allocator) Allocate(ctx context.Context, req lease.Request, arrived uint64) (grants []lease.Grant, retainedReleased []lease.Lease, err error) {
 	if len(req.Wants) == 0 {
-		return nil, nil
+		return nil, nil, nil
 	}
 	searched := newSearch()
 	for {
@@ -268,26 +267,22 @@ func (a *Allocator) allocate(ctx context.Context, req lease.Request, arrived uin
 		}})
 		var exhausted *lease.ExhaustedError
 		if !errors.As(o.err, &exhausted) {
-			if o.err == nil && a.onRetainedReleased != nil {
-				for _, l := range o.retainedReleased {
-					a.onRetainedReleased(l)
-				}
-			}
+			retainedReleased = append(retainedReleased, o.retainedReleased...)
 			if held, err := a.confirm(ctx, req, o.grants); err != nil {
-				return nil, err
+				return nil, retainedReleased, err
 			} else if !held {
 				continue
 			}
-			return o.grants, o.err
+			return o.grants, retainedReleased, o.err
 		}
 		// No address is left as far as this node knows. Before the pod is refused,
 		// read the blocks of other nodes: they may have released some.
 		found, err := a.search(ctx, searched, exhausted)
 		if err != nil {
-			return nil, err
+			return nil, retainedReleased, err
 		}
 		if !found {
-			return nil, exhausted
+			return nil, retainedReleased, exhausted
 		}
 	}
 }
@@ -326,18 +321,18 @@ func (a *Allocator) isYoung(addr netip.Addr, at lease.Attachment) bool {
 	return h.order > 0 && a.now().Sub(h.since) < youngLease
 }
 
-// release ends the leases of the attachments. It returns an error if the release could
+// Release ends the leases of the attachments. It returns an error if the release could
 // not be committed, or if the leases of this node are unknown.
-func (a *Allocator) release(ctx context.Context, attachments ...lease.Attachment) error {
+func (a *Allocator) Release(ctx context.Context, attachments ...lease.Attachment) error {
 	ofAttachments := func(l lease.Lease) bool { return slices.Contains(attachments, l.Attachment) }
 	return a.submit(&request{ctx: ctx, releases: attachments, concerns: ofAttachments, done: make(chan outcome, 1), change: func(now time.Time) []lease.Block {
 		return a.mu.index.Release(now, attachments...)
 	}}).err
 }
 
-// rollBack ends the leases of the pod's container except for the addresses in
+// RollBack ends the leases of the pod's container except for the addresses in
 // previously.
-func (a *Allocator) rollBack(ctx context.Context, podUID, container string, previously map[netip.Addr]bool) error {
+func (a *Allocator) RollBack(ctx context.Context, podUID, container string, previously map[netip.Addr]bool) error {
 	ofPod := func(l lease.Lease) bool { return l.PodUID == podUID }
 	_, err := a.change(ctx, ofPod, func(now time.Time) []lease.Block {
 		var taken []lease.Lease

@@ -1,6 +1,7 @@
 package ipam_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -69,6 +70,12 @@ func want(ifname string, family inet.Family, pools ...string) lease.Want {
 	return lease.Want{Interface: ifname, Family: family, Pools: pools}
 }
 
+// allocate grants what a request that arrives now wants.
+func allocate(ctx context.Context, a *ipam.Allocator, req lease.Request) ([]lease.Grant, error) {
+	grants, _, err := a.Allocate(ctx, req, a.Arrive())
+	return grants, err
+}
+
 // held returns all leases in use in the store, by address; two for one address
 // fail the test.
 func held(t testing.TB, store *ipamtest.Store) map[netip.Addr]lease.Lease {
@@ -108,7 +115,7 @@ func TestNodesUsePoolToLastAddress(t *testing.T) {
 			wg.Go(func() {
 				for i := worker; i < share; i += 8 {
 					container := fmt.Sprintf("%s-%d", node, i)
-					grants, err := a.Allocate(t.Context(), request(node, container, want("eth0", 4, "p")))
+					grants, err := allocate(t.Context(), a, request(node, container, want("eth0", 4, "p")))
 					if err != nil {
 						t.Errorf("%s: %v", container, err)
 						return
@@ -141,18 +148,18 @@ func TestExhaustedPoolServesAgainAfterRelease(t *testing.T) {
 	t.Cleanup(a.Close)
 	t.Cleanup(b.Close)
 	for _, container := range []string{"a1", "a2"} {
-		if _, err := a.Allocate(t.Context(), request("a", container, want("eth0", 4, "p"))); err != nil {
+		if _, err := allocate(t.Context(), a, request("a", container, want("eth0", 4, "p"))); err != nil {
 			t.Fatal(err)
 		}
 	}
 	var exhausted *lease.ExhaustedError
-	if _, err := b.Allocate(t.Context(), request("b", "b1", want("eth0", 4, "p"))); !errors.As(err, &exhausted) {
+	if _, err := allocate(t.Context(), b, request("b", "b1", want("eth0", 4, "p"))); !errors.As(err, &exhausted) {
 		t.Fatalf("got %v, want an ExhaustedError", err)
 	}
 	if err := a.Release(t.Context(), lease.Attachment{ContainerID: "a1", Interface: "eth0"}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := b.Allocate(t.Context(), request("b", "b1", want("eth0", 4, "p"))); err != nil {
+	if _, err := allocate(t.Context(), b, request("b", "b1", want("eth0", 4, "p"))); err != nil {
 		t.Errorf("after the release: %v", err)
 	}
 }
@@ -162,10 +169,10 @@ func TestAllWantsOrNone(t *testing.T) {
 	a := newAllocator(t, "a", store, rangePool(t, "v4", "10.0.0.0/24", "10.0.0.2-10.0.0.9"), rangePool(t, "v6", "fd00::/64", "fd00::1"))
 	t.Cleanup(a.Close)
 	wants := func(ifname string) []lease.Want { return []lease.Want{want(ifname, 4, "v4"), want(ifname, 6, "v6")} }
-	if _, err := a.Allocate(t.Context(), request("a", "one", wants("eth0")...)); err != nil {
+	if _, err := allocate(t.Context(), a, request("a", "one", wants("eth0")...)); err != nil {
 		t.Fatal(err)
 	}
-	_, err := a.Allocate(t.Context(), request("a", "two", wants("eth0")...))
+	_, err := allocate(t.Context(), a, request("a", "two", wants("eth0")...))
 	var exhausted *lease.ExhaustedError
 	if !errors.As(err, &exhausted) || exhausted.Family != 6 {
 		t.Fatalf("got %v, want IPv6 to be exhausted", err)
@@ -191,7 +198,7 @@ func TestRequestsBatchDuringCommit(t *testing.T) {
 	t.Cleanup(a.Close)
 	var wg sync.WaitGroup
 	allocate := func(container string) {
-		if _, err := a.Allocate(t.Context(), request("a", container, want("eth0", 4, "p"))); err != nil {
+		if _, err := allocate(t.Context(), a, request("a", container, want("eth0", 4, "p"))); err != nil {
 			t.Errorf("%s: %v", container, err)
 		}
 	}
@@ -222,17 +229,17 @@ func TestAddRepeatsAfterLostAnswer(t *testing.T) {
 	a := newAllocator(t, "a", store, p)
 	t.Cleanup(a.Close)
 	r := request("a", "c", want("eth0", 4, "p"))
-	if _, err := a.Allocate(t.Context(), r); err == nil {
+	if _, err := allocate(t.Context(), a, r); err == nil {
 		t.Fatal("a write without an answer counted as done")
 	}
-	grants, err := a.Allocate(t.Context(), r)
+	grants, err := allocate(t.Context(), a, r)
 	if err != nil || !grants[0].Held {
 		t.Fatalf("got %+v, %v; want what was written", grants, err)
 	}
 	// The same after a restart.
 	b := newAllocator(t, "a", store, p)
 	t.Cleanup(b.Close)
-	again, err := b.Allocate(t.Context(), r)
+	again, err := allocate(t.Context(), b, r)
 	if err != nil || again[0].Addr != grants[0].Addr {
 		t.Errorf("after a restart: %+v, %v; want %s", again, err, grants[0].Addr)
 	}
@@ -260,7 +267,7 @@ func TestReleaseFailsWhileLeasesAreUnknown(t *testing.T) {
 	a := newAllocator(t, "a", store, rangePool(t, "p", "10.0.0.0/24", "10.0.0.16-10.0.0.31"))
 	t.Cleanup(a.Close)
 	unanswered.Store(true)
-	if _, err := a.Allocate(t.Context(), request("a", "c", want("eth0", 4, "p"))); err == nil {
+	if _, err := allocate(t.Context(), a, request("a", "c", want("eth0", 4, "p"))); err == nil {
 		t.Fatal("a write without an answer counted as done")
 	}
 	at := lease.Attachment{ContainerID: "c", Interface: "eth0"}
@@ -284,10 +291,10 @@ func TestLateReleaseKeepsNewAddress(t *testing.T) {
 	old := request("a", "old", want("eth0", 4, "p"))
 	fresh := old
 	fresh.ContainerID = "new" // the same pod in a new sandbox
-	if _, err := a.Allocate(t.Context(), old); err != nil {
+	if _, err := allocate(t.Context(), a, old); err != nil {
 		t.Fatal(err)
 	}
-	grants, err := a.Allocate(t.Context(), fresh)
+	grants, err := allocate(t.Context(), a, fresh)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -304,7 +311,7 @@ func TestOutdatedEventsChangeNothing(t *testing.T) {
 	a := newAllocator(t, "a", store, rangePool(t, "p", "10.0.0.0/24", "10.0.0.16-10.0.0.31"))
 	t.Cleanup(a.Close)
 	allocate := func(container string) netip.Addr {
-		grants, err := a.Allocate(t.Context(), request("a", container, want("eth0", 4, "p")))
+		grants, err := allocate(t.Context(), a, request("a", container, want("eth0", 4, "p")))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -347,7 +354,7 @@ func TestClosedAllocatorFailsRequests(t *testing.T) {
 	store := &ipamtest.Store{}
 	a := newAllocator(t, "a", store, rangePool(t, "p", "10.0.0.0/24", "10.0.0.16-10.0.0.31"))
 	a.Close()
-	if _, err := a.Allocate(t.Context(), request("a", "c", want("eth0", 4, "p"))); err == nil {
+	if _, err := allocate(t.Context(), a, request("a", "c", want("eth0", 4, "p"))); err == nil {
 		t.Error("a closed allocator allocated")
 	}
 	if leases := held(t, store); len(leases) != 0 {

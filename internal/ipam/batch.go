@@ -88,7 +88,7 @@ func (a *Allocator) decide(batch []*request) decision {
 		}
 		if r.change == nil {
 			if newer, ok := a.newer(r); ok {
-				d.outcomes[i].err = &supersededError{newer}
+				d.outcomes[i].err = &SupersededError{newer}
 				continue
 			}
 			requests = append(requests, r.allocation)

@@ -333,9 +333,9 @@ func (a *Allocator) Ready() error {
 	return nil
 }
 
-// readFixed reads the blocks with addresses fixed for the owner, which may belong to
+// ReadFixed reads the blocks with addresses fixed for the owner, which may belong to
 // other nodes.
-func (a *Allocator) readFixed(ctx context.Context, owner lease.Owner) error {
+func (a *Allocator) ReadFixed(ctx context.Context, owner lease.Owner) error {
 	if owner.IsZero() {
 		return nil
 	}

@@ -36,7 +36,7 @@ const wayOutOfConflicts = "check the network for proxy ARP and for a pod that an
 // stranger: the address stays in service, and the error names the sandbox.
 func (s *Service) Conflict(ctx context.Context, req wire.ConflictRequest) error {
 	at := lease.Attachment{ContainerID: req.ContainerID, Interface: req.Interface}
-	if former := s.Allocator.formerOf(req.Address); len(former) > 0 {
+	if former := s.Allocator.FormerOf(req.Address); len(former) > 0 {
 		f := former[0]
 		return &Error{Kind: Unavailable, Msg: fmt.Sprintf("another host answers for %s: sandbox %s of pod %s on node %s may still use the address", req.Address, f.ContainerID, f.Pod, f.Node)}
 	}
@@ -51,7 +51,7 @@ func (s *Service) Conflict(ctx context.Context, req wire.ConflictRequest) error 
 	reason := s.conflicts.add(s.Node, req.Address, req.MAC, s.Now())
 	if reason == "" {
 		var err error
-		if reason, err = s.Allocator.manyQuarantined(ctx, held[i].Pool); err != nil {
+		if reason, err = s.manyQuarantined(ctx, held[i].Pool); err != nil {
 			return notReady(err)
 		}
 	}
@@ -90,26 +90,12 @@ func (s *Service) distrust(req wire.ConflictRequest, reason string) error {
 // first reads the blocks of other nodes, at most maxPoolRead regions: a machine that
 // answers for each address is heard by all nodes. Nodes that ask at the same time may
 // exceed the limit by one address each.
-func (a *Allocator) manyQuarantined(ctx context.Context, pool string) (reason string, err error) {
-	a.mu.Lock()
-	usable := a.mu.index.Addresses(pool)
-	a.mu.Unlock()
-	read := 0
-	for region := range a.regionsOf(usable) {
-		if read++; read > maxPoolRead {
-			break
-		}
-		if err := a.readRegion(ctx, region); err != nil {
-			return "", fmt.Errorf("read the blocks in %s: %w", region, err)
-		}
+func (s *Service) manyQuarantined(ctx context.Context, pool string) (reason string, err error) {
+	usage, err := s.Allocator.ReadUsage(ctx, pool, maxPoolRead)
+	if most := max(1, min(maxByPool, usage.Total/poolShare)); err == nil && int64(usage.Quarantined) >= most {
+		reason = fmt.Sprintf("pool %s has %d of %d addresses in quarantine already, and %d is the limit", pool, usage.Quarantined, usage.Total, most)
 	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	usage := a.mu.index.Usage(pool)
-	if most := max(1, min(maxByPool, usage.Total/poolShare)); int64(usage.Quarantined) >= most {
-		return fmt.Sprintf("pool %s has %d of %d addresses in quarantine already, and %d is the limit", pool, usage.Quarantined, usage.Total, most), nil
-	}
-	return "", nil
+	return reason, err
 }
 
 // conflicts are the recent conflicts of this process, so that their number is limited.

@@ -40,7 +40,7 @@ func (s *Service) releaseInTime(ctx context.Context, at wire.Attachment) error {
 func (s *Service) release(ctx context.Context, at wire.Attachment) error {
 	attachment := lease.Attachment{ContainerID: at.ContainerID, Interface: at.Interface}
 	held := s.Allocator.Attached(attachment)
-	if err := s.Allocator.release(ctx, attachment); err != nil {
+	if err := s.Allocator.Release(ctx, attachment); err != nil {
 		return err
 	}
 	holder := lease.Holder{Pod: podOf(at), PodUID: at.PodUID}

@@ -134,7 +134,7 @@ func TestTwoReleasesInOneBatch(t *testing.T) {
 			a := newAllocatorWith(t, ipam.Config{Node: "a", Observer: observed, SearchEvery: -1}, store, rangePool(t, "p", "10.0.0.0/24", "10.0.0.16-10.0.0.31"))
 			t.Cleanup(a.Close)
 			for _, container := range []string{"c", "other"} {
-				if _, err := a.Allocate(t.Context(), request("a", container, want("eth0", 4, "p"))); err != nil {
+				if _, err := allocate(t.Context(), a, request("a", container, want("eth0", 4, "p"))); err != nil {
 					t.Fatal(err)
 				}
 			}

@@ -65,7 +65,7 @@ func TestAgentAcceptsRestoredStore(t *testing.T) {
 	a := newAllocator(t, "n1", store, rangePool(t, "p", "10.0.0.0/24", "10.0.0.16-10.0.0.31"))
 	t.Cleanup(a.Close)
 	allocate := func(container string) error {
-		_, err := a.Allocate(t.Context(), request("n1", container, want("eth0", 4, "p")))
+		_, err := allocate(t.Context(), a, request("n1", container, want("eth0", 4, "p")))
 		return err
 	}
 	if err := allocate("a"); err != nil {
@@ -165,7 +165,7 @@ func TestUnreadBlockStopsOnlyItsPods(t *testing.T) {
 	}}, store, rangePool(t, "p", "10.0.0.0/24", "10.0.0.16-10.0.0.47"))
 	t.Cleanup(a.Close)
 	allocate := func(container string) error {
-		_, err := a.Allocate(t.Context(), request("n1", container, want("eth0", 4, "p")))
+		_, err := allocate(t.Context(), a, request("n1", container, want("eth0", 4, "p")))
 		return err
 	}
 	for i := range inet.BlockSize + 1 { // the first block that the node chooses, and one lease of the other

@@ -99,7 +99,7 @@ func TestCloseFailsQueuedRequests(t *testing.T) {
 	a := newAllocator(t, "a", store, rangePool(t, "p", "10.0.0.0/24", "10.0.0.16-10.0.0.31"))
 	errs := make(chan error, 2)
 	allocate := func(container string) {
-		_, err := a.Allocate(context.WithoutCancel(t.Context()), request("a", container, lease.Want{Interface: "eth0", Family: 4, Pools: []string{"p"}}))
+		_, err := allocate(context.WithoutCancel(t.Context()), a, request("a", container, lease.Want{Interface: "eth0", Family: 4, Pools: []string{"p"}}))
 		errs <- err
 	}
 	go allocate("first")

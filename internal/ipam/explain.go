@@ -40,7 +40,7 @@ func (s *Service) explain(pod Pod, ifname string, err error) *Error {
 	var annotation *pool.AnnotationError
 	var noPool pool.NoPools
 	var exhausted *noAddressError
-	var superseded *supersededError
+	var superseded *SupersededError
 	subject := fmt.Sprintf("interface %s of pod %s on node %s gets no address", ifname, pod, s.Node)
 	if errors.As(err, &failure) {
 		return failure
@@ -56,7 +56,7 @@ func (s *Service) explain(pod Pod, ifname string, err error) *Error {
 		failure.Msg += ": the pod has a newer sandbox"
 	case errors.Is(err, ErrConflict):
 		failure.Kind = Unavailable
-		failure.Msg += fmt.Sprintf(": conflicts with other nodes persisted after %d attempts", maxAttempts)
+		failure.Msg += fmt.Sprintf(": conflicts with other nodes persisted after %d attempts", MaxAttempts)
 	case errors.Is(err, ErrNotReady), errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
 		failure.Kind = Unavailable
 		failure.Msg += " in time"

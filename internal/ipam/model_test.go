@@ -177,7 +177,7 @@ func (m *model) add(t *rapid.T) operation {
 	return operation{
 		container: container,
 		run: func() {
-			grants, err = m.allocators[node].Allocate(context.Background(), request(node, container, want("eth0", 4, "v4"), want("eth0", 6, "v6")))
+			grants, err = allocate(context.Background(), m.allocators[node], request(node, container, want("eth0", 4, "v4"), want("eth0", 6, "v6")))
 		},
 		settle: func(t *rapid.T) {
 			if err != nil {

@@ -48,7 +48,7 @@ func TestEventDuringWriteIsReadAfterwards(t *testing.T) {
 				tell(a, b)
 				return nil
 			}
-			if _, err := a.Allocate(t.Context(), request("a", "c", want("eth0", 4, "p"))); err != nil {
+			if _, err := allocate(t.Context(), a, request("a", "c", want("eth0", 4, "p"))); err != nil {
 				t.Fatal(err)
 			}
 			// Another batch comes after the end of the first.
@@ -66,7 +66,7 @@ func TestListNamesOutdatedBlocks(t *testing.T) {
 	store := &ipamtest.Store{}
 	a := newAllocator(t, "a", store, rangePool(t, "p", "10.0.0.0/24", "10.0.0.16-10.0.0.31"))
 	t.Cleanup(a.Close)
-	grants, err := a.Allocate(t.Context(), request("a", "c", want("eth0", 4, "p")))
+	grants, err := allocate(t.Context(), a, request("a", "c", want("eth0", 4, "p")))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -112,14 +112,14 @@ func TestRepeatedAddWaitsForUnknownBlock(t *testing.T) {
 	a := newAllocator(t, "a", store, p)
 	t.Cleanup(a.Close)
 	r := request("a", "c", want("eth0", 4, "p"))
-	if _, err := a.Allocate(t.Context(), r); err == nil {
+	if _, err := allocate(t.Context(), a, r); err == nil {
 		t.Fatal("a write without an answer counted as done")
 	}
-	if _, err := a.Allocate(t.Context(), r); !errors.Is(err, ipam.ErrNotReady) {
+	if _, err := allocate(t.Context(), a, r); !errors.Is(err, ipam.ErrNotReady) {
 		t.Errorf("while the block cannot be read: %v, want not ready", err)
 	}
 	unreadable.Store(false)
-	if _, err := a.Allocate(t.Context(), r); err != nil {
+	if _, err := allocate(t.Context(), a, r); err != nil {
 		t.Fatal(err)
 	}
 	if leases := held(t, store); len(leases) != 1 {

@@ -92,9 +92,9 @@ func (s *Service) reclaimLease(ctx context.Context, l lease.Lease, reason reclai
 	return nil
 }
 
-// OnRetainedReleased reports a lease that was released although it was retained for an
-// owner (Config.OnRetainedReleased).
-func (s *Service) OnRetainedReleased(l lease.Lease) {
+// reportReplaced reports a lease that was released although it was retained for an
+// owner, because the owner got other addresses.
+func (s *Service) reportReplaced(l lease.Lease) {
 	const because = "its owner came back, and the address no longer fits its interfaces, IP families or pools"
 	s.announce(l, reclaim.FixedReplaced, because)
 	s.Observer.Reclaimed(reclaim.FixedReplaced, nil)

@@ -36,7 +36,7 @@ func nextBatch(queue []*request) int {
 func (a *Allocator) mayRetry(r *request, err error, batch int, needs []netip.Addr, results map[netip.Addr]written) bool {
 	r.attempts++
 	switch {
-	case r.attempts >= maxAttempts:
+	case r.attempts >= MaxAttempts:
 		return false
 	case errors.Is(err, ErrConflict):
 		return true

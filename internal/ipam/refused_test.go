@@ -32,7 +32,7 @@ func TestRefusedBlockIsAvoided(t *testing.T) {
 	p := rangePool(t, "p", "10.0.0.0/24", "10.0.0.16-10.0.0.31", "10.0.0.48-10.0.0.63")
 	a := newAllocatorWith(t, ipam.Config{Node: "a", Observer: &conflicts{}, SearchEvery: -1, Now: func() time.Time { return now }}, store, p)
 	t.Cleanup(a.Close)
-	first, err := a.Allocate(t.Context(), request("a", "c0", want("eth0", 4, "p")))
+	first, err := allocate(t.Context(), a, request("a", "c0", want("eth0", 4, "p")))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -40,7 +40,7 @@ func TestRefusedBlockIsAvoided(t *testing.T) {
 	refusing(store, base.String())
 	for i := range 4 {
 		puts := store.Count("put")
-		grants, err := a.Allocate(t.Context(), request("a", fmt.Sprint("c", i+1), want("eth0", 4, "p")))
+		grants, err := allocate(t.Context(), a, request("a", fmt.Sprint("c", i+1), want("eth0", 4, "p")))
 		if err != nil || netip.PrefixFrom(grants[0].Addr, 28).Masked().Addr() == base {
 			t.Fatalf("pod %d got %v, %v", i, grants, err)
 		}
@@ -59,7 +59,7 @@ func TestRefusedBlockIsAvoided(t *testing.T) {
 	now = now.Add(2 * time.Minute)
 	granted := map[netip.Addr]bool{}
 	for i := range 27 {
-		grants, err := a.Allocate(t.Context(), request("a", fmt.Sprint("late", i), want("eth0", 4, "p")))
+		grants, err := allocate(t.Context(), a, request("a", fmt.Sprint("late", i), want("eth0", 4, "p")))
 		if err != nil {
 			t.Fatalf("pod %d after two minutes: %v", i, err)
 		}
@@ -86,20 +86,20 @@ func TestRefusedRequestDoesNotHarmOthers(t *testing.T) {
 		return nil
 	}
 	var wg sync.WaitGroup
-	allocate := func(container, ifname string, fails bool) {
+	start := func(container, ifname string, fails bool) {
 		wg.Go(func() {
-			_, err := a.Allocate(t.Context(), request("a", container, want(ifname, 4, "p")))
+			_, err := allocate(t.Context(), a, request("a", container, want(ifname, 4, "p")))
 			if errors.Is(err, ipam.ErrRefused) != fails || err != nil && !fails {
 				t.Errorf("%s: %v", container, err)
 			}
 		})
 	}
-	allocate("first", "eth0", false)
+	start("first", "eth0", false)
 	<-entered
 	for i := range 8 {
-		allocate(fmt.Sprint("good", i), "eth0", false)
+		start(fmt.Sprint("good", i), "eth0", false)
 	}
-	allocate("bad", strings.Repeat("x", 16), true) // the store refuses the name
+	start("bad", strings.Repeat("x", 16), true) // the store refuses the name
 	awaitQueued(a, 9)
 	close(leave)
 	wg.Wait()
@@ -108,7 +108,7 @@ func TestRefusedRequestDoesNotHarmOthers(t *testing.T) {
 	}
 	// The fault was the request's: no block is avoided.
 	for i := range 39 {
-		if _, err := a.Allocate(t.Context(), request("a", fmt.Sprint("rest", i), want("eth0", 4, "p"))); err != nil {
+		if _, err := allocate(t.Context(), a, request("a", fmt.Sprint("rest", i), want("eth0", 4, "p"))); err != nil {
 			t.Fatalf("pod %d: %v", i, err)
 		}
 	}

@@ -17,7 +17,7 @@ import (
 // sandbox the runtime does not list. If another pod has the address by now, the sandbox
 // becomes a former one (lease.Block.Former), and an event reports the conflict.
 func (s *Service) RestoreLost(ctx context.Context) error {
-	if !s.Allocator.hasLost() {
+	if !s.Allocator.HasLost() {
 		return nil
 	}
 	sandboxes, err := s.Runtime.Sandboxes(ctx)
@@ -29,7 +29,7 @@ func (s *Service) RestoreLost(ctx context.Context) error {
 		_, listed := sandboxes[l.ContainerID]
 		return listed || err != nil
 	}
-	restored, taken, err := s.Allocator.restore(ctx, alive)
+	restored, taken, err := s.Allocator.Restore(ctx, alive)
 	for _, l := range restored {
 		s.Log.Warn("restored a lease that another client had removed", "ip", l.Addr, "pool", l.Pool, "pod", l.Pod, "interface", l.Interface)
 		s.Events.LeaseRestored(Pod{PodKey: l.Pod, UID: l.PodUID},
@@ -47,15 +47,16 @@ func (s *Service) RestoreLost(ctx context.Context) error {
 	return err
 }
 
-func (a *Allocator) hasLost() bool {
+// HasLost reports whether the store lacks leases that this node has not ended.
+func (a *Allocator) HasLost() bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return len(a.mu.lost) > 0
 }
 
-// restore writes the lost leases for which alive returns true. It returns them, and those
+// Restore writes the lost leases for which alive returns true. It returns them, and those
 // whose address another holder has now, with that holder's lease.
-func (a *Allocator) restore(ctx context.Context, alive func(lease.Lease) bool) (restored []lease.Lease, taken map[lease.Lease]lease.Lease, err error) {
+func (a *Allocator) Restore(ctx context.Context, alive func(lease.Lease) bool) (restored []lease.Lease, taken map[lease.Lease]lease.Lease, err error) {
 	isLost := func(l lease.Lease) bool { return a.mu.lost[holdingKey{l.Addr, l.Attachment}].ContainerID != "" }
 	var settled []holdingKey
 	_, err = a.change(ctx, isLost, func(now time.Time) []lease.Block {

@@ -66,6 +66,25 @@ func (a *Allocator) search(ctx context.Context, s *search, exhausted *lease.Exha
 	return false, nil
 }
 
+// ReadUsage returns the usage of a pool after it has read the blocks of other nodes, in
+// at most limit regions.
+func (a *Allocator) ReadUsage(ctx context.Context, pool string, limit int) (lease.Usage, error) {
+	a.mu.Lock()
+	usable := a.mu.index.Addresses(pool)
+	a.mu.Unlock()
+	for region := range a.regionsOf(usable) {
+		if limit--; limit < 0 {
+			break
+		}
+		if err := a.readRegion(ctx, region); err != nil {
+			return lease.Usage{}, fmt.Errorf("read the blocks in %s: %w", region, err)
+		}
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.mu.index.Usage(pool), nil
+}
+
 // regionReads are the reads of a region.
 type regionReads struct {
 	read time.Time // when the last read began that succeeded; zero: never

@@ -23,14 +23,14 @@ func TestSearchContinuesWithTooFewAddresses(t *testing.T) {
 		other, node := newAllocator(t, "other", store, p), fmt.Sprintf("node-%d", n)
 		t.Cleanup(other.Close)
 		for i := range 4 {
-			if _, err := other.Allocate(t.Context(), request("other", fmt.Sprint(i), want("eth0", 4, "p"))); err != nil {
+			if _, err := allocate(t.Context(), other, request("other", fmt.Sprint(i), want("eth0", 4, "p"))); err != nil {
 				t.Fatal(err)
 			}
 		}
 		a := newAllocator(t, node, store, p)
 		t.Cleanup(a.Close)
 		two := request(node, "two", want("eth0", 4, "p"), want("net1", 4, "p"))
-		if _, err := a.Allocate(t.Context(), two); err == nil {
+		if _, err := allocate(t.Context(), a, two); err == nil {
 			t.Fatal("got addresses of a pool without any")
 		}
 		// The node knows all blocks now, and not what happens to them.
@@ -45,14 +45,14 @@ func TestSearchContinuesWithTooFewAddresses(t *testing.T) {
 			}
 		}
 		free("10.0.0.16")
-		if _, err := a.Allocate(t.Context(), request(node, "one", want("eth0", 4, "p"))); err != nil {
+		if _, err := allocate(t.Context(), a, request(node, "one", want("eth0", 4, "p"))); err != nil {
 			t.Fatal(err)
 		}
 		if err := a.Release(t.Context(), lease.Attachment{ContainerID: "one", Interface: "eth0"}); err != nil {
 			t.Fatal(err)
 		}
 		free("10.0.32.0")
-		if _, err := a.Allocate(t.Context(), two); err != nil {
+		if _, err := allocate(t.Context(), a, two); err != nil {
 			t.Errorf("%s: %v", node, err)
 		}
 	}
@@ -87,7 +87,7 @@ func TestNewNodeFindsLastAddresses(t *testing.T) {
 	a := newAllocator(t, "new", store, p)
 	t.Cleanup(a.Close)
 	for i := range left {
-		if _, err := a.Allocate(t.Context(), request("new", fmt.Sprint(i), want("eth0", 4, "p"))); err != nil {
+		if _, err := allocate(t.Context(), a, request("new", fmt.Sprint(i), want("eth0", 4, "p"))); err != nil {
 			t.Fatalf("address %d of the last %d: %v", i+1, left, err)
 		}
 	}
@@ -105,14 +105,14 @@ func TestWaitingPodsShareRegionReads(t *testing.T) {
 		other := newAllocator(t, "other", store, p)
 		t.Cleanup(other.Close)
 		for i := range inet.BlockSize {
-			if _, err := other.Allocate(t.Context(), request("other", fmt.Sprint(i), want("eth0", 4, "p"))); err != nil {
+			if _, err := allocate(t.Context(), other, request("other", fmt.Sprint(i), want("eth0", 4, "p"))); err != nil {
 				t.Fatal(err)
 			}
 		}
 		a := newAllocatorWith(t, ipam.Config{Node: "a", Observer: &conflicts{}}, store, p)
 		t.Cleanup(a.Close)
 		allocate := func(container string) error {
-			_, err := a.Allocate(t.Context(), request("a", container, want("eth0", 4, "p")))
+			_, err := allocate(t.Context(), a, request("a", container, want("eth0", 4, "p")))
 			return err
 		}
 		if err := allocate("first"); !errors.As(err, new(*lease.ExhaustedError)) {

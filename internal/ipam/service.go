@@ -117,10 +117,10 @@ func (s *Service) add(ctx context.Context, pod Pod, req wire.AddRequest, arrived
 	if plan.proof.doubt != "" {
 		s.Events.OwnerNotProven(pod, plan.proof.doubt)
 	}
-	if err := s.Allocator.readFixed(ctx, plan.proof.owner); err != nil {
+	if err := s.Allocator.ReadFixed(ctx, plan.proof.owner); err != nil {
 		return wire.AddReply{}, err
 	}
-	previously := s.Allocator.addressesOf(pod.UID, plan.proof.owner)
+	previously := s.Allocator.AddressesOf(pod.UID, plan.proof.owner)
 	assigned, err := s.tryGrant(ctx, pod, &plan)
 	if err != nil {
 		s.rollBack(ctx, pod, req.ContainerID, previously)
@@ -153,7 +153,7 @@ func (s *Service) tryGrant(ctx context.Context, pod Pod, p *plan) ([]EndpointInt
 func (s *Service) rollBack(ctx context.Context, pod Pod, container string, previously map[netip.Addr]bool) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTimeout)
 	defer cancel()
-	if err := s.Allocator.rollBack(ctx, pod.UID, container, previously); err != nil {
+	if err := s.Allocator.RollBack(ctx, pod.UID, container, previously); err != nil {
 		s.Log.Warn("could not roll back a failed ADD; the runtime's DEL will release the addresses",
 			"pod", pod.PodKey, "container", container, "err", err)
 	}
@@ -168,7 +168,10 @@ func (s *Service) allocate(ctx context.Context, pod Pod, p *plan) ([]lease.Grant
 	try := func() ([]lease.Grant, error) {
 		request.Wants = p.wants()
 		for {
-			grants, err := s.Allocator.allocate(ctx, request, p.arrived)
+			grants, released, err := s.Allocator.Allocate(ctx, request, p.arrived)
+			for _, l := range released {
+				s.reportReplaced(l)
+			}
 			var used *lease.InUseError
 			if !errors.As(err, &used) {
 				return grants, err
@@ -297,7 +300,7 @@ func (s *Service) replyOf(i EndpointInterface, p plan) wire.AddReply {
 	reply := wire.AddReply{DNS: wire.DNS{Nameservers: p.dns.Nameservers, Domain: p.dns.Domain, Search: p.dns.Search, Options: p.dns.Options}}
 	var defaults []inet.Route
 	for _, a := range i.Addresses {
-		address := wire.Address{Prefix: a.Prefix, Pool: a.Pool, Shared: len(s.Allocator.formerOf(a.Prefix.Addr())) > 0}
+		address := wire.Address{Prefix: a.Prefix, Pool: a.Pool, Shared: len(s.Allocator.FormerOf(a.Prefix.Addr())) > 0}
 		if a.Gateway.IsValid() && !i.CleanGateway {
 			address.Gateway = a.Gateway
 			defaults = append(defaults, inet.Route{Dst: inet.FamilyOf(a.Gateway).Everything(), Via: a.Gateway})

@@ -244,10 +244,8 @@ func (c *FakeCluster) Service(node string) *ipam.Service {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	var s *ipam.Service
 	config := ipam.Config{Node: node, Blocks: c.Store, Older: c.Store.Older, Now: c.Now, Log: log, Observer: discard{},
-		SearchEvery:        -1, // time here does not pass by itself
-		OnRetainedReleased: func(l lease.Lease) { s.OnRetainedReleased(l) }}
+		SearchEvery: -1} // time here does not pass by itself
 	if c.Configure != nil {
 		c.Configure(&config)
 	}
@@ -256,7 +254,7 @@ func (c *FakeCluster) Service(node string) *ipam.Service {
 		c.journals[node] = newMemoryJournal()
 	}
 	port := nodePort{c, node}
-	s = &ipam.Service{
+	s := &ipam.Service{
 		Node: node, Options: c.Options, Allocator: allocator, Catalog: ipam.NewPoolCatalog(port, c.Now, allocator.SetUsable),
 		Cluster: port, Owners: c, Links: port, Endpoints: port, Events: port, Runtime: port,
 		Journal: c.journals[node], Observer: discard{}, Now: c.Now, Log: log, MinLeaseAge: reclaim.DefaultMinAge,
