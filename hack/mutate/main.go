@@ -32,12 +32,13 @@ type target struct {
 
 var targets = []target{
 	{"internal/inet", 92, []string{"internal/lease", "internal/pool"}},
-	{"internal/lease", 92, []string{"internal/ipam"}},
+	{"internal/lease", 92, []string{"internal/ipam/alloc", "internal/ipam"}},
 	{"internal/pool", 92, []string{"internal/ipam"}},
 	{"internal/reclaim", 92, []string{"internal/ipam", "test/scenarios"}},
 	{"internal/netplan", 92, []string{"internal/cni/coordinator"}},
 	{"internal/wire", 92, []string{"internal/ipam"}},
-	{"internal/ipam", 85, []string{"internal/ipam/ipamtest", "test/scenarios"}},
+	{"internal/ipam", 85, []string{"test/scenarios"}},
+	{"internal/ipam/alloc", 85, []string{"internal/ipam", "test/scenarios"}},
 	{"internal/admission", 85, []string{"internal/admission/certificate"}},
 }
 

@@ -29,6 +29,7 @@ import (
 	"spiderpool.dev/spiderpool/internal/config"
 	"spiderpool.dev/spiderpool/internal/inet"
 	"spiderpool.dev/spiderpool/internal/ipam"
+	"spiderpool.dev/spiderpool/internal/ipam/alloc"
 	"spiderpool.dev/spiderpool/internal/journal"
 	"spiderpool.dev/spiderpool/internal/kube/agentclient"
 	"spiderpool.dev/spiderpool/internal/lease"
@@ -97,7 +98,7 @@ func newAgent(ctx context.Context, cfg config.Agent, o options, client *agentcli
 
 // poolSink receives the blocks and pools that concern this node (agentclient.PoolSink).
 type poolSink struct {
-	*ipam.Allocator
+	*alloc.Allocator
 	*ipam.PoolCatalog
 }
 
@@ -108,7 +109,7 @@ func (a *agent) minLeaseAge() time.Duration {
 // newIPAM returns the use cases of this node.
 func (a *agent) newIPAM(client *agentclient.Client) *ipam.Service {
 	blocks := agentclient.NewBlockStore(client)
-	allocator := ipam.NewAllocator(ipam.Config{
+	allocator := alloc.New(alloc.Config{
 		Node: a.cfg.NodeName, Blocks: blocks, Older: blocks.Older, Now: time.Now, Log: a.log, Observer: a.metrics,
 	})
 	return &ipam.Service{

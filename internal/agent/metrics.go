@@ -8,6 +8,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"spiderpool.dev/spiderpool/internal/ipam"
+	"spiderpool.dev/spiderpool/internal/ipam/alloc"
 	"spiderpool.dev/spiderpool/internal/lease"
 	"spiderpool.dev/spiderpool/internal/observe"
 	"spiderpool.dev/spiderpool/internal/pool"
@@ -21,7 +22,8 @@ type outcomes struct {
 	duration                            prometheus.Histogram
 }
 
-// metrics are all metrics of an agent. They implement ipam.Observer.
+// metrics are all metrics of an agent. They implement ipam.Observer and
+// alloc.Observer.
 type metrics struct {
 	registry   *prometheus.Registry
 	allocation outcomes
@@ -89,7 +91,7 @@ func (o outcomes) observe(took time.Duration, err error) {
 		o.noPool.Inc()
 	case errors.As(err, &usedUp):
 		o.usedUp.Inc()
-	case errors.Is(err, ipam.ErrConflict):
+	case errors.Is(err, alloc.ErrConflict):
 		o.exhausted.Inc()
 	case errors.As(err, &failure) && (failure.Kind == ipam.Refused || failure.Kind == ipam.Invalid):
 		// An invalid request is not our failure.
@@ -98,11 +100,11 @@ func (o outcomes) observe(took time.Duration, err error) {
 	}
 }
 
-// AllocationConflict implements ipam.Observer.
+// AllocationConflict implements alloc.Observer.
 func (m *metrics) AllocationConflict() { m.allocation.conflicts.Inc() }
 
-// ReleaseConflict implements ipam.Observer.
+// ReleaseConflict implements alloc.Observer.
 func (m *metrics) ReleaseConflict() { m.release.conflicts.Inc() }
 
-// Damaged implements ipam.Observer.
+// Damaged implements alloc.Observer.
 func (m *metrics) Damaged() { m.damaged.Inc() }

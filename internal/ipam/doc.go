@@ -3,16 +3,12 @@
 //
 // Each loads what it needs through ports that are declared here, lets packages
 // pool and lease decide, commits the plan, and rolls back if a part failed. A
-// PoolCatalog selects pools; it tells the Allocator the addresses of each pool
-// (SetUsable), and nothing goes the other way. An Allocator owns what the node
-// knows about blocks and writes them in batches: while one batch is at the store,
-// requests queue, and the next batch takes them all.
+// PoolCatalog selects pools; it tells the Allocator of package alloc the addresses of
+// each pool (SetUsable), and nothing goes the other way.
 //
-// What holds at any moment, also after a crash between any two writes:
+// What holds at any moment, also after a crash between any two writes, beside the
+// promises of package alloc:
 //
-//   - An address is in one lease at most, because it is in one object and the
-//     store refuses writers of an outdated version.
-//   - All addresses of a pod's sandbox are granted in one decision, or none.
 //   - ADD repeated for a container and interface gives the same answer, unless the
 //     store says that the leases have ended.
 //   - DEL succeeds for an unknown attachment, and with the store away: the Journal then

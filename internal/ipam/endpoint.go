@@ -10,6 +10,7 @@ import (
 	"sync"
 
 	"spiderpool.dev/spiderpool/api/names"
+	"spiderpool.dev/spiderpool/internal/ipam/alloc"
 	"spiderpool.dev/spiderpool/internal/lease"
 	"spiderpool.dev/spiderpool/internal/pool"
 	"spiderpool.dev/spiderpool/internal/reclaim"
@@ -150,7 +151,7 @@ func (g *grantedPods) add(podUID string, owner Controller, assigned []EndpointIn
 // It also returns all leases of the pod, and those in use by interface. It reads them
 // under its lock: read earlier, they would lack those of an ADD that comes between, and
 // its interfaces would be forgotten.
-func (g *grantedPods) current(podUID string, a *Allocator) (pod grantedPod, leases []lease.Lease, inUse map[string][]lease.Lease) {
+func (g *grantedPods) current(podUID string, a *alloc.Allocator) (pod grantedPod, leases []lease.Lease, inUse map[string][]lease.Lease) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	leases = a.OfPod(podUID)

@@ -2,7 +2,6 @@ package ipam_test
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"log/slog"
 	"net/netip"
@@ -11,6 +10,7 @@ import (
 	"time"
 
 	"spiderpool.dev/spiderpool/internal/ipam"
+	"spiderpool.dev/spiderpool/internal/ipam/alloc"
 	"spiderpool.dev/spiderpool/internal/ipam/ipamtest"
 	"spiderpool.dev/spiderpool/internal/lease"
 	"spiderpool.dev/spiderpool/internal/reclaim"
@@ -61,7 +61,9 @@ func TestCheckIgnoresLeaseOfOtherNode(t *testing.T) {
 	}
 	other := cluster.Service("n2")
 	for _, b := range cluster.Store.All() {
-		other.Allocator.Observe(b)
+		if err := other.Allocator.Read(t.Context(), b.Base); err != nil {
+			t.Fatal(err)
+		}
 	}
 	err = other.Check(t.Context(), wire.CheckRequest{Attachment: attachment("a"), Addresses: []netip.Addr{reply.Addresses[0].Prefix.Addr()}})
 	var failure *ipam.Error
@@ -75,7 +77,7 @@ func TestAddAfterManyConflictsTriesLater(t *testing.T) {
 	s := cluster.Service("n1")
 	cluster.Store.Before = func(operation string, _ netip.Addr) error {
 		if operation == "put" {
-			return ipam.ErrConflict
+			return alloc.ErrConflict
 		}
 		return nil
 	}
@@ -83,40 +85,5 @@ func TestAddAfterManyConflictsTriesLater(t *testing.T) {
 	var failure *ipam.Error
 	if !errors.As(err, &failure) || failure.Kind != ipam.Unavailable || !strings.Contains(failure.Msg, "conflicts with other nodes persisted") {
 		t.Errorf("got %v", err)
-	}
-}
-
-func TestCloseFailsQueuedRequests(t *testing.T) {
-	store := &ipamtest.Store{}
-	entered, release := make(chan struct{}), make(chan struct{})
-	store.Before = func(operation string, _ netip.Addr) error {
-		if operation == "put" {
-			close(entered)
-			<-release
-		}
-		return nil
-	}
-	a := newAllocator(t, "a", store, rangePool(t, "p", "10.0.0.0/24", "10.0.0.16-10.0.0.31"))
-	errs := make(chan error, 2)
-	allocate := func(container string) {
-		_, err := allocate(context.WithoutCancel(t.Context()), a, request("a", container, lease.Want{Interface: "eth0", Family: 4, Pools: []string{"p"}}))
-		errs <- err
-	}
-	go allocate("first")
-	<-entered
-	go allocate("second")
-	awaitQueued(a, 1)
-	closed := make(chan struct{})
-	go func() { a.Close(); close(closed) }()
-	for stopping := false; !stopping; {
-		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
-		stopping = errors.Is(a.Release(ctx, lease.Attachment{ContainerID: "x", Interface: "eth0"}), context.Canceled)
-		cancel()
-	}
-	close(release)
-	<-closed
-	first, second := <-errs, <-errs
-	if first != nil && second != nil || !errors.Is(errors.Join(first, second), context.Canceled) {
-		t.Errorf("got %v and %v, want one success and one canceled request", first, second)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"spiderpool.dev/spiderpool/internal/ipam/alloc"
 	"spiderpool.dev/spiderpool/internal/lease"
 	"spiderpool.dev/spiderpool/internal/pool"
 )
@@ -40,7 +41,7 @@ func (s *Service) explain(pod Pod, ifname string, err error) *Error {
 	var annotation *pool.AnnotationError
 	var noPool pool.NoPools
 	var exhausted *noAddressError
-	var superseded *SupersededError
+	var superseded *alloc.SupersededError
 	subject := fmt.Sprintf("interface %s of pod %s on node %s gets no address", ifname, pod, s.Node)
 	if errors.As(err, &failure) {
 		return failure
@@ -54,10 +55,10 @@ func (s *Service) explain(pod Pod, ifname string, err error) *Error {
 	case errors.As(err, &superseded):
 		failure.Kind = Unavailable
 		failure.Msg += ": the pod has a newer sandbox"
-	case errors.Is(err, ErrConflict):
+	case errors.Is(err, alloc.ErrConflict):
 		failure.Kind = Unavailable
-		failure.Msg += fmt.Sprintf(": conflicts with other nodes persisted after %d attempts", MaxAttempts)
-	case errors.Is(err, ErrNotReady), errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
+		failure.Msg += fmt.Sprintf(": conflicts with other nodes persisted after %d attempts", alloc.MaxAttempts)
+	case errors.Is(err, ErrNotReady), errors.Is(err, alloc.ErrNotReady), errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
 		failure.Kind = Unavailable
 		failure.Msg += " in time"
 	default:

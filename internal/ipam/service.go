@@ -11,6 +11,7 @@ import (
 
 	"spiderpool.dev/spiderpool/api/names"
 	"spiderpool.dev/spiderpool/internal/inet"
+	"spiderpool.dev/spiderpool/internal/ipam/alloc"
 	"spiderpool.dev/spiderpool/internal/lease"
 	"spiderpool.dev/spiderpool/internal/pool"
 	"spiderpool.dev/spiderpool/internal/wire"
@@ -31,7 +32,7 @@ type Service struct {
 	Node      string
 	Options   Options
 	Catalog   *PoolCatalog
-	Allocator *Allocator
+	Allocator *alloc.Allocator
 	Cluster   Cluster
 	Owners    Owners
 	Links     Links

@@ -13,6 +13,7 @@ import (
 
 	"spiderpool.dev/spiderpool/internal/inet"
 	"spiderpool.dev/spiderpool/internal/ipam"
+	"spiderpool.dev/spiderpool/internal/ipam/alloc"
 	"spiderpool.dev/spiderpool/internal/ipam/ipamtest"
 	"spiderpool.dev/spiderpool/internal/lease"
 	"spiderpool.dev/spiderpool/internal/pool"
@@ -96,7 +97,7 @@ func newSim(t *testing.T, seed int) *sim {
 		cluster: ipamtest.NewFakeCluster(time.Date(2026, 11, 22, 10, 0, 0, 0, time.UTC)), replug: seed&1 != 0, multi: seed&4 != 0,
 	}
 	s.cluster.Options.FixStatefulSet = true
-	s.cluster.Configure = func(c *ipam.Config) {
+	s.cluster.Configure = func(c *alloc.Config) {
 		c.Blocks, c.ReuseAfter = &lossyStore{Store: s.cluster.Store, sim: s}, -1
 	}
 	s.cluster.SetPool(rangePool(t, "p", "10.0.0.0/24", "10.0.0.12-10.0.0.19"), true)
@@ -155,7 +156,7 @@ func (s *lossyStore) Put(ctx context.Context, b lease.Block) (string, error) {
 		return "", ipamtest.ErrAway
 	}
 	if dice == 2 {
-		return "", fmt.Errorf("%w: no reason", ipam.ErrRefused)
+		return "", fmt.Errorf("%w: no reason", alloc.ErrRefused)
 	}
 	version, err := s.Store.Put(ctx, b)
 	if err == nil {

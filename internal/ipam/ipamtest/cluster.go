@@ -8,10 +8,12 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"testing"
 	"time"
 
 	"spiderpool.dev/spiderpool/internal/inet"
 	"spiderpool.dev/spiderpool/internal/ipam"
+	"spiderpool.dev/spiderpool/internal/ipam/alloc"
 	"spiderpool.dev/spiderpool/internal/lease"
 	"spiderpool.dev/spiderpool/internal/pool"
 	"spiderpool.dev/spiderpool/internal/reclaim"
@@ -27,7 +29,7 @@ type FakeCluster struct {
 	Store   *Store
 	Options ipam.Options
 	// Configure, if set, changes the configuration of each new allocator.
-	Configure func(*ipam.Config)
+	Configure func(*alloc.Config)
 	// Log gets what services log; nil discards it.
 	Log *slog.Logger
 
@@ -244,12 +246,12 @@ func (c *FakeCluster) Service(node string) *ipam.Service {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	config := ipam.Config{Node: node, Blocks: c.Store, Older: c.Store.Older, Now: c.Now, Log: log, Observer: discard{},
+	config := alloc.Config{Node: node, Blocks: c.Store, Older: c.Store.Older, Now: c.Now, Log: log, Observer: discard{},
 		SearchEvery: -1} // time here does not pass by itself
 	if c.Configure != nil {
 		c.Configure(&config)
 	}
-	allocator := ipam.NewAllocator(config)
+	allocator := alloc.New(config)
 	if c.journals[node] == nil {
 		c.journals[node] = newMemoryJournal()
 	}
@@ -314,3 +316,15 @@ func (discard) AllocationConflict()             {}
 func (discard) ReleaseConflict()                {}
 func (discard) Damaged()                        {}
 func (discard) Reclaimed(reclaim.Reason, error) {}
+
+// RangePool returns a default pool of the ranges.
+func RangePool(t testing.TB, name, subnet string, ips ...string) *pool.Pool {
+	t.Helper()
+	prefix := netip.MustParsePrefix(subnet)
+	version := inet.FamilyOf(prefix.Addr())
+	set, err := inet.Parse(ips, inet.Bounds{Family: version, Subnet: prefix})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &pool.Pool{Name: name, Family: version, Subnet: prefix, IPs: set, Default: true}
+}

@@ -12,13 +12,13 @@ import (
 	"time"
 
 	"spiderpool.dev/spiderpool/internal/inet"
-	"spiderpool.dev/spiderpool/internal/ipam"
+	"spiderpool.dev/spiderpool/internal/ipam/alloc"
 	"spiderpool.dev/spiderpool/internal/lease"
 )
 
 // OrderedBlocks is a store with ordered versions.
 type OrderedBlocks interface {
-	ipam.Blocks
+	alloc.Blocks
 	// Delete removes the block at its version, as the controller does.
 	Delete(ctx context.Context, b lease.Block) error
 	Older(a, b string) bool
@@ -59,7 +59,7 @@ func blockAt(base, node, holder string) lease.Block {
 	}}}
 }
 
-func put(t *testing.T, s ipam.Blocks, b lease.Block) lease.Block {
+func put(t *testing.T, s alloc.Blocks, b lease.Block) lease.Block {
 	t.Helper()
 	version, err := s.Put(t.Context(), b)
 	if err != nil {
@@ -71,7 +71,7 @@ func put(t *testing.T, s ipam.Blocks, b lease.Block) lease.Block {
 
 func wantConflict(t *testing.T, what string, err error) {
 	t.Helper()
-	if !errors.Is(err, ipam.ErrConflict) {
+	if !errors.Is(err, alloc.ErrConflict) {
 		t.Errorf("%s: got %v, want a conflict", what, err)
 	}
 }
@@ -106,7 +106,7 @@ func comesBack(t *testing.T, s OrderedBlocks) {
 }
 
 func unknown(t *testing.T, s OrderedBlocks) {
-	if _, err := s.Get(t.Context(), addr("192.0.2.0")); !errors.Is(err, ipam.ErrNotFound) {
+	if _, err := s.Get(t.Context(), addr("192.0.2.0")); !errors.Is(err, alloc.ErrNotFound) {
 		t.Errorf("got %v, want not found", err)
 	}
 }
@@ -213,7 +213,7 @@ func inRegion(t *testing.T, s OrderedBlocks) {
 	}
 	put(t, s, lease.Block{Base: addr("10.0.16.0"), Node: "n1"})
 	slices.Sort(want)
-	got, err := s.InRegion(t.Context(), ipam.RegionOf(addr("10.0.3.7")))
+	got, err := s.InRegion(t.Context(), alloc.RegionOf(addr("10.0.3.7")))
 	if err != nil || !slices.Equal(bases(got), want) {
 		t.Errorf("got %d blocks, %v; want %d", len(got), err, len(want))
 	}
@@ -232,7 +232,7 @@ func oneWins(t *testing.T, s OrderedBlocks) {
 	for _, err := range errs {
 		if err == nil {
 			won++
-		} else if !errors.Is(err, ipam.ErrConflict) {
+		} else if !errors.Is(err, alloc.ErrConflict) {
 			t.Errorf("got %v, want a conflict", err)
 		}
 	}
@@ -256,7 +256,7 @@ func tooLong(t *testing.T, s OrderedBlocks) {
 		changed := stored
 		changed.Leases = slices.Clone(stored.Leases)
 		change(&changed.Leases[0])
-		if _, err := s.Put(t.Context(), changed); !errors.Is(err, ipam.ErrRefused) || errors.Is(err, ipam.ErrConflict) {
+		if _, err := s.Put(t.Context(), changed); !errors.Is(err, alloc.ErrRefused) || errors.Is(err, alloc.ErrConflict) {
 			t.Errorf("%s: got %.300v, want a refusal", what, err)
 		}
 	}

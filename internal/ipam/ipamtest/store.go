@@ -10,12 +10,13 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"testing"
 
-	"spiderpool.dev/spiderpool/internal/ipam"
+	"spiderpool.dev/spiderpool/internal/ipam/alloc"
 	"spiderpool.dev/spiderpool/internal/lease"
 )
 
-// Store is a block store in memory (ipam.Blocks). The zero value is empty.
+// Store is a block store in memory (alloc.Blocks). The zero value is empty.
 type Store struct {
 	// Before, when set, is called ahead of every operation ("get", "put",
 	// "delete", "list") without the lock; its error is returned instead of doing
@@ -31,7 +32,7 @@ type Store struct {
 	counts map[string]int
 }
 
-// Older orders versions (ipam.Config.Older).
+// Older orders versions (alloc.Config.Older).
 func (*Store) Older(a, b string) bool {
 	na, errA := strconv.ParseUint(a, 10, 64)
 	nb, errB := strconv.ParseUint(b, 10, 64)
@@ -52,7 +53,7 @@ func (s *Store) enter(operation string, base netip.Addr) error {
 	return nil
 }
 
-// Get implements ipam.Blocks.
+// Get implements alloc.Blocks.
 func (s *Store) Get(_ context.Context, base netip.Addr) (lease.Block, error) {
 	if err := s.enter("get", base); err != nil {
 		return lease.Block{}, err
@@ -60,12 +61,12 @@ func (s *Store) Get(_ context.Context, base netip.Addr) (lease.Block, error) {
 	defer s.mu.Unlock()
 	b, ok := s.blocks[base]
 	if !ok {
-		return lease.Block{}, fmt.Errorf("block %s: %w", base, ipam.ErrNotFound)
+		return lease.Block{}, fmt.Errorf("block %s: %w", base, alloc.ErrNotFound)
 	}
 	return clone(b), nil
 }
 
-// Put implements ipam.Blocks.
+// Put implements alloc.Blocks.
 func (s *Store) Put(_ context.Context, b lease.Block) (string, error) {
 	if err := s.enter("put", b.Base); err != nil {
 		return "", err
@@ -87,7 +88,7 @@ func (s *Store) put(b lease.Block) (string, error) {
 	}
 	if stored, ok := s.blocks[b.Base]; stored.Version != b.Version || ok != (b.Version != "") {
 		s.counts["conflict"]++
-		return "", fmt.Errorf("block %s: %w", b.Base, ipam.ErrConflict)
+		return "", fmt.Errorf("block %s: %w", b.Base, alloc.ErrConflict)
 	}
 	s.next++
 	b = clone(b)
@@ -96,7 +97,7 @@ func (s *Store) put(b lease.Block) (string, error) {
 	return b.Version, nil
 }
 
-// tooLongText returns ipam.ErrRefused for a text beyond the limits of the
+// tooLongText returns alloc.ErrRefused for a text beyond the limits of the
 // CustomResourceDefinition.
 func tooLongText(b lease.Block) error {
 	for _, l := range b.Leases {
@@ -104,7 +105,7 @@ func tooLongText(b lease.Block) error {
 			l.Pool: 253, l.Pod.String(): 317, l.PodUID: 128, l.ContainerID: 128, l.Interface: 15, l.Node: 253, l.FixedFor.String(): 340, l.MAC: 64,
 		} {
 			if len(text) > most {
-				return fmt.Errorf("block %s: %w: %.20s… is longer than %d bytes", b.Base, ipam.ErrRefused, text, most)
+				return fmt.Errorf("block %s: %w: %.20s… is longer than %d bytes", b.Base, alloc.ErrRefused, text, most)
 			}
 		}
 	}
@@ -118,27 +119,27 @@ func (s *Store) Delete(_ context.Context, b lease.Block) error {
 	}
 	defer s.mu.Unlock()
 	if stored, ok := s.blocks[b.Base]; !ok || stored.Version != b.Version {
-		return fmt.Errorf("block %s: %w", b.Base, ipam.ErrConflict)
+		return fmt.Errorf("block %s: %w", b.Base, alloc.ErrConflict)
 	}
 	delete(s.blocks, b.Base)
 	return nil
 }
 
-// OfNode implements ipam.Blocks.
+// OfNode implements alloc.Blocks.
 func (s *Store) OfNode(_ context.Context, node string) ([]lease.Block, error) {
 	return s.list(func(b lease.Block) bool {
 		return b.Node == node || b.Mentions(node)
 	})
 }
 
-// FixedFor implements ipam.Blocks.
+// FixedFor implements alloc.Blocks.
 func (s *Store) FixedFor(_ context.Context, owner lease.Owner) ([]lease.Block, error) {
 	return s.list(func(b lease.Block) bool {
 		return slices.ContainsFunc(b.Leases, func(l lease.Lease) bool { return l.FixedFor == owner })
 	})
 }
 
-// InRegion implements ipam.Blocks.
+// InRegion implements alloc.Blocks.
 func (s *Store) InRegion(_ context.Context, region netip.Prefix) ([]lease.Block, error) {
 	return s.list(func(b lease.Block) bool { return region.Contains(b.Base) })
 }
@@ -208,4 +209,23 @@ func clone(b lease.Block) lease.Block {
 		b.Former = nil
 	}
 	return b
+}
+
+// Held returns all leases in use in the store, by address; two for one address
+// fail the test.
+func Held(t testing.TB, store *Store) map[netip.Addr]lease.Lease {
+	t.Helper()
+	leases := map[netip.Addr]lease.Lease{}
+	for _, b := range store.All() {
+		for _, l := range b.Leases {
+			if l.State != lease.InUse {
+				continue
+			}
+			if other, twice := leases[l.Addr]; twice {
+				t.Fatalf("%s is leased to %+v and %+v", l.Addr, other, l)
+			}
+			leases[l.Addr] = l
+		}
+	}
+	return leases
 }

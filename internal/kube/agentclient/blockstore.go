@@ -14,26 +14,26 @@ import (
 
 	"spiderpool.dev/spiderpool/api/names"
 	"spiderpool.dev/spiderpool/api/v2beta1"
-	"spiderpool.dev/spiderpool/internal/ipam"
+	"spiderpool.dev/spiderpool/internal/ipam/alloc"
 	"spiderpool.dev/spiderpool/internal/kube/compile"
 	"spiderpool.dev/spiderpool/internal/lease"
 )
 
-// BlockStore implements ipam.Blocks with SpiderIPBlocks.
+// BlockStore implements alloc.Blocks with SpiderIPBlocks.
 type BlockStore struct{ client *Client }
 
 // NewBlockStore returns a BlockStore of the client's cluster.
 func NewBlockStore(client *Client) *BlockStore { return &BlockStore{client: client} }
 
-// Older reports whether version a is older than b (ipam.Config.Older).
+// Older reports whether version a is older than b (alloc.Config.Older).
 func (*BlockStore) Older(a, b string) bool { return compile.OlderVersion(a, b) }
 
-// Get implements ipam.Blocks.
+// Get implements alloc.Blocks.
 func (s *BlockStore) Get(ctx context.Context, base netip.Addr) (lease.Block, error) {
 	var object v2beta1.SpiderIPBlock
 	err := s.client.spiderpool.Get().Resource("spideripblocks").Name(compile.BlockName(base)).Do(ctx).Into(&object)
 	if apierrors.IsNotFound(err) {
-		return lease.Block{}, fmt.Errorf("SpiderIPBlock %s: %w", compile.BlockName(base), ipam.ErrNotFound)
+		return lease.Block{}, fmt.Errorf("SpiderIPBlock %s: %w", compile.BlockName(base), alloc.ErrNotFound)
 	}
 	if err != nil {
 		return lease.Block{}, err
@@ -42,7 +42,7 @@ func (s *BlockStore) Get(ctx context.Context, base netip.Addr) (lease.Block, err
 	return b, nil
 }
 
-// Put implements ipam.Blocks.
+// Put implements alloc.Blocks.
 //
 // An update clears managedFields with an empty entry (see "Clearing managedFields" in
 // https://kubernetes.io/docs/reference/using-api/server-side-apply/). A block has one
@@ -89,29 +89,29 @@ func versionIn(raw []byte) (string, error) {
 // of etcd, 1.5 MiB (https://etcd.io/docs/v3.6/dev-guide/limit/).
 const tooLarge = "etcdserver: request is too large"
 
-// classified maps AlreadyExists, Conflict and NotFound to ipam.ErrConflict. An invalid or
-// too large object, and one that an admission policy denies, gives ipam.ErrRefused.
+// classified maps AlreadyExists, Conflict and NotFound to alloc.ErrConflict. An invalid or
+// too large object, and one that an admission policy denies, gives alloc.ErrRefused.
 func classified(name string, err error) error {
 	switch {
 	case apierrors.IsConflict(err), apierrors.IsAlreadyExists(err), apierrors.IsNotFound(err):
-		return fmt.Errorf("SpiderIPBlock %s: %w: %w", name, ipam.ErrConflict, err)
+		return fmt.Errorf("SpiderIPBlock %s: %w: %w", name, alloc.ErrConflict, err)
 	case apierrors.IsInvalid(err), apierrors.IsRequestEntityTooLargeError(err), strings.Contains(err.Error(), tooLarge):
-		return fmt.Errorf("SpiderIPBlock %s: %w: %w", name, ipam.ErrRefused, err)
+		return fmt.Errorf("SpiderIPBlock %s: %w: %w", name, alloc.ErrRefused, err)
 	}
 	return fmt.Errorf("SpiderIPBlock %s: %w", name, err)
 }
 
-// OfNode implements ipam.Blocks.
+// OfNode implements alloc.Blocks.
 func (s *BlockStore) OfNode(ctx context.Context, node string) ([]lease.Block, error) {
 	return s.list(ctx, compile.BlockNodeLabel(node))
 }
 
-// FixedFor implements ipam.Blocks.
+// FixedFor implements alloc.Blocks.
 func (s *BlockStore) FixedFor(ctx context.Context, owner lease.Owner) ([]lease.Block, error) {
 	return s.list(ctx, compile.BlockFixedLabel(owner))
 }
 
-// InRegion implements ipam.Blocks.
+// InRegion implements alloc.Blocks.
 func (s *BlockStore) InRegion(ctx context.Context, region netip.Prefix) ([]lease.Block, error) {
 	return s.list(ctx, labels.Set{names.LabelBlockRegion: compile.RegionLabel(region)}.String())
 }

@@ -82,7 +82,7 @@ type PoolSink interface {
 	ObserveDeleted(base netip.Addr, version string)
 }
 
-// PoolSync keeps a PoolSink (an ipam.Allocator) in sync with the pools, the reserved
+// PoolSync keeps a PoolSink (an alloc.Allocator) in sync with the pools, the reserved
 // addresses and the blocks of one node.
 //
 // It watches metadata only. The status of a pool changes with every pod of the cluster

@@ -12,7 +12,7 @@ import (
 	"spiderpool.dev/spiderpool/api/names"
 	"spiderpool.dev/spiderpool/api/v2beta1"
 	"spiderpool.dev/spiderpool/internal/inet"
-	"spiderpool.dev/spiderpool/internal/ipam"
+	"spiderpool.dev/spiderpool/internal/ipam/alloc"
 	"spiderpool.dev/spiderpool/internal/lease"
 )
 
@@ -76,7 +76,7 @@ func RegionLabel(region netip.Prefix) string {
 
 // BlockObject returns the resource of a block, with its labels.
 func BlockObject(b lease.Block) *v2beta1.SpiderIPBlock {
-	labels := map[string]string{names.LabelBlockRegion: RegionLabel(ipam.RegionOf(b.Base))}
+	labels := map[string]string{names.LabelBlockRegion: RegionLabel(alloc.RegionOf(b.Base))}
 	leases := make([]v2beta1.Lease, 0, len(b.Leases))
 	for _, l := range b.Leases {
 		if l.Node != "" {

@@ -1,4 +1,4 @@
-package ipam_test
+package alloc_test
 
 import (
 	"context"
@@ -12,12 +12,14 @@ import (
 	"time"
 
 	"spiderpool.dev/spiderpool/internal/inet"
-	"spiderpool.dev/spiderpool/internal/ipam"
+	"spiderpool.dev/spiderpool/internal/ipam/alloc"
 	"spiderpool.dev/spiderpool/internal/ipam/ipamtest"
 	"spiderpool.dev/spiderpool/internal/lease"
 	"spiderpool.dev/spiderpool/internal/pool"
 	"spiderpool.dev/spiderpool/internal/reclaim"
 )
+
+var held, rangePool = ipamtest.Held, ipamtest.RangePool
 
 // conflicts counts them by what was to be written.
 type conflicts struct{ allocations, releases atomic.Int64 }
@@ -29,19 +31,19 @@ func (c *conflicts) Reclaimed(reclaim.Reason, error) {}
 
 // newAllocator returns an allocator of a node that has read its blocks and knows
 // the pools.
-func newAllocator(t testing.TB, node string, store *ipamtest.Store, pools ...*pool.Pool) *ipam.Allocator {
+func newAllocator(t testing.TB, node string, store *ipamtest.Store, pools ...*pool.Pool) *alloc.Allocator {
 	t.Helper()
-	return newAllocatorWith(t, ipam.Config{Node: node, Observer: &conflicts{}, SearchEvery: -1}, store, pools...)
+	return newAllocatorWith(t, alloc.Config{Node: node, Observer: &conflicts{}, SearchEvery: -1}, store, pools...)
 }
 
 // newAllocatorWith is newAllocator with a configuration of its own.
-func newAllocatorWith(t testing.TB, c ipam.Config, store *ipamtest.Store, pools ...*pool.Pool) *ipam.Allocator {
+func newAllocatorWith(t testing.TB, c alloc.Config, store *ipamtest.Store, pools ...*pool.Pool) *alloc.Allocator {
 	t.Helper()
 	c.Blocks, c.Older, c.Log, c.ReuseAfter = store, store.Older, slog.New(slog.DiscardHandler), -1
 	if c.Now == nil {
 		c.Now = time.Now
 	}
-	a := ipam.NewAllocator(c)
+	a := alloc.New(c)
 	for _, p := range pools {
 		a.SetUsable(p.Name, p.Usable(inet.Set{}))
 	}
@@ -49,17 +51,6 @@ func newAllocatorWith(t testing.TB, c ipam.Config, store *ipamtest.Store, pools 
 		t.Fatal(err)
 	}
 	return a
-}
-
-func rangePool(t testing.TB, name, subnet string, ips ...string) *pool.Pool {
-	t.Helper()
-	prefix := netip.MustParsePrefix(subnet)
-	version := inet.FamilyOf(prefix.Addr())
-	set, err := inet.Parse(ips, inet.Bounds{Family: version, Subnet: prefix})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &pool.Pool{Name: name, Family: version, Subnet: prefix, IPs: set, Default: true}
 }
 
 func request(node, container string, wants ...lease.Want) lease.Request {
@@ -71,28 +62,9 @@ func want(ifname string, family inet.Family, pools ...string) lease.Want {
 }
 
 // allocate grants what a request that arrives now wants.
-func allocate(ctx context.Context, a *ipam.Allocator, req lease.Request) ([]lease.Grant, error) {
+func allocate(ctx context.Context, a *alloc.Allocator, req lease.Request) ([]lease.Grant, error) {
 	grants, _, err := a.Allocate(ctx, req, a.Arrive())
 	return grants, err
-}
-
-// held returns all leases in use in the store, by address; two for one address
-// fail the test.
-func held(t testing.TB, store *ipamtest.Store) map[netip.Addr]lease.Lease {
-	t.Helper()
-	leases := map[netip.Addr]lease.Lease{}
-	for _, b := range store.All() {
-		for _, l := range b.Leases {
-			if l.State != lease.InUse {
-				continue
-			}
-			if other, twice := leases[l.Addr]; twice {
-				t.Fatalf("%s is leased to %+v and %+v", l.Addr, other, l)
-			}
-			leases[l.Addr] = l
-		}
-	}
-	return leases
 }
 
 func TestNodesUsePoolToLastAddress(t *testing.T) {
@@ -363,7 +335,7 @@ func TestClosedAllocatorFailsRequests(t *testing.T) {
 }
 
 // awaitQueued waits until n requests or more wait for the next batch.
-func awaitQueued(a *ipam.Allocator, n int) {
+func awaitQueued(a *alloc.Allocator, n int) {
 	for a.Queued() < n {
 		time.Sleep(time.Millisecond)
 	}

@@ -1,4 +1,4 @@
-package ipam_test
+package alloc_test
 
 import (
 	"context"
@@ -15,7 +15,7 @@ import (
 	"pgregory.net/rapid"
 
 	"spiderpool.dev/spiderpool/internal/inet"
-	"spiderpool.dev/spiderpool/internal/ipam"
+	"spiderpool.dev/spiderpool/internal/ipam/alloc"
 	"spiderpool.dev/spiderpool/internal/ipam/ipamtest"
 	"spiderpool.dev/spiderpool/internal/lease"
 	"spiderpool.dev/spiderpool/internal/pool"
@@ -55,8 +55,7 @@ type model struct {
 	t          *rapid.T
 	store      *ipamtest.Store
 	pools      []*pool.Pool
-	allocators map[string]*ipam.Allocator
-	catalogs   map[string]*ipam.PoolCatalog
+	allocators map[string]*alloc.Allocator
 	reserved   map[string]inet.Set // as the nodes know it
 	pods       map[string]*modelPod
 	lost       []string                    // containers that are gone without a DEL
@@ -112,7 +111,7 @@ func (m *model) together(t *rapid.T) {
 var modelNodes = []string{"a", "b"}
 
 func newModel(t *rapid.T) *model {
-	m := &model{t: t, store: &ipamtest.Store{}, allocators: map[string]*ipam.Allocator{}, catalogs: map[string]*ipam.PoolCatalog{}, reserved: map[string]inet.Set{}, pods: map[string]*modelPod{}, journal: map[lease.Attachment]string{}}
+	m := &model{t: t, store: &ipamtest.Store{}, allocators: map[string]*alloc.Allocator{}, reserved: map[string]inet.Set{}, pods: map[string]*modelPod{}, journal: map[lease.Attachment]string{}}
 	size := rapid.IntRange(1, 40).Draw(t, "size")
 	v4, _ := inet.Parse([]string{fmt.Sprintf("10.0.0.5-10.0.0.%d", 5+size-1)}, inet.Bounds{})
 	v6, _ := inet.Parse([]string{fmt.Sprintf("fd00::1-fd00::%x", size+3)}, inet.Bounds{})
@@ -143,16 +142,18 @@ func newModel(t *rapid.T) *model {
 }
 
 func (m *model) start(node string) {
-	a := ipam.NewAllocator(ipam.Config{Node: node, Blocks: m.store, Older: m.store.Older, Now: time.Now,
+	a := alloc.New(alloc.Config{Node: node, Blocks: m.store, Older: m.store.Older, Now: time.Now,
 		Log: slog.New(slog.DiscardHandler), Observer: &conflicts{}, ReuseAfter: -1, SearchEvery: -1})
-	m.catalogs[node] = ipam.NewPoolCatalog(nil, time.Now, a.SetUsable)
-	m.catalogs[node].SetReserved(m.reserved[node])
-	for _, p := range m.pools {
-		m.catalogs[node].SetPool(p)
-	}
+	m.setReserved(a, m.reserved[node])
 	for a.Load(context.Background()) != nil {
 	}
 	m.allocators[node] = a
+}
+
+func (m *model) setReserved(a *alloc.Allocator, reserved inet.Set) {
+	for _, p := range m.pools {
+		a.SetUsable(p.Name, p.Usable(reserved))
+	}
 }
 
 func (m *model) close() {
@@ -266,7 +267,7 @@ func (m *model) reserve(t *rapid.T) operation {
 	// What is given meanwhile may go by the former ones.
 	m.reserved[node] = m.reserved[node].And(reserved)
 	return operation{
-		run: func() { m.catalogs[node].SetReserved(reserved) },
+		run: func() { m.setReserved(m.allocators[node], reserved) },
 		end: func() { m.reserved[node] = reserved },
 	}
 }

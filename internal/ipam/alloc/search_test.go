@@ -1,4 +1,4 @@
-package ipam_test
+package alloc_test
 
 import (
 	"errors"
@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"spiderpool.dev/spiderpool/internal/inet"
-	"spiderpool.dev/spiderpool/internal/ipam"
+	"spiderpool.dev/spiderpool/internal/ipam/alloc"
 	"spiderpool.dev/spiderpool/internal/ipam/ipamtest"
 	"spiderpool.dev/spiderpool/internal/lease"
 )
@@ -109,7 +109,7 @@ func TestWaitingPodsShareRegionReads(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		a := newAllocatorWith(t, ipam.Config{Node: "a", Observer: &conflicts{}}, store, p)
+		a := newAllocatorWith(t, alloc.Config{Node: "a", Observer: &conflicts{}}, store, p)
 		t.Cleanup(a.Close)
 		allocate := func(container string) error {
 			_, err := allocate(t.Context(), a, request("a", container, want("eth0", 4, "p")))
@@ -128,7 +128,7 @@ func TestWaitingPodsShareRegionReads(t *testing.T) {
 			})
 		}
 		wg.Wait()
-		if reads, took := store.Count("list")-read, time.Since(began); reads > 1 || took > ipam.DefaultSearchEvery {
+		if reads, took := store.Count("list")-read, time.Since(began); reads > 1 || took > alloc.DefaultSearchEvery {
 			t.Errorf("100 pods that came together: %d reads in %s", reads, took)
 		}
 		read, began = store.Count("list"), time.Now()

@@ -1,4 +1,4 @@
-package ipam_test
+package alloc_test
 
 import (
 	"errors"
@@ -8,7 +8,7 @@ import (
 	"testing"
 
 	"spiderpool.dev/spiderpool/internal/inet"
-	"spiderpool.dev/spiderpool/internal/ipam"
+	"spiderpool.dev/spiderpool/internal/ipam/alloc"
 	"spiderpool.dev/spiderpool/internal/ipam/ipamtest"
 	"spiderpool.dev/spiderpool/internal/lease"
 )
@@ -16,14 +16,14 @@ import (
 // What others do to a block while the answer to our write of it is on its way must
 // not be lost, whichever way it is told.
 func TestEventDuringWriteIsReadAfterwards(t *testing.T) {
-	for name, tell := range map[string]func(a *ipam.Allocator, b lease.Block){
-		"observed": func(a *ipam.Allocator, b lease.Block) { a.Observe(b) },
-		"asked whether it is known": func(a *ipam.Allocator, b lease.Block) {
+	for name, tell := range map[string]func(a *alloc.Allocator, b lease.Block){
+		"observed": func(a *alloc.Allocator, b lease.Block) { a.Observe(b) },
+		"asked whether it is known": func(a *alloc.Allocator, b lease.Block) {
 			if !a.Knows(b.Base, b.Version) {
 				t.Error("it would be read at once, and the answer ignored")
 			}
 		},
-		"newest first": func(a *ipam.Allocator, b lease.Block) {
+		"newest first": func(a *alloc.Allocator, b lease.Block) {
 			a.Observe(b)
 			a.Knows(b.Base, "1")
 		},
@@ -115,7 +115,7 @@ func TestRepeatedAddWaitsForUnknownBlock(t *testing.T) {
 	if _, err := allocate(t.Context(), a, r); err == nil {
 		t.Fatal("a write without an answer counted as done")
 	}
-	if _, err := allocate(t.Context(), a, r); !errors.Is(err, ipam.ErrNotReady) {
+	if _, err := allocate(t.Context(), a, r); !errors.Is(err, alloc.ErrNotReady) {
 		t.Errorf("while the block cannot be read: %v, want not ready", err)
 	}
 	unreadable.Store(false)

@@ -1,4 +1,4 @@
-package ipam_test
+package alloc_test
 
 import (
 	"errors"
@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"spiderpool.dev/spiderpool/internal/ipam"
+	"spiderpool.dev/spiderpool/internal/ipam/alloc"
 	"spiderpool.dev/spiderpool/internal/ipam/ipamtest"
 	"spiderpool.dev/spiderpool/internal/lease"
 )
@@ -19,7 +19,7 @@ func refusing(store *ipamtest.Store, bases ...string) {
 	store.Before = func(operation string, base netip.Addr) error {
 		for _, refused := range bases {
 			if operation == "put" && base.String() == refused {
-				return fmt.Errorf("%w: too large", ipam.ErrRefused)
+				return fmt.Errorf("%w: too large", alloc.ErrRefused)
 			}
 		}
 		return nil
@@ -30,7 +30,7 @@ func TestRefusedBlockIsAvoided(t *testing.T) {
 	store := &ipamtest.Store{}
 	now := time.Date(2026, 11, 22, 10, 0, 0, 0, time.UTC)
 	p := rangePool(t, "p", "10.0.0.0/24", "10.0.0.16-10.0.0.31", "10.0.0.48-10.0.0.63")
-	a := newAllocatorWith(t, ipam.Config{Node: "a", Observer: &conflicts{}, SearchEvery: -1, Now: func() time.Time { return now }}, store, p)
+	a := newAllocatorWith(t, alloc.Config{Node: "a", Observer: &conflicts{}, SearchEvery: -1, Now: func() time.Time { return now }}, store, p)
 	t.Cleanup(a.Close)
 	first, err := allocate(t.Context(), a, request("a", "c0", want("eth0", 4, "p")))
 	if err != nil {
@@ -52,7 +52,7 @@ func TestRefusedBlockIsAvoided(t *testing.T) {
 		}
 	}
 	// The lease in the block stays known, and the API server gets its release.
-	if err := a.Release(t.Context(), lease.Attachment{ContainerID: "c0", Interface: "eth0"}); !errors.Is(err, ipam.ErrRefused) {
+	if err := a.Release(t.Context(), lease.Attachment{ContainerID: "c0", Interface: "eth0"}); !errors.Is(err, alloc.ErrRefused) {
 		t.Errorf("release: %v, want the refusal", err)
 	}
 	store.Before = nil
@@ -75,7 +75,7 @@ func TestRefusedBlockIsAvoided(t *testing.T) {
 
 func TestRefusedRequestDoesNotHarmOthers(t *testing.T) {
 	store := &ipamtest.Store{}
-	a := newAllocatorWith(t, ipam.Config{Node: "a", Observer: &conflicts{}, SearchEvery: -1}, store, rangePool(t, "p", "10.0.0.0/24", "10.0.0.16-10.0.0.63"))
+	a := newAllocatorWith(t, alloc.Config{Node: "a", Observer: &conflicts{}, SearchEvery: -1}, store, rangePool(t, "p", "10.0.0.0/24", "10.0.0.16-10.0.0.63"))
 	t.Cleanup(a.Close)
 	entered, leave := make(chan struct{}), make(chan struct{})
 	var once sync.Once
@@ -89,7 +89,7 @@ func TestRefusedRequestDoesNotHarmOthers(t *testing.T) {
 	start := func(container, ifname string, fails bool) {
 		wg.Go(func() {
 			_, err := allocate(t.Context(), a, request("a", container, want(ifname, 4, "p")))
-			if errors.Is(err, ipam.ErrRefused) != fails || err != nil && !fails {
+			if errors.Is(err, alloc.ErrRefused) != fails || err != nil && !fails {
 				t.Errorf("%s: %v", container, err)
 			}
 		})

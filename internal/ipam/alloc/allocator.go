@@ -1,4 +1,4 @@
-package ipam
+package alloc
 
 import (
 	"cmp"
@@ -41,12 +41,12 @@ const (
 // it reads other nodes' blocks when it needs them.
 // All methods are safe for concurrent use.
 type Allocator struct {
-	node               string
-	blocks             Blocks
-	older              func(a, b string) bool
-	now                func() time.Time
-	log                *slog.Logger
-	observer           Observer
+	node     string
+	blocks   Blocks
+	older    func(a, b string) bool
+	now      func() time.Time
+	log      *slog.Logger
+	observer Observer
 	// searchEvery is that of Config, the default set.
 	searchEvery time.Duration
 
@@ -130,9 +130,9 @@ type Config struct {
 	SearchEvery time.Duration
 }
 
-// NewAllocator returns an allocator that knows nothing yet; Load must succeed
+// New returns an allocator that knows nothing yet; Load must succeed
 // before it allocates. Close ends it.
-func NewAllocator(c Config) *Allocator {
+func New(c Config) *Allocator {
 	ctx, cancel := context.WithCancel(context.Background())
 	a := &Allocator{
 		node: c.Node, blocks: c.Blocks, older: c.Older, now: c.Now, log: c.Log, observer: c.Observer,

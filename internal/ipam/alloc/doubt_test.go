@@ -1,0 +1,107 @@
+package alloc_test
+
+import (
+	"errors"
+	"net/netip"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"spiderpool.dev/spiderpool/internal/inet"
+	"spiderpool.dev/spiderpool/internal/ipam/alloc"
+	"spiderpool.dev/spiderpool/internal/ipam/ipamtest"
+	"spiderpool.dev/spiderpool/internal/lease"
+)
+
+func TestAgentAcceptsRestoredStore(t *testing.T) {
+	store := &ipamtest.Store{}
+	a := newAllocator(t, "n1", store, rangePool(t, "p", "10.0.0.0/24", "10.0.0.16-10.0.0.31"))
+	t.Cleanup(a.Close)
+	allocate := func(container string) error {
+		_, err := allocate(t.Context(), a, request("n1", container, want("eth0", 4, "p")))
+		return err
+	}
+	if err := allocate("a"); err != nil {
+		t.Fatal(err)
+	}
+	backup := store.Backup()
+	for _, container := range []string{"b", "c"} {
+		if err := allocate(container); err != nil {
+			t.Fatal(err)
+		}
+	}
+	store.Restore(backup)
+	if err := allocate("d"); err != nil {
+		t.Fatal(err)
+	}
+	holders := map[string]bool{}
+	for _, l := range held(t, store) {
+		holders[l.ContainerID] = true
+	}
+	for _, container := range []string{"a", "b", "c", "d"} {
+		if !holders[container] {
+			t.Errorf("container %s has no lease after the restore", container)
+		}
+	}
+}
+
+func TestUnreadBlockStopsOnlyItsPods(t *testing.T) {
+	store := &ipamtest.Store{}
+	var broken atomic.Bool
+	bad := netip.MustParseAddr("10.0.0.16")
+	store.Before = func(operation string, base netip.Addr) error {
+		if broken.Load() && base == bad && operation != "list" {
+			return errors.New("cannot be decoded")
+		}
+		return nil
+	}
+	now := time.Now()
+	var mu sync.Mutex
+	a := newAllocatorWith(t, alloc.Config{Node: "n1", Observer: &conflicts{}, SearchEvery: -1, Now: func() time.Time {
+		mu.Lock()
+		defer mu.Unlock()
+		return now
+	}}, store, rangePool(t, "p", "10.0.0.0/24", "10.0.0.16-10.0.0.47"))
+	t.Cleanup(a.Close)
+	allocate := func(container string) error {
+		_, err := allocate(t.Context(), a, request("n1", container, want("eth0", 4, "p")))
+		return err
+	}
+	for i := range inet.BlockSize + 1 { // the first block that the node chooses, and one lease of the other
+		if err := allocate(strings.Repeat("x", i+1)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	inBad := ""
+	for addr, l := range held(t, store) {
+		if inet.BlockOf(addr) == bad {
+			inBad = l.ContainerID
+		}
+	}
+	broken.Store(true)
+	at := lease.Attachment{ContainerID: inBad, Interface: "eth0"}
+	if err := a.Release(t.Context(), at); err == nil {
+		t.Fatal("a release in a broken block succeeded")
+	}
+	if err := a.Release(t.Context(), at); !errors.Is(err, alloc.ErrNotReady) {
+		t.Errorf("the pod of the broken block: %v, want not ready", err)
+	}
+	if err := allocate("other"); err != nil {
+		t.Errorf("another pod: %v", err)
+	}
+	if err := a.Ready(); err != nil {
+		t.Errorf("at once: %v", err)
+	}
+	mu.Lock()
+	now = now.Add(time.Minute)
+	mu.Unlock()
+	if err := a.Ready(); err == nil || !strings.Contains(err.Error(), "10.0.0.16/28 could not be read for 1m0s") {
+		t.Errorf("after a minute: %v", err)
+	}
+	broken.Store(false)
+	if err := errors.Join(a.ReadUnread(t.Context()), a.Ready(), a.Release(t.Context(), at)); err != nil {
+		t.Error(err)
+	}
+}
