@@ -126,7 +126,7 @@ func (a *agent) newIPAM(client *agentclient.Client) *ipam.Service {
 		Runtime: &criclient.Runtime{
 			Sockets: a.cfg.CRISockets, Trusted: filepath.Join(a.cfg.StateDir, "runtime"), Reported: a.cluster.Runtime,
 			Holds: func(sandbox string) bool {
-				return len(allocator.HeldBy(func(l lease.Lease) bool { return l.ContainerID == sandbox })) > 0
+				return slices.ContainsFunc(allocator.HeldFor(0), func(l lease.Lease) bool { return l.ContainerID == sandbox })
 			},
 		},
 		Observer:    a.metrics,

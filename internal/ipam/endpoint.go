@@ -19,8 +19,10 @@ import (
 // Repair updates the endpoints of all pods with addresses on this node. It makes up for
 // the updates that an earlier agent left undone, and for changes by users.
 func (s *Service) Repair() {
-	for _, l := range s.Allocator.HeldBy(func(lease.Lease) bool { return true }) {
-		s.Endpoints.Changed(endpointOf(l.Holder), 0)
+	for _, l := range s.Allocator.HeldFor(0) {
+		if !l.OfFormer() {
+			s.Endpoints.Changed(endpointOf(l.Holder), 0)
+		}
 	}
 }
 

@@ -228,11 +228,6 @@ func (a *Allocator) FormerOf(addr netip.Addr) []lease.Former {
 	return b.FormerOf(addr)
 }
 
-// HeldBy returns the leases in use on this node for which keep returns true.
-func (a *Allocator) HeldBy(keep func(lease.Lease) bool) []lease.Lease {
-	return slices.DeleteFunc(a.HeldFor(0), func(l lease.Lease) bool { return l.OfFormer() || !keep(l) })
-}
-
 // Arrive returns the place of a request in the order of arrivals and grants.
 func (a *Allocator) Arrive() uint64 {
 	a.mu.Lock()

@@ -42,10 +42,7 @@ func (a *Allocator) search(ctx context.Context, s *search, exhausted *lease.Exha
 		return false, nil
 	}
 	for _, usage := range exhausted.Pools {
-		a.mu.Lock()
-		usable := a.mu.index.Addresses(usage.Pool)
-		a.mu.Unlock()
-		for region := range a.regionsOf(usable) {
+		for region := range a.regionsOf(usage.Pool) {
 			if s.began[region] {
 				continue
 			}
@@ -69,10 +66,7 @@ func (a *Allocator) search(ctx context.Context, s *search, exhausted *lease.Exha
 // ReadUsage returns the usage of a pool after it has read the blocks of other nodes, in
 // at most limit regions.
 func (a *Allocator) ReadUsage(ctx context.Context, pool string, limit int) (lease.Usage, error) {
-	a.mu.Lock()
-	usable := a.mu.index.Addresses(pool)
-	a.mu.Unlock()
-	for region := range a.regionsOf(usable) {
+	for region := range a.regionsOf(pool) {
 		if limit--; limit < 0 {
 			break
 		}
@@ -209,10 +203,7 @@ func (a *Allocator) readAhead(ctx context.Context, batch []*request) {
 		budget := 1 << min(r.attempts, 12)
 		for _, want := range r.allocation.Wants {
 			for _, name := range want.Pools {
-				a.mu.Lock()
-				usable := a.mu.index.Addresses(name)
-				a.mu.Unlock()
-				for region := range a.regionsOf(usable) {
+				for region := range a.regionsOf(name) {
 					a.mu.Lock()
 					fresh := a.now().Sub(a.regionAt(region).read) < aheadTTL
 					a.mu.Unlock()
@@ -232,12 +223,15 @@ func (a *Allocator) readAhead(ctx context.Context, batch []*request) {
 	}
 }
 
-// regionsOf yields the regions that the set touches, beginning at one that
-// depends on the node, so that nodes rarely search in step.
-func (a *Allocator) regionsOf(set inet.Set) iter.Seq[netip.Prefix] {
+// regionsOf yields the regions of a pool, beginning at one that depends on the node, so
+// that nodes rarely search in step.
+func (a *Allocator) regionsOf(pool string) iter.Seq[netip.Prefix] {
 	return func(yield func(netip.Prefix) bool) {
+		a.mu.Lock()
+		usable := a.mu.index.Addresses(pool)
+		a.mu.Unlock()
 		var regions []netip.Prefix
-		for _, r := range set.Ranges() {
+		for _, r := range usable.Ranges() {
 			for region := RegionOf(r.From()); len(regions) < maxRegions; {
 				if n := len(regions); n == 0 || regions[n-1] != region {
 					regions = append(regions, region)
