@@ -69,7 +69,7 @@ func (s *Service) Endpoint(ctx context.Context, key EndpointKey, stored *Endpoin
 			delete(missing, i.Interface)
 		}
 	}
-	want.Granted = len(missing) == 0 && !shown
+	want.New = len(missing) == 0 && !shown && !granted.asked
 	if shown && len(missing) == 0 {
 		return want, nil
 	}
@@ -128,6 +128,7 @@ type grantedPods struct {
 type grantedPod struct {
 	owner      Controller
 	interfaces []EndpointInterface
+	asked      bool // current has returned it
 }
 
 // add records what an ADD granted, after the leases were committed.
@@ -146,7 +147,7 @@ func (g *grantedPods) add(podUID string, owner Controller, assigned []EndpointIn
 			all[at] = i
 		}
 	}
-	g.pods[podUID] = grantedPod{owner, all}
+	g.pods[podUID] = grantedPod{owner, all, g.pods[podUID].asked}
 }
 
 // current returns the interfaces that still have their leases, and forgets the others.
@@ -164,7 +165,7 @@ func (g *grantedPods) current(podUID string, a *alloc.Allocator) (pod grantedPod
 		delete(g.pods, podUID)
 		return grantedPod{}, leases, inUse
 	}
-	g.pods[podUID] = pod
+	g.pods[podUID] = grantedPod{pod.owner, pod.interfaces, true}
 	return pod, leases, inUse
 }
 

@@ -244,3 +244,23 @@ func TestOnlyLastReleaseIsShownAtOnce(t *testing.T) {
 		t.Errorf("delays %v, want one and then none", d.seen)
 	}
 }
+
+// unwritten writes no endpoint.
+type unwritten struct{}
+
+func (unwritten) Changed(ipam.EndpointKey, time.Duration) {}
+
+// The endpoint of a new pod is created without a read. Later updates read first.
+func TestEndpointIsNewOnce(t *testing.T) {
+	cluster := newFakeCluster(t, "a")
+	s := cluster.Service("n1")
+	s.Endpoints = unwritten{}
+	mustAdd(t, s, wire.AddRequest{Attachment: attachment("a")})
+	key := ipam.EndpointKey{PodKey: lease.PodKey{Namespace: "default", Name: "a"}, Pod: lease.PodKey{Namespace: "default", Name: "a"}, PodUID: "uid-a"}
+	for _, isNew := range []bool{true, false} {
+		got, err := s.Endpoint(t.Context(), key, nil)
+		if err != nil || got == nil || got.New != isNew {
+			t.Errorf("got %+v, %v, want New to be %t", got, err, isNew)
+		}
+	}
+}

@@ -133,8 +133,9 @@ type Endpoint struct {
 	Node       string
 	Owner      Controller // only kind and name are stored
 	Interfaces []EndpointInterface
-	// Granted: an ADD of this process granted all the interfaces. It is not stored.
-	Granted bool
+	// New: an ADD of this process granted all the interfaces, and this is the first answer
+	// about the pod since. It is not stored.
+	New bool
 }
 
 // EndpointInterface is one interface with its addresses and routes.

@@ -83,6 +83,15 @@ func (c *Cache[K, V]) Get(ctx context.Context, key K, read func(context.Context)
 	}
 }
 
+// Set remembers v as if it had been read now, e.g. because the caller wrote it.
+func (c *Cache[K, V]) Set(key K, v V) {
+	now := c.Now()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.makeRoom(key, now)
+	c.mu.values[key] = value[V]{v: v, read: now}
+}
+
 // Forget removes the value of key, e.g. because a read found that it no longer exists. A
 // read in progress is not affected.
 func (c *Cache[K, V]) Forget(key K) {

@@ -28,10 +28,16 @@ func TestCacheMatchesModel(t *testing.T) {
 		for range rapid.IntRange(1, 40).Draw(t, "steps") {
 			now = now.Add(time.Duration(rapid.IntRange(0, 2).Draw(t, "seconds")) * time.Second)
 			key := rapid.SampledFrom([]string{"a", "b", "c", "d"}).Draw(t, "key")
-			if rapid.IntRange(0, 5).Draw(t, "forget") == 0 {
+			switch rapid.IntRange(0, 5).Draw(t, "operation") {
+			case 0:
 				cache.Forget(key)
 				delete(last, key)
 				delete(since, key)
+				continue
+			case 1:
+				reads++
+				cache.Set(key, reads)
+				last[key], since[key] = reads, now
 				continue
 			}
 			fail := rapid.Bool().Draw(t, "fail")

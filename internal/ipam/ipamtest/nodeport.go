@@ -160,7 +160,7 @@ func (p nodePort) Changed(key ipam.EndpointKey, _ time.Duration) {
 	if want == nil {
 		delete(p.endpoints, name)
 	} else {
-		want.Granted = false
+		want.New = false
 		p.endpoints[name] = *want
 	}
 }

@@ -16,6 +16,7 @@ import (
 	"spiderpool.dev/spiderpool/api/v2beta1"
 	"spiderpool.dev/spiderpool/internal/ipam"
 	"spiderpool.dev/spiderpool/internal/lease"
+	"spiderpool.dev/spiderpool/internal/readcache"
 )
 
 // endpointWriters bounds the concurrent writes.
@@ -40,26 +41,17 @@ type Endpoints struct {
 	client *Client
 	log    *slog.Logger
 	queue  workqueue.TypedRateLimitingInterface[ipam.EndpointKey]
-
-	mu struct {
-		sync.Mutex
-		// known has the endpoints of this node's pods.
-		known map[lease.PodKey]knownEndpoint
-	}
-}
-
-// knownEndpoint is an endpoint that exists. It is immutable.
-type knownEndpoint struct {
-	object *v2beta1.SpiderEndpoint // nil if its content is not known
-	as     time.Time               // of this time
+	// stored has the endpoints of this node's pods; nil if there is none. They are immutable.
+	stored readcache.Cache[lease.PodKey, *v2beta1.SpiderEndpoint]
 }
 
 // NewEndpoints returns a writer with an empty queue.
 func NewEndpoints(client *Client, log *slog.Logger) *Endpoints {
 	retries := workqueue.NewTypedItemExponentialFailureRateLimiter[ipam.EndpointKey](firstEndpointRetry, lastEndpointRetry)
-	e := &Endpoints{client: client, log: log, queue: workqueue.NewTypedRateLimitingQueue(retries)}
-	e.mu.known = map[lease.PodKey]knownEndpoint{}
-	return e
+	return &Endpoints{
+		client: client, log: log, queue: workqueue.NewTypedRateLimitingQueue(retries),
+		stored: readcache.Cache[lease.PodKey, *v2beta1.SpiderEndpoint]{TTL: endpointTrust, Now: time.Now},
+	}
 }
 
 // Changed implements ipam.Endpoints.
@@ -99,18 +91,14 @@ func (e *Endpoints) work(ctx context.Context, want wantedEndpoint) {
 // update writes one endpoint if it differs from the wanted one. Metadata of a stored
 // endpoint, such as labels that a user added, is kept.
 func (e *Endpoints) update(ctx context.Context, key ipam.EndpointKey, want wantedEndpoint) error {
-	object, known := e.recall(key.PodKey)
-	if !known {
-		if created, err := e.create(ctx, key, want); created || err != nil {
-			return err
+	object, err := e.stored.Get(ctx, key.PodKey, func(ctx context.Context) (*v2beta1.SpiderEndpoint, error) {
+		if created, err := e.create(ctx, key, want); created != nil || err != nil {
+			return created, err
 		}
-	}
-	if object == nil {
-		var err error
-		if object, err = e.read(ctx, key); err != nil {
-			return fmt.Errorf("read: %w", err)
-		}
-		e.remember(key.PodKey, object)
+		return e.read(ctx, key)
+	})
+	if err != nil {
+		return err
 	}
 	stored := endpointIn(object)
 	wanted, err := want(ctx, key, stored)
@@ -118,7 +106,7 @@ func (e *Endpoints) update(ctx context.Context, key ipam.EndpointKey, want wante
 		return err
 	}
 	if wanted == nil || wanted == stored {
-		e.forget(key.PodKey)
+		e.stored.Forget(key.PodKey)
 		if stored != nil && wanted == nil {
 			err = e.remove(ctx, key, object)
 		}
@@ -127,18 +115,19 @@ func (e *Endpoints) update(ctx context.Context, key ipam.EndpointKey, want wante
 	return e.put(ctx, key, object, EndpointObject(*wanted))
 }
 
-// create creates the endpoint of a new pod without a read before. It returns false if
-// the endpoint exists, or if the pod is not new.
-func (e *Endpoints) create(ctx context.Context, key ipam.EndpointKey, want wantedEndpoint) (bool, error) {
+// create creates the endpoint of a new pod without a read before. It returns nil if the
+// endpoint exists, or if the pod is not new.
+func (e *Endpoints) create(ctx context.Context, key ipam.EndpointKey, want wantedEndpoint) (*v2beta1.SpiderEndpoint, error) {
 	wanted, err := want(ctx, key, nil)
-	if err != nil || wanted == nil || !wanted.Granted {
-		return false, err
+	if err != nil || wanted == nil || !wanted.New {
+		return nil, err
 	}
-	err = e.put(ctx, key, nil, EndpointObject(*wanted))
+	object := EndpointObject(*wanted)
+	err = e.put(ctx, key, nil, object)
 	if apierrors.IsAlreadyExists(err) {
-		return false, nil
+		return nil, nil
 	}
-	return err == nil, err
+	return object, err
 }
 
 // put makes the endpoint show the wanted status. object is the stored one, or nil.
@@ -153,11 +142,11 @@ func (e *Endpoints) put(ctx context.Context, key ipam.EndpointKey, object, wante
 	}
 	version, err := write(ctx, request.Body(wanted))
 	if err != nil {
-		e.remember(key.PodKey, nil)
+		e.stored.Forget(key.PodKey)
 		return fmt.Errorf("write: %w", err)
 	}
 	wanted.ResourceVersion = version
-	e.remember(key.PodKey, wanted)
+	e.stored.Set(key.PodKey, wanted)
 	return nil
 }
 
@@ -171,30 +160,6 @@ func (e *Endpoints) remove(ctx context.Context, key ipam.EndpointKey, object *v2
 	return nil
 }
 
-// recall returns the endpoint, nil if its content must be read, and whether it exists as
-// far as this process knows.
-func (e *Endpoints) recall(key lease.PodKey) (object *v2beta1.SpiderEndpoint, known bool) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	k, known := e.mu.known[key]
-	if time.Since(k.as) > endpointTrust {
-		return nil, known
-	}
-	return k.object, known
-}
-
-func (e *Endpoints) remember(key lease.PodKey, object *v2beta1.SpiderEndpoint) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.mu.known[key] = knownEndpoint{object, time.Now()}
-}
-
-func (e *Endpoints) forget(key lease.PodKey) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	delete(e.mu.known, key)
-}
-
 func (e *Endpoints) request(verb func() *rest.Request, key ipam.EndpointKey) *rest.Request {
 	return verb().Resource("spiderendpoints").Namespace(key.Namespace)
 }
@@ -206,5 +171,8 @@ func (e *Endpoints) read(ctx context.Context, key ipam.EndpointKey) (*v2beta1.Sp
 	if apierrors.IsNotFound(err) {
 		return nil, nil
 	}
-	return &object, err
+	if err != nil {
+		return nil, fmt.Errorf("read: %w", err)
+	}
+	return &object, nil
 }

@@ -28,4 +28,4 @@ func (e *Endpoints) Update(ctx context.Context, key ipam.EndpointKey, want wante
 }
 
 // Distrust makes the next update read the endpoint.
-func (e *Endpoints) Distrust(key ipam.EndpointKey) { e.remember(key.PodKey, nil) }
+func (e *Endpoints) Distrust(key ipam.EndpointKey) { e.stored.Forget(key.PodKey) }
