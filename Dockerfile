@@ -11,7 +11,7 @@ RUN go mod download
 COPY api api
 COPY cmd cmd
 COPY internal internal
-RUN go build -trimpath -ldflags="-s -w -X spiderpool.dev/spiderpool/internal/config.Version=${VERSION}" -o /bin/ ./cmd/...
+RUN go build -tags=grpcnotrace -trimpath -ldflags="-s -w -X spiderpool.dev/spiderpool/internal/config.Version=${VERSION}" -o /bin/ ./cmd/...
 
 FROM scratch AS agent
 COPY LICENSE /licenses/LICENSE

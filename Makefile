@@ -12,7 +12,8 @@ N        ?= 40
 
 LAB      := bin/lab
 TOOL     := go tool -modfile=tools/go.mod
-GOBUILD  := CGO_ENABLED=0 go build -trimpath -ldflags='-s -w -X spiderpool.dev/spiderpool/internal/config.Version=$(VERSION)'
+# grpc's tag leaves out x/net/trace and, with it, html/template: the agent becomes 7 MB smaller.
+GOBUILD  := CGO_ENABLED=0 go build -tags=grpcnotrace -trimpath -ldflags='-s -w -X spiderpool.dev/spiderpool/internal/config.Version=$(VERSION)'
 PROGRAMS := $(notdir $(wildcard cmd/*))
 
 # The lab is a separate Go module.

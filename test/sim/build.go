@@ -36,7 +36,7 @@ func BuildPrograms(ctx context.Context, root, bin string, d *Definition) error {
 		if !ok {
 			return fmt.Errorf("plugin %s: build: %q: want MODULE PACKAGE", d.Name, line)
 		}
-		cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags=-s -w", "-o", filepath.Join(bin, filepath.Base(pkg)), pkg)
+		cmd := exec.CommandContext(ctx, "go", "build", "-tags=grpcnotrace", "-trimpath", "-ldflags=-s -w", "-o", filepath.Join(bin, filepath.Base(pkg)), pkg)
 		cmd.Dir = filepath.Join(root, module)
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 		var out bytes.Buffer

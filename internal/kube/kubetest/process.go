@@ -35,7 +35,7 @@ func Each(tb testing.TB, n int, f func(ctx context.Context, i int) error) {
 func Program(tb testing.TB, name string) string {
 	tb.Helper()
 	program := filepath.Join(tb.TempDir(), name)
-	build := exec.Command("go", "build", "-o", program, "spiderpool.dev/spiderpool/cmd/"+name)
+	build := exec.Command("go", "build", "-tags", "grpcnotrace", "-o", program, "spiderpool.dev/spiderpool/cmd/"+name)
 	if out, err := build.CombinedOutput(); err != nil {
 		tb.Fatalf("build: %v\n%s", err, out)
 	}
