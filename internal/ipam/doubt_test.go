@@ -64,6 +64,7 @@ func TestDeletedBlockComesBack(t *testing.T) {
 	addr := mustAdd(t, s, wire.AddRequest{Attachment: attachment("a")}).Addresses[0].Prefix.Addr()
 	mustAdd(t, s, wire.AddRequest{Attachment: attachment("gone")})
 	cluster.Sandbox("n1", attachment("a").ContainerID, "uid-a")
+	cluster.Advance(time.Hour)
 	b, err := cluster.Store.Get(t.Context(), inet.BlockOf(addr))
 	if err != nil {
 		t.Fatal(err)
@@ -81,6 +82,27 @@ func TestDeletedBlockComesBack(t *testing.T) {
 	}
 	if events := strings.Join(cluster.TakeEvents(), "\n"); strings.Count(events, "LeaseRestored") != 1 || !strings.Contains(events, "LeaseRestored default/a: another client removed the lease of "+addr.String()) {
 		t.Errorf("events %q", events)
+	}
+}
+
+// A runtime may list a sandbox only after its ADDs.
+func TestUnlistedNewSandboxKeepsAddress(t *testing.T) {
+	cluster := newFakeCluster(t, "a")
+	s := cluster.Service("n1")
+	addr := mustAdd(t, s, wire.AddRequest{Attachment: attachment("a")}).Addresses[0].Prefix.Addr()
+	b, err := cluster.Store.Get(t.Context(), inet.BlockOf(addr))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cluster.Store.Delete(t.Context(), b); err != nil {
+		t.Fatal(err)
+	}
+	s.Allocator.ObserveDeleted(b.Base, b.Version)
+	if err := errors.Join(s.Allocator.ReadUnread(t.Context()), s.RestoreLost(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+	if l := held(t, cluster.Store)[addr]; l.PodUID != "uid-a" {
+		t.Errorf("the lease of the new sandbox is %+v", l)
 	}
 }
 

@@ -12,8 +12,9 @@ import (
 
 // RestoreLost puts leases back that this node has not ended and that the store lacks:
 // after "kubectl delete sib", or a restore of etcd from a backup. It skips leases whose
-// sandbox the runtime does not list. If another pod has the address by now, the sandbox
-// becomes a former one (lease.Block.Former), and an event reports the conflict.
+// sandbox the runtime does not list, unless the sandbox is new: a runtime may list a
+// sandbox only after its interfaces got addresses. If another pod has the address by now,
+// the sandbox becomes a former one (lease.Block.Former), and an event reports the conflict.
 func (s *Service) RestoreLost(ctx context.Context) error {
 	if !s.Allocator.HasLost() {
 		return nil
@@ -27,7 +28,7 @@ func (s *Service) RestoreLost(ctx context.Context) error {
 		_, listed := sandboxes[l.ContainerID]
 		return listed || err != nil
 	}
-	restored, taken, err := s.Allocator.Restore(ctx, alive)
+	restored, taken, err := s.Allocator.Restore(ctx, alive, s.MinLeaseAge)
 	for _, l := range restored {
 		s.Log.Warn("restored a lease that another client had removed", "ip", l.Addr, "pool", l.Pool, "pod", l.Pod, "interface", l.Interface)
 		s.Events.LeaseRestored(Pod{PodKey: l.Pod, UID: l.PodUID},

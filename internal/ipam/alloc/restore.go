@@ -18,9 +18,10 @@ func (a *Allocator) HasLost() bool {
 	return len(a.mu.lost) > 0
 }
 
-// Restore writes the lost leases for which alive returns true. It returns them, and those
-// whose address another holder has now, with that holder's lease.
-func (a *Allocator) Restore(ctx context.Context, alive func(lease.Lease) bool) (restored []lease.Lease, taken map[lease.Lease]lease.Lease, err error) {
+// Restore writes the lost leases for which alive returns true, and those that this process
+// has known for less than minAge. It returns them, and those whose address another holder
+// has now, with that holder's lease.
+func (a *Allocator) Restore(ctx context.Context, alive func(lease.Lease) bool, minAge time.Duration) (restored []lease.Lease, taken map[lease.Lease]lease.Lease, err error) {
 	isLost := func(l lease.Lease) bool { return a.mu.lost[holdingKey{l.Addr, l.Attachment}].ContainerID != "" }
 	var settled []holdingKey
 	_, err = a.change(ctx, isLost, func(now time.Time) []lease.Block {
@@ -35,7 +36,7 @@ func (a *Allocator) Restore(ctx context.Context, alive func(lease.Lease) bool) (
 			settled = append(settled, key)
 			switch holder, _ := b.Lease(key.addr); {
 			case !b.Holds(l): // ended since
-			case !alive(l):
+			case !alive(l) && a.now().Sub(a.mu.holdings[key].since) >= minAge:
 				writes[base], _ = b.Release(key.at, now)
 			case !l.OfFormer() && holder.Attachment != key.at:
 				taken[l], writes[base] = holder, b
