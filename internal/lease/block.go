@@ -145,7 +145,8 @@ func (b Block) Quarantine(a netip.Addr, at Attachment, mac string, now, until ti
 }
 
 // Removable reports whether the block may be deleted: every lease has been Released,
-// or its quarantine over, for at least idle, and there is no former sandbox.
+// or its quarantine over, for at least idle, and there is no former sandbox. Times in the
+// future come from a wrong clock and count like times in the past.
 func (b Block) Removable(now time.Time, idle time.Duration) bool {
 	if b.Damaged != "" || b.Compacted || len(b.Former) > 0 {
 		return false
@@ -153,11 +154,11 @@ func (b Block) Removable(now time.Time, idle time.Duration) bool {
 	for _, l := range b.Leases {
 		switch l.State {
 		case Released:
-			if now.Sub(l.Since) < idle {
+			if now.Sub(l.Since).Abs() < idle {
 				return false
 			}
 		case Quarantined:
-			if now.Sub(l.Until) < idle {
+			if l.InQuarantine(now) || now.Sub(l.Until).Abs() < idle {
 				return false
 			}
 		default:
@@ -218,7 +219,7 @@ func (b Block) With(l Lease) Block {
 // reuseAfter ago, and past quarantines. Their addresses are simply free.
 func (b Block) forgetting(now time.Time, reuseAfter time.Duration) Block {
 	over := func(l Lease) bool {
-		return l.State == Released && now.Sub(l.Since) >= reuseAfter || l.State == Quarantined && !now.Before(l.Until)
+		return l.State == Released && now.Sub(l.Since) >= reuseAfter || l.State == Quarantined && !l.InQuarantine(now)
 	}
 	if slices.ContainsFunc(b.Leases, over) {
 		b.Leases = slices.DeleteFunc(slices.Clone(b.Leases), over)

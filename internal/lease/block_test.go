@@ -35,6 +35,29 @@ func TestReleaseEndsEveryLeaseOfBlock(t *testing.T) {
 	}
 }
 
+// A node whose clock was a year ahead must not take addresses away for a year.
+func TestWrongClockEndsQuarantine(t *testing.T) {
+	t.Parallel()
+	l := func(since time.Duration) Lease {
+		return Lease{Addr: addr("10.0.0.1"), Pool: "a", State: Quarantined, Since: start.Add(since), Until: start.Add(since + time.Hour)}
+	}
+	for since, in := range map[time.Duration]bool{
+		-time.Hour: false, -time.Minute: true, 0: true, time.Minute: true, time.Hour: true, time.Hour + time.Second: false, 365 * 24 * time.Hour: false,
+	} {
+		x := NewIndex(Options{Node: "n"})
+		x.SetPool("a", set(t, "10.0.0.1"))
+		b := Block{Base: addr("10.0.0.0"), Leases: []Lease{l(since)}}
+		x.Put(b, start)
+		n := x.Quarantined("a", start)
+		if taken := x.Usage("a").Free == 0; l(since).InQuarantine(start) != in || taken != in || (n == 1) != in {
+			t.Errorf("began in %s: in quarantine %t, out of reach %t, counted %d; want %t", since, l(since).InQuarantine(start), taken, n, in)
+		}
+		if got := b.Removable(start, 0); got == in {
+			t.Errorf("began in %s: the block is removable: %t", since, got)
+		}
+	}
+}
+
 func TestWritesForgetFreedAddresses(t *testing.T) {
 	t.Parallel()
 	now := start.Add(time.Minute)

@@ -66,7 +66,9 @@ func (x *Index) classify(b *indexedBlock, now time.Time) {
 		case Released:
 			at = l.Since.Add(x.reuseAfter)
 		case Quarantined:
-			at = l.Until
+			if at = l.Until; !l.InQuarantine(now) {
+				continue
+			}
 		default:
 			b.free &^= bit
 			continue

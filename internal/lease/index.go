@@ -261,6 +261,23 @@ func (x *Index) Usage(pool string) Usage {
 	return u
 }
 
+// Quarantined counts the addresses of a pool in quarantine at the time now, in the known
+// blocks.
+func (x *Index) Quarantined(pool string, now time.Time) (n int) {
+	p, ok := x.pools[pool]
+	if !ok {
+		return 0
+	}
+	for _, b := range p.blocks {
+		for _, l := range b.block.Leases {
+			if l.Pool == pool && l.InQuarantine(now) {
+				n++
+			}
+		}
+	}
+	return n
+}
+
 // leasesAt returns the leases of the addresses, sorted by address.
 func (x *Index) leasesAt(addrs []netip.Addr) []Lease {
 	if len(addrs) == 0 {

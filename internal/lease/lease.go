@@ -67,3 +67,10 @@ type Lease struct {
 	Until time.Time // end of a quarantine; the address is free from then on
 	MAC   string    // hardware address that answered for a quarantined address
 }
+
+// InQuarantine reports whether the address is in quarantine. A lease that began far in
+// the future, by more than its length, was written with a wrong clock and has ended:
+// else the address would be lost until that time.
+func (l Lease) InQuarantine(now time.Time) bool {
+	return l.State == Quarantined && now.Before(l.Until) && l.Since.Sub(now) <= l.Until.Sub(l.Since)
+}

@@ -316,7 +316,7 @@ func judgeRetained(l lease.Lease, f Facts, p Policy, now time.Time) Verdict {
 	case f.Owner == OwnerGone:
 		return Verdict{Free, FixedOwnerGone, fmt.Sprintf("its owner %s no longer exists", l.FixedFor)}
 	case f.Owner == OwnerScaledDown:
-		waited := now.Sub(l.Since)
+		waited := now.Sub(l.Since).Abs() // a time far in the future comes from a wrong clock
 		if p.ScaledDownRetention >= 0 && waited >= p.ScaledDownRetention {
 			return Verdict{Free, FixedScaledDown, fmt.Sprintf("its owner %s was scaled down and has not come back for %s", l.FixedFor, waited.Truncate(time.Second))}
 		}

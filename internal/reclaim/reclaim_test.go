@@ -191,6 +191,8 @@ func TestVerdicts(t *testing.T) {
 		{"retained, owner gone", changes{retainedAddress, podGone, owner(OwnerGone)}, Free, FixedOwnerGone, "no longer exists"},
 		{"just scaled down", changes{retainedAddress, aged(time.Minute), podGone, owner(OwnerScaledDown)}, Keep, FixedWanted, "may come back"},
 		{"scaled down", changes{retainedAddress, podGone, owner(OwnerScaledDown)}, Free, FixedScaledDown, "has not come back for 1h0m0s"},
+		{"scaled down, retained by a clock a day ahead", changes{retainedAddress, aged(-24 * time.Hour), podGone, owner(OwnerScaledDown)}, Free, FixedScaledDown, ""},
+		{"scaled down, retained by a clock a minute ahead", changes{retainedAddress, aged(-time.Minute), podGone, owner(OwnerScaledDown)}, Keep, FixedWanted, "may come back"},
 		{"scaled down, retained for ever", changes{retainedAddress, podGone, owner(OwnerScaledDown), forever}, Keep, FixedWanted, ""},
 		{"retained, disabled", changes{retainedAddress, podGone, podsOff}, Free, FixedSwitchedOff, ""},
 		{"retained for a VM, disabled for pods", changes{retainedAddress, fixedFor("VirtualMachine/default/vm"), podGone, podsOff},
