@@ -247,6 +247,15 @@ var transitions = []struct {
 	{"end of former", "192.0.2.1 InUse b, 192.0.2.1 Former a", "192.0.2.1 InUse b", true, true},
 	{"end of another's former", "192.0.2.1 InUse a, 192.0.2.1 Former b", "192.0.2.1 InUse a", false, true},
 	{"release with former", "192.0.2.1 InUse a, 192.0.2.1 Former b", "192.0.2.1 Released, 192.0.2.1 Former b", true, true},
+	{"grant beside a former", "192.0.2.1 Released, 192.0.2.1 Former b web-0", "192.0.2.1 InUse a, 192.0.2.1 Former b web-0", false, false},
+	{"grant beside a former, never leased", "192.0.2.1 Former b web-0", "192.0.2.1 InUse a, 192.0.2.1 Former b web-0", false, false},
+	{"grant beside a former, after quarantine", "192.0.2.1 Quarantined, 192.0.2.1 Former b web-0", "192.0.2.1 InUse a, 192.0.2.1 Former b web-0", false, false},
+	{"grant beside a former of another owner", "192.0.2.1 Released, 192.0.2.1 Former b web-0", "192.0.2.1 InUse a web-1, 192.0.2.1 Former b web-0", false, false},
+	{"grant beside a former of the owner", "192.0.2.1 Released, 192.0.2.1 Former b web-0", "192.0.2.1 InUse a web-0, 192.0.2.1 Former b web-0", true, false},
+	{"grant beside a former of the pod", "192.0.2.1 Released, 192.0.2.1 Former b", "192.0.2.1 InUse a, 192.0.2.1 Former b", true, false},
+	{"grant beside a former elsewhere", "192.0.2.1 Released, 192.0.2.2 Former b web-0", "192.0.2.1 InUse a, 192.0.2.2 Former b web-0", true, false},
+	{"grant at the end of a former", "192.0.2.1 Released, 192.0.2.1 Former a web-0", "192.0.2.1 InUse a", true, false},
+	{"renewal beside a former", "192.0.2.1 InUse a, 192.0.2.1 Former b web-0", "192.0.2.1 InUse a web-1, 192.0.2.1 Former b web-0", true, false},
 	{"take by other owner", "192.0.2.1 InUse b web-0", "192.0.2.1 InUse a web-1", false, false},
 	{"give away", "192.0.2.1 InUse a web-0", "192.0.2.1 InUse b web-0", false, false},
 	{"retain", "192.0.2.1 InUse a web-0", "192.0.2.1 Retained a web-0", true, true},
@@ -258,6 +267,7 @@ var transitions = []struct {
 	{"return of nobody", "192.0.2.1 Retained b web-0", "192.0.2.1 InUse a", false, false},
 	{"end of retention", "192.0.2.1 Retained b web-0", "192.0.2.1 Released", true, true},
 	{"quarantine", "192.0.2.1 InUse a", "192.0.2.1 Quarantined", true, false},
+	{"quarantine taken back", "192.0.2.1 Quarantined", "192.0.2.1 Released", true, false},
 	{"quarantine of another node", "192.0.2.1 InUse b", "192.0.2.1 Quarantined", false, false},
 	{"quarantine of free", "", "192.0.2.1 Quarantined", false, false},
 	{"outside the block", "", "192.0.2.16 InUse a", false, false},
@@ -411,5 +421,14 @@ func TestFullBlockIsWithinBudget(t *testing.T) {
 	}
 	if err := as(t, kubetest.Account(t, "kube-system", "spiderpool-controller", "a")).Update(t.Context(), changed.DeepCopy(), client.DryRunAll); err != nil {
 		t.Errorf("the controller: %v", err)
+	}
+	replaced := full(lease.InUse)
+	for i := range replaced {
+		replaced[i].ContainerID = strings.Repeat("d", 64)
+	}
+	changed = compile.BlockObject(lease.Block{Base: netip.MustParseAddr("fd00:1111:2222:3333:4444:5555:6666:7770"), Node: node, Leases: replaced, Former: former})
+	changed.ResourceVersion = block.ResourceVersion
+	if err := agentOf(t, node).Update(t.Context(), changed, client.DryRunAll); err != nil {
+		t.Errorf("new sandboxes: %v", err)
 	}
 }

@@ -66,6 +66,14 @@ func (b Block) FormerOf(a netip.Addr) []Former {
 	return former
 }
 
+// MayHave reports whether the former sandboxes of an address leave it to a pod with the
+// UID and the owner of its fixed addresses: all of them are of the same pod or owner.
+func (b Block) MayHave(a netip.Addr, podUID string, owner Owner) bool {
+	return !slices.ContainsFunc(b.Former, func(f Former) bool {
+		return f.Addr == a && f.PodUID != podUID && (owner.IsZero() || f.FixedFor != owner)
+	})
+}
+
 // Forget removes a former sandbox from the block. It returns false and the same block if
 // the block does not have it.
 func (b Block) Forget(former Former) (Block, bool) {

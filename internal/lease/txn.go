@@ -292,13 +292,8 @@ func (t *txn) reusable(r Request, w Want) (Lease, bool) {
 // sandbox of another owner may still use it.
 func (t *txn) usable(r Request, w Want, l Lease) bool {
 	b, _ := t.Block(inet.BlockOf(l.Addr))
-	for _, f := range b.FormerOf(l.Addr) {
-		if f.PodUID != r.PodUID && (r.FixedFor.IsZero() || f.FixedFor != r.FixedFor) {
-			return false
-		}
-	}
 	p, ok := t.pools[l.Pool]
-	return ok && slices.Contains(w.Pools, l.Pool) && p.usable.Contains(l.Addr)
+	return ok && b.MayHave(l.Addr, r.PodUID, r.FixedFor) && slices.Contains(w.Pools, l.Pool) && p.usable.Contains(l.Addr)
 }
 
 // pick returns the next address of p to grant, and false if none is left.

@@ -119,10 +119,10 @@ func (a *Allocator) keepOwn(known, b lease.Block) lease.Block {
 		a.mu.lost[key] = l
 		stored, _ := b.Lease(l.Addr)
 		// What this node knows of its own sandboxes is newer than what a backup says.
-		if !l.OfFormer() && (stored.State != lease.InUse || stored.Node == a.node) {
+		if !l.OfFormer() && (stored.State != lease.InUse || stored.Node == a.node) && b.MayHave(l.Addr, l.PodUID, l.FixedFor) {
 			b = b.HandOver(l)
 		} else {
-			b = b.Remember(l) // a former sandbox, or the address has another holder
+			b = b.Remember(l) // a former sandbox, or the address has, or had, another holder
 		}
 		b.Unconfirmed = true
 	}

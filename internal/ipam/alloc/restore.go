@@ -38,7 +38,7 @@ func (a *Allocator) Restore(ctx context.Context, alive func(lease.Lease) bool, m
 			case !b.Holds(l): // ended since
 			case !alive(l) && a.now().Sub(a.mu.holdings[key].since) >= minAge:
 				writes[base], _ = b.Release(key.at, now)
-			case !l.OfFormer() && holder.Attachment != key.at:
+			case !l.OfFormer() && holder.State == lease.InUse && holder.Attachment != key.at:
 				taken[l], writes[base] = holder, b
 			default:
 				restored, writes[base] = append(restored, l), b
