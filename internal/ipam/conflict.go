@@ -2,6 +2,7 @@ package ipam
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -51,7 +52,7 @@ func (s *Service) Conflict(ctx context.Context, req wire.ConflictRequest) error 
 	reason := s.conflicts.add(s.Node, req.Address, req.MAC, s.Now())
 	if reason == "" {
 		var err error
-		if reason, err = s.manyQuarantined(ctx, held[i].Pool); err != nil {
+		if reason, err = s.manyQuarantined(ctx, held[i].Pool, 0); err != nil {
 			return notReady(err)
 		}
 	}
@@ -64,6 +65,17 @@ func (s *Service) Conflict(ctx context.Context, req wire.ConflictRequest) error 
 	}
 	if !done {
 		return nil
+	}
+	// All nodes hear a machine that answers for each address. So count again after the
+	// write: of the nodes at work now, the last writer sees the addresses of all others.
+	if reason, err = s.manyQuarantined(ctx, held[i].Pool, 1); err != nil || reason != "" {
+		err = errors.Join(err, s.Allocator.EndQuarantine(ctx, req.Address))
+	}
+	if err != nil {
+		return notReady(err)
+	}
+	if reason != "" {
+		return s.distrust(req, reason)
 	}
 	s.Log.Warn("put an address into quarantine", "ip", req.Address, "mac", req.MAC,
 		"pod", podOf(req.Attachment), "container", req.ContainerID, "interface", req.Interface)
@@ -86,14 +98,12 @@ func (s *Service) distrust(req wire.ConflictRequest, reason string) error {
 	}
 }
 
-// manyQuarantined returns why no more addresses of the pool go into quarantine, or "". It
-// first reads the blocks of other nodes, at most maxPoolRead regions: a machine that
-// answers for each address is heard by all nodes. Nodes that ask at the same time may
-// exceed the limit by one address each.
-func (s *Service) manyQuarantined(ctx context.Context, pool string) (reason string, err error) {
+// manyQuarantined returns why no more addresses of the pool go into quarantine, or "". Of
+// those in quarantine, own are the caller's.
+func (s *Service) manyQuarantined(ctx context.Context, pool string, own int64) (reason string, err error) {
 	usage, err := s.Allocator.ReadUsage(ctx, pool, maxPoolRead)
-	if most := max(1, min(maxByPool, usage.Total/poolShare)); err == nil && int64(usage.Quarantined) >= most {
-		reason = fmt.Sprintf("pool %s has %d of %d addresses in quarantine already, and %d is the limit", pool, usage.Quarantined, usage.Total, most)
+	if most, others := max(1, min(maxByPool, usage.Total/poolShare)), usage.Quarantined-own; err == nil && others >= most {
+		reason = fmt.Sprintf("pool %s has %d of %d addresses in quarantine already, and %d is the limit", pool, others, usage.Total, most)
 	}
 	return reason, err
 }

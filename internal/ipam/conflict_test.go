@@ -1,14 +1,18 @@
 package ipam_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/netip"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"spiderpool.dev/spiderpool/internal/ipam"
+	"spiderpool.dev/spiderpool/internal/ipam/alloc"
 	"spiderpool.dev/spiderpool/internal/ipam/ipamtest"
 	"spiderpool.dev/spiderpool/internal/lease"
 	"spiderpool.dev/spiderpool/internal/wire"
@@ -135,5 +139,85 @@ func TestPoolKeepsMostAddresses(t *testing.T) {
 				t.Errorf("%d addresses are in quarantine, want %d", n, most)
 			}
 		})
+	}
+}
+
+// inQuarantine returns the number of addresses that no pod gets now.
+func (c *conflicting) inQuarantine() (n int) {
+	for _, b := range c.cluster.Store.All() {
+		for _, l := range b.Leases {
+			if l.InQuarantine(c.cluster.Now()) {
+				n++
+			}
+		}
+	}
+	return n
+}
+
+// A liar with a new hardware address each time answers for each new pod, on all nodes.
+func TestDayOfLiesCostsAnEighth(t *testing.T) {
+	var nodes []string
+	for i := range 12 {
+		nodes = append(nodes, fmt.Sprint("n", i))
+	}
+	c := newConflicting(t, "10.0.1.0-10.0.1.255", nodes...)
+	most, lies, quarantines := 0, 0, 0
+	for range 24 * 3 {
+		for _, node := range nodes {
+			lies++
+			if c.conflict(node, fmt.Sprintf("02:00:00:00:%02x:%02x", lies>>8, lies&0xff), netip.Addr{}) == nil {
+				quarantines++
+			}
+		}
+		most = max(most, c.inQuarantine())
+		c.cluster.TakeEvents()
+		c.cluster.Advance(20 * time.Minute)
+	}
+	t.Logf("%d lies, %d quarantines; at most %d of 256 addresses at a time", lies, quarantines, most)
+	if most > 32 || quarantines < 24*32-32 {
+		t.Errorf("want at most an eighth of the pool at a time, but that each hour")
+	}
+}
+
+// meetingStore lets all nodes read a region before one of them goes on, once each.
+type meetingStore struct {
+	*ipamtest.Store
+	absent  atomic.Int64 // nodes that have not read yet
+	meeting sync.WaitGroup
+}
+
+func (s *meetingStore) InRegion(ctx context.Context, region netip.Prefix) ([]lease.Block, error) {
+	blocks, err := s.Store.InRegion(ctx, region)
+	if s.absent.Add(-1) >= 0 {
+		s.meeting.Done()
+		s.meeting.Wait()
+	}
+	return blocks, err
+}
+
+func TestConflictsOnAllNodesCostAnEighth(t *testing.T) {
+	const nodes = 100
+	c := newConflicting(t, "10.0.1.0-10.0.1.255")
+	store := &meetingStore{Store: c.cluster.Store}
+	c.cluster.Configure = func(config *alloc.Config) { config.Blocks = store }
+	reports := make([]func() error, nodes)
+	for i := range reports {
+		node := fmt.Sprint("n", i)
+		c.cluster.SetPod(ipamtest.FakePod{Pod: ipam.Pod{PodKey: lease.PodKey{Namespace: "default", Name: node}, UID: "uid-" + node}, Node: node})
+		s := c.cluster.Service(node)
+		addr := mustAdd(t, s, wire.AddRequest{Attachment: attachment(node)}).Addresses[0].Prefix.Addr()
+		reports[i] = func() error {
+			return s.Conflict(t.Context(), wire.ConflictRequest{Attachment: attachment(node), Address: addr, MAC: "02:00:00:00:00:01"})
+		}
+	}
+	store.meeting.Add(nodes)
+	store.absent.Store(nodes)
+	var wg sync.WaitGroup
+	for _, report := range reports {
+		wg.Go(func() { _ = report() }) // an error means: no quarantine
+	}
+	wg.Wait()
+	if n := c.inQuarantine(); n > 32 {
+		t.Errorf("%d of 256 addresses are in quarantine, want at most an eighth", n)
 	}
 }

@@ -356,6 +356,18 @@ func (a *Allocator) Quarantine(ctx context.Context, at lease.Attachment, addr ne
 	})
 }
 
+// EndQuarantine releases an address that Quarantine has just taken out of service.
+func (a *Allocator) EndQuarantine(ctx context.Context, addr netip.Addr) error {
+	_, err := a.change(ctx, func(l lease.Lease) bool { return l.Addr == addr }, func(now time.Time) []lease.Block {
+		b, _ := a.mu.index.Block(inet.BlockOf(addr))
+		if l, _ := b.Lease(addr); l.State == lease.Quarantined {
+			return a.mu.index.Reclaim(now, l)
+		}
+		return nil
+	})
+	return err
+}
+
 // change commits the blocks that f returns, and reports whether there were any.
 func (a *Allocator) change(ctx context.Context, concerns func(lease.Lease) bool, f func(time.Time) []lease.Block) (bool, error) {
 	o := a.submit(&request{ctx: ctx, concerns: concerns, change: f, done: make(chan outcome, 1)})

@@ -64,7 +64,7 @@ func (a *Allocator) search(ctx context.Context, s *search, exhausted *lease.Exha
 }
 
 // ReadUsage returns the usage of a pool after it has read the blocks of other nodes, in
-// at most limit regions.
+// at most limit regions. Quarantined leaves out the addresses whose quarantine is over.
 func (a *Allocator) ReadUsage(ctx context.Context, pool string, limit int) (lease.Usage, error) {
 	for region := range a.regionsOf(pool) {
 		if limit--; limit < 0 {
@@ -76,7 +76,9 @@ func (a *Allocator) ReadUsage(ctx context.Context, pool string, limit int) (leas
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.mu.index.Usage(pool), nil
+	usage := a.mu.index.Usage(pool)
+	usage.Quarantined = int64(a.mu.index.Quarantined(pool, a.now()))
+	return usage, nil
 }
 
 // regionReads are the reads of a region.
