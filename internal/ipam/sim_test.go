@@ -4,6 +4,8 @@ import (
 	"context"
 	"flag"
 	"fmt"
+	"log/slog"
+	"maps"
 	"math/rand"
 	"net/netip"
 	"slices"
@@ -27,32 +29,68 @@ var (
 	simSteps = flag.Int("sim.steps", 200, "steps of a history")
 )
 
-// TestSimulation plays random histories of two nodes: sandboxes come and go, writes get
-// lost or arrive late, agents restart, etcd is restored from a backup, a user deletes
-// blocks, clocks step, and StatefulSet pods are force-deleted while their sandboxes
-// run on. No address may have two tenants, a living sandbox keeps its addresses, and at
-// the end nothing may leak. "-sim.first=N -sim.seeds=1" repeats history N.
+// TestSimulation plays random histories of two nodes: sandboxes come and go, pods name
+// owners that they do not have, writes get lost or arrive late, agents restart, nodes
+// die, etcd is restored from a backup, a user deletes blocks, pools change, clocks step,
+// and pods are force-deleted while their sandboxes run on. No address may have two
+// tenants, a living sandbox keeps its addresses, and at the end nothing may leak.
+// "-sim.first=N -sim.seeds=1" repeats history N.
 func TestSimulation(t *testing.T) {
 	t.Parallel()
+	happened := map[string]int{}
 	for seed := *simFirst; seed < *simFirst+*simSeeds; seed++ {
-		newSim(t, seed).run()
+		newSim(t, seed, happened).run()
 		if t.Failed() {
 			return
 		}
 	}
+	if *simSeeds < enoughSeeds {
+		return
+	}
+	for _, ingredient := range simIngredients {
+		if happened[ingredient] == 0 {
+			t.Errorf("in %d histories it never happened: %s", *simSeeds, ingredient)
+		}
+	}
+	for _, ingredient := range slices.Sorted(maps.Keys(happened)) {
+		if !slices.Contains(simIngredients, ingredient) {
+			t.Errorf("simIngredients lacks %q", ingredient)
+		}
+		t.Logf("%8d %s", happened[ingredient], ingredient)
+	}
+}
+
+// enoughSeeds is the number of histories in which each of simIngredients must happen.
+const enoughSeeds = 100
+
+// simIngredients is everything that must happen in some history: a simulation without one
+// of them proves nothing about it.
+var simIngredients = []string{
+	"write lost", "late write lands", "late write refused", "answer lost", "write refused", "read lost",
+	"agent restarts", "release committed from disk", "clocks go back", "etcd restored", "all blocks deleted", "lease restored",
+	"DEL lost", "DEL late", "interface unplugged", "empty block removed", "reclaim by the agent", "reclaim by the controller",
+	"node dies", "pool changes", "address in quarantine", "conflict of a shared address",
+	"pod force-deleted", "late ADD of a deleted pod refused", "late ADD of a deleted pod",
+	"owner does not exist", "owner has another UID", "owner does not acknowledge the pod", "ordinal beyond the replicas",
+	"owner proven", "owner deleted", "owner created again", "StatefulSet scaled",
+	"retained address comes back", "address shared with a former sandbox", "address shared in a migration",
 }
 
 var simNodes = []string{"n1", "n2"}
 
 type sim struct {
-	t       *testing.T
-	seed    int
-	r       *rand.Rand
-	cluster *ipamtest.FakeCluster
-	multi   bool // two interfaces and both IP families
-	replug  bool // also DEL and ADD with one container
+	t        *testing.T
+	seed     int
+	r        *rand.Rand
+	cluster  *ipamtest.FakeCluster
+	happened map[string]int // how often, by ingredient
+	multi    bool           // two interfaces and both IP families
+	replug   bool           // also DEL and ADD with one container
 
 	restored bool // etcd was restored from a backup
+	owners   simOwners
+	gone     map[string]bool     // nodes without a Node object
+	usable   map[string]inet.Set // addresses of the pools
 
 	mu      sync.Mutex // guards what writes of a batch use concurrently: the next three
 	calm    bool
@@ -62,21 +100,24 @@ type sim struct {
 	pods  []*simPod
 	ended []simAttachment // attachments whose DEL is still to come
 	// living are all sandboxes that run, those of force-deleted pods included.
-	living []*simSandbox
-	trace  []string
-	uids   int
+	living   []*simSandbox
+	unlisted []*simSandbox // the runtime does not list them yet
+	trace    []string
+	uids     int
 }
 
 type simPod struct {
 	name, uid, node string
-	fixed           bool // a pod of a StatefulSet
+	claim           simClaim
 	sandboxes       int
 	sandbox         *simSandbox
+	object          ipam.Pod
 }
 
 type simSandbox struct {
-	pod, uid, node, id string
-	addrs              map[string][]netip.Addr // by interface
+	node, id string
+	pod      ipam.Pod
+	addrs    map[string][]netip.Addr // by interface
 }
 
 type simAttachment struct {
@@ -91,23 +132,30 @@ type simEvent struct {
 	deleted bool
 }
 
-func newSim(t *testing.T, seed int) *sim {
+func newSim(t *testing.T, seed int, happened map[string]int) *sim {
 	s := &sim{
-		t: t, seed: seed, r: rand.New(rand.NewSource(int64(seed))), events: map[string][]simEvent{"n1": nil, "n2": nil},
+		t: t, seed: seed, r: rand.New(rand.NewSource(int64(seed))), happened: happened, events: map[string][]simEvent{"n1": nil, "n2": nil},
 		cluster: ipamtest.NewFakeCluster(time.Date(2026, 11, 22, 10, 0, 0, 0, time.UTC)), replug: seed&1 != 0, multi: seed&4 != 0,
+		owners: simOwners{proven: map[string]map[lease.Owner]bool{}}, gone: map[string]bool{},
 	}
-	s.cluster.Options.FixStatefulSet = true
+	s.cluster.Log = slog.New(simLog{slog.DiscardHandler, s})
+	s.cluster.Options.FixStatefulSet, s.cluster.Options.FixVirtualMachine = true, true
 	s.cluster.Configure = func(c *alloc.Config) {
 		c.Blocks, c.ReuseAfter = &lossyStore{Store: s.cluster.Store, sim: s}, -1
 	}
-	s.cluster.SetPool(rangePool(t, "p", "10.0.0.0/24", "10.0.0.12-10.0.0.19"), true)
+	s.setPools(0)
 	if s.multi {
-		s.cluster.SetPool(rangePool(t, "p6", "fd00::/64", "fd00::e-fd00::15"), true)
 		s.cluster.SetNetwork(pool.NetworkAttachment{Namespace: "default", Name: "n"}, ipam.Network{IPAM: true, Name: "n"})
 	}
-	for i := range 5 {
-		s.pods = append(s.pods, &simPod{name: fmt.Sprint("p-", i), fixed: seed&2 != 0 && i < 2})
+	if seed&2 == 0 {
+		for i := range 5 {
+			s.pods = append(s.pods, &simPod{name: fmt.Sprint("p-", i)})
+		}
+		return s
 	}
+	s.pods = ownedPods()
+	s.createSet()
+	s.createInstance()
 	return s
 }
 
@@ -126,22 +174,38 @@ func (s *lossyStore) dice(n int) int {
 	return s.sim.r.Intn(n)
 }
 
+// lost decides whether a read fails.
+func (s *lossyStore) lost() bool {
+	if s.dice(20) != 0 {
+		return false
+	}
+	s.sim.note("read lost")
+	return true
+}
+
 func (s *lossyStore) Get(ctx context.Context, base netip.Addr) (lease.Block, error) {
-	if s.dice(20) == 0 {
+	if s.lost() {
 		return lease.Block{}, ipamtest.ErrAway
 	}
 	return s.Store.Get(ctx, base)
 }
 
 func (s *lossyStore) OfNode(ctx context.Context, node string) ([]lease.Block, error) {
-	if s.dice(20) == 0 {
+	if s.lost() {
 		return nil, ipamtest.ErrAway
 	}
 	return s.Store.OfNode(ctx, node)
 }
 
+func (s *lossyStore) FixedFor(ctx context.Context, owner lease.Owner) ([]lease.Block, error) {
+	if s.lost() {
+		return nil, ipamtest.ErrAway
+	}
+	return s.Store.FixedFor(ctx, owner)
+}
+
 func (s *lossyStore) InRegion(ctx context.Context, region netip.Prefix) ([]lease.Block, error) {
-	if s.dice(20) == 0 {
+	if s.lost() {
 		return nil, ipamtest.ErrAway
 	}
 	return s.Store.InRegion(ctx, region)
@@ -156,13 +220,15 @@ func (s *lossyStore) Put(ctx context.Context, b lease.Block) (string, error) {
 		return "", ipamtest.ErrAway
 	}
 	if dice == 2 {
+		s.sim.note("write refused")
 		return "", fmt.Errorf("%w: no reason", alloc.ErrRefused)
 	}
 	version, err := s.Store.Put(ctx, b)
 	if err == nil {
 		s.sim.announce(simEvent{base: b.Base, version: version})
 	}
-	if dice == 1 { // the answer is lost
+	if dice == 1 {
+		s.sim.note("answer lost")
 		return "", ipamtest.ErrAway
 	}
 	return version, err
@@ -175,6 +241,13 @@ func (s *sim) announce(e simEvent) {
 	for node := range s.events {
 		s.events[node] = append(s.events[node], e)
 	}
+}
+
+// note counts an ingredient.
+func (s *sim) note(ingredient string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.happened[ingredient]++
 }
 
 func (s *sim) say(format string, args ...any) {
@@ -211,46 +284,51 @@ func (s *sim) run() {
 
 func (s *sim) step() {
 	p := s.pods[s.r.Intn(len(s.pods))]
-	switch s.r.Intn(18) {
-	case 0, 1, 2, 3:
+	if s.r.Intn(4) == 0 {
+		s.listSandboxes()
+	}
+	switch s.r.Intn(23) {
+	case 0, 1, 2, 3, 4:
 		s.work(p)
-	case 4:
-		s.deletePod(p)
 	case 5:
+		s.deletePod(p)
+	case 6:
 		if len(s.ended) > 0 {
+			s.note("DEL late")
 			s.del(s.r.Intn(len(s.ended)))
 		}
-	case 6, 7:
+	case 7, 8:
 		s.arrive()
-	case 8, 9:
+	case 9, 10:
 		for range s.r.Intn(4) {
 			s.deliver(s.node())
 		}
-	case 10:
-		s.cluster.Advance(time.Duration(s.r.Intn(400)) * time.Second)
 	case 11:
-		node := s.node()
-		_, err := s.service(node).Replay(context.Background())
-		s.say("replay on %s: %v", node, err)
+		s.advance(time.Duration(s.r.Intn(400)) * time.Second)
 	case 12:
-		s.reclaim(s.node())
+		s.replay(s.node())
 	case 13:
-		node := s.node()
-		s.cluster.Restart(node)
-		s.say("restart %s", node)
-		s.mu.Lock()
-		s.events[node] = nil
-		s.mu.Unlock()
-		s.service(node)
+		s.reclaim(s.node())
 	case 14:
-		s.tidyOrReplug(p)
+		s.restart(s.node())
 	case 15:
-		s.cluster.Advance(-time.Duration(s.r.Intn(4000)) * time.Second)
-		s.say("the clocks go back")
+		s.tidyOrReplug(p)
 	case 16:
-		s.disaster()
+		s.advance(-time.Duration(s.r.Intn(4000)) * time.Second)
+		s.note("clocks go back")
+		s.say("the clocks go back")
 	case 17:
+		s.disaster()
+	case 18:
 		s.forceDelete(p)
+	case 19:
+		s.lateAdd()
+	case 20:
+		s.changeOwners()
+	case 21:
+		s.control()
+	case 22:
+		s.conflictOrPools(p)
 	}
 }
 
@@ -261,12 +339,10 @@ func (s *sim) work(p *simPod) {
 	}
 	switch {
 	case p.sandbox == nil:
-		p.sandboxes++
-		p.sandbox = &simSandbox{
-			pod: p.name, uid: p.uid, node: p.node, id: fmt.Sprintf("%s-%s-%d", p.name, p.uid, p.sandboxes), addrs: map[string][]netip.Addr{},
+		if p.claim == claimsInstance && s.r.Intn(3) > 0 {
+			s.listActive()
 		}
-		s.living = append(s.living, p.sandbox)
-		s.cluster.Sandbox(p.node, p.sandbox.id, p.uid)
+		s.createSandbox(p)
 		for _, ifname := range s.interfaces() {
 			if p.sandbox != nil {
 				s.add(p, ifname)
@@ -279,6 +355,31 @@ func (s *sim) work(p *simPod) {
 	}
 }
 
+func (s *sim) createSandbox(p *simPod) {
+	p.sandboxes++
+	p.sandbox = &simSandbox{
+		pod: p.object, node: p.node, id: fmt.Sprintf("%s-%s-%d", p.name, p.uid, p.sandboxes), addrs: map[string][]netip.Addr{},
+	}
+	s.living = append(s.living, p.sandbox)
+	s.unlisted = append(s.unlisted, p.sandbox)
+}
+
+// advance lets time pass. The runtime lists its new sandboxes before, or at random: it may
+// list a sandbox only after the ADDs.
+func (s *sim) advance(d time.Duration) {
+	s.listSandboxes()
+	s.cluster.Advance(d)
+}
+
+func (s *sim) listSandboxes() {
+	for _, sandbox := range s.unlisted {
+		if slices.Contains(s.living, sandbox) {
+			s.cluster.Sandbox(sandbox.node, sandbox.id, sandbox.pod.UID)
+		}
+	}
+	s.unlisted = nil
+}
+
 func (s *sim) interfaces() []string {
 	if s.multi {
 		return []string{"eth0", "net1"}
@@ -289,48 +390,51 @@ func (s *sim) interfaces() []string {
 func (s *sim) create(p *simPod) {
 	s.uids++
 	p.uid, p.node = fmt.Sprint("uid", s.uids), s.node()
-	pod := ipam.Pod{PodKey: lease.PodKey{Namespace: "default", Name: p.name}, UID: p.uid}
+	p.object = ipam.Pod{PodKey: lease.PodKey{Namespace: "default", Name: p.name}, UID: p.uid, Owner: s.claimed(p)}
 	if s.multi {
-		pod.Annotations = map[string]string{"k8s.v1.cni.cncf.io/networks": "n"}
+		p.object.Annotations = map[string]string{"k8s.v1.cni.cncf.io/networks": "n"}
 	}
-	if p.fixed {
-		pod.Owner = ipam.Controller{APIVersion: "apps/v1", Kind: "StatefulSet", Name: "p", UID: "s"}
-	}
-	s.cluster.SetPod(ipamtest.FakePod{Pod: pod, Node: p.node, State: reclaim.Pod{Phase: "Running", HasAddress: true}})
-	s.say("create %s %s on %s", p.name, p.uid, p.node)
+	s.cluster.SetPod(ipamtest.FakePod{Pod: p.object, Node: p.node, State: reclaim.Pod{Phase: "Running", HasAddress: true}})
+	s.say("create %s %s on %s, owner %v", p.name, p.uid, p.node, p.object.Owner)
 }
 
-func (s *sandboxAt) attachment() wire.Attachment {
-	return wire.Attachment{ContainerID: s.id, Interface: s.ifname, PodNamespace: "default", PodName: s.pod, PodUID: s.uid}
-}
-
-// sandboxAt is an interface of a sandbox.
-type sandboxAt struct {
-	*simSandbox
-	ifname string
+func (s *simSandbox) attachment(ifname string) wire.Attachment {
+	return wire.Attachment{ContainerID: s.id, Interface: ifname, PodNamespace: "default", PodName: s.pod.Name, PodUID: s.pod.UID}
 }
 
 func (s *sim) add(p *simPod, ifname string) {
+	if s.addTo(p.sandbox, ifname) != nil {
+		s.kill(p) // the runtime removes the sandbox
+	}
+}
+
+func (s *sim) addTo(sandbox *simSandbox, ifname string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
-	at := sandboxAt{p.sandbox, ifname}
-	reply, err := s.service(p.node).Add(ctx, wire.AddRequest{Attachment: at.attachment()})
+	owner, unlisted := s.prove(sandbox.pod)
+	before := s.blocks()
+	reply, err := s.service(sandbox.node).Add(ctx, wire.AddRequest{Attachment: sandbox.attachment(ifname)})
 	if err != nil {
-		s.say("add %s %s on %s: %.160v", p.sandbox.id, ifname, p.node, err)
-		s.kill(p) // the runtime removes the sandbox
-		return
+		s.say("add %s %s on %s: %.160v", sandbox.id, ifname, sandbox.node, err)
+		return err
 	}
 	var addrs []netip.Addr
 	for _, a := range reply.Addresses {
 		addrs = append(addrs, a.Prefix.Addr())
 	}
-	s.say("add %s %s on %s: %v", p.sandbox.id, ifname, p.node, addrs)
-	// After a restore of etcd, a sandbox may be a former one of an address that another
-	// node has given away meanwhile; a repeated ADD then gets another address.
-	if was := p.sandbox.addrs[ifname]; was != nil && !s.restored && !slices.Equal(was, addrs) {
-		s.fail("the repeated ADD of %s %s gave %v after %v", p.sandbox.id, ifname, addrs, was)
+	s.say("add %s %s on %s: %v", sandbox.id, ifname, sandbox.node, addrs)
+	s.checkGrants(sandbox, ifname, addrs, before, owner, unlisted)
+	sandbox.addrs[ifname] = addrs
+	return nil
+}
+
+// blocks returns the stored blocks.
+func (s *sim) blocks() map[netip.Addr]lease.Block {
+	blocks := map[netip.Addr]lease.Block{}
+	for _, b := range s.cluster.Store.All() {
+		blocks[b.Base] = b
 	}
-	p.sandbox.addrs[ifname] = addrs
+	return blocks
 }
 
 // kill ends the sandbox of the pod.
@@ -348,7 +452,7 @@ func (s *sim) endSandbox(sandbox *simSandbox) {
 	s.cluster.EndSandbox(sandbox.node, sandbox.id)
 	before := len(s.ended)
 	for _, ifname := range s.interfaces() {
-		s.ended = append(s.ended, simAttachment{(&sandboxAt{sandbox, ifname}).attachment(), sandbox.node})
+		s.ended = append(s.ended, simAttachment{sandbox.attachment(ifname), sandbox.node})
 	}
 	if s.r.Intn(3) > 0 {
 		for len(s.ended) > before {
@@ -361,6 +465,7 @@ func (s *sim) del(i int) {
 	at := s.ended[i]
 	s.ended = slices.Delete(s.ended, i, i+1)
 	if s.r.Intn(6) == 0 {
+		s.note("DEL lost")
 		s.say("the DEL of %s %s is lost", at.ContainerID, at.Interface)
 		return
 	}
@@ -373,23 +478,51 @@ func (s *sim) deletePod(p *simPod) {
 		return
 	}
 	s.kill(p)
-	s.cluster.DeletePod(lease.PodKey{Namespace: "default", Name: p.name})
+	s.cluster.DeletePod(p.object.PodKey)
 	s.say("pod %s is gone", p.name)
 	p.uid = ""
 }
 
-// forceDelete removes the object of a pod, whose sandbox runs on, or ends such a sandbox.
-func (s *sim) forceDelete(p *simPod) {
-	orphan := slices.IndexFunc(s.living, func(sandbox *simSandbox) bool {
-		return !slices.ContainsFunc(s.pods, func(p *simPod) bool { return p.sandbox == sandbox })
+// orphans are the sandboxes whose pod object is gone.
+func (s *sim) orphans() []*simSandbox {
+	return slices.DeleteFunc(slices.Clone(s.living), func(sandbox *simSandbox) bool {
+		return slices.ContainsFunc(s.pods, func(p *simPod) bool { return p.sandbox == sandbox })
 	})
-	switch {
-	case orphan >= 0 && s.r.Intn(2) == 0:
-		s.endSandbox(s.living[orphan])
+}
+
+// forceDelete removes the object of a pod, whose sandbox runs on, or ends such a sandbox.
+// The sandbox may be one whose ADD is still to come.
+func (s *sim) forceDelete(p *simPod) {
+	switch orphans := s.orphans(); {
+	case len(orphans) > 0 && s.r.Intn(2) == 0:
+		s.endSandbox(orphans[s.r.Intn(len(orphans))])
 	case p.uid != "":
+		if p.sandbox == nil && s.r.Intn(2) == 0 {
+			s.createSandbox(p)
+		}
 		p.uid, p.sandbox = "", nil
-		s.cluster.DeletePod(lease.PodKey{Namespace: "default", Name: p.name})
+		s.cluster.DeletePod(p.object.PodKey)
+		s.note("pod force-deleted")
 		s.say("pod %s is force-deleted", p.name)
+	}
+}
+
+// lateAdd lets the ADD of a deleted pod come, which the cache of its node still has.
+func (s *sim) lateAdd() {
+	orphans := s.orphans()
+	if len(orphans) == 0 {
+		return
+	}
+	sandbox := orphans[s.r.Intn(len(orphans))]
+	s.cluster.SetStalePod(sandbox.node, sandbox.pod)
+	defer s.cluster.SetStalePod(sandbox.node, ipam.Pod{})
+	for _, ifname := range s.interfaces() {
+		if s.addTo(sandbox, ifname) != nil {
+			s.note("late ADD of a deleted pod refused")
+			s.endSandbox(sandbox)
+			return
+		}
+		s.note("late ADD of a deleted pod")
 	}
 }
 
@@ -405,11 +538,15 @@ func (s *sim) arrive() {
 	s.pending = slices.Delete(s.pending, i, i+1)
 	s.mu.Unlock()
 	if s.r.Intn(4) == 0 {
+		s.note("write lost")
 		return
 	}
 	version, err := s.cluster.Store.Put(context.Background(), b)
 	if err == nil {
+		s.note("late write lands")
 		s.announce(simEvent{base: b.Base, version: version})
+	} else {
+		s.note("late write refused")
 	}
 	s.say("late write of %s: %v", b.Base, err)
 }
@@ -433,156 +570,4 @@ func (s *sim) deliver(node string) {
 		_ = a.Read(context.Background(), e.base)
 	}
 	s.heal(node)
-}
-
-// relist lets the watch of a node begin again.
-func (s *sim) relist(node string) {
-	s.mu.Lock()
-	s.events[node] = nil
-	s.mu.Unlock()
-	a := s.service(node).Allocator
-	listed := map[netip.Addr]string{}
-	for _, b := range s.cluster.Store.All() {
-		if b.Node == node || b.Mentions(node) {
-			listed[b.Base] = b.Version
-		}
-	}
-	for _, base := range a.Outdated(listed, s.cluster.Store.Version()) {
-		for a.Read(context.Background(), base) != nil {
-		}
-	}
-}
-
-// heal does what the agent does every two seconds.
-func (s *sim) heal(node string) {
-	_ = s.service(node).Allocator.ReadUnread(context.Background())
-	for s.service(node).RestoreLost(context.Background()) != nil {
-	}
-}
-
-func (s *sim) reclaim(node string) {
-	err := s.service(node).Reclaim(context.Background(), reclaim.Policy{Enabled: true, MinAge: reclaim.DefaultMinAge, FixedForStatefulSet: true})
-	s.say("reclaim on %s: %v", node, err)
-}
-
-// tidyOrReplug removes empty blocks, as the controller does, or detaches and attaches an
-// interface.
-func (s *sim) tidyOrReplug(p *simPod) {
-	if s.replug {
-		if p.sandbox != nil && len(p.sandbox.addrs) > 0 {
-			delete(p.sandbox.addrs, "eth0")
-			at := sandboxAt{p.sandbox, "eth0"}
-			err := s.service(p.node).Delete(context.Background(), wire.DeleteRequest{Attachment: at.attachment()})
-			s.say("unplug %s: %v", p.sandbox.id, err)
-			s.add(p, "eth0")
-		}
-		return
-	}
-	for _, b := range s.cluster.Store.All() {
-		if b.Removable(s.cluster.Now(), time.Minute) {
-			s.remove(b)
-		}
-	}
-}
-
-func (s *sim) remove(b lease.Block) {
-	if s.cluster.Store.Delete(context.Background(), b) == nil {
-		s.say("block %s removed", b.Base)
-		s.announce(simEvent{b.Base, b.Version, true})
-	}
-}
-
-// disaster lets a user delete all blocks, or restores etcd from a backup. No ADD comes
-// before the agents have noticed: no guard on a node could prevent that one.
-func (s *sim) disaster() {
-	switch s.r.Intn(8) {
-	case 0:
-		for _, b := range s.cluster.Store.All() {
-			s.remove(b)
-		}
-	case 1:
-		backup := s.cluster.Store.Backup()
-		s.say("backup")
-		for range s.r.Intn(10) {
-			s.work(s.pods[s.r.Intn(len(s.pods))])
-		}
-		s.cluster.Store.Restore(backup)
-		s.mu.Lock()
-		s.pending = nil
-		s.mu.Unlock()
-		s.restored = true
-		s.say("restored")
-	default:
-		return
-	}
-	// All nodes list before any of them writes: after a restore without
-	// --bump-revision, etcd uses versions again.
-	for _, node := range simNodes {
-		s.relist(node)
-	}
-	for range 2 { // a restored lease may cost the other node one
-		for _, node := range simNodes {
-			s.relist(node)
-			s.heal(node)
-		}
-	}
-}
-
-// check checks that no address has two tenants, and that each living sandbox has its
-// addresses or is listed as a former sandbox.
-func (s *sim) check() {
-	s.t.Helper()
-	blocks := map[netip.Addr]lease.Block{}
-	for _, b := range s.cluster.Store.All() {
-		blocks[b.Base] = b
-	}
-	tenants := map[netip.Addr]*simSandbox{}
-	for _, sandbox := range s.living {
-		for ifname, addrs := range sandbox.addrs {
-			for _, a := range addrs {
-				if other := tenants[a]; other != nil && other.pod != sandbox.pod {
-					s.fail("%s is used by %s and %s", a, other.id, sandbox.id)
-				}
-				tenants[a] = sandbox
-				b := blocks[inet.BlockOf(a)]
-				if _, ok := b.HolderOf(a, lease.Attachment{ContainerID: sandbox.id, Interface: ifname}); !ok {
-					s.fail("%s is used by %s %s, and the block says %+v", a, sandbox.id, ifname, b)
-				}
-			}
-		}
-	}
-}
-
-// end lets everything come to rest: nothing may be left.
-func (s *sim) end() {
-	s.mu.Lock()
-	s.calm, s.pending = true, nil
-	s.mu.Unlock()
-	for _, p := range s.pods {
-		s.deletePod(p)
-	}
-	for len(s.living) > 0 {
-		s.endSandbox(s.living[0])
-	}
-	for _, node := range simNodes {
-		s.relist(node)
-		s.heal(node)
-	}
-	s.cluster.Advance(1000 * time.Hour) // more than the clocks went back
-	for _, node := range simNodes {
-		if _, err := s.service(node).Replay(context.Background()); err != nil {
-			s.fail("replay: %v", err)
-		}
-		s.reclaim(node)
-	}
-	for _, b := range s.cluster.Store.All() {
-		for _, l := range b.Leases {
-			if l.State == lease.InUse {
-				s.fail("leaked %+v", l)
-			}
-		}
-		if len(b.Former) > 0 {
-			s.fail("leaked %+v", b.Former)
-		}
-	}
 }
