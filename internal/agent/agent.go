@@ -32,7 +32,6 @@ import (
 	"spiderpool.dev/spiderpool/internal/ipam/alloc"
 	"spiderpool.dev/spiderpool/internal/journal"
 	"spiderpool.dev/spiderpool/internal/kube/agentclient"
-	"spiderpool.dev/spiderpool/internal/lease"
 	"spiderpool.dev/spiderpool/internal/linux"
 	"spiderpool.dev/spiderpool/internal/netplan"
 	"spiderpool.dev/spiderpool/internal/observe"
@@ -67,6 +66,7 @@ type agent struct {
 	service   *ipam.Service
 	server    *rpcserver.Server
 	node      *nodeguard.Maintainer
+	runtime   *runtimeHealth
 	// knowsAddrs is true once the catalog has the addresses of the node.
 	knowsAddrs atomic.Bool
 	// fieldsKept is true once the API server keeps all fields that the agent writes.
@@ -82,10 +82,12 @@ func newAgent(ctx context.Context, cfg config.Agent, o options, client *agentcli
 		return nil, err
 	}
 	a := &agent{
-		cfg: cfg, options: o, log: log, journal: releases, metrics: newMetrics(releases.Len),
+		cfg: cfg, options: o, log: log, journal: releases,
 		cluster: agentclient.NewCluster(client, cfg.NodeName, log), ended: &endedPods{}, addrsChanged: make(chan struct{}, 1),
 		endpoints: agentclient.NewEndpoints(client, log), events: agentclient.NewEvents(ctx, client, cfg.NodeName),
 	}
+	a.runtime = &runtimeHealth{now: time.Now, log: log, warn: func(fault string) { a.events.AboutNode(observe.RuntimeUnavailable(fault)) }}
+	a.metrics = newMetrics(releases.Len, a.runtime.answers)
 	a.fieldsKept.Store(o.definitions == nil)
 	a.cluster.OnPodEnd(a.ended.add)
 	a.service = a.newIPAM(client)
@@ -125,9 +127,14 @@ func (a *agent) newIPAM(client *agentclient.Client) *ipam.Service {
 		Journal:   a.journal,
 		Runtime: &criclient.Runtime{
 			Sockets: a.cfg.CRISockets, Trusted: filepath.Join(a.cfg.StateDir, "runtime"), Reported: a.cluster.Runtime,
-			Holds: func(sandbox string) bool {
-				return slices.ContainsFunc(allocator.HeldFor(0), func(l lease.Lease) bool { return l.ContainerID == sandbox })
+			Held: func(age time.Duration) map[string]bool {
+				held := map[string]bool{}
+				for _, l := range allocator.HeldFor(age) {
+					held[l.ContainerID] = true
+				}
+				return held
 			},
+			Asked: a.runtime.observe,
 		},
 		Observer:    a.metrics,
 		Now:         time.Now,
@@ -141,6 +148,7 @@ func (a *agent) newServer(coordinator *coordinator) *rpcserver.Server {
 	return &rpcserver.Server{Log: a.log, Service: &service{
 		ipam:        a.service,
 		ready:       a.ready,
+		runtime:     a.runtime,
 		metrics:     a.metrics,
 		coordinator: coordinator,
 		detect:      wire.Detection{IPConflict: a.cfg.IPAM.EnableIPConflictDetection, Gateway: a.cfg.IPAM.EnableGatewayDetection},
@@ -262,7 +270,7 @@ func (a *agent) run(ctx context.Context) error {
 
 	var parts sync.WaitGroup
 	writeEndpoints := func(ctx context.Context) { a.endpoints.Run(ctx, a.service.Endpoint) }
-	for _, part := range []func(context.Context){a.cluster.Run, a.pools.Run, writeEndpoints, a.maintain, a.node.Run, a.followAddrs} {
+	for _, part := range []func(context.Context){a.cluster.Run, a.pools.Run, writeEndpoints, a.maintain, a.node.Run, a.followAddrs, a.askRuntime} {
 		parts.Go(func() { part(background) })
 	}
 	parts.Go(func() {

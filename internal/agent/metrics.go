@@ -32,8 +32,9 @@ type metrics struct {
 	*observe.Reclaims
 }
 
-// newMetrics returns the metrics. kept returns the number of releases on disk.
-func newMetrics(kept func() int) *metrics {
+// newMetrics returns the metrics. kept returns the number of releases on disk, and answers
+// whether the container runtime answers.
+func newMetrics(kept func() int, answers func() bool) *metrics {
 	m := &metrics{registry: prometheus.NewRegistry(), Reclaims: observe.NewReclaims()}
 	m.allocation = newOutcomes(m.registry, "allocation", "allocating the addresses of a pod's interface")
 	m.release = newOutcomes(m.registry, "release", "releasing the addresses of a pod's interface")
@@ -44,7 +45,16 @@ func newMetrics(kept func() int) *metrics {
 	onDisk := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "spiderpool_ipam_releases_on_disk", Help: "Releases on disk, waiting for the API server.",
 	}, func() float64 { return float64(kept()) })
-	m.registry.MustRegister(onDisk, m.damaged, m.Reclaims, collectors.NewGoCollector(),
+	runtime := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "spiderpool_container_runtime_up",
+		Help: "1 if the container runtime lists its sandboxes, 0 if not: then no address is reclaimed without a DEL.",
+	}, func() float64 {
+		if answers() {
+			return 1
+		}
+		return 0
+	})
+	m.registry.MustRegister(onDisk, runtime, m.damaged, m.Reclaims, collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }

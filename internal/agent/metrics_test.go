@@ -10,14 +10,14 @@ import (
 )
 
 func TestReferenceListsMetrics(t *testing.T) {
-	m := newMetrics(func() int { return 0 })
+	m := newMetrics(func() int { return 0 }, func() bool { return true })
 	m.Reclaimed(reclaim.PodGone, nil)
 	m.Reclaimed(reclaim.PodGone, errors.New("conflict"))
 	observetest.ReferenceListsMetrics(t, "agent", m.registry)
 }
 
 func TestConflictsCountByOperation(t *testing.T) {
-	m := newMetrics(func() int { return 0 })
+	m := newMetrics(func() int { return 0 }, func() bool { return true })
 	m.AllocationConflict()
 	m.ReleaseConflict()
 	m.ReleaseConflict()

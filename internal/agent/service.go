@@ -16,6 +16,7 @@ import (
 type service struct {
 	ipam        *ipam.Service
 	ready       func() error
+	runtime     *runtimeHealth
 	metrics     *metrics
 	coordinator *coordinator
 	detect      wire.Detection
@@ -57,6 +58,16 @@ func (s *service) Status(context.Context) error {
 		})
 	}
 	return nil
+}
+
+// Runtime asks the runtime now.
+func (s *service) Runtime(ctx context.Context) (wire.RuntimeReply, error) {
+	_, err := s.ipam.Runtime.Sandboxes(ctx)
+	reply := s.runtime.reply()
+	if reply == (wire.RuntimeReply{}) && err != nil {
+		reply.Fault = err.Error() // the runtime was not asked, or has nothing to prove yet
+	}
+	return reply, nil
 }
 
 func (s *service) Coordinator(ctx context.Context, req wire.CoordinatorRequest) (wire.CoordinatorReply, error) {

@@ -1,29 +1,37 @@
 package cli
 
 import (
+	"cmp"
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
+	"strings"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"spiderpool.dev/spiderpool/internal/config"
 	"spiderpool.dev/spiderpool/internal/linux"
 	"spiderpool.dev/spiderpool/internal/netplan"
+	"spiderpool.dev/spiderpool/internal/rpc"
 )
 
 func newNode() *cobra.Command {
 	var ipv6 bool
-	var output string
+	var output, socket string
 	cmd := &cobra.Command{
 		Use:   "node",
 		Short: "Check whether this node can run underlay pods",
 		Long: `Check the node's kernel version, link kinds, sysctls and firewall against the
 requirements of underlay pods, and print both. The command checks its own network
-namespace, which in a spiderpool-agent is the node's. It changes nothing. The exit
-code is 1 if a requirement is not met.`,
+namespace, which in a spiderpool-agent is the node's. It also asks the agent whether
+the container runtime answers. It changes nothing. The exit code is 1 if a
+requirement is not met.`,
 		Example: `  # in the agent of the node
   kubectl -n kube-system exec spiderpool-agent-x7k2p -- spiderpoolctl node
 
@@ -38,10 +46,11 @@ code is 1 if a requirement is not met.`,
 			if err != nil {
 				return err
 			}
-			return show(cmd.OutOrStdout(), findings, output)
+			return show(cmd.OutOrStdout(), append(findings, runtimeFindings(cmd.Context(), cmp.Or(socket, agentSocket()))...), output)
 		},
 	}
 	cmd.Flags().BoolVar(&ipv6, "ipv6", true, "also check the requirements of pods with IPv6 addresses")
+	cmd.Flags().StringVar(&socket, "socket", "", "unix socket of the agent; empty for that of the configuration")
 	cmd.Flags().StringVarP(&output, "output", "o", "table", "output format: table or json")
 	return cmd
 }
@@ -57,6 +66,34 @@ func examine(ipv6 bool) ([]netplan.Finding, error) {
 		return nil, fmt.Errorf("examine the node (run as root in the node's network namespace, e.g. in the agent): %w", err)
 	}
 	return netplan.Preflight(facts, ipv6), nil
+}
+
+// agentSocket returns the socket in the configuration file of this pod, or the default one.
+func agentSocket() string {
+	file, err := config.Load(config.DefaultPath)
+	if err != nil {
+		file = config.Default()
+	}
+	return file.AgentProcess.SocketPath
+}
+
+// runtimeFindings returns what the agent knows of the container runtime; nothing if the
+// node has no agent.
+func runtimeFindings(ctx context.Context, socket string) []netplan.Finding {
+	if _, err := os.Stat(socket); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	found := netplan.Finding{What: "container runtime", Is: "silent", Want: "answering"}
+	reply, err := rpc.Client{Socket: socket}.Runtime(ctx)
+	switch {
+	case err != nil:
+		found.Why = err.Error()
+	case reply.Fault != "":
+		found.Why = "an address whose DEL was lost is not reclaimed: " + reply.Fault
+	default:
+		found.Is, found.OK = strings.TrimSpace("answering "+reply.Socket), true
+	}
+	return []netplan.Finding{found}
 }
 
 // show prints the findings, and returns errFound if the node fails one.

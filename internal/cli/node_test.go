@@ -2,12 +2,19 @@ package cli
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
+	"log/slog"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"spiderpool.dev/spiderpool/internal/netplan"
+	"spiderpool.dev/spiderpool/internal/rpc/rpcserver"
+	"spiderpool.dev/spiderpool/internal/wire"
 )
 
 var found = []netplan.Finding{
@@ -51,5 +58,50 @@ func TestUnknownOutputIsRejected(t *testing.T) {
 	cmd.SetArgs([]string{"node", "-o", "yaml"})
 	if err := cmd.Execute(); err == nil || !strings.Contains(err.Error(), `"yaml": write table or json`) {
 		t.Errorf("got %v", err)
+	}
+}
+
+// agent serves only the question about the runtime.
+type agent struct {
+	rpcserver.Service
+	reply wire.RuntimeReply
+}
+
+func (a agent) Runtime(context.Context) (wire.RuntimeReply, error) { return a.reply, nil }
+
+func TestNodeNamesSilentRuntime(t *testing.T) {
+	const fault = "/run/crio/crio.sock: no such socket; set the Helm value spiderpoolAgent.criSocket"
+	for name, tc := range map[string]struct {
+		reply wire.RuntimeReply
+		want  netplan.Finding
+	}{
+		"answering": {wire.RuntimeReply{Socket: "/run/crio/crio.sock"},
+			netplan.Finding{What: "container runtime", Is: "answering /run/crio/crio.sock", Want: "answering", OK: true}},
+		"silent": {wire.RuntimeReply{Fault: fault},
+			netplan.Finding{What: "container runtime", Is: "silent", Want: "answering", Why: "an address whose DEL was lost is not reclaimed: " + fault}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			socket := filepath.Join(t.TempDir(), "agent.sock")
+			listener, err := rpcserver.Listen(socket)
+			if err != nil {
+				t.Fatal(err)
+			}
+			server := rpcserver.Server{Service: agent{reply: tc.reply}, Log: slog.New(slog.DiscardHandler), AllowedUIDs: []uint32{uint32(os.Getuid())}}
+			go func() { _ = server.Serve(t.Context(), listener, time.Second) }()
+			if got := runtimeFindings(t.Context(), socket); len(got) != 1 || got[0] != tc.want {
+				t.Errorf("got %+v, want %+v", got, tc.want)
+			}
+		})
+	}
+	// A dead agent is a finding, a node without an agent is none.
+	dead := filepath.Join(t.TempDir(), "agent.sock")
+	if got := runtimeFindings(t.Context(), dead); got != nil {
+		t.Errorf("without an agent: %+v", got)
+	}
+	if err := os.WriteFile(dead, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got := runtimeFindings(t.Context(), dead); len(got) != 1 || got[0].OK || !strings.Contains(got[0].Why, "is its pod running") {
+		t.Errorf("with a dead agent: %+v", got)
 	}
 }

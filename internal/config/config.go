@@ -213,7 +213,8 @@ type AgentProcess struct {
 	Metrics       Metrics `json:"metrics"`
 	// TuneSysctl lets the agent raise the node's sysctls to the needs of the datapath.
 	TuneSysctl bool `json:"tuneSysctl"`
-	// CRISockets are the unix sockets of container runtimes; the agent uses the first existing one.
+	// CRISockets are the possible unix sockets of the container runtime. The agent uses the
+	// one that answers as the kubelet's runtime, and lists a sandbox with an address.
 	CRISockets []string `json:"criSockets"`
 }
 

@@ -49,6 +49,8 @@ var (
 		"Other hosts answer for more addresses than they can have, e.g. a router with proxy ARP or a pod with a raw socket. No address is quarantined, and the pod's ADD fails. The text names the hardware address and the way out."}
 	nodeNotPrepared = Kind{"Node", warning, "NodeNotPrepared", "Preflight",
 		"The node lacks something that underlay pods need. The text names each finding and the way out."}
+	runtimeUnavailable = Kind{"Node", warning, "RuntimeUnavailable", "Reclaim",
+		"The agent cannot ask the node's container runtime for its sandboxes, so it reclaims no address whose DEL was lost. The text gives the reason for each socket and the way out."}
 	attachmentCreated = Kind{"SpiderMultusConfig", normal, "AttachmentCreated", "Create",
 		"The NetworkAttachmentDefinition was created."}
 	attachmentAdopted = Kind{"SpiderMultusConfig", normal, "AttachmentAdopted", "Adopt",
@@ -61,7 +63,7 @@ var (
 
 // kinds are all kinds of events but those of conditions; see NotReady.
 var kinds = []Kind{
-	failedAllocateIP, ipConflict, ownerNotProven, reclaimedIP, leaseRestored, networkNotTrusted, nodeNotPrepared,
+	failedAllocateIP, ipConflict, ownerNotProven, reclaimedIP, leaseRestored, networkNotTrusted, nodeNotPrepared, runtimeUnavailable,
 	attachmentCreated, attachmentAdopted, attachmentUpdated, attachmentDeleted,
 }
 
@@ -87,6 +89,9 @@ func NetworkNotTrusted(text string) Event { return event(networkNotTrusted, text
 
 // NodeNotPrepared lists the findings of the preflight of a node.
 func NodeNotPrepared(findings string) Event { return event(nodeNotPrepared, findings) }
+
+// RuntimeUnavailable says why the agent cannot ask the container runtime of the node.
+func RuntimeUnavailable(fault string) Event { return event(runtimeUnavailable, fault) }
 
 // AttachmentCreated is about the owner of a NetworkAttachmentDefinition; name is "namespace/name".
 func AttachmentCreated(name string) Event {

@@ -70,6 +70,13 @@ func (c Client) Status(ctx context.Context) error {
 	return c.call(ctx, wire.PathStatus, wire.Empty{}, &wire.Empty{})
 }
 
+// Runtime asks whether the agent can ask the node's container runtime.
+func (c Client) Runtime(ctx context.Context) (wire.RuntimeReply, error) {
+	var reply wire.RuntimeReply
+	err := c.call(ctx, wire.PathRuntime, wire.Empty{}, &reply)
+	return reply, err
+}
+
 // Coordinator requests the cluster's coordinator configuration.
 func (c Client) Coordinator(ctx context.Context, req wire.CoordinatorRequest) (wire.CoordinatorReply, error) {
 	var reply wire.CoordinatorReply

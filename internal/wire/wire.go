@@ -28,6 +28,7 @@ const (
 	PathGC          = "/v1/ipam/gc"          // GCRequest → Empty
 	PathConflict    = "/v1/ipam/conflict"    // ConflictRequest → Empty
 	PathStatus      = "/v1/status"           // Empty → Empty
+	PathRuntime     = "/v1/runtime"          // Empty → RuntimeReply
 	PathCoordinator = "/v1/coordinator/plan" // CoordinatorRequest → CoordinatorReply
 )
 
@@ -171,6 +172,13 @@ type ConflictRequest struct {
 	// Control is an address that no machine can have, e.g. 203.0.113.7, and for which
 	// a machine answered all the same; zero if no machine did.
 	Control netip.Addr `json:"control,omitzero"`
+}
+
+// RuntimeReply says whether the agent can ask the node's container runtime for its
+// sandboxes. Exactly one of the fields is set, or none before the first answer.
+type RuntimeReply struct {
+	Socket string `json:"socket,omitempty"` // socket of the runtime that answers
+	Fault  string `json:"fault,omitempty"`  // reason why none answers, and the way out
 }
 
 // CoordinatorRequest asks for the coordinator plugin's settings for an

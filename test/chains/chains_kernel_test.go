@@ -319,6 +319,7 @@ func (*agent) GC(context.Context, wire.GCRequest) error             { return nil
 func (*agent) Conflict(context.Context, wire.ConflictRequest) error { return nil }
 func (*agent) Status(context.Context) error                         { return nil }
 
+func (*agent) Runtime(context.Context) (wire.RuntimeReply, error) { return wire.RuntimeReply{}, nil }
 func (*agent) Coordinator(context.Context, wire.CoordinatorRequest) (wire.CoordinatorReply, error) {
 	return wire.CoordinatorReply{Config: netplan.Settings{
 		Mode:          "auto",

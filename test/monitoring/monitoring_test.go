@@ -194,6 +194,10 @@ var histories = map[string]struct{ fires, silent string }{
 		fires:  `spiderpool_ipam_allocation_err_ip_used_out_counts_total{instance="n1"} 0+1x60`,
 		silent: `spiderpool_ipam_allocation_err_ip_used_out_counts_total{instance="n1"} 7x60`,
 	},
+	"SpiderpoolRuntimeUnavailable": {
+		fires:  `spiderpool_container_runtime_up{instance="n1"} 1x10 0x50`,
+		silent: `spiderpool_container_runtime_up{instance="n1"} 1x10 0x10 1x40`,
+	},
 	// Reclaim tries every ten minutes.
 	"SpiderpoolReclaimFails": {
 		fires: `spiderpool_ip_gc_failure_counts_total{instance="n1",reason="PodGone"} 0x9 1x10 2x10 3x10 4x10 5x10

@@ -83,7 +83,9 @@ agent:
     address: {{ $a.prometheus.address | quote }}
     debug: {{ $a.prometheus.enabledDebugMetric }}
   tuneSysctl: {{ $a.tuneSysctlConfig }}
-  criSockets: [{{ $a.criSocket | quote }}]
+  {{- with $a.criSocket }}
+  criSockets: [{{ quote . }}]
+  {{- end }}
 controller:
   logLevel: {{ include "spiderpool.logLevel" $c.debug.logLevel }}
   healthPort: {{ $c.httpPort | int }}

@@ -66,6 +66,16 @@ spec:
   annotations:
     summary: Pools have no free address for pods on {{ "{{ $labels.instance }}" }}.
     description: Add addresses to the pools listed in the pods' events.
+- alert: SpiderpoolRuntimeUnavailable
+  expr: min by (instance) (spiderpool_container_runtime_up) == 0
+  for: 15m
+  labels:
+    severity: warning
+  annotations:
+    summary: The agent {{ "{{ $labels.instance }}" }} cannot ask its container runtime.
+    description: >-
+      Addresses whose DEL was lost are not reclaimed on this node. The event RuntimeUnavailable of the node and
+      spiderpoolctl node name the reason and the way out.
 {{- end -}}
 
 {{- define "spiderpool.controllerAlerts" -}}

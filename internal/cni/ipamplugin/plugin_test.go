@@ -68,6 +68,7 @@ func (a *agent) GC(_ context.Context, r wire.GCRequest) error {
 }
 func (a *agent) Conflict(context.Context, wire.ConflictRequest) error { return a.err }
 func (a *agent) Status(context.Context) error                         { a.called++; return a.err }
+func (*agent) Runtime(context.Context) (wire.RuntimeReply, error)     { return wire.RuntimeReply{}, nil }
 func (a *agent) Coordinator(context.Context, wire.CoordinatorRequest) (wire.CoordinatorReply, error) {
 	return wire.CoordinatorReply{}, a.err
 }

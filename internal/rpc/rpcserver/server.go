@@ -37,6 +37,7 @@ type Service interface {
 	GC(context.Context, wire.GCRequest) error
 	Conflict(context.Context, wire.ConflictRequest) error
 	Status(context.Context) error
+	Runtime(context.Context) (wire.RuntimeReply, error)
 	Coordinator(context.Context, wire.CoordinatorRequest) (wire.CoordinatorReply, error)
 }
 
@@ -160,6 +161,9 @@ func (s *Server) handler() http.Handler {
 	mux.Handle("POST "+wire.PathConflict, answer(s, validated(withoutReply(s.Service.Conflict))))
 	mux.Handle("POST "+wire.PathStatus, answer(s, func(ctx context.Context, _ wire.Empty) (wire.Empty, error) {
 		return wire.Empty{}, s.Service.Status(ctx)
+	}))
+	mux.Handle("POST "+wire.PathRuntime, answer(s, func(ctx context.Context, _ wire.Empty) (wire.RuntimeReply, error) {
+		return s.Service.Runtime(ctx)
 	}))
 	mux.Handle("POST "+wire.PathCoordinator, answer(s, validated(s.Service.Coordinator)))
 	return crash.OnPanic(s.admit(mux))

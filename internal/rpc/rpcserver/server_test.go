@@ -27,6 +27,7 @@ type service struct {
 	got         any
 	reply       wire.AddReply
 	coordinator wire.CoordinatorReply
+	runtime     wire.RuntimeReply
 	err         error
 	// hold, if set, blocks a request until it is closed or the request ends.
 	hold    chan struct{}
@@ -59,6 +60,9 @@ func (s *service) Conflict(ctx context.Context, req wire.ConflictRequest) error 
 	return s.serve(ctx, req)
 }
 func (s *service) Status(ctx context.Context) error { return s.serve(ctx, wire.Empty{}) }
+func (s *service) Runtime(ctx context.Context) (wire.RuntimeReply, error) {
+	return s.runtime, s.serve(ctx, wire.Empty{})
+}
 func (s *service) Coordinator(ctx context.Context, req wire.CoordinatorRequest) (wire.CoordinatorReply, error) {
 	return s.coordinator, s.serve(ctx, req)
 }
@@ -108,6 +112,7 @@ func TestRoundTripKeepsRequestsAndReplies(t *testing.T) {
 			DNS:    wire.DNS{Nameservers: []string{"192.0.2.53"}},
 		},
 		coordinator: wire.CoordinatorReply{PodDefaultRouteNIC: "net1"},
+		runtime:     wire.RuntimeReply{Socket: "/run/a.sock", Fault: "silent"},
 	}
 	client, _, _ := start(t, s, self())
 	ctx := t.Context()
@@ -129,6 +134,7 @@ func TestRoundTripKeepsRequestsAndReplies(t *testing.T) {
 		"gc":          {gc, nil, func() (any, error) { return nil, client.GC(ctx, gc) }},
 		"conflict":    {conflict, nil, func() (any, error) { return nil, client.Conflict(ctx, conflict) }},
 		"status":      {wire.Empty{}, nil, func() (any, error) { return nil, client.Status(ctx) }},
+		"runtime":     {wire.Empty{}, s.runtime, func() (any, error) { return client.Runtime(ctx) }},
 	} {
 		t.Run(name, func(t *testing.T) {
 			reply, err := c.call()
