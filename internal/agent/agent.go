@@ -68,9 +68,8 @@ type agent struct {
 	node      *nodeguard.Maintainer
 	runtime   *runtimeHealth
 	// knowsAddrs is true once the catalog has the addresses of the node.
-	knowsAddrs atomic.Bool
-	// fieldsKept is true once the API server keeps all fields that the agent writes.
-	fieldsKept atomic.Bool
+	knowsAddrs  atomic.Bool
+	definitions *definitions
 	// addrsChanged has a value if they changed since node read them.
 	addrsChanged chan struct{}
 }
@@ -88,7 +87,7 @@ func newAgent(ctx context.Context, cfg config.Agent, o options, client *agentcli
 	}
 	a.runtime = &runtimeHealth{now: time.Now, log: log, warn: func(fault string) { a.events.AboutNode(observe.RuntimeUnavailable(fault)) }}
 	a.metrics = newMetrics(releases.Len, a.runtime.answers)
-	a.fieldsKept.Store(o.definitions == nil)
+	a.definitions = newDefinitions(o.definitions, cfg.StateDir)
 	a.cluster.OnPodEnd(a.ended.add)
 	a.service = a.newIPAM(client)
 	a.pools = agentclient.NewPoolSync(client, cfg.NodeName, poolSink{a.service.Allocator, a.service.Catalog}, log)
@@ -247,8 +246,8 @@ func (a *agent) followAddrs(ctx context.Context) {
 
 // ready returns an error while the agent cannot serve ADD.
 func (a *agent) ready() error {
-	if !a.fieldsKept.Load() {
-		return fmt.Errorf("%w: the agent has not compared the custom resource definitions with its own fields yet", ipam.ErrNotReady)
+	if err := a.definitions.ready(); err != nil {
+		return err
 	}
 	if !a.knowsAddrs.Load() {
 		return fmt.Errorf("%w: the agent has not read the addresses of node %s yet", ipam.ErrNotReady, a.cfg.NodeName)
@@ -274,7 +273,7 @@ func (a *agent) run(ctx context.Context) error {
 		parts.Go(func() { part(background) })
 	}
 	parts.Go(func() {
-		if err := a.checkDefinitions(background); err != nil {
+		if err := a.definitions.run(background, a.retry); err != nil {
 			cancel(err)
 		}
 	})
@@ -298,16 +297,6 @@ func (a *agent) run(ctx context.Context) error {
 	if cause := context.Cause(ctx); !errors.Is(cause, context.Canceled) {
 		return cause
 	}
-	return nil
-}
-
-func (a *agent) checkDefinitions(ctx context.Context) error {
-	if a.options.definitions != nil {
-		if err := a.options.definitions(ctx); err != nil {
-			return err
-		}
-	}
-	a.fieldsKept.Store(true)
 	return nil
 }
 

@@ -27,9 +27,8 @@ type options struct {
 	// DEL. 0 means reclaim.DefaultMinAge. A lower value is safe only with a runtime
 	// that lists a sandbox before it calls plugins for it.
 	minLeaseAge time.Duration
-	// definitions returns nil once the API server keeps all fields that the agent writes.
-	// Without it, the agent trusts the API server.
-	definitions func(context.Context) error
+	// definitions compares the custom resource definitions.
+	definitions definitionsOptions
 }
 
 // Command is the program spiderpool-agent.
@@ -67,12 +66,15 @@ func run(ctx context.Context, env *process.Env, o options) error {
 	if err != nil {
 		return err
 	}
-	o.definitions = func(ctx context.Context) error {
-		return servedschema.Check(ctx, env.Log, server, &v2beta1.SpiderIPBlock{}, &v2beta1.SpiderEndpoint{})
-	}
 	client, err := agentclient.NewClient(server)
 	if err != nil {
 		return err
+	}
+	written := []any{&v2beta1.SpiderIPBlock{}, &v2beta1.SpiderEndpoint{}}
+	o.definitions = definitionsOptions{
+		compare:  func(ctx context.Context) error { return servedschema.Check(ctx, env.Log, server, written...) },
+		versions: client.DefinitionVersions,
+		fields:   servedschema.Fingerprint(written...),
 	}
 	a, err := newAgent(ctx, cfg, o, client, env.Log)
 	if err != nil {

@@ -35,6 +35,11 @@
 - apiGroups: [k8s.cni.cncf.io]
   resources: [network-attachment-definitions]
   verbs: [get]
+# The versions of the definitions: an agent compares their fields with its own once.
+- apiGroups: [apiextensions.k8s.io]
+  resources: [customresourcedefinitions]
+  resourceNames: [spideripblocks.spiderpool.spidernet.io, spiderendpoints.spiderpool.spidernet.io]
+  verbs: [get]
 {{- end }}
 
 {{- define "spiderpool.controllerRules" }}

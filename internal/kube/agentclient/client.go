@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -82,7 +83,27 @@ var (
 	poolResource      = v2beta1.GroupVersion.WithResource("spiderippools")
 	reservedResource  = v2beta1.GroupVersion.WithResource("spiderreservedips")
 	blockResource     = v2beta1.GroupVersion.WithResource("spideripblocks")
+	endpointResource  = v2beta1.GroupVersion.WithResource("spiderendpoints")
+
+	definitionResource = schema.GroupVersionResource{Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"}
 )
+
+// DefinitionVersions returns a text that changes with the custom resource definitions of the
+// kinds that the agent writes; "" if one is missing or the agent may not read it.
+func (c *Client) DefinitionVersions(ctx context.Context) (string, error) {
+	var versions []string
+	for _, resource := range []schema.GroupVersionResource{blockResource, endpointResource} {
+		definition, err := c.metadata.Resource(definitionResource).Get(ctx, resource.GroupResource().String(), metav1.GetOptions{})
+		if apierrors.IsForbidden(err) || apierrors.IsNotFound(err) {
+			return "", nil
+		}
+		if err != nil {
+			return "", fmt.Errorf("read the definition of %s: %w", resource.Resource, err)
+		}
+		versions = append(versions, string(definition.UID), definition.ResourceVersion)
+	}
+	return strings.Join(versions, " "), nil
+}
 
 // partialMetadata is an Accept header: respond with the metadata of the object only.
 const partialMetadata = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"

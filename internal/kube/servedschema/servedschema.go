@@ -12,6 +12,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"io"
 	"log/slog"
 	"net/http"
@@ -25,9 +26,12 @@ import (
 	"spiderpool.dev/spiderpool/api/v2beta1"
 )
 
-// retryInterval is the time between two attempts while definitions are missing or old,
-// or the API server does not answer.
-const retryInterval = 2 * time.Second
+// retryInterval is the longest time between two attempts while definitions are missing or
+// old, or the API server does not answer. The first pause is firstRetry, and pauses double.
+const (
+	firstRetry    = 100 * time.Millisecond
+	retryInterval = 2 * time.Second
+)
 
 // patience is how long Check waits for definitions: the API server publishes a new
 // definition some seconds after its creation.
@@ -56,7 +60,7 @@ func check(ctx context.Context, log *slog.Logger, config *rest.Config, patience 
 	}
 	url := server.JoinPath(path).String()
 	var since time.Time // since when definitions are insufficient
-	for {
+	for pause := firstRetry; ; pause = min(2*pause, retryInterval) {
 		missing, err := missingAt(ctx, client, url, objects)
 		switch {
 		case err == nil && len(missing) == 0:
@@ -78,7 +82,7 @@ func check(ctx context.Context, log *slog.Logger, config *rest.Config, patience 
 		select {
 		case <-ctx.Done():
 			return context.Cause(ctx)
-		case <-time.After(retryInterval):
+		case <-time.After(pause):
 		}
 	}
 }
@@ -109,6 +113,35 @@ func missingAt(ctx context.Context, client *http.Client, url string, objects []a
 		return nil, fmt.Errorf("GET %s: %s", path, response.Status)
 	}
 	return Missing(body, objects...)
+}
+
+// Fingerprint returns a text that changes with the fields that Check wants of the objects,
+// so that a program can remember an earlier result of Check.
+func Fingerprint(objects ...any) string {
+	hash := fnv.New64a()
+	for _, o := range objects {
+		t := reflect.TypeOf(o).Elem()
+		list(hash, t, t.Name())
+	}
+	return fmt.Sprintf("%016x", hash.Sum64())
+}
+
+// list writes the paths of all fields, e.g. "SpiderIPBlock.spec.former.node".
+func list(out io.Writer, t reflect.Type, at string) {
+	for f := range fields(t) {
+		name, options, _ := strings.Cut(f.Tag.Get("json"), ",")
+		inner, below := f.Type, at
+		if !strings.Contains(options, "inline") {
+			below += "." + name
+			fmt.Fprintln(out, below)
+		}
+		for inner.Kind() == reflect.Pointer || inner.Kind() == reflect.Slice {
+			inner = inner.Elem()
+		}
+		if inner.Kind() == reflect.Struct && inner.PkgPath() == own {
+			list(out, inner, below)
+		}
+	}
 }
 
 // schema holds the parts we need of an OpenAPI v3 schema.

@@ -7,6 +7,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -116,5 +117,19 @@ func TestCheckRefusesOldDefinitions(t *testing.T) {
 				t.Errorf("error %v, want %q", err, test.want)
 			}
 		})
+	}
+}
+
+func TestFingerprintFollowsFields(t *testing.T) {
+	var paths strings.Builder
+	list(&paths, reflect.TypeFor[v2beta1.SpiderIPBlock](), "SpiderIPBlock")
+	for _, want := range []string{"SpiderIPBlock.spec.former.containerID\n", "SpiderIPBlock.spec.leases.ip\n", "SpiderIPBlock.metadata\n"} {
+		if !strings.Contains(paths.String(), want) {
+			t.Errorf("%q is not in\n%s", want, &paths)
+		}
+	}
+	block, both := Fingerprint(&v2beta1.SpiderIPBlock{}), Fingerprint(&v2beta1.SpiderIPBlock{}, &v2beta1.SpiderEndpoint{})
+	if block == both || block != Fingerprint(&v2beta1.SpiderIPBlock{}) {
+		t.Errorf("fingerprints %s and %s", block, both)
 	}
 }
