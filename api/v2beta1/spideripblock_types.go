@@ -71,7 +71,8 @@ type Lease struct {
 	// +optional
 	Since metav1.Time `json:"since,omitempty"`
 
-	// Until is the end of a quarantine.
+	// Until is the end of a quarantine by the clock of Since. Each agent counts the time
+	// between both, at most one hour, from its own first look at the lease.
 	// +optional
 	Until *metav1.Time `json:"until,omitempty"`
 

@@ -16,7 +16,7 @@ import (
 // quarantine is how long an address is out of service after a foreign host answered
 // for it. That gives the administrator time to notice; an address in use for longer
 // belongs in a SpiderReservedIP.
-const quarantine = time.Hour
+const quarantine = lease.MaxQuarantine
 
 // Limits of quarantine. Each pod with a raw socket can answer for every address, and so
 // can a router with proxy ARP, so answers must not cost a pool its addresses (ADR 14).

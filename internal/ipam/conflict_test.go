@@ -146,7 +146,7 @@ func TestPoolKeepsMostAddresses(t *testing.T) {
 func (c *conflicting) inQuarantine() (n int) {
 	for _, b := range c.cluster.Store.All() {
 		for _, l := range b.Leases {
-			if l.InQuarantine(c.cluster.Now()) {
+			if l.State == lease.Quarantined && c.cluster.Now().Before(l.Until) {
 				n++
 			}
 		}

@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
+	"sync"
+	"time"
 
 	"spiderpool.dev/spiderpool/internal/lease"
 	"spiderpool.dev/spiderpool/internal/reclaim"
@@ -22,9 +25,12 @@ func (s *Service) Reclaim(ctx context.Context, policy reclaim.Policy) error {
 	return s.reclaim(ctx, policy, s.Allocator.HeldFor(policy.MinAge))
 }
 
-// ReclaimOf is Reclaim for the pods with the UIDs. It returns the UIDs of the pods that
+// ReclaimOf is Reclaim for the ended or terminating pods with the UIDs. It returns the UIDs of the pods that
 // still hold addresses.
 func (s *Service) ReclaimOf(ctx context.Context, policy reclaim.Policy, uids ...string) (left []string, err error) {
+	for _, uid := range uids {
+		s.terminating.age(uid, s.Now())
+	}
 	ofPods := func(l lease.Lease) bool { return slices.Contains(uids, l.PodUID) }
 	leases := slices.DeleteFunc(s.Allocator.HeldFor(policy.MinAge), func(l lease.Lease) bool { return !ofPods(l) })
 	err = s.reclaim(ctx, policy, leases)
@@ -36,6 +42,7 @@ func (s *Service) inUse(podUID string) []lease.Lease {
 }
 
 func (s *Service) reclaim(ctx context.Context, policy reclaim.Policy, leases []lease.Lease) error {
+	s.terminating.keep(func(uid string) bool { return len(s.inUse(uid)) > 0 })
 	if len(leases) == 0 {
 		return nil
 	}
@@ -66,17 +73,46 @@ func (s *Service) reclaimOne(ctx context.Context, l lease.Lease, otherSandbox bo
 	if facts.Pod, err = s.Cluster.PodState(ctx, l.Pod); err != nil {
 		return err
 	}
-	if !facts.Pod.Deadline.IsZero() {
+	if facts.Pod.Terminating {
+		facts.Terminating = s.terminating.age(l.PodUID, s.Now())
 		if facts.Node, err = s.Cluster.NodeState(ctx); err != nil {
 			return err
 		}
 	}
-	verdict := reclaim.Judge(l, facts, policy, s.Now())
+	verdict := reclaim.Judge(l, facts, policy)
 	// The release retains an address with a fixed owner and frees any other.
 	if verdict.Action != reclaim.Free && verdict.Action != reclaim.Retain {
 		return nil
 	}
 	return s.reclaimLease(ctx, l, verdict.Reason, verdict.Message)
+}
+
+// terminating are the pods that this process knows as terminating, by UID. It counts their
+// grace period from its own first look: deletionTimestamp comes from the API server's clock.
+type terminating struct {
+	mu    sync.Mutex
+	since map[string]time.Time
+}
+
+// age returns for how long the pod has been known as terminating, and notes a first look.
+func (t *terminating) age(uid string, now time.Time) time.Duration {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	since, ok := t.since[uid]
+	if !ok {
+		if t.since == nil {
+			t.since = map[string]time.Time{}
+		}
+		since, t.since[uid] = now, now
+	}
+	return now.Sub(since)
+}
+
+// keep forgets the other pods.
+func (t *terminating) keep(wanted func(uid string) bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	maps.DeleteFunc(t.since, func(uid string, _ time.Time) bool { return !wanted(uid) })
 }
 
 // reclaimLease releases a lease without a DEL, and reports why.

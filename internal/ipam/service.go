@@ -49,6 +49,7 @@ type Service struct {
 
 	grantedPods grantedPods
 	conflicts   conflicts
+	terminating terminating
 }
 
 const (

@@ -253,7 +253,8 @@ func (s *sim) tidyOrReplug(p *simPod) {
 		return
 	}
 	for _, b := range s.cluster.Store.All() {
-		if b.Removable(s.cluster.Now(), time.Minute) {
+		s.seen[b.Base] = s.seen[b.Base].Next(b.Leases, s.cluster.Now())
+		if b.Removable(s.seen[b.Base], s.cluster.Now(), time.Minute) {
 			s.note("empty block removed")
 			s.remove(b)
 		}

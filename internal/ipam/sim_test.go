@@ -97,6 +97,7 @@ type sim struct {
 	pending []lease.Block // writes on their way
 	events  map[string][]simEvent
 
+	seen  map[netip.Addr]lease.Sightings // by the controller
 	pods  []*simPod
 	ended []simAttachment // attachments whose DEL is still to come
 	// living are all sandboxes that run, those of force-deleted pods included.
@@ -137,6 +138,7 @@ func newSim(t *testing.T, seed int, happened map[string]int) *sim {
 		t: t, seed: seed, r: rand.New(rand.NewSource(int64(seed))), happened: happened, events: map[string][]simEvent{"n1": nil, "n2": nil},
 		cluster: ipamtest.NewFakeCluster(time.Date(2026, 11, 22, 10, 0, 0, 0, time.UTC)), replug: seed&1 != 0, multi: seed&4 != 0,
 		owners: simOwners{proven: map[string]map[lease.Owner]bool{}}, gone: map[string]bool{},
+		seen: map[netip.Addr]lease.Sightings{},
 	}
 	s.cluster.Log = slog.New(simLog{slog.DiscardHandler, s})
 	s.cluster.Options.FixStatefulSet, s.cluster.Options.FixVirtualMachine = true, true

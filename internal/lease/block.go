@@ -144,28 +144,16 @@ func (b Block) Quarantine(a netip.Addr, at Attachment, mac string, now, until ti
 	return b.With(Lease{Addr: a, State: Quarantined, Pool: l.Pool, Since: stamp(now), Until: stamp(until), MAC: mac}), true
 }
 
-// Removable reports whether the block may be deleted: every lease has been Released,
-// or its quarantine over, for at least idle, and there is no former sandbox. Times in the
-// future come from a wrong clock and count like times in the past.
-func (b Block) Removable(now time.Time, idle time.Duration) bool {
+// Removable reports whether the block may be deleted: every lease has been Released, or
+// its quarantine over, for at least idle as seen, and there is no former sandbox.
+func (b Block) Removable(seen Sightings, now time.Time, idle time.Duration) bool {
 	if b.Damaged != "" || b.Compacted || len(b.Former) > 0 {
 		return false
 	}
-	for _, l := range b.Leases {
-		switch l.State {
-		case Released:
-			if now.Sub(l.Since).Abs() < idle {
-				return false
-			}
-		case Quarantined:
-			if l.InQuarantine(now) || now.Sub(l.Until).Abs() < idle {
-				return false
-			}
-		default:
-			return false
-		}
-	}
-	return true
+	return !slices.ContainsFunc(b.Leases, func(l Lease) bool {
+		after, ok := l.expires(0)
+		return !ok || seen.Age(l, now) < after+idle
+	})
 }
 
 // Validate returns an error for an invalid block: an unaligned base, a lease or a former
@@ -215,11 +203,12 @@ func (b Block) With(l Lease) Block {
 	return b
 }
 
-// forgetting returns the block without expired leases: those released at least
-// reuseAfter ago, and past quarantines. Their addresses are simply free.
-func (b Block) forgetting(now time.Time, reuseAfter time.Duration) Block {
+// forgetting returns the block without expired leases: those seen as released for at least
+// reuseAfter, and past quarantines. Their addresses are simply free.
+func (b Block) forgetting(seen Sightings, now time.Time, reuseAfter time.Duration) Block {
 	over := func(l Lease) bool {
-		return l.State == Released && now.Sub(l.Since) >= reuseAfter || l.State == Quarantined && !l.InQuarantine(now)
+		after, ok := l.expires(reuseAfter)
+		return ok && seen.Age(l, now) >= after
 	}
 	if slices.ContainsFunc(b.Leases, over) {
 		b.Leases = slices.DeleteFunc(slices.Clone(b.Leases), over)

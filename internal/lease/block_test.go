@@ -35,44 +35,27 @@ func TestReleaseEndsEveryLeaseOfBlock(t *testing.T) {
 	}
 }
 
-// A node whose clock was a year ahead must not take addresses away for a year.
-func TestWrongClockEndsQuarantine(t *testing.T) {
-	t.Parallel()
-	l := func(since time.Duration) Lease {
-		return Lease{Addr: addr("10.0.0.1"), Pool: "a", State: Quarantined, Since: start.Add(since), Until: start.Add(since + time.Hour)}
-	}
-	for since, in := range map[time.Duration]bool{
-		-time.Hour: false, -time.Minute: true, 0: true, time.Minute: true, time.Hour: true, time.Hour + time.Second: false, 365 * 24 * time.Hour: false,
-	} {
-		x := NewIndex(Options{Node: "n"})
-		x.SetPool("a", set(t, "10.0.0.1"))
-		b := Block{Base: addr("10.0.0.0"), Leases: []Lease{l(since)}}
-		x.Put(b, start)
-		n := x.Quarantined("a", start)
-		if taken := x.Usage("a").Free == 0; l(since).InQuarantine(start) != in || taken != in || (n == 1) != in {
-			t.Errorf("began in %s: in quarantine %t, out of reach %t, counted %d; want %t", since, l(since).InQuarantine(start), taken, n, in)
-		}
-		if got := b.Removable(start, 0); got == in {
-			t.Errorf("began in %s: the block is removable: %t", since, got)
-		}
-	}
-}
-
 func TestWritesForgetFreedAddresses(t *testing.T) {
 	t.Parallel()
-	now := start.Add(time.Minute)
+	quarantined := func(a string, d time.Duration) Lease {
+		return Lease{Addr: addr(a), State: Quarantined, Since: start, Until: start.Add(d)}
+	}
+	// All are seen for a minute, but for the last one, which is new.
+	over := []Lease{{Addr: addr("10.0.0.0"), State: Released, Since: start.Add(time.Hour)}, quarantined("10.0.0.1", time.Minute)}
 	kept := []Lease{
-		{Addr: addr("10.0.0.2"), State: Released, Since: start.Add(time.Second)},
-		{Addr: addr("10.0.0.3"), State: Quarantined, Until: now.Add(time.Second)},
+		quarantined("10.0.0.3", time.Minute+time.Second),
 		{Addr: addr("10.0.0.4"), State: InUse, Since: start},
 		{Addr: addr("10.0.0.5"), State: Retained, Since: start},
 	}
-	over := []Lease{{Addr: addr("10.0.0.0"), State: Released, Since: start}, {Addr: addr("10.0.0.1"), State: Quarantined, Since: start, Until: now}}
+	fresh := Lease{Addr: addr("10.0.0.6"), State: Released, Since: start.Add(-time.Hour)}
 	b := Block{Base: addr("10.0.0.0"), Leases: slices.Concat(over, kept)}
-	if got := b.forgetting(now, time.Minute); !slices.Equal(got.Leases, kept) {
-		t.Errorf("remembers %+v, want %+v", got.Leases, kept)
+	seen := Sightings(nil).Next(b.Leases, start)
+	b.Leases = append(b.Leases, fresh)
+	want := append(kept, fresh)
+	if got := b.forgetting(seen, start.Add(time.Minute), time.Minute); !slices.Equal(got.Leases, want) {
+		t.Errorf("remembers %+v, want %+v", got.Leases, want)
 	}
-	if len(b.Leases) != len(over)+len(kept) || b.Leases[0] != over[0] {
+	if len(b.Leases) != len(over)+len(want) || b.Leases[0] != over[0] {
 		t.Errorf("the block itself became %+v", b.Leases)
 	}
 }

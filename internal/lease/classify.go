@@ -61,18 +61,13 @@ func (x *Index) classify(b *indexedBlock, now time.Time) {
 	}
 	for _, l := range b.block.Leases {
 		bit := inet.Mask(1) << inet.BlockIndex(l.Addr)
-		at := time.Time{} // end of the lease: the address is free from then on
-		switch l.State {
-		case Released:
-			at = l.Since.Add(x.reuseAfter)
-		case Quarantined:
-			if at = l.Until; !l.InQuarantine(now) {
-				continue
-			}
-		default:
+		after, expires := l.expires(x.reuseAfter)
+		if !expires {
 			b.free &^= bit
 			continue
 		}
+		seen, _ := b.seen.at(l)
+		at := seen.Add(after) // the address is free from then on
 		if !now.Before(at) {
 			continue
 		}

@@ -54,7 +54,7 @@ func TestFormerSandboxKeepsAddressFromStrangers(t *testing.T) {
 		t.Fatal("another node ended the former sandbox")
 	}
 	b, _ := x.Block(addr("10.0.0.0"))
-	if b.Removable(now, 0) {
+	if b.Removable(nil, now, 0) {
 		t.Error("the block may be deleted with a former sandbox in it")
 	}
 	b, ok := b.Forget(b.Former[0])

@@ -39,6 +39,7 @@ type Index struct {
 // indexedBlock is a block with the state derived at its last classification.
 type indexedBlock struct {
 	block   Block
+	seen    Sightings    // of the leases that expire
 	own     bool         // created by this node
 	free    inet.Mask    // may be granted
 	former  inet.Mask    // out of reach only because of former sandboxes
@@ -153,6 +154,24 @@ func (x *Index) DeletePool(name string) {
 // Put adds a block or replaces the block of the same name, at the time now. An
 // outdated block is harmless: it only causes a conflict at the store.
 func (x *Index) Put(b Block, now time.Time) {
+	var expiring []Lease
+	for _, l := range b.Leases {
+		if _, ok := l.expires(0); ok {
+			expiring = append(expiring, l)
+		}
+	}
+	x.put(b, x.seen(b.Base).Next(expiring, now), now)
+}
+
+// seen returns the sightings of the expiring leases of a block.
+func (x *Index) seen(base netip.Addr) Sightings {
+	if known, ok := x.blocks[base]; ok {
+		return known.seen
+	}
+	return nil
+}
+
+func (x *Index) put(b Block, seen Sightings, now time.Time) {
 	known, ok := x.blocks[b.Base]
 	if ok && known.own != (b.Node == x.node) {
 		x.Delete(b.Base)
@@ -167,7 +186,7 @@ func (x *Index) Put(b Block, now time.Time) {
 		}
 	}
 	x.reindex(known.block, b)
-	known.block = b
+	known.block, known.seen = b, seen
 	x.classify(known, now)
 }
 
@@ -270,7 +289,7 @@ func (x *Index) Quarantined(pool string, now time.Time) (n int) {
 	}
 	for _, b := range p.blocks {
 		for _, l := range b.block.Leases {
-			if l.Pool == pool && l.InQuarantine(now) {
+			if l.Pool == pool && l.State == Quarantined && b.seen.Age(l, now) < l.quarantine() {
 				n++
 			}
 		}

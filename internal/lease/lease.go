@@ -64,13 +64,6 @@ type Lease struct {
 	Pool  string // the pool that the address was taken from
 	Holder
 	Since time.Time // when State was entered
-	Until time.Time // end of a quarantine; the address is free from then on
+	Until time.Time // end of a quarantine by the clock of Since; see Sightings
 	MAC   string    // hardware address that answered for a quarantined address
-}
-
-// InQuarantine reports whether the address is in quarantine. A lease that began far in
-// the future, by more than its length, was written with a wrong clock and has ended:
-// else the address would be lost until that time.
-func (l Lease) InQuarantine(now time.Time) bool {
-	return l.State == Quarantined && now.Before(l.Until) && l.Since.Sub(now) <= l.Until.Sub(l.Since)
 }

@@ -405,7 +405,7 @@ func TestCompactedBlockCountsAsInUse(t *testing.T) {
 		full.Leases = append(full.Leases, l)
 	}
 	outlined := full.Compact()
-	if len(outlined.Leases) != 0 || !outlined.Compacted || outlined.Removable(start, 0) {
+	if len(outlined.Leases) != 0 || !outlined.Compacted || outlined.Removable(nil, start, 0) {
 		t.Fatalf("got %+v", outlined)
 	}
 	x := newIndex(t, "10.0.0.0-10.0.0.17")
@@ -437,7 +437,7 @@ func TestDamagedBlockCountsAsTaken(t *testing.T) {
 	if u := x.Usage("a"); u.Free != 1 {
 		t.Errorf("usage is %+v, want one free", u)
 	}
-	if b, _ := x.Block(addr("10.0.0.0")); b.Removable(start.Add(time.Hour), 0) {
+	if b, _ := x.Block(addr("10.0.0.0")); b.Removable(nil, start.Add(time.Hour), 0) {
 		t.Error("a damaged block may be removed")
 	}
 }
@@ -586,23 +586,25 @@ func TestRetainReservesJudgedLease(t *testing.T) {
 
 func TestRemovableBlocks(t *testing.T) {
 	t.Parallel()
-	now := start.Add(10 * time.Minute)
+	quarantined := Lease{State: Quarantined, Since: start, Until: start.Add(5 * time.Minute)}
 	for _, tc := range []struct {
 		name   string
 		leases []Lease
+		seen   time.Duration // for how long
 		want   bool
 	}{
-		{"empty", nil, true},
-		{"released long ago", []Lease{{State: Released, Since: start}}, true},
-		{"just released", []Lease{{State: Released, Since: now}}, false},
-		{"released the idle time ago", []Lease{{State: Released, Since: now.Add(-time.Minute)}}, true},
-		{"quarantine over for the idle time", []Lease{{State: Quarantined, Until: now.Add(-time.Minute)}}, true},
-		{"quarantine over", []Lease{{State: Quarantined, Until: start}}, true},
-		{"quarantined", []Lease{{State: Quarantined, Until: now.Add(1)}}, false},
-		{"in use", []Lease{{State: InUse}}, false},
-		{"retained", []Lease{{State: Retained, Since: start}}, false},
+		{"empty", nil, 0, true},
+		{"just released", []Lease{{State: Released, Since: start}}, 0, false},
+		{"released almost the idle time ago", []Lease{{State: Released, Since: start}}, time.Minute - 1, false},
+		{"released the idle time ago", []Lease{{State: Released, Since: start}}, time.Minute, true},
+		{"released in the future", []Lease{{State: Released, Since: start.Add(time.Hour)}}, time.Minute, true},
+		{"quarantined", []Lease{quarantined}, 5 * time.Minute, false},
+		{"quarantine over for the idle time", []Lease{quarantined}, 6 * time.Minute, true},
+		{"in use", []Lease{{State: InUse}}, time.Hour, false},
+		{"retained", []Lease{{State: Retained, Since: start}}, time.Hour, false},
 	} {
-		if got := (Block{Leases: tc.leases}).Removable(now, time.Minute); got != tc.want {
+		seen := Sightings(nil).Next(tc.leases, start)
+		if got := (Block{Leases: tc.leases}).Removable(seen, start.Add(tc.seen), time.Minute); got != tc.want {
 			t.Errorf("%s: Removable = %t, want %t", tc.name, got, tc.want)
 		}
 	}

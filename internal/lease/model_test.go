@@ -371,6 +371,7 @@ func TestAddressesNeverHaveTwoHolders(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		w := drawWorld(t)
 		node := func() int { return rapid.IntRange(0, len(w.nodes)-1).Draw(t, "node") }
+		seen := map[netip.Addr]Sightings{} // by the controller
 		t.Repeat(map[string]func(*rapid.T){
 			"add": func(t *rapid.T) {
 				n := node()
@@ -406,7 +407,8 @@ func TestAddressesNeverHaveTwoHolders(t *testing.T) {
 			"reclaim": w.reclaim,
 			"tidy": func(_ *rapid.T) {
 				for base, b := range w.store.blocks {
-					if b.Removable(w.now, time.Minute) {
+					seen[base] = seen[base].Next(b.Leases, w.now)
+					if b.Removable(seen[base], w.now, time.Minute) {
 						delete(w.store.blocks, base)
 					}
 				}
@@ -532,7 +534,7 @@ func mustEqualRebuilt(t *rapid.T, w *world, x *Index) {
 	fresh := w.newIndex(0)
 	x.advance(w.now)
 	for b := range x.Blocks() {
-		fresh.Put(b, w.now)
+		fresh.put(b, x.seen(b.Base), w.now)
 	}
 	for name := range w.pools {
 		if got, want := x.Usage(name), fresh.Usage(name); got != want {
@@ -544,7 +546,7 @@ func mustEqualRebuilt(t *rapid.T, w *world, x *Index) {
 			if len(b.FormerOf(a)) > 0 {
 				continue
 			}
-			if l, ok := b.Lease(a); !ok || l.State == Released || l.State == Quarantined && !w.now.Before(l.Until) {
+			if l, ok := b.Lease(a); !ok || l.State == Released || l.State == Quarantined && x.seen(b.Base).Age(l, w.now) >= l.quarantine() {
 				free++
 			}
 		}

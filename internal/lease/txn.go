@@ -10,7 +10,7 @@ import (
 )
 
 func (x *Index) newTxn(now time.Time) *txn {
-	return &txn{Index: x, now: now, original: map[netip.Addr]*Block{}, granted: map[netip.Addr]bool{}}
+	return &txn{Index: x, now: now, original: map[netip.Addr]before{}, granted: map[netip.Addr]bool{}}
 }
 
 // txn changes the index tentatively: put changes a block, rollBack undoes the current
@@ -18,38 +18,44 @@ func (x *Index) newTxn(now time.Time) *txn {
 type txn struct {
 	*Index
 	now      time.Time
-	original map[netip.Addr]*Block // changed blocks before the first change; nil: new block
+	original map[netip.Addr]before // changed blocks before the first change
 	undo     []undo                // of the current request
 	// granted are the addresses granted in this batch. Another request of the same
 	// pod or owner must not take them over.
 	granted map[netip.Addr]bool
 }
 
+// before is a block before a change.
+type before struct {
+	block *Block // nil: new block
+	seen  Sightings
+}
+
 type undo struct {
-	base   netip.Addr
-	before *Block // nil: new block
+	base netip.Addr
+	before
 }
 
 // put changes a block.
 func (t *txn) put(b Block) {
-	b = b.forgetting(t.now, t.reuseAfter)
-	var before *Block
+	was := before{seen: t.seen(b.Base)}
+	b = b.forgetting(was.seen, t.now, t.reuseAfter)
 	if b, ok := t.blocks[b.Base]; ok {
-		was := b.block
-		before = &was
+		block := b.block
+		was.block = &block
 	}
 	if _, ok := t.original[b.Base]; !ok {
-		t.original[b.Base] = before
+		t.original[b.Base] = was
 	}
-	t.undo = append(t.undo, undo{b.Base, before})
+	t.undo = append(t.undo, undo{b.Base, was})
 	t.Put(b, t.now)
 }
 
-func (t *txn) restore(base netip.Addr, before *Block) {
-	if before == nil {
+func (t *txn) restore(base netip.Addr, was before) {
+	if was.block == nil {
 		t.Delete(base)
 	} else {
-		t.Put(*before, t.now)
+		t.Index.put(*was.block, was.seen, t.now)
 	}
 }
 
@@ -61,8 +67,8 @@ func (t *txn) finish() []Block {
 			changed = append(changed, b.block)
 		}
 	}
-	for base, before := range t.original {
-		t.restore(base, before)
+	for base, was := range t.original {
+		t.restore(base, was)
 	}
 	slices.SortFunc(changed, func(a, b Block) int { return a.Base.Compare(b.Base) })
 	return changed
@@ -228,7 +234,7 @@ func (t *txn) rollBack() {
 		t.restore(u.base, u.before)
 	}
 	for _, u := range t.undo {
-		stored, now := t.original[u.base], t.blocks[u.base]
+		stored, now := t.original[u.base].block, t.blocks[u.base]
 		if stored != nil && now != nil && slices.Equal(stored.Leases, now.block.Leases) && slices.Equal(stored.Former, now.block.Former) {
 			delete(t.original, u.base)
 		}
@@ -237,14 +243,14 @@ func (t *txn) rollBack() {
 
 // isOriginal reports whether the lease existed before the batch.
 func (t *txn) isOriginal(l Lease) bool {
-	before, changed := t.original[inet.BlockOf(l.Addr)]
+	stored, changed := t.original[inet.BlockOf(l.Addr)]
 	if !changed {
 		return true
 	}
-	if before == nil {
+	if stored.block == nil {
 		return false
 	}
-	was, _ := before.Lease(l.Addr)
+	was, _ := stored.block.Lease(l.Addr)
 	return was == l
 }
 
@@ -343,7 +349,7 @@ func (t *txn) lease(r Request, w Want, a netip.Addr, pool string) Grant {
 	if !ok {
 		b.Base = base
 	}
-	if b.Removable(t.now, 0) {
+	if b.Removable(t.seen(base), t.now, 0) {
 		b.Node = t.node // adopt an empty block
 	}
 	since := stamp(t.now)

@@ -109,7 +109,11 @@ func TestSweepsNeitherLeakNorKill(t *testing.T) {
 					truths[l.Addr] = truth{sandboxLives: true}
 				}
 			}
-			swept, changes := Sweep(block, func(l lease.Lease) Facts { return truths[l.Addr].facts(t, complete) }, p, now)
+			swept, changes := Sweep(block, func(l lease.Lease) Facts {
+				f := truths[l.Addr].facts(t, complete)
+				f.Age = now.Sub(l.Since)
+				return f
+			}, p, now)
 			for _, c := range changes {
 				if truths[c.Lease.Addr].sandboxLives && c.Lease.State == lease.InUse {
 					t.Fatalf("round %d ended the lease of a live sandbox: %+v", round, c)
@@ -143,8 +147,8 @@ func TestScaledDownRetentionEndsOnTime(t *testing.T) {
 		waited time.Duration
 		want   Action
 	}{{DefaultScaledDownRetention - time.Second, Keep}, {DefaultScaledDownRetention, Free}} {
-		l.Since = now.Add(-tc.waited)
-		if v := Judge(l, f, policy(), now); v.Action != tc.want {
+		f.Unwanted = tc.waited
+		if v := Judge(l, f, policy()); v.Action != tc.want {
 			t.Errorf("after %s: %+v, want action %v", tc.waited, v, tc.want)
 		}
 	}

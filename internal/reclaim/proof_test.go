@@ -30,7 +30,7 @@ func TestNodeProvesOnlyItsOwnLeases(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			f := Facts{Age: time.Hour, Pod: Pod{Presence: Gone}, Node: tt.node}
-			if v := Judge(tt.lease, f, policy(), now); v.Action != tt.want {
+			if v := Judge(tt.lease, f, policy()); v.Action != tt.want {
 				t.Errorf("verdict is %+v, want the action %v", v, tt.want)
 			}
 		})
@@ -43,7 +43,7 @@ func TestZeroRetentionFreesAtOnce(t *testing.T) {
 	p.ScaledDownRetention = 0
 	l := retained(inUse())
 	l.Since = now
-	if v := Judge(l, Facts{Owner: OwnerScaledDown}, p, now); v.Action != Free || v.Reason != FixedScaledDown {
+	if v := Judge(l, Facts{Owner: OwnerScaledDown}, p); v.Action != Free || v.Reason != FixedScaledDown {
 		t.Errorf("verdict is %+v", v)
 	}
 }

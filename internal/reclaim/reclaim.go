@@ -6,7 +6,8 @@
 // object does not exist, or an operator has declared the node out of service. An
 // unknown fact speaks against freeing.
 //
-// The package is pure: callers observe the facts and pass them in, with the time.
+// The package is pure: callers observe the facts and pass them in. Durations come from the
+// observer's own clock (lease.Sightings), since a stored time may come from another clock.
 // Agents judge the leases of their own node, because only they can ask its runtime.
 // The controller judges the leases of nodes without an agent, and retained leases.
 package reclaim
@@ -26,7 +27,7 @@ const (
 	// of a sandbox (twice its runtimeRequestTimeout).
 	DefaultMinAge = 5 * time.Minute
 	// DefaultScaledDownRetention is how long the addresses of a StatefulSet's pod stay
-	// reserved after the StatefulSet was scaled down.
+	// reserved after the StatefulSet was scaled down, or its pod runs without them.
 	DefaultScaledDownRetention = time.Hour
 )
 
@@ -53,22 +54,27 @@ type Policy struct {
 	// MinAge is the least age of a lease in use to be judged.
 	MinAge time.Duration
 	// ScaledDownRetention is how long the addresses of a pod stay reserved after its
-	// StatefulSet was scaled down. A negative value means as long as the StatefulSet exists.
+	// StatefulSet was scaled down, or after the pod came back without Spiderpool. A
+	// negative value means as long as the StatefulSet exists.
 	ScaledDownRetention time.Duration
 }
 
 // Facts are observations about a lease. Read them after the lease: older facts may
 // describe an earlier holder of the address. The zero value of each means unknown.
 type Facts struct {
-	// Age is for how long the observer has known the holder, by its own clock. The
-	// times of a lease may come from another clock.
-	Age     time.Duration
-	Pod     Pod
-	Node    Node
-	Sandbox Sandbox
+	// Age is for how long the observer has known the holder.
+	Age time.Duration
+	Pod Pod
+	// Terminating is for how long the observer has known that the pod is terminating.
+	Terminating time.Duration
+	Node        Node
+	Sandbox     Sandbox
 	// OtherSandbox means that the runtime has another sandbox of the lease's pod.
 	OtherSandbox bool
 	Owner        Owner // of Lease.FixedFor
+	// Unwanted is for how long the observer has known that the owner does not want the
+	// address (OwnerScaledDown, OwnerLeft).
+	Unwanted time.Duration
 	// Replaced means that the owner uses another address of the same IP version for
 	// the same interface.
 	Replaced bool
@@ -89,9 +95,10 @@ type Pod struct {
 	Presence Presence
 	UID      string
 	Phase    string // status.phase
-	// Deadline is metadata.deletionTimestamp, which includes the grace period. It is
-	// zero unless the pod is terminating.
-	Deadline time.Time
+	// Terminating means that the pod has a metadata.deletionTimestamp, and Grace is its
+	// grace period (metadata.deletionGracePeriodSeconds).
+	Terminating bool
+	Grace       time.Duration
 	// HasAddress means that status.podIPs is not empty.
 	HasAddress bool
 }
@@ -128,6 +135,8 @@ const (
 	OwnerWanted
 	// OwnerScaledDown means that the StatefulSet has no replica with this ordinal.
 	OwnerScaledDown
+	// OwnerLeft means that the StatefulSet's pod runs without any address of Spiderpool.
+	OwnerLeft
 	// OwnerGone means that the StatefulSet does not exist, or that neither the virtual
 	// machine nor its instance nor any of its pods exists.
 	OwnerGone
@@ -157,6 +166,7 @@ const (
 	SandboxGone       Reason = "SandboxGone" // the pod runs in another sandbox
 	FixedOwnerGone    Reason = "OwnerGone"
 	FixedScaledDown   Reason = "OwnerScaledDown"
+	FixedLeft         Reason = "OwnerLeft" // the owner no longer uses Spiderpool
 	FixedSwitchedOff  Reason = "FixedAddressesOff"
 	FixedReplaced     Reason = "OwnerHasAnother"
 )
@@ -164,7 +174,7 @@ const (
 // Reasons are all reasons to end a lease.
 var Reasons = []Reason{
 	PodGone, PodReplaced, PodSucceeded, PodFailed, PodTerminating, PodWithoutAddress, SandboxGone,
-	FixedOwnerGone, FixedScaledDown, FixedSwitchedOff, FixedReplaced,
+	FixedOwnerGone, FixedScaledDown, FixedLeft, FixedSwitchedOff, FixedReplaced,
 }
 
 // Reasons to keep a lease.
@@ -188,19 +198,19 @@ type Verdict struct {
 }
 
 // Judge decides about one lease.
-func Judge(l lease.Lease, f Facts, p Policy, now time.Time) Verdict {
+func Judge(l lease.Lease, f Facts, p Policy) Verdict {
 	switch {
 	case !p.Enabled:
 		return Verdict{Keep, Disabled, "ipam.gc.enabled is false"}
 	case l.State == lease.Retained:
-		return judgeRetained(l, f, p, now)
+		return judgeRetained(l, f, p)
 	case l.State != lease.InUse:
 		return Verdict{Keep, NotHeld, fmt.Sprintf("the lease is %s", l.State)}
 	}
 	if f.Age < p.MinAge {
 		return Verdict{Keep, TooYoung, fmt.Sprintf("the lease is %s old; only leases of %s or more are judged", f.Age, p.MinAge)}
 	}
-	v := judgePod(l, f, p, now)
+	v := judgePod(l, f, p)
 	if v.Action == Keep {
 		return v
 	}
@@ -213,7 +223,7 @@ func Judge(l lease.Lease, f Facts, p Policy, now time.Time) Verdict {
 // judgePod returns Keep if the pod of a lease in use has, or may have, a
 // right to the address. Otherwise it returns Free with the reason; prove must then
 // find the proof.
-func judgePod(l lease.Lease, f Facts, p Policy, now time.Time) Verdict {
+func judgePod(l lease.Lease, f Facts, p Policy) Verdict {
 	pod := f.Pod
 	switch {
 	case pod.Presence == Unknown:
@@ -231,8 +241,8 @@ func judgePod(l lease.Lease, f Facts, p Policy, now time.Time) Verdict {
 	// come before SandboxGone.
 	stateless := l.FixedFor.IsZero()
 	switch {
-	case stateless && !pod.Deadline.IsZero():
-		return terminating(l, f, p, now)
+	case stateless && pod.Terminating:
+		return terminating(l, f, p)
 	case stateless && pod.Phase == "Running" && !pod.HasAddress && p.RunningPodWithoutAddress:
 		return Verdict{Free, PodWithoutAddress, fmt.Sprintf("pod %s is running without an address in status.podIPs", l.Pod)}
 	case stateless && pod.Phase == "Running" && !pod.HasAddress:
@@ -245,12 +255,12 @@ func judgePod(l lease.Lease, f Facts, p Policy, now time.Time) Verdict {
 
 // terminating returns Free if the pod exceeds its grace period and the policy
 // allows reclaiming from such pods. The policy concerns pods without fixed addresses.
-func terminating(l lease.Lease, f Facts, p Policy, now time.Time) Verdict {
+func terminating(l lease.Lease, f Facts, p Policy) Verdict {
 	allowed, condition := p.ZombieOnNotReadyNode, "NotReady"
 	if f.Node.Ready {
 		allowed, condition = p.ZombieOnReadyNode, "Ready"
 	}
-	late := now.Sub(f.Pod.Deadline)
+	late := f.Terminating - f.Pod.Grace
 	switch {
 	case f.Node.Presence == Unknown:
 		return Verdict{Keep, PodAlive, fmt.Sprintf("pod %s is terminating, and node %s cannot be read", l.Pod, l.Node)}
@@ -307,7 +317,7 @@ func endFixed(l lease.Lease, f Facts, p Policy) Action {
 
 // judgeRetained decides about an address reserved for its owner. No
 // container uses it, so no proof is needed.
-func judgeRetained(l lease.Lease, f Facts, p Policy, now time.Time) Verdict {
+func judgeRetained(l lease.Lease, f Facts, p Policy) Verdict {
 	switch {
 	case !p.retains(l.FixedFor):
 		return Verdict{Free, FixedSwitchedOff, fmt.Sprintf("fixed addresses are disabled for owners like %s", l.FixedFor)}
@@ -315,12 +325,15 @@ func judgeRetained(l lease.Lease, f Facts, p Policy, now time.Time) Verdict {
 		return Verdict{Free, FixedReplaced, fmt.Sprintf("its owner %s has another %s address for %s", l.FixedFor, inet.FamilyOf(l.Addr), l.Interface)}
 	case f.Owner == OwnerGone:
 		return Verdict{Free, FixedOwnerGone, fmt.Sprintf("its owner %s no longer exists", l.FixedFor)}
-	case f.Owner == OwnerScaledDown:
-		waited := now.Sub(l.Since).Abs() // a time far in the future comes from a wrong clock
-		if p.ScaledDownRetention >= 0 && waited >= p.ScaledDownRetention {
-			return Verdict{Free, FixedScaledDown, fmt.Sprintf("its owner %s was scaled down and has not come back for %s", l.FixedFor, waited.Truncate(time.Second))}
+	case f.Owner == OwnerScaledDown || f.Owner == OwnerLeft:
+		reason, what := FixedScaledDown, "was scaled down"
+		if f.Owner == OwnerLeft {
+			reason, what = FixedLeft, "runs without Spiderpool"
 		}
-		return Verdict{Keep, FixedWanted, fmt.Sprintf("its owner %s was scaled down and may come back", l.FixedFor)}
+		if p.ScaledDownRetention >= 0 && f.Unwanted >= p.ScaledDownRetention {
+			return Verdict{Free, reason, fmt.Sprintf("its owner %s %s and has not come back for %s", l.FixedFor, what, f.Unwanted.Truncate(time.Second))}
+		}
+		return Verdict{Keep, FixedWanted, fmt.Sprintf("its owner %s %s and may come back", l.FixedFor, what)}
 	case f.Owner == OwnerWanted:
 		return Verdict{Keep, FixedWanted, fmt.Sprintf("reserved for %s", l.FixedFor)}
 	}

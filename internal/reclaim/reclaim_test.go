@@ -46,11 +46,12 @@ func retained(l lease.Lease) lease.Lease {
 // alive describes a pod that runs in its sandbox on a ready node.
 func alive() Facts {
 	return Facts{
-		Age:     time.Hour,
-		Pod:     Pod{Presence: Exists, UID: "uid1", Phase: "Running", HasAddress: true},
-		Node:    Node{Presence: Exists, Ready: true},
-		Sandbox: Present,
-		Owner:   OwnerWanted,
+		Age:      time.Hour,
+		Pod:      Pod{Presence: Exists, UID: "uid1", Phase: "Running", HasAddress: true},
+		Node:     Node{Presence: Exists, Ready: true},
+		Sandbox:  Present,
+		Owner:    OwnerWanted,
+		Unwanted: time.Hour,
 	}
 }
 
@@ -93,12 +94,14 @@ func fixedFor(owner string) change {
 
 // aged sets the age of the lease.
 func aged(d time.Duration) change {
-	return func(s *situation) { s.lease.Since, s.facts.Age = now.Add(-d), d }
+	return func(s *situation) { s.facts.Age, s.facts.Unwanted = d, d }
 }
 
 // overdue makes the pod exceed its grace period by d.
 func overdue(d time.Duration) change {
-	return func(s *situation) { s.facts.Pod.Deadline = now.Add(-d) }
+	return func(s *situation) {
+		s.facts.Pod.Terminating, s.facts.Pod.Grace, s.facts.Terminating = true, 30*time.Second, 30*time.Second+d
+	}
 }
 
 // set changes the policy.
@@ -191,8 +194,8 @@ func TestVerdicts(t *testing.T) {
 		{"retained, owner gone", changes{retainedAddress, podGone, owner(OwnerGone)}, Free, FixedOwnerGone, "no longer exists"},
 		{"just scaled down", changes{retainedAddress, aged(time.Minute), podGone, owner(OwnerScaledDown)}, Keep, FixedWanted, "may come back"},
 		{"scaled down", changes{retainedAddress, podGone, owner(OwnerScaledDown)}, Free, FixedScaledDown, "has not come back for 1h0m0s"},
-		{"scaled down, retained by a clock a day ahead", changes{retainedAddress, aged(-24 * time.Hour), podGone, owner(OwnerScaledDown)}, Free, FixedScaledDown, ""},
-		{"scaled down, retained by a clock a minute ahead", changes{retainedAddress, aged(-time.Minute), podGone, owner(OwnerScaledDown)}, Keep, FixedWanted, "may come back"},
+		{"just left", changes{retainedAddress, aged(time.Minute), podReplaced, owner(OwnerLeft)}, Keep, FixedWanted, "runs without Spiderpool and may come back"},
+		{"left", changes{retainedAddress, podReplaced, owner(OwnerLeft)}, Free, FixedLeft, "runs without Spiderpool and has not come back for 1h0m0s"},
 		{"scaled down, retained for ever", changes{retainedAddress, podGone, owner(OwnerScaledDown), forever}, Keep, FixedWanted, ""},
 		{"retained, disabled", changes{retainedAddress, podGone, podsOff}, Free, FixedSwitchedOff, ""},
 		{"retained for a VM, disabled for pods", changes{retainedAddress, fixedFor("VirtualMachine/default/vm"), podGone, podsOff},
@@ -205,7 +208,7 @@ func TestVerdicts(t *testing.T) {
 			for _, change := range tc.changes {
 				change(&s)
 			}
-			v := Judge(s.lease, s.facts, s.policy, now)
+			v := Judge(s.lease, s.facts, s.policy)
 			if v.Action != tc.action || v.Reason != tc.reason || !strings.Contains(v.Message, tc.message) || v.Message == "" {
 				t.Errorf("verdict is %+v, want %v %s with %q", v, tc.action, tc.reason, tc.message)
 			}
@@ -234,12 +237,14 @@ func drawFacts(t *rapid.T) Facts {
 			Phase:      rapid.SampledFrom([]string{"Pending", "Running", "Succeeded", "Failed", "Unknown"}).Draw(t, "phase"),
 			HasAddress: rapid.Bool().Draw(t, "has address"),
 		},
-		Node:    Node{presence("node object"), rapid.Bool().Draw(t, "ready"), rapid.Bool().Draw(t, "out of service")},
-		Sandbox: Sandbox(rapid.IntRange(0, 2).Draw(t, "sandbox")),
-		Owner:   Owner(rapid.IntRange(0, 3).Draw(t, "owner")),
+		Node:     Node{presence("node object"), rapid.Bool().Draw(t, "ready"), rapid.Bool().Draw(t, "out of service")},
+		Sandbox:  Sandbox(rapid.IntRange(0, 2).Draw(t, "sandbox")),
+		Unwanted: time.Duration(rapid.IntRange(0, 120).Draw(t, "unwanted")) * time.Minute,
+		Owner:    Owner(rapid.IntRange(0, 4).Draw(t, "owner")),
 	}
 	if rapid.Bool().Draw(t, "terminating") {
-		f.Pod.Deadline = now.Add(time.Duration(rapid.IntRange(-60, 60).Draw(t, "deadline")) * time.Minute)
+		f.Pod.Terminating, f.Pod.Grace = true, time.Hour
+		f.Terminating = time.Duration(rapid.IntRange(0, 120).Draw(t, "terminating for")) * time.Minute
 	}
 	return f
 }
@@ -260,7 +265,7 @@ func TestNothingIsEndedWithoutProof(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		l, f, p := drawLease(t), drawFacts(t), drawPolicy(t)
 		f.Age = now.Sub(l.Since)
-		v := Judge(l, f, p, now)
+		v := Judge(l, f, p)
 		if v.Action == Keep {
 			return
 		}
@@ -308,7 +313,7 @@ func TestIgnoranceNeverEndsLease(t *testing.T) {
 				less.Node = Node{}
 			}
 		}
-		with, without := Judge(l, f, p, now), Judge(l, less, p, now)
+		with, without := Judge(l, f, p), Judge(l, less, p)
 		if without.Action > with.Action && without.Action >= Retain {
 			t.Fatalf("with %+v: %+v; with %+v: %+v", f, with, less, without)
 		}

@@ -26,18 +26,11 @@ func (c Change) String() string {
 }
 
 // Sweep judges every lease and every former sandbox of block b by its facts, for the
-// controller; it sets Facts.Age. It returns the block to write and its differences from b.
+// controller. It returns the block to write, with changes at the time now, and its
+// differences from b.
 func Sweep(b lease.Block, facts func(lease.Lease) Facts, p Policy, now time.Time) (swept lease.Block, changes []Change) {
 	swept = b
-	judge := func(l lease.Lease) Verdict {
-		f := facts(l)
-		if f.Age = now.Sub(l.Since); f.Age < 0 {
-			// A clock was ahead. The controller frees leases of lost nodes only, where no
-			// sandbox is being created, so the age is no proof here.
-			f.Age = p.MinAge
-		}
-		return Judge(l, f, p, now)
-	}
+	judge := func(l lease.Lease) Verdict { return Judge(l, facts(l), p) }
 	for _, f := range b.Former {
 		if v := judge(f.AsLease()); v.Action == Free {
 			swept, _ = swept.Forget(f)

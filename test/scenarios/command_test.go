@@ -17,6 +17,7 @@ import (
 	"spiderpool.dev/spiderpool/internal/ipam"
 	"spiderpool.dev/spiderpool/internal/lease"
 	"spiderpool.dev/spiderpool/internal/pool"
+	"spiderpool.dev/spiderpool/internal/reclaim"
 	"spiderpool.dev/spiderpool/internal/wire"
 )
 
@@ -368,8 +369,11 @@ func terminate(s *stage, a arguments) error {
 	if err != nil {
 		return errUsage
 	}
-	p.State.Deadline = s.Now().Add(grace)
-	return nil
+	p.State.Terminating, p.State.Grace = true, grace
+	s.terminated[p.PodKey] = s.Now()
+	// The watch of the agent reports it at once.
+	_, err = s.Service(p.Node).ReclaimOf(context.Background(), reclaim.Policy{}, p.UID)
+	return err
 }
 
 func restart(s *stage, a arguments) error {

@@ -20,6 +20,7 @@ import (
 // controlled is the cluster state read by the controller only.
 type controlled struct {
 	deleted, fenced map[string]bool // by node
+	terminated      map[lease.PodKey]time.Time
 }
 
 // ownerUID is the UID of every StatefulSet and VirtualMachineInstance.
@@ -133,9 +134,11 @@ func (s *stage) facts(l lease.Lease) reclaim.Facts {
 		Pod:   reclaim.Pod{Presence: reclaim.Gone},
 		Node:  reclaim.Node{Presence: reclaim.Exists, Ready: !s.controlled.fenced[l.Node], OutOfService: s.controlled.fenced[l.Node]},
 		Owner: s.owner(l.FixedFor),
+		// This controller has watched from the start, and each event at once.
+		Age: s.Now().Sub(l.Since), Unwanted: s.Now().Sub(l.Since),
 	}
 	if p, ok := s.Pod(l.Pod); ok {
-		f.Pod = p.State
+		f.Pod, f.Terminating = p.State, s.Now().Sub(s.terminated[l.Pod])
 		f.Pod.Presence, f.Pod.UID = reclaim.Exists, p.UID
 	}
 	if s.controlled.deleted[l.Node] {

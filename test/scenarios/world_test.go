@@ -40,7 +40,7 @@ func newStage(sections map[string]string) *stage {
 	return &stage{
 		FakeCluster: ipamtest.NewFakeCluster(time.Date(2026, 11, 22, 10, 0, 0, 0, time.UTC)),
 		sections:    sections, reserved: map[string]inet.Set{}, pools: map[string]*v2beta1.SpiderIPPool{},
-		controlled: controlled{deleted: map[string]bool{}, fenced: map[string]bool{}},
+		controlled: controlled{deleted: map[string]bool{}, fenced: map[string]bool{}, terminated: map[lease.PodKey]time.Time{}},
 	}
 }
 

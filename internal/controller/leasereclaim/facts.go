@@ -2,6 +2,8 @@ package leasereclaim
 
 import (
 	"context"
+	"slices"
+	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -9,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"spiderpool.dev/spiderpool/api/v2beta1"
@@ -30,7 +33,8 @@ type facts struct {
 	// unknown kinds as gone, and the live facts then decide: a cache would watch
 	// namespaces, and kinds that most clusters do not have.
 	live bool
-	// fixed returns the blocks with addresses fixed for the owner.
+	// fixed returns the blocks with addresses fixed for the owner. The cached ones include the
+	// other addresses of a pod.
 	fixed func(ctx context.Context, owner lease.Owner) ([]v2beta1.SpiderIPBlock, error)
 }
 
@@ -55,8 +59,14 @@ func liveFacts(live client.Reader) facts {
 func (f facts) of(ctx context.Context) func(lease.Lease) reclaim.Facts {
 	return func(l lease.Lease) reclaim.Facts {
 		out := reclaim.Facts{Owner: f.owner(ctx, l.FixedFor)}
-		if l.State != lease.InUse {
-			out.Replaced = l.State == lease.Retained && f.replaced(ctx, l)
+		switch {
+		case l.State == lease.Retained:
+			out.Replaced = f.replaced(ctx, l)
+			if out.Owner == reclaim.OwnerWanted && f.left(ctx, l) {
+				out.Owner = reclaim.OwnerLeft
+			}
+			return out
+		case l.State != lease.InUse:
 			return out
 		}
 		out.Node = f.node(ctx, l.Node)
@@ -86,6 +96,33 @@ func (f facts) replaced(ctx context.Context, l lease.Lease) bool {
 		}
 	}
 	return false
+}
+
+// left reports whether the next pod of a StatefulSet runs without any lease, e.g. because its
+// template no longer names our network. A running pod has all its interfaces, and an ADD
+// stores the lease before it answers; so read the pod first.
+func (f facts) left(ctx context.Context, l lease.Lease) bool {
+	if l.FixedFor.Kind != lease.KindPod {
+		return false
+	}
+	pod := f.pod(ctx, l.FixedFor.Key())
+	if pod.Presence != reclaim.Exists || pod.UID == l.PodUID || pod.Phase != string(corev1.PodRunning) || !pod.HasAddress || pod.Terminating {
+		return false
+	}
+	blocks, err := f.fixed(ctx, l.FixedFor)
+	if err != nil {
+		return false
+	}
+	for i := range blocks {
+		block, err := compile.Block(&blocks[i])
+		uses := func(o lease.Lease) bool {
+			return o.State == lease.InUse && (o.FixedFor == l.FixedFor || o.Pod == l.FixedFor.Key())
+		}
+		if err != nil || slices.ContainsFunc(block.Leases, uses) {
+			return false
+		}
+	}
+	return true
 }
 
 func (f facts) node(ctx context.Context, name string) reclaim.Node {
@@ -126,9 +163,10 @@ func (f facts) pod(ctx context.Context, key lease.PodKey) reclaim.Pod {
 	if err != nil {
 		return reclaim.Pod{}
 	}
+	grace := time.Duration(ptr.Deref(pod.DeletionGracePeriodSeconds, 0)) * time.Second
 	return reclaim.Pod{
 		Presence: reclaim.Exists, UID: compile.PodUID(pod.UID, pod.Annotations), Phase: string(pod.Status.Phase),
-		Deadline: deadline(pod.DeletionTimestamp), HasAddress: len(pod.Status.PodIPs) > 0,
+		Terminating: pod.DeletionTimestamp != nil, Grace: grace, HasAddress: len(pod.Status.PodIPs) > 0,
 	}
 }
 

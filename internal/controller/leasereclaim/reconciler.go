@@ -9,6 +9,7 @@
 package leasereclaim
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -18,7 +19,6 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -38,10 +38,10 @@ import (
 	"spiderpool.dev/spiderpool/internal/reclaim"
 )
 
-// idle is how long all addresses of a block must be unused before the block is
+// defaultIdle is how long all addresses of a block must be unused before the block is
 // deleted. Released addresses are handed out last while their release is remembered;
-// idle is longer than that.
-const idle = 15 * time.Minute
+// defaultIdle is longer than that.
+const defaultIdle = 15 * time.Minute
 
 // Observer counts reclaims for metrics (observe.Reclaims).
 type Observer interface {
@@ -54,6 +54,9 @@ type Options struct {
 	Policy reclaim.Policy
 	// Interval is how often a retained address is checked.
 	Interval time.Duration
+	// Idle is how long all addresses of a block must be unused before the block is
+	// deleted; 0 means defaultIdle.
+	Idle     time.Duration
 	Observer Observer
 }
 
@@ -66,11 +69,13 @@ type Reconciler struct {
 	clock    clock.PassiveClock
 	log      *slog.Logger
 	options  Options
+	observed observations
 }
 
 // New returns a reconciler. The client of w must have a cache with the indexes of
 // blockindex.IndexBlocksByHolder; live reads from the API server.
 func New(w status.Writer, live client.Reader, options Options, log *slog.Logger) *Reconciler {
+	options.Idle = cmp.Or(options.Idle, defaultIdle)
 	return &Reconciler{
 		client: w.Client, cached: cachedFacts(w.Client), live: liveFacts(live),
 		recorder: w.Recorder, clock: clock.RealClock{}, log: log, options: options,
@@ -171,6 +176,9 @@ func requests(blocks []v2beta1.SpiderIPBlock) []reconcile.Request {
 func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.Result, error) {
 	object := &v2beta1.SpiderIPBlock{}
 	if err := r.client.Get(ctx, request.NamespacedName, object); err != nil {
+		if apierrors.IsNotFound(err) {
+			r.observed.forget(request.Name)
+		}
 		return ctrl.Result{}, client.IgnoreNotFound(err)
 	}
 	block, err := compile.Block(object)
@@ -178,18 +186,19 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 		return ctrl.Result{}, reconcile.TerminalError(err)
 	}
 	now := r.clock.Now()
+	seen := r.observed.look(request.Name, block, r.cached.of(ctx), now)
 	// 1. Delete an empty block.
-	if block.Removable(now, idle) {
+	if block.Removable(seen.leases, now, r.options.Idle) {
 		return ctrl.Result{}, r.remove(ctx, object)
 	}
 	// 2. Stop if the caches show nothing to reclaim.
-	if _, changes := reclaim.Sweep(block, r.cached.of(ctx), r.options.Policy, now); len(changes) == 0 {
-		return ctrl.Result{RequeueAfter: r.next(ctx, block, now)}, nil
+	if _, changes := reclaim.Sweep(block, seen.complete(r.cached.of(ctx), now), r.options.Policy, now); len(changes) == 0 {
+		return ctrl.Result{RequeueAfter: r.next(ctx, block, seen, now)}, nil
 	}
 	// 3. Judge again by the API server, and write the block.
-	swept, changes := reclaim.Sweep(block, r.live.of(ctx), r.options.Policy, now)
+	swept, changes := reclaim.Sweep(block, seen.complete(r.live.of(ctx), now), r.options.Policy, now)
 	if len(changes) == 0 {
-		return ctrl.Result{RequeueAfter: r.next(ctx, block, now)}, nil
+		return ctrl.Result{RequeueAfter: r.next(ctx, block, seen, now)}, nil
 	}
 	err = client.IgnoreNotFound(r.client.Update(ctx, compile.BlockObject(swept)))
 	if apierrors.IsConflict(err) {
@@ -209,7 +218,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 }
 
 // next returns when to judge the block again without an event; 0 means never.
-func (r *Reconciler) next(ctx context.Context, block lease.Block, now time.Time) time.Duration {
+func (r *Reconciler) next(ctx context.Context, block lease.Block, seen observed, now time.Time) time.Duration {
 	next := time.Duration(0)
 	within := func(d time.Duration) {
 		if d = max(d, time.Second); next == 0 || d < next {
@@ -227,7 +236,7 @@ func (r *Reconciler) next(ctx context.Context, block lease.Block, now time.Time)
 	for _, l := range block.Leases {
 		switch l.State {
 		case lease.InUse:
-			if age := now.Sub(l.Since); age >= 0 && age < r.options.Policy.MinAge {
+			if age := seen.leases.Age(l, now); age < r.options.Policy.MinAge {
 				within(r.options.Policy.MinAge - age)
 			} else if lost(l.Node) {
 				within(r.options.Interval)
@@ -235,9 +244,9 @@ func (r *Reconciler) next(ctx context.Context, block lease.Block, now time.Time)
 		case lease.Retained:
 			within(r.options.Interval)
 		case lease.Released:
-			within(l.Since.Add(idle).Sub(now))
+			within(r.options.Idle - seen.leases.Age(l, now))
 		case lease.Quarantined:
-			within(l.Until.Add(idle).Sub(now))
+			within(lease.MaxQuarantine + r.options.Idle - seen.leases.Age(l, now))
 		}
 	}
 	return next
@@ -272,12 +281,4 @@ func ordinals(set *appsv1.StatefulSet) (first, end int) {
 		replicas = int(*set.Spec.Replicas)
 	}
 	return first, first + replicas
-}
-
-// deadline is the end of a pod's grace period; zero unless the pod is terminating.
-func deadline(at *metav1.Time) time.Time {
-	if at == nil {
-		return time.Time{}
-	}
-	return at.Time
 }

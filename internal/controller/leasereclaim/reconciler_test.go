@@ -80,8 +80,8 @@ func startEvery(t *testing.T, interval time.Duration) (client.Client, *counter) 
 			blockindex.IndexBlocksByHolder(t.Context(), mgr.GetFieldIndexer()),
 			endpoint.New(mgr.GetClient(), mgr.GetAPIReader(), discard).Register(mgr),
 			leasereclaim.New(status.NewWriter(mgr), mgr.GetAPIReader(), leasereclaim.Options{
-				Policy:   reclaim.Policy{Enabled: true, FixedForStatefulSet: true, FixedForKubeVirt: true, ScaledDownRetention: time.Hour},
-				Interval: interval, Observer: observed,
+				Policy:   reclaim.Policy{Enabled: true, FixedForStatefulSet: true, FixedForKubeVirt: true, ScaledDownRetention: time.Second},
+				Interval: interval, Idle: time.Second, Observer: observed,
 			}, discard).Register(mgr),
 		)
 	})
@@ -246,7 +246,7 @@ func TestFixedAddressesFollowStatefulSet(t *testing.T) {
 	machine.FixedFor = lease.ParseOwner("VirtualMachine/default/vm")
 	b := block("10.3.0.0", retained("10.3.0.1", "db-0"), retained("10.3.0.2", "db-2"), retained("10.3.0.3", "other-0"), machine)
 	kubetest.Create(t, c, b)
-	// db-0 is wanted; db-2 was scaled away long ago; other and vm do not exist.
+	// db-0 is wanted; db-2 is scaled away; other and vm do not exist.
 	eventually(t, c, b, "10.3.0.1 Retained, 10.3.0.2 Released, 10.3.0.3 Released, 10.3.0.4 Released")
 	// Forged owners of an earlier release: no StatefulSet has such a pod.
 	forged := block("10.3.0.16", retained("10.3.0.17", "forged"), retained("10.3.0.18", "db-00"))
@@ -263,12 +263,15 @@ func TestFixedAddressesFollowStatefulSet(t *testing.T) {
 	observed.want(t, map[string]int{string(reclaim.FixedScaledDown): 1, string(reclaim.FixedOwnerGone): 6})
 }
 
+// The time of the release comes from a clock that is years ahead.
 func TestEmptyBlocksAreDeleted(t *testing.T) {
 	c, _ := start(t)
-	old := lease.Lease{Addr: netip.MustParseAddr("10.4.0.1"), State: lease.Released, Since: longAgo}
-	fresh := lease.Lease{Addr: netip.MustParseAddr("10.4.1.1"), State: lease.Released, Since: time.Now().UTC().Truncate(time.Second)}
-	empty, used := block("10.4.0.0", old), block("10.4.1.0", fresh)
-	kubetest.Create(t, c, used, empty)
+	released := func(addr string) lease.Lease {
+		return lease.Lease{Addr: netip.MustParseAddr(addr), State: lease.Released, Since: longAgo.AddDate(10, 0, 0)}
+	}
+	n := node("with-a-used-block")
+	empty, used := block("10.4.0.0", released("10.4.0.1")), block("10.4.1.0", released("10.4.1.1"), inUse("10.4.1.2", "default/holder", "u", n.Name))
+	kubetest.Create(t, c, n, used, empty)
 	kubetest.Eventually(t, func(ctx context.Context) error {
 		if err := c.Get(ctx, client.ObjectKeyFromObject(empty), empty); !apierrors.IsNotFound(err) {
 			return errors.Join(errors.New("the empty block is still there"), err)
@@ -276,7 +279,43 @@ func TestEmptyBlocksAreDeleted(t *testing.T) {
 		return nil
 	})
 	if _, err := states(t.Context(), c, used); err != nil {
-		t.Errorf("the block with a freshly released address: %v", err)
+		t.Errorf("the block with an address in use: %v", err)
+	}
+}
+
+// The template of the StatefulSet has lost our network. A pod that runs without a lease is
+// the proof; one that has a lease, or no network yet, is none.
+func TestAddressesOfLeftStatefulSetAreFreed(t *testing.T) {
+	c, observed := start(t)
+	labels := map[string]string{"a": "left"}
+	set := &appsv1.StatefulSet{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "left"}, Spec: appsv1.StatefulSetSpec{
+		Replicas: new(int32(4)), Selector: &metav1.LabelSelector{MatchLabels: labels},
+		Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels}, Spec: pod("").Spec},
+	}}
+	running, same, using, pending := pod("left-0"), pod("left-1"), pod("left-2"), pod("left-3")
+	kubetest.Create(t, c, node("living"), set, running, same, using, pending)
+	for _, p := range []*corev1.Pod{running, same, using} {
+		p.Status.Phase, p.Status.PodIP, p.Status.PodIPs = corev1.PodRunning, "192.0.2.1", []corev1.PodIP{{IP: "192.0.2.1"}}
+		if err := c.Status().Update(t.Context(), p); err != nil {
+			t.Fatal(err)
+		}
+	}
+	retained := func(addr, pod, uid string) lease.Lease {
+		l := inUse(addr, "default/"+pod, uid, "living")
+		l.State, l.FixedFor = lease.Retained, lease.ParseOwner("Pod/default/"+pod)
+		return l
+	}
+	b := block("10.12.0.0", retained("10.12.0.1", "left-0", "old"), retained("10.12.0.2", "left-1", string(same.UID)),
+		retained("10.12.0.3", "left-2", "old"), retained("10.12.0.4", "left-3", "old"))
+	ordinary := inUse("10.12.0.17", "default/left-2", string(using.UID), "living") // an unproven owner
+	// The sentinel is judged after the others, and as often.
+	sentinel := block("10.12.1.0", retained("10.12.1.1", "left-9", "old"))
+	kubetest.Create(t, c, block("10.12.0.16", ordinary), b, sentinel)
+	eventually(t, c, b, "10.12.0.1 Released, 10.12.0.2 Retained, 10.12.0.3 Retained, 10.12.0.4 Retained")
+	eventually(t, c, sentinel, "10.12.1.1 Released")
+	observed.want(t, map[string]int{string(reclaim.FixedLeft): 1, string(reclaim.FixedScaledDown): 1})
+	if got, err := states(t.Context(), c, b); err != nil || got != "10.12.0.1 Released, 10.12.0.2 Retained, 10.12.0.3 Retained, 10.12.0.4 Retained" {
+		t.Errorf("block has %q, error %v", got, err)
 	}
 }
 

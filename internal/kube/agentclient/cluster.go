@@ -213,6 +213,7 @@ func (c *Cluster) PodState(ctx context.Context, name lease.PodKey) (reclaim.Pod,
 			UID               types.UID         `json:"uid"`
 			Annotations       map[string]string `json:"annotations"`
 			DeletionTimestamp *time.Time        `json:"deletionTimestamp"`
+			GracePeriod       int64             `json:"deletionGracePeriodSeconds"`
 		} `json:"metadata"`
 		Status struct {
 			Phase  string            `json:"phase"`
@@ -227,7 +228,7 @@ func (c *Cluster) PodState(ctx context.Context, name lease.PodKey) (reclaim.Pod,
 		Phase: object.Status.Phase, HasAddress: len(object.Status.PodIPs) > 0,
 	}
 	if object.Metadata.DeletionTimestamp != nil {
-		state.Deadline = *object.Metadata.DeletionTimestamp
+		state.Terminating, state.Grace = true, time.Duration(object.Metadata.GracePeriod)*time.Second
 	}
 	return state, nil
 }

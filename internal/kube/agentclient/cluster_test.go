@@ -7,9 +7,9 @@ import (
 	"errors"
 	"log/slog"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/google/go-cmp/cmp/cmpopts"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -75,13 +75,13 @@ func TestPodStateIsReadLive(t *testing.T) {
 				if err := c.Get(t.Context(), client.ObjectKeyFromObject(pod), pod); err != nil {
 					t.Fatal(err)
 				}
-				tc.want.Deadline = pod.DeletionTimestamp.Time
+				tc.want.Terminating, tc.want.Grace = true, time.Duration(*pod.DeletionGracePeriodSeconds)*time.Second
 			}
 			got, err := cluster.PodState(t.Context(), lease.PodKey{Namespace: namespace, Name: name})
 			if err != nil {
 				t.Fatal(err)
 			}
-			if diff := cmp.Diff(tc.want, got, cmpopts.EquateApproxTime(0)); diff != "" {
+			if diff := cmp.Diff(tc.want, got); diff != "" {
 				t.Errorf("pod state (-want +got):\n%s", diff)
 			}
 		})
