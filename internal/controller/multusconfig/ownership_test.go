@@ -5,16 +5,23 @@ package multusconfig_test
 import (
 	"context"
 	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
 	"testing"
 
 	nadv1 "github.com/k8snetworkplumbingwg/network-attachment-definition-client/pkg/apis/k8s.cni.cncf.io/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/tools/events"
+	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"spiderpool.dev/spiderpool/api/names"
 	"spiderpool.dev/spiderpool/api/v2beta1"
+	"spiderpool.dev/spiderpool/internal/controller/multusconfig"
 	"spiderpool.dev/spiderpool/internal/kube/kubetest"
+	"spiderpool.dev/spiderpool/internal/kube/status"
 )
 
 // owned waits until the attachment is there with the configuration and belongs to
@@ -55,6 +62,63 @@ func TestDeletedOrDisownedAttachmentIsRestored(t *testing.T) {
 	}
 	owned(t, c, config, second, first.Spec.Config)
 	kubetest.Event(t, c, config, "AttachmentAdopted", namespace+"/net, which had no owner")
+}
+
+// A reconciler with a stale cache must not change the attachment: it would take it from another
+// owner, or adopt it without an event.
+func TestStaleCacheChangesNoAttachment(t *testing.T) {
+	c := kubetest.Client(t)
+	namespace := kubetest.Namespace(t, c)
+	config := ipvlan(namespace, "net")
+	kubetest.Create(t, c, config)
+	cached := &staleClient{Client: c}
+	recorder := events.NewFakeRecorder(10)
+	r := multusconfig.New(status.Writer{Client: cached, Recorder: status.Recorder{EventRecorder: recorder}}, slog.New(slog.DiscardHandler))
+	reconcile := func() {
+		t.Helper()
+		if _, err := r.Reconcile(t.Context(), ctrl.Request{NamespacedName: client.ObjectKeyFromObject(config)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	reconcile()
+	is := attachment(namespace, "net")
+	get(t, c, is)
+	cached.stale = is.DeepCopy()
+	is.OwnerReferences = nil
+	if err := c.Update(t.Context(), is); err != nil {
+		t.Fatal(err)
+	}
+	reconcile()
+	if get(t, c, is); len(is.OwnerReferences) > 0 {
+		t.Errorf("the attachment got the owner %v", is.OwnerReferences)
+	}
+	cached.stale = nil
+	reconcile()
+	if get(t, c, is); !metav1.IsControlledBy(is, config) {
+		t.Errorf("the attachment has the owner %v", is.OwnerReferences)
+	}
+	close(recorder.Events)
+	var seen []string
+	for event := range recorder.Events {
+		seen = append(seen, strings.Fields(event)[1]) // type, reason, text
+	}
+	if want := []string{"AttachmentCreated", "AttachmentAdopted"}; !slices.Equal(seen, want) {
+		t.Errorf("events %q, want %q", seen, want)
+	}
+}
+
+// staleClient reads an old attachment, if there is one.
+type staleClient struct {
+	client.Client
+	stale *nadv1.NetworkAttachmentDefinition
+}
+
+func (s *staleClient) Get(ctx context.Context, key client.ObjectKey, o client.Object, options ...client.GetOption) error {
+	if is, ok := o.(*nadv1.NetworkAttachmentDefinition); ok && s.stale != nil {
+		s.stale.DeepCopyInto(is)
+		return nil
+	}
+	return s.Client.Get(ctx, key, o, options...)
 }
 
 // Admission lets the second one in when both are created at one moment.

@@ -14,6 +14,7 @@ import (
 	"log/slog"
 
 	nadv1 "github.com/k8snetworkplumbingwg/network-attachment-definition-client/pkg/apis/k8s.cni.cncf.io/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
@@ -118,7 +119,9 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 		}
 	}
 	// 3. Write the attachment.
-	if err := r.apply(ctx, config, want); err != nil {
+	if err := r.apply(ctx, config, want, is.ResourceVersion); apierrors.IsConflict(err) {
+		return ctrl.Result{}, nil // the cache was stale; the watch queues the config again
+	} else if err != nil {
 		return ctrl.Result{}, err
 	}
 	r.announce(config, is, found, want)
@@ -152,8 +155,10 @@ func foreign(is *nadv1.NetworkAttachmentDefinition, config *v2beta1.SpiderMultus
 }
 
 // apply writes the attachment by server-side apply, which does nothing if the
-// attachment already matches.
-func (r *Reconciler) apply(ctx context.Context, config *v2beta1.SpiderMultusConfig, want compile.NAD) error {
+// attachment already matches. version is the resource version of the attachment that the
+// reconciler looked at; the API server answers with a conflict if it is no longer the same,
+// so that another owner is never overwritten, and each change has its event.
+func (r *Reconciler) apply(ctx context.Context, config *v2beta1.SpiderMultusConfig, want compile.NAD, version string) error {
 	object := &unstructured.Unstructured{Object: map[string]any{
 		"apiVersion": nadv1.SchemeGroupVersion.String(),
 		"kind":       "NetworkAttachmentDefinition",
@@ -168,6 +173,7 @@ func (r *Reconciler) apply(ctx context.Context, config *v2beta1.SpiderMultusConf
 	if len(want.Annotations) > 0 {
 		object.SetAnnotations(want.Annotations)
 	}
+	object.SetResourceVersion(version)
 	object.SetOwnerReferences([]metav1.OwnerReference{*metav1.NewControllerRef(config, v2beta1.GroupVersion.WithKind("SpiderMultusConfig"))})
 	err := r.client.Apply(ctx, client.ApplyConfigurationFromUnstructured(object), client.FieldOwner(fieldManager), client.ForceOwnership)
 	if err != nil {
