@@ -2,6 +2,7 @@ package config
 
 import (
 	"log/slog"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -197,6 +198,23 @@ func TestViewsRequireTheirEnvironment(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// docs/reference/differences.md says that the environment variables of the original have no effect.
+func TestEnvironmentNamesThePodOnly(t *testing.T) {
+	asked := map[string]bool{}
+	getenv := func(name string) string { asked[name] = true; return "false" }
+	controller, err := Default().Controller(getenv)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Default().Agent(getenv); err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]bool{EnvNodeName: true, EnvPodName: true, EnvPodNamespace: true}
+	if !maps.Equal(asked, want) || !controller.IPAM.GC.Enabled {
+		t.Errorf("asked for %v, want %v", asked, want)
 	}
 }
 
