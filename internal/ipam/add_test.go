@@ -11,6 +11,7 @@ import (
 	"spiderpool.dev/spiderpool/internal/ipam"
 	"spiderpool.dev/spiderpool/internal/ipam/ipamtest"
 	"spiderpool.dev/spiderpool/internal/lease"
+	"spiderpool.dev/spiderpool/internal/pool"
 	"spiderpool.dev/spiderpool/internal/wire"
 )
 
@@ -223,5 +224,36 @@ func TestAddOfSecondInterfaceReadsNoBlock(t *testing.T) {
 	}
 	if more := cluster.Store.Count("get") + cluster.Store.Count("list") - reads; more != 0 {
 		t.Errorf("%d reads of blocks", more)
+	}
+}
+
+// The gateway of a route may be in the subnet of an interface with another IPAM plugin,
+// or of one that no annotation names.
+func TestRouteMayUseInterfaceOfOtherPlugin(t *testing.T) {
+	n := pool.NetworkAttachment{Namespace: "default", Name: "n"}
+	for name, tc := range map[string]struct {
+		network ipam.Network
+		ifname  string
+		ok      bool
+	}{
+		"our IPAM on all interfaces": {ipam.Network{IPAM: true, Name: "n"}, "eth0", false},
+		"another IPAM plugin":        {ipam.Network{Name: "n"}, "eth0", true},
+		"attached by hand":           {ipam.Network{IPAM: true, Name: "n"}, "extra", true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cluster := newFakeCluster(t)
+			cluster.SetNetwork(n, tc.network)
+			cluster.SetPod(ipamtest.FakePod{Node: "n1", Pod: ipam.Pod{
+				PodKey: lease.PodKey{Namespace: "default", Name: "a"}, UID: "uid-a", Annotations: map[string]string{
+					"k8s.v1.cni.cncf.io/networks": "n", "ipam.spidernet.io/routes": `[{"dst":"192.0.2.0/24","gw":"10.9.0.1"}]`,
+				},
+			}})
+			at := attachment("a")
+			at.Interface = tc.ifname
+			reply, err := cluster.Service("n1").Add(t.Context(), wire.AddRequest{Attachment: at, DefaultIPv4Pools: []string{"p"}})
+			if (err == nil) != tc.ok || len(reply.Routes) != 0 {
+				t.Errorf("got %+v, %v, want success: %t", reply, err, tc.ok)
+			}
+		})
 	}
 }

@@ -119,6 +119,24 @@ func TestOneNodeQuarantinesEightAddresses(t *testing.T) {
 	}
 }
 
+// Other nodes may have filled the quarantine of the pool already.
+func TestUnreadableBlocksQuarantineNothing(t *testing.T) {
+	c := newConflicting(t, "10.0.1.0-10.0.1.255", "n1")
+	c.cluster.Service("n1")
+	c.cluster.Store.Before = func(operation string, _ netip.Addr) error {
+		if operation == "list" {
+			return ipamtest.ErrAway
+		}
+		return nil
+	}
+	err := c.conflict("n1", "02:00:00:00:00:01", netip.Addr{})
+	c.cluster.Store.Before = nil
+	var failure *ipam.Error
+	if n := c.quarantined(); n != 0 || !errors.As(err, &failure) || failure.Kind != ipam.Unavailable {
+		t.Errorf("got %v, and %d addresses are in quarantine", err, n)
+	}
+}
+
 func TestPoolKeepsMostAddresses(t *testing.T) {
 	for ips, most := range map[string]int{"10.0.1.0-10.0.1.31": 4, "10.0.1.0-10.0.1.3": 1, "10.0.0.0-10.0.15.255": 32} {
 		t.Run(ips, func(t *testing.T) {

@@ -1,8 +1,10 @@
 package ipam_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"log/slog"
 	"strings"
 	"sync"
 	"testing"
@@ -103,6 +105,33 @@ func TestUnlistedNewSandboxKeepsAddress(t *testing.T) {
 	}
 	if l := held(t, cluster.Store)[addr]; l.PodUID != "uid-a" {
 		t.Errorf("the lease of the new sandbox is %+v", l)
+	}
+}
+
+// While the runtime does not answer, each sandbox counts as alive.
+func TestLostLeaseComesBackWithoutRuntime(t *testing.T) {
+	cluster := newFakeCluster(t, "a")
+	var log bytes.Buffer
+	cluster.Log = slog.New(slog.NewTextHandler(&log, nil))
+	s := cluster.Service("n1")
+	addr := mustAdd(t, s, wire.AddRequest{Attachment: attachment("a")}).Addresses[0].Prefix.Addr()
+	b, err := cluster.Store.Get(t.Context(), inet.BlockOf(addr))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cluster.Store.Delete(t.Context(), b); err != nil {
+		t.Fatal(err)
+	}
+	s.Allocator.ObserveDeleted(b.Base, b.Version)
+	cluster.SetRuntimeAway("n1", true)
+	if err := errors.Join(s.Allocator.ReadUnread(t.Context()), s.RestoreLost(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+	if l := held(t, cluster.Store)[addr]; l.PodUID != "uid-a" {
+		t.Errorf("the lease is %+v", l)
+	}
+	if !strings.Contains(log.String(), "the container runtime did not list its sandboxes; restoring the removed leases of all of them") {
+		t.Errorf("log:\n%s", log.String())
 	}
 }
 

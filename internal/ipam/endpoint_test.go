@@ -245,6 +245,22 @@ func TestOnlyLastReleaseIsShownAtOnce(t *testing.T) {
 	}
 }
 
+// A former sandbox has no endpoint, even if its pod's record was the last one.
+func TestRepairSkipsFormerSandboxes(t *testing.T) {
+	cluster := newFakeCluster(t, "a")
+	s := cluster.Service("n1")
+	current := attachment("a")
+	current.ContainerID = "current"
+	mustAdd(t, s, wire.AddRequest{Attachment: attachment("a")})
+	mustAdd(t, s, wire.AddRequest{Attachment: current})
+	d := &delays{Endpoints: s.Endpoints}
+	s.Endpoints = d
+	s.Repair()
+	if held := s.Allocator.HeldFor(0); len(held) != 2 || len(d.seen) != 1 {
+		t.Errorf("%d updates of %v, want one of the lease in use", len(d.seen), held)
+	}
+}
+
 // unwritten writes no endpoint.
 type unwritten struct{}
 
