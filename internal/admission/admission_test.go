@@ -95,7 +95,27 @@ func seen(t *testing.T, cached client.Reader, o client.Object) {
 }
 
 func newPool(name, subnet string, ips ...string) *v2beta1.SpiderIPPool {
-	return &v2beta1.SpiderIPPool{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: v2beta1.SpiderIPPoolSpec{AddressSpace: v2beta1.AddressSpace{Subnet: subnet, IPs: ips}}}
+	return &v2beta1.SpiderIPPool{
+		ObjectMeta: metav1.ObjectMeta{Name: name},
+		Spec:       v2beta1.SpiderIPPoolSpec{AddressSpace: v2beta1.AddressSpace{Subnet: subnet, IPs: ips}},
+	}
+}
+
+func newSubnet(name, subnet string, ips ...string) *v2beta1.SpiderSubnet {
+	return &v2beta1.SpiderSubnet{
+		ObjectMeta: metav1.ObjectMeta{Name: name},
+		Spec:       v2beta1.SpiderSubnetSpec{AddressSpace: v2beta1.AddressSpace{Subnet: subnet, IPs: ips}},
+	}
+}
+
+// newBlock is a block of one address that pod default/web uses.
+func newBlock(base, addr, pool string) *v2beta1.SpiderIPBlock {
+	return compile.BlockObject(lease.Block{Base: netip.MustParseAddr(base), Leases: []lease.Lease{{
+		Addr: netip.MustParseAddr(addr), State: lease.InUse, Pool: pool, Since: time.Unix(1700000000, 0).UTC(),
+		Holder: lease.Holder{
+			Pod: lease.ParsePodKey("default/web"), PodUID: "u", Node: "n1", Attachment: lease.Attachment{ContainerID: "c", Interface: "eth0"},
+		},
+	}}})
 }
 
 // refused checks that an error is a refusal with the wanted part.
@@ -103,6 +123,16 @@ func refused(t *testing.T, err error, want string) {
 	t.Helper()
 	if err == nil || !strings.Contains(err.Error(), want) {
 		t.Errorf("got\n%v\nwant a refusal with\n%s", err, want)
+	}
+}
+
+// answered checks that an error is a refusal with the wanted part, or nil if that is "".
+func answered(t *testing.T, err error, want string) {
+	t.Helper()
+	if want != "" {
+		refused(t, err, want)
+	} else if err != nil {
+		t.Errorf("refused: %v", err)
 	}
 }
 
@@ -128,31 +158,32 @@ func TestBadPoolsAreRejected(t *testing.T) {
 func TestAddressesInUseStayInTheirPool(t *testing.T) {
 	c, cached := serve(t)
 	p := newPool("used", "10.2.0.0/24", "10.2.0.16-10.2.0.40")
-	block := compile.BlockObject(lease.Block{Base: netip.MustParseAddr("10.2.0.16"), Leases: []lease.Lease{{
-		Addr: netip.MustParseAddr("10.2.0.20"), State: lease.InUse, Pool: "used", Since: time.Unix(1700000000, 0).UTC(),
-		Holder: lease.Holder{Pod: lease.ParsePodKey("default/web"), PodUID: "u", Node: "n1", Attachment: lease.Attachment{ContainerID: "c", Interface: "eth0"}},
-	}}})
+	block := newBlock("10.2.0.16", "10.2.0.20", "used")
 	kubetest.Create(t, c, p, block)
 	seen(t, cached, block)
-	change := func(f func(*v2beta1.SpiderIPPoolSpec)) error {
-		changed := p.DeepCopy()
-		f(&changed.Spec)
-		return c.Update(t.Context(), changed, client.DryRunAll)
-	}
-	refused(t, change(func(s *v2beta1.SpiderIPPoolSpec) { s.IPs = []string{"10.2.0.21-10.2.0.40"} }),
-		`spec.ips: Invalid value: "10.2.0.21-10.2.0.40": lacks addresses in use: 10.2.0.20 of default/web; keep them in ips and put them into a SpiderReservedIP until these pods are gone`)
-	refused(t, change(func(s *v2beta1.SpiderIPPoolSpec) { s.Gateway = new("10.2.0.20") }),
-		`spec.gateway: Invalid value: "10.2.0.20": is an address in use: 10.2.0.20 of default/web; choose another gateway, or delete that pod first`)
-	refused(t, change(func(s *v2beta1.SpiderIPPoolSpec) { s.ExcludeIPs = []string{"10.2.0.20"} }),
-		`spec.excludeIPs: Invalid value: "10.2.0.20": has addresses in use: 10.2.0.20 of default/web; remove them from excludeIPs and put them into a SpiderReservedIP`)
-	for name, f := range map[string]func(*v2beta1.SpiderIPPoolSpec){
-		"free addresses are taken out": func(s *v2beta1.SpiderIPPoolSpec) { s.IPs = []string{"10.2.0.20"} },
-		"a free address is excluded":   func(s *v2beta1.SpiderIPPoolSpec) { s.ExcludeIPs = []string{"10.2.0.21"} },
-		"a free address is a gateway":  func(s *v2beta1.SpiderIPPoolSpec) { s.Gateway = new("10.2.0.21") },
+	for _, tc := range []struct {
+		name   string
+		change func(*v2beta1.SpiderIPPoolSpec)
+		want   string // part of the refusal; "" for none
+	}{
+		{"used address taken out", func(s *v2beta1.SpiderIPPoolSpec) { s.IPs = []string{"10.2.0.21-10.2.0.40"} },
+			`spec.ips: Invalid value: "10.2.0.21-10.2.0.40": lacks addresses in use: 10.2.0.20 of default/web; ` +
+				`keep them in ips and put them into a SpiderReservedIP until these pods are gone`},
+		{"used address as gateway", func(s *v2beta1.SpiderIPPoolSpec) { s.Gateway = new("10.2.0.20") },
+			`spec.gateway: Invalid value: "10.2.0.20": is an address in use: 10.2.0.20 of default/web; ` +
+				`choose another gateway, or delete that pod first`},
+		{"used address excluded", func(s *v2beta1.SpiderIPPoolSpec) { s.ExcludeIPs = []string{"10.2.0.20"} },
+			`spec.excludeIPs: Invalid value: "10.2.0.20": has addresses in use: 10.2.0.20 of default/web; ` +
+				`remove them from excludeIPs and put them into a SpiderReservedIP`},
+		{"free addresses taken out", func(s *v2beta1.SpiderIPPoolSpec) { s.IPs = []string{"10.2.0.20"} }, ""},
+		{"free address excluded", func(s *v2beta1.SpiderIPPoolSpec) { s.ExcludeIPs = []string{"10.2.0.21"} }, ""},
+		{"free address as gateway", func(s *v2beta1.SpiderIPPoolSpec) { s.Gateway = new("10.2.0.21") }, ""},
 	} {
-		if err := change(f); err != nil {
-			t.Errorf("%s: %v", name, err)
-		}
+		t.Run(tc.name, func(t *testing.T) {
+			changed := p.DeepCopy()
+			tc.change(&changed.Spec)
+			answered(t, c.Update(t.Context(), changed, client.DryRunAll), tc.want)
+		})
 	}
 }
 
@@ -181,7 +212,7 @@ func TestInvalidPoolCanBeLabelledAndDeleted(t *testing.T) {
 
 func TestSubnetsAndReservedIPs(t *testing.T) {
 	c, cached := serve(t)
-	subnet := &v2beta1.SpiderSubnet{ObjectMeta: metav1.ObjectMeta{Name: "parent"}, Spec: v2beta1.SpiderSubnetSpec{AddressSpace: v2beta1.AddressSpace{Subnet: "10.4.0.0/24", IPs: []string{"10.4.0.1-10.4.0.9"}}}}
+	subnet := newSubnet("parent", "10.4.0.0/24", "10.4.0.1-10.4.0.9")
 	child := newPool("child", "10.4.0.0/24", "10.4.0.1")
 	child.Labels = map[string]string{names.LabelOwnerSubnet: "parent"}
 	kubetest.Create(t, c, subnet)
@@ -195,8 +226,10 @@ func TestSubnetsAndReservedIPs(t *testing.T) {
 	})
 	seen(t, cached, subnet)
 	judge(t, c, "SpiderSubnet", []judged{
-		{"shared addresses", `{subnet: 10.4.0.0/24, ips: [10.4.0.9]}`, `spec.ips: Invalid value: "10.4.0.9": shares 10.4.0.9 with SpiderSubnet parent`},
-		{"overlapping", `{subnet: 10.4.0.0/16}`, `spec.subnet: Invalid value: "10.4.0.0/16": overlaps subnet 10.4.0.0/24 of SpiderSubnet parent`},
+		{"shared addresses", `{subnet: 10.4.0.0/24, ips: [10.4.0.9]}`,
+			`spec.ips: Invalid value: "10.4.0.9": shares 10.4.0.9 with SpiderSubnet parent`},
+		{"overlapping", `{subnet: 10.4.0.0/16}`,
+			`spec.subnet: Invalid value: "10.4.0.0/16": overlaps subnet 10.4.0.0/24 of SpiderSubnet parent`},
 		{"inverted", `{subnet: 10.5.0.0/24, ips: [10.5.0.9-10.5.0.1]}`, "is inverted"},
 		{"other addresses", `{subnet: 10.4.0.0/24, ips: [10.4.0.10]}`, ""},
 	})
@@ -224,32 +257,37 @@ func TestBadMultusConfigsAreRejected(t *testing.T) {
 	})
 	judge(t, c, "SpiderMultusConfig", []judged{
 		{"JSON", `{customCNI: "{"}`, `spec.customCNI: Invalid value: "{": is not a JSON object`},
-		{"chained JSON", `{cniType: ipvlan, ipvlan: {master: [eth0]}, chainCNIJsonData: ["[]"]}`, `spec.chainCNIJsonData[0]: Invalid value: "[]": is not a JSON object`},
+		{"chained JSON", `{cniType: ipvlan, ipvlan: {master: [eth0]}, chainCNIJsonData: ["[]"]}`,
+			`spec.chainCNIJsonData[0]: Invalid value: "[]": is not a JSON object`},
 		{"right", `{cniType: ipvlan, ipvlan: {master: [eth0]}, chainCNIJsonData: ['{"type":"tuning"}']}`, ""},
 		{"custom", `{customCNI: '{"cniVersion":"1.0.0","plugins":[{"type":"bridge"}]}'}`, ""},
 		{"custom without a plugin", `{customCNI: '{"plugins":[]}'}`, `has no plugin in "plugins"; write at least one`},
-		{"custom with plugins of another shape", `{customCNI: '{"plugins":{"type":"bridge"}}'}`, `has a JSON object in plugins; write a list of plugins`},
-		{"custom with a plugin without type", `{customCNI: '{"plugins":[{"mtu":1}]}'}`, `names no plugin in plugins[0]; write its program as "type"`},
+		{"custom with plugins of another shape", `{customCNI: '{"plugins":{"type":"bridge"}}'}`,
+			`has a JSON object in plugins; write a list of plugins`},
+		{"custom with a plugin without type", `{customCNI: '{"plugins":[{"mtu":1}]}'}`,
+			`names no plugin in plugins[0]; write its program as "type"`},
 		{"custom with a numeric type", `{customCNI: '{"type":7}'}`, `has a JSON number in type; write a string`},
-		{"custom of another version", `{customCNI: '{"cniVersion":"0.2.0","type":"bridge"}'}`, `has cniVersion "0.2.0"; write one of 0.3.0, 0.3.1, 0.4.0, 1.0.0, 1.1.0, or leave it out`},
+		{"custom of another version", `{customCNI: '{"cniVersion":"0.2.0","type":"bridge"}'}`,
+			`has cniVersion "0.2.0"; write one of 0.3.0, 0.3.1, 0.4.0, 1.0.0, 1.1.0, or leave it out`},
 	})
 	for _, example := range []struct{ name, annotation, value, want string }{
-		{"version", names.AnnotationMultusConfigCNIVersion, "0.2.0", `metadata.annotations[multus.spidernet.io/cni-version]: Unsupported value: "0.2.0": supported values: "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"`},
+		{"version", names.AnnotationMultusConfigCNIVersion, "0.2.0",
+			`metadata.annotations[multus.spidernet.io/cni-version]: Unsupported value: "0.2.0": supported values: "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"`},
 		{"supported version", names.AnnotationMultusConfigCNIVersion, "1.1.0", ""},
 		{"name of the network", names.AnnotationCNIConfigName, "k8s_pod_network", ""},
-		{"impossible network name", names.AnnotationCNIConfigName, "-x", `metadata.annotations[cni.spidernet.io/cniconfig-name]: Invalid value: "-x": is not the name of a CNI network; begin with a letter or digit`},
-		{"of another owner", names.AnnotationMultusConfigCRName, "taken", `metadata.annotations[multus.spidernet.io/cr-name]: Invalid value: "taken": is a NetworkAttachmentDefinition of ConfigMap owner; choose another name`},
-		{"of another config", names.AnnotationMultusConfigCRName, "first", `is the NetworkAttachmentDefinition of SpiderMultusConfig first; choose another name`},
+		{"impossible network name", names.AnnotationCNIConfigName, "-x",
+			`metadata.annotations[cni.spidernet.io/cniconfig-name]: Invalid value: "-x": is not the name of a CNI network; begin with a letter or digit`},
+		{"of another owner", names.AnnotationMultusConfigCRName, "taken",
+			`metadata.annotations[multus.spidernet.io/cr-name]: Invalid value: "taken": is a NetworkAttachmentDefinition of ConfigMap owner; choose another name`},
+		{"of another config", names.AnnotationMultusConfigCRName, "first",
+			`is the NetworkAttachmentDefinition of SpiderMultusConfig first; choose another name`},
 		{"without owner", names.AnnotationMultusConfigCRName, "free", ""},
 	} {
-		o := object(t, "SpiderMultusConfig", `{cniType: ipvlan, ipvlan: {master: [eth0]}}`)
-		o.SetAnnotations(map[string]string{example.annotation: example.value})
-		err := c.Create(t.Context(), o, client.DryRunAll)
-		if example.want != "" {
-			refused(t, err, example.want)
-		} else if err != nil {
-			t.Errorf("%s: %v", example.name, err)
-		}
+		t.Run(example.name, func(t *testing.T) {
+			o := object(t, "SpiderMultusConfig", `{cniType: ipvlan, ipvlan: {master: [eth0]}}`)
+			o.SetAnnotations(map[string]string{example.annotation: example.value})
+			answered(t, c.Create(t.Context(), o, client.DryRunAll), example.want)
+		})
 	}
 	custom := object(t, "SpiderMultusConfig", `{cniType: custom, enableCoordinator: true}`)
 	if err := c.Create(t.Context(), custom, client.DryRunAll); err != nil {

@@ -38,7 +38,8 @@ func TestSubnetsAreCanonicalized(t *testing.T) {
 	c, _ := serve(t)
 	subnet := &v2beta1.SpiderSubnet{ObjectMeta: metav1.ObjectMeta{Name: "canonical"}, Spec: v2beta1.SpiderSubnetSpec{
 		AddressSpace: v2beta1.AddressSpace{
-			Subnet: "FD00:2::/64", IPs: []string{"fd00:2::B", "fd00:2::000c-fd00:2::f", "fd00:2::a"}, ExcludeIPs: []string{"fd00:2:0::d"}, Gateway: new("FD00:2::1"), Routes: []v2beta1.Route{{Dst: "fd01::1/32", Gw: "fd00:2:0::2"}},
+			Subnet: "FD00:2::/64", IPs: []string{"fd00:2::B", "fd00:2::000c-fd00:2::f", "fd00:2::a"}, ExcludeIPs: []string{"fd00:2:0::d"},
+			Gateway: new("FD00:2::1"), Routes: []v2beta1.Route{{Dst: "fd01::1/32", Gw: "fd00:2:0::2"}},
 		},
 	}}
 	kubetest.Create(t, c, subnet)

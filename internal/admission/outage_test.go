@@ -43,7 +43,10 @@ func TestWebhookOutageBlocksNoPod(t *testing.T) {
 	block := compile.BlockObject(lease.Block{Base: netip.MustParseAddr("10.7.0.0"), Node: "n1"})
 	endpoint := &v2beta1.SpiderEndpoint{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "unaffected"}}
 	endpoint.Status.Current.IPs = []v2beta1.EndpointIP{}
-	if err := errors.Join(c.Create(t.Context(), block), c.Create(t.Context(), endpoint), c.Delete(t.Context(), endpoint), c.Delete(t.Context(), block), c.Delete(t.Context(), pod)); err != nil {
+	if err := errors.Join(
+		c.Create(t.Context(), block), c.Create(t.Context(), endpoint),
+		c.Delete(t.Context(), endpoint), c.Delete(t.Context(), block), c.Delete(t.Context(), pod),
+	); err != nil {
 		t.Errorf("writes of an agent: %v", err)
 	}
 }
@@ -54,7 +57,7 @@ func TestWebhookOutageRejectsResources(t *testing.T) {
 	c := kubetest.Client(t)
 	kinds := map[string]client.Object{
 		"spiderippool":       newPool("outage", "10.70.0.0/24"),
-		"spidersubnet":       &v2beta1.SpiderSubnet{ObjectMeta: metav1.ObjectMeta{Name: "outage"}, Spec: v2beta1.SpiderSubnetSpec{AddressSpace: v2beta1.AddressSpace{Subnet: "10.71.0.0/24"}}},
+		"spidersubnet":       newSubnet("outage", "10.71.0.0/24"),
 		"spiderreservedip":   &v2beta1.SpiderReservedIP{ObjectMeta: metav1.ObjectMeta{Name: "outage"}},
 		"spidermultusconfig": &v2beta1.SpiderMultusConfig{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "outage"}},
 		"spidercoordinator":  &v2beta1.SpiderCoordinator{ObjectMeta: metav1.ObjectMeta{Name: "outage"}},

@@ -3,19 +3,15 @@
 package admission_test
 
 import (
-	"net/netip"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	"spiderpool.dev/spiderpool/internal/kube/compile"
 	"spiderpool.dev/spiderpool/internal/kube/kubetest"
 	"spiderpool.dev/spiderpool/internal/kube/scheme"
-	"spiderpool.dev/spiderpool/internal/lease"
 )
 
 // Two pools from before the installation of the webhooks share addresses. They can
@@ -56,10 +52,7 @@ func (w *warnings) HandleWarningHeader(_ int, _ string, text string) {
 func TestDeletionWarnsOfHolders(t *testing.T) {
 	c, cached := serve(t)
 	p := newPool("awaited", "10.11.0.0/24", "10.11.0.16-10.11.0.40")
-	block := compile.BlockObject(lease.Block{Base: netip.MustParseAddr("10.11.0.16"), Leases: []lease.Lease{{
-		Addr: netip.MustParseAddr("10.11.0.20"), State: lease.InUse, Pool: "awaited", Since: time.Unix(1700000000, 0).UTC(),
-		Holder: lease.Holder{Pod: lease.ParsePodKey("default/web"), PodUID: "u", Node: "n1", Attachment: lease.Attachment{ContainerID: "c", Interface: "eth0"}},
-	}}})
+	block := newBlock("10.11.0.16", "10.11.0.20", "awaited")
 	kubetest.Create(t, c, p, block)
 	seen(t, cached, block)
 	config, heard := kubetest.Config(t), &warnings{}

@@ -7,11 +7,9 @@ import (
 	"strings"
 	"testing"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"spiderpool.dev/spiderpool/api/names"
-	"spiderpool.dev/spiderpool/api/v2beta1"
 	"spiderpool.dev/spiderpool/internal/kube/kubetest"
 )
 
@@ -58,10 +56,13 @@ func TestSchemaOfAttachmentSections(t *testing.T) {
 		{"ovs without a bridge", `{cniType: ovs, ovs: {}}`, "spec.ovs.bridge: Required value"},
 		{"ovs with an empty bridge", `{cniType: ovs, ovs: {bridge: ""}}`, `spec.ovs.bridge: Invalid value: ""`},
 		{"ib-sriov without a resource", `{cniType: ib-sriov, ibsriov: {}}`, "spec.ibsriov.resourceName: Required value"},
-		{"ib-sriov with an empty resource", `{cniType: ib-sriov, ibsriov: {resourceName: ""}}`, `spec.ibsriov.resourceName: Invalid value: ""`},
+		{"ib-sriov with an empty resource", `{cniType: ib-sriov, ibsriov: {resourceName: ""}}`,
+			`spec.ibsriov.resourceName: Invalid value: ""`},
 		{"trunk ID", `{cniType: ovs, ovs: {bridge: br0, trunk: [{id: 1}, {id: 4095}]}}`, "spec.ovs.trunk[1].id: Invalid value: 4095"},
-		{"trunk range", `{cniType: ovs, ovs: {bridge: br0, trunk: [{minID: 1, maxID: 4095}]}}`, "spec.ovs.trunk[0].maxID: Invalid value: 4095"},
-		{"trunk range beginning too high", `{cniType: ovs, ovs: {bridge: br0, trunk: [{minID: 4095, maxID: 4095}]}}`, "spec.ovs.trunk[0].minID: Invalid value: 4095"},
+		{"trunk range", `{cniType: ovs, ovs: {bridge: br0, trunk: [{minID: 1, maxID: 4095}]}}`,
+			"spec.ovs.trunk[0].maxID: Invalid value: 4095"},
+		{"trunk range beginning too high", `{cniType: ovs, ovs: {bridge: br0, trunk: [{minID: 4095, maxID: 4095}]}}`,
+			"spec.ovs.trunk[0].minID: Invalid value: 4095"},
 		{"last trunk IDs", `{cniType: ovs, ovs: {bridge: br0, trunk: [{id: 4094}, {minID: 0, maxID: 4094}]}}`, ""},
 		{"MTU of macvlan", `{cniType: macvlan, macvlan: {master: [eth0], mtu: -1}}`, "spec.macvlan.mtu: Invalid value: -1"},
 		{"MTU of ipvlan", `{cniType: ipvlan, ipvlan: {master: [eth0], mtu: -1}}`, "spec.ipvlan.mtu: Invalid value: -1"},
@@ -76,7 +77,8 @@ func TestBadChainsAreRejected(t *testing.T) {
 	judge(t, c, "SpiderMultusConfig", []judged{
 		{"chain without a main plugin", `{cniType: custom, chainCNIJsonData: ['{"type":"tuning"}']}`,
 			"spec.customCNI: Required value: chainCNIJsonData has plugins, but there is none to follow; write the main plugin"},
-		{"chain behind an empty main plugin", `{customCNI: " ", chainCNIJsonData: ['{"type":"tuning"}']}`, "spec.customCNI: Required value"},
+		{"chain behind an empty main plugin", `{customCNI: " ", chainCNIJsonData: ['{"type":"tuning"}']}`,
+			"spec.customCNI: Required value"},
 		{"chained plugin without a type", `{cniType: ipvlan, ipvlan: {master: [eth0]}, chainCNIJsonData: ['{"type":"tuning"}', '{"mtu":1400}']}`,
 			`spec.chainCNIJsonData[1]: Invalid value: "{\"mtu\":1400}": names no plugin; write its program as "type", e.g. {"type": "tuning"}`},
 		{"custom without type and plugins", `{customCNI: '{"cniVersion":"1.0.0","name":"net"}'}`,
@@ -101,7 +103,7 @@ func TestBadChainsAreRejected(t *testing.T) {
 func TestIPVersionIsImmutable(t *testing.T) {
 	c := kubetest.Client(t)
 	pool := newPool("version", "10.72.0.0/24")
-	subnet := &v2beta1.SpiderSubnet{ObjectMeta: metav1.ObjectMeta{Name: "version"}, Spec: v2beta1.SpiderSubnetSpec{AddressSpace: v2beta1.AddressSpace{Subnet: "10.72.0.0/24"}}}
+	subnet := newSubnet("version", "10.72.0.0/24")
 	pool.Spec.IPVersion, subnet.Spec.IPVersion = new(int64(4)), new(int64(4))
 	kubetest.Create(t, c, pool, subnet)
 	pool.Spec.IPVersion, subnet.Spec.IPVersion = new(int64(6)), new(int64(6))
