@@ -3,11 +3,14 @@ package alloc_test
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"net/netip"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
+	"spiderpool.dev/spiderpool/internal/inet"
 	"spiderpool.dev/spiderpool/internal/ipam/alloc"
 	"spiderpool.dev/spiderpool/internal/ipam/ipamtest"
 	"spiderpool.dev/spiderpool/internal/lease"
@@ -113,4 +116,30 @@ func TestCloseFailsQueuedRequests(t *testing.T) {
 	if first != nil && second != nil || !errors.Is(errors.Join(first, second), context.Canceled) {
 		t.Errorf("got %v and %v, want one success and one canceled request", first, second)
 	}
+}
+
+// hangingStore answers no write.
+type hangingStore struct{ *ipamtest.Store }
+
+func (hangingStore) Put(ctx context.Context, _ lease.Block) (string, error) {
+	<-ctx.Done()
+	return "", ctx.Err()
+}
+
+func TestHangingWriteFailsRequest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &ipamtest.Store{}
+		a := alloc.New(alloc.Config{Node: "a", Blocks: hangingStore{store}, Older: store.Older, Now: time.Now,
+			Log: slog.New(slog.DiscardHandler), Observer: &conflicts{}, SearchEvery: -1})
+		defer a.Close()
+		a.SetUsable("p", inet.OfAddrs(netip.MustParseAddr("10.0.0.16")))
+		if err := a.Load(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		began := time.Now()
+		_, err := allocate(t.Context(), a, request("a", "c", want("eth0", 4, "p")))
+		if took := time.Since(began); !errors.Is(err, context.DeadlineExceeded) || took < time.Second || took > time.Minute {
+			t.Errorf("got %v after %s, want the end of the time after seconds", err, took)
+		}
+	})
 }

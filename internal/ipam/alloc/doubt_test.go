@@ -105,3 +105,92 @@ func TestUnreadBlockStopsOnlyItsPods(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+var errAway = errors.New("connection refused")
+
+// An earlier process of the agent released the lease, and its write is still on its way.
+func TestRestartedAgentOutrunsLateRelease(t *testing.T) {
+	store := &ipamtest.Store{}
+	p := rangePool(t, "p", "10.0.0.0/24", "10.0.0.16-10.0.0.31")
+	before := newAllocator(t, "n1", store, p)
+	r := request("n1", "c", want("eth0", 4, "p"))
+	if _, err := allocate(t.Context(), before, r); err != nil {
+		t.Fatal(err)
+	}
+	before.Close()
+	late, ok := store.All()[0].Release(lease.Attachment{ContainerID: "c", Interface: "eth0"}, time.Now())
+	if !ok {
+		t.Fatal("the block lacks the lease")
+	}
+	after := newAllocator(t, "n1", store, p)
+	t.Cleanup(after.Close)
+	if _, err := allocate(t.Context(), after, r); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := store.Put(t.Context(), late); !errors.Is(err, alloc.ErrConflict) {
+		t.Errorf("the late release: %v, want a conflict", err)
+	}
+}
+
+// A release had no answer and was not carried out, as another node's write of the block
+// proves. So the lease goes on, and must come back when a user deletes the block.
+func TestFailedReleaseKeepsLease(t *testing.T) {
+	store := &ipamtest.Store{}
+	a := newAllocator(t, "n1", store, rangePool(t, "p", "10.0.0.0/24", "10.0.0.16-10.0.0.31"))
+	t.Cleanup(a.Close)
+	if _, err := allocate(t.Context(), a, request("n1", "c", want("eth0", 4, "p"))); err != nil {
+		t.Fatal(err)
+	}
+	at := lease.Attachment{ContainerID: "c", Interface: "eth0"}
+	store.Before = func(operation string, _ netip.Addr) error {
+		if operation == "put" {
+			return errAway
+		}
+		return nil
+	}
+	if err := a.Release(t.Context(), at); !errors.Is(err, errAway) {
+		t.Fatalf("release: %v", err)
+	}
+	store.Before = nil
+	b := store.All()[0]
+	other := lease.Holder{Attachment: lease.Attachment{ContainerID: "other", Interface: "eth0"}, Node: "n2"}
+	var err error
+	b = b.With(lease.Lease{Addr: netip.MustParseAddr("10.0.0.31"), State: lease.InUse, Pool: "p", Holder: other})
+	if b.Version, err = store.Put(t.Context(), b); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(a.Read(t.Context(), b.Base), store.Delete(t.Context(), b)); err != nil {
+		t.Fatal(err)
+	}
+	a.ObserveDeleted(b.Base, b.Version)
+	if err := a.ReadUnread(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if held := a.Attached(at); len(held) != 1 || !a.HasLost() {
+		t.Errorf("after the deletion of the block, the node knows %v, lost: %t", held, a.HasLost())
+	}
+}
+
+// A lease from an earlier process may have ended. While its block is unreadable, the ADD
+// fails.
+func TestUnreadableLeaseFailsRepeatedAdd(t *testing.T) {
+	store := &ipamtest.Store{}
+	p := rangePool(t, "p", "10.0.0.0/24", "10.0.0.16-10.0.0.31")
+	before := newAllocator(t, "n1", store, p)
+	r := request("n1", "c", want("eth0", 4, "p"))
+	if _, err := allocate(t.Context(), before, r); err != nil {
+		t.Fatal(err)
+	}
+	before.Close()
+	after := newAllocator(t, "n1", store, p)
+	t.Cleanup(after.Close)
+	store.Before = func(operation string, _ netip.Addr) error {
+		if operation == "get" {
+			return errAway
+		}
+		return nil
+	}
+	if grants, err := allocate(t.Context(), after, r); !errors.Is(err, errAway) {
+		t.Errorf("got %v, %v, want the error of the read", grants, err)
+	}
+}

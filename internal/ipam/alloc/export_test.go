@@ -15,3 +15,13 @@ func (a *Allocator) Observe(b lease.Block) {
 	defer a.mu.Unlock()
 	a.take(b, "none", a.now())
 }
+
+// KnownBlocks returns the number of blocks in memory.
+func (a *Allocator) KnownBlocks() (n int) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for range a.mu.index.Blocks() {
+		n++
+	}
+	return n
+}

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"spiderpool.dev/spiderpool/internal/inet"
 	"spiderpool.dev/spiderpool/internal/ipam/alloc"
 	"spiderpool.dev/spiderpool/internal/ipam/ipamtest"
 	"spiderpool.dev/spiderpool/internal/lease"
@@ -70,6 +71,63 @@ func TestRefusedBlockIsAvoided(t *testing.T) {
 	}
 	if err := a.Release(t.Context(), lease.Attachment{ContainerID: "c0", Interface: "eth0"}); err != nil {
 		t.Errorf("release: %v", err)
+	}
+}
+
+// An avoided block that does not exist leaves nothing behind in memory.
+func TestAvoidedBlockIsForgotten(t *testing.T) {
+	store := &ipamtest.Store{}
+	now := time.Date(2026, 11, 22, 10, 0, 0, 0, time.UTC)
+	p := rangePool(t, "p", "10.0.0.0/24", "10.0.0.16-10.0.0.47")
+	a := newAllocatorWith(t, alloc.Config{Node: "a", Observer: &conflicts{}, SearchEvery: -1, Now: func() time.Time { return now }}, store, p)
+	t.Cleanup(a.Close)
+	refusing(store, "10.0.0.16")
+	if _, err := allocate(t.Context(), a, request("a", "c", want("eth0", 4, "p"), want("net1", 4, "p"))); err != nil {
+		t.Fatal(err)
+	}
+	for i := range inet.BlockSize - 2 { // fill the other block, so that the refused one is tried, too
+		if _, err := allocate(t.Context(), a, request("a", fmt.Sprint("c", i), want("eth0", 4, "p"))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := allocate(t.Context(), a, request("a", "last", want("eth0", 4, "p"))); err == nil {
+		t.Fatal("got an address of the refused block")
+	}
+	now = now.Add(2 * time.Minute)
+	if err := a.Release(t.Context(), lease.Attachment{ContainerID: "nobody", Interface: "eth0"}); err != nil {
+		t.Fatal(err)
+	}
+	if n := a.KnownBlocks(); n != 1 {
+		t.Errorf("the node knows %d blocks, want the one that exists", n)
+	}
+}
+
+// The API server refused one content of a block. After a write that it accepts, the block
+// serves again.
+func TestAcceptedWriteEndsAvoidance(t *testing.T) {
+	store := &ipamtest.Store{}
+	a := newAllocator(t, "a", store, rangePool(t, "p", "10.0.0.0/24", "10.0.0.16-10.0.0.31"))
+	t.Cleanup(a.Close)
+	add := func(container string) error {
+		_, err := allocate(t.Context(), a, request("a", container, want("eth0", 4, "p")))
+		return err
+	}
+	if err := add("first"); err != nil {
+		t.Fatal(err)
+	}
+	refusing(store, "10.0.0.16")
+	if err := add("second"); err == nil {
+		t.Fatal("the refused write succeeded")
+	}
+	store.Before = nil
+	if err := add("third"); err == nil {
+		t.Fatal("the block is not avoided")
+	}
+	if err := a.Release(t.Context(), lease.Attachment{ContainerID: "first", Interface: "eth0"}); err != nil {
+		t.Fatal(err)
+	}
+	if err := add("fourth"); err != nil {
+		t.Errorf("after an accepted write: %v", err)
 	}
 }
 

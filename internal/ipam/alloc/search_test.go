@@ -3,6 +3,7 @@ package alloc_test
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -148,4 +149,23 @@ func TestWaitingPodsShareRegionReads(t *testing.T) {
 			t.Errorf("after a release elsewhere: %v", err)
 		}
 	})
+}
+
+// A pod that gets no address because blocks are unreadable must try again, not give up.
+func TestUnreadableBlocksAreNotFull(t *testing.T) {
+	store := &ipamtest.Store{}
+	a := newAllocator(t, "a", store, rangePool(t, "p", "10.0.0.0/24", "10.0.0.16"))
+	t.Cleanup(a.Close)
+	if _, err := allocate(t.Context(), a, request("a", "first", want("eth0", 4, "p"))); err != nil {
+		t.Fatal(err)
+	}
+	store.Before = func(operation string, _ netip.Addr) error {
+		if operation == "list" {
+			return errAway
+		}
+		return nil
+	}
+	if _, err := allocate(t.Context(), a, request("a", "second", want("eth0", 4, "p"))); !errors.Is(err, errAway) {
+		t.Errorf("got %v, want the error of the read", err)
+	}
 }
