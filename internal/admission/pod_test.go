@@ -148,11 +148,13 @@ func TestDefaultReadsConfigsOnlyOnRequest(t *testing.T) {
 
 func TestInvalidNetworkListIsRejected(t *testing.T) {
 	configs := []v2beta1.SpiderMultusConfig{config("a", names.AnnotationPodRDMAResourceInject, "gpu", v2beta1.SpiderMultusConfigSpec{})}
-	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{
-		names.AnnotationPodRDMAResourceInject: "gpu", names.AnnotationMultusNetworks: "[{",
-	}}}
-	if err := inject(pod, configs); err == nil || !strings.Contains(err.Error(), "is not a JSON list of objects") {
-		t.Errorf("error is %v", err)
+	for _, key := range []string{names.AnnotationMultusNetworks, names.AnnotationMultusDefaultNetwork} {
+		t.Run(key, func(t *testing.T) {
+			pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{names.AnnotationPodRDMAResourceInject: "gpu", key: "[{"}}}
+			if err := inject(pod, configs); err == nil || !strings.Contains(err.Error(), "is not a JSON list of objects") {
+				t.Errorf("error is %v", err)
+			}
+		})
 	}
 }
 
