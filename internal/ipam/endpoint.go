@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"maps"
-	"net/netip"
 	"slices"
 	"sync"
 
@@ -205,12 +204,9 @@ func (s *Service) fromLeases(ctx context.Context, name string, leases []lease.Le
 	out := EndpointInterface{Interface: name}
 	slices.SortFunc(leases, func(a, b lease.Lease) int { return a.Addr.Compare(b.Addr) })
 	for _, l := range leases {
-		p, err := s.poolOf(ctx, l.Pool)
-		if err != nil {
+		if err := s.addAddress(ctx, &out, l.Addr, l.Pool); err != nil {
 			return out, err
 		}
-		out.Addresses = append(out.Addresses, EndpointAddress{Prefix: netip.PrefixFrom(l.Addr, p.Subnet.Bits()), Gateway: p.Gateway, Pool: l.Pool})
-		out.Routes = append(out.Routes, p.Routes...)
 	}
 	return out, nil
 }

@@ -46,23 +46,19 @@ func (s *Service) explain(pod Pod, ifname string, err error) *Error {
 	if errors.As(err, &failure) {
 		return failure
 	}
-	failure = &Error{Msg: subject, Details: err.Error(), Err: err}
+	failure = &Error{Kind: Unavailable, Msg: subject, Details: err.Error(), Err: err}
 	switch {
 	case errors.As(err, &annotation), errors.As(err, new(*pool.ConfigError)):
 		failure.Kind = Invalid
 	case errors.As(err, &noPool), errors.As(err, &exhausted):
 		failure.Kind = NoAddress
 	case errors.As(err, &superseded):
-		failure.Kind = Unavailable
 		failure.Msg += ": the pod has a newer sandbox"
 	case errors.Is(err, alloc.ErrConflict):
-		failure.Kind = Unavailable
 		failure.Msg += fmt.Sprintf(": conflicts with other nodes persisted after %d attempts", alloc.MaxAttempts)
 	case errors.Is(err, ErrNotReady), errors.Is(err, alloc.ErrNotReady), errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
-		failure.Kind = Unavailable
 		failure.Msg += " in time"
 	default:
-		failure.Kind = Unavailable
 		failure.Msg += ": an API server request failed"
 	}
 	return failure

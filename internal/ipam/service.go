@@ -230,23 +230,18 @@ func (s *Service) assignments(ctx context.Context, plan plan, grants []lease.Gra
 			if g.Interface != i.name {
 				continue
 			}
-			p, err := s.poolOf(ctx, g.Pool)
-			if err != nil {
+			if err := s.addAddress(ctx, &out, g.Addr, g.Pool); err != nil {
 				return nil, err
 			}
-			out.Addresses = append(out.Addresses, EndpointAddress{
-				Prefix: netip.PrefixFrom(g.Addr, p.Subnet.Bits()), Gateway: p.Gateway, Pool: g.Pool,
-			})
-			out.Routes = append(out.Routes, p.Routes...)
 		}
 		assigned = append(assigned, out)
 	}
 	return assigned, placeRoutes(assigned, plan)
 }
 
-// poolOf returns the pool of a granted address. The catalog may lack it if it was
-// deleted, or bound to another node, after the grant.
-func (s *Service) poolOf(ctx context.Context, name string) (*pool.Pool, error) {
+// addAddress adds a granted address and the routes of its pool. The catalog may lack the
+// pool if it was deleted, or bound to another node, after the grant.
+func (s *Service) addAddress(ctx context.Context, to *EndpointInterface, addr netip.Addr, name string) error {
 	p, ok := s.Catalog.Pool(name)
 	var err error
 	if !ok {
@@ -256,9 +251,11 @@ func (s *Service) poolOf(ctx context.Context, name string) (*pool.Pool, error) {
 		err = fmt.Errorf("it is invalid: %s", p.Invalid)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read SpiderIPPool %s of an address of the pod: %w", name, err)
+		return fmt.Errorf("read SpiderIPPool %s of an address of the pod: %w", name, err)
 	}
-	return p, nil
+	to.Addresses = append(to.Addresses, EndpointAddress{Prefix: netip.PrefixFrom(addr, p.Subnet.Bits()), Gateway: p.Gateway, Pool: name})
+	to.Routes = append(to.Routes, p.Routes...)
+	return nil
 }
 
 // placeRoutes adds each route of the pod's annotation to the interface whose subnet

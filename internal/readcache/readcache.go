@@ -84,13 +84,7 @@ func (c *Cache[K, V]) Get(ctx context.Context, key K, read func(context.Context)
 }
 
 // Set remembers v as if it had been read now, e.g. because the caller wrote it.
-func (c *Cache[K, V]) Set(key K, v V) {
-	now := c.Now()
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.makeRoom(key, now)
-	c.mu.values[key] = value[V]{v: v, read: now}
-}
+func (c *Cache[K, V]) Set(key K, v V) { c.set(key, v, c.Now()) }
 
 // Forget removes the value of key, e.g. because a read found that it no longer exists. A
 // read in progress is not affected.
@@ -123,28 +117,27 @@ func (c *Cache[K, V]) read(ctx context.Context, key K, read func(context.Context
 	if err != nil {
 		return outcome[V]{err: err, abandoned: ctx.Err() != nil}
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.makeRoom(key, began)
-	c.mu.values[key] = value[V]{v: v, read: began}
+	c.set(key, v, began)
 	return outcome[V]{v: v}
 }
 
-// makeRoom removes expired values and, if there are still too many, the oldest.
-func (c *Cache[K, V]) makeRoom(key K, now time.Time) {
+// set remembers v. It removes expired values and, if there are still too many, the oldest.
+func (c *Cache[K, V]) set(key K, v V, now time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	if c.mu.values == nil {
 		c.mu.values = map[K]value[V]{}
 	}
 	maps.DeleteFunc(c.mu.values, func(k K, last value[V]) bool { return k == key || !c.serves(last, now) })
-	if c.Max == 0 || len(c.mu.values) < c.Max {
-		return
-	}
-	var oldest K
-	var since time.Time
-	for k, last := range c.mu.values {
-		if since.IsZero() || last.read.Before(since) {
-			oldest, since = k, last.read
+	if c.Max > 0 && len(c.mu.values) >= c.Max {
+		var oldest K
+		var since time.Time
+		for k, last := range c.mu.values {
+			if since.IsZero() || last.read.Before(since) {
+				oldest, since = k, last.read
+			}
 		}
+		delete(c.mu.values, oldest)
 	}
-	delete(c.mu.values, oldest)
+	c.mu.values[key] = value[V]{v: v, read: now}
 }

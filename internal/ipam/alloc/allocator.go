@@ -255,7 +255,7 @@ func (a *Allocator) Allocate(ctx context.Context, req lease.Request, arrived uin
 	if len(req.Wants) == 0 {
 		return nil, nil, nil
 	}
-	searched := newSearch()
+	searched := &search{began: map[netip.Prefix]bool{}}
 	for {
 		o := a.submit(&request{ctx: ctx, allocation: req, arrived: arrived, done: make(chan outcome, 1), concerns: func(l lease.Lease) bool {
 			return l.ContainerID == req.ContainerID || l.PodUID == req.PodUID || !req.FixedFor.IsZero() && l.FixedFor == req.FixedFor

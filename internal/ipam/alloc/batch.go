@@ -37,7 +37,10 @@ func (a *Allocator) runBatch(batch []*request) (retry []*request) {
 	}
 	ctx, cancel := context.WithTimeout(a.ctx, commitTimeout)
 	defer cancel()
-	if a.anyAwaits(batch) {
+	a.mu.Lock()
+	await := slices.ContainsFunc(batch, a.awaits)
+	a.mu.Unlock()
+	if await {
 		a.readDoubtful(ctx)
 	}
 
@@ -129,12 +132,6 @@ func (a *Allocator) decide(batch []*request) decision {
 func (d *decision) write(b lease.Block) {
 	b.Unread, b.Unconfirmed, b.Avoided = false, false, false
 	d.writes[b.Base] = b
-}
-
-func (a *Allocator) anyAwaits(batch []*request) bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return slices.ContainsFunc(batch, a.awaits)
 }
 
 // awaits reports whether a lease of the request may be in a block whose stored content

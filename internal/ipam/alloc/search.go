@@ -31,8 +31,6 @@ type search struct {
 	began  map[netip.Prefix]bool
 }
 
-func newSearch() *search { return &search{began: map[netip.Prefix]bool{}} }
-
 // search reads the blocks of the exhausted pools until a pool has more free addresses
 // than before: it may have had some, but too few for the pod. It returns true if a
 // new choice may succeed.
