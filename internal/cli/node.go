@@ -3,7 +3,6 @@ package cli
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -13,7 +12,6 @@ import (
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
 	"spiderpool.dev/spiderpool/internal/config"
 	"spiderpool.dev/spiderpool/internal/linux"
@@ -101,9 +99,7 @@ func show(out io.Writer, findings []netplan.Finding, output string) error {
 	lacking := netplan.Failed(findings)
 	var err error
 	if output == "json" {
-		encoder := json.NewEncoder(out)
-		encoder.SetIndent("", "  ")
-		err = encoder.Encode(findings)
+		err = printJSON(out, findings)
 	} else {
 		err = table(out, findings, lacking)
 	}
@@ -114,16 +110,13 @@ func show(out io.Writer, findings []netplan.Finding, output string) error {
 }
 
 func table(out io.Writer, findings, lacking []netplan.Finding) error {
-	red, green, plain := "", "", ""
-	if file, ok := out.(*os.File); ok && term.IsTerminal(int(file.Fd())) {
-		red, green, plain = "\x1b[31m", "\x1b[32m", "\x1b[0m"
-	}
+	c := colorsOf(out)
 	t := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "CHECK\tVALUE\tREQUIRED\t")
 	for _, f := range findings {
-		verdict := green + "ok" + plain
+		verdict := c.green + "ok" + c.plain
 		if !f.OK {
-			verdict = red + "FAILED" + plain
+			verdict = c.red + "FAILED" + c.plain
 		}
 		fmt.Fprintf(t, "%s\t%s\t%s\t%s\n", f.What, f.Is, f.Want, verdict)
 	}

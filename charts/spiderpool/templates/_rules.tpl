@@ -40,6 +40,13 @@
   resources: [customresourcedefinitions]
   resourceNames: [spideripblocks.spiderpool.spidernet.io, spiderendpoints.spiderpool.spidernet.io]
   verbs: [get]
+# The frontends and backends of services, for spiderpoolctl service.
+- apiGroups: [""]
+  resources: [services]
+  verbs: [list, watch]
+- apiGroups: [discovery.k8s.io]
+  resources: [endpointslices]
+  verbs: [list, watch]
 {{- end }}
 
 {{- define "spiderpool.controllerRules" }}

@@ -6,6 +6,8 @@ import (
 	"net/http"
 	"strings"
 
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -25,6 +27,8 @@ import (
 type Client struct {
 	spiderpool rest.Interface
 	metadata   metadata.Interface
+	core       rest.Interface // Services, Nodes and Pods, in protobuf
+	discovery  rest.Interface // EndpointSlices, in protobuf
 }
 
 // NewClient returns a client of the API server in config. It sends no request.
@@ -43,7 +47,15 @@ func NewClient(config *rest.Config) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("create the metadata client: %w", err)
 	}
-	return &Client{spiderpool: own, metadata: metadataClient}, nil
+	core, err := foreignClient(config, httpClient, "/api", corev1.SchemeGroupVersion)
+	if err != nil {
+		return nil, err
+	}
+	discovery, err := foreignClient(config, httpClient, "/apis", discoveryv1.SchemeGroupVersion)
+	if err != nil {
+		return nil, err
+	}
+	return &Client{spiderpool: own, metadata: metadataClient, core: core, discovery: discovery}, nil
 }
 
 // ownClient returns a client of our API group only. The types of all other groups would
@@ -62,6 +74,34 @@ func ownClient(config *rest.Config, httpClient *http.Client) (rest.Interface, er
 	client, err := rest.RESTClientForConfigAndClient(config, httpClient)
 	if err != nil {
 		return nil, fmt.Errorf("create the client of %s: %w", v2beta1.GroupVersion, err)
+	}
+	return client, nil
+}
+
+// foreignKinds are the kinds of Kubernetes that the agent reads whole, because the metadata does not tell enough. The
+// types of their whole API groups would cost memory.
+var foreignKinds = func() *runtime.Scheme {
+	scheme := runtime.NewScheme()
+	scheme.AddKnownTypes(corev1.SchemeGroupVersion, &corev1.Service{}, &corev1.ServiceList{}, &corev1.Node{}, &corev1.NodeList{}, &corev1.Pod{})
+	scheme.AddKnownTypes(discoveryv1.SchemeGroupVersion, &discoveryv1.EndpointSlice{}, &discoveryv1.EndpointSliceList{})
+	metav1.AddToGroupVersion(scheme, corev1.SchemeGroupVersion)
+	metav1.AddToGroupVersion(scheme, discoveryv1.SchemeGroupVersion)
+	return scheme
+}()
+
+var foreignParameters = runtime.NewParameterCodec(foreignKinds)
+
+// foreignClient returns a client of foreignKinds in one API group.
+func foreignClient(config *rest.Config, httpClient *http.Client, path string, group schema.GroupVersion) (rest.Interface, error) {
+	config = rest.CopyConfig(config)
+	config.APIPath = path
+	config.GroupVersion = &group
+	config.NegotiatedSerializer = serializer.NewCodecFactory(foreignKinds).WithoutConversion()
+	config.ContentType = runtime.ContentTypeProtobuf
+	config.AcceptContentTypes = runtime.ContentTypeProtobuf + "," + runtime.ContentTypeJSON
+	client, err := rest.RESTClientForConfigAndClient(config, httpClient)
+	if err != nil {
+		return nil, fmt.Errorf("create the client of %s: %w", group, err)
 	}
 	return client, nil
 }

@@ -1,0 +1,287 @@
+package agentclient
+
+import (
+	"context"
+	"log/slog"
+	"math"
+	"sync"
+	"time"
+
+	"github.com/go-logr/logr"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/klog/v2"
+
+	"spiderpool.dev/spiderpool/internal/kube/compile"
+	"spiderpool.dev/spiderpool/internal/service"
+)
+
+// ServiceSink receives the map entries of one node. Calls are serialized. After an error, the next call is Replace.
+type ServiceSink interface {
+	// Replace receives all entries as changes from empty maps: once all objects have been read, and again after an
+	// error of either method.
+	Replace(all service.Diff) error
+	// Change receives the changes since the last call.
+	Change(changes service.Diff) error
+}
+
+// ServiceSync keeps a ServiceSink in sync with the Services and EndpointSlices of the cluster and with one node.
+//
+// Every agent watches all Services and EndpointSlices, as kube-proxy does, because every pod may connect to each of
+// them. It keeps only the fields that decide about translation, and converts each object as soon as it is decoded.
+type ServiceSync struct {
+	client *Client
+	node   string
+	sink   ServiceSink
+	log    *slog.Logger
+	dirty  chan struct{} // has a value if the sink needs a Replace
+
+	mu      sync.Mutex // also serializes the calls of the sink
+	table   *service.Table
+	waiting map[string]bool // kinds whose first list is not complete
+	current bool            // the sink has all entries of the table
+}
+
+// NewServiceSync returns a ServiceSync for a node; Run does the work. known are the IDs in the maps of an earlier
+// process (service.NewTable).
+func NewServiceSync(client *Client, node string, known map[service.FrontendKey]service.ID, sink ServiceSink, log *slog.Logger) *ServiceSync {
+	return &ServiceSync{
+		client: client, node: node, sink: sink, log: log,
+		dirty:   make(chan struct{}, 1),
+		table:   service.NewTable(service.Node{Name: node}, known),
+		waiting: map[string]bool{servicesKind: true, slicesKind: true, nodesKind: true},
+	}
+}
+
+// retryDelay is the first pause before another attempt to replace the content of the sink.
+const retryDelay = 100 * time.Millisecond
+
+const (
+	servicesKind = "services"
+	slicesKind   = "endpointslices"
+	nodesKind    = "nodes"
+)
+
+// Run watches until ctx ends.
+func (s *ServiceSync) Run(ctx context.Context) {
+	ours := metav1.ListOptions{LabelSelector: compile.OurServices}
+	self := metav1.ListOptions{FieldSelector: fields.OneTermEqualSelector(metav1.ObjectNameField, s.node).String()}
+	var wg sync.WaitGroup
+	wg.Go(func() { watchObjects(ctx, s.log, s.client.core, servicesKind, ours, &corev1.Service{}, s.services()) })
+	wg.Go(func() {
+		watchObjects(ctx, s.log, s.client.discovery, slicesKind, ours, &discoveryv1.EndpointSlice{}, s.endpointSlices())
+	})
+	wg.Go(func() { watchObjects(ctx, s.log, s.client.core, nodesKind, self, &corev1.Node{}, s.nodes()) })
+	s.replaceWhenDirty(ctx)
+	wg.Wait()
+}
+
+func (s *ServiceSync) services() cache.ReflectorStore {
+	return &objectStore[service.Service]{
+		sync: s, kind: servicesKind, compile: s.compileService,
+		set: func(value *service.Service) service.Diff { return s.table.SetService(value) }, remove: s.table.DeleteService,
+	}
+}
+
+func (s *ServiceSync) endpointSlices() cache.ReflectorStore {
+	return &objectStore[service.Slice]{
+		sync: s, kind: slicesKind, compile: s.compileSlice,
+		set: func(value *service.Slice) service.Diff { return s.table.SetSlice(value) }, remove: s.table.DeleteSlice,
+	}
+}
+
+// nodes returns the store of the node. A node without an object has no addresses and no zone.
+func (s *ServiceSync) nodes() cache.ReflectorStore {
+	return &objectStore[service.Node]{
+		sync: s, kind: nodesKind, compile: compileNode,
+		set:    func(value *service.Node) service.Diff { return s.table.SetNode(*value) },
+		remove: func(service.Name) service.Diff { return s.table.SetNode(service.Node{Name: s.node}) },
+	}
+}
+
+// replaceWhenDirty replaces the content of the sink at first and after errors, until ctx ends.
+func (s *ServiceSync) replaceWhenDirty(ctx context.Context) {
+	pauses := wait.Backoff{Duration: retryDelay, Factor: 2, Cap: 30 * time.Second, Steps: math.MaxInt}
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-s.dirty:
+		}
+		_ = pauses.DelayFunc().Until(ctx, true, false, func(context.Context) (bool, error) {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			err := s.sink.Replace(s.table.All())
+			if err != nil {
+				s.log.Warn("cannot write the entries of all services; will retry", "err", err)
+			}
+			s.current = err == nil
+			return s.current, nil
+		})
+	}
+}
+
+// change calls f, which changes the table, and passes its result to the sink.
+func (s *ServiceSync) change(f func() service.Diff) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	changes := f()
+	if !s.current || changes.Empty() {
+		return
+	}
+	if err := s.sink.Change(changes); err != nil {
+		s.log.Warn("cannot write the entries of a service; will write all", "err", err)
+		s.current = false
+		s.markDirty()
+	}
+}
+
+func (s *ServiceSync) markDirty() {
+	select {
+	case s.dirty <- struct{}{}:
+	default: // replaceWhenDirty has not begun with the last value
+	}
+}
+
+// synced records that the first list of a kind is complete.
+func (s *ServiceSync) synced(kind string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.waiting[kind] {
+		delete(s.waiting, kind)
+		if len(s.waiting) == 0 {
+			s.markDirty()
+		}
+	}
+}
+
+func (s *ServiceSync) compileService(object any) *service.Service {
+	o := object.(*corev1.Service)
+	compiled, _, errs := compile.Service(o)
+	s.warn("a Service has invalid parts; they get no entries", "service", o, errs)
+	return compiled
+}
+
+func (s *ServiceSync) compileSlice(object any) *service.Slice {
+	o := object.(*discoveryv1.EndpointSlice)
+	compiled, errs := compile.EndpointSlice(o)
+	s.warn("an EndpointSlice has invalid parts; they are no backends", "endpointslice", o, errs)
+	if compiled != nil {
+		for i := range compiled.Endpoints {
+			compiled.Endpoints[i].Pod = "" // for users only
+		}
+	}
+	return compiled
+}
+
+func (s *ServiceSync) warn(message, kind string, object metav1.Object, errs field.ErrorList) {
+	if len(errs) > 0 {
+		s.log.Warn(message, kind, object.GetNamespace()+"/"+object.GetName(), "err", errs.ToAggregate())
+	}
+}
+
+func compileNode(object any) *service.Node {
+	node := compile.ServiceNode(object.(*corev1.Node))
+	return &node
+}
+
+// objectStore receives the objects of one kind from a reflector. It keeps their names only.
+type objectStore[T any] struct {
+	sync *ServiceSync
+	kind string
+	// compile returns nil for an object without effect on the table.
+	compile func(object any) *T
+	set     func(*T) service.Diff
+	remove  func(service.Name) service.Diff
+	names   map[service.Name]bool // of the objects in the table
+}
+
+// converted is an object after its conversion.
+type converted[T any] struct {
+	name  service.Name
+	value *T
+}
+
+// Transformer implements cache.TransformingStore: the reflector never holds a list of whole objects.
+func (s *objectStore[T]) Transformer() cache.TransformFunc {
+	return func(object any) (any, error) { return s.convert(object), nil }
+}
+
+func (s *objectStore[T]) convert(object any) converted[T] {
+	if done, ok := object.(converted[T]); ok {
+		return done
+	}
+	return converted[T]{nameOf(object), s.compile(object)}
+}
+
+func nameOf(object any) service.Name {
+	o := object.(metav1.Object)
+	return service.Name{Namespace: o.GetNamespace(), Name: o.GetName()}
+}
+
+func (s *objectStore[T]) Add(object any) error { return s.Update(object) }
+func (s *objectStore[T]) Resync() error        { return nil }
+
+func (s *objectStore[T]) Update(object any) error {
+	c := s.convert(object)
+	if c.value == nil {
+		return s.Delete(object)
+	}
+	s.names[c.name] = true
+	s.sync.change(func() service.Diff { return s.set(c.value) })
+	return nil
+}
+
+func (s *objectStore[T]) Delete(object any) error {
+	name := s.convert(object).name
+	if s.names[name] {
+		delete(s.names, name)
+		s.sync.change(func() service.Diff { return s.remove(name) })
+	}
+	return nil
+}
+
+func (s *objectStore[T]) Replace(objects []any, _ string) error {
+	missing := s.names
+	s.names = make(map[service.Name]bool, len(objects))
+	for _, object := range objects {
+		if c := s.convert(object); c.value != nil {
+			delete(missing, c.name)
+			_ = s.Update(c)
+		}
+	}
+	for name := range missing {
+		s.sync.change(func() service.Diff { return s.remove(name) })
+	}
+	s.sync.synced(s.kind)
+	return nil
+}
+
+// watchObjects lists and watches the selected objects of a kind until ctx ends.
+func watchObjects(ctx context.Context, log *slog.Logger, client rest.Interface, kind string, selected metav1.ListOptions, example runtime.Object, store cache.ReflectorStore) {
+	request := func(options metav1.ListOptions) *rest.Request {
+		options.LabelSelector, options.FieldSelector = selected.LabelSelector, selected.FieldSelector
+		return client.Get().Resource(kind).VersionedParams(&options, foreignParameters)
+	}
+	lw := &cache.ListWatch{
+		ListWithContextFunc: func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
+			return request(options).Do(ctx).Get()
+		},
+		WatchFuncWithContext: func(ctx context.Context, options metav1.ListOptions) (watch.Interface, error) {
+			options.Watch = true
+			return request(options).Watch(ctx)
+		},
+	}
+	logger := logr.FromSlogHandler(log.Handler())
+	reflector := cache.NewReflectorWithOptions(lw, example, store,
+		cache.ReflectorOptions{Name: "spiderpool", TypeDescription: kind, Logger: &logger})
+	reflector.RunWithContext(klog.NewContext(ctx, logger))
+}
