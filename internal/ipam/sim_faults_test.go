@@ -248,7 +248,12 @@ func (s *sim) tidyOrReplug(p *simPod) {
 			s.note("interface unplugged")
 			err := s.service(p.node).Delete(context.Background(), wire.DeleteRequest{Attachment: p.sandbox.attachment("eth0")})
 			s.say("unplug %s: %v", p.sandbox.id, err)
-			s.add(p, "eth0")
+			if s.r.Intn(3) == 0 {
+				s.restart(p.node)
+			}
+			if s.r.Intn(2) == 0 {
+				s.add(p, "eth0")
+			}
 		}
 		return
 	}

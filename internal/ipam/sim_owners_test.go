@@ -143,11 +143,12 @@ func (s *sim) checkGrants(sandbox *simSandbox, ifname string, addrs []netip.Addr
 // checkSuccession checks that the sandbox may have taken a lease in use from another pod.
 func (s *sim) checkSuccession(a netip.Addr, was lease.Lease, sandbox *simSandbox) {
 	s.t.Helper()
-	exists := slices.ContainsFunc(s.pods, func(p *simPod) bool { return p.uid == was.PodUID })
-	switch migrates := slices.Contains(s.owners.active, was.PodUID) && slices.Contains(s.owners.active, sandbox.pod.UID); {
-	case exists && migrates:
+	exists := func(uid string) bool { return slices.ContainsFunc(s.pods, func(p *simPod) bool { return p.uid == uid }) }
+	active := func(uid string) bool { return slices.Contains(s.owners.active, uid) }
+	switch self := sandbox.pod.UID; {
+	case exists(was.PodUID) && exists(self) && active(was.PodUID) && active(self):
 		s.note("address shared in a migration")
-	case exists:
+	case exists(was.PodUID):
 		s.fail("%s took %s from the living pod %s", sandbox.id, a, was.Pod)
 	case slices.ContainsFunc(s.living, func(other *simSandbox) bool { return other.id == was.ContainerID }):
 		s.note("address shared with a former sandbox")
