@@ -50,6 +50,7 @@ type Service struct {
 	grantedPods grantedPods
 	conflicts   conflicts
 	terminating terminating
+	adds        turns
 }
 
 const (
@@ -65,6 +66,11 @@ const (
 // interfaces of the pod that Spiderpool gives addresses to.
 func (s *Service) Add(ctx context.Context, req wire.AddRequest) (wire.AddReply, error) {
 	arrived := s.Allocator.Arrive()
+	leave, err := s.adds.take(ctx, req.ContainerID)
+	if err != nil {
+		return wire.AddReply{}, &Error{Kind: Unavailable, Msg: "another ADD of the container is running", Details: err.Error()}
+	}
+	defer leave()
 	pod, err := s.pod(ctx, req.Attachment)
 	if err != nil {
 		return wire.AddReply{}, err
