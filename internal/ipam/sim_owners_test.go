@@ -143,7 +143,9 @@ func (s *sim) checkGrants(sandbox *simSandbox, ifname string, addrs []netip.Addr
 // checkSuccession checks that the sandbox may have taken a lease in use from another pod.
 func (s *sim) checkSuccession(a netip.Addr, was lease.Lease, sandbox *simSandbox) {
 	s.t.Helper()
-	exists := func(uid string) bool { return slices.ContainsFunc(s.pods, func(p *simPod) bool { return p.uid == uid }) }
+	exists := func(uid string) bool {
+		return slices.ContainsFunc(s.pods, func(p *simPod) bool { return p.uid == uid })
+	}
 	active := func(uid string) bool { return slices.Contains(s.owners.active, uid) }
 	switch self := sandbox.pod.UID; {
 	case exists(was.PodUID) && exists(self) && active(was.PodUID) && active(self):
