@@ -31,7 +31,7 @@ func logOf(net network, container string, outer, main, ipam, chained int) string
 		return fmt.Sprintf(`{"plugin":%q,"command":%q,"container":%q,"wall":%d,"cpu":%d}`+"\n", plugin, command, container, n*1000000, n*100000)
 	}
 	text := line(net.ipam, "ADD", ipam) + line(net.main, "ADD", main) + line(net.chained, "ADD", chained) + line(net.main, "DEL", 99)
-	if net.outer != net.main {
+	if !net.isDirect() {
 		text += line(net.outer, "ADD", outer)
 	}
 	return text
@@ -43,7 +43,7 @@ func resultOf(t *testing.T, net network, log string, pods int) result {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := result{Network: net.name, Dual: true, AtOnce: pods}
+	r := result{Network: net.name, Direct: net.isDirect(), Dual: true, AtOnce: pods}
 	if err := r.add(net, pods, records, sandboxes{float64(pods), 0.5 * float64(pods)}); err != nil {
 		t.Fatal(err)
 	}

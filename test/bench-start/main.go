@@ -1,13 +1,15 @@
 // Command bench-start measures the time that a pod's network takes on the lab: each CNI
 // plugin's wall clock and CPU time, and the kubelet's time for the sandbox. It compares
-// two networks in one run, in dual stack and in IPv4:
+// these networks in one run, in dual stack and in IPv4:
 //
 //   - macvlan with Spiderpool, behind Multus, as in the guide;
-//   - a bridge with host-local and portmap, without Multus, as most clusters have.
+//   - the same without Multus;
+//   - a bridge with host-local and portmap, as most clusters have, behind Multus;
+//   - the same without Multus, the baseline.
 //
 // It starts a lab with the topology l2 and puts a stopwatch in the place of every
 // plugin of one node. The stopwatch's own start is part of the time of the plugin that
-// calls it, in both networks.
+// calls it, in every network.
 package main
 
 import (
@@ -73,7 +75,7 @@ func run(ctx context.Context, o *options) (err error) {
 		return err
 	}
 	return walk.OnFreshLab(ctx, o.lab, site, os.Stdout, func(lab *walk.Lab) error {
-		results, err := measure(ctx, o, lab, site, stopwatch)
+		results, err := measure(ctx, o, lab, stopwatch)
 		if err != nil {
 			return err
 		}

@@ -30,14 +30,13 @@ const (
 // bench measures on a lab with Spiderpool installed.
 type bench struct {
 	node
-	site walk.Site
 	kube kubernetes.Interface
 	made int // pods so far, for their names
 }
 
-// measure takes the measurements of both networks in turn, first in dual stack and
+// measure takes the measurements of the networks in turn, first in dual stack and
 // then, without a default IPv6 pool, in IPv4.
-func measure(ctx context.Context, o *options, lab *walk.Lab, site walk.Site, stopwatch string) (results []result, err error) {
+func measure(ctx context.Context, o *options, lab *walk.Lab, stopwatch string) (results []result, err error) {
 	path, err := lab.Sh(ctx, "echo $KUBECONFIG")
 	if err != nil {
 		return nil, err
@@ -46,7 +45,8 @@ func measure(ctx context.Context, o *options, lab *walk.Lab, site walk.Site, sto
 	if err != nil {
 		return nil, err
 	}
-	b := &bench{node: node{lab}, site: site}
+	config.QPS = -1 // pods at once, not five a second
+	b := &bench{node: node{lab}}
 	if b.kube, err = kubernetes.NewForConfig(config); err != nil {
 		return nil, err
 	}
@@ -62,19 +62,19 @@ func measure(ctx context.Context, o *options, lab *walk.Lab, site walk.Site, sto
 			}
 		}
 		one, ten := map[string]*result{}, map[string]*result{}
-		for _, net := range []network{spiderpool, bridge} {
-			one[net.name] = &result{Network: net.name, Dual: dual, AtOnce: 1}
-			ten[net.name] = &result{Network: net.name, Dual: dual, AtOnce: atOnce}
+		for _, net := range networks {
+			one[net.name] = &result{Network: net.name, Direct: net.isDirect(), Dual: dual, AtOnce: 1}
+			ten[net.name] = &result{Network: net.name, Direct: net.isDirect(), Dual: dual, AtOnce: atOnce}
 		}
-		for round := range o.rounds { // in turn, so that a disturbance meets both
-			for _, net := range []network{spiderpool, bridge} {
+		for round := range o.rounds { // in turn, so that a disturbance meets all
+			for _, net := range networks {
 				share := o.pods*(round+1)/o.rounds - o.pods*round/o.rounds
 				if err := b.round(ctx, net, dual, share, one[net.name], ten[net.name]); err != nil {
 					return nil, fmt.Errorf("network %s: %w", net.name, err)
 				}
 			}
 		}
-		for _, net := range []network{spiderpool, bridge} {
+		for _, net := range networks {
 			results = append(results, *one[net.name], *ten[net.name])
 		}
 	}
@@ -93,28 +93,37 @@ func (b *bench) round(ctx context.Context, net network, dual bool, pods int, one
 		return err
 	}
 	for range pods {
-		if err := b.start(ctx, net, 1, one); err != nil {
+		if err := b.start(ctx, net, 1, one, net.outer); err != nil {
 			return err
 		}
 	}
-	return b.start(ctx, net, atOnce, ten)
+	return b.start(ctx, net, atOnce, ten, net.outer)
 }
 
-// warmUp starts pods until containerd uses the network.
+// outers are the first plugins of all networks.
+func outers() (names []string) {
+	for _, n := range networks {
+		names = append(names, n.outer)
+	}
+	return names
+}
+
+// warmUp starts pods until containerd uses the network. Until then, it calls the former
+// network.
 func (b *bench) warmUp(ctx context.Context, net network) error {
+	var err error
 	for range 5 {
 		var r result
-		if err := b.start(ctx, net, 1, &r); err == nil {
-			return nil
-		} else if ctx.Err() != nil {
+		if err = b.start(ctx, net, 1, &r, outers()...); err == nil || ctx.Err() != nil {
 			return err
 		}
 	}
-	return fmt.Errorf("containerd does not call %s", net.outer)
+	return fmt.Errorf("containerd does not call %s: %w", net.outer, err)
 }
 
-// start starts n pods at once, adds their times to r, and deletes them.
-func (b *bench) start(ctx context.Context, net network, n int, r *result) error {
+// start starts n pods at once, adds their times to r, and deletes them. It waits until
+// one of the plugins in ends has run DEL for each of them.
+func (b *bench) start(ctx context.Context, net network, n int, r *result, ends ...string) error {
 	if _, err := b.readLog(ctx); err != nil {
 		return err
 	}
@@ -147,7 +156,7 @@ func (b *bench) start(ctx context.Context, net network, n int, r *result) error 
 	if err := b.await(ctx, 0, "end", nil); err != nil {
 		return err
 	}
-	if err := b.sandboxesEnd(ctx, n, net); err != nil {
+	if err := b.sandboxesEnd(ctx, n, ends); err != nil {
 		return err
 	}
 	return r.add(net, n, records, after.minus(before))
@@ -156,14 +165,14 @@ func (b *bench) start(ctx context.Context, net network, n int, r *result) error 
 // pod is a pod that needs nothing but its network.
 func (b *bench) pod(net network) *corev1.Pod {
 	p := &corev1.Pod{
-		ObjectMeta: metav1.ObjectMeta{Name: "bench-start-" + strconv.Itoa(b.made), Labels: map[string]string{"bench-start": net.name}},
+		ObjectMeta: metav1.ObjectMeta{Name: "bench-start-" + strconv.Itoa(b.made), Labels: map[string]string{"bench-start": ""}},
 		Spec: corev1.PodSpec{
 			NodeName: nodeName, TerminationGracePeriodSeconds: new(int64), AutomountServiceAccountToken: new(bool),
 			Containers: []corev1.Container{{Name: "sleep", Image: "busybox", Command: []string{"sleep", "3600"}, ImagePullPolicy: corev1.PullIfNotPresent}},
 		},
 	}
-	if net.name == spiderpool.name {
-		p.Annotations = map[string]string{"v1.multus-cni.io/default-network": b.site.Attachment}
+	if net.attachment != "" {
+		p.Annotations = map[string]string{"v1.multus-cni.io/default-network": net.attachment}
 	}
 	return p
 }
@@ -186,9 +195,9 @@ func (b *bench) await(ctx context.Context, n int, what string, property func(cor
 	}
 }
 
-// sandboxesEnd waits until the outer plugin has run DEL for every pod, so that no DEL
-// meets another network's configuration or another pod's ADD.
-func (b *bench) sandboxesEnd(ctx context.Context, n int, net network) error {
+// sandboxesEnd waits until DEL of every pod has ended, so that no DEL meets another
+// network's configuration or another pod's ADD.
+func (b *bench) sandboxesEnd(ctx context.Context, n int, ends []string) error {
 	ended := map[string]bool{}
 	for began := time.Now(); time.Since(began) < podLimit; time.Sleep(poll) {
 		records, err := b.readLog(ctx)
@@ -196,7 +205,7 @@ func (b *bench) sandboxesEnd(ctx context.Context, n int, net network) error {
 			return err
 		}
 		for _, r := range records {
-			if r.Command == "DEL" && (r.Plugin == net.outer || r.Plugin == bridge.outer || r.Plugin == spiderpool.outer) {
+			if r.Command == "DEL" && slices.Contains(ends, r.Plugin) {
 				ended[r.Container] = true
 			}
 		}

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -22,19 +23,30 @@ type network struct {
 	// outer is the plugin that containerd calls first, main the plugin that makes the
 	// interface, ipam the plugin that main calls, and chained the plugin after main.
 	outer, main, ipam, chained string
+	// attachment is the NetworkAttachmentDefinition of the pods, for Multus.
+	attachment string
 }
 
 var (
-	spiderpool = network{"spiderpool", "multus", "macvlan", "spiderpool", "coordinator"}
-	bridge     = network{"bridge", "bridge", "bridge", "host-local", "portmap"}
+	spiderpool       = network{"spiderpool", "multus", "macvlan", "spiderpool", "coordinator", "kube-system/macvlan-ens5"}
+	spiderpoolDirect = network{"spiderpool without Multus", "macvlan", "macvlan", "spiderpool", "coordinator", ""}
+	bridgeMultus     = network{"bridge with Multus", "multus", "bridge", "host-local", "portmap", "kube-system/bench-start"}
+	bridge           = network{"bridge", "bridge", "bridge", "host-local", "portmap", ""}
+
+	networks = []network{spiderpool, spiderpoolDirect, bridgeMultus, bridge}
 )
 
+// isDirect reports whether containerd calls the main plugin itself.
+func (n network) isDirect() bool { return n.outer == n.main }
+
 // plugins are all measured plugins.
-func plugins() (names []string) {
-	for _, n := range []network{spiderpool, bridge} {
+func plugins() []string {
+	var names []string
+	for _, n := range networks {
 		names = append(names, n.outer, n.main, n.ipam, n.chained)
 	}
-	return names
+	slices.Sort(names)
+	return slices.Compact(names)
 }
 
 // record is one line of the stopwatch's log.
@@ -85,16 +97,48 @@ func parseLog(text string) (records []record, err error) {
 	return records, lines.Err()
 }
 
-// bridgeFile sorts before the configuration of Multus, so containerd takes it.
-const bridgeFile = "/etc/cni/net.d/00-bench-start.conflist"
+// directFile sorts before the configuration of Multus, so containerd takes it.
+const directFile = "/etc/cni/net.d/00-bench-start.conflist"
 
 // use makes containerd call a network for new pods.
 func (n node) use(ctx context.Context, net network, dual bool) error {
-	if net.name != bridge.name {
-		_, err := n.Exec(ctx, nodeName, "rm -f "+bridgeFile)
+	if net.name == bridgeMultus.name {
+		if err := n.attach(ctx, net.attachment, bridgeConf(dual)); err != nil {
+			return err
+		}
+	}
+	if !net.isDirect() {
+		_, err := n.Exec(ctx, nodeName, "rm -f "+directFile)
 		return err
 	}
-	_, err := n.ExecWith(ctx, nodeName, "cat >"+bridgeFile+".new; mv "+bridgeFile+".new "+bridgeFile, strings.NewReader(bridgeConf(dual)))
+	conf := bridgeConf(dual)
+	if net.name == spiderpoolDirect.name {
+		var err error
+		if conf, err = n.configOf(ctx, spiderpool.attachment); err != nil {
+			return err
+		}
+	}
+	_, err := n.ExecWith(ctx, nodeName, "cat >"+directFile+".new; mv "+directFile+".new "+directFile, strings.NewReader(conf))
+	return err
+}
+
+// configOf returns the CNI configuration of a NetworkAttachmentDefinition.
+func (n node) configOf(ctx context.Context, attachment string) (string, error) {
+	namespace, name, _ := strings.Cut(attachment, "/")
+	return n.Kubectl(ctx, fmt.Sprintf("get network-attachment-definitions.k8s.cni.cncf.io -n %s %s -o jsonpath={.spec.config}", namespace, name))
+}
+
+// attach makes or changes a NetworkAttachmentDefinition.
+func (n node) attach(ctx context.Context, attachment, conf string) error {
+	namespace, name, _ := strings.Cut(attachment, "/")
+	object, err := json.Marshal(map[string]any{
+		"apiVersion": "k8s.cni.cncf.io/v1", "kind": "NetworkAttachmentDefinition",
+		"metadata": map[string]string{"namespace": namespace, "name": name}, "spec": map[string]string{"config": conf},
+	})
+	if err != nil {
+		return err
+	}
+	_, err = n.Kubectl(ctx, "apply -f - <<'END'\n"+string(object)+"\nEND")
 	return err
 }
 

@@ -12,6 +12,7 @@ import (
 // result are the measurements of a network, and one object in bench-start.json.
 type result struct {
 	Network string `json:"network"`
+	Direct  bool   `json:"direct"` // without Multus
 	Dual    bool   `json:"dual"`
 	AtOnce  int    `json:"atOnce"`
 	// Pods has the times of each pod, Sandbox the kubelet's mean time for a sandbox in
@@ -39,7 +40,7 @@ func (p pod) sum() times { return times{p.Main.Wall + p.Chained.Wall, p.Main.CPU
 
 // whole is the time that containerd waits for the network of a pod.
 func (r result) whole(p pod) times {
-	if r.Network == bridge.name {
+	if r.Direct {
 		return p.sum()
 	}
 	return p.Outer
@@ -63,7 +64,7 @@ func (r *result) add(net network, n int, records []record, made sandboxes) error
 				*into = t
 			}
 		}
-		if net.outer == net.main && rec.Plugin == net.outer {
+		if net.isDirect() && rec.Plugin == net.outer {
 			p.Outer, p.Main = t, t
 		}
 	}
@@ -112,7 +113,7 @@ func (r result) stack() string {
 }
 
 func (r result) summary() string {
-	return fmt.Sprintf("%-10s %s, %d at once: network %s ms, sandbox %s ms", r.Network, r.stack(), r.AtOnce,
+	return fmt.Sprintf("%-25s %s, %d at once: network %s ms, sandbox %s ms", r.Network, r.stack(), r.AtOnce,
 		ms(r.wall(r.whole)), ms(stats.Median(r.Sandbox)))
 }
 
@@ -124,7 +125,7 @@ func printTables(w io.Writer, results []result) {
 	for _, r := range results {
 		base := results[slices.IndexFunc(results, func(b result) bool { return b.Network == bridge.name && b.Dual == r.Dual && b.AtOnce == r.AtOnce })]
 		multus := "–"
-		if r.Network != bridge.name {
+		if !r.Direct {
 			multus = r.cell(func(p pod) times { return p.Outer })
 		}
 		fmt.Fprintf(w, "| %s | %d | %s | %d | %s | %s | %s | %s | %s | %.2f | %s | %.2f | %s | %s |\n", r.stack(), r.AtOnce, r.Network, len(r.Pods), multus,
