@@ -13,6 +13,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"spiderpool.dev/spiderpool/internal/linux/dad"
 	"spiderpool.dev/spiderpool/internal/netplan"
 )
 
@@ -160,32 +161,33 @@ func (e *TakenError) Error() string {
 	return fmt.Sprintf("address %s of %s is in use by another machine (duplicate address detection)", e.Addr, e.Dev)
 }
 
+// settlePoll is short, because without detection the kernel needs less than a millisecond.
+const settlePoll = time.Millisecond
+
 // SettleAddrs waits until no IPv6 address of the link is tentative, because the kernel
 // refuses routes with a tentative source address. It does not wait for the link-local
 // address, which is the source of no route of ours. If another machine defends an
 // address, the error is a *TakenError.
 func (n *Namespace) SettleAddrs(ctx context.Context, dev string) error {
-	l, err := n.nl.LinkByName(dev)
-	if err != nil {
-		return fmt.Errorf("look up link %s in %s: %w", dev, n.path, err)
-	}
-	tick := time.NewTicker(10 * time.Millisecond)
+	tick := time.NewTicker(settlePoll)
 	defer tick.Stop()
 	for {
-		addrs, err := dump(func() ([]netlink.Addr, error) { return n.nl.AddrList(l, netlink.FAMILY_V6) })
-		if err != nil {
-			return fmt.Errorf("list the addresses of %s: %w", dev, err)
-		}
 		tentative, taken := false, error(nil)
-		for _, a := range addrs {
-			if a.IP.IsLinkLocalUnicast() {
-				continue
+		err := n.Do(func() error {
+			addrs, err := dad.Addrs(dev)
+			for _, a := range addrs {
+				switch {
+				case a.IsLinkLocalUnicast():
+				case a.Failed:
+					taken = &TakenError{Addr: a.Addr, Dev: dev}
+				default:
+					tentative = tentative || a.Tentative
+				}
 			}
-			if a.Flags&unix.IFA_F_DADFAILED != 0 { // the kernel keeps such an address tentative
-				taken = &TakenError{Addr: addrOf(a.IP), Dev: dev}
-			} else {
-				tentative = tentative || a.Flags&unix.IFA_F_TENTATIVE != 0
-			}
+			return err
+		})
+		if err != nil {
+			return fmt.Errorf("list the addresses of %s in %s: %w", dev, n.path, err)
 		}
 		if !tentative {
 			return taken

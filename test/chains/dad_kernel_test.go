@@ -97,15 +97,60 @@ func TestAddressesAreAnnounced(t *testing.T) {
 }
 
 func TestSharedAddressIsNotAnnounced(t *testing.T) {
-	eachMain(t, func(n *network) {
-		a := newDetecting(wire.Detection{IPConflict: true})
-		a.shared = true
-		announced := n.other.Capture(n.dev, announces(netip.MustParseAddr("10.20.0.10")))
-		if _, err := n.add(a); err != nil {
+	for name, detect := range map[string]wire.Detection{"without detection": {}, "with detection": {IPConflict: true}} {
+		t.Run(name, func(t *testing.T) {
+			eachMain(t, func(n *network) {
+				a := newDetecting(detect)
+				a.shared = true
+				announced := n.other.Capture(n.dev, announces(netip.MustParseAddr("10.20.0.10")))
+				if _, err := n.add(a); err != nil {
+					n.Fatal(err)
+				}
+				if count := announced(); count != 0 {
+					n.Errorf("announced %d times", count)
+				}
+			})
+		})
+	}
+}
+
+// TestLaterInterfaceSkipsDetection uses a main plugin that calls IPAM before it creates
+// the interface.
+func TestLaterInterfaceSkipsDetection(t *testing.T) {
+	n := &network{T: t, node: linuxtest.NewMachine(t, "node"), plugin: `"type":"ptp"`}
+	pod, runtime := newPod(t)
+	detectForLong(pod)
+	if _, err := n.addTo(newDetecting(wire.Detection{}), runtime); err != nil {
+		t.Fatal(err)
+	}
+	pod.Await("1", "sh", "-c", "ip -6 -o address show dev eth0 | grep fd20::10 | grep -vc tentative || true")
+}
+
+// A main plugin that gets an IPv6 gateway looks whether the addresses are usable, and
+// sleeps if they are not.
+func TestIPv6GatewayIsOnlyRoute(t *testing.T) {
+	gateways := func(n *network) string {
+		pod, runtime := newPod(n.T)
+		result, err := n.resultOf(newDetecting(wire.Detection{}), runtime)
+		if err != nil {
 			n.Fatal(err)
 		}
-		if count := announced(); count != 0 {
-			n.Errorf("announced %d times", count)
+		pod.Await("default via fd20::1 dev eth0", "ip", "-6", "route")
+		var out []string
+		for _, ip := range result.IPs {
+			out = append(out, ip.Gateway.String())
+		}
+		return strings.Join(out, " ")
+	}
+	eachMain(t, func(n *network) {
+		if got := gateways(n); got != "10.20.0.1 <nil>" {
+			n.Errorf("got the gateways %s", got)
+		}
+	})
+	t.Run("bridge", func(t *testing.T) { // gives the gateway's address to the node
+		n := &network{T: t, node: linuxtest.NewMachine(t, "node"), plugin: `"type":"bridge","bridge":"br0","isGateway":true`}
+		if got := gateways(n); got != "10.20.0.1 fd20::1" {
+			t.Errorf("got the gateways %s", got)
 		}
 	})
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/containernetworking/cni/libcni"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 
+	"spiderpool.dev/spiderpool/internal/inet"
 	"spiderpool.dev/spiderpool/internal/linux/linuxtest"
 	"spiderpool.dev/spiderpool/internal/wire"
 )
@@ -41,6 +42,7 @@ func (a *detecting) Add(context.Context, wire.AddRequest) (wire.AddReply, error)
 	for i, p := range a.next {
 		gateway := netip.MustParseAddr(a.gateways[i])
 		reply.Addresses = append(reply.Addresses, wire.Address{Prefix: p, Gateway: gateway, Pool: fmt.Sprintf("v%d", 4+2*i), Shared: a.shared && p.Addr().Is4()})
+		reply.Routes = append(reply.Routes, inet.Route{Dst: inet.FamilyOf(gateway).Everything(), Via: gateway})
 	}
 	return reply, nil
 }
@@ -110,27 +112,33 @@ func (n *network) add(a *detecting) (string, error) {
 
 func (n *network) addTo(a *detecting, runtime *libcni.RuntimeConf) (string, error) {
 	n.Helper()
+	result, err := n.resultOf(a, runtime)
+	if err != nil {
+		return "", err
+	}
+	var addresses []string
+	for _, ip := range result.IPs {
+		addresses = append(addresses, ip.Address.IP.String())
+	}
+	return strings.Join(addresses, " "), nil
+}
+
+func (n *network) resultOf(a *detecting, runtime *libcni.RuntimeConf) (converted *types100.Result, err error) {
+	n.Helper()
 	dir := n.TempDir()
 	conf := fmt.Sprintf(`{"cniVersion":"1.0.0","name":"n",%s,"ipam":{"type":"spiderpool"}}`, n.plugin)
 	list := load(n.T, []byte(conf))
 	serve(n.T, a, dir)
 	cni := newCNI(n.T, dir)
-	var addresses []string
-	err := n.node.Do(func() error {
+	err = n.node.Do(func() error {
 		result, err := cni.AddNetworkList(n.Context(), list, runtime)
 		if err != nil { // a runtime runs DEL after a failed ADD
 			return errors.Join(err, cni.DelNetworkList(n.Context(), list, runtime))
 		}
-		converted, err := types100.NewResultFromResult(result)
-		if err != nil {
-			return err
-		}
-		for _, ip := range converted.IPs {
-			addresses = append(addresses, ip.Address.IP.String())
-		}
-		return nil
+		converted, err = types100.NewResultFromResult(result)
+		return err
 	})
-	return strings.Join(addresses, " "), err
+	return converted, err
 }
 
 func TestConflictingAddressIsReplaced(t *testing.T) {

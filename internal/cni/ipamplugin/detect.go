@@ -39,8 +39,9 @@ func (c *conf) addresses(call *plugin.Call, req wire.AddRequest) (wire.AddReply,
 		if err != nil {
 			return reply, err
 		}
-		if err := skipDAD(call, reply); err != nil {
-			call.Warnf("the pod starts later, because the kernel's duplicate address detection stays on: %v", err)
+		skipErr := c.skipDAD(call, reply)
+		if skipErr != nil {
+			call.Warnf("the pod starts later, because the kernel's duplicate address detection stays on: %v", skipErr)
 		}
 		if reply.Detect != (wire.Detection{}) {
 			err = c.detect(call, reply)
@@ -48,6 +49,9 @@ func (c *conf) addresses(call *plugin.Call, req wire.AddRequest) (wire.AddReply,
 		if err == nil {
 			if err := c.announce(call, reply); err != nil {
 				call.Warnf("other machines may send to a former user of the address for a while: %v", err)
+			}
+			if skipErr == nil && c.onlyConfigures() {
+				reply = withoutSettling(reply)
 			}
 			return reply, nil
 		}
