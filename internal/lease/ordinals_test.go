@@ -51,3 +51,35 @@ func TestOrdinalSetBehavesLikeList(t *testing.T) {
 		}
 	})
 }
+
+func TestOrdinalSetIsASet(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		const count = 40
+		var s ordinalSet
+		model := map[uint64]bool{}
+		t.Repeat(map[string]func(*rapid.T){
+			"add":    func(t *rapid.T) { n := rapid.Uint64Range(0, count-1).Draw(t, "n"); s.add(n); model[n] = true },
+			"remove": func(t *rapid.T) { n := rapid.Uint64Range(0, count-1).Draw(t, "n"); s.remove(n); delete(model, n) },
+			"": func(t *rapid.T) {
+				for from := range uint64(count) {
+					want, ok := uint64(0), false
+					for i := range uint64(count) {
+						if n := (from + i) % count; !model[n] {
+							want, ok = n, true
+							break
+						}
+					}
+					if got, found := s.firstFree(from, count); found != ok || got != want && from <= want {
+						t.Fatalf("first free from %d is %d, %t; want %d, %t of %v", from, got, found, want, ok, s.runs)
+					}
+				}
+				for i := 1; i < len(s.runs); i++ {
+					if s.runs[i].from <= s.runs[i-1].to+1 {
+						t.Fatalf("runs %v overlap or touch", s.runs)
+					}
+				}
+			},
+		})
+	})
+}
