@@ -103,6 +103,29 @@ func TestBadAnnotationsAreRefused(t *testing.T) {
 	}
 }
 
+// Errors promise these numbers, e.g. "write at most 1024".
+func TestLimitsOfAnnotationsAreAllowed(t *testing.T) {
+	t.Parallel()
+	list := func(n int, entry string) string { return "[" + strings.Repeat(entry+",", n-1) + entry + "]" }
+	for _, tc := range []struct{ name, example, value string }{
+		{"names", exampleIPPool, `{"ipv4":` + list(maxNames, `"a"`) + `}`},
+		{"wildcards", exampleIPPool, `{"ipv6":` + list(maxPatterns, `"a*"`) + `}`},
+		{"length of a wildcard", exampleIPPool, `{"ipv4":["` + strings.Repeat("a", maxPattern-1) + `*"]}`},
+		{"wildcards of all interfaces", exampleIPPools, list(64, `{"ipv4":["a*"]}`)},
+		{"names of all interfaces", exampleIPPools, list(128, `{"ipv4":["a","b","c","d"],"ipv6":["a","b","c","d"]}`)},
+		{"routes", exampleRoutes, list(maxRoutes, `{"dst":"10.0.0.0/8","gw":"10.0.0.1"}`)},
+		{"search domains", exampleDNS, `{"search":` + list(32, `"a"`) + `}`},
+		{"length of a domain", exampleDNS, `{"domain":"` + strings.Repeat("a", 253) + `"}`},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			if err := parsers()[tc.example](tc.value); err != nil {
+				t.Errorf("refused: %.200v", err)
+			}
+		})
+	}
+}
+
 func TestBadAnnotationStopsTheSelection(t *testing.T) {
 	t.Parallel()
 	c := catalog(newPool(t, "p"))

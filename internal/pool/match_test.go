@@ -30,6 +30,16 @@ func TestMatchesFollowChangesOfCatalog(t *testing.T) {
 		if got := c.matching(pattern); !slices.Equal(got, want) {
 			t.Fatalf("%s: got %v, want %v", pattern, got, want)
 		}
+		if _, ok := c.matches.get(pattern); !ok {
+			t.Fatalf("the matches of %s are forgotten at once", pattern)
+		}
+		total := 0
+		for _, found := range c.matches.mu.byPattern {
+			total += len(found) + 1
+		}
+		if c.matches.mu.total != total {
+			t.Fatalf("%d names are counted, and %d remembered", c.matches.mu.total, total)
+		}
 	}
 }
 
