@@ -12,3 +12,4 @@ go run ./hack/helmvalues -out "$out"
 go run ./hack/reference -out "$out"
 go tool -modfile=tools/go.mod crd-ref-docs --log-level=ERROR --source-path=api/v2beta1 --renderer=markdown \
   --config=hack/reference/crd-ref-docs.yaml --templates-dir=hack/reference/templates --output-path="$out/docs/reference/api.md"
+hack/bpf.sh "$out"

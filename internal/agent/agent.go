@@ -25,6 +25,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/wait"
 
 	"spiderpool.dev/spiderpool/internal/agent/criclient"
+	"spiderpool.dev/spiderpool/internal/agent/datapath"
 	"spiderpool.dev/spiderpool/internal/agent/nodeguard"
 	"spiderpool.dev/spiderpool/internal/config"
 	"spiderpool.dev/spiderpool/internal/inet"
@@ -33,6 +34,7 @@ import (
 	"spiderpool.dev/spiderpool/internal/journal"
 	"spiderpool.dev/spiderpool/internal/kube/agentclient"
 	"spiderpool.dev/spiderpool/internal/linux"
+	"spiderpool.dev/spiderpool/internal/linux/bpf"
 	"spiderpool.dev/spiderpool/internal/netplan"
 	"spiderpool.dev/spiderpool/internal/observe"
 	"spiderpool.dev/spiderpool/internal/reclaim"
@@ -67,6 +69,7 @@ type agent struct {
 	server    *rpcserver.Server
 	node      *nodeguard.Maintainer
 	runtime   *runtimeHealth
+	services  *datapath.Services
 	// knowsAddrs is true once the catalog has the addresses of the node.
 	knowsAddrs  atomic.Bool
 	definitions *definitions
@@ -94,6 +97,7 @@ func newAgent(ctx context.Context, cfg config.Agent, o options, client *agentcli
 	coordinator := newCoordinator(client, a.cluster, cfg)
 	a.server = a.newServer(coordinator)
 	a.node = a.newNode(coordinator)
+	a.services = a.newServices(client)
 	return a, nil
 }
 
@@ -170,6 +174,20 @@ func (a *agent) newNode(coordinator *coordinator) *nodeguard.Maintainer {
 		MinAge:        a.minLeaseAge(),
 		Now:           time.Now,
 		Log:           a.log,
+	}
+}
+
+// newServices returns the translator of service addresses.
+func (a *agent) newServices(client *agentclient.Client) *datapath.Services {
+	return &datapath.Services{
+		Mode:    a.cfg.Service.Mode,
+		Load:    func() (datapath.Programs, error) { return datapath.LoadPrograms(a.cfg.Service) },
+		Remove:  bpf.Remove,
+		Sync:    datapath.SyncWith(client, a.cfg.NodeName, a.log),
+		Warn:    func(reason string) { a.events.AboutNode(observe.ServicesLeftToKubeProxy(reason)) },
+		Metrics: a.metrics.services,
+		Now:     time.Now,
+		Log:     a.log,
 	}
 }
 
@@ -269,7 +287,7 @@ func (a *agent) run(ctx context.Context) error {
 
 	var parts sync.WaitGroup
 	writeEndpoints := func(ctx context.Context) { a.endpoints.Run(ctx, a.service.Endpoint) }
-	for _, part := range []func(context.Context){a.cluster.Run, a.pools.Run, writeEndpoints, a.maintain, a.node.Run, a.followAddrs, a.askRuntime} {
+	for _, part := range []func(context.Context){a.cluster.Run, a.pools.Run, writeEndpoints, a.maintain, a.node.Run, a.followAddrs, a.askRuntime, a.services.Run} {
 		parts.Go(func() { part(background) })
 	}
 	parts.Go(func() {

@@ -7,6 +7,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
+	"spiderpool.dev/spiderpool/internal/agent/datapath"
 	"spiderpool.dev/spiderpool/internal/ipam"
 	"spiderpool.dev/spiderpool/internal/ipam/alloc"
 	"spiderpool.dev/spiderpool/internal/lease"
@@ -29,6 +30,7 @@ type metrics struct {
 	allocation outcomes
 	release    outcomes
 	damaged    prometheus.Counter
+	services   *datapath.Metrics
 	*observe.Reclaims
 }
 
@@ -56,6 +58,7 @@ func newMetrics(kept func() int, answers func() bool) *metrics {
 	})
 	m.registry.MustRegister(onDisk, runtime, m.damaged, m.Reclaims, collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	m.services = datapath.NewMetrics(m.registry)
 	return m
 }
 

@@ -201,7 +201,7 @@ func isStandard(path string) bool {
 func TestCNIBinariesLinkNoKubernetes(t *testing.T) {
 	for _, p := range list(t, "cmd/spiderpool", "cmd/coordinator", "cmd/ifacer") {
 		for _, dep := range p.Deps {
-			if anyInside(dep, []string{"k8s.io", "sigs.k8s.io", module + "/api", module + "/internal/kube"}) {
+			if anyInside(dep, []string{"k8s.io", "sigs.k8s.io", module + "/api", module + "/internal/kube", "github.com/cilium"}) {
 				t.Errorf("%s links %s: a CNI binary is started for every interface of every pod and must stay small", p.ImportPath, dep)
 			}
 		}

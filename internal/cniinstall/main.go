@@ -48,7 +48,11 @@ func pluginsCommand(env *process.Env) *cobra.Command {
 	cmd.Flags().StringVar(&node.Socket, "socket", "", "the path of the agent's unix socket on the node"+unlessEmpty)
 	cmd.Flags().StringVar(&node.StateDir, "state-dir", "", "the agent's state directory on the node"+unlessEmpty)
 	cmd.Flags().StringVar(&node.LogDir, "log-dir", "", "the directory on the node for the plugins' log files"+unlessEmpty)
+	programs := cmd.Flags().String("detach-services", "", "directory with pinned eBPF programs of services to detach and remove, e.g. /host/sys/fs/bpf/spiderpool")
 	cmd.RunE = func(*cobra.Command, []string) error {
+		if err := detachServices(env.Log, *programs); err != nil {
+			return err
+		}
 		if err := writeNode(env.Log, *target, node); err != nil {
 			return err
 		}
@@ -105,6 +109,7 @@ func removeCommand(env *process.Env) *cobra.Command {
 	flags.StringVar(&r.BinDir, "bin-dir", "/host/opt/cni/bin", "the node's directory of CNI plugins, as mounted here")
 	flags.StringVar(&r.ConfDir, "conf-dir", "/host/etc/cni/net.d", "the node's directory of CNI configurations, as mounted here")
 	flags.BoolVar(&r.Multus, "multus", false, "remove our configuration of Multus, and its plugins")
+	flags.StringVar(&r.Programs, "detach-services", "", "directory with pinned eBPF programs of services to detach and remove, e.g. /host/sys/fs/bpf/spiderpool")
 	flags.BoolVar(&r.KeepNetwork, "keep-network", false, "keep the network state and our plugins for running pods")
 	return cmd
 }

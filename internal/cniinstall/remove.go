@@ -24,6 +24,9 @@ type Removal struct {
 	ConfDir, BinDir string
 	// Source is the directory with our plugins in the image. Only their names matter.
 	Source string
+	// Programs is the directory with the pinned eBPF programs of services, as mounted here;
+	// empty for none.
+	Programs string
 	// Multus removes the configuration of Multus and its plugins.
 	Multus bool
 	// KeepNetwork keeps the network state of the node and our plugins, because pods use
@@ -42,6 +45,8 @@ func (r Removal) Run(log *slog.Logger) error {
 	if r.Multus {
 		errs = append(errs, r.removeMultus(log))
 	}
+	// Without an agent, their entries grow old. kube-proxy translates for running pods, too.
+	errs = append(errs, detachServices(log, r.Programs))
 	if r.KeepNetwork {
 		log.Info("kept the network state and the plugins for running pods")
 		return errors.Join(errs...)
@@ -53,6 +58,22 @@ func (r Removal) Run(log *slog.Logger) error {
 	defer host.Close()
 	errs = append(errs, removeNetwork(log, host), r.removePlugins(log))
 	return errors.Join(errs...)
+}
+
+// detachServices removes the directory that keeps the eBPF programs of services attached.
+// The kernel detaches a program with its last reference, so kube-proxy translates then.
+func detachServices(log *slog.Logger, directory string) error {
+	if directory == "" {
+		return nil
+	}
+	if _, err := os.Lstat(directory); err != nil {
+		return ignoreMissing(err)
+	}
+	if err := os.RemoveAll(directory); err != nil {
+		return fmt.Errorf("detach the eBPF programs of services: %w", err)
+	}
+	log.Info("detached the eBPF programs of services", "path", directory)
+	return nil
 }
 
 func (r Removal) removeMultus(log *slog.Logger) error {

@@ -51,6 +51,7 @@ type File struct {
 	IPAM             IPAM        `json:"ipam"`
 	Coordinator      Coordinator `json:"coordinator"`
 	Multus           Multus      `json:"multus"`
+	Service          Service     `json:"service"`
 	IaaS             IaaS        `json:"iaasNetworkProvider"`
 
 	AgentProcess      AgentProcess      `json:"agent"`
@@ -152,6 +153,27 @@ type Multus struct {
 	// configuration of Multus.
 	SystemNamespaces []string `json:"systemNamespaces"`
 }
+
+// Service configures the translation of service addresses, e.g. ClusterIPs.
+type Service struct {
+	// Mode is one of auto, ebpf and kubeproxy. With auto, eBPF programs translate on each
+	// node that can run them, and kube-proxy does on the others. With ebpf, a node that
+	// cannot is an error. With kubeproxy, the agent does nothing.
+	Mode ServiceMode `json:"mode"`
+	// Cgroup is the control group v2 of the node's pods, below the mount point, e.g.
+	// kubepods.slice; empty to find it.
+	Cgroup string `json:"cgroup"`
+}
+
+// ServiceMode names the translator of service addresses.
+type ServiceMode string
+
+// The modes.
+const (
+	ServiceAuto      ServiceMode = "auto"
+	ServiceEBPF      ServiceMode = "ebpf"
+	ServiceKubeProxy ServiceMode = "kubeproxy"
+)
 
 // ClusterNetwork returns the networks of a pod without annotations. Multus looks up
 // names without a namespace in namespace, which is also ours.

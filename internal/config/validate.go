@@ -25,6 +25,7 @@ func (f *File) Validate() error {
 	}
 	v.ipam(f.IPAM)
 	v.network(f)
+	v.service(f.Service)
 	v.agent(f.AgentProcess)
 	v.controller(f.ControllerProcess)
 	v.install(f.InstallJob)
@@ -78,6 +79,15 @@ func (v *violations) network(f *File) {
 	}
 	if s := f.IaaS.TLSSecret; (s.Name == "") != (s.Namespace == "") {
 		v.add("iaasNetworkProvider.tlsSecret", s.Namespace+"/"+s.Name, "give both namespace and name, or neither")
+	}
+}
+
+func (v *violations) service(s Service) {
+	if s.Mode != ServiceAuto && s.Mode != ServiceEBPF && s.Mode != ServiceKubeProxy {
+		v.add("service.mode", s.Mode, "write auto, ebpf or kubeproxy")
+	}
+	if s.Cgroup != "" && !filepath.IsLocal(s.Cgroup) {
+		v.add("service.cgroup", s.Cgroup, "write a path below the mount point of the control groups, without a leading slash, e.g. kubepods.slice")
 	}
 }
 

@@ -30,6 +30,7 @@ type Agent struct {
 	// empty if the coordinator is disabled.
 	CoordinatorName string
 	Multus          Multus
+	Service         Service
 	SocketPath      string
 	StateDir        string
 	HealthPort      int
@@ -88,6 +89,7 @@ func (f *File) Agent(getenv func(string) string) (Agent, error) {
 		IPAM:             f.IPAM,
 		CoordinatorName:  f.Coordinator.activeName(),
 		Multus:           f.Multus,
+		Service:          f.Service,
 		SocketPath:       p.SocketPath,
 		StateDir:         p.StateDir,
 		HealthPort:       p.HealthPort,

@@ -51,6 +51,8 @@ var (
 		"The node lacks something that underlay pods need. The text names each finding and the way out."}
 	runtimeUnavailable = Kind{"Node", warning, "RuntimeUnavailable", "Reclaim",
 		"The agent cannot ask the node's container runtime for its sandboxes, so it reclaims no address whose DEL was lost. The text gives the reason for each socket and the way out."}
+	servicesLeft = Kind{"Node", warning, "ServicesLeftToKubeProxy", "Translate",
+		"kube-proxy translates services of the node's pods that eBPF should: with service.mode ebpf, the node cannot run the programs, or a map is full. The text names the reason and the way out."}
 	attachmentCreated = Kind{"SpiderMultusConfig", normal, "AttachmentCreated", "Create",
 		"The NetworkAttachmentDefinition was created."}
 	attachmentAdopted = Kind{"SpiderMultusConfig", normal, "AttachmentAdopted", "Adopt",
@@ -64,6 +66,7 @@ var (
 // kinds are all kinds of events but those of conditions; see NotReady.
 var kinds = []Kind{
 	failedAllocateIP, ipConflict, ownerNotProven, reclaimedIP, leaseRestored, networkNotTrusted, nodeNotPrepared, runtimeUnavailable,
+	servicesLeft,
 	attachmentCreated, attachmentAdopted, attachmentUpdated, attachmentDeleted,
 }
 
@@ -92,6 +95,9 @@ func NodeNotPrepared(findings string) Event { return event(nodeNotPrepared, find
 
 // RuntimeUnavailable says why the agent cannot ask the container runtime of the node.
 func RuntimeUnavailable(fault string) Event { return event(runtimeUnavailable, fault) }
+
+// ServicesLeftToKubeProxy says why eBPF does not translate services of a node.
+func ServicesLeftToKubeProxy(reason string) Event { return event(servicesLeft, reason) }
 
 // AttachmentCreated is about the owner of a NetworkAttachmentDefinition; name is "namespace/name".
 func AttachmentCreated(name string) Event {

@@ -65,6 +65,9 @@ multus:
   {{- end }}
   defaultNetworks: {{ toJson $v.multus.defaultNetworks }}
   systemNamespaces: {{ toJson $v.multus.systemNamespaces }}
+service:
+  mode: {{ $v.service.mode }}
+  cgroup: {{ $v.service.cgroup | quote }}
 iaasNetworkProvider:
   serverUrl: {{ $v.iaasNetworkProvider.serverUrl | quote }}
   httpRequestTimeout: {{ $v.iaasNetworkProvider.httpRequestTimeout }}

@@ -1,0 +1,263 @@
+// Package datapath translates service addresses on the node: it decides between eBPF
+// and kube-proxy, and keeps the entries of the programs in sync with the cluster.
+package datapath
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"spiderpool.dev/spiderpool/internal/config"
+	"spiderpool.dev/spiderpool/internal/kube/agentclient"
+	"spiderpool.dev/spiderpool/internal/linux/bpf"
+	"spiderpool.dev/spiderpool/internal/service"
+)
+
+// groups is the node's mount of its control groups in the agent's container, and
+// groupsOutside the one for an agent without a container.
+const (
+	groups        = "/host/sys/fs/cgroup"
+	groupsOutside = "/sys/fs/cgroup"
+)
+
+// podNamespaces has the network namespaces of the node's pods.
+const podNamespaces = "/run/netns"
+
+// LoadPrograms loads the programs for the pods of this node. The error is the reason why
+// kube-proxy has to translate.
+func LoadPrograms(cfg config.Service) (*bpf.Programs, error) {
+	group, err := podGroup(cfg)
+	if err != nil {
+		return nil, err
+	}
+	return bpf.Load(bpf.Directory, group)
+}
+
+func podGroup(cfg config.Service) (string, error) {
+	root := groups
+	if _, err := os.Stat(root); errors.Is(err, os.ErrNotExist) {
+		root = groupsOutside
+	}
+	return bpf.PodGroup(root, cfg.Cgroup)
+}
+
+// Programs is a *bpf.Programs.
+type Programs interface {
+	Known() (map[service.FrontendKey]service.ID, error)
+	Replace(service.Diff) error
+	Change(service.Diff) error
+	Attach() error
+	EndLostFlows(namespaces string) (ended int, err error)
+	Entries() bpf.Entries
+	Close() error
+}
+
+// SyncFunc passes the entries of all services to the sink until ctx ends. known are the
+// sets in the maps.
+type SyncFunc func(ctx context.Context, known map[service.FrontendKey]service.ID, sink agentclient.ServiceSink)
+
+// SyncWith returns the SyncFunc with the cluster's services, for clients on the node.
+func SyncWith(client *agentclient.Client, node string, log *slog.Logger) SyncFunc {
+	return func(ctx context.Context, known map[service.FrontendKey]service.ID, sink agentclient.ServiceSink) {
+		agentclient.NewServiceSync(client, node, known, sink, log).Run(ctx)
+	}
+}
+
+// Services translates the services of one node.
+type Services struct {
+	Mode config.ServiceMode
+	// Load loads the programs; see LoadPrograms.
+	Load func() (Programs, error)
+	// Remove removes the programs that an earlier agent left.
+	Remove func() error
+	Sync   SyncFunc
+	// Warn tells the administrator why kube-proxy translates against the configuration.
+	Warn    func(reason string)
+	Metrics *Metrics
+	Now     func() time.Time
+	Log     *slog.Logger
+}
+
+// Run translates until ctx ends. If the node cannot, Run tells the reason, removes the
+// programs of an earlier agent, whose entries would grow old, and returns: kube-proxy
+// then translates, as it always does for the node itself.
+func (s *Services) Run(ctx context.Context) {
+	if s.Mode == config.ServiceKubeProxy {
+		return
+	}
+	programs, known, err := s.load()
+	if err != nil {
+		s.leave(err)
+		return
+	}
+	defer programs.Close()
+	to := &sink{Services: s, programs: programs, lost: make(chan struct{}, 1)}
+	ctx, stop := context.WithCancel(ctx)
+	var flows sync.WaitGroup
+	flows.Go(func() { to.endLostFlows(ctx) })
+	s.Sync(ctx, known, to)
+	stop()
+	flows.Wait()
+}
+
+func (s *Services) load() (Programs, map[service.FrontendKey]service.ID, error) {
+	programs, err := s.Load()
+	if err != nil {
+		return nil, nil, err
+	}
+	known, err := programs.Known()
+	if err != nil {
+		return nil, nil, errors.Join(err, programs.Close())
+	}
+	return programs, known, nil
+}
+
+func (s *Services) leave(reason error) {
+	if err := s.Remove(); err != nil {
+		reason = errors.Join(reason, fmt.Errorf("remove the eBPF programs of an earlier agent: %w", err))
+	}
+	if s.Mode == config.ServiceAuto {
+		s.Log.Info("kube-proxy translates the services of this node", "service.mode", s.Mode, "reason", reason)
+		return
+	}
+	s.Metrics.failures.Inc()
+	s.Log.Error("kube-proxy translates the services of this node", "service.mode", s.Mode, "err", reason)
+	s.Warn(reason.Error())
+}
+
+// sink writes entries into the maps (agentclient.ServiceSink).
+type sink struct {
+	*Services
+	programs Programs
+	attached bool
+	// lost has a value if a backend may have left a service.
+	lost chan struct{}
+	// full is the last error of a full map, "" if all entries have room.
+	full string
+}
+
+// Replace writes all entries, and attaches the programs once they have entries.
+func (s *sink) Replace(all service.Diff) error {
+	if err := s.write(func() error { return s.programs.Replace(all) }); err != nil {
+		return err
+	}
+	s.backendsLeft()
+	if s.attached {
+		return nil
+	}
+	if err := s.programs.Attach(); err != nil {
+		s.Metrics.failures.Inc()
+		return err
+	}
+	s.attached = true
+	s.Metrics.active.Set(1)
+	s.Log.Info("eBPF translates the services of this node", "service.mode", s.Mode, "frontends", s.programs.Entries().Frontends)
+	return nil
+}
+
+// Change writes the changes.
+func (s *sink) Change(changes service.Diff) error {
+	if err := s.write(func() error { return s.programs.Change(changes) }); err != nil {
+		return err
+	}
+	if len(changes.DeleteMembers) > 0 {
+		s.backendsLeft()
+	}
+	return nil
+}
+
+func (s *sink) backendsLeft() {
+	select {
+	case s.lost <- struct{}{}:
+	default: // endLostFlows has not begun with the last value
+	}
+}
+
+// endLostFlows ends the UDP flows to backends that left, until ctx ends.
+func (s *sink) endLostFlows(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-s.lost:
+		}
+		ended, err := s.programs.EndLostFlows(podNamespaces)
+		if errors.Is(err, errors.ErrUnsupported) {
+			s.Log.Info("this kernel cannot end UDP flows to backends that left a service (CONFIG_INET_DIAG_DESTROY)")
+			return
+		}
+		if err != nil {
+			s.Log.Warn("cannot end all UDP flows to backends that left a service", "err", err)
+		}
+		if ended > 0 {
+			s.Log.Info("ended UDP flows to backends that left a service", "flows", ended)
+		}
+	}
+}
+
+// write measures f. A full map is no error to the caller: to write all entries again
+// would not help, and the next change tries the missing ones.
+func (s *sink) write(f func() error) error {
+	start := s.Now()
+	err := f()
+	s.Metrics.duration.Observe(s.Now().Sub(start).Seconds())
+	s.Metrics.setEntries(s.programs.Entries())
+	if err == nil {
+		s.full = ""
+		return nil
+	}
+	s.Metrics.failures.Inc()
+	var full *bpf.FullError
+	if !errors.As(err, &full) {
+		return err
+	}
+	if text := full.Error(); text != s.full {
+		s.full = text
+		s.Log.Warn("a map of the service translation is full", "err", err)
+		s.Warn(text)
+	}
+	return nil
+}
+
+// Metrics are the metrics of Services.
+type Metrics struct {
+	active   prometheus.Gauge
+	entries  *prometheus.GaugeVec
+	failures prometheus.Counter
+	duration prometheus.Histogram
+}
+
+// NewMetrics registers the metrics.
+func NewMetrics(registry prometheus.Registerer) *Metrics {
+	m := &Metrics{
+		active: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "spiderpool_service_ebpf_active", Help: "1 if eBPF translates the services of this node's pods, 0 if kube-proxy does.",
+		}),
+		entries: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "spiderpool_service_entries", Help: "Entries of the eBPF maps for services.",
+		}, []string{"map"}),
+		failures: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "spiderpool_service_failure_counts_total", Help: "Failed attempts to load, attach or update the eBPF programs for services.",
+		}),
+		duration: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name:    "spiderpool_service_update_duration_seconds",
+			Help:    "Duration of an update of the eBPF maps for services, in seconds.",
+			Buckets: []float64{.00001, .0001, .001, .01, .1, 1, 3, 10},
+		}),
+	}
+	m.setEntries(bpf.Entries{})
+	registry.MustRegister(m.active, m.entries, m.failures, m.duration)
+	return m
+}
+
+func (m *Metrics) setEntries(e bpf.Entries) {
+	m.entries.WithLabelValues("frontends").Set(float64(e.Frontends))
+	m.entries.WithLabelValues("backends").Set(float64(e.Backends))
+	m.entries.WithLabelValues("members").Set(float64(e.Members))
+}
