@@ -63,7 +63,8 @@ func examine(ipv6 bool) ([]netplan.Finding, error) {
 	if err != nil {
 		return nil, fmt.Errorf("examine the node (run as root in the node's network namespace, e.g. in the agent): %w", err)
 	}
-	return netplan.Preflight(facts, ipv6), nil
+	services, err := examineServices()
+	return append(netplan.Preflight(facts, ipv6), services...), err
 }
 
 // agentSocket returns the socket in the configuration file of this pod, or the default one.

@@ -47,6 +47,15 @@ func podGroup(cfg config.Service) (string, error) {
 	return bpf.PodGroup(root, cfg.Cgroup)
 }
 
+// Check returns why this node cannot translate services with eBPF, and changes nothing.
+func Check(cfg config.Service) error {
+	group, err := podGroup(cfg)
+	if err != nil {
+		return err
+	}
+	return bpf.Check(bpf.Directory, group)
+}
+
 // Programs is a *bpf.Programs.
 type Programs interface {
 	Known() (map[service.FrontendKey]service.ID, error)

@@ -22,6 +22,16 @@ const mapLayout = "maps-1"
 // Remove detaches the programs and frees everything that an agent pinned in Directory.
 func Remove() error { return os.RemoveAll(Directory) }
 
+// Attached reports whether all programs are attached.
+func Attached() bool {
+	for _, h := range hooks {
+		if _, err := os.Lstat(filepath.Join(Directory, h.attach.String())); err != nil {
+			return false
+		}
+	}
+	return true
+}
+
 // Programs are the loaded programs with their maps.
 type Programs struct {
 	dir, group string
