@@ -10,13 +10,19 @@ import (
 )
 
 // outage stops agents and controller, repeats the claims, and creates one pod and deletes
-// another, which must disappear without an agent. After the restart the new pod must run,
-// and no address may be lost.
+// another, which must disappear without an agent. One agent then finds its node full.
+// After the restart the new pod must run, and no address may be lost.
 func (g *guide) outage(ctx context.Context) error {
+	if err := g.fillNode(ctx); err != nil {
+		return err
+	}
 	if err := g.sendAway(ctx); err != nil {
 		return err
 	}
-	if err := errors.Join(g.whileAway(ctx), g.bringBack(ctx)); err != nil {
+	if err := errors.Join(g.whileAway(ctx), g.takeRoomOfAgent(ctx), g.bringBack(ctx)); err != nil {
+		return err
+	}
+	if err := g.victimGone(ctx); err != nil {
 		return err
 	}
 	late, err := g.runningPods(ctx, "run=late", 1)
