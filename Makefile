@@ -9,11 +9,12 @@ VERSION  ?= v0.1.0
 TOPOLOGY ?= aws
 RUN      ?= .
 N        ?= 40
+ARCH     ?=
 
 LAB      := bin/lab
 TOOL     := go tool -modfile=tools/go.mod
 # grpc's tag leaves out x/net/trace and, with it, html/template: the agent becomes 7 MB smaller.
-GOBUILD  := CGO_ENABLED=0 go build -tags=grpcnotrace -trimpath -ldflags='-s -w -X spiderpool.dev/spiderpool/internal/config.Version=$(VERSION)'
+GOBUILD  := CGO_ENABLED=0 GOARCH=$(ARCH) go build -tags=grpcnotrace -trimpath -ldflags='-s -w -X spiderpool.dev/spiderpool/internal/config.Version=$(VERSION)'
 PROGRAMS := $(notdir $(wildcard cmd/*))
 
 # The lab is a separate Go module.
@@ -57,8 +58,16 @@ lab-tools: $(LAB) ## Build the lab's Kubernetes, containerd, multus, helm and ke
 	@$(LAB) build
 
 .PHONY: images
-images: $(LAB) build ## Build the container images without a Docker daemon
-	@hack/images.sh
+images: $(LAB) build ## Build the container images without a Docker daemon (ARCH=arm64 for another architecture)
+	@hack/images.sh $(ARCH)
+
+.PHONY: chart
+chart: ## Package the chart into dist/ (needs helm)
+	@helm package charts/spiderpool --destination dist
+
+.PHONY: load
+load: ## Load the images into a cluster: TO=kind[:CLUSTER], minikube, containerd[:HOST,…], k3s, rke2 or registry:HOST/PATH
+	@hack/load.sh '$(TO)'
 
 ##@ Test
 
@@ -139,6 +148,10 @@ scale: lab-tools ## Run an agent with 5,000 nodes and 20,000 pools, and a contro
 .PHONY: chaos-short
 chaos-short: lab-tools ## Like chaos, for one minute
 	@go run ./test/chaos --time 1m
+
+.PHONY: neighbours
+neighbours: lab-tools ## Run agent and plugin of REF (default: the last tag, else the oldest that works) and of this checkout together
+	@go run ./test/neighbours --ref '$(or $(REF),$(shell git describe --tags --abbrev=0 --match 'v*' 2>/dev/null || echo 06ce6da))'
 
 .PHONY: fuzz
 fuzz: ## Run every fuzz target for 30 s, one after the other (FUZZTIME=5s for less)

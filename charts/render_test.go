@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -221,9 +222,9 @@ func TestImagesComeFromMirror(t *testing.T) {
 		images = append(images, d.Spec.Template.Spec.Containers[0].Image)
 	}
 	wanted := map[string]bool{
-		"mirror.example:5000/spidernet-io/spiderpool/spiderpool-agent:v9":                                                                           true,
-		"mirror.example:5000/k8snetworkplumbingwg/multus-cni:v4.2.3":                                                                                true,
-		"mirror.example:5000/spidernet-io/spiderpool/spiderpool-controller@sha256:0000000000000000000000000000000000000000000000000000000000000000": true,
+		"mirror.example:5000/spiderpool-agent:v9":                                                                           true,
+		"mirror.example:5000/k8snetworkplumbingwg/multus-cni:v4.2.3":                                                        true,
+		"mirror.example:5000/spiderpool-controller@sha256:0000000000000000000000000000000000000000000000000000000000000000": true,
 	}
 	for _, image := range images {
 		if !wanted[image] {
@@ -232,6 +233,52 @@ func TestImagesComeFromMirror(t *testing.T) {
 	}
 	if len(images) != 7 {
 		t.Errorf("images %q, want 7", images)
+	}
+}
+
+func TestOurImagesComeFromOneRegistry(t *testing.T) {
+	manifest := render(t, "--set", "global.imageRegistry=registry.example/team,plugins.installCNI=true")
+	got := map[string]bool{}
+	for image := range images(manifest) {
+		got[image] = true
+	}
+	want := map[string]bool{
+		"registry.example/team/spiderpool-agent:v0.1.0": true, "registry.example/team/spiderpool-controller:v0.1.0": true,
+		"registry.example/team/spiderpool-plugins:v0.1.0": true, "ghcr.io/k8snetworkplumbingwg/multus-cni:v4.2.3": true,
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("images (-want +got):\n%s", diff)
+	}
+}
+
+// images yields the image of each container, also those of hooks.
+func images(manifest []byte) func(func(string) bool) {
+	return func(yield func(string) bool) {
+		for line := range strings.Lines(string(manifest)) {
+			if image, ok := strings.CutPrefix(strings.TrimLeft(line, " -"), "image: "); ok && !yield(strings.TrimSpace(image)) {
+				return
+			}
+		}
+	}
+}
+
+// The guides install the packaged chart.
+func TestPackageRendersLikeDirectory(t *testing.T) {
+	dir := t.TempDir()
+	if _, failure := helm(t, "package", "spiderpool", "--destination", dir); failure != "" {
+		t.Fatal(failure)
+	}
+	packages, err := filepath.Glob(filepath.Join(dir, "*.tgz"))
+	if err != nil || len(packages) != 1 {
+		t.Fatalf("packages %q, %v", packages, err)
+	}
+	out, failure := helm(t, append([]string{"template", "spiderpool", packages[0], "--namespace", "kube-system"}, guide...)...)
+	if failure != "" {
+		t.Fatal(failure)
+	}
+	golden(t, "testdata/guide.golden.yaml", out)
+	if name := "dist/" + filepath.Base(packages[0]); !strings.Contains(read(t, "../docs/guides/install.md"), name) {
+		t.Errorf("docs/guides/install.md does not install %s", name)
 	}
 }
 

@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # Builds the container images from bin/ into dist/images/, without a Docker
-# daemon. The tag is the chart's appVersion, so that the chart finds the images.
-# With Docker, the Dockerfile builds the same images.
+# daemon. Registry and tag are those of the chart, so that the chart finds the images.
+# The first argument is the architecture, e.g. arm64; without one, it is this machine's.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 tag=$(awk '$1 == "appVersion:" {print $2}' charts/spiderpool/Chart.yaml)
-repository=ghcr.io/spidernet-io/spiderpool
+repository=$(awk '$1 == "imageRegistry:" {print $2}' charts/spiderpool/values.yaml)
+arch=${1:-$(go env GOARCH)}
 mkdir -p dist/images
 
 # image NAME ENTRYPOINT PROGRAM:DESTINATION...
@@ -14,7 +15,7 @@ image() {
   local name=$1 entrypoint=$2 add=()
   shift 2
   for program; do add+=(--add "bin/${program%%:*}:${program#*:}:755"); done
-  bin/lab image build --tag "$repository/$name:$tag" "${add[@]}" \
+  bin/lab image build --arch "$arch" --tag "$repository/$name:$tag" "${add[@]}" \
     --add LICENSE:/licenses/LICENSE:644 \
     --link /run:/var/run \
     --label "org.opencontainers.image.version=$tag" \
@@ -38,9 +39,9 @@ image spiderpool-controller /usr/bin/spiderpool-controller \
 # The plugins of containernetworking/plugins, in the lab's version.
 rm -rf dist/plugins
 mkdir -p dist/plugins/cni dist/plugins/vlan
-CGO_ENABLED=0 go -C test/lab/modules/plugins build -trimpath -ldflags='-s -w' -o "$PWD/dist/plugins/cni/" tool
+CGO_ENABLED=0 GOARCH=$arch go -C test/lab/modules/plugins build -trimpath -ldflags='-s -w' -o "$PWD/dist/plugins/cni/" tool
 cp dist/plugins/cni/vlan dist/plugins/vlan/
-bin/lab image build --tag "$repository/spiderpool-plugins:$tag" \
+bin/lab image build --arch "$arch" --tag "$repository/spiderpool-plugins:$tag" \
   --add bin/cni-install:/usr/bin/cni-install:755 \
   --add dist/plugins:/opt/plugins \
   --add LICENSE:/licenses/LICENSE:644 \

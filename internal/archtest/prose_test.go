@@ -123,7 +123,7 @@ func proseReader(name string) func(c *collector, content string) error {
 		return byLine(shellLine)
 	}
 	switch name {
-	case "Makefile", "Dockerfile":
+	case "Makefile":
 		return byLine(shellLine)
 	case "NOTES.txt":
 		return byLine(func(line string) string { return line })

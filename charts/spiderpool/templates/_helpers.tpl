@@ -69,7 +69,8 @@ annotations:
 
 {{/* Image reference. Arguments: root, image. */}}
 {{- define "spiderpool.image" -}}
-{{- $registry := default .image.registry .root.Values.global.imageRegistryOverride -}}
+{{- $global := .root.Values.global -}}
+{{- $registry := default (default $global.imageRegistry .image.registry) $global.imageRegistryOverride -}}
 {{- $name := .image.repository -}}
 {{- if $registry }}{{ $name = printf "%s/%s" $registry .image.repository }}{{ end -}}
 {{- if .image.digest -}}

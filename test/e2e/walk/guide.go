@@ -103,7 +103,7 @@ func (g *guide) loadImages(ctx context.Context) error {
 }
 
 func (g *guide) install(ctx context.Context) error {
-	if _, err := g.Sh(ctx, "REPO=charts/spiderpool sh "+g.manifest("00-install.sh")); err != nil {
+	if _, err := g.Sh(ctx, "make chart && sh "+g.manifest("00-install.sh")); err != nil {
 		return err
 	}
 	err := g.eventually(ctx, "Spiderpool's programs are ready", slow, g.installed)

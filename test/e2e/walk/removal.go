@@ -101,7 +101,7 @@ func (g *guide) nodesReach(ctx context.Context, pod corev1.Pod) error {
 
 func (g *guide) removeAroundPods(ctx context.Context) error {
 	for _, command := range []string{
-		"helm upgrade spiderpool charts/spiderpool --namespace kube-system --reset-then-reuse-values --set spiderpoolController.cleanup.withRunningPods=true",
+		"helm upgrade spiderpool dist/spiderpool-0.1.0.tgz --namespace kube-system --reset-then-reuse-values --set spiderpoolController.cleanup.withRunningPods=true",
 		uninstall,
 	} {
 		if _, err := g.Sh(ctx, command); err != nil {

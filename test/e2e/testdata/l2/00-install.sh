@@ -1,4 +1,4 @@
-# The install step of the guide. REPO replaces the published chart, e.g. by the directory of a checkout.
-helm install spiderpool "${REPO:-spiderpool/spiderpool}" --namespace kube-system \
+# The install step of the guide, after "make chart".
+helm install spiderpool dist/spiderpool-0.1.0.tgz --namespace kube-system \
   --set ipam.enableStatefulSet=false \
   --set multus.multusCNI.defaultCniCRName="macvlan-ens5"

@@ -11,8 +11,8 @@ import (
 )
 
 func imageCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "image", Short: "Build container images and load them into the lab's registry"}
-	cmd.AddCommand(imageBuildCommand(), imageLoadCommand())
+	cmd := &cobra.Command{Use: "image", Short: "Build container images and load them into registries"}
+	cmd.AddCommand(imageBuildCommand(), imageLoadCommand(), imagePushCommand())
 	return cmd
 }
 
@@ -65,11 +65,42 @@ func imageBuildCommand() *cobra.Command {
 	flags.StringArrayVar(&spec.Env, "env", nil, "KEY=VALUE; repeatable")
 	flags.StringArrayVar(&labels, "label", nil, "KEY=VALUE; repeatable")
 	flags.StringVar(&spec.WorkingDir, "workdir", "", "working directory")
+	flags.StringVar(&spec.Architecture, "arch", "", "architecture of the programs, e.g. arm64; empty for this machine's")
 	flags.StringVar(&spec.User, "user", "", "user or user:group")
 	for _, name := range []string{"tag", "output"} {
 		if err := cmd.MarkFlagRequired(name); err != nil {
 			panic(err) // the flag is defined above
 		}
+	}
+	return cmd
+}
+
+func imagePushCommand() *cobra.Command {
+	var to string
+	cmd := &cobra.Command{
+		Use:   "push --to HOST/PATH ARCHIVE...",
+		Short: "Push images to any registry, with the credentials of docker login",
+		Long: `Push the images of docker or OCI archives to a registry. The host and path replace
+the host in an image's name. The connection uses TLS, except to this machine and to
+private addresses (RFC 1918).`,
+		Example: `  lab image push --to registry.example.com/team dist/images/*.tar`,
+		Args:    cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			for _, archive := range args {
+				names, err := image.Push(cmd.Context(), archive, to)
+				for _, name := range names {
+					fmt.Fprintln(cmd.OutOrStdout(), "pushed", name)
+				}
+				if err != nil {
+					return fmt.Errorf("push %s: %w", archive, err)
+				}
+			}
+			return nil
+		},
+	}
+	cmd.Flags().StringVar(&to, "to", "", "host of the registry, with a port and a path if needed (required)")
+	if err := cmd.MarkFlagRequired("to"); err != nil {
+		panic(err) // the flag is defined above
 	}
 	return cmd
 }

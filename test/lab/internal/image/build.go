@@ -9,6 +9,7 @@ package image
 
 import (
 	"archive/tar"
+	"cmp"
 	"compress/gzip"
 	"fmt"
 	"io"
@@ -16,6 +17,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -43,6 +45,8 @@ type Spec struct {
 	WorkingDir string
 	User       string
 	Labels     map[string]string
+	// Architecture of the programs, in Go's terms, e.g. arm64; empty for this machine's.
+	Architecture string
 }
 
 // Add adds a file, a symbolic link, or a directory with its contents to an image.
@@ -116,7 +120,7 @@ func configure(img v1.Image, spec Spec) (v1.Image, error) {
 		return nil, fmt.Errorf("read image config: %w", err)
 	}
 	file = file.DeepCopy()
-	file.OS, file.Architecture = "linux", "amd64"
+	file.OS, file.Architecture = "linux", cmp.Or(spec.Architecture, runtime.GOARCH)
 	if len(spec.Entrypoint) > 0 {
 		// Like docker: a new entrypoint clears the base's arguments.
 		file.Config.Entrypoint, file.Config.Cmd = spec.Entrypoint, nil
