@@ -150,7 +150,7 @@ chaos-short: lab-tools ## Like chaos, for one minute
 	@go run ./test/chaos --time 1m
 
 .PHONY: neighbours
-neighbours: lab-tools ## Run agent and plugin of REF (default: the last tag, else the oldest that works) and of this checkout together
+neighbours: lab-tools ## Run agent and plugin of REF (default: the last tag, else 06ce6da) and of this checkout together, through an upgrade and back
 	@go run ./test/neighbours --ref '$(or $(REF),$(shell git describe --tags --abbrev=0 --match 'v*' 2>/dev/null || echo 06ce6da))'
 
 .PHONY: fuzz

@@ -203,6 +203,30 @@ func managed(definitions []ProcessDefinition, v Values) ([]*Managed, error) {
 	return list, nil
 }
 
+// PluginOf returns the IPAM plugin of a definition for node i, e.g. that of another
+// release than the cluster's.
+func (o Options) PluginOf(d *Definition, i int) (Plugin, error) {
+	return d.Plugin(o.values(NodeName(i), i+1))
+}
+
+// ReplaceNodeProcesses ends the processes of node i and starts those of o.Definition in
+// their place, e.g. those of another release.
+func (c *Cluster) ReplaceNodeProcesses(ctx context.Context, o Options, i int) (err error) {
+	node := c.Nodes[i]
+	for _, p := range node.Processes {
+		p.Stop()
+	}
+	if node.Processes, err = managed(o.Definition.Node, o.values(node.Name, i+1)); err != nil {
+		return err
+	}
+	for _, p := range node.Processes {
+		if err := errors.Join(p.Start(), p.WaitReady(ctx)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // AllProcesses returns the processes of the cluster and its nodes, without the control plane.
 func (c *Cluster) AllProcesses() []*Managed {
 	list := append([]*Managed(nil), c.Processes...)
