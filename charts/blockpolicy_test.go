@@ -65,10 +65,10 @@ func installPolicies(t *testing.T) client.Client {
 // in a dry run.
 func deleteDefinition(t *testing.T, of string) error {
 	t.Helper()
-	return definitions(t).Delete(t.Context(), of+".spiderpool.spidernet.io", metav1.DeleteOptions{DryRun: []string{metav1.DryRunAll}})
+	return crdClient(t).Delete(t.Context(), of+".spiderpool.spidernet.io", metav1.DeleteOptions{DryRun: []string{metav1.DryRunAll}})
 }
 
-func definitions(t *testing.T) metadata.ResourceInterface {
+func crdClient(t *testing.T) metadata.ResourceInterface {
 	t.Helper()
 	c, err := metadata.NewForConfig(kubetest.Config(t))
 	if err != nil {
@@ -210,7 +210,7 @@ func TestDefinitionOfBlocksStays(t *testing.T) {
 	}
 	annotate := func(value string) {
 		patch := []byte(`{"metadata":{"annotations":{"` + override + `":` + value + `}}}`)
-		if _, err := definitions(t).Patch(context.Background(), "spideripblocks.spiderpool.spidernet.io", types.MergePatchType, patch, metav1.PatchOptions{}); err != nil {
+		if _, err := crdClient(t).Patch(context.Background(), "spideripblocks.spiderpool.spidernet.io", types.MergePatchType, patch, metav1.PatchOptions{}); err != nil {
 			t.Error(err)
 		}
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
@@ -22,6 +23,7 @@ import (
 
 	"spiderpool.dev/spiderpool/api/v2beta1"
 	"spiderpool.dev/spiderpool/internal/config"
+	"spiderpool.dev/spiderpool/internal/kube/definitions"
 	"spiderpool.dev/spiderpool/internal/kube/kubetest"
 )
 
@@ -280,6 +282,26 @@ func TestPackageRendersLikeDirectory(t *testing.T) {
 	if name := "dist/" + filepath.Base(packages[0]); !strings.Contains(read(t, "../docs/guides/install.md"), name) {
 		t.Errorf("docs/guides/install.md does not install %s", name)
 	}
+}
+
+func TestHookMayWriteEveryDefinition(t *testing.T) {
+	var want []string
+	wanted, err := definitions.All()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range wanted {
+		want = append(want, d.GetName())
+	}
+	for _, rule := range objectsOf[rbacv1.ClusterRole](t, render(t), "ClusterRole")["spiderpool-init-definitions"].Rules {
+		if slices.Contains(rule.Resources, "customresourcedefinitions") {
+			if diff := cmp.Diff(want, rule.ResourceNames); diff != "" {
+				t.Errorf("definitions of the role (-want +got):\n%s", diff)
+			}
+			return
+		}
+	}
+	t.Error("the role has no rule for definitions")
 }
 
 func TestNoWorkloadNeedsPodNetwork(t *testing.T) {

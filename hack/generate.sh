@@ -5,9 +5,9 @@ cd "$(dirname "$0")/.."
 out=${1:-.}
 generate() { go tool -modfile=tools/go.mod controller-gen "$@"; }
 
-mkdir -p "$out/api/v2beta1" "$out/charts/spiderpool/crds" "$out/docs/reference"
+mkdir -p "$out/api/v2beta1" "$out/internal/kube/definitions/crds" "$out/docs/reference"
 generate object paths=./api/... "output:object:dir=$out/api/v2beta1"
-generate crd paths=./api/... "output:crd:dir=$out/charts/spiderpool/crds"
+generate crd paths=./api/... "output:crd:dir=$out/internal/kube/definitions/crds"
 go run ./hack/helmvalues -out "$out"
 go run ./hack/reference -out "$out"
 go tool -modfile=tools/go.mod crd-ref-docs --log-level=ERROR --source-path=api/v2beta1 --renderer=markdown \

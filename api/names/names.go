@@ -115,6 +115,14 @@ const (
 	AnnotationOverride = "ipam.spidernet.io/override"
 )
 
+// Annotations of our CustomResourceDefinitions
+const (
+	// AnnotationRelease is the release that wrote the definition. An older release
+	// leaves the definition alone.
+	// Example: v0.1.0
+	AnnotationRelease = "ipam.spidernet.io/release"
+)
+
 // Annotations of the Network Plumbing Working Group
 //
 // Spiderpool reads the annotations of the multi-network specification from pods

@@ -16,27 +16,39 @@ import (
 	"spiderpool.dev/spiderpool/internal/process"
 )
 
-// cleanupTimeout bounds each step of a removal: "helm uninstall" waits for it, by default
-// 5 minutes.
-const cleanupTimeout = 4 * time.Minute
+// hookTimeout bounds each step before an installation or upgrade, and of a removal: Helm
+// waits for it, by default 5 minutes.
+const hookTimeout = 4 * time.Minute
 
 // Command is the program spiderpool-init.
 func Command(env *process.Env) *cobra.Command {
 	root := &cobra.Command{
 		Use:     "spiderpool-init",
-		Short:   "Create the default objects of an installation, or remove an installation",
+		Short:   "Write the custom resource definitions, create the default objects of an installation, or remove an installation",
 		Version: config.Version,
-		Example: `  spiderpool-init install --config /etc/spiderpool/config.yaml
+		Example: `  spiderpool-init definitions
+  spiderpool-init install --config /etc/spiderpool/config.yaml
   spiderpool-init stop --daemonset spiderpool-multus --daemonset spiderpool-agent
   spiderpool-init await --cleaner spiderpool-init-clean
   spiderpool-init cleanup --secret spiderpool-controller-server-certs --job spiderpool-init --lease spiderpool-controller`,
 		RunE: func(*cobra.Command, []string) error {
-			return errors.New("no command: write install, stop, await or cleanup, or see --help")
+			return errors.New("no command: write definitions, install, stop, await or cleanup, or see --help")
 		},
 	}
 	kubeconfig := root.PersistentFlags().String("kubeconfig", "", "kubeconfig file; empty for KUBECONFIG, ~/.kube/config or the pod's service account")
-	root.AddCommand(installCommand(env, kubeconfig), stopCommand(env, kubeconfig), awaitCommand(env, kubeconfig), cleanupCommand(env, kubeconfig))
+	root.AddCommand(definitionsCommand(env, kubeconfig), installCommand(env, kubeconfig), stopCommand(env, kubeconfig), awaitCommand(env, kubeconfig), cleanupCommand(env, kubeconfig))
 	return root
+}
+
+func definitionsCommand(env *process.Env, kubeconfig *string) *cobra.Command {
+	return &cobra.Command{
+		Use:   "definitions",
+		Short: "Create the custom resource definitions, or replace those of an earlier release",
+		Args:  cobra.NoArgs,
+		RunE: bounded(env, kubeconfig, func(ctx context.Context, c client.Client) error {
+			return UpdateDefinitions(ctx, env.Log, c, config.Version)
+		}),
+	}
 }
 
 func installCommand(env *process.Env, kubeconfig *string) *cobra.Command {
@@ -71,7 +83,7 @@ func cleanupCommand(env *process.Env, kubeconfig *string) *cobra.Command {
 		Use:   "cleanup",
 		Short: "Remove the objects that an uninstallation leaves behind",
 		Args:  cobra.NoArgs,
-		RunE: removing(env, kubeconfig, func(ctx context.Context, c client.Client) error {
+		RunE: bounded(env, kubeconfig, func(ctx context.Context, c client.Client) error {
 			return Cleanup(ctx, env.Log, c, leftovers)
 		}),
 	}
@@ -87,7 +99,7 @@ func stopCommand(env *process.Env, kubeconfig *string) *cobra.Command {
 		Use:   "stop",
 		Short: "Before an uninstallation, refuse it while pods have addresses, then end agent and Multus",
 		Args:  cobra.NoArgs,
-		RunE:  removing(env, kubeconfig, func(ctx context.Context, c client.Client) error { return r.Stop(ctx, env.Log, c) }),
+		RunE:  bounded(env, kubeconfig, func(ctx context.Context, c client.Client) error { return r.Stop(ctx, env.Log, c) }),
 	}
 	cmd.Flags().StringArrayVar(&r.Stopped, "daemonset", nil, "DaemonSet to delete; repeat the flag for several")
 	cmd.Flags().BoolVar(&r.WithRunningPods, "with-running-pods", false, "continue although pods have addresses")
@@ -100,19 +112,19 @@ func awaitCommand(env *process.Env, kubeconfig *string) *cobra.Command {
 		Use:   "await",
 		Short: "Wait until a DaemonSet has cleaned every node",
 		Args:  cobra.NoArgs,
-		RunE:  removing(env, kubeconfig, func(ctx context.Context, c client.Client) error { return r.Await(ctx, env.Log, c) }),
+		RunE:  bounded(env, kubeconfig, func(ctx context.Context, c client.Client) error { return r.Await(ctx, env.Log, c) }),
 	}
 	cmd.Flags().StringVar(&r.Cleaner, "cleaner", "", "the DaemonSet (required)")
 	_ = cmd.MarkFlagRequired("cleaner")
 	return cmd
 }
 
-// removing returns the body of a command that runs step with cleanupTimeout.
-func removing(env *process.Env, kubeconfig *string, step func(context.Context, client.Client) error) func(*cobra.Command, []string) error {
+// removing returns the body of a command that runs step with hookTimeout.
+func bounded(env *process.Env, kubeconfig *string, step func(context.Context, client.Client) error) func(*cobra.Command, []string) error {
 	return func(cmd *cobra.Command, _ []string) error {
-		ctx, cancel := context.WithTimeoutCause(cmd.Context(), cleanupTimeout, fmt.Errorf("timeout of %s", cleanupTimeout))
+		ctx, cancel := context.WithTimeoutCause(cmd.Context(), hookTimeout, fmt.Errorf("timeout of %s", hookTimeout))
 		defer cancel()
-		c, err := newClient(ctx, env.Log, *kubeconfig, cleanupTimeout)
+		c, err := newClient(ctx, env.Log, *kubeconfig, hookTimeout)
 		if err != nil {
 			return err
 		}

@@ -148,6 +148,25 @@
   verbs: [create, patch, update]
 {{- end }}
 
+{{- define "spiderpool.definitionsRules" }}
+# A patch that creates a definition also needs create, with the name in the request.
+- apiGroups: [apiextensions.k8s.io]
+  resources: [customresourcedefinitions]
+  resourceNames:
+    - spidercoordinators.spiderpool.spidernet.io
+    - spiderendpoints.spiderpool.spidernet.io
+    - spideripblocks.spiderpool.spidernet.io
+    - spiderippools.spiderpool.spidernet.io
+    - spidermultusconfigs.spiderpool.spidernet.io
+    - spiderreservedips.spiderpool.spidernet.io
+    - spidersubnets.spiderpool.spidernet.io
+  verbs: [get, create, update, patch]
+# To find addresses of another Spiderpool release.
+- apiGroups: [spiderpool.spidernet.io]
+  resources: [spiderippools]
+  verbs: [list]
+{{- end }}
+
 {{- define "spiderpool.initRules" }}
 - apiGroups: [spiderpool.spidernet.io]
   resources: [spidercoordinators, spiderippools, spidersubnets]

@@ -1,5 +1,5 @@
 // Package kubetest gives tests a real kube-apiserver and etcd, with the custom
-// resources of charts/spiderpool/crds installed.
+// resources of internal/kube/definitions/crds installed.
 //
 // The environment variable KUBEBUILDER_ASSETS names the directory of the programs
 // kube-apiserver and etcd. Tests with this package have the build tag "apiserver"
@@ -81,7 +81,7 @@ func Start() (*envtest.Environment, error) {
 	environment := &envtest.Environment{
 		Scheme: scheme.New(),
 		CRDDirectoryPaths: []string{
-			filepath.Join(root, "charts", "spiderpool", "crds"),
+			filepath.Join(root, "internal", "kube", "definitions", "crds"),
 			filepath.Join(root, "internal", "kube", "kubetest", "crds"),
 		},
 		ErrorIfCRDPathMissing:    true,

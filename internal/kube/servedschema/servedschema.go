@@ -72,7 +72,7 @@ func check(ctx context.Context, log *slog.Logger, config *rest.Config, patience 
 			}
 			if time.Since(since) >= patience {
 				return fmt.Errorf("the custom resource definitions are older than this program and lack %s: the API server would drop these fields. "+
-					"Update them: helm show crds charts/spiderpool | kubectl apply --server-side --force-conflicts -f -", strings.Join(missing, ", "))
+					"The Job spiderpool-init-definitions of helm install and helm upgrade updates them; without hooks, run: spiderpool-init definitions", strings.Join(missing, ", "))
 			}
 		case errors.Is(err, errRefused):
 			return err

@@ -26,7 +26,7 @@ var all = []any{
 // after edit has changed the text of each.
 func document(t *testing.T, edit *strings.Replacer) []byte {
 	t.Helper()
-	files, err := filepath.Glob("../../../charts/spiderpool/crds/*.yaml")
+	files, err := filepath.Glob("../definitions/crds/*.yaml")
 	if err != nil || len(files) != len(all) {
 		t.Fatalf("%d definitions, want %d: %v", len(files), len(all), err)
 	}

@@ -1,0 +1,41 @@
+// Package definitions holds the custom resource definitions of this release. The program
+// spiderpool-init writes them to the cluster before an installation or an upgrade.
+//
+// They are no part of the Helm chart. Helm 3 never updates the files of a chart's
+// directory crds, and Helm 4 writes those of an older chart over newer ones:
+// docs/adr/0023-definitions.md.
+package definitions
+
+import (
+	"embed"
+	"fmt"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"sigs.k8s.io/yaml"
+)
+
+// files are generated from the types in api/v2beta1: hack/generate.sh.
+//
+//go:embed crds/*.yaml
+var files embed.FS
+
+// All returns the CustomResourceDefinitions, sorted by name.
+func All() ([]*unstructured.Unstructured, error) {
+	entries, err := files.ReadDir("crds")
+	if err != nil {
+		return nil, err
+	}
+	var list []*unstructured.Unstructured
+	for _, entry := range entries {
+		text, err := files.ReadFile("crds/" + entry.Name())
+		if err != nil {
+			return nil, err
+		}
+		definition := &unstructured.Unstructured{}
+		if err := yaml.Unmarshal(text, &definition.Object); err != nil {
+			return nil, fmt.Errorf("read %s: %w", entry.Name(), err)
+		}
+		list = append(list, definition)
+	}
+	return list, nil
+}
