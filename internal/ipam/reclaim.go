@@ -43,13 +43,21 @@ func (s *Service) inUse(podUID string) []lease.Lease {
 
 func (s *Service) reclaim(ctx context.Context, policy reclaim.Policy, leases []lease.Lease) error {
 	s.terminating.keep(func(uid string) bool { return len(s.inUse(uid)) > 0 })
+	return s.withoutSandbox(ctx, leases, func(l lease.Lease, otherSandbox bool) error {
+		return s.reclaimOne(ctx, l, otherSandbox, policy)
+	})
+}
+
+// withoutSandbox calls end for the leases whose sandbox the runtime does not list, and
+// says whether it lists another one of the pod.
+func (s *Service) withoutSandbox(ctx context.Context, leases []lease.Lease, end func(l lease.Lease, otherSandbox bool) error) error {
 	if len(leases) == 0 {
 		return nil
 	}
 	// The leases were read before the sandboxes, so a newer sandbox is in neither list.
 	sandboxes, err := s.Runtime.Sandboxes(ctx)
 	if err != nil {
-		return fmt.Errorf("list the sandboxes of the container runtime: %w", err)
+		return &Error{Kind: Unavailable, Msg: "the container runtime did not list its sandboxes, so nothing was reclaimed", Details: err.Error(), Err: err}
 	}
 	pods := make(map[string]bool, len(sandboxes)) // UIDs of those with a sandbox
 	for _, uid := range sandboxes {
@@ -60,7 +68,7 @@ func (s *Service) reclaim(ctx context.Context, policy reclaim.Policy, leases []l
 		if _, alive := sandboxes[l.ContainerID]; alive {
 			continue
 		}
-		if err := s.reclaimOne(ctx, l, pods[l.PodUID], policy); err != nil {
+		if err := end(l, pods[l.PodUID]); err != nil {
 			errs = append(errs, fmt.Errorf("%s of pod %s: %w", l.Addr, l.Pod, err))
 		}
 	}
@@ -157,31 +165,17 @@ func (s *Service) GC(ctx context.Context, req wire.GCRequest) error {
 		valid[v.ContainerID] = true
 	}
 	leases := slices.DeleteFunc(s.Allocator.HeldFor(s.MinLeaseAge), func(l lease.Lease) bool { return valid[l.ContainerID] })
-	if len(leases) == 0 {
-		return nil
-	}
-	sandboxes, err := s.Runtime.Sandboxes(ctx)
-	if err != nil {
-		return &Error{Kind: Unavailable, Msg: "the container runtime did not list its sandboxes, so nothing was reclaimed", Details: err.Error()}
-	}
-	var errs []error
-	for _, l := range leases {
-		if _, alive := sandboxes[l.ContainerID]; alive {
-			continue
+	err := s.withoutSandbox(ctx, leases, func(l lease.Lease, _ bool) error {
+		if gone, err := s.podGone(ctx, l); err != nil || !gone {
+			return err
 		}
-		gone, err := s.podGone(ctx, l)
-		if err == nil && gone {
-			err = s.reclaimLease(ctx, l, reclaim.PodGone,
-				fmt.Sprintf("the pod is no longer on node %s, and the runtime has no sandbox %s", s.Node, l.ContainerID))
-		}
-		if err != nil {
-			errs = append(errs, fmt.Errorf("%s of pod %s: %w", l.Addr, l.Pod, err))
-		}
+		return s.reclaimLease(ctx, l, reclaim.PodGone,
+			fmt.Sprintf("the pod is no longer on node %s, and the runtime has no sandbox %s", s.Node, l.ContainerID))
+	})
+	if err != nil && !errors.As(err, new(*Error)) {
+		return notReady(err)
 	}
-	if len(errs) > 0 {
-		return notReady(errors.Join(errs...))
-	}
-	return nil
+	return err
 }
 
 // podGone reports whether the holder of a lease is no longer a pod of this node.

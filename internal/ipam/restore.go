@@ -21,7 +21,6 @@ func (s *Service) RestoreLost(ctx context.Context) error {
 	}
 	sandboxes, err := s.Runtime.Sandboxes(ctx)
 	if err != nil {
-		sandboxes = nil
 		s.Log.Warn("the container runtime did not list its sandboxes; restoring the removed leases of all of them", "err", err)
 	}
 	alive := func(l lease.Lease) bool {

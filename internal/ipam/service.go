@@ -129,7 +129,7 @@ func (s *Service) add(ctx context.Context, pod Pod, req wire.AddRequest, arrived
 		return wire.AddReply{}, err
 	}
 	previously := s.Allocator.AddressesOf(pod.UID, plan.proof.owner)
-	assigned, err := s.tryGrant(ctx, pod, &plan)
+	assigned, err := s.allocate(ctx, pod, &plan)
 	if err != nil {
 		s.rollBack(ctx, pod, req.ContainerID, previously)
 		return wire.AddReply{}, err
@@ -146,15 +146,6 @@ func (s *Service) add(ctx context.Context, pod Pod, req wire.AddRequest, arrived
 	return wire.AddReply{}, fmt.Errorf("the plan of pod %s lacks interface %s", pod, req.Interface)
 }
 
-// tryGrant allocates the addresses of the plan.
-func (s *Service) tryGrant(ctx context.Context, pod Pod, p *plan) ([]EndpointInterface, error) {
-	grants, err := s.allocate(ctx, pod, p)
-	if err != nil {
-		return nil, err
-	}
-	return s.assignments(ctx, *p, grants)
-}
-
 // rollBack releases the addresses of a failed ADD: of a partly committed attempt, or of
 // a grant before a later step failed. The pod keeps its earlier addresses and those
 // retained for it, because a sandbox may use them.
@@ -169,7 +160,7 @@ func (s *Service) rollBack(ctx context.Context, pod Pod, container string, previ
 
 // allocate grants what the plan wants. If the pools that this node watches are
 // exhausted, it tries once more with the other pools that the pod names.
-func (s *Service) allocate(ctx context.Context, pod Pod, p *plan) ([]lease.Grant, error) {
+func (s *Service) allocate(ctx context.Context, pod Pod, p *plan) ([]EndpointInterface, error) {
 	request := lease.Request{
 		Pod: pod.PodKey, PodUID: pod.UID, ContainerID: p.container, Node: s.Node, FixedFor: p.proof.owner,
 	}
@@ -202,7 +193,10 @@ func (s *Service) allocate(ctx context.Context, pod Pod, p *plan) ([]lease.Grant
 	if errors.As(err, &exhausted) {
 		return nil, &noAddressError{exhausted: exhausted, rejections: p.rejections(exhausted), wants: len(p.wants())}
 	}
-	return grants, err
+	if err != nil {
+		return nil, err
+	}
+	return s.assignments(ctx, *p, grants)
 }
 
 // pod finds the pod of an attachment.

@@ -41,14 +41,7 @@ const (
 // it reads other nodes' blocks when it needs them.
 // All methods are safe for concurrent use.
 type Allocator struct {
-	node     string
-	blocks   Blocks
-	older    func(a, b string) bool
-	now      func() time.Time
-	log      *slog.Logger
-	observer Observer
-	// searchEvery is that of Config, the default set.
-	searchEvery time.Duration
+	config Config
 
 	// ctx ends with the allocator; batches, which serve many callers, run on it.
 	ctx     context.Context
@@ -134,10 +127,8 @@ type Config struct {
 // before it allocates. Close ends it.
 func New(c Config) *Allocator {
 	ctx, cancel := context.WithCancel(context.Background())
-	a := &Allocator{
-		node: c.Node, blocks: c.Blocks, older: c.Older, now: c.Now, log: c.Log, observer: c.Observer,
-		ctx: ctx, cancel: cancel, searchEvery: cmp.Or(c.SearchEvery, DefaultSearchEvery),
-	}
+	c.SearchEvery = cmp.Or(c.SearchEvery, DefaultSearchEvery)
+	a := &Allocator{config: c, ctx: ctx, cancel: cancel}
 	a.mu.index = lease.NewIndex(lease.Options{Node: c.Node, ReuseAfter: c.ReuseAfter})
 	a.mu.unread = map[netip.Addr]time.Time{}
 	a.mu.unanswered = map[netip.Addr][]lease.Block{}
@@ -205,7 +196,7 @@ func (a *Allocator) AddressesOf(podUID string, owner lease.Owner) map[netip.Addr
 func (a *Allocator) HeldFor(age time.Duration) []lease.Lease {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	now := a.now()
+	now := a.config.Now()
 	var leases []lease.Lease
 	for key, h := range a.mu.holdings {
 		if now.Sub(h.since) < age {
@@ -313,7 +304,7 @@ func (a *Allocator) isYoung(addr netip.Addr, at lease.Attachment) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	h := a.mu.holdings[holdingKey{addr, at}]
-	return h.order > 0 && a.now().Sub(h.since) < youngLease
+	return h.order > 0 && a.config.Now().Sub(h.since) < youngLease
 }
 
 // Release ends the leases of the attachments. It returns an error if the release could
@@ -349,7 +340,7 @@ func (a *Allocator) Quarantine(ctx context.Context, at lease.Attachment, addr ne
 	return a.change(ctx, ofAttachment, func(now time.Time) []lease.Block {
 		b, _ := a.mu.index.Block(inet.BlockOf(addr))
 		changed, ok := b.Quarantine(addr, at, mac, now, now.Add(duration))
-		if l, _ := b.Lease(addr); !ok || l.Node != a.node {
+		if l, _ := b.Lease(addr); !ok || l.Node != a.config.Node {
 			return nil
 		}
 		return []lease.Block{changed}

@@ -73,8 +73,8 @@ func (a *Allocator) runBatch(batch []*request) (retry []*request) {
 
 // decide plans the changes and, on top of them, the allocations.
 func (a *Allocator) decide(batch []*request) decision {
-	now := a.now().UTC().Truncate(precision)
-	a.stopAvoidingAfter(a.now())
+	now := a.config.Now().UTC().Truncate(precision)
+	a.stopAvoidingAfter(a.config.Now())
 	d := decision{
 		writes:   map[netip.Addr]lease.Block{},
 		before:   map[netip.Addr]previous{},
@@ -186,7 +186,7 @@ func (a *Allocator) commit(ctx context.Context, writes map[netip.Addr]lease.Bloc
 	var wg sync.WaitGroup
 	for base, b := range writes {
 		wg.Go(func() {
-			version, err := a.blocks.Put(ctx, b)
+			version, err := a.config.Blocks.Put(ctx, b)
 			mu.Lock()
 			defer mu.Unlock()
 			results[base] = written{version: version, created: b.Version == "", err: err}
@@ -198,7 +198,7 @@ func (a *Allocator) commit(ctx context.Context, writes map[netip.Addr]lease.Bloc
 
 // applyResults updates the index with the results of the writes.
 func (a *Allocator) applyResults(batch []*request, d decision, results map[netip.Addr]written) {
-	now := a.now()
+	now := a.config.Now()
 	for base, result := range results {
 		seen := a.mu.inFlight[base]
 		delete(a.mu.inFlight, base)
@@ -214,7 +214,7 @@ func (a *Allocator) applyResults(batch []*request, d decision, results map[netip
 			delete(a.mu.unanswered, base)
 			delete(a.mu.avoided, base)
 			a.store(b, now)
-			if seen.any && (seen.version == "" || a.older(b.Version, seen.version)) {
+			if seen.any && (seen.version == "" || a.config.Older(b.Version, seen.version)) {
 				a.markUnread(base, now)
 			}
 			continue
@@ -260,10 +260,10 @@ func (a *Allocator) countConflicts(batch []*request, needs [][]netip.Addr, resul
 		}
 	}
 	for range allocations {
-		a.observer.AllocationConflict()
+		a.config.Observer.AllocationConflict()
 	}
 	for range releases {
-		a.observer.ReleaseConflict()
+		a.config.Observer.ReleaseConflict()
 	}
 }
 
@@ -296,7 +296,7 @@ func (a *Allocator) reload(ctx context.Context, results map[netip.Addr]written) 
 	}
 	for region := range regions {
 		if err := a.readRegion(ctx, region); err != nil {
-			a.log.Warn("cannot read the blocks of a region", "region", region, "err", err)
+			a.config.Log.Warn("cannot read the blocks of a region", "region", region, "err", err)
 		}
 	}
 	a.readDoubtful(ctx)
@@ -305,6 +305,6 @@ func (a *Allocator) reload(ctx context.Context, results map[netip.Addr]written) 
 // readDoubtful is ReadUnread for a batch: requests that need a block answer for it.
 func (a *Allocator) readDoubtful(ctx context.Context) {
 	if err := a.ReadUnread(ctx); err != nil {
-		a.log.Warn("cannot read blocks again", "err", err)
+		a.config.Log.Warn("cannot read blocks again", "err", err)
 	}
 }

@@ -41,13 +41,13 @@ func (a *Allocator) Load(ctx context.Context) error {
 		was[b.Base] = b.Version
 	}
 	a.mu.Unlock()
-	blocks, err := a.blocks.OfNode(ctx, a.node)
+	blocks, err := a.config.Blocks.OfNode(ctx, a.config.Node)
 	if err != nil {
-		return fmt.Errorf("read the blocks of node %s: %w", a.node, err)
+		return fmt.Errorf("read the blocks of node %s: %w", a.config.Node, err)
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	now := a.now()
+	now := a.config.Now()
 	for _, b := range blocks {
 		if !a.mu.loaded && b.Damaged == "" {
 			// An earlier process of this agent may have left a write on its way.
@@ -68,12 +68,12 @@ func (a *Allocator) take(b lease.Block, was string, now time.Time) {
 		return
 	}
 	known, _ := a.mu.index.Block(b.Base)
-	if known.Version != was && a.older(b.Version, known.Version) {
+	if known.Version != was && a.config.Older(b.Version, known.Version) {
 		return
 	}
 	if b.Damaged != "" {
-		a.observer.Damaged()
-		a.log.Error("SpiderIPBlock is corrupt; its addresses are out of service until it is fixed or deleted",
+		a.config.Observer.Damaged()
+		a.config.Log.Error("SpiderIPBlock is corrupt; its addresses are out of service until it is fixed or deleted",
 			"spideripblock", inet.BlockPrefix(b.Base), "err", b.Damaged)
 	} else {
 		b = a.keepOwn(known, b)
@@ -97,7 +97,7 @@ func (a *Allocator) takeAbsence(base netip.Addr, was string, now time.Time) {
 		return
 	}
 	delete(a.mu.unread, base)
-	kept := a.keepOwn(known, lease.Block{Base: base, Node: a.node})
+	kept := a.keepOwn(known, lease.Block{Base: base, Node: a.config.Node})
 	delete(a.mu.unanswered, base)
 	if len(kept.Leases)+len(kept.Former) > 0 {
 		a.store(kept, now)
@@ -119,7 +119,7 @@ func (a *Allocator) keepOwn(known, b lease.Block) lease.Block {
 		a.mu.lost[key] = l
 		stored, _ := b.Lease(l.Addr)
 		// What this node knows of its own sandboxes is newer than what a backup says.
-		if !l.OfFormer() && (stored.State != lease.InUse || stored.Node == a.node) && b.MayHave(l.Addr, l.PodUID, l.FixedFor) {
+		if !l.OfFormer() && (stored.State != lease.InUse || stored.Node == a.config.Node) && b.MayHave(l.Addr, l.PodUID, l.FixedFor) {
 			b = b.HandOver(l)
 		} else {
 			b = b.Remember(l) // a former sandbox, or the address has, or had, another holder
@@ -159,19 +159,19 @@ func (a *Allocator) forget(base netip.Addr) {
 	}
 	a.mu.index.Delete(base)
 	if b := a.keepAvoiding(lease.Block{Base: base}); b.Avoided {
-		a.mu.index.Put(b, a.now())
+		a.mu.index.Put(b, a.config.Now())
 	}
 }
 
 func (a *Allocator) holdingsIn(b lease.Block) []holdingKey {
 	var keys []holdingKey
 	for _, l := range b.Leases {
-		if l.State == lease.InUse && l.Node == a.node {
+		if l.State == lease.InUse && l.Node == a.config.Node {
 			keys = append(keys, holdingKey{l.Addr, l.Attachment})
 		}
 	}
 	for _, f := range b.Former {
-		if f.Node == a.node {
+		if f.Node == a.config.Node {
 			keys = append(keys, holdingKey{f.Addr, f.Attachment})
 		}
 	}
@@ -193,7 +193,7 @@ func (a *Allocator) markUnread(base netip.Addr, now time.Time) {
 // it is newer.
 func (a *Allocator) noteDuringWrite(base netip.Addr, version string) bool {
 	seen, busy := a.mu.inFlight[base]
-	if busy && (!seen.any || version == "" || seen.version != "" && a.older(seen.version, version)) {
+	if busy && (!seen.any || version == "" || seen.version != "" && a.config.Older(seen.version, version)) {
 		a.mu.inFlight[base] = observed{true, version}
 	}
 	return busy
@@ -206,9 +206,9 @@ func (a *Allocator) ObserveDeleted(base netip.Addr, version string) {
 	defer a.mu.Unlock()
 	known, ok := a.mu.index.Block(base)
 	switch {
-	case a.noteDuringWrite(base, ""), !ok, a.older(version, known.Version):
+	case a.noteDuringWrite(base, ""), !ok, a.config.Older(version, known.Version):
 	case len(a.holdingsIn(known)) > 0:
-		a.markUnread(base, a.now())
+		a.markUnread(base, a.config.Now())
 	default:
 		delete(a.mu.unread, base)
 		a.forget(base)
@@ -245,7 +245,7 @@ func (a *Allocator) forgetFuture(version string) {
 	var others []netip.Addr
 	restored := false
 	for b := range a.mu.index.Blocks() {
-		restored = restored || a.older(version, b.Version)
+		restored = restored || a.config.Older(version, b.Version)
 		if !a.concerns(b) {
 			others = append(others, b.Base)
 		}
@@ -253,7 +253,7 @@ func (a *Allocator) forgetFuture(version string) {
 	if !restored {
 		return
 	}
-	a.log.Warn("the API server lists SpiderIPBlocks at an older version than known: etcd was restored from a backup", "version", version)
+	a.config.Log.Warn("the API server lists SpiderIPBlocks at an older version than known: etcd was restored from a backup", "version", version)
 	for _, base := range others {
 		if !a.noteDuringWrite(base, "") {
 			delete(a.mu.unread, base)
@@ -271,7 +271,7 @@ func (a *Allocator) Knows(base netip.Addr, version string) bool {
 		return true
 	}
 	known, ok := a.mu.index.Block(base)
-	return ok && !known.Unread && (known.Version == version || a.older(version, known.Version))
+	return ok && !known.Unread && (known.Version == version || a.config.Older(version, known.Version))
 }
 
 // Read makes a block known as it is now.
@@ -285,17 +285,17 @@ func (a *Allocator) readBlock(ctx context.Context, base netip.Addr) (lease.Block
 	a.mu.Lock()
 	was := a.versionOf(base)
 	a.mu.Unlock()
-	b, err := a.blocks.Get(ctx, base)
+	b, err := a.config.Blocks.Get(ctx, base)
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	switch {
 	case errors.Is(err, ErrNotFound):
-		a.takeAbsence(base, was, a.now())
+		a.takeAbsence(base, was, a.config.Now())
 		return lease.Block{}, nil
 	case err != nil:
 		return lease.Block{}, fmt.Errorf("read block %s: %w", base, err)
 	default:
-		a.take(b, was, a.now())
+		a.take(b, was, a.config.Now())
 		return b, nil
 	}
 }
@@ -323,10 +323,10 @@ func (a *Allocator) Ready() error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if !a.mu.loaded {
-		return fmt.Errorf("%w: the agent has not read the SpiderIPBlocks of node %s yet", ErrNotReady, a.node)
+		return fmt.Errorf("%w: the agent has not read the SpiderIPBlocks of node %s yet", ErrNotReady, a.config.Node)
 	}
 	for base, since := range a.mu.unread {
-		if unread := a.now().Sub(since); unread >= unreadLimit {
+		if unread := a.config.Now().Sub(since); unread >= unreadLimit {
 			return fmt.Errorf("%w: SpiderIPBlock %s could not be read for %s", ErrNotReady, inet.BlockPrefix(base), unread.Truncate(time.Second))
 		}
 	}
@@ -345,18 +345,20 @@ func (a *Allocator) ReadFixed(ctx context.Context, owner lease.Owner) error {
 		was[inet.BlockOf(l.Addr)] = a.versionOf(inet.BlockOf(l.Addr))
 	}
 	a.mu.Unlock()
-	blocks, err := a.blocks.FixedFor(ctx, owner)
+	blocks, err := a.config.Blocks.FixedFor(ctx, owner)
 	if err != nil {
 		return fmt.Errorf("read the blocks with addresses of %s: %w", owner, err)
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for _, b := range blocks {
-		a.take(b, was[b.Base], a.now())
+		a.take(b, was[b.Base], a.config.Now())
 	}
 	return nil
 }
 
 // concerns reports whether the node created the block or holds a lease in it. The
 // watch reports changes of such blocks in order (Knows, ObserveDeleted).
-func (a *Allocator) concerns(b lease.Block) bool { return b.Node == a.node || b.Mentions(a.node) }
+func (a *Allocator) concerns(b lease.Block) bool {
+	return b.Node == a.config.Node || b.Mentions(a.config.Node)
+}

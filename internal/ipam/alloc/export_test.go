@@ -13,7 +13,7 @@ func (a *Allocator) Queued() int {
 func (a *Allocator) Observe(b lease.Block) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.take(b, "none", a.now())
+	a.take(b, "none", a.config.Now())
 }
 
 // KnownBlocks returns the number of blocks in memory.

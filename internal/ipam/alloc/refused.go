@@ -61,7 +61,7 @@ func (a *Allocator) mayRetry(r *request, err error, batch int, needs []netip.Add
 		return false
 	}
 	for _, base := range refused {
-		a.log.Warn("the API server refuses to change a SpiderIPBlock; no new address of it is granted for a while",
+		a.config.Log.Warn("the API server refuses to change a SpiderIPBlock; no new address of it is granted for a while",
 			"spideripblock", base, "time", avoidFor, "err", err)
 		a.avoid(base)
 	}
@@ -71,7 +71,7 @@ func (a *Allocator) mayRetry(r *request, err error, batch int, needs []netip.Add
 
 // avoid stops new grants from a block, which need not exist yet.
 func (a *Allocator) avoid(base netip.Addr) {
-	now := a.now()
+	now := a.config.Now()
 	a.mu.avoided[base] = now
 	b, _ := a.mu.index.Block(base)
 	b.Base, b.Avoided = base, true
@@ -86,7 +86,7 @@ func (a *Allocator) stopAvoiding(base netip.Addr) {
 		a.mu.index.Delete(base)
 		return
 	}
-	a.mu.index.Put(b, a.now())
+	a.mu.index.Put(b, a.config.Now())
 }
 
 // stopAvoidingAfter ends the time of avoided blocks.

@@ -36,7 +36,7 @@ func (a *Allocator) Restore(ctx context.Context, alive func(lease.Lease) bool, m
 			settled = append(settled, key)
 			switch holder, _ := b.Lease(key.addr); {
 			case !b.Holds(l): // ended since
-			case !alive(l) && a.now().Sub(a.mu.holdings[key].since) >= minAge:
+			case !alive(l) && a.config.Now().Sub(a.mu.holdings[key].since) >= minAge:
 				writes[base], _ = b.Release(key.at, now)
 			case !l.OfFormer() && holder.State == lease.InUse && holder.Attachment != key.at:
 				taken[l], writes[base] = holder, b

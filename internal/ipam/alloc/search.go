@@ -75,7 +75,7 @@ func (a *Allocator) ReadUsage(ctx context.Context, pool string, limit int) (leas
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	usage := a.mu.index.Usage(pool)
-	usage.Quarantined = int64(a.mu.index.Quarantined(pool, a.now()))
+	usage.Quarantined = int64(a.mu.index.Quarantined(pool, a.config.Now()))
 	return usage, nil
 }
 
@@ -131,7 +131,7 @@ func (a *Allocator) readAgain(ctx context.Context, region netip.Prefix) error {
 func (a *Allocator) readShared(region netip.Prefix, r *regionReads) {
 	defer a.workers.Done()
 	a.mu.Lock()
-	due := min(r.read.Add(a.searchEvery).Sub(a.now()), a.searchEvery)
+	due := min(r.read.Add(a.config.SearchEvery).Sub(a.config.Now()), a.config.SearchEvery)
 	a.mu.Unlock()
 	if due > 0 {
 		select {
@@ -152,13 +152,13 @@ func (a *Allocator) readShared(region netip.Prefix, r *regionReads) {
 // readRegion reads the blocks of a region.
 func (a *Allocator) readRegion(ctx context.Context, region netip.Prefix) error {
 	a.mu.Lock()
-	now := a.now()
+	now := a.config.Now()
 	was := map[netip.Addr]string{}
 	for base := range blocksOf(region) {
 		was[base] = a.versionOf(base)
 	}
 	a.mu.Unlock()
-	blocks, err := a.blocks.InRegion(ctx, region)
+	blocks, err := a.config.Blocks.InRegion(ctx, region)
 	if err != nil {
 		return err
 	}
@@ -205,7 +205,7 @@ func (a *Allocator) readAhead(ctx context.Context, batch []*request) {
 			for _, name := range want.Pools {
 				for region := range a.regionsOf(name) {
 					a.mu.Lock()
-					fresh := a.now().Sub(a.regionAt(region).read) < aheadTTL
+					fresh := a.config.Now().Sub(a.regionAt(region).read) < aheadTTL
 					a.mu.Unlock()
 					if fresh {
 						continue
@@ -214,7 +214,7 @@ func (a *Allocator) readAhead(ctx context.Context, batch []*request) {
 						break
 					}
 					if err := a.readRegion(ctx, region); err != nil {
-						a.log.Warn("cannot read the blocks of a region", "region", region, "err", err)
+						a.config.Log.Warn("cannot read the blocks of a region", "region", region, "err", err)
 						return
 					}
 				}
@@ -247,7 +247,7 @@ func (a *Allocator) regionsOf(pool string) iter.Seq[netip.Prefix] {
 			return
 		}
 		hash := fnv.New32a()
-		_, _ = hash.Write([]byte(a.node))
+		_, _ = hash.Write([]byte(a.config.Node))
 		start := int(hash.Sum32() % uint32(len(regions)))
 		for i := range regions {
 			if !yield(regions[(start+i)%len(regions)]) {
