@@ -12,6 +12,7 @@ func TestAttachmentIsBounded(t *testing.T) {
 		{"c", "eth0", ""},
 		{strings.Repeat("0a", 64), strings.Repeat("x", 15), ""},
 		{"A_b.c-1", "net1", ""},
+		{"azAZ09", "net1", ""},
 		{"", "eth0", `CNI_CONTAINERID "" is not`},
 		{"-c", "eth0", `CNI_CONTAINERID "-c" is not`},
 		{"c/../d", "eth0", "is not a letter or digit"},
