@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -127,6 +128,7 @@ func TestChartAndProgramDefaultsAgree(t *testing.T) {
 	}
 	want := config.Default()
 	want.ControllerProcess.Resources.NamespacesExclude = file.ControllerProcess.Resources.NamespacesExclude
+	want.AgentProcess.SysctlDir = "/host/proc/sys" // the mount in the agent's container
 	got, wanted := marshal(t, file), marshal(t, want)
 	// An empty list equals nil.
 	lists := strings.NewReplacer(": []", ": null")
@@ -458,6 +460,31 @@ func TestInstallationOverAnotherRelease(t *testing.T) {
 		if failure := install(); (failure != "") != (test.want != "") || !strings.Contains(failure, test.want) {
 			t.Errorf("%s: got %q, want %q", test.name, failure, test.want)
 		}
+	}
+}
+
+func TestAgentHasTwoCapabilities(t *testing.T) {
+	agent := func(args ...string) corev1.Container {
+		return objectsOf[appsv1.DaemonSet](t, render(t, args...), "DaemonSet")["spiderpool-agent"].Spec.Template.Spec.Containers[0]
+	}
+	c := agent()
+	want := &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}, Add: []corev1.Capability{"NET_ADMIN", "SYS_ADMIN"}}
+	if sc := c.SecurityContext; sc.Privileged != nil || !reflect.DeepEqual(sc.Capabilities, want) || !*sc.ReadOnlyRootFilesystem ||
+		*sc.AllowPrivilegeEscalation || sc.SeccompProfile.Type != corev1.SeccompProfileTypeRuntimeDefault {
+		t.Errorf("the agent has %+v", sc)
+	}
+	for _, mount := range c.VolumeMounts {
+		if writable := slices.Contains([]string{"socket", "state", "sysctls"}, mount.Name); mount.ReadOnly == writable {
+			t.Errorf("mount %s: read-only is %v", mount.Name, mount.ReadOnly)
+		}
+	}
+	// AppArmor's default profile denies the programs and maps of services.
+	if p := agent("--set", "service.mode=ebpf").SecurityContext.AppArmorProfile; p == nil || p.Type != corev1.AppArmorProfileTypeUnconfined {
+		t.Errorf("with service.mode=ebpf, the agent has the AppArmor profile %v", p)
+	}
+	// The API server refuses privileged together with allowPrivilegeEscalation: false.
+	if sc := agent("--set", "spiderpoolAgent.securityContext.privileged=true").SecurityContext; !*sc.Privileged || sc.AllowPrivilegeEscalation != nil {
+		t.Errorf("a privileged agent has %+v", sc)
 	}
 }
 

@@ -166,7 +166,7 @@ func (a *agent) newNode(coordinator *coordinator) *nodeguard.Maintainer {
 		Unleased:      a.unleased,
 		Masters:       a.masters,
 		Warn:          func(findings string) { a.events.AboutNode(observe.NodeNotPrepared(findings)) },
-		Open:          linux.Current,
+		Open:          func() (*linux.Namespace, error) { return linux.CurrentWith(a.cfg.SysctlDir) },
 		PodNamespaces: "/run/netns",
 		AddrsChanged:  a.addrsChanged,
 		Tune:          a.cfg.TuneSysctl,

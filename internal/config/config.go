@@ -235,6 +235,9 @@ type AgentProcess struct {
 	Metrics       Metrics `json:"metrics"`
 	// TuneSysctl lets the agent raise the node's sysctls to the needs of the datapath.
 	TuneSysctl bool `json:"tuneSysctl"`
+	// SysctlDir is a writable mount of /proc/sys with the directory net, e.g.
+	// /host/proc/sys: /proc/sys of a container without privileges is read-only.
+	SysctlDir string `json:"sysctlDir"`
 	// CRISockets are the possible unix sockets of the container runtime. The agent uses the
 	// one that answers as the kubelet's runtime, and lists a sandbox with an address.
 	CRISockets []string `json:"criSockets"`

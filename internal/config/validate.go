@@ -98,6 +98,7 @@ func (v *violations) agent(p AgentProcess) {
 		v.add("agent.socketPath", p.SocketPath, fmt.Sprintf("the path has %d bytes, but a unix socket's path has at most 107; choose a shorter one", len(p.SocketPath)))
 	}
 	v.absolute("agent.stateDir", p.StateDir)
+	v.absolute("agent.sysctlDir", p.SysctlDir)
 	for i, socket := range p.CRISockets {
 		v.absolute(fmt.Sprintf("agent.criSockets[%d]", i), socket)
 	}

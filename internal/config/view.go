@@ -37,6 +37,7 @@ type Agent struct {
 	HealthAddress   string
 	Metrics         Metrics
 	TuneSysctl      bool
+	SysctlDir       string
 	CRISockets      []string
 }
 
@@ -96,6 +97,7 @@ func (f *File) Agent(getenv func(string) string) (Agent, error) {
 		HealthAddress:    p.HealthAddress,
 		Metrics:          p.Metrics,
 		TuneSysctl:       p.TuneSysctl,
+		SysctlDir:        p.SysctlDir,
 		CRISockets:       p.CRISockets,
 	}, nil
 }

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"spiderpool.dev/spiderpool/internal/linux/linuxtest"
 	"spiderpool.dev/spiderpool/internal/netplan"
 )
@@ -47,6 +49,47 @@ func read(t *testing.T, ns *Namespace, want netplan.State) netplan.State {
 		t.Fatal(err)
 	}
 	return append(st, named...)
+}
+
+// The agent's container has /proc/sys/net of the node at another path.
+func TestMountedSysctlsBelongToThread(t *testing.T) {
+	m := linuxtest.NewMachine(t, "node")
+	dir := t.TempDir()
+	if err := os.Mkdir(filepath.Join(dir, "net"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("/proc/sys/net", filepath.Join(dir, "net"), "", unix.MS_BIND, ""); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(filepath.Join(dir, "net"), 0); err != nil {
+			t.Error(err)
+		}
+	})
+	const path = "net/ipv4/conf/default/rp_filter"
+	outside, err := os.ReadFile("/proc/sys/" + path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, value := range []string{"1", "2"} { // one of them differs from the value outside
+		err := m.Do(func() error {
+			ns, err := CurrentWith(dir)
+			if err != nil {
+				return err
+			}
+			defer ns.Close()
+			return ns.Apply(netplan.Changes{{New: netplan.Sysctl{Path: path, Value: value}}}, nil)
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := open(t, m).Sysctl(path); err != nil || got != value {
+			t.Errorf("inside: %q, %v, want %s", got, err, value)
+		}
+		if got, err := os.ReadFile("/proc/sys/" + path); err != nil || string(got) != string(outside) {
+			t.Errorf("outside: %q, %v, want %q", got, err, outside)
+		}
+	}
 }
 
 const wanted = `

@@ -19,13 +19,26 @@ var ErrNoNamespace = errors.New("no network namespace")
 // Namespace is an open network namespace.
 type Namespace struct {
 	path string
-	ns   netns.NsHandle
-	nl   *netlink.Handle
+	// sysctls is the directory of the parameters of the calling thread's namespace.
+	sysctls string
+	ns      netns.NsHandle
+	nl      *netlink.Handle
 }
 
 // Current opens the namespace of the calling thread. If the process uses several
 // namespaces, the caller must first lock its goroutine to the thread.
 func Current() (*Namespace, error) { return Open("/proc/thread-self/ns/net") }
+
+// CurrentWith is Current with another mount of /proc/sys, e.g. "/host/proc/sys": in a
+// container, /proc/sys is read-only. Like in /proc/sys, the kernel shows each thread the
+// parameters of its own namespace there.
+func CurrentWith(sysctls string) (*Namespace, error) {
+	n, err := Current()
+	if err == nil {
+		n.sysctls = sysctls
+	}
+	return n, err
+}
 
 // Open opens the namespace at path, e.g. /run/netns/NAME or /proc/PID/ns/net.
 func Open(path string) (*Namespace, error) {
@@ -47,7 +60,7 @@ func Open(path string) (*Namespace, error) {
 		_ = ns.Close()
 		return nil, fmt.Errorf("open a netlink socket in %s: %w", path, err)
 	}
-	return &Namespace{path: path, ns: ns, nl: nl}, nil
+	return &Namespace{path: path, sysctls: "/proc/sys", ns: ns, nl: nl}, nil
 }
 
 // Same reports whether both are the same namespace.

@@ -11,8 +11,6 @@ import (
 	"spiderpool.dev/spiderpool/internal/netplan"
 )
 
-const procSys = "/proc/sys/"
-
 // readSysctls returns the values of the existing parameters.
 func (n *Namespace) readSysctls(paths []string) (netplan.State, error) {
 	var st netplan.State
@@ -21,7 +19,7 @@ func (n *Namespace) readSysctls(paths []string) (netplan.State, error) {
 	}
 	err := n.Do(func() error {
 		for _, p := range paths {
-			value, err := os.ReadFile(procSys + p)
+			value, err := os.ReadFile(filepath.Join(n.sysctls, p))
 			switch {
 			case errors.Is(err, os.ErrNotExist):
 			case err != nil:
@@ -37,7 +35,7 @@ func (n *Namespace) readSysctls(paths []string) (netplan.State, error) {
 
 func (n *Namespace) writeSysctl(s netplan.Sysctl) error {
 	return n.Do(func() error {
-		if err := os.WriteFile(procSys+s.Path, []byte(s.Value), 0); err != nil {
+		if err := os.WriteFile(filepath.Join(n.sysctls, s.Path), []byte(s.Value), 0); err != nil {
 			return fmt.Errorf("set sysctl %s to %s: %w", s.Path, s.Value, err)
 		}
 		return nil
@@ -46,7 +44,7 @@ func (n *Namespace) writeSysctl(s netplan.Sysctl) error {
 
 // HasIPv6 reports whether the kernel has IPv6.
 func (n *Namespace) HasIPv6() bool {
-	_, err := os.Stat(procSys + "net/ipv6")
+	_, err := os.Stat(filepath.Join(n.sysctls, "net/ipv6"))
 	return err == nil
 }
 
@@ -54,7 +52,7 @@ func (n *Namespace) HasIPv6() bool {
 func (n *Namespace) AcceptRA() (map[string]int, error) {
 	values := map[string]int{}
 	err := n.Do(func() error {
-		files, err := filepath.Glob(procSys + "net/ipv6/conf/*/accept_ra")
+		files, err := filepath.Glob(filepath.Join(n.sysctls, "net/ipv6/conf/*/accept_ra"))
 		if err != nil {
 			return err
 		}

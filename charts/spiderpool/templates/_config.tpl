@@ -86,6 +86,7 @@ agent:
     address: {{ $a.prometheus.address | quote }}
     debug: {{ $a.prometheus.enabledDebugMetric }}
   tuneSysctl: {{ $a.tuneSysctlConfig }}
+  sysctlDir: /host/proc/sys
   {{- with $a.criSocket }}
   criSockets: [{{ quote . }}]
   {{- end }}
