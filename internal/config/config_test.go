@@ -135,6 +135,8 @@ func TestParseRejectsBadConfiguration(t *testing.T) {
 		"deletion delay":     {header + "ipam: {gc: {gcDeletingTimeOutPodDelay: -1}}", "ipam.gc.gcDeletingTimeOutPodDelay: Invalid value: -1"},
 		"default network":    {header + "multus: {defaultNetwork: ipvlan-ens5}", `multus.defaultNetwork: Invalid value: "ipvlan-ens5": write namespace/name`},
 		"default networks":   {header + "multus: {defaultNetworks: [a/b, c]}", `multus.defaultNetworks[1]: Invalid value: "c": write namespace/name`},
+		"service mode":       {header + "service: {mode: ipvs}", `service.mode: Invalid value: "ipvs": write auto, ebpf or kubeproxy`},
+		"control group":      {header + "service: {cgroup: /kubepods}", `service.cgroup: Invalid value: "/kubepods": write a path below`},
 		"relative socket":    {header + "agent: {socketPath: spiderpool.sock}", `agent.socketPath: Invalid value: "spiderpool.sock": write an absolute path`},
 		"long socket":        {header + "agent: {socketPath: /" + strings.Repeat("a", 107) + "}", "has at most 107"},
 		"port out of range":  {header + "agent: {healthPort: 70000}", "agent.healthPort: Invalid value: 70000"},

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -90,9 +91,8 @@ func (n *node) run(d service.Diff) *Programs {
 // site is a network with a client pod and two backends, web1 and web2.
 type site struct {
 	*node
-	pod     *linuxtest.Machine
-	client  *client
-	answers map[string]string // address of a backend to its name
+	pod    *linuxtest.Machine
+	client *client
 }
 
 const port = 8080
@@ -259,6 +259,84 @@ func TestAffinityKeepsBackendOfPod(t *testing.T) {
 			t.Errorf("got %+v after the end of the backend", got)
 		}
 	})
+}
+
+// draining is the change after which the backend gets no new connections.
+func draining(id service.ID, protocol service.Protocol, flags service.Flags, backend string) service.Diff {
+	kept := map[string]string{"10.0.0.1": "10.0.0.2", "10.0.0.2": "10.0.0.1"}[backend]
+	d := frontendOf(id, protocol, flags, "10.96.0.1:80", kept)
+	d.SetMembers = append(d.SetMembers, service.MemberEntry{
+		Member: service.Member{ID: id, Backend: netip.AddrPortFrom(netip.MustParseAddr(backend), port)}, Draining: true,
+	})
+	d.DeleteBackends = []service.Slot{{ID: id, Index: 1}}
+	return d
+}
+
+// backendNamed is the address of the backend that gave an answer.
+var backendNamed = map[string]string{"web1 10.0.0.9": "10.0.0.1", "web2 10.0.0.9": "10.0.0.2"}
+
+func TestDrainingBackendKeepsItsFlowsOnly(t *testing.T) {
+	s := newSite(t)
+	p := s.run(both(2))
+	flow := kinds[6]
+	flow.Keep = true
+	first := s.client.do(t, flow).Answers[0]
+	if err := p.Change(draining(2, service.UDP, 0, backendNamed[first])); err != nil {
+		t.Fatal(err)
+	}
+	flow.Again = true
+	if got := s.client.do(t, flow); got.Error != "" || got.Answers[0] != first {
+		t.Errorf("the flow of %s got %+v", first, got)
+	}
+	for range 8 {
+		if got := s.client.do(t, kinds[6]); got.Error != "" || got.Answers[0] == first {
+			t.Fatalf("a new flow got %+v", got)
+		}
+	}
+}
+
+func TestAffinityEndsWithDrainingBackend(t *testing.T) {
+	s := newSite(t)
+	p := s.run(frontendOf(1, service.TCP, service.Affinity, "10.96.0.1:80", "10.0.0.1", "10.0.0.2"))
+	first := s.client.do(t, kinds[0]).Answers[0]
+	if err := p.Change(draining(1, service.TCP, service.Affinity, backendNamed[first])); err != nil {
+		t.Fatal(err)
+	}
+	if got := s.client.do(t, kinds[0]); got.Error != "" || got.Answers[0] == first {
+		t.Errorf("got %+v after %s", got, first)
+	}
+}
+
+func TestAffinityEndsWithItsTimeout(t *testing.T) {
+	s := newSite(t)
+	p := s.run(frontendOf(1, service.TCP, service.Affinity, "10.96.0.1:80", "10.0.0.1", "10.0.0.2"))
+	first := s.client.do(t, kinds[0]).Answers[0]
+	type affinity struct {
+		Used    uint64
+		Backend endpoint
+		Zero    uint32
+	}
+	table := kernelTable[[16]byte, affinity]{p.objects.Affinities}
+	for range 64 {
+		var err error
+		for client, a := range maps.Collect(table.All(&err)) {
+			a.Used -= uint64(2 * time.Hour) // the timeout is one hour
+			if _, err := table.Put(client, a); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := s.client.do(t, kinds[0])
+		if got.Error != "" {
+			t.Fatal(got.Error)
+		}
+		if got.Answers[0] != first {
+			return
+		}
+	}
+	t.Error("the client kept its backend")
 }
 
 func TestEntryOfPeerEndsWithSocket(t *testing.T) {
