@@ -4,7 +4,6 @@ package bpf
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -192,25 +191,6 @@ func TestClientReachesServiceAndSeesItsAddress(t *testing.T) {
 	}
 }
 
-func TestUnconnectedSocketKeepsBackend(t *testing.T) {
-	s := newSite(t)
-	s.run(both(2))
-	for _, kind := range kinds[6:] {
-		t.Run(kind.Name, func(t *testing.T) {
-			kind.Packets = 16
-			got := s.client.do(t, kind)
-			if got.Error != "" {
-				t.Fatal(got.Error)
-			}
-			for _, a := range got.Answers {
-				if a != got.Answers[0] {
-					t.Fatalf("one socket got answers of several backends: %q", got.Answers)
-				}
-			}
-		})
-	}
-}
-
 func TestServiceWithoutBackendsRefusesAtOnce(t *testing.T) {
 	s := newSite(t)
 	var refuse []service.Diff
@@ -274,26 +254,6 @@ func draining(id service.ID, protocol service.Protocol, flags service.Flags, bac
 
 // backendNamed is the address of the backend that gave an answer.
 var backendNamed = map[string]string{"web1 10.0.0.9": "10.0.0.1", "web2 10.0.0.9": "10.0.0.2"}
-
-func TestDrainingBackendKeepsItsFlowsOnly(t *testing.T) {
-	s := newSite(t)
-	p := s.run(both(2))
-	flow := kinds[6]
-	flow.Keep = true
-	first := s.client.do(t, flow).Answers[0]
-	if err := p.Change(draining(2, service.UDP, 0, backendNamed[first])); err != nil {
-		t.Fatal(err)
-	}
-	flow.Again = true
-	if got := s.client.do(t, flow); got.Error != "" || got.Answers[0] != first {
-		t.Errorf("the flow of %s got %+v", first, got)
-	}
-	for range 8 {
-		if got := s.client.do(t, kinds[6]); got.Error != "" || got.Answers[0] == first {
-			t.Fatalf("a new flow got %+v", got)
-		}
-	}
-}
 
 func TestAffinityEndsWithDrainingBackend(t *testing.T) {
 	s := newSite(t)
@@ -369,47 +329,6 @@ func TestSecondConnectForgetsService(t *testing.T) {
 	}
 }
 
-func TestConnectedUDPSocketEndsWithItsBackend(t *testing.T) {
-	for _, kind := range kinds[3:6] {
-		t.Run(kind.Name, func(t *testing.T) {
-			s := newSite(t)
-			p := s.run(both(1))
-			namespaces := t.TempDir()
-			if err := os.Symlink(s.pod.Path(), filepath.Join(namespaces, "pod")); err != nil {
-				t.Fatal(err)
-			}
-			kind.Keep = true
-			if got := s.client.do(t, kind); got.Error != "" {
-				t.Fatal(got.Error)
-			}
-			kind.Again = true
-			if n, err := p.EndLostFlows(namespaces); n != 0 || err != nil {
-				t.Fatalf("ended %d flows of present backends, %v", n, err)
-			}
-			if got := s.client.do(t, kind); got.Error != "" || got.Sources[0] != kind.To {
-				t.Fatalf("got %+v with the backend", got)
-			}
-
-			if err := p.Replace(service.Diff{}); err != nil {
-				t.Fatal(err)
-			}
-			n, err := p.EndLostFlows(namespaces)
-			if errors.Is(err, errors.ErrUnsupported) { // CONFIG_INET_DIAG_DESTROY
-				if got := s.client.do(t, kind); n != 0 || got.Error != "" || got.Sources[0] != kind.To {
-					t.Errorf("ended %d flows, and the client got %+v", n, got)
-				}
-				return
-			}
-			if n != 1 || err != nil {
-				t.Fatalf("ended %d flows, %v, want 1", n, err)
-			}
-			if got := s.client.do(t, kind); got.Error != unix.EDESTADDRREQ.Error() {
-				t.Errorf("got %+v without the backend, want %s", got, unix.EDESTADDRREQ)
-			}
-		})
-	}
-}
-
 func TestHairpinReachesOwnPod(t *testing.T) {
 	s := newSite(t)
 	s.run(join(frontendOf(1, service.TCP, 0, "10.96.0.1:80", "10.0.0.9"), frontendOf(2, service.UDP, 0, "10.96.0.1:80", "10.0.0.9")))
@@ -424,7 +343,7 @@ func TestHairpinReachesOwnPod(t *testing.T) {
 
 func TestHostAndOtherGroupsAreLeftAlone(t *testing.T) {
 	s := newSite(t)
-	s.run(both(1))
+	s.run(join(both(1), frontendOf(0, service.UDP, service.Refuse, "127.0.0.9:80")))
 	direct := request{Type: unix.SOCK_STREAM, Connect: true, To: "10.0.0.1:8080"}
 	if got := s.client.do(t, direct); got.Error != "" || got.Peer != direct.To {
 		t.Errorf("a direct connection got %+v", got)
@@ -436,8 +355,11 @@ func TestHostAndOtherGroupsAreLeftAlone(t *testing.T) {
 		t.Errorf("a process outside of the group got %+v", got)
 	}
 	// The loader's own namespace is the host's.
-	host := startClient(t, nil, s.group)
-	if got := host.do(t, request{Type: unix.SOCK_DGRAM, Connect: true, Silent: true, To: "10.96.0.1:80"}); got.Peer == "10.0.0.1:8080" {
+	refused := request{Type: unix.SOCK_DGRAM, Connect: true, Silent: true, To: "127.0.0.9:80"}
+	if got := s.client.do(t, refused); got.Error != unix.ECONNREFUSED.Error() {
+		t.Errorf("the pod got %+v", got)
+	}
+	if got := startClient(t, nil, s.group).do(t, refused); got.Error != "" {
 		t.Errorf("a process on the host's network got %+v", got)
 	}
 }
