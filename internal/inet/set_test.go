@@ -1,6 +1,7 @@
 package inet
 
 import (
+	"fmt"
 	"math"
 	"net/netip"
 	"slices"
@@ -76,6 +77,14 @@ func TestWideRangesCountAndIndexWithoutEnumeration(t *testing.T) {
 	}
 	if _, ok := all.BlockOrdinal(addr("ffff::")); ok {
 		t.Error("BlockOrdinal beyond 64 bits should not be known")
+	}
+}
+
+func TestBlockSpansAreMerged(t *testing.T) {
+	t.Parallel()
+	got := fmt.Sprint(parse(t, "10.0.0.14-10.0.0.17", "10.0.0.40", "10.0.1.0").BlockSpans())
+	if want := "[10.0.0.0-10.0.0.47 10.0.1.0-10.0.1.15]"; got != want {
+		t.Errorf("BlockSpans() = %s, want %s", got, want)
 	}
 }
 

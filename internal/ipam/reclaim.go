@@ -25,14 +25,13 @@ func (s *Service) Reclaim(ctx context.Context, policy reclaim.Policy) error {
 	return s.reclaim(ctx, policy, s.Allocator.HeldFor(policy.MinAge))
 }
 
-// ReclaimOf is Reclaim for the ended or terminating pods with the UIDs. It returns the UIDs of the pods that
-// still hold addresses.
+// ReclaimOf is Reclaim for the ended or terminating pods with the UIDs. It returns the
+// UIDs of the pods that still hold addresses.
 func (s *Service) ReclaimOf(ctx context.Context, policy reclaim.Policy, uids ...string) (left []string, err error) {
 	for _, uid := range uids {
 		s.terminating.age(uid, s.Now())
 	}
-	ofPods := func(l lease.Lease) bool { return slices.Contains(uids, l.PodUID) }
-	leases := slices.DeleteFunc(s.Allocator.HeldFor(policy.MinAge), func(l lease.Lease) bool { return !ofPods(l) })
+	leases := slices.DeleteFunc(s.Allocator.HeldFor(policy.MinAge), func(l lease.Lease) bool { return !slices.Contains(uids, l.PodUID) })
 	err = s.reclaim(ctx, policy, leases)
 	return slices.DeleteFunc(slices.Clone(uids), func(uid string) bool { return len(s.inUse(uid)) == 0 }), err
 }
