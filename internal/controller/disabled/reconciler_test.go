@@ -32,7 +32,8 @@ func TestDisabledFeatureIsReported(t *testing.T) {
 		)
 	})
 	c := kubetest.Client(t)
-	subnet := &v2beta1.SpiderSubnet{ObjectMeta: metav1.ObjectMeta{Name: "off"}, Spec: v2beta1.SpiderSubnetSpec{AddressSpace: v2beta1.AddressSpace{Subnet: "10.0.0.0/24"}}}
+	subnet := &v2beta1.SpiderSubnet{ObjectMeta: metav1.ObjectMeta{Name: "off"}}
+	subnet.Spec.Subnet = "10.0.0.0/24"
 	config := &v2beta1.SpiderMultusConfig{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "off"}}
 	coordinator := &v2beta1.SpiderCoordinator{ObjectMeta: metav1.ObjectMeta{Name: "off"}}
 	for _, kind := range []struct {
@@ -44,18 +45,21 @@ func TestDisabledFeatureIsReported(t *testing.T) {
 		{config, &config.Status.Conditions, "multus.enableMultusConfig"},
 		{coordinator, &coordinator.Status.Conditions, "coordinator.enabled"},
 	} {
-		kubetest.Create(t, c, kind.object)
-		kubetest.Eventually(t, func(ctx context.Context) error {
-			if err := c.Get(ctx, client.ObjectKeyFromObject(kind.object), kind.object); err != nil {
-				return err
-			}
-			got := meta.FindStatusCondition(*kind.conditions, status.ConditionReady)
-			if got == nil || got.Status != metav1.ConditionFalse || got.Reason != "SwitchedOff" || !strings.Contains(got.Message, kind.value+"=false") {
-				return fmt.Errorf("condition of %T is %+v", kind.object, got)
-			}
-			return nil
+		t.Run(kind.value, func(t *testing.T) {
+			off := kind.value + "=false"
+			kubetest.Create(t, c, kind.object)
+			kubetest.Eventually(t, func(ctx context.Context) error {
+				if err := c.Get(ctx, client.ObjectKeyFromObject(kind.object), kind.object); err != nil {
+					return err
+				}
+				got := meta.FindStatusCondition(*kind.conditions, status.ConditionReady)
+				if got == nil || got.Status != metav1.ConditionFalse || got.Reason != "SwitchedOff" || !strings.Contains(got.Message, off) {
+					return fmt.Errorf("condition is %+v", got)
+				}
+				return nil
+			})
+			kubetest.Event(t, c, kind.object, "SwitchedOff", off)
 		})
-		kubetest.Event(t, c, kind.object, "SwitchedOff", kind.value+"=false")
 	}
 	if coordinator.Status.Phase != v2beta1.CoordinatorNotReady || !strings.Contains(coordinator.Status.Reason, "coordinator.enabled=false") {
 		t.Errorf("status of the SpiderCoordinator is %+v", coordinator.Status)

@@ -108,7 +108,8 @@ func TestAnyPartKeepsVirtualMachineWanted(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	machines, instances, pods := may("get", "kubevirt.io", "virtualmachines"), may("get", "kubevirt.io", "virtualmachineinstances"), may("list", "", "pods")
+	machines, instances := may("get", "kubevirt.io", "virtualmachines"), may("get", "kubevirt.io", "virtualmachineinstances")
+	pods := may("list", "", "pods")
 	all := readerAs(t, c, "reads-all", machines, instances, pods)
 	for name, tc := range map[string]struct {
 		reader  client.Reader
@@ -126,16 +127,20 @@ func TestAnyPartKeepsVirtualMachineWanted(t *testing.T) {
 		"no KubeVirt, but a launcher pod":         {withoutKubeVirt, "ends", reclaim.OwnerWanted},
 		"no KubeVirt":                             {withoutKubeVirt, "gone", reclaim.OwnerGone},
 	} {
-		if got := leasereclaim.LiveOwner(t.Context(), tc.reader, lease.Owner{Kind: lease.KindVirtualMachine, Namespace: namespace, Name: tc.machine}); got != tc.want {
-			t.Errorf("%s: got %d, want %d", name, got, tc.want)
-		}
+		t.Run(name, func(t *testing.T) {
+			owner := lease.Owner{Kind: lease.KindVirtualMachine, Namespace: namespace, Name: tc.machine}
+			if got := leasereclaim.LiveOwner(t.Context(), tc.reader, owner); got != tc.want {
+				t.Errorf("got %d, want %d", got, tc.want)
+			}
+		})
 	}
 }
 
 func TestVirtualMachineAddressIsFreedAtLast(t *testing.T) {
 	serveKubeVirt(t)
 	c, _ := start(t)
-	machine, instance, pod := ofKubeVirt("VirtualMachine", "default", "vm"), ofKubeVirt("VirtualMachineInstance", "default", "vmi"), launcher("default", "virt-launcher-pod-x", "pod")
+	machine, instance := ofKubeVirt("VirtualMachine", "default", "vm"), ofKubeVirt("VirtualMachineInstance", "default", "vmi")
+	pod := launcher("default", "virt-launcher-pod-x", "pod")
 	kubetest.Create(t, c, machine, instance, pod)
 	retained := func(addr, of string) lease.Lease {
 		l := inUse(addr, "default/virt-launcher-"+of, "u", "n")

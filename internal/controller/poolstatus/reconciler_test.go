@@ -52,7 +52,10 @@ func start(t *testing.T) client.WithWatch {
 }
 
 func newPool(name, subnet string, ips ...string) *v2beta1.SpiderIPPool {
-	return &v2beta1.SpiderIPPool{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: v2beta1.SpiderIPPoolSpec{AddressSpace: v2beta1.AddressSpace{Subnet: subnet, IPs: ips}}}
+	return &v2beta1.SpiderIPPool{
+		ObjectMeta: metav1.ObjectMeta{Name: name},
+		Spec:       v2beta1.SpiderIPPoolSpec{AddressSpace: v2beta1.AddressSpace{Subnet: subnet, IPs: ips}},
+	}
 }
 
 // block returns the block at base with a lease for each pod, from base upwards.
@@ -161,7 +164,8 @@ func TestLeasesBlockDeletion(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventually(t, c, p, func() error {
-		return condition(p, metav1.ConditionFalse, "Terminating", "deletion is blocked by 6 leases: default/a (10.3.0.16), default/b (10.3.0.17), default/c (10.3.0.18), default/d (10.3.0.19), default/e (10.3.0.20) and 1 more")
+		return condition(p, metav1.ConditionFalse, "Terminating", "deletion is blocked by 6 leases: "+
+			"default/a (10.3.0.16), default/b (10.3.0.17), default/c (10.3.0.18), default/d (10.3.0.19), default/e (10.3.0.20) and 1 more")
 	})
 	kubetest.Event(t, c, p, "Terminating", "deletion is blocked by 6 leases: default/a (10.3.0.16)")
 	if err := c.Delete(t.Context(), b); err != nil {
@@ -186,7 +190,8 @@ func TestOlderPoolWinsConflict(t *testing.T) {
 	wider := newPool("b-wider", "10.4.0.0/16")
 	kubetest.Create(t, c, younger, wider)
 	eventually(t, c, younger, func() error {
-		return condition(younger, metav1.ConditionFalse, "Conflict", "spec.ips shares 10.4.0.8-10.4.0.10 with SpiderIPPool z-older; remove these addresses from one of the two")
+		return condition(younger, metav1.ConditionFalse, "Conflict", "spec.ips shares 10.4.0.8-10.4.0.10 with SpiderIPPool z-older; "+
+			"remove these addresses from one of the two")
 	})
 	eventually(t, c, wider, func() error {
 		return condition(wider, metav1.ConditionFalse, "Conflict", "spec.subnet 10.4.0.0/16 overlaps subnet 10.4.0.0/24 of SpiderIPPool z-older")
@@ -224,7 +229,8 @@ func TestLeasesOutsidePoolAreReported(t *testing.T) {
 	}
 	change("10.8.0.17-10.8.0.47", "10.8.0.1")
 	eventually(t, c, p, func() error {
-		return condition(p, metav1.ConditionFalse, "LeasesOutside", "addresses in use are missing from spec.ips or equal spec.gateway: 1 lease: default/a (10.8.0.16); add them to spec.ips")
+		return condition(p, metav1.ConditionFalse, "LeasesOutside", "addresses in use are missing from spec.ips or equal spec.gateway: "+
+			"1 lease: default/a (10.8.0.16); add them to spec.ips")
 	})
 	kubetest.Event(t, c, p, "LeasesOutside", "1 lease: default/a (10.8.0.16); add them to spec.ips")
 	change("10.8.0.16-10.8.0.47", "10.8.0.17")
