@@ -120,6 +120,19 @@ func TestPureLayersStayPure(t *testing.T) {
 	}
 }
 
+// TestAllocatorKnowsLeasesOnly keeps CNI, the wire and pools out of the allocator. The use cases call it, and nothing
+// goes the other way.
+func TestAllocatorKnowsLeasesOnly(t *testing.T) {
+	allowed := []string{module + "/internal/inet", module + "/internal/lease"}
+	for _, p := range list(t, "internal/ipam/alloc") {
+		for _, dep := range p.Deps {
+			if inside(dep, module) && !anyInside(dep, allowed) {
+				t.Errorf("%s depends on %s", p.ImportPath, dep)
+			}
+		}
+	}
+}
+
 // impureStandard are the packages that decisions must not import directly: they do I/O, or draw random numbers.
 var impureStandard = []string{"os", "net/http", "syscall", "os/exec", "io/fs", "math/rand", "math/rand/v2", "crypto/rand", "log", "log/slog"}
 
