@@ -209,3 +209,17 @@ func TestReclaimNeedsStateOfNode(t *testing.T) {
 type unknownNode struct{ ipam.Cluster }
 
 func (unknownNode) NodeState(context.Context) (reclaim.Node, error) { return reclaim.Node{}, errAway }
+
+// A restarted agent knows the addresses of an endpoint from leases, and the rest from
+// pools.
+func TestUnreadablePoolFailsEndpoint(t *testing.T) {
+	cluster := newFakeCluster(t, "a")
+	mustAdd(t, cluster.Service("n1"), wire.AddRequest{Attachment: attachment("a")})
+	s := cluster.Restart("n1")
+	s.Catalog.DeletePool("p")
+	s.Catalog.Pools = unreadablePools{}
+	name := lease.PodKey{Namespace: "default", Name: "a"}
+	if got, err := s.Endpoint(t.Context(), ipam.EndpointKey{PodKey: name, Pod: name, PodUID: "uid-a"}, nil); !errors.Is(err, errAway) {
+		t.Errorf("got %s, %v, want the error of the read", text(got), err)
+	}
+}
