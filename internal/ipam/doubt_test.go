@@ -137,6 +137,8 @@ func TestLostLeaseComesBackWithoutRuntime(t *testing.T) {
 
 func TestStolenAddressIsReported(t *testing.T) {
 	cluster := newFakeCluster(t, "a")
+	var log bytes.Buffer
+	cluster.Log = slog.New(slog.NewTextHandler(&log, nil))
 	s := cluster.Service("n1")
 	addr := mustAdd(t, s, wire.AddRequest{Attachment: attachment("a")}).Addresses[0].Prefix.Addr()
 	cluster.Sandbox("n1", attachment("a").ContainerID, "uid-a")
@@ -160,5 +162,8 @@ func TestStolenAddressIsReported(t *testing.T) {
 	}
 	if events := strings.Join(cluster.TakeEvents(), "\n"); !strings.Contains(events, "IPConflict default/a: "+addr.String()) || !strings.Contains(events, "pod default/thief on node n2") {
 		t.Errorf("events %q", events)
+	}
+	if want := `level=ERROR msg="two pods have one address" ip=` + addr.String(); !strings.Contains(log.String(), want) {
+		t.Errorf("log:\n%s", log.String())
 	}
 }
