@@ -42,6 +42,20 @@ lab-up: lab-tools ## Bring up the lab only: a real Kubernetes on a simulated VPC
 lab-down: $(LAB) ## Take the lab down completely
 	@$(LAB) down
 
+##@ Install on your cluster
+
+.PHONY: images
+images: $(LAB) build ## Build the container images without a Docker daemon (ARCH=arm64 for another architecture)
+	@hack/images.sh $(ARCH)
+
+.PHONY: chart
+chart: ## Package the chart into dist/ (needs helm)
+	@helm package charts/spiderpool --destination dist
+
+.PHONY: load
+load: ## Load the images into a cluster: TO=kind[:CLUSTER], minikube, containerd[:HOST,…], k3s, rke2 or registry:HOST/PATH
+	@hack/load.sh '$(TO)'
+
 ##@ Build
 
 .PHONY: build
@@ -56,18 +70,6 @@ $(LAB): FORCE
 .PHONY: lab-tools
 lab-tools: $(LAB) ## Build the lab's Kubernetes, containerd, multus, helm and kernel (cached; ~25 min the first time)
 	@$(LAB) build
-
-.PHONY: images
-images: $(LAB) build ## Build the container images without a Docker daemon (ARCH=arm64 for another architecture)
-	@hack/images.sh $(ARCH)
-
-.PHONY: chart
-chart: ## Package the chart into dist/ (needs helm)
-	@helm package charts/spiderpool --destination dist
-
-.PHONY: load
-load: ## Load the images into a cluster: TO=kind[:CLUSTER], minikube, containerd[:HOST,…], k3s, rke2 or registry:HOST/PATH
-	@hack/load.sh '$(TO)'
 
 ##@ Test
 

@@ -45,6 +45,14 @@ func TestGuidesShowTestedInstallation(t *testing.T) {
 	}
 }
 
+// The programs stamp the custom resource definitions with their release.
+func TestProgramsHaveReleaseOfChart(t *testing.T) {
+	release := regexp.MustCompile(`(?m)^appVersion: (\S+)$`).FindStringSubmatch(read(t, "spiderpool/Chart.yaml"))
+	if release == nil || !regexp.MustCompile(`(?m)^VERSION +\?= `+regexp.QuoteMeta(release[1])+`$`).MatchString(read(t, "../Makefile")) {
+		t.Errorf("VERSION in the Makefile is not the appVersion of the chart, %q", release)
+	}
+}
+
 func read(t *testing.T, path string) string {
 	t.Helper()
 	content, err := os.ReadFile(path)

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Loads the images of dist/images into a cluster. Usage:
+# Loads the images of dist/images, or the named archives, into a cluster. Usage:
+# hack/load.sh TARGET [ARCHIVE…], e.g.
 #
 #   hack/load.sh kind[:CLUSTER]               all nodes of a kind cluster
 #   hack/load.sh minikube[:PROFILE]           all nodes of a minikube cluster
@@ -14,10 +15,12 @@ cd "$(dirname "$0")/.."
 fail() { echo "load: $*" >&2; exit 1; }
 
 target=${1:-}
+shift || true
 to=${target#*:}
 [[ $target == *:* ]] || to=
 shopt -s nullglob
-images=(dist/images/*.tar)
+images=("$@")
+[ $# -gt 0 ] || images=(dist/images/*.tar)
 [ ${#images[@]} -gt 0 ] || fail "no image in dist/images; run make images"
 
 # import COMMAND: runs "COMMAND images import" on this machine or on each host of $to.
