@@ -2,14 +2,17 @@ package ipam_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
 	"net/netip"
 	"slices"
+	"sync"
 	"time"
 
 	"spiderpool.dev/spiderpool/internal/inet"
+	"spiderpool.dev/spiderpool/internal/ipam"
 	"spiderpool.dev/spiderpool/internal/lease"
 	"spiderpool.dev/spiderpool/internal/reclaim"
 	"spiderpool.dev/spiderpool/internal/wire"
@@ -83,6 +86,64 @@ func (s *sim) restart(node string) {
 	s.events[node] = nil
 	s.mu.Unlock()
 	s.service(node)
+}
+
+// rush lets all pods without a sandbox start at the same time, while the agents do what
+// they do in the background.
+func (s *sim) rush() {
+	type start struct {
+		pod      *simPod
+		service  *ipam.Service
+		owner    lease.Owner
+		unlisted bool
+		addrs    map[string][]netip.Addr
+		err      error
+	}
+	var starts []*start
+	for _, p := range s.pods {
+		if p.uid == "" {
+			s.create(p)
+		}
+		if p.sandbox == nil {
+			s.createSandbox(p)
+			owner, unlisted := s.prove(p.object)
+			starts = append(starts, &start{p, s.service(p.node), owner, unlisted, map[string][]netip.Addr{}, nil})
+		}
+	}
+	var wg sync.WaitGroup
+	for _, st := range starts {
+		wg.Go(func() {
+			for _, ifname := range s.interfaces() {
+				var reply wire.AddReply
+				if reply, st.err = st.service.Add(context.Background(), wire.AddRequest{Attachment: st.pod.sandbox.attachment(ifname)}); st.err != nil {
+					return
+				}
+				for _, a := range reply.Addresses {
+					st.addrs[ifname] = append(st.addrs[ifname], a.Prefix.Addr())
+				}
+			}
+		})
+	}
+	for _, node := range simNodes {
+		service := s.service(node)
+		wg.Go(func() { _ = service.Reclaim(context.Background(), simPolicy) })
+		wg.Go(func() { _, _ = service.Replay(context.Background()) })
+		wg.Go(func() {
+			_ = errors.Join(service.Allocator.ReadUnread(context.Background()), service.RestoreLost(context.Background()))
+		})
+	}
+	wg.Wait()
+	for _, st := range starts {
+		sandbox := st.pod.sandbox
+		s.say("rush: add %s on %s: %v, %.160v", sandbox.id, sandbox.node, st.addrs, st.err)
+		if st.err != nil {
+			s.kill(st.pod)
+			continue
+		}
+		s.note("pods start at the same time")
+		s.acknowledge(sandbox, st.owner, st.unlisted)
+		sandbox.addrs = st.addrs
+	}
 }
 
 // control lets the controller judge all blocks, or a node die first and come back later.

@@ -100,13 +100,7 @@ func (s *sim) prove(pod ipam.Pod) (owner lease.Owner, unlisted bool) {
 func (s *sim) checkGrants(sandbox *simSandbox, ifname string, addrs []netip.Addr, before map[netip.Addr]lease.Block, owner lease.Owner, unlisted bool) {
 	s.t.Helper()
 	uid, at := sandbox.pod.UID, lease.Attachment{ContainerID: sandbox.id, Interface: ifname}
-	if unlisted {
-		s.fail("%s got %v, but no VirtualMachineInstance lists its pod", sandbox.id, addrs)
-	}
-	if s.owners.proven[uid] == nil {
-		s.owners.proven[uid] = map[lease.Owner]bool{{}: true}
-	}
-	s.owners.proven[uid][owner] = true
+	s.acknowledge(sandbox, owner, unlisted)
 	after := s.blocks()
 	for _, a := range addrs {
 		l, _ := after[inet.BlockOf(a)].Lease(a)
@@ -138,6 +132,19 @@ func (s *sim) checkGrants(sandbox *simSandbox, ifname string, addrs []netip.Addr
 	if was := sandbox.addrs[ifname]; was != nil && !slices.Equal(was, addrs) && !s.restored && !slices.ContainsFunc(was, func(a netip.Addr) bool { return !isHolder(a) }) {
 		s.fail("the repeated ADD of %s %s gave %v after %v", sandbox.id, ifname, addrs, was)
 	}
+}
+
+// acknowledge notes the owner of a pod that got addresses.
+func (s *sim) acknowledge(sandbox *simSandbox, owner lease.Owner, unlisted bool) {
+	s.t.Helper()
+	uid := sandbox.pod.UID
+	if unlisted {
+		s.fail("%s got addresses, but no VirtualMachineInstance lists its pod", sandbox.id)
+	}
+	if s.owners.proven[uid] == nil {
+		s.owners.proven[uid] = map[lease.Owner]bool{{}: true}
+	}
+	s.owners.proven[uid][owner] = true
 }
 
 // checkSuccession checks that the sandbox may have taken a lease in use from another pod.

@@ -71,7 +71,7 @@ var simIngredients = []string{
 	"DEL lost", "DEL late", "interface unplugged", "empty block removed", "reclaim by the agent", "reclaim by the controller",
 	"node dies", "pool changes", "address in quarantine", "conflict of a shared address",
 	"pod force-deleted", "late ADD of a deleted pod refused", "late ADD of a deleted pod",
-	"owner does not exist", "owner has another UID", "owner does not acknowledge the pod", "ordinal beyond the replicas",
+	"pods start at the same time", "owner does not exist", "owner has another UID", "owner does not acknowledge the pod", "ordinal beyond the replicas",
 	"owner proven", "owner deleted", "owner created again", "StatefulSet scaled",
 	"retained address comes back", "address shared with a former sandbox", "address shared in a migration",
 }
@@ -289,7 +289,7 @@ func (s *sim) step() {
 	if s.r.Intn(4) == 0 {
 		s.listSandboxes()
 	}
-	switch s.r.Intn(23) {
+	switch s.r.Intn(24) {
 	case 0, 1, 2, 3, 4:
 		s.work(p)
 	case 5:
@@ -331,6 +331,8 @@ func (s *sim) step() {
 		s.control()
 	case 22:
 		s.conflictOrPools(p)
+	case 23:
+		s.rush()
 	}
 }
 

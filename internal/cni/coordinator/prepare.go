@@ -39,10 +39,10 @@ func (o *operation) prepare() error {
 	return o.setMAC(pod.NICs[0])
 }
 
-// refuse reports an address in use to the agent, which keeps it from other pods
-// for a while, unless the network answers for each address. After its error, the runtime tries again and gets another
-// address. The kernel does not name the other machine, so we ask the
-// network.
+// refuse reports an address in use to the agent, which keeps it from other pods for a
+// while, unless the network answers for each address, or another IPAM plugin gave the
+// address. After its error, the runtime tries again. The kernel does not name the other
+// machine, so we ask the network.
 func (o *operation) refuse(taken *linux.TakenError) error {
 	var holder net.HardwareAddr
 	var control netip.Addr
@@ -57,7 +57,7 @@ func (o *operation) refuse(taken *linux.TakenError) error {
 		return err
 	}
 	msg := fmt.Sprintf("address %s of %s is in use by the machine with hardware address %s", taken.Addr, taken.Dev, holder)
-	details := "the address is in quarantine and the pod gets another one; add it to a SpiderReservedIP or to excludeIPs of its pool"
+	details := "no SpiderIPPool hands it out for an hour, and the pod gets another one; add it to a SpiderReservedIP, or exclude it in the IPAM plugin that gave it"
 	err = o.call.Agent().Conflict(context.Background(),
 		wire.ConflictRequest{Attachment: o.attachment, Address: taken.Addr, MAC: holder.String(), Control: control})
 	if err != nil {
