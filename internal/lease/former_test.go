@@ -119,6 +119,40 @@ func TestAddressChangesHandsBoundedly(t *testing.T) {
 	}
 }
 
+// A pod with two addresses of one block needs room for two former sandboxes.
+func TestNoFormerSandboxIsForgotten(t *testing.T) {
+	t.Parallel()
+	x := newIndex(t, "10.0.0.0-10.0.0.1")
+	take := func(container string, interfaces ...string) error {
+		r := request("web-0", "a")
+		r.ContainerID, r.FixedFor, r.Wants = container, Owner{KindPod, "default", "web-0"}, nil
+		for _, ifname := range interfaces {
+			r.Wants = append(r.Wants, Want{Interface: ifname, Family: 4, Pools: []string{"a"}})
+		}
+		plan := x.Choose(start, r)
+		for _, b := range plan.Writes {
+			x.Put(b, start)
+		}
+		return plan.Results[0].Err
+	}
+	for i := range MaxFormer / 2 {
+		if err := take(fmt.Sprint("c", i), "eth0", "net1"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := take("single", "eth0"); err != nil {
+		t.Fatal(err)
+	}
+	former := func() int { b, _ := x.Block(addr("10.0.0.0")); return len(b.Former) }
+	if former() != MaxFormer-1 {
+		t.Fatalf("%d former sandboxes", former())
+	}
+	var crowded *CrowdedError
+	if err := take("last", "eth0", "net1"); !errors.As(err, &crowded) || former() != MaxFormer-1 {
+		t.Errorf("got %v, and %d former sandboxes", err, former())
+	}
+}
+
 func TestUnansweredBlockRenewsHeldLease(t *testing.T) {
 	t.Parallel()
 	x := newIndex(t, "10.0.0.0")

@@ -98,13 +98,14 @@ func (t *txn) serve(r Request) Result {
 // crowded returns a *CrowdedError if r would take over an address with too many former
 // sandboxes.
 func (t *txn) crowded(r Request) error {
+	taken := map[netip.Addr]int{} // addresses of r that change hands, by block
 	for _, w := range r.Wants {
 		l, ok := t.reusable(r, w)
 		if !ok || l.State != InUse || l.ContainerID == r.ContainerID {
 			continue
 		}
 		b, _ := t.Block(inet.BlockOf(l.Addr))
-		if len(b.Former) >= MaxFormer {
+		if taken[b.Base]++; len(b.Former)+taken[b.Base] > MaxFormer {
 			return &CrowdedError{Addr: l.Addr, Former: b.Former}
 		}
 	}
