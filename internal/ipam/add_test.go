@@ -260,3 +260,28 @@ func TestRouteMayUseInterfaceOfOtherPlugin(t *testing.T) {
 		})
 	}
 }
+
+// A sandbox keeps its address when its pools change, but gets no answer that lacks a
+// family that the pod asks for.
+func TestRepeatedAddNeedsBothFamilies(t *testing.T) {
+	for name, tc := range map[string]struct {
+		pools string
+		ok    bool
+	}{
+		"pool deleted":       {`{"ipv4":["gone"]}`, true},
+		"IPv6 asked besides": {`{"ipv4":["gone"],"ipv6":["gone-too"]}`, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cluster := newFakeCluster(t, "a")
+			s := cluster.Service("n1")
+			first := mustAdd(t, s, wire.AddRequest{Attachment: attachment("a")})
+			cluster.SetPod(ipamtest.FakePod{Node: "n1", Pod: ipam.Pod{
+				PodKey: lease.PodKey{Namespace: "default", Name: "a"}, UID: "uid-a", Annotations: map[string]string{"ipam.spidernet.io/ippool": tc.pools},
+			}})
+			reply, err := s.Add(t.Context(), wire.AddRequest{Attachment: attachment("a")})
+			if (err == nil) != tc.ok || tc.ok && (len(reply.Addresses) != 1 || reply.Addresses[0] != first.Addresses[0]) {
+				t.Errorf("got %+v, %v, want success: %t", reply, err, tc.ok)
+			}
+		})
+	}
+}

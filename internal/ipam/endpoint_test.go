@@ -266,17 +266,29 @@ type unwritten struct{}
 
 func (unwritten) Changed(ipam.EndpointKey, time.Duration) {}
 
-// The endpoint of a new pod is created without a read. Later updates read first.
+// The endpoint of a new pod is created without a read. Later updates read first, until the
+// pod has no address any more.
 func TestEndpointIsNewOnce(t *testing.T) {
 	cluster := newFakeCluster(t, "a")
 	s := cluster.Service("n1")
 	s.Endpoints = unwritten{}
 	mustAdd(t, s, wire.AddRequest{Attachment: attachment("a")})
 	key := ipam.EndpointKey{PodKey: lease.PodKey{Namespace: "default", Name: "a"}, Pod: lease.PodKey{Namespace: "default", Name: "a"}, PodUID: "uid-a"}
-	for _, isNew := range []bool{true, false} {
+	wantNew := func(isNew bool) {
+		t.Helper()
 		got, err := s.Endpoint(t.Context(), key, nil)
 		if err != nil || got == nil || got.New != isNew {
 			t.Errorf("got %+v, %v, want New to be %t", got, err, isNew)
 		}
 	}
+	wantNew(true)
+	wantNew(false)
+	if err := s.Delete(t.Context(), wire.DeleteRequest{Attachment: attachment("a")}); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := s.Endpoint(t.Context(), key, nil); got != nil || err != nil {
+		t.Errorf("after the DEL: got %+v, %v", got, err)
+	}
+	mustAdd(t, s, wire.AddRequest{Attachment: attachment("a")})
+	wantNew(true)
 }

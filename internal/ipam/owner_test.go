@@ -1,6 +1,7 @@
 package ipam_test
 
 import (
+	"context"
 	"errors"
 	"strings"
 	"testing"
@@ -181,6 +182,43 @@ func TestFixedAddressChangesHandsOnProof(t *testing.T) {
 			want := first.Addresses[0]
 			if want.Shared = true; reply.Addresses[0] != want {
 				t.Errorf("got %+v, want %+v", reply.Addresses[0], want)
+			}
+		})
+	}
+}
+
+// unreadablePod is a cluster that cannot read the state of one pod.
+type unreadablePod struct {
+	ipam.Cluster
+	name string
+}
+
+func (u unreadablePod) PodState(ctx context.Context, key lease.PodKey) (reclaim.Pod, error) {
+	if key.Name == u.name {
+		return reclaim.Pod{}, errAway
+	}
+	return u.Cluster.PodState(ctx, key)
+}
+
+func TestUnreadablePodKeepsFixedAddress(t *testing.T) {
+	for _, unreadable := range []string{"source", "target"} {
+		t.Run(unreadable, func(t *testing.T) {
+			cluster := newFakeCluster(t)
+			cluster.Options.FixVirtualMachine = true
+			cluster.SetInstance("default", "vm", "v", "uid-source")
+			cluster.SetPod(ipamtest.FakePod{Node: "n2", Pod: ipam.Pod{
+				PodKey: lease.PodKey{Namespace: "default", Name: "source"}, UID: "uid-source", Owner: instance("vm", "v"),
+			}})
+			first := mustAdd(t, cluster.Service("n2"), wire.AddRequest{Attachment: attachment("source")})
+			claim(cluster, "target", "uid-target", instance("vm", "v"))
+			cluster.SetInstance("default", "vm", "v", "uid-target")
+			s := cluster.Service("n1")
+			s.Cluster = unreadablePod{s.Cluster, unreadable}
+			if reply, err := s.Add(t.Context(), wire.AddRequest{Attachment: attachment("target")}); !errors.Is(err, errAway) {
+				t.Errorf("got %+v, %v, want the error of the read", reply, err)
+			}
+			if l := held(t, cluster.Store)[first.Addresses[0].Prefix.Addr()]; l.PodUID != "uid-source" {
+				t.Errorf("the lease became %+v", l)
 			}
 		})
 	}
