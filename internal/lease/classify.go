@@ -66,7 +66,7 @@ func (x *Index) classify(b *indexedBlock, now time.Time) {
 			b.free &^= bit
 			continue
 		}
-		seen, _ := b.seen.at(l)
+		seen, _ := b.seen.at(stateOf(&l))
 		at := seen.Add(after) // the address is free from then on
 		if !now.Before(at) {
 			continue

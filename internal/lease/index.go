@@ -154,13 +154,8 @@ func (x *Index) DeletePool(name string) {
 // Put adds a block or replaces the block of the same name, at the time now. An
 // outdated block is harmless: it only causes a conflict at the store.
 func (x *Index) Put(b Block, now time.Time) {
-	var expiring []Lease
-	for _, l := range b.Leases {
-		if _, ok := l.expires(0); ok {
-			expiring = append(expiring, l)
-		}
-	}
-	x.put(b, x.seen(b.Base).Next(expiring, now), now)
+	expires := func(l *Lease) bool { return l.State == Released || l.State == Quarantined }
+	x.put(b, x.seen(b.Base).next(b.Leases, expires, now), now)
 }
 
 // seen returns the sightings of the expiring leases of a block.

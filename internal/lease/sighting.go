@@ -23,15 +23,25 @@ type sighting struct {
 // Next returns the sightings after a look at the leases. Leases in the state of an earlier
 // look keep their time; others are forgotten.
 func (s Sightings) Next(leases []Lease, now time.Time) Sightings {
-	if len(leases) == 0 {
-		return nil
-	}
-	next := make(Sightings, len(leases))
-	for i, l := range leases {
-		next[i] = sighting{stateOf(l), now}
-		if at, ok := s.at(l); ok {
-			next[i].at = at
+	return s.next(leases, func(*Lease) bool { return true }, now)
+}
+
+// next is Next for the leases for which keep returns true.
+func (s Sightings) next(leases []Lease, keep func(*Lease) bool, now time.Time) Sightings {
+	var next Sightings
+	for i := range leases {
+		l := &leases[i]
+		if !keep(l) {
+			continue
 		}
+		if next == nil {
+			next = make(Sightings, 0, len(leases)-i)
+		}
+		seen := sighting{stateOf(l), now}
+		if at, ok := s.at(seen.state); ok {
+			seen.at = at
+		}
+		next = append(next, seen)
 	}
 	return next
 }
@@ -39,17 +49,16 @@ func (s Sightings) Next(leases []Lease, now time.Time) Sightings {
 // Age returns for how long the lease has been known in its present state; 0 if the last
 // look did not have it.
 func (s Sightings) Age(l Lease, now time.Time) time.Duration {
-	if at, ok := s.at(l); ok {
+	if len(s) == 0 {
+		return 0
+	}
+	if at, ok := s.at(stateOf(&l)); ok {
 		return now.Sub(at)
 	}
 	return 0
 }
 
-func (s Sightings) at(l Lease) (time.Time, bool) {
-	if len(s) == 0 {
-		return time.Time{}, false
-	}
-	state := stateOf(l)
+func (s Sightings) at(state uint64) (time.Time, bool) {
 	for _, seen := range s {
 		if seen.state == state {
 			return seen.at, true
@@ -62,7 +71,7 @@ var stateSeed = maphash.MakeSeed()
 
 // stateOf returns a number that differs for each state of each lease. It takes a tenth of
 // the memory of the lease.
-func stateOf(l Lease) uint64 {
+func stateOf(l *Lease) uint64 {
 	return maphash.Comparable(stateSeed, struct {
 		addr         netip.Addr
 		state        State
