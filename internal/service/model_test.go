@@ -20,7 +20,8 @@ type world struct {
 	node     Node
 }
 
-// answer is what a connection to a frontend gets: "pass", "refuse", or backends, e.g. "10.6.0.1:80 10.6.0.2:80 sticky 60".
+// answer is what a connection to a frontend gets: "pass", "refuse", or backends, e.g.
+// "10.6.0.1:80 10.6.0.2:80 sticky 60", for UDP with those that keep flows, e.g. "10.6.0.1:53 draining 10.6.0.2:53".
 type answer string
 
 // answers is the model: for each frontend, it reads the rules again from the start. It shares no code with Table.
@@ -128,9 +129,19 @@ func (w world) answer(s *Service, p Port, is4, policyLocal bool) answer {
 	if len(found) == 0 {
 		return "refuse"
 	}
-	slices.Sort(found)
+	chosen := slices.Sorted(slices.Values(found))
 	if s.Affinity > 0 {
-		found = append(found, "sticky", fmt.Sprint(s.Affinity))
+		found = append(chosen, "sticky", fmt.Sprint(s.Affinity))
+	} else {
+		found = chosen
+	}
+	if p.Protocol == UDP {
+		// Flows may stay at each serving endpoint, whatever the policy.
+		policyLocal = false
+		serving := pick(func(e Endpoint) bool { return e.Ready || e.Serving })
+		serving = slices.DeleteFunc(serving, func(at string) bool { return slices.Contains(chosen, at) })
+		slices.Sort(serving)
+		found = append(append(slices.Clone(found), "draining"), serving...)
 	}
 	return answer(strings.Join(found, " "))
 }
@@ -152,6 +163,14 @@ func (c contents) answers() map[FrontendKey]answer {
 			slices.Sort(found)
 			if f.Flags&Affinity != 0 {
 				found = append(found, "sticky", fmt.Sprint(f.Timeout))
+			}
+			if k.Protocol == UDP {
+				found = append(found, "draining")
+				for _, m := range slices.SortedFunc(maps.Keys(c.members), func(a, b Member) int { return strings.Compare(a.Backend.String(), b.Backend.String()) }) {
+					if m.ID == f.ID && c.members[m] {
+						found = append(found, m.Backend.String())
+					}
+				}
 			}
 			out[k] = answer(strings.Join(found, " "))
 		}
