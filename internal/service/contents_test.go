@@ -44,6 +44,14 @@ func (c contents) apply(d Diff, check func()) {
 	}
 }
 
+// replace makes all the only content, as a new process does.
+func (c contents) replace(all Diff) {
+	clear(c.frontends)
+	clear(c.backends)
+	clear(c.members)
+	c.apply(all, func() {})
+}
+
 // fault returns the first frontend that a program cannot use, "" if there is none.
 func (c contents) fault() string {
 	for k, f := range c.frontends {
