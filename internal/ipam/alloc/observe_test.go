@@ -23,6 +23,10 @@ func TestEventDuringWriteIsReadAfterwards(t *testing.T) {
 				t.Error("it would be read at once, and the answer ignored")
 			}
 		},
+		"oldest first": func(a *alloc.Allocator, b lease.Block) {
+			a.Knows(b.Base, "1")
+			a.Observe(b)
+		},
 		"newest first": func(a *alloc.Allocator, b lease.Block) {
 			a.Observe(b)
 			a.Knows(b.Base, "1")

@@ -74,6 +74,17 @@ func TestRefusedBlockIsAvoided(t *testing.T) {
 	}
 }
 
+// Each block refuses a pod with too long a name. The API server gets few writes of it.
+func TestRefusedRequestStopsSoon(t *testing.T) {
+	store := &ipamtest.Store{}
+	a := newAllocator(t, "a", store, rangePool(t, "p", "10.0.0.0/20", "10.0.0.16-10.0.15.255"))
+	t.Cleanup(a.Close)
+	_, err := allocate(t.Context(), a, request("a", "c", want(strings.Repeat("x", 16), 4, "p")))
+	if n := store.Count("put"); !errors.Is(err, alloc.ErrRefused) || n != 2 {
+		t.Errorf("got %v after %d writes, want a refusal after 2", err, n)
+	}
+}
+
 // An avoided block that does not exist leaves nothing behind in memory.
 func TestAvoidedBlockIsForgotten(t *testing.T) {
 	store := &ipamtest.Store{}
