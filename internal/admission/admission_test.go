@@ -17,7 +17,9 @@ import (
 	nadv1 "github.com/k8snetworkplumbingwg/network-attachment-definition-client/pkg/apis/k8s.cni.cncf.io/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
 	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/webhook"
 
@@ -71,15 +73,19 @@ func serveIn(t *testing.T, cluster pool.ClusterNetwork) (client.Client, client.R
 // certificate that the webhook configurations of the namespace's name come to trust.
 func manager(t *testing.T, namespace string, port int, setup func(ctrl.Manager) error) ctrl.Manager {
 	t.Helper()
+	const secret = "spiderpool-controller-server-certs" // the role permits this one
 	rotator := certificate.New(certificate.Options{
-		Secret: client.ObjectKey{Namespace: namespace, Name: "tls"}, Mutating: namespace, Validating: namespace,
+		Secret: client.ObjectKey{Namespace: namespace, Name: secret}, Mutating: namespace, Validating: namespace,
 		Subject: certificate.Subject{
 			DNSNames: []string{"webhook.test.svc"}, IPs: []net.IP{net.IPv4(127, 0, 0, 1)}, CALifetime: time.Hour, CertLifetime: time.Hour,
 		},
 	}, slog.New(slog.DiscardHandler))
-	return kubetest.Manager(t, func(mgr ctrl.Manager) error {
+	return kubetest.ManagerIn(t, namespace, func(mgr ctrl.Manager) error {
 		return errors.Join(rotator.Register(mgr), setup(mgr))
 	}, func(o *ctrl.Options) {
+		o.Cache.ByObject = map[client.Object]cache.ByObject{&corev1.Secret{}: {Namespaces: map[string]cache.Config{
+			namespace: {FieldSelector: fields.OneTermEqualSelector("metadata.name", secret)},
+		}}}
 		o.WebhookServer = webhook.NewServer(webhook.Options{Host: "127.0.0.1", Port: port, TLSOpts: []func(*tls.Config){func(c *tls.Config) {
 			c.GetCertificate = rotator.GetCertificate
 		}}})

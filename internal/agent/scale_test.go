@@ -91,7 +91,7 @@ func launchAgent(t *testing.T, node string) int {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(os.WriteFile(dir+"/config.yaml", text, 0o600), os.WriteFile(dir+"/kubeconfig", kubetest.Kubeconfig(t), 0o600)); err != nil {
+	if err := errors.Join(os.WriteFile(dir+"/config.yaml", text, 0o600), os.WriteFile(dir+"/kubeconfig", kubetest.Kubeconfig(t, kubetest.Role(t, "spiderpool-agent", "kube-system", node)), 0o600)); err != nil {
 		t.Fatal(err)
 	}
 	var output strings.Builder

@@ -48,7 +48,7 @@ func launch(t *testing.T, program, namespace string, change func(*config.File)) 
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	if err := errors.Join(os.WriteFile(dir+"/config.yaml", text, 0o600), os.WriteFile(dir+"/kubeconfig", kubetest.Kubeconfig(t), 0o600)); err != nil {
+	if err := errors.Join(os.WriteFile(dir+"/config.yaml", text, 0o600), os.WriteFile(dir+"/kubeconfig", kubetest.Kubeconfig(t, kubetest.Role(t, "spiderpool-controller", namespace, "controller-node")), 0o600)); err != nil {
 		t.Fatal(err)
 	}
 	p := &process{output: &lockedBuffer{}, metrics: file.ControllerProcess.Metrics.Port, started: time.Now()}

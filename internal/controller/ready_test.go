@@ -32,8 +32,8 @@ func newObstacle(forbids func(*http.Request) bool) *obstacle {
 }
 
 // config returns a configuration that sends requests through the obstacle.
-func (o *obstacle) config(t *testing.T) *rest.Config {
-	server := kubetest.Config(t)
+func (o *obstacle) config(t *testing.T, namespace string) *rest.Config {
+	server := kubetest.Role(t, "spiderpool-controller", namespace, "controller-node")
 	server.Wrap(func(next http.RoundTripper) http.RoundTripper {
 		return roundTripper(func(request *http.Request) (*http.Response, error) {
 			if !o.active.Load() || !o.forbids(request) {
@@ -86,7 +86,7 @@ func TestReadinessNamesWhatIsMissing(t *testing.T) {
 			cfg := configuration(t, namespace)
 			kubetest.Webhooks(t, client, namespace, cfg.Webhook.Port)
 			o := newObstacle(c.forbids)
-			r := runAt(t, o.config(t), cfg)
+			r := runAt(t, o.config(t, cfg.PodNamespace), cfg)
 			kubetest.Eventually(t, func(ctx context.Context) error {
 				var said bytes.Buffer
 				err := r.get(ctx, cfg.HealthPort, "/readyz", &said)
@@ -109,7 +109,7 @@ func TestReplicaStopsWithUnfilledCaches(t *testing.T) {
 	client := kubetest.Client(t)
 	cfg := configuration(t, kubetest.Namespace(t, client))
 	o := newObstacle(func(r *http.Request) bool { return strings.HasSuffix(r.URL.Path, "/spiderippools") })
-	r := runAt(t, o.config(t), cfg)
+	r := runAt(t, o.config(t, cfg.PodNamespace), cfg)
 	kubetest.Eventually(t, func(context.Context) error {
 		if o.met.Load() == 0 {
 			return errors.New("no pools were asked for yet")

@@ -5,6 +5,7 @@ package install
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -22,7 +23,9 @@ import (
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
 	"spiderpool.dev/spiderpool/api/v2beta1"
 	"spiderpool.dev/spiderpool/internal/config"
@@ -52,6 +55,16 @@ func (o *output) String() string {
 
 func (o *output) logger() *slog.Logger { return slog.New(slog.NewTextHandler(o, nil)) }
 
+// under returns a client with the rights of a program of the chart.
+func under(t *testing.T, program, namespace string) client.WithWatch {
+	t.Helper()
+	c, err := client.NewWithWatch(kubetest.Role(t, program, namespace, ""), client.Options{Scheme: scheme.New()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
 // configuration is the default one in a namespace of the test's own, with the
 // default network called ipvlan-ens5.
 func configuration(t *testing.T, c client.Client) config.Install {
@@ -75,7 +88,7 @@ func configuration(t *testing.T, c client.Client) config.Install {
 func install(t *testing.T, c client.Client, cfg config.Install) {
 	t.Helper()
 	var out output
-	if err := Install(t.Context(), out.logger(), c, cfg); err != nil {
+	if err := Install(t.Context(), out.logger(), under(t, "spiderpool-init", cfg.PodNamespace), cfg); err != nil {
 		t.Fatalf("%v\n%s", err, &out)
 	}
 }
@@ -171,7 +184,7 @@ func TestInvalidNetworkNameIsRejected(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(cfg.CNIConfDir, "10-x.conf"), []byte(`{"name":"My_Net","type":"bridge"}`), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	err := Install(t.Context(), slog.New(slog.DiscardHandler), c, cfg)
+	err := Install(t.Context(), slog.New(slog.DiscardHandler), under(t, "spiderpool-init", cfg.PodNamespace), cfg)
 	if err == nil || !strings.Contains(err.Error(), `"My_Net", which is not a valid name of a NetworkAttachmentDefinition: set multus.multusCNI.defaultCniCRName`) {
 		t.Errorf("error %v", err)
 	}
@@ -223,7 +236,7 @@ func TestRejectedPoolFailsAtOnce(t *testing.T) {
 	c := kubetest.Client(t)
 	cfg := configuration(t, c)
 	cfg.DefaultPools = []config.DefaultPool{{Name: "bad", IPVersion: 4, Subnet: "10.8.0.0/16", IPRanges: []string{"10.7.0.1"}}}
-	err := Install(t.Context(), slog.New(slog.DiscardHandler), c, cfg)
+	err := Install(t.Context(), slog.New(slog.DiscardHandler), under(t, "spiderpool-init", cfg.PodNamespace), cfg)
 	if err == nil || !strings.Contains(err.Error(), "SpiderIPPool bad") || !strings.Contains(err.Error(), "10.7.0.1") {
 		t.Errorf("error %v", err)
 	}
@@ -270,8 +283,9 @@ func TestInstallWaitsForWebhooks(t *testing.T) {
 	})
 
 	var out output
+	account := under(t, "spiderpool-init", cfg.PodNamespace)
 	done := make(chan error, 1)
-	go func() { done <- Install(t.Context(), out.logger(), c, cfg) }()
+	go func() { done <- Install(t.Context(), out.logger(), account, cfg) }()
 	kubetest.Eventually(t, func(context.Context) error {
 		if !strings.Contains(out.String(), "waiting") {
 			return errors.New("no waiting yet")
@@ -314,11 +328,8 @@ func TestTimeoutNamesReason(t *testing.T) {
 		}
 	})
 	// The mapper of this client has not seen the kind.
-	fresh, err := client.New(kubetest.Config(t), client.Options{Scheme: scheme.New()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	err = Install(t.Context(), slog.New(slog.DiscardHandler), fresh, cfg)
+	fresh := under(t, "spiderpool-init", cfg.PodNamespace)
+	err := Install(t.Context(), slog.New(slog.DiscardHandler), fresh, cfg)
 	want := "gave up waiting for NetworkAttachmentDefinition " + cfg.PodNamespace + "/ipvlan-ens5 (the API server does not serve its kind yet) after the timeout of 300ms (spiderpoolInit.timeout)"
 	if err == nil || !strings.Contains(err.Error(), want) {
 		t.Errorf("error %v, want %q", err, want)
@@ -338,13 +349,13 @@ func TestCleanupRemovesFinalizersAndCreatedObjects(t *testing.T) {
 		ObjectMeta: objectMeta(cfg.PodNamespace, "filled"),
 		Spec:       nadv1.NetworkAttachmentDefinitionSpec{Config: `{}`},
 	}
-	certificate := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: cfg.PodNamespace, Name: "certs"}}
-	lease := &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Namespace: cfg.PodNamespace, Name: "leader"}}
+	certificate := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: cfg.PodNamespace, Name: "spiderpool-controller-server-certs"}}
+	lease := &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Namespace: cfg.PodNamespace, Name: "spiderpool-controller"}}
 	kubetest.Create(t, c, pool, theirs, filled, certificate, lease)
-	leftovers := Leftovers{Namespace: cfg.PodNamespace, Secret: "certs", Job: "never-ran", Lease: "leader"}
+	leftovers := Leftovers{Namespace: cfg.PodNamespace, Secret: certificate.Name, Job: "spiderpool-init", Lease: lease.Name}
 
 	for range 2 { // again changes nothing
-		if err := Cleanup(t.Context(), slog.New(slog.DiscardHandler), c, leftovers); err != nil {
+		if err := Cleanup(t.Context(), slog.New(slog.DiscardHandler), under(t, "spiderpool-init-cleanup", cfg.PodNamespace), leftovers); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -362,6 +373,57 @@ func TestCleanupRemovesFinalizersAndCreatedObjects(t *testing.T) {
 	} {
 		if err := c.Get(t.Context(), client.ObjectKeyFromObject(gone), gone); !apierrors.IsNotFound(err) {
 			t.Errorf("%s is still there: %v", describe(gone), err)
+		}
+	}
+}
+
+// Other writers may change an object between the cleanup's list and its patch.
+func TestCleanupRepeatsAfterConflict(t *testing.T) {
+	c := kubetest.Client(t)
+	namespace := kubetest.Namespace(t, c)
+	specs := map[string]string{
+		"SpiderIPPool":       `{"subnet":"10.8.0.0/16"}`,
+		"SpiderSubnet":       `{"subnet":"10.9.0.0/16"}`,
+		"SpiderReservedIP":   `{"ips":["10.10.0.1"]}`,
+		"SpiderMultusConfig": `{"cniType":"macvlan","macvlan":{"master":["eth0"]}}`,
+		"SpiderCoordinator":  `{"mode":"auto"}`,
+		"SpiderEndpoint":     `{}`,
+		"SpiderIPBlock":      `{"cidr":"10.11.0.0/28"}`,
+	}
+	for _, kind := range kinds {
+		object := &unstructured.Unstructured{Object: map[string]any{}}
+		object.SetGroupVersionKind(v2beta1.GroupVersion.WithKind(kind))
+		object.SetName("10.11.0.0") // the name of the block, valid for every kind
+		object.SetNamespace(namespace)
+		object.SetFinalizers([]string{v2beta1.Finalizer})
+		var spec map[string]any
+		if err := json.Unmarshal([]byte(specs[kind]), &spec); err != nil {
+			t.Fatal(kind, err)
+		}
+		object.Object["spec"] = spec
+		kubetest.Create(t, c, object)
+	}
+	touched := map[string]bool{}
+	account := interceptor.NewClient(under(t, "spiderpool-init-cleanup", namespace), interceptor.Funcs{
+		Patch: func(ctx context.Context, inner client.WithWatch, object client.Object, patch client.Patch, options ...client.PatchOption) error {
+			if kind := object.GetObjectKind().GroupVersionKind().Kind; !touched[kind] {
+				touched[kind] = true
+				other := object.DeepCopyObject().(client.Object)
+				if err := c.Patch(ctx, other, client.RawPatch("application/merge-patch+json", []byte(`{"metadata":{"labels":{"other":"writer"}}}`))); err != nil {
+					return err
+				}
+			}
+			return inner.Patch(ctx, object, patch, options...)
+		},
+	})
+	if err := Cleanup(t.Context(), slog.New(slog.DiscardHandler), account, Leftovers{Namespace: namespace}); err != nil {
+		t.Fatal(err)
+	}
+	for _, kind := range kinds {
+		object := &metav1.PartialObjectMetadata{ObjectMeta: objectMeta(namespace, "10.11.0.0")}
+		object.SetGroupVersionKind(v2beta1.GroupVersion.WithKind(kind))
+		if get(t, c, namespace, object.Name, object); len(object.Finalizers) > 0 || object.Labels["other"] == "" || !touched[kind] {
+			t.Errorf("%s has finalizers %v and labels %v", kind, object.Finalizers, object.Labels)
 		}
 	}
 }

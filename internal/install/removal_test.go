@@ -51,27 +51,28 @@ func leased(name string, pods ...*corev1.Pod) *v2beta1.SpiderIPBlock {
 func TestStopRefusesWhilePodsRun(t *testing.T) {
 	c := kubetest.Client(t)
 	namespace := kubetest.Namespace(t, c)
+	account := under(t, "spiderpool-init-remove", namespace)
 	running := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "running"}, Spec: podSpec("n")}
-	agent := daemonSet(namespace, "agent")
+	agent := daemonSet(namespace, "spiderpool-agent")
 	kubetest.Create(t, c, running, agent)
 	gone := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "gone", UID: "u"}}
 	former := running.DeepCopy() // an earlier pod of the same name
 	former.Name, former.UID = "running", "former"
 	kubetest.Create(t, c, leased("10.77.0.0", gone, running), leased("10.77.1.0", former))
 
-	r := Removal{Namespace: namespace, Stopped: []string{"agent", "never-installed"}}
-	err := r.Stop(t.Context(), slog.New(slog.DiscardHandler), c)
+	r := Removal{Namespace: namespace, Stopped: []string{"spiderpool-agent", "spiderpool-multus"}}
+	err := r.Stop(t.Context(), slog.New(slog.DiscardHandler), account)
 	if err == nil || !strings.Contains(err.Error(), "1 pods have addresses of Spiderpool: "+namespace+"/running.") {
 		t.Fatalf("error %v", err)
 	}
-	get(t, c, namespace, "agent", agent)
+	get(t, c, namespace, "spiderpool-agent", agent)
 	if agent.DeletionTimestamp != nil {
 		t.Fatal("the agent was deleted although the removal was refused")
 	}
 
 	r.WithRunningPods = true
 	finish(t, c, agent)
-	if err := r.Stop(t.Context(), slog.New(slog.DiscardHandler), c); err != nil {
+	if err := r.Stop(t.Context(), slog.New(slog.DiscardHandler), account); err != nil {
 		t.Fatal(err)
 	}
 	if err := c.Get(t.Context(), client.ObjectKeyFromObject(agent), agent); !apierrors.IsNotFound(err) {
@@ -104,8 +105,9 @@ func finish(t *testing.T, c client.Client, set *appsv1.DaemonSet) {
 func TestAwaitNamesUncleanNodes(t *testing.T) {
 	c := kubetest.Client(t)
 	namespace := kubetest.Namespace(t, c)
-	cleaner := daemonSet(namespace, "cleaner")
-	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "cleaner-1", Labels: map[string]string{"app": "cleaner"}}, Spec: podSpec("node-1")}
+	account := under(t, "spiderpool-init-remove", namespace)
+	cleaner := daemonSet(namespace, "spiderpool-init-clean")
+	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "cleaner-1", Labels: map[string]string{"app": "spiderpool-init-clean"}}, Spec: podSpec("node-1")}
 	kubetest.Create(t, c, cleaner, pod)
 	pod.Status.InitContainerStatuses = []corev1.ContainerStatus{{Name: "clean", LastTerminationState: corev1.ContainerState{
 		Terminated: &corev1.ContainerStateTerminated{ExitCode: 1, Message: "read-only file system\n"},
@@ -117,10 +119,10 @@ func TestAwaitNamesUncleanNodes(t *testing.T) {
 	if err := c.Status().Update(t.Context(), cleaner); err != nil {
 		t.Fatal(err)
 	}
-	r := Removal{Namespace: namespace, Cleaner: "cleaner"}
+	r := Removal{Namespace: namespace, Cleaner: "spiderpool-init-clean"}
 	ctx, cancel := context.WithTimeoutCause(t.Context(), 300*time.Millisecond, errors.New("timeout of this test"))
 	defer cancel()
-	err := r.Await(ctx, slog.New(slog.DiscardHandler), c)
+	err := r.Await(ctx, slog.New(slog.DiscardHandler), account)
 	for _, want := range []string{"1 of 2 nodes are clean", "timeout of this test", "not clean: node-1 (read-only file system)."} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("error %v, want %q", err, want)
@@ -132,7 +134,7 @@ func TestAwaitNamesUncleanNodes(t *testing.T) {
 		t.Fatal(err)
 	}
 	var out output
-	if err := r.Await(t.Context(), out.logger(), c); err != nil || !strings.Contains(out.String(), "all nodes are clean") {
+	if err := r.Await(t.Context(), out.logger(), account); err != nil || !strings.Contains(out.String(), "all nodes are clean") {
 		t.Errorf("%v\n%s", err, &out)
 	}
 }

@@ -27,7 +27,7 @@ func TestInstallOverAnotherReleaseFails(t *testing.T) {
 	}
 	cfg := configuration(t, c)
 	var out output
-	err := Install(t.Context(), out.logger(), c, cfg)
+	err := Install(t.Context(), out.logger(), under(t, "spiderpool-init", cfg.PodNamespace), cfg)
 	if err == nil || !strings.Contains(err.Error(), "SpiderIPPool taken has 1 addresses, e.g. 10.0.0.1 of pod default/old") {
 		t.Errorf("got %v", err)
 	}

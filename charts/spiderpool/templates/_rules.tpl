@@ -73,12 +73,18 @@
   resources: [network-attachment-definitions]
   verbs: [list, watch, create, patch, delete]
 - apiGroups: [""]
-  resources: [pods, nodes, namespaces]
+  resources: [pods, nodes]
   verbs: [get, list, watch]
-# The leader election writes events of the group "".
-- apiGroups: ["", events.k8s.io]
+- apiGroups: [""]
+  resources: [namespaces]
+  verbs: [get]
+- apiGroups: [events.k8s.io]
   resources: [events]
   verbs: [create, patch]
+# The leader election writes events of the group "", each once.
+- apiGroups: [""]
+  resources: [events]
+  verbs: [create]
 # The networks of ClusterIPs and overlay pods, for the status of the SpiderCoordinator.
 - apiGroups: [networking.k8s.io]
   resources: [servicecidrs]

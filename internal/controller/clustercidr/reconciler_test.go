@@ -90,7 +90,7 @@ func TestLateCalicoIsFound(t *testing.T) {
 	if err := apiextensionsv1.AddToScheme(c.Scheme()); err != nil {
 		t.Fatal(err)
 	}
-	kubetest.Create(t, c, calicoDefinition())
+	kubetest.Create(t, c, definition("crd.projectcalico.org", "v1", "IPPool", "ippools"))
 	pool := &unstructured.Unstructured{Object: map[string]any{
 		"apiVersion": "crd.projectcalico.org/v1", "kind": "IPPool",
 		"metadata": map[string]any{"name": "default-ipv4"}, "spec": map[string]any{"cidr": "192.168.0.0/16"},
@@ -99,19 +99,38 @@ func TestLateCalicoIsFound(t *testing.T) {
 	eventually(t, c, object, v2beta1.CoordinatorSynced, "", []string{"192.168.0.0/16"})
 }
 
-func calicoDefinition() *apiextensionsv1.CustomResourceDefinition {
+// definition is that of a kind in the API server of an overlay network.
+func definition(group, version, kind, plural string) *apiextensionsv1.CustomResourceDefinition {
 	preserve := true
 	return &apiextensionsv1.CustomResourceDefinition{
-		ObjectMeta: metav1.ObjectMeta{Name: "ippools.crd.projectcalico.org"},
+		ObjectMeta: metav1.ObjectMeta{Name: plural + "." + group},
 		Spec: apiextensionsv1.CustomResourceDefinitionSpec{
-			Group: "crd.projectcalico.org", Scope: apiextensionsv1.ClusterScoped,
-			Names: apiextensionsv1.CustomResourceDefinitionNames{Plural: "ippools", Singular: "ippool", Kind: "IPPool", ListKind: "IPPoolList"},
+			Group: group, Scope: apiextensionsv1.ClusterScoped,
+			Names: apiextensionsv1.CustomResourceDefinitionNames{Plural: plural, Kind: kind, ListKind: kind + "List"},
 			Versions: []apiextensionsv1.CustomResourceDefinitionVersion{{
-				Name: "v1", Served: true, Storage: true,
+				Name: version, Served: true, Storage: true,
 				Schema: &apiextensionsv1.CustomResourceValidation{OpenAPIV3Schema: &apiextensionsv1.JSONSchemaProps{Type: "object", XPreserveUnknownFields: &preserve}},
 			}},
 		},
 	}
+}
+
+func TestLateCiliumPoolIsFound(t *testing.T) {
+	c := start(t)
+	kubetest.Create(t, c, configMap("cilium-config", map[string]string{"ipam": "multi-pool"}))
+	object := create(t, c, v2beta1.PodCIDRCilium)
+	eventually(t, c, object, v2beta1.CoordinatorNotReady, "multi-pool", nil)
+
+	if err := apiextensionsv1.AddToScheme(c.Scheme()); err != nil {
+		t.Fatal(err)
+	}
+	kubetest.Create(t, c, definition("cilium.io", "v2alpha1", "CiliumPodIPPool", "ciliumpodippools"))
+	pool := &unstructured.Unstructured{Object: map[string]any{
+		"apiVersion": "cilium.io/v2alpha1", "kind": "CiliumPodIPPool", "metadata": map[string]any{"name": "default"},
+		"spec": map[string]any{"ipv4": map[string]any{"cidrs": []any{"10.10.0.0/16"}}},
+	}}
+	kubetest.Eventually(t, func(ctx context.Context) error { return c.Create(ctx, pool.DeepCopy()) })
+	eventually(t, c, object, v2beta1.CoordinatorSynced, "", []string{"10.10.0.0/16"})
 }
 
 func TestOtherCoordinatorsAreReported(t *testing.T) {

@@ -17,7 +17,7 @@ import (
 func TestMain(m *testing.M) { kubetest.Main(m) }
 
 func TestBlockStoreKeepsTheContract(t *testing.T) {
-	client, err := agentclient.NewClient(kubetest.Config(t))
+	client, err := agentclient.NewClient(kubetest.Role(t, "spiderpool-agent", "kube-system", ""))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -31,7 +31,7 @@ func TestBlockStoreKeepsTheContract(t *testing.T) {
 }
 
 func TestDamagedBlockDoesNotHideOthers(t *testing.T) {
-	kubeClient, err := agentclient.NewClient(kubetest.Config(t))
+	kubeClient, err := agentclient.NewClient(kubetest.Role(t, "spiderpool-agent", "kube-system", ""))
 	if err != nil {
 		t.Fatal(err)
 	}

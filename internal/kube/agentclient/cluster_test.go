@@ -23,7 +23,7 @@ import (
 
 func clusterOf(t *testing.T, node string) *agentclient.Cluster {
 	t.Helper()
-	kubeClient, err := agentclient.NewClient(kubetest.Config(t))
+	kubeClient, err := agentclient.NewClient(kubetest.Role(t, "spiderpool-agent", "kube-system", ""))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -115,7 +115,7 @@ func (n *node) del(uid string, interfaces ...string) {
 // Changes that arrive before the first one is written must not undo each other, in
 // whatever order they are written.
 func TestPendingChangesOfOneEndpoint(t *testing.T) {
-	kubeClient, err := agentclient.NewClient(kubetest.Config(t))
+	kubeClient, err := agentclient.NewClient(kubetest.Role(t, "spiderpool-agent", "kube-system", ""))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -190,7 +190,7 @@ func TestPendingChangesOfOneEndpoint(t *testing.T) {
 // A restarted agent compares all endpoints of its node, so an equal one must cost no
 // write.
 func TestEqualEndpointIsNotWritten(t *testing.T) {
-	kubeClient, err := agentclient.NewClient(kubetest.Config(t))
+	kubeClient, err := agentclient.NewClient(kubetest.Role(t, "spiderpool-agent", "kube-system", ""))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -218,7 +218,7 @@ func TestEqualEndpointIsNotWritten(t *testing.T) {
 
 // A user labels the endpoint while the agent updates it.
 func TestEndpointUpdateKeepsConcurrentChange(t *testing.T) {
-	kubeClient, err := agentclient.NewClient(kubetest.Config(t))
+	kubeClient, err := agentclient.NewClient(kubetest.Role(t, "spiderpool-agent", "kube-system", ""))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -258,7 +258,7 @@ func TestEndpointUpdateKeepsConcurrentChange(t *testing.T) {
 }
 
 func TestDeletedEndpointIsWrittenAgain(t *testing.T) {
-	kubeClient, err := agentclient.NewClient(kubetest.Config(t))
+	kubeClient, err := agentclient.NewClient(kubetest.Role(t, "spiderpool-agent", "kube-system", ""))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -58,7 +58,7 @@ func (o owned) CreateInstance(t *testing.T, name string, activePods ...string) (
 }
 
 func TestOwnersKeepTheContract(t *testing.T) {
-	kubeClient, err := agentclient.NewClient(kubetest.Config(t))
+	kubeClient, err := agentclient.NewClient(kubetest.Role(t, "spiderpool-agent", "kube-system", ""))
 	if err != nil {
 		t.Fatal(err)
 	}

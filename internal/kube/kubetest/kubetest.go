@@ -19,12 +19,15 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
 
@@ -38,10 +41,7 @@ const assetsVariable = "KUBEBUILDER_ASSETS"
 // machines are busy, and costs nothing: Eventually returns once the condition holds.
 const patience = 30 * time.Second
 
-var (
-	config     *rest.Config
-	kubeconfig []byte
-)
+var config *rest.Config
 
 // Main starts an API server, runs the tests of the package, stops the server and
 // exits. It does not return.
@@ -60,11 +60,13 @@ func run(m *testing.M) int {
 			fmt.Fprintf(os.Stderr, "kubetest: stop the API server: %v\n", err)
 		}
 	}()
-	config, kubeconfig = environment.Config, environment.KubeConfig
+	config = environment.Config
 	code := m.Run()
-	if err := compareRoles(); err != nil && code == 0 {
-		fmt.Fprintf(os.Stderr, "kubetest: %v\n", err)
-		code = 1
+	if code == 0 {
+		if err := compareRequests(); err != nil {
+			fmt.Fprintf(os.Stderr, "kubetest: %v\n", err)
+			code = 1
+		}
 	}
 	return code
 }
@@ -138,13 +140,21 @@ func Config(tb testing.TB) *rest.Config {
 	return rest.CopyConfig(config)
 }
 
-// Kubeconfig returns the administrator's configuration as the content of a kubeconfig file.
-func Kubeconfig(tb testing.TB) []byte {
+// Kubeconfig returns a configuration with a token, e.g. that of a Role, as the content of
+// a kubeconfig file for another process.
+func Kubeconfig(tb testing.TB, config *rest.Config) []byte {
 	tb.Helper()
-	if kubeconfig == nil {
-		tb.Fatal("kubetest: no API server; call kubetest.Main from TestMain")
+	const name = "test"
+	content, err := clientcmd.Write(clientcmdapi.Config{
+		Clusters:       map[string]*clientcmdapi.Cluster{name: {Server: "https://" + strings.TrimPrefix(config.Host, "https://"), CertificateAuthorityData: config.CAData}},
+		AuthInfos:      map[string]*clientcmdapi.AuthInfo{name: {Token: config.BearerToken}},
+		Contexts:       map[string]*clientcmdapi.Context{name: {Cluster: name, AuthInfo: name}},
+		CurrentContext: name,
+	})
+	if err != nil {
+		tb.Fatalf("kubetest: write a kubeconfig: %v", err)
 	}
-	return kubeconfig
+	return content
 }
 
 // Client returns a client without a cache, with the administrator's rights.

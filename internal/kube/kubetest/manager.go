@@ -16,8 +16,15 @@ import (
 
 // Manager creates a manager, calls setup, starts the manager and waits for its cache.
 // At the end of the test it stops the manager, which must take less than ten seconds.
-// The manager serves nothing and elects no leader, unless options change that.
+// The manager serves nothing and elects no leader, unless options change that. It has the
+// rights of the controller.
 func Manager(tb testing.TB, setup func(ctrl.Manager) error, options ...func(*ctrl.Options)) ctrl.Manager {
+	tb.Helper()
+	return ManagerIn(tb, releaseNamespace, setup, options...)
+}
+
+// ManagerIn is Manager with the rights of an installation in the namespace.
+func ManagerIn(tb testing.TB, namespace string, setup func(ctrl.Manager) error, options ...func(*ctrl.Options)) ctrl.Manager {
 	tb.Helper()
 	ctrl.SetLogger(logr.FromSlogHandler(slog.DiscardHandler))
 	skip := true
@@ -31,7 +38,7 @@ func Manager(tb testing.TB, setup func(ctrl.Manager) error, options ...func(*ctr
 	for _, option := range options {
 		option(&all)
 	}
-	mgr, err := ctrl.NewManager(Config(tb), all)
+	mgr, err := ctrl.NewManager(Role(tb, "spiderpool-controller", namespace, ""), all)
 	if err != nil {
 		tb.Fatalf("kubetest: make a manager: %v", err)
 	}

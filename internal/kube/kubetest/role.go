@@ -3,16 +3,16 @@ package kubetest
 import (
 	"bytes"
 	"context"
-	"fmt"
 	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 
 	rbacv1 "k8s.io/api/rbac/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -22,164 +22,101 @@ import (
 	"spiderpool.dev/spiderpool/api/v2beta1"
 )
 
-// calls records the requests of all roles of this process. Main compares them with the
-// rules.
-var calls struct {
-	mu      sync.Mutex
-	granted map[string]bool // e.g. "spiderpool-agent: get pods"
-	made    map[string]bool
+// Role returns the configuration of a program of the chart on a node, with the rights
+// that the chart gives it by default, e.g. "spiderpool-agent". namespace is that of the
+// installation. Main compares the requests of the program with its rules.
+func Role(tb testing.TB, program, namespace, node string) *rest.Config {
+	tb.Helper()
+	return RoleWith(tb, "default", program, namespace, node)
 }
 
-// Role returns the configuration of a program of the chart on a node, with the rights
-// that the chart gives it, e.g. "spiderpool-agent". namespace is that of the
-// installation. Main fails if a program made a request that its rules do not permit.
-func Role(tb testing.TB, program, namespace, node string) *rest.Config {
+// RoleWith is Role with the values of another golden file of the chart, e.g. "secure".
+func RoleWith(tb testing.TB, values, program, namespace, node string) *rest.Config {
 	tb.Helper()
 	c := Client(tb)
 	config := Account(tb, namespace, program, node)
-	name := program + "-" + namespace
-	for _, document := range chartDocuments(tb, "default") {
-		var head struct {
-			Kind     string
-			Metadata struct{ Name, Namespace string }
-		}
-		if err := yaml.Unmarshal(document, &head); err != nil {
-			tb.Fatalf("kubetest: read a golden file of the chart: %v", err)
-		}
-		if head.Metadata.Name != program && !strings.HasPrefix(head.Metadata.Name, program+"-k") && !strings.HasPrefix(head.Metadata.Name, program+"-c") {
-			continue
-		}
-		var role rbacv1.ClusterRole
-		switch head.Kind {
-		case "ClusterRole", "Role":
-			if err := yaml.Unmarshal(document, &role); err != nil {
-				tb.Fatalf("kubetest: read %s %s of the chart: %v", head.Kind, head.Metadata.Name, err)
+	granted := rolesOf(tb, values, program)
+	subjects := []rbacv1.Subject{{Kind: rbacv1.ServiceAccountKind, Namespace: namespace, Name: program}}
+	for _, r := range granted.cluster {
+		permit(program, r.Rules)
+		for i := range r.Rules {
+			// The webhook configurations of the chart have the name of the program; those of
+			// tests, the name of the namespace.
+			if slices.Contains(r.Rules[i].APIGroups, "admissionregistration.k8s.io") && len(r.Rules[i].ResourceNames) > 0 {
+				r.Rules[i].ResourceNames = append(r.Rules[i].ResourceNames, namespace)
 			}
-		default:
-			continue
 		}
-		grant(program, role.Rules)
-		subjects := []rbacv1.Subject{{Kind: rbacv1.ServiceAccountKind, Namespace: namespace, Name: program}}
-		if head.Kind == "ClusterRole" {
-			role.Name, role.Labels = name, nil
-			for i := range role.Rules {
-				// The webhook configurations of the chart have the name of the program; those of
-				// tests, the name of the namespace.
-				if slices.Contains(role.Rules[i].APIGroups, "admissionregistration.k8s.io") && len(role.Rules[i].ResourceNames) > 0 {
-					role.Rules[i].ResourceNames = append(role.Rules[i].ResourceNames, namespace)
-				}
-			}
-			binding := &rbacv1.ClusterRoleBinding{RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: head.Kind, Name: name}, Subjects: subjects}
-			binding.Name = name
-			createMissing(tb, c, &role)
-			createMissing(tb, c, binding)
-			continue
+		meta := metav1.ObjectMeta{Name: strings.Join([]string{r.Name, values, namespace}, "-")}
+		ref := rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: meta.Name}
+		keep(tb, c, &rbacv1.ClusterRole{ObjectMeta: meta, Rules: r.Rules}, &rbacv1.ClusterRoleBinding{ObjectMeta: meta, RoleRef: ref, Subjects: subjects})
+	}
+	for _, r := range granted.namespaced {
+		permit(program, r.Rules)
+		meta := metav1.ObjectMeta{Namespace: r.Namespace, Name: strings.Join([]string{r.Name, values, namespace}, "-")}
+		if meta.Namespace == releaseNamespace && !strings.HasPrefix(r.Name, program+"-") {
+			meta.Namespace = namespace
 		}
-		local := &rbacv1.Role{Rules: role.Rules}
-		local.Namespace, local.Name = namespace, head.Metadata.Name
-		if head.Metadata.Name != program {
-			local.Namespace, local.Name = head.Metadata.Namespace, head.Metadata.Name+"-"+namespace
-		}
-		binding := &rbacv1.RoleBinding{RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: head.Kind, Name: local.Name}, Subjects: subjects}
-		binding.Namespace, binding.Name = local.Namespace, local.Name
-		createMissing(tb, c, local)
-		createMissing(tb, c, binding)
+		ref := rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: meta.Name}
+		keep(tb, c, &rbacv1.Role{ObjectMeta: meta, Rules: r.Rules}, &rbacv1.RoleBinding{ObjectMeta: meta, RoleRef: ref, Subjects: subjects})
 	}
 	config.Wrap(func(next http.RoundTripper) http.RoundTripper { return recorder{program, next} })
 	return config
 }
 
-func grant(program string, rules []rbacv1.PolicyRule) {
-	calls.mu.Lock()
-	defer calls.mu.Unlock()
-	if calls.granted == nil {
-		calls.granted, calls.made = map[string]bool{}, map[string]bool{}
-	}
-	for _, rule := range rules {
-		for _, group := range rule.APIGroups {
-			for _, resource := range rule.Resources {
-				for _, verb := range rule.Verbs {
-					calls.granted[call(program, verb, group, resource)] = true
-				}
-			}
+// releaseNamespace is the namespace of the golden files.
+const releaseNamespace = "kube-system"
+
+// keep creates the objects for all tests of the process.
+func keep(tb testing.TB, c client.Client, objects ...client.Object) {
+	tb.Helper()
+	for _, object := range objects {
+		if err := c.Create(tb.Context(), object); err != nil && !apierrors.IsAlreadyExists(err) {
+			tb.Fatalf("kubetest: create %T %s: %v", object, client.ObjectKeyFromObject(object), err)
 		}
 	}
 }
 
-// call returns the text of a request. A watch begins with a list or with a watch that
-// sends the list first, so both count as one.
-func call(program, verb, group, resource string) string {
-	if verb == "watch" {
-		verb = "list"
-	}
-	return strings.TrimSuffix(program+": "+verb+" "+resource+"."+group, ".")
+// roles are those that a service account has by the bindings of the chart.
+type roles struct {
+	cluster    []rbacv1.ClusterRole
+	namespaced []rbacv1.Role
 }
 
-// recorder records the requests of a program.
-type recorder struct {
-	program string
-	next    http.RoundTripper
-}
-
-// RoundTrip implements http.RoundTripper.
-func (r recorder) RoundTrip(request *http.Request) (*http.Response, error) {
-	if group, resource, named, ok := parsePath(request.URL.Path); ok {
-		calls.mu.Lock()
-		calls.made[call(r.program, verbOf(request.Method, named), group, resource)] = true
-		calls.mu.Unlock()
-	}
-	return r.next.RoundTrip(request)
-}
-
-func verbOf(method string, named bool) string {
-	switch {
-	case method == http.MethodGet && !named:
-		return "list"
-	case method == http.MethodPost:
-		return "create"
-	case method == http.MethodPut:
-		return "update"
-	}
-	return strings.ToLower(method)
-}
-
-// parsePath splits e.g. /apis/apps/v1/namespaces/default/statefulsets/web/status into
-// group, resource with subresource, and whether it names an object.
-func parsePath(path string) (group, resource string, named, ok bool) {
-	parts := strings.Split(strings.Trim(path, "/"), "/")
-	switch {
-	case len(parts) > 2 && parts[0] == "api":
-		parts = parts[2:]
-	case len(parts) > 3 && parts[0] == "apis":
-		group, parts = parts[1], parts[3:]
-	default:
-		return "", "", false, false
-	}
-	if parts[0] == "namespaces" && len(parts) > 2 {
-		parts = parts[2:]
-	}
-	resource = parts[0]
-	if len(parts) > 2 {
-		resource += "/" + parts[2]
-	}
-	return group, resource, len(parts) > 1, true
-}
-
-// compareRoles returns the requests without a rule. Some fail without a trace in a test,
-// e.g. events.
-func compareRoles() error {
-	calls.mu.Lock()
-	defer calls.mu.Unlock()
-	var faults []string
-	for c := range calls.made {
-		if !calls.granted[c] {
-			faults = append(faults, c+": no rule permits this request; add one")
+// rolesOf reads the roles of a program from a golden file of the chart.
+func rolesOf(tb testing.TB, values, program string) roles {
+	tb.Helper()
+	bound := map[string]bool{} // by kind, namespace and name
+	decode := func(document []byte, into any) {
+		if err := yaml.Unmarshal(document, into); err != nil {
+			tb.Fatalf("kubetest: read a golden file of the chart: %v", err)
 		}
 	}
-	if len(faults) == 0 {
-		return nil
+	documents := chartDocuments(tb, values)
+	for _, document := range documents {
+		var binding rbacv1.RoleBinding
+		if decode(document, &binding); strings.HasSuffix(binding.Kind, "RoleBinding") && binding.Subjects[0].Name == program {
+			bound[binding.RoleRef.Kind+"/"+binding.Namespace+"/"+binding.RoleRef.Name] = true
+		}
 	}
-	return fmt.Errorf("charts/spiderpool/templates/_rules.tpl:\n%s", strings.Join(slices.Sorted(slices.Values(faults)), "\n"))
+	var out roles
+	for _, document := range documents {
+		var cluster rbacv1.ClusterRole
+		decode(document, &cluster)
+		if !bound[cluster.Kind+"/"+cluster.Namespace+"/"+cluster.Name] {
+			continue
+		}
+		if cluster.Kind == "ClusterRole" {
+			out.cluster = append(out.cluster, cluster)
+			continue
+		}
+		var role rbacv1.Role
+		decode(document, &role)
+		out.namespaced = append(out.namespaced, role)
+	}
+	if len(out.cluster) == 0 {
+		tb.Fatalf("kubetest: the chart has no role for %s", program)
+	}
+	return out
 }
 
 // BlockPolicies creates the chart's ValidatingAdmissionPolicies of SpiderIPBlocks. At the
