@@ -77,6 +77,7 @@ func TestRenderedManifests(t *testing.T) {
 		"everything": {"-f", "testdata/everything.values.yaml"},
 		"nothing":    {"-f", "testdata/nothing.values.yaml"},
 		"provided":   {"-f", "testdata/provided.values.yaml"},
+		"secure":     {"-f", "testdata/secure.values.yaml"},
 	}
 	for name, args := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -127,8 +128,8 @@ func TestChartAndProgramDefaultsAgree(t *testing.T) {
 		file.Coordinator.Spec.PolicyRoutes = nil
 	}
 	want := config.Default()
-	want.ControllerProcess.Resources.NamespacesExclude = file.ControllerProcess.Resources.NamespacesExclude
 	want.AgentProcess.SysctlDir = "/host/proc/sys" // the mount in the agent's container
+	want.ControllerProcess.Resources.NamespacesExclude = file.ControllerProcess.Resources.NamespacesExclude
 	got, wanted := marshal(t, file), marshal(t, want)
 	// An empty list equals nil.
 	lists := strings.NewReplacer(": []", ": null")
@@ -347,8 +348,12 @@ func TestBadValuesAreRejected(t *testing.T) {
 		"pool without subnet":   {"clusterDefaultPool.installIPv4IPPool=true", "clusterDefaultPool.ipv4Subnet is empty, but clusterDefaultPool.installIPv4IPPool is true: set the subnet"},
 		"tls without files":     {"spiderpoolController.tls.method=provided", "spiderpoolController.tls.provided.tlsC"},
 		"monitor but no metric": {"spiderpoolAgent.prometheus.serviceMonitor.install=true", "spiderpoolAgent.prometheus.enabled is false"},
-		"foreign plugin":        {"plugins.installOvsCNI=true", "it lacks these plugins: ovs. Set plugins.image"},
-		"sriov":                 {"sriov.install=true", "does not contain the SR-IOV network operator"},
+		"monitor far from its CA": {
+			"spiderpoolAgent.prometheus.enabled=true,spiderpoolAgent.prometheus.secure=true,spiderpoolAgent.prometheus.serviceMonitor.install=true,spiderpoolAgent.prometheus.serviceMonitor.namespace=monitoring",
+			"spiderpoolAgent.prometheus.serviceMonitor.namespace is monitoring",
+		},
+		"foreign plugin": {"plugins.installOvsCNI=true", "it lacks these plugins: ovs. Set plugins.image"},
+		"sriov":          {"sriov.install=true", "does not contain the SR-IOV network operator"},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {

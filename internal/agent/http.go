@@ -27,18 +27,19 @@ func (a *agent) serveHTTP(ctx context.Context) error {
 		}
 		_, _ = w.Write([]byte("ok\n"))
 	})
-	servers := map[string]http.Handler{a.address(a.cfg.HealthAddress, a.cfg.HealthPort): health}
+	servers := map[string]httpserver.Server{a.address(a.cfg.HealthAddress, a.cfg.HealthPort): {Handler: health, Log: a.log}}
 	if a.cfg.Metrics.Enabled {
-		metrics := http.NewServeMux()
-		metrics.Handle("GET /metrics", promhttp.HandlerFor(a.metrics.registry, promhttp.HandlerOpts{}))
-		servers[a.address(a.cfg.Metrics.Address, a.cfg.Metrics.Port)] = metrics
+		server, err := a.metricsServer()
+		if err != nil {
+			return err
+		}
+		servers[a.address(a.cfg.Metrics.Address, a.cfg.Metrics.Port)] = server
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var wg sync.WaitGroup
-	for address, handler := range servers {
+	for address, server := range servers {
 		wg.Go(func() {
-			server := httpserver.Server{Handler: handler, Log: a.log}
 			if err := server.Run(ctx, address); err != nil {
 				cancel(err)
 			}
@@ -49,6 +50,25 @@ func (a *agent) serveHTTP(ctx context.Context) error {
 		return cause
 	}
 	return nil
+}
+
+func (a *agent) metricsServer() (httpserver.Server, error) {
+	server := httpserver.Server{Log: a.log}
+	metrics := promhttp.HandlerFor(a.metrics.registry, promhttp.HandlerOpts{})
+	if a.cfg.Metrics.Secure {
+		server.Certificate = httpserver.NewKeyPair(a.cfg.CertDir).Certificate
+		_, err := server.Certificate(nil)
+		if err != nil {
+			a.log.Warn("the metrics wait for their certificate", "secret", a.cfg.CertDir, "err", err)
+		}
+		if metrics, err = a.options.protect(metrics); err != nil {
+			return server, err
+		}
+	}
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", metrics)
+	server.Handler = mux
+	return server, nil
 }
 
 // address returns the address to listen on; the flag --bind-address comes first.

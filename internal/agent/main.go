@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"net/http"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -11,6 +12,7 @@ import (
 	"spiderpool.dev/spiderpool/internal/kube/agentclient"
 	"spiderpool.dev/spiderpool/internal/kube/restconfig"
 	"spiderpool.dev/spiderpool/internal/kube/servedschema"
+	"spiderpool.dev/spiderpool/internal/kube/tokenauth"
 	"spiderpool.dev/spiderpool/internal/process"
 )
 
@@ -29,6 +31,9 @@ type options struct {
 	minLeaseAge time.Duration
 	// definitions compares the custom resource definitions.
 	definitions definitionsOptions
+	// protect returns a handler that asks the API server whether a client may use next, for
+	// cfg.Metrics.Secure.
+	protect func(next http.Handler) (http.Handler, error)
 }
 
 // Command is the program spiderpool-agent.
@@ -66,6 +71,7 @@ func run(ctx context.Context, env *process.Env, o options) error {
 	if err != nil {
 		return err
 	}
+	o.protect = func(next http.Handler) (http.Handler, error) { return tokenauth.New(server, "/metrics", next, env.Log) }
 	client, err := agentclient.NewClient(server)
 	if err != nil {
 		return err

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -28,6 +29,7 @@ import (
 	"spiderpool.dev/spiderpool/internal/config"
 	"spiderpool.dev/spiderpool/internal/kube/agentclient"
 	"spiderpool.dev/spiderpool/internal/kube/kubetest"
+	"spiderpool.dev/spiderpool/internal/kube/tokenauth"
 	"spiderpool.dev/spiderpool/internal/rpc"
 	"spiderpool.dev/spiderpool/internal/wire"
 )
@@ -164,7 +166,8 @@ func (w *world) start(server *rest.Config, node string, change ...func(*config.A
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	// The runtimes of tests list a sandbox before it is used.
-	a, err := newAgent(ctx, cfg, options{bindAddress: "127.0.0.1", minLeaseAge: time.Nanosecond}, kubeClient, log)
+	protect := func(next http.Handler) (http.Handler, error) { return tokenauth.New(server, "/metrics", next, log) }
+	a, err := newAgent(ctx, cfg, options{bindAddress: "127.0.0.1", minLeaseAge: time.Nanosecond, protect: protect}, kubeClient, log)
 	if err != nil {
 		w.Fatal(err)
 	}

@@ -216,6 +216,9 @@ type Metrics struct {
 	// Address is the IP address of the endpoint, e.g. that of the node in a management
 	// network; empty for all addresses.
 	Address string `json:"address"`
+	// Secure serves HTTPS instead of HTTP, and only to clients with a bearer token whose user
+	// may get the URL /metrics.
+	Secure bool `json:"secure"`
 	// Debug adds the metrics with one time series per pool or subnet.
 	Debug bool `json:"debug"`
 }
@@ -233,6 +236,8 @@ type AgentProcess struct {
 	// HealthAddress is the IP address of that port; empty for all addresses.
 	HealthAddress string  `json:"healthAddress"`
 	Metrics       Metrics `json:"metrics"`
+	// TLS is the certificate of the metrics, if metrics.secure is true.
+	TLS AgentTLS `json:"tls"`
 	// TuneSysctl lets the agent raise the node's sysctls to the needs of the datapath.
 	TuneSysctl bool `json:"tuneSysctl"`
 	// SysctlDir is a writable mount of /proc/sys with the directory net, e.g.
@@ -241,6 +246,17 @@ type AgentProcess struct {
 	// CRISockets are the possible unix sockets of the container runtime. The agent uses the
 	// one that answers as the kubelet's runtime, and lists a sandbox with an address.
 	CRISockets []string `json:"criSockets"`
+}
+
+// AgentTLS configures the certificate of the agents' metrics.
+type AgentTLS struct {
+	// SecretName is the Secret with tls.crt, tls.key and ca.crt. With the webhooks' method
+	// auto, the controller creates and renews it, too.
+	SecretName string `json:"secretName"`
+	// ServiceName is the Service in front of the metrics, the subject of the certificate.
+	ServiceName string `json:"serviceName"`
+	// CertDir is the mount path of that Secret.
+	CertDir string `json:"certDir"`
 }
 
 // ControllerProcess configures the process of a controller.

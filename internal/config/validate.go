@@ -102,6 +102,9 @@ func (v *violations) agent(p AgentProcess) {
 	for i, socket := range p.CRISockets {
 		v.absolute(fmt.Sprintf("agent.criSockets[%d]", i), socket)
 	}
+	v.objectName("agent.tls.secretName", p.TLS.SecretName)
+	v.objectName("agent.tls.serviceName", p.TLS.ServiceName)
+	v.absolute("agent.tls.certDir", p.TLS.CertDir)
 	ports := []port{{"agent.healthPort", p.HealthPort}}
 	if p.Metrics.Enabled {
 		ports = append(ports, port{"agent.metrics.port", p.Metrics.Port})

@@ -36,6 +36,7 @@ type Agent struct {
 	HealthPort      int
 	HealthAddress   string
 	Metrics         Metrics
+	CertDir         string
 	TuneSysctl      bool
 	SysctlDir       string
 	CRISockets      []string
@@ -57,8 +58,10 @@ type Controller struct {
 	Metrics         Metrics
 	LeaderElection  LeaderElection
 	Webhook         Webhook
-	PodResources    PodResources
-	IaaS            IaaS
+	// AgentTLS is the certificate that the controller issues for the agents; nil for none.
+	AgentTLS     *AgentTLS
+	PodResources PodResources
+	IaaS         IaaS
 }
 
 // Install is the configuration of spiderpool-init.
@@ -96,6 +99,7 @@ func (f *File) Agent(getenv func(string) string) (Agent, error) {
 		HealthPort:       p.HealthPort,
 		HealthAddress:    p.HealthAddress,
 		Metrics:          p.Metrics,
+		CertDir:          p.TLS.CertDir,
 		TuneSysctl:       p.TuneSysctl,
 		SysctlDir:        p.SysctlDir,
 		CRISockets:       p.CRISockets,
@@ -110,7 +114,12 @@ func (f *File) Controller(getenv func(string) string) (Controller, error) {
 		return Controller{}, err
 	}
 	p := f.ControllerProcess
+	var agentTLS *AgentTLS
+	if m := f.AgentProcess.Metrics; m.Enabled && m.Secure && p.Webhook.TLS.Method == TLSAuto {
+		agentTLS = &f.AgentProcess.TLS
+	}
 	return Controller{
+		AgentTLS:         agentTLS,
 		Environment:      env,
 		LogLevel:         p.LogLevel,
 		ClusterDNSDomain: f.ClusterDNSDomain,

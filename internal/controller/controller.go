@@ -9,9 +9,7 @@
 package controller
 
 import (
-	"cmp"
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -81,7 +79,9 @@ func Run(ctx context.Context, cfg config.Controller, o Options) error {
 	restConfig.UserAgent = "spiderpool-controller/" + config.Version
 
 	rotator := certificate.New(certificateOptions(cfg), log)
-	mgr, err := ctrl.NewManager(restConfig, managerOptions(cfg, o.BindAddress, rotator))
+	serving := certificateOf(cfg.Webhook.TLS, rotator.GetCertificate)
+	webhooks := newWebhookServer(hostPort(o.BindAddress, cfg.Webhook.Port), serving, log)
+	mgr, err := ctrl.NewManager(restConfig, managerOptions(cfg, webhooks))
 	if err != nil {
 		return fmt.Errorf("set up the controller: %w", err)
 	}
@@ -98,16 +98,18 @@ func Run(ctx context.Context, cfg config.Controller, o Options) error {
 		return fmt.Errorf("register the metrics: %w", err)
 	}
 	defer ctrlmetrics.Registry.Unregister(own)
+	if t := cfg.AgentTLS; t != nil {
+		secret := client.ObjectKey{Namespace: cfg.PodNamespace, Name: t.SecretName}
+		if err := mgr.Add(certificate.NewIssuer(mgr.GetClient(), mgr.GetAPIReader(), secret, subjectOf(cfg, t.ServiceName), log)); err != nil {
+			return err
+		}
+	}
 	index := poolindex.New()
 	if err := register(ctx, mgr, cfg, index, own, log); err != nil {
 		return err
 	}
 	addChecks(ready, mgr, index)
-	health, err := newHealthServer(ctx, hostPort(cmp.Or(o.BindAddress, cfg.HealthAddress), cfg.HealthPort), ready, log)
-	if err != nil {
-		return err
-	}
-	if err := mgr.Add(health); err != nil {
+	if err := addServers(ctx, mgr, cfg, o.BindAddress, ready, serving, log); err != nil {
 		return err
 	}
 	log.InfoContext(ctx, "controller starts", "version", config.Version, "pod", cfg.PodName)
@@ -150,17 +152,18 @@ func (f cachesFilled) Start(context.Context) error {
 
 func (cachesFilled) NeedLeaderElection() bool { return false }
 
-func managerOptions(cfg config.Controller, address string, rotator *certificate.Rotator) ctrl.Options {
+func managerOptions(cfg config.Controller, webhooks webhook.Server) ctrl.Options {
 	timeout, yes := stopTimeout, true
-	options := ctrl.Options{
+	return ctrl.Options{
 		// Warmup fills the caches of every replica: webhooks need them, and the replica
 		// can take over at once. The names of controllers are not validated, because
 		// tests run several replicas in one process.
 		Controller:                    ctrlconfig.Controller{EnableWarmup: &yes, SkipNameValidation: &yes},
 		Scheme:                        scheme.New(),
 		Cache:                         cacheOptions(cfg),
-		HealthProbeBindAddress:        "0", // see newHealthServer
+		HealthProbeBindAddress:        "0", // see addServers
 		Metrics:                       metricsserver.Options{BindAddress: "0"},
+		WebhookServer:                 webhooks,
 		LeaderElection:                true,
 		LeaderElectionID:              cfg.LeaderElection.LeaseName,
 		LeaderElectionNamespace:       cfg.PodNamespace,
@@ -170,28 +173,13 @@ func managerOptions(cfg config.Controller, address string, rotator *certificate.
 		RetryPeriod:                   &cfg.LeaderElection.RetryPeriod.Duration,
 		GracefulShutdownTimeout:       &timeout,
 	}
-	if cfg.Metrics.Enabled {
-		options.Metrics.BindAddress = hostPort(cmp.Or(address, cfg.Metrics.Address), cfg.Metrics.Port)
-	}
-	server := webhook.Options{Host: address, Port: cfg.Webhook.Port}
-	if cfg.Webhook.TLS.Method == config.TLSAuto {
-		server.TLSOpts = []func(*tls.Config){func(c *tls.Config) { c.GetCertificate = rotator.GetCertificate }}
-	} else {
-		server.CertDir = cfg.Webhook.TLS.CertDir
-	}
-	options.WebhookServer = webhook.NewServer(server)
-	return options
 }
 
 func hostPort(address string, port int) string { return net.JoinHostPort(address, strconv.Itoa(port)) }
 
 func certificateOptions(cfg config.Controller) certificate.Options {
-	host := cfg.Webhook.ServiceName + "." + cfg.PodNamespace + ".svc"
-	subject := certificate.Subject{
-		DNSNames:     append([]string{host, host + "." + cfg.ClusterDNSDomain}, cfg.Webhook.TLS.ExtraDNSNames...),
-		CALifetime:   cfg.Webhook.TLS.CALifetime.Duration,
-		CertLifetime: cfg.Webhook.TLS.CertLifetime.Duration,
-	}
+	subject := subjectOf(cfg, cfg.Webhook.ServiceName)
+	subject.DNSNames = append(subject.DNSNames, cfg.Webhook.TLS.ExtraDNSNames...)
 	for _, ip := range cfg.Webhook.TLS.ExtraIPs {
 		subject.IPs = append(subject.IPs, net.ParseIP(ip))
 	}
@@ -199,6 +187,16 @@ func certificateOptions(cfg config.Controller) certificate.Options {
 		Secret:   client.ObjectKey{Namespace: cfg.PodNamespace, Name: cfg.Webhook.TLS.SecretName},
 		Subject:  subject,
 		Mutating: cfg.Webhook.MutatingName, Validating: cfg.Webhook.ValidatingName,
+	}
+}
+
+// subjectOf returns the subject of the certificate of a Service.
+func subjectOf(cfg config.Controller, service string) certificate.Subject {
+	host := service + "." + cfg.PodNamespace + ".svc"
+	return certificate.Subject{
+		DNSNames:     []string{host, host + "." + cfg.ClusterDNSDomain},
+		CALifetime:   cfg.Webhook.TLS.CALifetime.Duration,
+		CertLifetime: cfg.Webhook.TLS.CertLifetime.Duration,
 	}
 }
 

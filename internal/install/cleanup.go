@@ -33,8 +33,8 @@ var kinds = []string{
 // leaves them behind. An empty name stands for no object.
 type Leftovers struct {
 	Namespace string
-	// Secret holds the webhook certificate issued by the controller.
-	Secret string
+	// Secrets hold the certificates issued by the controller.
+	Secrets []string
 	// Job is the Job of the last installation.
 	Job string
 	// Lease is that of the controller's leader election.
@@ -120,8 +120,8 @@ func removeFinalizer(ctx context.Context, c client.Client, object *metav1.Partia
 
 func (l Leftovers) objects() []client.Object {
 	var list []client.Object
-	if l.Secret != "" {
-		list = append(list, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: l.Namespace, Name: l.Secret}})
+	for _, name := range l.Secrets {
+		list = append(list, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: l.Namespace, Name: name}})
 	}
 	if l.Job != "" {
 		list = append(list, &batchv1.Job{ObjectMeta: metav1.ObjectMeta{Namespace: l.Namespace, Name: l.Job}})

@@ -352,7 +352,7 @@ func TestCleanupRemovesFinalizersAndCreatedObjects(t *testing.T) {
 	certificate := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: cfg.PodNamespace, Name: "spiderpool-controller-server-certs"}}
 	lease := &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Namespace: cfg.PodNamespace, Name: "spiderpool-controller"}}
 	kubetest.Create(t, c, pool, theirs, filled, certificate, lease)
-	leftovers := Leftovers{Namespace: cfg.PodNamespace, Secret: certificate.Name, Job: "spiderpool-init", Lease: lease.Name}
+	leftovers := Leftovers{Namespace: cfg.PodNamespace, Secrets: []string{certificate.Name}, Job: "spiderpool-init", Lease: lease.Name}
 
 	for range 2 { // again changes nothing
 		if err := Cleanup(t.Context(), slog.New(slog.DiscardHandler), under(t, "spiderpool-init-cleanup", cfg.PodNamespace), leftovers); err != nil {

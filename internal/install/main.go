@@ -87,7 +87,7 @@ func cleanupCommand(env *process.Env, kubeconfig *string) *cobra.Command {
 			return Cleanup(ctx, env.Log, c, leftovers)
 		}),
 	}
-	cmd.Flags().StringVar(&leftovers.Secret, "secret", "", "Secret with the controller's webhook certificate")
+	cmd.Flags().StringArrayVar(&leftovers.Secrets, "secret", nil, "Secret with a certificate of the controller; repeat the flag for several")
 	cmd.Flags().StringVar(&leftovers.Job, "job", "", "Job of the last installation")
 	cmd.Flags().StringVar(&leftovers.Lease, "lease", "", "Lease of the controller's leader election")
 	return cmd

@@ -84,7 +84,11 @@ agent:
     enabled: {{ $a.prometheus.enabled }}
     port: {{ $a.prometheus.port | int }}
     address: {{ $a.prometheus.address | quote }}
+    secure: {{ $a.prometheus.secure }}
     debug: {{ $a.prometheus.enabledDebugMetric }}
+  tls:
+    secretName: {{ include "spiderpool.agentTLSSecretName" . }}
+    serviceName: {{ $a.name }}
   tuneSysctl: {{ $a.tuneSysctlConfig }}
   sysctlDir: /host/proc/sys
   {{- with $a.criSocket }}
@@ -99,6 +103,7 @@ controller:
     enabled: {{ $c.prometheus.enabled }}
     port: {{ $c.prometheus.port | int }}
     address: {{ $c.prometheus.address | quote }}
+    secure: {{ $c.prometheus.secure }}
     debug: {{ $c.prometheus.enabledDebugMetric }}
   leaderElection:
     leaseName: {{ $c.name }}

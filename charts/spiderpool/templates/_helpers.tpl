@@ -182,6 +182,27 @@ readinessProbe:
 {{- default (printf "%s-server-certs%s" $c.name (ternary "-provided" "" (eq $c.tls.method "provided"))) $c.tls.secretName -}}
 {{- end -}}
 
+{{/* Secret with the certificate of the agents' metrics. */}}
+{{- define "spiderpool.agentTLSSecretName" -}}
+{{- $a := .Values.spiderpoolAgent -}}
+{{- default (printf "%s-server-certs" $a.name) $a.prometheus.tlsSecretName -}}
+{{- end -}}
+
+{{/* "true" if the metrics are for permitted clients only. Argument: values of the program. */}}
+{{- define "spiderpool.secureMetrics" -}}
+{{- if and .prometheus.enabled .prometheus.secure }}true{{ end -}}
+{{- end -}}
+
+{{/* Secrets that the controller creates, as a list in JSON. */}}
+{{- define "spiderpool.issuedSecrets" -}}
+{{- $secrets := list -}}
+{{- if eq .Values.spiderpoolController.tls.method "auto" -}}
+{{- $secrets = append $secrets (include "spiderpool.tlsSecretName" .) -}}
+{{- if include "spiderpool.secureMetrics" .Values.spiderpoolAgent }}{{ $secrets = append $secrets (include "spiderpool.agentTLSSecretName" .) }}{{ end -}}
+{{- end -}}
+{{- toJson $secrets -}}
+{{- end -}}
+
 {{/* Name of the webhook configurations. If Helm writes the CA bundle (tls.method provided), the objects have another name than those with the controller's CA bundle: Helm 4 refuses to take over a field of another manager. */}}
 {{- define "spiderpool.webhookName" -}}
 {{- .Values.spiderpoolController.name }}{{ if eq .Values.spiderpoolController.tls.method "provided" }}-provided{{ end -}}

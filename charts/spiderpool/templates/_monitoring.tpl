@@ -1,9 +1,13 @@
-{{/* A ServiceMonitor. Arguments: root, component, values (of the program). */}}
+{{/* A ServiceMonitor. Arguments: root, component, values (of the program), secret (with the certificate). */}}
 {{- define "spiderpool.serviceMonitor" -}}
 {{- $m := .values.prometheus.serviceMonitor -}}
 {{- if $m.install -}}
 {{- if not .values.prometheus.enabled -}}
 {{- fail (printf "spiderpool%s.prometheus.serviceMonitor.install is true, but spiderpool%s.prometheus.enabled is false, so there are no metrics to collect; set both to true" (title .component) (title .component)) -}}
+{{- end -}}
+{{- $secure := include "spiderpool.secureMetrics" .values -}}
+{{- if and $secure $m.namespace (ne $m.namespace .root.Release.Namespace) -}}
+{{- fail (printf "spiderpool%s.prometheus.serviceMonitor.namespace is %s, but with prometheus.secure the ServiceMonitor must be in namespace %s, beside the Secret with the certificate authority; leave the value empty, and let the Prometheus operator select that namespace" (title .component) $m.namespace .root.Release.Namespace) -}}
 {{- end -}}
 apiVersion: monitoring.coreos.com/v1
 kind: ServiceMonitor
@@ -20,6 +24,23 @@ spec:
   endpoints:
     - port: metrics
       path: /metrics
+      {{- if $secure }}
+      scheme: https
+      tlsConfig:
+        serverName: {{ .values.name }}.{{ .root.Release.Namespace }}.svc
+        ca:
+          secret:
+            name: {{ .secret }}
+            key: ca.crt
+      {{- with $m.tokenSecretName }}
+      authorization:
+        credentials:
+          name: {{ . }}
+          key: token
+      {{- else }}
+      bearerTokenFile: /var/run/secrets/kubernetes.io/serviceaccount/token
+      {{- end }}
+      {{- end }}
 {{- end -}}
 {{- end -}}
 

@@ -47,6 +47,19 @@
 - apiGroups: [discovery.k8s.io]
   resources: [endpointslices]
   verbs: [list, watch]
+{{- if include "spiderpool.secureMetrics" .Values.spiderpoolAgent }}
+{{- include "spiderpool.reviewRules" . }}
+{{- end }}
+{{- end }}
+
+{{/* Rules to check the token of a client of the metrics. */}}
+{{- define "spiderpool.reviewRules" }}
+- apiGroups: [authentication.k8s.io]
+  resources: [tokenreviews]
+  verbs: [create]
+- apiGroups: [authorization.k8s.io]
+  resources: [subjectaccessreviews]
+  verbs: [create]
 {{- end }}
 
 {{- define "spiderpool.controllerRules" }}
@@ -113,6 +126,9 @@
   resources: [mutatingwebhookconfigurations, validatingwebhookconfigurations]
   resourceNames: [{{ include "spiderpool.webhookName" . }}]
   verbs: [patch]
+{{- if include "spiderpool.secureMetrics" .Values.spiderpoolController }}
+{{- include "spiderpool.reviewRules" . }}
+{{- end }}
 {{- end }}
 
 {{/* Rules without a request of ours: the admission plugin OwnerReferencesPermissionEnforcement, e.g. of OpenShift, asks for them when we own an attachment. */}}
@@ -137,6 +153,12 @@
   resources: [secrets]
   resourceNames: [{{ include "spiderpool.tlsSecretName" . }}]
   verbs: [list, watch, update]
+{{- if and (include "spiderpool.secureMetrics" .Values.spiderpoolAgent) (eq .Values.spiderpoolController.tls.method "auto") }}
+- apiGroups: [""]
+  resources: [secrets]
+  resourceNames: [{{ include "spiderpool.agentTLSSecretName" . }}]
+  verbs: [get, update]
+{{- end }}
 {{- end }}
 
 {{- define "spiderpool.multusRules" }}
@@ -250,10 +272,10 @@ clientConfig:
   resources: [leases]
   resourceNames: [{{ .Values.spiderpoolController.name }}]
   verbs: [delete]
-{{- if eq .Values.spiderpoolController.tls.method "auto" }}
+{{- with include "spiderpool.issuedSecrets" . | fromJsonArray }}
 - apiGroups: [""]
   resources: [secrets]
-  resourceNames: [{{ include "spiderpool.tlsSecretName" . }}]
+  resourceNames: [{{ join ", " . }}]
   verbs: [delete]
 {{- end }}
 {{- end }}

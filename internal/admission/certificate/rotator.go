@@ -130,7 +130,7 @@ func (r *Rotator) Reconcile(ctx context.Context, _ ctrl.Request) (ctrl.Result, e
 		return ctrl.Result{}, fmt.Errorf("read Secret %s: %w", r.options.Secret, err)
 	}
 	missing := err != nil
-	pair := Pair{Certificate: secret.Data[corev1.TLSCertKey], Key: secret.Data[corev1.TLSPrivateKeyKey], Authorities: secret.Data[keyAuthorities]}
+	pair := pairOf(secret)
 	found, unusable := inspect(pair, r.options.Subject, now)
 	if missing || unusable != nil || !now.Before(found.renew) {
 		former := pair.Authorities
@@ -162,20 +162,8 @@ func (r *Rotator) renew(ctx context.Context, secret *corev1.Secret, missing bool
 	if err != nil {
 		return err
 	}
-	secret = secret.DeepCopy()
-	secret.Data = map[string][]byte{corev1.TLSCertKey: pair.Certificate, corev1.TLSPrivateKeyKey: pair.Key, keyAuthorities: pair.Authorities}
-	if missing {
-		secret.Namespace, secret.Name, secret.Type = r.options.Secret.Namespace, r.options.Secret.Name, corev1.SecretTypeTLS
-		err = r.client.Create(ctx, secret)
-	} else {
-		err = r.client.Update(ctx, secret)
-	}
-	if apierrors.IsAlreadyExists(err) || apierrors.IsConflict(err) || apierrors.IsNotFound(err) {
-		// Another replica was faster. The cache will get its Secret.
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("write Secret %s: %w", r.options.Secret, err)
+	if written, err := write(ctx, r.client, r.options.Secret, secret, missing, pair); err != nil || !written {
+		return err
 	}
 	reason := "past two thirds of its life"
 	if missing {
@@ -185,6 +173,29 @@ func (r *Rotator) renew(ctx context.Context, secret *corev1.Secret, missing bool
 	}
 	r.log.InfoContext(ctx, "issued a webhook certificate", "secret", r.options.Secret.String(), "reason", reason)
 	return nil
+}
+
+// write creates or updates the Secret. written is false if another replica was faster.
+func write(ctx context.Context, c client.Client, key client.ObjectKey, secret *corev1.Secret, missing bool, pair Pair) (written bool, err error) {
+	secret = secret.DeepCopy()
+	secret.Data = map[string][]byte{corev1.TLSCertKey: pair.Certificate, corev1.TLSPrivateKeyKey: pair.Key, keyAuthorities: pair.Authorities}
+	if missing {
+		secret.Namespace, secret.Name, secret.Type = key.Namespace, key.Name, corev1.SecretTypeTLS
+		err = c.Create(ctx, secret)
+	} else {
+		err = c.Update(ctx, secret)
+	}
+	if apierrors.IsAlreadyExists(err) || apierrors.IsConflict(err) || apierrors.IsNotFound(err) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("write Secret %s: %w", key, err)
+	}
+	return true, nil
+}
+
+func pairOf(secret *corev1.Secret) Pair {
+	return Pair{Certificate: secret.Data[corev1.TLSCertKey], Key: secret.Data[corev1.TLSPrivateKeyKey], Authorities: secret.Data[keyAuthorities]}
 }
 
 // trust writes the authorities into the webhook configurations. It skips a missing
