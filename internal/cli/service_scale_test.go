@@ -65,7 +65,7 @@ func TestWatchOfLargeCluster(t *testing.T) {
 	})
 	t.Logf("%d services with %d endpoints created in %s", manyServices, manyServices*perService, time.Since(began).Round(time.Second))
 	kubeconfig := filepath.Join(t.TempDir(), "kubeconfig")
-	if err := os.WriteFile(kubeconfig, kubetest.Kubeconfig(t), 0o600); err != nil {
+	if err := os.WriteFile(kubeconfig, kubetest.Kubeconfig(t, kubetest.Role(t, "spiderpool-agent", "kube-system", "node-1")), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	program := kubetest.Program(t, "spiderpoolctl")

@@ -40,7 +40,7 @@ func TestServiceCommandsReadCluster(t *testing.T) {
 	kubetest.Create(t, c, web, slice, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "cli-node"}},
 		pod("client", "cli-node", false), pod("host", "cli-node", true), pod("pending", "", false))
 	kubeconfig := filepath.Join(t.TempDir(), "kubeconfig")
-	if err := os.WriteFile(kubeconfig, kubetest.Kubeconfig(t), 0o600); err != nil {
+	if err := os.WriteFile(kubeconfig, kubetest.Kubeconfig(t, kubetest.Role(t, "spiderpool-agent", "kube-system", "cli-node")), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	name := namespace + "/web"
