@@ -217,3 +217,50 @@ func TestDoubtfulBlockIsNotKnown(t *testing.T) {
 		t.Error("a block is known whose write had no answer")
 	}
 }
+
+// The controller deleted the block of a released address. A new lease of the address is
+// young, also if the answer to the release was lost.
+func TestLeaseInNewBlockIsYoung(t *testing.T) {
+	store := &ipamtest.Store{}
+	now := time.Date(2026, 11, 22, 10, 0, 0, 0, time.UTC)
+	p := rangePool(t, "p", "10.0.0.0/24", "10.0.0.16")
+	a := newAllocatorWith(t, alloc.Config{Node: "n1", Observer: &conflicts{}, SearchEvery: -1, Now: func() time.Time { return now }}, store, p)
+	t.Cleanup(a.Close)
+	r := request("n1", "c", want("eth0", 4, "p"))
+	if _, err := allocate(t.Context(), a, r); err != nil {
+		t.Fatal(err)
+	}
+	store.After = func(netip.Addr) error { return errAway }
+	store.Before = func(operation string, _ netip.Addr) error {
+		if operation == "get" {
+			return errAway
+		}
+		return nil
+	}
+	if err := a.Release(t.Context(), lease.Attachment{ContainerID: "c", Interface: "eth0"}); !errors.Is(err, errAway) {
+		t.Fatalf("release: %v", err)
+	}
+	store.After, store.Before = nil, nil
+	if err := store.Delete(t.Context(), store.All()[0]); err != nil {
+		t.Fatal(err)
+	}
+	now = now.Add(time.Minute)
+	if err := a.ReadUnread(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := allocate(t.Context(), a, r); err != nil {
+		t.Fatal(err)
+	}
+	if old := a.HeldFor(time.Second); len(old) != 0 {
+		t.Errorf("the new lease counts as old: %v", old)
+	}
+}
+
+// Blocks are labelled with their region, so all agents must agree.
+func TestRegionsHave256Blocks(t *testing.T) {
+	for addr, want := range map[string]string{"10.0.31.255": "10.0.16.0/20", "fd00::1fff": "fd00::1000/116"} {
+		if got := alloc.RegionOf(netip.MustParseAddr(addr)); got.String() != want {
+			t.Errorf("region of %s: %s, want %s", addr, got, want)
+		}
+	}
+}
