@@ -17,7 +17,7 @@ func Account(tb testing.TB, namespace, name, node string) *rest.Config {
 	tb.Helper()
 	c := Client(tb)
 	account := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}}
-	keep(tb, c, account)
+	createMissing(tb, c, account)
 	request := &authenticationv1.TokenRequest{}
 	if node != "" {
 		createMissing(tb, c, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: node}})
