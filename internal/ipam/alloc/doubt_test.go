@@ -264,3 +264,23 @@ func TestRegionsHave256Blocks(t *testing.T) {
 		}
 	}
 }
+
+// Multus hot plug does DEL and ADD with one container and interface.
+func TestLeaseAfterReleaseIsYoung(t *testing.T) {
+	now := time.Date(2026, 11, 22, 10, 0, 0, 0, time.UTC)
+	p := rangePool(t, "p", "10.0.0.0/24", "10.0.0.16")
+	a := newAllocatorWith(t, alloc.Config{Node: "n1", Observer: &conflicts{}, SearchEvery: -1, Now: func() time.Time { return now }}, &ipamtest.Store{}, p)
+	t.Cleanup(a.Close)
+	for range 2 {
+		if _, err := allocate(t.Context(), a, request("n1", "c", want("eth0", 4, "p"))); err != nil {
+			t.Fatal(err)
+		}
+		if old := a.HeldFor(time.Second); len(old) != 0 {
+			t.Errorf("the new lease counts as old: %v", old)
+		}
+		now = now.Add(time.Minute)
+		if err := a.Release(t.Context(), lease.Attachment{ContainerID: "c", Interface: "eth0"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
