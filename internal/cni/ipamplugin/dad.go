@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
 
 	"spiderpool.dev/spiderpool/internal/cni/plugin"
 	"spiderpool.dev/spiderpool/internal/inet"
@@ -158,17 +159,22 @@ func (c *conf) announce(call *plugin.Call, reply wire.AddReply) error {
 		return nil
 	}
 	return inPod(call, func() error {
-		ifi, err := net.InterfaceByName(call.IfName)
-		if err != nil || len(ifi.HardwareAddr) != 6 {
-			return nil // no interface yet, or one that is not Ethernet
-		}
-		switch isUp := ifi.Flags&net.FlagUp != 0; {
+		isUp, err := isUp(call.IfName)
+		switch {
+		case errors.Is(err, unix.ENODEV):
+			return nil // the main plugin makes the interface later
+		case err != nil:
+			return err
 		case !isUp && len(shared) == 0:
 			return set(filepath.Join(ipv4Conf, call.IfName, "arp_notify"), "1")
 		case !isUp:
 			if err := setUp(call.IfName); err != nil {
 				return err
 			}
+		}
+		ifi, err := net.InterfaceByName(call.IfName)
+		if err != nil || len(ifi.HardwareAddr) != 6 {
+			return err // or not Ethernet
 		}
 		for _, a := range own {
 			if err := probe.Announce(ifi, a); err != nil {

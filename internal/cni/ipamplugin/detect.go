@@ -170,20 +170,37 @@ func onUp(name string, f func(*net.Interface) error) error {
 	}
 }
 
-// setUp sets an interface up (netdevice(7)).
+// setUp sets an interface up.
 func setUp(name string) error {
+	return withFlags(name, func(fd int, r *unix.Ifreq) error {
+		r.SetUint16(r.Uint16() | unix.IFF_UP)
+		return unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, r)
+	})
+}
+
+// isUp reports whether an interface is up. It asks for one interface, unlike package net.
+func isUp(name string) (up bool, err error) {
+	err = withFlags(name, func(_ int, r *unix.Ifreq) error {
+		up = r.Uint16()&unix.IFF_UP != 0
+		return nil
+	})
+	return up, err
+}
+
+// withFlags calls f with the flags of an interface (netdevice(7)). Without the interface,
+// the error is unix.ENODEV.
+func withFlags(name string, f func(fd int, r *unix.Ifreq) error) error {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return err
 	}
 	defer unix.Close(fd)
-	ifreq, err := unix.NewIfreq(name)
+	r, err := unix.NewIfreq(name)
 	if err != nil {
 		return err
 	}
-	if err := unix.IoctlIfreq(fd, unix.SIOCGIFFLAGS, ifreq); err != nil {
+	if err := unix.IoctlIfreq(fd, unix.SIOCGIFFLAGS, r); err != nil {
 		return err
 	}
-	ifreq.SetUint16(ifreq.Uint16() | unix.IFF_UP)
-	return unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, ifreq)
+	return f(fd, r)
 }
