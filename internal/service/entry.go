@@ -81,19 +81,11 @@ type Slot struct {
 	Index uint32
 }
 
-func compareSlots(a, b Slot) int {
-	return cmp.Or(cmp.Compare(a.ID, b.ID), cmp.Compare(a.Index, b.Index))
-}
-
 // Member says that a backend belongs to a set. A program checks with one lookup whether a remembered backend is still
 // good. Only sets with affinity and sets of UDP ports have members.
 type Member struct {
 	ID      ID
 	Backend netip.AddrPort
-}
-
-func compareMembers(a, b Member) int {
-	return cmp.Or(cmp.Compare(a.ID, b.ID), a.Backend.Compare(b.Backend))
 }
 
 // FrontendEntry is one entry of the map of frontends.
