@@ -13,7 +13,12 @@ import (
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"spiderpool.dev/spiderpool/internal/kube/kubetest"
+	"spiderpool.dev/spiderpool/internal/kube/scheme"
 )
 
 // presets are the facts of each distribution that a pod's specification must show.
@@ -153,6 +158,41 @@ func TestOpenShiftPermitsNodePods(t *testing.T) {
 		if spec.HostNetwork || len(hostPaths(spec)) > 0 || sc.RunAsUser != nil || sc.RunAsGroup != nil || !*sc.RunAsNonRoot || *sc.AllowPrivilegeEscalation ||
 			cmp.Diff(sc.Capabilities, &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}}) != "" {
 			t.Errorf("%s does not fit restricted-v2: host network %t, volumes %v, %+v", name, spec.HostNetwork, hostPaths(spec), sc)
+		}
+	}
+}
+
+// createConstraintsKind creates a kind that accepts any SecurityContextConstraints.
+func createConstraintsKind(t *testing.T) {
+	t.Helper()
+	s := scheme.New()
+	if err := apiextensionsv1.AddToScheme(s); err != nil {
+		t.Fatal(err)
+	}
+	c, err := client.New(kubetest.Config(t), client.Options{Scheme: s})
+	if err != nil {
+		t.Fatal(err)
+	}
+	keep := true
+	kubetest.Create(t, c, &apiextensionsv1.CustomResourceDefinition{
+		ObjectMeta: metav1.ObjectMeta{Name: "securitycontextconstraints.security.openshift.io"},
+		Spec: apiextensionsv1.CustomResourceDefinitionSpec{
+			Group: "security.openshift.io", Scope: apiextensionsv1.ClusterScoped,
+			Names: apiextensionsv1.CustomResourceDefinitionNames{Plural: "securitycontextconstraints", Kind: "SecurityContextConstraints"},
+			Versions: []apiextensionsv1.CustomResourceDefinitionVersion{{Name: "v1", Served: true, Storage: true, Schema: &apiextensionsv1.CustomResourceValidation{
+				OpenAPIV3Schema: &apiextensionsv1.JSONSchemaProps{Type: "object", XPreserveUnknownFields: &keep},
+			}}},
+		},
+	})
+}
+
+func TestAPIServerAcceptsPresets(t *testing.T) {
+	createConstraintsKind(t)
+	access := kubeconfig(t)
+	for name := range presets {
+		if _, failure := helm(t, "install", "spiderpool", "spiderpool", "--namespace", "kube-system", "--kubeconfig", access,
+			"--dry-run=server", "-f", presetFile(name)); failure != "" {
+			t.Errorf("%s: %s", name, failure)
 		}
 	}
 }
