@@ -4,6 +4,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"net"
@@ -13,6 +14,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
 	corev1 "k8s.io/api/core/v1"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -70,6 +72,32 @@ func (w *world) runtime(ids ...string) (*sandboxes, func(*config.Agent)) {
 	go func() { _ = server.Serve(listener) }()
 	w.Cleanup(server.Stop)
 	return s, func(cfg *config.Agent) { cfg.CRISockets = []string{socket} }
+}
+
+// Addresses whose DEL was lost are not reclaimed meanwhile; ADD and DEL need no runtime (ADR 8).
+func TestSilentRuntimeKeepsAgentReady(t *testing.T) {
+	w := newWorld(t)
+	a := w.agent(w.node("n1"), func(cfg *config.Agent) { cfg.CRISockets = []string{"/nonexistent/cri.sock"} })
+	reply, err := a.Runtime(t.Context())
+	if err != nil || reply.Socket != "" || !strings.Contains(reply.Fault, "/nonexistent/cri.sock: no such socket; set the Helm value spiderpoolAgent.criSocket") {
+		t.Errorf("got %+v, %v", reply, err)
+	}
+	if err := a.Status(t.Context()); err != nil {
+		t.Errorf("the agent is not ready: %v", err)
+	}
+	if value, err := gauge(a.metrics.registry, "spiderpool_container_runtime_up"); err != nil || value != 0 {
+		t.Errorf("the gauge is %v, %v", value, err)
+	}
+}
+
+func gauge(registry *prometheus.Registry, name string) (float64, error) {
+	families, err := registry.Gather()
+	for _, family := range families {
+		if family.GetName() == name {
+			return family.GetMetric()[0].GetGauge().GetValue(), err
+		}
+	}
+	return 0, errors.Join(err, fmt.Errorf("no metric %s", name))
 }
 
 func TestGCReleasesUnknownSandboxes(t *testing.T) {

@@ -63,3 +63,16 @@ func (o observed) complete(facts func(lease.Lease) reclaim.Facts, now time.Time)
 		return f
 	}
 }
+
+// once returns facts that are observed once per lease.
+func once(facts func(lease.Lease) reclaim.Facts) func(lease.Lease) reclaim.Facts {
+	known := map[lease.Lease]reclaim.Facts{}
+	return func(l lease.Lease) reclaim.Facts {
+		f, ok := known[l]
+		if !ok {
+			f = facts(l)
+			known[l] = f
+		}
+		return f
+	}
+}

@@ -186,13 +186,14 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 		return ctrl.Result{}, reconcile.TerminalError(err)
 	}
 	now := r.clock.Now()
-	seen := r.observed.look(request.Name, block, r.cached.of(ctx), now)
+	cached := once(r.cached.of(ctx))
+	seen := r.observed.look(request.Name, block, cached, now)
 	// 1. Delete an empty block.
 	if block.Removable(seen.leases, now, r.options.Idle) {
 		return ctrl.Result{}, r.remove(ctx, object)
 	}
 	// 2. Stop if the caches show nothing to reclaim.
-	if _, changes := reclaim.Sweep(block, seen.complete(r.cached.of(ctx), now), r.options.Policy, now); len(changes) == 0 {
+	if _, changes := reclaim.Sweep(block, seen.complete(cached, now), r.options.Policy, now); len(changes) == 0 {
 		return ctrl.Result{RequeueAfter: r.next(ctx, block, seen, now)}, nil
 	}
 	// 3. Judge again by the API server, and write the block.
