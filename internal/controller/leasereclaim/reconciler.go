@@ -237,10 +237,12 @@ func (r *Reconciler) next(ctx context.Context, block lease.Block, seen observed,
 	for _, l := range block.Leases {
 		switch l.State {
 		case lease.InUse:
-			if age := seen.leases.Age(l, now); age < r.options.Policy.MinAge {
-				within(r.options.Policy.MinAge - age)
-			} else if lost(l.Node) {
-				within(r.options.Interval)
+			if !lost(l.Node) {
+				break // the loss of the node queues the block
+			}
+			within(r.options.Interval)
+			if young := r.options.Policy.MinAge - seen.leases.Age(l, now); young > 0 {
+				within(young)
 			}
 		case lease.Retained:
 			within(r.options.Interval)
