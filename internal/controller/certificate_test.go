@@ -164,4 +164,20 @@ func TestLostCertificateIsReissued(t *testing.T) {
 	judges(t, c)
 	r.serves(t, made.Data[corev1.TLSCertKey])
 	judges(t, c)
+
+	// An unusable one, e.g. after a wrong edit, is replaced, too.
+	broken := made.DeepCopy()
+	broken.Data[corev1.TLSPrivateKeyKey] = former.Data[corev1.TLSPrivateKeyKey]
+	if err := c.Update(t.Context(), broken); err != nil {
+		t.Fatal(err)
+	}
+	kubetest.Eventually(t, func(ctx context.Context) error {
+		if err := c.Get(ctx, key, &made); err != nil {
+			return err
+		}
+		if _, err := tls.X509KeyPair(made.Data[corev1.TLSCertKey], made.Data[corev1.TLSPrivateKeyKey]); err != nil {
+			return fmt.Errorf("the Secret still has %w", err)
+		}
+		return nil
+	})
 }

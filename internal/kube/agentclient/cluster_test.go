@@ -15,6 +15,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"spiderpool.dev/spiderpool/internal/ipam"
 	"spiderpool.dev/spiderpool/internal/kube/agentclient"
 	"spiderpool.dev/spiderpool/internal/kube/kubetest"
 	"spiderpool.dev/spiderpool/internal/lease"
@@ -104,6 +105,18 @@ func TestMissingPodIsGone(t *testing.T) {
 				t.Errorf("got %+v, error %v; want gone", got, err)
 			}
 		})
+	}
+}
+
+// The watch may be behind a new namespace.
+func TestUnknownNamespaceIsReadLive(t *testing.T) {
+	c, cluster := kubetest.Client(t), clusterOf(t, "n1")
+	name := kubetest.Namespace(t, c)
+	if got, err := cluster.Namespace(t.Context(), name); err != nil || got.Labels[corev1.LabelMetadataName] != name {
+		t.Errorf("got %+v, %v", got, err)
+	}
+	if _, err := cluster.Namespace(t.Context(), name+"-missing"); !errors.Is(err, ipam.ErrNotFound) {
+		t.Errorf("a missing one: got %v", err)
 	}
 }
 

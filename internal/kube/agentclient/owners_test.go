@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -102,6 +103,27 @@ func TestForgedReferenceKeepsTopController(t *testing.T) {
 		if err != nil || top.Name != tc.want {
 			t.Errorf("pod in %s: got %+v, %v; want %s", tc.namespace, top, err, tc.want)
 		}
+	}
+}
+
+func TestCronJobIsTopController(t *testing.T) {
+	c, cluster := kubetest.Client(t), clusterOf(t, "n1")
+	namespace := kubetest.Namespace(t, c)
+	job := &batchv1.Job{
+		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "backup-1", OwnerReferences: []metav1.OwnerReference{{
+			APIVersion: "batch/v1", Kind: "CronJob", Name: "backup", UID: "c", Controller: new(true),
+		}}},
+		Spec: batchv1.JobSpec{Template: corev1.PodTemplateSpec{Spec: corev1.PodSpec{
+			RestartPolicy: corev1.RestartPolicyNever, Containers: []corev1.Container{{Name: "main", Image: "registry.example/app:1"}},
+		}}},
+	}
+	kubetest.Create(t, c, job)
+	top, err := cluster.TopController(t.Context(), ipam.Pod{
+		PodKey: lease.PodKey{Namespace: namespace, Name: "backup-1-x"},
+		Owner:  ipam.Controller{APIVersion: "batch/v1", Kind: "Job", Name: job.Name, UID: string(job.UID)},
+	})
+	if err != nil || top.Kind != "CronJob" || top.Name != "backup" {
+		t.Errorf("got %+v, %v", top, err)
 	}
 }
 

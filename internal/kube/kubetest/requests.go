@@ -62,17 +62,23 @@ type recorder struct {
 
 // RoundTrip implements http.RoundTripper.
 func (r recorder) RoundTrip(request *http.Request) (*http.Response, error) {
-	if text, ok := describe(request); ok {
-		requests.mu.Lock()
+	requests.mu.Lock()
+	for _, text := range describe(request) {
 		requests.made[r.program+": "+text] = true
-		requests.mu.Unlock()
 	}
+	requests.mu.Unlock()
 	return r.next.RoundTrip(request)
 }
 
-// describe returns verb, resource and group of a request, e.g. "get statefulsets.apps".
-func describe(request *http.Request) (text string, ok bool) {
+// describe returns the requests to permit, each with verb, resource and group, e.g. "get
+// statefulsets.apps". A server-side apply may create the object, and the API server asks
+// for both rights.
+func describe(request *http.Request) []string {
 	group, resource, named, ok := parsePath(request.URL.Path)
+	if !ok {
+		return nil
+	}
+	text := func(verb string) string { return strings.TrimSuffix(verb+" "+resource+"."+group, ".") }
 	verb := strings.ToLower(request.Method)
 	switch {
 	case request.Method == http.MethodGet && !named:
@@ -81,8 +87,10 @@ func describe(request *http.Request) (text string, ok bool) {
 		verb = "create"
 	case request.Method == http.MethodPut:
 		verb = "update"
+	case request.Header.Get("Content-Type") == "application/apply-patch+yaml" && !strings.Contains(resource, "/"):
+		return []string{text("patch"), text("create")}
 	}
-	return strings.TrimSuffix(verb+" "+resource+"."+group, "."), ok
+	return []string{text(verb)}
 }
 
 // parsePath splits e.g. /apis/apps/v1/namespaces/default/statefulsets/web/status into
