@@ -8,7 +8,7 @@
 // Prometheus out.
 //
 // It does not use k8s.io/apiserver or controller-runtime, which would double the agent:
-// docs/adr/0027-metrics-for-permitted-clients.md.
+// docs/adr/0026-metrics-for-permitted-clients.md.
 package tokenauth
 
 import (
