@@ -223,3 +223,17 @@ func TestUnreadablePoolFailsEndpoint(t *testing.T) {
 		t.Errorf("got %s, %v, want the error of the read", text(got), err)
 	}
 }
+
+// The runtime must repeat a DEL that is neither committed nor on disk.
+func TestLostReleaseFailsDel(t *testing.T) {
+	cluster := newFakeCluster(t, "a")
+	s := cluster.Service("n1")
+	mustAdd(t, s, wire.AddRequest{Attachment: attachment("a")})
+	s.Journal = fullDisk{s.Journal}
+	cluster.SetAway(true)
+	err := s.Delete(t.Context(), wire.DeleteRequest{Attachment: attachment("a")})
+	var failure *ipam.Error
+	if !errors.As(err, &failure) || failure.Kind != ipam.Unavailable || !strings.Contains(failure.Details, "no space left on device") {
+		t.Errorf("got %v, want to try again because of the disk", err)
+	}
+}

@@ -143,3 +143,36 @@ func TestHangingWriteFailsRequest(t *testing.T) {
 		}
 	})
 }
+
+// A node that creates a block that exists does not know its neighbours either. After a
+// lost update, it reads one block.
+func TestOnlyFailedCreateReadsRegion(t *testing.T) {
+	for name, known := range map[string]bool{"create": false, "update": true} {
+		t.Run(name, func(t *testing.T) {
+			store := &ipamtest.Store{}
+			p := rangePool(t, "p", "10.0.0.0/24", "10.0.0.16-10.0.0.31")
+			a := newAllocator(t, "a", store, p)
+			t.Cleanup(a.Close)
+			if known {
+				if _, err := allocate(t.Context(), a, request("a", "first", want("eth0", 4, "p"))); err != nil {
+					t.Fatal(err)
+				}
+			}
+			b := newAllocator(t, "b", store, p)
+			t.Cleanup(b.Close)
+			if err := b.Read(t.Context(), netip.MustParseAddr("10.0.0.16")); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := allocate(t.Context(), b, request("b", "other", want("eth0", 4, "p"))); err != nil {
+				t.Fatal(err)
+			}
+			lists := store.Count("list")
+			if _, err := allocate(t.Context(), a, request("a", "second", want("eth0", 4, "p"))); err != nil {
+				t.Fatal(err)
+			}
+			if read := store.Count("list") > lists; read == known {
+				t.Errorf("the region was read: %t", read)
+			}
+		})
+	}
+}

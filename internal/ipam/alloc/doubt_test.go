@@ -284,3 +284,66 @@ func TestLeaseAfterReleaseIsYoung(t *testing.T) {
 		}
 	}
 }
+
+// A conflict proves that the release was not written. So the lease must come back when
+// a user deletes the block.
+func TestConflictKeepsLease(t *testing.T) {
+	store := &ipamtest.Store{}
+	a := newAllocator(t, "n1", store, rangePool(t, "p", "10.0.0.0/24", "10.0.0.16-10.0.0.31"))
+	t.Cleanup(a.Close)
+	if _, err := allocate(t.Context(), a, request("n1", "c", want("eth0", 4, "p"))); err != nil {
+		t.Fatal(err)
+	}
+	at := lease.Attachment{ContainerID: "c", Interface: "eth0"}
+	store.Before = func(operation string, _ netip.Addr) error {
+		if operation == "put" {
+			return alloc.ErrConflict
+		}
+		return errAway
+	}
+	if err := a.Release(t.Context(), at); err == nil {
+		t.Fatal("a release with a conflict succeeded")
+	}
+	store.Before = nil
+	if err := errors.Join(store.Delete(t.Context(), store.All()[0]), a.ReadUnread(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+	if held := a.Attached(at); len(held) != 1 || !a.HasLost() {
+		t.Errorf("the node knows %v, lost: %t", held, a.HasLost())
+	}
+}
+
+// Another node may have given the address to a pod of the owner.
+func TestOwnersPodWaitsForUnreadBlock(t *testing.T) {
+	owner := lease.ParseOwner("Pod/default/web-0")
+	for name, tc := range map[string]struct {
+		owner lease.Owner
+		ready bool
+	}{"same owner": {owner, false}, "another owner": {lease.ParseOwner("Pod/default/web-1"), true}} {
+		t.Run(name, func(t *testing.T) {
+			store := &ipamtest.Store{}
+			a := newAllocator(t, "n1", store, rangePool(t, "p", "10.0.0.0/24", "10.0.0.16-10.0.0.47"))
+			t.Cleanup(a.Close)
+			first := request("n1", "first", want("eth0", 4, "p"))
+			first.FixedFor = owner
+			if _, err := allocate(t.Context(), a, first); err != nil {
+				t.Fatal(err)
+			}
+			bad := store.All()[0].Base
+			store.Before = func(_ string, base netip.Addr) error {
+				if base == bad {
+					return errAway
+				}
+				return nil
+			}
+			if err := a.Release(t.Context(), lease.Attachment{ContainerID: "first", Interface: "eth0"}); !errors.Is(err, errAway) {
+				t.Fatalf("release: %v", err)
+			}
+			next := request("n1", "next", want("eth0", 4, "p"))
+			next.FixedFor = tc.owner
+			if _, err := allocate(t.Context(), a, next); errors.Is(err, alloc.ErrNotReady) == tc.ready {
+				t.Errorf("got %v, want it ready: %t", err, tc.ready)
+			}
+		})
+	}
+}

@@ -113,6 +113,32 @@ func TestAvoidedBlockIsForgotten(t *testing.T) {
 	}
 }
 
+func TestDeletedBlockStaysAvoided(t *testing.T) {
+	store := &ipamtest.Store{}
+	a := newAllocator(t, "a", store, rangePool(t, "p", "10.0.0.0/24", "10.0.0.16-10.0.0.31"))
+	t.Cleanup(a.Close)
+	puts := 0 // one block, so one at a time
+	store.Before = func(operation string, _ netip.Addr) error {
+		if operation == "put" {
+			puts++
+			return alloc.ErrRefused
+		}
+		return nil
+	}
+	add := func(container string) {
+		if _, err := allocate(t.Context(), a, request("a", container, want("eth0", 4, "p"))); err == nil {
+			t.Fatalf("%s got an address of a block that cannot be written", container)
+		}
+	}
+	add("first")
+	before := puts
+	a.ObserveDeleted(netip.MustParseAddr("10.0.0.16"), "1")
+	add("second")
+	if puts != before {
+		t.Errorf("%d writes of the avoided block", puts-before)
+	}
+}
+
 // The API server refused one content of a block. After a write that it accepts, the block
 // serves again.
 func TestAcceptedWriteEndsAvoidance(t *testing.T) {
