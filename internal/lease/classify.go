@@ -59,6 +59,7 @@ func (x *Index) classify(b *indexedBlock, now time.Time) {
 	if b.block.Damaged != "" || b.block.Compacted || b.block.Unread || b.block.Avoided {
 		b.free = 0
 	}
+	seen := b.seen
 	for _, l := range b.block.Leases {
 		bit := inet.Mask(1) << inet.BlockIndex(l.Addr)
 		after, expires := l.expires(x.reuseAfter)
@@ -66,8 +67,8 @@ func (x *Index) classify(b *indexedBlock, now time.Time) {
 			b.free &^= bit
 			continue
 		}
-		seen, _ := b.seen.at(stateOf(&l))
-		at := seen.Add(after) // the address is free from then on
+		at := seen[0].at.Add(after) // the address is free from then on
+		seen = seen[1:]
 		if !now.Before(at) {
 			continue
 		}

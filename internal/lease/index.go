@@ -39,7 +39,7 @@ type Index struct {
 // indexedBlock is a block with the state derived at its last classification.
 type indexedBlock struct {
 	block   Block
-	seen    Sightings    // of the leases that expire
+	seen    Sightings    // of the leases that expire, in their order in the block
 	own     bool         // created by this node
 	free    inet.Mask    // may be granted
 	former  inet.Mask    // out of reach only because of former sandboxes
