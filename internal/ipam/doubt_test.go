@@ -5,12 +5,14 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net/netip"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"spiderpool.dev/spiderpool/internal/inet"
+	"spiderpool.dev/spiderpool/internal/ipam"
 	"spiderpool.dev/spiderpool/internal/ipam/alloc"
 	"spiderpool.dev/spiderpool/internal/ipam/ipamtest"
 	"spiderpool.dev/spiderpool/internal/lease"
@@ -67,14 +69,7 @@ func TestDeletedBlockComesBack(t *testing.T) {
 	mustAdd(t, s, wire.AddRequest{Attachment: attachment("gone")})
 	cluster.Sandbox("n1", attachment("a").ContainerID, "uid-a")
 	cluster.Advance(time.Hour)
-	b, err := cluster.Store.Get(t.Context(), inet.BlockOf(addr))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cluster.Store.Delete(t.Context(), b); err != nil {
-		t.Fatal(err)
-	}
-	s.Allocator.ObserveDeleted(b.Base, b.Version)
+	loseBlock(t, cluster, s, addr)
 	if err := errors.Join(s.Allocator.ReadUnread(t.Context()), s.RestoreLost(t.Context())); err != nil {
 		t.Fatal(err)
 	}
@@ -87,11 +82,9 @@ func TestDeletedBlockComesBack(t *testing.T) {
 	}
 }
 
-// A runtime may list a sandbox only after its ADDs.
-func TestUnlistedNewSandboxKeepsAddress(t *testing.T) {
-	cluster := newFakeCluster(t, "a")
-	s := cluster.Service("n1")
-	addr := mustAdd(t, s, wire.AddRequest{Attachment: attachment("a")}).Addresses[0].Prefix.Addr()
+// loseBlock deletes the block of the address as a user does, and tells the service.
+func loseBlock(t *testing.T, cluster *ipamtest.FakeCluster, s *ipam.Service, addr netip.Addr) {
+	t.Helper()
 	b, err := cluster.Store.Get(t.Context(), inet.BlockOf(addr))
 	if err != nil {
 		t.Fatal(err)
@@ -100,6 +93,14 @@ func TestUnlistedNewSandboxKeepsAddress(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.Allocator.ObserveDeleted(b.Base, b.Version)
+}
+
+// A runtime may list a sandbox only after its ADDs.
+func TestUnlistedNewSandboxKeepsAddress(t *testing.T) {
+	cluster := newFakeCluster(t, "a")
+	s := cluster.Service("n1")
+	addr := mustAdd(t, s, wire.AddRequest{Attachment: attachment("a")}).Addresses[0].Prefix.Addr()
+	loseBlock(t, cluster, s, addr)
 	if err := errors.Join(s.Allocator.ReadUnread(t.Context()), s.RestoreLost(t.Context())); err != nil {
 		t.Fatal(err)
 	}
@@ -115,14 +116,7 @@ func TestLostLeaseComesBackWithoutRuntime(t *testing.T) {
 	cluster.Log = slog.New(slog.NewTextHandler(&log, nil))
 	s := cluster.Service("n1")
 	addr := mustAdd(t, s, wire.AddRequest{Attachment: attachment("a")}).Addresses[0].Prefix.Addr()
-	b, err := cluster.Store.Get(t.Context(), inet.BlockOf(addr))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cluster.Store.Delete(t.Context(), b); err != nil {
-		t.Fatal(err)
-	}
-	s.Allocator.ObserveDeleted(b.Base, b.Version)
+	loseBlock(t, cluster, s, addr)
 	cluster.SetRuntimeAway("n1", true)
 	if err := errors.Join(s.Allocator.ReadUnread(t.Context()), s.RestoreLost(t.Context())); err != nil {
 		t.Fatal(err)
