@@ -12,7 +12,6 @@ import (
 	"testing"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -189,16 +188,7 @@ func TestUnreadableStampIsAnError(t *testing.T) {
 
 func TestDefinitionsInUseByAnotherReleaseStay(t *testing.T) {
 	c := kubetest.Client(t)
-	pool := &v2beta1.SpiderIPPool{
-		ObjectMeta: metav1.ObjectMeta{Name: "theirs"},
-		Spec:       v2beta1.SpiderIPPoolSpec{AddressSpace: v2beta1.AddressSpace{Subnet: "10.0.0.0/24"}},
-	}
-	kubetest.Create(t, c, pool)
-	patch := client.RawPatch("application/merge-patch+json",
-		[]byte(`{"status":{"allocatedIPCount":1,"allocatedIPs":"{\"10.0.0.1\":{\"pod\":\"default/old\",\"podUid\":\"1\"}}"}}`))
-	if err := c.Status().Patch(t.Context(), pool, patch); err != nil {
-		t.Fatal(err)
-	}
+	pool := takenPool(t, c, "theirs")
 	t.Cleanup(func() { kubetest.Remove(t, c, pool) }) // before the definitions are restored
 	change(t, c, "spideripblocks", func(_, spec map[string]any) { spec["description"] = "theirs" })
 	if _, err := update(t); err == nil || !strings.Contains(err.Error(), "pods of another Spiderpool release have addresses") {

@@ -13,10 +13,11 @@ import (
 	"spiderpool.dev/spiderpool/internal/kube/kubetest"
 )
 
-func TestInstallOverAnotherReleaseFails(t *testing.T) {
-	c := kubetest.Client(t)
+// takenPool creates a pool in which a pod of Spiderpool 1.2 has an address.
+func takenPool(t *testing.T, c client.Client, name string) *v2beta1.SpiderIPPool {
+	t.Helper()
 	pool := &v2beta1.SpiderIPPool{
-		ObjectMeta: metav1.ObjectMeta{Name: "taken"},
+		ObjectMeta: metav1.ObjectMeta{Name: name},
 		Spec:       v2beta1.SpiderIPPoolSpec{AddressSpace: v2beta1.AddressSpace{Subnet: "10.0.0.0/24"}},
 	}
 	kubetest.Create(t, c, pool)
@@ -25,6 +26,12 @@ func TestInstallOverAnotherReleaseFails(t *testing.T) {
 	if err := c.Status().Patch(t.Context(), pool, patch); err != nil {
 		t.Fatal(err)
 	}
+	return pool
+}
+
+func TestInstallOverAnotherReleaseFails(t *testing.T) {
+	c := kubetest.Client(t)
+	pool := takenPool(t, c, "taken")
 	cfg := configuration(t, c)
 	var out output
 	err := Install(t.Context(), out.logger(), under(t, "spiderpool-init", cfg.PodNamespace), cfg)
