@@ -27,6 +27,12 @@ var (
 	ciliumPool = schema.GroupVersionKind{Group: "cilium.io", Version: "v2alpha1", Kind: "CiliumPodIPPool"}
 )
 
+// overlayDefinitions are the names of the kinds' CustomResourceDefinitions.
+var overlayDefinitions = map[schema.GroupVersionKind]string{
+	calicoPool: "ippools.crd.projectcalico.org",
+	ciliumPool: "ciliumpodippools.cilium.io",
+}
+
 // collect reads the sources. It leaves out sources that do not exist; a source that
 // cannot be read carries its error.
 func (r *Reconciler) collect(ctx context.Context) facts {
@@ -161,7 +167,7 @@ func (r *Reconciler) cilium(ctx context.Context, nodes origin) *origin {
 // listOptional lists the objects of a kind. It returns none if the cluster does not
 // have the kind.
 func (r *Reconciler) listOptional(ctx context.Context, kind schema.GroupVersionKind) ([]unstructured.Unstructured, error) {
-	if served, err := r.watches(kind); err != nil || !served {
+	if served, err := r.watches(ctx, kind); err != nil || !served {
 		return nil, err
 	}
 	list := &unstructured.UnstructuredList{}

@@ -147,6 +147,18 @@ func TestFailedDiscoveryIsReported(t *testing.T) {
 	}
 }
 
+func TestDefinedKindIsAwaited(t *testing.T) {
+	r := beforeServiceCIDRs(t)
+	overlay(t, r.client, calicoPool, "ippools", map[string]any{"cidr": "192.168.0.0/16"})
+	r.watched = nil
+	r.mapper = noOverlays{} // the API server serves a new kind some time after its definition
+	got := decide(v2beta1.PodCIDRCalico, r.collect(t.Context()))
+	want := "CustomResourceDefinition ippools.crd.projectcalico.org exists, but the API server does not serve crd.projectcalico.org/v1 IPPool; trying again"
+	if !strings.Contains(got.missing, want) || got.err == nil {
+		t.Errorf("missing %q, to try again for %v; want %q", got.missing, got.err, want)
+	}
+}
+
 // noOverlays knows no kind, or cannot tell.
 type noOverlays struct {
 	meta.RESTMapper

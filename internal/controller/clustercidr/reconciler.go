@@ -11,12 +11,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -82,8 +85,6 @@ func (*Reconciler) Name() string { return "coordinator" }
 // Register adds the reconciler to the manager.
 func (r *Reconciler) Register(mgr ctrl.Manager) error {
 	r.cache, r.mapper = mgr.GetCache(), mgr.GetRESTMapper()
-	definitions := &metav1.PartialObjectMetadata{}
-	definitions.SetGroupVersionKind(schema.GroupVersionKind{Group: "apiextensions.k8s.io", Version: "v1", Kind: "CustomResourceDefinition"})
 	kubeadmConfig, err := configMapCache(mgr, client.ObjectKey{Namespace: systemNamespace, Name: kubeadmConfigMap})
 	if err != nil {
 		return err
@@ -99,7 +100,7 @@ func (r *Reconciler) Register(mgr ctrl.Manager) error {
 		WatchesRawSource(source.Kind[client.Object](kubeadmConfig, &corev1.ConfigMap{}, r.enqueue())).
 		WatchesRawSource(source.Kind[client.Object](ciliumConfig, &corev1.ConfigMap{}, r.enqueue())).
 		Watches(&corev1.Node{}, r.enqueue(), builder.WithPredicates(podCIDRsChanged())).
-		WatchesMetadata(definitions, r.enqueue(), builder.WithPredicates(predicate.NewPredicateFuncs(isOverlay)))
+		WatchesMetadata(emptyDefinition(), r.enqueue(), builder.WithPredicates(predicate.NewPredicateFuncs(isOverlay)))
 	if _, err := r.mapper.RESTMapping(schema.GroupKind{Group: networkingv1.GroupName, Kind: "ServiceCIDR"}, "v1"); err == nil {
 		b = b.Watches(&networkingv1.ServiceCIDR{}, r.enqueue())
 	} else if !meta.IsNoMatchError(err) {
@@ -137,7 +138,14 @@ func (r *Reconciler) enqueue() handler.EventHandler {
 
 // isOverlay reports whether o is a CustomResourceDefinition of an overlay network.
 func isOverlay(o client.Object) bool {
-	return o.GetName() == "ippools.crd.projectcalico.org" || o.GetName() == "ciliumpodippools.cilium.io"
+	return slices.Contains(slices.Collect(maps.Values(overlayDefinitions)), o.GetName())
+}
+
+// emptyDefinition is a CustomResourceDefinition to read or to watch.
+func emptyDefinition() *metav1.PartialObjectMetadata {
+	definition := &metav1.PartialObjectMetadata{}
+	definition.SetGroupVersionKind(schema.GroupVersionKind{Group: "apiextensions.k8s.io", Version: "v1", Kind: "CustomResourceDefinition"})
+	return definition
 }
 
 // podCIDRsChanged passes changes of spec.podCIDRs and drops the heartbeats of nodes.
@@ -150,7 +158,7 @@ func podCIDRsChanged() predicate.Predicate {
 
 // watches reports whether the cache has objects of the kind. It starts the watch if
 // the cluster has the kind. An error means that this is unknown.
-func (r *Reconciler) watches(kind schema.GroupVersionKind) (bool, error) {
+func (r *Reconciler) watches(ctx context.Context, kind schema.GroupVersionKind) (bool, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.watched[kind] {
@@ -158,7 +166,7 @@ func (r *Reconciler) watches(kind schema.GroupVersionKind) (bool, error) {
 	}
 	_, err := r.mapper.RESTMapping(kind.GroupKind(), kind.Version)
 	if meta.IsNoMatchError(err) {
-		return false, nil
+		return false, r.undefined(ctx, kind)
 	}
 	if err != nil {
 		return false, fmt.Errorf("look up the kind %s: %w", kind.GroupKind(), err)
@@ -170,6 +178,22 @@ func (r *Reconciler) watches(kind schema.GroupVersionKind) (bool, error) {
 	}
 	r.watched[kind] = true
 	return true, nil
+}
+
+// undefined returns an error if the cluster has the definition of the kind. The API server
+// serves a new kind about a second after the last event of its definition, so only a
+// retry finds it.
+func (r *Reconciler) undefined(ctx context.Context, kind schema.GroupVersionKind) error {
+	definition := emptyDefinition()
+	name := overlayDefinitions[kind]
+	err := r.client.Get(ctx, client.ObjectKey{Name: name}, definition)
+	switch {
+	case apierrors.IsNotFound(err):
+		return nil
+	case err != nil:
+		return fmt.Errorf("look up CustomResourceDefinition %s: %w", name, err)
+	}
+	return fmt.Errorf("CustomResourceDefinition %s exists, but the API server does not serve %s %s; trying again", name, kind.GroupVersion(), kind.Kind)
 }
 
 // Reconcile writes the status of a SpiderCoordinator.
