@@ -72,7 +72,8 @@ func (r recorder) RoundTrip(request *http.Request) (*http.Response, error) {
 
 // describe returns the requests to permit, each with verb, resource and group, e.g. "get
 // statefulsets.apps". A server-side apply may create the object, and the API server asks
-// for both rights.
+// for both rights. An event that occurs again is patched; whether a test sees this depends
+// on timing, so a new event counts as both.
 func describe(request *http.Request) []string {
 	group, resource, named, ok := parsePath(request.URL.Path)
 	if !ok {
@@ -81,6 +82,8 @@ func describe(request *http.Request) []string {
 	text := func(verb string) string { return strings.TrimSuffix(verb+" "+resource+"."+group, ".") }
 	verb := strings.ToLower(request.Method)
 	switch {
+	case request.Method == http.MethodPost && resource == "events":
+		return []string{text("create"), text("patch")}
 	case request.Method == http.MethodGet && !named:
 		verb = "list"
 	case request.Method == http.MethodPost:
