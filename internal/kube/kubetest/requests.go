@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 
+	eventsv1 "k8s.io/api/events/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 )
 
@@ -72,8 +73,8 @@ func (r recorder) RoundTrip(request *http.Request) (*http.Response, error) {
 
 // describe returns the requests to permit, each with verb, resource and group, e.g. "get
 // statefulsets.apps". A server-side apply may create the object, and the API server asks
-// for both rights. An event that occurs again is patched; whether a test sees this depends
-// on timing, so a new event counts as both.
+// for both rights. The recorder of events.k8s.io patches an event that occurs again; whether a
+// test sees this depends on timing, so a new event counts as both.
 func describe(request *http.Request) []string {
 	group, resource, named, ok := parsePath(request.URL.Path)
 	if !ok {
@@ -82,7 +83,7 @@ func describe(request *http.Request) []string {
 	text := func(verb string) string { return strings.TrimSuffix(verb+" "+resource+"."+group, ".") }
 	verb := strings.ToLower(request.Method)
 	switch {
-	case request.Method == http.MethodPost && resource == "events":
+	case request.Method == http.MethodPost && resource == "events" && group == eventsv1.GroupName:
 		return []string{text("create"), text("patch")}
 	case request.Method == http.MethodGet && !named:
 		verb = "list"
