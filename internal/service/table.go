@@ -111,8 +111,9 @@ func (t *Table) SetNode(node Node) Diff {
 
 // All returns the changes from empty maps to the present state.
 func (t *Table) All() Diff {
-	var d Diff
-	for _, r := range t.sorted() {
+	records := t.sorted()
+	d := roomFor(records)
+	for _, r := range records {
 		for _, s := range r.sets {
 			for i, backend := range s.slots {
 				d.SetBackends = append(d.SetBackends, BackendEntry{Slot{s.id, uint32(i)}, backend})
@@ -126,6 +127,23 @@ func (t *Table) All() Diff {
 		}
 	}
 	return d
+}
+
+// roomFor returns an empty diff with room for all entries of the records: to grow step by step would take twice the memory.
+func roomFor(records []*record) Diff {
+	frontends, backends, members := 0, 0, 0
+	for _, r := range records {
+		frontends += len(r.frontends)
+		for _, s := range r.sets {
+			backends += len(s.slots)
+			members += len(s.members)
+		}
+	}
+	return Diff{
+		SetFrontends: make([]FrontendEntry, 0, frontends),
+		SetBackends:  make([]BackendEntry, 0, backends),
+		SetMembers:   make([]MemberEntry, 0, members),
+	}
 }
 
 func (t *Table) sorted() []*record {

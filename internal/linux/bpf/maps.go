@@ -17,7 +17,8 @@ type FullError struct {
 	// Map is the name of the map, e.g. "backends", and Limit its maximum number of entries.
 	Map   string
 	Limit int
-	// LeftOut are the frontends whose entries are missing or old, e.g. "10.96.0.10:53/UDP", sorted.
+	// LeftOut are the frontends whose entries are missing or old, e.g. "10.96.0.10:53/UDP", sorted. There may be none if
+	// only members have no room.
 	LeftOut []string
 }
 
@@ -25,13 +26,17 @@ type FullError struct {
 const maxNamed = 10
 
 func (e *FullError) Error() string {
+	full := fmt.Sprintf("the eBPF map %s is full (%d entries)", e.Map, e.Limit)
+	if len(e.LeftOut) == 0 {
+		return full + ": some UDP flows and clients with affinity change their backend"
+	}
 	named := e.LeftOut
 	more := ""
 	if len(named) > maxNamed {
 		more = fmt.Sprintf(" and %d more", len(named)-maxNamed)
 		named = named[:maxNamed]
 	}
-	return fmt.Sprintf("the eBPF map %s is full (%d entries): kube-proxy serves %s%s", e.Map, e.Limit, strings.Join(named, ", "), more)
+	return fmt.Sprintf("%s: kube-proxy serves %s%s", full, strings.Join(named, ", "), more)
 }
 
 // tables holds the entries of the kernel and changes them.
@@ -40,7 +45,7 @@ type tables struct {
 	backends  table[slot, endpoint]
 	members   table[member, uint32]
 
-	// waiting are the entries to write. Those for which a map had no room stay.
+	// waiting are the entries for which a map had no room, and the frontends of their sets.
 	waiting entries
 	size    Entries
 }
@@ -90,26 +95,21 @@ func (t *tables) change(d service.Diff) error {
 // count a backend that is not there: sets grow before their frontends do, and shrink
 // after them.
 func (t *tables) apply(d service.Diff, gone deletions) error {
-	t.enqueue(d)
-	var errs []error
+	t.waiting.forget(gone)
+	var w writing
 	for _, k := range gone.frontends { // first, to make room
-		delete(t.waiting.frontends, k)
-		errs = append(errs, drop(t.frontends, k, &t.size.Frontends))
+		w.note(drop(t.frontends, k, &t.size.Frontends))
 	}
-	full := t.write(&errs)
+	t.write(d, &w)
 	for _, k := range gone.members {
-		delete(t.waiting.members, k)
-		errs = append(errs, drop(t.members, k, &t.size.Members))
+		w.note(drop(t.members, k, &t.size.Members))
 	}
 	for _, k := range gone.backends {
-		delete(t.waiting.backends, k)
-		errs = append(errs, drop(t.backends, k, &t.size.Backends))
+		w.note(drop(t.backends, k, &t.size.Backends))
 	}
-	if full != nil { // the deletions may have made room
-		full = t.write(&errs)
-	}
+	full := t.retry(&w)
 	// A FullError promises that all else is done.
-	if err := errors.Join(errs...); err != nil || full == nil {
+	if err := errors.Join(w.errs...); err != nil || full == nil {
 		return err
 	}
 	return full
@@ -195,81 +195,111 @@ func keys[K comparable, V any](entries iter.Seq2[K, V]) map[K]struct{} {
 	return out
 }
 
-// enqueue adds what the diff sets to the waiting entries.
-func (t *tables) enqueue(d service.Diff) {
-	w := &t.waiting
+// writing collects the errors of one diff.
+type writing struct {
+	errs []error
+	// full is the map that had no room last.
+	full  string
+	limit int
+}
+
+func (w *writing) note(err error) {
+	if err != nil {
+		w.errs = append(w.errs, err)
+	}
+}
+
+// write writes what the diff sets, the frontends last.
+func (t *tables) write(d service.Diff, w *writing) {
 	for _, e := range d.SetBackends {
-		w.backends[toSlot(e.Slot)] = toEndpoint(e.Backend)
+		put("backends", t.backends, toSlot(e.Slot), toEndpoint(e.Backend), t.waiting.backends, &t.size.Backends, w)
 	}
 	for _, e := range d.SetMembers {
 		var drains uint32
 		if e.Draining {
 			drains = 1
 		}
-		w.members[toMember(e.Member)] = drains
+		put("members", t.members, toMember(e.Member), drains, t.waiting.members, &t.size.Members, w)
 	}
+	incomplete := t.waiting.sets()
 	for _, e := range d.SetFrontends {
-		w.frontends[toKey(e.FrontendKey)] = frontend{Set: uint32(e.ID), Count: e.Count, Timeout: e.Timeout, Flags: uint32(e.Flags)}
+		t.writeFrontend(toKey(e.FrontendKey), frontend{Set: uint32(e.ID), Count: e.Count, Timeout: e.Timeout, Flags: uint32(e.Flags)}, incomplete, w)
 	}
 }
 
-// write writes the waiting entries, the frontends last. A frontend waits for the
-// entries of its set.
-func (t *tables) write(errs *[]error) *FullError {
-	w := &t.waiting
-	full := ""
-	limit := 0
-	note := func(name string, size int, err error) {
-		if errors.Is(err, errFull) {
-			full, limit = name, size
-		} else if err != nil {
-			*errs = append(*errs, fmt.Errorf("write the eBPF map %s: %w", name, err))
-		}
+// writeFrontend writes a frontend, or lets it wait for the entries of its set.
+func (t *tables) writeFrontend(k frontendKey, f frontend, incomplete map[uint32]bool, w *writing) {
+	if incomplete[f.Set] {
+		t.waiting.frontends[k] = f
+		return
 	}
-	note("backends", t.backends.Limit(), put(t.backends, w.backends, &t.size.Backends))
-	note("members", t.members.Limit(), put(t.members, w.members, &t.size.Members))
+	put("frontends", t.frontends, k, f, t.waiting.frontends, &t.size.Frontends, w)
+}
 
-	incomplete := map[uint32]bool{}
-	for s := range w.backends {
-		incomplete[s.Set] = true
+// retry writes the waiting entries once more, because the deletions may have made room.
+// It returns an error if some still wait.
+func (t *tables) retry(w *writing) *FullError {
+	waiting := &t.waiting
+	for k, v := range waiting.backends {
+		put("backends", t.backends, k, v, waiting.backends, &t.size.Backends, w)
 	}
-	for m := range w.members {
-		incomplete[m.Set] = true
+	for k, v := range waiting.members {
+		put("members", t.members, k, v, waiting.members, &t.size.Members, w)
 	}
-	ready := maps.Clone(w.frontends)
-	maps.DeleteFunc(ready, func(_ frontendKey, f frontend) bool { return incomplete[f.Set] })
-	for k := range ready {
-		delete(w.frontends, k)
+	incomplete := waiting.sets()
+	for k, v := range waiting.frontends {
+		t.writeFrontend(k, v, incomplete, w)
 	}
-	note("frontends", t.frontends.Limit(), put(t.frontends, ready, &t.size.Frontends))
-	maps.Copy(w.frontends, ready)
-	if full == "" {
+	if len(waiting.frontends)+len(waiting.backends)+len(waiting.members) == 0 {
 		return nil
 	}
-	e := &FullError{Map: full, Limit: limit}
-	for k := range w.frontends {
+	e := &FullError{Map: w.full, Limit: w.limit}
+	for k := range waiting.frontends {
 		e.LeftOut = append(e.LeftOut, k.key().String())
 	}
 	slices.Sort(e.LeftOut)
 	return e
 }
 
-// put writes entries and removes the written ones from the map. It returns the first
-// error and goes on, because a full map still accepts new values of known keys.
-func put[K comparable, V any](to table[K, V], waiting map[K]V, count *int) error {
-	var first error
-	for k, v := range waiting {
-		added, err := to.Put(k, v)
-		if err != nil {
-			if first == nil {
-				first = err
-			}
-			continue
+// put writes an entry, which waits after an error.
+func put[K comparable, V any](name string, to table[K, V], k K, v V, waiting map[K]V, count *int, w *writing) {
+	added, err := to.Put(k, v)
+	if err != nil {
+		waiting[k] = v
+		if errors.Is(err, errFull) {
+			w.full, w.limit = name, to.Limit()
+			return
 		}
-		if added {
-			*count++
-		}
-		delete(waiting, k)
+		w.note(fmt.Errorf("write the eBPF map %s: %w", name, err))
+		return
 	}
-	return first
+	delete(waiting, k)
+	if added {
+		*count++
+	}
+}
+
+// sets returns the sets that lack entries.
+func (e *entries) sets() map[uint32]bool {
+	sets := map[uint32]bool{}
+	for s := range e.backends {
+		sets[s.Set] = true
+	}
+	for m := range e.members {
+		sets[m.Set] = true
+	}
+	return sets
+}
+
+// forget drops the deleted entries.
+func (e *entries) forget(gone deletions) {
+	for _, k := range gone.frontends {
+		delete(e.frontends, k)
+	}
+	for _, k := range gone.members {
+		delete(e.members, k)
+	}
+	for _, k := range gone.backends {
+		delete(e.backends, k)
+	}
 }
