@@ -200,7 +200,7 @@ for a new or changed entry, "-" for a deleted one. End the command with Ctrl-C.`
 	}
 }
 
-// printer prints entries as text. It implements agentclient.ServiceSink.
+// printer prints entries as text, and no ages. It implements agentclient.ServiceSink.
 type printer struct{ cmd *cobra.Command }
 
 func (p printer) Replace(all service.Diff) error { return p.Change(all) }
@@ -209,3 +209,5 @@ func (p printer) Change(changes service.Diff) error {
 	_, err := fmt.Fprint(p.cmd.OutOrStdout(), changes)
 	return err
 }
+
+func (p printer) Applied(agentclient.EventAge) {}

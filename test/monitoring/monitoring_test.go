@@ -198,6 +198,18 @@ var histories = map[string]struct{ fires, silent string }{
 		fires:  `spiderpool_container_runtime_up{instance="n1"} 1x10 0x50`,
 		silent: `spiderpool_container_runtime_up{instance="n1"} 1x10 0x10 1x40`,
 	},
+	"SpiderpoolServicesOutOfDate": {
+		fires:  `spiderpool_service_failure_counts_total{instance="n1"} 0+1x60`,
+		silent: `spiderpool_service_failure_counts_total{instance="n1"} 0x9 1x50`,
+	},
+	"SpiderpoolServiceMapAlmostFull": {
+		fires: `spiderpool_service_entries{instance="n1",map="backends"} 250000x60
+			spiderpool_service_entries_limit{instance="n1",map="backends"} 262144x60`,
+		silent: `spiderpool_service_entries{instance="n1",map="backends"} 0x60
+			spiderpool_service_entries_limit{instance="n1",map="backends"} 0x60
+			spiderpool_service_entries{instance="n1",map="members"} 1000x60
+			spiderpool_service_entries_limit{instance="n1",map="members"} 131072x60`,
+	},
 	// Reclaim tries every ten minutes.
 	"SpiderpoolReclaimFails": {
 		fires: `spiderpool_ip_gc_failure_counts_total{instance="n1",reason="PodGone"} 0x9 1x10 2x10 3x10 4x10 5x10

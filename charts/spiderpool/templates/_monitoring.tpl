@@ -97,6 +97,24 @@ spec:
     description: >-
       Addresses whose DEL was lost are not reclaimed on this node. The event RuntimeUnavailable of the node and
       spiderpoolctl node name the reason and the way out.
+- alert: SpiderpoolServicesOutOfDate
+  expr: sum by (instance) (increase(spiderpool_service_failure_counts_total[15m])) > 0
+  for: 15m
+  labels:
+    severity: warning
+  annotations:
+    summary: The eBPF maps for services on {{ "{{ $labels.instance }}" }} cannot be updated.
+    description: >-
+      Pods on this node may connect to endpoints that have ended, or a map is full and kube-proxy translates some services. See the
+      event ServicesLeftToKubeProxy of the node and the agent's log.
+- alert: SpiderpoolServiceMapAlmostFull
+  expr: max by (instance, map) (spiderpool_service_entries / spiderpool_service_entries_limit) > 0.9
+  for: 15m
+  labels:
+    severity: warning
+  annotations:
+    summary: The eBPF map {{ "{{ $labels.map }}" }} of {{ "{{ $labels.instance }}" }} is almost full.
+    description: kube-proxy translates the services without room. Nothing fails, but their packets take the path through the node.
 {{- end -}}
 
 {{- define "spiderpool.controllerAlerts" -}}

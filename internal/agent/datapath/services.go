@@ -64,6 +64,7 @@ type Programs interface {
 	Attach() error
 	EndLostFlows(namespaces string) (ended int, err error)
 	Entries() bpf.Entries
+	Limits() bpf.Entries
 	Close() error
 }
 
@@ -106,6 +107,7 @@ func (s *Services) Run(ctx context.Context) {
 		return
 	}
 	defer programs.Close()
+	setEach(s.Metrics.limits, programs.Limits())
 	to := &sink{Services: s, programs: programs, lost: make(chan struct{}, 1)}
 	ctx, stop := context.WithCancel(ctx)
 	var flows sync.WaitGroup
@@ -181,6 +183,14 @@ func (s *sink) Change(changes service.Diff) error {
 	return nil
 }
 
+// Applied counts the age of an event whose entries are in the kernel.
+func (s *sink) Applied(age agentclient.EventAge) {
+	s.Metrics.lag.WithLabelValues("event").Observe(age.Received.Seconds())
+	if age.Caused > 0 {
+		s.Metrics.lag.WithLabelValues("cause").Observe(age.Caused.Seconds())
+	}
+}
+
 func (s *sink) backendsLeft() {
 	select {
 	case s.lost <- struct{}{}:
@@ -216,7 +226,7 @@ func (s *sink) write(f func() error) error {
 	start := s.Now()
 	err := f()
 	s.Metrics.duration.Observe(s.Now().Sub(start).Seconds())
-	s.Metrics.setEntries(s.programs.Entries())
+	setEach(s.Metrics.entries, s.programs.Entries())
 	if err == nil {
 		s.full = ""
 		return nil
@@ -238,8 +248,10 @@ func (s *sink) write(f func() error) error {
 type Metrics struct {
 	active   prometheus.Gauge
 	entries  *prometheus.GaugeVec
+	limits   *prometheus.GaugeVec
 	failures prometheus.Counter
 	duration prometheus.Histogram
+	lag      *prometheus.HistogramVec
 }
 
 // NewMetrics registers the metrics.
@@ -251,6 +263,9 @@ func NewMetrics(registry prometheus.Registerer) *Metrics {
 		entries: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "spiderpool_service_entries", Help: "Entries of the eBPF maps for services.",
 		}, []string{"map"}),
+		limits: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "spiderpool_service_entries_limit", Help: "Maximum number of entries of the eBPF maps for services; 0 without eBPF.",
+		}, []string{"map"}),
 		failures: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "spiderpool_service_failure_counts_total", Help: "Failed attempts to load, attach or update the eBPF programs for services.",
 		}),
@@ -259,14 +274,24 @@ func NewMetrics(registry prometheus.Registerer) *Metrics {
 			Help:    "Duration of an update of the eBPF maps for services, in seconds.",
 			Buckets: []float64{.00001, .0001, .001, .01, .1, 1, 3, 10},
 		}),
+		lag: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "spiderpool_service_sync_lag_seconds",
+			Help: "Time until a change of a Service or an EndpointSlice is in the eBPF maps, in seconds: since the API server's " +
+				`event arrived (since="event"), and since the change of the pod behind it, by the control plane's clock (since="cause").`,
+			Buckets: []float64{.0001, .001, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60},
+		}, []string{"since"}),
 	}
-	m.setEntries(bpf.Entries{})
-	registry.MustRegister(m.active, m.entries, m.failures, m.duration)
+	for _, since := range []string{"event", "cause"} {
+		m.lag.WithLabelValues(since)
+	}
+	setEach(m.entries, bpf.Entries{})
+	setEach(m.limits, bpf.Entries{})
+	registry.MustRegister(m.active, m.entries, m.limits, m.failures, m.duration, m.lag)
 	return m
 }
 
-func (m *Metrics) setEntries(e bpf.Entries) {
-	m.entries.WithLabelValues("frontends").Set(float64(e.Frontends))
-	m.entries.WithLabelValues("backends").Set(float64(e.Backends))
-	m.entries.WithLabelValues("members").Set(float64(e.Members))
+func setEach(gauges *prometheus.GaugeVec, e bpf.Entries) {
+	gauges.WithLabelValues("frontends").Set(float64(e.Frontends))
+	gauges.WithLabelValues("backends").Set(float64(e.Backends))
+	gauges.WithLabelValues("members").Set(float64(e.Members))
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"math"
 	"slices"
 	"strings"
 	"testing"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
+	dto "github.com/prometheus/client_model/go"
 
 	"spiderpool.dev/spiderpool/internal/config"
 	"spiderpool.dev/spiderpool/internal/kube/agentclient"
@@ -38,6 +40,7 @@ func (f *fakePrograms) Replace(service.Diff) error { return f.call("replace") }
 func (f *fakePrograms) Change(service.Diff) error  { return f.call("change") }
 func (f *fakePrograms) Attach() error              { return f.call("attach") }
 func (f *fakePrograms) Entries() bpf.Entries       { return bpf.Entries{Frontends: 3, Backends: 7} }
+func (f *fakePrograms) Limits() bpf.Entries        { return bpf.Entries{Frontends: 10, Backends: 20} }
 func (f *fakePrograms) Close() error               { return f.call("close") }
 
 func (f *fakePrograms) EndLostFlows(string) (int, error) {
@@ -179,5 +182,36 @@ func TestOtherErrorsGoBackToSync(t *testing.T) {
 	f.Run(t.Context())
 	if got := testutil.ToFloat64(f.Metrics.failures); got != 1 {
 		t.Errorf("counted %v failures, want 1", got)
+	}
+}
+
+func TestLagsAreCounted(t *testing.T) {
+	f := newFixture(config.ServiceAuto, nil, nil)
+	f.Sync = func(_ context.Context, _ map[service.FrontendKey]service.ID, to agentclient.ServiceSink) {
+		to.Applied(agentclient.EventAge{Received: 3 * time.Millisecond, Caused: 2 * time.Second})
+		to.Applied(agentclient.EventAge{Received: 50 * time.Microsecond})
+	}
+	f.Run(t.Context())
+	want := `
+		# HELP spiderpool_service_entries_limit Maximum number of entries of the eBPF maps for services; 0 without eBPF.
+		# TYPE spiderpool_service_entries_limit gauge
+		spiderpool_service_entries_limit{map="backends"} 20
+		spiderpool_service_entries_limit{map="frontends"} 10
+		spiderpool_service_entries_limit{map="members"} 0
+	`
+	if err := testutil.CollectAndCompare(f.Metrics.limits, strings.NewReader(want)); err != nil {
+		t.Error(err)
+	}
+	for since, want := range map[string]struct {
+		count uint64
+		sum   float64
+	}{"event": {2, .00305}, "cause": {1, 2}} {
+		var got dto.Metric
+		if err := f.Metrics.lag.WithLabelValues(since).(prometheus.Metric).Write(&got); err != nil {
+			t.Fatal(err)
+		}
+		if h := got.GetHistogram(); h.GetSampleCount() != want.count || math.Abs(h.GetSampleSum()-want.sum) > 1e-9 {
+			t.Errorf("%s: %d lags with the sum %v, want %v", since, h.GetSampleCount(), h.GetSampleSum(), want)
+		}
 	}
 }

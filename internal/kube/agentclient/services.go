@@ -31,6 +31,17 @@ type ServiceSink interface {
 	Replace(all service.Diff) error
 	// Change receives the changes since the last call.
 	Change(changes service.Diff) error
+	// Applied receives the age of an event after its entries. It is not called for the objects of a list.
+	Applied(EventAge)
+}
+
+// EventAge says how long ago something happened.
+type EventAge struct {
+	// Received is the time since the API server's event arrived.
+	Received time.Duration
+	// Caused is the time since the change of a pod or a Service that made the control plane write the EndpointSlice, by
+	// that computer's clock; 0 if unknown.
+	Caused time.Duration
 }
 
 // ServiceSync keeps a ServiceSink in sync with the Services and EndpointSlices of the cluster and with one node.
@@ -48,6 +59,20 @@ type ServiceSync struct {
 	table   *service.Table
 	waiting map[string]bool // kinds whose first list is not complete
 	current bool            // the sink has all entries of the table
+	behind  origin          // of the oldest change that the sink lacks
+}
+
+// origin has the times of an event; the zero value is that of an object in a list.
+type origin struct{ received, caused time.Time }
+
+// originOf returns the origin of an event that has just arrived.
+func originOf(object any) origin {
+	o := origin{received: time.Now()}
+	if meta, ok := object.(metav1.Object); ok {
+		// The control plane removes the annotation from a slice that it changes for another reason.
+		o.caused, _ = time.Parse(time.RFC3339Nano, meta.GetAnnotations()[corev1.EndpointsLastChangeTriggerTime])
+	}
+	return o
 }
 
 // NewServiceSync returns a ServiceSync for a node; Run does the work. known are the IDs in the maps of an earlier
@@ -124,24 +149,48 @@ func (s *ServiceSync) replaceWhenDirty(ctx context.Context) {
 				s.log.Warn("cannot write the entries of all services; will retry", "err", err)
 			}
 			s.current = err == nil
+			if s.current {
+				s.applied(s.behind)
+				s.behind = origin{}
+			}
 			return s.current, nil
 		})
 	}
 }
 
 // change calls f, which changes the table, and passes its result to the sink.
-func (s *ServiceSync) change(f func() service.Diff) {
+func (s *ServiceSync) change(from origin, f func() service.Diff) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	changes := f()
-	if !s.current || changes.Empty() {
+	if changes.Empty() {
 		return
 	}
-	if err := s.sink.Change(changes); err != nil {
+	if s.current {
+		err := s.sink.Change(changes)
+		if err == nil {
+			s.applied(from)
+			return
+		}
 		s.log.Warn("cannot write the entries of a service; will write all", "err", err)
 		s.current = false
 		s.markDirty()
 	}
+	if s.behind.received.IsZero() {
+		s.behind = from
+	}
+}
+
+// applied tells the sink the age of an event.
+func (s *ServiceSync) applied(from origin) {
+	if from.received.IsZero() {
+		return
+	}
+	age := EventAge{Received: time.Since(from.received)}
+	if !from.caused.IsZero() {
+		age.Caused = max(time.Since(from.caused), 0)
+	}
+	s.sink.Applied(age)
 }
 
 func (s *ServiceSync) markDirty() {
@@ -231,22 +280,30 @@ func (s *objectStore[T]) Add(object any) error { return s.Update(object) }
 func (s *objectStore[T]) Resync() error        { return nil }
 
 func (s *objectStore[T]) Update(object any) error {
-	c := s.convert(object)
+	from, c := originOf(object), s.convert(object)
 	if c.value == nil {
-		return s.Delete(object)
+		s.drop(from, c.name)
+		return nil
 	}
-	s.names[c.name] = true
-	s.sync.change(func() service.Diff { return s.set(c.value) })
+	s.put(from, c)
 	return nil
 }
 
 func (s *objectStore[T]) Delete(object any) error {
-	name := s.convert(object).name
+	s.drop(originOf(object), nameOf(object))
+	return nil
+}
+
+func (s *objectStore[T]) put(from origin, c converted[T]) {
+	s.names[c.name] = true
+	s.sync.change(from, func() service.Diff { return s.set(c.value) })
+}
+
+func (s *objectStore[T]) drop(from origin, name service.Name) {
 	if s.names[name] {
 		delete(s.names, name)
-		s.sync.change(func() service.Diff { return s.remove(name) })
+		s.sync.change(from, func() service.Diff { return s.remove(name) })
 	}
-	return nil
 }
 
 func (s *objectStore[T]) Replace(objects []any, _ string) error {
@@ -255,11 +312,12 @@ func (s *objectStore[T]) Replace(objects []any, _ string) error {
 	for _, object := range objects {
 		if c := s.convert(object); c.value != nil {
 			delete(missing, c.name)
-			_ = s.Update(c)
+			s.put(origin{}, c)
 		}
 	}
 	for name := range missing {
-		s.sync.change(func() service.Diff { return s.remove(name) })
+		s.names[name] = true
+		s.drop(origin{}, name)
 	}
 	s.sync.synced(s.kind)
 	return nil

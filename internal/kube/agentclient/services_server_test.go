@@ -57,6 +57,8 @@ func (e *entries) Change(d service.Diff) error {
 	return nil
 }
 
+func (e *entries) Applied(agentclient.EventAge) {}
+
 func (e *entries) has(line string) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()

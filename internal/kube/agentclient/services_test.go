@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -20,6 +21,7 @@ import (
 type recordingSink struct {
 	errs  []error
 	calls []string
+	ages  []EventAge
 }
 
 func (r *recordingSink) call(name string, d service.Diff) error {
@@ -34,6 +36,7 @@ func (r *recordingSink) call(name string, d service.Diff) error {
 
 func (r *recordingSink) Replace(all service.Diff) error { return r.call("replace", all) }
 func (r *recordingSink) Change(d service.Diff) error    { return r.call("change", d) }
+func (r *recordingSink) Applied(age EventAge)           { r.ages = append(r.ages, age) }
 
 func (r *recordingSink) want(t *testing.T, step string, calls ...string) {
 	t.Helper()
@@ -137,6 +140,41 @@ func TestFailedSinkGetsAllEntries(t *testing.T) {
 		sink.errs = []error{full}
 		must(t, services.Update(webService("10.96.0.3")))
 		sink.want(t, "a failed change", "change\n+ 10.96.0.3:80/TCP refuse\n- 10.96.0.2:80/TCP\n", "replace\n+ 10.96.0.3:80/TCP refuse\n")
+	})
+}
+
+func TestAgesOfEvents(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		sink := &recordingSink{}
+		services, endpointSlices, nodes := stores(t, sink)
+		must(t, errors.Join(services.Replace([]any{webService("10.96.0.1")}, "1"), endpointSlices.Replace([]any{webSlice("10.6.0.1")}, "1"), nodes.Replace(nil, "1")))
+		synctest.Wait()
+		if len(sink.ages) > 0 {
+			t.Errorf("a list has ages %v", sink.ages)
+		}
+		wantAges := func(step string, want ...EventAge) {
+			t.Helper()
+			synctest.Wait()
+			if !slices.Equal(sink.ages, want) {
+				t.Errorf("%s: got ages %v, want %v", step, sink.ages, want)
+			}
+			sink.ages = nil
+		}
+		caused := webSlice("10.6.0.2")
+		caused.Annotations = map[string]string{corev1.EndpointsLastChangeTriggerTime: time.Now().Add(-2 * time.Second).Format(time.RFC3339Nano)}
+		must(t, endpointSlices.Update(caused))
+		wantAges("with a cause", EventAge{Caused: 2 * time.Second})
+		must(t, endpointSlices.Update(caused))
+		wantAges("without a change")
+		must(t, services.Delete(webService("10.96.0.1")))
+		wantAges("a deletion", EventAge{})
+
+		sink.errs = []error{errors.New("no memory"), errors.New("no memory")}
+		must(t, services.Update(webService("10.96.0.1")))
+		time.Sleep(retryDelay / 2)
+		must(t, services.Update(webService("10.96.0.2")))
+		time.Sleep(retryDelay)
+		wantAges("after failures", EventAge{Received: retryDelay})
 	})
 }
 

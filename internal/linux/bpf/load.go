@@ -103,6 +103,11 @@ func (p *Programs) Change(d service.Diff) error { return p.tables.change(d) }
 // Entries returns the number of entries in each map.
 func (p *Programs) Entries() Entries { return p.tables.size }
 
+// Limits returns the maximum number of entries in each map.
+func (p *Programs) Limits() Entries {
+	return Entries{p.tables.frontends.Limit(), p.tables.backends.Limit(), p.tables.members.Limit()}
+}
+
 // Attach makes the programs translate the connections of the control group. A program
 // of an earlier agent is replaced without a moment between the two.
 func (p *Programs) Attach() error {
