@@ -53,6 +53,10 @@ var (
 		"The agent cannot ask the node's container runtime for its sandboxes, so it reclaims no address whose DEL was lost. The text gives the reason for each socket and the way out."}
 	servicesLeft = Kind{"Node", warning, "ServicesLeftToKubeProxy", "Translate",
 		"kube-proxy translates services of the node's pods that eBPF should: with service.mode ebpf, the node cannot run the programs, or a map is full. The text names the reason and the way out."}
+	invalidService = Kind{"Service", warning, "InvalidService", "Translate",
+		"Parts of the Service are invalid, e.g. a port with an unknown protocol. eBPF translates the other parts; kube-proxy gets the connections to these. The text names each field and the value."}
+	invalidEndpoints = Kind{"EndpointSlice", warning, "InvalidEndpoints", "Translate",
+		"Parts of the EndpointSlice are invalid, e.g. a port out of range. They are no backends of the Service. The text names each field and the value."}
 	attachmentCreated = Kind{"SpiderMultusConfig", normal, "AttachmentCreated", "Create",
 		"The NetworkAttachmentDefinition was created."}
 	attachmentAdopted = Kind{"SpiderMultusConfig", normal, "AttachmentAdopted", "Adopt",
@@ -66,7 +70,7 @@ var (
 // kinds are all kinds of events but those of conditions; see NotReady.
 var kinds = []Kind{
 	failedAllocateIP, ipConflict, ownerNotProven, reclaimedIP, leaseRestored, networkNotTrusted, nodeNotPrepared, runtimeUnavailable,
-	servicesLeft,
+	servicesLeft, invalidService, invalidEndpoints,
 	attachmentCreated, attachmentAdopted, attachmentUpdated, attachmentDeleted,
 }
 
@@ -98,6 +102,12 @@ func RuntimeUnavailable(fault string) Event { return event(runtimeUnavailable, f
 
 // ServicesLeftToKubeProxy says why eBPF does not translate services of a node.
 func ServicesLeftToKubeProxy(reason string) Event { return event(servicesLeft, reason) }
+
+// InvalidService lists the invalid parts of a Service.
+func InvalidService(faults string) Event { return event(invalidService, faults) }
+
+// InvalidEndpoints lists the invalid parts of an EndpointSlice.
+func InvalidEndpoints(faults string) Event { return event(invalidEndpoints, faults) }
 
 // AttachmentCreated is about the owner of a NetworkAttachmentDefinition; name is "namespace/name".
 func AttachmentCreated(name string) Event {

@@ -53,7 +53,8 @@ func (t *Table) Explain(name Name) []Explained {
 	}
 	sets := map[setKey]*Judged{}
 	var all []Explained
-	for i, planned := range frontendsOf(r.service, &t.node) {
+	frontends, _ := plan(r.service, r.slices, &t.node)
+	for i, planned := range frontends {
 		e := Explained{FrontendEntry: r.frontends[i].FrontendEntry, Kind: planned.kind, Pass: planned.pass, Owner: t.claims[planned.FrontendKey].owner.name}
 		if planned.pass == "" {
 			if sets[planned.set] == nil {

@@ -48,11 +48,46 @@ type plannedFrontend struct {
 	pass string // why the node translates it; empty for a frontend with a set
 }
 
+// Limits of one service. Its author must not fill the maps and the memory of all nodes.
+const (
+	// maxFrontends is an eighth of the frontends of all services.
+	maxFrontends = 8192
+	// maxBackends is a quarter of the backends of all services. It bounds the sets times the endpoints.
+	maxBackends = 65536
+	// maxPorts bounds the sets times the ports of the slices: each set looks for its port in each slice.
+	maxPorts = 1 << 20
+)
+
 // Reasons to leave a frontend to the node.
 const (
+	passFrontends    = "the service has more than 8192 frontends (ports times addresses)"
+	passBackends     = "the service has more than 65536 backends (ports times endpoints)"
 	passSCTP         = "the kernel runs no eBPF program when a socket connects with SCTP"
 	passSourceRanges = "loadBalancerSourceRanges limits the clients, and the node checks them"
 )
+
+// plan returns the frontends of a service on a node, and the sets that they use.
+func plan(s *Service, all []*Slice, node *Node) ([]plannedFrontend, []plannedSet) {
+	frontends := frontendsOf(s, node)
+	used := map[setKey]bool{}
+	for _, f := range frontends {
+		if f.pass == "" {
+			used[f.set] = true
+		}
+	}
+	endpoints, ports := 0, 0
+	for _, slice := range all {
+		endpoints += len(slice.Endpoints)
+		ports += len(slice.Ports)
+	}
+	if len(used)*endpoints > maxBackends || len(used)*ports > maxPorts {
+		for i := range frontends {
+			frontends[i].pass = passBackends
+		}
+		return frontends, nil
+	}
+	return frontends, setsOf(s, all, node, used)
+}
 
 // frontendsOf returns the frontends of a service on a node, sorted, each key once.
 //
@@ -62,15 +97,26 @@ const (
 //     client's own node the same way (kubernetes/kubernetes#123622), and so do we.
 //   - Node ports of other nodes are no frontends: the other node translates them, with its own view of Local. An agent
 //     would have to follow all nodes otherwise.
+//   - Of a service with too many frontends, only the cluster IPs stay. They pass, so that no other service gets them.
 func frontendsOf(s *Service, node *Node) []plannedFrontend {
-	var all []plannedFrontend
+	addrs := len(s.ClusterIPs) + len(node.Addrs) + len(s.LoadBalancerIPs) + len(s.ExternalIPs)
+	if len(s.Ports)*addrs > maxFrontends {
+		only := Service{ClusterIPs: s.ClusterIPs, Ports: s.Ports[:min(len(s.Ports), maxFrontends/2)]}
+		return sortedFrontends(only.eachFrontend(&Node{}, passFrontends))
+	}
+	return sortedFrontends(s.eachFrontend(node, ""))
+}
+
+func (s *Service) eachFrontend(node *Node, tooMany string) (all []plannedFrontend) {
 	for _, clusterIP := range s.ClusterIPs {
 		is4 := clusterIP.Is4()
+		restricted := s.restricted(is4)
 		for _, port := range s.Ports {
 			add := func(kind Kind, local bool, number uint16, pass string, addrs ...netip.Addr) {
 				if port.Protocol == SCTP {
 					pass = passSCTP
 				}
+				pass = cmp.Or(tooMany, pass)
 				for _, addr := range addrs {
 					if addr.Is4() == is4 && number != 0 {
 						all = append(all, plannedFrontend{
@@ -81,10 +127,14 @@ func frontendsOf(s *Service, node *Node) []plannedFrontend {
 			}
 			add(ClusterIP, s.InternalLocal, port.Port, "", clusterIP)
 			add(NodePort, false, port.NodePort, "", node.Addrs...)
-			add(LoadBalancer, false, port.Port, s.restricted(is4), s.LoadBalancerIPs...)
+			add(LoadBalancer, false, port.Port, restricted, s.LoadBalancerIPs...)
 			add(ExternalIP, false, port.Port, "", s.ExternalIPs...)
 		}
 	}
+	return all
+}
+
+func sortedFrontends(all []plannedFrontend) []plannedFrontend {
 	slices.SortFunc(all, func(a, b plannedFrontend) int {
 		return cmp.Or(compareKeys(a.FrontendKey, b.FrontendKey), cmp.Compare(a.kind, b.kind))
 	})
@@ -108,14 +158,8 @@ func (s *Service) restricted(is4 bool) string {
 	return ""
 }
 
-// setsOf returns the sets that the frontends use, in the order of the service's ports.
-func setsOf(s *Service, all []*Slice, node *Node, frontends []plannedFrontend) []plannedSet {
-	used := map[setKey]bool{}
-	for _, f := range frontends {
-		if f.pass == "" {
-			used[f.set] = true
-		}
-	}
+// setsOf returns the used sets in the order of the service's ports, and removes their keys.
+func setsOf(s *Service, all []*Slice, node *Node, used map[setKey]bool) []plannedSet {
 	var sets []plannedSet
 	for _, port := range s.Ports {
 		for _, is4 := range []bool{true, false} {

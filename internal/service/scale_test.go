@@ -108,6 +108,70 @@ func TestManyClaimantsOfOneFrontend(t *testing.T) {
 	}
 }
 
+// TestHugeServicePasses guards against a tenant whose service would fill the maps and the memory of all nodes.
+func TestHugeServicePasses(t *testing.T) {
+	ports := func(n int) (all []Port) {
+		for i := range n {
+			all = append(all, Port{Name: fmt.Sprint("p", i), Protocol: TCP, Port: uint16(i + 1)})
+		}
+		return all
+	}
+	slice := func(ports []Port, endpoints int) *Slice {
+		s := &Slice{Name: Name{"ns", "huge-1"}, Service: "huge"}
+		for _, p := range ports {
+			s.Ports = append(s.Ports, SlicePort{Name: p.Name, Protocol: TCP, Port: p.Port})
+		}
+		for i := range endpoints {
+			s.Endpoints = append(s.Endpoints, Endpoint{Addr: scaleAddr(10, i), Ready: true})
+		}
+		return s
+	}
+	huge := func(ports []Port, external int) *Service {
+		s := &Service{Name: Name{"ns", "huge"}, ClusterIPs: []netip.Addr{scaleAddr(11, 1)}, Ports: ports}
+		for i := range external {
+			s.ExternalIPs = append(s.ExternalIPs, scaleAddr(14, i))
+		}
+		return s
+	}
+	for name, c := range map[string]struct {
+		ports, external, endpoints  int
+		frontends, passes, backends int
+	}{
+		"as many frontends as permitted": {64, 127, 1, 64 * 128, 0, 64},
+		"more frontends":                 {64, 128, 1, 64, 64, 0},
+		"very many ports":                {60_000, 5, 1, 4096, 4096, 0},
+		"as many backends as permitted":  {64, 1, 1024, 128, 0, 65536},
+		"more backends":                  {64, 1, 1025, 128, 128, 0},
+		"very many ports of the slice":   {1025, 0, 1, 1025, 1025, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			table := NewTable(Node{Name: "node-1"}, nil)
+			small := ports(c.ports)
+			table.SetService(huge(small, c.external))
+			table.SetSlice(slice(small, c.endpoints))
+			check := func(frontends, wantPasses, backends int) {
+				t.Helper()
+				all, passes := table.All(), 0
+				for _, f := range all.SetFrontends {
+					if f.Flags == Pass {
+						passes++
+					}
+				}
+				if len(all.SetFrontends) != frontends || passes != wantPasses || len(all.SetBackends) != backends {
+					t.Errorf("%d frontends, of them %d pass, %d backends; want %d, %d, %d", len(all.SetFrontends), passes, len(all.SetBackends), frontends, wantPasses, backends)
+				}
+			}
+			check(c.frontends, c.passes, c.backends)
+			if passes := table.Explain(Name{"ns", "huge"})[0].Pass; (passes != "") != (c.passes > 0) {
+				t.Errorf("explained with %q", passes)
+			}
+			table.SetSlice(slice(ports(1), 2))
+			table.SetService(huge(ports(1), 1))
+			check(2, 0, 2)
+		})
+	}
+}
+
 func BenchmarkFirstSync(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {

@@ -176,8 +176,8 @@ func (t *Table) update(records ...*record) Diff {
 	for _, r := range records {
 		var frontends []frontend
 		if r.service != nil {
-			planned := frontendsOf(r.service, &t.node)
-			t.replaceSets(r, setsOf(r.service, r.slices, &t.node, planned), planned, &d)
+			planned, sets := plan(r.service, r.slices, &t.node)
+			t.replaceSets(r, sets, planned, &d)
 			frontends = r.complete(planned)
 		} else {
 			t.replaceSets(r, nil, nil, &d)
@@ -206,27 +206,34 @@ func (t *Table) update(records ...*record) Diff {
 
 // replaceSets gives the record the planned sets. A new set gets its ID before an old one returns its own.
 func (t *Table) replaceSets(r *record, planned []plannedSet, frontends []plannedFrontend, d *Diff) {
-	old := r.sets
+	old, ofKey := r.sets, r.setOf()
 	r.sets = nil
 	for _, p := range planned {
 		if len(p.backends)+len(p.draining) == 0 {
 			continue
 		}
-		at := slices.IndexFunc(old, func(s *set) bool { return s.key == p.key })
-		var s *set
-		if at >= 0 {
-			s = old[at]
-			old = slices.Delete(old, at, at+1)
-		} else {
+		s := ofKey[p.key]
+		if s == nil {
 			s = &set{key: p.key, id: t.newID(p.key, frontends)}
 		}
+		delete(ofKey, p.key)
 		s.change(p, d)
 		r.sets = append(r.sets, s)
 	}
 	for _, s := range old {
-		s.change(plannedSet{}, d)
-		delete(t.ids, s.id)
+		if ofKey[s.key] != nil {
+			s.change(plannedSet{}, d)
+			delete(t.ids, s.id)
+		}
 	}
+}
+
+func (r *record) setOf() map[setKey]*set {
+	ofKey := make(map[setKey]*set, len(r.sets))
+	for _, s := range r.sets {
+		ofKey[s.key] = s
+	}
+	return ofKey
 }
 
 // newID returns an unused ID, that of an earlier process if possible.
@@ -253,17 +260,17 @@ func (t *Table) newID(key setKey, frontends []plannedFrontend) ID {
 
 // complete adds the sets to the planned frontends.
 func (r *record) complete(planned []plannedFrontend) []frontend {
-	frontends := make([]frontend, len(planned))
+	frontends, ofKey := make([]frontend, len(planned)), r.setOf()
 	for i, p := range planned {
 		f := frontend{FrontendEntry{FrontendKey: p.FrontendKey}, p.kind}
-		at := slices.IndexFunc(r.sets, func(s *set) bool { return s.key == p.set })
+		set := ofKey[p.set]
 		switch {
 		case p.pass != "":
 			f.Flags = Pass
-		case at < 0 || len(r.sets[at].slots) == 0:
+		case set == nil || len(set.slots) == 0:
 			f.Flags = Refuse
 		default:
-			f.ID, f.Count = r.sets[at].id, uint32(len(r.sets[at].slots))
+			f.ID, f.Count = set.id, uint32(len(set.slots))
 			if r.service.Affinity > 0 {
 				f.Flags, f.Timeout = Affinity, r.service.Affinity
 			}

@@ -72,10 +72,11 @@ type Programs interface {
 // sets in the maps.
 type SyncFunc func(ctx context.Context, known map[service.FrontendKey]service.ID, sink agentclient.ServiceSink)
 
-// SyncWith returns the SyncFunc with the cluster's services, for clients on the node.
-func SyncWith(client *agentclient.Client, node string, log *slog.Logger) SyncFunc {
+// SyncWith returns the SyncFunc with the cluster's services, for clients on the node. tell writes an event about an
+// object with invalid parts.
+func SyncWith(client *agentclient.Client, node string, tell agentclient.TellFault, log *slog.Logger) SyncFunc {
 	return func(ctx context.Context, known map[service.FrontendKey]service.ID, sink agentclient.ServiceSink) {
-		agentclient.NewServiceSync(client, node, known, sink, log).Run(ctx)
+		agentclient.NewServiceSync(client, node, known, sink, tell, log).Run(ctx)
 	}
 }
 

@@ -4,8 +4,12 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"hash/fnv"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/record"
@@ -15,9 +19,13 @@ import (
 	"spiderpool.dev/spiderpool/internal/reclaim"
 )
 
+// component is the source of the events.
+const component = "spiderpool-agent"
+
 // Events implements ipam.Events with client-go's recorder, which counts repeated events
 // instead of writing new ones, and limits the rate.
 type Events struct {
+	client      *Client
 	node        string
 	broadcaster record.EventBroadcaster
 	recorder    record.EventRecorder
@@ -28,9 +36,10 @@ func NewEvents(ctx context.Context, client *Client, node string) *Events {
 	broadcaster := record.NewBroadcaster(record.WithContext(ctx))
 	broadcaster.StartRecordingToSink(eventSink{ctx: ctx, client: client})
 	return &Events{
+		client:      client,
 		node:        node,
 		broadcaster: broadcaster,
-		recorder:    broadcaster.NewRecorder(runtime.NewScheme(), corev1.EventSource{Component: "spiderpool-agent", Host: node}),
+		recorder:    broadcaster.NewRecorder(runtime.NewScheme(), corev1.EventSource{Component: component, Host: node}),
 	}
 }
 
@@ -82,6 +91,24 @@ func (e *Events) aboutPod(pod ipam.Pod, event observe.Event) {
 
 func (e *Events) record(about *corev1.ObjectReference, event observe.Event) {
 	e.recorder.Event(about, event.Type, event.Reason, event.Text)
+}
+
+// Once writes an event that many agents may report: the first one creates it, for the others it exists. There is one for
+// each object and text.
+func (e *Events) Once(ctx context.Context, about *corev1.ObjectReference, event observe.Event) error {
+	hash := fnv.New64a()
+	_, _ = fmt.Fprint(hash, about.UID, event.Reason, event.Text)
+	now := metav1.Now()
+	_, err := eventSink{ctx, e.client}.Create(&corev1.Event{
+		// An object's name is a valid name for an event only with the length of the two together.
+		ObjectMeta:     metav1.ObjectMeta{Namespace: about.Namespace, Name: fmt.Sprintf("%s.%016x", strings.TrimRight(observe.Truncate(about.Name, 200), ".-"), hash.Sum64())},
+		InvolvedObject: *about, Type: event.Type, Reason: event.Reason, Message: event.Text,
+		Source: corev1.EventSource{Component: component}, FirstTimestamp: now, LastTimestamp: now, Count: 1,
+	})
+	if apierrors.IsAlreadyExists(err) {
+		return nil
+	}
+	return err
 }
 
 // eventSink sends events as JSON. client-go's typed clientset would link the types of

@@ -13,7 +13,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/rest"
@@ -21,6 +20,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"spiderpool.dev/spiderpool/internal/kube/compile"
+	"spiderpool.dev/spiderpool/internal/observe"
 	"spiderpool.dev/spiderpool/internal/service"
 )
 
@@ -53,6 +53,7 @@ type ServiceSync struct {
 	node   string
 	sink   ServiceSink
 	log    *slog.Logger
+	faults *serviceFaults
 	dirty  chan struct{} // has a value if the sink needs a Replace
 
 	mu      sync.Mutex // also serializes the calls of the sink
@@ -76,10 +77,10 @@ func originOf(object any) origin {
 }
 
 // NewServiceSync returns a ServiceSync for a node; Run does the work. known are the IDs in the maps of an earlier
-// process (service.NewTable).
-func NewServiceSync(client *Client, node string, known map[service.FrontendKey]service.ID, sink ServiceSink, log *slog.Logger) *ServiceSync {
+// process (service.NewTable). tell may be nil.
+func NewServiceSync(client *Client, node string, known map[service.FrontendKey]service.ID, sink ServiceSink, tell TellFault, log *slog.Logger) *ServiceSync {
 	return &ServiceSync{
-		client: client, node: node, sink: sink, log: log,
+		client: client, node: node, sink: sink, log: log, faults: newServiceFaults(log, tell),
 		dirty:   make(chan struct{}, 1),
 		table:   service.NewTable(service.Node{Name: node}, known),
 		waiting: map[string]bool{servicesKind: true, slicesKind: true, nodesKind: true},
@@ -105,6 +106,7 @@ func (s *ServiceSync) Run(ctx context.Context) {
 		watchObjects(ctx, s.log, s.client.discovery, slicesKind, ours, &discoveryv1.EndpointSlice{}, s.endpointSlices())
 	})
 	wg.Go(func() { watchObjects(ctx, s.log, s.client.core, nodesKind, self, &corev1.Node{}, s.nodes()) })
+	wg.Go(func() { s.faults.run(ctx) })
 	s.replaceWhenDirty(ctx)
 	wg.Wait()
 }
@@ -112,14 +114,22 @@ func (s *ServiceSync) Run(ctx context.Context) {
 func (s *ServiceSync) services() cache.ReflectorStore {
 	return &objectStore[service.Service]{
 		sync: s, kind: servicesKind, compile: s.compileService,
-		set: func(value *service.Service) service.Diff { return s.table.SetService(value) }, remove: s.table.DeleteService,
+		set: func(value *service.Service) service.Diff { return s.table.SetService(value) },
+		remove: func(name service.Name) service.Diff {
+			s.faults.observe(corev1.ObjectReference{Kind: "Service", Namespace: name.Namespace, Name: name.Name}, nil, nil)
+			return s.table.DeleteService(name)
+		},
 	}
 }
 
 func (s *ServiceSync) endpointSlices() cache.ReflectorStore {
 	return &objectStore[service.Slice]{
 		sync: s, kind: slicesKind, compile: s.compileSlice,
-		set: func(value *service.Slice) service.Diff { return s.table.SetSlice(value) }, remove: s.table.DeleteSlice,
+		set: func(value *service.Slice) service.Diff { return s.table.SetSlice(value) },
+		remove: func(name service.Name) service.Diff {
+			s.faults.observe(corev1.ObjectReference{Kind: "EndpointSlice", Namespace: name.Namespace, Name: name.Name}, nil, nil)
+			return s.table.DeleteSlice(name)
+		},
 	}
 }
 
@@ -215,26 +225,20 @@ func (s *ServiceSync) synced(kind string) {
 func (s *ServiceSync) compileService(object any) *service.Service {
 	o := object.(*corev1.Service)
 	compiled, _, errs := compile.Service(o)
-	s.warn("a Service has invalid parts; they get no entries", "service", o, errs)
+	s.faults.observe(referenceTo("v1", "Service", o), observe.InvalidService, errs)
 	return compiled
 }
 
 func (s *ServiceSync) compileSlice(object any) *service.Slice {
 	o := object.(*discoveryv1.EndpointSlice)
 	compiled, errs := compile.EndpointSlice(o)
-	s.warn("an EndpointSlice has invalid parts; they are no backends", "endpointslice", o, errs)
+	s.faults.observe(referenceTo("discovery.k8s.io/v1", "EndpointSlice", o), observe.InvalidEndpoints, errs)
 	if compiled != nil {
 		for i := range compiled.Endpoints {
 			compiled.Endpoints[i].Pod = "" // for users only
 		}
 	}
 	return compiled
-}
-
-func (s *ServiceSync) warn(message, kind string, object metav1.Object, errs field.ErrorList) {
-	if len(errs) > 0 {
-		s.log.Warn(message, kind, object.GetNamespace()+"/"+object.GetName(), "err", errs.ToAggregate())
-	}
 }
 
 func compileNode(object any) *service.Node {

@@ -110,7 +110,7 @@ func TestServicesAreFollowed(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	go func() {
-		agentclient.NewServiceSync(kubeClient, node, nil, sink, slog.New(slog.DiscardHandler)).Run(ctx)
+		agentclient.NewServiceSync(kubeClient, node, nil, sink, nil, slog.New(slog.DiscardHandler)).Run(ctx)
 		close(done)
 	}()
 	defer func() {

@@ -3,8 +3,10 @@ package agentclient
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -14,6 +16,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/cache"
 
+	"spiderpool.dev/spiderpool/internal/observe"
 	"spiderpool.dev/spiderpool/internal/service"
 )
 
@@ -76,18 +79,22 @@ func webSlice(addresses ...string) *discoveryv1.EndpointSlice {
 
 // stores returns a ServiceSync without an API server, and the stores that its reflectors fill.
 func stores(t *testing.T, sink ServiceSink) (services, endpointSlices, nodes cache.ReflectorStore) {
-	s := NewServiceSync(nil, "n1", nil, sink, slog.New(slog.DiscardHandler))
+	s := syncWith(t, sink, nil)
+	return s.services(), s.endpointSlices(), s.nodes()
+}
+
+// syncWith returns a ServiceSync without an API server, and runs the rest of it.
+func syncWith(t *testing.T, sink ServiceSink, tell TellFault) *ServiceSync {
+	s := NewServiceSync(nil, "n1", nil, sink, tell, slog.New(slog.DiscardHandler))
 	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan struct{})
-	go func() {
-		s.replaceWhenDirty(ctx)
-		close(done)
-	}()
+	var parts sync.WaitGroup
+	parts.Go(func() { s.replaceWhenDirty(ctx) })
+	parts.Go(func() { s.faults.run(ctx) })
 	t.Cleanup(func() {
 		cancel()
-		<-done
+		parts.Wait()
 	})
-	return s.services(), s.endpointSlices(), s.nodes()
+	return s
 }
 
 func TestSinkWaitsForAllLists(t *testing.T) {
@@ -175,6 +182,57 @@ func TestAgesOfEvents(t *testing.T) {
 		must(t, services.Update(webService("10.96.0.2")))
 		time.Sleep(retryDelay)
 		wantAges("after failures", EventAge{Received: retryDelay})
+	})
+}
+
+func TestFaultsAreToldOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var told []string
+		tell := func(_ context.Context, about *corev1.ObjectReference, event observe.Event) error {
+			told = append(told, about.Kind+" "+string(about.UID)+" "+event.Reason+": "+event.Text)
+			return nil
+		}
+		sink := &recordingSink{}
+		s := syncWith(t, sink, tell)
+		services, endpointSlices := s.services(), s.endpointSlices()
+		must(t, errors.Join(services.Replace(nil, "1"), endpointSlices.Replace(nil, "1"), s.nodes().Replace(nil, "1")))
+		sink.want(t, "at first", "replace\n")
+		want := func(step string, want ...string) {
+			t.Helper()
+			time.Sleep(maxWaiting * faultPause)
+			synctest.Wait()
+			if !slices.Equal(told, want) {
+				t.Errorf("%s: got events %q, want %q", step, told, want)
+			}
+			told = nil
+		}
+		bad := webService("10.96.0.1")
+		bad.UID = "u1"
+		bad.Spec.Ports = append(bad.Spec.Ports, corev1.ServicePort{Port: 81, Protocol: "QUIC"})
+		unknown := `Service u1 InvalidService: spec.ports[1].protocol: Unsupported value: "QUIC": supported values: "TCP", "UDP", "SCTP"`
+		for range 3 {
+			must(t, services.Update(bad))
+		}
+		want("an unknown protocol", unknown)
+		sink.want(t, "the other port works", "change\n+ 10.96.0.1:80/TCP refuse\n")
+
+		slice := webSlice("127.0.0.1", "10.6.0.1")
+		must(t, endpointSlices.Update(slice))
+		want("a loopback address", `EndpointSlice  InvalidEndpoints: endpoints[0].addresses[0]: Invalid value: "127.0.0.1": `+
+			`a service has no unspecified, loopback, link-local or multicast address`)
+		sink.want(t, "the other endpoint works", "change\n+ set 1 slot 0 10.6.0.1:8080\n+ 10.96.0.1:80/TCP set 1 count 1\n")
+
+		must(t, errors.Join(services.Delete(bad), services.Update(bad)))
+		want("a new Service", unknown)
+		for i := range 3 * maxFaulty {
+			other := bad.DeepCopy()
+			other.Name = fmt.Sprint("web-", i)
+			must(t, services.Update(other))
+		}
+		time.Sleep(2 * maxWaiting * faultPause)
+		if n := len(told); n > maxWaiting+1 || n < maxWaiting || len(s.faults.told) > maxFaulty {
+			t.Errorf("%d events and %d remembered objects, want at most %d and %d", n, len(s.faults.told), maxWaiting+1, maxFaulty)
+		}
 	})
 }
 

@@ -54,7 +54,7 @@ func Service(object *corev1.Service) (compiled *service.Service, reason string, 
 			continue
 		}
 		at := field.NewPath("status", "loadBalancer", "ingress").Index(i).Child("ip")
-		if addr, ok := frontendAddr(ingress.IP, at, &errs); ok {
+		if addr, ok := unicastAddr(ingress.IP, at, &errs); ok {
 			s.LoadBalancerIPs = append(s.LoadBalancerIPs, addr)
 		}
 	}
@@ -130,22 +130,23 @@ func protocolOf(name *corev1.Protocol) (service.Protocol, bool) {
 
 func addrs(texts []string, path *field.Path, errs *field.ErrorList) (parsed []netip.Addr) {
 	for i, text := range texts {
-		if addr, ok := frontendAddr(text, path.Index(i), errs); ok {
+		if addr, ok := unicastAddr(text, path.Index(i), errs); ok {
 			parsed = append(parsed, addr)
 		}
 	}
 	return parsed
 }
 
-// frontendAddr parses an address of a frontend. It refuses what the API server refuses in externalIPs.
-func frontendAddr(text string, path *field.Path, errs *field.ErrorList) (netip.Addr, bool) {
+// unicastAddr parses an address of a frontend or an endpoint. It refuses what the API server refuses in externalIPs and in
+// EndpointSlices: e.g. an endpoint 169.254.169.254 would be the metadata service of a cloud.
+func unicastAddr(text string, path *field.Path, errs *field.ErrorList) (netip.Addr, bool) {
 	addr, err := netip.ParseAddr(text)
 	addr = addr.Unmap()
 	switch {
 	case err != nil:
 		*errs = append(*errs, field.Invalid(path, text, "write an IP address, e.g. 192.0.2.10"))
 	case addr.IsUnspecified() || addr.IsLoopback() || addr.IsLinkLocalUnicast() || addr.IsMulticast() || addr.Zone() != "":
-		*errs = append(*errs, field.Invalid(path, text, "unspecified, loopback, link-local and multicast addresses cannot be frontends"))
+		*errs = append(*errs, field.Invalid(path, text, "a service has no unspecified, loopback, link-local or multicast address"))
 	default:
 		return addr, true
 	}
@@ -189,12 +190,11 @@ func EndpointSlice(object *discoveryv1.EndpointSlice) (*service.Slice, field.Err
 			continue
 		}
 		// Only the first address counts (API documentation of EndpointSlice).
-		addr, err := netip.ParseAddr(e.Addresses[0])
-		if err != nil {
-			errs = append(errs, field.Invalid(field.NewPath("endpoints").Index(i).Child("addresses").Index(0), e.Addresses[0], "write an IP address"))
+		addr, ok := unicastAddr(e.Addresses[0], field.NewPath("endpoints").Index(i).Child("addresses").Index(0), &errs)
+		if !ok {
 			continue
 		}
-		compiled := endpoint(e, addr.Unmap())
+		compiled := endpoint(e, addr)
 		if n := len(s.Endpoints); n > 0 && reflect.DeepEqual(compiled.Hints, s.Endpoints[n-1].Hints) {
 			compiled.Hints = s.Endpoints[n-1].Hints // share equal hints
 		}
