@@ -11,6 +11,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	netutils "k8s.io/utils/net"
 	"k8s.io/utils/ptr"
 
 	"spiderpool.dev/spiderpool/internal/service"
@@ -59,9 +60,8 @@ func Service(object *corev1.Service) (compiled *service.Service, reason string, 
 		}
 	}
 	for i, text := range spec.LoadBalancerSourceRanges {
-		// The API server accepts spaces around a range.
-		prefix, err := netip.ParsePrefix(strings.TrimSpace(text))
-		if err != nil {
+		prefix, ok := sourceRange(text)
+		if !ok {
 			errs = append(errs, field.Invalid(path.Child("loadBalancerSourceRanges").Index(i), text, "write a CIDR, e.g. 10.0.0.0/8"))
 			s.LoadBalancerIPs = nil // the node checks the clients
 			continue
@@ -140,10 +140,9 @@ func addrs(texts []string, path *field.Path, errs *field.ErrorList) (parsed []ne
 // unicastAddr parses an address of a frontend or an endpoint. It refuses what the API server refuses in externalIPs and in
 // EndpointSlices: e.g. an endpoint 169.254.169.254 would be the metadata service of a cloud.
 func unicastAddr(text string, path *field.Path, errs *field.ErrorList) (netip.Addr, bool) {
-	addr, err := netip.ParseAddr(text)
-	addr = addr.Unmap()
+	addr, ok := parseAddr(text)
 	switch {
-	case err != nil:
+	case !ok:
 		*errs = append(*errs, field.Invalid(path, text, "write an IP address, e.g. 192.0.2.10"))
 	case addr.IsUnspecified() || addr.IsLoopback() || addr.IsLinkLocalUnicast() || addr.IsMulticast() || addr.Zone() != "":
 		*errs = append(*errs, field.Invalid(path, text, "a service has no unspecified, loopback, link-local or multicast address"))
@@ -151,6 +150,31 @@ func unicastAddr(text string, path *field.Path, errs *field.ErrorList) (netip.Ad
 		return addr, true
 	}
 	return netip.Addr{}, false
+}
+
+// parseAddr parses an address, IPv4-mapped IPv6 as IPv4. An old object may have leading zeros in IPv4: kube-proxy reads
+// them as decimal (ParseIPSloppy), and netip not at all.
+func parseAddr(text string) (netip.Addr, bool) {
+	addr, err := netip.ParseAddr(text)
+	if err != nil {
+		addr, _ = netip.AddrFromSlice(netutils.ParseIPSloppy(text))
+	}
+	return addr.Unmap(), addr.IsValid()
+}
+
+// sourceRange parses a range of client addresses. The API server accepts spaces around it, leading zeros and IPv4-mapped
+// IPv6.
+func sourceRange(text string) (netip.Prefix, bool) {
+	_, network, err := netutils.ParseCIDRSloppy(strings.TrimSpace(text))
+	if err != nil {
+		return netip.Prefix{}, false
+	}
+	addr, _ := netip.AddrFromSlice(network.IP)
+	bits, _ := network.Mask.Size()
+	if addr.Is4In6() {
+		return netip.PrefixFrom(addr.Unmap(), max(bits-96, 1)), true
+	}
+	return netip.PrefixFrom(addr, bits), true
 }
 
 // EndpointSlice returns the endpoints of an EndpointSlice, nil if the slice has no addresses (addressType FQDN) or
@@ -236,8 +260,8 @@ func ServiceNode(object *corev1.Node) service.Node {
 		if a.Type != corev1.NodeInternalIP && a.Type != corev1.NodeExternalIP {
 			continue
 		}
-		if addr, err := netip.ParseAddr(a.Address); err == nil {
-			node.Addrs = append(node.Addrs, addr.Unmap())
+		if addr, ok := parseAddr(a.Address); ok {
+			node.Addrs = append(node.Addrs, addr)
 		}
 	}
 	return node
