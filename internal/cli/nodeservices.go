@@ -23,9 +23,7 @@ func examineServices() ([]netplan.Finding, error) {
 	mode := file.Service.Mode
 	attached, unable := false, error(nil)
 	if mode != config.ServiceKubeProxy {
-		if attached = bpf.Attached(); !attached {
-			unable = datapath.Check(file.Service)
-		}
+		attached, unable = bpf.Attached(), datapath.Check(file.Service)
 	}
 	return []netplan.Finding{judgeServices(mode, attached, unable)}, nil
 }
@@ -41,8 +39,13 @@ func judgeServices(mode config.ServiceMode, attached bool, unable error) netplan
 	if mode == config.ServiceAuto {
 		f.Want = "eBPF or kube-proxy"
 	}
-	if attached {
+	if attached && unable == nil {
 		f.Is = "eBPF"
+		return f
+	}
+	if attached {
+		f.Is, f.OK = "eBPF: "+unable.Error(), false
+		f.Why = "the agent leaves the services to kube-proxy within 30 s"
 		return f
 	}
 	f.OK = mode == config.ServiceAuto && unable != nil

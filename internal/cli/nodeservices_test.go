@@ -20,6 +20,7 @@ func TestNodeSaysWhoTranslatesServices(t *testing.T) {
 		{"kube-proxy by choice", config.ServiceKubeProxy, false, nil, "kube-proxy", true},
 		{"auto with eBPF", config.ServiceAuto, true, nil, "eBPF", true},
 		{"auto on an unable node", config.ServiceAuto, false, unable, "kube-proxy: this kernel lacks maps", true},
+		{"auto before it leaves", config.ServiceAuto, true, unable, "eBPF: this kernel lacks maps", false},
 		{"auto too early", config.ServiceAuto, false, nil, "kube-proxy", false},
 		{"eBPF", config.ServiceEBPF, true, nil, "eBPF", true},
 		{"eBPF on an unable node", config.ServiceEBPF, false, unable, "kube-proxy: this kernel lacks maps", false},

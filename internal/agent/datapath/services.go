@@ -62,6 +62,7 @@ type Programs interface {
 	Replace(service.Diff) error
 	Change(service.Diff) error
 	Attach() error
+	Others() error
 	EndLostFlows(namespaces string) (ended int, err error)
 	Entries() bpf.Entries
 	Limits() bpf.Entries
@@ -93,29 +94,71 @@ type Services struct {
 	Metrics *Metrics
 	Now     func() time.Time
 	Log     *slog.Logger
+
+	// translates is whether the programs are attached, and left otherwise the reason that was told.
+	translates bool
+	left       string
 }
 
-// Run translates until ctx ends. If the node cannot, Run tells the reason, removes the
-// programs of an earlier agent, whose entries would grow old, and returns: kube-proxy
-// then translates, as it always does for the node itself.
+// checkInterval is the time between two looks at the node: whether another load balancer has been attached, and, while
+// kube-proxy translates, whether the node can run the programs now.
+const checkInterval = 30 * time.Second
+
+// Run translates until ctx ends. While the node cannot, Run tells the reason and removes the programs, whose entries
+// would grow old: kube-proxy then translates, as it always does for the node itself.
 func (s *Services) Run(ctx context.Context) {
 	if s.Mode == config.ServiceKubeProxy {
 		return
 	}
+	for {
+		err := s.translate(ctx)
+		if ctx.Err() != nil {
+			return // the programs go on without the agent
+		}
+		s.leave(err)
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(checkInterval):
+		}
+	}
+}
+
+// translate translates until ctx ends or the node cannot any more; the error is the reason.
+func (s *Services) translate(ctx context.Context) error {
 	programs, known, err := s.load()
 	if err != nil {
-		s.leave(err)
-		return
+		return err
 	}
 	defer programs.Close()
 	setEach(s.Metrics.limits, programs.Limits())
 	to := &sink{Services: s, programs: programs, lost: make(chan struct{}, 1)}
-	ctx, stop := context.WithCancel(ctx)
-	var flows sync.WaitGroup
-	flows.Go(func() { to.endLostFlows(ctx) })
+	ctx, stop := context.WithCancelCause(ctx)
+	var parts sync.WaitGroup
+	parts.Go(func() { to.endLostFlows(ctx) })
+	parts.Go(func() {
+		if err := awaitOthers(ctx, programs); err != nil {
+			stop(err)
+		}
+	})
 	s.Sync(ctx, known, to)
-	stop()
-	flows.Wait()
+	stop(nil)
+	parts.Wait()
+	return context.Cause(ctx)
+}
+
+// awaitOthers returns an error once another load balancer is attached, and nil if ctx ends before.
+func awaitOthers(ctx context.Context, programs Programs) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(checkInterval):
+		}
+		if err := programs.Others(); err != nil {
+			return err
+		}
+	}
 }
 
 func (s *Services) load() (Programs, map[service.FrontendKey]service.ID, error) {
@@ -130,15 +173,26 @@ func (s *Services) load() (Programs, map[service.FrontendKey]service.ID, error) 
 	return programs, known, nil
 }
 
+// leave leaves the services to kube-proxy, and tells each reason once.
 func (s *Services) leave(reason error) {
 	if err := s.Remove(); err != nil {
 		reason = errors.Join(reason, fmt.Errorf("remove the eBPF programs of an earlier agent: %w", err))
 	}
-	if s.Mode == config.ServiceAuto {
+	if reason.Error() == s.left {
+		return
+	}
+	translated := s.translates
+	s.left, s.translates = reason.Error(), false
+	s.Metrics.active.Set(0)
+	setEach(s.Metrics.entries, bpf.Entries{})
+	setEach(s.Metrics.limits, bpf.Entries{})
+	if s.Mode == config.ServiceAuto && !translated {
 		s.Log.Info("kube-proxy translates the services of this node", "service.mode", s.Mode, "reason", reason)
 		return
 	}
-	s.Metrics.failures.Inc()
+	if s.Mode == config.ServiceEBPF {
+		s.Metrics.failures.Inc()
+	}
 	s.Log.Error("kube-proxy translates the services of this node", "service.mode", s.Mode, "err", reason)
 	s.Warn(reason.Error())
 }
@@ -167,7 +221,7 @@ func (s *sink) Replace(all service.Diff) error {
 		s.Metrics.failures.Inc()
 		return err
 	}
-	s.attached = true
+	s.attached, s.translates, s.left = true, true, ""
 	s.Metrics.active.Set(1)
 	s.Log.Info("eBPF translates the services of this node", "service.mode", s.Mode, "frontends", s.programs.Entries().Frontends)
 	return nil

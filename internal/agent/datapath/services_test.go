@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -39,6 +40,7 @@ func (f *fakePrograms) Known() (map[service.FrontendKey]service.ID, error) {
 func (f *fakePrograms) Replace(service.Diff) error { return f.call("replace") }
 func (f *fakePrograms) Change(service.Diff) error  { return f.call("change") }
 func (f *fakePrograms) Attach() error              { return f.call("attach") }
+func (f *fakePrograms) Others() error              { return f.fail["others"] }
 func (f *fakePrograms) Entries() bpf.Entries       { return bpf.Entries{Frontends: 3, Backends: 7} }
 func (f *fakePrograms) Limits() bpf.Entries        { return bpf.Entries{Frontends: 10, Backends: 20} }
 func (f *fakePrograms) Close() error               { return f.call("close") }
@@ -55,6 +57,19 @@ type fixture struct {
 	removed int
 	warned  []string
 	log     strings.Builder
+}
+
+// run runs Services until Sync has returned once.
+func (f *fixture) run(t *testing.T) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	sync := f.Sync
+	f.Sync = func(ctx context.Context, known map[service.FrontendKey]service.ID, to agentclient.ServiceSink) {
+		sync(ctx, known, to)
+		cancel()
+	}
+	f.Run(ctx)
 }
 
 func newFixture(mode config.ServiceMode, loads error, sync func(agentclient.ServiceSink)) *fixture {
@@ -89,13 +104,74 @@ func TestUnableNodeLeavesServicesToKubeProxy(t *testing.T) {
 	} {
 		t.Run(string(c.mode), func(t *testing.T) {
 			f := newFixture(c.mode, unable, func(agentclient.ServiceSink) { t.Error("the programs got entries") })
-			f.Run(t.Context())
-			if f.removed != 1 || !slices.Equal(f.warned, c.warned) || !strings.Contains(f.log.String(), unable.Error()) {
+			synctest.Test(t, func(t *testing.T) {
+				ctx, cancel := context.WithTimeout(t.Context(), 3*checkInterval/2)
+				defer cancel()
+				f.Run(ctx)
+			})
+			if f.removed != 2 || !slices.Equal(f.warned, c.warned) || !strings.Contains(f.log.String(), unable.Error()) {
 				t.Errorf("removed %d times, warned %q, want %q, logged %s", f.removed, f.warned, c.warned, &f.log)
 			}
 			if got := testutil.ToFloat64(f.Metrics.failures); got != c.failed {
 				t.Errorf("counted %v failures, want %v", got, c.failed)
 			}
+		})
+	}
+}
+
+func TestLaterLoadBalancerGetsServices(t *testing.T) {
+	other := errors.New("another load balancer translates")
+	for _, mode := range []config.ServiceMode{config.ServiceAuto, config.ServiceEBPF} {
+		t.Run(string(mode), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := newFixture(mode, nil, nil)
+				f.Sync = func(ctx context.Context, _ map[service.FrontendKey]service.ID, to agentclient.ServiceSink) {
+					if err := to.Replace(service.Diff{}); err != nil {
+						t.Error(err)
+					}
+					<-ctx.Done()
+				}
+				f.fail["others"] = other
+				load, loads := f.Load, 0
+				f.Load = func() (Programs, error) {
+					if loads++; loads == 2 {
+						return nil, other
+					}
+					if loads == 3 {
+						f.fail["others"] = nil // it has been removed
+					}
+					return load()
+				}
+				ctx, cancel := context.WithCancel(t.Context())
+				done := make(chan struct{})
+				go func() {
+					f.Run(ctx)
+					close(done)
+				}()
+				state := func(step string, active float64, removed int) {
+					t.Helper()
+					synctest.Wait()
+					if got := testutil.ToFloat64(f.Metrics.active); got != active || f.removed != removed {
+						t.Errorf("%s: active %v, removed %d times, want %v, %d", step, got, f.removed, active, removed)
+					}
+				}
+				time.Sleep(checkInterval - 1)
+				state("at first", 1, 0)
+				time.Sleep(time.Nanosecond)
+				state("with the other one", 0, 1)
+				time.Sleep(checkInterval)
+				state("still with the other one", 0, 2)
+				time.Sleep(checkInterval)
+				state("without the other one", 1, 2)
+				cancel()
+				<-done
+				if want := []string{other.Error()}; !slices.Equal(f.warned, want) {
+					t.Errorf("warned %q, want %q", f.warned, want)
+				}
+				if f.removed != 2 {
+					t.Error("the end of the agent removed the programs")
+				}
+			})
 		})
 	}
 }
@@ -122,7 +198,7 @@ func TestProgramsAreAttachedWithEntries(t *testing.T) {
 			}
 		}
 	}
-	f.Run(t.Context())
+	f.run(t)
 	if got, want := strings.Join(f.calls, " "), "known replace attach replace attach change replace change close"; got != want {
 		t.Errorf("called %s, want %s", got, want)
 	}
@@ -140,7 +216,7 @@ func TestFullMapIsReportedOnce(t *testing.T) {
 			t.Errorf("a full map stopped the sync: %v", err)
 		}
 	}
-	f.Run(t.Context())
+	f.run(t)
 	want := []string{"the eBPF map backends is full (5 entries): kube-proxy serves 10.96.0.1:80/TCP"}
 	if !slices.Equal(f.warned, want) {
 		t.Errorf("warned %q, want %q", f.warned, want)
@@ -165,7 +241,7 @@ func TestFlowsEndWithTheirBackend(t *testing.T) {
 		}
 		<-f.ended
 	}
-	f.Run(t.Context())
+	f.run(t)
 	if len(f.ended) > 0 {
 		t.Error("a change without a lost backend looked for flows")
 	}
@@ -179,7 +255,7 @@ func TestOtherErrorsGoBackToSync(t *testing.T) {
 			t.Error("got no error")
 		}
 	}
-	f.Run(t.Context())
+	f.run(t)
 	if got := testutil.ToFloat64(f.Metrics.failures); got != 1 {
 		t.Errorf("counted %v failures, want 1", got)
 	}
@@ -191,7 +267,7 @@ func TestLagsAreCounted(t *testing.T) {
 		to.Applied(agentclient.EventAge{Received: 3 * time.Millisecond, Caused: 2 * time.Second})
 		to.Applied(agentclient.EventAge{Received: 50 * time.Microsecond})
 	}
-	f.Run(t.Context())
+	f.run(t)
 	want := `
 		# HELP spiderpool_service_entries_limit Maximum number of entries of the eBPF maps for services; 0 without eBPF.
 		# TYPE spiderpool_service_entries_limit gauge

@@ -93,6 +93,11 @@ func groupID(path string) (uint64, error) {
 	return st.Ino, nil
 }
 
+// Others returns an error that names the programs of another load balancer at the same sockets, e.g. one that was
+// attached after Load. Until the caller removes ours, each connection is still translated once: the programs of a
+// group run before those of the groups above, and those attached first before later ones, so the others see a backend.
+func (p *Programs) Others() error { return others(p.dir, p.group) }
+
 // others returns an error that names the programs of others that translate connections
 // of the group, e.g. those of Cilium. Two translations of one connection contradict
 // each other.

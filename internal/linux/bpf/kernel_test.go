@@ -444,15 +444,20 @@ func TestRemovedDirectoryEndsTranslation(t *testing.T) {
 	}
 	quick := kinds[0]
 	quick.Timeout = 100 * time.Millisecond
-	deadline := time.Now().Add(10 * time.Second)
-	for s.client.do(t, quick).Error == "" { // the kernel detaches in the background
-		if time.Now().After(deadline) {
-			t.Fatal("the programs still translate")
-		}
-	}
+	waitFor(t, "the programs are detached", func() bool { return s.client.do(t, quick).Error != "" })
 	s.run(both(2)) // from scratch
 	if got := s.client.do(t, kinds[0]); got.Error != "" {
 		t.Error(got.Error)
+	}
+}
+
+// waitFor waits for the kernel, which detaches programs in the background.
+func waitFor(t *testing.T, what string, done func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); !done(); {
+		if time.Now().After(deadline) {
+			t.Fatal("not yet: " + what)
+		}
 	}
 }
 
