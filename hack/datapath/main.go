@@ -3,9 +3,9 @@
 //
 //	go run ./hack/datapath results.tsv > docs/reference/datapath.md
 //
-// A line of a results file has six fields separated by tabs: kind of interface,
-// variant, IP version, protocol, path, outcome. A combination without a line was
-// not measured and appears as "–".
+// A line of a results file has seven fields separated by tabs: kind of interface,
+// variant, IP version, protocol, path, outcome, and the kind of source that the server
+// saw ("" if unknown). A combination without a line was not measured and appears as "–".
 package main
 
 import (
@@ -25,6 +25,8 @@ type table struct {
 	columns []column
 	// outcomes maps path → column → IP version → outcome → protocols.
 	outcomes map[string]map[column]map[string]map[string][]string
+	// sources maps path → column → sources.
+	sources map[string]map[column][]string
 }
 
 // versions lists the IP versions of a results file, in the order of a cell.
@@ -38,7 +40,7 @@ func main() {
 }
 
 func run(files []string) error {
-	t := table{outcomes: map[string]map[column]map[string]map[string][]string{}}
+	t := table{outcomes: map[string]map[column]map[string]map[string][]string{}, sources: map[string]map[column][]string{}}
 	for _, file := range files {
 		if err := t.read(file); err != nil {
 			return err
@@ -60,8 +62,8 @@ func (t *table) read(file string) error {
 	lines := bufio.NewScanner(f)
 	for n := 1; lines.Scan(); n++ {
 		w := strings.Split(lines.Text(), "\t")
-		if len(w) != 6 {
-			return fmt.Errorf("%s:%d: has %d columns instead of 6", file, n, len(w))
+		if len(w) != 7 {
+			return fmt.Errorf("%s:%d: has %d columns instead of 7", file, n, len(w))
 		}
 		c, version, protocol, path, outcome := column{w[0], w[1]}, w[2], strings.ToUpper(w[3]), w[4], w[5]
 		if !slices.Contains(versions, version) {
@@ -73,6 +75,10 @@ func (t *table) read(file string) error {
 		if t.outcomes[path] == nil {
 			t.paths = append(t.paths, path)
 			t.outcomes[path] = map[column]map[string]map[string][]string{}
+			t.sources[path] = map[column][]string{}
+		}
+		if source := w[6]; source != "" && !slices.Contains(t.sources[path][c], source) {
+			t.sources[path][c] = append(t.sources[path][c], source)
 		}
 		if t.outcomes[path][c] == nil {
 			t.outcomes[path][c] = map[string]map[string][]string{}
@@ -96,8 +102,9 @@ Do not edit. "make datapath" generates this page from the kernel tests in
 internal/cni/coordinator, run on the lab's guest kernel. "make kernel-uml" fails
 if the page differs from its own results. A cell lists the working protocols, first
 for IPv4, then for IPv6: the reply and the source address seen by the server were
-the expected ones. "–" means not measured, "limit" means a known limitation (see
-docs/adr/0012).
+the expected ones. "from pod" means that the server saw the address of a pod. In the
+columns "eBPF", the programs of service.mode ebpf translate the connections of pods, and
+kube-proxy's rules all others. "–" means not measured.
 
 `)
 	for _, section := range sections {
@@ -147,15 +154,15 @@ func (t *table) writeSection(columns []column) {
 		}
 		fmt.Printf("| %s |", p)
 		for _, c := range columns {
-			fmt.Printf(" %s |", cell(t.outcomes[p][c]))
+			fmt.Printf(" %s |", cell(t.outcomes[p][c], t.sources[p][c]))
 		}
 		fmt.Println()
 	}
 	fmt.Println()
 }
 
-// cell formats the outcomes for IPv4 and IPv6.
-func cell(outcomes map[string]map[string][]string) string {
+// cell formats the outcomes for IPv4 and IPv6, and the sources.
+func cell(outcomes map[string]map[string][]string, sources []string) string {
 	if len(outcomes) == 0 {
 		return "–"
 	}
@@ -163,7 +170,11 @@ func cell(outcomes map[string]map[string][]string) string {
 	for _, version := range versions {
 		parts = append(parts, part(outcomes[version]))
 	}
-	return strings.Join(parts, " · ")
+	text := strings.Join(parts, " · ")
+	if len(sources) > 0 {
+		text += ", from " + strings.Join(sources, " or ")
+	}
+	return text
 }
 
 func part(of map[string][]string) string {
@@ -175,8 +186,6 @@ func part(of map[string][]string) string {
 		return "–"
 	case len(of["fails"]) > 0:
 		return "**fails** " + strings.Join(of["fails"], " ")
-	case len(of["known limit"]) > 0:
-		return "limit"
 	default:
 		return strings.Join(of["works"], " ")
 	}

@@ -103,6 +103,8 @@ func (a *applier) apply(c netplan.Change) error {
 		return a.n.writeSysctl(it)
 	case netplan.Masquerade:
 		return a.n.addMasquerade(it)
+	case netplan.ReplyMark:
+		return a.n.addReplyMark(it)
 	}
 	return fmt.Errorf("unknown item type %T", c.New)
 }
@@ -130,7 +132,9 @@ func (a *applier) remove(it netplan.Item) error {
 	case netplan.Sysctl:
 		// Nothing to do: per-link sysctls vanish with the link, node-wide ones stay.
 	case netplan.Masquerade:
-		err = a.n.removeMasquerade(it)
+		err = a.n.removeTable(it.Family)
+	case netplan.ReplyMark:
+		err = a.n.removeTable(it.Family)
 	}
 	if isGone(err) {
 		return nil
@@ -184,7 +188,7 @@ func (a *applier) newVeth(want netplan.Link) error {
 		return errors.New("a veth pair needs the namespace of its other end")
 	}
 	attrs := netlink.NewLinkAttrs()
-	attrs.Name, attrs.MTU = want.Name, want.MTU
+	attrs.Name, attrs.MTU, attrs.Group = want.Name, want.MTU, uint32(want.Group)
 	attrs.HardwareAddr = hardwareAddr(want.MAC)
 	if want.TxQueueLen != 0 {
 		attrs.TxQLen = want.TxQueueLen
@@ -326,6 +330,9 @@ func rule(it netplan.Rule) *netlink.Rule {
 		r.Family = netlink.FAMILY_V6
 	}
 	r.Priority, r.Table, r.Protocol = it.Priority, it.Table, uint8(it.Proto)
+	if it.Mark != 0 {
+		r.Mark, r.Mask = it.Mark, &it.Mark
+	}
 	if it.From.IsValid() {
 		r.Src = ipNet(it.From)
 	}

@@ -111,6 +111,19 @@ func (n *Namespace) HasLink(name string) (kind string, ok bool, err error) {
 	return l.Type(), true, nil
 }
 
+// LinkGroup returns the group of an interface (IFLA_GROUP) and whether the interface
+// exists.
+func (n *Namespace) LinkGroup(name string) (group int, ok bool, err error) {
+	l, err := n.nl.LinkByName(name)
+	if isLinkNotFound(err) {
+		return 0, false, nil
+	}
+	if err != nil {
+		return 0, false, fmt.Errorf("look up link %s in %s: %w", name, n.path, err)
+	}
+	return int(l.Attrs().Group), true, nil
+}
+
 // MTU returns the MTU of an interface, or 0 if the interface does not exist.
 func (n *Namespace) MTU(name string) (int, error) {
 	l, err := n.nl.LinkByName(name)

@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"spiderpool.dev/spiderpool/internal/inet"
 	"spiderpool.dev/spiderpool/internal/linux/linuxtest"
 	"spiderpool.dev/spiderpool/internal/netplan"
 )
@@ -109,10 +110,13 @@ route fd00::9/128 dev eth0 table 500 proto 83
 rule ip 2000 from 10.0.0.2/32 lookup 100 proto 83
 rule ip6 2000 from fd00::2/128 lookup 100 proto 83
 rule ip 1000 from all lookup 500 proto 83
+rule ip6 1500 from all fwmark 0x40000000 lookup 99 proto 83
 sysctl net/ipv4/conf/eth0/rp_filter = 2
 sysctl net/ipv6/conf/eth0/accept_ra = 0
 masquerade ip links spv
 masquerade ip6 links spv
+replymark ip dev eth0 mark 0x40000000
+replymark ip6 dev eth0 mark 0x40000000
 `
 
 func machine(t *testing.T) (*linuxtest.Machine, *Namespace) {
@@ -148,6 +152,43 @@ func TestAppliedStateReadsBack(t *testing.T) {
 	// Replaced items are restored and new ones gone; sysctls stay.
 	if back := read(t, ns, nil).String(); strings.Contains(back, "proto 83") || strings.Contains(back, "masquerade") || strings.Contains(back, "10.0.0.2") {
 		t.Errorf("after undo: state\n%s\nwant\n%s", back, before)
+	}
+}
+
+func TestReplyMarkNeedsNoRouteLookup(t *testing.T) {
+	_, ns := machine(t)
+	for _, f := range []inet.Family{inet.IPv4, inet.IPv6} {
+		mark := netplan.ReplyMark{Family: f, Dev: "eth0", Mark: 0x40000000}
+		if err := ns.writeReplyMark(mark, false); err != nil {
+			t.Errorf("%s: %v", mark, err)
+		}
+		if have := read(t, ns, netplan.State{mark}).String(); !strings.Contains(have, mark.String()) {
+			t.Errorf("no %s in\n%s", mark, have)
+		}
+	}
+}
+
+// TestRulesOfFormerReleaseAreReplaced: a node may run with rules of version 1 until the
+// agent of this release starts.
+func TestRulesOfFormerReleaseAreReplaced(t *testing.T) {
+	m, ns := machine(t)
+	m.Must(`table ip spiderpool {
+  chain postrouting {
+    type nat hook postrouting priority srcnat;
+    iifname "spv*" counter masquerade fully-random comment "v1: forwarded from pods on spv*: the answer must come back here"
+    oifname "spv*" ct status dnat counter masquerade fully-random comment "v1: translated on the way to pods on spv*: the answer must come back here"
+  }
+}
+`, "nft", "-f", "-")
+	want := parse(t, "masquerade ip links spv\n")
+	for range 2 {
+		if err := ns.Apply(netplan.Diff(read(t, ns, want), want, netplan.Owned), nil); err != nil {
+			t.Fatal(err)
+		}
+		rules := m.Must("", "nft", "list", "chain", "ip", "spiderpool", "postrouting")
+		if n := strings.Count(rules, "v2: "); n != 4 || strings.Contains(rules, "v1: ") {
+			t.Errorf("%d rules of version 2, want 4 and no other:\n%s", n, rules)
+		}
 	}
 }
 

@@ -17,9 +17,9 @@ import (
 const defaultMetric6 = 1024
 
 // ReadAll reads a whole namespace: links, addresses, unicast routes of all tables
-// except local, permanent neighbors, and rules selecting by source only. Use it
+// except local, permanent neighbors, and rules selecting by source and mark only. Use it
 // for pods; a node can have too many links and routes. ReadNamed reads sysctls and
-// masquerading.
+// nftables.
 func (n *Namespace) ReadAll() (netplan.State, error) {
 	links, err := dump(n.nl.LinkList)
 	if err != nil {
@@ -37,7 +37,7 @@ func (n *Namespace) ReadAll() (netplan.State, error) {
 	return r.state, r.err
 }
 
-// ReadNamed reads the sysctls and masquerading named in want.
+// ReadNamed reads the sysctls and the nftables items named in want.
 func (n *Namespace) ReadNamed(want netplan.State) (netplan.State, error) {
 	r := reader{n: n}
 	r.named(want)
@@ -46,7 +46,7 @@ func (n *Namespace) ReadNamed(want netplan.State) (netplan.State, error) {
 
 // ReadRelated reads the state to compare with want: its links and their neighbors,
 // the routes through these links or with the key of a wanted route, all rules, and
-// the wanted sysctls and masquerading. It reads only the kinds of items in want.
+// the wanted sysctls and nftables items. It reads only the kinds of items in want.
 func (n *Namespace) ReadRelated(want netplan.State) (netplan.State, error) {
 	r := reader{n: n, names: map[int]string{}}
 	r.of = func(index int) bool { return r.names[index] != "" }
@@ -121,7 +121,7 @@ func (r *reader) fail(doing string, err error) bool {
 
 func (r *reader) link(l netlink.Link) {
 	a := l.Attrs()
-	link := netplan.Link{Name: a.Name, Kind: l.Type(), MTU: a.MTU, TxQueueLen: a.TxQLen}
+	link := netplan.Link{Name: a.Name, Kind: l.Type(), MTU: a.MTU, TxQueueLen: a.TxQLen, Group: int(a.Group)}
 	if len(a.HardwareAddr) == len(netplan.MAC{}) {
 		link.MAC = netplan.MAC(a.HardwareAddr)
 	}
@@ -254,7 +254,7 @@ func (r *reader) rules() {
 		if rl.Family != netlink.FAMILY_V4 && rl.Family != netlink.FAMILY_V6 || selectsByMore(rl) {
 			continue
 		}
-		rule := netplan.Rule{Family: inet.IPv4, Priority: rl.Priority, Table: rl.Table, Proto: int(rl.Protocol)}
+		rule := netplan.Rule{Family: inet.IPv4, Priority: rl.Priority, Mark: rl.Mark, Table: rl.Table, Proto: int(rl.Protocol)}
 		if rl.Family == netlink.FAMILY_V6 {
 			rule.Family = inet.IPv6
 		}
@@ -267,12 +267,13 @@ func (r *reader) rules() {
 
 // selectsByMore reports whether a rule has selectors or actions unknown to netplan.Rule.
 func selectsByMore(rl netlink.Rule) bool {
-	return rl.Dst != nil || rl.Mark != 0 || rl.Mask != nil || rl.Tos != 0 || rl.IifName != "" || rl.OifName != "" ||
+	markBits := rl.Mask != nil && *rl.Mask != rl.Mark || rl.Mask == nil && rl.Mark != 0
+	return rl.Dst != nil || markBits || rl.Tos != 0 || rl.IifName != "" || rl.OifName != "" ||
 		rl.Invert || rl.Goto > 0 || rl.IPProto > 0 || rl.Sport != nil || rl.Dport != nil || rl.UIDRange != nil ||
 		rl.SuppressPrefixlen >= 0 || rl.SuppressIfgroup >= 0 || rl.Table == 0
 }
 
-// named reads the sysctls and masquerading named in want.
+// named reads the sysctls and the nftables items named in want.
 func (r *reader) named(want netplan.State) {
 	var paths []string
 	for _, it := range want {
@@ -280,11 +281,11 @@ func (r *reader) named(want netplan.State) {
 		case netplan.Sysctl:
 			paths = append(paths, it.Path)
 		case netplan.Masquerade:
-			there, err := r.n.hasMasquerade(it)
-			if r.fail("list nftables rules", err) {
-				return
+			if r.n.hasRules(nftFamily(it.Family), masqueradeChain(it)) {
+				r.state = append(r.state, it)
 			}
-			if there {
+		case netplan.ReplyMark:
+			if r.n.hasRules(nftFamily(it.Family), replyChains(it, true)...) {
 				r.state = append(r.state, it)
 			}
 		}

@@ -180,6 +180,7 @@ func TestDiffLeadsToTheWantedState(t *testing.T) {
 func FuzzParse(f *testing.F) {
 	f.Add("link a kind veth peer b peermac 02:00:00:00:00:01 mtu 1\nup a\naddr 10.0.0.1/8 dev a\n")
 	f.Add("route ::/0 via fe80::1 dev a src fd00::1 table 5 metric 7 onlink proto 83\nrule ip6 1 from all lookup 5\n")
+	f.Add("rule ip 1 from all fwmark 0x40000000 lookup 5 proto 83\nreplymark ip6 dev a mark 0x40000000\nlink a group 83\n")
 	f.Add("neighbor 10.0.0.1 mac 02:00:00:00:00:01 dev a\nsysctl a/b = 1 2\nmasquerade ip links spv\n")
 	f.Fuzz(func(t *testing.T, text string) {
 		s, err := Parse(text)

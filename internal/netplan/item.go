@@ -81,6 +81,7 @@ type Link struct {
 	MAC        MAC
 	MTU        int // bytes; of both ends of a veth pair
 	TxQueueLen int // packets
+	Group      int // IFLA_GROUP; set when the link is created
 }
 
 // Key implements Item.
@@ -100,6 +101,7 @@ func (l Link) String() string {
 	}
 	number(&b, "mtu", l.MTU)
 	number(&b, "txqueuelen", l.TxQueueLen)
+	number(&b, "group", l.Group)
 	return b.String()
 }
 
@@ -111,7 +113,8 @@ func (l Link) SatisfiedBy(have Item) bool {
 		(l.Kind == "" || l.Kind == h.Kind) &&
 		(l.MAC.IsZero() || l.MAC == h.MAC) &&
 		(l.MTU == 0 || l.MTU == h.MTU) &&
-		(l.TxQueueLen == 0 || l.TxQueueLen == h.TxQueueLen)
+		(l.TxQueueLen == 0 || l.TxQueueLen == h.TxQueueLen) &&
+		(l.Group == 0 || l.Group == h.Group)
 }
 
 // Up means that an interface is up.
@@ -215,18 +218,23 @@ func (r Route) SatisfiedBy(have Item) bool {
 // IsDefault reports whether the route is a default route.
 func (r Route) IsDefault() bool { return r.Dst.Bits() == 0 }
 
-// Rule selects a table for packets from From.
+// Rule selects a table for packets from From with the mark.
 type Rule struct {
 	Family   inet.Family
 	Priority int
 	From     netip.Prefix // the zero value is "all"
+	Mark     uint32       // all of its bits must be set; 0 is any mark
 	Table    int
 	Proto    int // origin, FRA_PROTOCOL
 }
 
 // Key implements Item.
 func (r Rule) Key() string {
-	return fmt.Sprintf("rule %s %d from %s lookup %d", familyWord(r.Family), r.Priority, r.from(), r.Table)
+	mark := ""
+	if r.Mark != 0 {
+		mark = fmt.Sprintf(" fwmark %#x", r.Mark)
+	}
+	return fmt.Sprintf("rule %s %d from %s%s lookup %d", familyWord(r.Family), r.Priority, r.from(), mark, r.Table)
 }
 
 func (r Rule) phase() int { return phaseRule }
@@ -288,7 +296,8 @@ func (s Sysctl) phase() int {
 func (s Sysctl) SatisfiedBy(have Item) bool { return Item(s) == have }
 
 // Masquerade is the source translation of packets forwarded from links with the
-// name prefix Links, or to them after destination translation.
+// name prefix Links, or to them after destination translation. Links of ReplyGroup get
+// TCP and UDP packets as they are.
 type Masquerade struct {
 	Family inet.Family
 	Links  string

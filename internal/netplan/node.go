@@ -17,7 +17,7 @@ const (
 
 // NodeState plans the state shared by all pods of a node, for the IP families of
 // the pods: rules to the table of pod routes, forwarding, and masquerading of
-// packets from the pods' veth pairs.
+// packets from and to the pods' veth pairs.
 //
 // acceptRA is net.ipv6.conf.*.accept_ra per interface, of a node not yet forwarding
 // IPv6. A forwarding kernel ignores router advertisements on an interface with

@@ -39,6 +39,9 @@ type Pod struct {
 	Attached string
 	// Veth reports whether PodVeth exists.
 	Veth bool
+	// Masqueraded is true if the pair is of a release without ReplyMark. It stays so
+	// for the life of the pod.
+	Masqueraded bool
 	// Defaults are the interfaces with a default route in the main table, in the
 	// kernel's order of preference.
 	Defaults map[inet.Family][]string
@@ -167,13 +170,18 @@ func (b *builder) onUnderlay() (NIC, bool) {
 // vethPair plans the pair. Its attributes come from the attachment that made it:
 // the first one, if that is on the underlay.
 func (b *builder) vethPair(v VethPair) {
-	s := b.settings
+	s, group := b.settings, 0
+	if !b.pod.Masqueraded {
+		group = ReplyGroup
+		b.replies()
+		s.RPFilter = 0 // even a loose filter drops the clients of NodePorts on a link without an address
+	}
 	filter := State{Sysctl{Path: "net/ipv4/conf/" + PodVeth + "/rp_filter", Value: fmt.Sprint(s.RPFilter)}}
 	if b.pod.Veth && b.pod.Attached != b.pod.NICs[0].Name {
 		s.VethMTU, s.TxQueueLen, s.VethLinkAddr, filter = 0, 0, netip.Addr{}, nil
 	}
 	b.plan.Host = append(b.plan.Host,
-		Link{Name: v.Host, Kind: "veth", Peer: PodVeth, MAC: v.HostMAC, PeerMAC: v.PodMAC, MTU: s.VethMTU, TxQueueLen: s.TxQueueLen},
+		Link{Name: v.Host, Kind: "veth", Peer: PodVeth, MAC: v.HostMAC, PeerMAC: v.PodMAC, MTU: s.VethMTU, TxQueueLen: s.TxQueueLen, Group: group},
 		Up{Dev: v.Host},
 		Sysctl{Path: "net/ipv4/conf/" + v.Host + "/forwarding", Value: "1"},
 		// Strict: a pod may only send from its own addresses, those with a route here.

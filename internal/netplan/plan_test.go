@@ -30,12 +30,41 @@ func TestFirstAttachmentConfiguresVeth(t *testing.T) {
 			pod := attached(tt.attached, guideEth0, guideNet1)
 			pod.Veth = tt.veth
 			plan := underlay(t, pod, guideNode, func(s *Settings) { s.VethMTU, s.VethLinkAddr, s.RPFilter = 1400, ips("169.254.200.1")[0], 2 })
-			for _, item := range []string{"mac 5a:c8:cc:d6:f8:52 mtu 1400\n", "addr 169.254.200.1/32 dev veth0\n", "sysctl net/ipv4/conf/veth0/rp_filter = 2\n"} {
+			for _, item := range []string{"mac 5a:c8:cc:d6:f8:52 mtu 1400\n", "addr 169.254.200.1/32 dev veth0\n", "sysctl net/ipv4/conf/veth0/rp_filter = 0\n"} {
 				if got := strings.Contains(plan.Pod.String(), item); got != tt.want {
 					t.Errorf("%q planned: %v, want %v in\n%s", item, got, tt.want, plan.Pod)
 				}
 			}
 		})
+	}
+}
+
+// TestOldPodsGetNoReplyMark plans for pods that a release without the mark made.
+func TestOldPodsGetNoReplyMark(t *testing.T) {
+	for _, attachment := range []string{"eth0", "net1"} {
+		for _, old := range []bool{false, true} {
+			pod := attached(attachment, guideEth0, guideNet1)
+			pod.Veth, pod.Masqueraded = true, old
+			plan := underlay(t, pod, guideNode, func(s *Settings) { s.RPFilter = 1 })
+			inPod, onNode := plan.Pod.String(), plan.Host.String()
+			for text, parts := range map[string][]string{
+				inPod:  {"replymark ip dev veth0", "replymark ip6 dev veth0", "fwmark", "table 99", "tcp_fwmark_accept", "fwmark_reflect"},
+				onNode: {"group 83"},
+			} {
+				for _, part := range parts {
+					if strings.Contains(text, part) == old {
+						t.Errorf("%s, old pod %v: %q in\n%s", attachment, old, part, text)
+					}
+				}
+			}
+			filter := "veth0/rp_filter = 0"
+			if old {
+				filter = "veth0/rp_filter = 1"
+			}
+			if attachment == "eth0" && !strings.Contains(inPod, filter) {
+				t.Errorf("old pod %v: no %s in\n%s", old, filter, inPod)
+			}
+		}
 	}
 }
 
@@ -129,6 +158,13 @@ func TestSatisfiedItemsNeedNoChange(t *testing.T) {
 		{"route ::/0 via fe80::1 dev a", "route ::/0 via fe80::1 dev a proto 9", false},
 		{"rule ip 1 from all lookup 5", "rule ip 1 from all lookup 5 proto 83", true},
 		{"rule ip 1 from all lookup 5", "rule ip6 1 from all lookup 5", false},
+		{"rule ip 1 from all fwmark 0x10 lookup 5", "rule ip 1 from all fwmark 0x10 lookup 5 proto 83", true},
+		{"rule ip 1 from all fwmark 0x10 lookup 5", "rule ip 1 from all lookup 5", false},
+		{"link a group 83", link, false},
+		{"link a", "link a group 83", true},
+		{"replymark ip dev a mark 0x10", "replymark ip dev a mark 0x10", true},
+		{"replymark ip dev a mark 0x10", "replymark ip dev a mark 0x20", false},
+		{"replymark ip dev a mark 0x10", "replymark ip6 dev a mark 0x10", false},
 		{"addr 10.0.0.1/8 dev a", "addr 10.0.0.1/8 dev a learned", false},
 		{"neighbor 10.0.0.1 mac 02:00:00:00:00:01 dev a", "neighbor 10.0.0.1 mac 02:00:00:00:00:02 dev a", false},
 		{"sysctl a/b = 1", "sysctl a/b = 2", false},

@@ -68,10 +68,12 @@ func parseItem(line string) (Item, error) {
 		it = p.neighbor()
 	case "sysctl":
 		it = Sysctl{Path: p.next(), Value: p.rest("=")}
+	case "replymark":
+		it = ReplyMark{Family: p.family(), Dev: p.named("dev"), Mark: p.mark("mark")}
 	case "masquerade":
 		it = Masquerade{Family: p.family(), Links: p.named("links")}
 	default:
-		return nil, fmt.Errorf("unknown kind %q: want link, up, addr, route, rule, neighbor, sysctl or masquerade", kind)
+		return nil, fmt.Errorf("unknown kind %q: want link, up, addr, route, rule, neighbor, sysctl, replymark or masquerade", kind)
 	}
 	if p.err == nil && len(p.words) > 0 {
 		p.fail(fmt.Errorf("unexpected %q", p.words[0]))
@@ -131,6 +133,13 @@ func (p *parser) prefix() netip.Prefix { return parsed(p, p.next(), netip.ParseP
 func (p *parser) addr() netip.Addr     { return parsed(p, p.next(), netip.ParseAddr) }
 func (p *parser) mac() MAC             { return parsed(p, p.next(), parseMAC) }
 
+func (p *parser) mark(name string) uint32 {
+	return parsed(p, p.named(name), func(word string) (uint32, error) {
+		v, err := strconv.ParseUint(word, 0, 32)
+		return uint32(v), err
+	})
+}
+
 func (p *parser) family() inet.Family {
 	switch w := p.next(); w {
 	case "ip":
@@ -159,6 +168,8 @@ func (p *parser) link() Link {
 			l.MTU = p.number()
 		case "txqueuelen":
 			l.TxQueueLen = p.number()
+		case "group":
+			l.Group = p.number()
 		default:
 			p.fail(fmt.Errorf("unknown attribute %q of a link", w))
 		}
@@ -204,6 +215,9 @@ func (p *parser) rule() Rule {
 	r := Rule{Family: p.family(), Priority: p.number()}
 	if from := p.named("from"); from != "all" && p.err == nil {
 		r.From = parsed(p, from, netip.ParsePrefix)
+	}
+	if len(p.words) > 0 && p.words[0] == "fwmark" {
+		r.Mark = p.mark("fwmark")
 	}
 	r.Table = parsed(p, p.named("lookup"), strconv.Atoi)
 	if len(p.words) > 0 {

@@ -15,6 +15,8 @@ func TestParseErrorsNameTheWord(t *testing.T) {
 		"rule ip 1 from all via 5":              `want "lookup", have "via"`,
 		"rule ip 1 from all lookup 5 metric 6":  `want "proto", have "metric"`,
 		"masquerade ip5 links spv":              `unknown family "ip5"`,
+		"replymark ip dev a mark bit":           `"bit"`,
+		"rule ip 1 from all fwmark 5":           "ends too early",
 		"neighbor 10.0.0.1 mac 02 dev a":        `hardware address "02"`,
 		"sysctl net/ipv4/ip_forward : 1":        `want "=", have ":"`,
 		"bridge a":                              `unknown kind "bridge"`,

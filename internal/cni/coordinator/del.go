@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"spiderpool.dev/spiderpool/internal/cni/plugin"
+	"spiderpool.dev/spiderpool/internal/inet"
 	"spiderpool.dev/spiderpool/internal/linux"
 	"spiderpool.dev/spiderpool/internal/netplan"
 	"spiderpool.dev/spiderpool/internal/wire"
@@ -16,9 +17,9 @@ import (
 // askTime is how long DEL waits for the agent. It also succeeds without.
 const askTime = 2 * time.Second
 
-// del removes the state of ADD. With the veth pair go the routes and neighbors
-// of both namespaces. The pair goes with the first interface, or if the pod's
-// namespace is gone. For a further interface of a running pod, DEL deletes the
+// del removes the state of ADD. With the veth pair go the routes and neighbors of both
+// namespaces, and the marking of replies. The pair goes with the first interface, or if
+// the pod's namespace is gone. For a further interface of a running pod, DEL deletes the
 // node's routes to it and the rules for its addresses.
 func del(call *plugin.Call) error {
 	first := firstNIC(call.StdinData)
@@ -40,9 +41,9 @@ func del(call *plugin.Call) error {
 	}
 	err = host.Delete(netplan.State{netplan.Link{Name: netplan.VethPairOf(call.ContainerID).Host, Kind: "veth"}})
 	if pod == nil {
-		err = errors.Join(err, deleteHostRoutes(host, call, addrs))
+		return errors.Join(err, deleteHostRoutes(host, call, addrs))
 	}
-	return err
+	return errors.Join(err, pod.Delete(netplan.Replies([]inet.Family{inet.IPv4, inet.IPv6})))
 }
 
 // openPod opens the pod's namespace. It returns nil if there is none.

@@ -146,7 +146,7 @@ func TestNodeServesHijackedAddress(t *testing.T) {
 		for _, proto := range []string{"tcp", "udp"} {
 			t.Run("ip/"+proto, func(t *testing.T) {
 				defer func() {
-					measure(t, kind, "no kube-proxy", "ip", proto, "pod to DNS on its node (hijacked 169.254.20.10)")
+					measure(t, "", kind, "no kube-proxy", "ip", proto, "pod to DNS on its node (hijacked 169.254.20.10)")
 				}()
 				got, err := v.a.Ask(proto, "169.254.20.10:8080", askTimeout)
 				if want := "master " + bare(guide.a[0]); err != nil || got != want {

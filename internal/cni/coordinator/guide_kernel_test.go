@@ -5,6 +5,7 @@ package coordinator
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -23,6 +24,12 @@ var guide = struct {
 	b:        []string{"172.31.28.18/20", "2406:da1e:c4:ed01:c57d::2/64"},
 	c:        []string{"172.31.32.180/24", "2406:da1e:c4:ed02:7a2e::4/64"},
 }
+
+// The worker and the client of the guide, IPv4 and IPv6; nodes has the master.
+var (
+	guideWorkers = []string{"172.31.32.10", "2406:da1e:c4:ed02::10"}
+	guideClients = []string{"172.31.0.9", "2406:da1e:c4:ed00::9"}
+)
 
 type vpc struct {
 	router, master, worker, client *linuxtest.Machine
@@ -95,7 +102,7 @@ func bare(prefix string) string { return netip.MustParsePrefix(prefix).Addr().St
 // that belong to no connection that the node has seen whole.
 type kubeProxy struct {
 	mode string
-	text func(family string, services []service) string
+	text func(family string, services []clusterService) string
 	load func(family string) []string
 }
 
@@ -107,7 +114,7 @@ var kubeProxies = []kubeProxy{
 	{"ipvs", ipvsRules, func(string) []string { return []string{"sh", "-e"} }},
 }
 
-func nftablesRules(family string, services []service) string {
+func nftablesRules(family string, services []clusterService) string {
 	var pre strings.Builder
 	for _, s := range services {
 		for _, proto := range []string{"tcp", "udp"} {
@@ -129,7 +136,7 @@ func nftablesRules(family string, services []service) string {
 `, family, pre.String())
 }
 
-func iptablesRules(_ string, services []service) string {
+func iptablesRules(_ string, services []clusterService) string {
 	var nat strings.Builder
 	for _, s := range services {
 		for _, proto := range []string{"tcp", "udp"} {
@@ -157,7 +164,7 @@ COMMIT
 
 // ipvsRules is a script: in this mode kube-proxy holds the addresses of services
 // on a dummy interface, translates by IPVS, and marks by iptables.
-func ipvsRules(family string, services []service) string {
+func ipvsRules(family string, services []clusterService) string {
 	var b strings.Builder
 	b.WriteString("ip link add kube-ipvs0 type dummy 2>/dev/null || ip link show kube-ipvs0 >/dev/null\n" +
 		"ipvsadm -Ln >/dev/null\nsysctl -qw net.ipv4.vs.conntrack=1\n")
@@ -205,7 +212,7 @@ func eachProxy(t *testing.T, f func(t *testing.T, p kubeProxy)) {
 }
 
 // loadServices installs services in the first mode that the kernel can do.
-func loadServices(t *testing.T, node *linuxtest.Machine, family string, services ...service) {
+func loadServices(t *testing.T, node *linuxtest.Machine, family string, services ...clusterService) {
 	t.Helper()
 	var tried string
 	for _, p := range kubeProxies {
@@ -219,23 +226,19 @@ func loadServices(t *testing.T, node *linuxtest.Machine, family string, services
 	t.Fatalf("no kind of NAT works: %s", tried)
 }
 
-type service struct {
+type clusterService struct {
 	ip      string
 	port    int
 	backend string
 	cluster bool // NodePort of externalTrafficPolicy Cluster
 }
 
-const policyLocal = "host beyond the router to NodePort of policy Local"
-
 // TestGuideTrafficOfUnderlayPods walks every path that the AWS guide's packets
 // take and every path beside it that a pod on the underlay has to have.
 func TestGuideTrafficOfUnderlayPods(t *testing.T) {
 	eachKind(t, func(t *testing.T, kind string) {
 		eachProxy(t, func(t *testing.T, proxy kubeProxy) {
-			walkGuide(t, newVPC(t, kind), proxy, func(t *testing.T, columns ...string) {
-				measure(t, append([]string{kind, proxy.mode}, columns...)...)
-			})
+			walkGuide(t, newVPC(t, kind), proxy, kind)
 		})
 	}, "vlan")
 }
@@ -249,71 +252,97 @@ func TestGuideTrafficWithStrictRPFilter(t *testing.T) {
 			for _, node := range []*linuxtest.Machine{v.master, v.worker} {
 				node.Sysctl("net/ipv4/conf/all/rp_filter", "1")
 			}
-			walkGuide(t, v, proxy, func(*testing.T, ...string) {})
+			walkGuide(t, v, proxy, "")
 		})
 	})
 }
 
-func walkGuide(t *testing.T, v *vpc, proxy kubeProxy, measured func(t *testing.T, columns ...string)) {
-	{
-		for i, family := range []string{"ip", "ip6"} {
-			vip := []string{"10.96.0.", "fd00:10:96::"}[i]
-			node := []string{"172.31.22.228", "2406:da1e:c4:ed01::10"}[i]
-			workerNode := []string{"172.31.32.10", "2406:da1e:c4:ed02::10"}[i]
-			client := []string{"172.31.0.9", "2406:da1e:c4:ed00::9"}[i]
-			a, b, c := bare(guide.a[i]), bare(guide.b[i]), bare(guide.c[i])
-			services := []service{
-				{ip: vip + "1", port: 80, backend: b},
-				{ip: vip + "2", port: 80, backend: c},
-				{ip: vip + "3", port: 80, backend: a},
-				{ip: vip + "4", port: 80, backend: node},
-				{ip: node, port: 30080, backend: a, cluster: true},
-				{ip: node, port: 30081, backend: c, cluster: true},
-				{ip: node, port: 30082, backend: a},
+// guideWalk is a path of the guide's packets.
+type guideWalk struct {
+	name string
+	from *linuxtest.Machine
+	to   string
+	port int
+	// expect is the server's answer through kube-proxy: its name and the source that it
+	// sees. byEBPF is the answer if the client's socket is translated; "" for a path
+	// without a service.
+	expect, byEBPF string
+}
+
+// walksOf returns the services and the paths of an IP version: 0 for IPv4, 1 for IPv6.
+func (v *vpc) walksOf(i int) ([]clusterService, []guideWalk) {
+	vip := []string{"10.96.0.", "fd00:10:96::"}[i]
+	node, workerNode, client := nodes[i], guideWorkers[i], guideClients[i]
+	a, b, c := bare(guide.a[i]), bare(guide.b[i]), bare(guide.c[i])
+	services := []clusterService{
+		{ip: vip + "1", port: 80, backend: b},
+		{ip: vip + "2", port: 80, backend: c},
+		{ip: vip + "3", port: 80, backend: a},
+		{ip: vip + "4", port: 80, backend: node},
+		{ip: node, port: 30080, backend: a, cluster: true},
+		{ip: node, port: 30081, backend: c, cluster: true},
+		{ip: node, port: 30082, backend: a},
+	}
+	return services, []guideWalk{
+		{"pod to its node", v.a.Machine, node, 8080, "master " + a, ""},
+		{"node to its pod", v.master, a, 8080, "a " + node, ""},
+		{"pod to a pod of the same node", v.a.Machine, b, 8080, "b " + a, ""},
+		{"pod to a pod of another node", v.a.Machine, c, 8080, "c " + a, ""},
+		{"pod to another node", v.a.Machine, workerNode, 8080, "worker1 " + a, ""},
+		{"node to a pod of another node", v.master, c, 8080, "c " + node, ""},
+		{"other node to a pod", v.worker, a, 8080, "a " + workerNode, ""},
+		{"pod to a host beyond the router", v.a.Machine, client, 8080, "client " + a, ""},
+		{"host beyond the router to a pod", v.client, a, 8080, "a " + client, ""},
+		{"pod to ClusterIP, backend on its node", v.a.Machine, vip + "1", 80, "b " + node, "b " + a},
+		{"pod to ClusterIP, backend on another node", v.a.Machine, vip + "2", 80, "c " + node, "c " + a},
+		{"pod to ClusterIP, backend is itself", v.a.Machine, vip + "3", 80, "a " + node, "a " + a},
+		{"pod to ClusterIP, backend is its node", v.a.Machine, vip + "4", 80, "master " + a, "master " + a},
+		{"node to ClusterIP, backend on the node", v.master, vip + "1", 80, "b " + node, "b " + node},
+		{"node to ClusterIP, backend on another node", v.master, vip + "2", 80, "c " + node, "c " + node},
+		{"host beyond the router to NodePort, backend on the node", v.client, node, 30080, "a " + node, "a " + node},
+		{"host beyond the router to NodePort, backend on another node", v.client, node, 30081, "c " + node, "c " + node},
+		{"host beyond the router to NodePort of policy Local", v.client, node, 30082, "a " + client, "a " + client},
+		{"pod to NodePort of its node", v.b.Machine, node, 30080, "a " + node, "a " + b},
+		{"pod of another node to NodePort", v.c.Machine, node, 30080, "a " + node, "a " + node},
+		{"pod of another node to NodePort of policy Local", v.c.Machine, node, 30082, "a " + c, "a " + c},
+	}
+}
+
+// ask has the client of a path ask over both protocols. under runs the client.
+func (w guideWalk) ask(t *testing.T, variant []string, expect string, under func(func())) {
+	for _, proto := range []string{"tcp", "udp"} {
+		t.Run(variant[len(variant)-1]+"/"+proto+"/"+w.name, func(t *testing.T) {
+			var got string
+			var err error
+			defer func() { measure(t, sourceOf(got), append(variant, proto, w.name)...) }()
+			under(func() { got, err = w.from.Ask(proto, hostPort(w.to, w.port), askTimeout) })
+			if err != nil || got != expect {
+				t.Errorf("got %q, %v; want %q", got, err, expect)
 			}
-			load := proxy.load(family)
-			v.master.Must(proxy.text(family, services), load[0], load[1:]...)
-			for _, c := range []struct {
-				name   string
-				from   *linuxtest.Machine
-				to     string
-				port   int
-				expect string // who answers, and the source that it sees
-			}{
-				{"pod to its node", v.a.Machine, node, 8080, "master " + a},
-				{"node to its pod", v.master, a, 8080, "a " + node},
-				{"pod to a pod of the same node", v.a.Machine, b, 8080, "b " + a},
-				{"pod to a pod of another node", v.a.Machine, c, 8080, "c " + a},
-				{"pod to another node", v.a.Machine, workerNode, 8080, "worker1 " + a},
-				{"node to a pod of another node", v.master, c, 8080, "c " + node},
-				{"other node to a pod", v.worker, a, 8080, "a " + workerNode},
-				{"pod to a host beyond the router", v.a.Machine, client, 8080, "client " + a},
-				{"host beyond the router to a pod", v.client, a, 8080, "a " + client},
-				{"pod to ClusterIP, backend on its node", v.a.Machine, vip + "1", 80, "b " + node},
-				{"pod to ClusterIP, backend on another node", v.a.Machine, vip + "2", 80, "c " + node},
-				{"pod to ClusterIP, backend is itself", v.a.Machine, vip + "3", 80, "a " + node},
-				{"pod to ClusterIP, backend is its node", v.a.Machine, vip + "4", 80, "master " + a},
-				{"node to ClusterIP, backend on the node", v.master, vip + "1", 80, "b " + node},
-				{"node to ClusterIP, backend on another node", v.master, vip + "2", 80, "c " + node},
-				{"host beyond the router to NodePort, backend on the node", v.client, node, 30080, "a " + node},
-				{"host beyond the router to NodePort, backend on another node", v.client, node, 30081, "c " + node},
-				{policyLocal, v.client, node, 30082, "a " + node},
-				{"pod to NodePort of its node", v.b.Machine, node, 30080, "a " + node},
-				{"pod of another node to NodePort", v.c.Machine, node, 30080, "a " + node},
-			} {
-				for _, proto := range []string{"tcp", "udp"} {
-					t.Run(family+"/"+proto+"/"+c.name, func(t *testing.T) {
-						defer func() { measured(t, family, proto, c.name) }()
-						if proxy.mode == "ipvs" && c.name == policyLocal {
-							t.Skip("known limit: IPVS leaves no trace of its translation that the masquerading could match")
-						}
-						got, err := c.from.Ask(proto, hostPort(c.to, c.port), askTimeout)
-						if err != nil || got != c.expect {
-							t.Errorf("got %q, %v; want %q", got, err, c.expect)
-						}
-					})
-				}
-			}
+		})
+	}
+}
+
+// sourceOf names the source in an answer, e.g. "pod" for "b 172.31.28.17".
+func sourceOf(answer string) string {
+	_, addr, _ := strings.Cut(answer, " ")
+	for source, addrs := range map[string][]string{
+		"node": slices.Concat(nodes, guideWorkers), "client": guideClients, "pod": slices.Concat(guide.a, guide.b, guide.c),
+	} {
+		if slices.ContainsFunc(addrs, func(a string) bool { return a == addr || strings.HasPrefix(a, addr+"/") }) {
+			return source
+		}
+	}
+	return ""
+}
+
+func walkGuide(t *testing.T, v *vpc, proxy kubeProxy, kind string) {
+	for i, family := range []string{"ip", "ip6"} {
+		services, walks := v.walksOf(i)
+		load := proxy.load(family)
+		v.master.Must(proxy.text(family, services), load[0], load[1:]...)
+		for _, w := range walks {
+			w.ask(t, []string{kind, proxy.mode, family}, w.expect, func(f func()) { f() })
 		}
 	}
 }

@@ -5,6 +5,7 @@ package coordinator
 import (
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -50,7 +51,11 @@ func stateOf(t *testing.T, m *linuxtest.Machine) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return append(st, named...).String()
+	inPod, err := ns.ReadNamed(netplan.Replies([]inet.Family{inet.IPv4, inet.IPv6}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return slices.Concat(st, named, inPod).String()
 }
 
 // withoutShared drops what ADD prepares once for all pods of a node.
@@ -387,7 +392,7 @@ func TestVethHasConfiguredAttributes(t *testing.T) {
 	if text := stateOf(t, pod.Machine); !strings.Contains(text, "addr 169.254.200.1/32 dev veth0\n") {
 		t.Errorf("no link address in\n%s", text)
 	}
-	if out := pod.Must("", "cat", "/proc/sys/net/ipv4/conf/eth0/rp_filter", "/proc/sys/net/ipv4/conf/veth0/rp_filter"); out != "2\n2\n" {
+	if out := pod.Must("", "cat", "/proc/sys/net/ipv4/conf/eth0/rp_filter", "/proc/sys/net/ipv4/conf/veth0/rp_filter"); out != "2\n0\n" {
 		t.Errorf("rp_filter is %q", out)
 	}
 }

@@ -112,7 +112,7 @@ func (p *plant) walk(t *testing.T, walks []walk) {
 				for _, o := range w.others {
 					others = append(others, p.pod.Capture(o, ipPackets(w.far)))
 				}
-				defer func() { measure(t, p.kind, "default route "+p.def, family, proto, w.name) }()
+				defer func() { measure(t, "", p.kind, "default route "+p.def, family, proto, w.name) }()
 				got, err := w.from.Ask(proto, hostPort(w.to, w.port), askTimeout)
 				if err != nil || got != w.expect {
 					t.Errorf("got %q, %v; want %q", got, err, w.expect)
@@ -150,8 +150,9 @@ func severalInterfaces(t *testing.T, kind string) {
 			p.pod.must("CHECK", "net1", p.pod.result("net1", net1, gw1), conf)
 			for i, family := range []string{"ip", "ip6"} {
 				vip := []string{"10.96.0.1", "fd00:10:96::1"}[i]
-				loadServices(t, p.node, family, service{ip: vip, port: 80, backend: peers0[i]})
 				a0, a1 := bare(net0[i]), bare(net1[i])
+				loadServices(t, p.node, family, clusterService{ip: vip, port: 80, backend: peers0[i]},
+					clusterService{ip: nodes[i], port: 30080, backend: a0}, clusterService{ip: nodes[i], port: 30081, backend: a1})
 				out, src, other := "eth0", a0, "net1"
 				if def == "net1" {
 					out, src, other = "net1", a1, "eth0"
@@ -168,6 +169,8 @@ func severalInterfaces(t *testing.T, kind string) {
 					{"node to net1", p.node, a1, 8080, "pod " + nodes[i], nodes[i], "veth0", []string{"eth0", "net1"}},
 					{"pod to node", p.pod.Machine, nodes[i], 8080, "node " + a0, nodes[i], "veth0", []string{"eth0", "net1"}},
 					{"pod to ClusterIP", p.pod.Machine, vip, 80, "peer0 " + nodes[i], vip, "veth0", []string{"eth0", "net1"}},
+					{"client to NodePort of policy Local, eth0", p.client, nodes[i], 30080, "pod " + clients[i], clients[i], "veth0", []string{"eth0", "net1"}},
+					{"client to NodePort of policy Local, net1", p.client, nodes[i], 30081, "pod " + clients[i], clients[i], "veth0", []string{"eth0", "net1"}},
 				})
 			}
 		})
@@ -249,7 +252,7 @@ func overlayAndUnderlay(t *testing.T, kind string) {
 			for i, family := range []string{"ip", "ip6"} {
 				vip := []string{"10.96.0.1", "fd00:10:96::1"}[i]
 				other := []string{"10.244.0.6", "fd00:244::6"}[i]
-				loadServices(t, p.node, family, service{ip: vip, port: 80, backend: nodes[i]})
+				loadServices(t, p.node, family, clusterService{ip: vip, port: 80, backend: nodes[i]})
 				a0, a1 := bare(pod0[i]), bare(net0[i])
 				walks := []walk{
 					{"client to net1", p.client, a1, 8080, "pod " + clients[i], clients[i], "net1", []string{"eth0"}},

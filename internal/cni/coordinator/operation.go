@@ -141,6 +141,11 @@ func (o *operation) compare() error {
 	}
 	pod := netplan.PodOf(inPod, o.conf.PodDefaultCNINIC)
 	pod.Attached = o.call.IfName
+	group, exists, err := o.host.LinkGroup(o.veth.Host)
+	if err != nil {
+		return err
+	}
+	pod.Masqueraded = exists && group != netplan.ReplyGroup
 	if err := o.completeFromResult(&pod); err != nil {
 		return err
 	}

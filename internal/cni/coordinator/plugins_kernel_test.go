@@ -173,7 +173,7 @@ func TestAttachmentsKeepWhatTheOthersArranged(t *testing.T) {
 			t.Errorf("the network that eth0 hijacks is gone")
 		}
 	}
-	for path, want := range map[string]string{"net/ipv4/conf/eth0/rp_filter": "2", "net/ipv4/conf/veth0/rp_filter": "2", "net/ipv4/conf/net1/rp_filter": "0"} {
+	for path, want := range map[string]string{"net/ipv4/conf/eth0/rp_filter": "2", "net/ipv4/conf/veth0/rp_filter": "0", "net/ipv4/conf/net1/rp_filter": "0"} {
 		if got := strings.TrimSpace(p.pod.Must("", "cat", "/proc/sys/"+path)); got != want {
 			t.Errorf("%s is %s, want %s", path, got, want)
 		}
@@ -272,7 +272,7 @@ func TestOverlayOfRealPlugins(t *testing.T) {
 			}
 			for i, family := range []string{"ip", "ip6"} {
 				vip, a0, a1 := []string{"10.96.0.1", "fd00:10:96::1"}[i], bare(pod0[i]), bare(net0[i])
-				loadServices(t, p.node, family, service{ip: vip, port: 80, backend: nodes[i]})
+				loadServices(t, p.node, family, clusterService{ip: vip, port: 80, backend: nodes[i]})
 				p.walk(t, []walk{
 					{"client to net1", p.client, a1, 8080, "pod " + clients[i], clients[i], "net1", []string{"eth0"}},
 					{"underlay peer to net1", p.peer0, a1, 8080, "pod " + peers0[i], peers0[i], "net1", []string{"eth0"}},
