@@ -19,7 +19,7 @@ import (
 
 // serviceGC is the percentage of garbage (GOGC) in the heap of an agent that follows all services. What it keeps is large
 // and changes little, so a low percentage costs little time: ADR 22 has the numbers.
-const serviceGC = 40
+const serviceGC = 50
 
 // options differ between ways to run an agent, not between installations.
 type options struct {
