@@ -17,6 +17,7 @@ import (
 	"math"
 	"net/netip"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -324,6 +325,7 @@ func (a *agent) maintain(ctx context.Context) {
 	a.retry(ctx, "read the blocks of this node", a.service.Allocator.Load)
 	a.retry(ctx, "read pods and pools", func(context.Context) error { return a.ready() })
 	a.service.Repair()
+	debug.FreeOSMemory() // the garbage of the first lists, once: later, an agent rarely lists
 	policy := a.cfg.IPAM.ReclaimPolicy()
 	policy.MinAge = a.minLeaseAge()
 	replay := time.NewTicker(replayInterval)
