@@ -34,6 +34,6 @@ func newRoot() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(newNode(), newService())
+	root.AddCommand(newNode(), newPolicy(), newService())
 	return root
 }

@@ -11,7 +11,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"spiderpool.dev/spiderpool/internal/kube/agentclient"
-	"spiderpool.dev/spiderpool/internal/kube/restconfig"
 	"spiderpool.dev/spiderpool/internal/process"
 	"spiderpool.dev/spiderpool/internal/service"
 )
@@ -21,7 +20,8 @@ const nodeVariable = "SPIDERPOOL_NODE_NAME"
 
 // serviceOptions are the flags of all service commands.
 type serviceOptions struct {
-	kubeconfig, node, output string
+	clusterOptions
+	node string
 }
 
 func newService() *cobra.Command {
@@ -33,29 +33,10 @@ func newService() *cobra.Command {
 commands read Services, EndpointSlices and the node from the API server, and apply
 the rules of kube-proxy. They change nothing.`,
 	}
-	cmd.PersistentFlags().StringVar(&o.kubeconfig, "kubeconfig", "", "kubeconfig file; empty for KUBECONFIG or the pod's service account")
+	o.kubeconfigFlag(cmd)
 	cmd.PersistentFlags().StringVar(&o.node, "node", os.Getenv(nodeVariable), "node of the clients; in an agent, its own")
 	cmd.AddCommand(newServiceList(&o), newServiceExplain(&o), newServiceWatch(&o))
 	return cmd
-}
-
-func (o *serviceOptions) outputFlag(cmd *cobra.Command) {
-	cmd.Flags().StringVarP(&o.output, "output", "o", "table", "output format: table or json")
-}
-
-func (o *serviceOptions) check() error {
-	if o.output != "table" && o.output != "json" {
-		return fmt.Errorf("--output %q: write table or json", o.output)
-	}
-	return nil
-}
-
-func (o *serviceOptions) connect() (*agentclient.Client, error) {
-	config, err := restconfig.Load(o.kubeconfig)
-	if err != nil {
-		return nil, err
-	}
-	return agentclient.NewClient(config)
 }
 
 func (o *serviceOptions) checkNode() error {

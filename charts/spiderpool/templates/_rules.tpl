@@ -47,6 +47,10 @@
 - apiGroups: [discovery.k8s.io]
   resources: [endpointslices]
   verbs: [list, watch]
+# For spiderpoolctl policy.
+- apiGroups: [networking.k8s.io]
+  resources: [networkpolicies]
+  verbs: [list]
 {{- if include "spiderpool.secureMetrics" .Values.spiderpoolAgent }}
 {{- include "spiderpool.reviewRules" . }}
 {{- end }}

@@ -8,6 +8,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -27,8 +28,9 @@ import (
 type Client struct {
 	spiderpool rest.Interface
 	metadata   metadata.Interface
-	core       rest.Interface // Services, Nodes and Pods, in protobuf
+	core       rest.Interface // Services, Nodes, Pods and Namespaces, in protobuf
 	discovery  rest.Interface // EndpointSlices, in protobuf
+	networking rest.Interface // NetworkPolicies, in protobuf
 }
 
 // NewClient returns a client of the API server in config. It sends no request.
@@ -55,7 +57,11 @@ func NewClient(config *rest.Config) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Client{spiderpool: own, metadata: metadataClient, core: core, discovery: discovery}, nil
+	networking, err := foreignClient(config, httpClient, "/apis", networkingv1.SchemeGroupVersion)
+	if err != nil {
+		return nil, err
+	}
+	return &Client{spiderpool: own, metadata: metadataClient, core: core, discovery: discovery, networking: networking}, nil
 }
 
 // ownClient returns a client of our API group only. The types of all other groups would
@@ -82,10 +88,13 @@ func ownClient(config *rest.Config, httpClient *http.Client) (rest.Interface, er
 // types of their whole API groups would cost memory.
 var foreignKinds = func() *runtime.Scheme {
 	scheme := runtime.NewScheme()
-	scheme.AddKnownTypes(corev1.SchemeGroupVersion, &corev1.Service{}, &corev1.ServiceList{}, &corev1.Node{}, &corev1.NodeList{}, &corev1.Pod{})
+	scheme.AddKnownTypes(corev1.SchemeGroupVersion, &corev1.Service{}, &corev1.ServiceList{}, &corev1.Node{}, &corev1.NodeList{},
+		&corev1.Pod{}, &corev1.PodList{}, &corev1.Namespace{}, &corev1.NamespaceList{})
 	scheme.AddKnownTypes(discoveryv1.SchemeGroupVersion, &discoveryv1.EndpointSlice{}, &discoveryv1.EndpointSliceList{})
-	metav1.AddToGroupVersion(scheme, corev1.SchemeGroupVersion)
-	metav1.AddToGroupVersion(scheme, discoveryv1.SchemeGroupVersion)
+	scheme.AddKnownTypes(networkingv1.SchemeGroupVersion, &networkingv1.NetworkPolicy{}, &networkingv1.NetworkPolicyList{})
+	for _, group := range []schema.GroupVersion{corev1.SchemeGroupVersion, discoveryv1.SchemeGroupVersion, networkingv1.SchemeGroupVersion} {
+		metav1.AddToGroupVersion(scheme, group)
+	}
 	return scheme
 }()
 

@@ -1,0 +1,74 @@
+//go:build apiserver
+
+package cli
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"spiderpool.dev/spiderpool/internal/kube/kubetest"
+)
+
+// TestPolicyCommandsReadCluster runs the commands against a real API server, with the rights of an agent.
+func TestPolicyCommandsReadCluster(t *testing.T) {
+	c := kubetest.Client(t)
+	namespace := kubetest.Namespace(t, c)
+	pod := func(name string) *corev1.Pod {
+		return &corev1.Pod{
+			ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name, Labels: map[string]string{"app": name}},
+			Spec:       corev1.PodSpec{NodeName: "cli-node", Containers: []corev1.Container{{Name: "c", Image: "registry.example/app:1"}}},
+		}
+	}
+	web, client := pod("web"), pod("client")
+	peer := networkingv1.NetworkPolicyPeer{PodSelector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "client"}}}
+	kubetest.Create(t, c, web, client, &networkingv1.NetworkPolicy{
+		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "allow"},
+		Spec: networkingv1.NetworkPolicySpec{
+			PodSelector: metav1.LabelSelector{MatchLabels: map[string]string{"app": "web"}},
+			Ingress:     []networkingv1.NetworkPolicyIngressRule{{From: []networkingv1.NetworkPolicyPeer{peer}}},
+		},
+	})
+	for p, addr := range map[*corev1.Pod]string{web: "10.66.0.1", client: "10.66.0.2"} {
+		p.Status.PodIP, p.Status.PodIPs = addr, []corev1.PodIP{{IP: addr}}
+		if err := c.Status().Update(t.Context(), p); err != nil {
+			t.Fatal(err)
+		}
+	}
+	kubeconfig := filepath.Join(t.TempDir(), "kubeconfig")
+	if err := os.WriteFile(kubeconfig, kubetest.Kubeconfig(t, kubetest.Role(t, "spiderpool-agent", "kube-system", "cli-node")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "policy.yaml")
+	const deny = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: allow}\nspec: {podSelector: {}, policyTypes: [Ingress]}\n"
+	if err := os.WriteFile(file, []byte(deny), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, tc := range []struct{ command, want string }{
+		{"show " + namespace + "/web", "pods app=client in its namespace  any    10.66.0.2  " + namespace + "/allow ingress[0]\n"},
+		{"trace --from " + namespace + "/client --to " + namespace + "/web:80", "TCP from 10.66.0.2 (" + namespace + "/client) to 10.66.0.1 (" + namespace + "/web) port 80: allowed\n"},
+		{"trace --from 192.0.2.1 --to " + namespace + "/web:80", "  ingress  denied: no rule of " + namespace + "/allow allows it\n"},
+		{"show " + namespace + "/nothing", "there is no running pod " + namespace + "/nothing"},
+		{"diff -n " + namespace + " -f " + file, namespace + "/web\n  - ingress any 10.66.0.2\n"},
+	} {
+		t.Run(tc.command, func(t *testing.T) {
+			var out bytes.Buffer
+			cmd := newRoot()
+			cmd.SetOut(&out)
+			cmd.SetArgs(append([]string{"policy", "--kubeconfig", kubeconfig}, strings.Fields(tc.command)...))
+			err := cmd.ExecuteContext(t.Context())
+			if err != nil {
+				out.WriteString(err.Error())
+			}
+			if !strings.Contains(out.String(), tc.want) {
+				t.Errorf("got\n%s\nwant %q", out.String(), tc.want)
+			}
+		})
+	}
+}

@@ -1,0 +1,104 @@
+package cli
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+)
+
+// shownAddresses is the number of addresses or ranges in a row.
+const shownAddresses = 3
+
+// showPodPolicy prints the policies of a pod.
+func showPodPolicy(out io.Writer, v podPolicyView, output string) error {
+	if output == "json" {
+		return printJSON(out, v)
+	}
+	node := ""
+	if v.Node != "" {
+		node = ", on node " + v.Node
+	}
+	fmt.Fprintf(out, "Pod %s, %s%s\n", v.Pod, orNone(v.Addresses, "without an address"), node)
+	if v.HostNetwork {
+		_, err := fmt.Fprintln(out, "\nIt uses the network of its node, so no policy isolates it.")
+		return err
+	}
+	if err := showSide(out, "Ingress", "FROM", v.Ingress); err != nil {
+		return err
+	}
+	if err := showSide(out, "Egress", "TO", v.Egress); err != nil {
+		return err
+	}
+	showInvalid(out, v.Invalid)
+	_, err := fmt.Fprintln(out, "\nTraffic of the pod with itself and with its node always passes.")
+	return err
+}
+
+func orNone(text, none string) string {
+	if text == "" {
+		return none
+	}
+	return text
+}
+
+func showSide(out io.Writer, direction, peers string, side sideView) error {
+	if len(side.IsolatedBy) == 0 {
+		_, err := fmt.Fprintf(out, "\n%s is open: no policy isolates it.\n", direction)
+		return err
+	}
+	fmt.Fprintf(out, "\n%s is isolated by %s.", direction, strings.Join(side.IsolatedBy, ", "))
+	if len(side.Allows) == 0 {
+		_, err := fmt.Fprintln(out, " No rule allows anything.")
+		return err
+	}
+	t := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	fmt.Fprintf(t, "\n%s\tPORTS\tADDRESSES\tRULE\n", peers)
+	for _, a := range side.Allows {
+		addrs := strings.Join(a.Addresses, ", ")
+		if more := len(a.Addresses) - shownAddresses; more > 0 {
+			addrs = fmt.Sprintf("%s and %d more", strings.Join(a.Addresses[:shownAddresses], ", "), more)
+		}
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s %s\n", a.Peer, orNone(strings.Join(a.Ports, ", "), "none"), orNone(addrs, "none"), a.Policy, a.Rule)
+	}
+	return t.Flush()
+}
+
+func showInvalid(out io.Writer, invalid []string) {
+	for _, text := range invalid {
+		fmt.Fprintf(out, "\nInvalid, so it matches nothing: %s\n", text)
+	}
+}
+
+// showTraces prints the verdicts.
+func showTraces(out io.Writer, traces []traceView, output string) error {
+	if output == "json" {
+		return printJSON(out, traces)
+	}
+	c := colorsOf(out)
+	for _, v := range traces {
+		verdict := c.green + "allowed" + c.plain
+		if !v.Allowed {
+			verdict = c.red + "denied" + c.plain
+		}
+		if _, err := fmt.Fprintf(out, "%s from %s to %s port %d: %s\n  egress   %s\n  ingress  %s\n", v.Protocol, v.From, v.To, v.Port, verdict, v.Egress, v.Ingress); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// showPolicyDiff prints the changes.
+func showPolicyDiff(out io.Writer, v diffView, output string) error {
+	if output == "json" {
+		return printJSON(out, v)
+	}
+	for _, pod := range v.Pods {
+		fmt.Fprintf(out, "%s\n  %s\n", pod.Pod, strings.Join(pod.Changes, "\n  "))
+	}
+	if len(v.Pods) == 0 {
+		fmt.Fprintln(out, "The traffic of all pods stays the same.")
+	}
+	showInvalid(out, v.Invalid)
+	return nil
+}

@@ -1,0 +1,44 @@
+//go:build apiserver
+
+package agentclient_test
+
+import (
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"spiderpool.dev/spiderpool/internal/kube/agentclient"
+	"spiderpool.dev/spiderpool/internal/kube/kubetest"
+)
+
+// TestPolicyObjectsAreRead reads with the rights of an agent.
+func TestPolicyObjectsAreRead(t *testing.T) {
+	c := kubetest.Client(t)
+	namespace := kubetest.Namespace(t, c)
+	podIn(t, c, namespace, "web", corev1.PodStatus{PodIP: "10.66.1.1", PodIPs: []corev1.PodIP{{IP: "10.66.1.1"}}})
+	kubetest.Create(t, c, &networkingv1.NetworkPolicy{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "deny"}})
+
+	kubeClient, err := agentclient.NewClient(kubetest.Role(t, "spiderpool-agent", "kube-system", "read-node"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := map[string]string{}
+	if err := kubeClient.EachNamespace(t.Context(), func(n *corev1.Namespace) { found[n.Name] = n.Labels[corev1.LabelMetadataName] }); err != nil {
+		t.Fatal(err)
+	}
+	if err := kubeClient.EachPod(t.Context(), func(p *corev1.Pod) { found[p.Namespace+"/"+p.Name] = p.Status.PodIP }); err != nil {
+		t.Fatal(err)
+	}
+	if err := kubeClient.EachNetworkPolicy(t.Context(), func(p *networkingv1.NetworkPolicy) {
+		found[p.Namespace+"/"+p.Name] = string(p.Spec.PolicyTypes[0])
+	}); err != nil {
+		t.Fatal(err)
+	}
+	for key, want := range map[string]string{namespace: namespace, namespace + "/web": "10.66.1.1", namespace + "/deny": "Ingress"} {
+		if found[key] != want {
+			t.Errorf("%s: %q, want %q", key, found[key], want)
+		}
+	}
+}

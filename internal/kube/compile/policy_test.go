@@ -1,0 +1,72 @@
+package compile_test
+
+import (
+	"encoding/json"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"spiderpool.dev/spiderpool/internal/kube/compile"
+	"spiderpool.dev/spiderpool/internal/policy"
+	"spiderpool.dev/spiderpool/internal/service"
+)
+
+// The rules have scenarios in internal/policy/testdata.
+
+// FuzzNetworkPolicy converts any object in JSON, and checks that invalid parts never open a pod.
+func FuzzNetworkPolicy(f *testing.F) {
+	f.Add([]byte(`{"spec":{"ingress":[{"from":[{"ipBlock":{"cidr":"010.0.0.0/8","except":["::ffff:10.0.0.0/104"]}}],"ports":[{"port":"http","endPort":-1}]}]}}`))
+	f.Add([]byte(`{"spec":{"podSelector":{"matchExpressions":[{"key":"a","operator":"Gt"}]},"egress":[{}],"policyTypes":["Forward"]}}`))
+	f.Add([]byte(`{"spec":{"egress":[{"to":[{},{"podSelector":{},"namespaceSelector":{"matchLabels":{"a":""}}}],"ports":[{},{"port":65536},{"port":1,"endPort":65535}]}]}}`))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		var object networkingv1.NetworkPolicy
+		if json.Unmarshal(text, &object) != nil {
+			return
+		}
+		compiled, errs := compile.NetworkPolicy(&object)
+		web := &policy.Pod{Name: policy.Name{Namespace: object.Namespace, Name: "web"}, Labels: map[string]string{"a": ""}, Addrs: []netip.Addr{netip.MustParseAddr("10.6.0.1")}}
+		c := policy.NewCluster([]policy.Namespace{{Name: object.Namespace}}, []*policy.Pod{web}, []*policy.Policy{compiled})
+		filter := c.Decide(web)
+		if !compiled.Pods.Matches(web.Labels) {
+			return
+		}
+		if len(filter.Ingress.Isolating)+len(filter.Egress.Isolating) == 0 {
+			t.Fatal("a policy that selects the pod isolates it in no direction")
+		}
+		invalid := slices.ContainsFunc(errs, func(err *field.Error) bool { return strings.HasPrefix(err.Field, "spec.podSelector") })
+		if invalid && (opens(filter.Sets().Ingress) || opens(filter.Sets().Egress)) {
+			t.Fatalf("an invalid podSelector opens the pod: %v", errs)
+		}
+	})
+}
+
+func opens(allowed *policy.Allowed) bool {
+	return allowed != nil && (!allowed.Any.IsEmpty() || len(allowed.Segments) > 0)
+}
+
+func TestPolicyPodLeavesFinishedPodsOut(t *testing.T) {
+	for phase, want := range map[corev1.PodPhase]bool{corev1.PodPending: true, corev1.PodRunning: true, corev1.PodUnknown: true, corev1.PodSucceeded: false, corev1.PodFailed: false} {
+		if got := compile.PolicyPod(&corev1.Pod{Status: corev1.PodStatus{Phase: phase}}) != nil; got != want {
+			t.Errorf("phase %s: got %v", phase, got)
+		}
+	}
+}
+
+func TestPolicyPodReadsNamedPorts(t *testing.T) {
+	always := corev1.ContainerRestartPolicyAlways
+	port := func(name string, number int32) []corev1.ContainerPort {
+		return []corev1.ContainerPort{{Name: name, ContainerPort: number}}
+	}
+	p := compile.PolicyPod(&corev1.Pod{Spec: corev1.PodSpec{
+		InitContainers: []corev1.Container{{Ports: port("init", 1)}, {RestartPolicy: &always, Ports: port("sidecar", 2)}},
+		Containers:     []corev1.Container{{Ports: port("", 3)}, {Ports: port("large", 70000)}, {Ports: port("http", 80)}},
+	}})
+	if len(p.Ports) != 2 || p.Ports[0].Name != "sidecar" || p.Ports[1] != (policy.NamedPort{Name: "http", Protocol: service.TCP, Port: 80}) {
+		t.Errorf("got %v", p.Ports)
+	}
+}

@@ -1,0 +1,241 @@
+package policy_test
+
+import (
+	"bytes"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"maps"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"golang.org/x/tools/txtar"
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/yaml"
+	sigsyaml "sigs.k8s.io/yaml"
+
+	"spiderpool.dev/spiderpool/internal/kube/compile"
+	"spiderpool.dev/spiderpool/internal/policy"
+	"spiderpool.dev/spiderpool/internal/service"
+)
+
+var update = flag.Bool("update", false, "write the outputs of the scenarios")
+
+// TestScenarios plays testdata/*.txtar; the package comment has the grammar.
+func TestScenarios(t *testing.T) {
+	files, err := filepath.Glob("testdata/*.txtar")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no scenarios: %v", err)
+	}
+	for _, file := range files {
+		t.Run(strings.TrimSuffix(filepath.Base(file), ".txtar"), func(t *testing.T) {
+			archive, err := txtar.ParseFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			played := &txtar.Archive{Comment: archive.Comment}
+			s := newScenario()
+			for _, section := range archive.Files {
+				text := s.play(t, section.Name, section.Data)
+				played.Files = append(played.Files, txtar.File{Name: section.Name, Data: []byte(text)})
+			}
+			got := txtar.Format(played)
+			if *update {
+				if err := os.WriteFile(file, got, 0o644); err != nil {
+					t.Fatal(err)
+				}
+			} else if want := txtar.Format(archive); !bytes.Equal(got, want) {
+				t.Errorf("%s differs; run with -update and read it. Got:\n%s", file, got)
+			}
+		})
+	}
+}
+
+// output separates the input of a section from its output.
+const output = "=>"
+
+// scenario is the state of one test.
+type scenario struct {
+	namespaces map[string]policy.Namespace
+	pods       map[policy.Name]*policy.Pod
+	policies   map[policy.Name]*policy.Policy
+}
+
+func newScenario() *scenario {
+	return &scenario{map[string]policy.Namespace{}, map[policy.Name]*policy.Pod{}, map[policy.Name]*policy.Policy{}}
+}
+
+func (s *scenario) cluster() *policy.Cluster {
+	return policy.NewCluster(slices.Collect(maps.Values(s.namespaces)), slices.Collect(maps.Values(s.pods)), slices.Collect(maps.Values(s.policies)))
+}
+
+// play returns the section as the code completes it.
+func (s *scenario) play(t *testing.T, name string, data []byte) string {
+	t.Helper()
+	verb, argument, _ := strings.Cut(name, " ")
+	switch verb {
+	case "cluster":
+		faults := s.apply(t, data)
+		return withOutput(data, faults)
+	case "apply":
+		before := s.sets()
+		faults := s.apply(t, data)
+		return withOutput(data, faults+changes(before, s.sets()))
+	case "show":
+		return s.show(t, argument)
+	case "trace":
+		return s.trace(t, string(data))
+	}
+	t.Fatalf("section %q: write cluster, apply, show or trace", name)
+	return ""
+}
+
+// withOutput replaces the lines that begin with the sign of outputs.
+func withOutput(data []byte, text string) string {
+	var out strings.Builder
+	for line := range strings.Lines(string(data)) {
+		if !strings.HasPrefix(line, output) {
+			out.WriteString(line)
+		}
+	}
+	for line := range strings.Lines(text) {
+		out.WriteString(output + " " + line)
+	}
+	return out.String()
+}
+
+// sets returns the sets of all pods.
+func (s *scenario) sets() map[policy.Name]policy.Sets {
+	all := map[policy.Name]policy.Sets{}
+	c := s.cluster()
+	for name, pod := range s.pods {
+		f := c.Decide(pod)
+		all[name] = f.Sets()
+	}
+	return all
+}
+
+func changes(before, after map[policy.Name]policy.Sets) string {
+	var lines []string
+	for name, sets := range after {
+		for _, change := range sets.DiffFrom(before[name]) {
+			sign, rest, _ := strings.Cut(change, " ")
+			lines = append(lines, fmt.Sprintf("%s %s %s\n", sign, name, rest))
+		}
+	}
+	slices.SortFunc(lines, func(a, b string) int { return strings.Compare(a[1:]+a[:1], b[1:]+b[:1]) })
+	if len(lines) == 0 {
+		return "no changes\n"
+	}
+	return strings.Join(lines, "")
+}
+
+func (s *scenario) show(t *testing.T, text string) string {
+	t.Helper()
+	namespace, name, _ := strings.Cut(text, "/")
+	pod := s.pods[policy.Name{Namespace: namespace, Name: name}]
+	if pod == nil {
+		t.Fatalf("there is no pod %s", text)
+	}
+	f := s.cluster().Decide(pod)
+	var out strings.Builder
+	for _, d := range []policy.Direction{policy.Ingress, policy.Egress} {
+		for _, a := range f.Side(d).Allows {
+			fmt.Fprintf(&out, "%s[%d] of %s: %v", d, a.Rule, a.Policy, a.Ports)
+			if len(a.Missing) > 0 {
+				fmt.Fprintf(&out, " missing %v", a.Missing)
+			}
+			fmt.Fprintf(&out, " %s: %s\n", a.Peer, policy.Addresses(a.Peers))
+		}
+	}
+	for line := range strings.Lines(f.Sets().String()) {
+		out.WriteString("= " + line)
+	}
+	return out.String()
+}
+
+func (s *scenario) trace(t *testing.T, packets string) string {
+	t.Helper()
+	var out strings.Builder
+	for line := range strings.Lines(packets) {
+		fields := strings.Fields(line)
+		if len(fields) == 0 || strings.HasPrefix(line, output) {
+			continue
+		}
+		if len(fields) != 4 {
+			t.Fatalf("packet %q: write PROTOCOL FROM TO PORT", line)
+		}
+		port, err := strconv.ParseUint(fields[3], 10, 16)
+		if err != nil {
+			t.Fatal(err)
+		}
+		protocol := map[string]service.Protocol{"TCP": service.TCP, "UDP": service.UDP, "SCTP": service.SCTP, "ICMP": 1}[fields[0]]
+		v := s.cluster().Verdict(policy.Packet{From: netip.MustParseAddr(fields[1]), To: netip.MustParseAddr(fields[2]), Protocol: protocol, Port: uint16(port)})
+		fmt.Fprintf(&out, "%s\n%s egress %s\n%s ingress %s\n", strings.TrimSpace(line), output, v.Egress.Explain(policy.Egress), output, v.Ingress.Explain(policy.Ingress))
+	}
+	return out.String()
+}
+
+// apply adds or replaces the objects of a YAML stream and returns their faults.
+func (s *scenario) apply(t *testing.T, stream []byte) string {
+	t.Helper()
+	stream = []byte(withOutput(stream, ""))
+	var faults strings.Builder
+	reader := yaml.NewDocumentDecoder(io.NopCloser(bytes.NewReader(stream)))
+	for {
+		document := make([]byte, len(stream)+1)
+		n, err := reader.Read(document)
+		if errors.Is(err, io.EOF) {
+			return faults.String()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.applyOne(t, document[:n], &faults)
+	}
+}
+
+func (s *scenario) applyOne(t *testing.T, document []byte, faults io.Writer) {
+	t.Helper()
+	var meta metav1.PartialObjectMetadata
+	if err := sigsyaml.Unmarshal(document, &meta); err != nil {
+		t.Fatalf("%v in\n%s", err, document)
+	}
+	switch meta.Kind {
+	case "Namespace":
+		object := decode[corev1.Namespace](t, document)
+		s.namespaces[object.Name] = policy.Namespace{Name: object.Name, Labels: object.Labels}
+	case "Pod":
+		object := decode[corev1.Pod](t, document)
+		name := policy.Name{Namespace: object.Namespace, Name: object.Name}
+		delete(s.pods, name)
+		if pod := compile.PolicyPod(object); pod != nil {
+			s.pods[name] = pod
+		}
+	case "NetworkPolicy":
+		compiled, errs := compile.NetworkPolicy(decode[networkingv1.NetworkPolicy](t, document))
+		s.policies[compiled.Name] = compiled
+		for _, err := range errs {
+			fmt.Fprintf(faults, "! %s: %v\n", compiled.Name, err)
+		}
+	default:
+		t.Fatalf("kind %q: write Namespace, Pod or NetworkPolicy", meta.Kind)
+	}
+}
+
+func decode[T any](t *testing.T, document []byte) *T {
+	t.Helper()
+	into := new(T)
+	if err := sigsyaml.UnmarshalStrict(document, into); err != nil {
+		t.Fatalf("%v in\n%s", err, document)
+	}
+	return into
+}

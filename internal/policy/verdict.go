@@ -1,0 +1,107 @@
+package policy
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"spiderpool.dev/spiderpool/internal/service"
+)
+
+// Packet is the first packet of a connection, with the addresses that the pods see: a service address is translated.
+type Packet struct {
+	From, To netip.Addr
+	Protocol service.Protocol
+	// Port is the port of the destination.
+	Port uint16
+}
+
+// Reason is that of a Decision.
+type Reason uint8
+
+// The reasons. All but Denied let the packet pass.
+const (
+	// NoPod: no pod has the address, so no policy selects it.
+	NoPod Reason = iota
+	// Always: the pod's own traffic, and that of its node.
+	Always
+	// Open: no policy isolates the pod in this direction.
+	Open
+	// Ruled: a rule allows the packet.
+	Ruled
+	// Denied: policies isolate the pod, and none of their rules allows the packet.
+	Denied
+)
+
+// Decision is about one end of a packet.
+type Decision struct {
+	Reason Reason
+	// Policy, Rule and Peer name the first rule that allows the packet, with Ruled.
+	Policy Name
+	Rule   int
+	Peer   string
+	// Isolating are the policies that isolate the pod, with Denied.
+	Isolating []Name
+}
+
+// Allowed reports whether the packet passes.
+func (d Decision) Allowed() bool { return d.Reason != Denied }
+
+// Explain returns the decision with its cause for users. way is the direction of the decision.
+func (d Decision) Explain(way Direction) string {
+	switch d.Reason {
+	case NoPod:
+		return "allowed: no pod of the pod network has the address"
+	case Always:
+		return "allowed: traffic of a pod with itself and with its own node always passes"
+	case Open:
+		return fmt.Sprintf("allowed: no policy isolates the pod's %s", way)
+	case Ruled:
+		return fmt.Sprintf("allowed by %s, %s[%d] (%s)", d.Policy, way, d.Rule, d.Peer)
+	}
+	texts := make([]string, len(d.Isolating))
+	for i, name := range d.Isolating {
+		texts[i] = name.String()
+	}
+	return fmt.Sprintf("denied: no rule of %s allows it", strings.Join(texts, ", "))
+}
+
+// Verdict is the decision about a packet at both ends.
+type Verdict struct{ Egress, Ingress Decision }
+
+// Allowed reports whether the packet arrives.
+func (v Verdict) Allowed() bool { return v.Egress.Allowed() && v.Ingress.Allowed() }
+
+// Verdict judges a packet. If several pods have one address, all must let the packet pass.
+func (c *Cluster) Verdict(p Packet) Verdict {
+	return Verdict{Egress: c.decide(Egress, p.From, p.To, p), Ingress: c.decide(Ingress, p.To, p.From, p)}
+}
+
+func (c *Cluster) decide(way Direction, own, peer netip.Addr, p Packet) Decision {
+	decision := Decision{Reason: NoPod}
+	for _, pod := range c.resolved.at[own] {
+		f := c.Decide(pod)
+		if decision = f.judge(way, peer, p.Protocol, p.Port); !decision.Allowed() {
+			return decision
+		}
+	}
+	return decision
+}
+
+// judge decides about a packet from or to a peer.
+func (f *Filter) judge(way Direction, peer netip.Addr, protocol service.Protocol, port uint16) Decision {
+	side := f.Side(way)
+	switch {
+	case len(side.Isolating) == 0:
+		return Decision{Reason: Open}
+	case f.Always.Contains(peer):
+		return Decision{Reason: Always}
+	}
+	for _, a := range side.Allows {
+		if a.Peers.Contains(peer) && slices.ContainsFunc(a.Ports, func(r PortRange) bool { return r.contains(protocol, port) }) {
+			return Decision{Reason: Ruled, Policy: a.Policy, Rule: a.Rule, Peer: a.Peer}
+		}
+	}
+	return Decision{Reason: Denied, Isolating: side.Isolating}
+}
