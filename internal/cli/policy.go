@@ -19,9 +19,9 @@ func newPolicy() *cobra.Command {
 	var o clusterOptions
 	cmd := &cobra.Command{
 		Use:   "policy",
-		Short: "Show which traffic the NetworkPolicies allow, and why",
-		Long: `Show which traffic the NetworkPolicies of the cluster allow, and why. The commands read
-policies, pods and namespaces from the API server, and apply the rules of Kubernetes.
+		Short: "Show which traffic network policies allow, and why",
+		Long: `Show which traffic NetworkPolicies and ClusterNetworkPolicies allow, and why. The commands
+read policies, pods and namespaces from the API server, and apply the rules of Kubernetes.
 They change nothing. Spiderpool itself enforces no policies yet: the verdicts hold on
 interfaces where another network plugin does.`,
 	}
@@ -100,9 +100,9 @@ func newPolicyDiff(o *clusterOptions) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "diff --file FILE",
 		Short: "Show which traffic a new or changed policy would allow or deny",
-		Long: `Show which traffic the NetworkPolicies in a file would allow ("+") or deny ("-") besides
-those in the cluster, pod by pod, before you apply them. A policy in the file replaces
-the one with its name.`,
+		Long: `Show which traffic the policies in a file would allow ("+") or deny ("-") besides those in
+the cluster, pod by pod, before you apply them. The file has NetworkPolicies and
+ClusterNetworkPolicies. A policy in the file replaces the one with its name.`,
 		Example: `  spiderpoolctl policy diff --file deny.yaml
   shop/web-0
     - ingress open
@@ -125,8 +125,8 @@ the one with its name.`,
 			return showPolicyDiff(cmd.OutOrStdout(), policies.diff(changed), o.output)
 		},
 	}
-	cmd.Flags().StringVarP(&file, "file", "f", "", "YAML file with NetworkPolicies; - for the standard input")
-	cmd.Flags().StringVarP(&namespace, "namespace", "n", "default", "namespace of policies without one")
+	cmd.Flags().StringVarP(&file, "file", "f", "", "YAML file with policies; - for the standard input")
+	cmd.Flags().StringVarP(&namespace, "namespace", "n", "default", "namespace of NetworkPolicies without one")
 	o.outputFlag(cmd)
 	return cmd
 }
@@ -134,7 +134,7 @@ the one with its name.`,
 func readFile(cmd *cobra.Command, file string) ([]byte, error) {
 	switch file {
 	case "":
-		return nil, errors.New("--file: name a YAML file with NetworkPolicies, or - for the standard input")
+		return nil, errors.New("--file: name a YAML file with policies, or - for the standard input")
 	case "-":
 		return io.ReadAll(cmd.InOrStdin())
 	}

@@ -16,6 +16,7 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
+	npv1beta1 "sigs.k8s.io/network-policy-api/apis/v1beta1"
 	"sigs.k8s.io/yaml"
 )
 
@@ -115,6 +116,10 @@ func policiesOf(t *testing.T, stream []byte) *policies {
 			var object networkingv1.NetworkPolicy
 			parse(t, document, &object)
 			b.addPolicy(&object)
+		case "ClusterNetworkPolicy":
+			var object npv1beta1.ClusterNetworkPolicy
+			parse(t, document, &object)
+			b.addClusterPolicy(&object)
 		}
 	}
 }

@@ -43,30 +43,47 @@ func orNone(text, none string) string {
 }
 
 func showSide(out io.Writer, direction, peers string, side sideView) error {
-	if len(side.IsolatedBy) == 0 {
-		_, err := fmt.Fprintf(out, "\n%s is open: no policy isolates it.\n", direction)
-		return err
-	}
-	fmt.Fprintf(out, "\n%s is isolated by %s.", direction, strings.Join(side.IsolatedBy, ", "))
-	if len(side.Allows) == 0 {
-		_, err := fmt.Fprintln(out, " No rule allows anything.")
-		return err
-	}
-	t := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintf(t, "\n%s\tPORTS\tADDRESSES\tRULE\n", peers)
-	for _, a := range side.Allows {
-		addrs := strings.Join(a.Addresses, ", ")
-		if more := len(a.Addresses) - shownAddresses; more > 0 {
-			addrs = fmt.Sprintf("%s and %d more", strings.Join(a.Addresses[:shownAddresses], ", "), more)
+	if len(side.Admin) > 0 {
+		fmt.Fprintf(out, "\n%s: first, the tier Admin of ClusterNetworkPolicies decides.", direction)
+		if err := showMatches(out, "ACTION\t"+peers, side.Admin, true); err != nil {
+			return err
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s %s\n", a.Peer, orNone(strings.Join(a.Ports, ", "), "none"), orNone(addrs, "none"), a.Policy, a.Rule)
+	}
+	switch {
+	case len(side.IsolatedBy) > 0 && len(side.Allows) == 0:
+		_, err := fmt.Fprintf(out, "\n%s is isolated by %s. No rule allows anything.\n", direction, strings.Join(side.IsolatedBy, ", "))
+		return err
+	case len(side.IsolatedBy) > 0:
+		fmt.Fprintf(out, "\n%s is isolated by %s.", direction, strings.Join(side.IsolatedBy, ", "))
+		return showMatches(out, peers, side.Allows, false)
+	case len(side.Baseline) > 0:
+		fmt.Fprintf(out, "\n%s: no NetworkPolicy isolates it, so the tier Baseline of ClusterNetworkPolicies decides.", direction)
+		return showMatches(out, "ACTION\t"+peers, side.Baseline, true)
+	}
+	_, err := fmt.Fprintf(out, "\n%s is open: no NetworkPolicy isolates it.\n", direction)
+	return err
+}
+
+// showMatches prints a table. first are the heads of its first columns.
+func showMatches(out io.Writer, first string, matches []matchView, withAction bool) error {
+	t := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	fmt.Fprintf(t, "\n%s\tPORTS\tADDRESSES\tRULE\n", first)
+	for _, m := range matches {
+		addrs := strings.Join(m.Addresses, ", ")
+		if more := len(m.Addresses) - shownAddresses; more > 0 {
+			addrs = fmt.Sprintf("%s and %d more", strings.Join(m.Addresses[:shownAddresses], ", "), more)
+		}
+		if withAction {
+			fmt.Fprintf(t, "%s\t", m.Action)
+		}
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s %s\n", m.Peer, orNone(strings.Join(m.Ports, ", "), "none"), orNone(addrs, "none"), m.Policy, m.Rule)
 	}
 	return t.Flush()
 }
 
 func showInvalid(out io.Writer, invalid []string) {
 	for _, text := range invalid {
-		fmt.Fprintf(out, "\nInvalid, so it matches nothing: %s\n", text)
+		fmt.Fprintf(out, "\nInvalid, so it allows nothing: %s\n", text)
 	}
 }
 

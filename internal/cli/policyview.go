@@ -12,7 +12,10 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/apimachinery/pkg/util/yaml"
+	npv1beta1 "sigs.k8s.io/network-policy-api/apis/v1beta1"
 	sigsyaml "sigs.k8s.io/yaml"
 
 	"spiderpool.dev/spiderpool/internal/kube/agentclient"
@@ -35,6 +38,9 @@ func readPolicies(ctx context.Context, client *agentclient.Client) (*policies, e
 		err = client.EachNetworkPolicy(ctx, b.addPolicy)
 	}
 	if err == nil {
+		err = client.EachClusterNetworkPolicy(ctx, b.addClusterPolicy)
+	}
+	if err == nil {
 		err = client.EachPod(ctx, b.addPod)
 	}
 	return b.build(), err
@@ -45,6 +51,7 @@ type policyBuilder struct {
 	namespaces []policy.Namespace
 	pods       []*policy.Pod
 	policies   []*policy.Policy
+	tiers      []*policy.ClusterPolicy
 	invalid    map[policy.Name][]string
 }
 
@@ -61,16 +68,29 @@ func (b *policyBuilder) addPod(object *corev1.Pod) {
 func (b *policyBuilder) addPolicy(object *networkingv1.NetworkPolicy) {
 	compiled, errs := compile.NetworkPolicy(object)
 	b.policies = append(b.policies, compiled)
+	b.addInvalid(compiled.Name, "NetworkPolicy "+compiled.Name.String(), errs)
+}
+
+func (b *policyBuilder) addClusterPolicy(object *npv1beta1.ClusterNetworkPolicy) {
+	compiled, errs := compile.ClusterNetworkPolicy(object)
+	if compiled != nil {
+		b.tiers = append(b.tiers, compiled)
+	}
+	name := policy.Name{Name: object.Name}
+	b.addInvalid(name, name.String(), errs)
+}
+
+func (b *policyBuilder) addInvalid(name policy.Name, text string, errs field.ErrorList) {
 	for _, err := range errs {
 		if b.invalid == nil {
 			b.invalid = map[policy.Name][]string{}
 		}
-		b.invalid[compiled.Name] = append(b.invalid[compiled.Name], fmt.Sprintf("NetworkPolicy %s: %v", compiled.Name, err))
+		b.invalid[name] = append(b.invalid[name], fmt.Sprintf("%s: %v", text, err))
 	}
 }
 
 func (b *policyBuilder) build() *policies {
-	return &policies{policy.NewCluster(b.namespaces, b.pods, b.policies), b.invalid}
+	return &policies{policy.NewCluster(b.namespaces, b.pods, b.policies, b.tiers), b.invalid}
 }
 
 // podPolicyView tells users which traffic of a pod passes.
@@ -85,15 +105,18 @@ type podPolicyView struct {
 	Invalid     []string `json:"invalid,omitempty"`
 }
 
-// sideView is one direction.
+// sideView is one direction; see policy.Side.
 type sideView struct {
-	// IsolatedBy are the policies that isolate the pod; without one, all traffic passes.
+	Admin []matchView `json:"admin,omitempty"`
+	// IsolatedBy are the NetworkPolicies that isolate the pod; without one, Baseline decides instead of Allows.
 	IsolatedBy []string    `json:"isolatedBy"`
-	Allows     []allowView `json:"allows,omitempty"`
+	Allows     []matchView `json:"allows,omitempty"`
+	Baseline   []matchView `json:"baseline,omitempty"`
 }
 
-// allowView is the traffic that one peer of a rule allows.
-type allowView struct {
+// matchView is the traffic of one peer of a rule.
+type matchView struct {
+	Action    string   `json:"action"`
 	Policy    string   `json:"policy"`
 	Rule      string   `json:"rule"`
 	Peer      string   `json:"peer"`
@@ -111,33 +134,48 @@ func (p *policies) show(name policy.Name) (podPolicyView, error) {
 		Pod: name.String(), Addresses: addrsText(pod.Addrs), Node: pod.Node, HostNetwork: pod.HostNetwork,
 		Ingress: viewSide(&f, policy.Ingress), Egress: viewSide(&f, policy.Egress),
 	}
-	both := slices.Concat(f.Ingress.Isolating, f.Egress.Isolating)
-	slices.SortFunc(both, func(a, b policy.Name) int { return strings.Compare(a.String(), b.String()) })
-	for _, isolating := range slices.Compact(both) {
-		view.Invalid = append(view.Invalid, p.invalid[isolating]...)
+	concerned := map[string]bool{}
+	for _, side := range []*policy.Side{&f.Ingress, &f.Egress} {
+		for _, name := range side.Isolating {
+			concerned[name.String()] = true
+		}
 	}
+	for isolating := range p.invalid {
+		// A ClusterNetworkPolicy may have lost its subject.
+		if isolating.Namespace == "" || concerned[isolating.String()] {
+			view.Invalid = append(view.Invalid, p.invalid[isolating]...)
+		}
+	}
+	slices.Sort(view.Invalid)
 	return view, nil
 }
 
 func viewSide(f *policy.Filter, d policy.Direction) sideView {
-	view := sideView{IsolatedBy: []string{}}
-	for _, name := range f.Side(d).Isolating {
+	side := f.Side(d)
+	view := sideView{IsolatedBy: []string{}, Admin: viewMatches(side.Admin, d), Allows: viewMatches(side.Allows, d), Baseline: viewMatches(side.Baseline, d)}
+	for _, name := range side.Isolating {
 		view.IsolatedBy = append(view.IsolatedBy, name.String())
 	}
-	for _, a := range f.Side(d).Allows {
-		v := allowView{Policy: a.Policy.String(), Rule: fmt.Sprintf("%s[%d]", d, a.Rule), Peer: a.Peer, Addresses: []string{}, Ports: []string{}}
-		if text := policy.Addresses(a.Peers); text != "" {
+	return view
+}
+
+func viewMatches(matches []policy.Match, d policy.Direction) (views []matchView) {
+	for _, m := range matches {
+		v := matchView{
+			Action: m.Action.String(), Policy: m.Policy.String(), Rule: fmt.Sprintf("%s[%d]", d, m.Rule), Peer: m.Peer, Addresses: []string{}, Ports: []string{},
+		}
+		if text := policy.Addresses(m.Peers); text != "" {
 			v.Addresses = strings.Split(text, ", ")
 		}
-		for _, ports := range a.Ports {
+		for _, ports := range m.Ports {
 			v.Ports = append(v.Ports, ports.String())
 		}
-		for _, name := range a.Missing {
+		for _, name := range m.Missing {
 			v.Ports = append(v.Ports, name+" (no pod has this port)")
 		}
-		view.Allows = append(view.Allows, v)
+		views = append(views, v)
 	}
-	return view
+	return views
 }
 
 func addrsText(addrs []netip.Addr) string {
@@ -224,25 +262,21 @@ type podChanges struct {
 // diff compares the traffic with and without the changed policies.
 func (p *policies) diff(changed *policyBuilder) diffView {
 	view := diffView{Pods: []podChanges{}}
-	after := p.WithPolicies(changed.policies...)
-	namespaces := map[string]bool{}
-	for _, c := range changed.policies {
-		view.Invalid = append(view.Invalid, changed.invalid[c.Name]...)
-		if namespaces[c.Name.Namespace] {
-			continue
-		}
-		namespaces[c.Name.Namespace] = true
-		for _, pod := range p.Pods(c.Name.Namespace) {
-			was, is := p.Decide(pod), after.Decide(pod)
-			if changes := is.Sets().DiffFrom(was.Sets()); len(changes) > 0 {
-				view.Pods = append(view.Pods, podChanges{pod.Name.String(), changes})
-			}
+	for _, texts := range changed.invalid {
+		view.Invalid = append(view.Invalid, texts...)
+	}
+	slices.Sort(view.Invalid)
+	after := p.WithPolicies(changed.policies, changed.tiers)
+	for _, pod := range p.Pods() {
+		was, is := p.Decide(pod), after.Decide(pod)
+		if changes := is.Sets().DiffFrom(was.Sets()); len(changes) > 0 {
+			view.Pods = append(view.Pods, podChanges{pod.Name.String(), changes})
 		}
 	}
 	return view
 }
 
-// parsePolicies compiles a YAML stream of NetworkPolicies.
+// parsePolicies compiles a YAML stream of NetworkPolicies and ClusterNetworkPolicies.
 func parsePolicies(content []byte, namespace string) (*policyBuilder, error) {
 	b := &policyBuilder{}
 	reader := yaml.NewDocumentDecoder(io.NopCloser(bytes.NewReader(content)))
@@ -252,25 +286,39 @@ func parsePolicies(content []byte, namespace string) (*policyBuilder, error) {
 		if errors.Is(err, io.EOF) {
 			return b, nil
 		}
+		if err == nil && len(bytes.TrimSpace(document[:n])) > 0 {
+			err = b.parse(document[:n], namespace)
+		}
 		if err != nil {
 			return nil, err
 		}
-		if len(bytes.TrimSpace(document[:n])) == 0 {
-			continue
-		}
+	}
+}
+
+func (b *policyBuilder) parse(document []byte, namespace string) error {
+	var meta metav1.TypeMeta
+	if err := sigsyaml.Unmarshal(document, &meta); err != nil {
+		return err
+	}
+	switch meta {
+	case metav1.TypeMeta{APIVersion: networkingv1.SchemeGroupVersion.String(), Kind: "NetworkPolicy"}:
 		var object networkingv1.NetworkPolicy
-		if err := sigsyaml.Unmarshal(document[:n], &object); err != nil {
-			return nil, err
-		}
-		if object.Kind != "NetworkPolicy" || object.APIVersion != networkingv1.SchemeGroupVersion.String() {
-			return nil, fmt.Errorf("apiVersion %q, kind %q: write NetworkPolicies of %s only", object.APIVersion, object.Kind, networkingv1.SchemeGroupVersion)
-		}
-		if err := sigsyaml.UnmarshalStrict(document[:n], &object); err != nil {
-			return nil, err
+		if err := sigsyaml.UnmarshalStrict(document, &object); err != nil {
+			return err
 		}
 		if object.Namespace == "" {
 			object.Namespace = namespace
 		}
 		b.addPolicy(&object)
+	case metav1.TypeMeta{APIVersion: npv1beta1.GroupVersion.String(), Kind: "ClusterNetworkPolicy"}:
+		var object npv1beta1.ClusterNetworkPolicy
+		if err := sigsyaml.UnmarshalStrict(document, &object); err != nil {
+			return err
+		}
+		b.addClusterPolicy(&object)
+	default:
+		return fmt.Errorf("apiVersion %q, kind %q: write NetworkPolicies of %s and ClusterNetworkPolicies of %s only",
+			meta.APIVersion, meta.Kind, networkingv1.SchemeGroupVersion, npv1beta1.GroupVersion.String())
 	}
+	return nil
 }

@@ -18,6 +18,7 @@ type Cluster struct {
 	namespaces map[string]map[string]string
 	pods       map[Name]*Pod
 	policies   map[string][]*Policy // by namespace, sorted by name
+	tiers      []*ClusterPolicy     // in the order of evaluation
 	resolved   *resolved
 }
 
@@ -51,7 +52,7 @@ type numbered struct {
 var everyone = inet.Of(netipx.RangeOfPrefix(inet.IPv4.Everything()), netipx.RangeOfPrefix(inet.IPv6.Everything()))
 
 // NewCluster returns a Cluster. A pod in an unknown namespace matches no namespace selector.
-func NewCluster(namespaces []Namespace, pods []*Pod, policies []*Policy) *Cluster {
+func NewCluster(namespaces []Namespace, pods []*Pod, policies []*Policy, cluster []*ClusterPolicy) *Cluster {
 	c := &Cluster{
 		namespaces: make(map[string]map[string]string, len(namespaces)), pods: make(map[Name]*Pod, len(pods)), policies: map[string][]*Policy{},
 		resolved: &resolved{
@@ -78,17 +79,22 @@ func NewCluster(namespaces []Namespace, pods []*Pod, policies []*Policy) *Cluste
 	for _, p := range policies {
 		c.setPolicy(p)
 	}
+	c.tiers = slices.SortedFunc(slices.Values(cluster), (*ClusterPolicy).compare)
 	return c
 }
 
 // WithPolicies returns a Cluster in which the policies are added, or replace those of the same names.
-func (c *Cluster) WithPolicies(policies ...*Policy) *Cluster {
+func (c *Cluster) WithPolicies(policies []*Policy, cluster []*ClusterPolicy) *Cluster {
 	with := *c
 	with.policies = maps.Clone(c.policies)
 	for _, p := range policies {
 		with.policies[p.Name.Namespace] = slices.Clone(with.policies[p.Name.Namespace])
 		with.setPolicy(p)
 	}
+	for _, p := range cluster {
+		with.tiers = append(slices.DeleteFunc(slices.Clone(with.tiers), func(old *ClusterPolicy) bool { return old.Name == p.Name }), p)
+	}
+	slices.SortFunc(with.tiers, (*ClusterPolicy).compare)
 	return &with
 }
 
@@ -105,9 +111,13 @@ func (c *Cluster) setPolicy(p *Policy) {
 // Pod returns the pod with a name, nil if there is none.
 func (c *Cluster) Pod(name Name) *Pod { return c.pods[name] }
 
-// Pods returns the pods of a namespace, sorted. Pods on the network of their node are left out.
-func (c *Cluster) Pods(namespace string) []*Pod {
-	return slices.SortedFunc(slices.Values(c.resolved.byNamespace[namespace]), func(a, b *Pod) int { return a.Name.compare(b.Name) })
+// Pods returns all pods, sorted. Pods on the network of their node are left out.
+func (c *Cluster) Pods() (pods []*Pod) {
+	for _, some := range c.resolved.byNamespace {
+		pods = append(pods, some...)
+	}
+	slices.SortFunc(pods, func(a, b *Pod) int { return a.Name.compare(b.Name) })
+	return pods
 }
 
 // peers returns the addresses of a peer in a policy of the namespace.

@@ -14,19 +14,23 @@ type Filter struct {
 	Ingress, Egress Side
 }
 
-// Side is one direction of a Filter.
+// Side is one direction of a Filter. The first match in Admin decides. Then, if NetworkPolicies isolate the pod, a match
+// in Allows is needed. Otherwise the first match in Baseline decides, and without one, the packet passes.
 type Side struct {
-	// Isolating are the policies that isolate the pod, sorted. Without one, every packet passes.
+	Admin []Match
+	// Isolating are the NetworkPolicies that isolate the pod, sorted.
 	Isolating []Name
 	// Allows are in the order of Isolating, then of the rules and their peers.
-	Allows []Allow
+	Allows   []Match
+	Baseline []Match
 }
 
-// Allow are the packets that one peer of a rule allows, for ports with the same addresses.
-type Allow struct {
+// Match are the packets that one peer of a rule matches, for ports with the same addresses.
+type Match struct {
 	Policy Name
 	// Rule is the index of the rule in the policy.
-	Rule int
+	Rule   int
+	Action Action
 	// Peer describes the peer to users; see Peer.String.
 	Peer  string
 	Peers inet.Set
@@ -43,90 +47,106 @@ func (f *Filter) Side(d Direction) *Side {
 	return &f.Egress
 }
 
-// Decide returns the filter of a pod. Nothing isolates a pod on the network of its node.
+// open reports whether no policy concerns the direction.
+func (s *Side) open() bool { return len(s.Isolating)+len(s.Admin)+len(s.Baseline) == 0 }
+
+// Decide returns the filter of a pod. No policy concerns a pod on the network of its node.
 func (c *Cluster) Decide(pod *Pod) Filter {
 	f := Filter{Pod: pod.Name, Always: inet.Union(inet.OfAddrs(pod.Addrs...), inet.OfAddrs(pod.NodeAddrs...))}
 	if pod.HostNetwork {
 		return f
 	}
-	for _, p := range c.policies[pod.Name.Namespace] {
-		if !p.Pods.Matches(pod.Labels) {
-			continue
-		}
-		for _, d := range []Direction{Ingress, Egress} {
-			section, side := p.section(d), f.Side(d)
-			if !section.Isolates {
-				continue
+	for _, d := range []Direction{Ingress, Egress} {
+		side := f.Side(d)
+		for _, p := range c.tiers {
+			if labels, known := c.namespaces[pod.Name.Namespace]; known && p.Namespaces.Matches(labels) && p.Pods.Matches(pod.Labels) {
+				c.addTier(side, d, p, pod)
 			}
-			side.Isolating = append(side.Isolating, p.Name)
-			for i := range section.Rules {
-				side.Allows = append(side.Allows, c.allows(p.Name, d, i, &section.Rules[i], pod)...)
+		}
+		for _, p := range c.policies[pod.Name.Namespace] {
+			if section := p.section(d); section.Isolates && p.Pods.Matches(pod.Labels) {
+				side.Isolating = append(side.Isolating, p.Name)
+				for i := range section.Rules {
+					side.Allows = append(side.Allows, c.matches(Match{Policy: p.Name, Rule: i}, d, &section.Rules[i], pod)...)
+				}
 			}
 		}
 	}
 	return f
 }
 
-// allows returns what a rule allows, peer by peer.
-func (c *Cluster) allows(policy Name, d Direction, index int, rule *Rule, pod *Pod) (allows []Allow) {
-	if rule.AnyPeer {
-		anyone := Allow{Policy: policy, Rule: index, Peer: "anyone", Peers: everyone}
-		return c.withPorts(anyone, d, rule, pod)
+func (c *Cluster) addTier(side *Side, d Direction, p *ClusterPolicy, pod *Pod) {
+	tier := &side.Admin
+	if p.Tier == Baseline {
+		tier = &side.Baseline
 	}
-	for i := range rule.Peers {
-		peer := &rule.Peers[i]
-		allow := Allow{Policy: policy, Rule: index, Peer: peer.String(), Peers: c.peers(policy.Namespace, peer)}
-		allows = append(allows, c.withPorts(allow, d, rule, pod)...)
+	rules := p.rules(d)
+	for i := range rules {
+		*tier = append(*tier, c.matches(Match{Policy: p.Name, Rule: i, Action: rules[i].Action}, d, &rules[i].Rule, pod)...)
 	}
-	return allows
 }
 
-// withPorts divides the packets of an Allow by ports. Named ports of egress may have another number for each peer.
-func (c *Cluster) withPorts(allow Allow, d Direction, rule *Rule, pod *Pod) []Allow {
-	if rule.AnyPort {
-		allow.Ports = []PortRange{anyPorts}
-		return []Allow{allow}
+// matches returns the matches of a rule, peer by peer. of has the fields that they share.
+func (c *Cluster) matches(of Match, d Direction, rule *Rule, pod *Pod) (all []Match) {
+	if rule.AnyPeer {
+		of.Peer, of.Peers = "anyone", everyone
+		return c.withPorts(of, d, rule, pod)
 	}
-	var others []Allow
+	for i := range rule.Peers {
+		of.Peer, of.Peers = rule.Peers[i].String(), c.peers(of.Policy.Namespace, &rule.Peers[i])
+		all = append(all, c.withPorts(of, d, rule, pod)...)
+	}
+	return all
+}
+
+// withPorts divides the packets of a Match by ports. Named ports of egress may have another number for each peer.
+func (c *Cluster) withPorts(of Match, d Direction, rule *Rule, pod *Pod) []Match {
+	if rule.AnyPort {
+		of.Ports = []PortRange{anyPorts}
+		return []Match{of}
+	}
+	var numbered []Match
 	for _, port := range rule.Ports {
 		name := portName{port.Name, port.Protocol}
 		switch {
 		case port.Protocol == 0:
 		case port.Name == "":
-			allow.Ports = append(allow.Ports, PortRange{port.Protocol, port.From, port.To})
+			of.Ports = append(of.Ports, PortRange{port.Protocol, port.From, port.To})
 		case d == Ingress:
 			numbers := pod.numbers(name)
 			for _, number := range numbers {
-				allow.Ports = append(allow.Ports, PortRange{port.Protocol, number, number})
+				of.Ports = append(of.Ports, PortRange{port.Protocol, number, number})
 			}
 			if len(numbers) == 0 {
-				allow.Missing = append(allow.Missing, port.Name)
+				of.Missing = append(of.Missing, port.Name)
 			}
 		default:
-			found := c.named(allow, name)
-			others = append(others, found...)
+			found := c.named(of, name)
+			numbered = append(numbered, found...)
 			if len(found) == 0 {
-				allow.Missing = append(allow.Missing, port.Name)
+				of.Missing = append(of.Missing, port.Name)
 			}
 		}
 	}
-	if len(allow.Ports) > 0 || len(others) == 0 || len(allow.Missing) > 0 {
-		return append([]Allow{allow}, others...)
+	if len(of.Ports) > 0 || len(numbered) == 0 || len(of.Missing) > 0 {
+		return append([]Match{of}, numbered...)
 	}
-	return others
+	return numbered
 }
 
-// named returns one Allow for each number of the named port among the peers.
-func (c *Cluster) named(allow Allow, name portName) (others []Allow) {
+// named returns one Match for each number of the named port among the peers.
+func (c *Cluster) named(of Match, name portName) (all []Match) {
 	for _, n := range c.numbers(name) {
-		if both := allow.Peers.And(n.addrs); !both.IsEmpty() {
-			other := allow
-			other.Peers, other.Ports, other.Missing = both, []PortRange{{name.protocol, n.port, n.port}}, nil
-			others = append(others, other)
+		if both := of.Peers.And(n.addrs); !both.IsEmpty() {
+			one := of
+			one.Peers, one.Ports, one.Missing = both, []PortRange{{name.protocol, n.port, n.port}}, nil
+			all = append(all, one)
 		}
 	}
-	return others
+	return all
 }
 
-// allowsAny reports whether the Allow has all packets of its peers.
-func (a *Allow) allowsAny() bool { return slices.Contains(a.Ports, anyPorts) }
+// covers reports whether the match has the packets of the protocol and the port.
+func (m *Match) covers(r PortRange) bool {
+	return slices.ContainsFunc(m.Ports, func(own PortRange) bool { return own.contains(r.Protocol, r.From) })
+}

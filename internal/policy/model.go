@@ -10,11 +10,16 @@ import (
 	"spiderpool.dev/spiderpool/internal/service"
 )
 
-// Name identifies a pod or a policy.
+// Name identifies a pod or a policy. The name of a ClusterNetworkPolicy has no namespace.
 type Name struct{ Namespace, Name string }
 
-// String returns e.g. "default/web".
-func (n Name) String() string { return n.Namespace + "/" + n.Name }
+// String returns e.g. "default/web" or "ClusterNetworkPolicy deny-all".
+func (n Name) String() string {
+	if n.Namespace == "" {
+		return "ClusterNetworkPolicy " + n.Name
+	}
+	return n.Namespace + "/" + n.Name
+}
 
 func (n Name) compare(other Name) int {
 	return cmp.Or(cmp.Compare(n.Namespace, other.Namespace), cmp.Compare(n.Name, other.Name))
@@ -89,6 +94,59 @@ type Rule struct {
 	Ports   []Port
 }
 
+// Tier says when the rules of a ClusterPolicy are evaluated.
+type Tier uint8
+
+const (
+	// Admin is before NetworkPolicies.
+	Admin Tier = iota
+	// Baseline is behind them, for pods that no NetworkPolicy isolates.
+	Baseline
+)
+
+// Action is that of a rule in a ClusterPolicy.
+type Action uint8
+
+const (
+	// Accept lets a packet pass.
+	Accept Action = iota
+	// Deny drops it.
+	Deny
+	// Pass leaves it to the next tier.
+	Pass
+)
+
+// String returns the name of the action in a ClusterNetworkPolicy, e.g. "Accept".
+func (a Action) String() string { return [...]string{"Accept", "Deny", "Pass"}[a] }
+
+// ClusterPolicy is a ClusterNetworkPolicy. The first rule that matches a packet decides; see Cluster.
+type ClusterPolicy struct {
+	Name     Name
+	Tier     Tier
+	Priority int32
+	// Namespaces and Pods select the pods. Both must hold.
+	Namespaces, Pods Selector
+	Ingress, Egress  []TierRule
+}
+
+func (p *ClusterPolicy) rules(d Direction) []TierRule {
+	if d == Ingress {
+		return p.Ingress
+	}
+	return p.Egress
+}
+
+// compare orders by tier and priority. Kubernetes leaves the order of equal priorities open; we take the names.
+func (p *ClusterPolicy) compare(other *ClusterPolicy) int {
+	return cmp.Or(cmp.Compare(p.Tier, other.Tier), cmp.Compare(p.Priority, other.Priority), cmp.Compare(p.Name.Name, other.Name.Name))
+}
+
+// TierRule is a rule of a ClusterPolicy.
+type TierRule struct {
+	Rule
+	Action Action
+}
+
 // Peer matches addresses: those of Block, or those of pods. The zero value matches none.
 type Peer struct {
 	Block *Block
@@ -136,7 +194,8 @@ type Port struct {
 	From, To uint16
 }
 
-// PortRange are the ports From to To of a protocol. Protocol 0 stands for all IP protocols.
+// PortRange are the ports From to To of a protocol. Protocol 0 stands for all IP protocols, and others for those
+// besides TCP, UDP and SCTP.
 type PortRange struct {
 	Protocol service.Protocol
 	From, To uint16
@@ -144,6 +203,9 @@ type PortRange struct {
 
 // maxPort is the highest port number.
 const maxPort = 1<<16 - 1
+
+// others stands for the protocols without ports. IANA reserves the number.
+const others service.Protocol = 255
 
 // anyPorts are all packets, also those of protocols without ports.
 var anyPorts = PortRange{To: maxPort}
@@ -153,6 +215,8 @@ func (r PortRange) String() string {
 	switch {
 	case r.Protocol == 0:
 		return "any"
+	case r.Protocol == others:
+		return "other protocols"
 	case r.From == 0 && r.To == maxPort:
 		return r.Protocol.String()
 	case r.From == r.To:

@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"pgregory.net/rapid"
+	npv1beta1 "sigs.k8s.io/network-policy-api/apis/v1beta1"
 
 	"spiderpool.dev/spiderpool/internal/kube/compile"
 	"spiderpool.dev/spiderpool/internal/policy"
@@ -25,6 +26,7 @@ type world struct {
 	namespaces []corev1.Namespace
 	pods       []corev1.Pod
 	policies   []networkingv1.NetworkPolicy
+	tiers      []npv1beta1.ClusterNetworkPolicy
 }
 
 // passes judges a packet at one pod; dst is the packet's destination.
@@ -40,6 +42,9 @@ func (w *world) passes(pod *corev1.Pod, egress bool, peer, dst string, protocol 
 		}
 	}
 	isolated := false
+	if passes, final := w.tier(npv1beta1.AdminTier, pod, egress, peer, dst, protocol, port); final {
+		return passes
+	}
 	for i := range w.policies {
 		p := &w.policies[i]
 		if p.Namespace != pod.Namespace || !selects(&p.Spec.PodSelector, pod.Labels) {
@@ -62,7 +67,11 @@ func (w *world) passes(pod *corev1.Pod, egress bool, peer, dst string, protocol 
 			}
 		}
 	}
-	return !isolated
+	if isolated {
+		return false
+	}
+	passes, final := w.tier(npv1beta1.BaselineTier, pod, egress, peer, dst, protocol, port)
+	return passes || !final
 }
 
 func affectsIngress(p *networkingv1.NetworkPolicy) bool {
@@ -159,7 +168,15 @@ func (w *world) compiled(t require) *policy.Cluster {
 		}
 		policies = append(policies, p)
 	}
-	return policy.NewCluster(namespaces, pods, policies)
+	var tiers []*policy.ClusterPolicy
+	for i := range w.tiers {
+		p, errs := compile.ClusterNetworkPolicy(&w.tiers[i])
+		if len(errs) > 0 {
+			t.Fatal(errs)
+		}
+		tiers = append(tiers, p)
+	}
+	return policy.NewCluster(namespaces, pods, policies, tiers)
 }
 
 type require interface{ Fatal(...any) }
@@ -287,7 +304,8 @@ var worlds = rapid.Custom(func(t *rapid.T) *world {
 		w.namespaces = append(w.namespaces, corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: someLabels(name).Draw(t, "labels")}})
 	}
 	w.pods = rapid.SliceOfNDistinct(worldPods, 1, 6, func(p corev1.Pod) string { return p.Namespace + p.Name }).Draw(t, "pods")
-	w.policies = rapid.SliceOfNDistinct(policies, 1, 4, func(p networkingv1.NetworkPolicy) string { return p.Namespace + p.Name }).Draw(t, "policies")
+	w.policies = rapid.SliceOfNDistinct(policies, 0, 4, func(p networkingv1.NetworkPolicy) string { return p.Namespace + p.Name }).Draw(t, "policies")
+	w.tiers = rapid.SliceOfNDistinct(clusterPolicies, 0, 3, func(p npv1beta1.ClusterNetworkPolicy) string { return p.Name }).Draw(t, "tiers")
 	return w
 })
 
@@ -346,6 +364,9 @@ func contains(allowed *policy.Allowed, peer netip.Addr, protocol service.Protoco
 		return true
 	}
 	return slices.ContainsFunc(allowed.Segments, func(s policy.Segment) bool {
+		if noPorts := protocol != service.TCP && protocol != service.UDP && protocol != service.SCTP; noPorts {
+			return s.Protocol == 255 && s.Peers.Contains(peer)
+		}
 		return s.Protocol == protocol && s.From <= port && port <= s.To && s.Peers.Contains(peer)
 	})
 }
@@ -380,7 +401,7 @@ func TestVerdictFollowsModel(t *testing.T) {
 
 // namesRule checks that the rule of a decision alone allows the packet.
 func (w *world) namesRule(t *rapid.T, d policy.Decision, egress bool, peer, dst string, protocol corev1.Protocol, port int32) {
-	if d.Reason != policy.Ruled {
+	if d.Reason != policy.Allowing || d.Policy.Namespace == "" {
 		return
 	}
 	at := slices.IndexFunc(w.policies, func(p networkingv1.NetworkPolicy) bool {
@@ -407,7 +428,7 @@ func (w *world) namesRule(t *rapid.T, d policy.Decision, egress bool, peer, dst 
 func TestEqualRulesHaveEqualSets(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		w := worlds.Draw(t, "world")
-		split := &world{namespaces: w.namespaces, pods: w.pods}
+		split := &world{namespaces: w.namespaces, pods: w.pods, tiers: w.tiers}
 		for _, p := range slices.Backward(w.policies) {
 			split.policies = append(split.policies, splitRules(p))
 		}
@@ -482,7 +503,7 @@ func TestDiffReverses(t *testing.T) {
 		w := worlds.Draw(t, "world")
 		c := w.compiled(t)
 		added, _ := compile.NetworkPolicy(new(policies.Draw(t, "added")))
-		changed := c.WithPolicies(added)
+		changed := c.WithPolicies([]*policy.Policy{added}, nil)
 		for i := range w.pods {
 			name := policy.Name{Namespace: w.pods[i].Namespace, Name: w.pods[i].Name}
 			if c.Pod(name) == nil {

@@ -37,7 +37,7 @@ func largeCluster() *Cluster {
 			})
 		}
 	}
-	return NewCluster(namespaces, pods, policies)
+	return NewCluster(namespaces, pods, policies, nil)
 }
 
 // TestLargeClusterIsBounded limits the memory of all selectors of a large cluster, and checks that they are resolved once.

@@ -20,6 +20,7 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/yaml"
+	npv1beta1 "sigs.k8s.io/network-policy-api/apis/v1beta1"
 	sigsyaml "sigs.k8s.io/yaml"
 
 	"spiderpool.dev/spiderpool/internal/kube/compile"
@@ -67,14 +68,16 @@ type scenario struct {
 	namespaces map[string]policy.Namespace
 	pods       map[policy.Name]*policy.Pod
 	policies   map[policy.Name]*policy.Policy
+	tiers      map[policy.Name]*policy.ClusterPolicy
 }
 
 func newScenario() *scenario {
-	return &scenario{map[string]policy.Namespace{}, map[policy.Name]*policy.Pod{}, map[policy.Name]*policy.Policy{}}
+	return &scenario{map[string]policy.Namespace{}, map[policy.Name]*policy.Pod{}, map[policy.Name]*policy.Policy{}, map[policy.Name]*policy.ClusterPolicy{}}
 }
 
 func (s *scenario) cluster() *policy.Cluster {
-	return policy.NewCluster(slices.Collect(maps.Values(s.namespaces)), slices.Collect(maps.Values(s.pods)), slices.Collect(maps.Values(s.policies)))
+	return policy.NewCluster(slices.Collect(maps.Values(s.namespaces)), slices.Collect(maps.Values(s.pods)), slices.Collect(maps.Values(s.policies)),
+		slices.Collect(maps.Values(s.tiers)))
 }
 
 // play returns the section as the code completes it.
@@ -148,12 +151,13 @@ func (s *scenario) show(t *testing.T, text string) string {
 	f := s.cluster().Decide(pod)
 	var out strings.Builder
 	for _, d := range []policy.Direction{policy.Ingress, policy.Egress} {
-		for _, a := range f.Side(d).Allows {
-			fmt.Fprintf(&out, "%s[%d] of %s: %v", d, a.Rule, a.Policy, a.Ports)
-			if len(a.Missing) > 0 {
-				fmt.Fprintf(&out, " missing %v", a.Missing)
+		side := f.Side(d)
+		for _, m := range slices.Concat(side.Admin, side.Allows, side.Baseline) {
+			fmt.Fprintf(&out, "%s[%d] of %s: %s %v", d, m.Rule, m.Policy, m.Action, m.Ports)
+			if len(m.Missing) > 0 {
+				fmt.Fprintf(&out, " missing %v", m.Missing)
 			}
-			fmt.Fprintf(&out, " %s: %s\n", a.Peer, policy.Addresses(a.Peers))
+			fmt.Fprintf(&out, " %s: %s\n", m.Peer, policy.Addresses(m.Peers))
 		}
 	}
 	for line := range strings.Lines(f.Sets().String()) {
@@ -226,8 +230,19 @@ func (s *scenario) applyOne(t *testing.T, document []byte, faults io.Writer) {
 		for _, err := range errs {
 			fmt.Fprintf(faults, "! %s: %v\n", compiled.Name, err)
 		}
+	case "ClusterNetworkPolicy":
+		object := decode[npv1beta1.ClusterNetworkPolicy](t, document)
+		name := policy.Name{Name: object.Name}
+		compiled, errs := compile.ClusterNetworkPolicy(object)
+		delete(s.tiers, name)
+		if compiled != nil {
+			s.tiers[name] = compiled
+		}
+		for _, err := range errs {
+			fmt.Fprintf(faults, "! %s: %v\n", name, err)
+		}
 	default:
-		t.Fatalf("kind %q: write Namespace, Pod or NetworkPolicy", meta.Kind)
+		t.Fatalf("kind %q: write Namespace, Pod, NetworkPolicy or ClusterNetworkPolicy", meta.Kind)
 	}
 }
 

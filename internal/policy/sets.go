@@ -28,7 +28,7 @@ type Allowed struct {
 	Segments []Segment
 }
 
-// Segment are the peers of some ports.
+// Segment are the peers of some ports, or of the protocols without ports.
 type Segment struct {
 	PortRange
 	Peers inet.Set
@@ -37,71 +37,96 @@ type Segment struct {
 // Sets returns the packets that the filter allows, besides those of Always.
 func (f *Filter) Sets() Sets { return Sets{f.Ingress.allowed(), f.Egress.allowed()} }
 
+// allowed divides all packets into segments in which the same rules match, and evaluates the rules in each.
 func (s *Side) allowed() *Allowed {
-	if len(s.Isolating) == 0 {
+	if s.open() {
 		return nil
 	}
-	var anyPeers []inet.Set
-	byPorts := map[PortRange][]inet.Set{}
-	for _, a := range s.Allows {
-		if a.allowsAny() {
-			anyPeers = append(anyPeers, a.Peers)
-			continue
-		}
-		for _, ports := range a.Ports {
-			byPorts[ports] = append(byPorts[ports], a.Peers)
-		}
+	allowed := &Allowed{Any: everyone}
+	for _, r := range s.ranges() {
+		peers := s.peers(r)
+		allowed.Any = allowed.Any.And(peers)
+		allowed.Segments = join(allowed.Segments, Segment{r, peers})
 	}
-	allowed := &Allowed{Any: inet.Union(anyPeers...)}
-	byProtocol := map[service.Protocol][]Segment{}
-	for ports, sets := range byPorts {
-		if peers := inet.Union(sets...).Minus(allowed.Any); !peers.IsEmpty() {
-			byProtocol[ports.Protocol] = append(byProtocol[ports.Protocol], Segment{ports, peers})
-		}
+	if allowed.Any.Equal(everyone) {
+		return nil
 	}
-	for _, protocol := range slices.Sorted(maps.Keys(byProtocol)) {
-		allowed.Segments = append(allowed.Segments, disjoint(byProtocol[protocol])...)
+	for i := range allowed.Segments {
+		allowed.Segments[i].Peers = allowed.Segments[i].Peers.Minus(allowed.Any)
 	}
+	allowed.Segments = slices.DeleteFunc(allowed.Segments, func(s Segment) bool { return s.Peers.IsEmpty() })
 	return allowed
 }
 
-// disjoint divides overlapping segments of one protocol, and joins adjacent ones with the same peers.
-func disjoint(all []Segment) (out []Segment) {
-	slices.SortFunc(all, func(a, b Segment) int { return a.compare(b.PortRange) })
-	var starts []int // of the ranges of ports with constant peers
-	for _, s := range all {
-		starts = append(starts, int(s.From), int(s.To)+1)
-	}
-	slices.Sort(starts)
-	starts = slices.Compact(starts)
-	var active []Segment
-	for i, from := range starts[:len(starts)-1] {
-		active = slices.DeleteFunc(active, func(s Segment) bool { return int(s.To) < from })
-		for len(all) > 0 && int(all[0].From) == from {
-			active, all = append(active, all[0]), all[1:]
-		}
-		if len(active) > 0 {
-			out = join(out, Segment{PortRange{active[0].Protocol, uint16(from), uint16(starts[i+1] - 1)}, unionOf(active)})
+// ranges returns all protocols and ports in order, divided where a rule begins or ends.
+func (s *Side) ranges() (all []PortRange) {
+	starts := map[service.Protocol][]int{service.TCP: {0}, service.UDP: {0}, service.SCTP: {0}, others: {0}}
+	for _, matches := range [][]Match{s.Admin, s.Allows, s.Baseline} {
+		for i := range matches {
+			for _, r := range matches[i].Ports {
+				if r.Protocol != 0 {
+					starts[r.Protocol] = append(starts[r.Protocol], int(r.From), int(r.To)+1)
+				}
+			}
 		}
 	}
-	return out
+	for _, protocol := range slices.Sorted(maps.Keys(starts)) {
+		at := append(starts[protocol], maxPort+1)
+		slices.Sort(at)
+		at = slices.Compact(at)
+		for i, from := range at[:len(at)-1] {
+			all = append(all, PortRange{protocol, uint16(from), uint16(at[i+1] - 1)})
+		}
+	}
+	return all
 }
 
+// join appends a segment, or extends the last one if it is adjacent and has the same peers.
 func join(all []Segment, next Segment) []Segment {
-	if n := len(all); n > 0 && int(all[n-1].To)+1 == int(next.From) && all[n-1].Peers.Equal(next.Peers) {
+	if n := len(all); n > 0 && all[n-1].Protocol == next.Protocol && all[n-1].Peers.Equal(next.Peers) {
 		all[n-1].To = next.To
 		return all
 	}
 	return append(all, next)
 }
 
-func unionOf(segments []Segment) inet.Set {
-	if len(segments) == 1 {
-		return segments[0].Peers
+// peers returns the peers whose packets pass, for ports of one range of ranges.
+func (s *Side) peers(r PortRange) inet.Set {
+	var passing []inet.Set
+	open := everyone
+	// tier takes the decided peers away from open.
+	tier := func(matches []Match) {
+		undecided := open
+		for i := range matches {
+			m := &matches[i]
+			if !m.covers(r) || undecided.IsEmpty() {
+				continue
+			}
+			hit := undecided.And(m.Peers)
+			undecided = undecided.Minus(hit)
+			if m.Action == Accept {
+				passing = append(passing, hit)
+			}
+			if m.Action != Pass {
+				open = open.Minus(hit)
+			}
+		}
 	}
-	sets := make([]inet.Set, len(segments))
-	for i, s := range segments {
-		sets[i] = s.Peers
+	tier(s.Admin)
+	if len(s.Isolating) > 0 {
+		return inet.Union(append(passing, s.allows(r).And(open))...)
+	}
+	tier(s.Baseline)
+	return inet.Union(append(passing, open)...)
+}
+
+// allows returns the peers that NetworkPolicies allow.
+func (s *Side) allows(r PortRange) inet.Set {
+	var sets []inet.Set
+	for i := range s.Allows {
+		if s.Allows[i].covers(r) {
+			sets = append(sets, s.Allows[i].Peers)
+		}
 	}
 	return inet.Union(sets...)
 }

@@ -3,7 +3,6 @@ package policy
 import (
 	"fmt"
 	"net/netip"
-	"slices"
 	"strings"
 
 	"spiderpool.dev/spiderpool/internal/service"
@@ -20,33 +19,34 @@ type Packet struct {
 // Reason is that of a Decision.
 type Reason uint8
 
-// The reasons. All but Denied let the packet pass.
 const (
-	// NoPod: no pod has the address, so no policy selects it.
+	// NoPod lets a packet pass: no pod has the address, so no policy selects it.
 	NoPod Reason = iota
-	// Always: the pod's own traffic, and that of its node.
+	// Always lets the pod's own traffic pass, and that of its node.
 	Always
-	// Open: no policy isolates the pod in this direction.
+	// Open lets a packet pass: no policy isolates the pod, and no rule denies the packet.
 	Open
-	// Ruled: a rule allows the packet.
-	Ruled
-	// Denied: policies isolate the pod, and none of their rules allows the packet.
-	Denied
+	// Allowing is a rule that lets the packet pass.
+	Allowing
+	// Denying is a rule that drops the packet.
+	Denying
+	// Isolated drops a packet: policies isolate the pod, and none of their rules allows the packet.
+	Isolated
 )
 
 // Decision is about one end of a packet.
 type Decision struct {
 	Reason Reason
-	// Policy, Rule and Peer name the first rule that allows the packet, with Ruled.
+	// Policy, Rule and Peer name the deciding rule of the reasons Allowing and Denying.
 	Policy Name
 	Rule   int
 	Peer   string
-	// Isolating are the policies that isolate the pod, with Denied.
+	// Isolating are the policies that isolate the pod, with the reason Isolated.
 	Isolating []Name
 }
 
 // Allowed reports whether the packet passes.
-func (d Decision) Allowed() bool { return d.Reason != Denied }
+func (d Decision) Allowed() bool { return d.Reason != Isolated && d.Reason != Denying }
 
 // Explain returns the decision with its cause for users. way is the direction of the decision.
 func (d Decision) Explain(way Direction) string {
@@ -57,8 +57,10 @@ func (d Decision) Explain(way Direction) string {
 		return "allowed: traffic of a pod with itself and with its own node always passes"
 	case Open:
 		return fmt.Sprintf("allowed: no policy isolates the pod's %s", way)
-	case Ruled:
+	case Allowing:
 		return fmt.Sprintf("allowed by %s, %s[%d] (%s)", d.Policy, way, d.Rule, d.Peer)
+	case Denying:
+		return fmt.Sprintf("denied by %s, %s[%d] (%s)", d.Policy, way, d.Rule, d.Peer)
 	}
 	texts := make([]string, len(d.Isolating))
 	for i, name := range d.Isolating {
@@ -93,15 +95,39 @@ func (c *Cluster) decide(way Direction, own, peer netip.Addr, p Packet) Decision
 func (f *Filter) judge(way Direction, peer netip.Addr, protocol service.Protocol, port uint16) Decision {
 	side := f.Side(way)
 	switch {
-	case len(side.Isolating) == 0:
+	case side.open():
 		return Decision{Reason: Open}
 	case f.Always.Contains(peer):
 		return Decision{Reason: Always}
 	}
-	for _, a := range side.Allows {
-		if a.Peers.Contains(peer) && slices.ContainsFunc(a.Ports, func(r PortRange) bool { return r.contains(protocol, port) }) {
-			return Decision{Reason: Ruled, Policy: a.Policy, Rule: a.Rule, Peer: a.Peer}
-		}
+	at := PortRange{protocol, port, port}
+	if d, final := first(side.Admin, peer, at); final {
+		return d
 	}
-	return Decision{Reason: Denied, Isolating: side.Isolating}
+	if len(side.Isolating) > 0 {
+		if d, final := first(side.Allows, peer, at); final {
+			return d
+		}
+		return Decision{Reason: Isolated, Isolating: side.Isolating}
+	}
+	if d, final := first(side.Baseline, peer, at); final {
+		return d
+	}
+	return Decision{Reason: Open}
+}
+
+// first returns the decision of the first match. It is final unless the match passes the packet to the next tier.
+func first(matches []Match, peer netip.Addr, at PortRange) (d Decision, final bool) {
+	for i := range matches {
+		m := &matches[i]
+		if !m.Peers.Contains(peer) || !m.covers(at) {
+			continue
+		}
+		d = Decision{Reason: Allowing, Policy: m.Policy, Rule: m.Rule, Peer: m.Peer}
+		if m.Action == Deny {
+			d.Reason = Denying
+		}
+		return d, m.Action != Pass
+	}
+	return d, false
 }

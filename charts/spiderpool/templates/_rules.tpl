@@ -51,6 +51,9 @@
 - apiGroups: [networking.k8s.io]
   resources: [networkpolicies]
   verbs: [list]
+- apiGroups: [policy.networking.k8s.io]
+  resources: [clusternetworkpolicies]
+  verbs: [list]
 {{- if include "spiderpool.secureMetrics" .Values.spiderpoolAgent }}
 {{- include "spiderpool.reviewRules" . }}
 {{- end }}

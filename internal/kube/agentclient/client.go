@@ -16,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/rest"
+	npv1beta1 "sigs.k8s.io/network-policy-api/apis/v1beta1"
 
 	"spiderpool.dev/spiderpool/api/v2beta1"
 	"spiderpool.dev/spiderpool/internal/ipam"
@@ -31,6 +32,7 @@ type Client struct {
 	core       rest.Interface // Services, Nodes, Pods and Namespaces, in protobuf
 	discovery  rest.Interface // EndpointSlices, in protobuf
 	networking rest.Interface // NetworkPolicies, in protobuf
+	policies   rest.Interface // ClusterNetworkPolicies, in JSON
 }
 
 // NewClient returns a client of the API server in config. It sends no request.
@@ -61,7 +63,11 @@ func NewClient(config *rest.Config) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Client{spiderpool: own, metadata: metadataClient, core: core, discovery: discovery, networking: networking}, nil
+	policies, err := foreignClient(config, httpClient, "/apis", clusterPolicyVersion)
+	if err != nil {
+		return nil, err
+	}
+	return &Client{spiderpool: own, metadata: metadataClient, core: core, discovery: discovery, networking: networking, policies: policies}, nil
 }
 
 // ownClient returns a client of our API group only. The types of all other groups would
@@ -84,6 +90,9 @@ func ownClient(config *rest.Config, httpClient *http.Client) (rest.Interface, er
 	return client, nil
 }
 
+// clusterPolicyVersion is that of ClusterNetworkPolicies in sigs.k8s.io/network-policy-api v0.3.0.
+var clusterPolicyVersion = schema.GroupVersion{Group: npv1beta1.GroupName, Version: "v1beta1"}
+
 // foreignKinds are the kinds of Kubernetes that the agent reads whole, because the metadata does not tell enough. The
 // types of their whole API groups would cost memory.
 var foreignKinds = func() *runtime.Scheme {
@@ -92,7 +101,8 @@ var foreignKinds = func() *runtime.Scheme {
 		&corev1.Pod{}, &corev1.PodList{}, &corev1.Namespace{}, &corev1.NamespaceList{})
 	scheme.AddKnownTypes(discoveryv1.SchemeGroupVersion, &discoveryv1.EndpointSlice{}, &discoveryv1.EndpointSliceList{})
 	scheme.AddKnownTypes(networkingv1.SchemeGroupVersion, &networkingv1.NetworkPolicy{}, &networkingv1.NetworkPolicyList{})
-	for _, group := range []schema.GroupVersion{corev1.SchemeGroupVersion, discoveryv1.SchemeGroupVersion, networkingv1.SchemeGroupVersion} {
+	scheme.AddKnownTypes(clusterPolicyVersion, &npv1beta1.ClusterNetworkPolicy{}, &npv1beta1.ClusterNetworkPolicyList{})
+	for _, group := range []schema.GroupVersion{corev1.SchemeGroupVersion, discoveryv1.SchemeGroupVersion, networkingv1.SchemeGroupVersion, clusterPolicyVersion} {
 		metav1.AddToGroupVersion(scheme, group)
 	}
 	return scheme

@@ -5,8 +5,10 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
+	npv1beta1 "sigs.k8s.io/network-policy-api/apis/v1beta1"
 )
 
 // EachNamespace calls f for each Namespace of the cluster.
@@ -34,4 +36,18 @@ func (c *Client) EachNetworkPolicy(ctx context.Context, f func(*networkingv1.Net
 			f(&page.Items[i])
 		}
 	})
+}
+
+// EachClusterNetworkPolicy calls f for each ClusterNetworkPolicy. A cluster without the definition of this kind has none.
+func (c *Client) EachClusterNetworkPolicy(ctx context.Context, f func(*npv1beta1.ClusterNetworkPolicy)) error {
+	request := func() *rest.Request { return c.policies.Get().Resource("clusternetworkpolicies") }
+	err := eachPage(ctx, request, metav1.ListOptions{}, func(page *npv1beta1.ClusterNetworkPolicyList) {
+		for i := range page.Items {
+			f(&page.Items[i])
+		}
+	})
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	return err
 }

@@ -3,11 +3,14 @@
 package agentclient_test
 
 import (
+	"fmt"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	npv1beta1 "sigs.k8s.io/network-policy-api/apis/v1beta1"
 
 	"spiderpool.dev/spiderpool/internal/kube/agentclient"
 	"spiderpool.dev/spiderpool/internal/kube/kubetest"
@@ -19,6 +22,12 @@ func TestPolicyObjectsAreRead(t *testing.T) {
 	namespace := kubetest.Namespace(t, c)
 	podIn(t, c, namespace, "web", corev1.PodStatus{PodIP: "10.66.1.1", PodIPs: []corev1.PodIP{{IP: "10.66.1.1"}}})
 	kubetest.Create(t, c, &networkingv1.NetworkPolicy{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "deny"}})
+
+	cluster := &unstructured.Unstructured{Object: map[string]any{
+		"apiVersion": "policy.networking.k8s.io/v1beta1", "kind": "ClusterNetworkPolicy",
+		"metadata": map[string]any{"name": namespace}, "spec": map[string]any{"tier": "Admin", "priority": int64(7)},
+	}}
+	kubetest.Create(t, c, cluster)
 
 	kubeClient, err := agentclient.NewClient(kubetest.Role(t, "spiderpool-agent", "kube-system", "read-node"))
 	if err != nil {
@@ -36,7 +45,12 @@ func TestPolicyObjectsAreRead(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	for key, want := range map[string]string{namespace: namespace, namespace + "/web": "10.66.1.1", namespace + "/deny": "Ingress"} {
+	if err := kubeClient.EachClusterNetworkPolicy(t.Context(), func(p *npv1beta1.ClusterNetworkPolicy) {
+		found["cluster/"+p.Name] = fmt.Sprint(p.Spec.Tier, p.Spec.Priority)
+	}); err != nil {
+		t.Fatal(err)
+	}
+	for key, want := range map[string]string{namespace: namespace, namespace + "/web": "10.66.1.1", namespace + "/deny": "Ingress", "cluster/" + namespace: "Admin 7"} {
 		if found[key] != want {
 			t.Errorf("%s: %q, want %q", key, found[key], want)
 		}

@@ -10,6 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	npv1beta1 "sigs.k8s.io/network-policy-api/apis/v1beta1"
 
 	"spiderpool.dev/spiderpool/internal/kube/compile"
 	"spiderpool.dev/spiderpool/internal/policy"
@@ -30,7 +31,7 @@ func FuzzNetworkPolicy(f *testing.F) {
 		}
 		compiled, errs := compile.NetworkPolicy(&object)
 		web := &policy.Pod{Name: policy.Name{Namespace: object.Namespace, Name: "web"}, Labels: map[string]string{"a": ""}, Addrs: []netip.Addr{netip.MustParseAddr("10.6.0.1")}}
-		c := policy.NewCluster([]policy.Namespace{{Name: object.Namespace}}, []*policy.Pod{web}, []*policy.Policy{compiled})
+		c := policy.NewCluster([]policy.Namespace{{Name: object.Namespace}}, []*policy.Pod{web}, []*policy.Policy{compiled}, nil)
 		filter := c.Decide(web)
 		if !compiled.Pods.Matches(web.Labels) {
 			return
@@ -47,6 +48,39 @@ func FuzzNetworkPolicy(f *testing.F) {
 
 func opens(allowed *policy.Allowed) bool {
 	return allowed != nil && (!allowed.Any.IsEmpty() || len(allowed.Segments) > 0)
+}
+
+// FuzzClusterNetworkPolicy converts any object in JSON. An object with an unknown tier counts as one of the tier Admin.
+func FuzzClusterNetworkPolicy(f *testing.F) {
+	f.Add([]byte(`{"spec":{"tier":"Admin","subject":{"namespaces":{}},"ingress":[{"action":"Deny","from":[{"pods":{"podSelector":{"matchLabels":{"a":""}}}}]}]}}`))
+	f.Add([]byte(`{"spec":{"subject":{"pods":{}},"egress":[{"action":"Log","to":[{"networks":["::/0"]},{"nodes":{}}],"protocols":[{"tcp":{"destinationPort":{"range":{"start":-1}}}}]}]}}`))
+	f.Add([]byte(`{"spec":{"tier":"Baseline","subject":{"namespaces":{}},"egress":[{"action":"Deny","to":[{"networks":["10.0.0.0/8"]}],"protocols":[{"destinationNamedPort":"http"}]}]}}`))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		var object npv1beta1.ClusterNetworkPolicy
+		if json.Unmarshal(text, &object) != nil {
+			return
+		}
+		compiled, errs := compile.ClusterNetworkPolicy(&object)
+		if compiled == nil {
+			if len(errs) == 0 {
+				t.Fatal("a policy without a subject has no reason")
+			}
+			return
+		}
+		web := &policy.Pod{Name: policy.Name{Namespace: "n", Name: "web"}, Labels: map[string]string{"a": ""}, Addrs: []netip.Addr{netip.MustParseAddr("10.6.0.1")}}
+		filter := policy.NewCluster([]policy.Namespace{{Name: "n"}}, []*policy.Pod{web}, nil, []*policy.ClusterPolicy{compiled}).Decide(web)
+		for _, side := range []*policy.Side{&filter.Ingress, &filter.Egress} {
+			if invalid := len(errs) > 0 && len(side.Admin)+len(side.Baseline) > 0; invalid && !closes(object.Spec.Tier, side) {
+				t.Fatalf("%v: %v", errs, side)
+			}
+		}
+		filter.Sets()
+	})
+}
+
+// closes reports whether a side is in the tier of the object, or in Admin if this is unknown.
+func closes(tier npv1beta1.Tier, side *policy.Side) bool {
+	return (tier == npv1beta1.BaselineTier) == (len(side.Baseline) > 0)
 }
 
 func TestPolicyPodLeavesFinishedPodsOut(t *testing.T) {

@@ -1,0 +1,31 @@
+package agentclient_test
+
+import (
+	"net/http"
+	"net/http/httptest"
+	"testing"
+
+	"k8s.io/client-go/rest"
+	npv1beta1 "sigs.k8s.io/network-policy-api/apis/v1beta1"
+
+	"spiderpool.dev/spiderpool/internal/kube/agentclient"
+)
+
+// TestClusterPoliciesAreOptional answers like an API server without the definition, and like one that fails.
+func TestClusterPoliciesAreOptional(t *testing.T) {
+	status := http.StatusNotFound
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "404 page not found", status) }))
+	t.Cleanup(server.Close)
+	client, err := agentclient.NewClient(&rest.Config{Host: server.URL})
+	if err != nil {
+		t.Fatal(err)
+	}
+	count := func(*npv1beta1.ClusterNetworkPolicy) { t.Error("there is none") }
+	if err := client.EachClusterNetworkPolicy(t.Context(), count); err != nil {
+		t.Errorf("without the definition: %v", err)
+	}
+	status = http.StatusForbidden
+	if err := client.EachClusterNetworkPolicy(t.Context(), count); err == nil {
+		t.Error("a refusal counts as no policies")
+	}
+}
