@@ -133,6 +133,9 @@ func TestNodeKeepsItsFiles(t *testing.T) {
 			t.Errorf("the root mount does not propagate to pods: %s", line)
 		}
 	}
+	if !strings.Contains(mounts.String(), " /sys/fs/bpf ") {
+		t.Error("the node has no bpffs")
+	}
 }
 
 // triggerWriter calls do when the text in on is written.

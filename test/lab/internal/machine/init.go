@@ -190,5 +190,8 @@ func mountNode(config NodeConfig, root string) error {
 	if err := os.Chmod(in("/tmp"), 0o1777); err != nil {
 		return err
 	}
-	return remountSys(root)
+	if err := remountSys(root); err != nil {
+		return err
+	}
+	return mountBPF(in("/sys/fs/bpf"))
 }

@@ -3,6 +3,7 @@ package machine
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -97,4 +98,13 @@ func remountSys(root string) error {
 		return errors.Join(fmt.Errorf("put %s back", groups), err)
 	}
 	return nil
+}
+
+// mountBPF mounts a new bpffs, which systemd does on other machines. A kernel without
+// eBPF has no such directory.
+func mountBPF(target string) error {
+	if _, err := os.Stat(target); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return mountAll(mount{source: "bpf", target: target, kind: "bpf"})
 }
