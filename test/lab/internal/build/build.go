@@ -86,6 +86,8 @@ type Module struct {
 	// Test is a package. Its tests become a program named after the package, with
 	// the suffix ".test".
 	Test string
+	// Packages are further programs, beside the tools of go.mod.
+	Packages []string
 	// Files of the module Version are copied next to the programs.
 	Files []string
 	// Hint is the duration of a first build, for the progress text.
@@ -128,7 +130,7 @@ func (c Cache) Module(ctx context.Context, source string, m Module, log, out io.
 	if err != nil {
 		return "", err
 	}
-	words := append(slices.Concat(flags, m.Files), runtime.Version())
+	words := append(slices.Concat(flags, m.Packages, m.Files), runtime.Version())
 	if m.Test != "" {
 		words = append(words, m.Test)
 	}
@@ -158,8 +160,10 @@ func (c Cache) Module(ctx context.Context, source string, m Module, log, out io.
 		}
 		return nil
 	}
-	if err := build([]string{"build"}, target); err != nil {
-		return "", err
+	for _, target := range append([]string{target}, m.Packages...) {
+		if err := build([]string{"build"}, target); err != nil {
+			return "", err
+		}
 	}
 	if m.Test != "" {
 		if err := build([]string{"test", "-c"}, m.Test); err != nil {

@@ -71,8 +71,8 @@ state = "/run/containerd"
 `
 
 // kubeletYAML takes the control group, the runtime's socket, the DNS address and
-// domain, and the provider ID. Eviction is off: the lab's file systems are in memory
-// and shared with the machine's.
+// domain, and the provider ID. A full node evicts no pods: the lab's file systems are in
+// memory and shared with the machine's. A pod beyond its own limit is evicted.
 const kubeletYAML = `apiVersion: kubelet.config.k8s.io/v1beta1
 kind: KubeletConfiguration
 authentication:
@@ -88,7 +88,6 @@ cgroupDriver: cgroupfs
 cgroupRoot: %s
 enforceNodeAllocatable: []
 failSwapOn: false
-localStorageCapacityIsolation: false
 containerRuntimeEndpoint: unix://%s
 serializeImagePulls: false
 clusterDNS: [%s]
@@ -100,13 +99,13 @@ imageGCLowThresholdPercent: 99
 `
 
 // proxyYAML takes the mode and the node name. Zeros mean that kube-proxy does not set
-// sysctls that a network namespace does not have.
+// sysctls that a network namespace does not have. The timeouts are the defaults.
 const proxyYAML = `apiVersion: kubeproxy.config.k8s.io/v1alpha1
 kind: KubeProxyConfiguration
 mode: %q
 hostnameOverride: %q
 clientConnection: {kubeconfig: /etc/kubernetes/kube-proxy.conf}
-conntrack: {maxPerCore: 0, min: 0, tcpEstablishedTimeout: 0s, tcpCloseWaitTimeout: 0s}
+conntrack: {maxPerCore: 0, min: 0, tcpEstablishedTimeout: 24h, tcpCloseWaitTimeout: 1h}
 metricsBindAddress: 127.0.0.1:10249
 healthzBindAddress: 127.0.0.1:10256
 `
