@@ -10,6 +10,8 @@ TOPOLOGY ?= aws
 RUN      ?= .
 N        ?= 40
 ARCH     ?=
+SET      ?= conformance
+SERVICE_MODE ?=
 
 LAB      := bin/lab
 TOOL     := go tool -modfile=tools/go.mod
@@ -121,8 +123,8 @@ e2e-scale: lab-tools images ## Run the guide on the l2 topology, then twice 100 
 		go test -tags e2e -count=1 -timeout 90m -v -run 'TestGuide|TestScale' ./test/e2e -lab $(CURDIR)/$(LAB) -topology l2 -scale
 
 .PHONY: conformance
-conformance: lab-tools images ## Run Kubernetes' network conformance tests, with Spiderpool as the only network
-	@go run ./test/conformance --lab $(LAB) --run '$(RUN)'
+conformance: lab-tools images ## Run Kubernetes' network tests (SET=conformance or services, SERVICE_MODE=ebpf or kubeproxy), with Spiderpool as the only network
+	@go run ./test/conformance --lab $(LAB) --set '$(SET)' --run '$(RUN)' --service-mode '$(SERVICE_MODE)'
 
 .PHONY: bench
 bench: lab-tools ## Measure the IPAM path on simulated nodes, compared with host-local

@@ -1,21 +1,23 @@
 // Command conformance runs Kubernetes' own end-to-end tests on a cluster whose only
 // network is Spiderpool. It starts the lab on a plain layer-2 network, installs the
-// chart so that every pod gets its interface from Spiderpool, runs the conformance
-// tests of networks, lists the tests that did not pass with their reasons, and stops
-// the lab.
+// chart so that every pod gets its interface from Spiderpool, runs a set of the tests of
+// networks, lists the tests that did not pass with their reasons, and stops the lab.
 package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -31,24 +33,66 @@ const (
 	// results is the directory of the tests' log and report.
 	results = "dist/conformance"
 	logFile = results + "/e2e.log"
-	// chosen selects the tests required of every pod network.
-	chosen = "sig-network && Conformance"
+	// processes is the number of tests at a time. Most tests wait most of the time.
+	processes = "4"
 )
+
+// choice is a set of tests, and the cluster that they run on.
+type choice struct {
+	// labels is a label filter of Ginkgo. run and skip are regular expressions of names;
+	// an empty skip skips nothing.
+	labels, run, skip string
+	// serviceMode is the Helm value service.mode.
+	serviceMode string
+	// nodes is the number of nodes. They are in three zones.
+	nodes int
+}
+
+// sets are the choices by name.
+var sets = map[string]choice{
+	// The tests required of every pod network.
+	"conformance": {labels: "sig-network && Conformance", serviceMode: "kubeproxy", nodes: 2},
+	// These and the ones about services, DNS and connections. Left out are tests of
+	// network policy, throughput, the internet and a cloud, the ones that reconfigure the
+	// DNS server of the cluster, and one that looks on a node for the connection of its pod,
+	// which takes the direct path.
+	"services": {labels: "sig-network && Feature: isSubsetOf {IPv6DualStack}", skip: "Netpol|IPerf|Internet|Provider:GCE|DNS configMap|CLOSE_WAIT",
+		serviceMode: "ebpf", nodes: 3},
+}
 
 func main() {
 	lab := flag.String("lab", "bin/lab", "path of the lab program")
-	run := flag.String("run", ".", "regular expression that selects tests")
+	set := flag.String("set", "conformance", "set of tests: conformance, or services, which contains the first one")
+	run := flag.String("run", ".", "regular expression that selects tests of the set")
+	mode := flag.String("service-mode", "", "Helm value service.mode (default: kubeproxy for conformance, ebpf for services)")
+	nodes := flag.Int("nodes", 0, "number of nodes (default: 2 for conformance, 3 for services)")
 	keep := flag.Bool("keep", false, "keep the lab running afterwards")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := conform(ctx, *lab, *run, *keep); err != nil {
+	c, err := choose(*set, *run, *mode, *nodes)
+	if err == nil {
+		err = conform(ctx, *lab, c, *keep)
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "conformance:", err)
 		os.Exit(1)
 	}
 }
 
-func conform(ctx context.Context, binary, run string, keep bool) (err error) {
+// choose returns the set with that name. mode and nodes replace the set's, unless empty.
+func choose(set, run, mode string, nodes int) (choice, error) {
+	c, ok := sets[set]
+	if !ok {
+		return c, fmt.Errorf("unknown set %q: want conformance or services", set)
+	}
+	c.run = run
+	c.serviceMode = cmp.Or(mode, c.serviceMode)
+	c.nodes = cmp.Or(nodes, c.nodes)
+	return c, nil
+}
+
+func conform(ctx context.Context, binary string, c choice, keep bool) (err error) {
 	binary, err = filepath.Abs(binary)
 	if err != nil {
 		return err
@@ -57,17 +101,21 @@ func conform(ctx context.Context, binary, run string, keep bool) (err error) {
 	if err != nil {
 		return err
 	}
+	// For the manifests.
+	if err := os.Setenv("SERVICE_MODE", c.serviceMode); err != nil {
+		return err
+	}
 	if !keep {
 		defer func() { err = errors.Join(err, walk.Down(ctx, binary, os.Stdout)) }()
 	}
-	lab, err := walk.Up(ctx, binary, topology, os.Stdout)
+	lab, err := walk.Up(ctx, binary, topology, os.Stdout, "--nodes", fmt.Sprint(c.nodes))
 	if err != nil {
 		return err
 	}
-	if err := install(ctx, lab, suite); err != nil {
+	if err := install(ctx, lab, suite, c.nodes); err != nil {
 		return err
 	}
-	v, err := judged(ctx, lab, suite, run)
+	v, err := judged(ctx, lab, suite, c)
 	if err != nil {
 		return err
 	}
@@ -90,23 +138,32 @@ func build(ctx context.Context, binary string) (string, error) {
 }
 
 // install makes Spiderpool the only network of the lab's cluster, with the guide's
-// steps up to the pools, and loads the tests' images.
-func install(ctx context.Context, lab *walk.Lab, suite string) error {
+// steps up to the pools, and loads the tests' images. It spreads the nodes over zones,
+// because topology tests need three.
+func install(ctx context.Context, lab *walk.Lab, suite string, nodes int) error {
 	site, err := walk.SiteOf(topology)
 	if err != nil {
 		return err
 	}
-	site.Manifests = manifests
+	site.Manifests, site.Nodes = manifests, map[string]walk.Node{"master": {}}
+	for len(site.Nodes) < nodes {
+		site.Nodes[fmt.Sprintf("worker%d", len(site.Nodes))] = walk.Node{}
+	}
 	if err := walk.Install(ctx, lab, site); err != nil {
 		return err
 	}
-	fmt.Print("\n== Run the conformance tests of networks\n")
+	fmt.Print("\n== Run the tests of networks\n")
+	for i, node := range slices.Sorted(maps.Keys(site.Nodes)) {
+		if _, err := lab.Kubectl(ctx, fmt.Sprintf("label node %s topology.kubernetes.io/zone=zone-%d", node, i%3)); err != nil {
+			return err
+		}
+	}
 	_, err = lab.Sh(ctx, lab.Binary+" image load "+suite+"/*.tar")
 	return err
 }
 
 // judged runs the tests and returns the verdict.
-func judged(ctx context.Context, lab *walk.Lab, suite, run string) (v verdict, err error) {
+func judged(ctx context.Context, lab *walk.Lab, suite string, c choice) (v verdict, err error) {
 	if err := os.MkdirAll(results, 0o755); err != nil {
 		return v, err
 	}
@@ -119,11 +176,15 @@ func judged(ctx context.Context, lab *walk.Lab, suite, run string) (v verdict, e
 		return v, err
 	}
 	defer func() { err = errors.Join(err, log.Close()) }()
-	args := []string{"--provider=skeleton", "--ginkgo.label-filter=" + chosen, "--ginkgo.focus=" + run, "--ginkgo.json-report=" + file,
-		"--ginkgo.timeout=2h", "--ginkgo.v", "--ginkgo.no-color", "--ginkgo.silence-skips"}
-	fmt.Printf("$ e2e.test %s\n", strings.Join(args, " "))
+	tests := filepath.Join(suite, "e2e.test")
+	args := []string{"--procs=" + processes, "--label-filter=" + c.labels, "--focus=" + c.run, "--skip=" + c.skip, "--timeout=2h",
+		"--output-dir=" + filepath.Dir(file), "--json-report=" + filepath.Base(file), "-v", "--no-color", "--silence-skips", tests, "--", "--provider=skeleton"}
+	if c.skip == "" {
+		args = slices.DeleteFunc(args, func(arg string) bool { return arg == "--skip=" })
+	}
+	fmt.Printf("$ ginkgo %s\n", strings.Join(args, " "))
 	// Run with the lab's kubectl and KUBECONFIG.
-	inLab := []string{"-c", `eval "$("$0" env)" && exec "$@"`, lab.Binary, filepath.Join(suite, "e2e.test")}
+	inLab := []string{"-c", `eval "$("$0" env)" && exec "$@"`, lab.Binary, filepath.Join(suite, "ginkgo")}
 	cmd := exec.CommandContext(ctx, "sh", append(inLab, args...)...)
 	cmd.Stdout = io.MultiWriter(log, &progress{out: os.Stdout})
 	cmd.Stderr = cmd.Stdout

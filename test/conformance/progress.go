@@ -7,11 +7,11 @@ import (
 	"strings"
 )
 
-// progress reads the output of e2e.test and writes one line for each completed test.
+// progress reads Ginkgo's output and writes one line for each completed test.
 type progress struct {
 	out   io.Writer
 	line  []byte // the incomplete line
-	test  string // the running test
+	mark  string // mark, duration and result of the test that the next line names
 	ended int
 }
 
@@ -28,14 +28,15 @@ func (p *progress) Write(text []byte) (int, error) {
 	}
 }
 
-// read handles one line. A test begins with its name. It ends with a mark, its duration
-// and, unless it passed, its result.
+// read handles one line. A completed test has a line with a mark, its duration and,
+// unless it passed, its result. Its name follows.
 func (p *progress) read(line string) {
 	switch {
-	case strings.HasPrefix(line, "[sig-"):
-		p.test, _, _ = strings.Cut(line, " [Conformance]")
 	case strings.HasPrefix(line, "• ["), strings.HasPrefix(line, "S ["):
+		p.mark = line
+	case p.mark != "" && strings.HasPrefix(line, "[sig-"):
 		p.ended++
-		fmt.Fprintf(p.out, "  %2d %s %s\n", p.ended, line, p.test)
+		fmt.Fprintf(p.out, " %3d %s %s\n", p.ended, p.mark, line)
+		p.mark = ""
 	}
 }

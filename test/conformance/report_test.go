@@ -1,6 +1,8 @@
 package main
 
 import (
+	"cmp"
+	"fmt"
 	"strings"
 	"testing"
 )
@@ -73,17 +75,17 @@ func TestProgressNamesEachEndedTest(t *testing.T) {
 	t.Parallel()
 	const log = `Will run 2 of 7579 specs
 ------------------------------
+• [4.278 seconds]
 [sig-network] DNS should provide DNS for the cluster [Conformance] [sig-network, Conformance]
 k8s.io/kubernetes@v1.36.3/test/e2e/network/dns.go:54
   STEP: Creating a kubernetes client
-• [4.278 seconds]
 ------------------------------
-[sig-network] Services should serve a basic endpoint from pods [Conformance] [sig-network, Conformance]
 • [FAILED] [9.096 seconds]
 [sig-network] Services [It] should serve a basic endpoint from pods [Conformance] [sig-network, Conformance]
+  [sig-network] is no name here
 `
-	const want = `   1 • [4.278 seconds] [sig-network] DNS should provide DNS for the cluster
-   2 • [FAILED] [9.096 seconds] [sig-network] Services should serve a basic endpoint from pods
+	const want = `   1 • [4.278 seconds] [sig-network] DNS should provide DNS for the cluster [Conformance] [sig-network, Conformance]
+   2 • [FAILED] [9.096 seconds] [sig-network] Services [It] should serve a basic endpoint from pods [Conformance] [sig-network, Conformance]
 `
 	var out strings.Builder
 	p := &progress{out: &out}
@@ -94,5 +96,28 @@ k8s.io/kubernetes@v1.36.3/test/e2e/network/dns.go:54
 	}
 	if out.String() != want {
 		t.Errorf("progress:\n%swant:\n%s", out.String(), want)
+	}
+}
+
+func TestFlagsReplaceDefaultsOfSet(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		set, mode string
+		nodes     int
+		want      choice
+		err       string
+	}{
+		{"conformance", "", 0, choice{labels: "sig-network && Conformance", serviceMode: "kubeproxy", nodes: 2}, ""},
+		{"services", "", 0, choice{labels: sets["services"].labels, skip: sets["services"].skip, serviceMode: "ebpf", nodes: 3}, ""},
+		{"services", "kubeproxy", 6, choice{labels: sets["services"].labels, skip: sets["services"].skip, serviceMode: "kubeproxy", nodes: 6}, ""},
+		{"dns", "", 0, choice{}, `unknown set "dns": want conformance or services`},
+	} {
+		got, err := choose(test.set, "", test.mode, test.nodes)
+		if said := fmt.Sprint(err); said != cmp.Or(test.err, "<nil>") {
+			t.Errorf("%+v: error %v", test, err)
+		}
+		if got != test.want {
+			t.Errorf("%+v: got %+v", test, got)
+		}
 	}
 }

@@ -1,3 +1,4 @@
-# The install step of the guide, for a network where every address works on every node.
-helm install spiderpool "${REPO:-spiderpool/spiderpool}" --namespace kube-system \
+# The install step of the guide, after "make chart".
+helm install spiderpool dist/spiderpool-0.1.0.tgz --namespace kube-system \
+  --set service.mode="${SERVICE_MODE:-kubeproxy}" \
   --set multus.multusCNI.defaultCniCRName="macvlan-ens5"

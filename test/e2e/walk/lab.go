@@ -35,13 +35,14 @@ type Lab struct {
 	environment []string
 }
 
-// Up starts a lab for the checkout in the working directory, and opens it.
-func Up(ctx context.Context, binary, topology string, out io.Writer) (*Lab, error) {
+// Up starts a lab for the checkout in the working directory, and opens it. flags are
+// further flags of `lab up`.
+func Up(ctx context.Context, binary, topology string, out io.Writer, flags ...string) (*Lab, error) {
 	root, err := os.Getwd()
 	if err != nil {
 		return nil, err
 	}
-	cmd := exec.CommandContext(ctx, binary, "up", "--topology", topology)
+	cmd := exec.CommandContext(ctx, binary, append([]string{"up", "--topology", topology}, flags...)...)
 	cmd.Stdout, cmd.Stderr = out, os.Stderr
 	if err := cmd.Run(); err != nil {
 		return nil, fmt.Errorf("lab up: %w", err)
