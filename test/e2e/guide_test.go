@@ -37,6 +37,9 @@ func TestClaims(t *testing.T) {
 	run(t, cleanUp)
 }
 
+// TestServices needs the installation from TestGuide.
+func TestServices(t *testing.T) { play(t, walk.Services) }
+
 // TestRemoval uninstalls Spiderpool and installs it again. It needs no pod with an address.
 func TestRemoval(t *testing.T) { play(t, walk.Removal) }
 

@@ -180,8 +180,8 @@ func (g *guide) bothPluginsWork(ctx context.Context, pods []corev1.Pod) error {
 }
 
 // reachesAll makes a pod reach the nodes, the backends and their Service, in the IP
-// versions of own and node. The backends should see own for direct connections and node
-// for those through the Service.
+// versions of own and node. The backends should see own for direct connections, and own or
+// node, by service.mode, for those through the Service.
 func (g *guide) reachesAll(ctx context.Context, pod corev1.Pod, own, node []netip.Addr) error {
 	backends, err := g.runningPods(ctx, "run=backend", 2)
 	if err != nil {
@@ -203,10 +203,14 @@ func (g *guide) reachesAll(ctx context.Context, pod corev1.Pod, own, node []neti
 	if err != nil {
 		return err
 	}
+	through := node
+	if g.socketsTranslate(ctx, pod.Spec.NodeName) {
+		through = own
+	}
 	for _, a := range clusterIPs {
 		if sameVersion(a, own).IsValid() {
 			for range 8 { // enough requests to reach the backends on both nodes
-				questions = append(questions, question{netip.AddrPortFrom(a, 80), sameVersion(a, node)})
+				questions = append(questions, question{netip.AddrPortFrom(a, 80), sameVersion(a, through)})
 			}
 		}
 	}

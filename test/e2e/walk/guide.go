@@ -134,12 +134,15 @@ func (g *guide) installed(ctx context.Context) error {
 		return fmt.Errorf("%d DaemonSets and %d Deployments, want agent, multus and controller", len(daemonSets.Items), len(deployments.Items))
 	}
 	for _, d := range daemonSets.Items {
+		if d.Status.ObservedGeneration < d.Generation {
+			return fmt.Errorf("DaemonSet %s: the last change is not observed yet", d.Name)
+		}
 		if s := d.Status; s.DesiredNumberScheduled != int32(len(g.Nodes)) || s.NumberReady != s.DesiredNumberScheduled || s.UpdatedNumberScheduled != s.DesiredNumberScheduled {
 			return fmt.Errorf("DaemonSet %s: %d of %d pods are ready", d.Name, s.NumberReady, len(g.Nodes))
 		}
 	}
 	for _, d := range deployments.Items {
-		if d.Status.ReadyReplicas < *d.Spec.Replicas {
+		if d.Status.ObservedGeneration < d.Generation || d.Status.UpdatedReplicas < *d.Spec.Replicas || d.Status.ReadyReplicas < *d.Spec.Replicas {
 			return fmt.Errorf("the Deployment %s has %d of %d replicas ready", d.Name, d.Status.ReadyReplicas, *d.Spec.Replicas)
 		}
 	}
