@@ -36,6 +36,22 @@ const (
 	// AnnotationPodDefaultRouteNIC names the interface of the pod's default route.
 	// Example: net1
 	AnnotationPodDefaultRouteNIC = "ipam.spidernet.io/default-route-nic"
+
+	// AnnotationPodBandwidth limits the bandwidth of interfaces of the pod, in bits per
+	// second, seen from the pod. An entry replaces the annotations of Kubernetes for its
+	// interface and directions. A change applies to the running pod.
+	// Example: [{"interface":"net1","ingress":"100M","egress":"50M"}]
+	AnnotationPodBandwidth = "ipam.spidernet.io/bandwidth"
+
+	// AnnotationPodIngressBandwidth is the annotation of Kubernetes that limits the
+	// traffic to the pod's first interface, in bits per second from 1k to 1P.
+	// Example: 10M
+	AnnotationPodIngressBandwidth = "kubernetes.io/ingress-bandwidth"
+
+	// AnnotationPodEgressBandwidth limits the traffic from the pod's first interface, like
+	// AnnotationPodIngressBandwidth.
+	// Example: 10M
+	AnnotationPodEgressBandwidth = "kubernetes.io/egress-bandwidth"
 )
 
 // Annotations of pods for automatic pools. This release makes no automatic pools and

@@ -8,8 +8,9 @@
 // both pass. The reconcilers therefore check again and report the result as a
 // condition.
 //
-// The webhooks of Register concern only Spiderpool's custom resources. RegisterPods
-// adds a webhook for annotated pods; it is off by default. Deleted objects and updates
+// The webhooks of Register concern Spiderpool's custom resources, and pods with an
+// annotation for their bandwidth. RegisterPods adds a webhook that changes annotated
+// pods; it is off by default. Deleted objects and updates
 // with an unchanged specification always pass, so a new rule never blocks the
 // deletion of an old object.
 package admission
@@ -58,6 +59,7 @@ func Register(mgr ctrl.Manager, options Options) error {
 		func() error {
 			return handle(mgr, &v2beta1.SpiderCoordinator{}, &coordinators{protected: options.CoordinatorName})
 		},
+		func() error { return registerPodChecks(mgr, options.Cluster) },
 	} {
 		if err := register(); err != nil {
 			return err

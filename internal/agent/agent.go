@@ -25,6 +25,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/util/wait"
 
+	"spiderpool.dev/spiderpool/internal/agent/bandwidth"
 	"spiderpool.dev/spiderpool/internal/agent/criclient"
 	"spiderpool.dev/spiderpool/internal/agent/datapath"
 	"spiderpool.dev/spiderpool/internal/agent/nodeguard"
@@ -34,6 +35,7 @@ import (
 	"spiderpool.dev/spiderpool/internal/ipam/alloc"
 	"spiderpool.dev/spiderpool/internal/journal"
 	"spiderpool.dev/spiderpool/internal/kube/agentclient"
+	"spiderpool.dev/spiderpool/internal/lease"
 	"spiderpool.dev/spiderpool/internal/linux"
 	"spiderpool.dev/spiderpool/internal/linux/bpf"
 	"spiderpool.dev/spiderpool/internal/netplan"
@@ -52,6 +54,8 @@ const (
 	// leases. It restores one that a user deleted while no controller led. Each costs one
 	// read per pod of the node.
 	repairInterval = 10 * time.Minute
+	// podNamespaces is where containerd and CRI-O mount the network namespaces of pods.
+	podNamespaces = "/run/netns"
 )
 
 // agent holds the parts of the process.
@@ -69,6 +73,7 @@ type agent struct {
 	service   *ipam.Service
 	server    *rpcserver.Server
 	node      *nodeguard.Maintainer
+	bandwidth *bandwidth.Follower
 	runtime   *runtimeHealth
 	services  *datapath.Services
 	// knowsAddrs is true once the catalog has the addresses of the node.
@@ -98,6 +103,7 @@ func newAgent(ctx context.Context, cfg config.Agent, o options, client *agentcli
 	coordinator := newCoordinator(client, a.cluster, cfg)
 	a.server = a.newServer(coordinator)
 	a.node = a.newNode(coordinator)
+	a.bandwidth = a.newBandwidth(coordinator)
 	a.services = a.newServices(client)
 	return a, nil
 }
@@ -168,11 +174,38 @@ func (a *agent) newNode(coordinator *coordinator) *nodeguard.Maintainer {
 		Masters:       a.masters,
 		Warn:          func(findings string) { a.events.AboutNode(observe.NodeNotPrepared(findings)) },
 		Open:          func() (*linux.Namespace, error) { return linux.CurrentWith(a.cfg.SysctlDir) },
-		PodNamespaces: "/run/netns",
+		PodNamespaces: podNamespaces,
 		AddrsChanged:  a.addrsChanged,
 		Tune:          a.cfg.TuneSysctl,
 		IPv6:          a.cfg.IPAM.EnableIPv6,
 		MinAge:        a.minLeaseAge(),
+		Now:           time.Now,
+		Log:           a.log,
+	}
+}
+
+// newBandwidth returns the follower of the annotations for the bandwidth.
+func (a *agent) newBandwidth(coordinator *coordinator) *bandwidth.Follower {
+	changed := make(chan struct{}, 1)
+	a.cluster.OnPodAnnotation(func() {
+		select {
+		case changed <- struct{}{}:
+		default: // the follower has not looked since the last change
+		}
+	})
+	return &bandwidth.Follower{
+		Ready:  a.ready,
+		Pods:   a.cluster.Pods,
+		Rates:  coordinator.rates,
+		Leases: func() []lease.Lease { return a.service.Allocator.HeldFor(0) },
+		Enabled: func(ctx context.Context) bool {
+			_, ok := coordinator.hostRuleTable(ctx)
+			return ok
+		},
+		Open:          linux.Current,
+		PodNamespaces: podNamespaces,
+		Changed:       changed,
+		Warn:          a.events.BandwidthNotChanged,
 		Now:           time.Now,
 		Log:           a.log,
 	}
@@ -288,7 +321,7 @@ func (a *agent) run(ctx context.Context) error {
 
 	var parts sync.WaitGroup
 	writeEndpoints := func(ctx context.Context) { a.endpoints.Run(ctx, a.service.Endpoint) }
-	for _, part := range []func(context.Context){a.cluster.Run, a.pools.Run, writeEndpoints, a.maintain, a.node.Run, a.followAddrs, a.askRuntime, a.services.Run} {
+	for _, part := range []func(context.Context){a.cluster.Run, a.pools.Run, writeEndpoints, a.maintain, a.node.Run, a.bandwidth.Run, a.followAddrs, a.askRuntime, a.services.Run} {
 		parts.Go(func() { part(background) })
 	}
 	parts.Go(func() {

@@ -47,10 +47,9 @@ func (c *coordinator) plan(ctx context.Context, req wire.CoordinatorRequest) (wi
 		return wire.CoordinatorReply{}, podFailure(req.Attachment, err)
 	}
 	reply := wire.CoordinatorReply{PodDefaultRouteNIC: pod.Annotations[names.AnnotationPodDefaultRouteNIC]}
-	// Multus reports annotations that are invalid.
-	interfaces, _ := pool.Interfaces(req.PodNamespace, pod.Annotations, ipamOptions(c.cfg).ClusterNetwork)
-	for _, i := range interfaces {
-		reply.PodInterfaces = append(reply.PodInterfaces, i.Name)
+	reply.PodInterfaces = c.interfaces(pod)
+	if reply.Rates, err = c.rates(pod); err != nil {
+		reply.RatesFault = err.Error()
 	}
 	object, err := c.object(ctx)
 	if err != nil {
@@ -58,6 +57,21 @@ func (c *coordinator) plan(ctx context.Context, req wire.CoordinatorRequest) (wi
 	}
 	reply.Config, err = settingsOf(object)
 	return reply, err
+}
+
+// interfaces returns the names of a pod's interfaces, or nil if they are unknown. Multus
+// reports annotations that are invalid.
+func (c *coordinator) interfaces(pod ipam.Pod) (out []string) {
+	interfaces, _ := pool.Interfaces(pod.Namespace, pod.Annotations, ipamOptions(c.cfg).ClusterNetwork)
+	for _, i := range interfaces {
+		out = append(out, i.Name)
+	}
+	return out
+}
+
+// rates returns the rates in a pod's annotations by interface.
+func (c *coordinator) rates(pod ipam.Pod) (map[string]netplan.Rates, error) {
+	return compile.Bandwidth(pod.Annotations, c.interfaces(pod))
 }
 
 // object returns the SpiderCoordinator, or one with mode disabled if the

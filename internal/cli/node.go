@@ -63,6 +63,9 @@ func examine(ipv6 bool) ([]netplan.Finding, error) {
 	if err != nil {
 		return nil, fmt.Errorf("examine the node (run as root in the node's network namespace, e.g. in the agent): %w", err)
 	}
+	if err := linux.TryBandwidth(); err != nil {
+		facts.NoBandwidth = err.Error()
+	}
 	services, err := examineServices()
 	return append(netplan.Preflight(facts, ipv6), services...), err
 }

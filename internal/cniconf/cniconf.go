@@ -201,8 +201,29 @@ type Coordinator struct {
 	// PodDefaultCNINIC is the pod's first interface, eth0 by default.
 	PodDefaultCNINIC string `json:"podDefaultCniNic,omitempty"`
 	// MultusNICPrefix starts the names of the pod's further interfaces, e.g. net for net1.
-	MultusNICPrefix string     `json:"multusNicPrefix,omitempty"`
-	Log             LogOptions `json:"logOptions,omitzero"`
+	MultusNICPrefix string        `json:"multusNicPrefix,omitempty"`
+	Log             LogOptions    `json:"logOptions,omitzero"`
+	Capabilities    *Capabilities `json:"capabilities,omitempty"`
+	// Runtime is what the container runtime adds to the configuration for Capabilities.
+	Runtime RuntimeConfig `json:"runtimeConfig,omitzero"`
+}
+
+// Capabilities are the conventions that a plugin asks the container runtime for
+// (https://www.cni.dev/docs/conventions/).
+type Capabilities struct {
+	Bandwidth bool `json:"bandwidth,omitempty"`
+}
+
+// RuntimeConfig holds the runtime's values for Capabilities.
+type RuntimeConfig struct {
+	Bandwidth Bandwidth `json:"bandwidth,omitzero"`
+}
+
+// Bandwidth holds the rates of one attachment in bits per second; 0 means no limit. The
+// coordinator chooses the bursts itself, so it ignores ingressBurst and egressBurst.
+type Bandwidth struct {
+	IngressRate int64 `json:"ingressRate,omitempty"`
+	EgressRate  int64 `json:"egressRate,omitempty"`
 }
 
 // Route is a destination and its next hop, e.g. {"dst":"10.0.0.0/8","gw":"192.0.2.1"}.

@@ -105,6 +105,10 @@ func (a *applier) apply(c netplan.Change) error {
 		return a.n.addMasquerade(it)
 	case netplan.ReplyMark:
 		return a.n.addReplyMark(it)
+	case netplan.Shaper:
+		return a.addShaper(it)
+	case netplan.Redirect:
+		return a.addRedirect(it)
 	}
 	return fmt.Errorf("unknown item type %T", c.New)
 }
@@ -135,6 +139,10 @@ func (a *applier) remove(it netplan.Item) error {
 		err = a.n.removeTable(it.Family)
 	case netplan.ReplyMark:
 		err = a.n.removeTable(it.Family)
+	case netplan.Shaper:
+		err = a.removeShaper(it)
+	case netplan.Redirect:
+		err = a.removeRedirect(it)
 	}
 	if isGone(err) {
 		return nil
@@ -151,6 +159,9 @@ func isGone(err error) bool {
 func (a *applier) link(want netplan.Link, exists bool) error {
 	if !exists && want.Kind == "veth" {
 		return a.newVeth(want)
+	}
+	if !exists && want.Kind == "ifb" {
+		return a.newIFB(want)
 	}
 	l, err := a.n.nl.LinkByName(want.Name)
 	if isLinkNotFound(err) {

@@ -101,63 +101,84 @@ var nftFamilies = map[nftables.TableFamily]string{
 	nftables.TableFamilyIPv4: "ip", nftables.TableFamilyIPv6: "ip6", nftables.TableFamilyINet: "inet",
 }
 
+// inTrial runs f in a temporary namespace with a veth pair, parent and peer.
+func inTrial(f func(trial *Namespace, parent netlink.Link) error) error {
+	runtime.LockOSThread()
+	home, err := netns.Get()
+	if err != nil {
+		runtime.UnlockOSThread()
+		return fmt.Errorf("open the thread's network namespace: %w", err)
+	}
+	defer home.Close()
+	made, err := netns.New()
+	if err != nil {
+		runtime.UnlockOSThread()
+		return fmt.Errorf("make a network namespace: %w", err)
+	}
+	if err := netns.Set(home); err != nil {
+		_ = made.Close()
+		return fmt.Errorf("go back to the network namespace: %w", err) // the thread stays locked and ends
+	}
+	runtime.UnlockOSThread()
+	nl, err := netlink.NewHandleAt(made, unix.NETLINK_ROUTE)
+	if err != nil {
+		_ = made.Close()
+		return err
+	}
+	trial := &Namespace{path: "a temporary namespace", sysctls: "/proc/sys", ns: made, nl: nl}
+	defer trial.Close()
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = "parent"
+	pair := netlink.NewVeth(attrs)
+	pair.PeerName = "peer"
+	if err := nl.LinkAdd(pair); err != nil {
+		return fmt.Errorf("make a veth pair: %w", err)
+	}
+	parent, err := nl.LinkByName("parent")
+	if err != nil {
+		return err
+	}
+	return f(trial, parent)
+}
+
 // tryKinds makes a link of each kind in a temporary namespace. The result lacks a
 // kind if its trial failed for another reason, given in the error.
 func tryKinds(kinds []string) (map[string]bool, error) {
 	if len(kinds) == 0 {
 		return nil, nil
 	}
-	runtime.LockOSThread()
-	home, err := netns.Get()
-	if err != nil {
-		runtime.UnlockOSThread()
-		return nil, fmt.Errorf("open the thread's network namespace: %w", err)
-	}
-	defer home.Close()
-	trial, err := netns.New()
-	if err != nil {
-		runtime.UnlockOSThread()
-		return nil, fmt.Errorf("make a network namespace: %w", err)
-	}
-	defer trial.Close()
-	if err := netns.Set(home); err != nil {
-		return nil, fmt.Errorf("go back to the network namespace: %w", err) // the thread stays locked and ends
-	}
-	runtime.UnlockOSThread()
-	nl, err := netlink.NewHandleAt(trial, unix.NETLINK_ROUTE)
-	if err != nil {
-		return nil, err
-	}
-	defer nl.Close()
-	attrs := netlink.NewLinkAttrs()
-	attrs.Name = "parent"
-	parent := netlink.NewVeth(attrs)
-	parent.PeerName = "peer"
-	if err := nl.LinkAdd(parent); err != nil {
-		return nil, fmt.Errorf("make a veth pair: %w", err)
-	}
-	l, err := nl.LinkByName("parent")
-	if err != nil {
-		return nil, err
-	}
 	known := map[string]bool{}
-	var errs []error
-	for _, kind := range kinds {
-		attrs.Name, attrs.ParentIndex = "trial", l.Attrs().Index
-		err := nl.LinkAdd(linkOf(kind, attrs))
-		if err == nil || errors.Is(err, unix.EOPNOTSUPP) {
-			known[kind] = err == nil
-		} else {
-			errs = append(errs, fmt.Errorf("try a link of kind %s: %w", kind, err))
+	err := inTrial(func(trial *Namespace, parent netlink.Link) error {
+		var errs []error
+		for _, kind := range kinds {
+			attrs := netlink.NewLinkAttrs()
+			attrs.Name, attrs.ParentIndex = "trial", parent.Attrs().Index
+			err := trial.nl.LinkAdd(linkOf(kind, attrs))
+			if err == nil || errors.Is(err, unix.EOPNOTSUPP) {
+				known[kind] = err == nil
+			} else {
+				errs = append(errs, fmt.Errorf("try a link of kind %s: %w", kind, err))
+			}
+			if err != nil {
+				continue
+			}
+			if err := trial.nl.LinkDel(&netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Name: "trial"}}); err != nil {
+				errs = append(errs, fmt.Errorf("remove the trial %s: %w", kind, err))
+			}
 		}
-		if err != nil {
-			continue
-		}
-		if err := nl.LinkDel(&netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Name: "trial"}}); err != nil {
-			errs = append(errs, fmt.Errorf("remove the trial %s: %w", kind, err))
-		}
-	}
-	return known, errors.Join(errs...)
+		return errors.Join(errs...)
+	})
+	return known, err
+}
+
+// TryBandwidth limits the bandwidth of a link in a temporary namespace, so that the
+// kernel also loads the modules. It returns the reason if the kernel cannot.
+func TryBandwidth() error {
+	return inTrial(func(trial *Namespace, parent netlink.Link) error {
+		limit := netplan.Limit{Dev: parent.Attrs().Name, Rates: netplan.Rates{Ingress: 1_000_000, Egress: 1_000_000}}
+		links := netplan.State{netplan.Link{Name: limit.Dev, MTU: parent.Attrs().MTU}}
+		return trial.Apply(netplan.Diff(nil, limit.Shape(links), nil), nil)
+	})
 }
 
 func linkOf(kind string, attrs netlink.LinkAttrs) netlink.Link {

@@ -17,9 +17,9 @@ import (
 const defaultMetric6 = 1024
 
 // ReadAll reads a whole namespace: links, addresses, unicast routes of all tables
-// except local, permanent neighbors, and rules selecting by source and mark only. Use it
-// for pods; a node can have too many links and routes. ReadNamed reads sysctls and
-// nftables.
+// except local, permanent neighbors, rules selecting by source and mark only, and limits
+// of the bandwidth. Use it for pods; a node can have too many links and routes. ReadNamed
+// reads sysctls and nftables.
 func (n *Namespace) ReadAll() (netplan.State, error) {
 	links, err := dump(n.nl.LinkList)
 	if err != nil {
@@ -34,6 +34,7 @@ func (n *Namespace) ReadAll() (netplan.State, error) {
 	r.routes(func(netplan.Route, int) bool { return true })
 	r.neighbors(0)
 	r.rules()
+	r.shaping(links)
 	return r.state, r.err
 }
 

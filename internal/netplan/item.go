@@ -49,6 +49,8 @@ const (
 	phaseGatewayRoute
 	phaseRule
 	phaseMasquerade
+	phaseShaper
+	phaseRedirect
 )
 
 // MAC is an EUI-48 hardware address; the zero value means none.
@@ -71,8 +73,8 @@ func (m MAC) String() string { return net.HardwareAddr(m[:]).String() }
 // Link is a network interface.
 type Link struct {
 	Name string
-	// Kind is the kernel's name of the link type. Plans create and delete links of
-	// kind "veth"; for all others Kind is empty and plans only set attributes.
+	// Kind is the kernel's name of the link type. Plans create and delete links of the
+	// kinds "veth" and "ifb"; for all others Kind is empty and plans only set attributes.
 	Kind string
 	// Peer and PeerMAC describe the other end of a veth pair, in the other namespace
 	// of the plan.

@@ -71,6 +71,9 @@ type NodeFacts struct {
 	Sysctls map[string]string
 	// Kinds maps each tried link kind to whether the kernel supports it.
 	Kinds map[string]bool
+	// NoBandwidth is the reason why the kernel cannot limit the bandwidth of pods, "" if
+	// it can or if this is unknown.
+	NoBandwidth string
 	// Masters are the master interfaces of pods.
 	Masters []Master
 	// ForwardDrops are the nftables chains with hook forward and policy drop, e.g.
@@ -134,6 +137,10 @@ func Preflight(facts NodeFacts, ipv6 bool) []Finding {
 		}
 		out = append(out, Finding{"link kind " + k, is, "supported",
 			"network attachments of this kind fail; load or build the kernel module", facts.Kinds[k]})
+	}
+	if facts.NoBandwidth != "" {
+		out = append(out, Finding{"bandwidth of pods", "without limits", "limited by annotations",
+			"pods that ask for a limit do not start here; " + facts.NoBandwidth, false})
 	}
 	if v, ok := facts.Sysctls[disableIPv6]; ok && ipv6 {
 		out = append(out, Finding{"sysctl " + disableIPv6, v, "0", "pods get IPv6 addresses, but IPv6 is disabled on the node", v == "0"})

@@ -72,8 +72,12 @@ func parseItem(line string) (Item, error) {
 		it = ReplyMark{Family: p.family(), Dev: p.named("dev"), Mark: p.mark("mark")}
 	case "masquerade":
 		it = Masquerade{Family: p.family(), Links: p.named("links")}
+	case "shaper":
+		it = p.shaper()
+	case "redirect":
+		it = Redirect{Dev: p.next(), Direction: p.direction(), To: p.named("to")}
 	default:
-		return nil, fmt.Errorf("unknown kind %q: want link, up, addr, route, rule, neighbor, sysctl, replymark or masquerade", kind)
+		return nil, fmt.Errorf("unknown kind %q: want link, up, addr, route, rule, neighbor, sysctl, replymark, masquerade, shaper or redirect", kind)
 	}
 	if p.err == nil && len(p.words) > 0 {
 		p.fail(fmt.Errorf("unexpected %q", p.words[0]))

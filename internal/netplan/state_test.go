@@ -19,6 +19,8 @@ func TestParseErrorsNameTheWord(t *testing.T) {
 		"rule ip 1 from all fwmark 5":           "ends too early",
 		"neighbor 10.0.0.1 mac 02 dev a":        `hardware address "02"`,
 		"sysctl net/ipv4/ip_forward : 1":        `want "=", have ":"`,
+		"shaper out-eth0 rate fast":             `"fast"`,
+		"redirect eth0 both to out-eth0":        `unknown direction "both"`,
 		"bridge a":                              `unknown kind "bridge"`,
 		"link a mtu ten txqueuelen also-no-sum": `"ten"`,
 	} {

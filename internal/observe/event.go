@@ -57,6 +57,8 @@ var (
 		"Parts of the Service are invalid, e.g. a port with an unknown protocol. eBPF translates the other parts; kube-proxy gets the connections to these. The text names each field and the value."}
 	invalidEndpoints = Kind{"EndpointSlice", warning, "InvalidEndpoints", "Translate",
 		"Parts of the EndpointSlice are invalid, e.g. a port out of range. They are no backends of the Service. The text names each field and the value."}
+	bandwidthNotChanged = Kind{"Pod", warning, "BandwidthNotChanged", "Shape",
+		"An annotation for the bandwidth of a running pod is invalid, or the node cannot apply it. The pod keeps the limits that it has. The text names the annotation, the value and a valid one."}
 	attachmentCreated = Kind{"SpiderMultusConfig", normal, "AttachmentCreated", "Create",
 		"The NetworkAttachmentDefinition was created."}
 	attachmentAdopted = Kind{"SpiderMultusConfig", normal, "AttachmentAdopted", "Adopt",
@@ -70,7 +72,7 @@ var (
 // kinds are all kinds of events but those of conditions; see NotReady.
 var kinds = []Kind{
 	failedAllocateIP, ipConflict, ownerNotProven, reclaimedIP, leaseRestored, networkNotTrusted, nodeNotPrepared, runtimeUnavailable,
-	servicesLeft, invalidService, invalidEndpoints,
+	servicesLeft, invalidService, invalidEndpoints, bandwidthNotChanged,
 	attachmentCreated, attachmentAdopted, attachmentUpdated, attachmentDeleted,
 }
 
@@ -90,6 +92,11 @@ func ReclaimedIP(change reclaim.Change) Event { return event(reclaimedIP, change
 
 // LeaseRestored says which removed lease of a pod the agent restored.
 func LeaseRestored(text string) Event { return event(leaseRestored, text) }
+
+// BandwidthNotChanged says why a running pod keeps the limits of its bandwidth.
+func BandwidthNotChanged(reason string) Event {
+	return event(bandwidthNotChanged, "the pod keeps its bandwidth: "+reason)
+}
 
 // NetworkNotTrusted says why the answers of other hosts on a network of the node prove nothing.
 func NetworkNotTrusted(text string) Event { return event(networkNotTrusted, text) }

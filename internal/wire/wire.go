@@ -197,6 +197,11 @@ type CoordinatorReply struct {
 	// PodInterfaces are the interfaces in the pod's annotations, including those
 	// not attached yet; nil if unknown.
 	PodInterfaces []string `json:"podInterfaces,omitempty"`
+	// Rates are the limits of the bandwidth in the pod's annotations, by interface.
+	Rates map[string]netplan.Rates `json:"rates,omitempty"`
+	// RatesFault is the reason why an annotation for the bandwidth is invalid, with the
+	// way out. The pod's ADD fails with it.
+	RatesFault string `json:"ratesFault,omitempty"`
 }
 
 // Codes of CNI errors (CNI specification 1.1.0, section 5, "Error"; 100 and

@@ -75,6 +75,8 @@ type Maintainer struct {
 	// missingKinds are the link kinds that the kernel has not supported so far; nil
 	// before the first check.
 	missingKinds []string
+	// limitsBandwidth is true once the kernel has limited a bandwidth in a trial.
+	limitsBandwidth bool
 }
 
 // Run maintains the node until ctx ends.

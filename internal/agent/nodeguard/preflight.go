@@ -21,6 +21,7 @@ func (m *Maintainer) preflight(ctx context.Context, host *linux.Namespace) {
 		m.Log.Warn("cannot examine the node's kernel completely", "err", err)
 	}
 	facts.Masters = m.measureMasters(ctx, host)
+	facts.NoBandwidth = m.tryBandwidth()
 	// A supported kind stays supported; a missing one may be a module loaded later.
 	m.missingKinds = slices.DeleteFunc(slices.Clone(m.missingKinds), func(kind string) bool { return facts.Kinds[kind] })
 	if m.Tune {
@@ -41,6 +42,19 @@ func (m *Maintainer) preflight(ctx context.Context, host *linux.Namespace) {
 	}
 	m.Log.Warn("node preflight failed", "findings", text)
 	m.Warn(text)
+}
+
+// tryBandwidth returns the reason why the kernel cannot limit the bandwidth of pods, or
+// "". A kernel that can is not asked again.
+func (m *Maintainer) tryBandwidth() string {
+	if m.limitsBandwidth {
+		return ""
+	}
+	if err := linux.TryBandwidth(); err != nil {
+		return err.Error()
+	}
+	m.limitsBandwidth = true
+	return ""
 }
 
 // measureMasters returns the master interfaces in attachments, with their present MTU.

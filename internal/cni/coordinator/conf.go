@@ -17,6 +17,8 @@ import (
 type conf struct {
 	cniconf.Coordinator
 	log plugin.Log
+	// rates are those of the container runtime.
+	rates netplan.Rates
 }
 
 // parseConf reads the configuration. Its error has the CNI code for a malformed or
@@ -31,6 +33,9 @@ func parseConf(call *plugin.Call) (*conf, error) {
 		c.HostRuleTable = nil // earlier releases took 0 for the default
 	}
 	var err error
+	if c.rates, err = ratesOf(c.Runtime.Bandwidth); err != nil {
+		return nil, types.NewError(wire.CodeInvalidConfig, err.Error(), "")
+	}
 	c.log, err = plugin.NewLog(call, plugin.LogFile{
 		Name: cniconf.TypeCoordinator, Key: "logOptions.logFile", Path: c.Log.File, Level: c.Log.Level,
 		MaxSize: c.Log.MaxSize, MaxAge: c.Log.MaxAge, MaxCount: c.Log.MaxCount,
@@ -39,6 +44,19 @@ func parseConf(call *plugin.Call) (*conf, error) {
 		return nil, types.NewError(wire.CodeInvalidConfig, err.Error(), "")
 	}
 	return c, nil
+}
+
+// The limits of a rate in bits per second are those of Kubernetes' annotations.
+const minRate, maxRate = 1_000, 1_000_000_000_000_000
+
+func ratesOf(b cniconf.Bandwidth) (netplan.Rates, error) {
+	for key, rate := range map[string]int64{"ingressRate": b.IngressRate, "egressRate": b.EgressRate} {
+		if rate != 0 && (rate < minRate || rate > maxRate) {
+			return netplan.Rates{}, &netplan.FieldError{Field: "runtimeConfig.bandwidth." + key, Value: rate,
+				Reason: "use bits per second from 1000 to 10^15, e.g. 10000000, or 0 for no limit"}
+		}
+	}
+	return netplan.Rates{Ingress: uint64(b.IngressRate), Egress: uint64(b.EgressRate)}, nil
 }
 
 // defaultFirstNIC is the pod's first interface if the configuration names none.

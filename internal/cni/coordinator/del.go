@@ -110,7 +110,10 @@ func detach(host, pod *linux.Namespace, first, ifName string, addrs []netip.Addr
 		}
 	}
 	var gone netplan.State
-	for _, it := range inPod {
+	for _, it := range slices.Backward(inPod) { // redirects before their links
+		if (netplan.Limit{Dev: ifName}).Removable(it) {
+			gone = append(gone, it)
+		}
 		switch it := it.(type) {
 		case netplan.Rule:
 			if netplan.Owned(it) && it.From.IsSingleIP() && slices.Contains(addrs, it.From.Addr()) {

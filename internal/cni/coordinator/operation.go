@@ -29,10 +29,14 @@ type operation struct {
 	// interface.
 	interfaces  []string
 	podChoseNIC bool
-	host, pod   *linux.Namespace
-	veth        netplan.VethPair
-	plan        netplan.Plan
-	changes     struct{ node, host, pod netplan.Changes }
+	// limit is the bandwidth of the interface. keepLimit means that it is unknown,
+	// because an annotation is invalid: ADD fails, and CHECK takes what is there.
+	limit     netplan.Limit
+	keepLimit string
+	host, pod *linux.Namespace
+	veth      netplan.VethPair
+	plan      netplan.Plan
+	changes   struct{ node, host, pod netplan.Changes }
 }
 
 // open gets the settings from the agent, opens both namespaces and decides the
@@ -51,7 +55,8 @@ func open(c *conf, call *plugin.Call) (*operation, error) {
 		return nil, err
 	}
 	o := &operation{conf: c, call: call, attachment: attachment, previous: previous, veth: netplan.VethPairOf(call.ContainerID),
-		interfaces: reply.PodInterfaces, podChoseNIC: reply.PodDefaultRouteNIC != ""}
+		interfaces: reply.PodInterfaces, podChoseNIC: reply.PodDefaultRouteNIC != "", keepLimit: reply.RatesFault}
+	o.limit = netplan.Limit{Dev: call.IfName, Rates: reply.Rates[call.IfName], Fixed: c.rates}
 	if o.settings, err = c.settings(reply); err != nil {
 		return nil, err
 	}
@@ -156,6 +161,7 @@ func (o *operation) compare() error {
 	if o.plan, err = o.makePlan(pod, node); err != nil {
 		return err
 	}
+	o.planLimit(inPod)
 	sysctls, err := o.pod.ReadNamed(o.plan.Pod)
 	if err != nil {
 		return err
@@ -173,12 +179,26 @@ func (o *operation) compare() error {
 	return err
 }
 
+// planLimit adds the limits of the interface to the plan. They include the veth pair's
+// packets if the interface is the pod's first: the pair belongs to it.
+func (o *operation) planLimit(inPod netplan.State) {
+	if o.keepLimit != "" {
+		return
+	}
+	o.limit.WithVeth = o.call.IfName == o.conf.PodDefaultCNINIC && has(o.plan.Pod, netplan.PodVeth)
+	o.plan.Pod = append(o.plan.Pod, o.limit.Shape(slices.Concat(inPod, o.plan.Pod))...)
+	arranges := o.plan.Removable
+	o.plan.Removable = func(it netplan.Item) bool { return arranges(it) || o.limit.Removable(it) }
+}
+
+// has reports whether a state has a link of the name.
+func has(st netplan.State, name string) bool {
+	return slices.ContainsFunc(st, func(it netplan.Item) bool { return it.Key() == netplan.Link{Name: name}.Key() })
+}
+
 // refuseForeignPair returns an error if a pair with this name leads to another
 // namespace.
 func (o *operation) refuseForeignPair(inPod, onHost netplan.State) error {
-	has := func(st netplan.State, name string) bool {
-		return slices.ContainsFunc(st, func(it netplan.Item) bool { return it.Key() == netplan.Link{Name: name}.Key() })
-	}
 	if !has(onHost, o.veth.Host) || has(inPod, netplan.PodVeth) {
 		return nil
 	}

@@ -39,6 +39,9 @@ func (c *conf) add(call *plugin.Call) error {
 	}
 	defer o.close()
 	if o.settings.Mode != netplan.ModeDisabled {
+		if o.keepLimit != "" {
+			return types.NewError(wire.CodeInvalidConfig, "the bandwidth of the pod is invalid", o.keepLimit)
+		}
 		if err := o.prepare(); err != nil {
 			return err
 		}

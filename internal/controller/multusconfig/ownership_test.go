@@ -136,7 +136,7 @@ func TestReleasedNameGoesToSecondConfig(t *testing.T) {
 	shared := attachment(namespace, "shared")
 	get(t, c, shared)
 	of := func(master string) string {
-		return `{"cniVersion":"0.3.1","name":"shared","plugins":[{"type":"ipvlan","master":"` + master + `","mode":"l2","ipam":{"type":"spiderpool"}},{"type":"coordinator"}]}`
+		return `{"cniVersion":"0.3.1","name":"shared","plugins":[{"type":"ipvlan","master":"` + master + `","mode":"l2","ipam":{"type":"spiderpool"}},{"type":"coordinator","capabilities":{"bandwidth":true}}]}`
 	}
 	owned(t, c, first, shared, of("ens5"))
 

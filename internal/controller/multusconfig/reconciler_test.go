@@ -88,7 +88,7 @@ func TestEmptyAttachmentIsAdopted(t *testing.T) {
 	if filled.UID != empty.UID || !metav1.IsControlledBy(filled, config) {
 		t.Errorf("attachment %s owned by %v; want the former one, %s, owned by the config", filled.UID, filled.OwnerReferences, empty.UID)
 	}
-	want := `{"cniVersion":"0.3.1","name":"ipvlan-ens5","plugins":[{"type":"ipvlan","master":"ens5","mode":"l2","ipam":{"type":"spiderpool"}},{"type":"coordinator"}]}`
+	want := `{"cniVersion":"0.3.1","name":"ipvlan-ens5","plugins":[{"type":"ipvlan","master":"ens5","mode":"l2","ipam":{"type":"spiderpool"}},{"type":"coordinator","capabilities":{"bandwidth":true}}]}`
 	if filled.Spec.Config != want || filled.Annotations["example.com/team"] != "blue" {
 		t.Errorf("config %s\nwant   %s\nannotations %v", filled.Spec.Config, want, filled.Annotations)
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -29,7 +30,7 @@ import (
 
 // Cluster implements ipam.Cluster for one node. Run watches the pods of the node, the
 // node itself and all namespaces, and stores their labels and the annotations that
-// affect address allocation. Other objects are read when they are needed.
+// affect addresses and bandwidth. Other objects are read when they are needed.
 type Cluster struct {
 	client *Client
 	node   string
@@ -79,6 +80,13 @@ func NewCluster(client *Client, node string, log *slog.Logger) *Cluster {
 // Run.
 func (c *Cluster) OnPodEnd(f func(uid string)) { c.pods.ends = f }
 
+// OnPodAnnotation registers f, which is called after a change of any pod's annotations on
+// this node. f must not block. Call OnPodAnnotation before Run.
+func (c *Cluster) OnPodAnnotation(f func()) { c.pods.annotated = f }
+
+// Pods returns the pods of this node that the watch has seen.
+func (c *Cluster) Pods() []ipam.Pod { return c.pods.pods() }
+
 // Run watches the cluster until ctx ends.
 func (c *Cluster) Run(ctx context.Context) {
 	ofNode := fields.OneTermEqualSelector("spec.nodeName", c.node)
@@ -126,11 +134,17 @@ func podOf(object *metav1.PartialObjectMetadata) ipam.Pod {
 
 func uidOf(pod metav1.Object) string { return compile.PodUID(pod.GetUID(), pod.GetAnnotations()) }
 
-// relevant returns only the annotations that affect address allocation.
+// foreignAnnotations are the relevant annotations of others.
+var foreignAnnotations = []string{
+	names.AnnotationMultusNetworks, names.AnnotationMultusDefaultNetwork,
+	names.AnnotationPodIngressBandwidth, names.AnnotationPodEgressBandwidth,
+}
+
+// relevant returns only the annotations that affect address allocation or bandwidth.
 func relevant(annotations map[string]string) map[string]string {
 	var kept map[string]string
 	for name, value := range annotations {
-		if strings.HasPrefix(name, "ipam.spidernet.io/") || name == names.AnnotationMultusNetworks || name == names.AnnotationMultusDefaultNetwork {
+		if strings.HasPrefix(name, "ipam.spidernet.io/") || slices.Contains(foreignAnnotations, name) {
 			if kept == nil {
 				kept = map[string]string{}
 			}

@@ -76,6 +76,11 @@ func (e *Events) NetworkNotTrusted(message string) {
 	e.AboutNode(observe.NetworkNotTrusted(message))
 }
 
+// BandwidthNotChanged writes an event about a running pod.
+func (e *Events) BandwidthNotChanged(pod ipam.Pod, reason string) {
+	e.aboutPod(pod, observe.BandwidthNotChanged(reason))
+}
+
 // AboutNode writes an event about this node, in the namespace "default", where
 // Kubernetes keeps the events of objects without a namespace.
 func (e *Events) AboutNode(event observe.Event) {

@@ -2,16 +2,20 @@ package agentclient
 
 import (
 	"context"
+	"maps"
+	"slices"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"spiderpool.dev/spiderpool/internal/ipam"
 )
 
-// podStore stores the pods of the node and reports the UIDs of ended ones.
+// podStore stores the pods of the node. It reports the UIDs of ended ones, and changes of
+// annotations.
 type podStore struct {
 	*store[ipam.Pod]
-	ends func(uid string) // may be nil
+	ends      func(uid string) // may be nil
+	annotated func()           // may be nil
 }
 
 func (s *podStore) replace(ctx context.Context, all []*metav1.PartialObjectMetadata, version string) error {
@@ -24,7 +28,18 @@ func (s *podStore) replace(ctx context.Context, all []*metav1.PartialObjectMetad
 			s.ended(uid)
 		}
 	}
-	return s.store.replace(ctx, all, version)
+	err := s.store.replace(ctx, all, version)
+	if s.annotated != nil {
+		s.annotated()
+	}
+	return err
+}
+
+// pods returns all pods.
+func (s *podStore) pods() []ipam.Pod {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return slices.Collect(maps.Values(s.objects))
 }
 
 func (s *podStore) uids() []string {
@@ -38,7 +53,11 @@ func (s *podStore) uids() []string {
 }
 
 func (s *podStore) changed(object *metav1.PartialObjectMetadata) {
+	before, _, _ := s.get(key{object.Namespace, object.Name})
 	s.store.changed(object)
+	if s.annotated != nil && !maps.Equal(before.Annotations, relevant(object.Annotations)) {
+		s.annotated()
+	}
 	if object.DeletionTimestamp != nil {
 		s.ended(uidOf(object))
 	}

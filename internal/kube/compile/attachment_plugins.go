@@ -23,8 +23,9 @@ func ipamOf(disabled bool, pools *v2beta1.AttachmentPools) *cniconf.IPAM {
 // coordinatorKeys returns the plugin's configuration with the fields that the spec sets.
 // podCIDRType and the fields without effect have no key.
 func coordinatorKeys(in *v2beta1.CoordinatorSpec) cniconf.Coordinator {
+	capabilities := &cniconf.Capabilities{Bandwidth: true}
 	if in == nil {
-		return cniconf.Coordinator{Type: cniconf.TypeCoordinator}
+		return cniconf.Coordinator{Type: cniconf.TypeCoordinator, Capabilities: capabilities}
 	}
 	var routes []cniconf.Route
 	for _, route := range in.PolicyRoutes {
@@ -34,5 +35,6 @@ func coordinatorKeys(in *v2beta1.CoordinatorSpec) cniconf.Coordinator {
 		Type: cniconf.TypeCoordinator, Mode: (*string)(in.Mode), OverlayPodCIDR: in.OverlayPodCIDR, ServiceCIDR: in.ServiceCIDR, HijackCIDR: in.HijackCIDR, PolicyRoutes: routes, PodMACPrefix: in.PodMACPrefix,
 		TunePodRoutes: in.TunePodRoutes, PodDefaultRouteNIC: in.PodDefaultRouteNIC, HostRuleTable: in.HostRuleTable,
 		PodRPFilter: in.PodRPFilter, TxQueueLen: in.TxQueueLen, VethLinkAddress: in.VethLinkAddress, VethMTU: in.VethMTU,
+		Capabilities: capabilities,
 	}
 }
