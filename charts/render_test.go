@@ -129,6 +129,7 @@ func TestChartAndProgramDefaultsAgree(t *testing.T) {
 	}
 	want := config.Default()
 	want.AgentProcess.SysctlDir = "/host/proc/sys" // the mount in the agent's container
+	want.Service.Mode = config.ServiceAuto         // an agent outside of the chart, e.g. in a test, leaves the node's sockets alone
 	want.ControllerProcess.Resources.NamespacesExclude = file.ControllerProcess.Resources.NamespacesExclude
 	got, wanted := marshal(t, file), marshal(t, want)
 	// An empty list equals nil.
@@ -479,13 +480,16 @@ func TestAgentHasTwoCapabilities(t *testing.T) {
 		t.Errorf("the agent has %+v", sc)
 	}
 	for _, mount := range c.VolumeMounts {
-		if writable := slices.Contains([]string{"socket", "state", "sysctls"}, mount.Name); mount.ReadOnly == writable {
+		if writable := slices.Contains([]string{"socket", "state", "sysctls", "bpffs"}, mount.Name); mount.ReadOnly == writable {
 			t.Errorf("mount %s: read-only is %v", mount.Name, mount.ReadOnly)
 		}
 	}
 	// AppArmor's default profile denies the programs and maps of services.
-	if p := agent("--set", "service.mode=ebpf").SecurityContext.AppArmorProfile; p == nil || p.Type != corev1.AppArmorProfileTypeUnconfined {
-		t.Errorf("with service.mode=ebpf, the agent has the AppArmor profile %v", p)
+	if p := c.SecurityContext.AppArmorProfile; p == nil || p.Type != corev1.AppArmorProfileTypeUnconfined {
+		t.Errorf("the agent has the AppArmor profile %v", p)
+	}
+	if p := agent("--set", "service.mode=kubeproxy").SecurityContext.AppArmorProfile; p != nil {
+		t.Errorf("with service.mode=kubeproxy, the agent has the AppArmor profile %v", p)
 	}
 	// The API server refuses privileged together with allowPrivilegeEscalation: false.
 	if sc := agent("--set", "spiderpoolAgent.securityContext.privileged=true").SecurityContext; !*sc.Privileged || sc.AllowPrivilegeEscalation != nil {

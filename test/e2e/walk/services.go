@@ -16,14 +16,15 @@ const (
 	pins = "/sys/fs/bpf/spiderpool"
 )
 
-// Services returns the steps that let eBPF translate services instead of kube-proxy, end
-// and remove the agents meanwhile, and go back to kube-proxy. In the steps that change
+// Services returns the steps that leave services to kube-proxy, let eBPF translate them
+// instead, end and remove the agents meanwhile, and go back to kube-proxy. In the steps that change
 // something, a pod on each node uses the Service all the time. They need the installation
 // from Guide.
 func Services(lab *Lab, site Site) []Step {
 	g := &guide{lab, site}
 	return []Step{
 		{"Create servers and a Service", false, g.createServers},
+		{"Leave the Service to kube-proxy", false, g.disableEBPF},
 		{"No connection breaks when eBPF takes over", false, g.underTraffic(g.enableEBPF)},
 		{"Servers behind the Service see the pod's address", false, g.serversSeePods},
 		{"A Service without endpoints refuses connections", false, g.refusesConnections},
