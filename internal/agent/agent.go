@@ -217,7 +217,7 @@ func (a *agent) newServices(client *agentclient.Client) *datapath.Services {
 		Mode:    a.cfg.Service.Mode,
 		Load:    func() (datapath.Programs, error) { return datapath.LoadPrograms(a.cfg.Service) },
 		Remove:  bpf.Remove,
-		Sync:    datapath.SyncWith(client, a.cfg.NodeName, a.events.Once, a.log),
+		Sync:    datapath.SyncWith(client, a.cfg.NodeName, a.cfg.Service, a.events.Once, a.log),
 		Warn:    func(reason string) { a.events.AboutNode(observe.ServicesLeftToKubeProxy(reason)) },
 		Metrics: a.metrics.services,
 		Now:     time.Now,

@@ -11,6 +11,7 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
+	"spiderpool.dev/spiderpool/internal/config"
 	"spiderpool.dev/spiderpool/internal/kube/agentclient"
 	"spiderpool.dev/spiderpool/internal/kube/compile"
 	"spiderpool.dev/spiderpool/internal/service"
@@ -26,11 +27,23 @@ type cluster struct {
 	invalid map[service.Name][]string
 	// nodePorts says whether a service in the table has a node port.
 	nodePorts map[service.Name]bool
+	// externalIPs is whether they are frontends, and leftExternal has the services whose external IPs are not.
+	externalIPs  bool
+	leftExternal map[service.Name]bool
 }
 
-func newCluster(node service.Node) *cluster {
+// translatesExternalIPs returns the value in the configuration of this pod, or the default.
+func translatesExternalIPs() bool {
+	file, err := config.Load(config.DefaultPath)
+	if err != nil {
+		file = config.Default()
+	}
+	return file.Service.ExternalIPs
+}
+
+func newCluster(node service.Node, externalIPs bool) *cluster {
 	return &cluster{
-		node: node, table: service.NewTable(node, nil),
+		node: node, table: service.NewTable(node, nil), externalIPs: externalIPs, leftExternal: map[service.Name]bool{},
 		without: map[service.Name]string{}, invalid: map[service.Name][]string{}, nodePorts: map[service.Name]bool{},
 	}
 }
@@ -42,7 +55,7 @@ func readCluster(ctx context.Context, client *agentclient.Client, node string, o
 	if err != nil {
 		return nil, err
 	}
-	c := newCluster(compile.ServiceNode(object))
+	c := newCluster(compile.ServiceNode(object), translatesExternalIPs())
 	if err := client.EachService(ctx, c.addService); err != nil {
 		return nil, err
 	}
@@ -63,6 +76,9 @@ func (c *cluster) addService(object *corev1.Service) {
 	c.nodePorts[name] = false
 	for _, p := range compiled.Ports {
 		c.nodePorts[name] = c.nodePorts[name] || p.NodePort != 0
+	}
+	if !c.externalIPs && len(compiled.ExternalIPs) > 0 {
+		compiled.ExternalIPs, c.leftExternal[name] = nil, true
 	}
 	c.table.SetService(compiled)
 }
@@ -189,6 +205,9 @@ func (c *cluster) explain(name service.Name, clients string) (explanation, error
 			}
 			x.Endpoints = append(x.Endpoints, view)
 		}
+	}
+	if c.leftExternal[name] {
+		x.Notes = append(x.Notes, "External IPs are not translated, because service.externalIPs is false.")
 	}
 	if hasNodePort {
 		x.Notes = append(x.Notes, "Node ports at the addresses of other nodes pass: that node translates them, with its own endpoints only if externalTrafficPolicy is Local.")

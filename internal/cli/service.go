@@ -175,7 +175,9 @@ for a new or changed entry, "-" for a deleted one. End the command with Ctrl-C.`
 				return err
 			}
 			log := process.NewEnv(cmd.ErrOrStderr(), os.Getenv).Log
-			agentclient.NewServiceSync(client, o.node, nil, printer{cmd}, nil, log).Run(cmd.Context())
+			s := agentclient.NewServiceSync(client, o.node, nil, printer{cmd}, nil, log)
+			s.ExternalIPs = translatesExternalIPs()
+			s.Run(cmd.Context())
 			return nil
 		},
 	}

@@ -86,7 +86,7 @@ func clusterOf(t *testing.T, stream []byte) (c *cluster) {
 		case "Node":
 			var object corev1.Node
 			parse(t, document, &object)
-			c = newCluster(compile.ServiceNode(&object))
+			c = newCluster(compile.ServiceNode(&object), true)
 		case "Service":
 			var object corev1.Service
 			parse(t, document, &object)
@@ -137,5 +137,20 @@ func TestServiceArguments(t *testing.T) {
 				t.Errorf("got %v, want %q", err, tc.want)
 			}
 		})
+	}
+}
+
+func TestExternalIPsNeedPermission(t *testing.T) {
+	c := newCluster(service.Node{Name: "n1"}, false)
+	c.addService(&corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "web"},
+		Spec:       corev1.ServiceSpec{ClusterIP: "10.96.0.1", ExternalIPs: []string{"203.0.113.7"}, Ports: []corev1.ServicePort{{Port: 80}}},
+	})
+	x, err := c.explain(service.Name{Namespace: "default", Name: "web"}, "pods on node n1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(x.Frontends) != 1 || x.Frontends[0].Kind != "cluster IP" || len(x.Notes) != 1 || !strings.Contains(x.Notes[0], "service.externalIPs is false") {
+		t.Errorf("got %+v", x)
 	}
 }

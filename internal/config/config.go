@@ -163,6 +163,9 @@ type Service struct {
 	// Cgroup is the control group v2 of the node's pods, below the mount point, e.g.
 	// kubepods.slice; empty to find it.
 	Cgroup string `json:"cgroup"`
+	// ExternalIPs lets eBPF translate the externalIPs of Services. Their authors may name any
+	// address, and so take what all pods send to it (CVE-2020-8554).
+	ExternalIPs bool `json:"externalIPs"`
 }
 
 // ServiceMode names the translator of service addresses.

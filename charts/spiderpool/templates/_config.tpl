@@ -68,6 +68,7 @@ multus:
 service:
   mode: {{ $v.service.mode }}
   cgroup: {{ $v.service.cgroup | quote }}
+  externalIPs: {{ $v.service.externalIPs }}
 iaasNetworkProvider:
   serverUrl: {{ $v.iaasNetworkProvider.serverUrl | quote }}
   httpRequestTimeout: {{ $v.iaasNetworkProvider.httpRequestTimeout }}

@@ -75,9 +75,11 @@ type SyncFunc func(ctx context.Context, known map[service.FrontendKey]service.ID
 
 // SyncWith returns the SyncFunc with the cluster's services, for clients on the node. tell writes an event about an
 // object with invalid parts.
-func SyncWith(client *agentclient.Client, node string, tell agentclient.TellFault, log *slog.Logger) SyncFunc {
+func SyncWith(client *agentclient.Client, node string, cfg config.Service, tell agentclient.TellFault, log *slog.Logger) SyncFunc {
 	return func(ctx context.Context, known map[service.FrontendKey]service.ID, sink agentclient.ServiceSink) {
-		agentclient.NewServiceSync(client, node, known, sink, tell, log).Run(ctx)
+		s := agentclient.NewServiceSync(client, node, known, sink, tell, log)
+		s.ExternalIPs = cfg.ExternalIPs
+		s.Run(ctx)
 	}
 }
 

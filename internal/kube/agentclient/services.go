@@ -49,6 +49,9 @@ type EventAge struct {
 // Every agent watches all Services and EndpointSlices, as kube-proxy does, because every pod may connect to each of
 // them. It keeps only the fields that decide about translation, and converts each object as soon as it is decoded.
 type ServiceSync struct {
+	// ExternalIPs is whether external IPs are frontends; set it before Run.
+	ExternalIPs bool
+
 	client *Client
 	node   string
 	sink   ServiceSink
@@ -226,6 +229,9 @@ func (s *ServiceSync) compileService(object any) *service.Service {
 	o := object.(*corev1.Service)
 	compiled, _, errs := compile.Service(o)
 	s.faults.observe(referenceTo("v1", "Service", o), observe.InvalidService, errs)
+	if compiled != nil && !s.ExternalIPs {
+		compiled.ExternalIPs = nil
+	}
 	return compiled
 }
 

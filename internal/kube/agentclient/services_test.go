@@ -236,6 +236,28 @@ func TestFaultsAreToldOnce(t *testing.T) {
 	})
 }
 
+func TestExternalIPsNeedPermission(t *testing.T) {
+	for permitted, want := range map[bool]string{
+		false: "change\n+ 10.96.0.1:80/TCP refuse\n",
+		true:  "change\n+ 10.96.0.1:80/TCP refuse\n+ 203.0.113.7:80/TCP refuse\n",
+	} {
+		t.Run(fmt.Sprint(permitted), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				sink := &recordingSink{}
+				s := syncWith(t, sink, nil)
+				s.ExternalIPs = permitted
+				services := s.services()
+				must(t, errors.Join(services.Replace(nil, "1"), s.endpointSlices().Replace(nil, "1"), s.nodes().Replace(nil, "1")))
+				sink.want(t, "at first", "replace\n")
+				web := webService("10.96.0.1")
+				web.Spec.ExternalIPs = []string{"203.0.113.7"}
+				must(t, services.Update(web))
+				sink.want(t, "an external IP", want)
+			})
+		})
+	}
+}
+
 func must(t *testing.T, err error) {
 	t.Helper()
 	if err != nil {
