@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -225,6 +226,7 @@ func (s *sink) Replace(all service.Diff) error {
 	}
 	s.attached, s.translates, s.left = true, true, ""
 	s.Metrics.active.Set(1)
+	debug.FreeOSMemory() // the garbage of the first lists, once
 	s.Log.Info("eBPF translates the services of this node", "service.mode", s.Mode, "frontends", s.programs.Entries().Frontends)
 	return nil
 }
