@@ -107,6 +107,9 @@ type Services struct {
 // kube-proxy translates, whether the node can run the programs now.
 const checkInterval = 30 * time.Second
 
+// checkAgain is the time between the two looks that find another load balancer.
+const checkAgain = time.Second
+
 // Run translates until ctx ends. While the node cannot, Run tells the reason and removes the programs, whose entries
 // would grow old: kube-proxy then translates, as it always does for the node itself.
 func (s *Services) Run(ctx context.Context) {
@@ -150,16 +153,24 @@ func (s *Services) translate(ctx context.Context) error {
 	return context.Cause(ctx)
 }
 
-// awaitOthers returns an error once another load balancer is attached, and nil if ctx ends before.
+// awaitOthers returns an error once another load balancer is attached, and nil if ctx ends before. It looks twice: a
+// program of ours looks foreign for a moment while the sync attaches or replaces it.
 func awaitOthers(ctx context.Context, programs Programs) error {
+	pause := checkInterval
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-time.After(checkInterval):
+		case <-time.After(pause):
 		}
-		if err := programs.Others(); err != nil {
+		err := programs.Others()
+		switch {
+		case err == nil:
+			pause = checkInterval
+		case pause == checkAgain:
 			return err
+		default:
+			pause = checkAgain
 		}
 	}
 }

@@ -155,9 +155,9 @@ func TestLaterLoadBalancerGetsServices(t *testing.T) {
 						t.Errorf("%s: active %v, removed %d times, want %v, %d", step, got, f.removed, active, removed)
 					}
 				}
-				time.Sleep(checkInterval - 1)
+				time.Sleep(checkInterval)
 				state("at first", 1, 0)
-				time.Sleep(time.Nanosecond)
+				time.Sleep(checkAgain)
 				state("with the other one", 0, 1)
 				time.Sleep(checkInterval)
 				state("still with the other one", 0, 2)
@@ -290,4 +290,28 @@ func TestLagsAreCounted(t *testing.T) {
 			t.Errorf("%s: %d lags with the sum %v, want %v", since, h.GetSampleCount(), h.GetSampleSum(), want)
 		}
 	}
+}
+
+// othersOnce finds another load balancer once.
+type othersOnce struct {
+	fakePrograms
+	looks int
+}
+
+func (o *othersOnce) Others() error {
+	if o.looks++; o.looks == 1 {
+		return errors.New("another load balancer translates")
+	}
+	return nil
+}
+
+func TestOwnAttachmentIsNoOtherLoadBalancer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithTimeout(t.Context(), 4*checkInterval)
+		defer cancel()
+		programs := &othersOnce{}
+		if err := awaitOthers(ctx, programs); err != nil || programs.looks < 3 {
+			t.Errorf("got %v after %d looks", err, programs.looks)
+		}
+	})
 }

@@ -96,6 +96,7 @@ func groupID(path string) (uint64, error) {
 // Others returns an error that names the programs of another load balancer at the same sockets, e.g. one that was
 // attached after Load. Until the caller removes ours, each connection is still translated once: the programs of a
 // group run before those of the groups above, and those attached first before later ones, so the others see a backend.
+// The method may run concurrently with others.
 func (p *Programs) Others() error { return others(p.dir, p.group) }
 
 // others returns an error that names the programs of others that translate connections
