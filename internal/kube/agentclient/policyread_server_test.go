@@ -46,7 +46,7 @@ func TestPolicyObjectsAreRead(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := kubeClient.EachClusterNetworkPolicy(t.Context(), func(p *npv1beta1.ClusterNetworkPolicy) {
-		found["cluster/"+p.Name] = fmt.Sprint(p.Spec.Tier, p.Spec.Priority)
+		found["cluster/"+p.Name] = fmt.Sprintf("%s %d", p.Spec.Tier, p.Spec.Priority)
 	}); err != nil {
 		t.Fatal(err)
 	}
