@@ -119,7 +119,8 @@ func (a *Allocator) keepOwn(known, b lease.Block) lease.Block {
 		a.mu.lost[key] = l
 		stored, _ := b.Lease(l.Addr)
 		// What this node knows of its own sandboxes is newer than what a backup says.
-		if !l.OfFormer() && (stored.State != lease.InUse || stored.Node == a.config.Node) && b.MayHave(l.Addr, l.PodUID, l.FixedFor) {
+		isOthers := (stored.State == lease.InUse || stored.State == lease.Retained) && stored.Node != a.config.Node
+		if !l.OfFormer() && !isOthers && b.MayHave(l.Addr, l.PodUID, l.FixedFor) {
 			b = b.HandOver(l)
 		} else {
 			b = b.Remember(l) // a former sandbox, or the address has, or had, another holder

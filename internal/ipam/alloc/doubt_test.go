@@ -132,6 +132,48 @@ func TestRestartedAgentOutrunsLateRelease(t *testing.T) {
 	}
 }
 
+// An earlier process of the agent released the lease, and the write came late. By now, the
+// address is reserved for a pod that used it on another node.
+func TestLostLeaseLeavesReservation(t *testing.T) {
+	store := &ipamtest.Store{}
+	p := rangePool(t, "p", "10.0.0.0/24", "10.0.0.16")
+	before := newAllocator(t, "n1", store, p)
+	r := request("n1", "c", want("eth0", 4, "p"))
+	if _, err := allocate(t.Context(), before, r); err != nil {
+		t.Fatal(err)
+	}
+	before.Close()
+	after := newAllocator(t, "n1", store, p)
+	t.Cleanup(after.Close)
+	late, _ := store.All()[0].Release(lease.Attachment{ContainerID: "c", Interface: "eth0"}, time.Now())
+	if _, err := store.Put(t.Context(), late); err != nil {
+		t.Fatal(err)
+	}
+
+	other := newAllocator(t, "n2", store, p)
+	t.Cleanup(other.Close)
+	fixed := request("n2", "f", want("eth0", 4, "p"))
+	fixed.FixedFor = lease.Owner{Kind: "Pod", Namespace: "default", Name: "web-0"}
+	if _, err := allocate(t.Context(), other, fixed); err != nil {
+		t.Fatal(err)
+	}
+	if err := other.Release(t.Context(), lease.Attachment{ContainerID: "f", Interface: "eth0"}); err != nil {
+		t.Fatal(err)
+	}
+
+	if err := after.Read(t.Context(), late.Base); err != nil {
+		t.Fatal(err)
+	}
+	next := r
+	next.ContainerID = "d" // a later sandbox of the same pod
+	if grants, err := allocate(t.Context(), after, next); err == nil {
+		t.Errorf("the pod on n1 got %v, which is reserved", grants)
+	}
+	if l := store.All()[0].Leases[0]; l.State != lease.Retained || l.FixedFor != fixed.FixedFor {
+		t.Errorf("lease %+v, want it reserved for %s", l, fixed.FixedFor)
+	}
+}
+
 // A release had no answer and was not carried out, as another node's write of the block
 // proves. So the lease goes on, and must come back when a user deletes the block.
 func TestFailedReleaseKeepsLease(t *testing.T) {
