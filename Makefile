@@ -12,6 +12,7 @@ N        ?= 40
 ARCH     ?=
 SET      ?= conformance
 SERVICE_MODE ?=
+NODES    ?= 0
 
 LAB      := bin/lab
 TOOL     := go tool -modfile=tools/go.mod
@@ -124,7 +125,7 @@ e2e-scale: lab-tools images ## Run the guide on the l2 topology, then twice 100 
 
 .PHONY: conformance
 conformance: lab-tools images ## Run Kubernetes' network tests (SET=conformance or services, SERVICE_MODE=ebpf or kubeproxy), with Spiderpool as the only network
-	@go run ./test/conformance --lab $(LAB) --set '$(SET)' --run '$(RUN)' --service-mode '$(SERVICE_MODE)'
+	@go run ./test/conformance --lab $(LAB) --set '$(SET)' --run '$(RUN)' --service-mode '$(SERVICE_MODE)' --nodes $(NODES)
 
 .PHONY: bench
 bench: lab-tools ## Measure the IPAM path on simulated nodes, compared with host-local

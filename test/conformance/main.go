@@ -178,7 +178,8 @@ func judged(ctx context.Context, lab *walk.Lab, suite string, c choice) (v verdi
 	defer func() { err = errors.Join(err, log.Close()) }()
 	tests := filepath.Join(suite, "e2e.test")
 	args := []string{"--procs=" + processes, "--label-filter=" + c.labels, "--focus=" + c.run, "--skip=" + c.skip, "--timeout=2h",
-		"--output-dir=" + filepath.Dir(file), "--json-report=" + filepath.Base(file), "-v", "--no-color", "--silence-skips", tests, "--", "--provider=skeleton"}
+		"--output-dir=" + filepath.Dir(file), "--json-report=" + filepath.Base(file), "-v", "--no-color", "--silence-skips", tests, "--", "--provider=skeleton",
+		fmt.Sprintf("--num-nodes=%d", c.nodes)}
 	if c.skip == "" {
 		args = slices.DeleteFunc(args, func(arg string) bool { return arg == "--skip=" })
 	}
