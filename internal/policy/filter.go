@@ -1,9 +1,11 @@
 package policy
 
 import (
+	"cmp"
 	"slices"
 
 	"spiderpool.dev/spiderpool/internal/inet"
+	"spiderpool.dev/spiderpool/internal/service"
 )
 
 // Filter is the decision about the packets of one pod.
@@ -128,6 +130,7 @@ func (c *Cluster) withPorts(of Match, d Direction, rule *Rule, pod *Pod) []Match
 			}
 		}
 	}
+	of.Ports = merged(of.Ports)
 	if len(of.Ports) > 0 || len(numbered) == 0 || len(of.Missing) > 0 {
 		return append([]Match{of}, numbered...)
 	}
@@ -146,7 +149,30 @@ func (c *Cluster) named(of Match, name portName) (all []Match) {
 	return all
 }
 
+// merged sorts the ranges, and joins those that overlap or touch, so that a search finds a port. An author of a policy
+// may write thousands.
+func merged(ranges []PortRange) (out []PortRange) {
+	slices.SortFunc(ranges, PortRange.compare)
+	for _, r := range ranges {
+		if n := len(out); n > 0 && out[n-1].Protocol == r.Protocol && int(r.From) <= int(out[n-1].To)+1 {
+			out[n-1].To = max(out[n-1].To, r.To)
+			continue
+		}
+		out = append(out, r)
+	}
+	return out
+}
+
 // covers reports whether the match has the packets of the protocol and the port.
-func (m *Match) covers(r PortRange) bool {
-	return slices.ContainsFunc(m.Ports, func(own PortRange) bool { return own.contains(r.Protocol, r.From) })
+func (m *Match) covers(protocol service.Protocol, port uint16) bool {
+	if len(m.Ports) > 0 && m.Ports[0] == anyPorts {
+		return true
+	}
+	at, found := slices.BinarySearchFunc(m.Ports, PortRange{protocol, port, port}, func(r, wanted PortRange) int {
+		return cmp.Or(cmp.Compare(r.Protocol, wanted.Protocol), cmp.Compare(r.From, wanted.From))
+	})
+	if !found {
+		at-- // the last range that begins before the port
+	}
+	return at >= 0 && m.Ports[at].Protocol == protocol && port <= m.Ports[at].To
 }

@@ -225,10 +225,6 @@ func (r PortRange) String() string {
 	return fmt.Sprintf("%s %d-%d", r.Protocol, r.From, r.To)
 }
 
-func (r PortRange) contains(protocol service.Protocol, port uint16) bool {
-	return r.Protocol == 0 || r.Protocol == protocol && r.From <= port && port <= r.To
-}
-
 func (r PortRange) compare(other PortRange) int {
 	return cmp.Or(cmp.Compare(r.Protocol, other.Protocol), cmp.Compare(r.From, other.From), cmp.Compare(r.To, other.To))
 }

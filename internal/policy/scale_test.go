@@ -90,3 +90,20 @@ func BenchmarkResolve(b *testing.B) {
 		f.Sets()
 	}
 }
+
+// BenchmarkManyPorts makes the sets of a policy with every second port, the most that a rule can need.
+func BenchmarkManyPorts(b *testing.B) {
+	var ports []Port
+	for port := 1; port <= maxPort; port += 2 {
+		ports = append(ports, Port{Protocol: service.TCP, From: uint16(port), To: uint16(port)})
+	}
+	pod := &Pod{Name: Name{"n", "web"}, Addrs: []netip.Addr{netip.MustParseAddr("10.0.0.1")}}
+	p := &Policy{Name: Name{"n", "p"}, Ingress: Section{true, []Rule{{AnyPeer: true, Ports: ports}}}}
+	c := NewCluster([]Namespace{{Name: "n"}}, []*Pod{pod}, []*Policy{p}, nil)
+	for b.Loop() {
+		f := c.Decide(pod)
+		if got := len(f.Sets().Ingress.Segments); got != len(ports) {
+			b.Fatalf("%d segments", got)
+		}
+	}
+}

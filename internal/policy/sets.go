@@ -99,7 +99,7 @@ func (s *Side) peers(r PortRange) inet.Set {
 		undecided := open
 		for i := range matches {
 			m := &matches[i]
-			if !m.covers(r) || undecided.IsEmpty() {
+			if !m.covers(r.Protocol, r.From) || undecided.IsEmpty() {
 				continue
 			}
 			hit := undecided.And(m.Peers)
@@ -124,7 +124,7 @@ func (s *Side) peers(r PortRange) inet.Set {
 func (s *Side) allows(r PortRange) inet.Set {
 	var sets []inet.Set
 	for i := range s.Allows {
-		if s.Allows[i].covers(r) {
+		if s.Allows[i].covers(r.Protocol, r.From) {
 			sets = append(sets, s.Allows[i].Peers)
 		}
 	}

@@ -100,27 +100,26 @@ func (f *Filter) judge(way Direction, peer netip.Addr, protocol service.Protocol
 	case f.Always.Contains(peer):
 		return Decision{Reason: Always}
 	}
-	at := PortRange{protocol, port, port}
-	if d, final := first(side.Admin, peer, at); final {
+	if d, final := first(side.Admin, peer, protocol, port); final {
 		return d
 	}
 	if len(side.Isolating) > 0 {
-		if d, final := first(side.Allows, peer, at); final {
+		if d, final := first(side.Allows, peer, protocol, port); final {
 			return d
 		}
 		return Decision{Reason: Isolated, Isolating: side.Isolating}
 	}
-	if d, final := first(side.Baseline, peer, at); final {
+	if d, final := first(side.Baseline, peer, protocol, port); final {
 		return d
 	}
 	return Decision{Reason: Open}
 }
 
 // first returns the decision of the first match. It is final unless the match passes the packet to the next tier.
-func first(matches []Match, peer netip.Addr, at PortRange) (d Decision, final bool) {
+func first(matches []Match, peer netip.Addr, protocol service.Protocol, port uint16) (d Decision, final bool) {
 	for i := range matches {
 		m := &matches[i]
-		if !m.Peers.Contains(peer) || !m.covers(at) {
+		if !m.Peers.Contains(peer) || !m.covers(protocol, port) {
 			continue
 		}
 		d = Decision{Reason: Allowing, Policy: m.Policy, Rule: m.Rule, Peer: m.Peer}
