@@ -233,7 +233,7 @@ func (p *policies) addrs(e end) ([]netip.Addr, error) {
 	pod := p.Pod(e.pod)
 	switch {
 	case pod == nil:
-		return nil, fmt.Errorf("there is no running pod %s", e.pod)
+		return nil, fmt.Errorf("there is no running pod %s; for a service, name a pod behind it", e.pod)
 	case len(pod.Addrs) == 0:
 		return nil, fmt.Errorf("pod %s has no address yet", e.pod)
 	}
