@@ -37,6 +37,13 @@ const (
 	// Example: net1
 	AnnotationPodDefaultRouteNIC = "ipam.spidernet.io/default-route-nic"
 
+	// AnnotationPodSources lists the networks or addresses that the pod may send from
+	// besides its own addresses, although antiSpoof of the coordinator is on, e.g. the
+	// virtual address of keepalived. The pod keeps its MAC address. The label
+	// LabelNamespaceSources must permit it.
+	// Example: ["172.31.16.50","10.9.0.0/16"]
+	AnnotationPodSources = "ipam.spidernet.io/source-addresses"
+
 	// AnnotationPodBandwidth limits the bandwidth of interfaces of the pod, in bits per
 	// second, seen from the pod. An entry replaces the annotations of Kubernetes for its
 	// interface and directions. A change applies to the running pod.
@@ -101,6 +108,14 @@ const (
 	// AnnotationNamespaceDefaultIPv6Pool does the same for IPv6.
 	// Example: ["pool-v6"]
 	AnnotationNamespaceDefaultIPv6Pool = "ipam.spidernet.io/default-ipv6-ippool"
+)
+
+// Labels of namespaces
+const (
+	// LabelNamespaceSources permits the pods of the namespace to use
+	// AnnotationPodSources, with the value true.
+	// Example: true
+	LabelNamespaceSources = "ipam.spidernet.io/allow-source-addresses"
 )
 
 // Annotations of SpiderMultusConfigs

@@ -131,6 +131,11 @@ type CoordinatorSpec struct {
 	// +optional
 	VethMTU *int `json:"vethMTU,omitempty"`
 
+	// AntiSpoof lets a pod send only from its own addresses on each interface: from the leased IP addresses, the link-local one of the
+	// interface and its MAC address, also in ARP and NDP. The nodes need Linux 5.16. The default is false.
+	// +optional
+	AntiSpoof *bool `json:"antiSpoof,omitempty"`
+
 	// DetectGateway is accepted and has no effect. Use the Helm value ipam.enableGatewayDetection.
 	// +optional
 	DetectGateway *bool `json:"detectGateway,omitempty"`

@@ -191,6 +191,11 @@ func (in *CoordinatorSpec) DeepCopyInto(out *CoordinatorSpec) {
 		*out = new(int)
 		**out = **in
 	}
+	if in.AntiSpoof != nil {
+		in, out := &in.AntiSpoof, &out.AntiSpoof
+		*out = new(bool)
+		**out = **in
+	}
 	if in.DetectGateway != nil {
 		in, out := &in.DetectGateway, &out.DetectGateway
 		*out = new(bool)

@@ -172,6 +172,7 @@ func (a *agent) newNode(coordinator *coordinator) *nodeguard.Maintainer {
 		Sandboxes:     a.service.Runtime.Sandboxes,
 		Unleased:      a.unleased,
 		Masters:       a.masters,
+		AntiSpoof:     coordinator.antiSpoof,
 		Warn:          func(findings string) { a.events.AboutNode(observe.NodeNotPrepared(findings)) },
 		Open:          func() (*linux.Namespace, error) { return linux.CurrentWith(a.cfg.SysctlDir) },
 		PodNamespaces: podNamespaces,

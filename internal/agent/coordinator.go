@@ -51,6 +51,9 @@ func (c *coordinator) plan(ctx context.Context, req wire.CoordinatorRequest) (wi
 	if reply.Rates, err = c.rates(pod); err != nil {
 		reply.RatesFault = err.Error()
 	}
+	if err := c.addSources(ctx, pod, &reply); err != nil {
+		return wire.CoordinatorReply{}, podFailure(req.Attachment, err)
+	}
 	object, err := c.object(ctx)
 	if err != nil {
 		return wire.CoordinatorReply{}, err
@@ -72,6 +75,21 @@ func (c *coordinator) interfaces(pod ipam.Pod) (out []string) {
 // rates returns the rates in a pod's annotations by interface.
 func (c *coordinator) rates(pod ipam.Pod) (map[string]netplan.Rates, error) {
 	return compile.Bandwidth(pod.Annotations, c.interfaces(pod))
+}
+
+// addSources adds the networks that the pod may send from besides its addresses.
+func (c *coordinator) addSources(ctx context.Context, pod ipam.Pod, reply *wire.CoordinatorReply) error {
+	if _, ok := pod.Annotations[names.AnnotationPodSources]; !ok {
+		return nil
+	}
+	namespace, err := c.cluster.Namespace(ctx, pod.Namespace)
+	if err != nil {
+		return err
+	}
+	if reply.Sources, err = compile.Sources(pod.Annotations, namespace.Labels); err != nil {
+		reply.SourcesFault = err.Error()
+	}
+	return nil
 }
 
 // object returns the SpiderCoordinator, or one with mode disabled if the
@@ -139,6 +157,12 @@ func (c *coordinator) hostRuleTable(ctx context.Context) (table int, ok bool) {
 		return 0, false
 	}
 	return ptr.Deref(object.Spec.HostRuleTable, netplan.Default().HostRuleTable), true
+}
+
+// antiSpoof reports whether the cluster's pods may send from their own addresses only.
+func (c *coordinator) antiSpoof(ctx context.Context) bool {
+	object, err := c.object(ctx)
+	return err == nil && ptr.Deref(object.Spec.AntiSpoof, false)
 }
 
 // settingsOf compiles a SpiderCoordinator. Its error is an ipam.Error of kind Invalid.

@@ -198,6 +198,7 @@ type Coordinator struct {
 	TxQueueLen         *int     `json:"txQueueLen,omitempty"`
 	VethLinkAddress    *string  `json:"vethLinkAddress,omitempty"`
 	VethMTU            *int     `json:"vethMTU,omitempty"`
+	AntiSpoof          *bool    `json:"antiSpoof,omitempty"`
 	// PodDefaultCNINIC is the pod's first interface, eth0 by default.
 	PodDefaultCNINIC string `json:"podDefaultCniNic,omitempty"`
 	// MultusNICPrefix starts the names of the pod's further interfaces, e.g. net for net1.

@@ -109,6 +109,8 @@ func (a *applier) apply(c netplan.Change) error {
 		return a.addShaper(it)
 	case netplan.Redirect:
 		return a.addRedirect(it)
+	case netplan.Guard:
+		return a.n.addGuard(it)
 	}
 	return fmt.Errorf("unknown item type %T", c.New)
 }
@@ -143,6 +145,8 @@ func (a *applier) remove(it netplan.Item) error {
 		err = a.removeShaper(it)
 	case netplan.Redirect:
 		err = a.removeRedirect(it)
+	case netplan.Guard:
+		err = a.n.removeGuard(it)
 	}
 	if isGone(err) {
 		return nil

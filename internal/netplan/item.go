@@ -51,6 +51,7 @@ const (
 	phaseMasquerade
 	phaseShaper
 	phaseRedirect
+	phaseGuard
 )
 
 // MAC is an EUI-48 hardware address; the zero value means none.

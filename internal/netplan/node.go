@@ -74,6 +74,8 @@ type NodeFacts struct {
 	// NoBandwidth is the reason why the kernel cannot limit the bandwidth of pods, "" if
 	// it can or if this is unknown.
 	NoBandwidth string
+	// NoAntiSpoof is the same for the setting antiSpoof.
+	NoAntiSpoof string
 	// Masters are the master interfaces of pods.
 	Masters []Master
 	// ForwardDrops are the nftables chains with hook forward and policy drop, e.g.
@@ -141,6 +143,10 @@ func Preflight(facts NodeFacts, ipv6 bool) []Finding {
 	if facts.NoBandwidth != "" {
 		out = append(out, Finding{"bandwidth of pods", "without limits", "limited by annotations",
 			"pods that ask for a limit do not start here; " + facts.NoBandwidth, false})
+	}
+	if facts.NoAntiSpoof != "" {
+		out = append(out, Finding{"antiSpoof of the coordinator", "on", "off, or Linux 5.16 or newer",
+			"pods do not start here; " + facts.NoAntiSpoof, false})
 	}
 	if v, ok := facts.Sysctls[disableIPv6]; ok && ipv6 {
 		out = append(out, Finding{"sysctl " + disableIPv6, v, "0", "pods get IPv6 addresses, but IPv6 is disabled on the node", v == "0"})

@@ -12,13 +12,13 @@ func TestPreflightNamesWhatTheNodeLacks(t *testing.T) {
 	}
 	sysctls["net/ipv4/neigh/default/gc_thresh3"] = "1024"
 	facts := NodeFacts{Kernel: "4.18.0-553.el8.x86_64", Sysctls: sysctls, Kinds: map[string]bool{"ipvlan": false, "macvlan": true},
-		ForwardDrops: []string{"ip filter FORWARD"},
+		ForwardDrops: []string{"ip filter FORWARD"}, NoBandwidth: "no tbf", NoAntiSpoof: "no egress hook",
 		Masters:      []Master{{"kube-system/a", "ens5", 9000, 9001}, {"kube-system/b", "ens6", 9000, 1500}, {"kube-system/c", "ens7", 0, 0}}}
 	var got []string
 	for _, f := range lacks(facts, true) {
 		got = append(got, f.What)
 	}
-	const want = "kernel, link kind ipvlan, sysctl net/ipv6/conf/all/disable_ipv6, MTU of interface ens6, interface ens7, policy of chain ip filter FORWARD, sysctl net/ipv4/neigh/default/gc_thresh3"
+	const want = "kernel, link kind ipvlan, bandwidth of pods, antiSpoof of the coordinator, sysctl net/ipv6/conf/all/disable_ipv6, MTU of interface ens6, interface ens7, policy of chain ip filter FORWARD, sysctl net/ipv4/neigh/default/gc_thresh3"
 	if text := strings.Join(got, ", "); text != want {
 		t.Errorf("got  %s\nwant %s", text, want)
 	}

@@ -45,6 +45,8 @@ type Settings struct {
 	TxQueueLen    int        `json:"txQueueLen,omitempty"` // packets; 0 keeps the kernel's value
 	VethLinkAddr  netip.Addr `json:"vethLinkAddress,omitzero"`
 	VethMTU       int        `json:"vethMTU,omitempty"` // bytes; 0 keeps the kernel's default
+	// AntiSpoof lets the pod send only from its own addresses.
+	AntiSpoof bool `json:"antiSpoof,omitempty"`
 }
 
 // Default returns the settings of an empty SpiderCoordinator.
@@ -90,6 +92,7 @@ func (s Settings) With(c cniconf.Coordinator) (Settings, []FieldError) {
 	set(&s.RPFilter, c.PodRPFilter)
 	set(&s.TxQueueLen, c.TxQueueLen)
 	set(&s.VethMTU, c.VethMTU)
+	set(&s.AntiSpoof, c.AntiSpoof)
 	if c.VethLinkAddress != nil && *c.VethLinkAddress != "" {
 		var err error
 		if s.VethLinkAddr, err = netip.ParseAddr(*c.VethLinkAddress); err != nil {

@@ -76,8 +76,10 @@ func parseItem(line string) (Item, error) {
 		it = p.shaper()
 	case "redirect":
 		it = Redirect{Dev: p.next(), Direction: p.direction(), To: p.named("to")}
+	case "guard":
+		it = p.guard()
 	default:
-		return nil, fmt.Errorf("unknown kind %q: want link, up, addr, route, rule, neighbor, sysctl, replymark, masquerade, shaper or redirect", kind)
+		return nil, fmt.Errorf("unknown kind %q: want link, up, addr, route, rule, neighbor, sysctl, replymark, masquerade, shaper, redirect or guard", kind)
 	}
 	if p.err == nil && len(p.words) > 0 {
 		p.fail(fmt.Errorf("unexpected %q", p.words[0]))

@@ -20,6 +20,7 @@ func TestParseErrorsNameTheWord(t *testing.T) {
 		"neighbor 10.0.0.1 mac 02 dev a":        `hardware address "02"`,
 		"sysctl net/ipv4/ip_forward : 1":        `want "=", have ":"`,
 		"shaper out-eth0 rate fast":             `"fast"`,
+		"guard eth0 mac 02:00:00:00:00:01 of a": `want "from", have "of"`,
 		"redirect eth0 both to out-eth0":        `unknown direction "both"`,
 		"bridge a":                              `unknown kind "bridge"`,
 		"link a mtu ten txqueuelen also-no-sum": `"ten"`,

@@ -202,6 +202,11 @@ type CoordinatorReply struct {
 	// RatesFault is the reason why an annotation for the bandwidth is invalid, with the
 	// way out. The pod's ADD fails with it.
 	RatesFault string `json:"ratesFault,omitempty"`
+	// Sources are the networks that the pod may send from besides its own addresses.
+	Sources []netip.Prefix `json:"sources,omitempty"`
+	// SourcesFault is the reason why the annotation for Sources is invalid or not
+	// permitted, with the way out. With antiSpoof, the pod's ADD fails with it.
+	SourcesFault string `json:"sourcesFault,omitempty"`
 }
 
 // Codes of CNI errors (CNI specification 1.1.0, section 5, "Error"; 100 and

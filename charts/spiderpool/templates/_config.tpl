@@ -58,6 +58,7 @@ coordinator:
     vethLinkAddress: {{ . | quote }}
     {{- end }}
     vethMTU: {{ $v.coordinator.vethMTU | int }}
+    antiSpoof: {{ $v.coordinator.antiSpoof }}
 multus:
   enableMultusConfig: {{ $v.multus.enableMultusConfig }}
   {{- with $v.multus.multusCNI.defaultCniCRName }}

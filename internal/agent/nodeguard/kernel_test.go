@@ -31,6 +31,7 @@ func newMaintainer(t *testing.T) (*linuxtest.Machine, *linux.Namespace, *Maintai
 		Sandboxes:     func(context.Context) (map[string]string, error) { return nil, nil },
 		Unleased:      func([]netip.Addr) ([]netip.Addr, error) { return nil, nil },
 		Masters:       func(context.Context) ([]netplan.Master, error) { return nil, nil },
+		AntiSpoof:     func(context.Context) bool { return true },
 		Warn:          func(string) {},
 		MinAge:        5 * time.Minute,
 		Now:           time.Now,

@@ -49,6 +49,8 @@ type Maintainer struct {
 	// Masters returns the master interfaces in the network attachments of this node's
 	// pools.
 	Masters func(context.Context) ([]netplan.Master, error)
+	// AntiSpoof reports whether the cluster's coordinator has the setting antiSpoof.
+	AntiSpoof func(context.Context) bool
 	// Warn writes an event with the unmet requirements.
 	Warn func(findings string)
 	// Open opens the node's network namespace.
@@ -75,8 +77,8 @@ type Maintainer struct {
 	// missingKinds are the link kinds that the kernel has not supported so far; nil
 	// before the first check.
 	missingKinds []string
-	// limitsBandwidth is true once the kernel has limited a bandwidth in a trial.
-	limitsBandwidth bool
+	// limitsBandwidth and guardsSources are true once the kernel has done so in a trial.
+	limitsBandwidth, guardsSources bool
 }
 
 // Run maintains the node until ctx ends.

@@ -21,7 +21,10 @@ func (m *Maintainer) preflight(ctx context.Context, host *linux.Namespace) {
 		m.Log.Warn("cannot examine the node's kernel completely", "err", err)
 	}
 	facts.Masters = m.measureMasters(ctx, host)
-	facts.NoBandwidth = m.tryBandwidth()
+	facts.NoBandwidth = tryOnce(&m.limitsBandwidth, linux.TryBandwidth)
+	if m.AntiSpoof(ctx) {
+		facts.NoAntiSpoof = tryOnce(&m.guardsSources, linux.TryGuard)
+	}
 	// A supported kind stays supported; a missing one may be a module loaded later.
 	m.missingKinds = slices.DeleteFunc(slices.Clone(m.missingKinds), func(kind string) bool { return facts.Kinds[kind] })
 	if m.Tune {
@@ -44,16 +47,15 @@ func (m *Maintainer) preflight(ctx context.Context, host *linux.Namespace) {
 	m.Warn(text)
 }
 
-// tryBandwidth returns the reason why the kernel cannot limit the bandwidth of pods, or
-// "". A kernel that can is not asked again.
-func (m *Maintainer) tryBandwidth() string {
-	if m.limitsBandwidth {
+// tryOnce returns the reason why try fails, or "". After a success, it does not try again.
+func tryOnce(succeeded *bool, try func() error) string {
+	if *succeeded {
 		return ""
 	}
-	if err := linux.TryBandwidth(); err != nil {
+	if err := try(); err != nil {
 		return err.Error()
 	}
-	m.limitsBandwidth = true
+	*succeeded = true
 	return ""
 }
 

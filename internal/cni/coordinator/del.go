@@ -127,6 +127,8 @@ func detach(host, pod *linux.Namespace, first, ifName string, addrs []netip.Addr
 	}
 	err = pod.ApplyEach(netplan.Diff(nil, netplan.DefaultsWithout(facts, ifName), nil))
 	err = errors.Join(err, pod.Delete(gone))
+	guards, fault := pod.Guards()
+	err = errors.Join(err, fault, pod.ApplyEach(netplan.GuardsWithout(guards, ifName, addrs)))
 	return errors.Join(err, detachHost(host, addrs, innerMACs(inPod, first)))
 }
 

@@ -33,6 +33,8 @@ type operation struct {
 	// because an annotation is invalid: ADD fails, and CHECK takes what is there.
 	limit     netplan.Limit
 	keepLimit string
+	// sources are the networks that the pod may send from besides its addresses.
+	sources   []netip.Prefix
 	host, pod *linux.Namespace
 	veth      netplan.VethPair
 	plan      netplan.Plan
@@ -59,6 +61,9 @@ func open(c *conf, call *plugin.Call) (*operation, error) {
 	o.limit = netplan.Limit{Dev: call.IfName, Rates: reply.Rates[call.IfName], Fixed: c.rates}
 	if o.settings, err = c.settings(reply); err != nil {
 		return nil, err
+	}
+	if o.sources = reply.Sources; o.settings.AntiSpoof && reply.SourcesFault != "" {
+		return nil, types.NewError(wire.CodeRefused, "the pod may not send from other addresses than its own", reply.SourcesFault)
 	}
 	if o.settings.Mode != netplan.ModeDisabled && len(o.settings.ServiceCIDR) == 0 {
 		return nil, types.NewError(wire.CodeTryAgainLater, "the cluster's service network is unknown",
@@ -162,11 +167,15 @@ func (o *operation) compare() error {
 		return err
 	}
 	o.planLimit(inPod)
+	guards, err := o.planGuards(inPod)
+	if err != nil {
+		return err
+	}
 	sysctls, err := o.pod.ReadNamed(o.plan.Pod)
 	if err != nil {
 		return err
 	}
-	o.changes.pod = netplan.Diff(append(inPod, sysctls...), o.plan.Pod, o.plan.Removable)
+	o.changes.pod = netplan.Diff(slices.Concat(inPod, sysctls, guards), o.plan.Pod, o.plan.Removable)
 	onHost, err := o.host.ReadRelated(o.plan.Host)
 	if err != nil {
 		return err
@@ -182,13 +191,34 @@ func (o *operation) compare() error {
 // planLimit adds the limits of the interface to the plan. They include the veth pair's
 // packets if the interface is the pod's first: the pair belongs to it.
 func (o *operation) planLimit(inPod netplan.State) {
+	o.limit.WithVeth = o.call.IfName == o.conf.PodDefaultCNINIC && has(o.plan.Pod, netplan.PodVeth)
 	if o.keepLimit != "" {
 		return
 	}
-	o.limit.WithVeth = o.call.IfName == o.conf.PodDefaultCNINIC && has(o.plan.Pod, netplan.PodVeth)
 	o.plan.Pod = append(o.plan.Pod, o.limit.Shape(slices.Concat(inPod, o.plan.Pod))...)
 	arranges := o.plan.Removable
 	o.plan.Removable = func(it netplan.Item) bool { return arranges(it) || o.limit.Removable(it) }
+}
+
+// planGuards adds the guards of the interface to the plan, and returns the present ones.
+func (o *operation) planGuards(inPod netplan.State) (netplan.State, error) {
+	guards, err := o.pod.Guards()
+	if err != nil {
+		return nil, err
+	}
+	g := netplan.Guarding{
+		Dev: o.call.IfName, On: o.settings.AntiSpoof, WithVeth: o.limit.WithVeth, Addrs: plugin.Addresses(o.previous),
+		VethMAC: o.veth.PodMAC, VethAddr: o.settings.VethLinkAddr, Exceptions: o.sources,
+	}
+	if g.On {
+		if g.LinkLocal, err = o.pod.LinkLocal(g.Dev); err != nil {
+			return nil, err
+		}
+	}
+	o.plan.Pod = append(o.plan.Pod, g.Plan(append(slices.Clone(inPod), guards...))...)
+	arranges := o.plan.Removable
+	o.plan.Removable = func(it netplan.Item) bool { return arranges(it) || g.Removable(it) }
+	return guards, nil
 }
 
 // has reports whether a state has a link of the name.

@@ -35,6 +35,6 @@ func coordinatorKeys(in *v2beta1.CoordinatorSpec) cniconf.Coordinator {
 		Type: cniconf.TypeCoordinator, Mode: (*string)(in.Mode), OverlayPodCIDR: in.OverlayPodCIDR, ServiceCIDR: in.ServiceCIDR, HijackCIDR: in.HijackCIDR, PolicyRoutes: routes, PodMACPrefix: in.PodMACPrefix,
 		TunePodRoutes: in.TunePodRoutes, PodDefaultRouteNIC: in.PodDefaultRouteNIC, HostRuleTable: in.HostRuleTable,
 		PodRPFilter: in.PodRPFilter, TxQueueLen: in.TxQueueLen, VethLinkAddress: in.VethLinkAddress, VethMTU: in.VethMTU,
-		Capabilities: capabilities,
+		AntiSpoof: in.AntiSpoof, Capabilities: capabilities,
 	}
 }
