@@ -13,7 +13,7 @@ func TestPreflightNamesWhatTheNodeLacks(t *testing.T) {
 	sysctls["net/ipv4/neigh/default/gc_thresh3"] = "1024"
 	facts := NodeFacts{Kernel: "4.18.0-553.el8.x86_64", Sysctls: sysctls, Kinds: map[string]bool{"ipvlan": false, "macvlan": true},
 		ForwardDrops: []string{"ip filter FORWARD"}, NoBandwidth: "no tbf", NoAntiSpoof: "no egress hook",
-		Masters:      []Master{{"kube-system/a", "ens5", 9000, 9001}, {"kube-system/b", "ens6", 9000, 1500}, {"kube-system/c", "ens7", 0, 0}}}
+		Masters: []Master{{"kube-system/a", "ens5", 9000, 9001}, {"kube-system/b", "ens6", 9000, 1500}, {"kube-system/c", "ens7", 0, 0}}}
 	var got []string
 	for _, f := range lacks(facts, true) {
 		got = append(got, f.What)
