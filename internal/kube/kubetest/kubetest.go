@@ -24,6 +24,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -189,13 +190,19 @@ func Create(tb testing.TB, c client.Client, objects ...client.Object) {
 	}
 }
 
-// Remove deletes an object and ignores its finalizers. A missing object is no error.
+// Remove deletes an object and ignores its finalizers. A missing object is no error. While
+// the cache of a webhook still has deleted objects, the webhook may refuse, so Remove tries
+// again.
 func Remove(tb testing.TB, c client.Client, object client.Object) {
 	tb.Helper()
 	// The context of a test ends before its cleanups run.
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	if err := client.IgnoreNotFound(c.Delete(ctx, object)); err != nil {
+	err := c.Delete(ctx, object)
+	for began := time.Now(); apierrors.IsForbidden(err) && time.Since(began) < patience/2; err = c.Delete(ctx, object) {
+		time.Sleep(50 * time.Millisecond)
+	}
+	if client.IgnoreNotFound(err) != nil {
 		tb.Errorf("kubetest: delete %T %s: %v", object, client.ObjectKeyFromObject(object), err)
 		return
 	}
