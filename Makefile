@@ -135,6 +135,10 @@ bench: lab-tools ## Measure the IPAM path on simulated nodes, compared with host
 bench-net: lab-tools images ## Measure throughput and latency between pods on two nodes, compared with host network and bridge
 	@go run ./test/bench-net --lab $(LAB)
 
+.PHONY: bench-service
+bench-service: lab-tools ## Measure connections to services by eBPF and kube-proxy with 10 to 10,000 services (root)
+	@KUBEBUILDER_ASSETS="$$($(LAB) env --dir)" go test -tags kernel -run '^$$' -bench . -benchtime 1x -timeout 3h ./test/bench-service
+
 .PHONY: bench-start
 bench-start: lab-tools images ## Measure the time of a pod's network, plugin by plugin, compared with bridge, host-local and portmap
 	@go run ./test/bench-start --lab $(LAB)
