@@ -35,18 +35,19 @@ var (
 	beforeRoute = nftables.ChainPriorityRef(*nftables.ChainPriorityMangle + 1)
 )
 
-// replyChains are the chains of a reply mark:
+// replyChains are the chains of a reply mark. They are few and short, because each packet
+// of the pod passes them. Received packets, just before their sockets see them, so that
+// the mark does not route what the pod only forwards:
 //
-//   - A UDP packet that arrives on the link enters the set, unless the pod itself has
-//     its source behind the link: otherwise each answer of a ClusterIP's DNS server
-//     would take an entry.
-//   - What arrives on the link gets the mark just before its socket sees it, so that
-//     the mark does not route it. TCP packets of other interfaces lose all marks there:
-//     with tcp_fwmark_accept, a server's connection would otherwise take over the mark
-//     of a transparent proxy (TPROXY), which routes to the proxy.
-//   - A UDP packet of a flow in the set gets the mark and a new route.
+//   - TCP packets of other interfaces lose all marks: with tcp_fwmark_accept, a server's
+//     connection would otherwise take over the mark of a transparent proxy (TPROXY),
+//     which routes to the proxy.
+//   - Packets of the link get the mark.
+//   - A UDP packet of the link enters the set, unless the pod itself has its source
+//     behind the link: otherwise each answer of a ClusterIP's DNS server would take an
+//     entry. Without fib, each does: Linux before 5.19 has no such lookup here.
 //
-// Without fib, the kernel lacks route lookups for nftables, and the set has every source.
+// A sent UDP packet of a flow in the set gets the mark and a new route.
 func replyChains(m netplan.ReplyMark, fib bool) []nftChain {
 	dev := ifname(m.Dev)
 	key := udpFlowOf(m.Family)
@@ -63,14 +64,12 @@ func replyChains(m netplan.ReplyMark, fib bool) []nftChain {
 	remember := &expr.Dynset{SrcRegKey: firstRegister32, SetName: udpFlows, Operation: unix.NFT_DYNSET_OP_UPDATE}
 	return []nftChain{
 		{
-			name: "prerouting", kind: nftables.ChainTypeFilter, hook: nftables.ChainHookPrerouting, priority: nftables.ChainPriorityRaw,
-			rules: []nftRule{{"v1: UDP clients behind " + m.Dev, slices.Concat(
-				on(expr.CmpOpEq, dev), isProtocol(unix.IPPROTO_UDP), elsewhere, key.received, []expr.Any{remember})}},
-		}, {
 			name: "input", kind: nftables.ChainTypeFilter, hook: nftables.ChainHookInput, priority: beforeUse,
 			rules: []nftRule{
 				{"v1: connections keep no other mark", slices.Concat(on(expr.CmpOpNeq, ifname("lo")), isProtocol(unix.IPPROTO_TCP), setMark(0))},
 				{"v1: answers leave through " + m.Dev, slices.Concat(on(expr.CmpOpEq, dev), setMark(m.Mark))},
+				{"v1: UDP clients behind " + m.Dev, slices.Concat(
+					on(expr.CmpOpEq, dev), isProtocol(unix.IPPROTO_UDP), elsewhere, key.received, []expr.Any{remember})},
 			},
 		}, {
 			name: "output", kind: nftables.ChainTypeRoute, hook: nftables.ChainHookOutput, priority: beforeRoute,
@@ -111,7 +110,7 @@ func udpFlowOf(f inet.Family) udpFlow {
 
 func (n *Namespace) addReplyMark(m netplan.ReplyMark) error {
 	err := n.writeReplyMark(m, true)
-	if errors.Is(err, unix.ENOENT) { // an unknown expression
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EOPNOTSUPP) { // unknown, or unknown in this chain
 		err = n.writeReplyMark(m, false)
 	}
 	if lacksNFT(err) {
