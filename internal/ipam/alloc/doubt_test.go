@@ -13,6 +13,7 @@ import (
 	"spiderpool.dev/spiderpool/internal/ipam/alloc"
 	"spiderpool.dev/spiderpool/internal/ipam/ipamtest"
 	"spiderpool.dev/spiderpool/internal/lease"
+	"spiderpool.dev/spiderpool/internal/pool"
 )
 
 func TestAgentAcceptsRestoredStore(t *testing.T) {
@@ -108,22 +109,30 @@ func TestUnreadBlockStopsOnlyItsPods(t *testing.T) {
 
 var errAway = errors.New("connection refused")
 
-// An earlier process of the agent released the lease, and its write is still on its way.
-func TestRestartedAgentOutrunsLateRelease(t *testing.T) {
-	store := &ipamtest.Store{}
-	p := rangePool(t, "p", "10.0.0.0/24", "10.0.0.16-10.0.0.31")
+// restarted returns the allocator of an agent on node n1 whose earlier process granted the
+// request of container c.
+func restarted(t *testing.T, store *ipamtest.Store, p *pool.Pool) (*alloc.Allocator, lease.Request) {
+	t.Helper()
 	before := newAllocator(t, "n1", store, p)
 	r := request("n1", "c", want("eth0", 4, "p"))
 	if _, err := allocate(t.Context(), before, r); err != nil {
 		t.Fatal(err)
 	}
 	before.Close()
+	after := newAllocator(t, "n1", store, p)
+	t.Cleanup(after.Close)
+	return after, r
+}
+
+// An earlier process of the agent released the lease, and its write is still on its way.
+func TestRestartedAgentOutrunsLateRelease(t *testing.T) {
+	store := &ipamtest.Store{}
+	p := rangePool(t, "p", "10.0.0.0/24", "10.0.0.16-10.0.0.31")
+	after, r := restarted(t, store, p)
 	late, ok := store.All()[0].Release(lease.Attachment{ContainerID: "c", Interface: "eth0"}, time.Now())
 	if !ok {
 		t.Fatal("the block lacks the lease")
 	}
-	after := newAllocator(t, "n1", store, p)
-	t.Cleanup(after.Close)
 	if _, err := allocate(t.Context(), after, r); err != nil {
 		t.Fatal(err)
 	}
@@ -137,14 +146,7 @@ func TestRestartedAgentOutrunsLateRelease(t *testing.T) {
 func TestLostLeaseLeavesReservation(t *testing.T) {
 	store := &ipamtest.Store{}
 	p := rangePool(t, "p", "10.0.0.0/24", "10.0.0.16")
-	before := newAllocator(t, "n1", store, p)
-	r := request("n1", "c", want("eth0", 4, "p"))
-	if _, err := allocate(t.Context(), before, r); err != nil {
-		t.Fatal(err)
-	}
-	before.Close()
-	after := newAllocator(t, "n1", store, p)
-	t.Cleanup(after.Close)
+	after, r := restarted(t, store, p)
 	late, _ := store.All()[0].Release(lease.Attachment{ContainerID: "c", Interface: "eth0"}, time.Now())
 	if _, err := store.Put(t.Context(), late); err != nil {
 		t.Fatal(err)
@@ -218,14 +220,7 @@ func TestFailedReleaseKeepsLease(t *testing.T) {
 func TestUnreadableLeaseFailsRepeatedAdd(t *testing.T) {
 	store := &ipamtest.Store{}
 	p := rangePool(t, "p", "10.0.0.0/24", "10.0.0.16-10.0.0.31")
-	before := newAllocator(t, "n1", store, p)
-	r := request("n1", "c", want("eth0", 4, "p"))
-	if _, err := allocate(t.Context(), before, r); err != nil {
-		t.Fatal(err)
-	}
-	before.Close()
-	after := newAllocator(t, "n1", store, p)
-	t.Cleanup(after.Close)
+	after, r := restarted(t, store, p)
 	store.Before = func(operation string, _ netip.Addr) error {
 		if operation == "get" {
 			return errAway
