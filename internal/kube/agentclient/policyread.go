@@ -13,39 +13,23 @@ import (
 
 // EachNamespace calls f for each Namespace of the cluster.
 func (c *Client) EachNamespace(ctx context.Context, f func(*corev1.Namespace)) error {
-	return eachPage(ctx, func() *rest.Request { return c.core.Get().Resource("namespaces") }, metav1.ListOptions{}, func(page *corev1.NamespaceList) {
-		for i := range page.Items {
-			f(&page.Items[i])
-		}
-	})
+	return eachObject(ctx, func() *rest.Request { return c.core.Get().Resource("namespaces") }, metav1.ListOptions{}, func(page *corev1.NamespaceList) []corev1.Namespace { return page.Items }, f)
 }
 
 // EachPod calls f for each Pod of the cluster.
 func (c *Client) EachPod(ctx context.Context, f func(*corev1.Pod)) error {
-	return eachPage(ctx, func() *rest.Request { return c.core.Get().Resource("pods") }, metav1.ListOptions{}, func(page *corev1.PodList) {
-		for i := range page.Items {
-			f(&page.Items[i])
-		}
-	})
+	return eachObject(ctx, func() *rest.Request { return c.core.Get().Resource("pods") }, metav1.ListOptions{}, func(page *corev1.PodList) []corev1.Pod { return page.Items }, f)
 }
 
 // EachNetworkPolicy calls f for each NetworkPolicy of the cluster.
 func (c *Client) EachNetworkPolicy(ctx context.Context, f func(*networkingv1.NetworkPolicy)) error {
-	return eachPage(ctx, func() *rest.Request { return c.networking.Get().Resource("networkpolicies") }, metav1.ListOptions{}, func(page *networkingv1.NetworkPolicyList) {
-		for i := range page.Items {
-			f(&page.Items[i])
-		}
-	})
+	return eachObject(ctx, func() *rest.Request { return c.networking.Get().Resource("networkpolicies") }, metav1.ListOptions{}, func(page *networkingv1.NetworkPolicyList) []networkingv1.NetworkPolicy { return page.Items }, f)
 }
 
 // EachClusterNetworkPolicy calls f for each ClusterNetworkPolicy. A cluster without the definition of this kind has none.
 func (c *Client) EachClusterNetworkPolicy(ctx context.Context, f func(*npv1beta1.ClusterNetworkPolicy)) error {
 	request := func() *rest.Request { return c.policies.Get().Resource("clusternetworkpolicies") }
-	err := eachPage(ctx, request, metav1.ListOptions{}, func(page *npv1beta1.ClusterNetworkPolicyList) {
-		for i := range page.Items {
-			f(&page.Items[i])
-		}
-	})
+	err := eachObject(ctx, request, metav1.ListOptions{}, func(page *npv1beta1.ClusterNetworkPolicyList) []npv1beta1.ClusterNetworkPolicy { return page.Items }, f)
 	if apierrors.IsNotFound(err) {
 		return nil
 	}

@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"spiderpool.dev/spiderpool/internal/observe"
+	"spiderpool.dev/spiderpool/internal/service"
 )
 
 // Authors of Services and EndpointSlices cause faults, so their number is bounded.
@@ -43,15 +44,25 @@ type fault struct {
 	event observe.Event
 }
 
-type objectKey struct{ kind, namespace, name string }
+type objectKey struct {
+	kind string
+	name service.Name
+}
 
 func newServiceFaults(log *slog.Logger, tell TellFault) *serviceFaults {
 	return &serviceFaults{log: log, tell: tell, told: map[objectKey]uint64{}, waiting: make(chan fault, maxWaiting)}
 }
 
-// observe receives the faults of an object; none if all its parts are valid, or if it was deleted.
+// forget receives the name of a deleted object.
+func (s *serviceFaults) forget(kind string, name service.Name) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.told, objectKey{kind, name})
+}
+
+// observe receives the faults of an object; none if all its parts are valid.
 func (s *serviceFaults) observe(about corev1.ObjectReference, event func(string) observe.Event, errs field.ErrorList) {
-	key := objectKey{about.Kind, about.Namespace, about.Name}
+	key := objectKey{about.Kind, service.Name{Namespace: about.Namespace, Name: about.Name}}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(errs) == 0 {

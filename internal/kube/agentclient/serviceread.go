@@ -18,11 +18,7 @@ const readPage = 500
 
 // EachService calls f for each Service of the cluster.
 func (c *Client) EachService(ctx context.Context, f func(*corev1.Service)) error {
-	return eachPage(ctx, func() *rest.Request { return c.core.Get().Resource(servicesKind) }, metav1.ListOptions{}, func(page *corev1.ServiceList) {
-		for i := range page.Items {
-			f(&page.Items[i])
-		}
-	})
+	return eachObject(ctx, func() *rest.Request { return c.core.Get().Resource(servicesKind) }, metav1.ListOptions{}, func(page *corev1.ServiceList) []corev1.Service { return page.Items }, f)
 }
 
 // EachEndpointSlice calls f for each EndpointSlice of a Service, or of all Services if the name is empty.
@@ -33,19 +29,15 @@ func (c *Client) EachEndpointSlice(ctx context.Context, of service.Name, f func(
 		request = func() *rest.Request { return c.discovery.Get().Namespace(of.Namespace).Resource(slicesKind) }
 		options.LabelSelector = discoveryv1.LabelServiceName + "=" + of.Name
 	}
-	return eachPage(ctx, request, options, func(page *discoveryv1.EndpointSliceList) {
-		for i := range page.Items {
-			f(&page.Items[i])
-		}
-	})
+	return eachObject(ctx, request, options, func(page *discoveryv1.EndpointSliceList) []discoveryv1.EndpointSlice { return page.Items }, f)
 }
 
-// eachPage reads a list page by page.
-func eachPage[L any, P interface {
+// eachObject reads a list page by page and calls f for each of its items.
+func eachObject[T, L any, P interface {
 	*L
 	runtime.Object
 	metav1.ListInterface
-}](ctx context.Context, request func() *rest.Request, options metav1.ListOptions, f func(P)) error {
+}](ctx context.Context, request func() *rest.Request, options metav1.ListOptions, items func(P) []T, f func(*T)) error {
 	options.Limit = readPage
 	for {
 		page := P(new(L))
@@ -53,7 +45,10 @@ func eachPage[L any, P interface {
 		if err := r.Do(ctx).Into(page); err != nil {
 			return fmt.Errorf("list %s: %w", r.URL().Path, err)
 		}
-		f(page)
+		objects := items(page)
+		for i := range objects {
+			f(&objects[i])
+		}
 		if options.Continue = page.GetContinue(); options.Continue == "" {
 			return nil
 		}

@@ -119,7 +119,7 @@ func (s *ServiceSync) services() cache.ReflectorStore {
 		sync: s, kind: servicesKind, compile: s.compileService,
 		set: func(value *service.Service) service.Diff { return s.table.SetService(value) },
 		remove: func(name service.Name) service.Diff {
-			s.faults.observe(corev1.ObjectReference{Kind: "Service", Namespace: name.Namespace, Name: name.Name}, nil, nil)
+			s.faults.forget("Service", name)
 			return s.table.DeleteService(name)
 		},
 	}
@@ -130,7 +130,7 @@ func (s *ServiceSync) endpointSlices() cache.ReflectorStore {
 		sync: s, kind: slicesKind, compile: s.compileSlice,
 		set: func(value *service.Slice) service.Diff { return s.table.SetSlice(value) },
 		remove: func(name service.Name) service.Diff {
-			s.faults.observe(corev1.ObjectReference{Kind: "EndpointSlice", Namespace: name.Namespace, Name: name.Name}, nil, nil)
+			s.faults.forget("EndpointSlice", name)
 			return s.table.DeleteSlice(name)
 		},
 	}
