@@ -19,9 +19,9 @@ const (
 	exampleBandwidth = `[{"interface":"net1","ingress":"100M","egress":"50M"}]`
 	// maxRateText bounds the text of a rate: parsing a long number takes quadratic time.
 	maxRateText = 64
-	// maxBandwidthText bounds the annotation for all interfaces, and maxLimits its entries.
-	maxBandwidthText = 8 << 10
-	maxLimits        = 64
+	// maxListText bounds an annotation with a list, and maxListEntries its entries.
+	maxListText    = 8 << 10
+	maxListEntries = 64
 )
 
 // The limits of a rate are those of Kubernetes (k8s.io/kubernetes/pkg/util/bandwidth),
@@ -63,19 +63,14 @@ func Bandwidth(annotations map[string]string, interfaces []string) (map[string]n
 // addLimits adds the entries of names.AnnotationPodBandwidth to rates, or returns the
 // reason for refusing it.
 func addLimits(rates map[string]netplan.Rates, text string, interfaces []string) (reason string) {
-	if len(text) > maxBandwidthText {
-		return fmt.Sprintf("has %d bytes; write at most %d", len(text), maxBandwidthText)
-	}
-	var entries []struct {
+	type limit struct {
 		Interface string `json:"interface"`
 		Ingress   string `json:"ingress"`
 		Egress    string `json:"egress"`
 	}
-	if err := json.Unmarshal([]byte(text), &entries); err != nil {
-		return "is not a JSON list of objects with the strings interface, ingress and egress: " + err.Error()
-	}
-	if len(entries) > maxLimits {
-		return fmt.Sprintf("has %d entries; write at most %d", len(entries), maxLimits)
+	entries, reason := parseList[limit](text, "objects with the strings interface, ingress and egress")
+	if reason != "" {
+		return reason
 	}
 	var seen []string
 	for i, e := range entries {
@@ -99,6 +94,21 @@ func addLimits(rates map[string]netplan.Rates, text string, interfaces []string)
 		rates[e.Interface] = all
 	}
 	return ""
+}
+
+// parseList reads an annotation with a JSON list of what the second argument names, or
+// returns the reason for refusing it.
+func parseList[T any](text, of string) (entries []T, reason string) {
+	if len(text) > maxListText {
+		return nil, fmt.Sprintf("has %d bytes; write at most %d", len(text), maxListText)
+	}
+	if err := json.Unmarshal([]byte(text), &entries); err != nil {
+		return nil, "is not a JSON list of " + of + ": " + err.Error()
+	}
+	if len(entries) > maxListEntries {
+		return nil, fmt.Sprintf("has %d entries; write at most %d", len(entries), maxListEntries)
+	}
+	return entries, ""
 }
 
 func replaceRate(rate *uint64, entry int, key, text string) (reason string) {

@@ -1,7 +1,6 @@
 package compile
 
 import (
-	"encoding/json"
 	"fmt"
 	"net/netip"
 
@@ -9,12 +8,7 @@ import (
 	"spiderpool.dev/spiderpool/internal/pool"
 )
 
-const (
-	exampleSources = `["172.31.16.50","10.9.0.0/16"]`
-	// maxSourcesText bounds the annotation, and maxSources its entries.
-	maxSourcesText = 8 << 10
-	maxSources     = 64
-)
+const exampleSources = `["172.31.16.50","10.9.0.0/16"]`
 
 // Sources returns the networks that a pod may send from besides its own addresses, given
 // its annotations and the labels of its namespace. The error is a *pool.AnnotationError.
@@ -34,15 +28,9 @@ func Sources(annotations, namespace map[string]string) ([]netip.Prefix, error) {
 }
 
 func parseSources(text string) (sources []netip.Prefix, reason string) {
-	if len(text) > maxSourcesText {
-		return nil, fmt.Sprintf("has %d bytes; write at most %d", len(text), maxSourcesText)
-	}
-	var entries []string
-	if err := json.Unmarshal([]byte(text), &entries); err != nil {
-		return nil, "is not a JSON list of strings: " + err.Error()
-	}
-	if len(entries) > maxSources {
-		return nil, fmt.Sprintf("has %d entries; write at most %d", len(entries), maxSources)
+	entries, reason := parseList[string](text, "strings")
+	if reason != "" {
+		return nil, reason
 	}
 	for i, entry := range entries {
 		p, err := netip.ParsePrefix(entry)
