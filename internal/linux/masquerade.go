@@ -2,6 +2,7 @@ package linux
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
@@ -19,29 +20,20 @@ const ctStatusDstNAT = 1 << 5
 // Matching the input interface after routing needs Linux 5.7.
 func masqueradeChain(m netplan.Masquerade) nftChain {
 	masq := &expr.Masq{FullyRandom: true}
-	from := []expr.Any{
-		&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: 1},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte(m.Links)},
-		&expr.Counter{},
-		masq,
-	}
-	to := []expr.Any{
-		&expr.Meta{Key: expr.MetaKeyOIFNAME, Register: 1},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte(m.Links)},
+	from := append(meta(expr.MetaKeyIIFNAME, expr.CmpOpEq, []byte(m.Links)), &expr.Counter{}, masq)
+	to := append(meta(expr.MetaKeyOIFNAME, expr.CmpOpEq, []byte(m.Links)),
 		&expr.Ct{Key: expr.CtKeySTATUS, Register: 1},
 		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4,
 			Mask: binaryutil.NativeEndian.PutUint32(ctStatusDstNAT), Xor: binaryutil.NativeEndian.PutUint32(0)},
 		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: binaryutil.NativeEndian.PutUint32(0)},
 		&expr.Counter{},
-		masq,
-	}
+		masq)
 	keep := func(protocol byte) []expr.Any {
-		return append([]expr.Any{
-			&expr.Meta{Key: expr.MetaKeyOIFNAME, Register: 1},
-			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte(m.Links)},
-			&expr.Meta{Key: expr.MetaKeyOIFGROUP, Register: 1},
-			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binaryutil.NativeEndian.PutUint32(netplan.ReplyGroup)},
-		}, append(isProtocol(protocol), &expr.Counter{}, &expr.Verdict{Kind: expr.VerdictAccept})...)
+		return slices.Concat(
+			meta(expr.MetaKeyOIFNAME, expr.CmpOpEq, []byte(m.Links)),
+			meta(expr.MetaKeyOIFGROUP, expr.CmpOpEq, binaryutil.NativeEndian.PutUint32(netplan.ReplyGroup)),
+			isProtocol(protocol),
+			[]expr.Any{&expr.Counter{}, &expr.Verdict{Kind: expr.VerdictAccept}})
 	}
 	return nftChain{
 		name: "postrouting", kind: nftables.ChainTypeNAT, hook: nftables.ChainHookPostrouting, priority: nftables.ChainPriorityNATSource,

@@ -129,12 +129,14 @@ func (n *Namespace) removeTable(family inet.Family) error {
 	return err
 }
 
+// meta compares a property of the packet, e.g. its input interface.
+func meta(key expr.MetaKey, op expr.CmpOp, data []byte) []expr.Any {
+	return []expr.Any{&expr.Meta{Key: key, Register: 1}, &expr.Cmp{Op: op, Register: 1, Data: data}}
+}
+
 // isProtocol matches packets of a transport protocol.
 func isProtocol(protocol byte) []expr.Any {
-	return []expr.Any{
-		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{protocol}},
-	}
+	return meta(expr.MetaKeyL4PROTO, expr.CmpOpEq, []byte{protocol})
 }
 
 // lacksNFT reports whether the kernel has no nftables or no NAT for nftables. The

@@ -51,9 +51,7 @@ var (
 func replyChains(m netplan.ReplyMark, fib bool) []nftChain {
 	dev := ifname(m.Dev)
 	key := udpFlowOf(m.Family)
-	on := func(op expr.CmpOp, name []byte) []expr.Any {
-		return []expr.Any{&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: 1}, &expr.Cmp{Op: op, Register: 1, Data: name}}
-	}
+	arrived := meta(expr.MetaKeyIIFNAME, expr.CmpOpEq, dev)
 	var elsewhere []expr.Any
 	if fib {
 		elsewhere = []expr.Any{
@@ -66,10 +64,10 @@ func replyChains(m netplan.ReplyMark, fib bool) []nftChain {
 		{
 			name: "input", kind: nftables.ChainTypeFilter, hook: nftables.ChainHookInput, priority: beforeUse,
 			rules: []nftRule{
-				{"v1: connections keep no other mark", slices.Concat(on(expr.CmpOpNeq, ifname("lo")), isProtocol(unix.IPPROTO_TCP), setMark(0))},
-				{"v1: answers leave through " + m.Dev, slices.Concat(on(expr.CmpOpEq, dev), setMark(m.Mark))},
+				{"v1: connections keep no other mark", slices.Concat(meta(expr.MetaKeyIIFNAME, expr.CmpOpNeq, ifname("lo")), isProtocol(unix.IPPROTO_TCP), setMark(0))},
+				{"v1: answers leave through " + m.Dev, slices.Concat(arrived, setMark(m.Mark))},
 				{"v1: UDP clients behind " + m.Dev, slices.Concat(
-					on(expr.CmpOpEq, dev), isProtocol(unix.IPPROTO_UDP), elsewhere, key.received, []expr.Any{remember})},
+					arrived, isProtocol(unix.IPPROTO_UDP), elsewhere, key.received, []expr.Any{remember})},
 			},
 		}, {
 			name: "output", kind: nftables.ChainTypeRoute, hook: nftables.ChainHookOutput, priority: beforeRoute,
