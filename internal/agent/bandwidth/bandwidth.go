@@ -12,13 +12,10 @@ package bandwidth
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -123,16 +120,17 @@ func (f *Follower) follow(ctx context.Context, host *linux.Namespace) {
 		return
 	}
 	holders := f.holders()
-	entries, err := os.ReadDir(f.PodNamespaces)
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		f.Log.Warn("cannot list the network namespaces of the pods", "err", err)
-	}
-	for _, e := range entries {
-		path := filepath.Join(f.PodNamespaces, e.Name())
-		if err := f.followIn(path, host, holders, pods); err != nil {
-			f.Log.Warn("cannot change the bandwidth of a pod", "namespace", path, "err", err)
-			f.until = f.Now().Add(followedFor)
+	err := host.EachPod(f.PodNamespaces, func(_ string, ns *linux.Namespace, st netplan.State) error {
+		if pod, ok := pods[owner(st, holders)]; ok {
+			return f.followPod(pod, ns, st)
 		}
+		return nil
+	}, func(path string, err error) {
+		f.Log.Warn("cannot change the bandwidth of a pod", "namespace", path, "err", err)
+		f.until = f.Now().Add(followedFor)
+	})
+	if err != nil {
+		f.Log.Warn("cannot list the network namespaces of the pods", "err", err)
 	}
 }
 
@@ -161,28 +159,9 @@ func (f *Follower) holders() map[netip.Addr]string {
 	return out
 }
 
-// followIn brings the limits of the pod in the namespace at path into agreement with its
-// annotations. It leaves a namespace alone that is not that of exactly one pod.
-func (f *Follower) followIn(path string, host *linux.Namespace, holders map[netip.Addr]string, pods map[string]ipam.Pod) error {
-	ns, err := linux.Open(path)
-	if errors.Is(err, linux.ErrNoNamespace) {
-		return nil // another file, or the pod is gone
-	}
-	if err != nil {
-		return err
-	}
-	defer ns.Close()
-	if ns.Same(host) {
-		return nil
-	}
-	st, err := ns.ReadAll()
-	if err != nil {
-		return err
-	}
-	pod, ok := pods[owner(st, holders)]
-	if !ok {
-		return nil
-	}
+// followPod brings the limits of a pod into agreement with its annotations. st is the
+// state of its namespace.
+func (f *Follower) followPod(pod ipam.Pod, ns *linux.Namespace, st netplan.State) error {
 	rates, err := f.Rates(pod)
 	if err != nil {
 		f.warn(pod, err)

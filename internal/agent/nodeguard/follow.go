@@ -2,10 +2,7 @@ package nodeguard
 
 import (
 	"cmp"
-	"errors"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"slices"
 	"time"
 
@@ -36,20 +33,19 @@ func (m *Maintainer) follow(host *linux.Namespace) {
 		return
 	}
 	m.followSources(host, netplan.Node{Addrs: addrs})
-	entries, err := os.ReadDir(m.PodNamespaces)
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
+	err = host.EachPod(m.PodNamespaces, func(path string, pod *linux.Namespace, st netplan.State) error {
+		missing := netplan.Diff(nil, netplan.FollowNode(st, netplan.Node{Addrs: addrs}), nil)
+		err := pod.ApplyEach(missing)
+		if len(missing) > 0 {
+			m.Log.Info("routed a pod to new addresses of the node", "namespace", path, "changes", missing.String())
+		}
+		return err
+	}, func(path string, err error) {
+		m.Log.Warn("cannot route a pod to the addresses of the node", "namespace", path, "err", err)
+		m.followed.until = now.Add(followedFor)
+	})
+	if err != nil {
 		m.Log.Warn("cannot list the network namespaces of the pods", "err", err)
-	}
-	for _, e := range entries {
-		path := filepath.Join(m.PodNamespaces, e.Name())
-		added, err := followIn(path, host, netplan.Node{Addrs: addrs})
-		if err != nil {
-			m.Log.Warn("cannot route a pod to the addresses of the node", "namespace", path, "err", err)
-			m.followed.until = now.Add(followedFor)
-		}
-		if len(added) > 0 {
-			m.Log.Info("routed a pod to new addresses of the node", "namespace", path, "changes", added.String())
-		}
 	}
 }
 
@@ -79,25 +75,4 @@ func (m *Maintainer) followSources(host *linux.Namespace, node netplan.Node) {
 type followed struct {
 	addrs []netip.Prefix
 	until time.Time
-}
-
-// followIn adds the missing routes in the namespace at path, if a pod is there.
-func followIn(path string, host *linux.Namespace, node netplan.Node) (netplan.Changes, error) {
-	pod, err := linux.Open(path)
-	if errors.Is(err, linux.ErrNoNamespace) {
-		return nil, nil // another file, or the pod is gone
-	}
-	if err != nil {
-		return nil, err
-	}
-	defer pod.Close()
-	if pod.Same(host) {
-		return nil, nil
-	}
-	st, err := pod.ReadAll()
-	if err != nil {
-		return nil, err
-	}
-	missing := netplan.Diff(nil, netplan.FollowNode(st, node), nil)
-	return missing, pod.ApplyEach(missing)
 }
