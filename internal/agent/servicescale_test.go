@@ -4,7 +4,6 @@ package agent
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -19,9 +18,6 @@ import (
 
 	"github.com/cilium/ebpf"
 	corev1 "k8s.io/api/core/v1"
-	discoveryv1 "k8s.io/api/discovery/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"spiderpool.dev/spiderpool/internal/config"
@@ -30,31 +26,10 @@ import (
 
 const (
 	manyServices  = 10_000
-	perService    = 10
 	serviceUpdate = 51
 	// serviceMemory is the target of ADR 22: what an agent that translates 10,000 services may take above another.
 	serviceMemory = 60 << 20
 )
-
-func scaleSlice(namespace string, i int) *discoveryv1.EndpointSlice {
-	name := fmt.Sprintf("service-%d", i)
-	slice := &discoveryv1.EndpointSlice{
-		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name + "-x7k2p", Labels: map[string]string{
-			discoveryv1.LabelServiceName: name, discoveryv1.LabelManagedBy: "endpointslice-controller.k8s.io",
-		}},
-		AddressType: discoveryv1.AddressTypeIPv4, Ports: []discoveryv1.EndpointPort{{Name: ptr.To("http"), Port: ptr.To[int32](8080)}},
-	}
-	for k := range perService {
-		slice.Endpoints = append(slice.Endpoints, discoveryv1.Endpoint{
-			Addresses: []string{fmt.Sprintf("10.%d.%d.%d", 6+i/6000, i/25%240, 1+i%25*perService+k)},
-			NodeName:  ptr.To(fmt.Sprintf("node-%d", k)), Zone: ptr.To("zone-a"),
-			Conditions: discoveryv1.EndpointConditions{Ready: ptr.To(true), Serving: ptr.To(true), Terminating: ptr.To(false)},
-			TargetRef:  &corev1.ObjectReference{Kind: "Pod", Namespace: namespace, Name: fmt.Sprintf("%s-6d4cf56db6-%d", name, k), UID: "7b8a2f0e-6a5e-4b57-9d6e-0e8f3a1c2b4d"},
-			Hints:      &discoveryv1.EndpointHints{ForZones: []discoveryv1.ForZone{{Name: "zone-a"}}},
-		})
-	}
-	return slice
-}
 
 // TestServicesOfLargeCluster measures an agent that translates 10,000 services with 100,000 endpoints, and compares it
 // with one that leaves them to kube-proxy. Both are processes of their own, with the kernel's maps; it needs root.
@@ -62,14 +37,7 @@ func scaleSlice(namespace string, i int) *discoveryv1.EndpointSlice {
 //	go test -tags 'apiserver scale' -run ServicesOfLargeCluster -v ./internal/agent
 func TestServicesOfLargeCluster(t *testing.T) {
 	c := kubetest.Client(t)
-	namespace, began := kubetest.Namespace(t, c), time.Now()
-	kubetest.Each(t, manyServices, func(ctx context.Context, i int) error {
-		return errors.Join(c.Create(ctx, scaleSlice(namespace, i)), c.Create(ctx, &corev1.Service{
-			ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: fmt.Sprintf("service-%d", i), Labels: map[string]string{"app": "web"}},
-			Spec:       corev1.ServiceSpec{Selector: map[string]string{"app": "web"}, Ports: []corev1.ServicePort{{Name: "http", Port: 80}}},
-		}))
-	})
-	t.Logf("%d services with %d endpoints created in %s", manyServices, manyServices*perService, time.Since(began).Round(time.Second))
+	namespace := kubetest.Services(t, c, manyServices)
 
 	without := launchAgent(t, "node-1", nil)
 	time.Sleep(10 * time.Second) // it has nothing to wait for
@@ -81,7 +49,7 @@ func TestServicesOfLargeCluster(t *testing.T) {
 		file.Service = config.Service{Mode: config.ServiceEBPF, Cgroup: cgroup(t)}
 	})
 	kubetest.Eventually(t, func(context.Context) error {
-		if got := with.metric(t, `spiderpool_service_entries{map="backends"}`); got < manyServices*perService {
+		if got := with.metric(t, `spiderpool_service_entries{map="backends"}`); got < manyServices*kubetest.EndpointsPerService {
 			return fmt.Errorf("%v backends", got)
 		}
 		return nil
@@ -132,7 +100,7 @@ func logServiceUpdates(t *testing.T, namespace string, a *launched) {
 			t.Fatal(err)
 		}
 		set := setOf(t, frontends, netip.MustParseAddr(object.Spec.ClusterIP))
-		slice := scaleSlice(namespace, i)
+		slice := kubetest.EndpointSlice(namespace, i)
 		slice.Endpoints[3].Addresses[0] = fmt.Sprintf("10.200.0.%d", i+1)
 		if err := c.Update(t.Context(), slice); err != nil {
 			t.Fatal(err)
@@ -167,7 +135,7 @@ func setOf(t *testing.T, frontends *ebpf.Map, addr netip.Addr) uint32 {
 
 func leadsTo(t *testing.T, backends *ebpf.Map, set uint32, addr netip.Addr) bool {
 	t.Helper()
-	for i := range uint32(perService) {
+	for i := range uint32(kubetest.EndpointsPerService) {
 		var value struct {
 			Addr       [16]byte
 			Port, Zero [2]byte
