@@ -3,10 +3,8 @@
 package cli
 
 import (
-	"bytes"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -41,34 +39,16 @@ func TestPolicyCommandsReadCluster(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	kubeconfig := filepath.Join(t.TempDir(), "kubeconfig")
-	if err := os.WriteFile(kubeconfig, kubetest.Kubeconfig(t, kubetest.Role(t, "spiderpool-agent", "kube-system", "cli-node")), 0o600); err != nil {
-		t.Fatal(err)
-	}
 	file := filepath.Join(t.TempDir(), "policy.yaml")
 	const deny = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: allow}\nspec: {podSelector: {}, policyTypes: [Ingress]}\n"
 	if err := os.WriteFile(file, []byte(deny), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for _, tc := range []struct{ command, want string }{
+	prints(t, "policy", []testCase{
 		{"show " + namespace + "/web", "pods app=client in its namespace  any    10.66.0.2  " + namespace + "/allow ingress[0]\n"},
 		{"trace --from " + namespace + "/client --to " + namespace + "/web:80", "TCP from 10.66.0.2 (" + namespace + "/client) to 10.66.0.1 (" + namespace + "/web) port 80: allowed\n"},
 		{"trace --from 192.0.2.1 --to " + namespace + "/web:80", "  ingress  denied: no rule of " + namespace + "/allow allows it\n"},
 		{"show " + namespace + "/nothing", "there is no running pod " + namespace + "/nothing"},
 		{"diff -n " + namespace + " -f " + file, namespace + "/web\n  - ingress any 10.66.0.2\n"},
-	} {
-		t.Run(tc.command, func(t *testing.T) {
-			var out bytes.Buffer
-			cmd := newRoot()
-			cmd.SetOut(&out)
-			cmd.SetArgs(append([]string{"policy", "--kubeconfig", kubeconfig}, strings.Fields(tc.command)...))
-			err := cmd.ExecuteContext(t.Context())
-			if err != nil {
-				out.WriteString(err.Error())
-			}
-			if !strings.Contains(out.String(), tc.want) {
-				t.Errorf("got\n%s\nwant %q", out.String(), tc.want)
-			}
-		})
-	}
+	})
 }

@@ -1,68 +1,44 @@
 package cli
 
 import (
-	"bufio"
 	"bytes"
 	"encoding/json"
-	"errors"
-	"fmt"
 	"io"
-	"os"
 	"strings"
 	"testing"
 
 	"golang.org/x/tools/txtar"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
 	npv1beta1 "sigs.k8s.io/network-policy-api/apis/v1beta1"
-	"sigs.k8s.io/yaml"
 )
 
 // TestPolicyTables plays testdata/policy.txtar: a section is named after the arguments of a command.
 func TestPolicyTables(t *testing.T) {
-	const file = "testdata/policy.txtar"
-	archive, err := txtar.ParseFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
 	var p *policies
 	var changed *policyBuilder
-	got := &txtar.Archive{Comment: archive.Comment}
-	for _, section := range archive.Files {
+	playTables(t, "testdata/policy.txtar", func(t *testing.T, out *bytes.Buffer, section txtar.File) (err error) {
 		fields := strings.Fields(section.Name)
-		var out bytes.Buffer
-		err = nil
 		switch fields[0] {
 		case "cluster":
 			p = policiesOf(t, section.Data)
 			out.Write(section.Data)
+			return nil
 		case "file":
 			content, _, _ := bytes.Cut(section.Data, []byte("error: "))
 			changed, err = parsePolicies(content, "shop")
 			out.Write(content)
+			return err
 		case "show":
-			err = printShow(&out, p, fields[1])
+			return printShow(out, p, fields[1])
 		case "trace":
-			err = printTrace(&out, p, fields[1:])
+			return printTrace(out, p, fields[1:])
 		case "diff":
-			err = showPolicyDiff(&out, p.diff(changed), "table")
-		default:
-			t.Fatalf("section %q", section.Name)
+			return showPolicyDiff(out, p.diff(changed), "table")
 		}
-		if err != nil {
-			fmt.Fprintf(&out, "error: %v\n", err)
-		}
-		got.Files = append(got.Files, txtar.File{Name: section.Name, Data: out.Bytes()})
-	}
-	if text := txtar.Format(got); *update {
-		if err := os.WriteFile(file, text, 0o644); err != nil {
-			t.Fatal(err)
-		}
-	} else if !bytes.Equal(text, txtar.Format(archive)) {
-		t.Errorf("%s differs; run with -update and read it. Got:\n%s", file, text)
-	}
+		t.Fatalf("section %q", section.Name)
+		return nil
+	})
 }
 
 func printShow(out io.Writer, p *policies, pod string) error {
@@ -93,17 +69,8 @@ func printTrace(out io.Writer, p *policies, args []string) error {
 func policiesOf(t *testing.T, stream []byte) *policies {
 	t.Helper()
 	var b policyBuilder
-	reader := utilyaml.NewYAMLReader(bufio.NewReader(bytes.NewReader(stream)))
-	for {
-		document, err := reader.Read()
-		if errors.Is(err, io.EOF) {
-			return b.build()
-		}
-		var meta metav1.TypeMeta
-		if err := errors.Join(err, yaml.Unmarshal(document, &meta)); err != nil {
-			t.Fatal(err)
-		}
-		switch meta.Kind {
+	eachObject(t, stream, func(kind string, document []byte) {
+		switch kind {
 		case "Namespace":
 			var object corev1.Namespace
 			parse(t, document, &object)
@@ -121,7 +88,8 @@ func policiesOf(t *testing.T, stream []byte) *policies {
 			parse(t, document, &object)
 			b.addClusterPolicy(&object)
 		}
-	}
+	})
+	return b.build()
 }
 
 func TestPolicyJSON(t *testing.T) {
@@ -149,7 +117,7 @@ func TestPolicyJSON(t *testing.T) {
 }
 
 func TestPolicyArguments(t *testing.T) {
-	for _, tc := range []struct{ command, want string }{
+	refuses(t, "policy", []testCase{
 		{"show web", `pod "web": write NAMESPACE/NAME`},
 		{"show shop/web -o yaml", `"yaml": write table or json`},
 		{"trace --from shop/client", "name a source and a destination"},
@@ -162,13 +130,5 @@ func TestPolicyArguments(t *testing.T) {
 		{"diff", "--file: name a YAML file"},
 		{"diff --file /does/not/exist", "no such file"},
 		{"diff --file testdata/service.txtar", "--file testdata/service.txtar:"},
-	} {
-		t.Run(tc.command, func(t *testing.T) {
-			cmd := newRoot()
-			cmd.SetArgs(append([]string{"policy"}, strings.Fields(tc.command)...))
-			if err := cmd.Execute(); err == nil || !strings.Contains(err.Error(), tc.want) {
-				t.Errorf("got %v, want %q", err, tc.want)
-			}
-		})
-	}
+	})
 }

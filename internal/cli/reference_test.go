@@ -9,6 +9,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"spiderpool.dev/spiderpool/test/scenariotest"
 )
 
 const referenceIntro = `# spiderpoolctl
@@ -25,7 +27,7 @@ func TestReferenceListsCommands(t *testing.T) {
 	b.WriteString(referenceIntro)
 	describe(&b, newRoot())
 	page := filepath.Join("..", "..", "docs", "reference", "spiderpoolctl.md")
-	if *update {
+	if *scenariotest.Update {
 		if err := os.WriteFile(page, []byte(b.String()), 0o644); err != nil {
 			t.Fatal(err)
 		}

@@ -39,12 +39,8 @@ func TestServiceCommandsReadCluster(t *testing.T) {
 	}
 	kubetest.Create(t, c, web, slice, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "cli-node"}},
 		pod("client", "cli-node", false), pod("host", "cli-node", true), pod("pending", "", false))
-	kubeconfig := filepath.Join(t.TempDir(), "kubeconfig")
-	if err := os.WriteFile(kubeconfig, kubetest.Kubeconfig(t, kubetest.Role(t, "spiderpool-agent", "kube-system", "cli-node")), 0o600); err != nil {
-		t.Fatal(err)
-	}
 	name := namespace + "/web"
-	for _, tc := range []struct{ command, want string }{
+	prints(t, "service", []testCase{
 		{"list -n " + namespace + " --node cli-node", name + "  " + web.Spec.ClusterIP + ":80/TCP  cluster IP  10.6.0.1:8080\n"},
 		{"explain " + name + " --node cli-node", "Service " + name + ", for pods on node cli-node\n"},
 		{"explain " + name + " --from client", "Service " + name + ", for pod " + namespace + "/client on node cli-node\n"},
@@ -53,12 +49,22 @@ func TestServiceCommandsReadCluster(t *testing.T) {
 		{"explain " + name + " --from nobody", `pods "nobody" not found`},
 		{"explain " + name + " --node no-node", `nodes "no-node" not found`},
 		{"explain " + namespace + "/nothing --node cli-node", "there is no Service " + namespace + "/nothing"},
-	} {
+	})
+}
+
+// prints runs subcommands as an agent's pod would, and compares their outputs or errors.
+func prints(t *testing.T, command string, cases []testCase) {
+	t.Helper()
+	kubeconfig := filepath.Join(t.TempDir(), "kubeconfig")
+	if err := os.WriteFile(kubeconfig, kubetest.Kubeconfig(t, kubetest.Role(t, "spiderpool-agent", "kube-system", "cli-node")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, tc := range cases {
 		t.Run(tc.command, func(t *testing.T) {
 			var out bytes.Buffer
 			cmd := newRoot()
 			cmd.SetOut(&out)
-			cmd.SetArgs(append([]string{"service", "--kubeconfig", kubeconfig}, strings.Fields(tc.command)...))
+			cmd.SetArgs(append([]string{command, "--kubeconfig", kubeconfig}, strings.Fields(tc.command)...))
 			err := cmd.ExecuteContext(t.Context())
 			if err != nil {
 				out.WriteString(err.Error())

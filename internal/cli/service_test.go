@@ -5,9 +5,8 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
-	"flag"
+	"fmt"
 	"io"
-	"os"
 	"strings"
 	"testing"
 
@@ -20,44 +19,42 @@ import (
 
 	"spiderpool.dev/spiderpool/internal/kube/compile"
 	"spiderpool.dev/spiderpool/internal/service"
+	"spiderpool.dev/spiderpool/test/scenariotest"
 )
 
-var update = flag.Bool("update", false, "write the golden files")
+// playTables plays a file with sections for a cluster and for the outputs of commands.
+// run prints the output of a section, or returns the error that the user gets.
+func playTables(t *testing.T, file string, run func(t *testing.T, out *bytes.Buffer, section txtar.File) error) {
+	t.Helper()
+	scenariotest.Play(t, file, func(t *testing.T, sections []txtar.File) (played []txtar.File) {
+		for _, section := range sections {
+			var out bytes.Buffer
+			if err := run(t, &out, section); err != nil {
+				fmt.Fprintf(&out, "error: %v\n", err)
+			}
+			played = append(played, txtar.File{Name: section.Name, Data: out.Bytes()})
+		}
+		return played
+	})
+}
 
 func TestServiceTables(t *testing.T) {
-	const file = "testdata/service.txtar"
-	archive, err := txtar.ParseFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
 	var cluster *cluster
-	got := &txtar.Archive{Comment: archive.Comment}
-	for _, section := range archive.Files {
+	playTables(t, "testdata/service.txtar", func(t *testing.T, out *bytes.Buffer, section txtar.File) error {
 		verb, argument, _ := strings.Cut(section.Name, " ")
-		var out bytes.Buffer
 		switch verb {
 		case "cluster":
 			cluster = clusterOf(t, section.Data)
 			out.Write(section.Data)
+			return nil
 		case "list":
-			err = showList(&out, cluster.list(argument), "table")
+			return showList(out, cluster.list(argument), "table")
 		case "explain":
-			err = explainText(&out, cluster, argument)
-		default:
-			t.Fatalf("section %q", section.Name)
+			return explainText(out, cluster, argument)
 		}
-		if err != nil {
-			out.WriteString("error: " + err.Error() + "\n")
-		}
-		got.Files = append(got.Files, txtar.File{Name: section.Name, Data: out.Bytes()})
-	}
-	if text := txtar.Format(got); *update {
-		if err := os.WriteFile(file, text, 0o644); err != nil {
-			t.Fatal(err)
-		}
-	} else if !bytes.Equal(text, txtar.Format(archive)) {
-		t.Errorf("%s differs; run with -update and read it. Got:\n%s", file, text)
-	}
+		t.Fatalf("section %q", section.Name)
+		return nil
+	})
 }
 
 func explainText(out io.Writer, c *cluster, argument string) error {
@@ -72,17 +69,8 @@ func explainText(out io.Writer, c *cluster, argument string) error {
 // clusterOf reads a YAML stream that begins with the node.
 func clusterOf(t *testing.T, stream []byte) (c *cluster) {
 	t.Helper()
-	reader := utilyaml.NewYAMLReader(bufio.NewReader(bytes.NewReader(stream)))
-	for {
-		document, err := reader.Read()
-		if errors.Is(err, io.EOF) {
-			return c
-		}
-		var meta metav1.TypeMeta
-		if err := errors.Join(err, yaml.Unmarshal(document, &meta)); err != nil {
-			t.Fatal(err)
-		}
-		switch meta.Kind {
+	eachObject(t, stream, func(kind string, document []byte) {
+		switch kind {
 		case "Node":
 			var object corev1.Node
 			parse(t, document, &object)
@@ -96,6 +84,24 @@ func clusterOf(t *testing.T, stream []byte) (c *cluster) {
 			parse(t, document, &object)
 			c.addSlice(&object)
 		}
+	})
+	return c
+}
+
+// eachObject calls f for each document of a YAML stream.
+func eachObject(t *testing.T, stream []byte, f func(kind string, document []byte)) {
+	t.Helper()
+	reader := utilyaml.NewYAMLReader(bufio.NewReader(bytes.NewReader(stream)))
+	for {
+		document, err := reader.Read()
+		if errors.Is(err, io.EOF) {
+			return
+		}
+		var meta metav1.TypeMeta
+		if err := errors.Join(err, yaml.Unmarshal(document, &meta)); err != nil {
+			t.Fatal(err)
+		}
+		f(meta.Kind, document)
 	}
 }
 
@@ -122,22 +128,31 @@ func TestServiceJSON(t *testing.T) {
 	}
 }
 
-func TestServiceArguments(t *testing.T) {
-	for _, tc := range []struct{ command, want string }{
-		{"list --node n1 -o yaml", `"yaml": write table or json`},
-		{"list --node=", "--node: name the node"},
-		{"watch --node=", "--node: name the node"},
-		{"explain web --node n1", `service "web": write NAMESPACE/NAME`},
-		{"explain default/web --node n1 --kubeconfig /does/not/exist", "--kubeconfig"},
-	} {
+// testCase is a command, e.g. "list --node n1", and a text of its output or error.
+type testCase struct{ command, want string }
+
+// refuses runs subcommands that must fail.
+func refuses(t *testing.T, command string, cases []testCase) {
+	t.Helper()
+	for _, tc := range cases {
 		t.Run(tc.command, func(t *testing.T) {
 			cmd := newRoot()
-			cmd.SetArgs(append([]string{"service"}, strings.Fields(tc.command)...))
+			cmd.SetArgs(append([]string{command}, strings.Fields(tc.command)...))
 			if err := cmd.Execute(); err == nil || !strings.Contains(err.Error(), tc.want) {
 				t.Errorf("got %v, want %q", err, tc.want)
 			}
 		})
 	}
+}
+
+func TestServiceArguments(t *testing.T) {
+	refuses(t, "service", []testCase{
+		{"list --node n1 -o yaml", `"yaml": write table or json`},
+		{"list --node=", "--node: name the node"},
+		{"watch --node=", "--node: name the node"},
+		{"explain web --node n1", `service "web": write NAMESPACE/NAME`},
+		{"explain default/web --node n1 --kubeconfig /does/not/exist", "--kubeconfig"},
+	})
 }
 
 func TestExternalIPsNeedPermission(t *testing.T) {

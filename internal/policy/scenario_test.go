@@ -3,13 +3,10 @@ package policy_test
 import (
 	"bytes"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"maps"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -26,38 +23,18 @@ import (
 	"spiderpool.dev/spiderpool/internal/kube/compile"
 	"spiderpool.dev/spiderpool/internal/policy"
 	"spiderpool.dev/spiderpool/internal/service"
+	"spiderpool.dev/spiderpool/test/scenariotest"
 )
-
-var update = flag.Bool("update", false, "write the outputs of the scenarios")
 
 // TestScenarios plays testdata/*.txtar; the package comment has the grammar.
 func TestScenarios(t *testing.T) {
-	files, err := filepath.Glob("testdata/*.txtar")
-	if err != nil || len(files) == 0 {
-		t.Fatalf("no scenarios: %v", err)
-	}
-	for _, file := range files {
-		t.Run(strings.TrimSuffix(filepath.Base(file), ".txtar"), func(t *testing.T) {
-			archive, err := txtar.ParseFile(file)
-			if err != nil {
-				t.Fatal(err)
-			}
-			played := &txtar.Archive{Comment: archive.Comment}
-			s := newScenario()
-			for _, section := range archive.Files {
-				text := s.play(t, section.Name, section.Data)
-				played.Files = append(played.Files, txtar.File{Name: section.Name, Data: []byte(text)})
-			}
-			got := txtar.Format(played)
-			if *update {
-				if err := os.WriteFile(file, got, 0o644); err != nil {
-					t.Fatal(err)
-				}
-			} else if want := txtar.Format(archive); !bytes.Equal(got, want) {
-				t.Errorf("%s differs; run with -update and read it. Got:\n%s", file, got)
-			}
-		})
-	}
+	scenariotest.Play(t, "testdata/*.txtar", func(t *testing.T, sections []txtar.File) (played []txtar.File) {
+		s := newScenario()
+		for _, section := range sections {
+			played = append(played, txtar.File{Name: section.Name, Data: []byte(s.play(t, section.Name, section.Data))})
+		}
+		return played
+	})
 }
 
 // output separates the input of a section from its output.

@@ -3,11 +3,8 @@ package service_test
 import (
 	"bytes"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -20,34 +17,11 @@ import (
 
 	"spiderpool.dev/spiderpool/internal/kube/compile"
 	"spiderpool.dev/spiderpool/internal/service"
+	"spiderpool.dev/spiderpool/test/scenariotest"
 )
 
-var update = flag.Bool("update", false, "write the outputs of the scenarios")
-
 // TestScenarios plays testdata/*.txtar; the package comment has the grammar.
-func TestScenarios(t *testing.T) {
-	files, err := filepath.Glob("testdata/*.txtar")
-	if err != nil || len(files) == 0 {
-		t.Fatalf("no scenarios: %v", err)
-	}
-	for _, file := range files {
-		t.Run(strings.TrimSuffix(filepath.Base(file), ".txtar"), func(t *testing.T) {
-			archive, err := txtar.ParseFile(file)
-			if err != nil {
-				t.Fatal(err)
-			}
-			played := &txtar.Archive{Comment: archive.Comment, Files: play(t, archive.Files)}
-			got := txtar.Format(played)
-			if *update {
-				if err := os.WriteFile(file, got, 0o644); err != nil {
-					t.Fatal(err)
-				}
-			} else if want := txtar.Format(archive); !bytes.Equal(got, want) {
-				t.Errorf("%s differs; run with -update and read it. Got:\n%s", file, got)
-			}
-		})
-	}
-}
+func TestScenarios(t *testing.T) { scenariotest.Play(t, "testdata/*.txtar", play) }
 
 // play returns the inputs with the outputs that the code gives.
 func play(t *testing.T, sections []txtar.File) (played []txtar.File) {
