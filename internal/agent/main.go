@@ -17,8 +17,8 @@ import (
 	"spiderpool.dev/spiderpool/internal/process"
 )
 
-// serviceGC is the percentage of garbage (GOGC) in the heap of an agent that follows all services. What it keeps is large
-// and changes little, so a low percentage costs little time: ADR 22 has the numbers.
+// serviceGC is the percentage of garbage (GOGC) in the heap of an agent that follows all services. The kept data is large
+// and rarely changes, so a low percentage costs little time: ADR 22 has the numbers.
 const serviceGC = 50
 
 // options differ between ways to run an agent, not between installations.

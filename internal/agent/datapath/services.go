@@ -110,8 +110,8 @@ const checkInterval = 30 * time.Second
 // checkAgain is the time between the two looks that find another load balancer.
 const checkAgain = time.Second
 
-// Run translates until ctx ends. While the node cannot, Run tells the reason and removes the programs, whose entries
-// would grow old: kube-proxy then translates, as it always does for the node itself.
+// Run translates until ctx ends. While the node cannot, Run tells the reason and removes the programs, because their
+// entries would become stale. kube-proxy then translates for the pods, too.
 func (s *Services) Run(ctx context.Context) {
 	if s.Mode == config.ServiceKubeProxy {
 		return

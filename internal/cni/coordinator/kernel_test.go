@@ -194,9 +194,9 @@ func eachKind(t *testing.T, f func(t *testing.T, kind string), kinds ...string) 
 	}
 }
 
-// measure appends the outcome of a case to the file that DATAPATH_RESULTS names,
-// from which hack/datapath makes docs/reference/datapath.md. source is what the server saw,
-// "" if unknown. It leaves out a case without a kind.
+// measure appends the outcome of a case to the file in DATAPATH_RESULTS. hack/datapath
+// makes docs/reference/datapath.md from this file. source is the client's address as the
+// server saw it, "" if unknown. It leaves out a case without a kind.
 func measure(t *testing.T, source string, columns ...string) {
 	file := os.Getenv("DATAPATH_RESULTS")
 	if file == "" || columns[0] == "" {

@@ -30,7 +30,7 @@ type operation struct {
 	interfaces  []string
 	podChoseNIC bool
 	// limit is the bandwidth of the interface. keepLimit means that it is unknown,
-	// because an annotation is invalid: ADD fails, and CHECK takes what is there.
+	// because an annotation is invalid: ADD fails, and CHECK accepts any limit.
 	limit     netplan.Limit
 	keepLimit string
 	// sources are the networks that the pod may send from besides its addresses.

@@ -45,7 +45,7 @@ type tables struct {
 	backends  table[slot, endpoint]
 	members   table[member, uint32]
 
-	// waiting are the entries for which a map had no room, and the frontends of their sets.
+	// waiting are the entries that found a map full, and the frontends of their sets.
 	waiting entries
 	size    Entries
 }

@@ -41,7 +41,7 @@ func (s Sender) Forgeries() []Forgery {
 		{"IPv4", IPv4Frame(own, s.IPv4), true},
 		{"IPv4, permitted by the annotation", IPv4Frame(own, s.Permitted), true},
 		{"IPv4 of another pod", IPv4Frame(own, other4), false},
-		{"IPv4 without address, as of DHCP", IPv4Frame(own, "0.0.0.0"), false},
+		{"IPv4 without an address, e.g. DHCP", IPv4Frame(own, "0.0.0.0"), false},
 		{"IPv4, foreign MAC", IPv4Frame(foreign, s.IPv4), false},
 		{"ARP", frame(own, typeARP, arp(own, s.IPv4, peer4)), true},
 		{"ARP of another pod", frame(own, typeARP, arp(own, other4, peer4)), false},
