@@ -24,6 +24,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
@@ -192,7 +193,8 @@ func Create(tb testing.TB, c client.Client, objects ...client.Object) {
 
 // Remove deletes an object and ignores its finalizers. A missing object is no error. While
 // the cache of a webhook still has deleted objects, the webhook may refuse, so Remove tries
-// again.
+// again. A CustomResourceDefinition keeps its finalizer until the API server has removed the
+// objects of the kind. Without it, the next definition of the kind would find them.
 func Remove(tb testing.TB, c client.Client, object client.Object) {
 	tb.Helper()
 	// The context of a test ends before its cleanups run.
@@ -204,6 +206,15 @@ func Remove(tb testing.TB, c client.Client, object client.Object) {
 	}
 	if client.IgnoreNotFound(err) != nil {
 		tb.Errorf("kubetest: delete %T %s: %v", object, client.ObjectKeyFromObject(object), err)
+		return
+	}
+	if _, is := object.(*apiextensionsv1.CustomResourceDefinition); is {
+		for ; err == nil && ctx.Err() == nil; err = c.Get(ctx, client.ObjectKeyFromObject(object), object) {
+			time.Sleep(50 * time.Millisecond)
+		}
+		if !apierrors.IsNotFound(err) {
+			tb.Errorf("kubetest: delete %T %s: it still exists: %v", object, object.GetName(), err)
+		}
 		return
 	}
 	withoutFinalizers := client.RawPatch("application/merge-patch+json", []byte(`{"metadata":{"finalizers":null}}`))

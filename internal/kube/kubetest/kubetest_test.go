@@ -7,8 +7,10 @@ import (
 	"errors"
 	"testing"
 
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"spiderpool.dev/spiderpool/api/v2beta1"
@@ -31,4 +33,37 @@ func TestCleanUpIgnoresFinalizers(t *testing.T) {
 		}
 		return errors.Join(errors.New("the pool is still there"), err)
 	})
+}
+
+// A definition without its finalizer is gone at once, and its objects stay in etcd.
+func TestDefinitionGoesWithItsObjects(t *testing.T) {
+	c := kubetest.Client(t)
+	if err := apiextensionsv1.AddToScheme(c.Scheme()); err != nil {
+		t.Fatal(err)
+	}
+	for range 5 {
+		t.Run("define", func(t *testing.T) {
+			kubetest.Create(t, c, shelves())
+			shelf := &unstructured.Unstructured{Object: map[string]any{
+				"apiVersion": "library.example.com/v1", "kind": "Shelf", "metadata": map[string]any{"name": "a"},
+			}}
+			kubetest.Eventually(t, func(ctx context.Context) error { return c.Create(ctx, shelf.DeepCopy()) })
+		})
+	}
+}
+
+// shelves is the definition of a kind that accepts any object.
+func shelves() *apiextensionsv1.CustomResourceDefinition {
+	keep := true
+	return &apiextensionsv1.CustomResourceDefinition{
+		ObjectMeta: metav1.ObjectMeta{Name: "shelves.library.example.com"},
+		Spec: apiextensionsv1.CustomResourceDefinitionSpec{
+			Group: "library.example.com", Scope: apiextensionsv1.ClusterScoped,
+			Names: apiextensionsv1.CustomResourceDefinitionNames{Plural: "shelves", Kind: "Shelf"},
+			Versions: []apiextensionsv1.CustomResourceDefinitionVersion{{
+				Name: "v1", Served: true, Storage: true,
+				Schema: &apiextensionsv1.CustomResourceValidation{OpenAPIV3Schema: &apiextensionsv1.JSONSchemaProps{Type: "object", XPreserveUnknownFields: &keep}},
+			}},
+		},
+	}
 }
