@@ -10,6 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"spiderpool.dev/spiderpool/api/v2beta1"
+	"spiderpool.dev/spiderpool/internal/linux/bpf"
 )
 
 // otherNetwork is the nodes' next CNI configuration after that of Multus.
@@ -163,11 +164,16 @@ func (g *guide) reinstallAroundPods(ctx context.Context) error {
 }
 
 func (g *guide) removeAll(ctx context.Context) error {
+	for node := range g.Nodes {
+		if _, err := g.Exec(ctx, node, "ls -d "+bpf.Directory); err != nil {
+			return fmt.Errorf("node %s has no pinned programs before the removal: %w", node, err)
+		}
+	}
 	if _, err := g.Sh(ctx, uninstall); err != nil {
 		return err
 	}
 	for node := range g.Nodes {
-		left, err := g.Exec(ctx, node, "ls -d /etc/cni/net.d/*multus* /opt/cni/bin/spiderpool* /opt/cni/bin/coordinator /opt/cni/bin/ifacer /opt/cni/bin/multus 2>/dev/null;"+
+		left, err := g.Exec(ctx, node, "ls -d /etc/cni/net.d/*multus* /opt/cni/bin/spiderpool* /opt/cni/bin/coordinator /opt/cni/bin/ifacer /opt/cni/bin/multus "+bpf.Directory+" 2>/dev/null;"+
 			"ip rule | grep 'lookup 500'; ip -6 rule | grep 'lookup 500'; ip -o link | grep spv; nft list tables | grep spiderpool; true")
 		if err == nil && left != "" {
 			err = fmt.Errorf("left on node %s: %s", node, left)
