@@ -23,6 +23,7 @@ type Namespace struct {
 	sysctls string
 	ns      netns.NsHandle
 	nl      *netlink.Handle
+	nft     nftConn
 }
 
 // Current opens the namespace of the calling thread. If the process uses several
@@ -68,6 +69,9 @@ func (n *Namespace) Same(other *Namespace) bool { return n.ns.Equal(other.ns) }
 
 // Close frees the namespace's descriptors.
 func (n *Namespace) Close() {
+	n.nft.mu.Lock()
+	n.nft.close()
+	n.nft.mu.Unlock()
 	n.nl.Close()
 	_ = n.ns.Close()
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/google/nftables"
@@ -39,29 +40,65 @@ const nftTimeout = 10 * time.Second
 // errNoNFT means that the kernel has no nftables.
 var errNoNFT = errors.New("the kernel has no nftables")
 
+// nftConn is a connection to the nftables of a namespace. It stays open, because each new
+// one costs a change of the thread's namespace.
+type nftConn struct {
+	mu     sync.Mutex // held during an exchange
+	conn   *nftables.Conn
+	socket *netlink.Conn
+}
+
 // withNFT runs f with a connection to the namespace's nftables, or returns errNoNFT.
-// It sends one small request first: a kernel without the module answers a batch
-// with a single error, and the library would wait for the other answers.
+func (n *Namespace) withNFT(f func(*nftables.Conn) error) error {
+	n.nft.mu.Lock()
+	defer n.nft.mu.Unlock()
+	if err := n.openNFT(); err != nil {
+		return err
+	}
+	err := n.nft.socket.SetDeadline(time.Now().Add(nftTimeout))
+	if err == nil {
+		err = f(n.nft.conn)
+	}
+	if err != nil {
+		n.nft.close() // unread answers would be taken for those of the next request
+	}
+	return err
+}
+
+// openNFT opens the connection unless it is open. It sends one small request: a kernel
+// without the module answers a batch with a single error, and the library would wait for
+// the other answers.
 //
 // We open the socket here, on this thread. The library's own way into a namespace
 // starts a goroutine and loses the error of a kernel without nftables
 // (mdlayher/socket v0.5.1, withNetNS).
-func (n *Namespace) withNFT(f func(*nftables.Conn) error) error {
-	var c *nftables.Conn
+func (n *Namespace) openNFT() error {
+	if n.nft.conn != nil {
+		return nil
+	}
 	err := n.Do(func() (err error) {
-		c, err = nftables.New(nftables.AsLasting(), nftables.WithSockOptions(func(nl *netlink.Conn) error {
+		n.nft.conn, err = nftables.New(nftables.AsLasting(), nftables.WithSockOptions(func(nl *netlink.Conn) error {
+			n.nft.socket = nl
 			return nl.SetDeadline(time.Now().Add(nftTimeout))
 		}))
 		return err
 	})
 	if err != nil {
+		n.nft.conn = nil
 		return err
 	}
-	defer func() { _ = c.CloseLasting() }()
-	if _, err := c.ListTables(); err != nil {
+	if _, err := n.nft.conn.ListTables(); err != nil {
+		n.nft.close()
 		return fmt.Errorf("%w: %w", errNoNFT, err)
 	}
-	return f(c)
+	return nil
+}
+
+func (c *nftConn) close() {
+	if c.conn != nil {
+		_ = c.conn.CloseLasting()
+		c.conn = nil
+	}
 }
 
 func nftFamily(f inet.Family) nftables.TableFamily {

@@ -171,11 +171,14 @@ func (o *operation) compare() error {
 	if err != nil {
 		return err
 	}
-	sysctls, err := o.pod.ReadNamed(o.plan.Pod)
+	named, err := o.pod.ReadNamed(slices.DeleteFunc(slices.Clone(o.plan.Pod), func(it netplan.Item) bool {
+		mark, is := it.(netplan.ReplyMark)
+		return is && !has(inPod, mark.Dev) // a new pod has none
+	}))
 	if err != nil {
 		return err
 	}
-	o.changes.pod = netplan.Diff(slices.Concat(inPod, sysctls, guards), o.plan.Pod, o.plan.Removable)
+	o.changes.pod = netplan.Diff(slices.Concat(inPod, named, guards), o.plan.Pod, o.plan.Removable)
 	onHost, err := o.host.ReadRelated(o.plan.Host)
 	if err != nil {
 		return err
