@@ -87,6 +87,7 @@ func Start() (*envtest.Environment, error) {
 		CRDDirectoryPaths: []string{
 			filepath.Join(root, "internal", "kube", "definitions", "crds"),
 			filepath.Join(root, "internal", "kube", "kubetest", "crds"),
+			filepath.Join(root, "charts", "spiderpool", "definitions"),
 		},
 		ErrorIfCRDPathMissing:    true,
 		ControlPlaneStartTimeout: time.Minute,
