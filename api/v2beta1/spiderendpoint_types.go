@@ -9,6 +9,13 @@ type EndpointIP struct {
 	// Interface is the name of the interface in the pod.
 	Interface string `json:"interface"`
 
+	// Network is the NetworkAttachmentDefinition of the interface, e.g. "shop/storage". It is
+	// that of the pod's annotations when the interface was made: a later change of the
+	// annotations has no effect on it. MultiNetworkPolicies select interfaces by it.
+	// +kubebuilder:validation:MaxLength=317
+	// +optional
+	Network string `json:"network,omitempty"`
+
 	// IPv4 is the address with its prefix length, e.g. "172.31.28.16/20".
 	// +optional
 	IPv4 *string `json:"ipv4,omitempty"`

@@ -41,9 +41,9 @@ func endpointOf(h lease.Holder) EndpointKey {
 // addresses are retained for its return.
 //
 // Leases say which addresses the pod has. They do not know what the ADD answered beside
-// that: the gateway and routes of that time, and clean_gateway in a CNI configuration
-// without a NetworkAttachmentDefinition. So an interface comes, in this order, from the
-// ADD, from the stored endpoint if that has the same addresses, or from the leases.
+// that: the gateway, routes and network of that time, and clean_gateway in a CNI
+// configuration without a NetworkAttachmentDefinition. So an interface comes, in this order,
+// from the ADD, from the stored endpoint if that has the same addresses, or from the leases.
 func (s *Service) Endpoint(ctx context.Context, key EndpointKey, stored *Endpoint) (*Endpoint, error) {
 	if !s.Allocator.Loaded() {
 		return nil, ErrNotReady
@@ -69,7 +69,7 @@ func (s *Service) Endpoint(ctx context.Context, key EndpointKey, stored *Endpoin
 		}
 	}
 	want.New = len(missing) == 0 && !shown && !granted.asked
-	if shown && len(missing) == 0 {
+	if shown && len(missing) == 0 && !slices.ContainsFunc(want.Interfaces, hasNoNetwork) {
 		return want, nil
 	}
 	pod, err := s.Cluster.Pod(ctx, key.Pod, key.PodUID)
@@ -89,7 +89,26 @@ func (s *Service) Endpoint(ctx context.Context, key EndpointKey, stored *Endpoin
 	if len(missing) > 0 {
 		err = s.addFromLeases(ctx, want, pod, missing)
 	}
+	s.setNetworks(pod, want.Interfaces)
 	return want, err
+}
+
+func hasNoNetwork(i EndpointInterface) bool { return i.Network == (pool.NetworkAttachment{}) }
+
+// setNetworks sets the networks that neither an ADD nor the stored endpoint tells: an earlier
+// release did not store them. A pod with invalid annotations has none.
+func (s *Service) setNetworks(pod Pod, of []EndpointInterface) {
+	interfaces, err := pool.Interfaces(pod.Namespace, pod.Annotations, s.Options.ClusterNetwork)
+	if err != nil {
+		return
+	}
+	for _, i := range interfaces {
+		for at := range of {
+			if of[at].Interface == i.Name && hasNoNetwork(of[at]) {
+				of[at].Network = i.Attachment
+			}
+		}
+	}
 }
 
 // inUseByInterface groups the leases in use of a pod. If an earlier sandbox of the pod

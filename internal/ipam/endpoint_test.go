@@ -12,6 +12,7 @@ import (
 	"spiderpool.dev/spiderpool/internal/ipam"
 	"spiderpool.dev/spiderpool/internal/ipam/ipamtest"
 	"spiderpool.dev/spiderpool/internal/lease"
+	"spiderpool.dev/spiderpool/internal/pool"
 	"spiderpool.dev/spiderpool/internal/wire"
 )
 
@@ -185,6 +186,44 @@ func TestEndpointCoversSeveralAdds(t *testing.T) {
 	}
 	if e, want := cluster.Endpoints()["default/a"], "uid-a on n1: net1 10.0.0.17"; text(&e) != want {
 		t.Errorf("after the DEL %s, want %s", text(&e), want)
+	}
+}
+
+// The annotations of a running pod are a claim: its policies follow the network that it got.
+func TestNetworkIsThatOfAdd(t *testing.T) {
+	const networks = "k8s.v1.cni.cncf.io/networks"
+	for name, tc := range map[string]struct {
+		change func(*ipamtest.FakeCluster, *ipam.Endpoint)
+		want   string
+	}{
+		"same agent":      {func(*ipamtest.FakeCluster, *ipam.Endpoint) {}, "default/blue"},
+		"restarted agent": {func(c *ipamtest.FakeCluster, _ *ipam.Endpoint) { c.Restart("n1") }, "default/blue"},
+		"of an earlier release": {func(c *ipamtest.FakeCluster, stored *ipam.Endpoint) {
+			stored.Interfaces[1].Network = pool.NetworkAttachment{}
+			c.Restart("n1")
+		}, "default/red"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cluster := newFakeCluster(t)
+			set := func(network string) {
+				cluster.SetPod(ipamtest.FakePod{Node: "n1", Pod: ipam.Pod{
+					PodKey: lease.PodKey{Namespace: "default", Name: "a"}, UID: "uid-a", Annotations: map[string]string{networks: network},
+				}})
+			}
+			set("blue")
+			second := attachment("a")
+			second.Interface = "net1"
+			for _, at := range []wire.Attachment{attachment("a"), second} {
+				mustAdd(t, cluster.Service("n1"), wire.AddRequest{Attachment: at, DefaultIPv4Pools: []string{"p"}})
+			}
+			stored := cluster.Endpoints()["default/a"]
+			set("red,ns/green@net7")
+			tc.change(cluster, &stored)
+			got, err := cluster.Service("n1").Endpoint(t.Context(), stored.EndpointKey, &stored)
+			if err != nil || got.Interfaces[1].Network.String() != tc.want || got.Interfaces[0].Network.String() != "" {
+				t.Errorf("got %+v, %v; want net1 on %s", got, err, tc.want)
+			}
+		})
 	}
 }
 

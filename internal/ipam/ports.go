@@ -141,7 +141,8 @@ type Endpoint struct {
 // EndpointInterface is one interface with its addresses and routes.
 type EndpointInterface struct {
 	Interface    string
-	Addresses    []EndpointAddress // at most one of each IP version
+	Network      pool.NetworkAttachment // the zero value if there is none
+	Addresses    []EndpointAddress      // at most one of each IP version
 	CleanGateway bool
 	Routes       []inet.Route
 }

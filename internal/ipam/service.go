@@ -225,7 +225,7 @@ func notReady(err error) *Error {
 func (s *Service) assignments(ctx context.Context, plan plan, grants []lease.Grant) ([]EndpointInterface, error) {
 	var assigned []EndpointInterface
 	for _, i := range plan.interfaces {
-		out := EndpointInterface{Interface: i.name, CleanGateway: i.cleanGateway}
+		out := EndpointInterface{Interface: i.name, Network: i.request.Attachment, CleanGateway: i.cleanGateway}
 		for _, g := range grants {
 			if g.Interface != i.name {
 				continue

@@ -2,6 +2,7 @@ package agentclient
 
 import (
 	"net/netip"
+	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
@@ -24,7 +25,7 @@ func EndpointObject(content ipam.Endpoint) *v2beta1.SpiderEndpoint {
 		},
 	}
 	for _, i := range content.Interfaces {
-		out := v2beta1.EndpointIP{Interface: i.Interface, Vlan: new(int64(0)), CleanGateway: new(i.CleanGateway)}
+		out := v2beta1.EndpointIP{Interface: i.Interface, Network: i.Network.String(), Vlan: new(int64(0)), CleanGateway: new(i.CleanGateway)}
 		for _, a := range i.Addresses {
 			address, name := new(a.Prefix.String()), new(a.Pool)
 			var gateway *string
@@ -59,6 +60,7 @@ func endpointIn(object *v2beta1.SpiderEndpoint) *ipam.Endpoint {
 	}
 	for _, in := range current.IPs {
 		i := ipam.EndpointInterface{Interface: in.Interface, CleanGateway: ptr.Deref(in.CleanGateway, false)}
+		i.Network.Namespace, i.Network.Name, _ = strings.Cut(in.Network, "/")
 		for _, a := range []struct{ prefix, gateway, pool *string }{{in.IPv4, in.IPv4Gateway, in.IPv4Pool}, {in.IPv6, in.IPv6Gateway, in.IPv6Pool}} {
 			if prefix, err := netip.ParsePrefix(ptr.Deref(a.prefix, "")); err == nil {
 				gateway, _ := netip.ParseAddr(ptr.Deref(a.gateway, ""))
