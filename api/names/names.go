@@ -156,8 +156,8 @@ const (
 
 // Annotations of the Network Plumbing Working Group
 //
-// Spiderpool reads the annotations of the multi-network specification from pods
-// and writes resourceName to NetworkAttachmentDefinitions.
+// Spiderpool reads the annotations of the multi-network specification from pods and
+// MultiNetworkPolicies, and writes resourceName to NetworkAttachmentDefinitions.
 const (
 	// AnnotationMultusDefaultNetwork names the NetworkAttachmentDefinition of the
 	// pod's first interface.
@@ -173,6 +173,12 @@ const (
 	// running pod; Multus writes it.
 	// Example: [{"name":"kube-system/ipvlan-ens5","interface":"eth0","ips":["172.31.16.20"]}]
 	AnnotationMultusNetworkStatus = "k8s.v1.cni.cncf.io/network-status"
+
+	// AnnotationPolicyFor lists the NetworkAttachmentDefinitions of a
+	// MultiNetworkPolicy, which has no effect without it. A name without a namespace is
+	// in the namespace of the policy.
+	// Example: net-a,ns/net-b
+	AnnotationPolicyFor = "k8s.v1.cni.cncf.io/policy-for"
 
 	// AnnotationMultusResourceName is the extended resource of the devices of a
 	// NetworkAttachmentDefinition.

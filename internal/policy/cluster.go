@@ -5,6 +5,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"go4.org/netipx"
 
@@ -25,21 +26,43 @@ type Cluster struct {
 // resolved has the addresses of pods. Pods on the network of their node are left out.
 type resolved struct {
 	byNamespace map[string][]*Pod
-	at          map[netip.Addr][]*Pod
+	at          map[netip.Addr][]place
 	groups      map[groupKey]inet.Set
 	ports       map[portName][]numbered
+}
+
+// place is an interface of a pod.
+type place struct {
+	pod *Pod
+	*Interface
+}
+
+// scope is the part of a policy that its peers depend on.
+type scope struct {
+	namespace string
+	networks  []Name // those of a MultiNetworkPolicy, nil for the default interfaces
+}
+
+func (s scope) networksKey() string {
+	var key strings.Builder
+	for _, n := range s.networks {
+		key.WriteString(n.String() + ",")
+	}
+	return key.String()
 }
 
 // groupKey names the pods of a peer.
 type groupKey struct {
 	namespace        string // the only namespace; empty with a selector
 	namespaces, pods string // Selector.key
+	networks         string // scope.networksKey
 }
 
 // portName is a named port.
 type portName struct {
 	name     string
 	protocol service.Protocol
+	networks string // scope.networksKey
 }
 
 // numbered are the addresses whose pods give a port name one number.
@@ -56,7 +79,7 @@ func NewCluster(namespaces []Namespace, pods []*Pod, policies []*Policy, cluster
 	c := &Cluster{
 		namespaces: make(map[string]map[string]string, len(namespaces)), pods: make(map[Name]*Pod, len(pods)), policies: map[string][]*Policy{},
 		resolved: &resolved{
-			byNamespace: map[string][]*Pod{}, at: map[netip.Addr][]*Pod{}, groups: map[groupKey]inet.Set{}, ports: map[portName][]numbered{},
+			byNamespace: map[string][]*Pod{}, at: map[netip.Addr][]place{}, groups: map[groupKey]inet.Set{}, ports: map[portName][]numbered{},
 		},
 	}
 	for _, n := range namespaces {
@@ -72,15 +95,27 @@ func NewCluster(namespaces []Namespace, pods []*Pod, policies []*Policy, cluster
 			continue
 		}
 		c.resolved.byNamespace[p.Name.Namespace] = append(c.resolved.byNamespace[p.Name.Namespace], p)
-		for _, addr := range p.Addrs {
-			c.resolved.at[addr] = append(c.resolved.at[addr], p)
-		}
+		c.resolved.place(p)
 	}
 	for _, p := range policies {
 		c.setPolicy(p)
 	}
 	c.tiers = slices.SortedFunc(slices.Values(cluster), (*ClusterPolicy).compare)
 	return c
+}
+
+func (r *resolved) place(p *Pod) {
+	byDefault := &Interface{Default: true}
+	for _, addr := range p.Addrs {
+		r.at[addr] = append(r.at[addr], place{p, byDefault})
+	}
+	for i := range p.Interfaces {
+		if at := &p.Interfaces[i]; !at.Default {
+			for _, addr := range at.Addrs {
+				r.at[addr] = append(r.at[addr], place{p, at})
+			}
+		}
+	}
 }
 
 // WithPolicies returns a Cluster in which the policies are added, or replace those of the same names.
@@ -100,7 +135,7 @@ func (c *Cluster) WithPolicies(policies []*Policy, cluster []*ClusterPolicy) *Cl
 
 func (c *Cluster) setPolicy(p *Policy) {
 	all := c.policies[p.Name.Namespace]
-	i, found := slices.BinarySearchFunc(all, p.Name, func(p *Policy, name Name) int { return p.Name.compare(name) })
+	i, found := slices.BinarySearchFunc(all, p.Name, func(p *Policy, name Name) int { return p.Name.Compare(name) })
 	if found {
 		all[i] = p
 		return
@@ -116,12 +151,12 @@ func (c *Cluster) Pods() (pods []*Pod) {
 	for _, some := range c.resolved.byNamespace {
 		pods = append(pods, some...)
 	}
-	slices.SortFunc(pods, func(a, b *Pod) int { return a.Name.compare(b.Name) })
+	slices.SortFunc(pods, func(a, b *Pod) int { return a.Name.Compare(b.Name) })
 	return pods
 }
 
-// peers returns the addresses of a peer in a policy of the namespace.
-func (c *Cluster) peers(namespace string, peer *Peer) inet.Set {
+// peers returns the addresses of a peer in a policy.
+func (c *Cluster) peers(of scope, peer *Peer) inet.Set {
 	if peer.Block != nil {
 		set := inet.OfPrefix(peer.Block.Prefix)
 		for _, except := range peer.Block.Except {
@@ -136,23 +171,23 @@ func (c *Cluster) peers(namespace string, peer *Peer) inet.Set {
 	if peer.Pods != nil {
 		pods = *peer.Pods
 	}
-	key := groupKey{pods: pods.key()}
+	key := groupKey{pods: pods.key(), networks: of.networksKey()}
 	if peer.Namespaces == nil {
-		key.namespace = namespace
+		key.namespace = of.namespace
 	} else {
 		key.namespaces = peer.Namespaces.key()
 	}
 	group, ok := c.resolved.groups[key]
 	if !ok {
-		group = c.resolve(namespace, peer.Namespaces, pods)
+		group = c.resolve(of, peer.Namespaces, pods)
 		c.resolved.groups[key] = group
 	}
 	return group
 }
 
-func (c *Cluster) resolve(namespace string, namespaces *Selector, pods Selector) inet.Set {
+func (c *Cluster) resolve(of scope, namespaces *Selector, pods Selector) inet.Set {
 	if namespaces == nil {
-		return addrsOf(matching(c.resolved.byNamespace[namespace], pods))
+		return of.addrs(matching(c.resolved.byNamespace[of.namespace], pods))
 	}
 	var all []*Pod
 	for name, labels := range c.namespaces {
@@ -160,7 +195,7 @@ func (c *Cluster) resolve(namespace string, namespaces *Selector, pods Selector)
 			all = append(all, matching(c.resolved.byNamespace[name], pods)...)
 		}
 	}
-	return addrsOf(all)
+	return of.addrs(all)
 }
 
 func matching(pods []*Pod, s Selector) (selected []*Pod) {
@@ -172,16 +207,30 @@ func matching(pods []*Pod, s Selector) (selected []*Pod) {
 	return selected
 }
 
-func addrsOf(pods []*Pod) inet.Set {
+func (s scope) addrs(pods []*Pod) inet.Set {
 	addrs := make([]netip.Addr, 0, 2*len(pods))
 	for _, p := range pods {
-		addrs = append(addrs, p.Addrs...)
+		addrs = append(addrs, s.addrsOf(p)...)
 	}
 	return inet.OfAddrs(addrs...)
 }
 
+// addrsOf returns the addresses of a pod on the networks of the policy.
+func (s scope) addrsOf(p *Pod) (addrs []netip.Addr) {
+	if s.networks == nil {
+		return p.Addrs
+	}
+	for i := range p.Interfaces {
+		if slices.Contains(s.networks, p.Interfaces[i].Network) {
+			addrs = append(addrs, p.Interfaces[i].Addrs...)
+		}
+	}
+	return addrs
+}
+
 // numbers returns the numbers that pods give a named port, sorted, with the addresses of these pods.
-func (c *Cluster) numbers(name portName) []numbered {
+func (c *Cluster) numbers(of scope, name portName) []numbered {
+	name.networks = of.networksKey()
 	numbers, ok := c.resolved.ports[name]
 	if ok {
 		return numbers
@@ -190,7 +239,7 @@ func (c *Cluster) numbers(name portName) []numbered {
 	for _, pods := range c.resolved.byNamespace {
 		for _, p := range pods {
 			for _, number := range p.numbers(name) {
-				addrs[number] = append(addrs[number], p.Addrs...)
+				addrs[number] = append(addrs[number], of.addrsOf(p)...)
 			}
 		}
 	}

@@ -13,6 +13,8 @@
 //   - A named port is that of the destination pod, so one rule may allow another number for each pod.
 //   - A rule with ports concerns TCP, UDP and SCTP only. A rule without ports allows every IP protocol.
 //   - Traffic of a pod with itself and with its own node always passes.
+//   - NetworkPolicies and ClusterNetworkPolicies concern the default interface of a pod. A MultiNetworkPolicy concerns its
+//     other interfaces on the networks that the policy names, and the pods of a peer are their addresses on these networks.
 //   - Pods on the network of their node are no peers of selectors, because all of them have the node's address, and no
 //     policy isolates them.
 //
@@ -23,10 +25,10 @@
 // testdata/*.txtar are tests as text. Each begins with a comment that states the rule under test. The sections are
 // played in order; lines with "=>" and the content of show are outputs:
 //
-//	-- cluster --             Namespace, Pod and NetworkPolicy objects as YAML documents
-//	-- apply WHY --           objects to add or to replace; the changed sets of all pods
-//	-- show NAMESPACE/NAME -- the rules for a pod, and its sets behind "="
-//	-- trace --               packets, one per line, e.g. "TCP 10.6.0.2 10.6.0.1 80"; the verdict on each
+//	-- cluster --                         namespaces, pods, SpiderEndpoints and policies as YAML documents
+//	-- apply WHY --                       objects to add or to replace; the changed sets of all pods
+//	-- show NAMESPACE/NAME [INTERFACE] -- the rules for a pod, and its sets behind "="
+//	-- trace --                           packets, one per line, e.g. "TCP 10.6.0.2 10.6.0.1 80"; the verdict on each
 //
 // Run go test -update ./internal/policy to write the outputs, then read them as carefully as code.
 package policy

@@ -8,9 +8,11 @@ import (
 	"spiderpool.dev/spiderpool/internal/service"
 )
 
-// Filter is the decision about the packets of one pod.
+// Filter is the decision about the packets of one interface of a pod.
 type Filter struct {
 	Pod Name
+	// Interface is empty for the default interface.
+	Interface string
 	// Always are the pod's own addresses and those of its node.
 	Always          inet.Set
 	Ingress, Egress Side
@@ -52,13 +54,20 @@ func (f *Filter) Side(d Direction) *Side {
 // open reports whether no policy concerns the direction.
 func (s *Side) open() bool { return len(s.Isolating)+len(s.Admin)+len(s.Baseline) == 0 }
 
-// Decide returns the filter of a pod. No policy concerns a pod on the network of its node.
+var bothWays = []Direction{Ingress, Egress}
+
+func newFilter(pod *Pod) Filter {
+	return Filter{Pod: pod.Name, Always: inet.Union(inet.OfAddrs(pod.own()...), inet.OfAddrs(pod.NodeAddrs...))}
+}
+
+// Decide returns the filter of a pod's default interface: NetworkPolicies and ClusterNetworkPolicies. No policy concerns
+// a pod on the network of its node.
 func (c *Cluster) Decide(pod *Pod) Filter {
-	f := Filter{Pod: pod.Name, Always: inet.Union(inet.OfAddrs(pod.Addrs...), inet.OfAddrs(pod.NodeAddrs...))}
+	f := newFilter(pod)
 	if pod.HostNetwork {
 		return f
 	}
-	for _, d := range []Direction{Ingress, Egress} {
+	for _, d := range bothWays {
 		side := f.Side(d)
 		for _, p := range c.tiers {
 			if labels, known := c.namespaces[pod.Name.Namespace]; known && p.Namespaces.Matches(labels) && p.Pods.Matches(pod.Labels) {
@@ -66,15 +75,44 @@ func (c *Cluster) Decide(pod *Pod) Filter {
 			}
 		}
 		for _, p := range c.policies[pod.Name.Namespace] {
-			if section := p.section(d); section.Isolates && p.Pods.Matches(pod.Labels) {
-				side.Isolating = append(side.Isolating, p.Name)
-				for i := range section.Rules {
-					side.Allows = append(side.Allows, c.matches(Match{Policy: p.Name, Rule: i}, d, &section.Rules[i], pod)...)
-				}
+			if !p.Name.Multi {
+				c.addPolicy(side, d, p, pod)
 			}
 		}
 	}
 	return f
+}
+
+// DecideInterface returns the filter of an interface: MultiNetworkPolicies for its network, or Decide for the default one.
+func (c *Cluster) DecideInterface(pod *Pod, at *Interface) Filter {
+	if at.Default {
+		return c.Decide(pod)
+	}
+	f := newFilter(pod)
+	f.Interface = at.Name
+	if at.Network == (Name{}) {
+		return f
+	}
+	for _, d := range bothWays {
+		for _, p := range c.policies[pod.Name.Namespace] {
+			if p.Name.Multi && slices.Contains(p.Networks, at.Network) {
+				c.addPolicy(f.Side(d), d, p, pod)
+			}
+		}
+	}
+	return f
+}
+
+// addPolicy adds the policy if it selects the pod.
+func (c *Cluster) addPolicy(side *Side, d Direction, p *Policy, pod *Pod) {
+	section := p.section(d)
+	if !section.Isolates || !p.Pods.Matches(pod.Labels) {
+		return
+	}
+	side.Isolating = append(side.Isolating, p.Name)
+	for i := range section.Rules {
+		side.Allows = append(side.Allows, c.matches(Match{Policy: p.Name, Rule: i}, d, scope{p.Name.Namespace, p.Networks}, &section.Rules[i], pod)...)
+	}
 }
 
 func (c *Cluster) addTier(side *Side, d Direction, p *ClusterPolicy, pod *Pod) {
@@ -84,32 +122,32 @@ func (c *Cluster) addTier(side *Side, d Direction, p *ClusterPolicy, pod *Pod) {
 	}
 	rules := p.rules(d)
 	for i := range rules {
-		*tier = append(*tier, c.matches(Match{Policy: p.Name, Rule: i, Action: rules[i].Action}, d, &rules[i].Rule, pod)...)
+		*tier = append(*tier, c.matches(Match{Policy: p.Name, Rule: i, Action: rules[i].Action}, d, scope{}, &rules[i].Rule, pod)...)
 	}
 }
 
 // matches returns the matches of a rule, peer by peer. of has the fields that they share.
-func (c *Cluster) matches(of Match, d Direction, rule *Rule, pod *Pod) (all []Match) {
+func (c *Cluster) matches(of Match, d Direction, in scope, rule *Rule, pod *Pod) (all []Match) {
 	if rule.AnyPeer {
 		of.Peer, of.Peers = "anyone", everyone
-		return c.withPorts(of, d, rule, pod)
+		return c.withPorts(of, d, in, rule, pod)
 	}
 	for i := range rule.Peers {
-		of.Peer, of.Peers = rule.Peers[i].String(), c.peers(of.Policy.Namespace, &rule.Peers[i])
-		all = append(all, c.withPorts(of, d, rule, pod)...)
+		of.Peer, of.Peers = rule.Peers[i].String(), c.peers(in, &rule.Peers[i])
+		all = append(all, c.withPorts(of, d, in, rule, pod)...)
 	}
 	return all
 }
 
 // withPorts divides the packets of a Match by ports. Named ports of egress may have another number for each peer.
-func (c *Cluster) withPorts(of Match, d Direction, rule *Rule, pod *Pod) []Match {
+func (c *Cluster) withPorts(of Match, d Direction, in scope, rule *Rule, pod *Pod) []Match {
 	if rule.AnyPort {
 		of.Ports = []PortRange{anyPorts}
 		return []Match{of}
 	}
 	var numbered []Match
 	for _, port := range rule.Ports {
-		name := portName{port.Name, port.Protocol}
+		name := portName{name: port.Name, protocol: port.Protocol}
 		switch {
 		case port.Protocol == 0:
 		case port.Name == "":
@@ -123,7 +161,7 @@ func (c *Cluster) withPorts(of Match, d Direction, rule *Rule, pod *Pod) []Match
 				of.Missing = append(of.Missing, port.Name)
 			}
 		default:
-			found := c.named(of, name)
+			found := c.named(of, in, name)
 			numbered = append(numbered, found...)
 			if len(found) == 0 {
 				of.Missing = append(of.Missing, port.Name)
@@ -138,8 +176,8 @@ func (c *Cluster) withPorts(of Match, d Direction, rule *Rule, pod *Pod) []Match
 }
 
 // named returns one Match for each number of the named port among the peers.
-func (c *Cluster) named(of Match, name portName) (all []Match) {
-	for _, n := range c.numbers(name) {
+func (c *Cluster) named(of Match, in scope, name portName) (all []Match) {
+	for _, n := range c.numbers(in, name) {
 		if both := of.Peers.And(n.addrs); !both.IsEmpty() {
 			one := of
 			one.Peers, one.Ports, one.Missing = both, []PortRange{{name.protocol, n.port, n.port}}, nil

@@ -10,19 +10,33 @@ import (
 	"spiderpool.dev/spiderpool/internal/service"
 )
 
-// Name identifies a pod or a policy. The name of a ClusterNetworkPolicy has no namespace.
-type Name struct{ Namespace, Name string }
+// Name identifies a pod, a policy or a network. The name of a ClusterNetworkPolicy has no namespace.
+type Name struct {
+	Namespace, Name string
+	// Multi marks a MultiNetworkPolicy: a NetworkPolicy may have the same name.
+	Multi bool
+}
 
-// String returns e.g. "default/web" or "ClusterNetworkPolicy deny-all".
+// String returns e.g. "default/web", "ClusterNetworkPolicy deny-all" or "MultiNetworkPolicy default/web".
 func (n Name) String() string {
-	if n.Namespace == "" {
+	switch {
+	case n.Namespace == "":
 		return "ClusterNetworkPolicy " + n.Name
+	case n.Multi:
+		return "MultiNetworkPolicy " + n.Namespace + "/" + n.Name
 	}
 	return n.Namespace + "/" + n.Name
 }
 
-func (n Name) compare(other Name) int {
-	return cmp.Or(cmp.Compare(n.Namespace, other.Namespace), cmp.Compare(n.Name, other.Name))
+// Compare orders names.
+func (n Name) Compare(other Name) int {
+	if by := cmp.Or(cmp.Compare(n.Namespace, other.Namespace), cmp.Compare(n.Name, other.Name)); by != 0 || n.Multi == other.Multi {
+		return by
+	}
+	if other.Multi {
+		return -1
+	}
+	return 1
 }
 
 // Direction is that of the first packet of a connection, as the pod sees it.
@@ -49,12 +63,34 @@ type Pod struct {
 	Labels map[string]string
 	// Addrs are the addresses of the pod's default interface.
 	Addrs []netip.Addr
+	// Interfaces are those with addresses of Spiderpool. The default one is among them only if it has some.
+	Interfaces []Interface
 	// HostNetwork means that the pod has the network of its node.
 	HostNetwork bool
 	// Node is empty before a scheduler has chosen one.
 	Node      string
 	NodeAddrs []netip.Addr
 	Ports     []NamedPort
+}
+
+// Interface is an interface of a pod with addresses of Spiderpool.
+type Interface struct {
+	// Name is e.g. "net1".
+	Name string
+	// Default is the interface of NetworkPolicies and ClusterNetworkPolicies. MultiNetworkPolicies select the others.
+	Default bool
+	// Network is the NetworkAttachmentDefinition of the interface. Without one, no MultiNetworkPolicy selects it.
+	Network Name
+	Addrs   []netip.Addr
+}
+
+// own returns the addresses of all interfaces.
+func (p *Pod) own() (addrs []netip.Addr) {
+	addrs = slices.Clone(p.Addrs)
+	for i := range p.Interfaces {
+		addrs = append(addrs, p.Interfaces[i].Addrs...)
+	}
+	return addrs
 }
 
 // NamedPort is a named port of a container.
@@ -64,9 +100,12 @@ type NamedPort struct {
 	Port     uint16
 }
 
-// Policy is a NetworkPolicy.
+// Policy is a NetworkPolicy, or a MultiNetworkPolicy if Name.Multi is set.
 type Policy struct {
 	Name Name
+	// Networks are the NetworkAttachmentDefinitions of a MultiNetworkPolicy, sorted. It selects the interfaces on these
+	// networks, and the pods of a peer are their addresses on these networks. Without one, it has no effect.
+	Networks []Name
 	// Pods selects the pods in the namespace of the policy.
 	Pods            Selector
 	Ingress, Egress Section

@@ -11,11 +11,14 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"pgregory.net/rapid"
 	npv1beta1 "sigs.k8s.io/network-policy-api/apis/v1beta1"
 
+	"spiderpool.dev/spiderpool/api/v2beta1"
 	"spiderpool.dev/spiderpool/internal/kube/compile"
+	"spiderpool.dev/spiderpool/internal/kube/multipolicy"
 	"spiderpool.dev/spiderpool/internal/policy"
 	"spiderpool.dev/spiderpool/internal/service"
 )
@@ -27,6 +30,8 @@ type world struct {
 	pods       []corev1.Pod
 	policies   []networkingv1.NetworkPolicy
 	tiers      []npv1beta1.ClusterNetworkPolicy
+	multi      []multipolicy.MultiNetworkPolicy
+	endpoints  map[types.UID]*v2beta1.SpiderEndpoint
 }
 
 // passes judges a packet at one pod; dst is the packet's destination.
@@ -156,13 +161,25 @@ func (w *world) compiled(t require) *policy.Cluster {
 	}
 	var pods []*policy.Pod
 	for i := range w.pods {
-		if p := compile.PolicyPod(&w.pods[i]); p != nil {
-			pods = append(pods, p)
+		p := compile.PolicyPod(&w.pods[i])
+		if p == nil {
+			continue
 		}
+		if endpoint := w.endpoints[w.pods[i].UID]; endpoint != nil {
+			compile.AddPolicyInterfaces(p, endpoint)
+		}
+		pods = append(pods, p)
 	}
 	var policies []*policy.Policy
 	for i := range w.policies {
 		p, errs := compile.NetworkPolicy(&w.policies[i])
+		if len(errs) > 0 {
+			t.Fatal(errs)
+		}
+		policies = append(policies, p)
+	}
+	for i := range w.multi {
+		p, errs := compile.MultiNetworkPolicy(&w.multi[i])
 		if len(errs) > 0 {
 			t.Fatal(errs)
 		}
@@ -220,8 +237,15 @@ var selectors = rapid.Custom(func(t *rapid.T) *metav1.LabelSelector {
 
 var peers = rapid.Custom(func(t *rapid.T) (p networkingv1.NetworkPolicyPeer) {
 	if rapid.IntRange(0, 2).Draw(t, "block") == 0 {
-		blocks := rapid.SampledFrom([]string{"10.0.0.0/8", "10.6.0.0/24", "10.6.0.2/32", "0.0.0.0/0", "172.18.0.3/32", "::/0", "fd00:6::/64"})
-		p.IPBlock = &networkingv1.IPBlock{CIDR: blocks.Draw(t, "CIDR"), Except: rapid.SliceOfN(blocks, 0, 2).Draw(t, "except")}
+		// Each block contains those behind it.
+		blocks := rapid.SampledFrom([][]string{
+			{"0.0.0.0/0", "10.0.0.0/8", "10.6.0.0/24", "10.6.0.2/32"}, {"0.0.0.0/0", "172.18.0.3/32"}, {"10.0.0.0/8", "10.9.0.0/24", "10.9.0.2/32"}, {"::/0", "fd00:6::/64"},
+		}).Draw(t, "blocks")
+		at := rapid.IntRange(0, len(blocks)-1).Draw(t, "CIDR")
+		p.IPBlock = &networkingv1.IPBlock{CIDR: blocks[at]}
+		if at < len(blocks)-1 {
+			p.IPBlock.Except = rapid.SliceOfN(rapid.SampledFrom(blocks[at+1:]), 0, 2).Draw(t, "except")
+		}
 		return p
 	}
 	which := rapid.IntRange(1, 3).Draw(t, "selectors")
@@ -304,6 +328,7 @@ var worlds = rapid.Custom(func(t *rapid.T) *world {
 		w.namespaces = append(w.namespaces, corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: someLabels(name).Draw(t, "labels")}})
 	}
 	w.pods = rapid.SliceOfNDistinct(worldPods, 1, 6, func(p corev1.Pod) string { return p.Namespace + p.Name }).Draw(t, "pods")
+	w.drawMulti(t)
 	w.policies = rapid.SliceOfNDistinct(policies, 0, 4, func(p networkingv1.NetworkPolicy) string { return p.Namespace + p.Name }).Draw(t, "policies")
 	w.tiers = rapid.SliceOfNDistinct(clusterPolicies, 0, 3, func(p npv1beta1.ClusterNetworkPolicy) string { return p.Name }).Draw(t, "tiers")
 	return w
@@ -428,7 +453,7 @@ func (w *world) namesRule(t *rapid.T, d policy.Decision, egress bool, peer, dst 
 func TestEqualRulesHaveEqualSets(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		w := worlds.Draw(t, "world")
-		split := &world{namespaces: w.namespaces, pods: w.pods, tiers: w.tiers}
+		split := &world{namespaces: w.namespaces, pods: w.pods, tiers: w.tiers, multi: w.multi, endpoints: w.endpoints}
 		for _, p := range slices.Backward(w.policies) {
 			split.policies = append(split.policies, splitRules(p))
 		}

@@ -22,14 +22,14 @@ func largeCluster() *Cluster {
 		for i := range perNamespace {
 			addr = addr.Next()
 			app := fmt.Sprintf("app%d", i/perApp)
-			pods = append(pods, &Pod{Name: Name{namespace, fmt.Sprint(i)}, Labels: map[string]string{"app": app}, Addrs: []netip.Addr{addr}, Node: "n"})
+			pods = append(pods, &Pod{Name: Name{Namespace: namespace, Name: fmt.Sprint(i)}, Labels: map[string]string{"app": app}, Addrs: []netip.Addr{addr}, Node: "n"})
 		}
 		for i := range 20 {
 			app := Selector{{Key: "app", Values: []string{fmt.Sprintf("app%d", i/2)}}}
 			client := Selector{{Key: "app", Values: []string{fmt.Sprintf("app%d", i)}}}
 			team := Selector{{Key: "team", Values: []string{fmt.Sprint(i % 10)}}}
 			policies = append(policies, &Policy{
-				Name: Name{namespace, fmt.Sprint(i)}, Pods: app,
+				Name: Name{Namespace: namespace, Name: fmt.Sprint(i)}, Pods: app,
 				Ingress: Section{true, []Rule{
 					{Peers: []Peer{{Pods: &client}, {Namespaces: &team}}, Ports: []Port{{Protocol: service.TCP, From: 8080, To: 8080}}},
 					{Peers: []Peer{{Namespaces: &Selector{}, Pods: &Selector{{Key: "app", Values: []string{"app1"}}}}}, AnyPort: true},
@@ -46,7 +46,7 @@ func TestLargeClusterIsBounded(t *testing.T) {
 	c := largeCluster()
 	cluster := heap()
 	for i := range 1000 { // one pod of each isolated app
-		f := c.Decide(c.Pod(Name{fmt.Sprintf("n%d", i%100), fmt.Sprint(i / 100 * 20)}))
+		f := c.Decide(c.Pod(Name{Namespace: fmt.Sprintf("n%d", i%100), Name: fmt.Sprint(i / 100 * 20)}))
 		if f.Sets().Ingress == nil {
 			t.Fatalf("%s is open", f.Pod)
 		}
@@ -75,7 +75,7 @@ func mib(bytes uint64) float64 { return float64(bytes) / (1 << 20) }
 // BenchmarkDecide decides about one pod in a large cluster, with resolved selectors.
 func BenchmarkDecide(b *testing.B) {
 	c := largeCluster()
-	pod := c.Pod(Name{"n7", "0"})
+	pod := c.Pod(Name{Namespace: "n7", Name: "0"})
 	for b.Loop() {
 		f := c.Decide(pod)
 		f.Sets()
@@ -86,7 +86,7 @@ func BenchmarkDecide(b *testing.B) {
 func BenchmarkResolve(b *testing.B) {
 	for b.Loop() {
 		c := largeCluster()
-		f := c.Decide(c.Pod(Name{"n7", "0"}))
+		f := c.Decide(c.Pod(Name{Namespace: "n7", Name: "0"}))
 		f.Sets()
 	}
 }
@@ -97,8 +97,8 @@ func BenchmarkManyPorts(b *testing.B) {
 	for port := 1; port <= maxPort; port += 2 {
 		ports = append(ports, Port{Protocol: service.TCP, From: uint16(port), To: uint16(port)})
 	}
-	pod := &Pod{Name: Name{"n", "web"}, Addrs: []netip.Addr{netip.MustParseAddr("10.0.0.1")}}
-	p := &Policy{Name: Name{"n", "p"}, Ingress: Section{true, []Rule{{AnyPeer: true, Ports: ports}}}}
+	pod := &Pod{Name: Name{Namespace: "n", Name: "web"}, Addrs: []netip.Addr{netip.MustParseAddr("10.0.0.1")}}
+	p := &Policy{Name: Name{Namespace: "n", Name: "p"}, Ingress: Section{true, []Rule{{AnyPeer: true, Ports: ports}}}}
 	c := NewCluster([]Namespace{{Name: "n"}}, []*Pod{pod}, []*Policy{p}, nil)
 	for b.Loop() {
 		f := c.Decide(pod)

@@ -16,11 +16,14 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/yaml"
 	npv1beta1 "sigs.k8s.io/network-policy-api/apis/v1beta1"
 	sigsyaml "sigs.k8s.io/yaml"
 
+	"spiderpool.dev/spiderpool/api/v2beta1"
 	"spiderpool.dev/spiderpool/internal/kube/compile"
+	"spiderpool.dev/spiderpool/internal/kube/multipolicy"
 	"spiderpool.dev/spiderpool/internal/policy"
 	"spiderpool.dev/spiderpool/internal/service"
 	"spiderpool.dev/spiderpool/test/scenariotest"
@@ -46,10 +49,13 @@ type scenario struct {
 	pods       map[policy.Name]*policy.Pod
 	policies   map[policy.Name]*policy.Policy
 	tiers      map[policy.Name]*policy.ClusterPolicy
+	uids       map[types.UID]*policy.Pod
 }
 
 func newScenario() *scenario {
-	return &scenario{map[string]policy.Namespace{}, map[policy.Name]*policy.Pod{}, map[policy.Name]*policy.Policy{}, map[policy.Name]*policy.ClusterPolicy{}}
+	return &scenario{
+		map[string]policy.Namespace{}, map[policy.Name]*policy.Pod{}, map[policy.Name]*policy.Policy{}, map[policy.Name]*policy.ClusterPolicy{}, map[types.UID]*policy.Pod{},
+	}
 }
 
 func (s *scenario) cluster() *policy.Cluster {
@@ -92,18 +98,24 @@ func withOutput(data []byte, text string) string {
 	return out.String()
 }
 
-// sets returns the sets of all pods.
-func (s *scenario) sets() map[policy.Name]policy.Sets {
-	all := map[policy.Name]policy.Sets{}
+// sets returns the sets of all pods, and those of their further interfaces, e.g. of "shop/web net1".
+func (s *scenario) sets() map[string]policy.Sets {
+	all := map[string]policy.Sets{}
 	c := s.cluster()
 	for name, pod := range s.pods {
 		f := c.Decide(pod)
-		all[name] = f.Sets()
+		all[name.String()] = f.Sets()
+		for i := range pod.Interfaces {
+			if at := &pod.Interfaces[i]; !at.Default {
+				f := c.DecideInterface(pod, at)
+				all[name.String()+" "+at.Name] = f.Sets()
+			}
+		}
 	}
 	return all
 }
 
-func changes(before, after map[policy.Name]policy.Sets) string {
+func changes(before, after map[string]policy.Sets) string {
 	var lines []string
 	for name, sets := range after {
 		for _, change := range sets.DiffFrom(before[name]) {
@@ -120,12 +132,17 @@ func changes(before, after map[policy.Name]policy.Sets) string {
 
 func (s *scenario) show(t *testing.T, text string) string {
 	t.Helper()
+	text, at, _ := strings.Cut(text, " ")
 	namespace, name, _ := strings.Cut(text, "/")
 	pod := s.pods[policy.Name{Namespace: namespace, Name: name}]
 	if pod == nil {
 		t.Fatalf("there is no pod %s", text)
 	}
 	f := s.cluster().Decide(pod)
+	if at != "" {
+		i := slices.IndexFunc(pod.Interfaces, func(i policy.Interface) bool { return i.Name == at })
+		f = s.cluster().DecideInterface(pod, &pod.Interfaces[i])
+	}
 	var out strings.Builder
 	for _, d := range []policy.Direction{policy.Ingress, policy.Egress} {
 		side := f.Side(d)
@@ -200,6 +217,13 @@ func (s *scenario) applyOne(t *testing.T, document []byte, faults io.Writer) {
 		delete(s.pods, name)
 		if pod := compile.PolicyPod(object); pod != nil {
 			s.pods[name] = pod
+			s.uids[object.UID] = pod
+		}
+	case "SpiderEndpoint":
+		object := decode[v2beta1.SpiderEndpoint](t, document)
+		if pod := s.uids[types.UID(object.Status.Current.UID)]; pod != nil {
+			pod.Interfaces = nil
+			compile.AddPolicyInterfaces(pod, object)
 		}
 	case "NetworkPolicy":
 		compiled, errs := compile.NetworkPolicy(decode[networkingv1.NetworkPolicy](t, document))
@@ -207,19 +231,20 @@ func (s *scenario) applyOne(t *testing.T, document []byte, faults io.Writer) {
 		for _, err := range errs {
 			fmt.Fprintf(faults, "! %s: %v\n", compiled.Name, err)
 		}
-	case "ClusterNetworkPolicy":
-		object := decode[npv1beta1.ClusterNetworkPolicy](t, document)
-		name := policy.Name{Name: object.Name}
-		compiled, errs := compile.ClusterNetworkPolicy(object)
-		delete(s.tiers, name)
-		if compiled != nil {
-			s.tiers[name] = compiled
-		}
+	case "MultiNetworkPolicy":
+		compiled, errs := compile.MultiNetworkPolicy(decode[multipolicy.MultiNetworkPolicy](t, document))
+		s.policies[compiled.Name] = compiled
 		for _, err := range errs {
-			fmt.Fprintf(faults, "! %s: %v\n", name, err)
+			fmt.Fprintf(faults, "! %s: %v\n", compiled.Name, err)
+		}
+	case "ClusterNetworkPolicy":
+		compiled, errs := compile.ClusterNetworkPolicy(decode[npv1beta1.ClusterNetworkPolicy](t, document))
+		s.tiers[compiled.Name] = compiled
+		for _, err := range errs {
+			fmt.Fprintf(faults, "! %s: %v\n", compiled.Name, err)
 		}
 	default:
-		t.Fatalf("kind %q: write Namespace, Pod, NetworkPolicy or ClusterNetworkPolicy", meta.Kind)
+		t.Fatalf("kind %q: write Namespace, Pod, SpiderEndpoint, NetworkPolicy, MultiNetworkPolicy or ClusterNetworkPolicy", meta.Kind)
 	}
 }
 

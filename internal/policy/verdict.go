@@ -82,8 +82,8 @@ func (c *Cluster) Verdict(p Packet) Verdict {
 
 func (c *Cluster) decide(way Direction, own, peer netip.Addr, p Packet) Decision {
 	decision := Decision{Reason: NoPod}
-	for _, pod := range c.resolved.at[own] {
-		f := c.Decide(pod)
+	for _, at := range c.resolved.at[own] {
+		f := c.DecideInterface(at.pod, at.Interface)
 		if decision = f.judge(way, peer, p.Protocol, p.Port); !decision.Allowed() {
 			return decision
 		}

@@ -12,7 +12,7 @@ import (
 	"spiderpool.dev/spiderpool/internal/service"
 )
 
-// ClusterNetworkPolicy returns a ClusterNetworkPolicy as rules, nil if its subject is unknown. The errors name the parts
+// ClusterNetworkPolicy returns a ClusterNetworkPolicy as rules, none if its subject is unknown. The errors name the parts
 // that this release does not understand. They fail closed as the API documentation of ClusterNetworkPolicyIngressPeer
 // wants it: a rule with such a part matches nothing if its action is Accept, and denies everything otherwise. With an
 // unknown tier or selector in the subject, the policy denies everything to the pods that it may select.
@@ -31,7 +31,7 @@ func ClusterNetworkPolicy(object *npv1beta1.ClusterNetworkPolicy) (*policy.Clust
 	}
 	subject, at := &spec.Subject, path.Child("subject")
 	if (subject.Namespaces == nil) == (subject.Pods == nil) {
-		return nil, append(errs, field.Required(at, "write either namespaces or pods"))
+		return p, append(errs, field.Required(at, "write either namespaces or pods"))
 	}
 	namespaces, pods := subject.Namespaces, &metav1.LabelSelector{}
 	if subject.Pods != nil {

@@ -10,6 +10,7 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	netutils "k8s.io/utils/net"
 	"k8s.io/utils/ptr"
@@ -106,7 +107,12 @@ func policyBlock(block *networkingv1.IPBlock, path *field.Path, errs *field.Erro
 	prefix, ok := network(block.CIDR, path.Child("cidr"), errs)
 	compiled := &policy.Block{Prefix: prefix}
 	for i, text := range block.Except {
-		except, valid := network(text, path.Child("except").Index(i), errs)
+		at := path.Child("except").Index(i)
+		except, valid := network(text, at, errs)
+		if inside := prefix.Contains(except.Addr()) && except.Bits() > prefix.Bits(); ok && valid && !inside {
+			valid = false
+			*errs = append(*errs, field.Invalid(at, text, fmt.Sprintf("write a part of %s", prefix)))
+		}
 		ok = ok && valid
 		compiled.Except = append(compiled.Except, except)
 	}
@@ -143,8 +149,8 @@ func policyPort(port *networkingv1.NetworkPolicyPort, path *field.Path, errs *fi
 	case port.Port == nil || port.Port.Type == intstr.String && port.EndPort != nil:
 		*errs = append(*errs, field.Invalid(path.Child("endPort"), *port.EndPort, "write a number in port, too, e.g. port: 8000"))
 		return policy.Port{}
-	case port.Port.Type == intstr.String && port.Port.StrVal == "":
-		*errs = append(*errs, field.Invalid(path.Child("port"), "", "write a number from 1 to 65535, or the name of a port"))
+	case port.Port.Type == intstr.String && len(validation.IsValidPortName(port.Port.StrVal)) > 0:
+		*errs = append(*errs, field.Invalid(path.Child("port"), port.Port.StrVal, "write a number from 1 to 65535, or the name of a port"))
 		return policy.Port{}
 	case port.Port.Type == intstr.String:
 		compiled.Name, compiled.To = port.Port.StrVal, 0

@@ -9,10 +9,13 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	npv1beta1 "sigs.k8s.io/network-policy-api/apis/v1beta1"
 
+	"spiderpool.dev/spiderpool/api/names"
 	"spiderpool.dev/spiderpool/internal/kube/compile"
+	"spiderpool.dev/spiderpool/internal/kube/multipolicy"
 	"spiderpool.dev/spiderpool/internal/policy"
 	"spiderpool.dev/spiderpool/internal/service"
 )
@@ -50,6 +53,39 @@ func opens(allowed *policy.Allowed) bool {
 	return allowed != nil && (!allowed.Any.IsEmpty() || len(allowed.Segments) > 0)
 }
 
+// FuzzMultiNetworkPolicy converts any object in JSON with any networks.
+func FuzzMultiNetworkPolicy(f *testing.F) {
+	f.Add("blue, n/red,,a/b/c", []byte(`{"ingress":[{"from":[{"ipBlock":{"cidr":"10.0.0.0/8","except":["192.0.2.0/24"]}}],"ports":[{"port":"80"}]}]}`))
+	f.Add("n/blue", []byte(`{"podSelector":{"matchExpressions":[{"key":"a","operator":"Gt"}]},"egress":[{}],"policyTypes":["Forward"]}`))
+	f.Add(strings.Repeat("a,", 100), []byte(`{}`))
+	f.Fuzz(func(t *testing.T, networks string, spec []byte) {
+		object := multipolicy.MultiNetworkPolicy{ObjectMeta: metav1.ObjectMeta{Namespace: "n", Name: "p", Annotations: map[string]string{names.AnnotationPolicyFor: networks}}}
+		if json.Unmarshal(spec, &object.Spec) != nil {
+			return
+		}
+		compiled, errs := compile.MultiNetworkPolicy(&object)
+		if len(compiled.Networks) > 64 || !slices.IsSortedFunc(compiled.Networks, policy.Name.Compare) {
+			t.Fatalf("networks %v", compiled.Networks)
+		}
+		net1 := policy.Interface{Name: "net1", Network: policy.Name{Namespace: "n", Name: "blue"}, Addrs: []netip.Addr{netip.MustParseAddr("10.7.0.1")}}
+		web := &policy.Pod{Name: policy.Name{Namespace: "n", Name: "web"}, Labels: map[string]string{"a": ""}, Interfaces: []policy.Interface{net1}}
+		c := policy.NewCluster([]policy.Namespace{{Name: "n"}}, []*policy.Pod{web}, []*policy.Policy{compiled}, nil)
+		first, filter := c.Decide(web), c.DecideInterface(web, &net1)
+		isolates := func(f policy.Filter) bool { return len(f.Ingress.Isolating)+len(f.Egress.Isolating) > 0 }
+		concerned := slices.Contains(compiled.Networks, net1.Network) && compiled.Pods.Matches(web.Labels)
+		switch {
+		case isolates(first) || isolates(filter) != concerned:
+			t.Fatalf("eth0 isolated: %t, net1 isolated: %t, want %t; networks %v", isolates(first), isolates(filter), concerned, compiled.Networks)
+		case len(compiled.Networks) == 0 && len(errs) == 0:
+			t.Fatal("a policy without networks has no reason")
+		}
+		invalid := slices.ContainsFunc(errs, func(err *field.Error) bool { return strings.HasPrefix(err.Field, "spec.podSelector") })
+		if sets := filter.Sets(); invalid && (opens(sets.Ingress) || opens(sets.Egress)) {
+			t.Fatalf("an invalid podSelector opens the pod: %v", errs)
+		}
+	})
+}
+
 // FuzzClusterNetworkPolicy converts any object in JSON. An object with an unknown tier counts as one of the tier Admin.
 func FuzzClusterNetworkPolicy(f *testing.F) {
 	f.Add([]byte(`{"spec":{"tier":"Admin","subject":{"namespaces":{}},"ingress":[{"action":"Deny","from":[{"pods":{"podSelector":{"matchLabels":{"a":""}}}}]}]}}`))
@@ -61,12 +97,6 @@ func FuzzClusterNetworkPolicy(f *testing.F) {
 			return
 		}
 		compiled, errs := compile.ClusterNetworkPolicy(&object)
-		if compiled == nil {
-			if len(errs) == 0 {
-				t.Fatal("a policy without a subject has no reason")
-			}
-			return
-		}
 		web := &policy.Pod{Name: policy.Name{Namespace: "n", Name: "web"}, Labels: map[string]string{"a": ""}, Addrs: []netip.Addr{netip.MustParseAddr("10.6.0.1")}}
 		filter := policy.NewCluster([]policy.Namespace{{Name: "n"}}, []*policy.Pod{web}, nil, []*policy.ClusterPolicy{compiled}).Decide(web)
 		for _, side := range []*policy.Side{&filter.Ingress, &filter.Egress} {
