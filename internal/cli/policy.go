@@ -20,10 +20,10 @@ func newPolicy() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "policy",
 		Short: "Show which traffic network policies allow, and why",
-		Long: `Show which traffic NetworkPolicies and ClusterNetworkPolicies allow, and why. The commands
-read policies, pods and namespaces from the API server, and apply the rules of Kubernetes.
-They change nothing. Spiderpool itself enforces no policies yet: the verdicts hold on
-interfaces where another network plugin does.`,
+		Long: `Show which traffic NetworkPolicies, ClusterNetworkPolicies and MultiNetworkPolicies allow,
+and why. The commands read policies, pods and namespaces from the API server, and apply the
+rules of Kubernetes. They change nothing. Spiderpool itself enforces no policies yet: the
+verdicts hold on interfaces where another network plugin does.`,
 	}
 	o.kubeconfigFlag(cmd)
 	cmd.AddCommand(newPolicyShow(&o), newPolicyTrace(&o), newPolicyDiff(&o))
@@ -31,11 +31,12 @@ interfaces where another network plugin does.`,
 }
 
 func newPolicyShow(o *clusterOptions) *cobra.Command {
+	var only string
 	cmd := &cobra.Command{
 		Use:   "show NAMESPACE/POD",
 		Short: "Show what may reach a pod, and what the pod may reach",
-		Long: `Show what may reach a pod, and what the pod may reach: the policies that isolate it, and
-for each rule the peers with their present addresses and ports.`,
+		Long: `Show what may reach a pod, and what the pod may reach: for each interface, the policies that
+isolate it, and for each rule the peers with their present addresses and ports.`,
 		Example: `  spiderpoolctl policy show default/web-0`,
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -47,27 +48,33 @@ for each rule the peers with their present addresses and ports.`,
 			if err != nil {
 				return err
 			}
-			view, err := policies.show(name)
+			view, err := policies.show(name, only)
 			if err != nil {
 				return err
 			}
 			return showPodPolicy(cmd.OutOrStdout(), view, o.output)
 		},
 	}
+	cmd.Flags().StringVar(&only, "interface", "", "show one interface only, e.g. net1")
 	o.outputFlag(cmd)
 	return cmd
 }
 
 func newPolicyTrace(o *clusterOptions) *cobra.Command {
-	var from, to, protocol string
+	var from, to, protocol, at string
 	cmd := &cobra.Command{
 		Use:   "trace --from POD|ADDRESS --to POD:PORT|ADDRESS:PORT",
 		Short: "Judge a connection, and name the rule that decides",
 		Long: `Judge a connection, and name the policy and the rule that decide at each end: egress at
 the source, ingress at the destination. Write a pod as NAMESPACE/NAME. Policies see the
-address of a pod behind a service, not that of the service, so name the pod.`,
+address of a pod behind a service, not that of the service, so name the pod. A pod stands
+for its address on eth0 unless --interface names another interface. For two different
+interfaces, write addresses.`,
 		Example: `  # between two pods
   spiderpoolctl policy trace --from shop/client --to shop/web-0:8080
+
+  # between the interfaces net1 of two pods
+  spiderpoolctl policy trace --from shop/client --to shop/web-0:8080 --interface net1
 
   # from outside, to an address
   spiderpoolctl policy trace --from 192.0.2.10 --to [fd00:6::1]:53 --protocol UDP`,
@@ -77,6 +84,7 @@ address of a pod behind a service, not that of the service, so name the pod.`,
 			if err != nil {
 				return err
 			}
+			asked.at = at
 			policies, err := o.readPolicies(cmd)
 			if err != nil {
 				return err
@@ -90,6 +98,7 @@ address of a pod behind a service, not that of the service, so name the pod.`,
 	}
 	cmd.Flags().StringVar(&from, "from", "", "source: a pod or an address, e.g. shop/client")
 	cmd.Flags().StringVar(&to, "to", "", "destination: a pod or an address, with a port, e.g. shop/web-0:8080")
+	cmd.Flags().StringVar(&at, "interface", "", "interface of the pods, e.g. net1; empty for eth0")
 	cmd.Flags().StringVar(&protocol, "protocol", "TCP", "protocol: TCP, UDP or SCTP")
 	o.outputFlag(cmd)
 	return cmd
@@ -101,8 +110,9 @@ func newPolicyDiff(o *clusterOptions) *cobra.Command {
 		Use:   "diff --file FILE",
 		Short: "Show which traffic a new or changed policy would allow or deny",
 		Long: `Show which traffic the policies in a file would allow ("+") or deny ("-") besides those in
-the cluster, pod by pod, before you apply them. The file has NetworkPolicies and
-ClusterNetworkPolicies. A policy in the file replaces the one with its name.`,
+the cluster, pod by pod, before you apply them. The file has NetworkPolicies,
+MultiNetworkPolicies and ClusterNetworkPolicies. A policy in the file replaces the one with
+its name. Behind the name of the pod is that of an interface other than eth0.`,
 		Example: `  spiderpoolctl policy diff --file deny.yaml
   shop/web-0
     - ingress open
@@ -126,7 +136,7 @@ ClusterNetworkPolicies. A policy in the file replaces the one with its name.`,
 		},
 	}
 	cmd.Flags().StringVarP(&file, "file", "f", "", "YAML file with policies; - for the standard input")
-	cmd.Flags().StringVarP(&namespace, "namespace", "n", "default", "namespace of NetworkPolicies without one")
+	cmd.Flags().StringVarP(&namespace, "namespace", "n", "default", "namespace of policies without one")
 	o.outputFlag(cmd)
 	return cmd
 }
@@ -171,6 +181,8 @@ type question struct {
 	from, to end
 	protocol service.Protocol
 	port     uint16
+	// at is the interface of the ends that are pods, empty for the default one.
+	at string
 }
 
 func parseQuestion(from, to, protocol string) (q question, err error) {

@@ -11,13 +11,16 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	npv1beta1 "sigs.k8s.io/network-policy-api/apis/v1beta1"
+
+	"spiderpool.dev/spiderpool/api/v2beta1"
+	"spiderpool.dev/spiderpool/internal/kube/multipolicy"
 )
 
-// TestPolicyTables plays testdata/policy.txtar: a section is named after the arguments of a command.
+// TestPolicyTables plays testdata/policy*.txtar: a section is named after the arguments of a command.
 func TestPolicyTables(t *testing.T) {
 	var p *policies
 	var changed *policyBuilder
-	playTables(t, "testdata/policy.txtar", func(t *testing.T, out *bytes.Buffer, section txtar.File) (err error) {
+	playTables(t, "testdata/policy*.txtar", func(t *testing.T, out *bytes.Buffer, section txtar.File) (err error) {
 		fields := strings.Fields(section.Name)
 		switch fields[0] {
 		case "cluster":
@@ -30,7 +33,7 @@ func TestPolicyTables(t *testing.T) {
 			out.Write(content)
 			return err
 		case "show":
-			return printShow(out, p, fields[1])
+			return printShow(out, p, fields[1], strings.Join(fields[2:], ""))
 		case "trace":
 			return printTrace(out, p, fields[1:])
 		case "diff":
@@ -41,12 +44,12 @@ func TestPolicyTables(t *testing.T) {
 	})
 }
 
-func printShow(out io.Writer, p *policies, pod string) error {
+func printShow(out io.Writer, p *policies, pod, only string) error {
 	name, err := podName(pod)
 	if err != nil {
 		return err
 	}
-	view, err := p.show(name)
+	view, err := p.show(name, only)
 	if err != nil {
 		return err
 	}
@@ -58,6 +61,7 @@ func printTrace(out io.Writer, p *policies, args []string) error {
 	if err != nil {
 		return err
 	}
+	asked.at = strings.Join(args[3:], "")
 	traces, err := p.trace(asked)
 	if err != nil {
 		return err
@@ -83,6 +87,14 @@ func policiesOf(t *testing.T, stream []byte) *policies {
 			var object networkingv1.NetworkPolicy
 			parse(t, document, &object)
 			b.addPolicy(&object)
+		case "SpiderEndpoint":
+			var object v2beta1.SpiderEndpoint
+			parse(t, document, &object)
+			b.addEndpoint(&object)
+		case "MultiNetworkPolicy":
+			var object multipolicy.MultiNetworkPolicy
+			parse(t, document, &object)
+			b.addMultiPolicy(&object)
 		case "ClusterNetworkPolicy":
 			var object npv1beta1.ClusterNetworkPolicy
 			parse(t, document, &object)

@@ -5,6 +5,8 @@ import (
 	"io"
 	"strings"
 	"text/tabwriter"
+
+	"spiderpool.dev/spiderpool/internal/pool"
 )
 
 // shownAddresses is the number of addresses or ranges in a row.
@@ -24,11 +26,10 @@ func showPodPolicy(out io.Writer, v podPolicyView, output string) error {
 		_, err := fmt.Fprintln(out, "\nIt uses the network of its node, so no policy isolates it.")
 		return err
 	}
-	if err := showSide(out, "Ingress", "FROM", v.Ingress); err != nil {
-		return err
-	}
-	if err := showSide(out, "Egress", "TO", v.Egress); err != nil {
-		return err
+	for i := range v.Interfaces {
+		if err := showInterface(out, &v.Interfaces[i], len(v.Interfaces) == 1 && v.Interfaces[i].Name == pool.FirstInterface && !v.Interfaces[i].Foreign); err != nil {
+			return err
+		}
 	}
 	showInvalid(out, v.Invalid)
 	_, err := fmt.Fprintln(out, "\nTraffic of the pod with itself and with its node always passes.")
@@ -42,7 +43,30 @@ func orNone(text, none string) string {
 	return text
 }
 
-func showSide(out io.Writer, direction, peers string, side sideView) error {
+// showInterface prints the policies of an interface, without its name if the pod has no other.
+func showInterface(out io.Writer, v *interfaceView, isOnly bool) error {
+	if !isOnly {
+		network := ""
+		switch {
+		case v.Foreign:
+			network = ", of another network plugin"
+		case v.Network != "":
+			network = ", on network " + v.Network
+		}
+		fmt.Fprintf(out, "\nInterface %s, %s%s\n", v.Name, orNone(v.Addresses, "without an address"), network)
+	}
+	kind := "NetworkPolicy"
+	if v.Name != pool.FirstInterface {
+		kind = "MultiNetworkPolicy"
+	}
+	if err := showSide(out, "Ingress", "FROM", kind, v.Ingress); err != nil {
+		return err
+	}
+	return showSide(out, "Egress", "TO", kind, v.Egress)
+}
+
+// showSide prints a direction. kind is that of the isolating policies.
+func showSide(out io.Writer, direction, peers, kind string, side sideView) error {
 	if len(side.Admin) > 0 {
 		fmt.Fprintf(out, "\n%s: first, the tier Admin of ClusterNetworkPolicies decides.", direction)
 		if err := showMatches(out, "ACTION\t"+peers, side.Admin, true); err != nil {
@@ -60,7 +84,7 @@ func showSide(out io.Writer, direction, peers string, side sideView) error {
 		fmt.Fprintf(out, "\n%s: no NetworkPolicy isolates it, so the tier Baseline of ClusterNetworkPolicies decides.", direction)
 		return showMatches(out, "ACTION\t"+peers, side.Baseline, true)
 	}
-	_, err := fmt.Fprintf(out, "\n%s is open: no NetworkPolicy isolates it.\n", direction)
+	_, err := fmt.Fprintf(out, "\n%s is open: no %s isolates it.\n", direction, kind)
 	return err
 }
 
@@ -83,7 +107,7 @@ func showMatches(out io.Writer, first string, matches []matchView, withAction bo
 
 func showInvalid(out io.Writer, invalid []string) {
 	for _, text := range invalid {
-		fmt.Fprintf(out, "\nInvalid, so it allows nothing: %s\n", text)
+		fmt.Fprintf(out, "\nInvalid: %s\n", text)
 	}
 }
 
@@ -111,7 +135,7 @@ func showPolicyDiff(out io.Writer, v diffView, output string) error {
 		return printJSON(out, v)
 	}
 	for _, pod := range v.Pods {
-		fmt.Fprintf(out, "%s\n  %s\n", pod.Pod, strings.Join(pod.Changes, "\n  "))
+		fmt.Fprintf(out, "%s\n  %s\n", strings.TrimSpace(pod.Pod+" "+pod.Interface), strings.Join(pod.Changes, "\n  "))
 	}
 	if len(v.Pods) == 0 {
 		fmt.Fprintln(out, "The traffic of all pods stays the same.")

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -13,14 +14,18 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/apimachinery/pkg/util/yaml"
 	npv1beta1 "sigs.k8s.io/network-policy-api/apis/v1beta1"
 	sigsyaml "sigs.k8s.io/yaml"
 
+	"spiderpool.dev/spiderpool/api/v2beta1"
 	"spiderpool.dev/spiderpool/internal/kube/agentclient"
 	"spiderpool.dev/spiderpool/internal/kube/compile"
+	"spiderpool.dev/spiderpool/internal/kube/multipolicy"
 	"spiderpool.dev/spiderpool/internal/policy"
+	"spiderpool.dev/spiderpool/internal/pool"
 )
 
 // policies are the policies of the cluster, with the pods and namespaces that they select.
@@ -30,7 +35,8 @@ type policies struct {
 	invalid map[policy.Name][]string
 }
 
-// readPolicies reads namespaces before pods: a pod in an unknown namespace is selected by no namespace selector.
+// readPolicies reads namespaces and endpoints before pods: a pod in an unknown namespace is selected by no namespace selector,
+// and has no interfaces without its endpoint.
 func readPolicies(ctx context.Context, client *agentclient.Client) (*policies, error) {
 	var b policyBuilder
 	err := client.EachNamespace(ctx, b.addNamespace)
@@ -39,6 +45,12 @@ func readPolicies(ctx context.Context, client *agentclient.Client) (*policies, e
 	}
 	if err == nil {
 		err = client.EachClusterNetworkPolicy(ctx, b.addClusterPolicy)
+	}
+	if err == nil {
+		err = client.EachMultiNetworkPolicy(ctx, b.addMultiPolicy)
+	}
+	if err == nil {
+		err = client.EachEndpoint(ctx, b.addEndpoint)
 	}
 	if err == nil {
 		err = client.EachPod(ctx, b.addPod)
@@ -52,6 +64,7 @@ type policyBuilder struct {
 	pods       []*policy.Pod
 	policies   []*policy.Policy
 	tiers      []*policy.ClusterPolicy
+	endpoints  map[types.UID]*v2beta1.SpiderEndpoint // by pod
 	invalid    map[policy.Name][]string
 }
 
@@ -60,9 +73,21 @@ func (b *policyBuilder) addNamespace(object *corev1.Namespace) {
 }
 
 func (b *policyBuilder) addPod(object *corev1.Pod) {
-	if pod := compile.PolicyPod(object); pod != nil {
-		b.pods = append(b.pods, pod)
+	pod := compile.PolicyPod(object)
+	if pod == nil {
+		return
 	}
+	if endpoint := b.endpoints[object.UID]; endpoint != nil {
+		compile.AddPolicyInterfaces(pod, endpoint)
+	}
+	b.pods = append(b.pods, pod)
+}
+
+func (b *policyBuilder) addEndpoint(object *v2beta1.SpiderEndpoint) {
+	if b.endpoints == nil {
+		b.endpoints = map[types.UID]*v2beta1.SpiderEndpoint{}
+	}
+	b.endpoints[types.UID(object.Status.Current.UID)] = object
 }
 
 func (b *policyBuilder) addPolicy(object *networkingv1.NetworkPolicy) {
@@ -71,13 +96,16 @@ func (b *policyBuilder) addPolicy(object *networkingv1.NetworkPolicy) {
 	b.addInvalid(compiled.Name, "NetworkPolicy "+compiled.Name.String(), errs)
 }
 
+func (b *policyBuilder) addMultiPolicy(object *multipolicy.MultiNetworkPolicy) {
+	compiled, errs := compile.MultiNetworkPolicy(object)
+	b.policies = append(b.policies, compiled)
+	b.addInvalid(compiled.Name, compiled.Name.String(), errs)
+}
+
 func (b *policyBuilder) addClusterPolicy(object *npv1beta1.ClusterNetworkPolicy) {
 	compiled, errs := compile.ClusterNetworkPolicy(object)
-	if compiled != nil {
-		b.tiers = append(b.tiers, compiled)
-	}
-	name := policy.Name{Name: object.Name}
-	b.addInvalid(name, name.String(), errs)
+	b.tiers = append(b.tiers, compiled)
+	b.addInvalid(compiled.Name, compiled.Name.String(), errs)
 }
 
 func (b *policyBuilder) addInvalid(name policy.Name, text string, errs field.ErrorList) {
@@ -99,10 +127,21 @@ type podPolicyView struct {
 	Addresses string `json:"addresses"`
 	Node      string `json:"node,omitempty"`
 	// HostNetwork means that no policy isolates the pod, because it uses the network of its node.
-	HostNetwork bool     `json:"hostNetwork,omitempty"`
-	Ingress     sideView `json:"ingress"`
-	Egress      sideView `json:"egress"`
-	Invalid     []string `json:"invalid,omitempty"`
+	HostNetwork bool            `json:"hostNetwork,omitempty"`
+	Interfaces  []interfaceView `json:"interfaces"`
+	Invalid     []string        `json:"invalid,omitempty"`
+}
+
+// interfaceView is an interface of a pod. The first one, eth0, is that of NetworkPolicies and ClusterNetworkPolicies.
+type interfaceView struct {
+	Name      string `json:"name"`
+	Addresses string `json:"addresses"`
+	// Network is the NetworkAttachmentDefinition, if it is known.
+	Network string `json:"network,omitempty"`
+	// Foreign means that another network plugin gave the pod this interface.
+	Foreign bool     `json:"foreign,omitempty"`
+	Ingress sideView `json:"ingress"`
+	Egress  sideView `json:"egress"`
 }
 
 // sideView is one direction; see policy.Side.
@@ -124,30 +163,70 @@ type matchView struct {
 	Ports     []string `json:"ports"`
 }
 
-func (p *policies) show(name policy.Name) (podPolicyView, error) {
+// show explains the interface with the name only, or all interfaces if it is empty.
+func (p *policies) show(name policy.Name, only string) (podPolicyView, error) {
 	pod := p.Pod(name)
 	if pod == nil {
 		return podPolicyView{}, fmt.Errorf("there is no running pod %s", name)
 	}
-	f := p.Decide(pod)
-	view := podPolicyView{
-		Pod: name.String(), Addresses: addrsText(pod.Addrs), Node: pod.Node, HostNetwork: pod.HostNetwork,
-		Ingress: viewSide(&f, policy.Ingress), Egress: viewSide(&f, policy.Egress),
+	view := podPolicyView{Pod: name.String(), Addresses: addrsText(pod.Addrs), Node: pod.Node, HostNetwork: pod.HostNetwork}
+	shown, err := interfacesOf(pod, only)
+	if err != nil {
+		return podPolicyView{}, err
 	}
-	concerned := map[string]bool{}
-	for _, side := range []*policy.Side{&f.Ingress, &f.Egress} {
-		for _, name := range side.Isolating {
-			concerned[name.String()] = true
+	concerned := map[policy.Name]bool{}
+	for i := range shown {
+		f := p.DecideInterface(pod, &shown[i])
+		view.Interfaces = append(view.Interfaces, viewInterface(pod, &shown[i], &f))
+		for _, side := range []*policy.Side{&f.Ingress, &f.Egress} {
+			for _, name := range side.Isolating {
+				concerned[name] = true
+			}
 		}
 	}
-	for isolating := range p.invalid {
-		// A ClusterNetworkPolicy may have lost its subject.
-		if isolating.Namespace == "" || concerned[isolating.String()] {
-			view.Invalid = append(view.Invalid, p.invalid[isolating]...)
+	for invalid := range p.invalid {
+		// A ClusterNetworkPolicy may have lost its subject, and a MultiNetworkPolicy its networks.
+		lost := invalid.Namespace == "" || invalid.Multi && invalid.Namespace == name.Namespace
+		if lost || concerned[invalid] {
+			view.Invalid = append(view.Invalid, p.invalid[invalid]...)
 		}
 	}
 	slices.Sort(view.Invalid)
 	return view, nil
+}
+
+// interfacesOf returns the interfaces of a pod, the default one first, or only that with the name.
+func interfacesOf(pod *policy.Pod, only string) ([]policy.Interface, error) {
+	all := []policy.Interface{{Name: pool.FirstInterface, Default: true}}
+	for _, i := range pod.Interfaces {
+		if i.Default {
+			all[0] = i
+		} else {
+			all = append(all, i)
+		}
+	}
+	all[0].Addrs = pod.Addrs
+	if only == "" {
+		return all, nil
+	}
+	var names []string
+	for _, i := range all {
+		if i.Name == only {
+			return []policy.Interface{i}, nil
+		}
+		names = append(names, i.Name)
+	}
+	return nil, fmt.Errorf("pod %s has no interface %q with addresses of Spiderpool; write one of %s", pod.Name, only, strings.Join(names, ", "))
+}
+
+func viewInterface(pod *policy.Pod, i *policy.Interface, f *policy.Filter) interfaceView {
+	view := interfaceView{Name: i.Name, Addresses: addrsText(i.Addrs), Ingress: viewSide(f, policy.Ingress), Egress: viewSide(f, policy.Egress)}
+	if i.Network != (policy.Name{}) {
+		view.Network = i.Network.String()
+	}
+	isOurs := slices.ContainsFunc(pod.Interfaces, func(ours policy.Interface) bool { return ours.Name == i.Name })
+	view.Foreign = !isOurs && len(pod.Interfaces) > 0
+	return view
 }
 
 func viewSide(f *policy.Filter, d policy.Direction) sideView {
@@ -199,11 +278,11 @@ type traceView struct {
 
 // trace judges the connection once for each IP family that both ends have.
 func (p *policies) trace(q question) ([]traceView, error) {
-	from, err := p.addrs(q.from)
+	from, err := p.addrs(q.from, q.at)
 	if err != nil {
 		return nil, fmt.Errorf("--from: %w", err)
 	}
-	to, err := p.addrs(q.to)
+	to, err := p.addrs(q.to, q.at)
 	if err != nil {
 		return nil, fmt.Errorf("--to: %w", err)
 	}
@@ -215,7 +294,7 @@ func (p *policies) trace(q question) ([]traceView, error) {
 			}
 			v := p.Verdict(policy.Packet{From: source, To: destination, Protocol: q.protocol, Port: q.port})
 			traces = append(traces, traceView{
-				Protocol: q.protocol.String(), From: q.from.describe(source), To: q.to.describe(destination), Port: q.port, Allowed: v.Allowed(),
+				Protocol: q.protocol.String(), From: q.from.describe(source, q.at), To: q.to.describe(destination, q.at), Port: q.port, Allowed: v.Allowed(),
 				Egress: v.Egress.Explain(policy.Egress), Ingress: v.Ingress.Explain(policy.Ingress),
 			})
 		}
@@ -226,25 +305,30 @@ func (p *policies) trace(q question) ([]traceView, error) {
 	return traces, nil
 }
 
-func (p *policies) addrs(e end) ([]netip.Addr, error) {
+// addrs returns those of an interface of the pod, at, or of the default one if it is empty.
+func (p *policies) addrs(e end, at string) ([]netip.Addr, error) {
 	if e.addr.IsValid() {
 		return []netip.Addr{e.addr}, nil
 	}
 	pod := p.Pod(e.pod)
-	switch {
-	case pod == nil:
+	if pod == nil {
 		return nil, fmt.Errorf("there is no running pod %s; for a service, name a pod behind it", e.pod)
-	case len(pod.Addrs) == 0:
+	}
+	found, err := interfacesOf(pod, cmp.Or(at, pool.FirstInterface))
+	if err != nil {
+		return nil, err
+	}
+	if len(found[0].Addrs) == 0 {
 		return nil, fmt.Errorf("pod %s has no address yet", e.pod)
 	}
-	return pod.Addrs, nil
+	return found[0].Addrs, nil
 }
 
-func (e end) describe(addr netip.Addr) string {
+func (e end) describe(addr netip.Addr, at string) string {
 	if e.addr.IsValid() {
 		return addr.String()
 	}
-	return fmt.Sprintf("%s (%s)", addr, e.pod)
+	return fmt.Sprintf("%s (%s)", addr, strings.TrimSpace(e.pod.String()+" "+at))
 }
 
 // diffView are the changes for the pods with a change.
@@ -253,10 +337,12 @@ type diffView struct {
 	Invalid []string     `json:"invalid,omitempty"`
 }
 
-// podChanges are the changes for one pod; see policy.Sets.DiffFrom.
+// podChanges are the changes for one interface of a pod; see policy.Sets.DiffFrom.
 type podChanges struct {
-	Pod     string   `json:"pod"`
-	Changes []string `json:"changes"`
+	Pod string `json:"pod"`
+	// Interface is empty for the default one.
+	Interface string   `json:"interface,omitempty"`
+	Changes   []string `json:"changes"`
 }
 
 // diff compares the traffic with and without the changed policies.
@@ -268,15 +354,18 @@ func (p *policies) diff(changed *policyBuilder) diffView {
 	slices.Sort(view.Invalid)
 	after := p.WithPolicies(changed.policies, changed.tiers)
 	for _, pod := range p.Pods() {
-		was, is := p.Decide(pod), after.Decide(pod)
-		if changes := is.Sets().DiffFrom(was.Sets()); len(changes) > 0 {
-			view.Pods = append(view.Pods, podChanges{pod.Name.String(), changes})
+		all, _ := interfacesOf(pod, "")
+		for i := range all {
+			was, is := p.DecideInterface(pod, &all[i]), after.DecideInterface(pod, &all[i])
+			if changes := is.Sets().DiffFrom(was.Sets()); len(changes) > 0 {
+				view.Pods = append(view.Pods, podChanges{pod.Name.String(), is.Interface, changes})
+			}
 		}
 	}
 	return view
 }
 
-// parsePolicies compiles a YAML stream of NetworkPolicies and ClusterNetworkPolicies.
+// parsePolicies compiles a YAML stream of policies.
 func parsePolicies(content []byte, namespace string) (*policyBuilder, error) {
 	b := &policyBuilder{}
 	reader := yaml.NewDocumentDecoder(io.NopCloser(bytes.NewReader(content)))
@@ -306,10 +395,15 @@ func (b *policyBuilder) parse(document []byte, namespace string) error {
 		if err := sigsyaml.UnmarshalStrict(document, &object); err != nil {
 			return err
 		}
-		if object.Namespace == "" {
-			object.Namespace = namespace
-		}
+		object.Namespace = cmp.Or(object.Namespace, namespace)
 		b.addPolicy(&object)
+	case metav1.TypeMeta{APIVersion: multipolicy.GroupVersion.String(), Kind: "MultiNetworkPolicy"}:
+		var object multipolicy.MultiNetworkPolicy
+		if err := sigsyaml.UnmarshalStrict(document, &object); err != nil {
+			return err
+		}
+		object.Namespace = cmp.Or(object.Namespace, namespace)
+		b.addMultiPolicy(&object)
 	case metav1.TypeMeta{APIVersion: npv1beta1.GroupVersion.String(), Kind: "ClusterNetworkPolicy"}:
 		var object npv1beta1.ClusterNetworkPolicy
 		if err := sigsyaml.UnmarshalStrict(document, &object); err != nil {
@@ -317,8 +411,8 @@ func (b *policyBuilder) parse(document []byte, namespace string) error {
 		}
 		b.addClusterPolicy(&object)
 	default:
-		return fmt.Errorf("apiVersion %q, kind %q: write NetworkPolicies of %s and ClusterNetworkPolicies of %s only",
-			meta.APIVersion, meta.Kind, networkingv1.SchemeGroupVersion, npv1beta1.GroupVersion.String())
+		return fmt.Errorf("apiVersion %q, kind %q: write NetworkPolicies of %s, MultiNetworkPolicies of %s and ClusterNetworkPolicies of %s only",
+			meta.APIVersion, meta.Kind, networkingv1.SchemeGroupVersion, multipolicy.GroupVersion, npv1beta1.GroupVersion.String())
 	}
 	return nil
 }

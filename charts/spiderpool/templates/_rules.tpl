@@ -31,7 +31,7 @@
   verbs: [get, list, watch, create, update]
 - apiGroups: [spiderpool.spidernet.io]
   resources: [spiderendpoints]
-  verbs: [get, create, update, delete]
+  verbs: [get, list, create, update, delete]
 - apiGroups: [k8s.cni.cncf.io]
   resources: [network-attachment-definitions]
   verbs: [get]
@@ -53,6 +53,9 @@
   verbs: [list]
 - apiGroups: [policy.networking.k8s.io]
   resources: [clusternetworkpolicies]
+  verbs: [list]
+- apiGroups: [k8s.cni.cncf.io]
+  resources: [multi-networkpolicies]
   verbs: [list]
 {{- if include "spiderpool.secureMetrics" .Values.spiderpoolAgent }}
 {{- include "spiderpool.reviewRules" . }}

@@ -14,12 +14,14 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
+	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/rest"
 	npv1beta1 "sigs.k8s.io/network-policy-api/apis/v1beta1"
 
 	"spiderpool.dev/spiderpool/api/v2beta1"
 	"spiderpool.dev/spiderpool/internal/ipam"
+	"spiderpool.dev/spiderpool/internal/kube/multipolicy"
 )
 
 // Client sends requests to the API server. It reads our own kinds as whole objects
@@ -33,6 +35,7 @@ type Client struct {
 	discovery  rest.Interface // EndpointSlices, in protobuf
 	networking rest.Interface // NetworkPolicies, in protobuf
 	policies   rest.Interface // ClusterNetworkPolicies, in JSON
+	multi      rest.Interface // MultiNetworkPolicies, in JSON
 }
 
 // NewClient returns a client of the API server in config. It sends no request.
@@ -67,7 +70,11 @@ func NewClient(config *rest.Config) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Client{spiderpool: own, metadata: metadataClient, core: core, discovery: discovery, networking: networking, policies: policies}, nil
+	multi, err := foreignClient(config, httpClient, "/apis", multipolicy.GroupVersion)
+	if err != nil {
+		return nil, err
+	}
+	return &Client{spiderpool: own, metadata: metadataClient, core: core, discovery: discovery, networking: networking, policies: policies, multi: multi}, nil
 }
 
 // ownClient returns a client of our API group only. The types of all other groups would
@@ -102,7 +109,11 @@ var foreignKinds = func() *runtime.Scheme {
 	scheme.AddKnownTypes(discoveryv1.SchemeGroupVersion, &discoveryv1.EndpointSlice{}, &discoveryv1.EndpointSliceList{})
 	scheme.AddKnownTypes(networkingv1.SchemeGroupVersion, &networkingv1.NetworkPolicy{}, &networkingv1.NetworkPolicyList{})
 	scheme.AddKnownTypes(clusterPolicyVersion, &npv1beta1.ClusterNetworkPolicy{}, &npv1beta1.ClusterNetworkPolicyList{})
-	for _, group := range []schema.GroupVersion{corev1.SchemeGroupVersion, discoveryv1.SchemeGroupVersion, networkingv1.SchemeGroupVersion, clusterPolicyVersion} {
+	utilruntime.Must(multipolicy.AddToScheme(scheme))
+	for _, group := range []schema.GroupVersion{
+		corev1.SchemeGroupVersion, discoveryv1.SchemeGroupVersion, networkingv1.SchemeGroupVersion, clusterPolicyVersion,
+		v2beta1.GroupVersion, // for the parameters of a list
+	} {
 		metav1.AddToGroupVersion(scheme, group)
 	}
 	return scheme

@@ -9,6 +9,9 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
 	npv1beta1 "sigs.k8s.io/network-policy-api/apis/v1beta1"
+
+	"spiderpool.dev/spiderpool/api/v2beta1"
+	"spiderpool.dev/spiderpool/internal/kube/multipolicy"
 )
 
 // EachNamespace calls f for each Namespace of the cluster.
@@ -30,8 +33,25 @@ func (c *Client) EachNetworkPolicy(ctx context.Context, f func(*networkingv1.Net
 func (c *Client) EachClusterNetworkPolicy(ctx context.Context, f func(*npv1beta1.ClusterNetworkPolicy)) error {
 	request := func() *rest.Request { return c.policies.Get().Resource("clusternetworkpolicies") }
 	err := eachObject(ctx, request, metav1.ListOptions{}, func(page *npv1beta1.ClusterNetworkPolicyList) []npv1beta1.ClusterNetworkPolicy { return page.Items }, f)
+	return ignoreUndefined(err)
+}
+
+// EachMultiNetworkPolicy calls f for each MultiNetworkPolicy. A cluster without the definition of this kind has none.
+func (c *Client) EachMultiNetworkPolicy(ctx context.Context, f func(*multipolicy.MultiNetworkPolicy)) error {
+	request := func() *rest.Request { return c.multi.Get().Resource("multi-networkpolicies") }
+	err := eachObject(ctx, request, metav1.ListOptions{}, func(page *multipolicy.MultiNetworkPolicyList) []multipolicy.MultiNetworkPolicy { return page.Items }, f)
+	return ignoreUndefined(err)
+}
+
+// ignoreUndefined ignores the error of a list of an undefined kind.
+func ignoreUndefined(err error) error {
 	if apierrors.IsNotFound(err) {
 		return nil
 	}
 	return err
+}
+
+// EachEndpoint calls f for each SpiderEndpoint of the cluster.
+func (c *Client) EachEndpoint(ctx context.Context, f func(*v2beta1.SpiderEndpoint)) error {
+	return eachObject(ctx, func() *rest.Request { return c.spiderpool.Get().Resource("spiderendpoints") }, metav1.ListOptions{}, func(page *v2beta1.SpiderEndpointList) []v2beta1.SpiderEndpoint { return page.Items }, f)
 }

@@ -12,8 +12,10 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	npv1beta1 "sigs.k8s.io/network-policy-api/apis/v1beta1"
 
+	"spiderpool.dev/spiderpool/api/v2beta1"
 	"spiderpool.dev/spiderpool/internal/kube/agentclient"
 	"spiderpool.dev/spiderpool/internal/kube/kubetest"
+	"spiderpool.dev/spiderpool/internal/kube/multipolicy"
 )
 
 // TestPolicyObjectsAreRead reads with the rights of an agent.
@@ -25,9 +27,15 @@ func TestPolicyObjectsAreRead(t *testing.T) {
 
 	cluster := &unstructured.Unstructured{Object: map[string]any{
 		"apiVersion": "policy.networking.k8s.io/v1beta1", "kind": "ClusterNetworkPolicy",
-		"metadata": map[string]any{"name": namespace}, "spec": map[string]any{"tier": "Admin", "priority": int64(7)},
+		"metadata": map[string]any{"name": namespace}, "spec": map[string]any{"tier": "Admin", "priority": int64(7), "subject": map[string]any{"namespaces": map[string]any{}}},
 	}}
-	kubetest.Create(t, c, cluster)
+	multi := &unstructured.Unstructured{Object: map[string]any{
+		"apiVersion": "k8s.cni.cncf.io/v1beta1", "kind": "MultiNetworkPolicy", "metadata": map[string]any{"namespace": namespace, "name": "multi"},
+		"spec": map[string]any{"ingress": []any{map[string]any{"ports": []any{map[string]any{"port": "http"}, map[string]any{"port": int64(80), "endPort": int64(90)}}}}},
+	}}
+	endpoint := &v2beta1.SpiderEndpoint{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "web"}}
+	endpoint.Status.Current = v2beta1.EndpointAllocation{UID: "u", Node: "n", IPs: []v2beta1.EndpointIP{{Interface: "net1", Network: namespace + "/blue"}}}
+	kubetest.Create(t, c, cluster, multi, endpoint)
 
 	kubeClient, err := agentclient.NewClient(kubetest.Role(t, "spiderpool-agent", "kube-system", "read-node"))
 	if err != nil {
@@ -50,7 +58,21 @@ func TestPolicyObjectsAreRead(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	for key, want := range map[string]string{namespace: namespace, namespace + "/web": "10.66.1.1", namespace + "/deny": "Ingress", "cluster/" + namespace: "Admin 7"} {
+	if err := kubeClient.EachMultiNetworkPolicy(t.Context(), func(p *multipolicy.MultiNetworkPolicy) {
+		ports := p.Spec.Ingress[0].Ports
+		found[p.Namespace+"/"+p.Name] = fmt.Sprintf("%s %d-%d", ports[0].Port.StrVal, ports[1].Port.IntVal, *ports[1].EndPort)
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if err := kubeClient.EachEndpoint(t.Context(), func(e *v2beta1.SpiderEndpoint) {
+		found["endpoint "+e.Namespace+"/"+e.Name] = e.Status.Current.IPs[0].Network
+	}); err != nil {
+		t.Fatal(err)
+	}
+	for key, want := range map[string]string{
+		namespace: namespace, namespace + "/web": "10.66.1.1", namespace + "/deny": "Ingress", "cluster/" + namespace: "Admin 7",
+		namespace + "/multi": "http 80-90", "endpoint " + namespace + "/web": namespace + "/blue",
+	} {
 		if found[key] != want {
 			t.Errorf("%s: %q, want %q", key, found[key], want)
 		}

@@ -1,6 +1,7 @@
 package agentclient_test
 
 import (
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"testing"
@@ -9,10 +10,11 @@ import (
 	npv1beta1 "sigs.k8s.io/network-policy-api/apis/v1beta1"
 
 	"spiderpool.dev/spiderpool/internal/kube/agentclient"
+	"spiderpool.dev/spiderpool/internal/kube/multipolicy"
 )
 
-// TestClusterPoliciesAreOptional answers like an API server without the definition, and like one that fails.
-func TestClusterPoliciesAreOptional(t *testing.T) {
+// TestForeignPoliciesAreOptional answers like an API server without the definitions, and like one that fails.
+func TestForeignPoliciesAreOptional(t *testing.T) {
 	status := http.StatusNotFound
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "404 page not found", status) }))
 	t.Cleanup(server.Close)
@@ -21,11 +23,12 @@ func TestClusterPoliciesAreOptional(t *testing.T) {
 		t.Fatal(err)
 	}
 	count := func(*npv1beta1.ClusterNetworkPolicy) { t.Error("there is none") }
-	if err := client.EachClusterNetworkPolicy(t.Context(), count); err != nil {
-		t.Errorf("without the definition: %v", err)
+	countMulti := func(*multipolicy.MultiNetworkPolicy) { t.Error("there is none") }
+	if err := errors.Join(client.EachClusterNetworkPolicy(t.Context(), count), client.EachMultiNetworkPolicy(t.Context(), countMulti)); err != nil {
+		t.Errorf("without the definitions: %v", err)
 	}
 	status = http.StatusForbidden
-	if err := client.EachClusterNetworkPolicy(t.Context(), count); err == nil {
+	if client.EachClusterNetworkPolicy(t.Context(), count) == nil || client.EachMultiNetworkPolicy(t.Context(), countMulti) == nil {
 		t.Error("a refusal counts as no policies")
 	}
 }
