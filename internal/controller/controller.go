@@ -37,6 +37,7 @@ import (
 	"spiderpool.dev/spiderpool/internal/controller/endpoint"
 	"spiderpool.dev/spiderpool/internal/controller/leasereclaim"
 	"spiderpool.dev/spiderpool/internal/controller/multusconfig"
+	"spiderpool.dev/spiderpool/internal/controller/policyfault"
 	"spiderpool.dev/spiderpool/internal/controller/poolstatus"
 	"spiderpool.dev/spiderpool/internal/controller/reservedip"
 	"spiderpool.dev/spiderpool/internal/controller/subnet"
@@ -219,7 +220,7 @@ type feature struct {
 func features(mgr ctrl.Manager, cfg config.Controller, index *poolindex.Index, observer leasereclaim.Observer, log *slog.Logger) []feature {
 	w, live := status.NewWriter(mgr), mgr.GetAPIReader()
 	always := func(r reconciler) feature { return feature{reconciler: r, enabled: true} }
-	return []feature{
+	list := []feature{
 		always(poolstatus.New(w, live, index, log)),
 		always(reservedip.New(w)),
 		always(takenaddress.New(w.Client, index, log)),
@@ -230,6 +231,10 @@ func features(mgr ctrl.Manager, cfg config.Controller, index *poolindex.Index, o
 		{multusconfig.New(w, log), "multus.enableMultusConfig", cfg.Multus.EnableMultusConfig, &v2beta1.SpiderMultusConfig{}},
 		{clustercidr.New(w, live, coordinatorOptions(cfg)), "coordinator.enabled", cfg.CoordinatorName != "", &v2beta1.SpiderCoordinator{}},
 	}
+	for _, r := range policyfault.All(w) {
+		list = append(list, always(r))
+	}
+	return list
 }
 
 // register adds the reconcilers and the webhooks to the manager.

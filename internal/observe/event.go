@@ -57,6 +57,8 @@ var (
 		"Parts of the Service are invalid, e.g. a port with an unknown protocol. eBPF translates the other parts; kube-proxy gets the connections to these. The text names each field and the value."}
 	invalidEndpoints = Kind{"EndpointSlice", warning, "InvalidEndpoints", "Translate",
 		"Parts of the EndpointSlice are invalid, e.g. a port out of range. They are no backends of the Service. The text names each field and the value."}
+	invalidPolicy = Kind{"NetworkPolicy, MultiNetworkPolicy, ClusterNetworkPolicy", warning, "InvalidPolicy", "Decide",
+		"Parts of the policy are invalid, e.g. a bad CIDR, or unknown to this release. They allow nothing. The text names each field and the value."}
 	bandwidthNotChanged = Kind{"Pod", warning, "BandwidthNotChanged", "Shape",
 		"An annotation for the bandwidth of a running pod is invalid, or the node cannot apply it. The pod keeps the limits that it has. The text names the annotation, the value and a valid one."}
 	attachmentCreated = Kind{"SpiderMultusConfig", normal, "AttachmentCreated", "Create",
@@ -72,7 +74,7 @@ var (
 // kinds are all kinds of events but those of conditions; see NotReady.
 var kinds = []Kind{
 	failedAllocateIP, ipConflict, ownerNotProven, reclaimedIP, leaseRestored, networkNotTrusted, nodeNotPrepared, runtimeUnavailable,
-	servicesLeft, invalidService, invalidEndpoints, bandwidthNotChanged,
+	servicesLeft, invalidService, invalidEndpoints, invalidPolicy, bandwidthNotChanged,
 	attachmentCreated, attachmentAdopted, attachmentUpdated, attachmentDeleted,
 }
 
@@ -115,6 +117,11 @@ func InvalidService(faults string) Event { return event(invalidService, faults) 
 
 // InvalidEndpoints lists the invalid parts of an EndpointSlice.
 func InvalidEndpoints(faults string) Event { return event(invalidEndpoints, faults) }
+
+// InvalidPolicy lists the invalid parts of a policy.
+func InvalidPolicy(faults string) Event {
+	return event(invalidPolicy, "invalid parts fail closed: "+faults)
+}
 
 // AttachmentCreated is about the owner of a NetworkAttachmentDefinition; name is "namespace/name".
 func AttachmentCreated(name string) Event {

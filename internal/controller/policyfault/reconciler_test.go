@@ -1,0 +1,116 @@
+//go:build apiserver
+
+package policyfault_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	networkingv1 "k8s.io/api/networking/v1"
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	npv1beta1 "sigs.k8s.io/network-policy-api/apis/v1beta1"
+
+	"spiderpool.dev/spiderpool/internal/controller/policyfault"
+	"spiderpool.dev/spiderpool/internal/kube/kubetest"
+	"spiderpool.dev/spiderpool/internal/kube/multipolicy"
+	"spiderpool.dev/spiderpool/internal/kube/status"
+)
+
+func TestMain(m *testing.M) { kubetest.Main(m) }
+
+func start(t *testing.T) client.Client {
+	kubetest.Manager(t, func(mgr ctrl.Manager) (err error) {
+		for _, r := range policyfault.All(status.NewWriter(mgr)) {
+			err = errors.Join(err, r.Register(mgr))
+		}
+		return err
+	})
+	return kubetest.Client(t)
+}
+
+func multi(namespace, cidr string) *multipolicy.MultiNetworkPolicy {
+	p := &multipolicy.MultiNetworkPolicy{ObjectMeta: metav1.ObjectMeta{
+		Namespace: namespace, Name: "p", Annotations: map[string]string{"k8s.v1.cni.cncf.io/policy-for": "blue"},
+	}}
+	p.Spec.Ingress = []networkingv1.NetworkPolicyIngressRule{{From: []networkingv1.NetworkPolicyPeer{{IPBlock: &networkingv1.IPBlock{CIDR: cidr}}}}}
+	return p
+}
+
+func TestEventNamesInvalidPart(t *testing.T) {
+	c := start(t)
+	p := multi(kubetest.Namespace(t, c), "10.0.0.0/33")
+	kubetest.Create(t, c, p)
+	kubetest.Event(t, c, p, "InvalidPolicy", `spec.ingress[0].from[0].ipBlock.cidr: Invalid value: "10.0.0.0/33"`)
+	p.Annotations = nil
+	if err := c.Update(t.Context(), p); err != nil {
+		t.Fatal(err)
+	}
+	kubetest.Event(t, c, p, "InvalidPolicy", "metadata.annotations[k8s.v1.cni.cncf.io/policy-for]: Required value")
+}
+
+func TestConditionShowsInvalidPart(t *testing.T) {
+	c := start(t)
+	selector := metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{{Key: "app", Operator: "Like", Values: []string{"w"}}}}
+	p := &npv1beta1.ClusterNetworkPolicy{
+		ObjectMeta: metav1.ObjectMeta{Name: kubetest.Namespace(t, c)},
+		Spec:       npv1beta1.ClusterNetworkPolicySpec{Tier: npv1beta1.AdminTier, Subject: npv1beta1.ClusterNetworkPolicySubject{Namespaces: &selector}},
+	}
+	p.Status.Conditions = []metav1.Condition{}
+	kubetest.Create(t, c, p)
+	const fault = "spec.subject.namespaceSelector.matchExpressions[0]: Invalid value"
+	kubetest.Event(t, c, p, "InvalidPolicy", fault)
+	condition := func(want metav1.ConditionStatus, part string) {
+		t.Helper()
+		kubetest.Eventually(t, func(ctx context.Context) error {
+			if err := c.Get(ctx, client.ObjectKeyFromObject(p), p); err != nil {
+				return err
+			}
+			got := meta.FindStatusCondition(p.Status.Conditions, "spiderpool.spidernet.io/Valid")
+			if got == nil || got.Status != want || got.ObservedGeneration != p.Generation || !strings.Contains(got.Message, part) {
+				return fmt.Errorf("condition %+v, want %s %q", got, want, part)
+			}
+			return nil
+		})
+	}
+	condition(metav1.ConditionFalse, fault)
+	// Another implementation of the kind has a condition, too.
+	meta.SetStatusCondition(&p.Status.Conditions, metav1.Condition{Type: "example.com/Ready", Status: metav1.ConditionTrue, Reason: "Programmed"})
+	if err := c.Status().Update(t.Context(), p); err != nil {
+		t.Fatal(err)
+	}
+	p.Spec.Subject.Namespaces = &metav1.LabelSelector{}
+	if err := c.Update(t.Context(), p); err != nil {
+		t.Fatal(err)
+	}
+	condition(metav1.ConditionTrue, "")
+	if meta.FindStatusCondition(p.Status.Conditions, "example.com/Ready") == nil {
+		t.Errorf("the other condition is gone: %+v", p.Status.Conditions)
+	}
+}
+
+func TestLaterDefinedKindIsWatched(t *testing.T) {
+	c := kubetest.Client(t)
+	if err := apiextensionsv1.AddToScheme(c.Scheme()); err != nil {
+		t.Fatal(err)
+	}
+	definition := &apiextensionsv1.CustomResourceDefinition{ObjectMeta: metav1.ObjectMeta{Name: "multi-networkpolicies.k8s.cni.cncf.io"}}
+	if err := c.Get(t.Context(), client.ObjectKeyFromObject(definition), definition); err != nil {
+		t.Fatal(err)
+	}
+	again := &apiextensionsv1.CustomResourceDefinition{ObjectMeta: metav1.ObjectMeta{Name: definition.Name}, Spec: definition.Spec}
+	kubetest.Remove(t, c, definition)
+	start(t)
+	if err := c.Create(t.Context(), again); err != nil {
+		t.Fatal(err)
+	}
+	p := multi(kubetest.Namespace(t, c), "")
+	kubetest.Eventually(t, func(ctx context.Context) error { return c.Create(ctx, p) })
+	kubetest.Event(t, c, p, "InvalidPolicy", "ipBlock.cidr: Invalid value")
+}
