@@ -8,6 +8,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"pgregory.net/rapid"
 
@@ -44,9 +45,19 @@ func (w *world) drawMulti(t *rapid.T) {
 		}
 		w.endpoints[pod.UID] = endpoint
 	}
-	for _, p := range rapid.SliceOfNDistinct(policies, 0, 4, func(p networkingv1.NetworkPolicy) string { return p.Namespace + p.Name }).Draw(t, "multi") {
+	for _, p := range rapid.SliceOfNDistinct(policies, 1, 4, func(p networkingv1.NetworkPolicy) string { return p.Namespace + p.Name }).Draw(t, "multi") {
 		names := rapid.SliceOfN(rapid.SampledFrom([]string{"blue", "red", "n1/blue", " n2/blue"}), 1, 2).Draw(t, "policy-for")
 		p.Annotations = map[string]string{policyForKey: strings.Join(names, ",")}
+		// Most policies above concern no pod, and most of their peers are no pod.
+		if rapid.Bool().Draw(t, "all pods") {
+			p.Spec.PodSelector = metav1.LabelSelector{}
+		}
+		if rapid.Bool().Draw(t, "from pods") {
+			everyPod := []networkingv1.NetworkPolicyPeer{{NamespaceSelector: &metav1.LabelSelector{}}}
+			p.Spec.PolicyTypes = []networkingv1.PolicyType{networkingv1.PolicyTypeIngress, networkingv1.PolicyTypeEgress}
+			p.Spec.Ingress = []networkingv1.NetworkPolicyIngressRule{{From: everyPod, Ports: rapid.SliceOfN(ports, 0, 1).Draw(t, "ports")}}
+			p.Spec.Egress = []networkingv1.NetworkPolicyEgressRule{{To: everyPod, Ports: p.Spec.Ingress[0].Ports}}
+		}
 		w.multi = append(w.multi, multipolicy.MultiNetworkPolicy{ObjectMeta: p.ObjectMeta, Spec: p.Spec})
 	}
 }
