@@ -50,6 +50,8 @@ func (c *coordinator) plan(ctx context.Context, req wire.CoordinatorRequest) (wi
 	reply.PodInterfaces = c.interfaces(pod)
 	if reply.Rates, err = c.rates(pod); err != nil {
 		reply.RatesFault = err.Error()
+	} else if reply.PodRates, err = compile.PodBandwidth(pod.Annotations); err != nil {
+		reply.RatesFault = err.Error()
 	}
 	if err := c.addSources(ctx, pod, &reply); err != nil {
 		return wire.CoordinatorReply{}, podFailure(req.Attachment, err)

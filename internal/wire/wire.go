@@ -199,6 +199,9 @@ type CoordinatorReply struct {
 	PodInterfaces []string `json:"podInterfaces,omitempty"`
 	// Rates are the limits of the bandwidth in the pod's annotations, by interface.
 	Rates map[string]netplan.Rates `json:"rates,omitempty"`
+	// PodRates are the rates in the annotations of Kubernetes. The container runtime
+	// passes them, too, for the first interface, and Multus for all.
+	PodRates netplan.Rates `json:"podRates,omitzero"`
 	// RatesFault is the reason why an annotation for the bandwidth is invalid, with the
 	// way out. The pod's ADD fails with it.
 	RatesFault string `json:"ratesFault,omitempty"`

@@ -19,7 +19,7 @@ func shapedPod(t *testing.T, kind string, rates netplan.Rates) (p *plant) {
 	t.Helper()
 	p = newPlant(t)
 	reply := guideReply()
-	reply.Rates = map[string]netplan.Rates{"eth0": rates}
+	reply.Rates, reply.PodRates = map[string]netplan.Rates{"eth0": rates}, rates
 	p.pod.socket = fakeAgent(t, reply)
 	p.pod.attach(kind, "ens5", "eth0", net0, gw0)
 	p.pod.must("ADD", "eth0", p.pod.result("eth0", net0, gw0), nil)
@@ -133,6 +133,11 @@ func TestCapabilityLimitsInterface(t *testing.T) {
 	p.pod.attach("macvlan", "ens6", "net1", net1, gw1)
 	runtime := func(ingress, egress int64) m {
 		return m{"runtimeConfig": m{"bandwidth": m{"ingressRate": ingress, "ingressBurst": 1 << 31, "egressRate": egress, "egressBurst": 1 << 31}}}
+	}
+	// Multus passes the rates of the pod to every interface without a request of its own.
+	p.pod.must("ADD", "net1", p.pod.result("net1", net1, gw1), runtime(0, 20e6))
+	if out := p.pod.Must("", "ip", "-br", "link"); strings.Contains(out, "out-net1") {
+		t.Errorf("net1 has the limit of eth0: %s", out)
 	}
 	p.pod.must("ADD", "net1", p.pod.result("net1", net1, gw1), runtime(8e6, 0))
 	if out := p.pod.Must("", "tc", "qdisc", "show", "dev", "in-net1"); !strings.Contains(out, "tbf 5351: root") || !strings.Contains(out, "rate 8Mbit") {

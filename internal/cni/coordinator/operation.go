@@ -59,6 +59,10 @@ func open(c *conf, call *plugin.Call) (*operation, error) {
 	o := &operation{conf: c, call: call, attachment: attachment, previous: previous, veth: netplan.VethPairOf(call.ContainerID),
 		interfaces: reply.PodInterfaces, podChoseNIC: reply.PodDefaultRouteNIC != "", keepLimit: reply.RatesFault}
 	o.limit = netplan.Limit{Dev: call.IfName, Rates: reply.Rates[call.IfName], Fixed: c.rates}
+	// Without a request for this interface, Multus passes the rates of the pod.
+	if call.IfName != c.PodDefaultCNINIC && c.rates == reply.PodRates {
+		o.limit.Fixed = netplan.Rates{}
+	}
 	if o.settings, err = c.settings(reply); err != nil {
 		return nil, err
 	}

@@ -35,18 +35,9 @@ var BandwidthAnnotations = []string{names.AnnotationPodIngressBandwidth, names.A
 // are for the first interface, and ours may replace them. interfaces are the pod's
 // interfaces; nil means unknown. The error is a *pool.AnnotationError.
 func Bandwidth(annotations map[string]string, interfaces []string) (map[string]netplan.Rates, error) {
-	var first netplan.Rates
-	for key, rate := range map[string]*uint64{
-		names.AnnotationPodIngressBandwidth: &first.Ingress, names.AnnotationPodEgressBandwidth: &first.Egress,
-	} {
-		text, ok := annotations[key]
-		if !ok {
-			continue
-		}
-		var reason string
-		if *rate, reason = parseRate(text); reason != "" {
-			return nil, &pool.AnnotationError{Annotation: key, Value: text, Reason: reason, Example: exampleRate}
-		}
+	first, err := PodBandwidth(annotations)
+	if err != nil {
+		return nil, err
 	}
 	rates := map[string]netplan.Rates{}
 	if first != (netplan.Rates{}) {
@@ -55,6 +46,25 @@ func Bandwidth(annotations map[string]string, interfaces []string) (map[string]n
 	if text, ok := annotations[names.AnnotationPodBandwidth]; ok {
 		if reason := addLimits(rates, text, interfaces); reason != "" {
 			return nil, &pool.AnnotationError{Annotation: names.AnnotationPodBandwidth, Value: text, Reason: reason, Example: exampleBandwidth}
+		}
+	}
+	return rates, nil
+}
+
+// PodBandwidth returns the rates in the annotations of Kubernetes. The error is a
+// *pool.AnnotationError.
+func PodBandwidth(annotations map[string]string) (netplan.Rates, error) {
+	var rates netplan.Rates
+	for key, rate := range map[string]*uint64{
+		names.AnnotationPodIngressBandwidth: &rates.Ingress, names.AnnotationPodEgressBandwidth: &rates.Egress,
+	} {
+		text, ok := annotations[key]
+		if !ok {
+			continue
+		}
+		var reason string
+		if *rate, reason = parseRate(text); reason != "" {
+			return netplan.Rates{}, &pool.AnnotationError{Annotation: key, Value: text, Reason: reason, Example: exampleRate}
 		}
 	}
 	return rates, nil
