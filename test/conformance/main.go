@@ -1,7 +1,8 @@
 // Command conformance runs Kubernetes' own end-to-end tests on a cluster whose only
-// network is Spiderpool. It starts the lab on a plain layer-2 network, installs the
-// chart so that every pod gets its interface from Spiderpool, runs a set of the tests of
-// networks, lists the tests that did not pass with their reasons, and stops the lab.
+// network is Spiderpool. It starts the lab, installs the chart so that every pod gets its
+// interface from Spiderpool, runs a set of the tests of networks, lists the tests that did
+// not pass with their reasons, and stops the lab. The set "policy" also has the tests of
+// sigs.k8s.io/network-policy-api.
 package main
 
 import (
@@ -26,8 +27,7 @@ import (
 )
 
 const (
-	topology = "l2"
-	// manifests are the guide's manifests for this topology, with hostPorts and more
+	// manifests has the guide's manifests for each topology, with hostPorts and more
 	// addresses.
 	manifests = "test/conformance/testdata"
 	// results is the directory of the tests' log and report.
@@ -46,6 +46,10 @@ type choice struct {
 	serviceMode string
 	// nodes is the number of nodes. They are in three zones.
 	nodes int
+	// clusterPolicies adds the tests of network-policy-api.
+	clusterPolicies bool
+	// topology is the lab's network, l2 or aws.
+	topology string
 }
 
 // sets are the choices by name.
@@ -58,19 +62,26 @@ var sets = map[string]choice{
 	// which takes the direct path.
 	"services": {labels: "sig-network && Feature: isSubsetOf {IPv6DualStack}", skip: "Netpol|IPerf|Internet|Provider:GCE|DNS configMap|CLOSE_WAIT",
 		serviceMode: "ebpf", nodes: 3},
+	// NetworkPolicy and ClusterNetworkPolicy. The tests connect to cluster IPs, so eBPF
+	// gives the packets their final addresses before a policy sees them.
+	"policy": {labels: "sig-network && Feature: containsAny NetworkPolicy", serviceMode: "ebpf", nodes: 2, clusterPolicies: true},
 }
+
+// sctpTests is a regular expression for the tests with SCTP associations.
+const sctpTests = "SCTPConnectivity"
 
 func main() {
 	lab := flag.String("lab", "bin/lab", "path of the lab program")
-	set := flag.String("set", "conformance", "set of tests: conformance, or services, which contains the first one")
+	set := flag.String("set", "conformance", "set of tests: conformance; services, which contains the first one; or policy")
 	run := flag.String("run", ".", "regular expression that selects tests of the set")
-	mode := flag.String("service-mode", "", "Helm value service.mode (default: kubeproxy for conformance, ebpf for services)")
-	nodes := flag.Int("nodes", 0, "number of nodes (default: 2 for conformance, 3 for services)")
+	mode := flag.String("service-mode", "", "Helm value service.mode (default: kubeproxy for conformance, ebpf for the others)")
+	nodes := flag.Int("nodes", 0, "number of nodes (default: 3 for services, 2 for the others)")
+	topology := flag.String("topology", "l2", "topology of the lab: l2 or aws")
 	keep := flag.Bool("keep", false, "keep the lab running afterwards")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	c, err := choose(*set, *run, *mode, *nodes)
+	c, err := choose(*set, *run, *mode, *nodes, *topology)
 	if err == nil {
 		err = conform(ctx, *lab, c, *keep)
 	}
@@ -81,12 +92,12 @@ func main() {
 }
 
 // choose returns the set with that name. mode and nodes replace the set's, unless empty.
-func choose(set, run, mode string, nodes int) (choice, error) {
+func choose(set, run, mode string, nodes int, topology string) (choice, error) {
 	c, ok := sets[set]
 	if !ok {
-		return c, fmt.Errorf("unknown set %q: want conformance or services", set)
+		return c, fmt.Errorf("unknown set %q: want conformance, services or policy", set)
 	}
-	c.run = run
+	c.run, c.topology = run, topology
 	c.serviceMode = cmp.Or(mode, c.serviceMode)
 	c.nodes = cmp.Or(nodes, c.nodes)
 	return c, nil
@@ -108,14 +119,14 @@ func conform(ctx context.Context, binary string, c choice, keep bool) (err error
 	if !keep {
 		defer func() { err = errors.Join(err, walk.Down(ctx, binary, os.Stdout)) }()
 	}
-	lab, err := walk.Up(ctx, binary, topology, os.Stdout, "--nodes", fmt.Sprint(c.nodes))
+	lab, err := walk.Up(ctx, binary, c.topology, os.Stdout, "--nodes", fmt.Sprint(c.nodes))
 	if err != nil {
 		return err
 	}
-	if err := install(ctx, lab, suite, c.nodes); err != nil {
+	if err := install(ctx, lab, suite, c); err != nil {
 		return err
 	}
-	v, err := judged(ctx, lab, suite, c)
+	v, err := judgedAll(ctx, lab, suite, c)
 	if err != nil {
 		return err
 	}
@@ -126,6 +137,26 @@ func conform(ctx context.Context, binary string, c choice, keep bool) (err error
 	v.write(os.Stdout)
 	fmt.Printf("The tests' log is %s\n", logFile)
 	return v.err()
+}
+
+// judgedAll runs the set, as far as the kernel of the nodes can.
+func judgedAll(ctx context.Context, lab *walk.Lab, suite string, c choice) (verdict, error) {
+	protocols, err := lab.Exec(ctx, "master", "cat /proc/net/protocols")
+	if err != nil {
+		return verdict{}, err
+	}
+	sctp := strings.Contains(protocols, "\nSCTP ")
+	if c.clusterPolicies && !sctp {
+		c.skip = sctpTests
+		fmt.Println("The kernel of the nodes has no SCTP: the tests with associations are left out.")
+	}
+	v, err := judged(ctx, lab, suite, c)
+	if err != nil || !c.clusterPolicies {
+		return v, err
+	}
+	more, err := judgedClusterPolicies(ctx, lab, suite, c, sctp)
+	v.join(more)
+	return v, err
 }
 
 // build builds the tests and their images, and returns the directory of both.
@@ -140,13 +171,13 @@ func build(ctx context.Context, binary string) (string, error) {
 // install makes Spiderpool the only network of the lab's cluster, with the guide's
 // steps up to the pools, and loads the tests' images. It spreads the nodes over zones,
 // because topology tests need three.
-func install(ctx context.Context, lab *walk.Lab, suite string, nodes int) error {
-	site, err := walk.SiteOf(topology)
+func install(ctx context.Context, lab *walk.Lab, suite string, c choice) error {
+	site, err := walk.SiteOf(c.topology)
 	if err != nil {
 		return err
 	}
-	site.Manifests, site.Nodes = manifests, map[string]walk.Node{"master": {}}
-	for len(site.Nodes) < nodes {
+	site.Manifests, site.Nodes = filepath.Join(manifests, c.topology), map[string]walk.Node{"master": {}}
+	for len(site.Nodes) < c.nodes {
 		site.Nodes[fmt.Sprintf("worker%d", len(site.Nodes))] = walk.Node{}
 	}
 	if err := walk.Install(ctx, lab, site); err != nil {

@@ -107,17 +107,62 @@ func TestFlagsReplaceDefaultsOfSet(t *testing.T) {
 		want      choice
 		err       string
 	}{
-		{"conformance", "", 0, choice{labels: "sig-network && Conformance", serviceMode: "kubeproxy", nodes: 2}, ""},
-		{"services", "", 0, choice{labels: sets["services"].labels, skip: sets["services"].skip, serviceMode: "ebpf", nodes: 3}, ""},
-		{"services", "kubeproxy", 6, choice{labels: sets["services"].labels, skip: sets["services"].skip, serviceMode: "kubeproxy", nodes: 6}, ""},
-		{"dns", "", 0, choice{}, `unknown set "dns": want conformance or services`},
+		{"conformance", "", 0, choice{labels: "sig-network && Conformance", serviceMode: "kubeproxy", nodes: 2, topology: "l2"}, ""},
+		{"services", "", 0, choice{labels: sets["services"].labels, skip: sets["services"].skip, serviceMode: "ebpf", nodes: 3, topology: "l2"}, ""},
+		{"services", "kubeproxy", 6, choice{labels: sets["services"].labels, skip: sets["services"].skip, serviceMode: "kubeproxy", nodes: 6, topology: "l2"}, ""},
+		{"dns", "", 0, choice{}, `unknown set "dns": want conformance, services or policy`},
 	} {
-		got, err := choose(test.set, "", test.mode, test.nodes)
+		got, err := choose(test.set, "", test.mode, test.nodes, "l2")
 		if said := fmt.Sprint(err); said != cmp.Or(test.err, "<nil>") {
 			t.Errorf("%+v: error %v", test, err)
 		}
 		if got != test.want {
 			t.Errorf("%+v: got %+v", test, got)
 		}
+	}
+}
+
+func TestGoTestsAreJudged(t *testing.T) {
+	t.Parallel()
+	const report = `{"Action":"run","Test":"TestClusterNetworkPolicy"}
+{"Action":"run","Test":"TestClusterNetworkPolicy/Gress"}
+{"Action":"run","Test":"TestClusterNetworkPolicy/Gress/deny"}
+{"Action":"output","Test":"TestClusterNetworkPolicy/Gress/deny","Output":"=== RUN   TestClusterNetworkPolicy/Gress/deny\n"}
+{"Action":"output","Test":"TestClusterNetworkPolicy/Gress/deny","Output":"    helper.go:99: expected a timeout\n"}
+{"Action":"output","Test":"TestClusterNetworkPolicy/Gress/deny","Output":"    helper.go:99: expected a timeout\n"}
+{"Action":"fail","Test":"TestClusterNetworkPolicy/Gress/deny"}
+{"Action":"fail","Test":"TestClusterNetworkPolicy/Gress"}
+{"Action":"run","Test":"TestClusterNetworkPolicy/NodePeers"}
+{"Action":"output","Test":"TestClusterNetworkPolicy/NodePeers","Output":"    suite.go:9: not supported\n"}
+{"Action":"skip","Test":"TestClusterNetworkPolicy/NodePeers"}
+{"Action":"run","Test":"TestClusterNetworkPolicy/Priority"}
+{"Action":"pass","Test":"TestClusterNetworkPolicy/Priority"}
+{"Action":"fail","Test":"TestClusterNetworkPolicy"}
+`
+	v, err := judgeGoTest([]byte(report))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out strings.Builder
+	v.write(&out)
+	const want = `FAILED Gress
+    helper.go:99: expected a timeout
+SKIPPED NodePeers
+    suite.go:9: not supported
+
+1 passed, 1 failed, 1 skipped, of 3
+`
+	if out.String() != want {
+		t.Errorf("wrote:\n%swant:\n%s", out.String(), want)
+	}
+	// Nothing began.
+	v, err = judgeGoTest([]byte(`{"Action":"output","Test":"TestClusterNetworkPolicy","Output":"no pod is ready\n"}
+{"Action":"fail","Test":"TestClusterNetworkPolicy"}
+`))
+	if err != nil || len(v.failed) != 1 || !strings.Contains(v.failed[0], "no pod is ready") {
+		t.Errorf("got %+v, %v", v, err)
+	}
+	if v, err := judgeGoTest([]byte("{")); err == nil {
+		t.Errorf("judgeGoTest accepted half a report: %+v", v)
 	}
 }

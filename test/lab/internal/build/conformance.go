@@ -54,7 +54,7 @@ func dnsTools(Inputs) (image.Spec, error) {
 // agnhost is the test server plus the tools that the tests of networks run in its
 // image. The project's own image has these tools from Alpine.
 func agnhost(in Inputs) (image.Spec, error) {
-	adds, err := testShell("/usr/bin/curl", "/bin/nc.openbsd", "/bin/ss")
+	adds, err := testShell("/usr/bin/curl", "/bin/nc.openbsd", "/bin/ss", "/bin/bash")
 	adds = append(adds,
 		image.Add{Source: filepath.Join(in.Programs[Conformance.Name], "agnhost"), Destination: "/agnhost"},
 		// The command porter serves TLS with this certificate.
@@ -63,6 +63,8 @@ func agnhost(in Inputs) (image.Spec, error) {
 		// Some tests start a name server of their own.
 		image.Add{Source: filepath.Join(in.Programs["cluster"], "coredns"), Destination: "/coredns"},
 		image.Add{Link: "/usr/bin/nc.openbsd", Destination: "/bin/nc"},
+		// The pods of sigs.k8s.io/network-policy-api start with it.
+		image.Add{Link: "/usr/bin/bash", Destination: "/bin/bash"},
 		// The command netexec stores uploads here.
 		image.Add{Directory: true, Destination: "/uploads"})
 	return image.Spec{Add: adds, Entrypoint: []string{"/agnhost"}, Cmd: []string{"pause"}, Env: testPath}, err
