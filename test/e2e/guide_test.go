@@ -40,6 +40,12 @@ func TestClaims(t *testing.T) {
 // TestServices needs the installation from TestGuide.
 func TestServices(t *testing.T) { play(t, walk.Services) }
 
+// TestBandwidth needs the installation from TestGuide.
+func TestBandwidth(t *testing.T) { play(t, walk.Bandwidth) }
+
+// TestAntiSpoofing needs the installation from TestGuide.
+func TestAntiSpoofing(t *testing.T) { play(t, walk.AntiSpoofing) }
+
 // TestRemoval uninstalls Spiderpool and installs it again. It needs no pod with an address.
 func TestRemoval(t *testing.T) { play(t, walk.Removal) }
 

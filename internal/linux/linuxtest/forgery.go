@@ -22,6 +22,9 @@ type Forgery struct {
 	Passes bool
 }
 
+// PermittedForgery is the name of the frame from Sender.Permitted.
+const PermittedForgery = "IPv4, permitted by the annotation"
+
 const (
 	typeIPv4 = 0x0800
 	typeARP  = 0x0806
@@ -39,7 +42,7 @@ func (s Sender) Forgeries() []Forgery {
 	}
 	return []Forgery{
 		{"IPv4", IPv4Frame(own, s.IPv4), true},
-		{"IPv4, permitted by the annotation", IPv4Frame(own, s.Permitted), true},
+		{PermittedForgery, IPv4Frame(own, s.Permitted), true},
 		{"IPv4 of another pod", IPv4Frame(own, other4), false},
 		{"IPv4 without an address, e.g. DHCP", IPv4Frame(own, "0.0.0.0"), false},
 		{"IPv4, foreign MAC", IPv4Frame(foreign, s.IPv4), false},

@@ -232,7 +232,7 @@ func (g *guide) reachesAll(ctx context.Context, pod corev1.Pod, own, node []neti
 // clusterIPs returns the ClusterIPs of the backends' Service.
 func (g *guide) clusterIPs(ctx context.Context) ([]netip.Addr, error) {
 	var service corev1.Service
-	if err := g.get(ctx, "service backend", &service); err != nil {
+	if err := g.Get(ctx, "service backend", &service); err != nil {
 		return nil, err
 	}
 	var addresses []netip.Addr

@@ -38,7 +38,7 @@ func (g *guide) victimGone(ctx context.Context) error {
 		return fmt.Errorf("no event says that the victim made room for the agent: %w", err)
 	}
 	var pods corev1.PodList
-	if err := g.get(ctx, "pods -l run=victim", &pods); err != nil {
+	if err := g.Get(ctx, "pods -l run=victim", &pods); err != nil {
 		return err
 	}
 	if len(pods.Items) > 0 {
@@ -51,11 +51,11 @@ func (g *guide) victimGone(ctx context.Context) error {
 // requestFreeCPU creates the pod of the manifest, with all unrequested CPU of fullNode.
 func (g *guide) requestFreeCPU(ctx context.Context, manifest string) error {
 	var node corev1.Node
-	if err := g.get(ctx, "node "+fullNode, &node); err != nil {
+	if err := g.Get(ctx, "node "+fullNode, &node); err != nil {
 		return err
 	}
 	var pods corev1.PodList
-	if err := g.get(ctx, "pods -A --field-selector=status.phase!=Succeeded,status.phase!=Failed,spec.nodeName="+fullNode, &pods); err != nil {
+	if err := g.Get(ctx, "pods -A --field-selector=status.phase!=Succeeded,status.phase!=Failed,spec.nodeName="+fullNode, &pods); err != nil {
 		return err
 	}
 	free := node.Status.Allocatable.Cpu().MilliValue()

@@ -126,7 +126,7 @@ func (g *guide) installed(ctx context.Context) error {
 	var daemonSets appsv1.DaemonSetList
 	var deployments appsv1.DeploymentList
 	var jobs batchv1.JobList
-	err := errors.Join(g.get(ctx, "daemonsets "+release, &daemonSets), g.get(ctx, "deployments "+release, &deployments), g.get(ctx, "jobs "+release, &jobs))
+	err := errors.Join(g.Get(ctx, "daemonsets "+release, &daemonSets), g.Get(ctx, "deployments "+release, &deployments), g.Get(ctx, "jobs "+release, &jobs))
 	if err != nil {
 		return err
 	}
@@ -179,14 +179,14 @@ func (g *guide) waitWithoutPool(ctx context.Context) error {
 	}
 	return g.eventually(ctx, "an event of the pod says why the pool does not fit", slow, func(ctx context.Context) error {
 		var events corev1.EventList
-		if err := g.get(ctx, "events --field-selector involvedObject.name=early", &events); err != nil {
+		if err := g.Get(ctx, "events --field-selector involvedObject.name=early", &events); err != nil {
 			return err
 		}
 		for _, e := range events.Items {
 			if strings.Contains(e.Message, "elsewhere") && strings.Contains(e.Message, "nodeName") && strings.Contains(e.Message, "worker1") && e.Type == corev1.EventTypeWarning {
 				fmt.Fprintf(g.Out, "  %s %s: %s\n", e.Type, e.Reason, e.Message)
 				var pod corev1.Pod
-				if err := g.get(ctx, "pod early", &pod); err != nil {
+				if err := g.Get(ctx, "pod early", &pod); err != nil {
 					return err
 				}
 				if pod.Status.Phase != corev1.PodPending {
@@ -216,7 +216,7 @@ func (g *guide) createPools(ctx context.Context) error {
 func (g *guide) waitingPodStarts(ctx context.Context) error {
 	err := g.eventually(ctx, "the pod that had no pool runs", slow, func(ctx context.Context) error {
 		var pod corev1.Pod
-		if err := g.get(ctx, "pod early", &pod); err != nil {
+		if err := g.Get(ctx, "pod early", &pod); err != nil {
 			return err
 		}
 		if pod.Status.Phase != corev1.PodRunning {
@@ -278,7 +278,7 @@ func (g *guide) createApplication(ctx context.Context) error {
 func (g *guide) runningPods(ctx context.Context, labels string, want int) ([]corev1.Pod, error) {
 	var pods corev1.PodList
 	err := g.eventually(ctx, fmt.Sprintf("%d pods with %s are ready", want, labels), slow, func(ctx context.Context) error {
-		if err := g.get(ctx, "pods -l "+labels, &pods); err != nil {
+		if err := g.Get(ctx, "pods -l "+labels, &pods); err != nil {
 			return err
 		}
 		ready := 0
@@ -347,7 +347,7 @@ func (g *guide) loadBalancerAddress(ctx context.Context, object string) (string,
 	var address string
 	err := g.eventually(ctx, "the load balancer of "+object+" has an address", slow, func(ctx context.Context) error {
 		var ingress networkingv1.Ingress // a Service's status has the same shape
-		if err := g.get(ctx, object, &ingress); err != nil {
+		if err := g.Get(ctx, object, &ingress); err != nil {
 			return err
 		}
 		for _, point := range ingress.Status.LoadBalancer.Ingress {
@@ -364,7 +364,7 @@ func (g *guide) loadBalancerAddress(ctx context.Context, object string) (string,
 // leases returns the addresses in use according to the blocks.
 func (g *guide) leases(ctx context.Context) ([]v2beta1.Lease, error) {
 	var blocks v2beta1.SpiderIPBlockList
-	if err := g.get(ctx, "spideripblocks", &blocks); err != nil {
+	if err := g.Get(ctx, "spideripblocks", &blocks); err != nil {
 		return nil, err
 	}
 	var held []v2beta1.Lease

@@ -152,8 +152,8 @@ func (l *Lab) runWith(ctx context.Context, stdin io.Reader, name string, argumen
 	return stdout.String(), nil
 }
 
-// get reads objects into result with kubectl, without output.
-func (l *Lab) get(ctx context.Context, arguments string, result any) error {
+// Get reads objects into result with kubectl, without output.
+func (l *Lab) Get(ctx context.Context, arguments string, result any) error {
 	out, err := l.run(ctx, "sh", "-c", "kubectl get -o json "+arguments)
 	if err != nil {
 		return err

@@ -51,7 +51,7 @@ func (g *guide) sendAway(ctx context.Context) error {
 	}
 	return g.eventually(ctx, "all agents and controllers have stopped", slow, func(ctx context.Context) error {
 		var pods corev1.PodList
-		if err := g.get(ctx, "pods -n kube-system -l 'app.kubernetes.io/component in (agent, controller)'", &pods); err != nil {
+		if err := g.Get(ctx, "pods -n kube-system -l 'app.kubernetes.io/component in (agent, controller)'", &pods); err != nil {
 			return err
 		}
 		if len(pods.Items) > 0 {
@@ -110,7 +110,7 @@ func (g *guide) whileAway(ctx context.Context) error {
 // eventSays returns an error unless an event of the pod contains the text.
 func (g *guide) eventSays(ctx context.Context, pod, text string) error {
 	var events corev1.EventList
-	if err := g.get(ctx, "events --field-selector involvedObject.name="+pod, &events); err != nil {
+	if err := g.Get(ctx, "events --field-selector involvedObject.name="+pod, &events); err != nil {
 		return err
 	}
 	for _, e := range events.Items {
@@ -129,7 +129,7 @@ func (g *guide) heldByLiving(ctx context.Context) error {
 		return err
 	}
 	var pods corev1.PodList
-	if err := g.get(ctx, "pods -A", &pods); err != nil {
+	if err := g.Get(ctx, "pods -A", &pods); err != nil {
 		return err
 	}
 	has := map[string]string{} // address to pod UID

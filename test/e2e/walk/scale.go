@@ -74,7 +74,7 @@ func (g *guide) fill(ctx context.Context) error {
 func (g *guide) scaleCounts(ctx context.Context, want int64) error {
 	for _, name := range []string{"scale-v4", "scale-v6"} {
 		var pool v2beta1.SpiderIPPool
-		if err := g.get(ctx, "spiderippool "+name, &pool); err != nil {
+		if err := g.Get(ctx, "spiderippool "+name, &pool); err != nil {
 			return err
 		}
 		if count := pool.Status.AllocatedIPCount; count == nil || *count != want {
@@ -90,7 +90,7 @@ func (g *guide) empty(ctx context.Context) error {
 	}
 	return g.eventually(ctx, "no pod, no lease and no count remains", slow, func(ctx context.Context) error {
 		var pods corev1.PodList
-		if err := g.get(ctx, "pods -l run=scale", &pods); err != nil {
+		if err := g.Get(ctx, "pods -l run=scale", &pods); err != nil {
 			return err
 		}
 		if len(pods.Items) > 0 {
@@ -113,7 +113,7 @@ func (g *guide) empty(ctx context.Context) error {
 // addresses equals the number of pods.
 func (g *guide) noneTurnedAway(ctx context.Context) error {
 	var events corev1.EventList
-	if err := g.get(ctx, "events --field-selector reason=FailedAllocateIP", &events); err != nil {
+	if err := g.Get(ctx, "events --field-selector reason=FailedAllocateIP", &events); err != nil {
 		return err
 	}
 	var errs []error

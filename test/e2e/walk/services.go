@@ -181,7 +181,7 @@ func (g *guide) nodesSayEBPF(ctx context.Context) error {
 func (g *guide) agents(ctx context.Context) ([]corev1.Pod, error) {
 	var pods corev1.PodList
 	err := g.eventually(ctx, "one agent is ready on each node", slow, func(ctx context.Context) error {
-		if err := g.get(ctx, "pods -n kube-system -l app.kubernetes.io/component=agent", &pods); err != nil {
+		if err := g.Get(ctx, "pods -n kube-system -l app.kubernetes.io/component=agent", &pods); err != nil {
 			return err
 		}
 		if len(pods.Items) != len(g.Nodes) {
@@ -252,8 +252,16 @@ func (g *guide) refusesConnections(ctx context.Context) error {
 	return nil
 }
 
-// killAgents kills the agent of each node and waits for the next one.
+// killAgents kills the agents. Their successors translate as before.
 func (g *guide) killAgents(ctx context.Context) error {
+	if err := g.crashAgents(ctx); err != nil {
+		return err
+	}
+	return errors.Join(g.nodesSayEBPF(ctx), g.serversSeePods(ctx))
+}
+
+// crashAgents kills the agent of each node and waits for the next one.
+func (g *guide) crashAgents(ctx context.Context) error {
 	before, err := g.agents(ctx)
 	if err != nil {
 		return err
@@ -263,9 +271,9 @@ func (g *guide) killAgents(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := g.eventually(ctx, "the agents have restarted", slow, func(ctx context.Context) error {
+	return g.eventually(ctx, "the agents have restarted", slow, func(ctx context.Context) error {
 		var now corev1.PodList
-		if err := g.get(ctx, "pods -n kube-system -l app.kubernetes.io/component=agent", &now); err != nil {
+		if err := g.Get(ctx, "pods -n kube-system -l app.kubernetes.io/component=agent", &now); err != nil {
 			return err
 		}
 		for i, agent := range now.Items {
@@ -273,11 +281,8 @@ func (g *guide) killAgents(ctx context.Context) error {
 				return fmt.Errorf("agent %s has not", agent.Name)
 			}
 		}
-		return nil
-	}); err != nil {
-		return err
-	}
-	return errors.Join(g.nodesSayEBPF(ctx), g.serversSeePods(ctx))
+		return g.installed(ctx)
+	})
 }
 
 // withoutAgents removes the agents and the controller for a while.

@@ -82,7 +82,7 @@ func (g *guide) podsReachClusterIPs(ctx context.Context) error {
 		return err
 	}
 	var service corev1.Service
-	if err := g.get(ctx, "service nginx-svc-lb", &service); err != nil {
+	if err := g.Get(ctx, "service nginx-svc-lb", &service); err != nil {
 		return err
 	}
 	pods, err := g.nginxPods(ctx)
@@ -292,7 +292,7 @@ func (g *guide) nothingHeld(ctx context.Context) error {
 	}
 	var endpoints v2beta1.SpiderEndpointList
 	var pools v2beta1.SpiderIPPoolList
-	if err := errors.Join(g.get(ctx, "spiderendpoints -A", &endpoints), g.get(ctx, "spiderippools", &pools)); err != nil {
+	if err := errors.Join(g.Get(ctx, "spiderendpoints -A", &endpoints), g.Get(ctx, "spiderippools", &pools)); err != nil {
 		return err
 	}
 	if len(endpoints.Items) > 0 {
