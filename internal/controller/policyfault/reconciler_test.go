@@ -11,8 +11,10 @@ import (
 
 	networkingv1 "k8s.io/api/networking/v1"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	npv1beta1 "sigs.k8s.io/network-policy-api/apis/v1beta1"
@@ -92,6 +94,44 @@ func TestConditionShowsInvalidPart(t *testing.T) {
 	condition(metav1.ConditionTrue, "")
 	if meta.FindStatusCondition(p.Status.Conditions, "example.com/Ready") == nil {
 		t.Errorf("the other condition is gone: %+v", p.Status.Conditions)
+	}
+}
+
+// The API server refuses these specs in a NetworkPolicy, so only MultiNetworkPolicies have them.
+func TestEachUncheckedFaultIsTold(t *testing.T) {
+	c := start(t)
+	namespace := kubetest.Namespace(t, c)
+	from := func(peer networkingv1.NetworkPolicyPeer) networkingv1.NetworkPolicyIngressRule {
+		return networkingv1.NetworkPolicyIngressRule{From: []networkingv1.NetworkPolicyPeer{peer}}
+	}
+	port := func(p intstr.IntOrString, end *int32) networkingv1.NetworkPolicyIngressRule {
+		return networkingv1.NetworkPolicyIngressRule{Ports: []networkingv1.NetworkPolicyPort{{Port: &p, EndPort: end}}}
+	}
+	unknown := metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{{Key: "app", Operator: "Like", Values: []string{"w"}}}}
+	for name, tc := range map[string]struct {
+		spec networkingv1.NetworkPolicySpec
+		want string
+	}{
+		"cidr": {networkingv1.NetworkPolicySpec{Ingress: []networkingv1.NetworkPolicyIngressRule{from(networkingv1.NetworkPolicyPeer{
+			IPBlock: &networkingv1.IPBlock{CIDR: "10.0.0.0"}})}}, `spec.ingress[0].from[0].ipBlock.cidr: Invalid value: "10.0.0.0"`},
+		"except": {networkingv1.NetworkPolicySpec{Ingress: []networkingv1.NetworkPolicyIngressRule{from(networkingv1.NetworkPolicyPeer{
+			IPBlock: &networkingv1.IPBlock{CIDR: "10.0.0.0/8", Except: []string{"192.0.2.0/24"}}})}}, `spec.ingress[0].from[0].ipBlock.except[0]: Invalid value: "192.0.2.0/24"`},
+		"peer":     {networkingv1.NetworkPolicySpec{Ingress: []networkingv1.NetworkPolicyIngressRule{from(networkingv1.NetworkPolicyPeer{})}}, "spec.ingress[0].from[0]: Required value"},
+		"end-port": {networkingv1.NetworkPolicySpec{Ingress: []networkingv1.NetworkPolicyIngressRule{port(intstr.FromInt32(90), new(int32(80)))}}, "spec.ingress[0].ports[0]: Invalid value"},
+		"number":   {networkingv1.NetworkPolicySpec{Ingress: []networkingv1.NetworkPolicyIngressRule{port(intstr.FromInt32(70000), nil)}}, "spec.ingress[0].ports[0]: Invalid value"},
+		"name":     {networkingv1.NetworkPolicySpec{Ingress: []networkingv1.NetworkPolicyIngressRule{port(intstr.FromString("80"), nil)}}, `spec.ingress[0].ports[0].port: Invalid value: "80"`},
+		"operator": {networkingv1.NetworkPolicySpec{PodSelector: unknown}, "spec.podSelector.matchExpressions[0]: Invalid value"},
+		"types":    {networkingv1.NetworkPolicySpec{PolicyTypes: []networkingv1.PolicyType{"Forward"}}, `spec.policyTypes[0]: Unsupported value: "Forward"`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			meta := metav1.ObjectMeta{Namespace: namespace, Name: name, Annotations: map[string]string{"k8s.v1.cni.cncf.io/policy-for": "blue"}}
+			if err := c.Create(t.Context(), &networkingv1.NetworkPolicy{ObjectMeta: meta, Spec: tc.spec}); !apierrors.IsInvalid(err) {
+				t.Errorf("a NetworkPolicy with it is not refused: %v", err)
+			}
+			p := &multipolicy.MultiNetworkPolicy{ObjectMeta: meta, Spec: tc.spec}
+			kubetest.Create(t, c, p)
+			kubetest.Event(t, c, p, "InvalidPolicy", tc.want)
+		})
 	}
 }
 
