@@ -127,13 +127,12 @@ e2e-scale: lab-tools images ## Run the guide on the l2 topology, then twice 100 
 conformance: lab-tools images ## Run Kubernetes' network tests (SET=conformance, services or policy, SERVICE_MODE=ebpf or kubeproxy), with Spiderpool as the only network
 	@go run ./test/conformance --lab $(LAB) --set '$(SET)' --run '$(RUN)' --service-mode '$(SERVICE_MODE)' --nodes $(NODES) --topology $(if $(filter file,$(origin TOPOLOGY)),l2,$(TOPOLOGY))
 
-# N is for mutants; this target has its own number.
 CASES ?= 20
 .PHONY: cyclonus
 cyclonus: lab-tools images ## Apply CASES=20 random policies of cyclonus on the lab, and compare real packets with the model (TOPOLOGY=l2 or aws)
 	@trap '$(LAB) down' EXIT; $(LAB) up --topology $(TOPOLOGY) && \
 		go test -tags e2e -count=1 -timeout 40m -v -run TestGuide/'(images|Install|attachment|pool.for)' ./test/e2e -lab $(CURDIR)/$(LAB) -topology $(TOPOLOGY) && \
-		go test -tags e2e -count=1 -timeout 90m -v -run TestPacketsEqualModel ./test/cyclonus -lab $(CURDIR)/$(LAB) -n $(CASES)
+		go test -tags e2e -count=1 -timeout 90m -v -run TestPacketsEqualModel ./test/cyclonus -lab $(CURDIR)/$(LAB) -cases $(CASES)
 
 .PHONY: bench
 bench: lab-tools ## Measure the IPAM path on simulated nodes, compared with host-local

@@ -30,7 +30,7 @@ import (
 
 var (
 	labBinary = flag.String("lab", "../../bin/lab", "path of the lab program")
-	sampled   = flag.Int("n", 20, "number of cases")
+	sampled   = flag.Int("cases", 20, "number of cases")
 	seed      = flag.Uint64("seed", 0, "seed of the choice of cases; 0 for a new one")
 )
 
