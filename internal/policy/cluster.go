@@ -1,11 +1,9 @@
 package policy
 
 import (
-	"cmp"
 	"maps"
 	"net/netip"
 	"slices"
-	"strings"
 
 	"go4.org/netipx"
 
@@ -13,22 +11,20 @@ import (
 	"spiderpool.dev/spiderpool/internal/service"
 )
 
-// Cluster is a snapshot of the objects that decide. It remembers the addresses of each selector, so it must not be used
-// by two goroutines at once.
+// Cluster is a snapshot of the objects that decide. It remembers the addresses of each group, so it must not be used by
+// two goroutines at once.
 type Cluster struct {
-	namespaces map[string]map[string]string
-	pods       map[Name]*Pod
-	policies   map[string][]*Policy // by namespace, sorted by name
-	tiers      []*ClusterPolicy     // in the order of evaluation
-	resolved   *resolved
+	Rules
+	pods     map[Name]*Pod
+	resolved *resolved
 }
 
-// resolved has the addresses of pods. Pods on the network of their node are left out.
+// resolved is a Resolver by all pods. Pods on the network of their node are left out.
 type resolved struct {
+	namespaces  map[string]map[string]string
 	byNamespace map[string][]*Pod
 	at          map[netip.Addr][]place
-	groups      map[groupKey]inet.Set
-	ports       map[portName][]numbered
+	groups      map[string]Resolved // by Group.key
 }
 
 // place is an interface of a pod.
@@ -37,57 +33,17 @@ type place struct {
 	*Interface
 }
 
-// scope is the part of a policy that its peers depend on.
-type scope struct {
-	namespace string
-	networks  []Name // those of a MultiNetworkPolicy, nil for the default interfaces
-}
-
-func (s scope) networksKey() string {
-	var key strings.Builder
-	for _, n := range s.networks {
-		key.WriteString(n.String() + ",")
-	}
-	return key.String()
-}
-
-// groupKey names the pods of a peer.
-type groupKey struct {
-	namespace        string // the only namespace; empty with a selector
-	namespaces, pods string // Selector.key
-	networks         string // scope.networksKey
-}
-
-// portName is a named port.
-type portName struct {
-	name     string
-	protocol service.Protocol
-	networks string // scope.networksKey
-}
-
-// numbered are the addresses whose pods give a port name one number.
-type numbered struct {
-	port  uint16
-	addrs inet.Set
-}
-
 // everyone are all addresses of both IP families.
 var everyone = inet.Of(netipx.RangeOfPrefix(inet.IPv4.Everything()), netipx.RangeOfPrefix(inet.IPv6.Everything()))
 
 // NewCluster returns a Cluster. A pod in an unknown namespace matches no namespace selector.
 func NewCluster(namespaces []Namespace, pods []*Pod, policies []*Policy, cluster []*ClusterPolicy) *Cluster {
-	c := &Cluster{
-		namespaces: make(map[string]map[string]string, len(namespaces)), pods: make(map[Name]*Pod, len(pods)), policies: map[string][]*Policy{},
-		resolved: &resolved{
-			byNamespace: map[string][]*Pod{}, at: map[netip.Addr][]place{}, groups: map[groupKey]inet.Set{}, ports: map[portName][]numbered{},
-		},
+	c := &Cluster{Rules: *NewRules(), pods: make(map[Name]*Pod, len(pods))}
+	c.resolved = &resolved{
+		namespaces: c.namespaces, byNamespace: map[string][]*Pod{}, at: map[netip.Addr][]place{}, groups: map[string]Resolved{},
 	}
 	for _, n := range namespaces {
-		labels := n.Labels
-		if labels == nil {
-			labels = map[string]string{}
-		}
-		c.namespaces[n.Name] = labels
+		c.SetNamespace(n)
 	}
 	for _, p := range pods {
 		c.pods[p.Name] = p
@@ -97,10 +53,7 @@ func NewCluster(namespaces []Namespace, pods []*Pod, policies []*Policy, cluster
 		c.resolved.byNamespace[p.Name.Namespace] = append(c.resolved.byNamespace[p.Name.Namespace], p)
 		c.resolved.place(p)
 	}
-	for _, p := range policies {
-		c.setPolicy(p)
-	}
-	c.tiers = slices.SortedFunc(slices.Values(cluster), (*ClusterPolicy).compare)
+	c.set(policies, cluster)
 	return c
 }
 
@@ -122,25 +75,34 @@ func (r *resolved) place(p *Pod) {
 func (c *Cluster) WithPolicies(policies []*Policy, cluster []*ClusterPolicy) *Cluster {
 	with := *c
 	with.policies = maps.Clone(c.policies)
-	for _, p := range policies {
-		with.policies[p.Name.Namespace] = slices.Clone(with.policies[p.Name.Namespace])
-		with.setPolicy(p)
+	for namespace, all := range with.policies {
+		with.policies[namespace] = slices.Clone(all)
 	}
-	for _, p := range cluster {
-		with.tiers = append(slices.DeleteFunc(slices.Clone(with.tiers), func(old *ClusterPolicy) bool { return old.Name == p.Name }), p)
-	}
-	slices.SortFunc(with.tiers, (*ClusterPolicy).compare)
+	with.tiers = slices.Clone(c.tiers)
+	with.set(policies, cluster)
 	return &with
 }
 
-func (c *Cluster) setPolicy(p *Policy) {
-	all := c.policies[p.Name.Namespace]
-	i, found := slices.BinarySearchFunc(all, p.Name, func(p *Policy, name Name) int { return p.Name.Compare(name) })
-	if found {
-		all[i] = p
-		return
+func (c *Cluster) set(policies []*Policy, cluster []*ClusterPolicy) {
+	for _, p := range policies {
+		c.SetPolicy(p)
 	}
-	c.policies[p.Name.Namespace] = slices.Insert(all, i, p)
+	for _, p := range cluster {
+		c.SetClusterPolicy(p)
+	}
+}
+
+// Decide returns the filter of a pod's default interface.
+func (c *Cluster) Decide(pod *Pod) Filter { return c.Select(pod).Filter(pod, c.resolved) }
+
+// DecideInterface returns the filter of an interface: MultiNetworkPolicies for its network, or Decide for the default one.
+func (c *Cluster) DecideInterface(pod *Pod, at *Interface) Filter {
+	if at.Default {
+		return c.Decide(pod)
+	}
+	f := c.selectInterface(pod, at).Filter(pod, c.resolved)
+	f.Interface = at.Name
+	return f
 }
 
 // Pod returns the pod with a name, nil if there is none.
@@ -155,100 +117,39 @@ func (c *Cluster) Pods() (pods []*Pod) {
 	return pods
 }
 
-// peers returns the addresses of a peer in a policy.
-func (c *Cluster) peers(of scope, peer *Peer) inet.Set {
-	if peer.Block != nil {
-		set := inet.OfPrefix(peer.Block.Prefix)
-		for _, except := range peer.Block.Except {
-			set = set.Minus(inet.OfPrefix(except))
-		}
-		return set
-	}
-	if peer.Namespaces == nil && peer.Pods == nil {
-		return inet.Set{}
-	}
-	var pods Selector
-	if peer.Pods != nil {
-		pods = *peer.Pods
-	}
-	key := groupKey{pods: pods.key(), networks: of.networksKey()}
-	if peer.Namespaces == nil {
-		key.namespace = of.namespace
-	} else {
-		key.namespaces = peer.Namespaces.key()
-	}
-	group, ok := c.resolved.groups[key]
+// Resolve implements Resolver.
+func (r *resolved) Resolve(g Group) Resolved {
+	key := g.key()
+	group, ok := r.groups[key]
 	if !ok {
-		group = c.resolve(of, peer.Namespaces, pods)
-		c.resolved.groups[key] = group
+		group = ResolvedOf(r.members(&g))
+		r.groups[key] = group
 	}
 	return group
 }
 
-func (c *Cluster) resolve(of scope, namespaces *Selector, pods Selector) inet.Set {
-	if namespaces == nil {
-		return of.addrs(matching(c.resolved.byNamespace[of.namespace], pods))
-	}
-	var all []*Pod
-	for name, labels := range c.namespaces {
-		if namespaces.Matches(labels) {
-			all = append(all, matching(c.resolved.byNamespace[name], pods)...)
+func (r *resolved) members(g *Group) (all []Member) {
+	add := func(namespace string) {
+		for _, p := range r.byNamespace[namespace] {
+			all = append(all, g.Members(p)...)
 		}
 	}
-	return of.addrs(all)
-}
-
-func matching(pods []*Pod, s Selector) (selected []*Pod) {
-	for _, p := range pods {
-		if s.Matches(p.Labels) {
-			selected = append(selected, p)
+	if g.Namespace != "" {
+		add(g.Namespace)
+		return all
+	}
+	for name, labels := range r.namespaces {
+		if g.SelectsNamespace(name, labels) {
+			add(name)
 		}
 	}
-	return selected
+	return all
 }
 
-func (s scope) addrs(pods []*Pod) inet.Set {
-	addrs := make([]netip.Addr, 0, 2*len(pods))
-	for _, p := range pods {
-		addrs = append(addrs, s.addrsOf(p)...)
-	}
-	return inet.OfAddrs(addrs...)
-}
-
-// addrsOf returns the addresses of a pod on the networks of the policy.
-func (s scope) addrsOf(p *Pod) (addrs []netip.Addr) {
-	if s.networks == nil {
-		return p.Addrs
-	}
-	for i := range p.Interfaces {
-		if slices.Contains(s.networks, p.Interfaces[i].Network) {
-			addrs = append(addrs, p.Interfaces[i].Addrs...)
-		}
-	}
-	return addrs
-}
-
-// numbers returns the numbers that pods give a named port, sorted, with the addresses of these pods.
-func (c *Cluster) numbers(of scope, name portName) []numbered {
-	name.networks = of.networksKey()
-	numbers, ok := c.resolved.ports[name]
-	if ok {
-		return numbers
-	}
-	addrs := map[uint16][]netip.Addr{}
-	for _, pods := range c.resolved.byNamespace {
-		for _, p := range pods {
-			for _, number := range p.numbers(name) {
-				addrs[number] = append(addrs[number], of.addrsOf(p)...)
-			}
-		}
-	}
-	for port, a := range addrs {
-		numbers = append(numbers, numbered{port, inet.OfAddrs(a...)})
-	}
-	slices.SortFunc(numbers, func(a, b numbered) int { return cmp.Compare(a.port, b.port) })
-	c.resolved.ports[name] = numbers
-	return numbers
+// portName is a named port.
+type portName struct {
+	name     string
+	protocol service.Protocol
 }
 
 // numbers returns the numbers of a named port in the pod. Two containers may use one name.

@@ -56,104 +56,80 @@ func (s *Side) open() bool { return len(s.Isolating)+len(s.Admin)+len(s.Baseline
 
 var bothWays = []Direction{Ingress, Egress}
 
-func newFilter(pod *Pod) Filter {
-	return Filter{Pod: pod.Name, Always: inet.Union(inet.OfAddrs(pod.own()...), inet.OfAddrs(pod.NodeAddrs...))}
+// evaluation turns rules into matches, for one direction of a pod.
+type evaluation struct {
+	from Resolver
+	pod  *Pod
+	way  Direction
 }
 
-// Decide returns the filter of a pod's default interface: NetworkPolicies and ClusterNetworkPolicies. No policy concerns
-// a pod on the network of its node.
-func (c *Cluster) Decide(pod *Pod) Filter {
-	f := newFilter(pod)
-	if pod.HostNetwork {
-		return f
-	}
-	for _, d := range bothWays {
-		side := f.Side(d)
-		for _, p := range c.tiers {
-			if labels, known := c.namespaces[pod.Name.Namespace]; known && p.Namespaces.Matches(labels) && p.Pods.Matches(pod.Labels) {
-				c.addTier(side, d, p, pod)
-			}
-		}
-		for _, p := range c.policies[pod.Name.Namespace] {
-			if !p.Name.Multi {
-				c.addPolicy(side, d, p, pod)
-			}
-		}
-	}
-	return f
+// scope is the part of a policy that its peers depend on.
+type scope struct {
+	namespace string
+	networks  []Name // those of a MultiNetworkPolicy, nil for the default interfaces
 }
 
-// DecideInterface returns the filter of an interface: MultiNetworkPolicies for its network, or Decide for the default one.
-func (c *Cluster) DecideInterface(pod *Pod, at *Interface) Filter {
-	if at.Default {
-		return c.Decide(pod)
+// group returns the pods of a peer, false for a block and for an invalid peer.
+func (s scope) group(peer *Peer) (g Group, ok bool) {
+	if peer.Block != nil || peer.Namespaces == nil && peer.Pods == nil {
+		return Group{}, false
 	}
-	f := newFilter(pod)
-	f.Interface = at.Name
-	if at.Network == (Name{}) {
-		return f
+	g.Networks = s.networks
+	if peer.Pods != nil {
+		g.Pods = *peer.Pods
 	}
-	for _, d := range bothWays {
-		for _, p := range c.policies[pod.Name.Namespace] {
-			if p.Name.Multi && slices.Contains(p.Networks, at.Network) {
-				c.addPolicy(f.Side(d), d, p, pod)
-			}
-		}
+	if peer.Namespaces == nil {
+		g.Namespace = s.namespace
+	} else {
+		g.Namespaces = *peer.Namespaces
 	}
-	return f
+	return g, true
 }
 
-// addPolicy adds the policy if it selects the pod.
-func (c *Cluster) addPolicy(side *Side, d Direction, p *Policy, pod *Pod) {
-	section := p.section(d)
-	if !section.Isolates || !p.Pods.Matches(pod.Labels) {
-		return
+// peers returns the addresses of a peer, and the pods among them.
+func (e evaluation) peers(in scope, peer *Peer) (inet.Set, Group) {
+	if g, ok := in.group(peer); ok {
+		return e.from.Resolve(g).All, g
 	}
-	side.Isolating = append(side.Isolating, p.Name)
-	for i := range section.Rules {
-		side.Allows = append(side.Allows, c.matches(Match{Policy: p.Name, Rule: i}, d, scope{p.Name.Namespace, p.Networks}, &section.Rules[i], pod)...)
+	if peer.Block == nil {
+		return inet.Set{}, Group{Networks: in.networks}
 	}
-}
-
-func (c *Cluster) addTier(side *Side, d Direction, p *ClusterPolicy, pod *Pod) {
-	tier := &side.Admin
-	if p.Tier == Baseline {
-		tier = &side.Baseline
+	set := inet.OfPrefix(peer.Block.Prefix)
+	for _, except := range peer.Block.Except {
+		set = set.Minus(inet.OfPrefix(except))
 	}
-	rules := p.rules(d)
-	for i := range rules {
-		*tier = append(*tier, c.matches(Match{Policy: p.Name, Rule: i, Action: rules[i].Action}, d, scope{}, &rules[i].Rule, pod)...)
-	}
+	return set, Group{Networks: in.networks}
 }
 
 // matches returns the matches of a rule, peer by peer. of has the fields that they share.
-func (c *Cluster) matches(of Match, d Direction, in scope, rule *Rule, pod *Pod) (all []Match) {
+func (e evaluation) matches(of Match, in scope, rule *Rule) (all []Match) {
 	if rule.AnyPeer {
 		of.Peer, of.Peers = "anyone", everyone
-		return c.withPorts(of, d, in, rule, pod)
+		return e.withPorts(of, Group{Networks: in.networks}, rule)
 	}
 	for i := range rule.Peers {
-		of.Peer, of.Peers = rule.Peers[i].String(), c.peers(in, &rule.Peers[i])
-		all = append(all, c.withPorts(of, d, in, rule, pod)...)
+		of.Peer = rule.Peers[i].String()
+		var pods Group
+		of.Peers, pods = e.peers(in, &rule.Peers[i])
+		all = append(all, e.withPorts(of, pods, rule)...)
 	}
 	return all
 }
 
-// withPorts divides the packets of a Match by ports. Named ports of egress may have another number for each peer.
-func (c *Cluster) withPorts(of Match, d Direction, in scope, rule *Rule, pod *Pod) []Match {
+// withPorts divides the packets of a Match by ports. Named ports of egress may have another number for each of the pods.
+func (e evaluation) withPorts(of Match, pods Group, rule *Rule) []Match {
 	if rule.AnyPort {
 		of.Ports = []PortRange{anyPorts}
 		return []Match{of}
 	}
 	var numbered []Match
 	for _, port := range rule.Ports {
-		name := portName{name: port.Name, protocol: port.Protocol}
-		switch {
+		switch name := (portName{port.Name, port.Protocol}); {
 		case port.Protocol == 0:
 		case port.Name == "":
 			of.Ports = append(of.Ports, PortRange{port.Protocol, port.From, port.To})
-		case d == Ingress:
-			numbers := pod.numbers(name)
+		case e.way == Ingress:
+			numbers := e.pod.numbers(name)
 			for _, number := range numbers {
 				of.Ports = append(of.Ports, PortRange{port.Protocol, number, number})
 			}
@@ -161,7 +137,7 @@ func (c *Cluster) withPorts(of Match, d Direction, in scope, rule *Rule, pod *Po
 				of.Missing = append(of.Missing, port.Name)
 			}
 		default:
-			found := c.named(of, in, name)
+			found := e.named(of, pods, name)
 			numbered = append(numbered, found...)
 			if len(found) == 0 {
 				of.Missing = append(of.Missing, port.Name)
@@ -175,12 +151,13 @@ func (c *Cluster) withPorts(of Match, d Direction, in scope, rule *Rule, pod *Po
 	return numbered
 }
 
-// named returns one Match for each number of the named port among the peers.
-func (c *Cluster) named(of Match, in scope, name portName) (all []Match) {
-	for _, n := range c.numbers(in, name) {
-		if both := of.Peers.And(n.addrs); !both.IsEmpty() {
+// named returns one Match for each number of the named port among the pods.
+func (e evaluation) named(of Match, pods Group, name portName) (all []Match) {
+	pods.Port = name.name
+	for _, n := range e.from.Resolve(pods).Numbered {
+		if both := of.Peers.And(n.Addrs); n.Protocol == name.protocol && !both.IsEmpty() {
 			one := of
-			one.Peers, one.Ports, one.Missing = both, []PortRange{{name.protocol, n.port, n.port}}, nil
+			one.Peers, one.Ports, one.Missing = both, []PortRange{{name.protocol, n.Port, n.Port}}, nil
 			all = append(all, one)
 		}
 	}

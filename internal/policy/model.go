@@ -111,6 +111,11 @@ type Policy struct {
 	Ingress, Egress Section
 }
 
+// Selects reports whether the policy selects the pod.
+func (p *Policy) Selects(pod *Pod) bool {
+	return p.Name.Namespace == pod.Name.Namespace && !pod.HostNetwork && p.Pods.Matches(pod.Labels)
+}
+
 func (p *Policy) section(d Direction) *Section {
 	if d == Ingress {
 		return &p.Ingress

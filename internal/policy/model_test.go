@@ -58,7 +58,7 @@ func (w *world) passes(pod *corev1.Pod, egress bool, peer, dst string, protocol 
 		if egress && affectsEgress(p) {
 			isolated = true
 			for _, rule := range p.Spec.Egress {
-				if w.peersMatch(p, rule.To, peer) && w.portsMatch(rule.Ports, nil, dst, protocol, port) {
+				if w.egressMatches(p, &rule, peer, dst, protocol, port) {
 					return true
 				}
 			}
@@ -66,7 +66,7 @@ func (w *world) passes(pod *corev1.Pod, egress bool, peer, dst string, protocol 
 		if !egress && affectsIngress(p) {
 			isolated = true
 			for _, rule := range p.Spec.Ingress {
-				if w.peersMatch(p, rule.From, peer) && w.portsMatch(rule.Ports, pod, dst, protocol, port) {
+				if w.peersMatch(p, rule.From, peer) && portsMatch(rule.Ports, []corev1.Pod{*pod}, protocol, port) {
 					return true
 				}
 			}
@@ -92,22 +92,38 @@ func selects(s *metav1.LabelSelector, of map[string]string) bool {
 	return err == nil && selector.Matches(labels.Set(of))
 }
 
+// egressMatches judges a packet by a rule. A named port is that of a pod with the destination's address, and of a pod that
+// the peer selects unless that is a block.
+func (w *world) egressMatches(p *networkingv1.NetworkPolicy, rule *networkingv1.NetworkPolicyEgressRule, peer, dst string, protocol corev1.Protocol, port int32) bool {
+	return slices.ContainsFunc(each(rule.To), func(to []networkingv1.NetworkPolicyPeer) bool {
+		var destinations []corev1.Pod
+		for _, pod := range w.pods {
+			if hasAddr(&pod, dst) && (len(to) == 0 || to[0].IPBlock != nil || w.selectsPeer(p, &to[0], &pod)) {
+				destinations = append(destinations, pod)
+			}
+		}
+		return w.peersMatch(p, to, peer) && portsMatch(rule.Ports, destinations, protocol, port)
+	})
+}
+
 func (w *world) peersMatch(p *networkingv1.NetworkPolicy, peers []networkingv1.NetworkPolicyPeer, addr string) bool {
 	return len(peers) == 0 || slices.ContainsFunc(peers, func(peer networkingv1.NetworkPolicyPeer) bool {
 		if peer.IPBlock != nil {
 			return inside(peer.IPBlock.CIDR, addr) && !slices.ContainsFunc(peer.IPBlock.Except, func(except string) bool { return inside(except, addr) })
 		}
-		return slices.ContainsFunc(w.pods, func(pod corev1.Pod) bool {
-			if !hasAddr(&pod, addr) || peer.PodSelector != nil && !selects(peer.PodSelector, pod.Labels) {
-				return false
-			}
-			if peer.NamespaceSelector == nil {
-				return pod.Namespace == p.Namespace
-			}
-			return slices.ContainsFunc(w.namespaces, func(n corev1.Namespace) bool {
-				return n.Name == pod.Namespace && selects(peer.NamespaceSelector, n.Labels)
-			})
-		})
+		return slices.ContainsFunc(w.pods, func(pod corev1.Pod) bool { return hasAddr(&pod, addr) && w.selectsPeer(p, &peer, &pod) })
+	})
+}
+
+func (w *world) selectsPeer(p *networkingv1.NetworkPolicy, peer *networkingv1.NetworkPolicyPeer, pod *corev1.Pod) bool {
+	if peer.PodSelector != nil && !selects(peer.PodSelector, pod.Labels) {
+		return false
+	}
+	if peer.NamespaceSelector == nil {
+		return pod.Namespace == p.Namespace
+	}
+	return slices.ContainsFunc(w.namespaces, func(n corev1.Namespace) bool {
+		return n.Name == pod.Namespace && selects(peer.NamespaceSelector, n.Labels)
 	})
 }
 
@@ -122,8 +138,8 @@ func hasAddr(pod *corev1.Pod, addr string) bool {
 	return !ended && !pod.Spec.HostNetwork && slices.Contains(pod.Status.PodIPs, corev1.PodIP{IP: addr})
 }
 
-// portsMatch judges the destination: pod if it is known, all pods with the address dst otherwise.
-func (w *world) portsMatch(ports []networkingv1.NetworkPolicyPort, pod *corev1.Pod, dst string, protocol corev1.Protocol, number int32) bool {
+// portsMatch judges the port of a destination, which may be one of some pods.
+func portsMatch(ports []networkingv1.NetworkPolicyPort, destinations []corev1.Pod, protocol corev1.Protocol, number int32) bool {
 	return len(ports) == 0 || slices.ContainsFunc(ports, func(port networkingv1.NetworkPolicyPort) bool {
 		wanted := corev1.ProtocolTCP
 		if port.Protocol != nil {
@@ -138,12 +154,8 @@ func (w *world) portsMatch(ports []networkingv1.NetworkPolicyPort, pod *corev1.P
 			return port.Port.IntVal <= number && number <= *port.EndPort
 		case port.Port.Type == intstr.Int:
 			return port.Port.IntVal == number
-		case pod != nil:
-			return names(pod, port.Port.StrVal, protocol, number)
 		}
-		return slices.ContainsFunc(w.pods, func(pod corev1.Pod) bool {
-			return hasAddr(&pod, dst) && names(&pod, port.Port.StrVal, protocol, number)
-		})
+		return slices.ContainsFunc(destinations, func(pod corev1.Pod) bool { return names(&pod, port.Port.StrVal, protocol, number) })
 	})
 }
 
@@ -437,11 +449,10 @@ func (w *world) namesRule(t *rapid.T, d policy.Decision, egress bool, peer, dst 
 	for i := range w.pods {
 		pod := &w.pods[i]
 		if egress {
-			rule := p.Spec.Egress[d.Rule]
-			matches = matches || w.peersMatch(p, rule.To, peer) && w.portsMatch(rule.Ports, nil, dst, protocol, port)
+			matches = matches || w.egressMatches(p, &p.Spec.Egress[d.Rule], peer, dst, protocol, port)
 		} else if hasAddr(pod, dst) {
 			rule := p.Spec.Ingress[d.Rule]
-			matches = matches || w.peersMatch(p, rule.From, peer) && w.portsMatch(rule.Ports, pod, dst, protocol, port)
+			matches = matches || w.peersMatch(p, rule.From, peer) && portsMatch(rule.Ports, []corev1.Pod{*pod}, protocol, port)
 		}
 	}
 	if !matches {

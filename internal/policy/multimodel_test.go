@@ -133,7 +133,7 @@ func (w *world) passesOn(pod *corev1.Pod, at *v2beta1.EndpointIP, egress bool, p
 		if egress && affectsEgress(p) {
 			isolated = true
 			for _, rule := range p.Spec.Egress {
-				if on.peersMatch(p, rule.To, peer) && on.portsMatch(rule.Ports, nil, dst, protocol, port) {
+				if on.egressMatches(p, &rule, peer, dst, protocol, port) {
 					return true
 				}
 			}
@@ -141,7 +141,7 @@ func (w *world) passesOn(pod *corev1.Pod, at *v2beta1.EndpointIP, egress bool, p
 		if !egress && affectsIngress(p) {
 			isolated = true
 			for _, rule := range p.Spec.Ingress {
-				if on.peersMatch(p, rule.From, peer) && on.portsMatch(rule.Ports, pod, dst, protocol, port) {
+				if on.peersMatch(p, rule.From, peer) && portsMatch(rule.Ports, []corev1.Pod{*pod}, protocol, port) {
 					return true
 				}
 			}

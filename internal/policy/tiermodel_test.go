@@ -23,8 +23,13 @@ func (w *world) tier(tier npv1beta1.Tier, pod *corev1.Pod, egress bool, peer, ds
 			continue
 		}
 		for _, rule := range rulesOf(&p.Spec, egress) {
-			if !slices.ContainsFunc(rule.To, func(to npv1beta1.ClusterNetworkPolicyEgressPeer) bool { return w.isPeer(to, peer) }) ||
-				!w.protocolsMatch(rule.Protocols, pod, egress, dst, protocol, port) {
+			if !slices.ContainsFunc(rule.To, func(to npv1beta1.ClusterNetworkPolicyEgressPeer) bool {
+				destinations := []corev1.Pod{*pod}
+				if egress {
+					destinations = w.destinations(&to, dst)
+				}
+				return w.isPeer(to, peer) && protocolsMatch(rule.Protocols, destinations, protocol, port)
+			}) {
 				continue
 			}
 			if rule.Action == npv1beta1.ClusterNetworkPolicyRuleActionPass {
@@ -72,7 +77,17 @@ func (w *world) isPeer(p npv1beta1.ClusterNetworkPolicyEgressPeer, addr string) 
 	})
 }
 
-func (w *world) protocolsMatch(protocols []npv1beta1.ClusterNetworkPolicyProtocol, pod *corev1.Pod, egress bool, dst string, protocol corev1.Protocol, number int32) bool {
+// destinations returns the pods with the address, only selected ones unless the peer is a network.
+func (w *world) destinations(p *npv1beta1.ClusterNetworkPolicyEgressPeer, addr string) (pods []corev1.Pod) {
+	for _, pod := range w.pods {
+		if hasAddr(&pod, addr) && (len(p.Networks) > 0 || w.isSubject(&npv1beta1.ClusterNetworkPolicySubject{Namespaces: p.Namespaces, Pods: p.Pods}, &pod)) {
+			pods = append(pods, pod)
+		}
+	}
+	return pods
+}
+
+func protocolsMatch(protocols []npv1beta1.ClusterNetworkPolicyProtocol, destinations []corev1.Pod, protocol corev1.Protocol, number int32) bool {
 	in := func(p *npv1beta1.Port, of corev1.Protocol) bool {
 		return of == protocol && (p.Number == number || p.Range != nil && p.Range.Start <= number && number <= p.Range.End)
 	}
@@ -84,12 +99,8 @@ func (w *world) protocolsMatch(protocols []npv1beta1.ClusterNetworkPolicyProtoco
 			return in(p.UDP.DestinationPort, corev1.ProtocolUDP)
 		case p.SCTP != nil:
 			return in(p.SCTP.DestinationPort, corev1.ProtocolSCTP)
-		case !egress:
-			return names(pod, p.DestinationNamedPort, protocol, number)
 		}
-		return slices.ContainsFunc(w.pods, func(pod corev1.Pod) bool {
-			return hasAddr(&pod, dst) && names(&pod, p.DestinationNamedPort, protocol, number)
-		})
+		return slices.ContainsFunc(destinations, func(pod corev1.Pod) bool { return names(&pod, p.DestinationNamedPort, protocol, number) })
 	})
 }
 
