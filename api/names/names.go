@@ -226,6 +226,14 @@ const (
 	LabelBlockFixedPrefix = "fixed.ipam.spidernet.io/"
 )
 
+// Labels of SpiderPeerGroups
+const (
+	// LabelPeerGroup marks every object of a group but the first; its value is the name
+	// of the first.
+	// Example: 3f2c51cb0f5b8d34ac1a53e3a4ab83ba62c3b1b5
+	LabelPeerGroup = "ipam.spidernet.io/peer-group"
+)
+
 // Keys in the podAffinity of SpiderIPPools
 //
 // They select pods by their top controller, e.g. a Deployment. Labels of the pod

@@ -25,6 +25,7 @@ func addKnownTypes(scheme *runtime.Scheme) error {
 		&SpiderMultusConfig{}, &SpiderMultusConfigList{},
 		&SpiderCoordinator{}, &SpiderCoordinatorList{},
 		&SpiderIPBlock{}, &SpiderIPBlockList{},
+		&SpiderPeerGroup{}, &SpiderPeerGroupList{},
 	)
 	metav1.AddToGroupVersion(scheme, GroupVersion)
 	return nil

@@ -3,6 +3,7 @@ package controller
 import (
 	"slices"
 	"strings"
+	"unique"
 
 	admissionv1 "k8s.io/api/admissionregistration/v1"
 	appsv1 "k8s.io/api/apps/v1"
@@ -13,6 +14,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"spiderpool.dev/spiderpool/internal/config"
+	"spiderpool.dev/spiderpool/internal/kube/compile"
 )
 
 // cacheOptions limits the caches: a few fields of pods, nodes and StatefulSets, and
@@ -35,7 +37,7 @@ func cacheOptions(cfg config.Controller) cache.Options {
 	}
 }
 
-// stripPod keeps the node, the phase, the networks and the addresses of a pod.
+// stripPod keeps the labels, the node, the phase, the networks, the addresses and the named ports of a pod.
 func stripPod(o any) (any, error) {
 	pod, ok := o.(*corev1.Pod)
 	if !ok {
@@ -47,13 +49,41 @@ func stripPod(o any) (any, error) {
 			Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID, ResourceVersion: pod.ResourceVersion,
 			CreationTimestamp: pod.CreationTimestamp,
 			DeletionTimestamp: pod.DeletionTimestamp, DeletionGracePeriodSeconds: pod.DeletionGracePeriodSeconds,
+			Labels:      shared(pod.Labels),
 			Annotations: networkAnnotations(pod.Annotations), OwnerReferences: pod.OwnerReferences,
 		},
-		Spec: corev1.PodSpec{NodeName: pod.Spec.NodeName, HostNetwork: pod.Spec.HostNetwork, RestartPolicy: pod.Spec.RestartPolicy},
+		Spec: corev1.PodSpec{
+			NodeName: pod.Spec.NodeName, HostNetwork: pod.Spec.HostNetwork, RestartPolicy: pod.Spec.RestartPolicy, Containers: namedPorts(&pod.Spec),
+		},
 		Status: corev1.PodStatus{
 			Phase: pod.Status.Phase, Reason: pod.Status.Reason, PodIP: pod.Status.PodIP, PodIPs: pod.Status.PodIPs,
 		},
 	}, nil
+}
+
+// shared returns the labels with one copy of each text for all pods: most pods have the labels of others.
+func shared(labels map[string]string) map[string]string {
+	out := make(map[string]string, len(labels))
+	for key, value := range labels {
+		out[unique.Make(key).Value()] = unique.Make(value).Value()
+	}
+	return out
+}
+
+// namedPorts returns one container with the named ports of all that run together, none if there is no such port.
+func namedPorts(spec *corev1.PodSpec) []corev1.Container {
+	var ports []corev1.ContainerPort
+	for _, c := range compile.RunningContainers(spec) {
+		for _, p := range c.Ports {
+			if p.Name != "" {
+				ports = append(ports, corev1.ContainerPort{Name: unique.Make(p.Name).Value(), ContainerPort: p.ContainerPort, Protocol: p.Protocol})
+			}
+		}
+	}
+	if ports == nil {
+		return nil
+	}
+	return []corev1.Container{{Ports: ports}}
 }
 
 // annotationDomains are the domains of annotations about a pod's networks.

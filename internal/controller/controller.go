@@ -37,6 +37,7 @@ import (
 	"spiderpool.dev/spiderpool/internal/controller/endpoint"
 	"spiderpool.dev/spiderpool/internal/controller/leasereclaim"
 	"spiderpool.dev/spiderpool/internal/controller/multusconfig"
+	"spiderpool.dev/spiderpool/internal/controller/peergroup"
 	"spiderpool.dev/spiderpool/internal/controller/policyfault"
 	"spiderpool.dev/spiderpool/internal/controller/poolstatus"
 	"spiderpool.dev/spiderpool/internal/controller/reservedip"
@@ -227,6 +228,7 @@ func features(mgr ctrl.Manager, cfg config.Controller, index *poolindex.Index, o
 		always(endpoint.New(w.Client, live, log)),
 		always(endpoint.NewRestorer(w.Client, live, log)),
 		always(leasereclaim.New(w, live, reclaimOptions(cfg, observer), log)),
+		always(peergroup.New(w, live, log)),
 		{subnet.New(w), "ipam.spiderSubnet.enable", cfg.IPAM.SpiderSubnet.Enable, &v2beta1.SpiderSubnet{}},
 		{multusconfig.New(w, log), "multus.enableMultusConfig", cfg.Multus.EnableMultusConfig, &v2beta1.SpiderMultusConfig{}},
 		{clustercidr.New(w, live, coordinatorOptions(cfg)), "coordinator.enabled", cfg.CoordinatorName != "", &v2beta1.SpiderCoordinator{}},

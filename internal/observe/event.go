@@ -59,6 +59,8 @@ var (
 		"Parts of the EndpointSlice are invalid, e.g. a port out of range. They are no backends of the Service. The text names each field and the value."}
 	invalidPolicy = Kind{"NetworkPolicy, MultiNetworkPolicy, ClusterNetworkPolicy", warning, "InvalidPolicy", "Decide",
 		"Parts of the policy are invalid, e.g. a bad CIDR, or unknown to this release. They allow nothing. The text names each field and the value."}
+	tooManyPeers = Kind{"NetworkPolicy, MultiNetworkPolicy", warning, "TooManyPeers", "Resolve",
+		"The policies of the namespace select more pods than one namespace may. The pods of this policy keep their last state, and new ones are closed. The text names a peer and the limits."}
 	bandwidthNotChanged = Kind{"Pod", warning, "BandwidthNotChanged", "Shape",
 		"An annotation for the bandwidth of a running pod is invalid, or the node cannot apply it. The pod keeps the limits that it has. The text names the annotation, the value and a valid one."}
 	attachmentCreated = Kind{"SpiderMultusConfig", normal, "AttachmentCreated", "Create",
@@ -74,7 +76,7 @@ var (
 // kinds are all kinds of events but those of conditions; see NotReady.
 var kinds = []Kind{
 	failedAllocateIP, ipConflict, ownerNotProven, reclaimedIP, leaseRestored, networkNotTrusted, nodeNotPrepared, runtimeUnavailable,
-	servicesLeft, invalidService, invalidEndpoints, invalidPolicy, bandwidthNotChanged,
+	servicesLeft, invalidService, invalidEndpoints, invalidPolicy, tooManyPeers, bandwidthNotChanged,
 	attachmentCreated, attachmentAdopted, attachmentUpdated, attachmentDeleted,
 }
 
@@ -94,6 +96,9 @@ func ReclaimedIP(change reclaim.Change) Event { return event(reclaimedIP, change
 
 // LeaseRestored says which removed lease of a pod the agent restored.
 func LeaseRestored(text string) Event { return event(leaseRestored, text) }
+
+// TooManyPeers says which peers of a policy have no addresses.
+func TooManyPeers(text string) Event { return event(tooManyPeers, text) }
 
 // BandwidthNotChanged says why a running pod keeps the limits of its bandwidth.
 func BandwidthNotChanged(reason string) Event {

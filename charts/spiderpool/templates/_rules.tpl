@@ -100,7 +100,20 @@
   verbs: [get, list, watch]
 - apiGroups: [""]
   resources: [namespaces]
-  verbs: [get]
+  verbs: [get, list, watch]
+# Network policies, and the addresses of the pods that they select.
+- apiGroups: [networking.k8s.io]
+  resources: [networkpolicies]
+  verbs: [list, watch]
+- apiGroups: [policy.networking.k8s.io]
+  resources: [clusternetworkpolicies]
+  verbs: [list, watch]
+- apiGroups: [k8s.cni.cncf.io]
+  resources: [multi-networkpolicies]
+  verbs: [list, watch]
+- apiGroups: [spiderpool.spidernet.io]
+  resources: [spiderpeergroups]
+  verbs: [get, list, watch, create, update, delete]
 - apiGroups: [events.k8s.io]
   resources: [events]
   verbs: [create, patch]
@@ -129,18 +142,9 @@
   resources: [virtualmachines, virtualmachineinstances]
   verbs: [get]
 # The faults of policies.
-- apiGroups: [networking.k8s.io]
-  resources: [networkpolicies]
-  verbs: [list, watch]
-- apiGroups: [policy.networking.k8s.io]
-  resources: [clusternetworkpolicies]
-  verbs: [list, watch]
 - apiGroups: [policy.networking.k8s.io]
   resources: [clusternetworkpolicies/status]
   verbs: [patch]
-- apiGroups: [k8s.cni.cncf.io]
-  resources: [multi-networkpolicies]
-  verbs: [list, watch]
 # The CA bundle of our own webhooks.
 - apiGroups: [admissionregistration.k8s.io]
   resources: [mutatingwebhookconfigurations, validatingwebhookconfigurations]
@@ -209,6 +213,7 @@
     - spideripblocks.spiderpool.spidernet.io
     - spiderippools.spiderpool.spidernet.io
     - spidermultusconfigs.spiderpool.spidernet.io
+    - spiderpeergroups.spiderpool.spidernet.io
     - spiderreservedips.spiderpool.spidernet.io
     - spidersubnets.spiderpool.spidernet.io
   verbs: [get, create, update, patch]

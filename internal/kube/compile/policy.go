@@ -33,11 +33,32 @@ func NetworkPolicy(object *networkingv1.NetworkPolicy) (*policy.Policy, field.Er
 	for i, rule := range spec.Egress {
 		p.Egress.Rules = append(p.Egress.Rules, policyRule(rule.To, rule.Ports, path.Child("egress").Index(i), "to", &errs))
 	}
-	if !known {
+	if !known || !bounded(p, path, &errs) {
 		p.Ingress.Rules, p.Egress.Rules = nil, nil
 	}
 	setIsolation(p, spec, path.Child("policyTypes"), &errs)
 	return p, errs
+}
+
+// Limits of one NetworkPolicy. Its author decides how much work the controller and the agents have with it.
+const (
+	maxPolicyRules  = 1000
+	maxPolicyGroups = 100 // pairs of selectors
+)
+
+// bounded reports whether a policy is within the limits. One beyond them allows nothing, like one with an unknown selector.
+func bounded(p *policy.Policy, path *field.Path, errs *field.ErrorList) bool {
+	if n := len(p.Ingress.Rules) + len(p.Egress.Rules); n > maxPolicyRules {
+		*errs = append(*errs, field.Forbidden(path, fmt.Sprintf("%d rules; write policies with at most %d rules", n, maxPolicyRules)))
+		return false
+	}
+	all := *p
+	all.Ingress.Isolates, all.Egress.Isolates = true, true
+	if n := len(all.Groups()); n > maxPolicyGroups {
+		*errs = append(*errs, field.Forbidden(path, fmt.Sprintf("%d pairs of selectors; write policies with at most %d pairs of selectors", n, maxPolicyGroups)))
+		return false
+	}
+	return true
 }
 
 // setIsolation sets the directions. The defaults are in the API documentation of policyTypes.
@@ -208,16 +229,23 @@ func PolicyPod(object *corev1.Pod) *policy.Pod {
 	for _, ip := range object.Status.HostIPs {
 		p.NodeAddrs = appendAddr(p.NodeAddrs, ip.IP)
 	}
-	for i := range object.Spec.InitContainers {
-		// Only a sidecar runs beside the containers (KEP-753).
-		if ptr.Deref(object.Spec.InitContainers[i].RestartPolicy, "") == corev1.ContainerRestartPolicyAlways {
-			p.Ports = appendPorts(p.Ports, object.Spec.InitContainers[i].Ports)
-		}
-	}
-	for i := range object.Spec.Containers {
-		p.Ports = appendPorts(p.Ports, object.Spec.Containers[i].Ports)
+	for _, c := range RunningContainers(&object.Spec) {
+		p.Ports = appendPorts(p.Ports, c.Ports)
 	}
 	return p
+}
+
+// RunningContainers returns the containers that run at the same time: sidecars (KEP-753), but no other init containers.
+func RunningContainers(spec *corev1.PodSpec) (running []*corev1.Container) {
+	for i := range spec.InitContainers {
+		if c := &spec.InitContainers[i]; ptr.Deref(c.RestartPolicy, "") == corev1.ContainerRestartPolicyAlways {
+			running = append(running, c)
+		}
+	}
+	for i := range spec.Containers {
+		running = append(running, &spec.Containers[i])
+	}
+	return running
 }
 
 func appendAddr(addrs []netip.Addr, text string) []netip.Addr {

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -132,5 +133,43 @@ func TestPolicyPodReadsNamedPorts(t *testing.T) {
 	}})
 	if len(p.Ports) != 2 || p.Ports[0].Name != "sidecar" || p.Ports[1] != (policy.NamedPort{Name: "http", Protocol: service.TCP, Port: 80}) {
 		t.Errorf("got %v", p.Ports)
+	}
+}
+
+// A policy beyond the limits isolates its pods and allows nothing, like one with an unknown selector.
+func TestPolicyBeyondLimitsAllowsNothing(t *testing.T) {
+	peer := func(i int) networkingv1.NetworkPolicyPeer {
+		return networkingv1.NetworkPolicyPeer{PodSelector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": strconv.Itoa(i)}}}
+	}
+	for _, tc := range []struct {
+		name                     string
+		rules, selectors, blocks int // selectors and blocks of each rule
+		want                     string
+	}{
+		{"many rules with one selector", 1000, 1, 0, ""},
+		{"too many rules", 1001, 1, 0, "1001 rules; write policies with at most 1000 rules"},
+		{"many selectors", 2, 100, 0, ""},
+		{"too many selectors", 1, 101, 0, "101 pairs of selectors; write policies with at most 100 pairs of selectors"},
+		{"any number of blocks", 10, 0, 1000, ""},
+	} {
+		object := &networkingv1.NetworkPolicy{ObjectMeta: metav1.ObjectMeta{Namespace: "n", Name: "p"}}
+		for range tc.rules {
+			var rule networkingv1.NetworkPolicyIngressRule
+			for i := range tc.selectors {
+				rule.From = append(rule.From, peer(i))
+			}
+			for range tc.blocks {
+				rule.From = append(rule.From, networkingv1.NetworkPolicyPeer{IPBlock: &networkingv1.IPBlock{CIDR: "10.0.0.0/8"}})
+			}
+			object.Spec.Ingress = append(object.Spec.Ingress, rule)
+		}
+		compiled, errs := compile.NetworkPolicy(object)
+		fault := ""
+		if len(errs) > 0 {
+			fault = errs[0].Detail
+		}
+		if fault != tc.want || compiled.Ingress.Isolates != true || (len(compiled.Ingress.Rules) == 0) != (tc.want != "") {
+			t.Errorf("%s: %q, isolates %t with %d rules, want %q", tc.name, fault, compiled.Ingress.Isolates, len(compiled.Ingress.Rules), tc.want)
+		}
 	}
 }

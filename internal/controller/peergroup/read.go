@@ -1,0 +1,165 @@
+package peergroup
+
+import (
+	"context"
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"spiderpool.dev/spiderpool/api/v2beta1"
+	"spiderpool.dev/spiderpool/internal/kube/compile"
+	"spiderpool.dev/spiderpool/internal/policy"
+)
+
+// page is the maximum number of objects in one response: 100 full ones have about 2 MB.
+const page = 100
+
+// adopt reads the objects of the former leader.
+func (r *Reconciler) adopt(ctx context.Context) error {
+	for next := ""; ; {
+		var list v2beta1.SpiderPeerGroupList
+		if err := r.live.List(ctx, &list, client.Limit(page), client.Continue(next)); err != nil {
+			return err
+		}
+		for i := range list.Items {
+			if stored, ok := compile.PeerGroup(&list.Items[i]); ok {
+				r.index.adopt(stored, list.Items[i].ResourceVersion, intact(&list.Items[i], stored), r.clock.Now())
+			}
+		}
+		if next = list.Continue; next == "" {
+			return nil
+		}
+	}
+}
+
+// intact reports whether an object is as we write it.
+func intact(object *v2beta1.SpiderPeerGroup, stored compile.PeerSlice) bool {
+	want := compile.PeerGroupObject(stored)
+	return equality.Semantic.DeepEqual(want.Spec, object.Spec) && equality.Semantic.DeepEqual(want.Labels, object.Labels)
+}
+
+func namespaceMetadata() *metav1.PartialObjectMetadata {
+	object := &metav1.PartialObjectMetadata{}
+	object.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("Namespace"))
+	return object
+}
+
+func (r *Reconciler) loadNamespaces(ctx context.Context) error {
+	list := &metav1.PartialObjectMetadataList{}
+	list.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("NamespaceList"))
+	if err := r.client.List(ctx, list, client.UnsafeDisableDeepCopy); err != nil {
+		return err
+	}
+	for i := range list.Items {
+		r.index.setNamespace(list.Items[i].Name, list.Items[i].Labels)
+	}
+	return nil
+}
+
+func (r *Reconciler) readNamespace(ctx context.Context, key client.ObjectKey) error {
+	object := namespaceMetadata()
+	err := r.client.Get(ctx, key, object)
+	switch {
+	case apierrors.IsNotFound(err):
+		r.index.deleteNamespace(key.Name)
+	case err != nil:
+		return err
+	default:
+		r.index.setNamespace(key.Name, object.Labels)
+	}
+	return nil
+}
+
+func (r *Reconciler) loadPods(ctx context.Context) error {
+	var endpoints v2beta1.SpiderEndpointList
+	if err := r.client.List(ctx, &endpoints, client.UnsafeDisableDeepCopy); err != nil {
+		return err
+	}
+	byPod := make(map[client.ObjectKey]*v2beta1.SpiderEndpoint, len(endpoints.Items))
+	for i := range endpoints.Items {
+		byPod[client.ObjectKeyFromObject(&endpoints.Items[i])] = &endpoints.Items[i]
+	}
+	var list corev1.PodList
+	if err := r.client.List(ctx, &list, client.UnsafeDisableDeepCopy); err != nil {
+		return err
+	}
+	for i := range list.Items {
+		r.setPod(&list.Items[i], byPod[client.ObjectKeyFromObject(&list.Items[i])])
+	}
+	return nil
+}
+
+func (r *Reconciler) readPod(ctx context.Context, key client.ObjectKey) error {
+	pod, endpoint := &corev1.Pod{}, &v2beta1.SpiderEndpoint{}
+	err := r.client.Get(ctx, key, pod, client.UnsafeDisableDeepCopy)
+	if apierrors.IsNotFound(err) {
+		r.index.setPod(policy.Name{Namespace: key.Namespace, Name: key.Name}, nil)
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if err := r.client.Get(ctx, key, endpoint, client.UnsafeDisableDeepCopy); err != nil {
+		if !apierrors.IsNotFound(err) {
+			return err
+		}
+		endpoint = nil
+	}
+	r.setPod(pod, endpoint)
+	return nil
+}
+
+// setPod sets a pod with its SpiderEndpoint, which has the addresses before the kubelet reports them.
+func (r *Reconciler) setPod(object *corev1.Pod, endpoint *v2beta1.SpiderEndpoint) {
+	pod := compile.PolicyPod(object)
+	if pod != nil {
+		pod.Node, pod.NodeAddrs = "", nil
+		if endpoint != nil && endpoint.Status.Current.UID == compile.PodUID(object.UID, object.Annotations) {
+			compile.AddPolicyInterfaces(pod, endpoint)
+		}
+	}
+	r.index.setPod(policy.Name{Namespace: object.Namespace, Name: object.Name}, pod)
+}
+
+// checkObject compares an object with the version that we wrote, because users may change or delete it.
+func (r *Reconciler) checkObject(ctx context.Context, name string) error {
+	groupName, at, ok := compile.ParsePeerGroupName(name)
+	if !ok {
+		return nil
+	}
+	g := r.index.groups[groupName]
+	seen := &metav1.PartialObjectMetadata{}
+	seen.SetGroupVersionKind(v2beta1.GroupVersion.WithKind("SpiderPeerGroup"))
+	err := r.client.Get(ctx, client.ObjectKey{Name: name}, seen)
+	if client.IgnoreNotFound(err) != nil {
+		return err
+	}
+	if g == nil && err != nil || g != nil && err == nil && !compile.OlderVersion(g.version(at), seen.ResourceVersion) && g.version(at) != "" {
+		return nil
+	}
+	// The cache may be behind.
+	err = r.live.Get(ctx, client.ObjectKey{Name: name}, seen)
+	switch {
+	case client.IgnoreNotFound(err) != nil:
+		return fmt.Errorf("read SpiderPeerGroup %s: %w", name, err)
+	case err != nil && g != nil && g.version(at) != "":
+		g.setVersion(at, "")
+	case err == nil && g == nil:
+		r.index.adopt(compile.PeerSlice{Group: groupName, Index: at}, seen.ResourceVersion, false, r.clock.Now())
+		return nil
+	case err == nil && g.version(at) != seen.ResourceVersion:
+		g.setVersion(at, seen.ResourceVersion)
+	default:
+		return nil
+	}
+	if at < len(g.slices) {
+		g.slices[at].stale = true
+	}
+	r.index.mark(g)
+	r.index.drop(g)
+	return nil
+}
