@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"spiderpool.dev/spiderpool/api/v2beta1"
+	"spiderpool.dev/spiderpool/internal/kube/compile"
 )
 
 // The addresses of a status can be a megabyte per pool.
@@ -56,12 +57,12 @@ func TestInvalidPoolSaysWhy(t *testing.T) {
 	in := &v2beta1.SpiderIPPool{}
 	in.Name, in.Spec.Subnet, in.Spec.IPs = "p", "10.0.0.0/24", []string{"10.0.0.5"}
 	in.Spec.Gateway, in.Spec.Default = new("10.0.0.255"), new(true)
-	got := compilePool(in)
+	got := compile.StoredPool(in)
 	if !got.IPs.IsEmpty() || !got.Default || got.Family != 4 || !strings.Contains(got.Invalid, "spec.gateway") {
 		t.Errorf("got %+v", got)
 	}
 	in.Spec.Gateway = nil
-	if got := compilePool(in); got.Invalid != "" || got.IPs.IsEmpty() {
+	if got := compile.StoredPool(in); got.Invalid != "" || got.IPs.IsEmpty() {
 		t.Errorf("a valid pool: %+v", got)
 	}
 }

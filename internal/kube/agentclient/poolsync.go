@@ -30,14 +30,14 @@ func (p Pools) Get(ctx context.Context, name string) (*pool.Pool, error) {
 	if err != nil {
 		return nil, err
 	}
-	return compilePool(object), nil
+	return compile.StoredPool(object), nil
 }
 
 // List implements ipam.Pools.
 func (p Pools) List(ctx context.Context, limit int) ([]*pool.Pool, error) {
 	var pools []*pool.Pool
 	_, err := p.Client.eachPool(ctx, map[string]string{"limit": fmt.Sprint(limit)}, func(object *v2beta1.SpiderIPPool) {
-		pools = append(pools, compilePool(object))
+		pools = append(pools, compile.StoredPool(object))
 	})
 	return pools, err
 }
@@ -53,16 +53,6 @@ func (c *Client) pool(ctx context.Context, name string) (*v2beta1.SpiderIPPool, 
 		return nil, fmt.Errorf("read SpiderIPPool %s: %w", name, err)
 	}
 	return object, nil
-}
-
-// compilePool returns the pool. An invalid one has no addresses, and the reason, which
-// the events of pods quote.
-func compilePool(object *v2beta1.SpiderIPPool) *pool.Pool {
-	compiled, errs := compile.Pool(object)
-	if len(errs) > 0 {
-		compiled.Invalid, compiled.IPs = errs.ToAggregate().Error(), inet.Set{}
-	}
-	return &compiled
 }
 
 // PoolSink receives pools, reserved addresses and blocks from PoolSync.
@@ -217,7 +207,7 @@ func (s *PoolSync) readPool(ctx context.Context, name string) error {
 }
 
 func (s *PoolSync) setPool(object *v2beta1.SpiderIPPool) {
-	compiled := compilePool(object)
+	compiled := compile.StoredPool(object)
 	delete(s.foreign, object.Name)
 	if compiled.Foreign != "" {
 		s.foreign[object.Name] = true

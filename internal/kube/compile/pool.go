@@ -45,6 +45,16 @@ func Pool(in *v2beta1.SpiderIPPool) (pool.Pool, field.ErrorList) {
 	return out, errs
 }
 
+// StoredPool returns the pool of a stored resource. An invalid one has no addresses, and
+// the reason, which the events of pods quote.
+func StoredPool(in *v2beta1.SpiderIPPool) *pool.Pool {
+	compiled, errs := Pool(in)
+	if len(errs) > 0 {
+		compiled.Invalid, compiled.IPs = errs.ToAggregate().Error(), inet.Set{}
+	}
+	return &compiled
+}
+
 // Subnet returns the addresses and routes of the subnet as a pool without
 // selectors. Use it only if there are no errors.
 func Subnet(in *v2beta1.SpiderSubnet) (pool.Pool, field.ErrorList) {
