@@ -20,6 +20,7 @@ var unusedRoles = map[string]string{
 	"spiderpool-multus":           "Multus is another project",
 	"spiderpool-view":             "for users",
 	"spiderpool-edit":             "for users",
+	"spiderpool-reader":           "for users",
 	"spiderpool-metrics-reader":   "for Prometheus",
 }
 

@@ -63,6 +63,29 @@ func RoleWith(tb testing.TB, values, program, namespace, node string) *rest.Conf
 	return config
 }
 
+// User returns the configuration of a user with a ClusterRole of the chart, e.g.
+// "spiderpool-reader"; with no role, the user has no rights.
+func User(tb testing.TB, role string) *rest.Config {
+	tb.Helper()
+	c, name := Client(tb), "user-"+role
+	config := Account(tb, releaseNamespace, strings.TrimSuffix(name, "-"), "")
+	for _, document := range chartDocuments(tb, "default") {
+		var chart rbacv1.ClusterRole
+		if err := yaml.Unmarshal(document, &chart); err != nil {
+			tb.Fatalf("kubetest: read a golden file of the chart: %v", err)
+		}
+		if role == "" || chart.Kind != "ClusterRole" || chart.Name != role {
+			continue
+		}
+		meta := metav1.ObjectMeta{Name: name}
+		keep(tb, c, &rbacv1.ClusterRole{ObjectMeta: meta, Rules: chart.Rules}, &rbacv1.ClusterRoleBinding{
+			ObjectMeta: meta, RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: name},
+			Subjects: []rbacv1.Subject{{Kind: rbacv1.ServiceAccountKind, Namespace: releaseNamespace, Name: name}},
+		})
+	}
+	return config
+}
+
 // releaseNamespace is the namespace of the golden files.
 const releaseNamespace = "kube-system"
 
