@@ -6,6 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
+	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -16,24 +19,65 @@ import (
 // prints nothing more.
 var errFound = errors.New("the command found a problem")
 
-// Main runs the program and ends the process: with 0, or with 1 after an error or a finding.
+// pluginName is the name of the program as a plugin of kubectl, which runs it for "kubectl spiderpool".
+const pluginName = "kubectl-spiderpool"
+
+// Main runs the program and ends the process: with exitFound after a finding, with exitFailed
+// after an error, else with 0.
 func Main() {
-	if err := newRoot().Execute(); err != nil {
-		if !errors.Is(err, errFound) {
-			fmt.Fprintln(os.Stderr, "spiderpoolctl:", err)
-		}
-		os.Exit(1)
+	root := newRoot()
+	if strings.TrimSuffix(filepath.Base(os.Args[0]), ".exe") == pluginName {
+		asPlugin(root)
+	}
+	err := root.Execute()
+	if err != nil && !errors.Is(err, errFound) {
+		fmt.Fprintln(os.Stderr, root.DisplayName()+":", err)
+	}
+	os.Exit(exitCode(err))
+}
+
+// Exit codes. Their values are in docs/guides/cli.md.
+const (
+	exitFound  = 1 // the command answered, and printed a problem
+	exitFailed = 2 // the command could not answer
+)
+
+func exitCode(err error) int {
+	switch {
+	case err == nil:
+		return 0
+	case errors.Is(err, errFound):
+		return exitFound
+	}
+	return exitFailed
+}
+
+// asPlugin makes the help of all commands say "kubectl spiderpool".
+func asPlugin(cmd *cobra.Command) {
+	const plugin = "kubectl spiderpool"
+	if !cmd.HasParent() {
+		cmd.Annotations = map[string]string{cobra.CommandDisplayNameAnnotation: plugin}
+	}
+	cmd.Example = strings.ReplaceAll(cmd.Example, "  "+cmd.Root().Name()+" ", "  "+plugin+" ")
+	for _, sub := range cmd.Commands() {
+		asPlugin(sub)
 	}
 }
 
-func newRoot() *cobra.Command {
+func newRoot() *cobra.Command { return newRootAt(time.Now) }
+
+// newRootAt returns the commands with another clock.
+func newRootAt(now func() time.Time) *cobra.Command {
 	root := &cobra.Command{
-		Use:           "spiderpoolctl",
-		Short:         "Inspect and troubleshoot Spiderpool",
+		Use:   "spiderpoolctl",
+		Short: "Inspect and troubleshoot Spiderpool",
+		Long: `Inspect and troubleshoot Spiderpool. The commands use the cluster and the rights of your
+kubeconfig; only node and service also read the node. Exit codes: 0 is an answer, 1 an answer
+with a problem, 2 no answer.`,
 		Version:       config.Version,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(newNode(), newPolicy(), newService())
+	root.AddCommand(newIP(now), newNode(), newPod(now), newPolicy(), newPool(now), newService())
 	return root
 }

@@ -64,8 +64,8 @@ func (s *Service) explain(pod Pod, ifname string, err error) *Error {
 	return failure
 }
 
-// appOf returns the application of a pod in the terms of pool affinities.
-func appOf(namespace string, top Controller) *pool.App {
+// AppOf returns the application of a pod in the terms of pool affinities.
+func AppOf(namespace string, top Controller) *pool.App {
 	if top.Kind == "" {
 		return nil
 	}

@@ -114,6 +114,12 @@ func (s *Service) plan(ctx context.Context, pod Pod, req wire.AddRequest) (plan,
 	return out, nil
 }
 
+// CheckAnnotations returns a *pool.AnnotationError if the pod gets no address because of its
+// annotation for routes, DNS or automatic pools.
+func CheckAnnotations(annotations map[string]string) error {
+	return new(plan).readAnnotations(annotations)
+}
+
 // readAnnotations reads the routes and the DNS settings of the pod.
 func (p *plan) readAnnotations(annotations map[string]string) (err error) {
 	for _, key := range []string{names.AnnotationPodSubnet, names.AnnotationPodSubnets, names.AnnotationPodPoolIPNumber, names.AnnotationPodPoolReclaim} {
@@ -190,17 +196,24 @@ func (s *Service) facts(ctx context.Context, pod Pod) (pool.Request, Controller,
 	return pool.Request{
 		Pod: pool.PodFacts{
 			Namespace: pod.Namespace, Name: pod.Name, Labels: pod.Labels, Annotations: pod.Annotations,
-			App: appOf(pod.Namespace, top),
+			App: AppOf(pod.Namespace, top),
 		},
 		Namespace: namespace,
 		Node:      node,
 	}, top, nil
 }
 
-func (s *Service) addInterface(ctx context.Context, out *plan, facts pool.Request, i pool.PodInterface, network Network) error {
+// InterfaceRequest returns the request for the pools of one interface, given the facts about the
+// pod, its namespace and its node. With MatchMasterSubnet, the caller adds the MasterSubnets.
+func InterfaceRequest(facts pool.Request, i pool.PodInterface, network Network) pool.Request {
 	req := facts
 	req.Interface, req.Position, req.Attachment = i.Name, i.Position, i.Attachment
 	req.Configured, req.CleanGateway, req.MatchMasterSubnet = network.Pools, network.CleanGateway, network.MatchMasterSubnet
+	return req
+}
+
+func (s *Service) addInterface(ctx context.Context, out *plan, facts pool.Request, i pool.PodInterface, network Network) error {
+	req := InterfaceRequest(facts, i, network)
 	if network.MatchMasterSubnet {
 		subnets, err := s.Links.Subnets(network.Master)
 		if err != nil {

@@ -1,0 +1,121 @@
+package agentclient
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"strconv"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+
+	"spiderpool.dev/spiderpool/api/v2beta1"
+	"spiderpool.dev/spiderpool/internal/ipam"
+	"spiderpool.dev/spiderpool/internal/kube/compile"
+)
+
+// viewPage is the maximum number of our objects in one response.
+const viewPage = 1000
+
+// AllPools returns all SpiderIPPools. The status of a pool lacks the addresses, unless another
+// Spiderpool release wrote them.
+func (c *Client) AllPools(ctx context.Context) ([]*v2beta1.SpiderIPPool, error) {
+	var pools []*v2beta1.SpiderIPPool
+	next := ""
+	for {
+		var err error
+		params := map[string]string{"limit": strconv.Itoa(viewPage), "continue": next}
+		if next, err = c.eachPool(ctx, params, func(p *v2beta1.SpiderIPPool) { pools = append(pools, p) }); err != nil || next == "" {
+			return pools, err
+		}
+	}
+}
+
+// AllReserved returns all SpiderReservedIPs.
+func (c *Client) AllReserved(ctx context.Context) ([]*v2beta1.SpiderReservedIP, error) {
+	return allOwn(ctx, c, reservedResource.Resource, func(page *v2beta1.SpiderReservedIPList) []v2beta1.SpiderReservedIP { return page.Items })
+}
+
+// AllBlocks returns all SpiderIPBlocks.
+func (c *Client) AllBlocks(ctx context.Context) ([]*v2beta1.SpiderIPBlock, error) {
+	return allOwn(ctx, c, blockResource.Resource, func(page *v2beta1.SpiderIPBlockList) []v2beta1.SpiderIPBlock { return page.Items })
+}
+
+// ReadBlock reads the SpiderIPBlock with this first address. It returns nil if there is none.
+func (c *Client) ReadBlock(ctx context.Context, base netip.Addr) (*v2beta1.SpiderIPBlock, error) {
+	object, name := &v2beta1.SpiderIPBlock{}, compile.BlockName(base)
+	err := c.spiderpool.Get().Resource(blockResource.Resource).Name(name).Do(ctx).Into(object)
+	if apierrors.IsNotFound(err) && !IsMissingKind(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read SpiderIPBlock %s: %w", name, err)
+	}
+	return object, nil
+}
+
+// ReadEndpoint reads a SpiderEndpoint. It returns nil if there is none.
+func (c *Client) ReadEndpoint(ctx context.Context, namespace, name string) (*v2beta1.SpiderEndpoint, error) {
+	object := &v2beta1.SpiderEndpoint{}
+	err := c.spiderpool.Get().Resource(endpointResource.Resource).Namespace(namespace).Name(name).Do(ctx).Into(object)
+	if apierrors.IsNotFound(err) && !IsMissingKind(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read SpiderEndpoint %s/%s: %w", namespace, name, err)
+	}
+	return object, nil
+}
+
+// PodFacts returns the part of a pod that its agent sees.
+func PodFacts(object *corev1.Pod) ipam.Pod {
+	return podOf(&metav1.PartialObjectMetadata{ObjectMeta: object.ObjectMeta})
+}
+
+// ReadConfigMap returns one key of a ConfigMap.
+func (c *Client) ReadConfigMap(ctx context.Context, namespace, name, key string) (string, error) {
+	raw, err := answer(c.spiderpool.Get().AbsPath("/api/v1/namespaces", namespace, "configmaps", name).Do(ctx))
+	var object struct {
+		Data map[string]string `json:"data"`
+	}
+	if err == nil {
+		err = json.Unmarshal(raw, &object)
+	}
+	if err != nil {
+		return "", fmt.Errorf("read ConfigMap %s/%s: %w", namespace, name, err)
+	}
+	return object.Data[key], nil
+}
+
+// IsMissingKind reports whether the API server does not know the kind of the request, e.g.
+// because its definition is not installed.
+func IsMissingKind(err error) bool {
+	return apierrors.IsNotFound(err) && apierrors.HasStatusCause(err, metav1.CauseTypeUnexpectedServerResponse)
+}
+
+// allOwn reads a list of our objects page by page.
+func allOwn[T, L any, P interface {
+	*L
+	runtime.Object
+	metav1.ListInterface
+}](ctx context.Context, c *Client, resource string, items func(P) []T) ([]*T, error) {
+	var all []*T
+	next := ""
+	for {
+		page := P(new(L))
+		request := c.spiderpool.Get().Resource(resource).Param("limit", strconv.Itoa(viewPage)).Param("continue", next)
+		if err := request.Do(ctx).Into(page); err != nil {
+			return nil, fmt.Errorf("list %s: %w", resource, err)
+		}
+		objects := items(page)
+		for i := range objects {
+			all = append(all, &objects[i])
+		}
+		if next = page.GetContinue(); next == "" {
+			return all, nil
+		}
+	}
+}

@@ -1,0 +1,220 @@
+package view
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	nadv1 "github.com/k8snetworkplumbingwg/network-attachment-definition-client/pkg/apis/k8s.cni.cncf.io/v1"
+	"golang.org/x/tools/txtar"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
+	"sigs.k8s.io/yaml"
+
+	"spiderpool.dev/spiderpool/api/v2beta1"
+	"spiderpool.dev/spiderpool/internal/inet"
+	"spiderpool.dev/spiderpool/internal/ipam"
+	"spiderpool.dev/spiderpool/internal/kube/agentclient"
+	"spiderpool.dev/spiderpool/internal/lease"
+	"spiderpool.dev/spiderpool/internal/pool"
+	"spiderpool.dev/spiderpool/internal/reclaim"
+	"spiderpool.dev/spiderpool/test/scenariotest"
+)
+
+// now is the time of all scenarios.
+var now = time.Date(2026, 11, 29, 3, 0, 0, 0, time.UTC)
+
+// TestScenarios plays testdata/*.txtar: a section "cluster" has objects, another one is named
+// after a question and has the answer.
+func TestScenarios(t *testing.T) {
+	scenariotest.Play(t, "testdata/*.txtar", func(t *testing.T, sections []txtar.File) (played []txtar.File) {
+		c := &scenario{t: t}
+		for _, section := range sections {
+			data := section.Data
+			if section.Name == "cluster" {
+				c = scenarioOf(t, section.Data)
+			} else {
+				data = c.answer(strings.Fields(section.Name))
+			}
+			played = append(played, txtar.File{Name: section.Name, Data: data})
+		}
+		return played
+	})
+}
+
+// scenario is a cluster.
+type scenario struct {
+	t       *testing.T
+	objects Objects
+	pods    map[lease.PodKey]*corev1.Pod
+	meta    map[string]*metav1.ObjectMeta // of Namespaces and Nodes
+	nads    map[pool.NetworkAttachment]ipam.Network
+	state   *State
+}
+
+func scenarioOf(t *testing.T, stream []byte) *scenario {
+	t.Helper()
+	c := &scenario{t: t, pods: map[lease.PodKey]*corev1.Pod{}, meta: map[string]*metav1.ObjectMeta{}, nads: map[pool.NetworkAttachment]ipam.Network{}}
+	reader := utilyaml.NewYAMLReader(bufio.NewReader(bytes.NewReader(stream)))
+	for {
+		document, err := reader.Read()
+		if errors.Is(err, io.EOF) {
+			c.state = NewState(c.objects, now)
+			return c
+		}
+		var meta metav1.TypeMeta
+		if err := errors.Join(err, yaml.Unmarshal(document, &meta)); err != nil {
+			t.Fatal(err)
+		}
+		c.add(meta.Kind, document)
+	}
+}
+
+func (c *scenario) add(kind string, document []byte) {
+	c.t.Helper()
+	switch kind {
+	case "SpiderIPPool":
+		c.objects.Pools = append(c.objects.Pools, parse[v2beta1.SpiderIPPool](c.t, document))
+	case "SpiderReservedIP":
+		c.objects.Reserved = append(c.objects.Reserved, parse[v2beta1.SpiderReservedIP](c.t, document))
+	case "SpiderIPBlock":
+		c.objects.Blocks = append(c.objects.Blocks, parse[v2beta1.SpiderIPBlock](c.t, document))
+	case "SpiderEndpoint":
+		c.objects.Endpoints = append(c.objects.Endpoints, parse[v2beta1.SpiderEndpoint](c.t, document))
+	case "Pod":
+		pod := parse[corev1.Pod](c.t, document)
+		c.pods[lease.PodKey{Namespace: pod.Namespace, Name: pod.Name}] = pod
+	case "Namespace", "Node":
+		object := parse[metav1.PartialObjectMetadata](c.t, document)
+		c.meta[kind+"/"+object.Name] = &object.ObjectMeta
+	case "NetworkAttachmentDefinition":
+		object := parse[nadv1.NetworkAttachmentDefinition](c.t, document)
+		network, err := agentclient.ParseNetwork(object.Spec.Config)
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		c.nads[pool.NetworkAttachment{Namespace: object.Namespace, Name: object.Name}] = network
+	default:
+		c.t.Fatalf("kind %q", kind)
+	}
+}
+
+func parse[T any](t *testing.T, document []byte) *T {
+	t.Helper()
+	into := new(T)
+	if err := yaml.UnmarshalStrict(document, into); err != nil {
+		t.Fatalf("%v in\n%s", err, document)
+	}
+	return into
+}
+
+func (c *scenario) podOf(key lease.PodKey) reclaim.Pod {
+	pod, ok := c.pods[key]
+	if !ok {
+		return reclaim.Pod{Presence: reclaim.Gone}
+	}
+	return reclaim.Pod{Presence: reclaim.Exists, UID: string(pod.UID), Phase: string(pod.Status.Phase)}
+}
+
+// answer returns the answer to a question as YAML.
+func (c *scenario) answer(question []string) []byte {
+	c.t.Helper()
+	verb, argument := question[0], question[len(question)-1]
+	var value any
+	switch verb {
+	case "who":
+		if mac, err := net.ParseMAC(argument); err == nil {
+			value = c.state.WithMAC(mac)
+		} else {
+			value = c.state.WhoHas(netip.MustParseAddr(argument), c.podOf)
+		}
+	case "pools":
+		value = c.state.Pools()
+	case "pool":
+		value, _ = c.state.PoolDetails(argument)
+	case "usage":
+		value, _ = c.state.PoolUsage(argument)
+	case "explain":
+		explanation, err := c.state.Explain(c.questionAbout(lease.ParsePodKey(argument)))
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		value = explanation
+	case "addresses":
+		value = c.state.Addresses(filterOf(question[1:]))
+	default:
+		c.t.Fatalf("question %q", question)
+	}
+	text, err := yaml.Marshal(value)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return text
+}
+
+// questionAbout returns the question about a pod whose default network is kube-system/default.
+func (c *scenario) questionAbout(key lease.PodKey) PodQuestion {
+	c.t.Helper()
+	pod, ok := c.pods[key]
+	if !ok {
+		c.t.Fatalf("no pod %s", key)
+	}
+	facts := agentclient.PodFacts(pod)
+	q := PodQuestion{
+		Name: key, UID: string(pod.UID), Phase: string(pod.Status.Phase), HostNetwork: pod.Spec.HostNetwork, Families: []inet.Family{4, 6},
+		Cluster: pool.ClusterNetwork{Namespace: "kube-system", Default: pool.NetworkAttachment{Namespace: "kube-system", Name: "default"}},
+		Facts:   pool.Request{Pod: pool.PodFacts{Namespace: key.Namespace, Name: key.Name, Labels: facts.Labels, Annotations: facts.Annotations, App: ipam.AppOf(key.Namespace, facts.Owner)}},
+		Network: func(name pool.NetworkAttachment) (ipam.Network, error) {
+			network, ok := c.nads[name]
+			if !ok {
+				return network, ipam.ErrNotFound
+			}
+			return network, nil
+		},
+	}
+	q.Facts.Namespace.Name = key.Namespace
+	if meta := c.meta["Namespace/"+key.Namespace]; meta != nil {
+		q.Facts.Namespace.Labels, q.Facts.Namespace.Annotations = meta.Labels, meta.Annotations
+	}
+	q.Facts.Node.Name = pod.Spec.NodeName
+	if meta := c.meta["Node/"+pod.Spec.NodeName]; meta != nil {
+		q.Facts.Node.Labels = meta.Labels
+	}
+	return q
+}
+
+// filterOf reads e.g. "pool=blue node=n1".
+func filterOf(terms []string) (f Filter) {
+	for _, term := range terms {
+		key, value, _ := strings.Cut(term, "=")
+		switch key {
+		case "pool":
+			f.Pool = value
+		case "node":
+			f.Node = value
+		case "namespace":
+			f.Namespace = value
+		default:
+			panic(fmt.Sprintf("term %q", term))
+		}
+	}
+	return f
+}
+
+func TestUnknownPoolIsNotFound(t *testing.T) {
+	s := NewState(Objects{}, now)
+	if _, ok := s.PoolDetails("blue"); ok {
+		t.Error("PoolDetails found an unknown pool")
+	}
+	if _, ok := s.PoolUsage("blue"); ok {
+		t.Error("PoolUsage found an unknown pool")
+	}
+}
