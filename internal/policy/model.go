@@ -238,7 +238,7 @@ type Port struct {
 	From, To uint16
 }
 
-// PortRange are the ports From to To of a protocol. Protocol 0 stands for all IP protocols, and others for those
+// PortRange are the ports From to To of a protocol. Protocol 0 stands for all IP protocols, and Others for those
 // besides TCP, UDP and SCTP.
 type PortRange struct {
 	Protocol service.Protocol
@@ -248,8 +248,8 @@ type PortRange struct {
 // maxPort is the highest port number.
 const maxPort = 1<<16 - 1
 
-// others stands for the protocols without ports. IANA reserves the number.
-const others service.Protocol = 255
+// Others stands for the protocols without ports. IANA reserves the number.
+const Others service.Protocol = 255
 
 // anyPorts are all packets, also those of protocols without ports.
 var anyPorts = PortRange{To: maxPort}
@@ -259,7 +259,7 @@ func (r PortRange) String() string {
 	switch {
 	case r.Protocol == 0:
 		return "any"
-	case r.Protocol == others:
+	case r.Protocol == Others:
 		return "other protocols"
 	case r.From == 0 && r.To == maxPort:
 		return r.Protocol.String()

@@ -60,7 +60,7 @@ func (s *Side) allowed() *Allowed {
 
 // ranges returns all protocols and ports in order, divided where a rule begins or ends.
 func (s *Side) ranges() (all []PortRange) {
-	starts := map[service.Protocol][]int{service.TCP: {0}, service.UDP: {0}, service.SCTP: {0}, others: {0}}
+	starts := map[service.Protocol][]int{service.TCP: {0}, service.UDP: {0}, service.SCTP: {0}, Others: {0}}
 	for _, matches := range [][]Match{s.Admin, s.Allows, s.Baseline} {
 		for i := range matches {
 			for _, r := range matches[i].Ports {
