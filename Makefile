@@ -144,7 +144,11 @@ bench-net: lab-tools images ## Measure throughput and latency between pods on tw
 
 .PHONY: bench-service
 bench-service: lab-tools ## Measure connections to services by eBPF and kube-proxy with 10 to 10,000 services (root)
-	@KUBEBUILDER_ASSETS="$$($(LAB) env --dir)" go test -tags kernel -run '^$$' -bench . -benchtime 1x -timeout 3h ./test/bench-service
+	@KUBEBUILDER_ASSETS="$$($(LAB) env --dir)" go test -tags kernel -run '^$$' -bench Services -benchtime 1x -timeout 3h ./test/bench-service
+
+.PHONY: bench-policy
+bench-policy: ## Measure connections between pods with policies of 0 to 10,000 peers (root)
+	@go test -tags kernel -run '^$$' -bench Policies -benchtime 1x -timeout 30m ./test/bench-service
 
 .PHONY: bench-start
 bench-start: lab-tools images ## Measure the time of a pod's network, plugin by plugin, compared with bridge, host-local and portmap

@@ -5,4 +5,6 @@
 // coordinator. The services are in a real API server, which the real kube-proxy of the lab watches, one per mode on a
 // node of its own. All paths exist at the same time, and each round measures all of them, so that a disturbance of
 // the machine hits all.
+//
+// `make bench-policy` measures connections between two pods with policies, with the same load.
 package benchservice
