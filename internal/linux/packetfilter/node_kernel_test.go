@@ -168,6 +168,39 @@ func TestNodeJudgesForwardedPackets(t *testing.T) {
 	}
 }
 
+// TestIPVSFollowsPolicies translates the service by IPVS, whose packets do not pass the hook forward.
+func TestIPVSFollowsPolicies(t *testing.T) {
+	s := newSite(t)
+	if out, err := s.node.Run("", nil, "ipvsadm", "-Ln"); err != nil {
+		t.Skipf("this kernel has no IPVS: %s", out)
+	}
+	s.node.Must("", "nft", "flush", "chain", "ip", "site", "prerouting")
+	s.node.Addr("lo", serviceAddr+"/32")
+	s.node.Sysctl("net/ipv4/vs/conntrack", "1")
+	s.node.Must("", "ipvsadm", "-A", "-t", serviceAddr+":80", "-s", "rr")
+	s.node.Must("", "ipvsadm", "-a", "-t", serviceAddr+":80", "-r", addrB+":8080", "-m")
+	for _, it := range []struct {
+		name             string
+		ingressB, egress policy.Section
+		passes           bool
+	}{
+		{"open", open, open, true},
+		{"b is closed", closed, open, false},
+		{"a is closed", open, closed, false},
+		{"both allow", allowing(addrA+"/32", service.TCP, 8080), allowing(addrB+"/32", service.TCP, 8080), true},
+		{"b allows another pod", allowing("10.6.0.99/32", service.TCP, 8080), open, false},
+	} {
+		s.set(t, it.ingressB, it.egress)
+		timeout := 500 * time.Millisecond
+		if it.passes {
+			timeout = 5 * time.Second
+		}
+		if _, err := s.a.Ask("tcp", serviceAddr+":80", timeout); (err == nil) != it.passes {
+			t.Errorf("%s: %v, want %v", it.name, err, it.passes)
+		}
+	}
+}
+
 // TestNodeJudgesByPodAddress has policies for the second interface of a pod only.
 func TestNodeJudgesByPodAddress(t *testing.T) {
 	s := newSite(t)

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"spiderpool.dev/spiderpool/internal/linux/linuxtest"
+	"spiderpool.dev/spiderpool/internal/netplan"
 	"spiderpool.dev/spiderpool/internal/policy"
 	"spiderpool.dev/spiderpool/internal/service"
 )
@@ -162,6 +163,19 @@ func TestFragmentsFollowPolicy(t *testing.T) {
 	if got := received(peers); !slices.Equal(got, addrsOf([]string{podAddrs[0], nodeAddrs[0]})) {
 		t.Errorf("the peers receive from %v", got)
 	}
+}
+
+// TestPolicyWorksWithBandwidth limits the interface: its packets take a detour through an ifb.
+func TestPolicyWorksWithBandwidth(t *testing.T) {
+	n := newNetwork(t)
+	limit := netplan.Limit{Dev: "eth0", Rates: netplan.Rates{Ingress: 1e9, Egress: 1e9}}
+	links := netplan.State{netplan.Link{Name: "eth0", MTU: n.pod.Link("eth0").Attrs().MTU}}
+	if err := n.ns.Apply(netplan.Diff(nil, limit.Shape(links), nil), nil); err != nil {
+		t.Fatal(err)
+	}
+	rule := allowing("10.6.0.3/32", service.UDP, 80)
+	n.open(t).must(t, rule, rule)
+	n.compare(t, clusterWith(rule, rule), "with a limit")
 }
 
 // TestOtherInterfacesAreOpen has a policy for net1 only.
