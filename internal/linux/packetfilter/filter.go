@@ -75,8 +75,9 @@ func (f *Filter) Close() error {
 	return f.socket.close()
 }
 
-// Apply makes the wanted packets pass, and no others. After an error, the rules are the former ones. The rules for
-// packet sockets need the interface, so an Apply before it exists leaves them to a later one.
+// Apply makes the wanted packets pass, and no others. After an error, the rules are the former or the wanted ones, and
+// the next Apply repeats the change. The rules for packet sockets need the interface, so an Apply before it exists leaves
+// them to a later one.
 func (f *Filter) Apply(w Wanted) error {
 	var stack, device []side
 	for i := range w.Interfaces {

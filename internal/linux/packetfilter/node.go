@@ -33,7 +33,8 @@ func OpenNode(ns *linux.Namespace) (*Node, error) {
 func (n *Node) Close() error { return n.socket.close() }
 
 // Set makes the wanted packets of a pod pass, and no others. pair is the node's end of the pod's pair, e.g.
-// "spv0123456789ab". A pod without interfaces in w is open. After an error, the rules are the former ones.
+// "spv0123456789ab". A pod without interfaces in w is open. After an error, the rules are the former or the
+// wanted ones, and the next Set repeats the change.
 func (n *Node) Set(pair string, w Wanted) error {
 	var sides []side
 	for i := range w.Interfaces {

@@ -38,7 +38,7 @@ type program struct {
 }
 
 // apply makes the sides those of a link in the table, and removes the tables of former processes. all returns the sides
-// of all links. After an error, the kernel has the former content.
+// of all links. After an error, the kernel has the former or the wanted content.
 func (t *table) apply(link string, sides []side, all func() []side) error {
 	if t.present == nil || t.retargets(sides) || t.update(link, sides) != nil {
 		// There is no table, or it has changed without us: a new one replaces it.
