@@ -125,7 +125,9 @@ func (w *world) change(t *rapid.T) (restart bool) {
 }
 
 var (
-	labels   = rapid.Custom(func(t *rapid.T) map[string]string { return map[string]string{"app": rapid.SampledFrom([]string{"a", "b"}).Draw(t, "app")} })
+	labels = rapid.Custom(func(t *rapid.T) map[string]string {
+		return map[string]string{"app": rapid.SampledFrom([]string{"a", "b"}).Draw(t, "app")}
+	})
 	peerPods = rapid.Custom(func(t *rapid.T) (pods []*policy.Pod) {
 		for _, addr := range peerAddrs {
 			if rapid.Bool().Draw(t, addr) {
