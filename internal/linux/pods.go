@@ -16,7 +16,7 @@ func (n *Namespace) EachPod(dir string, f func(path string, pod *Namespace, st n
 	entries, err := os.ReadDir(dir)
 	for _, e := range entries {
 		path := filepath.Join(dir, e.Name())
-		if err := n.inPod(path, f); err != nil {
+		if err := n.InPod(path, f); err != nil {
 			failed(path, err)
 		}
 	}
@@ -26,7 +26,8 @@ func (n *Namespace) EachPod(dir string, f func(path string, pod *Namespace, st n
 	return err
 }
 
-func (n *Namespace) inPod(path string, f func(path string, pod *Namespace, st netplan.State) error) error {
+// InPod calls f with the network namespace at a path and with its state, unless it is n itself, another file, or gone.
+func (n *Namespace) InPod(path string, f func(path string, pod *Namespace, st netplan.State) error) error {
 	pod, err := Open(path)
 	if errors.Is(err, ErrNoNamespace) {
 		return nil // another file, or the pod is gone

@@ -15,10 +15,10 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
-	"net/netip"
 	"strings"
 	"time"
 
+	"spiderpool.dev/spiderpool/internal/agent/owner"
 	"spiderpool.dev/spiderpool/internal/ipam"
 	"spiderpool.dev/spiderpool/internal/kube/compile"
 	"spiderpool.dev/spiderpool/internal/lease"
@@ -119,10 +119,12 @@ func (f *Follower) follow(ctx context.Context, host *linux.Namespace) {
 	if f.Now().After(f.until) || !f.Enabled(ctx) {
 		return
 	}
-	holders := f.holders()
+	holders := owner.Of(f.Leases())
 	err := host.EachPod(f.PodNamespaces, func(_ string, ns *linux.Namespace, st netplan.State) error {
-		if pod, ok := pods[owner(st, holders)]; ok {
-			return f.followPod(pod, ns, st)
+		for _, l := range holders.Leases(st) {
+			if pod, ok := pods[l.PodUID]; ok {
+				return f.followPod(pod, ns, st)
+			}
 		}
 		return nil
 	}, func(path string, err error) {
@@ -145,20 +147,6 @@ func textOf(pod ipam.Pod) string {
 	return b.String()
 }
 
-// holders returns the UIDs of the pods with a lease by address. An address with several
-// holders, e.g. a former sandbox, proves nothing and has none.
-func (f *Follower) holders() map[netip.Addr]string {
-	out := map[netip.Addr]string{}
-	for _, l := range f.Leases() {
-		if uid, ok := out[l.Addr]; ok && uid != l.PodUID {
-			out[l.Addr] = ""
-			continue
-		}
-		out[l.Addr] = l.PodUID
-	}
-	return out
-}
-
 // followPod brings the limits of a pod into agreement with its annotations. st is the
 // state of its namespace.
 func (f *Follower) followPod(pod ipam.Pod, ns *linux.Namespace, st netplan.State) error {
@@ -177,24 +165,6 @@ func (f *Follower) followPod(pod ipam.Pod, ns *linux.Namespace, st netplan.State
 	}
 	f.Log.Info("changed the bandwidth of a pod", "pod", pod.PodKey.String(), "changes", changes.String())
 	return nil
-}
-
-// owner returns the UID of the pod that holds the addresses of a namespace, or "" if it
-// is not exactly one.
-func owner(st netplan.State, holders map[netip.Addr]string) string {
-	uid := ""
-	for _, it := range st {
-		a, ok := it.(netplan.Addr)
-		if !ok || holders[a.Prefix.Addr()] == "" {
-			continue
-		}
-		holder := holders[a.Prefix.Addr()]
-		if uid != "" && uid != holder {
-			return ""
-		}
-		uid = holder
-	}
-	return uid
 }
 
 // warn writes one event per value of the annotations.
