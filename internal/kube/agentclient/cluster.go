@@ -37,7 +37,7 @@ type Cluster struct {
 	log    *slog.Logger
 
 	pods       *podStore
-	namespaces *store[pool.NamespaceFacts]
+	namespaces *namespaceStore
 	nodes      *store[pool.NodeFacts]
 
 	networks readcache.Cache[pool.NetworkAttachment, ipam.Network]
@@ -67,7 +67,7 @@ func NewCluster(client *Client, node string, log *slog.Logger) *Cluster {
 	return &Cluster{
 		client: client, node: node, log: log,
 		pods:       &podStore{store: newStore(podOf)},
-		namespaces: newStore(namespaceOf),
+		namespaces: &namespaceStore{store: newStore(namespaceOf)},
 		nodes:      newStore(nodeOf),
 		networks:   readcache.Cache[pool.NetworkAttachment, ipam.Network]{TTL: networkTTL, Now: time.Now},
 		runtimes:   readcache.Cache[struct{}, string]{TTL: runtimeTTL, Now: time.Now},
@@ -83,6 +83,26 @@ func (c *Cluster) OnPodEnd(f func(uid string)) { c.pods.ends = f }
 // OnPodAnnotation registers f, which is called after a change of any pod's annotations on
 // this node. f must not block. Call OnPodAnnotation before Run.
 func (c *Cluster) OnPodAnnotation(f func()) { c.pods.annotated = f }
+
+// OnNamespaceLabels registers f, which is called with the name of each namespace whose labels the watch tells: at first, and
+// after a change. f must not block. Call OnNamespaceLabels before Run.
+func (c *Cluster) OnNamespaceLabels(f func(name string)) { c.namespaces.labeled = f }
+
+// NamespaceLabels returns the labels of a namespace if the watch has seen it.
+func (c *Cluster) NamespaceLabels(name string) (map[string]string, bool) {
+	facts, ok, _ := c.namespaces.get(key{"", name})
+	return facts.Labels, ok
+}
+
+// OnPodLabels registers f, which is called with each new pod of this node, and after a change of a pod's labels. f must not
+// block. Call OnPodLabels before Run.
+func (c *Cluster) OnPodLabels(f func(lease.PodKey)) { c.pods.labeled = f }
+
+// SeenPod returns a pod of this node if the watch has seen it.
+func (c *Cluster) SeenPod(name lease.PodKey) (ipam.Pod, bool) {
+	pod, ok, _ := c.pods.get(key{name.Namespace, name.Name})
+	return pod, ok
+}
 
 // Pods returns the pods of this node that the watch has seen.
 func (c *Cluster) Pods() []ipam.Pod { return c.pods.pods() }

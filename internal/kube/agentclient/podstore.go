@@ -8,14 +8,16 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"spiderpool.dev/spiderpool/internal/ipam"
+	"spiderpool.dev/spiderpool/internal/lease"
 )
 
 // podStore stores the pods of the node. It reports the UIDs of ended ones, and changes of
-// annotations.
+// annotations and labels.
 type podStore struct {
 	*store[ipam.Pod]
-	ends      func(uid string) // may be nil
-	annotated func()           // may be nil
+	ends      func(uid string)   // may be nil
+	annotated func()             // may be nil
+	labeled   func(lease.PodKey) // may be nil
 }
 
 func (s *podStore) replace(ctx context.Context, all []*metav1.PartialObjectMetadata, version string) error {
@@ -28,11 +30,29 @@ func (s *podStore) replace(ctx context.Context, all []*metav1.PartialObjectMetad
 			s.ended(uid)
 		}
 	}
+	var relabeled []ipam.Pod
+	for _, object := range all {
+		if pod := podOf(object); s.isRelabeled(pod) {
+			relabeled = append(relabeled, pod)
+		}
+	}
 	err := s.store.replace(ctx, all, version)
+	for _, pod := range relabeled {
+		s.labeled(pod.PodKey)
+	}
 	if s.annotated != nil {
 		s.annotated()
 	}
 	return err
+}
+
+// isRelabeled reports whether the store lacks the pod, or has it with other labels.
+func (s *podStore) isRelabeled(pod ipam.Pod) bool {
+	if s.labeled == nil {
+		return false
+	}
+	before, ok, _ := s.get(key{pod.Namespace, pod.Name})
+	return !ok || before.UID != pod.UID || !maps.Equal(before.Labels, pod.Labels)
 }
 
 // pods returns all pods.
@@ -54,7 +74,12 @@ func (s *podStore) uids() []string {
 
 func (s *podStore) changed(object *metav1.PartialObjectMetadata) {
 	before, _, _ := s.get(key{object.Namespace, object.Name})
+	pod := podOf(object)
+	relabeled := s.isRelabeled(pod)
 	s.store.changed(object)
+	if relabeled {
+		s.labeled(pod.PodKey)
+	}
 	if s.annotated != nil && !maps.Equal(before.Annotations, relevant(object.Annotations)) {
 		s.annotated()
 	}

@@ -335,11 +335,15 @@ func (s *objectStore[T]) Replace(objects []any, _ string) error {
 
 // watchObjects lists and watches the selected objects of a kind until ctx ends.
 func watchObjects(ctx context.Context, log *slog.Logger, client rest.Interface, kind string, selected metav1.ListOptions, example runtime.Object, store cache.ReflectorStore) {
+	reflect(ctx, log, listWatch(client, kind, selected), kind, example, store)
+}
+
+func listWatch(client rest.Interface, kind string, selected metav1.ListOptions) *cache.ListWatch {
 	request := func(options metav1.ListOptions) *rest.Request {
 		options.LabelSelector, options.FieldSelector = selected.LabelSelector, selected.FieldSelector
 		return client.Get().Resource(kind).VersionedParams(&options, foreignParameters)
 	}
-	lw := &cache.ListWatch{
+	return &cache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
 			return request(options).Do(ctx).Get()
 		},
@@ -348,6 +352,9 @@ func watchObjects(ctx context.Context, log *slog.Logger, client rest.Interface, 
 			return request(options).Watch(ctx)
 		},
 	}
+}
+
+func reflect(ctx context.Context, log *slog.Logger, lw *cache.ListWatch, kind string, example runtime.Object, store cache.ReflectorStore) {
 	logger := logr.FromSlogHandler(log.Handler())
 	reflector := cache.NewReflectorWithOptions(lw, example, store,
 		cache.ReflectorOptions{Name: "spiderpool", TypeDescription: kind, Logger: &logger})

@@ -52,6 +52,9 @@ func ParsePeerGroupName(name string) (group string, index int, ok bool) {
 	return group, index, err == nil && index > 0 && PeerGroupName(group, index) == name
 }
 
+// PeerGroupLabel is the label selector of the objects of a group but the first.
+func PeerGroupLabel(group string) string { return names.LabelPeerGroup + "=" + group }
+
 func compareMembers(a, b policy.Member) int {
 	return cmp.Or(cmp.Compare(a.Protocol, b.Protocol), cmp.Compare(a.Port, b.Port), a.Addr.Compare(b.Addr))
 }
