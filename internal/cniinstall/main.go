@@ -110,6 +110,7 @@ func removeCommand(env *process.Env) *cobra.Command {
 	flags.StringVar(&r.ConfDir, "conf-dir", "/host/etc/cni/net.d", "the node's directory of CNI configurations, as mounted here")
 	flags.BoolVar(&r.Multus, "multus", false, "remove our configuration of Multus, and its plugins")
 	flags.StringVar(&r.Programs, "detach-services", "", "directory with pinned eBPF programs of services to detach and remove, e.g. /host/sys/fs/bpf/spiderpool")
+	flags.StringVar(&r.PodNamespaces, "remove-policies", "", "directory with the network namespaces of pods whose packet filters are removed, and the node's, e.g. /run/netns")
 	flags.BoolVar(&r.KeepNetwork, "keep-network", false, "keep the network state and our plugins for running pods")
 	return cmd
 }

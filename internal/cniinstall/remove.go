@@ -12,6 +12,7 @@ import (
 
 	"spiderpool.dev/spiderpool/internal/cniconf"
 	"spiderpool.dev/spiderpool/internal/linux"
+	"spiderpool.dev/spiderpool/internal/linux/packetfilter"
 )
 
 // multusPlugins are the plugins that the image of Multus installs.
@@ -27,6 +28,9 @@ type Removal struct {
 	// Programs is the directory with the pinned eBPF programs of services, as mounted here;
 	// empty for none.
 	Programs string
+	// PodNamespaces is the directory with the pods' network namespaces, as mounted here, e.g. "/run/netns"; empty to
+	// leave packet filters alone.
+	PodNamespaces string
 	// Multus removes the configuration of Multus and its plugins.
 	Multus bool
 	// KeepNetwork keeps the network state of the node and our plugins, because pods use
@@ -47,15 +51,16 @@ func (r Removal) Run(log *slog.Logger) error {
 	}
 	// Without an agent, their entries grow old. kube-proxy translates for running pods, too.
 	errs = append(errs, detachServices(log, r.Programs))
-	if r.KeepNetwork {
-		log.Info("kept the network state and the plugins for running pods")
-		return errors.Join(errs...)
-	}
 	host, err := linux.Current()
 	if err != nil {
 		return errors.Join(append(errs, err)...)
 	}
 	defer host.Close()
+	errs = append(errs, r.removePolicies(log, host))
+	if r.KeepNetwork {
+		log.Info("kept the network state and the plugins for running pods")
+		return errors.Join(errs...)
+	}
 	errs = append(errs, removeNetwork(log, host), r.removePlugins(log))
 	return errors.Join(errs...)
 }
@@ -74,6 +79,19 @@ func detachServices(log *slog.Logger, directory string) error {
 	}
 	log.Info("detached the eBPF programs of services", "path", directory)
 	return nil
+}
+
+// removePolicies removes the packet filters of the node and of running pods. Without an agent, they would not follow the
+// policies any more.
+func (r Removal) removePolicies(log *slog.Logger, host *linux.Namespace) error {
+	if r.PodNamespaces == "" {
+		return nil
+	}
+	removed, err := packetfilter.RemoveAll(host, r.PodNamespaces)
+	if removed > 0 {
+		log.Info("removed packet filters", "count", removed)
+	}
+	return err
 }
 
 func (r Removal) removeMultus(log *slog.Logger) error {

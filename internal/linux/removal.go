@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"slices"
+	"strings"
 
 	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
@@ -89,6 +90,34 @@ func (n *Namespace) masqueraded() ([]inet.Family, error) {
 		return nil, fmt.Errorf("list the nftables tables of %s: %w", n.path, err)
 	}
 	return out, nil
+}
+
+// RemoveTables removes the nftables tables of all families whose names begin with prefix, and returns their number. A kernel
+// without nftables has none.
+func (n *Namespace) RemoveTables(prefix string) (removed int, err error) {
+	err = n.withNFT(func(c *nftables.Conn) error {
+		tables, err := c.ListTables()
+		if err != nil {
+			return err
+		}
+		for _, t := range tables {
+			if strings.HasPrefix(t.Name, prefix) {
+				c.DelTable(t)
+				removed++
+			}
+		}
+		if removed == 0 {
+			return nil
+		}
+		return c.Flush()
+	})
+	if lacksNFT(err) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("remove the nftables tables %s* of %s: %w", prefix, n.path, err)
+	}
+	return removed, nil
 }
 
 // RemoveMasters removes the VLAN interfaces and bonds with our alias, and sets the ports
