@@ -76,6 +76,7 @@ type agent struct {
 	bandwidth *bandwidth.Follower
 	runtime   *runtimeHealth
 	services  *datapath.Services
+	policies  *policies
 	// knowsAddrs is true once the catalog has the addresses of the node.
 	knowsAddrs  atomic.Bool
 	definitions *definitions
@@ -100,7 +101,8 @@ func newAgent(ctx context.Context, cfg config.Agent, o options, client *agentcli
 	a.cluster.OnPodEnd(a.ended.add)
 	a.service = a.newIPAM(client)
 	a.pools = agentclient.NewPoolSync(client, cfg.NodeName, poolSink{a.service.Allocator, a.service.Catalog}, log)
-	coordinator := newCoordinator(client, a.cluster, cfg)
+	a.policies = a.newPolicies(client)
+	coordinator := newCoordinator(client, a.cluster, a.policies, cfg)
 	a.server = a.newServer(coordinator)
 	a.node = a.newNode(coordinator)
 	a.bandwidth = a.newBandwidth(coordinator)
@@ -161,6 +163,7 @@ func (a *agent) newServer(coordinator *coordinator) *rpcserver.Server {
 		runtime:     a.runtime,
 		metrics:     a.metrics,
 		coordinator: coordinator,
+		policies:    a.policies,
 		detect:      wire.Detection{IPConflict: a.cfg.IPAM.EnableIPConflictDetection, Gateway: a.cfg.IPAM.EnableGatewayDetection},
 	}}
 }
@@ -288,6 +291,7 @@ func (a *agent) followAddrs(ctx context.Context) {
 				own[i] = a.Addr()
 			}
 			a.service.Catalog.SetNodeAddrs(inet.OfAddrs(own...))
+			a.policies.setNodeAddrs(own)
 			a.knowsAddrs.Store(true)
 			select {
 			case a.addrsChanged <- struct{}{}:
@@ -322,7 +326,7 @@ func (a *agent) run(ctx context.Context) error {
 
 	var parts sync.WaitGroup
 	writeEndpoints := func(ctx context.Context) { a.endpoints.Run(ctx, a.service.Endpoint) }
-	for _, part := range []func(context.Context){a.cluster.Run, a.pools.Run, writeEndpoints, a.maintain, a.node.Run, a.bandwidth.Run, a.followAddrs, a.askRuntime, a.services.Run} {
+	for _, part := range []func(context.Context){a.cluster.Run, a.pools.Run, writeEndpoints, a.maintain, a.node.Run, a.bandwidth.Run, a.followAddrs, a.askRuntime, a.services.Run, a.followPolicies, a.enforcePolicies} {
 		parts.Go(func() { part(background) })
 	}
 	parts.Go(func() {

@@ -28,15 +28,16 @@ const coordinatorTTL = 2 * time.Second
 // coordinator answers the coordinator plugin with the settings of the cluster's
 // SpiderCoordinator and the pod's annotations.
 type coordinator struct {
-	client  *agentclient.Client
-	cluster *agentclient.Cluster
-	cfg     config.Agent
+	client   *agentclient.Client
+	cluster  *agentclient.Cluster
+	policies *policies
+	cfg      config.Agent
 	// objects has one key, the name in cfg, and only usable objects.
 	objects readcache.Cache[string, *v2beta1.SpiderCoordinator]
 }
 
-func newCoordinator(client *agentclient.Client, cluster *agentclient.Cluster, cfg config.Agent) *coordinator {
-	c := &coordinator{client: client, cluster: cluster, cfg: cfg}
+func newCoordinator(client *agentclient.Client, cluster *agentclient.Cluster, policies *policies, cfg config.Agent) *coordinator {
+	c := &coordinator{client: client, cluster: cluster, policies: policies, cfg: cfg}
 	c.objects.TTL, c.objects.Now = coordinatorTTL, time.Now
 	return c
 }
@@ -45,6 +46,9 @@ func (c *coordinator) plan(ctx context.Context, req wire.CoordinatorRequest) (wi
 	pod, err := c.cluster.Pod(ctx, lease.PodKey{Namespace: req.PodNamespace, Name: req.PodName}, req.PodUID)
 	if err != nil {
 		return wire.CoordinatorReply{}, podFailure(req.Attachment, err)
+	}
+	if err := c.policies.admitPod(ctx, req.Attachment, pod); err != nil {
+		return wire.CoordinatorReply{}, err
 	}
 	reply := wire.CoordinatorReply{PodDefaultRouteNIC: pod.Annotations[names.AnnotationPodDefaultRouteNIC]}
 	reply.PodInterfaces = c.interfaces(pod)

@@ -44,7 +44,7 @@ func TestCoordinatorIsCachedAndSurvivesOutage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := newCoordinator(kubeClient, nil, config.Agent{CoordinatorName: w.name("coordinator")})
+	c := newCoordinator(kubeClient, nil, nil, config.Agent{CoordinatorName: w.name("coordinator")})
 	now := time.Now()
 	c.objects.Now = func() time.Time { return now }
 	expire := func() { now = now.Add(coordinatorTTL) }
@@ -110,7 +110,7 @@ func TestDisabledCoordinatorNeedsNoNetworks(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := newCoordinator(kubeClient, nil, config.Agent{CoordinatorName: object.Name})
+	c := newCoordinator(kubeClient, nil, nil, config.Agent{CoordinatorName: object.Name})
 	if got, err := c.current(t.Context()); err != nil || !isMode(got, v2beta1.ModeDisabled) {
 		t.Errorf("got %+v, %v", got, err)
 	}
@@ -126,7 +126,7 @@ func TestHostRuleTableDefaultsTo500(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := newCoordinator(kubeClient, nil, config.Agent{CoordinatorName: object.Name})
+	c := newCoordinator(kubeClient, nil, nil, config.Agent{CoordinatorName: object.Name})
 	if table, ok := c.hostRuleTable(t.Context()); !ok || table != 500 {
 		t.Errorf("table %d, %t, want 500", table, ok)
 	}

@@ -8,6 +8,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"spiderpool.dev/spiderpool/internal/agent/datapath"
+	"spiderpool.dev/spiderpool/internal/agent/enforcer"
 	"spiderpool.dev/spiderpool/internal/ipam"
 	"spiderpool.dev/spiderpool/internal/ipam/alloc"
 	"spiderpool.dev/spiderpool/internal/lease"
@@ -31,6 +32,7 @@ type metrics struct {
 	release    outcomes
 	damaged    prometheus.Counter
 	services   *datapath.Metrics
+	policies   *enforcer.Metrics
 	*observe.Reclaims
 }
 
@@ -58,7 +60,7 @@ func newMetrics(kept func() int, answers func() bool) *metrics {
 	})
 	m.registry.MustRegister(onDisk, runtime, m.damaged, m.Reclaims, collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	m.services = datapath.NewMetrics(m.registry)
+	m.services, m.policies = datapath.NewMetrics(m.registry), enforcer.NewMetrics(m.registry)
 	return m
 }
 

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"testing"
 
+	"spiderpool.dev/spiderpool/internal/agent/enforcer"
 	"spiderpool.dev/spiderpool/internal/observe/observetest"
 	"spiderpool.dev/spiderpool/internal/reclaim"
 )
@@ -13,6 +14,7 @@ func TestReferenceListsMetrics(t *testing.T) {
 	m := newMetrics(func() int { return 0 }, func() bool { return true })
 	m.Reclaimed(reclaim.PodGone, nil)
 	m.Reclaimed(reclaim.PodGone, errors.New("conflict"))
+	m.policies.Watch(func() []enforcer.State { return []enforcer.State{{Drops: [2]uint64{1, 1}}} })
 	observetest.ReferenceListsMetrics(t, "agent", m.registry)
 }
 

@@ -19,6 +19,7 @@ type service struct {
 	runtime     *runtimeHealth
 	metrics     *metrics
 	coordinator *coordinator
+	policies    *policies
 	detect      wire.Detection
 }
 
@@ -28,7 +29,9 @@ func (s *service) Add(ctx context.Context, req wire.AddRequest) (reply wire.AddR
 	if err := s.Status(ctx); err != nil {
 		return wire.AddReply{}, err
 	}
-	reply, err = s.ipam.Add(ctx, req)
+	if reply, err = s.ipam.Add(ctx, req); err == nil {
+		err = s.policies.admit(ctx, req.Attachment)
+	}
 	reply.Detect = s.detect
 	return reply, CNIError(err)
 }
@@ -36,6 +39,7 @@ func (s *service) Add(ctx context.Context, req wire.AddRequest) (reply wire.AddR
 func (s *service) Delete(ctx context.Context, req wire.DeleteRequest) (err error) {
 	began := time.Now()
 	defer func() { s.metrics.release.observe(time.Since(began), err) }()
+	s.policies.forget(req.Attachment)
 	return CNIError(s.ipam.Delete(ctx, req))
 }
 

@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"slices"
 	"strings"
 	"text/tabwriter"
 
@@ -67,7 +68,11 @@ func examine(ipv6 bool) ([]netplan.Finding, error) {
 		facts.NoBandwidth = err.Error()
 	}
 	services, err := examineServices()
-	return append(netplan.Preflight(facts, ipv6), services...), err
+	if err != nil {
+		return nil, err
+	}
+	policies, err := examinePolicies()
+	return slices.Concat(netplan.Preflight(facts, ipv6), services, policies), err
 }
 
 // agentSocket returns the socket in the configuration file of this pod, or the default one.

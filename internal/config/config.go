@@ -52,6 +52,7 @@ type File struct {
 	Coordinator      Coordinator `json:"coordinator"`
 	Multus           Multus      `json:"multus"`
 	Service          Service     `json:"service"`
+	Policy           Policy      `json:"policy"`
 	IaaS             IaaS        `json:"iaasNetworkProvider"`
 
 	AgentProcess      AgentProcess      `json:"agent"`
@@ -166,6 +167,13 @@ type Service struct {
 	// ExternalIPs lets eBPF translate the externalIPs of Services. Their authors may name any
 	// address, and so take what all pods send to it (CVE-2020-8554).
 	ExternalIPs bool `json:"externalIPs"`
+}
+
+// Policy configures the enforcement of network policies.
+type Policy struct {
+	// Enabled has the agents enforce NetworkPolicies and ClusterNetworkPolicies on the default interfaces of pods that
+	// Spiderpool gives addresses to. With false, they remove all packet filters that are left.
+	Enabled bool `json:"enabled"`
 }
 
 // ServiceMode names the translator of service addresses.

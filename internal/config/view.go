@@ -31,6 +31,7 @@ type Agent struct {
 	CoordinatorName string
 	Multus          Multus
 	Service         Service
+	Policy          Policy
 	SocketPath      string
 	StateDir        string
 	HealthPort      int
@@ -53,6 +54,7 @@ type Controller struct {
 	CoordinatorName string
 	CiliumConfigMap ObjectName
 	Multus          Multus
+	Policy          Policy
 	HealthPort      int
 	HealthAddress   string
 	Metrics         Metrics
@@ -94,6 +96,7 @@ func (f *File) Agent(getenv func(string) string) (Agent, error) {
 		CoordinatorName:  f.Coordinator.activeName(),
 		Multus:           f.Multus,
 		Service:          f.Service,
+		Policy:           f.Policy,
 		SocketPath:       p.SocketPath,
 		StateDir:         p.StateDir,
 		HealthPort:       p.HealthPort,
@@ -127,6 +130,7 @@ func (f *File) Controller(getenv func(string) string) (Controller, error) {
 		CoordinatorName:  f.Coordinator.activeName(),
 		CiliumConfigMap:  f.Coordinator.CiliumConfigMap,
 		Multus:           f.Multus,
+		Policy:           f.Policy,
 		HealthPort:       p.HealthPort,
 		HealthAddress:    p.HealthAddress,
 		Metrics:          p.Metrics,

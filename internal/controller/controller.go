@@ -214,7 +214,7 @@ type feature struct {
 	reconciler
 	helmValue string // empty: always enabled
 	enabled   bool
-	kind      client.Object // objects of this kind have no effect while the feature is disabled
+	kind      client.Object // objects of this kind have no effect while the feature is disabled; nil for none
 }
 
 // features lists every reconciler of custom resources.
@@ -228,13 +228,14 @@ func features(mgr ctrl.Manager, cfg config.Controller, index *poolindex.Index, o
 		always(endpoint.New(w.Client, live, log)),
 		always(endpoint.NewRestorer(w.Client, live, log)),
 		always(leasereclaim.New(w, live, reclaimOptions(cfg, observer), log)),
-		always(peergroup.New(w, live, log)),
+		{peergroup.New(w, live, log), "policy.enabled", cfg.Policy.Enabled, nil},
+		{peergroup.NewRemover(w.Client, live, log), "policy.enabled", !cfg.Policy.Enabled, nil},
 		{subnet.New(w), "ipam.spiderSubnet.enable", cfg.IPAM.SpiderSubnet.Enable, &v2beta1.SpiderSubnet{}},
 		{multusconfig.New(w, log), "multus.enableMultusConfig", cfg.Multus.EnableMultusConfig, &v2beta1.SpiderMultusConfig{}},
 		{clustercidr.New(w, live, coordinatorOptions(cfg)), "coordinator.enabled", cfg.CoordinatorName != "", &v2beta1.SpiderCoordinator{}},
 	}
 	for _, r := range policyfault.All(w) {
-		list = append(list, always(r))
+		list = append(list, feature{r, "policy.enabled", cfg.Policy.Enabled, nil})
 	}
 	return list
 }
@@ -247,6 +248,9 @@ func register(ctx context.Context, mgr ctrl.Manager, cfg config.Controller, inde
 	}
 	for _, f := range features(mgr, cfg, index, observer, log) {
 		r := f.reconciler
+		if !f.enabled && f.kind == nil {
+			continue
+		}
 		if !f.enabled {
 			r = disabled.New(status.NewWriter(mgr), f.Name(), f.kind, f.helmValue)
 		}

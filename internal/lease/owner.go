@@ -28,6 +28,12 @@ func (k PodKey) String() string {
 // MarshalText returns String, for logs.
 func (k PodKey) MarshalText() ([]byte, error) { return []byte(k.String()), nil }
 
+// UnmarshalText is the inverse of MarshalText.
+func (k *PodKey) UnmarshalText(text []byte) error {
+	*k = ParsePodKey(string(text))
+	return nil
+}
+
 // Kinds of owners.
 const (
 	KindPod            = "Pod"            // a pod of a StatefulSet

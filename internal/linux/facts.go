@@ -30,6 +30,15 @@ func (n *Namespace) NodeAddrs() ([]netip.Prefix, error) {
 	})
 }
 
+// AddrsOf returns the global addresses of a link, and none if it does not exist.
+func (n *Namespace) AddrsOf(dev string) (addrs []netip.Addr, err error) {
+	prefixes, err := n.globalAddrs(func(link *netlink.LinkAttrs, _ netlink.Addr) bool { return link.Name == dev })
+	for _, p := range prefixes {
+		addrs = append(addrs, p.Addr())
+	}
+	return addrs, err
+}
+
 // globalAddrs returns the node's global addresses that keep selects, in the order of
 // the links.
 func (n *Namespace) globalAddrs(keep func(*netlink.LinkAttrs, netlink.Addr) bool) ([]netip.Prefix, error) {

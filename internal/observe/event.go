@@ -63,6 +63,8 @@ var (
 		"The policies of the namespace select more pods than one namespace may. The pods of this policy keep their last state, and new ones are closed. The text names a peer and the limits."}
 	bandwidthNotChanged = Kind{"Pod", warning, "BandwidthNotChanged", "Shape",
 		"An annotation for the bandwidth of a running pod is invalid, or the node cannot apply it. The pod keeps the limits that it has. The text names the annotation, the value and a valid one."}
+	policyNotEnforced = Kind{"Pod", warning, "PolicyNotEnforced", "Enforce",
+		"The network policies that select the pod are not in effect as they are now, because the node's kernel refuses the packet filter, or the peers of a policy are not known. The pod keeps the filter that it has; one without a filter is closed if peers stay unknown. The text names the reason."}
 	attachmentCreated = Kind{"SpiderMultusConfig", normal, "AttachmentCreated", "Create",
 		"The NetworkAttachmentDefinition was created."}
 	attachmentAdopted = Kind{"SpiderMultusConfig", normal, "AttachmentAdopted", "Adopt",
@@ -76,7 +78,7 @@ var (
 // kinds are all kinds of events but those of conditions; see NotReady.
 var kinds = []Kind{
 	failedAllocateIP, ipConflict, ownerNotProven, reclaimedIP, leaseRestored, networkNotTrusted, nodeNotPrepared, runtimeUnavailable,
-	servicesLeft, invalidService, invalidEndpoints, invalidPolicy, tooManyPeers, bandwidthNotChanged,
+	servicesLeft, invalidService, invalidEndpoints, invalidPolicy, tooManyPeers, bandwidthNotChanged, policyNotEnforced,
 	attachmentCreated, attachmentAdopted, attachmentUpdated, attachmentDeleted,
 }
 
@@ -103,6 +105,11 @@ func TooManyPeers(text string) Event { return event(tooManyPeers, text) }
 // BandwidthNotChanged says why a running pod keeps the limits of its bandwidth.
 func BandwidthNotChanged(reason string) Event {
 	return event(bandwidthNotChanged, "the pod keeps its bandwidth: "+reason)
+}
+
+// PolicyNotEnforced says why the packet filter of a pod differs from its policies.
+func PolicyNotEnforced(reason string) Event {
+	return event(policyNotEnforced, "the pod's network policies are not in effect as they are now: "+reason)
 }
 
 // NetworkNotTrusted says why the answers of other hosts on a network of the node prove nothing.

@@ -198,6 +198,11 @@ var histories = map[string]struct{ fires, silent string }{
 		fires:  `spiderpool_container_runtime_up{instance="n1"} 1x10 0x50`,
 		silent: `spiderpool_container_runtime_up{instance="n1"} 1x10 0x10 1x40`,
 	},
+	"SpiderpoolPolicyNotEnforced": {
+		fires:  `spiderpool_policy_pods{instance="n1",state="failing"} 0x10 2x50`,
+		silent: `spiderpool_policy_pods{instance="n1",state="failing"} 0x10 1x3 0x40
+			spiderpool_policy_pods{instance="n1",state="enforced"} 12x60`,
+	},
 	"SpiderpoolServicesOutOfDate": {
 		fires:  `spiderpool_service_failure_counts_total{instance="n1"} 0+1x60`,
 		silent: `spiderpool_service_failure_counts_total{instance="n1"} 0x9 1x50`,

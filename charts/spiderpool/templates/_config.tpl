@@ -70,6 +70,8 @@ service:
   mode: {{ $v.service.mode }}
   cgroup: {{ $v.service.cgroup | quote }}
   externalIPs: {{ $v.service.externalIPs }}
+policy:
+  enabled: {{ $v.policy.enabled }}
 iaasNetworkProvider:
   serverUrl: {{ $v.iaasNetworkProvider.serverUrl | quote }}
   httpRequestTimeout: {{ $v.iaasNetworkProvider.httpRequestTimeout }}

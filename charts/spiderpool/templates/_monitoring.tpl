@@ -97,6 +97,15 @@ spec:
     description: >-
       Addresses whose DEL was lost are not reclaimed on this node. The event RuntimeUnavailable of the node and
       spiderpoolctl node name the reason and the way out.
+- alert: SpiderpoolPolicyNotEnforced
+  expr: max by (instance) (spiderpool_policy_pods{state="failing"}) > 0
+  for: 5m
+  labels:
+    severity: warning
+  annotations:
+    summary: Network policies of pods on {{ "{{ $labels.instance }}" }} are not in effect.
+    description: >-
+      The packet filters of some pods differ from what the policies want. The event PolicyNotEnforced of each pod names the reason.
 - alert: SpiderpoolServicesOutOfDate
   expr: sum by (instance) (increase(spiderpool_service_failure_counts_total[15m])) > 0
   for: 15m

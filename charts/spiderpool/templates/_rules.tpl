@@ -57,6 +57,18 @@
 - apiGroups: [k8s.cni.cncf.io]
   resources: [multi-networkpolicies]
   verbs: [list]
+{{- if .Values.policy.enabled }}
+# The policies to enforce, and the addresses of the pods that they select.
+- apiGroups: [networking.k8s.io]
+  resources: [networkpolicies]
+  verbs: [watch]
+- apiGroups: [policy.networking.k8s.io]
+  resources: [clusternetworkpolicies]
+  verbs: [watch]
+- apiGroups: [spiderpool.spidernet.io]
+  resources: [spiderpeergroups]
+  verbs: [list, watch]
+{{- end }}
 {{- if include "spiderpool.secureMetrics" .Values.spiderpoolAgent }}
 {{- include "spiderpool.reviewRules" . }}
 {{- end }}
@@ -100,20 +112,33 @@
   verbs: [get, list, watch]
 - apiGroups: [""]
   resources: [namespaces]
-  verbs: [get, list, watch]
-# Network policies, and the addresses of the pods that they select.
+  verbs: [get]
+{{- if .Values.policy.enabled }}
+# The addresses of the pods that policies select, and the faults of policies.
+- apiGroups: [""]
+  resources: [namespaces]
+  verbs: [list, watch]
+- apiGroups: [spiderpool.spidernet.io]
+  resources: [spiderpeergroups]
+  verbs: [get, list, watch, create, update, delete]
 - apiGroups: [networking.k8s.io]
   resources: [networkpolicies]
   verbs: [list, watch]
 - apiGroups: [policy.networking.k8s.io]
   resources: [clusternetworkpolicies]
   verbs: [list, watch]
+- apiGroups: [policy.networking.k8s.io]
+  resources: [clusternetworkpolicies/status]
+  verbs: [patch]
 - apiGroups: [k8s.cni.cncf.io]
   resources: [multi-networkpolicies]
   verbs: [list, watch]
+{{- else }}
+# Those of a controller with policy.enabled: they would be outdated when it is true again.
 - apiGroups: [spiderpool.spidernet.io]
   resources: [spiderpeergroups]
-  verbs: [get, list, watch, create, update, delete]
+  verbs: [list, delete]
+{{- end }}
 - apiGroups: [events.k8s.io]
   resources: [events]
   verbs: [create, patch]
@@ -141,10 +166,6 @@
 - apiGroups: [kubevirt.io]
   resources: [virtualmachines, virtualmachineinstances]
   verbs: [get]
-# The faults of policies.
-- apiGroups: [policy.networking.k8s.io]
-  resources: [clusternetworkpolicies/status]
-  verbs: [patch]
 # The CA bundle of our own webhooks.
 - apiGroups: [admissionregistration.k8s.io]
   resources: [mutatingwebhookconfigurations, validatingwebhookconfigurations]

@@ -81,6 +81,11 @@ func (e *Events) BandwidthNotChanged(pod ipam.Pod, reason string) {
 	e.aboutPod(pod, observe.BandwidthNotChanged(reason))
 }
 
+// PolicyNotEnforced writes an event about a pod whose packet filter differs from its policies.
+func (e *Events) PolicyNotEnforced(pod ipam.Pod, reason string) {
+	e.aboutPod(pod, observe.PolicyNotEnforced(reason))
+}
+
 // AboutNode writes an event about this node, in the namespace "default", where
 // Kubernetes keeps the events of objects without a namespace.
 func (e *Events) AboutNode(event observe.Event) {
