@@ -199,7 +199,7 @@ var histories = map[string]struct{ fires, silent string }{
 		silent: `spiderpool_container_runtime_up{instance="n1"} 1x10 0x10 1x40`,
 	},
 	"SpiderpoolPolicyNotEnforced": {
-		fires:  `spiderpool_policy_pods{instance="n1",state="failing"} 0x10 2x50`,
+		fires: `spiderpool_policy_pods{instance="n1",state="failing"} 0x10 2x50`,
 		silent: `spiderpool_policy_pods{instance="n1",state="failing"} 0x10 1x3 0x40
 			spiderpool_policy_pods{instance="n1",state="enforced"} 12x60`,
 	},

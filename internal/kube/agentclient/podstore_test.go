@@ -60,13 +60,19 @@ func TestChangedPodLabelsAreReported(t *testing.T) {
 		do   func() error
 		want []string
 	}{
-		{"the first list", func() error { return c.pods.replace(t.Context(), []*metav1.PartialObjectMetadata{pod("a", "1", nil), pod("b", "1", web)}, "1") }, []string{"default/a", "default/b"}},
-		{"the same list", func() error { return c.pods.replace(t.Context(), []*metav1.PartialObjectMetadata{pod("a", "1", nil), pod("b", "1", web)}, "2") }, nil},
+		{"the first list", func() error {
+			return c.pods.replace(t.Context(), []*metav1.PartialObjectMetadata{pod("a", "1", nil), pod("b", "1", web)}, "1")
+		}, []string{"default/a", "default/b"}},
+		{"the same list", func() error {
+			return c.pods.replace(t.Context(), []*metav1.PartialObjectMetadata{pod("a", "1", nil), pod("b", "1", web)}, "2")
+		}, nil},
 		{"another status", func() error { c.pods.changed(pod("a", "1", nil)); return nil }, nil},
 		{"a label", func() error { c.pods.changed(pod("a", "1", web)); return nil }, []string{"default/a"}},
 		{"a successor", func() error { c.pods.changed(pod("a", "2", web)); return nil }, []string{"default/a"}},
 		{"a new pod", func() error { c.pods.changed(pod("c", "1", nil)); return nil }, []string{"default/c"}},
-		{"a list with another label", func() error { return c.pods.replace(t.Context(), []*metav1.PartialObjectMetadata{pod("a", "2", web), pod("b", "1", nil)}, "3") }, []string{"default/b"}},
+		{"a list with another label", func() error {
+			return c.pods.replace(t.Context(), []*metav1.PartialObjectMetadata{pod("a", "2", web), pod("b", "1", nil)}, "3")
+		}, []string{"default/b"}},
 	} {
 		reports = nil
 		if err := step.do(); err != nil || !slices.Equal(reports, step.want) {
