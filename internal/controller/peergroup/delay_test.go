@@ -5,6 +5,7 @@ package peergroup_test
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"slices"
 	"sync"
 	"testing"
@@ -13,11 +14,15 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/rest"
+	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"spiderpool.dev/spiderpool/api/v2beta1"
+	"spiderpool.dev/spiderpool/internal/controller/peergroup"
 	"spiderpool.dev/spiderpool/internal/kube/kubetest"
 	"spiderpool.dev/spiderpool/internal/kube/scheme"
+	"spiderpool.dev/spiderpool/internal/kube/status"
 )
 
 // TestDelayOfNewPods measures the time from a pod's address to its group, at 50 pod starts a second. Each pod is in one of
@@ -28,7 +33,16 @@ func TestDelayOfNewPods(t *testing.T) {
 	const starts, perSecond = 500, 50
 	c := kubetest.Client(t)
 	namespace := kubetest.Namespace(t, c)
-	run(t, time.Hour)
+	kubetest.Manager(t, func(mgr ctrl.Manager) error {
+		return peergroup.New(status.NewWriter(mgr), mgr.GetAPIReader(), slog.New(slog.DiscardHandler)).Register(mgr)
+	}, func(o *ctrl.Options) {
+		o.NewClient = func(config *rest.Config, options client.Options) (client.Client, error) {
+			config = rest.CopyConfig(config)
+			config.QPS, config.Burst = 500, 1000 // as in the controller
+			options.HTTPClient = nil
+			return client.New(config, options)
+		}
+	})
 	for i := range 10 {
 		p := allow(namespace, fmt.Sprint("p", i), fmt.Sprint("app", i))
 		all := p.Spec.Ingress[0].From[0].DeepCopy()
