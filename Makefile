@@ -91,7 +91,7 @@ apiserver: lab-tools ## Run the tests against a real kube-apiserver and etcd
 
 .PHONY: kernel
 kernel: lab-tools ## Run the datapath tests in network namespaces (root)
-	@go test -tags kernel -count=1 -p 1 -run '$(RUN)' ./internal/linux/... ./internal/cni/... ./internal/agent/nodeguard ./internal/agent/bandwidth ./test/chains
+	@go test -tags kernel -count=1 -p 1 -run '$(RUN)' ./internal/linux/... ./internal/cni/... ./internal/agent/nodeguard ./internal/agent/bandwidth ./internal/agent/enforcer ./test/chains
 	@$(LABGO) test -tags kernel -count=1 -p 1 -run '$(RUN)' ./...
 
 .PHONY: kernel-uml

@@ -18,6 +18,7 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	npv1beta1 "sigs.k8s.io/network-policy-api/apis/v1beta1"
@@ -296,7 +297,7 @@ func TestOtherVersionIsUnknown(t *testing.T) {
 
 func listOf(version string) *metav1.PartialObjectMetadataList {
 	list := &metav1.PartialObjectMetadataList{}
-	list.SetGroupVersionKind(npv1beta1.SchemeGroupVersion.WithKind("ClusterNetworkPolicyList"))
+	list.SetGroupVersionKind(schema.GroupVersion(npv1beta1.GroupVersion).WithKind("ClusterNetworkPolicyList"))
 	list.APIVersion = npv1beta1.GroupName + "/" + version
 	return list
 }

@@ -46,7 +46,7 @@ var policyKinds = map[objectKind]policyKind{
 			return compiled.Groups()
 		},
 		definition: "clusternetworkpolicies.policy.networking.k8s.io",
-		kind:       npv1beta1.SchemeGroupVersion.WithKind("ClusterNetworkPolicy"),
+		kind:       schema.GroupVersion(npv1beta1.GroupVersion).WithKind("ClusterNetworkPolicy"),
 	},
 	multiPolicies: {
 		object: func() client.Object { return &multipolicy.MultiNetworkPolicy{} },
