@@ -49,6 +49,8 @@ func TestDelayOfNewPods(t *testing.T) {
 		all.PodSelector = &metav1.LabelSelector{}
 		p.Spec.Ingress[0].From = append(p.Spec.Ingress[0].From, *all)
 		kubetest.Create(t, c, p)
+		p.Spec.Ingress[0].From = p.Spec.Ingress[0].From[:1]
+		has(t, c, groupOf(t, p)) // the reconciler has started
 	}
 	follower, err := client.NewWithWatch(kubetest.Config(t), client.Options{Scheme: scheme.New()})
 	if err != nil {
