@@ -46,6 +46,9 @@ func TestBandwidth(t *testing.T) { play(t, walk.Bandwidth) }
 // TestAntiSpoofing needs the installation from TestGuide.
 func TestAntiSpoofing(t *testing.T) { play(t, walk.AntiSpoofing) }
 
+// TestPolicies needs the installation from TestGuide.
+func TestPolicies(t *testing.T) { play(t, walk.Policies) }
+
 // TestRemoval uninstalls Spiderpool and installs it again. It needs no pod with an address.
 func TestRemoval(t *testing.T) { play(t, walk.Removal) }
 
