@@ -16,7 +16,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
-	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/intstr"
@@ -232,7 +231,7 @@ func TestNodesFollowGroup(t *testing.T) {
 func TestDefinitionMayAppearLater(t *testing.T) {
 	c := kubetest.Client(t)
 	namespace := kubetest.Namespace(t, c)
-	definition := takeDefinition(t, c)
+	definition := kubetest.TakeDefinition(t, c, "clusternetworkpolicies.policy.networking.k8s.io")
 	a, _ := start(t, "later", false)
 	web := pod(namespace, "web", "web")
 	a.decides(t, web, "ingress open; egress open")
@@ -261,26 +260,11 @@ func TestDefinitionMayAppearLater(t *testing.T) {
 	}
 }
 
-// takeDefinition deletes the definition of ClusterNetworkPolicies, and returns it for another creation.
-func takeDefinition(t *testing.T, c client.Client) *apiextensionsv1.CustomResourceDefinition {
-	t.Helper()
-	if err := apiextensionsv1.AddToScheme(c.Scheme()); err != nil {
-		t.Fatal(err)
-	}
-	definition := &apiextensionsv1.CustomResourceDefinition{}
-	if err := c.Get(t.Context(), client.ObjectKey{Name: "clusternetworkpolicies.policy.networking.k8s.io"}, definition); err != nil {
-		t.Fatal(err)
-	}
-	kubetest.Remove(t, c, definition.DeepCopy())
-	definition.ResourceVersion, definition.UID, definition.Status = "", "", apiextensionsv1.CustomResourceDefinitionStatus{}
-	return definition
-}
-
 // Without the kind in our version, policies of another version must not read as none.
 func TestOtherVersionIsUnknown(t *testing.T) {
 	c := kubetest.Client(t)
 	namespace := kubetest.Namespace(t, c)
-	definition := takeDefinition(t, c)
+	definition := kubetest.TakeDefinition(t, c, "clusternetworkpolicies.policy.networking.k8s.io")
 	later := definition.DeepCopy()
 	later.Spec.Versions[0].Name, later.Spec.Conversion = "v1", nil
 	kubetest.Create(t, c, later)

@@ -56,19 +56,7 @@ func configMap(name string, data map[string]string) *corev1.ConfigMap {
 // overlay installs the kind of an overlay network's pools and makes one pool.
 func overlay(t *testing.T, c client.Client, kind schema.GroupVersionKind, plural string, spec map[string]any) {
 	t.Helper()
-	keep := true
-	definition := &apiextensionsv1.CustomResourceDefinition{
-		ObjectMeta: metav1.ObjectMeta{Name: plural + "." + kind.Group},
-		Spec: apiextensionsv1.CustomResourceDefinitionSpec{
-			Group: kind.Group, Scope: apiextensionsv1.ClusterScoped,
-			Names: apiextensionsv1.CustomResourceDefinitionNames{Plural: plural, Kind: kind.Kind},
-			Versions: []apiextensionsv1.CustomResourceDefinitionVersion{{
-				Name: kind.Version, Served: true, Storage: true,
-				Schema: &apiextensionsv1.CustomResourceValidation{OpenAPIV3Schema: &apiextensionsv1.JSONSchemaProps{Type: "object", XPreserveUnknownFields: &keep}},
-			}},
-		},
-	}
-	kubetest.Create(t, c, definition)
+	kubetest.Create(t, c, kubetest.Definition(kind, plural))
 	pool := &unstructured.Unstructured{Object: map[string]any{"metadata": map[string]any{"name": "pool"}, "spec": spec}}
 	pool.SetGroupVersionKind(kind)
 	kubetest.Eventually(t, func(ctx context.Context) error { return c.Create(ctx, pool.DeepCopy()) })

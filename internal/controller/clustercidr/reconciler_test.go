@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -90,29 +91,13 @@ func TestLateCalicoIsFound(t *testing.T) {
 	if err := apiextensionsv1.AddToScheme(c.Scheme()); err != nil {
 		t.Fatal(err)
 	}
-	kubetest.Create(t, c, definition("crd.projectcalico.org", "v1", "IPPool", "ippools"))
+	kubetest.Create(t, c, kubetest.Definition(schema.GroupVersionKind{Group: "crd.projectcalico.org", Version: "v1", Kind: "IPPool"}, "ippools"))
 	pool := &unstructured.Unstructured{Object: map[string]any{
 		"apiVersion": "crd.projectcalico.org/v1", "kind": "IPPool",
 		"metadata": map[string]any{"name": "default-ipv4"}, "spec": map[string]any{"cidr": "192.168.0.0/16"},
 	}}
 	kubetest.Eventually(t, func(ctx context.Context) error { return c.Create(ctx, pool.DeepCopy()) })
 	eventually(t, c, object, v2beta1.CoordinatorSynced, "", []string{"192.168.0.0/16"})
-}
-
-// definition is that of a kind in the API server of an overlay network.
-func definition(group, version, kind, plural string) *apiextensionsv1.CustomResourceDefinition {
-	preserve := true
-	return &apiextensionsv1.CustomResourceDefinition{
-		ObjectMeta: metav1.ObjectMeta{Name: plural + "." + group},
-		Spec: apiextensionsv1.CustomResourceDefinitionSpec{
-			Group: group, Scope: apiextensionsv1.ClusterScoped,
-			Names: apiextensionsv1.CustomResourceDefinitionNames{Plural: plural, Kind: kind, ListKind: kind + "List"},
-			Versions: []apiextensionsv1.CustomResourceDefinitionVersion{{
-				Name: version, Served: true, Storage: true,
-				Schema: &apiextensionsv1.CustomResourceValidation{OpenAPIV3Schema: &apiextensionsv1.JSONSchemaProps{Type: "object", XPreserveUnknownFields: &preserve}},
-			}},
-		},
-	}
 }
 
 func TestLateCiliumPoolIsFound(t *testing.T) {
@@ -124,7 +109,7 @@ func TestLateCiliumPoolIsFound(t *testing.T) {
 	if err := apiextensionsv1.AddToScheme(c.Scheme()); err != nil {
 		t.Fatal(err)
 	}
-	kubetest.Create(t, c, definition("cilium.io", "v2alpha1", "CiliumPodIPPool", "ciliumpodippools"))
+	kubetest.Create(t, c, kubetest.Definition(schema.GroupVersionKind{Group: "cilium.io", Version: "v2alpha1", Kind: "CiliumPodIPPool"}, "ciliumpodippools"))
 	pool := &unstructured.Unstructured{Object: map[string]any{
 		"apiVersion": "cilium.io/v2alpha1", "kind": "CiliumPodIPPool", "metadata": map[string]any{"name": "default"},
 		"spec": map[string]any{"ipv4": map[string]any{"cidrs": []any{"10.10.0.0/16"}}},

@@ -13,7 +13,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
-	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -317,7 +316,7 @@ func TestLargeGroupHasSlices(t *testing.T) {
 func TestDefinitionMayAppearLater(t *testing.T) {
 	c := kubetest.Client(t)
 	namespace := kubetest.Namespace(t, c)
-	definition := takeDefinition(t, c)
+	definition := kubetest.TakeDefinition(t, c, "clusternetworkpolicies.policy.networking.k8s.io")
 	run(t, time.Hour)
 	np := allow(namespace, "p", "x")
 	kubetest.Create(t, c, np)
@@ -336,19 +335,4 @@ func TestDefinitionMayAppearLater(t *testing.T) {
 	createPod(t, c, namespace, "pod", "x", "10.88.6.1")
 	compiled, _ := compile.ClusterNetworkPolicy(p)
 	has(t, c, compiled.Groups()[0].Name(), "10.88.6.1")
-}
-
-// takeDefinition deletes the definition of ClusterNetworkPolicies, and returns it for another creation.
-func takeDefinition(t *testing.T, c client.Client) *apiextensionsv1.CustomResourceDefinition {
-	t.Helper()
-	if err := apiextensionsv1.AddToScheme(c.Scheme()); err != nil {
-		t.Fatal(err)
-	}
-	definition := &apiextensionsv1.CustomResourceDefinition{}
-	if err := c.Get(t.Context(), client.ObjectKey{Name: "clusternetworkpolicies.policy.networking.k8s.io"}, definition); err != nil {
-		t.Fatal(err)
-	}
-	kubetest.Remove(t, c, definition.DeepCopy())
-	definition.ResourceVersion, definition.UID, definition.Status = "", "", apiextensionsv1.CustomResourceDefinitionStatus{}
-	return definition
 }

@@ -11,6 +11,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"spiderpool.dev/spiderpool/api/v2beta1"
@@ -43,27 +44,11 @@ func TestDefinitionGoesWithItsObjects(t *testing.T) {
 	}
 	for range 5 {
 		t.Run("define", func(t *testing.T) {
-			kubetest.Create(t, c, shelves())
+			kubetest.Create(t, c, kubetest.Definition(schema.GroupVersionKind{Group: "library.example.com", Version: "v1", Kind: "Shelf"}, "shelves"))
 			shelf := &unstructured.Unstructured{Object: map[string]any{
 				"apiVersion": "library.example.com/v1", "kind": "Shelf", "metadata": map[string]any{"name": "a"},
 			}}
 			kubetest.Eventually(t, func(ctx context.Context) error { return c.Create(ctx, shelf.DeepCopy()) })
 		})
-	}
-}
-
-// shelves is the definition of a kind that accepts any object.
-func shelves() *apiextensionsv1.CustomResourceDefinition {
-	keep := true
-	return &apiextensionsv1.CustomResourceDefinition{
-		ObjectMeta: metav1.ObjectMeta{Name: "shelves.library.example.com"},
-		Spec: apiextensionsv1.CustomResourceDefinitionSpec{
-			Group: "library.example.com", Scope: apiextensionsv1.ClusterScoped,
-			Names: apiextensionsv1.CustomResourceDefinitionNames{Plural: "shelves", Kind: "Shelf"},
-			Versions: []apiextensionsv1.CustomResourceDefinitionVersion{{
-				Name: "v1", Served: true, Storage: true,
-				Schema: &apiextensionsv1.CustomResourceValidation{OpenAPIV3Schema: &apiextensionsv1.JSONSchemaProps{Type: "object", XPreserveUnknownFields: &keep}},
-			}},
-		},
 	}
 }
