@@ -222,7 +222,7 @@ func (e *Enforcer) Changed(pods []lease.PodKey, arrived time.Time) {
 	e.wake()
 }
 
-// ChangedAll is Changed for all pods, e.g. after the view has read everything anew.
+// ChangedAll is Changed for all pods, e.g. when the node has other addresses.
 func (e *Enforcer) ChangedAll(arrived time.Time) {
 	e.init()
 	e.mu.Lock()
