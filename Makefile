@@ -77,7 +77,14 @@ lab-tools: $(LAB) ## Build the lab's Kubernetes, containerd, multus, helm and ke
 ##@ Test
 
 .PHONY: test
-test: verify unit apiserver kernel kernel-uml chaos-short e2e ## Run all required tests
+test: ## Run all required tests
+	@$(MAKE) --no-print-directory verify unit lab-tools images
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=line e2e in-process
+
+# The lab mostly waits: for pods, for the kernel of the guests and for time-outs. So the other suites run beside it.
+.PHONY: in-process
+in-process:
+	@for suite in apiserver kernel kernel-uml chaos-short; do $(MAKE) --no-print-directory $$suite; done
 
 .PHONY: unit
 unit: ## Run the hermetic tests (under a minute when warm)
@@ -103,7 +110,8 @@ datapath: lab-tools ## Run the datapath tests and write docs/reference/datapath.
 	@hack/kernel-uml.sh --update
 
 .PHONY: e2e
-e2e: e2e-l2 e2e-aws ## Run the guide on both topologies, each on a fresh lab, and further pod tests on l2
+e2e: ## Run the guide on both topologies, each on a fresh lab, and further pod tests on l2
+	@for topology in l2 aws; do $(MAKE) --no-print-directory e2e-$$topology; done
 
 .PHONY: e2e-l2 e2e-aws
 # TestPolicies takes six minutes, so it runs on one topology: make e2e-aws SKIP= runs it there, too.
