@@ -77,6 +77,7 @@ type agent struct {
 	runtime   *runtimeHealth
 	services  *datapath.Services
 	policies  *policies
+	flows     *flows
 	// knowsAddrs is true once the catalog has the addresses of the node.
 	knowsAddrs  atomic.Bool
 	definitions *definitions
@@ -107,7 +108,9 @@ func newAgent(ctx context.Context, cfg config.Agent, o options, client *agentcli
 	a.node = a.newNode(coordinator)
 	a.bandwidth = a.newBandwidth(coordinator)
 	a.services = a.newServices(client)
-	return a, nil
+	var err error
+	a.flows, err = a.newFlows(client, a.newFlowSource())
+	return a, err
 }
 
 // poolSink receives the blocks and pools that concern this node (agentclient.PoolSink).
@@ -326,7 +329,7 @@ func (a *agent) run(ctx context.Context) error {
 
 	var parts sync.WaitGroup
 	writeEndpoints := func(ctx context.Context) { a.endpoints.Run(ctx, a.service.Endpoint) }
-	for _, part := range []func(context.Context){a.cluster.Run, a.pools.Run, writeEndpoints, a.maintain, a.node.Run, a.bandwidth.Run, a.followAddrs, a.askRuntime, a.services.Run, a.followPolicies, a.enforcePolicies} {
+	for _, part := range []func(context.Context){a.cluster.Run, a.pools.Run, writeEndpoints, a.maintain, a.node.Run, a.bandwidth.Run, a.followAddrs, a.askRuntime, a.services.Run, a.followPolicies, a.enforcePolicies, a.runFlows} {
 		parts.Go(func() { part(background) })
 	}
 	parts.Go(func() {

@@ -4,10 +4,15 @@ import (
 	"errors"
 	"maps"
 	"testing"
+	"time"
 
 	"spiderpool.dev/spiderpool/internal/agent/enforcer"
+	"spiderpool.dev/spiderpool/internal/config"
+	"spiderpool.dev/spiderpool/internal/flow"
+	"spiderpool.dev/spiderpool/internal/observe"
 	"spiderpool.dev/spiderpool/internal/observe/observetest"
 	"spiderpool.dev/spiderpool/internal/reclaim"
+	k8sservice "spiderpool.dev/spiderpool/internal/service"
 )
 
 func TestReferenceListsMetrics(t *testing.T) {
@@ -15,7 +20,24 @@ func TestReferenceListsMetrics(t *testing.T) {
 	m.Reclaimed(reclaim.PodGone, nil)
 	m.Reclaimed(reclaim.PodGone, errors.New("conflict"))
 	m.policies.Watch(func() []enforcer.State { return []enforcer.State{{Drops: [2]uint64{1, 1}}} })
+	countFlows(t, m)
 	observetest.ReferenceListsMetrics(t, "agent", m.registry)
+}
+
+// countFlows counts flows that give each metric about them a time series.
+func countFlows(t *testing.T, m *metrics) {
+	t.Helper()
+	all, err := observe.ParseFlowMetrics(config.Default().Observability.Metrics)
+	if err != nil {
+		t.Fatal(err)
+	}
+	opened := flow.Flow{Event: flow.Event{Protocol: k8sservice.TCP, Flags: 2}}
+	denied, ping := opened, opened
+	denied.Kind, ping.Protocol = flow.Denied, flow.ICMPv4
+	counters := observe.NewFlowCounters(m.registry, all, time.Now)
+	for _, f := range []flow.Flow{opened, denied, ping} {
+		counters.Count(&f)
+	}
 }
 
 func TestConflictsCountByOperation(t *testing.T) {

@@ -47,13 +47,14 @@ type File struct {
 	Kind       string `json:"kind"`
 
 	// ClusterDNSDomain is the DNS domain of the cluster's Services, e.g. cluster.local.
-	ClusterDNSDomain string      `json:"clusterDNSDomain"`
-	IPAM             IPAM        `json:"ipam"`
-	Coordinator      Coordinator `json:"coordinator"`
-	Multus           Multus      `json:"multus"`
-	Service          Service     `json:"service"`
-	Policy           Policy      `json:"policy"`
-	IaaS             IaaS        `json:"iaasNetworkProvider"`
+	ClusterDNSDomain string        `json:"clusterDNSDomain"`
+	IPAM             IPAM          `json:"ipam"`
+	Coordinator      Coordinator   `json:"coordinator"`
+	Multus           Multus        `json:"multus"`
+	Service          Service       `json:"service"`
+	Policy           Policy        `json:"policy"`
+	Observability    Observability `json:"observability"`
+	IaaS             IaaS          `json:"iaasNetworkProvider"`
 
 	AgentProcess      AgentProcess      `json:"agent"`
 	ControllerProcess ControllerProcess `json:"controller"`
@@ -174,6 +175,40 @@ type Policy struct {
 	// Enabled has the agents enforce NetworkPolicies and ClusterNetworkPolicies on the default interfaces of pods that
 	// Spiderpool gives addresses to. With false, they remove all packet filters that are left.
 	Enabled bool `json:"enabled"`
+}
+
+// Observability configures the flows of pods: which connections opened, ended or were dropped.
+type Observability struct {
+	// Enabled has the agents collect the flows of their pods, and serve them with Hubble's API.
+	Enabled bool `json:"enabled"`
+	// Flows is the number of flows that an agent keeps.
+	Flows int `json:"flows"`
+	// Metrics are the metrics about flows, with options as in Hubble's configuration, e.g. drop:sourceContext=namespace.
+	Metrics []string `json:"metrics"`
+	// SocketPath is the unix socket of an agent for root of its node.
+	SocketPath string `json:"socketPath"`
+	// Port is that of an agent for clients with a certificate, e.g. hubble-relay; 0 for none.
+	Port int `json:"port"`
+	// Address is the IP address of that port; empty for all addresses.
+	Address string  `json:"address"`
+	TLS     FlowTLS `json:"tls"`
+}
+
+// FlowTLS configures the certificates of the agents' port for flows, and of its clients.
+type FlowTLS struct {
+	// SecretName is the Secret with tls.crt, tls.key and ca.crt of the agents. With the webhooks' method auto, the controller
+	// creates and renews this and the following two, with one authority.
+	SecretName string `json:"secretName"`
+	// RelaySecretName is the Secret of hubble-relay.
+	RelaySecretName string `json:"relaySecretName"`
+	// ClientSecretName is the Secret of other clients.
+	ClientSecretName string `json:"clientSecretName"`
+	// ServerName is the Service of the agents, the subject of their certificate.
+	ServerName string `json:"serverName"`
+	// RelayName is the Service of hubble-relay, the subject of its certificate.
+	RelayName string `json:"relayName"`
+	// CertDir is the mount path of SecretName.
+	CertDir string `json:"certDir"`
 }
 
 // ServiceMode names the translator of service addresses.

@@ -10,6 +10,8 @@ import (
 
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"spiderpool.dev/spiderpool/internal/observe"
 )
 
 // Validate returns one error that names every value out of range. It leaves to the
@@ -27,6 +29,7 @@ func (f *File) Validate() error {
 	v.network(f)
 	v.service(f.Service)
 	v.agent(f.AgentProcess)
+	v.observability(f.Observability, f.AgentProcess)
 	v.controller(f.ControllerProcess)
 	v.install(f.InstallJob)
 	return field.ErrorList(*v).ToAggregate()
@@ -92,11 +95,7 @@ func (v *violations) service(s Service) {
 }
 
 func (v *violations) agent(p AgentProcess) {
-	v.absolute("agent.socketPath", p.SocketPath)
-	// The kernel's sockaddr_un holds 107 bytes and the terminating zero, unix(7).
-	if len(p.SocketPath) > 107 {
-		v.add("agent.socketPath", p.SocketPath, fmt.Sprintf("the path has %d bytes, but a unix socket's path has at most 107; choose a shorter one", len(p.SocketPath)))
-	}
+	v.socket("agent.socketPath", p.SocketPath)
 	v.absolute("agent.stateDir", p.StateDir)
 	v.absolute("agent.sysctlDir", p.SysctlDir)
 	for i, socket := range p.CRISockets {
@@ -106,6 +105,41 @@ func (v *violations) agent(p AgentProcess) {
 	v.objectName("agent.tls.serviceName", p.TLS.ServiceName)
 	v.absolute("agent.tls.certDir", p.TLS.CertDir)
 	ports := []port{{"agent.healthPort", p.HealthPort}}
+	if p.Metrics.Enabled {
+		ports = append(ports, port{"agent.metrics.port", p.Metrics.Port})
+	}
+	v.ports(ports)
+}
+
+func (v *violations) socket(path, value string) {
+	v.absolute(path, value)
+	// The kernel's sockaddr_un holds 107 bytes and the terminating zero, unix(7).
+	if len(value) > 107 {
+		v.add(path, value, fmt.Sprintf("the path has %d bytes, but a unix socket's path has at most 107; choose a shorter one", len(value)))
+	}
+}
+
+// maxFlows bounds the memory of an agent: a flow takes about half a kilobyte.
+const maxFlows = 65535
+
+func (v *violations) observability(o Observability, p AgentProcess) {
+	if o.Flows < 1 || o.Flows > maxFlows {
+		v.add("observability.flows", o.Flows, fmt.Sprintf("write a number of flows from 1 to %d, e.g. 4095", maxFlows))
+	}
+	if _, err := observe.ParseFlowMetrics(o.Metrics); err != nil {
+		v.add("observability.metrics", o.Metrics, err.Error())
+	}
+	v.socket("observability.socketPath", o.SocketPath)
+	v.objectName("observability.tls.secretName", o.TLS.SecretName)
+	v.objectName("observability.tls.relaySecretName", o.TLS.RelaySecretName)
+	v.objectName("observability.tls.clientSecretName", o.TLS.ClientSecretName)
+	v.objectName("observability.tls.serverName", o.TLS.ServerName)
+	v.objectName("observability.tls.relayName", o.TLS.RelayName)
+	v.absolute("observability.tls.certDir", o.TLS.CertDir)
+	if o.Port == 0 {
+		return
+	}
+	ports := []port{{"observability.port", o.Port}, {"agent.healthPort", p.HealthPort}}
 	if p.Metrics.Enabled {
 		ports = append(ports, port{"agent.metrics.port", p.Metrics.Port})
 	}

@@ -32,6 +32,7 @@ type Agent struct {
 	Multus          Multus
 	Service         Service
 	Policy          Policy
+	Observability   Observability
 	SocketPath      string
 	StateDir        string
 	HealthPort      int
@@ -61,7 +62,9 @@ type Controller struct {
 	LeaderElection  LeaderElection
 	Webhook         Webhook
 	// AgentTLS is the certificate that the controller issues for the agents; nil for none.
-	AgentTLS     *AgentTLS
+	AgentTLS *AgentTLS
+	// FlowTLS are the certificates that it issues for the agents' port for flows and its clients; nil for none.
+	FlowTLS      *FlowTLS
 	PodResources PodResources
 	IaaS         IaaS
 }
@@ -97,6 +100,7 @@ func (f *File) Agent(getenv func(string) string) (Agent, error) {
 		Multus:           f.Multus,
 		Service:          f.Service,
 		Policy:           f.Policy,
+		Observability:    f.Observability,
 		SocketPath:       p.SocketPath,
 		StateDir:         p.StateDir,
 		HealthPort:       p.HealthPort,
@@ -121,8 +125,13 @@ func (f *File) Controller(getenv func(string) string) (Controller, error) {
 	if m := f.AgentProcess.Metrics; m.Enabled && m.Secure && p.Webhook.TLS.Method == TLSAuto {
 		agentTLS = &f.AgentProcess.TLS
 	}
+	var flowTLS *FlowTLS
+	if o := f.Observability; o.Enabled && o.Port != 0 && p.Webhook.TLS.Method == TLSAuto {
+		flowTLS = &f.Observability.TLS
+	}
 	return Controller{
 		AgentTLS:         agentTLS,
+		FlowTLS:          flowTLS,
 		Environment:      env,
 		LogLevel:         p.LogLevel,
 		ClusterDNSDomain: f.ClusterDNSDomain,

@@ -10,6 +10,7 @@ package controller
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -100,11 +101,8 @@ func Run(ctx context.Context, cfg config.Controller, o Options) error {
 		return fmt.Errorf("register the metrics: %w", err)
 	}
 	defer ctrlmetrics.Registry.Unregister(own)
-	if t := cfg.AgentTLS; t != nil {
-		secret := client.ObjectKey{Namespace: cfg.PodNamespace, Name: t.SecretName}
-		if err := mgr.Add(certificate.NewIssuer(mgr.GetClient(), mgr.GetAPIReader(), secret, subjectOf(cfg, t.ServiceName), log)); err != nil {
-			return err
-		}
+	if err := addIssuers(mgr, cfg, log); err != nil {
+		return err
 	}
 	index := poolindex.New()
 	if err := register(ctx, mgr, cfg, index, own, log); err != nil {
@@ -191,6 +189,33 @@ func certificateOptions(cfg config.Controller) certificate.Options {
 		Mutating: cfg.Webhook.MutatingName, Validating: cfg.Webhook.ValidatingName,
 	}
 }
+
+// addIssuers adds the issuers of the agents' certificates to the manager.
+func addIssuers(mgr ctrl.Manager, cfg config.Controller, log *slog.Logger) error {
+	add := func(wanted ...certificate.Wanted) error {
+		return mgr.Add(certificate.NewIssuer(mgr.GetClient(), mgr.GetAPIReader(), log, wanted...))
+	}
+	of := func(secret, name string) certificate.Wanted {
+		return certificate.Wanted{Secret: client.ObjectKey{Namespace: cfg.PodNamespace, Name: secret}, Subject: subjectOf(cfg, name)}
+	}
+	if t := cfg.AgentTLS; t != nil {
+		if err := add(of(t.SecretName, t.ServiceName)); err != nil {
+			return err
+		}
+	}
+	if t := cfg.FlowTLS; t != nil {
+		agents, relay, users := of(t.SecretName, t.ServerName), of(t.RelaySecretName, t.RelayName), of(t.ClientSecretName, "spiderpool-flows-client")
+		agents.Subject.DNSNames = append(agents.Subject.DNSNames, relayPeerName)
+		relay.Subject.Usages = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}
+		users.Subject.Usages = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
+		return add(agents, relay, users)
+	}
+	return nil
+}
+
+// relayPeerName is the name that hubble-relay expects in the certificate of the agent that tells it the nodes
+// (Cilium's pkg/hubble/relay/server, for the cluster name "default").
+const relayPeerName = "hubble-peer.default.hubble-grpc.cilium.io"
 
 // subjectOf returns the subject of the certificate of a Service.
 func subjectOf(cfg config.Controller, service string) certificate.Subject {

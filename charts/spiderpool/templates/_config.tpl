@@ -72,6 +72,21 @@ service:
   externalIPs: {{ $v.service.externalIPs }}
 policy:
   enabled: {{ $v.policy.enabled }}
+observability:
+  enabled: {{ $v.observability.enabled }}
+  flows: {{ $v.observability.flows | int }}
+  metrics: {{ toJson $v.observability.metrics }}
+  socketPath: {{ dir $v.global.ipamUNIXSocketHostPath }}/hubble.sock
+  {{- with $v.observability.server }}
+  port: {{ ternary (int .port) 0 (ne (include "spiderpool.flowServer" $) "") }}
+  address: {{ .address | quote }}
+  tls:
+    secretName: {{ .tlsSecretName }}
+    relaySecretName: {{ .relayTLSSecretName }}
+    clientSecretName: {{ .clientTLSSecretName }}
+    serverName: {{ $a.name }}-flows
+    relayName: {{ $v.observability.relay.name }}
+  {{- end }}
 iaasNetworkProvider:
   serverUrl: {{ $v.iaasNetworkProvider.serverUrl | quote }}
   httpRequestTimeout: {{ $v.iaasNetworkProvider.httpRequestTimeout }}

@@ -193,12 +193,23 @@ readinessProbe:
 {{- if and .prometheus.enabled .prometheus.secure }}true{{ end -}}
 {{- end -}}
 
+{{/* "true" if the agents serve flows on TCP. */}}
+{{- define "spiderpool.flowServer" -}}
+{{- if and .Values.observability.enabled (or .Values.observability.server.enabled .Values.observability.relay.enabled) }}true{{ end -}}
+{{- end -}}
+
+{{/* Secrets with the certificates of the servers of flows and their clients, as a list in JSON. */}}
+{{- define "spiderpool.flowSecrets" -}}
+{{- with .Values.observability.server }}{{ list .tlsSecretName .relayTLSSecretName .clientTLSSecretName | toJson }}{{ end -}}
+{{- end -}}
+
 {{/* Secrets that the controller creates, as a list in JSON. */}}
 {{- define "spiderpool.issuedSecrets" -}}
 {{- $secrets := list -}}
 {{- if eq .Values.spiderpoolController.tls.method "auto" -}}
 {{- $secrets = append $secrets (include "spiderpool.tlsSecretName" .) -}}
 {{- if include "spiderpool.secureMetrics" .Values.spiderpoolAgent }}{{ $secrets = append $secrets (include "spiderpool.agentTLSSecretName" .) }}{{ end -}}
+{{- if include "spiderpool.flowServer" . }}{{ $secrets = concat $secrets (include "spiderpool.flowSecrets" . | fromJsonArray) }}{{ end -}}
 {{- end -}}
 {{- toJson $secrets -}}
 {{- end -}}

@@ -207,6 +207,12 @@
   resourceNames: [{{ include "spiderpool.agentTLSSecretName" . }}]
   verbs: [get, update]
 {{- end }}
+{{- if and (include "spiderpool.flowServer" .) (eq .Values.spiderpoolController.tls.method "auto") }}
+- apiGroups: [""]
+  resources: [secrets]
+  resourceNames: [{{ join ", " (include "spiderpool.flowSecrets" . | fromJsonArray) }}]
+  verbs: [get, update]
+{{- end }}
 {{- end }}
 
 {{- define "spiderpool.multusRules" }}

@@ -19,7 +19,7 @@ import (
 // valid that much earlier.
 const skew = time.Hour
 
-// Pair is a server certificate with its key and the trusted authorities, in PEM like
+// Pair is a certificate with its key and the trusted authorities, in PEM like
 // in a Secret of type kubernetes.io/tls.
 type Pair struct {
 	Certificate, Key []byte
@@ -34,28 +34,56 @@ type Subject struct {
 	IPs      []net.IP
 	// CALifetime and CertLifetime are the lifetimes of authority and certificate.
 	CALifetime, CertLifetime time.Duration
+	// Usages are those of the certificate; nil for a server.
+	Usages []x509.ExtKeyUsage
+}
+
+func (s Subject) usages() []x509.ExtKeyUsage {
+	if s.Usages == nil {
+		return []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
+	}
+	return s.Usages
 }
 
 // issue creates a certificate and its authority. It discards the key of the authority,
 // because the next certificate gets another authority. Nothing can sign a further
 // certificate. The result also trusts the first authority of former.
 func issue(subject Subject, now time.Time, former []byte) (Pair, error) {
-	caKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	a, err := newAuthority(subject.CALifetime, now)
 	if err != nil {
-		return Pair{}, fmt.Errorf("generate the key of the authority: %w", err)
+		return Pair{}, err
+	}
+	return a.issue(subject, now, former)
+}
+
+// authority signs certificates. It is never stored.
+type authority struct {
+	certificate *x509.Certificate
+	der         []byte
+	key         *ecdsa.PrivateKey
+}
+
+func newAuthority(lifetime time.Duration, now time.Time) (authority, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return authority{}, fmt.Errorf("generate the key of the authority: %w", err)
 	}
 	ca := &x509.Certificate{
 		Subject:               pkix.Name{CommonName: "spiderpool webhook authority"},
 		NotBefore:             now.Add(-skew),
-		NotAfter:              now.Add(subject.CALifetime),
+		NotAfter:              now.Add(lifetime),
 		IsCA:                  true,
 		BasicConstraintsValid: true,
 		KeyUsage:              x509.KeyUsageCertSign,
 	}
-	caDER, err := sign(ca, ca, caKey, caKey)
+	der, err := sign(ca, ca, key, key)
 	if err != nil {
-		return Pair{}, fmt.Errorf("create the authority: %w", err)
+		return authority{}, fmt.Errorf("create the authority: %w", err)
 	}
+	return authority{ca, der, key}, nil
+}
+
+func (a authority) issue(subject Subject, now time.Time, former []byte) (Pair, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return Pair{}, fmt.Errorf("generate the key: %w", err)
@@ -67,9 +95,9 @@ func issue(subject Subject, now time.Time, former []byte) (Pair, error) {
 		DNSNames:    subject.DNSNames,
 		IPAddresses: subject.IPs,
 		KeyUsage:    x509.KeyUsageDigitalSignature,
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+		ExtKeyUsage: subject.usages(),
 	}
-	leafDER, err := sign(leaf, ca, key, caKey)
+	leafDER, err := sign(leaf, a.certificate, key, a.key)
 	if err != nil {
 		return Pair{}, fmt.Errorf("create the certificate: %w", err)
 	}
@@ -80,7 +108,7 @@ func issue(subject Subject, now time.Time, former []byte) (Pair, error) {
 	return Pair{
 		Certificate: encode("CERTIFICATE", leafDER),
 		Key:         encode("PRIVATE KEY", keyDER),
-		Authorities: append(encode("CERTIFICATE", caDER), first(former, now)...),
+		Authorities: append(encode("CERTIFICATE", a.der), first(former, now)...),
 	}, nil
 }
 
@@ -130,7 +158,7 @@ func inspect(pair Pair, subject Subject, now time.Time) (state, error) {
 		return state{}, fmt.Errorf("there is no certificate among the authorities")
 	}
 	for _, name := range subject.DNSNames {
-		if _, err := leaf.Verify(x509.VerifyOptions{DNSName: name, Roots: roots, CurrentTime: now}); err != nil {
+		if _, err := leaf.Verify(x509.VerifyOptions{DNSName: name, Roots: roots, CurrentTime: now, KeyUsages: subject.usages()}); err != nil {
 			return state{}, err
 		}
 	}

@@ -18,19 +18,26 @@ const issuerInterval = time.Minute
 
 // Issuer keeps a certificate for other processes in a Secret, e.g. for the metrics of the
 // agents, which read it from a mount. It has an authority of its own like that of the
-// webhooks, so a node with its key cannot pose as a webhook.
+// webhooks, so a node with its key cannot pose as a webhook. Further Secrets may have a
+// certificate of the same authority, e.g. that of a server's clients.
 type Issuer struct {
-	client  client.Client
-	live    client.Reader // without a cache: a cache of Secrets is limited to one name
-	secret  client.ObjectKey
-	subject Subject
-	clock   clock.PassiveClock
-	log     *slog.Logger
+	client client.Client
+	live   client.Reader // without a cache: a cache of Secrets is limited to one name
+	wanted []Wanted
+	clock  clock.PassiveClock
+	log    *slog.Logger
 }
 
-// NewIssuer returns an issuer. live reads Secrets without a cache.
-func NewIssuer(c client.Client, live client.Reader, secret client.ObjectKey, subject Subject, log *slog.Logger) *Issuer {
-	return &Issuer{client: c, live: live, secret: secret, subject: subject, clock: clock.RealClock{}, log: log}
+// Wanted is a Secret and the subject of its certificate.
+type Wanted struct {
+	Secret  client.ObjectKey
+	Subject Subject
+}
+
+// NewIssuer returns an issuer of one or more certificates with one authority. live reads
+// Secrets without a cache.
+func NewIssuer(c client.Client, live client.Reader, log *slog.Logger, wanted ...Wanted) *Issuer {
+	return &Issuer{client: c, live: live, wanted: wanted, clock: clock.RealClock{}, log: log}
 }
 
 // Start checks the certificate once per minute until ctx ends. The manager starts it on
@@ -38,33 +45,49 @@ func NewIssuer(c client.Client, live client.Reader, secret client.ObjectKey, sub
 func (i *Issuer) Start(ctx context.Context) error {
 	wait.UntilWithContext(ctx, func(ctx context.Context) {
 		if err := i.ensure(ctx); err != nil && ctx.Err() == nil {
-			i.log.WarnContext(ctx, "cannot keep a certificate valid", "secret", i.secret.String(), "err", err)
+			i.log.WarnContext(ctx, "cannot keep a certificate valid", "secret", i.wanted[0].Secret.String(), "err", err)
 		}
 	}, issuerInterval)
 	return nil
 }
 
-// ensure issues a certificate if there is none, or if it is unusable or past two thirds
-// of its life. Clients trust the former authority for as long as it is valid, because
-// the processes see the new certificate at different times.
+// ensure issues all certificates if one is missing, unusable or past two thirds of its
+// life. The former authority is trusted for as long as it is valid, because the
+// processes see the new certificates at different times.
 func (i *Issuer) ensure(ctx context.Context) error {
-	secret := &corev1.Secret{}
-	err := i.live.Get(ctx, i.secret, secret)
-	if client.IgnoreNotFound(err) != nil {
-		return fmt.Errorf("read Secret %s: %w", i.secret, err)
+	now, valid := i.clock.Now(), true
+	secrets, missing := make([]*corev1.Secret, len(i.wanted)), make([]bool, len(i.wanted))
+	for n, w := range i.wanted {
+		secrets[n] = &corev1.Secret{}
+		err := i.live.Get(ctx, w.Secret, secrets[n])
+		if client.IgnoreNotFound(err) != nil {
+			return fmt.Errorf("read Secret %s: %w", w.Secret, err)
+		}
+		missing[n] = err != nil
+		pair := pairOf(secrets[n])
+		pair.Authorities = pairOf(secrets[0]).Authorities // those that the server of a client trusts
+		found, err := inspect(pair, w.Subject, now)
+		valid = valid && !missing[n] && err == nil && now.Before(found.renew)
 	}
-	missing, now := err != nil, i.clock.Now()
-	found, err := inspect(pairOf(secret), i.subject, now)
-	if !missing && err == nil && now.Before(found.renew) {
+	if valid {
 		return nil
 	}
-	pair, err := issue(i.subject, now, pairOf(secret).Authorities)
+	a, err := newAuthority(i.wanted[0].Subject.CALifetime, now)
 	if err != nil {
 		return err
 	}
-	written, err := write(ctx, i.client, i.secret, secret, missing, pair)
-	if written {
-		i.log.InfoContext(ctx, "issued a certificate", "secret", i.secret.String())
+	for n, w := range i.wanted {
+		pair, err := a.issue(w.Subject, now, pairOf(secrets[0]).Authorities)
+		if err != nil {
+			return err
+		}
+		written, err := write(ctx, i.client, w.Secret, secrets[n], missing[n], pair)
+		if err != nil {
+			return err
+		}
+		if written {
+			i.log.InfoContext(ctx, "issued a certificate", "secret", w.Secret.String())
+		}
 	}
-	return err
+	return nil
 }

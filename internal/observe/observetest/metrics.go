@@ -18,7 +18,7 @@ import (
 var update = flag.Bool("update", false, "write docs/reference/metrics.md instead of comparing it")
 
 // ReferenceListsMetrics compares the table of a program in docs/reference/metrics.md
-// with the metrics of the gatherer whose names start with spiderpool_; -update
+// with the metrics of the gatherer whose names start with spiderpool_ or hubble_; -update
 // writes it. It also checks these metrics with promlint. The test must be in a directory
 // two levels below the repository. A metric with labels needs a time series, or Gather
 // omits it.
@@ -32,7 +32,7 @@ func ReferenceListsMetrics(t *testing.T, program string, gatherer prometheus.Gat
 	want.WriteString("| metric | type | labels | meaning |\n| --- | --- | --- | --- |\n")
 	var ours []*dto.MetricFamily
 	for _, family := range families {
-		if strings.HasPrefix(family.GetName(), "spiderpool_") {
+		if strings.HasPrefix(family.GetName(), "spiderpool_") || strings.HasPrefix(family.GetName(), "hubble_") {
 			want.WriteString(row(family))
 			ours = append(ours, family)
 		}

@@ -2,6 +2,7 @@ package httpserver
 
 import (
 	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -42,4 +43,28 @@ func (k *KeyPair) Certificate(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	}
 	k.mu.pair, k.mu.changed = &pair, info.ModTime()
 	return k.mu.pair, nil
+}
+
+// Mutual returns the configuration of a gRPC server with the key pair, for clients with a
+// certificate of an authority in ca.crt of the directory. It reads the files again for new
+// connections. A certificate for servers only is no client's.
+func (k *KeyPair) Mutual() *tls.Config {
+	return &tls.Config{MinVersion: tls.VersionTLS13, GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
+		pair, err := k.Certificate(nil)
+		if err != nil {
+			return nil, err
+		}
+		raw, err := os.ReadFile(filepath.Join(k.dir, "ca.crt"))
+		if err != nil {
+			return nil, fmt.Errorf("read the authorities of clients: %w", err)
+		}
+		authorities := x509.NewCertPool()
+		if !authorities.AppendCertsFromPEM(raw) {
+			return nil, fmt.Errorf("%s has no certificate", filepath.Join(k.dir, "ca.crt"))
+		}
+		return &tls.Config{
+			MinVersion: tls.VersionTLS13, NextProtos: []string{"h2"},
+			Certificates: []tls.Certificate{*pair}, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: authorities,
+		}, nil
+	}}
 }
