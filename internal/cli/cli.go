@@ -78,6 +78,6 @@ with a problem, 2 no answer.`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(newIP(now), newNode(), newPod(now), newPolicy(), newPool(now), newService())
+	root.AddCommand(newIP(now), newNode(), newObserve(now), newPod(now), newPolicy(), newPool(now), newService())
 	return root
 }
