@@ -96,3 +96,19 @@ func TestRatiosCompareWithBridge(t *testing.T) {
 		}
 	}
 }
+
+func TestControlPlaneIsOfTheLab(t *testing.T) {
+	t.Parallel()
+	for command, want := range map[string]bool{
+		"/opt/etcd\x00--name=master\x00--data-dir=/run/spiderpool-lab/machine/etcd\x00":               true,
+		"/opt/kube-apiserver\x00--etcd-cafile=/run/spiderpool-lab/secrets/control-plane/ca.crt\x00":   true,
+		"/opt/kube-apiserver\x00--etcd-cafile=/tmp/other/ca.crt\x00":                                  false,
+		"/opt/kube-apiserver\x00--etcd-cafile=/run/spiderpool-lab-2/secrets/control-plane/ca.crt\x00": false,
+		"/opt/kubelet\x00--config=/run/spiderpool-lab/kubelet.yaml\x00":                               false,
+		"": false,
+	} {
+		if got := isControlPlane([]byte(command), "/run/spiderpool-lab"); got != want {
+			t.Errorf("isControlPlane(%q) = %t, want %t", command, got, want)
+		}
+	}
+}

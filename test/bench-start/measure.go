@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -41,7 +42,8 @@ func measure(ctx context.Context, o *options, lab *walk.Lab, stopwatch string) (
 	if err != nil {
 		return nil, err
 	}
-	config, err := clientcmd.BuildConfigFromFlags("", strings.TrimSpace(path))
+	path = strings.TrimSpace(path)
+	config, err := clientcmd.BuildConfigFromFlags("", path)
 	if err != nil {
 		return nil, err
 	}
@@ -51,6 +53,9 @@ func measure(ctx context.Context, o *options, lab *walk.Lab, stopwatch string) (
 		return nil, err
 	}
 	if err := b.installStopwatch(ctx, stopwatch); err != nil {
+		return nil, err
+	}
+	if err := preferControlPlane(filepath.Dir(path)); err != nil {
 		return nil, err
 	}
 	fmt.Printf("\n== Measure\n")
