@@ -38,7 +38,7 @@ func NewEnv(out io.Writer, getenv func(string) string) *Env {
 // Main runs the program that command returns, and ends the process. SIGINT and
 // SIGTERM end the context of the command.
 func Main(command func(*Env) *cobra.Command) {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ctx, stop := UntilSignal()
 	defer stop()
 	env := NewEnv(os.Stderr, os.Getenv)
 	program := command(env)
@@ -47,4 +47,11 @@ func Main(command func(*Env) *cobra.Command) {
 		env.Log.Error(program.Name()+" failed", "err", err)
 		os.Exit(1)
 	}
+}
+
+// UntilSignal returns a context that SIGINT and SIGTERM end. A second signal ends the process.
+func UntilSignal() (context.Context, context.CancelFunc) {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop)
+	return ctx, stop
 }
