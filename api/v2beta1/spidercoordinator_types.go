@@ -192,6 +192,8 @@ type SpiderCoordinatorStatus struct {
 // +kubebuilder:printcolumn:name=MODE,type=string,JSONPath=`.spec.mode`,description="mode"
 // +kubebuilder:printcolumn:name=PHASE,type=string,JSONPath=`.status.phase`,description="phase"
 // +kubebuilder:printcolumn:name=SERVICE-CIDR,type=string,JSONPath=`.status.serviceCIDR`,description="networks of ClusterIPs"
+// +kubebuilder:printcolumn:name=READY,type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`,description="whether the networks of the cluster are known; the condition has the reason"
+// +kubebuilder:printcolumn:name=AGE,type=date,JSONPath=`.metadata.creationTimestamp`,description="time since its creation"
 // +kubebuilder:printcolumn:name=OVERLAY-POD-CIDR,type=string,JSONPath=`.status.overlayPodCIDR`,description="networks of overlay pods",priority=10
 type SpiderCoordinator struct {
 	metav1.TypeMeta   `json:",inline"`

@@ -94,6 +94,7 @@ type SpiderEndpointStatus struct {
 // +kubebuilder:printcolumn:name=IPV6POOL,type=string,JSONPath=`.status.current.ips[0].ipv6Pool`,description="pool of its IPv6 address"
 // +kubebuilder:printcolumn:name=IPV6,type=string,JSONPath=`.status.current.ips[0].ipv6`,description="IPv6 address"
 // +kubebuilder:printcolumn:name=NODE,type=string,JSONPath=`.status.current.node`,description="node of the pod"
+// +kubebuilder:printcolumn:name=AGE,type=date,JSONPath=`.metadata.creationTimestamp`,description="time since its creation"
 type SpiderEndpoint struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitempty"`

@@ -157,6 +157,7 @@ type SpiderIPBlockSpec struct {
 // +kubebuilder:resource:categories={spiderpool},path=spideripblocks,scope=Cluster,shortName=sib,singular=spideripblock
 // +kubebuilder:printcolumn:name=CIDR,type=string,JSONPath=`.spec.cidr`,description="addresses"
 // +kubebuilder:printcolumn:name=NODE,type=string,JSONPath=`.spec.node`,description="node that created it"
+// +kubebuilder:printcolumn:name=AGE,type=date,JSONPath=`.metadata.creationTimestamp`,description="time since its creation"
 type SpiderIPBlock struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitempty"`

@@ -71,6 +71,12 @@ type SpiderIPPoolStatus struct {
 	// +optional
 	AllocatedIPCount *int64 `json:"allocatedIPCount,omitempty"`
 
+	// FreeIPCount is the number of addresses that the pool can hand out and that are neither in use nor retained.
+	// Quarantined addresses count as free.
+	// +kubebuilder:validation:Minimum=0
+	// +optional
+	FreeIPCount *int64 `json:"freeIPCount,omitempty"`
+
 	// Conditions has the condition Ready: True if the pool can be used as written.
 	// +listType=map
 	// +listMapKey=type
@@ -88,6 +94,9 @@ type SpiderIPPoolStatus struct {
 // +kubebuilder:printcolumn:name=ALLOCATED-IP-COUNT,type=integer,JSONPath=`.status.allocatedIPCount`,description="addresses in use"
 // +kubebuilder:printcolumn:name=TOTAL-IP-COUNT,type=integer,JSONPath=`.status.totalIPCount`,description="addresses in total"
 // +kubebuilder:printcolumn:name=DEFAULT,type=boolean,JSONPath=`.spec.default`,description="candidate for pods without a pool of their own choice"
+// +kubebuilder:printcolumn:name=READY,type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`,description="whether it hands out addresses; the condition has the reason"
+// +kubebuilder:printcolumn:name=FREE,type=integer,JSONPath=`.status.freeIPCount`,description="addresses without a holder"
+// +kubebuilder:printcolumn:name=AGE,type=date,JSONPath=`.metadata.creationTimestamp`,description="time since its creation"
 // +kubebuilder:printcolumn:name=DISABLE,type=boolean,JSONPath=`.spec.disable`,description="hands out nothing",priority=10
 // +kubebuilder:printcolumn:name=NodeName,type=string,JSONPath=`.spec.nodeName`,description="nodes that may use it",priority=10
 // +kubebuilder:printcolumn:name=MultusName,type=string,JSONPath=`.spec.multusName`,description="network attachments that may use it",priority=10

@@ -348,7 +348,7 @@ type SpiderMultusConfigStatus struct {
 // +kubebuilder:resource:categories={spiderpool},path=spidermultusconfigs,scope=Namespaced,shortName=smc,singular=spidermultusconfig
 // +kubebuilder:printcolumn:name=TYPE,type=string,JSONPath=`.spec.cniType`,description="main plugin"
 // +kubebuilder:printcolumn:name=READY,type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`,description="whether the NetworkAttachmentDefinition matches the specification"
-// +kubebuilder:printcolumn:name=AGE,type=date,JSONPath=`.metadata.creationTimestamp`
+// +kubebuilder:printcolumn:name=AGE,type=date,JSONPath=`.metadata.creationTimestamp`,description="time since its creation"
 type SpiderMultusConfig struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitempty"`

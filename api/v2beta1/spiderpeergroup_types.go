@@ -59,6 +59,7 @@ type SpiderPeerGroupSpec struct {
 // +kubebuilder:resource:categories={spiderpool},path=spiderpeergroups,scope=Cluster,shortName=spg,singular=spiderpeergroup
 // +kubebuilder:printcolumn:name=SLICES,type=integer,JSONPath=`.spec.slices`,description="objects of the group"
 // +kubebuilder:printcolumn:name=SELECTS,type=string,JSONPath=`.spec.selects`,description="selected pods"
+// +kubebuilder:printcolumn:name=AGE,type=date,JSONPath=`.metadata.creationTimestamp`,description="time since its creation"
 type SpiderPeerGroup struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitempty"`

@@ -34,6 +34,8 @@ type SpiderReservedIPStatus struct {
 // +kubebuilder:resource:categories={spiderpool},path=spiderreservedips,scope=Cluster,shortName=sr,singular=spiderreservedip
 // +kubebuilder:printcolumn:name=VERSION,type=string,JSONPath=`.spec.ipVersion`,description="IP version"
 // +kubebuilder:printcolumn:name=IPS,type=string,JSONPath=`.spec.ips`,description="addresses"
+// +kubebuilder:printcolumn:name=READY,type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`,description="whether all its addresses are reserved; the condition has the reason"
+// +kubebuilder:printcolumn:name=AGE,type=date,JSONPath=`.metadata.creationTimestamp`,description="time since its creation"
 type SpiderReservedIP struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitempty"`

@@ -938,6 +938,11 @@ func (in *SpiderIPPoolStatus) DeepCopyInto(out *SpiderIPPoolStatus) {
 		*out = new(int64)
 		**out = **in
 	}
+	if in.FreeIPCount != nil {
+		in, out := &in.FreeIPCount, &out.FreeIPCount
+		*out = new(int64)
+		**out = **in
+	}
 	if in.Conditions != nil {
 		in, out := &in.Conditions, &out.Conditions
 		*out = make([]v1.Condition, len(*in))

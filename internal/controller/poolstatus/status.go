@@ -35,12 +35,19 @@ type allocation struct {
 // are all its leases in use or retained, reserved the addresses of all
 // SpiderReservedIPs. It returns the length of status.allocatedIPs in bytes.
 func SetStatus(pool *v2beta1.SpiderIPPool, reserved inet.Set, leases []lease.Lease) int {
-	total := int64(0)
+	total, free := int64(0), int64(0)
 	if compiled, errs := compile.Pool(pool); len(errs) == 0 {
-		total = compiled.Usable(reserved).Count()
+		usable := compiled.Usable(reserved)
+		total = usable.Count()
+		free = total
+		for _, l := range leases {
+			if usable.Contains(l.Addr) {
+				free--
+			}
+		}
 	}
 	text, named := allocatedIPs(leases)
-	pool.Status.TotalIPCount = &total
+	pool.Status.TotalIPCount, pool.Status.FreeIPCount = &total, &free
 	pool.Status.AllocatedIPCount = new(int64(len(leases)))
 	pool.Status.AllocatedIPs = text
 	if named < len(leases) {

@@ -85,15 +85,18 @@ func decodeItems(decoder *json.Decoder, f func(*v2beta1.SpiderIPPool)) error {
 }
 
 // poolStatus is the status of a pool. Of a status that our controller wrote, it keeps
-// only the conditions: the addresses are in the blocks.
+// only the conditions and the counts: the addresses are in the blocks.
 type poolStatus struct{ v2beta1.SpiderIPPoolStatus }
 
 func (s *poolStatus) UnmarshalJSON(raw []byte) error {
-	var conditions struct{ Conditions []metav1.Condition }
-	if err := json.Unmarshal(raw, &conditions); err != nil {
+	var kept struct {
+		Conditions                                  []metav1.Condition
+		TotalIPCount, AllocatedIPCount, FreeIPCount *int64
+	}
+	if err := json.Unmarshal(raw, &kept); err != nil {
 		return err
 	}
-	s.Conditions = conditions.Conditions
+	s.Conditions, s.TotalIPCount, s.AllocatedIPCount, s.FreeIPCount = kept.Conditions, kept.TotalIPCount, kept.AllocatedIPCount, kept.FreeIPCount
 	if compile.IsOurStatus(&s.SpiderIPPoolStatus) {
 		return nil
 	}
