@@ -144,6 +144,21 @@ const (
 	// running pod uses it. The next write of an agent or the controller removes the annotation.
 	// Example: repair of a corrupt block
 	AnnotationOverride = "ipam.spidernet.io/override"
+
+	// AnnotationReleaseAddress asks the controller to release an address of the SpiderIPBlock,
+	// as spiderpoolctl release does. The controller releases an address that is retained
+	// for an owner without need for it or, with the word force, for any owner. It refuses an address in
+	// use, and removes the annotation with its answer, an event.
+	// Example: 172.31.16.5 force
+	AnnotationReleaseAddress = "ipam.spidernet.io/release-address"
+)
+
+// Annotations of SpiderIPBlocks, SpiderIPPools and SpiderEndpoints
+const (
+	// AnnotationCheck makes the controller look at the object again; spiderpoolctl check --repair
+	// sets it to the time.
+	// Example: 2026-11-29T03:00:00Z
+	AnnotationCheck = "ipam.spidernet.io/check"
 )
 
 // Annotations of our CustomResourceDefinitions

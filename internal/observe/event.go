@@ -45,6 +45,8 @@ var (
 		"The agent or the controller reclaimed an address without a CNI DEL. The text gives the reason and the proof that no sandbox uses the address."}
 	leaseRestored = Kind{"Pod", warning, "LeaseRestored", "Restore",
 		"Another client removed the lease of an address that the pod uses, e.g. with kubectl. The agent restored the lease."}
+	releaseRefused = Kind{"SpiderIPBlock", warning, "ReleaseRefused", "Release",
+		"A user asked for the release of an address, e.g. with spiderpoolctl release, and the controller keeps it. The text says what may still use the address. A release is a ReclaimedIP of the former pod, with the reason UserRequest."}
 	networkNotTrusted = Kind{"Node", warning, "NetworkNotTrusted", "Allocate",
 		"Other hosts answer for more addresses than they can have, e.g. a router with proxy ARP or a pod with a raw socket. No address is quarantined, and the pod's ADD fails. The text names the hardware address and the way out."}
 	nodeNotPrepared = Kind{"Node", warning, "NodeNotPrepared", "Preflight",
@@ -77,7 +79,7 @@ var (
 
 // kinds are all kinds of events but those of conditions; see NotReady.
 var kinds = []Kind{
-	failedAllocateIP, ipConflict, ownerNotProven, reclaimedIP, leaseRestored, networkNotTrusted, nodeNotPrepared, runtimeUnavailable,
+	failedAllocateIP, ipConflict, ownerNotProven, reclaimedIP, leaseRestored, releaseRefused, networkNotTrusted, nodeNotPrepared, runtimeUnavailable,
 	servicesLeft, invalidService, invalidEndpoints, invalidPolicy, tooManyPeers, bandwidthNotChanged, policyNotEnforced,
 	attachmentCreated, attachmentAdopted, attachmentUpdated, attachmentDeleted,
 }
@@ -95,6 +97,9 @@ func OwnerNotProven(doubt string) Event {
 
 // ReclaimedIP says which address of a pod was reclaimed, and why.
 func ReclaimedIP(change reclaim.Change) Event { return event(reclaimedIP, change.String()) }
+
+// ReleaseRefused says why an address is not released, although a user asked for it.
+func ReleaseRefused(text string) Event { return event(releaseRefused, text) }
 
 // LeaseRestored says which removed lease of a pod the agent restored.
 func LeaseRestored(text string) Event { return event(leaseRestored, text) }

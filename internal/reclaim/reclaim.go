@@ -78,7 +78,22 @@ type Facts struct {
 	// Replaced means that the owner uses another address of the same IP version for
 	// the same interface.
 	Replaced bool
+	// Request is the request of a user to release the address.
+	Request Request
 }
+
+// Request is the request of a user to release an address. It never stands for a proof, so it
+// matters for retained addresses only.
+type Request int
+
+// Requests.
+const (
+	NoRequest Request = iota
+	// Unneeded asks for the release of an address that its owner does not want now.
+	Unneeded
+	// Forced asks for the release even if the owner may come back for the address.
+	Forced
+)
 
 // Presence says whether an object exists.
 type Presence int
@@ -169,12 +184,14 @@ const (
 	FixedLeft         Reason = "OwnerLeft" // the owner no longer uses Spiderpool
 	FixedSwitchedOff  Reason = "FixedAddressesOff"
 	FixedReplaced     Reason = "OwnerHasAnother"
+	UserRequest       Reason = "UserRequest" // of a retained address
 )
 
 // Reasons are all reasons to end a lease.
 var Reasons = []Reason{
 	PodGone, PodReplaced, PodSucceeded, PodFailed, PodTerminating, PodWithoutAddress, SandboxGone,
 	FixedOwnerGone, FixedScaledDown, FixedLeft, FixedSwitchedOff, FixedReplaced,
+	UserRequest,
 }
 
 // Reasons to keep a lease.
@@ -199,6 +216,9 @@ type Verdict struct {
 
 // Judge decides about one lease.
 func Judge(l lease.Lease, f Facts, p Policy) Verdict {
+	if l.State == lease.Retained && requested(f) {
+		return Verdict{Free, UserRequest, fmt.Sprintf("a user asked for the release of the address of %s", l.FixedFor)}
+	}
 	switch {
 	case !p.Enabled:
 		return Verdict{Keep, Disabled, "ipam.gc.enabled is false"}
@@ -313,6 +333,12 @@ func endFixed(l lease.Lease, f Facts, p Policy) Action {
 		return Free
 	}
 	return Retain
+}
+
+// requested reports whether the request of a user ends a retained address, which no container uses.
+func requested(f Facts) bool {
+	unwanted := f.Owner == OwnerGone || f.Owner == OwnerScaledDown || f.Owner == OwnerLeft || f.Replaced
+	return f.Request == Forced || f.Request == Unneeded && unwanted
 }
 
 // judgeRetained decides about an address reserved for its owner. No

@@ -88,6 +88,7 @@ func outOfService(s *situation) {
 func state(of lease.State) change { return func(s *situation) { s.lease.State = of } }
 func phase(p string) change       { return func(s *situation) { s.facts.Pod.Phase = p } }
 func owner(o Owner) change        { return func(s *situation) { s.facts.Owner = o } }
+func asked(r Request) change      { return func(s *situation) { s.facts.Request = r } }
 func fixedFor(owner string) change {
 	return func(s *situation) { s.lease.FixedFor = lease.ParseOwner(owner) }
 }
@@ -200,6 +201,18 @@ func TestVerdicts(t *testing.T) {
 		{"retained, disabled", changes{retainedAddress, podGone, podsOff}, Free, FixedSwitchedOff, ""},
 		{"retained for a VM, disabled for pods", changes{retainedAddress, fixedFor("VirtualMachine/default/vm"), podGone, podsOff},
 			Keep, FixedWanted, ""},
+		{"asked, owner wanted", changes{retainedAddress, podGone, asked(Unneeded)}, Keep, FixedWanted, "reserved for Pod/default/web-0"},
+		{"asked, owner unread", changes{retainedAddress, podGone, owner(OwnerUnknown), asked(Unneeded)}, Keep, FixedUnknown, ""},
+		{"asked, just scaled down", changes{retainedAddress, aged(time.Minute), podGone, owner(OwnerScaledDown), asked(Unneeded)},
+			Free, UserRequest, "a user asked for the release of the address of Pod/default/web-0"},
+		{"asked, disabled", changes{retainedAddress, podGone, owner(OwnerGone), gcOff, asked(Unneeded)}, Free, UserRequest, ""},
+		{"forced, owner wanted", changes{retainedAddress, podGone, asked(Forced)}, Free, UserRequest, ""},
+		{"forced, owner unread", changes{retainedAddress, podGone, owner(OwnerUnknown), asked(Forced)}, Free, UserRequest, ""},
+		{"forced, in use", changes{fixedAddress, asked(Forced)}, Keep, PodAlive, ""},
+		{"forced, no proof", changes{podGone, sandboxUnknown, asked(Forced)}, Keep, NoProof, "nothing proves that sandbox c1 of node worker1 is gone"},
+		{"forced, sandbox alive", changes{podGone, asked(Forced)}, Keep, SandboxAlive, ""},
+		{"forced, young", changes{aged(time.Minute), podGone, noSandbox, asked(Forced)}, Keep, TooYoung, ""},
+		{"forced, quarantined", changes{state(lease.Quarantined), asked(Forced)}, Keep, NotHeld, ""},
 		{"retained for an unknown kind", changes{retainedAddress, fixedFor("Rack/default/r1"), podGone, fixedOff}, Keep, FixedWanted, ""},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -241,6 +254,7 @@ func drawFacts(t *rapid.T) Facts {
 		Sandbox:  Sandbox(rapid.IntRange(0, 2).Draw(t, "sandbox")),
 		Unwanted: time.Duration(rapid.IntRange(0, 120).Draw(t, "unwanted")) * time.Minute,
 		Owner:    Owner(rapid.IntRange(0, 4).Draw(t, "owner")),
+		Request:  Request(rapid.IntRange(0, 2).Draw(t, "request")),
 	}
 	if rapid.Bool().Draw(t, "terminating") {
 		f.Pod.Terminating, f.Pod.Grace = true, time.Hour
@@ -267,6 +281,12 @@ func TestNothingIsEndedWithoutProof(t *testing.T) {
 		f.Age = now.Sub(l.Since)
 		v := Judge(l, f, p)
 		if v.Action == Keep {
+			return
+		}
+		if v.Reason == UserRequest {
+			if l.State != lease.Retained || f.Request != Forced && (f.Request == NoRequest || f.Owner == OwnerWanted || f.Owner == OwnerUnknown) {
+				t.Fatalf("released for a user: %+v of %+v", v, f)
+			}
 			return
 		}
 		if !p.Enabled {

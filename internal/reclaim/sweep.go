@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"time"
 
+	"spiderpool.dev/spiderpool/internal/inet"
 	"spiderpool.dev/spiderpool/internal/lease"
 )
 
@@ -51,4 +52,22 @@ func Sweep(b lease.Block, facts func(lease.Lease) Facts, p Policy, now time.Time
 		}
 	}
 	return swept, changes
+}
+
+// Replaces reports whether o is another address in use by the owner of the retained lease l, for the same
+// interface and IP version.
+func Replaces(o, l lease.Lease) bool {
+	return o.State == lease.InUse && o.FixedFor == l.FixedFor && o.Interface == l.Interface && inet.FamilyOf(o.Addr) == inet.FamilyOf(l.Addr)
+}
+
+// UsedAgain reports whether o is an address in use by the owner of the retained lease l, or by the pod with the
+// owner's name.
+func UsedAgain(o, l lease.Lease) bool {
+	return o.State == lease.InUse && (o.FixedFor == l.FixedFor || o.Pod == l.FixedFor.Key())
+}
+
+// Succeeds reports whether the pod runs as a later pod of the owner of the retained lease l, a StatefulSet. Such a
+// pod has all its interfaces, so without a lease (UsedAgain) it has left Spiderpool.
+func Succeeds(pod Pod, l lease.Lease) bool {
+	return l.FixedFor.Kind == lease.KindPod && pod.Presence == Exists && pod.UID != l.PodUID && pod.Phase == "Running" && pod.HasAddress && !pod.Terminating
 }

@@ -15,7 +15,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"spiderpool.dev/spiderpool/api/v2beta1"
-	"spiderpool.dev/spiderpool/internal/inet"
 	"spiderpool.dev/spiderpool/internal/kube/blockindex"
 	"spiderpool.dev/spiderpool/internal/kube/compile"
 	"spiderpool.dev/spiderpool/internal/lease"
@@ -88,11 +87,8 @@ func (f facts) replaced(ctx context.Context, l lease.Lease) bool {
 		if err != nil {
 			continue
 		}
-		for _, other := range block.Leases {
-			if other.State == lease.InUse && other.FixedFor == l.FixedFor && other.Interface == l.Interface &&
-				inet.FamilyOf(other.Addr) == inet.FamilyOf(l.Addr) {
-				return true
-			}
+		if slices.ContainsFunc(block.Leases, func(o lease.Lease) bool { return reclaim.Replaces(o, l) }) {
+			return true
 		}
 	}
 	return false
@@ -105,8 +101,7 @@ func (f facts) left(ctx context.Context, l lease.Lease) bool {
 	if l.FixedFor.Kind != lease.KindPod {
 		return false
 	}
-	pod := f.pod(ctx, l.FixedFor.Key())
-	if pod.Presence != reclaim.Exists || pod.UID == l.PodUID || pod.Phase != string(corev1.PodRunning) || !pod.HasAddress || pod.Terminating {
+	if !reclaim.Succeeds(f.pod(ctx, l.FixedFor.Key()), l) {
 		return false
 	}
 	blocks, err := f.fixed(ctx, l.FixedFor)
@@ -115,9 +110,7 @@ func (f facts) left(ctx context.Context, l lease.Lease) bool {
 	}
 	for i := range blocks {
 		block, err := compile.Block(&blocks[i])
-		uses := func(o lease.Lease) bool {
-			return o.State == lease.InUse && (o.FixedFor == l.FixedFor || o.Pod == l.FixedFor.Key())
-		}
+		uses := func(o lease.Lease) bool { return reclaim.UsedAgain(o, l) }
 		if err != nil || slices.ContainsFunc(block.Leases, uses) {
 			return false
 		}

@@ -192,16 +192,18 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 	if block.Removable(seen.leases, now, r.options.Idle) {
 		return ctrl.Result{}, r.remove(ctx, object)
 	}
-	// 2. Stop if the caches show nothing to reclaim.
-	if _, changes := reclaim.Sweep(block, seen.complete(cached, now), r.options.Policy, now); len(changes) == 0 {
+	asked := releaseAsked(object)
+	// 2. Stop if the caches show nothing to reclaim, and no user asks for a release.
+	if _, changes := reclaim.Sweep(block, seen.complete(cached, now), r.options.Policy, now); len(changes) == 0 && asked == nil {
 		return ctrl.Result{RequeueAfter: r.next(ctx, block, seen, now)}, nil
 	}
 	// 3. Judge again by the API server, and write the block.
-	swept, changes := reclaim.Sweep(block, seen.complete(r.live.of(ctx), now), r.options.Policy, now)
-	if len(changes) == 0 {
+	facts := once(asked.addTo(seen.complete(r.live.of(ctx), now)))
+	swept, changes := reclaim.Sweep(block, facts, r.options.Policy, now)
+	if len(changes) == 0 && asked == nil {
 		return ctrl.Result{RequeueAfter: r.next(ctx, block, seen, now)}, nil
 	}
-	err = client.IgnoreNotFound(r.client.Update(ctx, compile.BlockObject(swept)))
+	err = client.IgnoreNotFound(r.client.Update(ctx, compile.BlockObject(swept))) // without the annotation that asks
 	if apierrors.IsConflict(err) {
 		// An agent wrote the block; the watch queues it again.
 		return ctrl.Result{}, nil
@@ -214,6 +216,10 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 	}
 	if err != nil {
 		return ctrl.Result{}, fmt.Errorf("reclaim addresses of SpiderIPBlock %s: %w", object.Name, err)
+	}
+	if because := asked.refusal(block, changes, facts, r.options.Policy); because != "" {
+		r.log.InfoContext(ctx, "refused the release of an address", "block", object.Name, "because", because)
+		r.recorder.Record(object, asked.pod(block), observe.ReleaseRefused(because))
 	}
 	return ctrl.Result{}, nil
 }
@@ -270,8 +276,11 @@ func (r *Reconciler) announce(ctx context.Context, change reclaim.Change) {
 	l := change.Lease
 	r.log.InfoContext(ctx, "reclaimed an address", "ip", l.Addr, "pool", l.Pool, "pod", l.Pod, "node", l.Node,
 		"container", l.ContainerID, "reason", change.Reason, "because", change.Message)
-	pod := &corev1.ObjectReference{APIVersion: "v1", Kind: "Pod", Namespace: l.Pod.Namespace, Name: l.Pod.Name, UID: types.UID(l.PodUID)}
-	r.recorder.Record(pod, nil, observe.ReclaimedIP(change))
+	r.recorder.Record(podOf(l), nil, observe.ReclaimedIP(change))
+}
+
+func podOf(l lease.Lease) *corev1.ObjectReference {
+	return &corev1.ObjectReference{APIVersion: "v1", Kind: "Pod", Namespace: l.Pod.Namespace, Name: l.Pod.Name, UID: types.UID(l.PodUID)}
 }
 
 // ordinals returns the ordinals of a StatefulSet's pods as the range [first, end).
