@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"spiderpool.dev/spiderpool/internal/config"
+	"spiderpool.dev/spiderpool/internal/process"
 )
 
 // errFound means that the command has printed a problem. Main then exits with 1 and
@@ -29,7 +30,9 @@ func Main() {
 	if strings.TrimSuffix(filepath.Base(os.Args[0]), ".exe") == pluginName {
 		asPlugin(root)
 	}
-	err := root.Execute()
+	ctx, stop := process.UntilSignal()
+	defer stop()
+	err := root.ExecuteContext(ctx)
 	if err != nil && !errors.Is(err, errFound) {
 		fmt.Fprintln(os.Stderr, root.DisplayName()+":", err)
 	}
@@ -78,6 +81,7 @@ with a problem, 2 no answer.`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(newIP(now), newNode(), newObserve(now), newPod(now), newPolicy(), newPool(now), newService())
+	root.AddCommand(newCheck(now), newIP(now), newNode(), newObserve(now), newPod(now), newPolicy(), newPool(now), newReclaim(now), newRelease(now),
+		newService(), newSupportBundle(now))
 	return root
 }

@@ -110,7 +110,8 @@ func TestViewCommandsNameWayOut(t *testing.T) {
 		ObjectMeta: metav1.ObjectMeta{Namespace: "kube-system", Name: configMap},
 		Data:       map[string]string{configKey: "{apiVersion: config.spiderpool.spidernet.io/v1, kind: SpiderpoolConfiguration}"},
 	})
-	commands := []string{"ip list", "ip who 10.6.0.2", "ip who 02:42:0a:06:00:05", "pool list", "pool show blue", "pool usage blue", "pod explain " + namespace + "/web-0"}
+	commands := []string{"ip list", "ip who 10.6.0.2", "ip who 02:42:0a:06:00:05", "pool list", "pool show blue", "pool usage blue", "pod explain " + namespace + "/web-0",
+		"check", "reclaim --dry-run", "release 10.6.0.2"}
 	away := kubetest.Config(t)
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -22,6 +22,9 @@ func TestViewArguments(t *testing.T) {
 		{"explain shop/web-0 -o csv", `--output "csv"`},
 		{"explain shop/web-0 --kubeconfig /does/not/exist", "--kubeconfig"},
 	})
+	refuses(t, "check", []testCase{{"blue", "unknown command"}, {"-o csv", `--output "csv"`}, {"--kubeconfig /does/not/exist", "--kubeconfig"}})
+	refuses(t, "reclaim", []testCase{{"", "add --dry-run: agents and the controller reclaim by themselves"}, {"--dry-run -o csv", `--output "csv"`}})
+	refuses(t, "release", []testCase{{"", "accepts 1 arg(s)"}, {"web-0", `"web-0" is no address: write e.g. 10.6.0.21`}, {"10.6.0.4 -o csv", `--output "csv"`}})
 	refuses(t, "pool", []testCase{
 		{"show", "accepts 1 arg(s)"},
 		{"usage", "accepts 1 arg(s)"},

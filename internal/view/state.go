@@ -34,6 +34,7 @@ type Objects struct {
 // State is a cluster at one time.
 type State struct {
 	now       time.Time
+	objects   Objects
 	pools     *pool.Catalog
 	reserved  map[string]inet.Set // by SpiderReservedIP
 	index     *lease.Index
@@ -51,7 +52,7 @@ type Finding struct {
 // NewState returns the state of the objects at the time now.
 func NewState(o Objects, now time.Time) *State {
 	s := &State{
-		now: now, pools: pool.NewCatalog(), reserved: map[string]inet.Set{}, index: lease.NewIndex(lease.Options{}), damaged: map[netip.Addr]Finding{},
+		now: now, objects: o, pools: pool.NewCatalog(), reserved: map[string]inet.Set{}, index: lease.NewIndex(lease.Options{}), damaged: map[netip.Addr]Finding{},
 		endpoints: make(map[lease.PodKey]*v2beta1.SpiderEndpoint, len(o.Endpoints)),
 	}
 	sets := make([]inet.Set, 0, len(o.Reserved))

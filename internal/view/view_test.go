@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	nadv1 "github.com/k8snetworkplumbingwg/network-attachment-definition-client/pkg/apis/k8s.cni.cncf.io/v1"
 	"golang.org/x/tools/txtar"
 	corev1 "k8s.io/api/core/v1"
@@ -56,6 +57,7 @@ type scenario struct {
 	objects Objects
 	pods    map[lease.PodKey]*corev1.Pod
 	meta    map[string]*metav1.ObjectMeta // of Namespaces and Nodes
+	around  Surroundings
 	nads    map[pool.NetworkAttachment]ipam.Network
 	state   *State
 }
@@ -63,6 +65,7 @@ type scenario struct {
 func scenarioOf(t *testing.T, stream []byte) *scenario {
 	t.Helper()
 	c := &scenario{t: t, pods: map[lease.PodKey]*corev1.Pod{}, meta: map[string]*metav1.ObjectMeta{}, nads: map[pool.NetworkAttachment]ipam.Network{}}
+	c.around = Surroundings{Pods: map[lease.PodKey]ReportingPod{}, Nodes: map[string]reclaim.Node{}}
 	reader := utilyaml.NewYAMLReader(bufio.NewReader(bytes.NewReader(stream)))
 	for {
 		document, err := reader.Read()
@@ -92,7 +95,11 @@ func (c *scenario) add(kind string, document []byte) {
 	case "Pod":
 		pod := parse[corev1.Pod](c.t, document)
 		c.pods[lease.PodKey{Namespace: pod.Namespace, Name: pod.Name}] = pod
-	case "Namespace", "Node":
+		c.around.Pods[lease.PodKey{Namespace: pod.Namespace, Name: pod.Name}] = ReportOf(pod, now)
+	case "Node":
+		node := parse[corev1.Node](c.t, document)
+		c.meta[kind+"/"+node.Name], c.around.Nodes[node.Name] = &node.ObjectMeta, NodeOf(node)
+	case "Namespace":
 		object := parse[metav1.PartialObjectMetadata](c.t, document)
 		c.meta[kind+"/"+object.Name] = &object.ObjectMeta
 	case "NetworkAttachmentDefinition":
@@ -148,6 +155,12 @@ func (c *scenario) answer(question []string) []byte {
 			c.t.Fatal(err)
 		}
 		value = explanation
+	case "check":
+		value = c.state.Check(c.around)
+	case "reclaims":
+		value = c.state.Reclaims(c.around, ownersOf(question[1:]), policy())
+	case "release", "release-forced":
+		value = c.state.Release(netip.MustParseAddr(question[1]), verb == "release-forced", c.around, ownersOf(question[2:]), policy())
 	case "addresses":
 		value = c.state.Addresses(filterOf(question[1:]))
 	default:
@@ -191,6 +204,24 @@ func (c *scenario) questionAbout(key lease.PodKey) PodQuestion {
 	return q
 }
 
+func policy() reclaim.Policy {
+	return reclaim.Policy{
+		Enabled: true, ZombieOnReadyNode: true, ZombieOnNotReadyNode: true, FixedForStatefulSet: true, FixedForKubeVirt: true,
+		MinAge: reclaim.DefaultMinAge, ScaledDownRetention: reclaim.DefaultScaledDownRetention,
+	}
+}
+
+// ownersOf reads e.g. "wanted=Pod/shop/web-0 down=Pod/shop/web-1"; others are unknown.
+func ownersOf(terms []string) func(lease.Owner) reclaim.Owner {
+	states := map[string]reclaim.Owner{"wanted": reclaim.OwnerWanted, "down": reclaim.OwnerScaledDown, "gone": reclaim.OwnerGone}
+	owners := map[lease.Owner]reclaim.Owner{}
+	for _, term := range terms {
+		state, owner, _ := strings.Cut(term, "=")
+		owners[lease.ParseOwner(owner)] = states[state]
+	}
+	return func(owner lease.Owner) reclaim.Owner { return owners[owner] }
+}
+
 // filterOf reads e.g. "pool=blue node=n1".
 func filterOf(terms []string) (f Filter) {
 	for _, term := range terms {
@@ -207,6 +238,23 @@ func filterOf(terms []string) (f Filter) {
 		}
 	}
 	return f
+}
+
+// TestOnlyLastingDifferencesCount looks twice at a cluster that moves.
+func TestOnlyLastingDifferencesCount(t *testing.T) {
+	lasting := Discrepancy{Code: codeLeaseWithoutPod, Address: "10.6.0.3", holder: "u2/c2"}
+	repaired := Discrepancy{Code: codeEndpointDiffers, Finding: Finding{Subject: "SpiderEndpoint shop/web-0"}, holder: "u1"}
+	fresh := Discrepancy{Code: codeLeaseWithoutPod, Address: "10.6.0.3", holder: "u3/c3"} // of the next holder
+	if diff := cmp.Diff([]Discrepancy{lasting}, Confirmed([]Discrepancy{lasting, repaired}, []Discrepancy{fresh, lasting}), cmp.AllowUnexported(Discrepancy{})); diff != "" {
+		t.Errorf("differences that count (-want +got):\n%s", diff)
+	}
+	if got := Confirmed([]Discrepancy{repaired}, []Discrepancy{fresh}); len(got) != 0 {
+		t.Errorf("got %v, want none", got)
+	}
+	after := AfterRepair([]Discrepancy{lasting, repaired}, []Discrepancy{lasting})
+	if after[0].Repaired || !after[1].Repaired {
+		t.Errorf("after the repair: %+v", after)
+	}
 }
 
 func TestUnknownPoolIsNotFound(t *testing.T) {

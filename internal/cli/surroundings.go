@@ -1,0 +1,74 @@
+package cli
+
+import (
+	"context"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+
+	"spiderpool.dev/spiderpool/internal/lease"
+	"spiderpool.dev/spiderpool/internal/reclaim"
+	"spiderpool.dev/spiderpool/internal/view"
+)
+
+// surroundings reads all pods and nodes.
+func (r reader) surroundings(ctx context.Context, now time.Time) (view.Surroundings, error) {
+	s := view.Surroundings{Pods: map[lease.PodKey]view.ReportingPod{}, Nodes: map[string]reclaim.Node{}}
+	var group errgroup.Group
+	group.Go(func() error {
+		return r.EachPod(ctx, func(pod *corev1.Pod) {
+			s.Pods[lease.PodKey{Namespace: pod.Namespace, Name: pod.Name}] = view.ReportOf(pod, now)
+		})
+	})
+	group.Go(func() error {
+		return r.EachNode(ctx, func(node *corev1.Node) { s.Nodes[node.Name] = view.NodeOf(node) })
+	})
+	return s, group.Wait()
+}
+
+// owners reads the StatefulSets, and returns the state of owners. It reads virtual machines when asked
+// for one; the first error ends up in err.
+func (r reader) owners(ctx context.Context) (of func(lease.Owner) reclaim.Owner, err error) {
+	type ordinals struct{ first, end int }
+	sets := map[lease.PodKey]ordinals{}
+	err = r.EachStatefulSet(ctx, func(namespace, name string, first, end int) {
+		sets[lease.PodKey{Namespace: namespace, Name: name}] = ordinals{first, end}
+	})
+	known := map[lease.Owner]reclaim.Owner{}
+	return func(owner lease.Owner) reclaim.Owner {
+		switch owner.Kind {
+		case lease.KindVirtualMachine:
+			state, ok := known[owner]
+			if !ok {
+				state = r.virtualMachine(ctx, owner)
+				known[owner] = state
+			}
+			return state
+		case lease.KindPod:
+			name, ordinal, ok := owner.StatefulSet()
+			set, exists := sets[lease.PodKey{Namespace: owner.Namespace, Name: name}]
+			switch {
+			case !ok || !exists:
+				return reclaim.OwnerGone
+			case ordinal < set.first || ordinal >= set.end:
+				return reclaim.OwnerScaledDown
+			}
+			return reclaim.OwnerWanted
+		}
+		return reclaim.OwnerUnknown
+	}, err
+}
+
+// virtualMachine returns OwnerWanted for an existing machine or instance, else OwnerUnknown: only the
+// controller looks for its pods, too.
+func (r reader) virtualMachine(ctx context.Context, owner lease.Owner) reclaim.Owner {
+	for _, resource := range []string{"virtualmachines", "virtualmachineinstances"} {
+		var object struct{}
+		found, err := r.Lookup(ctx, &object, "/apis/kubevirt.io/v1/namespaces/"+owner.Namespace+"/"+resource+"/"+owner.Name)
+		if err == nil && found {
+			return reclaim.OwnerWanted
+		}
+	}
+	return reclaim.OwnerUnknown
+}
