@@ -132,7 +132,7 @@ func (c *check) pods() {
 		usable = append(usable, c.State.pools.Usable(name))
 	}
 	ours := inet.Union(usable...)
-	reporters := map[netip.Addr][]lease.PodKey{}
+	reporters, strangers := map[netip.Addr][]lease.PodKey{}, map[netip.Addr]bool{}
 	for _, key := range sortedPods(c.around.Pods) {
 		pod := c.around.Pods[key]
 		if pod.Phase != "Running" {
@@ -141,12 +141,12 @@ func (c *check) pods() {
 		for _, addr := range pod.Reports {
 			if ours.Contains(addr) {
 				reporters[addr] = append(reporters[addr], key)
-				c.reported(addr, key, pod)
+				strangers[addr] = !c.reported(addr, key, pod) || strangers[addr]
 			}
 		}
 	}
 	for addr, keys := range reporters {
-		if len(keys) < 2 {
+		if len(keys) < 2 || !strangers[addr] { // two pods of a migrating virtual machine
 			continue
 		}
 		c.add(Discrepancy{
@@ -175,16 +175,17 @@ func joinKeys(keys []lease.PodKey) string {
 	return strings.Join(texts, " and ")
 }
 
-// reported compares one address that a pod reports with its lease.
-func (c *check) reported(addr netip.Addr, key lease.PodKey, pod ReportingPod) {
+// reported compares one address that a pod reports with its lease, and reports whether the block knows the pod as
+// its holder or as the pod of a former sandbox.
+func (c *check) reported(addr netip.Addr, key lease.PodKey, pod ReportingPod) (known bool) {
 	base := inet.BlockOf(addr)
 	if _, damaged := c.damaged[base]; damaged {
-		return
+		return false
 	}
 	block, _ := c.index.Block(base)
 	l, ok := block.Lease(addr)
 	if ok && l.State == lease.InUse && l.PodUID == pod.UID || slices.ContainsFunc(block.FormerOf(addr), func(f lease.Former) bool { return f.PodUID == pod.UID }) {
-		return
+		return true
 	}
 	d := Discrepancy{
 		Address: addr.String(), holder: pod.UID,
@@ -199,6 +200,7 @@ func (c *check) reported(addr netip.Addr, key lease.PodKey, pod ReportingPod) {
 		d.Remedy = fmt.Sprintf("if the interface is Spiderpool's, the agent of node %s restores the lease within minutes; else add the address to a SpiderReservedIP, or delete the pod: kubectl delete pod -n %s %s", pod.Node, key.Namespace, key.Name)
 	}
 	c.add(d)
+	return false
 }
 
 // damagedBlocks reports blocks that no program reads, and addresses in the block of another one.
