@@ -329,7 +329,7 @@ func (a *agent) run(ctx context.Context) error {
 
 	var parts sync.WaitGroup
 	writeEndpoints := func(ctx context.Context) { a.endpoints.Run(ctx, a.service.Endpoint) }
-	for _, part := range []func(context.Context){a.cluster.Run, a.pools.Run, writeEndpoints, a.maintain, a.node.Run, a.bandwidth.Run, a.followAddrs, a.askRuntime, a.services.Run, a.followPolicies, a.enforcePolicies, a.runFlows} {
+	for _, part := range []func(context.Context){a.cluster.Run, a.pools.Run, writeEndpoints, a.maintain, a.node.Run, a.bandwidth.Run, a.followAddrs, a.askRuntime, a.services.Run, a.followPolicies, a.enforcePolicies, a.flows.run} {
 		parts.Go(func() { part(background) })
 	}
 	parts.Go(func() {

@@ -25,6 +25,7 @@ import (
 // flows are the parts that collect and serve the flows of this node's pods. They are nil with observability.enabled=false, or if
 // the node cannot collect.
 type flows struct {
+	*agent
 	source flow.Source
 	ring   *flow.Ring
 	ends   *flowends.Directory
@@ -43,7 +44,7 @@ func (a *agent) newFlows(client *agentclient.Client, source flow.Source) (*flows
 	if err != nil {
 		return nil, fmt.Errorf("observability.metrics: %w", err)
 	}
-	f := &flows{source: source, ring: flow.NewRing(a.cfg.Observability.Flows), count: observe.NewFlowCounters(a.metrics.registry, metrics, time.Now)}
+	f := &flows{agent: a, source: source, ring: flow.NewRing(a.cfg.Observability.Flows), count: observe.NewFlowCounters(a.metrics.registry, metrics, time.Now)}
 	f.ends = flowends.New(flowends.Options{
 		Node:    a.cfg.NodeName,
 		Held:    func() []lease.Lease { return a.service.Allocator.HeldFor(0) },
@@ -98,40 +99,40 @@ func (f *flows) countEnds(ctx context.Context) {
 	}
 }
 
-// runFlows collects and serves flows until ctx ends.
-func (a *agent) runFlows(ctx context.Context) {
-	if a.flows == nil {
+// run collects and serves flows until ctx ends.
+func (f *flows) run(ctx context.Context) {
+	if f == nil {
 		return
 	}
 	var parts sync.WaitGroup
 	parts.Go(func() {
-		a.retry(ctx, "collect flows", func(ctx context.Context) error { return a.flows.source.Run(ctx, a.flows.take) })
+		f.retry(ctx, "collect flows", func(ctx context.Context) error { return f.source.Run(ctx, f.take) })
 	})
-	parts.Go(func() { a.retry(ctx, "serve flows on a unix socket", a.serveFlowsLocally) })
-	parts.Go(func() { a.flows.countEnds(ctx) })
-	if a.cfg.Observability.Port != 0 {
-		parts.Go(func() { a.retry(ctx, "serve flows to clients with a certificate", a.serveFlowsRemotely) })
+	parts.Go(func() { f.retry(ctx, "serve flows on a unix socket", f.serveLocally) })
+	parts.Go(func() { f.countEnds(ctx) })
+	if f.cfg.Observability.Port != 0 {
+		parts.Go(func() { f.retry(ctx, "serve flows to clients with a certificate", f.serveRemotely) })
 	}
 	parts.Wait()
 }
 
-// serveFlowsRemotely serves clients with a certificate. Until the agent has one itself, each handshake fails.
-func (a *agent) serveFlowsRemotely(ctx context.Context) error {
-	o := a.cfg.Observability
-	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", a.address(o.Address, o.Port))
+// serveRemotely serves clients with a certificate. Until the agent has one itself, each handshake fails.
+func (f *flows) serveRemotely(ctx context.Context) error {
+	o := f.cfg.Observability
+	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", f.address(o.Address, o.Port))
 	if err != nil {
 		return err
 	}
-	return a.flows.server.Serve(ctx, listener, credentials.NewTLS(httpserver.NewKeyPair(o.TLS.CertDir).Mutual()))
+	return f.server.Serve(ctx, listener, credentials.NewTLS(httpserver.NewKeyPair(o.TLS.CertDir).Mutual()))
 }
 
-// serveFlowsLocally serves root of this node.
-func (a *agent) serveFlowsLocally(ctx context.Context) error {
-	listener, err := rpcserver.Listen(a.cfg.Observability.SocketPath)
+// serveLocally serves root of this node.
+func (f *flows) serveLocally(ctx context.Context) error {
+	listener, err := rpcserver.Listen(f.cfg.Observability.SocketPath)
 	if err != nil {
 		return err
 	}
-	return a.flows.server.Serve(ctx, listener, nil)
+	return f.server.Serve(ctx, listener, nil)
 }
 
 // followMembers follows the agents of the cluster, for hubble-relay. All of them serve the same port.
