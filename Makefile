@@ -10,6 +10,7 @@ TOPOLOGY ?= aws
 RUN      ?= .
 N        ?= 40
 ARCH     ?=
+RELAY    ?=
 SET      ?= conformance
 SERVICE_MODE ?=
 NODES    ?= 0
@@ -48,8 +49,8 @@ lab-down: $(LAB) ## Take the lab down completely
 ##@ Install on your cluster
 
 .PHONY: images
-images: $(LAB) build ## Build the container images without a Docker daemon (ARCH=arm64 for another architecture)
-	@hack/images.sh $(ARCH)
+images: $(LAB) build $(if $(RELAY),bin/hubble-relay) ## Build the container images without a Docker daemon (ARCH=arm64 for another architecture, RELAY=1 with hubble-relay)
+	@RELAY=$(RELAY) hack/images.sh $(ARCH)
 
 .PHONY: chart
 chart: ## Package the chart into dist/ (needs helm)
@@ -66,6 +67,10 @@ build: $(addprefix bin/,$(PROGRAMS)) ## Build every program into bin/
 
 bin/%: FORCE
 	@$(GOBUILD) -o $@ ./cmd/$*
+
+# The unmodified programs of Hubble, for tests and for the image of hubble-relay.
+bin/hubble bin/hubble-relay: bin/%: FORCE
+	@CGO_ENABLED=0 GOARCH=$(ARCH) go -C test/hubble build -trimpath -ldflags='-s -w' -o $(CURDIR)/$@ github.com/cilium/cilium/$*
 
 $(LAB): FORCE
 	@mkdir -p bin && CGO_ENABLED=0 $(LABGO) build -trimpath -o $(CURDIR)/$(LAB) .
@@ -93,7 +98,7 @@ unit: ## Run the hermetic tests (under a minute when warm)
 	@go -C test/monitoring test -run '$(RUN)' ./...
 
 .PHONY: apiserver
-apiserver: lab-tools ## Run the tests against a real kube-apiserver and etcd
+apiserver: lab-tools bin/hubble bin/hubble-relay ## Run the tests against a real kube-apiserver and etcd
 	@KUBEBUILDER_ASSETS="$$($(LAB) env --dir)" go test -tags apiserver -p 1 -timeout 20m -run '$(RUN)' ./internal/... ./charts/...
 
 .PHONY: kernel

@@ -36,6 +36,11 @@ image spiderpool-controller /usr/bin/spiderpool-controller \
   spiderpool-controller:/usr/bin/spiderpool-controller \
   spiderpool-init:/usr/bin/spiderpool-init
 
+# The unmodified program of Cilium, which test/hubble/go.mod pins.
+if [ -n "${RELAY:-}" ]; then
+  image spiderpool-hubble-relay /usr/bin/hubble-relay hubble-relay:/usr/bin/hubble-relay
+fi
+
 # The plugins of containernetworking/plugins, in the lab's version.
 rm -rf dist/plugins
 mkdir -p dist/plugins/cni dist/plugins/vlan

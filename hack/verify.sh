@@ -22,6 +22,7 @@ go build -modfile=tools/go.mod -o "$lint/staticcheck" honnef.co/go/tools/cmd/sta
 say "go.mod"
 go mod tidy -diff || fail "go.mod is not tidy; run go mod tidy"
 go -C test/lab mod tidy -diff || fail "test/lab/go.mod is not tidy; run go -C test/lab mod tidy"
+go -C test/hubble mod tidy -diff || fail "test/hubble/go.mod is not tidy; run go -C test/hubble mod tidy"
 go -C test/monitoring mod tidy -diff || fail "test/monitoring/go.mod is not tidy; run go -C test/monitoring mod tidy"
 
 say "generated files"

@@ -1,6 +1,7 @@
 package hubble
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"path"
@@ -168,8 +169,8 @@ func names(texts []string, of func(*seen) lease.PodKey) (predicate, error) {
 		if !found {
 			namespace, prefix = "default", text
 		}
-		if namespace == "" && prefix == "" {
-			return lease.PodKey{}, fmt.Errorf("%q: write a namespace, a prefix of the name, or both, e.g. shop/web-", text)
+		if text == "" {
+			return lease.PodKey{}, errors.New("an empty name: write a namespace, a prefix of the name, or both, e.g. shop/web-")
 		}
 		return lease.PodKey{Namespace: namespace, Name: prefix}, nil
 	}, func(wanted lease.PodKey, s *seen) bool {

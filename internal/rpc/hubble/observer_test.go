@@ -205,7 +205,7 @@ func TestBadRequestNamesField(t *testing.T) {
 	}{
 		"address":          {&observerpb.GetFlowsRequest{Whitelist: []*flowpb.FlowFilter{{}, {SourceIp: []string{"x"}}}}, `whitelist[1]: source_ip: "x": write an address or a network, e.g. 10.6.0.2 or 10.6.0.0/16`},
 		"port":             {&observerpb.GetFlowsRequest{Blacklist: []*flowpb.FlowFilter{{DestinationPort: []string{"80-70"}}}}, `blacklist[0]: destination_port: "80-70": write a port or a range, e.g. 80 or 8000-8080`},
-		"pod":              {&observerpb.GetFlowsRequest{Whitelist: []*flowpb.FlowFilter{{SourcePod: []string{"/"}}}}, `whitelist[0]: source_pod: "/": write a namespace, a prefix of the name, or both, e.g. shop/web-`},
+		"pod":              {&observerpb.GetFlowsRequest{Whitelist: []*flowpb.FlowFilter{{SourcePod: []string{""}}}}, `whitelist[0]: source_pod: an empty name: write a namespace, a prefix of the name, or both, e.g. shop/web-`},
 		"first and follow": {&observerpb.GetFlowsRequest{First: true, Follow: true}, "first and follow exclude each other: the first flows end before new ones come"},
 	} {
 		t.Run(name, func(t *testing.T) {

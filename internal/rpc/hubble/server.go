@@ -26,6 +26,9 @@ const (
 	idle = 5 * time.Minute
 )
 
+// healthService is the name that the hubble command asks the health of (Cilium's pkg/hubble/api/v1).
+const healthService = "hubble.server.Observer"
+
 // Server serves Hubble's API on any number of listeners.
 type Server struct {
 	Observer *Observer
@@ -51,7 +54,7 @@ func (s *Server) Serve(ctx context.Context, listener net.Listener, creds credent
 		peerpb.RegisterPeerServer(server, s.Peers)
 	}
 	state := health.NewServer()
-	state.SetServingStatus(observerpb.Observer_ServiceDesc.ServiceName, healthpb.HealthCheckResponse_SERVING)
+	state.SetServingStatus(healthService, healthpb.HealthCheckResponse_SERVING)
 	healthpb.RegisterHealthServer(server, state)
 	stopped := make(chan struct{})
 	go func() {

@@ -57,7 +57,7 @@ type authority struct {
 }
 
 // issue writes tls.crt, tls.key and ca.crt into a new directory. Without an authority, it makes one.
-func (a *authority) issue(t *testing.T, name string, usage x509.ExtKeyUsage) string {
+func (a *authority) issue(t *testing.T, usage x509.ExtKeyUsage, names ...string) string {
 	t.Helper()
 	write := func(path, kind string, der []byte) {
 		if err := os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600); err != nil {
@@ -79,7 +79,7 @@ func (a *authority) issue(t *testing.T, name string, usage x509.ExtKeyUsage) str
 	if err != nil {
 		t.Fatal(err)
 	}
-	valid := x509.Certificate{SerialNumber: big.NewInt(time.Now().UnixNano()), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), Subject: pkix.Name{CommonName: name}}
+	valid := x509.Certificate{SerialNumber: big.NewInt(time.Now().UnixNano()), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), Subject: pkix.Name{CommonName: names[0]}}
 	if a.certificate == nil {
 		ca := valid
 		ca.IsCA, ca.BasicConstraintsValid, ca.KeyUsage = true, true, x509.KeyUsageCertSign
@@ -89,7 +89,7 @@ func (a *authority) issue(t *testing.T, name string, usage x509.ExtKeyUsage) str
 		a.certificate = made(&ca, &ca, a.key, a.key)
 	}
 	leaf := valid
-	leaf.DNSNames, leaf.KeyUsage, leaf.ExtKeyUsage = []string{name}, x509.KeyUsageDigitalSignature, []x509.ExtKeyUsage{usage}
+	leaf.DNSNames, leaf.KeyUsage, leaf.ExtKeyUsage = names, x509.KeyUsageDigitalSignature, []x509.ExtKeyUsage{usage}
 	dir := t.TempDir()
 	der, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {
@@ -105,8 +105,8 @@ func (a *authority) issue(t *testing.T, name string, usage x509.ExtKeyUsage) str
 func TestStrangersReadNoFlows(t *testing.T) {
 	const name = "spiderpool-agent-flows.kube-system.svc"
 	var ours, foreign authority
-	servers := ours.issue(t, name, x509.ExtKeyUsageServerAuth)
-	foreign.issue(t, "other", x509.ExtKeyUsageClientAuth)
+	servers := ours.issue(t, x509.ExtKeyUsageServerAuth, name)
+	foreign.issue(t, x509.ExtKeyUsageClientAuth, "other")
 	ring := flow.NewRing(8)
 	ring.Add(request(0))
 	listener := listen(t, "tcp", "127.0.0.1:0")
@@ -127,10 +127,10 @@ func TestStrangersReadNoFlows(t *testing.T) {
 		creds credentials.TransportCredentials
 		want  codes.Code
 	}{
-		"client":            {with(ours.issue(t, "relay", x509.ExtKeyUsageClientAuth)), codes.OK},
+		"client":            {with(ours.issue(t, x509.ExtKeyUsageClientAuth, "relay")), codes.OK},
 		"no certificate":    {with(""), codes.Unavailable},
 		"an agent":          {with(servers), codes.Unavailable},
-		"another authority": {with(foreign.issue(t, "relay", x509.ExtKeyUsageClientAuth)), codes.Unavailable},
+		"another authority": {with(foreign.issue(t, x509.ExtKeyUsageClientAuth, "relay")), codes.Unavailable},
 		"no TLS":            {insecure.NewCredentials(), codes.Unavailable},
 	} {
 		t.Run(name, func(t *testing.T) {
