@@ -209,7 +209,7 @@ verify: ## Check formatting, vet, staticcheck, go.mod, layering and generated fi
 .PHONY: update
 update: lab-tools ## Regenerate deep copies, CRDs, golden files and reference docs
 	@hack/generate.sh
-	@go test ./internal/archtest ./internal/kube/compile ./internal/netplan -update >/dev/null
+	@go test ./internal/archtest ./internal/kube/compile ./internal/netplan ./internal/view -update >/dev/null
 	@go test ./internal/observe ./internal/agent ./internal/controller ./internal/cli -run Reference -update >/dev/null
 	@KUBEBUILDER_ASSETS="$$($(LAB) env --dir)" go test -tags apiserver ./charts -update >/dev/null && echo "golden files written"
 

@@ -81,7 +81,7 @@ with a problem, 2 no answer.`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(newCheck(now), newIP(now), newNode(), newObserve(now), newPod(now), newPolicy(), newPool(now), newReclaim(now), newRelease(now),
-		newService(), newSupportBundle(now))
+	root.AddCommand(newCapacity(now), newCheck(now), newIP(now), newNode(now), newObserve(now), newPod(now), newPolicy(now), newPool(now), newPreflight(now),
+		newReclaim(now), newRelease(now), newService(now), newStatus(now), newSupportBundle(now))
 	return root
 }

@@ -12,7 +12,6 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"spiderpool.dev/spiderpool/internal/config"
-	"spiderpool.dev/spiderpool/internal/kube/agentclient"
 	"spiderpool.dev/spiderpool/internal/kube/compile"
 	"spiderpool.dev/spiderpool/internal/service"
 )
@@ -50,16 +49,16 @@ func newCluster(node service.Node, externalIPs bool) *cluster {
 
 // readCluster reads all Services, because two may claim one frontend, and the EndpointSlices of one Service, or of all
 // if the name is empty.
-func readCluster(ctx context.Context, client *agentclient.Client, node string, of service.Name) (*cluster, error) {
-	object, err := client.ReadNode(ctx, node)
+func readCluster(ctx context.Context, r reader, node string, of service.Name) (*cluster, error) {
+	object, err := readKnownNode(ctx, r, node)
 	if err != nil {
 		return nil, err
 	}
 	c := newCluster(compile.ServiceNode(object), translatesExternalIPs())
-	if err := client.EachService(ctx, c.addService); err != nil {
+	if err := r.EachService(ctx, c.addService); err != nil {
 		return nil, err
 	}
-	if err := client.EachEndpointSlice(ctx, of, c.addSlice); err != nil {
+	if err := r.EachEndpointSlice(ctx, of, c.addSlice); err != nil {
 		return nil, err
 	}
 	return c, nil
@@ -187,7 +186,7 @@ func (c *cluster) explain(name service.Name, clients string) (explanation, error
 	}
 	hasNodePort, ok := c.nodePorts[name]
 	if !ok {
-		return x, fmt.Errorf("there is no Service %s", name)
+		return x, fmt.Errorf("there is no Service %s: kubectl get services -n %s prints all names", name, name.Namespace)
 	}
 	seen := map[*service.Judged]bool{}
 	for _, e := range c.table.Explain(name) {

@@ -177,7 +177,10 @@ are not listed; pool list counts them.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return o.run(cmd, func(ctx context.Context, r reader) (answer, error) {
-				state, err := o.state(ctx, r, wants{blocks: true, endpoints: o.format != "name" && o.format != "table"})
+				state, err := o.state(ctx, r, wants{blocks: true})
+				if err == nil && o.format != "name" && o.format != "table" {
+					err = r.addEndpoints(ctx, state, filter)
+				}
 				if err != nil {
 					return answer{}, err
 				}

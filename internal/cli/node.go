@@ -5,12 +5,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"slices"
 	"strings"
 	"text/tabwriter"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -20,7 +20,7 @@ import (
 	"spiderpool.dev/spiderpool/internal/rpc"
 )
 
-func newNode() *cobra.Command {
+func newNode(now func() time.Time) *cobra.Command {
 	var ipv6 bool
 	var output, socket string
 	cmd := &cobra.Command{
@@ -38,19 +38,24 @@ requirement is not met.`,
   spiderpoolctl node --output json`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if output != "table" && output != "json" {
-				return fmt.Errorf("--output %q: write table or json", output)
+			if err := checkFormat(cmd); err != nil {
+				return err
 			}
 			findings, err := examine(ipv6)
 			if err != nil {
 				return err
 			}
-			return show(cmd.OutOrStdout(), append(findings, runtimeFindings(cmd.Context(), cmp.Or(socket, agentSocket()))...), output)
+			all := append(findings, runtimeFindings(cmd.Context(), cmp.Or(socket, agentSocket()))...)
+			if len(netplan.Failed(all)) > 0 {
+				err = errFound
+			}
+			return errors.Join(findingsAnswer(all).print(cmd.OutOrStdout(), output, now()), err)
 		},
 	}
 	cmd.Flags().BoolVar(&ipv6, "ipv6", true, "also check the requirements of pods with IPv6 addresses")
 	cmd.Flags().StringVar(&socket, "socket", "", "unix socket of the agent; empty for that of the configuration")
-	cmd.Flags().StringVarP(&output, "output", "o", "table", "output format: table or json")
+	formatFlag(cmd, &output, "table", "json", "yaml")
+	cmd.AddCommand(newNodeShow(now))
 	return cmd
 }
 
@@ -103,42 +108,26 @@ func runtimeFindings(ctx context.Context, socket string) []netplan.Finding {
 	return []netplan.Finding{found}
 }
 
-// show prints the findings, and returns errFound if the node fails one.
-func show(out io.Writer, findings []netplan.Finding, output string) error {
-	lacking := netplan.Failed(findings)
-	var err error
-	if output == "json" {
-		err = printJSON(out, findings)
-	} else {
-		err = table(out, findings, lacking)
-	}
-	if err == nil && len(lacking) > 0 {
-		err = errFound
-	}
-	return err
-}
-
-func table(out io.Writer, findings, lacking []netplan.Finding) error {
-	c := colorsOf(out)
-	t := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "CHECK\tVALUE\tREQUIRED\t")
-	for _, f := range findings {
-		verdict := c.green + "ok" + c.plain
-		if !f.OK {
-			verdict = c.red + "FAILED" + c.plain
+// findingsAnswer draws the findings, then those of failed checks as sentences.
+func findingsAnswer(findings []netplan.Finding) answer {
+	return answer{value: findings, draw: func(w drawing) {
+		t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+		fmt.Fprintln(t, "CHECK\tVALUE\tREQUIRED\t")
+		for _, f := range findings {
+			verdict := w.green + "ok" + w.plain
+			if !f.OK {
+				verdict = w.red + "FAILED" + w.plain
+			}
+			fmt.Fprintf(t, "%s\t%s\t%s\t%s\n", f.What, f.Is, f.Want, verdict)
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\n", f.What, f.Is, f.Want, verdict)
-	}
-	if err := t.Flush(); err != nil {
-		return err
-	}
-	if len(lacking) == 0 {
-		_, err := fmt.Fprintln(out, "\nThe node meets all requirements of underlay pods.")
-		return err
-	}
-	fmt.Fprintln(out)
-	for _, f := range lacking {
-		fmt.Fprintln(out, f)
-	}
-	return nil
+		_ = t.Flush()
+		fmt.Fprintln(w)
+		lacking := netplan.Failed(findings)
+		if len(lacking) == 0 {
+			fmt.Fprintln(w, "The node meets all requirements of underlay pods.")
+		}
+		for _, f := range lacking {
+			fmt.Fprintln(w, f)
+		}
+	}}
 }

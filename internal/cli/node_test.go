@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -24,8 +23,8 @@ var found = []netplan.Finding{
 
 func TestNodeTable(t *testing.T) {
 	var out bytes.Buffer
-	if err := show(&out, found, "table"); !errors.Is(err, errFound) {
-		t.Errorf("got %v", err)
+	if err := findingsAnswer(found).print(&out, "table", threeAtNight()); err != nil {
+		t.Fatal(err)
 	}
 	const want = `CHECK       VALUE  REQUIRED      
 kernel      6.1    5.7 or newer  ok
@@ -37,7 +36,7 @@ sysctl a/b is 1, want 4 or more: of neighbors
 		t.Errorf("got\n%s\nwant\n%s", out.String(), want)
 	}
 	out.Reset()
-	if err := show(&out, found[:1], "table"); err != nil || !strings.HasSuffix(out.String(), "all requirements of underlay pods.\n") {
+	if err := findingsAnswer(found[:1]).print(&out, "table", threeAtNight()); err != nil || !strings.HasSuffix(out.String(), "all requirements of underlay pods.\n") {
 		t.Errorf("got %v\n%s", err, out.String())
 	}
 }
@@ -45,8 +44,8 @@ sysctl a/b is 1, want 4 or more: of neighbors
 func TestNodeJSON(t *testing.T) {
 	var out bytes.Buffer
 	var got []netplan.Finding
-	if err := show(&out, found, "json"); !errors.Is(err, errFound) {
-		t.Errorf("got %v", err)
+	if err := findingsAnswer(found).print(&out, "json", threeAtNight()); err != nil {
+		t.Fatal(err)
 	}
 	if err := json.Unmarshal(out.Bytes(), &got); err != nil || len(got) != 2 || got[1] != found[1] {
 		t.Errorf("got %v (%v)", got, err)
@@ -55,8 +54,8 @@ func TestNodeJSON(t *testing.T) {
 
 func TestUnknownOutputIsRejected(t *testing.T) {
 	cmd := newRoot()
-	cmd.SetArgs([]string{"node", "-o", "yaml"})
-	if err := cmd.Execute(); err == nil || !strings.Contains(err.Error(), `"yaml": write table or json`) {
+	cmd.SetArgs([]string{"node", "-o", "wide"})
+	if err := cmd.Execute(); err == nil || !strings.Contains(err.Error(), `"wide": write table, json or yaml`) {
 		t.Errorf("got %v", err)
 	}
 }

@@ -96,7 +96,7 @@ func (w drawing) findings(findings []view.Finding) {
 }
 
 func capital(text string) string {
-	for _, command := range []string{"kubectl ", "spiderpoolctl "} {
+	for _, command := range []string{"helm ", "kubectl ", "spiderpoolctl "} {
 		if strings.HasPrefix(text, command) {
 			return text
 		}
@@ -123,15 +123,29 @@ func (w drawing) fields(pairs ...[2]string) {
 	_ = t.Flush()
 }
 
-// formatFlag adds --output.
-func formatFlag(cmd *cobra.Command, format *string) {
-	cmd.Flags().StringVarP(format, "output", "o", "table", "output format: "+strings.Join(formats, ", "))
-	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(formats, cobra.ShellCompDirectiveNoFileComp))
+// formatFlag adds --output with the given formats, or with all.
+func formatFlag(cmd *cobra.Command, format *string, allowed ...string) {
+	if len(allowed) == 0 {
+		allowed = formats
+	}
+	cmd.Flags().StringVarP(format, "output", "o", "table", "output format: "+strings.Join(allowed, ", "))
+	_ = cmd.Flags().SetAnnotation("output", formatsOf, allowed)
+	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(allowed, cobra.ShellCompDirectiveNoFileComp))
 }
 
-func checkFormat(format string) error {
-	if !slices.Contains(formats, format) {
-		return fmt.Errorf("--output %q: write %s or name", format, strings.Join(formats[:len(formats)-1], ", "))
+// formatsOf is the annotation of the flag --output with its formats.
+const formatsOf = "formats"
+
+// checkFormat checks the flag of formatFlag. A command without it has one format.
+func checkFormat(cmd *cobra.Command) error {
+	flag := cmd.Flags().Lookup("output")
+	if flag == nil || flag.Annotations[formatsOf] == nil {
+		return nil
+	}
+	allowed := flag.Annotations[formatsOf]
+	if format := flag.Value.String(); !slices.Contains(allowed, format) {
+		last := len(allowed) - 1
+		return fmt.Errorf("--output %q: write %s or %s", format, strings.Join(allowed[:last], ", "), allowed[last])
 	}
 	return nil
 }

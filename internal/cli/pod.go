@@ -82,7 +82,10 @@ func (o *viewOptions) explainPod(ctx context.Context, r reader, name lease.PodKe
 	if err != nil {
 		return answer{}, err
 	}
-	state, err := o.state(ctx, r, wants{pools: true, blocks: true, endpoints: true})
+	state, err := o.state(ctx, r, wants{pools: true, blocks: true})
+	if err == nil {
+		err = r.addEndpoints(ctx, state, view.Filter{Pod: name})
+	}
 	if err != nil {
 		return answer{}, err
 	}
@@ -140,14 +143,9 @@ func (r reader) questionAbout(ctx context.Context, pod *corev1.Pod, file *config
 			Pod:       pool.PodFacts{Namespace: pod.Namespace, Name: pod.Name, Labels: pod.Labels, Annotations: facts.Annotations, App: ipam.AppOf(pod.Namespace, top)},
 			Namespace: namespace, Node: node,
 		},
-		Cluster: file.Multus.ClusterNetwork(system),
-		Network: func(name pool.NetworkAttachment) (ipam.Network, error) { return r.cluster.Network(ctx, name) },
-	}
-	if file.IPAM.EnableIPv4 {
-		q.Families = append(q.Families, 4)
-	}
-	if file.IPAM.EnableIPv6 {
-		q.Families = append(q.Families, 6)
+		Cluster:  file.Multus.ClusterNetwork(system),
+		Network:  func(name pool.NetworkAttachment) (ipam.Network, error) { return r.cluster.Network(ctx, name) },
+		Families: familiesOf(file),
 	}
 	return q, nil
 }

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -8,6 +9,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -15,8 +17,8 @@ import (
 	"spiderpool.dev/spiderpool/internal/service"
 )
 
-func newPolicy() *cobra.Command {
-	var o clusterOptions
+func newPolicy(now func() time.Time) *cobra.Command {
+	o := viewOptions{now: now}
 	cmd := &cobra.Command{
 		Use:   "policy",
 		Short: "Show which traffic network policies allow, and why",
@@ -25,12 +27,12 @@ and why. The commands read policies, pods and namespaces from the API server, an
 rules of Kubernetes. They change nothing. Spiderpool itself enforces no policies yet: the
 verdicts hold on interfaces where another network plugin does.`,
 	}
-	o.kubeconfigFlag(cmd)
+	o.flags(cmd)
 	cmd.AddCommand(newPolicyShow(&o), newPolicyTrace(&o), newPolicyDiff(&o))
 	return cmd
 }
 
-func newPolicyShow(o *clusterOptions) *cobra.Command {
+func newPolicyShow(o *viewOptions) *cobra.Command {
 	var only string
 	cmd := &cobra.Command{
 		Use:   "show NAMESPACE/POD",
@@ -44,23 +46,22 @@ isolate it, and for each rule the peers with their present addresses and ports.`
 			if err != nil {
 				return err
 			}
-			policies, err := o.readPolicies(cmd)
-			if err != nil {
-				return err
-			}
-			view, err := policies.show(name, only)
-			if err != nil {
-				return err
-			}
-			return showPodPolicy(cmd.OutOrStdout(), view, o.output)
+			return o.run(cmd, func(ctx context.Context, r reader) (answer, error) {
+				policies, err := readPolicies(ctx, r)
+				if err != nil {
+					return answer{}, err
+				}
+				shown, err := policies.show(name, only)
+				return podPolicyAnswer(shown), err
+			})
 		},
 	}
 	cmd.Flags().StringVar(&only, "interface", "", "show one interface only, e.g. net1")
-	o.outputFlag(cmd)
+	formatFlag(cmd, &o.format)
 	return cmd
 }
 
-func newPolicyTrace(o *clusterOptions) *cobra.Command {
+func newPolicyTrace(o *viewOptions) *cobra.Command {
 	var from, to, protocol, at string
 	cmd := &cobra.Command{
 		Use:   "trace --from POD|ADDRESS --to POD:PORT|ADDRESS:PORT",
@@ -85,26 +86,25 @@ interfaces, write addresses.`,
 				return err
 			}
 			asked.at = at
-			policies, err := o.readPolicies(cmd)
-			if err != nil {
-				return err
-			}
-			traces, err := policies.trace(asked)
-			if err != nil {
-				return err
-			}
-			return showTraces(cmd.OutOrStdout(), traces, o.output)
+			return o.run(cmd, func(ctx context.Context, r reader) (answer, error) {
+				policies, err := readPolicies(ctx, r)
+				if err != nil {
+					return answer{}, err
+				}
+				traces, err := policies.trace(asked)
+				return tracesAnswer(traces), err
+			})
 		},
 	}
 	cmd.Flags().StringVar(&from, "from", "", "source: a pod or an address, e.g. shop/client")
 	cmd.Flags().StringVar(&to, "to", "", "destination: a pod or an address, with a port, e.g. shop/web-0:8080")
 	cmd.Flags().StringVar(&at, "interface", "", "interface of the pods, e.g. net1; empty for eth0")
 	cmd.Flags().StringVar(&protocol, "protocol", "TCP", "protocol: TCP, UDP or SCTP")
-	o.outputFlag(cmd)
+	formatFlag(cmd, &o.format, "table", "json", "yaml")
 	return cmd
 }
 
-func newPolicyDiff(o *clusterOptions) *cobra.Command {
+func newPolicyDiff(o *viewOptions) *cobra.Command {
 	var file, namespace string
 	cmd := &cobra.Command{
 		Use:   "diff --file FILE",
@@ -128,16 +128,18 @@ its name. Behind the name of the pod is that of an interface other than eth0.`,
 			if err != nil {
 				return fmt.Errorf("--file %s: %w", file, err)
 			}
-			policies, err := o.readPolicies(cmd)
-			if err != nil {
-				return err
-			}
-			return showPolicyDiff(cmd.OutOrStdout(), policies.diff(changed), o.output)
+			return o.run(cmd, func(ctx context.Context, r reader) (answer, error) {
+				policies, err := readPolicies(ctx, r)
+				if err != nil {
+					return answer{}, err
+				}
+				return policyDiffAnswer(policies.diff(changed)), nil
+			})
 		},
 	}
 	cmd.Flags().StringVarP(&file, "file", "f", "", "YAML file with policies; - for the standard input")
 	cmd.Flags().StringVarP(&namespace, "namespace", "n", "default", "namespace of policies without one")
-	o.outputFlag(cmd)
+	formatFlag(cmd, &o.format, "table", "json", "yaml", "name")
 	return cmd
 }
 
@@ -149,17 +151,6 @@ func readFile(cmd *cobra.Command, file string) ([]byte, error) {
 		return io.ReadAll(cmd.InOrStdin())
 	}
 	return os.ReadFile(file)
-}
-
-func (o *clusterOptions) readPolicies(cmd *cobra.Command) (*policies, error) {
-	if err := o.check(); err != nil {
-		return nil, err
-	}
-	client, err := o.connect()
-	if err != nil {
-		return nil, err
-	}
-	return readPolicies(cmd.Context(), client)
 }
 
 func podName(text string) (policy.Name, error) {

@@ -37,7 +37,7 @@ func TestPolicyTables(t *testing.T) {
 		case "trace":
 			return printTrace(out, p, fields[1:])
 		case "diff":
-			return showPolicyDiff(out, p.diff(changed), "table")
+			return policyDiffAnswer(p.diff(changed)).print(out, "table", threeAtNight())
 		}
 		t.Fatalf("section %q", section.Name)
 		return nil
@@ -53,7 +53,7 @@ func printShow(out io.Writer, p *policies, pod, only string) error {
 	if err != nil {
 		return err
 	}
-	return showPodPolicy(out, view, "table")
+	return podPolicyAnswer(view).print(out, "table", threeAtNight())
 }
 
 func printTrace(out io.Writer, p *policies, args []string) error {
@@ -66,7 +66,7 @@ func printTrace(out io.Writer, p *policies, args []string) error {
 	if err != nil {
 		return err
 	}
-	return showTraces(out, traces, "table")
+	return tracesAnswer(traces).print(out, "table", threeAtNight())
 }
 
 // policiesOf reads a YAML stream.
@@ -120,7 +120,7 @@ func TestPolicyJSON(t *testing.T) {
 	}
 	var out bytes.Buffer
 	var got []traceView
-	if err := showTraces(&out, traces, "json"); err != nil {
+	if err := tracesAnswer(traces).print(&out, "json", threeAtNight()); err != nil {
 		t.Fatal(err)
 	}
 	if err := json.Unmarshal(out.Bytes(), &got); err != nil || len(got) != 2 || got[0].Allowed || got[0].To != "10.6.0.1 (shop/web)" || got[1].Port != 80 {
@@ -131,7 +131,8 @@ func TestPolicyJSON(t *testing.T) {
 func TestPolicyArguments(t *testing.T) {
 	refuses(t, "policy", []testCase{
 		{"show web", `pod "web": write NAMESPACE/NAME`},
-		{"show shop/web -o yaml", `"yaml": write table or json`},
+		{"show shop/web -o xml", `--output "xml": write table, wide, json, yaml or name`},
+		{"trace --from shop/client --to shop/web:80 -o name", `--output "name": write table, json or yaml`},
 		{"trace --from shop/client", "name a source and a destination"},
 		{"trace --from shop/client --to shop/web", "write a port from 1 to 65535"},
 		{"trace --from shop/client --to shop/web:0", "write a port from 1 to 65535"},

@@ -21,7 +21,6 @@ import (
 	sigsyaml "sigs.k8s.io/yaml"
 
 	"spiderpool.dev/spiderpool/api/v2beta1"
-	"spiderpool.dev/spiderpool/internal/kube/agentclient"
 	"spiderpool.dev/spiderpool/internal/kube/compile"
 	"spiderpool.dev/spiderpool/internal/kube/multipolicy"
 	"spiderpool.dev/spiderpool/internal/policy"
@@ -37,23 +36,27 @@ type policies struct {
 
 // readPolicies reads namespaces and endpoints before pods: a pod in an unknown namespace is selected by no namespace selector,
 // and has no interfaces without its endpoint.
-func readPolicies(ctx context.Context, client *agentclient.Client) (*policies, error) {
+func readPolicies(ctx context.Context, r reader) (*policies, error) {
 	var b policyBuilder
-	err := client.EachNamespace(ctx, b.addNamespace)
+	err := r.EachNamespace(ctx, b.addNamespace)
 	if err == nil {
-		err = client.EachNetworkPolicy(ctx, b.addPolicy)
+		err = r.EachNetworkPolicy(ctx, b.addPolicy)
 	}
 	if err == nil {
-		err = client.EachClusterNetworkPolicy(ctx, b.addClusterPolicy)
+		err = r.EachClusterNetworkPolicy(ctx, b.addClusterPolicy)
 	}
 	if err == nil {
-		err = client.EachMultiNetworkPolicy(ctx, b.addMultiPolicy)
+		err = r.EachMultiNetworkPolicy(ctx, b.addMultiPolicy)
 	}
 	if err == nil {
-		err = client.EachEndpoint(ctx, b.addEndpoint)
+		var endpoints []*v2beta1.SpiderEndpoint
+		endpoints, err = r.AllEndpoints(ctx)
+		for _, endpoint := range endpoints {
+			b.addEndpoint(endpoint)
+		}
 	}
 	if err == nil {
-		err = client.EachPod(ctx, b.addPod)
+		err = r.EachPod(ctx, b.addPod)
 	}
 	return b.build(), err
 }
@@ -167,7 +170,7 @@ type matchView struct {
 func (p *policies) show(name policy.Name, only string) (podPolicyView, error) {
 	pod := p.Pod(name)
 	if pod == nil {
-		return podPolicyView{}, fmt.Errorf("there is no running pod %s", name)
+		return podPolicyView{}, fmt.Errorf("there is no running pod %s: kubectl get pods -n %s prints all names", name, name.Namespace)
 	}
 	view := podPolicyView{Pod: name.String(), Addresses: addrsText(pod.Addrs), Node: pod.Node, HostNetwork: pod.HostNetwork}
 	shown, err := interfacesOf(pod, only)
@@ -312,7 +315,7 @@ func (p *policies) addrs(e end, at string) ([]netip.Addr, error) {
 	}
 	pod := p.Pod(e.pod)
 	if pod == nil {
-		return nil, fmt.Errorf("there is no running pod %s; for a service, name a pod behind it", e.pod)
+		return nil, fmt.Errorf("there is no running pod %s: kubectl get pods -n %s prints all names; for a service, name a pod behind it", e.pod, e.pod.Namespace)
 	}
 	found, err := interfacesOf(pod, cmp.Or(at, pool.FirstInterface))
 	if err != nil {

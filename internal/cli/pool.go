@@ -142,7 +142,10 @@ leases record no history. Prometheus has it; see docs/guides/cli.md.`,
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return o.run(cmd, func(ctx context.Context, r reader) (answer, error) {
-				state, err := o.state(ctx, r, wants{pools: true, blocks: true, endpoints: true})
+				state, err := o.state(ctx, r, wants{pools: true, blocks: true})
+				if err == nil {
+					err = r.addEndpoints(ctx, state, view.Filter{Pool: args[0]})
+				}
 				if err != nil {
 					return answer{}, err
 				}

@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"spiderpool.dev/spiderpool/internal/kube/agentclient"
 	"spiderpool.dev/spiderpool/internal/process"
@@ -20,12 +22,12 @@ const nodeVariable = "SPIDERPOOL_NODE_NAME"
 
 // serviceOptions are the flags of all service commands.
 type serviceOptions struct {
-	clusterOptions
+	viewOptions
 	node string
 }
 
-func newService() *cobra.Command {
-	var o serviceOptions
+func newService(now func() time.Time) *cobra.Command {
+	o := serviceOptions{viewOptions: viewOptions{now: now}}
 	cmd := &cobra.Command{
 		Use:   "service",
 		Short: "Show where connections to services go, and why",
@@ -33,7 +35,7 @@ func newService() *cobra.Command {
 commands read Services, EndpointSlices and the node from the API server, and apply
 the rules of kube-proxy. They change nothing.`,
 	}
-	o.kubeconfigFlag(cmd)
+	o.flags(cmd)
 	cmd.PersistentFlags().StringVar(&o.node, "node", os.Getenv(nodeVariable), "node of the clients; in an agent, its own")
 	cmd.AddCommand(newServiceList(&o), newServiceExplain(&o), newServiceWatch(&o))
 	return cmd
@@ -62,22 +64,20 @@ node ("pass"), or which other service has the frontend ("other").`,
   spiderpoolctl service list --node worker-1 --namespace default`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := errors.Join(o.check(), o.checkNode()); err != nil {
+			if err := o.checkNode(); err != nil {
 				return err
 			}
-			client, err := o.connect()
-			if err != nil {
-				return err
-			}
-			cluster, err := readCluster(cmd.Context(), client, o.node, service.Name{})
-			if err != nil {
-				return err
-			}
-			return showList(cmd.OutOrStdout(), cluster.list(namespace), o.output)
+			return o.run(cmd, func(ctx context.Context, r reader) (answer, error) {
+				cluster, err := readCluster(ctx, r, o.node, service.Name{})
+				if err != nil {
+					return answer{}, err
+				}
+				return frontendsAnswer(cluster.list(namespace)), nil
+			})
 		},
 	}
 	cmd.Flags().StringVarP(&namespace, "namespace", "n", "", "list the services of this namespace only")
-	o.outputFlag(cmd)
+	formatFlag(cmd, &o.format)
 	return cmd
 }
 
@@ -99,59 +99,54 @@ endpoint, and the reason why an endpoint gets no connections.`,
 			if !ok || namespace == "" || object == "" {
 				return fmt.Errorf("service %q: write NAMESPACE/NAME, e.g. default/web", args[0])
 			}
-			if err := o.check(); err != nil {
-				return err
-			}
-			client, err := o.connect()
-			if err != nil {
-				return err
-			}
-			return o.explain(cmd, client, service.Name{Namespace: namespace, Name: object}, from)
+			return o.run(cmd, func(ctx context.Context, r reader) (answer, error) {
+				return o.explain(ctx, r, service.Name{Namespace: namespace, Name: object}, from)
+			})
 		},
 	}
 	cmd.Flags().StringVar(&from, "from", "", "client pod, as NAME or NAMESPACE/NAME; NAME is in the namespace of the service")
-	o.outputFlag(cmd)
+	formatFlag(cmd, &o.format)
 	return cmd
 }
 
-func (o *serviceOptions) explain(cmd *cobra.Command, client *agentclient.Client, name service.Name, from string) error {
+func (o *serviceOptions) explain(ctx context.Context, r reader, name service.Name, from string) (answer, error) {
 	node, clients := o.node, "pods on node "+o.node
 	if from != "" {
-		pod, err := readClient(cmd.Context(), client, name.Namespace, from)
+		pod, err := readClient(ctx, r, name.Namespace, from)
 		if err != nil {
-			return err
-		}
-		if pod.Spec.HostNetwork {
-			_, err := fmt.Fprintf(cmd.OutOrStdout(), "Pod %s/%s uses the network of its node %s. kube-proxy translates its connections, not Spiderpool.\n",
-				pod.Namespace, pod.Name, pod.Spec.NodeName)
-			return err
+			return answer{}, err
 		}
 		node, clients = pod.Spec.NodeName, fmt.Sprintf("pod %s/%s on node %s", pod.Namespace, pod.Name, pod.Spec.NodeName)
+		if pod.Spec.HostNetwork {
+			return explainedAnswer(explanation{Service: name.String(), Clients: clients, Notes: []string{
+				fmt.Sprintf("Pod %s/%s uses the network of its node %s. kube-proxy translates its connections, not Spiderpool.", pod.Namespace, pod.Name, pod.Spec.NodeName),
+			}}), nil
+		}
 	} else if err := o.checkNode(); err != nil {
-		return err
+		return answer{}, err
 	}
-	cluster, err := readCluster(cmd.Context(), client, node, name)
+	cluster, err := readCluster(ctx, r, node, name)
 	if err != nil {
-		return err
+		return answer{}, err
 	}
-	explanation, err := cluster.explain(name, clients)
-	if err != nil {
-		return err
-	}
-	return showExplanation(cmd.OutOrStdout(), explanation, o.output)
+	explained, err := cluster.explain(name, clients)
+	return explainedAnswer(explained), err
 }
 
 // readClient reads the pod of a client.
-func readClient(ctx context.Context, client *agentclient.Client, namespace, name string) (*corev1.Pod, error) {
+func readClient(ctx context.Context, r reader, namespace, name string) (*corev1.Pod, error) {
 	if before, after, ok := strings.Cut(name, "/"); ok {
 		namespace, name = before, after
 	}
-	pod, err := client.ReadPod(ctx, namespace, name)
+	pod, err := r.ReadPod(ctx, namespace, name)
+	if apierrors.IsNotFound(err) {
+		return nil, fmt.Errorf("--from: there is no pod %s/%s: kubectl get pods -n %s prints all names", namespace, name, namespace)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("--from: %w", err)
 	}
 	if pod.Spec.NodeName == "" {
-		return nil, fmt.Errorf("--from: pod %s/%s is on no node yet", namespace, name)
+		return nil, fmt.Errorf("--from: pod %s/%s is on no node yet; name the node of the clients with --node", namespace, name)
 	}
 	return pod, nil
 }
@@ -170,12 +165,15 @@ for a new or changed entry, "-" for a deleted one. End the command with Ctrl-C.`
 			if err := o.checkNode(); err != nil {
 				return err
 			}
-			client, err := o.connect()
+			r, err := o.connect()
 			if err != nil {
 				return err
 			}
+			if _, err := readKnownNode(cmd.Context(), r, o.node); err != nil {
+				return withRemedy(err, r.server)
+			}
 			log := process.NewEnv(cmd.ErrOrStderr(), os.Getenv).Log
-			s := agentclient.NewServiceSync(client, o.node, nil, printer{cmd}, nil, log)
+			s := agentclient.NewServiceSync(r.Client, o.node, nil, printer{cmd}, nil, log)
 			s.ExternalIPs = translatesExternalIPs()
 			s.Run(cmd.Context())
 			return nil

@@ -46,8 +46,8 @@ func TestServiceCommandsReadCluster(t *testing.T) {
 		{"explain " + name + " --from client", "Service " + name + ", for pod " + namespace + "/client on node cli-node\n"},
 		{"explain " + name + " --from " + namespace + "/host", "uses the network of its node cli-node."},
 		{"explain " + name + " --from pending", "is on no node yet"},
-		{"explain " + name + " --from nobody", `pods "nobody" not found`},
-		{"explain " + name + " --node no-node", `nodes "no-node" not found`},
+		{"explain " + name + " --from nobody", "there is no pod " + namespace + "/nobody: kubectl get pods"},
+		{"explain " + name + " --node no-node", "there is no node no-node: kubectl get nodes prints all names"},
 		{"explain " + namespace + "/nothing --node cli-node", "there is no Service " + namespace + "/nothing"},
 	})
 }

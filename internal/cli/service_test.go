@@ -48,7 +48,7 @@ func TestServiceTables(t *testing.T) {
 			out.Write(section.Data)
 			return nil
 		case "list":
-			return showList(out, cluster.list(argument), "table")
+			return frontendsAnswer(cluster.list(argument)).print(out, "table", threeAtNight())
 		case "explain":
 			return explainText(out, cluster, argument)
 		}
@@ -63,7 +63,7 @@ func explainText(out io.Writer, c *cluster, argument string) error {
 	if err != nil {
 		return err
 	}
-	return showExplanation(out, x, "table")
+	return explainedAnswer(x).print(out, "table", threeAtNight())
 }
 
 // clusterOf reads a YAML stream that begins with the node.
@@ -120,7 +120,7 @@ func TestServiceJSON(t *testing.T) {
 	var out bytes.Buffer
 	var got []frontendView
 	c := clusterOf(t, archive.Files[0].Data)
-	if err := showList(&out, c.list("kube-system"), "json"); err != nil {
+	if err := frontendsAnswer(c.list("kube-system")).print(&out, "json", threeAtNight()); err != nil {
 		t.Fatal(err)
 	}
 	if err := json.Unmarshal(out.Bytes(), &got); err != nil || len(got) != 1 || got[0].Result != "refuse" || got[0].Frontend != "10.96.0.23:80/TCP" {
@@ -147,7 +147,7 @@ func refuses(t *testing.T, command string, cases []testCase) {
 
 func TestServiceArguments(t *testing.T) {
 	refuses(t, "service", []testCase{
-		{"list --node n1 -o yaml", `"yaml": write table or json`},
+		{"list --node n1 -o xml", `--output "xml": write table, wide, json, yaml or name`},
 		{"list --node=", "--node: name the node"},
 		{"watch --node=", "--node: name the node"},
 		{"explain web --node n1", `service "web": write NAMESPACE/NAME`},

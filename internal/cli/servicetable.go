@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"text/tabwriter"
 
@@ -30,65 +31,65 @@ func printJSON(out io.Writer, value any) error {
 // shownBackends is the number of backends in a row of the list.
 const shownBackends = 3
 
-// showList prints the frontends.
-func showList(out io.Writer, frontends []frontendView, output string) error {
-	if output == "json" {
-		return printJSON(out, frontends)
-	}
-	t := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "SERVICE\tFRONTEND\tKIND\tBACKENDS")
+// frontendsAnswer lists the frontends.
+func frontendsAnswer(frontends []frontendView) answer {
+	a := answer{value: frontends}
 	for _, v := range frontends {
-		backends := v.Result
-		switch {
-		case v.Result == "translate" && len(v.Backends) > shownBackends:
-			backends = fmt.Sprintf("%s and %d more", strings.Join(v.Backends[:shownBackends], ", "), len(v.Backends)-shownBackends)
-		case v.Result == "translate":
-			backends = strings.Join(v.Backends, ", ")
-		case v.Note != "":
-			backends += ": " + v.Note
+		if name := "service/" + v.Service; !slices.Contains(a.names, name) {
+			a.names = append(a.names, name)
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\n", v.Service, v.Frontend, v.Kind, backends)
 	}
-	return t.Flush()
+	a.draw = func(w drawing) {
+		t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+		fmt.Fprintln(t, "SERVICE\tFRONTEND\tKIND\tBACKENDS")
+		for _, v := range frontends {
+			backends := v.Result
+			switch {
+			case v.Result == "translate" && len(v.Backends) > shownBackends && !w.wide:
+				backends = fmt.Sprintf("%s and %d more", strings.Join(v.Backends[:shownBackends], ", "), len(v.Backends)-shownBackends)
+			case v.Result == "translate":
+				backends = strings.Join(v.Backends, ", ")
+			case v.Note != "":
+				backends += ": " + v.Note
+			}
+			fmt.Fprintf(t, "%s\t%s\t%s\t%s\n", v.Service, v.Frontend, v.Kind, backends)
+		}
+		_ = t.Flush()
+	}
+	return a
 }
 
-// showExplanation prints an explanation.
-func showExplanation(out io.Writer, x explanation, output string) error {
-	if output == "json" {
-		return printJSON(out, x)
-	}
-	zone := ""
-	if x.Zone != "" {
-		zone = ", zone " + x.Zone
-	}
-	fmt.Fprintf(out, "Service %s, for %s%s\n", x.Service, x.Clients, zone)
-	if x.Without != "" {
-		fmt.Fprintf(out, "\nIt has no frontends: %s.\n", x.Without)
-	}
-	t := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	if len(x.Frontends) > 0 {
-		fmt.Fprintln(t, "\nFRONTEND\tKIND\tRESULT")
-		for _, v := range x.Frontends {
-			fmt.Fprintf(t, "%s\t%s\t%s\n", v.Frontend, v.Kind, v.describe())
+// explainedAnswer draws an explanation.
+func explainedAnswer(x explanation) answer {
+	return answer{value: x, names: []string{"service/" + x.Service}, draw: func(w drawing) {
+		zone := ""
+		if x.Zone != "" {
+			zone = ", zone " + x.Zone
 		}
-	}
-	if err := t.Flush(); err != nil {
-		return err
-	}
-	showEndpoints(t, x.Endpoints, colorsOf(out))
-	if err := t.Flush(); err != nil {
-		return err
-	}
-	for _, text := range x.Invalid {
-		fmt.Fprintf(out, "\nIgnored: %s", text)
-	}
-	if len(x.Invalid) > 0 {
-		fmt.Fprintln(out)
-	}
-	for _, text := range x.Notes {
-		fmt.Fprintf(out, "\n%s\n", text)
-	}
-	return nil
+		fmt.Fprintf(w, "Service %s, for %s%s\n", x.Service, x.Clients, zone)
+		if x.Without != "" {
+			fmt.Fprintf(w, "\nIt has no frontends: %s.\n", x.Without)
+		}
+		t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+		if len(x.Frontends) > 0 {
+			fmt.Fprintln(t, "\nFRONTEND\tKIND\tRESULT")
+			for _, v := range x.Frontends {
+				fmt.Fprintf(t, "%s\t%s\t%s\n", v.Frontend, v.Kind, v.describe())
+			}
+		}
+		_ = t.Flush()
+		showEndpoints(t, x.Endpoints, w.colors)
+		_ = t.Flush()
+		for _, text := range x.Invalid {
+			fmt.Fprintf(w, "\nIgnored: %s", text)
+		}
+		if len(x.Invalid) > 0 {
+			fmt.Fprintln(w)
+		}
+		for _, text := range x.Notes {
+			fmt.Fprintf(w, "\n%s\n", text)
+		}
+	}}
 }
 
 // showEndpoints writes one table for each set.

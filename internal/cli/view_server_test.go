@@ -10,9 +10,9 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"golang.org/x/tools/txtar"
 	corev1 "k8s.io/api/core/v1"
@@ -27,14 +27,12 @@ import (
 	"spiderpool.dev/spiderpool/internal/kube/kubetest"
 )
 
-// threeAtNight is the time of the golden outputs.
-func threeAtNight() time.Time { return time.Date(2026, 11, 29, 3, 0, 0, 0, time.UTC) }
-
 // TestViewCommandsInEveryFormat plays testdata/view/*.txtar against a real API server: the
 // objects of the section "cluster", then a command for each further section.
 func TestViewCommandsInEveryFormat(t *testing.T) {
 	kubeconfig := writeKubeconfig(t, kubetest.User(t, "spiderpool-reader"))
-	var uids []string // pairs of a UID and its stand-in
+	admin := writeKubeconfig(t, administrator(t)) // before an installation, there is no other role
+	var uids []string                             // pairs of a UID and its stand-in
 	playTables(t, "testdata/view/*.txtar", func(t *testing.T, out *bytes.Buffer, section txtar.File) error {
 		if section.Name == "cluster" {
 			out.Write(section.Data)
@@ -42,7 +40,11 @@ func TestViewCommandsInEveryFormat(t *testing.T) {
 			return nil
 		}
 		var printed bytes.Buffer
-		err := runView(t, &printed, kubeconfig, section.Name)
+		user := kubeconfig
+		if strings.HasPrefix(section.Name, "preflight") {
+			user = admin
+		}
+		err := runView(t, &printed, user, section.Name)
 		out.WriteString(strings.NewReplacer(uids...).Replace(printed.String()))
 		return err
 	})
@@ -91,6 +93,12 @@ func createCluster(t *testing.T, stream []byte) (standIns []string) {
 				t.Fatal(err)
 			}
 		}
+		if object.GetKind() == "Node" { // as a kubelet that became ready
+			unstructured.RemoveNestedField(object.Object, "spec", "taints")
+			if err := c.Update(t.Context(), object); err != nil {
+				t.Fatal(err)
+			}
+		}
 		if object.GetKind() == "Pod" {
 			uids = append(uids, "UID("+object.GetNamespace()+"/"+object.GetName()+")", string(object.GetUID()))
 			standIns = append(standIns, string(object.GetUID()), fmt.Sprintf("00000000-0000-4000-8000-%012d", len(uids)/2))
@@ -109,9 +117,12 @@ func TestViewCommandsNameWayOut(t *testing.T) {
 	}, &corev1.ConfigMap{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "kube-system", Name: configMap},
 		Data:       map[string]string{configKey: "{apiVersion: config.spiderpool.spidernet.io/v1, kind: SpiderpoolConfiguration}"},
-	})
+	}, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1"}})
 	commands := []string{"ip list", "ip who 10.6.0.2", "ip who 02:42:0a:06:00:05", "pool list", "pool show blue", "pool usage blue", "pod explain " + namespace + "/web-0",
-		"check", "reclaim --dry-run", "release 10.6.0.2"}
+		"check", "reclaim --dry-run", "release 10.6.0.2", "node show n1", "capacity --pods 1"}
+	// Commands without our custom resources, or with an answer about their absence.
+	others := []string{"status", "service list --node n1", "service explain default/web --node n1", "service watch --node n1", "policy show default/web-0",
+		"policy trace --from 192.0.2.1 --to 192.0.2.2:80"}
 	away := kubetest.Config(t)
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -128,15 +139,21 @@ func TestViewCommandsNameWayOut(t *testing.T) {
 		{"API away", away, "does not answer; check the network and the cluster of the kubeconfig"},
 	} {
 		kubeconfig := writeKubeconfig(t, tc.config)
-		for _, command := range commands {
+		for _, command := range slices.Concat(commands, others) {
 			t.Run(tc.name+"/"+command, func(t *testing.T) { failsWith(t, kubeconfig, command, tc.want) })
 		}
 	}
+	failsWith(t, writeKubeconfig(t, kubetest.User(t, "")), "preflight", "run the command as an administrator of the cluster")
+	failsWith(t, writeKubeconfig(t, away), "preflight", "does not answer; check the network")
 	t.Run("half an installation", func(t *testing.T) {
 		kubeconfig := writeKubeconfig(t, kubetest.User(t, "spiderpool-reader"))
 		removeDefinition(t, "spideripblocks.spiderpool.spidernet.io")
 		for _, command := range commands {
 			failsWith(t, kubeconfig, command, "custom resource definitions are not installed in this cluster: helm install spiderpool")
+		}
+		var out bytes.Buffer
+		if err := runView(t, &out, kubeconfig, "status"); err != nil || !strings.Contains(out.String(), "the cluster lacks spideripblocks. The hook of the chart writes them") {
+			t.Errorf("status: got %v\n%s", err, out.String())
 		}
 	})
 }

@@ -5,9 +5,13 @@ import (
 	"io"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/spf13/cobra"
 )
+
+// threeAtNight is the time of the golden outputs.
+func threeAtNight() time.Time { return time.Date(2026, 11, 29, 3, 0, 0, 0, time.UTC) }
 
 func TestViewArguments(t *testing.T) {
 	refuses(t, "ip", []testCase{
@@ -31,6 +35,24 @@ func TestViewArguments(t *testing.T) {
 		{"list -o csv", `--output "csv"`},
 		{"show blue --kubeconfig /does/not/exist", "--kubeconfig"},
 	})
+	refuses(t, "node", []testCase{
+		{"show", "accepts 1 arg(s)"},
+		{"show n1 -o csv", `--output "csv"`},
+		{"show n1 --kubeconfig /does/not/exist", "--kubeconfig"},
+	})
+	refuses(t, "capacity", []testCase{
+		{"--pods 0", "--pods 0: write a number from 1"},
+		{"--selector a=b=c", `--selector "a=b=c": write labels, e.g. app=web`},
+		{"-o csv", `--output "csv"`},
+		{"--kubeconfig /does/not/exist", "--kubeconfig"},
+	})
+	for _, command := range []string{"status", "preflight"} {
+		refuses(t, command, []testCase{
+			{"-o name", `--output "name": write table, json or yaml`},
+			{"all", "unknown command"},
+			{"--kubeconfig /does/not/exist", "--kubeconfig"},
+		})
+	}
 }
 
 func TestPluginHelpSaysKubectl(t *testing.T) {

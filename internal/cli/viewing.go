@@ -8,13 +8,13 @@ import (
 	"net"
 	"net/url"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
-	"spiderpool.dev/spiderpool/api/v2beta1"
 	"spiderpool.dev/spiderpool/internal/kube/agentclient"
 	"spiderpool.dev/spiderpool/internal/kube/restconfig"
 	"spiderpool.dev/spiderpool/internal/lease"
@@ -30,9 +30,12 @@ type viewOptions struct {
 	now                func() time.Time
 }
 
+// requestLimit is the default of --timeout.
+const requestLimit = 10 * time.Second
+
 func (o *viewOptions) flags(cmd *cobra.Command) {
 	cmd.PersistentFlags().StringVar(&o.kubeconfig, "kubeconfig", "", "kubeconfig file; empty for KUBECONFIG, ~/.kube/config or the pod's service account")
-	cmd.PersistentFlags().DurationVar(&o.timeout, "timeout", 10*time.Second, "limit of each request to the API server")
+	cmd.PersistentFlags().DurationVar(&o.timeout, "timeout", requestLimit, "limit of each request to the API server")
 }
 
 // reader reads objects with the user's own rights.
@@ -45,24 +48,32 @@ type reader struct {
 
 // run connects, asks for the answer and prints it. It adds the way out to errors of the API server.
 func (o *viewOptions) run(cmd *cobra.Command, ask func(ctx context.Context, r reader) (answer, error)) error {
-	if err := checkFormat(o.format); err != nil {
+	if err := checkFormat(cmd); err != nil {
 		return err
 	}
-	config, err := restconfig.Load(o.kubeconfig)
+	r, err := o.connect()
 	if err != nil {
 		return err
+	}
+	found, err := ask(cmd.Context(), r)
+	if err != nil && !errors.Is(err, errFound) {
+		return withRemedy(err, r.server)
+	}
+	return errors.Join(found.print(cmd.OutOrStdout(), o.format, o.now()), err)
+}
+
+// connect returns a reader. It sends no request.
+func (o *viewOptions) connect() (reader, error) {
+	config, err := restconfig.Load(o.kubeconfig)
+	if err != nil {
+		return reader{}, err
 	}
 	config.Timeout = o.timeout
 	client, err := agentclient.NewClient(config)
 	if err != nil {
-		return err
+		return reader{}, err
 	}
-	r := reader{client, config.Host, agentclient.NewCluster(client, "", process.NewEnv(io.Discard, os.Getenv).Log)}
-	found, err := ask(cmd.Context(), r)
-	if err != nil && !errors.Is(err, errFound) {
-		return withRemedy(err, config.Host)
-	}
-	return errors.Join(found.print(cmd.OutOrStdout(), o.format, o.now()), err)
+	return reader{client, config.Host, agentclient.NewCluster(client, "", process.NewEnv(io.Discard, os.Getenv).Log)}, nil
 }
 
 // withRemedy adds the way out to an error of the API server.
@@ -97,13 +108,42 @@ func (o *viewOptions) state(ctx context.Context, r reader, w wants) (*view.State
 	read(w.pools, func() (err error) { objects.Pools, err = r.AllPools(ctx); return err })
 	read(w.pools, func() (err error) { objects.Reserved, err = r.AllReserved(ctx); return err })
 	read(w.blocks, func() (err error) { objects.Blocks, err = r.AllBlocks(ctx); return err })
-	read(w.endpoints, func() error {
-		return r.EachEndpoint(ctx, func(e *v2beta1.SpiderEndpoint) { objects.Endpoints = append(objects.Endpoints, e) })
-	})
+	read(w.endpoints, func() (err error) { objects.Endpoints, err = r.AllEndpoints(ctx); return err })
 	if err := group.Wait(); err != nil {
 		return nil, err
 	}
 	return view.NewState(objects, o.now()), nil
+}
+
+// fewEndpoints is the number of endpoints from which a whole list is cheaper than single reads.
+const fewEndpoints = 100
+
+// addEndpoints reads the endpoints of some addresses.
+func (r reader) addEndpoints(ctx context.Context, state *view.State, f view.Filter) error {
+	keys := state.EndpointsOf(f)
+	if f.Pod != (lease.PodKey{}) {
+		keys[f.Pod] = true
+	}
+	if len(keys) > fewEndpoints {
+		all, err := r.AllEndpoints(ctx)
+		state.AddEndpoints(all...)
+		return err
+	}
+	var group errgroup.Group
+	group.SetLimit(16)
+	var mu sync.Mutex
+	for key := range keys {
+		group.Go(func() error {
+			endpoint, err := r.ReadEndpoint(ctx, key.Namespace, key.Name)
+			if endpoint != nil {
+				mu.Lock()
+				defer mu.Unlock()
+				state.AddEndpoints(endpoint)
+			}
+			return err
+		})
+	}
+	return group.Wait()
 }
 
 // podFacts reads facts about pods for views, and keeps the first error.

@@ -30,11 +30,11 @@ func refuseTakeover(ctx context.Context, log *slog.Logger, c client.Client) erro
 		}); err != nil {
 			return err
 		}
+		page := make([]*v2beta1.SpiderIPPool, len(pools.Items))
 		for i := range pools.Items {
-			if text := compile.ForeignAllocations(&pools.Items[i].Status); text != "" && len(foreign) < takeoverNamed {
-				foreign = append(foreign, fmt.Sprintf("SpiderIPPool %s has %s", pools.Items[i].Name, text))
-			}
+			page[i] = &pools.Items[i]
 		}
+		foreign = append(foreign, compile.DescribeForeign(page, takeoverNamed-len(foreign))...)
 		if pools.Continue == "" {
 			break
 		}

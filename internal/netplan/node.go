@@ -127,10 +127,8 @@ var LinkKinds = []string{"ipvlan", "macvlan", "vlan", "bond"}
 // pods get IPv6 addresses. Checks without a known fact are left out.
 func Preflight(facts NodeFacts, ipv6 bool) []Finding {
 	var out []Finding
-	if v, ok := kernelVersion(facts.Kernel); ok {
-		out = append(out, Finding{"kernel", facts.Kernel, "5.7 or newer",
-			"the kernel cannot masquerade by input interface, so packets of pods to services keep the pod's address; set --masquerade-all in kube-proxy",
-			slices.Compare(v, []int{5, 7}) >= 0})
+	if ok, known := masquerading.In(facts.Kernel); known {
+		out = append(out, Finding{"kernel", facts.Kernel, strings.TrimPrefix(masquerading.Version(), "Linux ") + " or newer", masquerading.Without, ok})
 	}
 	for _, k := range slices.Sorted(maps.Keys(facts.Kinds)) {
 		is := "not supported"
@@ -145,7 +143,7 @@ func Preflight(facts NodeFacts, ipv6 bool) []Finding {
 			"pods that ask for a limit do not start here; " + facts.NoBandwidth, false})
 	}
 	if facts.NoAntiSpoof != "" {
-		out = append(out, Finding{"antiSpoof of the coordinator", "on", "off, or Linux 5.16 or newer",
+		out = append(out, Finding{"antiSpoof of the coordinator", "on", "off, or " + spoofing.Version() + " or newer",
 			"pods do not start here; " + facts.NoAntiSpoof, false})
 	}
 	if v, ok := facts.Sysctls[disableIPv6]; ok && ipv6 {

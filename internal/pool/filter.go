@@ -161,6 +161,16 @@ func (p *Pool) BoundTo(node NodeFacts) bool {
 	return reason == ""
 }
 
+// OpenTo returns "" if pods on the node may use the pool, as far as the pool's state and its node decide. Otherwise it
+// returns the reason, like a Rejection.
+func (p *Pool) OpenTo(node NodeFacts) string {
+	if _, reason := p.checkState(p.Family); reason != "" {
+		return reason
+	}
+	_, reason := checkNode(p, &Request{Node: node})
+	return reason
+}
+
 func checkNamespace(p *Pool, req *Request) (Cause, string) {
 	if len(p.NamespaceNames) > 0 {
 		if slices.Contains(p.NamespaceNames, req.Namespace.Name) {

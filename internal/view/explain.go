@@ -77,7 +77,7 @@ type PoolVerdict struct {
 // that of PodQuestion.Network.
 func (s *State) Explain(q PodQuestion) (Explanation, error) {
 	x := Explanation{Pod: q.Name.String(), UID: q.UID, Phase: q.Phase, Node: q.Facts.Node.Name, HostNetwork: q.HostNetwork, Holds: []Address{}}
-	x.Holds = append(x.Holds, s.holdsOf(q)...)
+	x.Holds = append(x.Holds, s.Addresses(Filter{Pod: q.Name})...)
 	for _, a := range x.Holds {
 		x.Findings = append(x.Findings, s.holderFindings(a, reclaim.Pod{Presence: reclaim.Exists, UID: q.UID, Phase: q.Phase})...)
 	}
@@ -120,13 +120,6 @@ func namesOf(interfaces []pool.PodInterface) (names []string) {
 }
 
 func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }
-
-// holdsOf returns the addresses of the pod, of earlier pods with its name, and those fixed for it.
-func (s *State) holdsOf(q PodQuestion) []Address {
-	return slices.DeleteFunc(s.Addresses(Filter{Namespace: q.Name.Namespace}), func(a Address) bool {
-		return a.Pod != q.Name.String() && a.FixedFor != lease.Owner{Kind: lease.KindPod, Namespace: q.Name.Namespace, Name: q.Name.Name}.String()
-	})
-}
 
 func (s *State) explainInterface(x *Explanation, q PodQuestion, i pool.PodInterface) (InterfaceExplanation, error) {
 	out := InterfaceExplanation{Name: i.Name, Network: i.Attachment.String()}

@@ -11,6 +11,7 @@ package view
 import (
 	"cmp"
 	"fmt"
+	"iter"
 	"net/netip"
 	"slices"
 	"time"
@@ -71,10 +72,15 @@ func NewState(o Objects, now time.Time) *State {
 	for _, object := range o.Blocks {
 		s.addBlock(object)
 	}
-	for _, object := range o.Endpoints {
+	s.AddEndpoints(o.Endpoints...)
+	return s
+}
+
+// AddEndpoints adds endpoints to a state without all of them.
+func (s *State) AddEndpoints(endpoints ...*v2beta1.SpiderEndpoint) {
+	for _, object := range endpoints {
 		s.endpoints[lease.PodKey{Namespace: object.Namespace, Name: object.Name}] = object
 	}
-	return s
 }
 
 func (s *State) addBlock(object *v2beta1.SpiderIPBlock) {
@@ -122,22 +128,48 @@ type Address struct {
 }
 
 // Filter selects addresses. Empty fields select all.
-type Filter struct{ Pool, Node, Namespace string }
+type Filter struct {
+	Pool, Node, Namespace string
+	// Pod selects the addresses of pods of this name, and those fixed for it.
+	Pod lease.PodKey
+}
+
+// leases yields the leases and former sandboxes.
+func (s *State) leases(f Filter) iter.Seq[lease.Lease] {
+	return func(yield func(lease.Lease) bool) {
+		for block := range s.index.Blocks() {
+			for _, l := range block.Leases {
+				if l.State != lease.Released && f.selects(l) && !yield(l) {
+					return
+				}
+			}
+			for _, former := range block.Former {
+				if l := former.AsLease(); f.selects(l) && !yield(l) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// EndpointsOf returns the names of the endpoints of some addresses.
+func (s *State) EndpointsOf(f Filter) map[lease.PodKey]bool {
+	keys := map[lease.PodKey]bool{}
+	for l := range s.leases(f) {
+		for _, key := range []lease.PodKey{l.Pod, l.FixedFor.Key()} {
+			if key != (lease.PodKey{}) {
+				keys[key] = true
+			}
+		}
+	}
+	return keys
+}
 
 // Addresses returns the addresses that are not free, sorted.
 func (s *State) Addresses(f Filter) []Address {
 	all := []Address{}
-	for block := range s.index.Blocks() {
-		for _, l := range block.Leases {
-			if l.State != lease.Released && f.selects(l) {
-				all = append(all, s.address(l))
-			}
-		}
-		for _, former := range block.Former {
-			if l := former.AsLease(); f.selects(l) {
-				all = append(all, s.address(l))
-			}
-		}
+	for l := range s.leases(f) {
+		all = append(all, s.address(l))
 	}
 	slices.SortFunc(all, func(a, b Address) int {
 		return cmp.Or(a.Addr.Compare(b.Addr), cmp.Compare(a.State, b.State), cmp.Compare(a.ContainerID, b.ContainerID))
@@ -146,7 +178,8 @@ func (s *State) Addresses(f Filter) []Address {
 }
 
 func (f Filter) selects(l lease.Lease) bool {
-	return (f.Pool == "" || l.Pool == f.Pool) && (f.Node == "" || l.Node == f.Node) && (f.Namespace == "" || l.Pod.Namespace == f.Namespace)
+	return (f.Pool == "" || l.Pool == f.Pool) && (f.Node == "" || l.Node == f.Node) && (f.Namespace == "" || l.Pod.Namespace == f.Namespace) &&
+		(f.Pod == lease.PodKey{} || l.Pod == f.Pod || l.FixedFor == lease.Owner{Kind: lease.KindPod, Namespace: f.Pod.Namespace, Name: f.Pod.Name})
 }
 
 func (s *State) address(l lease.Lease) Address {

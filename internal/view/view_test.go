@@ -6,8 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/netip"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -18,6 +21,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
+	"pgregory.net/rapid"
 	"sigs.k8s.io/yaml"
 
 	"spiderpool.dev/spiderpool/api/v2beta1"
@@ -161,6 +165,8 @@ func (c *scenario) answer(question []string) []byte {
 		value = c.state.Reclaims(c.around, ownersOf(question[1:]), policy())
 	case "release", "release-forced":
 		value = c.state.Release(netip.MustParseAddr(question[1]), verb == "release-forced", c.around, ownersOf(question[2:]), policy())
+	case "capacity":
+		value = c.capacity(question[1], lease.ParsePodKey(argument))
 	case "addresses":
 		value = c.state.Addresses(filterOf(question[1:]))
 	default:
@@ -222,6 +228,33 @@ func ownersOf(terms []string) func(lease.Owner) reclaim.Owner {
 	return func(owner lease.Owner) reclaim.Owner { return owners[owner] }
 }
 
+// capacity asks for pods like one. The annotations of a node are its room, its limit and why it is closed.
+func (c *scenario) capacity(pods string, like lease.PodKey) Capacity {
+	c.t.Helper()
+	number := func(text string) int64 {
+		n, err := strconv.ParseInt(text, 10, 64)
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		return n
+	}
+	q := CapacityQuestion{Pods: number(pods), Like: c.questionAbout(like)}
+	for _, key := range slices.Sorted(maps.Keys(c.meta)) {
+		if name, ok := strings.CutPrefix(key, "Node/"); ok {
+			node := c.meta[key]
+			q.Nodes = append(q.Nodes, CandidateNode{
+				NodeFacts: pool.NodeFacts{Name: name, Labels: node.Labels}, Closed: node.Annotations["closed"],
+				Room: number(node.Annotations["room"]), Limit: number(node.Annotations["limit"]),
+			})
+		}
+	}
+	capacity, err := c.state.Capacity(q)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return capacity
+}
+
 // filterOf reads e.g. "pool=blue node=n1".
 func filterOf(terms []string) (f Filter) {
 	for _, term := range terms {
@@ -265,4 +298,45 @@ func TestUnknownPoolIsNotFound(t *testing.T) {
 	if _, ok := s.PoolUsage("blue"); ok {
 		t.Error("PoolUsage found an unknown pool")
 	}
+}
+
+// TestCapacityIsThatOfAllocator compares the batches of fill with pods that come one by one.
+func TestCapacityIsThatOfAllocator(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		names := []string{"a", "b", "c", "d"}
+		f := filler{free: map[string]int64{}}
+		for _, name := range names {
+			f.free[name] = rapid.Int64Range(0, 20).Draw(t, "free")
+		}
+		var slots []slot
+		for range rapid.IntRange(1, 4).Draw(t, "slots") {
+			slots = append(slots, slot{pools: rapid.Permutation(names).Draw(t, "pools")[:rapid.IntRange(1, len(names)).Draw(t, "length")]})
+		}
+		limit := rapid.Int64Range(0, 60).Draw(t, "limit")
+		taken := map[string]int64{}
+		placed, full := f.fill(slots, taken, limit)
+
+		left := maps.Clone(f.free)
+		want, stopped := int64(0), false
+	pods:
+		for ; want < limit; want++ {
+			before := maps.Clone(left)
+			for _, slot := range slots {
+				at := slices.IndexFunc(slot.pools, func(name string) bool { return left[name] > 0 })
+				if at < 0 {
+					left, stopped = before, true
+					break pods
+				}
+				left[slot.pools[at]]--
+			}
+		}
+		if placed != want || (full != "") != stopped {
+			t.Fatalf("placed %d (full %q), one by one %d (stopped %v)", placed, full, want, stopped)
+		}
+		for _, name := range names {
+			if f.free[name]-taken[name] != left[name] {
+				t.Fatalf("pool %s: %d left, one by one %d", name, f.free[name]-taken[name], left[name])
+			}
+		}
+	})
 }

@@ -10,7 +10,6 @@ import (
 	"k8s.io/client-go/rest"
 	npv1beta1 "sigs.k8s.io/network-policy-api/apis/v1beta1"
 
-	"spiderpool.dev/spiderpool/api/v2beta1"
 	"spiderpool.dev/spiderpool/internal/kube/multipolicy"
 )
 
@@ -49,9 +48,4 @@ func ignoreUndefined(err error) error {
 		return nil
 	}
 	return err
-}
-
-// EachEndpoint calls f for each SpiderEndpoint of the cluster.
-func (c *Client) EachEndpoint(ctx context.Context, f func(*v2beta1.SpiderEndpoint)) error {
-	return eachObject(ctx, func() *rest.Request { return c.spiderpool.Get().Resource("spiderendpoints") }, metav1.ListOptions{}, func(page *v2beta1.SpiderEndpointList) []v2beta1.SpiderEndpoint { return page.Items }, f)
 }

@@ -64,10 +64,12 @@ func TestPolicyObjectsAreRead(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	if err := kubeClient.EachEndpoint(t.Context(), func(e *v2beta1.SpiderEndpoint) {
-		found["endpoint "+e.Namespace+"/"+e.Name] = e.Status.Current.IPs[0].Network
-	}); err != nil {
+	endpoints, err := kubeClient.AllEndpoints(t.Context())
+	if err != nil {
 		t.Fatal(err)
+	}
+	for _, e := range endpoints {
+		found["endpoint "+e.Namespace+"/"+e.Name] = e.Status.Current.IPs[0].Network
 	}
 	for key, want := range map[string]string{
 		namespace: namespace, namespace + "/web": "10.66.1.1", namespace + "/deny": "Ingress", "cluster/" + namespace: "Admin 7",

@@ -35,53 +35,25 @@ func (c *Client) eachPool(ctx context.Context, params map[string]string, f func(
 
 // decodePools decodes a SpiderIPPoolList and holds only one pool in memory at a time.
 func decodePools(in io.Reader, f func(*v2beta1.SpiderIPPool)) (next string, err error) {
-	decoder := json.NewDecoder(in)
-	if _, err := decoder.Token(); err != nil {
-		return "", err
-	}
-	for decoder.More() {
-		name, err := decoder.Token()
-		if err != nil {
-			return "", err
-		}
-		switch name {
-		case "metadata":
-			var list metav1.ListMeta
-			if err := decoder.Decode(&list); err != nil {
-				return "", err
-			}
-			next = list.Continue
-		case "items":
-			if err := decodeItems(decoder, f); err != nil {
-				return "", err
-			}
-		default:
-			var ignored json.RawMessage
-			if err := decoder.Decode(&ignored); err != nil {
-				return "", err
-			}
-		}
-	}
-	return next, nil
-}
-
-func decodeItems(decoder *json.Decoder, f func(*v2beta1.SpiderIPPool)) error {
-	if open, err := decoder.Token(); err != nil || open == nil { // null
-		return err
-	}
-	for decoder.More() {
-		var item struct {
-			metav1.ObjectMeta `json:"metadata"`
-			Spec              v2beta1.SpiderIPPoolSpec `json:"spec"`
-			Status            poolStatus               `json:"status"`
-		}
+	return decodeList(in, func(decoder *json.Decoder) error {
+		var item poolItem
 		if err := decoder.Decode(&item); err != nil {
 			return err
 		}
-		f(&v2beta1.SpiderIPPool{ObjectMeta: item.ObjectMeta, Spec: item.Spec, Status: item.Status.SpiderIPPoolStatus})
-	}
-	_, err := decoder.Token()
-	return err
+		f(item.pool())
+		return nil
+	})
+}
+
+// poolItem is a pool of a list.
+type poolItem struct {
+	metav1.ObjectMeta `json:"metadata"`
+	Spec              v2beta1.SpiderIPPoolSpec `json:"spec"`
+	Status            poolStatus               `json:"status"`
+}
+
+func (i *poolItem) pool() *v2beta1.SpiderIPPool {
+	return &v2beta1.SpiderIPPool{ObjectMeta: i.ObjectMeta, Spec: i.Spec, Status: i.Status.SpiderIPPoolStatus}
 }
 
 // poolStatus is the status of a pool. Of a status that our controller wrote, it keeps

@@ -1,6 +1,7 @@
 package agentclient
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
@@ -47,6 +48,30 @@ func TestDecodePools(t *testing.T) {
 				t.Errorf("got %q, next page %q, error %v; want %q, %q", got, next, err, c.pools, c.next)
 			}
 		})
+	}
+}
+
+func TestDecodePageOnAllProcessors(t *testing.T) {
+	t.Parallel()
+	var list strings.Builder
+	list.WriteString(`{"items":[`)
+	const n = 3*decodeBatch + 1
+	for i := range n {
+		fmt.Fprintf(&list, `{"metadata":{"name":"b%d"}},`, i)
+	}
+	whole := strings.TrimSuffix(list.String(), ",") + `],"metadata":{"continue":"further"}}`
+	blocks, next, err := decodePage[v2beta1.SpiderIPBlock](strings.NewReader(whole))
+	seen := map[string]bool{}
+	for _, b := range blocks {
+		seen[b.Name] = true
+	}
+	if err != nil || next != "further" || len(blocks) != n || len(seen) != n {
+		t.Errorf("got %d blocks, %d names, next page %q, error %v", len(blocks), len(seen), next, err)
+	}
+	for name, in := range map[string]string{"cut off": whole[:len(whole)/2], "no JSON": "Service Unavailable", "bad item": `{"items":[{"metadata":7}]}`} {
+		if _, _, err := decodePage[v2beta1.SpiderIPBlock](strings.NewReader(in)); err == nil {
+			t.Errorf("%s: no error", name)
+		}
 	}
 }
 

@@ -5,43 +5,43 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/netip"
-	"strconv"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 
 	"spiderpool.dev/spiderpool/api/v2beta1"
 	"spiderpool.dev/spiderpool/internal/ipam"
 	"spiderpool.dev/spiderpool/internal/kube/compile"
 )
 
-// viewPage is the maximum number of our objects in one response.
-const viewPage = 1000
+// viewPools is the maximum number of pools in one response. With another Spiderpool release, one pool can have a megabyte.
+const viewPools = 1000
 
 // AllPools returns all SpiderIPPools. The status of a pool lacks the addresses, unless another
 // Spiderpool release wrote them.
 func (c *Client) AllPools(ctx context.Context) ([]*v2beta1.SpiderIPPool, error) {
-	var pools []*v2beta1.SpiderIPPool
-	next := ""
-	for {
-		var err error
-		params := map[string]string{"limit": strconv.Itoa(viewPage), "continue": next}
-		if next, err = c.eachPool(ctx, params, func(p *v2beta1.SpiderIPPool) { pools = append(pools, p) }); err != nil || next == "" {
-			return pools, err
-		}
+	items, err := allOwn[poolItem](ctx, c, poolResource.Resource, viewPools)
+	pools := make([]*v2beta1.SpiderIPPool, len(items))
+	for i, item := range items {
+		pools[i] = item.pool()
 	}
+	return pools, err
 }
 
 // AllReserved returns all SpiderReservedIPs.
 func (c *Client) AllReserved(ctx context.Context) ([]*v2beta1.SpiderReservedIP, error) {
-	return allOwn(ctx, c, reservedResource.Resource, func(page *v2beta1.SpiderReservedIPList) []v2beta1.SpiderReservedIP { return page.Items })
+	return allOwn[v2beta1.SpiderReservedIP](ctx, c, reservedResource.Resource, viewPage)
 }
 
 // AllBlocks returns all SpiderIPBlocks.
 func (c *Client) AllBlocks(ctx context.Context) ([]*v2beta1.SpiderIPBlock, error) {
-	return allOwn(ctx, c, blockResource.Resource, func(page *v2beta1.SpiderIPBlockList) []v2beta1.SpiderIPBlock { return page.Items })
+	return allOwn[v2beta1.SpiderIPBlock](ctx, c, blockResource.Resource, viewPage)
+}
+
+// AllEndpoints returns all SpiderEndpoints.
+func (c *Client) AllEndpoints(ctx context.Context) ([]*v2beta1.SpiderEndpoint, error) {
+	return allOwn[v2beta1.SpiderEndpoint](ctx, c, endpointResource.Resource, viewPage)
 }
 
 // ReadBlock reads the SpiderIPBlock with this first address. It returns nil if there is none.
@@ -94,28 +94,4 @@ func (c *Client) ReadConfigMap(ctx context.Context, namespace, name, key string)
 // because its definition is not installed.
 func IsMissingKind(err error) bool {
 	return apierrors.IsNotFound(err) && apierrors.HasStatusCause(err, metav1.CauseTypeUnexpectedServerResponse)
-}
-
-// allOwn reads a list of our objects page by page.
-func allOwn[T, L any, P interface {
-	*L
-	runtime.Object
-	metav1.ListInterface
-}](ctx context.Context, c *Client, resource string, items func(P) []T) ([]*T, error) {
-	var all []*T
-	next := ""
-	for {
-		page := P(new(L))
-		request := c.spiderpool.Get().Resource(resource).Param("limit", strconv.Itoa(viewPage)).Param("continue", next)
-		if err := request.Do(ctx).Into(page); err != nil {
-			return nil, fmt.Errorf("list %s: %w", resource, err)
-		}
-		objects := items(page)
-		for i := range objects {
-			all = append(all, &objects[i])
-		}
-		if next = page.GetContinue(); next == "" {
-			return all, nil
-		}
-	}
 }

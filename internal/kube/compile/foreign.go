@@ -47,6 +47,17 @@ func ForeignAllocations(status *v2beta1.SpiderIPPoolStatus) string {
 	return fmt.Sprintf("%d addresses, e.g. %.40s of pod %.320s", max(count, int64(len(holders))), first, holders[first].Pod)
 }
 
+// DescribeForeign returns a text for each pool with ForeignAllocations, e.g. "SpiderIPPool blue has 2 addresses, e.g. …".
+// There are at most limit texts.
+func DescribeForeign(pools []*v2beta1.SpiderIPPool, limit int) (foreign []string) {
+	for _, pool := range pools {
+		if text := ForeignAllocations(&pool.Status); text != "" && len(foreign) < limit {
+			foreign = append(foreign, fmt.Sprintf("SpiderIPPool %s has %s", pool.Name, text))
+		}
+	}
+	return foreign
+}
+
 // IsOurStatus reports whether our controller wrote the addresses of the status.
 func IsOurStatus(status *v2beta1.SpiderIPPoolStatus) bool {
 	ready := meta.FindStatusCondition(status.Conditions, conditionReady)
