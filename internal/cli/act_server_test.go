@@ -3,10 +3,8 @@
 package cli
 
 import (
-	"bytes"
 	"errors"
 	"log/slog"
-	"strings"
 	"testing"
 	"time"
 
@@ -104,34 +102,6 @@ func administrator(t *testing.T) *rest.Config {
 		Subjects:   []rbacv1.Subject{{Kind: rbacv1.ServiceAccountKind, Namespace: "default", Name: "administrator"}},
 	})
 	return config
-}
-
-// act runs a command, and returns its output and its exit code.
-func act(t *testing.T, kubeconfig, command string) (string, int) {
-	t.Helper()
-	var out bytes.Buffer
-	cmd := newRootAt(time.Now)
-	cmd.SetOut(&out)
-	cmd.SetErr(t.Output())
-	cmd.SetArgs(append(strings.Fields(command), "--kubeconfig", kubeconfig))
-	err := cmd.ExecuteContext(t.Context())
-	if err != nil && !errors.Is(err, errFound) {
-		out.WriteString(err.Error())
-	}
-	return out.String(), exitCode(err)
-}
-
-func wantOutput(t *testing.T, kubeconfig, command string, code int, parts ...string) {
-	t.Helper()
-	out, got := act(t, kubeconfig, command)
-	if got != code {
-		t.Errorf("%s: exit code %d, want %d", command, got, code)
-	}
-	for _, part := range parts {
-		if !strings.Contains(out, part) {
-			t.Errorf("%s: no %q in\n%s", command, part, out)
-		}
-	}
 }
 
 // TestCheckAsksControllerToRepair leaves the lease of the living node, which only its agent can judge.

@@ -30,7 +30,7 @@ func newSupportBundle(now func() time.Time) *cobra.Command {
 		Use:   "support-bundle",
 		Short: "Write everything that an issue needs into one file",
 		Long: `Write everything that an issue needs into one archive: custom resources and their definitions,
-events, the workloads, configuration and logs of Spiderpool, nodes, network attachments, versions
+events, the workloads, configuration, logs, readiness and metrics of Spiderpool, nodes, network attachments, versions
 and the findings of check. Secrets are not read, and passwords, tokens and private keys in other
 objects and in logs are removed. MANIFEST.yaml in the archive lists each file, and what is missing
 and why, e.g. for lack of rights. Names and addresses of pods and nodes stay: look at the archive
@@ -46,7 +46,7 @@ before you publish it. The kernel's state of a node is not in it: spiderpoolctl 
 	o.flags(cmd)
 	systemFlag(cmd, &o.system)
 	cmd.Flags().StringVarP(&o.output, "output", "o", "", "name of the archive (default spiderpool-support-TIME.tar.gz)")
-	cmd.Flags().IntVar(&o.logs, "logs", 20, "number of pods of Spiderpool with logs, at most")
+	cmd.Flags().IntVar(&o.logs, "logs", 20, "number of pods of Spiderpool with logs, readiness and metrics, at most")
 	return cmd
 }
 

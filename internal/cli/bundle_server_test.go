@@ -3,11 +3,6 @@
 package cli
 
 import (
-	"archive/tar"
-	"bytes"
-	"compress/gzip"
-	"errors"
-	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -16,55 +11,9 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"sigs.k8s.io/yaml"
 
 	"spiderpool.dev/spiderpool/internal/kube/kubetest"
 )
-
-// writeBundle writes a support bundle, and returns its files and its manifest.
-func writeBundle(t *testing.T, kubeconfig string) (map[string]string, manifest) {
-	t.Helper()
-	output := filepath.Join(t.TempDir(), "bundle.tar.gz")
-	if out, code := act(t, kubeconfig, "support-bundle --output "+output); code != 0 || !strings.Contains(out, "Look at it before you publish it") {
-		t.Fatalf("exit code %d, output\n%s", code, out)
-	}
-	raw, err := os.ReadFile(output)
-	if err != nil {
-		t.Fatal(err)
-	}
-	zipped, err := gzip.NewReader(bytes.NewReader(raw))
-	if err != nil {
-		t.Fatal(err)
-	}
-	files, archive := map[string]string{}, tar.NewReader(zipped)
-	for {
-		header, err := archive.Next()
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		text, err := io.ReadAll(archive)
-		if err != nil {
-			t.Fatal(err)
-		}
-		files[strings.TrimPrefix(header.Name, "spiderpool-support/")] = string(text)
-	}
-	var m manifest
-	if err := yaml.UnmarshalStrict([]byte(files["MANIFEST.yaml"]), &m); err != nil {
-		t.Fatal(err)
-	}
-	if len(files) != len(m.Files)+1 {
-		t.Errorf("%d files, and %d in the manifest", len(files), len(m.Files))
-	}
-	for _, f := range m.Files {
-		if len(files[f.Name]) != f.Bytes {
-			t.Errorf("the manifest has %+v, and the file %d bytes", f, len(files[f.Name]))
-		}
-	}
-	return files, m
-}
 
 func TestBundleHoldsInstallationWithoutSecrets(t *testing.T) {
 	createCluster(t, []byte(actCluster))

@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/url"
 	"slices"
@@ -23,6 +24,7 @@ const (
 	maxLogBytes  = 1 << 20  // of a container
 	maxLogLines  = 5000
 	bundlePage   = 500 // objects in one response
+	maxAnswer    = 500 // bytes of an error of a program
 )
 
 // ownKinds are the resources of our API group.
@@ -47,8 +49,19 @@ func reason(err error) string {
 	case apierrors.IsForbidden(err):
 		return "you may not read it: " + oneLine(err)
 	}
+	var status apierrors.APIStatus
+	if errors.As(err, &status) && status.Status().Details != nil {
+		for _, cause := range status.Status().Details.Causes {
+			if cause.Type == metav1.CauseTypeUnexpectedServerResponse { // e.g. the reasons of a program that is not ready
+				return oneLine(err) + ": " + new(redactor).text(strings.Join(strings.Fields(bounded(cause.Message)), " "))
+			}
+		}
+	}
 	return oneLine(err)
 }
+
+// bounded cuts an answer of another program.
+func bounded(text string) string { return text[:min(len(text), maxAnswer)] }
 
 func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }
 
@@ -88,7 +101,7 @@ func (b *bundle) sources(ctx context.Context, o *bundleOptions) ([]source, error
 		found, err := (&checkOptions{viewOptions: o.viewOptions}).look(ctx, b.reader)
 		return marshal(found, err)
 	}})
-	return append(all, b.logs(ctx, o.logs)...), nil
+	return append(all, b.programs(ctx, o.logs)...), nil
 }
 
 // ourPods selects the objects of the chart.
@@ -159,17 +172,18 @@ func (b *bundle) events() source {
 	return all
 }
 
-// logs are those of our pods, the controllers and the restarted pods first: at most limit pods.
-func (b *bundle) logs(ctx context.Context, limit int) []source {
+// programs are the logs, the readiness and the metrics of our pods, the controllers and the restarted pods first: at
+// most limit pods.
+func (b *bundle) programs(ctx context.Context, limit int) []source {
 	var pods []*corev1.Pod
 	err := b.EachPodOf(ctx, b.system, metav1.ListOptions{LabelSelector: ourPods}, func(pod *corev1.Pod) { pods = append(pods, pod) })
 	if err != nil {
-		b.leave("logs of Spiderpool", reason(err))
+		b.leave("logs, readiness and metrics of Spiderpool", reason(err))
 		return nil
 	}
 	slices.SortStableFunc(pods, func(a, c *corev1.Pod) int { return rank(a) - rank(c) })
 	if len(pods) > limit {
-		b.leave(fmt.Sprintf("logs of %d pods of Spiderpool", len(pods)-limit), fmt.Sprintf("--logs is %d", limit))
+		b.leave(fmt.Sprintf("logs, readiness and metrics of %d pods of Spiderpool", len(pods)-limit), fmt.Sprintf("--logs is %d", limit))
 		pods = pods[:limit]
 	}
 	var all []source
@@ -180,8 +194,25 @@ func (b *bundle) logs(ctx context.Context, limit int) []source {
 				all = append(all, b.log(pod.Name, container.Name, true))
 			}
 		}
+		for _, container := range pod.Spec.Containers {
+			for _, port := range container.Ports {
+				if path, ok := answers[port.Name]; ok {
+					all = append(all, b.answer(pod.Name, port.ContainerPort, path))
+				}
+			}
+		}
 	}
 	return all
+}
+
+// answers are the paths that our programs serve, by the name of the port.
+var answers = map[string]string{"health": "readyz", "metrics": "metrics"}
+
+// answer asks a program through the API server, e.g. for its metrics. A program that is not ready answers with an error, which
+// ends up in the manifest.
+func (b *bundle) answer(pod string, port int32, path string) source {
+	at := fmt.Sprintf("/api/v1/namespaces/%s/pods/%s:%d/proxy/%s", b.system, url.PathEscape(pod), port, path)
+	return source{"programs/" + pod + "/" + path + ".txt", at, false, func(ctx context.Context) ([]byte, bool, error) { return b.Fetch(ctx, at, maxLogBytes) }}
 }
 
 // rank sorts pods by their interest.
