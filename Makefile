@@ -103,7 +103,7 @@ apiserver: lab-tools bin/hubble bin/hubble-relay ## Run the tests against a real
 
 .PHONY: kernel
 kernel: lab-tools ## Run the datapath tests in network namespaces (root)
-	@go test -tags kernel -count=1 -p 1 -run '$(RUN)' ./internal/linux/... ./internal/cni/... ./internal/agent/nodeguard ./internal/agent/bandwidth ./internal/agent/enforcer ./test/chains
+	@go test -tags kernel -count=1 -p 1 -run '$(RUN)' ./internal/linux/... ./internal/cni/... ./internal/agent/nodeguard ./internal/agent/bandwidth ./internal/agent/enforcer ./internal/agent/flowpods ./test/chains
 	@$(LABGO) test -tags kernel -count=1 -p 1 -run '$(RUN)' ./...
 
 .PHONY: kernel-uml
@@ -164,6 +164,10 @@ bench-service: lab-tools ## Measure connections to services by eBPF and kube-pro
 .PHONY: bench-policy
 bench-policy: ## Measure connections between pods with policies of 0 to 10,000 peers (root)
 	@go test -tags kernel -run '^$$' -bench Policies -benchtime 1x -timeout 30m ./test/bench-service
+
+.PHONY: bench-flows
+bench-flows: ## Measure connections between pods with and without observation (root)
+	@go test -tags kernel -run '^$$' -bench Flows -benchtime 1x -timeout 30m ./test/bench-service
 
 .PHONY: bench-start
 bench-start: lab-tools images ## Measure the time of a pod's network, plugin by plugin, compared with bridge, host-local and portmap

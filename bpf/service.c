@@ -12,20 +12,14 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
+#include "endpoint.h"
+
 #define IPPROTO_TCP 6
 #define IPPROTO_UDP 17
 #define ECONNREFUSED 111
 #define NANOSECONDS 1000000000ULL
 
 enum { DENY, ALLOW }; // what a program returns
-
-// An address is IPv6 or IPv4-mapped IPv6 (::ffff:a.b.c.d), in network byte order. So
-// a socket of family AF_INET6 with an IPv4-mapped destination needs no code of its own.
-struct endpoint {
-	__be32 addr[4];
-	__be16 port;
-	__u16 zero;
-};
 
 struct frontend_key {
 	__be32 addr[4];
@@ -65,21 +59,9 @@ struct affinity {
 	__u32 zero;
 };
 
-struct flow {
-	__u64 socket; // cookie
-	struct endpoint remote;
-	__u32 zero;
-};
-
 struct assigned {
 	__u32 set;
 	struct endpoint backend;
-};
-
-struct peer {
-	struct endpoint service;
-	struct endpoint backend;
-	__u32 set;
 };
 
 // The agent resizes the maps. Each map without preallocation grows with its entries.
@@ -124,36 +106,11 @@ struct {
 	__type(value, struct assigned);
 } flows SEC(".maps");
 
-// The service whose backend answers an unconnected UDP socket.
-struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 32768);
-	__type(key, struct flow); // remote is the backend
-	__type(value, struct endpoint);
-} replies SEC(".maps");
-
-// The service of a connected socket, by cookie. The entry ends with the socket, so the
-// map drops others only if more sockets are open. BPF_MAP_TYPE_SK_STORAGE would do
-// without a limit, but kernels without a double-word compare-and-exchange, such as User
-// Mode Linux, cannot allocate its entries.
-struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 65536);
-	__type(key, __u64);
-	__type(value, struct peer);
-} peers SEC(".maps");
-
 // The cookie of the node's network namespace. Pods on it are left to kube-proxy.
 volatile const __u64 host_netns;
 // Whether the kernel has bpf_set_retval (5.18). If not, the verifier never sees the
 // call, and kube-proxy refuses the connection.
 volatile const __u32 has_set_retval;
-
-static __always_inline int same(const struct endpoint *a, const struct endpoint *b)
-{
-	return a->addr[0] == b->addr[0] && a->addr[1] == b->addr[1] && a->addr[2] == b->addr[2] &&
-	       a->addr[3] == b->addr[3] && a->port == b->port;
-}
 
 static __always_inline int on_host(struct bpf_sock_addr *ctx)
 {

@@ -28,6 +28,7 @@ import (
 	"spiderpool.dev/spiderpool/internal/agent/bandwidth"
 	"spiderpool.dev/spiderpool/internal/agent/criclient"
 	"spiderpool.dev/spiderpool/internal/agent/datapath"
+	"spiderpool.dev/spiderpool/internal/agent/flowpods"
 	"spiderpool.dev/spiderpool/internal/agent/nodeguard"
 	"spiderpool.dev/spiderpool/internal/config"
 	"spiderpool.dev/spiderpool/internal/inet"
@@ -78,6 +79,8 @@ type agent struct {
 	services  *datapath.Services
 	policies  *policies
 	flows     *flows
+	// flowPods is nil if connections are not observed.
+	flowPods *flowpods.Follower
 	// knowsAddrs is true once the catalog has the addresses of the node.
 	knowsAddrs  atomic.Bool
 	definitions *definitions
@@ -103,14 +106,16 @@ func newAgent(ctx context.Context, cfg config.Agent, o options, client *agentcli
 	a.service = a.newIPAM(client)
 	a.pools = agentclient.NewPoolSync(client, cfg.NodeName, poolSink{a.service.Allocator, a.service.Catalog}, log)
 	a.policies = a.newPolicies(client)
+	var err error
+	if a.flows, err = a.newFlows(client, a.newFlowSource()); err != nil {
+		return nil, err
+	}
 	coordinator := newCoordinator(client, a.cluster, a.policies, cfg)
 	a.server = a.newServer(coordinator)
 	a.node = a.newNode(coordinator)
 	a.bandwidth = a.newBandwidth(coordinator)
 	a.services = a.newServices(client)
-	var err error
-	a.flows, err = a.newFlows(client, a.newFlowSource())
-	return a, err
+	return a, nil
 }
 
 // poolSink receives the blocks and pools that concern this node (agentclient.PoolSink).
@@ -167,6 +172,7 @@ func (a *agent) newServer(coordinator *coordinator) *rpcserver.Server {
 		metrics:     a.metrics,
 		coordinator: coordinator,
 		policies:    a.policies,
+		flowPods:    a.flowPods,
 		detect:      wire.Detection{IPConflict: a.cfg.IPAM.EnableIPConflictDetection, Gateway: a.cfg.IPAM.EnableGatewayDetection},
 	}}
 }
@@ -329,7 +335,7 @@ func (a *agent) run(ctx context.Context) error {
 
 	var parts sync.WaitGroup
 	writeEndpoints := func(ctx context.Context) { a.endpoints.Run(ctx, a.service.Endpoint) }
-	for _, part := range []func(context.Context){a.cluster.Run, a.pools.Run, writeEndpoints, a.maintain, a.node.Run, a.bandwidth.Run, a.followAddrs, a.askRuntime, a.services.Run, a.followPolicies, a.enforcePolicies, a.flows.run} {
+	for _, part := range []func(context.Context){a.cluster.Run, a.pools.Run, writeEndpoints, a.maintain, a.node.Run, a.bandwidth.Run, a.followAddrs, a.askRuntime, a.services.Run, a.followPolicies, a.enforcePolicies, a.flows.run, a.flowPods.Run} {
 		parts.Go(func() { part(background) })
 	}
 	parts.Go(func() {

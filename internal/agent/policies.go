@@ -35,8 +35,8 @@ func (a *agent) newPolicies(client *agentclient.Client) *policies {
 		Pod:           a.cluster.SeenPod,
 		Leases:        func() []lease.Lease { return a.service.Allocator.HeldFor(0) },
 		Addrs:         a.addrsOf,
-		Open:          openFilter,
-		OpenNode:      openNodeFilter,
+		Open:          a.openFilter,
+		OpenNode:      a.openNodeFilter,
 		Clear:         clearFilter,
 		ClearNode:     clearNodeFilter,
 		Records:       filepath.Join(filepath.Dir(a.cfg.SocketPath), "sandboxes"),
@@ -130,22 +130,32 @@ func (a *agent) addrsOf(container, namespace string) (addrs []netip.Addr, err er
 }
 
 // openFilter opens the packet filter of a pod. Its socket keeps the namespace.
-func openFilter(namespace string) (enforcer.Filter, error) {
+func (a *agent) openFilter(namespace string) (enforcer.Filter, error) {
 	ns, err := linux.Open(namespace)
 	if err != nil {
 		return nil, err
 	}
 	defer ns.Close()
-	return packetfilter.Open(ns)
+	f, err := packetfilter.Open(ns)
+	if err != nil {
+		return nil, err
+	}
+	a.logDrops(f)
+	return f, nil
 }
 
-func openNodeFilter() (enforcer.NodeFilter, error) {
+func (a *agent) openNodeFilter() (enforcer.NodeFilter, error) {
 	node, err := linux.Current()
 	if err != nil {
 		return nil, err
 	}
 	defer node.Close()
-	return packetfilter.OpenNode(node)
+	f, err := packetfilter.OpenNode(node)
+	if err != nil {
+		return nil, err
+	}
+	a.logDrops(f)
+	return f, nil
 }
 
 func clearFilter(namespace string) error {

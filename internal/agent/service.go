@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"time"
 
+	"spiderpool.dev/spiderpool/internal/agent/flowpods"
 	"spiderpool.dev/spiderpool/internal/ipam"
 	"spiderpool.dev/spiderpool/internal/wire"
 )
@@ -20,6 +21,7 @@ type service struct {
 	metrics     *metrics
 	coordinator *coordinator
 	policies    *policies
+	flowPods    *flowpods.Follower
 	detect      wire.Detection
 }
 
@@ -32,6 +34,7 @@ func (s *service) Add(ctx context.Context, req wire.AddRequest) (reply wire.AddR
 	if reply, err = s.ipam.Add(ctx, req); err == nil {
 		err = s.policies.admit(ctx, req.Attachment)
 	}
+	s.flowPods.Added()
 	reply.Detect = s.detect
 	return reply, CNIError(err)
 }
@@ -40,6 +43,7 @@ func (s *service) Delete(ctx context.Context, req wire.DeleteRequest) (err error
 	began := time.Now()
 	defer func() { s.metrics.release.observe(time.Since(began), err) }()
 	s.policies.forget(req.Attachment)
+	s.flowPods.Removed(req.NetNS)
 	return CNIError(s.ipam.Delete(ctx, req))
 }
 
@@ -76,6 +80,7 @@ func (s *service) Runtime(ctx context.Context) (wire.RuntimeReply, error) {
 
 func (s *service) Coordinator(ctx context.Context, req wire.CoordinatorRequest) (wire.CoordinatorReply, error) {
 	reply, err := s.coordinator.plan(ctx, req)
+	s.flowPods.Added()
 	return reply, CNIError(err)
 }
 

@@ -181,6 +181,8 @@ type Policy struct {
 type Observability struct {
 	// Enabled has the agents collect the flows of their pods, and serve them with Hubble's API.
 	Enabled bool `json:"enabled"`
+	// Sample n observes one of n connections, the same ones at both ends. Dropped packets are not sampled.
+	Sample uint32 `json:"sample"`
 	// Flows is the number of flows that an agent keeps.
 	Flows int `json:"flows"`
 	// Metrics are the metrics about flows, with options as in Hubble's configuration, e.g. drop:sourceContext=namespace.

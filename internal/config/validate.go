@@ -126,6 +126,9 @@ func (v *violations) observability(o Observability, p AgentProcess) {
 	if o.Flows < 1 || o.Flows > maxFlows {
 		v.add("observability.flows", o.Flows, fmt.Sprintf("write a number of flows from 1 to %d, e.g. 4095", maxFlows))
 	}
+	if o.Sample < 1 {
+		v.add("observability.sample", o.Sample, "write 1 to observe all connections, or n to observe one of n")
+	}
 	if _, err := observe.ParseFlowMetrics(o.Metrics); err != nil {
 		v.add("observability.metrics", o.Metrics, err.Error())
 	}

@@ -13,8 +13,10 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"spiderpool.dev/spiderpool/internal/flow"
 	"spiderpool.dev/spiderpool/internal/linux/dad"
 	"spiderpool.dev/spiderpool/internal/netplan"
+	"spiderpool.dev/spiderpool/internal/policy"
 )
 
 // guardTable is our table of the family netdev in a pod, with two chains for each link.
@@ -88,14 +90,18 @@ var accept, drop, goBack = verdict(expr.VerdictAccept), verdict(expr.VerdictDrop
 func etherType(t uint16) []expr.Any { return match(offType, binary.BigEndian.AppendUint16(nil, t)) }
 
 // guardRules returns the rules of a link's chain, and those of its second chain, which
-// drops neighbor discovery about foreign addresses. The second one is called targets.
-func guardRules(g netplan.Guard, targets string) (rules, ofTargets [][]expr.Any) {
+// drops neighbor discovery about foreign addresses. The second one is called targets. If logs is set, the first chain copies
+// some of the packets with a foreign source to flow.LogGroup.
+func guardRules(g netplan.Guard, targets string, logs bool) (rules, ofTargets [][]expr.Any) {
 	add := func(parts ...[]expr.Any) { rules = append(rules, slices.Concat(parts...)) }
 	v4, v6, arp := etherType(unix.ETH_P_IP), etherType(unix.ETH_P_IPV6), etherType(unix.ETH_P_ARP)
 	icmp := slices.Concat(v6, match(offIPv6Next, []byte{nextICMPv6}))
 	unspecified4, unspecified6 := make([]byte, 4), make([]byte, 16)
 	check := []expr.Any{&expr.Verdict{Kind: expr.VerdictJump, Chain: targets}}
 
+	if logs {
+		add(differ(offSource, g.MAC[:]), LogRule(flow.Logged{Reason: flow.BySpoofing, Direction: policy.Egress, Interface: g.Dev}))
+	}
 	add(differ(offSource, g.MAC[:]), drop)
 	add(arp, differ(offARPForm, []byte{8, 0, 6, 4}), drop)
 	add(arp, differ(offARPMAC, g.MAC[:]), drop)
@@ -120,6 +126,9 @@ func guardRules(g netplan.Guard, targets string) (rules, ofTargets [][]expr.Any)
 		add(arp, within(offARPFrom, p), accept)
 		add(arp, match(offARPFrom, unspecified4), within(offARPFor, p), accept) // a probe (RFC 5227)
 	}
+	if logs {
+		add(LogRule(flow.Logged{Reason: flow.BySpoofing, Direction: policy.Egress, Interface: g.Dev}))
+	}
 	add([]expr.Any{&expr.Counter{}}, drop)
 	return rules, append(ofTargets, slices.Concat([]expr.Any{&expr.Counter{}}, drop))
 }
@@ -132,7 +141,18 @@ func guardChains(dev string) (base, targets string) { return "egress-" + dev, "t
 // addGuard replaces the rules of a link in one transaction, so that a running pod is
 // never without them.
 func (n *Namespace) addGuard(g netplan.Guard) error {
-	err := n.withNFT(func(c *nftables.Conn) error {
+	err := n.setGuard(g, true)
+	if err != nil { // perhaps the kernel has no nflog
+		err = n.setGuard(g, false)
+	}
+	if lacksNFT(err) || errors.Is(err, unix.ENOENT) {
+		return fmt.Errorf("%w: %w", errNoEgress, err)
+	}
+	return err
+}
+
+func (n *Namespace) setGuard(g netplan.Guard, logs bool) error {
+	return n.withNFT(func(c *nftables.Conn) error {
 		t := c.AddTable(&nftables.Table{Name: guardTable, Family: nftables.TableFamilyNetdev})
 		name, nameOfTargets := guardChains(g.Dev)
 		policy := nftables.ChainPolicyDrop
@@ -141,7 +161,7 @@ func (n *Namespace) addGuard(g netplan.Guard) error {
 		targets := c.AddChain(&nftables.Chain{Name: nameOfTargets, Table: t})
 		c.FlushChain(base)
 		c.FlushChain(targets)
-		rules, ofTargets := guardRules(g, nameOfTargets)
+		rules, ofTargets := guardRules(g, nameOfTargets, logs)
 		for _, exprs := range ofTargets {
 			c.AddRule(&nftables.Rule{Table: t, Chain: targets, Exprs: exprs})
 		}
@@ -155,10 +175,6 @@ func (n *Namespace) addGuard(g netplan.Guard) error {
 		}
 		return c.Flush()
 	})
-	if lacksNFT(err) || errors.Is(err, unix.ENOENT) {
-		return fmt.Errorf("%w: %w", errNoEgress, err)
-	}
-	return err
 }
 
 // commentsOf splits the text of a guard, which a rule's comment cannot hold. We recognize

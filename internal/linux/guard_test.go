@@ -36,7 +36,7 @@ func judge(t *testing.T, frame []byte, rules, targets [][]expr.Any) (passes, dec
 				if bytes.Equal(register, e.Data) != (e.Op == expr.CmpOpEq) {
 					break next
 				}
-			case *expr.Counter:
+			case *expr.Counter, *expr.Limit, *expr.Log:
 			case *expr.Verdict:
 				switch e.Kind {
 				case expr.VerdictAccept, expr.VerdictDrop:
@@ -67,7 +67,7 @@ func guardOfPod() netplan.Guard {
 func TestGuardJudgesForgeries(t *testing.T) {
 	g := guardOfPod()
 	sender := linuxtest.Sender{MAC: net.HardwareAddr(g.MAC[:]), IPv4: "172.31.28.17", IPv6: "2406:da1e:c4:ed01:c57d::1", Permitted: "172.31.16.99"}
-	rules, targets := guardRules(g, "targets")
+	rules, targets := guardRules(g, "targets", true)
 	for _, f := range sender.Forgeries() {
 		passes, decided := judge(t, append(f.Frame, make([]byte, 64)...), rules, targets)
 		if !decided || passes != f.Passes {
@@ -88,7 +88,7 @@ func TestGuardIsReadFromComments(t *testing.T) {
 		from = append(from, netip.PrefixFrom(netip.AddrFrom16([16]byte{0x24, 6, 14: 1, 15: byte(i)}), 128))
 	}
 	for _, g := range []netplan.Guard{guardOfPod(), netplan.NewGuard("eth0", netplan.MAC{2}, nil), netplan.NewGuard("eth0", netplan.MAC{2}, from)} {
-		rules, _ := guardRules(g, "targets")
+		rules, _ := guardRules(g, "targets", true)
 		texts := commentsOf(g)
 		if len(texts) > len(rules) {
 			t.Fatalf("%d comments for %d rules", len(texts), len(rules))

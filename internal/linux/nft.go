@@ -12,6 +12,7 @@ import (
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
+	"spiderpool.dev/spiderpool/internal/flow"
 	"spiderpool.dev/spiderpool/internal/inet"
 )
 
@@ -180,6 +181,15 @@ func isProtocol(protocol byte) []expr.Any {
 // kernel adds ENOENT for each rule of the chain it could not create.
 func lacksNFT(err error) bool {
 	return errors.Is(err, errNoNFT) || errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EPROTONOSUPPORT)
+}
+
+// LogRule returns a rule, or the end of one, that copies packets to the group flow.LogGroup of nflog, at a limited rate. It
+// decides nothing. Without a reader of the group in the namespace, the kernel copies nothing.
+func LogRule(l flow.Logged) []expr.Any {
+	return []expr.Any{
+		&expr.Limit{Type: expr.LimitTypePkts, Rate: flow.LogRate, Unit: expr.LimitTimeSecond, Burst: flow.LogBurst},
+		&expr.Log{Key: 1<<unix.NFTA_LOG_GROUP | 1<<unix.NFTA_LOG_PREFIX, Group: flow.LogGroup, Data: []byte(l.String())},
+	}
 }
 
 // comment encodes text as user data of a rule (libnftnl's udata type 0).

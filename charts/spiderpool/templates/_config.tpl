@@ -74,6 +74,7 @@ policy:
   enabled: {{ $v.policy.enabled }}
 observability:
   enabled: {{ $v.observability.enabled }}
+  sample: {{ $v.observability.sample }}
   flows: {{ $v.observability.flows | int }}
   metrics: {{ toJson $v.observability.metrics }}
   socketPath: {{ dir $v.global.ipamUNIXSocketHostPath }}/hubble.sock

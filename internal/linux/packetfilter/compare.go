@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
 )
 
 // versioned returns the name of a set, map or chain that another one may replace.
@@ -79,6 +80,10 @@ func (t *table) texts(table *nftables.Table) (all []string, err error) {
 	return all, nil
 }
 
+func isLog(r *nftables.Rule) bool {
+	return slices.ContainsFunc(r.Exprs, func(e expr.Any) bool { _, ok := e.(*expr.Log); return ok })
+}
+
 // quoted matches the names in the text of a rule.
 var quoted = regexp.MustCompile(`\.\d+"`)
 
@@ -93,6 +98,7 @@ func (t *table) addChainTexts(all []string, table *nftables.Table, c *nftables.C
 	if err != nil {
 		return nil, err
 	}
+	rules = slices.DeleteFunc(rules, isLog) // they change no verdict
 	for i, r := range rules {
 		var exprs strings.Builder
 		for _, e := range r.Exprs {

@@ -75,7 +75,7 @@ func (b *batch) peerRules(p *program, list int) (rules [][]expr.Any) {
 }
 
 func (b *batch) segmentRules(p *program, segment int) [][]expr.Any {
-	return append(b.peerRules(p, firstSegment+segment), dropRules(p.name)...)
+	return append(b.peerRules(p, firstSegment+segment), dropRules(&p.side, b.logs)...)
 }
 
 // entranceRules are those of the first chain. They add the maps of ports unless the program has them.
@@ -94,7 +94,7 @@ func (b *batch) entranceRules(p *program) [][]expr.Any {
 			rules = append(rules, b.layer.others(p.chains[i].Name)...)
 		}
 	}
-	return append(rules, dropRules(p.name)...)
+	return append(rules, dropRules(&p.side, b.logs)...)
 }
 
 // addMaps adds the maps from ports to the chains of segments.

@@ -8,7 +8,9 @@ import (
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 
+	"spiderpool.dev/spiderpool/internal/flow"
 	"spiderpool.dev/spiderpool/internal/inet"
+	"spiderpool.dev/spiderpool/internal/linux"
 	"spiderpool.dev/spiderpool/internal/policy"
 	"spiderpool.dev/spiderpool/internal/service"
 )
@@ -84,9 +86,12 @@ func establishedRule() []expr.Any {
 	}
 }
 
-// dropRules end a chain.
-func dropRules(counter string) [][]expr.Any {
-	return [][]expr.Any{{&expr.Objref{Type: int(nftables.ObjTypeCounter), Name: counter}, drop}}
+// dropRules end a chain. If logs is set, they copy some of the packets to flow.LogGroup.
+func dropRules(s *side, logs bool) (rules [][]expr.Any) {
+	if logs {
+		rules = append(rules, linux.LogRule(flow.Logged{Reason: flow.ByPolicy, Direction: s.direction, Interface: s.drops.Interface, Link: s.drops.Link}))
+	}
+	return append(rules, []expr.Any{&expr.Objref{Type: int(nftables.ObjTypeCounter), Name: s.name}, drop})
 }
 
 // packets judges packets of the IP stack.

@@ -35,6 +35,8 @@ type socket struct {
 	raw  *netlink.Conn
 	// owns reports whether the kernel protects our tables.
 	owns bool
+	// logs has new rules copy the packets that they drop.
+	logs bool
 }
 
 // openSocket opens the socket on a thread in the namespace; see linux.Namespace.withNFT.

@@ -8,6 +8,7 @@ import (
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 
+	"spiderpool.dev/spiderpool/internal/flow"
 	"spiderpool.dev/spiderpool/internal/linux"
 )
 
@@ -52,6 +53,27 @@ func try(f func(*socket) error) error {
 	}
 	defer func() { _ = s.close() }()
 	return f(s)
+}
+
+// LogDrops has the rules of later Applies copy some dropped packets to the group flow.LogGroup of nflog. A kernel without
+// it fails, and the rules stay as they are.
+func (f *Filter) LogDrops() error { return f.socket.logDrops() }
+
+// LogDrops does the same for the packets that the node drops.
+func (n *Node) LogDrops() error { return n.socket.logDrops() }
+
+func (s *socket) logDrops() error {
+	for _, family := range []nftables.TableFamily{nftables.TableFamilyINet, nftables.TableFamilyNetdev} {
+		t := s.conn.AddTable(&nftables.Table{Name: tablePrefix + "try-log", Family: family})
+		c := s.conn.AddChain(&nftables.Chain{Name: "try", Table: t})
+		s.conn.AddRule(&nftables.Rule{Table: t, Chain: c, Exprs: linux.LogRule(flow.Logged{Reason: flow.ByPolicy})})
+		s.conn.DelTable(t)
+		if err := s.flush(); err != nil {
+			return fmt.Errorf("the kernel cannot copy dropped packets (CONFIG_NFT_LOG, CONFIG_NETFILTER_NETLINK_LOG): %w", err)
+		}
+	}
+	s.logs = true
+	return nil
 }
 
 // tryFrames makes the rule that the kernel may lack, and deletes it in the same transaction.

@@ -1,0 +1,155 @@
+//go:build kernel
+
+package flows
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"spiderpool.dev/spiderpool/internal/flow"
+	"spiderpool.dev/spiderpool/internal/lease"
+	"spiderpool.dev/spiderpool/internal/linux"
+	"spiderpool.dev/spiderpool/internal/linux/linuxtest"
+	"spiderpool.dev/spiderpool/internal/linux/packetfilter"
+	"spiderpool.dev/spiderpool/internal/netplan"
+	"spiderpool.dev/spiderpool/internal/policy"
+	"spiderpool.dev/spiderpool/internal/service"
+)
+
+// isolate has a machine drop everything of a direction.
+func (n *lan) isolate(m *linuxtest.Machine, d policy.Direction) {
+	n.t.Helper()
+	ns, err := linux.Open(m.Path())
+	n.ok(err)
+	defer ns.Close()
+	f, err := packetfilter.Open(ns)
+	n.ok(err)
+	n.t.Cleanup(func() { _ = f.Close() })
+	n.ok(f.LogDrops())
+	closed := policy.Sets{Ingress: &policy.Allowed{}}
+	if d == policy.Egress {
+		closed = policy.Sets{Egress: &policy.Allowed{}}
+	}
+	n.ok(f.Apply(packetfilter.Wanted{Interfaces: []packetfilter.Interface{{Name: "eth0", Sets: closed}}}))
+}
+
+var denying = []policy.Name{{Namespace: "default", Name: "deny"}}
+
+// denyAll is the policy of every pod.
+func denyAll(lease.PodKey, string, policy.Direction) []policy.Name { return denying }
+
+// settle returns when the events so far do not wait any more: those of later looks have arrived. The server may send.
+func (n *lan) settle() {
+	n.t.Helper()
+	for port := 1; port <= looksHeld+1; port++ {
+		var c net.Conn
+		n.ok(n.server.Do(func() (err error) {
+			c, err = net.DialUDP("udp", &net.UDPAddr{IP: net.ParseIP(addresses[0].server)}, &net.UDPAddr{IP: net.ParseIP(addresses[0].client), Port: port})
+			return err
+		}))
+		_, err := c.Write([]byte("x"))
+		n.ok(err)
+		n.ok(c.Close())
+		n.await("the marker", func(e flow.Event) bool {
+			return e.Kind == flow.Opened && e.UID == "uid-server" && e.Direction == policy.Egress && int(e.Destination.Port()) == port
+		})
+	}
+}
+
+func TestDropsNamePolicyAndPod(t *testing.T) {
+	for _, d := range []policy.Direction{policy.Ingress, policy.Egress} {
+		t.Run(d.String(), func(t *testing.T) {
+			n := newLAN(t, "veth").observe(Options{Policies: denyAll})
+			n.server.Serve(80)
+			at := n.server
+			if d == policy.Egress {
+				at = n.client
+			}
+			n.isolate(at, d)
+			for _, a := range addresses {
+				to := net.JoinHostPort(a.server, "80")
+				for network, protocol := range map[string]service.Protocol{"tcp": service.TCP, "udp": service.UDP} {
+					if answer, err := n.client.Ask(network, to, 300*time.Millisecond); err == nil {
+						t.Fatalf("answer %q", answer)
+					}
+					e := n.await("denied", is(flow.Denied, at, protocol, to))
+					if e.Reason != flow.ByPolicy || len(e.Policies) != 1 || e.Policies[0] != denying[0] || e.Source.Addr().String() != a.client {
+						t.Errorf("denied: %s, policies %v", text(e), e.Policies)
+					}
+					if protocol == service.TCP && e.Flags != 2 {
+						t.Errorf("flags: %s", text(e))
+					}
+				}
+			}
+			n.settle()
+			if found := n.seen(is(flow.Opened, at, service.UDP, net.JoinHostPort(addresses[0].server, "80"))); len(found) > 0 {
+				t.Errorf("opened: %s", text(found[0]))
+			}
+			if found := n.seen(is(flow.Opened, at, service.TCP, net.JoinHostPort(addresses[0].server, "80"))); len(found) > 0 {
+				t.Errorf("opened: %s", text(found[0]))
+			}
+		})
+	}
+}
+
+func TestForgedSourceIsDenied(t *testing.T) {
+	n := newLAN(t, "veth").observe(Options{})
+	ns, err := linux.Open(n.client.Path())
+	n.ok(err)
+	defer ns.Close()
+	link := n.client.Link("eth0").Attrs()
+	own := netip.PrefixFrom(netip.MustParseAddr(addresses[0].client), 32)
+	n.ok(ns.Apply(netplan.Diff(nil, netplan.State{netplan.NewGuard("eth0", netplan.MAC(link.HardwareAddr), []netip.Prefix{own})}, nil), nil))
+	frame := linuxtest.IPv4Frame(link.HardwareAddr, "192.0.2.66")
+	n.ok(n.client.Do(func() error {
+		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW, 0)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		if err := unix.Sendto(fd, frame, 0, &unix.SockaddrLinklayer{Ifindex: link.Index, Protocol: 0x0008}); !errors.Is(err, unix.ENOBUFS) {
+			return fmt.Errorf("the guard drops the frame, and sendto returns %w", err)
+		}
+		return nil
+	}))
+	e := n.await("denied", func(e flow.Event) bool { return e.Kind == flow.Denied })
+	if e.Reason != flow.BySpoofing || e.UID != "uid-client" || e.Interface != "eth0" || e.Direction != policy.Egress || e.Source.Addr().String() != "192.0.2.66" {
+		t.Errorf("denied: %s", text(e))
+	}
+}
+
+// TestFloodOfDropsIsBounded sends more packets to a closed pod than its rules may copy.
+func TestFloodOfDropsIsBounded(t *testing.T) {
+	n := newLAN(t, "veth").observe(Options{})
+	n.isolate(n.server, policy.Ingress)
+	var c net.PacketConn
+	n.ok(n.client.Do(func() (err error) {
+		c, err = net.ListenPacket("udp4", ":0")
+		return err
+	}))
+	defer c.Close()
+	const sent = 2000
+	for i := range sent {
+		_, err := c.WriteTo([]byte("x"), &net.UDPAddr{IP: net.ParseIP(addresses[0].server), Port: 20_000 + i})
+		n.ok(err)
+	}
+	n.await("a denied packet", func(e flow.Event) bool { return e.Kind == flow.Denied })
+	n.await("the client's last one", is(flow.Opened, n.client, service.UDP, netip.AddrPortFrom(netip.MustParseAddr(addresses[0].server), 20_000+sent-1).String()))
+	n.settle()
+	if found := n.seen(func(e flow.Event) bool {
+		return e.Kind == flow.Opened && e.UID == "uid-server" && e.Direction == policy.Ingress && e.Protocol == service.UDP
+	}); len(found) > 0 {
+		t.Errorf("%d dropped packets have opened connections, e.g. %s", len(found), text(found[0]))
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.lost == 0 {
+		t.Error("none is lost")
+	}
+}

@@ -1,0 +1,140 @@
+package flows
+
+import (
+	"errors"
+	"fmt"
+	"net"
+
+	"github.com/cilium/ebpf/link"
+	"github.com/vishvananda/netlink"
+
+	"spiderpool.dev/spiderpool/internal/flow"
+	"spiderpool.dev/spiderpool/internal/linux"
+)
+
+// space is the network namespace of a pod.
+type space struct {
+	pod  Pod
+	nics map[int]*nic // by index
+	log  *nflog
+}
+
+// nic is an interface of a pod.
+type nic struct {
+	number uint32
+	index  int
+	name   string
+	pod    Pod
+	path   string // of the namespace
+	links  []link.Link
+	gone   bool
+}
+
+// Attach watches the interfaces of a pod, besides loopback and those of queues. path names the namespace. Attach may be
+// called again, e.g. when the pod has got another interface; the pod stays that of the first call until Detach.
+func (c *Collector) Attach(ns *linux.Namespace, path string, pod Pod) error {
+	c.mu.Lock()
+	s := c.mu.spaces[path]
+	c.mu.Unlock()
+	if s == nil {
+		s = &space{pod: pod, nics: map[int]*nic{}}
+		var err error
+		// Before the programs: an event of an incoming packet waits for what nflog says about it.
+		if s.log, err = listen(ns, func(_ flow.Logged, e flow.Event) {
+			e.Pod, e.UID = s.pod.Name, s.pod.UID
+			c.denial(e)
+		}, c.miss); err != nil {
+			c.options.Log.Warn("dropped packets of a pod are not observed", "pod", pod.Name.String(), "err", err)
+		}
+		c.mu.Lock()
+		c.mu.spaces[path] = s
+		c.mu.Unlock()
+	}
+	return ns.Do(func() error { return c.attachAll(s, path) })
+}
+
+// attachAll attaches to the interfaces in the network namespace of the calling thread.
+func (c *Collector) attachAll(s *space, path string) error {
+	found, err := netlink.LinkList()
+	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
+		return fmt.Errorf("list the interfaces: %w", err)
+	}
+	present := map[int]bool{}
+	var errs []error
+	for _, l := range found {
+		if !observed(l) {
+			continue
+		}
+		present[l.Attrs().Index] = true
+		if err := c.attach(s, path, l.Attrs()); err != nil {
+			errs = append(errs, fmt.Errorf("observe %s: %w", l.Attrs().Name, err))
+		}
+	}
+	if err != nil {
+		return errors.Join(errs...) // not all have been found
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for index, n := range s.nics {
+		if !present[index] {
+			n.leave()
+			delete(s.nics, index)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// observed reports whether packets of the pod pass the interface. An ifb is a queue of another interface (ADR 28).
+func observed(l netlink.Link) bool {
+	a := l.Attrs()
+	return a.Flags&net.FlagLoopback == 0 && l.Type() != "ifb" && (a.EncapType == "ether" || a.EncapType == "infiniband")
+}
+
+func (c *Collector) attach(s *space, path string, a *netlink.LinkAttrs) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if n := s.nics[a.Index]; n != nil {
+		n.name = a.Name
+		return nil
+	}
+	c.mu.last++
+	n := &nic{number: c.mu.last, index: a.Index, name: a.Name, pod: s.pod, path: path}
+	var err error
+	if n.links, err = c.kernel.attach(n.number, n.index); err != nil {
+		return err
+	}
+	s.nics[a.Index], c.mu.nics[n.number] = n, n
+	return nil
+}
+
+// leave detaches the programs. The events of the interface are still to be read.
+func (n *nic) leave() {
+	closeAll(n.links)
+	n.links, n.gone = nil, true
+}
+
+// Detach ends the observation of a namespace. Until then, the namespace lives on.
+func (c *Collector) Detach(path string) {
+	c.mu.Lock()
+	s := c.mu.spaces[path]
+	delete(c.mu.spaces, path)
+	if s != nil {
+		for _, n := range s.nics {
+			n.leave()
+		}
+	}
+	c.mu.Unlock()
+	if s != nil && s.log != nil {
+		s.log.close()
+	}
+}
+
+// Attached returns the paths of the observed namespaces.
+func (c *Collector) Attached() (paths []string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for path := range c.mu.spaces {
+		paths = append(paths, path)
+	}
+	return paths
+}
