@@ -6,5 +6,6 @@
 // node of its own. All paths exist at the same time, and each round measures all of them, so that a disturbance of
 // the machine hits all.
 //
-// `make bench-policy` measures connections between two pods with policies, with the same load.
+// `make bench-policy` measures connections between two pods with policies, and `make bench-flows` with observation, with the
+// same load.
 package benchservice
