@@ -20,7 +20,7 @@ type floor struct {
 var decisions = floor{
 	"Decisions",
 	[]string{"internal/inet", "internal/ipset", "internal/wire", "internal/cniconf", "internal/netplan", "internal/pool", "internal/lease", "internal/reclaim",
-		"internal/policy", "internal/service", "internal/flow", "internal/cloud", "internal/autopool", "internal/readcache"},
+		"internal/policy", "internal/reach", "internal/service", "internal/flow", "internal/cloud", "internal/autopool", "internal/readcache"},
 	"values and decisions: no I/O, no clock, no Kubernetes",
 }
 
