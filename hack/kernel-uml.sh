@@ -15,7 +15,7 @@ trap 'rm -rf "$work"' EXIT
 kernel=$("$root/bin/lab" env --dir)/linux
 
 cd "$root"
-packages="internal/linux internal/linux/bpf internal/linux/flows internal/linux/packetfilter internal/linux/probe internal/cni/coordinator internal/cni/ifacer internal/agent/nodeguard internal/agent/bandwidth test/chains"
+packages="internal/linux internal/linux/bpf internal/linux/flows internal/linux/packetfilter internal/linux/pathprobe internal/linux/probe internal/cni/coordinator internal/cni/ifacer internal/agent/nodeguard internal/agent/bandwidth test/chains"
 for package in $packages; do
 	CGO_ENABLED=0 go test -tags kernel -c -o "$work/$(basename $package).test" "./$package"
 done
