@@ -81,7 +81,7 @@ with a problem, 2 no answer.`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(newCapacity(now), newCheck(now), newIP(now), newNode(now), newObserve(now), newPod(now), newPolicy(now), newPool(now), newPreflight(now),
+	root.AddCommand(newCapacity(now), newCheck(now), newConnectivity(now), newIP(now), newNode(now), newObserve(now), newPod(now), newPolicy(now), newPool(now), newPreflight(now),
 		newReclaim(now), newRelease(now), newService(now), newStatus(now), newSupportBundle(now))
 	return root
 }
