@@ -23,10 +23,7 @@ func TestGuide(t *testing.T) { play(t, walk.Guide) }
 // TestClaims needs the installation from TestGuide. Each claim is a separate subtest,
 // independent of the others.
 func TestClaims(t *testing.T) {
-	lab, site := open(t)
-	if site.Routed {
-		t.Skip("needs a network that carries any pod's frames: make e2e-l2")
-	}
+	lab, site := openPlain(t)
 	prepare, claims, cleanUp := walk.Claims(lab, site)
 	if !run(t, prepare) {
 		t.Fatal("the claims need this step")
@@ -49,6 +46,12 @@ func TestAntiSpoofing(t *testing.T) { play(t, walk.AntiSpoofing) }
 // TestPolicies needs the installation from TestGuide.
 func TestPolicies(t *testing.T) { play(t, walk.Policies) }
 
+// TestConnectivity needs the installation from TestGuide.
+func TestConnectivity(t *testing.T) { playOnPlain(t, walk.Connectivity) }
+
+// TestAnswers needs the installation from TestGuide.
+func TestAnswers(t *testing.T) { playOnPlain(t, walk.Answers) }
+
 // TestRemoval uninstalls Spiderpool and installs it again. It needs no pod with an address.
 func TestRemoval(t *testing.T) { play(t, walk.Removal) }
 
@@ -61,8 +64,23 @@ func TestScale(t *testing.T) {
 }
 
 // play runs the steps up to the first failure.
-func play(t *testing.T, steps func(*walk.Lab, walk.Site) []walk.Step) {
-	for _, step := range steps(open(t)) {
+func play(t *testing.T, steps func(*walk.Lab, walk.Site) []walk.Step) { playAll(t, steps(open(t))) }
+
+// playOnPlain is play for steps that need the topology l2.
+func playOnPlain(t *testing.T, steps func(*walk.Lab, walk.Site) []walk.Step) {
+	playAll(t, steps(openPlain(t)))
+}
+
+func openPlain(t *testing.T) (*walk.Lab, walk.Site) {
+	lab, site := open(t)
+	if site.Routed {
+		t.Skip("needs a network that carries any pod's frames: make e2e-l2")
+	}
+	return lab, site
+}
+
+func playAll(t *testing.T, steps []walk.Step) {
+	for _, step := range steps {
 		if !run(t, step) {
 			t.Fatal("the following steps need this one")
 		}
