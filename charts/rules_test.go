@@ -22,6 +22,9 @@ var unusedRoles = map[string]string{
 	"spiderpool-edit":             "for users",
 	"spiderpool-reader":           "for users",
 	"spiderpool-metrics-reader":   "for Prometheus",
+
+	"spiderpool-connectivity-test":     "helm test, which the lab runs",
+	"spiderpool-connectivity-test-api": "helm test, which the lab runs",
 }
 
 // TestEachRuleIsUsed compares the rules of the chart with the requests that our programs

@@ -334,3 +334,64 @@ clientConfig:
   verbs: [delete]
 {{- end }}
 {{- end }}
+
+{{/* For "helm test": the parties of the test, and the causes of failures. */}}
+{{- define "spiderpool.connectivityRules" }}
+- apiGroups: [""]
+  resources: [nodes, namespaces]
+  verbs: [get, list]
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [list]
+- apiGroups: [spiderpool.spidernet.io]
+  resources: [spiderippools, spiderreservedips, spideripblocks]
+  verbs: [list]
+- apiGroups: [spiderpool.spidernet.io]
+  resources: [spiderendpoints]
+  verbs: [get, list]
+- apiGroups: [k8s.cni.cncf.io]
+  resources: [network-attachment-definitions]
+  verbs: [get]
+- apiGroups: [discovery.k8s.io]
+  resources: [endpointslices]
+  verbs: [list]
+- apiGroups: [networking.k8s.io]
+  resources: [networkpolicies]
+  verbs: [list]
+- apiGroups: [policy.networking.k8s.io]
+  resources: [clusternetworkpolicies]
+  verbs: [list]
+- apiGroups: [k8s.cni.cncf.io]
+  resources: [multi-networkpolicies]
+  verbs: [list]
+{{- end }}
+
+{{- define "spiderpool.connectivityReleaseRules" }}
+- apiGroups: [""]
+  resources: [configmaps]
+  resourceNames: [{{ .Values.global.configName }}]
+  verbs: [get]
+{{- end }}
+
+{{/* In the namespace of the test only. */}}
+{{- define "spiderpool.connectivityPodRules" }}
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [create, get, delete]
+- apiGroups: [""]
+  resources: [services]
+  verbs: [create, list, delete]
+- apiGroups: [""]
+  resources: [pods/exec]
+  verbs: [get, create]
+- apiGroups: [""]
+  resources: [events]
+  verbs: [list]
+{{- end }}
+
+{{- define "spiderpool.connectivityServiceRules" }}
+- apiGroups: [""]
+  resources: [services]
+  resourceNames: [kubernetes]
+  verbs: [get]
+{{- end }}
