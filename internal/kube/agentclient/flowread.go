@@ -14,7 +14,6 @@ import (
 	"spiderpool.dev/spiderpool/internal/ipam"
 	"spiderpool.dev/spiderpool/internal/kube/compile"
 	"spiderpool.dev/spiderpool/internal/lease"
-	"spiderpool.dev/spiderpool/internal/policy"
 	"spiderpool.dev/spiderpool/internal/service"
 )
 
@@ -39,7 +38,7 @@ func (c *Cluster) ServiceAt(ctx context.Context, addr netip.Addr) (service.Name,
 	if err != nil || len(list.Items) == 0 {
 		return service.Name{}, err
 	}
-	return nameOf(&list.Items[0]), nil
+	return service.Name{Namespace: list.Items[0].Namespace, Name: list.Items[0].Name}, nil
 }
 
 // FollowNodes calls changed with each node and its first address for internal traffic, and after each change, until ctx ends. The
@@ -53,8 +52,8 @@ func (c *Client) FollowNodes(ctx context.Context, changed func(node string, addr
 			}
 			return &node
 		},
-		set:    func(node *service.Node) { changed(node.Name, node.Addrs[0]) },
-		remove: func(name policy.Name) { changed(name.Name, netip.Addr{}) },
+		set:    func(node *service.Node, _ origin) { changed(node.Name, node.Addrs[0]) },
+		remove: func(node key, _ origin) { changed(node.name, netip.Addr{}) },
 		synced: func() {},
 	}
 	watchObjects(ctx, log, c.core, nodesKind, metav1.ListOptions{}, &corev1.Node{}, store)

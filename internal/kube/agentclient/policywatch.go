@@ -2,7 +2,6 @@ package agentclient
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -13,12 +12,12 @@ import (
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/cache"
 	npv1beta1 "sigs.k8s.io/network-policy-api/apis/v1beta1"
 
 	"spiderpool.dev/spiderpool/api/v2beta1"
 	"spiderpool.dev/spiderpool/internal/ipam"
 	"spiderpool.dev/spiderpool/internal/kube/compile"
+	"spiderpool.dev/spiderpool/internal/kube/multipolicy"
 	"spiderpool.dev/spiderpool/internal/lease"
 	"spiderpool.dev/spiderpool/internal/policy"
 )
@@ -27,10 +26,12 @@ import (
 const (
 	NetworkPolicies = "NetworkPolicies"
 	ClusterPolicies = "ClusterNetworkPolicies"
+	MultiPolicies   = "MultiNetworkPolicies"
 )
 
 // PolicySink receives the policies of the cluster.
 type PolicySink interface {
+	// SetPolicy receives NetworkPolicies and MultiNetworkPolicies.
 	SetPolicy(p *policy.Policy)
 	DeletePolicy(name policy.Name)
 	SetClusterPolicy(p *policy.ClusterPolicy)
@@ -41,54 +42,70 @@ type PolicySink interface {
 
 // WatchPolicies passes the policies of the cluster to the sink until ctx ends. The controller reports their faults.
 func (c *Client) WatchPolicies(ctx context.Context, to PolicySink, log *slog.Logger) {
-	network := &mirror[policy.Policy]{
-		convert: func(object any) *policy.Policy {
-			p, _ := compile.NetworkPolicy(object.(*networkingv1.NetworkPolicy))
-			return p
-		},
-		set: to.SetPolicy, remove: to.DeletePolicy, synced: func() { to.Synced(NetworkPolicies) },
-	}
-	cluster := &mirror[policy.ClusterPolicy]{
-		convert: func(object any) *policy.ClusterPolicy {
-			p, _ := compile.ClusterNetworkPolicy(object.(*npv1beta1.ClusterNetworkPolicy))
-			return p
-		},
-		set: to.SetClusterPolicy, remove: to.DeleteClusterPolicy, synced: func() { to.Synced(ClusterPolicies) },
-	}
+	network := policyMirror(to.SetPolicy, to.DeletePolicy, func() { to.Synced(NetworkPolicies) }, false, func(o *networkingv1.NetworkPolicy) *policy.Policy {
+		p, _ := compile.NetworkPolicy(o)
+		return p
+	})
+	cluster := policyMirror(to.SetClusterPolicy, to.DeleteClusterPolicy, func() { to.Synced(ClusterPolicies) }, false, func(o *npv1beta1.ClusterNetworkPolicy) *policy.ClusterPolicy {
+		p, _ := compile.ClusterNetworkPolicy(o)
+		return p
+	})
+	multi := policyMirror(to.SetPolicy, to.DeletePolicy, func() { to.Synced(MultiPolicies) }, true, func(o *multipolicy.MultiNetworkPolicy) *policy.Policy {
+		p, _ := compile.MultiNetworkPolicy(o)
+		return p
+	})
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		watchObjects(ctx, log, c.networking, "networkpolicies", metav1.ListOptions{}, &networkingv1.NetworkPolicy{}, network)
 	})
 	wg.Go(func() {
-		lw := optional(ctx, c.policies, clusterPolicyResource, listWatch(c.policies, clusterPolicyResource, metav1.ListOptions{}), cluster)
-		reflect(ctx, log, lw, clusterPolicyResource, &npv1beta1.ClusterNetworkPolicy{}, cluster)
+		watchOptional(ctx, log, c.policies, clusterPolicyResource, "install the definition of network-policy-api v0.3.0", &npv1beta1.ClusterNetworkPolicy{}, cluster)
+	})
+	wg.Go(func() {
+		watchOptional(ctx, log, c.multi, multiPolicyResource, "install the definition of the chart (policy.installCRDs.multiNetworkPolicy)", &multipolicy.MultiNetworkPolicy{}, multi)
 	})
 	wg.Wait()
 }
 
-const clusterPolicyResource = "clusternetworkpolicies"
+// policyMirror returns the store of a kind of policies. multi is whether their names are those of MultiNetworkPolicies.
+func policyMirror[O, T any](set func(*T), remove func(policy.Name), synced func(), multi bool, compile func(O) *T) *mirror[T] {
+	return &mirror[T]{
+		convert: func(object any) *T { return compile(object.(O)) },
+		set:     func(p *T, _ origin) { set(p) },
+		remove: func(name key, _ origin) {
+			remove(policy.Name{Namespace: name.namespace, Name: name.name, Multi: multi})
+		},
+		synced: synced,
+	}
+}
 
-// optional returns a ListWatch of a kind that the cluster may not have. It then has no objects, until a later list finds
-// some. If the API server serves the kind in another version only, the list is an error: the objects are unknown.
-func optional[T any](ctx context.Context, client rest.Interface, resource string, lw *cache.ListWatch, to *mirror[T]) *cache.ListWatch {
+const (
+	clusterPolicyResource = "clusternetworkpolicies"
+	multiPolicyResource   = "multi-networkpolicies"
+)
+
+// watchOptional watches a kind that the cluster may not have. It then has no objects, until a later list finds some. If the
+// API server serves the kind in another version only, the list is an error with the way out: the objects are unknown.
+func watchOptional[T any](ctx context.Context, log *slog.Logger, client rest.Interface, resource, wayOut string, example runtime.Object, to *mirror[T]) {
+	lw := listWatch(client, resource, metav1.ListOptions{})
 	list := lw.ListWithContextFunc
 	lw.ListWithContextFunc = func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
 		objects, err := list(ctx, options)
 		if !apierrors.IsNotFound(err) {
 			return objects, err
 		}
-		if other := otherVersion(ctx, client, resource); other != nil {
+		if other := otherVersion(ctx, client, resource, wayOut); other != nil {
 			return nil, other
 		}
 		// The deletion of a definition deletes the objects first, so the mirror is empty, unless the watch missed it.
 		_ = to.Replace(nil, "")
 		return nil, err
 	}
-	return lw
+	reflect(ctx, log, lw, resource, example, to)
 }
 
 // otherVersion returns an error if a version of the client's API group, other than that of the client, has the resource.
-func otherVersion(ctx context.Context, client rest.Interface, resource string) error {
+func otherVersion(ctx context.Context, client rest.Interface, resource, wayOut string) error {
 	group := client.APIVersion().Group
 	var versions metav1.APIGroup
 	err := client.Get().AbsPath("/apis", group).Do(ctx).Into(&versions)
@@ -105,95 +122,11 @@ func otherVersion(ctx context.Context, client rest.Interface, resource string) e
 		}
 		for _, r := range resources.APIResources {
 			if r.Name == resource {
-				return fmt.Errorf("the API server has %s in version %s, but not in %s; install the definition of network-policy-api v0.3.0", resource, v.GroupVersion, client.APIVersion())
+				return fmt.Errorf("the API server has %s in version %s, but not in %s; %s", resource, v.GroupVersion, client.APIVersion(), wayOut)
 			}
 		}
 	}
 	return nil
-}
-
-// mirror passes the objects of a kind on as values. It keeps their names only.
-type mirror[T any] struct {
-	convert func(object any) *T // nil for an object without effect
-	set     func(*T)
-	remove  func(policy.Name)
-	synced  func()
-	names   map[policy.Name]bool
-}
-
-// mirrored is an object after its conversion.
-type mirrored[T any] struct {
-	name  policy.Name
-	value *T
-}
-
-// Transformer implements cache.TransformingStore: the reflector never holds a list of whole objects.
-func (m *mirror[T]) Transformer() cache.TransformFunc {
-	return func(object any) (any, error) { return m.of(object), nil }
-}
-
-func (m *mirror[T]) of(object any) mirrored[T] {
-	if done, ok := object.(mirrored[T]); ok {
-		return done
-	}
-	return mirrored[T]{policyName(object), m.convert(object)}
-}
-
-func policyName(object any) policy.Name {
-	o := object.(metav1.Object)
-	return policy.Name{Namespace: o.GetNamespace(), Name: o.GetName()}
-}
-
-// Add implements cache.ReflectorStore.
-func (m *mirror[T]) Add(object any) error { return m.Update(object) }
-
-// Resync implements cache.ReflectorStore.
-func (*mirror[T]) Resync() error { return nil }
-
-// Update implements cache.ReflectorStore.
-func (m *mirror[T]) Update(object any) error {
-	is := m.of(object)
-	if is.value == nil {
-		m.drop(is.name)
-		return nil
-	}
-	if m.names == nil {
-		m.names = map[policy.Name]bool{}
-	}
-	m.names[is.name] = true
-	m.set(is.value)
-	return nil
-}
-
-// Delete implements cache.ReflectorStore.
-func (m *mirror[T]) Delete(object any) error {
-	m.drop(policyName(object))
-	return nil
-}
-
-func (m *mirror[T]) drop(name policy.Name) {
-	if m.names[name] {
-		delete(m.names, name)
-		m.remove(name)
-	}
-}
-
-// Replace implements cache.ReflectorStore.
-func (m *mirror[T]) Replace(objects []any, _ string) error {
-	listed := make(map[policy.Name]bool, len(objects))
-	var errs []error
-	for _, object := range objects {
-		is := m.of(object)
-		listed[is.name] = true
-		errs = append(errs, m.Update(is))
-	}
-	for name := range m.names {
-		if !listed[name] {
-			m.drop(name)
-		}
-	}
-	m.synced()
-	return errors.Join(errs...)
 }
 
 // FollowGroup passes the slices of a peer group to changed until ctx ends: nil for a slice that does not exist. Calls are
@@ -255,12 +188,12 @@ func (f *groupFollower) mirror(then func(*compile.PeerSlice)) *mirror[compile.Pe
 			}
 			return nil
 		},
-		set: func(is *compile.PeerSlice) {
+		set: func(is *compile.PeerSlice, _ origin) {
 			tell(is.Index, is)
 			then(is)
 		},
-		remove: func(name policy.Name) {
-			if _, index, ok := compile.ParsePeerGroupName(name.Name); ok {
+		remove: func(name key, _ origin) {
+			if _, index, ok := compile.ParsePeerGroupName(name.name); ok {
 				tell(index, nil)
 			}
 		},

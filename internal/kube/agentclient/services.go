@@ -115,33 +115,35 @@ func (s *ServiceSync) Run(ctx context.Context) {
 }
 
 func (s *ServiceSync) services() cache.ReflectorStore {
-	return &objectStore[service.Service]{
-		sync: s, kind: servicesKind, compile: s.compileService,
-		set: func(value *service.Service) service.Diff { return s.table.SetService(value) },
-		remove: func(name service.Name) service.Diff {
-			s.faults.forget("Service", name)
-			return s.table.DeleteService(name)
-		},
-	}
+	return tableMirror(s, servicesKind, s.compileService, s.table.SetService, func(name service.Name) service.Diff {
+		s.faults.forget("Service", name)
+		return s.table.DeleteService(name)
+	})
 }
 
 func (s *ServiceSync) endpointSlices() cache.ReflectorStore {
-	return &objectStore[service.Slice]{
-		sync: s, kind: slicesKind, compile: s.compileSlice,
-		set: func(value *service.Slice) service.Diff { return s.table.SetSlice(value) },
-		remove: func(name service.Name) service.Diff {
-			s.faults.forget("EndpointSlice", name)
-			return s.table.DeleteSlice(name)
-		},
-	}
+	return tableMirror(s, slicesKind, s.compileSlice, s.table.SetSlice, func(name service.Name) service.Diff {
+		s.faults.forget("EndpointSlice", name)
+		return s.table.DeleteSlice(name)
+	})
 }
 
 // nodes returns the store of the node. A node without an object has no addresses and no zone.
 func (s *ServiceSync) nodes() cache.ReflectorStore {
-	return &objectStore[service.Node]{
-		sync: s, kind: nodesKind, compile: compileNode,
-		set:    func(value *service.Node) service.Diff { return s.table.SetNode(*value) },
-		remove: func(service.Name) service.Diff { return s.table.SetNode(service.Node{Name: s.node}) },
+	return tableMirror(s, nodesKind, compileNode,
+		func(value *service.Node) service.Diff { return s.table.SetNode(*value) },
+		func(service.Name) service.Diff { return s.table.SetNode(service.Node{Name: s.node}) })
+}
+
+// tableMirror returns a store that changes the table.
+func tableMirror[T any](s *ServiceSync, kind string, compile func(object any) *T, set func(*T) service.Diff, remove func(service.Name) service.Diff) *mirror[T] {
+	return &mirror[T]{
+		convert: compile,
+		set:     func(value *T, from origin) { s.change(from, func() service.Diff { return set(value) }) },
+		remove: func(name key, from origin) {
+			s.change(from, func() service.Diff { return remove(service.Name{Namespace: name.namespace, Name: name.name}) })
+		},
+		synced: func() { s.synced(kind) },
 	}
 }
 
@@ -250,87 +252,6 @@ func (s *ServiceSync) compileSlice(object any) *service.Slice {
 func compileNode(object any) *service.Node {
 	node := compile.ServiceNode(object.(*corev1.Node))
 	return &node
-}
-
-// objectStore receives the objects of one kind from a reflector. It keeps their names only.
-type objectStore[T any] struct {
-	sync *ServiceSync
-	kind string
-	// compile returns nil for an object without effect on the table.
-	compile func(object any) *T
-	set     func(*T) service.Diff
-	remove  func(service.Name) service.Diff
-	names   map[service.Name]bool // of the objects in the table
-}
-
-// converted is an object after its conversion.
-type converted[T any] struct {
-	name  service.Name
-	value *T
-}
-
-// Transformer implements cache.TransformingStore: the reflector never holds a list of whole objects.
-func (s *objectStore[T]) Transformer() cache.TransformFunc {
-	return func(object any) (any, error) { return s.convert(object), nil }
-}
-
-func (s *objectStore[T]) convert(object any) converted[T] {
-	if done, ok := object.(converted[T]); ok {
-		return done
-	}
-	return converted[T]{nameOf(object), s.compile(object)}
-}
-
-func nameOf(object any) service.Name {
-	o := object.(metav1.Object)
-	return service.Name{Namespace: o.GetNamespace(), Name: o.GetName()}
-}
-
-func (s *objectStore[T]) Add(object any) error { return s.Update(object) }
-func (s *objectStore[T]) Resync() error        { return nil }
-
-func (s *objectStore[T]) Update(object any) error {
-	from, c := originOf(object), s.convert(object)
-	if c.value == nil {
-		s.drop(from, c.name)
-		return nil
-	}
-	s.put(from, c)
-	return nil
-}
-
-func (s *objectStore[T]) Delete(object any) error {
-	s.drop(originOf(object), nameOf(object))
-	return nil
-}
-
-func (s *objectStore[T]) put(from origin, c converted[T]) {
-	s.names[c.name] = true
-	s.sync.change(from, func() service.Diff { return s.set(c.value) })
-}
-
-func (s *objectStore[T]) drop(from origin, name service.Name) {
-	if s.names[name] {
-		delete(s.names, name)
-		s.sync.change(from, func() service.Diff { return s.remove(name) })
-	}
-}
-
-func (s *objectStore[T]) Replace(objects []any, _ string) error {
-	missing := s.names
-	s.names = make(map[service.Name]bool, len(objects))
-	for _, object := range objects {
-		if c := s.convert(object); c.value != nil {
-			delete(missing, c.name)
-			s.put(origin{}, c)
-		}
-	}
-	for name := range missing {
-		s.names[name] = true
-		s.drop(origin{}, name)
-	}
-	s.sync.synced(s.kind)
-	return nil
 }
 
 // watchObjects lists and watches the selected objects of a kind until ctx ends.
