@@ -99,6 +99,9 @@ func (t *table) addChainTexts(all []string, table *nftables.Table, c *nftables.C
 		return nil, err
 	}
 	rules = slices.DeleteFunc(rules, isLog) // they change no verdict
+	if strings.HasSuffix(name, dropChain("")) && len(rules) > 1 {
+		rules = rules[len(rules)-1:] // the others depend on the interface, which a table learns behind its first rules
+	}
 	for i, r := range rules {
 		var exprs strings.Builder
 		for _, e := range r.Exprs {

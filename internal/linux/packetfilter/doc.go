@@ -17,7 +17,8 @@
 // The table of the family inet in the pod judges packets between the IP stack and the interfaces by name. The pair to the
 // node, veth0, is left out, because a packet there may carry the address of a service. The table on the node judges these
 // packets behind the translation and before a masquerade. Packets of the node itself do not pass the hook, or pass as
-// those of a node address. The table of the family netdev in the pod judges the frames of packet sockets; see frames.
+// those of a node address. The table of the family netdev in the pod judges the frames of packet sockets; see frames. It also
+// drops the datagrams that the rules of the stack mark, because that is no error for their sender; see silence.
 //
 // # No gaps
 //

@@ -46,6 +46,10 @@ type Filter struct {
 	stack  table
 	// device is without a layer if the kernel cannot judge packet sockets.
 	device table
+	// silences means that the kernel can drop UDP without an error for the sender.
+	silences bool
+	// Untracked says why older connections of the pod meet its first policy, nil if they do not.
+	Untracked error
 }
 
 // Open prepares for the tables of a namespace. Tables of an earlier process work until the first Apply. An open Filter
@@ -55,10 +59,12 @@ func Open(ns *linux.Namespace) (*Filter, error) {
 	if err != nil {
 		return nil, err
 	}
-	f := &Filter{socket: s, stack: table{socket: s, layer: inPod{}}}
+	f := &Filter{socket: s, stack: table{socket: s}}
 	if s.tryFrames() == nil {
 		f.device = table{socket: s, layer: onInterface{}}
+		f.silences = s.trySilence() == nil
 	}
+	f.stack.layer = inPod{silences: f.silences}
 	err = ns.Do(func() (err error) {
 		f.links, err = vnl.NewHandle(unix.NETLINK_ROUTE)
 		return err
@@ -66,6 +72,7 @@ func Open(ns *linux.Namespace) (*Filter, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open a netlink socket: %w", err), s.close())
 	}
+	f.Untracked = ns.Do(s.trackConnections)
 	return f, nil
 }
 
@@ -100,14 +107,32 @@ func (f *Filter) Apply(w Wanted) error {
 			stack = append(stack, s)
 		}
 	}
-	if err := f.stack.apply("", stack, func() []side { return stack }); err != nil {
-		return fmt.Errorf("set the rules for packets: %w", err)
+	if err := f.applyStack(stack, device); err != nil {
+		return err
 	}
 	if f.device.layer == nil {
 		return nil
 	}
 	if err := f.device.apply("", device, func() []side { return device }); err != nil {
 		return fmt.Errorf("set the rules for packet sockets: %w", err)
+	}
+	return f.applyStack(stack, device)
+}
+
+// applyStack applies the rules of the IP stack. They leave the drop of UDP to the interfaces whose rules stand, and are
+// to stand.
+func (f *Filter) applyStack(stack, device []side) error {
+	for i := range stack {
+		s := &stack[i]
+		s.silent = 0
+		for _, d := range device {
+			if p := f.device.programs[d.name]; f.silences && d.name == s.name && p != nil && p.index == d.index {
+				s.silent = d.index
+			}
+		}
+	}
+	if err := f.stack.apply("", stack, func() []side { return stack }); err != nil {
+		return fmt.Errorf("set the rules for packets: %w", err)
 	}
 	return nil
 }

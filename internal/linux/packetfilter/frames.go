@@ -50,9 +50,12 @@ func etherType(t uint16) []expr.Any {
 // hasRoute matches packets with a route, whatever its realm: without one, the kernel ends the rule.
 var hasRoute = &expr.Meta{Key: expr.MetaKeyRTCLASSID, Register: register}
 
+var loadMark = &expr.Meta{Key: expr.MetaKeyMARK, Register: register}
+
 func (frames) first() [][]expr.Any {
 	return [][]expr.Any{
-		{hasRoute, accept},
+		{hasRoute, loadMark, not(silentMark...), accept},
+		{loadMark, is(silentMark...), drop}, // the hooks of the IP stack have counted it
 		append(etherType(unix.ETH_P_ARP), accept),
 	}
 }

@@ -91,6 +91,8 @@ func setsOf(c *policy.Cluster) policy.Sets { return wantedOf(c).Interfaces[0].Se
 
 // world is a cluster that changes at random. Each peer is a pod, or no pod.
 type world struct {
+	// storage means that the pod and its peers are on the network storage, with net1 and a MultiNetworkPolicy.
+	storage         bool
 	peers           []*policy.Pod
 	ingress, egress policy.Section
 	tiers           []*policy.ClusterPolicy
@@ -98,7 +100,37 @@ type world struct {
 
 func (w *world) cluster() *policy.Cluster {
 	p := &policy.Policy{Name: policy.Name{Namespace: "default", Name: "p"}, Pods: policy.Selector{{Key: "web", Operator: policy.Exists}}, Ingress: w.ingress, Egress: w.egress}
-	return policy.NewCluster([]policy.Namespace{{Name: "default"}}, append([]*policy.Pod{thePod}, w.peers...), []*policy.Policy{p}, w.tiers)
+	pods := append([]*policy.Pod{thePod}, w.peers...)
+	policies := []*policy.Policy{p}
+	if w.storage {
+		p.Name.Multi, p.Networks = true, []policy.Name{storage}
+		for i := range pods {
+			pods[i] = onStorage(pods[i])
+		}
+		// It isolates eth0 only.
+		policies = append(policies, &policy.Policy{Name: policy.Name{Namespace: "default", Name: "eth0"}, Ingress: closed, Egress: closed})
+	}
+	return policy.NewCluster([]policy.Namespace{{Name: "default"}}, pods, policies, w.tiers)
+}
+
+var storage = policy.Name{Namespace: "shop", Name: "storage"}
+
+// onStorage gives net1 the addresses of a pod.
+func onStorage(p *policy.Pod) *policy.Pod {
+	moved := *p
+	moved.Addrs, moved.Interfaces = nil, []policy.Interface{{Name: "net1", Network: storage, Addrs: p.Addrs}}
+	return &moved
+}
+
+// wanted returns the filter of the pod.
+func (w *world) wanted(c *policy.Cluster) Wanted {
+	all := wantedOf(c)
+	if w.storage {
+		pod := onStorage(thePod)
+		f := c.DecideInterface(pod, &pod.Interfaces[0])
+		all.Interfaces = append(all.Interfaces, Interface{Name: "net1", Addrs: thePod.Addrs, Always: f.Always, Sets: f.Sets()})
+	}
+	return all
 }
 
 // change mutates the world. It reports whether the agent restarts, too.
@@ -142,18 +174,20 @@ var (
 func (n *network) follow(t *testing.T, restart func(), apply func(Wanted) error) {
 	steps := 0
 	rapid.Check(t, func(rt *rapid.T) {
-		w := &world{peers: peerPods.Draw(rt, "pods"), ingress: sections.Draw(rt, "ingress"), egress: sections.Draw(rt, "egress")}
+		w := &world{storage: n.dev == "net1", peers: peerPods.Draw(rt, "pods"), ingress: sections.Draw(rt, "ingress"), egress: sections.Draw(rt, "egress")}
 		w.tiers = rapid.SliceOfN(clusterPolicies, 0, 2).Draw(rt, "tiers")
 		for range rapid.IntRange(1, 3).Draw(rt, "changes") {
 			if w.change(rt) {
 				restart()
 			}
 			c := w.cluster()
-			if err := apply(wantedOf(c)); err != nil {
-				rt.Fatalf("%v\n%s", err, setsOf(c))
+			all := w.wanted(c).Interfaces
+			sets := all[len(all)-1].Sets
+			if err := apply(Wanted{Interfaces: all}); err != nil {
+				rt.Fatalf("%v\n%s", err, sets)
 			}
 			steps++
-			n.compare(t, c, fmt.Sprintf("step %d:\n%s", steps, setsOf(c)))
+			n.compare(t, c, fmt.Sprintf("step %d:\n%s", steps, sets))
 		}
 	})
 	t.Logf("%d changes", steps)
@@ -161,7 +195,12 @@ func (n *network) follow(t *testing.T, restart func(), apply func(Wanted) error)
 
 // TestKernelFollowsPolicies compares the verdicts of the kernel in the pod with those of package policy.
 func TestKernelFollowsPolicies(t *testing.T) {
-	n := newNetwork(t)
+	for _, dev := range []string{"eth0", "net1"} {
+		t.Run(dev, func(t *testing.T) { newNetworkOn(t, dev).followInPod(t) })
+	}
+}
+
+func (n *network) followInPod(t *testing.T) {
 	f := n.open(t)
 	n.follow(t, func() {
 		if err := f.Close(); err != nil {

@@ -64,9 +64,15 @@ func (b *batch) addDispatch(name string, key nftables.SetDatatype, concatenation
 
 // inPod judges what interfaces of a pod receive and send, as the network sees it: before a translation in the pod on
 // the way in, and behind it on the way out.
-type inPod struct{ dispatched }
+type inPod struct {
+	dispatched
+	silences bool // sides may be silent
+}
 
-func (inPod) base(b *batch) {
+func (l inPod) base(b *batch) {
+	if l.silences {
+		b.fail(b.addSilence(b.present))
+	}
 	for _, d := range []policy.Direction{policy.Ingress, policy.Egress} {
 		hook, priority, key := nftables.ChainHookPrerouting, nftables.ChainPriorityMangle, expr.MetaKeyIIFNAME
 		if d == policy.Egress {

@@ -54,19 +54,25 @@ type socketKey struct {
 	is4      bool
 }
 
-// newNetwork connects the pod and its peers with a wire.
+// newNetwork connects the pod's eth0 and its peers with a wire.
 func newNetwork(t testing.TB) *network {
 	t.Helper()
-	n := &network{pod: linuxtest.NewMachine(t, "pod"), peers: linuxtest.NewMachine(t, "peers"), dev: "eth0", sockets: map[socketKey]int{}}
-	linuxtest.Wire(n.pod, "eth0", n.peers, "eth0")
+	return newNetworkOn(t, "eth0")
+}
+
+// newNetworkOn is newNetwork with another interface of the pod.
+func newNetworkOn(t testing.TB, dev string) *network {
+	t.Helper()
+	n := &network{pod: linuxtest.NewMachine(t, "pod"), peers: linuxtest.NewMachine(t, "peers"), dev: dev, sockets: map[socketKey]int{}}
+	linuxtest.Wire(n.pod, dev, n.peers, "eth0")
 	for _, a := range podAddrs {
-		n.pod.Addr("eth0", prefixOf(a))
+		n.pod.Addr(dev, prefixOf(a))
 	}
 	for _, a := range slices.Concat(nodeAddrs, peerAddrs) {
 		n.peers.Addr("eth0", prefixOf(a))
 	}
-	n.pod.Route("default", nodeAddrs[0], "eth0")
-	n.pod.Route("default", nodeAddrs[1], "eth0")
+	n.pod.Route("default", nodeAddrs[0], dev)
+	n.pod.Route("default", nodeAddrs[1], dev)
 	n.nextHop = n.peers.Link("eth0").Attrs().HardwareAddr
 	n.begin(t, n.pod)
 	return n
@@ -273,11 +279,14 @@ func (n *network) send(t testing.TB, p probe) {
 		}
 		sender.err = unix.Sendto(sender.fd, p.bytes(), 0, destination)
 	}
-	// EPERM: the filter dropped the packet on its way out.
-	if sender.err != nil && !(p.egress && errors.Is(sender.err, unix.EPERM)) {
+	if sender.err != nil && !(p.egress && isDrop(sender.err)) {
 		t.Fatalf("%v: %v", p, sender.err)
 	}
 }
+
+// isDrop reports whether a packet was dropped on its way out: by the stack, or by the interface. Only raw IPv6 sockets and
+// those with IP_RECVERR see the latter.
+func isDrop(err error) bool { return errors.Is(err, unix.EPERM) || errors.Is(err, unix.ENOBUFS) }
 
 func as4(a netip.Addr) (b [4]byte) {
 	if a.Is4() {

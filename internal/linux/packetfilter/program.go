@@ -15,6 +15,7 @@ import (
 // create adds a side.
 func (b *batch) create(s *side) {
 	b.conn.AddObj(&nftables.CounterObj{Table: b.present, Name: s.name})
+	b.addRules(b.conn.AddChain(s.end(b.present)), s.dropRules(b.logs))
 	p := b.newProgram(s)
 	b.layer.addChain(b, s)
 	b.switchRules(p.entrance(b.present), b.entranceRules(p))
@@ -27,7 +28,12 @@ func (p *program) entrance(t *nftables.Table) *nftables.Chain {
 	return &nftables.Chain{Table: t, Name: p.name}
 }
 
-// newProgram adds all of a side except its first chain.
+// end is the last chain of a side.
+func (s *side) end(t *nftables.Table) *nftables.Chain {
+	return &nftables.Chain{Table: t, Name: dropChain(s.name)}
+}
+
+// newProgram adds all of a side except its first and last chains.
 func (b *batch) newProgram(s *side) *program {
 	p := &program{side: *s, sets: make([][parts]*nftables.Set, len(s.lists))}
 	for i, list := range s.lists {
@@ -75,7 +81,7 @@ func (b *batch) peerRules(p *program, list int) (rules [][]expr.Any) {
 }
 
 func (b *batch) segmentRules(p *program, segment int) [][]expr.Any {
-	return append(b.peerRules(p, firstSegment+segment), dropRules(&p.side, b.logs)...)
+	return append(b.peerRules(p, firstSegment+segment), []expr.Any{goTo(dropChain(p.name))})
 }
 
 // entranceRules are those of the first chain. They add the maps of ports unless the program has them.
@@ -94,7 +100,7 @@ func (b *batch) entranceRules(p *program) [][]expr.Any {
 			rules = append(rules, b.layer.others(p.chains[i].Name)...)
 		}
 	}
-	return append(rules, dropRules(&p.side, b.logs)...)
+	return append(rules, []expr.Any{goTo(dropChain(p.name))})
 }
 
 // addMaps adds the maps from ports to the chains of segments.
@@ -131,13 +137,21 @@ func jumps(r policy.PortRange, chain string) []nftables.SetElement {
 func (b *batch) replace(p *program, s *side) {
 	former := *p
 	next := b.newProgram(s)
+	b.changeEnd(p, s)
 	b.switchRules(next.entrance(b.present), b.entranceRules(next))
 	b.link(s.entries, former.entries, s.name)
 	b.programs[s.name] = next
 	b.later = append(b.later, func() { b.deleteParts(&former) })
 }
 
-// deleteParts deletes everything except the first chain, whose rules do not use it any more.
+// changeEnd gives a side other rules for dropped packets.
+func (b *batch) changeEnd(p *program, s *side) {
+	if p.silent != s.silent {
+		b.switchRules(s.end(b.present), s.dropRules(b.logs))
+	}
+}
+
+// deleteParts deletes everything except the first and last chains. The rules of the first one do not use it any more.
 func (b *batch) deleteParts(p *program) {
 	for _, m := range p.maps {
 		if m != nil {
@@ -164,6 +178,7 @@ func (b *batch) remove(p *program) {
 		b.conn.FlushChain(p.entrance(b.present))
 		b.deleteParts(p)
 		b.conn.DelChain(p.entrance(b.present))
+		b.conn.DelChain(p.end(b.present))
 		b.conn.DeleteObject(&nftables.CounterObj{Table: b.present, Name: p.name})
 	})
 }
@@ -182,6 +197,7 @@ func (b *batch) change(p *program, s *side) {
 			b.switchRules(p.chains[list-firstSegment], b.segmentRules(p, list-firstSegment))
 		}
 	}
+	b.changeEnd(p, s)
 	b.link(s.entries, p.entries, p.name)
 	p.side = *s
 }

@@ -86,12 +86,22 @@ func establishedRule() []expr.Any {
 	}
 }
 
-// dropRules end a chain. If logs is set, they copy some of the packets to flow.LogGroup.
-func dropRules(s *side, logs bool) (rules [][]expr.Any) {
+// dropChain is the name of the chain that ends a side.
+func dropChain(side string) string { return side + "-drop" }
+
+// dropRules are those of the last chain of a side. If logs is set, they copy some of the packets to flow.LogGroup.
+func (s *side) dropRules(logs bool) (rules [][]expr.Any) {
 	if logs {
 		rules = append(rules, linux.LogRule(flow.Logged{Reason: flow.ByPolicy, Direction: s.direction, Interface: s.drops.Interface, Link: s.drops.Link}))
 	}
-	return append(rules, []expr.Any{&expr.Objref{Type: int(nftables.ObjTypeCounter), Name: s.name}, drop})
+	count := &expr.Objref{Type: int(nftables.ObjTypeCounter), Name: s.name}
+	if s.silent != 0 {
+		rules = append(rules, slices.Concat(
+			meta(expr.MetaKeyL4PROTO, unix.IPPROTO_UDP),
+			meta(expr.MetaKeyOIF, binaryutil.NativeEndian.PutUint32(uint32(s.silent))...),
+			[]expr.Any{count}, silence()))
+	}
+	return append(rules, []expr.Any{count, drop})
 }
 
 // packets judges packets of the IP stack.

@@ -22,6 +22,9 @@ type side struct {
 	entries []entry
 	// index is that of the interface; 0 outside layer frames.
 	index int
+	// silent is the index of the interface whose frames the layer frames judges, so that UDP can be dropped there; see
+	// silence. It is 0 otherwise.
+	silent int
 	// lists are the peers: those of all packets, those of any protocol, then those of each segment.
 	lists    []peers
 	segments []policy.PortRange

@@ -101,18 +101,17 @@ func (s *socket) sendTable(t *nftables.Table, flags uint32) error {
 	if err != nil {
 		return err
 	}
-	message := func(kind, flags uint16, family byte, resource uint16, data []byte) netlink.Message {
-		return netlink.Message{
-			Header: netlink.Header{Type: netlink.HeaderType(kind), Flags: netlink.Request | netlink.HeaderFlags(flags)},
-			Data:   append([]byte{family, unix.NFNETLINK_V0, byte(resource >> 8), byte(resource)}, data...),
-		}
-	}
+	return s.create(unix.NFT_MSG_NEWTABLE, t.Family, attributes)
+}
+
+// create sends one message in a transaction of its own.
+func (s *socket) create(kind uint16, family nftables.TableFamily, attributes []byte) error {
 	if err := s.extend(); err != nil {
 		return err
 	}
-	_, err = s.raw.SendMessages([]netlink.Message{
+	_, err := s.raw.SendMessages([]netlink.Message{
 		message(unix.NFNL_MSG_BATCH_BEGIN, 0, 0, unix.NFNL_SUBSYS_NFTABLES, nil),
-		message(unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_NEWTABLE, uint16(netlink.Acknowledge|netlink.Create), byte(t.Family), 0, attributes),
+		message(unix.NFNL_SUBSYS_NFTABLES<<8|kind, netlink.Acknowledge|netlink.Create, byte(family), 0, attributes),
 		message(unix.NFNL_MSG_BATCH_END, 0, 0, unix.NFNL_SUBSYS_NFTABLES, nil),
 	})
 	if err != nil {
@@ -120,6 +119,13 @@ func (s *socket) sendTable(t *nftables.Table, flags uint32) error {
 	}
 	_, err = s.raw.Receive()
 	return err
+}
+
+func message(kind uint16, flags netlink.HeaderFlags, family byte, resource uint16, data []byte) netlink.Message {
+	return netlink.Message{
+		Header: netlink.Header{Type: netlink.HeaderType(kind), Flags: netlink.Request | flags},
+		Data:   append([]byte{family, unix.NFNETLINK_V0, byte(resource >> 8), byte(resource)}, data...),
+	}
 }
 
 // others returns our tables of a family, without the present one.

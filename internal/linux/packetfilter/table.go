@@ -158,21 +158,14 @@ func (t *table) drops() (all []Drops, err error) {
 	if t.present == nil {
 		return nil, nil
 	}
-	if err := t.extend(); err != nil {
-		return nil, err
-	}
-	objects, err := t.conn.GetObjects(t.present)
+	packets, err := t.counters(t.present)
 	if err != nil {
 		return nil, err
 	}
-	for _, o := range objects {
-		c, ok := o.(*nftables.CounterObj)
-		if !ok || c.Table.Name != t.present.Name {
-			continue
-		}
-		if p := t.programs[c.Name]; p != nil {
+	for name, p := range t.programs {
+		if n, ok := packets[name]; ok {
 			one := p.side.drops
-			one.Packets = c.Packets
+			one.Packets = n
 			all = append(all, one)
 		}
 	}
