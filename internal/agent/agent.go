@@ -106,6 +106,7 @@ func newAgent(ctx context.Context, cfg config.Agent, o options, client *agentcli
 	a.service = a.newIPAM(client)
 	a.pools = agentclient.NewPoolSync(client, cfg.NodeName, poolSink{a.service.Allocator, a.service.Catalog}, log)
 	a.policies = a.newPolicies(client)
+	a.service.Admit = a.policies.admit
 	var err error
 	if a.flows, err = a.newFlows(client, a.newFlowSource()); err != nil {
 		return nil, err

@@ -47,7 +47,7 @@ func (c *coordinator) plan(ctx context.Context, req wire.CoordinatorRequest) (wi
 	if err != nil {
 		return wire.CoordinatorReply{}, podFailure(req.Attachment, err)
 	}
-	if err := c.policies.admitPod(ctx, req.Attachment, pod); err != nil {
+	if err := c.policies.admit(ctx, req.Attachment, pod); err != nil {
 		return wire.CoordinatorReply{}, err
 	}
 	reply := wire.CoordinatorReply{PodDefaultRouteNIC: pod.Annotations[names.AnnotationPodDefaultRouteNIC]}

@@ -14,13 +14,16 @@ import (
 	"spiderpool.dev/spiderpool/internal/lease"
 	"spiderpool.dev/spiderpool/internal/linux"
 	"spiderpool.dev/spiderpool/internal/linux/packetfilter"
+	"spiderpool.dev/spiderpool/internal/policy"
 	"spiderpool.dev/spiderpool/internal/pool"
 	"spiderpool.dev/spiderpool/internal/wire"
 )
 
+// endpointTimeout bounds a read of a SpiderEndpoint.
+const endpointTimeout = 5 * time.Second
+
 // policies are the parts that enforce network policies. They are nil with policy.enabled=false.
 type policies struct {
-	cluster  *agentclient.Cluster
 	view     *policyview.View
 	enforcer *enforcer.Enforcer
 }
@@ -34,11 +37,12 @@ func (a *agent) newPolicies(client *agentclient.Client) *policies {
 		Ready:         a.ready,
 		Pod:           a.cluster.SeenPod,
 		Leases:        func() []lease.Lease { return a.service.Allocator.HeldFor(0) },
-		Addrs:         a.addrsOf,
-		Open:          a.openFilter,
-		OpenNode:      a.openNodeFilter,
+		Interface:     a.policyInterface,
+		Networks:      a.storedNetworks,
+		Open:          func(path string) (enforcer.Filter, error) { return inNamespace(path, a.openFilter) },
+		OpenNode:      func() (enforcer.NodeFilter, error) { return inNamespace(linux.CurrentPath, a.openNodeFilter) },
 		Clear:         clearFilter,
-		ClearNode:     clearNodeFilter,
+		ClearNode:     func() error { return clearFilter(linux.CurrentPath) },
 		Records:       filepath.Join(filepath.Dir(a.cfg.SocketPath), "sandboxes"),
 		PodNamespaces: podNamespaces,
 		Warn:          a.events.PolicyNotEnforced,
@@ -46,12 +50,12 @@ func (a *agent) newPolicies(client *agentclient.Client) *policies {
 		Now:           time.Now,
 		Log:           a.log,
 	}
-	changed := func(pod lease.PodKey) { e.Changed([]lease.PodKey{pod}, time.Now()) }
+	changed := func(pod lease.PodKey) { e.Changed(pod, time.Now()) }
 	view := policyview.New(policyview.Options{Client: client, Cluster: a.cluster, Changed: changed, Log: a.log})
 	e.View = view
 	a.cluster.OnPodLabels(changed)
 	a.metrics.policies.Watch(e.States)
-	return &policies{cluster: a.cluster, view: view, enforcer: e}
+	return &policies{view: view, enforcer: e}
 }
 
 // enforcePolicies enforces policies until ctx ends. Without enforcement, it removes the filters of an agent that enforced.
@@ -82,19 +86,7 @@ func (a *agent) followPolicies(ctx context.Context) {
 }
 
 // admit returns once the policies of a starting pod are in the kernel.
-func (p *policies) admit(ctx context.Context, at wire.Attachment) error {
-	if p == nil || at.Interface != pool.FirstInterface {
-		return nil
-	}
-	pod, err := p.cluster.Pod(ctx, lease.PodKey{Namespace: at.PodNamespace, Name: at.PodName}, at.PodUID)
-	if err != nil {
-		return podFailure(at, err)
-	}
-	return p.admitPod(ctx, at, pod)
-}
-
-// admitPod is admit for a pod that has been read.
-func (p *policies) admitPod(ctx context.Context, at wire.Attachment, pod ipam.Pod) error {
+func (p *policies) admit(ctx context.Context, at wire.Attachment, pod ipam.Pod) error {
 	if p == nil {
 		return nil
 	}
@@ -113,14 +105,25 @@ func (p *policies) setNodeAddrs(addrs []netip.Addr) {
 	}
 }
 
-// addrsOf returns the leased addresses of a starting sandbox's default interface, or those that another IPAM plugin gave it.
-func (a *agent) addrsOf(container, namespace string) (addrs []netip.Addr, err error) {
-	for _, l := range a.service.Allocator.Attached(lease.Attachment{ContainerID: container, Interface: pool.FirstInterface}) {
-		addrs = append(addrs, l.Addr)
+// policyInterface returns an interface of a starting sandbox with its leased addresses. A default interface may have those of
+// another IPAM plugin.
+func (a *agent) policyInterface(at wire.Attachment, namespace string, pod ipam.Pod) (it policy.Interface, ours bool, err error) {
+	it = policy.Interface{Name: at.Interface, Default: at.Interface == pool.FirstInterface}
+	for _, l := range a.service.Allocator.Attached(lease.Attachment{ContainerID: at.ContainerID, Interface: at.Interface}) {
+		it.Addrs = append(it.Addrs, l.Addr)
 	}
-	if len(addrs) > 0 {
-		return addrs, nil
+	if it.Default {
+		if len(it.Addrs) == 0 {
+			it.Addrs, err = addrsIn(namespace)
+		}
+		return it, true, err
 	}
+	it.Network = a.networks(pod)[it.Name]
+	return it, len(it.Addrs) > 0, nil
+}
+
+// addrsIn returns the addresses of the default interface in a namespace.
+func addrsIn(namespace string) ([]netip.Addr, error) {
 	ns, err := linux.Open(namespace)
 	if err != nil {
 		return nil, nil //nolint:nilerr // a pod that a policy selects fails when its filter is opened, others start
@@ -129,54 +132,74 @@ func (a *agent) addrsOf(container, namespace string) (addrs []netip.Addr, err er
 	return ns.AddrsOf(pool.FirstInterface)
 }
 
-// openFilter opens the packet filter of a pod. Its socket keeps the namespace.
-func (a *agent) openFilter(namespace string) (enforcer.Filter, error) {
-	ns, err := linux.Open(namespace)
+// networks returns the networks in the pod's annotations by interface. The ADD has judged the annotations.
+func (a *agent) networks(pod ipam.Pod) map[string]policy.Name {
+	interfaces, _ := pool.Interfaces(pod.Namespace, pod.Annotations, a.service.Options.ClusterNetwork)
+	networks := make(map[string]policy.Name, len(interfaces))
+	for _, i := range interfaces {
+		networks[i.Name] = policy.Name{Namespace: i.Attachment.Namespace, Name: i.Attachment.Name}
+	}
+	return networks
+}
+
+// storedNetworks returns the networks of a running pod's interfaces from its SpiderEndpoint, because the pod may have changed
+// its annotations since its ADD. An interface of an earlier release has no network there before the agent repairs it.
+func (a *agent) storedNetworks(holder lease.Holder) (map[string]policy.Name, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), endpointTimeout)
+	defer cancel()
+	networks := map[string]policy.Name{}
+	if pod, ok := a.cluster.SeenPod(holder.Pod); ok && pod.UID == holder.PodUID {
+		networks = a.networks(pod)
+	}
+	stored, err := a.endpoints.Stored(ctx, ipam.EndpointOf(holder))
+	if err != nil || stored == nil || stored.PodUID != holder.PodUID {
+		return networks, err
+	}
+	for _, i := range stored.Interfaces {
+		if i.Network != (pool.NetworkAttachment{}) {
+			networks[i.Interface] = policy.Name{Namespace: i.Network.Namespace, Name: i.Network.Name}
+		}
+	}
+	return networks, nil
+}
+
+// inNamespace calls f with the namespace at a path. What f opens there may outlive the call.
+func inNamespace[T any](path string, f func(*linux.Namespace) (T, error)) (opened T, err error) {
+	ns, err := linux.Open(path)
 	if err != nil {
-		return nil, err
+		return opened, err
 	}
 	defer ns.Close()
+	return f(ns)
+}
+
+// openFilter opens the packet filter of a pod.
+func (a *agent) openFilter(ns *linux.Namespace) (enforcer.Filter, error) {
 	f, err := packetfilter.Open(ns)
 	if err != nil {
 		return nil, err
 	}
-	a.logDrops(f)
-	return f, nil
-}
-
-func (a *agent) openNodeFilter() (enforcer.NodeFilter, error) {
-	node, err := linux.Current()
-	if err != nil {
-		return nil, err
-	}
-	defer node.Close()
-	f, err := packetfilter.OpenNode(node)
-	if err != nil {
-		return nil, err
+	if f.Untracked != nil {
+		a.log.Warn("the older connections of a pod meet its first policy", "err", f.Untracked)
 	}
 	a.logDrops(f)
 	return f, nil
 }
 
-func clearFilter(namespace string) error {
-	ns, err := linux.Open(namespace)
+func (a *agent) openNodeFilter(ns *linux.Namespace) (enforcer.NodeFilter, error) {
+	f, err := packetfilter.OpenNode(ns)
+	if err != nil {
+		return nil, err
+	}
+	a.logDrops(f)
+	return f, nil
+}
+
+// clearFilter removes the filters in a namespace. Without a namespace, no agent can have made one.
+func clearFilter(path string) error {
+	_, err := inNamespace(path, packetfilter.Remove)
 	if errors.Is(err, linux.ErrNoNamespace) {
-		return nil // no agent can have opened it
+		return nil
 	}
-	if err != nil {
-		return err
-	}
-	defer ns.Close()
-	_, err = packetfilter.Remove(ns)
-	return err
-}
-
-func clearNodeFilter() error {
-	node, err := linux.Current()
-	if err != nil {
-		return err
-	}
-	defer node.Close()
-	_, err = packetfilter.Remove(node)
 	return err
 }

@@ -31,9 +31,7 @@ func (s *service) Add(ctx context.Context, req wire.AddRequest) (reply wire.AddR
 	if err := s.Status(ctx); err != nil {
 		return wire.AddReply{}, err
 	}
-	if reply, err = s.ipam.Add(ctx, req); err == nil {
-		err = s.policies.admit(ctx, req.Attachment)
-	}
+	reply, err = s.ipam.Add(ctx, req)
 	s.flowPods.Added()
 	reply.Detect = s.detect
 	return reply, CNIError(err)

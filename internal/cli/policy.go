@@ -24,8 +24,8 @@ func newPolicy(now func() time.Time) *cobra.Command {
 		Short: "Show which traffic network policies allow, and why",
 		Long: `Show which traffic NetworkPolicies, ClusterNetworkPolicies and MultiNetworkPolicies allow,
 and why. The commands read policies, pods and namespaces from the API server, and apply the
-rules of Kubernetes. They change nothing. Spiderpool itself enforces no policies yet: the
-verdicts hold on interfaces where another network plugin does.`,
+rules of Kubernetes. They change nothing. The verdicts hold where
+the policies are enforced: by Spiderpool, or by the network plugin of the interface.`,
 	}
 	o.flags(cmd)
 	cmd.AddCommand(newPolicyShow(&o), newPolicyTrace(&o), newPolicyDiff(&o))

@@ -56,7 +56,7 @@ func (s *Service) release(ctx context.Context, at wire.Attachment) error {
 	if len(s.inUse(holder.PodUID)) == 0 {
 		delay = 0 // no release can follow
 	}
-	s.Endpoints.Changed(endpointOf(holder), delay)
+	s.Endpoints.Changed(EndpointOf(holder), delay)
 	return nil
 }
 

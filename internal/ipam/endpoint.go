@@ -20,14 +20,14 @@ import (
 func (s *Service) Repair() {
 	for _, l := range s.Allocator.HeldFor(0) {
 		if !l.OfFormer() {
-			s.Endpoints.Changed(endpointOf(l.Holder), 0)
+			s.Endpoints.Changed(EndpointOf(l.Holder), 0)
 		}
 	}
 }
 
-// endpointOf returns the key of the endpoint that shows the holder of a lease: that of
+// EndpointOf returns the key of the endpoint that shows the holder of a lease: that of
 // the virtual machine if the address is fixed for it, and else that of the pod.
-func endpointOf(h lease.Holder) EndpointKey {
+func EndpointOf(h lease.Holder) EndpointKey {
 	key := EndpointKey{PodKey: h.Pod, Pod: h.Pod, PodUID: h.PodUID}
 	if h.FixedFor.Kind == lease.KindVirtualMachine {
 		key.PodKey = h.FixedFor.Key()

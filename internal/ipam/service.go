@@ -43,6 +43,9 @@ type Service struct {
 	Observer  Observer
 	Now       func() time.Time
 	Log       *slog.Logger
+	// Admit, if set, is called with the pod of an ADD that has its addresses. The ADD waits for it, and fails with its
+	// error. The addresses then stay until the DEL.
+	Admit func(context.Context, wire.Attachment, Pod) error
 	// MinLeaseAge is the minimum age of a lease for GC to reclaim it; see
 	// reclaim.DefaultMinAge.
 	MinLeaseAge time.Duration
@@ -81,7 +84,10 @@ func (s *Service) Add(ctx context.Context, req wire.AddRequest) (wire.AddReply, 
 	}
 	reply, err := s.add(ctx, pod, req, arrived)
 	if err == nil {
-		return reply, nil
+		if s.Admit != nil {
+			err = s.Admit(ctx, req.Attachment, pod)
+		}
+		return reply, err
 	}
 	restore()
 	failure := s.explain(pod, req.Interface, err)
@@ -136,7 +142,7 @@ func (s *Service) add(ctx context.Context, pod Pod, req wire.AddRequest, arrived
 	}
 	s.grantedPods.add(pod.UID, plan.owner, assigned)
 	for _, l := range s.Allocator.Attached(lease.Attachment{ContainerID: req.ContainerID, Interface: req.Interface}) {
-		s.Endpoints.Changed(endpointOf(l.Holder), 0)
+		s.Endpoints.Changed(EndpointOf(l.Holder), 0)
 	}
 	for _, i := range assigned {
 		if i.Interface == req.Interface {

@@ -26,9 +26,12 @@ type Namespace struct {
 	nft     nftConn
 }
 
-// Current opens the namespace of the calling thread. If the process uses several
+// CurrentPath is the path of the calling thread's namespace. If the process uses several
 // namespaces, the caller must first lock its goroutine to the thread.
-func Current() (*Namespace, error) { return Open("/proc/thread-self/ns/net") }
+const CurrentPath = "/proc/thread-self/ns/net"
+
+// Current opens the namespace at CurrentPath.
+func Current() (*Namespace, error) { return Open(CurrentPath) }
 
 // CurrentWith is Current with another mount of /proc/sys, e.g. "/host/proc/sys": in a
 // container, /proc/sys is read-only. Like in /proc/sys, the kernel shows each thread the
@@ -51,7 +54,7 @@ func Open(path string) (*Namespace, error) {
 		return nil, fmt.Errorf("open network namespace %s: %w", path, err)
 	}
 	var fs unix.Statfs_t
-	if err := unix.Fstatfs(int(ns), &fs); err != nil || fs.Type != unix.NSFS_MAGIC && fs.Type != unix.PROC_SUPER_MAGIC {
+	if err := unix.Fstatfs(int(ns), &fs); err != nil || !holdsNamespaces(&fs) {
 		// The mount is gone; the path is the plain file below it.
 		_ = ns.Close()
 		return nil, fmt.Errorf("open %s: %w", path, ErrNoNamespace)
@@ -62,6 +65,16 @@ func Open(path string) (*Namespace, error) {
 		return nil, fmt.Errorf("open a netlink socket in %s: %w", path, err)
 	}
 	return &Namespace{path: path, sysctls: "/proc/sys", ns: ns, nl: nl}, nil
+}
+
+// IsNamespace reports whether a path is a mounted namespace. When its mount is gone, the path is a plain file.
+func IsNamespace(path string) bool {
+	var fs unix.Statfs_t
+	return unix.Statfs(path, &fs) == nil && holdsNamespaces(&fs)
+}
+
+func holdsNamespaces(fs *unix.Statfs_t) bool {
+	return fs.Type == unix.NSFS_MAGIC || fs.Type == unix.PROC_SUPER_MAGIC
 }
 
 // Same reports whether both are the same namespace.

@@ -57,8 +57,10 @@ func NewCluster(namespaces []Namespace, pods []*Pod, policies []*Policy, cluster
 	return c
 }
 
+// byDefault is a default interface, also without addresses of Spiderpool.
+var byDefault = &Interface{Default: true}
+
 func (r *resolved) place(p *Pod) {
-	byDefault := &Interface{Default: true}
 	for _, addr := range p.Addrs {
 		r.at[addr] = append(r.at[addr], place{p, byDefault})
 	}
@@ -93,14 +95,15 @@ func (c *Cluster) set(policies []*Policy, cluster []*ClusterPolicy) {
 }
 
 // Decide returns the filter of a pod's default interface.
-func (c *Cluster) Decide(pod *Pod) Filter { return c.Select(pod).Filter(pod, c.resolved) }
+func (c *Cluster) Decide(pod *Pod) Filter { return c.Select(pod, byDefault).Filter(pod, c.resolved) }
 
-// DecideInterface returns the filter of an interface: MultiNetworkPolicies for its network, or Decide for the default one.
+// DecideInterface returns the filter of an interface: that of Decide for the default one, and by
+// the MultiNetworkPolicies of its network for another.
 func (c *Cluster) DecideInterface(pod *Pod, at *Interface) Filter {
 	if at.Default {
 		return c.Decide(pod)
 	}
-	f := c.selectInterface(pod, at).Filter(pod, c.resolved)
+	f := c.Select(pod, at).Filter(pod, c.resolved)
 	f.Interface = at.Name
 	return f
 }

@@ -172,8 +172,11 @@ func (p *Policy) Groups() []Group {
 	return in.groups(rules)
 }
 
-// Groups returns the groups of the rules.
+// Groups returns the groups of the rules. No policy, nil, has none.
 func (p *ClusterPolicy) Groups() []Group {
+	if p == nil {
+		return nil
+	}
 	var rules [2][]Rule
 	for _, d := range bothWays {
 		for _, r := range p.rules(d) {

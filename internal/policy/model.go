@@ -111,9 +111,10 @@ type Policy struct {
 	Ingress, Egress Section
 }
 
-// Selects reports whether the policy selects the pod.
-func (p *Policy) Selects(pod *Pod) bool {
-	return p.Name.Namespace == pod.Name.Namespace && !pod.HostNetwork && p.Pods.Matches(pod.Labels)
+// Selects reports whether the policy selects an interface of the pod.
+func (p *Policy) Selects(pod *Pod, at *Interface) bool {
+	concerns := at.Default && !p.Name.Multi || !at.Default && p.Name.Multi && slices.Contains(p.Networks, at.Network)
+	return concerns && p.Name.Namespace == pod.Name.Namespace && !pod.HostNetwork && p.Pods.Matches(pod.Labels)
 }
 
 func (p *Policy) section(d Direction) *Section {

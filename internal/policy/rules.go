@@ -59,30 +59,17 @@ type Selection struct {
 	tiers    []*ClusterPolicy // in the order of evaluation
 }
 
-// Select returns the policies of a pod's default interface: NetworkPolicies and ClusterNetworkPolicies. No policy selects
-// a pod on the network of its node.
-func (r *Rules) Select(pod *Pod) (s Selection) {
-	if pod.HostNetwork {
-		return s
-	}
+// Select returns the policies of an interface of the pod: NetworkPolicies and ClusterNetworkPolicies for the default one,
+// MultiNetworkPolicies for the others. No policy selects a pod on the network of its node.
+func (r *Rules) Select(pod *Pod, at *Interface) (s Selection) {
 	labels, known := r.namespaces[pod.Name.Namespace]
 	for _, p := range r.tiers {
-		if known && p.Namespaces.Matches(labels) && p.Pods.Matches(pod.Labels) {
+		if at.Default && known && !pod.HostNetwork && p.Namespaces.Matches(labels) && p.Pods.Matches(pod.Labels) {
 			s.tiers = append(s.tiers, p)
 		}
 	}
 	for _, p := range r.policies[pod.Name.Namespace] {
-		if !p.Name.Multi && p.Selects(pod) {
-			s.policies = append(s.policies, p)
-		}
-	}
-	return s
-}
-
-// selectInterface returns the policies of an interface of the pod besides the default one: MultiNetworkPolicies.
-func (r *Rules) selectInterface(pod *Pod, at *Interface) (s Selection) {
-	for _, p := range r.policies[pod.Name.Namespace] {
-		if p.Name.Multi && slices.Contains(p.Networks, at.Network) && p.Selects(pod) {
+		if p.Selects(pod, at) {
 			s.policies = append(s.policies, p)
 		}
 	}

@@ -65,6 +65,9 @@
 - apiGroups: [policy.networking.k8s.io]
   resources: [clusternetworkpolicies]
   verbs: [watch]
+- apiGroups: [k8s.cni.cncf.io]
+  resources: [multi-networkpolicies]
+  verbs: [watch]
 - apiGroups: [spiderpool.spidernet.io]
   resources: [spiderpeergroups]
   verbs: [list, watch]
@@ -142,6 +145,12 @@
 - apiGroups: [events.k8s.io]
   resources: [events]
   verbs: [create, patch]
+{{- if .Values.policy.enabled }}
+# The faults of policies that an earlier process has told.
+- apiGroups: [events.k8s.io]
+  resources: [events]
+  verbs: [list]
+{{- end }}
 # The leader election writes events of the group "", each once.
 - apiGroups: [""]
   resources: [events]

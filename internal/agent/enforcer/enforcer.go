@@ -1,15 +1,15 @@
 // Package enforcer keeps the packet filters of the node's pods in agreement with their policies.
 //
-// A pod is filtered if its default interface is ours and a policy selects it; other pods have no table and cost nothing. An
-// ADD calls Admit, which returns once the pod's isolation stands in the kernel. The pod's first process starts later. Running
+// An interface of a pod is filtered if it is ours and a policy selects it; other pods have no table and cost nothing. The ADD
+// of each interface calls Admit, which returns once its isolation stands in the kernel. The pod's first process starts later. Running
 // pods follow: Changed names the pods with another decision, and workers bring their filters into agreement, each pod for
 // itself.
 //
 // A filter stays in the kernel while no agent runs. The next agent finds the sandboxes in Records, a directory beside its
 // socket that ends with the node's uptime, like the network namespaces, and takes their filters over. The owner of a
-// sandbox without a record, e.g. of an earlier release, is the holder of the lease of its eth0.
+// sandbox without a record, e.g. of an earlier release, is the holder of the leases of its addresses.
 //
-// An open filter keeps its network namespace alive, and with it the interface and its address. So DEL calls Forget, and
+// An open filter keeps its network namespace alive, and with it the interfaces and their addresses. So DEL calls Forget, and
 // Run forgets every few seconds the sandboxes whose namespace is gone.
 package enforcer
 
@@ -28,7 +28,6 @@ import (
 	"spiderpool.dev/spiderpool/internal/lease"
 	"spiderpool.dev/spiderpool/internal/linux/packetfilter"
 	"spiderpool.dev/spiderpool/internal/policy"
-	"spiderpool.dev/spiderpool/internal/pool"
 	"spiderpool.dev/spiderpool/internal/wire"
 )
 
@@ -52,8 +51,9 @@ const (
 
 // View decides about the pods of this node.
 type View interface {
-	// Decide returns the packets that may pass, besides those of Always. The error names what the view has not read yet.
-	Decide(pod ipam.Pod) (policy.Sets, error)
+	// Decide returns the packets that may pass each interface, besides those of Always. The errors, one for each interface,
+	// name what the view has not read yet.
+	Decide(pod ipam.Pod, interfaces []policy.Interface) (sets []policy.Sets, unknown []error)
 	// Forget says that the pod has ended.
 	Forget(lease.PodKey)
 }
@@ -84,8 +84,10 @@ type Enforcer struct {
 	Pod func(lease.PodKey) (ipam.Pod, bool)
 	// Leases returns the leases of this node.
 	Leases func() []lease.Lease
-	// Addrs returns the addresses of the default interface of a starting sandbox.
-	Addrs func(container, namespace string) ([]netip.Addr, error)
+	// Interface returns an interface of a starting sandbox, false if it is not ours. namespace is a path.
+	Interface func(at wire.Attachment, namespace string, pod ipam.Pod) (it policy.Interface, ours bool, err error)
+	// Networks returns the networks of a running sandbox's interfaces, by name.
+	Networks func(lease.Holder) (map[string]policy.Name, error)
 	// Open opens the filter of the namespace at a path, and OpenNode that of the node. Clear and ClearNode remove the
 	// filters of former agents.
 	Open      func(namespace string) (Filter, error)
@@ -190,8 +192,12 @@ func (e *Enforcer) next() bool {
 	case e.Ready() != nil:
 		e.queue.AddRateLimited(id)
 		return true
-	case !ok || pod.UID != s.UID: // it has ended, or the watch is behind; then its change follows
-		e.decided(s)
+	case !ok || pod.UID != s.UID:
+		if err := e.orphan(s); err != nil {
+			e.Log.Warn("cannot close what the node forwards for a sandbox without a pod", "pod", s.Pod.String(), "err", err)
+			e.queue.AddRateLimited(id)
+			return true
+		}
 	case e.bring(s, pod) != nil:
 		e.queue.AddRateLimited(id)
 		return true
@@ -208,16 +214,13 @@ func (e *Enforcer) decided(s *sandbox) {
 	delete(e.mu.undecided, s)
 }
 
-// Changed says that the decisions about these pods may be others since the event that arrived at a time. It does not
-// block.
-func (e *Enforcer) Changed(pods []lease.PodKey, arrived time.Time) {
+// Changed says that the decision about the pod may be another one since the event that arrived at a time. It does not block.
+func (e *Enforcer) Changed(pod lease.PodKey, arrived time.Time) {
 	e.init()
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	for _, pod := range pods {
-		for s := range e.mu.ofPod[pod] {
-			e.enqueue(s, arrived)
-		}
+	for s := range e.mu.ofPod[pod] {
+		e.enqueue(s, arrived)
 	}
 	e.wake()
 }
@@ -258,19 +261,19 @@ func (e *Enforcer) wake() {
 	e.mu.woken = make(chan struct{})
 }
 
-// Admit returns once the isolation of a starting pod stands in the kernel. It may be called again for the same attachment.
-// Interfaces other than the default one are none of its business.
+// Admit returns once the isolation of a starting interface stands in the kernel. It may be called again for the same
+// attachment.
 //
 // While the policies that decide about the pod are unknown, or another agent has the filter, it waits for up to patience.
 // The error is an *ipam.Error that names what is missing.
 func (e *Enforcer) Admit(ctx context.Context, at wire.Attachment, pod ipam.Pod) error {
-	if at.Interface != pool.FirstInterface {
-		return nil
-	}
 	e.init()
 	s, err := e.record(at, pod)
 	if err != nil {
 		return &ipam.Error{Kind: ipam.Internal, Msg: "spiderpool-agent cannot record the sandbox of the pod for its policies", Details: err.Error(), Err: err}
+	}
+	if s == nil {
+		return nil
 	}
 	limited, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()

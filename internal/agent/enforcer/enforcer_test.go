@@ -43,10 +43,11 @@ func TestOpenPodCostsNothing(t *testing.T) {
 	pod, at := n.pod("web")
 	n.admit(pod, at)
 	n.admit(pod, at)
-	other := at
-	other.Interface = "net1"
-	n.view.set("10.0.0.1", nil, pod)
-	n.admit(pod, other) // policies are about the default interface
+	for _, name := range []string{"net1", "net2"} { // net2 is of another IPAM plugin
+		other := at
+		other.Interface = name
+		n.admit(pod, other)
+	}
 	if n.kernel.opened != 0 || len(n.kernel.writes)+len(n.kernel.node) != 0 {
 		t.Errorf("the kernel has seen %d filters, %v", n.kernel.opened, n.kernel.writes)
 	}
@@ -70,7 +71,7 @@ func TestStartWaitsForPolicies(t *testing.T) {
 	default:
 	}
 	n.view.set("10.0.0.1", nil, pod)
-	n.Changed([]lease.PodKey{pod.PodKey}, time.Now())
+	n.Changed(pod.PodKey, time.Now())
 	if err := <-done; err != nil {
 		t.Fatal(err)
 	}
@@ -89,7 +90,7 @@ func TestStartFailsWithoutPolicies(t *testing.T) {
 		!strings.Contains(failure.Details, errMissing.Error()) {
 		t.Errorf("got %v", err)
 	}
-	unknown := &Enforcer{View: n.view, Pod: n.Pod, Addrs: n.Addrs, Records: n.Records, PodNamespaces: n.PodNamespaces,
+	unknown := &Enforcer{View: n.view, Pod: n.Pod, Interface: n.Interface, Records: n.Records, PodNamespaces: n.PodNamespaces,
 		Metrics: n.Metrics, Now: n.Now, Warn: n.Warn, Log: n.Enforcer.Log}
 	if err := unknown.Admit(ctx, at, pod); err == nil || !strings.Contains(err.Error(), "addresses of this node") {
 		t.Errorf("without the node's addresses: %v", err)
@@ -124,7 +125,7 @@ func TestRunningPodsFollowPolicies(t *testing.T) {
 	n.admit(other, atOther)
 	for _, peer := range []string{"10.0.0.1", "10.0.0.2", "", "10.0.0.3"} {
 		n.view.set(peer, nil, pod)
-		n.Changed([]lease.PodKey{pod.PodKey}, n.Now())
+		n.Changed(pod.PodKey, n.Now())
 		n.eventually("after a change", at, peer)
 	}
 	if n.kernel.writes[atOther.NetNS] != 1 {
@@ -277,10 +278,11 @@ func TestFilterEndsWithNamespace(t *testing.T) {
 func TestDamagedRecordIsDiscarded(t *testing.T) {
 	n := newNode(t)
 	_, at := n.pod("web")
-	if _, err := n.write(record{Container: at.ContainerID, Namespace: at.NetNS}); err != nil {
+	whole := record{identity: identity{Container: at.ContainerID, Namespace: at.NetNS}, Interfaces: []attached{{Name: "eth0"}}}
+	if err := n.write(whole); err != nil {
 		t.Fatal(err)
 	}
-	for name, content := range map[string]string{"torn": `{"container":"to`, "other": `{"container":"another"}`} {
+	for name, content := range map[string]string{"torn": `{"container":"to`, "other": `{"container":"another"}`, "empty": `{"container":"empty"}`} {
 		if err := os.WriteFile(filepath.Join(n.Records, name), []byte(content), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -297,8 +299,8 @@ func TestDamagedRecordIsDiscarded(t *testing.T) {
 		return len(entries)
 	}
 	n.now = time.Now()
-	if got := left(); got != 3 { // another agent may be writing
-		t.Errorf("%d records, want 3", got)
+	if got := left(); got != 4 { // another agent may be writing
+		t.Errorf("%d records, want 4", got)
 	}
 	n.pass(2 * lookInterval)
 	if got := left(); got != 1 {

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -114,37 +115,66 @@ func (n *fakeNode) Drops() (drops []packetfilter.Drops, err error) {
 	})
 }
 
-// peers are the peers that may reach the pod in a namespace, "" if it has no filter.
-func (k *kernel) peers(namespace string) string {
+// filter returns the filter of an interface in a namespace, nil if there is none.
+func (k *kernel) filter(namespace, name string) *packetfilter.Interface {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	w, ok := k.tables[namespace]
-	if !ok {
-		return ""
+	for _, i := range k.tables[namespace].Interfaces {
+		if i.Name == name {
+			return &i
+		}
 	}
-	if w.Interfaces[0].Sets.Ingress.Any.IsEmpty() {
+	return nil
+}
+
+// peers are the peers that may reach an interface, "" if it has no filter.
+func (k *kernel) peers(namespace, name string) string {
+	f := k.filter(namespace, name)
+	switch {
+	case f == nil:
+		return ""
+	case f.Sets.Ingress.Any.IsEmpty():
 		return "nothing"
 	}
-	return w.Interfaces[0].Sets.Ingress.Any.String()
+	return f.Sets.Ingress.Any.String()
 }
 
 // view is a fake of the policies.
 type view struct {
-	mu        sync.Mutex
-	peers     map[lease.PodKey]string // one address; "" for an open pod
-	missing   error
+	mu    sync.Mutex
+	peers map[seat]string // addresses, e.g. "10.0.0.1 fd00::1"; "" for an open interface
+	// missing are errors about interfaces, by name.
+	missing   map[string]error
 	asked     int
 	forgotten []lease.PodKey
 }
 
-func (v *view) Decide(pod ipam.Pod) (policy.Sets, error) {
+func addrs(texts ...string) (all []netip.Addr) {
+	for _, text := range texts {
+		all = append(all, netip.MustParseAddr(text))
+	}
+	return all
+}
+
+// seat is an interface of a pod, on a network.
+type seat struct {
+	pod     lease.PodKey
+	name    string
+	network policy.Name
+}
+
+func (v *view) Decide(pod ipam.Pod, interfaces []policy.Interface) (sets []policy.Sets, unknown []error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.asked++
-	if v.missing != nil || v.peers[pod.PodKey] == "" {
-		return policy.Sets{}, v.missing
+	for _, i := range interfaces {
+		var one policy.Sets
+		if peer := v.peers[seat{pod.PodKey, i.Name, i.Network}]; peer != "" && v.missing[i.Name] == nil {
+			one.Ingress = &policy.Allowed{Any: inet.OfAddrs(addrs(strings.Fields(peer)...)...)}
+		}
+		sets, unknown = append(sets, one), append(unknown, v.missing[i.Name])
 	}
-	return policy.Sets{Ingress: &policy.Allowed{Any: inet.OfAddrs(netip.MustParseAddr(v.peers[pod.PodKey]))}}, nil
+	return sets, unknown
 }
 
 func (v *view) Forget(pod lease.PodKey) {
@@ -156,11 +186,21 @@ func (v *view) Forget(pod lease.PodKey) {
 func (v *view) set(peer string, missing error, pods ...ipam.Pod) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.missing = missing
+	v.missing[pool.FirstInterface] = missing
 	for _, pod := range pods {
-		v.peers[pod.PodKey] = peer
+		v.peers[seat{pod: pod.PodKey, name: pool.FirstInterface}] = peer
 	}
 }
+
+// setStorage is set for the pod's interface net1 on the network storage.
+func (v *view) setStorage(peer string, missing error, pod ipam.Pod) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.missing["net1"] = missing
+	v.peers[seat{pod.PodKey, "net1", storage}] = peer
+}
+
+var storage = policy.Name{Namespace: "shop", Name: "storage"}
 
 func (v *view) questions() int {
 	v.mu.Lock()
@@ -179,10 +219,13 @@ type node struct {
 	pods     map[lease.PodKey]ipam.Pod
 	now      time.Time
 	warnings []string
+	// network is that of net1 in the annotations of the pods.
+	network policy.Name
 }
 
 func newNode(t testing.TB) *node {
-	n := &node{TB: t, kernel: newKernel(), view: &view{peers: map[lease.PodKey]string{}}, pods: map[lease.PodKey]ipam.Pod{}, now: time.Unix(1_000_000, 0)}
+	n := &node{TB: t, kernel: newKernel(), view: &view{peers: map[seat]string{}, missing: map[string]error{}},
+		pods: map[lease.PodKey]ipam.Pod{}, now: time.Unix(1_000_000, 0), network: storage}
 	n.Enforcer = &Enforcer{Records: filepath.Join(t.TempDir(), "sandboxes"), PodNamespaces: t.TempDir()}
 	n.restart()
 	return n
@@ -199,7 +242,12 @@ func (n *node) restart() {
 			return pod, ok
 		},
 		Open: n.kernel.Open, Clear: n.kernel.Clear, OpenNode: n.kernel.OpenNode, ClearNode: n.kernel.ClearNode,
-		Addrs:   func(string, string) ([]netip.Addr, error) { return []netip.Addr{netip.MustParseAddr("10.0.0.9")}, nil },
+		Interface: func(at wire.Attachment, _ string, _ ipam.Pod) (policy.Interface, bool, error) {
+			if at.Interface == pool.FirstInterface {
+				return policy.Interface{Name: at.Interface, Default: true, Addrs: addrs("10.0.0.9")}, true, nil
+			}
+			return policy.Interface{Name: at.Interface, Network: n.network, Addrs: addrs("10.7.0.9")}, at.Interface == "net1", nil
+		},
 		Records: n.Records, PodNamespaces: n.PodNamespaces,
 		Metrics: NewMetrics(prometheus.NewRegistry()), Log: slog.New(slog.DiscardHandler),
 		Now: func() time.Time { n.mu.Lock(); defer n.mu.Unlock(); return n.now },
@@ -248,8 +296,8 @@ func (n *node) admit(pod ipam.Pod, at wire.Attachment) {
 // expect compares the peers that may reach a pod.
 func (n *node) expect(when string, at wire.Attachment, want string) {
 	n.Helper()
-	if got := n.kernel.peers(at.NetNS); got != want {
-		n.Errorf("%s: %s may reach %s, want %s", when, got, at.PodName, want)
+	if got := n.kernel.peers(at.NetNS, at.Interface); got != want {
+		n.Errorf("%s: %q may reach %s of %s, want %q", when, got, at.Interface, at.PodName, want)
 	}
 }
 
@@ -257,8 +305,8 @@ func (n *node) expect(when string, at wire.Attachment, want string) {
 func (n *node) eventually(when string, at wire.Attachment, want string) {
 	n.Helper()
 	await(n.TB, func() error {
-		if got := n.kernel.peers(at.NetNS); got != want {
-			return fmt.Errorf("%s: %q may reach %s, want %q", when, got, at.PodName, want)
+		if got := n.kernel.peers(at.NetNS, at.Interface); got != want {
+			return fmt.Errorf("%s: %q may reach %s of %s, want %q", when, got, at.Interface, at.PodName, want)
 		}
 		return nil
 	})

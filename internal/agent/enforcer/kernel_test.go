@@ -4,6 +4,7 @@ package enforcer
 
 import (
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -17,6 +18,7 @@ import (
 	"spiderpool.dev/spiderpool/internal/linux"
 	"spiderpool.dev/spiderpool/internal/linux/linuxtest"
 	"spiderpool.dev/spiderpool/internal/linux/packetfilter"
+	"spiderpool.dev/spiderpool/internal/policy"
 	"spiderpool.dev/spiderpool/internal/pool"
 	"spiderpool.dev/spiderpool/internal/wire"
 )
@@ -24,7 +26,11 @@ import (
 const (
 	friendAddr, strangerAddr = "172.31.16.5", "172.31.16.6"
 	podAddr                  = "172.31.16.9"
-	servedPort               = 8080
+	// Those of net1.
+	friend4, friend6     = "172.31.32.5", "fd00:32::5"
+	stranger4, stranger6 = "172.31.32.6", "fd00:32::6"
+	net1Addr, net1Addr6  = "172.31.32.9", "fd00:32::9"
+	servedPort           = 8080
 )
 
 // lan is a node on a network with two other machines.
@@ -67,7 +73,15 @@ func (l *lan) restart() {
 		return f, in(l.machine.Path(), func(ns *linux.Namespace) (err error) { f, err = packetfilter.OpenNode(ns); return err })
 	}
 	l.Enforcer.node.clear = func() error { return in(l.machine.Path(), remove) }
-	l.Addrs = func(string, string) ([]netip.Addr, error) { return []netip.Addr{netip.MustParseAddr(podAddr)}, nil }
+	l.Interface = func(at wire.Attachment, _ string, _ ipam.Pod) (policy.Interface, bool, error) {
+		if at.Interface == pool.FirstInterface {
+			return policy.Interface{Name: at.Interface, Default: true, Addrs: addrs(podAddr)}, true, nil
+		}
+		return policy.Interface{Name: at.Interface, Network: storage, Addrs: addrs(net1Addr, net1Addr6)}, true, nil
+	}
+	l.Networks = func(lease.Holder) (map[string]policy.Name, error) {
+		return map[string]policy.Name{"net1": storage}, nil
+	}
 	l.SetNodeAddrs([]netip.Addr{netip.MustParseAddr("172.31.16.1")})
 }
 
@@ -94,13 +108,19 @@ func (l *lan) attach(m *linuxtest.Machine) {
 // reach reports who reaches the pod. patience bounds the wait for a connection that should fail.
 func (l *lan) reach(when string, want map[*linuxtest.Machine]bool) {
 	l.Helper()
+	l.reachAt(when, podAddr, want)
+}
+
+// reachAt is reach for an address of the pod.
+func (l *lan) reachAt(when, addr string, want map[*linuxtest.Machine]bool) {
+	l.Helper()
 	for m, reaches := range want {
 		patience := time.Second
 		if reaches {
 			patience = 20 * time.Second
 		}
-		if _, err := m.Ask("tcp", fmt.Sprintf("%s:%d", podAddr, servedPort), patience); (err == nil) != reaches {
-			l.Errorf("%s: %s reaches the pod: %v (%v)", when, m.Name, !reaches, err)
+		if _, err := m.Ask("tcp", net.JoinHostPort(addr, fmt.Sprint(servedPort)), patience); (err == nil) != reaches {
+			l.Errorf("%s: %s reaches %s: %v (%v)", when, m.Name, addr, !reaches, err)
 		}
 	}
 }

@@ -3,6 +3,7 @@ package enforcer
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -40,6 +41,9 @@ func (e *Enforcer) bring(s *sandbox, pod ipam.Pod) error {
 	if s.mu.gone {
 		return nil
 	}
+	if s.adopted {
+		e.refresh(s)
+	}
 	err := error(unknownError{errors.New("the addresses of this node have not been read yet")})
 	if known {
 		err = e.decide(s, pod, host, arrived)
@@ -55,21 +59,21 @@ func (e *Enforcer) bring(s *sandbox, pod ipam.Pod) error {
 
 // decide asks the view, and programs the kernel. s.mu is locked.
 func (e *Enforcer) decide(s *sandbox, pod ipam.Pod, host inet.Set, arrived time.Time) error {
-	sets, unknown := e.View.Decide(pod)
-	if unknown != nil {
-		if !e.mustClose(s) {
-			return unknownError{unknown}
-		}
-		sets = isolated
+	sets, unknown := e.ask(s, pod)
+	missing := errors.Join(unknown...)
+	if sets == nil {
+		return unknownError{missing}
 	}
 	changed, err := e.program(s, host, sets)
 	if err != nil {
 		return err
 	}
-	if unknown != nil {
-		return unknownError{unknown}
+	for i, n := range s.mu.nics {
+		n.sets, n.decided = sets[i], n.decided || unknown[i] == nil
 	}
-	s.mu.decided = true
+	if missing != nil {
+		return unknownError{missing}
+	}
 	e.decided(s)
 	if changed {
 		e.Metrics.applied(e.Now(), arrived)
@@ -77,16 +81,56 @@ func (e *Enforcer) decide(s *sandbox, pod ipam.Pod, host inet.Set, arrived time.
 	return nil
 }
 
-// mustClose reports whether a pod must be closed because the view does not know what to allow: a new policy selects a pod that
-// was open, and its peers do not arrive. A pod with a filter keeps that one, also one of an earlier agent. A starting pod
-// waits in Admit. s.mu is locked.
-func (e *Enforcer) mustClose(s *sandbox) bool {
-	return s.mu.decided && s.mu.filter == nil && !s.mu.failing.IsZero() && e.Now().Sub(s.mu.failing) >= patience
+// ask returns what is to be in the kernel for each interface, and what the view does not know. sets is nil if the kernel is to
+// keep what it has: a filter of an earlier agent, or none for a starting pod, which waits in Admit. s.mu is locked.
+func (e *Enforcer) ask(s *sandbox, pod ipam.Pod) (sets []policy.Sets, unknown []error) {
+	var asked []policy.Interface
+	began := false
+	for _, n := range s.mu.nics {
+		began = began || n.decided
+		if !n.ended {
+			asked = append(asked, n.policy())
+		}
+	}
+	decided, missing := e.View.Decide(pod, asked)
+	sets, unknown = make([]policy.Sets, len(s.mu.nics)), make([]error, len(s.mu.nics))
+	keep := false
+	for i, n := range s.mu.nics {
+		if n.ended {
+			sets[i] = isolated
+			continue
+		}
+		sets[i], unknown[i] = decided[0], missing[0]
+		decided, missing = decided[1:], missing[1:]
+		if unknown[i] != nil {
+			keep = keep || !began
+			sets[i] = e.unknownSets(s, n)
+			if n.Name != pool.FirstInterface {
+				unknown[i] = fmt.Errorf("interface %s: %w", n.Name, unknown[i])
+			}
+		}
+	}
+	if keep {
+		return nil, unknown
+	}
+	return sets, unknown
 }
 
+// unknownSets returns the sets of an interface about which the view cannot decide. An interface with a filter keeps that one.
+// A new interface is closed, and so is one that was open, if the peers of its first policy do not arrive. s.mu is locked.
+func (e *Enforcer) unknownSets(s *sandbox, n *nic) policy.Sets {
+	late := !s.mu.failing.IsZero() && e.Now().Sub(s.mu.failing) >= patience
+	if !n.decided || isOpen(n.sets) && late {
+		return isolated
+	}
+	return n.sets
+}
+
+func isOpen(s policy.Sets) bool { return s.Ingress == nil && s.Egress == nil }
+
 // program makes the filters in the kernel the wanted ones. It reports whether there was anything to do. s.mu is locked.
-func (e *Enforcer) program(s *sandbox, host inet.Set, sets policy.Sets) (changed bool, err error) {
-	open := sets.Ingress == nil && sets.Egress == nil
+func (e *Enforcer) program(s *sandbox, host inet.Set, sets []policy.Sets) (changed bool, err error) {
+	open := !slices.ContainsFunc(sets, func(s policy.Sets) bool { return !isOpen(s) })
 	if open && s.mu.filter == nil && !s.mu.doubtful {
 		return false, nil
 	}
@@ -117,10 +161,38 @@ func (e *Enforcer) remove(s *sandbox) error {
 	return errors.Join(filter.Close(), e.node.set(s.pair(), packetfilter.Wanted{}))
 }
 
-func (e *Enforcer) install(s *sandbox, host inet.Set, sets policy.Sets) error {
-	wanted := packetfilter.Wanted{Interfaces: []packetfilter.Interface{
-		{Name: pool.FirstInterface, Addrs: s.Addrs, Always: inet.Union(host, inet.OfAddrs(s.Addrs...)), Sets: sets},
-	}}
+// wanted returns the filter with the sets of each interface. s.mu is locked.
+func (s *sandbox) wanted(host inet.Set, sets []policy.Sets) (w packetfilter.Wanted) {
+	always := inet.Union(host, inet.OfAddrs(s.addrs()...))
+	for i, n := range s.mu.nics {
+		if !isOpen(sets[i]) {
+			w.Interfaces = append(w.Interfaces, packetfilter.Interface{Name: n.Name, Addrs: n.Addrs, Always: always, Sets: sets[i]})
+		}
+	}
+	return w
+}
+
+// orphan closes what the node forwards for a sandbox of a former agent whose pod is gone, e.g. deleted by force: its policies
+// are unknown, and the former agent's filter of the node is about to be removed. The filter in the pod stays. If only the
+// watch of pods is behind, the pod's change follows.
+func (e *Enforcer) orphan(s *sandbox) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.adopted && !s.mu.gone && s.mu.filter == nil {
+		closed := make([]policy.Sets, len(s.mu.nics))
+		for i := range closed {
+			closed[i] = isolated
+		}
+		if err := e.node.set(s.pair(), s.wanted(inet.Set{}, closed)); err != nil {
+			return err
+		}
+	}
+	e.decided(s)
+	return nil
+}
+
+func (e *Enforcer) install(s *sandbox, host inet.Set, sets []policy.Sets) error {
+	wanted := s.wanted(host, sets)
 	if err := e.openFilter(s); err != nil {
 		return err
 	}
@@ -155,7 +227,7 @@ func (e *Enforcer) report(s *sandbox, pod ipam.Pod, err error) {
 		s.mu.failing, s.mu.fault = time.Time{}, ""
 		return
 	}
-	if errors.Is(err, linux.ErrNoNamespace) && !isNamespace(s.Namespace) {
+	if errors.Is(err, linux.ErrNoNamespace) && !linux.IsNamespace(s.Namespace) {
 		return // the sandbox has ended; Run forgets it
 	}
 	now := e.Now()

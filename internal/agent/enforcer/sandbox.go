@@ -1,9 +1,7 @@
 package enforcer
 
 import (
-	"encoding/json"
 	"errors"
-	"fmt"
 	"io/fs"
 	"net/netip"
 	"os"
@@ -12,37 +10,18 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sys/unix"
-
-	"spiderpool.dev/spiderpool/internal/agent/owner"
 	"spiderpool.dev/spiderpool/internal/ipam"
 	"spiderpool.dev/spiderpool/internal/lease"
-	"spiderpool.dev/spiderpool/internal/linux"
 	"spiderpool.dev/spiderpool/internal/linux/packetfilter"
 	"spiderpool.dev/spiderpool/internal/netplan"
-	"spiderpool.dev/spiderpool/internal/pool"
+	"spiderpool.dev/spiderpool/internal/policy"
 	"spiderpool.dev/spiderpool/internal/wire"
 )
 
-// record is the content of a file in Records, in JSON. The name of the file is the container ID.
-type record struct {
-	Container string `json:"container"`
-	// Namespace is the path of the network namespace, e.g. "/run/netns/cni-8f0b".
-	Namespace string       `json:"netns"`
-	Pod       lease.PodKey `json:"pod"`
-	UID       string       `json:"uid"`
-	// Addrs are the addresses of the default interface at the ADD. A pod may change them later, so they are not read again.
-	Addrs []netip.Addr `json:"addrs"`
-}
-
-func (r *record) equal(other *record) bool {
-	return r.Container == other.Container && r.Namespace == other.Namespace && r.Pod == other.Pod && r.UID == other.UID && slices.Equal(r.Addrs, other.Addrs)
-}
-
-// sandbox is a sandbox whose default interface is ours.
+// sandbox is a sandbox with interfaces of ours.
 type sandbox struct {
-	record
-	// adopted means that another process served the ADD.
+	identity
+	// adopted means that another process served an ADD.
 	adopted bool
 	// pending is the arrival of the oldest event that the kernel does not follow yet; zero if there is none. Enforcer.mu
 	// guards it.
@@ -53,15 +32,79 @@ type sandbox struct {
 	// mu is held while the filter changes.
 	mu struct {
 		sync.Mutex
+		nics []*nic
 		// filter is nil while no policy selects the pod.
 		filter Filter
-		// doubtful means that another process may have left a filter. decided is true after the first decision.
-		doubtful, decided bool
-		gone, takenOver   bool
+		// doubtful means that another process may have left a filter.
+		doubtful        bool
+		gone, takenOver bool
 		// failing is the time of the first failed attempt since the last success, and fault the reported reason.
 		failing time.Time
 		fault   string
 	}
+}
+
+// nic is an interface of a sandbox.
+type nic struct {
+	attached
+	// ended means that its DEL has come. The link lives for a moment, so an interface with policies is closed from then on
+	// until the sandbox ends. Its addresses may already belong to another pod.
+	ended bool
+	// decided is true after the first decision. sets are those in the kernel then.
+	decided bool
+	sets    policy.Sets
+}
+
+func newSandbox(r record) *sandbox {
+	s := &sandbox{identity: r.identity}
+	for _, a := range r.Interfaces {
+		s.mu.nics = append(s.mu.nics, &nic{attached: a})
+	}
+	return s
+}
+
+// record returns the content of the sandbox's file. s.mu is locked.
+func (s *sandbox) record() record {
+	r := record{identity: s.identity}
+	for _, n := range s.mu.nics {
+		if !n.ended {
+			r.Interfaces = append(r.Interfaces, n.attached)
+		}
+	}
+	return r
+}
+
+// nic returns the present interface with a name, nil if there is none. s.mu is locked.
+func (s *sandbox) nic(name string) *nic {
+	for _, n := range s.mu.nics {
+		if n.Name == name && !n.ended {
+			return n
+		}
+	}
+	return nil
+}
+
+// addrs returns the addresses of all interfaces. s.mu is locked.
+func (s *sandbox) addrs() (all []netip.Addr) {
+	for _, n := range s.mu.nics {
+		all = append(all, n.Addrs...)
+	}
+	return all
+}
+
+// put adds an interface, or replaces that of its name. s.mu is locked.
+func (s *sandbox) put(a attached) {
+	s.mu.nics = slices.DeleteFunc(s.mu.nics, func(n *nic) bool { return n.Name == a.Name })
+	s.mu.nics = append(s.mu.nics, &nic{attached: a})
+}
+
+// end ends an interface. s.mu is locked.
+func (s *sandbox) end(n *nic) {
+	if isOpen(n.sets) {
+		s.mu.nics = slices.DeleteFunc(s.mu.nics, func(other *nic) bool { return other == n })
+		return
+	}
+	n.ended, n.Addrs = true, nil
 }
 
 // measureFrom notes the oldest event that the kernel does not follow yet. Enforcer.mu is locked.
@@ -95,54 +138,93 @@ func (e *Enforcer) path(namespace string) string {
 	return namespace
 }
 
-// record returns the sandbox of an ADD, and writes its record.
+// record returns the sandbox of an ADD, and writes its record. It is nil if the interface is none of ours.
 func (e *Enforcer) record(at wire.Attachment, pod ipam.Pod) (*sandbox, error) {
-	r := record{Container: at.ContainerID, Namespace: e.path(at.NetNS), Pod: pod.PodKey, UID: pod.UID}
-	var err error
-	if r.Addrs, err = e.Addrs(r.Container, r.Namespace); err != nil {
-		return nil, fmt.Errorf("read the addresses of %s: %w", pool.FirstInterface, err)
-	}
-	if s := e.sandbox(r.Container); s != nil && s.equal(&r) {
-		return s, nil
-	}
-	existed, err := e.write(r)
-	if err != nil {
+	is := identity{Container: at.ContainerID, Namespace: e.path(at.NetNS), Pod: pod.PodKey, UID: pod.UID}
+	it, ours, err := e.Interface(at, is.Namespace, pod)
+	if err != nil || !ours {
 		return nil, err
 	}
-	s := &sandbox{record: r, adopted: existed}
-	s.mu.doubtful = existed
-	return e.add(s), nil
+	s := e.sandbox(is.Container)
+	if s == nil || s.identity != is {
+		s = e.load(is)
+	}
+	return s, e.attach(s, attachedOf(it))
 }
 
-// write writes a record. existed means that another process did so before. If this process is killed meanwhile, its ADD
-// fails, and nobody needs the torn record.
-func (e *Enforcer) write(r record) (existed bool, err error) {
-	content, err := json.Marshal(r)
-	if err != nil {
-		return false, err
+// load returns a new sandbox. If another process had it before, the sandbox has the interfaces that are on record.
+func (e *Enforcer) load(is identity) *sandbox {
+	r, err := e.stored(is.Container)
+	if err != nil || r.identity != is {
+		r = record{identity: is}
 	}
-	name := filepath.Join(e.Records, r.Container)
-	file, err := os.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-	switch {
-	case errors.Is(err, fs.ErrExist):
-		return true, os.WriteFile(name, content, 0o600)
-	case errors.Is(err, fs.ErrNotExist):
-		if err := os.MkdirAll(e.Records, 0o700); err != nil {
-			return false, err
+	s := newSandbox(r)
+	s.adopted = !errors.Is(err, fs.ErrNotExist)
+	s.mu.doubtful = s.adopted
+	return e.add(s)
+}
+
+// attach adds an interface to the record and then to the sandbox. A repeated ADD changes nothing: the network is that of the
+// first one, because the pod's annotations may have changed since.
+func (e *Enforcer) attach(s *sandbox, a attached) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if n := s.nic(a.Name); n != nil && slices.Equal(n.Addrs, a.Addrs) {
+		return nil
+	}
+	r := s.record()
+	r.Interfaces = slices.DeleteFunc(r.Interfaces, func(other attached) bool { return other.Name == a.Name })
+	r.Interfaces = append(r.Interfaces, a)
+	if err := e.write(r); err != nil {
+		return err
+	}
+	s.put(a)
+	return nil
+}
+
+// detach ends an interface, and reports whether it was the last one.
+func (e *Enforcer) detach(s *sandbox, name string) (last bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := s.nic(name)
+	if n == nil {
+		return false
+	}
+	s.end(n)
+	r := s.record()
+	if len(r.Interfaces) == 0 {
+		return true
+	}
+	if err := e.write(r); err != nil {
+		e.Log.Warn("cannot write the record of a sandbox", "container", s.Container, "err", err)
+	}
+	e.queue.AddAfter(s.Container, settleTime) // the whole pod may end, and then there is nothing to do
+	return false
+}
+
+// refresh takes the changes of another agent over: it may have served an ADD or a DEL since. s.mu is locked.
+func (e *Enforcer) refresh(s *sandbox) {
+	r, err := e.stored(s.Container)
+	if err != nil || r.identity != s.identity {
+		return
+	}
+	for _, a := range r.Interfaces {
+		if n := s.nic(a.Name); n == nil || !slices.Equal(n.Addrs, a.Addrs) {
+			s.put(a)
 		}
-		return false, os.WriteFile(name, content, 0o600)
-	case err != nil:
-		return false, err
 	}
-	_, err = file.Write(content)
-	return false, errors.Join(err, file.Close())
+	for _, n := range slices.Clone(s.mu.nics) {
+		if !slices.ContainsFunc(r.Interfaces, func(a attached) bool { return a.Name == n.Name }) && !n.ended {
+			s.end(n)
+		}
+	}
 }
 
 // add adds a sandbox, or returns the present one with the same record. One with another record is replaced.
 func (e *Enforcer) add(s *sandbox) *sandbox {
 	e.mu.Lock()
 	former := e.mu.sandboxes[s.Container]
-	if former != nil && former.equal(&s.record) {
+	if former != nil && former.identity == s.identity {
 		e.mu.Unlock()
 		return former
 	}
@@ -177,13 +259,19 @@ func (e *Enforcer) close(s *sandbox) {
 	s.mu.filter = nil
 }
 
-// Forget ends the work for a sandbox after the DEL of its default interface. A namespace that lives on keeps its filter.
+// Forget ends the work for an interface after its DEL, and for the sandbox with its last one. A namespace that lives on keeps
+// its filter.
 func (e *Enforcer) Forget(at wire.Attachment) {
-	if at.Interface != pool.FirstInterface || at.Validate() != nil {
+	if at.Validate() != nil {
 		return
 	}
 	e.init()
-	e.forget(at.ContainerID)
+	if r, err := e.read(at.ContainerID); err == nil {
+		e.adopt(r) // unless it is known
+	}
+	if s := e.sandbox(at.ContainerID); s != nil && e.detach(s, at.Interface) {
+		e.forget(at.ContainerID)
+	}
 }
 
 func (e *Enforcer) forget(container string) {
@@ -225,144 +313,4 @@ func (e *Enforcer) closeAll() {
 	if err := e.node.close(); err != nil {
 		e.Log.Warn("cannot close the packet filter of the node", "err", err)
 	}
-}
-
-// look finds the sandboxes whose ADD another process served, and forgets those without a namespace.
-func (e *Enforcer) look() {
-	entries, err := os.ReadDir(e.Records)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		e.Log.Warn("cannot list the records of sandboxes", "err", err)
-	}
-	recorded := map[string]bool{}
-	for _, entry := range entries {
-		r, err := e.read(entry.Name())
-		switch {
-		case errors.Is(err, fs.ErrNotExist): // its DEL came in between
-		case err != nil:
-			e.discard(entry, err)
-		case !isNamespace(r.Namespace):
-			e.forget(r.Container)
-		default:
-			recorded[r.Namespace] = true
-			e.adopt(r)
-		}
-	}
-	e.lookAtLeases(recorded)
-}
-
-// discard deletes a record that was torn by the end of an agent. A young one may still be in the making.
-func (e *Enforcer) discard(entry fs.DirEntry, reason error) {
-	info, err := entry.Info()
-	if err != nil || e.Now().Sub(info.ModTime()) < lookInterval {
-		return
-	}
-	e.Log.Warn("deleted the damaged record of a sandbox", "container", entry.Name(), "err", reason)
-	_ = os.Remove(filepath.Join(e.Records, entry.Name()))
-}
-
-// read returns a record.
-func (e *Enforcer) read(container string) (r record, err error) {
-	if s := e.sandbox(container); s != nil {
-		return s.record, nil
-	}
-	content, err := os.ReadFile(filepath.Join(e.Records, container))
-	if err == nil {
-		err = json.Unmarshal(content, &r)
-	}
-	if err == nil && r.Container != container {
-		err = fmt.Errorf("it is about container %.40q", r.Container)
-	}
-	return r, err
-}
-
-// adopt adds a sandbox unless it is known.
-func (e *Enforcer) adopt(r record) {
-	if e.sandbox(r.Container) != nil {
-		return
-	}
-	s := &sandbox{record: r, adopted: true}
-	s.mu.doubtful = true
-	s = e.add(s)
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.mu.undecided[s] = true
-	e.enqueue(s, e.Now())
-}
-
-// isNamespace reports whether the path is a mounted namespace.
-func isNamespace(path string) bool {
-	var fs unix.Statfs_t
-	return unix.Statfs(path, &fs) == nil && (fs.Type == unix.NSFS_MAGIC || fs.Type == unix.PROC_SUPER_MAGIC)
-}
-
-// lookAtLeases records the sandboxes of an earlier release, by the leases of their default interfaces. It does so for a
-// while only, because an ADD writes its record. At the end of it, a former agent that ran beside this one has ended, and the
-// filters that it had go, too.
-func (e *Enforcer) lookAtLeases(recorded map[string]bool) {
-	if e.searchEnded || e.Ready() != nil {
-		return
-	}
-	if e.until.IsZero() {
-		e.until = e.Now().Add(searchTime)
-	}
-	if e.Now().After(e.until) {
-		e.searchEnded = true
-		e.doubtAdopted()
-	}
-	host, err := linux.Current()
-	if err != nil {
-		e.Log.Warn("cannot open the node's network namespace", "err", err)
-		return
-	}
-	defer host.Close()
-	entries, err := os.ReadDir(e.PodNamespaces)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		e.Log.Warn("cannot list the network namespaces of the pods", "err", err)
-	}
-	holders := owner.Of(e.Leases())
-	for _, entry := range entries {
-		path := filepath.Join(e.PodNamespaces, entry.Name())
-		if recorded[path] {
-			continue
-		}
-		if err := host.InPod(path, func(_ string, _ *linux.Namespace, st netplan.State) error {
-			return e.adoptHolder(path, holders.Leases(st))
-		}); err != nil {
-			e.Log.Warn("cannot find the pod of a network namespace", "namespace", path, "err", err)
-		}
-	}
-	e.mu.Lock()
-	e.mu.searched = true
-	e.mu.Unlock()
-	e.adopted()
-}
-
-// doubtAdopted has the filters of adopted sandboxes applied again.
-func (e *Enforcer) doubtAdopted() {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	for _, s := range e.mu.sandboxes {
-		if s.adopted {
-			s.again = true
-			e.enqueue(s, e.Now())
-		}
-	}
-}
-
-// adoptHolder records the sandbox that holds the leases, if one is of the default interface.
-func (e *Enforcer) adoptHolder(path string, leases []lease.Lease) error {
-	var r record
-	for _, l := range leases {
-		if l.Interface == pool.FirstInterface {
-			r = record{Container: l.ContainerID, Namespace: path, Pod: l.Pod, UID: l.PodUID, Addrs: append(r.Addrs, l.Addr)}
-		}
-	}
-	if r.Container == "" {
-		return nil
-	}
-	if _, err := e.write(r); err != nil {
-		return err
-	}
-	e.adopt(r)
-	return nil
 }

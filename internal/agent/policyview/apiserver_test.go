@@ -22,12 +22,14 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	npv1beta1 "sigs.k8s.io/network-policy-api/apis/v1beta1"
 
+	"spiderpool.dev/spiderpool/api/names"
 	"spiderpool.dev/spiderpool/api/v2beta1"
 	"spiderpool.dev/spiderpool/internal/agent/policyview"
 	"spiderpool.dev/spiderpool/internal/ipam"
 	"spiderpool.dev/spiderpool/internal/kube/agentclient"
 	"spiderpool.dev/spiderpool/internal/kube/compile"
 	"spiderpool.dev/spiderpool/internal/kube/kubetest"
+	"spiderpool.dev/spiderpool/internal/kube/multipolicy"
 	"spiderpool.dev/spiderpool/internal/lease"
 	"spiderpool.dev/spiderpool/internal/policy"
 )
@@ -102,11 +104,18 @@ func (a *agent) calls(pod ipam.Pod) int {
 	return a.told[pod.PodKey.String()]
 }
 
-// decides waits for a decision, in one line; "?" with a part of an error.
+// decides waits for a decision about eth0, in one line; "?" with a part of an error.
 func (a *agent) decides(t *testing.T, pod ipam.Pod, want string) {
 	t.Helper()
+	a.decidesOn(t, pod, policy.Interface{Name: "eth0", Default: true}, want)
+}
+
+// decidesOn is decides for another interface.
+func (a *agent) decidesOn(t *testing.T, pod ipam.Pod, at policy.Interface, want string) {
+	t.Helper()
 	kubetest.Eventually(t, func(context.Context) error {
-		sets, err := a.Decide(pod)
+		all, unknown := a.Decide(pod, []policy.Interface{at})
+		sets, err := all[0], unknown[0]
 		got := strings.ReplaceAll(strings.TrimSpace(sets.String()), "\n", "; ")
 		if err != nil {
 			got = "? " + err.Error()
@@ -255,6 +264,34 @@ func TestDefinitionMayAppearLater(t *testing.T) {
 	a.decides(t, web, "ingress open; egress isolated; egress any ::/0")
 	a.away.Store(false)
 	a.decides(t, web, "ingress open; egress open")
+	if err := c.Create(t.Context(), again); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestMultiDefinitionMayAppearLater(t *testing.T) {
+	c := kubetest.Client(t)
+	namespace := kubetest.Namespace(t, c)
+	definition := kubetest.TakeDefinition(t, c, "multi-networkpolicies.k8s.cni.cncf.io")
+	a, _ := start(t, "multi", false)
+	web := pod(namespace, "web", "web")
+	net1 := policy.Interface{Name: "net1", Network: policy.Name{Namespace: namespace, Name: "storage"}}
+	a.decidesOn(t, web, net1, "ingress open; egress open")
+	again := definition.DeepCopy()
+	if err := c.Create(t.Context(), definition); err != nil {
+		t.Fatal(err)
+	}
+	closed := &multipolicy.MultiNetworkPolicy{
+		TypeMeta:   metav1.TypeMeta{APIVersion: multipolicy.GroupVersion.String(), Kind: "MultiNetworkPolicy"},
+		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "web", Annotations: map[string]string{names.AnnotationPolicyFor: "storage"}},
+		Spec:       networkingv1.NetworkPolicySpec{PodSelector: metav1.LabelSelector{MatchLabels: label("web")}},
+	}
+	kubetest.Eventually(t, func(ctx context.Context) error { return c.Create(ctx, closed) })
+	a.decidesOn(t, web, net1, "ingress isolated; egress open")
+	a.decides(t, web, "ingress open; egress open")
+	kubetest.Remove(t, c, closed)
+	a.decidesOn(t, web, net1, "ingress open; egress open")
+	kubetest.Remove(t, c, definition.DeepCopy())
 	if err := c.Create(t.Context(), again); err != nil {
 		t.Fatal(err)
 	}

@@ -152,7 +152,9 @@ func (v *View) tidy(since time.Time) {
 	}
 	used := map[string]bool{}
 	for _, p := range v.pods {
-		used[p.key] = true
+		for _, key := range p.keys {
+			used[key] = true
+		}
 	}
 	maps.DeleteFunc(v.decided, func(key string, _ *decision) bool { return !used[key] })
 }

@@ -71,7 +71,7 @@ func TestTenPoliciesFit(t *testing.T) {
 		clear(addrs)
 		addrs = nil
 		for i := range scalePods {
-			sets, err := v.Decide(podOf(fmt.Sprint(i), fmt.Sprint("app=", i%10)))
+			sets, err := decide(v, podOf(fmt.Sprint(i), fmt.Sprint("app=", i%10)), "eth0")
 			if err != nil || sets.Ingress == nil {
 				t.Fatalf("pod %d: %v, %v", i, sets.Ingress, err)
 			}

@@ -64,13 +64,13 @@ type View struct {
 type pod struct {
 	policy.Pod
 	uid    string
-	ports  bool   // Ports are known
-	asked  bool   // Ports are being read
-	key    string // in decided
+	ports  bool     // Ports are known
+	asked  bool     // Ports are being read
+	keys   []string // in decided
 	groups map[string]bool
 }
 
-// decision are the sets of pods with equal policies.
+// decision are the sets of interfaces with equal policies.
 type decision struct {
 	sets   policy.Sets
 	groups map[string]bool
@@ -106,7 +106,7 @@ func newView(source Source, namespaces Namespaces, changed func(lease.PodKey), l
 	return &View{
 		source: source, namespaces: namespaces, changed: changed, log: log,
 		rules:   policy.NewRules(),
-		waiting: map[string]bool{agentclient.NetworkPolicies: true, agentclient.ClusterPolicies: true},
+		waiting: map[string]bool{agentclient.NetworkPolicies: true, agentclient.ClusterPolicies: true, agentclient.MultiPolicies: true},
 		pods:    map[lease.PodKey]*pod{}, groups: map[string]*group{}, decided: map[string]*decision{},
 	}
 }
@@ -154,42 +154,75 @@ func (v *View) unlock() {
 	}
 }
 
-// Decide returns the packets that may pass the default interface of a pod, and follows what decides about it until Forget.
-// The error is an *Unknown while something is missing; changed is called once it has been received. The caller asks again
-// after a change of the pod's labels.
-func (v *View) Decide(of ipam.Pod) (policy.Sets, error) {
+// Decide returns the packets that may pass each of these interfaces of a pod, and follows what decides about them until
+// Forget. unknown has an *Unknown for each interface that something is missing for, and nil for the others; changed is called
+// once it has been received. The caller asks again after a change of the pod's labels.
+func (v *View) Decide(of ipam.Pod, interfaces []policy.Interface) (sets []policy.Sets, unknown []error) {
 	v.mu.Lock()
 	defer v.unlock()
 	p := v.follow(of)
-	if len(v.waiting) > 0 {
-		return policy.Sets{}, &Unknown{slices.Sorted(maps.Keys(v.waiting))}
+	p.Interfaces, p.keys = interfaces, make([]string, len(interfaces))
+	sets, unknown = make([]policy.Sets, len(interfaces)), make([]error, len(interfaces))
+	needed := map[string]bool{}
+	for i := range interfaces {
+		sets[i], unknown[i] = v.decide(of, p, i, needed)
 	}
-	if v.rules.HasClusterPolicies() {
+	v.need(of.PodKey, p, needed)
+	return sets, unknown
+}
+
+// decide is Decide for one interface. It adds the groups that it needs.
+func (v *View) decide(of ipam.Pod, p *pod, i int, needed map[string]bool) (policy.Sets, error) {
+	at := &p.Interfaces[i]
+	unknown := func(missing ...string) (policy.Sets, error) {
+		maps.Copy(needed, p.groups) // the answer may need them again
+		return policy.Sets{}, &Unknown{missing}
+	}
+	if unread := v.unread(at); len(unread) > 0 {
+		return unknown(unread...)
+	}
+	if at.Default && v.rules.HasClusterPolicies() {
 		labels, known := v.namespaces.NamespaceLabels(of.Namespace)
 		if !known {
-			return policy.Sets{}, &Unknown{[]string{"namespace " + of.Namespace}}
+			return unknown("namespace " + of.Namespace)
 		}
 		v.rules.SetNamespace(policy.Namespace{Name: of.Namespace, Labels: labels})
 	}
-	selected := v.rules.Select(&p.Pod)
+	selected := v.rules.Select(&p.Pod, at)
 	if selected.NeedsPorts() && !p.ports {
 		v.askPorts(of.PodKey, p)
-		return policy.Sets{}, &Unknown{[]string{"the named ports of the pod"}}
+		return unknown("the named ports of the pod")
 	}
-	p.key = selected.Key(&p.Pod)
-	if d := v.decided[p.key]; d != nil {
-		v.need(of.PodKey, p, d.groups)
+	p.keys[i] = selected.Key(&p.Pod)
+	if d := v.decided[p.keys[i]]; d != nil {
+		maps.Copy(needed, d.groups)
 		return d.sets, nil
 	}
 	from := &received{view: v, groups: map[string]bool{}}
 	filter := selected.Filter(&p.Pod, from)
-	v.need(of.PodKey, p, from.groups)
+	maps.Copy(needed, from.groups)
 	if len(from.missing) > 0 {
 		return policy.Sets{}, &Unknown{from.missing}
 	}
 	d := &decision{filter.Sets(), from.groups}
-	v.decided[p.key] = d
+	v.decided[p.keys[i]] = d
 	return d.sets, nil
+}
+
+// concerns reports whether policies of a kind may select the interface.
+func concerns(kind string, at *policy.Interface) bool {
+	return at.Default == (kind != agentclient.MultiPolicies)
+}
+
+// unread returns the kinds of policies for the interface that have not been read.
+func (v *View) unread(at *policy.Interface) (kinds []string) {
+	for kind := range v.waiting {
+		if concerns(kind, at) {
+			kinds = append(kinds, kind)
+		}
+	}
+	slices.Sort(kinds)
+	return kinds
 }
 
 // Forget ends what Decide began for a pod.
@@ -260,8 +293,6 @@ func (v *View) tell(f func(*pod) bool) {
 	}
 }
 
-func everyPod(*pod) bool { return true }
-
 // SetPolicy implements agentclient.PolicySink.
 func (v *View) SetPolicy(p *policy.Policy) {
 	v.mu.Lock()
@@ -283,12 +314,16 @@ func (v *View) DeletePolicy(name policy.Name) {
 // tellOf reports the pods that one of the policies selects. They may be nil.
 func (v *View) tellOf(policies ...*policy.Policy) {
 	clear(v.decided)
-	if len(v.waiting) > 0 {
-		return
-	}
 	v.tell(func(p *pod) bool {
-		return slices.ContainsFunc(policies, func(by *policy.Policy) bool { return by != nil && by.Selects(&p.Pod) })
+		return slices.ContainsFunc(policies, func(by *policy.Policy) bool {
+			return by != nil && p.has(func(at *policy.Interface) bool { return by.Selects(&p.Pod, at) && len(v.unread(at)) == 0 })
+		})
 	})
+}
+
+// has reports whether an interface of the pod has a property.
+func (p *pod) has(property func(*policy.Interface) bool) bool {
+	return slices.ContainsFunc(p.Interfaces, func(at policy.Interface) bool { return property(&at) })
 }
 
 // SetClusterPolicy implements agentclient.PolicySink. There are few, and they concern whole namespaces.
@@ -309,9 +344,9 @@ func (v *View) DeleteClusterPolicy(name policy.Name) {
 
 func (v *View) clusterChanged() {
 	clear(v.decided)
-	if len(v.waiting) == 0 {
-		v.tell(everyPod)
-	}
+	v.tell(func(p *pod) bool {
+		return p.has(func(at *policy.Interface) bool { return at.Default && len(v.unread(at)) == 0 })
+	})
 }
 
 // Synced implements agentclient.PolicySink.
@@ -322,9 +357,9 @@ func (v *View) Synced(kind string) {
 		return
 	}
 	delete(v.waiting, kind)
-	if len(v.waiting) == 0 {
-		v.tell(everyPod)
-	}
+	v.tell(func(p *pod) bool {
+		return p.has(func(at *policy.Interface) bool { return concerns(kind, at) && len(v.unread(at)) == 0 })
+	})
 }
 
 func (v *View) namespaceChanged(name string) {

@@ -131,6 +131,20 @@ func run(t *testing.T, test func(t *testing.T, c *cluster, v *View)) {
 func (c *cluster) synced() {
 	c.sink.Synced(agentclient.NetworkPolicies)
 	c.sink.Synced(agentclient.ClusterPolicies)
+	c.sink.Synced(agentclient.MultiPolicies)
+}
+
+// decide decides about an interface of a pod with eth0, net1 on the network storage, and net2 on backup.
+func decide(v *View, p ipam.Pod, name string) (policy.Sets, error) {
+	interfaces := []policy.Interface{{Name: "eth0", Default: true}}
+	if name != "eth0" {
+		for i, network := range []string{"storage", "backup"} {
+			interfaces = append(interfaces, policy.Interface{Name: fmt.Sprint("net", i+1), Network: policy.Name{Namespace: "shop", Name: network}})
+		}
+	}
+	sets, unknown := v.Decide(p, interfaces)
+	at := slices.IndexFunc(interfaces, func(i policy.Interface) bool { return i.Name == name })
+	return sets[at], unknown[at]
 }
 
 func podOf(name string, labels ...string) ipam.Pod {
@@ -160,9 +174,15 @@ func groupOf(p *policy.Policy) string { return p.Groups()[0].Name() }
 // expect compares a decision: "?" with a part of the error, or the text of the sets in one line.
 func expect(t *testing.T, v *View, p ipam.Pod, want string) {
 	t.Helper()
+	expectOn(t, v, p, "eth0", want)
+}
+
+// expectOn is expect for an interface.
+func expectOn(t *testing.T, v *View, p ipam.Pod, name, want string) {
+	t.Helper()
 	synctest.Wait()
-	sets, err := v.Decide(p)
-	got := strings.ReplaceAll(strings.TrimSpace(sets.String()), "\n", "; ")
+	sets, err := decide(v, p, name)
+	got := oneLine(sets)
 	if err != nil {
 		if got = "? " + err.Error(); !errors.Is(err, ipam.ErrNotReady) {
 			t.Errorf("%s: the error is not ErrNotReady: %v", p.Name, err)
@@ -171,6 +191,10 @@ func expect(t *testing.T, v *View, p ipam.Pod, want string) {
 	if known := !strings.HasPrefix(want, "?"); known && got != want || !known && (err == nil || !strings.Contains(got, strings.TrimPrefix(want, "? "))) {
 		t.Errorf("%s: %s, want %s", p.Name, got, want)
 	}
+}
+
+func oneLine(s policy.Sets) string {
+	return strings.ReplaceAll(strings.TrimSpace(s.String()), "\n", "; ")
 }
 
 const open = "ingress open; egress open"
@@ -268,7 +292,7 @@ func TestHalfAGroupIsUnknown(t *testing.T) {
 			}, "? peer group"},
 			{"a group of one object", func() { c.send(group, 0, 1, "10.0.0.1") }, fmt.Sprintf(isolated, "10.0.0.1")},
 		} {
-			_, _ = v.Decide(p)
+			_, _ = decide(v, p, "eth0")
 			synctest.Wait()
 			step.do()
 			t.Log(step.what)

@@ -164,6 +164,12 @@ func (e *Endpoints) request(verb func() *rest.Request, key ipam.EndpointKey) *re
 	return verb().Resource("spiderendpoints").Namespace(key.Namespace)
 }
 
+// Stored reads an endpoint from the API server. It returns nil if there is none.
+func (e *Endpoints) Stored(ctx context.Context, key ipam.EndpointKey) (*ipam.Endpoint, error) {
+	object, err := e.read(ctx, key)
+	return endpointIn(object), err
+}
+
 // read returns nil if there is no such endpoint.
 func (e *Endpoints) read(ctx context.Context, key ipam.EndpointKey) (*v2beta1.SpiderEndpoint, error) {
 	var object v2beta1.SpiderEndpoint

@@ -63,6 +63,7 @@ func Policies(lab *Lab, site Site) []Step {
 		{"No verdict is wrong when the agents are upgraded", false, g.underProbes(g.upgradeAgents)},
 		{"No verdict is wrong without agents and controller", false, g.underProbes(g.awayAndBack)},
 		{"A pod is isolated before its first process", false, g.isolatedFromStart},
+		{"A MultiNetworkPolicy isolates net1", false, g.isolateNet1},
 		{"Deleted policies isolate no longer", false, g.deletePolicies},
 		{"Delete the pods", false, g.deletePolicyPods},
 	}
