@@ -259,7 +259,7 @@ func features(mgr ctrl.Manager, cfg config.Controller, index *poolindex.Index, o
 		{multusconfig.New(w, log), "multus.enableMultusConfig", cfg.Multus.EnableMultusConfig, &v2beta1.SpiderMultusConfig{}},
 		{clustercidr.New(w, live, coordinatorOptions(cfg)), "coordinator.enabled", cfg.CoordinatorName != "", &v2beta1.SpiderCoordinator{}},
 	}
-	for _, r := range policyfault.All(w) {
+	for _, r := range policyfault.All(w, live) {
 		list = append(list, feature{r, "policy.enabled", cfg.Policy.Enabled, nil})
 	}
 	return list

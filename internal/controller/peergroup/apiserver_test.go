@@ -149,6 +149,40 @@ func TestGroupFollowsPods(t *testing.T) {
 	has(t, c, group)
 }
 
+// The SpiderEndpoint of a virtual machine has the name of the machine, and shows one of its pods.
+func TestMachinesAreMembers(t *testing.T) {
+	c := kubetest.Client(t)
+	namespace := kubetest.Namespace(t, c)
+	run(t, time.Hour)
+	p := allow(namespace, "p", "client")
+	kubetest.Create(t, c, p)
+	group := groupOf(t, p)
+	pod := func(name string) *corev1.Pod {
+		pod := &corev1.Pod{
+			ObjectMeta: metav1.ObjectMeta{
+				Namespace: namespace, Name: name, Labels: map[string]string{"app": "client"},
+				OwnerReferences: []metav1.OwnerReference{{APIVersion: "kubevirt.io/v1", Kind: "VirtualMachineInstance", Name: "vm", UID: "vm-uid", Controller: new(true)}},
+			},
+			Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "c", Image: "i"}}},
+		}
+		kubetest.Create(t, c, pod)
+		return pod
+	}
+	first, second := pod("virt-launcher-vm-1"), pod("virt-launcher-vm-2")
+	endpoint := &v2beta1.SpiderEndpoint{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "vm"}}
+	endpoint.Status.Current = v2beta1.EndpointAllocation{UID: string(first.UID), Node: "n", IPs: []v2beta1.EndpointIP{{Interface: "eth0", IPv4: new("10.88.8.9/24")}}}
+	endpoint.Status.OwnerControllerType, endpoint.Status.OwnerControllerName = "VirtualMachineInstance", "vm"
+	kubetest.Create(t, c, endpoint)
+	has(t, c, group, "10.88.8.9")
+	kubetest.Remove(t, c, first) // behind a live migration
+	has(t, c, group)
+	endpoint.Status.Current.UID = string(second.UID)
+	if err := c.Update(t.Context(), endpoint); err != nil {
+		t.Fatal(err)
+	}
+	has(t, c, group, "10.88.8.9")
+}
+
 func TestNamedPortHasNumbersOfPods(t *testing.T) {
 	c := kubetest.Client(t)
 	namespace := kubetest.Namespace(t, c)

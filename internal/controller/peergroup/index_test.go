@@ -257,7 +257,7 @@ func (w *world) compare(t *rapid.T) {
 	c := policy.NewCluster(slices.Collect(maps.Values(w.namespaces)), slices.Collect(maps.Values(w.pods)), slices.Collect(maps.Values(w.policies)), slices.Collect(maps.Values(w.tiers)))
 	for _, pod := range c.Pods() {
 		want, from := c.Decide(pod), &byObjects{world: w}
-		got := c.Select(pod).Filter(pod, from)
+		got := c.Select(pod, &policy.Interface{Default: true}).Filter(pod, from)
 		if len(from.missing) > 0 {
 			t.Fatalf("pod %s: objects are missing: %v", pod.Name, from.missing)
 		}

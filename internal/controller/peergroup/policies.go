@@ -40,9 +40,6 @@ var policyKinds = map[objectKind]policyKind{
 		object: func() client.Object { return &npv1beta1.ClusterNetworkPolicy{} },
 		groups: func(o client.Object) []policy.Group {
 			compiled, _ := compile.ClusterNetworkPolicy(o.(*npv1beta1.ClusterNetworkPolicy))
-			if compiled == nil {
-				return nil
-			}
 			return compiled.Groups()
 		},
 		definition: "clusternetworkpolicies.policy.networking.k8s.io",
@@ -52,9 +49,6 @@ var policyKinds = map[objectKind]policyKind{
 		object: func() client.Object { return &multipolicy.MultiNetworkPolicy{} },
 		groups: func(o client.Object) []policy.Group {
 			compiled, _ := compile.MultiNetworkPolicy(o.(*multipolicy.MultiNetworkPolicy))
-			if compiled == nil {
-				return nil
-			}
 			return compiled.Groups()
 		},
 		definition: "multi-networkpolicies.k8s.cni.cncf.io",
@@ -105,7 +99,7 @@ func (r *Reconciler) loadPolicies(ctx context.Context, kind objectKind) error {
 		return err
 	}
 	for i := range list.Items {
-		r.setPolicy(change{kind, client.ObjectKeyFromObject(&list.Items[i])}, &list.Items[i])
+		r.setPolicy(ctx, change{kind, client.ObjectKeyFromObject(&list.Items[i])}, &list.Items[i])
 	}
 	return nil
 }
@@ -121,7 +115,7 @@ func (r *Reconciler) readPolicy(ctx context.Context, c change) error {
 	if err != nil {
 		return err
 	}
-	r.setPolicy(c, object)
+	r.setPolicy(ctx, c, object)
 	return nil
 }
 
@@ -131,14 +125,14 @@ func (c change) policy() policy.Name {
 }
 
 // setPolicy sets the groups of a policy. Package policyfault reports its invalid parts.
-func (r *Reconciler) setPolicy(c change, object client.Object) {
+func (r *Reconciler) setPolicy(ctx context.Context, c change, object client.Object) {
 	refused := r.index.setPolicy(c.policy(), policyKinds[c.kind].groups(object), r.clock.Now())
 	if len(refused) == 0 {
 		delete(r.reported, c)
 		return
 	}
 	r.retryAt = r.clock.Now().Add(refusedDelay)
-	r.report(c, object, beyondLimits(c.key.Namespace, refused[0].String(), len(refused)))
+	r.report(ctx, c, object, beyondLimits(c.key.Namespace, refused[0].String(), len(refused)))
 }
 
 // beyondLimits says which peers have no addresses.
@@ -148,9 +142,9 @@ func beyondLimits(namespace, first string, n int) string {
 }
 
 // report writes an event about a policy, once for each text.
-func (r *Reconciler) report(c change, object client.Object, text string) {
+func (r *Reconciler) report(ctx context.Context, c change, object client.Object, text string) {
 	if r.reported[c] != text {
 		r.reported[c] = text
-		r.recorder.Record(object, nil, observe.TooManyPeers(text))
+		r.recorder.RecordOnce(ctx, r.live, object, observe.TooManyPeers(text))
 	}
 }

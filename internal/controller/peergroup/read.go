@@ -2,7 +2,11 @@ package peergroup
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"maps"
+	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -88,41 +92,107 @@ func (r *Reconciler) loadPods(ctx context.Context) error {
 		return err
 	}
 	for i := range list.Items {
-		r.setPod(&list.Items[i], byPod[client.ObjectKeyFromObject(&list.Items[i])])
+		if err := r.setPod(&list.Items[i], func(key client.ObjectKey) (*v2beta1.SpiderEndpoint, error) { return byPod[key], nil }); err != nil {
+			return err
+		}
 	}
 	return nil
 }
 
+// readPod reads a pod after a change of it or of a SpiderEndpoint. The endpoint may be that of a virtual machine.
 func (r *Reconciler) readPod(ctx context.Context, key client.ObjectKey) error {
-	pod, endpoint := &corev1.Pod{}, &v2beta1.SpiderEndpoint{}
+	errs := []error{r.readOnePod(ctx, key)}
+	for _, pod := range slices.Collect(maps.Keys(r.machines.pods[key])) {
+		errs = append(errs, r.readOnePod(ctx, pod))
+	}
+	return errors.Join(errs...)
+}
+
+func (r *Reconciler) readOnePod(ctx context.Context, key client.ObjectKey) error {
+	pod := &corev1.Pod{}
 	err := r.client.Get(ctx, key, pod, client.UnsafeDisableDeepCopy)
 	if apierrors.IsNotFound(err) {
+		r.machines.set(key, client.ObjectKey{})
 		r.index.setPod(policy.Name{Namespace: key.Namespace, Name: key.Name}, nil)
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	if err := r.client.Get(ctx, key, endpoint, client.UnsafeDisableDeepCopy); err != nil {
-		if !apierrors.IsNotFound(err) {
-			return err
+	return r.setPod(pod, func(key client.ObjectKey) (*v2beta1.SpiderEndpoint, error) {
+		endpoint := &v2beta1.SpiderEndpoint{}
+		if err := r.client.Get(ctx, key, endpoint, client.UnsafeDisableDeepCopy); err != nil {
+			return nil, client.IgnoreNotFound(err)
 		}
-		endpoint = nil
-	}
-	r.setPod(pod, endpoint)
-	return nil
+		return endpoint, nil
+	})
 }
 
-// setPod sets a pod with its SpiderEndpoint, which has the addresses before the kubelet reports them.
-func (r *Reconciler) setPod(object *corev1.Pod, endpoint *v2beta1.SpiderEndpoint) {
+// setPod sets a pod with its SpiderEndpoint, which has the addresses before the kubelet reports them. endpoint returns nil if
+// there is none of a name.
+func (r *Reconciler) setPod(object *corev1.Pod, endpoint func(client.ObjectKey) (*v2beta1.SpiderEndpoint, error)) error {
+	key, machine := client.ObjectKeyFromObject(object), machineOf(object)
+	r.machines.set(key, machine)
 	pod := compile.PolicyPod(object)
 	if pod != nil {
 		pod.Node, pod.NodeAddrs = "", nil
-		if endpoint != nil && endpoint.Status.Current.UID == compile.PodUID(object.UID, object.Annotations) {
-			compile.AddPolicyInterfaces(pod, endpoint)
+		own, err := endpoint(key)
+		if !isOf(own, object) && err == nil && machine.Name != "" {
+			own, err = endpoint(machine)
+		}
+		if err != nil {
+			return err
+		}
+		if isOf(own, object) {
+			compile.AddPolicyInterfaces(pod, own)
 		}
 	}
 	r.index.setPod(policy.Name{Namespace: object.Namespace, Name: object.Name}, pod)
+	return nil
+}
+
+// isOf reports whether an endpoint shows the pod. Two pods of a machine, in a live migration, share one endpoint.
+func isOf(endpoint *v2beta1.SpiderEndpoint, pod *corev1.Pod) bool {
+	return endpoint != nil && endpoint.Status.Current.UID == compile.PodUID(pod.UID, pod.Annotations)
+}
+
+// machineOf returns the name of the SpiderEndpoint of a pod's virtual machine with fixed addresses, which is that of its
+// instance; empty for other pods. The UID in the endpoint proves it.
+func machineOf(pod *corev1.Pod) (key client.ObjectKey) {
+	owner := metav1.GetControllerOf(pod)
+	if owner == nil || owner.Kind != "VirtualMachineInstance" || !strings.HasPrefix(owner.APIVersion, "kubevirt.io/") {
+		return key
+	}
+	return client.ObjectKey{Namespace: pod.Namespace, Name: owner.Name}
+}
+
+// machines relates the pods of virtual machines to the names of their endpoints.
+type machines struct {
+	pods map[client.ObjectKey]map[client.ObjectKey]bool // by machine
+	of   map[client.ObjectKey]client.ObjectKey          // by pod
+}
+
+// set sets the machine of a pod, none if it is empty.
+func (m *machines) set(pod, machine client.ObjectKey) {
+	former := m.of[pod]
+	if former == machine {
+		return
+	}
+	delete(m.of, pod)
+	if delete(m.pods[former], pod); len(m.pods[former]) == 0 {
+		delete(m.pods, former)
+	}
+	if machine == (client.ObjectKey{}) {
+		return
+	}
+	if m.of == nil {
+		m.of, m.pods = map[client.ObjectKey]client.ObjectKey{}, map[client.ObjectKey]map[client.ObjectKey]bool{}
+	}
+	m.of[pod] = machine
+	if m.pods[machine] == nil {
+		m.pods[machine] = map[client.ObjectKey]bool{}
+	}
+	m.pods[machine][pod] = true
 }
 
 // checkObject compares an object with the version that we wrote, because users may change or delete it.

@@ -86,6 +86,7 @@ type Reconciler struct {
 	}
 	// index is nil until all objects have been read. Only Reconcile uses the fields below.
 	index    *index
+	machines machines
 	watched  map[objectKind]bool // optional kinds
 	retryAt  time.Time           // of refused groups
 	reported map[change]string   // the last event about a policy
@@ -255,7 +256,7 @@ func (r *Reconciler) applyOne(ctx context.Context, c change) error {
 // load fills the index: first the objects of the former leader, so that members keep their places, and the policies last,
 // so that their groups are complete at once.
 func (r *Reconciler) load(ctx context.Context) error {
-	r.index = newIndex(defaultLimits)
+	r.index, r.machines = newIndex(defaultLimits), machines{}
 	err := r.adopt(ctx)
 	if err == nil {
 		err = r.loadNamespaces(ctx)

@@ -65,7 +65,7 @@ func (r *Reconciler) withdrawOverdrawn(ctx context.Context) {
 				r.log.Warn("withdraws a group of pods beyond the limit, and cannot tell its author", "policy", name, "group", of.String(), "err", err)
 				continue
 			}
-			r.report(c, object, beyondLimits(payer, of.String(), 1))
+			r.report(ctx, c, object, beyondLimits(payer, of.String(), 1))
 		}
 	}
 }

@@ -68,6 +68,7 @@ var kinds = []kind{
 type Reconciler struct {
 	kind
 	status     status.Writer
+	live       client.Reader
 	cache      cache.Cache
 	mapper     meta.RESTMapper
 	controller controller.Controller
@@ -85,10 +86,10 @@ type fault struct {
 	text string
 }
 
-// All returns a reconciler for each kind; w writes the events and the conditions.
-func All(w status.Writer) (all []*Reconciler) {
+// All returns a reconciler for each kind; w writes the events and the conditions. live reads from the API server.
+func All(w status.Writer, live client.Reader) (all []*Reconciler) {
 	for _, k := range kinds {
-		r := &Reconciler{kind: k, status: w}
+		r := &Reconciler{kind: k, status: w, live: live}
 		r.mu.told = map[types.NamespacedName]fault{}
 		all = append(all, r)
 	}
@@ -150,7 +151,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 	if errs := r.faults(object); len(errs) > 0 {
 		text = errs[:min(len(errs), maxFaults)].ToAggregate().Error()
 	}
-	r.tell(object, text)
+	r.tell(ctx, object, text)
 	if cluster, ok := object.(*npv1beta1.ClusterNetworkPolicy); ok {
 		return ctrl.Result{}, r.writeCondition(ctx, cluster, text)
 	}
@@ -163,19 +164,31 @@ func (r *Reconciler) forget(name types.NamespacedName) {
 	delete(r.mu.told, name)
 }
 
-// tell writes an event if the faults changed.
-func (r *Reconciler) tell(about client.Object, text string) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
+// tell writes an event if the faults changed. An earlier process may have told them.
+func (r *Reconciler) tell(ctx context.Context, about client.Object, text string) {
 	name, now := client.ObjectKeyFromObject(about), fault{about.GetUID(), text}
 	if text == "" {
-		delete(r.mu.told, name)
+		r.forget(name)
 		return
 	}
-	if r.mu.told[name] != now {
-		r.mu.told[name] = now
-		r.status.Recorder.Record(about, nil, observe.InvalidPolicy(text))
+	r.mu.Lock()
+	told := r.mu.told[name] == now
+	r.mu.told[name] = now
+	r.mu.Unlock()
+	if cluster, ok := about.(*npv1beta1.ClusterNetworkPolicy); told || ok && shows(cluster, text) {
+		return
 	}
+	r.status.Recorder.RecordOnce(ctx, r.live, about, observe.InvalidPolicy(text))
+}
+
+// shows reports whether our condition has the faults.
+func shows(object *npv1beta1.ClusterNetworkPolicy, faults string) bool {
+	c := meta.FindStatusCondition(object.Status.Conditions, conditionValid)
+	return c != nil && c.Status == metav1.ConditionFalse && c.Message == messageOf(faults)
+}
+
+func messageOf(faults string) string {
+	return observe.Truncate("invalid parts fail closed: "+faults, maxMessage)
 }
 
 // writeCondition writes our condition only, by an apply patch of the status.
@@ -184,7 +197,7 @@ func (r *Reconciler) writeCondition(ctx context.Context, object *npv1beta1.Clust
 		Type: conditionValid, Status: metav1.ConditionTrue, Reason: "Valid", Message: "all parts are valid", ObservedGeneration: object.Generation,
 	}
 	if faults != "" {
-		want.Status, want.Reason, want.Message = metav1.ConditionFalse, "Invalid", observe.Truncate("invalid parts fail closed: "+faults, maxMessage)
+		want.Status, want.Reason, want.Message = metav1.ConditionFalse, "Invalid", messageOf(faults)
 	}
 	conditions := object.Status.DeepCopy().Conditions
 	if !meta.SetStatusCondition(&conditions, want) {

@@ -9,11 +9,13 @@ import (
 	"strings"
 	"testing"
 
+	eventsv1 "k8s.io/api/events/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -29,7 +31,7 @@ func TestMain(m *testing.M) { kubetest.Main(m) }
 
 func start(t *testing.T) client.Client {
 	kubetest.Manager(t, func(mgr ctrl.Manager) (err error) {
-		for _, r := range policyfault.All(status.NewWriter(mgr)) {
+		for _, r := range policyfault.All(status.NewWriter(mgr), mgr.GetAPIReader()) {
 			err = errors.Join(err, r.Register(mgr))
 		}
 		return err
@@ -55,6 +57,49 @@ func TestEventNamesInvalidPart(t *testing.T) {
 		t.Fatal(err)
 	}
 	kubetest.Event(t, c, p, "InvalidPolicy", "metadata.annotations[k8s.v1.cni.cncf.io/policy-for]: Required value")
+}
+
+// A restarted controller has told the faults before.
+func TestRestartRepeatsNoEvent(t *testing.T) {
+	c := start(t)
+	namespace := kubetest.Namespace(t, c)
+	p := multi(namespace, "10.0.0.0/33")
+	selector := metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{{Key: "app", Operator: "Like", Values: []string{"w"}}}}
+	cluster := &npv1beta1.ClusterNetworkPolicy{
+		ObjectMeta: metav1.ObjectMeta{Name: namespace},
+		Spec:       npv1beta1.ClusterNetworkPolicySpec{Tier: npv1beta1.AdminTier, Subject: npv1beta1.ClusterNetworkPolicySubject{Namespaces: &selector}},
+	}
+	cluster.Status.Conditions = []metav1.Condition{}
+	kubetest.Create(t, c, p, cluster)
+	for _, about := range []client.Object{p, cluster} {
+		kubetest.Event(t, c, about, "InvalidPolicy", "Invalid value")
+	}
+	kubetest.Eventually(t, func(ctx context.Context) error {
+		if err := c.Get(ctx, client.ObjectKeyFromObject(cluster), cluster); err != nil {
+			return err
+		}
+		if len(cluster.Status.Conditions) == 0 {
+			return errors.New("no condition yet")
+		}
+		return nil
+	})
+	start(t)
+	// The second controller tells a later fault behind the former ones.
+	last := multi(namespace, "10.0.0.0/34")
+	last.Name = "q"
+	kubetest.Create(t, c, last)
+	kubetest.Event(t, c, last, "InvalidPolicy", "10.0.0.0/34")
+	var list eventsv1.EventList
+	if err := c.List(t.Context(), &list); err != nil {
+		t.Fatal(err)
+	}
+	count := map[types.UID]int{}
+	for _, e := range list.Items {
+		count[e.Regarding.UID]++
+	}
+	if count[p.UID] != 1 || count[cluster.UID] != 1 {
+		t.Errorf("%d and %d events, want one each", count[p.UID], count[cluster.UID])
+	}
 }
 
 func TestConditionShowsInvalidPart(t *testing.T) {
