@@ -163,7 +163,7 @@ bench-service: lab-tools ## Measure connections to services by eBPF and kube-pro
 
 .PHONY: bench-policy
 bench-policy: ## Measure connections between pods with policies of 0 to 10,000 peers (root)
-	@go test -tags kernel -run '^$$' -bench Policies -benchtime 1x -timeout 30m ./test/bench-service
+	@go test -tags kernel -run '^$$' -bench Policies -benchtime 1x -timeout 30m ./test/bench-service -rounds 9 -seconds 0.7
 
 .PHONY: bench-flows
 bench-flows: ## Measure connections between pods with and without observation (root)

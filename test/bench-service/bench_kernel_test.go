@@ -137,7 +137,7 @@ func measure(paths []path, services int) ([]*result, error) {
 			if r.Backend == "other node" {
 				to = p.far
 			}
-			o := order{Address: to.Addr().As4(), Port: int(to.Port()), Duration: time.Duration(*seconds * float64(time.Second))}
+			o := order{Address: to.Addr().As4(), Port: int(to.Port()), Duration: time.Duration(*seconds * float64(time.Second)), CPU: lastCPU()}
 			f, err := o.measure(p.client, p.group)
 			if err != nil {
 				return nil, fmt.Errorf("%s to the %s: %w", p.name, r.Backend, err)

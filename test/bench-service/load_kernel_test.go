@@ -114,6 +114,7 @@ type order struct {
 	Address  [4]byte
 	Port     int
 	Duration time.Duration // of each figure
+	CPU      int           // of the client
 }
 
 // dial connects with a blocking socket: Go's poller would be part of the time.
@@ -212,17 +213,20 @@ func (o order) throughput() (float64, error) {
 	return float64(sent) * 8 / time.Since(began).Seconds() / 1e9, nil
 }
 
-// pinned is this program on the machine's last processor. Clients and servers share it:
+// lastCPU is the machine's last processor. Clients and servers of services share it:
 // otherwise the scheduler decides how long a request takes, because a processor of a
 // virtual machine wakes up slowly.
-func pinned() *exec.Cmd {
-	return exec.Command("taskset", "--cpu-list", strconv.Itoa(runtime.NumCPU()-1), "/proc/"+strconv.Itoa(os.Getpid())+"/exe")
+func lastCPU() int { return runtime.NumCPU() - 1 }
+
+// pinned is this program on one processor.
+func pinned(cpu int) *exec.Cmd {
+	return exec.Command("taskset", "--cpu-list", strconv.Itoa(cpu), "/proc/"+strconv.Itoa(os.Getpid())+"/exe")
 }
 
 // startServer runs a server in the pod until the end of the test.
 func startServer(tb testing.TB, pod *linuxtest.Machine) {
 	tb.Helper()
-	cmd := pinned()
+	cmd := pinned(lastCPU())
 	cmd.Env = append(os.Environ(), loadVariable+"=server", "GODEBUG=asyncpreemptoff=1")
 	cmd.Stderr = os.Stderr
 	if _, err := cmd.StdinPipe(); err != nil {
@@ -249,7 +253,7 @@ func (o order) measure(pod *linuxtest.Machine, group string) (f figures, err err
 	if err != nil {
 		return f, err
 	}
-	cmd := pinned()
+	cmd := pinned(o.CPU)
 	cmd.Env = append(os.Environ(), loadVariable+"="+string(text), "GODEBUG=asyncpreemptoff=1")
 	cmd.Stderr = os.Stderr
 	if group != "" {
