@@ -27,6 +27,7 @@ func flowLine(answer *observerpb.GetFlowsResponse, c colors) string {
 	if s := f.GetDestinationService(); s != nil {
 		words = append(words, fmt.Sprintf("(service %s/%s)", s.GetNamespace(), s.GetName()))
 	}
+	//lint:ignore SA1019 no other field has the counters
 	words = append(words, strings.ToLower(f.GetTrafficDirection().String()), f.GetInterface().GetName(), flowVerdict(f, c), f.GetSummary())
 	return strings.Join(strings.Fields(strings.Join(words, " ")), " ")
 }

@@ -132,7 +132,7 @@ func TestMessageHasHubbleFields(t *testing.T) {
 	tcp := seenAt(request(1), 5).message()
 	if tcp.GetVerdict() != flowpb.Verdict_FORWARDED || tcp.GetL4().GetTCP().GetDestinationPort() != 80 || !tcp.GetL4().GetTCP().GetFlags().GetSYN() ||
 		tcp.GetTraceObservationPoint() != flowpb.TraceObservationPoint_TO_NETWORK || tcp.GetDestinationService().GetName() != "web" ||
-		tcp.GetDestinationNames()[0] != "web.default.svc.cluster.local" || tcp.GetSummary() != "TCP Flags: SYN" ||
+		tcp.GetDestinationNames()[0] != "web.default.svc.cluster.local" || seenAt(request(1), 5).summary() != "TCP Flags: SYN" ||
 		tcp.GetDestination().GetWorkloads()[0].GetKind() != "Deployment" || tcp.GetSource().GetLabels()[0] != "k8s:app=client" {
 		t.Errorf("got %v", tcp)
 	}
@@ -150,7 +150,7 @@ func TestMessageHasHubbleFields(t *testing.T) {
 	closed.Kind, closed.Flags = flow.Closed, 17
 	closed.Ended = flow.Counters{Sent: flow.Traffic{Packets: 5, Bytes: 480}, Received: flow.Traffic{Packets: 4, Bytes: 1520}, Duration: 1200e6, Retransmits: 1, RTT: 350e3}
 	const want = "TCP Flags: FIN, ACK; closed after 1.2s, sent 5 packets with 480 bytes, received 4 with 1520, 1 retransmits, round trip 350µs"
-	if got := seenAt(closed, 8).message().GetSummary(); got != want {
+	if got := seenAt(closed, 8).summary(); got != want {
 		t.Errorf("summary %q, want %q", got, want)
 	}
 }

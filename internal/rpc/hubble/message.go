@@ -168,8 +168,9 @@ func (s *seen) message() *flowpb.Flow {
 		TrafficDirection: s.direction(),
 		IsReply:          wrapperspb.Bool(false),
 		Interface:        &flowpb.NetworkInterface{Name: s.Interface},
-		Summary:          s.summary(),
 	}
+	//lint:ignore SA1019 the hubble command prints it, and no other field has the counters
+	f.Summary = s.summary()
 	if s.Frontend != (service.Name{}) {
 		f.DestinationService = &flowpb.Service{Namespace: s.Frontend.Namespace, Name: s.Frontend.Name}
 	}
@@ -186,7 +187,6 @@ func (s *seen) addPoint(f *flowpb.Flow) {
 		f.TraceObservationPoint = flowpb.TraceObservationPoint_TO_ENDPOINT
 	default:
 		f.DropReasonDesc = s.dropReason()
-		f.DropReason = uint32(s.dropReason()) //nolint:staticcheck // clients of older releases read it
 		if s.Direction == policy.Egress {
 			f.EgressDeniedBy = deniedBy(s.Policies)
 		} else {
