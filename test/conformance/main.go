@@ -185,7 +185,7 @@ func install(ctx context.Context, lab *walk.Lab, suite string, c choice) error {
 	}
 	fmt.Print("\n== Run the tests of networks\n")
 	for i, node := range slices.Sorted(maps.Keys(site.Nodes)) {
-		if _, err := lab.Kubectl(ctx, fmt.Sprintf("label node %s topology.kubernetes.io/zone=zone-%d", node, i%3)); err != nil {
+		if _, err := lab.Kubectl(ctx, fmt.Sprintf("label --overwrite node %s topology.kubernetes.io/zone=zone-%d", node, i%3)); err != nil {
 			return err
 		}
 	}
