@@ -3,10 +3,10 @@ package agentclient
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"runtime"
+	"slices"
 	"strconv"
 
 	"golang.org/x/sync/errgroup"
@@ -21,18 +21,16 @@ const (
 	decodeBatch = 64
 )
 
-// allOwn reads all objects of one of our kinds, in no certain order. limit is that of a page.
+// allOwn reads all objects of one of our kinds. limit is that of a page.
 func allOwn[T any](ctx context.Context, c *Client, resource string, limit int) ([]*T, error) {
 	var all []*T
 	next := ""
 	for {
-		request := c.spiderpool.Get().Resource(resource).Param("limit", strconv.Itoa(limit)).Param("continue", next)
-		body, err := request.Stream(ctx)
+		body, err := answer(c.spiderpool.Get().Resource(resource).Param("limit", strconv.Itoa(limit)).Param("continue", next).Do(ctx))
 		if err == nil {
 			var page []*T
 			page, next, err = decodePage[T](body)
 			all = append(all, page...)
-			err = errors.Join(err, body.Close())
 		}
 		if err != nil {
 			return nil, fmt.Errorf("list %s: %w", resource, err)
@@ -43,45 +41,82 @@ func allOwn[T any](ctx context.Context, c *Client, resource string, limit int) (
 	}
 }
 
-// decodePage decodes a list while it arrives, on all processors.
-func decodePage[T any](in io.Reader) (all []*T, next string, err error) {
-	batches, decoded := make(chan []json.RawMessage), make(chan []*T)
-	var workers errgroup.Group
-	for range runtime.GOMAXPROCS(0) {
-		workers.Go(func() (err error) {
-			for batch := range batches {
-				objects := make([]*T, len(batch))
-				for i, raw := range batch {
-					objects[i] = new(T)
-					err = errors.Join(err, json.Unmarshal(raw, objects[i]))
-				}
-				decoded <- objects
-			}
-			return err
-		})
+// decodePage decodes a list on all processors. The decoder of client-go reads the text four times, on one processor.
+func decodePage[T any](page []byte) ([]*T, string, error) {
+	items, rest, err := splitList(page)
+	if err != nil {
+		return nil, "", err
 	}
-	go func() {
-		var batch []json.RawMessage
-		next, err = decodeList(in, func(decoder *json.Decoder) error {
-			var raw json.RawMessage
-			if err := decoder.Decode(&raw); err != nil {
-				return err
-			}
-			if batch = append(batch, raw); len(batch) == decodeBatch {
-				batches <- batch
-				batch = nil
+	var list metav1.List
+	if err := json.Unmarshal(rest, &list); err != nil {
+		return nil, "", err
+	}
+	all := make([]*T, len(items))
+	var group errgroup.Group
+	group.SetLimit(runtime.GOMAXPROCS(0))
+	for start := 0; start < len(items); start += decodeBatch {
+		group.Go(func() error {
+			for i := start; i < min(start+decodeBatch, len(items)); i++ {
+				all[i] = new(T)
+				if err := json.Unmarshal(items[i], all[i]); err != nil {
+					return err
+				}
 			}
 			return nil
 		})
-		batches <- batch
-		close(batches)
-		err = errors.Join(err, workers.Wait())
-		close(decoded)
-	}()
-	for objects := range decoded {
-		all = append(all, objects...)
 	}
-	return all, next, err
+	return all, list.Continue, group.Wait()
+}
+
+// splitList returns the text of each object in the field items of a list, and the list without them. It only looks for
+// brackets and strings: the decoder of the parts validates them.
+func splitList(page []byte) (items [][]byte, rest []byte, err error) {
+	depth, start, first, last := 0, 0, 0, 0
+	key := ""
+	for i := 0; i < len(page); i++ {
+		switch page[i] {
+		case '"':
+			end := endOfString(page, i)
+			if depth == 1 && end > i {
+				key = string(page[i+1 : end])
+			}
+			if i = end; end < 0 {
+				return nil, nil, io.ErrUnexpectedEOF
+			}
+		case '{', '[':
+			if depth++; depth == 2 && page[i] == '[' && key == "items" {
+				first = i + 1
+			}
+			if depth == 3 && first > 0 && last == 0 {
+				start = i
+			}
+		case '}', ']':
+			if depth == 3 && first > 0 && last == 0 {
+				items = append(items, page[start:i+1])
+			}
+			if depth == 2 && first > 0 && last == 0 {
+				last = i
+			}
+			depth--
+		}
+	}
+	if depth != 0 || first > 0 && last == 0 {
+		return nil, nil, io.ErrUnexpectedEOF
+	}
+	return items, slices.Concat(page[:first], page[last:]), nil
+}
+
+// endOfString returns the index of the quotation mark that ends the string at start, -1 without one.
+func endOfString(text []byte, start int) int {
+	for i := start + 1; i < len(text); i++ {
+		switch text[i] {
+		case '\\':
+			i++
+		case '"':
+			return i
+		}
+	}
+	return -1
 }
 
 // decodeList decodes a list of objects. item decodes the next one. next is the token of the next page, "" after the last one.

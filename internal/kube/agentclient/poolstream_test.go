@@ -51,26 +51,35 @@ func TestDecodePools(t *testing.T) {
 	}
 }
 
-func TestDecodePageOnAllProcessors(t *testing.T) {
+func TestPageHasAllObjects(t *testing.T) {
 	t.Parallel()
 	var list strings.Builder
-	list.WriteString(`{"items":[`)
+	list.WriteString(`{"kind":"items","items":[`)
 	const n = 3*decodeBatch + 1
 	for i := range n {
-		fmt.Fprintf(&list, `{"metadata":{"name":"b%d"}},`, i)
+		fmt.Fprintf(&list, `{"metadata":{"name":"b%d","annotations":{"a\\\"]}":"{[\\\\"},"finalizers":["items"]}, "items":[{}]},`, i)
 	}
-	whole := strings.TrimSuffix(list.String(), ",") + `],"metadata":{"continue":"further"}}`
-	blocks, next, err := decodePage[v2beta1.SpiderIPBlock](strings.NewReader(whole))
-	seen := map[string]bool{}
-	for _, b := range blocks {
-		seen[b.Name] = true
+	whole := strings.TrimSuffix(list.String(), ",") + `],"metadata":{"continue":"further"},"items2":[[{}]]}`
+	blocks, next, err := decodePage[v2beta1.SpiderIPBlock]([]byte(whole))
+	if err != nil || next != "further" || len(blocks) != n {
+		t.Fatalf("got %d blocks, next page %q, error %v", len(blocks), next, err)
 	}
-	if err != nil || next != "further" || len(blocks) != n || len(seen) != n {
-		t.Errorf("got %d blocks, %d names, next page %q, error %v", len(blocks), len(seen), next, err)
+	for i, b := range blocks {
+		if b.Name != fmt.Sprintf("b%d", i) || b.Annotations[`a\"]}`] != `{[\\` {
+			t.Fatalf("block %d is %+v", i, b.ObjectMeta)
+		}
 	}
-	for name, in := range map[string]string{"cut off": whole[:len(whole)/2], "no JSON": "Service Unavailable", "bad item": `{"items":[{"metadata":7}]}`} {
-		if _, _, err := decodePage[v2beta1.SpiderIPBlock](strings.NewReader(in)); err == nil {
-			t.Errorf("%s: no error", name)
+	for name, tc := range map[string]struct {
+		in  string
+		bad bool
+	}{
+		"none": {`{"metadata":{"resourceVersion":"1"},"items":[]}`, false}, "null": {`{"items":null}`, false}, "without": {`{}`, false},
+		"cut off": {whole[:len(whole)/2], true}, "no JSON": {"Service Unavailable", true}, "open string": {`{"items":[{"a`, true},
+		"bad item": {`{"items":[{"metadata":7}]}`, true}, "bad token": {`{"items":[{"metadata":{}}],"metadata":{"continue":7}}`, true},
+	} {
+		blocks, _, err := decodePage[v2beta1.SpiderIPBlock]([]byte(tc.in))
+		if (err != nil) != tc.bad || !tc.bad && len(blocks) > 0 {
+			t.Errorf("%s: got %d blocks, error %v", name, len(blocks), err)
 		}
 	}
 }
