@@ -69,11 +69,11 @@ func (f *flows) take(events []flow.Event, lost uint64) {
 		f.count.Lost(lost)
 	}
 	for i := range events {
-		seen := flow.Flow{Event: events[i]}
+		f.room = append(f.room, flow.Flow{Event: events[i]})
+		seen := &f.room[len(f.room)-1]
 		*seen.Local() = f.ends.Local(&events[i])
-		f.room = append(f.room, seen)
 		if !f.count.NeedEnds() {
-			f.count.Count(&seen)
+			f.count.Count(seen)
 		}
 	}
 	f.ring.Add(f.room...)
