@@ -264,7 +264,7 @@ func (g *guide) helmTest(ctx context.Context) error {
 
 // interruptConnectivity interrupts the command while its pods start.
 func (g *guide) interruptConnectivity(ctx context.Context) error {
-	out, _ := g.Sh(ctx, "timeout --preserve-status -s INT 4 bin/spiderpoolctl connectivity test; echo ended with $?")
+	out, _ := g.Sh(ctx, "timeout --preserve-status -s INT 1 bin/spiderpoolctl connectivity test; echo ended with $?")
 	if err := answers(out, nil, "ended with 2"); err != nil {
 		return err
 	}
