@@ -125,10 +125,6 @@ func (w *World) setLink(name, link string, change func(*Link)) {
 	change(&f.Links[slices.IndexFunc(f.Links, func(l Link) bool { return l.Name == link })])
 }
 
-func from(names ...string) func(*Probe) bool {
-	return func(p *Probe) bool { return slices.Contains(names, p.From) }
-}
-
 func on(paths ...string) func(*Probe) bool {
 	return func(p *Probe) bool { return slices.Contains(paths, p.Path) }
 }

@@ -17,7 +17,7 @@ import (
 
 // Messages and attributes of linux/netfilter/nfnetlink_log.h.
 const (
-	msgPacket = 4<<8 | 0 // NFNL_SUBSYS_ULOG, NFULNL_MSG_PACKET
+	msgPacket = 4 << 8 // NFNL_SUBSYS_ULOG, NFULNL_MSG_PACKET
 	msgConfig = 4<<8 | 1
 
 	attrPayload, attrPrefix            = 9, 10

@@ -87,8 +87,6 @@ func wantedOf(c *policy.Cluster) Wanted {
 	return Wanted{Interfaces: []Interface{{Name: "eth0", Addrs: thePod.Addrs, Always: f.Always, Sets: f.Sets()}}}
 }
 
-func setsOf(c *policy.Cluster) policy.Sets { return wantedOf(c).Interfaces[0].Sets }
-
 // world is a cluster that changes at random. Each peer is a pod, or no pod.
 type world struct {
 	// storage means that the pod and its peers are on the network storage, with net1 and a MultiNetworkPolicy.
