@@ -29,12 +29,15 @@ type flowMetric struct {
 	labels     []string
 	// values calls inc with the values of the labels, if the flow counts.
 	values func(f *flow.Flow, inc increment)
+	// zero are the series that exist from the start: dashboards subtract them from others.
+	zero []fixed
 }
 
 // fixed are the values of the labels of a metric, in their order. An array is a key without an allocation.
 type fixed [4]string
 
-type increment func(values fixed)
+// increment counts a packet of a flow. The ends of an answer are the other way round, as in Hubble.
+type increment func(values fixed, isAnswer bool)
 
 // flowMetrics are the metrics by their names in the configuration, which are those in Hubble's.
 var flowMetrics = map[string]flowMetric{
@@ -42,33 +45,53 @@ var flowMetrics = map[string]flowMetric{
 		[]string{"protocol", "type", "subtype", "verdict"}, func(f *flow.Flow, inc increment) {
 			switch {
 			case f.Kind == flow.Denied:
-				inc(fixed{protocolOf(f), "Drop", "", "DROPPED"})
+				inc(fixed{protocolOf(f), "Drop", "", "DROPPED"}, false)
 			case f.Direction == policy.Egress:
-				inc(fixed{protocolOf(f), "Trace", "to-network", "FORWARDED"})
+				inc(fixed{protocolOf(f), "Trace", "to-network", "FORWARDED"}, false)
 			default:
-				inc(fixed{protocolOf(f), "Trace", "to-endpoint", "FORWARDED"})
+				inc(fixed{protocolOf(f), "Trace", "to-endpoint", "FORWARDED"}, false)
 			}
-		}},
+		}, nil},
 	"drop": {"drop_total", "Dropped packets.",
 		[]string{"reason", "protocol"}, func(f *flow.Flow, inc increment) {
 			if f.Kind == flow.Denied {
-				inc(fixed{reasonOf(f.Reason), protocolOf(f)})
+				inc(fixed{reasonOf(f.Reason), protocolOf(f)}, false)
 			}
-		}},
+		}, []fixed{{"POLICY_DENIED", "TCP"}, {"POLICY_DENIED", "UDP"}}},
 	"tcp": {"tcp_flags_total", "TCP flags of the first and the last packets of connections.",
-		[]string{"flag", "family"}, countFlags},
+		[]string{"flag", "family"}, countFlags,
+		[]fixed{{"SYN", "IPv4"}, {"SYN", "IPv6"}, {"SYN-ACK", "IPv4"}, {"SYN-ACK", "IPv6"}}},
 	"port-distribution": {"port_distribution_total", "Connections by destination port.",
 		[]string{"protocol", "port"}, func(f *flow.Flow, inc increment) {
 			if f.Kind == flow.Opened {
-				inc(fixed{protocolOf(f), strconv.Itoa(int(f.Destination.Port()))})
+				inc(fixed{protocolOf(f), strconv.Itoa(int(f.Destination.Port()))}, false)
 			}
-		}},
-	"icmp": {"icmp_total", "ICMP messages that began a flow.",
-		[]string{"family", "type"}, func(f *flow.Flow, inc increment) {
-			if f.Kind != flow.Closed && (f.Protocol == flow.ICMPv4 || f.Protocol == flow.ICMPv6) {
-				inc(fixed{familyOf(f), icmpOf(f)})
-			}
-		}},
+		}, nil},
+	"icmp": {"icmp_total", "ICMP messages that began a flow, and the answers to echo requests.",
+		[]string{"family", "type"}, countICMP,
+		[]fixed{{"IPv4", "EchoRequest"}, {"IPv6", "EchoRequest"}, {"IPv4", "EchoReply"}, {"IPv6", "EchoReply"}}},
+}
+
+// isAnswered reports whether an event says that the other end answered: an incoming flow opens with the pod's answer, and an
+// outgoing one tells at its end.
+func isAnswered(f *flow.Flow) bool {
+	if f.Direction == policy.Ingress {
+		return f.Kind == flow.Opened
+	}
+	return f.Kind == flow.Closed && f.Ended.Received.Packets > 0
+}
+
+func countICMP(f *flow.Flow, inc increment) {
+	if f.Protocol != flow.ICMPv4 && f.Protocol != flow.ICMPv6 {
+		return
+	}
+	kind := icmpOf(f)
+	if f.Kind != flow.Closed {
+		inc(fixed{familyOf(f), kind}, false)
+	}
+	if kind == "EchoRequest" && isAnswered(f) {
+		inc(fixed{familyOf(f), "EchoReply"}, true)
+	}
 }
 
 func countFlags(f *flow.Flow, inc increment) {
@@ -76,12 +99,15 @@ func countFlags(f *flow.Flow, inc increment) {
 		return
 	}
 	for _, flag := range []struct {
-		mask, set flow.TCPFlags
-		name      string
-	}{{1, 1, "FIN"}, {18, 2, "SYN"}, {18, 18, "SYN-ACK"}, {4, 4, "RST"}} {
-		if f.Flags&flag.mask == flag.set {
-			inc(fixed{flag.name, familyOf(f)})
+		bit  flow.TCPFlags
+		name string
+	}{{1, "FIN"}, {2, "SYN"}, {4, "RST"}} {
+		if f.Flags&flag.bit != 0 {
+			inc(fixed{flag.name, familyOf(f)}, false)
 		}
+	}
+	if isAnswered(f) {
+		inc(fixed{"SYN-ACK", familyOf(f)}, true)
 	}
 }
 
@@ -197,6 +223,11 @@ func NewFlowCounters(registry prometheus.Registerer, metrics []FlowMetric, now f
 		vec := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "hubble_" + kind.name, Help: kind.help}, slices.Concat(kind.labels, m.labels))
 		registry.MustRegister(vec)
 		c.metrics = append(c.metrics, &boundedCounter{FlowMetric: m, kind: kind, vec: vec, series: map[seriesKey]*series{}})
+		for _, values := range kind.zero {
+			if len(m.labels) == 0 {
+				vec.WithLabelValues(values[:len(kind.labels)]...)
+			}
+		}
 	}
 	return c
 }
@@ -213,8 +244,22 @@ func (c *FlowCounters) Lost(events uint64) { c.lost.Add(float64(events)) }
 func (c *FlowCounters) Count(f *flow.Flow) {
 	now := c.now()
 	for _, m := range c.metrics {
-		m.kind.values(f, func(values fixed) { m.inc(seriesKey{values, m.more(f)}, now) })
+		m.kind.values(f, func(values fixed, isAnswer bool) {
+			packet := f
+			if isAnswer {
+				packet = reversed(f)
+			}
+			m.inc(seriesKey{values, m.more(packet)}, now)
+		})
 	}
+}
+
+// reversed returns a flow with the ends of its answers.
+func reversed(f *flow.Flow) *flow.Flow {
+	answer := *f
+	answer.Source, answer.Destination = f.Destination, f.Source
+	answer.Opener, answer.Target = f.Target, f.Opener
+	return &answer
 }
 
 // boundedCounter is a metric with at most maxSeries time series, and one for the others.

@@ -3,6 +3,8 @@ package observe
 import (
 	"fmt"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -50,7 +52,7 @@ func counted(t *testing.T, metrics []string, flows ...flow.Flow) []string {
 			for _, l := range m.GetLabel() {
 				labels = append(labels, l.GetName()+"="+l.GetValue())
 			}
-			if family.GetName() != "hubble_lost_events_total" {
+			if m.GetCounter().GetValue() > 0 {
 				got = append(got, fmt.Sprintf("%s{%s} %v", family.GetName(), strings.Join(labels, ","), m.GetCounter().GetValue()))
 			}
 		}
@@ -60,7 +62,7 @@ func counted(t *testing.T, metrics []string, flows ...flow.Flow) []string {
 
 func TestFlowsCountAsInHubble(t *testing.T) {
 	opened, closed, dropped, ping, ping6 := connection(), connection(), connection(), connection(), connection()
-	closed.Kind, closed.Flags = flow.Closed, 17
+	closed.Kind, closed.Flags, closed.Ended.Received.Packets = flow.Closed, 17, 2
 	dropped.Kind, dropped.Reason, dropped.Direction, dropped.Protocol = flow.Denied, flow.ByPolicy, policy.Ingress, service.UDP
 	ping.Protocol, ping.ICMPType, ping.Direction = flow.ICMPv4, 8, policy.Ingress
 	ping.Source, ping.Destination = netip.AddrPortFrom(ping.Source.Addr(), 0), netip.AddrPortFrom(ping.Destination.Addr(), 0)
@@ -73,12 +75,14 @@ func TestFlowsCountAsInHubble(t *testing.T) {
 		"hubble_flows_processed_total{protocol=ICMPv6,subtype=to-network,type=Trace,verdict=FORWARDED} 1",
 		"hubble_flows_processed_total{protocol=TCP,subtype=to-network,type=Trace,verdict=FORWARDED} 3",
 		"hubble_flows_processed_total{protocol=UDP,subtype=,type=Drop,verdict=DROPPED} 1",
+		"hubble_icmp_total{family=IPv4,type=EchoReply} 1",
 		"hubble_icmp_total{family=IPv4,type=EchoRequest} 1",
 		"hubble_icmp_total{family=IPv6,type=130(1)} 1",
 		"hubble_port_distribution_total{port=0,protocol=ICMPv4} 1",
 		"hubble_port_distribution_total{port=0,protocol=ICMPv6} 1",
 		"hubble_port_distribution_total{port=80,protocol=TCP} 2",
 		"hubble_tcp_flags_total{family=IPv4,flag=FIN} 1",
+		"hubble_tcp_flags_total{family=IPv4,flag=SYN-ACK} 1",
 		"hubble_tcp_flags_total{family=IPv4,flag=SYN} 2",
 	}
 	slices.Sort(got)
@@ -148,5 +152,52 @@ func TestSeriesAreBounded(t *testing.T) {
 	now = now.Add(2 * staleSeries)
 	if got := count(6000, 6010); got != 11 {
 		t.Errorf("%d series after an hour, want ten and that of the others", got)
+	}
+}
+
+// TestSeriesForDashboards compares testdata/flows.txt with the time series of some flows; -update writes it. The tests of
+// test/monitoring read the file: every query of Hubble's dashboards about these metrics has a result.
+func TestSeriesForDashboards(t *testing.T) {
+	const labels = ":labelsContext=source_namespace,destination_namespace;sourceContext=pod|ip;destinationContext=pod|ip"
+	var metrics []string
+	for _, name := range []string{"flow", "drop", "tcp", "port-distribution", "icmp"} {
+		metrics = append(metrics, name+labels)
+	}
+	var flows []flow.Flow
+	for _, addrs := range [][2]string{{"10.6.0.2:40000", "10.6.0.9:80"}, {"[fd00::2]:40000", "[fd00::9]:80"}} {
+		opened := connection()
+		opened.Source, opened.Destination = netip.MustParseAddrPort(addrs[0]), netip.MustParseAddrPort(addrs[1])
+		opened.Target = &flow.End{Pod: lease.PodKey{Namespace: "shop", Name: "web"}}
+		closed, denied, ping := opened, opened, opened
+		closed.Kind, closed.Flags, closed.Ended.Received.Packets = flow.Closed, 17, 2
+		denied.Kind, denied.Reason, denied.Direction = flow.Denied, flow.ByPolicy, policy.Ingress
+		ping.Direction, ping.Protocol, ping.ICMPType = policy.Ingress, flow.ICMPv4, 8
+		if !opened.Source.Addr().Is4() {
+			ping.Protocol, ping.ICMPType = flow.ICMPv6, 128
+		}
+		flows = append(flows, opened, closed, denied, ping)
+	}
+	var got strings.Builder
+	for _, line := range counted(t, metrics, flows...) {
+		name, rest, _ := strings.Cut(line, "{")
+		var quoted []string
+		for _, pair := range strings.Split(rest[:strings.LastIndex(rest, "}")], ",") {
+			key, value, _ := strings.Cut(pair, "=")
+			quoted = append(quoted, fmt.Sprintf("%s=%q", key, value))
+		}
+		fmt.Fprintf(&got, "%s{%s}\n", name, strings.Join(quoted, ","))
+	}
+	file := filepath.Join("testdata", "flows.txt")
+	if *update {
+		if err := os.WriteFile(file, []byte(got.String()), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.String() != string(want) {
+		t.Errorf("%s differs; run go test ./internal/observe -update. Want:\n%s", file, got.String())
 	}
 }
