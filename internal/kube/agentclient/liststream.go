@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"runtime"
-	"slices"
 	"strconv"
 
 	"golang.org/x/sync/errgroup"
@@ -43,80 +42,28 @@ func allOwn[T any](ctx context.Context, c *Client, resource string, limit int) (
 
 // decodePage decodes a list on all processors. The decoder of client-go reads the text four times, on one processor.
 func decodePage[T any](page []byte) ([]*T, string, error) {
-	items, rest, err := splitList(page)
-	if err != nil {
+	var list struct {
+		Metadata metav1.ListMeta   `json:"metadata"`
+		Items    []json.RawMessage `json:"items"`
+	}
+	if err := json.Unmarshal(page, &list); err != nil {
 		return nil, "", err
 	}
-	var list metav1.List
-	if err := json.Unmarshal(rest, &list); err != nil {
-		return nil, "", err
-	}
-	all := make([]*T, len(items))
+	all := make([]*T, len(list.Items))
 	var group errgroup.Group
 	group.SetLimit(runtime.GOMAXPROCS(0))
-	for start := 0; start < len(items); start += decodeBatch {
+	for start := 0; start < len(all); start += decodeBatch {
 		group.Go(func() error {
-			for i := start; i < min(start+decodeBatch, len(items)); i++ {
+			for i := start; i < min(start+decodeBatch, len(all)); i++ {
 				all[i] = new(T)
-				if err := json.Unmarshal(items[i], all[i]); err != nil {
+				if err := json.Unmarshal(list.Items[i], all[i]); err != nil {
 					return err
 				}
 			}
 			return nil
 		})
 	}
-	return all, list.Continue, group.Wait()
-}
-
-// splitList returns the text of each object in the field items of a list, and the list without them. It only looks for
-// brackets and strings: the decoder of the parts validates them.
-func splitList(page []byte) (items [][]byte, rest []byte, err error) {
-	depth, start, first, last := 0, 0, 0, 0
-	key := ""
-	for i := 0; i < len(page); i++ {
-		switch page[i] {
-		case '"':
-			end := endOfString(page, i)
-			if depth == 1 && end > i {
-				key = string(page[i+1 : end])
-			}
-			if i = end; end < 0 {
-				return nil, nil, io.ErrUnexpectedEOF
-			}
-		case '{', '[':
-			if depth++; depth == 2 && page[i] == '[' && key == "items" {
-				first = i + 1
-			}
-			if depth == 3 && first > 0 && last == 0 {
-				start = i
-			}
-		case '}', ']':
-			if depth == 3 && first > 0 && last == 0 {
-				items = append(items, page[start:i+1])
-			}
-			if depth == 2 && first > 0 && last == 0 {
-				last = i
-			}
-			depth--
-		}
-	}
-	if depth != 0 || first > 0 && last == 0 {
-		return nil, nil, io.ErrUnexpectedEOF
-	}
-	return items, slices.Concat(page[:first], page[last:]), nil
-}
-
-// endOfString returns the index of the quotation mark that ends the string at start, -1 without one.
-func endOfString(text []byte, start int) int {
-	for i := start + 1; i < len(text); i++ {
-		switch text[i] {
-		case '\\':
-			i++
-		case '"':
-			return i
-		}
-	}
-	return -1
+	return all, list.Metadata.Continue, group.Wait()
 }
 
 // decodeList decodes a list of objects. item decodes the next one. next is the token of the next page, "" after the last one.
