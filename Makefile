@@ -84,7 +84,7 @@ lab-tools: $(LAB) ## Build the lab's Kubernetes, containerd, multus, helm and ke
 .PHONY: test
 test: ## Run all required tests
 	@$(MAKE) --no-print-directory verify unit lab-tools images
-	@$(MAKE) --no-print-directory --jobs=2 --output-sync=line e2e in-process
+	@$(MAKE) --no-print-directory --jobs=2 e2e in-process
 
 # The lab mostly waits: for pods, for the kernel of the guests and for time-outs. So the other suites run beside it.
 .PHONY: in-process
