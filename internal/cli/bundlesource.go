@@ -15,6 +15,7 @@ import (
 
 	"spiderpool.dev/spiderpool/api/v2beta1"
 	"spiderpool.dev/spiderpool/internal/kube/agentclient"
+	"spiderpool.dev/spiderpool/internal/kube/definitions"
 	"spiderpool.dev/spiderpool/internal/view"
 )
 
@@ -26,11 +27,6 @@ const (
 	bundlePage   = 500 // objects in one response
 	maxAnswer    = 500 // bytes of an error of a program
 )
-
-// ownKinds are the resources of our API group.
-var ownKinds = []string{
-	"spiderippools", "spidersubnets", "spiderreservedips", "spiderendpoints", "spidermultusconfigs", "spidercoordinators", "spideripblocks", "spiderpeergroups",
-}
 
 // source is one file of the bundle.
 type source struct {
@@ -71,10 +67,14 @@ func (b *bundle) sources(ctx context.Context, o *bundleOptions) ([]source, error
 		return nil, err
 	}
 	all := []source{b.object("versions/kubernetes.json", "/version")}
-	group := "/apis/" + v2beta1.GroupVersion.String() + "/"
-	for _, kind := range ownKinds {
-		all = append(all, b.list("objects/"+kind+".json", group+kind),
-			b.object("definitions/"+kind+".json", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/"+kind+"."+v2beta1.GroupVersion.Group))
+	ours, err := definitions.All()
+	if err != nil {
+		return nil, err
+	}
+	for _, definition := range ours {
+		kind, _, _ := strings.Cut(definition.GetName(), ".")
+		all = append(all, b.list("objects/"+kind+".json", "/apis/"+v2beta1.GroupVersion.String()+"/"+kind),
+			b.object("definitions/"+kind+".json", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/"+definition.GetName()))
 	}
 	all = append(all,
 		b.list("objects/network-attachment-definitions.json", "/apis/k8s.cni.cncf.io/v1/network-attachment-definitions"),
