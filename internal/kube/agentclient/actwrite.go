@@ -32,11 +32,7 @@ func (c *Client) Annotate(ctx context.Context, at, version, key string, value *s
 // Fetch returns at most limit bytes of a path, e.g. of the log of a pod, and whether there are more. query has pairs of
 // names and values.
 func (c *Client) Fetch(ctx context.Context, at string, limit int64, query ...string) (text []byte, more bool, err error) {
-	request := c.spiderpool.Get().AbsPath(at)
-	for i := 1; i < len(query); i += 2 {
-		request.Param(query[i-1], query[i])
-	}
-	body, err := request.Stream(ctx)
+	body, err := c.get(at, query).Stream(ctx)
 	if err != nil {
 		return nil, false, err
 	}

@@ -16,11 +16,7 @@ import (
 // query has pairs of names and values. It returns false if there is no such object, or no such kind. Use it for
 // kinds that a program reads once: into may have only the fields of interest.
 func (c *Client) Lookup(ctx context.Context, into any, at string, query ...string) (bool, error) {
-	request := c.spiderpool.Get().AbsPath(at)
-	for i := 1; i < len(query); i += 2 {
-		request.Param(query[i-1], query[i])
-	}
-	raw, err := answer(request.Do(ctx))
+	raw, err := answer(c.get(at, query).Do(ctx))
 	if apierrors.IsNotFound(err) {
 		return false, nil
 	}
@@ -31,6 +27,15 @@ func (c *Client) Lookup(ctx context.Context, into any, at string, query ...strin
 		return false, fmt.Errorf("read %s: %w", path.Clean(at), err)
 	}
 	return true, nil
+}
+
+// get returns a request for a path. query has pairs of names and values.
+func (c *Client) get(at string, query []string) *rest.Request {
+	request := c.spiderpool.Get().AbsPath(at)
+	for i := 1; i < len(query); i += 2 {
+		request.Param(query[i-1], query[i])
+	}
+	return request
 }
 
 // EachNode calls f for each Node of the cluster.
