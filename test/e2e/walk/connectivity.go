@@ -262,9 +262,14 @@ func (g *guide) helmTest(ctx context.Context) error {
 	})
 }
 
-// interruptConnectivity interrupts the command while its pods start.
+// interruptConnectivity interrupts the command once its namespace exists.
 func (g *guide) interruptConnectivity(ctx context.Context) error {
-	out, _ := g.Sh(ctx, "timeout --preserve-status -s INT 1 bin/spiderpoolctl connectivity test; echo ended with $?")
+	out, _ := g.Sh(ctx, `pid=$(mktemp)
+{ for try in $(seq 300); do
+	if kubectl get namespaces -l app.kubernetes.io/name=spiderpool-connectivity -o name | grep -q .; then kill -INT $(cat $pid); break; fi
+	sleep 0.1
+done; rm $pid; } &
+sh -c "echo \$\$ >$pid; exec bin/spiderpoolctl connectivity test"; echo ended with $?; wait`)
 	if err := answers(out, nil, "ended with 2"); err != nil {
 		return err
 	}
