@@ -26,6 +26,16 @@ func Write(path string, content []byte, mode fs.FileMode) error {
 	return u.Commit(content, mode)
 }
 
+// Replace is Write without a wait for the disk. A power cut may leave the old content,
+// the new one or an empty file, so the path should be in memory, e.g. below /run.
+func Replace(path string, content []byte, mode fs.FileMode) error {
+	u, err := Begin(path)
+	if err != nil {
+		return err
+	}
+	return u.replace(content, mode, func() error { return nil })
+}
+
 // Unfinished is a file between Begin and Commit or Abort. It has a name of its own in
 // the directory of its target: UnfinishedPrefix, the name of the target, a dot and a
 // number, e.g. ".a.conf.123".
@@ -47,12 +57,20 @@ func Begin(path string) (*Unfinished, error) {
 // content and name are on disk. If another process has removed the unfinished file,
 // Commit changes nothing and the error is fs.ErrNotExist.
 func (u *Unfinished) Commit(content []byte, mode fs.FileMode) error {
+	if err := u.replace(content, mode, u.tmp.Sync); err != nil {
+		return err
+	}
+	return SyncDir(filepath.Dir(u.path))
+}
+
+// replace writes the content, calls sync and renames the file.
+func (u *Unfinished) replace(content []byte, mode fs.FileMode, sync func() error) error {
 	_, err := u.tmp.Write(content)
 	if err == nil {
 		err = u.tmp.Chmod(mode)
 	}
 	if err == nil {
-		err = u.tmp.Sync()
+		err = sync()
 	}
 	if err = errors.Join(err, u.tmp.Close()); err == nil {
 		err = os.Rename(u.tmp.Name(), u.path)
@@ -60,7 +78,7 @@ func (u *Unfinished) Commit(content []byte, mode fs.FileMode) error {
 	if err != nil {
 		return errors.Join(err, u.remove())
 	}
-	return SyncDir(filepath.Dir(u.path))
+	return nil
 }
 
 // Abort removes the unfinished file.

@@ -76,12 +76,12 @@ func (e *Enforcer) write(r record) error {
 		return err
 	}
 	name := filepath.Join(e.Records, r.Container)
-	err = atomicfile.Write(name, content, 0o600)
+	err = atomicfile.Replace(name, content, 0o600)
 	if errors.Is(err, fs.ErrNotExist) {
 		if err := os.MkdirAll(e.Records, 0o700); err != nil {
 			return err
 		}
-		return atomicfile.Write(name, content, 0o600)
+		return atomicfile.Replace(name, content, 0o600)
 	}
 	return err
 }
