@@ -119,8 +119,8 @@ e2e: ## Run the guide on both topologies, each on a fresh lab, and further pod t
 	@for topology in l2 aws; do $(MAKE) --no-print-directory e2e-$$topology; done
 
 .PHONY: e2e-l2 e2e-aws
-# TestPolicies takes six minutes, so it runs on one topology: make e2e-aws SKIP= runs it there, too.
-e2e-aws: SKIP = TestPolicies
+# Two tests take long and run on one topology: make e2e-aws SKIP= runs them there, too.
+e2e-aws: SKIP = TestPolicies|TestBandwidth
 e2e-l2 e2e-aws: e2e-%: lab-tools images
 	@trap '$(LAB) down' EXIT; $(LAB) up --topology $* && \
 		go test -tags e2e -count=1 -timeout 40m -v -run '$(RUN)' -skip '$(SKIP)' ./test/e2e -lab $(CURDIR)/$(LAB) -topology $*

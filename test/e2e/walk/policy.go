@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -175,13 +177,24 @@ func (g *guide) underProbes(change func(context.Context) error) func(context.Con
 				return err
 			}
 		}
-		errs := []error{change(ctx)}
-		for client := range targets {
-			counts, err := g.Kubectl(ctx, "exec "+client+" -- /packets stop")
-			errs = append(errs, err, rightCounts(client, counts))
-		}
-		return errors.Join(errs...)
+		return errors.Join(change(ctx), g.stopProbes(ctx, slices.Sorted(maps.Keys(targets))))
 	}
+}
+
+// stopProbes stops the probes of all clients at once, because each waits ten seconds for
+// answers, and returns an error if one had a wrong verdict.
+func (g *guide) stopProbes(ctx context.Context, clients []string) error {
+	counts, errs := make([]string, len(clients)), make([]error, len(clients))
+	var stopping sync.WaitGroup
+	for i, client := range clients {
+		stopping.Go(func() { counts[i], errs[i] = g.run(ctx, "kubectl", "exec", client, "--", "/packets", "stop") })
+	}
+	stopping.Wait()
+	for i, client := range clients {
+		fmt.Fprintf(g.Out, "$ kubectl exec %s -- /packets stop\n%s", client, counts[i])
+		errs[i] = errors.Join(errs[i], rightCounts(client, counts[i]))
+	}
+	return errors.Join(errs...)
 }
 
 // rightCounts returns an error unless the last line counts probes and nothing wrong.
