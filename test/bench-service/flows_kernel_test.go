@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
-	"os"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -157,7 +156,8 @@ func (n *observed) track() {
 		}
 		go func(events *netlink.Conn) {
 			for {
-				if _, err := events.Receive(); errors.Is(err, os.ErrClosed) {
+				// The kernel says ENOBUFS when it has dropped events.
+				if _, err := events.Receive(); err != nil && !errors.Is(err, unix.ENOBUFS) {
 					return
 				}
 			}
