@@ -33,7 +33,8 @@ func newIPWho(o *viewOptions) *cobra.Command {
 		Short: "Show who has an address",
 		Long: `Show who has an address: its pod, or why no pod can get it, and the findings about its lease.
 For a MAC address, show the addresses of the interface with it, and the quarantined addresses
-that a host with it answered for. SpiderEndpoints hold the MAC addresses, if known.`,
+that a host with it answered for. Those of interfaces come from the annotation
+k8s.v1.cni.cncf.io/network-status of Multus, or from SpiderEndpoints.`,
 		Example: `  spiderpoolctl ip who 10.6.0.21
 
   # the host of a conflict
@@ -159,7 +160,10 @@ func (o *viewOptions) withMAC(ctx context.Context, r reader, mac net.HardwareAdd
 	if err != nil {
 		return answer{}, err
 	}
-	return addressesAnswer(state.WithMAC(mac), "No SpiderEndpoint and no quarantined address has the MAC address "+mac.String()+"."), nil
+	if err := r.EachPod(ctx, state.AddInterfaces); err != nil {
+		return answer{}, err
+	}
+	return addressesAnswer(state.WithMAC(mac), "No interface of a pod and no quarantined address has the MAC address "+mac.String()+"."), nil
 }
 
 func newIPList(o *viewOptions) *cobra.Command {

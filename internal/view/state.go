@@ -10,11 +10,15 @@ package view
 
 import (
 	"cmp"
+	"encoding/json"
 	"fmt"
 	"iter"
 	"net/netip"
 	"slices"
 	"time"
+
+	nadv1 "github.com/k8snetworkplumbingwg/network-attachment-definition-client/pkg/apis/k8s.cni.cncf.io/v1"
+	corev1 "k8s.io/api/core/v1"
 
 	"spiderpool.dev/spiderpool/api/v2beta1"
 	"spiderpool.dev/spiderpool/internal/inet"
@@ -41,7 +45,10 @@ type State struct {
 	index     *lease.Index
 	endpoints map[lease.PodKey]*v2beta1.SpiderEndpoint
 	damaged   map[netip.Addr]Finding // by the first address of the block
+	macs      map[podInterface]string
 }
+
+type podInterface struct{ uid, name string }
 
 // Finding is a problem with its way out.
 type Finding struct {
@@ -54,7 +61,7 @@ type Finding struct {
 func NewState(o Objects, now time.Time) *State {
 	s := &State{
 		now: now, objects: o, pools: pool.NewCatalog(), reserved: map[string]inet.Set{}, index: lease.NewIndex(lease.Options{}), damaged: map[netip.Addr]Finding{},
-		endpoints: make(map[lease.PodKey]*v2beta1.SpiderEndpoint, len(o.Endpoints)),
+		endpoints: make(map[lease.PodKey]*v2beta1.SpiderEndpoint, len(o.Endpoints)), macs: map[podInterface]string{},
 	}
 	sets := make([]inet.Set, 0, len(o.Reserved))
 	for _, object := range o.Reserved {
@@ -80,6 +87,19 @@ func NewState(o Objects, now time.Time) *State {
 func (s *State) AddEndpoints(endpoints ...*v2beta1.SpiderEndpoint) {
 	for _, object := range endpoints {
 		s.endpoints[lease.PodKey{Namespace: object.Namespace, Name: object.Name}] = object
+	}
+}
+
+// AddInterfaces takes the hardware addresses of a pod's interfaces from the annotation
+// that Multus writes, k8s.v1.cni.cncf.io/network-status. Who may edit the pod may write
+// it, too.
+func (s *State) AddInterfaces(object *corev1.Pod) {
+	var interfaces []nadv1.NetworkStatus
+	if json.Unmarshal([]byte(object.Annotations[nadv1.NetworkStatusAnnot]), &interfaces) != nil {
+		return
+	}
+	for _, i := range interfaces {
+		s.macs[podInterface{string(object.UID), i.Interface}] = i.Mac
 	}
 }
 
@@ -190,6 +210,9 @@ func (s *State) address(l lease.Lease) Address {
 	if l.OfFormer() {
 		a.State = StateFormer
 		return a
+	}
+	if l.State == lease.InUse {
+		a.MAC = s.macs[podInterface{l.PodUID, l.Interface}]
 	}
 	endpoint, ok := s.endpoints[l.Pod]
 	if !ok {

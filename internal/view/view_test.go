@@ -143,6 +143,9 @@ func (c *scenario) answer(question []string) []byte {
 	switch verb {
 	case "who":
 		if mac, err := net.ParseMAC(argument); err == nil {
+			for _, pod := range c.pods {
+				c.state.AddInterfaces(pod)
+			}
 			value = c.state.WithMAC(mac)
 		} else {
 			value = c.state.WhoHas(netip.MustParseAddr(argument), c.podOf)
