@@ -1,0 +1,172 @@
+// Package cloud describes a cloud's network as values, and the port that each
+// provider implements. It knows no SDK, no Kubernetes and no clock.
+//
+// A cloud makes pools, never leases: the controller keeps pools equal to the prefixes
+// and addresses that the cloud assigned to each node's interfaces.
+package cloud
+
+import (
+	"context"
+	"net/netip"
+
+	"spiderpool.dev/spiderpool/internal/inet"
+)
+
+// Instance is a virtual machine of the cloud: a node of the cluster.
+type Instance struct {
+	ID     string // e.g. i-0123456789abcdef0
+	Type   string // e.g. m5.large: key of Provider.Limits
+	Zone   string // e.g. eu-central-1a
+	Subnet string // of the primary interface
+	// Interfaces are sorted by device index. An interface that is being detached is
+	// absent.
+	Interfaces []Interface
+}
+
+// Interface is a network interface of an instance, or one that no instance has.
+type Interface struct {
+	ID     string // e.g. eni-0123456789abcdef0
+	MAC    string // e.g. 0a:1b:2c:3d:4e:5f, lower case
+	Device int    // position at the instance; 0 is the primary interface
+	// Subnet is the ID. The subnet's CIDRs and gateways are values of Subnet.
+	Subnet         string
+	SecurityGroups []string
+	// Primary addresses belong to the node: never to a pod.
+	Primary []netip.Addr
+	// Assigned are the prefixes and single addresses that pods may have, sorted, e.g.
+	// 10.0.1.16/28, 10.0.1.77/32, 2001:db8:1::/80.
+	Assigned []netip.Prefix
+	Tags     map[string]string
+	// Attached is the instance's ID, or empty.
+	Attached string
+}
+
+// Subnet is a part of the cloud's network, in one zone.
+type Subnet struct {
+	ID    string
+	Zone  string
+	CIDRs []netip.Prefix // at most one of each family
+	// Free counts the IPv4 addresses that nobody has. A prefix may still find no room,
+	// because the free addresses are scattered.
+	Free int
+	// Reserved are ranges that the cloud gives out only for their purpose
+	// (https://docs.aws.amazon.com/vpc/latest/userguide/subnet-cidr-reservation.html).
+	Reserved []Reservation
+	Tags     map[string]string
+}
+
+// Gateway returns the router of the subnet in the family, or the zero address: the
+// first address after the network's own
+// (https://docs.aws.amazon.com/vpc/latest/userguide/subnet-sizing.html).
+func (s Subnet) Gateway(f inet.Family) netip.Addr {
+	for _, cidr := range s.CIDRs {
+		if inet.FamilyOf(cidr.Addr()) == f {
+			return cidr.Masked().Addr().Next()
+		}
+	}
+	return netip.Addr{}
+}
+
+// Reservation is a range of a subnet.
+type Reservation struct {
+	CIDR netip.Prefix
+	// Prefixes says that the range is for prefixes. Otherwise, nothing gets an address
+	// from it unless a request names the address.
+	Prefixes bool
+}
+
+// Limits bound the interfaces of an instance type.
+type Limits struct {
+	Interfaces int // per instance
+	IPv4       int // addresses per interface, the primary one included; a prefix counts as one
+	IPv6       int // addresses per interface; a prefix counts as one
+}
+
+// Unit is what a cloud assigns in one piece.
+type Unit string
+
+const (
+	// Prefixes are IPv4 /28 and IPv6 /80 on AWS
+	// (https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/ec2-prefix-eni.html).
+	Prefixes Unit = "Prefix"
+	// Addresses are /32 and /128.
+	Addresses Unit = "Address"
+)
+
+// Assignment asks for addresses on an interface. Exactly one of Count and Exact is set.
+type Assignment struct {
+	Interface string
+	Family    inet.Family
+	Unit      Unit
+	Count     int            // pieces that the cloud chooses
+	Exact     []netip.Prefix // pieces that the caller chooses
+	// Move takes Exact from the interface that has it now. It works within one zone, for
+	// single addresses only.
+	Move bool
+}
+
+// NewInterface describes an interface to create.
+type NewInterface struct {
+	Subnet         string
+	SecurityGroups []string
+	// Tags must name the cluster and the instance, so that an interface of a crashed
+	// creation is found and deleted.
+	Tags        map[string]string
+	Description string
+	// Token makes a repeated creation return the interface of the first, e.g. a UUID.
+	Token string
+}
+
+// Query selects interfaces. Set fields must all match.
+type Query struct {
+	Instances []string          // attached to one of them
+	Tags      map[string]string // with these tags; an empty value matches any value
+}
+
+// Provider is a cloud. Every method may be called concurrently, blocks until the cloud
+// has answered or ctx ends, and retries nothing. Every error is an *Error.
+//
+// What a describing method returns may be older than the last change of this process:
+// clouds are eventually consistent. A caller must not conclude from one answer that
+// something is gone.
+type Provider interface {
+	// InstanceID returns the instance of spec.providerID, e.g. i-0123 for
+	// aws:///eu-central-1a/i-0123. ok is false for a node of another cloud.
+	InstanceID(providerID string) (id string, ok bool)
+
+	// Instances returns the instances that exist, with their interfaces, in any order.
+	// An unknown ID is absent from the answer, and no error.
+	Instances(ctx context.Context, ids []string) ([]Instance, error)
+
+	// Interfaces returns the interfaces of the query, attached or not.
+	Interfaces(ctx context.Context, q Query) ([]Interface, error)
+
+	// Subnets returns subnets by ID, or by tags if ids is empty.
+	Subnets(ctx context.Context, ids []string, tags map[string]string) ([]Subnet, error)
+
+	// Limits returns the limits of the instance types. An unknown type is absent.
+	Limits(ctx context.Context, types []string) (map[string]Limits, error)
+
+	// Assign returns the pieces that the interface got. It may be fewer than asked only
+	// together with an error. A lost answer (Unknown) leaves open whether it got them:
+	// ask Interfaces.
+	Assign(ctx context.Context, a Assignment) ([]netip.Prefix, error)
+
+	// Unassign takes the pieces from the interface. A piece that the interface does not
+	// have is no error.
+	Unassign(ctx context.Context, iface string, pieces []netip.Prefix) error
+
+	// Create makes an interface that no instance has.
+	Create(ctx context.Context, n NewInterface) (Interface, error)
+
+	// Attach gives the interface to the instance at the device index. The interface is
+	// deleted with the instance from then on.
+	Attach(ctx context.Context, iface, instance string, device int) error
+
+	// Detach takes the interface from its instance. An interface without an instance is
+	// no error.
+	Detach(ctx context.Context, iface string) error
+
+	// Delete deletes an interface without an instance. An unknown one is no error.
+	Delete(ctx context.Context, iface string) error
+}
