@@ -36,7 +36,9 @@ type Interface struct {
 	// Assigned are the prefixes and single addresses that pods may have, sorted, e.g.
 	// 10.0.1.16/28, 10.0.1.77/32, 2001:db8:1::/80.
 	Assigned []netip.Prefix
-	Tags     map[string]string
+	// Tags are set by Provider.Interfaces and Provider.Create. Provider.Instances may leave
+	// them nil: EC2 describes an instance without them.
+	Tags map[string]string
 	// Attached is the instance's ID, or empty.
 	Attached string
 }
@@ -80,6 +82,9 @@ type Limits struct {
 	Interfaces int // per instance
 	IPv4       int // addresses per interface, the primary one included; a prefix counts as one
 	IPv6       int // addresses per interface; a prefix counts as one
+	// Prefixes is false for types that take single addresses only, e.g. t2.micro: on AWS,
+	// prefixes need a Nitro instance.
+	Prefixes bool
 }
 
 // Unit is what a cloud assigns in one piece.
@@ -100,8 +105,8 @@ type Assignment struct {
 	Unit      Unit
 	Count     int            // pieces that the cloud chooses
 	Exact     []netip.Prefix // pieces that the caller chooses
-	// Move takes Exact from the interface that has it now. It works within one zone, for
-	// single addresses only.
+	// Move takes Exact from the interface that has it now. It works within one subnet, for
+	// single IPv4 addresses only.
 	Move bool
 }
 
@@ -117,18 +122,27 @@ type NewInterface struct {
 	Token string
 }
 
-// Query selects interfaces. Set fields must all match.
+// Query selects interfaces. Set fields must all match. An empty query selects nothing.
 type Query struct {
+	IDs       []string          // one of them
 	Instances []string          // attached to one of them
 	Tags      map[string]string // with these tags; an empty value matches any value
 }
 
+// Empty reports whether the query sets no field.
+func (q Query) Empty() bool { return len(q.IDs) == 0 && len(q.Instances) == 0 && len(q.Tags) == 0 }
+
 // Provider is a cloud. Every method may be called concurrently, blocks until the cloud
 // has answered or ctx ends, and retries nothing. Every error is an *Error.
 //
-// What a describing method returns may be older than the last change of this process:
-// clouds are eventually consistent. A caller must not conclude from one answer that
-// something is gone.
+// Each method may return Throttled, Permission, Invalid and Unknown; its comment lists the
+// further kinds. Unless the comment says otherwise, the cloud is as it was before the call
+// after every kind but Unknown.
+//
+// A description may be older than the last change of this process: clouds are eventually
+// consistent. A caller must not conclude from one answer that something is gone.
+//
+// A provider without one of the methods returns Invalid, with a text that says so.
 type Provider interface {
 	// InstanceID returns the instance of spec.providerID, e.g. i-0123 for
 	// aws:///eu-central-1a/i-0123. ok is false for a node of another cloud.
@@ -138,35 +152,61 @@ type Provider interface {
 	// An unknown ID is absent from the answer, and no error.
 	Instances(ctx context.Context, ids []string) ([]Instance, error)
 
-	// Interfaces returns the interfaces of the query, attached or not.
+	// Interfaces returns the interfaces of the query, attached or not, in any order. An
+	// unknown ID is absent.
 	Interfaces(ctx context.Context, q Query) ([]Interface, error)
 
-	// Subnets returns subnets by ID, or by tags if ids is empty.
+	// Subnets returns subnets by ID, or by tags if ids is empty; an empty value matches any
+	// value. An unknown ID is absent. On AWS it costs one call and one for each subnet, for
+	// its reservations: keep the answer.
 	Subnets(ctx context.Context, ids []string, tags map[string]string) ([]Subnet, error)
 
 	// Limits returns the limits of the instance types. An unknown type is absent.
 	Limits(ctx context.Context, types []string) (map[string]Limits, error)
 
-	// Assign returns the pieces that the interface got. It may be fewer than asked only
-	// together with an error. A lost answer (Unknown) leaves open whether it got them:
-	// ask Interfaces.
+	// Assign returns the pieces that the interface got, all or none. Pieces of Exact that
+	// the interface already has are among them: a repetition is no error.
+	//
+	// After a lost answer (Unknown) the interface may have them: ask Interfaces, and not only
+	// once.
+	//
+	// Errors: NoCapacity, Fragmented, Quota, Gone, Conflict.
 	Assign(ctx context.Context, a Assignment) ([]netip.Prefix, error)
 
 	// Unassign takes the pieces from the interface. A piece that the interface does not
 	// have is no error.
+	//
+	// Pieces of different families or units take several calls: after an error, some may be
+	// gone.
+	//
+	// Errors: Gone (the interface), Conflict.
 	Unassign(ctx context.Context, iface string, pieces []netip.Prefix) error
 
-	// Create makes an interface that no instance has.
+	// Create makes an interface that no instance has. A repetition with the same Token
+	// returns the same interface.
+	//
+	// Errors: NoCapacity, Quota, Gone (the subnet or a security group).
 	Create(ctx context.Context, n NewInterface) (Interface, error)
 
 	// Attach gives the interface to the instance at the device index. The interface is
-	// deleted with the instance from then on.
+	// deleted with the instance from then on. A repetition is no error.
+	//
+	// The two take two calls on AWS: after an error, the interface may be attached without
+	// being deleted with the instance. Repeat the call.
+	//
+	// Errors: Quota, Gone, Conflict (another instance has it, or the index is taken).
 	Attach(ctx context.Context, iface, instance string, device int) error
 
 	// Detach takes the interface from its instance. An interface without an instance is
-	// no error.
+	// no error. The primary interface cannot be detached: Invalid.
+	//
+	// The detachment may end after the answer. Until then, Delete returns Conflict.
+	//
+	// Errors: Gone, Conflict.
 	Detach(ctx context.Context, iface string) error
 
 	// Delete deletes an interface without an instance. An unknown one is no error.
+	//
+	// Errors: Conflict (an instance has it).
 	Delete(ctx context.Context, iface string) error
 }

@@ -27,7 +27,8 @@ const (
 	Conflict Kind = "Conflict"
 	// Invalid: the cloud refuses the request; a repetition is useless.
 	Invalid Kind = "Invalid"
-	// Unknown: the answer was lost or not understood. The change may have happened.
+	// Unknown: the answer was lost or not understood, or ctx ended. The change may have
+	// happened.
 	Unknown Kind = "Unknown"
 )
 
