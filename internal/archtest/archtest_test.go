@@ -107,9 +107,20 @@ var rules = []struct {
 	},
 }
 
+// onFloor returns the packages at or below directories, but for those that another floor names: internal/cloud is pure,
+// internal/cloud/aws is an adapter.
+func onFloor(t *testing.T, directories []string) []listed {
+	t.Helper()
+	want, _ := floorOf(module + "/" + directories[0])
+	return slices.DeleteFunc(list(t, directories...), func(p listed) bool {
+		got, _ := floorOf(p.ImportPath)
+		return got != want
+	})
+}
+
 func TestPureLayersStayPure(t *testing.T) {
 	for _, rule := range rules {
-		for _, p := range list(t, rule.packages...) {
+		for _, p := range onFloor(t, rule.packages) {
 			for _, dep := range p.Deps {
 				if inside(dep, module) || isStandard(dep) || anyInside(dep, rule.allowed) {
 					continue
@@ -144,7 +155,7 @@ var impureNames = map[string][]string{
 }
 
 func TestDecisionsDoNoIO(t *testing.T) {
-	for _, p := range list(t, decisions.packages...) {
+	for _, p := range onFloor(t, decisions.packages) {
 		for _, imported := range p.Imports {
 			if slices.Contains(impureStandard, imported) {
 				t.Errorf("%s imports %s: a decision does no I/O", p.ImportPath, imported)
@@ -226,6 +237,22 @@ func TestAgentLinksNoControllerRuntime(t *testing.T) {
 		for _, dep := range p.Deps {
 			if inside(dep, "sigs.k8s.io/controller-runtime") {
 				t.Errorf("%s links %s: with the types of all of Kubernetes it costs every node 25 MiB", p.ImportPath, dep)
+			}
+		}
+	}
+}
+
+// TestCloudsStayInTheController keeps the SDKs of clouds, and the credentials that they look for, out of every program
+// but the controller.
+func TestCloudsStayInTheController(t *testing.T) {
+	clouds := []string{"github.com/aws", module + "/internal/cloud/aws", module + "/internal/cloud/iaas"}
+	for _, p := range list(t, "cmd") {
+		if p.ImportPath == module+"/cmd/spiderpool-controller" {
+			continue
+		}
+		for _, dep := range p.Deps {
+			if anyInside(dep, clouds) {
+				t.Errorf("%s links %s: only the controller talks to a cloud", p.ImportPath, dep)
 			}
 		}
 	}
