@@ -39,7 +39,7 @@ type lan struct {
 	machine, friend, stranger *linuxtest.Machine
 }
 
-func newLAN(t *testing.T) *lan {
+func newLAN(t testing.TB) *lan {
 	l := &lan{node: newNode(t), machine: linuxtest.NewMachine(t, "node"), friend: linuxtest.NewMachine(t, "friend"), stranger: linuxtest.NewMachine(t, "stranger")}
 	l.machine.Bridge("br0")
 	for name, m := range map[string]*linuxtest.Machine{friendAddr: l.friend, strangerAddr: l.stranger} {
