@@ -1,0 +1,174 @@
+package aws
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	awssdk "github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
+
+	"spiderpool.dev/spiderpool/internal/cloud"
+)
+
+// notUnderstood is the error of an answer that we cannot read.
+func notUnderstood(action string, err error) error {
+	return &cloud.Error{Kind: cloud.Unknown, Action: service + action, Err: fmt.Errorf("the answer is not understood: %w", err)}
+}
+
+// addresses sorts the addresses of an interface into the node's own and those for pods.
+type addresses struct {
+	primary  []netip.Addr
+	assigned []netip.Prefix
+	err      error // the first text that is no address
+}
+
+func (a *addresses) keep(err error) bool {
+	a.err = cmp.Or(a.err, err)
+	return err == nil
+}
+
+func (a *addresses) address(text *string, primary bool) {
+	address, err := netip.ParseAddr(awssdk.ToString(text))
+	if !a.keep(err) {
+		return
+	}
+	if primary {
+		a.primary = append(a.primary, address)
+	} else {
+		a.assigned = append(a.assigned, netip.PrefixFrom(address, address.BitLen()))
+	}
+}
+
+func (a *addresses) prefix(text *string) {
+	prefix, err := netip.ParsePrefix(awssdk.ToString(text))
+	if a.keep(err) {
+		a.assigned = append(a.assigned, prefix.Masked())
+	}
+}
+
+// single is one address as EC2 describes it.
+type single struct {
+	text    *string
+	primary *bool
+}
+
+// withAddresses adds the addresses to an interface.
+//
+// EC2 marks the node's own IPv6 address only if the interface was made so (EnablePrimaryIpv6).
+// Otherwise we take the first one of device 0, which it got with the instance.
+func withAddresses(out cloud.Interface, ipv4, ipv6 []single, prefixes []*string) (cloud.Interface, error) {
+	var a addresses
+	for _, one := range ipv4 {
+		a.address(one.text, awssdk.ToBool(one.primary))
+	}
+	marked := slices.ContainsFunc(ipv6, func(one single) bool { return awssdk.ToBool(one.primary) })
+	for i, one := range ipv6 {
+		first := i == 0 && !marked && out.Attached != "" && out.Device == 0
+		a.address(one.text, first || awssdk.ToBool(one.primary))
+	}
+	for _, prefix := range prefixes {
+		a.prefix(prefix)
+	}
+	slices.SortFunc(a.assigned, netip.Prefix.Compare)
+	out.Primary, out.Assigned = a.primary, a.assigned
+	return out, a.err
+}
+
+func instanceOf(i types.Instance) (cloud.Instance, error) {
+	out := cloud.Instance{ID: awssdk.ToString(i.InstanceId), Type: string(i.InstanceType), Subnet: awssdk.ToString(i.SubnetId)}
+	if i.Placement != nil {
+		out.Zone = awssdk.ToString(i.Placement.AvailabilityZone)
+	}
+	for _, n := range i.NetworkInterfaces {
+		if n.Attachment == nil || isEnding(n.Attachment.Status) {
+			continue
+		}
+		described, err := interfaceOfInstance(n, out.ID)
+		if err != nil {
+			return cloud.Instance{}, err
+		}
+		out.Interfaces = append(out.Interfaces, described)
+	}
+	slices.SortFunc(out.Interfaces, func(a, b cloud.Interface) int { return cmp.Compare(a.Device, b.Device) })
+	return out, nil
+}
+
+// isEnding reports whether an attachment is on its way out.
+func isEnding(status types.AttachmentStatus) bool {
+	return status == types.AttachmentStatusDetaching || status == types.AttachmentStatusDetached
+}
+
+// each converts the items of a list.
+func each[T, U any](items []T, convert func(T) U) (converted []U) {
+	for _, item := range items {
+		converted = append(converted, convert(item))
+	}
+	return converted
+}
+
+func interfaceOfInstance(n types.InstanceNetworkInterface, instance string) (cloud.Interface, error) {
+	return withAddresses(
+		cloud.Interface{
+			ID: awssdk.ToString(n.NetworkInterfaceId), MAC: strings.ToLower(awssdk.ToString(n.MacAddress)), Subnet: awssdk.ToString(n.SubnetId),
+			SecurityGroups: groups(n.Groups), Attached: instance, Device: int(awssdk.ToInt32(n.Attachment.DeviceIndex)),
+		},
+		each(n.PrivateIpAddresses, func(a types.InstancePrivateIpAddress) single { return single{a.PrivateIpAddress, a.Primary} }),
+		each(n.Ipv6Addresses, func(a types.InstanceIpv6Address) single { return single{a.Ipv6Address, a.IsPrimaryIpv6} }),
+		append(
+			each(n.Ipv4Prefixes, func(p types.InstanceIpv4Prefix) *string { return p.Ipv4Prefix }),
+			each(n.Ipv6Prefixes, func(p types.InstanceIpv6Prefix) *string { return p.Ipv6Prefix })...,
+		),
+	)
+}
+
+func interfaceOf(n types.NetworkInterface) (cloud.Interface, error) {
+	out := cloud.Interface{
+		ID: awssdk.ToString(n.NetworkInterfaceId), MAC: strings.ToLower(awssdk.ToString(n.MacAddress)), Subnet: awssdk.ToString(n.SubnetId),
+		SecurityGroups: groups(n.Groups), Tags: tagsOf(n.TagSet),
+	}
+	if n.Attachment != nil {
+		out.Attached, out.Device = awssdk.ToString(n.Attachment.InstanceId), int(awssdk.ToInt32(n.Attachment.DeviceIndex))
+	}
+	return withAddresses(
+		out,
+		each(n.PrivateIpAddresses, func(a types.NetworkInterfacePrivateIpAddress) single { return single{a.PrivateIpAddress, a.Primary} }),
+		each(n.Ipv6Addresses, func(a types.NetworkInterfaceIpv6Address) single { return single{a.Ipv6Address, a.IsPrimaryIpv6} }),
+		append(
+			each(n.Ipv4Prefixes, func(p types.Ipv4PrefixSpecification) *string { return p.Ipv4Prefix }),
+			each(n.Ipv6Prefixes, func(p types.Ipv6PrefixSpecification) *string { return p.Ipv6Prefix })...,
+		),
+	)
+}
+
+func groups(identifiers []types.GroupIdentifier) []string {
+	return each(identifiers, func(g types.GroupIdentifier) string { return awssdk.ToString(g.GroupId) })
+}
+
+func tagsOf(tags []types.Tag) map[string]string {
+	byKey := map[string]string{}
+	for _, t := range tags {
+		byKey[awssdk.ToString(t.Key)] = awssdk.ToString(t.Value)
+	}
+	return byKey
+}
+
+func subnetOf(s types.Subnet) (cloud.Subnet, error) {
+	out := cloud.Subnet{
+		ID: awssdk.ToString(s.SubnetId), Zone: awssdk.ToString(s.AvailabilityZone),
+		Free: int(awssdk.ToInt32(s.AvailableIpAddressCount)), Tags: tagsOf(s.Tags),
+	}
+	var a addresses
+	if awssdk.ToString(s.CidrBlock) != "" { // an IPv6-only subnet has none
+		a.prefix(s.CidrBlock)
+	}
+	for _, association := range s.Ipv6CidrBlockAssociationSet {
+		if state := association.Ipv6CidrBlockState; state != nil && state.State == types.SubnetCidrBlockStateCodeAssociated {
+			a.prefix(association.Ipv6CidrBlock)
+		}
+	}
+	out.CIDRs = a.assigned
+	return out, a.err
+}
