@@ -15,7 +15,7 @@ func (a *agent) newFlowSource() flow.Source {
 	if !a.cfg.Observability.Enabled {
 		return nil
 	}
-	o := collector.Options{Sample: a.cfg.Observability.Sample, Log: a.log}
+	o := collector.Options{Sample: a.cfg.Observability.Sample, Policies: a.policies.denying, Log: a.log}
 	if a.cfg.Service.Mode != config.ServiceKubeProxy {
 		o.Services = bpf.Directory
 	}

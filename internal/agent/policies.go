@@ -93,6 +93,14 @@ func (p *policies) admit(ctx context.Context, at wire.Attachment, pod ipam.Pod) 
 	return p.enforcer.Admit(ctx, at, pod)
 }
 
+// denying returns the policies that drop a packet; see policyview.View.
+func (p *policies) denying(pod lease.PodKey, dev string, way policy.Direction, packet policy.Packet) []policy.Name {
+	if p == nil {
+		return nil
+	}
+	return p.view.Denying(pod, dev, way, packet)
+}
+
 func (p *policies) forget(at wire.Attachment) {
 	if p != nil {
 		p.enforcer.Forget(at)

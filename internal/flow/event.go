@@ -80,8 +80,8 @@ type Event struct {
 	Flags TCPFlags
 	// Reason is that of Denied.
 	Reason Reason
-	// Policies are the policies that may have dropped the packet: those that isolate the pod in this direction. It is
-	// empty if the collector does not know. Receivers only read it.
+	// Policies are those that dropped the packet: the one with the rule that denies it, or those that isolate the pod in this
+	// direction without a rule that allows it. It is empty if they are unknown, e.g. changed since. Receivers only read it.
 	Policies []policy.Name
 	// Ended are the counters of Closed.
 	Ended Counters

@@ -77,49 +77,52 @@ func (v Verdict) Allowed() bool { return v.Egress.Allowed() && v.Ingress.Allowed
 
 // Verdict judges a packet. If several pods have one address, all must let the packet pass.
 func (c *Cluster) Verdict(p Packet) Verdict {
-	return Verdict{Egress: c.decide(Egress, p.From, p.To, p), Ingress: c.decide(Ingress, p.To, p.From, p)}
+	return Verdict{Egress: c.decide(Egress, p.From, p), Ingress: c.decide(Ingress, p.To, p)}
 }
 
-func (c *Cluster) decide(way Direction, own, peer netip.Addr, p Packet) Decision {
+func (c *Cluster) decide(way Direction, own netip.Addr, p Packet) Decision {
 	decision := Decision{Reason: NoPod}
 	for _, at := range c.resolved.at[own] {
 		f := c.DecideInterface(at.pod, at.Interface)
-		if decision = f.judge(way, peer, p.Protocol, p.Port); !decision.Allowed() {
+		if decision = f.Judge(way, p); !decision.Allowed() {
 			return decision
 		}
 	}
 	return decision
 }
 
-// judge decides about a packet from or to a peer.
-func (f *Filter) judge(way Direction, peer netip.Addr, protocol service.Protocol, port uint16) Decision {
-	side := f.Side(way)
+// Judge decides about a packet in one direction: the peer is the destination of Egress, and the source of Ingress.
+func (f *Filter) Judge(way Direction, p Packet) Decision {
+	side, peer := f.Side(way), p.From
+	if way == Egress {
+		peer = p.To
+	}
 	switch {
 	case side.open():
 		return Decision{Reason: Open}
 	case f.Always.Contains(peer):
 		return Decision{Reason: Always}
 	}
-	if d, final := first(side.Admin, peer, protocol, port); final {
+	if d, final := first(side.Admin, peer, p); final {
 		return d
 	}
 	if len(side.Isolating) > 0 {
-		if d, final := first(side.Allows, peer, protocol, port); final {
+		if d, final := first(side.Allows, peer, p); final {
 			return d
 		}
 		return Decision{Reason: Isolated, Isolating: side.Isolating}
 	}
-	if d, final := first(side.Baseline, peer, protocol, port); final {
+	if d, final := first(side.Baseline, peer, p); final {
 		return d
 	}
 	return Decision{Reason: Open}
 }
 
 // first returns the decision of the first match. It is final unless the match passes the packet to the next tier.
-func first(matches []Match, peer netip.Addr, protocol service.Protocol, port uint16) (d Decision, final bool) {
+func first(matches []Match, peer netip.Addr, p Packet) (d Decision, final bool) {
 	for i := range matches {
 		m := &matches[i]
-		if !m.Peers.Contains(peer) || !m.covers(protocol, port) {
+		if !m.Peers.Contains(peer) || !m.covers(p.Protocol, p.Port) {
 			continue
 		}
 		d = Decision{Reason: Allowing, Policy: m.Policy, Rule: m.Rule, Peer: m.Peer}

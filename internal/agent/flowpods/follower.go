@@ -30,6 +30,7 @@ var after = []time.Duration{0, 100 * time.Millisecond, 300 * time.Millisecond, t
 
 // Collector is a *flows.Collector.
 type Collector interface {
+	AttachNode(*linux.Namespace) error
 	Attach(ns *linux.Namespace, path string, pod flows.Pod) error
 	Detach(path string)
 	Attached() []string
@@ -111,6 +112,9 @@ func (f *Follower) look(host *linux.Namespace, full bool) {
 		f.log.Warn("cannot list the network namespaces of the pods", "err", err)
 		return
 	}
+	if err := f.collector.AttachNode(host); err != nil && full {
+		f.log.Warn("packets that the node drops are not observed", "err", err)
+	}
 	attached := map[string]bool{}
 	for _, path := range f.collector.Attached() {
 		attached[path] = true
@@ -153,7 +157,7 @@ func (f *Follower) attach(host *linux.Namespace, path string, holders owner.Hold
 		}
 		var pod flows.Pod
 		if len(leases) > 0 {
-			pod = flows.Pod{Name: leases[0].Pod, UID: leases[0].PodUID}
+			pod = flows.Pod{Name: leases[0].Pod, UID: leases[0].PodUID, Pair: netplan.VethPairOf(leases[0].ContainerID).Host}
 		}
 		if err := f.collector.Attach(ns, path, pod); err != nil {
 			return fmt.Errorf("pod %s: %w", pod.Name, err)

@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -26,13 +27,21 @@ import (
 type fake struct {
 	mu   sync.Mutex
 	pods map[string]string // by path
+	node bool
+}
+
+func (f *fake) AttachNode(*linux.Namespace) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.node = true
+	return nil
 }
 
 func (f *fake) Attach(_ *linux.Namespace, path string, pod flows.Pod) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.pods[path] == "" {
-		f.pods[path] = pod.Name.String() + " " + pod.UID
+		f.pods[path] = pod.Name.String() + " " + pod.UID + " " + pod.Pair
 	}
 	return nil
 }
@@ -89,7 +98,9 @@ func (n *node) held() []lease.Lease {
 func (n *node) lease(name, addr string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.leases = append(n.leases, lease.Lease{Addr: netip.MustParseAddr(addr), Holder: lease.Holder{Pod: lease.PodKey{Namespace: "default", Name: name}, PodUID: "uid-" + name}})
+	n.leases = append(n.leases, lease.Lease{Addr: netip.MustParseAddr(addr), Holder: lease.Holder{
+		Attachment: lease.Attachment{ContainerID: strings.Repeat("ab", 32)}, Pod: lease.PodKey{Namespace: "default", Name: name}, PodUID: "uid-" + name,
+	}})
 }
 
 // expect waits for the pods of the namespaces.
@@ -118,12 +129,12 @@ func TestOnlyPodsWithLeasesAreObserved(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	go func() { n.Run(ctx); close(done) }()
-	n.expect(map[string]string{web: "default/web uid-web"})
+	n.expect(map[string]string{web: "default/web uid-web spvabababababab"})
 
 	n.lease("db", "10.6.0.3") // an ADD
 	db := n.pod("db", "10.6.0.3")
 	n.Added()
-	n.expect(map[string]string{web: "default/web uid-web", db: "default/db uid-db"})
+	n.expect(map[string]string{web: "default/web uid-web spvabababababab", db: "default/db uid-db spvabababababab"})
 
 	n.mu.Lock()
 	n.leases = n.leases[1:] // a DEL
@@ -132,7 +143,7 @@ func TestOnlyPodsWithLeasesAreObserved(t *testing.T) {
 		t.Fatal(err)
 	}
 	n.Removed("/var/run/netns/web")
-	n.expect(map[string]string{db: "default/db uid-db"})
+	n.expect(map[string]string{db: "default/db uid-db spvabababababab"})
 	if err := os.Remove(db); err != nil { // a DEL that another agent served
 		t.Fatal(err)
 	}
@@ -140,6 +151,9 @@ func TestOnlyPodsWithLeasesAreObserved(t *testing.T) {
 	n.expect(map[string]string{})
 	cancel()
 	<-done
+	if !n.fake.node {
+		t.Error("the node is not observed")
+	}
 }
 
 func TestNothingIsObservedBeforeLeases(t *testing.T) {

@@ -74,6 +74,8 @@ type pod struct {
 type decision struct {
 	sets   policy.Sets
 	groups map[string]bool
+	// filter has the policies that the sets lack, once Denying has needed them. It is that of any of the interfaces, without Always.
+	filter *policy.Filter
 }
 
 // Unknown is the error of a decision that some objects are missing for. It wraps ipam.ErrNotReady.
@@ -204,7 +206,7 @@ func (v *View) decide(of ipam.Pod, p *pod, i int, needed map[string]bool) (polic
 	if len(from.missing) > 0 {
 		return policy.Sets{}, &Unknown{from.missing}
 	}
-	d := &decision{filter.Sets(), from.groups}
+	d := &decision{sets: filter.Sets(), groups: from.groups}
 	v.decided[p.keys[i]] = d
 	return d.sets, nil
 }

@@ -34,6 +34,8 @@ const (
 type Pod struct {
 	Name lease.PodKey
 	UID  string
+	// Pair is the node's end of the pod's veth pair, e.g. "spv0123456789ab"; see AttachNode.
+	Pair string
 }
 
 // Options are those of a Collector.
@@ -44,8 +46,8 @@ type Options struct {
 	Idle time.Duration
 	// Services is the directory in which package bpf pins its maps; empty for no translation at the socket.
 	Services string
-	// Policies returns the policies that isolate an interface of a pod; nil if nothing knows. It must not block.
-	Policies func(pod lease.PodKey, dev string, d policy.Direction) []policy.Name
+	// Policies returns the policies that drop a packet of a pod's interface, none if they are unknown. It must not block.
+	Policies func(pod lease.PodKey, dev string, way policy.Direction, packet policy.Packet) []policy.Name
 	Log      *slog.Logger
 }
 
@@ -59,6 +61,7 @@ type Collector struct {
 		sync.Mutex
 		spaces map[string]*space // by path
 		nics   map[uint32]*nic   // also of ended pods, until their connections have been swept
+		node   *nflog            // that of AttachNode
 		last   uint32            // number of a nic
 		denied []flow.Event
 		lost   uint64
@@ -125,8 +128,11 @@ func (c *Collector) Run(ctx context.Context, to func([]flow.Event, uint64)) erro
 // Close detaches everything.
 func (c *Collector) Close() error {
 	c.mu.Lock()
-	paths := slices.Collect(maps.Keys(c.mu.spaces))
+	paths, node := slices.Collect(maps.Keys(c.mu.spaces)), c.mu.node
 	c.mu.Unlock()
+	if node != nil {
+		node.close()
+	}
 	for _, path := range paths {
 		c.Detach(path)
 	}
@@ -143,7 +149,9 @@ func (c *Collector) takeDenied() (lost uint64) {
 	for i := range denied {
 		e := &denied[i]
 		if e.Reason == flow.ByPolicy && c.options.Policies != nil {
-			e.Policies = c.options.Policies(e.Pod, e.Interface, e.Direction)
+			e.Policies = c.options.Policies(e.Pod, e.Interface, e.Direction, policy.Packet{
+				From: e.Source.Addr(), To: e.Destination.Addr(), Protocol: e.Protocol, Port: e.Destination.Port(),
+			})
 		}
 	}
 	c.batch = append(c.batch, denied...)

@@ -41,8 +41,15 @@ func (n *lan) isolate(m *linuxtest.Machine, d policy.Direction) {
 
 var denying = []policy.Name{{Namespace: "default", Name: "deny"}}
 
-// denyAll is the policy of every pod.
-func denyAll(lease.PodKey, string, policy.Direction) []policy.Name { return denying }
+// denyAll is the policy of every pod, for packets between client and server.
+func denyAll(_ lease.PodKey, dev string, _ policy.Direction, p policy.Packet) []policy.Name {
+	for _, a := range addresses {
+		if dev == "eth0" && p.From.String() == a.client && p.To.String() == a.server && p.Port == 80 {
+			return denying
+		}
+	}
+	return nil
+}
 
 // settle returns when the events so far do not wait any more: those of later looks have arrived. The server may send.
 func (n *lan) settle() {
@@ -151,5 +158,52 @@ func TestFloodOfDropsIsBounded(t *testing.T) {
 	defer n.mu.Unlock()
 	if n.lost == 0 {
 		t.Error("none is lost")
+	}
+}
+
+// TestNodeDropsNamePod has a node between client and server, which drops by the policies of the client, the pod.
+func TestNodeDropsNamePod(t *testing.T) {
+	const pair = "spv0123456789ab"
+	n := &lan{t: t, client: linuxtest.NewMachine(t, "client"), server: linuxtest.NewMachine(t, "server")}
+	node := linuxtest.NewMachine(t, "node")
+	linuxtest.Wire(n.client, "veth0", node, pair)
+	linuxtest.Wire(node, "eth0", n.server, "eth0")
+	node.Sysctl("net/ipv4/ip_forward", "1")
+	n.client.Addr("veth0", "10.9.0.2/24")
+	node.Addr(pair, "10.9.0.1/24")
+	node.Addr("eth0", "10.8.0.1/24")
+	n.server.Addr("eth0", "10.8.0.3/24")
+	n.client.Route("default", "10.9.0.1", "veth0")
+	n.server.Route("default", "10.8.0.1", "eth0")
+	n.open(Options{}, pair)
+	ns, err := linux.Open(node.Path())
+	n.ok(err)
+	defer ns.Close()
+	n.ok(n.c.AttachNode(ns))
+	n.ok(n.c.AttachNode(ns)) // a later look
+	n.run()
+	f, err := packetfilter.OpenNode(ns)
+	n.ok(err)
+	t.Cleanup(func() { _ = f.Close() })
+	n.ok(f.LogDrops())
+	own := []netip.Addr{netip.MustParseAddr("10.9.0.2")}
+	n.client.Serve(80)
+	for _, c := range []struct {
+		policy.Sets
+		policy.Direction
+		from                *linuxtest.Machine
+		source, destination string
+	}{
+		{policy.Sets{Egress: &policy.Allowed{}}, policy.Egress, n.client, "10.9.0.2", "10.8.0.3:80"},
+		{policy.Sets{Ingress: &policy.Allowed{}}, policy.Ingress, n.server, "10.8.0.3", "10.9.0.2:80"},
+	} {
+		n.ok(f.Set(pair, packetfilter.Wanted{Interfaces: []packetfilter.Interface{{Name: "eth0", Addrs: own, Sets: c.Sets}}}))
+		if answer, err := c.from.Ask("udp", c.destination, 300*time.Millisecond); err == nil {
+			t.Fatalf("answer %q", answer)
+		}
+		e := n.await("denied "+c.Direction.String(), func(e flow.Event) bool { return e.Kind == flow.Denied && e.Direction == c.Direction })
+		if e.Reason != flow.ByPolicy || e.UID != "uid-client" || e.Interface != "eth0" || e.Source.Addr().String() != c.source || e.Destination.String() != c.destination {
+			t.Errorf("denied: %s", text(e))
+		}
 	}
 }

@@ -74,7 +74,7 @@ func newLAN(t testing.TB, kind string) *lan {
 }
 
 func podOf(m *linuxtest.Machine) Pod {
-	return Pod{lease.PodKey{Namespace: "default", Name: m.Name}, "uid-" + m.Name}
+	return Pod{Name: lease.PodKey{Namespace: "default", Name: m.Name}, UID: "uid-" + m.Name}
 }
 
 // observe starts a collector at both machines.
@@ -85,7 +85,8 @@ func (n *lan) observe(o Options) *lan {
 	return n
 }
 
-func (n *lan) open(o Options) {
+// open attaches a collector to both machines, and the client's pair, if it has one.
+func (n *lan) open(o Options, pair ...string) {
 	n.t.Helper()
 	o.Log = slog.New(slog.DiscardHandler)
 	c, err := New(o)
@@ -100,7 +101,11 @@ func (n *lan) open(o Options) {
 			n.t.Fatal(err)
 		}
 		defer ns.Close()
-		if err := c.Attach(ns, m.Path(), podOf(m)); err != nil {
+		pod := podOf(m)
+		if m == n.client {
+			pod.Pair = strings.Join(pair, "")
+		}
+		if err := c.Attach(ns, m.Path(), pod); err != nil {
 			n.t.Fatal(err)
 		}
 	}

@@ -35,7 +35,7 @@ func incoming() record {
 	return r
 }
 
-var theNIC = &nic{name: "eth0", pod: Pod{lease.PodKey{Namespace: "default", Name: "web"}, "u1"}}
+var theNIC = &nic{name: "eth0", pod: Pod{Name: lease.PodKey{Namespace: "default", Name: "web"}, UID: "u1"}}
 
 func TestSourceIsWhoOpened(t *testing.T) {
 	r, ok := decode(raw(incoming()))

@@ -53,6 +53,45 @@ func (c *Collector) Attach(ns *linux.Namespace, path string, pod Pod) error {
 	return ns.Do(func() error { return c.attachAll(s, path) })
 }
 
+// AttachNode watches the packets that the node drops between the pods' pairs and the network (packetfilter.Node), behind the
+// translation of services. ns is the namespace of the node. It may be called again, and then does nothing.
+func (c *Collector) AttachNode(ns *linux.Namespace) error {
+	c.mu.Lock()
+	attached := c.mu.node != nil
+	c.mu.Unlock()
+	if attached {
+		return nil
+	}
+	log, err := listen(ns, func(met flow.Logged, e flow.Event) {
+		pod, ok := c.podOf(met.Link)
+		if !ok {
+			c.miss() // the pod has just ended
+			return
+		}
+		e.Pod, e.UID = pod.Name, pod.UID
+		c.denial(e)
+	}, c.miss)
+	if err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.mu.node = log
+	return nil
+}
+
+// podOf returns the pod with a pair.
+func (c *Collector) podOf(pair string) (Pod, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, s := range c.mu.spaces {
+		if s.pod.Pair == pair && pair != "" {
+			return s.pod, true
+		}
+	}
+	return Pod{}, false
+}
+
 // attachAll attaches to the interfaces in the network namespace of the calling thread.
 func (c *Collector) attachAll(s *space, path string) error {
 	found, err := netlink.LinkList()
