@@ -245,11 +245,7 @@ func (c *FlowCounters) Count(f *flow.Flow) {
 	now := c.now()
 	for _, m := range c.metrics {
 		m.kind.values(f, func(values fixed, isAnswer bool) {
-			packet := f
-			if isAnswer {
-				packet = reversed(f)
-			}
-			m.inc(seriesKey{values, m.more(packet)}, now)
+			m.inc(seriesKey{values, m.more(f, isAnswer)}, now)
 		})
 	}
 }
@@ -288,9 +284,12 @@ type series struct {
 }
 
 // more returns the values of the further labels of a metric, joined.
-func (b *boundedCounter) more(f *flow.Flow) string {
+func (b *boundedCounter) more(f *flow.Flow, isAnswer bool) string {
 	if len(b.values) == 0 {
 		return ""
+	}
+	if isAnswer {
+		f = reversed(f)
 	}
 	values := make([]string, len(b.values))
 	for i, of := range b.values {

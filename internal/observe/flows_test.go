@@ -201,3 +201,20 @@ func TestSeriesForDashboards(t *testing.T) {
 		t.Errorf("%s differs; run go test ./internal/observe -update. Want:\n%s", file, got.String())
 	}
 }
+
+// BenchmarkCount counts the beginning and the end of a connection at its server, with the default metrics.
+func BenchmarkCount(b *testing.B) {
+	metrics, err := ParseFlowMetrics([]string{"flow", "drop", "tcp", "port-distribution", "icmp"})
+	if err != nil {
+		b.Fatal(err)
+	}
+	c := NewFlowCounters(prometheus.NewRegistry(), metrics, time.Now)
+	opened := connection()
+	opened.Direction = policy.Ingress
+	closed := opened
+	closed.Kind, closed.Flags = flow.Closed, 17
+	for b.Loop() {
+		c.Count(&opened)
+		c.Count(&closed)
+	}
+}
