@@ -62,6 +62,10 @@ load: ## Load the images into a cluster: TO=kind[:CLUSTER], minikube, containerd
 
 ##@ Build
 
+.PHONY: docs
+docs: ## Build the documentation as a site into bin/site, and check all links
+	@go -C hack/site run . --root $(CURDIR) --out $(CURDIR)/bin/site
+
 .PHONY: build
 build: $(addprefix bin/,$(PROGRAMS)) ## Build every program into bin/
 
@@ -96,6 +100,7 @@ unit: ## Run the hermetic tests (under a minute when warm)
 	@go test -run '$(RUN)' ./...
 	@$(LABGO) test -run '$(RUN)' ./...
 	@go -C test/monitoring test -run '$(RUN)' ./...
+	@go -C hack/site test -run '$(RUN)' ./...
 
 .PHONY: apiserver
 apiserver: lab-tools bin/hubble bin/hubble-relay ## Run the tests against a real kube-apiserver and etcd

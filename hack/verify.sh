@@ -17,12 +17,14 @@ go tool -modfile=tools/go.mod staticcheck -tags "$tags" ./...
 lint=$(mktemp -d); trap 'rm -rf "$lint"' EXIT
 go build -modfile=tools/go.mod -o "$lint/staticcheck" honnef.co/go/tools/cmd/staticcheck
 (cd test/monitoring && go vet ./... && "$lint/staticcheck" ./...)
+(cd hack/site && go vet ./... && "$lint/staticcheck" ./...)
 (cd test/lab && go vet -tags kernel ./... && "$lint/staticcheck" -tags kernel ./...)
 
 say "go.mod"
 go mod tidy -diff || fail "go.mod is not tidy; run go mod tidy"
 go -C test/lab mod tidy -diff || fail "test/lab/go.mod is not tidy; run go -C test/lab mod tidy"
 go -C test/hubble mod tidy -diff || fail "test/hubble/go.mod is not tidy; run go -C test/hubble mod tidy"
+go -C hack/site mod tidy -diff || fail "hack/site/go.mod is not tidy; run go -C hack/site mod tidy"
 go -C test/monitoring mod tidy -diff || fail "test/monitoring/go.mod is not tidy; run go -C test/monitoring mod tidy"
 
 say "generated files"
@@ -34,13 +36,8 @@ done
 
 go test -run Reference ./internal/observe ./internal/agent ./internal/controller
 
-say "links in Markdown files"
-broken=$(git ls-files '*.md' | while read -r page; do
-  { grep -o ']([^):#]*[):#]' "$page" || true; } | { grep -v ':$' || true; } | sed 's/^](//; s/.$//' | while read -r link; do
-    [ -z "$link" ] || [ -e "$(dirname "$page")/$link" ] || echo "$page: $link"
-  done
-done)
-[ -z "$broken" ] || fail "these links point nowhere; correct them: $broken"
+say "links in Markdown files, and the navigation of the site"
+go -C hack/site run . --root ../.. || fail "correct these links"
 
 # A shallow clone may lack the base; then there is nothing to compare with.
 say "commit subjects"
