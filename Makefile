@@ -11,6 +11,7 @@ RUN      ?= .
 N        ?= 40
 ARCH     ?=
 RELAY    ?=
+ARGS     ?=
 SET      ?= conformance
 SERVICE_MODE ?=
 NODES    ?= 0
@@ -45,6 +46,10 @@ lab-up: lab-tools ## Bring up the lab only: a real Kubernetes on a simulated VPC
 .PHONY: lab-down
 lab-down: $(LAB) ## Take the lab down completely
 	@$(LAB) down
+
+.PHONY: fake-cloud
+fake-cloud: ## Run a fake Amazon EC2 on loopback, with the VPC of the AWS guide (ARGS=--help for its flags)
+	@go run ./test/fakecloud $(ARGS)
 
 ##@ Install on your cluster
 
