@@ -92,7 +92,8 @@ lab-tools: $(LAB) ## Build the lab's Kubernetes, containerd, multus, helm and ke
 
 .PHONY: test
 test: ## Run all required tests
-	@$(MAKE) --no-print-directory verify unit lab-tools images
+	@$(MAKE) --no-print-directory verify unit lab-tools bin/hubble
+	@$(MAKE) --no-print-directory images RELAY=1
 	@$(MAKE) --no-print-directory --jobs=2 e2e in-process
 
 # The lab mostly waits: for pods, for the kernel of the guests and for time-outs. So the other suites run beside it.
@@ -129,9 +130,10 @@ e2e: ## Run the guide on both topologies, each on a fresh lab, and further pod t
 	@for topology in l2 aws; do $(MAKE) --no-print-directory e2e-$$topology; done
 
 .PHONY: e2e-l2 e2e-aws
-# Two tests take long and run on one topology: make e2e-aws SKIP= runs them there, too.
-e2e-aws: SKIP = TestPolicies|TestBandwidth
-e2e-l2 e2e-aws: e2e-%: lab-tools images
+# These tests take long and run on one topology: make e2e-aws SKIP= runs them there, too.
+e2e-aws: SKIP = TestPolicies|TestBandwidth|TestFlows
+e2e-l2 e2e-aws: e2e-%: lab-tools bin/hubble
+	@$(MAKE) --no-print-directory images RELAY=1
 	@trap '$(LAB) down' EXIT; $(LAB) up --topology $* && \
 		go test -tags e2e -count=1 -timeout 40m -v -run '$(RUN)' -skip '$(SKIP)' ./test/e2e -lab $(CURDIR)/$(LAB) -topology $*
 

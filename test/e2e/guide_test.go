@@ -52,6 +52,9 @@ func TestConnectivity(t *testing.T) { playOnPlain(t, walk.Connectivity) }
 // TestAnswers needs the installation from TestGuide.
 func TestAnswers(t *testing.T) { playOnPlain(t, walk.Answers) }
 
+// TestFlows needs the installation from TestGuide.
+func TestFlows(t *testing.T) { play(t, walk.Flows) }
+
 // TestRemoval uninstalls Spiderpool and installs it again. It needs no pod with an address.
 func TestRemoval(t *testing.T) { play(t, walk.Removal) }
 
