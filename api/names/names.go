@@ -221,6 +221,18 @@ const (
 	LabelOwnerSubnet = "ipam.spidernet.io/owner-spider-subnet"
 )
 
+// Labels of the SpiderIPPools that follow a cloud
+const (
+	// LabelCloudNetwork marks a pool that the controller made for a SpiderCloudNetwork; its
+	// value is the name of that.
+	// Example: aws
+	LabelCloudNetwork = "ipam.spidernet.io/cloud-network"
+
+	// LabelCloudInterface is the ID of the network interface whose addresses the pool has.
+	// Example: eni-0123456789abcdef0
+	LabelCloudInterface = "ipam.spidernet.io/cloud-interface"
+)
+
 // Labels of SpiderIPBlocks
 //
 // They follow from the name and the leases of a block and are written together

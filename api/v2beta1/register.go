@@ -26,6 +26,7 @@ func addKnownTypes(scheme *runtime.Scheme) error {
 		&SpiderCoordinator{}, &SpiderCoordinatorList{},
 		&SpiderIPBlock{}, &SpiderIPBlockList{},
 		&SpiderPeerGroup{}, &SpiderPeerGroupList{},
+		&SpiderCloudNetwork{}, &SpiderCloudNetworkList{},
 	)
 	metav1.AddToGroupVersion(scheme, GroupVersion)
 	return nil

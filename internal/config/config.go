@@ -54,6 +54,7 @@ type File struct {
 	Service          Service       `json:"service"`
 	Policy           Policy        `json:"policy"`
 	Observability    Observability `json:"observability"`
+	Cloud            Cloud         `json:"cloud"`
 	IaaS             IaaS          `json:"iaasNetworkProvider"`
 
 	AgentProcess      AgentProcess      `json:"agent"`
@@ -174,6 +175,12 @@ type Service struct {
 type Policy struct {
 	// Enabled has the agents enforce NetworkPolicies and ClusterNetworkPolicies on the default interfaces of pods that
 	// Spiderpool gives addresses to. With false, they remove all packet filters that are left.
+	Enabled bool `json:"enabled"`
+}
+
+// Cloud configures the pools that follow a cloud.
+type Cloud struct {
+	// Enabled has the controller make pools for SpiderCloudNetworks.
 	Enabled bool `json:"enabled"`
 }
 

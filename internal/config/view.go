@@ -66,6 +66,7 @@ type Controller struct {
 	// FlowTLS are the certificates that it issues for the agents' port for flows and its clients; nil for none.
 	FlowTLS      *FlowTLS
 	PodResources PodResources
+	Cloud        Cloud
 	IaaS         IaaS
 }
 
@@ -146,6 +147,7 @@ func (f *File) Controller(getenv func(string) string) (Controller, error) {
 		LeaderElection:   p.LeaderElection,
 		Webhook:          p.Webhook,
 		PodResources:     p.Resources,
+		Cloud:            f.Cloud,
 		IaaS:             f.IaaS,
 	}, nil
 }

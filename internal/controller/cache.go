@@ -100,7 +100,7 @@ func networkAnnotations(all map[string]string) map[string]string {
 	return kept
 }
 
-// stripNode keeps the taints, the condition Ready, the addresses and the networks of a node.
+// stripNode keeps the labels, the taints, the provider ID, the condition Ready, the addresses and the networks of a node.
 func stripNode(o any) (any, error) {
 	node, ok := o.(*corev1.Node)
 	if !ok {
@@ -110,8 +110,9 @@ func stripNode(o any) (any, error) {
 		TypeMeta: node.TypeMeta,
 		ObjectMeta: metav1.ObjectMeta{
 			Name: node.Name, UID: node.UID, ResourceVersion: node.ResourceVersion, DeletionTimestamp: node.DeletionTimestamp,
+			Labels: shared(node.Labels),
 		},
-		Spec:   corev1.NodeSpec{PodCIDRs: node.Spec.PodCIDRs, Taints: node.Spec.Taints},
+		Spec:   corev1.NodeSpec{PodCIDRs: node.Spec.PodCIDRs, Taints: node.Spec.Taints, ProviderID: node.Spec.ProviderID},
 		Status: corev1.NodeStatus{Conditions: readyCondition(node.Status.Conditions), Addresses: node.Status.Addresses},
 	}, nil
 }

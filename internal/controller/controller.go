@@ -33,6 +33,7 @@ import (
 	"spiderpool.dev/spiderpool/internal/admission"
 	"spiderpool.dev/spiderpool/internal/admission/certificate"
 	"spiderpool.dev/spiderpool/internal/config"
+	"spiderpool.dev/spiderpool/internal/controller/cloudnetwork"
 	"spiderpool.dev/spiderpool/internal/controller/clustercidr"
 	"spiderpool.dev/spiderpool/internal/controller/disabled"
 	"spiderpool.dev/spiderpool/internal/controller/endpoint"
@@ -243,7 +244,7 @@ type feature struct {
 }
 
 // features lists every reconciler of custom resources.
-func features(mgr ctrl.Manager, cfg config.Controller, index *poolindex.Index, observer leasereclaim.Observer, log *slog.Logger) []feature {
+func features(mgr ctrl.Manager, cfg config.Controller, index *poolindex.Index, own *metrics, log *slog.Logger) []feature {
 	w, live := status.NewWriter(mgr), mgr.GetAPIReader()
 	always := func(r reconciler) feature { return feature{reconciler: r, enabled: true} }
 	list := []feature{
@@ -252,11 +253,12 @@ func features(mgr ctrl.Manager, cfg config.Controller, index *poolindex.Index, o
 		always(takenaddress.New(w.Client, index, log)),
 		always(endpoint.New(w.Client, live, log)),
 		always(endpoint.NewRestorer(w.Client, live, log)),
-		always(leasereclaim.New(w, live, reclaimOptions(cfg, observer), log)),
+		always(leasereclaim.New(w, live, reclaimOptions(cfg, own), log)),
 		{peergroup.New(w, live, log), "policy.enabled", cfg.Policy.Enabled, nil},
 		{peergroup.NewRemover(w.Client, live, log), "policy.enabled", !cfg.Policy.Enabled, nil},
 		{subnet.New(w), "ipam.spiderSubnet.enable", cfg.IPAM.SpiderSubnet.Enable, &v2beta1.SpiderSubnet{}},
 		{multusconfig.New(w, log), "multus.enableMultusConfig", cfg.Multus.EnableMultusConfig, &v2beta1.SpiderMultusConfig{}},
+		{cloudnetwork.New(w, clouds(own.clouds), log), "cloud.enabled", cfg.Cloud.Enabled, &v2beta1.SpiderCloudNetwork{}},
 		{clustercidr.New(w, live, coordinatorOptions(cfg)), "coordinator.enabled", cfg.CoordinatorName != "", &v2beta1.SpiderCoordinator{}},
 	}
 	for _, r := range policyfault.All(w, live) {
@@ -266,12 +268,12 @@ func features(mgr ctrl.Manager, cfg config.Controller, index *poolindex.Index, o
 }
 
 // register adds the reconcilers and the webhooks to the manager.
-func register(ctx context.Context, mgr ctrl.Manager, cfg config.Controller, index *poolindex.Index, observer leasereclaim.Observer, log *slog.Logger) error {
+func register(ctx context.Context, mgr ctrl.Manager, cfg config.Controller, index *poolindex.Index, own *metrics, log *slog.Logger) error {
 	indexes := errors.Join(blockindex.IndexBlocksByPool(ctx, mgr.GetFieldIndexer()), blockindex.IndexBlocksByHolder(ctx, mgr.GetFieldIndexer()))
 	if indexes != nil {
 		return indexes
 	}
-	for _, f := range features(mgr, cfg, index, observer, log) {
+	for _, f := range features(mgr, cfg, index, own, log) {
 		r := f.reconciler
 		if !f.enabled && f.kind == nil {
 			continue

@@ -38,7 +38,7 @@ func Command(env *process.Env) *cobra.Command {
 			return err
 		}
 		if err := servedschema.Check(cmd.Context(), env.Log, server, &v2beta1.SpiderIPPool{}, &v2beta1.SpiderSubnet{}, &v2beta1.SpiderReservedIP{},
-			&v2beta1.SpiderEndpoint{}, &v2beta1.SpiderMultusConfig{}, &v2beta1.SpiderCoordinator{}, &v2beta1.SpiderIPBlock{}, &v2beta1.SpiderPeerGroup{}); err != nil {
+			&v2beta1.SpiderEndpoint{}, &v2beta1.SpiderMultusConfig{}, &v2beta1.SpiderCoordinator{}, &v2beta1.SpiderIPBlock{}, &v2beta1.SpiderPeerGroup{}, &v2beta1.SpiderCloudNetwork{}); err != nil {
 			return err
 		}
 		return Run(cmd.Context(), cfg, Options{RestConfig: server, BindAddress: *address, Log: env.Log})

@@ -9,6 +9,7 @@ import (
 
 	"spiderpool.dev/spiderpool/api/names"
 	"spiderpool.dev/spiderpool/api/v2beta1"
+	"spiderpool.dev/spiderpool/internal/cloud/cloudmetrics"
 	"spiderpool.dev/spiderpool/internal/observe"
 )
 
@@ -16,6 +17,7 @@ import (
 // Dashboards depend on the names.
 type metrics struct {
 	*observe.Reclaims
+	clouds *cloudmetrics.Metrics
 	reader client.Reader // a cache
 	debug  bool          // adds metrics for each pool and subnet
 }
@@ -32,12 +34,13 @@ var (
 )
 
 func newMetrics(reader client.Reader, debug bool) *metrics {
-	return &metrics{reader: reader, debug: debug, Reclaims: observe.NewReclaims()}
+	return &metrics{reader: reader, debug: debug, Reclaims: observe.NewReclaims(), clouds: cloudmetrics.New()}
 }
 
 // Describe implements prometheus.Collector.
 func (m *metrics) Describe(out chan<- *prometheus.Desc) {
 	m.Reclaims.Describe(out)
+	m.clouds.Describe(out)
 	for _, desc := range []*prometheus.Desc{totalPools, totalSubnets, poolTotal, poolAvailable, subnetPools, subnetTotal, subnetAvailable} {
 		out <- desc
 	}
@@ -47,6 +50,7 @@ func (m *metrics) Describe(out chan<- *prometheus.Desc) {
 // request to the API server.
 func (m *metrics) Collect(out chan<- prometheus.Metric) {
 	m.Reclaims.Collect(out)
+	m.clouds.Collect(out)
 	var pools v2beta1.SpiderIPPoolList
 	var subnets v2beta1.SpiderSubnetList
 	for desc, list := range map[*prometheus.Desc]client.ObjectList{totalPools: &pools, totalSubnets: &subnets} {

@@ -9,6 +9,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 
 	"spiderpool.dev/spiderpool/api/v2beta1"
+	"spiderpool.dev/spiderpool/internal/cloud/cloudtest"
 	"spiderpool.dev/spiderpool/internal/kube/scheme"
 	"spiderpool.dev/spiderpool/internal/observe/observetest"
 	"spiderpool.dev/spiderpool/internal/reclaim"
@@ -21,6 +22,9 @@ func TestReferenceListsMetrics(t *testing.T) {
 	m := newMetrics(reader, true)
 	m.Reclaimed(reclaim.PodGone, nil)
 	m.Reclaimed(reclaim.PodGone, errors.New("conflict"))
+	if _, err := m.clouds.Measure("aws", cloudtest.NewFake()).Instances(t.Context(), nil); err != nil {
+		t.Fatal(err)
+	}
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(m)
 	observetest.ReferenceListsMetrics(t, "controller", registry)

@@ -67,6 +67,8 @@ var (
 		"An annotation for the bandwidth of a running pod is invalid, or the node cannot apply it. The pod keeps the limits that it has. The text names the annotation, the value and a valid one."}
 	policyNotEnforced = Kind{"Pod", warning, "PolicyNotEnforced", "Enforce",
 		"The network policies that select the pod are not in effect as they are now, because the node's kernel refuses the packet filter, or the peers of a policy are not known. The pod keeps the filter that it has; one without a filter is closed if peers stay unknown. The text names the reason."}
+	addressesGone = Kind{"SpiderIPPool", warning, "AddressesGone", "Withdraw",
+		"The cloud has taken addresses away from the network interface of the pool. No pod gets them any more. The text names the addresses and the pods that use them."}
 	attachmentCreated = Kind{"SpiderMultusConfig", normal, "AttachmentCreated", "Create",
 		"The NetworkAttachmentDefinition was created."}
 	attachmentAdopted = Kind{"SpiderMultusConfig", normal, "AttachmentAdopted", "Adopt",
@@ -81,7 +83,7 @@ var (
 var kinds = []Kind{
 	failedAllocateIP, ipConflict, ownerNotProven, reclaimedIP, leaseRestored, releaseRefused, networkNotTrusted, nodeNotPrepared, runtimeUnavailable,
 	servicesLeft, invalidService, invalidEndpoints, invalidPolicy, tooManyPeers, bandwidthNotChanged, policyNotEnforced,
-	attachmentCreated, attachmentAdopted, attachmentUpdated, attachmentDeleted,
+	addressesGone, attachmentCreated, attachmentAdopted, attachmentUpdated, attachmentDeleted,
 }
 
 // FailedAllocateIP says why an interface of a pod gets no address.
@@ -138,6 +140,16 @@ func InvalidEndpoints(faults string) Event { return event(invalidEndpoints, faul
 // InvalidPolicy lists the invalid parts of a policy.
 func InvalidPolicy(faults string) Event {
 	return event(invalidPolicy, "invalid parts fail closed: "+faults)
+}
+
+// AddressesGone says which addresses of a pool the cloud has taken away, and the pods that
+// use them, e.g. "10.0.0.5 of default/web-0".
+func AddressesGone(addresses string, holders []string) Event {
+	text := "the cloud has taken " + addresses + " away; no pod gets them any more"
+	if len(holders) > 0 {
+		text += ", and these pods lost their network, so delete them: " + strings.Join(holders, ", ")
+	}
+	return event(addressesGone, text)
 }
 
 // AttachmentCreated is about the owner of a NetworkAttachmentDefinition; name is "namespace/name".

@@ -72,6 +72,8 @@ service:
   externalIPs: {{ $v.service.externalIPs }}
 policy:
   enabled: {{ $v.policy.enabled }}
+cloud:
+  enabled: {{ $v.cloud.enabled }}
 observability:
   enabled: {{ $v.observability.enabled }}
   sample: {{ $v.observability.sample }}

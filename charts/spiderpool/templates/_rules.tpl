@@ -92,11 +92,20 @@
   resources: [spiderippools]
   verbs: [list, watch, patch]
 - apiGroups: [spiderpool.spidernet.io]
-  resources: [spidersubnets, spidermultusconfigs, spidercoordinators]
+  resources: [spidersubnets, spidermultusconfigs, spidercoordinators, spidercloudnetworks]
   verbs: [list, watch]
 - apiGroups: [spiderpool.spidernet.io]
-  resources: [spiderippools/status, spidersubnets/status, spiderreservedips/status, spidermultusconfigs/status, spidercoordinators/status]
+  resources: [spiderippools/status, spidersubnets/status, spiderreservedips/status, spidermultusconfigs/status, spidercoordinators/status, spidercloudnetworks/status]
   verbs: [patch]
+{{- if .Values.cloud.enabled }}
+# The pools and attachments of SpiderCloudNetworks.
+- apiGroups: [spiderpool.spidernet.io]
+  resources: [spiderippools]
+  verbs: [create, delete]
+- apiGroups: [spiderpool.spidernet.io]
+  resources: [spidermultusconfigs]
+  verbs: [create, patch]
+{{- end }}
 # SpiderReservedIPs for the addresses of nodes.
 - apiGroups: [spiderpool.spidernet.io]
   resources: [spiderreservedips]
@@ -244,6 +253,7 @@
 - apiGroups: [apiextensions.k8s.io]
   resources: [customresourcedefinitions]
   resourceNames:
+    - spidercloudnetworks.spiderpool.spidernet.io
     - spidercoordinators.spiderpool.spidernet.io
     - spiderendpoints.spiderpool.spidernet.io
     - spideripblocks.spiderpool.spidernet.io

@@ -28,6 +28,7 @@ func TestDisabledFeatureIsReported(t *testing.T) {
 		return errors.Join(
 			disabled.New(w, "subnet", &v2beta1.SpiderSubnet{}, "ipam.spiderSubnet.enable").Register(mgr),
 			disabled.New(w, "multusconfig", &v2beta1.SpiderMultusConfig{}, "multus.enableMultusConfig").Register(mgr),
+			disabled.New(w, "cloudnetwork", &v2beta1.SpiderCloudNetwork{}, "cloud.enabled").Register(mgr),
 			disabled.New(w, "coordinator", &v2beta1.SpiderCoordinator{}, "coordinator.enabled").Register(mgr),
 		)
 	})
@@ -36,6 +37,9 @@ func TestDisabledFeatureIsReported(t *testing.T) {
 	subnet.Spec.Subnet = "10.0.0.0/24"
 	config := &v2beta1.SpiderMultusConfig{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "off"}}
 	coordinator := &v2beta1.SpiderCoordinator{ObjectMeta: metav1.ObjectMeta{Name: "off"}}
+	network := &v2beta1.SpiderCloudNetwork{ObjectMeta: metav1.ObjectMeta{Name: "off"}}
+	network.Spec.Provider = v2beta1.CloudAWS
+	network.Spec.Interfaces = []v2beta1.CloudInterface{{MultusName: "kube-system/ipvlan-ens5"}}
 	for _, kind := range []struct {
 		object     client.Object
 		conditions *[]metav1.Condition
@@ -43,6 +47,7 @@ func TestDisabledFeatureIsReported(t *testing.T) {
 	}{
 		{subnet, &subnet.Status.Conditions, "ipam.spiderSubnet.enable"},
 		{config, &config.Status.Conditions, "multus.enableMultusConfig"},
+		{network, &network.Status.Conditions, "cloud.enabled"},
 		{coordinator, &coordinator.Status.Conditions, "coordinator.enabled"},
 	} {
 		t.Run(kind.value, func(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
+	"k8s.io/client-go/rest"
 	ctrl "sigs.k8s.io/controller-runtime"
 	ctrlconfig "sigs.k8s.io/controller-runtime/pkg/config"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
@@ -26,6 +27,17 @@ func Manager(tb testing.TB, setup func(ctrl.Manager) error, options ...func(*ctr
 // ManagerIn is Manager with the rights of an installation in the namespace.
 func ManagerIn(tb testing.TB, namespace string, setup func(ctrl.Manager) error, options ...func(*ctrl.Options)) ctrl.Manager {
 	tb.Helper()
+	return manager(tb, Role(tb, "spiderpool-controller", namespace, ""), setup, options...)
+}
+
+// ManagerWith is Manager with the rights of another golden file of the chart, e.g. "secure".
+func ManagerWith(tb testing.TB, values string, setup func(ctrl.Manager) error, options ...func(*ctrl.Options)) ctrl.Manager {
+	tb.Helper()
+	return manager(tb, RoleWith(tb, values, "spiderpool-controller", releaseNamespace, ""), setup, options...)
+}
+
+func manager(tb testing.TB, config *rest.Config, setup func(ctrl.Manager) error, options ...func(*ctrl.Options)) ctrl.Manager {
+	tb.Helper()
 	ctrl.SetLogger(logr.FromSlogHandler(slog.DiscardHandler))
 	skip := true
 	all := ctrl.Options{
@@ -38,7 +50,7 @@ func ManagerIn(tb testing.TB, namespace string, setup func(ctrl.Manager) error, 
 	for _, option := range options {
 		option(&all)
 	}
-	mgr, err := ctrl.NewManager(Role(tb, "spiderpool-controller", namespace, ""), all)
+	mgr, err := ctrl.NewManager(config, all)
 	if err != nil {
 		tb.Fatalf("kubetest: make a manager: %v", err)
 	}

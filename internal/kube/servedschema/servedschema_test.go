@@ -20,6 +20,7 @@ import (
 var all = []any{
 	&v2beta1.SpiderIPPool{}, &v2beta1.SpiderSubnet{}, &v2beta1.SpiderReservedIP{}, &v2beta1.SpiderEndpoint{},
 	&v2beta1.SpiderMultusConfig{}, &v2beta1.SpiderCoordinator{}, &v2beta1.SpiderIPBlock{}, &v2beta1.SpiderPeerGroup{},
+	&v2beta1.SpiderCloudNetwork{},
 }
 
 // document is the OpenAPI document that the API server makes of the chart's definitions,

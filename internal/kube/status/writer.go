@@ -68,6 +68,8 @@ func conditionsOf(object client.Object) (kind string, conditions *[]metav1.Condi
 		return "SpiderMultusConfig", &o.Status.Conditions
 	case *v2beta1.SpiderCoordinator:
 		return "SpiderCoordinator", &o.Status.Conditions
+	case *v2beta1.SpiderCloudNetwork:
+		return "SpiderCloudNetwork", &o.Status.Conditions
 	}
 	panic(fmt.Sprintf("%T has no conditions", object))
 }

@@ -1,0 +1,150 @@
+package v2beta1
+
+import (
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// CloudProvider names a cloud.
+//
+// +kubebuilder:validation:Enum=aws
+type CloudProvider string
+
+// CloudAWS is Amazon EC2 and its VPCs.
+const CloudAWS CloudProvider = "aws"
+
+// CloudMode says who assigns addresses to the network interfaces of the nodes.
+//
+// +kubebuilder:validation:Enum=Discover
+type CloudMode string
+
+// CloudDiscover only reads from the cloud: its pools follow what others have assigned.
+const CloudDiscover CloudMode = "Discover"
+
+// CloudInterface is one network interface of each node.
+type CloudInterface struct {
+	// Device is the device index of the interface at its instance. 0 is the primary interface.
+	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Maximum=63
+	Device int32 `json:"device"`
+
+	// MultusName is the network attachment of pods on this interface, as "namespace/name",
+	// e.g. "kube-system/ipvlan-ens5".
+	// +kubebuilder:validation:MaxLength=317
+	// +kubebuilder:validation:XValidation:rule=`self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?/[a-z0-9]([-.a-z0-9]*[a-z0-9])?$')`,messageExpression=`"'" + self + "' is not the name of a network attachment; write 'namespace/name'"`
+	MultusName string `json:"multusName"`
+
+	// Master is the name of the interface on the nodes, e.g. "ens5". With a master, the
+	// controller creates the SpiderMultusConfig multusName, with ipvlan on that interface,
+	// unless it exists. Without one, the user creates it.
+	// +optional
+	// +kubebuilder:validation:MaxLength=15
+	// +kubebuilder:validation:XValidation:rule=`self.matches('^[^/:\\s]+$')`,messageExpression=`"'" + self + "' is not an interface name; copy the name from 'ip link'"`
+	Master string `json:"master,omitempty"`
+}
+
+// SpiderCloudNetworkSpec selects the interfaces of the cloud that are to have pools.
+type SpiderCloudNetworkSpec struct {
+	// Provider is the cloud, e.g. "aws".
+	// +kubebuilder:validation:XValidation:rule=`self == oldSelf`,messageExpression=`"'" + self + "' differs from '" + oldSelf + "', and provider is immutable; create a new object for another cloud"`
+	Provider CloudProvider `json:"provider"`
+
+	// Region is the region of the nodes, e.g. "eu-central-1". The default is the region of
+	// the controller's own instance.
+	// +optional
+	// +kubebuilder:validation:MaxLength=64
+	// +kubebuilder:validation:XValidation:rule=`self.matches('^[a-z0-9-]*$')`,messageExpression=`"'" + self + "' is not a region, such as 'eu-central-1'"`
+	Region string `json:"region,omitempty"`
+
+	// Mode is Discover: the controller makes pools of the prefixes and addresses that others
+	// assign to the interfaces, e.g. Terraform or a launch template, and changes nothing in the cloud.
+	// +kubebuilder:default=Discover
+	// +optional
+	Mode CloudMode `json:"mode,omitempty"`
+
+	// NodeSelector selects nodes by their labels. The default is all nodes of the provider.
+	// +optional
+	NodeSelector *metav1.LabelSelector `json:"nodeSelector,omitempty"`
+
+	// Interfaces lists the interfaces of each node that get pools. Each has a network attachment of its own.
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=16
+	// +kubebuilder:validation:XValidation:rule=`self.all(i, self.exists_one(j, j.multusName == i.multusName))`,message="two interfaces have one multusName; an address works on its own interface only, so give each its own attachment"
+	// +listType=map
+	// +listMapKey=device
+	Interfaces []CloudInterface `json:"interfaces"`
+
+	// IPVersions lists the IP versions with pools, e.g. [4]. The default is both.
+	// +optional
+	// +kubebuilder:default={4,6}
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=2
+	// +kubebuilder:validation:items:Enum=4;6
+	// +listType=set
+	IPVersions []int64 `json:"ipVersions,omitempty"`
+
+	// Default makes the pools candidates for pods without a pool of their own choice.
+	// +kubebuilder:default=true
+	// +optional
+	Default *bool `json:"default,omitempty"`
+}
+
+// SpiderCloudNetworkStatus tells whether the pools equal the cloud.
+type SpiderCloudNetworkStatus struct {
+	// NodeCount is the number of nodes with a pool.
+	// +kubebuilder:validation:Minimum=0
+	// +optional
+	NodeCount *int64 `json:"nodeCount,omitempty"`
+
+	// PoolCount is the number of pools.
+	// +kubebuilder:validation:Minimum=0
+	// +optional
+	PoolCount *int64 `json:"poolCount,omitempty"`
+
+	// FreeIPv4Count is the number of free IPv4 addresses in the pools. It may be a minute old.
+	// +kubebuilder:validation:Minimum=0
+	// +optional
+	FreeIPv4Count *int64 `json:"freeIPv4Count,omitempty"`
+
+	// FreeIPv6Count is the number of free IPv6 addresses in the pools. It may be a minute old.
+	// +kubebuilder:validation:Minimum=0
+	// +optional
+	FreeIPv6Count *int64 `json:"freeIPv6Count,omitempty"`
+
+	// Conditions has the condition Ready: True if every selected node has the pools of all interfaces.
+	// +listType=map
+	// +listMapKey=type
+	// +optional
+	Conditions []metav1.Condition `json:"conditions,omitempty"`
+}
+
+// SpiderCloudNetwork keeps one SpiderIPPool for each node, interface and IP version equal
+// to what a cloud has assigned there. The pools belong to it and go with it.
+//
+// +kubebuilder:object:root=true
+// +kubebuilder:subresource:status
+// +kubebuilder:resource:categories={spiderpool},path=spidercloudnetworks,scope=Cluster,shortName=scn,singular=spidercloudnetwork
+// +kubebuilder:validation:XValidation:rule=`self.metadata.name.size() <= 40`,messageExpression=`"'" + self.metadata.name + "' is longer than 40 characters; the names of the pools begin with it, so choose a shorter name, such as 'aws'"`
+// +kubebuilder:printcolumn:name=READY,type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`,description="whether all nodes have their pools; the condition has the reason"
+// +kubebuilder:printcolumn:name=MODE,type=string,JSONPath=`.spec.mode`,description="who assigns addresses"
+// +kubebuilder:printcolumn:name=NODES,type=integer,JSONPath=`.status.nodeCount`,description="nodes with a pool"
+// +kubebuilder:printcolumn:name=FREE-IPV4,type=integer,JSONPath=`.status.freeIPv4Count`,description="free IPv4 addresses"
+// +kubebuilder:printcolumn:name=AGE,type=date,JSONPath=`.metadata.creationTimestamp`,description="time since its creation"
+// +kubebuilder:printcolumn:name=POOLS,type=integer,JSONPath=`.status.poolCount`,description="pools",priority=10
+// +kubebuilder:printcolumn:name=FREE-IPV6,type=integer,JSONPath=`.status.freeIPv6Count`,description="free IPv6 addresses",priority=10
+// +kubebuilder:printcolumn:name=REASON,type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].reason`,description="reason of the condition",priority=10
+type SpiderCloudNetwork struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	Spec   SpiderCloudNetworkSpec   `json:"spec"`
+	Status SpiderCloudNetworkStatus `json:"status,omitempty"`
+}
+
+// SpiderCloudNetworkList is a list of SpiderCloudNetworks.
+//
+// +kubebuilder:object:root=true
+type SpiderCloudNetworkList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitempty"`
+	Items           []SpiderCloudNetwork `json:"items"`
+}

@@ -1,0 +1,195 @@
+//go:build apiserver
+
+package cloudnetwork_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"spiderpool.dev/spiderpool/api/v2beta1"
+	"spiderpool.dev/spiderpool/internal/cloud"
+	"spiderpool.dev/spiderpool/internal/cloud/cloudtest"
+	"spiderpool.dev/spiderpool/internal/controller/cloudnetwork"
+	"spiderpool.dev/spiderpool/internal/inet"
+	"spiderpool.dev/spiderpool/internal/kube/blockindex"
+	"spiderpool.dev/spiderpool/internal/kube/kubetest"
+	"spiderpool.dev/spiderpool/internal/kube/status"
+)
+
+func TestMain(m *testing.M) { kubetest.Main(m) }
+
+// network is the SpiderCloudNetwork of the guide.
+func network(name string) *v2beta1.SpiderCloudNetwork {
+	n := &v2beta1.SpiderCloudNetwork{ObjectMeta: metav1.ObjectMeta{Name: name}}
+	n.Spec.Provider = v2beta1.CloudAWS
+	n.Spec.NodeSelector = &metav1.LabelSelector{MatchLabels: map[string]string{"pods": name}}
+	n.Spec.Interfaces = []v2beta1.CloudInterface{{MultusName: "default/ipvlan-ens5", Master: "ens5"}}
+	return n
+}
+
+func TestPoolsFollowCloud(t *testing.T) {
+	fake := cloudtest.NewFake()
+	kubetest.ManagerWith(t, "secure", func(mgr ctrl.Manager) error {
+		providers := func(context.Context, v2beta1.CloudProvider, string) (cloud.Provider, error) { return fake, nil }
+		return errors.Join(
+			blockindex.IndexBlocksByPool(t.Context(), mgr.GetFieldIndexer()),
+			cloudnetwork.New(status.NewWriter(mgr), providers, slog.New(slog.DiscardHandler)).Register(mgr),
+		)
+	})
+	c := kubetest.Client(t)
+	scn := network("follow")
+	kubetest.Create(t, c, scn)
+	wantReady(t, c, scn, "NoInstances", 0)
+	kubetest.Event(t, c, scn, "NoInstances", "spec.nodeSelector matches 0 nodes")
+	fake.AddType("m5.large", cloud.Limits{Interfaces: 3, IPv4: 10, IPv6: 10, Prefixes: true})
+	subnet := fake.AddSubnet("eu-central-1a", nil, netip.MustParsePrefix("172.31.16.0/20"), netip.MustParsePrefix("2406:da1e:c4:ed01::/64"))
+	instance := fake.AddInstance("m5.large", subnet)
+	described, err := fake.Instances(t.Context(), []string{instance})
+	if err != nil {
+		t.Fatal(err)
+	}
+	eni := described[0].Interfaces[0].ID
+	for _, piece := range []string{"172.31.28.16/28", "2406:da1e:c4:ed01:c57d::/80"} {
+		p := netip.MustParsePrefix(piece)
+		a := cloud.Assignment{Interface: eni, Family: inet.FamilyOf(p.Addr()), Unit: cloud.Prefixes, Exact: []netip.Prefix{p}}
+		if _, err := fake.Assign(t.Context(), a); err != nil {
+			t.Fatal(err)
+		}
+	}
+	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "master", Labels: map[string]string{"pods": "follow"}}}
+	node.Spec.ProviderID = fake.ProviderID(instance)
+	kubetest.Create(t, c, node)
+	wantPools(t, c, "follow-master-0-v4: 172.31.28.16-172.31.28.31", "follow-master-0-v6: 2406:da1e:c4:ed01:c57d::-2406:da1e:c4:ed01:c57d:ffff:ffff:ffff")
+	wantReady(t, c, scn, "PoolsUpToDate", 1)
+	config := &v2beta1.SpiderMultusConfig{}
+	if err := c.Get(t.Context(), client.ObjectKey{Namespace: "default", Name: "ipvlan-ens5"}, config); err != nil {
+		t.Fatal(err)
+	}
+
+	// The user changes the master, the cloud takes a prefix and gives another.
+	change(t, c, scn, func() { scn.Spec.Interfaces[0].Master = "ens6" })
+	kubetest.Eventually(t, func(ctx context.Context) error {
+		if err := c.Get(ctx, client.ObjectKeyFromObject(config), config); err != nil || config.Spec.IPvlan.Master[0] != "ens6" {
+			return fmt.Errorf("the attachment is %+v: %w", config.Spec.IPvlan, err)
+		}
+		return nil
+	})
+	pool := &v2beta1.SpiderIPPool{ObjectMeta: metav1.ObjectMeta{Name: "follow-master-0-v4"}}
+	if err := c.Get(t.Context(), client.ObjectKeyFromObject(pool), pool); err != nil {
+		t.Fatal(err)
+	}
+	change(t, c, pool, func() { pool.Spec.Gateway = new("172.31.16.2") })
+	kubetest.Eventually(t, func(ctx context.Context) error {
+		if err := c.Get(ctx, client.ObjectKeyFromObject(pool), pool); err != nil || *pool.Spec.Gateway != "172.31.16.1" {
+			return fmt.Errorf("the gateway is %s: %w", *pool.Spec.Gateway, err)
+		}
+		return nil
+	})
+
+	// A node that leaves takes its pools with it. No controller of pools runs here.
+	kubetest.Remove(t, c, node)
+	kubetest.Eventually(t, func(ctx context.Context) error {
+		var list v2beta1.SpiderIPPoolList
+		if err := c.List(ctx, &list); err != nil {
+			return err
+		}
+		for i := range list.Items {
+			if p := &list.Items[i]; strings.HasPrefix(p.Name, "follow-") && p.DeletionTimestamp == nil {
+				return fmt.Errorf("pool %s is not deleted", p.Name)
+			}
+		}
+		return nil
+	})
+	kubetest.Remove(t, c, config)
+	for _, name := range []string{"follow-master-0-v4", "follow-master-0-v6"} {
+		kubetest.Remove(t, c, &v2beta1.SpiderIPPool{ObjectMeta: metav1.ObjectMeta{Name: name}})
+	}
+}
+
+// change updates an object until no other writer is in the way.
+func change(t *testing.T, c client.Client, o client.Object, edit func()) {
+	t.Helper()
+	kubetest.Eventually(t, func(ctx context.Context) error {
+		if err := c.Get(ctx, client.ObjectKeyFromObject(o), o); err != nil {
+			return err
+		}
+		edit()
+		return c.Update(ctx, o)
+	})
+}
+
+func wantPools(t *testing.T, c client.Client, want ...string) {
+	t.Helper()
+	kubetest.Eventually(t, func(ctx context.Context) error {
+		var list v2beta1.SpiderIPPoolList
+		if err := c.List(ctx, &list); err != nil {
+			return err
+		}
+		var got []string
+		for _, p := range list.Items {
+			got = append(got, p.Name+": "+strings.Join(p.Spec.IPs, ", "))
+		}
+		if slices.Sort(got); !slices.Equal(got, want) {
+			return fmt.Errorf("pools are %q, want %q", got, want)
+		}
+		return nil
+	})
+}
+
+func wantReady(t *testing.T, c client.Client, scn *v2beta1.SpiderCloudNetwork, reason string, nodes int64) {
+	t.Helper()
+	kubetest.Eventually(t, func(ctx context.Context) error {
+		if err := c.Get(ctx, client.ObjectKeyFromObject(scn), scn); err != nil {
+			return err
+		}
+		got := meta.FindStatusCondition(scn.Status.Conditions, status.ConditionReady)
+		if got == nil || got.Reason != reason || scn.Status.NodeCount == nil || *scn.Status.NodeCount != nodes {
+			return fmt.Errorf("status is %+v", scn.Status)
+		}
+		return nil
+	})
+}
+
+// TestBadNetworksAreRefused checks the rules of the definition.
+func TestBadNetworksAreRefused(t *testing.T) {
+	c := kubetest.Client(t)
+	for _, tc := range []struct {
+		name, want string
+		edit       func(n *v2beta1.SpiderCloudNetwork)
+	}{
+		{"mode", `supported values: "Discover"`, func(n *v2beta1.SpiderCloudNetwork) { n.Spec.Mode = "Manage" }},
+		{"provider", `supported values: "aws"`, func(n *v2beta1.SpiderCloudNetwork) { n.Spec.Provider = "azure" }},
+		{"region", "is not a region, such as 'eu-central-1'", func(n *v2beta1.SpiderCloudNetwork) { n.Spec.Region = "https://x" }},
+		{"no interface", "should have at least 1 items", func(n *v2beta1.SpiderCloudNetwork) { n.Spec.Interfaces = []v2beta1.CloudInterface{} }},
+		{"attachment", "write 'namespace/name'", func(n *v2beta1.SpiderCloudNetwork) { n.Spec.Interfaces[0].MultusName = "ipvlan" }},
+		{"master", "copy the name from 'ip link'", func(n *v2beta1.SpiderCloudNetwork) { n.Spec.Interfaces[0].Master = "a/b" }},
+		{"one attachment twice", "give each its own attachment", func(n *v2beta1.SpiderCloudNetwork) {
+			n.Spec.Interfaces = append(n.Spec.Interfaces, v2beta1.CloudInterface{Device: 1, MultusName: "default/ipvlan-ens5"})
+		}},
+		{"one device twice", "Duplicate value", func(n *v2beta1.SpiderCloudNetwork) {
+			n.Spec.Interfaces = append(n.Spec.Interfaces, v2beta1.CloudInterface{MultusName: "default/other"})
+		}},
+		{"long name", "choose a shorter name", func(n *v2beta1.SpiderCloudNetwork) { n.Name = strings.Repeat("n", 41) }},
+		{"version", "spec.ipVersions[0]", func(n *v2beta1.SpiderCloudNetwork) { n.Spec.IPVersions = []int64{5} }},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			n := network("bad")
+			tc.edit(n)
+			if err := c.Create(t.Context(), n); err == nil || !strings.Contains(err.Error(), tc.want) {
+				t.Errorf("the answer is %v, want %q", err, tc.want)
+			}
+		})
+	}
+}

@@ -1,0 +1,199 @@
+package cloudnetwork
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"spiderpool.dev/spiderpool/api/names"
+	"spiderpool.dev/spiderpool/api/v2beta1"
+	"spiderpool.dev/spiderpool/internal/cloud"
+	"spiderpool.dev/spiderpool/internal/inet"
+	"spiderpool.dev/spiderpool/internal/kube/compile"
+	"spiderpool.dev/spiderpool/internal/observe"
+)
+
+// maxRanges is the limit of spec.ips of a SpiderReservedIP.
+const maxRanges = 4096
+
+// apply writes the plan. Reservations come first, so that a crash leaves no address in
+// service that the cloud has taken away. A refusal of the API server concerns one object
+// and is a fault; the others are written.
+func (r *Reconciler) apply(ctx context.Context, network *v2beta1.SpiderCloudNetwork, in *input, plan cloud.Plan) ([]cloud.Issue, error) {
+	for _, family := range []inet.Family{inet.IPv4, inet.IPv6} {
+		if err := r.reserve(ctx, network, family, plan.Reserved.And(inet.OfPrefix(family.Everything()))); err != nil {
+			return nil, err
+		}
+	}
+	r.announce(in, plan)
+	var faults []cloud.Issue
+	var errs []error
+	refused := func(err error) {
+		switch {
+		case err == nil:
+		case apierrors.IsConflict(err):
+			errs = append(errs, err) // the cache is behind
+		case apierrors.IsInvalid(err), apierrors.IsForbidden(err), apierrors.IsAlreadyExists(err), apierrors.IsNotFound(err):
+			faults = append(faults, cloud.Issue{Reason: "Refused", Text: err.Error()})
+		default:
+			errs = append(errs, err)
+		}
+	}
+	for _, i := range network.Spec.Interfaces {
+		if i.Master != "" {
+			refused(r.attach(ctx, network, i))
+		}
+	}
+	for _, p := range plan.Pools {
+		refused(r.putPool(ctx, network, in.pools[p.Name], p))
+	}
+	for _, name := range plan.Delete {
+		refused(r.deletePool(ctx, in.pools[name]))
+	}
+	return faults, errors.Join(errs...)
+}
+
+// announce records an event for each pool that loses addresses.
+func (r *Reconciler) announce(in *input, plan cloud.Plan) {
+	for _, name := range slices.Sorted(maps.Keys(plan.Gone)) {
+		gone := plan.Gone[name]
+		var holders []string
+		for _, l := range in.leases[name] {
+			if gone.Contains(l.Addr) {
+				holders = append(holders, fmt.Sprintf("%s of %s", l.Addr, l.Pod))
+			}
+		}
+		r.status.Recorder.Record(in.pools[name], nil, observe.AddressesGone(gone.String(), holders))
+	}
+}
+
+// putPool creates or changes a pool. Fields that the plan does not know stay the user's.
+func (r *Reconciler) putPool(ctx context.Context, network *v2beta1.SpiderCloudNetwork, is *v2beta1.SpiderIPPool, p cloud.Device) error {
+	if is == nil {
+		pool := &v2beta1.SpiderIPPool{ObjectMeta: metav1.ObjectMeta{Name: p.Name}}
+		fill(pool, network, p)
+		if err := r.client.Create(ctx, pool); err != nil {
+			return fmt.Errorf("create SpiderIPPool %s: %w", p.Name, err)
+		}
+		r.log.InfoContext(ctx, "pool created", "pool", p.Name, "node", p.Node, "interface", p.Interface, "ips", p.IPs.String())
+		return nil
+	}
+	want := is.DeepCopy()
+	fill(want, network, p)
+	if equality.Semantic.DeepEqual(is, want) {
+		return nil
+	}
+	patch := client.MergeFromWithOptions(is, client.MergeFromWithOptimisticLock{})
+	if err := r.client.Patch(ctx, want, patch); err != nil {
+		return fmt.Errorf("change SpiderIPPool %s: %w", p.Name, err)
+	}
+	r.log.InfoContext(ctx, "pool changed", "pool", p.Name, "ips", p.IPs.String())
+	return nil
+}
+
+// fill sets the fields of a pool that follow from the cloud.
+func fill(pool *v2beta1.SpiderIPPool, network *v2beta1.SpiderCloudNetwork, p cloud.Device) {
+	i := slices.IndexFunc(network.Spec.Interfaces, func(i v2beta1.CloudInterface) bool { return int(i.Device) == p.Device })
+	pool.OwnerReferences = ownedBy(network)
+	if pool.Labels == nil {
+		pool.Labels = map[string]string{}
+	}
+	pool.Labels[names.LabelCloudNetwork] = network.Name
+	pool.Labels[names.LabelCloudInterface] = p.Interface
+	pool.Spec.Subnet = p.Subnet.String()
+	if current, errs := compile.Pool(pool); len(errs) > 0 || !current.IPs.Equal(p.IPs) {
+		pool.Spec.IPs = p.IPs.Strings()
+	}
+	pool.Spec.Gateway = nil
+	if p.Gateway.IsValid() {
+		pool.Spec.Gateway = new(p.Gateway.String())
+	}
+	pool.Spec.NodeName = []string{p.Node}
+	pool.Spec.MultusName = []string{network.Spec.Interfaces[i].MultusName}
+	pool.Spec.Default = network.Spec.Default
+	compile.CompletePool(pool)
+}
+
+// ownedBy returns the reference with which Kubernetes deletes an object after its network.
+func ownedBy(network *v2beta1.SpiderCloudNetwork) []metav1.OwnerReference {
+	return []metav1.OwnerReference{{
+		APIVersion: v2beta1.GroupVersion.String(), Kind: "SpiderCloudNetwork", Name: network.Name, UID: network.UID, Controller: new(true),
+	}}
+}
+
+// deletePool deletes a pool. Its finalizer keeps it until its last address is released.
+func (r *Reconciler) deletePool(ctx context.Context, pool *v2beta1.SpiderIPPool) error {
+	err := r.client.Delete(ctx, pool, client.Preconditions{UID: &pool.UID})
+	if client.IgnoreNotFound(err) != nil {
+		return fmt.Errorf("delete SpiderIPPool %s: %w", pool.Name, err)
+	}
+	r.log.InfoContext(ctx, "pool deleted", "pool", pool.Name)
+	return nil
+}
+
+// reserve makes the network's SpiderReservedIP of a family hold the addresses.
+func (r *Reconciler) reserve(ctx context.Context, network *v2beta1.SpiderCloudNetwork, family inet.Family, addrs inet.Set) error {
+	name := fmt.Sprintf("spiderpool-cloud-%s-ipv%d", network.Name, int(family))
+	is := &v2beta1.SpiderReservedIP{}
+	err := r.client.Get(ctx, client.ObjectKey{Name: name}, is)
+	if client.IgnoreNotFound(err) != nil {
+		return fmt.Errorf("read SpiderReservedIP %s: %w", name, err)
+	}
+	want, exists := addrs.Strings(), err == nil
+	want = want[:min(len(want), maxRanges)]
+	switch {
+	case exists && slices.Equal(is.Spec.IPs, want), !exists && len(want) == 0:
+		return nil
+	case len(want) == 0:
+		err = client.IgnoreNotFound(r.client.Delete(ctx, is))
+	case exists:
+		is = is.DeepCopy()
+		is.Spec.IPs = want
+		err = r.client.Update(ctx, is)
+	default:
+		err = r.client.Create(ctx, &v2beta1.SpiderReservedIP{
+			ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{names.LabelCloudNetwork: network.Name}, OwnerReferences: ownedBy(network)},
+			Spec:       v2beta1.SpiderReservedIPSpec{IPVersion: new(int64(family)), IPs: want},
+		})
+	}
+	if err != nil {
+		return fmt.Errorf("write SpiderReservedIP %s: %w", name, err)
+	}
+	return nil
+}
+
+// attach creates the SpiderMultusConfig of an interface. It changes only its own.
+func (r *Reconciler) attach(ctx context.Context, network *v2beta1.SpiderCloudNetwork, i v2beta1.CloudInterface) error {
+	namespace, name, _ := strings.Cut(i.MultusName, "/")
+	is := &v2beta1.SpiderMultusConfig{}
+	err := r.client.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, is)
+	if client.IgnoreNotFound(err) != nil {
+		return fmt.Errorf("read SpiderMultusConfig %s: %w", i.MultusName, err)
+	}
+	kind := v2beta1.CNIIPvlan
+	if err != nil {
+		config := &v2beta1.SpiderMultusConfig{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name, OwnerReferences: ownedBy(network)}}
+		config.Spec.CNIType, config.Spec.IPvlan = &kind, &v2beta1.MasterConfig{Master: []string{i.Master}}
+		if err := r.client.Create(ctx, config); err != nil {
+			return fmt.Errorf("create SpiderMultusConfig %s: %w", i.MultusName, err)
+		}
+		return nil
+	}
+	if !metav1.IsControlledBy(is, network) || is.Spec.IPvlan != nil && slices.Equal(is.Spec.IPvlan.Master, []string{i.Master}) {
+		return nil
+	}
+	want := is.DeepCopy()
+	want.Spec.CNIType, want.Spec.IPvlan = &kind, &v2beta1.MasterConfig{Master: []string{i.Master}}
+	if err := r.client.Patch(ctx, want, client.MergeFromWithOptions(is, client.MergeFromWithOptimisticLock{})); err != nil {
+		return fmt.Errorf("change SpiderMultusConfig %s: %w", i.MultusName, err)
+	}
+	return nil
+}

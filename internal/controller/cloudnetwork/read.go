@@ -1,0 +1,157 @@
+package cloudnetwork
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"spiderpool.dev/spiderpool/api/names"
+	"spiderpool.dev/spiderpool/api/v2beta1"
+	"spiderpool.dev/spiderpool/internal/cloud"
+	"spiderpool.dev/spiderpool/internal/inet"
+	"spiderpool.dev/spiderpool/internal/kube/blockindex"
+	"spiderpool.dev/spiderpool/internal/kube/compile"
+	"spiderpool.dev/spiderpool/internal/lease"
+)
+
+// input is what one reconcile reads from the cluster.
+type input struct {
+	nodes    []member
+	pools    map[string]*v2beta1.SpiderIPPool // of this network
+	existing []cloud.ExistingPool             // the same
+	others   inet.Set                         // addresses of all other pools
+	reserved inet.Set
+	leases   map[string][]lease.Lease // of the pools that may lose addresses
+}
+
+func (in *input) discovery(network *v2beta1.SpiderCloudNetwork, s *session, now time.Time) cloud.Discovery {
+	d := cloud.Discovery{
+		Now: now, Network: network.Name, Subnets: s.subnets, Pools: in.existing, Others: in.others, Reserved: in.reserved, Settled: s.settled(now),
+	}
+	for _, i := range network.Spec.Interfaces {
+		d.Devices = append(d.Devices, int(i.Device))
+	}
+	for _, version := range network.Spec.IPVersions {
+		d.Families = append(d.Families, inet.Family(version))
+	}
+	for _, m := range in.nodes {
+		d.Members = append(d.Members, cloud.Member{Node: m.node, Answers: s.histories[m.instance]})
+	}
+	return d
+}
+
+// read reads the nodes, the pools and the reserved addresses. Its faults concern nodes.
+func (r *Reconciler) read(ctx context.Context, network *v2beta1.SpiderCloudNetwork, s *session) (*input, []cloud.Issue, error) {
+	in := &input{pools: map[string]*v2beta1.SpiderIPPool{}, leases: map[string][]lease.Lease{}}
+	faults, err := r.readNodes(ctx, network, s.provider, in)
+	if err != nil {
+		return nil, nil, err
+	}
+	var reserved v2beta1.SpiderReservedIPList
+	if err := r.client.List(ctx, &reserved, client.MatchingLabels{names.LabelCloudNetwork: network.Name}, client.UnsafeDisableDeepCopy); err != nil {
+		return nil, nil, fmt.Errorf("list SpiderReservedIPs: %w", err)
+	}
+	var sets []inet.Set
+	for i := range reserved.Items {
+		if set, _ := compile.ReservedIP(&reserved.Items[i]); metav1.IsControlledBy(&reserved.Items[i], network) {
+			sets = append(sets, set)
+		}
+	}
+	in.reserved = inet.Union(sets...)
+	return in, faults, r.readPools(ctx, network, s, in)
+}
+
+// readNodes reads the selected nodes.
+func (r *Reconciler) readNodes(ctx context.Context, network *v2beta1.SpiderCloudNetwork, provider cloud.Provider, in *input) ([]cloud.Issue, error) {
+	selector, err := selectorOf(network)
+	if err != nil {
+		return nil, err
+	}
+	var nodes corev1.NodeList
+	if err := r.client.List(ctx, &nodes, client.MatchingLabelsSelector{Selector: selector}, client.UnsafeDisableDeepCopy); err != nil {
+		return nil, fmt.Errorf("list nodes: %w", err)
+	}
+	var faults []cloud.Issue
+	known := 0
+	for i := range nodes.Items {
+		node := &nodes.Items[i]
+		id, ok := provider.InstanceID(node.Spec.ProviderID)
+		if !ok {
+			id = ""
+		} else {
+			known++
+		}
+		in.nodes = append(in.nodes, member{node.Name, id})
+		// Without a selector, nodes of other clouds are none of our business.
+		if !ok && (node.Spec.ProviderID == "" || network.Spec.NodeSelector != nil) {
+			faults = append(faults, cloud.Issue{Reason: "NodeUnknown", Text: fmt.Sprintf(
+				"spec.providerID of node %s is %q, which names no instance of provider %s; set it, e.g. with the cloud controller manager",
+				node.Name, node.Spec.ProviderID, network.Spec.Provider)})
+		}
+	}
+	if known == 0 && len(faults) == 0 {
+		faults = append(faults, cloud.Issue{Reason: cloud.NoInstances, Text: fmt.Sprintf(
+			"spec.nodeSelector matches %d nodes, none of them of provider %s in this region; check spec.region, spec.nodeSelector, and spec.providerID of the nodes",
+			len(nodes.Items), network.Spec.Provider)})
+	}
+	slices.SortFunc(in.nodes, func(a, b member) int { return cmp.Compare(a.node, b.node) })
+	return faults, nil
+}
+
+// selectorOf returns the selector of nodes. Without one, it selects all nodes.
+func selectorOf(network *v2beta1.SpiderCloudNetwork) (labels.Selector, error) {
+	if network.Spec.NodeSelector == nil {
+		return labels.Everything(), nil
+	}
+	return metav1.LabelSelectorAsSelector(network.Spec.NodeSelector)
+}
+
+// readPools reads all pools, and the leases of those that may lose addresses.
+func (r *Reconciler) readPools(ctx context.Context, network *v2beta1.SpiderCloudNetwork, s *session, in *input) error {
+	var pools v2beta1.SpiderIPPoolList
+	if err := r.client.List(ctx, &pools, client.UnsafeDisableDeepCopy); err != nil {
+		return fmt.Errorf("list SpiderIPPools: %w", err)
+	}
+	var others []inet.Set
+	for i := range pools.Items {
+		pool := &pools.Items[i]
+		compiled, _ := compile.Pool(pool)
+		// The owner decides, not the label: any user may set that, or lose it.
+		if !metav1.IsControlledBy(pool, network) {
+			others = append(others, compiled.IPs)
+			continue
+		}
+		in.pools[pool.Name] = pool
+		existing := cloud.ExistingPool{
+			Pool: cloud.Pool{
+				Name: pool.Name, Interface: pool.Labels[names.LabelCloudInterface], Subnet: compiled.Subnet, Gateway: compiled.Gateway, IPs: compiled.IPs,
+			},
+			Deleting: pool.DeletionTimestamp != nil,
+		}
+		if len(pool.Spec.NodeName) == 1 {
+			existing.Node = pool.Spec.NodeName[0]
+		}
+		if s.again[existing.Node] != nil || compiled.IPs.Overlaps(in.reserved) {
+			leases, err := blockindex.LeasesOfPool(ctx, r.client, pool.Name)
+			if err != nil {
+				return fmt.Errorf("read the leases of SpiderIPPool %s: %w", pool.Name, err)
+			}
+			var addrs []netip.Addr
+			for _, l := range leases {
+				addrs = append(addrs, l.Addr)
+			}
+			in.leases[pool.Name], existing.Leased = leases, inet.OfAddrs(addrs...)
+		}
+		in.existing = append(in.existing, existing)
+	}
+	in.others = inet.Union(others...)
+	return nil
+}

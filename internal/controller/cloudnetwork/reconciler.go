@@ -1,0 +1,177 @@
+// Package cloudnetwork keeps one SpiderIPPool for each node, network interface and IP
+// version equal to what a cloud has assigned there.
+//
+// A reconcile reads the cluster, asks the cloud if that is due, and applies the plan of
+// cloud.Discover. The answers of the cloud live in memory: a new leader asks about all
+// nodes first, and again before it takes an address out of a pool. A cloud that does not answer
+// changes no pool.
+package cloudnetwork
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"maps"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/utils/clock"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/builder"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"spiderpool.dev/spiderpool/api/v2beta1"
+	"spiderpool.dev/spiderpool/internal/cloud"
+	"spiderpool.dev/spiderpool/internal/kube/status"
+)
+
+const (
+	// resyncMax is the longest time between two questions about all nodes. Each time is
+	// shorter by a random part, at most resyncJitter.
+	resyncMax    = 5 * time.Minute
+	resyncJitter = time.Minute
+	// subnetsMax is the longest time that a description of a subnet is used.
+	subnetsMax = time.Hour
+	// settleTime is the time for agents to read a pool or a SpiderReservedIP.
+	settleTime = 30 * time.Second
+	// countTime is the time between two counts of free addresses.
+	countTime = time.Minute
+	// callTimeout limits one question to the cloud.
+	callTimeout = 30 * time.Second
+)
+
+// Providers returns the client of a cloud, e.g. of provider aws in region eu-central-1.
+// An empty region is that of the controller's own instance.
+type Providers func(ctx context.Context, provider v2beta1.CloudProvider, region string) (cloud.Provider, error)
+
+// Reconciler keeps the pools of SpiderCloudNetworks.
+type Reconciler struct {
+	client    client.Client
+	status    status.Writer
+	providers Providers
+	clock     clock.PassiveClock
+	log       *slog.Logger
+	sessions  map[string]*session // by SpiderCloudNetwork; one reconcile runs at a time
+}
+
+// New returns a reconciler. The client of w must have a cache with the index of
+// blockindex.IndexBlocksByPool.
+func New(w status.Writer, providers Providers, log *slog.Logger) *Reconciler {
+	return &Reconciler{client: w.Client, status: w, providers: providers, clock: clock.RealClock{}, log: log, sessions: map[string]*session{}}
+}
+
+// Name is the name of the controller in logs and metrics.
+func (*Reconciler) Name() string { return "cloudnetwork" }
+
+// Register adds the reconciler to the manager.
+func (r *Reconciler) Register(mgr ctrl.Manager) error {
+	changed := predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
+		before, after := e.ObjectOld.(*corev1.Node), e.ObjectNew.(*corev1.Node)
+		return before.Spec.ProviderID != after.Spec.ProviderID || !maps.Equal(before.Labels, after.Labels)
+	}}
+	spec := builder.WithPredicates(predicate.GenerationChangedPredicate{})
+	return ctrl.NewControllerManagedBy(mgr).
+		Named(r.Name()).
+		For(&v2beta1.SpiderCloudNetwork{}, spec).
+		Owns(&v2beta1.SpiderIPPool{}, spec).
+		Owns(&v2beta1.SpiderReservedIP{}, spec).
+		Owns(&v2beta1.SpiderMultusConfig{}, spec).
+		Watches(&corev1.Node{}, handler.EnqueueRequestsFromMapFunc(r.all), builder.WithPredicates(changed)).
+		Complete(r)
+}
+
+// all returns requests for all SpiderCloudNetworks.
+func (r *Reconciler) all(ctx context.Context, node client.Object) []reconcile.Request {
+	var networks v2beta1.SpiderCloudNetworkList
+	if err := r.client.List(ctx, &networks, client.UnsafeDisableDeepCopy); err != nil {
+		r.log.ErrorContext(ctx, "cannot list the SpiderCloudNetworks of a node", "node", node.GetName(), "err", err)
+		return nil
+	}
+	var requests []reconcile.Request
+	for i := range networks.Items {
+		requests = append(requests, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(&networks.Items[i])})
+	}
+	return requests
+}
+
+// Reconcile makes the pools of one SpiderCloudNetwork equal to the cloud.
+func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.Result, error) {
+	network := &v2beta1.SpiderCloudNetwork{}
+	if err := r.client.Get(ctx, request.NamespacedName, network); err != nil {
+		if client.IgnoreNotFound(err) == nil {
+			delete(r.sessions, request.Name)
+		}
+		return ctrl.Result{}, client.IgnoreNotFound(err)
+	}
+	if network.DeletionTimestamp != nil {
+		return ctrl.Result{}, nil
+	}
+	if _, err := selectorOf(network); err != nil {
+		return ctrl.Result{}, r.report(ctx, network, nil, []cloud.Issue{{Reason: "Invalid", Text: "spec.nodeSelector: " + err.Error()}})
+	}
+	s, fault := r.session(ctx, network)
+	if fault != nil {
+		return ctrl.Result{RequeueAfter: countTime}, r.report(ctx, network, nil, []cloud.Issue{*fault})
+	}
+	// 1. Read the cluster.
+	in, faults, err := r.read(ctx, network, s)
+	if err != nil {
+		return ctrl.Result{}, err
+	}
+	// 2. Ask the cloud about nodes that it was not asked about, or not for a while.
+	now := r.clock.Now()
+	if issue := s.ask(ctx, now, in.nodes); issue != nil {
+		faults = append([]cloud.Issue{*issue}, faults...)
+	}
+	// 3. Plan, and apply the plan.
+	discovery := in.discovery(network, s, now)
+	plan := cloud.Discover(discovery)
+	s.plan(now, plan)
+	refused, err := r.apply(ctx, network, in, plan)
+	if s.shrinks(discovery, plan) {
+		s.shrunk = now
+	}
+	if err != nil {
+		return ctrl.Result{}, err
+	}
+	// 4. Report.
+	faults = append(append(faults, refused...), plan.Issues...)
+	return ctrl.Result{RequeueAfter: s.next(now, plan)}, r.report(ctx, network, in, faults)
+}
+
+// session returns the memory about a SpiderCloudNetwork. A new region begins a new one.
+func (r *Reconciler) session(ctx context.Context, network *v2beta1.SpiderCloudNetwork) (*session, *cloud.Issue) {
+	key := string(network.Spec.Provider) + "/" + network.Spec.Region
+	if s := r.sessions[network.Name]; s != nil && s.key == key {
+		return s, nil
+	}
+	delete(r.sessions, network.Name)
+	provider, err := r.providers(ctx, network.Spec.Provider, network.Spec.Region)
+	if err != nil {
+		return nil, &cloud.Issue{Reason: "ProviderUnavailable", Text: "cannot set up the provider " + string(network.Spec.Provider) + ": " + err.Error()}
+	}
+	s := newSession(key, provider, r.clock.Now())
+	r.sessions[network.Name] = s
+	return s, nil
+}
+
+// faultOf explains an error of a provider.
+func faultOf(err error) cloud.Issue {
+	action := ""
+	if e, ok := errors.AsType[*cloud.Error](err); ok {
+		action = e.Action
+	}
+	const stay = "; the pools stay as they are"
+	switch cloud.KindOf(err) {
+	case cloud.Permission:
+		return cloud.Issue{Reason: "PermissionMissing", Text: "the cloud does not allow the action " + action + "; add it to the policy of the controller's role" + stay}
+	case cloud.Throttled:
+		return cloud.Issue{Reason: "Throttled", Text: "the cloud limits the calls of " + action + "; the controller tries again later" + stay}
+	}
+	return cloud.Issue{Reason: "CloudUnavailable", Text: strings.TrimSuffix(err.Error(), ".") + stay}
+}

@@ -1,0 +1,195 @@
+package cloudnetwork
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"spiderpool.dev/spiderpool/internal/cloud"
+)
+
+// session is the memory about one SpiderCloudNetwork: answers of the cloud, and when to
+// ask again.
+type session struct {
+	key       string // provider and region
+	provider  cloud.Provider
+	histories map[string]cloud.History // by instance
+	subnets   map[string]cloud.Subnet
+	described time.Time // of the oldest description of a subnet
+	resync    time.Time // of the next question about all nodes
+	again     map[string]*repeat
+	shrunk    time.Time // of the last change that agents must have read before the next one
+	failures  int       // in a row
+	retry     time.Time
+	fault     *cloud.Issue
+}
+
+// repeat is a question about one node to ask again.
+type repeat struct {
+	at    time.Time
+	pause time.Duration // before at
+}
+
+// member is a node with its instance.
+type member struct {
+	node, instance string // the instance is empty for a node of another cloud
+}
+
+func newSession(key string, provider cloud.Provider, now time.Time) *session {
+	return &session{
+		key: key, provider: provider, resync: now, shrunk: now, described: now,
+		histories: map[string]cloud.History{}, subnets: map[string]cloud.Subnet{}, again: map[string]*repeat{},
+	}
+}
+
+// ask asks the cloud about the instances that are due, in one batch. It returns the
+// present fault of the cloud, or nil.
+func (s *session) ask(ctx context.Context, now time.Time, nodes []member) *cloud.Issue {
+	if now.Before(s.retry) {
+		return s.fault
+	}
+	full := !now.Before(s.resync)
+	due := s.due(now, nodes, full)
+	if len(due) == 0 {
+		s.fault = nil
+		if full {
+			s.resync = now.Add(resyncMax)
+		}
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	instances, err := s.provider.Instances(ctx, due)
+	if err == nil {
+		err = s.describeSubnets(ctx, now, instances, full)
+	}
+	if err != nil {
+		s.backOff(now, err)
+		return s.fault
+	}
+	s.failures, s.fault = 0, nil
+	byID := map[string]*cloud.Instance{}
+	for i := range instances {
+		byID[instances[i].ID] = &instances[i]
+	}
+	for _, id := range due {
+		s.histories[id] = s.histories[id].Add(cloud.Answer{At: now, Instance: byID[id]})
+	}
+	if full {
+		s.resync = now.Add(resyncMax - rand.N(resyncJitter))
+	}
+	return nil
+}
+
+// due returns the instances to ask about, and forgets those without a node.
+func (s *session) due(now time.Time, nodes []member, full bool) []string {
+	var due []string
+	present := map[string]bool{}
+	for _, m := range nodes {
+		if m.instance == "" || present[m.instance] {
+			continue
+		}
+		present[m.instance] = true
+		r := s.again[m.node]
+		repeated := r != nil && !now.Before(r.at)
+		if full || repeated || !s.histories[m.instance].Answered() {
+			due = append(due, m.instance)
+		}
+		if repeated {
+			r.pause = min(2*r.pause, resyncMax)
+			r.at = now.Add(r.pause)
+		}
+	}
+	maps.DeleteFunc(s.histories, func(id string, _ cloud.History) bool { return !present[id] })
+	return due
+}
+
+// describeSubnets asks about the subnets of instances that are not known or were not described for long.
+func (s *session) describeSubnets(ctx context.Context, now time.Time, instances []cloud.Instance, full bool) error {
+	if full && now.Sub(s.described) > subnetsMax {
+		s.described = now
+		clear(s.subnets)
+	}
+	wanted := map[string]bool{}
+	for _, instance := range instances {
+		for _, i := range instance.Interfaces {
+			if _, known := s.subnets[i.Subnet]; !known {
+				wanted[i.Subnet] = true
+			}
+		}
+	}
+	if len(wanted) == 0 {
+		return nil
+	}
+	subnets, err := s.provider.Subnets(ctx, slices.Sorted(maps.Keys(wanted)), nil)
+	for _, subnet := range subnets {
+		s.subnets[subnet.ID] = subnet
+	}
+	return err
+}
+
+// backOff sets the time of the next attempt after an error.
+func (s *session) backOff(now time.Time, err error) {
+	pause := min(time.Second<<min(s.failures, 10), resyncMax)
+	pause += rand.N(pause)
+	if e, ok := errors.AsType[*cloud.Error](err); ok {
+		pause = max(pause, e.After)
+	}
+	s.failures++
+	s.retry = now.Add(pause)
+	fault := faultOf(err)
+	s.fault = &fault
+}
+
+// plan sets the times of the next questions about single nodes.
+func (s *session) plan(now time.Time, plan cloud.Plan) {
+	maps.DeleteFunc(s.again, func(node string, _ *repeat) bool { return !slices.Contains(plan.Again, node) })
+	for _, node := range plan.Again {
+		if s.again[node] == nil {
+			s.again[node] = &repeat{at: now.Add(cloud.Apart), pause: cloud.Apart}
+		}
+	}
+}
+
+// settled reports whether the agents have had time to read the last change that must not overtake another.
+func (s *session) settled(now time.Time) bool { return now.Sub(s.shrunk) >= settleTime }
+
+// shrinks reports whether a plan reserves addresses, or takes some out of a pool.
+func (s *session) shrinks(d cloud.Discovery, plan cloud.Plan) bool {
+	if !plan.Reserved.Equal(d.Reserved) || len(plan.Delete) > 0 {
+		return true
+	}
+	next := make(map[string]cloud.Device, len(plan.Pools))
+	for _, p := range plan.Pools {
+		next[p.Name] = p
+	}
+	return slices.ContainsFunc(d.Pools, func(have cloud.ExistingPool) bool {
+		p, ok := next[have.Name]
+		return ok && !p.IPs.ContainsSet(have.IPs)
+	})
+}
+
+// next returns the time until the next reconcile.
+func (s *session) next(now time.Time, plan cloud.Plan) time.Duration {
+	due := now.Add(countTime)
+	earlier := func(t time.Time) {
+		if t.Before(due) {
+			due = t
+		}
+	}
+	if s.fault != nil {
+		earlier(s.retry)
+	} else {
+		earlier(s.resync)
+		for _, r := range s.again {
+			earlier(r.at)
+		}
+	}
+	if !plan.Reserved.IsEmpty() {
+		earlier(s.shrunk.Add(settleTime))
+	}
+	return max(due.Sub(now), 100*time.Millisecond)
+}
