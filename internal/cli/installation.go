@@ -41,7 +41,7 @@ func readInstallation(ctx context.Context, r reader, system string) (*view.Insta
 	}
 	var group errgroup.Group
 	for _, read := range []func(context.Context, reader, *view.Installation) error{
-		readDefinitionsOf, readController, readAgents, readWebhooks, readCoordinator, readAttachments,
+		readDefinitionsOf, readController, readAgents, readWebhooks, readCoordinator, readAttachments, readClouds,
 		func(ctx context.Context, r reader, in *view.Installation) (err error) {
 			in.Multus, err = readMultus(ctx, r)
 			return err
@@ -160,6 +160,13 @@ func readAttachments(ctx context.Context, r reader, in *view.Installation) error
 	for i := range list.Items {
 		in.Attachments = append(in.Attachments, &list.Items[i])
 	}
+	return err
+}
+
+func readClouds(ctx context.Context, r reader, in *view.Installation) error {
+	var list v2beta1.SpiderCloudNetworkList
+	_, err := r.Lookup(ctx, &list, "/apis/"+v2beta1.GroupVersion.String()+"/spidercloudnetworks")
+	in.Clouds = list.Items
 	return err
 }
 

@@ -48,6 +48,8 @@ type Installation struct {
 	Multus      Multus
 	// Attachments are all SpiderMultusConfigs.
 	Attachments []*v2beta1.SpiderMultusConfig
+	// Clouds are all SpiderCloudNetworks.
+	Clouds []v2beta1.SpiderCloudNetwork
 	// Events are the warnings of agents about nodes and pods.
 	Events []corev1.Event
 }
@@ -87,6 +89,7 @@ func (i *Installation) Health(now time.Time) Report {
 	i.coordinator(&r)
 	i.Multus.check(&r)
 	i.attachments(&r)
+	i.clouds(&r)
 	i.events(&r, now)
 	return r
 }

@@ -196,3 +196,21 @@ func (i *Installation) attachments(r *Report) {
 		r.ok(subject, "%s", plural(len(i.Attachments), "SpiderMultusConfig"))
 	}
 }
+
+// clouds adds the findings about SpiderCloudNetworks, if there are any.
+func (i *Installation) clouds(r *Report) {
+	const subject = "clouds"
+	bad := 0
+	for k := range i.Clouds {
+		c := &i.Clouds[k]
+		ready := meta.FindStatusCondition(c.Status.Conditions, "Ready")
+		if ready == nil || ready.Status == "True" {
+			continue
+		}
+		bad++
+		r.warn(subject, fmt.Sprintf("SpiderCloudNetwork %s: %s", c.Name, oneSentence(ready.Message)), "kubectl describe spidercloudnetwork "+c.Name)
+	}
+	if bad == 0 && len(i.Clouds) > 0 {
+		r.ok(subject, "%s", plural(len(i.Clouds), "SpiderCloudNetwork"))
+	}
+}

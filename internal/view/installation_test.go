@@ -206,6 +206,8 @@ func (w *world) add(t *testing.T, d document) {
 		w.in.Coordinator = decoded[v2beta1.SpiderCoordinator](t, d)
 	case "SpiderMultusConfig":
 		w.in.Attachments = append(w.in.Attachments, decoded[v2beta1.SpiderMultusConfig](t, d))
+	case "SpiderCloudNetwork":
+		w.in.Clouds = append(w.in.Clouds, *decoded[v2beta1.SpiderCloudNetwork](t, d))
 	case "Event":
 		w.in.Events = append(w.in.Events, *decoded[corev1.Event](t, d))
 	case "SpiderIPPool":
