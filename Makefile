@@ -99,7 +99,7 @@ test: ## Run all required tests
 # The lab mostly waits: for pods, for the kernel of the guests and for time-outs. So the other suites run beside it.
 .PHONY: in-process
 in-process:
-	@for suite in apiserver kernel kernel-uml chaos-short; do $(MAKE) --no-print-directory $$suite; done
+	@for suite in cloud-clients apiserver kernel kernel-uml chaos-short; do $(MAKE) --no-print-directory $$suite; done
 
 .PHONY: unit
 unit: ## Run the hermetic tests (under a minute when warm)
@@ -107,6 +107,10 @@ unit: ## Run the hermetic tests (under a minute when warm)
 	@$(LABGO) test -run '$(RUN)' ./...
 	@go -C test/monitoring test -run '$(RUN)' ./...
 	@go -C hack/site test -run '$(RUN)' ./...
+
+.PHONY: cloud-clients
+cloud-clients: ## Run Debian's aws command against the fake EC2
+	@AWS="$$(hack/awscli.sh)" go test -tags awscli -count=1 -run '$(RUN)' ./test/fakecloud
 
 .PHONY: apiserver
 apiserver: lab-tools bin/hubble bin/hubble-relay ## Run the tests against a real kube-apiserver and etcd

@@ -11,7 +11,7 @@ unformatted=$(git ls-files '*.go' | xargs gofmt -l)
 [ -z "$unformatted" ] || fail "not formatted; run gofmt -w on: $unformatted"
 
 say "go vet and staticcheck"
-tags=apiserver,kernel,e2e
+tags=apiserver,kernel,e2e,awscli
 go vet -tags "$tags" ./...
 go tool -modfile=tools/go.mod staticcheck -tags "$tags" ./...
 lint=$(mktemp -d); trap 'rm -rf "$lint"' EXIT

@@ -132,7 +132,7 @@ func TestRoleCredentialsNameTheRole(t *testing.T) {
 	if codeOf(err) != "UnauthorizedOperation" || !strings.Contains(err.Error(), "assumed-role/node/") {
 		t.Errorf("a forbidden call: %v", err)
 	}
-	if environment := w.server.Environment(w.node); !slices.Contains(environment, "AWS_EC2_METADATA_SERVICE_ENDPOINT="+w.server.MetadataURL(w.node)) {
+	if environment := w.server.Environment(w.node); !slices.Contains(environment, "AWS_EC2_METADATA_SERVICE_ENDPOINT="+w.server.MetadataURL(w.node)+"/") {
 		t.Errorf("environment %v", environment)
 	}
 }

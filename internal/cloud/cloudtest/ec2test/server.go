@@ -84,7 +84,8 @@ func (s *Server) MetadataURL(instance string) string {
 }
 
 // Environment returns environment variables that make an AWS client use the fake: SDKs, and the aws command from
-// version 2.13. With an instance, they include its metadata service.
+// version 2.13. With an instance, they include its metadata service. That URL ends with a slash, because the aws command
+// appends to it.
 // https://docs.aws.amazon.com/sdkref/latest/guide/feature-ss-endpoints.html
 func (s *Server) Environment(instance string) []string {
 	region := s.cloud.options.Region
@@ -97,7 +98,7 @@ func (s *Server) Environment(instance string) []string {
 		"AWS_DEFAULT_REGION=" + region,
 	}
 	if instance != "" {
-		environment = append(environment, "AWS_EC2_METADATA_SERVICE_ENDPOINT="+s.MetadataURL(instance))
+		environment = append(environment, "AWS_EC2_METADATA_SERVICE_ENDPOINT="+s.MetadataURL(instance)+"/")
 	}
 	return environment
 }
