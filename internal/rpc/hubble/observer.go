@@ -137,11 +137,13 @@ func (r *reading) start(ctx context.Context) (uint64, error) {
 	oldest, next := r.ring.Bounds()
 	wanted := r.request.GetNumber()
 	switch {
-	case r.request.GetFirst() && r.since.IsZero():
+	case !r.since.IsZero():
+		return r.firstSince(oldest, next), nil
+	case r.request.GetFirst():
 		return oldest, nil
-	case wanted == 0 && r.since.IsZero() && r.request.GetFollow():
+	case wanted == 0 && r.request.GetFollow():
 		return next, nil
-	case wanted == 0 && r.since.IsZero():
+	case wanted == 0:
 		return oldest, nil
 	}
 	// Backwards, until there are enough flows.
@@ -153,12 +155,6 @@ func (r *reading) start(ctx context.Context) (uint64, error) {
 		flows, lost := r.read(ctx, &from, int(next-from))
 		for i := len(flows) - 1; i >= 0; i-- {
 			s := flows[i]
-			if !r.since.IsZero() {
-				if s.Time.Before(r.since) {
-					return s.number + 1, nil
-				}
-				continue
-			}
 			if s.Lost == 0 && r.filter.matches(s) {
 				if wanted--; wanted == 0 {
 					return s.number, nil
@@ -171,6 +167,22 @@ func (r *reading) start(ctx context.Context) (uint64, error) {
 		next = max(oldest, next-min(next, chunk))
 	}
 	return oldest, nil
+}
+
+// firstSince returns the number of the first flow since the time of the request. Flows are not in the order of their times: the end
+// of a silent connection has that of its last packet.
+func (r *reading) firstSince(oldest, next uint64) uint64 {
+	copied := make([]flow.Flow, chunk)
+	for at := oldest; at < next; {
+		n, first, _ := r.ring.Read(at, copied)
+		for i := range copied[:n] {
+			if !copied[i].Time.Before(r.since) {
+				return first + uint64(i)
+			}
+		}
+		at = first + uint64(n)
+	}
+	return next
 }
 
 // read returns at most limit flows from a number on, and sets it to that of the flow after them.
@@ -192,7 +204,10 @@ func (r *reading) read(ctx context.Context, from *uint64, limit int) (flows []*s
 func (r *reading) pass(s *seen) (sent bool, err error) {
 	switch {
 	case !r.until.IsZero() && s.Time.After(r.until):
-		return false, errEnough
+		if r.request.GetFollow() {
+			return false, errEnough
+		}
+		return false, nil
 	case !r.since.IsZero() && s.Time.Before(r.since):
 		return false, nil
 	case s.Lost > 0:
