@@ -16,10 +16,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
-	"k8s.io/apimachinery/pkg/labels"
 
-	"spiderpool.dev/spiderpool/internal/config"
-	"spiderpool.dev/spiderpool/internal/inet"
 	"spiderpool.dev/spiderpool/internal/view"
 )
 
@@ -58,7 +55,7 @@ func (o *viewOptions) showNode(ctx context.Context, r reader, name, system strin
 	if err != nil {
 		return answer{}, err
 	}
-	q := view.NodeQuestion{Node: node, Families: familiesOf(file)}
+	q := view.NodeQuestion{Node: node, Families: view.Families(file)}
 	var state *view.State
 	var group errgroup.Group
 	group.Go(func() (err error) {
@@ -77,7 +74,7 @@ func (o *viewOptions) showNode(ctx context.Context, r reader, name, system strin
 	if err := group.Wait(); err != nil {
 		return answer{}, err
 	}
-	q.Agent = agentIn(q.Pods, agents)
+	q.Agent = view.AgentOf(q.Pods, agents)
 	details := state.Node(q)
 	if len(details.Findings) > 0 {
 		err = errFound
@@ -95,31 +92,6 @@ func readKnownNode(ctx context.Context, r reader, name string) (*corev1.Node, er
 
 func onNode(name string) metav1.ListOptions {
 	return metav1.ListOptions{FieldSelector: fields.OneTermEqualSelector("spec.nodeName", name).String()}
-}
-
-// agentIn returns the pod of the DaemonSet of the agents, nil if there is none.
-func agentIn(pods []*corev1.Pod, agents *appsv1.DaemonSet) *corev1.Pod {
-	if agents == nil {
-		return nil
-	}
-	selector := labels.SelectorFromSet(agents.Spec.Selector.MatchLabels)
-	for _, pod := range pods {
-		if pod.Namespace == agents.Namespace && selector.Matches(labels.Set(pod.Labels)) {
-			return pod
-		}
-	}
-	return nil
-}
-
-// familiesOf returns the IP versions of the installation.
-func familiesOf(file *config.File) (families []inet.Family) {
-	if file.IPAM.EnableIPv4 {
-		families = append(families, inet.IPv4)
-	}
-	if file.IPAM.EnableIPv6 {
-		families = append(families, inet.IPv6)
-	}
-	return families
 }
 
 func nodeAnswer(d view.NodeDetails) answer {

@@ -3,13 +3,10 @@ package cli
 import (
 	"cmp"
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -23,6 +20,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"spiderpool.dev/spiderpool/internal/config"
+	"spiderpool.dev/spiderpool/internal/process/httpserver"
 )
 
 // observeOptions are the flags of observe besides the filters.
@@ -151,7 +149,7 @@ func (o *observeOptions) dial() (*grpc.ClientConn, string, error) {
 		if o.certDir == "" {
 			return nil, "", fmt.Errorf("--server %s: agents and hubble-relay ask for a client certificate; give its directory with --tls-dir", server)
 		}
-		config, err := clientTLS(o.certDir, o.serverName)
+		config, err := httpserver.ClientTLS(o.certDir, o.serverName)
 		if err != nil {
 			return nil, "", fmt.Errorf("--tls-dir %s: %w", o.certDir, err)
 		}
@@ -168,22 +166,6 @@ func flowSocket() string {
 		file = config.Default()
 	}
 	return file.Observability.SocketPath
-}
-
-func clientTLS(dir, name string) (*tls.Config, error) {
-	pair, err := tls.LoadX509KeyPair(filepath.Join(dir, "tls.crt"), filepath.Join(dir, "tls.key"))
-	if err != nil {
-		return nil, err
-	}
-	authority, err := os.ReadFile(filepath.Join(dir, "ca.crt"))
-	if err != nil {
-		return nil, err
-	}
-	roots := x509.NewCertPool()
-	if !roots.AppendCertsFromPEM(authority) {
-		return nil, errors.New("ca.crt has no certificate")
-	}
-	return &tls.Config{Certificates: []tls.Certificate{pair}, RootCAs: roots, ServerName: name, MinVersion: tls.VersionTLS13}, nil
 }
 
 // print writes one answer as one line.

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -13,10 +12,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"spiderpool.dev/spiderpool/internal/config"
-	"spiderpool.dev/spiderpool/internal/inet"
 	"spiderpool.dev/spiderpool/internal/ipam"
 	"spiderpool.dev/spiderpool/internal/kube/agentclient"
-	"spiderpool.dev/spiderpool/internal/kube/compile"
 	"spiderpool.dev/spiderpool/internal/lease"
 	"spiderpool.dev/spiderpool/internal/pool"
 	"spiderpool.dev/spiderpool/internal/view"
@@ -129,29 +126,17 @@ func (r reader) questionAbout(ctx context.Context, pod *corev1.Pod, file *config
 	if err != nil {
 		return view.PodQuestion{}, err
 	}
-	node := pool.NodeFacts{}
+	var node *corev1.Node
 	if pod.Spec.NodeName != "" {
-		object, err := r.ReadNode(ctx, pod.Spec.NodeName)
-		if err != nil {
+		if node, err = r.ReadNode(ctx, pod.Spec.NodeName); err != nil {
 			return view.PodQuestion{}, err
 		}
-		node = pool.NodeFacts{Name: object.Name, Labels: object.Labels}
 	}
-	q := view.PodQuestion{
-		Name: facts.PodKey, UID: compile.PodUID(pod.UID, pod.Annotations), Phase: string(pod.Status.Phase), HostNetwork: pod.Spec.HostNetwork,
-		Facts: pool.Request{
-			Pod:       pool.PodFacts{Namespace: pod.Namespace, Name: pod.Name, Labels: pod.Labels, Annotations: facts.Annotations, App: ipam.AppOf(pod.Namespace, top)},
-			Namespace: namespace, Node: node,
-		},
-		Cluster:  file.Multus.ClusterNetwork(system),
-		Network:  func(name pool.NetworkAttachment) (ipam.Network, error) { return r.cluster.Network(ctx, name) },
-		Families: familiesOf(file),
-	}
-	return q, nil
+	return view.PodSources{
+		Pod: pod, Namespace: namespace, Top: top, Node: node, Config: file, SystemNamespace: system,
+		Network: func(name pool.NetworkAttachment) (ipam.Network, error) { return r.cluster.Network(ctx, name) },
+	}.Question(), nil
 }
-
-// verdictRow is a row of the table of pools.
-type verdictRow struct{ ifname, network, family, pool, used, because string }
 
 func explanationAnswer(x view.Explanation) answer {
 	return answer{value: x, names: []string{"pod/" + x.Pod}, draw: func(w drawing) {
@@ -163,18 +148,18 @@ func explanationAnswer(x view.Explanation) answer {
 		if x.HostNetwork {
 			fmt.Fprintln(w, "It uses the network of its node, so Spiderpool gives it no address.")
 		}
-		if rows := verdictRows(x); len(rows) > 0 {
+		if rows := x.Rows(); len(rows) > 0 {
 			fmt.Fprintln(w)
-			text := func(head string, wide bool, cell func(verdictRow) string) column[verdictRow] {
-				return column[verdictRow]{head, wide, cell}
+			text := func(head string, wide bool, cell func(view.VerdictRow) string) column[view.VerdictRow] {
+				return column[view.VerdictRow]{head, wide, cell}
 			}
 			drawTable(w, "", rows,
-				text("INTERFACE", false, func(r verdictRow) string { return r.ifname }),
-				text("NETWORK", true, func(r verdictRow) string { return r.network }),
-				text("IP", false, func(r verdictRow) string { return r.family }),
-				text("POOL", false, func(r verdictRow) string { return r.pool }),
-				text("USED", false, func(r verdictRow) string { return r.used }),
-				text("BECAUSE", false, func(r verdictRow) string { return r.because }))
+				text("INTERFACE", false, func(r view.VerdictRow) string { return r.Interface }),
+				text("NETWORK", true, func(r view.VerdictRow) string { return r.Network }),
+				text("IP", false, func(r view.VerdictRow) string { return r.Family }),
+				text("POOL", false, func(r view.VerdictRow) string { return r.Pool }),
+				text("USED", false, func(r view.VerdictRow) string { return r.Used }),
+				text("BECAUSE", false, func(r view.VerdictRow) string { return r.Because }))
 		}
 		if !x.HostNetwork {
 			fmt.Fprintln(w)
@@ -185,44 +170,4 @@ func explanationAnswer(x view.Explanation) answer {
 			fmt.Fprintf(w, "\n%s\n", note)
 		}
 	}}
-}
-
-func verdictRows(x view.Explanation) []verdictRow {
-	var rows []verdictRow
-	for _, i := range x.Interfaces {
-		if i.Other != "" {
-			rows = append(rows, verdictRow{ifname: i.Name, network: i.Network, used: "no", because: i.Other})
-		}
-		for _, f := range i.Families {
-			if f.Source == "" {
-				rows = append(rows, verdictRow{ifname: i.Name, network: i.Network, family: f.Family.String(), used: "no", because: "nothing asks for an address of this version"})
-			}
-			rows = append(rows, poolRows(x, i, f)...)
-		}
-	}
-	return rows
-}
-
-func poolRows(x view.Explanation, i view.InterfaceExplanation, f view.FamilyExplanation) []verdictRow {
-	held := map[string][]string{} // by pool
-	for _, a := range x.Holds {
-		if a.PodUID == x.UID && a.Interface == i.Name && inet.FamilyOf(a.Addr) == f.Family && a.State == string(lease.InUse) {
-			held[a.Pool] = append(held[a.Pool], a.Addr.String())
-		}
-	}
-	var rows []verdictRow
-	for rank, v := range f.Pools {
-		row := verdictRow{i.Name, i.Network, f.Family.String(), v.Pool, "no", v.Reason}
-		switch {
-		case len(held[v.Pool]) > 0:
-			row.used, row.because = "yes", strings.Join(held[v.Pool], ", ")+"; named by: "+f.Source
-			if !v.Candidate {
-				row.because += "; a new pod would not get it: " + v.Reason
-			}
-		case v.Candidate:
-			row.used, row.because = fmt.Sprintf("choice %d", rank+1), v.Reason+"; named by: "+f.Source
-		}
-		rows = append(rows, row)
-	}
-	return rows
 }

@@ -63,7 +63,7 @@ func (c eventCheck) judge(r *Report, events []corev1.Event, now time.Time) {
 	current := c.current(events, now)
 	for _, event := range current[:min(len(current), maxNamed)] {
 		about := event.InvolvedObject
-		r.warn(c.subject, fmt.Sprintf("%s, %s ago: %s", objectName(about), duration.HumanDuration(max(0, now.Sub(timeOf(event)))), oneSentence(event.Message)), describeObject(about)+" has the event "+event.Reason)
+		r.warn(c.subject, fmt.Sprintf("%s, %s ago: %s", objectName(about), duration.HumanDuration(max(0, now.Sub(TimeOf(event)))), oneSentence(event.Message)), describeObject(about)+" has the event "+event.Reason)
 	}
 	if more := len(current) - maxNamed; more > 0 {
 		r.warn(c.subject, fmt.Sprintf("%d more events %s", more, c.kind.Reason), "kubectl get events -A --field-selector reason="+c.kind.Reason)
@@ -78,10 +78,10 @@ func (c eventCheck) current(events []corev1.Event, now time.Time) []corev1.Event
 	newest := map[corev1.ObjectReference]corev1.Event{}
 	for _, event := range events {
 		about := corev1.ObjectReference{Kind: event.InvolvedObject.Kind, Namespace: event.InvolvedObject.Namespace, Name: event.InvolvedObject.Name}
-		if event.Reason != c.kind.Reason || now.Sub(timeOf(event)) > c.within {
+		if event.Reason != c.kind.Reason || now.Sub(TimeOf(event)) > c.within {
 			continue
 		}
-		if former, ok := newest[about]; !ok || timeOf(event).After(timeOf(former)) {
+		if former, ok := newest[about]; !ok || TimeOf(event).After(TimeOf(former)) {
 			newest[about] = event
 		}
 	}
@@ -90,13 +90,13 @@ func (c eventCheck) current(events []corev1.Event, now time.Time) []corev1.Event
 		all = append(all, event)
 	}
 	slices.SortFunc(all, func(a, b corev1.Event) int {
-		return cmp.Or(timeOf(b).Compare(timeOf(a)), cmp.Compare(a.InvolvedObject.Namespace, b.InvolvedObject.Namespace), cmp.Compare(a.InvolvedObject.Name, b.InvolvedObject.Name))
+		return cmp.Or(TimeOf(b).Compare(TimeOf(a)), cmp.Compare(a.InvolvedObject.Namespace, b.InvolvedObject.Namespace), cmp.Compare(a.InvolvedObject.Name, b.InvolvedObject.Name))
 	})
 	return all
 }
 
-// timeOf returns the time of the latest occurrence.
-func timeOf(event corev1.Event) time.Time {
+// TimeOf returns the time of the latest occurrence.
+func TimeOf(event corev1.Event) time.Time {
 	latest := event.LastTimestamp.Time
 	if event.EventTime.After(latest) {
 		latest = event.EventTime.Time

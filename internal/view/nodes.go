@@ -7,7 +7,9 @@ import (
 	"strings"
 	"time"
 
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/labels"
 
 	"spiderpool.dev/spiderpool/internal/inet"
 	"spiderpool.dev/spiderpool/internal/kube/compile"
@@ -71,6 +73,20 @@ type NodePod struct {
 	IPs         []string `json:"ips,omitempty"`
 	Leases      int      `json:"leases"`
 	HostNetwork bool     `json:"hostNetwork,omitempty"`
+}
+
+// AgentOf returns the pod of the DaemonSet of the agents among the pods of a node, nil if there is none.
+func AgentOf(pods []*corev1.Pod, agents *appsv1.DaemonSet) *corev1.Pod {
+	if agents == nil {
+		return nil
+	}
+	selector := labels.SelectorFromSet(agents.Spec.Selector.MatchLabels)
+	for _, pod := range pods {
+		if pod.Namespace == agents.Namespace && selector.Matches(labels.Set(pod.Labels)) {
+			return pod
+		}
+	}
+	return nil
 }
 
 // Node returns the details of a node.

@@ -13,6 +13,7 @@ import (
 	"spiderpool.dev/spiderpool/api/v2beta1"
 	"spiderpool.dev/spiderpool/internal/ipam"
 	"spiderpool.dev/spiderpool/internal/kube/compile"
+	"spiderpool.dev/spiderpool/internal/pool"
 )
 
 // viewPools is the maximum number of pools in one response. With another Spiderpool release, one pool can have a megabyte.
@@ -73,6 +74,11 @@ func (c *Client) ReadEndpoint(ctx context.Context, namespace, name string) (*v2b
 // PodFacts returns the part of a pod that its agent sees.
 func PodFacts(object *corev1.Pod) ipam.Pod {
 	return podOf(&metav1.PartialObjectMetadata{ObjectMeta: object.ObjectMeta})
+}
+
+// NamespaceFacts returns the part of a namespace that the agents see.
+func NamespaceFacts(object *corev1.Namespace) pool.NamespaceFacts {
+	return namespaceOf(&metav1.PartialObjectMetadata{ObjectMeta: object.ObjectMeta})
 }
 
 // ReadConfigMap returns one key of a ConfigMap.

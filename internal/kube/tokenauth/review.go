@@ -39,35 +39,48 @@ func newReviewer(config *rest.Config, path string) (*reviewer, error) {
 // review asks whether the API server knows the token, then whether its user may get the
 // path. See Guard for the errors.
 func (r *reviewer) review(ctx context.Context, token string) error {
-	authentication := authenticationv1.TokenReview{
+	user, err := r.authenticate(ctx, token)
+	if err != nil {
+		return err
+	}
+	user.NonResourceAttributes = &authorizationv1.NonResourceAttributes{Path: r.path, Verb: "get"}
+	allowed, err := r.authorize(ctx, user)
+	if err == nil && !allowed {
+		return &refusal{http.StatusForbidden, fmt.Sprintf("%s may not get %s; bind a ClusterRole with nonResourceURLs: [%s], verbs: [get]", user.User, r.path, r.path)}
+	}
+	return err
+}
+
+// authenticate returns the user of a token, without a right, or a refusal.
+func (r *reviewer) authenticate(ctx context.Context, token string) (authorizationv1.SubjectAccessReviewSpec, error) {
+	review := authenticationv1.TokenReview{
 		TypeMeta: metav1.TypeMeta{APIVersion: "authentication.k8s.io/v1", Kind: "TokenReview"},
 		Spec:     authenticationv1.TokenReviewSpec{Token: token},
 	}
-	if err := r.post(ctx, "/apis/authentication.k8s.io/v1/tokenreviews", &authentication); err != nil {
-		return fmt.Errorf("review a token: %w", err)
+	if err := r.post(ctx, "/apis/authentication.k8s.io/v1/tokenreviews", &review); err != nil {
+		return authorizationv1.SubjectAccessReviewSpec{}, fmt.Errorf("review a token: %w", err)
 	}
-	if !authentication.Status.Authenticated {
-		return &refusal{http.StatusUnauthorized, "the API server does not accept the token; send a valid one"}
+	if !review.Status.Authenticated {
+		return authorizationv1.SubjectAccessReviewSpec{}, &refusal{http.StatusUnauthorized, "the API server does not accept the token; send a valid one"}
 	}
-	user := authentication.Status.User
+	user := review.Status.User
 	extra := make(map[string]authorizationv1.ExtraValue, len(user.Extra))
 	for key, value := range user.Extra {
 		extra[key] = authorizationv1.ExtraValue(value)
 	}
-	authorization := authorizationv1.SubjectAccessReview{
+	return authorizationv1.SubjectAccessReviewSpec{User: user.Username, UID: user.UID, Groups: user.Groups, Extra: extra}, nil
+}
+
+// authorize asks whether a user has a right.
+func (r *reviewer) authorize(ctx context.Context, spec authorizationv1.SubjectAccessReviewSpec) (bool, error) {
+	review := authorizationv1.SubjectAccessReview{
 		TypeMeta: metav1.TypeMeta{APIVersion: "authorization.k8s.io/v1", Kind: "SubjectAccessReview"},
-		Spec: authorizationv1.SubjectAccessReviewSpec{
-			User: user.Username, UID: user.UID, Groups: user.Groups, Extra: extra,
-			NonResourceAttributes: &authorizationv1.NonResourceAttributes{Path: r.path, Verb: "get"},
-		},
+		Spec:     spec,
 	}
-	if err := r.post(ctx, "/apis/authorization.k8s.io/v1/subjectaccessreviews", &authorization); err != nil {
-		return fmt.Errorf("review the rights of %s: %w", user.Username, err)
+	if err := r.post(ctx, "/apis/authorization.k8s.io/v1/subjectaccessreviews", &review); err != nil {
+		return false, fmt.Errorf("review the rights of %s: %w", spec.User, err)
 	}
-	if !authorization.Status.Allowed || authorization.Status.Denied {
-		return &refusal{http.StatusForbidden, fmt.Sprintf("%s may not get %s; bind a ClusterRole with nonResourceURLs: [%s], verbs: [get]", user.Username, r.path, r.path)}
-	}
-	return nil
+	return review.Status.Allowed && !review.Status.Denied, nil
 }
 
 // post sends a review and reads the answer into it.
