@@ -36,6 +36,9 @@ image spiderpool-controller /usr/bin/spiderpool-controller \
   spiderpool-controller:/usr/bin/spiderpool-controller \
   spiderpool-init:/usr/bin/spiderpool-init
 
+image spiderpool-console /usr/bin/spiderpool-console \
+  spiderpool-console:/usr/bin/spiderpool-console
+
 # The unmodified program of Cilium, which test/hubble/go.mod pins.
 if [ -n "${RELAY:-}" ]; then
   image spiderpool-hubble-relay /usr/bin/hubble-relay hubble-relay:/usr/bin/hubble-relay

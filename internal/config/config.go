@@ -60,6 +60,7 @@ type File struct {
 	AgentProcess      AgentProcess      `json:"agent"`
 	ControllerProcess ControllerProcess `json:"controller"`
 	InstallJob        InstallJob        `json:"install"`
+	ConsoleProcess    ConsoleProcess    `json:"console"`
 }
 
 // IPAM configures the allocation and the reclaim of addresses.

@@ -149,6 +149,8 @@ func TestParseRejectsBadConfiguration(t *testing.T) {
 		"half a secret":      {header + "iaasNetworkProvider: {tlsSecret: {name: x}}", "give both namespace and name"},
 		"pool subnet":        {header + "install: {defaultPools: [{name: p, ipVersion: 4}]}", `install.defaultPools[0].subnet: Invalid value: ""`},
 		"pool family":        {header + "install: {defaultPools: [{name: p, ipVersion: 4, subnet: 'fd00::/64'}]}", "ipVersion is 4; write a subnet of that IP version"},
+		"console port":       {header + "console: {port: 5730}", "console.healthPort: Invalid value: 5730: it is also the value of console.port"},
+		"flows of console":   {header + "console: {flows: {server: relay}}", `console.flows.server: Invalid value: "relay": write HOST:PORT`},
 		"attachment name":    {header + "install: {defaultCNICRName: ipvlan_ens5}", `install.defaultCNICRName: Invalid value: "ipvlan_ens5"`},
 	}
 	for name, test := range tests {
@@ -182,6 +184,7 @@ func TestViewsRequireTheirEnvironment(t *testing.T) {
 		"agent":      {func(g func(string) string) error { _, err := Default().Agent(g); return err }, []string{EnvNodeName, EnvPodName, EnvPodNamespace}},
 		"controller": {func(g func(string) string) error { _, err := Default().Controller(g); return err }, []string{EnvPodName, EnvPodNamespace}},
 		"install":    {func(g func(string) string) error { _, err := Default().Install(g); return err }, []string{EnvPodNamespace}},
+		"console":    {func(g func(string) string) error { _, err := Default().Console(g); return err }, []string{EnvPodNamespace}},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -231,6 +234,25 @@ func TestDisabledCoordinatorHasNoName(t *testing.T) {
 	}
 	if cfg.CoordinatorName != "" {
 		t.Errorf("coordinator name %q, want none", cfg.CoordinatorName)
+	}
+}
+
+func TestControllerIssuesCertificateOfConsole(t *testing.T) {
+	for text, want := range map[string]bool{
+		"console: {enabled: false}":                                                     false,
+		"console: {enabled: true}":                                                      true,
+		"console: {enabled: true, tls: {enabled: false}}":                               false,
+		"console: {enabled: true, tls: {issued: false}}":                                false,
+		"console: {enabled: true}\ncontroller: {webhook: {tls: {method: certmanager}}}": false,
+	} {
+		file, err := Parse([]byte(header + text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		cfg, err := file.Controller(environ{EnvPodName: "p", EnvPodNamespace: "ns"}.get)
+		if got := cfg.ConsoleTLS != nil; got != want || err != nil {
+			t.Errorf("%s: %v, %v", text, got, err)
+		}
 	}
 }
 

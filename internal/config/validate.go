@@ -32,6 +32,7 @@ func (f *File) Validate() error {
 	v.observability(f.Observability, f.AgentProcess)
 	v.controller(f.ControllerProcess)
 	v.install(f.InstallJob)
+	v.console(f.ConsoleProcess)
 	return field.ErrorList(*v).ToAggregate()
 }
 

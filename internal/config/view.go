@@ -63,6 +63,8 @@ type Controller struct {
 	Webhook         Webhook
 	// AgentTLS is the certificate that the controller issues for the agents; nil for none.
 	AgentTLS *AgentTLS
+	// ConsoleTLS is the certificate that it issues for the console; nil for none.
+	ConsoleTLS *ConsoleTLS
 	// FlowTLS are the certificates that it issues for the agents' port for flows and its clients; nil for none.
 	FlowTLS      *FlowTLS
 	PodResources PodResources
@@ -130,8 +132,13 @@ func (f *File) Controller(getenv func(string) string) (Controller, error) {
 	if o := f.Observability; o.Enabled && o.Port != 0 && p.Webhook.TLS.Method == TLSAuto {
 		flowTLS = &f.Observability.TLS
 	}
+	var consoleTLS *ConsoleTLS
+	if f.ConsoleProcess.issues(p.Webhook.TLS.Method) {
+		consoleTLS = &f.ConsoleProcess.TLS
+	}
 	return Controller{
 		AgentTLS:         agentTLS,
+		ConsoleTLS:       consoleTLS,
 		FlowTLS:          flowTLS,
 		Environment:      env,
 		LogLevel:         p.LogLevel,

@@ -191,7 +191,7 @@ func certificateOptions(cfg config.Controller) certificate.Options {
 	}
 }
 
-// addIssuers adds the issuers of the agents' certificates to the manager.
+// addIssuers adds the issuers of the certificates of agents and console to the manager.
 func addIssuers(mgr ctrl.Manager, cfg config.Controller, log *slog.Logger) error {
 	add := func(wanted ...certificate.Wanted) error {
 		return mgr.Add(certificate.NewIssuer(mgr.GetClient(), mgr.GetAPIReader(), log, wanted...))
@@ -200,6 +200,11 @@ func addIssuers(mgr ctrl.Manager, cfg config.Controller, log *slog.Logger) error
 		return certificate.Wanted{Secret: client.ObjectKey{Namespace: cfg.PodNamespace, Name: secret}, Subject: subjectOf(cfg, name)}
 	}
 	if t := cfg.AgentTLS; t != nil {
+		if err := add(of(t.SecretName, t.ServiceName)); err != nil {
+			return err
+		}
+	}
+	if t := cfg.ConsoleTLS; t != nil {
 		if err := add(of(t.SecretName, t.ServiceName)); err != nil {
 			return err
 		}

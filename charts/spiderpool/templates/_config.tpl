@@ -145,6 +145,23 @@ controller:
     enabled: {{ $c.podResourceInject.enabled }}
     namespacesExclude: {{ toJson $c.podResourceInject.namespacesExclude }}
     namespacesInclude: {{ toJson $c.podResourceInject.namespacesInclude }}
+console:
+  {{- with $v.console }}
+  enabled: {{ .enabled }}
+  logLevel: {{ include "spiderpool.logLevel" .debug.logLevel }}
+  port: {{ .port | int }}
+  address: ""
+  healthPort: {{ .httpPort | int }}
+  healthAddress: {{ ternary "127.0.0.1" "" .hostnetwork | quote }}
+  tls:
+    enabled: {{ .tls.enabled }}
+    issued: {{ empty .tls.secretName }}
+    secretName: {{ include "spiderpool.consoleTLSSecretName" $ }}
+    serviceName: {{ .name }}
+  flows:
+    server: {{ if include "spiderpool.consoleFlows" $ }}{{ $v.observability.relay.name }}.{{ $.Release.Namespace }}.svc.{{ $v.global.clusterDnsDomain }}:443{{ else }}""{{ end }}
+    serverName: {{ if include "spiderpool.consoleFlows" $ }}{{ $v.observability.relay.name }}.{{ $.Release.Namespace }}.svc{{ else }}""{{ end }}
+  {{- end }}
 install:
   logLevel: {{ include "spiderpool.logLevel" $v.spiderpoolInit.debug.logLevel }}
   timeout: {{ $v.spiderpoolInit.timeout }}

@@ -203,12 +203,28 @@ readinessProbe:
 {{- with .Values.observability.server }}{{ list .tlsSecretName .relayTLSSecretName .clientTLSSecretName | toJson }}{{ end -}}
 {{- end -}}
 
+{{/* Secret with the certificate of the console. */}}
+{{- define "spiderpool.consoleTLSSecretName" -}}
+{{- default (printf "%s-server-certs" .Values.console.name) .Values.console.tls.secretName -}}
+{{- end -}}
+
+{{/* "true" if the controller issues the certificate of the console. */}}
+{{- define "spiderpool.consoleTLSIssued" -}}
+{{- with .Values.console }}{{ if and .enabled .tls.enabled (not .tls.secretName) (eq $.Values.spiderpoolController.tls.method "auto") }}true{{ end }}{{ end -}}
+{{- end -}}
+
+{{/* "true" if the console follows flows. */}}
+{{- define "spiderpool.consoleFlows" -}}
+{{- if and .Values.console.enabled .Values.observability.enabled .Values.observability.relay.enabled }}true{{ end -}}
+{{- end -}}
+
 {{/* Secrets that the controller creates, as a list in JSON. */}}
 {{- define "spiderpool.issuedSecrets" -}}
 {{- $secrets := list -}}
 {{- if eq .Values.spiderpoolController.tls.method "auto" -}}
 {{- $secrets = append $secrets (include "spiderpool.tlsSecretName" .) -}}
 {{- if include "spiderpool.secureMetrics" .Values.spiderpoolAgent }}{{ $secrets = append $secrets (include "spiderpool.agentTLSSecretName" .) }}{{ end -}}
+{{- if include "spiderpool.consoleTLSIssued" . }}{{ $secrets = append $secrets (include "spiderpool.consoleTLSSecretName" .) }}{{ end -}}
 {{- if include "spiderpool.flowServer" . }}{{ $secrets = concat $secrets (include "spiderpool.flowSecrets" . | fromJsonArray) }}{{ end -}}
 {{- end -}}
 {{- toJson $secrets -}}

@@ -77,6 +77,34 @@
 {{- end }}
 {{- end }}
 
+{{/* The console watches each kind once, and asks which of its objects a user may see. */}}
+{{- define "spiderpool.consoleRules" }}
+- apiGroups: [spiderpool.spidernet.io]
+  resources: [spiderippools, spiderreservedips, spideripblocks, spiderendpoints]
+  verbs: [list, watch]
+- apiGroups: [""]
+  resources: [pods, nodes, namespaces, events]
+  verbs: [list, watch]
+- apiGroups: [k8s.cni.cncf.io]
+  resources: [network-attachment-definitions]
+  verbs: [list, watch]
+# The top controllers of pods, each once.
+- apiGroups: [apps]
+  resources: [replicasets]
+  verbs: [get]
+- apiGroups: [batch]
+  resources: [jobs]
+  verbs: [get]
+{{- include "spiderpool.reviewRules" . }}
+{{- end }}
+
+{{- define "spiderpool.consoleNamespacedRules" }}
+- apiGroups: [apps]
+  resources: [daemonsets]
+  resourceNames: [{{ .Values.spiderpoolAgent.name }}]
+  verbs: [list, watch]
+{{- end }}
+
 {{/* Rules to check the token of a client of the metrics. */}}
 {{- define "spiderpool.reviewRules" }}
 - apiGroups: [authentication.k8s.io]
@@ -223,6 +251,12 @@
 - apiGroups: [""]
   resources: [secrets]
   resourceNames: [{{ include "spiderpool.agentTLSSecretName" . }}]
+  verbs: [get, update]
+{{- end }}
+{{- if include "spiderpool.consoleTLSIssued" . }}
+- apiGroups: [""]
+  resources: [secrets]
+  resourceNames: [{{ include "spiderpool.consoleTLSSecretName" . }}]
   verbs: [get, update]
 {{- end }}
 {{- if and (include "spiderpool.flowServer" .) (eq .Values.spiderpoolController.tls.method "auto") }}

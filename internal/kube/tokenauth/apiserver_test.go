@@ -61,3 +61,37 @@ func TestReviewWithoutRightsIsNoAnswer(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// TestServerTellsUsersAndRights asks a real API server the questions of the console.
+func TestServerTellsUsersAndRights(t *testing.T) {
+	c := kubetest.Client(t)
+	ns := kubetest.Namespace(t, c)
+	user := kubetest.Account(t, ns, "viewer", "")
+	role := &rbacv1.Role{Rules: []rbacv1.PolicyRule{{APIGroups: []string{""}, Resources: []string{"pods"}, Verbs: []string{"list"}}}}
+	role.Namespace, role.Name = ns, "viewer"
+	binding := &rbacv1.RoleBinding{
+		RoleRef:  rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: "viewer"},
+		Subjects: []rbacv1.Subject{{Kind: rbacv1.ServiceAccountKind, Namespace: ns, Name: "viewer"}},
+	}
+	binding.Namespace, binding.Name = ns, "viewer"
+	kubetest.Create(t, c, role, binding)
+	access, err := NewAccess(kubetest.RoleWith(t, "secure", "spiderpool-console", ns, ""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, known, err := access.Identify(t.Context(), "garbage"); known || err != nil {
+		t.Errorf("garbage: %v, %v", known, err)
+	}
+	viewer := access.identified(t, user.BearerToken)
+	if viewer.Name != "system:serviceaccount:"+ns+":viewer" {
+		t.Errorf("the user is %s", viewer.Name)
+	}
+	for right, want := range map[Right]bool{
+		{Resource: "pods", Namespace: ns}: true, {Resource: "pods"}: false, {Resource: "events", Namespace: ns}: false,
+		{Group: "spiderpool.spidernet.io", Resource: "spiderippools"}: false,
+	} {
+		if got, err := access.MayList(t.Context(), viewer, right); got != want || err != nil {
+			t.Errorf("%+v: %v, %v", right, got, err)
+		}
+	}
+}

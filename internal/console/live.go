@@ -1,0 +1,85 @@
+package console
+
+import (
+	"fmt"
+	"net/http"
+	"sync"
+	"time"
+)
+
+const (
+	// maxStreams and maxOwnStreams limit the open pages, of all users and of one session.
+	maxStreams, maxOwnStreams = 2000, 1200
+	// heartbeat is the time between two comments. It finds dead connections, and ends those without a session.
+	heartbeat = 20 * time.Second
+	// streamWrite limits one write to a slow browser.
+	streamWrite = 10 * time.Second
+)
+
+// streams counts the open pages.
+type streams struct {
+	mu   sync.Mutex
+	open int
+}
+
+// take takes a place for a session, and returns false if there is none.
+func (s *streams) take(x *session) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.open >= maxStreams || x.streams >= maxOwnStreams {
+		return false
+	}
+	s.open++
+	x.streams++
+	return true
+}
+
+func (s *streams) give(x *session) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.open--
+	x.streams--
+}
+
+// live tells a page about new snapshots with server-sent events. The page then reads itself again. The status 204 makes a
+// browser give up.
+func (s *site) live(w http.ResponseWriter, r *http.Request) {
+	x := s.sessionOf(r)
+	if x == nil || !s.streams.take(x) {
+		w.WriteHeader(http.StatusNoContent)
+		return
+	}
+	defer s.streams.give(x)
+	control := http.NewResponseController(w)
+	_ = control.SetReadDeadline(time.Time{})
+	w.Header().Set("Content-Type", "text/event-stream")
+	w.Header().Set("X-Accel-Buffering", "no") // nginx would keep the events back
+	send := func(text string) bool {
+		_ = control.SetWriteDeadline(s.deadline())
+		_, err := fmt.Fprint(w, text)
+		return err == nil && control.Flush() == nil
+	}
+	beat := time.NewTicker(heartbeat)
+	defer beat.Stop()
+	for last := uint64(0); ; {
+		generation, next := s.Board.follow()
+		if generation != last {
+			last = generation
+			if !send(fmt.Sprintf("event: snapshot\ndata: %d\n\n", generation)) {
+				return
+			}
+		}
+		select {
+		case <-r.Context().Done():
+			return
+		case <-next:
+		case <-beat.C:
+			if s.sessionOf(r) == nil || !send(": still here\n\n") {
+				return
+			}
+		}
+	}
+}
+
+// deadline is by the clock of the kernel, also in tests with another one.
+func (s *site) deadline() time.Time { return time.Now().Add(streamWrite) }

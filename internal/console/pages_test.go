@@ -1,0 +1,229 @@
+package console
+
+import (
+	"flag"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	flowpb "github.com/cilium/cilium/api/v1/flow"
+	observerpb "github.com/cilium/cilium/api/v1/observer"
+	"google.golang.org/protobuf/types/known/timestamppb"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"spiderpool.dev/spiderpool/api/v2beta1"
+)
+
+var update = flag.Bool("update", false, "write the golden pages")
+
+const (
+	addressesCluster = "../cli/testdata/view/addresses.txtar"
+	podCluster       = "../cli/testdata/view/pod.txtar"
+)
+
+// furtherObjects are those of the pages that no command draws.
+func furtherObjects() []client.Object {
+	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1"}}
+	node.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}}
+	node.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "10.6.0.100"}}
+	event := func(name, namespace, kind, about, reason, level, text string, ago time.Duration) *corev1.Event {
+		return &corev1.Event{
+			ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}, Reason: reason, Type: level, Message: text, Count: 2,
+			InvolvedObject: corev1.ObjectReference{Kind: kind, Namespace: namespace, Name: about}, LastTimestamp: metav1.NewTime(threeAtNight().Add(-ago)), Source: corev1.EventSource{Component: components[0]},
+		}
+	}
+	return []client.Object{
+		node,
+		event("a", "shop", "Pod", "web-1", "FailedAllocateIP", "Warning", "interface eth0: no SpiderIPPool can provide an IPv4 address: blue: it is full <script>", time.Minute),
+		event("b", "blog", "Pod", "old", "ReclaimedIP", "Normal", "10.6.0.7: the pod is gone, and no sandbox has the address", 3*time.Minute),
+		event("c", "default", "Node", "n1", "RuntimeUnavailable", "Warning", "no socket answers", 5*time.Minute),
+	}
+}
+
+// someFlows are received flows.
+func someFlows(w *flowWatch) {
+	w.cfg.Server = "relay:443"
+	end := func(namespace, pod, workload string) *flowpb.Endpoint {
+		if pod == "" {
+			return &flowpb.Endpoint{}
+		}
+		return &flowpb.Endpoint{Namespace: namespace, PodName: pod, Workloads: []*flowpb.Workload{{Kind: "Deployment", Name: workload}}}
+	}
+	add := func(from, to *flowpb.Endpoint, addr string, verdict flowpb.Verdict) {
+		f := &flowpb.Flow{
+			Time: timestamppb.New(threeAtNight().Add(-time.Minute)), NodeName: "n1", Verdict: verdict, Source: from, Destination: to, Summary: "TCP Flags: SYN",
+			IP: &flowpb.IP{Source: addr, Destination: "10.6.0.2"}, L4: &flowpb.Layer4{Protocol: &flowpb.Layer4_TCP{TCP: &flowpb.TCP{SourcePort: 40000, DestinationPort: 80}}},
+		}
+		if verdict == flowpb.Verdict_DROPPED {
+			f.DropReasonDesc = flowpb.DropReason_POLICY_DENIED
+			f.IngressDeniedBy = []*flowpb.Policy{{Kind: "NetworkPolicy", Namespace: "shop", Name: "deny"}}
+		}
+		w.receive(&observerpb.GetFlowsResponse{ResponseTypes: &observerpb.GetFlowsResponse_Flow{Flow: f}})
+	}
+	for range 5 {
+		add(end("shop", "cart-7f", "cart"), end("shop", "web-0", "web"), "10.6.0.8", flowpb.Verdict_FORWARDED)
+	}
+	add(end("blog", "crawler-1", "crawler"), end("shop", "web-0", "web"), "10.6.0.9", flowpb.Verdict_DROPPED)
+	add(end("", "", ""), end("blog", "blog-0", "blog"), "192.0.2.1", flowpb.Verdict_FORWARDED)
+}
+
+func addressesWorld(tb testing.TB) *world {
+	w := newWorld(tb, append(clusterOf(tb, addressesCluster), furtherObjects()...)...)
+	someFlows(w.Flows)
+	return w
+}
+
+func TestPagesMatchGoldenFiles(t *testing.T) {
+	worlds := map[string]*world{"addresses": addressesWorld(t), "pod": newWorld(t, clusterOf(t, podCluster)...)}
+	for file, path := range map[string]string{
+		"addresses/pools": "/", "addresses/pool": "/pools/blue", "addresses/gone": "/addresses/10.6.0.3", "addresses/gateway": "/addresses/10.6.0.1",
+		"addresses/nodes": "/nodes", "addresses/node": "/nodes/n1", "addresses/latest": "/events", "addresses/flows": "/flows",
+		"addresses/mac": "/search?q=02:42:0a:06:00:05", "addresses/name": "/search?q=web", "addresses/nothing": "/search?q=%3Cb%3E",
+		"pod/running": "/pods/blog/web-6d4cf56db6-x7k2p", "pod/stuck": "/pods/blog/stuck", "pod/host": "/pods/blog/host", "pod/waiting": "/pods/blog/waiting", "pod/flows": "/flows",
+	} {
+		t.Run(file, func(t *testing.T) {
+			world, _, _ := strings.Cut(file, "/")
+			status, got := worlds[world].as(t, "admin").get(path)
+			if status != http.StatusOK {
+				t.Fatalf("status %d\n%s", status, got)
+			}
+			goldenPage(t, filepath.Join("testdata", strings.ReplaceAll(file, "/", "-")+".html"), got)
+		})
+	}
+}
+
+func goldenPage(t *testing.T, file, got string) {
+	t.Helper()
+	got = regexp.MustCompile(`data-generation="\d+"`).ReplaceAllString(got, `data-generation="1"`)
+	if *update {
+		if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	want, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got != string(want) {
+		t.Errorf("%s differs; run with -update and read it. Got:\n%s", file, got)
+	}
+}
+
+// TestUsersSeeTheirPartOnly asks for each page as a user of namespace shop, and as a user without rights.
+func TestUsersSeeTheirPartOnly(t *testing.T) {
+	w := addressesWorld(t)
+	w.user("shop", "spiderippools", "pods/shop", "events/shop", "spiderendpoints/shop")
+	w.user("blog", "spiderippools", "nodes", "pods/blog", "events/blog", "spiderendpoints/blog")
+	w.user("nothing")
+	for _, tc := range []struct {
+		user, path string
+		status     int
+		sees, not  string // separated by "|"
+	}{
+		{"shop", "/", 200, "blue|green", ""},
+		{"shop", "/pools/blue", 200, "shop/web-0|StatefulSet/shop/web|1 holder that you may not see", "02:42:0a:06:00:05"},
+		{"blog", "/pools/blue", 200, "10.6.0.2 in use\"|3 holders that you may not see", "shop/web-0|shop/gone|StatefulSet|aa:bb:cc"},
+		{"blog", "/addresses/10.6.0.3", 200, "You may not see its holder", "shop/gone|0123456789"},
+		{"blog", "/nodes/n1", 200, "No pod on the node has an address", "shop/web-0|no socket answers"},
+		{"blog", "/pods/shop/web-0", 404, "or you may not see it", "eth0"},
+		{"blog", "/pods/shop/no-such", 404, "or you may not see it", ""},
+		{"blog", "/search?q=web", 200, "Nothing found", "shop/web-0"},
+		{"blog", "/search?q=aa:bb:cc:00:00:02", 200, "Nothing found", "10.6.0.2"},
+		{"shop", "/search?q=web", 200, "shop/web-0", ""},
+		{"shop", "/events", 200, "FailedAllocateIP|10.6.0.2", "ReclaimedIP|RuntimeUnavailable"},
+		{"blog", "/events", 200, "ReclaimedIP", "FailedAllocateIP|10.6.0.2"},
+		{"shop", "/flows", 200, "shop/web-0:80|shop/Deployment/cart|10.6.0.9:40000", "crawler|blog|192.0.2.1"},
+		{"blog", "/flows", 200, "blog/crawler-1|blog/blog-0:80|10.6.0.2:80", "web-0|cart|NetworkPolicy"},
+		{"shop", "/nodes", 200, "Your rights do not show nodes", "10.6.0.100"},
+		{"shop", "/nodes/n1", 404, "", "10.6.0.100"},
+		{"nothing", "/", 200, "Your rights do not show pools", "blue"},
+		{"nothing", "/pools/blue", 404, "", "10.6.0"},
+		{"nothing", "/addresses/10.6.0.2", 404, "", "shop"},
+		{"nothing", "/pods/shop/web-0", 404, "", "eth0"},
+		{"nothing", "/events", 200, "No failure", "FailedAllocateIP|shop"},
+		{"nothing", "/flows", 200, "No flows", "10.6.0|shop"},
+		{"nothing", "/search?q=10.6.0.2", 200, "Nothing found", "shop"},
+		{"nothing", "/no/such/page", 404, "There is no such page", ""},
+	} {
+		status, body := w.as(t, tc.user).get(tc.path)
+		_, main, _ := strings.Cut(body, "<main")
+		main, _, _ = strings.Cut(main, "<footer>")
+		if status != tc.status {
+			t.Errorf("%s %s: status %d, want %d", tc.user, tc.path, status, tc.status)
+		}
+		for _, part := range strings.Split(tc.sees, "|") {
+			if part != "" && !strings.Contains(main, part) {
+				t.Errorf("%s %s: no %q in\n%s", tc.user, tc.path, part, main)
+			}
+		}
+		for _, part := range strings.Split(tc.not, "|") {
+			if part != "" && strings.Contains(main, part) {
+				t.Errorf("%s %s shows %q", tc.user, tc.path, part)
+			}
+		}
+	}
+}
+
+func TestHostileNamesAreEscaped(t *testing.T) {
+	w := addressesWorld(t)
+	for _, path := range []string{"/events", "/search?q=%3Cscript%3Ealert(1)%3C/script%3E", "/pods/%3Cb%3E/x"} {
+		if _, body := w.as(t, "admin").get(path); strings.Count(body, "<script") != 1 || strings.Contains(body, "<b>") {
+			t.Errorf("%s: the page has markup of a request or an object:\n%s", path, body)
+		}
+	}
+}
+
+// largeCluster has a pool of n addresses, all leased.
+func largeCluster(n int) []client.Object {
+	objects := []client.Object{
+		&v2beta1.SpiderIPPool{ObjectMeta: metav1.ObjectMeta{Name: "large"}, Spec: v2beta1.SpiderIPPoolSpec{AddressSpace: v2beta1.AddressSpace{Subnet: "10.0.0.0/8", IPs: []string{"10.1.0.0-10.1.255.255"}}}},
+	}
+	for base := 0; base < n; base += 16 {
+		block := &v2beta1.SpiderIPBlock{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("10.1.%d.%d", base/256, base%256)}}
+		block.Spec.CIDR = block.Name + "/28"
+		for i := base; i < base+16 && i < n; i++ {
+			block.Spec.Leases = append(block.Spec.Leases, v2beta1.Lease{
+				IP: fmt.Sprintf("10.1.%d.%d", i/256, i%256), State: v2beta1.LeaseInUse, Pool: "large", Pod: fmt.Sprintf("shop/web-%d", i),
+				PodUID: fmt.Sprint("u", i), ContainerID: fmt.Sprint("c", i), Interface: "eth0", Node: fmt.Sprint("n", i%50), Since: metav1.NewTime(threeAtNight().Add(-time.Hour)),
+			})
+		}
+		objects = append(objects, block)
+	}
+	return objects
+}
+
+func TestLargePoolsAreDrawnBounded(t *testing.T) {
+	w := newWorld(t, append(largeCluster(1600), &v2beta1.SpiderIPPool{
+		ObjectMeta: metav1.ObjectMeta{Name: "six"}, Spec: v2beta1.SpiderIPPoolSpec{AddressSpace: v2beta1.AddressSpace{Subnet: "fd00::/64", IPs: []string{"fd00::-fd00::ffff:ffff:ffff:ffff"}, ExcludeIPs: []string{"fd00::1:0-fd00::1:f"}}},
+	})...)
+	b := w.as(t, "admin")
+	_, body := b.get("/pools/large")
+	if cells := strings.Count(body, `class="c `); cells != 1600 || !strings.Contains(body, "10.1.6.64 – 10.1.255.255") || len(body) > 1<<20 {
+		t.Errorf("a /16 with 1,600 leases has %d cells and %d bytes", cells, len(body))
+	}
+	_, body = b.get("/pools/six")
+	if cells := strings.Count(body, `class="c `); cells != 17 || strings.Count(body, `class="folded"`) != 2 {
+		t.Errorf("a /64 with 16 excluded addresses has %d cells\n%s", cells, body)
+	}
+}
+
+func TestMapsContinueOnFurtherPages(t *testing.T) {
+	w := newWorld(t, largeCluster(maxCells+100)...)
+	b := w.as(t, "admin")
+	_, body := b.get("/pools/large")
+	if cells := strings.Count(body, `class="c `); cells != maxCells || !strings.Contains(body, `?from=10.1.80.0"`) {
+		t.Fatalf("the first page has %d cells", cells)
+	}
+	_, body = b.get("/pools/large?from=10.1.80.0")
+	if cells := strings.Count(body, `class="c `); cells != 100 || !strings.Contains(body, "10.1.80.100 – 10.1.255.255") {
+		t.Errorf("the second page has %d cells", cells)
+	}
+}

@@ -1,0 +1,244 @@
+package console
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"errors"
+	"net/http"
+	"net/netip"
+	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"spiderpool.dev/spiderpool/internal/kube/tokenauth"
+)
+
+const (
+	// sessionAge is the longest life of a session, and sessionIdle that without a request.
+	sessionAge, sessionIdle = 12 * time.Hour, 2 * time.Hour
+	// reviewEvery is the time after which the API server judges the token again: it may have been revoked.
+	reviewEvery = 5 * time.Minute
+	// reviewPatience is how long a session outlives the silence of the API server.
+	reviewPatience = 15 * time.Minute
+	// maxSessions limits all sessions, and maxOwnSessions those of one user: the oldest ends.
+	maxSessions, maxOwnSessions = 4096, 32
+)
+
+// access tells users and rights. tokenauth.Access implements it.
+type access interface {
+	Identify(ctx context.Context, token string) (user tokenauth.User, known bool, err error)
+	MayList(ctx context.Context, user tokenauth.User, right tokenauth.Right) (bool, error)
+}
+
+// session is a signed-in user. Its token stays in the memory of this process.
+type session struct {
+	user  tokenauth.User
+	token string
+	key   [sha256.Size]byte // of the cookie
+	// sessions guards the fields below, and streams the last one.
+	began, used time.Time
+	reviewed    time.Time // when the API server accepted the token last
+	reviewing   bool
+	streams     int
+}
+
+// sessions are the signed-in users.
+type sessions struct {
+	access access
+	now    func() time.Time
+	mu     struct {
+		sync.Mutex
+		all map[[sha256.Size]byte]*session
+	}
+}
+
+// The errors of signIn.
+var (
+	errUnknownToken = errors.New("the API server does not accept this token; it may have expired, so create a new one")
+	errFull         = errors.New("too many users are signed in; try again later")
+	errNoAnswer     = errors.New("the API server does not answer whether the token is valid; try again")
+)
+
+func newSessions(access access, now func() time.Time) *sessions {
+	s := &sessions{access: access, now: now}
+	s.mu.all = map[[sha256.Size]byte]*session{}
+	return s
+}
+
+// signIn starts a session and returns the value of its cookie.
+func (s *sessions) signIn(ctx context.Context, token string) (cookie string, user tokenauth.User, err error) {
+	user, known, err := s.access.Identify(ctx, token)
+	switch {
+	case err != nil:
+		return "", user, errors.Join(errNoAnswer, err)
+	case !known:
+		return "", user, errUnknownToken
+	}
+	random := make([]byte, 32)
+	if _, err := rand.Read(random); err != nil {
+		return "", user, err
+	}
+	cookie = base64.RawURLEncoding.EncodeToString(random)
+	now := s.now()
+	next := &session{user: user, token: token, began: now, used: now, reviewed: now, key: sha256.Sum256([]byte(cookie))}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.removeOld(user)
+	if len(s.mu.all) >= maxSessions {
+		return "", user, errFull
+	}
+	s.mu.all[next.key] = next
+	return cookie, user, nil
+}
+
+// removeOld removes the sessions that ended and, if a user has too many, the oldest one. The caller holds mu.
+func (s *sessions) removeOld(user tokenauth.User) {
+	var oldest *session
+	own, now := 0, s.now()
+	for key, other := range s.mu.all {
+		if other.ended(now) {
+			delete(s.mu.all, key)
+			continue
+		}
+		if other.user.ID() == user.ID() {
+			own++
+			if oldest == nil || other.used.Before(oldest.used) {
+				oldest = other
+			}
+		}
+	}
+	if own >= maxOwnSessions {
+		delete(s.mu.all, oldest.key)
+	}
+}
+
+func (x *session) ended(now time.Time) bool {
+	return now.Sub(x.began) > sessionAge || now.Sub(x.used) > sessionIdle || now.Sub(x.reviewed) > reviewPatience
+}
+
+// of returns the session of a cookie, nil if there is none any more. From time to time it reviews the token again.
+func (s *sessions) of(ctx context.Context, cookie string) *session {
+	key := sha256.Sum256([]byte(cookie))
+	s.mu.Lock()
+	x, now := s.mu.all[key], s.now()
+	if x != nil && now.Sub(x.used) > sessionIdle {
+		delete(s.mu.all, key)
+		x = nil
+	}
+	if x == nil {
+		s.mu.Unlock()
+		return nil
+	}
+	x.used = now
+	review := now.Sub(x.reviewed) > reviewEvery && !x.reviewing
+	x.reviewing = x.reviewing || review
+	s.mu.Unlock()
+	if review {
+		s.review(ctx, x)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.mu.all[key] != x || x.ended(s.now()) {
+		delete(s.mu.all, key)
+		return nil
+	}
+	return x
+}
+
+// review ends the session if the API server does not accept its token any more.
+func (s *sessions) review(ctx context.Context, x *session) {
+	user, known, err := s.access.Identify(context.WithoutCancel(ctx), x.token)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	x.reviewing = false
+	switch {
+	case err != nil: // reviewPatience ends this
+	case known && user.ID() == x.user.ID():
+		x.reviewed = s.now()
+	default:
+		delete(s.mu.all, x.key)
+	}
+}
+
+// signOut ends the session of a cookie.
+func (s *sessions) signOut(cookie string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.mu.all, sha256.Sum256([]byte(cookie)))
+}
+
+// cookieName is the name of the cookie. Browsers accept the prefix only with Secure and the path "/", and no other host of the domain can set it.
+func cookieName(secure bool) string {
+	if secure {
+		return "__Host-spiderpool-console"
+	}
+	return "spiderpool-console"
+}
+
+func sessionCookie(value string, secure bool) *http.Cookie {
+	return &http.Cookie{Name: cookieName(secure), Value: value, Path: "/", HttpOnly: true, Secure: secure, SameSite: http.SameSiteStrictMode}
+}
+
+const (
+	// signInsEvery and signInBurst limit the attempts of one client, allSignIns and allSignInBurst those of all.
+	signInsEvery, signInBurst  = 2 * time.Second, 5
+	allSignIns, allSignInBurst = 10, 50
+	// maxClients limits the clients in memory.
+	maxClients = 4096
+)
+
+// signInLimit limits attempts to sign in: each costs the API server a review.
+type signInLimit struct {
+	all *rate.Limiter
+	mu  struct {
+		sync.Mutex
+		clients map[netip.Prefix]*rate.Limiter
+	}
+}
+
+func newSignInLimit() *signInLimit {
+	l := &signInLimit{all: rate.NewLimiter(allSignIns, allSignInBurst)}
+	l.mu.clients = map[netip.Prefix]*rate.Limiter{}
+	return l
+}
+
+// allow reports whether a client, as in Request.RemoteAddr, may try now. A /64 of IPv6 is one client: a host there has any
+// number of addresses.
+func (l *signInLimit) allow(remote string, now time.Time) bool {
+	at, err := netip.ParseAddrPort(remote)
+	if err != nil {
+		return l.all.AllowN(now, 1)
+	}
+	addr, bits := at.Addr().Unmap(), 32
+	if addr.Is6() {
+		bits = 64
+	}
+	client, err := addr.WithZone("").Prefix(bits)
+	if err != nil {
+		return false
+	}
+	return l.of(client, now).AllowN(now, 1) && l.all.AllowN(now, 1)
+}
+
+func (l *signInLimit) of(client netip.Prefix, now time.Time) *rate.Limiter {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if limiter := l.mu.clients[client]; limiter != nil {
+		return limiter
+	}
+	if len(l.mu.clients) >= maxClients {
+		for other, limiter := range l.mu.clients {
+			if limiter.TokensAt(now) >= signInBurst { // as good as new
+				delete(l.mu.clients, other)
+			}
+		}
+	}
+	limiter := rate.NewLimiter(rate.Every(signInsEvery), signInBurst)
+	if len(l.mu.clients) < maxClients {
+		l.mu.clients[client] = limiter
+	}
+	return limiter
+}

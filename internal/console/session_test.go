@@ -1,0 +1,211 @@
+package console
+
+import (
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestPagesNeedSession(t *testing.T) {
+	w := addressesWorld(t)
+	for pattern := range pages {
+		path := strings.NewReplacer("{$}", "", "{name}", "blue", "{namespace}", "shop", "{address}", "10.6.0.2").Replace(pattern)
+		if _, body := w.browser(t).get(path); !strings.Contains(body, "<h1>Sign in</h1>") || strings.Contains(body, "10.6.0") {
+			t.Errorf("%s without a session:\n%s", path, body)
+		}
+	}
+	if w.authority.count() != 0 {
+		t.Errorf("visitors without a session caused %d reviews", w.authority.count())
+	}
+}
+
+func TestSignInJudgesToken(t *testing.T) {
+	w := addressesWorld(t)
+	for token, want := range map[string]int{
+		"token-admin": http.StatusOK, " Bearer token-admin\n": http.StatusOK, "secret-unknown": http.StatusUnauthorized, "": http.StatusBadRequest,
+		"two words": http.StatusBadRequest, strings.Repeat("x", maxForm): http.StatusBadRequest,
+	} {
+		w.signIns = newSignInLimit()
+		if status, body := w.browser(t).post("/sign-in", url.Values{"token": {token}}); status != want {
+			t.Errorf("%.20q: status %d, want %d\n%s", token, status, want, body)
+		}
+	}
+	w.authority.set(func(a *authority) { a.away = true })
+	if status, body := w.browser(t).post("/sign-in", url.Values{"token": {"token-admin"}}); status != http.StatusServiceUnavailable || !strings.Contains(body, "does not answer") {
+		t.Errorf("API server away: status %d\n%s", status, body)
+	}
+	if log := w.logged.String(); strings.Contains(log, "token-") || strings.Contains(log, "secret-unknown") || !strings.Contains(log, `"user":"admin"`) {
+		t.Errorf("the log has a token, or lacks the user:\n%s", log)
+	}
+}
+
+func TestCookieIsForThisSiteOnly(t *testing.T) {
+	for _, secure := range []bool{false, true} {
+		w := addressesWorld(t)
+		w.Secure = secure
+		request := httptest.NewRequest(http.MethodPost, "/sign-in", strings.NewReader("token=token-admin"))
+		request.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+		answer := httptest.NewRecorder()
+		w.site.ServeHTTP(answer, request)
+		cookies := answer.Result().Cookies()
+		if len(cookies) != 1 || !cookies[0].HttpOnly || cookies[0].SameSite != http.SameSiteStrictMode || cookies[0].Secure != secure || cookies[0].Path != "/" || cookies[0].Domain != "" ||
+			strings.HasPrefix(cookies[0].Name, "__Host-") != secure || strings.Contains(cookies[0].Value, "token") {
+			t.Errorf("secure %v: cookies %v", secure, cookies)
+		}
+		if got := answer.Header().Get("Strict-Transport-Security") != ""; got != secure {
+			t.Errorf("secure %v: Strict-Transport-Security %v", secure, got)
+		}
+	}
+}
+
+func TestForeignSitesMayNotPost(t *testing.T) {
+	w := addressesWorld(t)
+	for _, path := range []string{"/sign-in", "/sign-out"} {
+		request := httptest.NewRequest(http.MethodPost, path, strings.NewReader("token=token-admin"))
+		request.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+		request.Header.Set("Sec-Fetch-Site", "cross-site")
+		answer := httptest.NewRecorder()
+		w.site.ServeHTTP(answer, request)
+		if answer.Code != http.StatusForbidden || len(answer.Result().Cookies()) != 0 {
+			t.Errorf("%s: status %d", path, answer.Code)
+		}
+	}
+}
+
+func TestEveryAnswerHasSecurityHeaders(t *testing.T) {
+	w := addressesWorld(t)
+	b := w.as(t, "admin")
+	for _, path := range []string{"/", "/sign-in", "/static/console.js", "/static/no-such", "/no/such", "/pods/shop/web-0"} {
+		answer, err := b.Get(b.base + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = answer.Body.Close()
+		policy := answer.Header.Get("Content-Security-Policy")
+		if !strings.HasPrefix(policy, "default-src 'none'") || strings.Contains(policy, "unsafe") || answer.Header.Get("X-Content-Type-Options") != "nosniff" || answer.Header.Get("Referrer-Policy") != "no-referrer" {
+			t.Errorf("%s: headers %v", path, answer.Header)
+		}
+		if store := answer.Header.Get("Cache-Control"); store != "no-store" && !strings.HasPrefix(path, "/static/console") {
+			t.Errorf("%s: Cache-Control %s", path, store)
+		}
+	}
+	for _, template := range []string{"/static/layout.html", "/static/..%2fsite.go", "/static/pages"} {
+		if status, _ := b.get(template); status != http.StatusNotFound {
+			t.Errorf("%s: status %d", template, status)
+		}
+	}
+}
+
+func TestSignInIsLimited(t *testing.T) {
+	w := addressesWorld(t)
+	try := func(client string) int {
+		request := httptest.NewRequest(http.MethodPost, "/sign-in", strings.NewReader("token=bad"))
+		request.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+		request.RemoteAddr = client
+		answer := httptest.NewRecorder()
+		w.site.ServeHTTP(answer, request)
+		return answer.Code
+	}
+	for i := range signInBurst + 3 {
+		want := http.StatusUnauthorized
+		if i >= signInBurst {
+			want = http.StatusTooManyRequests
+		}
+		if got := try("192.0.2.1:1000"); got != want {
+			t.Errorf("attempt %d: status %d, want %d", i+1, got, want)
+		}
+	}
+	if got := try("192.0.2.2:1000"); got != http.StatusUnauthorized {
+		t.Errorf("another client: status %d", got)
+	}
+	w.wait(signInsEvery)
+	if got := try("192.0.2.1:1001"); got != http.StatusUnauthorized {
+		t.Errorf("after a while: status %d", got)
+	}
+	for i := range signInBurst { // other addresses of one host
+		try("[2001:db8::" + string(rune('1'+i)) + "]:1000")
+	}
+	if got := try("[2001:db8::ffff]:1000"); got != http.StatusTooManyRequests {
+		t.Errorf("another address of a /64: status %d", got)
+	}
+	if got := len(w.signIns.mu.clients); got != 3 {
+		t.Errorf("%d clients in memory", got)
+	}
+}
+
+// signedIn reports whether the browser has a session.
+func signedIn(b browser) bool {
+	b.tb.Helper()
+	_, body := b.get("/")
+	return strings.Contains(body, "Sign out")
+}
+
+func TestSessionsEnd(t *testing.T) {
+	for name, tc := range map[string]struct {
+		end  func(*world, browser)
+		want bool
+	}{
+		"nothing happened": {func(*world, browser) {}, true},
+		"signed out":       {func(_ *world, b browser) { b.post("/sign-out", nil) }, false},
+		"idle":             {func(w *world, _ browser) { w.wait(sessionIdle + time.Second) }, false},
+		"old": {func(w *world, b browser) {
+			for range 30 {
+				w.wait(sessionAge / 29)
+				b.get("/")
+			}
+		}, false},
+		"used for hours": {func(w *world, b browser) {
+			for range 24 {
+				w.wait(reviewEvery * 2)
+				b.get("/")
+			}
+		}, true},
+		"token revoked": {func(w *world, _ browser) {
+			w.authority.set(func(a *authority) { delete(a.tokens, "token-admin") })
+			w.wait(reviewEvery + time.Second)
+		}, false},
+		"another user": {func(w *world, _ browser) {
+			w.authority.set(func(a *authority) { a.tokens["token-admin"] = "other" })
+			w.wait(reviewEvery + time.Second)
+		}, false},
+		"short outage": {func(w *world, _ browser) {
+			w.authority.set(func(a *authority) { a.away = true })
+			w.wait(reviewPatience - time.Second)
+		}, true},
+		"long outage": {func(w *world, _ browser) {
+			w.authority.set(func(a *authority) { a.away = true })
+			w.wait(reviewPatience + time.Second)
+		}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := addressesWorld(t)
+			b := w.as(t, "admin")
+			tc.end(w, b)
+			if got := signedIn(b); got != tc.want {
+				t.Errorf("signed in: %v, want %v", got, tc.want)
+			}
+		})
+	}
+}
+
+func TestSessionsOfUserAreBounded(t *testing.T) {
+	w := addressesWorld(t)
+	w.user("other", "*")
+	first := w.as(t, "admin")
+	other := w.as(t, "other")
+	for range maxOwnSessions {
+		w.wait(time.Second)
+		if _, _, err := w.sessions.signIn(t.Context(), "token-admin"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if signedIn(first) {
+		t.Error("the oldest session goes on")
+	}
+	if !signedIn(other) || len(w.sessions.mu.all) != maxOwnSessions+1 {
+		t.Errorf("%d sessions, and another user's ended", len(w.sessions.mu.all))
+	}
+}
