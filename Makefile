@@ -99,7 +99,7 @@ test: ## Run all required tests
 # The lab mostly waits: for pods, for the kernel of the guests and for time-outs. So the other suites run beside it.
 .PHONY: in-process
 in-process:
-	@for suite in cloud-clients apiserver kernel kernel-uml chaos-short; do $(MAKE) --no-print-directory $$suite; done
+	@for suite in cloud-clients apiserver console-browser kernel kernel-uml chaos-short; do $(MAKE) --no-print-directory $$suite; done
 
 .PHONY: unit
 unit: ## Run the hermetic tests (under a minute when warm)
@@ -115,6 +115,11 @@ cloud-clients: ## Run Debian's aws command against the fake EC2
 .PHONY: apiserver
 apiserver: lab-tools bin/hubble bin/hubble-relay ## Run the tests against a real kube-apiserver and etcd
 	@KUBEBUILDER_ASSETS="$$($(LAB) env --dir)" go test -tags apiserver -p 1 -timeout 20m -run '$(RUN)' ./internal/... ./charts/...
+
+.PHONY: console-browser
+console-browser: lab-tools ## Run the console in front of a real kube-apiserver, and read its pages in headless Chromium (SCREENSHOTS=dir for pictures)
+	@hack/browser.sh
+	@KUBEBUILDER_ASSETS="$$($(LAB) env --dir)" SCREENSHOTS='$(SCREENSHOTS)' go test -tags apiserver,browser -count=1 -timeout 10m -run PagesInBrowser ./internal/console
 
 .PHONY: kernel
 kernel: lab-tools ## Run the datapath tests in network namespaces (root)

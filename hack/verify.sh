@@ -11,18 +11,20 @@ unformatted=$(git ls-files '*.go' | xargs gofmt -l)
 [ -z "$unformatted" ] || fail "not formatted; run gofmt -w on: $unformatted"
 
 say "go vet and staticcheck"
-tags=apiserver,kernel,e2e,awscli
+tags=apiserver,awscli,browser,e2e,kernel
 go vet -tags "$tags" ./...
 go tool -modfile=tools/go.mod staticcheck -tags "$tags" ./...
 lint=$(mktemp -d); trap 'rm -rf "$lint"' EXIT
 go build -modfile=tools/go.mod -o "$lint/staticcheck" honnef.co/go/tools/cmd/staticcheck
 (cd test/monitoring && go vet ./... && "$lint/staticcheck" ./...)
 (cd hack/site && go vet ./... && "$lint/staticcheck" ./...)
+(cd test/console && go vet ./... && "$lint/staticcheck" ./...)
 (cd test/lab && go vet -tags kernel ./... && "$lint/staticcheck" -tags kernel ./...)
 
 say "go.mod"
 go mod tidy -diff || fail "go.mod is not tidy; run go mod tidy"
 go -C test/lab mod tidy -diff || fail "test/lab/go.mod is not tidy; run go -C test/lab mod tidy"
+go -C test/console mod tidy -diff || fail "test/console/go.mod is not tidy; run go -C test/console mod tidy"
 go -C test/hubble mod tidy -diff || fail "test/hubble/go.mod is not tidy; run go -C test/hubble mod tidy"
 go -C hack/site mod tidy -diff || fail "hack/site/go.mod is not tidy; run go -C hack/site mod tidy"
 go -C test/monitoring mod tidy -diff || fail "test/monitoring/go.mod is not tidy; run go -C test/monitoring mod tidy"
