@@ -343,7 +343,7 @@ func TestBadValuesAreRejected(t *testing.T) {
 		"unknown key":           {"ipam.enableIPv5=true", "enableIPv5"},
 		"unknown group":         {"spiderpoolAgnet.httpPort=1", "spiderpoolAgnet"},
 		"unknown key of image":  {"spiderpoolAgent.image.repo=x", "repo"},
-		"address provider":      {"iaasNetworkProvider.serverUrl=https://iaas.example", "this release supports no address provider; leave it empty"},
+		"address provider":      {"iaasNetworkProvider.serverUrl=https://iaas.example", "set cloud.enabled to true, or leave the URL empty"},
 		"wrong type":            {"ipam.enableIPv4=yes", "enableIPv4"},
 		"mode":                  {"coordinator.mode=fast", "mode"},
 		"pool without subnet":   {"clusterDefaultPool.installIPv4IPPool=true", "clusterDefaultPool.ipv4Subnet is empty, but clusterDefaultPool.installIPv4IPPool is true: set the subnet"},

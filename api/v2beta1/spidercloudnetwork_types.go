@@ -6,11 +6,15 @@ import (
 
 // CloudProvider names a cloud.
 //
-// +kubebuilder:validation:Enum=aws
+// +kubebuilder:validation:Enum=aws;iaas
 type CloudProvider string
 
-// CloudAWS is Amazon EC2 and its VPCs.
-const CloudAWS CloudProvider = "aws"
+const (
+	// CloudAWS is Amazon EC2 and its VPCs.
+	CloudAWS CloudProvider = "aws"
+	// CloudIaaS is the HTTP service of the Helm value iaasNetworkProvider.
+	CloudIaaS CloudProvider = "iaas"
+)
 
 // CloudMode says who assigns addresses to the network interfaces of the nodes.
 //

@@ -247,14 +247,13 @@ func attachmentOf(ref string) pool.NetworkAttachment {
 	return pool.NetworkAttachment{Namespace: namespace, Name: name}
 }
 
-// IaaS has no effect yet; it is for the HTTP provider of addresses, for clouds without
-// their own provider.
+// IaaS is an HTTP service that describes a cloud: the provider iaas of SpiderCloudNetworks.
 type IaaS struct {
-	// ServerURL is the URL of the provider; empty for none.
+	// ServerURL is the URL of the service; empty for none.
 	ServerURL string `json:"serverUrl"`
 	// HTTPRequestTimeout limits one request.
 	HTTPRequestTimeout metav1.Duration `json:"httpRequestTimeout"`
-	// TLSSecret is the Secret with the client certificate.
+	// TLSSecret is the Secret with the client certificate: tls.crt, tls.key and ca.crt.
 	TLSSecret ObjectName `json:"tlsSecret"`
 }
 

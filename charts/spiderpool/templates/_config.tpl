@@ -4,7 +4,9 @@
 {{- $c := $v.spiderpoolController -}}
 {{- $a := $v.spiderpoolAgent -}}
 {{- with $v.iaasNetworkProvider.serverUrl -}}
-{{- fail (printf "iaasNetworkProvider.serverUrl is %s, but this release supports no address provider; leave it empty, and give each SpiderIPPool the addresses that the cloud has assigned" .) -}}
+{{- if not $v.cloud.enabled -}}
+{{- fail (printf "iaasNetworkProvider.serverUrl is %s, but nothing asks this service without cloud.enabled; set cloud.enabled to true, or leave the URL empty" .) -}}
+{{- end -}}
 {{- end -}}
 apiVersion: config.spiderpool.spidernet.io/v1
 kind: SpiderpoolConfiguration
