@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 )
 
@@ -68,5 +67,5 @@ func (p *page) anchors() (all []string) {
 	for _, h := range p.headings {
 		all = append(all, "#"+h.slug)
 	}
-	return slices.Clip(all)
+	return all
 }
