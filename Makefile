@@ -109,8 +109,9 @@ unit: ## Run the hermetic tests (under a minute when warm)
 	@go -C hack/site test -run '$(RUN)' ./...
 
 .PHONY: cloud-clients
-cloud-clients: ## Run Debian's aws command against the fake EC2
+cloud-clients: ## Run Debian's aws command and the EC2 client of amazon-vpc-cni-k8s against the fake EC2
 	@AWS="$$(hack/awscli.sh)" go test -tags awscli -count=1 -run '$(RUN)' ./test/fakecloud
+	@go -C test/vpccni test -count=1 -run '$(RUN)' ./...
 
 .PHONY: apiserver
 apiserver: lab-tools bin/hubble bin/hubble-relay ## Run the tests against a real kube-apiserver and etcd

@@ -16,6 +16,7 @@ go vet -tags "$tags" ./...
 go tool -modfile=tools/go.mod staticcheck -tags "$tags" ./...
 lint=$(mktemp -d); trap 'rm -rf "$lint"' EXIT
 go build -modfile=tools/go.mod -o "$lint/staticcheck" honnef.co/go/tools/cmd/staticcheck
+(cd test/vpccni && go vet ./...)
 (cd test/monitoring && go vet ./... && "$lint/staticcheck" ./...)
 (cd hack/site && go vet ./... && "$lint/staticcheck" ./...)
 (cd test/console && go vet ./... && "$lint/staticcheck" ./...)
@@ -27,6 +28,7 @@ go -C test/lab mod tidy -diff || fail "test/lab/go.mod is not tidy; run go -C te
 go -C test/console mod tidy -diff || fail "test/console/go.mod is not tidy; run go -C test/console mod tidy"
 go -C test/hubble mod tidy -diff || fail "test/hubble/go.mod is not tidy; run go -C test/hubble mod tidy"
 go -C hack/site mod tidy -diff || fail "hack/site/go.mod is not tidy; run go -C hack/site mod tidy"
+go -C test/vpccni mod tidy -diff || fail "test/vpccni/go.mod is not tidy; run go -C test/vpccni mod tidy"
 go -C test/monitoring mod tidy -diff || fail "test/monitoring/go.mod is not tidy; run go -C test/monitoring mod tidy"
 
 say "generated files"
