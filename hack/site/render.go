@@ -74,6 +74,14 @@ func (t *tree) render(sections []section) (map[string][]byte, error) {
 		}
 	}
 	for name := range sources {
+		if slices.Contains([]string{".png", ".jpg"}, path.Ext(name)) {
+			content, _, err := t.read(name)
+			if err != nil {
+				return nil, err
+			}
+			files[name] = content // a screenshot, shown as it is
+			continue
+		}
 		body, err := t.listing(name, sources)
 		if err != nil {
 			return nil, err
@@ -143,6 +151,11 @@ func (t *tree) body(p *page, sources map[string]bool) (template.HTML, error) {
 			continue
 		}
 		if image, ok := l.node.(*ast.Image); ok {
+			if path.Ext(name) != ".svg" {
+				image.Destination = []byte(between(t.address(p.name), name))
+				sources[name] = true
+				continue
+			}
 			picture, err := t.picture(name, l.text)
 			if err != nil {
 				return "", err
@@ -181,9 +194,6 @@ func (t *tree) picture(name, alternative string) ([]byte, error) {
 	content, _, err := t.read(name)
 	if err != nil {
 		return nil, err
-	}
-	if path.Ext(name) != ".svg" {
-		return nil, fmt.Errorf("the picture %s is no SVG file; draw it as SVG, so that it is legible in dark and light", name)
 	}
 	return bytes.Replace(content, []byte("<svg "), []byte(`<svg role="img" aria-label="`+template.HTMLEscapeString(alternative)+`" `), 1), nil
 }
