@@ -3,8 +3,11 @@ package cli
 import (
 	"errors"
 	"fmt"
+	"io"
+	"runtime"
 	"strings"
 
+	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/spf13/cobra"
 
 	"spiderpool.dev/spiderpool/test/lab/internal/image"
@@ -18,15 +21,19 @@ func imageCommand() *cobra.Command {
 
 func imageBuildCommand() *cobra.Command {
 	var spec image.Spec
-	var tag, base, output string
+	var to target
+	var base string
 	var adds, links, labels []string
 	cmd := &cobra.Command{
 		Use:   "build --tag NAME --add SRC:DST[:MODE]... -o FILE",
 		Short: "Build an image from files, without a Docker daemon",
 		Long: `Build an image from files of this machine and write it as an archive for
-"lab image load" or "docker load". Identical files give an identical digest.`,
+"lab image load" or "docker load". Identical files give an identical digest.
+The format oci holds several architectures, and the command prints its digest.`,
 		Example: `  lab image build --tag example.org/agent:v1 --add bin/agent:/usr/bin/agent:755 \
-    --entrypoint /usr/bin/agent --env LOG=debug -o dist/agent.tar`,
+    --entrypoint /usr/bin/agent --env LOG=debug -o dist/agent.tar
+  lab image build --tag example.org/agent:v1 --format oci --arch amd64,arm64 \
+    --add 'bin/{arch}/agent:/usr/bin/agent:755' -o dist/agent.oci.tar`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			for _, text := range adds {
@@ -51,12 +58,14 @@ func imageBuildCommand() *cobra.Command {
 				}
 				spec.Labels[key] = value
 			}
-			return buildImage(spec, tag, base, output)
+			return buildImage(cmd.OutOrStdout(), spec, base, to)
 		},
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&tag, "tag", "", "name of the image, with a tag (required)")
-	flags.StringVarP(&output, "output", "o", "", "archive to write (required)")
+	flags.StringVar(&to.tag, "tag", "", "name of the image, with a tag (required)")
+	flags.StringVarP(&to.file, "output", "o", "", "archive to write (required)")
+	flags.StringVar(&to.format, "format", formatDocker, "docker for one architecture, oci for several")
+	flags.StringSliceVar(&to.architectures, "arch", []string{runtime.GOARCH}, "architectures of the programs, e.g. amd64,arm64; \"{arch}\" in SRC stands for each")
 	flags.StringVar(&base, "base", "", "base image: an archive, an OCI layout or a root file system")
 	flags.StringArrayVar(&adds, "add", nil, "SRC:DST[:MODE], a file, or the contents of a directory; MODE is octal; repeatable")
 	flags.StringArrayVar(&links, "link", nil, "TARGET:PATH, a symbolic link; repeatable")
@@ -65,7 +74,6 @@ func imageBuildCommand() *cobra.Command {
 	flags.StringArrayVar(&spec.Env, "env", nil, "KEY=VALUE; repeatable")
 	flags.StringArrayVar(&labels, "label", nil, "KEY=VALUE; repeatable")
 	flags.StringVar(&spec.WorkingDir, "workdir", "", "working directory")
-	flags.StringVar(&spec.Architecture, "arch", "", "architecture of the programs, e.g. arm64; empty for this machine's")
 	flags.StringVar(&spec.User, "user", "", "user or user:group")
 	for _, name := range []string{"tag", "output"} {
 		if err := cmd.MarkFlagRequired(name); err != nil {
@@ -105,7 +113,34 @@ private addresses (RFC 1918).`,
 	return cmd
 }
 
-func buildImage(spec image.Spec, tag, base, output string) (err error) {
+// The formats of "lab image build".
+const (
+	formatDocker = "docker"
+	formatOCI    = "oci"
+)
+
+// target says which archive "lab image build" writes.
+type target struct {
+	tag, file, format string
+	architectures     []string
+}
+
+func (t target) validate() error {
+	switch {
+	case t.format != formatDocker && t.format != formatOCI:
+		return fmt.Errorf("--format %q: want docker or oci", t.format)
+	case len(t.architectures) == 0:
+		return errors.New("--arch is empty; want an architecture, e.g. amd64")
+	case t.format == formatDocker && len(t.architectures) > 1:
+		return fmt.Errorf("--arch %s: a docker archive has one architecture; use --format oci", strings.Join(t.architectures, ","))
+	}
+	return nil
+}
+
+func buildImage(out io.Writer, spec image.Spec, base string, to target) (err error) {
+	if err := to.validate(); err != nil {
+		return err
+	}
 	if base != "" {
 		images, closeImages, openErr := image.Open(base)
 		defer func() { err = errors.Join(err, closeImages()) }()
@@ -117,9 +152,22 @@ func buildImage(spec image.Spec, tag, base, output string) (err error) {
 		}
 		spec.Base = images[0].Image
 	}
-	img, err := image.Build(spec)
+	var built []v1.Image
+	for _, architecture := range to.architectures {
+		spec.Architecture = architecture
+		img, err := image.Build(spec)
+		if err != nil {
+			return err
+		}
+		built = append(built, img)
+	}
+	if to.format == formatDocker {
+		return image.WriteArchive(to.file, to.tag, built[0])
+	}
+	digest, err := image.WriteOCIArchive(to.file, to.tag, built)
 	if err != nil {
 		return err
 	}
-	return image.WriteArchive(output, tag, img)
+	fmt.Fprintln(out, digest)
+	return nil
 }

@@ -52,7 +52,8 @@ type Spec struct {
 // Add adds a file, a symbolic link, or a directory with its contents to an image.
 type Add struct {
 	// Source is a path on this machine. The contents of a directory go to
-	// Destination.
+	// Destination. "{arch}" stands for the architecture of the image, e.g.
+	// "bin/{arch}/agent".
 	Source string
 	// Link makes Destination a symbolic link to this path, unless empty. Source is
 	// empty then.
@@ -96,7 +97,11 @@ func Build(spec Spec) (v1.Image, error) {
 		img = mutate.ConfigMediaType(mutate.MediaType(empty.Image, types.OCIManifestSchema1), types.OCIConfigJSON)
 	}
 	if len(spec.Add) > 0 {
-		entries, err := collect(spec.Add)
+		adds := slices.Clone(spec.Add)
+		for i := range adds {
+			adds[i].Source = strings.ReplaceAll(adds[i].Source, "{arch}", cmp.Or(spec.Architecture, runtime.GOARCH))
+		}
+		entries, err := collect(adds)
 		if err != nil {
 			return nil, err
 		}

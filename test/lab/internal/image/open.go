@@ -20,6 +20,9 @@ import (
 type Named struct {
 	Names []string
 	Image v1.Image
+	// Index is the same image for all architectures, or nil if the archive has one
+	// architecture only.
+	Index v1.ImageIndex
 }
 
 // refAnnotation is the annotation for an image's name in an OCI index, used by
@@ -130,6 +133,9 @@ func imagesOf(index v1.ImageIndex, inherited []string) ([]Named, error) {
 			more, err := imagesOf(nested, names)
 			if err != nil {
 				return nil, err
+			}
+			for i := range more {
+				more[i].Index = nested
 			}
 			images = append(images, more...)
 		case d.MediaType.IsImage() && (d.Platform == nil || d.Platform.OS == "linux" && d.Platform.Architecture == "amd64"):

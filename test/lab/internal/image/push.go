@@ -37,11 +37,20 @@ func Push(ctx context.Context, archive, to string) (pushed []string, err error) 
 			if err != nil {
 				return pushed, fmt.Errorf("registry %q: %w", to, err)
 			}
-			if err := remote.Write(moved, img.Image, remote.WithContext(ctx), remote.WithAuthFromKeychain(authn.DefaultKeychain)); err != nil {
+			if err := upload(ctx, moved, img); err != nil {
 				return pushed, err
 			}
 			pushed = append(pushed, moved.String())
 		}
 	}
 	return pushed, nil
+}
+
+// upload writes the image, for all architectures that the archive has.
+func upload(ctx context.Context, to name.Tag, img Named) error {
+	options := []remote.Option{remote.WithContext(ctx), remote.WithAuthFromKeychain(authn.DefaultKeychain)}
+	if img.Index != nil {
+		return remote.WriteIndex(to, img.Index, options...)
+	}
+	return remote.Write(to, img.Image, options...)
 }

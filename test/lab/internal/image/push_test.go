@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/registry"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 )
 
@@ -53,6 +54,36 @@ func TestPushReplacesHostOfName(t *testing.T) {
 	}
 	if listing(t, got) != listing(t, img) {
 		t.Error("the registry has other files")
+	}
+}
+
+func TestPushKeepsAllArchitectures(t *testing.T) {
+	t.Parallel()
+	archive := filepath.Join(t.TempDir(), "a.oci.tar")
+	digest, err := WriteOCIArchive(archive, "spiderpool.dev/agent:v1", []v1.Image{imageFor(t, "amd64"), imageFor(t, "arm64")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
+	defer server.Close()
+	pushed, err := Push(t.Context(), archive, strings.TrimPrefix(server.URL, "http://")+"/team")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ref, err := name.ParseReference(pushed[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	index, err := remote.Index(ref)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := index.Digest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got != digest {
+		t.Errorf("the registry has the index %s, the archive %s", got, digest)
 	}
 }
 
