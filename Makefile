@@ -16,6 +16,7 @@ SET      ?= conformance
 SERVICE_MODE ?=
 NODES    ?= 0
 
+BIN      ?= bin
 LAB      := bin/lab
 TOOL     := go tool -modfile=tools/go.mod
 # grpc's tag leaves out x/net/trace and, with it, html/template: the agent becomes 7 MB smaller.
@@ -72,13 +73,13 @@ docs: ## Build the documentation as a site into bin/site, and check all links
 	@go -C hack/site run . --root $(CURDIR) --out $(CURDIR)/bin/site
 
 .PHONY: build
-build: $(addprefix bin/,$(PROGRAMS)) ## Build every program into bin/
+build: $(addprefix $(BIN)/,$(PROGRAMS)) ## Build every program into bin/
 
-bin/%: FORCE
+$(BIN)/%: FORCE
 	@$(GOBUILD) -o $@ ./cmd/$*
 
 # The unmodified programs of Hubble, for tests and for the image of hubble-relay.
-bin/hubble bin/hubble-relay: bin/%: FORCE
+$(BIN)/hubble $(BIN)/hubble-relay: $(BIN)/%: FORCE
 	@CGO_ENABLED=0 GOARCH=$(ARCH) go -C test/hubble build -trimpath -ldflags='-s -w' -o $(CURDIR)/$@ github.com/cilium/cilium/$*
 
 $(LAB): FORCE
@@ -87,6 +88,16 @@ $(LAB): FORCE
 .PHONY: lab-tools
 lab-tools: $(LAB) ## Build the lab's Kubernetes, containerd, multus, helm and kernel (cached; ~25 min the first time)
 	@$(LAB) build
+
+##@ Release
+
+.PHONY: release
+release: $(LAB) ## Build the release of the commit into dist/release/: images, spiderpoolctl, chart, SBOM, provenance, checksums (COSIGN_PRIVATE_KEY signs them)
+	@hack/release.sh
+
+.PHONY: release-check
+release-check: ## Build the release twice, in different directories and caches, compare the files, and run the arm64 programs
+	@hack/release-check.sh
 
 ##@ Test
 
@@ -107,6 +118,7 @@ unit: ## Run the hermetic tests (under a minute when warm)
 	@$(LABGO) test -run '$(RUN)' ./...
 	@go -C test/monitoring test -run '$(RUN)' ./...
 	@go -C hack/site test -run '$(RUN)' ./...
+	@go -C hack/release test -run '$(RUN)' ./...
 
 .PHONY: cloud-clients
 cloud-clients: ## Run Debian's aws command and the EC2 client of amazon-vpc-cni-k8s against the fake EC2
@@ -231,6 +243,14 @@ microbench: ## Run the Go benchmarks of the hot paths
 .PHONY: verify
 verify: ## Check formatting, vet, staticcheck, go.mod, layering and generated files
 	@hack/verify.sh
+
+.PHONY: licences
+licences: ## Check that the licence of every module in our programs is permitted
+	@go -C hack/release run . licences ../.. ../../test/hubble ../../test/lab/modules/plugins
+
+.PHONY: vulncheck
+vulncheck: ## Report known vulnerabilities that our programs reach (needs https://vuln.go.dev or GOVULNDB)
+	@hack/vulncheck.sh
 
 .PHONY: update
 update: lab-tools ## Regenerate deep copies, CRDs, golden files and reference docs

@@ -20,6 +20,7 @@ go build -modfile=tools/go.mod -o "$lint/staticcheck" honnef.co/go/tools/cmd/sta
 (cd test/monitoring && go vet ./... && "$lint/staticcheck" ./...)
 (cd hack/site && go vet ./... && "$lint/staticcheck" ./...)
 (cd test/console && go vet ./... && "$lint/staticcheck" ./...)
+(cd hack/release && go vet ./... && "$lint/staticcheck" ./...)
 (cd test/lab && go vet -tags kernel ./... && "$lint/staticcheck" -tags kernel ./...)
 
 say "go.mod"
@@ -29,7 +30,11 @@ go -C test/console mod tidy -diff || fail "test/console/go.mod is not tidy; run 
 go -C test/hubble mod tidy -diff || fail "test/hubble/go.mod is not tidy; run go -C test/hubble mod tidy"
 go -C hack/site mod tidy -diff || fail "hack/site/go.mod is not tidy; run go -C hack/site mod tidy"
 go -C test/vpccni mod tidy -diff || fail "test/vpccni/go.mod is not tidy; run go -C test/vpccni mod tidy"
+go -C hack/release mod tidy -diff || fail "hack/release/go.mod is not tidy; run go -C hack/release mod tidy"
 go -C test/monitoring mod tidy -diff || fail "test/monitoring/go.mod is not tidy; run go -C test/monitoring mod tidy"
+
+say "licences"
+make --no-print-directory licences
 
 say "generated files"
 fresh=$lint/fresh
