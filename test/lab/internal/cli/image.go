@@ -36,27 +36,8 @@ The format oci holds several architectures, and the command prints its digest.`,
     --add 'bin/{arch}/agent:/usr/bin/agent:755' -o dist/agent.oci.tar`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			for _, text := range adds {
-				add, err := image.ParseAdd(text)
-				if err != nil {
-					return err
-				}
-				spec.Add = append(spec.Add, add)
-			}
-			for _, text := range links {
-				target, path, ok := strings.Cut(text, ":")
-				if !ok || target == "" || !strings.HasPrefix(path, "/") {
-					return fmt.Errorf("--link %q: want TARGET:PATH with an absolute path, e.g. /bin/busybox:/bin/sh", text)
-				}
-				spec.Add = append(spec.Add, image.Add{Link: target, Destination: path})
-			}
-			spec.Labels = map[string]string{}
-			for _, text := range labels {
-				key, value, ok := strings.Cut(text, "=")
-				if !ok {
-					return fmt.Errorf("--label %q: want KEY=VALUE", text)
-				}
-				spec.Labels[key] = value
+			if err := describe(&spec, adds, links, labels); err != nil {
+				return err
 			}
 			return buildImage(cmd.OutOrStdout(), spec, base, to)
 		},
@@ -81,6 +62,33 @@ The format oci holds several architectures, and the command prints its digest.`,
 		}
 	}
 	return cmd
+}
+
+// describe adds the files, symbolic links and labels of the command line to the image.
+func describe(spec *image.Spec, adds, links, labels []string) error {
+	for _, text := range adds {
+		add, err := image.ParseAdd(text)
+		if err != nil {
+			return err
+		}
+		spec.Add = append(spec.Add, add)
+	}
+	for _, text := range links {
+		target, path, ok := strings.Cut(text, ":")
+		if !ok || target == "" || !strings.HasPrefix(path, "/") {
+			return fmt.Errorf("--link %q: want TARGET:PATH with an absolute path, e.g. /bin/busybox:/bin/sh", text)
+		}
+		spec.Add = append(spec.Add, image.Add{Link: target, Destination: path})
+	}
+	spec.Labels = map[string]string{}
+	for _, text := range labels {
+		key, value, ok := strings.Cut(text, "=")
+		if !ok {
+			return fmt.Errorf("--label %q: want KEY=VALUE", text)
+		}
+		spec.Labels[key] = value
+	}
+	return nil
 }
 
 func imagePushCommand() *cobra.Command {
