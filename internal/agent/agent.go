@@ -100,7 +100,7 @@ func newAgent(ctx context.Context, cfg config.Agent, o options, client *agentcli
 		endpoints: agentclient.NewEndpoints(client, log), events: agentclient.NewEvents(ctx, client, cfg.NodeName),
 	}
 	a.runtime = &runtimeHealth{now: time.Now, log: log, warn: func(fault string) { a.events.AboutNode(observe.RuntimeUnavailable(fault)) }}
-	a.metrics = newMetrics(releases.Len, a.runtime.answers)
+	a.metrics = newMetrics(releases, a.runtime)
 	a.definitions = newDefinitions(o.definitions, cfg.StateDir)
 	a.cluster.OnPodEnd(a.ended.add)
 	a.service = a.newIPAM(client)

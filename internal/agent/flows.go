@@ -56,6 +56,8 @@ func (a *agent) newFlows(client *agentclient.Client, source flow.Source) (*flows
 	about := hubble.About{Node: a.cfg.NodeName, Version: config.Version, Domain: a.cfg.ClusterDNSDomain}
 	f.server = &hubble.Server{Observer: hubble.NewObserver(f.ring, f.ends.Complete, about)}
 	if a.cfg.Observability.Port != 0 {
+		certificate := httpserver.NewKeyPair(a.cfg.Observability.TLS.CertDir).Certificate
+		a.metrics.registry.MustRegister(observe.NewCertificateExpiry("flows", certificate))
 		f.server.Peers = hubble.NewPeers(a.followMembers(client), a.cfg.Observability.TLS.ServerName+"."+a.cfg.PodNamespace+".svc")
 	}
 	return f, nil

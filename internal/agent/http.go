@@ -11,6 +11,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"spiderpool.dev/spiderpool/internal/observe"
 	"spiderpool.dev/spiderpool/internal/process/httpserver"
 )
 
@@ -57,6 +58,7 @@ func (a *agent) metricsServer() (httpserver.Server, error) {
 	metrics := promhttp.HandlerFor(a.metrics.registry, promhttp.HandlerOpts{})
 	if a.cfg.Metrics.Secure {
 		server.Certificate = httpserver.NewKeyPair(a.cfg.CertDir).Certificate
+		a.metrics.registry.MustRegister(observe.NewCertificateExpiry("metrics", server.Certificate))
 		_, err := server.Certificate(nil)
 		if err != nil {
 			a.log.Warn("the metrics wait for their certificate", "secret", a.cfg.CertDir, "err", err)

@@ -9,12 +9,17 @@ import (
 
 	"spiderpool.dev/spiderpool/internal/agent/datapath"
 	"spiderpool.dev/spiderpool/internal/agent/enforcer"
+	"spiderpool.dev/spiderpool/internal/config"
 	"spiderpool.dev/spiderpool/internal/ipam"
 	"spiderpool.dev/spiderpool/internal/ipam/alloc"
+	"spiderpool.dev/spiderpool/internal/journal"
 	"spiderpool.dev/spiderpool/internal/lease"
 	"spiderpool.dev/spiderpool/internal/observe"
 	"spiderpool.dev/spiderpool/internal/pool"
 )
+
+// durations are the buckets of the histograms of durations, in seconds.
+var durations = []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30}
 
 // outcomes are the metrics of one operation, allocation or release. Dashboards use
 // their names, so do not change them.
@@ -31,34 +36,31 @@ type metrics struct {
 	allocation outcomes
 	release    outcomes
 	damaged    prometheus.Counter
+	conflicts  prometheus.Counter
+	commits    commits
+	waiting    *waiting
 	services   *datapath.Metrics
 	policies   *enforcer.Metrics
 	*observe.Reclaims
 }
 
-// newMetrics returns the metrics. kept returns the number of releases on disk, and answers
-// whether the container runtime answers.
-func newMetrics(kept func() int, answers func() bool) *metrics {
+// newMetrics returns the metrics, among them those about the releases on disk and the
+// container runtime.
+func newMetrics(releases journal.Journal, runtime *runtimeHealth) *metrics {
 	m := &metrics{registry: prometheus.NewRegistry(), Reclaims: observe.NewReclaims()}
+	m.commits, m.waiting = newCommits(m.registry), newWaiting(m.registry, time.Now)
 	m.allocation = newOutcomes(m.registry, "allocation", "allocating the addresses of a pod's interface")
 	m.release = newOutcomes(m.registry, "release", "releasing the addresses of a pod's interface")
 	m.damaged = prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "spiderpool_ipam_damaged_block_counts_total",
 		Help: "Reads of corrupt SpiderIPBlocks, whose addresses are out of service.",
 	})
-	onDisk := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "spiderpool_ipam_releases_on_disk", Help: "Releases on disk, waiting for the API server.",
-	}, func() float64 { return float64(kept()) })
-	runtime := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "spiderpool_container_runtime_up",
-		Help: "1 if the container runtime lists its sandboxes, 0 if not: then no address is reclaimed without a DEL.",
-	}, func() float64 {
-		if answers() {
-			return 1
-		}
-		return 0
+	m.conflicts = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "spiderpool_ipam_address_conflicts_total", Help: "New addresses of pods for which another host answered.",
 	})
-	m.registry.MustRegister(onDisk, runtime, m.damaged, m.Reclaims, collectors.NewGoCollector(),
+	registerReleases(m.registry, releases, time.Now)
+	registerRuntime(m.registry, runtime)
+	m.registry.MustRegister(m.damaged, m.conflicts, m.Reclaims, observe.NewBuildInfo(config.Version), collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	m.services, m.policies = datapath.NewMetrics(m.registry), enforcer.NewMetrics(m.registry)
 	return m
@@ -83,7 +85,7 @@ func newOutcomes(registry *prometheus.Registry, operation, what string) outcomes
 		duration: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Namespace: "spiderpool", Subsystem: "ipam", Name: operation + "_duration_seconds",
 			Help:    "Duration of " + what + ", in seconds.",
-			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30},
+			Buckets: durations,
 		}),
 	}
 	registry.MustRegister(o.duration)
@@ -123,3 +125,6 @@ func (m *metrics) ReleaseConflict() { m.release.conflicts.Inc() }
 
 // Damaged implements alloc.Observer.
 func (m *metrics) Damaged() { m.damaged.Inc() }
+
+// Committed implements alloc.Observer.
+func (m *metrics) Committed(requests int, took time.Duration) { m.commits.observe(requests, took) }

@@ -16,11 +16,12 @@ import (
 )
 
 func TestReferenceListsMetrics(t *testing.T) {
-	m := newMetrics(func() int { return 0 }, func() bool { return true })
+	m := idleMetrics(t)
 	m.Reclaimed(reclaim.PodGone, nil)
 	m.Reclaimed(reclaim.PodGone, errors.New("conflict"))
 	m.policies.Watch(func() []enforcer.State { return []enforcer.State{{Drops: [2]uint64{1, 1}}} })
 	countFlows(t, m)
+	m.registry.MustRegister(observe.NewCertificateExpiry("metrics", observetest.Certificate(t)))
 	observetest.ReferenceListsMetrics(t, "agent", m.registry)
 }
 
@@ -41,7 +42,7 @@ func countFlows(t *testing.T, m *metrics) {
 }
 
 func TestConflictsCountByOperation(t *testing.T) {
-	m := newMetrics(func() int { return 0 }, func() bool { return true })
+	m := idleMetrics(t)
 	m.AllocationConflict()
 	m.ReleaseConflict()
 	m.ReleaseConflict()

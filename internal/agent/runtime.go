@@ -32,6 +32,7 @@ type runtimeHealth struct {
 	mu     sync.Mutex
 	socket string    // of the runtime that answered last
 	fault  error     // nil if the runtime answers, or nothing has asked it yet
+	last   time.Time // time of the last answer; zero if none
 	since  time.Time // start of the faults
 	warned time.Time // time of the last event since then; zero if none
 }
@@ -49,6 +50,9 @@ func (h *runtimeHealth) observe(socket string, fault error) {
 		h.since = now
 	}
 	h.socket, h.fault = socket, fault
+	if fault == nil {
+		h.last = now
+	}
 	if fault == nil || now.Sub(h.since) < runtimePatience || !h.warned.IsZero() && now.Sub(h.warned) < runtimeReminder {
 		return
 	}
@@ -62,6 +66,13 @@ func (h *runtimeHealth) answers() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.fault == nil
+}
+
+// lastAnswer returns the time of the last answer; zero if the runtime has never answered.
+func (h *runtimeHealth) lastAnswer() time.Time {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.last
 }
 
 // reply is the answer for spiderpoolctl.

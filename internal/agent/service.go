@@ -27,6 +27,7 @@ type service struct {
 
 func (s *service) Add(ctx context.Context, req wire.AddRequest) (reply wire.AddReply, err error) {
 	began := time.Now()
+	defer s.metrics.waiting.enter(began)()
 	defer func() { s.metrics.allocation.observe(time.Since(began), err) }()
 	if err := s.Status(ctx); err != nil {
 		return wire.AddReply{}, err
@@ -54,6 +55,7 @@ func (s *service) GC(ctx context.Context, req wire.GCRequest) error {
 }
 
 func (s *service) Conflict(ctx context.Context, req wire.ConflictRequest) error {
+	s.metrics.conflicts.Inc()
 	return CNIError(s.ipam.Conflict(ctx, req))
 }
 

@@ -2,14 +2,18 @@ package controller
 
 import (
 	"context"
+	"fmt"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"spiderpool.dev/spiderpool/api/names"
 	"spiderpool.dev/spiderpool/api/v2beta1"
 	"spiderpool.dev/spiderpool/internal/cloud/cloudmetrics"
+	"spiderpool.dev/spiderpool/internal/config"
 	"spiderpool.dev/spiderpool/internal/observe"
 )
 
@@ -17,9 +21,11 @@ import (
 // Dashboards depend on the names.
 type metrics struct {
 	*observe.Reclaims
-	clouds *cloudmetrics.Metrics
-	reader client.Reader // a cache
-	debug  bool          // adds metrics for each pool and subnet
+	clouds  *cloudmetrics.Metrics
+	process []prometheus.Collector
+	reader  client.Reader // a cache
+	debug   bool          // adds metrics for each pool and subnet
+	orphans *orphans
 }
 
 var (
@@ -33,15 +39,25 @@ var (
 	subnetAvailable = prometheus.NewDesc("spiderpool_debug_subnet_available_ip_counts", "Addresses of a SpiderSubnet that no pool has.", []string{"SpiderSubnet"}, nil)
 )
 
-func newMetrics(reader client.Reader, debug bool) *metrics {
-	return &metrics{reader: reader, debug: debug, Reclaims: observe.NewReclaims(), clouds: cloudmetrics.New()}
+// newMetrics returns the metrics. certificate is that of the webhooks.
+func newMetrics(reader client.Reader, debug bool, certificate getCertificate) *metrics {
+	return &metrics{
+		Reclaims: observe.NewReclaims(), clouds: cloudmetrics.New(), reader: reader, debug: debug, orphans: &orphans{now: time.Now},
+		process: []prometheus.Collector{observe.NewBuildInfo(config.Version), observe.NewCertificateExpiry("webhooks", certificate)},
+	}
 }
 
 // Describe implements prometheus.Collector.
 func (m *metrics) Describe(out chan<- *prometheus.Desc) {
 	m.Reclaims.Describe(out)
 	m.clouds.Describe(out)
-	for _, desc := range []*prometheus.Desc{totalPools, totalSubnets, poolTotal, poolAvailable, subnetPools, subnetTotal, subnetAvailable} {
+	for _, c := range m.process {
+		c.Describe(out)
+	}
+	for _, desc := range []*prometheus.Desc{
+		totalPools, totalSubnets, poolTotal, poolAvailable, subnetPools, subnetTotal, subnetAvailable,
+		poolAddresses, poolFree, leases, conditions, blockedLeases,
+	} {
 		out <- desc
 	}
 }
@@ -51,33 +67,61 @@ func (m *metrics) Describe(out chan<- *prometheus.Desc) {
 func (m *metrics) Collect(out chan<- prometheus.Metric) {
 	m.Reclaims.Collect(out)
 	m.clouds.Collect(out)
-	var pools v2beta1.SpiderIPPoolList
-	var subnets v2beta1.SpiderSubnetList
-	for desc, list := range map[*prometheus.Desc]client.ObjectList{totalPools: &pools, totalSubnets: &subnets} {
-		if err := m.reader.List(context.Background(), list, client.UnsafeDisableDeepCopy); err != nil {
-			out <- prometheus.NewInvalidMetric(desc, err)
-			return
-		}
+	for _, c := range m.process {
+		c.Collect(out)
 	}
-	out <- gauge(totalPools, int64(len(pools.Items)))
-	out <- gauge(totalSubnets, int64(len(subnets.Items)))
-	if !m.debug {
+	s, err := readSnapshot(context.Background(), m.reader)
+	if err != nil {
+		out <- prometheus.NewInvalidMetric(totalPools, err)
 		return
 	}
+	out <- gauge(totalPools, int64(len(s.pools.Items)))
+	out <- gauge(totalSubnets, int64(len(s.subnets.Items)))
+	s.collectPools(out)
+	s.collectConditions(out)
+	out <- gauge(blockedLeases, m.orphans.blocked(s.orphans()))
+	if m.debug {
+		s.collectDebug(out)
+	}
+}
+
+// snapshot has what the caches know at a scrape. Its objects belong to the caches.
+type snapshot struct {
+	pools        v2beta1.SpiderIPPoolList
+	subnets      v2beta1.SpiderSubnetList
+	reserved     v2beta1.SpiderReservedIPList
+	attachments  v2beta1.SpiderMultusConfigList
+	coordinators v2beta1.SpiderCoordinatorList
+	blocks       v2beta1.SpiderIPBlockList
+	pods         corev1.PodList
+}
+
+func readSnapshot(ctx context.Context, reader client.Reader) (*snapshot, error) {
+	s := &snapshot{}
+	for _, list := range []client.ObjectList{&s.pools, &s.subnets, &s.reserved, &s.attachments, &s.coordinators, &s.blocks, &s.pods} {
+		if err := reader.List(ctx, list, client.UnsafeDisableDeepCopy); err != nil {
+			return nil, fmt.Errorf("read the cache for metrics: %w", err)
+		}
+	}
+	return s, nil
+}
+
+// collectDebug writes the metrics with the names and labels of Spiderpool 1.2.
+func (s *snapshot) collectDebug(out chan<- prometheus.Metric) {
 	poolsOf := map[string]int64{} // by subnet
-	for i := range pools.Items {
-		p := &pools.Items[i]
+	for i := range s.pools.Items {
+		p := &s.pools.Items[i]
 		poolsOf[p.Labels[names.LabelOwnerSubnet]]++
 		total, allocated := ptr.Deref(p.Status.TotalIPCount, 0), ptr.Deref(p.Status.AllocatedIPCount, 0)
 		out <- gauge(poolTotal, total, p.Name)
 		out <- gauge(poolAvailable, max(total-allocated, 0), p.Name)
 	}
-	for i := range subnets.Items {
-		s := &subnets.Items[i]
-		total, allocated := ptr.Deref(s.Status.TotalIPCount, 0), ptr.Deref(s.Status.AllocatedIPCount, 0)
-		out <- gauge(subnetPools, poolsOf[s.Name], s.Name)
-		out <- gauge(subnetTotal, total, s.Name)
-		out <- gauge(subnetAvailable, max(total-allocated, 0), s.Name)
+	for i := range s.subnets.Items {
+		subnet := &s.subnets.Items[i]
+		total, allocated := ptr.Deref(subnet.Status.TotalIPCount, 0), ptr.Deref(subnet.Status.AllocatedIPCount, 0)
+		out <- gauge(subnetPools, poolsOf[subnet.Name], subnet.Name)
+		out <- gauge(subnetTotal, total, subnet.Name)
+		out <- gauge(subnetAvailable, max(total-allocated, 0), subnet.Name)
 	}
 }
 

@@ -305,6 +305,22 @@ func (j Journal) Len() int {
 	return n
 }
 
+// Oldest returns the time of the oldest release on disk; zero if there is none.
+func (j Journal) Oldest() time.Time {
+	var oldest time.Time
+	entries, _ := os.ReadDir(j.Dir) // the next Replay reports the error
+	for _, e := range entries {
+		if !strings.HasSuffix(e.Name(), suffix) {
+			continue
+		}
+		info, err := e.Info()
+		if err == nil && (oldest.IsZero() || info.ModTime().Before(oldest)) {
+			oldest = info.ModTime()
+		}
+	}
+	return oldest
+}
+
 // errLocked means that another process, or another call in this one, works on the
 // attachment.
 var errLocked = errors.New("another agent, or an ADD, works on the release")

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -27,6 +28,7 @@ type conflicts struct{ allocations, releases atomic.Int64 }
 func (c *conflicts) AllocationConflict()             { c.allocations.Add(1) }
 func (c *conflicts) ReleaseConflict()                { c.releases.Add(1) }
 func (c *conflicts) Damaged()                        {}
+func (c *conflicts) Committed(int, time.Duration)    {}
 func (c *conflicts) Reclaimed(reclaim.Reason, error) {}
 
 // newAllocator returns an allocator of a node that has read its blocks and knows
@@ -110,6 +112,32 @@ func TestNodesUsePoolToLastAddress(t *testing.T) {
 	// for nothing.
 	if puts, lost := store.Count("put"), store.Count("conflict"); puts-lost > pods || lost > pods {
 		t.Errorf("%d writes of which %d conflicts for %d pods", puts, lost, pods)
+	}
+}
+
+// commits notes the requests of each batch.
+type commits struct {
+	conflicts
+	requests []int
+}
+
+func (c *commits) Committed(requests int, _ time.Duration) { c.requests = append(c.requests, requests) }
+
+func TestObserverLearnsOfEveryCommit(t *testing.T) {
+	seen := &commits{}
+	a := newAllocatorWith(t, alloc.Config{Node: "a", Observer: seen, SearchEvery: -1}, &ipamtest.Store{}, rangePool(t, "p", "10.0.0.0/24", "10.0.0.16-10.0.0.17"))
+	if _, err := allocate(t.Context(), a, request("a", "c1", want("eth0", 4, "p"))); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.Release(t.Context(), lease.Attachment{ContainerID: "c1", Interface: "eth0"}, lease.Attachment{ContainerID: "unknown", Interface: "eth0"}); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.Release(t.Context(), lease.Attachment{ContainerID: "unknown", Interface: "eth0"}); err != nil {
+		t.Fatal(err) // writes nothing
+	}
+	a.Close()
+	if !slices.Equal(seen.requests, []int{1, 1}) {
+		t.Errorf("commits of %v requests, want two of one", seen.requests)
 	}
 }
 

@@ -48,7 +48,11 @@ func (a *Allocator) runBatch(batch []*request) (retry []*request) {
 	d := a.decide(batch)
 	a.mu.Unlock()
 
+	began := a.config.Now()
 	results := a.commit(ctx, d.writes)
+	if len(d.writes) > 0 {
+		a.config.Observer.Committed(len(batch), a.config.Now().Sub(began))
+	}
 
 	a.mu.Lock()
 	a.applyResults(batch, d, results)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"time"
 
 	"spiderpool.dev/spiderpool/internal/lease"
 )
@@ -58,4 +59,7 @@ type Observer interface {
 	ReleaseConflict()
 	// Damaged counts a corrupt block read from the store.
 	Damaged()
+	// Committed measures a batch with writes: the number of its requests, and the time
+	// until all its blocks were written or refused.
+	Committed(requests int, took time.Duration)
 }

@@ -315,6 +315,7 @@ type discard struct{}
 func (discard) AllocationConflict()             {}
 func (discard) ReleaseConflict()                {}
 func (discard) Damaged()                        {}
+func (discard) Committed(int, time.Duration)    {}
 func (discard) Reclaimed(reclaim.Reason, error) {}
 
 // RangePool returns a default pool of the ranges.

@@ -3,17 +3,44 @@
 package observetest
 
 import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
 	"flag"
 	"fmt"
+	"math/big"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 	dto "github.com/prometheus/client_model/go"
+	"github.com/prometheus/common/expfmt"
 )
+
+// Certificate returns a source of a certificate, e.g. for observe.NewCertificateExpiry.
+func Certificate(t *testing.T) func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Date(2100, 1, 1, 0, 0, 0, 0, time.UTC)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+		return &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, nil
+	}
+}
 
 var update = flag.Bool("update", false, "write docs/reference/metrics.md instead of comparing it")
 
@@ -47,6 +74,7 @@ func ReferenceListsMetrics(t *testing.T, program string, gatherer prometheus.Gat
 			t.Errorf("%s: %s", problem.Metric, problem.Text)
 		}
 	}
+	recordScrape(t, program, ours)
 	page := filepath.Join("..", "..", "docs", "reference", "metrics.md")
 	raw, err := os.ReadFile(page)
 	if err != nil {
@@ -64,6 +92,35 @@ func ReferenceListsMetrics(t *testing.T, program string, gatherer prometheus.Gat
 		}
 	} else if got != want.String() {
 		t.Errorf("%s differs from the metrics of the %s; run make update. Want:\n%s", page, program, want.String())
+	}
+}
+
+// volatile matches the values of labels that differ between two builds.
+var volatile = regexp.MustCompile(`(goversion|revision|version)="[^"]*"`)
+
+// measured matches the durations of a histogram.
+var measured = regexp.MustCompile(`(?m)^(\w+_seconds_(?:bucket|sum)(?:\{.*\})?) \S+$`)
+
+// recordScrape compares the families with the scrape in test/monitoring/testdata, on
+// which the queries of the dashboards are tested; -update writes it.
+func recordScrape(t *testing.T, program string, families []*dto.MetricFamily) {
+	t.Helper()
+	var text bytes.Buffer
+	for _, family := range families {
+		if _, err := expfmt.MetricFamilyToText(&text, family); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := measured.ReplaceAll(volatile.ReplaceAll(text.Bytes(), []byte(`$1="x"`)), []byte("$1 1"))
+	file := filepath.Join("..", "..", "test", "monitoring", "testdata", program+".prom")
+	if *update {
+		if err := os.WriteFile(file, want, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	if got, err := os.ReadFile(file); err != nil || !bytes.Equal(got, want) {
+		t.Errorf("%s differs from the metrics of the %s (%v); run make update", file, program, err)
 	}
 }
 

@@ -1,0 +1,73 @@
+package controller
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
+
+	"spiderpool.dev/spiderpool/api/v2beta1"
+)
+
+func poolWith(name string, total, free int64, nodes ...string) v2beta1.SpiderIPPool {
+	p := v2beta1.SpiderIPPool{ObjectMeta: metav1.ObjectMeta{Name: name}}
+	p.Spec.NodeName = nodes
+	p.Status.TotalIPCount, p.Status.FreeIPCount = ptr.To(total), ptr.To(free)
+	return p
+}
+
+func blockWith(leases ...v2beta1.Lease) v2beta1.SpiderIPBlock {
+	return v2beta1.SpiderIPBlock{Spec: v2beta1.SpiderIPBlockSpec{Leases: leases}}
+}
+
+func TestFullestPoolsHaveTimeSeries(t *testing.T) {
+	var s snapshot
+	s.pools.Items = []v2beta1.SpiderIPPool{
+		poolWith("half", 10, 5), poolWith("empty", 0, 0), poolWith("full", 100, 1, "a"), poolWith("free", 8, 8, "a", "b"), poolWith("vast", 1000, 999),
+	}
+	s.blocks.Items = []v2beta1.SpiderIPBlock{blockWith(
+		v2beta1.Lease{Pool: "full", State: v2beta1.LeaseInUse}, v2beta1.Lease{Pool: "full", State: v2beta1.LeaseInUse},
+		v2beta1.Lease{Pool: "full", State: v2beta1.LeaseRetained}, v2beta1.Lease{Pool: "gone", State: v2beta1.LeaseInUse},
+		v2beta1.Lease{Pool: "free", State: v2beta1.LeaseQuarantined},
+	)}
+	var got []string
+	for _, u := range s.byPool(3) {
+		got = append(got, fmt.Sprint(u.name, "@", u.node, " ", u.free, "/", u.total, " ", u.leases))
+	}
+	want := []string{
+		"empty@ 0/0 map[]", "full@a 1/100 map[InUse:2 Retained:1]", "half@ 5/10 map[]", "other@ 1007/1008 map[InUse:1 Quarantined:1]",
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("usage (-want +got):\n%s", diff)
+	}
+}
+
+func TestOnlyLongOrphansAreBlocked(t *testing.T) {
+	now := time.Unix(0, 0)
+	o := &orphans{now: func() time.Time { return now }}
+	var s snapshot
+	s.pods.Items = []corev1.Pod{{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "alive", UID: "1"}}}
+	s.blocks.Items = []v2beta1.SpiderIPBlock{blockWith(
+		v2beta1.Lease{IP: "10.0.0.1", State: v2beta1.LeaseInUse, Pod: "default/alive", PodUID: "1", ContainerID: "a"},
+		v2beta1.Lease{IP: "10.0.0.2", State: v2beta1.LeaseInUse, Pod: "default/alive", PodUID: "0", ContainerID: "b"},
+		v2beta1.Lease{IP: "10.0.0.3", State: v2beta1.LeaseInUse, Pod: "default/gone", PodUID: "2", ContainerID: "c"},
+		v2beta1.Lease{IP: "10.0.0.4", State: v2beta1.LeaseRetained, Pod: "default/gone", PodUID: "2", ContainerID: "c"},
+	)}
+	for _, step := range []struct {
+		after time.Duration
+		want  int64
+	}{{0, 0}, {blockedAfter - time.Second, 0}, {time.Second, 2}} {
+		now = now.Add(step.after)
+		if got := o.blocked(s.orphans()); got != step.want {
+			t.Errorf("after %s: %d blocked, want %d", step.after, got, step.want)
+		}
+	}
+	s.blocks.Items[0].Spec.Leases[2].ContainerID = "d" // another pod has the address
+	if got := o.blocked(s.orphans()); got != 1 {
+		t.Errorf("%d blocked, want 1", got)
+	}
+}
