@@ -300,3 +300,12 @@ const (
 
 // ManagedByInit is the value of LabelManagedBy.
 const ManagedByInit = "spiderpool-init"
+
+// Taints of nodes
+const (
+	// TaintAgentNotReady keeps pods from a new node until its agent is ready. The
+	// kubelet sets it (--register-with-taints), and the controller removes it if the
+	// Helm value startupTaint.enabled is true.
+	// Example: spiderpool.spidernet.io/agent-not-ready=true:NoSchedule
+	TaintAgentNotReady = "spiderpool.spidernet.io/agent-not-ready"
+)

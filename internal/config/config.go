@@ -326,6 +326,15 @@ type ControllerProcess struct {
 	LeaderElection LeaderElection `json:"leaderElection"`
 	Webhook        Webhook        `json:"webhook"`
 	Resources      PodResources   `json:"podResourceInject"`
+	StartupTaint   StartupTaint   `json:"startupTaint"`
+}
+
+// StartupTaint configures the removal of the taint spiderpool.spidernet.io/agent-not-ready.
+type StartupTaint struct {
+	// Enabled lets the controller remove the taint from a node once its agent is ready.
+	Enabled bool `json:"enabled"`
+	// DaemonSet is the name of the agents' DaemonSet.
+	DaemonSet string `json:"daemonSet"`
 }
 
 // LeaderElection configures the Lease for electing the leader among the controller's

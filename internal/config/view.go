@@ -69,6 +69,7 @@ type Controller struct {
 	FlowTLS      *FlowTLS
 	PodResources PodResources
 	Cloud        Cloud
+	StartupTaint StartupTaint
 	IaaS         IaaS
 }
 
@@ -155,6 +156,7 @@ func (f *File) Controller(getenv func(string) string) (Controller, error) {
 		Webhook:          p.Webhook,
 		PodResources:     p.Resources,
 		Cloud:            f.Cloud,
+		StartupTaint:     p.StartupTaint,
 		IaaS:             f.IaaS,
 	}, nil
 }

@@ -56,9 +56,22 @@ func stripPod(o any) (any, error) {
 			NodeName: pod.Spec.NodeName, HostNetwork: pod.Spec.HostNetwork, RestartPolicy: pod.Spec.RestartPolicy, Containers: namedPorts(&pod.Spec),
 		},
 		Status: corev1.PodStatus{
-			Phase: pod.Status.Phase, Reason: pod.Status.Reason, PodIP: pod.Status.PodIP, PodIPs: pod.Status.PodIPs,
+			Conditions: readiness(pod), Phase: pod.Status.Phase, Reason: pod.Status.Reason, PodIP: pod.Status.PodIP, PodIPs: pod.Status.PodIPs,
 		},
 	}, nil
+}
+
+// readiness returns the condition Ready of a pod in the network of its node, e.g. an agent.
+func readiness(pod *corev1.Pod) []corev1.PodCondition {
+	if !pod.Spec.HostNetwork {
+		return nil
+	}
+	for _, c := range pod.Status.Conditions {
+		if c.Type == corev1.PodReady {
+			return []corev1.PodCondition{{Type: c.Type, Status: c.Status}}
+		}
+	}
+	return nil
 }
 
 // shared returns the labels with one copy of each text for all pods: most pods have the labels of others.

@@ -43,6 +43,7 @@ import (
 	"spiderpool.dev/spiderpool/internal/controller/policyfault"
 	"spiderpool.dev/spiderpool/internal/controller/poolstatus"
 	"spiderpool.dev/spiderpool/internal/controller/reservedip"
+	"spiderpool.dev/spiderpool/internal/controller/startuptaint"
 	"spiderpool.dev/spiderpool/internal/controller/subnet"
 	"spiderpool.dev/spiderpool/internal/controller/takenaddress"
 	"spiderpool.dev/spiderpool/internal/kube/blockindex"
@@ -259,6 +260,7 @@ func features(mgr ctrl.Manager, cfg config.Controller, index *poolindex.Index, o
 		always(endpoint.New(w.Client, live, log)),
 		always(endpoint.NewRestorer(w.Client, live, log)),
 		always(leasereclaim.New(w, live, reclaimOptions(cfg, own), log)),
+		{startuptaint.New(w.Client, live, startuptaint.Options{Namespace: cfg.PodNamespace, DaemonSet: cfg.StartupTaint.DaemonSet}, log), "startupTaint.enabled", cfg.StartupTaint.Enabled, nil},
 		{peergroup.New(w, live, log), "policy.enabled", cfg.Policy.Enabled, nil},
 		{peergroup.NewRemover(w.Client, live, log), "policy.enabled", !cfg.Policy.Enabled, nil},
 		{subnet.New(w), "ipam.spiderSubnet.enable", cfg.IPAM.SpiderSubnet.Enable, &v2beta1.SpiderSubnet{}},
