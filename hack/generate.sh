@@ -5,13 +5,13 @@ cd "$(dirname "$0")/.."
 out=${1:-.}
 generate() { go tool -modfile=tools/go.mod controller-gen "$@"; }
 
-mkdir -p "$out/api/v2beta1" "$out/internal/kube/definitions/crds" "$out/internal/kube/multipolicy" "$out/charts/spiderpool/definitions" "$out/docs/reference"
+mkdir -p "$out/api/v2beta1" "$out/internal/kube/definitions/crds" "$out/internal/kube/multipolicy" "$out/internal/kube/definitions/others" "$out/docs/reference"
 generate object paths=./api/... "output:object:dir=$out/api/v2beta1"
 generate crd paths=./api/... "output:crd:dir=$out/internal/kube/definitions/crds"
 generate object paths=./internal/kube/multipolicy "output:object:dir=$out/internal/kube/multipolicy"
-generate crd:maxDescLen=200 paths=./internal/kube/multipolicy "output:crd:dir=$out/charts/spiderpool/definitions"
+generate crd:maxDescLen=200 paths=./internal/kube/multipolicy "output:crd:dir=$out/internal/kube/definitions/others"
 policies=$(go list -m -f '{{.Dir}}' sigs.k8s.io/network-policy-api)/config/crd/standard
-install -m 644 "$policies/policy.networking.k8s.io_clusternetworkpolicies.yaml" "$out/charts/spiderpool/definitions"
+install -m 644 "$policies/policy.networking.k8s.io_clusternetworkpolicies.yaml" "$out/internal/kube/definitions/others"
 go run ./hack/helmvalues -out "$out"
 go run ./hack/reference -out "$out"
 go tool -modfile=tools/go.mod crd-ref-docs --log-level=ERROR --source-path=api/v2beta1 --renderer=markdown \

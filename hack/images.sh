@@ -49,8 +49,7 @@ image spiderpool-controller /usr/bin/spiderpool-controller --link /run:/var/run 
   --add "$bin/spiderpool-controller:/usr/bin/spiderpool-controller:755" \
   --add "$bin/spiderpool-init:/usr/bin/spiderpool-init:755"
 
-image spiderpool-console /usr/bin/spiderpool-console \
-  spiderpool-console:/usr/bin/spiderpool-console
+image spiderpool-console /usr/bin/spiderpool-console --link /run:/var/run --add "$bin/spiderpool-console:/usr/bin/spiderpool-console:755"
 
 # The unmodified program of Cilium, which test/hubble/go.mod pins.
 if [ -n "${RELAY:-}" ]; then

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
+	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -24,7 +26,10 @@ const fieldOwner = client.FieldOwner("spiderpool-init")
 // "v0.1.0". It leaves definitions of later releases alone: releases only add fields, so
 // they serve this release too. It deletes none. It returns once the API server has
 // established all.
-func UpdateDefinitions(ctx context.Context, log *slog.Logger, c client.Client, release string) error {
+//
+// It creates the definitions of other projects with the names in also, too, but leaves those
+// of other installers alone.
+func UpdateDefinitions(ctx context.Context, log *slog.Logger, c client.Client, release string, also ...string) error {
 	ours, err := version.ParseSemantic(release)
 	if err != nil {
 		return fmt.Errorf("the release of this program, %q: %w", release, err)
@@ -36,6 +41,11 @@ func UpdateDefinitions(ctx context.Context, log *slog.Logger, c client.Client, r
 	if err := refuseDefinitionsInUse(ctx, log, c, wanted); err != nil {
 		return err
 	}
+	others, err := othersToWrite(ctx, log, c, also)
+	if err != nil {
+		return err
+	}
+	wanted = append(wanted, others...)
 	for _, definition := range wanted {
 		if err := updateDefinition(ctx, log, c, definition, ours); err != nil {
 			return err
@@ -62,6 +72,38 @@ func refuseDefinitionsInUse(ctx context.Context, log *slog.Logger, c client.Clie
 		}
 	}
 	return refuseTakeover(ctx, log, c)
+}
+
+// othersToWrite returns the definitions of other projects with the names that are missing, or
+// that an installation of Spiderpool created.
+func othersToWrite(ctx context.Context, log *slog.Logger, c client.Client, also []string) ([]*unstructured.Unstructured, error) {
+	others, err := definitions.Others()
+	if err != nil {
+		return nil, err
+	}
+	var list []*unstructured.Unstructured
+	for _, name := range also {
+		i := slices.IndexFunc(others, func(d *unstructured.Unstructured) bool { return d.GetName() == name })
+		if i < 0 {
+			return nil, fmt.Errorf("--also %q: this release has no such definition", name)
+		}
+		existing, err := findDefinition(ctx, log, c, others[i])
+		switch {
+		case err != nil:
+			return nil, err
+		case existing == nil || createdByUs(existing):
+			list = append(list, others[i])
+		default:
+			log.Info("definition of another installer, unchanged", "definition", name)
+		}
+	}
+	return list, nil
+}
+
+// createdByUs reports whether an installation of Spiderpool created the definition: this program, or
+// the chart of an earlier release.
+func createdByUs(definition *unstructured.Unstructured) bool {
+	return definition.GetAnnotations()[names.AnnotationRelease] != "" || strings.HasPrefix(definition.GetLabels()["helm.sh/chart"], "spiderpool-")
 }
 
 func describeDefinition(definition *unstructured.Unstructured) string {

@@ -229,3 +229,78 @@ func TestHookWritesOurDefinitionsOnly(t *testing.T) {
 		}
 	}
 }
+
+// otherDefinition returns the definition of another project.
+func otherDefinition(t *testing.T, c client.Client, name string) (*unstructured.Unstructured, error) {
+	t.Helper()
+	definition := &unstructured.Unstructured{}
+	definition.SetAPIVersion("apiextensions.k8s.io/v1")
+	definition.SetKind("CustomResourceDefinition")
+	return definition, c.Get(t.Context(), client.ObjectKey{Name: name}, definition)
+}
+
+func TestDefinitionOfAnotherInstallerStays(t *testing.T) {
+	const name = "network-attachment-definitions.k8s.cni.cncf.io"
+	c := kubetest.Client(t)
+	before, err := otherDefinition(t, c, name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out output
+	if err := UpdateDefinitions(t.Context(), out.logger(), hook(t), "v0.1.0", name); err != nil {
+		t.Fatal(err)
+	}
+	after, err := otherDefinition(t, c, name)
+	if err != nil || after.GetResourceVersion() != before.GetResourceVersion() || !strings.Contains(out.String(), "definition of another installer, unchanged") {
+		t.Errorf("%v, resource version %s became %s, log %s", err, before.GetResourceVersion(), after.GetResourceVersion(), out.String())
+	}
+}
+
+func TestMissingDefinitionOfOthersIsCreated(t *testing.T) {
+	const name = "multi-networkpolicies.k8s.cni.cncf.io"
+	c := kubetest.Client(t)
+	if _, err := otherDefinition(t, c, name); !apierrors.IsNotFound(err) {
+		t.Fatal("the definition exists: ", err)
+	}
+	t.Cleanup(func() {
+		created := &unstructured.Unstructured{}
+		created.SetAPIVersion("apiextensions.k8s.io/v1")
+		created.SetKind("CustomResourceDefinition")
+		created.SetName(name)
+		if err := c.Delete(context.Background(), created); err != nil {
+			t.Error(err)
+		}
+	})
+	for _, edit := range []bool{false, true} {
+		if edit { // as the chart of an earlier release
+			created, err := otherDefinition(t, c, name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			created.SetAnnotations(nil)
+			created.SetLabels(map[string]string{"helm.sh/chart": "spiderpool-0.1.0"})
+			created.Object["spec"].(map[string]any)["names"].(map[string]any)["shortNames"] = []any{"former"}
+			if err := c.Update(t.Context(), created); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := UpdateDefinitions(t.Context(), slog.New(slog.DiscardHandler), c, "v0.1.0", name); err != nil {
+			t.Fatal(err)
+		}
+		got, err := otherDefinition(t, c, name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		short, _, err := unstructured.NestedStringSlice(got.Object, "spec", "names", "shortNames")
+		if err != nil || len(short) != 1 || short[0] != "multi-policy" || got.GetAnnotations()[names.AnnotationRelease] != "v0.1.0" {
+			t.Errorf("short names %q, annotations %v, %v", short, got.GetAnnotations(), err)
+		}
+	}
+}
+
+func TestUnknownDefinitionOfOthersIsRefused(t *testing.T) {
+	err := UpdateDefinitions(t.Context(), slog.New(slog.DiscardHandler), kubetest.Client(t), "v0.1.0", "widgets.example.org")
+	if err == nil || !strings.Contains(err.Error(), "widgets.example.org") {
+		t.Errorf("got %v", err)
+	}
+}

@@ -41,14 +41,18 @@ func Command(env *process.Env) *cobra.Command {
 }
 
 func definitionsCommand(env *process.Env, kubeconfig *string) *cobra.Command {
-	return &cobra.Command{
+	var also []string
+	cmd := &cobra.Command{
 		Use:   "definitions",
 		Short: "Create the custom resource definitions, or replace those of an earlier release",
 		Args:  cobra.NoArgs,
 		RunE: bounded(env, kubeconfig, func(ctx context.Context, c client.Client) error {
-			return UpdateDefinitions(ctx, env.Log, c, config.Version)
+			return UpdateDefinitions(ctx, env.Log, c, config.Version, also...)
 		}),
 	}
+	cmd.Flags().StringArrayVar(&also, "also", nil,
+		"name of a definition of another project to create if it is missing, e.g. network-attachment-definitions.k8s.cni.cncf.io; repeatable")
+	return cmd
 }
 
 func installCommand(env *process.Env, kubeconfig *string) *cobra.Command {

@@ -6,6 +6,7 @@ package monitoring
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"log/slog"
 	"os"
 	"regexp"
@@ -102,7 +103,7 @@ func served(t *testing.T) map[string][]string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	metrics := map[string][]string{}
+	metrics := map[string][]string{"up": {"instance", "job", "namespace", "pod"}} // Prometheus itself writes it
 	for _, row := range regexp.MustCompile("(?m)^\\| `(\\w+)` \\| (\\w+) \\| ([^|]*) \\|").FindAllStringSubmatch(string(raw), -1) {
 		has := []string{"instance", "job", "namespace", "pod"}
 		for _, label := range strings.Split(row[3], ",") {
@@ -174,6 +175,62 @@ func TestDashboardsQueryServedMetrics(t *testing.T) {
 	}
 }
 
+// scrape returns the time series of one agent and one controller, as their tests recorded
+// them. Counters grow by one a minute.
+func scrape(t *testing.T) string {
+	t.Helper()
+	var load strings.Builder
+	for _, program := range []string{"agent", "controller"} {
+		raw, err := os.ReadFile("testdata/" + program + ".prom")
+		if err != nil {
+			t.Fatal(err)
+		}
+		kinds := map[string]string{} // by name
+		for line := range strings.Lines(string(raw)) {
+			fields := strings.Fields(line)
+			if fields[0] == "#" {
+				if fields[1] == "TYPE" {
+					kinds[fields[2]] = fields[3]
+				}
+				continue
+			}
+			series, value, _ := strings.Cut(strings.TrimSpace(line), "} ")
+			if name, single, ok := strings.Cut(series, " "); ok && !strings.Contains(series, "{") {
+				series, value = name+"{", single
+			}
+			name, _, _ := strings.Cut(series, "{")
+			step := "+1x60"
+			if kinds[name] == "gauge" {
+				step = "+0x60"
+			}
+			labels := `instance="n1",job="spiderpool-` + program + `"}`
+			if !strings.HasSuffix(series, "{") {
+				labels = "," + labels
+			}
+			load.WriteString("\t" + series + labels + " " + value + step + "\n")
+		}
+	}
+	return load.String()
+}
+
+// TestDashboardsShowScrape evaluates every query of the dashboards on a scrape.
+func TestDashboardsShowScrape(t *testing.T) {
+	storage := promqltest.LoadedStorage(t, "load 1m\n"+scrape(t))
+	engine := promqltest.NewTestEngine(t, false, 5*time.Minute, 100_000)
+	for panel, queries := range panels(t) {
+		for _, query := range queries {
+			q, err := engine.NewInstantQuery(t.Context(), storage, nil, query, time.Unix(1800, 0))
+			if err != nil {
+				t.Errorf("%s: %s: %v", panel, query, err)
+				continue
+			}
+			if result, err := q.Exec(t.Context()).Vector(); err != nil || len(result) == 0 {
+				t.Errorf("%s: %s: %d series, %v", panel, query, len(result), err)
+			}
+		}
+	}
+}
+
 func TestAlertsQueryServedMetrics(t *testing.T) {
 	metrics := served(t)
 	for name, alert := range alerts(t) {
@@ -215,12 +272,88 @@ var histories = map[string]struct{ fires, silent string }{
 			spiderpool_service_entries{instance="n1",map="members"} 1000x60
 			spiderpool_service_entries_limit{instance="n1",map="members"} 131072x60`,
 	},
+	"SpiderpoolAgentDown": {
+		fires: `up{job="spiderpool-agent",namespace="kube-system",instance="n1"} 1x9 0x50`,
+		silent: `up{job="spiderpool-agent",namespace="kube-system",instance="n1"} 1x9 0x3 1x47
+			up{job="other",namespace="kube-system",instance="n1"} 0x60`,
+	},
+	"SpiderpoolControllerDown": {
+		fires: `up{job="spiderpool-controller",namespace="kube-system",instance="n1"} 0x60
+			up{job="spiderpool-agent",namespace="kube-system",instance="n1"} 1x60`,
+		silent: `up{job="spiderpool-controller",namespace="kube-system",instance="n1"} 0x60
+			up{job="spiderpool-controller",namespace="kube-system",instance="n2"} 1x60`,
+	},
+	"SpiderpoolAllocationStuck": {
+		fires:  `spiderpool_ipam_oldest_allocation_age_seconds{instance="n1"} 0x9 40x50`,
+		silent: `spiderpool_ipam_oldest_allocation_age_seconds{instance="n1"} 0x9 40x3 5x47`,
+	},
+	"SpiderpoolReleasesWait": {
+		fires:  `spiderpool_ipam_oldest_release_age_seconds{instance="n1"} 0+60x60`,
+		silent: `spiderpool_ipam_oldest_release_age_seconds{instance="n1"} 0+60x12 0x47`,
+	},
+	"SpiderpoolAddressConflict": {
+		fires:  `spiderpool_ipam_address_conflicts_total{instance="n1"} 0x9 1x50`,
+		silent: `spiderpool_ipam_address_conflicts_total{instance="n1"} 5x60`,
+	},
+	"SpiderpoolPoolFilling":         {fires: poolFree(25), silent: poolFree(26) + poolFree(15)},
+	"SpiderpoolPoolAlmostFull":      {fires: poolFree(15), silent: poolFree(16) + poolFree(5)},
+	"SpiderpoolPoolNearlyExhausted": {fires: poolFree(1), silent: poolFree(6) + poolFree(0)},
+	"SpiderpoolPoolExhausted": {
+		fires: poolFree(0),
+		silent: poolFree(1) + `spiderpool_pool_addresses{pool="empty",node=""} 0x60
+			spiderpool_pool_free_addresses{pool="empty",node=""} 0x60`,
+	},
+	"SpiderpoolReclaimBlocked": {
+		fires:  `spiderpool_ip_gc_blocked_addresses{instance="n1"} 0x9 3x50`,
+		silent: `spiderpool_ip_gc_blocked_addresses{instance="n1"} 0x9 3x10 0x40`,
+	},
+	"SpiderpoolObjectNotReady": {
+		fires: `spiderpool_object_conditions{kind="SpiderIPPool",type="Ready",status="False",reason="Conflict"} 1x60`,
+		silent: `spiderpool_object_conditions{kind="SpiderIPPool",type="Ready",status="False",reason="Terminating"} 1x60
+			spiderpool_object_conditions{kind="SpiderIPPool",type="Ready",status="True",reason="InUse"} 7x60`,
+	},
+	// The clock of the histories starts in 1970.
+	"SpiderpoolCertificateExpires": {
+		fires:  `spiderpool_certificate_expiry_timestamp_seconds{instance="n1",certificate="webhooks"} 1000000x60`,
+		silent: `spiderpool_certificate_expiry_timestamp_seconds{instance="n1",certificate="webhooks"} 2000000x60`,
+	},
 	// Reclaim tries every ten minutes.
 	"SpiderpoolReclaimFails": {
 		fires: `spiderpool_ip_gc_failure_counts_total{instance="n1",reason="PodGone"} 0x9 1x10 2x10 3x10 4x10 5x10
 			spiderpool_ip_gc_failure_counts_total{instance="n1",reason="PodFailed"} 0x60`,
 		silent: `spiderpool_ip_gc_failure_counts_total{instance="n1",reason="PodGone"} 0x9 1x50`,
 	},
+}
+
+// poolFree is the history of a pool of 100 addresses, which two replicas of the controller
+// serve.
+func poolFree(free int) string {
+	return fmt.Sprintf(`spiderpool_pool_addresses{pool="p%[1]d",node="",instance="n1"} 100x60
+		spiderpool_pool_addresses{pool="p%[1]d",node="",instance="n2"} 100x60
+		spiderpool_pool_free_addresses{pool="p%[1]d",node="",instance="n1"} %[1]dx60
+		spiderpool_pool_free_addresses{pool="p%[1]d",node="",instance="n2"} %[1]dx60
+		`, free)
+}
+
+func TestEveryAlertHasRunbook(t *testing.T) {
+	raw, err := os.ReadFile("../../docs/guides/alerts.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := alerts(t)
+	for name, alert := range all {
+		if !strings.Contains(string(raw), "\n## "+name+"\n") {
+			t.Errorf("docs/guides/alerts.md has no section %s", name)
+		}
+		if _, anchor, _ := strings.Cut(alert.Annotations["runbook_url"], "#"); anchor != strings.ToLower(name) {
+			t.Errorf("%s links %q", name, alert.Annotations["runbook_url"])
+		}
+	}
+	for _, section := range regexp.MustCompile("(?m)^## (Spiderpool\\w+)$").FindAllStringSubmatch(string(raw), -1) {
+		if _, ok := all[section[1]]; !ok {
+			t.Errorf("docs/guides/alerts.md has a section about %s, but there is no such alert", section[1])
+		}
+	}
 }
 
 func TestAlertsFireAndStaySilent(t *testing.T) {

@@ -147,6 +147,9 @@ controller:
     enabled: {{ $c.podResourceInject.enabled }}
     namespacesExclude: {{ toJson $c.podResourceInject.namespacesExclude }}
     namespacesInclude: {{ toJson $c.podResourceInject.namespacesInclude }}
+  startupTaint:
+    enabled: {{ $v.startupTaint.enabled }}
+    daemonSet: {{ $a.name }}
 console:
   {{- with $v.console }}
   enabled: {{ .enabled }}

@@ -1,21 +1,12 @@
-{{/* Refuses to install over another Spiderpool release whose pods have addresses: compile.ForeignAllocations in the code. A "helm template" sees no pools. */}}
-{{- define "spiderpool.refuseTakeover" -}}
-{{- if .Capabilities.APIVersions.Has "spiderpool.spidernet.io/v2beta1/SpiderIPPool" -}}
-{{- $foreign := list -}}
-{{- range (lookup "spiderpool.spidernet.io/v2beta1" "SpiderIPPool" "" "").items -}}
-  {{- $status := default dict .status -}}
-  {{- $ours := false -}}
-  {{- range default list $status.conditions -}}
-    {{- if and (eq .type "Ready") (ne .reason "ForeignAllocations") -}}{{- $ours = true -}}{{- end -}}
-  {{- end -}}
-  {{- if and (not $ours) (or (gt (int64 (default 0 $status.allocatedIPCount)) 0) (not (has (default "" $status.allocatedIPs) (list "" "{}" "null")))) -}}
-    {{- $foreign = append $foreign (printf "%s (%d)" .metadata.name (int64 (default 0 $status.allocatedIPCount))) -}}
-  {{- end -}}
+{{/* Definitions of other projects to create unless they exist, as a list in JSON. */}}
+{{- define "spiderpool.otherDefinitions" -}}
+{{- $names := list -}}
+{{- if or .Values.multus.multusCNI.install .Values.multus.enableMultusConfig }}{{ $names = append $names "network-attachment-definitions.k8s.cni.cncf.io" }}{{ end -}}
+{{- with .Values.policy.installCRDs -}}
+{{- if .clusterNetworkPolicy }}{{ $names = append $names "clusternetworkpolicies.policy.networking.k8s.io" }}{{ end -}}
+{{- if .multiNetworkPolicy }}{{ $names = append $names "multi-networkpolicies.k8s.cni.cncf.io" }}{{ end -}}
 {{- end -}}
-{{- if $foreign -}}
-{{- fail (printf "pods of another Spiderpool release have addresses of these SpiderIPPools (status.allocatedIPCount): %s. This release keeps addresses in SpiderIPBlocks and would give them to other pods. Delete these pods, e.g. by scaling their applications to 0, wait until every allocatedIPCount is 0, then uninstall the other release and install this one. If the pods are gone but the count is not 0: kubectl patch spiderippool <name> --subresource=status --type=merge -p '{\"status\":{\"allocatedIPs\":null,\"allocatedIPCount\":null}}'" (join ", " (slice $foreign 0 (min 10 (len $foreign) | int)))) -}}
-{{- end -}}
-{{- end -}}
+{{- toJson $names -}}
 {{- end -}}
 
 {{/* Name prefix for objects without a name value of their own. */}}
@@ -109,6 +100,39 @@ tolerations:
 {{- end }}
 {{- end -}}
 
+{{/* Topology spread constraints of a pod. Arguments: root, component, values. */}}
+{{- define "spiderpool.topologySpread" -}}
+{{- with .values.topologySpreadConstraints }}
+topologySpreadConstraints:
+{{- range . }}
+  - {{- toYaml . | nindent 4 }}
+    {{- if not .labelSelector }}
+    labelSelector:
+      matchLabels:
+        {{- include "spiderpool.selectorLabels" $ | nindent 8 }}
+    {{- end }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* PodDisruptionBudget. Arguments: root, component, values. */}}
+{{- define "spiderpool.podDisruptionBudget" -}}
+{{- $p := .values.podDisruptionBudget -}}
+{{- if $p.enabled -}}
+apiVersion: policy/v1
+kind: PodDisruptionBudget
+metadata:
+  name: {{ .values.name }}
+  namespace: {{ .root.Release.Namespace }}
+  {{- include "spiderpool.metadata" . | nindent 2 }}
+spec:
+  minAvailable: {{ $p.minAvailable }}
+  selector:
+    matchLabels:
+      {{- include "spiderpool.selectorLabels" . | nindent 6 }}
+{{- end -}}
+{{- end -}}
+
 {{/* Security context of containers that copy files into directories of the node. They belong to root as a rule, but some distributions unpack an archive with other owners into /opt/cni/bin, so root needs DAC_OVERRIDE. */}}
 {{- define "spiderpool.installerSecurityContext" -}}
 runAsUser: 0
@@ -179,7 +203,8 @@ readinessProbe:
 {{/* Secret with the webhook certificate. A provided certificate has its own Secret, because Helm cannot take over the controller's Secret. */}}
 {{- define "spiderpool.tlsSecretName" -}}
 {{- $c := .Values.spiderpoolController -}}
-{{- default (printf "%s-server-certs%s" $c.name (ternary "-provided" "" (eq $c.tls.method "provided"))) $c.tls.secretName -}}
+{{- $existing := ternary $c.tls.provided.existingSecret "" (eq $c.tls.method "provided") -}}
+{{- default (default (printf "%s-server-certs%s" $c.name (ternary "-provided" "" (eq $c.tls.method "provided"))) $c.tls.secretName) $existing -}}
 {{- end -}}
 
 {{/* Secret with the certificate of the agents' metrics. */}}

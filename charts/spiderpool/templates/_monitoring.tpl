@@ -24,6 +24,20 @@ spec:
   endpoints:
     - port: metrics
       path: /metrics
+      {{- with $m.interval }}
+      interval: {{ . }}
+      {{- end }}
+      {{- with $m.scrapeTimeout }}
+      scrapeTimeout: {{ . }}
+      {{- end }}
+      {{- with $m.relabelings }}
+      relabelings:
+        {{- toYaml . | nindent 8 }}
+      {{- end }}
+      {{- with $m.metricRelabelings }}
+      metricRelabelings:
+        {{- toYaml . | nindent 8 }}
+      {{- end }}
       {{- if $secure }}
       scheme: https
       tlsConfig:
@@ -61,11 +75,54 @@ spec:
   groups:
     - name: {{ .values.name }}
       rules:
-        {{- .rules | trim | nindent 8 }}
+        {{- include "spiderpool.withRunbooks" . | nindent 8 }}
 {{- end -}}
 {{- end -}}
 
+{{/* The alerts in .rules, each with the address of its section in the guide. */}}
+{{- define "spiderpool.withRunbooks" -}}
+{{- $url := .root.Values.global.runbookURL -}}
+{{- $rules := fromYamlArray .rules -}}
+{{- if $url -}}
+{{- range $rules }}{{ $_ := set .annotations "runbook_url" (printf "%s#%s" $url (lower .alert)) }}{{ end -}}
+{{- end -}}
+{{- toYaml $rules -}}
+{{- end -}}
+
 {{- define "spiderpool.agentAlerts" -}}
+- alert: SpiderpoolAgentDown
+  expr: up{job={{ .Values.spiderpoolAgent.name | quote }}, namespace={{ .Release.Namespace | quote }}} == 0
+  for: 5m
+  labels:
+    severity: critical
+  annotations:
+    summary: The agent {{ "{{ $labels.instance }}" }} does not answer.
+    description: Pods of its node neither start nor get new addresses. Running pods keep their network.
+- alert: SpiderpoolAllocationStuck
+  expr: max by (instance) (spiderpool_ipam_oldest_allocation_age_seconds) > 30
+  for: 5m
+  labels:
+    severity: warning
+  annotations:
+    summary: Pods on {{ "{{ $labels.instance }}" }} have waited for addresses for more than 30 seconds.
+    description: The API server may be slow or unreachable for the agent. See the agent's log.
+- alert: SpiderpoolReleasesWait
+  expr: max by (instance) (spiderpool_ipam_oldest_release_age_seconds) > 600
+  for: 10m
+  labels:
+    severity: warning
+  annotations:
+    summary: Releases of addresses have been on the disk of {{ "{{ $labels.instance }}" }} for more than ten minutes.
+    description: The agent cannot write to the API server. The addresses of deleted pods stay in use until it can.
+- alert: SpiderpoolAddressConflict
+  expr: sum by (instance) (increase(spiderpool_ipam_address_conflicts_total[15m])) > 0
+  labels:
+    severity: warning
+  annotations:
+    summary: Another host answered for the address of a new pod on {{ "{{ $labels.instance }}" }}.
+    description: >-
+      The pod gets another address, and the pool does not hand out the old one for a while. The event IPConflict of the pod names the
+      address and the hardware address of the other host.
 - alert: SpiderpoolAddressesNotAssigned
   expr: >-
     sum by (instance) (rate(spiderpool_ipam_allocation_failure_counts_total[5m])) * 100
@@ -126,7 +183,73 @@ spec:
     description: kube-proxy translates the services without room. Nothing fails, but their packets take the path through the node.
 {{- end -}}
 
+{{/* Percentage of a pool's addresses in use or retained. Every replica of the controller serves it. */}}
+{{- define "spiderpool.poolPercent" -}}
+100 * (1 - max by (pool, node) (spiderpool_pool_free_addresses) / max by (pool, node) (spiderpool_pool_addresses))
+{{- end -}}
+
 {{- define "spiderpool.controllerAlerts" -}}
+{{- $r := .Values.spiderpoolController.prometheus.prometheusRule -}}
+{{- $percent := $r.poolPercent -}}
+{{- $levels := list
+  (dict "alert" "SpiderpoolPoolFilling" "severity" "info" "from" $percent.info "to" $percent.warning)
+  (dict "alert" "SpiderpoolPoolAlmostFull" "severity" "warning" "from" $percent.warning "to" $percent.critical)
+  (dict "alert" "SpiderpoolPoolNearlyExhausted" "severity" "critical" "from" $percent.critical "to" 100) -}}
+{{- if or (gt (float64 $percent.info) (float64 $percent.warning)) (gt (float64 $percent.warning) (float64 $percent.critical)) -}}
+{{- fail (printf "spiderpoolController.prometheus.prometheusRule.poolPercent is info %v, warning %v, critical %v; each must be at least the one before" $percent.info $percent.warning $percent.critical) -}}
+{{- end -}}
+{{- range $levels }}
+- alert: {{ .alert }}
+  expr: {{ include "spiderpool.poolPercent" $ }} >= {{ .from }} < {{ .to }}
+  for: 15m
+  labels:
+    severity: {{ .severity }}
+  annotations:
+    summary: The pool {{ "{{ $labels.pool }}" }} is {{ "{{ printf \"%.0f\" $value }}" }}% full.
+    description: Pods will wait for addresses when it is full. Add addresses to the pool, or another pool for its pods.
+{{- end }}
+- alert: SpiderpoolPoolExhausted
+  expr: max by (pool, node) (spiderpool_pool_free_addresses) == 0 and max by (pool, node) (spiderpool_pool_addresses) > 0
+  for: 5m
+  labels:
+    severity: critical
+  annotations:
+    summary: The pool {{ "{{ $labels.pool }}" }} has no free address.
+    description: New pods that may use no other pool wait for an address. Add addresses to the pool, or another pool for its pods.
+- alert: SpiderpoolReclaimBlocked
+  expr: max(spiderpool_ip_gc_blocked_addresses) > 0
+  for: 15m
+  labels:
+    severity: warning
+  annotations:
+    summary: Addresses of {{ "{{ $value }}" }} ended pods cannot be reclaimed.
+    description: >-
+      Nothing proves that the sandboxes of these pods have ended, e.g. because their node is down. spiderpoolctl reclaim --dry-run
+      names each address with the reason and the way out.
+- alert: SpiderpoolObjectNotReady
+  expr: max by (kind, reason) (spiderpool_object_conditions{type="Ready", status="False", reason!="Terminating"}) > 0
+  for: 15m
+  labels:
+    severity: warning
+  annotations:
+    summary: Objects of the kind {{ "{{ $labels.kind }}" }} are not ready ({{ "{{ $labels.reason }}" }}).
+    description: The condition Ready of each object names the wrong field, its value and the way out.
+- alert: SpiderpoolCertificateExpires
+  expr: min by (instance, certificate) (spiderpool_certificate_expiry_timestamp_seconds) - time() < {{ $r.certificateDays }} * 86400
+  for: 30m
+  labels:
+    severity: warning
+  annotations:
+    summary: The certificate {{ "{{ $labels.certificate }}" }} of {{ "{{ $labels.instance }}" }} expires in {{ "{{ $value | humanizeDuration }}" }}.
+    description: Its renewal has failed or is not automatic. Without a valid certificate, the clients of this server refuse to connect.
+- alert: SpiderpoolControllerDown
+  expr: absent(up{job={{ .Values.spiderpoolController.name | quote }}, namespace={{ .Release.Namespace | quote }}} == 1)
+  for: 10m
+  labels:
+    severity: critical
+  annotations:
+    summary: No replica of the controller answers.
+    description: Pods still start and stop. Changes of pools and networks have no effect, and addresses of lost nodes are not reclaimed.
 - alert: SpiderpoolReclaimFails
   expr: sum by (instance) (increase(spiderpool_ip_gc_failure_counts_total[30m])) > 0
   for: 30m

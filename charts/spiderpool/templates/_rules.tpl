@@ -153,6 +153,12 @@
 - apiGroups: [""]
   resources: [namespaces]
   verbs: [get]
+{{- if .Values.startupTaint.enabled }}
+# The startup taint.
+- apiGroups: [""]
+  resources: [nodes]
+  verbs: [patch]
+{{- end }}
 {{- if .Values.policy.enabled }}
 # The addresses of the pods that policies select, and the faults of policies.
 - apiGroups: [""]
@@ -296,6 +302,9 @@
     - spiderpeergroups.spiderpool.spidernet.io
     - spiderreservedips.spiderpool.spidernet.io
     - spidersubnets.spiderpool.spidernet.io
+    {{- range include "spiderpool.otherDefinitions" . | fromJsonArray }}
+    - {{ . }}
+    {{- end }}
   verbs: [get, create, update, patch]
 # To find addresses of another Spiderpool release.
 - apiGroups: [spiderpool.spidernet.io]

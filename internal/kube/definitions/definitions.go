@@ -16,18 +16,27 @@ import (
 
 // files are generated from the types in api/v2beta1: hack/generate.sh.
 //
+// Those in others belong to other projects.
+//
 //go:embed crds/*.yaml
+//go:embed others/*.yaml
 var files embed.FS
 
-// All returns the CustomResourceDefinitions, sorted by name.
-func All() ([]*unstructured.Unstructured, error) {
-	entries, err := files.ReadDir("crds")
+// All returns the CustomResourceDefinitions of Spiderpool, sorted by name.
+func All() ([]*unstructured.Unstructured, error) { return read("crds") }
+
+// Others returns the definitions of other projects that an installation may create, e.g.
+// network-attachment-definitions.k8s.cni.cncf.io, sorted by name.
+func Others() ([]*unstructured.Unstructured, error) { return read("others") }
+
+func read(directory string) ([]*unstructured.Unstructured, error) {
+	entries, err := files.ReadDir(directory)
 	if err != nil {
 		return nil, err
 	}
 	var list []*unstructured.Unstructured
 	for _, entry := range entries {
-		text, err := files.ReadFile("crds/" + entry.Name())
+		text, err := files.ReadFile(directory + "/" + entry.Name())
 		if err != nil {
 			return nil, err
 		}

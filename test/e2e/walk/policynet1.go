@@ -10,7 +10,7 @@ import (
 
 const (
 	net1PolicyManifest = "test/e2e/testdata/policy/net1.yaml"
-	multiDefinition    = "charts/spiderpool/definitions/k8s.cni.cncf.io_multi-networkpolicies.yaml"
+	multiDefinition    = "internal/kube/definitions/others/k8s.cni.cncf.io_multi-networkpolicies.yaml"
 )
 
 // isolateNet1 installs the definition of MultiNetworkPolicies while the agents run, and isolates net1 of a starting pod.

@@ -1,0 +1,85 @@
+//go:build apiserver
+
+package charts
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+const observed = "observability.enabled=true,observability.relay.enabled=true"
+
+// deploymentValues are the Deployments of the chart with the prefix of their values.
+var deploymentValues = map[string]string{"spiderpool-controller": "spiderpoolController", "spiderpool-hubble-relay": "observability.relay"}
+
+func TestConstraintsSpreadOwnPods(t *testing.T) {
+	for name, prefix := range deploymentValues {
+		first := prefix + ".topologySpreadConstraints[0]."
+		set := first + "topologyKey=topology.kubernetes.io/zone," + first + "maxSkew=1," + first + "whenUnsatisfiable=ScheduleAnyway"
+		d := objectsOf[appsv1.Deployment](t, render(t, "--set", observed, "--set", set), "Deployment")[name]
+		want := []corev1.TopologySpreadConstraint{{
+			MaxSkew: 1, TopologyKey: "topology.kubernetes.io/zone", WhenUnsatisfiable: corev1.ScheduleAnyway, LabelSelector: d.Spec.Selector,
+		}}
+		if diff := cmp.Diff(want, d.Spec.Template.Spec.TopologySpreadConstraints); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", name, diff)
+		}
+		set += "," + first + "labelSelector.matchLabels.app=x"
+		d = objectsOf[appsv1.Deployment](t, render(t, "--set", observed, "--set", set), "Deployment")[name]
+		want[0].LabelSelector = &metav1.LabelSelector{MatchLabels: map[string]string{"app": "x"}}
+		if diff := cmp.Diff(want, d.Spec.Template.Spec.TopologySpreadConstraints); diff != "" {
+			t.Errorf("%s with a selector (-want +got):\n%s", name, diff)
+		}
+	}
+}
+
+func TestBudgetSelectsOwnPods(t *testing.T) {
+	for name, prefix := range deploymentValues {
+		manifest := render(t, "--set", observed, "--set", prefix+".podDisruptionBudget.enabled=true,"+prefix+".podDisruptionBudget.minAvailable=2")
+		budgets := objectsOf[policyv1.PodDisruptionBudget](t, manifest, "PodDisruptionBudget")
+		budget := budgets[name]
+		if len(budgets) != 1 || budget.Spec.MinAvailable.IntValue() != 2 {
+			t.Fatalf("%s: got %+v", name, budgets)
+		}
+		if diff := cmp.Diff(objectsOf[appsv1.Deployment](t, manifest, "Deployment")[name].Spec.Selector, budget.Spec.Selector); diff != "" {
+			t.Errorf("%s: the budget selects other pods:\n%s", name, diff)
+		}
+	}
+}
+
+// notes returns what helm prints after an installation.
+func notes(t *testing.T, args ...string) string {
+	t.Helper()
+	out, failure := helm(t, append([]string{"install", "spiderpool", "spiderpool", "--namespace", "kube-system", "--dry-run=client"}, args...)...)
+	if failure != "" {
+		t.Fatal(failure)
+	}
+	_, text, ok := strings.Cut(string(out), "\nNOTES:\n")
+	if !ok {
+		t.Fatalf("no notes in %s", out)
+	}
+	return text
+}
+
+func TestNotesFitInstallation(t *testing.T) {
+	for values, want := range map[string]struct{ has, lacks string }{
+		"multus.multusCNI.defaultCniCRName=net":                                                 {"SpiderMultusConfig kube-system/net", "observ"},
+		"multus.enableMultusConfig=false":                                                       {"NetworkAttachmentDefinition", "SpiderMultusConfig for each"},
+		"ipam.enableStatefulSet=true":                                                           {"SpiderMultusConfig for each", "PodDisruptionBudget"},
+		"spiderpoolController.podDisruptionBudget.enabled=true":                                 {"spiderpoolController.replicas", ""},
+		"spiderpoolController.replicas=2,spiderpoolController.podDisruptionBudget.enabled=true": {"", "PodDisruptionBudget"},
+		"observability.enabled=true":                                                            {"hubble", ""},
+		"clusterDefaultPool.installIPv4IPPool=true,clusterDefaultPool.ipv4Subnet=10.1.0.0/16,clusterDefaultPool.ipv4IPRanges={10.1.0.5-10.1.0.9}": {"default-v4-ippool", ""},
+		"policy.enabled=false": {"policy.enabled is false", ""},
+	} {
+		text := notes(t, "--set", values)
+		if !strings.Contains(text, want.has) || want.lacks != "" && strings.Contains(text, want.lacks) || !strings.Contains(text, "spiderpoolctl status --wait") {
+			t.Errorf("%s: want %q and not %q in\n%s", values, want.has, want.lacks, text)
+		}
+	}
+}
