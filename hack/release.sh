@@ -35,7 +35,8 @@ for image in "$build"/images/*.oci.tar; do
   mv "$image" "$out/$(basename "$image" .oci.tar)-$version.oci.tar"
 done
 
-for os in linux darwin windows; do
+# Its commands for a node use the kernel of Linux, so there are no programs for other systems yet.
+for os in linux; do
   for arch in "${arches[@]}"; do
     GOOS=$os make --no-print-directory "$build/$os-$arch/spiderpoolctl" ARCH="$arch" BIN="$build/$os-$arch" VERSION="$version"
   done
