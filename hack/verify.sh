@@ -16,7 +16,6 @@ go vet -tags "$tags" ./...
 go tool -modfile=tools/go.mod staticcheck -tags "$tags" ./...
 lint=$(mktemp -d); trap 'rm -rf "$lint"' EXIT
 go build -modfile=tools/go.mod -o "$lint/staticcheck" honnef.co/go/tools/cmd/staticcheck
-(cd test/vpccni && go vet ./...)
 (cd test/monitoring && go vet ./... && "$lint/staticcheck" ./...)
 (cd hack/site && go vet ./... && "$lint/staticcheck" ./...)
 (cd test/console && go vet ./... && "$lint/staticcheck" ./...)

@@ -58,9 +58,11 @@ func someFlows(w *flowWatch) {
 	}
 	add := func(from, to *flowpb.Endpoint, addr string, verdict flowpb.Verdict) {
 		f := &flowpb.Flow{
-			Time: timestamppb.New(threeAtNight().Add(-time.Minute)), NodeName: "n1", Verdict: verdict, Source: from, Destination: to, Summary: "TCP Flags: SYN",
+			Time: timestamppb.New(threeAtNight().Add(-time.Minute)), NodeName: "n1", Verdict: verdict, Source: from, Destination: to,
 			IP: &flowpb.IP{Source: addr, Destination: "10.6.0.2"}, L4: &flowpb.Layer4{Protocol: &flowpb.Layer4_TCP{TCP: &flowpb.TCP{SourcePort: 40000, DestinationPort: 80}}},
 		}
+		//lint:ignore SA1019 the page shows it
+		f.Summary = "TCP Flags: SYN"
 		if verdict == flowpb.Verdict_DROPPED {
 			f.DropReasonDesc = flowpb.DropReason_POLICY_DENIED
 			f.IngressDeniedBy = []*flowpb.Policy{{Kind: "NetworkPolicy", Namespace: "shop", Name: "deny"}}

@@ -106,7 +106,7 @@ func TestDefinitionsGetStamp(t *testing.T) {
 		t.Fatal(err, log)
 	}
 	wanted, err := definitions.All()
-	if err != nil || len(wanted) != 8 {
+	if err != nil || len(wanted) != 9 {
 		t.Fatalf("%d definitions, %v", len(wanted), err)
 	}
 	for _, d := range wanted {

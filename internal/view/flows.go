@@ -63,9 +63,11 @@ const groupOutside = "outside"
 // FlowOf returns a flow of Hubble's API.
 func FlowOf(f *flowpb.Flow) Flow {
 	out := Flow{
-		At: f.GetTime().AsTime(), Node: f.GetNodeName(), Summary: f.GetSummary(), Dropped: f.GetVerdict() == flowpb.Verdict_DROPPED,
+		At: f.GetTime().AsTime(), Node: f.GetNodeName(), Dropped: f.GetVerdict() == flowpb.Verdict_DROPPED,
 		Source: endOf(f.GetSource(), f.GetIP().GetSource()), Destination: endOf(f.GetDestination(), f.GetIP().GetDestination()),
 	}
+	//lint:ignore SA1019 the hubble command still prints it
+	out.Summary = f.GetSummary()
 	out.Protocol, out.Source.Port, out.Destination.Port = transport(f.GetL4())
 	if s := f.GetDestinationService(); s != nil {
 		out.Service = s.GetNamespace() + "/" + s.GetName()

@@ -349,7 +349,7 @@ func TestEveryAlertHasRunbook(t *testing.T) {
 			t.Errorf("%s links %q", name, alert.Annotations["runbook_url"])
 		}
 	}
-	for _, section := range regexp.MustCompile("(?m)^## (Spiderpool\\w+)$").FindAllStringSubmatch(string(raw), -1) {
+	for _, section := range regexp.MustCompile(`(?m)^## (Spiderpool\w+)$`).FindAllStringSubmatch(string(raw), -1) {
 		if _, ok := all[section[1]]; !ok {
 			t.Errorf("docs/guides/alerts.md has a section about %s, but there is no such alert", section[1])
 		}

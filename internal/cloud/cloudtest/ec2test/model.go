@@ -138,14 +138,6 @@ func (i *Interface) prefixes(v4 bool) []netip.Prefix {
 	return slices.DeleteFunc(slices.Clone(i.Prefixes), func(p netip.Prefix) bool { return p.Addr().Is4() != v4 })
 }
 
-// addresses returns the addresses of a family.
-func (i *Interface) addresses(v4 bool) []netip.Addr {
-	if v4 {
-		return i.IPv4
-	}
-	return i.IPv6
-}
-
 // routes returns the destinations of an interface, none while no instance has it or loses it.
 func (i *Interface) routes() []Route {
 	if i == nil || i.Attachment == nil || !i.Attachment.until.IsZero() {

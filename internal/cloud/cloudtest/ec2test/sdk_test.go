@@ -46,11 +46,11 @@ func (c *clock) move(d time.Duration) {
 type world struct {
 	*ec2test.Cloud
 	*ec2.Client
-	clock              *clock
-	server             *ec2test.Server
-	vpc, group         string
-	subnet, far        string
-	node, eni, primary string
+	clock       *clock
+	server      *ec2test.Server
+	vpc, group  string
+	subnet, far string
+	node, eni   string
 }
 
 func prefix(s string) netip.Prefix { return netip.MustParsePrefix(s) }
