@@ -259,17 +259,16 @@ func TestDefinitionOfAnotherInstallerStays(t *testing.T) {
 func TestMissingDefinitionOfOthersIsCreated(t *testing.T) {
 	const name = "multi-networkpolicies.k8s.cni.cncf.io"
 	c := kubetest.Client(t)
-	if _, err := otherDefinition(t, c, name); !apierrors.IsNotFound(err) {
-		t.Fatal("the definition exists: ", err)
+	if definition, err := otherDefinition(t, c, name); err != nil {
+		t.Fatal(err)
+	} else if err := c.Delete(t.Context(), definition); err != nil {
+		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		created := &unstructured.Unstructured{}
-		created.SetAPIVersion("apiextensions.k8s.io/v1")
-		created.SetKind("CustomResourceDefinition")
-		created.SetName(name)
-		if err := c.Delete(context.Background(), created); err != nil {
-			t.Error(err)
+	kubetest.Eventually(t, func(context.Context) error {
+		if _, err := otherDefinition(t, c, name); !apierrors.IsNotFound(err) {
+			return fmt.Errorf("the definition still exists: %w", errors.Join(err))
 		}
+		return nil
 	})
 	for _, edit := range []bool{false, true} {
 		if edit { // as the chart of an earlier release

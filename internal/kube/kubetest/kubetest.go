@@ -86,8 +86,7 @@ func Start() (*envtest.Environment, error) {
 		Scheme: scheme.New(),
 		CRDDirectoryPaths: []string{
 			filepath.Join(root, "internal", "kube", "definitions", "crds"),
-			filepath.Join(root, "internal", "kube", "kubetest", "crds"),
-			filepath.Join(root, "charts", "spiderpool", "definitions"),
+			filepath.Join(root, "internal", "kube", "definitions", "others"),
 		},
 		ErrorIfCRDPathMissing:    true,
 		ControlPlaneStartTimeout: time.Minute,
