@@ -15,7 +15,7 @@ import (
 
 var (
 	poolAddresses = prometheus.NewDesc("spiderpool_pool_addresses",
-		"Addresses that a SpiderIPPool can hand out. The 1000 fullest pools have time series, the others are pool=\"other\".", []string{"pool", "node"}, nil)
+		"Addresses that a SpiderIPPool can hand out. The 1000 fullest pools have time series, the others share pool=\"(other)\".", []string{"pool", "node"}, nil)
 	poolFree = prometheus.NewDesc("spiderpool_pool_free_addresses",
 		"Addresses of a SpiderIPPool that are neither in use nor retained. node is the one node of the pool, or empty.", []string{"pool", "node"}, nil)
 	leases = prometheus.NewDesc("spiderpool_leases", "Leases of a SpiderIPPool by state: InUse, Retained, Quarantined or Released.",
@@ -30,8 +30,9 @@ const (
 	// poolSeries limits the pools with time series of their own. A cloud has one pool for
 	// each interface of a node, so there may be many thousands.
 	poolSeries = 1000
-	// otherPools is the label of all further pools, and of leases whose pool is gone.
-	otherPools = "other"
+	// otherPools is the label of all further pools, and of leases whose pool is gone. No
+	// SpiderIPPool can have this name, because names of objects have no parentheses.
+	otherPools = "(other)"
 )
 
 // usage is the use of one pool, or of all pools without time series of their own.

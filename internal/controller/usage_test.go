@@ -6,11 +6,15 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
+	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 
 	"spiderpool.dev/spiderpool/api/v2beta1"
+	"spiderpool.dev/spiderpool/internal/kube/scheme"
+	"spiderpool.dev/spiderpool/internal/observe/observetest"
 )
 
 func poolWith(name string, total, free int64, nodes ...string) v2beta1.SpiderIPPool {
@@ -39,10 +43,23 @@ func TestFullestPoolsHaveTimeSeries(t *testing.T) {
 		got = append(got, fmt.Sprint(u.name, "@", u.node, " ", u.free, "/", u.total, " ", u.leases))
 	}
 	want := []string{
-		"empty@ 0/0 map[]", "full@a 1/100 map[InUse:2 Retained:1]", "half@ 5/10 map[]", "other@ 1007/1008 map[InUse:1 Quarantined:1]",
+		"empty@ 0/0 map[]", "full@a 1/100 map[InUse:2 Retained:1]", "half@ 5/10 map[]", "(other)@ 1007/1008 map[InUse:1 Quarantined:1]",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("usage (-want +got):\n%s", diff)
+	}
+}
+
+// A time series that a scrape has twice makes Prometheus refuse the whole scrape.
+func TestPoolNamedOtherKeepsScrape(t *testing.T) {
+	pool := poolWith("other", 10, 9)
+	block := blockWith(v2beta1.Lease{Pool: "other", State: v2beta1.LeaseInUse}, v2beta1.Lease{Pool: "gone", State: v2beta1.LeaseInUse})
+	block.Name = "10.0.0.0"
+	reader := fake.NewClientBuilder().WithScheme(scheme.New()).WithObjects(&pool, &block).Build()
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(newMetrics(reader, false, observetest.Certificate(t)))
+	if _, err := registry.Gather(); err != nil {
+		t.Error(err)
 	}
 }
 
