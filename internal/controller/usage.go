@@ -2,6 +2,7 @@ package controller
 
 import (
 	"cmp"
+	"math"
 	"slices"
 	"sync"
 	"time"
@@ -42,7 +43,27 @@ type usage struct {
 	leases      map[v2beta1.LeaseState]int64
 }
 
-// byPool returns the use of the fullest pools, and of all others together.
+// freeShare returns the share of free addresses, 0 for a full pool and 1 for an unused one. It
+// is a float64, because the product of two counts of IPv6 addresses does not fit into an
+// int64. A pool without addresses has an infinite share: it cannot become full.
+func (u *usage) freeShare() float64 {
+	if u.total <= 0 {
+		return math.Inf(1)
+	}
+	return float64(u.free) / float64(u.total)
+}
+
+// saturated returns a+b for numbers that are not negative, at most math.MaxInt64.
+func saturated(a, b int64) int64 {
+	if a > math.MaxInt64-b {
+		return math.MaxInt64
+	}
+	return a + b
+}
+
+// byPool returns the use of the fullest pools, and of all others together. Among equally full
+// pools, those of several nodes come first, because a cloud may have thousands of full pools
+// of one node.
 func (s *snapshot) byPool(limit int) []*usage {
 	var all []*usage
 	for i := range s.pools.Items {
@@ -54,8 +75,7 @@ func (s *snapshot) byPool(limit int) []*usage {
 		all = append(all, u)
 	}
 	slices.SortFunc(all, func(a, b *usage) int {
-		// a is fuller than b if free(a)/total(a) < free(b)/total(b).
-		return cmp.Or(cmp.Compare(a.free*max(b.total, 1), b.free*max(a.total, 1)), cmp.Compare(a.name, b.name))
+		return cmp.Or(cmp.Compare(a.freeShare(), b.freeShare()), cmp.Compare(a.node, b.node), cmp.Compare(a.name, b.name))
 	})
 	other := &usage{name: otherPools, leases: map[v2beta1.LeaseState]int64{}}
 	shown := map[string]*usage{}
@@ -64,8 +84,7 @@ func (s *snapshot) byPool(limit int) []*usage {
 			shown[u.name] = u
 			continue
 		}
-		other.total += u.total
-		other.free += u.free
+		other.total, other.free = saturated(other.total, u.total), saturated(other.free, u.free)
 	}
 	for i := range s.blocks.Items {
 		for j := range s.blocks.Items[i].Spec.Leases {

@@ -2,6 +2,7 @@ package controller
 
 import (
 	"fmt"
+	"math"
 	"testing"
 	"time"
 
@@ -43,10 +44,29 @@ func TestFullestPoolsHaveTimeSeries(t *testing.T) {
 		got = append(got, fmt.Sprint(u.name, "@", u.node, " ", u.free, "/", u.total, " ", u.leases))
 	}
 	want := []string{
-		"empty@ 0/0 map[]", "full@a 1/100 map[InUse:2 Retained:1]", "half@ 5/10 map[]", "(other)@ 1007/1008 map[InUse:1 Quarantined:1]",
+		"full@a 1/100 map[InUse:2 Retained:1]", "half@ 5/10 map[]", "vast@ 999/1000 map[]", "(other)@ 8/8 map[InUse:1 Quarantined:1]",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("usage (-want +got):\n%s", diff)
+	}
+}
+
+func TestVastPoolsSortByFreeShare(t *testing.T) {
+	const slash80, all = 1 << 48, math.MaxInt64
+	var s snapshot
+	s.pools.Items = []v2beta1.SpiderIPPool{
+		poolWith("all", all, all), poolWith("unused", slash80, slash80), poolWith("node", slash80, 0, "a"), poolWith("shared", 4, 0),
+		poolWith("half", slash80, slash80/2), poolWith("one", slash80, slash80-1), poolWith("none", 0, 0),
+	}
+	var got []string
+	for _, u := range s.byPool(4) {
+		got = append(got, u.name)
+	}
+	if diff := cmp.Diff([]string{"shared", "node", "half", "one", otherPools}, got); diff != "" {
+		t.Errorf("order (-want +got):\n%s", diff)
+	}
+	if other := s.byPool(4)[4]; other.total != all || other.free != all {
+		t.Errorf("the others have %d of %d addresses free", other.free, other.total)
 	}
 }
 
