@@ -283,9 +283,10 @@ var histories = map[string]struct{ fires, silent string }{
 		silent: `up{job="spiderpool-controller",namespace="kube-system",instance="n1"} 0x60
 			up{job="spiderpool-controller",namespace="kube-system",instance="n2"} 1x60`,
 	},
+	// Each request ends after 90 seconds, and the next one begins.
 	"SpiderpoolAllocationStuck": {
-		fires:  `spiderpool_ipam_oldest_allocation_age_seconds{instance="n1"} 0x9 40x50`,
-		silent: `spiderpool_ipam_oldest_allocation_age_seconds{instance="n1"} 0x9 40x3 5x47`,
+		fires:  `spiderpool_ipam_oldest_allocation_age_seconds{instance="n1"} 0x9` + strings.Repeat(" 60 30 0", 16),
+		silent: `spiderpool_ipam_oldest_allocation_age_seconds{instance="n1"} 0x9 31 84 0x47`,
 	},
 	"SpiderpoolReleasesWait": {
 		fires:  `spiderpool_ipam_oldest_release_age_seconds{instance="n1"} 0+60x60`,

@@ -98,13 +98,13 @@ spec:
   annotations:
     summary: The agent {{ "{{ $labels.instance }}" }} does not answer.
     description: Pods of its node neither start nor get new addresses. Running pods keep their network.
+{{- /* The agent ends a request after 90 seconds, so the age falls again and again. A time in "for" would never pass. */}}
 - alert: SpiderpoolAllocationStuck
-  expr: max by (instance) (spiderpool_ipam_oldest_allocation_age_seconds) > 30
-  for: 5m
+  expr: count_over_time((max by (instance) (spiderpool_ipam_oldest_allocation_age_seconds) > 30)[10m:1m]) >= 3
   labels:
     severity: warning
   annotations:
-    summary: Pods on {{ "{{ $labels.instance }}" }} have waited for addresses for more than 30 seconds.
+    summary: Pods on {{ "{{ $labels.instance }}" }} have waited for addresses for more than 30 seconds, again and again.
     description: The API server may be slow or unreachable for the agent. See the agent's log.
 - alert: SpiderpoolReleasesWait
   expr: max by (instance) (spiderpool_ipam_oldest_release_age_seconds) > 600
