@@ -296,9 +296,9 @@ var histories = map[string]struct{ fires, silent string }{
 		fires:  `spiderpool_ipam_address_conflicts_total{instance="n1"} 0x9 1x50`,
 		silent: `spiderpool_ipam_address_conflicts_total{instance="n1"} 5x60`,
 	},
-	"SpiderpoolPoolFilling":         {fires: poolFree(25), silent: poolFree(26) + poolFree(15)},
-	"SpiderpoolPoolAlmostFull":      {fires: poolFree(15), silent: poolFree(16) + poolFree(5)},
-	"SpiderpoolPoolNearlyExhausted": {fires: poolFree(1), silent: poolFree(6) + poolFree(0)},
+	"SpiderpoolPoolFilling":         {fires: poolFree(25), silent: poolFree(26)},
+	"SpiderpoolPoolAlmostFull":      {fires: poolFree(15), silent: poolFree(16)},
+	"SpiderpoolPoolNearlyExhausted": {fires: poolFree(5), silent: poolFree(6)},
 	"SpiderpoolPoolExhausted": {
 		fires: poolFree(0),
 		silent: poolFree(1) + `spiderpool_pool_addresses{pool="empty",node=""} 0x60
@@ -326,14 +326,16 @@ var histories = map[string]struct{ fires, silent string }{
 	},
 }
 
-// poolFree is the history of a pool of 100 addresses, which two replicas of the controller
-// serve.
-func poolFree(free int) string {
-	return fmt.Sprintf(`spiderpool_pool_addresses{pool="p%[1]d",node="",instance="n1"} 100x60
-		spiderpool_pool_addresses{pool="p%[1]d",node="",instance="n2"} 100x60
-		spiderpool_pool_free_addresses{pool="p%[1]d",node="",instance="n1"} %[1]dx60
-		spiderpool_pool_free_addresses{pool="p%[1]d",node="",instance="n2"} %[1]dx60
-		`, free)
+// poolFree is the history of a pool of 100 addresses with as many free.
+func poolFree(free int) string { return pool(fmt.Sprintf("p%d", free), fmt.Sprintf("%dx60", free)) }
+
+// pool is the history of a pool of 100 addresses, which two replicas of the controller serve.
+func pool(name, free string) string {
+	return fmt.Sprintf(`spiderpool_pool_addresses{pool="%[1]s",node="",instance="n1"} 100x60
+		spiderpool_pool_addresses{pool="%[1]s",node="",instance="n2"} 100x60
+		spiderpool_pool_free_addresses{pool="%[1]s",node="",instance="n1"} %[2]s
+		spiderpool_pool_free_addresses{pool="%[1]s",node="",instance="n2"} %[2]s
+		`, name, free)
 }
 
 func TestEveryAlertHasRunbook(t *testing.T) {
@@ -371,6 +373,17 @@ func TestAlertsFireAndStaySilent(t *testing.T) {
 				t.Errorf("%s for %s fires on\n%s", alert.Expr, alert.For, history.silent)
 			}
 		})
+	}
+}
+
+// TestFillingPoolFiresEachAlert: a pool that loses an address a minute stays between two
+// thresholds for ten minutes, less than the time of an alert.
+func TestFillingPoolFiresEachAlert(t *testing.T) {
+	all := alerts(t)
+	for _, name := range []string{"SpiderpoolPoolFilling", "SpiderpoolPoolAlmostFull", "SpiderpoolPoolNearlyExhausted", "SpiderpoolPoolExhausted"} {
+		if history := pool("a", "40-1x40 0x19"); !fires(t, all[name], history) {
+			t.Errorf("%s: %s for %s does not fire on\n%s", name, all[name].Expr, all[name].For, history)
+		}
 	}
 }
 

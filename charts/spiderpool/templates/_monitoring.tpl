@@ -192,15 +192,16 @@ spec:
 {{- $r := .Values.spiderpoolController.prometheus.prometheusRule -}}
 {{- $percent := $r.poolPercent -}}
 {{- $levels := list
-  (dict "alert" "SpiderpoolPoolFilling" "severity" "info" "from" $percent.info "to" $percent.warning)
-  (dict "alert" "SpiderpoolPoolAlmostFull" "severity" "warning" "from" $percent.warning "to" $percent.critical)
-  (dict "alert" "SpiderpoolPoolNearlyExhausted" "severity" "critical" "from" $percent.critical "to" 100) -}}
+  (dict "alert" "SpiderpoolPoolFilling" "severity" "info" "from" $percent.info)
+  (dict "alert" "SpiderpoolPoolAlmostFull" "severity" "warning" "from" $percent.warning)
+  (dict "alert" "SpiderpoolPoolNearlyExhausted" "severity" "critical" "from" $percent.critical) -}}
 {{- if or (gt (float64 $percent.info) (float64 $percent.warning)) (gt (float64 $percent.warning) (float64 $percent.critical)) -}}
 {{- fail (printf "spiderpoolController.prometheus.prometheusRule.poolPercent is info %v, warning %v, critical %v; each must be at least the one before" $percent.info $percent.warning $percent.critical) -}}
 {{- end -}}
+{{- /* No upper bound: a pool that fills at a steady pace would leave each range before the time of its alert is over. */}}
 {{- range $levels }}
 - alert: {{ .alert }}
-  expr: {{ include "spiderpool.poolPercent" $ }} >= {{ .from }} < {{ .to }}
+  expr: {{ include "spiderpool.poolPercent" $ }} >= {{ .from }}
   for: 15m
   labels:
     severity: {{ .severity }}
