@@ -90,6 +90,7 @@ spec:
 {{- end -}}
 
 {{- define "spiderpool.agentAlerts" -}}
+{{- if .Values.spiderpoolAgent.prometheus.serviceMonitor.install }}{{/* It gives the metric up these labels. */}}
 - alert: SpiderpoolAgentDown
   expr: up{job={{ .Values.spiderpoolAgent.name | quote }}, namespace={{ .Release.Namespace | quote }}} == 0
   for: 5m
@@ -98,6 +99,7 @@ spec:
   annotations:
     summary: The agent {{ "{{ $labels.instance }}" }} does not answer.
     description: Pods of its node neither start nor get new addresses. Running pods keep their network.
+{{- end }}
 {{- /* The agent ends a request after 90 seconds, so the age falls again and again. A time in "for" would never pass. */}}
 - alert: SpiderpoolAllocationStuck
   expr: count_over_time((max by (instance) (spiderpool_ipam_oldest_allocation_age_seconds) > 30)[10m:1m]) >= 3
@@ -243,6 +245,7 @@ spec:
   annotations:
     summary: The certificate {{ "{{ $labels.certificate }}" }} of {{ "{{ $labels.instance }}" }} expires in {{ "{{ $value | humanizeDuration }}" }}.
     description: Its renewal has failed or is not automatic. Without a valid certificate, the clients of this server refuse to connect.
+{{- if .Values.spiderpoolController.prometheus.serviceMonitor.install }}{{/* As for the agent. */}}
 - alert: SpiderpoolControllerDown
   expr: absent(up{job={{ .Values.spiderpoolController.name | quote }}, namespace={{ .Release.Namespace | quote }}} == 1)
   for: 10m
@@ -251,6 +254,7 @@ spec:
   annotations:
     summary: No replica of the controller answers.
     description: Pods still start and stop. Changes of pools and networks have no effect, and addresses of lost nodes are not reclaimed.
+{{- end }}
 - alert: SpiderpoolReclaimFails
   expr: sum by (instance) (increase(spiderpool_ip_gc_failure_counts_total[30m])) > 0
   for: 30m
