@@ -296,12 +296,12 @@ var histories = map[string]struct{ fires, silent string }{
 		fires:  `spiderpool_ipam_address_conflicts_total{instance="n1"} 0x9 1x50`,
 		silent: `spiderpool_ipam_address_conflicts_total{instance="n1"} 5x60`,
 	},
-	"SpiderpoolPoolFilling":         {fires: poolFree(25), silent: poolFree(26)},
-	"SpiderpoolPoolAlmostFull":      {fires: poolFree(15), silent: poolFree(16)},
-	"SpiderpoolPoolNearlyExhausted": {fires: poolFree(5), silent: poolFree(6)},
+	"SpiderpoolPoolFilling":         {fires: poolFree(25), silent: poolFree(26) + fullByDesign},
+	"SpiderpoolPoolAlmostFull":      {fires: poolFree(15), silent: poolFree(16) + fullByDesign},
+	"SpiderpoolPoolNearlyExhausted": {fires: poolFree(5), silent: poolFree(6) + fullByDesign},
 	"SpiderpoolPoolExhausted": {
 		fires: poolFree(0),
-		silent: poolFree(1) + `spiderpool_pool_addresses{pool="empty",node=""} 0x60
+		silent: poolFree(1) + fullByDesign + `spiderpool_pool_addresses{pool="empty",node=""} 0x60
 			spiderpool_pool_free_addresses{pool="empty",node=""} 0x60`,
 	},
 	"SpiderpoolReclaimBlocked": {
@@ -327,15 +327,19 @@ var histories = map[string]struct{ fires, silent string }{
 }
 
 // poolFree is the history of a pool of 100 addresses with as many free.
-func poolFree(free int) string { return pool(fmt.Sprintf("p%d", free), fmt.Sprintf("%dx60", free)) }
+func poolFree(free int) string { return pool(fmt.Sprintf("p%d", free), "", fmt.Sprintf("%dx60", free)) }
+
+// fullByDesign are the histories of the pool of a network interface in a cloud, and of the pools
+// without time series of their own.
+var fullByDesign = pool("eni-1", "worker1", "0x60") + pool("(other)", "", "0x60")
 
 // pool is the history of a pool of 100 addresses, which two replicas of the controller serve.
-func pool(name, free string) string {
-	return fmt.Sprintf(`spiderpool_pool_addresses{pool="%[1]s",node="",instance="n1"} 100x60
-		spiderpool_pool_addresses{pool="%[1]s",node="",instance="n2"} 100x60
-		spiderpool_pool_free_addresses{pool="%[1]s",node="",instance="n1"} %[2]s
-		spiderpool_pool_free_addresses{pool="%[1]s",node="",instance="n2"} %[2]s
-		`, name, free)
+func pool(name, node, free string) string {
+	return fmt.Sprintf(`spiderpool_pool_addresses{pool="%[1]s",node="%[2]s",instance="n1"} 100x60
+		spiderpool_pool_addresses{pool="%[1]s",node="%[2]s",instance="n2"} 100x60
+		spiderpool_pool_free_addresses{pool="%[1]s",node="%[2]s",instance="n1"} %[3]s
+		spiderpool_pool_free_addresses{pool="%[1]s",node="%[2]s",instance="n2"} %[3]s
+		`, name, node, free)
 }
 
 func TestEveryAlertHasRunbook(t *testing.T) {
@@ -381,7 +385,7 @@ func TestAlertsFireAndStaySilent(t *testing.T) {
 func TestFillingPoolFiresEachAlert(t *testing.T) {
 	all := alerts(t)
 	for _, name := range []string{"SpiderpoolPoolFilling", "SpiderpoolPoolAlmostFull", "SpiderpoolPoolNearlyExhausted", "SpiderpoolPoolExhausted"} {
-		if history := pool("a", "40-1x40 0x19"); !fires(t, all[name], history) {
+		if history := pool("a", "", "40-1x40 0x19"); !fires(t, all[name], history) {
 			t.Errorf("%s: %s for %s does not fire on\n%s", name, all[name].Expr, all[name].For, history)
 		}
 	}

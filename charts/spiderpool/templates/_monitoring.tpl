@@ -185,14 +185,17 @@ spec:
     description: kube-proxy translates the services without room. Nothing fails, but their packets take the path through the node.
 {{- end -}}
 
-{{/* Percentage of a pool's addresses in use or retained. Every replica of the controller serves it. */}}
-{{- define "spiderpool.poolPercent" -}}
-100 * (1 - max by (pool, node) (spiderpool_pool_free_addresses) / max by (pool, node) (spiderpool_pool_addresses))
+{{/* A metric of the pools with alerts. Every replica of the controller serves it. Arguments: root, metric. */}}
+{{- define "spiderpool.perPool" -}}
+max by (pool, node) ({{ .metric }}{pool!="(other)"
+{{- with .root.Values.spiderpoolController.prometheus.prometheusRule.poolSelector }},{{ . }}{{ end }}})
 {{- end -}}
 
 {{- define "spiderpool.controllerAlerts" -}}
 {{- $r := .Values.spiderpoolController.prometheus.prometheusRule -}}
 {{- $percent := $r.poolPercent -}}
+{{- $free := include "spiderpool.perPool" (dict "root" . "metric" "spiderpool_pool_free_addresses") -}}
+{{- $total := include "spiderpool.perPool" (dict "root" . "metric" "spiderpool_pool_addresses") -}}
 {{- $levels := list
   (dict "alert" "SpiderpoolPoolFilling" "severity" "info" "from" $percent.info)
   (dict "alert" "SpiderpoolPoolAlmostFull" "severity" "warning" "from" $percent.warning)
@@ -203,7 +206,8 @@ spec:
 {{- /* No upper bound: a pool that fills at a steady pace would leave each range before the time of its alert is over. */}}
 {{- range $levels }}
 - alert: {{ .alert }}
-  expr: {{ include "spiderpool.poolPercent" $ }} >= {{ .from }}
+  expr: >-
+    100 * (1 - {{ $free }} / {{ $total }}) >= {{ .from }}
   for: 15m
   labels:
     severity: {{ .severity }}
@@ -212,7 +216,8 @@ spec:
     description: Pods will wait for addresses when it is full. Add addresses to the pool, or another pool for its pods.
 {{- end }}
 - alert: SpiderpoolPoolExhausted
-  expr: max by (pool, node) (spiderpool_pool_free_addresses) == 0 and max by (pool, node) (spiderpool_pool_addresses) > 0
+  expr: >-
+    {{ $free }} == 0 and {{ $total }} > 0
   for: 5m
   labels:
     severity: critical
