@@ -21,6 +21,10 @@ import (
 // fieldOwner is the writer of the definitions in their managedFields.
 const fieldOwner = client.FieldOwner("spiderpool-init")
 
+// argoOptions is the annotation with Argo CD's options for an object, e.g.
+// "ServerSideApply=true,Prune=false". Source: https://argo-cd.readthedocs.io/en/stable/user-guide/sync-options/
+const argoOptions = "argocd.argoproj.io/sync-options"
+
 // UpdateDefinitions creates the missing custom resource definitions, replaces those of
 // earlier releases, and stamps each with the release (names.AnnotationRelease), e.g.
 // "v0.1.0". It leaves definitions of later releases alone: releases only add fields, so
@@ -179,7 +183,9 @@ func createDefinition(ctx context.Context, log *slog.Logger, c client.Client, wa
 	})
 }
 
-// annotate adds the annotations of wanted and the release.
+// annotate adds the annotations of wanted and the release. It keeps Argo CD from deleting the
+// definition: charts of earlier releases rendered some, and Argo CD prunes objects that the
+// chart no longer has, with all custom resources of the kind.
 func annotate(definition, wanted *unstructured.Unstructured, release *version.Version) {
 	annotations := definition.GetAnnotations()
 	if annotations == nil {
@@ -188,8 +194,20 @@ func annotate(definition, wanted *unstructured.Unstructured, release *version.Ve
 	for key, value := range wanted.GetAnnotations() {
 		annotations[key] = value
 	}
+	annotations[argoOptions] = unpruned(annotations[argoOptions])
 	annotations[names.AnnotationRelease] = "v" + release.String()
 	definition.SetAnnotations(annotations)
+}
+
+// unpruned returns the options of Argo CD with Prune=false.
+func unpruned(options string) string {
+	var kept []string
+	for option := range strings.SplitSeq(options, ",") {
+		if option = strings.TrimSpace(option); option != "" && !strings.HasPrefix(option, "Prune=") {
+			kept = append(kept, option)
+		}
+	}
+	return strings.Join(append(kept, "Prune=false"), ",")
 }
 
 // established returns nil once the API server serves the kind.
