@@ -11,6 +11,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"spiderpool.dev/spiderpool/api/names"
 )
 
 const observed = "observability.enabled=true,observability.relay.enabled=true"
@@ -48,6 +50,31 @@ func TestBudgetSelectsOwnPods(t *testing.T) {
 		}
 		if diff := cmp.Diff(objectsOf[appsv1.Deployment](t, manifest, "Deployment")[name].Spec.Selector, budget.Spec.Selector); diff != "" {
 			t.Errorf("%s: the budget selects other pods:\n%s", name, diff)
+		}
+	}
+}
+
+// Without the toleration, no node with the taint starts the controller, which removes the taint.
+func TestControllerToleratesStartupTaint(t *testing.T) {
+	const none = `spiderpoolController.tolerations=[]`
+	startup := corev1.Toleration{Key: names.TaintAgentNotReady, Operator: corev1.TolerationOpExists}
+	for _, c := range []struct {
+		enabled, values string
+		want            int
+	}{
+		{"false", none, 0}, {"true", none, 1}, {"true", `spiderpoolController.tolerations=null`, 1},
+		{"true", `spiderpoolController.replicas=1`, 1}, // the default tolerations have it
+		{"true", `spiderpoolController.tolerations=[{"key":"team","operator":"Exists"}]`, 1},
+	} {
+		manifest := render(t, "--set", "startupTaint.enabled="+c.enabled, "--set-json", c.values)
+		count := 0
+		for _, toleration := range objectsOf[appsv1.Deployment](t, manifest, "Deployment")["spiderpool-controller"].Spec.Template.Spec.Tolerations {
+			if toleration == startup {
+				count++
+			}
+		}
+		if count != c.want {
+			t.Errorf("startupTaint.enabled=%s, %s: %d times, want %d", c.enabled, c.values, count, c.want)
 		}
 	}
 }
