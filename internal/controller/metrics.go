@@ -92,13 +92,14 @@ type snapshot struct {
 	reserved     v2beta1.SpiderReservedIPList
 	attachments  v2beta1.SpiderMultusConfigList
 	coordinators v2beta1.SpiderCoordinatorList
+	clouds       v2beta1.SpiderCloudNetworkList
 	blocks       v2beta1.SpiderIPBlockList
 	pods         corev1.PodList
 }
 
 func readSnapshot(ctx context.Context, reader client.Reader) (*snapshot, error) {
 	s := &snapshot{}
-	for _, list := range []client.ObjectList{&s.pools, &s.subnets, &s.reserved, &s.attachments, &s.coordinators, &s.blocks, &s.pods} {
+	for _, list := range []client.ObjectList{&s.pools, &s.subnets, &s.reserved, &s.attachments, &s.coordinators, &s.clouds, &s.blocks, &s.pods} {
 		if err := reader.List(ctx, list, client.UnsafeDisableDeepCopy); err != nil {
 			return nil, fmt.Errorf("read the cache for metrics: %w", err)
 		}

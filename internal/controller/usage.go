@@ -136,6 +136,9 @@ func (s *snapshot) collectConditions(out chan<- prometheus.Metric) {
 	for i := range s.coordinators.Items {
 		add("SpiderCoordinator", s.coordinators.Items[i].Status.Conditions)
 	}
+	for i := range s.clouds.Items {
+		add("SpiderCloudNetwork", s.clouds.Items[i].Status.Conditions)
+	}
 	for c, n := range count {
 		out <- gauge(conditions, n, c.kind, c.of, c.status, c.reason)
 	}

@@ -3,11 +3,13 @@ package controller
 import (
 	"fmt"
 	"math"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
@@ -79,6 +81,29 @@ func TestPoolNamedOtherKeepsScrape(t *testing.T) {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(newMetrics(reader, false, observetest.Certificate(t)))
 	if _, err := registry.Gather(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestConditionsOfEveryKindAreServed(t *testing.T) {
+	name := metav1.ObjectMeta{Name: "a"}
+	notReady := []metav1.Condition{{Type: "Ready", Status: metav1.ConditionFalse, Reason: "Test"}}
+	reader := fake.NewClientBuilder().WithScheme(scheme.New()).WithObjects(
+		&v2beta1.SpiderIPPool{ObjectMeta: name, Status: v2beta1.SpiderIPPoolStatus{Conditions: notReady}},
+		&v2beta1.SpiderSubnet{ObjectMeta: name, Status: v2beta1.SpiderSubnetStatus{Conditions: notReady}},
+		&v2beta1.SpiderReservedIP{ObjectMeta: name, Status: v2beta1.SpiderReservedIPStatus{Conditions: notReady}},
+		&v2beta1.SpiderMultusConfig{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "a"}, Status: v2beta1.SpiderMultusConfigStatus{Conditions: notReady}},
+		&v2beta1.SpiderCoordinator{ObjectMeta: name, Status: v2beta1.SpiderCoordinatorStatus{Conditions: notReady}},
+		&v2beta1.SpiderCloudNetwork{ObjectMeta: name, Status: v2beta1.SpiderCloudNetworkStatus{Conditions: notReady}},
+	).Build()
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(newMetrics(reader, false, observetest.Certificate(t)))
+	var want strings.Builder
+	want.WriteString("# HELP spiderpool_object_conditions Objects with a condition, e.g. kind=\"SpiderIPPool\", type=\"Ready\", status=\"False\".\n# TYPE spiderpool_object_conditions gauge\n")
+	for _, kind := range []string{"SpiderCloudNetwork", "SpiderCoordinator", "SpiderIPPool", "SpiderMultusConfig", "SpiderReservedIP", "SpiderSubnet"} {
+		fmt.Fprintf(&want, "spiderpool_object_conditions{kind=%q,reason=\"Test\",status=\"False\",type=\"Ready\"} 1\n", kind)
+	}
+	if err := testutil.GatherAndCompare(registry, strings.NewReader(want.String()), "spiderpool_object_conditions"); err != nil {
 		t.Error(err)
 	}
 }
