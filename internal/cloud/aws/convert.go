@@ -58,16 +58,16 @@ type single struct {
 // withAddresses adds the addresses to an interface.
 //
 // EC2 marks the node's own IPv6 address only if the interface was made so (EnablePrimaryIpv6).
-// Otherwise we take the first one of device 0, which it got with the instance.
+// Without a mark, each single IPv6 address may be the node's own: EC2 promises no order, and an
+// interface of any device index gets one from its subnet. Then only prefixes are for pods.
 func withAddresses(out cloud.Interface, ipv4, ipv6 []single, prefixes []*string) (cloud.Interface, error) {
 	var a addresses
 	for _, one := range ipv4 {
 		a.address(one.text, awssdk.ToBool(one.primary))
 	}
 	marked := slices.ContainsFunc(ipv6, func(one single) bool { return awssdk.ToBool(one.primary) })
-	for i, one := range ipv6 {
-		first := i == 0 && !marked && out.Attached != "" && out.Device == 0
-		a.address(one.text, first || awssdk.ToBool(one.primary))
+	for _, one := range ipv6 {
+		a.address(one.text, !marked || awssdk.ToBool(one.primary))
 	}
 	for _, prefix := range prefixes {
 		a.prefix(prefix)

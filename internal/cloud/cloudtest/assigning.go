@@ -41,7 +41,7 @@ func checkAssign(t *testing.T, s scene) {
 		}
 	}
 	got := s.describe(t, s.eth0.ID)
-	// The cloud may show the first IPv6 address of a primary interface as the node's own.
+	// The cloud may show single IPv6 addresses as the node's own.
 	for _, a := range got.Primary {
 		if a.Is6() {
 			got.Assigned = append(got.Assigned, single(a))
