@@ -19,7 +19,7 @@ type Instance struct {
 	Zone   string // e.g. eu-central-1a
 	Subnet string // of the primary interface
 	// Interfaces are sorted by device index. An interface that is being detached is
-	// absent.
+	// absent, and so is one of another network card than the first.
 	Interfaces []Interface
 }
 

@@ -77,13 +77,19 @@ func withAddresses(out cloud.Interface, ipv4, ipv6 []single, prefixes []*string)
 	return out, a.err
 }
 
+// firstCard is the network card of the primary interface, and of all interfaces that we describe
+// and attach. The device indexes of the other cards repeat those of the first
+// (https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/using-eni.html#network-cards).
+const firstCard = 0
+
+// instanceOf returns an instance with the interfaces of its first network card.
 func instanceOf(i types.Instance) (cloud.Instance, error) {
 	out := cloud.Instance{ID: awssdk.ToString(i.InstanceId), Type: string(i.InstanceType), Subnet: awssdk.ToString(i.SubnetId)}
 	if i.Placement != nil {
 		out.Zone = awssdk.ToString(i.Placement.AvailabilityZone)
 	}
 	for _, n := range i.NetworkInterfaces {
-		if n.Attachment == nil || isEnding(n.Attachment.Status) {
+		if n.Attachment == nil || isEnding(n.Attachment.Status) || awssdk.ToInt32(n.Attachment.NetworkCardIndex) != firstCard {
 			continue
 		}
 		described, err := interfaceOfInstance(n, out.ID)

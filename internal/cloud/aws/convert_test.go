@@ -66,3 +66,12 @@ func TestNodesOwnIPv6StaysWithNode(t *testing.T) {
 		})
 	}
 }
+
+// The device indexes of p4d.24xlarge and others repeat on each network card.
+func TestOtherNetworkCardsAreAbsent(t *testing.T) {
+	const first, second = "2001:db8:0:0:7::/80", "2001:db8:0:0:8::/80"
+	got := understood(t, described("eni-card1", 1, 1, nil, second), described("eni-card0", 0, 1, nil, first))
+	if len(got) != 1 || got[0].ID != "eni-card0" {
+		t.Fatalf("the interfaces are %+v, want that of card 0 only", got)
+	}
+}

@@ -71,7 +71,8 @@ func (p *Provider) Attach(ctx context.Context, iface, instance string, device in
 
 // isAt reports whether an attachment is, or becomes, the one to a device of an instance.
 func isAt(a *types.NetworkInterfaceAttachment, instance string, device int) bool {
-	return a != nil && !isEnding(a.Status) && awssdk.ToString(a.InstanceId) == instance && int(awssdk.ToInt32(a.DeviceIndex)) == device
+	return a != nil && !isEnding(a.Status) && awssdk.ToString(a.InstanceId) == instance &&
+		awssdk.ToInt32(a.NetworkCardIndex) == firstCard && int(awssdk.ToInt32(a.DeviceIndex)) == device
 }
 
 // Detach implements cloud.Provider, with DescribeNetworkInterfaces for the attachment's ID and
@@ -86,7 +87,7 @@ func (p *Provider) Detach(ctx context.Context, iface string) error {
 		return &cloud.Error{Kind: cloud.Gone, Action: service + action, Err: fmt.Errorf("EC2 describes no interface %s", iface)}
 	case a == nil || isEnding(a.Status):
 		return nil
-	case awssdk.ToInt32(a.DeviceIndex) == 0:
+	case isAt(a, awssdk.ToString(a.InstanceId), 0):
 		return invalid(action, "%s is the primary interface of %s", iface, awssdk.ToString(a.InstanceId))
 	}
 	_, err = request(ctx, p, action, &ec2.DetachNetworkInterfaceInput{AttachmentId: present.Attachment.AttachmentId}, p.client.DetachNetworkInterface)
