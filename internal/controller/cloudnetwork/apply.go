@@ -24,16 +24,13 @@ import (
 // maxRanges is the limit of spec.ips of a SpiderReservedIP.
 const maxRanges = 4096
 
+// errForeign is the refusal to change an object of another owner.
+var errForeign = errors.New("another owner has it, and the controller leaves it as it is; delete it, or give it another name")
+
 // apply writes the plan. Reservations come first, so that a crash leaves no address in
 // service that the cloud has taken away. A refusal of the API server concerns one object
 // and is a fault; the others are written.
 func (r *Reconciler) apply(ctx context.Context, network *v2beta1.SpiderCloudNetwork, in *input, plan cloud.Plan) ([]cloud.Issue, error) {
-	for _, family := range []inet.Family{inet.IPv4, inet.IPv6} {
-		if err := r.reserve(ctx, network, family, plan.Reserved.And(inet.OfPrefix(family.Everything()))); err != nil {
-			return nil, err
-		}
-	}
-	r.announce(in, plan)
 	var faults []cloud.Issue
 	var errs []error
 	refused := func(err error) {
@@ -41,12 +38,21 @@ func (r *Reconciler) apply(ctx context.Context, network *v2beta1.SpiderCloudNetw
 		case err == nil:
 		case apierrors.IsConflict(err):
 			errs = append(errs, err) // the cache is behind
-		case apierrors.IsInvalid(err), apierrors.IsForbidden(err), apierrors.IsAlreadyExists(err), apierrors.IsNotFound(err):
+		case apierrors.IsInvalid(err), apierrors.IsForbidden(err), apierrors.IsAlreadyExists(err), apierrors.IsNotFound(err), errors.Is(err, errForeign):
 			faults = append(faults, cloud.Issue{Reason: "Refused", Text: err.Error()})
 		default:
 			errs = append(errs, err)
 		}
 	}
+	// Discover takes no address out of a pool before it sees the reservation: without one,
+	// the pools can be written.
+	for _, family := range []inet.Family{inet.IPv4, inet.IPv6} {
+		refused(r.reserve(ctx, network, family, plan.Reserved.And(inet.OfPrefix(family.Everything()))))
+	}
+	if len(errs) > 0 {
+		return faults, errors.Join(errs...)
+	}
+	r.announce(in, plan)
 	for _, i := range network.Spec.Interfaces {
 		if i.Master != "" {
 			refused(r.attach(ctx, network, i))
@@ -139,7 +145,8 @@ func (r *Reconciler) deletePool(ctx context.Context, pool *v2beta1.SpiderIPPool)
 	return nil
 }
 
-// reserve makes the network's SpiderReservedIP of a family hold the addresses.
+// reserve makes the network's SpiderReservedIP of a family hold the addresses. It leaves one
+// of another owner alone.
 func (r *Reconciler) reserve(ctx context.Context, network *v2beta1.SpiderCloudNetwork, family inet.Family, addrs inet.Set) error {
 	name := fmt.Sprintf("spiderpool-cloud-%s-ipv%d", network.Name, int(family))
 	is := &v2beta1.SpiderReservedIP{}
@@ -150,10 +157,12 @@ func (r *Reconciler) reserve(ctx context.Context, network *v2beta1.SpiderCloudNe
 	want, exists := addrs.Strings(), err == nil
 	want = want[:min(len(want), maxRanges)]
 	switch {
+	case exists && !metav1.IsControlledBy(is, network):
+		return fmt.Errorf("reserve addresses that the cloud takes away with SpiderReservedIP %s: %w", name, errForeign)
 	case exists && slices.Equal(is.Spec.IPs, want), !exists && len(want) == 0:
 		return nil
 	case len(want) == 0:
-		err = client.IgnoreNotFound(r.client.Delete(ctx, is))
+		err = client.IgnoreNotFound(r.client.Delete(ctx, is, client.Preconditions{UID: &is.UID}))
 	case exists:
 		is = is.DeepCopy()
 		is.Spec.IPs = want

@@ -337,6 +337,31 @@ func TestForeignObjectsAreLeftAlone(t *testing.T) {
 	}
 }
 
+func TestForeignReservedIPStays(t *testing.T) {
+	x := newBench(t, 4)
+	mine := &v2beta1.SpiderReservedIP{ObjectMeta: metav1.ObjectMeta{Name: "spiderpool-cloud-aws-ipv4", Labels: map[string]string{names.LabelCloudNetwork: "aws"}}}
+	mine.Spec.IPVersion, mine.Spec.IPs = new(int64(4)), []string{"172.31.99.1"}
+	x.create(mine)
+	eni := x.join("worker1", x.subnets[1], "172.31.32.176/28")
+	x.pass(0)
+	full := "aws-worker1-0-v4: 172.31.32.176-172.31.32.191"
+	check := func() {
+		t.Helper()
+		x.want(full)
+		x.condition("Refused", "SpiderReservedIP spiderpool-cloud-aws-ipv4")
+		if x.reserved() != "172.31.99.1" {
+			t.Fatalf("the user's SpiderReservedIP has %q", x.reserved())
+		}
+	}
+	check()
+	x.cloud.TakeAway(eni, prefix("172.31.32.176/28"))
+	x.pass(resyncMax)
+	for range 3 {
+		x.pass(settleTime)
+		check()
+	}
+}
+
 // A user who removes our labels does not take the pool from the controller.
 func TestLostLabelsComeBack(t *testing.T) {
 	x := newBench(t, 4)
