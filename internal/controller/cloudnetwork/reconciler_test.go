@@ -224,16 +224,21 @@ func TestNodesGetPoolsOfGuide(t *testing.T) {
 	}
 }
 
+// blockOf returns a block of a pool with one address, which pod default/web-0 uses.
+func blockOf(node, pool, base, addr string, since time.Time) *v2beta1.SpiderIPBlock {
+	leased := lease.Lease{
+		Addr: netip.MustParseAddr(addr), State: lease.InUse, Pool: pool, Since: since,
+		Holder: lease.Holder{Pod: lease.ParsePodKey("default/web-0"), PodUID: "u", Node: node, Attachment: lease.Attachment{ContainerID: "c", Interface: "eth0"}},
+	}
+	return compile.BlockObject(lease.Block{Base: netip.MustParseAddr(base), Node: node, Leases: []lease.Lease{leased}})
+}
+
 func TestTakenPrefixGoesOutOfService(t *testing.T) {
 	x := newBench(t, 4)
 	eni := x.join("worker1", x.subnets[1], "172.31.32.176/28", "172.31.32.64/28")
 	x.join("worker2", x.subnets[1], "172.31.32.16/28")
 	x.pass(0)
-	leased := lease.Lease{
-		Addr: netip.MustParseAddr("172.31.32.65"), State: lease.InUse, Pool: "aws-worker1-0-v4", Since: x.clock.Now(),
-		Holder: lease.Holder{Pod: lease.ParsePodKey("default/web-0"), PodUID: "u", Node: "worker1", Attachment: lease.Attachment{ContainerID: "c", Interface: "eth0"}},
-	}
-	block := compile.BlockObject(lease.Block{Base: netip.MustParseAddr("172.31.32.64"), Node: "worker1", Leases: []lease.Lease{leased}})
+	block := blockOf("worker1", "aws-worker1-0-v4", "172.31.32.64", "172.31.32.65", x.clock.Now())
 	x.create(block)
 	full, other := "aws-worker1-0-v4: 172.31.32.64-172.31.32.79, 172.31.32.176-172.31.32.191", "aws-worker2-0-v4: 172.31.32.16-172.31.32.31"
 	x.want(full, other)
@@ -267,6 +272,24 @@ func TestTakenPrefixGoesOutOfService(t *testing.T) {
 		t.Errorf("%s are still reserved", x.reserved())
 	}
 	x.condition("PoolsUpToDate", "")
+}
+
+func TestLostAddressInUseCausesNoLoop(t *testing.T) {
+	x := newBench(t, 4)
+	eni := x.join("worker1", x.subnets[1], "172.31.32.176/28", "172.31.32.64/28")
+	x.pass(0)
+	x.create(blockOf("worker1", "aws-worker1-0-v4", "172.31.32.64", "172.31.32.65", x.clock.Now()))
+	x.cloud.TakeAway(eni, prefix("172.31.32.64/28"))
+	x.pass(x.pass(resyncMax))
+	if x.reserved() == "" {
+		t.Fatal("nothing is reserved")
+	}
+	for range 5 { // the next question about all nodes comes later
+		if next := x.pass(settleTime + time.Second); next < time.Second {
+			t.Fatalf("the next reconcile is in %s", next)
+		}
+	}
+	x.condition("AddressesGone", "172.31.32.65")
 }
 
 func TestNewLeaderTrustsNoSingleAnswer(t *testing.T) {

@@ -172,11 +172,11 @@ func (s *session) shrinks(d cloud.Discovery, plan cloud.Plan) bool {
 	})
 }
 
-// next returns the time until the next reconcile.
+// next returns the time until the next reconcile. Times that are over were for this one.
 func (s *session) next(now time.Time, plan cloud.Plan) time.Duration {
 	due := now.Add(countTime)
 	earlier := func(t time.Time) {
-		if t.Before(due) {
+		if t.After(now) && t.Before(due) {
 			due = t
 		}
 	}
