@@ -113,7 +113,9 @@ func Discover(d Discovery) Plan {
 		p.plan.Reserved = d.Reserved
 		p.issue(NoInstances, fault)
 		for _, m := range d.Members {
-			p.again[m.Node] = true
+			if m.Answers.Answered() {
+				p.again[m.Node] = true
+			}
 		}
 		return p.result()
 	}

@@ -443,6 +443,40 @@ func TestNodeWithoutProviderIDIsNamed(t *testing.T) {
 	x.condition("NodeUnknown", "node bare")
 }
 
+func TestFaultyProviderIDsCauseNoLoop(t *testing.T) {
+	for _, tc := range []struct {
+		name, reason string
+		faulty       func(x *bench)
+	}{
+		{"node of another cloud, and no instance is known", "NoInstances", func(x *bench) {
+			node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "other"}}
+			node.Spec.ProviderID = "kind://docker/kind/other"
+			x.create(node)
+			x.cloud.Terminate("i-3")
+		}},
+		{"two nodes of one instance", "Overlap", func(x *bench) {
+			node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "worker2"}}
+			node.Spec.ProviderID = x.cloud.ProviderID("i-3")
+			x.create(node)
+		}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			x := newBench(t, 4)
+			x.join("worker1", x.subnets[1], "172.31.32.176/28")
+			tc.faulty(x)
+			next := x.pass(0)
+			x.condition(tc.reason, "")
+			calls, spent := x.cloud.Requests(), time.Duration(0)
+			for range 6 { // after 5, 10, 20, 40 seconds, and at least once a minute
+				next, spent = x.pass(next), spent+next
+			}
+			if n := x.cloud.Requests() - calls; spent < time.Minute || n > 6 {
+				t.Errorf("6 reconciles took %s and %d calls", spent, n)
+			}
+		})
+	}
+}
+
 // TestCallsStayFew joins 500 nodes, then one, and watches twenty minutes.
 func TestCallsStayFew(t *testing.T) {
 	x := newBench(t, 4)

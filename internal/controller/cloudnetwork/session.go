@@ -84,27 +84,29 @@ func (s *session) ask(ctx context.Context, now time.Time, nodes []member) *cloud
 	return nil
 }
 
-// due returns the instances to ask about, and forgets those without a node.
+// due returns the instances to ask about, and forgets those without a node. Several nodes
+// may name one instance.
 func (s *session) due(now time.Time, nodes []member, full bool) []string {
-	var due []string
-	present := map[string]bool{}
+	wanted := map[string]bool{} // all instances: true for those to ask about
 	for _, m := range nodes {
-		if m.instance == "" || present[m.instance] {
+		if m.instance == "" {
+			delete(s.again, m.node)
 			continue
 		}
-		present[m.instance] = true
 		r := s.again[m.node]
 		repeated := r != nil && !now.Before(r.at)
-		if full || repeated || !s.histories[m.instance].Answered() {
-			due = append(due, m.instance)
-		}
 		if repeated {
 			r.pause = min(2*r.pause, resyncMax)
 			r.at = now.Add(r.pause)
 		}
+		wanted[m.instance] = wanted[m.instance] || full || repeated || !s.histories[m.instance].Answered()
 	}
-	maps.DeleteFunc(s.histories, func(id string, _ cloud.History) bool { return !present[id] })
-	return due
+	maps.DeleteFunc(s.histories, func(id string, _ cloud.History) bool {
+		_, present := wanted[id]
+		return !present
+	})
+	maps.DeleteFunc(wanted, func(_ string, ask bool) bool { return !ask })
+	return slices.Sorted(maps.Keys(wanted))
 }
 
 // describeSubnets asks about the subnets of instances that are not known or were not described for long.
