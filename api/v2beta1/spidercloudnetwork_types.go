@@ -27,6 +27,9 @@ const CloudDiscover CloudMode = "Discover"
 // CloudInterface is one network interface of each node.
 type CloudInterface struct {
 	// Device is the device index of the interface at its instance. 0 is the primary interface.
+	// No other IPAM may manage the interface: on EKS, the Amazon VPC CNI gives the addresses of
+	// device 0 to its own pods, so use 1 or higher, and give that interface the tag
+	// node.k8s.amazonaws.com/no_manage=true.
 	// +kubebuilder:validation:Minimum=0
 	// +kubebuilder:validation:Maximum=63
 	Device int32 `json:"device"`
