@@ -134,7 +134,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 	s.plan(now, plan)
 	refused, err := r.apply(ctx, network, in, plan)
 	if s.shrinks(discovery, plan) {
-		s.shrunk = now
+		s.shrunk = r.clock.Now() // agents read the last write, not the question before it
 	}
 	if err != nil {
 		return ctrl.Result{}, err

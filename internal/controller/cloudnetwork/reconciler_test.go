@@ -19,6 +19,7 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
 	"spiderpool.dev/spiderpool/api/names"
 	"spiderpool.dev/spiderpool/api/v2beta1"
@@ -43,7 +44,7 @@ func (x indexer) IndexField(_ context.Context, o client.Object, field string, va
 // bench is a reconciler with a cluster and a cloud in memory.
 type bench struct {
 	t       *testing.T
-	c       client.Client
+	c       client.WithWatch
 	cloud   *cloudtest.Fake
 	subnets []string
 	clock   *clocktesting.FakePassiveClock
@@ -82,6 +83,9 @@ func (x *bench) restart() {
 	x.r = New(w, func(context.Context, v2beta1.CloudProvider, string) (cloud.Provider, error) { return x.cloud, nil }, slog.New(slog.DiscardHandler))
 	x.r.clock = x.clock
 }
+
+// intercept puts functions between the reconciler and the API server.
+func (x *bench) intercept(funcs interceptor.Funcs) { x.r.client = interceptor.NewClient(x.c, funcs) }
 
 func prefix(text string) netip.Prefix { return netip.MustParsePrefix(text) }
 
@@ -290,6 +294,26 @@ func TestLostAddressInUseCausesNoLoop(t *testing.T) {
 		}
 	}
 	x.condition("AddressesGone", "172.31.32.65")
+}
+
+func TestSettleTimeBeginsAfterWrites(t *testing.T) {
+	x := newBench(t, 4)
+	eni := x.join("worker1", x.subnets[1], "172.31.32.176/28", "172.31.32.64/28")
+	x.pass(0)
+	all := x.ips()
+	x.intercept(interceptor.Funcs{Create: func(ctx context.Context, c client.WithWatch, o client.Object, options ...client.CreateOption) error {
+		x.clock.SetTime(x.clock.Now().Add(settleTime)) // a slow API server
+		return c.Create(ctx, o, options...)
+	}})
+	x.cloud.TakeAway(eni, prefix("172.31.32.64/28"))
+	x.pass(x.pass(resyncMax))
+	if x.reserved() == "" {
+		t.Fatal("nothing is reserved")
+	}
+	x.pass(settleTime - time.Second)
+	x.want(all...)
+	x.pass(time.Second)
+	x.want("aws-worker1-0-v4: 172.31.32.176-172.31.32.191")
 }
 
 func TestNewLeaderTrustsNoSingleAnswer(t *testing.T) {
