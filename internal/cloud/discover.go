@@ -151,7 +151,7 @@ type discovery struct {
 	existing map[string]ExistingPool
 	taken    inet.Set   // addresses of pools, existing and planned
 	gone     []inet.Set // in pools, although the cloud has taken them away
-	back     []inet.Set // assigned by two answers
+	back     []inet.Set // in pools, and assigned by two answers
 	again    map[string]bool
 	plan     Plan
 }
@@ -295,7 +295,7 @@ func (p *discovery) follow(s slot, have ExistingPool, latest supply) {
 	earlier, _ := supplyOf(s.member.Answers.earlier, s.device, s.family, p.Subnets)
 	before := earlier.of(have)
 	gone := have.IPs.Minus(inet.Union(now, before))
-	p.gone, p.back = append(p.gone, gone), append(p.back, now.And(before))
+	p.gone, p.back = append(p.gone, gone), append(p.back, now.And(before).And(have.IPs))
 	if news := gone.Minus(p.Reserved); !news.IsEmpty() {
 		p.plan.Gone[s.name] = news
 	}

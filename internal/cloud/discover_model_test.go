@@ -113,7 +113,29 @@ func (m *model) plan(t *rapid.T) {
 			}
 		}
 	}
+	m.checkReserved(t, plan)
 	m.d = applied(m.d, plan)
+}
+
+// checkReserved fails if a reservation ends before the agents know the pool without its
+// addresses, unless they came back to that pool.
+func (m *model) checkReserved(t *rapid.T, plan Plan) {
+	ended := m.d.Reserved.Minus(plan.Reserved)
+	for _, former := range m.d.Pools {
+		kept := inet.Set{}
+		for _, p := range plan.Pools {
+			if p.Name == former.Name {
+				kept = former.IPs.And(p.IPs)
+			}
+		}
+		if lost := former.IPs.Minus(kept); lost.Overlaps(ended) && !former.Deleting {
+			t.Fatalf("the reservation of %s ends with the plan that takes them out of pool %s", lost.And(ended), former.Name)
+		}
+		ended = ended.Minus(kept)
+	}
+	if !m.d.Settled && !ended.IsEmpty() {
+		t.Fatalf("the reservation of %s ends before the agents know the pools", ended)
+	}
 }
 
 // TestPoolsConvergeToTruth changes the cloud at random, lets it answer with the past, and

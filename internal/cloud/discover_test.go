@@ -183,6 +183,40 @@ func TestGoneAddressesLeaveInSteps(t *testing.T) {
 	w.want(t, w.again(), pool+"172.31.32.16-172.31.32.31")
 }
 
+func TestMovedPrefixStaysReservedUntilSettled(t *testing.T) {
+	const moved = "172.31.32.64/28"
+	from, to := History{}, History{}
+	d := Discovery{Network: "aws", Devices: []int{0}, Families: []inet.Family{inet.IPv4}, Subnets: subnets, Now: start}
+	plan := func(settled bool, piecesFrom, piecesTo []string) Plan {
+		d.Now, d.Settled = d.Now.Add(Apart), settled
+		from = from.Add(Answer{At: d.Now, Instance: instance("eni-1", "subnet-2", piecesFrom...)})
+		to = to.Add(Answer{At: d.Now, Instance: instance("eni-2", "subnet-2", piecesTo...)})
+		d.Members = []Member{{Node: "worker1", Answers: from}, {Node: "worker2", Answers: to}}
+		plan := Discover(d)
+		d = applied(d, plan)
+		return plan
+	}
+	const one, two = "172.31.32.16/28", "172.31.32.32/28"
+	plan(false, []string{one, moved}, []string{two})
+	for _, step := range []struct {
+		settled  bool
+		reserved string
+	}{
+		{false, ""},                          // one answer
+		{false, "172.31.32.64-172.31.32.79"}, // two answers
+		{true, "172.31.32.64-172.31.32.79"},  // worker1's pool loses them
+		{false, "172.31.32.64-172.31.32.79"}, // its agents may not know that yet
+		{true, ""},
+	} {
+		if got := plan(step.settled, []string{one}, []string{two, moved}).Reserved; got.String() != step.reserved {
+			t.Fatalf("%s are reserved, want %q", got, step.reserved)
+		}
+	}
+	if got := d.Pools[1].IPs.String(); got != "172.31.32.32-172.31.32.47, 172.31.32.64-172.31.32.79" {
+		t.Errorf("the pool of the new interface has %s", got)
+	}
+}
+
 func TestAnswersWithoutInstancesChangeNothing(t *testing.T) {
 	w := newWorld()
 	w.round(0, instance("eni-1", "subnet-2", "172.31.32.16/28"))
