@@ -93,13 +93,15 @@ type Plan struct {
 	// Again are the nodes to ask the cloud about once more, after Apart: their last answer
 	// differs from the pools, or lacks something.
 	Again []string
+	// Unconfirmed are those of Again whose pool is created as soon as another answer agrees.
+	Unconfirmed []string
 }
 
 // Discover plans pools that follow what the cloud has assigned to the nodes' interfaces.
 // It assigns nothing.
 //
-// The first answer about a node makes its pools. From then on, a change needs two
-// answers that agree, at least Apart apart: clouds are eventually consistent. Addresses
+// The first answer about a node makes its pools. From then on, a change and a new pool need
+// two answers that agree, at least Apart apart: clouds are eventually consistent. Addresses
 // that are gone are first reserved; a later plan takes those without a lease out of the
 // pool, and a still later one ends the reservation. Pools of other owners are left alone, and their addresses to them.
 func Discover(d Discovery) Plan {
@@ -244,8 +246,22 @@ func (p *discovery) missing(s slot, latest supply, found bool) {
 	p.again[node] = true
 }
 
+// create plans a new pool. An earlier answer must agree if there is one: the last one may
+// show a prefix that the cloud has taken away.
 func (p *discovery) create(s slot, from supply) {
-	ips := p.free(s, from.iface, from.ips)
+	ips, node := from.ips, s.member.Node
+	if s.member.Answers.earlier != nil {
+		earlier, _ := supplyOf(s.member.Answers.earlier, s.device, s.family, p.Subnets)
+		if earlier.iface != from.iface {
+			earlier.ips = inet.Set{}
+		}
+		ips = ips.And(earlier.ips)
+	}
+	if !ips.Equal(from.ips) {
+		p.again[node] = true
+		p.plan.Unconfirmed = append(p.plan.Unconfirmed, node)
+	}
+	ips = p.free(s, from.iface, ips)
 	if ips.IsEmpty() {
 		return
 	}

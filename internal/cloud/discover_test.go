@@ -153,6 +153,23 @@ func TestStaleAnswerRemovesNothing(t *testing.T) {
 	w.want(t, w.round(4*time.Minute, both), pool)
 }
 
+func TestStaleAnswerBringsNoPoolBack(t *testing.T) {
+	w := newWorld()
+	w.d.Families = []inet.Family{inet.IPv4}
+	full, none := instance("eni-1", "subnet-2", "172.31.32.16/28"), instance("eni-1", "subnet-2")
+	w.round(0, full)
+	w.round(time.Minute, none)
+	w.round(2*time.Minute, none)
+	w.again()
+	w.want(t, w.again(), "NothingAssigned") // pool and reservation have ended
+	plan := w.round(3*time.Minute, full)
+	w.want(t, plan, "")
+	if !slices.Equal(plan.Unconfirmed, []string{"worker1"}) {
+		t.Errorf("unconfirmed nodes are %v", plan.Unconfirmed)
+	}
+	w.want(t, w.round(3*time.Minute+Apart, full), "aws-worker1-0-v4 172.31.32.0/24 gateway 172.31.32.1: 172.31.32.16-172.31.32.31")
+}
+
 func TestGoneAddressesLeaveInSteps(t *testing.T) {
 	const pool = "aws-worker1-0-v4 172.31.32.0/24 gateway 172.31.32.1: "
 	w := newWorld()

@@ -443,6 +443,25 @@ func TestUserKeepsOtherFields(t *testing.T) {
 	}
 }
 
+func TestPrefixOfIdleInterfaceArrivesSoon(t *testing.T) {
+	x := newBench(t, 4)
+	eni := x.join("worker1", x.subnets[1])
+	next, waited := x.pass(0), time.Duration(0)
+	for waited < 20*time.Minute { // the pause between questions becomes long
+		waited += next
+		next = x.pass(next)
+	}
+	x.want()
+	x.assign(eni, "172.31.32.176/28")
+	for waited = 0; len(x.pools()) == 0 && waited < time.Hour; next = x.pass(next) {
+		waited += next
+	}
+	if waited > resyncMax+cloud.Apart {
+		t.Errorf("the pool was created after %s", waited)
+	}
+	x.want("aws-worker1-0-v4: 172.31.32.176-172.31.32.191")
+}
+
 func TestNodeLeaves(t *testing.T) {
 	x := newBench(t, 4)
 	x.join("worker1", x.subnets[1], "172.31.32.176/28")

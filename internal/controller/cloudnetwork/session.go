@@ -149,9 +149,13 @@ func (s *session) backOff(now time.Time, err error) {
 // plan sets the times of the next questions about single nodes.
 func (s *session) plan(now time.Time, plan cloud.Plan) {
 	maps.DeleteFunc(s.again, func(node string, _ *repeat) bool { return !slices.Contains(plan.Again, node) })
+	soon := now.Add(cloud.Apart)
 	for _, node := range plan.Again {
-		if s.again[node] == nil {
-			s.again[node] = &repeat{at: now.Add(cloud.Apart), pause: cloud.Apart}
+		switch r := s.again[node]; {
+		case r == nil:
+			s.again[node] = &repeat{at: soon, pause: cloud.Apart}
+		case r.at.After(soon) && slices.Contains(plan.Unconfirmed, node):
+			r.at = soon // the pause is for nodes without news
 		}
 	}
 }
