@@ -152,7 +152,7 @@ type discovery struct {
 	Discovery
 	existing map[string]ExistingPool
 	taken    inet.Set   // addresses of pools, existing and planned
-	gone     []inet.Set // in pools, although the cloud has taken them away
+	gone     []inet.Set // in pools, although the cloud has taken them away, or may have
 	back     []inet.Set // in pools, and assigned by two answers
 	again    map[string]bool
 	plan     Plan
@@ -311,7 +311,12 @@ func (p *discovery) follow(s slot, have ExistingPool, latest supply) {
 	earlier, _ := supplyOf(s.member.Answers.earlier, s.device, s.family, p.Subnets)
 	before := earlier.of(have)
 	gone := have.IPs.Minus(inet.Union(now, before))
-	p.gone, p.back = append(p.gone, gone), append(p.back, now.And(before).And(have.IPs))
+	back := now.And(before).And(have.IPs)
+	doubted := have.IPs.And(p.Reserved).Minus(back) // a reservation needs two answers to end, as it did to begin
+	if !doubted.IsEmpty() {
+		p.again[s.member.Node] = true
+	}
+	p.gone, p.back = append(p.gone, gone, doubted), append(p.back, back)
 	if news := gone.Minus(p.Reserved); !news.IsEmpty() {
 		p.plan.Gone[s.name] = news
 	}

@@ -234,6 +234,21 @@ func TestMovedPrefixStaysReservedUntilSettled(t *testing.T) {
 	}
 }
 
+func TestOneAnswerEndsNoReservation(t *testing.T) {
+	const pool = "aws-worker1-0-v4 172.31.32.0/24 gateway 172.31.32.1: 172.31.32.16-172.31.32.31, 172.31.32.64-172.31.32.79"
+	both, less := instance("eni-1", "subnet-2", "172.31.32.16/28", "172.31.32.64/28"), instance("eni-1", "subnet-2", "172.31.32.16/28")
+	w := newWorld()
+	w.round(0, both)
+	w.round(time.Minute, less)
+	w.want(t, w.round(2*time.Minute, less), pool, "reserved: 172.31.32.64-172.31.32.79")
+	plan := w.round(3*time.Minute, both)
+	w.want(t, plan, pool, "reserved: 172.31.32.64-172.31.32.79")
+	if len(plan.Again) != 1 {
+		t.Error("the cloud is not asked again")
+	}
+	w.want(t, w.round(3*time.Minute+Apart, both), pool)
+}
+
 func TestAnswersWithoutInstancesChangeNothing(t *testing.T) {
 	w := newWorld()
 	w.round(0, instance("eni-1", "subnet-2", "172.31.32.16/28"))
