@@ -135,8 +135,8 @@ func (q Query) Empty() bool { return len(q.IDs) == 0 && len(q.Instances) == 0 &&
 // Provider is a cloud. Every method may be called concurrently, blocks until the cloud
 // has answered or ctx ends, and retries nothing. Every error is an *Error.
 //
-// Each method may return Throttled, Permission, Invalid and Unknown; its comment lists the
-// further kinds. Unless the comment says otherwise, the cloud is as it was before the call
+// Each method may return Throttled, Permission, Credentials, Invalid and Unknown; its comment
+// lists the further kinds. Unless the comment says otherwise, the cloud is as it was before the call
 // after every kind but Unknown.
 //
 // A description may be older than the last change of this process: clouds are eventually

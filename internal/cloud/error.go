@@ -23,6 +23,9 @@ const (
 	Gone Kind = "Gone"
 	// Permission: an action is not allowed; Error.Action names it.
 	Permission Kind = "Permission"
+	// Credentials: there are no credentials, or the cloud does not accept them, e.g. because
+	// they have expired. No change has happened.
+	Credentials Kind = "Credentials"
 	// Conflict: the piece belongs to another interface, or another change is under way.
 	Conflict Kind = "Conflict"
 	// Invalid: the cloud refuses the request; a repetition is useless.

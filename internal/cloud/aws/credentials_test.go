@@ -96,8 +96,8 @@ func TestRefusedRoleIsNamed(t *testing.T) {
 	}
 	_, err = p.Instances(t.Context(), []string{"i-1"})
 	refusal, ok := err.(*cloud.Error)
-	if !ok || refusal.Kind != cloud.Permission || refusal.Action != "sts:AssumeRoleWithWebIdentity" {
-		t.Errorf("%v, want the refused permission sts:AssumeRoleWithWebIdentity", err)
+	if !ok || refusal.Kind != cloud.Credentials || refusal.Action != "sts:AssumeRoleWithWebIdentity" {
+		t.Errorf("%v, want credentials that sts:AssumeRoleWithWebIdentity refused", err)
 	}
 	if n := w.Requests(); n != 0 {
 		t.Errorf("%d requests without credentials", n)

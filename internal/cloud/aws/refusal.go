@@ -46,18 +46,19 @@ var kinds = map[string]cloud.Kind{
 	"InvalidSecurityGroupID.NotFound":    cloud.Gone,
 	"InvalidAttachmentID.NotFound":       cloud.Gone,
 
-	"UnauthorizedOperation":       cloud.Permission,
-	"AccessDenied":                cloud.Permission,
-	"AccessDeniedException":       cloud.Permission,
-	"AuthFailure":                 cloud.Permission,
-	"OptInRequired":               cloud.Permission,
-	"ExpiredToken":                cloud.Permission,
-	"ExpiredTokenException":       cloud.Permission,
-	"InvalidClientTokenId":        cloud.Permission,
-	"InvalidIdentityToken":        cloud.Permission,
-	"RequestExpired":              cloud.Permission,
-	"SignatureDoesNotMatch":       cloud.Permission,
-	"UnrecognizedClientException": cloud.Permission,
+	"UnauthorizedOperation": cloud.Permission,
+	"AccessDenied":          cloud.Permission,
+	"AccessDeniedException": cloud.Permission,
+
+	"AuthFailure":                 cloud.Credentials,
+	"OptInRequired":               cloud.Credentials,
+	"ExpiredToken":                cloud.Credentials,
+	"ExpiredTokenException":       cloud.Credentials,
+	"InvalidClientTokenId":        cloud.Credentials,
+	"InvalidIdentityToken":        cloud.Credentials,
+	"RequestExpired":              cloud.Credentials,
+	"SignatureDoesNotMatch":       cloud.Credentials,
+	"UnrecognizedClientException": cloud.Credentials,
 
 	"InvalidIPAddress.InUse":        cloud.Conflict,
 	"PrivateIpAddressInUse":         cloud.Conflict,
@@ -106,15 +107,16 @@ func refusal(action string, err error) *cloud.Error {
 	}
 	api, answered := errors.AsType[smithy.APIError](err)
 	if _, ok := errors.AsType[credentialsError](err); ok {
-		// Nothing was sent to EC2: no change can have happened.
-		e.Kind = cloud.Permission
+		// Nothing was sent to EC2: no change can have happened. A role that may not be assumed
+		// lacks trust, and no action in its policy.
+		e.Kind = cloud.Credentials
 		if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 			e.Kind = cloud.Throttled
 		}
 	} else if answered {
 		e.Kind = kindOf(api, err)
 	}
-	if answered && e.Kind == cloud.Permission {
+	if answered && (e.Kind == cloud.Permission || e.Kind == cloud.Credentials) {
 		if match := refusedAction.FindStringSubmatch(api.ErrorMessage()); match != nil {
 			e.Action = match[1]
 		}

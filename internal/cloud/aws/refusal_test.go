@@ -37,7 +37,8 @@ func TestRefusalsHaveKinds(t *testing.T) {
 		{cloud.Gone, "ec2:X", answer(400, "InvalidNetworkInterfaceID.NotFound", "")},
 		{cloud.Permission, "ec2:CreateTags", answer(403, "UnauthorizedOperation", denied)},
 		{cloud.Permission, "ec2:X", answer(403, "UnauthorizedOperation", "You are not authorized to perform this operation.")},
-		{cloud.Permission, "ec2:X", answer(401, "AuthFailure", "")},
+		{cloud.Credentials, "ec2:X", answer(401, "AuthFailure", "")},
+		{cloud.Credentials, "ec2:X", answer(400, "RequestExpired", "Request has expired.")},
 		{cloud.Conflict, "ec2:X", answer(400, "InvalidParameterValue", "Some of [10.0.0.5] are assigned, but move is not allowed.")},
 		{cloud.Conflict, "ec2:X", answer(400, "InvalidParameterValue", "Instance 'i-1' already has an interface attached at device index '1'.")},
 		{cloud.Conflict, "ec2:X", answer(400, "InvalidParameterValue", "Network interface 'eni-1' is currently in use.")},
@@ -46,10 +47,10 @@ func TestRefusalsHaveKinds(t *testing.T) {
 		{cloud.Unknown, "ec2:X", answer(503, "Unavailable", "")},
 		{cloud.Unknown, "ec2:X", errors.New("EOF")},
 		{cloud.Unknown, "ec2:X", fmt.Errorf("send: %w", context.Canceled)},
-		{cloud.Permission, "ec2:X", fmt.Errorf("sign: %w", credentialsError{errors.New("no EC2 IMDS role found")})},
+		{cloud.Credentials, "ec2:X", fmt.Errorf("sign: %w", credentialsError{errors.New("no EC2 IMDS role found")})},
 		{cloud.Throttled, "ec2:X", fmt.Errorf("sign: %w", credentialsError{context.DeadlineExceeded})},
 		{
-			cloud.Permission, "sts:AssumeRoleWithWebIdentity",
+			cloud.Credentials, "sts:AssumeRoleWithWebIdentity",
 			credentialsError{answer(403, "AccessDenied", "Not authorized to perform sts:AssumeRoleWithWebIdentity")},
 		},
 	} {

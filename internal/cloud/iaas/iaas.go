@@ -119,7 +119,7 @@ type failure struct {
 // kinds are the kinds of answers without one.
 var kinds = map[int]cloud.Kind{
 	http.StatusBadRequest:          cloud.Invalid,
-	http.StatusUnauthorized:        cloud.Permission,
+	http.StatusUnauthorized:        cloud.Credentials,
 	http.StatusForbidden:           cloud.Permission,
 	http.StatusNotFound:            cloud.Gone,
 	http.StatusConflict:            cloud.Conflict,
@@ -131,7 +131,7 @@ var kinds = map[int]cloud.Kind{
 // known are the kinds that an answer may name.
 var known = map[cloud.Kind]bool{
 	cloud.Throttled: true, cloud.NoCapacity: true, cloud.Fragmented: true, cloud.Quota: true, cloud.Gone: true,
-	cloud.Permission: true, cloud.Conflict: true, cloud.Invalid: true, cloud.Unknown: true,
+	cloud.Permission: true, cloud.Credentials: true, cloud.Conflict: true, cloud.Invalid: true, cloud.Unknown: true,
 }
 
 // post sends one request, e.g. allocate-ips, and decodes the answer into out.

@@ -198,7 +198,7 @@ func TestBadSecretsNameTheKey(t *testing.T) {
 
 func TestRefusalsWithoutBodyHaveKinds(t *testing.T) {
 	for status, want := range map[int]cloud.Kind{
-		429: cloud.Throttled, 403: cloud.Permission, 401: cloud.Permission, 404: cloud.Gone, 409: cloud.Conflict,
+		429: cloud.Throttled, 403: cloud.Permission, 401: cloud.Credentials, 404: cloud.Gone, 409: cloud.Conflict,
 		400: cloud.Invalid, 422: cloud.Invalid, 507: cloud.NoCapacity, 500: cloud.Unknown, 503: cloud.Unknown, 302: cloud.Unknown, 204: cloud.Unknown,
 	} {
 		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {

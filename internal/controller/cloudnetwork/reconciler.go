@@ -10,6 +10,7 @@ package cloudnetwork
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"maps"
 	"strings"
@@ -28,6 +29,7 @@ import (
 	"spiderpool.dev/spiderpool/api/v2beta1"
 	"spiderpool.dev/spiderpool/internal/cloud"
 	"spiderpool.dev/spiderpool/internal/kube/status"
+	"spiderpool.dev/spiderpool/internal/observe"
 )
 
 const (
@@ -160,18 +162,25 @@ func (r *Reconciler) session(ctx context.Context, network *v2beta1.SpiderCloudNe
 	return s, nil
 }
 
-// faultOf explains an error of a provider.
+// maxSaid is the number of bytes of the cloud's own text in a condition. EC2 may add an
+// encoded message of many kilobytes.
+const maxSaid = 500
+
+// faultOf explains an error of a provider, and quotes it.
 func faultOf(err error) cloud.Issue {
-	action := ""
-	if e, ok := errors.AsType[*cloud.Error](err); ok {
-		action = e.Action
+	e, ok := errors.AsType[*cloud.Error](err)
+	if !ok {
+		e = &cloud.Error{Kind: cloud.Unknown, Action: "a question", Err: err}
 	}
-	const stay = "; the pools stay as they are"
-	switch cloud.KindOf(err) {
+	reason, text := cloud.Reason("CloudUnavailable"), "the call "+e.Action+" failed; the controller tries again later"
+	switch e.Kind {
 	case cloud.Permission:
-		return cloud.Issue{Reason: "PermissionMissing", Text: "the cloud does not allow the action " + action + "; add it to the policy of the controller's role" + stay}
+		reason, text = "PermissionMissing", "the cloud does not allow the action "+e.Action+"; add it to the policy of the controller's role"
+	case cloud.Credentials:
+		reason, text = "CredentialsInvalid", "the credentials of the controller are missing, or "+e.Action+" did not accept them; check its role or keys, and its clock"
 	case cloud.Throttled:
-		return cloud.Issue{Reason: "Throttled", Text: "the cloud limits the calls of " + action + "; the controller tries again later" + stay}
+		reason, text = "Throttled", "the cloud limits the calls of "+e.Action+"; the controller tries again later"
 	}
-	return cloud.Issue{Reason: "CloudUnavailable", Text: strings.TrimSuffix(err.Error(), ".") + stay}
+	said := observe.Truncate(strings.TrimSuffix(fmt.Sprint(e.Err), "."), maxSaid)
+	return cloud.Issue{Reason: reason, Text: text + "; the pools stay as they are (the cloud said: " + said + ")"}
 }

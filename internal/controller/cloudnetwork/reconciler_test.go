@@ -341,7 +341,13 @@ func TestFaultyCloudChangesNoPool(t *testing.T) {
 		fail               func(x *bench)
 	}{
 		{"throttled", "Throttled", "tries again", func(x *bench) { x.cloud.Throttle("Instances") }},
-		{"no permission", "PermissionMissing", "fake:Instances", func(x *bench) { x.cloud.Deny("Instances") }},
+		{
+			"no permission", "PermissionMissing", "fake:Instances; add it to the policy of the controller's role; the pools stay as they are (the cloud said: the test denied the action)",
+			func(x *bench) { x.cloud.Deny("Instances") },
+		},
+		{"no credentials", "CredentialsInvalid", "check its role or keys, and its clock; the pools stay as they are (the cloud said: the test ordered a fault)", func(x *bench) {
+			x.cloud.Fail(cloudtest.Fault{Method: "Instances", Kind: cloud.Credentials})
+		}},
 		{"lost", "CloudUnavailable", "stay as they are", func(x *bench) { x.cloud.Lose("Instances") }},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
