@@ -24,24 +24,30 @@ import (
 // maxRanges is the limit of spec.ips of a SpiderReservedIP.
 const maxRanges = 4096
 
-// errForeign is the refusal to change an object of another owner.
-var errForeign = errors.New("another owner has it, and the controller leaves it as it is; delete it, or give it another name")
+var (
+	// errForeign is the refusal to change an object of another owner.
+	errForeign = errors.New("another owner has it, and the controller leaves it as it is; delete it, or give it another name")
+	// errBehind is the end of a write because the cache is behind the API server.
+	errBehind = errors.New("the cache is behind")
+)
 
 // apply writes the plan. Reservations come first, so that a crash leaves no address in
 // service that the cloud has taken away. A refusal of the API server concerns one object
-// and is a fault; the others are written.
+// and is a fault; the others are written. After an error, the caller tries again. It is a fault,
+// too, unless the cache was behind.
 func (r *Reconciler) apply(ctx context.Context, network *v2beta1.SpiderCloudNetwork, in *input, plan cloud.Plan) ([]cloud.Issue, error) {
 	var faults []cloud.Issue
 	var errs []error
 	refused := func(err error) {
 		switch {
 		case err == nil:
-		case apierrors.IsConflict(err):
-			errs = append(errs, err) // the cache is behind
-		case apierrors.IsInvalid(err), apierrors.IsForbidden(err), apierrors.IsAlreadyExists(err), apierrors.IsNotFound(err), errors.Is(err, errForeign):
+		case apierrors.IsConflict(err), errors.Is(err, errBehind):
+			errs = append(errs, err)
+		case apierrors.IsInvalid(err), apierrors.IsForbidden(err), apierrors.IsNotFound(err), errors.Is(err, errForeign):
 			faults = append(faults, cloud.Issue{Reason: "Refused", Text: err.Error()})
 		default:
 			errs = append(errs, err)
+			faults = append(faults, cloud.Issue{Reason: "WriteFailed", Text: err.Error()})
 		}
 	}
 	// Discover takes no address out of a pool before it sees the reservation: without one,
@@ -81,12 +87,39 @@ func (r *Reconciler) announce(in *input, plan cloud.Plan) {
 	}
 }
 
+// create creates an object of the network. It returns errForeign if the cache has one of another
+// owner with the name, and errBehind if it does not show the present one yet.
+func (r *Reconciler) create(ctx context.Context, network *v2beta1.SpiderCloudNetwork, o client.Object) error {
+	err := r.client.Create(ctx, o)
+	if !apierrors.IsAlreadyExists(err) {
+		return err
+	}
+	present := o.DeepCopyObject().(client.Object)
+	if err := r.client.Get(ctx, client.ObjectKeyFromObject(o), present); err != nil || metav1.IsControlledBy(present, network) {
+		return errBehind
+	}
+	return errForeign
+}
+
+// patch changes an object from the cache, unless it has changed since.
+func (r *Reconciler) patch(ctx context.Context, is, want client.Object) error {
+	return behind(r.client.Patch(ctx, want, client.MergeFromWithOptions(is, client.MergeFromWithOptimisticLock{})))
+}
+
+// behind returns errBehind for a change of an object that exists in the cache only.
+func behind(err error) error {
+	if apierrors.IsNotFound(err) {
+		return errBehind
+	}
+	return err
+}
+
 // putPool creates or changes a pool. Fields that the plan does not know stay the user's.
 func (r *Reconciler) putPool(ctx context.Context, network *v2beta1.SpiderCloudNetwork, is *v2beta1.SpiderIPPool, p cloud.Device) error {
 	if is == nil {
 		pool := &v2beta1.SpiderIPPool{ObjectMeta: metav1.ObjectMeta{Name: p.Name}}
 		fill(pool, network, p)
-		if err := r.client.Create(ctx, pool); err != nil {
+		if err := r.create(ctx, network, pool); err != nil {
 			return fmt.Errorf("create SpiderIPPool %s: %w", p.Name, err)
 		}
 		r.log.InfoContext(ctx, "pool created", "pool", p.Name, "node", p.Node, "interface", p.Interface, "ips", p.IPs.String())
@@ -97,8 +130,7 @@ func (r *Reconciler) putPool(ctx context.Context, network *v2beta1.SpiderCloudNe
 	if equality.Semantic.DeepEqual(is, want) {
 		return nil
 	}
-	patch := client.MergeFromWithOptions(is, client.MergeFromWithOptimisticLock{})
-	if err := r.client.Patch(ctx, want, patch); err != nil {
+	if err := r.patch(ctx, is, want); err != nil {
 		return fmt.Errorf("change SpiderIPPool %s: %w", p.Name, err)
 	}
 	r.log.InfoContext(ctx, "pool changed", "pool", p.Name, "ips", p.IPs.String())
@@ -166,9 +198,9 @@ func (r *Reconciler) reserve(ctx context.Context, network *v2beta1.SpiderCloudNe
 	case exists:
 		is = is.DeepCopy()
 		is.Spec.IPs = want
-		err = r.client.Update(ctx, is)
+		err = behind(r.client.Update(ctx, is))
 	default:
-		err = r.client.Create(ctx, &v2beta1.SpiderReservedIP{
+		err = r.create(ctx, network, &v2beta1.SpiderReservedIP{
 			ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{names.LabelCloudNetwork: network.Name}, OwnerReferences: ownedBy(network)},
 			Spec:       v2beta1.SpiderReservedIPSpec{IPVersion: new(int64(family)), IPs: want},
 		})
@@ -191,7 +223,7 @@ func (r *Reconciler) attach(ctx context.Context, network *v2beta1.SpiderCloudNet
 	if err != nil {
 		config := &v2beta1.SpiderMultusConfig{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name, OwnerReferences: ownedBy(network)}}
 		config.Spec.CNIType, config.Spec.IPvlan = &kind, &v2beta1.MasterConfig{Master: []string{i.Master}}
-		if err := r.client.Create(ctx, config); err != nil {
+		if err := r.create(ctx, network, config); err != nil {
 			return fmt.Errorf("create SpiderMultusConfig %s: %w", i.MultusName, err)
 		}
 		return nil
@@ -201,7 +233,7 @@ func (r *Reconciler) attach(ctx context.Context, network *v2beta1.SpiderCloudNet
 	}
 	want := is.DeepCopy()
 	want.Spec.CNIType, want.Spec.IPvlan = &kind, &v2beta1.MasterConfig{Master: []string{i.Master}}
-	if err := r.client.Patch(ctx, want, client.MergeFromWithOptions(is, client.MergeFromWithOptimisticLock{})); err != nil {
+	if err := r.patch(ctx, is, want); err != nil {
 		return fmt.Errorf("change SpiderMultusConfig %s: %w", i.MultusName, err)
 	}
 	return nil

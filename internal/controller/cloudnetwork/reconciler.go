@@ -138,12 +138,15 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 	if s.shrinks(discovery, plan) {
 		s.shrunk = r.clock.Now() // agents read the last write, not the question before it
 	}
-	if err != nil {
-		return ctrl.Result{}, err
+	if err != nil && len(refused) == 0 {
+		return ctrl.Result{}, err // the next attempt, with a newer cache, is near
 	}
 	// 4. Report.
 	faults = append(append(faults, refused...), plan.Issues...)
-	return ctrl.Result{RequeueAfter: s.next(now, plan)}, r.report(ctx, network, in, faults)
+	if err := errors.Join(err, r.report(ctx, network, in, faults)); err != nil {
+		return ctrl.Result{}, err
+	}
+	return ctrl.Result{RequeueAfter: s.next(now, plan)}, nil
 }
 
 // session returns the memory about a SpiderCloudNetwork. A new region begins a new one.

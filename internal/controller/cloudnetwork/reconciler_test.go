@@ -2,6 +2,7 @@ package cloudnetwork
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/events"
@@ -128,11 +130,16 @@ func (x *bench) assign(iface string, pieces ...string) {
 func (x *bench) pass(after time.Duration) time.Duration {
 	x.t.Helper()
 	x.clock.SetTime(x.clock.Now().Add(after))
-	result, err := x.r.Reconcile(x.t.Context(), ctrl.Request{NamespacedName: client.ObjectKey{Name: "aws"}})
+	next, err := x.reconcile()
 	if err != nil {
 		x.t.Fatal(err)
 	}
-	return result.RequeueAfter
+	return next
+}
+
+func (x *bench) reconcile() (next time.Duration, err error) {
+	result, err := x.r.Reconcile(x.t.Context(), ctrl.Request{NamespacedName: client.ObjectKey{Name: "aws"}})
+	return result.RequeueAfter, err
 }
 
 func (x *bench) pools() map[string]*v2beta1.SpiderIPPool {
@@ -388,6 +395,62 @@ func TestForeignObjectsAreLeftAlone(t *testing.T) {
 	if err := x.c.Get(t.Context(), client.ObjectKeyFromObject(config), config); err != nil || config.Spec.IPvlan.Master[0] != "eth0" {
 		t.Errorf("the user's attachment is %+v (%v)", config.Spec, err)
 	}
+}
+
+func TestFailedWriteIsReported(t *testing.T) {
+	x := newBench(t, 4)
+	eni := x.join("worker1", x.subnets[1], "172.31.32.176/28")
+	x.pass(0)
+	x.condition("PoolsUpToDate", "")
+	x.intercept(interceptor.Funcs{Create: func(context.Context, client.WithWatch, client.Object, ...client.CreateOption) error {
+		return apierrors.NewInternalError(errors.New("etcd has no space"))
+	}})
+	x.cloud.TakeAway(eni, prefix("172.31.32.176/28"))
+	next := x.pass(resyncMax)
+	x.clock.SetTime(x.clock.Now().Add(next))
+	if _, err := x.reconcile(); err == nil {
+		t.Error("the controller does not try again")
+	}
+	x.condition("WriteFailed", "etcd has no space")
+}
+
+func TestLateCacheIsNoFault(t *testing.T) {
+	x := newBench(t, 4)
+	x.join("worker1", x.subnets[1], "172.31.32.176/28")
+	x.pass(0)
+	hidden := true // the cache has seen no pool yet
+	x.intercept(interceptor.Funcs{
+		List: func(ctx context.Context, c client.WithWatch, list client.ObjectList, options ...client.ListOption) error {
+			if _, pools := list.(*v2beta1.SpiderIPPoolList); pools && hidden {
+				return nil
+			}
+			return c.List(ctx, list, options...)
+		},
+		Get: func(ctx context.Context, c client.WithWatch, key client.ObjectKey, o client.Object, options ...client.GetOption) error {
+			if _, pool := o.(*v2beta1.SpiderIPPool); pool && hidden {
+				return apierrors.NewNotFound(v2beta1.GroupVersion.WithResource("spiderippools").GroupResource(), key.Name)
+			}
+			return c.Get(ctx, key, o, options...)
+		},
+	})
+	if _, err := x.reconcile(); !errors.Is(err, errBehind) {
+		t.Errorf("error %v, want one that tries again", err)
+	}
+	x.condition("PoolsUpToDate", "")
+	hidden = false
+	x.pass(time.Second)
+	x.condition("PoolsUpToDate", "")
+}
+
+func TestForeignPoolOfNameIsNamed(t *testing.T) {
+	x := newBench(t, 4)
+	pool := &v2beta1.SpiderIPPool{ObjectMeta: metav1.ObjectMeta{Name: "aws-worker1-0-v4"}}
+	pool.Spec.Subnet, pool.Spec.IPs = "172.31.99.0/24", []string{"172.31.99.1"}
+	x.create(pool)
+	x.join("worker1", x.subnets[1], "172.31.32.176/28")
+	x.pass(0)
+	x.want("aws-worker1-0-v4: 172.31.99.1")
+	x.condition("Refused", "create SpiderIPPool aws-worker1-0-v4: another owner has it")
 }
 
 func TestForeignReservedIPStays(t *testing.T) {
