@@ -43,8 +43,11 @@ const (
 	settleTime = 30 * time.Second
 	// countTime is the time between two counts of free addresses.
 	countTime = time.Minute
-	// callTimeout limits one question to the cloud.
-	callTimeout = 30 * time.Second
+	// callTimeout limits one question to the cloud, for each callInstances instances or
+	// callSubnets subnets of it. AWS takes a call for 180 instances, and one for each subnet.
+	callTimeout   = 30 * time.Second
+	callInstances = 180
+	callSubnets   = 20
 )
 
 // Providers returns the client of a cloud, e.g. of provider aws in region eu-central-1.

@@ -589,6 +589,41 @@ func TestFaultyProviderIDsCauseNoLoop(t *testing.T) {
 	}
 }
 
+// slow is a provider that records the time it has for an answer.
+type slow struct {
+	cloud.Provider
+	instances, subnets time.Duration
+}
+
+func (p *slow) Instances(ctx context.Context, ids []string) ([]cloud.Instance, error) {
+	end, _ := ctx.Deadline()
+	p.instances = time.Until(end)
+	return p.Provider.Instances(ctx, ids)
+}
+
+func (p *slow) Subnets(ctx context.Context, ids []string, tags map[string]string) ([]cloud.Subnet, error) {
+	end, _ := ctx.Deadline()
+	p.subnets = time.Until(end)
+	return p.Provider.Subnets(ctx, ids, tags)
+}
+
+func TestLargeQuestionsHaveMoreTime(t *testing.T) {
+	x := newBench(t, 4)
+	for n := range 2*callInstances + 1 {
+		subnet := x.subnets[0]
+		if n <= callSubnets {
+			subnet = x.cloud.AddSubnet("eu-central-1c", nil, netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 0, byte(n), 0}), 24))
+		}
+		x.join(fmt.Sprintf("n%d", n), subnet)
+	}
+	p := &slow{Provider: x.cloud}
+	x.r.providers = func(context.Context, v2beta1.CloudProvider, string) (cloud.Provider, error) { return p, nil }
+	x.pass(0)
+	if p.instances <= 2*callTimeout || p.subnets <= callTimeout {
+		t.Errorf("%s for three calls about instances, %s for %d subnets", p.instances, p.subnets, callSubnets+2)
+	}
+}
+
 // TestCallsStayFew joins 500 nodes, then one, and watches twenty minutes.
 func TestCallsStayFew(t *testing.T) {
 	x := newBench(t, 4)

@@ -60,9 +60,7 @@ func (s *session) ask(ctx context.Context, now time.Time, nodes []member) *cloud
 		}
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
-	instances, err := s.provider.Instances(ctx, due)
+	instances, err := s.instances(ctx, due)
 	if err == nil {
 		err = s.describeSubnets(ctx, now, instances, full)
 	}
@@ -82,6 +80,19 @@ func (s *session) ask(ctx context.Context, now time.Time, nodes []member) *cloud
 		s.resync = now.Add(resyncMax - rand.N(resyncJitter))
 	}
 	return nil
+}
+
+// limited returns a context with the time for a question about n things, each of them a
+// part of the calls that callTimeout is for.
+func limited(ctx context.Context, n, each int) (context.Context, context.CancelFunc) {
+	calls := max(1, (n+each-1)/each)
+	return context.WithTimeout(ctx, time.Duration(calls)*callTimeout)
+}
+
+func (s *session) instances(ctx context.Context, ids []string) ([]cloud.Instance, error) {
+	ctx, cancel := limited(ctx, len(ids), callInstances)
+	defer cancel()
+	return s.provider.Instances(ctx, ids)
 }
 
 // due returns the instances to ask about, and forgets those without a node. Several nodes
@@ -126,6 +137,8 @@ func (s *session) describeSubnets(ctx context.Context, now time.Time, instances 
 	if len(wanted) == 0 {
 		return nil
 	}
+	ctx, cancel := limited(ctx, len(wanted), callSubnets)
+	defer cancel()
 	subnets, err := s.provider.Subnets(ctx, slices.Sorted(maps.Keys(wanted)), nil)
 	for _, subnet := range subnets {
 		s.subnets[subnet.ID] = subnet
