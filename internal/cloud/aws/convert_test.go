@@ -26,7 +26,7 @@ func described(id string, card, device int32, ipv6 []types.InstanceIpv6Address, 
 
 func understood(t *testing.T, interfaces ...types.InstanceNetworkInterface) []cloud.Interface {
 	t.Helper()
-	i, err := instanceOf(types.Instance{NetworkInterfaces: interfaces})
+	i, err := instanceOf(types.Instance{InstanceId: awssdk.String("i-1"), NetworkInterfaces: interfaces})
 	if err != nil {
 		t.Fatal(err)
 	}
