@@ -86,9 +86,10 @@ func groups(spans []view.Span, sight *sight) []mapGroup {
 	return all
 }
 
-// writeCell writes a link to the page of the address. Its name tells by text what the cell tells by color and sign.
+// writeCell writes a link to the page of the address. Its name tells by text what the cell tells by color and sign. It
+// escapes each part itself, because no template does.
 func writeCell(b *strings.Builder, s *view.Span, m meaning, sight *sight) {
-	addr := s.First.String()
+	addr := template.HTMLEscapeString(s.First.String())
 	b.WriteString(`<a class="c `)
 	b.WriteString(m.Class)
 	b.WriteString(`" tabindex="-1" href="/addresses/`)
@@ -96,7 +97,7 @@ func writeCell(b *strings.Builder, s *view.Span, m meaning, sight *sight) {
 	b.WriteString(`" title="`)
 	b.WriteString(addr)
 	b.WriteByte(' ')
-	b.WriteString(m.Words)
+	b.WriteString(template.HTMLEscapeString(m.Words))
 	if s.Holder != nil {
 		writeHolder(b, sight.address(*s.Holder))
 	}

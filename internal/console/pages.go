@@ -103,10 +103,7 @@ func (s *site) poolPage(v *visit) (any, error) {
 	if !ok || !v.sight.pools() {
 		return nil, errHidden
 	}
-	from, err := netip.ParseAddr(v.URL.Query().Get("from"))
-	if err != nil {
-		from = netip.Addr{}
-	}
+	from, _ := parseAddr(v.URL.Query().Get("from"))
 	drawn, _ := v.state.AddressMap(name, from, maxCells)
 	c := poolContent{poolRow: s.row(details.Pool), Details: details, Map: groups(drawn.Spans, v.sight)}
 	if drawn.Next.IsValid() {
@@ -137,11 +134,20 @@ type addressContent struct {
 func (c addressContent) title() string { return "Address " + c.Addr.String() }
 
 func (s *site) addressPage(v *visit) (any, error) {
-	addr, err := netip.ParseAddr(v.PathValue("address"))
-	if err != nil || !v.sight.pools() {
+	addr, ok := parseAddr(v.PathValue("address"))
+	if !ok || !v.sight.pools() {
 		return nil, errHidden
 	}
-	return v.who(addr.Unmap()), nil
+	return v.who(addr), nil
+}
+
+// parseAddr returns an address without a zone, or false. A zone is any text, e.g. HTML, and no address of a pool has one.
+func parseAddr(text string) (netip.Addr, bool) {
+	addr, err := netip.ParseAddr(text)
+	if err != nil || addr.Zone() != "" {
+		return netip.Addr{}, false
+	}
+	return addr.Unmap(), true
 }
 
 func (v *visit) who(addr netip.Addr) addressContent {
@@ -402,8 +408,8 @@ func (s *site) searchPage(v *visit) (any, error) {
 	if c.Text == "" {
 		return c, nil
 	}
-	if addr, err := netip.ParseAddr(c.Text); err == nil && v.sight.pools() {
-		who := v.who(addr.Unmap())
+	if addr, ok := parseAddr(c.Text); ok && v.sight.pools() {
+		who := v.who(addr)
 		c.Who = &who
 		return c, nil
 	}

@@ -4,6 +4,8 @@ import (
 	"flag"
 	"fmt"
 	"net/http"
+	"net/netip"
+	"net/url"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -19,6 +21,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"spiderpool.dev/spiderpool/api/v2beta1"
+	"spiderpool.dev/spiderpool/internal/view"
 )
 
 var update = flag.Bool("update", false, "write the golden pages")
@@ -180,6 +183,29 @@ func TestHostileNamesAreEscaped(t *testing.T) {
 		if _, body := w.as(t, "admin").get(path); strings.Count(body, "<script") != 1 || strings.Contains(body, "<b>") {
 			t.Errorf("%s: the page has markup of a request or an object:\n%s", path, body)
 		}
+	}
+}
+
+// TestZonesOfAddressesAreRefused asks with an address whose zone is markup: "fd00::10%<meta …>".
+func TestZonesOfAddressesAreRefused(t *testing.T) {
+	six := &v2beta1.SpiderIPPool{ObjectMeta: metav1.ObjectMeta{Name: "six"}}
+	six.Spec.Subnet, six.Spec.IPs = "fd00::/64", []string{"fd00::1-fd00::ff"}
+	b := newWorld(t, six).as(t, "admin")
+	zoned := url.QueryEscape(`fd00::10%"><meta http-equiv=refresh content=0>`)
+	for path, want := range map[string]int{"/pools/six?from=" + zoned: http.StatusOK, "/search?q=" + zoned: http.StatusOK, "/addresses/fd00::10%25eth0": http.StatusNotFound} {
+		status, body := b.get(path)
+		if status != want || strings.Contains(body, "<meta http-equiv") || strings.Contains(body, "in no pool") {
+			t.Errorf("%s: status %d\n%s", path, status, body)
+		}
+	}
+	if _, body := b.get("/pools/six?from=" + zoned); strings.Count(body, `class="c `) != 255 {
+		t.Error("the map does not begin at the first address")
+	}
+	var cell strings.Builder
+	addr := netip.MustParseAddr("fd00::10").WithZone(`"><b>`)
+	writeCell(&cell, &view.Span{First: addr, Last: addr, Count: 1}, meaning{Class: "none", Words: `"><i>`}, nil)
+	if got := cell.String(); strings.Contains(got, "<b>") || strings.Contains(got, "<i>") {
+		t.Errorf("a cell has markup: %s", got)
 	}
 }
 
