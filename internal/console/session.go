@@ -21,7 +21,8 @@ const (
 	sessionAge, sessionIdle = 12 * time.Hour, 2 * time.Hour
 	// reviewEvery is the time after which the API server judges the token again: it may have been revoked.
 	reviewEvery = 5 * time.Minute
-	// reviewPatience is how long a session outlives the silence of the API server.
+	// reviewPatience is how long a session outlives the silence of the API server. It counts when a review fails: an idle session
+	// has no reviews.
 	reviewPatience = 15 * time.Minute
 	// maxSessions limits all sessions, and maxOwnSessions those of one user: the oldest ends.
 	maxSessions, maxOwnSessions = 4096, 32
@@ -41,8 +42,9 @@ type session struct {
 	// sessions guards the fields below, and streams the last one.
 	began, used time.Time
 	reviewed    time.Time // when the API server accepted the token last
-	reviewing   bool
-	streams     int
+	// reviewing is closed at the end of the running review, and nil without one.
+	reviewing chan struct{}
+	streams   int
 }
 
 // sessions are the signed-in users.
@@ -116,47 +118,63 @@ func (s *sessions) removeOld(user tokenauth.User) {
 }
 
 func (x *session) ended(now time.Time) bool {
-	return now.Sub(x.began) > sessionAge || now.Sub(x.used) > sessionIdle || now.Sub(x.reviewed) > reviewPatience
+	return now.Sub(x.began) > sessionAge || now.Sub(x.used) > sessionIdle
 }
 
 // of returns the session of a cookie, nil if there is none any more. From time to time it reviews the token again.
 func (s *sessions) of(ctx context.Context, cookie string) *session {
 	key := sha256.Sum256([]byte(cookie))
-	s.mu.Lock()
-	x, now := s.mu.all[key], s.now()
-	if x != nil && now.Sub(x.used) > sessionIdle {
-		delete(s.mu.all, key)
-		x = nil
-	}
-	if x == nil {
-		s.mu.Unlock()
-		return nil
-	}
-	x.used = now
-	review := now.Sub(x.reviewed) > reviewEvery && !x.reviewing
-	x.reviewing = x.reviewing || review
-	s.mu.Unlock()
-	if review {
+	x, reviewing, review := s.use(key)
+	switch {
+	case review:
 		s.review(ctx, x)
+	case reviewing != nil:
+		select {
+		case <-reviewing:
+		case <-ctx.Done():
+			return nil
+		}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.mu.all[key] != x || x.ended(s.now()) {
-		delete(s.mu.all, key)
-		return nil
-	}
-	return x
+	return s.mu.all[key]
 }
 
-// review ends the session if the API server does not accept its token any more.
+// use counts a request. It returns the review that the request must wait for, or true if the request must review the token itself.
+func (s *sessions) use(key [sha256.Size]byte) (x *session, reviewing <-chan struct{}, review bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := s.now()
+	x = s.mu.all[key]
+	if x == nil {
+		return nil, nil, false
+	}
+	if x.ended(now) {
+		delete(s.mu.all, key)
+		return nil, nil, false
+	}
+	x.used = now
+	switch silent := now.Sub(x.reviewed); {
+	case silent > reviewEvery && x.reviewing == nil:
+		x.reviewing = make(chan struct{})
+		return x, nil, true
+	case silent > reviewPatience:
+		return x, x.reviewing, false
+	default:
+		return x, nil, false
+	}
+}
+
+// review ends the session if the API server does not accept its token any more, or is silent for too long.
 func (s *sessions) review(ctx context.Context, x *session) {
 	user, known, err := s.access.Identify(context.WithoutCancel(ctx), x.token)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	x.reviewing = false
+	close(x.reviewing)
+	x.reviewing = nil
 	switch {
-	case err != nil: // reviewPatience ends this
-	case known && user.ID() == x.user.ID():
+	case err != nil && s.now().Sub(x.reviewed) <= reviewPatience:
+	case err == nil && known && user.ID() == x.user.ID():
 		x.reviewed = s.now()
 	default:
 		delete(s.mu.all, x.key)

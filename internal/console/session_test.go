@@ -1,12 +1,16 @@
 package console
 
 import (
+	"context"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
+
+	"spiderpool.dev/spiderpool/internal/kube/tokenauth"
 )
 
 func TestPagesNeedSession(t *testing.T) {
@@ -151,6 +155,12 @@ func TestSessionsEnd(t *testing.T) {
 		"nothing happened": {func(*world, browser) {}, true},
 		"signed out":       {func(_ *world, b browser) { b.post("/sign-out", nil) }, false},
 		"idle":             {func(w *world, _ browser) { w.wait(sessionIdle + time.Second) }, false},
+		"idle for an hour": {func(w *world, _ browser) { w.wait(time.Hour) }, true},
+		"idle while another user signs in": {func(w *world, b browser) {
+			w.user("other")
+			w.wait(time.Hour)
+			w.as(b.tb, "other")
+		}, true},
 		"old": {func(w *world, b browser) {
 			for range 30 {
 				w.wait(sessionAge / 29)
@@ -189,6 +199,43 @@ func TestSessionsEnd(t *testing.T) {
 			}
 		})
 	}
+}
+
+// heldAccess accepts each token when the test lets it.
+type heldAccess struct {
+	access
+	let chan struct{}
+}
+
+func (a heldAccess) Identify(context.Context, string) (tokenauth.User, bool, error) {
+	<-a.let
+	return tokenauth.User{}, true, nil
+}
+
+// TestRequestsWaitForReview has two requests at once after an hour, like a page that becomes visible again.
+func TestRequestsWaitForReview(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		held := heldAccess{let: make(chan struct{})}
+		at := threeAtNight()
+		s := newSessions(held, func() time.Time { return at })
+		go func() { held.let <- struct{}{} }()
+		cookie, _, err := s.signIn(t.Context(), "token")
+		if err != nil {
+			t.Fatal(err)
+		}
+		at = at.Add(time.Hour)
+		goOn := make(chan bool, 2)
+		for range 2 {
+			go func() { goOn <- s.of(t.Context(), cookie) != nil }()
+		}
+		synctest.Wait() // one request reviews the token, and the other waits
+		held.let <- struct{}{}
+		for range 2 {
+			if !<-goOn {
+				t.Error("a request during a review ended the session")
+			}
+		}
+	})
 }
 
 func TestSessionsOfUserAreBounded(t *testing.T) {
