@@ -208,7 +208,7 @@ func (s *site) node(v *visit, name string) view.NodeDetails {
 	d.Addresses, _ = v.sight.addresses(d.Addresses)
 	d.Pods = slices.DeleteFunc(d.Pods, func(p view.NodePod) bool { return !v.sight.pods(lease.ParsePodKey(p.Pod).Namespace) })
 	if !v.sight.pools() {
-		d.Pools, d.Networks = nil, nil
+		d.Pools, d.Networks, d.Free = nil, nil, nil
 	}
 	return d
 }
@@ -275,36 +275,6 @@ func (v *visit) attached(entry string) (all []attachment) {
 	}
 	slices.SortFunc(all, func(a, b attachment) int { return cmp.Compare(a.Name, b.Name) })
 	return all
-}
-
-type podContent struct {
-	view.Explanation
-	Table       []view.VerdictRow
-	PoolsHidden bool
-	Events      []eventRow
-}
-
-func (c podContent) title() string { return "Pod " + c.Pod }
-
-// podPage has the answer of spiderpoolctl pod explain.
-func (s *site) podPage(v *visit) (any, error) {
-	key := lease.PodKey{Namespace: v.PathValue("namespace"), Name: v.PathValue("name")}
-	pod, ok := v.pods[key]
-	if !ok || !v.sight.pods(key.Namespace) {
-		return nil, errHidden
-	}
-	x, err := v.explain(v.Context(), s.Objects, pod, s.Config, s.Namespace)
-	if err != nil {
-		return nil, err
-	}
-	c := podContent{Explanation: x, PoolsHidden: !v.sight.pools()}
-	if !c.PoolsHidden {
-		c.Table = x.Rows()
-	}
-	c.Events = v.eventRows(func(e *corev1.Event) bool {
-		return e.InvolvedObject.Kind == "Pod" && e.InvolvedObject.Namespace == key.Namespace && e.InvolvedObject.Name == key.Name
-	}, 50)
-	return c, nil
 }
 
 // eventRow is one event.

@@ -159,8 +159,7 @@ func TestUsersSeeTheirPartOnly(t *testing.T) {
 		{"nothing", "/no/such/page", 404, "There is no such page", ""},
 	} {
 		status, body := w.as(t, tc.user).get(tc.path)
-		_, main, _ := strings.Cut(body, "<main")
-		main, _, _ = strings.Cut(main, "<footer>")
+		main := mainOf(body)
 		if status != tc.status {
 			t.Errorf("%s %s: status %d, want %d", tc.user, tc.path, status, tc.status)
 		}
@@ -173,6 +172,29 @@ func TestUsersSeeTheirPartOnly(t *testing.T) {
 			if part != "" && strings.Contains(main, part) {
 				t.Errorf("%s %s shows %q", tc.user, tc.path, part)
 			}
+		}
+	}
+}
+
+// mainOf returns the part of a page that depends on its path.
+func mainOf(body string) string {
+	_, main, _ := strings.Cut(body, "<main")
+	main, _, _ = strings.Cut(main, "<footer>")
+	return main
+}
+
+func TestPodPageKeepsPoolsHidden(t *testing.T) {
+	w := newWorld(t, clusterOf(t, podCluster)...)
+	w.user("tenant", "pods/blog", "network-attachment-definitions/kube-system")
+	w.user("holder", "pods/blog", "network-attachment-definitions/kube-system", "spiderendpoints/blog")
+	for _, tc := range []struct{ user, path, sees, not string }{
+		{"tenant", "/pods/blog/stuck", "no pool gives it an address", "zone=b"},
+		{"tenant", "/pods/blog/web-6d4cf56db6-x7k2p", "10.6.0.2", "blue"},
+		{"holder", "/pods/blog/web-6d4cf56db6-x7k2p", "blue", "named by"},
+		{"admin", "/pods/blog/stuck", "zone=b", "no pool gives"},
+	} {
+		if _, body := w.as(t, tc.user).get(tc.path); !strings.Contains(mainOf(body), tc.sees) || strings.Contains(mainOf(body), tc.not) {
+			t.Errorf("%s %s: no %q, or %q in\n%s", tc.user, tc.path, tc.sees, tc.not, mainOf(body))
 		}
 	}
 }

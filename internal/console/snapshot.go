@@ -13,7 +13,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"spiderpool.dev/spiderpool/api/v2beta1"
-	"spiderpool.dev/spiderpool/internal/config"
 	"spiderpool.dev/spiderpool/internal/ipam"
 	"spiderpool.dev/spiderpool/internal/kube/agentclient"
 	"spiderpool.dev/spiderpool/internal/lease"
@@ -170,24 +169,4 @@ func (s *snapshot) podState(key lease.PodKey) reclaim.Pod {
 		return reclaim.Pod{Presence: reclaim.Gone}
 	}
 	return view.ReportOf(pod, s.at).Pod
-}
-
-// explain answers as spiderpoolctl pod explain does.
-func (s *snapshot) explain(ctx context.Context, o objects, pod *corev1.Pod, file *config.File, namespace string) (view.Explanation, error) {
-	facts := pool.NamespaceFacts{Name: pod.Namespace}
-	if object, ok := s.namespaces[pod.Namespace]; ok {
-		facts = agentclient.NamespaceFacts(object)
-	}
-	top, err := o.top(ctx, agentclient.PodFacts(pod))
-	if err != nil {
-		return view.Explanation{}, err
-	}
-	node := s.nodes[pod.Spec.NodeName]
-	if node == nil && pod.Spec.NodeName != "" {
-		node = &corev1.Node{}
-		node.Name = pod.Spec.NodeName
-	}
-	return s.state.Explain(view.PodSources{
-		Pod: pod, Namespace: facts, Top: top, Node: node, Config: file, SystemNamespace: namespace, Network: s.network,
-	}.Question())
 }
