@@ -259,7 +259,7 @@ func (s *site) nodePage(v *visit) (any, error) {
 func (v *visit) attached(entry string) (all []attachment) {
 	namespace, name, named := strings.Cut(entry, "/")
 	for key := range v.networks {
-		if named && (key.Namespace != namespace || key.Name != name) || !named && key.Name != entry {
+		if named && (key.Namespace != namespace || key.Name != name) || !named && key.Name != entry || !v.sight.networks(key.Namespace) {
 			continue
 		}
 		a := attachment{Name: key.String()}
@@ -271,7 +271,7 @@ func (v *visit) attached(entry string) (all []attachment) {
 		all = append(all, a)
 	}
 	if all == nil {
-		return []attachment{{Name: entry, Problem: "there is no such NetworkAttachmentDefinition"}}
+		return []attachment{{Name: entry, Problem: "there is no such NetworkAttachmentDefinition, or you may not see it"}}
 	}
 	slices.SortFunc(all, func(a, b attachment) int { return cmp.Compare(a.Name, b.Name) })
 	return all

@@ -15,6 +15,7 @@ import (
 
 	flowpb "github.com/cilium/cilium/api/v1/flow"
 	observerpb "github.com/cilium/cilium/api/v1/observer"
+	nadv1 "github.com/k8snetworkplumbingwg/network-attachment-definition-client/pkg/apis/k8s.cni.cncf.io/v1"
 	"google.golang.org/protobuf/types/known/timestamppb"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -195,6 +196,31 @@ func TestPodPageKeepsPoolsHidden(t *testing.T) {
 	} {
 		if _, body := w.as(t, tc.user).get(tc.path); !strings.Contains(mainOf(body), tc.sees) || strings.Contains(mainOf(body), tc.not) {
 			t.Errorf("%s %s: no %q, or %q in\n%s", tc.user, tc.path, tc.sees, tc.not, mainOf(body))
+		}
+	}
+}
+
+// TestNetworksNeedRight asks for the pages of a pod and of a node whose pool is bound to three attachments.
+func TestNetworksNeedRight(t *testing.T) {
+	bad := &nadv1.NetworkAttachmentDefinition{ObjectMeta: metav1.ObjectMeta{Namespace: "blog", Name: "bad"}, Spec: nadv1.NetworkAttachmentDefinitionSpec{Config: "{"}}
+	lame := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "blog", Name: "lame", UID: "l", Annotations: map[string]string{"v1.multus-cni.io/default-network": "blog/bad"}}}
+	lame.Spec.NodeName = "n7"
+	bound := &v2beta1.SpiderIPPool{ObjectMeta: metav1.ObjectMeta{Name: "bound"}}
+	bound.Spec.Subnet, bound.Spec.NodeName, bound.Spec.MultusName = "10.7.0.0/24", []string{"n7"}, []string{"kube-system/macvlan", "blog/bad", "macvlan"}
+	w := newWorld(t, append(clusterOf(t, podCluster), bad, lame, bound)...)
+	w.user("stranger", "pods/blog", "spiderippools", "nodes")
+	w.user("tenant", "pods/blog", "spiderippools", "nodes", "network-attachment-definitions/blog")
+	for _, tc := range []struct{ user, path, sees, not string }{
+		{"stranger", "/pods/blog/stuck", "Your rights do not show NetworkAttachmentDefinition kube-system/macvlan", "zone=b"},
+		{"stranger", "/pods/blog/lame", "Your rights do not show NetworkAttachmentDefinition blog/bad", "spec.config"},
+		{"stranger", "/nodes/n7", "or you may not see it", "<code>eth0</code>"},
+		{"tenant", "/pods/blog/lame", "it has an error: spec.config", "Your rights"},
+		{"tenant", "/nodes/n7", "it has an error: spec.config", "<code>eth0</code>"},
+		{"admin", "/nodes/n7", "<code>eth0</code>", "or you may not see it"},
+	} {
+		status, body := w.as(t, tc.user).get(tc.path)
+		if main := mainOf(body); status != http.StatusOK || !strings.Contains(main, tc.sees) || strings.Contains(main, tc.not) {
+			t.Errorf("%s %s: status %d, no %q, or %q in\n%s", tc.user, tc.path, status, tc.sees, tc.not, main)
 		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"spiderpool.dev/spiderpool/internal/ipam"
 	"spiderpool.dev/spiderpool/internal/kube/agentclient"
 	"spiderpool.dev/spiderpool/internal/lease"
 	"spiderpool.dev/spiderpool/internal/pool"
@@ -59,8 +60,16 @@ func (s *site) explain(v *visit, pod *corev1.Pod) (view.Explanation, error) {
 		node.Name = pod.Spec.NodeName
 	}
 	return v.state.Explain(view.PodSources{
-		Pod: pod, Namespace: facts, Top: top, Node: node, Config: s.Config, SystemNamespace: s.Namespace, Network: v.network,
+		Pod: pod, Namespace: facts, Top: top, Node: node, Config: s.Config, SystemNamespace: s.Namespace, Network: v.seenNetwork,
 	}.Question())
+}
+
+// seenNetwork returns the configuration of an attachment, or view.ErrHiddenNetwork.
+func (v *visit) seenNetwork(name pool.NetworkAttachment) (ipam.Network, error) {
+	if !v.sight.networks(name.Namespace) {
+		return ipam.Network{}, view.ErrHiddenNetwork
+	}
+	return v.network(name)
 }
 
 // withoutPools returns an explanation without facts about pools, e.g. the namespaces of other tenants in a finding. The pool of

@@ -58,6 +58,11 @@ func (s *sight) nodes() bool { return s.may("", "nodes", "") }
 func (s *sight) pods(namespace string) bool   { return s.in("", "pods", namespace) }
 func (s *sight) events(namespace string) bool { return s.in("", "events", namespace) }
 
+// networks reports whether the user may see the NetworkAttachmentDefinitions in a namespace.
+func (s *sight) networks(namespace string) bool {
+	return s.in("k8s.cni.cncf.io", "network-attachment-definitions", namespace)
+}
+
 // everyHolder reports whether the user may see the leases of all namespaces.
 func (s *sight) everyHolder() bool { return s.may(ours, "spideripblocks", "") }
 

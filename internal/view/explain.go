@@ -73,8 +73,16 @@ type PoolVerdict struct {
 	free   int64
 }
 
+// The errors of PodQuestion.Network that are part of the answer, beside ipam.ErrNotFound.
+var (
+	// ErrHiddenNetwork means that the user may not see the attachment.
+	ErrHiddenNetwork = errors.New("your rights do not show it")
+	// ErrBadNetwork means that its configuration cannot be read. The error has the reason, too.
+	ErrBadNetwork = errors.New("it has an error")
+)
+
 // Explain explains the addresses of a pod with the agent's own selection of pools. The error is
-// that of PodQuestion.Network.
+// that of PodQuestion.Network, unless it is part of the answer.
 func (s *State) Explain(q PodQuestion) (Explanation, error) {
 	x := Explanation{Pod: q.Name.String(), UID: q.UID, Phase: q.Phase, Node: q.Facts.Node.Name, HostNetwork: q.HostNetwork, Holds: []Address{}}
 	x.Holds = append(x.Holds, s.Addresses(Filter{Pod: q.Name})...)
@@ -128,12 +136,8 @@ func (s *State) explainInterface(x *Explanation, q PodQuestion, i pool.PodInterf
 		return out, nil
 	}
 	network, err := q.Network(i.Attachment)
-	if errors.Is(err, ipam.ErrNotFound) {
-		out.Other = "there is no such NetworkAttachmentDefinition"
-		x.Findings = append(x.Findings, Finding{"interface " + i.Name, fmt.Sprintf("NetworkAttachmentDefinition %s does not exist, so the pod cannot start", i.Attachment), "create it, e.g. with a SpiderMultusConfig of that name, or correct the pod's annotation k8s.v1.cni.cncf.io/networks or v1.multus-cni.io/default-network"})
-		return out, nil
-	}
 	if err != nil {
+		err = x.explainNetwork(&out, err)
 		return out, err
 	}
 	if !network.IPAM {
@@ -163,6 +167,25 @@ func (s *State) explainInterface(x *Explanation, q PodQuestion, i pool.PodInterf
 		}
 	}
 	return out, nil
+}
+
+// explainNetwork tells why an interface has no configuration. It returns an error that says nothing about the attachment.
+func (x *Explanation) explainNetwork(i *InterfaceExplanation, err error) error {
+	subject := "interface " + i.Name
+	switch {
+	case errors.Is(err, ipam.ErrNotFound):
+		i.Other = "there is no such NetworkAttachmentDefinition"
+		x.Findings = append(x.Findings, Finding{subject, fmt.Sprintf("NetworkAttachmentDefinition %s does not exist, so the pod cannot start", i.Network), "create it, e.g. with a SpiderMultusConfig of that name, or correct the pod's annotation k8s.v1.cni.cncf.io/networks or v1.multus-cni.io/default-network"})
+	case errors.Is(err, ErrHiddenNetwork):
+		i.Other = "your rights do not show its NetworkAttachmentDefinition"
+		x.Notes = append(x.Notes, fmt.Sprintf("Your rights do not show NetworkAttachmentDefinition %s, so the pools for interface %s are missing here.", i.Network, i.Name))
+	case errors.Is(err, ErrBadNetwork):
+		i.Other = "its NetworkAttachmentDefinition has an error"
+		x.Findings = append(x.Findings, Finding{subject, oneLine(err), "correct spec.config, or the SpiderMultusConfig of that name"})
+	default:
+		return err
+	}
+	return nil
 }
 
 func (s *State) explainFamily(request *pool.Request, family inet.Family) (FamilyExplanation, error) {
