@@ -1,6 +1,8 @@
 package console
 
 import (
+	"context"
+	"crypto/sha256"
 	"flag"
 	"fmt"
 	"net/http"
@@ -222,6 +224,49 @@ func TestNetworksNeedRight(t *testing.T) {
 		if main := mainOf(body); status != http.StatusOK || !strings.Contains(main, tc.sees) || strings.Contains(main, tc.not) {
 			t.Errorf("%s %s: status %d, no %q, or %q in\n%s", tc.user, tc.path, status, tc.sees, tc.not, main)
 		}
+	}
+}
+
+func TestUserLeavesPlacesToOthers(t *testing.T) {
+	p := newPlaces()
+	ended, end := context.WithCancel(t.Context())
+	end()
+	one, other := [sha256.Size]byte{1}, [sha256.Size]byte{2}
+	var gives []func()
+	for range maxOwnRendering {
+		give, ok := p.take(t.Context(), one)
+		if !ok {
+			t.Fatal("no place")
+		}
+		gives = append(gives, give)
+	}
+	if _, ok := p.take(ended, one); ok {
+		t.Errorf("a user has more than %d places", maxOwnRendering)
+	}
+	give, ok := p.take(t.Context(), other)
+	if !ok {
+		t.Fatal("no place for another user")
+	}
+	for _, give := range append(gives, give) {
+		give()
+	}
+	if len(p.mu.own) != 0 || len(p.all) != 0 {
+		t.Errorf("%d users and %d places are left", len(p.mu.own), len(p.all))
+	}
+}
+
+// TestEndedPagesAskNothing asks for a right after the end of a request.
+func TestEndedPagesAskNothing(t *testing.T) {
+	w := newWorld(t)
+	user, _, err := w.Access.Identify(t.Context(), "token-admin")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	s := newSight(ctx, w.Access, user)
+	if before := w.authority.count(); s.pods("shop") || !s.cut || w.authority.count() != before {
+		t.Error("a page without a reader asks about rights, or does not tell that it lacks objects")
 	}
 }
 

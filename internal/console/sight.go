@@ -33,7 +33,7 @@ func (s *sight) may(group, resource, namespace string) bool {
 	if allowed, known := s.asked[right]; known {
 		return allowed
 	}
-	if len(s.asked) >= maxNamespaces {
+	if len(s.asked) >= maxNamespaces || s.ctx.Err() != nil { // without a reader, no further question
 		s.cut = true
 		return false
 	}

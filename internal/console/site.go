@@ -40,18 +40,14 @@ type site struct {
 	signIns   *signInLimit
 	streams   *streams
 	templates map[string]*template.Template
-	// rendering limits the pages that are drawn at a time.
-	rendering chan struct{}
+	rendering *places
 	handler   http.Handler
 }
-
-// maxRendering is the number of pages that are drawn at a time. The largest takes a few megabytes.
-const maxRendering = 8
 
 func newSite(o options) *site {
 	s := &site{
 		options: o, sessions: newSessions(o.Access, o.Now), signIns: newSignInLimit(), streams: &streams{},
-		templates: parseTemplates(), rendering: make(chan struct{}, maxRendering),
+		templates: parseTemplates(), rendering: newPlaces(),
 	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /static/{file}", static)
@@ -141,13 +137,12 @@ func (s *site) signedIn(p page) http.Handler {
 			http.Redirect(w, r, "/sign-in", http.StatusSeeOther)
 			return
 		}
-		select {
-		case s.rendering <- struct{}{}:
-			defer func() { <-s.rendering }()
-		case <-ctx.Done():
+		give, ok := s.rendering.take(ctx, x.user.ID())
+		if !ok {
 			http.Error(w, "too many pages are drawn; try again", http.StatusServiceUnavailable)
 			return
 		}
+		defer give()
 		now, err := s.Board.current(ctx)
 		if err != nil {
 			s.Log.Warn("cannot read the cluster from memory", "err", err)
@@ -177,7 +172,7 @@ func (v *visit) notes() (notes []string) {
 		notes = append(notes, "The API server does not answer about your rights, so parts of this page may be missing: "+v.sight.err.Error())
 	}
 	if v.sight.cut {
-		notes = append(notes, "Objects of further namespaces are not shown: you have rights in single namespaces, and there are too many to ask about each.")
+		notes = append(notes, "Objects of further namespaces are not shown: you have rights in single namespaces, and there are too many to ask about each in time.")
 	}
 	return notes
 }

@@ -16,6 +16,9 @@ import (
 	"spiderpool.dev/spiderpool/internal/readcache"
 )
 
+// maxReviews limits the reviews at a time. A slow API server then gets no more of them than a fast one.
+const maxReviews = 16
+
 // maxAnswers limits the answers about rights in memory. A user with rights in single namespaces needs
 // about three for each namespace.
 const maxAnswers = 20_000
@@ -32,6 +35,7 @@ type Access struct {
 	reviewer *reviewer
 	now      func() time.Time
 	answers  readcache.Cache[question, verdict]
+	reviews  chan struct{} // has one value for each running review
 }
 
 // User is a user that the API server knows.
@@ -64,7 +68,10 @@ func NewAccess(config *rest.Config) (*Access, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Access{reviewer: reviewer, now: time.Now, answers: readcache.Cache[question, verdict]{TTL: fresh, Max: maxAnswers, Now: time.Now}}, nil
+	return &Access{
+		reviewer: reviewer, now: time.Now, reviews: make(chan struct{}, maxReviews),
+		answers: readcache.Cache[question, verdict]{TTL: fresh, Max: maxAnswers, Now: time.Now},
+	}, nil
 }
 
 // Identify returns the user of a token, and false if the API server does not accept it. An error means
@@ -72,6 +79,10 @@ func NewAccess(config *rest.Config) (*Access, error) {
 func (a *Access) Identify(ctx context.Context, token string) (user User, known bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, reviewTimeout)
 	defer cancel()
+	if err := a.begin(ctx); err != nil {
+		return User{}, false, err
+	}
+	defer a.end()
 	spec, err := a.reviewer.authenticate(ctx, token)
 	var refused *refusal
 	if errors.As(err, &refused) && refused.status == http.StatusUnauthorized {
@@ -96,6 +107,10 @@ func (a *Access) MayList(ctx context.Context, user User, right Right) (bool, err
 		// The answer is for all callers, so the end of the first one's request does not end the review.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), reviewTimeout)
 		defer cancel()
+		if err := a.begin(ctx); err != nil {
+			return verdict{}, err
+		}
+		defer a.end()
 		spec := user.spec
 		spec.ResourceAttributes = &authorizationv1.ResourceAttributes{Group: right.Group, Resource: right.Resource, Namespace: right.Namespace, Verb: "list"}
 		allowed, err := a.reviewer.authorize(ctx, spec)
@@ -106,3 +121,15 @@ func (a *Access) MayList(ctx context.Context, user User, right Right) (bool, err
 	}
 	return answer.allowed, nil
 }
+
+// begin waits until fewer than maxReviews reviews run.
+func (a *Access) begin(ctx context.Context) error {
+	select {
+	case a.reviews <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("%d reviews of tokens and rights wait for the API server: %w", maxReviews, context.Cause(ctx))
+	}
+}
+
+func (a *Access) end() { <-a.reviews }

@@ -2,9 +2,13 @@ package tokenauth
 
 import (
 	"encoding/json"
+	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -115,5 +119,42 @@ func TestRightsOutliveShortOutage(t *testing.T) {
 	}
 	if _, known, err := access.Identify(t.Context(), "shop#1"); known || err == nil {
 		t.Errorf("a token without an answer: %v, %v", known, err)
+	}
+}
+
+// TestReviewsAtATimeAreBounded holds all reviews until as many run as may, and counts the most at a time.
+func TestReviewsAtATimeAreBounded(t *testing.T) {
+	var running, most atomic.Int64
+	let, full := make(chan struct{}), make(chan struct{})
+	fill := sync.OnceFunc(func() { close(full) })
+	api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		n := running.Add(1)
+		defer running.Add(-1)
+		for seen := most.Load(); n > seen && !most.CompareAndSwap(seen, n); seen = most.Load() {
+		}
+		if n == maxReviews {
+			fill()
+		}
+		<-let
+		_, _ = io.Copy(w, r.Body)
+	}))
+	t.Cleanup(api.Close)
+	access, err := NewAccess(&rest.Config{Host: api.URL})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var work sync.WaitGroup
+	for i := range 3 * maxReviews {
+		work.Go(func() {
+			if _, err := access.MayList(t.Context(), User{}, Right{Resource: fmt.Sprint("r", i)}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	<-full
+	close(let)
+	work.Wait()
+	if most.Load() != maxReviews {
+		t.Errorf("%d reviews at a time", most.Load())
 	}
 }
