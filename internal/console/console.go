@@ -18,6 +18,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"strconv"
 	"time"
 
@@ -98,17 +99,19 @@ func newProgram(cfg config.Console, server *rest.Config, log *slog.Logger) (*pro
 	take := func(ctx context.Context, now time.Time) (*snapshot, error) { return objects.take(ctx, names, now) }
 	return &program{cfg, w, newSite(options{
 		Board: newBoard(take, time.Now, log), Objects: objects, Access: access, Flows: newFlowWatch(cfg.Flows, log),
-		Config: cfg.File, Namespace: cfg.PodNamespace, Secure: cfg.TLS.Enabled, Now: time.Now, Log: log,
+		Config: cfg.File, Namespace: cfg.PodNamespace, Now: time.Now, Log: log,
 	}), log}, nil
 }
 
 // run serves until ctx ends. address comes before those of the configuration.
 func (p *program) run(ctx context.Context, address string) error {
+	address, healthAddress := cmp.Or(address, p.cfg.Address), cmp.Or(address, p.cfg.HealthAddress)
+	p.site.Secure = p.cfg.TLS.Enabled || !isLoopback(address)
 	pages := httpserver.Server{Handler: p.site, Log: p.log, Connections: connections, Idle: time.Minute}
 	if p.cfg.TLS.Enabled {
 		pages.Certificate = httpserver.NewKeyPair(p.cfg.TLS.CertDir).Certificate
 	} else {
-		p.log.WarnContext(ctx, "the pages are served without TLS: every host on the way can read the tokens of users; set console.tls.enabled, or put a proxy with TLS in front")
+		p.log.WarnContext(ctx, "the pages are served without TLS: every host on the way can read the tokens of users; set console.tls.enabled, or put a proxy with TLS in front: browsers keep a session only with TLS")
 	}
 	health := httpserver.Server{Handler: checks(p.watches, pages.Certificate), Log: p.log}
 	group, ctx := errgroup.WithContext(ctx)
@@ -120,12 +123,16 @@ func (p *program) run(ctx context.Context, address string) error {
 		return p.site.Board.run(ctx)
 	})
 	group.Go(func() error { return p.site.Flows.run(ctx) })
-	group.Go(func() error { return pages.Run(ctx, hostPort(cmp.Or(address, p.cfg.Address), p.cfg.Port)) })
-	group.Go(func() error {
-		return health.Run(ctx, hostPort(cmp.Or(address, p.cfg.HealthAddress), p.cfg.HealthPort))
-	})
+	group.Go(func() error { return pages.Run(ctx, hostPort(address, p.cfg.Port)) })
+	group.Go(func() error { return health.Run(ctx, hostPort(healthAddress, p.cfg.HealthPort)) })
 	p.log.InfoContext(ctx, "console starts", "version", config.Version, "port", p.cfg.Port, "tls", p.cfg.TLS.Enabled)
 	return group.Wait()
+}
+
+// isLoopback reports whether only programs of this machine reach an address to listen on. The empty address is all addresses.
+func isLoopback(address string) bool {
+	addr, err := netip.ParseAddr(address)
+	return err == nil && addr.Unmap().IsLoopback()
 }
 
 func hostPort(address string, port int) string { return net.JoinHostPort(address, strconv.Itoa(port)) }

@@ -65,6 +65,17 @@ func TestCookieIsForThisSiteOnly(t *testing.T) {
 	}
 }
 
+func TestOnlyLoopbackNeedsNoTLS(t *testing.T) {
+	for address, want := range map[string]bool{
+		"": false, "0.0.0.0": false, "::": false, "192.0.2.1": false, "localhost": false,
+		"127.0.0.1": true, "::1": true, "::ffff:127.0.0.1": true,
+	} {
+		if got := isLoopback(address); got != want {
+			t.Errorf("%q: %v", address, got)
+		}
+	}
+}
+
 func TestForeignSitesMayNotPost(t *testing.T) {
 	w := addressesWorld(t)
 	for _, path := range []string{"/sign-in", "/sign-out"} {

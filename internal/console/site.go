@@ -27,7 +27,8 @@ type options struct {
 	Config  *config.File
 	// Namespace is that of the installation.
 	Namespace string
-	// Secure is whether browsers reach the pages with TLS at this process.
+	// Secure is whether the cookie is for TLS only: at this process, or at a proxy in front of it. Only a console for its own
+	// machine needs no TLS.
 	Secure bool
 	Now    func() time.Time
 	Log    *slog.Logger
