@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -18,7 +19,7 @@ import (
 )
 
 const (
-	// maxFlows is the number of flows in memory, for all pages.
+	// maxFlows is the number of flows for pages. Twice as many are in memory, so that most new ones move no others.
 	maxFlows = 2000
 	// flowRetry is the time between two attempts to reach the server of flows.
 	flowRetry = 10 * time.Second
@@ -45,14 +46,12 @@ func newFlowWatch(cfg config.ConsoleFlows, log *slog.Logger) *flowWatch {
 // enabled reports whether there is a server of flows.
 func (w *flowWatch) enabled() bool { return w.cfg.Server != "" }
 
-// latest returns the flows, the newest first, and why there are no new ones; "" if there are.
+// latest returns the last flows, the newest first, and why there are no new ones; "" if there are.
 func (w *flowWatch) latest() (flows []view.Flow, fault string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	flows = make([]view.Flow, 0, len(w.mu.flows))
-	for i := len(w.mu.flows) - 1; i >= 0; i-- {
-		flows = append(flows, w.mu.flows[i])
-	}
+	flows = slices.Clone(w.mu.flows[max(0, len(w.mu.flows)-maxFlows):])
+	slices.Reverse(flows)
 	return flows, w.mu.fault
 }
 
@@ -82,7 +81,8 @@ func (w *flowWatch) fault(text string) {
 	w.mu.fault = text
 }
 
-// follow connects and receives flows until an error. It reads the certificate again, because it changes.
+// follow connects and receives flows until an error. It reads the certificate again, because it changes. A new stream begins
+// with the last flows, so it replaces those of the last stream.
 func (w *flowWatch) follow(ctx context.Context) error {
 	tls, err := httpserver.ClientTLS(w.cfg.CertDir, w.cfg.ServerName)
 	if err != nil {
@@ -94,13 +94,23 @@ func (w *flowWatch) follow(ctx context.Context) error {
 	}
 	defer conn.Close()
 	stream, err := observerpb.NewObserverClient(conn).GetFlows(ctx, &observerpb.GetFlowsRequest{Follow: true, Number: maxFlows})
-	for err == nil {
+	for first := true; err == nil; first = false {
 		var answer *observerpb.GetFlowsResponse
-		if answer, err = stream.Recv(); err == nil {
-			w.receive(answer)
+		if answer, err = stream.Recv(); err != nil {
+			break
 		}
+		if first {
+			w.forget()
+		}
+		w.receive(answer)
 	}
 	return err
+}
+
+func (w *flowWatch) forget() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.mu.flows = nil
 }
 
 // receive adds a flow. Other answers tell about lost events and the nodes of hubble-relay.
@@ -112,8 +122,8 @@ func (w *flowWatch) receive(answer *observerpb.GetFlowsResponse) {
 	if f == nil {
 		return
 	}
-	w.mu.flows = append(w.mu.flows, view.FlowOf(f))
-	if over := len(w.mu.flows) - maxFlows; over > 0 {
-		w.mu.flows = append(w.mu.flows[:0], w.mu.flows[over:]...)
+	if len(w.mu.flows) == 2*maxFlows {
+		w.mu.flows = append(w.mu.flows[:0], w.mu.flows[maxFlows:]...)
 	}
+	w.mu.flows = append(w.mu.flows, view.FlowOf(f))
 }
