@@ -111,13 +111,12 @@ func (b *board) build(ctx context.Context) error {
 	return nil
 }
 
-// current returns the present snapshot.
+// current returns the present snapshot. It builds one if the cluster changed without a reader.
 func (b *board) current(ctx context.Context) (*snapshot, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	fresh := b.now().Sub(b.mu.read) < idleAfter
 	b.mu.read = b.now()
-	if b.mu.snapshot == nil || b.mu.outdated && !fresh {
+	if b.mu.snapshot == nil || b.mu.outdated && b.mu.read.Sub(b.mu.snapshot.at) >= buildEvery {
 		if err := b.build(ctx); err != nil {
 			return nil, err
 		}

@@ -126,6 +126,21 @@ func TestBoardBuildsForReadersOnly(t *testing.T) {
 	}
 }
 
+// TestFollowerGetsNoOldSnapshot returns to a page: its stream comes first, then its request.
+func TestFollowerGetsNoOldSnapshot(t *testing.T) {
+	w := addressesWorld(t)
+	first, err := w.Board.current(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.wait(idleAfter + time.Second)
+	w.change(t)
+	w.Board.follow()
+	if s, err := w.Board.current(t.Context()); err != nil || s.generation != first.generation+1 {
+		t.Errorf("the page is of an outdated snapshot: %v", err)
+	}
+}
+
 func TestStreamsNeedSession(t *testing.T) {
 	w := addressesWorld(t)
 	if status, _ := w.browser(t).get("/live"); status != http.StatusNoContent {
