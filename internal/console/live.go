@@ -44,7 +44,7 @@ func (s *streams) give(x *session) {
 // live tells a page about new snapshots with server-sent events. The page then reads itself again. The status 204 makes a
 // browser give up.
 func (s *site) live(w http.ResponseWriter, r *http.Request) {
-	x := s.sessionOf(r)
+	x := s.sessionOf(r, false)
 	if x == nil || !s.streams.take(x) {
 		w.WriteHeader(http.StatusNoContent)
 		return
@@ -74,7 +74,7 @@ func (s *site) live(w http.ResponseWriter, r *http.Request) {
 			return
 		case <-next:
 		case <-beat.C:
-			if s.sessionOf(r) == nil || !send(": still here\n\n") {
+			if s.sessionOf(r, false) == nil || !send(": still here\n\n") {
 				return
 			}
 		}

@@ -99,8 +99,11 @@ const maxHolders, maxCounts = 200, 50
 
 func (s *site) poolPage(v *visit) (any, error) {
 	name := v.PathValue("name")
+	if !v.sight.pools() {
+		return nil, errHidden
+	}
 	details, ok := v.state.PoolDetails(name)
-	if !ok || !v.sight.pools() {
+	if !ok {
 		return nil, errHidden
 	}
 	from, _ := parseAddr(v.URL.Query().Get("from"))
@@ -236,7 +239,7 @@ func (c nodeContent) title() string { return "Node " + c.Name }
 
 func (s *site) nodePage(v *visit) (any, error) {
 	name := v.PathValue("name")
-	if v.nodes[name] == nil || !v.sight.nodes() {
+	if !v.sight.nodes() || v.nodes[name] == nil {
 		return nil, errHidden
 	}
 	c := nodeContent{NodeDetails: s.node(v, name)}

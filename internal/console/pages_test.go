@@ -270,6 +270,21 @@ func TestEndedPagesAskNothing(t *testing.T) {
 	}
 }
 
+func TestHiddenPodsCostSameReviews(t *testing.T) {
+	w := addressesWorld(t)
+	reviews := map[string]int{}
+	for _, pod := range []string{"web-0", "no-such"} {
+		w.user("reader of "+pod, "pods/blog")
+		b := w.as(t, "reader of "+pod)
+		before := w.authority.count()
+		b.get("/pods/shop/" + pod)
+		reviews[pod] = w.authority.count() - before
+	}
+	if reviews["web-0"] != reviews["no-such"] {
+		t.Errorf("the time of the answer tells whether a pod exists: reviews %v", reviews)
+	}
+}
+
 func TestHostileNamesAreEscaped(t *testing.T) {
 	w := addressesWorld(t)
 	for _, path := range []string{"/events", "/search?q=%3Cscript%3Ealert(1)%3C/script%3E", "/pods/%3Cb%3E/x"} {

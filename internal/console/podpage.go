@@ -24,8 +24,11 @@ func (c podContent) title() string { return "Pod " + c.Pod }
 // podPage has the answer of spiderpoolctl pod explain.
 func (s *site) podPage(v *visit) (any, error) {
 	key := lease.PodKey{Namespace: v.PathValue("namespace"), Name: v.PathValue("name")}
+	if !v.sight.pods(key.Namespace) { // before the pod is looked up: the time of the answer would tell whether it exists
+		return nil, errHidden
+	}
 	pod, ok := v.pods[key]
-	if !ok || !v.sight.pods(key.Namespace) {
+	if !ok {
 		return nil, errHidden
 	}
 	x, err := s.explain(v, pod)

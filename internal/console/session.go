@@ -17,7 +17,7 @@ import (
 )
 
 const (
-	// sessionAge is the longest life of a session, and sessionIdle that without a request.
+	// sessionAge is the longest life of a session, and sessionIdle that without a request of the user.
 	sessionAge, sessionIdle = 12 * time.Hour, 2 * time.Hour
 	// reviewEvery is the time after which the API server judges the token again: it may have been revoked.
 	reviewEvery = 5 * time.Minute
@@ -121,10 +121,11 @@ func (x *session) ended(now time.Time) bool {
 	return now.Sub(x.began) > sessionAge || now.Sub(x.used) > sessionIdle
 }
 
-// of returns the session of a cookie, nil if there is none any more. From time to time it reviews the token again.
-func (s *sessions) of(ctx context.Context, cookie string) *session {
+// of returns the session of a cookie, nil if there is none any more. From time to time it reviews the token again. acts is
+// whether the user made the request: an open page prolongs no session.
+func (s *sessions) of(ctx context.Context, cookie string, acts bool) *session {
 	key := sha256.Sum256([]byte(cookie))
-	x, reviewing, review := s.use(key)
+	x, reviewing, review := s.use(key, acts)
 	switch {
 	case review:
 		s.review(ctx, x)
@@ -140,8 +141,8 @@ func (s *sessions) of(ctx context.Context, cookie string) *session {
 	return s.mu.all[key]
 }
 
-// use counts a request. It returns the review that the request must wait for, or true if the request must review the token itself.
-func (s *sessions) use(key [sha256.Size]byte) (x *session, reviewing <-chan struct{}, review bool) {
+// use counts a request of the user. It returns the review that the request must wait for, or true if the request must review the token itself.
+func (s *sessions) use(key [sha256.Size]byte, acts bool) (x *session, reviewing <-chan struct{}, review bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := s.now()
@@ -153,7 +154,9 @@ func (s *sessions) use(key [sha256.Size]byte) (x *session, reviewing <-chan stru
 		delete(s.mu.all, key)
 		return nil, nil, false
 	}
-	x.used = now
+	if acts {
+		x.used = now
+	}
 	switch silent := now.Sub(x.reviewed); {
 	case silent > reviewEvery && x.reviewing == nil:
 		x.reviewing = make(chan struct{})

@@ -212,6 +212,24 @@ func TestSessionsEnd(t *testing.T) {
 	}
 }
 
+// TestOpenPageProlongsNoSession reads a page again for hours, like its script, and hears of changes.
+func TestOpenPageProlongsNoSession(t *testing.T) {
+	w := addressesWorld(t)
+	b := w.as(t, "admin")
+	for range sessionIdle/(10*time.Minute) + 1 {
+		w.wait(10 * time.Minute)
+		request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, b.base+"/", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		request.Header.Set("Sec-Fetch-Dest", "empty")
+		b.read(b.Do(request))
+	}
+	if signedIn(b) {
+		t.Error("an unattended page keeps its session")
+	}
+}
+
 // heldAccess accepts each token when the test lets it.
 type heldAccess struct {
 	access
@@ -237,7 +255,7 @@ func TestRequestsWaitForReview(t *testing.T) {
 		at = at.Add(time.Hour)
 		goOn := make(chan bool, 2)
 		for range 2 {
-			go func() { goOn <- s.of(t.Context(), cookie) != nil }()
+			go func() { goOn <- s.of(t.Context(), cookie, true) != nil }()
 		}
 		synctest.Wait() // one request reviews the token, and the other waits
 		held.let <- struct{}{}

@@ -133,7 +133,7 @@ func (s *site) signedIn(p page) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		ctx, cancel := context.WithTimeout(r.Context(), renderTimeout)
 		defer cancel()
-		x := s.sessionOf(r)
+		x := s.sessionOf(r, r.Header.Get("Sec-Fetch-Dest") != "empty") // the script of an open page reads it again
 		if x == nil {
 			http.Redirect(w, r, "/sign-in", http.StatusSeeOther)
 			return
@@ -178,12 +178,13 @@ func (v *visit) notes() (notes []string) {
 	return notes
 }
 
-func (s *site) sessionOf(r *http.Request) *session {
+// sessionOf returns the session of a request, nil for none. acts is whether the user made the request.
+func (s *site) sessionOf(r *http.Request, acts bool) *session {
 	cookie, err := r.Cookie(cookieName(s.Secure))
 	if err != nil {
 		return nil
 	}
-	return s.sessions.of(r.Context(), cookie.Value)
+	return s.sessions.of(r.Context(), cookie.Value, acts)
 }
 
 func (s *site) problem(w http.ResponseWriter, r *http.Request, f frame, status int, text string) {
@@ -226,7 +227,7 @@ type signInForm struct{ Problem string }
 func (signInForm) title() string { return "Sign in" }
 
 func (s *site) showSignIn(w http.ResponseWriter, r *http.Request) {
-	if s.sessionOf(r) != nil {
+	if s.sessionOf(r, true) != nil {
 		http.Redirect(w, r, "/", http.StatusSeeOther)
 		return
 	}
