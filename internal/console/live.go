@@ -1,6 +1,7 @@
 package console
 
 import (
+	"crypto/sha256"
 	"fmt"
 	"net/http"
 	"sync"
@@ -8,8 +9,8 @@ import (
 )
 
 const (
-	// maxStreams and maxOwnStreams limit the open pages, of all users and of one session.
-	maxStreams, maxOwnStreams = 2000, 1200
+	// maxStreams and maxOwnStreams limit the open pages, of all users and of one user.
+	maxStreams, maxOwnStreams = 2000, 64
 	// heartbeat is the time between two comments. It finds dead connections, and ends those without a session.
 	heartbeat = 20 * time.Second
 	// streamWrite limits one write to a slow browser.
@@ -18,38 +19,49 @@ const (
 
 // streams counts the open pages.
 type streams struct {
-	mu   sync.Mutex
-	open int
+	mu struct {
+		sync.Mutex
+		open int
+		own  map[[sha256.Size]byte]int // by tokenauth.User.ID
+	}
 }
 
-// take takes a place for a session, and returns false if there is none.
-func (s *streams) take(x *session) bool {
+func newStreams() *streams {
+	s := &streams{}
+	s.mu.own = map[[sha256.Size]byte]int{}
+	return s
+}
+
+// take takes a place for a user, and returns false if there is none.
+func (s *streams) take(user [sha256.Size]byte) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.open >= maxStreams || x.streams >= maxOwnStreams {
+	if s.mu.open >= maxStreams || s.mu.own[user] >= maxOwnStreams {
 		return false
 	}
-	s.open++
-	x.streams++
+	s.mu.open++
+	s.mu.own[user]++
 	return true
 }
 
-func (s *streams) give(x *session) {
+func (s *streams) give(user [sha256.Size]byte) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.open--
-	x.streams--
+	s.mu.open--
+	if s.mu.own[user]--; s.mu.own[user] == 0 {
+		delete(s.mu.own, user)
+	}
 }
 
 // live tells a page about new snapshots with server-sent events. The page then reads itself again. The status 204 makes a
 // browser give up.
 func (s *site) live(w http.ResponseWriter, r *http.Request) {
 	x := s.sessionOf(r, false)
-	if x == nil || !s.streams.take(x) {
+	if x == nil || !s.streams.take(x.user.ID()) {
 		w.WriteHeader(http.StatusNoContent)
 		return
 	}
-	defer s.streams.give(x)
+	defer s.streams.give(x.user.ID())
 	control := http.NewResponseController(w)
 	_ = control.SetReadDeadline(time.Time{})
 	w.Header().Set("Content-Type", "text/event-stream")

@@ -3,6 +3,7 @@ package console
 import (
 	"bufio"
 	"context"
+	"fmt"
 	"net/http"
 	"strings"
 	"sync"
@@ -41,12 +42,18 @@ func (b browser) open(ctx context.Context) (stream, error) {
 	return s, nil
 }
 
-// TestOpenPagesCostNoReviews opens 1,000 pages, changes the cluster, and counts the questions to the API server.
+// TestOpenPagesCostNoReviews opens 1,000 pages of twenty users, changes the cluster, and counts the questions to the API server.
 func TestOpenPagesCostNoReviews(t *testing.T) {
-	const open = 1000
+	const open, users = 1000, 20
 	w := addressesWorld(t)
-	b := w.as(t, "admin")
-	b.get("/")
+	var browsers []browser
+	for i := range users {
+		name := fmt.Sprint("user", i)
+		w.user(name, "*")
+		b := w.as(t, name)
+		b.get("/")
+		browsers = append(browsers, b)
+	}
 	before := w.authority.count()
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
@@ -55,7 +62,7 @@ func TestOpenPagesCostNoReviews(t *testing.T) {
 	for i := range all {
 		work.Go(func() {
 			var err error
-			if all[i], err = b.open(ctx); err != nil {
+			if all[i], err = browsers[i%users].open(ctx); err != nil {
 				t.Error(err)
 			}
 		})
@@ -68,7 +75,7 @@ func TestOpenPagesCostNoReviews(t *testing.T) {
 				t.Error("a page hears nothing")
 			}
 			if i%10 == 0 { // a page that reads itself again
-				if _, body := b.get("/"); !strings.Contains(body, "Pools") {
+				if _, body := browsers[i%users].get("/"); !strings.Contains(body, "Pools") {
 					t.Error("no page")
 				}
 			}
@@ -83,7 +90,7 @@ func TestOpenPagesCostNoReviews(t *testing.T) {
 	until(t, func() bool {
 		w.streams.mu.Lock()
 		defer w.streams.mu.Unlock()
-		return w.streams.open == 0
+		return w.streams.mu.open == 0 && len(w.streams.mu.own) == 0
 	})
 }
 
@@ -146,9 +153,34 @@ func TestStreamsNeedSession(t *testing.T) {
 	if status, _ := w.browser(t).get("/live"); status != http.StatusNoContent {
 		t.Errorf("without a session: status %d", status)
 	}
-	w.streams.open = maxStreams
+	w.streams.mu.open = maxStreams
 	if status, _ := w.as(t, "admin").get("/live"); status != http.StatusNoContent {
 		t.Errorf("too many open pages: status %d", status)
+	}
+}
+
+// TestUserHasPartOfStreams takes all places of a user.
+func TestUserHasPartOfStreams(t *testing.T) {
+	w := addressesWorld(t)
+	w.user("other", "*")
+	other := w.as(t, "other")
+	other.get("/")
+	user, _, err := w.Access.Identify(t.Context(), "token-admin")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range maxOwnStreams {
+		if !w.streams.take(user.ID()) {
+			t.Fatal("no place")
+		}
+	}
+	if status, _ := w.as(t, "admin").get("/live"); status != http.StatusNoContent {
+		t.Errorf("another session of the user: status %d", status)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	if _, err := other.open(ctx); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"errors"
+	"maps"
 	"net/http"
 	"net/netip"
 	"sync"
@@ -24,7 +25,8 @@ const (
 	// reviewPatience is how long a session outlives the silence of the API server. It counts when a review fails: an idle session
 	// has no reviews.
 	reviewPatience = 15 * time.Minute
-	// maxSessions limits all sessions, and maxOwnSessions those of one user: the oldest ends.
+	// maxSessions limits all sessions, and maxOwnSessions those of one user. Past the first, the user with the most loses one, past
+	// the second the user itself: the one that was used longest ago.
 	maxSessions, maxOwnSessions = 4096, 32
 )
 
@@ -39,12 +41,11 @@ type session struct {
 	user  tokenauth.User
 	token string
 	key   [sha256.Size]byte // of the cookie
-	// sessions guards the fields below, and streams the last one.
+	// sessions guards the fields below.
 	began, used time.Time
 	reviewed    time.Time // when the API server accepted the token last
 	// reviewing is closed at the end of the running review, and nil without one.
 	reviewing chan struct{}
-	streams   int
 }
 
 // sessions are the signed-in users.
@@ -60,7 +61,6 @@ type sessions struct {
 // The errors of signIn.
 var (
 	errUnknownToken = errors.New("the API server does not accept this token; it may have expired, so create a new one")
-	errFull         = errors.New("too many users are signed in; try again later")
 	errNoAnswer     = errors.New("the API server does not answer whether the token is valid; try again")
 )
 
@@ -88,33 +88,39 @@ func (s *sessions) signIn(ctx context.Context, token string) (cookie string, use
 	next := &session{user: user, token: token, began: now, used: now, reviewed: now, key: sha256.Sum256([]byte(cookie))}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.removeOld(user)
-	if len(s.mu.all) >= maxSessions {
-		return "", user, errFull
-	}
+	s.makeRoom(user)
 	s.mu.all[next.key] = next
 	return cookie, user, nil
 }
 
-// removeOld removes the sessions that ended and, if a user has too many, the oldest one. The caller holds mu.
-func (s *sessions) removeOld(user tokenauth.User) {
+// makeRoom removes the sessions that ended and, if there are too many, another one. The caller holds mu.
+func (s *sessions) makeRoom(user tokenauth.User) {
+	now := s.now()
+	maps.DeleteFunc(s.mu.all, func(_ [sha256.Size]byte, x *session) bool { return x.ended(now) })
+	own, most, of := map[[sha256.Size]byte]int{}, 0, [sha256.Size]byte{} // by tokenauth.User.ID
+	for _, x := range s.mu.all {
+		id := x.user.ID()
+		if own[id]++; own[id] > most {
+			most, of = own[id], id
+		}
+	}
+	switch {
+	case own[user.ID()] >= maxOwnSessions:
+		s.removeOldest(user.ID())
+	case len(s.mu.all) >= maxSessions:
+		s.removeOldest(of)
+	}
+}
+
+// removeOldest removes the session of a user that was used longest ago.
+func (s *sessions) removeOldest(user [sha256.Size]byte) {
 	var oldest *session
-	own, now := 0, s.now()
-	for key, other := range s.mu.all {
-		if other.ended(now) {
-			delete(s.mu.all, key)
-			continue
-		}
-		if other.user.ID() == user.ID() {
-			own++
-			if oldest == nil || other.used.Before(oldest.used) {
-				oldest = other
-			}
+	for _, x := range s.mu.all {
+		if x.user.ID() == user && (oldest == nil || x.used.Before(oldest.used)) {
+			oldest = x
 		}
 	}
-	if own >= maxOwnSessions {
-		delete(s.mu.all, oldest.key)
-	}
+	delete(s.mu.all, oldest.key)
 }
 
 func (x *session) ended(now time.Time) bool {

@@ -2,9 +2,11 @@ package console
 
 import (
 	"context"
+	"crypto/sha256"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -283,5 +285,26 @@ func TestSessionsOfUserAreBounded(t *testing.T) {
 	}
 	if !signedIn(other) || len(w.sessions.mu.all) != maxOwnSessions+1 {
 		t.Errorf("%d sessions, and another user's ended", len(w.sessions.mu.all))
+	}
+}
+
+// TestFullConsoleEndsSessionOfLargestUser fills the console with sessions of one user and signs in a third.
+func TestFullConsoleEndsSessionOfLargestUser(t *testing.T) {
+	w := addressesWorld(t)
+	w.user("other", "*")
+	w.user("third", "*")
+	oldest, other := w.as(t, "admin"), w.as(t, "other")
+	w.wait(time.Second)
+	large, _, err := w.Access.Identify(t.Context(), "token-admin")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range maxSessions - 2 {
+		x := &session{user: large, began: w.now(), used: w.now(), reviewed: w.now(), key: sha256.Sum256([]byte(strconv.Itoa(i)))}
+		w.sessions.mu.all[x.key] = x
+	}
+	third := w.as(t, "third")
+	if !signedIn(third) || !signedIn(other) || signedIn(oldest) || len(w.sessions.mu.all) != maxSessions {
+		t.Errorf("%d sessions: the new one %v, that of another user %v, the oldest of the largest user %v", len(w.sessions.mu.all), signedIn(third), signedIn(other), signedIn(oldest))
 	}
 }

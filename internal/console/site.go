@@ -47,7 +47,7 @@ type site struct {
 
 func newSite(o options) *site {
 	s := &site{
-		options: o, sessions: newSessions(o.Access, o.Now), signIns: newSignInLimit(), streams: &streams{},
+		options: o, sessions: newSessions(o.Access, o.Now), signIns: newSignInLimit(), streams: newStreams(),
 		templates: parseTemplates(), rendering: newPlaces(),
 	}
 	mux := http.NewServeMux()
@@ -257,8 +257,6 @@ func (s *site) signIn(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case errors.Is(err, errUnknownToken):
 		refuse(http.StatusUnauthorized, sentence(errUnknownToken.Error()))
-	case errors.Is(err, errFull):
-		refuse(http.StatusServiceUnavailable, sentence(errFull.Error()))
 	case err != nil:
 		s.Log.Warn("cannot review a token", "client", r.RemoteAddr, "err", err)
 		refuse(http.StatusServiceUnavailable, sentence(errNoAnswer.Error()))
