@@ -213,59 +213,58 @@ const (
 	// signInsEvery and signInBurst limit the attempts of one client, allSignIns and allSignInBurst those of all.
 	signInsEvery, signInBurst  = 2 * time.Second, 5
 	allSignIns, allSignInBurst = 10, 50
-	// maxClients limits the clients in memory.
+	// siteClients is the number of IPv6 clients whose limits a site has: one can have 65,536 of them.
+	siteClients = 4
+	// maxClients limits the clients and sites in memory. All further ones share half of the attempts of all.
 	maxClients = 4096
 )
 
 // signInLimit limits attempts to sign in: each costs the API server a review.
 type signInLimit struct {
-	all *rate.Limiter
-	mu  struct {
+	all, further *rate.Limiter
+	mu           struct {
 		sync.Mutex
 		clients map[netip.Prefix]*rate.Limiter
 	}
 }
 
 func newSignInLimit() *signInLimit {
-	l := &signInLimit{all: rate.NewLimiter(allSignIns, allSignInBurst)}
+	l := &signInLimit{all: rate.NewLimiter(allSignIns, allSignInBurst), further: rate.NewLimiter(allSignIns/2, allSignInBurst/2)}
 	l.mu.clients = map[netip.Prefix]*rate.Limiter{}
 	return l
 }
 
 // allow reports whether a client, as in Request.RemoteAddr, may try now. A /64 of IPv6 is one client: a host there has any
-// number of addresses.
+// number of addresses. A /48 is a site with many of those.
 func (l *signInLimit) allow(remote string, now time.Time) bool {
 	at, err := netip.ParseAddrPort(remote)
 	if err != nil {
 		return l.all.AllowN(now, 1)
 	}
-	addr, bits := at.Addr().Unmap(), 32
-	if addr.Is6() {
-		bits = 64
+	addr := at.Addr().Unmap().WithZone("")
+	if addr.Is4() {
+		return l.of(addr, 32, 1, now).AllowN(now, 1) && l.all.AllowN(now, 1)
 	}
-	client, err := addr.WithZone("").Prefix(bits)
-	if err != nil {
-		return false
-	}
-	return l.of(client, now).AllowN(now, 1) && l.all.AllowN(now, 1)
+	return l.of(addr, 64, 1, now).AllowN(now, 1) && l.of(addr, 48, siteClients, now).AllowN(now, 1) && l.all.AllowN(now, 1)
 }
 
-func (l *signInLimit) of(client netip.Prefix, now time.Time) *rate.Limiter {
+// of returns the limiter of an address with the leading bits of addr: that of a number of clients.
+func (l *signInLimit) of(addr netip.Addr, bits, clients int, now time.Time) *rate.Limiter {
+	client := netip.PrefixFrom(addr, bits).Masked()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if limiter := l.mu.clients[client]; limiter != nil {
 		return limiter
 	}
 	if len(l.mu.clients) >= maxClients {
-		for other, limiter := range l.mu.clients {
-			if limiter.TokensAt(now) >= signInBurst { // as good as new
-				delete(l.mu.clients, other)
-			}
-		}
+		maps.DeleteFunc(l.mu.clients, func(_ netip.Prefix, limiter *rate.Limiter) bool {
+			return limiter.TokensAt(now) >= float64(limiter.Burst()) // as good as new
+		})
 	}
-	limiter := rate.NewLimiter(rate.Every(signInsEvery), signInBurst)
-	if len(l.mu.clients) < maxClients {
-		l.mu.clients[client] = limiter
+	if len(l.mu.clients) >= maxClients {
+		return l.further
 	}
+	limiter := rate.NewLimiter(rate.Every(signInsEvery/time.Duration(clients)), signInBurst*clients)
+	l.mu.clients[client] = limiter
 	return limiter
 }

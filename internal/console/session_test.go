@@ -3,8 +3,10 @@ package console
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/binary"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"net/url"
 	"strconv"
 	"strings"
@@ -148,8 +150,52 @@ func TestSignInIsLimited(t *testing.T) {
 	if got := try("[2001:db8::ffff]:1000"); got != http.StatusTooManyRequests {
 		t.Errorf("another address of a /64: status %d", got)
 	}
-	if got := len(w.signIns.mu.clients); got != 3 {
+	if got := len(w.signIns.mu.clients); got != 4 { // with the /48
 		t.Errorf("%d clients in memory", got)
+	}
+}
+
+func TestStrangersLeaveSignInsToOthers(t *testing.T) {
+	at := threeAtNight()
+	many := func(l *signInLimit, addr netip.Addr, step func(netip.Addr) netip.Addr) (allowed int) {
+		for range maxClients {
+			if l.allow(netip.AddrPortFrom(addr, 1000).String(), at) {
+				allowed++
+			}
+			addr = step(addr)
+		}
+		return allowed
+	}
+	l := newSignInLimit()
+	next64 := func(a netip.Addr) netip.Addr {
+		bytes := a.As16()
+		binary.BigEndian.PutUint16(bytes[6:], binary.BigEndian.Uint16(bytes[6:])+1)
+		return netip.AddrFrom16(bytes)
+	}
+	if got := many(l, netip.MustParseAddr("2001:db8::1"), next64); got != siteClients*signInBurst {
+		t.Errorf("one /48 has %d attempts at once", got)
+	}
+	l = newSignInLimit()
+	for i, addr := 0, netip.MustParseAddr("198.18.0.0"); i < maxClients; i, addr = i+1, addr.Next() {
+		l.of(addr, 32, 1, at).AllowN(at, 1)
+	}
+	if got := many(l, netip.MustParseAddr("10.0.0.0"), netip.Addr.Next); got != allSignInBurst/2 {
+		t.Errorf("clients past those in memory have %d attempts at once", got)
+	}
+	if !l.allow("198.18.0.9:1000", at) {
+		t.Error("they leave no attempt to a known client")
+	}
+}
+
+func TestOnlyTokensCountAsAttempts(t *testing.T) {
+	w := addressesWorld(t)
+	for range signInBurst + 1 {
+		if status, _ := w.browser(t).post("/sign-in", url.Values{"token": {"two words"}}); status != http.StatusBadRequest {
+			t.Fatalf("status %d", status)
+		}
+	}
+	if status, _ := w.browser(t).post("/sign-in", url.Values{"token": {"token-admin"}}); status != http.StatusOK {
+		t.Errorf("a token after empty attempts: status %d", status)
 	}
 }
 

@@ -238,11 +238,6 @@ func (s *site) signIn(w http.ResponseWriter, r *http.Request) {
 	refuse := func(status int, problem string) {
 		s.render(w, r, status, "sign-in", frame{Content: signInForm{Problem: problem}})
 	}
-	if !s.signIns.allow(r.RemoteAddr, s.Now()) {
-		w.Header().Set("Retry-After", "10")
-		refuse(http.StatusTooManyRequests, "There were too many attempts to sign in. Wait ten seconds.")
-		return
-	}
 	r.Body = http.MaxBytesReader(w, r.Body, maxForm)
 	if err := r.ParseForm(); err != nil {
 		refuse(http.StatusBadRequest, "The form cannot be read. Paste one token.")
@@ -251,6 +246,11 @@ func (s *site) signIn(w http.ResponseWriter, r *http.Request) {
 	token := strings.TrimSpace(strings.TrimPrefix(strings.TrimSpace(r.PostForm.Get("token")), "Bearer "))
 	if token == "" || strings.ContainsAny(token, " \t\r\n") {
 		refuse(http.StatusBadRequest, "Paste one token, as kubectl create token prints it.")
+		return
+	}
+	if !s.signIns.allow(r.RemoteAddr, s.Now()) { // only what may be a token counts
+		w.Header().Set("Retry-After", "10")
+		refuse(http.StatusTooManyRequests, "There were too many attempts to sign in. Wait ten seconds.")
 		return
 	}
 	cookie, user, err := s.sessions.signIn(r.Context(), token)
