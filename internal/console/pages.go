@@ -188,6 +188,9 @@ func (s *site) nodesPage(v *visit) (any, error) {
 	names := slices.Sorted(maps.Keys(v.nodes))
 	c := nodesContent{More: max(0, len(names)-maxRows)}
 	for _, name := range names[:min(len(names), maxRows)] {
+		if err := v.Context().Err(); err != nil { // the reader is gone
+			return nil, err
+		}
 		d := s.node(v, name)
 		row := nodeRow{Name: name, Agent: d.Agent, Ready: d.Ready, AgentReady: d.AgentReady, IPs: d.IPs, Addresses: len(d.Addresses), Findings: len(d.Findings), Networks: len(d.Networks)}
 		for _, p := range d.Pools {
@@ -204,7 +207,7 @@ func (s *site) nodesPage(v *visit) (any, error) {
 func (s *site) node(v *visit, name string) view.NodeDetails {
 	q := view.NodeQuestion{Node: v.nodes[name], Pods: v.onNode[name], Agent: view.AgentOf(v.onNode[name], v.agents), Families: view.Families(s.Config)}
 	if v.sight.events("default") { // where Kubernetes keeps those about nodes
-		q.Events = v.events
+		q.Events = v.aboutNode[name]
 	}
 	d := v.state.Node(q)
 	d.Findings = v.sight.findings(d.Findings, d.Addresses)

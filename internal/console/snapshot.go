@@ -45,6 +45,8 @@ type snapshot struct {
 	agents     *appsv1.DaemonSet                 // nil if there is none
 	// events are those of Spiderpool, the newest first.
 	events []corev1.Event
+	// aboutNode are those about a node, by its name.
+	aboutNode map[string][]corev1.Event
 }
 
 // maxEvents limits the events of a snapshot. The API server keeps them for an hour.
@@ -54,7 +56,7 @@ const maxEvents = 2000
 func (o objects) take(ctx context.Context, installation ipamNames, now time.Time) (*snapshot, error) {
 	s := &snapshot{
 		at: now, pods: map[lease.PodKey]*corev1.Pod{}, onNode: map[string][]*corev1.Pod{}, nodes: map[string]*corev1.Node{},
-		namespaces: map[string]*corev1.Namespace{}, networks: map[pool.NetworkAttachment]string{},
+		namespaces: map[string]*corev1.Namespace{}, networks: map[pool.NetworkAttachment]string{}, aboutNode: map[string][]corev1.Event{},
 	}
 	if err := o.own(ctx, s); err != nil {
 		return nil, err
@@ -81,6 +83,11 @@ func (o objects) take(ctx context.Context, installation ipamNames, now time.Time
 		return cmp.Or(view.TimeOf(b).Compare(view.TimeOf(a)), cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
 	})
 	s.events = s.events[:min(len(s.events), maxEvents)]
+	for _, e := range s.events {
+		if about := e.InvolvedObject; about.Kind == "Node" {
+			s.aboutNode[about.Name] = append(s.aboutNode[about.Name], e)
+		}
+	}
 	return s, nil
 }
 
