@@ -352,8 +352,9 @@ func TestBadValuesAreRejected(t *testing.T) {
 			"spiderpoolAgent.prometheus.enabled=true,spiderpoolAgent.prometheus.secure=true,spiderpoolAgent.prometheus.serviceMonitor.install=true,spiderpoolAgent.prometheus.serviceMonitor.namespace=monitoring",
 			"spiderpoolAgent.prometheus.serviceMonitor.namespace is monitoring",
 		},
-		"foreign plugin": {"plugins.installOvsCNI=true", "it lacks these plugins: ovs. Set plugins.image"},
-		"sriov":          {"sriov.install=true", "does not contain the SR-IOV network operator"},
+		"console without certificate": {"console.enabled=true,spiderpoolController.tls.method=certmanager", "console.tls.secretName is empty, but spiderpoolController.tls.method is certmanager"},
+		"foreign plugin":              {"plugins.installOvsCNI=true", "it lacks these plugins: ovs. Set plugins.image"},
+		"sriov":                       {"sriov.install=true", "does not contain the SR-IOV network operator"},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
