@@ -2,14 +2,15 @@ package tokenauth
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
@@ -122,39 +123,33 @@ func TestRightsOutliveShortOutage(t *testing.T) {
 	}
 }
 
-// TestReviewsAtATimeAreBounded holds all reviews until as many run as may, and counts the most at a time.
+// transport is an API server in this process.
+type transport func(*http.Request) (*http.Response, error)
+
+func (t transport) RoundTrip(r *http.Request) (*http.Response, error) { return t(r) }
+
 func TestReviewsAtATimeAreBounded(t *testing.T) {
-	var running, most atomic.Int64
-	let, full := make(chan struct{}), make(chan struct{})
-	fill := sync.OnceFunc(func() { close(full) })
-	api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		n := running.Add(1)
-		defer running.Add(-1)
-		for seen := most.Load(); n > seen && !most.CompareAndSwap(seen, n); seen = most.Load() {
+	synctest.Test(t, func(t *testing.T) {
+		var running atomic.Int64
+		let := make(chan struct{})
+		access, err := NewAccess(&rest.Config{Host: "http://api.example", Transport: transport(func(*http.Request) (*http.Response, error) {
+			running.Add(1)
+			<-let
+			return nil, errors.New("away")
+		})})
+		if err != nil {
+			t.Fatal(err)
 		}
-		if n == maxReviews {
-			fill()
+		var work sync.WaitGroup
+		for i := range maxReviews {
+			work.Go(func() { _, _, _ = access.Identify(t.Context(), "token") })
+			work.Go(func() { _, _ = access.MayList(t.Context(), User{}, Right{Resource: fmt.Sprint("r", i)}) })
 		}
-		<-let
-		_, _ = io.Copy(w, r.Body)
-	}))
-	t.Cleanup(api.Close)
-	access, err := NewAccess(&rest.Config{Host: api.URL})
-	if err != nil {
-		t.Fatal(err)
-	}
-	var work sync.WaitGroup
-	for i := range 3 * maxReviews {
-		work.Go(func() {
-			if _, err := access.MayList(t.Context(), User{}, Right{Resource: fmt.Sprint("r", i)}); err != nil {
-				t.Error(err)
-			}
-		})
-	}
-	<-full
-	close(let)
-	work.Wait()
-	if most.Load() != maxReviews {
-		t.Errorf("%d reviews at a time", most.Load())
-	}
+		synctest.Wait()
+		if got := running.Load(); got != maxReviews {
+			t.Errorf("%d reviews at a time", got)
+		}
+		close(let)
+		work.Wait()
+	})
 }
