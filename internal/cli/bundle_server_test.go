@@ -47,7 +47,7 @@ func TestBundleHoldsInstallationWithoutSecrets(t *testing.T) {
 	}
 }
 
-// TestBundleNotesMissingRights has the rights of a reader: no logs, no lists of leases and network attachments.
+// TestBundleNotesMissingRights has the rights of a reader: no logs, no lists of leases and peer groups.
 func TestBundleNotesMissingRights(t *testing.T) {
 	createCluster(t, []byte(actCluster))
 	removeDefinition(t, "spiderreservedips.spiderpool.spidernet.io")
@@ -60,7 +60,7 @@ func TestBundleNotesMissingRights(t *testing.T) {
 		why[left.Source] = left.Why
 	}
 	for source, part := range map[string]string{
-		"/apis/k8s.cni.cncf.io/v1/network-attachment-definitions":                                                      "you may not read it",
+		"/apis/spiderpool.spidernet.io/v2beta1/spiderpeergroups":                                                       "you may not read it",
 		"/apis/spiderpool.spidernet.io/v2beta1/spiderreservedips":                                                      "this kind is not installed",
 		"/apis/coordination.k8s.io/v1/namespaces/kube-system/leases?fieldSelector=metadata.name=spiderpool-controller": "you may not read it",
 	} {
