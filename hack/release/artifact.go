@@ -130,7 +130,7 @@ func programsOf(img v1.Image, platform string) (found []program, err error) {
 		return nil, err
 	}
 	for _, layer := range layers {
-		err := eachFile(layer, func(name string, content []byte) error {
+		err := eachFileOf(layer, func(name string, content []byte) error {
 			if strings.HasPrefix(name, "licenses/") {
 				return nil
 			}
@@ -148,13 +148,18 @@ func programsOf(img v1.Image, platform string) (found []program, err error) {
 	return found, nil
 }
 
-// eachFile calls do with each regular file of the layer.
-func eachFile(layer v1.Layer, do func(name string, content []byte) error) (err error) {
+// eachFileOf calls do with each regular file of the layer.
+func eachFileOf(layer v1.Layer, do func(name string, content []byte) error) (err error) {
 	content, err := layer.Uncompressed()
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, content.Close()) }()
+	return eachFile(content, do)
+}
+
+// eachFile calls do with each regular file of a tar archive.
+func eachFile(content io.Reader, do func(name string, content []byte) error) error {
 	archive := tar.NewReader(content)
 	for {
 		header, err := archive.Next()
@@ -184,31 +189,14 @@ func unpack(file, dir string) error {
 		return err
 	}
 	defer f.Close()
-	archive := tar.NewReader(f)
-	for {
-		header, err := archive.Next()
-		if err == io.EOF {
-			return nil
+	return eachFile(f, func(name string, content []byte) error {
+		if !filepath.IsLocal(name) {
+			return fmt.Errorf("the entry %q leaves the archive", name)
 		}
-		if err != nil {
-			return err
-		}
-		if header.Typeflag != tar.TypeReg {
-			continue
-		}
-		if !filepath.IsLocal(header.Name) {
-			return fmt.Errorf("the entry %q leaves the archive", header.Name)
-		}
-		content, err := io.ReadAll(archive)
-		if err != nil {
-			return err
-		}
-		to := filepath.Join(dir, header.Name)
+		to := filepath.Join(dir, name)
 		if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
 			return err
 		}
-		if err := os.WriteFile(to, content, 0o600); err != nil {
-			return err
-		}
-	}
+		return os.WriteFile(to, content, 0o600)
+	})
 }
