@@ -132,6 +132,14 @@ func (s *state) vanish(instance string) {
 	delete(s.instances, instance)
 }
 
+// retagged replaces a resource by one with other tags. Older states keep the former.
+func retagged[T any](all map[string]*T, id string, tagsOf func(*T) *map[string]string, change func(map[string]string)) {
+	n := *all[id]
+	tags := tagsOf(&n)
+	*tags = changed(*tags, change)
+	all[id] = &n
+}
+
 // retag changes the tags of a resource.
 func (s *state) retag(id string, change func(tags map[string]string)) *Error {
 	switch {
@@ -140,21 +148,13 @@ func (s *state) retag(id string, change func(tags map[string]string)) *Error {
 		i.Tags = changed(i.Tags, change)
 		s.interfaces[id] = i
 	case s.subnets[id] != nil:
-		n := *s.subnets[id]
-		n.Tags = changed(n.Tags, change)
-		s.subnets[id] = &n
+		retagged(s.subnets, id, func(n *Subnet) *map[string]string { return &n.Tags }, change)
 	case s.instances[id] != nil:
-		n := *s.instances[id]
-		n.Tags = changed(n.Tags, change)
-		s.instances[id] = &n
+		retagged(s.instances, id, func(n *Instance) *map[string]string { return &n.Tags }, change)
 	case s.vpcs[id] != nil:
-		n := *s.vpcs[id]
-		n.Tags = changed(n.Tags, change)
-		s.vpcs[id] = &n
+		retagged(s.vpcs, id, func(n *VPC) *map[string]string { return &n.Tags }, change)
 	case s.groups[id] != nil:
-		n := *s.groups[id]
-		n.Tags = changed(n.Tags, change)
-		s.groups[id] = &n
+		retagged(s.groups, id, func(n *SecurityGroup) *map[string]string { return &n.Tags }, change)
 	default:
 		return missing(id)
 	}
