@@ -11,11 +11,6 @@ import (
 // a change. Answers of the same moment may come from the same stale replica.
 const Apart = 5 * time.Second
 
-// reservedFirst is the number of addresses at the start of a subnet that AWS keeps for
-// itself; it also keeps the last one
-// (https://docs.aws.amazon.com/vpc/latest/userguide/subnet-sizing.html).
-const reservedFirst = 4
-
 // Answer is what a provider said about one instance.
 type Answer struct {
 	At       time.Time
@@ -66,7 +61,7 @@ func supplyOf(a *Answer, device int, family inet.Family, subnets map[string]Subn
 		for _, cidr := range subnet.CIDRs {
 			if inet.FamilyOf(cidr.Addr()) == family {
 				s.subnet = cidr.Masked()
-				s.ips = usable(i, s.subnet)
+				s.ips = usable(i, s.subnet, subnet.Layout)
 			}
 		}
 		return s, known
@@ -76,17 +71,11 @@ func supplyOf(a *Answer, device int, family inet.Family, subnets map[string]Subn
 
 // usable returns the addresses of an interface that pods may have: the assigned ones in
 // the subnet, without the node's own and the cloud's.
-func usable(i Interface, subnet netip.Prefix) inet.Set {
+func usable(i Interface, subnet netip.Prefix, layout Layout) inet.Set {
 	var sets []inet.Set
 	for _, piece := range i.Assigned {
 		sets = append(sets, inet.OfPrefix(piece))
 	}
-	kept := append([]netip.Addr{}, i.Primary...)
-	for addr, n := subnet.Addr(), 0; n < reservedFirst && subnet.Contains(addr); n++ {
-		kept = append(kept, addr)
-		addr = addr.Next()
-	}
-	ranges := inet.OfPrefix(subnet).Ranges()
-	kept = append(kept, ranges[0].To())
+	kept := append(layout.Kept(subnet), i.Primary...)
 	return inet.Union(sets...).And(inet.OfPrefix(subnet)).Minus(inet.OfAddrs(kept...))
 }

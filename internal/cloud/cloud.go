@@ -27,7 +27,7 @@ type Instance struct {
 type Interface struct {
 	ID     string // e.g. eni-0123456789abcdef0
 	MAC    string // e.g. 0a:1b:2c:3d:4e:5f, lower case
-	Device int    // position at the instance; 0 is the primary interface
+	Device int    // position at the instance: 0 for the primary interface, or UnknownDevice
 	// Subnet is the ID. The subnet's CIDRs and gateways are values of Subnet.
 	Subnet         string
 	SecurityGroups []string
@@ -43,11 +43,17 @@ type Interface struct {
 	Attached string
 }
 
+// UnknownDevice is the position of an attached interface that the cloud does not tell. Such an
+// interface is absent from Instance.Interfaces.
+const UnknownDevice = -1
+
 // Subnet is a part of the cloud's network, in one zone.
 type Subnet struct {
 	ID    string
 	Zone  string
 	CIDRs []netip.Prefix // at most one of each family
+	// Layout says which addresses of each CIDR the cloud keeps.
+	Layout Layout
 	// Free counts the IPv4 addresses that nobody has. A prefix may still find no room,
 	// because the free addresses are scattered.
 	Free int
@@ -57,13 +63,11 @@ type Subnet struct {
 	Tags     map[string]string
 }
 
-// Gateway returns the router of the subnet in the family, or the zero address: the
-// first address after the network's own
-// (https://docs.aws.amazon.com/vpc/latest/userguide/subnet-sizing.html).
+// Gateway returns the router of the subnet in the family, or the zero address.
 func (s Subnet) Gateway(f inet.Family) netip.Addr {
 	for _, cidr := range s.CIDRs {
 		if inet.FamilyOf(cidr.Addr()) == f {
-			return cidr.Masked().Addr().Next()
+			return s.Layout.gateway(cidr)
 		}
 	}
 	return netip.Addr{}

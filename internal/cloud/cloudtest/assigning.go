@@ -106,6 +106,16 @@ func checkMove(t *testing.T, s scene) {
 	}
 }
 
+func checkNoMove(t *testing.T, s scene) {
+	_, other := s.addNode(t, typeLarge, s.subnet)
+	a := exact(s.eth0.ID, cloud.Addresses, "10.0.1.200/32")
+	must(t, errorOf(s.Assign(t.Context(), a)))
+	move := a
+	move.Interface, move.Move = other.ID, true
+	wantKind(t, errorOf(s.Assign(t.Context(), move)), cloud.Invalid)
+	wantPieces(t, s.describe(t, s.eth0.ID).Assigned, a.Exact...)
+}
+
 func checkUnassign(t *testing.T, s scene) {
 	ctx := t.Context()
 	addresses := s.assign(t, s.eth0.ID, inet.IPv4, cloud.Addresses, 3)
@@ -142,6 +152,9 @@ func checkFull(t *testing.T, s scene) {
 	free := get(s.Subnets(t.Context(), []string{small}, nil))(t)[0].Free
 	s.assign(t, eth0.ID, inet.IPv4, cloud.Addresses, min(free, limitsLarge.IPv4-1))
 	_, last := s.addNode(t, typeLarge, small)
+	if rest := get(s.Subnets(t.Context(), []string{small}, nil))(t)[0].Free; rest > 0 {
+		s.assign(t, last.ID, inet.IPv4, cloud.Addresses, rest)
+	}
 	ask := cloud.Assignment{Interface: last.ID, Family: inet.IPv4, Unit: cloud.Addresses, Count: 1}
 	wantKind(t, errorOf(s.Assign(t.Context(), ask)), cloud.NoCapacity)
 	ask.Unit = cloud.Prefixes

@@ -35,7 +35,7 @@ func TestFaultsComeAsOrdered(t *testing.T) {
 }
 
 func TestSpaceGivesBackItsAddresses(t *testing.T) {
-	s := newSpace([]netip.Prefix{netip.MustParsePrefix("10.0.0.0/24"), netip.MustParsePrefix("2001:db8::/64")})
+	s := newSpace([]netip.Prefix{netip.MustParsePrefix("10.0.0.0/24"), netip.MustParsePrefix("2001:db8::/64")}, cloud.RouterFirst)
 	if s.free != 256-5 {
 		t.Errorf("%d free addresses in a new /24, want 251", s.free)
 	}

@@ -20,29 +20,46 @@ type Start func(t *testing.T) (cloud.Provider, World)
 // together.
 var Interfacing = []string{"Create", "Attach", "Detach", "Delete"}
 
+// Features that a cloud may lack.
+const (
+	// Moving is Assignment.Move. Without it, Assign must return Invalid.
+	Moving = "Moving"
+	// ExplicitReservations are ranges for requests that name an address.
+	ExplicitReservations = "ExplicitReservations"
+	// TypesWithoutPrefixes are instance types that take single addresses only.
+	TypesWithoutPrefixes = "TypesWithoutPrefixes"
+)
+
 // Limits of a provider change the contract.
 type Limits struct {
 	// Without lists methods that the provider does not have. Each must return Invalid.
 	Without []string
+	// Lacking lists features that the cloud does not have.
+	Lacking []string
+	// Layout of the cloud's subnets.
+	Layout cloud.Layout
 	// AnyNode says that InstanceID cannot tell the nodes of other clouds.
 	AnyNode bool
 }
 
 // Conformance runs the contract of cloud.Provider against a provider.
 func Conformance(t *testing.T, start Start, limits Limits) {
-	without := limits.Without
+	without, absent := limits.Without, slices.Concat(limits.Without, limits.Lacking)
 	for name, check := range contract {
-		if slices.ContainsFunc(check.needs, func(method string) bool { return slices.Contains(without, method) }) {
+		if slices.ContainsFunc(check.needs, func(need string) bool { return slices.Contains(absent, need) }) {
 			continue
 		}
-		t.Run(name, func(t *testing.T) { check.run(t, setUp(t, start)) })
+		t.Run(name, func(t *testing.T) { check.run(t, setUp(t, start, limits)) })
+	}
+	if slices.Contains(absent, Moving) {
+		t.Run("MoveIsRefused", func(t *testing.T) { checkNoMove(t, setUp(t, start, limits)) })
 	}
 	if !limits.AnyNode {
-		t.Run("NodesOfOtherClouds", func(t *testing.T) { checkForeignID(t, setUp(t, start)) })
+		t.Run("NodesOfOtherClouds", func(t *testing.T) { checkForeignID(t, setUp(t, start, limits)) })
 	}
 	for _, method := range without {
 		t.Run("without "+method, func(t *testing.T) {
-			s := setUp(t, start)
+			s := setUp(t, start, limits)
 			wantKind(t, s.lacking(t.Context(), method), cloud.Invalid)
 		})
 	}
@@ -51,12 +68,12 @@ func Conformance(t *testing.T, start Start, limits Limits) {
 			continue
 		}
 		for name, run := range faults {
-			t.Run(method+" "+name, func(t *testing.T) { run(t, setUp(t, start), method) })
+			t.Run(method+" "+name, func(t *testing.T) { run(t, setUp(t, start, limits), method) })
 		}
 	}
 }
 
-// contract is the suite: the behaviour, and the methods that it needs besides the describing ones.
+// contract is the suite: the behaviour, with the features and the methods that it needs besides the describing ones.
 var contract = map[string]struct {
 	needs []string
 	run   func(t *testing.T, s scene)
@@ -71,13 +88,13 @@ var contract = map[string]struct {
 	"LimitsOfTypes":                 {nil, checkLimits},
 	"AssignedPiecesAreDescribed":    {nil, checkAssign},
 	"ExactPieces":                   {nil, checkExact},
-	"MovedAddress":                  {nil, checkMove},
+	"MovedAddress":                  {[]string{Moving}, checkMove},
 	"RepeatedUnassign":              {nil, checkUnassign},
 	"QuotaAssignsNothing":           {nil, checkQuota},
-	"TypeWithoutPrefixes":           {nil, checkNoPrefixes},
+	"TypeWithoutPrefixes":           {[]string{TypesWithoutPrefixes}, checkNoPrefixes},
 	"FullSubnet":                    {nil, checkFull},
 	"FragmentedSubnet":              {nil, checkFragmented},
-	"ReservationsAreKept":           {nil, checkReservation},
+	"ReservationsAreKept":           {[]string{ExplicitReservations}, checkReservation},
 	"UnknownInterfaceIsGone":        {nil, checkGone},
 	"TakenPieceIsAbsent":            {nil, checkTakenAway},
 	"ConcurrentAssignsDiffer":       {nil, checkConcurrent},
@@ -105,6 +122,7 @@ var faults = map[string]func(t *testing.T, s scene, method string){
 type scene struct {
 	cloud.Provider
 	World
+	limits           Limits
 	subnet, instance string
 	eth0             cloud.Interface
 }
@@ -114,23 +132,25 @@ const (
 	typeOld   = "c4.large"
 )
 
-// The limits are those that AWS lists for the types.
-var (
-	limitsLarge = cloud.Limits{Interfaces: 3, IPv4: 10, IPv6: 10, Prefixes: true}
-	limitsOld   = cloud.Limits{Interfaces: 3, IPv4: 10, IPv6: 10}
-)
+// limitsLarge are those that AWS lists for the type.
+var limitsLarge = cloud.Limits{Interfaces: 3, IPv4: 10, IPv6: 10, Prefixes: true}
+
+// limitsOld returns the limits of a type that takes no prefixes, if the cloud has one.
+func (s scene) limitsOld() cloud.Limits {
+	return cloud.Limits{Interfaces: 3, IPv4: 10, IPv6: 10, Prefixes: slices.Contains(s.limits.Lacking, TypesWithoutPrefixes)}
+}
 
 var (
 	cidrIPv4 = netip.MustParsePrefix("10.0.1.0/24")
 	cidrIPv6 = netip.MustParsePrefix("2001:db8:0:1::/64")
 )
 
-func setUp(t *testing.T, start Start) scene {
+func setUp(t *testing.T, start Start, limits Limits) scene {
 	t.Helper()
 	p, w := start(t)
-	s := scene{Provider: p, World: w}
+	s := scene{Provider: p, World: w, limits: limits}
 	w.AddType(typeLarge, limitsLarge)
-	w.AddType(typeOld, limitsOld)
+	w.AddType(typeOld, s.limitsOld())
 	s.subnet = w.AddSubnet("eu-central-1a", map[string]string{"role": "pods"}, cidrIPv4, cidrIPv6)
 	s.instance, s.eth0 = s.addNode(t, typeLarge, s.subnet)
 	return s
@@ -268,7 +288,7 @@ func checkThrottled(t *testing.T, s scene, method string) {
 	s.Throttle(method)
 	before := s.Requests()
 	wantKind(t, run(t.Context()), cloud.Throttled)
-	if n := s.Requests() - before; n > 2 { // one to look, one to change
+	if n := s.Requests() - before; n > 3 { // one to look, two to change
 		t.Errorf("%d calls for one throttled %s: a provider retries nothing", n, method)
 	}
 	must(t, run(t.Context()))

@@ -129,8 +129,10 @@ func checkSubnets(t *testing.T, s scene) {
 	if len(got.Reserved) != 1 || got.Reserved[0] != reserved {
 		t.Errorf("reservations %v, want %v", got.Reserved, reserved)
 	}
-	if gateway := got.Gateway(inet.IPv4); gateway != netip.MustParseAddr("10.0.1.1") {
-		t.Errorf("gateway %s", gateway)
+	for family, gateway := range s.gateways() {
+		if got := got.Gateway(family); got != gateway {
+			t.Errorf("gateway %s, want %s", got, gateway)
+		}
 	}
 	s.assign(t, s.eth0.ID, inet.IPv4, cloud.Prefixes, 1)
 	if after := get(s.Subnets(t.Context(), []string{s.subnet}, nil))(t)[0]; after.Free != got.Free-16 {
@@ -149,9 +151,19 @@ func checkSubnets(t *testing.T, s scene) {
 	}
 }
 
+// gateways returns the routers of the scene's subnet.
+func (s scene) gateways() map[inet.Family]netip.Addr {
+	if s.limits.Layout == cloud.RouterLast {
+		return map[inet.Family]netip.Addr{
+			inet.IPv4: netip.MustParseAddr("10.0.1.253"), inet.IPv6: netip.MustParseAddr("2001:db8:0:1:ffff:ffff:ffff:fffd"),
+		}
+	}
+	return map[inet.Family]netip.Addr{inet.IPv4: netip.MustParseAddr("10.0.1.1"), inet.IPv6: netip.MustParseAddr("2001:db8:0:1::1")}
+}
+
 func checkLimits(t *testing.T, s scene) {
 	got := get(s.Limits(t.Context(), []string{typeLarge, typeOld}))(t)
-	if got[typeLarge] != limitsLarge || got[typeOld] != limitsOld {
+	if got[typeLarge] != limitsLarge || got[typeOld] != s.limitsOld() {
 		t.Errorf("limits %+v", got)
 	}
 }

@@ -22,6 +22,9 @@ var (
 // Fake is a cloud in memory, and the provider for it. Its actions are named fake:Assign and
 // so on, its IDs i-1, eni-2, subnet-3.
 type Fake struct {
+	// Layout of all subnets. Set it before the first one.
+	Layout cloud.Layout
+
 	mu     sync.Mutex
 	state  state
 	stale  *view // the answer to every description while it is set
@@ -87,7 +90,7 @@ func (f *Fake) AddSubnet(zone string, tags map[string]string, cidrs ...netip.Pre
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	id := f.newID("subnet")
-	f.state.subnets[id] = &subnet{cloud.Subnet{ID: id, Zone: zone, CIDRs: slices.Clone(cidrs), Tags: maps.Clone(tags)}, newSpace(cidrs)}
+	f.state.subnets[id] = &subnet{cloud.Subnet{ID: id, Zone: zone, CIDRs: slices.Clone(cidrs), Tags: maps.Clone(tags), Layout: f.Layout}, newSpace(cidrs, f.Layout)}
 	return id
 }
 
@@ -218,6 +221,24 @@ func (f *Fake) Calls(method string) (n int) {
 		}
 	}
 	return n
+}
+
+// Present returns the interfaces as they are now, whatever descriptions say.
+func (f *Fake) Present() []cloud.Interface {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.describe().ifaces
+}
+
+// Tag adds tags to an interface that exists.
+func (f *Fake) Tag(iface string, tags map[string]string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	i := f.state.ifaces[iface]
+	if i.Tags == nil {
+		i.Tags = map[string]string{}
+	}
+	maps.Copy(i.Tags, tags)
 }
 
 func (f *Fake) newID(kind string) string {

@@ -27,20 +27,16 @@ type space struct {
 	inWide map[netip.Prefix]int     // taken single addresses in each IPv6 prefix
 }
 
-// newSpace returns the addresses of a subnet. The cloud keeps the first four and the last
-// for itself (https://docs.aws.amazon.com/vpc/latest/userguide/subnet-sizing.html).
-func newSpace(cidrs []netip.Prefix) *space {
+// newSpace returns the addresses of a subnet, without those that the cloud keeps.
+func newSpace(cidrs []netip.Prefix, layout cloud.Layout) *space {
 	s := &space{cidrs: cidrs, blocks: map[netip.Addr]inet.Mask{}, wide: map[netip.Prefix]bool{}, inWide: map[netip.Prefix]int{}}
 	for _, cidr := range cidrs {
 		if cidr.Addr().Is4() {
 			s.free += 1 << (32 - cidr.Bits())
 		}
-		at := cidr.Masked().Addr()
-		for range 4 {
-			s.take(single(at))
-			at = at.Next()
+		for _, a := range layout.Kept(cidr) {
+			s.take(single(a))
 		}
-		s.take(single(lastOf(cidr)))
 	}
 	return s
 }
