@@ -34,7 +34,7 @@ var floors = []floor{
 	{
 		"Adapters",
 		[]string{"internal/kube", "internal/observe", "internal/linux", "internal/rpc", "internal/atomicfile", "internal/journal", "internal/crash",
-			"internal/cloud/aws", "internal/cloud/iaas", "internal/cloud/cloudmetrics", "internal/cloud/cloudtest"},
+			"internal/cloud/aws", "internal/cloud/alibaba", "internal/cloud/iaas", "internal/cloud/apibucket", "internal/cloud/cloudmetrics", "internal/cloud/cloudtest"},
 		"API server, kernel, unix socket, files, clouds",
 	},
 	{"Models", []string{"internal/config", "internal/view"}, "the configuration, and models for reading"},

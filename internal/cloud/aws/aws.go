@@ -21,6 +21,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
 
 	"spiderpool.dev/spiderpool/internal/cloud"
+	"spiderpool.dev/spiderpool/internal/cloud/apibucket"
 )
 
 const (
@@ -34,13 +35,22 @@ const (
 	maxIDs = 180
 )
 
+// Half of the rates that AWS documents for one account, region and action, because other
+// programs share them: describing calls have buckets of 100 tokens and get 20 a second,
+// changes have at least 50 and get 5
+// (https://docs.aws.amazon.com/ec2/latest/devguide/ec2-api-throttling.html).
+var (
+	describing = apibucket.Size{Rate: 10, Burst: 50}
+	changing   = apibucket.Size{Rate: 2.5, Burst: 25}
+)
+
 // Provider is EC2 in one region.
 type Provider struct {
 	region string
 	// client must never become an interface. The linker then drops the 700 operations that
 	// we do not call, 20 MB of them.
 	client  *ec2.Client
-	buckets *buckets
+	buckets *apibucket.Buckets
 	page    int32
 }
 
@@ -58,7 +68,7 @@ func New(ctx context.Context, region string) (*Provider, error) {
 	}
 	cfg.Credentials = credentials{cfg.Credentials}
 	client := ec2.NewFromConfig(cfg, func(o *ec2.Options) { o.Retryer = awssdk.NopRetryer{} })
-	return &Provider{region: cfg.Region, client: client, buckets: newBuckets(), page: maxPage}, nil
+	return &Provider{region: cfg.Region, client: client, buckets: apibucket.New(describing, changing), page: maxPage}, nil
 }
 
 // zoneRegion is the region at the start of a zone's name: us-west-2 of us-west-2a and of
@@ -79,7 +89,7 @@ func (p *Provider) InstanceID(providerID string) (string, bool) {
 // request sends one request for an action, e.g. AssignPrivateIpAddresses, when its bucket has
 // a token.
 func request[In, Out any](ctx context.Context, p *Provider, action string, in *In, send func(context.Context, *In, ...func(*ec2.Options)) (*Out, error)) (*Out, error) {
-	if err := p.buckets.wait(ctx, action); err != nil {
+	if err := p.buckets.Wait(ctx, action); err != nil {
 		return nil, &cloud.Error{Kind: cloud.Throttled, Action: service + action, Err: err}
 	}
 	ctx, cancel := context.WithTimeout(ctx, answerTimeout)

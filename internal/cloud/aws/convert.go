@@ -3,7 +3,6 @@ package aws
 import (
 	"cmp"
 	"fmt"
-	"net/netip"
 	"slices"
 	"strings"
 
@@ -11,42 +10,12 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
 
 	"spiderpool.dev/spiderpool/internal/cloud"
+	"spiderpool.dev/spiderpool/internal/cloud/pieces"
 )
 
 // notUnderstood is the error of an answer that we cannot read.
 func notUnderstood(action string, err error) error {
 	return &cloud.Error{Kind: cloud.Unknown, Action: service + action, Err: fmt.Errorf("the answer is not understood: %w", err)}
-}
-
-// addresses sorts the addresses of an interface into the node's own and those for pods.
-type addresses struct {
-	primary  []netip.Addr
-	assigned []netip.Prefix
-	err      error // the first text that is no address
-}
-
-func (a *addresses) keep(err error) bool {
-	a.err = cmp.Or(a.err, err)
-	return err == nil
-}
-
-func (a *addresses) address(text *string, primary bool) {
-	address, err := netip.ParseAddr(awssdk.ToString(text))
-	if !a.keep(err) {
-		return
-	}
-	if primary {
-		a.primary = append(a.primary, address)
-	} else {
-		a.assigned = append(a.assigned, netip.PrefixFrom(address, address.BitLen()))
-	}
-}
-
-func (a *addresses) prefix(text *string) {
-	prefix, err := netip.ParsePrefix(awssdk.ToString(text))
-	if a.keep(err) {
-		a.assigned = append(a.assigned, prefix.Masked())
-	}
 }
 
 // single is one address as EC2 describes it.
@@ -61,20 +30,18 @@ type single struct {
 // Without a mark, each single IPv6 address may be the node's own: EC2 promises no order, and an
 // interface of any device index gets one from its subnet. Then only prefixes are for pods.
 func withAddresses(out cloud.Interface, ipv4, ipv6 []single, prefixes []*string) (cloud.Interface, error) {
-	var a addresses
+	var found pieces.Found
 	for _, one := range ipv4 {
-		a.address(one.text, awssdk.ToBool(one.primary))
+		found.Address(awssdk.ToString(one.text), awssdk.ToBool(one.primary))
 	}
 	marked := slices.ContainsFunc(ipv6, func(one single) bool { return awssdk.ToBool(one.primary) })
 	for _, one := range ipv6 {
-		a.address(one.text, !marked || awssdk.ToBool(one.primary))
+		found.Address(awssdk.ToString(one.text), !marked || awssdk.ToBool(one.primary))
 	}
 	for _, prefix := range prefixes {
-		a.prefix(prefix)
+		found.Prefix(awssdk.ToString(prefix))
 	}
-	slices.SortFunc(a.assigned, netip.Prefix.Compare)
-	out.Primary, out.Assigned = a.primary, a.assigned
-	return out, a.err
+	return found.In(out)
 }
 
 // firstCard is the network card of the primary interface, and of all interfaces that we describe
@@ -164,17 +131,17 @@ func tagsOf(tags []types.Tag) map[string]string {
 func subnetOf(s types.Subnet) (cloud.Subnet, error) {
 	out := cloud.Subnet{
 		ID: awssdk.ToString(s.SubnetId), Zone: awssdk.ToString(s.AvailabilityZone),
-		Free: int(awssdk.ToInt32(s.AvailableIpAddressCount)), Tags: tagsOf(s.Tags),
+		Free: int(awssdk.ToInt32(s.AvailableIpAddressCount)), Layout: cloud.RouterFirst, Tags: tagsOf(s.Tags),
 	}
-	var a addresses
-	if awssdk.ToString(s.CidrBlock) != "" { // an IPv6-only subnet has none
-		a.prefix(s.CidrBlock)
+	var found pieces.Found
+	if cidr := awssdk.ToString(s.CidrBlock); cidr != "" { // an IPv6-only subnet has none
+		found.Prefix(cidr)
 	}
 	for _, association := range s.Ipv6CidrBlockAssociationSet {
 		if state := association.Ipv6CidrBlockState; state != nil && state.State == types.SubnetCidrBlockStateCodeAssociated {
-			a.prefix(association.Ipv6CidrBlock)
+			found.Prefix(awssdk.ToString(association.Ipv6CidrBlock))
 		}
 	}
-	out.CIDRs = a.assigned
-	return out, a.err
+	out.CIDRs = found.Assigned
+	return out, found.Err
 }

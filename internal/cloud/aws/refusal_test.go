@@ -83,25 +83,3 @@ func TestInstanceIDOfRegionOnly(t *testing.T) {
 		}
 	}
 }
-
-func TestBucketsStayBelowTheAccounts(t *testing.T) {
-	b := newBuckets()
-	for action, burst := range map[string]int{"DescribeInstances": describeBurst, "GetSubnetCidrReservations": describeBurst, "AssignIpv6Addresses": changeBurst} {
-		if got := b.of(action).Burst(); got != burst {
-			t.Errorf("%s has a bucket of %d, want %d", action, got, burst)
-		}
-	}
-	for range changeBurst {
-		if err := b.wait(t.Context(), "AssignIpv6Addresses"); err != nil {
-			t.Fatal(err)
-		}
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
-	defer cancel()
-	if err := b.wait(ctx, "AssignIpv6Addresses"); err == nil {
-		t.Error("an empty bucket gave a token")
-	}
-	if err := b.wait(t.Context(), "UnassignIpv6Addresses"); err != nil {
-		t.Errorf("another action has its own bucket, but: %v", err)
-	}
-}
