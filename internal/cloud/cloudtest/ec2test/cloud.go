@@ -8,6 +8,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"spiderpool.dev/spiderpool/internal/cloud/cloudtest/policytest"
 )
 
 // Options configure a Cloud. The zero value is usable.
@@ -53,7 +55,7 @@ func New(o Options) *Cloud {
 	}
 	c := &Cloud{options: o}
 	c.mu.versions = []version{{state: emptyState()}}
-	c.mu.settings = settings{policies: map[string]*policy{}}
+	c.mu.settings = settings{policies: map[string]*policytest.Policy{}}
 	c.mu.calls, c.mu.failures = map[string]int{}, map[string]int{}
 	c.mu.random = rand.New(rand.NewPCG(o.Seed, o.Seed))
 	return c

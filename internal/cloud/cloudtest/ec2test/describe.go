@@ -3,9 +3,10 @@ package ec2test
 import (
 	"encoding/base64"
 	"maps"
-	"path"
 	"slices"
 	"strings"
+
+	"spiderpool.dev/spiderpool/internal/cloud/cloudtest/policytest"
 )
 
 type filter struct {
@@ -100,23 +101,12 @@ func (k resource[T]) matches(x *session, r *T, filters []filter) bool {
 			have = k.filters[f.Name](x, r)
 		}
 		if !slices.ContainsFunc(have, func(value string) bool {
-			return slices.ContainsFunc(f.Values, func(pattern string) bool { return wildcard(pattern, value) })
+			return slices.ContainsFunc(f.Values, func(pattern string) bool { return policytest.Wildcard(pattern, value) })
 		}) {
 			return false
 		}
 	}
 	return true
-}
-
-// wildcard reports whether a value matches a pattern with * and ?.
-func wildcard(pattern, value string) bool {
-	if !strings.ContainsAny(pattern, `*?`) {
-		return pattern == value
-	}
-	// path.Match's * stops at slashes, and [ begins a class.
-	escape := strings.NewReplacer("/", "\x00", "[", `\[`)
-	ok, err := path.Match(escape.Replace(pattern), strings.ReplaceAll(value, "/", "\x00"))
-	return err == nil && ok
 }
 
 func encodeToken(last string) string {

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"golang.org/x/time/rate"
+
+	"spiderpool.dev/spiderpool/internal/cloud/cloudtest/policytest"
 )
 
 // settings are the faults that are switched on.
@@ -18,7 +20,7 @@ type settings struct {
 	throttle  *Throttle
 	buckets   map[string]*rate.Limiter
 	faults    []*Fault
-	policies  map[string]*policy // by principal
+	policies  map[string]*policytest.Policy // by principal
 }
 
 // Fault makes requests fail.
@@ -68,7 +70,7 @@ func (c *Cloud) SetThrottling(t Throttle) {
 // credentials that the metadata service hands out to an instance with the role. A principal without a policy may do
 // everything. It returns an error for elements that the fake cannot evaluate.
 func (c *Cloud) SetPolicy(principal, document string) error {
-	p, err := parsePolicy(document)
+	p, err := policytest.Parse(document, conditionKeys)
 	if err == nil {
 		c.set(func() { c.mu.policies[principal] = p })
 	}

@@ -1,123 +1,19 @@
 package ec2test
 
 import (
-	"bytes"
 	"encoding/base32"
 	"encoding/base64"
-	"encoding/json"
 	"fmt"
 	"net/url"
 	"slices"
 	"strings"
+
+	"spiderpool.dev/spiderpool/internal/cloud/cloudtest/policytest"
 )
-
-// policy is an IAM policy: what a principal may do. A deny wins over an allow, and no statement is a deny.
-// https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_policies_evaluation-logic.html
-type policy struct {
-	Version   string      `json:"Version"`
-	Statement []statement `json:"Statement"`
-}
-
-type statement struct {
-	Sid       string                           `json:"Sid"`
-	Effect    string                           `json:"Effect"`
-	Action    stringList                       `json:"Action"`
-	Resource  stringList                       `json:"Resource"`
-	Condition map[string]map[string]stringList `json:"Condition"`
-}
-
-// stringList is a string or a list of strings.
-type stringList []string
-
-func (l *stringList) UnmarshalJSON(content []byte) error {
-	if bytes.HasPrefix(content, []byte(`"`)) {
-		*l = make([]string, 1)
-		return json.Unmarshal(content, &(*l)[0])
-	}
-	return json.Unmarshal(content, (*[]string)(l))
-}
-
-// operators are the condition operators that the fake evaluates. All values of a key are alternatives.
-// https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_policies_elements_condition_operators.html
-var operators = map[string]func(have string, ok bool, want string) bool{
-	"StringEquals": func(have string, ok bool, want string) bool { return ok && have == want },
-	"StringLike":   func(have string, ok bool, want string) bool { return ok && wildcard(want, have) },
-	"Null":         func(_ string, ok bool, want string) bool { return ok == (want == "false") },
-}
 
 // conditionKeys are the keys, or their prefixes, that the fake knows.
 // https://docs.aws.amazon.com/service-authorization/latest/reference/list_amazonec2.html
 var conditionKeys = []string{"aws:RequestTag/", "aws:ResourceTag/", "ec2:ResourceTag/", "ec2:CreateAction", "ec2:Region", "aws:RequestedRegion", "ec2:Vpc"}
-
-func parsePolicy(document string) (*policy, error) {
-	decoder := json.NewDecoder(strings.NewReader(document))
-	decoder.DisallowUnknownFields()
-	p := &policy{}
-	if err := decoder.Decode(p); err != nil {
-		return nil, fmt.Errorf("policy: %w", err)
-	}
-	for i, s := range p.Statement {
-		switch {
-		case s.Effect != "Allow" && s.Effect != "Deny":
-			return nil, fmt.Errorf("policy: Statement[%d].Effect is %q; write Allow or Deny", i, s.Effect)
-		case len(s.Action) == 0 || len(s.Resource) == 0:
-			return nil, fmt.Errorf("policy: Statement[%d] needs Action and Resource", i)
-		}
-		for operator, keys := range s.Condition {
-			if operators[operator] == nil {
-				return nil, fmt.Errorf("policy: Statement[%d]: the fake does not know the operator %s", i, operator)
-			}
-			for key := range keys {
-				if !slices.ContainsFunc(conditionKeys, func(known string) bool {
-					return key == known || strings.HasSuffix(known, "/") && strings.HasPrefix(key, known)
-				}) {
-					return nil, fmt.Errorf("policy: Statement[%d]: the fake does not know the condition key %s", i, key)
-				}
-			}
-		}
-	}
-	return p, nil
-}
-
-// permission is the use of an action on one resource.
-type permission struct {
-	action string // e.g. ec2:CreateTags
-	arn    string // e.g. arn:aws:ec2:eu-central-1:123456789012:network-interface/eni-1, or *
-	keys   map[string]string
-}
-
-func (p *policy) allows(use permission) bool {
-	allowed := false
-	for _, s := range p.Statement {
-		if s.covers(use) {
-			if s.Effect == "Deny" {
-				return false
-			}
-			allowed = true
-		}
-	}
-	return allowed
-}
-
-func (s statement) covers(use permission) bool {
-	like := func(value string) func(string) bool {
-		return func(pattern string) bool { return wildcard(pattern, value) }
-	}
-	// Actions are case-insensitive.
-	if !slices.ContainsFunc(s.Action, func(a string) bool { return wildcard(strings.ToLower(a), strings.ToLower(use.action)) }) ||
-		!slices.ContainsFunc(s.Resource, like(use.arn)) {
-		return false
-	}
-	for operator, keys := range s.Condition {
-		for key, wants := range keys {
-			have, ok := use.keys[key]
-			if !slices.ContainsFunc(wants, func(want string) bool { return operators[operator](have, ok, want) }) {
-				return false
-			}
-		}
-	}
-	return true
-}
 
 // authorize returns UnauthorizedOperation unless the principal's policy allows the request on all its resources.
 func (c *Cloud) authorize(q query) *Error {
@@ -128,7 +24,7 @@ func (c *Cloud) authorize(q query) *Error {
 		return nil
 	}
 	for _, use := range c.session(c.current(), c.options.Now()).permissions(q) {
-		if !p.allows(use) {
+		if !p.Allows(use) {
 			return c.unauthorized(q, use)
 		}
 	}
@@ -137,23 +33,23 @@ func (c *Cloud) authorize(q query) *Error {
 
 // unauthorized returns the error of a missing permission. Its text ends with an encoded message, which AWS' clients
 // decode with sts:DecodeAuthorizationMessage; the fake's is base64 of JSON.
-func (c *Cloud) unauthorized(q query, use permission) *Error {
+func (c *Cloud) unauthorized(q query, use policytest.Use) *Error {
 	user := fmt.Sprintf("arn:aws:iam::%s:user/%s", c.options.Account, q.principal)
 	if role, ok := strings.CutPrefix(q.principal, rolePrincipal); ok {
 		user = fmt.Sprintf("arn:aws:sts::%s:assumed-role/%s/fake", c.options.Account, role)
 	}
-	message := fmt.Sprintf(`{"allowed":false,"context":{"principal":%q,"action":%q,"resource":%q}}`, user, use.action, use.arn)
+	message := fmt.Sprintf(`{"allowed":false,"context":{"principal":%q,"action":%q,"resource":%q}}`, user, use.Action, use.Resource)
 	return refuse("UnauthorizedOperation", "You are not authorized to perform this operation. User: %s is not authorized to perform: %s on resource: %s "+
 		"because no identity-based policy allows the %[2]s action. Encoded authorization failure message: %[4]s",
-		user, use.action, use.arn, base64.RawURLEncoding.EncodeToString([]byte(message)))
+		user, use.Action, use.Resource, base64.RawURLEncoding.EncodeToString([]byte(message)))
 }
 
 // permissions returns the uses of actions that a request needs. Describes need one on *, changes one on each resource,
 // and a creation with tags ec2:CreateTags, too
 // (https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/supported-iam-actions-tagging.html).
-func (x *session) permissions(q query) []permission {
+func (x *session) permissions(q query) []policytest.Use {
 	action := "ec2:" + q.action
-	uses := []permission{}
+	uses := []policytest.Use{}
 	add := func(action, kind, id string, tags, requested map[string]string) {
 		uses = append(uses, x.permission(action, kind, id, tags, requested))
 	}
@@ -163,7 +59,7 @@ func (x *session) permissions(q query) []permission {
 		add(action, "network-interface", "*", nil, requested)
 		if len(requested) > 0 {
 			add("ec2:CreateTags", "network-interface", "*", nil, requested)
-			uses[len(uses)-1].keys["ec2:CreateAction"] = q.action
+			uses[len(uses)-1].Keys["ec2:CreateAction"] = q.action
 		}
 	}
 	if i, err := x.attached(q.form.Get("AttachmentId")); err == nil {
@@ -176,9 +72,9 @@ func (x *session) permissions(q query) []permission {
 		}
 	}
 	if a := actions[q.action]; a.reads || len(uses) == 0 {
-		uses = []permission{x.permission(action, "", "*", nil, requested)}
+		uses = []policytest.Use{x.permission(action, "", "*", nil, requested)}
 	}
-	slices.SortFunc(uses, func(a, b permission) int { return strings.Compare(a.action+a.arn, b.action+b.arn) })
+	slices.SortFunc(uses, func(a, b policytest.Use) int { return strings.Compare(a.Action+a.Resource, b.Action+b.Resource) })
 	return uses
 }
 
@@ -194,20 +90,20 @@ func kindOf(id string) string {
 	return prefix
 }
 
-func (x *session) permission(action, kind, id string, tags, requested map[string]string) permission {
+func (x *session) permission(action, kind, id string, tags, requested map[string]string) policytest.Use {
 	region := x.options.Region
-	use := permission{action: action, arn: "*", keys: map[string]string{"ec2:Region": region, "aws:RequestedRegion": region}}
+	use := policytest.Use{Action: action, Resource: "*", Keys: map[string]string{"ec2:Region": region, "aws:RequestedRegion": region}}
 	if kind != "" {
-		use.arn = fmt.Sprintf("arn:aws:ec2:%s:%s:%s/%s", region, x.options.Account, kind, id)
+		use.Resource = fmt.Sprintf("arn:aws:ec2:%s:%s:%s/%s", region, x.options.Account, kind, id)
 	}
 	for key, value := range tags {
-		use.keys["aws:ResourceTag/"+key], use.keys["ec2:ResourceTag/"+key] = value, value
+		use.Keys["aws:ResourceTag/"+key], use.Keys["ec2:ResourceTag/"+key] = value, value
 	}
 	for key, value := range requested {
-		use.keys["aws:RequestTag/"+key] = value
+		use.Keys["aws:RequestTag/"+key] = value
 	}
 	if n := x.subnets[id]; n != nil {
-		use.keys["ec2:Vpc"] = fmt.Sprintf("arn:aws:ec2:%s:%s:vpc/%s", region, x.options.Account, n.VPC)
+		use.Keys["ec2:Vpc"] = fmt.Sprintf("arn:aws:ec2:%s:%s:vpc/%s", region, x.options.Account, n.VPC)
 	}
 	return use
 }

@@ -12,6 +12,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"spiderpool.dev/spiderpool/internal/cloud/cloudtest/formtest"
 )
 
 // apiVersion is the version of the API, and part of its XML namespace.
@@ -246,6 +248,14 @@ func reading[T any](run func(*session, *T) (any, *Error)) action {
 		}
 		return run(c.session(s, now), in)
 	}}
+}
+
+// decode reads the parameters of a request.
+func decode(form url.Values, into any) *Error {
+	if err := formtest.Decode(form, []string{"Action", "Version", "DryRun"}, into); err != nil {
+		return (*Error)(err)
+	}
+	return nil
 }
 
 // changing returns an action that changes the current state, or leaves it alone if it fails.

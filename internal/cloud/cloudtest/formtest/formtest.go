@@ -1,7 +1,9 @@
-package ec2test
+// Package formtest decodes the parameters of the query APIs of AWS and Alibaba Cloud, for fakes of clouds.
+package formtest
 
 import (
 	"encoding"
+	"fmt"
 	"net/url"
 	"reflect"
 	"slices"
@@ -9,25 +11,35 @@ import (
 	"strings"
 )
 
-// decode reads a request of the Query API into a struct. The tag of a field is the name of its parameter:
+// Error is a parameter that a request must not have, or must have.
+type Error struct {
+	Code    string // UnknownParameter, MissingParameter or InvalidParameterValue
+	Message string
+}
+
+// Decode reads a request into a struct. The tag of a field is the name of its parameter:
 //
 //	Interface string       `query:"NetworkInterfaceId,required"`  NetworkInterfaceId=eni-1
 //	Addresses []netip.Addr `query:"PrivateIpAddress"`             PrivateIpAddress.1=10.0.0.5&PrivateIpAddress.2=10.0.0.6
 //	Filters   []filter     `query:"Filter"`                       Filter.1.Name=vpc-id&Filter.1.Value.1=vpc-1
 //
-// A pointer is nil without its parameter. A parameter without a field is an error.
+// A pointer is nil without its parameter. A parameter without a field is an error, but for the common ones, e.g. Action.
 // https://docs.aws.amazon.com/AWSEC2/latest/APIReference/Query-Requests.html
-func decode(form url.Values, into any) *Error {
-	d := decoder{form: form, used: map[string]bool{"Action": true, "Version": true, "DryRun": true}}
+func Decode(form url.Values, common []string, into any) *Error {
+	d := decoder{form: form, used: map[string]bool{}}
 	if err := d.structure("", reflect.ValueOf(into).Elem()); err != nil {
 		return err
 	}
 	for name := range form {
-		if !d.used[name] {
+		if !d.used[name] && !slices.Contains(common, name) {
 			return refuse("UnknownParameter", "The parameter %s is not recognized", name)
 		}
 	}
 	return nil
+}
+
+func refuse(code, format string, values ...any) *Error {
+	return &Error{code, fmt.Sprintf(format, values...)}
 }
 
 type decoder struct {
