@@ -6,12 +6,14 @@ import (
 
 // CloudProvider names a cloud.
 //
-// +kubebuilder:validation:Enum=aws;iaas
+// +kubebuilder:validation:Enum=aws;alibaba;iaas
 type CloudProvider string
 
 const (
 	// CloudAWS is Amazon EC2 and its VPCs.
 	CloudAWS CloudProvider = "aws"
+	// CloudAlibaba is ECS of Alibaba Cloud, and its VPCs.
+	CloudAlibaba CloudProvider = "alibaba"
 	// CloudIaaS is the HTTP service of the Helm value iaasNetworkProvider.
 	CloudIaaS CloudProvider = "iaas"
 )
@@ -27,6 +29,7 @@ const CloudDiscover CloudMode = "Discover"
 // CloudInterface is one network interface of each node.
 type CloudInterface struct {
 	// Device is the device index of the interface at its instance. 0 is the primary interface.
+	// On Alibaba Cloud, it is the tag spiderpool.spidernet.io/device of the interface, e.g. "1".
 	// No other IPAM may manage the interface: on EKS, the Amazon VPC CNI gives the addresses of
 	// device 0 to its own pods, so use 1 or higher, and give that interface the tag
 	// node.k8s.amazonaws.com/no_manage=true.
@@ -56,7 +59,8 @@ type SpiderCloudNetworkSpec struct {
 	Provider CloudProvider `json:"provider"`
 
 	// Region is the region of the nodes, e.g. "eu-central-1". The default is the region of
-	// the controller's own instance.
+	// the controller's own instance on AWS, and the controller's environment variable
+	// ALIBABA_CLOUD_REGION_ID on Alibaba Cloud.
 	// +optional
 	// +kubebuilder:validation:MaxLength=64
 	// +kubebuilder:validation:XValidation:rule=`self.matches('^[a-z0-9-]*$')`,messageExpression=`"'" + self + "' is not a region, such as 'eu-central-1'"`

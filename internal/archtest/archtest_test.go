@@ -245,7 +245,10 @@ func TestAgentLinksNoControllerRuntime(t *testing.T) {
 // TestCloudsStayInTheController keeps the SDKs of clouds, and the credentials that they look for, out of every program
 // but the controller.
 func TestCloudsStayInTheController(t *testing.T) {
-	clouds := []string{"github.com/aws", module + "/internal/cloud/aws", module + "/internal/cloud/iaas"}
+	clouds := []string{
+		"github.com/aws", "github.com/alibabacloud-go", "github.com/aliyun",
+		module + "/internal/cloud/aws", module + "/internal/cloud/alibaba", module + "/internal/cloud/iaas",
+	}
 	for _, p := range list(t, "cmd") {
 		if p.ImportPath == module+"/cmd/spiderpool-controller" {
 			continue

@@ -20,7 +20,7 @@ import (
 
 // secrets are planted in objects and logs.
 var secrets = []string{
-	"hunter2-password", "hunter2-env", "hunter2-url", "AKIAIOSFODNN7EXAMPLE", "hunter2-bearer", "MIIEowIBAAKCAQEA", "hunter2-json", "hunter2-arg",
+	"hunter2-password", "hunter2-env", "hunter2-url", "AKIAIOSFODNN7EXAMPLE", "LTAI5tFakeFakeFakeFakeFa", "hunter2-bearer", "MIIEowIBAAKCAQEA", "hunter2-json", "hunter2-arg",
 	"eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJzeXN0ZW0ifQ.c2lnbmF0dXJl", "LS0tLS1CRUdJTiBSU0EgUFJJVkFURSBLRVktLS0tLQ", "hunter2-quoted words", "hunter2-previous",
 }
 
@@ -32,7 +32,7 @@ const plantedObject = `{
 	"spec": {
 		"password": "hunter2-password", "secretName": "spiderpool-tls", "automountServiceAccountToken": false,
 		"env": [{"name": "PROXY_PASSWORD", "value": "hunter2-env"}, {"name": "HTTPS_PROXY", "value": "http://user:hunter2-url@proxy.example:3128"}, {"name": "LEVEL", "value": "info"}],
-		"args": ["--token=hunter2-arg", "--key-id=AKIAIOSFODNN7EXAMPLE", "--level=info"],
+		"args": ["--token=hunter2-arg", "--key-id=AKIAIOSFODNN7EXAMPLE", "--id", "LTAI5tFakeFakeFakeFakeFa", "--level=info"],
 		"key": "-----BEGIN RSA PRIVATE KEY-----\nMIIEowIBAAKCAQEA\n-----END RSA PRIVATE KEY-----",
 		"bundle": "LS0tLS1CRUdJTiBSU0EgUFJJVkFURSBLRVktLS0tLQ=="
 	}

@@ -16,6 +16,7 @@ var patterns = []*regexp.Regexp{
 	regexp.MustCompile(`\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]+`),                                  // JSON web tokens
 	regexp.MustCompile(`(?i)(?P<keep>\b(?:bearer|authorization["']?\s*[:=]\s*["']?basic)\s+)[A-Za-z0-9._~+/=-]{6,}`), // of HTTP
 	regexp.MustCompile(`\b(?:AKIA|ASIA)[0-9A-Z]{16}\b`),                                                              // access keys of AWS
+	regexp.MustCompile(`\b(?:LTAI|STS\.)[0-9A-Za-z]{12,26}\b`),                                                       // access keys of Alibaba Cloud
 	regexp.MustCompile(`(?P<keep>[a-z][a-z0-9+.-]*://)[^\s/@:"]+:[^\s/@"]+@`),                                        // users in URLs
 	regexp.MustCompile(`(?i)(?P<keep>["']?[\w.-]*` + secretWord + `["']?\s*[:=]\s*)"(?:[^"\\]|\\.)+"`),               // "token": "…"
 	regexp.MustCompile(`(?i)(?P<keep>["']?[\w.-]*` + secretWord + `["']?\s*[:=]\s*)[^\s"',;{}\[\]]+`),                // token=…

@@ -11,6 +11,7 @@ import (
 
 	"spiderpool.dev/spiderpool/api/v2beta1"
 	"spiderpool.dev/spiderpool/internal/cloud"
+	"spiderpool.dev/spiderpool/internal/cloud/alibaba"
 	"spiderpool.dev/spiderpool/internal/cloud/aws"
 	"spiderpool.dev/spiderpool/internal/cloud/cloudmetrics"
 	"spiderpool.dev/spiderpool/internal/cloud/iaas"
@@ -30,11 +31,13 @@ func clouds(service config.IaaS, live client.Reader, calls *cloudmetrics.Metrics
 	}
 }
 
-// open returns the client of one cloud. A region is one of AWS; a service has none.
+// open returns the client of one cloud. A service has no region.
 func open(ctx context.Context, service config.IaaS, live client.Reader, name v2beta1.CloudProvider, region string) (cloud.Provider, error) {
 	switch name {
 	case v2beta1.CloudAWS:
 		return aws.New(ctx, region)
+	case v2beta1.CloudAlibaba:
+		return alibaba.New(region)
 	case v2beta1.CloudIaaS:
 		if service.ServerURL == "" {
 			return nil, errors.New("spec.provider is iaas, but the Helm value iaasNetworkProvider.serverUrl is empty; set it to the URL of the service")
