@@ -35,11 +35,8 @@ for image in "$build"/images/*.oci.tar; do
   mv "$image" "$out/$(basename "$image" .oci.tar)-$version.oci.tar"
 done
 
-# Its commands for a node use the kernel of Linux, so there are no programs for other systems yet.
-for os in linux; do
-  for arch in "${arches[@]}"; do
-    GOOS=$os make --no-print-directory "$build/$os-$arch/spiderpoolctl" ARCH="$arch" BIN="$build/$os-$arch" VERSION="$version"
-  done
+for platform in linux-amd64 linux-arm64 darwin-amd64 darwin-arm64 windows-amd64; do
+  GOOS=${platform%-*} make --no-print-directory "$build/$platform/spiderpoolctl" ARCH="${platform#*-}" BIN="$build/$platform" VERSION="$version"
 done
 
 export HELM_CACHE_HOME=$PWD/$build/helm HELM_CONFIG_HOME=$PWD/$build/helm HELM_DATA_HOME=$PWD/$build/helm

@@ -67,6 +67,16 @@ func asPlugin(cmd *cobra.Command) {
 	}
 }
 
+// checkSystem refuses a command that reads the kernel of a node on another operating system than Linux. system is
+// one of GOOS, e.g. "darwin".
+func checkSystem(cmd *cobra.Command, system string) error {
+	if system == "linux" {
+		return nil
+	}
+	name := strings.TrimPrefix(cmd.CommandPath(), cmd.Root().DisplayName()+" ")
+	return fmt.Errorf("%s reads the Linux kernel of a node, but this machine runs %s: run it in the agent of the node, e.g. kubectl -n kube-system exec spiderpool-agent-x7k2p -- spiderpoolctl %[1]s", name, system)
+}
+
 func newRoot() *cobra.Command { return newRootAt(time.Now) }
 
 // newRootAt returns the commands with another clock.

@@ -4,11 +4,11 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"runtime"
 	"time"
 
 	"github.com/spf13/cobra"
 
-	"spiderpool.dev/spiderpool/internal/linux/pathprobe"
 	"spiderpool.dev/spiderpool/internal/reach"
 )
 
@@ -72,11 +72,10 @@ client. The pods of the test run this command.`,
 		Example: `  spiderpoolctl connectivity serve --name last-0`,
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			server, err := pathprobe.Listen(name, port)
-			if err != nil {
+			if err := checkSystem(cmd, runtime.GOOS); err != nil {
 				return err
 			}
-			return server.Serve(cmd.Context())
+			return serveProbes(cmd.Context(), name, port)
 		},
 	}
 	cmd.Flags().StringVar(&name, "name", "", "name to answer with")
@@ -93,11 +92,14 @@ namespace, both as JSON. connectivity test runs this command in its pods.`,
 		Example: `  echo '{"questions":[{"kind":"connect","to":"10.96.0.1:443"}]}' | spiderpoolctl connectivity probe`,
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := checkSystem(cmd, runtime.GOOS); err != nil {
+				return err
+			}
 			var request reach.Request
 			if err := json.NewDecoder(cmd.InOrStdin()).Decode(&request); err != nil {
 				return fmt.Errorf("standard input: %w: write e.g. {\"questions\":[{\"kind\":\"connect\",\"to\":\"10.96.0.1:443\"}]}", err)
 			}
-			reply, err := pathprobe.Probe(cmd.Context(), request)
+			reply, err := askProbes(cmd.Context(), request)
 			if err != nil {
 				return err
 			}

@@ -7,7 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"slices"
+	"runtime"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -15,7 +15,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"spiderpool.dev/spiderpool/internal/config"
-	"spiderpool.dev/spiderpool/internal/linux"
 	"spiderpool.dev/spiderpool/internal/netplan"
 	"spiderpool.dev/spiderpool/internal/rpc"
 )
@@ -38,7 +37,7 @@ requirement is not met.`,
   spiderpoolctl node --output json`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := checkFormat(cmd); err != nil {
+			if err := errors.Join(checkFormat(cmd), checkSystem(cmd, runtime.GOOS)); err != nil {
 				return err
 			}
 			findings, err := examine(ipv6)
@@ -57,27 +56,6 @@ requirement is not met.`,
 	formatFlag(cmd, &output, "table", "json", "yaml")
 	cmd.AddCommand(newNodeShow(now))
 	return cmd
-}
-
-func examine(ipv6 bool) ([]netplan.Finding, error) {
-	host, err := linux.Current()
-	if err != nil {
-		return nil, err
-	}
-	defer host.Close()
-	facts, err := host.Facts(netplan.LinkKinds...)
-	if err != nil {
-		return nil, fmt.Errorf("examine the node (run as root in the node's network namespace, e.g. in the agent): %w", err)
-	}
-	if err := linux.TryBandwidth(); err != nil {
-		facts.NoBandwidth = err.Error()
-	}
-	services, err := examineServices()
-	if err != nil {
-		return nil, err
-	}
-	policies, err := examinePolicies()
-	return slices.Concat(netplan.Preflight(facts, ipv6), services, policies), err
 }
 
 // agentSocket returns the socket in the configuration file of this pod, or the default one.

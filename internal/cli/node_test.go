@@ -60,6 +60,22 @@ func TestUnknownOutputIsRejected(t *testing.T) {
 	}
 }
 
+func TestKernelCommandsNeedLinux(t *testing.T) {
+	cmd, _, err := newRoot().Find([]string{"connectivity", "probe"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := checkSystem(cmd, "linux"); err != nil {
+		t.Errorf("on Linux: %v", err)
+	}
+	const want = "connectivity probe reads the Linux kernel of a node, but this machine runs darwin: run it in the agent of the node, " +
+		"e.g. kubectl -n kube-system exec spiderpool-agent-x7k2p -- spiderpoolctl connectivity probe"
+	asPlugin(cmd.Root())
+	if err := checkSystem(cmd, "darwin"); err == nil || err.Error() != want {
+		t.Errorf("got %v, want %s", err, want)
+	}
+}
+
 // agent serves only the question about the runtime.
 type agent struct {
 	rpcserver.Service

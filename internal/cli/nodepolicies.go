@@ -1,26 +1,6 @@
 package cli
 
-import (
-	"errors"
-	"io/fs"
-
-	"spiderpool.dev/spiderpool/internal/config"
-	"spiderpool.dev/spiderpool/internal/linux/packetfilter"
-	"spiderpool.dev/spiderpool/internal/netplan"
-)
-
-// examinePolicies returns how well the kernel enforces network policies, and nothing outside of an agent's container,
-// where the configuration is missing.
-func examinePolicies() ([]netplan.Finding, error) {
-	file, err := config.Load(config.DefaultPath)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil || !file.Policy.Enabled {
-		return judgePolicies(false, nil, nil), err
-	}
-	return judgePolicies(true, packetfilter.TryPacketSockets(), packetfilter.TryOwnership()), nil
-}
+import "spiderpool.dev/spiderpool/internal/netplan"
 
 // judgePolicies judges the abilities of the kernel. sockets and ownership are the reasons why it cannot judge packet
 // sockets, and protect the filters from pods with NET_ADMIN. Policies hold without these, too, against most pods.

@@ -1,32 +1,9 @@
 package cli
 
 import (
-	"errors"
-	"io/fs"
-
-	"spiderpool.dev/spiderpool/internal/agent/datapath"
 	"spiderpool.dev/spiderpool/internal/config"
-	"spiderpool.dev/spiderpool/internal/linux/bpf"
 	"spiderpool.dev/spiderpool/internal/netplan"
 )
-
-// examineServices returns the translator of service addresses, and nothing outside of an
-// agent's container, where the configuration is missing.
-func examineServices() ([]netplan.Finding, error) {
-	file, err := config.Load(config.DefaultPath)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	mode := file.Service.Mode
-	attached, unable := false, error(nil)
-	if mode != config.ServiceKubeProxy {
-		attached, unable = bpf.Attached(), datapath.Check(file.Service)
-	}
-	return []netplan.Finding{judgeServices(mode, attached, unable)}, nil
-}
 
 // judgeServices compares the translator with service.mode. unable is the reason why the
 // node cannot run the programs.
