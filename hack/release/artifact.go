@@ -76,50 +76,56 @@ func openImages(dir string) (images []*artifact, err error) {
 }
 
 // openImage reads an OCI archive with one image for several platforms.
-func openImage(file string) (_ *artifact, err error) {
+func openImage(file string) (*artifact, error) {
+	image := &artifact{file: filepath.Base(file), image: true}
+	err := eachPlatform(file, func(top v1.Descriptor, platform string, img v1.Image) error {
+		image.name, image.digest = top.Annotations["org.opencontainers.image.ref.name"], top.Digest.Hex
+		programs, err := programsOf(img, platform)
+		image.programs = append(image.programs, programs...)
+		return err
+	})
+	return image, err
+}
+
+// eachPlatform calls do with the index of an OCI archive, and with the image for each platform, e.g. linux/arm64.
+func eachPlatform(file string, do func(top v1.Descriptor, platform string, img v1.Image) error) (err error) {
 	dir, err := os.MkdirTemp("", "release-")
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	if err := unpack(file, dir); err != nil {
-		return nil, err
+		return err
 	}
 	root, err := layout.ImageIndexFromPath(dir)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	top, err := root.IndexManifest()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if len(top.Manifests) != 1 || !top.Manifests[0].MediaType.IsIndex() {
-		return nil, fmt.Errorf("it has %d entries, want one image for several platforms", len(top.Manifests))
-	}
-	image := &artifact{
-		name: top.Manifests[0].Annotations["org.opencontainers.image.ref.name"], file: filepath.Base(file),
-		digest: top.Manifests[0].Digest.Hex, image: true,
+		return fmt.Errorf("it has %d entries, want one image for several platforms", len(top.Manifests))
 	}
 	index, err := root.ImageIndex(top.Manifests[0].Digest)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	manifest, err := index.IndexManifest()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	for _, d := range manifest.Manifests {
 		img, err := index.Image(d.Digest)
 		if err != nil {
-			return nil, err
+			return err
 		}
-		programs, err := programsOf(img, d.Platform.String())
-		if err != nil {
-			return nil, err
+		if err := do(top.Manifests[0], d.Platform.String(), img); err != nil {
+			return err
 		}
-		image.programs = append(image.programs, programs...)
 	}
-	return image, nil
+	return nil
 }
 
 // programsOf returns the programs of an image. Another kind of file is an error, because
@@ -130,7 +136,8 @@ func programsOf(img v1.Image, platform string) (found []program, err error) {
 		return nil, err
 	}
 	for _, layer := range layers {
-		err := eachFileOf(layer, func(name string, content []byte) error {
+		err := eachFileOf(layer, func(header *tar.Header, content []byte) error {
+			name := header.Name
 			if strings.HasPrefix(name, "licenses/") {
 				return nil
 			}
@@ -149,7 +156,7 @@ func programsOf(img v1.Image, platform string) (found []program, err error) {
 }
 
 // eachFileOf calls do with each regular file of the layer.
-func eachFileOf(layer v1.Layer, do func(name string, content []byte) error) (err error) {
+func eachFileOf(layer v1.Layer, do func(header *tar.Header, content []byte) error) (err error) {
 	content, err := layer.Uncompressed()
 	if err != nil {
 		return err
@@ -159,7 +166,7 @@ func eachFileOf(layer v1.Layer, do func(name string, content []byte) error) (err
 }
 
 // eachFile calls do with each regular file of a tar archive.
-func eachFile(content io.Reader, do func(name string, content []byte) error) error {
+func eachFile(content io.Reader, do func(header *tar.Header, content []byte) error) error {
 	archive := tar.NewReader(content)
 	for {
 		header, err := archive.Next()
@@ -176,7 +183,7 @@ func eachFile(content io.Reader, do func(name string, content []byte) error) err
 		if err != nil {
 			return err
 		}
-		if err := do(header.Name, file); err != nil {
+		if err := do(header, file); err != nil {
 			return err
 		}
 	}
@@ -189,14 +196,5 @@ func unpack(file, dir string) error {
 		return err
 	}
 	defer f.Close()
-	return eachFile(f, func(name string, content []byte) error {
-		if !filepath.IsLocal(name) {
-			return fmt.Errorf("the entry %q leaves the archive", name)
-		}
-		to := filepath.Join(dir, name)
-		if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
-			return err
-		}
-		return os.WriteFile(to, content, 0o600)
-	})
+	return eachFile(f, func(header *tar.Header, content []byte) error { return put(dir, header, content) })
 }

@@ -1,11 +1,14 @@
 // Release finishes a release that hack/release.sh has built, and checks licences.
 //
 //	release finish --version v0.1.0 --commit … --programs dist/release-build dist/release
+//	release extract --platform linux/arm64 dist/release /tmp/arm64
 //	release licences ../.. ../../test/hubble
 //
 // "finish" adds to the directory of the release: the archives of spiderpoolctl, the
 // manifest of the krew plugin, the texts of all licences, the SBOM, the provenance and
 // the checksums. It signs the checksums if the environment has a key.
+//
+// "extract" writes the files of all images for a platform, and prints their entrypoints.
 //
 // "licences" checks that the licence of each module in the programs of the directories
 // is permitted.
@@ -30,15 +33,17 @@ func main() {
 
 func run(args []string, out io.Writer) error {
 	if len(args) == 0 {
-		return errors.New("want a command: finish or licences")
+		return errors.New("want a command: finish, extract or licences")
 	}
 	switch args[0] {
 	case "finish":
 		return finishCommand(args[1:], out)
+	case "extract":
+		return extractCommand(args[1:], out)
 	case "licences":
 		return checkLicences(args[1:], out)
 	}
-	return fmt.Errorf("unknown command %q; want finish or licences", args[0])
+	return fmt.Errorf("unknown command %q; want finish, extract or licences", args[0])
 }
 
 func finishCommand(args []string, out io.Writer) error {

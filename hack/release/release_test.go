@@ -78,6 +78,10 @@ func writeImage(t *testing.T, file string, files []member) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		img, err = mutate.ConfigFile(img, configOf(t, img, architecture))
+		if err != nil {
+			t.Fatal(err)
+		}
 		index = mutate.AppendManifests(index, mutate.IndexAddendum{Add: img, Descriptor: v1.Descriptor{Platform: &v1.Platform{OS: "linux", Architecture: architecture}}})
 	}
 	dir := t.TempDir()
@@ -100,6 +104,17 @@ func writeImage(t *testing.T, file string, files []member) {
 	if err := w.Close(); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// configOf returns the configuration of the image with a platform and an entrypoint.
+func configOf(t *testing.T, img v1.Image, architecture string) *v1.ConfigFile {
+	t.Helper()
+	config, err := img.ConfigFile()
+	if err != nil {
+		t.Fatal(err)
+	}
+	config.OS, config.Architecture, config.Config.Entrypoint = "linux", architecture, []string{"/usr/bin/app"}
+	return config
 }
 
 func writeTar(out io.Writer, files []member) error {
@@ -247,6 +262,26 @@ func readJSON(t *testing.T, file string, into any) {
 	decoder.DisallowUnknownFields()
 	if err := decoder.Decode(into); err != nil {
 		t.Fatal(err)
+	}
+}
+
+func TestExtractedImageHasItsFiles(t *testing.T) {
+	r, dir := newRelease(t), t.TempDir()
+	var out bytes.Buffer
+	if err := run([]string{"extract", "--platform", "linux/arm64", r.dir, dir}, &out); err != nil {
+		t.Fatal(err)
+	}
+	program := filepath.Join(dir, "app-v1.2.3", "usr", "bin", "app")
+	if out.String() != program+"\n" {
+		t.Errorf("entrypoints %q, want %s", out.String(), program)
+	}
+	for file, want := range map[string]os.FileMode{program: 0o755, filepath.Join(dir, "app-v1.2.3", "licenses", "LICENSE"): 0o644} {
+		if info, err := os.Stat(file); err != nil || info.Mode().Perm() != want {
+			t.Errorf("%s: %v, %v, want the mode %v", file, info, err, want)
+		}
+	}
+	if err := run([]string{"extract", "--platform", "linux/riscv64", r.dir, dir}, &out); err == nil || !strings.Contains(err.Error(), "it has no image for linux/riscv64") {
+		t.Errorf("got %v", err)
 	}
 }
 
