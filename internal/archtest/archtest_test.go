@@ -8,6 +8,7 @@ import (
 	"go/parser"
 	"go/token"
 	"io"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -227,6 +228,24 @@ func TestCNIBinariesLinkNoKubernetes(t *testing.T) {
 		for _, dep := range p.Deps {
 			if anyInside(dep, []string{"k8s.io", "sigs.k8s.io", module + "/api", module + "/internal/kube", "github.com/cilium"}) {
 				t.Errorf("%s links %s: a CNI binary is started for every interface of every pod and must stay small", p.ImportPath, dep)
+			}
+		}
+	}
+}
+
+// TestCommandLineBuildsElsewhere: spiderpoolctl also runs on macOS and Windows, so only files for Linux may use its kernel.
+func TestCommandLineBuildsElsewhere(t *testing.T) {
+	for _, system := range []string{"darwin", "windows"} {
+		cmd := exec.Command("go", "list", "-deps", module+"/cmd/spiderpoolctl")
+		cmd.Dir = filepath.Join("..", "..")
+		cmd.Env = append(os.Environ(), "GOOS="+system, "CGO_ENABLED=0")
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			t.Fatalf("%s: %v\n%s", system, err, out)
+		}
+		for dep := range strings.Lines(string(out)) {
+			if anyInside(strings.TrimSpace(dep), []string{module + "/internal/linux", module + "/internal/agent", "github.com/vishvananda", "github.com/google/nftables", "github.com/cilium/ebpf"}) {
+				t.Errorf("spiderpoolctl for %s links %s: move its use into internal/cli/kernel_linux.go", system, strings.TrimSpace(dep))
 			}
 		}
 	}
