@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"log/slog"
+	"net/netip"
 	"os"
 	"slices"
 	"strings"
@@ -33,16 +34,21 @@ type wire struct {
 func newWire(t *testing.T) *wire {
 	t.Helper()
 	w := &wire{bench: newBench(t, 4, 6), ec2: ec2test.New(ec2test.Options{Region: "eu-central-1"})}
-	server := w.ec2.Start(t)
-	for _, variable := range server.Environment("") {
-		name, value, _ := strings.Cut(variable, "=")
-		t.Setenv(name, value)
-	}
+	w.serve()
 	vpc := w.ec2.AddVPC(ec2test.VPC{IPv4: prefix("172.31.0.0/16"), IPv6: prefix("2406:da1e:c4:ed00::/56")})
 	w.subnet = w.ec2.AddSubnet(ec2test.Subnet{VPC: vpc, Zone: "eu-central-1a", IPv4: prefix("172.31.16.0/20"), IPv6: prefix("2406:da1e:c4:ed01::/64")})
 	w.eni = w.add("master", "172.31.28.16/28", "2406:da1e:c4:ed01:c57d::/80")
 	w.lead("eu-central-1")
 	return w
+}
+
+// serve starts the fake, and lets the client of AWS use it.
+func (w *wire) serve() {
+	w.t.Helper()
+	for _, variable := range w.ec2.Start(w.t).Environment("") {
+		name, value, _ := strings.Cut(variable, "=")
+		w.t.Setenv(name, value)
+	}
 }
 
 // lead makes a new leader with the client of AWS in a region.
@@ -55,13 +61,20 @@ func (w *wire) lead(region string) {
 	w.r.clock = w.clock
 }
 
-// add starts an instance, with its node, and returns its primary interface.
+// add starts an instance with these prefixes.
 func (w *wire) add(name string, pieces ...string) string {
 	w.t.Helper()
-	i := ec2test.Instance{Type: "m5.large", Subnet: w.subnet}
+	var prefixes []netip.Prefix
 	for _, p := range pieces {
-		i.Prefixes = append(i.Prefixes, prefix(p))
+		prefixes = append(prefixes, prefix(p))
 	}
+	return w.start(name, ec2test.Instance{Prefixes: prefixes})
+}
+
+// start starts an instance, with its node, and returns its primary interface.
+func (w *wire) start(name string, i ec2test.Instance) string {
+	w.t.Helper()
+	i.Type, i.Subnet = "m5.large", w.subnet
 	id := w.ec2.AddInstance(i)
 	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}}
 	node.Spec.ProviderID = "aws:///eu-central-1a/" + id
