@@ -33,9 +33,11 @@ const (
 	// results is the directory of the tests' log and report.
 	results = "dist/conformance"
 	logFile = results + "/e2e.log"
-	// processes is the number of tests at a time. Most tests wait most of the time.
-	processes = "4"
 )
+
+// processes is the number of tests at a time, by topology. Most tests wait most of the time. On aws, the nodes share one
+// processor, and each has 16 IPv4 addresses for pods.
+var processes = map[string]int{"l2": 4, "aws": 2}
 
 // choice is a set of tests, and the cluster that they run on.
 type choice struct {
@@ -208,7 +210,7 @@ func judged(ctx context.Context, lab *walk.Lab, suite string, c choice) (v verdi
 	}
 	defer func() { err = errors.Join(err, log.Close()) }()
 	tests := filepath.Join(suite, "e2e.test")
-	args := []string{"--procs=" + processes, "--label-filter=" + c.labels, "--focus=" + c.run, "--skip=" + c.skip, "--timeout=2h",
+	args := []string{fmt.Sprintf("--procs=%d", processes[c.topology]), "--label-filter=" + c.labels, "--focus=" + c.run, "--skip=" + c.skip, "--timeout=2h",
 		"--output-dir=" + filepath.Dir(file), "--json-report=" + filepath.Base(file), "-v", "--no-color", "--silence-skips", tests, "--", "--provider=skeleton",
 		fmt.Sprintf("--num-nodes=%d", c.nodes)}
 	if c.skip == "" {
