@@ -85,7 +85,7 @@ func (p *Provider) Detach(ctx context.Context, iface string) error {
 	case err != nil:
 		return err
 	case present == nil:
-		return &cloud.Error{Kind: cloud.Gone, Action: p.ecs.name(action), Err: fmt.Errorf("Alibaba Cloud describes no interface %s", iface)}
+		return &cloud.Error{Kind: cloud.Gone, Action: p.ecs.name(action), Err: fmt.Errorf("the cloud describes no interface %s", iface)}
 	case present.InstanceID == "" || present.isEnding():
 		return nil
 	case present.Type == "Primary":
