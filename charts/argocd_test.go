@@ -11,7 +11,9 @@ import (
 	"strings"
 	"testing"
 
+	appsv1 "k8s.io/api/apps/v1"
 	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
 
 	"spiderpool.dev/spiderpool/internal/kube/definitions"
 )
@@ -69,4 +71,76 @@ func TestJobCreatesDefinitionsOfOthers(t *testing.T) {
 			t.Errorf("%s: the Job creates %q, want %d", values, also, want)
 		}
 	}
+}
+
+// TestArgoCDRendersSameTextTwice renders with the arguments of Argo CD's repository server: util/helm/cmd.go and
+// reposerver/repository/repository.go of argo-cd v3.5. Nothing depends on the version of the cluster or on its APIs.
+func TestArgoCDRendersSameTextTwice(t *testing.T) {
+	for _, values := range []string{"", "everything", "secure", "provided", "nothing"} {
+		t.Run(values, func(t *testing.T) {
+			var first string
+			for _, further := range [][]string{
+				{"--kube-version", "1.31.0", "--api-versions", "v1", "--api-versions", "apps/v1"},
+				{"--kube-version", "1.36.3", "--api-versions", "v1", "--api-versions", "apps/v1", "--api-versions", "monitoring.coreos.com/v1/ServiceMonitor"},
+				{"--kube-version", "1.36.3", "--skip-tests"},
+			} {
+				args := append([]string{"template", ".", "--name-template", "spiderpool", "--namespace", "kube-system"}, further...)
+				if values != "" {
+					args = append(args, "--values", filepath.Join("..", "testdata", values+".values.yaml"))
+				}
+				out, failure := helmIn(t, "spiderpool", append(args, "--include-crds")...)
+				if failure != "" {
+					t.Fatal(failure)
+				}
+				text := withoutTests(string(out))
+				if first == "" {
+					first = text
+				}
+				if text != first {
+					t.Errorf("%v give another text: %s", further, firstDifference(first, text))
+				}
+			}
+		})
+	}
+}
+
+// withoutTests leaves out the objects of "helm test".
+func withoutTests(manifest string) string {
+	documents := strings.Split(manifest, "---\n")
+	return strings.Join(slices.DeleteFunc(documents, func(document string) bool { return strings.Contains(document, "helm.sh/hook: test") }), "---\n")
+}
+
+// TestHooksAreKnownToArgoCD: Argo CD runs these events of Helm only, and knows hooks by the annotation.
+// https://argo-cd.readthedocs.io/en/stable/user-guide/helm/#helm-hooks
+func TestHooksAreKnownToArgoCD(t *testing.T) {
+	known := []string{"pre-install", "pre-upgrade", "post-install", "post-upgrade", "pre-delete", "post-delete", "test"}
+	found := map[string]bool{}
+	for _, match := range regexp.MustCompile(`helm\.sh/hook: (.*)`).FindAllStringSubmatch(string(render(t, "-f", "testdata/everything.values.yaml")), -1) {
+		for event := range strings.SplitSeq(match[1], ",") {
+			found[event] = true
+			if !slices.Contains(known, event) {
+				t.Errorf("Argo CD does not run the hook %s", event)
+			}
+		}
+	}
+	if len(found) != len(known) {
+		t.Errorf("the chart has the hooks %v", found)
+	}
+}
+
+// Argo CD creates all objects of a PreDelete hook at once, without the order of Helm: controller/hook.go of argo-cd v3.5.
+func TestCleanerWaitsForEndOfAgents(t *testing.T) {
+	cleaner := objectsOf[appsv1.DaemonSet](t, render(t), "DaemonSet")["spiderpool-init-clean"].Spec.Template.Spec
+	for _, volume := range cleaner.Volumes {
+		if volume.ConfigMap == nil {
+			continue
+		}
+		// The kubelet sets up only volumes that a container mounts, and starts no container before.
+		mounted := slices.ContainsFunc(cleaner.InitContainers[0].VolumeMounts, func(m corev1.VolumeMount) bool { return m.Name == volume.Name })
+		if !mounted || volume.ConfigMap.Optional != nil && *volume.ConfigMap.Optional {
+			t.Errorf("volume %+v, mounted: %v", volume, mounted)
+		}
+		return
+	}
+	t.Error("the pods of the cleaner wait for no ConfigMap")
 }

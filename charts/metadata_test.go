@@ -11,9 +11,11 @@ import (
 	"testing"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/yaml"
 
 	"spiderpool.dev/spiderpool/internal/kube/definitions"
+	"spiderpool.dev/spiderpool/internal/kube/kubetest"
 )
 
 // chartMetadata is the part of Chart.yaml that Artifact Hub shows.
@@ -36,8 +38,10 @@ func TestArtifactHubListsImages(t *testing.T) {
 	if err := yaml.Unmarshal([]byte(metadataOf(t).Annotations["artifacthub.io/images"]), &listed); err != nil {
 		t.Fatal(err)
 	}
+	everything := render(t, "--set", "plugins.installCNI=true,console.enabled=true,observability.enabled=true,observability.relay.enabled=true",
+		"--set", "rdma.rdmaSharedDevicePlugin.install=true,rdma.rdmaSharedDevicePlugin.deviceConfig.deviceIDs=1017")
 	var want []string
-	for _, match := range regexp.MustCompile(`(?m)image: "?([^\s"]+)`).FindAllStringSubmatch(read(t, "testdata/default.golden.yaml"), -1) {
+	for _, match := range regexp.MustCompile(`(?m)image: "?([^\s"]+)`).FindAllStringSubmatch(string(everything), -1) {
 		want = append(want, match[1])
 	}
 	slices.Sort(want)
@@ -78,6 +82,19 @@ func TestArtifactHubListsDefinitions(t *testing.T) {
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("Chart.yaml lists %q, want %q", got, want)
+	}
+}
+
+func TestArtifactHubExamplesAreValid(t *testing.T) {
+	var examples []unstructured.Unstructured
+	if err := yaml.Unmarshal([]byte(metadataOf(t).Annotations["artifacthub.io/crdsExamples"]), &examples); err != nil || len(examples) != 2 {
+		t.Fatalf("%d examples, %v", len(examples), err)
+	}
+	c := kubetest.Client(t)
+	for i := range examples {
+		if err := c.Create(t.Context(), &examples[i], client.DryRunAll, client.FieldValidation("Strict")); err != nil {
+			t.Error(err)
+		}
 	}
 }
 

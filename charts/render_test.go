@@ -34,6 +34,12 @@ var guide = []string{"--set", "ipam.enableStatefulSet=false", "--set", "multus.m
 // helm runs helm with args and returns its output, or its error message in failure.
 func helm(t *testing.T, args ...string) (stdout []byte, failure string) {
 	t.Helper()
+	return helmIn(t, "", args...)
+}
+
+// helmIn is helm in a directory.
+func helmIn(t *testing.T, dir string, args ...string) (stdout []byte, failure string) {
+	t.Helper()
 	program := filepath.Join(os.Getenv("KUBEBUILDER_ASSETS"), "helm")
 	if _, err := os.Stat(program); err != nil {
 		if program, err = exec.LookPath("helm"); err != nil {
@@ -41,6 +47,7 @@ func helm(t *testing.T, args ...string) (stdout []byte, failure string) {
 		}
 	}
 	cmd := exec.CommandContext(t.Context(), program, args...)
+	cmd.Dir = dir
 	home := t.TempDir()
 	cmd.Env = append(os.Environ(), "HELM_CACHE_HOME="+home, "HELM_CONFIG_HOME="+home, "HELM_DATA_HOME="+home)
 	var out, errOut bytes.Buffer

@@ -119,7 +119,7 @@ func removeFinalizer(ctx context.Context, c client.Client, object *metav1.Partia
 }
 
 func (l Leftovers) objects() []client.Object {
-	var list []client.Object
+	list := []client.Object{marker(l.Namespace)}
 	for _, name := range l.Secrets {
 		list = append(list, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: l.Namespace, Name: name}})
 	}

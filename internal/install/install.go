@@ -45,6 +45,9 @@ func Install(ctx context.Context, log *slog.Logger, c client.Client, cfg config.
 	if err := refuseTakeover(ctx, log, c); err != nil {
 		return err
 	}
+	if err := unmark(ctx, log, c, cfg.PodNamespace); err != nil {
+		return err
+	}
 	for _, probe := range probes() {
 		if err := retry(ctx, log, "webhooks of "+describe(probe), func() error {
 			return ignoreExisting(c.Create(ctx, probe.DeepCopyObject().(client.Object), client.DryRunAll))

@@ -351,7 +351,7 @@ func TestCleanupRemovesFinalizersAndCreatedObjects(t *testing.T) {
 	}
 	certificate := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: cfg.PodNamespace, Name: "spiderpool-controller-server-certs"}}
 	lease := &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Namespace: cfg.PodNamespace, Name: "spiderpool-controller"}}
-	kubetest.Create(t, c, pool, theirs, filled, certificate, lease)
+	kubetest.Create(t, c, pool, theirs, filled, certificate, lease, marker(cfg.PodNamespace))
 	leftovers := Leftovers{Namespace: cfg.PodNamespace, Secrets: []string{certificate.Name}, Job: "spiderpool-init", Lease: lease.Name}
 
 	for range 2 { // again changes nothing
@@ -370,6 +370,7 @@ func TestCleanupRemovesFinalizersAndCreatedObjects(t *testing.T) {
 		&v2beta1.SpiderCoordinator{ObjectMeta: metav1.ObjectMeta{Name: "default"}},
 		certificate,
 		lease,
+		marker(cfg.PodNamespace),
 	} {
 		if err := c.Get(t.Context(), client.ObjectKeyFromObject(gone), gone); !apierrors.IsNotFound(err) {
 			t.Errorf("%s is still there: %v", describe(gone), err)

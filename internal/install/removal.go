@@ -20,6 +20,20 @@ import (
 // maxListed bounds the names in one error.
 const maxListed = 20
 
+// stoppedMarker is the ConfigMap that Stop creates in the end. The pods of the cleaner mount it, so the kubelet starts none
+// of them before. Helm creates the cleaner after Stop, but Argo CD creates all hooks at once.
+const stoppedMarker = "spiderpool-init-stopped"
+
+func marker(namespace string) *corev1.ConfigMap {
+	return &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: stoppedMarker}}
+}
+
+// unmark deletes the marker of an earlier removal.
+func unmark(ctx context.Context, log *slog.Logger, c client.Client, namespace string) error {
+	old := marker(namespace)
+	return retry(ctx, log, "deletion of "+describe(old), func() error { return client.IgnoreNotFound(c.Delete(ctx, old)) })
+}
+
 // Removal is the part of an uninstallation before Helm deletes anything.
 type Removal struct {
 	// Namespace is the namespace of the release.
@@ -35,8 +49,11 @@ type Removal struct {
 }
 
 // Stop refuses to continue while pods have our addresses, then deletes the DaemonSets of
-// r.Stopped and waits for the end of their pods.
+// r.Stopped, waits for the end of their pods, and lets the cleaner start.
 func (r Removal) Stop(ctx context.Context, log *slog.Logger, c client.Client) error {
+	if err := unmark(ctx, log, c, r.Namespace); err != nil {
+		return err
+	}
 	var pods []string
 	if err := retry(ctx, log, "list of the pods with addresses", func() (err error) {
 		pods, err = podsWithAddresses(ctx, c)
@@ -54,7 +71,8 @@ func (r Removal) Stop(ctx context.Context, log *slog.Logger, c client.Client) er
 			return err
 		}
 	}
-	return nil
+	done := marker(r.Namespace)
+	return retry(ctx, log, "creation of "+describe(done), func() error { return ignoreExisting(c.Create(ctx, done)) })
 }
 
 // podsWithAddresses returns the existing pods with a lease, as sorted "namespace/name".

@@ -3,13 +3,13 @@
 package install
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
 	"testing"
-	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -60,6 +60,15 @@ func TestStopRefusesWhilePodsRun(t *testing.T) {
 	former.Name, former.UID = "running", "former"
 	kubetest.Create(t, c, leased("10.77.0.0", gone, running), leased("10.77.1.0", former))
 
+	kubetest.Create(t, c, marker(namespace)) // of an earlier removal
+	marked := func() bool {
+		err := c.Get(t.Context(), client.ObjectKeyFromObject(marker(namespace)), &corev1.ConfigMap{})
+		if client.IgnoreNotFound(err) != nil {
+			t.Fatal(err)
+		}
+		return err == nil
+	}
+
 	r := Removal{Namespace: namespace, Stopped: []string{"spiderpool-agent", "spiderpool-multus"}}
 	err := r.Stop(t.Context(), slog.New(slog.DiscardHandler), account)
 	if err == nil || !strings.Contains(err.Error(), "1 pods have addresses of Spiderpool: "+namespace+"/running.") {
@@ -69,6 +78,9 @@ func TestStopRefusesWhilePodsRun(t *testing.T) {
 	if agent.DeletionTimestamp != nil {
 		t.Fatal("the agent was deleted although the removal was refused")
 	}
+	if marked() {
+		t.Error("the nodes are cleaned although the removal was refused")
+	}
 
 	r.WithRunningPods = true
 	finish(t, c, agent)
@@ -77,6 +89,9 @@ func TestStopRefusesWhilePodsRun(t *testing.T) {
 	}
 	if err := c.Get(t.Context(), client.ObjectKeyFromObject(agent), agent); !apierrors.IsNotFound(err) {
 		t.Errorf("the agent is still there: %v", err)
+	}
+	if !marked() {
+		t.Error("the cleaner never starts")
 	}
 }
 
@@ -102,6 +117,13 @@ func finish(t *testing.T, c client.Client, set *appsv1.DaemonSet) {
 	}()
 }
 
+type writer func([]byte)
+
+func (w writer) Write(p []byte) (int, error) {
+	w(p)
+	return len(p), nil
+}
+
 func TestAwaitNamesUncleanNodes(t *testing.T) {
 	c := kubetest.Client(t)
 	namespace := kubetest.Namespace(t, c)
@@ -120,9 +142,14 @@ func TestAwaitNamesUncleanNodes(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := Removal{Namespace: namespace, Cleaner: "spiderpool-init-clean"}
-	ctx, cancel := context.WithTimeoutCause(t.Context(), 300*time.Millisecond, errors.New("timeout of this test"))
-	defer cancel()
-	err := r.Await(ctx, slog.New(slog.DiscardHandler), account)
+	ctx, cancel := context.WithCancelCause(t.Context())
+	// The first look at the DaemonSet is the last one.
+	looked := slog.New(slog.NewTextHandler(writer(func(line []byte) {
+		if bytes.Contains(line, []byte("1 of 2 nodes are clean")) {
+			cancel(errors.New("timeout of this test"))
+		}
+	}), nil))
+	err := r.Await(ctx, looked, account)
 	for _, want := range []string{"1 of 2 nodes are clean", "timeout of this test", "not clean: node-1 (read-only file system)."} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("error %v, want %q", err, want)

@@ -330,6 +330,10 @@
 - apiGroups: [k8s.cni.cncf.io]
   resources: [network-attachment-definitions]
   verbs: [get, create]
+- apiGroups: [""]
+  resources: [configmaps]
+  resourceNames: [spiderpool-init-stopped]
+  verbs: [delete]
 {{- end }}
 
 {{- define "spiderpool.removeRules" }}
@@ -351,6 +355,14 @@
   resources: [daemonsets]
   resourceNames: [{{ .Values.spiderpoolInit.name }}-clean]
   verbs: [get]
+# It lets the DaemonSet start. A rule cannot name an object that does not exist.
+- apiGroups: [""]
+  resources: [configmaps]
+  verbs: [create]
+- apiGroups: [""]
+  resources: [configmaps]
+  resourceNames: [spiderpool-init-stopped]
+  verbs: [delete]
 {{- end }}
 
 {{- define "spiderpool.cleanupRules" }}
@@ -381,6 +393,10 @@ clientConfig:
 {{- end -}}
 
 {{- define "spiderpool.cleanupNamespacedRules" }}
+- apiGroups: [""]
+  resources: [configmaps]
+  resourceNames: [spiderpool-init-stopped]
+  verbs: [delete]
 - apiGroups: [batch]
   resources: [jobs]
   resourceNames: [{{ .Values.spiderpoolInit.name }}]
