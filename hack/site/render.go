@@ -19,6 +19,9 @@ import (
 //go:embed assets
 var assets embed.FS
 
+// icon is the picture of the chart. The site has it as icon.svg, the address in Chart.yaml.
+const icon = "charts/spiderpool/icon.svg"
+
 var layout = template.Must(template.ParseFS(assets, "assets/layout.html"))
 
 // view is the input of the layout: one page of the site.
@@ -53,6 +56,11 @@ func (t *tree) render(sections []section) (map[string][]byte, error) {
 		}
 		files[asset] = content
 	}
+	content, _, err := t.read(icon)
+	if err != nil {
+		return nil, err
+	}
+	files["icon.svg"] = content
 	sources := map[string]bool{}
 	var index []indexed
 	for _, name := range t.paths() {

@@ -147,6 +147,32 @@ func unescaped(anchor string) string {
 	return text
 }
 
+// The chart names pages of the site. They are on it, at the same address.
+func TestSiteHasAddressesOfChart(t *testing.T) {
+	files := repository(t)
+	const site = "https://spiderpool.dev/"
+	found := 0
+	for _, name := range []string{"Chart.yaml", "values.yaml"} {
+		text, err := os.ReadFile(filepath.Join("..", "..", "charts", "spiderpool", name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, address := range regexp.MustCompile(site+`[^\s"]+`).FindAllString(string(text), -1) {
+			found++
+			file := strings.TrimPrefix(address, site)
+			if strings.HasSuffix(file, "/") {
+				file += "index.html"
+			}
+			if files[file] == nil {
+				t.Errorf("%s names %s, and the site has no %s", name, address, file)
+			}
+		}
+	}
+	if found < 3 {
+		t.Errorf("found %d addresses, want those of the icon, the documentation and the runbooks", found)
+	}
+}
+
 func TestSameTreeGivesSameSite(t *testing.T) {
 	first, second := repository(t), repository(t)
 	if !maps.EqualFunc(first, second, func(a, b []byte) bool { return string(a) == string(b) }) {
