@@ -52,6 +52,9 @@ func TestConnectivity(t *testing.T) { playOnPlain(t, walk.Connectivity) }
 // TestAnswers needs the installation from TestGuide.
 func TestAnswers(t *testing.T) { playOnPlain(t, walk.Answers) }
 
+// TestSymptoms needs the installation from TestGuide.
+func TestSymptoms(t *testing.T) { playOnPlain(t, walk.Symptoms) }
+
 // TestFlows needs the installation from TestGuide.
 func TestFlows(t *testing.T) { play(t, walk.Flows) }
 
