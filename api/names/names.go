@@ -303,9 +303,20 @@ const ManagedByInit = "spiderpool-init"
 
 // Taints of nodes
 const (
-	// TaintAgentNotReady keeps pods from a new node until its agent is ready. The
-	// kubelet sets it (--register-with-taints), and the controller removes it if the
-	// Helm value startupTaint.enabled is true.
+	// TaintAgentNotReady keeps pods from a new node until its agent is ready and, if a
+	// SpiderCloudNetwork selects the node, its first pool is. The kubelet sets it
+	// (--register-with-taints), and the controller removes it if the Helm value
+	// startupTaint.enabled is true.
 	// Example: spiderpool.spidernet.io/agent-not-ready=true:NoSchedule
 	TaintAgentNotReady = "spiderpool.spidernet.io/agent-not-ready"
+)
+
+// Extended resources of nodes
+const (
+	// ResourceAddressesDomain is the domain of the extended resources that count the
+	// interfaces with addresses for pods on a node, one resource for each network
+	// attachment. A slash, its namespace, a dot and its name follow. The controller writes
+	// them, and adds requests to pods, if the Helm value addressResource.enabled is true.
+	// Example: addresses.ipam.spidernet.io/kube-system.ipvlan-ens5
+	ResourceAddressesDomain = "addresses.ipam.spidernet.io"
 )

@@ -20,6 +20,7 @@ import (
 
 	"spiderpool.dev/spiderpool/internal/config"
 	"spiderpool.dev/spiderpool/internal/ipam"
+	"spiderpool.dev/spiderpool/internal/kube/compile"
 	"spiderpool.dev/spiderpool/internal/pool"
 	"spiderpool.dev/spiderpool/internal/view"
 )
@@ -40,8 +41,9 @@ func newCapacity(now func() time.Time) *cobra.Command {
 pods are like the newest pod with the labels of --selector: the same annotations, labels, owner
 and networks. Without --selector, they have no annotations and no labels. The command selects
 pools with the agent's own code. A node counts alone, as if all pods came to it; nodes share
-pools, so the total is less than the sum. The kubelet's limit of pods, taints and cordons count;
-processors, memory and affinities do not. The exit code is 1 if not all N pods fit.`,
+pools, so the total is less than the sum. The kubelet's limit of pods, the addresses that the
+scheduler counts (Helm value addressResource.enabled), taints and cordons count; processors,
+memory and affinities do not. The exit code is 1 if not all N pods fit.`,
 		Example: `  # 50 more pods of a Deployment
   spiderpoolctl capacity --pods 50 -n shop -l app=web
 
@@ -154,13 +156,24 @@ func (o *capacityOptions) nodes(ctx context.Context, r reader, example *corev1.P
 	if err != nil {
 		return nil, err
 	}
-	pods := map[string]int64{} // by node
-	err = r.EachPodOf(ctx, "", metav1.ListOptions{FieldSelector: unfinished.String()}, func(pod *corev1.Pod) { pods[pod.Spec.NodeName]++ })
+	pods, requested := map[string]int64{}, map[string]corev1.ResourceList{} // by node
+	err = r.EachPodOf(ctx, "", metav1.ListOptions{FieldSelector: unfinished.String()}, func(pod *corev1.Pod) {
+		pods[pod.Spec.NodeName]++
+		for name, count := range compile.AddressRequests(&pod.Spec) {
+			if requested[pod.Spec.NodeName] == nil {
+				requested[pod.Spec.NodeName] = corev1.ResourceList{}
+			}
+			count.Add(requested[pod.Spec.NodeName][name])
+			requested[pod.Spec.NodeName][name] = count
+		}
+	})
+	further := compile.AddressRequests(&example.Spec)
 	var candidates []view.CandidateNode
 	for _, node := range nodes {
 		limit := node.Status.Allocatable.Pods().Value()
 		candidates = append(candidates, view.CandidateNode{
 			NodeFacts: pool.NodeFacts{Name: node.Name, Labels: node.Labels}, Closed: closedTo(node, &example.Spec), Limit: limit, Room: max(0, limit-pods[node.Name]),
+			Offers: view.OffersLeft(node, requested[node.Name], further),
 		})
 	}
 	return candidates, err

@@ -55,7 +55,7 @@ func (o *viewOptions) showNode(ctx context.Context, r reader, name, system strin
 	if err != nil {
 		return answer{}, err
 	}
-	q := view.NodeQuestion{Node: node, Families: view.Families(file)}
+	q := view.NodeQuestion{Node: node, Families: file.IPAM.Families()}
 	var state *view.State
 	var group errgroup.Group
 	group.Go(func() (err error) {

@@ -327,11 +327,20 @@ type ControllerProcess struct {
 	Webhook        Webhook        `json:"webhook"`
 	Resources      PodResources   `json:"podResourceInject"`
 	StartupTaint   StartupTaint   `json:"startupTaint"`
+	// AddressResource offers the addresses of nodes to the scheduler.
+	AddressResource AddressResource `json:"addressResource"`
+}
+
+// AddressResource configures the extended resources addresses.ipam.spidernet.io/NAMESPACE.NAME.
+type AddressResource struct {
+	// Enabled has the controller write them to the status of nodes, and request them for pods.
+	Enabled bool `json:"enabled"`
 }
 
 // StartupTaint configures the removal of the taint spiderpool.spidernet.io/agent-not-ready.
 type StartupTaint struct {
-	// Enabled lets the controller remove the taint from a node once its agent is ready.
+	// Enabled lets the controller remove the taint from a node once its agent is ready and, if a
+	// SpiderCloudNetwork selects the node, its first pool is.
 	Enabled bool `json:"enabled"`
 	// DaemonSet is the name of the agents' DaemonSet.
 	DaemonSet string `json:"daemonSet"`

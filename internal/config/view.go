@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"log/slog"
 	"time"
+
+	"spiderpool.dev/spiderpool/internal/inet"
 )
 
 // Environment variables, which the chart sets from the downward API.
@@ -70,7 +72,20 @@ type Controller struct {
 	PodResources PodResources
 	Cloud        Cloud
 	StartupTaint StartupTaint
-	IaaS         IaaS
+	// AddressResource offers the addresses of nodes to the scheduler.
+	AddressResource AddressResource
+	IaaS            IaaS
+}
+
+// Families returns the IP versions of the pods.
+func (c IPAM) Families() (families []inet.Family) {
+	if c.EnableIPv4 {
+		families = append(families, inet.IPv4)
+	}
+	if c.EnableIPv6 {
+		families = append(families, inet.IPv6)
+	}
+	return families
 }
 
 // Install is the configuration of spiderpool-init.
@@ -157,6 +172,7 @@ func (f *File) Controller(getenv func(string) string) (Controller, error) {
 		PodResources:     p.Resources,
 		Cloud:            f.Cloud,
 		StartupTaint:     p.StartupTaint,
+		AddressResource:  p.AddressResource,
 		IaaS:             f.IaaS,
 	}, nil
 }

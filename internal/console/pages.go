@@ -205,7 +205,7 @@ func (s *site) nodesPage(v *visit) (any, error) {
 
 // node returns the details that the user may see: no holders, pods and findings about them in other namespaces.
 func (s *site) node(v *visit, name string) view.NodeDetails {
-	q := view.NodeQuestion{Node: v.nodes[name], Pods: v.onNode[name], Agent: view.AgentOf(v.onNode[name], v.agents), Families: view.Families(s.Config)}
+	q := view.NodeQuestion{Node: v.nodes[name], Pods: v.onNode[name], Agent: view.AgentOf(v.onNode[name], v.agents), Families: s.Config.IPAM.Families()}
 	if v.sight.events("default") { // where Kubernetes keeps those about nodes
 		q.Events = v.aboutNode[name]
 	}

@@ -30,6 +30,8 @@ type CandidateNode struct {
 	Closed string
 	// Room is the number of pods until the limit of the kubelet, and Limit that limit.
 	Room, Limit int64
+	// Offers are what the node offers to the scheduler of the addresses that the pods request.
+	Offers []OfferLeft
 }
 
 // Capacity tells how many more pods fit.
@@ -103,6 +105,11 @@ func (s *State) Capacity(q CapacityQuestion) (Capacity, error) {
 			c.Pods = c.Addresses
 			if node.Room < c.Pods {
 				c.Pods, c.Stop = node.Room, fmt.Sprintf("the kubelet's limit of %d pods", node.Limit)
+			}
+			for _, offer := range node.Offers {
+				if offer.Pods < c.Pods {
+					c.Pods, c.Stop = offer.Pods, fmt.Sprintf("the scheduler counts %d of %s on the node, and pods request %d of them", offer.Offered, offer.Resource, offer.Requested)
+				}
 			}
 		}
 		if node.Closed != "" {

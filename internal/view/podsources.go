@@ -4,7 +4,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"spiderpool.dev/spiderpool/internal/config"
-	"spiderpool.dev/spiderpool/internal/inet"
 	"spiderpool.dev/spiderpool/internal/ipam"
 	"spiderpool.dev/spiderpool/internal/kube/agentclient"
 	"spiderpool.dev/spiderpool/internal/kube/compile"
@@ -37,17 +36,6 @@ func (s PodSources) Question() PodQuestion {
 		},
 		Cluster:  s.Config.Multus.ClusterNetwork(s.SystemNamespace),
 		Network:  s.Network,
-		Families: Families(s.Config),
+		Families: s.Config.IPAM.Families(),
 	}
-}
-
-// Families returns the IP versions of an installation.
-func Families(file *config.File) (families []inet.Family) {
-	if file.IPAM.EnableIPv4 {
-		families = append(families, inet.IPv4)
-	}
-	if file.IPAM.EnableIPv6 {
-		families = append(families, inet.IPv6)
-	}
-	return families
 }

@@ -170,6 +170,8 @@ func (c *scenario) answer(question []string) []byte {
 		value = c.state.Release(netip.MustParseAddr(question[1]), verb == "release-forced", c.around, ownersOf(question[2:]), policy())
 	case "capacity":
 		value = c.capacity(question[1], lease.ParsePodKey(argument))
+	case "rooms":
+		value = c.rooms(argument)
 	case "addresses":
 		value = c.state.Addresses(filterOf(question[1:]))
 	default:
@@ -256,6 +258,15 @@ func (c *scenario) capacity(pods string, like lease.PodKey) Capacity {
 		c.t.Fatal(err)
 	}
 	return capacity
+}
+
+// rooms returns the room of a node by resource.
+func (c *scenario) rooms(node string) map[string]int64 {
+	rooms := map[string]int64{}
+	for attachment, room := range c.state.Rooms([]inet.Family{4, 6}).Of(pool.NodeFacts{Name: node, Labels: c.meta["Node/"+node].Labels}) {
+		rooms[attachment.Resource()] = room
+	}
+	return rooms
 }
 
 // filterOf reads e.g. "pool=blue node=n1".
