@@ -260,7 +260,7 @@ func features(mgr ctrl.Manager, cfg config.Controller, index *poolindex.Index, o
 		always(endpoint.New(w.Client, live, log)),
 		always(endpoint.NewRestorer(w.Client, live, log)),
 		always(leasereclaim.New(w, live, reclaimOptions(cfg, own), log)),
-		{startuptaint.New(w.Client, live, startuptaint.Options{Namespace: cfg.PodNamespace, DaemonSet: cfg.StartupTaint.DaemonSet}, log), "startupTaint.enabled", cfg.StartupTaint.Enabled, nil},
+		{startuptaint.New(w.Client, live, taintOptions(cfg), log), "startupTaint.enabled", cfg.StartupTaint.Enabled, nil},
 		{peergroup.New(w, live, log), "policy.enabled", cfg.Policy.Enabled, nil},
 		{peergroup.NewRemover(w.Client, live, log), "policy.enabled", !cfg.Policy.Enabled, nil},
 		{subnet.New(w), "ipam.spiderSubnet.enable", cfg.IPAM.SpiderSubnet.Enable, &v2beta1.SpiderSubnet{}},
@@ -309,6 +309,10 @@ func coordinatorOptions(cfg config.Controller) clustercidr.Options {
 		Name:            cfg.CoordinatorName,
 		CiliumConfigMap: client.ObjectKey{Namespace: cfg.CiliumConfigMap.Namespace, Name: cfg.CiliumConfigMap.Name},
 	}
+}
+
+func taintOptions(cfg config.Controller) startuptaint.Options {
+	return startuptaint.Options{Namespace: cfg.PodNamespace, DaemonSet: cfg.StartupTaint.DaemonSet, Clouds: cfg.Cloud.Enabled}
 }
 
 func reclaimOptions(cfg config.Controller, observer leasereclaim.Observer) leasereclaim.Options {

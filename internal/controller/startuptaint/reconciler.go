@@ -1,6 +1,7 @@
 // Package startuptaint removes the taint names.TaintAgentNotReady from a node once the
-// node's agent is ready. A new node that the kubelet registers with this taint gets no
-// pods before they can have addresses.
+// node's agent is ready and, if SpiderCloudNetworks select the node, it has a ready pool of
+// each. A new node that the kubelet registers with this taint gets no pods before they can
+// have addresses.
 //
 // The controller removes it, not the agent: an agent with the right to change its own
 // node could change every node (docs/adr/0034-startup-taint.md).
@@ -21,10 +22,14 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"spiderpool.dev/spiderpool/api/names"
+	"spiderpool.dev/spiderpool/api/v2beta1"
 )
 
-// Options name the DaemonSet of the agents.
-type Options struct{ Namespace, DaemonSet string }
+// Options describe the installation.
+type Options struct {
+	Namespace, DaemonSet string // of the agents
+	Clouds               bool   // the controller makes pools for SpiderCloudNetworks
+}
 
 // Reconciler removes the taint, node by node.
 type Reconciler struct {
@@ -46,11 +51,16 @@ func (*Reconciler) Name() string { return "startuptaint" }
 func (r *Reconciler) Register(mgr ctrl.Manager) error {
 	isTainted := predicate.NewPredicateFuncs(func(o client.Object) bool { return tainted(o.(*corev1.Node)) })
 	isReadyAgent := predicate.NewPredicateFuncs(func(o client.Object) bool { return r.isReadyAgent(o.(*corev1.Pod)) })
-	return ctrl.NewControllerManagedBy(mgr).
+	b := ctrl.NewControllerManagedBy(mgr).
 		Named(r.Name()).
 		For(&corev1.Node{}, builder.WithPredicates(isTainted)).
-		Watches(&corev1.Pod{}, handler.EnqueueRequestsFromMapFunc(nodeOf), builder.WithPredicates(isReadyAgent)).
-		Complete(r)
+		Watches(&corev1.Pod{}, handler.EnqueueRequestsFromMapFunc(nodeOf), builder.WithPredicates(isReadyAgent))
+	if r.options.Clouds {
+		isReadyPool := predicate.NewPredicateFuncs(func(o client.Object) bool { return ready(o.(*v2beta1.SpiderIPPool)) })
+		b = b.Watches(&v2beta1.SpiderIPPool{}, handler.EnqueueRequestsFromMapFunc(nodeOfPool), builder.WithPredicates(isReadyPool)).
+			Watches(&v2beta1.SpiderCloudNetwork{}, handler.EnqueueRequestsFromMapFunc(r.taintedNodes), builder.WithPredicates(predicate.GenerationChangedPredicate{}))
+	}
+	return b.Complete(r)
 }
 
 func nodeOf(_ context.Context, pod client.Object) []reconcile.Request {
@@ -77,7 +87,7 @@ func ours(taint corev1.Taint) bool { return taint.Key == names.TaintAgentNotRead
 
 func tainted(node *corev1.Node) bool { return slices.ContainsFunc(node.Spec.Taints, ours) }
 
-// Reconcile removes the taint if the node's agent is ready.
+// Reconcile removes the taint if the node's agent and its pools are ready.
 func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.Result, error) {
 	node := &corev1.Node{}
 	if err := r.client.Get(ctx, request.NamespacedName, node); err != nil || !tainted(node) {
@@ -86,6 +96,9 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 	ready, err := r.agentReady(ctx, node.Name)
 	if err != nil || !ready {
 		return ctrl.Result{}, err // the pod queues the node again
+	}
+	if waits, err := r.waitsForPools(ctx, node); err != nil || waits {
+		return ctrl.Result{}, err // a pool, a SpiderCloudNetwork or the node itself queues the node again
 	}
 	// The cache has a part of the node only, and the patch needs its version.
 	if err := r.live.Get(ctx, request.NamespacedName, node); err != nil || !tainted(node) {
@@ -96,7 +109,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 	if err := r.client.Patch(ctx, node, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{})); err != nil {
 		return ctrl.Result{}, fmt.Errorf("remove the taint %s from node %s: %w", names.TaintAgentNotReady, node.Name, err)
 	}
-	r.log.InfoContext(ctx, "removed the startup taint, because the agent is ready", "node", node.Name, "taint", names.TaintAgentNotReady)
+	r.log.InfoContext(ctx, "removed the startup taint, because pods can have addresses", "node", node.Name, "taint", names.TaintAgentNotReady)
 	return ctrl.Result{}, nil
 }
 

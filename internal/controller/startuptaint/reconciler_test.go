@@ -41,7 +41,12 @@ func agent(edit func(*corev1.Pod)) *corev1.Pod {
 
 func reconcileA(t *testing.T, c client.Client) ([]corev1.Taint, error) {
 	t.Helper()
-	r := New(c, c, Options{Namespace: "kube-system", DaemonSet: "agent"}, slog.New(slog.DiscardHandler))
+	return reconcileWith(t, c, Options{Namespace: "kube-system", DaemonSet: "agent"})
+}
+
+func reconcileWith(t *testing.T, c client.Client, options Options) ([]corev1.Taint, error) {
+	t.Helper()
+	r := New(c, c, options, slog.New(slog.DiscardHandler))
 	_, failure := r.Reconcile(t.Context(), ctrl.Request{NamespacedName: client.ObjectKey{Name: "a"}})
 	node := &corev1.Node{}
 	if err := c.Get(t.Context(), client.ObjectKey{Name: "a"}, node); err != nil {
