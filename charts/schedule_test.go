@@ -3,13 +3,16 @@
 package charts
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	admissionv1 "k8s.io/api/admissionregistration/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"spiderpool.dev/spiderpool/api/names"
@@ -75,6 +78,48 @@ func TestControllerToleratesStartupTaint(t *testing.T) {
 		}
 		if count != c.want {
 			t.Errorf("startupTaint.enabled=%s, %s: %d times, want %d", c.enabled, c.values, count, c.want)
+		}
+	}
+}
+
+// The controller may write the status of nodes, and is asked about pods, only if the scheduler counts addresses.
+func TestAddressRightsFollowSwitch(t *testing.T) {
+	const hook = "addresses.pod.mutate.spiderpool.spidernet.io"
+	for _, c := range []struct {
+		set        string
+		conditions []string // of the webhook, nil for none
+		excluded   []string
+	}{
+		{"addressResource.enabled=false", nil, nil},
+		{"addressResource.enabled=true", []string{"pod-network", "attachments"}, []string{"kube-system"}},
+		{"addressResource.enabled=true,multus.multusCNI.defaultCniCRName=ens5", []string{"pod-network"}, []string{"kube-system"}},
+		{"addressResource.enabled=true,multus.defaultNetworks={a/b},addressResource.namespacesExclude={x}", []string{"pod-network"}, []string{"x", "kube-system"}},
+	} {
+		manifest, enabled := render(t, "--set", c.set), c.conditions != nil
+		if got := configuration(t, manifest).ControllerProcess.AddressResource.Enabled; got != enabled {
+			t.Errorf("%s: the configuration says %v", c.set, got)
+		}
+		writes := slices.ContainsFunc(objectsOf[rbacv1.ClusterRole](t, manifest, "ClusterRole")["spiderpool-controller"].Rules, func(rule rbacv1.PolicyRule) bool {
+			return slices.Contains(rule.Resources, "nodes/status")
+		})
+		if writes != enabled {
+			t.Errorf("%s: the controller may write the status of nodes: %v", c.set, writes)
+		}
+		var conditions, excluded []string
+		for _, h := range objectsOf[admissionv1.MutatingWebhookConfiguration](t, manifest, "MutatingWebhookConfiguration")["spiderpool-controller"].Webhooks {
+			if h.Name != hook {
+				continue
+			}
+			excluded = h.NamespaceSelector.MatchExpressions[0].Values
+			for _, condition := range h.MatchConditions {
+				conditions = append(conditions, condition.Name)
+			}
+			if *h.FailurePolicy != admissionv1.Ignore || *h.TimeoutSeconds != 3 {
+				t.Errorf("%s: the webhook has the policy %s and waits %d s", c.set, *h.FailurePolicy, *h.TimeoutSeconds)
+			}
+		}
+		if !slices.Equal(conditions, c.conditions) || !slices.Equal(excluded, c.excluded) {
+			t.Errorf("%s: the webhook has the conditions %v and excludes %v", c.set, conditions, excluded)
 		}
 	}
 }

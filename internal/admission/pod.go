@@ -8,7 +8,6 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/resource"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -132,18 +131,7 @@ func addDevices(pod *corev1.Pod, configs []*v2beta1.SpiderMultusConfig) {
 			devices[name]++
 		}
 	}
-	if len(devices) == 0 || len(pod.Spec.Containers) == 0 {
-		return
-	}
-	resources := &pod.Spec.Containers[0].Resources
-	for _, list := range []*corev1.ResourceList{&resources.Requests, &resources.Limits} {
-		if *list == nil {
-			*list = corev1.ResourceList{}
-		}
-		for name, n := range devices {
-			(*list)[name] = *resource.NewQuantity(n, resource.DecimalSI)
-		}
-	}
+	addResources(pod, devices)
 }
 
 func requests(pod *corev1.Pod, name corev1.ResourceName) bool {

@@ -37,7 +37,8 @@ func cacheOptions(cfg config.Controller) cache.Options {
 	}
 }
 
-// stripPod keeps the labels, the node, the phase, the networks, the addresses and the named ports of a pod.
+// stripPod keeps the labels, the node, the phase, the networks, the addresses, the named ports and the requests of
+// addresses of a pod.
 func stripPod(o any) (any, error) {
 	pod, ok := o.(*corev1.Pod)
 	if !ok {
@@ -53,7 +54,7 @@ func stripPod(o any) (any, error) {
 			Annotations: networkAnnotations(pod.Annotations), OwnerReferences: pod.OwnerReferences,
 		},
 		Spec: corev1.PodSpec{
-			NodeName: pod.Spec.NodeName, HostNetwork: pod.Spec.HostNetwork, RestartPolicy: pod.Spec.RestartPolicy, Containers: namedPorts(&pod.Spec),
+			NodeName: pod.Spec.NodeName, HostNetwork: pod.Spec.HostNetwork, RestartPolicy: pod.Spec.RestartPolicy, Containers: containers(&pod.Spec),
 		},
 		Status: corev1.PodStatus{
 			Conditions: readiness(pod), Phase: pod.Status.Phase, Reason: pod.Status.Reason, PodIP: pod.Status.PodIP, PodIPs: pod.Status.PodIPs,
@@ -83,8 +84,9 @@ func shared(labels map[string]string) map[string]string {
 	return out
 }
 
-// namedPorts returns one container with the named ports of all that run together, none if there is no such port.
-func namedPorts(spec *corev1.PodSpec) []corev1.Container {
+// containers returns one container with the named ports of all that run together, and the requests of addresses; none if
+// there is neither.
+func containers(spec *corev1.PodSpec) []corev1.Container {
 	var ports []corev1.ContainerPort
 	for _, c := range compile.RunningContainers(spec) {
 		for _, p := range c.Ports {
@@ -93,10 +95,11 @@ func namedPorts(spec *corev1.PodSpec) []corev1.Container {
 			}
 		}
 	}
-	if ports == nil {
+	requests := compile.AddressRequests(spec)
+	if ports == nil && requests == nil {
 		return nil
 	}
-	return []corev1.Container{{Ports: ports}}
+	return []corev1.Container{{Ports: ports, Resources: corev1.ResourceRequirements{Requests: requests}}}
 }
 
 // annotationDomains are the domains of annotations about a pod's networks.
@@ -113,7 +116,8 @@ func networkAnnotations(all map[string]string) map[string]string {
 	return kept
 }
 
-// stripNode keeps the labels, the taints, the provider ID, the condition Ready, the addresses and the networks of a node.
+// stripNode keeps the labels, the taints, the provider ID, the condition Ready, the addresses, the networks and the offered
+// addresses of a node.
 func stripNode(o any) (any, error) {
 	node, ok := o.(*corev1.Node)
 	if !ok {
@@ -125,8 +129,11 @@ func stripNode(o any) (any, error) {
 			Name: node.Name, UID: node.UID, ResourceVersion: node.ResourceVersion, DeletionTimestamp: node.DeletionTimestamp,
 			Labels: shared(node.Labels),
 		},
-		Spec:   corev1.NodeSpec{PodCIDRs: node.Spec.PodCIDRs, Taints: node.Spec.Taints, ProviderID: node.Spec.ProviderID},
-		Status: corev1.NodeStatus{Conditions: readyCondition(node.Status.Conditions), Addresses: node.Status.Addresses},
+		Spec: corev1.NodeSpec{PodCIDRs: node.Spec.PodCIDRs, Taints: node.Spec.Taints, ProviderID: node.Spec.ProviderID},
+		Status: corev1.NodeStatus{
+			Conditions: readyCondition(node.Status.Conditions), Addresses: node.Status.Addresses,
+			Capacity: compile.AddressResources(node.Status.Capacity), Allocatable: compile.AddressResources(node.Status.Allocatable),
+		},
 	}, nil
 }
 

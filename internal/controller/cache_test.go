@@ -5,6 +5,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
@@ -19,5 +20,27 @@ func TestCachedNodesKeepCloudFields(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got)\n%s", diff)
+	}
+}
+
+// The reconciler of offers compares what nodes offer with what pods request.
+func TestCacheKeepsOfferedAddresses(t *testing.T) {
+	one := resource.MustParse("1")
+	all := corev1.ResourceList{"cpu": one, "addresses.ipam.spidernet.io/default.a": one}
+	ours := corev1.ResourceList{"addresses.ipam.spidernet.io/default.a": one}
+	node, err := stripNode(&corev1.Node{Status: corev1.NodeStatus{Capacity: all, Allocatable: all}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(corev1.NodeStatus{Capacity: ours, Allocatable: ours}, node.(*corev1.Node).Status); diff != "" {
+		t.Errorf("status of the node (-want +got):\n%s", diff)
+	}
+	pod := &corev1.Pod{Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "app", Resources: corev1.ResourceRequirements{Requests: all}}}}}
+	stripped, err := stripPod(pod)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]corev1.Container{{Resources: corev1.ResourceRequirements{Requests: ours}}}, stripped.(*corev1.Pod).Spec.Containers); diff != "" {
+		t.Errorf("containers of the pod (-want +got):\n%s", diff)
 	}
 }

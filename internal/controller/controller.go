@@ -39,6 +39,7 @@ import (
 	"spiderpool.dev/spiderpool/internal/controller/endpoint"
 	"spiderpool.dev/spiderpool/internal/controller/leasereclaim"
 	"spiderpool.dev/spiderpool/internal/controller/multusconfig"
+	"spiderpool.dev/spiderpool/internal/controller/nodeaddress"
 	"spiderpool.dev/spiderpool/internal/controller/peergroup"
 	"spiderpool.dev/spiderpool/internal/controller/policyfault"
 	"spiderpool.dev/spiderpool/internal/controller/poolstatus"
@@ -261,6 +262,7 @@ func features(mgr ctrl.Manager, cfg config.Controller, index *poolindex.Index, o
 		always(endpoint.NewRestorer(w.Client, live, log)),
 		always(leasereclaim.New(w, live, reclaimOptions(cfg, own), log)),
 		{startuptaint.New(w.Client, live, taintOptions(cfg), log), "startupTaint.enabled", cfg.StartupTaint.Enabled, nil},
+		{nodeaddress.New(w.Client, cfg.IPAM.Families(), log), "addressResource.enabled", cfg.AddressResource.Enabled, nil},
 		{peergroup.New(w, live, log), "policy.enabled", cfg.Policy.Enabled, nil},
 		{peergroup.NewRemover(w.Client, live, log), "policy.enabled", !cfg.Policy.Enabled, nil},
 		{subnet.New(w), "ipam.spiderSubnet.enable", cfg.IPAM.SpiderSubnet.Enable, &v2beta1.SpiderSubnet{}},
@@ -301,7 +303,13 @@ func register(ctx context.Context, mgr ctrl.Manager, cfg config.Controller, inde
 			return err
 		}
 	}
-	return admission.Register(mgr, admission.Options{Pools: index, CoordinatorName: cfg.CoordinatorName, Cluster: cfg.Multus.ClusterNetwork(cfg.PodNamespace)})
+	cluster := cfg.Multus.ClusterNetwork(cfg.PodNamespace)
+	if cfg.AddressResource.Enabled {
+		if err := admission.RegisterPodAddresses(mgr, cluster, log); err != nil {
+			return err
+		}
+	}
+	return admission.Register(mgr, admission.Options{Pools: index, CoordinatorName: cfg.CoordinatorName, Cluster: cluster})
 }
 
 func coordinatorOptions(cfg config.Controller) clustercidr.Options {

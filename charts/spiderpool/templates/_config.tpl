@@ -147,6 +147,8 @@ controller:
     enabled: {{ $c.podResourceInject.enabled }}
     namespacesExclude: {{ toJson $c.podResourceInject.namespacesExclude }}
     namespacesInclude: {{ toJson $c.podResourceInject.namespacesInclude }}
+  addressResource:
+    enabled: {{ $v.addressResource.enabled }}
   startupTaint:
     enabled: {{ $v.startupTaint.enabled }}
     daemonSet: {{ $a.name }}

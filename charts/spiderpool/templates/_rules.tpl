@@ -159,6 +159,15 @@
   resources: [nodes]
   verbs: [patch]
 {{- end }}
+{{- if .Values.addressResource.enabled }}
+# The addresses of nodes as extended resources, and the namespaces of pods that request them.
+- apiGroups: [""]
+  resources: [nodes/status]
+  verbs: [patch]
+- apiGroups: [""]
+  resources: [namespaces]
+  verbs: [list, watch]
+{{- end }}
 {{- if .Values.policy.enabled }}
 # The addresses of the pods that policies select, and the faults of policies.
 - apiGroups: [""]
@@ -380,7 +389,7 @@
 {{- define "spiderpool.webhookClient" -}}
 admissionReviewVersions: [v1]
 sideEffects: None
-timeoutSeconds: 10
+timeoutSeconds: {{ .timeout | default 10 }}
 clientConfig:
   service:
     name: {{ .root.Values.spiderpoolController.name }}

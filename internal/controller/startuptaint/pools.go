@@ -62,11 +62,15 @@ func selects(network *v2beta1.SpiderCloudNetwork, node *corev1.Node) bool {
 		selector, err := metav1.LabelSelectorAsSelector(network.Spec.NodeSelector)
 		return err == nil && selector.Matches(labels.Set(node.Labels))
 	}
-	if network.Spec.Provider == v2beta1.CloudAWS {
-		// e.g. aws:///eu-central-1a/i-0123456789abcdef0, with the zone of the region
-		return strings.HasPrefix(node.Spec.ProviderID, "aws:///"+network.Spec.Region)
+	id, region := node.Spec.ProviderID, network.Spec.Region
+	switch network.Spec.Provider {
+	case v2beta1.CloudAWS: // e.g. aws:///eu-central-1a/i-0123456789abcdef0, with the zone of the region
+		return strings.HasPrefix(id, "aws:///"+region)
+	case v2beta1.CloudAlibaba: // e.g. cn-hangzhou.i-bp1e2l6djkndyuli
+		of, _, found := strings.Cut(strings.TrimPrefix(id, "alicloud://"), ".")
+		return found && (of == region || region == "")
 	}
-	return node.Spec.ProviderID != ""
+	return id != ""
 }
 
 // ready reports whether pods may get addresses of the pool.

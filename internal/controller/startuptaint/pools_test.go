@@ -50,7 +50,15 @@ func TestTaintStaysUntilFirstPool(t *testing.T) {
 		}, true},
 		"other cloud":  {func(w *cloudWorld) { w.pool.OwnerReferences, w.node.Spec.ProviderID = nil, "kind://docker/a" }, false},
 		"other region": {func(w *cloudWorld) { w.pool.OwnerReferences, w.node.Spec.ProviderID = nil, "aws:///us-west-2a/i-1" }, false},
-		"own region":   {func(w *cloudWorld) { w.pool.OwnerReferences, w.network.Spec.Region = nil, "" }, true},
+		"alibaba, own region": {func(w *cloudWorld) {
+			w.pool.OwnerReferences, w.node.Spec.ProviderID = nil, "cn-hangzhou.i-1"
+			w.network.Spec.Provider, w.network.Spec.Region = v2beta1.CloudAlibaba, "cn-hangzhou"
+		}, true},
+		"alibaba, other region": {func(w *cloudWorld) {
+			w.pool.OwnerReferences, w.node.Spec.ProviderID = nil, "alicloud://cn-beijing.i-1"
+			w.network.Spec.Provider, w.network.Spec.Region = v2beta1.CloudAlibaba, "cn-hangzhou"
+		}, false},
+		"own region": {func(w *cloudWorld) { w.pool.OwnerReferences, w.network.Spec.Region = nil, "" }, true},
 		"selected": {func(w *cloudWorld) {
 			w.pool.OwnerReferences, w.node.Labels = nil, map[string]string{"pods": "aws"}
 			w.network.Spec.NodeSelector = &metav1.LabelSelector{MatchLabels: w.node.Labels}

@@ -28,7 +28,13 @@ func FreePort(tb testing.TB) int {
 // 127.0.0.1.
 func Webhooks(tb testing.TB, c client.Client, name string, port int) {
 	tb.Helper()
-	mutating, validating := chartWebhooks(tb, "default", name, port)
+	WebhooksWith(tb, c, "default", name, port)
+}
+
+// WebhooksWith is Webhooks with another golden file of the chart, e.g. "secure".
+func WebhooksWith(tb testing.TB, c client.Client, values, name string, port int) {
+	tb.Helper()
+	mutating, validating := chartWebhooks(tb, values, name, port)
 	Create(tb, c, mutating, validating)
 }
 
