@@ -55,21 +55,11 @@ func reserved(e flowEnd) string {
 	if e.IsPod() {
 		return ""
 	}
-	return "reserved:world"
+	return identityOf(e)
 }
 
 // identityOf returns all labels, e.g. "k8s:app=web,k8s:io.kubernetes.pod.namespace=shop".
-func identityOf(e flowEnd) string {
-	if !e.IsPod() {
-		return reserved(e)
-	}
-	all := []string{"k8s:io.kubernetes.pod.namespace=" + e.Pod.Namespace}
-	for _, key := range slices.Sorted(maps.Keys(e.Labels)) {
-		all = append(all, "k8s:"+key+"="+e.Labels[key])
-	}
-	slices.Sort(all)
-	return strings.Join(all, ",")
-}
+func identityOf(e flowEnd) string { return strings.Join(e.HubbleLabels(), ",") }
 
 // contextOf returns the value of the first of several contexts that has one, e.g. "pod|ip".
 func contextOf(text string, source bool) (func(*flow.Flow) string, error) {

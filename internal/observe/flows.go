@@ -55,9 +55,9 @@ var flowMetrics = map[string]flowMetric{
 	"drop": {"drop_total", "Dropped packets.",
 		[]string{"reason", "protocol"}, func(f *flow.Flow, inc increment) {
 			if f.Kind == flow.Denied {
-				inc(fixed{reasonOf(f.Reason), protocolOf(f)}, false)
+				inc(fixed{f.Reason.Hubble(), protocolOf(f)}, false)
 			}
-		}, []fixed{{"POLICY_DENIED", "TCP"}, {"POLICY_DENIED", "UDP"}}},
+		}, []fixed{{flow.ByPolicy.Hubble(), "TCP"}, {flow.ByPolicy.Hubble(), "UDP"}}},
 	"tcp": {"tcp_flags_total", "TCP flags of the first and the last packets of connections.",
 		[]string{"flag", "family"}, countFlags,
 		[]fixed{{"SYN", "IPv4"}, {"SYN", "IPv6"}, {"SYN-ACK", "IPv4"}, {"SYN-ACK", "IPv6"}}},
@@ -127,16 +127,6 @@ func familyOf(f *flow.Flow) string {
 		return "IPv4"
 	}
 	return "IPv6"
-}
-
-func reasonOf(r flow.Reason) string {
-	switch r {
-	case flow.ByPolicy:
-		return "POLICY_DENIED"
-	case flow.BySpoofing:
-		return "INVALID_SOURCE_IP"
-	}
-	return "DROP_REASON_UNKNOWN"
 }
 
 // icmpOf returns the type of a message, e.g. "EchoRequest", or its number with the code, e.g. "13(0)".

@@ -25,15 +25,16 @@ func (o *Observer) GetNodes(context.Context, *observerpb.GetNodesRequest) (*obse
 
 // GetNamespaces implements observer.ObserverServer: the namespaces of the pods in the ring.
 func (o *Observer) GetNamespaces(ctx context.Context, _ *observerpb.GetNamespacesRequest) (*observerpb.GetNamespacesResponse, error) {
-	r := &reading{Observer: o}
+	r := &reading{Observer: o, patience: patience}
 	found := map[string]bool{}
-	next, _ := o.ring.Bounds()
-	for {
-		flows, _ := r.read(ctx, &next, chunk)
-		if len(flows) == 0 || ctx.Err() != nil {
-			break
-		}
+	next, end := o.ring.Bounds() // later flows would make it endless
+	for next < end && ctx.Err() == nil {
+		flows, _ := r.read(&next, chunk)
 		for _, s := range flows {
+			if s.Lost > 0 {
+				continue
+			}
+			r.know(ctx, s)
 			for _, pod := range []string{s.sourcePod().Namespace, s.destinationPod().Namespace} {
 				if pod != "" {
 					found[pod] = true

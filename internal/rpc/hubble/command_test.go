@@ -64,7 +64,7 @@ func TestHubbleCommandReadsFlows(t *testing.T) {
 		"status":     {[]string{"status"}, []string{"Ok", "3/8"}},
 		"nodes":      {[]string{"list", "nodes"}, []string{"n1", "Connected"}},
 		"namespaces": {[]string{"list", "namespaces"}, []string{"default"}},
-		"all":        {[]string{"observe", "--last", "9", "-o", "compact"}, []string{"default/client:40000", "-> default/nginx:80", "to-network FORWARDED (TCP Flags: SYN)"}},
+		"all":        {[]string{"observe", "--last", "9", "-o", "compact"}, []string{"default/client:40000", "-> default/nginx:80", "to-network FORWARDED (TCP Flags: SYN; dialled 10.96.0.9:8080)"}},
 		"dropped":    {[]string{"observe", "--verdict", "DROPPED", "-o", "compact"}, []string{"[2001:db8::5]:5000 (world)", "DROPPED"}},
 		"filters":    {[]string{"observe", "--from-pod", "default/client", "--to-label", "app=nginx", "--to-service", "default/web", "--protocol", "tcp", "--to-port", "80", "--tcp-flags", "SYN", "--node-name", "n1", "--type", "trace", "-o", "compact"}, []string{"default/client:40002"}},
 		"table":      {[]string{"observe", "--last", "1"}, []string{"default/nginx:80"}},

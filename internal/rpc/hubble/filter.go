@@ -119,6 +119,15 @@ var fields = map[protoreflect.Name]func(*flowpb.FlowFilter) (predicate, error){
 	"reply": func(f *flowpb.FlowFilter) (predicate, error) {
 		return oneOf(f.GetReply(), func(*seen) bool { return false }), nil
 	},
+	"encrypted": func(f *flowpb.FlowFilter) (predicate, error) {
+		return oneOf(f.GetEncrypted(), func(*seen) bool { return false }), nil
+	},
+	"source_cluster_name": func(f *flowpb.FlowFilter) (predicate, error) {
+		return oneOf(f.GetSourceClusterName(), func(s *seen) string { return cluster(s.source()) }), nil
+	},
+	"destination_cluster_name": func(f *flowpb.FlowFilter) (predicate, error) {
+		return oneOf(f.GetDestinationClusterName(), func(s *seen) string { return cluster(s.destination()) }), nil
+	},
 	"ip_version": func(f *flowpb.FlowFilter) (predicate, error) { return oneOf(f.GetIpVersion(), (*seen).ipVersion), nil },
 	"protocol":   func(f *flowpb.FlowFilter) (predicate, error) { return protocols(f.GetProtocol()), nil },
 	"tcp_flags":  func(f *flowpb.FlowFilter) (predicate, error) { return tcpFlags(f.GetTcpFlags()), nil },
@@ -216,7 +225,7 @@ func (e endLabels) Lookup(key string) (string, bool) {
 		if !found {
 			continue
 		}
-		if bare == labelNamespace {
+		if bare == flow.NamespaceLabel {
 			return e.Pod.Namespace, true
 		}
 		if value, ok := e.Labels[bare]; ok {

@@ -5,6 +5,7 @@ import (
 
 	flowpb "github.com/cilium/cilium/api/v1/flow"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"spiderpool.dev/spiderpool/internal/flow"
 	"spiderpool.dev/spiderpool/internal/lease"
@@ -76,6 +77,9 @@ func TestFilterSelectsFlow(t *testing.T) {
 			filters{{NodeName: []string{"node"}}, {NodeName: []string{"other/node-1"}}},
 		},
 		"versions":   {drop, filters{{IpVersion: []flowpb.IPVersion{flowpb.IPVersion_IPv6}}, {Reply: []bool{false}}}, filters{{IpVersion: []flowpb.IPVersion{flowpb.IPVersion_IPv4}}, {Reply: []bool{true}}}},
+		"clusters":   {tcp, filters{{SourceClusterName: []string{"default"}}, {DestinationClusterName: []string{"x", "default"}}}, filters{{SourceClusterName: []string{"x"}}}},
+		"no cluster": {drop, nil, filters{{SourceClusterName: []string{"default"}}}},
+		"encryption": {tcp, filters{{Encrypted: []bool{false}}}, filters{{Encrypted: []bool{true}}}},
 		"interfaces": {tcp, filters{{Interface: []*flowpb.NetworkInterface{{Name: "eth0"}}}}, filters{{Interface: []*flowpb.NetworkInterface{{Name: "net1"}}}}},
 		"ids":        {tcp, filters{{Uuid: []string{tcp.uuid()}}}, filters{{Uuid: []string{drop.uuid()}}}},
 		"layer 7":    {tcp, nil, filters{{HttpMethod: []string{"GET"}}, {DnsQuery: []string{".*"}}, {HttpStatusCode: []string{"200"}, SourceIp: []string{"10.6.0.2"}}}},
@@ -97,6 +101,24 @@ func TestFilterSelectsFlow(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// foreign are the fields of a filter that match none of our flows.
+var foreign = map[protoreflect.Name]string{
+	"source_fqdn": "answers have no flow of their own", "source_service": "the same", "source_ip_xlated": "no source is translated",
+	"http_status_code": "no layer 7", "http_method": "no layer 7", "http_path": "no layer 7", "http_url": "no layer 7", "http_header": "no layer 7", "dns_query": "no layer 7",
+	"trace_id": "traces are of layer 7", "ip_trace_id": "no IP option is read", "node_labels": "flows have none", "experimental": "CEL expressions",
+}
+
+// TestEveryFieldIsDecided fails when a later version of the API has another field.
+func TestEveryFieldIsDecided(t *testing.T) {
+	all := (&flowpb.FlowFilter{}).ProtoReflect().Descriptor().Fields()
+	for i := range all.Len() {
+		name := all.Get(i).Name()
+		if (fields[name] != nil) == (foreign[name] != "") {
+			t.Errorf("field %s: matches %t, foreign %q", name, fields[name] != nil, foreign[name])
+		}
 	}
 }
 
@@ -132,7 +154,7 @@ func TestMessageHasHubbleFields(t *testing.T) {
 	tcp := seenAt(request(1), 5).message()
 	if tcp.GetVerdict() != flowpb.Verdict_FORWARDED || tcp.GetL4().GetTCP().GetDestinationPort() != 80 || !tcp.GetL4().GetTCP().GetFlags().GetSYN() ||
 		tcp.GetTraceObservationPoint() != flowpb.TraceObservationPoint_TO_NETWORK || tcp.GetDestinationService().GetName() != "web" ||
-		tcp.GetDestinationNames()[0] != "web.default.svc.cluster.local" || seenAt(request(1), 5).summary() != "TCP Flags: SYN" ||
+		tcp.GetDestinationNames()[0] != "web.default.svc.cluster.local" || seenAt(request(1), 5).summary() != "TCP Flags: SYN; dialled 10.96.0.9:8080" ||
 		tcp.GetDestination().GetWorkloads()[0].GetKind() != "Deployment" || tcp.GetSource().GetLabels()[0] != "k8s:app=client" {
 		t.Errorf("got %v", tcp)
 	}
@@ -149,7 +171,7 @@ func TestMessageHasHubbleFields(t *testing.T) {
 	closed := request(4)
 	closed.Kind, closed.Flags = flow.Closed, 17
 	closed.Ended = flow.Counters{Sent: flow.Traffic{Packets: 5, Bytes: 480}, Received: flow.Traffic{Packets: 4, Bytes: 1520}, Duration: 1200e6, Retransmits: 1, RTT: 350e3}
-	const want = "TCP Flags: FIN, ACK; closed after 1.2s, sent 5 packets with 480 bytes, received 4 with 1520, 1 retransmits, round trip 350µs"
+	const want = "TCP Flags: FIN, ACK; dialled 10.96.0.9:8080; closed after 1.2s, sent 5 packets with 480 bytes, received 4 with 1520, 1 retransmits, round trip 350µs"
 	if got := seenAt(closed, 8).summary(); got != want {
 		t.Errorf("summary %q, want %q", got, want)
 	}

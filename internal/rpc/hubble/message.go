@@ -22,8 +22,6 @@ import (
 const (
 	// clusterName is that of a Hubble without a cluster mesh.
 	clusterName = "default"
-	// labelNamespace is the label that Cilium adds for the namespace of a pod.
-	labelNamespace = "io.kubernetes.pod.namespace"
 	// identityWorld is Cilium's identity of everything outside of the cluster. Our pods have no identities: 0 is "unknown".
 	identityWorld = 2
 )
@@ -106,13 +104,7 @@ func (s *seen) verdict() flowpb.Verdict {
 }
 
 func (s *seen) dropReason() flowpb.DropReason {
-	switch s.Reason {
-	case flow.ByPolicy:
-		return flowpb.DropReason_POLICY_DENIED
-	case flow.BySpoofing:
-		return flowpb.DropReason_INVALID_SOURCE_IP
-	}
-	return flowpb.DropReason_DROP_REASON_UNKNOWN
+	return flowpb.DropReason(flowpb.DropReason_value[s.Reason.Hubble()])
 }
 
 func (s *seen) ipVersion() flowpb.IPVersion {
@@ -148,6 +140,14 @@ func identity(e *flow.End) uint32 {
 		return 0
 	}
 	return identityWorld
+}
+
+// cluster returns the name of the cluster of a pod, and "" for another end.
+func cluster(e *flow.End) string {
+	if e.IsPod() {
+		return clusterName
+	}
+	return ""
 }
 
 // message returns the flow as Hubble writes it.
@@ -229,14 +229,9 @@ func (s *seen) layer4() *flowpb.Layer4 {
 
 func endpoint(e *flow.End) *flowpb.Endpoint {
 	if !e.IsPod() {
-		return &flowpb.Endpoint{Identity: identityWorld, Labels: []string{"reserved:world"}}
+		return &flowpb.Endpoint{Identity: identityWorld, Labels: e.HubbleLabels()}
 	}
-	p := &flowpb.Endpoint{Identity: identity(e), Namespace: e.Pod.Namespace, PodName: e.Pod.Name}
-	p.Labels = append(p.Labels, "k8s:"+labelNamespace+"="+e.Pod.Namespace)
-	for key, value := range e.Labels {
-		p.Labels = append(p.Labels, "k8s:"+key+"="+value)
-	}
-	slices.Sort(p.Labels)
+	p := &flowpb.Endpoint{Identity: identity(e), Namespace: e.Pod.Namespace, PodName: e.Pod.Name, ClusterName: cluster(e), Labels: e.HubbleLabels()}
 	if e.Workload.Name != "" {
 		p.Workloads = []*flowpb.Workload{{Kind: e.Workload.Kind, Name: e.Workload.Name}}
 	}
@@ -261,7 +256,7 @@ func flagBits(f *flowpb.TCPFlags) (bits flow.TCPFlags) {
 	return bits
 }
 
-// summary returns what the hubble CLI prints behind the verdict, e.g. "TCP Flags: SYN", or for the end of a connection
+// summary returns what the hubble CLI prints behind the verdict, e.g. "TCP Flags: SYN; dialled 10.96.0.9:80", or for the end of a connection
 // "TCP Flags: ACK, FIN; closed after 1.2s, sent 5 packets with 480 bytes, received 4 with 1520".
 func (s *seen) summary() string {
 	text := strings.ToUpper(s.protocol())
@@ -273,6 +268,9 @@ func (s *seen) summary() string {
 			}
 		}
 		text = "TCP Flags: " + strings.Join(set, ", ")
+	}
+	if s.Service.IsValid() {
+		text += "; dialled " + s.Service.String()
 	}
 	switch s.Kind {
 	case flow.Refused:

@@ -27,6 +27,12 @@ const (
 	chunk = 64
 	// maxReaders is the number of clients that may read flows at a time.
 	maxReaders = 16
+	// patience is the time that a request may spend on unknown ends, for a follower that of each chunk. Afterwards, flows
+	// show what is known already: a slow API server makes no request endless.
+	patience = 3 * time.Second
+	// late is the time after which no flow with an earlier time comes into the ring, besides the ends of silent connections:
+	// the collector looks ten times a second, and waits two looks for a verdict.
+	late = time.Second
 )
 
 // Observer serves the flows of one node.
@@ -40,7 +46,7 @@ type Observer struct {
 }
 
 // Completer sets the unknown ends and the service of a flow, as far as the cluster knows them. It may read from the API server,
-// so it takes time.
+// so it takes time until ctx ends. Afterwards, it asks nothing and uses what it remembers.
 type Completer func(ctx context.Context, f *flow.Flow)
 
 // About describes the node to clients.
@@ -63,23 +69,14 @@ type reading struct {
 	filter       filter
 	since, until time.Time // zero without a limit
 	send         func(*observerpb.GetFlowsResponse) error
+	patience     time.Duration // what is left of it
 }
 
 // GetFlows implements observer.ObserverServer.
 func (o *Observer) GetFlows(request *observerpb.GetFlowsRequest, to grpc.ServerStreamingServer[observerpb.GetFlowsResponse]) error {
-	r := &reading{Observer: o, request: request, send: to.Send}
-	var err error
-	if r.filter, err = compile(request.GetWhitelist(), request.GetBlacklist()); err != nil {
+	r, err := o.reading(request, to.Send)
+	if err != nil {
 		return status.Error(codes.InvalidArgument, err.Error())
-	}
-	if request.GetFirst() && request.GetFollow() {
-		return status.Error(codes.InvalidArgument, "first and follow exclude each other: the first flows end before new ones come")
-	}
-	if at := request.GetSince(); at != nil {
-		r.since = at.AsTime()
-	}
-	if at := request.GetUntil(); at != nil {
-		r.until = at.AsTime()
 	}
 	select {
 	case o.readers <- struct{}{}:
@@ -87,39 +84,57 @@ func (o *Observer) GetFlows(request *observerpb.GetFlowsRequest, to grpc.ServerS
 	default:
 		return status.Errorf(codes.ResourceExhausted, "node %s already serves %d clients; end another one, or read through hubble-relay", o.about.Node, maxReaders)
 	}
-	err = r.run(to.Context())
-	if errors.Is(err, errEnough) {
-		return nil
-	}
-	return err
+	return r.run(to.Context())
 }
 
-// errEnough means that the client has all flows that it asked for.
-var errEnough = errors.New("all flows sent")
-
-func (r *reading) run(ctx context.Context) error {
-	next, err := r.start(ctx)
-	if err != nil {
-		return err
+// reading returns the reading of a request. The error names the field and the value.
+func (o *Observer) reading(request *observerpb.GetFlowsRequest, send func(*observerpb.GetFlowsResponse) error) (*reading, error) {
+	r := &reading{Observer: o, request: request, send: send, patience: patience}
+	var err error
+	if r.filter, err = compile(request.GetWhitelist(), request.GetBlacklist()); err != nil {
+		return nil, err
 	}
+	if request.GetFirst() && request.GetFollow() {
+		return nil, errors.New("first and follow exclude each other: the first flows end before new ones come")
+	}
+	if at := request.GetSince(); at != nil {
+		r.since = at.AsTime()
+	}
+	if at := request.GetUntil(); at != nil {
+		r.until = at.AsTime()
+	}
+	return r, nil
+}
+
+// run sends the flows. It ends with those in the ring, or for a follower with the time of the request or its context.
+func (r *reading) run(ctx context.Context) error {
+	next := r.start(ctx)
 	left := r.request.GetNumber()
-	isCounted := left > 0 && !r.request.GetFollow()
+	follows := r.request.GetFollow()
+	isCounted := left > 0 && !follows
 	_, end := r.ring.Bounds()
 	for {
-		if !r.request.GetFollow() && next >= end {
+		if follows {
+			r.wait(ctx, next)
+		}
+		if follows && r.isOver() {
+			follows = false
+			_, end = r.ring.Bounds()
+		}
+		if err := ctx.Err(); err != nil {
+			return status.FromContextError(err).Err()
+		}
+		if !follows && next >= end {
 			return nil
 		}
-		if err := r.ring.Wait(ctx, next); err != nil {
-			return status.FromContextError(ctx.Err()).Err()
-		}
-		flows, lost := r.read(ctx, &next, chunk)
+		flows, lost := r.read(&next, chunk)
 		if lost > 0 {
 			if err := r.send(r.lost(lost, flowpb.LostEventSource_HUBBLE_RING_BUFFER, time.Now())); err != nil {
 				return err
 			}
 		}
 		for _, s := range flows {
-			sent, err := r.pass(s)
+			sent, err := r.pass(ctx, s)
 			if err != nil {
 				return err
 			}
@@ -132,32 +147,38 @@ func (r *reading) run(ctx context.Context) error {
 	}
 }
 
+// wait returns once the ring has a flow with a number, the time of the request is over, or its context has ended.
+func (r *reading) wait(ctx context.Context, number uint64) {
+	if !r.until.IsZero() {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithDeadline(ctx, r.until.Add(late))
+		defer cancel()
+	}
+	_ = r.ring.Wait(ctx, number) // the caller looks at both
+	r.patience = patience
+}
+
+// isOver reports whether no further flow can be in the time of the request.
+func (r *reading) isOver() bool { return !r.until.IsZero() && !time.Now().Before(r.until.Add(late)) }
+
 // start returns the number of the first flow to judge.
-func (r *reading) start(ctx context.Context) (uint64, error) {
+func (r *reading) start(ctx context.Context) uint64 {
 	oldest, next := r.ring.Bounds()
 	wanted := r.request.GetNumber()
 	switch {
-	case !r.since.IsZero():
-		return r.firstSince(oldest, next), nil
-	case r.request.GetFirst():
-		return oldest, nil
-	case wanted == 0 && r.request.GetFollow():
-		return next, nil
-	case wanted == 0:
-		return oldest, nil
+	case wanted == 0 && r.request.GetFollow() && r.since.IsZero():
+		return next
+	case wanted == 0 || r.request.GetFirst():
+		return r.firstSince(oldest, next)
 	}
 	// Backwards, until there are enough flows.
-	for next > oldest {
-		if ctx.Err() != nil {
-			return 0, status.FromContextError(ctx.Err()).Err()
-		}
+	for next > oldest && ctx.Err() == nil {
 		from := max(oldest, next-min(next, chunk))
-		flows, lost := r.read(ctx, &from, int(next-from))
+		flows, lost := r.read(&from, int(next-from))
 		for i := len(flows) - 1; i >= 0; i-- {
-			s := flows[i]
-			if s.Lost == 0 && r.filter.matches(s) {
+			if r.wants(ctx, flows[i]) {
 				if wanted--; wanted == 0 {
-					return s.number, nil
+					return flows[i].number
 				}
 			}
 		}
@@ -166,7 +187,7 @@ func (r *reading) start(ctx context.Context) (uint64, error) {
 		}
 		next = max(oldest, next-min(next, chunk))
 	}
-	return oldest, nil
+	return oldest
 }
 
 // firstSince returns the number of the first flow since the time of the request. Flows are not in the order of their times: the end
@@ -186,33 +207,45 @@ func (r *reading) firstSince(oldest, next uint64) uint64 {
 }
 
 // read returns at most limit flows from a number on, and sets it to that of the flow after them.
-func (r *reading) read(ctx context.Context, from *uint64, limit int) (flows []*seen, lost uint64) {
+func (r *reading) read(from *uint64, limit int) (flows []*seen, lost uint64) {
 	copied := make([]flow.Flow, limit)
 	n, first, lost := r.ring.Read(*from, copied)
 	for i := range copied[:n] {
-		s := &seen{Flow: copied[i], number: first + uint64(i), node: r.about.Node, start: r.started, domain: r.about.Domain}
-		if s.Lost == 0 {
-			r.complete(ctx, &s.Flow)
-		}
-		flows = append(flows, s)
+		flows = append(flows, &seen{Flow: copied[i], number: first + uint64(i), node: r.about.Node, start: r.started, domain: r.about.Domain})
 	}
 	*from = first + uint64(n)
 	return flows, lost
 }
 
+// isInTime reports whether a flow is in the time of the request.
+func (r *reading) isInTime(s *seen) bool {
+	return !s.Time.Before(r.since) && (r.until.IsZero() || !s.Time.After(r.until))
+}
+
+// wants reports whether the client wants a flow, and completes it.
+func (r *reading) wants(ctx context.Context, s *seen) bool {
+	if s.Lost > 0 || !r.isInTime(s) {
+		return false
+	}
+	r.know(ctx, s)
+	return r.filter.matches(s)
+}
+
+// know completes a flow, as long as the request has patience.
+func (r *reading) know(ctx context.Context, s *seen) {
+	ctx, cancel := context.WithTimeout(ctx, r.patience)
+	defer cancel()
+	began := time.Now()
+	r.complete(ctx, &s.Flow)
+	r.patience = max(r.patience-time.Since(began), 0)
+}
+
 // pass sends a flow if the client wants it.
-func (r *reading) pass(s *seen) (sent bool, err error) {
-	switch {
-	case !r.until.IsZero() && s.Time.After(r.until):
-		if r.request.GetFollow() {
-			return false, errEnough
-		}
-		return false, nil
-	case !r.since.IsZero() && s.Time.Before(r.since):
-		return false, nil
-	case s.Lost > 0:
+func (r *reading) pass(ctx context.Context, s *seen) (sent bool, err error) {
+	if s.Lost > 0 && r.isInTime(s) {
 		return false, r.send(r.lost(s.Lost, flowpb.LostEventSource_PERF_EVENT_RING_BUFFER, s.Time))
-	case !r.filter.matches(s):
+	}
+	if !r.wants(ctx, s) {
 		return false, nil
 	}
 	return true, r.send(&observerpb.GetFlowsResponse{

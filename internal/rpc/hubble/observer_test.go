@@ -184,7 +184,7 @@ func TestSlowFollowerIsToldOfLoss(t *testing.T) {
 		}
 	})
 	ring.Add(request(0))
-	stream, err := client.GetFlows(t.Context(), &observerpb.GetFlowsRequest{Number: 1, Follow: true, First: false, Since: timestamppb.New(noon)})
+	stream, err := client.GetFlows(t.Context(), &observerpb.GetFlowsRequest{Follow: true, Since: timestamppb.New(noon)})
 	if err != nil {
 		t.Fatal(err)
 	}

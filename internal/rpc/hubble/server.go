@@ -62,7 +62,7 @@ func (s *Server) Serve(ctx context.Context, listener net.Listener, creds credent
 		<-ctx.Done()
 		server.Stop() // followers never end by themselves
 	}()
-	err := server.Serve(netutil.LimitListener(listener, maxConnections))
+	err := server.Serve(netutil.LimitListener(fair(listener), maxConnections))
 	if ctx.Err() != nil || errors.Is(err, grpc.ErrServerStopped) {
 		<-stopped
 		return nil

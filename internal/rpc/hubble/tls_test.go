@@ -101,6 +101,50 @@ func (a *authority) issue(t *testing.T, usage x509.ExtKeyUsage, names ...string)
 	return dir
 }
 
+// trusted returns the credentials of a client that trusts the authority, with the certificate in a directory unless it is "".
+func (a *authority) trusted(t *testing.T, server, dir string) credentials.TransportCredentials {
+	t.Helper()
+	config := &tls.Config{ServerName: server, RootCAs: x509.NewCertPool(), MinVersion: tls.VersionTLS13}
+	config.RootCAs.AddCert(a.certificate)
+	if dir != "" {
+		pair, err := tls.LoadX509KeyPair(filepath.Join(dir, "tls.crt"), filepath.Join(dir, "tls.key"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		config.Certificates = []tls.Certificate{pair}
+	}
+	return credentials.NewTLS(config)
+}
+
+// A pod without a certificate opens as many connections as the server serves. Another client is served nevertheless.
+func TestStrangerLeavesPlacesToOthers(t *testing.T) {
+	const name = "spiderpool-agent-flows.kube-system.svc"
+	var ours authority
+	servers := ours.issue(t, x509.ExtKeyUsageServerAuth, name)
+	listener := listen(t, "tcp", "127.0.0.1:0")
+	start(t, &Server{Observer: NewObserver(flow.NewRing(1), complete, About{Node: "n0"})}, listener, credentials.NewTLS(httpserver.NewKeyPair(servers).Mutual()))
+	for range maxConnections {
+		conn, err := net.Dial("tcp", listener.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+	}
+	from := &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 2)}}
+	conn, err := grpc.NewClient("passthrough:///"+listener.Addr().String(),
+		grpc.WithTransportCredentials(ours.trusted(t, name, ours.issue(t, x509.ExtKeyUsageClientAuth, "relay"))),
+		grpc.WithContextDialer(func(ctx context.Context, to string) (net.Conn, error) { return from.DialContext(ctx, "tcp", to) }))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second) // a stranger's handshake lasts 10 s
+	defer cancel()
+	if _, err := observerpb.NewObserverClient(conn).ServerStatus(ctx, &observerpb.ServerStatusRequest{}); err != nil {
+		t.Error(err)
+	}
+}
+
 // Only a client certificate of the same authority gives access: not that of an agent, nor one of another authority.
 func TestStrangersReadNoFlows(t *testing.T) {
 	const name = "spiderpool-agent-flows.kube-system.svc"
@@ -111,18 +155,7 @@ func TestStrangersReadNoFlows(t *testing.T) {
 	ring.Add(request(0))
 	listener := listen(t, "tcp", "127.0.0.1:0")
 	start(t, &Server{Observer: NewObserver(ring, complete, About{Node: "n0"})}, listener, credentials.NewTLS(httpserver.NewKeyPair(servers).Mutual()))
-	with := func(dir string) credentials.TransportCredentials {
-		config := &tls.Config{ServerName: name, RootCAs: x509.NewCertPool(), MinVersion: tls.VersionTLS13}
-		config.RootCAs.AddCert(ours.certificate)
-		if dir != "" {
-			pair, err := tls.LoadX509KeyPair(filepath.Join(dir, "tls.crt"), filepath.Join(dir, "tls.key"))
-			if err != nil {
-				t.Fatal(err)
-			}
-			config.Certificates = []tls.Certificate{pair}
-		}
-		return credentials.NewTLS(config)
-	}
+	with := func(dir string) credentials.TransportCredentials { return ours.trusted(t, name, dir) }
 	for name, c := range map[string]struct {
 		creds credentials.TransportCredentials
 		want  codes.Code
