@@ -77,6 +77,7 @@ type agent struct {
 	bandwidth *bandwidth.Follower
 	runtime   *runtimeHealth
 	services  *datapath.Services
+	names     datapath.Names
 	policies  *policies
 	flows     *flows
 	// flowPods is nil if connections are not observed.
@@ -231,7 +232,7 @@ func (a *agent) newServices(client *agentclient.Client) *datapath.Services {
 		Mode:    a.cfg.Service.Mode,
 		Load:    func() (datapath.Programs, error) { return datapath.LoadPrograms(a.cfg.Service) },
 		Remove:  bpf.Remove,
-		Sync:    datapath.SyncWith(client, a.cfg.NodeName, a.cfg.Service, a.events.Once, a.log),
+		Sync:    datapath.SyncWith(client, a.cfg.NodeName, a.cfg.Service, &a.names, a.events.Once, a.log),
 		Warn:    func(reason string) { a.events.AboutNode(observe.ServicesLeftToKubeProxy(reason)) },
 		Metrics: a.metrics.services,
 		Now:     time.Now,

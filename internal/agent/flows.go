@@ -46,12 +46,13 @@ func (a *agent) newFlows(client *agentclient.Client, source flow.Source) (*flows
 	}
 	f := &flows{agent: a, source: source, ring: flow.NewRing(a.cfg.Observability.Flows), count: observe.NewFlowCounters(a.metrics.registry, metrics, time.Now)}
 	f.ends = flowends.New(flowends.Options{
-		Node:    a.cfg.NodeName,
-		Held:    func() []lease.Lease { return a.service.Allocator.HeldFor(0) },
-		Cluster: a.cluster,
-		Blocks:  agentclient.NewBlockStore(client),
-		Now:     time.Now,
-		Log:     a.log,
+		Node:     a.cfg.NodeName,
+		Held:     func() []lease.Lease { return a.service.Allocator.HeldFor(0) },
+		Cluster:  a.cluster,
+		Blocks:   agentclient.NewBlockStore(client),
+		Services: a.names.Owner,
+		Now:      time.Now,
+		Log:      a.log,
 	})
 	about := hubble.About{Node: a.cfg.NodeName, Version: config.Version, Domain: a.cfg.ClusterDNSDomain}
 	f.server = &hubble.Server{Observer: hubble.NewObserver(f.ring, f.ends.Complete, about)}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -20,6 +21,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"spiderpool.dev/spiderpool/api/names"
+	"spiderpool.dev/spiderpool/internal/agent/datapath"
 	"spiderpool.dev/spiderpool/internal/config"
 	"spiderpool.dev/spiderpool/internal/flow"
 	"spiderpool.dev/spiderpool/internal/kube/agentclient"
@@ -43,6 +45,13 @@ func (s eventSource) Run(ctx context.Context, to func([]flow.Event, uint64)) err
 		}
 	}
 }
+
+// noPrograms takes the entries of services and does nothing.
+type noPrograms struct{}
+
+func (noPrograms) Replace(k8sservice.Diff) error { return nil }
+func (noPrograms) Change(k8sservice.Diff) error  { return nil }
+func (noPrograms) Applied(agentclient.EventAge)  {}
 
 // TestFlowNamesPodsOfBothNodes follows the connection of a pod to a Service with a pod of another node. The agent reads
 // with the rights of its role.
@@ -82,9 +91,12 @@ func TestFlowNamesPodsOfBothNodes(t *testing.T) {
 	}
 	flows.cfg.Observability.Port = 0 // no listener on TCP, but the nodes for hubble-relay
 	ctx, stop := context.WithCancel(context.Background())
-	ended := make(chan struct{})
-	go func() { defer close(ended); flows.run(ctx) }()
-	t.Cleanup(func() { stop(); <-ended })
+	var parts sync.WaitGroup
+	parts.Go(func() { flows.run(ctx) })
+	parts.Go(func() {
+		datapath.SyncWith(kubeClient, here, own.cfg.Service, &own.names, nil, own.log)(ctx, nil, noPrograms{})
+	})
+	t.Cleanup(func() { stop(); parts.Wait() })
 	source <- flow.Event{
 		Time: time.Now(), Pod: lease.PodKey{Namespace: w.namespace, Name: "client"}, UID: string(pods["client"].UID), Interface: "eth0",
 		Direction: policy.Egress, Protocol: k8sservice.TCP, Flags: 2,

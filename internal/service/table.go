@@ -146,6 +146,14 @@ func roomFor(records []*record) Diff {
 	}
 }
 
+// Owner returns the service that a frontend belongs to, whatever its kind.
+func (t *Table) Owner(key FrontendKey) (name Name, ok bool) {
+	if owner := t.claims[key].owner; owner != nil {
+		return owner.name, true
+	}
+	return Name{}, false
+}
+
 func (t *Table) sorted() []*record {
 	return slices.SortedFunc(maps.Values(t.services), func(a, b *record) int { return a.name.compare(b.name) })
 }

@@ -45,3 +45,32 @@ func TestIDsOfEarlierProcess(t *testing.T) {
 		t.Errorf("the caller's map has %d IDs left", len(known))
 	}
 }
+
+// TestEachFrontendHasOwner has two services with the same backend: a frontend belongs to the one that it translates for.
+func TestEachFrontendHasOwner(t *testing.T) {
+	table := NewTable(Node{Name: "n1", Addrs: addrsOf("192.0.2.1")}, nil)
+	web, slice := oneBackend("web", "10.96.0.1")
+	web.ClusterIPs = addrsOf("10.96.0.1", "fd00::1")
+	web.LoadBalancerIPs, web.ExternalIPs = addrsOf("203.0.113.7"), addrsOf("203.0.113.8")
+	web.Ports[0].NodePort = 30080
+	other, same := oneBackend("other", "10.96.0.2")
+	other.ExternalIPs = addrsOf("10.96.0.1", "203.0.113.9") // the first one is a cluster IP already
+	table.SetSlice(slice)
+	table.SetSlice(same)
+	table.SetService(web)
+	table.SetService(other)
+	for at, want := range map[string]string{
+		"10.96.0.1:80": "x/web", "[fd00::1]:80": "x/web", "203.0.113.7:80": "x/web", "203.0.113.8:80": "x/web", "192.0.2.1:30080": "x/web",
+		"10.96.0.2:80": "x/other", "203.0.113.9:80": "x/other", "10.96.0.1:81": "", "10.6.0.1:8080": "",
+	} {
+		to := netip.MustParseAddrPort(at)
+		got, ok := table.Owner(FrontendKey{to.Addr(), to.Port(), TCP})
+		if ok != (want != "") || ok && got.String() != want {
+			t.Errorf("%s belongs to %s, %v; want %q", at, got, ok, want)
+		}
+	}
+	table.DeleteService(web.Name)
+	if got, ok := table.Owner(FrontendKey{netip.MustParseAddr("10.96.0.1"), 80, TCP}); !ok || got != other.Name {
+		t.Errorf("after the deletion: %s, %v", got, ok)
+	}
+}

@@ -10,6 +10,7 @@ import (
 	"os"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -75,13 +76,28 @@ type Programs interface {
 type SyncFunc func(ctx context.Context, known map[service.FrontendKey]service.ID, sink agentclient.ServiceSink)
 
 // SyncWith returns the SyncFunc with the cluster's services, for clients on the node. tell writes an event about an
-// object with invalid parts.
-func SyncWith(client *agentclient.Client, node string, cfg config.Service, tell agentclient.TellFault, log *slog.Logger) SyncFunc {
+// object with invalid parts. names learns the services.
+func SyncWith(client *agentclient.Client, node string, cfg config.Service, names *Names, tell agentclient.TellFault, log *slog.Logger) SyncFunc {
 	return func(ctx context.Context, known map[service.FrontendKey]service.ID, sink agentclient.ServiceSink) {
 		s := agentclient.NewServiceSync(client, node, known, sink, tell, log)
 		s.ExternalIPs = cfg.ExternalIPs
+		names.last.Store(s)
 		s.Run(ctx)
 	}
+}
+
+// Names knows the services by their frontends, since the first SyncFunc. Its method is safe for concurrent use.
+type Names struct {
+	last atomic.Pointer[agentclient.ServiceSync]
+}
+
+// Owner returns the service that a frontend belongs to.
+func (n *Names) Owner(key service.FrontendKey) (service.Name, bool) {
+	s := n.last.Load()
+	if s == nil {
+		return service.Name{}, false
+	}
+	return s.Owner(key)
 }
 
 // Services translates the services of one node.

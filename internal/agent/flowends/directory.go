@@ -51,8 +51,6 @@ type Cluster interface {
 	// PodFacts reads any pod; ipam.ErrNotFound.
 	PodFacts(ctx context.Context, name lease.PodKey) (ipam.Pod, error)
 	TopController(ctx context.Context, pod ipam.Pod) (ipam.Controller, error)
-	// ServiceAt reads the Service with a ClusterIP; the zero value if there is none.
-	ServiceAt(ctx context.Context, clusterIP netip.Addr) (service.Name, error)
 }
 
 // Blocks reads SpiderIPBlocks; alloc.ErrNotFound.
@@ -66,14 +64,14 @@ type Directory struct {
 	held    func() []lease.Lease
 	cluster Cluster
 	stored  Blocks
+	owner   func(service.FrontendKey) (service.Name, bool)
 	now     func() time.Time
 	log     *slog.Logger
 
-	limit    *rate.Limiter
-	blocks   readcache.Cache[netip.Addr, lease.Block]
-	pods     readcache.Cache[podKey, ipam.Pod]
-	tops     readcache.Cache[podKey, ipam.Controller]
-	services readcache.Cache[netip.Addr, service.Name]
+	limit  *rate.Limiter
+	blocks readcache.Cache[netip.Addr, lease.Block]
+	pods   readcache.Cache[podKey, ipam.Pod]
+	tops   readcache.Cache[podKey, ipam.Controller]
 
 	mu struct {
 		sync.Mutex
@@ -102,18 +100,19 @@ type Options struct {
 	Held    func() []lease.Lease
 	Cluster Cluster
 	Blocks  Blocks
-	Now     func() time.Time
-	Log     *slog.Logger
+	// Services returns the Service with a frontend that the programs translate.
+	Services func(service.FrontendKey) (service.Name, bool)
+	Now      func() time.Time
+	Log      *slog.Logger
 }
 
 // New returns a directory. It asks nothing before the first flow.
 func New(o Options) *Directory {
 	d := &Directory{
-		node: o.Node, held: o.Held, cluster: o.Cluster, stored: o.Blocks, now: o.Now, log: o.Log, limit: rate.NewLimiter(questions, burst),
-		blocks:   readcache.Cache[netip.Addr, lease.Block]{TTL: remembered, Max: maxRemembered, Now: o.Now},
-		pods:     readcache.Cache[podKey, ipam.Pod]{TTL: remembered, Max: maxRemembered, Now: o.Now},
-		tops:     readcache.Cache[podKey, ipam.Controller]{Max: maxRemembered, Now: o.Now},
-		services: readcache.Cache[netip.Addr, service.Name]{TTL: remembered, Max: maxRemembered, Now: o.Now},
+		node: o.Node, held: o.Held, cluster: o.Cluster, stored: o.Blocks, owner: o.Services, now: o.Now, log: o.Log, limit: rate.NewLimiter(questions, burst),
+		blocks: readcache.Cache[netip.Addr, lease.Block]{TTL: remembered, Max: maxRemembered, Now: o.Now},
+		pods:   readcache.Cache[podKey, ipam.Pod]{TTL: remembered, Max: maxRemembered, Now: o.Now},
+		tops:   readcache.Cache[podKey, ipam.Controller]{Max: maxRemembered, Now: o.Now},
 	}
 	d.mu.local = map[string]local{}
 	return d
@@ -146,14 +145,15 @@ func (d *Directory) endOf(pod ipam.Pod, node string) *flow.End {
 	return &flow.End{Pod: pod.PodKey, UID: pod.UID, Labels: pod.Labels, Workload: flow.Workload(pod.Owner), Node: node}
 }
 
-// Complete sets the other end of a flow, the workloads of both, and the Service, as far as they are known.
+// Complete sets the other end of a flow, the workloads of both, and the Service, as far as they are known. It asks the API
+// server until ctx ends, and then uses the remembered answers.
 func (d *Directory) Complete(ctx context.Context, f *flow.Flow) {
 	if *f.Remote() == nil {
 		*f.Remote() = d.endAt(ctx, f.RemoteAddr(), f.Time)
 	}
 	f.Opener, f.Target = d.withWorkload(ctx, f.Opener), d.withWorkload(ctx, f.Target)
-	if at := f.Service.Addr(); at.IsValid() {
-		f.Frontend = ask(ctx, d, &d.services, at, func(ctx context.Context) (service.Name, error) { return d.cluster.ServiceAt(ctx, at) })
+	if at := f.Service; at.IsValid() {
+		f.Frontend, _ = d.owner(service.FrontendKey{Addr: at.Addr(), Port: at.Port(), Protocol: f.Protocol})
 	}
 }
 
@@ -240,7 +240,7 @@ var errSilent = errors.New("too many questions, or an outage of the API server")
 func ask[K comparable, V any](ctx context.Context, d *Directory, cache *readcache.Cache[K, V], key K, read func(context.Context) (V, error)) V {
 	answer, err := cache.Get(ctx, key, func(ctx context.Context) (V, error) {
 		var none V
-		if !d.mayAsk() {
+		if ctx.Err() != nil || !d.mayAsk() {
 			return none, errSilent
 		}
 		ctx, cancel := context.WithTimeout(ctx, patience)

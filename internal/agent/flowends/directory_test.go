@@ -32,7 +32,7 @@ type cluster struct {
 	own      map[lease.PodKey]ipam.Pod
 	others   map[lease.PodKey]ipam.Pod
 	blocks   map[netip.Addr]lease.Block
-	services map[netip.Addr]service.Name
+	services map[service.FrontendKey]service.Name
 	held     []lease.Lease
 	now      time.Time
 	asked    int
@@ -61,9 +61,9 @@ func (c *cluster) TopController(_ context.Context, pod ipam.Pod) (ipam.Controlle
 	return pod.Owner, c.fault
 }
 
-func (c *cluster) ServiceAt(_ context.Context, addr netip.Addr) (service.Name, error) {
-	c.asked++
-	return c.services[addr], c.fault
+func (c *cluster) owner(key service.FrontendKey) (service.Name, bool) {
+	name, ok := c.services[key]
+	return name, ok
 }
 
 func (c *cluster) Get(_ context.Context, base netip.Addr) (lease.Block, error) {
@@ -84,8 +84,8 @@ func newCluster() *cluster {
 		own:    map[lease.PodKey]ipam.Pod{frontC: {PodKey: frontC, UID: "f", Labels: map[string]string{"app": "front"}}},
 		others: map[lease.PodKey]ipam.Pod{web: {PodKey: web, UID: "w", Labels: map[string]string{"app": "web"}, Owner: ipam.Controller{APIVersion: "apps/v1", Kind: "ReplicaSet", Name: "web-7d4", UID: "r"}}},
 		blocks: map[netip.Addr]lease.Block{inet.BlockOf(server): {Base: inet.BlockOf(server), Leases: []lease.Lease{leased(server, web, "w", "n2", noon.Add(-time.Hour))}}},
-		services: map[netip.Addr]service.Name{
-			netip.MustParseAddr("10.96.0.9"): {Namespace: "shop", Name: "web"},
+		services: map[service.FrontendKey]service.Name{
+			{Addr: netip.MustParseAddr("10.96.0.9"), Port: 8080, Protocol: service.TCP}: {Namespace: "shop", Name: "web"},
 		},
 		held: []lease.Lease{leased(client, frontC, "f", "n1", noon.Add(-time.Hour))},
 		now:  noon,
@@ -94,7 +94,7 @@ func newCluster() *cluster {
 
 func (c *cluster) directory() *Directory {
 	return New(Options{
-		Node: "n1", Held: func() []lease.Lease { return c.held }, Cluster: c, Blocks: c, Now: func() time.Time { return c.now }, Log: slog.New(slog.DiscardHandler),
+		Node: "n1", Held: func() []lease.Lease { return c.held }, Cluster: c, Blocks: c, Services: c.owner, Now: func() time.Time { return c.now }, Log: slog.New(slog.DiscardHandler),
 	})
 }
 
@@ -119,7 +119,7 @@ func TestBothEndsAreFound(t *testing.T) {
 	c := newCluster()
 	d := c.directory()
 	e := event(server)
-	e.Service = netip.MustParseAddrPort("10.96.0.9:80")
+	e.Service = netip.MustParseAddrPort("10.96.0.9:8080")
 	got := completed(t, d, e)
 	if want := (&flow.End{Pod: frontC, UID: "f", Node: "n1", Labels: map[string]string{"app": "front"}}); !cmp.Equal(got.Opener, want) {
 		t.Errorf("source: %s", cmp.Diff(want, got.Opener))
@@ -228,6 +228,28 @@ func TestOutageCostsOneQuestion(t *testing.T) {
 }
 
 // Labels are those of the moment, and flows of one pod share them.
+// A reader without patience gets what is remembered.
+func TestImpatientReaderAsksNothing(t *testing.T) {
+	c := newCluster()
+	d := c.directory()
+	impatient, leave := context.WithCancel(t.Context())
+	leave()
+	complete := func(ctx context.Context) flow.Flow {
+		f := flow.Flow{Event: event(server)}
+		d.Complete(ctx, &f)
+		return f
+	}
+	if f := complete(impatient); f.Target.IsPod() || c.asked > 0 {
+		t.Errorf("target %+v after %d questions", f.Target, c.asked)
+	}
+	complete(t.Context())
+	asked := c.asked
+	c.now = c.now.Add(2 * remembered)
+	if f := complete(impatient); !f.Target.IsPod() || c.asked > asked {
+		t.Errorf("target %+v after %d more questions", f.Target, c.asked-asked)
+	}
+}
+
 func TestLocalEndFollowsLabels(t *testing.T) {
 	c := newCluster()
 	d := c.directory()

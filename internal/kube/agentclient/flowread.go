@@ -9,7 +9,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/fields"
 
 	"spiderpool.dev/spiderpool/internal/ipam"
 	"spiderpool.dev/spiderpool/internal/kube/compile"
@@ -27,18 +26,6 @@ func (c *Cluster) PodFacts(ctx context.Context, name lease.PodKey) (ipam.Pod, er
 		return ipam.Pod{}, fmt.Errorf("read pod %s: %w", name, err)
 	}
 	return podOf(object), nil
-}
-
-// ServiceAt reads the Service whose first ClusterIP is addr, and returns the zero value if there is none. The API server has no
-// selector for the second ClusterIP of a Service with two IP families.
-func (c *Cluster) ServiceAt(ctx context.Context, addr netip.Addr) (service.Name, error) {
-	list := &corev1.ServiceList{}
-	options := metav1.ListOptions{FieldSelector: fields.OneTermEqualSelector("spec.clusterIP", addr.String()).String()}
-	err := c.client.core.Get().Resource(servicesKind).VersionedParams(&options, foreignParameters).Do(ctx).Into(list)
-	if err != nil || len(list.Items) == 0 {
-		return service.Name{}, err
-	}
-	return service.Name{Namespace: list.Items[0].Namespace, Name: list.Items[0].Name}, nil
 }
 
 // FollowNodes calls changed with each node and its first address for internal traffic, and after each change, until ctx ends. The

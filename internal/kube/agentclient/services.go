@@ -114,6 +114,14 @@ func (s *ServiceSync) Run(ctx context.Context) {
 	wg.Wait()
 }
 
+// Owner returns the service that a frontend belongs to: by a ClusterIP of either family, a node port, a load balancer or an
+// external IP.
+func (s *ServiceSync) Owner(key service.FrontendKey) (service.Name, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.table.Owner(key)
+}
+
 func (s *ServiceSync) services() cache.ReflectorStore {
 	return tableMirror(s, servicesKind, s.compileService, s.table.SetService, func(name service.Name) service.Diff {
 		s.faults.forget("Service", name)
