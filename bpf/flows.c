@@ -16,38 +16,15 @@
 #include <bpf/bpf_helpers.h>
 
 #include "endpoint.h"
+#include "packet.h"
 
 #define NEXT (-1) // TCX_NEXT: the next program, or the next step of the packet
-#define ETH_P_IP 0x0800
-#define ETH_P_IPV6 0x86dd
 #define PACKET_OTHERHOST 3
 #define SOCK_STREAM 1
 
-#define ICMP 1
-#define TCP 6
-#define UDP 17
-#define ICMPV6 58
-#define SCTP 132
-
-enum { OUT, IN }; // seen from the pod
-
 #define BOTH (1 << OUT | 1 << IN)
 
-enum { FIN = 1, SYN = 2, RST = 4, ACK = 16 };
-
 enum { OPENED, CLOSED, REFUSED }; // event.kind, as flow.Kind
-
-// A connection, the same for its packets in both directions. ICMP has the identifier of
-// an echo as both ports, and the type and code of other messages.
-struct connection {
-	__be32 local[4]; // as in struct endpoint
-	__be32 remote[4];
-	__be16 local_port;
-	__be16 remote_port;
-	__u32 nic;
-	__u8 protocol;
-	__u8 zero[7];
-};
 
 struct traffic {
 	__u64 packets;
@@ -72,12 +49,25 @@ struct state {
 	__u32 zero;
 };
 
-struct event {
+struct event { // CLOSED or REFUSED
 	__u64 time;
 	struct connection c;
 	struct state s;
 	__u32 kind;
 	__u32 flags;
+};
+
+// OPENED has half the size: what the ring buffer costs are its cache lines.
+struct opening {
+	__u64 time;
+	struct connection c;
+	struct endpoint service;
+	__u8 opener;
+	__u8 answered;
+	__u8 type;
+	__u8 code;
+	__u32 flags;
+	__u32 zero;
 };
 
 // An old connection makes room for a new one, so a flood in one pod hides no other pod.
@@ -105,33 +95,44 @@ struct {
 volatile const __u32 nic;
 // One of how many connections is reported. 1 is all.
 volatile const __u32 sample;
+// Whether services are translated at the socket, so that peers and replies have entries.
+volatile const __u32 translated;
 
-struct tcp {
-	__be16 source, destination;
-	__be32 seq, ack;
-	__u8 offset; // of the data, in units of 4 bytes, in the upper half
-	__u8 flags;
-	__u16 window;
-	__u16 checksum;
-	__u16 urgent;
-};
+static __always_inline void lose(void)
+{
+	__u32 zero = 0;
+	__u64 *count = bpf_map_lookup_elem(&lost, &zero);
 
-// head is the part of a packet that the programs read.
-struct head {
-	__u32 length; // of the IP packet
-	__u32 at;     // offset of the transport header in it
-};
+	if (count)
+		*count += 1;
+}
+
+static __always_inline void report_opening(const struct connection *c, const struct state *s, __u32 flags)
+{
+	struct opening *e = bpf_ringbuf_reserve(&events, sizeof(*e), 0);
+
+	if (!e) {
+		lose();
+		return;
+	}
+	e->time = s->first;
+	e->c = *c;
+	e->service = s->service;
+	e->opener = s->opener;
+	e->answered = s->answered != 0;
+	e->type = s->type;
+	e->code = s->code;
+	e->flags = flags;
+	e->zero = 0;
+	bpf_ringbuf_submit(e, BPF_RB_NO_WAKEUP); // the agent looks by itself
+}
 
 static __always_inline void report(const struct connection *c, const struct state *s, __u32 kind, __u32 flags, __u64 time)
 {
-	__u32 zero = 0;
-	__u64 *count;
 	struct event *e = bpf_ringbuf_reserve(&events, sizeof(*e), 0);
 
 	if (!e) {
-		count = bpf_map_lookup_elem(&lost, &zero);
-		if (count)
-			*count += 1;
+		lose();
 		return;
 	}
 	e->time = time;
@@ -139,7 +140,7 @@ static __always_inline void report(const struct connection *c, const struct stat
 	e->s = *s;
 	e->kind = kind;
 	e->flags = flags;
-	bpf_ringbuf_submit(e, BPF_RB_NO_WAKEUP); // the agent looks by itself
+	bpf_ringbuf_submit(e, BPF_RB_NO_WAKEUP);
 }
 
 // sampled reports whether the connection is one of those to report: the same at both ends.
@@ -153,42 +154,43 @@ static __always_inline int sampled(const struct connection *c)
 	return (hash >> 8) % sample == 0;
 }
 
-// service notes the service that the pod's socket asked for.
-static __always_inline void note_service(struct __sk_buff *skb, const struct connection *c, struct state *s)
+// service_of returns the service that the pod's socket asked for, or 0.
+static __always_inline const struct endpoint *service_of(struct __sk_buff *skb, const struct connection *c)
 {
 	struct flow from_backend = {};
-	const struct endpoint *unconnected;
 	const struct peer *connected;
 
+	if (!translated)
+		return 0;
 	from_backend.socket = bpf_get_socket_cookie(skb);
 	if (!from_backend.socket)
-		return;
+		return 0;
 	__builtin_memcpy(from_backend.remote.addr, c->remote, sizeof(c->remote));
 	from_backend.remote.port = c->remote_port;
 	connected = bpf_map_lookup_elem(&peers, &from_backend.socket);
-	if (connected) {
-		if (same(&connected->backend, &from_backend.remote))
-			s->service = connected->service;
-		return;
-	}
+	if (connected)
+		return same(&connected->backend, &from_backend.remote) ? &connected->service : 0;
 	if (c->protocol != UDP)
-		return;
-	unconnected = bpf_map_lookup_elem(&replies, &from_backend);
-	if (unconnected)
-		s->service = *unconnected;
+		return 0;
+	return bpf_map_lookup_elem(&replies, &from_backend);
 }
 
 // open adds a connection. One from the pod is reported at once, because its packet has
 // passed all packet filters. One to the pod has not.
-static __always_inline void open(struct __sk_buff *skb, const struct connection *c, struct state *s, int at_once, __u32 flags)
+static __always_inline int open(struct __sk_buff *skb, const struct connection *c, struct state *s, int at_once, __u32 flags)
 {
+	const struct endpoint *service = s->opener == OUT ? service_of(skb, c) : 0;
+
+	if (service)
+		s->service = *service;
 	s->first = s->last = bpf_ktime_get_ns();
-	if (s->opener == OUT)
-		note_service(skb, c, s);
 	s->reported = at_once;
 	// Of two first packets on two processors, one opens.
-	if (!bpf_map_update_elem(&connections, c, s, BPF_NOEXIST) && at_once)
-		report(c, s, OPENED, flags, s->first);
+	if (bpf_map_update_elem(&connections, c, s, BPF_NOEXIST))
+		return 0;
+	if (at_once)
+		report_opening(c, s, flags);
+	return 1;
 }
 
 // answer notes the first packet of the other end.
@@ -198,7 +200,7 @@ static __always_inline void answer(const struct connection *c, struct state *s, 
 	if (s->reported)
 		return;
 	s->reported = 1;
-	report(c, s, OPENED, flags, s->first);
+	report_opening(c, s, flags);
 }
 
 static __always_inline void close(const struct connection *c, struct state *s, __u32 kind, __u32 flags)
@@ -247,33 +249,80 @@ static __always_inline void correct_both(struct state *s)
 	s->count[IN].bytes = correct(s->count[IN].bytes, s->start[IN], s->end[IN]);
 }
 
+// opens_out notes the first packet of a connection from the pod.
+static __always_inline void opens_out(struct __sk_buff *skb, const struct connection *c, __u32 seq)
+{
+	struct state next = { .opener = OUT, .start[OUT] = seq };
+	struct state *s;
+
+	if (open(skb, c, &next, 1, SYN)) // before any look: most connections are new
+		return;
+	s = bpf_map_lookup_elem(&connections, c);
+	if (!s || !s->answered)
+		return; // a retransmission
+	close(c, s, CLOSED, 0); // its end was not seen
+	open(skb, c, &next, 1, SYN);
+}
+
+// opens_in notes the pod's answer to the first packet of a connection. That packet itself costs nothing: the filters of
+// the pod may drop it, and a flood of such packets fills no map.
+static __always_inline void opens_in(struct __sk_buff *skb, const struct connection *c, __u32 seq, __u32 ack)
+{
+	struct state next = { .opener = IN, .start[OUT] = seq, .start[IN] = ack - 1, .answered = bpf_ktime_get_ns() };
+	struct state *s;
+
+	if (open(skb, c, &next, 1, SYN))
+		return;
+	s = bpf_map_lookup_elem(&connections, c);
+	if (!s || s->start[OUT] == seq || !s->answered)
+		return; // a retransmission, or both ends have sent a SYN
+	close(c, s, CLOSED, 0);
+	open(skb, c, &next, 1, SYN);
+}
+
+// refuses notes that the pod's kernel resets a connection without a listener: such a packet has the sequence number 0 (RFC
+// 9293, section 3.5.2).
+static __always_inline void refuses(const struct connection *c, __u32 flags)
+{
+	struct state next = { .opener = IN }, *s;
+
+	s = bpf_map_lookup_elem(&connections, c);
+	if (s)
+		close(c, s, CLOSED, 0); // its end was not seen
+	next.first = next.last = bpf_ktime_get_ns();
+	report(c, &next, REFUSED, flags, next.last);
+}
+
 static __always_inline void of_tcp(struct __sk_buff *skb, struct connection *c, const struct head *h, int way, const struct tcp *t)
 {
 	__u32 flags = t->flags, seq = bpf_ntohl(t->seq);
-	struct state *s, next = {};
+	struct state *s;
 	__u32 ended;
 
-	s = bpf_map_lookup_elem(&connections, c);
-	if ((flags & (SYN | ACK)) == SYN) {
-		if (s && !s->answered)
-			return; // a retransmission
-		if (s)
-			close(c, s, CLOSED, 0); // its end was not seen
-		if (!sampled(c))
-			return;
-		next.opener = way;
-		next.start[way & 1] = seq;
-		open(skb, c, &next, way == OUT, SYN);
+	if (!sampled(c))
+		return;
+	if (way == OUT && flags & SYN) {
+		if (flags & ACK)
+			opens_in(skb, c, seq, bpf_ntohl(t->ack));
+		else
+			opens_out(skb, c, seq);
 		return;
 	}
+	if (way == OUT && (flags & (RST | ACK)) == (RST | ACK) && !seq) {
+		refuses(c, flags);
+		return;
+	}
+	if ((flags & (SYN | ACK)) == SYN)
+		return; // the pod has not answered yet
+	s = bpf_map_lookup_elem(&connections, c);
 	if (!s)
 		return;
 	s->last = bpf_ktime_get_ns();
 	if (flags & SYN) {
-		if (s->answered || s->opener == way)
+		if (s->answered)
 			return;
-		s->start[way & 1] = seq;
-		answer(c, s, SYN);
+		s->start[IN] = seq;
+		s->answered = s->last;
 		return;
 	}
 	if (!s->answered) {
@@ -306,8 +355,17 @@ static __always_inline void of_others(struct __sk_buff *skb, struct connection *
 {
 	__u32 packets = skb->gso_segs ? skb->gso_segs : 1;
 	struct state *s = bpf_map_lookup_elem(&connections, c);
+	const struct endpoint *service;
 	struct state next = {};
 
+	if (s && way == OUT && s->opener == OUT && c->protocol == UDP) {
+		// Several services may have the backend. The socket may ask each of them.
+		service = service_of(skb, c);
+		if (service && !same(service, &s->service)) {
+			close(c, s, CLOSED, 0);
+			s = 0;
+		}
+	}
 	if (!s) {
 		if (step >= ANSWERS || !sampled(c))
 			return;
@@ -364,7 +422,7 @@ static __always_inline void of_ports(struct __sk_buff *skb, struct connection *c
 
 	// SCTP has its ports in the same place, and its first chunk at byte 12.
 	if (c->protocol == TCP) {
-		if (bpf_skb_load_bytes_relative(skb, h->at, &t, sizeof(t), BPF_HDR_START_NET))
+		if (read(skb, h->at, &t, sizeof(t)))
 			return;
 		if (!(t.flags & (SYN | FIN | RST)))
 			return;
@@ -389,69 +447,6 @@ static __always_inline void of_ports(struct __sk_buff *skb, struct connection *c
 			step = ENDS;
 	}
 	of_others(skb, c, h, way, step, 0, 0);
-}
-
-// parse_ipv4 returns whether the packet is one of IPv4 with a transport header.
-static __always_inline int parse_ipv4(struct __sk_buff *skb, struct connection *c, struct head *h, int way)
-{
-	struct {
-		__u8 version_length, tos;
-		__be16 total;
-		__be16 id, fragment;
-		__u8 ttl, protocol;
-		__be16 checksum;
-		__be32 source, destination;
-	} ip;
-
-	if (bpf_skb_load_bytes_relative(skb, 0, &ip, sizeof(ip), BPF_HDR_START_NET))
-		return 0;
-	if (ip.version_length >> 4 != 4 || ip.fragment & bpf_htons(0x1fff))
-		return 0; // a further fragment has no ports
-	h->at = (ip.version_length & 15) * 4;
-	h->length = bpf_ntohs(ip.total);
-	c->protocol = ip.protocol;
-	c->local[2] = c->remote[2] = bpf_htonl(0xffff);
-	c->local[3] = way == OUT ? ip.source : ip.destination;
-	c->remote[3] = way == OUT ? ip.destination : ip.source;
-	return 1;
-}
-
-// parse_ipv6 does the same for IPv6. It skips packets with extension headers.
-static __always_inline int parse_ipv6(struct __sk_buff *skb, struct connection *c, struct head *h, int way)
-{
-	struct {
-		__be32 version_class_label;
-		__be16 payload;
-		__u8 next, hops;
-		__be32 source[4], destination[4];
-	} ip;
-
-	if (bpf_skb_load_bytes_relative(skb, 0, &ip, sizeof(ip), BPF_HDR_START_NET))
-		return 0;
-	if ((bpf_ntohl(ip.version_class_label) >> 28) != 6)
-		return 0;
-	h->at = sizeof(ip);
-	h->length = sizeof(ip) + bpf_ntohs(ip.payload);
-	c->protocol = ip.next;
-	__builtin_memcpy(c->local, way == OUT ? ip.source : ip.destination, sizeof(c->local));
-	__builtin_memcpy(c->remote, way == OUT ? ip.destination : ip.source, sizeof(c->remote));
-	return 1;
-}
-
-// is_plain reports whether a packet is a TCP segment without SYN, FIN and RST, as most are. It reads them where they lie, which costs less
-// than a helper. A packet with options, another link layer or a header in several parts is left to the helpers.
-static __always_inline int is_plain(struct __sk_buff *skb)
-{
-	const __u8 *p = (const __u8 *)(long)skb->data, *end = (const __u8 *)(long)skb->data_end;
-	const int ether = 14, flags = 13;
-
-	if (p + ether + 20 + flags + 1 > end || *(const __be16 *)(p + 12) != (__be16)skb->protocol)
-		return 0;
-	if (p[ether] == 0x45) // IPv4 without options, and not a further fragment
-		return p[ether + 9] == TCP && !(p[ether + 6] & 0x1f) && !p[ether + 7] && !(p[ether + 20 + flags] & (SYN | FIN | RST));
-	if (p[ether] >> 4 != 6 || p + ether + 40 + flags + 1 > end)
-		return 0;
-	return p[ether + 6] == TCP && !(p[ether + 40 + flags] & (SYN | FIN | RST));
 }
 
 static __always_inline int look(struct __sk_buff *skb, int way)

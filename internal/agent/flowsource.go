@@ -13,9 +13,12 @@ import (
 // be observed, or if the kernel cannot.
 func (a *agent) newFlowSource() flow.Source {
 	if !a.cfg.Observability.Enabled {
+		if err := collector.Remove(); err != nil {
+			a.log.Warn("cannot end the observation of connections by an earlier agent", "err", err)
+		}
 		return nil
 	}
-	o := collector.Options{Sample: a.cfg.Observability.Sample, Policies: a.policies.denying, Log: a.log}
+	o := collector.Options{Sample: a.cfg.Observability.Sample, Pins: collector.Directory, Policies: a.policies.denying, Log: a.log}
 	if a.cfg.Service.Mode != config.ServiceKubeProxy {
 		o.Services = bpf.Directory
 	}

@@ -48,9 +48,10 @@ func pluginsCommand(env *process.Env) *cobra.Command {
 	cmd.Flags().StringVar(&node.Socket, "socket", "", "the path of the agent's unix socket on the node"+unlessEmpty)
 	cmd.Flags().StringVar(&node.StateDir, "state-dir", "", "the agent's state directory on the node"+unlessEmpty)
 	cmd.Flags().StringVar(&node.LogDir, "log-dir", "", "the directory on the node for the plugins' log files"+unlessEmpty)
-	programs := cmd.Flags().String("detach-services", "", "directory with pinned eBPF programs of services to detach and remove, e.g. /host/sys/fs/bpf/spiderpool")
+	var programs []string
+	detachFlag(cmd, &programs)
 	cmd.RunE = func(*cobra.Command, []string) error {
-		if err := detachServices(env.Log, *programs); err != nil {
+		if err := detachPrograms(env.Log, programs); err != nil {
 			return err
 		}
 		if err := writeNode(env.Log, *target, node); err != nil {
@@ -94,6 +95,10 @@ func multusCommand(env *process.Env) *cobra.Command {
 	return cmd
 }
 
+func detachFlag(cmd *cobra.Command, directories *[]string) {
+	cmd.Flags().StringSliceVar(directories, "detach", nil, "directories with pinned eBPF programs to detach and remove, e.g. /host/sys/fs/bpf/spiderpool")
+}
+
 func removeCommand(env *process.Env) *cobra.Command {
 	var r Removal
 	cmd := &cobra.Command{
@@ -104,12 +109,12 @@ func removeCommand(env *process.Env) *cobra.Command {
 			return r.Run(env.Log)
 		},
 	}
+	detachFlag(cmd, &r.Programs)
 	flags := cmd.Flags()
 	flags.StringVar(&r.Source, "source", "/opt/spiderpool/cni", "directory with our plugins; the node's files of the same names are removed")
 	flags.StringVar(&r.BinDir, "bin-dir", "/host/opt/cni/bin", "the node's directory of CNI plugins, as mounted here")
 	flags.StringVar(&r.ConfDir, "conf-dir", "/host/etc/cni/net.d", "the node's directory of CNI configurations, as mounted here")
 	flags.BoolVar(&r.Multus, "multus", false, "remove our configuration of Multus, and its plugins")
-	flags.StringVar(&r.Programs, "detach-services", "", "directory with pinned eBPF programs of services to detach and remove, e.g. /host/sys/fs/bpf/spiderpool")
 	flags.StringVar(&r.PodNamespaces, "remove-policies", "", "directory with the network namespaces of pods whose packet filters are removed, and the node's, e.g. /run/netns")
 	flags.BoolVar(&r.KeepNetwork, "keep-network", false, "keep the network state and our plugins for running pods")
 	return cmd

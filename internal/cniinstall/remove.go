@@ -25,9 +25,8 @@ type Removal struct {
 	ConfDir, BinDir string
 	// Source is the directory with our plugins in the image. Only their names matter.
 	Source string
-	// Programs is the directory with the pinned eBPF programs of services, as mounted here;
-	// empty for none.
-	Programs string
+	// Programs are the directories with pinned eBPF programs, as mounted here.
+	Programs []string
 	// PodNamespaces is the directory with the pods' network namespaces, as mounted here, e.g. "/run/netns"; empty to
 	// leave packet filters alone.
 	PodNamespaces string
@@ -50,7 +49,7 @@ func (r Removal) Run(log *slog.Logger) error {
 		errs = append(errs, r.removeMultus(log))
 	}
 	// Without an agent, their entries grow old. kube-proxy translates for running pods, too.
-	errs = append(errs, detachServices(log, r.Programs))
+	errs = append(errs, detachPrograms(log, r.Programs))
 	host, err := linux.Current()
 	if err != nil {
 		return errors.Join(append(errs, err)...)
@@ -65,20 +64,22 @@ func (r Removal) Run(log *slog.Logger) error {
 	return errors.Join(errs...)
 }
 
-// detachServices removes the directory that keeps the eBPF programs of services attached.
-// The kernel detaches a program with its last reference, so kube-proxy translates then.
-func detachServices(log *slog.Logger, directory string) error {
-	if directory == "" {
-		return nil
+// detachPrograms removes the directories that keep eBPF programs attached. The kernel detaches a program with its last
+// reference, so kube-proxy translates instead of those of services.
+func detachPrograms(log *slog.Logger, directories []string) error {
+	var errs []error
+	for _, directory := range directories {
+		if _, err := os.Lstat(directory); err != nil {
+			errs = append(errs, ignoreMissing(err))
+			continue
+		}
+		if err := os.RemoveAll(directory); err != nil {
+			errs = append(errs, fmt.Errorf("detach the eBPF programs in %s: %w", directory, err))
+			continue
+		}
+		log.Info("detached eBPF programs", "path", directory)
 	}
-	if _, err := os.Lstat(directory); err != nil {
-		return ignoreMissing(err)
-	}
-	if err := os.RemoveAll(directory); err != nil {
-		return fmt.Errorf("detach the eBPF programs of services: %w", err)
-	}
-	log.Info("detached the eBPF programs of services", "path", directory)
-	return nil
+	return errors.Join(errs...)
 }
 
 // removePolicies removes the packet filters of the node and of running pods. Without an agent, they would not follow the

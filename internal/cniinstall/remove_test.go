@@ -46,17 +46,21 @@ func TestRemovalLeavesOtherNetworkPlugin(t *testing.T) {
 func TestRemovalKeepsPluginsForRunningPods(t *testing.T) {
 	r := installed(t)
 	r.KeepNetwork = true
-	r.Programs = filepath.Join(t.TempDir(), "spiderpool")
-	if err := os.Mkdir(r.Programs, 0o755); err != nil {
-		t.Fatal(err)
+	pinned := t.TempDir()
+	for _, name := range []string{"spiderpool", "spiderpool-flows"} {
+		if err := os.Mkdir(filepath.Join(pinned, name), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		write(t, filepath.Join(pinned, name, "CGroupInet4Connect"), "")
+		r.Programs = append(r.Programs, filepath.Join(pinned, name))
 	}
-	write(t, filepath.Join(r.Programs, "CGroupInet4Connect"), "")
+	r.Programs = append(r.Programs, filepath.Join(pinned, "missing"))
 	if err := r.Run(slog.New(slog.DiscardHandler)); err != nil {
 		t.Fatal(err)
 	}
 	onlyFiles(t, r.ConfDir, "10-calico.conflist")
 	onlyFiles(t, r.BinDir, "calico", "coordinator", "spiderpool", "spiderpool.json")
-	onlyFiles(t, filepath.Dir(r.Programs)) // kube-proxy translates for running pods, too
+	onlyFiles(t, pinned) // kube-proxy translates for running pods, too
 }
 
 func TestRemovalKeepsConfiguredPlugins(t *testing.T) {

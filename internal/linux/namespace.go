@@ -80,6 +80,23 @@ func holdsNamespaces(fs *unix.Statfs_t) bool {
 // Same reports whether both are the same namespace.
 func (n *Namespace) Same(other *Namespace) bool { return n.ns.Equal(other.ns) }
 
+// Cookie identifies the namespace until the next start of the kernel (SO_NETNS_COOKIE, Linux 5.14).
+func (n *Namespace) Cookie() (cookie uint64, err error) {
+	err = n.Do(func() error {
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		cookie, err = unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
+		return err
+	})
+	if err != nil {
+		return 0, fmt.Errorf("read the cookie of the network namespace %s: %w", n.path, err)
+	}
+	return cookie, nil
+}
+
 // Close frees the namespace's descriptors.
 func (n *Namespace) Close() {
 	n.nft.mu.Lock()

@@ -32,24 +32,17 @@ func OpenTranslations(dir string) (*Translations, error) {
 	return &t, nil
 }
 
-// Same reports whether both have the same maps, which another Load may have replaced. Both may be nil.
-func (t *Translations) Same(other *Translations) bool {
-	if t == nil || other == nil {
-		return t == other
+// ID identifies the maps, which another Load may replace, until the next start of the kernel. It is 0 for nil.
+func (t *Translations) ID() uint32 {
+	if t == nil {
+		return 0
 	}
-	return sameMap(t.Peers, other.Peers) && sameMap(t.Replies, other.Replies)
-}
-
-func sameMap(a, b *ebpf.Map) bool {
-	var ids [2]ebpf.MapID
-	for i, m := range []*ebpf.Map{a, b} {
-		info, err := m.Info()
-		if err != nil {
-			return false
-		}
-		ids[i], _ = info.ID()
+	info, err := t.Peers.Info()
+	if err != nil {
+		return 0
 	}
-	return ids[0] == ids[1]
+	id, _ := info.ID()
+	return uint32(id)
 }
 
 // Close closes the maps. t may be nil.

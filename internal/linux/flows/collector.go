@@ -46,6 +46,9 @@ type Options struct {
 	Idle time.Duration
 	// Services is the directory in which package bpf pins its maps; empty for no translation at the socket.
 	Services string
+	// Pins is a directory in a bpffs, e.g. Directory. The programs go on without the process, and the next Collector with it
+	// reads what they noted, as far as the maps have room. If it is empty, nothing outlives the process.
+	Pins string
 	// Policies returns the policies that drop a packet of a pod's interface, none if they are unknown. It must not block.
 	Policies func(pod lease.PodKey, dev string, way policy.Direction, packet policy.Packet) []policy.Name
 	Log      *slog.Logger
@@ -76,21 +79,40 @@ type Collector struct {
 // New loads the programs. It fails if the kernel lacks what they need, and says so.
 func New(o Options) (*Collector, error) {
 	o.Idle = cmp.Or(o.Idle, 30*time.Second)
-	k, err := loadKernel(o.Sample)
+	k, err := o.load()
 	if err != nil {
 		return nil, err
 	}
-	c := &Collector{options: o, kernel: k}
+	c := &Collector{options: o, kernel: k, kernelLost: k.pins.lostBefore()}
 	if c.ring, err = ringbuf.NewReader(k.Events); err != nil {
-		_ = k.Close()
-		return nil, fmt.Errorf("open the ring buffer: %w", err)
-	}
-	if err := c.followServices(); err != nil {
-		o.Log.Warn("the services of connections are not observed", "err", err)
+		return nil, errors.Join(fmt.Errorf("open the ring buffer: %w", err), k.Close(), k.pins.Close())
 	}
 	c.ring.SetDeadline(time.Unix(1, 0)) // look without waiting
 	c.mu.spaces, c.mu.nics = map[string]*space{}, map[uint32]*nic{}
+	if err := c.followServices(); err != nil {
+		o.Log.Warn("the services of connections are not observed", "err", err)
+	}
+	if err := c.restore(); err != nil {
+		o.Log.Warn("some connections since the end of the last agent are not observed", "err", err)
+	}
 	return c, nil
+}
+
+// load loads the programs, pinned if possible.
+func (o *Options) load() (*kernel, error) {
+	if o.Pins == "" {
+		return loadKernel(o.Sample, nil)
+	}
+	p, err := openPins(o.Pins)
+	if err == nil {
+		var k *kernel
+		if k, err = loadKernel(o.Sample, p); err == nil {
+			return k, nil
+		}
+		err = errors.Join(err, p.Close())
+	}
+	o.Log.Warn("connections are not observed while no agent runs", "directory", o.Pins, "err", err)
+	return loadKernel(o.Sample, nil)
 }
 
 // Run implements flow.Source.
@@ -116,16 +138,18 @@ func (c *Collector) Run(ctx context.Context, to func([]flow.Event, uint64)) erro
 				c.options.Log.Warn("some connections are not observed to their end", "err", err)
 			}
 		}
-		total := c.kernel.lost()
-		lost += total - c.kernelLost
-		c.kernelLost = total
+		if total := c.kernel.lost(); total != c.kernelLost {
+			lost += total - c.kernelLost
+			c.kernelLost = total
+			c.kernel.pins.tell(total)
+		}
 		if len(c.batch) > 0 || lost > 0 {
 			to(c.batch, lost)
 		}
 	}
 }
 
-// Close detaches everything.
+// Close detaches everything that is not pinned.
 func (c *Collector) Close() error {
 	c.mu.Lock()
 	paths, node := slices.Collect(maps.Keys(c.mu.spaces)), c.mu.node
@@ -134,9 +158,9 @@ func (c *Collector) Close() error {
 		node.close()
 	}
 	for _, path := range paths {
-		c.Detach(path)
+		c.release(path, c.kernel.pins == nil)
 	}
-	return errors.Join(c.ring.Close(), c.kernel.services.Close(), c.kernel.Close())
+	return errors.Join(c.ring.Close(), c.kernel.services.Close(), c.kernel.Close(), c.kernel.pins.Close())
 }
 
 // takeDenied adds the dropped packets since the last look.
@@ -176,10 +200,13 @@ func (c *Collector) drain() error {
 			c.mu.lost++
 			continue
 		}
-		if r.unproven() {
-			c.verdicts.hold(r.event(at, booted))
-		} else {
+		switch {
+		case !r.unproven() || !at.hears(r.Time) && c.kernel.isAnswered(&r.connection):
 			c.batch = append(c.batch, r.event(at, booted))
+		case at.hears(r.Time):
+			c.verdicts.hold(r.event(at, booted))
+		default:
+			c.mu.lost++ // a filter may have dropped the packet
 		}
 	}
 	return nil

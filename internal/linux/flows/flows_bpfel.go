@@ -25,6 +25,7 @@ const (
 	flowsProgSpiderOut  = "spider_out"
 	flowsVarNic         = "nic"
 	flowsVarSample      = "sample"
+	flowsVarTranslated  = "translated"
 )
 
 // loadFlows returns the embedded CollectionSpec for flows.
@@ -88,8 +89,9 @@ type flowsMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type flowsVariableSpecs struct {
-	Nic    *ebpf.VariableSpec `ebpf:"nic"`
-	Sample *ebpf.VariableSpec `ebpf:"sample"`
+	Nic        *ebpf.VariableSpec `ebpf:"nic"`
+	Sample     *ebpf.VariableSpec `ebpf:"sample"`
+	Translated *ebpf.VariableSpec `ebpf:"translated"`
 }
 
 // flowsObjects contains all objects after they have been loaded into the kernel.
@@ -133,8 +135,9 @@ func (m *flowsMaps) Close() error {
 //
 // It can be passed to loadFlowsObjects or ebpf.CollectionSpec.LoadAndAssign.
 type flowsVariables struct {
-	Nic    *ebpf.Variable `ebpf:"nic"`
-	Sample *ebpf.Variable `ebpf:"sample"`
+	Nic        *ebpf.Variable `ebpf:"nic"`
+	Sample     *ebpf.Variable `ebpf:"sample"`
+	Translated *ebpf.Variable `ebpf:"translated"`
 }
 
 // flowsPrograms contains all programs after they have been loaded into the kernel.

@@ -16,25 +16,46 @@ type kernel struct {
 	sample uint32
 	// services are the maps of package bpf, or nil. They replace peers and replies.
 	services *bpf.Translations
+	pins     *pins
 }
 
-// loadKernel makes the maps. It fails on a kernel that cannot run the programs.
-func loadKernel(sample uint32) (*kernel, error) {
+// loadKernel makes the maps, or opens those of p. It fails on a kernel that cannot run the programs.
+func loadKernel(sample uint32, p *pins) (*kernel, error) {
+	k := &kernel{sample: sample, pins: p}
+	spec, err := k.spec()
+	if err != nil {
+		return nil, err
+	}
+	options := p.share(spec)
 	var all flowsObjects
-	if err := loadFlowsObjects(&all, nil); err != nil {
+	if err := spec.LoadAndAssign(&all, &options); err != nil {
 		return nil, fmt.Errorf("load the eBPF programs that see connections: %w", err)
 	}
-	_ = all.flowsPrograms.Close()
-	return &kernel{flowsMaps: all.flowsMaps, sample: sample}, nil
+	k.flowsMaps = all.flowsMaps
+	return k, all.flowsPrograms.Close()
 }
 
-// programs loads the programs of an interface.
-func (k *kernel) programs(number uint32) (*flowsPrograms, error) {
+// spec returns the programs and maps. Without services, those of services are as small as possible.
+func (k *kernel) spec() (*ebpf.CollectionSpec, error) {
 	spec, err := loadFlows()
 	if err != nil {
 		return nil, err
 	}
-	if err := errors.Join(spec.Variables[flowsVarNic].Set(number), spec.Variables[flowsVarSample].Set(k.sample)); err != nil {
+	translated := uint32(1)
+	if k.services == nil {
+		translated = 0
+		spec.Maps[flowsMapPeers].MaxEntries, spec.Maps[flowsMapReplies].MaxEntries = 1, 1
+	}
+	return spec, errors.Join(spec.Variables[flowsVarSample].Set(k.sample), spec.Variables[flowsVarTranslated].Set(translated))
+}
+
+// programs loads the programs of an interface.
+func (k *kernel) programs(number uint32) (*flowsPrograms, error) {
+	spec, err := k.spec()
+	if err != nil {
+		return nil, err
+	}
+	if err := spec.Variables[flowsVarNic].Set(number); err != nil {
 		return nil, err
 	}
 	shared := map[string]*ebpf.Map{
@@ -86,6 +107,20 @@ func closeAll(links []link.Link) {
 	for _, l := range links {
 		_ = l.Close()
 	}
+}
+
+// detach ends links, also pinned ones.
+func detach(links []link.Link) {
+	for _, l := range links {
+		_ = l.Unpin()
+	}
+	closeAll(links)
+}
+
+// isAnswered reports whether both ends of a connection have sent packets.
+func (k *kernel) isAnswered(c *connection) bool {
+	var s state
+	return k.Connections.Lookup(c, &s) == nil && s.Answered != 0
 }
 
 // lost returns how many events found no room, since the maps were made.

@@ -3,15 +3,17 @@
 package flows
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 
 	"spiderpool.dev/spiderpool/internal/flow"
@@ -230,9 +232,7 @@ func TestSampleIsTheSameAtBothPods(t *testing.T) {
 }
 
 func TestServiceBeforeTranslation(t *testing.T) {
-	n := newLAN(t, "veth")
-	n.open(Options{})
-	n.run()
+	n := newLAN(t, "veth").observe(Options{Services: servicesDir(t)})
 	n.server.Serve(80)
 	to := netip.AddrPortFrom(netip.MustParseAddr(addresses[0].server), 80)
 	frontend := netip.MustParseAddrPort("10.96.0.1:443")
@@ -246,7 +246,7 @@ func TestServiceBeforeTranslation(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		if err := n.c.kernel.Peers.Put(cookie, &peer{Service: endpointOf(frontend), Backend: endpointOf(to)}); err != nil {
+		if err := n.c.kernel.services.Peers.Put(cookie, &peer{Service: endpointOf(frontend), Backend: endpointOf(to)}); err != nil {
 			return err
 		}
 		return unix.Connect(fd, &unix.SockaddrInet4{Addr: to.Addr().As4(), Port: 80})
@@ -254,6 +254,76 @@ func TestServiceBeforeTranslation(t *testing.T) {
 	if e := n.await("opened", is(flow.Opened, n.client, service.TCP, to.String())); e.Service != frontend {
 		t.Errorf("service %s", e.Service)
 	}
+}
+
+// TestEachServiceOfSocketIsShown sends from one unconnected socket through two services with the same backend.
+func TestEachServiceOfSocketIsShown(t *testing.T) {
+	n := newLAN(t, "veth").observe(Options{Services: servicesDir(t)})
+	to := netip.AddrPortFrom(netip.MustParseAddr(addresses[0].server), 53)
+	frontends := []netip.AddrPort{netip.MustParseAddrPort("10.96.0.10:53"), netip.MustParseAddrPort("192.0.2.7:5353")}
+	n.ok(n.client.Do(func() error {
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM, 0)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		cookie, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_COOKIE)
+		if err != nil {
+			return err
+		}
+		for _, frontend := range frontends {
+			asked := endpointOf(frontend)
+			if err := n.c.kernel.services.Replies.Put(&reply{Socket: cookie, Remote: endpointOf(to)}, &asked); err != nil {
+				return err
+			}
+			for range 2 { // the second packet opens nothing
+				if err := unix.Sendto(fd, []byte("x"), 0, &unix.SockaddrInet4{Addr: to.Addr().As4(), Port: 53}); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	}))
+	opened := is(flow.Opened, n.client, service.UDP, to.String())
+	n.await("opened for the last service", func(e flow.Event) bool { return opened(e) && e.Service == frontends[1] })
+	var got []netip.AddrPort
+	for _, e := range n.seen(opened) {
+		got = append(got, e.Service)
+	}
+	if !slices.Equal(got, frontends) {
+		t.Errorf("opened for %v", got)
+	}
+	ended := n.await("the end for the first service", is(flow.Closed, n.client, service.UDP, to.String()))
+	if ended.Service != frontends[0] || ended.Ended.Sent.Packets != 2 {
+		t.Errorf("closed: %s for %s", text(ended), ended.Service)
+	}
+}
+
+// reply is struct flow of bpf/endpoint.h.
+type reply struct {
+	Socket uint64
+	Remote endpoint
+	Zero   uint32
+}
+
+// servicesDir returns a directory with the maps that package bpf pins, without its programs.
+func servicesDir(t *testing.T) string {
+	t.Helper()
+	dir := bpffs(t)
+	pins := filepath.Join(dir, "maps-1")
+	spec, err := loadFlows()
+	if err := errors.Join(err, os.MkdirAll(pins, 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{flowsMapPeers, flowsMapReplies} {
+		spec.Maps[name].Pinning = ebpf.PinByName
+		m, err := ebpf.NewMapWithOptions(spec.Maps[name], ebpf.MapOptions{PinPath: pins})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = m.Close()
+	}
+	return dir
 }
 
 // peer is struct peer of bpf/endpoint.h.
@@ -269,24 +339,11 @@ func endpointOf(a netip.AddrPort) endpoint {
 func TestNothingRemainsBehind(t *testing.T) {
 	n := newLAN(t, "veth")
 	n.open(Options{})
-	attached := func() (all int) {
-		n.ok(n.server.Do(func() error {
-			for _, to := range []ebpf.AttachType{ebpf.AttachTCXIngress, ebpf.AttachTCXEgress} {
-				found, err := link.QueryPrograms(link.QueryOptions{Target: n.server.Link("eth0").Attrs().Index, Attach: to})
-				if err != nil {
-					return err
-				}
-				all += len(found.Programs)
-			}
-			return nil
-		}))
-		return all
-	}
-	if k := attached(); k != 2 {
+	if k := n.attached(n.server); k != 2 {
 		t.Fatalf("%d programs are attached", k)
 	}
 	n.c.Detach(n.server.Path())
-	if k := attached(); k != 0 {
+	if k := n.attached(n.server); k != 0 {
 		t.Errorf("%d programs are left", k)
 	}
 }

@@ -95,6 +95,11 @@ func (n *lan) open(o Options, pair ...string) {
 	}
 	n.t.Cleanup(func() { _ = c.Close() })
 	n.c = c
+	n.attach(pair...)
+}
+
+func (n *lan) attach(pair ...string) {
+	n.t.Helper()
 	for _, m := range []*linuxtest.Machine{n.client, n.server} {
 		ns, err := linux.Open(m.Path())
 		if err != nil {
@@ -105,28 +110,31 @@ func (n *lan) open(o Options, pair ...string) {
 		if m == n.client {
 			pod.Pair = strings.Join(pair, "")
 		}
-		if err := c.Attach(ns, m.Path(), pod); err != nil {
+		if err := n.c.Attach(ns, m.Path(), pod); err != nil {
 			n.t.Fatal(err)
 		}
 	}
 }
 
-func (n *lan) run() {
+// run has the collector tell its events until the end of the test, or until stop.
+func (n *lan) run() (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error)
+	done, c := make(chan error, 1), n.c
 	go func() {
-		done <- n.c.Run(ctx, func(events []flow.Event, lost uint64) {
+		done <- c.Run(ctx, func(events []flow.Event, lost uint64) {
 			n.mu.Lock()
 			defer n.mu.Unlock()
 			n.events, n.lost = append(n.events, events...), n.lost+lost
 		})
 	}()
-	n.t.Cleanup(func() {
+	stop = sync.OnceFunc(func() {
 		cancel()
 		if err := <-done; err != nil {
 			n.t.Error(err)
 		}
 	})
+	n.t.Cleanup(stop)
+	return stop
 }
 
 // seen returns the events that match.

@@ -24,7 +24,7 @@ type connection struct {
 type traffic struct{ Packets, Bytes uint64 }
 
 type state struct {
-	First, Answered, Last   uint64 // CLOCK_MONOTONIC, in ns
+	First, Answered, Last   uint64 // CLOCK_MONOTONIC, in ns; Answered is 1 in an opening with an answer
 	Count                   [2]traffic
 	Start, End              [2]uint32
 	Retransmits, RTT, Ended uint32
@@ -40,6 +40,7 @@ type endpoint struct {
 	Zero uint16
 }
 
+// record is struct event: a connection that ended or was refused.
 type record struct {
 	Time uint64
 	connection
@@ -47,18 +48,37 @@ type record struct {
 	Kind, Flags uint32
 }
 
+// opening is a connection that opened.
+type opening struct {
+	Time uint64
+	connection
+	Service                      endpoint
+	Opener, Answered, Type, Code uint8
+	Flags, Zero                  uint32
+}
+
 // Indexes of state.Count, and values of state.Opener.
 const out, in = 0, 1
 
-const recordSize = int(unsafe.Sizeof(record{}))
+const (
+	recordSize  = int(unsafe.Sizeof(record{}))
+	openingSize = int(unsafe.Sizeof(opening{}))
+)
 
-// decode reads a record of the ring buffer. ok is false for one of another layout.
+// decode reads a record of the ring buffer, whose size tells the kind. ok is false for one of another layout.
 func decode(raw []byte) (r record, ok bool) {
-	if len(raw) != recordSize {
-		return r, false
+	switch len(raw) {
+	case recordSize:
+		copy(unsafe.Slice((*byte)(unsafe.Pointer(&r)), recordSize), raw)
+		ok = r.Kind == uint32(flow.Closed) || r.Kind == uint32(flow.Refused)
+	case openingSize:
+		var o opening
+		copy(unsafe.Slice((*byte)(unsafe.Pointer(&o)), openingSize), raw)
+		r.Time, r.connection, r.Kind, r.Flags = o.Time, o.connection, uint32(flow.Opened), o.Flags
+		r.First, r.Answered, r.Opener, r.Type, r.Code, r.Service = o.Time, uint64(o.Answered), o.Opener, o.Type, o.Code, o.Service
+		ok = true
 	}
-	copy(unsafe.Slice((*byte)(unsafe.Pointer(&r)), recordSize), raw)
-	return r, r.Kind <= uint32(flow.Refused) && r.Opener <= in
+	return r, ok && r.Opener <= in
 }
 
 func addrPort(addr [16]byte, port [2]byte) netip.AddrPort {

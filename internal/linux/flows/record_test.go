@@ -35,7 +35,7 @@ func incoming() record {
 	return r
 }
 
-var theNIC = &nic{name: "eth0", pod: Pod{Name: lease.PodKey{Namespace: "default", Name: "web"}, UID: "u1"}}
+var theNIC = &nic{name: "eth0", space: &space{pod: Pod{Name: lease.PodKey{Namespace: "default", Name: "web"}, UID: "u1"}}}
 
 func TestSourceIsWhoOpened(t *testing.T) {
 	r, ok := decode(raw(incoming()))
@@ -56,10 +56,36 @@ func TestSourceIsWhoOpened(t *testing.T) {
 	}
 }
 
+func rawOpening(o opening) []byte {
+	b := make([]byte, openingSize)
+	copy(b, unsafe.Slice((*byte)(unsafe.Pointer(&o)), openingSize))
+	return b
+}
+
+// opens is the start of incoming.
+func opens(answered uint8) opening {
+	r := incoming()
+	return opening{Time: r.First, connection: r.connection, Opener: in, Answered: answered, Flags: 2, Service: endpoint{Addr: netip.MustParseAddr("10.96.0.1").As16(), Port: [2]byte{1, 187}}}
+}
+
+func TestOpeningIsRead(t *testing.T) {
+	booted := time.Date(2026, 11, 29, 0, 0, 0, 0, time.UTC)
+	want := flow.Event{
+		Time: booted.Add(2 * time.Second), Kind: flow.Opened, Pod: theNIC.pod.Name, UID: "u1", Interface: "eth0", Direction: policy.Ingress, Protocol: service.TCP,
+		Source: netip.MustParseAddrPort("10.6.0.2:40000"), Destination: netip.MustParseAddrPort("10.6.0.3:80"), Service: netip.MustParseAddrPort("10.96.0.1:443"), Flags: 2,
+	}
+	for _, answered := range []uint8{0, 1} {
+		r, ok := decode(rawOpening(opens(answered)))
+		if diff := cmp.Diff(want, r.event(theNIC, booted), cmpopts.EquateComparable(netip.AddrPort{})); !ok || diff != "" || r.unproven() != (answered == 0) {
+			t.Errorf("ok %v, unproven %v, %s", ok, r.unproven(), diff)
+		}
+	}
+}
+
 func TestForeignRecordsAreRefused(t *testing.T) {
-	kind, opener := incoming(), incoming()
-	kind.Kind, opener.Opener = uint32(flow.Denied), 2
-	for name, b := range map[string][]byte{"short": raw(incoming())[1:], "long": append(raw(incoming()), 0), "kind": raw(kind), "opener": raw(opener), "none": nil} {
+	kind, opener, opened := incoming(), incoming(), opens(1)
+	kind.Kind, opener.Opener, opened.Opener = uint32(flow.Denied), 2, 2
+	for name, b := range map[string][]byte{"short": raw(incoming())[1:], "long": append(raw(incoming()), 0), "kind": raw(kind), "opener": raw(opener), "opener of an opening": rawOpening(opened), "none": nil} {
 		if r, ok := decode(b); ok {
 			t.Errorf("%s: got %+v", name, r)
 		}
@@ -109,6 +135,7 @@ func TestDroppedPacketsAreRead(t *testing.T) {
 // FuzzRecord reads anything as a record of the ring buffer.
 func FuzzRecord(f *testing.F) {
 	f.Add(raw(incoming()))
+	f.Add(rawOpening(opens(0)))
 	f.Add([]byte{})
 	f.Fuzz(func(t *testing.T, b []byte) {
 		r, ok := decode(b)

@@ -14,43 +14,66 @@ import (
 
 // space is the network namespace of a pod.
 type space struct {
-	pod  Pod
-	nics map[int]*nic // by index
-	log  *nflog
+	pod    Pod
+	path   string
+	cookie uint64       // of the namespace
+	nics   map[int]*nic // by index
+	log    *nflog
+	heard  uint64 // when nflog was opened; CLOCK_MONOTONIC, in ns; 0 before
 }
 
 // nic is an interface of a pod.
 type nic struct {
+	*space
 	number uint32
 	index  int
 	name   string
-	pod    Pod
-	path   string // of the namespace
 	links  []link.Link
 	gone   bool
 }
 
+// hears reports whether dropped packets were read at a time.
+func (n *nic) hears(at uint64) bool { return n.heard != 0 && at >= n.heard }
+
 // Attach watches the interfaces of a pod, besides loopback and those of queues. path names the namespace. Attach may be
-// called again, e.g. when the pod has got another interface; the pod stays that of the first call until Detach.
+// called again, e.g. when the pod has got another interface; the pod stays that of the first call until Detach, also for the
+// next process with the same Options.Pins.
 func (c *Collector) Attach(ns *linux.Namespace, path string, pod Pod) error {
+	cookie, err := ns.Cookie()
+	if err != nil {
+		return err
+	}
 	c.mu.Lock()
 	s := c.mu.spaces[path]
 	c.mu.Unlock()
-	if s == nil {
-		s = &space{pod: pod, nics: map[int]*nic{}}
-		var err error
-		// Before the programs: an event of an incoming packet waits for what nflog says about it.
-		if s.log, err = listen(ns, func(_ flow.Logged, e flow.Event) {
-			e.Pod, e.UID = s.pod.Name, s.pod.UID
-			c.denial(e)
-		}, c.miss); err != nil {
-			c.options.Log.Warn("dropped packets of a pod are not observed", "pod", pod.Name.String(), "err", err)
-		}
-		c.mu.Lock()
-		c.mu.spaces[path] = s
-		c.mu.Unlock()
+	if s != nil && s.cookie != cookie {
+		c.Detach(path) // another namespace has the path since the last process
+		s = nil
 	}
-	return ns.Do(func() error { return c.attachAll(s, path) })
+	if s == nil {
+		s = &space{pod: pod, path: path, cookie: cookie, nics: map[int]*nic{}}
+	}
+	c.hear(ns, s)
+	return ns.Do(func() error { return c.attachAll(s) })
+}
+
+// hear opens nflog of a namespace, once, and has the collector know the namespace. It comes before the programs: an event
+// of an incoming packet waits for what nflog says about it.
+func (c *Collector) hear(ns *linux.Namespace, s *space) {
+	if s.heard != 0 {
+		return
+	}
+	log, err := listen(ns, func(_ flow.Logged, e flow.Event) {
+		e.Pod, e.UID = s.pod.Name, s.pod.UID
+		c.denial(e)
+	}, c.miss)
+	if err != nil {
+		c.options.Log.Warn("dropped packets of a pod are not observed", "pod", s.pod.Name.String(), "err", err)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s.log, s.heard = log, monotonic()
+	c.mu.spaces[s.path] = s
 }
 
 // AttachNode watches the packets that the node drops between the pods' pairs and the network (packetfilter.Node), behind the
@@ -93,7 +116,7 @@ func (c *Collector) podOf(pair string) (Pod, bool) {
 }
 
 // attachAll attaches to the interfaces in the network namespace of the calling thread.
-func (c *Collector) attachAll(s *space, path string) error {
+func (c *Collector) attachAll(s *space) error {
 	found, err := netlink.LinkList()
 	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
 		return fmt.Errorf("list the interfaces: %w", err)
@@ -105,7 +128,7 @@ func (c *Collector) attachAll(s *space, path string) error {
 			continue
 		}
 		present[l.Attrs().Index] = true
-		if err := c.attach(s, path, l.Attrs()); err != nil {
+		if err := c.attach(s, l.Attrs()); err != nil {
 			errs = append(errs, fmt.Errorf("observe %s: %w", l.Attrs().Name, err))
 		}
 	}
@@ -129,7 +152,7 @@ func observed(l netlink.Link) bool {
 	return a.Flags&net.FlagLoopback == 0 && l.Type() != "ifb" && (a.EncapType == "ether" || a.EncapType == "infiniband")
 }
 
-func (c *Collector) attach(s *space, path string, a *netlink.LinkAttrs) error {
+func (c *Collector) attach(s *space, a *netlink.LinkAttrs) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if n := s.nics[a.Index]; n != nil {
@@ -137,10 +160,13 @@ func (c *Collector) attach(s *space, path string, a *netlink.LinkAttrs) error {
 		return nil
 	}
 	c.mu.last++
-	n := &nic{number: c.mu.last, index: a.Index, name: a.Name, pod: s.pod, path: path}
+	n := &nic{space: s, number: c.mu.last, index: a.Index, name: a.Name}
 	var err error
 	if n.links, err = c.kernel.attach(n.number, n.index); err != nil {
 		return err
+	}
+	if err := c.kernel.pins.keep(n.number, c.kept(n), n.links); err != nil {
+		c.options.Log.Warn("the connections of a pod are not observed while no agent runs", "pod", s.pod.Name.String(), "interface", n.name, "err", err)
 	}
 	s.nics[a.Index], c.mu.nics[n.number] = n, n
 	return nil
@@ -148,18 +174,25 @@ func (c *Collector) attach(s *space, path string, a *netlink.LinkAttrs) error {
 
 // leave detaches the programs. The events of the interface are still to be read.
 func (n *nic) leave() {
-	closeAll(n.links)
+	detach(n.links)
 	n.links, n.gone = nil, true
 }
 
 // Detach ends the observation of a namespace. Until then, the namespace lives on.
-func (c *Collector) Detach(path string) {
+func (c *Collector) Detach(path string) { c.release(path, true) }
+
+// release forgets a namespace. With detach, its observation ends, and otherwise the next process takes it over.
+func (c *Collector) release(path string, detach bool) {
 	c.mu.Lock()
 	s := c.mu.spaces[path]
 	delete(c.mu.spaces, path)
 	if s != nil {
 		for _, n := range s.nics {
-			n.leave()
+			if detach {
+				n.leave()
+			} else {
+				closeAll(n.links)
+			}
 		}
 	}
 	c.mu.Unlock()

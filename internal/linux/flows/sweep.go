@@ -38,6 +38,7 @@ func (c *Collector) sweep() error {
 	for number, n := range c.mu.nics {
 		if n.gone {
 			delete(c.mu.nics, number)
+			c.kernel.pins.forget(number)
 		}
 	}
 	return nil
@@ -74,14 +75,14 @@ func (c *Collector) followServices() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	former := c.kernel.services
-	if former.Same(found) {
+	if former.ID() == found.ID() {
 		return found.Close()
 	}
 	c.kernel.services = found
 	errs := []error{former.Close()}
-	for number, n := range c.mu.nics {
+	for _, n := range c.mu.nics {
 		if !n.gone {
-			errs = append(errs, c.kernel.update(number, n.links))
+			errs = append(errs, c.update(n))
 		}
 	}
 	return errors.Join(errs...)

@@ -308,7 +308,8 @@ func (g *guide) flowsNeedCertificate(ctx context.Context) error {
 	return nil
 }
 
-// flowsAfterCrash kills the agents while a pod opens a hundred connections a second. The next agents observe again.
+// flowsAfterCrash kills the agents while a pod opens a hundred connections a second. The next agents show the flows since the
+// end of the former ones, from before their own start on.
 func (g *guide) flowsAfterCrash(ctx context.Context) error {
 	pods, err := g.flowPods(ctx)
 	if err != nil {
@@ -323,7 +324,7 @@ func (g *guide) flowsAfterCrash(ctx context.Context) error {
 		return err
 	}
 	killed := time.Now()
-	errs := []error{g.crashAgents(ctx), g.eventually(ctx, "both nodes show new flows", shown, func(ctx context.Context) error {
+	errs := []error{g.crashAgents(ctx), g.eventually(ctx, "both nodes show the flows since the crash", shown, func(ctx context.Context) error {
 		flows, err := g.flowsOf(ctx, killed, "--from-pod default/friend --to-pod default/open-1")
 		if err != nil {
 			return err
@@ -334,6 +335,16 @@ func (g *guide) flowsAfterCrash(ctx context.Context) error {
 		}
 		if len(first) != len(g.Nodes) {
 			return fmt.Errorf("flows of the nodes %v", first)
+		}
+		agents, err := g.agents(ctx)
+		if err != nil {
+			return err
+		}
+		for _, agent := range agents {
+			running := agent.Status.ContainerStatuses[0].State.Running
+			if at := first[agent.Spec.NodeName]; running == nil || !at.Before(running.StartedAt.Time) {
+				return fmt.Errorf("node %s shows flows from %s on only: its agent runs %v", agent.Spec.NodeName, at, running)
+			}
 		}
 		for node, at := range first {
 			fmt.Fprintf(g.Out, "  %s shows flows from %s after the end of its agent\n", node, at.Sub(killed).Round(10*time.Millisecond))

@@ -11,6 +11,7 @@ import (
 
 	"spiderpool.dev/spiderpool/api/v2beta1"
 	"spiderpool.dev/spiderpool/internal/linux/bpf"
+	"spiderpool.dev/spiderpool/internal/linux/flows"
 )
 
 // otherNetwork is the nodes' next CNI configuration after that of Multus.
@@ -173,7 +174,7 @@ func (g *guide) removeAll(ctx context.Context) error {
 		return err
 	}
 	for node := range g.Nodes {
-		left, err := g.Exec(ctx, node, "ls -d /etc/cni/net.d/*multus* /opt/cni/bin/spiderpool* /opt/cni/bin/coordinator /opt/cni/bin/ifacer /opt/cni/bin/multus "+bpf.Directory+" 2>/dev/null;"+
+		left, err := g.Exec(ctx, node, "ls -d /etc/cni/net.d/*multus* /opt/cni/bin/spiderpool* /opt/cni/bin/coordinator /opt/cni/bin/ifacer /opt/cni/bin/multus "+bpf.Directory+" "+flows.Directory+" 2>/dev/null;"+
 			"ip rule | grep 'lookup 500'; ip -6 rule | grep 'lookup 500'; ip -o link | grep spv; nft list tables | grep spiderpool; true")
 		if err == nil && left != "" {
 			err = fmt.Errorf("left on node %s: %s", node, left)
