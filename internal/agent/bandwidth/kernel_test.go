@@ -103,11 +103,14 @@ func TestRunningPodFollowsAnnotations(t *testing.T) {
 	n.expect("annotated", n.pod, "out-eth0 rate 10Mbit")
 	n.annotate(map[string]string{names.AnnotationPodEgressBandwidth: "20M", names.AnnotationPodBandwidth: `[{"interface":"eth0","ingress":"5M"}]`})
 	n.expect("changed", n.pod, "out-eth0 rate 20Mbit", "in-eth0 rate 5Mbit")
-	n.annotate(map[string]string{names.AnnotationPodIngressBandwidth: "10 MB"})
-	n.expect("invalid", n.pod, "out-eth0 rate 20Mbit", "in-eth0 rate 5Mbit")
-	n.follow(t.Context(), n.host)
-	if len(n.warnings) != 1 || !strings.Contains(n.warnings[0], `web: annotation kubernetes.io/ingress-bandwidth: "10 MB"`) {
-		t.Errorf("warnings: %q", n.warnings)
+	for i, invalid := range []string{"10 MB", "-5M", "1e99", "0"} {
+		n.annotate(map[string]string{names.AnnotationPodIngressBandwidth: invalid})
+		n.expect(invalid, n.pod, "out-eth0 rate 20Mbit", "in-eth0 rate 5Mbit")
+		n.follow(t.Context(), n.host)
+		want := `web: annotation kubernetes.io/ingress-bandwidth: "` + invalid + `": `
+		if len(n.warnings) != i+1 || !strings.HasPrefix(n.warnings[i], want) || !strings.HasSuffix(n.warnings[i], "; example: 10M") {
+			t.Errorf("%q: warnings %q", invalid, n.warnings)
+		}
 	}
 	n.annotate(nil)
 	n.expect("without annotations", n.pod)
