@@ -8,8 +8,8 @@
 // are refused. A packet filter that drops a packet copies it to nflog, and the collector reads it in the pod's network
 // namespace.
 //
-// Nothing waits for the collector: events without room in the ring buffer are counted and lost. Nothing is pinned, so
-// programs, maps and sockets end with the process.
+// Nothing waits for the collector: events without room in the ring buffer are counted and lost. With Options.Pins, maps and
+// programs outlive the process, and the next Collector goes on with them.
 //
 // An incoming packet reaches the program before the packet filters. So an incoming connection of TCP or SCTP and an
 // incoming echo request count as opened with their first answer. An incoming UDP packet needs none; its event waits for
