@@ -5,9 +5,13 @@ package benchservice
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -32,18 +36,28 @@ type observed struct {
 	collector      *flows.Collector
 	events, lost   atomic.Uint64
 	tracked        []*netlink.Conn
+	// ring and socket serve the flows; room is used again for each batch of events.
+	ring   *flow.Ring
+	socket string
+	room   []flow.Flow
+	end    flow.End
 }
 
-// way is a way to observe.
+// way is a way to observe, with a load in the background.
 type way struct {
 	name    string
+	rate    int // connections a second in the background
 	on, off func()
 	rounds  []figures
 	cpu     []float64 // ms of this process for 1,000 connections
+	reached []float64 // the rate
 }
 
-// BenchmarkFlows measures connections between two pods without observation, with ours, and with the events of connection
-// tracking, the alternative of ADR 30. Each round measures all, in changing order, and the ratios are those of a round.
+var rates = flag.String("rates", "0,1000,20000", "comma-separated numbers of connections a second in the background of BenchmarkFlows, the first one 0")
+
+// BenchmarkFlows measures connections between two pods without observation, with ours, with ours and a client that follows
+// all flows, and with the events of connection tracking, the alternative of ADR 30. Each round measures all, in changing
+// order, and the ratios are those of a round to no observation with the same load in the background.
 func BenchmarkFlows(b *testing.B) {
 	n := &observed{tb: b, client: linuxtest.NewMachine(b, "client"), server: linuxtest.NewMachine(b, "server")}
 	host, far := linuxtest.NewMachine(b, "host"), linuxtest.NewMachine(b, "switch")
@@ -53,35 +67,66 @@ func BenchmarkFlows(b *testing.B) {
 	n.client.Addr("eth0", clientAddr+"/24")
 	n.server.Addr("eth0", serverAddr+"/24")
 	startServer(b, n.server)
+	n.serveFlows()
 	n.collect()
-	nothing := func() {}
-	all := []*way{{name: "none", on: nothing, off: nothing}, {name: "eBPF", on: n.attach, off: n.detach}, {name: "conntrack", on: n.track, off: n.untrack}}
+	all := n.ways()
 	for round := range *rounds {
 		for i := range all {
 			w := all[(i+round)%len(all)]
 			w.on()
+			stop := n.background(w.rate)
 			f, used := n.measure()
+			reached := stop()
 			w.off()
-			w.rounds, w.cpu = append(w.rounds, f), append(w.cpu, used)
-			fmt.Printf("%d/%d  %-10s %6.2f Gbit/s %6.1f µs %6.0f connections/s  %5.1f ms\n", round+1, *rounds, w.name, f.Gbit, f.P50, f.Connections, used)
+			own := f.Connections * *seconds
+			used *= own / (own + reached*3**seconds) // the collector's time is that for all connections
+			w.rounds, w.cpu, w.reached = append(w.rounds, f), append(w.cpu, used), append(w.reached, reached)
+			fmt.Printf("%d/%d  %-14s %6.0f others/s %6.2f Gbit/s %6.1f µs %6.0f connections/s  %5.1f ms\n", round+1, *rounds, w.name, reached, f.Gbit, f.P50, f.Connections, used)
 		}
 	}
 	n.report(all)
 }
 
+// ways returns all ways, each after the one without observation and with the same load in the background.
+func (n *observed) ways() (all []*way) {
+	nothing := func() {}
+	var unfollow func() string
+	for i, text := range strings.Split(*rates, ",") {
+		rate, err := strconv.Atoi(text)
+		if err != nil || (i == 0) != (rate == 0) {
+			n.tb.Fatalf("-rates %s: write 0 and other numbers, e.g. 0,1000,20000", *rates)
+		}
+		all = append(all, &way{name: "none", rate: rate, on: nothing, off: nothing}, &way{name: "eBPF", rate: rate, on: n.attach, off: n.detach},
+			&way{
+				name: "eBPF, followed", rate: rate,
+				on:  func() { n.attach(); unfollow = n.helper(n.server, "follow "+n.socket) },
+				off: func() { unfollow(); n.detach() },
+			})
+	}
+	if len(all) > 3 {
+		stop := n.helper(n.server, "accept")
+		n.tb.Cleanup(func() { stop() })
+	}
+	return slices.Insert(all, 3, &way{name: "conntrack", on: n.track, off: n.untrack})
+}
+
 func (n *observed) report(all []*way) {
-	fmt.Print("\n| observation | TCP Gbit/s | × none | p50 µs | × none | connections/s | × none | ms of the collector for 1,000 |\n" +
-		"| --- | --- | --- | --- | --- | --- | --- | --- |\n")
+	fmt.Print("\n| observation | others/s | TCP Gbit/s | × none | p50 µs | × none | connections/s | × none | ms of the collector for 1,000 |\n" +
+		"| --- | --- | --- | --- | --- | --- | --- | --- | --- |\n")
+	var none *way
 	for _, w := range all {
+		if w.name == "none" {
+			none = w
+		}
 		ratio := func(get func(figures) float64) float64 {
 			var ratios []float64
 			for i, f := range w.rounds {
-				ratios = append(ratios, get(f)/get(all[0].rounds[i]))
+				ratios = append(ratios, get(f)/get(none.rounds[i]))
 			}
 			return stats.Median(ratios)
 		}
 		m := median(w.rounds)
-		fmt.Printf("| %s | %.2f | %.3f | %.1f | %.3f | %.0f | %.3f | %.1f |\n", w.name, m.Gbit, ratio(func(f figures) float64 { return f.Gbit }),
+		fmt.Printf("| %s | %.0f | %.2f | %.3f | %.1f | %.3f | %.0f | %.3f | %.1f |\n", w.name, stats.Median(w.reached), m.Gbit, ratio(func(f figures) float64 { return f.Gbit }),
 			m.P50, ratio(func(f figures) float64 { return f.P50 }), m.Connections, ratio(func(f figures) float64 { return f.Connections }), stats.Median(w.cpu))
 	}
 	fmt.Printf("\nmedians of %d rounds, %g s per figure; the ratios are medians of those of a round; %d events of eBPF, %d lost\n", *rounds, *seconds, n.events.Load(), n.lost.Load())
@@ -95,10 +140,7 @@ func (n *observed) collect() {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error)
 	go func() {
-		done <- n.collector.Run(ctx, func(events []flow.Event, lost uint64) {
-			n.events.Add(uint64(len(events)))
-			n.lost.Add(lost)
-		})
+		done <- n.collector.Run(ctx, n.keep)
 	}()
 	n.tb.Cleanup(func() {
 		cancel()

@@ -54,6 +54,13 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, serve())
 		os.Exit(1)
 	default:
+		if load[0] != '{' {
+			if err := runHelper(load); err != nil {
+				fmt.Fprintln(os.Stderr, err)
+				os.Exit(1)
+			}
+			os.Exit(0)
+		}
 		var o order
 		if err := json.Unmarshal([]byte(load), &o); err != nil {
 			panic(err)
