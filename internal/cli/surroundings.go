@@ -46,15 +46,10 @@ func (r reader) owners(ctx context.Context) (of func(lease.Owner) reclaim.Owner,
 			}
 			return state
 		case lease.KindPod:
-			name, ordinal, ok := owner.StatefulSet()
-			set, exists := sets[lease.PodKey{Namespace: owner.Namespace, Name: name}]
-			switch {
-			case !ok || !exists:
-				return reclaim.OwnerGone
-			case ordinal < set.first || ordinal >= set.end:
-				return reclaim.OwnerScaledDown
-			}
-			return reclaim.OwnerWanted
+			return reclaim.StatefulSetPod(owner, func(name string) (first, end int, exists bool) {
+				set, exists := sets[lease.PodKey{Namespace: owner.Namespace, Name: name}]
+				return set.first, set.end, exists
+			})
 		}
 		return reclaim.OwnerUnknown
 	}, err

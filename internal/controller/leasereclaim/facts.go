@@ -183,22 +183,18 @@ func (f facts) owner(ctx context.Context, owner lease.Owner) reclaim.Owner {
 
 // statefulSetPod reports whether a StatefulSet has a replica with the name of the pod.
 func (f facts) statefulSetPod(ctx context.Context, pod lease.Owner) reclaim.Owner {
-	name, ordinal, ok := pod.StatefulSet()
-	if !ok {
-		return reclaim.OwnerGone // no StatefulSet has a pod with this name
-	}
-	var set appsv1.StatefulSet
-	err := f.reader.Get(ctx, client.ObjectKey{Namespace: pod.Namespace, Name: name}, &set)
-	if apierrors.IsNotFound(err) {
-		return reclaim.OwnerGone
-	}
-	if err != nil {
+	var fault error
+	owner := reclaim.StatefulSetPod(pod, func(name string) (first, end int, exists bool) {
+		var set appsv1.StatefulSet
+		err := f.reader.Get(ctx, client.ObjectKey{Namespace: pod.Namespace, Name: name}, &set)
+		fault = client.IgnoreNotFound(err)
+		first, end = ordinals(&set)
+		return first, end, err == nil
+	})
+	if fault != nil {
 		return reclaim.OwnerUnknown
 	}
-	if first, end := ordinals(&set); ordinal < first || ordinal >= end {
-		return reclaim.OwnerScaledDown
-	}
-	return reclaim.OwnerWanted
+	return owner
 }
 
 // virtualMachine reports whether the machine, its instance or any of its pods exists.

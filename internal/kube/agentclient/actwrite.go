@@ -50,15 +50,7 @@ func (c *Client) EachStatefulSet(ctx context.Context, f func(namespace, name str
 	for {
 		var page struct {
 			Metadata metav1.ListMeta `json:"metadata"`
-			Items    []struct {
-				Metadata metav1.ObjectMeta `json:"metadata"`
-				Spec     struct {
-					Replicas *int `json:"replicas"`
-					Ordinals struct {
-						Start int `json:"start"`
-					} `json:"ordinals"`
-				} `json:"spec"`
-			} `json:"items"`
+			Items    []statefulSet   `json:"items"`
 		}
 		found, err := c.Lookup(ctx, &page, "/apis/apps/v1/statefulsets", "limit", fmt.Sprint(readPage), "continue", next)
 		if err != nil {
@@ -67,12 +59,10 @@ func (c *Client) EachStatefulSet(ctx context.Context, f func(namespace, name str
 		if !found { // no list is no proof that there are none
 			return errors.New("list statefulsets: the API server has no such kind")
 		}
-		for _, set := range page.Items {
-			replicas := 1
-			if set.Spec.Replicas != nil {
-				replicas = *set.Spec.Replicas
-			}
-			f(set.Metadata.Namespace, set.Metadata.Name, set.Spec.Ordinals.Start, set.Spec.Ordinals.Start+replicas)
+		for i := range page.Items {
+			set := &page.Items[i]
+			first, end := set.ordinals()
+			f(set.Metadata.Namespace, set.Metadata.Name, first, end)
 		}
 		if next = page.Metadata.Continue; next == "" {
 			return nil

@@ -11,22 +11,32 @@ import (
 	"spiderpool.dev/spiderpool/internal/ipam"
 )
 
+// statefulSet is the part of a StatefulSet that tells the names of its pods.
+type statefulSet struct {
+	Metadata struct {
+		Namespace string `json:"namespace"`
+		Name      string `json:"name"`
+		UID       string `json:"uid"`
+	} `json:"metadata"`
+	Spec struct {
+		Replicas int `json:"replicas"` // the API server sets it
+		Ordinals struct {
+			Start int `json:"start"`
+		} `json:"ordinals"`
+	} `json:"spec"`
+}
+
+// ordinals returns the ordinals of its pods as the range [first, end).
+func (s *statefulSet) ordinals() (first, end int) {
+	return s.Spec.Ordinals.Start, s.Spec.Ordinals.Start + s.Spec.Replicas
+}
+
 // StatefulSet implements ipam.Owners.
 func (c *Client) StatefulSet(ctx context.Context, namespace, name string) (ipam.StatefulSet, error) {
-	var object struct {
-		Metadata struct {
-			UID string `json:"uid"`
-		} `json:"metadata"`
-		Spec struct {
-			Replicas int `json:"replicas"`
-			Ordinals struct {
-				Start int `json:"start"`
-			} `json:"ordinals"`
-		} `json:"spec"`
-	}
+	var object statefulSet
 	err := c.readOwner(ctx, "/apis/apps/v1", namespace, "statefulsets", name, &object)
-	first := object.Spec.Ordinals.Start
-	return ipam.StatefulSet{UID: object.Metadata.UID, First: first, End: first + object.Spec.Replicas}, err
+	first, end := object.ordinals()
+	return ipam.StatefulSet{UID: object.Metadata.UID, First: first, End: end}, err
 }
 
 // VirtualMachineInstance implements ipam.Owners.
