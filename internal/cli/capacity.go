@@ -136,7 +136,7 @@ func (o *capacityOptions) like(ctx context.Context, r reader, example *corev1.Po
 	pod.Spec.NodeName = ""
 	q, err := r.questionAbout(ctx, pod, file, o.system)
 	if errors.Is(err, ipam.ErrNotFound) {
-		return q, fmt.Errorf("--namespace: there is no namespace %s: kubectl get namespaces prints all names", o.namespace)
+		return q, fmt.Errorf("--namespace: %w", unknownNamespace(o.namespace))
 	}
 	return q, err
 }

@@ -79,6 +79,7 @@ func (t *connectivityTest) poolFindings(ctx context.Context, p *corev1.Pod) (fin
 	if err != nil {
 		return nil, err
 	}
+	question.Agent = nil // t.agents tells
 	views := viewOptions{now: t.now}
 	state, err := views.state(ctx, t.reader, wants{pools: true, blocks: true})
 	if err != nil {

@@ -41,7 +41,7 @@ func readInstallation(ctx context.Context, r reader, system string) (*view.Insta
 	}
 	var group errgroup.Group
 	for _, read := range []func(context.Context, reader, *view.Installation) error{
-		readDefinitionsOf, readController, readAgents, readWebhooks, readCoordinator, readAttachments, readClouds,
+		readDefinitionsOf, readController, readAgents, readConsole, readWebhooks, readCoordinator, readAttachments, readClouds,
 		func(ctx context.Context, r reader, in *view.Installation) (err error) {
 			in.Multus, err = readMultus(ctx, r)
 			return err
@@ -109,11 +109,18 @@ func readController(ctx context.Context, r reader, in *view.Installation) (err e
 }
 
 func readAgents(ctx context.Context, r reader, in *view.Installation) (err error) {
-	in.Agents, err = readOne[appsv1.DaemonSet](ctx, r, "/apis/apps/v1/namespaces/"+in.Namespace+"/daemonsets/"+in.Config.AgentProcess.TLS.ServiceName)
+	in.Agents, err = readOne[appsv1.DaemonSet](ctx, r, agentsPath(in.Config, in.Namespace))
 	return err
 }
 
-// readPods reads the pods of the controller and of the agents.
+func readConsole(ctx context.Context, r reader, in *view.Installation) (err error) {
+	if console := in.Config.ConsoleProcess; console.Enabled {
+		in.Console, err = readOne[appsv1.Deployment](ctx, r, "/apis/apps/v1/namespaces/"+in.Namespace+"/deployments/"+console.TLS.ServiceName)
+	}
+	return err
+}
+
+// readPods reads the pods of the controller, of the agents and of the console.
 func readPods(ctx context.Context, r reader, in *view.Installation) error {
 	var selectors []*metav1.LabelSelector
 	if in.Controller != nil {
@@ -121,6 +128,9 @@ func readPods(ctx context.Context, r reader, in *view.Installation) error {
 	}
 	if in.Agents != nil {
 		selectors = append(selectors, in.Agents.Spec.Selector)
+	}
+	if in.Console != nil {
+		selectors = append(selectors, in.Console.Spec.Selector)
 	}
 	for _, selector := range selectors {
 		options := metav1.ListOptions{LabelSelector: metav1.FormatLabelSelector(selector)}

@@ -10,7 +10,10 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
 
+	"spiderpool.dev/spiderpool/api/names"
 	"spiderpool.dev/spiderpool/api/v2beta1"
 	"spiderpool.dev/spiderpool/internal/inet"
 	"spiderpool.dev/spiderpool/internal/view"
@@ -58,20 +61,19 @@ k8s.v1.cni.cncf.io/network-status of Multus, or from SpiderEndpoints.`,
 // whoHas reads all pools and one block, and the pods and endpoints of its address.
 func (o *viewOptions) whoHas(ctx context.Context, r reader, addr netip.Addr) (answer, error) {
 	var objects view.Objects
-	block, err := r.ReadBlock(ctx, inet.BlockOf(addr))
-	if err == nil && block != nil {
+	var group errgroup.Group
+	group.Go(func() (err error) { objects.Pools, err = r.AllPools(ctx); return err })
+	group.Go(func() (err error) { objects.Reserved, err = r.AllReserved(ctx); return err })
+	group.Go(func() error {
+		block, err := r.ReadBlock(ctx, inet.BlockOf(addr))
+		if err != nil || block == nil {
+			return err
+		}
 		objects.Blocks = []*v2beta1.SpiderIPBlock{block}
-	}
-	if err == nil {
-		objects.Pools, err = r.AllPools(ctx)
-	}
-	if err == nil {
-		objects.Reserved, err = r.AllReserved(ctx)
-	}
-	if err == nil {
 		objects.Endpoints, err = r.endpointsOf(ctx, block, addr)
-	}
-	if err != nil {
+		return err
+	})
+	if err := group.Wait(); err != nil {
 		return answer{}, err
 	}
 	pods := podFacts{reader: r, ctx: ctx}
@@ -81,9 +83,6 @@ func (o *viewOptions) whoHas(ctx context.Context, r reader, addr netip.Addr) (an
 
 // endpointsOf reads the endpoints of the pods with the address.
 func (r reader) endpointsOf(ctx context.Context, block *v2beta1.SpiderIPBlock, addr netip.Addr) ([]*v2beta1.SpiderEndpoint, error) {
-	if block == nil {
-		return nil, nil
-	}
 	var endpoints []*v2beta1.SpiderEndpoint
 	for _, l := range block.Spec.Leases {
 		namespace, name, ok := strings.Cut(l.Pod, "/")
@@ -156,12 +155,25 @@ func (w drawing) holder(h view.Address) {
 }
 
 func (o *viewOptions) withMAC(ctx context.Context, r reader, mac net.HardwareAddr) (answer, error) {
-	state, err := o.state(ctx, r, wants{blocks: true, endpoints: true})
-	if err != nil {
+	var state *view.State
+	var pods []*corev1.Pod // with an interface of this address
+	var group errgroup.Group
+	group.Go(func() (err error) {
+		state, err = o.state(ctx, r, wants{blocks: true, endpoints: true})
+		return err
+	})
+	group.Go(func() error {
+		return r.EachPod(ctx, func(pod *corev1.Pod) {
+			if strings.Contains(strings.ToLower(pod.Annotations[names.AnnotationMultusNetworkStatus]), mac.String()) {
+				pods = append(pods, pod)
+			}
+		})
+	})
+	if err := group.Wait(); err != nil {
 		return answer{}, err
 	}
-	if err := r.EachPod(ctx, state.AddInterfaces); err != nil {
-		return answer{}, err
+	for _, pod := range pods {
+		state.AddInterfaces(pod)
 	}
 	return addressesAnswer(state.WithMAC(mac), "No interface of a pod and no quarantined address has the MAC address "+mac.String()+"."), nil
 }
@@ -188,7 +200,11 @@ are not listed; pool list counts them.`,
 				if err != nil {
 					return answer{}, err
 				}
-				return addressesAnswer(state.Addresses(filter), "No address has a holder."), nil
+				found := state.Addresses(filter)
+				if len(found) == 0 {
+					err = r.checkNames(ctx, filter)
+				}
+				return addressesAnswer(found, "No address has a holder."), err
 			})
 		},
 	}
@@ -197,6 +213,36 @@ are not listed; pool list counts them.`,
 	cmd.Flags().StringVarP(&filter.Namespace, "namespace", "n", "", "only addresses of pods in this namespace")
 	formatFlag(cmd, &o.format)
 	return cmd
+}
+
+// checkNames returns an error for a pool, a node or a namespace that does not exist: an empty list would hide a wrong name.
+func (r reader) checkNames(ctx context.Context, f view.Filter) error {
+	exists := func(name, path string, unknown error) error {
+		if name == "" {
+			return nil
+		}
+		var object struct{}
+		found, err := r.Lookup(ctx, &object, path)
+		if err == nil && !found {
+			err = unknown
+		}
+		return err
+	}
+	if err := exists(f.Pool, objectPath("spiderippool/"+f.Pool), unknownPool(f.Pool)); err != nil {
+		return err
+	}
+	if err := exists(f.Node, "/api/v1/nodes/"+f.Node, unknownNode(f.Node)); err != nil {
+		return err
+	}
+	return exists(f.Namespace, "/api/v1/namespaces/"+f.Namespace, unknownNamespace(f.Namespace))
+}
+
+func unknownNode(name string) error {
+	return fmt.Errorf("there is no node %s: kubectl get nodes prints all names", name)
+}
+
+func unknownNamespace(name string) error {
+	return fmt.Errorf("there is no namespace %s: kubectl get namespaces prints all names", name)
 }
 
 func addressesAnswer(addresses []view.Address, none string) answer {

@@ -68,7 +68,7 @@ func (o *viewOptions) showNode(ctx context.Context, r reader, name, system strin
 	group.Go(func() (err error) { q.Events, err = readEvents(ctx, r); return err })
 	var agents *appsv1.DaemonSet
 	group.Go(func() (err error) {
-		agents, err = readOne[appsv1.DaemonSet](ctx, r, "/apis/apps/v1/namespaces/"+system+"/daemonsets/"+file.AgentProcess.TLS.ServiceName)
+		agents, err = readOne[appsv1.DaemonSet](ctx, r, agentsPath(file, system))
 		return err
 	})
 	if err := group.Wait(); err != nil {
@@ -85,7 +85,7 @@ func (o *viewOptions) showNode(ctx context.Context, r reader, name, system strin
 func readKnownNode(ctx context.Context, r reader, name string) (*corev1.Node, error) {
 	node, err := r.ReadNode(ctx, name)
 	if apierrors.IsNotFound(err) {
-		return nil, fmt.Errorf("there is no node %s: kubectl get nodes prints all names", name)
+		return nil, unknownNode(name)
 	}
 	return node, err
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	appsv1 "k8s.io/api/apps/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	corev1 "k8s.io/api/core/v1"
@@ -43,9 +44,9 @@ func newPodExplain(o *viewOptions) *cobra.Command {
 		Short: "Explain why a pod has its addresses, or none",
 		Long: `Explain why a pod has its addresses, or none: its interfaces, the pools that the agent
 considers for each, and why a pool is used or not, by the objects as they are now. The command
-also compares the pod's leases with its SpiderEndpoint. It reads the API server only:
-spiderpoolctl node, in the agent of the node, checks the kernel. The exit code is 1 if there is
-a problem.`,
+also compares the pod's leases with its SpiderEndpoint, and says if a waiting pod has no ready
+agent on its node. It reads the API server only: spiderpoolctl node, in the agent of the node,
+checks the kernel. The exit code is 1 if there is a problem.`,
 		Example: `  spiderpoolctl pod explain shop/web-0`,
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -135,7 +136,24 @@ func (r reader) questionAbout(ctx context.Context, pod *corev1.Pod, file *config
 	return view.PodSources{
 		Pod: pod, Namespace: namespace, Top: top, Node: node, Config: file, SystemNamespace: system,
 		Network: func(name pool.NetworkAttachment) (ipam.Network, error) { return r.cluster.Network(ctx, name) },
+		Agent:   func() (*corev1.Pod, error) { return r.agentOn(ctx, pod.Spec.NodeName, file, system) },
 	}.Question(), nil
+}
+
+// agentOn returns the agent of a node, nil if there is none.
+func (r reader) agentOn(ctx context.Context, node string, file *config.File, system string) (*corev1.Pod, error) {
+	agents, err := readOne[appsv1.DaemonSet](ctx, r, agentsPath(file, system))
+	if agents == nil {
+		return nil, err
+	}
+	var pods []*corev1.Pod
+	err = r.EachPodOf(ctx, system, onNode(node), func(pod *corev1.Pod) { pods = append(pods, pod) })
+	return view.AgentOf(pods, agents), err
+}
+
+// agentsPath is the path of the DaemonSet of the agents.
+func agentsPath(file *config.File, system string) string {
+	return "/apis/apps/v1/namespaces/" + system + "/daemonsets/" + file.AgentProcess.TLS.ServiceName
 }
 
 func explanationAnswer(x view.Explanation) answer {

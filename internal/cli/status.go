@@ -29,10 +29,11 @@ func newStatus(now func() time.Time) *cobra.Command {
 		Use:   "status",
 		Short: "Check whether the installation is healthy",
 		Long: `Check whether the installation is healthy: definitions, controller and its leader, agents,
-webhooks, the networks of the coordinator, Multus, SpiderMultusConfigs, SpiderCloudNetworks, and
-the warnings of the agents about runtimes, nodes, services and policies. The exit code is 1 if a
-check fails. A warning does not change it. --wait waits until no check fails, and prints the
-reasons; --timeout is then the limit of the wait, 5m by default.`,
+webhooks, the networks of the coordinator, Multus, SpiderMultusConfigs, SpiderCloudNetworks, the
+console if the chart installs it, and the warnings of the agents about runtimes, nodes, services
+and policies. The exit code is 1 if a check fails. A warning does not change it. --wait waits
+until no check fails, and prints the reasons; --timeout is then the limit of the wait, 5m by
+default.`,
 		Example: `  spiderpoolctl status
 
   # after an installation or an upgrade

@@ -216,8 +216,8 @@ func TestNetworksNeedRight(t *testing.T) {
 		{"stranger", "/pods/blog/stuck", "Your rights do not show NetworkAttachmentDefinition kube-system/macvlan", "zone=b"},
 		{"stranger", "/pods/blog/lame", "Your rights do not show NetworkAttachmentDefinition blog/bad", "spec.config"},
 		{"stranger", "/nodes/n7", "or you may not see it", "<code>eth0</code>"},
-		{"tenant", "/pods/blog/lame", "it has an error: spec.config", "Your rights"},
-		{"tenant", "/nodes/n7", "it has an error: spec.config", "<code>eth0</code>"},
+		{"tenant", "/pods/blog/lame", "NetworkAttachmentDefinition blog/bad: spec.config", "Your rights"},
+		{"tenant", "/nodes/n7", "NetworkAttachmentDefinition blog/bad: spec.config", "<code>eth0</code>"},
 		{"admin", "/nodes/n7", "<code>eth0</code>", "or you may not see it"},
 	} {
 		status, body := w.as(t, tc.user).get(tc.path)

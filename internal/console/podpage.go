@@ -62,9 +62,13 @@ func (s *site) explain(v *visit, pod *corev1.Pod) (view.Explanation, error) {
 		node = &corev1.Node{}
 		node.Name = pod.Spec.NodeName
 	}
-	return v.state.Explain(view.PodSources{
+	sources := view.PodSources{
 		Pod: pod, Namespace: facts, Top: top, Node: node, Config: s.Config, SystemNamespace: s.Namespace, Network: v.seenNetwork,
-	}.Question())
+	}
+	if v.sight.nodes() { // the page of a node shows its agent
+		sources.Agent = func() (*corev1.Pod, error) { return view.AgentOf(v.onNode[pod.Spec.NodeName], v.agents), nil }
+	}
+	return v.state.Explain(sources.Question())
 }
 
 // seenNetwork returns the configuration of an attachment, or view.ErrHiddenNetwork.

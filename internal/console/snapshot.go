@@ -153,7 +153,7 @@ func pointers[T any](items []T) []*T {
 	return all
 }
 
-// network returns the configuration of an attachment, or ipam.ErrNotFound or view.ErrBadNetwork.
+// network returns the configuration of an attachment, or ipam.ErrNotFound or agentclient.ErrBadNetwork.
 func (s *snapshot) network(name pool.NetworkAttachment) (ipam.Network, error) {
 	text, ok := s.networks[name]
 	if !ok {
@@ -161,7 +161,7 @@ func (s *snapshot) network(name pool.NetworkAttachment) (ipam.Network, error) {
 	}
 	network, err := agentclient.ParseNetwork(text)
 	if err != nil {
-		return ipam.Network{}, fmt.Errorf("NetworkAttachmentDefinition %s: %w: %w", name, view.ErrBadNetwork, err)
+		return ipam.Network{}, fmt.Errorf("NetworkAttachmentDefinition %s: %w", name, err)
 	}
 	return network, nil
 }

@@ -7,9 +7,12 @@ import (
 	"slices"
 	"strings"
 
+	corev1 "k8s.io/api/core/v1"
+
 	"spiderpool.dev/spiderpool/api/v2beta1"
 	"spiderpool.dev/spiderpool/internal/inet"
 	"spiderpool.dev/spiderpool/internal/ipam"
+	"spiderpool.dev/spiderpool/internal/kube/agentclient"
 	"spiderpool.dev/spiderpool/internal/lease"
 	"spiderpool.dev/spiderpool/internal/pool"
 	"spiderpool.dev/spiderpool/internal/reclaim"
@@ -28,6 +31,8 @@ type PodQuestion struct {
 	Families []inet.Family // of the installation
 	// Network returns the configuration of an attachment, or ipam.ErrNotFound.
 	Network func(pool.NetworkAttachment) (ipam.Network, error)
+	// Agent returns the pod of the agent on the pod's node, nil if there is none. Without this function, the agent is unknown.
+	Agent func() (*corev1.Pod, error)
 }
 
 // Explanation tells why a pod has its addresses, or none.
@@ -73,16 +78,12 @@ type PoolVerdict struct {
 	free   int64
 }
 
-// The errors of PodQuestion.Network that are part of the answer, beside ipam.ErrNotFound.
-var (
-	// ErrHiddenNetwork means that the user may not see the attachment.
-	ErrHiddenNetwork = errors.New("your rights do not show it")
-	// ErrBadNetwork means that its configuration cannot be read. The error has the reason, too.
-	ErrBadNetwork = errors.New("it has an error")
-)
+// ErrHiddenNetwork is the error of PodQuestion.Network if the user may not see the attachment. It is part of the answer, like
+// ipam.ErrNotFound and agentclient.ErrBadNetwork.
+var ErrHiddenNetwork = errors.New("your rights do not show it")
 
 // Explain explains the addresses of a pod with the agent's own selection of pools. The error is
-// that of PodQuestion.Network, unless it is part of the answer.
+// that of PodQuestion.Network or Agent, unless it is part of the answer.
 func (s *State) Explain(q PodQuestion) (Explanation, error) {
 	x := Explanation{Pod: q.Name.String(), UID: q.UID, Phase: q.Phase, Node: q.Facts.Node.Name, HostNetwork: q.HostNetwork, Holds: []Address{}}
 	x.Holds = append(x.Holds, s.Addresses(Filter{Pod: q.Name})...)
@@ -116,8 +117,25 @@ func (s *State) Explain(q PodQuestion) (Explanation, error) {
 	}
 	if ours {
 		s.compareEndpoint(&x, q)
+		err = x.judgeAgent(q)
 	}
-	return x, nil
+	return x, err
+}
+
+// judgeAgent adds a finding if the pod waits for an agent that is not ready. It comes first: no change of a pool helps before.
+func (x *Explanation) judgeAgent(q PodQuestion) error {
+	waits := q.Phase == string(corev1.PodPending) && !slices.ContainsFunc(x.Holds, func(a Address) bool { return a.PodUID == x.UID })
+	if q.Agent == nil || !waits {
+		return nil
+	}
+	agent, err := q.Agent()
+	if err != nil {
+		return err
+	}
+	if finding, faulty := agentFinding(x.Node, agent); faulty {
+		x.Findings = slices.Insert(x.Findings, 0, finding)
+	}
+	return nil
 }
 
 func namesOf(interfaces []pool.PodInterface) (names []string) {
@@ -179,7 +197,7 @@ func (x *Explanation) explainNetwork(i *InterfaceExplanation, err error) error {
 	case errors.Is(err, ErrHiddenNetwork):
 		i.Other = "your rights do not show its NetworkAttachmentDefinition"
 		x.Notes = append(x.Notes, fmt.Sprintf("Your rights do not show NetworkAttachmentDefinition %s, so the pools for interface %s are missing here.", i.Network, i.Name))
-	case errors.Is(err, ErrBadNetwork):
+	case errors.Is(err, agentclient.ErrBadNetwork):
 		i.Other = "its NetworkAttachmentDefinition has an error"
 		x.Findings = append(x.Findings, Finding{subject, oneLine(err), "correct spec.config, or the SpiderMultusConfig of that name"})
 	default:

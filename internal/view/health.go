@@ -35,7 +35,8 @@ type Installation struct {
 	Controller *appsv1.Deployment
 	Leader     *coordinationv1.Lease
 	Agents     *appsv1.DaemonSet
-	// Pods are those of Controller and Agents.
+	Console    *appsv1.Deployment // read if Config enables the console
+	// Pods are those of Controller, Agents and Console.
 	Pods  []*corev1.Pod
 	Nodes []*corev1.Node
 
@@ -90,6 +91,7 @@ func (i *Installation) Health(now time.Time) Report {
 	i.Multus.check(&r)
 	i.attachments(&r)
 	i.clouds(&r)
+	i.console(&r)
 	i.events(&r, now)
 	return r
 }
@@ -153,26 +155,45 @@ func (i *Installation) controller(r *Report) {
 		r.fail(subject, fmt.Sprintf("there is no Deployment %s/%s", i.Namespace, name), upgrade)
 		return
 	}
-	want, ready := int32(1), i.Controller.Status.ReadyReplicas
-	if i.Controller.Spec.Replicas != nil {
-		want = *i.Controller.Spec.Replicas
+	i.replicas(r, subject, i.Controller, 2, ", release "+cmp.Or(i.runs(), "unknown"))
+	if runs := i.runs(); runs != "" && runs != i.Release {
+		r.warn("spiderpoolctl", fmt.Sprintf("this program is %s, the installation %s", i.Release, runs), "use the same release; its findings may be wrong otherwise")
 	}
-	reason, remedy := i.whyNot(i.podsOf(i.Controller.Spec.Selector.MatchLabels))
+}
+
+// console adds the findings about the web page, if the chart installs it.
+func (i *Installation) console(r *Report) {
+	const subject = "console"
+	c := i.Config.ConsoleProcess
+	switch {
+	case !c.Enabled:
+	case i.Console == nil:
+		r.fail(subject, fmt.Sprintf("there is no Deployment %s/%s", i.Namespace, c.TLS.ServiceName), upgrade)
+	default:
+		i.replicas(r, subject, i.Console, 1, "")
+	}
+}
+
+// replicas adds the finding about the replicas of a Deployment. usual is their number for a Deployment with none, and more
+// follows the number of ready ones.
+func (i *Installation) replicas(r *Report, subject string, d *appsv1.Deployment, usual int, more string) {
+	want, ready := int32(1), d.Status.ReadyReplicas
+	if d.Spec.Replicas != nil {
+		want = *d.Spec.Replicas
+	}
+	reason, remedy := i.whyNot(i.podsOf(d.Spec.Selector.MatchLabels))
 	if reason == "" {
-		remedy = fmt.Sprintf("kubectl -n %s describe deployment %s", i.Namespace, name)
+		remedy = fmt.Sprintf("kubectl -n %s describe deployment %s", i.Namespace, d.Name)
 	}
 	switch {
 	case want == 0:
-		r.fail(subject, "the Deployment has 0 replicas", fmt.Sprintf("kubectl -n %s scale deployment/%s --replicas=2", i.Namespace, name))
+		r.fail(subject, "the Deployment has 0 replicas", fmt.Sprintf("kubectl -n %s scale deployment/%s --replicas=%d", i.Namespace, d.Name, usual))
 	case ready == 0:
 		r.fail(subject, fmt.Sprintf("none of %s is ready%s", plural(int(want), "replica"), reason), remedy)
 	case ready < want:
 		r.warn(subject, fmt.Sprintf("%d of %d replicas are ready%s", ready, want, reason), remedy)
 	default:
-		r.ok(subject, "%s ready, release %s", plural(int(ready), "replica"), cmp.Or(i.runs(), "unknown"))
-	}
-	if runs := i.runs(); runs != "" && runs != i.Release {
-		r.warn("spiderpoolctl", fmt.Sprintf("this program is %s, the installation %s", i.Release, runs), "use the same release; its findings may be wrong otherwise")
+		r.ok(subject, "%s ready%s", plural(int(ready), "replica"), more)
 	}
 }
 

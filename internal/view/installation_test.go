@@ -170,19 +170,15 @@ func (w *world) add(t *testing.T, d document) {
 	case "ServiceCIDR":
 		w.target.ServiceNetworks = append(w.target.ServiceNetworks, d.Name)
 	case "ConfigMap":
-		var object corev1.ConfigMap
-		unmarshal(t, d, &object)
-		w.in.HasConfig = true
-		file, err := config.Parse([]byte(object.Data["config.yaml"]))
-		if err != nil {
-			w.in.ConfigFault = err.Error()
-			break
-		}
-		w.in.Config = file
+		w.configure(decoded[corev1.ConfigMap](t, d).Data["config.yaml"])
 	case "CustomResourceDefinition":
 		served, _ := strconv.ParseBool(d.Annotations["served"])
 		w.in.Definitions = append(w.in.Definitions, Definition{Name: d.Name, Exists: d.Annotations["missing"] == "", Served: served, Stamp: d.Annotations["release"]})
 	case "Deployment":
+		if d.Name == "spiderpool-console" {
+			w.in.Console = decoded[appsv1.Deployment](t, d)
+			break
+		}
 		w.in.Controller = decoded[appsv1.Deployment](t, d)
 	case "Lease":
 		w.in.Leader = decoded[coordinationv1.Lease](t, d)
@@ -217,6 +213,16 @@ func (w *world) add(t *testing.T, d document) {
 	default:
 		t.Fatalf("kind %q", d.Kind)
 	}
+}
+
+func (w *world) configure(text string) {
+	w.in.HasConfig = true
+	file, err := config.Parse([]byte(text))
+	if err != nil {
+		w.in.ConfigFault = err.Error()
+		return
+	}
+	w.in.Config = file
 }
 
 func decoded[T any](t *testing.T, d document) *T {

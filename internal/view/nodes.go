@@ -145,7 +145,8 @@ func (s *State) poolsOf(d *NodeDetails, node pool.NodeFacts, families []inet.Fam
 	for _, name := range s.pools.Names() {
 		p, _ := s.pools.Get(name)
 		usage := usages[p.Family]
-		if usage == nil || p.OpenTo(node) != "" {
+		elsewhere := len(p.NodeNames) > 0 && !slices.Contains(p.NodeNames, node.Name) // spares the text of OpenTo
+		if usage == nil || elsewhere || p.OpenTo(node) != "" {
 			continue
 		}
 		shown := NodePool{Pool: s.pool(p), Bound: p.BoundTo(node)}
@@ -164,21 +165,27 @@ func (s *State) poolsOf(d *NodeDetails, node pool.NodeFacts, families []inet.Fam
 	}
 }
 
+// agentFinding returns the finding about the agent of a node, and false if the agent is ready. agent is nil if there is none.
+func agentFinding(node string, agent *corev1.Pod) (Finding, bool) {
+	if agent == nil {
+		return Finding{"node " + node, "it has no agent, so its pods get no address of Spiderpool", "spiderpoolctl status tells why"}, true
+	}
+	reason := notReady(agent)
+	return Finding{"node " + node, fmt.Sprintf("its agent %s/%s is not ready: %s", agent.Namespace, agent.Name, reason), inspect(agent)}, reason != ""
+}
+
 // agentFindings adds the findings about the node and its agent.
 func (d *NodeDetails) agentFindings(q NodeQuestion, now time.Time) {
 	subject := "node " + d.Name
 	if !d.Ready {
 		d.Findings = append(d.Findings, Finding{subject, "it is not Ready", "kubectl describe node " + d.Name + "; if it is lost, power it off and delete the Node, so that its addresses become free"})
 	}
-	if q.Agent == nil {
-		d.Findings = append(d.Findings, Finding{subject, "it has no agent, so its pods get no address of Spiderpool", "spiderpoolctl status tells why"})
-	} else {
+	if q.Agent != nil {
 		d.Agent = q.Agent.Namespace + "/" + q.Agent.Name
-		reason := notReady(q.Agent)
-		d.AgentReady = reason == ""
-		if !d.AgentReady {
-			d.Findings = append(d.Findings, Finding{subject, fmt.Sprintf("its agent %s is not ready: %s", d.Agent, reason), inspect(q.Agent)})
-		}
+	}
+	fault, faulty := agentFinding(d.Name, q.Agent)
+	if d.AgentReady = !faulty; faulty {
+		d.Findings = append(d.Findings, fault)
 	}
 	var r Report
 	for _, check := range slices.Concat(nodeEventChecks, []eventCheck{serviceEventCheck}) {

@@ -20,6 +20,8 @@ type PodSources struct {
 	// SystemNamespace is the namespace of Spiderpool.
 	SystemNamespace string
 	Network         func(pool.NetworkAttachment) (ipam.Network, error)
+	// Agent is PodQuestion.Agent.
+	Agent func() (*corev1.Pod, error)
 }
 
 // Question returns the question whose answer is that of the pod's agent.
@@ -37,5 +39,6 @@ func (s PodSources) Question() PodQuestion {
 		Cluster:  s.Config.Multus.ClusterNetwork(s.SystemNamespace),
 		Network:  s.Network,
 		Families: s.Config.IPAM.Families(),
+		Agent:    s.Agent,
 	}
 }

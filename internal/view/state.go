@@ -15,6 +15,7 @@ import (
 	"iter"
 	"net/netip"
 	"slices"
+	"sync"
 	"time"
 
 	nadv1 "github.com/k8snetworkplumbingwg/network-attachment-definition-client/pkg/apis/k8s.cni.cncf.io/v1"
@@ -46,6 +47,8 @@ type State struct {
 	endpoints map[lease.PodKey]*v2beta1.SpiderEndpoint
 	damaged   map[netip.Addr]Finding // by the first address of the block
 	macs      map[podInterface]string
+	// byNode returns the leases of each node. It indexes them at its first call: a page of all nodes asks for each.
+	byNode func() map[string][]lease.Lease
 }
 
 type podInterface struct{ uid, name string }
@@ -80,7 +83,16 @@ func NewState(o Objects, now time.Time) *State {
 		s.addBlock(object)
 	}
 	s.AddEndpoints(o.Endpoints...)
+	s.byNode = sync.OnceValue(s.indexNodes)
 	return s
+}
+
+func (s *State) indexNodes() map[string][]lease.Lease {
+	index := map[string][]lease.Lease{}
+	for l := range s.leases(Filter{}) {
+		index[l.Node] = append(index[l.Node], l)
+	}
+	return index
 }
 
 // AddEndpoints adds endpoints to a state without all of them.
@@ -157,6 +169,14 @@ type Filter struct {
 // leases yields the leases and former sandboxes.
 func (s *State) leases(f Filter) iter.Seq[lease.Lease] {
 	return func(yield func(lease.Lease) bool) {
+		if f.Node != "" {
+			for _, l := range s.byNode()[f.Node] {
+				if f.selects(l) && !yield(l) {
+					return
+				}
+			}
+			return
+		}
 		for block := range s.index.Blocks() {
 			for _, l := range block.Leases {
 				if l.State != lease.Released && f.selects(l) && !yield(l) {

@@ -62,13 +62,19 @@ type scenario struct {
 	pods    map[lease.PodKey]*corev1.Pod
 	meta    map[string]*metav1.ObjectMeta // of Namespaces and Nodes
 	around  Surroundings
-	nads    map[pool.NetworkAttachment]ipam.Network
+	nads    map[pool.NetworkAttachment]parsedNetwork
 	state   *State
+}
+
+// parsedNetwork is a NetworkAttachmentDefinition, or its error.
+type parsedNetwork struct {
+	ipam.Network
+	err error
 }
 
 func scenarioOf(t *testing.T, stream []byte) *scenario {
 	t.Helper()
-	c := &scenario{t: t, pods: map[lease.PodKey]*corev1.Pod{}, meta: map[string]*metav1.ObjectMeta{}, nads: map[pool.NetworkAttachment]ipam.Network{}}
+	c := &scenario{t: t, pods: map[lease.PodKey]*corev1.Pod{}, meta: map[string]*metav1.ObjectMeta{}, nads: map[pool.NetworkAttachment]parsedNetwork{}}
 	c.around = Surroundings{Pods: map[lease.PodKey]ReportingPod{}, Nodes: map[string]reclaim.Node{}}
 	reader := utilyaml.NewYAMLReader(bufio.NewReader(bytes.NewReader(stream)))
 	for {
@@ -109,10 +115,7 @@ func (c *scenario) add(kind string, document []byte) {
 	case "NetworkAttachmentDefinition":
 		object := parse[nadv1.NetworkAttachmentDefinition](c.t, document)
 		network, err := agentclient.ParseNetwork(object.Spec.Config)
-		if err != nil {
-			c.t.Fatal(err)
-		}
-		c.nads[pool.NetworkAttachment{Namespace: object.Namespace, Name: object.Name}] = network
+		c.nads[pool.NetworkAttachment{Namespace: object.Namespace, Name: object.Name}] = parsedNetwork{network, err}
 	default:
 		c.t.Fatalf("kind %q", kind)
 	}
@@ -199,10 +202,11 @@ func (c *scenario) questionAbout(key lease.PodKey) PodQuestion {
 		Network: func(name pool.NetworkAttachment) (ipam.Network, error) {
 			network, ok := c.nads[name]
 			if !ok {
-				return network, ipam.ErrNotFound
+				return ipam.Network{}, ipam.ErrNotFound
 			}
-			return network, nil
+			return network.Network, network.err
 		},
+		Agent: func() (*corev1.Pod, error) { return c.agentOn(pod.Spec.NodeName), nil },
 	}
 	q.Facts.Namespace.Name = key.Namespace
 	if meta := c.meta["Namespace/"+key.Namespace]; meta != nil {
@@ -213,6 +217,21 @@ func (c *scenario) questionAbout(key lease.PodKey) PodQuestion {
 		q.Facts.Node.Labels = meta.Labels
 	}
 	return q
+}
+
+// agentOn returns the agent of a node: a ready one, unless its annotation agent says otherwise.
+func (c *scenario) agentOn(node string) *corev1.Pod {
+	agent := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "kube-system", Name: "agent-" + node}}
+	agent.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}
+	if meta := c.meta["Node/"+node]; meta != nil {
+		switch meta.Annotations["agent"] {
+		case "none":
+			return nil
+		case "not ready":
+			agent.Status.Conditions = nil
+		}
+	}
+	return agent
 }
 
 func policy() reclaim.Policy {

@@ -409,10 +409,28 @@ func networkOf(raw []byte) (ipam.Network, error) {
 	return ParseNetwork(definition.Spec.Config)
 }
 
+// ErrBadNetwork matches the errors of ParseNetwork.
+var ErrBadNetwork = errors.New("unreadable CNI configuration")
+
+// badNetwork is an error about a CNI configuration, with its text.
+type badNetwork struct{ error }
+
+func (badNetwork) Is(target error) bool { return target == ErrBadNetwork }
+
+func (e badNetwork) Unwrap() error { return e.error }
+
 // ParseNetwork reads the part of a CNI configuration that concerns addresses. Of a
 // list, it is the first plugin with our "ipam". An empty configuration refers to a
 // file on the node and is not ours.
 func ParseNetwork(config string) (ipam.Network, error) {
+	network, err := parseNetwork(config)
+	if err != nil {
+		return ipam.Network{}, badNetwork{err}
+	}
+	return network, nil
+}
+
+func parseNetwork(config string) (ipam.Network, error) {
 	if config == "" {
 		return ipam.Network{}, nil
 	}
