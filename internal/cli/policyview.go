@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -38,23 +39,26 @@ type policies struct {
 // and has no interfaces without its endpoint.
 func readPolicies(ctx context.Context, r reader) (*policies, error) {
 	var b policyBuilder
-	err := r.EachNamespace(ctx, b.addNamespace)
-	if err == nil {
-		err = r.EachNetworkPolicy(ctx, b.addPolicy)
-	}
-	if err == nil {
-		err = r.EachClusterNetworkPolicy(ctx, b.addClusterPolicy)
-	}
-	if err == nil {
-		err = r.EachMultiNetworkPolicy(ctx, b.addMultiPolicy)
-	}
-	if err == nil {
-		var endpoints []*v2beta1.SpiderEndpoint
-		endpoints, err = r.AllEndpoints(ctx)
+	var group errgroup.Group
+	group.Go(func() error { return r.EachNamespace(ctx, b.addNamespace) })
+	group.Go(func() error {
+		endpoints, err := r.AllEndpoints(ctx)
 		for _, endpoint := range endpoints {
 			b.addEndpoint(endpoint)
 		}
-	}
+		return err
+	})
+	group.Go(func() error { // one after the other: they share the invalid parts
+		err := r.EachNetworkPolicy(ctx, b.addPolicy)
+		if err == nil {
+			err = r.EachClusterNetworkPolicy(ctx, b.addClusterPolicy)
+		}
+		if err == nil {
+			err = r.EachMultiNetworkPolicy(ctx, b.addMultiPolicy)
+		}
+		return err
+	})
+	err := group.Wait()
 	if err == nil {
 		err = r.EachPod(ctx, b.addPod)
 	}
