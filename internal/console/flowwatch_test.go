@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc/credentials"
 	certutil "k8s.io/client-go/util/cert"
@@ -55,6 +56,22 @@ func toWeb(port uint16) flow.Flow {
 	web := &flow.End{Pod: lease.PodKey{Namespace: "shop", Name: "web-0"}, UID: "u", Workload: flow.Workload{Kind: "Deployment", Name: "web"}}
 	from := netip.AddrPortFrom(netip.MustParseAddr("192.0.2.1"), port)
 	return flow.Flow{Event: flow.Event{Time: threeAtNight(), Protocol: service.TCP, Source: from, Destination: netip.MustParseAddrPort("10.6.0.2:80")}, Opener: &flow.End{}, Target: web}
+}
+
+// until waits for a condition that the stream of flows makes true.
+func until(t *testing.T, condition func() bool) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	look := time.NewTicker(50 * time.Millisecond)
+	defer look.Stop()
+	for !condition() {
+		select {
+		case <-ctx.Done():
+			t.Fatal("the condition does not come true")
+		case <-look.C:
+		}
+	}
 }
 
 // TestFlowsComeFromHubbleServer follows the agents' own server of flows.

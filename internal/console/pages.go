@@ -3,7 +3,6 @@ package console
 import (
 	"cmp"
 	"maps"
-	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -360,67 +359,4 @@ func (s *site) flowsPage(v *visit) (any, error) {
 	c.Graph = drawGraph(c.Edges)
 	c.Edges, c.Flows = c.Edges[:min(len(c.Edges), maxCounts)], flows[:min(len(flows), maxFlowRows)]
 	return c, nil
-}
-
-type searchContent struct {
-	Text      string
-	Addresses []view.Address
-	Pools     []view.Pool
-	Nodes     []string
-	Pods      []string
-	Who       *addressContent
-	// Cut is whether there are more results, and Nothing whether there is none.
-	Cut, Nothing bool
-}
-
-func (searchContent) title() string { return "Search" }
-
-// maxFound limits the results of each kind.
-const maxFound = 100
-
-// searchPage finds an address, a MAC address, or a part of the name of a pod, node or pool.
-func (s *site) searchPage(v *visit) (any, error) {
-	c := searchContent{Text: strings.TrimSpace(v.URL.Query().Get("q"))}
-	if c.Text == "" {
-		return c, nil
-	}
-	if addr, ok := parseAddr(c.Text); ok && v.sight.pools() {
-		who := v.who(addr)
-		c.Who = &who
-		return c, nil
-	}
-	if mac, err := net.ParseMAC(c.Text); err == nil {
-		c.Addresses, _ = v.sight.addresses(v.state.WithMAC(mac))
-	} else {
-		v.find(&c)
-	}
-	c.Nothing = len(c.Addresses)+len(c.Pools)+len(c.Nodes)+len(c.Pods) == 0
-	return c, nil
-}
-
-func (v *visit) find(c *searchContent) {
-	part := strings.ToLower(c.Text)
-	if v.sight.pools() {
-		for _, p := range v.state.Pools() {
-			if strings.Contains(p.Name, part) && len(c.Pools) < maxFound {
-				c.Pools = append(c.Pools, p)
-			}
-		}
-	}
-	if v.sight.nodes() {
-		for name := range v.nodes {
-			if strings.Contains(name, part) {
-				c.Nodes = append(c.Nodes, name)
-			}
-		}
-	}
-	for key := range v.pods {
-		if strings.Contains(key.String(), part) && v.sight.pods(key.Namespace) {
-			c.Pods = append(c.Pods, key.String())
-		}
-	}
-	slices.Sort(c.Nodes)
-	slices.Sort(c.Pods)
-	c.Cut = max(len(c.Nodes), len(c.Pods)) > maxFound || len(c.Pools) == maxFound
-	c.Nodes, c.Pods = c.Nodes[:min(len(c.Nodes), maxFound)], c.Pods[:min(len(c.Pods), maxFound)]
 }

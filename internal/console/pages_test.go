@@ -179,6 +179,41 @@ func TestUsersSeeTheirPartOnly(t *testing.T) {
 	}
 }
 
+// TestSearchAsksBeforeItMatches compares the reviews for a text in a hidden namespace with those for a text nowhere.
+func TestSearchAsksBeforeItMatches(t *testing.T) {
+	w := addressesWorld(t)
+	users := 0
+	reviews := func(text string) int {
+		users++
+		name := fmt.Sprint("tenant", users) // without answers in memory
+		w.user(name, "pods/blog", "spiderendpoints/blog")
+		b := w.as(t, name)
+		before := w.authority.count()
+		if _, body := b.get("/search?q=" + text); !strings.Contains(body, "Nothing found") {
+			t.Errorf("%s finds something in\n%s", text, mainOf(body))
+		}
+		return w.authority.count() - before
+	}
+	for hidden, nowhere := range map[string]string{"web-0": "no-such", "shop/web": "shop/no-such", "aa:bb:cc:00:00:02": "aa:bb:cc:00:00:99"} {
+		if got, want := reviews(hidden), reviews(nowhere); got != want {
+			t.Errorf("%d reviews for %s in a hidden namespace, %d for %s", got, hidden, want, nowhere)
+		}
+	}
+}
+
+// TestSearchFindsPodByNamespace searches in a cluster with more namespaces than a page asks about.
+func TestSearchFindsPodByNamespace(t *testing.T) {
+	objects := []client.Object{&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "zoo", Name: "bear"}}}
+	for i := range maxNamespaces + 1 {
+		objects = append(objects, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprint("n", i)}})
+	}
+	w := newWorld(t, objects...)
+	w.user("keeper", "pods/zoo")
+	if _, body := w.as(t, "keeper").get("/search?q=zoo/be"); !strings.Contains(mainOf(body), "zoo/bear") {
+		t.Errorf("no zoo/bear in\n%s", mainOf(body))
+	}
+}
+
 // mainOf returns the part of a page that depends on its path.
 func mainOf(body string) string {
 	_, main, _ := strings.Cut(body, "<main")
