@@ -271,14 +271,14 @@ func (p *discovery) create(s slot, from supply) {
 // free returns those of the addresses that no pool has, and takes them. It returns none
 // if the last answer is old: the cloud may have given them to another interface since.
 func (p *discovery) free(s slot, iface string, ips inet.Set) inet.Set {
-	if p.Now.Sub(s.member.Answers.latest.At) >= Apart {
-		p.again[s.member.Node] = true
-		return inet.Set{}
-	}
 	if ips.Overlaps(p.taken) {
 		p.issue(Overlap, fmt.Sprintf("%s of interface %s of node %s are in another SpiderIPPool; take them out of that pool", ips.And(p.taken), iface, s.member.Node))
 		p.again[s.member.Node] = true
 		ips = ips.Minus(p.taken)
+	}
+	if p.Now.Sub(s.member.Answers.latest.At) >= Apart {
+		p.again[s.member.Node] = true
+		return inet.Set{}
 	}
 	if !ips.IsEmpty() {
 		p.taken = inet.Union(p.taken, ips)

@@ -271,6 +271,9 @@ func TestForeignPoolKeepsItsAddresses(t *testing.T) {
 	one := instance("eni-1", "subnet-2", "172.31.32.16/28")
 	const pool = "aws-worker1-0-v4 172.31.32.0/24 gateway 172.31.32.1: "
 	w.want(t, w.round(0, one), pool+"172.31.32.24-172.31.32.31", "Overlap")
+	w.round(Apart, one)
+	w.d.Now = w.d.Now.Add(time.Minute) // the report does not end with the age of the answer
+	w.want(t, w.again(), pool+"172.31.32.24-172.31.32.31", "Overlap")
 	w.d.Others = inet.Set{}
 	w.round(time.Minute, one)
 	w.want(t, w.again(), pool+"172.31.32.16-172.31.32.31")
