@@ -5,7 +5,6 @@ package cli
 import (
 	"bytes"
 	"errors"
-	"net"
 	"strings"
 	"testing"
 
@@ -90,13 +89,6 @@ func TestConnectivityLeavesNothing(t *testing.T) {
 
 func TestConnectivityNamesWayOut(t *testing.T) {
 	c, namespace := connectivityCluster(t)
-	away := kubetest.Config(t)
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	away.Host = "https://" + listener.Addr().String()
-	_ = listener.Close()
 	full := withAllRights(t, c, namespace)
 	at := "connectivity test --namespace " + namespace + " --system-namespace " + namespace
 	failsWith(t, full, "connectivity test --system-namespace elsewhere", "Spiderpool is not installed in this namespace; name its namespace with --system-namespace")
@@ -105,5 +97,5 @@ func TestConnectivityNamesWayOut(t *testing.T) {
 	failsWith(t, full, at+" --attachment kube-system/lan --image registry.example/agent --node worker-9", "--node worker-9: there is no such node")
 	failsWith(t, full, at+" --attachment kube-system/lan --image registry.example/agent", "no node is ready: kubectl get nodes tells why")
 	failsWith(t, writeKubeconfig(t, kubetest.User(t, "")), at, "ask an administrator of the cluster for the rights that docs/guides/connectivity.md lists")
-	failsWith(t, writeKubeconfig(t, away), at, "does not answer; check the network and the cluster of the kubeconfig")
+	failsWith(t, writeKubeconfig(t, unreachable(t)), at, "does not answer; check the network and the cluster of the kubeconfig")
 }

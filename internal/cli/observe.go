@@ -13,6 +13,7 @@ import (
 	observerpb "github.com/cilium/cilium/api/v1/observer"
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
@@ -95,7 +96,11 @@ func (o *observeOptions) run(cmd *cobra.Command) error {
 		return nil
 	}
 	if s, ok := status.FromError(err); ok {
-		return fmt.Errorf("read flows from %s: %s", server, s.Message())
+		remedy := ""
+		if s.Code() == codes.Unavailable {
+			remedy = "; is it running? kubectl -n kube-system get pods -l app.kubernetes.io/name=spiderpool -o wide shows all agents and hubble-relay; name another one with --server"
+		}
+		return fmt.Errorf("read flows from %s: %s%s", server, s.Message(), remedy)
 	}
 	return err
 }

@@ -150,7 +150,11 @@ func readFile(cmd *cobra.Command, file string) ([]byte, error) {
 	case "-":
 		return io.ReadAll(cmd.InOrStdin())
 	}
-	return os.ReadFile(file)
+	content, err := os.ReadFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("--file: %w: name a YAML file with policies, or - for the standard input", err)
+	}
+	return content, nil
 }
 
 func podName(text string) (policy.Name, error) {

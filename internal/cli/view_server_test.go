@@ -7,15 +7,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 
 	"golang.org/x/tools/txtar"
-	corev1 "k8s.io/api/core/v1"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -105,57 +102,6 @@ func createCluster(t *testing.T, stream []byte) (standIns []string) {
 		}
 	})
 	return standIns
-}
-
-// TestViewCommandsNameWayOut runs every command where it cannot answer: each prints one line
-// with the way out.
-func TestViewCommandsNameWayOut(t *testing.T) {
-	c := kubetest.Client(t)
-	namespace := kubetest.Namespace(t, c)
-	kubetest.Create(t, c, &corev1.Pod{
-		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "web-0"}, Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "c", Image: "registry.example/web"}}},
-	}, &corev1.ConfigMap{
-		ObjectMeta: metav1.ObjectMeta{Namespace: "kube-system", Name: configMap},
-		Data:       map[string]string{configKey: "{apiVersion: config.spiderpool.spidernet.io/v1, kind: SpiderpoolConfiguration}"},
-	}, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1"}})
-	commands := []string{"ip list", "ip who 10.6.0.2", "ip who 02:42:0a:06:00:05", "pool list", "pool show blue", "pool usage blue", "pod explain " + namespace + "/web-0",
-		"check", "reclaim --dry-run", "release 10.6.0.2", "node show n1", "capacity --pods 1"}
-	// Commands without our custom resources, or with an answer about their absence.
-	others := []string{"status", "service list --node n1", "service explain default/web --node n1", "service watch --node n1", "policy show default/web-0",
-		"policy trace --from 192.0.2.1 --to 192.0.2.2:80"}
-	away := kubetest.Config(t)
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	away.Host = "https://" + listener.Addr().String()
-	_ = listener.Close()
-	for _, tc := range []struct {
-		name   string
-		config *rest.Config
-		want   string
-	}{
-		{"no rights", kubetest.User(t, ""), "ask an administrator of the cluster for the ClusterRole spiderpool-reader"},
-		{"API away", away, "does not answer; check the network and the cluster of the kubeconfig"},
-	} {
-		kubeconfig := writeKubeconfig(t, tc.config)
-		for _, command := range slices.Concat(commands, others) {
-			t.Run(tc.name+"/"+command, func(t *testing.T) { failsWith(t, kubeconfig, command, tc.want) })
-		}
-	}
-	failsWith(t, writeKubeconfig(t, kubetest.User(t, "")), "preflight", "run the command as an administrator of the cluster")
-	failsWith(t, writeKubeconfig(t, away), "preflight", "does not answer; check the network")
-	t.Run("half an installation", func(t *testing.T) {
-		kubeconfig := writeKubeconfig(t, kubetest.User(t, "spiderpool-reader"))
-		removeDefinition(t, "spideripblocks.spiderpool.spidernet.io")
-		for _, command := range commands {
-			failsWith(t, kubeconfig, command, "custom resource definitions are not installed in this cluster: helm install spiderpool")
-		}
-		var out bytes.Buffer
-		if err := runView(t, &out, kubeconfig, "status"); err != nil || !strings.Contains(out.String(), "the cluster lacks spideripblocks. The hook of the chart writes them") {
-			t.Errorf("status: got %v\n%s", err, out.String())
-		}
-	})
 }
 
 func failsWith(t *testing.T, kubeconfig, command, want string) {
