@@ -15,6 +15,7 @@ import (
 var (
 	labBinary = flag.String("lab", "../../bin/lab", "path of the lab program")
 	scale     = flag.Bool("scale", false, "also fill pools with 100 pods, twice")
+	console   = flag.Bool("console", false, "also open the console in Chromium")
 	topology  = flag.String("topology", "aws", "topology of the running lab: aws or l2")
 )
 
@@ -47,13 +48,21 @@ func TestAntiSpoofing(t *testing.T) { play(t, walk.AntiSpoofing) }
 func TestPolicies(t *testing.T) { play(t, walk.Policies) }
 
 // TestConnectivity needs the installation from TestGuide.
-func TestConnectivity(t *testing.T) { playOnPlain(t, walk.Connectivity) }
+func TestConnectivity(t *testing.T) { play(t, walk.Connectivity) }
 
 // TestAnswers needs the installation from TestGuide.
 func TestAnswers(t *testing.T) { playOnPlain(t, walk.Answers) }
 
 // TestSymptoms needs the installation from TestGuide.
 func TestSymptoms(t *testing.T) { playOnPlain(t, walk.Symptoms) }
+
+// TestConsole needs the installation from TestGuide, and Chromium from hack/browser.sh.
+func TestConsole(t *testing.T) {
+	if !*console {
+		t.Skip("needs -console: make e2e-console")
+	}
+	playOnPlain(t, walk.Console)
+}
 
 // TestFlows needs the installation from TestGuide.
 func TestFlows(t *testing.T) { play(t, walk.Flows) }

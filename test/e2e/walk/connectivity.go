@@ -12,8 +12,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-const connectivityManifest = "test/e2e/testdata/l2/connectivity.yaml"
-
 // connectivityNamespace has the pods of the steps, so that each fault needs no new pods.
 const connectivityNamespace = "connectivity-e2e"
 
@@ -29,9 +27,15 @@ type planted struct {
 }
 
 // Connectivity returns the steps that run spiderpoolctl connectivity test: first everything works, then
-// each step plants one fault, and the command has to name it. They need the installation from Guide.
+// each step plants one fault, and the command has to name it. They need the installation from Guide. A routed
+// network has one fault only: it drops all VLANs, and its nodes run in User Mode Linux, which has VLANs.
 func Connectivity(lab *Lab, site Site) []Step {
 	g := &guide{lab, site}
+	if site.Routed {
+		vlan := planted{"dropped VLAN", "--attachment kube-system/dropped-vlan", g.createFaultyNetworks, g.cleanUpConnectivity,
+			"network kube-system/dropped-vlan: VLAN 100 carries no frames between node master and the others: on ens5.100, neither pods of other nodes nor gateways answer ARP or NDP"}
+		return []Step{{"Name the fault: " + vlan.title, false, func(ctx context.Context) error { return g.nameFault(ctx, vlan) }}}
+	}
 	steps := []Step{
 		{"Create networks with faults, and a namespace", false, g.prepareConnectivity},
 		{"Every path works", false, g.everyPathWorks},
@@ -51,12 +55,17 @@ func Connectivity(lab *Lab, site Site) []Step {
 }
 
 func (g *guide) prepareConnectivity(ctx context.Context) error {
+	if err := g.kubectlAll(ctx, "create namespace "+connectivityNamespace, "label namespace "+connectivityNamespace+" pod-security.kubernetes.io/enforce=privileged"); err != nil {
+		return err
+	}
+	return g.createFaultyNetworks(ctx)
+}
+
+func (g *guide) createFaultyNetworks(ctx context.Context) error {
 	// The guide removes the cluster's DNS at its end.
-	err := g.kubectlAll(ctx, "scale -n kube-system deployment/coredns --replicas=1", "create namespace "+connectivityNamespace,
-		"label namespace "+connectivityNamespace+" pod-security.kubernetes.io/enforce=privileged", "apply -f "+connectivityManifest,
+	return g.kubectlAll(ctx, "scale -n kube-system deployment/coredns --replicas=1", "apply -f "+g.manifest("connectivity.yaml"),
 		"wait spiderippool --all --for=condition=Ready --timeout=60s", "wait -n kube-system spidermultusconfig --all --for=condition=Ready --timeout=60s",
 		"rollout status -n kube-system deployment/coredns --timeout=120s")
-	return err
 }
 
 // connectivity runs the command and returns its findings as "subject: problem".
@@ -177,7 +186,7 @@ func (g *guide) inNetwork(ctx context.Context, name, command string) error {
 
 // moveHostRoute deletes the route of worker1 to last-1, or adds it again.
 func (g *guide) moveHostRoute(ctx context.Context, verb string) error {
-	v4, err := g.lastAddress(ctx)
+	v4, err := g.addressOf(ctx, "last-1")
 	if err != nil {
 		return err
 	}
@@ -189,10 +198,10 @@ func (g *guide) moveHostRoute(ctx context.Context, verb string) error {
 	return err
 }
 
-// lastAddress returns the IPv4 address of last-1.
-func (g *guide) lastAddress(ctx context.Context) (netip.Addr, error) {
+// addressOf returns the IPv4 address of a pod of the test.
+func (g *guide) addressOf(ctx context.Context, name string) (netip.Addr, error) {
 	var pod corev1.Pod
-	if err := g.Get(ctx, "pod -n "+connectivityNamespace+" last-1", &pod); err != nil {
+	if err := g.Get(ctx, "pod -n "+connectivityNamespace+" "+name, &pod); err != nil {
 		return netip.Addr{}, err
 	}
 	v4, _, err := addressesOf(pod)
@@ -202,7 +211,7 @@ func (g *guide) lastAddress(ctx context.Context) (netip.Addr, error) {
 // impostor gives the host peer the address of last-1. The pod does not answer ARP meanwhile, so the
 // impostor is the faster one.
 func (g *guide) impostor(ctx context.Context, verb string) error {
-	v4, err := g.lastAddress(ctx)
+	v4, err := g.addressOf(ctx, "last-1")
 	if err != nil {
 		return err
 	}
@@ -281,5 +290,5 @@ sh -c "echo \$\$ >$pid; exec bin/spiderpoolctl connectivity test"; echo ended wi
 }
 
 func (g *guide) cleanUpConnectivity(ctx context.Context) error {
-	return g.kubectlAll(ctx, "delete --timeout=5m -f "+connectivityManifest, "scale -n kube-system deployment/coredns --replicas=0")
+	return g.kubectlAll(ctx, "delete --timeout=5m -f "+g.manifest("connectivity.yaml"), "scale -n kube-system deployment/coredns --replicas=0")
 }

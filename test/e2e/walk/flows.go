@@ -82,10 +82,7 @@ func (g *guide) configureFlows(ctx context.Context, values, antiSpoof string) er
 	if _, err := g.Kubectl(ctx, `patch spidercoordinator default --type merge --patch '{"spec":{"antiSpoof":`+antiSpoof+`}}'`); err != nil {
 		return err
 	}
-	if _, err := g.Sh(ctx, "helm upgrade spiderpool dist/spiderpool-0.1.0.tgz --namespace kube-system --reset-then-reuse-values --set "+values); err != nil {
-		return err
-	}
-	return g.eventually(ctx, "Spiderpool's programs are ready", slow, g.installed)
+	return g.upgrade(ctx, values)
 }
 
 // flowPods returns the pods of the steps by name, once they are ready.
