@@ -161,7 +161,7 @@ func (s *sched) lease(pods ...*corev1.Pod) {
 	}
 }
 
-// Two addresses, three pods, and the real kube-scheduler.
+// Two addresses, three pods, and the real kube-scheduler. The node of the controller offers none.
 func TestPodWithoutAddressStaysPending(t *testing.T) {
 	c := kubetest.Client(t)
 	s := &sched{T: t, Client: c, namespace: kubetest.Namespace(t, c)}
@@ -193,7 +193,7 @@ func TestPodWithoutAddressStaysPending(t *testing.T) {
 	third := s.create("third")
 	message := s.refused(third)
 	t.Log(message)
-	if want := "1 Insufficient " + s.resource; !strings.Contains(message, want) {
+	if want := "2 Insufficient " + s.resource + "."; !strings.Contains(message, want) {
 		t.Errorf("the scheduler says %q, want %q", message, want)
 	}
 	s.lease(first, second)
