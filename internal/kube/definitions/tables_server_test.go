@@ -89,7 +89,9 @@ func createObjects(t *testing.T, stream []byte) {
 func tableText(t *testing.T, raw []byte) []byte {
 	t.Helper()
 	var table metav1.Table
-	if err := json.Unmarshal(raw, &table); err != nil {
+	decoder := json.NewDecoder(bytes.NewReader(raw))
+	decoder.UseNumber() // like kubectl, which prints no integer as 5.6e+14
+	if err := decoder.Decode(&table); err != nil {
 		t.Fatal(err)
 	}
 	var out bytes.Buffer
