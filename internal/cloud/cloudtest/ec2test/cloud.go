@@ -1,6 +1,7 @@
 package ec2test
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -268,7 +269,7 @@ func (c *Cloud) AddInstance(i Instance) string {
 			i.State = "running"
 		}
 		i.launched = x.now
-		primary := &Interface{ID: x.newID("eni"), Subnet: i.Subnet, MAC: x.newMAC(), Groups: i.Groups, created: x.now}
+		primary := &Interface{ID: x.newID("eni"), Subnet: i.Subnet, MAC: cmp.Or(i.MAC, x.newMAC()), Groups: i.Groups, created: x.now}
 		primary.Attachment = &Attachment{ID: x.newID("eni-attach"), Instance: i.ID, DeleteOnTermination: true, since: x.now}
 		x.instances[i.ID] = &i
 		if err := x.equip(primary, []netip.Addr{i.Address, i.Address6}, i.Prefixes); err != nil {

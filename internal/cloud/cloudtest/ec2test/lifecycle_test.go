@@ -267,3 +267,35 @@ func TestTagsComeAndGo(t *testing.T) {
 		t.Errorf("described tags %+v", described)
 	}
 }
+
+func TestTerminatedInstanceLosesItsInterfaces(t *testing.T) {
+	w := newWorld(t, "m5.large")
+	other := w.AddInterface(ec2test.Interface{Subnet: w.subnet})
+	must2(w.AttachNetworkInterface(t.Context(), &ec2.AttachNetworkInterfaceInput{NetworkInterfaceId: &other, InstanceId: &w.node, DeviceIndex: aws.Int32(1)}))(t)
+	out := must2(w.TerminateInstances(t.Context(), &ec2.TerminateInstancesInput{InstanceIds: []string{w.node}}))(t)
+	if c := out.TerminatingInstances[0]; *c.InstanceId != w.node || c.CurrentState.Name != types.InstanceStateNameTerminated || c.PreviousState.Name != types.InstanceStateNameRunning {
+		t.Errorf("the answer has %+v", c)
+	}
+	if routes := w.Routes(); len(routes) > 0 {
+		t.Errorf("the VPC delivers %v", routes)
+	}
+	if _, ok := w.Interface(w.eni); ok {
+		t.Error("the primary interface is left")
+	}
+	if i, ok := w.Interface(other); !ok || i.Attachment != nil {
+		t.Errorf("the other interface: %+v", i)
+	}
+	described := must2(w.DescribeInstances(t.Context(), &ec2.DescribeInstancesInput{InstanceIds: []string{w.node}}))(t).Reservations[0].Instances[0]
+	if described.State.Name != types.InstanceStateNameTerminated || len(described.NetworkInterfaces) > 0 {
+		t.Errorf("described as %+v", described)
+	}
+}
+
+func TestInstanceHasItsMAC(t *testing.T) {
+	w := newWorld(t, "m5.large")
+	const mac = "06:4e:ac:1f:16:e4"
+	id := w.AddInstance(ec2test.Instance{Type: "m5.large", Subnet: w.subnet, MAC: mac})
+	if got := w.Interfaces(id)[0].MAC; got != mac {
+		t.Errorf("the primary interface has %s, want %s", got, mac)
+	}
+}

@@ -90,6 +90,8 @@ type Instance struct {
 	Type   string // a name of Types, e.g. m5.large
 	Subnet string // of the primary interface
 	Groups []string
+	// MAC is that of the primary interface, e.g. 06:4e:ac:1f:16:e4; AddInstance chooses one if it is empty.
+	MAC string
 	// Address is the primary IPv4 address; AddInstance chooses one if it is not valid.
 	Address netip.Addr
 	// Address6 is an IPv6 address of the primary interface; optional.

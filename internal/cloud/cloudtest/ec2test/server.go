@@ -296,6 +296,7 @@ var actions = map[string]action{
 	"DetachNetworkInterface":          changing((*session).detachInterface),
 	"GetSubnetCidrReservations":       reading((*session).getReservations),
 	"ModifyNetworkInterfaceAttribute": changing((*session).modifyInterface),
+	"TerminateInstances":              changing((*session).terminate),
 	"UnassignIpv6Addresses":           changing((*session).unassignIPv6),
 	"UnassignPrivateIpAddresses":      changing((*session).unassignPrivate),
 }

@@ -118,8 +118,15 @@ func (s *state) at(now time.Time) *state {
 	return s
 }
 
-// vanish ends an instance as if it were terminated: interfaces go with it, or become available.
+// vanish ends an instance and forgets it.
 func (s *state) vanish(instance string) {
+	s.release(instance)
+	delete(s.instances, instance)
+}
+
+// release ends the attachments of an instance. Interfaces that were created with it, or that were marked, are deleted;
+// the others become available.
+func (s *state) release(instance string) {
 	for _, i := range s.of(instance) {
 		if i.Attachment.DeleteOnTermination {
 			delete(s.interfaces, i.ID)
@@ -129,7 +136,6 @@ func (s *state) vanish(instance string) {
 		free.Attachment = nil
 		s.interfaces[i.ID] = free
 	}
-	delete(s.instances, instance)
 }
 
 // retagged replaces a resource by one with other tags. Older states keep the former.

@@ -183,12 +183,9 @@ func (x *session) describeInterfaces(in *describeInterfaces) (any, *Error) {
 
 type (
 	instanceXML struct {
-		ID    string `xml:"instanceId"`
-		Image string `xml:"imageId"`
-		State struct {
-			Code int    `xml:"code"`
-			Name string `xml:"name"`
-		} `xml:"instanceState"`
+		ID         string             `xml:"instanceId"`
+		Image      string             `xml:"imageId"`
+		State      stateXML           `xml:"instanceState"`
 		Type       string             `xml:"instanceType"`
 		Launched   string             `xml:"launchTime"`
 		Zone       string             `xml:"placement>availabilityZone"`
@@ -212,13 +209,20 @@ type (
 // (https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_InstanceState.html).
 var stateCodes = map[string]int{"pending": 0, "running": 16, "shutting-down": 32, "terminated": 48, "stopping": 64, "stopped": 80}
 
+type stateXML struct {
+	Code int    `xml:"code"`
+	Name string `xml:"name"`
+}
+
+func stateOf(name string) stateXML { return stateXML{stateCodes[name], name} }
+
 func (x *session) reservationXML(i *Instance) reservationXML {
 	v := instanceXML{
 		ID: i.ID, Image: "ami-00000000000000000", Type: i.Type, Launched: stamp(i.launched), Zone: x.subnets[i.Subnet].Zone, Subnet: i.Subnet,
 		VPC: x.subnets[i.Subnet].VPC, Address: i.Address.String(), DNS: x.hostname(i.Address), Groups: x.groupsXML(i.Groups), Tags: tagsXML(i.Tags),
 		Interfaces: listOf(x.of(i.ID), x.interfaceXML),
 	}
-	v.State.Code, v.State.Name = stateCodes[i.State], i.State
+	v.State = stateOf(i.State)
 	if i.Role != "" {
 		v.Profile = fmt.Sprintf("arn:aws:iam::%s:instance-profile/%s", x.options.Account, i.Role)
 	}
