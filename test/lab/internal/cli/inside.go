@@ -14,6 +14,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"spiderpool.dev/spiderpool/test/lab/internal/cloudapi"
 	"spiderpool.dev/spiderpool/test/lab/internal/cluster"
 	"spiderpool.dev/spiderpool/test/lab/internal/controlplane"
 	"spiderpool.dev/spiderpool/test/lab/internal/lab"
@@ -67,6 +68,13 @@ func insideCommands() []*cobra.Command {
 				return err
 			}
 			return vpc.ServeNeighbours(cmd.Context(), t, slog.Default())
+		}},
+		{Use: "cloud-api", Short: "API of the cloud", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
+			_, t, err := loaded()
+			if err != nil {
+				return err
+			}
+			return cloudapi.Serve(cmd.Context(), t, slog.Default())
 		}},
 		{Use: "load-balancer", Short: "Load balancers of the cloud", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
 			_, t, err := loaded()

@@ -171,5 +171,5 @@ func (c *Cluster) providerID(node topology.Host) string {
 	if c.Topology.Kind != topology.KindAWS {
 		return "lab:///" + node.Name
 	}
-	return fmt.Sprintf("aws:///%s/i-%017x", c.zone(node), []byte(fmt.Sprintf("%.8s", node.Name)))
+	return fmt.Sprintf("aws:///%s/%s", c.zone(node), node.InstanceID())
 }

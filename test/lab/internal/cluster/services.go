@@ -18,10 +18,11 @@ import (
 	"spiderpool.dev/spiderpool/test/lab/internal/vpc"
 )
 
-// network builds the topology's network and starts its ARP and NDP responders.
+// network builds the topology's network, and starts its ARP and NDP responders and the API that changes it.
 func (c *Cluster) network() []action.Action {
 	return append(vpc.Actions(c.Topology),
 		c.daemons.Action("network: neighbour service", c.neighbours),
+		c.daemons.Action("network: API of the cloud", c.cloudAPI),
 		action.Action{Name: "network: nodes forward", Do: c.forward})
 }
 
@@ -31,6 +32,14 @@ func (c *Cluster) neighbours() ([]daemon.Spec, error) {
 		return nil, nil
 	}
 	return []daemon.Spec{c.self("neighbours")}, nil
+}
+
+// cloudAPI starts the API of the cloud, if the topology has one.
+func (c *Cluster) cloudAPI() ([]daemon.Spec, error) {
+	if _, ok := c.Topology.CloudAddress(); !ok {
+		return nil, nil
+	}
+	return []daemon.Spec{c.self("cloud-api")}, nil
 }
 
 // self returns a daemon that runs a subcommand of the lab's program.

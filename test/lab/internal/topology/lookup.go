@@ -100,6 +100,18 @@ func (t *Topology) RegistryAddress() netip.AddrPort {
 	return netip.AddrPortFrom(host.Interfaces[0].IPv4, t.Registry.Port)
 }
 
+// CloudAddress is the address of the cloud's API; ok is false if the topology has none.
+func (t *Topology) CloudAddress() (addr netip.AddrPort, ok bool) {
+	host, ok := t.Host(t.CloudAPI.Host)
+	if !ok {
+		return netip.AddrPort{}, false
+	}
+	return netip.AddrPortFrom(host.Interfaces[0].IPv4, t.CloudAPI.Port), true
+}
+
+// InstanceID is the node's ID in the cloud, e.g. i-000006d6173746572 for master.
+func (h Host) InstanceID() string { return fmt.Sprintf("i-%017x", []byte(fmt.Sprintf("%.8s", h.Name))) }
+
 // PublicAddress is a one-to-one translation.
 type PublicAddress struct{ Public, Private netip.Addr }
 

@@ -53,8 +53,10 @@ type Topology struct {
 	// NodeTemplates generate workers beyond Nodes, in turn.
 	NodeTemplates []NodeTemplate `yaml:"nodeTemplates"`
 	// Hosts are machines outside Kubernetes.
-	Hosts        []Host       `yaml:"hosts"`
-	Registry     Registry     `yaml:"registry"`
+	Hosts    []Host   `yaml:"hosts"`
+	Registry Registry `yaml:"registry"`
+	// CloudAPI is for KindAWS only, and optional.
+	CloudAPI     CloudAPI     `yaml:"cloudAPI"`
 	LoadBalancer LoadBalancer `yaml:"loadBalancer"`
 }
 
@@ -151,7 +153,7 @@ type Interface struct {
 	IPv6   netip.Addr `yaml:"ipv6"`
 	// Secondary addresses are configured on the host too.
 	Secondary []netip.Addr `yaml:"secondary"`
-	// Prefixes are delegated to the ENI for the host's own use (AWS: IPv4 /28, IPv6 /80).
+	// Prefixes are delegated to the ENI at first, for the host's own use (AWS: IPv4 /28, IPv6 /80).
 	Prefixes []netip.Prefix `yaml:"prefixes"`
 	// PublicIPv4 is translated one-to-one to IPv4 by the internet gateway.
 	PublicIPv4 netip.Addr `yaml:"publicIPv4"`
@@ -174,6 +176,12 @@ type PrefixSource struct {
 
 // Registry is the host and TCP port of the lab's image registry.
 type Registry struct {
+	Host string `yaml:"host"`
+	Port uint16 `yaml:"port"`
+}
+
+// CloudAPI is the host and TCP port of the cloud's API, like an interface endpoint of a VPC.
+type CloudAPI struct {
 	Host string `yaml:"host"`
 	Port uint16 `yaml:"port"`
 }

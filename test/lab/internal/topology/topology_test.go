@@ -107,7 +107,7 @@ func TestFullNodeRangeIsNamed(t *testing.T) {
 
 func TestInvalidTopologyErrorNamesTheField(t *testing.T) {
 	for _, test := range []struct{ name, base, old, new, want string }{
-		{"unknown key", "aws", "zone: a,", "zoen: a,", "field zoen not found"},
+		{"unknown key", "aws", "zone: ap-east-1a,", "zoen: ap-east-1a,", "field zoen not found"},
 		{"kind", "aws", "kind: aws", "kind: gcp", `kind: "gcp" is neither aws nor l2`},
 		{"kind and contents", "aws", "kind: aws", "kind: l2", `kind: "l2" needs vpcs (aws) or l2 (l2)`},
 		{"host bits", "aws", "ipv4: 172.31.16.0/20", "ipv4: 172.31.16.1/20", "172.31.16.1/20 has host bits; write 172.31.16.0/20"},
@@ -126,6 +126,7 @@ func TestInvalidTopologyErrorNamesTheField(t *testing.T) {
 		{"mac twice", "aws", "06:4e:ac:1f:16:e4", "0a:5c:ac:1f:20:12", "already the MAC address of master/ens5"},
 		{"name twice", "aws", "name: peer\n", "name: registry\n", `"registry" is there twice`},
 		{"gateway assigned", "aws", "ipv4: 172.31.22.228", "ipv4: 172.31.16.1", "holds the gateway of subnet private-a"},
+		{"cloud API", "aws", "host: ec2, port", "host: ec3, port", `cloudAPI.host: "ec3" is not one of the hosts`},
 		{"registry", "aws", "host: registry, port", "host: registy, port", `registry.host: "registy" is not one of the hosts`},
 		{"public twice", "aws", "publicIPv4: 203.0.113.101", "publicIPv4: 203.0.113.100", "203.0.113.100 is there twice"},
 		{"template", "aws", "from: 172.31.24.0/22, bits: 28", "from: 172.31.24.0/22, bits: 20", "/20 does not fit in 172.31.24.0/22"},

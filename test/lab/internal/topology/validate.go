@@ -319,6 +319,22 @@ func (t *Topology) checkTemplates(c *checker) {
 	}
 }
 
+// checkCloudAPI checks the cloud's API, if there is one.
+func (t *Topology) checkCloudAPI(c *checker) {
+	if t.CloudAPI == (CloudAPI{}) {
+		return
+	}
+	if t.Kind != KindAWS {
+		c.failf("cloudAPI", "is for kind %s only", KindAWS)
+	}
+	if _, found := t.Host(t.CloudAPI.Host); !found {
+		c.failf("cloudAPI.host", "%q is not one of the hosts", t.CloudAPI.Host)
+	}
+	if t.CloudAPI.Port == 0 {
+		c.failf("cloudAPI.port", "is missing; give a TCP port")
+	}
+}
+
 // checkServices checks the registry and the load balancer.
 func (t *Topology) checkServices(c *checker) {
 	if _, found := t.Host(t.Registry.Host); !found {
@@ -327,6 +343,7 @@ func (t *Topology) checkServices(c *checker) {
 	if t.Registry.Port == 0 {
 		c.failf("registry.port", "is missing; give a TCP port")
 	}
+	t.checkCloudAPI(c)
 	subnet, found := t.Subnet(t.LoadBalancer.Subnet)
 	if !found {
 		c.failf("loadBalancer.subnet", "%q is not a subnet", t.LoadBalancer.Subnet)

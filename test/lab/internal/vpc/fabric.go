@@ -42,7 +42,8 @@ const (
 // eni is an interface of a VPC: the router's port, and the interface in the namespace of its machine.
 type eni struct {
 	topology.Interface
-	owner  string // for messages: "master/ens5"
+	owner  string         // for messages: "master/ens5"
+	ranges []netip.Prefix // the assigned ones; those of the topology at first
 	subnet topology.Subnet
 	host   end
 	router end
@@ -79,7 +80,7 @@ func (f *fabric) add(e eni, host string) {
 	if at < 0 {
 		return
 	}
-	e.owner, e.subnet = host+"/"+e.Name, f.vpc.Subnets[at]
+	e.owner, e.subnet, e.ranges = host+"/"+e.Name, f.vpc.Subnets[at], e.Assigned()
 	e.host = end{topology.HostNamespace(host), e.Name, net.HardwareAddr(e.MAC)}
 	e.router = end{namespace: f.namespace(), link: eniLink(e.IPv4)}
 	f.enis = append(f.enis, e)
@@ -206,15 +207,8 @@ func (f *fabric) attach(e eni) error {
 	if err := configureHost(e); err != nil {
 		return err
 	}
-	for _, assigned := range e.Assigned() {
-		via := e.IPv4
-		if assigned.Addr().Is6() {
-			via = e.IPv6
-		}
-		if assigned == single(via) {
-			via = netip.Addr{} // directly on the link
-		}
-		if err := e.router.addRoute(assigned, via, tableAssigned); err != nil {
+	for _, assigned := range e.ranges {
+		if err := e.route(assigned); err != nil {
 			return err
 		}
 	}
@@ -226,6 +220,18 @@ func (f *fabric) attach(e eni) error {
 	rule := netlink.NewRule()
 	rule.Priority, rule.Table, rule.IifName = prioritySubnet, f.table(e.subnet.RouteTable), e.router.link
 	return addRule(e.router.namespace, *rule)
+}
+
+// route makes the router deliver an assigned range to the ENI.
+func (e eni) route(assigned netip.Prefix) error {
+	via := e.IPv4
+	if assigned.Addr().Is6() {
+		via = e.IPv6
+	}
+	if assigned == single(via) {
+		via = netip.Addr{} // directly on the link
+	}
+	return e.router.addRoute(assigned, via, tableAssigned)
 }
 
 // configureHost assigns the machine's interface its addresses, and the machine its default routes through the first one.

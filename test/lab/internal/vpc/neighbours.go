@@ -25,6 +25,8 @@ import (
 // ctx; then it returns nil. Run the actions of Actions first. A topology of kind l2 needs no responder, so
 // ServeNeighbours only waits for ctx.
 //
+// It answers for what is assigned at that moment: the routes of the router, which Assign changes.
+//
 // We cannot use the kernel's proxy ARP and proxy NDP: proxy NDP supports single addresses but no prefixes, and neither
 // checks the sender.
 func ServeNeighbours(ctx context.Context, t *topology.Topology, log *slog.Logger) error {
@@ -32,6 +34,7 @@ func ServeNeighbours(ctx context.Context, t *topology.Topology, log *slog.Logger
 	defer func() {
 		for _, r := range responders {
 			_ = r.socket.Close()
+			r.routes.handle.Close()
 		}
 	}()
 	if err != nil {
@@ -62,35 +65,51 @@ func openResponders(t *topology.Topology, log *slog.Logger) ([]responder, error)
 	var responders []responder
 	for _, vpc := range t.VPCs {
 		f := newFabric(t, vpc)
-		ports, err := f.ports()
-		if err != nil {
-			return responders, err
-		}
 		for _, protocol := range []uint16{unix.ETH_P_ARP, unix.ETH_P_IPV6} {
-			socket, err := packetSocket(f.namespace(), protocol)
+			r, err := f.responder(protocol, log.With("vpc", vpc.Name))
 			if err != nil {
 				return responders, err
 			}
-			responders = append(responders, responder{ports: ports, socket: socket, log: log.With("vpc", vpc.Name)})
+			responders = append(responders, r)
 		}
 	}
 	return responders, nil
+}
+
+// responder returns the responder for a protocol. The caller closes its socket and its routes.
+func (f *fabric) responder(protocol uint16, log *slog.Logger) (responder, error) {
+	r := responder{log: log}
+	var err error
+	if r.routes, err = openRoutes(f.namespace()); err != nil {
+		return r, err
+	}
+	if r.ports, err = f.ports(r.routes); err == nil {
+		r.socket, err = packetSocket(f.namespace(), protocol)
+	}
+	if err != nil {
+		r.routes.handle.Close()
+	}
+	return r, err
 }
 
 // port describes a router's link to an ENI for the responder.
 type port struct {
 	eni
 	mac net.HardwareAddr // the router's, on this link
-	// others are ranges of other ENIs in the subnet.
-	others []netip.Prefix
+	// holder returns the ENI that an address is assigned to now.
+	holder func(netip.Addr) (holder eni, ok bool)
 }
 
 // ports returns the router's links to ENIs by their index.
-func (f *fabric) ports() (map[int]port, error) {
+func (f *fabric) ports(r routes) (map[int]port, error) {
 	ports := map[int]port{}
+	holder := func(addr netip.Addr) (eni, bool) {
+		p, ok := ports[r.link(addr)]
+		return p.eni, ok
+	}
 	for _, e := range f.enis {
 		if err := e.router.with(func(_ *netlink.Handle, link netlink.Link) error {
-			ports[link.Attrs().Index] = f.port(e, link.Attrs().HardwareAddr)
+			ports[link.Attrs().Index] = port{e, link.Attrs().HardwareAddr, holder}
 			return nil
 		}); err != nil {
 			return nil, err
@@ -99,31 +118,18 @@ func (f *fabric) ports() (map[int]port, error) {
 	return ports, nil
 }
 
-func (f *fabric) port(e eni, mac net.HardwareAddr) port {
-	p := port{eni: e, mac: mac}
-	for _, other := range f.enis {
-		if other.owner != e.owner && other.Subnet == e.Subnet {
-			p.others = append(p.others, other.Assigned()...)
-		}
-	}
-	return p
-}
-
 // answers reports whether the VPC answers an ENI's request from source for target.
 func (p port) answers(source, target netip.Addr) bool {
-	if !source.IsUnspecified() && !source.IsLinkLocalUnicast() && !within(p.Assigned(), source) {
-		return false
-	}
-	return target == p.subnet.GatewayIPv4 || target == p.subnet.GatewayIPv6 || within(p.others, target)
-}
-
-func within(ranges []netip.Prefix, addr netip.Addr) bool {
-	for _, prefix := range ranges {
-		if prefix.Contains(addr) {
-			return true
+	if !source.IsUnspecified() && !source.IsLinkLocalUnicast() {
+		if own, _ := p.holder(source); own.owner != p.owner {
+			return false
 		}
 	}
-	return false
+	if target == p.subnet.GatewayIPv4 || target == p.subnet.GatewayIPv6 {
+		return true
+	}
+	other, ok := p.holder(target)
+	return ok && other.owner != p.owner && other.Subnet == p.Subnet
 }
 
 // answer returns the answer to a frame from the port's ENI, or nil for silence. An unreadable frame gets silence.
@@ -201,6 +207,7 @@ func serialize(parts ...gopacket.SerializableLayer) ([]byte, error) {
 // responder answers the requests on one socket.
 type responder struct {
 	ports  map[int]port
+	routes routes
 	socket *os.File
 	log    *slog.Logger
 }

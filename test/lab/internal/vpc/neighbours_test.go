@@ -3,6 +3,7 @@ package vpc
 import (
 	"net"
 	"net/netip"
+	"slices"
 	"testing"
 
 	"github.com/gopacket/gopacket"
@@ -27,7 +28,15 @@ func worker2Port(t *testing.T) port {
 	f := newFabric(topo, topo.VPCs[0])
 	for _, e := range f.enis {
 		if e.owner == "worker2/ens5" {
-			return f.port(e, routerMAC)
+			return port{e, routerMAC, func(addr netip.Addr) (eni, bool) {
+				at := slices.IndexFunc(f.enis, func(e eni) bool {
+					return slices.ContainsFunc(e.ranges, func(p netip.Prefix) bool { return p.Contains(addr) })
+				})
+				if at < 0 {
+					return eni{}, false
+				}
+				return f.enis[at], true
+			}}
 		}
 	}
 	t.Fatal("worker2 has no ENI")

@@ -26,7 +26,7 @@ func routerRules(enis []eni, family netfilter.Family, loadBalanced bool) string 
 		if !e.sourceCheck {
 			continue
 		}
-		for _, assigned := range e.Assigned() {
+		for _, assigned := range e.ranges {
 			if netfilter.FamilyOf(assigned.Addr().Is4()) == family {
 				r.printf("-A %s -s %s -j RETURN", chain, assigned)
 			}

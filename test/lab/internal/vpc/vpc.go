@@ -9,6 +9,7 @@
 //   - broadcast and multicast are dropped; the VPC answers ARP and neighbour solicitations (ServeNeighbours, which must
 //     run as long as the network exists) for the subnet's gateway and for addresses assigned to other ENIs of the
 //     subnet;
+//   - Assign changes what is assigned to an ENI, like the API of the cloud; the change holds at once;
 //   - other destinations follow the route table of the ENI's subnet: to the NAT gateway, the internet gateway or a
 //     peered VPC.
 //

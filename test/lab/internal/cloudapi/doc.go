@@ -1,0 +1,14 @@
+// Package cloudapi is the API of the simulated cloud: a fake Amazon EC2 (ec2test) whose instances are the nodes of a
+// topology of kind aws.
+//
+// Data flows one way: from the API to the fake, and from there to the routes and source checks of the VPC. What a client
+// assigns to the ENI of a node is routed to it, and what a client takes away is dropped.
+//
+// The EC2 API listens at Topology.CloudAddress and answers nodes only, like an interface endpoint of a VPC with a security
+// group. The instance metadata service (version 2) listens at 169.254.169.254 on each ENI. It hands out the credentials of
+// the role Role. The fake checks no signatures: any access key is valid there.
+//
+// The state is in memory. When the process starts again, the cloud is that of the topology file.
+//
+// Limits: only the first interface of a node is known, and an interface that a client creates is attached in the fake only.
+package cloudapi
