@@ -41,3 +41,14 @@ func TestServiceSecretIsReadable(t *testing.T) {
 		t.Errorf("the Role in %q has the rules %+v", role.Namespace, role.Rules)
 	}
 }
+
+// The controller may read the events about Nodes, and no others.
+func TestNewsOfAgentsIsReadable(t *testing.T) {
+	for enabled, want := range map[string]bool{"true": true, "false": false} {
+		manifest := render(t, "--set", "cloud.enabled="+enabled)
+		role, exists := objectsOf[rbacv1.Role](t, manifest, "Role")["spiderpool-controller-cloud-news"]
+		if exists != want || want && role.Namespace != "default" {
+			t.Errorf("cloud.enabled=%s: the Role exists: %v, in the namespace %q", enabled, exists, role.Namespace)
+		}
+	}
+}

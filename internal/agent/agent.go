@@ -26,6 +26,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/wait"
 
 	"spiderpool.dev/spiderpool/internal/agent/bandwidth"
+	"spiderpool.dev/spiderpool/internal/agent/cloudnews"
 	"spiderpool.dev/spiderpool/internal/agent/criclient"
 	"spiderpool.dev/spiderpool/internal/agent/datapath"
 	"spiderpool.dev/spiderpool/internal/agent/flowpods"
@@ -312,6 +313,19 @@ func (a *agent) followAddrs(ctx context.Context) {
 	})
 }
 
+// watchCloud tells the controller about changed addresses of the node's interfaces until
+// ctx ends. Events reach it without a further right of the agent.
+func (a *agent) watchCloud(ctx context.Context) {
+	if !a.cfg.Cloud.Enabled {
+		return
+	}
+	w := &cloudnews.Watcher{
+		URL: cloudnews.URL, Interval: cloudnews.Interval, Log: a.log,
+		Tell: func(text string) { a.events.AboutNode(observe.CloudAddressesChanged(text)) },
+	}
+	w.Run(ctx)
+}
+
 // ready returns an error while the agent cannot serve ADD.
 func (a *agent) ready() error {
 	if err := a.definitions.ready(); err != nil {
@@ -337,7 +351,7 @@ func (a *agent) run(ctx context.Context) error {
 
 	var parts sync.WaitGroup
 	writeEndpoints := func(ctx context.Context) { a.endpoints.Run(ctx, a.service.Endpoint) }
-	for _, part := range []func(context.Context){a.cluster.Run, a.pools.Run, writeEndpoints, a.maintain, a.node.Run, a.bandwidth.Run, a.followAddrs, a.askRuntime, a.services.Run, a.followPolicies, a.enforcePolicies, a.flows.run, a.flowPods.Run} {
+	for _, part := range []func(context.Context){a.cluster.Run, a.pools.Run, writeEndpoints, a.maintain, a.node.Run, a.bandwidth.Run, a.followAddrs, a.askRuntime, a.services.Run, a.followPolicies, a.enforcePolicies, a.flows.run, a.flowPods.Run, a.watchCloud} {
 		parts.Go(func() { part(background) })
 	}
 	parts.Go(func() {

@@ -181,7 +181,7 @@ type Policy struct {
 
 // Cloud configures the pools that follow a cloud.
 type Cloud struct {
-	// Enabled has the controller make pools for SpiderCloudNetworks.
+	// Enabled has the controller make pools for SpiderCloudNetworks, and the agents tell it about changes.
 	Enabled bool `json:"enabled"`
 }
 

@@ -35,6 +35,7 @@ type Agent struct {
 	Service         Service
 	Policy          Policy
 	Observability   Observability
+	Cloud           Cloud
 	SocketPath      string
 	StateDir        string
 	HealthPort      int
@@ -120,6 +121,7 @@ func (f *File) Agent(getenv func(string) string) (Agent, error) {
 		Service:          f.Service,
 		Policy:           f.Policy,
 		Observability:    f.Observability,
+		Cloud:            f.Cloud,
 		SocketPath:       p.SocketPath,
 		StateDir:         p.StateDir,
 		HealthPort:       p.HealthPort,

@@ -69,6 +69,8 @@ var (
 		"The network policies that select the pod are not in effect as they are now, because the node's kernel refuses the packet filter, or the peers of a policy are not known. The pod keeps the filter that it has; one without a filter is closed if peers stay unknown. The text names the reason."}
 	addressesGone = Kind{"SpiderIPPool", warning, "AddressesGone", "Withdraw",
 		"The cloud has taken addresses away from the network interface of the pool. No pod gets them any more. The text names the addresses and the pods that use them."}
+	cloudAddressesChanged = Kind{"Node", normal, CloudAddressesChangedReason, "Discover",
+		"The metadata service of the node's instance shows other addresses than before. The controller asks the cloud about the node. The text names the addresses and the hardware address of the network interface."}
 	attachmentCreated = Kind{"SpiderMultusConfig", normal, "AttachmentCreated", "Create",
 		"The NetworkAttachmentDefinition was created."}
 	attachmentAdopted = Kind{"SpiderMultusConfig", normal, "AttachmentAdopted", "Adopt",
@@ -79,11 +81,14 @@ var (
 		"The NetworkAttachmentDefinition of a former name was deleted."}
 )
 
+// CloudAddressesChangedReason is the reason of events that have the controller ask the cloud.
+const CloudAddressesChangedReason = "CloudAddressesChanged"
+
 // kinds are all kinds of events but those of conditions; see NotReady.
 var kinds = []Kind{
 	failedAllocateIP, ipConflict, ownerNotProven, reclaimedIP, leaseRestored, releaseRefused, networkNotTrusted, nodeNotPrepared, runtimeUnavailable,
 	servicesLeft, invalidService, invalidEndpoints, invalidPolicy, tooManyPeers, bandwidthNotChanged, policyNotEnforced,
-	addressesGone, attachmentCreated, attachmentAdopted, attachmentUpdated, attachmentDeleted,
+	addressesGone, cloudAddressesChanged, attachmentCreated, attachmentAdopted, attachmentUpdated, attachmentDeleted,
 }
 
 // FailedAllocateIP says why an interface of a pod gets no address.
@@ -151,6 +156,9 @@ func AddressesGone(addresses string, holders []string) Event {
 	}
 	return event(addressesGone, text)
 }
+
+// CloudAddressesChanged says what the cloud has assigned to network interfaces of a node, and taken from them.
+func CloudAddressesChanged(text string) Event { return event(cloudAddressesChanged, text) }
 
 // AttachmentCreated is about the owner of a NetworkAttachmentDefinition; name is "namespace/name".
 func AttachmentCreated(name string) Event {

@@ -25,6 +25,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	"spiderpool.dev/spiderpool/api/v2beta1"
 	"spiderpool.dev/spiderpool/internal/cloud"
@@ -62,12 +63,13 @@ type Reconciler struct {
 	clock     clock.PassiveClock
 	log       *slog.Logger
 	sessions  map[string]*session // by SpiderCloudNetwork; one reconcile runs at a time
+	news      *news
 }
 
 // New returns a reconciler. The client of w must have a cache with the index of
 // blockindex.IndexBlocksByPool.
 func New(w status.Writer, providers Providers, log *slog.Logger) *Reconciler {
-	return &Reconciler{client: w.Client, status: w, providers: providers, clock: clock.RealClock{}, log: log, sessions: map[string]*session{}}
+	return &Reconciler{client: w.Client, status: w, providers: providers, clock: clock.RealClock{}, log: log, sessions: map[string]*session{}, news: &news{}}
 }
 
 // Name is the name of the controller in logs and metrics.
@@ -80,12 +82,17 @@ func (r *Reconciler) Register(mgr ctrl.Manager) error {
 		return before.Spec.ProviderID != after.Spec.ProviderID || !maps.Equal(before.Labels, after.Labels)
 	}}
 	spec := builder.WithPredicates(predicate.GenerationChangedPredicate{})
+	agents, err := eventsOfAgents(mgr)
+	if err != nil {
+		return err
+	}
 	return ctrl.NewControllerManagedBy(mgr).
 		Named(r.Name()).
 		For(&v2beta1.SpiderCloudNetwork{}, spec).
 		Owns(&v2beta1.SpiderIPPool{}, spec).
 		Owns(&v2beta1.SpiderReservedIP{}, spec).
 		Owns(&v2beta1.SpiderMultusConfig{}, spec).
+		WatchesRawSource(source.Kind(agents, &corev1.Event{}, handler.TypedEnqueueRequestsFromMapFunc(r.hear))).
 		Watches(&corev1.Node{}, handler.EnqueueRequestsFromMapFunc(r.all), builder.WithPredicates(changed)).
 		Complete(r)
 }
@@ -130,6 +137,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 	}
 	// 2. Ask the cloud about nodes that it was not asked about, or not for a while.
 	now := r.clock.Now()
+	s.heed(now, in.nodes, r.news.about)
 	if issue := s.ask(ctx, now, in.nodes); issue != nil {
 		faults = append([]cloud.Issue{*issue}, faults...)
 	}

@@ -21,8 +21,10 @@ type session struct {
 	described time.Time // of the oldest description of a subnet
 	resync    time.Time // of the next question about all nodes
 	again     map[string]*repeat
-	shrunk    time.Time // of the last change that agents must have read before the next one
-	failures  int       // in a row
+	heard     map[string]time.Time // when an agent told that the cloud has changed something, by node
+	asked     time.Time            // of the last question
+	shrunk    time.Time            // of the last change that agents must have read before the next one
+	failures  int                  // in a row
 	retry     time.Time
 	fault     *cloud.Issue
 }
@@ -31,6 +33,7 @@ type session struct {
 type repeat struct {
 	at    time.Time
 	pause time.Duration // before at
+	news  bool          // only because of news: no answer has shown a difference yet
 }
 
 // member is a node with its instance.
@@ -41,7 +44,7 @@ type member struct {
 func newSession(key string, provider cloud.Provider, now time.Time) *session {
 	return &session{
 		key: key, provider: provider, resync: now, shrunk: now, described: now,
-		histories: map[string]cloud.History{}, subnets: map[string]cloud.Subnet{}, again: map[string]*repeat{},
+		histories: map[string]cloud.History{}, subnets: map[string]cloud.Subnet{}, again: map[string]*repeat{}, heard: map[string]time.Time{},
 	}
 }
 
@@ -60,6 +63,7 @@ func (s *session) ask(ctx context.Context, now time.Time, nodes []member) *cloud
 		}
 		return nil
 	}
+	s.asked = now
 	instances, err := s.instances(ctx, due)
 	if err == nil {
 		err = s.describeSubnets(ctx, now, instances, full)
@@ -161,12 +165,14 @@ func (s *session) backOff(now time.Time, err error) {
 
 // plan sets the times of the next questions about single nodes.
 func (s *session) plan(now time.Time, plan cloud.Plan) {
-	maps.DeleteFunc(s.again, func(node string, _ *repeat) bool { return !slices.Contains(plan.Again, node) })
+	maps.DeleteFunc(s.again, func(node string, _ *repeat) bool { return !slices.Contains(plan.Again, node) && s.heard[node].IsZero() })
 	soon := now.Add(cloud.Apart)
 	for _, node := range plan.Again {
 		switch r := s.again[node]; {
 		case r == nil:
 			s.again[node] = &repeat{at: soon, pause: cloud.Apart}
+		case r.news: // the first answer with a difference; the next one is to confirm it
+			*r = repeat{at: soon, pause: cloud.Apart}
 		case r.at.After(soon) && slices.Contains(plan.Unconfirmed, node):
 			r.at = soon // the pause is for nodes without news
 		}
