@@ -62,20 +62,8 @@ func insideCommands() []*cobra.Command {
 			}
 			return machine.NodeInit(config, os.NewFile(3, "ready"))
 		}},
-		{Use: "neighbours", Short: "ARP and NDP of a VPC", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
-			_, t, err := loaded()
-			if err != nil {
-				return err
-			}
-			return vpc.ServeNeighbours(cmd.Context(), t, slog.Default())
-		}},
-		{Use: "cloud-api", Short: "API of the cloud", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
-			_, t, err := loaded()
-			if err != nil {
-				return err
-			}
-			return cloudapi.Serve(cmd.Context(), t, slog.Default())
-		}},
+		{Use: "neighbours", Short: "ARP and NDP of a VPC", Args: cobra.NoArgs, RunE: serving(vpc.ServeNeighbours)},
+		{Use: "cloud-api", Short: "API of the cloud", Args: cobra.NoArgs, RunE: serving(cloudapi.Serve)},
 		{Use: "load-balancer", Short: "Load balancers of the cloud", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
 			_, t, err := loaded()
 			if err != nil {
@@ -88,6 +76,17 @@ func insideCommands() []*cobra.Command {
 		cmd.Hidden = true
 	}
 	return commands
+}
+
+// serving runs a service of the lab's topology until the end of the command.
+func serving(serve func(context.Context, *topology.Topology, *slog.Logger) error) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, _ []string) error {
+		_, t, err := loaded()
+		if err != nil {
+			return err
+		}
+		return serve(cmd.Context(), t, slog.Default())
+	}
 }
 
 // loaded returns the configuration of the lab around this process.
