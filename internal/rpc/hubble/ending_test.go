@@ -138,7 +138,7 @@ func (s selection) expect(t *testing.T) {
 	go func() { ended <- r.run(ctx) }()
 	synctest.Wait()
 	for _, second := range []int{1, 10, 30} {
-		time.Sleep(began.Add(time.Duration(second) * time.Second).Sub(time.Now()))
+		time.Sleep(time.Until(began.Add(time.Duration(second) * time.Second)))
 		ring.Add(at(second))
 		synctest.Wait()
 	}
