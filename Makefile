@@ -12,6 +12,7 @@ N        ?= 40
 ARCH     ?=
 RELAY    ?=
 ARGS     ?=
+WALK     ?= guide
 SET      ?= conformance
 SERVICE_MODE ?=
 NODES    ?= 0
@@ -37,8 +38,8 @@ help: ## Show this list
 	@echo "  TOPOLOGY=aws|l2 selects the lab's network (now $(TOPOLOGY)), RUN=regexp selects tests."
 
 .PHONY: demo
-demo: lab-tools images ## Bring up the lab, install the chart, run the AWS guide, and leave the cluster up
-	@go run ./test/e2e/demo --lab $(LAB) --topology $(TOPOLOGY)
+demo: lab-tools images ## Bring up the lab, install the chart, run the AWS guide (WALK=zero-touch: its chapter of that name), and leave the cluster up
+	@go run ./test/e2e/demo --lab $(LAB) --topology $(TOPOLOGY) --walk '$(WALK)'
 
 .PHONY: lab-up
 lab-up: lab-tools ## Bring up the lab only: a real Kubernetes on a simulated VPC

@@ -70,6 +70,15 @@ func TestFlows(t *testing.T) { play(t, walk.Flows) }
 // TestRemoval uninstalls Spiderpool and installs it again. It needs no pod with an address.
 func TestRemoval(t *testing.T) { play(t, walk.Removal) }
 
+// TestZeroTouch needs the topology aws. It is the last test there, because it leaves no pools by hand.
+func TestZeroTouch(t *testing.T) {
+	lab, site := open(t)
+	if !site.Routed {
+		t.Skip("needs a cloud: make e2e-aws")
+	}
+	playAll(t, walk.ZeroTouch(lab, site))
+}
+
 // TestScale needs the installation from TestGuide.
 func TestScale(t *testing.T) {
 	if !*scale {

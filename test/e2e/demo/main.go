@@ -1,14 +1,17 @@
 // Command demo starts the lab, walks through the AWS guide on it, and leaves the cluster
-// running for you.
+// running for you. Its walk zero-touch is the chapter of that name.
 package main
 
 import (
 	"context"
 	"flag"
 	"fmt"
+	"maps"
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -18,10 +21,11 @@ import (
 func main() {
 	lab := flag.String("lab", "bin/lab", "path of the lab program")
 	topology := flag.String("topology", "aws", "topology of the lab: aws or l2")
+	walkName := flag.String("walk", "guide", "walk through the guide or its chapter zero-touch")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, *lab, *topology); err != nil {
+	if err := run(ctx, *lab, *topology, *walkName); err != nil {
 		fmt.Fprintf(os.Stderr, "\ndemo: %v\nThe lab is still up: `eval \"$(%s env)\"` to inspect it, `make lab-down` to stop it.\n", err, *lab)
 		os.Exit(1)
 	}
@@ -32,11 +36,21 @@ type lap struct {
 	took  time.Duration
 }
 
-func run(ctx context.Context, binary, topology string) error {
+// walks are the walks by name.
+var walks = map[string]func(*walk.Lab, walk.Site) []walk.Step{"guide": walk.Guide, "zero-touch": walk.ZeroTouch}
+
+func run(ctx context.Context, binary, topology, walkName string) error {
 	start := time.Now()
 	site, err := walk.SiteOf(topology)
 	if err != nil {
 		return err
+	}
+	steps := walks[walkName]
+	switch {
+	case steps == nil:
+		return fmt.Errorf("walk %q: want %s", walkName, strings.Join(slices.Sorted(maps.Keys(walks)), " or "))
+	case walkName == "zero-touch" && !site.Routed:
+		return fmt.Errorf("walk %s needs a cloud: topology aws, not %s", walkName, topology)
 	}
 	binary, err = filepath.Abs(binary)
 	if err != nil {
@@ -58,7 +72,7 @@ func run(ctx context.Context, binary, topology string) error {
 	if err != nil {
 		return err
 	}
-	for _, step := range walk.Guide(cluster, site) {
+	for _, step := range steps(cluster, site) {
 		if !step.Demo {
 			continue
 		}
