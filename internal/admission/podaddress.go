@@ -13,6 +13,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"spiderpool.dev/spiderpool/api/names"
+	"spiderpool.dev/spiderpool/internal/kube/compile"
 	"spiderpool.dev/spiderpool/internal/pool"
 )
 
@@ -22,13 +23,34 @@ const podAddressesPath = "/mutate-pod-addresses"
 // RegisterPodAddresses adds the webhook that requests addresses for pods, so that the
 // scheduler counts them (package nodeaddress). The Helm value addressResource.enabled enables
 // it. Its failure policy is Ignore: a pod without a request starts as it does without the webhook.
-func RegisterPodAddresses(mgr ctrl.Manager, cluster pool.ClusterNetwork, log *slog.Logger) error {
+func RegisterPodAddresses(ctx context.Context, mgr ctrl.Manager, cluster pool.ClusterNetwork, log *slog.Logger) error {
+	if err := indexOffers(ctx, mgr.GetFieldIndexer()); err != nil {
+		return err
+	}
 	err := ctrl.NewWebhookManagedBy(mgr, &corev1.Pod{}).
 		WithDefaulter(&podAddresses{reader: mgr.GetClient(), cluster: cluster, log: log}).
 		WithDefaulterCustomPath(podAddressesPath).
 		Complete()
 	if err != nil {
 		return fmt.Errorf("register the webhook for the addresses of pods: %w", err)
+	}
+	return nil
+}
+
+// indexOffer is the index of nodes by the address resources that they offer.
+const indexOffer = "offer"
+
+// indexOffers adds the index for keepOffered to a cache. Call it before the cache starts.
+func indexOffers(ctx context.Context, indexer client.FieldIndexer) error {
+	err := indexer.IndexField(ctx, &corev1.Node{}, indexOffer, func(o client.Object) []string {
+		var offers []string
+		for name := range compile.AddressResources(o.(*corev1.Node).Status.Allocatable) {
+			offers = append(offers, string(name))
+		}
+		return offers
+	})
+	if err != nil {
+		return fmt.Errorf("index nodes by the addresses that they offer: %w", err)
 	}
 	return nil
 }
@@ -80,16 +102,12 @@ func (w *podAddresses) counts(pod *corev1.Pod) map[corev1.ResourceName]int64 {
 
 // keepOffered removes the resources that no node offers.
 func (w *podAddresses) keepOffered(ctx context.Context, counts map[corev1.ResourceName]int64) error {
-	if len(counts) == 0 {
-		return nil
-	}
-	var nodes corev1.NodeList
-	if err := w.reader.List(ctx, &nodes, client.UnsafeDisableDeepCopy); err != nil {
-		return fmt.Errorf("list nodes: %w", err)
-	}
 	for name := range counts {
-		offers := func(node corev1.Node) bool { _, ok := node.Status.Allocatable[name]; return ok }
-		if !slices.ContainsFunc(nodes.Items, offers) {
+		var nodes corev1.NodeList
+		if err := w.reader.List(ctx, &nodes, client.MatchingFields{indexOffer: string(name)}, client.Limit(1), client.UnsafeDisableDeepCopy); err != nil {
+			return fmt.Errorf("list nodes: %w", err)
+		}
+		if len(nodes.Items) == 0 {
 			delete(counts, name)
 		}
 	}

@@ -35,7 +35,7 @@ func (x indexer) IndexField(_ context.Context, o client.Object, field string, va
 func cacheOf(t *testing.T, objects ...client.Object) client.WithWatch {
 	t.Helper()
 	b := fake.NewClientBuilder().WithScheme(scheme.New()).WithObjects(objects...)
-	if err := blockindex.IndexBlocksByPool(t.Context(), indexer{b}); err != nil {
+	if err := errors.Join(blockindex.IndexBlocksByPool(t.Context(), indexer{b}), indexOffers(t.Context(), indexer{b})); err != nil {
 		t.Fatal(err)
 	}
 	return b.Build()

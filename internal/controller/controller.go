@@ -305,7 +305,7 @@ func register(ctx context.Context, mgr ctrl.Manager, cfg config.Controller, inde
 	}
 	cluster := cfg.Multus.ClusterNetwork(cfg.PodNamespace)
 	if cfg.AddressResource.Enabled {
-		if err := admission.RegisterPodAddresses(mgr, cluster, log); err != nil {
+		if err := admission.RegisterPodAddresses(ctx, mgr, cluster, log); err != nil {
 			return err
 		}
 	}
