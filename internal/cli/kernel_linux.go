@@ -33,43 +33,31 @@ func examine(ipv6 bool) ([]netplan.Finding, error) {
 	if err := linux.TryBandwidth(); err != nil {
 		facts.NoBandwidth = err.Error()
 	}
-	services, err := examineServices()
-	if err != nil {
+	findings := netplan.Preflight(facts, ipv6)
+	file, err := config.Load(config.DefaultPath)
+	switch {
+	case errors.Is(err, fs.ErrNotExist): // outside of an agent's container
+		return findings, nil
+	case err != nil:
 		return nil, err
 	}
-	policies, err := examinePolicies()
-	return slices.Concat(netplan.Preflight(facts, ipv6), services, policies), err
+	return slices.Concat(findings, []netplan.Finding{examineServices(file.Service)}, examinePolicies(file.Policy)), nil
 }
 
-// examineServices returns the translator of service addresses, and nothing outside of an
-// agent's container, where the configuration is missing.
-func examineServices() ([]netplan.Finding, error) {
-	file, err := config.Load(config.DefaultPath)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
+// examineServices returns the translator of service addresses.
+func examineServices(cfg config.Service) netplan.Finding {
+	if cfg.Mode == config.ServiceKubeProxy {
+		return judgeServices(cfg.Mode, false, nil)
 	}
-	if err != nil {
-		return nil, err
-	}
-	mode := file.Service.Mode
-	attached, unable := false, error(nil)
-	if mode != config.ServiceKubeProxy {
-		attached, unable = bpf.Attached(), datapath.Check(file.Service)
-	}
-	return []netplan.Finding{judgeServices(mode, attached, unable)}, nil
+	return judgeServices(cfg.Mode, bpf.Attached(), datapath.Check(cfg))
 }
 
-// examinePolicies returns how well the kernel enforces network policies, and nothing outside of an agent's container,
-// where the configuration is missing.
-func examinePolicies() ([]netplan.Finding, error) {
-	file, err := config.Load(config.DefaultPath)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
+// examinePolicies returns how well the kernel enforces network policies.
+func examinePolicies(cfg config.Policy) []netplan.Finding {
+	if !cfg.Enabled {
+		return judgePolicies(false, nil, nil)
 	}
-	if err != nil || !file.Policy.Enabled {
-		return judgePolicies(false, nil, nil), err
-	}
-	return judgePolicies(true, packetfilter.TryPacketSockets(), packetfilter.TryOwnership()), nil
+	return judgePolicies(true, packetfilter.TryPacketSockets(), packetfilter.TryOwnership())
 }
 
 // serveProbes answers the probes of a connectivity test until ctx ends.
