@@ -169,7 +169,7 @@ func (w *multusConfigs) user(ctx context.Context, attachment pool.NetworkAttachm
 	}
 	for i := range pods.Items {
 		pod := &pods.Items[i]
-		if pod.Spec.HostNetwork || pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed {
+		if pod.Spec.HostNetwork || compile.HasEnded(pod) {
 			continue
 		}
 		interfaces, err := pool.Interfaces(pod.Namespace, pod.Annotations, cluster)

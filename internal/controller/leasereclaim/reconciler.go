@@ -106,10 +106,7 @@ func nodeLost() predicate.Predicate {
 
 // podEnded passes deleted, succeeded and failed pods.
 func podEnded() predicate.Predicate {
-	finished := func(o client.Object) bool {
-		phase := o.(*corev1.Pod).Status.Phase
-		return phase == corev1.PodSucceeded || phase == corev1.PodFailed
-	}
+	finished := func(o client.Object) bool { return compile.HasEnded(o.(*corev1.Pod)) }
 	return predicate.Funcs{
 		CreateFunc: func(event.CreateEvent) bool { return false },
 		UpdateFunc: func(e event.UpdateEvent) bool { return finished(e.ObjectNew) && !finished(e.ObjectOld) },

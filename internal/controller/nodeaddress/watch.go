@@ -72,7 +72,7 @@ func counted(o client.Object) bool { return claimed(o.(*corev1.Pod)) != nil }
 // claimed returns what the scheduler counts for the pod on its node: nil without a node, and
 // after the end of the pod.
 func claimed(pod *corev1.Pod) corev1.ResourceList {
-	if pod.Spec.NodeName == "" || pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed {
+	if pod.Spec.NodeName == "" || compile.HasEnded(pod) {
 		return nil
 	}
 	return compile.AddressRequests(&pod.Spec)

@@ -214,9 +214,14 @@ func labelSelector(from *metav1.LabelSelector, path *field.Path, errs *field.Err
 	return compiled, known
 }
 
+// HasEnded reports whether no container of the pod runs any more, nor will.
+func HasEnded(pod *corev1.Pod) bool {
+	return pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed
+}
+
 // PolicyPod returns the part of a Pod that concerns policies, nil for a finished pod, whose addresses may belong to another one.
 func PolicyPod(object *corev1.Pod) *policy.Pod {
-	if object.Status.Phase == corev1.PodSucceeded || object.Status.Phase == corev1.PodFailed {
+	if HasEnded(object) {
 		return nil
 	}
 	p := &policy.Pod{
