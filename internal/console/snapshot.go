@@ -106,7 +106,7 @@ func (o objects) own(ctx context.Context, s *snapshot) error {
 		}
 	}
 	s.state = view.NewState(view.Objects{
-		Pools: pointers(pools.Items), Reserved: pointers(reserved.Items), Blocks: pointers(blocks.Items), Endpoints: pointers(endpoints.Items),
+		Pools: view.Pointers(pools.Items), Reserved: view.Pointers(reserved.Items), Blocks: view.Pointers(blocks.Items), Endpoints: view.Pointers(endpoints.Items),
 	}, s.at)
 	return nil
 }
@@ -121,14 +121,14 @@ func (o objects) foreign(ctx context.Context, s *snapshot) error {
 			return fmt.Errorf("read %T: %w", list, err)
 		}
 	}
-	for _, p := range pointers(pods.Items) {
+	for _, p := range view.Pointers(pods.Items) {
 		s.pods[lease.PodKey{Namespace: p.Namespace, Name: p.Name}] = p
 		s.onNode[p.Spec.NodeName] = append(s.onNode[p.Spec.NodeName], p)
 	}
-	for _, n := range pointers(nodes.Items) {
+	for _, n := range view.Pointers(nodes.Items) {
 		s.nodes[n.Name] = n
 	}
-	for _, n := range pointers(namespaces.Items) {
+	for _, n := range view.Pointers(namespaces.Items) {
 		s.namespaces[n.Name] = n
 	}
 	if !o.networks() {
@@ -143,14 +143,6 @@ func (o objects) foreign(ctx context.Context, s *snapshot) error {
 		s.networks[pool.NetworkAttachment{Namespace: n.Namespace, Name: n.Name}] = n.Spec.Config
 	}
 	return nil
-}
-
-func pointers[T any](items []T) []*T {
-	all := make([]*T, len(items))
-	for i := range items {
-		all[i] = &items[i]
-	}
-	return all
 }
 
 // network returns the configuration of an attachment, or ipam.ErrNotFound or agentclient.ErrBadNetwork.

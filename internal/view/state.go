@@ -37,6 +37,15 @@ type Objects struct {
 	Endpoints []*v2beta1.SpiderEndpoint
 }
 
+// Pointers returns the items of a list as Objects has them. They stay those of the list.
+func Pointers[T any](items []T) []*T {
+	all := make([]*T, len(items))
+	for i := range items {
+		all[i] = &items[i]
+	}
+	return all
+}
+
 // State is a cluster at one time.
 type State struct {
 	now       time.Time

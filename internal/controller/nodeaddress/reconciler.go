@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"time"
 
 	nadv1 "github.com/k8snetworkplumbingwg/network-attachment-definition-client/pkg/apis/k8s.cni.cncf.io/v1"
@@ -115,15 +116,7 @@ func (r *Reconciler) state(ctx context.Context) (*view.State, error) {
 			return nil, fmt.Errorf("list pools and leases: %w", err)
 		}
 	}
-	return view.NewState(view.Objects{Pools: pointers(pools.Items), Reserved: pointers(reserved.Items), Blocks: pointers(blocks.Items)}, r.clock.Now()), nil
-}
-
-func pointers[T any](items []T) []*T {
-	out := make([]*T, len(items))
-	for i := range items {
-		out[i] = &items[i]
-	}
-	return out
+	return view.NewState(view.Objects{Pools: view.Pointers(pools.Items), Reserved: view.Pointers(reserved.Items), Blocks: view.Pointers(blocks.Items)}, r.clock.Now()), nil
 }
 
 // networks returns the resources of the attachments whose pods use default pools. It leaves
@@ -167,10 +160,7 @@ func (r *Reconciler) claims(ctx context.Context, holders map[string]bool) (map[o
 // settle returns what the node is to offer now. A smaller offer, or none, waits for
 // lowerAfter. It records waiting offers in lower.
 func (r *Reconciler) settle(node *corev1.Node, wanted corev1.ResourceList, lower map[offer]time.Time) corev1.ResourceList {
-	settled := corev1.ResourceList{}
-	for name, want := range wanted {
-		settled[name] = want
-	}
+	settled := maps.Clone(wanted)
 	for name, is := range compile.AddressResources(node.Status.Capacity) {
 		want, offered := wanted[name]
 		if offered && want.Cmp(is) >= 0 {

@@ -31,12 +31,9 @@ func AddressResources(all corev1.ResourceList) corev1.ResourceList {
 // addresses, nil for nothing. Like for the scheduler, containers that run together add up,
 // and each init container counts on its own.
 func AddressRequests(spec *corev1.PodSpec) corev1.ResourceList {
-	var total corev1.ResourceList
+	total := corev1.ResourceList{}
 	for _, c := range RunningContainers(spec) {
 		for name, quantity := range AddressResources(c.Resources.Requests) {
-			if total == nil {
-				total = corev1.ResourceList{}
-			}
 			sum := total[name]
 			sum.Add(quantity)
 			total[name] = sum
@@ -44,13 +41,13 @@ func AddressRequests(spec *corev1.PodSpec) corev1.ResourceList {
 	}
 	for _, c := range spec.InitContainers {
 		for name, quantity := range AddressResources(c.Resources.Requests) {
-			if total == nil {
-				total = corev1.ResourceList{}
-			}
 			if is := total[name]; is.Cmp(quantity) < 0 {
 				total[name] = quantity
 			}
 		}
+	}
+	if len(total) == 0 {
+		return nil
 	}
 	return total
 }
