@@ -36,17 +36,12 @@ func AntiSpoofing(lab *Lab, site Site) []Step {
 	}
 }
 
-// antiSpoof runs the commands of the guide.
-func (g *guide) antiSpoof(ctx context.Context, value string) error {
-	for _, command := range []string{
-		"helm upgrade spiderpool dist/spiderpool-0.1.0.tgz --namespace kube-system --reset-then-reuse-values --set coordinator.antiSpoof=" + value,
-		`kubectl patch spidercoordinator default --type merge --patch '{"spec":{"antiSpoof":` + value + `}}'`,
-	} {
-		if _, err := g.Sh(ctx, command); err != nil {
-			return err
-		}
+// antiSpoof runs the commands of the guide, with further values of Helm.
+func (g *guide) antiSpoof(ctx context.Context, value string, further ...string) error {
+	if _, err := g.Kubectl(ctx, `patch spidercoordinator default --type merge --patch '{"spec":{"antiSpoof":`+value+`}}'`); err != nil {
+		return err
 	}
-	return g.eventually(ctx, "Spiderpool's programs are ready", slow, g.installed)
+	return g.upgrade(ctx, strings.Join(append(further, "coordinator.antiSpoof="+value), ","))
 }
 
 // forgeriesPassUnguarded shows that the test hears forged frames.

@@ -49,14 +49,6 @@ func (g *guide) turnConsoleOff(ctx context.Context) error {
 	return g.upgrade(ctx, noConsole)
 }
 
-// upgrade changes values of Helm, and waits for Spiderpool's programs.
-func (g *guide) upgrade(ctx context.Context, values string) error {
-	if _, err := g.Sh(ctx, "helm upgrade spiderpool dist/spiderpool-0.1.0.tgz --namespace kube-system --reset-then-reuse-values --set "+values); err != nil {
-		return err
-	}
-	return g.eventually(ctx, "Spiderpool's programs are ready", slow, g.installed)
-}
-
 // statusHasConsole waits for the leader, too: the controller has just started again.
 func (g *guide) statusHasConsole(ctx context.Context) error {
 	out, err := g.Sh(ctx, "bin/spiderpoolctl status --wait --timeout 2m")

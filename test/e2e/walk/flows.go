@@ -30,8 +30,8 @@ const (
 
 // observation are the values of Helm that Flows sets, and restores at its end.
 const (
-	observation   = "observability.enabled=true,observability.relay.enabled=true,coordinator.antiSpoof=true,service.mode=ebpf"
-	noObservation = "observability.enabled=false,observability.relay.enabled=false,coordinator.antiSpoof=false,service.mode=kubeproxy"
+	observation   = "observability.enabled=true,observability.relay.enabled=true,service.mode=ebpf"
+	noObservation = "observability.enabled=false,observability.relay.enabled=false,service.mode=kubeproxy"
 )
 
 // Flows returns the steps that observe the connections of pods on both nodes, and read them with the unmodified programs of
@@ -60,7 +60,7 @@ func (g *guide) observeFlows(ctx context.Context) error {
 	if _, err := g.Kubectl(ctx, "scale -n kube-system deployment/coredns --replicas=1"); err != nil {
 		return err
 	}
-	if err := g.configureFlows(ctx, observation, "true"); err != nil {
+	if err := g.antiSpoof(ctx, "true", observation); err != nil {
 		return err
 	}
 	if err := g.kubectlAll(ctx, "apply -f "+policyManifest, "apply -f "+policiesManifest, "apply -f "+flowsManifest); err != nil {
@@ -75,14 +75,7 @@ func (g *guide) ignoreFlows(ctx context.Context) error {
 		"scale -n kube-system deployment/coredns --replicas=0"); err != nil {
 		return err
 	}
-	return g.configureFlows(ctx, noObservation, "false")
-}
-
-func (g *guide) configureFlows(ctx context.Context, values, antiSpoof string) error {
-	if _, err := g.Kubectl(ctx, `patch spidercoordinator default --type merge --patch '{"spec":{"antiSpoof":`+antiSpoof+`}}'`); err != nil {
-		return err
-	}
-	return g.upgrade(ctx, values)
+	return g.antiSpoof(ctx, "false", noObservation)
 }
 
 // flowPods returns the pods of the steps by name, once they are ready.

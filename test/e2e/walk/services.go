@@ -144,10 +144,7 @@ func (g *guide) trafficFlows(ctx context.Context, pods []corev1.Pod) error {
 
 // serviceMode changes the Helm value and waits until all agents have it.
 func (g *guide) serviceMode(ctx context.Context, mode string) error {
-	if _, err := g.Sh(ctx, "helm upgrade spiderpool dist/spiderpool-0.1.0.tgz --namespace kube-system --reset-then-reuse-values --set service.mode="+mode); err != nil {
-		return err
-	}
-	return g.eventually(ctx, "Spiderpool's programs are ready", slow, g.installed)
+	return g.upgrade(ctx, "service.mode="+mode)
 }
 
 func (g *guide) enableEBPF(ctx context.Context) error {
