@@ -231,21 +231,28 @@ func TestSampleIsTheSameAtBothPods(t *testing.T) {
 	}
 }
 
+// ipv4Socket returns a socket of a kind, e.g. unix.SOCK_STREAM, with its cookie.
+func ipv4Socket(kind int) (fd int, cookie uint64, err error) {
+	if fd, err = unix.Socket(unix.AF_INET, kind, 0); err != nil {
+		return 0, 0, err
+	}
+	if cookie, err = unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_COOKIE); err != nil {
+		return 0, 0, errors.Join(err, unix.Close(fd))
+	}
+	return fd, cookie, nil
+}
+
 func TestServiceBeforeTranslation(t *testing.T) {
 	n := newLAN(t, "veth").observe(Options{Services: servicesDir(t)})
 	n.server.Serve(80)
 	to := netip.AddrPortFrom(netip.MustParseAddr(addresses[0].server), 80)
 	frontend := netip.MustParseAddrPort("10.96.0.1:443")
 	n.ok(n.client.Do(func() error {
-		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM, 0)
+		fd, cookie, err := ipv4Socket(unix.SOCK_STREAM)
 		if err != nil {
 			return err
 		}
 		defer unix.Close(fd)
-		cookie, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_COOKIE)
-		if err != nil {
-			return err
-		}
 		if err := n.c.kernel.services.Peers.Put(cookie, &peer{Service: endpointOf(frontend), Backend: endpointOf(to)}); err != nil {
 			return err
 		}
@@ -262,15 +269,11 @@ func TestEachServiceOfSocketIsShown(t *testing.T) {
 	to := netip.AddrPortFrom(netip.MustParseAddr(addresses[0].server), 53)
 	frontends := []netip.AddrPort{netip.MustParseAddrPort("10.96.0.10:53"), netip.MustParseAddrPort("192.0.2.7:5353")}
 	n.ok(n.client.Do(func() error {
-		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM, 0)
+		fd, cookie, err := ipv4Socket(unix.SOCK_DGRAM)
 		if err != nil {
 			return err
 		}
 		defer unix.Close(fd)
-		cookie, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_COOKIE)
-		if err != nil {
-			return err
-		}
 		for _, frontend := range frontends {
 			asked := endpointOf(frontend)
 			if err := n.c.kernel.services.Replies.Put(&reply{Socket: cookie, Remote: endpointOf(to)}, &asked); err != nil {
