@@ -23,7 +23,7 @@ func TestCachedNodesKeepCloudFields(t *testing.T) {
 	}
 }
 
-// The reconciler of offers compares what nodes offer with what pods request.
+// The reconciler of offers compares the offers of nodes with the requests of pods.
 func TestCacheKeepsOfferedAddresses(t *testing.T) {
 	one := resource.MustParse("1")
 	all := corev1.ResourceList{"cpu": one, "addresses.ipam.spidernet.io/default.a": one}

@@ -66,7 +66,7 @@ func (w *Watcher) Run(ctx context.Context) {
 	}
 }
 
-// difference says what has changed, or "" for nothing. The keys are MAC addresses.
+// difference describes the changes of the addresses by MAC address, "" for none.
 func difference(before, now map[string][]string) string {
 	macs := maps.Clone(before)
 	maps.Copy(macs, now)

@@ -228,7 +228,7 @@ func TestOutageCostsOneQuestion(t *testing.T) {
 }
 
 // Labels are those of the moment, and flows of one pod share them.
-// A reader without patience gets what is remembered.
+// After its context, a reader gets the remembered answers.
 func TestImpatientReaderAsksNothing(t *testing.T) {
 	c := newCluster()
 	d := c.directory()

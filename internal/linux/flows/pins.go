@@ -200,7 +200,7 @@ func (p *pins) tell(lost uint64) {
 	}
 }
 
-// Close closes the maps. What is pinned stays.
+// Close closes the maps. Pinned maps and links stay.
 func (p *pins) Close() error {
 	if p == nil {
 		return nil
@@ -227,7 +227,7 @@ func (c *Collector) update(n *nic) error {
 	return c.kernel.pins.note(n.number, c.kept(n))
 }
 
-// restore takes over the interfaces of an earlier process. One that is gone stays until its events are read.
+// restore takes over the interfaces of an earlier process. An interface that has disappeared stays until its events are read.
 func (c *Collector) restore() error {
 	found, err := c.kernel.pins.all()
 	errs := []error{err}

@@ -107,7 +107,7 @@ func TestNextAgentReadsWhatItMissed(t *testing.T) {
 	}
 }
 
-// Without an agent, copies of dropped packets reach nobody. So a packet that the next agent finds may have been dropped.
+// Nothing reads the copies of dropped packets while no agent runs, so a filter may have dropped a packet that the next agent finds.
 func TestUnheardPacketIsNoFlow(t *testing.T) {
 	n := newLAN(t, "veth")
 	o := Options{Pins: bpffs(t)}

@@ -57,8 +57,8 @@ func (c *Collector) Attach(ns *linux.Namespace, path string, pod Pod) error {
 	return ns.Do(func() error { return c.attachAll(s) })
 }
 
-// hear opens nflog of a namespace, once, and has the collector know the namespace. It comes before the programs: an event
-// of an incoming packet waits for what nflog says about it.
+// hear opens nflog of a namespace, once, and has the collector know the namespace. It comes before the programs, because an
+// event of an incoming packet waits for the verdict from nflog.
 func (c *Collector) hear(ns *linux.Namespace, s *space) {
 	if s.heard != 0 {
 		return

@@ -28,7 +28,7 @@ const (
 	// maxReaders is the number of clients that may read flows at a time.
 	maxReaders = 16
 	// patience is the time that a request may spend on unknown ends, for a follower that of each chunk. Afterwards, flows
-	// show what is known already: a slow API server makes no request endless.
+	// show the known ends only, so every request ends, even with a slow API server.
 	patience = 3 * time.Second
 	// late is the time after which no flow with an earlier time comes into the ring, besides the ends of silent connections:
 	// the collector looks ten times a second, and waits two looks for a verdict.
