@@ -15,7 +15,6 @@
 
 enum { OUT, IN }; // seen from the pod
 
-
 enum { FIN = 1, SYN = 2, RST = 4, ACK = 16 };
 
 // A connection, the same for its packets in both directions. ICMP has the identifier of
