@@ -49,6 +49,11 @@ func (e *Error) Error() string { return fmt.Sprintf("%s: %s: %v", e.Action, e.Ki
 
 func (e *Error) Unwrap() error { return e.Err }
 
+// NotUnderstood is the error of an answer that we cannot read.
+func NotUnderstood(action string, err error) error {
+	return &Error{Kind: Unknown, Action: action, Err: fmt.Errorf("the answer is not understood: %w", err)}
+}
+
 // KindOf returns the kind of an error of a provider, and Unknown for any other.
 func KindOf(err error) Kind {
 	if e, ok := errors.AsType[*Error](err); ok {

@@ -112,21 +112,16 @@ func (a *api) call(ctx context.Context, action string, in query, out any) error 
 	}
 	body, ok := answer["body"].(string)
 	if !ok {
-		return a.notUnderstood(action, fmt.Errorf("it has no body: %v", answer))
+		return cloud.NotUnderstood(a.name(action), fmt.Errorf("it has no body: %v", answer))
 	}
 	if err := json.Unmarshal([]byte(body), out); err != nil {
-		return a.notUnderstood(action, err)
+		return cloud.NotUnderstood(a.name(action), err)
 	}
 	return nil
 }
 
 // name returns the name of an action in RAM policies, e.g. ecs:DescribeInstances.
 func (a *api) name(action string) string { return a.service + ":" + action }
-
-// notUnderstood is the error of an answer that we cannot read.
-func (a *api) notUnderstood(action string, err error) error {
-	return &cloud.Error{Kind: cloud.Unknown, Action: a.name(action), Err: fmt.Errorf("the answer is not understood: %w", err)}
-}
 
 // invalid is the refusal of a request that Alibaba Cloud never sees.
 func (a *api) invalid(action, format string, args ...any) error {

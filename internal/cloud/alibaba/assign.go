@@ -98,7 +98,7 @@ func (p requests) Assign(ctx context.Context, a cloud.Assignment) ([]netip.Prefi
 		got.Prefix(text)
 	}
 	if got.Err != nil {
-		return nil, p.ecs.notUnderstood(n.assign, got.Err)
+		return nil, cloud.NotUnderstood(p.ecs.name(n.assign), got.Err)
 	}
 	return got.Assigned, nil
 }

@@ -158,7 +158,7 @@ func (p *Provider) pagesOfInterfaces(ctx context.Context, in query, use func(clo
 		for _, i := range out.NetworkInterfaceSets.NetworkInterfaceSet {
 			described, err := i.value()
 			if err != nil {
-				return "", p.ecs.notUnderstood(action, err)
+				return "", cloud.NotUnderstood(p.ecs.name(action), err)
 			}
 			use(described, i)
 		}
@@ -211,7 +211,7 @@ func (p *Provider) eachSubnet(ctx context.Context, in query, use func(cloud.Subn
 		for _, s := range out.VSwitches.VSwitch {
 			described, err := s.value()
 			if err != nil {
-				return p.vpc.notUnderstood(action, err)
+				return cloud.NotUnderstood(p.vpc.name(action), err)
 			}
 			use(described)
 		}
@@ -237,7 +237,7 @@ func (p *Provider) eachReservation(ctx context.Context, version string, use func
 		for _, r := range out.VSwitchCidrReservations {
 			described, err := r.value()
 			if err != nil {
-				return "", p.vpc.notUnderstood(action, err)
+				return "", cloud.NotUnderstood(p.vpc.name(action), err)
 			}
 			use(r.VSwitchID, described)
 		}

@@ -25,10 +25,10 @@ func (p *Provider) Create(ctx context.Context, n cloud.NewInterface) (cloud.Inte
 	}
 	made, err := out.value()
 	if err != nil {
-		return cloud.Interface{}, p.ecs.notUnderstood(action, err)
+		return cloud.Interface{}, cloud.NotUnderstood(p.ecs.name(action), err)
 	}
 	if made.ID == "" {
-		return cloud.Interface{}, p.ecs.notUnderstood(action, errors.New("it names no interface"))
+		return cloud.Interface{}, cloud.NotUnderstood(p.ecs.name(action), errors.New("it names no interface"))
 	}
 	made.Tags = maps.Clone(n.Tags) // the answer may leave them out
 	return made, nil

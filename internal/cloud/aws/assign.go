@@ -66,7 +66,7 @@ func (p requests) Assign(ctx context.Context, a cloud.Assignment) ([]netip.Prefi
 		}
 	}
 	if got.Err != nil {
-		return nil, notUnderstood(action, got.Err)
+		return nil, cloud.NotUnderstood(service+action, got.Err)
 	}
 	return got.Assigned, nil
 }

@@ -2,7 +2,6 @@ package aws
 
 import (
 	"cmp"
-	"fmt"
 	"slices"
 	"strings"
 
@@ -12,11 +11,6 @@ import (
 	"spiderpool.dev/spiderpool/internal/cloud"
 	"spiderpool.dev/spiderpool/internal/cloud/pieces"
 )
-
-// notUnderstood is the error of an answer that we cannot read.
-func notUnderstood(action string, err error) error {
-	return &cloud.Error{Kind: cloud.Unknown, Action: service + action, Err: fmt.Errorf("the answer is not understood: %w", err)}
-}
 
 // single is one address as EC2 describes it.
 type single struct {

@@ -77,7 +77,7 @@ func (p *Provider) Instances(ctx context.Context, ids []string) (found []cloud.I
 				for _, i := range r.Instances {
 					instance, err := instanceOf(i)
 					if err != nil {
-						return nil, notUnderstood(action, err)
+						return nil, cloud.NotUnderstood(service+action, err)
 					}
 					found = append(found, instance)
 				}
@@ -98,7 +98,7 @@ func (p *Provider) Interfaces(ctx context.Context, q cloud.Query) (found []cloud
 		return p.eachInterface(ctx, filters, func(i types.NetworkInterface) error {
 			described, err := interfaceOf(i)
 			if err != nil {
-				return notUnderstood(action, err)
+				return cloud.NotUnderstood(service+action, err)
 			}
 			found = append(found, described)
 			return nil
@@ -187,7 +187,7 @@ func (p *Provider) describeSubnets(ctx context.Context, filters ...types.Filter)
 		for _, s := range out.Subnets {
 			subnet, err := subnetOf(s)
 			if err != nil {
-				return nil, notUnderstood(action, err)
+				return nil, cloud.NotUnderstood(service+action, err)
 			}
 			found = append(found, subnet)
 		}
@@ -209,7 +209,7 @@ func (p *Provider) reservations(ctx context.Context, subnet string) (found []clo
 		for _, r := range slices.Concat(out.SubnetIpv4CidrReservations, out.SubnetIpv6CidrReservations) {
 			cidr, err := netip.ParsePrefix(awssdk.ToString(r.Cidr))
 			if err != nil {
-				return nil, notUnderstood(action, err)
+				return nil, cloud.NotUnderstood(service+action, err)
 			}
 			found = append(found, cloud.Reservation{CIDR: cidr.Masked(), Prefixes: r.ReservationType == types.SubnetCidrReservationTypePrefix})
 		}

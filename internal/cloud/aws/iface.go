@@ -33,7 +33,7 @@ func (p *Provider) Create(ctx context.Context, n cloud.NewInterface) (cloud.Inte
 	}
 	made, err := interfaceOf(*out.NetworkInterface)
 	if err != nil {
-		return cloud.Interface{}, notUnderstood(action, err)
+		return cloud.Interface{}, cloud.NotUnderstood(service+action, err)
 	}
 	return made, nil
 }

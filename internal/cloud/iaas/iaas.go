@@ -161,7 +161,7 @@ func (p *Provider) post(ctx context.Context, name string, in, out any) error {
 		return refusal(name, response, answer)
 	}
 	if err := json.Unmarshal(answer, out); err != nil {
-		return refuse(cloud.Unknown, fmt.Errorf("the answer is not understood: %w", err))
+		return cloud.NotUnderstood(name, err)
 	}
 	return nil
 }
