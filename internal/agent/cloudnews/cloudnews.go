@@ -15,6 +15,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"k8s.io/apimachinery/pkg/util/sets"
 )
 
 const (
@@ -85,6 +87,7 @@ func difference(before, now map[string][]string) string {
 	return "the cloud has " + strings.Join(changes, ", and ")
 }
 
-func without(list, other []string) []string {
-	return slices.DeleteFunc(slices.Clone(list), func(s string) bool { return slices.Contains(other, s) })
+// without returns the texts that are not among others, sorted.
+func without(texts, others []string) []string {
+	return sets.List(sets.New(texts...).Difference(sets.New(others...)))
 }
