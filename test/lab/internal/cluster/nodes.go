@@ -20,13 +20,6 @@ import (
 	"spiderpool.dev/spiderpool/test/lab/internal/topology"
 )
 
-// podsWeight is the CPU weight of a node's pods, counted in processes: that of the
-// machine's own programs, which include the node's kubelet and containerd. With the
-// default of one process, an agent waits for its turn 2 ms each time that it wakes up
-// while pods start. On a node with two processors, kubelet gives the pods twice the
-// weight of the system's programs.
-const podsWeight = 20
-
 // startNodes starts every missing node: it creates its namespaces, file system and
 // control group.
 func (c *Cluster) startNodes(context.Context) error {
@@ -37,7 +30,7 @@ func (c *Cluster) startNodes(context.Context) error {
 		if err := cgroup.Create(c.group(node)); err != nil {
 			return err
 		}
-		if err := cgroup.Weigh(c.group(node), podsWeight); err != nil {
+		if err := cgroup.Weigh(c.group(node)); err != nil {
 			return err
 		}
 		config := machine.NodeConfig{

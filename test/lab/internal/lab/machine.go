@@ -26,9 +26,6 @@ const (
 	// apiAddress is the API server's address on this machine. If the port is taken,
 	// the kernel chooses another one.
 	apiAddress = "127.0.0.1:16443"
-	// weight is the CPU weight of the lab, counted in processes. With the weight of
-	// one process it would starve beside a compiler.
-	weight = 20
 	// bootPatience is how long a machine may take to answer its first request.
 	bootPatience = time.Minute
 	// endPatience is how long killed processes may take to disappear.
@@ -72,7 +69,7 @@ func (l Lab) makeGroups(context.Context) error {
 	if err := cgroup.Create(l.group()); err != nil {
 		return err
 	}
-	return errors.Join(cgroup.Weigh(l.Dir.Control(), weight), cgroup.Weigh(l.group(), weight))
+	return errors.Join(cgroup.Weigh(l.Dir.Control()), cgroup.Weigh(l.group()))
 }
 
 func (l Lab) removeGroups(context.Context) error {
