@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"log/slog"
 	"net/http"
 	"runtime/debug"
 	"time"
@@ -11,10 +12,10 @@ import (
 	"spiderpool.dev/spiderpool/api/v2beta1"
 	"spiderpool.dev/spiderpool/internal/config"
 	"spiderpool.dev/spiderpool/internal/kube/agentclient"
-	"spiderpool.dev/spiderpool/internal/kube/restconfig"
 	"spiderpool.dev/spiderpool/internal/kube/servedschema"
 	"spiderpool.dev/spiderpool/internal/kube/tokenauth"
 	"spiderpool.dev/spiderpool/internal/process"
+	"spiderpool.dev/spiderpool/internal/process/setup"
 )
 
 // serviceGC is the percentage of garbage (GOGC) in the heap of an agent that follows all services. The kept data is large
@@ -23,10 +24,6 @@ const serviceGC = 50
 
 // options differ between ways to run an agent, not between installations.
 type options struct {
-	// configPath is the configuration file.
-	configPath string
-	// kubeconfig is a file that names the API server; see restconfig.Load.
-	kubeconfig string
 	// bindAddress is the IP address for health checks and metrics; "" means those of the
 	// configuration.
 	bindAddress string
@@ -43,7 +40,6 @@ type options struct {
 
 // Command is the program spiderpool-agent.
 func Command(env *process.Env) *cobra.Command {
-	var o options
 	cmd := &cobra.Command{
 		Use:     "spiderpool-agent",
 		Short:   "Allocate the addresses of this node's pods",
@@ -52,32 +48,27 @@ func Command(env *process.Env) *cobra.Command {
   SPIDERPOOL_NODE_NAME=node-1 SPIDERPOOL_POD_NAME=dev SPIDERPOOL_POD_NAMESPACE=kube-system \
     spiderpool-agent --config config.yaml --kubeconfig /etc/kubernetes/admin.conf`,
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return run(cmd.Context(), env, o) },
 	}
-	cmd.Flags().StringVar(&o.configPath, "config", config.DefaultPath, "configuration file")
-	cmd.Flags().StringVar(&o.kubeconfig, "kubeconfig", "", "kubeconfig file; empty for KUBECONFIG or the pod's service account")
-	cmd.Flags().StringVar(&o.bindAddress, "bind-address", "", "IP address for health checks and metrics; empty for those of the configuration")
-	cmd.Flags().DurationVar(&o.minLeaseAge, "min-lease-age", 0,
+	flags := setup.AddFlags(cmd, "IP address for health checks and metrics; empty for those of the configuration")
+	minLeaseAge := cmd.Flags().Duration("min-lease-age", 0,
 		"minimum age of a lease before it may be reclaimed without a DEL, e.g. 5m; 0 for the default")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		return run(cmd.Context(), env, flags, options{bindAddress: flags.BindAddress, minLeaseAge: *minLeaseAge})
+	}
 	return cmd
 }
 
-func run(ctx context.Context, env *process.Env, o options) error {
-	file, err := config.Load(o.configPath)
+func run(ctx context.Context, env *process.Env, flags *setup.Flags, o options) error {
+	var cfg config.Agent
+	server, err := flags.Load(env, func(file *config.File) (_ slog.Level, err error) {
+		cfg, err = file.Agent(env.Getenv)
+		return cfg.LogLevel, err
+	})
 	if err != nil {
 		return err
 	}
-	cfg, err := file.Agent(env.Getenv)
-	if err != nil {
-		return err
-	}
-	env.Level.Set(cfg.LogLevel)
 	if cfg.Service.Mode != config.ServiceKubeProxy && env.Getenv("GOGC") == "" {
 		debug.SetGCPercent(serviceGC)
-	}
-	server, err := restconfig.Load(o.kubeconfig)
-	if err != nil {
-		return err
 	}
 	o.protect = func(next http.Handler) (http.Handler, error) { return tokenauth.New(server, "/metrics", next, env.Log) }
 	client, err := agentclient.NewClient(server)

@@ -29,10 +29,10 @@ import (
 	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
 
 	"spiderpool.dev/spiderpool/internal/config"
-	"spiderpool.dev/spiderpool/internal/kube/restconfig"
 	"spiderpool.dev/spiderpool/internal/kube/tokenauth"
 	"spiderpool.dev/spiderpool/internal/process"
 	"spiderpool.dev/spiderpool/internal/process/httpserver"
+	"spiderpool.dev/spiderpool/internal/process/setup"
 )
 
 // Command is the program spiderpool-console.
@@ -45,20 +45,13 @@ func Command(env *process.Env) *cobra.Command {
   SPIDERPOOL_POD_NAMESPACE=kube-system spiderpool-console --config config.yaml --kubeconfig ~/.kube/config --bind-address 127.0.0.1`,
 		Args: cobra.NoArgs,
 	}
-	path := cmd.Flags().String("config", config.DefaultPath, "configuration file")
-	kubeconfig := cmd.Flags().String("kubeconfig", "", "kubeconfig file; empty for KUBECONFIG or the pod's service account")
-	address := cmd.Flags().String("bind-address", "", "IP address for pages and health checks; empty for all")
+	flags := setup.AddFlags(cmd, "IP address for pages and health checks; empty for all")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		file, err := config.Load(*path)
-		if err != nil {
-			return err
-		}
-		cfg, err := file.Console(env.Getenv)
-		if err != nil {
-			return err
-		}
-		env.Level.Set(cfg.LogLevel)
-		server, err := restconfig.Load(*kubeconfig)
+		var cfg config.Console
+		server, err := flags.Load(env, func(file *config.File) (_ slog.Level, err error) {
+			cfg, err = file.Console(env.Getenv)
+			return cfg.LogLevel, err
+		})
 		if err != nil {
 			return err
 		}
@@ -66,7 +59,7 @@ func Command(env *process.Env) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return p.run(cmd.Context(), *address)
+		return p.run(cmd.Context(), flags.BindAddress)
 	}
 	return cmd
 }

@@ -1,13 +1,15 @@
 package controller
 
 import (
+	"log/slog"
+
 	"github.com/spf13/cobra"
 
 	"spiderpool.dev/spiderpool/api/v2beta1"
 	"spiderpool.dev/spiderpool/internal/config"
-	"spiderpool.dev/spiderpool/internal/kube/restconfig"
 	"spiderpool.dev/spiderpool/internal/kube/servedschema"
 	"spiderpool.dev/spiderpool/internal/process"
+	"spiderpool.dev/spiderpool/internal/process/setup"
 )
 
 // Command is the program spiderpool-controller.
@@ -20,20 +22,13 @@ func Command(env *process.Env) *cobra.Command {
   SPIDERPOOL_POD_NAME=dev SPIDERPOOL_POD_NAMESPACE=kube-system spiderpool-controller --config config.yaml --kubeconfig ~/.kube/config`,
 		Args: cobra.NoArgs,
 	}
-	path := cmd.Flags().String("config", config.DefaultPath, "configuration file")
-	kubeconfig := cmd.Flags().String("kubeconfig", "", "kubeconfig file; empty for KUBECONFIG or the pod's service account")
-	address := cmd.Flags().String("bind-address", "", "IP address for webhooks, health checks and metrics; empty for all")
+	flags := setup.AddFlags(cmd, "IP address for webhooks, health checks and metrics; empty for all")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		file, err := config.Load(*path)
-		if err != nil {
-			return err
-		}
-		cfg, err := file.Controller(env.Getenv)
-		if err != nil {
-			return err
-		}
-		env.Level.Set(cfg.LogLevel)
-		server, err := restconfig.Load(*kubeconfig)
+		var cfg config.Controller
+		server, err := flags.Load(env, func(file *config.File) (_ slog.Level, err error) {
+			cfg, err = file.Controller(env.Getenv)
+			return cfg.LogLevel, err
+		})
 		if err != nil {
 			return err
 		}
@@ -41,7 +36,7 @@ func Command(env *process.Env) *cobra.Command {
 			&v2beta1.SpiderEndpoint{}, &v2beta1.SpiderMultusConfig{}, &v2beta1.SpiderCoordinator{}, &v2beta1.SpiderIPBlock{}, &v2beta1.SpiderPeerGroup{}, &v2beta1.SpiderCloudNetwork{}); err != nil {
 			return err
 		}
-		return Run(cmd.Context(), cfg, Options{RestConfig: server, BindAddress: *address, Log: env.Log})
+		return Run(cmd.Context(), cfg, Options{RestConfig: server, BindAddress: flags.BindAddress, Log: env.Log})
 	}
 	return cmd
 }
