@@ -20,7 +20,7 @@ func Symptoms(lab *Lab, site Site) []Step {
 	return []Step{
 		{"Create a full pool", false, g.fillPool},
 		{"An event of each waiting pod has the cause", false, g.waitingPodsSayWhy},
-		{"An overlapping pool is refused", false, g.overlapIsRefused},
+		{"Faulty pools are refused", false, g.faultyPoolsAreRefused},
 		{"A pool in use stays, and lists its pods", false, g.poolInUseStays},
 		{"Without a controller, changes are refused", false, g.refusedWithoutController},
 		{"Delete the pods", false, g.deleteSymptoms},
@@ -59,9 +59,22 @@ func (g *guide) waitingPodsSayWhy(ctx context.Context) error {
 	return nil
 }
 
-func (g *guide) overlapIsRefused(ctx context.Context) error {
+func (g *guide) faultyPoolsAreRefused(ctx context.Context) error {
 	_, err := g.Kubectl(ctx, "apply -f "+symptomManifests+"30-overlap.yaml")
-	return refusedWith(err, "shares 10.6.131.50 with SpiderIPPool symptom-full; remove these addresses from one of the two")
+	if err := refusedWith(err, "shares 10.6.131.50 with SpiderIPPool symptom-full; remove these addresses from one of the two"); err != nil {
+		return err
+	}
+	_, err = g.Kubectl(ctx, "apply -f "+symptomManifests+"40-faulty.yaml")
+	for _, text := range []string{
+		"'10.6.0.7/16' has host bits; write the network's first address, with zeros after the prefix",
+		`spec.ips[0]: Invalid value: "10.6.131.59-10.6.131.53": is inverted: it ends before it begins; write 10.6.131.53-10.6.131.59`,
+		`spec.gateway: Invalid value: "10.6.131.50": is an address in use: 10.6.131.50 of default/symptom-holder; choose another gateway`,
+	} {
+		if err := refusedWith(err, text); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // refusedWith returns nil if the refusal of kubectl contains the text.
