@@ -251,6 +251,9 @@ const (
 	// LabelBlockFixedPrefix is a prefix; a hash of an owner (lease.Holder.FixedFor)
 	// follows. The label marks every block with an address fixed for that owner.
 	LabelBlockFixedPrefix = "fixed.ipam.spidernet.io/"
+
+	// LabelBlockWithheld marks every block with a withheld address. Its value is empty.
+	LabelBlockWithheld = "ipam.spidernet.io/withheld"
 )
 
 // Labels of SpiderPeerGroups

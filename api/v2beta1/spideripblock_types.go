@@ -6,7 +6,7 @@ import (
 
 // LeaseState tells whether an address is in use, reserved or free.
 //
-// +kubebuilder:validation:Enum=InUse;Retained;Released;Quarantined
+// +kubebuilder:validation:Enum=InUse;Retained;Released;Quarantined;Withheld
 type LeaseState string
 
 const (
@@ -18,16 +18,21 @@ const (
 	LeaseReleased LeaseState = "Released"
 	// LeaseQuarantined: a foreign host answered for the address, so no pod gets it for a while.
 	LeaseQuarantined LeaseState = "Quarantined"
+	// LeaseWithheld: the controller returns the address to the cloud, so no pod gets it.
+	LeaseWithheld LeaseState = "Withheld"
 )
 
 // Lease records the holder of one address.
+//
+// +kubebuilder:validation:XValidation:rule="has(self.withheldBy) == (self.state == 'Withheld')",message="withheldBy must be set if state is Withheld, and only then"
 type Lease struct {
 	// IP is the address in canonical form. It lies inside the block.
 	// +kubebuilder:validation:MaxLength=45
 	IP string `json:"ip"`
 
 	// State is InUse (a pod's interface holds the address), Retained (reserved for
-	// its owner), Released (free) or Quarantined (a foreign host answered for it).
+	// its owner), Released (free), Quarantined (a foreign host answered for it) or
+	// Withheld (the controller returns it to the cloud).
 	State LeaseState `json:"state"`
 
 	// Pool is the SpiderIPPool of the address.
@@ -80,6 +85,11 @@ type Lease struct {
 	// +kubebuilder:validation:MaxLength=64
 	// +optional
 	MAC string `json:"mac,omitempty"`
+
+	// WithheldBy is the SpiderCloudNetwork that withholds the address.
+	// +kubebuilder:validation:MaxLength=253
+	// +optional
+	WithheldBy string `json:"withheldBy,omitempty"`
 }
 
 // FormerSandbox is a sandbox that lost its lease to a successor and may still use the

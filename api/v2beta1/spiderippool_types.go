@@ -72,7 +72,7 @@ type SpiderIPPoolStatus struct {
 	AllocatedIPCount *int64 `json:"allocatedIPCount,omitempty"`
 
 	// FreeIPCount is the number of addresses that the pool can hand out and that are neither in use nor retained.
-	// Quarantined addresses count as free.
+	// Quarantined and withheld addresses count as free.
 	// +kubebuilder:validation:Minimum=0
 	// +optional
 	FreeIPCount *int64 `json:"freeIPCount,omitempty"`

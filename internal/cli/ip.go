@@ -105,6 +105,7 @@ var meanings = map[string]string{
 	"InUse":              "in use",
 	"Retained":           "retained for its owner",
 	"Quarantined":        "quarantined",
+	"Withheld":           "withheld from pods, because the controller returns it to the cloud",
 	view.StateFormer:     "kept back for a former sandbox",
 	view.StateFree:       "free",
 	view.StateNotForPods: "not for pods",
@@ -150,7 +151,7 @@ func (w drawing) holder(h view.Address) {
 		since = fmt.Sprintf("%s (%s)", h.Since.UTC().Format("2006-01-02 15:04:05 MST"), w.age(h.Since))
 	}
 	w.fields([2]string{"State", h.State}, [2]string{"Pod", h.Pod}, [2]string{"Pod UID", h.PodUID}, [2]string{"Interface", h.Interface}, [2]string{"MAC", h.MAC},
-		[2]string{"Node", h.Node}, [2]string{"Workload", h.Workload}, [2]string{"Fixed for", h.FixedFor}, [2]string{"Pool", h.Pool},
+		[2]string{"Node", h.Node}, [2]string{"Workload", h.Workload}, [2]string{"Fixed for", h.FixedFor}, [2]string{"Withheld by", h.WithheldBy}, [2]string{"Pool", h.Pool},
 		[2]string{"Container ID", h.ContainerID}, [2]string{"Since", since})
 }
 

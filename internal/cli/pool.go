@@ -75,6 +75,7 @@ func poolsAnswer(pools []view.Pool) answer {
 			number("IN USE", false, func(p view.Pool) int64 { return p.InUse }),
 			number("RETAINED", false, func(p view.Pool) int64 { return p.Retained }),
 			number("QUARANTINED", true, func(p view.Pool) int64 { return p.Quarantined }),
+			number("WITHHELD", true, func(p view.Pool) int64 { return p.Withheld }),
 			number("FORMER", true, func(p view.Pool) int64 { return p.Former }),
 			text("DEFAULT", false, func(p view.Pool) string { return strconv.FormatBool(p.Default) }),
 			text("FOR", true, func(p view.Pool) string { return strings.Join(p.For, "; ") }))
@@ -127,8 +128,12 @@ func detailsAnswer(d view.PoolDetails) answer {
 
 // drawPool draws the state and the counts of a pool.
 func drawPool(w drawing, p view.Pool) {
-	fmt.Fprintf(w, "Pool %s is %s: %d of %d addresses are free, %d in use, %d retained, %d quarantined, %d of former sandboxes.\n\n",
-		p.Name, p.State, p.Free, p.Total, p.InUse, p.Retained, p.Quarantined, p.Former)
+	withheld := ""
+	if p.Withheld > 0 {
+		withheld = fmt.Sprintf(", %d withheld", p.Withheld)
+	}
+	fmt.Fprintf(w, "Pool %s is %s: %d of %d addresses are free, %d in use, %d retained, %d quarantined%s, %d of former sandboxes.\n\n",
+		p.Name, p.State, p.Free, p.Total, p.InUse, p.Retained, p.Quarantined, withheld, p.Former)
 }
 
 func newPoolUsage(o *viewOptions) *cobra.Command {

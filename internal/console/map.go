@@ -32,6 +32,7 @@ var meanings = []struct {
 	{view.StateFree, meaning{"free", "free"}},
 	{"Retained", meaning{"kept", "retained for its owner"}},
 	{"Quarantined", meaning{"quar", "quarantined: a foreign host answered for it"}},
+	{"Withheld", meaning{"hold", "withheld: the controller returns it to the cloud"}},
 	{view.StateFormer, meaning{"form", "kept back for a former sandbox"}},
 	{view.StateReserved, meaning{"resv", "reserved by a SpiderReservedIP"}},
 	{view.StateExcluded, meaning{"excl", "excluded by spec.excludeIPs"}},

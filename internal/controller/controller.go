@@ -47,7 +47,10 @@ import (
 	"spiderpool.dev/spiderpool/internal/controller/startuptaint"
 	"spiderpool.dev/spiderpool/internal/controller/subnet"
 	"spiderpool.dev/spiderpool/internal/controller/takenaddress"
+	"spiderpool.dev/spiderpool/internal/controller/withheld"
+	"spiderpool.dev/spiderpool/internal/ipam/withhold"
 	"spiderpool.dev/spiderpool/internal/kube/blockindex"
+	"spiderpool.dev/spiderpool/internal/kube/liveblocks"
 	"spiderpool.dev/spiderpool/internal/kube/poolindex"
 	"spiderpool.dev/spiderpool/internal/kube/scheme"
 	"spiderpool.dev/spiderpool/internal/kube/status"
@@ -254,6 +257,7 @@ type feature struct {
 func features(mgr ctrl.Manager, cfg config.Controller, index *poolindex.Index, own *metrics, log *slog.Logger) []feature {
 	w, live := status.NewWriter(mgr), mgr.GetAPIReader()
 	always := func(r reconciler) feature { return feature{reconciler: r, enabled: true} }
+	holds := withhold.New(liveblocks.New(w.Client, live), time.Now, log)
 	list := []feature{
 		always(poolstatus.New(w, live, index, log)),
 		always(reservedip.New(w)),
@@ -261,6 +265,7 @@ func features(mgr ctrl.Manager, cfg config.Controller, index *poolindex.Index, o
 		always(endpoint.New(w.Client, live, log)),
 		always(endpoint.NewRestorer(w.Client, live, log)),
 		always(leasereclaim.New(w, live, reclaimOptions(cfg, own), log)),
+		always(withheld.New(w.Client, live, holds, log)),
 		{startuptaint.New(w.Client, live, taintOptions(cfg), log), "startupTaint.enabled", cfg.StartupTaint.Enabled, nil},
 		{nodeaddress.New(w.Client, cfg.IPAM.Families(), log), "addressResource.enabled", cfg.AddressResource.Enabled, nil},
 		{peergroup.New(w, live, log), "policy.enabled", cfg.Policy.Enabled, nil},

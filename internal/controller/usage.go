@@ -19,7 +19,7 @@ var (
 		"Addresses that a SpiderIPPool can hand out. The 1000 fullest pools have time series, the others share pool=\"(other)\".", []string{"pool", "node"}, nil)
 	poolFree = prometheus.NewDesc("spiderpool_pool_free_addresses",
 		"Addresses of a SpiderIPPool that are neither in use nor retained. node is the one node of the pool, or empty.", []string{"pool", "node"}, nil)
-	leases = prometheus.NewDesc("spiderpool_leases", "Leases of a SpiderIPPool by state: InUse, Retained, Quarantined or Released.",
+	leases = prometheus.NewDesc("spiderpool_leases", "Leases of a SpiderIPPool by state: InUse, Retained, Quarantined, Withheld or Released.",
 		[]string{"pool", "state"}, nil)
 	conditions = prometheus.NewDesc("spiderpool_object_conditions", "Objects with a condition, e.g. kind=\"SpiderIPPool\", type=\"Ready\", status=\"False\".",
 		[]string{"kind", "type", "status", "reason"}, nil)

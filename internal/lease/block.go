@@ -176,6 +176,10 @@ func (b Block) Validate() error {
 				return fmt.Errorf("block %s: lease of %s is in use, but has the container ID %q and the interface %q", b.Base, l.Addr, l.ContainerID, l.Interface)
 			}
 		case Retained, Released, Quarantined:
+		case Withheld:
+			if l.WithheldBy == "" || l.Holder != (Holder{}) {
+				return fmt.Errorf("block %s: lease of %s is withheld by %q, for pod %q on node %q; it must name its SpiderCloudNetwork and no holder", b.Base, l.Addr, l.WithheldBy, l.Pod, l.Node)
+			}
 		default:
 			return fmt.Errorf("block %s: lease of %s has the unknown state %q", b.Base, l.Addr, l.State)
 		}

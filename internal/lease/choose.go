@@ -100,13 +100,16 @@ func (e *ExhaustedError) Error() string {
 }
 
 // String returns e.g. "16 of 16 addresses are taken: 14 in use, 1 retained, 1
-// quarantined". It adds e.g. ", 2 of former sandboxes" where there are any.
+// quarantined". It adds e.g. ", 2 withheld" and ", 2 of former sandboxes" where there are any.
 func (u Usage) String() string {
 	if u.Total == 0 {
 		return "has no address to hand out"
 	}
 	text := fmt.Sprintf("%d of %d addresses are taken: %d in use, %d retained, %d quarantined",
 		u.Total-u.Free, u.Total, u.InUse, u.Retained, u.Quarantined)
+	if u.Withheld > 0 {
+		text += fmt.Sprintf(", %d withheld", u.Withheld)
+	}
 	if u.Former > 0 {
 		text += fmt.Sprintf(", %d of former sandboxes", u.Former)
 	}

@@ -254,7 +254,7 @@ type Usage struct {
 	Free  int64 // usable addresses without a lease in a known block
 
 	// Leases with the pool's name, including those of addresses removed from the pool.
-	InUse, Retained, Quarantined int64
+	InUse, Retained, Quarantined, Withheld int64
 	// Former counts usable addresses without a lease that a former sandbox may still use.
 	Former int64
 }
@@ -264,7 +264,7 @@ type Usage struct {
 func (x *Index) Usage(pool string) Usage {
 	var u Usage
 	if t, ok := x.tallies[pool]; ok {
-		u.InUse, u.Retained, u.Quarantined = t.states[InUse], t.states[Retained], t.states[Quarantined]
+		u.InUse, u.Retained, u.Quarantined, u.Withheld = t.states[InUse], t.states[Retained], t.states[Quarantined], t.states[Withheld]
 	}
 	if p, ok := x.pools[pool]; ok {
 		u.Total = p.usable.Count()

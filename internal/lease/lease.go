@@ -37,6 +37,9 @@ const (
 	Released State = "Released"
 	// Quarantined: a foreign host answered for the address.
 	Quarantined State = "Quarantined"
+	// Withheld: the controller is about to return the address to the cloud, or has
+	// returned it. No agent grants it, and only the controller ends this state.
+	Withheld State = "Withheld"
 )
 
 // Attachment identifies an interface of a sandbox, as CNI does.
@@ -66,4 +69,7 @@ type Lease struct {
 	Since time.Time // when State was entered
 	Until time.Time // end of a quarantine by the clock of Since; see Sightings
 	MAC   string    // hardware address that answered for a quarantined address
+	// WithheldBy is the SpiderCloudNetwork that withholds the address; empty in all other
+	// states.
+	WithheldBy string
 }

@@ -197,7 +197,7 @@ var Reasons = []Reason{
 // Reasons to keep a lease.
 const (
 	Disabled     Reason = "Disabled"
-	NotHeld      Reason = "NotHeld" // released or quarantined: it expires by itself
+	NotHeld      Reason = "NotHeld" // released or quarantined: it expires by itself; or withheld
 	TooYoung     Reason = "TooYoung"
 	PodAlive     Reason = "PodAlive"
 	PodUnknown   Reason = "PodUnknown"

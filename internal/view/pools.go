@@ -28,10 +28,11 @@ type Pool struct {
 	// Total is the number of addresses for pods. Free is the part of it without a holder.
 	Total int64 `json:"total"`
 	Free  int64 `json:"free"`
-	// InUse, Retained and Quarantined also count leases of addresses that the pool has lost.
+	// InUse, Retained, Quarantined and Withheld also count leases of addresses that the pool has lost.
 	InUse       int64 `json:"inUse"`
 	Retained    int64 `json:"retained"`
 	Quarantined int64 `json:"quarantined"`
+	Withheld    int64 `json:"withheld"`
 	// Former counts addresses that a former sandbox may still use.
 	Former int64 `json:"former"`
 
@@ -53,7 +54,7 @@ func (s *State) pool(p *pool.Pool) Pool {
 	u := s.index.Usage(p.Name)
 	out := Pool{
 		Name: p.Name, State: "Ready", Family: p.Family, Subnet: p.Subnet, Gateway: p.Gateway, Default: p.Default,
-		Total: u.Total, Free: u.Free, InUse: u.InUse, Retained: u.Retained, Quarantined: u.Quarantined, Former: u.Former, For: restrictions(p),
+		Total: u.Total, Free: u.Free, InUse: u.InUse, Retained: u.Retained, Quarantined: u.Quarantined, Withheld: u.Withheld, Former: u.Former, For: restrictions(p),
 	}
 	switch {
 	case p.Invalid != "":
@@ -154,7 +155,7 @@ func (p Pool) finding() (Finding, bool) {
 }
 
 func (p Pool) taken() string {
-	return lease.Usage{Total: p.Total, Free: p.Free, InUse: p.InUse, Retained: p.Retained, Quarantined: p.Quarantined, Former: p.Former}.String()
+	return lease.Usage{Total: p.Total, Free: p.Free, InUse: p.InUse, Retained: p.Retained, Quarantined: p.Quarantined, Withheld: p.Withheld, Former: p.Former}.String()
 }
 
 // PoolUsage are the holders of a pool's addresses.

@@ -48,7 +48,7 @@ func (s *State) Release(addr netip.Addr, forced bool, around Surroundings, owner
 	r.State, r.Holder, r.Node, r.ContainerID = a.State, a.Pod, a.Node, a.ContainerID
 	j := s.judge(around, ownerOf, policy)
 	switch l.State {
-	case lease.Quarantined:
+	case lease.Quarantined, lease.Withheld:
 		f := s.holderFindings(a, reclaim.Pod{})[0]
 		r.Because, r.Remedy = f.Problem, f.Remedy
 	case lease.Retained:

@@ -150,7 +150,7 @@ const StateFormer = "Former"
 // Address is one address with its holder.
 type Address struct {
 	Addr netip.Addr `json:"address"`
-	// State is InUse, Retained, Quarantined or Former.
+	// State is InUse, Retained, Quarantined, Withheld or Former.
 	State     string `json:"state"`
 	Pool      string `json:"pool,omitempty"`
 	Pod       string `json:"pod,omitempty"` // "namespace/name"
@@ -166,6 +166,8 @@ type Address struct {
 	ContainerID string    `json:"containerID,omitempty"`
 	Since       time.Time `json:"since,omitzero"`
 	Until       time.Time `json:"until,omitzero"` // end of a quarantine
+	// WithheldBy is the SpiderCloudNetwork that withholds the address.
+	WithheldBy string `json:"withheldBy,omitempty"`
 }
 
 // Filter selects addresses. Empty fields select all.
@@ -234,7 +236,7 @@ func (f Filter) selects(l lease.Lease) bool {
 func (s *State) address(l lease.Lease) Address {
 	a := Address{
 		Addr: l.Addr, State: string(l.State), Pool: l.Pool, Pod: l.Pod.String(), PodUID: l.PodUID, Interface: l.Interface, Node: l.Node,
-		FixedFor: l.FixedFor.String(), ContainerID: l.ContainerID, MAC: l.MAC, Since: l.Since, Until: l.Until,
+		FixedFor: l.FixedFor.String(), ContainerID: l.ContainerID, MAC: l.MAC, Since: l.Since, Until: l.Until, WithheldBy: l.WithheldBy,
 	}
 	if l.OfFormer() {
 		a.State = StateFormer

@@ -143,7 +143,7 @@
   verbs: [list, watch, create, delete]
 - apiGroups: [spiderpool.spidernet.io]
   resources: [spideripblocks]
-  verbs: [get, list, watch, update, delete]
+  verbs: [get, list, watch, create, update, delete]
 - apiGroups: [k8s.cni.cncf.io]
   resources: [network-attachment-definitions]
   verbs: [list, watch, create, patch, delete]

@@ -119,7 +119,7 @@ func (a *Allocator) keepOwn(known, b lease.Block) lease.Block {
 		a.mu.lost[key] = l
 		stored, _ := b.Lease(l.Addr)
 		// What this node knows of its own sandboxes is newer than what a backup says.
-		isOthers := (stored.State == lease.InUse || stored.State == lease.Retained) && stored.Node != a.config.Node
+		isOthers := (stored.State == lease.InUse || stored.State == lease.Retained) && stored.Node != a.config.Node || stored.State == lease.Withheld
 		if !l.OfFormer() && !isOthers && b.MayHave(l.Addr, l.PodUID, l.FixedFor) {
 			b = b.HandOver(l)
 		} else {

@@ -78,7 +78,7 @@ func wantConflict(t *testing.T, what string, err error) {
 
 func comesBack(t *testing.T, s OrderedBlocks) {
 	full := lease.Block{Base: addr("2001:db8::10"), Node: "n1"}
-	states := []lease.State{lease.InUse, lease.Retained, lease.Released, lease.Quarantined}
+	states := []lease.State{lease.InUse, lease.Retained, lease.Released, lease.Quarantined, lease.Withheld}
 	for i := range inet.BlockSize {
 		l := lease.Lease{Addr: inet.BlockAddr(full.Base, i), State: states[i%len(states)], Since: since.Add(time.Duration(i) * time.Second)}
 		switch l.State {
@@ -87,6 +87,8 @@ func comesBack(t *testing.T, s OrderedBlocks) {
 			l.Holder = lease.Holder{Attachment: lease.Attachment{ContainerID: "c", Interface: "net1"}, Pod: lease.ParsePodKey("ns/web-0"), PodUID: "u", Node: "n2", FixedFor: lease.ParseOwner("Pod/ns/web-0")}
 		case lease.Quarantined:
 			l.Until, l.MAC = since.Add(time.Hour), "02:00:00:00:00:01"
+		case lease.Withheld:
+			l.Pool, l.WithheldBy = "p", "aws"
 		}
 		full.Leases = append(full.Leases, l)
 	}

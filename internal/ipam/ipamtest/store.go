@@ -144,6 +144,11 @@ func (s *Store) InRegion(_ context.Context, region netip.Prefix) ([]lease.Block,
 	return s.list(func(b lease.Block) bool { return region.Contains(b.Base) })
 }
 
+// Withheld implements withhold.Blocks.
+func (s *Store) Withheld(_ context.Context) ([]lease.Block, error) {
+	return s.list(func(b lease.Block) bool { return len(b.Withheld()) > 0 })
+}
+
 // All returns every block.
 func (s *Store) All() []lease.Block {
 	blocks, err := s.list(func(lease.Block) bool { return true })

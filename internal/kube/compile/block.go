@@ -82,6 +82,9 @@ func BlockObject(b lease.Block) *v2beta1.SpiderIPBlock {
 		if l.Node != "" {
 			labels[BlockNodeLabel(l.Node)] = blockHolder
 		}
+		if l.State == lease.Withheld {
+			labels[names.LabelBlockWithheld] = ""
+		}
 		if !l.FixedFor.IsZero() {
 			labels[BlockFixedLabel(l.FixedFor)] = ""
 		}
@@ -114,7 +117,7 @@ func leaseObject(l lease.Lease) v2beta1.Lease {
 	out := v2beta1.Lease{
 		IP: l.Addr.String(), State: v2beta1.LeaseState(l.State), Pool: l.Pool,
 		Pod: l.Pod.String(), PodUID: l.PodUID, ContainerID: l.ContainerID, Interface: l.Interface, Node: l.Node, FixedFor: l.FixedFor.String(),
-		Since: metav1.NewTime(l.Since), MAC: l.MAC,
+		Since: metav1.NewTime(l.Since), MAC: l.MAC, WithheldBy: l.WithheldBy,
 	}
 	if !l.Until.IsZero() {
 		out.Until = &metav1.Time{Time: l.Until}
@@ -181,7 +184,7 @@ func LeaseOf(in *v2beta1.Lease) (lease.Lease, error) {
 			Attachment: lease.Attachment{ContainerID: in.ContainerID, Interface: in.Interface},
 			Pod:        lease.ParsePodKey(in.Pod), PodUID: in.PodUID, Node: in.Node, FixedFor: lease.ParseOwner(in.FixedFor),
 		},
-		Since: in.Since.UTC(), MAC: in.MAC,
+		Since: in.Since.UTC(), MAC: in.MAC, WithheldBy: in.WithheldBy,
 	}
 	if in.Until != nil {
 		out.Until = in.Until.UTC()

@@ -1,0 +1,71 @@
+package lease
+
+import (
+	"net/netip"
+	"slices"
+	"time"
+
+	"spiderpool.dev/spiderpool/internal/inet"
+)
+
+// MaxWithheld is the maximum number of addresses that are withheld together: those of
+// 16 blocks.
+const MaxWithheld = 256
+
+// Withhold withholds the addresses of the block that mask has, for a SpiderCloudNetwork. It also
+// writes addresses anew that the network withholds already: the block then has another version, so
+// a late write of another process fails. If an address is not free, Withhold returns its holders and
+// the same block; former sandboxes are among them (Former.AsLease).
+func (b Block) Withhold(mask inet.Mask, network, pool string, now time.Time) (Block, []Lease) {
+	var holders []Lease
+	for i := range inet.BlockSize {
+		if mask&(1<<i) != 0 {
+			holders = append(holders, b.holdersOf(inet.BlockAddr(b.Base, i), network)...)
+		}
+	}
+	if len(holders) > 0 {
+		return b, holders
+	}
+	for i := range inet.BlockSize {
+		if mask&(1<<i) == 0 {
+			continue
+		}
+		next := Lease{Addr: inet.BlockAddr(b.Base, i), State: Withheld, Pool: pool, WithheldBy: network, Since: stamp(now)}
+		if l, ok := b.Lease(next.Addr); ok && !next.Since.After(l.Since) {
+			next.Since = l.Since.Add(time.Second) // differs from all that another process has seen
+		}
+		b = b.With(next)
+	}
+	return b, nil
+}
+
+// holdersOf returns what keeps the network from withholding the address.
+func (b Block) holdersOf(a netip.Addr, network string) []Lease {
+	var holders []Lease
+	if l, ok := b.Lease(a); ok && l.State != Released && (l.State != Withheld || l.WithheldBy != network) {
+		holders = append(holders, l)
+	}
+	for _, f := range b.FormerOf(a) {
+		holders = append(holders, f.AsLease())
+	}
+	return holders
+}
+
+// EndWithheld frees a withheld address, unless its lease has changed since it was seen. It
+// returns false and the same block then.
+func (b Block) EndWithheld(seen Lease, now time.Time) (Block, bool) {
+	l, ok := b.Lease(seen.Addr)
+	if !ok || l.State != Withheld || l.WithheldBy != seen.WithheldBy || l.Pool != seen.Pool || !l.Since.Equal(seen.Since) {
+		return b, false
+	}
+	free := released(l.Addr, now)
+	if free.Since.Before(l.Since) {
+		free.Since = l.Since // the next withholding is later, and differs
+	}
+	return b.With(free), true
+}
+
+// Withheld returns the withheld addresses of the block.
+func (b Block) Withheld() []Lease {
+	return slices.DeleteFunc(slices.Clone(b.Leases), func(l Lease) bool { return l.State != Withheld })
+}
