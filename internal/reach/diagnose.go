@@ -325,25 +325,36 @@ func (t *Party) strict(own, source netip.Addr, sender *Party) (Finding, bool) {
 	if !ok || !known || byVeth || back.Dev == arrival.Name {
 		return Finding{}, false
 	}
-	for _, of := range []string{"all", arrival.Name} {
-		path := "net/ipv4/conf/" + of + "/rp_filter"
-		if t.Facts.Sysctls[path] != "1" || of == "all" && t.Facts.Sysctls["net/ipv4/conf/"+arrival.Name+"/rp_filter"] == "2" {
-			continue
-		}
-		leave := "packets to that address leave by " + back.Dev
-		if back.Dev == "" {
-			leave = "there is no route to that address"
-		}
-		f := Finding{
-			Subject: t.describe(), Problem: fmt.Sprintf("rp_filter is strict (%s is 1), so the kernel drops packets from %s that arrive on %s: %s", path, source, arrival.Name, leave),
-			Remedy: "sysctl -w " + strings.ReplaceAll(path, "/", ".") + "=2",
-		}
-		if !t.Host {
-			f.Remedy = "set podRPFilter of the SpiderCoordinator to 0 or 2, and recreate the pods"
-		}
-		return f, true
+	path, strict := t.Facts.strictFilter(arrival.Name)
+	if !strict {
+		return Finding{}, false
 	}
-	return Finding{}, false
+	leave := "packets to that address leave by " + back.Dev
+	if back.Dev == "" {
+		leave = "there is no route to that address"
+	}
+	f := Finding{
+		Subject: t.describe(), Problem: fmt.Sprintf("rp_filter is strict (%s is 1), so the kernel drops packets from %s that arrive on %s: %s", path, source, arrival.Name, leave),
+		Remedy: "sysctl -w " + strings.ReplaceAll(path, "/", ".") + "=2",
+	}
+	if !t.Host {
+		f.Remedy = "set podRPFilter of the SpiderCoordinator to 0 or 2, and recreate the pods"
+	}
+	return f, true
+}
+
+// strictFilter returns the sysctl that makes the reverse path filter of an interface strict. The kernel uses the
+// larger value of all interfaces and of this one, and 2 is loose.
+func (f *Facts) strictFilter(dev string) (path string, strict bool) {
+	for _, of := range []string{dev, "all"} {
+		switch each := "net/ipv4/conf/" + of + "/rp_filter"; f.Sysctls[each] {
+		case "1":
+			path = each
+		case "2":
+			return "", false
+		}
+	}
+	return path, path != ""
 }
 
 // nodeRoute finds a node without its route to a pod, through the pod's veth pair.

@@ -20,6 +20,18 @@ func betweenNodes(p *Probe) bool {
 	return slices.Contains([]string{PathOtherNode, PathOtherHost, PathFull, PathServiceFar}, p.Path)
 }
 
+func TestLooseFilterDropsNothing(t *testing.T) {
+	for _, tc := range []struct{ all, own, want string }{
+		{"0", "0", ""}, {"1", "0", "net/ipv4/conf/all/rp_filter"}, {"0", "1", "net/ipv4/conf/eth0/rp_filter"},
+		{"2", "1", ""}, {"1", "2", ""}, {"2", "0", ""},
+	} {
+		f := Facts{Sysctls: map[string]string{"net/ipv4/conf/all/rp_filter": tc.all, "net/ipv4/conf/eth0/rp_filter": tc.own}}
+		if path, strict := f.strictFilter("eth0"); path != tc.want || strict != (tc.want != "") {
+			t.Errorf("all is %s, eth0 %s: got %q %v, want %q", tc.all, tc.own, path, strict, tc.want)
+		}
+	}
+}
+
 // TestFaultsAreNamed plants one fault each. There must be one finding, with the text.
 func TestFaultsAreNamed(t *testing.T) {
 	for _, tc := range []struct {
