@@ -341,6 +341,8 @@ type flowsContent struct {
 	Edges   []view.FlowEdge
 	Graph   graph
 	Total   int
+	// Limited is whether the user may not list the pods of all namespaces.
+	Limited bool
 }
 
 func (flowsContent) title() string { return "Flows" }
@@ -355,6 +357,7 @@ func (s *site) flowsPage(v *visit) (any, error) {
 	}
 	all, fault := s.Flows.latest()
 	flows := v.sight.flows(all)
+	c.Limited = !v.sight.pods("")
 	c.Fault, c.Total, c.Edges = fault, len(flows), view.FlowEdges(flows)
 	c.Graph = drawGraph(c.Edges)
 	c.Edges, c.Flows = c.Edges[:min(len(c.Edges), maxCounts)], flows[:min(len(flows), maxFlowRows)]

@@ -148,7 +148,7 @@ func TestUsersSeeTheirPartOnly(t *testing.T) {
 		{"shop", "/search?q=web", 200, "shop/web-0", ""},
 		{"shop", "/events", 200, "FailedAllocateIP|10.6.0.2", "ReclaimedIP|RuntimeUnavailable"},
 		{"blog", "/events", 200, "ReclaimedIP", "FailedAllocateIP|10.6.0.2"},
-		{"shop", "/flows", 200, "shop/web-0:80|shop/Deployment/cart|10.6.0.9:40000", "crawler|blog|192.0.2.1"},
+		{"shop", "/flows", 200, "shop/web-0:80|shop/Deployment/cart|10.6.0.9:40000|An end elsewhere has its address only", "crawler|blog|192.0.2.1"},
 		{"blog", "/flows", 200, "blog/crawler-1|blog/blog-0:80|10.6.0.2:80", "web-0|cart|NetworkPolicy"},
 		{"shop", "/nodes", 200, "Your rights do not show nodes", "10.6.0.100"},
 		{"shop", "/nodes/n1", 404, "", "10.6.0.100"},
@@ -157,7 +157,7 @@ func TestUsersSeeTheirPartOnly(t *testing.T) {
 		{"nothing", "/addresses/10.6.0.2", 404, "", "shop"},
 		{"nothing", "/pods/shop/web-0", 404, "", "eth0"},
 		{"nothing", "/events", 200, "No failure", "FailedAllocateIP|shop"},
-		{"nothing", "/flows", 200, "No flows", "10.6.0|shop"},
+		{"nothing", "/flows", 200, "No flows|Your rights do not show the pods of all namespaces", "10.6.0|shop"},
 		{"nothing", "/search?q=10.6.0.2", 200, "Nothing found", "shop"},
 		{"nothing", "/no/such/page", 404, "There is no such page", ""},
 	} {

@@ -110,9 +110,20 @@ func open(t *testing.T, colors string, v viewport) *tab {
 	}
 	b.visit("/sign-in")
 	if b.has("#token") {
-		b.run(chromedp.SendKeys(chromedp.CSS("#token"), environment(t, "CONSOLE_TOKEN")+kb.Enter), chromedp.WaitVisible(chromedp.CSS("footer")))
+		b.signIn(environment(t, "CONSOLE_TOKEN"))
 	}
 	return b
+}
+
+// signIn fills in the form of the page.
+func (b *tab) signIn(token string) {
+	b.Helper()
+	b.run(chromedp.SendKeys(chromedp.CSS("#token"), token+kb.Enter), chromedp.WaitVisible(chromedp.CSS("footer")))
+}
+
+func (b *tab) signOut() {
+	b.Helper()
+	b.run(chromedp.Click(chromedp.CSS("form[action='/sign-out'] button")), chromedp.WaitVisible(chromedp.CSS("#token")))
 }
 
 func (b *tab) run(actions ...chromedp.Action[chromedp.Void]) {
@@ -203,7 +214,7 @@ func TestPagesAreAccessible(t *testing.T) {
 func TestSignInIsAccessible(t *testing.T) {
 	for _, colors := range []string{"light", "dark"} {
 		b := open(t, colors, viewports[1])
-		b.run(chromedp.Click(chromedp.CSS("form[action='/sign-out'] button")), chromedp.WaitVisible(chromedp.CSS("#token")))
+		b.signOut()
 		b.accessible("sign-in, " + colors)
 		b.shoot("sign-in-" + colors)
 		b.run(chromedp.SendKeys(chromedp.CSS("#token"), "wrong"+kb.Enter), chromedp.WaitVisible(chromedp.CSS("#problem")))

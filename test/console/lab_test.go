@@ -50,8 +50,29 @@ func TestLabIsShown(t *testing.T) {
 	b.shows("flows", "/flows", want.Pod, want.Peer)
 	dark := open(t, "dark", viewports[0])
 	dark.shows("pool-dark", "/pools/"+want.Pool, want.Addresses[0])
+	b.hidesFlows(environment(t, "CONSOLE_GUEST"), want.Pod, want.Peer)
 	phone := open(t, "light", viewports[1])
 	phone.shows("pod-phone", "/pods/"+want.Pod, want.Addresses[0])
+}
+
+// hidesFlows signs in as a user without rights in the namespace of the pods, and signs out.
+func (b *tab) hidesFlows(token string, pods ...string) {
+	b.Helper()
+	b.signOut()
+	b.signIn(token)
+	b.becomes("flows-guest", "/flows", func() string {
+		text := b.text()
+		if !strings.Contains(text, "Your rights do not show the pods of all namespaces") {
+			return "no reason in " + text
+		}
+		for _, pod := range pods {
+			if strings.Contains(text, pod) {
+				return "a flow of " + pod + " in " + text
+			}
+		}
+		return ""
+	})
+	b.signOut()
 }
 
 // text returns the text of the page.

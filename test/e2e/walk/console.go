@@ -35,14 +35,17 @@ func (g *guide) turnConsoleOn(ctx context.Context) error {
 	// The guide removes the cluster's DNS at its end. The console finds hubble-relay by it.
 	if err := g.kubectlAll(ctx, "scale -n kube-system deployment/coredns --replicas=1", "apply -f "+answersManifest,
 		"create serviceaccount -n kube-system console-viewer",
-		"create clusterrolebinding console-viewer --clusterrole spiderpool-reader --serviceaccount kube-system:console-viewer"); err != nil {
+		"create clusterrolebinding console-viewer --clusterrole spiderpool-reader --serviceaccount kube-system:console-viewer",
+		// A guest may list the pods of kube-system, and none of default.
+		"create serviceaccount -n kube-system console-guest", "create rolebinding -n kube-system console-guest --clusterrole view --serviceaccount kube-system:console-guest"); err != nil {
 		return err
 	}
 	return g.upgrade(ctx, consoleValues)
 }
 
 func (g *guide) turnConsoleOff(ctx context.Context) error {
-	if err := g.kubectlAll(ctx, "delete clusterrolebinding console-viewer", "delete serviceaccount -n kube-system console-viewer",
+	if err := g.kubectlAll(ctx, "delete clusterrolebinding console-viewer", "delete rolebinding -n kube-system console-guest",
+		"delete serviceaccount -n kube-system console-viewer console-guest",
 		"delete --timeout=5m -f "+answersManifest, "scale -n kube-system deployment/coredns --replicas=0"); err != nil {
 		return err
 	}
@@ -90,11 +93,15 @@ func (g *guide) pagesAgree(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	token, err := g.run(ctx, "kubectl", "create", "token", "console-viewer", "-n", "kube-system")
-	if err != nil {
-		return err
+	tokens := map[string]string{}
+	for _, account := range []string{"console-viewer", "console-guest"} {
+		token, err := g.run(ctx, "kubectl", "create", "token", account, "-n", "kube-system")
+		if err != nil {
+			return err
+		}
+		tokens[account] = strings.TrimSpace(token)
 	}
-	out, err := g.run(ctx, "env", "CONSOLE_TOKEN="+strings.TrimSpace(token), "CONSOLE_LAB="+string(text), "SCREENSHOTS="+os.Getenv("SCREENSHOTS"), "sh", "-c", `set -e
+	out, err := g.run(ctx, "env", "CONSOLE_TOKEN="+tokens["console-viewer"], "CONSOLE_GUEST="+tokens["console-guest"], "CONSOLE_LAB="+string(text), "SCREENSHOTS="+os.Getenv("SCREENSHOTS"), "sh", "-c", `set -e
 log=$(mktemp); trap 'kill $forward; rm $log' EXIT
 kubectl -n kube-system port-forward service/spiderpool-console :443 >$log & forward=$!
 until grep -q Forwarding $log; do kill -0 $forward; sleep 0.1; done
