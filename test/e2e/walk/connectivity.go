@@ -150,6 +150,8 @@ func (g *guide) plantedFaults() []planted {
 			"node worker1: its route to pod last-1"},
 		{"address used twice", keptPods, func(ctx context.Context) error { return g.impostor(ctx, "add") }, func(ctx context.Context) error { return g.impostor(ctx, "del") },
 			"two hosts use it: pod last-1 on node worker1 has it"},
+		{"strict rp_filter in a pod", keptPods, g.strictFilter, inPod("last-1", "sh -c 'ip link del other; sysctl -w net.ipv4.conf.eth0.rp_filter=0'"),
+			"pod last-1 on node worker1: rp_filter is strict (net/ipv4/conf/eth0/rp_filter is 1), so the kernel drops packets from "},
 	}
 }
 
@@ -221,6 +223,38 @@ func (g *guide) impostor(ctx context.Context, verb string) error {
 	}
 	_, err = g.Exec(ctx, "peer", fmt.Sprintf("ip address %s %s/32 dev eth0", verb, v4))
 	return errors.Join(err, g.inNetwork(ctx, "last-1", "sysctl -w net.ipv4.conf.eth0.arp_ignore="+ignore), g.inNetwork(ctx, "first-0", "ip neigh flush dev eth0"))
+}
+
+// strictFilter gives last-1 a second interface on the same network, by which its replies to first-0 leave. Every path
+// still works, until the filter of the first interface is strict.
+func (g *guide) strictFilter(ctx context.Context) error {
+	var client corev1.Pod
+	if err := g.Get(ctx, "pod -n "+connectivityNamespace+" first-0", &client); err != nil {
+		return err
+	}
+	_, mac, err := g.kernelAddresses(ctx, client)
+	if err != nil {
+		return err
+	}
+	from, _, err := addressesOf(client)
+	if err != nil {
+		return err
+	}
+	own, err := g.addressOf(ctx, "last-1")
+	if err != nil {
+		return err
+	}
+	if err := g.inNetwork(ctx, "last-1", fmt.Sprintf(`sh -ec 'ip link add link eth0 name other type macvlan mode bridge
+		sysctl -w net.ipv4.conf.other.arp_ignore=1
+		ip link set other up
+		ip neigh add %[1]s lladdr %[2]s dev other nud permanent
+		ip route add %[1]s dev other src %[3]s'`, from, mac, own)); err != nil {
+		return err
+	}
+	if err := g.everyPathWorks(ctx); err != nil {
+		return fmt.Errorf("with two ways and a loose filter: %w", err)
+	}
+	return g.inNetwork(ctx, "last-1", "sysctl -w net.ipv4.conf.eth0.rp_filter=1")
 }
 
 // withoutAgentOn removes the agent of one node.
