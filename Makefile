@@ -61,6 +61,7 @@ images: $(LAB) build $(if $(RELAY),bin/hubble-relay) ## Build the container imag
 
 .PHONY: chart
 chart: ## Package the chart into dist/ (needs helm)
+	@command -v helm >/dev/null || { echo "chart: helm is missing; install Helm 3.14 or later: https://helm.sh/docs/intro/install/" >&2; exit 1; }
 	@helm package charts/spiderpool --destination dist
 
 .PHONY: load
