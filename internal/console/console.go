@@ -6,7 +6,7 @@
 // makes no difference to the API server.
 //
 // The pages change nothing in the cluster, and load nothing from other hosts:
-// docs/adr/0032-a-console-with-own-watches.md.
+// docs/adr/0033-the-console-filters.md.
 package console
 
 import (
