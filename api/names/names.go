@@ -233,6 +233,14 @@ const (
 	LabelCloudInterface = "ipam.spidernet.io/cloud-interface"
 )
 
+// Annotations of the SpiderIPPools that follow a cloud
+const (
+	// AnnotationPoolAssignable is the number of addresses that the controller would still assign to the interface of the pool, in
+	// the mode Manage. The scheduler counts them as free.
+	// Example: 112
+	AnnotationPoolAssignable = "ipam.spidernet.io/assignable"
+)
+
 // Labels of SpiderIPBlocks
 //
 // They follow from the name and the leases of a block and are written together

@@ -20,11 +20,63 @@ const (
 
 // CloudMode says who assigns addresses to the network interfaces of the nodes.
 //
-// +kubebuilder:validation:Enum=Discover
+// +kubebuilder:validation:Enum=Discover;Manage
 type CloudMode string
 
-// CloudDiscover only reads from the cloud: its pools follow what others have assigned.
-const CloudDiscover CloudMode = "Discover"
+const (
+	// CloudDiscover only reads from the cloud: its pools follow what others have assigned.
+	CloudDiscover CloudMode = "Discover"
+	// CloudManage has the controller assign addresses as pods need them, and give them back.
+	CloudManage CloudMode = "Manage"
+)
+
+// CloudManagement says how many addresses the interfaces have in the mode Manage.
+type CloudManagement struct {
+	// ReservePercent is how many addresses an interface has free for further pods, in percent of those in use. It has one
+	// at least, and no more than the limit of pods of the node.
+	// +kubebuilder:default=20
+	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Maximum=100
+	// +optional
+	ReservePercent *int64 `json:"reservePercent,omitempty"`
+
+	// CoolDownMinutes is how long addresses must be unneeded before the controller gives them back to the cloud.
+	// +kubebuilder:default=10
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=1440
+	// +optional
+	CoolDownMinutes *int64 `json:"coolDownMinutes,omitempty"`
+}
+
+// CloudAction is a call that changes the cloud.
+//
+// +kubebuilder:validation:Enum=Assign;Unassign
+type CloudAction string
+
+const (
+	// CloudAssign assigns addresses to an interface.
+	CloudAssign CloudAction = "Assign"
+	// CloudUnassign takes addresses from an interface.
+	CloudUnassign CloudAction = "Unassign"
+)
+
+// CloudChange is a call of the cloud that has begun, and whose outcome is not known yet.
+type CloudChange struct {
+	// ID distinguishes the calls.
+	// +kubebuilder:validation:MaxLength=32
+	ID string `json:"id"`
+
+	// Node is the node of the interface.
+	// +kubebuilder:validation:MaxLength=253
+	Node string `json:"node"`
+
+	// Interface is the ID of the interface in the cloud, e.g. "eni-0123456789abcdef0".
+	// +kubebuilder:validation:MaxLength=253
+	Interface string `json:"interface"`
+
+	// Action is Assign or Unassign.
+	Action CloudAction `json:"action"`
+}
 
 // CloudInterface is one network interface of each node.
 type CloudInterface struct {
@@ -53,6 +105,8 @@ type CloudInterface struct {
 }
 
 // SpiderCloudNetworkSpec selects the interfaces of the cloud that are to have pools.
+//
+// +kubebuilder:validation:XValidation:rule=`!has(self.manage) || self.mode == 'Manage'`,messageExpression=`"manage needs mode 'Manage', and mode is '" + self.mode + "'; set mode, or remove manage"`
 type SpiderCloudNetworkSpec struct {
 	// Provider is the cloud, e.g. "aws".
 	// +kubebuilder:validation:XValidation:rule=`self == oldSelf`,messageExpression=`"'" + self + "' differs from '" + oldSelf + "', and provider is immutable; create a new object for another cloud"`
@@ -66,11 +120,16 @@ type SpiderCloudNetworkSpec struct {
 	// +kubebuilder:validation:XValidation:rule=`self.matches('^[a-z0-9-]*$')`,messageExpression=`"'" + self + "' is not a region, such as 'eu-central-1'"`
 	Region string `json:"region,omitempty"`
 
-	// Mode is Discover: the controller makes pools of the prefixes and addresses that others
-	// assign to the interfaces, e.g. Terraform or a launch template, and changes nothing in the cloud.
+	// Mode is Discover or Manage. With Discover, the controller makes pools of the prefixes and addresses that others
+	// assign to the interfaces, e.g. Terraform or a launch template, and changes nothing in the cloud. With Manage, it
+	// assigns them as pods need them, and gives them back; nothing else may then assign addresses to these interfaces.
 	// +kubebuilder:default=Discover
 	// +optional
 	Mode CloudMode `json:"mode,omitempty"`
+
+	// Manage bounds the addresses that the controller assigns. It needs the mode Manage.
+	// +optional
+	Manage *CloudManagement `json:"manage,omitempty"`
 
 	// NodeSelector selects nodes by their labels. The default is all nodes of the provider.
 	// +optional
@@ -120,6 +179,14 @@ type SpiderCloudNetworkStatus struct {
 	// +kubebuilder:validation:Minimum=0
 	// +optional
 	FreeIPv6Count *int64 `json:"freeIPv6Count,omitempty"`
+
+	// Changes are the calls that have begun and whose outcome is not known yet. The controller writes them before a call, so that
+	// its successor neither repeats the call nor acts before it can have ended.
+	// +listType=map
+	// +listMapKey=id
+	// +kubebuilder:validation:MaxItems=256
+	// +optional
+	Changes []CloudChange `json:"changes,omitempty"`
 
 	// Conditions has the condition Ready: True if every selected node has the pools of all interfaces.
 	// +listType=map

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -79,14 +78,9 @@ func (w *podAddresses) Default(ctx context.Context, pod *corev1.Pod) error {
 	return nil
 }
 
-// poolAnnotations name pools, or ask for one.
-var poolAnnotations = []string{
-	names.AnnotationPodIPPool, names.AnnotationPodIPPools, names.AnnotationPodSubnet, names.AnnotationPodSubnets,
-}
-
 // counts returns the resources of the pod's interfaces, none if the pod chooses its pools.
 func (w *podAddresses) counts(pod *corev1.Pod) map[corev1.ResourceName]int64 {
-	if pod.Spec.HostNetwork || slices.ContainsFunc(poolAnnotations, func(key string) bool { return pod.Annotations[key] != "" }) {
+	if pod.Spec.HostNetwork || pool.ChoosesPools(pod.Annotations) {
 		return nil
 	}
 	// Multus reports invalid annotations for its networks.

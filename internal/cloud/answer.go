@@ -2,6 +2,7 @@ package cloud
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 
 	"spiderpool.dev/spiderpool/internal/inet"
@@ -35,8 +36,66 @@ func (h History) Add(a Answer) History {
 // Answered reports whether there is an answer at all.
 func (h History) Answered() bool { return h.latest != nil }
 
+// Type returns the type of the instance, empty if the last answer has none.
+func (h History) Type() string {
+	if !h.exists() {
+		return ""
+	}
+	return h.latest.Instance.Type
+}
+
 // exists reports whether the last answer has the instance.
 func (h History) exists() bool { return h.latest != nil && h.latest.Instance != nil }
+
+// Since reports whether two answers, at least Apart apart, are not older than the time.
+func (h History) Since(t time.Time) bool { return h.earlier != nil && !h.earlier.At.Before(t) }
+
+// Assigned returns the history as if its answers had shown the pieces on the interface: the cloud
+// has confirmed that it assigned them.
+func (h History) Assigned(iface string, pieces []netip.Prefix) History {
+	return h.changed(iface, func(is []netip.Prefix) []netip.Prefix {
+		is = append(is, pieces...)
+		slices.SortFunc(is, netip.Prefix.Compare)
+		return slices.Compact(is)
+	})
+}
+
+// Unassigned returns the history as if its answers had not shown the pieces on the interface.
+func (h History) Unassigned(iface string, pieces []netip.Prefix) History {
+	return h.changed(iface, func(is []netip.Prefix) []netip.Prefix {
+		return slices.DeleteFunc(is, func(p netip.Prefix) bool { return slices.Contains(pieces, p) })
+	})
+}
+
+// changed returns the history with other pieces of an interface. Answers never change, so it copies them.
+func (h History) changed(iface string, change func([]netip.Prefix) []netip.Prefix) History {
+	for _, at := range []**Answer{&h.earlier, &h.latest} {
+		if *at == nil || (*at).Instance == nil {
+			continue
+		}
+		instance := *(*at).Instance
+		instance.Interfaces = slices.Clone(instance.Interfaces)
+		for k := range instance.Interfaces {
+			if i := &instance.Interfaces[k]; i.ID == iface {
+				i.Assigned = change(slices.Clone(i.Assigned))
+			}
+		}
+		*at = &Answer{At: (*at).At, Instance: &instance}
+	}
+	return h
+}
+
+// interfaceAt returns the interface with the device index.
+func (a *Answer) interfaceAt(device int) (Interface, bool) {
+	if a == nil || a.Instance == nil {
+		return Interface{}, false
+	}
+	i := slices.IndexFunc(a.Instance.Interfaces, func(i Interface) bool { return i.Device == device })
+	if i < 0 {
+		return Interface{}, false
+	}
+	return a.Instance.Interfaces[i], true
+}
 
 // supply is what one answer says about an interface in one family.
 type supply struct {
@@ -47,34 +106,30 @@ type supply struct {
 }
 
 // supplyOf returns the supply of the interface with the device index. ok is false if
-// the answer has no such interface, or its subnet is not among subnets.
-func supplyOf(a *Answer, device int, family inet.Family, subnets map[string]Subnet) (s supply, ok bool) {
-	if a == nil || a.Instance == nil {
+// the answer has no such interface, or its subnet is not among subnets. offered returns the
+// addresses of an assigned piece that pods may have.
+func supplyOf(a *Answer, device int, family inet.Family, subnets map[string]Subnet, offered func(netip.Prefix) inet.Set) (s supply, ok bool) {
+	i, ok := a.interfaceAt(device)
+	if !ok {
 		return supply{}, false
 	}
-	for _, i := range a.Instance.Interfaces {
-		if i.Device != device {
-			continue
+	subnet, known := subnets[i.Subnet]
+	s = supply{iface: i.ID, gateway: subnet.Gateway(family)}
+	for _, cidr := range subnet.CIDRs {
+		if inet.FamilyOf(cidr.Addr()) == family {
+			s.subnet = cidr.Masked()
+			s.ips = usable(i, s.subnet, subnet.Layout, offered)
 		}
-		subnet, known := subnets[i.Subnet]
-		s = supply{iface: i.ID, gateway: subnet.Gateway(family)}
-		for _, cidr := range subnet.CIDRs {
-			if inet.FamilyOf(cidr.Addr()) == family {
-				s.subnet = cidr.Masked()
-				s.ips = usable(i, s.subnet, subnet.Layout)
-			}
-		}
-		return s, known
 	}
-	return supply{}, false
+	return s, known
 }
 
-// usable returns the addresses of an interface that pods may have: the assigned ones in
+// usable returns the addresses of an interface that pods may have: the offered ones of the assigned pieces in
 // the subnet, without the node's own and the cloud's.
-func usable(i Interface, subnet netip.Prefix, layout Layout) inet.Set {
+func usable(i Interface, subnet netip.Prefix, layout Layout, offered func(netip.Prefix) inet.Set) inet.Set {
 	var sets []inet.Set
 	for _, piece := range i.Assigned {
-		sets = append(sets, inet.OfPrefix(piece))
+		sets = append(sets, offered(piece))
 	}
 	kept := append(layout.Kept(subnet), i.Primary...)
 	return inet.Union(sets...).And(inet.OfPrefix(subnet)).Minus(inet.OfAddrs(kept...))

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"spiderpool.dev/spiderpool/internal/inet"
+	"spiderpool.dev/spiderpool/internal/lease"
 )
 
 // Reason says in CamelCase why the pools of a node are not all that the user asked for.
@@ -75,6 +76,12 @@ type Discovery struct {
 	// Settled says that the agents have had time to read Reserved and Pools. Only then the
 	// plan takes reserved addresses out of a pool, or ends the reservation of those in none.
 	Settled bool
+	// Managed says that the controller assigns the addresses itself (Manage). An interface without any is no issue then, and
+	// an IPv6 prefix has only the addresses that can be withheld (lease.Withholdable).
+	Managed bool
+	// Leaving are the addresses that the controller gives back to the cloud, by pool. They leave the pool like addresses that
+	// the cloud has taken away, but no pod may use them, so no event names pods.
+	Leaving map[string]inet.Set
 }
 
 // Device is a pool with the device index of its interface.
@@ -125,7 +132,7 @@ func Discover(d Discovery) Plan {
 	for _, m := range d.Members {
 		for _, device := range d.Devices {
 			for _, family := range d.Families {
-				s := slot{member: m, device: device, family: family, name: poolName(d.Network, m.Node, device, family)}
+				s := d.slot(m, device, family)
 				slots[s.name] = true
 				p.place(s)
 			}
@@ -146,6 +153,31 @@ type slot struct {
 	device int
 	family inet.Family
 	name   string
+}
+
+func (d Discovery) slot(m Member, device int, family inet.Family) slot {
+	return slot{member: m, device: device, family: family, name: PoolName(d.Network, m.Node, device, family)}
+}
+
+// supply returns what an answer says about the place of a pool, without the addresses that are leaving.
+func (d Discovery) supply(a *Answer, s slot, have Pool) (supply, bool) {
+	offered := inet.OfPrefix
+	if d.Managed {
+		offered = func(piece netip.Prefix) inet.Set { return offeredOf(piece, have.IPs) }
+	}
+	found, ok := supplyOf(a, s.device, s.family, d.Subnets, offered)
+	found.ips = found.ips.Minus(d.Leaving[s.name])
+	return found, ok
+}
+
+// offeredOf returns the addresses of a piece that a pool offers: those that can be withheld, or all if a pool
+// of the mode Discover has more of them already.
+func offeredOf(piece netip.Prefix, have inet.Set) inet.Set {
+	some, all := lease.Withholdable(piece), inet.OfPrefix(piece)
+	if have.Overlaps(all.Minus(some)) {
+		return all
+	}
+	return some
 }
 
 type discovery struct {
@@ -200,7 +232,8 @@ func (p *discovery) place(s slot) {
 		p.keep(s.name)
 		return
 	}
-	latest, found := supplyOf(s.member.Answers.latest, s.device, s.family, p.Subnets)
+	have, exists := p.existing[s.name]
+	latest, found := p.supply(s.member.Answers.latest, s, have.Pool)
 	if !found && latest.iface != "" {
 		p.keep(s.name) // the subnet is not described yet
 		p.again[s.member.Node] = true
@@ -211,7 +244,6 @@ func (p *discovery) place(s slot) {
 	} else {
 		p.missing(s, latest, found)
 	}
-	have, exists := p.existing[s.name]
 	switch {
 	case exists && have.Deleting:
 		p.issue(PoolInTheWay, fmt.Sprintf("node %s waits until the deleted SpiderIPPool %s has no address in use", s.member.Node, s.name))
@@ -237,6 +269,8 @@ func (p *discovery) missing(s slot, latest supply, found bool) {
 		p.issue(InstanceMissing, fmt.Sprintf("the cloud does not know the instance of node %s; check spec.providerID of the node", node))
 	case !found:
 		p.issue(InterfaceMissing, fmt.Sprintf("the instance of node %s has no interface with device index %d; attach one", node, s.device))
+	case latest.ips.IsEmpty() && p.Managed:
+		return
 	case latest.ips.IsEmpty():
 		p.issue(NothingAssigned, fmt.Sprintf("interface %s of node %s has no %s prefix or secondary address; assign one, or leave %d out of spec.ipVersions",
 			latest.iface, node, s.family, int(s.family)))
@@ -251,7 +285,7 @@ func (p *discovery) missing(s slot, latest supply, found bool) {
 func (p *discovery) create(s slot, from supply) {
 	ips, node := from.ips, s.member.Node
 	if s.member.Answers.earlier != nil {
-		earlier, _ := supplyOf(s.member.Answers.earlier, s.device, s.family, p.Subnets)
+		earlier, _ := p.supply(s.member.Answers.earlier, s, Pool{})
 		if earlier.iface != from.iface {
 			earlier.ips = inet.Set{}
 		}
@@ -294,7 +328,8 @@ func (p *discovery) put(s slot, from supply, ips inet.Set) {
 // follow plans the changes of a pool that exists.
 func (p *discovery) follow(s slot, have ExistingPool, latest supply) {
 	now := latest.of(have)
-	if !now.Equal(have.IPs) {
+	leaving := p.Leaving[s.name]
+	if !now.Equal(have.IPs.Minus(leaving)) {
 		p.again[s.member.Node] = true
 	}
 	from := supply{iface: have.Interface, subnet: have.Subnet, gateway: have.Gateway}
@@ -304,23 +339,27 @@ func (p *discovery) follow(s slot, have ExistingPool, latest supply) {
 		p.issue(PoolInTheWay, fmt.Sprintf("interface %s of node %s waits until SpiderIPPool %s of the former interface %s is empty", latest.iface, s.member.Node, s.name, have.Interface))
 	}
 	if s.member.Answers.earlier == nil {
+		if have.IPs.Overlaps(p.Reserved) {
+			p.again[s.member.Node] = true // another answer ends the reservation, or goes on with it
+		}
 		p.keep(s.name)
 		p.put(s, from, have.IPs)
 		return
 	}
-	earlier, _ := supplyOf(s.member.Answers.earlier, s.device, s.family, p.Subnets)
+	earlier, _ := p.supply(s.member.Answers.earlier, s, have.Pool)
 	before := earlier.of(have)
 	gone := have.IPs.Minus(inet.Union(now, before))
 	back := now.And(before).And(have.IPs)
 	doubted := have.IPs.And(p.Reserved).Minus(back) // a reservation needs two answers to end, as it did to begin
-	if !doubted.IsEmpty() {
+	if !doubted.Minus(leaving).IsEmpty() {
 		p.again[s.member.Node] = true
 	}
 	p.gone, p.back = append(p.gone, gone, doubted), append(p.back, back)
-	if news := gone.Minus(p.Reserved); !news.IsEmpty() {
+	taken := gone.Minus(leaving)
+	if news := taken.Minus(p.Reserved); !news.IsEmpty() {
 		p.plan.Gone[s.name] = news
 	}
-	if used := gone.And(have.Leased); !used.IsEmpty() {
+	if used := taken.And(have.Leased); !used.IsEmpty() {
 		p.issue(AddressesGone, fmt.Sprintf("the cloud has taken %s from interface %s of node %s, and pods of SpiderIPPool %s use them; delete these pods", used, have.Interface, s.member.Node, s.name))
 	}
 	ips := have.IPs
@@ -370,9 +409,9 @@ func (p *discovery) result() Plan {
 // maxPoolName is the longest name of an object in Kubernetes.
 const maxPoolName = 253
 
-// poolName returns the name of a pool, e.g. aws-worker1-0-v4 for device index 0. A hash
+// PoolName returns the name of a pool, e.g. aws-worker1-0-v4 for device index 0. A hash
 // replaces the end of a name that is too long.
-func poolName(network, node string, device int, family inet.Family) string {
+func PoolName(network, node string, device int, family inet.Family) string {
 	name := fmt.Sprintf("%s-%s-%d-v%d", network, node, device, int(family))
 	if len(name) <= maxPoolName {
 		return name

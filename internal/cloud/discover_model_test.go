@@ -179,7 +179,7 @@ func (m *model) checkEqual(t *rapid.T) {
 	}
 	for i, pieces := range m.truth {
 		want := usable(Interface{Assigned: pieces, Primary: []netip.Addr{netip.AddrFrom4([4]byte{10, 0, 0, byte(4 + i)})}},
-			netip.MustParsePrefix("10.0.0.0/24"), RouterFirst).Minus(m.d.Others)
+			netip.MustParsePrefix("10.0.0.0/24"), RouterFirst, inet.OfPrefix).Minus(m.d.Others)
 		if got := have[fmt.Sprintf("n-node-%d-0-v4", i)]; !got.Equal(want) {
 			t.Fatalf("pool of node-%d has %s, want %s", i, got, want)
 		}

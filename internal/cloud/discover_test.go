@@ -336,7 +336,7 @@ func TestMissingInstanceIsNamed(t *testing.T) {
 
 func TestLongPoolNameFits(t *testing.T) {
 	long := strings.Repeat("n", 253)
-	name, other := poolName("aws", long, 0, inet.IPv4), poolName("aws", long, 1, inet.IPv4)
+	name, other := PoolName("aws", long, 0, inet.IPv4), PoolName("aws", long, 1, inet.IPv4)
 	if len(name) != maxPoolName || name == other {
 		t.Errorf("names are %s and %s", name, other)
 	}

@@ -116,8 +116,8 @@ func networkAnnotations(all map[string]string) map[string]string {
 	return kept
 }
 
-// stripNode keeps the labels, the taints, the provider ID, the condition Ready, the addresses, the networks and the offered
-// addresses of a node.
+// stripNode keeps the labels, the taints, the provider ID, the condition Ready, the addresses, the networks, the limit of pods and the
+// offered addresses of a node.
 func stripNode(o any) (any, error) {
 	node, ok := o.(*corev1.Node)
 	if !ok {
@@ -132,9 +132,21 @@ func stripNode(o any) (any, error) {
 		Spec: corev1.NodeSpec{PodCIDRs: node.Spec.PodCIDRs, Taints: node.Spec.Taints, ProviderID: node.Spec.ProviderID},
 		Status: corev1.NodeStatus{
 			Conditions: readyCondition(node.Status.Conditions), Addresses: node.Status.Addresses,
-			Capacity: compile.AddressResources(node.Status.Capacity), Allocatable: compile.AddressResources(node.Status.Allocatable),
+			Capacity: compile.AddressResources(node.Status.Capacity), Allocatable: podsAndAddresses(node.Status.Allocatable),
 		},
 	}, nil
+}
+
+// podsAndAddresses returns the limit of pods and the offered addresses of a node.
+func podsAndAddresses(all corev1.ResourceList) corev1.ResourceList {
+	kept := compile.AddressResources(all)
+	if pods, ok := all[corev1.ResourcePods]; ok {
+		if kept == nil {
+			kept = corev1.ResourceList{}
+		}
+		kept[corev1.ResourcePods] = pods
+	}
+	return kept
 }
 
 // stripStatefulSet keeps the replicas and the ordinals of a StatefulSet.

@@ -17,6 +17,7 @@ import (
 	"spiderpool.dev/spiderpool/internal/cloud/iaas"
 	"spiderpool.dev/spiderpool/internal/config"
 	"spiderpool.dev/spiderpool/internal/controller/cloudnetwork"
+	"spiderpool.dev/spiderpool/internal/ipam/withhold"
 )
 
 // clouds makes the clients of clouds, and counts their calls. live must read Secrets from the
@@ -29,6 +30,11 @@ func clouds(service config.IaaS, live client.Reader, calls *cloudmetrics.Metrics
 		}
 		return calls.Measure(string(name), provider), nil
 	}
+}
+
+// cloudOptions returns the options of the mode Manage.
+func cloudOptions(holds *withhold.Withholder, cfg config.Controller) cloudnetwork.Options {
+	return cloudnetwork.Options{Networks: cfg.Multus.ClusterNetwork(cfg.PodNamespace), Withholder: holds}
 }
 
 // open returns the client of one cloud. A service has no region.

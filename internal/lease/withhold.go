@@ -12,6 +12,21 @@ import (
 // 16 blocks.
 const MaxWithheld = 256
 
+// withholdableBits is the length of an IPv6 prefix with MaxWithheld addresses.
+const withholdableBits = 120
+
+// Withholdable returns the addresses of a piece, e.g. a /28 that a cloud has assigned, that a
+// pool may hand out if the piece is to be returned later: all, and only the first MaxWithheld of a
+// larger piece. A store cannot refuse a block that does not exist yet, so each address that a pool
+// has ever handed out must have its own lease then. An IPv6 /80 has 2^44 blocks.
+func Withholdable(piece netip.Prefix) inet.Set {
+	if all := inet.OfPrefix(piece); all.Count() <= MaxWithheld {
+		return all
+	}
+	bits := withholdableBits - 128 + piece.Addr().BitLen()
+	return inet.OfPrefix(netip.PrefixFrom(piece.Masked().Addr(), bits))
+}
+
 // Withhold withholds the addresses of the block that mask has, for a SpiderCloudNetwork. It also
 // writes addresses anew that the network withholds already: the block then has another version, so
 // a late write of another process fails. If an address is not free, Withhold returns its holders and

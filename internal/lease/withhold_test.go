@@ -96,3 +96,19 @@ func TestWithheldAddressIsNotGranted(t *testing.T) {
 		}
 	}
 }
+func TestWithholdableFitsIntoLeases(t *testing.T) {
+	for piece, want := range map[string]string{
+		"10.0.0.16/28":       "10.0.0.16-10.0.0.31",
+		"10.0.0.7/32":        "10.0.0.7",
+		"10.0.0.0/16":        "10.0.0.0-10.0.0.255",
+		"fd00:0:0:0:5::/80":  "fd00::5:0:0:0-fd00::5:0:0:ff",
+		"fd00::17/128":       "fd00::17",
+		"2001:db8:1:2::/64":  "2001:db8:1:2::-2001:db8:1:2::ff",
+		"2001:db8::ff00/120": "2001:db8::ff00-2001:db8::ffff",
+	} {
+		got := Withholdable(netip.MustParsePrefix(piece))
+		if got.String() != want || got.Count() > MaxWithheld {
+			t.Errorf("%s: got %s with %d addresses, want %s", piece, got, got.Count(), want)
+		}
+	}
+}

@@ -358,3 +358,13 @@ func isPoolName(name string) bool {
 		return !(r >= 'a' && r <= 'z' || r >= '0' && r <= '9' || strings.ContainsRune("-.", r) || isPattern && strings.ContainsRune("*?[]^", r))
 	}) < 0
 }
+
+// ChoosesPools reports whether the annotations of a pod name pools, or ask for one.
+func ChoosesPools(annotations map[string]string) bool {
+	for _, key := range []string{names.AnnotationPodIPPool, names.AnnotationPodIPPools, names.AnnotationPodSubnet, names.AnnotationPodSubnets} {
+		if annotations[key] != "" {
+			return true
+		}
+	}
+	return false
+}

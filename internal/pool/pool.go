@@ -33,6 +33,9 @@ type Pool struct {
 	// namespace.
 	MultusNames []string
 
+	// Assignable is the number of addresses that the controller would still assign on demand. It never is in IPs.
+	Assignable int64
+
 	Default     bool
 	Disabled    bool
 	Terminating bool

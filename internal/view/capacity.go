@@ -93,7 +93,8 @@ func (s *State) Capacity(q CapacityQuestion) (Capacity, error) {
 	}
 	f := filler{free: map[string]int64{}}
 	for _, name := range s.pools.Names() {
-		f.free[name] = s.index.Usage(name).Free
+		p, _ := s.pools.Get(name)
+		f.free[name] = saturated(s.index.Usage(name).Free, p.Assignable)
 	}
 	together := map[string]int64{} // addresses that the pods of all nodes take, by pool
 	stops := map[string]bool{}

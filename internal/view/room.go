@@ -23,6 +23,9 @@ const maxOffer = 1 << 16
 // differences. Affinities to pods and namespaces do not count, and retained addresses do,
 // because their owners will want them. So Rooms never reports a node as full for a pod with
 // a right to addresses there, and may report room for a pod without one.
+//
+// Addresses that the controller assigns on demand count as free (SpiderCloudNetwork, mode Manage). Otherwise no pod would come to
+// a full node, and no waiting pod would create the demand.
 type Rooms struct {
 	state    *State
 	families []inet.Family
@@ -42,7 +45,7 @@ func (s *State) Rooms(families []inet.Family) *Rooms {
 			continue
 		}
 		usage := s.index.Usage(name)
-		r.fill.free[name] = saturated(usage.Free, usage.Retained)
+		r.fill.free[name] = saturated(saturated(usage.Free, usage.Retained), p.Assignable)
 		open := *p
 		open.PodAffinity, open.NamespaceAffinity, open.NamespaceNames = nil, nil, nil
 		if len(p.NodeNames) != 1 {

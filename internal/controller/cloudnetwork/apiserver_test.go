@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -23,8 +24,10 @@ import (
 	"spiderpool.dev/spiderpool/internal/cloud/cloudtest"
 	"spiderpool.dev/spiderpool/internal/controller/cloudnetwork"
 	"spiderpool.dev/spiderpool/internal/inet"
+	"spiderpool.dev/spiderpool/internal/ipam/withhold"
 	"spiderpool.dev/spiderpool/internal/kube/blockindex"
 	"spiderpool.dev/spiderpool/internal/kube/kubetest"
+	"spiderpool.dev/spiderpool/internal/kube/liveblocks"
 	"spiderpool.dev/spiderpool/internal/kube/status"
 )
 
@@ -43,9 +46,11 @@ func TestPoolsFollowCloud(t *testing.T) {
 	fake := cloudtest.NewFake()
 	kubetest.ManagerWith(t, "secure", func(mgr ctrl.Manager) error {
 		providers := func(context.Context, v2beta1.CloudProvider, string) (cloud.Provider, error) { return fake, nil }
+		log := slog.New(slog.DiscardHandler)
+		o := cloudnetwork.Options{Withholder: withhold.New(liveblocks.New(mgr.GetClient(), mgr.GetAPIReader()), time.Now, log)}
 		return errors.Join(
 			blockindex.IndexBlocksByPool(t.Context(), mgr.GetFieldIndexer()),
-			cloudnetwork.New(status.NewWriter(mgr), providers, slog.New(slog.DiscardHandler)).Register(mgr),
+			cloudnetwork.New(status.NewWriter(mgr), providers, o, log).Register(mgr),
 		)
 	})
 	c := kubetest.Client(t)
@@ -169,7 +174,16 @@ func TestBadNetworksAreRefused(t *testing.T) {
 		name, want string
 		edit       func(n *v2beta1.SpiderCloudNetwork)
 	}{
-		{"mode", `supported values: "Discover"`, func(n *v2beta1.SpiderCloudNetwork) { n.Spec.Mode = "Manage" }},
+		{"mode", `supported values: "Discover", "Manage"`, func(n *v2beta1.SpiderCloudNetwork) { n.Spec.Mode = "Auto" }},
+		{"manage without its mode", "manage needs mode 'Manage', and mode is 'Discover'; set mode, or remove manage", func(n *v2beta1.SpiderCloudNetwork) {
+			n.Spec.Manage = &v2beta1.CloudManagement{}
+		}},
+		{"reserve", "spec.manage.reservePercent", func(n *v2beta1.SpiderCloudNetwork) {
+			n.Spec.Mode, n.Spec.Manage = v2beta1.CloudManage, &v2beta1.CloudManagement{ReservePercent: new(int64(101))}
+		}},
+		{"cool-down", "spec.manage.coolDownMinutes", func(n *v2beta1.SpiderCloudNetwork) {
+			n.Spec.Mode, n.Spec.Manage = v2beta1.CloudManage, &v2beta1.CloudManagement{CoolDownMinutes: new(int64(0))}
+		}},
 		{"provider", `supported values: "aws"`, func(n *v2beta1.SpiderCloudNetwork) { n.Spec.Provider = "azure" }},
 		{"region", "is not a region, such as 'eu-central-1'", func(n *v2beta1.SpiderCloudNetwork) { n.Spec.Region = "https://x" }},
 		{"no interface", "should have at least 1 items", func(n *v2beta1.SpiderCloudNetwork) { n.Spec.Interfaces = []v2beta1.CloudInterface{} }},

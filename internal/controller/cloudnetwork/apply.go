@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -65,7 +66,7 @@ func (r *Reconciler) apply(ctx context.Context, network *v2beta1.SpiderCloudNetw
 		}
 	}
 	for _, p := range plan.Pools {
-		refused(r.putPool(ctx, network, in.pools[p.Name], p))
+		refused(r.putPool(ctx, network, in.pools[p.Name], p, in.room[p.Name]))
 	}
 	for _, name := range plan.Delete {
 		refused(r.deletePool(ctx, in.pools[name]))
@@ -115,10 +116,10 @@ func behind(err error) error {
 }
 
 // putPool creates or changes a pool. Fields that the plan does not know stay the user's.
-func (r *Reconciler) putPool(ctx context.Context, network *v2beta1.SpiderCloudNetwork, is *v2beta1.SpiderIPPool, p cloud.Device) error {
+func (r *Reconciler) putPool(ctx context.Context, network *v2beta1.SpiderCloudNetwork, is *v2beta1.SpiderIPPool, p cloud.Device, room int64) error {
 	if is == nil {
 		pool := &v2beta1.SpiderIPPool{ObjectMeta: metav1.ObjectMeta{Name: p.Name}}
-		fill(pool, network, p)
+		fill(pool, network, p, room)
 		if err := r.create(ctx, network, pool); err != nil {
 			return fmt.Errorf("create SpiderIPPool %s: %w", p.Name, err)
 		}
@@ -126,7 +127,7 @@ func (r *Reconciler) putPool(ctx context.Context, network *v2beta1.SpiderCloudNe
 		return nil
 	}
 	want := is.DeepCopy()
-	fill(want, network, p)
+	fill(want, network, p, room)
 	if equality.Semantic.DeepEqual(is, want) {
 		return nil
 	}
@@ -138,7 +139,7 @@ func (r *Reconciler) putPool(ctx context.Context, network *v2beta1.SpiderCloudNe
 }
 
 // fill sets the fields of a pool that follow from the cloud.
-func fill(pool *v2beta1.SpiderIPPool, network *v2beta1.SpiderCloudNetwork, p cloud.Device) {
+func fill(pool *v2beta1.SpiderIPPool, network *v2beta1.SpiderCloudNetwork, p cloud.Device, room int64) {
 	i := slices.IndexFunc(network.Spec.Interfaces, func(i v2beta1.CloudInterface) bool { return int(i.Device) == p.Device })
 	pool.OwnerReferences = ownedBy(network)
 	if pool.Labels == nil {
@@ -146,6 +147,10 @@ func fill(pool *v2beta1.SpiderIPPool, network *v2beta1.SpiderCloudNetwork, p clo
 	}
 	pool.Labels[names.LabelCloudNetwork] = network.Name
 	pool.Labels[names.LabelCloudInterface] = p.Interface
+	delete(pool.Annotations, names.AnnotationPoolAssignable)
+	if room > 0 {
+		metav1.SetMetaDataAnnotation(&pool.ObjectMeta, names.AnnotationPoolAssignable, strconv.FormatInt(room, 10))
+	}
 	pool.Spec.Subnet = p.Subnet.String()
 	if current, errs := compile.Pool(pool); len(errs) > 0 || !current.IPs.Equal(p.IPs) {
 		pool.Spec.IPs = p.IPs.Strings()

@@ -29,6 +29,13 @@ const (
 	callsOfPods  = 3 // for 1,000 pods in an hour: three calls each four minutes are 2.25
 )
 
+// The calls that the mode Manage may take.
+const (
+	managedCallsOfJoin = 3
+	managedCallsOfPods = 10 // for 1,000 pods in an hour in which they come and go
+	churningNodes      = 20
+)
+
 // budget is a cluster whose nodes have /28s of one subnet.
 type budget struct {
 	*wire
@@ -130,6 +137,65 @@ func TestCallsStayInBudget(t *testing.T) {
 	steady := float64(b.calls()) / steadyPeriod.Hours() / (budgetPods / 1000)
 	if steady > callsOfPods {
 		t.Errorf("%.1f calls in an hour for 1,000 pods, more than %d", steady, callsOfPods)
+	}
+	if failures := b.ec2.Failures(); len(failures) > 0 {
+		t.Errorf("EC2 refused calls: %v", failures)
+	}
+	t.Logf("%d nodes, %d pods: %d calls of a new leader, at most %d for a node that joins, %.1f in an hour for 1,000 pods", budgetNodes, budgetPods, start, most, steady)
+}
+
+// TestManageStaysInBudget counts the calls of the mode Manage: for nodes that join without addresses, and while pods come and go.
+func TestManageStaysInBudget(t *testing.T) {
+	w := &wire{bench: newManagedBench(t, 4), ec2: ec2test.New(ec2test.Options{Region: "eu-central-1"})}
+	w.serve()
+	vpc := w.ec2.AddVPC(ec2test.VPC{IPv4: prefix("10.0.0.0/16")})
+	w.subnet = w.ec2.AddSubnet(ec2test.Subnet{VPC: vpc, Zone: "eu-central-1a", IPv4: prefix("10.0.0.0/16")})
+	w.ec2.SetThrottling(ec2test.DocumentedThrottle())
+	w.lead("eu-central-1")
+	b := &budget{wire: w, next: netip.MustParseAddr("10.0.128.0")}
+	for range budgetNodes - joiningNodes {
+		b.join()
+	}
+	b.calls()
+	b.pass(0)
+	start := b.calls()
+
+	// Nodes join without addresses, one at a time, and wait for their pods.
+	most := 0
+	for range joiningNodes {
+		name := fmt.Sprintf("node-%03d", b.nodes)
+		b.nodes++
+		b.start(name, ec2test.Instance{})
+		b.bench.pods(name, podsOfNode)
+		b.pass(time.Second)
+		most = max(most, b.calls())
+		if got := b.pools()["aws-"+name+"-0-v4"]; got == nil || len(got.Spec.IPs) == 0 {
+			t.Fatalf("node %s has no addresses", name)
+		}
+	}
+	if most > managedCallsOfJoin {
+		t.Errorf("a node that joins takes up to %d calls, more than %d", most, managedCallsOfJoin)
+	}
+
+	// Pods come and go: 12 more on some nodes.
+	passed, pause := time.Duration(0), time.Duration(0)
+	for turn := 0; passed < steadyPeriod; turn++ {
+		for n := range churningNodes {
+			node := fmt.Sprintf("node-%03d", n)
+			for pod := range 12 {
+				if o := waitingPod(node, fmt.Sprintf("%s-churn-%d", node, pod)); turn%2 == 0 {
+					b.create(o)
+				} else if err := b.c.Delete(t.Context(), o); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		pause = b.pass(pause)
+		passed += pause
+	}
+	steady := float64(b.calls()) / steadyPeriod.Hours() / (budgetPods / 1000)
+	if steady > managedCallsOfPods {
+		t.Errorf("%.1f calls in an hour for 1,000 pods, more than %d", steady, managedCallsOfPods)
 	}
 	if failures := b.ec2.Failures(); len(failures) > 0 {
 		t.Errorf("EC2 refused calls: %v", failures)

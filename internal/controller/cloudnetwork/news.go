@@ -80,6 +80,16 @@ func (r *Reconciler) hear(ctx context.Context, event *corev1.Event) []reconcile.
 	return r.all(ctx, event)
 }
 
+// ownNewsTime is how long after a call of ours the news about its node are about that call. An agent asks the metadata
+// service every 5 s.
+const ownNewsTime = 15 * time.Second
+
+// ownNews reports whether the news are about a change that we made ourselves.
+func (s *session) ownNews(node string, told time.Time) bool {
+	after := told.Sub(s.changed[node])
+	return after >= 0 && after < ownNewsTime
+}
+
 // heed has ask ask about the nodes with news. Each question is cloud.Apart after the one before it.
 func (s *session) heed(now time.Time, nodes []member, about func(node string) time.Time) {
 	before := s.heard
@@ -90,7 +100,7 @@ func (s *session) heed(now time.Time, nodes []member, about func(node string) ti
 			continue
 		}
 		s.heard[m.node] = told
-		if told.Equal(before[m.node]) {
+		if told.Equal(before[m.node]) || s.ownNews(m.node, told) {
 			continue
 		}
 		at := s.asked.Add(cloud.Apart)

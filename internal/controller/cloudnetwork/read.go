@@ -30,11 +30,13 @@ type input struct {
 	others   inet.Set                         // addresses of all other pools
 	reserved inet.Set
 	leases   map[string][]lease.Lease // of the pools that may lose addresses
+	room     map[string]int64         // addresses that the cloud would still assign on demand, by pool
 }
 
 func (in *input) discovery(network *v2beta1.SpiderCloudNetwork, s *session, now time.Time) cloud.Discovery {
 	d := cloud.Discovery{
 		Now: now, Network: network.Name, Subnets: s.subnets, Pools: in.existing, Others: in.others, Reserved: in.reserved, Settled: s.settled(now),
+		Managed: manages(network), Leaving: s.leaving(network.Name),
 	}
 	for _, i := range network.Spec.Interfaces {
 		d.Devices = append(d.Devices, int(i.Device))
@@ -46,6 +48,16 @@ func (in *input) discovery(network *v2beta1.SpiderCloudNetwork, s *session, now 
 		d.Members = append(d.Members, cloud.Member{Node: m.node, Answers: s.histories[m.instance]})
 	}
 	return d
+}
+
+// instanceOf returns the instance of a node.
+func (in *input) instanceOf(node string) string {
+	for _, n := range in.nodes {
+		if n.node == node {
+			return n.instance
+		}
+	}
+	return ""
 }
 
 // read reads the nodes, the pools and the reserved addresses. Its faults concern nodes.
@@ -89,7 +101,7 @@ func (r *Reconciler) readNodes(ctx context.Context, network *v2beta1.SpiderCloud
 		} else {
 			known++
 		}
-		in.nodes = append(in.nodes, member{node.Name, id})
+		in.nodes = append(in.nodes, member{node.Name, id, node.Status.Allocatable.Pods().Value()})
 		// Without a selector, nodes of other clouds are none of our business.
 		if !ok && (node.Spec.ProviderID == "" || network.Spec.NodeSelector != nil) {
 			faults = append(faults, cloud.Issue{Reason: "NodeUnknown", Text: fmt.Sprintf(
@@ -139,7 +151,8 @@ func (r *Reconciler) readPools(ctx context.Context, network *v2beta1.SpiderCloud
 		if len(pool.Spec.NodeName) == 1 {
 			existing.Node = pool.Spec.NodeName[0]
 		}
-		if s.again[existing.Node] != nil || compiled.IPs.Overlaps(in.reserved) {
+		// In the mode Manage, readLeases reads all of them.
+		if !manages(network) && (s.again[existing.Node] != nil || compiled.IPs.Overlaps(in.reserved)) {
 			leases, err := blockindex.LeasesOfPool(ctx, r.client, pool.Name)
 			if err != nil {
 				return fmt.Errorf("read the leases of SpiderIPPool %s: %w", pool.Name, err)

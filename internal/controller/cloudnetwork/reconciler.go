@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"math/rand/v2"
 	"strings"
 	"time"
 
@@ -31,6 +32,7 @@ import (
 	"spiderpool.dev/spiderpool/internal/cloud"
 	"spiderpool.dev/spiderpool/internal/kube/status"
 	"spiderpool.dev/spiderpool/internal/observe"
+	"spiderpool.dev/spiderpool/internal/pool"
 )
 
 const (
@@ -64,12 +66,23 @@ type Reconciler struct {
 	log       *slog.Logger
 	sessions  map[string]*session // by SpiderCloudNetwork; one reconcile runs at a time
 	news      *news
+	jitter    func(limit time.Duration) time.Duration
+	Options
+}
+
+// Options are the inputs of New for the mode Manage.
+type Options struct {
+	Networks   pool.ClusterNetwork // of pods without annotations
+	Withholder withholder
 }
 
 // New returns a reconciler. The client of w must have a cache with the index of
 // blockindex.IndexBlocksByPool.
-func New(w status.Writer, providers Providers, log *slog.Logger) *Reconciler {
-	return &Reconciler{client: w.Client, status: w, providers: providers, clock: clock.RealClock{}, log: log, sessions: map[string]*session{}, news: &news{}}
+func New(w status.Writer, providers Providers, o Options, log *slog.Logger) *Reconciler {
+	return &Reconciler{
+		client: w.Client, status: w, providers: providers, clock: clock.RealClock{}, log: log, sessions: map[string]*session{}, news: &news{},
+		jitter: rand.N[time.Duration], Options: o,
+	}
 }
 
 // Name is the name of the controller in logs and metrics.
@@ -94,6 +107,7 @@ func (r *Reconciler) Register(mgr ctrl.Manager) error {
 		Owns(&v2beta1.SpiderMultusConfig{}, spec).
 		WatchesRawSource(source.Kind(agents, &corev1.Event{}, handler.TypedEnqueueRequestsFromMapFunc(r.hear))).
 		Watches(&corev1.Node{}, handler.EnqueueRequestsFromMapFunc(r.all), builder.WithPredicates(changed)).
+		Watches(&corev1.Pod{}, r.demand(), builder.WithPredicates(podChanges)).
 		Complete(r)
 }
 
@@ -141,10 +155,18 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 	if issue := s.ask(ctx, now, in.nodes); issue != nil {
 		faults = append([]cloud.Issue{*issue}, faults...)
 	}
-	// 3. Plan, and apply the plan.
-	discovery := in.discovery(network, s, now)
+	// 3. In the mode Manage, assign what pods need, and give back what they do not.
+	managed, issues, err := r.manage(ctx, network, s, in)
+	if err != nil {
+		return ctrl.Result{}, err
+	}
+	faults, in.room = append(faults, issues...), managed.Room
+	// 4. Plan the pools, and apply the plan.
+	discovery := in.discovery(network, s, r.clock.Now())
 	plan := cloud.Discover(discovery)
+	plan.Again = append(plan.Again, managed.Again...)
 	s.plan(now, plan)
+	s.askNow(now, managed.Ask)
 	refused, err := r.apply(ctx, network, in, plan)
 	if s.shrinks(discovery, plan) {
 		s.shrunk = r.clock.Now() // agents read the last write, not the question before it
@@ -152,7 +174,10 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 	if err != nil && len(refused) == 0 {
 		return ctrl.Result{}, err // the next attempt, with a newer cache, is near
 	}
-	// 4. Report.
+	if err == nil {
+		err = r.restore(ctx, network, s, in.others, plan.Pools)
+	}
+	// 5. Report.
 	faults = append(append(faults, refused...), plan.Issues...)
 	if err := errors.Join(err, r.report(ctx, network, in, faults)); err != nil {
 		return ctrl.Result{}, err
@@ -171,7 +196,7 @@ func (r *Reconciler) session(ctx context.Context, network *v2beta1.SpiderCloudNe
 	if err != nil {
 		return nil, &cloud.Issue{Reason: "ProviderUnavailable", Text: "cannot set up the provider " + string(network.Spec.Provider) + ": " + err.Error()}
 	}
-	s := newSession(key, provider, r.clock.Now())
+	s := newSession(key, provider, r.clock.Now(), r.jitter)
 	r.sessions[network.Name] = s
 	return s, nil
 }
@@ -195,6 +220,13 @@ func faultOf(err error) cloud.Issue {
 	case cloud.Throttled:
 		reason, text = "Throttled", "the cloud limits the calls of "+e.Action+"; the controller tries again later"
 	}
-	said := observe.Truncate(strings.TrimSuffix(fmt.Sprint(e.Err), "."), maxSaid)
-	return cloud.Issue{Reason: reason, Text: text + "; the pools stay as they are (the cloud said: " + said + ")"}
+	return cloud.Issue{Reason: reason, Text: text + "; the pools stay as they are" + said(e)}
+}
+
+// said quotes the cloud.
+func said(err error) string {
+	if e, ok := errors.AsType[*cloud.Error](err); ok {
+		err = e.Err
+	}
+	return " (the cloud said: " + observe.Truncate(strings.TrimSuffix(fmt.Sprint(err), "."), maxSaid) + ")"
 }

@@ -28,8 +28,10 @@ import (
 	"spiderpool.dev/spiderpool/internal/cloud"
 	"spiderpool.dev/spiderpool/internal/cloud/cloudtest"
 	"spiderpool.dev/spiderpool/internal/inet"
+	"spiderpool.dev/spiderpool/internal/ipam/withhold"
 	"spiderpool.dev/spiderpool/internal/kube/blockindex"
 	"spiderpool.dev/spiderpool/internal/kube/compile"
+	"spiderpool.dev/spiderpool/internal/kube/liveblocks"
 	"spiderpool.dev/spiderpool/internal/kube/scheme"
 	"spiderpool.dev/spiderpool/internal/kube/status"
 	"spiderpool.dev/spiderpool/internal/lease"
@@ -81,8 +83,14 @@ func newBench(t *testing.T, versions ...int64) *bench {
 
 // restart begins with an empty memory, like a new leader.
 func (x *bench) restart() {
-	w := status.Writer{Client: x.c, Recorder: status.Recorder{EventRecorder: x.events}}
-	x.r = New(w, func(context.Context, v2beta1.CloudProvider, string) (cloud.Provider, error) { return x.cloud, nil }, slog.New(slog.DiscardHandler))
+	x.start(x.c, x.cloud)
+}
+
+// start begins with an empty memory, and with this client and cloud.
+func (x *bench) start(c client.WithWatch, provider cloud.Provider) {
+	w, log := status.Writer{Client: c, Recorder: status.Recorder{EventRecorder: x.events}}, slog.New(slog.DiscardHandler)
+	o := Options{Withholder: withhold.New(liveblocks.New(c, c), x.clock.Now, log)}
+	x.r = New(w, func(context.Context, v2beta1.CloudProvider, string) (cloud.Provider, error) { return provider, nil }, o, log)
 	x.r.clock = x.clock
 }
 

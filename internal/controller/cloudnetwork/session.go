@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"maps"
-	"math/rand/v2"
 	"slices"
 	"time"
 
@@ -27,6 +26,8 @@ type session struct {
 	failures  int                  // in a row
 	retry     time.Time
 	fault     *cloud.Issue
+	jitter    func(limit time.Duration) time.Duration // random, below the limit
+	managed
 }
 
 // repeat is a question about one node to ask again.
@@ -39,10 +40,12 @@ type repeat struct {
 // member is a node with its instance.
 type member struct {
 	node, instance string // the instance is empty for a node of another cloud
+	maxPods        int64  // 0 for unknown
 }
 
-func newSession(key string, provider cloud.Provider, now time.Time) *session {
+func newSession(key string, provider cloud.Provider, now time.Time, jitter func(time.Duration) time.Duration) *session {
 	return &session{
+		jitter: jitter, managed: newManaged(),
 		key: key, provider: provider, resync: now, shrunk: now, described: now,
 		histories: map[string]cloud.History{}, subnets: map[string]cloud.Subnet{}, again: map[string]*repeat{}, heard: map[string]time.Time{},
 	}
@@ -81,7 +84,8 @@ func (s *session) ask(ctx context.Context, now time.Time, nodes []member) *cloud
 		s.histories[id] = s.histories[id].Add(cloud.Answer{At: now, Instance: byID[id]})
 	}
 	if full {
-		s.resync = now.Add(resyncMax - rand.N(resyncJitter))
+		s.resync = now.Add(resyncMax - s.jitter(resyncJitter))
+		s.looked = false // see what others have written
 	}
 	return nil
 }
@@ -153,7 +157,7 @@ func (s *session) describeSubnets(ctx context.Context, now time.Time, instances 
 // backOff sets the time of the next attempt after an error.
 func (s *session) backOff(now time.Time, err error) {
 	pause := min(time.Second<<min(s.failures, 10), resyncMax)
-	pause += rand.N(pause)
+	pause += s.jitter(pause)
 	if e, ok := errors.AsType[*cloud.Error](err); ok {
 		pause = max(pause, e.After)
 	}
@@ -176,6 +180,29 @@ func (s *session) plan(now time.Time, plan cloud.Plan) {
 		case r.at.After(soon) && slices.Contains(plan.Unconfirmed, node):
 			r.at = soon // the pause is for nodes without news
 		}
+	}
+}
+
+// askNow has the next reconcile ask about nodes.
+func (s *session) askNow(now time.Time, nodes []string) {
+	for _, node := range nodes {
+		s.again[node] = &repeat{at: now.Add(time.Millisecond), pause: cloud.Apart}
+	}
+}
+
+// nextManaged passes the times when something is due in the mode Manage.
+func (s *session) nextManaged(earlier func(time.Time)) {
+	for _, stop := range s.stops {
+		earlier(stop.until)
+	}
+	for _, d := range s.doubts {
+		earlier(d.since.Add(callTimeout))
+	}
+	if s.refusal != nil {
+		earlier(s.refusal.until)
+	}
+	if len(s.returning) > 0 || len(s.withheld) > 0 {
+		earlier(s.shrunk.Add(settleTime))
 	}
 }
 
@@ -205,6 +232,10 @@ func (s *session) next(now time.Time, plan cloud.Plan) time.Duration {
 			due = t
 		}
 	}
+	if s.more {
+		return 100 * time.Millisecond
+	}
+	s.nextManaged(earlier)
 	if s.fault != nil {
 		earlier(s.retry)
 	} else {

@@ -3,7 +3,6 @@ package cloudnetwork
 import (
 	"context"
 	"encoding/json"
-	"log/slog"
 	"net/netip"
 	"os"
 	"slices"
@@ -57,8 +56,7 @@ func (w *wire) lead(region string) {
 	providers := func(ctx context.Context, _ v2beta1.CloudProvider, _ string) (cloud.Provider, error) {
 		return aws.New(ctx, region)
 	}
-	w.r = New(w.r.status, providers, slog.New(slog.DiscardHandler))
-	w.r.clock = w.clock
+	w.r.providers = providers
 }
 
 // add starts an instance with these prefixes.

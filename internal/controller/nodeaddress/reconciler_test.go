@@ -20,6 +20,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 	"sigs.k8s.io/controller-runtime/pkg/event"
 
+	"spiderpool.dev/spiderpool/api/names"
 	"spiderpool.dev/spiderpool/api/v2beta1"
 	"spiderpool.dev/spiderpool/internal/inet"
 	"spiderpool.dev/spiderpool/internal/kube/scheme"
@@ -111,6 +112,32 @@ func (w *world) lease(pods ...string) {
 	} else {
 		w.must(w.Create(w.Context(), block))
 	}
+}
+
+func TestAssignableAddressesAreOffered(t *testing.T) {
+	p := poolOf("a", 4)
+	p.Annotations = map[string]string{names.AnnotationPoolAssignable: "112"}
+	foreign := poolOf("b", 4) // the annotation of a user has no effect
+	foreign.Annotations = p.Annotations
+	p.OwnerReferences = []metav1.OwnerReference{{APIVersion: "v2beta1", Kind: "SpiderCloudNetwork", Name: "aws", UID: "u", Controller: new(true)}}
+	w := newWorld(t, node("a"), node("b"), p, foreign)
+	w.wantOffers("a", map[string]int64{ens5: 116})
+	w.wantOffers("b", map[string]int64{ens5: 4})
+	w.lease("web-0", "web-1", "web-2", "web-3") // full
+	for i := range 8 {
+		w.must(w.Create(w.Context(), pod(fmt.Sprintf("web-%d", i)))) // four of them wait
+	}
+	w.wantOffers("a", map[string]int64{ens5: 116}) // so the scheduler places 108 more
+	w.must(w.Get(w.Context(), client.ObjectKeyFromObject(p), p))
+	p.Spec.IPs, p.Annotations[names.AnnotationPoolAssignable] = []string{"10.6.0.16-10.6.0.35"}, "96"
+	w.must(w.Update(w.Context(), p))
+	w.wantOffers("a", map[string]int64{ens5: 116}) // a prefix more in the pool, and one less to assign
+	w.must(w.Get(w.Context(), client.ObjectKeyFromObject(p), p))
+	delete(p.Annotations, names.AnnotationPoolAssignable) // growth has stopped
+	w.must(w.Update(w.Context(), p))
+	w.wantOffers("a", map[string]int64{ens5: 116})
+	w.clock.SetTime(w.clock.Now().Add(2 * lowerAfter))
+	w.wantOffers("a", map[string]int64{ens5: 20})
 }
 
 func TestOfferStaysWhilePodsComeAndGo(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"strconv"
 	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -12,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/utils/ptr"
 
+	"spiderpool.dev/spiderpool/api/names"
 	"spiderpool.dev/spiderpool/api/v2beta1"
 	"spiderpool.dev/spiderpool/internal/inet"
 	"spiderpool.dev/spiderpool/internal/pool"
@@ -25,6 +27,7 @@ func Pool(in *v2beta1.SpiderIPPool) (pool.Pool, field.ErrorList) {
 	out.NamespaceNames, out.NodeNames, out.MultusNames = in.Spec.NamespaceName, in.Spec.NodeName, in.Spec.MultusName
 	out.Default, out.Disabled = ptr.Deref(in.Spec.Default, false), ptr.Deref(in.Spec.Disable, false)
 	out.Terminating = in.DeletionTimestamp != nil
+	out.Assignable = assignable(in)
 	out.Foreign = ForeignAllocations(&in.Status)
 	for _, affinity := range []struct {
 		name string
@@ -43,6 +46,18 @@ func Pool(in *v2beta1.SpiderIPPool) (pool.Pool, field.ErrorList) {
 	errs = append(errs, checkNames(spec.Child("nodeName"), in.Spec.NodeName, "a node", validation.IsDNS1123Subdomain)...)
 	errs = append(errs, checkNames(spec.Child("multusName"), in.Spec.MultusName, `a network attachment, "namespace/name" or "name"`, checkAttachmentName)...)
 	return out, errs
+}
+
+// assignable returns the number in the annotation of a pool that follows a cloud, 0 for no or another one.
+func assignable(in *v2beta1.SpiderIPPool) int64 {
+	if owner := metav1.GetControllerOf(in); owner == nil || owner.Kind != "SpiderCloudNetwork" {
+		return 0
+	}
+	n, err := strconv.ParseInt(in.Annotations[names.AnnotationPoolAssignable], 10, 64)
+	if err != nil {
+		return 0
+	}
+	return max(0, n)
 }
 
 // StoredPool returns the pool of a stored resource. An invalid one has no addresses, and

@@ -1,0 +1,211 @@
+package cloudnetwork
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"spiderpool.dev/spiderpool/api/v2beta1"
+	"spiderpool.dev/spiderpool/internal/cloud"
+	"spiderpool.dev/spiderpool/internal/inet"
+	"spiderpool.dev/spiderpool/internal/ipam/withhold"
+	"spiderpool.dev/spiderpool/internal/lease"
+)
+
+// withholder keeps addresses from all agents, whatever they know (package withhold).
+type withholder interface {
+	Withhold(ctx context.Context, p withhold.Piece) (holders []lease.Lease, err error)
+	List(ctx context.Context) ([]withhold.Withheld, error)
+	Restore(ctx context.Context, h withhold.Withheld, addrs inet.Set) error
+}
+
+// withheldTime is the longest time between the withholding of addresses and the call that unassigns them. A process that was
+// paused may have a successor that has put them into service again.
+const withheldTime = 10 * time.Second
+
+var errLate = errors.New("the controller was too slow, and withholds the addresses again first")
+
+// look reads the withheld addresses, unless they are known.
+func (r *Reconciler) look(ctx context.Context, network *v2beta1.SpiderCloudNetwork, s *session) error {
+	if s.looked {
+		return nil
+	}
+	held, err := r.Withholder.List(ctx)
+	if err != nil {
+		return fmt.Errorf("read the withheld addresses: %w", err)
+	}
+	s.withheld, s.looked = held, true
+	still := map[string]inet.Set{}
+	for _, h := range s.ofNetwork(network.Name) {
+		still[h.Pool] = s.stays[h.Pool].And(h.Addrs)
+	}
+	s.stays = still
+	return nil
+}
+
+// ofNetwork returns what the network withholds.
+func (s *session) ofNetwork(name string) []withhold.Withheld {
+	return slices.DeleteFunc(slices.Clone(s.withheld), func(h withhold.Withheld) bool { return h.Network != name })
+}
+
+// goingBack returns the withheld addresses that no pool is to have, by pool. The cloud may have taken them back already.
+func (s *session) goingBack(name string) map[string]inet.Set {
+	back := map[string]inet.Set{}
+	for _, h := range s.ofNetwork(name) {
+		back[h.Pool] = h.Addrs.Minus(s.stays[h.Pool])
+	}
+	return back
+}
+
+// leaving returns the addresses that are to leave their pool, or are on their way back to the cloud.
+func (s *session) leaving(name string) map[string]inet.Set {
+	leaving := s.goingBack(name)
+	for pool, pieces := range s.returning {
+		sets := []inet.Set{leaving[pool]}
+		for _, piece := range pieces {
+			sets = append(sets, lease.Withholdable(piece))
+		}
+		leaving[pool] = inet.Union(sets...)
+	}
+	return leaving
+}
+
+// regained remembers that a pool has got addresses again that it gave back earlier.
+func (s *session) regained(name, pool string, pieces []netip.Prefix) {
+	var sets []inet.Set
+	for _, piece := range pieces {
+		sets = append(sets, inet.OfPrefix(piece))
+	}
+	for _, h := range s.ofNetwork(name) {
+		if again := h.Addrs.And(inet.Union(sets...)); h.Pool == pool && !again.IsEmpty() {
+			s.stays[pool] = inet.Union(s.stays[pool], again)
+		}
+	}
+}
+
+// giveBack withholds the addresses of pieces, and unassigns them.
+func (r *Reconciler) giveBack(ctx context.Context, network *v2beta1.SpiderCloudNetwork, s *session, in *input, returns []cloud.Return) ([]cloud.Issue, error) {
+	if s.refusal != nil && r.clock.Now().Before(s.refusal.until) {
+		return []cloud.Issue{s.refusal.Issue}, nil
+	}
+	var faults []cloud.Issue
+	var calls []*call
+	var ready []cloud.Return
+	for _, ret := range returns {
+		if len(calls) == parallelCalls || len(calls)+len(s.doubts) >= maxChanges {
+			s.more = true
+			break
+		}
+		began := time.Now()
+		pieces, err := r.withhold(ctx, network, s, ret)
+		if err != nil {
+			faults = append(faults, cloud.Issue{Reason: "WriteFailed", Text: fmt.Sprintf("withhold addresses of SpiderIPPool %s: %s; they stay assigned", ret.Pool, err)})
+		}
+		if len(pieces) == 0 {
+			continue
+		}
+		var prefixes []netip.Prefix
+		for _, p := range pieces {
+			prefixes = append(prefixes, p.Prefix)
+		}
+		ret.Pieces = pieces
+		ready = append(ready, ret)
+		calls = append(calls, s.newCall(ret.Node, ret.Interface, v2beta1.CloudUnassign, func(ctx context.Context) error {
+			if time.Since(began) > withheldTime {
+				return &cloud.Error{Kind: cloud.Throttled, Action: "Unassign", Err: errLate}
+			}
+			return s.provider.Unassign(ctx, ret.Interface, prefixes)
+		}))
+	}
+	if len(calls) == 0 {
+		return faults, nil
+	}
+	if err := r.run(ctx, network, s, calls); err != nil {
+		return faults, err
+	}
+	for i, ret := range ready {
+		s.returned(r.clock.Now(), in.instanceOf(ret.Node), ret, calls[i].err)
+		r.log.InfoContext(ctx, "gave addresses back to the cloud", "node", ret.Node, "interface", ret.Interface, "pool", ret.Pool, "pieces", fmt.Sprint(ret.Pieces), "err", calls[i].err)
+	}
+	return faults, nil
+}
+
+// withhold withholds the addresses of the pieces. It returns those without a holder; the others stay in their pool.
+func (r *Reconciler) withhold(ctx context.Context, network *v2beta1.SpiderCloudNetwork, s *session, ret cloud.Return) ([]cloud.Piece, error) {
+	var free []cloud.Piece
+	s.looked = false
+	for _, p := range ret.Pieces {
+		holders, err := r.Withholder.Withhold(ctx, withhold.Piece{Network: network.Name, Pool: ret.Pool, Addrs: p.Addrs})
+		if err != nil {
+			return nil, err
+		}
+		if len(holders) == 0 {
+			free = append(free, p)
+			continue
+		}
+		r.log.InfoContext(ctx, "a piece stays with its pool, because an address is in use", "pool", ret.Pool, "piece", p.Prefix, "address", holders[0].Addr, "pod", holders[0].Pod.String())
+		s.keep(ret.Pool, p)
+	}
+	return free, nil
+}
+
+// keep has a pool keep a piece.
+func (s *session) keep(pool string, p cloud.Piece) {
+	s.returning[pool] = slices.DeleteFunc(slices.Clone(s.returning[pool]), func(q netip.Prefix) bool { return q == p.Prefix })
+	s.stays[pool] = inet.Union(s.stays[pool], p.Addrs)
+}
+
+// returned remembers what the cloud said about pieces that go back. After a refusal, the pool keeps them.
+func (s *session) returned(now time.Time, instance string, ret cloud.Return, err error) {
+	switch cloud.KindOf(err) {
+	case cloud.Unknown:
+		if err != nil {
+			return // see session.doubt
+		}
+	case cloud.Throttled, cloud.Credentials, cloud.Gone:
+		s.refusal = s.newStop(now, s.refusal, faultOf(err))
+		return
+	default:
+		issue := faultOf(err)
+		issue.Text = fmt.Sprintf("SpiderIPPool %s keeps addresses that no pod needs: %s", ret.Pool, issue.Text)
+		s.refusal = &stop{Issue: issue, until: now.Add(refusedTime), pause: stopMax}
+		for _, p := range ret.Pieces {
+			s.keep(ret.Pool, p)
+		}
+		return
+	}
+	s.refusal = nil
+	var prefixes []netip.Prefix
+	for _, p := range ret.Pieces {
+		prefixes = append(prefixes, p.Prefix)
+	}
+	s.histories[instance] = s.histories[instance].Unassigned(ret.Interface, prefixes)
+	s.returning[ret.Pool] = slices.DeleteFunc(slices.Clone(s.returning[ret.Pool]), func(p netip.Prefix) bool { return slices.Contains(prefixes, p) })
+}
+
+// restore ends the withholding of addresses that a pool has now, because the cloud has assigned them again or the pool keeps
+// them. The agents must have had time to learn that the former pool has lost them.
+func (r *Reconciler) restore(ctx context.Context, network *v2beta1.SpiderCloudNetwork, s *session, others inet.Set, pools []cloud.Device) error {
+	if len(s.withheld) == 0 || !s.settled(r.clock.Now()) {
+		return nil
+	}
+	var errs []error
+	for _, h := range s.ofNetwork(network.Name) {
+		var used []inet.Set
+		for _, p := range pools {
+			if p.Name == h.Pool {
+				used = append(used, p.IPs.And(s.stays[p.Name]))
+			} else if p.IPs.Overlaps(h.Addrs) {
+				used = append(used, p.IPs)
+			}
+		}
+		if addrs := h.Addrs.And(inet.Union(append(used, others)...)); !addrs.IsEmpty() {
+			s.looked = false
+			errs = append(errs, r.Withholder.Restore(ctx, h, addrs))
+		}
+	}
+	return errors.Join(errs...)
+}

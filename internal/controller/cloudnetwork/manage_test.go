@@ -1,0 +1,411 @@
+package cloudnetwork
+
+import (
+	"fmt"
+	"net/netip"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"spiderpool.dev/spiderpool/api/names"
+	"spiderpool.dev/spiderpool/api/v2beta1"
+	"spiderpool.dev/spiderpool/internal/cloud"
+	"spiderpool.dev/spiderpool/internal/cloud/cloudtest"
+	"spiderpool.dev/spiderpool/internal/inet"
+	"spiderpool.dev/spiderpool/internal/kube/compile"
+	"spiderpool.dev/spiderpool/internal/lease"
+)
+
+// coolDown is that of the benches in the mode Manage.
+const coolDown = time.Minute
+
+// throttledAssign are a few refusals.
+var throttledAssign = cloudtest.Fault{Method: "Assign", Kind: cloud.Throttled, Times: 3}
+
+// newManagedBench has a SpiderCloudNetwork in the mode Manage.
+func newManagedBench(t *testing.T, versions ...int64) *bench {
+	t.Helper()
+	x := newBench(t, versions...)
+	x.mode(v2beta1.CloudManage)
+	return x
+}
+
+func (x *bench) mode(mode v2beta1.CloudMode) {
+	x.t.Helper()
+	network := x.network()
+	network.Spec.Mode, network.Spec.Manage = mode, nil
+	if mode == v2beta1.CloudManage {
+		network.Spec.Manage = &v2beta1.CloudManagement{CoolDownMinutes: new(int64(coolDown / time.Minute))}
+	}
+	if err := x.c.Update(x.t.Context(), network); err != nil {
+		x.t.Fatal(err)
+	}
+}
+
+func (x *bench) network() *v2beta1.SpiderCloudNetwork {
+	x.t.Helper()
+	network := &v2beta1.SpiderCloudNetwork{}
+	if err := x.c.Get(x.t.Context(), client.ObjectKey{Name: "aws"}, network); err != nil {
+		x.t.Fatal(err)
+	}
+	return network
+}
+
+// pods adds pods to a node that wait for their addresses.
+func (x *bench) pods(node string, n int) {
+	x.t.Helper()
+	for i := range n {
+		x.create(waitingPod(node, fmt.Sprintf("%s-web-%d", node, i)))
+	}
+}
+
+func waitingPod(node, name string) *corev1.Pod {
+	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name, UID: types.UID(name)}}
+	pod.Annotations = map[string]string{names.AnnotationMultusDefaultNetwork: "kube-system/ipvlan-ens5"}
+	pod.Spec.NodeName = node
+	return pod
+}
+
+// removePods deletes all pods and leases.
+func (x *bench) removePods() {
+	x.t.Helper()
+	if err := x.c.DeleteAllOf(x.t.Context(), &corev1.Pod{}, client.InNamespace("default")); err != nil {
+		x.t.Fatal(err)
+	}
+	if err := x.c.DeleteAllOf(x.t.Context(), &v2beta1.SpiderIPBlock{}); err != nil {
+		x.t.Fatal(err)
+	}
+}
+
+// passes reconciles n times, whenever the reconciler wants.
+func (x *bench) passes(n int) {
+	x.t.Helper()
+	next := time.Duration(0)
+	for range n {
+		next = x.pass(next)
+	}
+}
+
+// assigned returns the pieces of an interface, whatever descriptions say.
+func (x *bench) assigned(iface string) []netip.Prefix {
+	x.t.Helper()
+	for _, i := range x.cloud.Present() {
+		if i.ID == iface {
+			return i.Assigned
+		}
+	}
+	x.t.Fatalf("no interface %s", iface)
+	return nil
+}
+
+func (x *bench) wantAssigned(iface string, want ...string) {
+	x.t.Helper()
+	if got := fmt.Sprint(x.assigned(iface)); got != "["+strings.Join(want, " ")+"]" {
+		x.t.Fatalf("%s has %s, want %v", iface, got, want)
+	}
+}
+
+func (x *bench) assignable(pool string) int {
+	x.t.Helper()
+	n, _ := strconv.Atoi(x.pools()[pool].Annotations[names.AnnotationPoolAssignable])
+	return n
+}
+
+// withheld returns the addresses that are withheld.
+func (x *bench) withheld() inet.Set {
+	x.t.Helper()
+	var blocks v2beta1.SpiderIPBlockList
+	if err := x.c.List(x.t.Context(), &blocks); err != nil {
+		x.t.Fatal(err)
+	}
+	var addrs []netip.Addr
+	for i := range blocks.Items {
+		block, _ := compile.StoredBlock(&blocks.Items[i])
+		for _, l := range block.Withheld() {
+			addrs = append(addrs, l.Addr)
+		}
+	}
+	return inet.OfAddrs(addrs...)
+}
+
+func TestJoiningNodeGetsAddresses(t *testing.T) {
+	x := newManagedBench(t, 4, 6)
+	x.join("worker1", x.subnets[1])
+	x.pass(0)
+	x.want("aws-worker1-0-v4: 172.31.32.16-172.31.32.31", "aws-worker1-0-v6: 2406:da1e:c4:ed02:1::-2406:da1e:c4:ed02:1::ff")
+	x.condition("PoolsUpToDate", "")
+	if got := x.assignable("aws-worker1-0-v4"); got != 8*16 {
+		t.Errorf("%d addresses are assignable, want those of 8 more prefixes", got)
+	}
+	before := x.cloud.Requests()
+	x.join("worker2", x.subnets[1])
+	x.passes(4)
+	if calls := x.cloud.Requests() - before; calls > 3+1 { // join asks the fake once
+		t.Errorf("%d calls for a node that joins", calls-1)
+	}
+	x.condition("PoolsUpToDate", "")
+}
+
+func TestWaitingPodsGetPrefixes(t *testing.T) {
+	x := newManagedBench(t, 4)
+	eni := x.join("worker1", x.subnets[1])
+	x.pass(0)
+	x.pods("worker1", 20)
+	other := waitingPod("worker1", "other") // uses a pool of its own
+	other.Annotations[names.AnnotationPodIPPool] = `{"ipv4":["mine"]}`
+	host := waitingPod("worker1", "host")
+	host.Spec.HostNetwork = true
+	x.create(other, host)
+	x.pass(time.Minute) // the last answer is old
+	x.wantAssigned(eni, "172.31.32.16/28")
+	x.pass(100 * time.Millisecond)
+	x.wantAssigned(eni, "172.31.32.16/28", "172.31.32.32/28")
+	x.want("aws-worker1-0-v4: 172.31.32.16-172.31.32.47")
+}
+
+// returnedBench has a node whose second prefix is due to go back.
+func returnedBench(t *testing.T) (x *bench, eni string) {
+	x = newManagedBench(t, 4)
+	eni = x.join("worker1", x.subnets[1])
+	x.pods("worker1", 20)
+	x.pass(0)
+	x.wantAssigned(eni, "172.31.32.16/28", "172.31.32.32/28")
+	x.removePods()
+	x.pass(time.Second)
+	return x, eni
+}
+
+func TestUnneededPrefixGoesBack(t *testing.T) {
+	x, eni := returnedBench(t)
+	full := "aws-worker1-0-v4: 172.31.32.16-172.31.32.47"
+	x.pass(coolDown - time.Second)
+	if x.want(full); x.reserved() != "" {
+		t.Fatalf("%s are reserved before the end of the cool-down", x.reserved())
+	}
+	x.pass(time.Second)
+	x.pass(100 * time.Millisecond) // a fresh answer
+	if x.want(full); x.reserved() != "172.31.32.32-172.31.32.47" {
+		t.Fatalf("%q are reserved", x.reserved())
+	}
+	x.pass(settleTime)
+	x.want("aws-worker1-0-v4: 172.31.32.16-172.31.32.31")
+	x.wantAssigned(eni, "172.31.32.16/28", "172.31.32.32/28")
+	x.pass(settleTime - time.Second)
+	x.wantAssigned(eni, "172.31.32.16/28", "172.31.32.32/28")
+	x.pass(time.Second)
+	x.wantAssigned(eni, "172.31.32.16/28")
+	if got := x.withheld().String(); got != "172.31.32.32-172.31.32.47" {
+		t.Errorf("%s are withheld", got)
+	}
+	x.passes(10)
+	x.want("aws-worker1-0-v4: 172.31.32.16-172.31.32.31")
+	if x.reserved() != "" || len(x.network().Status.Changes) > 0 {
+		t.Errorf("%q are reserved, and the calls %v are open", x.reserved(), x.network().Status.Changes)
+	}
+	x.condition("PoolsUpToDate", "")
+	for {
+		select {
+		case event := <-x.events.Events:
+			if strings.Contains(event, "AddressesGone") {
+				t.Errorf("the event %s", event)
+			}
+			continue
+		default:
+		}
+		break
+	}
+}
+
+func TestRegainedPrefixIsInService(t *testing.T) {
+	x, eni := returnedBench(t)
+	x.passes(20)
+	x.wantAssigned(eni, "172.31.32.16/28")
+	x.pods("worker1", 20)
+	x.passes(20)
+	x.wantAssigned(eni, "172.31.32.16/28", "172.31.32.32/28")
+	x.want("aws-worker1-0-v4: 172.31.32.16-172.31.32.47")
+	if got := x.withheld(); !got.IsEmpty() {
+		t.Errorf("%s are withheld", got)
+	}
+}
+
+func TestPrefixOfOtherNodeIsInService(t *testing.T) {
+	x, _ := returnedBench(t)
+	x.passes(20)
+	x.join("worker2", x.subnets[1])
+	x.passes(20)
+	x.want("aws-worker1-0-v4: 172.31.32.16-172.31.32.31", "aws-worker2-0-v4: 172.31.32.32-172.31.32.47")
+	if got := x.withheld(); !got.IsEmpty() {
+		t.Errorf("%s are withheld", got)
+	}
+}
+
+func TestAddressInUseKeepsPrefix(t *testing.T) {
+	x, eni := returnedBench(t)
+	x.pass(coolDown)
+	x.pass(100 * time.Millisecond)
+	if x.reserved() == "" {
+		t.Fatal("nothing is reserved")
+	}
+	x.pass(settleTime)
+	x.create(blockOf("worker1", "aws-worker1-0-v4", "172.31.32.32", "172.31.32.33", x.clock.Now())) // an agent with a broken watch
+	x.passes(20)
+	x.wantAssigned(eni, "172.31.32.32/28") // the other one is not in use
+	x.want("aws-worker1-0-v4: 172.31.32.32-172.31.32.47")
+	if got := x.withheld(); got.String() != "172.31.32.16-172.31.32.31" || x.reserved() != "" {
+		t.Errorf("%s are withheld, %s reserved", got, x.reserved())
+	}
+}
+
+func TestRefusedReturnKeepsPrefix(t *testing.T) {
+	x, eni := returnedBench(t)
+	action := x.cloud.Deny("Unassign")
+	x.passes(12)
+	x.wantAssigned(eni, "172.31.32.16/28", "172.31.32.32/28")
+	x.condition("PermissionMissing", "SpiderIPPool aws-worker1-0-v4 keeps addresses that no pod needs: the cloud does not allow the action "+action)
+	x.passes(12)
+	x.want("aws-worker1-0-v4: 172.31.32.16-172.31.32.47")
+	if got := x.withheld(); !got.IsEmpty() {
+		t.Errorf("%s are withheld", got)
+	}
+	x.cloud.Allow("Unassign")
+	x.pass(refusedTime)
+	x.passes(20)
+	x.wantAssigned(eni, "172.31.32.16/28")
+}
+
+func TestStoppedGrowthNamesReason(t *testing.T) {
+	for _, tc := range []struct {
+		name, reason, part string
+		fail               func(x *bench)
+		mend               func(x *bench)
+	}{
+		{"no permission", "PermissionMissing", "node worker1 needs more IPv4 addresses: the cloud does not allow the action fake:Assign; add it to the policy of the controller's role",
+			func(x *bench) { x.cloud.Deny("Assign") }, func(x *bench) { x.cloud.Allow("Assign") }},
+		{"throttled", "Throttled", "the cloud limits the calls of fake:Assign", func(x *bench) { x.cloud.Fail(throttledAssign) }, func(*bench) {}},
+		{"no capacity", "NoCapacity", "has no free IPv4 address; add a CIDR or use nodes in another subnet",
+			func(x *bench) { x.cloud.Occupy(x.subnets[1], prefix("172.31.32.0/24")) }, nil},
+		{"limit of the type", "TypeLimit", "has all 10 IPv4 addresses and prefixes that the instance type m5.large allows, and 20 pods wait",
+			func(x *bench) { x.pods("worker1", 164-20+20) }, nil},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			x := newManagedBench(t, 4)
+			eni := x.join("worker1", x.subnets[1])
+			x.pass(0)
+			one := x.ips()
+			tc.fail(x)
+			if tc.name != "limit of the type" {
+				x.pods("worker1", 20)
+			}
+			x.passes(4)
+			x.condition(tc.reason, tc.part)
+			if got := x.assignable("aws-worker1-0-v4"); got != 0 {
+				t.Errorf("%d addresses are assignable", got)
+			}
+			if tc.name != "limit of the type" {
+				x.want(one...)
+			}
+			if tc.mend == nil {
+				return
+			}
+			tc.mend(x)
+			x.pass(stopMax)
+			x.passes(10)
+			x.wantAssigned(eni, "172.31.32.16/28", "172.31.32.32/28")
+			x.condition("PoolsUpToDate", "")
+		})
+	}
+}
+
+func TestFragmentedSubnetGivesSingleAddresses(t *testing.T) {
+	x := newManagedBench(t, 4)
+	eni := x.join("worker1", x.subnets[1])
+	x.pass(0)
+	for block := 2; block < 16; block++ {
+		x.cloud.Occupy(x.subnets[1], netip.PrefixFrom(netip.AddrFrom4([4]byte{172, 31, 32, byte(block * 16)}), 32))
+	}
+	x.pods("worker1", 15) // with a reserve of 3
+	x.passes(4)
+	x.wantAssigned(eni, "172.31.32.5/32", "172.31.32.6/32", "172.31.32.16/28")
+	x.condition("PoolsUpToDate", "")
+	x.removePods()
+	x.passes(30)
+	x.wantAssigned(eni, "172.31.32.16/28")
+}
+
+func TestForeignInterfacesStayInManage(t *testing.T) {
+	x := newManagedBench(t, 4)
+	x.join("worker1", x.subnets[1])
+	foreign, err := x.cloud.Create(t.Context(), cloud.NewInterface{Subnet: x.subnets[1]})
+	if err != nil {
+		t.Fatal(err)
+	}
+	x.assign(foreign.ID, "172.31.32.128/28")
+	x.passes(10)
+	x.wantAssigned(foreign.ID, "172.31.32.128/28")
+	x.want("aws-worker1-0-v4: 172.31.32.16-172.31.32.31")
+}
+
+func TestPoolOfUserStopsGrowth(t *testing.T) {
+	x := newManagedBench(t, 4)
+	mine := &v2beta1.SpiderIPPool{ObjectMeta: metav1.ObjectMeta{Name: "mine"}}
+	mine.Spec.Subnet, mine.Spec.IPs = "172.31.32.0/24", []string{"172.31.32.0-172.31.32.255"}
+	x.create(mine)
+	eni := x.join("worker1", x.subnets[1])
+	x.passes(10)
+	x.condition("Overlap", "take them out of that pool")
+	if n := len(x.assigned(eni)); n > 1 {
+		t.Errorf("the interface has %d prefixes, all of them in a pool of the user", n)
+	}
+	x.want("mine: 172.31.32.0-172.31.32.255")
+}
+
+func TestDiscoverEndsReturn(t *testing.T) {
+	x, eni := returnedBench(t)
+	x.cloud.Fail(cloudtest.Fault{Method: "Unassign", Kind: cloud.Throttled, Times: 1000})
+	if x.passes(12); x.withheld().IsEmpty() {
+		t.Fatal("nothing is withheld")
+	}
+	x.mode(v2beta1.CloudDiscover)
+	x.passes(20)
+	x.wantAssigned(eni, "172.31.32.16/28", "172.31.32.32/28")
+	x.want("aws-worker1-0-v4: 172.31.32.16-172.31.32.47")
+	if got := x.withheld(); !got.IsEmpty() {
+		t.Errorf("%s are withheld", got)
+	}
+	if got := x.assignable("aws-worker1-0-v4"); got != 0 {
+		t.Errorf("%d addresses are assignable", got)
+	}
+}
+
+// leaseAll has pods use addresses of a block.
+func (x *bench) leaseAll(node, pool, base string, n int) {
+	x.t.Helper()
+	block := lease.Block{Base: netip.MustParseAddr(base), Node: node}
+	for i := range n {
+		a := inet.BlockAddr(block.Base, i)
+		block.Leases = append(block.Leases, lease.Lease{
+			Addr: a, State: lease.InUse, Pool: pool, Since: x.clock.Now(),
+			Holder: lease.Holder{Pod: lease.ParsePodKey("default/" + a.String()), PodUID: a.String(), Node: node, Attachment: lease.Attachment{ContainerID: a.String(), Interface: "eth0"}},
+		})
+	}
+	x.create(compile.BlockObject(block))
+}
+
+func TestReserveIsProportional(t *testing.T) {
+	x := newManagedBench(t, 4)
+	eni := x.join("worker1", x.subnets[1])
+	x.pass(0)
+	x.leaseAll("worker1", "aws-worker1-0-v4", "172.31.32.16", 13) // with 20 %, 16 addresses
+	x.passes(4)
+	x.wantAssigned(eni, "172.31.32.16/28")
+	x.pods("worker1", 1)
+	x.passes(4)
+	x.wantAssigned(eni, "172.31.32.16/28", "172.31.32.32/28")
+}
