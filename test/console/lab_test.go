@@ -48,9 +48,9 @@ func TestLabIsShown(t *testing.T) {
 	b.shows("latest", "/events", "FailedAllocateIP", want.Stuck)
 	b.shows("search", "/search?q="+want.Pod, want.Pod)
 	b.shows("flows", "/flows", want.Pod, want.Peer)
+	b.hidesFlows(environment(t, "CONSOLE_GUEST"), want.Pod, want.Peer)
 	dark := open(t, "dark", viewports[0])
 	dark.shows("pool-dark", "/pools/"+want.Pool, want.Addresses[0])
-	b.hidesFlows(environment(t, "CONSOLE_GUEST"), want.Pod, want.Peer)
 	phone := open(t, "light", viewports[1])
 	phone.shows("pod-phone", "/pods/"+want.Pod, want.Addresses[0])
 }
