@@ -132,6 +132,9 @@ func leaseOf(text string) lease.Lease {
 	if l.State == lease.Quarantined {
 		l.Until = time.Unix(1, 0).UTC()
 	}
+	if l.State == lease.Withheld {
+		l.Pool, l.WithheldBy = "p", "aws"
+	}
 	return l
 }
 
@@ -271,6 +274,24 @@ var transitions = []struct {
 	{"quarantine of another node", "192.0.2.1 InUse b", "192.0.2.1 Quarantined", false, false},
 	{"quarantine of free", "", "192.0.2.1 Quarantined", false, false},
 	{"outside the block", "", "192.0.2.16 InUse a", false, false},
+	{"withhold new", "", "192.0.2.1 Withheld", false, true},
+	{"withhold released", "192.0.2.1 Released", "192.0.2.1 Withheld", false, true},
+	{"withhold outside the block", "", "192.0.2.16 Withheld", false, false},
+	{"withhold beside a pod", "192.0.2.1 InUse b", "192.0.2.1 InUse b, 192.0.2.2 Withheld", false, true},
+	{"withhold own", "192.0.2.1 InUse a", "192.0.2.1 Withheld", false, false},
+	{"withhold of another node", "192.0.2.1 InUse b", "192.0.2.1 Withheld", false, false},
+	{"withhold retained", "192.0.2.1 Retained b web-0", "192.0.2.1 Withheld", false, false},
+	{"withhold quarantined", "192.0.2.1 Quarantined", "192.0.2.1 Withheld", false, false},
+	{"withhold from a former", "192.0.2.1 Released, 192.0.2.1 Former b", "192.0.2.1 Withheld, 192.0.2.1 Former b", false, false},
+	{"withhold from a former, never leased", "192.0.2.1 Former b", "192.0.2.1 Withheld, 192.0.2.1 Former b", false, false},
+	{"grant withheld", "192.0.2.1 Withheld", "192.0.2.1 InUse a", false, false},
+	{"grant withheld to an owner", "192.0.2.1 Withheld", "192.0.2.1 InUse a web-0", false, false},
+	{"quarantine withheld", "192.0.2.1 Withheld", "192.0.2.1 Quarantined", false, false},
+	{"drop withheld", "192.0.2.1 Withheld, 192.0.2.2 InUse a", "192.0.2.2 InUse a", false, false},
+	{"end of withheld", "192.0.2.1 Withheld", "192.0.2.1 Released", false, true},
+	{"grant beside withheld", "192.0.2.1 Withheld", "192.0.2.1 Withheld, 192.0.2.2 InUse a", true, false},
+	{"release beside withheld", "192.0.2.1 Withheld, 192.0.2.2 InUse a", "192.0.2.1 Withheld, 192.0.2.2 Released", true, true},
+	{"former on a withheld address", "192.0.2.1 Withheld", "192.0.2.1 Withheld, 192.0.2.1 Former a", true, false},
 }
 
 func TestWritersChangeOnlyTheirLeases(t *testing.T) {
@@ -370,6 +391,7 @@ func TestControllerDeletesOnlyUnusedBlocks(t *testing.T) {
 		"192.0.2.1 InUse a":                         false,
 		"192.0.2.1 Retained a web-0":                false,
 		"192.0.2.1 Released, 192.0.2.1 Former b":    false,
+		"192.0.2.1 Released, 192.0.2.2 Withheld":    false,
 	} {
 		block := store(t, c, text)
 		if err := controller.Delete(t.Context(), block); may && err != nil || !may && !refused(err) {
@@ -379,6 +401,54 @@ func TestControllerDeletesOnlyUnusedBlocks(t *testing.T) {
 	}
 	if err := controller.Create(t.Context(), blockOf()); !apierrors.IsForbidden(err) && !refused(err) {
 		t.Errorf("create: got %v, want a refusal", err)
+	}
+}
+
+func TestControllerWithholdsInNewBlocks(t *testing.T) {
+	c := installPolicies(t)
+	controller := as(t, kubetest.Account(t, "kube-system", "spiderpool-controller", "a"))
+	blockWith := func(change func(b *v2beta1.SpiderIPBlock)) *v2beta1.SpiderIPBlock {
+		b := compile.BlockObject(lease.Block{Base: netip.MustParseAddr("192.0.2.0"), Leases: leasesOf("192.0.2.1 Withheld, 192.0.2.2 Withheld")})
+		change(b)
+		return b
+	}
+	for name, change := range map[string]func(b *v2beta1.SpiderIPBlock){
+		"creator": func(b *v2beta1.SpiderIPBlock) { b.Spec.Node = "a"; b.Labels[compile.BlockNodeLabel("a")] = "creator" },
+		"also free": func(b *v2beta1.SpiderIPBlock) {
+			b.Spec.Leases = append(b.Spec.Leases, v2beta1.Lease{IP: "192.0.2.3", State: v2beta1.LeaseReleased})
+		},
+		"no label":  func(b *v2beta1.SpiderIPBlock) { delete(b.Labels, "ipam.spidernet.io/withheld") },
+		"for a pod": func(b *v2beta1.SpiderIPBlock) { b.Spec.Leases[0].PodUID = "u" },
+		"for owner": func(b *v2beta1.SpiderIPBlock) { b.Spec.Leases[0].FixedFor = "Pod/default/web-0" },
+		"for a node": func(b *v2beta1.SpiderIPBlock) {
+			b.Spec.Leases[0].Node = "a"
+			b.Labels[compile.BlockNodeLabel("a")] = "holder"
+		},
+		"twice": func(b *v2beta1.SpiderIPBlock) { b.Spec.Leases[1].IP = b.Spec.Leases[0].IP },
+	} {
+		if err := controller.Create(t.Context(), blockWith(change), client.DryRunAll); !refused(err) {
+			t.Errorf("%s: got %v, want a refusal", name, err)
+		}
+	}
+	nobody := blockWith(func(b *v2beta1.SpiderIPBlock) { b.Spec.Leases[0].WithheldBy = "" })
+	if err := controller.Create(t.Context(), nobody, client.DryRunAll); !apierrors.IsInvalid(err) || !strings.Contains(err.Error(), "withheldBy must be set") {
+		t.Errorf("withheld by nobody: got %v", err)
+	}
+	b := blockWith(func(*v2beta1.SpiderIPBlock) {})
+	if err := controller.Create(t.Context(), b); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		overrideNow(t, c, b.Name)
+		kubetest.Remove(t, c, b)
+	})
+	changed := b.DeepCopy()
+	changed.Spec.Leases[0].Since = metav1.NewTime(time.Unix(60, 0))
+	if err := agentOf(t, "a").Update(t.Context(), changed.DeepCopy(), client.DryRunAll); !refused(err) {
+		t.Errorf("renewal by an agent: got %v, want a refusal", err)
+	}
+	if err := controller.Update(t.Context(), changed); err != nil {
+		t.Errorf("renewal by the controller: %v", err)
 	}
 }
 
@@ -430,5 +500,30 @@ func TestFullBlockIsWithinBudget(t *testing.T) {
 	changed.ResourceVersion = block.ResourceVersion
 	if err := agentOf(t, node).Update(t.Context(), changed, client.DryRunAll); err != nil {
 		t.Errorf("new sandboxes: %v", err)
+	}
+}
+
+func TestFullWithheldBlockIsWithinBudget(t *testing.T) {
+	c := installPolicies(t)
+	controller := as(t, kubetest.Account(t, "kube-system", "spiderpool-controller", "a"))
+	base := netip.MustParseAddr("fd00:1111:2222:3333:4444:5555:6666:7770")
+	free := lease.Block{Base: base}
+	withheld, _ := free.Withhold(^inet.Mask(0), strings.Repeat("n", 253), strings.Repeat("p", 253), time.Unix(0, 0))
+	object := compile.BlockObject(withheld)
+	if err := controller.Create(t.Context(), object); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		overrideNow(t, c, object.Name)
+		kubetest.Remove(t, c, object)
+	})
+	withheld.Version = object.ResourceVersion
+	renewed, _ := withheld.Withhold(^inet.Mask(0), strings.Repeat("n", 253), strings.Repeat("p", 253), time.Unix(0, 0))
+	if err := controller.Update(t.Context(), compile.BlockObject(renewed), client.DryRunAll); err != nil {
+		t.Errorf("renewal: %v", err)
+	}
+	ended, _ := withheld.EndWithheld(^inet.Mask(0), strings.Repeat("n", 253), time.Unix(0, 0))
+	if err := controller.Update(t.Context(), compile.BlockObject(ended), client.DryRunAll); err != nil {
+		t.Errorf("end: %v", err)
 	}
 }

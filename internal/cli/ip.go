@@ -185,8 +185,8 @@ func newIPList(o *viewOptions) *cobra.Command {
 		Use:   "list",
 		Short: "List the addresses with a holder",
 		Long: `List the addresses with a holder: in use by a pod, retained for the owner of a fixed address,
-quarantined because a foreign host answered, or kept back for a former sandbox. Free addresses
-are not listed; pool list counts them.`,
+quarantined because a foreign host answered, withheld to return it to a cloud, or kept back for a
+former sandbox. Free addresses are not listed; pool list counts them.`,
 		Example: `  spiderpoolctl ip list --pool blue
 
   # the addresses of one node, for a script

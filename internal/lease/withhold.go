@@ -47,7 +47,7 @@ func (b Block) Withhold(mask inet.Mask, network, pool string, now time.Time) (Bl
 		}
 		next := Lease{Addr: inet.BlockAddr(b.Base, i), State: Withheld, Pool: pool, WithheldBy: network, Since: stamp(now)}
 		if l, ok := b.Lease(next.Addr); ok && !next.Since.After(l.Since) {
-			next.Since = l.Since.Add(time.Second) // differs from all that another process has seen
+			next.Since = l.Since.Add(time.Second) // the store drops a write without a change
 		}
 		b = b.With(next)
 	}
@@ -66,18 +66,17 @@ func (b Block) holdersOf(a netip.Addr, network string) []Lease {
 	return holders
 }
 
-// EndWithheld frees a withheld address, unless its lease has changed since it was seen. It
-// returns false and the same block then.
-func (b Block) EndWithheld(seen Lease, now time.Time) (Block, bool) {
-	l, ok := b.Lease(seen.Addr)
-	if !ok || l.State != Withheld || l.WithheldBy != seen.WithheldBy || l.Pool != seen.Pool || !l.Since.Equal(seen.Since) {
-		return b, false
+// EndWithheld frees the addresses of the block that the network withholds and that mask has. It
+// returns false and the same block if there are none.
+func (b Block) EndWithheld(mask inet.Mask, network string, now time.Time) (Block, bool) {
+	ended := false
+	for _, l := range b.Withheld() {
+		if l.WithheldBy != network || mask&(1<<inet.BlockIndex(l.Addr)) == 0 {
+			continue
+		}
+		b, ended = b.With(released(l.Addr, now)), true
 	}
-	free := released(l.Addr, now)
-	if free.Since.Before(l.Since) {
-		free.Since = l.Since // the next withholding is later, and differs
-	}
-	return b.With(free), true
+	return b, ended
 }
 
 // Withheld returns the withheld addresses of the block.

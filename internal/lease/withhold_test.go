@@ -51,23 +51,26 @@ func TestOnlyFreeAddressesAreWithheld(t *testing.T) {
 	}
 }
 
-func TestEndOfWithheldNeedsSameLease(t *testing.T) {
+func TestNetworkEndsOnlyItsOwn(t *testing.T) {
 	start := time.Date(2026, 11, 30, 5, 0, 0, 0, time.UTC)
-	empty := Block{Base: netip.MustParseAddr("10.0.0.0")}
-	first, _ := empty.Withhold(1, "aws", "p", start)
-	second, _ := first.Withhold(1, "aws", "p", start)
-	if _, ok := second.EndWithheld(first.Leases[0], start); ok {
-		t.Error("the lease of an earlier look ended a later one")
+	b, _ := Block{Base: netip.MustParseAddr("10.0.0.0")}.Withhold(1<<1|1<<2, "aws", "p", start)
+	b, _ = b.Withhold(1<<3, "other", "p", start)
+	if _, ok := b.EndWithheld(1<<3|1<<4, "aws", start); ok {
+		t.Error("it ended an address of another network, or a free one")
 	}
-	free, ok := second.EndWithheld(second.Leases[0], start)
-	if l, _ := free.Lease(empty.Base); !ok || l.State != Released || l.WithheldBy != "" {
-		t.Fatalf("got %+v, %t", l, ok)
+	b, ok := b.EndWithheld(1<<2|1<<3, "aws", start)
+	var got []State
+	for _, l := range b.Leases {
+		got = append(got, l.State)
 	}
-	if third, _ := free.Withhold(1, "aws", "p", start); third.Leases[0] == second.Leases[0] {
-		t.Error("the lease of a new withholding equals that of an ended one")
+	if want := []State{Withheld, Released, Withheld}; !ok || !slices.Equal(got, want) {
+		t.Errorf("got %v, %t, want %v", got, ok, want)
 	}
-	if free.Removable(nil, start.AddDate(1, 0, 0), 0) == second.Removable(nil, start.AddDate(1, 0, 0), 0) {
-		t.Error("a block with a withheld address is removable, or one without is not")
+	if err := b.Validate(); err != nil {
+		t.Error(err)
+	}
+	if b.Removable(nil, start.AddDate(1, 0, 0), 0) {
+		t.Error("a block with a withheld address is removable")
 	}
 }
 

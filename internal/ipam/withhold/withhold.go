@@ -13,8 +13,10 @@
 //
 // A write without an answer may arrive later, even after the process has ended. Withhold
 // therefore writes each block, whether or not the addresses are withheld already: the versions
-// change, and the store refuses the late write. Restore ends only leases that are as List
-// saw them, so a former leader that was paused ends nothing that its successor has written.
+// change, and the store refuses the late write. For the same reason Restore ends the state only
+// in blocks that have not changed since List: a former leader that was paused between the two ends
+// nothing that its successor has written. Comparing leases would not do, because two of them
+// may be equal.
 //
 // See docs/adr/0035-withheld-addresses.md.
 package withhold
@@ -58,7 +60,7 @@ type Piece struct {
 // Withheld are the withheld addresses of one network and pool at one time.
 type Withheld struct {
 	Piece
-	seen []lease.Lease // sorted by address
+	blocks []lease.Block // at that time
 }
 
 // Withholder withholds addresses. It keeps no state, so it is safe for concurrent use.
@@ -84,36 +86,41 @@ func (w *Withholder) Withhold(ctx context.Context, p Piece) (holders []lease.Lea
 	if err := p.check(); err != nil {
 		return nil, err
 	}
+	for range maxAttempts {
+		if holders, err = w.attempt(ctx, p); !errors.Is(err, alloc.ErrConflict) {
+			break
+		}
+	}
+	if err == nil && len(holders) == 0 {
+		w.log.InfoContext(ctx, "withheld addresses", "network", p.Network, "pool", p.Pool, "ips", p.Addrs.String())
+	}
+	return holders, err
+}
+
+// attempt is Withhold, but for conflicts.
+func (w *Withholder) attempt(ctx context.Context, p Piece) (holders []lease.Lease, err error) {
 	// 1. Read all blocks first: most pieces with a holder cost no write.
-	var stored []lease.Block
-	var withheld []lease.Lease // that this call has seen or written
+	var blocks []lease.Block
 	for base, mask := range p.Addrs.Blocks() {
 		b, err := w.read(ctx, base)
 		if err != nil {
 			return nil, err
 		}
-		stored = append(stored, b)
-		withheld = append(withheld, p.of(b)...)
+		blocks = append(blocks, b)
 		_, held := b.Withhold(mask, p.Network, p.Pool, w.now())
 		holders = append(holders, held...)
 	}
 	// 2. Write them, unless an agent was faster.
-	for i := 0; i < len(stored) && len(holders) == 0; i++ {
-		var written []lease.Lease
-		if written, holders, err = w.write(ctx, p, stored[i]); err != nil {
+	for i := 0; i < len(blocks) && len(holders) == 0; i++ {
+		if blocks[i], holders, err = w.write(ctx, p, blocks[i]); err != nil {
 			return nil, err
 		}
-		withheld = append(withheld, written...)
 	}
 	if len(holders) == 0 {
-		w.log.InfoContext(ctx, "withheld addresses", "network", p.Network, "pool", p.Pool, "ips", p.Addrs.String())
 		return nil, nil
 	}
-	// 3. Undo all of it.
-	if err := w.end(ctx, withheld); err != nil {
-		return nil, err
-	}
-	return holders, nil
+	// 3. Undo what this attempt has written, and what an earlier call has left.
+	return holders, w.end(ctx, blocks, p.Network, p.Addrs)
 }
 
 func (p Piece) check() error {
@@ -126,30 +133,26 @@ func (p Piece) check() error {
 	return nil
 }
 
-// of returns the leases by which the block withholds addresses of the piece.
-func (p Piece) of(b lease.Block) []lease.Lease {
-	return slices.DeleteFunc(b.Withheld(), func(l lease.Lease) bool { return l.WithheldBy != p.Network || !p.Addrs.Contains(l.Addr) })
-}
-
-// write withholds the addresses of one block. It returns their leases, or the holders.
-func (w *Withholder) write(ctx context.Context, p Piece, b lease.Block) (written, holders []lease.Lease, err error) {
+// write withholds the addresses of one block. It returns the block as the store has it, and the holders.
+func (w *Withholder) write(ctx context.Context, p Piece, b lease.Block) (lease.Block, []lease.Lease, error) {
 	for range maxAttempts {
 		next, holders := b.Withhold(p.Addrs.Mask(b.Base), p.Network, p.Pool, w.now())
 		if len(holders) > 0 {
-			return nil, holders, nil
+			return b, holders, nil
 		}
-		_, err = w.blocks.Put(ctx, next)
+		version, err := w.blocks.Put(ctx, next)
 		if err == nil {
-			return p.of(next), nil, nil
+			next.Version = version
+			return next, nil, nil
 		}
 		if !errors.Is(err, alloc.ErrConflict) {
-			return nil, nil, fmt.Errorf("withhold addresses of SpiderIPBlock %s: %w", inet.BlockPrefix(b.Base), err)
+			return b, nil, fmt.Errorf("withhold addresses of SpiderIPBlock %s: %w", inet.BlockPrefix(b.Base), err)
 		}
 		if b, err = w.read(ctx, b.Base); err != nil {
-			return nil, nil, err
+			return b, nil, err
 		}
 	}
-	return nil, nil, fmt.Errorf("withhold addresses of SpiderIPBlock %s: %w %d times in a row", inet.BlockPrefix(b.Base), alloc.ErrConflict, maxAttempts)
+	return b, nil, fmt.Errorf("withhold addresses of SpiderIPBlock %s: %w", inet.BlockPrefix(b.Base), alloc.ErrConflict)
 }
 
 // read reads a block. One that does not exist has no version.
@@ -173,79 +176,50 @@ func (w *Withholder) List(ctx context.Context) ([]Withheld, error) {
 		return nil, fmt.Errorf("list the SpiderIPBlocks with withheld addresses: %w", err)
 	}
 	type key struct{ network, pool string }
-	seen := map[key][]lease.Lease{}
+	addrs, of := map[key][]netip.Addr{}, map[key][]lease.Block{}
 	for _, b := range blocks {
 		for _, l := range b.Withheld() {
 			k := key{l.WithheldBy, l.Pool}
-			seen[k] = append(seen[k], l)
+			if n := len(of[k]); n == 0 || of[k][n-1].Base != b.Base {
+				of[k] = append(of[k], b)
+			}
+			addrs[k] = append(addrs[k], l.Addr)
 		}
 	}
 	var all []Withheld
-	for k, leases := range seen {
-		var addrs []netip.Addr
-		for _, l := range leases {
-			addrs = append(addrs, l.Addr)
-		}
-		slices.SortFunc(leases, func(a, b lease.Lease) int { return a.Addr.Compare(b.Addr) })
-		all = append(all, Withheld{Piece{k.network, k.pool, inet.OfAddrs(addrs...)}, leases})
+	for k := range of {
+		all = append(all, Withheld{Piece{k.network, k.pool, inet.OfAddrs(addrs[k]...)}, of[k]})
 	}
 	slices.SortFunc(all, func(a, b Withheld) int { return cmp.Or(cmp.Compare(a.Network, b.Network), cmp.Compare(a.Pool, b.Pool)) })
 	return all, nil
 }
 
-// Restore frees the withheld addresses of h that addrs has. It leaves those alone that have
-// changed since h was listed; the next list has them. After an error, some may be free.
+// Restore frees the withheld addresses of h that addrs has. If one of their blocks has changed since h was
+// listed, it stays as it is, and the error is an alloc.ErrConflict: list again. After any error,
+// some addresses may be free.
 func (w *Withholder) Restore(ctx context.Context, h Withheld, addrs inet.Set) error {
-	chosen := slices.DeleteFunc(slices.Clone(h.seen), func(l lease.Lease) bool { return !addrs.Contains(l.Addr) })
-	if len(chosen) == 0 {
+	addrs = h.Addrs.And(addrs)
+	if addrs.IsEmpty() {
 		return nil
 	}
-	if err := w.end(ctx, chosen); err != nil {
+	if err := w.end(ctx, h.blocks, h.Network, addrs); err != nil {
 		return err
 	}
-	w.log.InfoContext(ctx, "ended the withholding of addresses", "network", h.Network, "pool", h.Pool, "ips", h.Addrs.And(addrs).String())
+	w.log.InfoContext(ctx, "ended the withholding of addresses", "network", h.Network, "pool", h.Pool, "ips", addrs.String())
 	return nil
 }
 
-// end frees the addresses of the leases that are still as seen.
-func (w *Withholder) end(ctx context.Context, seen []lease.Lease) error {
-	byBlock := map[netip.Addr][]lease.Lease{}
-	var bases []netip.Addr
-	for _, l := range seen {
-		base := inet.BlockOf(l.Addr)
-		if byBlock[base] == nil {
-			bases = append(bases, base)
-		}
-		byBlock[base] = append(byBlock[base], l)
-	}
+// end frees the addresses that the network withholds, in blocks that have not changed.
+func (w *Withholder) end(ctx context.Context, blocks []lease.Block, network string, addrs inet.Set) error {
 	var errs []error
-	for _, base := range bases {
-		errs = append(errs, w.endIn(ctx, base, byBlock[base]))
+	for _, b := range blocks {
+		next, ended := b.EndWithheld(addrs.Mask(b.Base), network, w.now())
+		if !ended {
+			continue
+		}
+		if _, err := w.blocks.Put(ctx, next); err != nil {
+			errs = append(errs, fmt.Errorf("free withheld addresses of SpiderIPBlock %s: %w", inet.BlockPrefix(b.Base), err))
+		}
 	}
 	return errors.Join(errs...)
-}
-
-func (w *Withholder) endIn(ctx context.Context, base netip.Addr, seen []lease.Lease) error {
-	for range maxAttempts {
-		b, err := w.read(ctx, base)
-		if err != nil {
-			return err
-		}
-		ended := false
-		for _, l := range seen {
-			next, ok := b.EndWithheld(l, w.now())
-			b, ended = next, ended || ok
-		}
-		if !ended {
-			return nil
-		}
-		_, err = w.blocks.Put(ctx, b)
-		if err == nil {
-			return nil
-		}
-		if !errors.Is(err, alloc.ErrConflict) {
-			return fmt.Errorf("free withheld addresses of SpiderIPBlock %s: %w", inet.BlockPrefix(base), err)
-		}
-	}
-	return fmt.Errorf("free withheld addresses of SpiderIPBlock %s: %w %d times in a row", inet.BlockPrefix(base), alloc.ErrConflict, maxAttempts)
 }
