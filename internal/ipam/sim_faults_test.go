@@ -340,6 +340,7 @@ func (s *sim) disaster() {
 	switch s.r.Intn(8) {
 	case 0:
 		s.note("all blocks deleted")
+		s.loseCloud()
 		for _, b := range s.cluster.Store.All() {
 			s.remove(b)
 		}
@@ -350,6 +351,7 @@ func (s *sim) disaster() {
 			s.work(s.pods[s.r.Intn(len(s.pods))])
 		}
 		s.cluster.Store.Restore(backup)
+		s.loseCloud()
 		s.mu.Lock()
 		s.pending = nil
 		s.mu.Unlock()
@@ -420,9 +422,10 @@ func (s *sim) end() {
 	}
 	s.owners.set, s.owners.instance = "", ""
 	s.sweep()
+	s.endCloud()
 	for _, b := range s.cluster.Store.All() {
 		for _, l := range b.Leases {
-			if l.State == lease.InUse || l.State == lease.Retained {
+			if l.State == lease.InUse || l.State == lease.Retained || l.State == lease.Withheld {
 				s.fail("leaked %+v", l)
 			}
 		}

@@ -115,6 +115,8 @@ func (s *sim) checkGrants(sandbox *simSandbox, ifname string, addrs []netip.Addr
 			s.fail("%s of %s is not in pool %s", a, sandbox.id, l.Pool)
 		}
 		switch {
+		case was.State == lease.Withheld:
+			s.fail("%s was withheld, and %s got it", a, sandbox.id)
 		case was.State == lease.Retained && was.FixedFor != owner && was.PodUID != uid:
 			s.fail("%s was retained for %s, and %s got it", a, was.FixedFor, sandbox.id)
 		case was.State == lease.Retained:

@@ -32,8 +32,9 @@ var (
 // TestSimulation plays random histories of two nodes: sandboxes come and go, pods name
 // owners that they do not have, writes get lost or arrive late, agents restart, nodes
 // die, etcd is restored from a backup, a user deletes blocks, pools change, clocks step,
-// and pods are force-deleted while their sandboxes run on. No address may have two
-// tenants, a living sandbox keeps its addresses, and at the end nothing may leak.
+// pods are force-deleted while their sandboxes run on, and the controller returns addresses
+// to the cloud. No address may have two tenants, a living sandbox keeps its addresses, no
+// agent grants a returned one, and at the end nothing may leak.
 // "-sim.first=N -sim.seeds=1" repeats history N.
 func TestSimulation(t *testing.T) {
 	t.Parallel()
@@ -74,6 +75,7 @@ var simIngredients = []string{
 	"pods start at the same time", "owner does not exist", "owner has another UID", "owner does not acknowledge the pod", "ordinal beyond the replicas",
 	"owner proven", "owner deleted", "owner created again", "StatefulSet scaled",
 	"retained address comes back", "address shared with a former sandbox", "address shared in a migration",
+	"piece returned", "piece in use stays", "piece assigned again", "old decision to restore refused",
 }
 
 var simNodes = []string{"n1", "n2"}
@@ -89,6 +91,7 @@ type sim struct {
 
 	restored bool // etcd was restored from a backup
 	owners   simOwners
+	cloud    simCloud
 	gone     map[string]bool     // nodes without a Node object
 	usable   map[string]inet.Set // addresses of the pools
 
@@ -145,6 +148,7 @@ func newSim(t *testing.T, seed int, happened map[string]int) *sim {
 	s.cluster.Configure = func(c *alloc.Config) {
 		c.Blocks, c.ReuseAfter = &lossyStore{Store: s.cluster.Store, sim: s}, -1
 	}
+	s.cloud = newSimCloud(s)
 	s.setPools(0)
 	if s.multi {
 		s.cluster.SetNetwork(pool.NetworkAttachment{Namespace: "default", Name: "n"}, ipam.Network{IPAM: true, Name: "n"})
@@ -280,6 +284,7 @@ func (s *sim) run() {
 	for range *simSteps {
 		s.step()
 		s.check()
+		s.checkCloud()
 	}
 	s.end()
 }
@@ -289,7 +294,7 @@ func (s *sim) step() {
 	if s.r.Intn(4) == 0 {
 		s.listSandboxes()
 	}
-	switch s.r.Intn(24) {
+	switch s.r.Intn(26) {
 	case 0, 1, 2, 3, 4:
 		s.work(p)
 	case 5:
@@ -333,6 +338,8 @@ func (s *sim) step() {
 		s.conflictOrPools(p)
 	case 23:
 		s.rush()
+	case 24, 25:
+		s.cloudStep()
 	}
 }
 
