@@ -123,7 +123,7 @@ func (s *State) holderFindings(a Address, pod reclaim.Pod) []Finding {
 		return []Finding{{subject, fmt.Sprintf("the foreign host %s answered for it; no pod gets it until %s", cmp.Or(a.MAC, "with an unknown MAC address"), a.Until.Format("15:04:05 MST")),
 			"find the host by this MAC address in the tables of your switches, or add the address to a SpiderReservedIP"}}
 	case string(lease.Withheld):
-		return []Finding{{subject, fmt.Sprintf("SpiderCloudNetwork %s withholds it; no pod gets it before the cloud has assigned it again", a.WithheldBy),
+		return []Finding{{subject, fmt.Sprintf("SpiderCloudNetwork %s withholds it from pods, because the controller returns it to the cloud, or has returned it", a.WithheldBy),
 			"kubectl describe spidercloudnetwork " + a.WithheldBy + " shows what the controller does; if the SpiderCloudNetwork is deleted, the address is free a few minutes later"}}
 	case string(lease.InUse):
 		if problem := podProblem(a, pod); problem != "" {

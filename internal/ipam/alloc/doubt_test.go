@@ -176,6 +176,32 @@ func TestLostLeaseLeavesReservation(t *testing.T) {
 	}
 }
 
+// A restore of etcd from a backup brought the block back in which the controller withheld the address.
+func TestLostLeaseLeavesWithheldAddress(t *testing.T) {
+	store := &ipamtest.Store{}
+	a := newAllocator(t, "n1", store, rangePool(t, "p", "10.0.0.0/24", "10.0.0.16"))
+	t.Cleanup(a.Close)
+	if _, err := allocate(t.Context(), a, request("n1", "c", want("eth0", 4, "p"))); err != nil {
+		t.Fatal(err)
+	}
+	b := store.All()[0]
+	b.Leases = nil
+	b, _ = b.Withhold(1, "aws", "p", time.Now())
+	if _, err := store.Put(t.Context(), b); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.Read(t.Context(), b.Base); err != nil || !a.HasLost() {
+		t.Fatalf("read: %v, lost: %t", err, a.HasLost())
+	}
+	if _, _, err := a.Restore(t.Context(), func(lease.Lease) bool { return true }, 0); err != nil {
+		t.Fatal(err)
+	}
+	b = store.All()[0]
+	if l, _ := b.Lease(b.Base); l.State != lease.Withheld || len(b.Former) != 1 || b.Former[0].ContainerID != "c" {
+		t.Errorf("got %+v, want the address withheld, and its sandbox as a former one", b)
+	}
+}
+
 // A release had no answer and was not carried out, as another node's write of the block
 // proves. So the lease goes on, and must come back when a user deletes the block.
 func TestFailedReleaseKeepsLease(t *testing.T) {
