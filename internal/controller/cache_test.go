@@ -36,7 +36,7 @@ func TestCacheKeepsOfferedAddresses(t *testing.T) {
 		t.Errorf("status of the node (-want +got):\n%s", diff)
 	}
 	pod := &corev1.Pod{Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "app", Resources: corev1.ResourceRequirements{Requests: all}}}}}
-	stripped, err := stripPod(pod)
+	stripped, err := new(podStripper).strip(pod)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -14,15 +14,16 @@ import (
 
 const (
 	cachedPods   = 100_000
-	cachedMemory = 500 << 20
+	cachedMemory = 200 << 20
 )
 
-// TestCachedPodsFit measures the memory of the cached pods of a large cluster, as stripPod leaves them.
+// TestCachedPodsFit measures the memory of the cached pods of a large cluster, as podStripper leaves them.
 //
 //	go test -tags scale -run CachedPodsFit -v ./internal/controller
 func TestCachedPodsFit(t *testing.T) {
 	before := heap()
 	pods := make([]any, cachedPods)
+	var strip podStripper
 	for i := range pods {
 		pod := &corev1.Pod{
 			ObjectMeta: metav1.ObjectMeta{
@@ -37,7 +38,7 @@ func TestCachedPodsFit(t *testing.T) {
 			Status: corev1.PodStatus{Phase: corev1.PodRunning, PodIP: fmt.Sprintf("10.%d.%d.%d", i>>16, i>>8&255, i&255)},
 		}
 		pod.Status.PodIPs = []corev1.PodIP{{IP: pod.Status.PodIP}}
-		stripped, err := stripPod(pod)
+		stripped, err := strip.strip(pod)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -101,7 +101,7 @@ func Run(ctx context.Context, cfg config.Controller, o Options) error {
 		}
 		ready["certificate"] = rotator.Check
 	}
-	own := newMetrics(mgr.GetClient(), cfg.Metrics.Debug, serving)
+	own := newMetrics(mgr.GetCache(), cfg.Metrics.Debug, serving)
 	// Tests run several replicas in one process; the first one registers its metrics.
 	if err := ctrlmetrics.Registry.Register(own); err != nil && !errors.As(err, new(prometheus.AlreadyRegisteredError)) {
 		return fmt.Errorf("register the metrics: %w", err)

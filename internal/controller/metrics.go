@@ -7,6 +7,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -14,6 +15,7 @@ import (
 	"spiderpool.dev/spiderpool/api/v2beta1"
 	"spiderpool.dev/spiderpool/internal/cloud/cloudmetrics"
 	"spiderpool.dev/spiderpool/internal/config"
+	"spiderpool.dev/spiderpool/internal/kube/cached"
 	"spiderpool.dev/spiderpool/internal/observe"
 )
 
@@ -94,15 +96,19 @@ type snapshot struct {
 	coordinators v2beta1.SpiderCoordinatorList
 	clouds       v2beta1.SpiderCloudNetworkList
 	blocks       v2beta1.SpiderIPBlockList
-	pods         corev1.PodList
+	uids         map[string]types.UID // of pods, by namespace/name
 }
 
 func readSnapshot(ctx context.Context, reader client.Reader) (*snapshot, error) {
-	s := &snapshot{}
-	for _, list := range []client.ObjectList{&s.pools, &s.subnets, &s.reserved, &s.attachments, &s.coordinators, &s.clouds, &s.blocks, &s.pods} {
+	s := &snapshot{uids: map[string]types.UID{}}
+	for _, list := range []client.ObjectList{&s.pools, &s.subnets, &s.reserved, &s.attachments, &s.coordinators, &s.clouds, &s.blocks} {
 		if err := reader.List(ctx, list, client.UnsafeDisableDeepCopy); err != nil {
 			return nil, fmt.Errorf("read the cache for metrics: %w", err)
 		}
+	}
+	err := cached.Each(ctx, reader, &corev1.PodList{}, func(pod *corev1.Pod) { s.uids[pod.Namespace+"/"+pod.Name] = pod.UID })
+	if err != nil {
+		return nil, fmt.Errorf("read the cache for metrics: %w", err)
 	}
 	return s, nil
 }

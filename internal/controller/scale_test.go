@@ -142,7 +142,8 @@ func (p *process) takenIn(t *testing.T, c client.Client) time.Duration {
 
 var depth = regexp.MustCompile(`(?m)^workqueue_depth\{.*name="([a-z-]+)".*\} (\d+)$`)
 
-func (p *process) caughtUp(ctx context.Context, c client.Client) error {
+// queued returns an error while objects are queued.
+func (p *process) queued(ctx context.Context) error {
 	var body bytes.Buffer
 	r := &replica{output: p.output}
 	if err := r.get(ctx, p.metrics, "/metrics", &body); err != nil {
@@ -156,6 +157,13 @@ func (p *process) caughtUp(ctx context.Context, c client.Client) error {
 		if q[2] != "0" {
 			return fmt.Errorf("%s objects are queued for %s", q[2], q[1])
 		}
+	}
+	return nil
+}
+
+func (p *process) caughtUp(ctx context.Context, c client.Client) error {
+	if err := p.queued(ctx); err != nil {
+		return err
 	}
 	var pools v2beta1.SpiderIPPoolList
 	if err := c.List(ctx, &pools); err != nil {

@@ -149,15 +149,11 @@ type orphan struct{ ip, containerID string }
 
 // orphans returns the leases in use whose pods do not exist or have another UID.
 func (s *snapshot) orphans() map[orphan]bool {
-	uids := make(map[string]string, len(s.pods.Items)) // by namespace/name
-	for i := range s.pods.Items {
-		uids[s.pods.Items[i].Namespace+"/"+s.pods.Items[i].Name] = string(s.pods.Items[i].UID)
-	}
 	found := map[orphan]bool{}
 	for i := range s.blocks.Items {
 		for j := range s.blocks.Items[i].Spec.Leases {
 			l := &s.blocks.Items[i].Spec.Leases[j]
-			if uid, ok := uids[l.Pod]; l.State == v2beta1.LeaseInUse && (!ok || uid != l.PodUID) {
+			if uid, ok := s.uids[l.Pod]; l.State == v2beta1.LeaseInUse && (!ok || string(uid) != l.PodUID) {
 				found[orphan{l.IP, l.ContainerID}] = true
 			}
 		}

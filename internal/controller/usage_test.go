@@ -10,8 +10,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
-	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 
@@ -112,7 +112,7 @@ func TestOnlyLongOrphansAreBlocked(t *testing.T) {
 	now := time.Unix(0, 0)
 	o := &orphans{now: func() time.Time { return now }}
 	var s snapshot
-	s.pods.Items = []corev1.Pod{{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "alive", UID: "1"}}}
+	s.uids = map[string]types.UID{"default/alive": "1"}
 	s.blocks.Items = []v2beta1.SpiderIPBlock{blockWith(
 		v2beta1.Lease{IP: "10.0.0.1", State: v2beta1.LeaseInUse, Pod: "default/alive", PodUID: "1", ContainerID: "a"},
 		v2beta1.Lease{IP: "10.0.0.2", State: v2beta1.LeaseInUse, Pod: "default/alive", PodUID: "0", ContainerID: "b"},

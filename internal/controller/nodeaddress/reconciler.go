@@ -28,6 +28,7 @@ import (
 	"spiderpool.dev/spiderpool/api/v2beta1"
 	"spiderpool.dev/spiderpool/internal/inet"
 	"spiderpool.dev/spiderpool/internal/kube/agentclient"
+	"spiderpool.dev/spiderpool/internal/kube/cached"
 	"spiderpool.dev/spiderpool/internal/kube/compile"
 	"spiderpool.dev/spiderpool/internal/pool"
 	"spiderpool.dev/spiderpool/internal/view"
@@ -47,6 +48,7 @@ const (
 // Reconciler keeps the offers of nodes.
 type Reconciler struct {
 	client   client.Client
+	cache    client.Reader
 	families []inet.Family
 	clock    clock.PassiveClock
 	log      *slog.Logger
@@ -61,7 +63,7 @@ type offer struct {
 
 // New returns a reconciler. c has a cache; families are the IP versions of the installation.
 func New(c client.Client, families []inet.Family, log *slog.Logger) *Reconciler {
-	return &Reconciler{client: c, families: families, clock: clock.RealClock{}, log: log, lower: map[offer]time.Time{}}
+	return &Reconciler{client: c, cache: c, families: families, clock: clock.RealClock{}, log: log, lower: map[offer]time.Time{}}
 }
 
 // Name is the name of the controller in logs and metrics.
@@ -142,17 +144,15 @@ func (r *Reconciler) networks(ctx context.Context, rooms *view.Rooms) (map[pool.
 
 // claims returns the claims of the pods that the scheduler counts.
 func (r *Reconciler) claims(ctx context.Context, holders map[string]bool) (map[offer][]view.Claim, error) {
-	var pods corev1.PodList
-	if err := r.client.List(ctx, &pods, client.UnsafeDisableDeepCopy); err != nil {
-		return nil, fmt.Errorf("list pods: %w", err)
-	}
 	claims := map[offer][]view.Claim{}
-	for i := range pods.Items {
-		pod := &pods.Items[i]
+	err := cached.Each(ctx, r.cache, &corev1.PodList{}, func(pod *corev1.Pod) {
 		for name, count := range claimed(pod) {
 			at := offer{pod.Spec.NodeName, name}
 			claims[at] = append(claims[at], view.Claim{Count: count.Value(), Held: holders[string(pod.UID)]})
 		}
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list pods: %w", err)
 	}
 	return claims, nil
 }

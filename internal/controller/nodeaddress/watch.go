@@ -26,6 +26,7 @@ var everything = reconcile.Request{NamespacedName: client.ObjectKey{Name: "nodes
 // Register adds the reconciler to the manager.
 func (r *Reconciler) Register(mgr ctrl.Manager) error {
 	soon := later{}
+	r.cache = mgr.GetCache()
 	return ctrl.NewControllerManagedBy(mgr).
 		Named(r.Name()).
 		Watches(&corev1.Node{}, soon, builder.WithPredicates(nodeChanges)).

@@ -15,6 +15,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"spiderpool.dev/spiderpool/api/v2beta1"
+	"spiderpool.dev/spiderpool/internal/kube/cached"
 	"spiderpool.dev/spiderpool/internal/kube/compile"
 	"spiderpool.dev/spiderpool/internal/policy"
 )
@@ -79,24 +80,19 @@ func (r *Reconciler) readNamespace(ctx context.Context, key client.ObjectKey) er
 }
 
 func (r *Reconciler) loadPods(ctx context.Context) error {
-	var endpoints v2beta1.SpiderEndpointList
-	if err := r.client.List(ctx, &endpoints, client.UnsafeDisableDeepCopy); err != nil {
+	byPod := map[client.ObjectKey]*v2beta1.SpiderEndpoint{}
+	err := cached.Each(ctx, r.cache, &v2beta1.SpiderEndpointList{}, func(e *v2beta1.SpiderEndpoint) { byPod[client.ObjectKeyFromObject(e)] = e })
+	if err != nil {
 		return err
 	}
-	byPod := make(map[client.ObjectKey]*v2beta1.SpiderEndpoint, len(endpoints.Items))
-	for i := range endpoints.Items {
-		byPod[client.ObjectKeyFromObject(&endpoints.Items[i])] = &endpoints.Items[i]
-	}
-	var list corev1.PodList
-	if err := r.client.List(ctx, &list, client.UnsafeDisableDeepCopy); err != nil {
-		return err
-	}
-	for i := range list.Items {
-		if err := r.setPod(&list.Items[i], func(key client.ObjectKey) (*v2beta1.SpiderEndpoint, error) { return byPod[key], nil }); err != nil {
-			return err
+	endpoint := func(key client.ObjectKey) (*v2beta1.SpiderEndpoint, error) { return byPod[key], nil }
+	var errs []error
+	err = cached.Each(ctx, r.cache, &corev1.PodList{}, func(pod *corev1.Pod) {
+		if err := r.setPod(pod, endpoint); err != nil {
+			errs = append(errs, err)
 		}
-	}
-	return nil
+	})
+	return errors.Join(append(errs, err)...)
 }
 
 // readPod reads a pod after a change of it or of a SpiderEndpoint. The endpoint may be that of a virtual machine.

@@ -43,7 +43,10 @@ const assetsVariable = "KUBEBUILDER_ASSETS"
 // machines are busy, and costs nothing: Eventually returns once the condition holds.
 const patience = 30 * time.Second
 
-var config *rest.Config
+var (
+	config *rest.Config
+	etcd   string // URL
+)
 
 // Main starts an API server, runs the tests of the package, stops the server and
 // exits. It does not return.
@@ -62,7 +65,7 @@ func run(m *testing.M) int {
 			fmt.Fprintf(os.Stderr, "kubetest: stop the API server: %v\n", err)
 		}
 	}()
-	config = environment.Config
+	config, etcd = environment.Config, environment.ControlPlane.Etcd.URL.String()
 	code := m.Run()
 	if code == 0 {
 		if err := compareRequests(); err != nil {
