@@ -227,10 +227,11 @@ chaos: lab-tools ## Kill agents, controllers, API servers and etcds at random fo
 	@go test ./internal/ipam -count=1 -timeout 60m -run '^TestSimulation$$' -sim.seeds=30000
 
 .PHONY: scale
-scale: lab-tools ## Run an agent with 5,000 nodes and 20,000 pools, then with 10,000 services (root), a cloud with 500 nodes, and a controller with 5,000 pools and 20,000 endpoints
+scale: lab-tools ## Run an agent with 5,000 nodes and 20,000 pools, then with 10,000 services (root), a cloud with 500 nodes, and a controller with 100,000 pods and 2,000 policies, then with 5,000 pools and 20,000 endpoints
 	@export KUBEBUILDER_ASSETS="$$($(LAB) env --dir)" && \
 		go test -tags apiserver,scale -count=1 -timeout 30m -v -run LargeCluster ./internal/agent ./internal/cli && \
 		go test -tags scale -count=1 -timeout 30m -v -run CallsStayInBudget ./internal/controller/cloudnetwork && \
+		go test -tags apiserver,scale -count=1 -timeout 30m -v -run LargeCluster ./internal/controller && \
 		go test -tags apiserver,scale -count=1 -timeout 30m -v -run FiveThousand ./internal/controller -quiet 5m
 
 .PHONY: chaos-short

@@ -24,6 +24,7 @@ func Command(env *process.Env) *cobra.Command {
 	}
 	flags := setup.AddFlags(cmd, "IP address for webhooks, health checks and metrics; empty for all")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		boundMemory(env.Getenv, cgroupLimit)
 		var cfg config.Controller
 		server, err := flags.Load(env, func(file *config.File) (_ slog.Level, err error) {
 			cfg, err = file.Controller(env.Getenv)
