@@ -36,9 +36,9 @@ const (
 //
 //	go test -tags 'apiserver scale' -run LargeCluster -v ./internal/agent
 func TestAgentMemoryInLargeCluster(t *testing.T) {
-	c := kubetest.Client(t)
 	began := time.Now()
-	kubetest.Each(t, scaleNodes, func(ctx context.Context, i int) error { return populateNode(ctx, c, i) })
+	kubetest.Store(t, "minions", scaleNodes, func(i int) client.Object { return largeNode(i) })
+	kubetest.Store(t, "spiderpool.spidernet.io/spiderippools", scaleNodes*poolsOfANode, func(i int) client.Object { return largePool(i/poolsOfANode, i%poolsOfANode) })
 	t.Logf("%d nodes and %d pools created in %s", scaleNodes, scaleNodes*poolsOfANode, time.Since(began).Round(time.Second))
 
 	launched := launchAgent(t, "node-7", nil)
@@ -53,26 +53,27 @@ func TestAgentMemoryInLargeCluster(t *testing.T) {
 	}
 }
 
-func populateNode(ctx context.Context, c client.Client, i int) error {
+func largeNode(i int) *corev1.Node {
 	node := fmt.Sprintf("node-%d", i)
-	errs := []error{c.Create(ctx, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: node, Labels: map[string]string{
+	return &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: node, Labels: map[string]string{
 		"kubernetes.io/hostname": node, "topology.kubernetes.io/zone": fmt.Sprintf("zone-%d", i%3),
-	}}})}
-	for n := range poolsOfANode {
-		j := i*poolsOfANode + n
-		pool := &v2beta1.SpiderIPPool{
-			ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("%s-%d", node, n)},
-			Spec: v2beta1.SpiderIPPoolSpec{
-				AddressSpace: v2beta1.AddressSpace{
-					Subnet: fmt.Sprintf("10.%d.%d.0/24", j>>8, j&255), IPs: []string{fmt.Sprintf("10.%d.%d.16-10.%d.%d.31", j>>8, j&255, j>>8, j&255)},
-				},
-				NodeName: []string{node}, MultusName: []string{"kube-system/ipvlan-ens5"},
+	}}}
+}
+
+// largePool returns the n-th pool of the i-th node.
+func largePool(i, n int) *v2beta1.SpiderIPPool {
+	node, j := fmt.Sprintf("node-%d", i), i*poolsOfANode+n
+	pool := &v2beta1.SpiderIPPool{
+		ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("%s-%d", node, n)},
+		Spec: v2beta1.SpiderIPPoolSpec{
+			AddressSpace: v2beta1.AddressSpace{
+				Subnet: fmt.Sprintf("10.%d.%d.0/24", j>>8, j&255), IPs: []string{fmt.Sprintf("10.%d.%d.16-10.%d.%d.31", j>>8, j&255, j>>8, j&255)},
 			},
-		}
-		compile.CompletePool(pool) // as admission does
-		errs = append(errs, c.Create(ctx, pool))
+			NodeName: []string{node}, MultusName: []string{"kube-system/ipvlan-ens5"},
+		},
 	}
-	return errors.Join(errs...)
+	compile.CompletePool(pool) // as admission does
+	return pool
 }
 
 // launched is an agent in a process of its own.
