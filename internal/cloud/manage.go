@@ -202,6 +202,11 @@ func (p *port) offered(piece netip.Prefix) inet.Set {
 }
 
 func (m *management) place(p *port) {
+	if p.family == inet.IPv6 && !p.limits.Prefixes {
+		// A cloud may show single IPv6 addresses as the node's own, so the pool would never have enough.
+		m.issue(TypeLimit, "the instance type %s of node %s takes no IPv6 prefixes; use a type that does, or set spec.ipVersions to [4]", p.instanceType, p.member.Node)
+		return
+	}
 	short := p.need - p.usable.Count()
 	unit, size := m.unit(p)
 	slots := p.slots()

@@ -169,6 +169,18 @@ func outOfPool(m *Management) {
 	m.Pools[0].IPs = mustSet("172.31.32.16-172.31.32.31")
 }
 
+func TestIPv6NeedsPrefixes(t *testing.T) {
+	m := managedNode("")
+	i := instance("eni-1", "subnet-1")
+	i.Type = "t2.micro"
+	m.Limits = map[string]Limits{"t2.micro": {IPv4: 2, IPv6: 2}}
+	m.Families = []inet.Family{inet.IPv6}
+	m.Members[0].Answers = History{}.Add(Answer{At: m.Now, Instance: i})
+	if got := Manage(m); len(got.Assign) > 0 || len(got.Issues) != 1 || !strings.Contains(got.Issues[0].Text, "t2.micro of node worker1 takes no IPv6 prefixes") {
+		t.Errorf("the plan is %s with %v", got.text(), got.Issues)
+	}
+}
+
 func TestManageNeedsAnswersThatAgree(t *testing.T) {
 	m := managedNode("", one)
 	m.Waiting = map[string]int64{node1: 20}

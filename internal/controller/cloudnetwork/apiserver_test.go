@@ -207,3 +207,35 @@ func TestBadNetworksAreRefused(t *testing.T) {
 		})
 	}
 }
+
+// TestManageAssignsOnAPIServer has a node and a pod come, with the rights of the chart.
+func TestManageAssignsOnAPIServer(t *testing.T) {
+	fake := cloudtest.NewFake()
+	kubetest.ManagerWith(t, "secure", func(mgr ctrl.Manager) error {
+		providers := func(context.Context, v2beta1.CloudProvider, string) (cloud.Provider, error) { return fake, nil }
+		log := slog.New(slog.DiscardHandler)
+		o := cloudnetwork.Options{Withholder: withhold.New(liveblocks.New(mgr.GetClient(), mgr.GetAPIReader()), time.Now, log)}
+		return errors.Join(
+			blockindex.IndexBlocksByPool(t.Context(), mgr.GetFieldIndexer()),
+			cloudnetwork.New(status.NewWriter(mgr), providers, o, log).Register(mgr),
+		)
+	})
+	c := kubetest.Client(t)
+	fake.AddType("m5.large", cloud.Limits{Interfaces: 3, IPv4: 10, IPv6: 10, Prefixes: true})
+	instance := fake.AddInstance("m5.large", fake.AddSubnet("eu-central-1a", nil, netip.MustParsePrefix("172.31.16.0/20"), netip.MustParsePrefix("2406:da1e:c4:ed01::/64")))
+	scn := network("manage")
+	scn.Spec.Mode, scn.Spec.IPVersions = v2beta1.CloudManage, []int64{4}
+	scn.Spec.Interfaces[0].MultusName = "default/ipvlan-manage"
+	kubetest.Create(t, c, scn)
+	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "managed", Labels: map[string]string{"pods": "manage"}}}
+	node.Spec.ProviderID = fake.ProviderID(instance)
+	kubetest.Create(t, c, node)
+	wantPools(t, c, "manage-managed-0-v4: 172.31.16.16-172.31.16.31")
+	wantReady(t, c, scn, "PoolsUpToDate", 1)
+	kubetest.Eventually(t, func(ctx context.Context) error {
+		if err := c.Get(ctx, client.ObjectKeyFromObject(scn), scn); err != nil || len(scn.Status.Changes) > 0 {
+			return fmt.Errorf("the open calls are %v: %w", scn.Status.Changes, err)
+		}
+		return nil
+	})
+}
