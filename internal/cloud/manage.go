@@ -45,6 +45,7 @@ type Management struct {
 	Limits   map[string]Limits // by instance type
 	Waiting  map[string]int64  // interfaces of pods that have no addresses yet
 	MaxPods  map[string]int64  // by node; 0 for unknown
+	Kept     inet.Set          // addresses that users keep from all pods: SpiderReservedIPs, and spec.excludeIPs of Pools
 	Reserve  int64             // addresses to have free, in percent of those in use; at least one
 	CoolDown time.Duration     // how long a piece must be unneeded before it is given back
 	Idle     map[string]Idle   // of the former plan
@@ -143,7 +144,7 @@ type port struct {
 	limits       Limits
 	have         ExistingPool
 	exists       bool
-	usable       inet.Set // for pods, without those of other pools and those on their way back
+	usable       inet.Set // for pods, without those of other pools, those that users keep, and those on their way back
 	withheld     inet.Set
 	need         int64 // addresses in use and waited for, and the reserve
 	demand       int64 // the same without the reserve
@@ -158,7 +159,7 @@ func (m *management) port(s slot) (*port, bool) {
 		return nil, false
 	}
 	p := &port{slot: s, Interface: i, instanceType: s.member.Answers.latest.Instance.Type, have: have, exists: exists, withheld: m.Withheld[s.name]}
-	p.usable = from.ips.Minus(inet.Union(m.Others, p.withheld))
+	p.usable = from.ips.Minus(inet.Union(m.Others, m.Kept, p.withheld))
 	p.demand = have.Leased.And(p.usable).Count() + m.Waiting[s.name]
 	p.need = p.demand + max(1, (p.demand*m.Reserve+99)/100)
 	if most := m.MaxPods[s.member.Node]; most > 0 {
@@ -238,10 +239,12 @@ func (m *management) place(p *port) {
 	}
 }
 
-// shared reports whether a pool of another owner has addresses of the interface. Further ones may be in it, too, so the
-// interface would never have enough. Discover reports it.
+// shared reports whether a pool of another owner has addresses of the interface, or users keep all of a piece. Further ones may be
+// like that, too, so the interface would never have enough. Discover reports the pool.
 func (m *management) shared(p *port) bool {
-	return slices.ContainsFunc(p.Assigned, func(piece netip.Prefix) bool { return inet.OfPrefix(piece).Overlaps(m.Others) })
+	return slices.ContainsFunc(p.Assigned, func(piece netip.Prefix) bool {
+		return inet.OfPrefix(piece).Overlaps(m.Others) || m.Kept.Overlaps(inet.OfPrefix(piece)) && m.Kept.ContainsSet(p.offered(piece))
+	})
 }
 
 // unit returns what to assign, and the number of addresses in one piece.
@@ -362,9 +365,12 @@ func (m *management) spare(p *port) []netip.Prefix {
 		switch {
 		case inet.FamilyOf(piece.Addr()) != p.family || n > lease.MaxWithheld || !p.have.IPs.ContainsSet(addrs):
 		case addrs.Overlaps(inet.Union(p.have.Leased, m.Reserved, m.Others)):
-		case left-n >= p.need+(n+1)/2:
-			left -= n
-			spare = append(spare, piece)
+		default:
+			n = addrs.And(p.usable).Count()
+			if left-n >= p.need+(n+1)/2 {
+				left -= n
+				spare = append(spare, piece)
+			}
 		}
 	}
 	return spare

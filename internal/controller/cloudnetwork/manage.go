@@ -107,7 +107,7 @@ func (s *session) management(d cloud.Discovery, network *v2beta1.SpiderCloudNetw
 	spec := ptr.Deref(network.Spec.Manage, v2beta1.CloudManagement{})
 	d.Leaving = nil
 	m := cloud.Management{
-		Discovery: d, Limits: s.limits, Waiting: waiting, MaxPods: map[string]int64{}, Idle: s.idle, Returning: s.returning, Busy: busy,
+		Discovery: d, Limits: s.limits, Waiting: waiting, MaxPods: map[string]int64{}, Kept: in.kept, Idle: s.idle, Returning: s.returning, Busy: busy,
 		KeepAll:  s.refusal != nil && d.Now.Before(s.refusal.until),
 		Reserve:  ptr.Deref(spec.ReservePercent, 20),
 		CoolDown: time.Duration(ptr.Deref(spec.CoolDownMinutes, 10)) * time.Minute,

@@ -409,3 +409,49 @@ func TestReserveIsProportional(t *testing.T) {
 	x.passes(4)
 	x.wantAssigned(eni, "172.31.32.16/28", "172.31.32.32/28")
 }
+
+// A pod that waits gets an address although users keep most of a prefix from all pods.
+func TestKeptAddressesDoNotCount(t *testing.T) {
+	for name, keep := range map[string]func(x *bench){
+		"a SpiderReservedIP": func(x *bench) {
+			mine := &v2beta1.SpiderReservedIP{ObjectMeta: metav1.ObjectMeta{Name: "mine"}}
+			mine.Spec.IPs = []string{"172.31.32.16-172.31.32.28"}
+			x.create(mine)
+		},
+		"excludeIPs": func(x *bench) {
+			pool := x.pools()["aws-worker1-0-v4"]
+			pool.Spec.ExcludeIPs = []string{"172.31.32.16-172.31.32.28"}
+			if err := x.c.Update(x.t.Context(), pool); err != nil {
+				x.t.Fatal(err)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			x := newManagedBench(t, 4)
+			eni := x.join("worker1", x.subnets[1])
+			x.pass(0)
+			keep(x)
+			x.pods("worker1", 6)
+			x.passes(4)
+			x.wantAssigned(eni, "172.31.32.16/28", "172.31.32.32/28")
+			x.removePods()
+			x.passes(30)
+			if got := len(x.assigned(eni)); got != 1 {
+				t.Errorf("the interface has %d prefixes for no pods", got)
+			}
+		})
+	}
+}
+
+// An interface does not grow for ever if users keep all that the cloud assigns.
+func TestKeptSubnetStopsGrowth(t *testing.T) {
+	x := newManagedBench(t, 4)
+	mine := &v2beta1.SpiderReservedIP{ObjectMeta: metav1.ObjectMeta{Name: "mine"}}
+	mine.Spec.IPs = []string{"172.31.32.0-172.31.32.255"}
+	x.create(mine)
+	eni := x.join("worker1", x.subnets[1])
+	x.passes(10)
+	if n := len(x.assigned(eni)); n > 1 {
+		t.Errorf("the interface has %d prefixes, all of them kept", n)
+	}
+}

@@ -29,6 +29,7 @@ type input struct {
 	existing []cloud.ExistingPool             // the same
 	others   inet.Set                         // addresses of all other pools
 	reserved inet.Set
+	kept     inet.Set                 // addresses that users keep from all pods
 	leases   map[string][]lease.Lease // of the pools that may lose addresses
 	room     map[string]int64         // addresses that the cloud would still assign on demand, by pool
 }
@@ -68,16 +69,18 @@ func (r *Reconciler) read(ctx context.Context, network *v2beta1.SpiderCloudNetwo
 		return nil, nil, err
 	}
 	var reserved v2beta1.SpiderReservedIPList
-	if err := r.client.List(ctx, &reserved, client.MatchingLabels{names.LabelCloudNetwork: network.Name}, client.UnsafeDisableDeepCopy); err != nil {
+	if err := r.client.List(ctx, &reserved, client.UnsafeDisableDeepCopy); err != nil {
 		return nil, nil, fmt.Errorf("list SpiderReservedIPs: %w", err)
 	}
-	var sets []inet.Set
+	var ours, kept []inet.Set
 	for i := range reserved.Items {
 		if set, _ := compile.ReservedIP(&reserved.Items[i]); metav1.IsControlledBy(&reserved.Items[i], network) {
-			sets = append(sets, set)
+			ours = append(ours, set)
+		} else {
+			kept = append(kept, set)
 		}
 	}
-	in.reserved = inet.Union(sets...)
+	in.reserved, in.kept = inet.Union(ours...), inet.Union(kept...)
 	return in, faults, r.readPools(ctx, network, s, in)
 }
 
@@ -133,6 +136,7 @@ func (r *Reconciler) readPools(ctx context.Context, network *v2beta1.SpiderCloud
 		return fmt.Errorf("list SpiderIPPools: %w", err)
 	}
 	var others []inet.Set
+	kept := []inet.Set{in.kept}
 	for i := range pools.Items {
 		pool := &pools.Items[i]
 		compiled, _ := compile.Pool(pool)
@@ -142,6 +146,7 @@ func (r *Reconciler) readPools(ctx context.Context, network *v2beta1.SpiderCloud
 			continue
 		}
 		in.pools[pool.Name] = pool
+		kept = append(kept, compiled.Exclude)
 		existing := cloud.ExistingPool{
 			Pool: cloud.Pool{
 				Name: pool.Name, Interface: pool.Labels[names.LabelCloudInterface], Subnet: compiled.Subnet, Gateway: compiled.Gateway, IPs: compiled.IPs,
@@ -165,6 +170,6 @@ func (r *Reconciler) readPools(ctx context.Context, network *v2beta1.SpiderCloud
 		}
 		in.existing = append(in.existing, existing)
 	}
-	in.others = inet.Union(others...)
+	in.others, in.kept = inet.Union(others...), inet.Union(kept...)
 	return nil
 }
