@@ -71,7 +71,7 @@ func (r *Reconciler) waiting(ctx context.Context, network *v2beta1.SpiderCloudNe
 	waiting := map[string]int64{}
 	for i := range pods.Items {
 		pod := &pods.Items[i]
-		if !members[pod.Spec.NodeName] || !needsAddresses(pod) || pod.DeletionTimestamp != nil || holders[string(pod.UID)] || pool.ChoosesPools(pod.Annotations) {
+		if !members[pod.Spec.NodeName] || !needsAddresses(pod) || pod.DeletionTimestamp != nil || holders[compile.PodUID(pod.UID, pod.Annotations)] || pool.ChoosesPools(pod.Annotations) {
 			continue
 		}
 		interfaces, _ := pool.Interfaces(pod.Namespace, pod.Annotations, r.Networks) // Multus reports invalid annotations

@@ -455,3 +455,16 @@ func TestKeptSubnetStopsGrowth(t *testing.T) {
 		t.Errorf("the interface has %d prefixes, all of them kept", n)
 	}
 }
+
+// The API server has another UID for a static pod than its lease.
+func TestStaticPodWithAddressDoesNotWait(t *testing.T) {
+	x := newManagedBench(t, 4)
+	eni := x.join("worker1", x.subnets[1])
+	x.pass(0)
+	x.leaseAll("worker1", "aws-worker1-0-v4", "172.31.32.16", 13) // with 20 %, 16 addresses
+	static := waitingPod("worker1", "static")
+	static.Annotations[corev1.MirrorPodAnnotationKey] = "172.31.32.16" // see leaseAll
+	x.create(static)
+	x.passes(4)
+	x.wantAssigned(eni, "172.31.32.16/28")
+}
