@@ -71,10 +71,12 @@ func (r *Reconciler) manage(ctx context.Context, network *v2beta1.SpiderCloudNet
 		return cloud.ManagePlan{}, nil, fmt.Errorf("remove ended calls from the status: %w", err)
 	}
 	if !manages(network) {
-		for _, h := range s.ofNetwork(network.Name) {
-			s.stays[h.Pool] = inet.Union(s.stays[h.Pool], h.Addrs)
+		if len(busy) == 0 { // the cloud has taken back, or will, what a call without an answer names
+			for _, h := range s.ofNetwork(network.Name) {
+				s.stays[h.Pool] = inet.Union(s.stays[h.Pool], h.Addrs)
+			}
 		}
-		s.returning = nil
+		s.idle, s.returning, s.more = nil, nil, false
 		return cloud.ManagePlan{Again: again}, nil, nil
 	}
 	var faults []cloud.Issue

@@ -468,3 +468,40 @@ func TestStaticPodWithAddressDoesNotWait(t *testing.T) {
 	x.passes(4)
 	x.wantAssigned(eni, "172.31.32.16/28")
 }
+
+// A lost answer to Unassign keeps the addresses withheld until it is clear what happened, also when the mode becomes Discover.
+func TestDiscoverAwaitsLostReturn(t *testing.T) {
+	x, eni := returnedBench(t)
+	x.cloud.Lose("Unassign")
+	x.cloud.Freeze()
+	next := time.Duration(0)
+	for len(x.assigned(eni)) == 2 {
+		next = x.pass(next)
+	}
+	x.mode(v2beta1.CloudDiscover)
+	for began := x.clock.Now(); x.clock.Now().Sub(began) < 2*time.Minute; {
+		if x.clock.Now().Sub(began) > 20*time.Second {
+			x.cloud.Thaw()
+		}
+		next = x.pass(min(next, 5*time.Second))
+		if pool, _ := compile.Pool(x.pools()["aws-worker1-0-v4"]); pool.IPs.Overlaps(inet.OfPrefix(prefix("172.31.32.32/28"))) && x.withheld().IsEmpty() {
+			t.Fatal("agents grant addresses that the cloud has taken back")
+		}
+	}
+	if changes := x.network().Status.Changes; len(changes) > 0 {
+		t.Errorf("the calls %v are open", changes)
+	}
+}
+
+// The mode Discover has no calls to make.
+func TestDiscoverIsNotBusy(t *testing.T) {
+	x := newManagedBench(t, 4)
+	x.join("worker1", x.subnets[1])
+	x.pass(0)
+	x.r.sessions["aws"].more = true // calls wait for the next reconcile
+	x.mode(v2beta1.CloudDiscover)
+	x.passes(10)
+	if next := x.pass(time.Second); next < time.Second {
+		t.Errorf("the next reconcile is in %s", next)
+	}
+}
