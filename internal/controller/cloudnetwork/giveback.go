@@ -96,7 +96,7 @@ func (r *Reconciler) giveBack(ctx context.Context, network *v2beta1.SpiderCloudN
 	var ready []cloud.Return
 	for _, ret := range returns {
 		if len(calls) == parallelCalls || len(calls)+len(s.doubts) >= maxChanges {
-			s.more = true
+			s.more = s.more || len(calls) > 0 // otherwise, when a doubt ends
 			break
 		}
 		began := time.Now()

@@ -159,7 +159,7 @@ func (s *session) readLimits(ctx context.Context, now time.Time, nodes []member)
 func (r *Reconciler) grow(ctx context.Context, network *v2beta1.SpiderCloudNetwork, s *session, in *input, plan *cloud.ManagePlan) (faults []cloud.Issue, err error) {
 	wanted := plan.Assign
 	if most := max(0, maxChanges-len(s.doubts)); len(wanted) > most {
-		wanted, s.more = wanted[:most], true
+		wanted, s.more = wanted[:most], most > 0
 	}
 	if len(wanted) == 0 {
 		return nil, nil

@@ -505,3 +505,16 @@ func TestDiscoverIsNotBusy(t *testing.T) {
 		t.Errorf("the next reconcile is in %s", next)
 	}
 }
+
+// While the outcome of as many calls as status.changes takes is unknown, there is nothing to do until that is clear.
+func TestDoubtsCostNoReconciles(t *testing.T) {
+	x := newManagedBench(t, 4)
+	eni := x.join("worker1", x.subnets[1])
+	x.pass(0)
+	for i := range maxChanges {
+		x.r.sessions["aws"].doubts[strconv.Itoa(i)] = doubt{"other", x.clock.Now()}
+	}
+	x.pods("worker1", 20)
+	x.passes(6)
+	x.wantAssigned(eni, "172.31.32.16/28", "172.31.32.32/28")
+}
