@@ -17,6 +17,7 @@ import (
 	"spiderpool.dev/spiderpool/api/v2beta1"
 	"spiderpool.dev/spiderpool/internal/cloud"
 	"spiderpool.dev/spiderpool/internal/inet"
+	"spiderpool.dev/spiderpool/internal/kube/cached"
 	"spiderpool.dev/spiderpool/internal/kube/compile"
 	"spiderpool.dev/spiderpool/internal/pool"
 )
@@ -26,15 +27,11 @@ const demandDelay = time.Second
 
 // readLeases reads the leases of all pools of the network in one pass. It returns the UIDs of the pods with an address in use.
 func (r *Reconciler) readLeases(ctx context.Context, in *input) (holders map[string]bool, err error) {
-	var blocks v2beta1.SpiderIPBlockList
-	if err := r.client.List(ctx, &blocks, client.UnsafeDisableDeepCopy); err != nil {
-		return nil, fmt.Errorf("list SpiderIPBlocks: %w", err)
-	}
 	holders = map[string]bool{}
 	addrs := map[string][]netip.Addr{}
-	for i := range blocks.Items {
-		for k := range blocks.Items[i].Spec.Leases {
-			l := &blocks.Items[i].Spec.Leases[k]
+	err = cached.Each(ctx, r.cache, &v2beta1.SpiderIPBlockList{}, func(block *v2beta1.SpiderIPBlock) {
+		for k := range block.Spec.Leases {
+			l := &block.Spec.Leases[k]
 			if l.State != v2beta1.LeaseInUse && l.State != v2beta1.LeaseRetained {
 				continue
 			}
@@ -46,6 +43,9 @@ func (r *Reconciler) readLeases(ctx context.Context, in *input) (holders map[str
 				addrs[l.Pool] = append(addrs[l.Pool], compiled.Addr)
 			}
 		}
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list SpiderIPBlocks: %w", err)
 	}
 	for i := range in.existing {
 		in.existing[i].Leased = inet.OfAddrs(addrs[in.existing[i].Name]...)
@@ -60,19 +60,14 @@ func (r *Reconciler) waiting(ctx context.Context, network *v2beta1.SpiderCloudNe
 	if err != nil {
 		return nil, err
 	}
-	var pods corev1.PodList
-	if err := r.client.List(ctx, &pods, client.UnsafeDisableDeepCopy); err != nil {
-		return nil, fmt.Errorf("list pods: %w", err)
-	}
 	members := map[string]bool{}
 	for _, n := range in.nodes {
 		members[n.node] = true
 	}
 	waiting := map[string]int64{}
-	for i := range pods.Items {
-		pod := &pods.Items[i]
+	err = cached.Each(ctx, r.cache, &corev1.PodList{}, func(pod *corev1.Pod) {
 		if !members[pod.Spec.NodeName] || !needsAddresses(pod) || pod.DeletionTimestamp != nil || holders[compile.PodUID(pod.UID, pod.Annotations)] || pool.ChoosesPools(pod.Annotations) {
-			continue
+			return
 		}
 		interfaces, _ := pool.Interfaces(pod.Namespace, pod.Annotations, r.Networks) // Multus reports invalid annotations
 		for _, at := range interfaces {
@@ -85,6 +80,9 @@ func (r *Reconciler) waiting(ctx context.Context, network *v2beta1.SpiderCloudNe
 				}
 			}
 		}
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list pods: %w", err)
 	}
 	return waiting, nil
 }

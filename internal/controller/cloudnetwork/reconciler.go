@@ -60,6 +60,7 @@ type Providers func(ctx context.Context, provider v2beta1.CloudProvider, region 
 // Reconciler keeps the pools of SpiderCloudNetworks.
 type Reconciler struct {
 	client    client.Client
+	cache     client.Reader // of the client
 	status    status.Writer
 	providers Providers
 	clock     clock.PassiveClock
@@ -80,7 +81,7 @@ type Options struct {
 // blockindex.IndexBlocksByPool.
 func New(w status.Writer, providers Providers, o Options, log *slog.Logger) *Reconciler {
 	return &Reconciler{
-		client: w.Client, status: w, providers: providers, clock: clock.RealClock{}, log: log, sessions: map[string]*session{}, news: &news{},
+		client: w.Client, cache: w.Client, status: w, providers: providers, clock: clock.RealClock{}, log: log, sessions: map[string]*session{}, news: &news{},
 		jitter: rand.N[time.Duration], Options: o,
 	}
 }
@@ -90,6 +91,7 @@ func (*Reconciler) Name() string { return "cloudnetwork" }
 
 // Register adds the reconciler to the manager.
 func (r *Reconciler) Register(mgr ctrl.Manager) error {
+	r.cache = mgr.GetCache()
 	changed := predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
 		before, after := e.ObjectOld.(*corev1.Node), e.ObjectNew.(*corev1.Node)
 		return before.Spec.ProviderID != after.Spec.ProviderID || !maps.Equal(before.Labels, after.Labels)
