@@ -111,11 +111,11 @@ func (s *session) doubt(now time.Time, changes []v2beta1.CloudChange, nodes []me
 	busy = map[string]bool{}
 	for id, d := range s.doubts {
 		over := d.since.Add(callTimeout)
-		instance, member := instances[d.node]
+		instance := instances[d.node] // empty for a node that has gone, or has no instance any more
 		switch {
 		case now.Before(over):
 			busy[d.node] = true
-		case member && !s.histories[instance].Since(over):
+		case instance != "" && !s.histories[instance].Since(over):
 			busy[d.node] = true
 			again = append(again, d.node)
 		default:

@@ -518,3 +518,16 @@ func TestDoubtsCostNoReconciles(t *testing.T) {
 	x.passes(6)
 	x.wantAssigned(eni, "172.31.32.16/28", "172.31.32.32/28")
 }
+
+// Nobody answers about a node without an instance.
+func TestDoubtEndsWithoutInstance(t *testing.T) {
+	x := newManagedBench(t, 4)
+	x.join("worker1", x.subnets[1])
+	x.pass(0)
+	x.node("worker2", "") // created anew, and not initialised yet
+	x.r.sessions["aws"].doubts["a"] = doubt{"worker2", x.clock.Now()}
+	x.pass(callTimeout)
+	if doubts := x.r.sessions["aws"].doubts; len(doubts) > 0 {
+		t.Errorf("the doubts are %v", doubts)
+	}
+}
