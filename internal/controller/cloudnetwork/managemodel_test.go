@@ -29,10 +29,12 @@ type manageModel struct {
 	views  map[string]inet.Set
 	mortal *mortal
 	next   time.Duration
+	fatalf func(format string, args ...any) // of rapid, which then says how to repeat the run
 }
 
-func newManageModel(t *testing.T, seed uint64) *manageModel {
-	m := &manageModel{bench: newManagedBench(t, 4), random: rand.New(rand.NewPCG(seed, 0)), nodes: map[string]string{}, views: map[string]inet.Set{}}
+func newManageModel(t *testing.T, rt *rapid.T) *manageModel {
+	seed := rapid.Uint64().Draw(rt, "seed")
+	m := &manageModel{bench: newManagedBench(t, 4), random: rand.New(rand.NewPCG(seed, 0)), nodes: map[string]string{}, views: map[string]inet.Set{}, fatalf: rt.Fatalf}
 	for _, node := range []string{"worker1", "worker2"} {
 		m.nodes[node] = m.join(node, m.subnets[1])
 	}
@@ -169,7 +171,7 @@ func (m *manageModel) check() {
 			routed = routed || piece.Contains(l.Addr)
 		}
 		if !routed {
-			m.t.Fatalf("pod %s on %s uses %s, and the cloud routes %v there", l.Pod, l.Node, l.Addr, m.assigned(m.nodes[l.Node]))
+			m.fatalf("pod %s on %s uses %s, and the cloud routes %v there", l.Pod, l.Node, l.Addr, m.assigned(m.nodes[l.Node]))
 		}
 	}
 }
@@ -185,7 +187,7 @@ func TestNoAddressIsLeasedAndUnassigned(t *testing.T) {
 		t.Cleanup(func() { _ = checks.Value.Set(checks.DefValue) })
 	}
 	rapid.Check(t, func(rt *rapid.T) {
-		m := newManageModel(t, rapid.Uint64().Draw(rt, "seed"))
+		m := newManageModel(t, rt)
 		name := 0
 		more := func(node string, pods int) {
 			for range pods {
@@ -271,7 +273,7 @@ func (m *manageModel) until(holds func() bool) {
 			return
 		}
 	}
-	m.t.Fatalf("%d pods have %d addresses; the cloud assigned %v, the pools are %v, %s are withheld, %q reserved, and the status is %+v",
+	m.fatalf("%d pods have %d addresses; the cloud assigned %v, the pools are %v, %s are withheld, %q reserved, and the status is %+v",
 		m.count(), len(m.leases()), m.cloud.Present(), m.ips(), m.withheld(), m.reserved(), m.network().Status)
 }
 
