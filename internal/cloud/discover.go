@@ -369,11 +369,15 @@ func (p *discovery) follow(s slot, have ExistingPool, latest supply) {
 	if added := now.And(before).Minus(have.IPs); !added.IsEmpty() {
 		ips = inet.Union(ips, p.free(s, have.Interface, added))
 	}
-	if ips.IsEmpty() {
+	switch {
+	case !ips.IsEmpty():
+		p.put(s, from, ips)
+	case p.Managed && latest.fits(have):
+		p.put(s, from, have.IPs) // the addresses stay reserved until the pool gets others
+		p.gone = append(p.gone, have.IPs.And(p.Reserved))
+	default:
 		p.delete(s.name)
-		return
 	}
-	p.put(s, from, ips)
 }
 
 // fits reports whether the pool is for this interface, or for an unknown one.

@@ -207,3 +207,23 @@ func TestReservedAddressesLeaveQuietly(t *testing.T) {
 		t.Errorf("the plan is %+v", plan)
 	}
 }
+
+// A deleted pool would wait for its last pod, and the node would have none meanwhile.
+func TestManagedPoolOutlivesItsLastAddresses(t *testing.T) {
+	w := newWorld()
+	w.d.Managed, w.d.Families = true, []inet.Family{inet.IPv4}
+	pool := func(ips string) string { return "aws-worker1-0-v4 172.31.16.0/20 gateway 172.31.16.1: " + ips }
+	w.round(0, instance("eni-1", "subnet-1", "172.31.22.16/28"))
+	for after := 10 * time.Second; after <= 30*time.Second; after += 10 * time.Second {
+		w.round(after, instance("eni-1", "subnet-1"))
+	}
+	w.want(t, w.again(), pool("172.31.22.16-172.31.22.31"), "reserved: 172.31.22.16-172.31.22.31")
+	for after := 40 * time.Second; after <= 60*time.Second; after += 10 * time.Second {
+		w.round(after, instance("eni-1", "subnet-1", "172.31.22.64/28"))
+	}
+	w.want(t, w.again(), pool("172.31.22.64-172.31.22.79"))
+	w.round(70*time.Second, instance("eni-2", "subnet-1", "172.31.22.80/28"))
+	w.round(80*time.Second, instance("eni-2", "subnet-1", "172.31.22.80/28"))
+	w.round(90*time.Second, instance("eni-2", "subnet-1", "172.31.22.80/28"))
+	w.want(t, w.again(), pool("172.31.22.80-172.31.22.95")) // of another interface: deleted, and made again
+}
