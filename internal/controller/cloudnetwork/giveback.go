@@ -94,8 +94,9 @@ func (r *Reconciler) giveBack(ctx context.Context, network *v2beta1.SpiderCloudN
 	var faults []cloud.Issue
 	var calls []*call
 	var ready []cloud.Return
+	start := time.Now()
 	for _, ret := range returns {
-		if len(calls) == parallelCalls || len(calls)+len(s.doubts) >= maxChanges {
+		if late := time.Since(start) > withheldTime/2 && len(calls) > 0; late || len(calls) == parallelCalls || len(calls)+len(s.doubts) >= maxChanges {
 			s.more = s.more || len(calls) > 0 // otherwise, when a doubt ends
 			break
 		}

@@ -61,7 +61,7 @@ func newManaged() managed {
 
 // manage looks at the withheld addresses and, in the mode Manage, makes the calls that change the cloud. The answers of the cloud to them
 // count for the pools at once.
-func (r *Reconciler) manage(ctx context.Context, network *v2beta1.SpiderCloudNetwork, s *session, in *input) (cloud.ManagePlan, []cloud.Issue, error) {
+func (r *Reconciler) manage(ctx context.Context, network *v2beta1.SpiderCloudNetwork, s *session, in *input, asked time.Time) (cloud.ManagePlan, []cloud.Issue, error) {
 	now := r.clock.Now()
 	if err := r.look(ctx, network, s); err != nil {
 		return cloud.ManagePlan{}, nil, err
@@ -87,7 +87,7 @@ func (r *Reconciler) manage(ctx context.Context, network *v2beta1.SpiderCloudNet
 	if err != nil {
 		return cloud.ManagePlan{}, nil, err
 	}
-	plan := cloud.Manage(s.management(in.discovery(network, s, now), network, in, waiting, busy))
+	plan := cloud.Manage(s.management(in.discovery(network, s, asked), network, in, waiting, busy))
 	s.idle, s.returning, s.more = plan.Idle, plan.Returning, false
 	plan.Again = append(plan.Again, again...)
 	faults = append(faults, plan.Issues...)

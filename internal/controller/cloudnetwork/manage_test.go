@@ -1,6 +1,7 @@
 package cloudnetwork
 
 import (
+	"context"
 	"fmt"
 	"net/netip"
 	"strconv"
@@ -529,5 +530,31 @@ func TestDoubtEndsWithoutInstance(t *testing.T) {
 	x.pass(callTimeout)
 	if doubts := x.r.sessions["aws"].doubts; len(doubts) > 0 {
 		t.Errorf("the doubts are %v", doubts)
+	}
+}
+
+// late is a cloud that takes longer to answer than an answer is fresh.
+type late struct {
+	cloud.Provider
+	x *bench
+}
+
+func (p late) Instances(ctx context.Context, ids []string) ([]cloud.Instance, error) {
+	p.x.clock.SetTime(p.x.clock.Now().Add(cloud.Apart + time.Second))
+	return p.Provider.Instances(ctx, ids)
+}
+
+func TestSlowCloudIsFollowed(t *testing.T) {
+	x := newManagedBench(t, 4)
+	x.start(x.c, late{x.cloud, x})
+	eni := x.join("worker1", x.subnets[0])
+	x.passes(3)
+	if got := len(x.assigned(eni)); got != 1 {
+		t.Fatalf("got %d prefixes, want the first one", got)
+	}
+	x.pods("worker1", 20)
+	x.passes(5)
+	if got := len(x.assigned(eni)); got != 2 {
+		t.Fatalf("got %d prefixes for 20 pods, want 2", got)
 	}
 }

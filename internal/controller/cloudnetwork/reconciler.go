@@ -158,13 +158,13 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 		faults = append([]cloud.Issue{*issue}, faults...)
 	}
 	// 3. In the mode Manage, assign what pods need, and give back what they do not.
-	managed, issues, err := r.manage(ctx, network, s, in)
+	managed, issues, err := r.manage(ctx, network, s, in, now)
 	if err != nil {
 		return ctrl.Result{}, err
 	}
 	faults, in.room = append(faults, issues...), managed.Room
 	// 4. Plan the pools, and apply the plan.
-	discovery := in.discovery(network, s, r.clock.Now())
+	discovery := in.discovery(network, s, now)
 	plan := cloud.Discover(discovery)
 	plan.Again = append(plan.Again, managed.Again...)
 	s.plan(now, plan)
