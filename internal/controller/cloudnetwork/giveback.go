@@ -153,6 +153,28 @@ func (r *Reconciler) withhold(ctx context.Context, network *v2beta1.SpiderCloudN
 	return free, nil
 }
 
+// staleMax is the longest time that descriptions of the cloud may lag behind its answers to our calls.
+const staleMax = 10 * time.Minute
+
+// givenBack is where and when a piece was unassigned.
+type givenBack struct {
+	iface string
+	at    time.Time
+}
+
+// doubted returns the history without the pieces that were given back lately: a description that has them is stale. Another
+// interface may have them by now.
+func (s *session) doubted(now time.Time, h cloud.History) cloud.History {
+	for piece, g := range s.givenBack {
+		if now.Sub(g.at) > staleMax {
+			delete(s.givenBack, piece)
+			continue
+		}
+		h = h.Unassigned(g.iface, []netip.Prefix{piece})
+	}
+	return h
+}
+
 // keep has a pool keep a piece.
 func (s *session) keep(pool string, p cloud.Piece) {
 	s.returning[pool] = slices.DeleteFunc(slices.Clone(s.returning[pool]), func(q netip.Prefix) bool { return q == p.Prefix })
@@ -161,8 +183,15 @@ func (s *session) keep(pool string, p cloud.Piece) {
 
 // returned remembers what the cloud said about pieces that go back. After a refusal, the pool keeps them.
 func (s *session) returned(now time.Time, instance string, ret cloud.Return, err error) {
+	var prefixes []netip.Prefix
+	for _, p := range ret.Pieces {
+		prefixes = append(prefixes, p.Prefix)
+	}
 	switch cloud.KindOf(err) {
 	case cloud.Unknown:
+		for _, piece := range prefixes {
+			s.givenBack[piece] = givenBack{ret.Interface, now}
+		}
 		if err != nil {
 			return // see session.doubt
 		}
@@ -179,10 +208,6 @@ func (s *session) returned(now time.Time, instance string, ret cloud.Return, err
 		return
 	}
 	s.refusal = nil
-	var prefixes []netip.Prefix
-	for _, p := range ret.Pieces {
-		prefixes = append(prefixes, p.Prefix)
-	}
 	s.histories[instance] = s.histories[instance].Unassigned(ret.Interface, prefixes)
 	s.returning[ret.Pool] = slices.DeleteFunc(slices.Clone(s.returning[ret.Pool]), func(p netip.Prefix) bool { return slices.Contains(prefixes, p) })
 }

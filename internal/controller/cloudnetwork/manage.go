@@ -42,7 +42,8 @@ type managed struct {
 	ended      map[string]time.Time
 	changed    map[string]time.Time // when our last call about a node ended
 	refusal    *stop                // of the cloud, to take a piece back
-	more       bool                 // calls wait for the next reconcile
+	givenBack  map[netip.Prefix]givenBack
+	more       bool // calls wait for the next reconcile
 }
 
 // stop is a refusal of the cloud.
@@ -55,7 +56,7 @@ type stop struct {
 func newManaged() managed {
 	return managed{
 		limits: map[string]cloud.Limits{}, limitsAt: map[string]time.Time{}, stops: map[cloud.Place]*stop{}, fragmented: map[string]time.Time{}, stays: map[string]inet.Set{},
-		doubts: map[string]doubt{}, ended: map[string]time.Time{}, changed: map[string]time.Time{}, idle: map[string]cloud.Idle{},
+		givenBack: map[netip.Prefix]givenBack{}, doubts: map[string]doubt{}, ended: map[string]time.Time{}, changed: map[string]time.Time{}, idle: map[string]cloud.Idle{},
 	}
 }
 
@@ -193,6 +194,9 @@ func (r *Reconciler) grow(ctx context.Context, network *v2beta1.SpiderCloudNetwo
 			delete(s.stops, place)
 		}
 		s.regained(network.Name, g.Pool, got[i])
+		for _, piece := range got[i] {
+			delete(s.givenBack, piece)
+		}
 		r.log.InfoContext(ctx, "assigned addresses", "node", g.Node, "interface", g.Interface, "pieces", fmt.Sprint(got[i]))
 	}
 	return faults, nil

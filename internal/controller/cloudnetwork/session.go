@@ -81,7 +81,7 @@ func (s *session) ask(ctx context.Context, now time.Time, nodes []member) *cloud
 		byID[instances[i].ID] = &instances[i]
 	}
 	for _, id := range due {
-		s.histories[id] = s.histories[id].Add(cloud.Answer{At: now, Instance: byID[id]})
+		s.histories[id] = s.doubted(now, s.histories[id].Add(cloud.Answer{At: now, Instance: byID[id]}))
 	}
 	if full {
 		s.resync = now.Add(resyncMax - s.jitter(resyncJitter))
