@@ -67,19 +67,20 @@ func (h History) Unassigned(iface string, pieces []netip.Prefix) History {
 	})
 }
 
-// changed returns the history with other pieces of an interface. Answers never change, so it copies them.
+// changed returns the history with other pieces of an interface. Answers never change, so it copies those with the interface.
 func (h History) changed(iface string, change func([]netip.Prefix) []netip.Prefix) History {
 	for _, at := range []**Answer{&h.earlier, &h.latest} {
 		if *at == nil || (*at).Instance == nil {
 			continue
 		}
 		instance := *(*at).Instance
-		instance.Interfaces = slices.Clone(instance.Interfaces)
-		for k := range instance.Interfaces {
-			if i := &instance.Interfaces[k]; i.ID == iface {
-				i.Assigned = change(slices.Clone(i.Assigned))
-			}
+		k := slices.IndexFunc(instance.Interfaces, func(i Interface) bool { return i.ID == iface })
+		if k < 0 {
+			continue
 		}
+		instance.Interfaces = slices.Clone(instance.Interfaces)
+		i := &instance.Interfaces[k]
+		i.Assigned = change(slices.Clone(i.Assigned))
 		*at = &Answer{At: (*at).At, Instance: &instance}
 	}
 	return h

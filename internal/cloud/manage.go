@@ -79,6 +79,15 @@ type Return struct {
 	Pieces                []Piece
 }
 
+// Prefixes returns the pieces as the cloud has them.
+func (r Return) Prefixes() []netip.Prefix {
+	prefixes := make([]netip.Prefix, len(r.Pieces))
+	for i, p := range r.Pieces {
+		prefixes[i] = p.Prefix
+	}
+	return prefixes
+}
+
 // ManagePlan is what the cloud is to have.
 type ManagePlan struct {
 	Assign []Growth // in the order of members, devices and families

@@ -108,11 +108,8 @@ func (r *Reconciler) giveBack(ctx context.Context, network *v2beta1.SpiderCloudN
 		if len(pieces) == 0 {
 			continue
 		}
-		var prefixes []netip.Prefix
-		for _, p := range pieces {
-			prefixes = append(prefixes, p.Prefix)
-		}
 		ret.Pieces = pieces
+		prefixes := ret.Prefixes()
 		ready = append(ready, ret)
 		calls = append(calls, s.newCall(ret.Node, ret.Interface, v2beta1.CloudUnassign, func(ctx context.Context) error {
 			if time.Since(began) > withheldTime {
@@ -156,7 +153,7 @@ func (r *Reconciler) withhold(ctx context.Context, network *v2beta1.SpiderCloudN
 // staleMax is the longest time that descriptions of the cloud may lag behind its answers to our calls.
 const staleMax = 10 * time.Minute
 
-// givenBack is where and when a piece was unassigned.
+// givenBack is where and when a piece was, or may have been, unassigned.
 type givenBack struct {
 	iface string
 	at    time.Time
@@ -183,10 +180,7 @@ func (s *session) keep(pool string, p cloud.Piece) {
 
 // returned remembers what the cloud said about pieces that go back. After a refusal, the pool keeps them.
 func (s *session) returned(now time.Time, instance string, ret cloud.Return, err error) {
-	var prefixes []netip.Prefix
-	for _, p := range ret.Pieces {
-		prefixes = append(prefixes, p.Prefix)
-	}
+	prefixes := ret.Prefixes()
 	switch cloud.KindOf(err) {
 	case cloud.Unknown:
 		for _, piece := range prefixes {
