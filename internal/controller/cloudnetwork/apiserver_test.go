@@ -42,7 +42,9 @@ func network(name string) *v2beta1.SpiderCloudNetwork {
 	return n
 }
 
-func TestPoolsFollowCloud(t *testing.T) {
+// runController runs the controller with the rights of the chart, and with a fake cloud.
+func runController(t *testing.T) *cloudtest.Fake {
+	t.Helper()
 	fake := cloudtest.NewFake()
 	kubetest.ManagerWith(t, "secure", func(mgr ctrl.Manager) error {
 		providers := func(context.Context, v2beta1.CloudProvider, string) (cloud.Provider, error) { return fake, nil }
@@ -53,6 +55,11 @@ func TestPoolsFollowCloud(t *testing.T) {
 			cloudnetwork.New(status.NewWriter(mgr), providers, o, log).Register(mgr),
 		)
 	})
+	return fake
+}
+
+func TestPoolsFollowCloud(t *testing.T) {
+	fake := runController(t)
 	c := kubetest.Client(t)
 	scn := network("follow")
 	kubetest.Create(t, c, scn)
@@ -210,16 +217,7 @@ func TestBadNetworksAreRefused(t *testing.T) {
 
 // TestManageAssignsOnAPIServer has a node and a pod come, with the rights of the chart.
 func TestManageAssignsOnAPIServer(t *testing.T) {
-	fake := cloudtest.NewFake()
-	kubetest.ManagerWith(t, "secure", func(mgr ctrl.Manager) error {
-		providers := func(context.Context, v2beta1.CloudProvider, string) (cloud.Provider, error) { return fake, nil }
-		log := slog.New(slog.DiscardHandler)
-		o := cloudnetwork.Options{Withholder: withhold.New(liveblocks.New(mgr.GetClient(), mgr.GetAPIReader()), time.Now, log)}
-		return errors.Join(
-			blockindex.IndexBlocksByPool(t.Context(), mgr.GetFieldIndexer()),
-			cloudnetwork.New(status.NewWriter(mgr), providers, o, log).Register(mgr),
-		)
-	})
+	fake := runController(t)
 	c := kubetest.Client(t)
 	fake.AddType("m5.large", cloud.Limits{Interfaces: 3, IPv4: 10, IPv6: 10, Prefixes: true})
 	instance := fake.AddInstance("m5.large", fake.AddSubnet("eu-central-1a", nil, netip.MustParsePrefix("172.31.16.0/20"), netip.MustParsePrefix("2406:da1e:c4:ed01::/64")))

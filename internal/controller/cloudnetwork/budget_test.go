@@ -43,6 +43,19 @@ type budget struct {
 	next  netip.Addr // of the next /28
 }
 
+// newBudget has a large cluster, below the buckets that AWS documents. start are the calls of a new leader.
+func newBudget(x *bench) (b *budget, start int) {
+	network := prefix("10.0.0.0/16")
+	b = &budget{wire: wireOf(x, ec2test.VPC{IPv4: network}, ec2test.Subnet{IPv4: network}), next: netip.MustParseAddr("10.0.128.0")}
+	b.ec2.SetThrottling(ec2test.DocumentedThrottle())
+	for range budgetNodes - joiningNodes {
+		b.join()
+	}
+	b.calls()
+	b.pass(0)
+	return b, b.calls()
+}
+
 // join adds a node with its /28s, and the leases of its pods.
 func (b *budget) join() {
 	b.t.Helper()
@@ -95,21 +108,7 @@ func (b *budget) calls() (n int) {
 // TestCallsStayInBudget counts, on the wire, the EC2 calls of 500 nodes with 20,000 pods, below the buckets that AWS
 // documents.
 func TestCallsStayInBudget(t *testing.T) {
-	w := &wire{bench: newBench(t, 4), ec2: ec2test.New(ec2test.Options{Region: "eu-central-1"})}
-	w.serve()
-	vpc := w.ec2.AddVPC(ec2test.VPC{IPv4: prefix("10.0.0.0/16")})
-	w.subnet = w.ec2.AddSubnet(ec2test.Subnet{VPC: vpc, Zone: "eu-central-1a", IPv4: prefix("10.0.0.0/16")})
-	w.ec2.SetThrottling(ec2test.DocumentedThrottle())
-	w.lead("eu-central-1")
-	b := &budget{wire: w, next: netip.MustParseAddr("10.0.128.0")}
-
-	// A new leader of a large cluster.
-	for range budgetNodes - joiningNodes {
-		b.join()
-	}
-	b.calls()
-	b.pass(0)
-	start := b.calls()
+	b, start := newBudget(newBench(t, 4))
 	if start > callsOfStart {
 		t.Errorf("a new leader takes %d calls, more than %d", start, callsOfStart)
 	}
@@ -146,19 +145,7 @@ func TestCallsStayInBudget(t *testing.T) {
 
 // TestManageStaysInBudget counts the calls of the mode Manage: for nodes that join without addresses, and while pods come and go.
 func TestManageStaysInBudget(t *testing.T) {
-	w := &wire{bench: newManagedBench(t, 4), ec2: ec2test.New(ec2test.Options{Region: "eu-central-1"})}
-	w.serve()
-	vpc := w.ec2.AddVPC(ec2test.VPC{IPv4: prefix("10.0.0.0/16")})
-	w.subnet = w.ec2.AddSubnet(ec2test.Subnet{VPC: vpc, Zone: "eu-central-1a", IPv4: prefix("10.0.0.0/16")})
-	w.ec2.SetThrottling(ec2test.DocumentedThrottle())
-	w.lead("eu-central-1")
-	b := &budget{wire: w, next: netip.MustParseAddr("10.0.128.0")}
-	for range budgetNodes - joiningNodes {
-		b.join()
-	}
-	b.calls()
-	b.pass(0)
-	start := b.calls()
+	b, start := newBudget(newManagedBench(t, 4))
 
 	// Nodes join without addresses, one at a time, and wait for their pods.
 	most := 0

@@ -520,7 +520,7 @@ func TestDoubtsCostNoReconciles(t *testing.T) {
 	x.wantAssigned(eni, "172.31.32.16/28", "172.31.32.32/28")
 }
 
-// Nobody answers about a node without an instance.
+// The cloud answers nothing about a node without an instance.
 func TestDoubtEndsWithoutInstance(t *testing.T) {
 	x := newManagedBench(t, 4)
 	x.join("worker1", x.subnets[1])

@@ -18,16 +18,12 @@ import (
 // newManagedWire has a node without prefixes, and a controller in the mode Manage.
 func newManagedWire(t *testing.T, versions ...int64) *wire {
 	t.Helper()
-	w := &wire{bench: newManagedBench(t, versions...), ec2: ec2test.New(ec2test.Options{Region: "eu-central-1"})}
-	w.serve()
-	vpc := w.ec2.AddVPC(ec2test.VPC{IPv4: prefix("172.31.0.0/16"), IPv6: prefix("2406:da1e:c4:ed00::/56")})
-	w.subnet = w.ec2.AddSubnet(ec2test.Subnet{VPC: vpc, Zone: "eu-central-1a", IPv4: prefix("172.31.16.0/24"), IPv6: prefix("2406:da1e:c4:ed01::/64")})
+	w := wireOf(newManagedBench(t, versions...), guideVPC, ec2test.Subnet{IPv4: prefix("172.31.16.0/24"), IPv6: prefix("2406:da1e:c4:ed01::/64")})
 	w.eni = w.start("worker1", ec2test.Instance{})
-	w.lead("eu-central-1")
 	return w
 }
 
-// prefixes returns the IPv4 prefixes and secondary addresses of the node.
+// pieces returns the IPv4 prefixes and secondary addresses of the node.
 func (w *wire) pieces() (list []string) {
 	i, _ := w.ec2.Interface(w.eni)
 	for _, p := range i.Prefixes {

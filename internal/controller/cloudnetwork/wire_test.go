@@ -32,11 +32,21 @@ type wire struct {
 
 func newWire(t *testing.T) *wire {
 	t.Helper()
-	w := &wire{bench: newBench(t, 4, 6), ec2: ec2test.New(ec2test.Options{Region: "eu-central-1"})}
-	w.serve()
-	vpc := w.ec2.AddVPC(ec2test.VPC{IPv4: prefix("172.31.0.0/16"), IPv6: prefix("2406:da1e:c4:ed00::/56")})
-	w.subnet = w.ec2.AddSubnet(ec2test.Subnet{VPC: vpc, Zone: "eu-central-1a", IPv4: prefix("172.31.16.0/20"), IPv6: prefix("2406:da1e:c4:ed01::/64")})
+	w := wireOf(newBench(t, 4, 6), guideVPC, ec2test.Subnet{IPv4: prefix("172.31.16.0/20"), IPv6: prefix("2406:da1e:c4:ed01::/64")})
 	w.eni = w.add("master", "172.31.28.16/28", "2406:da1e:c4:ed01:c57d::/80")
+	return w
+}
+
+// guideVPC is the VPC of the guide.
+var guideVPC = ec2test.VPC{IPv4: prefix("172.31.0.0/16"), IPv6: prefix("2406:da1e:c4:ed00::/56")}
+
+// wireOf has a VPC with one subnet, and a leader with the client of AWS.
+func wireOf(x *bench, vpc ec2test.VPC, subnet ec2test.Subnet) *wire {
+	x.t.Helper()
+	w := &wire{bench: x, ec2: ec2test.New(ec2test.Options{Region: "eu-central-1"})}
+	w.serve()
+	subnet.VPC, subnet.Zone = w.ec2.AddVPC(vpc), "eu-central-1a"
+	w.subnet = w.ec2.AddSubnet(subnet)
 	w.lead("eu-central-1")
 	return w
 }
