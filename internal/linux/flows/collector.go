@@ -163,8 +163,13 @@ func (c *Collector) Close() error {
 	return errors.Join(c.ring.Close(), c.kernel.services.Close(), c.kernel.Close(), c.kernel.pins.Close())
 }
 
-// takeDenied adds the dropped packets since the last look.
+// takeDenied adds the dropped packets since the last look, with all that decide about an event which waits no longer.
 func (c *Collector) takeDenied() (lost uint64) {
+	for s := range c.verdicts.due() {
+		if s.log != nil {
+			s.log.catchUp()
+		}
+	}
 	c.mu.Lock()
 	denied := c.mu.denied
 	lost, c.mu.denied, c.mu.lost = c.mu.lost, nil, 0
@@ -204,7 +209,7 @@ func (c *Collector) drain() error {
 		case !r.unproven() || !at.hears(r.Time) && c.kernel.isAnswered(&r.connection):
 			c.batch = append(c.batch, r.event(at, booted))
 		case at.hears(r.Time):
-			c.verdicts.hold(r.event(at, booted))
+			c.verdicts.hold(r.event(at, booted), at.space)
 		default:
 			c.mu.lost++ // a filter may have dropped the packet
 		}

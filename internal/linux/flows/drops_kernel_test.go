@@ -161,6 +161,33 @@ func TestFloodOfDropsIsBounded(t *testing.T) {
 	}
 }
 
+// TestLateCopiesAreAwaited keeps the copies of dropped packets from the collector for longer than an event waits.
+func TestLateCopiesAreAwaited(t *testing.T) {
+	n := newLAN(t, "veth").observe(Options{})
+	n.isolate(n.server, policy.Ingress)
+	n.c.mu.Lock()
+	log := n.c.mu.spaces[n.server.Path()].log
+	n.c.mu.Unlock()
+	log.mu.Lock()
+	const sent = 10
+	for i := range sent {
+		if answer, err := n.client.Ask("udp", fmt.Sprintf("%s:%d", addresses[0].server, 20_000+i), time.Millisecond); err == nil {
+			t.Errorf("answer %q", answer)
+		}
+	}
+	time.Sleep((looksHeld + 3) * interval)
+	log.mu.Unlock()
+	n.await("the last denied packet", func(e flow.Event) bool {
+		return e.Kind == flow.Denied && e.Destination.Port() == 20_000+sent-1
+	})
+	n.settle()
+	if found := n.seen(func(e flow.Event) bool {
+		return e.Kind == flow.Opened && e.UID == "uid-server" && e.Direction == policy.Ingress && e.Protocol == service.UDP
+	}); len(found) > 0 {
+		t.Errorf("%d dropped packets have opened connections, e.g. %s", len(found), text(found[0]))
+	}
+}
+
 // TestNodeDropsNamePod has a node between client and server, which drops by the policies of the client, the pod.
 func TestNodeDropsNamePod(t *testing.T) {
 	const pair = "spv0123456789ab"

@@ -4,8 +4,9 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"os"
 	"strings"
+	"sync"
+	"syscall"
 	"time"
 
 	"github.com/mdlayher/netlink"
@@ -33,12 +34,19 @@ const copied = 128
 // nflog reads the packets that the filters of one network namespace drop.
 type nflog struct {
 	conn *netlink.Conn
+	raw  syscall.RawConn
+	to   func(flow.Logged, flow.Event)
+	lost func()
 	done chan struct{}
+
+	// mu is held from the receipt of a message until to has it.
+	mu     sync.Mutex
+	buffer [8192]byte // for one message; a copy has up to 128 bytes of the packet
 }
 
 // listen calls to with each dropped packet, and lost with the number of messages that did not arrive, until Close.
 func listen(ns *linux.Namespace, to func(flow.Logged, flow.Event), lost func()) (*nflog, error) {
-	n := &nflog{done: make(chan struct{})}
+	n := &nflog{to: to, lost: lost, done: make(chan struct{})}
 	// The library's own way into a namespace loses errors (mdlayher/socket v0.5.1, withNetNS).
 	err := ns.Do(func() (err error) {
 		n.conn, err = netlink.Dial(unix.NETLINK_NETFILTER, nil)
@@ -47,11 +55,13 @@ func listen(ns *linux.Namespace, to func(flow.Logged, flow.Event), lost func()) 
 	if err != nil {
 		return nil, fmt.Errorf("open a netlink socket: %w", err)
 	}
-	if err := n.bind(); err != nil {
-		_ = n.conn.Close()
-		return nil, fmt.Errorf("listen to group %d of nflog: %w", flow.LogGroup, err)
+	if n.raw, err = n.conn.SyscallConn(); err == nil {
+		err = n.bind()
 	}
-	go n.run(to, lost)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("listen to group %d of nflog: %w", flow.LogGroup, err), n.conn.Close())
+	}
+	go n.run()
 	return n, nil
 }
 
@@ -79,16 +89,42 @@ func (n *nflog) configure(attribute uint16, value []byte) error {
 	return err
 }
 
-func (n *nflog) run(to func(flow.Logged, flow.Event), lost func()) {
+// run reads until the socket is closed.
+func (n *nflog) run() {
 	defer close(n.done)
+	_ = n.raw.Read(func(fd uintptr) (done bool) {
+		n.read(int(fd))
+		return false
+	})
+}
+
+// catchUp returns when to has all packets that were dropped before the call.
+func (n *nflog) catchUp() {
+	_ = n.raw.Control(func(fd uintptr) { n.read(int(fd)) }) // or the socket is closed
+}
+
+// read reads the messages that are there.
+func (n *nflog) read(fd int) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
 	for {
-		messages, err := n.conn.Receive()
+		size, from, err := unix.Recvfrom(fd, n.buffer[:], unix.MSG_DONTWAIT)
 		switch {
-		case errors.Is(err, unix.ENOBUFS):
-			lost()
+		case errors.Is(err, unix.EINTR):
 			continue
-		case errors.Is(err, os.ErrClosed) || err != nil:
-			return
+		case errors.Is(err, unix.ENOBUFS):
+			n.lost()
+			continue
+		case err != nil:
+			return // no more
+		}
+		if sender, ok := from.(*unix.SockaddrNetlink); !ok || sender.Pid != 0 {
+			continue // not the kernel
+		}
+		messages, err := syscall.ParseNetlinkMessage(n.buffer[:size])
+		if err != nil {
+			n.lost()
+			continue
 		}
 		now := time.Now()
 		for _, m := range messages {
@@ -97,7 +133,7 @@ func (n *nflog) run(to func(flow.Logged, flow.Event), lost func()) {
 			}
 			if met, e, ok := readDenial(m.Data); ok {
 				e.Time = now
-				to(met, e)
+				n.to(met, e)
 			}
 		}
 	}

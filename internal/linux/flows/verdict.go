@@ -29,10 +29,16 @@ func tupleOf(e *flow.Event) tuple {
 // packets that it drops, up to a limit. An event is in doubt while the copies of its interface are near the limit.
 type verdicts struct {
 	// held are the events that wait, and denials the dropped connections, by looks: the present one first.
-	held    [looksHeld][]flow.Event
+	held    [looksHeld][]held
 	denials [looksHeld + 1]map[tuple]bool
 	// limits are those of interfaces with copies of late.
 	limits map[place]*limit
+}
+
+// held is an event that waits, and where its packet was seen.
+type held struct {
+	flow.Event
+	in *space
 }
 
 // limit follows the token bucket of a filter (nft(8), "limit rate"), as if an interface had one.
@@ -44,7 +50,16 @@ type limit struct {
 }
 
 // hold has an event wait.
-func (v *verdicts) hold(e flow.Event) { v.held[0] = append(v.held[0], e) }
+func (v *verdicts) hold(e flow.Event, in *space) { v.held[0] = append(v.held[0], held{e, in}) }
+
+// due returns the namespaces whose dropped packets must be known before the next release.
+func (v *verdicts) due() map[*space]bool {
+	spaces := map[*space]bool{}
+	for _, h := range v.held[looksHeld-1] {
+		spaces[h.in] = true
+	}
+	return spaces
+}
 
 // look begins another look with the packets that were dropped since the last one.
 func (v *verdicts) look(denied []flow.Event) {
@@ -78,7 +93,7 @@ func (v *verdicts) look(denied []flow.Event) {
 func (v *verdicts) released(to func(flow.Event)) (doubtful uint64) {
 	oldest := v.held[looksHeld-1]
 	for i := range oldest {
-		e := &oldest[i]
+		e := &oldest[i].Event
 		t := tupleOf(e)
 		switch l := v.limits[t.at]; {
 		case v.denied(t):
