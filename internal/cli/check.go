@@ -73,11 +73,7 @@ func (o *checkOptions) check(ctx context.Context, cmd *cobra.Command, r reader) 
 }
 
 func (o *checkOptions) look(ctx context.Context, r reader) ([]view.Discrepancy, error) {
-	around, err := r.surroundings(ctx, o.now())
-	if err != nil {
-		return nil, err
-	}
-	state, err := o.state(ctx, r, wants{pools: true, blocks: true, endpoints: true})
+	state, around, err := o.surrounded(ctx, r, wants{pools: true, blocks: true, endpoints: true})
 	if err != nil {
 		return nil, err
 	}

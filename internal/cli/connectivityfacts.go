@@ -272,7 +272,7 @@ func clusterIPs(s *corev1.Service) (ips []netip.Addr) {
 // investigate adds further facts about failures. Facts that the user may not read stay unknown, with a note.
 func (t *connectivityTest) investigate(ctx context.Context, w *reach.World) {
 	defer t.during("looking for causes", requestTimeout)()
-	if policies, err := readPolicies(ctx, t.reader); err != nil {
+	if policies, err := readPolicies(ctx, t.reader, nil); err != nil {
 		t.result.note(fmt.Sprintf("Network policies are unknown: %v.", err))
 	} else {
 		w.Denies = func(p reach.Probe) string { return denial(policies, w, p) }

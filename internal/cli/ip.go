@@ -16,6 +16,7 @@ import (
 	"spiderpool.dev/spiderpool/api/names"
 	"spiderpool.dev/spiderpool/api/v2beta1"
 	"spiderpool.dev/spiderpool/internal/inet"
+	"spiderpool.dev/spiderpool/internal/lease"
 	"spiderpool.dev/spiderpool/internal/view"
 )
 
@@ -160,7 +161,7 @@ func (o *viewOptions) withMAC(ctx context.Context, r reader, mac net.HardwareAdd
 	var pods []*corev1.Pod // with an interface of this address
 	var group errgroup.Group
 	group.Go(func() (err error) {
-		state, err = o.state(ctx, r, wants{blocks: true, endpoints: true})
+		state, err = o.state(ctx, r, wants{blocks: true})
 		return err
 	})
 	group.Go(func() error {
@@ -175,6 +176,9 @@ func (o *viewOptions) withMAC(ctx context.Context, r reader, mac net.HardwareAdd
 	}
 	for _, pod := range pods {
 		state.AddInterfaces(pod)
+		if err := r.addEndpoints(ctx, state, view.Filter{Pod: lease.PodKey{Namespace: pod.Namespace, Name: pod.Name}}); err != nil {
+			return answer{}, err
+		}
 	}
 	return addressesAnswer(state.WithMAC(mac), "No interface of a pod and no quarantined address has the MAC address "+mac.String()+"."), nil
 }

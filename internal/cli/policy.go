@@ -13,6 +13,9 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"spiderpool.dev/spiderpool/internal/inet"
+	"spiderpool.dev/spiderpool/internal/kube/compile"
+	"spiderpool.dev/spiderpool/internal/lease"
 	"spiderpool.dev/spiderpool/internal/policy"
 	"spiderpool.dev/spiderpool/internal/service"
 )
@@ -47,7 +50,7 @@ isolate it, and for each rule the peers with their present addresses and ports.`
 				return err
 			}
 			return o.run(cmd, func(ctx context.Context, r reader) (answer, error) {
-				policies, err := readPolicies(ctx, r)
+				policies, err := readPolicies(ctx, r, []lease.PodKey{{Namespace: name.Namespace, Name: name.Name}})
 				if err != nil {
 					return answer{}, err
 				}
@@ -87,7 +90,11 @@ interfaces, write addresses.`,
 			}
 			asked.at = at
 			return o.run(cmd, func(ctx context.Context, r reader) (answer, error) {
-				policies, err := readPolicies(ctx, r)
+				pods, err := asked.pods(ctx, r)
+				if err != nil {
+					return answer{}, err
+				}
+				policies, err := readPolicies(ctx, r, pods)
 				if err != nil {
 					return answer{}, err
 				}
@@ -129,7 +136,7 @@ its name. Behind the name of the pod is that of an interface other than eth0.`,
 				return fmt.Errorf("--file %s: %w", file, err)
 			}
 			return o.run(cmd, func(ctx context.Context, r reader) (answer, error) {
-				policies, err := readPolicies(ctx, r)
+				policies, err := readPolicies(ctx, r, nil)
 				if err != nil {
 					return answer{}, err
 				}
@@ -178,6 +185,30 @@ type question struct {
 	port     uint16
 	// at is the interface of the ends that are pods, empty for the default one.
 	at string
+}
+
+// pods returns the pods at both ends, also those that have the addresses. It is never nil.
+func (q question) pods(ctx context.Context, r reader) ([]lease.PodKey, error) {
+	pods := []lease.PodKey{}
+	for _, e := range []end{q.from, q.to} {
+		if !e.addr.IsValid() {
+			pods = append(pods, lease.PodKey{Namespace: e.pod.Namespace, Name: e.pod.Name})
+			continue
+		}
+		object, err := r.ReadBlock(ctx, inet.BlockOf(e.addr))
+		if err != nil {
+			return nil, err
+		}
+		if object == nil {
+			continue
+		}
+		if block, ok := compile.StoredBlock(object); ok {
+			if l, held := block.Lease(e.addr); held && l.State == lease.InUse {
+				pods = append(pods, l.Pod)
+			}
+		}
+	}
+	return pods, nil
 }
 
 func parseQuestion(from, to, protocol string) (q question, err error) {

@@ -24,6 +24,7 @@ import (
 	"spiderpool.dev/spiderpool/api/v2beta1"
 	"spiderpool.dev/spiderpool/internal/kube/compile"
 	"spiderpool.dev/spiderpool/internal/kube/multipolicy"
+	"spiderpool.dev/spiderpool/internal/lease"
 	"spiderpool.dev/spiderpool/internal/policy"
 	"spiderpool.dev/spiderpool/internal/pool"
 )
@@ -36,33 +37,55 @@ type policies struct {
 }
 
 // readPolicies reads namespaces and endpoints before pods: a pod in an unknown namespace is selected by no namespace selector,
-// and has no interfaces without its endpoint.
-func readPolicies(ctx context.Context, r reader) (*policies, error) {
+// and has no interfaces without its endpoint. If about is not nil, only these pods get their interfaces,
+// unless there are MultiNetworkPolicies: other policies concern a peer's addresses in its status.
+func readPolicies(ctx context.Context, r reader, about []lease.PodKey) (*policies, error) {
 	var b policyBuilder
 	var group errgroup.Group
 	group.Go(func() error { return r.EachNamespace(ctx, b.addNamespace) })
-	group.Go(func() error {
-		endpoints, err := r.AllEndpoints(ctx)
-		for _, endpoint := range endpoints {
-			b.addEndpoint(endpoint)
-		}
-		return err
-	})
 	group.Go(func() error { // one after the other: they share the invalid parts
 		err := r.EachNetworkPolicy(ctx, b.addPolicy)
 		if err == nil {
 			err = r.EachClusterNetworkPolicy(ctx, b.addClusterPolicy)
 		}
+		multi := false
 		if err == nil {
-			err = r.EachMultiNetworkPolicy(ctx, b.addMultiPolicy)
+			err = r.EachMultiNetworkPolicy(ctx, func(object *multipolicy.MultiNetworkPolicy) {
+				multi = true
+				b.addMultiPolicy(object)
+			})
 		}
-		return err
+		if err != nil {
+			return err
+		}
+		return b.readEndpoints(ctx, r, about, about == nil || multi)
 	})
 	err := group.Wait()
 	if err == nil {
 		err = r.EachPod(ctx, b.addPod)
 	}
 	return b.build(), err
+}
+
+// readEndpoints reads all endpoints, or those of some pods.
+func (b *policyBuilder) readEndpoints(ctx context.Context, r reader, of []lease.PodKey, all bool) error {
+	if all {
+		endpoints, err := r.AllEndpoints(ctx)
+		for _, endpoint := range endpoints {
+			b.addEndpoint(endpoint)
+		}
+		return err
+	}
+	for _, key := range of {
+		endpoint, err := r.ReadEndpoint(ctx, key.Namespace, key.Name)
+		if err != nil {
+			return err
+		}
+		if endpoint != nil {
+			b.addEndpoint(endpoint)
+		}
+	}
+	return nil
 }
 
 // policyBuilder collects compiled objects.

@@ -55,15 +55,11 @@ func (o *reclaimOptions) reclaims(ctx context.Context, r reader) (answer, error)
 	if err != nil {
 		return answer{}, err
 	}
-	around, err := r.surroundings(ctx, o.now())
-	if err != nil {
-		return answer{}, err
-	}
 	ownerOf, err := r.owners(ctx)
 	if err != nil {
 		return answer{}, err
 	}
-	state, err := o.state(ctx, r, wants{blocks: true})
+	state, around, err := o.surrounded(ctx, r, wants{blocks: true})
 	if err != nil {
 		return answer{}, err
 	}

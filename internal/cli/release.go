@@ -86,15 +86,15 @@ func (o *releaseOptions) judge(ctx context.Context, r reader, addr netip.Addr) (
 	if err != nil {
 		return release, err
 	}
-	around, err := r.surroundings(ctx, o.now())
-	if err != nil {
-		return release, err
-	}
 	ownerOf, err := r.owners(ctx)
 	if err != nil {
 		return release, err
 	}
 	state, err := o.state(ctx, r, wants{blocks: true})
+	if err != nil {
+		return release, err
+	}
+	around, err := r.near(ctx, state.Lease(addr), o.now())
 	if err != nil {
 		return release, err
 	}

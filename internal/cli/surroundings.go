@@ -6,11 +6,26 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"spiderpool.dev/spiderpool/internal/lease"
 	"spiderpool.dev/spiderpool/internal/reclaim"
 	"spiderpool.dev/spiderpool/internal/view"
 )
+
+// surrounded reads all pods and nodes, and the objects of the state, at the same time.
+func (o *viewOptions) surrounded(ctx context.Context, r reader, w wants) (state *view.State, around view.Surroundings, err error) {
+	var group errgroup.Group
+	group.Go(func() (err error) {
+		around, err = r.surroundings(ctx, o.now())
+		return err
+	})
+	group.Go(func() (err error) {
+		state, err = o.state(ctx, r, w)
+		return err
+	})
+	return state, around, group.Wait()
+}
 
 // surroundings reads all pods and nodes.
 func (r reader) surroundings(ctx context.Context, now time.Time) (view.Surroundings, error) {
@@ -25,6 +40,32 @@ func (r reader) surroundings(ctx context.Context, now time.Time) (view.Surroundi
 		return r.EachNode(ctx, func(node *corev1.Node) { s.Nodes[node.Name] = view.NodeOf(node) })
 	})
 	return s, group.Wait()
+}
+
+// near reads the pods and the node that decide about a lease.
+func (r reader) near(ctx context.Context, l lease.Lease, now time.Time) (view.Surroundings, error) {
+	s := view.Surroundings{Pods: map[lease.PodKey]view.ReportingPod{}, Nodes: map[string]reclaim.Node{}}
+	for _, key := range []lease.PodKey{l.Pod, l.FixedFor.Key()} {
+		if key == (lease.PodKey{}) {
+			continue
+		}
+		pod, err := r.ReadPod(ctx, key.Namespace, key.Name)
+		if err == nil {
+			s.Pods[key] = view.ReportOf(pod, now)
+		} else if !apierrors.IsNotFound(err) {
+			return s, err
+		}
+	}
+	if l.Node == "" {
+		return s, nil
+	}
+	node, err := r.ReadNode(ctx, l.Node)
+	if err == nil {
+		s.Nodes[l.Node] = view.NodeOf(node)
+	} else if !apierrors.IsNotFound(err) {
+		return s, err
+	}
+	return s, nil
 }
 
 // owners reads the StatefulSets, and returns the state of owners. It reads virtual machines when asked

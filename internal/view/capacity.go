@@ -91,15 +91,16 @@ func (s *State) Capacity(q CapacityQuestion) (Capacity, error) {
 	if err != nil {
 		return out, err
 	}
-	f := filler{free: map[string]int64{}}
+	f, chooser := filler{free: map[string]int64{}}, chooser{State: s, pools: nodePools{own: map[string][]*pool.Pool{}}}
 	for _, name := range s.pools.Names() {
 		p, _ := s.pools.Get(name)
+		chooser.pools.add(p)
 		f.free[name] = saturated(s.index.Usage(name).Free, p.Assignable)
 	}
 	together := map[string]int64{} // addresses that the pods of all nodes take, by pool
 	stops := map[string]bool{}
 	for _, node := range q.Nodes {
-		slots, stop := s.slots(&out, q.Like, node.NodeFacts, ours)
+		slots, stop := chooser.slots(&out, q.Like, node.NodeFacts, ours)
 		c := NodeCapacity{Node: node.Name, Stop: stop}
 		if stop == "" {
 			c.Addresses, c.Stop = f.fill(slots, map[string]int64{}, math.MaxInt64)
@@ -167,8 +168,34 @@ func (q *CapacityQuestion) networks(out *Capacity, interfaces []pool.PodInterfac
 	return ours, nil
 }
 
+// chooser selects pools for many nodes.
+type chooser struct {
+	*State
+	pools nodePools
+	// explained is the number of nodes without a pool that were compared with all pools.
+	explained int
+}
+
+// maxExplained bounds chooser.explained.
+const maxExplained = 50
+
+// errUnexplained is the error of further nodes.
+var errUnexplained = errors.New("no pool for this node; spiderpoolctl capacity --node NODE names the reasons")
+
+// selections returns the pools for an interface on a node. The errors are those of pool.SelectAll, and errUnexplained.
+func (c *chooser) selections(request *pool.Request, families []inet.Family) ([]pool.Selection, error) {
+	selections, err := pool.SelectAll(c.pools.of(request.Node.Name), request, families)
+	if none := (pool.NoPools)(nil); !errors.As(err, &none) {
+		return selections, err
+	}
+	if c.explained++; c.explained > maxExplained {
+		return nil, errUnexplained
+	}
+	return pool.SelectAll(c.State.pools, request, families)
+}
+
 // slots returns the addresses of one pod on a node, or why it gets none.
-func (s *State) slots(out *Capacity, like PodQuestion, node pool.NodeFacts, interfaces []ourInterface) (slots []slot, stop string) {
+func (c *chooser) slots(out *Capacity, like PodQuestion, node pool.NodeFacts, interfaces []ourInterface) (slots []slot, stop string) {
 	if len(out.Findings) > 0 {
 		return nil, out.Findings[0].Subject + ": " + out.Findings[0].Problem
 	}
@@ -176,9 +203,9 @@ func (s *State) slots(out *Capacity, like PodQuestion, node pool.NodeFacts, inte
 	facts.Node = node
 	for _, i := range interfaces {
 		request := ipam.InterfaceRequest(facts, i.PodInterface, i.network)
-		selections, err := pool.SelectAll(s.pools, &request, like.Families)
+		selections, err := c.selections(&request, like.Families)
 		var none pool.NoPools
-		if err != nil && !errors.As(err, &none) {
+		if err != nil && !errors.As(err, &none) && !errors.Is(err, errUnexplained) {
 			out.Findings = append(out.Findings, Finding{"interface " + i.Name, oneLine(err), "correct the annotation, or the CNI configuration of " + i.Attachment.String()})
 		}
 		if err != nil {

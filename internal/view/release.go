@@ -29,8 +29,15 @@ type Release struct {
 	Version string `json:"-"`
 }
 
+// Lease returns the lease of an address, or the zero value.
+func (s *State) Lease(addr netip.Addr) lease.Lease {
+	block, _ := s.index.Block(inet.BlockOf(addr))
+	l, _ := block.Lease(addr)
+	return l
+}
+
 // Release judges the request to release an address like the controller; forced is a request
-// in spite of the owner. See Reclaims for the other parameters.
+// in spite of the owner. around may have only what Lease names. See Reclaims for the other parameters.
 func (s *State) Release(addr netip.Addr, forced bool, around Surroundings, ownerOf func(lease.Owner) reclaim.Owner, policy reclaim.Policy) Release {
 	base := inet.BlockOf(addr)
 	block, _ := s.index.Block(base)

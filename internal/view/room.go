@@ -29,15 +29,14 @@ const maxOffer = 1 << 16
 type Rooms struct {
 	state    *State
 	families []inet.Family
-	own      map[string][]*pool.Pool // by the only node
-	shared   []*pool.Pool            // of all nodes, or several
+	pools    nodePools
 	networks []pool.NetworkAttachment
 	fill     filler
 }
 
 // Rooms returns the rooms of nodes. families are the IP versions of the installation.
 func (s *State) Rooms(families []inet.Family) *Rooms {
-	r := &Rooms{state: s, families: families, own: map[string][]*pool.Pool{}, fill: filler{free: map[string]int64{}}}
+	r := &Rooms{state: s, families: families, pools: nodePools{own: map[string][]*pool.Pool{}}, fill: filler{free: map[string]int64{}}}
 	found := map[pool.NetworkAttachment]bool{}
 	for _, name := range s.pools.Names() {
 		p, _ := s.pools.Get(name)
@@ -48,11 +47,9 @@ func (s *State) Rooms(families []inet.Family) *Rooms {
 		r.fill.free[name] = saturated(saturated(usage.Free, usage.Retained), p.Assignable)
 		open := *p
 		open.PodAffinity, open.NamespaceAffinity, open.NamespaceNames = nil, nil, nil
-		if len(p.NodeNames) != 1 {
-			r.shared = append(r.shared, &open)
+		if !r.pools.add(&open) {
 			continue
 		}
-		r.own[p.NodeNames[0]] = append(r.own[p.NodeNames[0]], &open)
 		for _, entry := range p.MultusNames {
 			if namespace, name, ok := strings.Cut(entry, "/"); ok {
 				found[pool.NetworkAttachment{Namespace: namespace, Name: name}] = true
@@ -63,16 +60,39 @@ func (s *State) Rooms(families []inet.Family) *Rooms {
 	return r
 }
 
+// nodePools has the pools by the agents that watch them. So a question about all nodes compares no node with the pools of
+// the others.
+type nodePools struct {
+	own    map[string][]*pool.Pool // by the only node
+	shared []*pool.Pool            // of all nodes, or several
+}
+
+// add reports whether the pool is one node's own.
+func (n *nodePools) add(p *pool.Pool) (own bool) {
+	if len(p.NodeNames) != 1 {
+		n.shared = append(n.shared, p)
+		return false
+	}
+	n.own[p.NodeNames[0]] = append(n.own[p.NodeNames[0]], p)
+	return true
+}
+
+// of returns what the agent of a node watches.
+func (n *nodePools) of(node string) *pool.Catalog {
+	catalog := pool.NewCatalog()
+	for _, p := range slices.Concat(n.own[node], n.shared) {
+		catalog.Set(p)
+	}
+	return catalog
+}
+
 // Attachments returns the attachments, sorted.
 func (r *Rooms) Attachments() []pool.NetworkAttachment { return r.networks }
 
 // Of returns, for each attachment with a default pool on the node, how many more pods with
 // one interface on it get addresses there, at most maxOffer.
 func (r *Rooms) Of(node pool.NodeFacts) map[pool.NetworkAttachment]int64 {
-	catalog := pool.NewCatalog() // what the agent of the node watches
-	for _, p := range slices.Concat(r.own[node.Name], r.shared) {
-		catalog.Set(p)
-	}
+	catalog := r.pools.of(node.Name)
 	rooms := map[pool.NetworkAttachment]int64{}
 	for _, attachment := range r.networks {
 		request := pool.Request{Node: node, Interface: pool.FirstInterface, Attachment: attachment}
@@ -84,7 +104,7 @@ func (r *Rooms) Of(node pool.NodeFacts) map[pool.NetworkAttachment]int64 {
 		switch {
 		case err == nil:
 			rooms[attachment], _ = r.fill.fill(slots, map[string]int64{}, maxOffer)
-		case slices.ContainsFunc(r.own[node.Name], func(p *pool.Pool) bool { return slices.Contains(p.MultusNames, attachment.String()) }):
+		case slices.ContainsFunc(r.pools.own[node.Name], func(p *pool.Pool) bool { return slices.Contains(p.MultusNames, attachment.String()) }):
 			rooms[attachment] = 0 // e.g. its pool is disabled
 		}
 	}
