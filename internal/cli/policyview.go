@@ -15,7 +15,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/apimachinery/pkg/util/yaml"
 	npv1beta1 "sigs.k8s.io/network-policy-api/apis/v1beta1"
@@ -94,7 +93,7 @@ type policyBuilder struct {
 	pods       []*policy.Pod
 	policies   []*policy.Policy
 	tiers      []*policy.ClusterPolicy
-	endpoints  map[types.UID]*v2beta1.SpiderEndpoint // by pod
+	endpoints  map[string]*v2beta1.SpiderEndpoint // by UID of the pod
 	invalid    map[policy.Name][]string
 }
 
@@ -107,7 +106,7 @@ func (b *policyBuilder) addPod(object *corev1.Pod) {
 	if pod == nil {
 		return
 	}
-	if endpoint := b.endpoints[object.UID]; endpoint != nil {
+	if endpoint := b.endpoints[compile.PodUID(object.UID, object.Annotations)]; endpoint != nil {
 		compile.AddPolicyInterfaces(pod, endpoint)
 	}
 	b.pods = append(b.pods, pod)
@@ -115,9 +114,9 @@ func (b *policyBuilder) addPod(object *corev1.Pod) {
 
 func (b *policyBuilder) addEndpoint(object *v2beta1.SpiderEndpoint) {
 	if b.endpoints == nil {
-		b.endpoints = map[types.UID]*v2beta1.SpiderEndpoint{}
+		b.endpoints = map[string]*v2beta1.SpiderEndpoint{}
 	}
-	b.endpoints[types.UID(object.Status.Current.UID)] = object
+	b.endpoints[object.Status.Current.UID] = object
 }
 
 func (b *policyBuilder) addPolicy(object *networkingv1.NetworkPolicy) {

@@ -7,7 +7,6 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -16,6 +15,7 @@ import (
 	"spiderpool.dev/spiderpool/internal/cloud/cloudmetrics"
 	"spiderpool.dev/spiderpool/internal/config"
 	"spiderpool.dev/spiderpool/internal/kube/cached"
+	"spiderpool.dev/spiderpool/internal/kube/compile"
 	"spiderpool.dev/spiderpool/internal/observe"
 )
 
@@ -96,17 +96,19 @@ type snapshot struct {
 	coordinators v2beta1.SpiderCoordinatorList
 	clouds       v2beta1.SpiderCloudNetworkList
 	blocks       v2beta1.SpiderIPBlockList
-	uids         map[string]types.UID // of pods, by namespace/name
+	uids         map[string]string // of pods, by namespace/name; see compile.PodUID
 }
 
 func readSnapshot(ctx context.Context, reader client.Reader) (*snapshot, error) {
-	s := &snapshot{uids: map[string]types.UID{}}
+	s := &snapshot{uids: map[string]string{}}
 	for _, list := range []client.ObjectList{&s.pools, &s.subnets, &s.reserved, &s.attachments, &s.coordinators, &s.clouds, &s.blocks} {
 		if err := reader.List(ctx, list, client.UnsafeDisableDeepCopy); err != nil {
 			return nil, fmt.Errorf("read the cache for metrics: %w", err)
 		}
 	}
-	err := cached.Each(ctx, reader, &corev1.PodList{}, func(pod *corev1.Pod) { s.uids[pod.Namespace+"/"+pod.Name] = pod.UID })
+	err := cached.Each(ctx, reader, &corev1.PodList{}, func(pod *corev1.Pod) {
+		s.uids[pod.Namespace+"/"+pod.Name] = compile.PodUID(pod.UID, pod.Annotations)
+	})
 	if err != nil {
 		return nil, fmt.Errorf("read the cache for metrics: %w", err)
 	}

@@ -153,7 +153,7 @@ func (s *snapshot) orphans() map[orphan]bool {
 	for i := range s.blocks.Items {
 		for j := range s.blocks.Items[i].Spec.Leases {
 			l := &s.blocks.Items[i].Spec.Leases[j]
-			if uid, ok := s.uids[l.Pod]; l.State == v2beta1.LeaseInUse && (!ok || string(uid) != l.PodUID) {
+			if uid, ok := s.uids[l.Pod]; l.State == v2beta1.LeaseInUse && (!ok || uid != l.PodUID) {
 				found[orphan{l.IP, l.ContainerID}] = true
 			}
 		}

@@ -10,8 +10,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 
@@ -112,7 +112,7 @@ func TestOnlyLongOrphansAreBlocked(t *testing.T) {
 	now := time.Unix(0, 0)
 	o := &orphans{now: func() time.Time { return now }}
 	var s snapshot
-	s.uids = map[string]types.UID{"default/alive": "1"}
+	s.uids = map[string]string{"default/alive": "1"}
 	s.blocks.Items = []v2beta1.SpiderIPBlock{blockWith(
 		v2beta1.Lease{IP: "10.0.0.1", State: v2beta1.LeaseInUse, Pod: "default/alive", PodUID: "1", ContainerID: "a"},
 		v2beta1.Lease{IP: "10.0.0.2", State: v2beta1.LeaseInUse, Pod: "default/alive", PodUID: "0", ContainerID: "b"},
@@ -131,5 +131,21 @@ func TestOnlyLongOrphansAreBlocked(t *testing.T) {
 	s.blocks.Items[0].Spec.Leases[2].ContainerID = "d" // another pod has the address
 	if got := o.blocked(s.orphans()); got != 1 {
 		t.Errorf("%d blocked, want 1", got)
+	}
+}
+
+// TestStaticPodIsNoOrphan has the mirror of a static pod, whose lease has the UID of the pod in the kubelet's file.
+func TestStaticPodIsNoOrphan(t *testing.T) {
+	mirror := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{
+		Namespace: "kube-system", Name: "proxy", UID: "of-mirror", Annotations: map[string]string{corev1.MirrorPodAnnotationKey: "of-file"},
+	}}
+	block := blockWith(v2beta1.Lease{IP: "10.0.0.1", State: v2beta1.LeaseInUse, Pod: "kube-system/proxy", PodUID: "of-file", ContainerID: "a"})
+	block.Name = "10.0.0.0"
+	s, err := readSnapshot(t.Context(), fake.NewClientBuilder().WithScheme(scheme.New()).WithObjects(mirror, &block).Build())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if found := s.orphans(); len(found) > 0 {
+		t.Errorf("orphans: %v", found)
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"spiderpool.dev/spiderpool/api/v2beta1"
+	"spiderpool.dev/spiderpool/internal/kube/compile"
 )
 
 // maxListed bounds the names in one error.
@@ -103,7 +104,7 @@ func podsWithAddresses(ctx context.Context, c client.Client) ([]string, error) {
 		}
 		for _, pod := range pods.Items {
 			name := pod.Namespace + "/" + pod.Name
-			if held[holder{name, string(pod.UID)}] || held[holder{name, ""}] {
+			if held[holder{name, compile.PodUID(pod.UID, pod.Annotations)}] || held[holder{name, ""}] {
 				out = append(out, name)
 			}
 		}

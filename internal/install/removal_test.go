@@ -18,6 +18,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"spiderpool.dev/spiderpool/api/v2beta1"
+	"spiderpool.dev/spiderpool/internal/kube/compile"
 	"spiderpool.dev/spiderpool/internal/kube/kubetest"
 )
 
@@ -42,7 +43,7 @@ func leased(name string, pods ...*corev1.Pod) *v2beta1.SpiderIPBlock {
 	for i, pod := range pods {
 		block.Spec.Leases = append(block.Spec.Leases, v2beta1.Lease{
 			IP: fmt.Sprintf("%s%d", strings.TrimSuffix(name, "0"), i), State: v2beta1.LeaseInUse,
-			Pod: pod.Namespace + "/" + pod.Name, PodUID: string(pod.UID), ContainerID: "c", Interface: "eth0",
+			Pod: pod.Namespace + "/" + pod.Name, PodUID: compile.PodUID(pod.UID, pod.Annotations), ContainerID: "c", Interface: "eth0",
 		})
 	}
 	return block
@@ -53,12 +54,14 @@ func TestStopRefusesWhilePodsRun(t *testing.T) {
 	namespace := kubetest.Namespace(t, c)
 	account := under(t, "spiderpool-init-remove", namespace)
 	running := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "running"}, Spec: podSpec("n")}
+	static := running.DeepCopy() // the API server has its mirror
+	static.Name, static.Annotations = "static", map[string]string{corev1.MirrorPodAnnotationKey: "of-file"}
 	agent := daemonSet(namespace, "spiderpool-agent")
-	kubetest.Create(t, c, running, agent)
+	kubetest.Create(t, c, running, static, agent)
 	gone := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "gone", UID: "u"}}
 	former := running.DeepCopy() // an earlier pod of the same name
 	former.Name, former.UID = "running", "former"
-	kubetest.Create(t, c, leased("10.77.0.0", gone, running), leased("10.77.1.0", former))
+	kubetest.Create(t, c, leased("10.77.0.0", gone, running, static), leased("10.77.1.0", former))
 
 	kubetest.Create(t, c, marker(namespace)) // of an earlier removal
 	marked := func() bool {
@@ -71,7 +74,7 @@ func TestStopRefusesWhilePodsRun(t *testing.T) {
 
 	r := Removal{Namespace: namespace, Stopped: []string{"spiderpool-agent", "spiderpool-multus"}}
 	err := r.Stop(t.Context(), slog.New(slog.DiscardHandler), account)
-	if err == nil || !strings.Contains(err.Error(), "1 pods have addresses of Spiderpool: "+namespace+"/running.") {
+	if err == nil || !strings.Contains(err.Error(), "2 pods have addresses of Spiderpool: "+namespace+"/running, "+namespace+"/static.") {
 		t.Fatalf("error %v", err)
 	}
 	get(t, c, namespace, "spiderpool-agent", agent)

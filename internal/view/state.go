@@ -120,7 +120,7 @@ func (s *State) AddInterfaces(object *corev1.Pod) {
 		return
 	}
 	for _, i := range interfaces {
-		s.macs[podInterface{string(object.UID), i.Interface}] = i.Mac
+		s.macs[podInterface{compile.PodUID(object.UID, object.Annotations), i.Interface}] = i.Mac
 	}
 }
 

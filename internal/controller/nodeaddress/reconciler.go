@@ -148,7 +148,7 @@ func (r *Reconciler) claims(ctx context.Context, holders map[string]bool) (map[o
 	err := cached.Each(ctx, r.cache, &corev1.PodList{}, func(pod *corev1.Pod) {
 		for name, count := range claimed(pod) {
 			at := offer{pod.Spec.NodeName, name}
-			claims[at] = append(claims[at], view.Claim{Count: count.Value(), Held: holders[string(pod.UID)]})
+			claims[at] = append(claims[at], view.Claim{Count: count.Value(), Held: holders[compile.PodUID(pod.UID, pod.Annotations)]})
 		}
 	})
 	if err != nil {

@@ -161,6 +161,14 @@ func TestOfferStaysWhilePodsComeAndGo(t *testing.T) {
 	}
 }
 
+func TestStaticPodHoldsItsAddress(t *testing.T) {
+	mirror := pod("kube-proxy") // whose lease has the UID of the pod in the kubelet's file
+	mirror.UID, mirror.Annotations = "uid-mirror", map[string]string{corev1.MirrorPodAnnotationKey: "uid-kube-proxy"}
+	w := newWorld(t, node("a"), poolOf("a", 4), mirror)
+	w.lease("kube-proxy")
+	w.wantOffers("a", map[string]int64{ens5: 4})
+}
+
 func TestUncountedPodLowersOffer(t *testing.T) {
 	w := newWorld(t, node("a"), poolOf("a", 4))
 	w.wantOffers("a", map[string]int64{ens5: 4})
