@@ -127,7 +127,7 @@ func (i *Installation) definitions(r *Report) {
 			later = append(later, d.Name+" ("+d.Stamp+")")
 		}
 	}
-	const write = "the hook of the chart writes them: helm upgrade --reset-then-reuse-values; if it fails, kubectl logs of the job spiderpool-init tells why"
+	write := fmt.Sprintf("the hook of the chart writes them: helm upgrade --reset-then-reuse-values; if it fails, kubectl -n %s logs job/spiderpool-init-definitions tells why", i.Namespace)
 	if len(missing) > 0 {
 		r.fail(subject, "the cluster lacks "+some(missing), write)
 	}

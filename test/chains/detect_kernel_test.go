@@ -16,6 +16,7 @@ import (
 	"spiderpool.dev/spiderpool/internal/inet"
 	"spiderpool.dev/spiderpool/internal/linux/linuxtest"
 	"spiderpool.dev/spiderpool/internal/wire"
+	"spiderpool.dev/spiderpool/test/docblocks"
 )
 
 // detecting is an agent with conflict detection turned on. It grants addresses in
@@ -41,7 +42,7 @@ func (a *detecting) Add(context.Context, wire.AddRequest) (wire.AddReply, error)
 	reply := wire.AddReply{Detect: a.detect}
 	for i, p := range a.next {
 		gateway := netip.MustParseAddr(a.gateways[i])
-		reply.Addresses = append(reply.Addresses, wire.Address{Prefix: p, Gateway: gateway, Pool: fmt.Sprintf("v%d", 4+2*i), Shared: a.shared && p.Addr().Is4()})
+		reply.Addresses = append(reply.Addresses, wire.Address{Prefix: p, Gateway: gateway, Pool: fmt.Sprintf("lan-v%d", 4+2*i), Shared: a.shared && p.Addr().Is4()})
 		reply.Routes = append(reply.Routes, inet.Route{Dst: inet.FamilyOf(gateway).Everything(), Via: gateway})
 	}
 	return reply, nil
@@ -208,9 +209,14 @@ func TestSilentGatewayFailsADD(t *testing.T) {
 			a := newDetecting(wire.Detection{IPConflict: true, Gateway: true})
 			a.gateways[i] = silent
 			got, err := n.add(a)
-			want := fmt.Sprintf("gateway %s of pool v%d does not answer", silent, 4+2*i)
+			want := fmt.Sprintf("gateway %s of pool lan-v%d does not answer", silent, 4+2*i)
 			if err == nil || !strings.Contains(err.Error(), want) {
 				n.Errorf("got %q, %v; want %q", got, err, want)
+			} else if i == 0 {
+				err = docblocks.Shows("silent-gateway", err.Error())
+				if err != nil {
+					n.Error(err)
+				}
 			}
 		}
 	})

@@ -1,6 +1,7 @@
 package docblocks
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -59,5 +60,25 @@ func TestProgramOfCommand(t *testing.T) {
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("%s: %s", text, diff)
 		}
+	}
+}
+
+func TestBlockComparesPrintedLines(t *testing.T) {
+	b := Block{Page: "p.md", Line: 3, Code: "pod … waits\n10.1.0.1 (full)\n", Above: "<!-- output: full of a_test.go -->"}
+	if name, file, ok := b.Output(); name != "full" || file != "a_test.go" || !ok {
+		t.Errorf("got %q, %q, %t", name, file, ok)
+	}
+	for printed, want := range map[string]string{
+		"pod a waits: 10.1.0.1 (full)\n": "",
+		"10.1.0.1 (full)\npod a waits\n": "p.md:4: the program does not print, after the lines above: 10.1.0.1 (full)",
+		"pod a runs":                     "p.md:3: the program does not print, after the lines above: pod … waits",
+	} {
+		err := b.compare(printed)
+		if want == "" && err != nil || want != "" && (err == nil || !strings.HasPrefix(err.Error(), want)) {
+			t.Errorf("%q: got %v, want %q", printed, err, want)
+		}
+	}
+	if err := Shows("no-such-output", ""); err == nil {
+		t.Error("a missing block is no error")
 	}
 }

@@ -272,8 +272,33 @@ func TestQuotesOfPagesAreReal(t *testing.T) {
 			}
 		}
 	}
-	if checked < 20 {
+	if checked < 10 {
 		t.Errorf("only %d lines checked; does the test read the pages?", checked)
+	}
+}
+
+// TestSymptomsComeFromPrograms: each message in the page of symptoms is the output of a program in a test, and the test names it.
+func TestSymptomsComeFromPrograms(t *testing.T) {
+	const page = "docs/guides/troubleshooting.md"
+	names := map[string]bool{}
+	for _, b := range blocks(t) {
+		name, file, ok := b.Output()
+		if !ok {
+			if b.Page == page && b.Language == "text" {
+				t.Errorf("%s:%d: write <!-- output: NAME of FILE --> above the block, and call docblocks.Shows in the test FILE", b.Page, b.Line)
+			}
+			continue
+		}
+		if names[name] {
+			t.Errorf("%s:%d: the output %s has two blocks", b.Page, b.Line, name)
+		}
+		names[name] = true
+		if !regexp.MustCompile(`["\s]` + regexp.QuoteMeta(name) + `["\s]`).MatchString(read(t, file)) {
+			t.Errorf("%s:%d: %s does not name the output %s", b.Page, b.Line, file, name)
+		}
+	}
+	if len(names) < 20 {
+		t.Errorf("only %d outputs; does the test read the pages?", len(names))
 	}
 }
 

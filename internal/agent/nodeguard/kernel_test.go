@@ -5,6 +5,7 @@ package nodeguard
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"slices"
@@ -16,6 +17,8 @@ import (
 	"spiderpool.dev/spiderpool/internal/linux"
 	"spiderpool.dev/spiderpool/internal/linux/linuxtest"
 	"spiderpool.dev/spiderpool/internal/netplan"
+	"spiderpool.dev/spiderpool/internal/observe"
+	"spiderpool.dev/spiderpool/test/docblocks"
 )
 
 func newMaintainer(t *testing.T) (*linuxtest.Machine, *linux.Namespace, *Maintainer) {
@@ -196,6 +199,10 @@ func TestPreflightWarnsAboutUnmetRequirements(t *testing.T) {
 	}
 	if strings.Contains(message, "kube-system/a") {
 		t.Errorf("the finding names a fitting attachment: %s", message)
+	}
+	event := observe.NodeNotPrepared(message)
+	if err := docblocks.Shows("node-not-prepared", fmt.Sprintf("%s %s %s", event.Type, event.Reason, event.Text)); err != nil {
+		t.Error(err)
 	}
 	for _, kind := range []string{"ipvlan", "macvlan"} {
 		if lacks := strings.Contains(message, "link kind "+kind+" "); lacks == linuxtest.HasKind(t, kind) {

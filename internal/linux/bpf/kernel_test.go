@@ -17,7 +17,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"spiderpool.dev/spiderpool/internal/linux/linuxtest"
+	"spiderpool.dev/spiderpool/internal/observe"
 	"spiderpool.dev/spiderpool/internal/service"
+	"spiderpool.dev/spiderpool/test/docblocks"
 )
 
 // cgroupMount returns a mount of the v2 hierarchy. A machine with v1 has it elsewhere or
@@ -476,8 +478,13 @@ func TestLoadRefusesWithRemedy(t *testing.T) {
 	t.Run("another load balancer", func(t *testing.T) {
 		n.run(service.Diff{})
 		other := &node{t: t, dir: filepath.Join(filepath.Dir(n.dir), "other"), group: n.group}
-		if _, err := Load(other.dir, other.group); err == nil || !contains(err, "another load balancer translates the connections of "+n.group+": spider_connect4 (ID ") {
-			t.Errorf("got %v", err)
+		_, err := Load(other.dir, other.group)
+		if err == nil || !contains(err, "another load balancer translates the connections of "+n.group+": spider_connect4 (ID ") {
+			t.Fatalf("got %v", err)
+		}
+		event := observe.ServicesLeftToKubeProxy(err.Error())
+		if err := docblocks.Shows("services-left", fmt.Sprintf("%s %s %s", event.Type, event.Reason, event.Text)); err != nil {
+			t.Error(err)
 		}
 	})
 }

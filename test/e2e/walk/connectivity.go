@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+
+	"spiderpool.dev/spiderpool/test/docblocks"
 )
 
 // connectivityNamespace has the pods of the steps, so that each fault needs no new pods.
@@ -111,6 +113,9 @@ func (g *guide) everyPathWorks(ctx context.Context) error {
 	return err
 }
 
+// shownFindings are the outputs in the pages, by the title of the fault.
+var shownFindings = map[string]string{"wrong gateway in the pool": "connectivity-gateway"}
+
 // nameFault plants a fault, runs the command, and heals the fault.
 func (g *guide) nameFault(ctx context.Context, p planted) error {
 	if err := p.plant(ctx); err != nil {
@@ -119,6 +124,9 @@ func (g *guide) nameFault(ctx context.Context, p planted) error {
 	findings, err := g.connectivity(ctx, p.flags)
 	if err == nil && !strings.Contains(strings.Join(findings, "\n"), p.finding) {
 		err = fmt.Errorf("no finding has %q:\n%s", p.finding, strings.Join(findings, "\n"))
+	}
+	if output := shownFindings[p.title]; err == nil && output != "" {
+		err = docblocks.Shows(output, strings.Join(findings, "\n"))
 	}
 	return errors.Join(err, p.heal(ctx))
 }

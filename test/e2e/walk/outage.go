@@ -86,7 +86,7 @@ func (g *guide) whileAway(ctx context.Context) error {
 		return err
 	}
 	if err := g.eventually(ctx, "an event of pod late says that the agent is down", slow, func(ctx context.Context) error {
-		return g.eventSays(ctx, "late", "spiderpool-agent does not answer on /var/run/spidernet/spiderpool.sock; is its pod running on this node?")
+		return g.eventShows(ctx, "late", "agent-away")
 	}); err != nil {
 		return err
 	}
