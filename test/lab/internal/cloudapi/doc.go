@@ -8,6 +8,11 @@
 // group. The instance metadata service (version 2) listens at 169.254.169.254 on each ENI. It hands out the credentials of
 // the role Role. The fake checks no signatures: any access key is valid there.
 //
+// Tests on the host of the API read what the cloud really has, and plant faults:
+//
+//	curl http://172.31.0.30/lab/state            # ?follow: one line of JSON after each change
+//	curl -X PUT -d '{"lag": "10s", "latency": true}' http://172.31.0.30/lab/faults
+//
 // The state is in memory. When the process starts again, the cloud is that of the topology file.
 //
 // Limits: only the first interface of a node is known, and an interface that a client creates is attached in the fake only.

@@ -26,7 +26,9 @@ func Serve(ctx context.Context, t *topology.Topology, log *slog.Logger) error {
 	cloud := newCloud(t)
 	changed := make(chan struct{}, 1)
 	changed <- struct{}{} // an earlier process may have left other assignments
+	bell := newBell()
 	cloud.OnChange(func(_, _ []ec2test.Route) {
+		bell.ring()
 		select {
 		case changed <- struct{}{}:
 		default:
@@ -41,7 +43,7 @@ func Serve(ctx context.Context, t *topology.Topology, log *slog.Logger) error {
 		return errors.Join(err, metadata.Close())
 	}
 	failed := make(chan error, 2)
-	for listener, handler := range map[net.Listener]http.Handler{api: nodesOnly(t, address.Addr(), cloud.Handler()), metadata: metadataOf(cloud)} {
+	for listener, handler := range map[net.Listener]http.Handler{api: nodesOnly(t, address.Addr(), controlled(address.Addr(), cloud, bell)), metadata: metadataOf(cloud)} {
 		server := &http.Server{Handler: handler, ReadHeaderTimeout: 10 * time.Second}
 		defer server.Close()
 		go func() { failed <- server.Serve(listener) }()
