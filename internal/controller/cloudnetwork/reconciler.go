@@ -44,6 +44,8 @@ const (
 	subnetsMax = time.Hour
 	// settleTime is the time for agents to read a pool or a SpiderReservedIP.
 	settleTime = 30 * time.Second
+	// behindTime is the time for the cache to show the latest change of an object.
+	behindTime = 100 * time.Millisecond
 	// countTime is the time between two counts of free addresses.
 	countTime = time.Minute
 	// callTimeout limits one question to the cloud, for each callInstances instances or
@@ -174,7 +176,9 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 		s.shrunk = r.clock.Now() // agents read the last write, not the question before it
 	}
 	if err != nil && len(refused) == 0 {
-		return ctrl.Result{}, err // the next attempt, with a newer cache, is near
+		// Routine: while the cloud answers, pods come and go, and the status of their pool counts them.
+		r.log.DebugContext(ctx, "the cache is behind; the next attempt is near", "err", err)
+		return ctrl.Result{RequeueAfter: behindTime}, nil
 	}
 	if err == nil {
 		err = r.restore(ctx, network, s, in.others, plan.Pools)

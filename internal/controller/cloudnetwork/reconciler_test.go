@@ -446,8 +446,8 @@ func TestLateCacheIsNoFault(t *testing.T) {
 			return c.Get(ctx, key, o, options...)
 		},
 	})
-	if _, err := x.reconcile(); !errors.Is(err, errBehind) {
-		t.Errorf("error %v, want one that tries again", err)
+	if next, err := x.reconcile(); err != nil || next != behindTime {
+		t.Errorf("the next attempt is after %s (%v), want %s without an error in the log", next, err, behindTime)
 	}
 	x.condition("PoolsUpToDate", "")
 	hidden = false
