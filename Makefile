@@ -38,7 +38,7 @@ help: ## Show this list
 	@echo "  TOPOLOGY=aws|l2 selects the lab's network (now $(TOPOLOGY)), RUN=regexp selects tests."
 
 .PHONY: demo
-demo: lab-tools images ## Bring up the lab, install the chart, run the AWS guide (WALK=zero-touch: its chapter of that name), and leave the cluster up
+demo: lab-tools images ## Bring up the lab, install the chart, run the AWS guide (WALK=zero-touch or on-demand: its chapters of these names), and leave the cluster up
 	@go run ./test/e2e/demo --lab $(LAB) --topology $(TOPOLOGY) --walk '$(WALK)'
 
 .PHONY: lab-up
@@ -159,12 +159,20 @@ e2e: ## Run the guide on both topologies, each on a fresh lab, and further pod t
 
 .PHONY: e2e-l2 e2e-aws
 # These tests take long, so make test runs them on l2 only, and TestZeroTouch not at all: make e2e-aws SKIP= RUN=TestZeroTouch.
+# TestManage has its own target.
 # On aws, TestConnectivity plants a dropped VLAN, too: User Mode Linux has VLANs.
-e2e-aws: SKIP = TestPolicies|TestBandwidth|TestFlows|TestConnectivity|TestZeroTouch
+e2e-aws: SKIP = TestPolicies|TestBandwidth|TestFlows|TestConnectivity|TestZeroTouch|TestManage
 e2e-l2 e2e-aws: e2e-%: lab-tools bin/hubble
 	@$(MAKE) --no-print-directory images RELAY=1
 	@trap '$(LAB) down' EXIT; $(LAB) up --topology $* && \
 		go test -tags e2e -count=1 -timeout 40m -v -run '$(RUN)' -skip '$(SKIP)' ./test/e2e -lab $(CURDIR)/$(LAB) -topology $*
+
+PODS  ?= 200
+STORM ?= 2m
+.PHONY: e2e-manage
+e2e-manage: lab-tools images ## Have the controller assign addresses to PODS=200 pods on the aws topology and take them back, then do so while controllers die and the cloud lies (STORM=2m)
+	@trap '$(LAB) down' EXIT; $(LAB) up --topology aws && \
+		go test -tags e2e -count=1 -timeout 120m -v -run '$(if $(filter .,$(RUN)),TestManage,$(RUN))' ./test/e2e -lab $(CURDIR)/$(LAB) -topology aws -pods $(PODS) -storm $(STORM)
 
 # Many kernels lack IPVS, so the ipvs mode runs in User Mode Linux.
 .PHONY: e2e-proxies

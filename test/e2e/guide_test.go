@@ -4,10 +4,12 @@
 package e2e
 
 import (
+	"context"
 	"flag"
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"spiderpool.dev/spiderpool/test/e2e/walk"
 )
@@ -16,6 +18,8 @@ var (
 	labBinary = flag.String("lab", "../../bin/lab", "path of the lab program")
 	scale     = flag.Bool("scale", false, "also fill pools with 100 pods, twice")
 	console   = flag.Bool("console", false, "also open the console in Chromium")
+	pods      = flag.Int("pods", 200, "pods of TestManage")
+	storm     = flag.Duration("storm", 2*time.Minute, "time of TestManageStorm in which controllers die and the cloud lies")
 	topology  = flag.String("topology", "aws", "topology of the running lab: aws or l2")
 )
 
@@ -73,11 +77,37 @@ func TestRemoval(t *testing.T) { play(t, walk.Removal) }
 // TestZeroTouch needs the topology aws. It takes eight minutes, because the leases of a node wait five after its end:
 // make e2e-aws SKIP= RUN=TestZeroTouch
 func TestZeroTouch(t *testing.T) {
+	lab, site := openCloud(t)
+	playAll(t, walk.ZeroTouch(lab, site))
+}
+
+// TestManage needs the topology aws: make e2e-manage
+func TestManage(t *testing.T) {
+	lab, site := openCloud(t)
+	playAll(t, walk.Manage(lab, site, *pods))
+}
+
+// TestManageStorm needs the topology aws: make e2e-manage
+func TestManageStorm(t *testing.T) {
+	lab, site := openCloud(t)
+	playAll(t, walk.ManageStorm(lab, site, *storm))
+}
+
+func openCloud(t *testing.T) (*walk.Lab, walk.Site) {
 	lab, site := open(t)
 	if !site.Routed {
 		t.Skip("needs a cloud: make e2e-aws")
 	}
-	playAll(t, walk.ZeroTouch(lab, site))
+	t.Cleanup(func() {
+		if !t.Failed() {
+			return
+		}
+		for _, command := range []string{"get pods -A -o wide", "get spidercloudnetworks,spiderippools,spiderreservedips -o yaml",
+			"logs -n kube-system -l app.kubernetes.io/component=controller --prefix --tail=300"} {
+			_, _ = lab.Kubectl(context.Background(), command) // it has been printed
+		}
+	})
+	return lab, site
 }
 
 // TestScale needs the installation from TestGuide.

@@ -1,5 +1,5 @@
 // Command demo starts the lab, walks through the AWS guide on it, and leaves the cluster
-// running for you. Its walk zero-touch is the chapter of that name.
+// running for you. Its walks zero-touch and on-demand are the chapters of these names.
 package main
 
 import (
@@ -21,7 +21,7 @@ import (
 func main() {
 	lab := flag.String("lab", "bin/lab", "path of the lab program")
 	topology := flag.String("topology", "aws", "topology of the lab: aws or l2")
-	walkName := flag.String("walk", "guide", "walk through the guide or its chapter zero-touch")
+	walkName := flag.String("walk", "guide", "walk through the guide, or its chapter zero-touch or on-demand")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -36,8 +36,15 @@ type lap struct {
 	took  time.Duration
 }
 
+// demoPods is the number of pods in the walk on-demand. Each node needs two prefixes for them.
+const demoPods = 40
+
 // walks are the walks by name.
-var walks = map[string]func(*walk.Lab, walk.Site) []walk.Step{"guide": walk.Guide, "zero-touch": walk.ZeroTouch}
+var walks = map[string]func(*walk.Lab, walk.Site) []walk.Step{
+	"guide":      walk.Guide,
+	"zero-touch": walk.ZeroTouch,
+	"on-demand":  func(lab *walk.Lab, site walk.Site) []walk.Step { return walk.Manage(lab, site, demoPods) },
+}
 
 func run(ctx context.Context, binary, topology, walkName string) error {
 	start := time.Now()
@@ -49,7 +56,7 @@ func run(ctx context.Context, binary, topology, walkName string) error {
 	switch {
 	case steps == nil:
 		return fmt.Errorf("walk %q: want %s", walkName, strings.Join(slices.Sorted(maps.Keys(walks)), " or "))
-	case walkName == "zero-touch" && !site.Routed:
+	case walkName != "guide" && !site.Routed:
 		return fmt.Errorf("walk %s needs a cloud: topology aws, not %s", walkName, topology)
 	}
 	binary, err = filepath.Abs(binary)

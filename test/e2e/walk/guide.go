@@ -380,7 +380,7 @@ func (g *guide) leases(ctx context.Context) ([]v2beta1.Lease, error) {
 	var held []v2beta1.Lease
 	for _, block := range blocks.Items {
 		for _, lease := range block.Spec.Leases {
-			if lease.State != v2beta1.LeaseReleased {
+			if lease.State != v2beta1.LeaseReleased && lease.State != v2beta1.LeaseWithheld {
 				held = append(held, lease)
 			}
 		}
