@@ -131,6 +131,12 @@ func (r *Reconciler) putPool(ctx context.Context, network *v2beta1.SpiderCloudNe
 	if equality.Semantic.DeepEqual(is, want) {
 		return nil
 	}
+	// While the cloud answered, pods came and went, and the status of the pool counted them.
+	latest := &v2beta1.SpiderIPPool{}
+	if r.client.Get(ctx, client.ObjectKeyFromObject(is), latest) == nil && latest.UID == is.UID && equality.Semantic.DeepEqual(latest.Spec, is.Spec) {
+		is, want = latest, latest.DeepCopy()
+		fill(want, network, p, room)
+	}
 	if err := r.patch(ctx, is, want); err != nil {
 		return fmt.Errorf("change SpiderIPPool %s: %w", p.Name, err)
 	}

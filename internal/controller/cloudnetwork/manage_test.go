@@ -2,6 +2,7 @@ package cloudnetwork
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"strconv"
@@ -10,9 +11,11 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
 	"spiderpool.dev/spiderpool/api/names"
 	"spiderpool.dev/spiderpool/api/v2beta1"
@@ -167,6 +170,51 @@ func TestWaitingPodsGetPrefixes(t *testing.T) {
 	x.wantAssigned(eni, "172.31.32.16/28")
 	x.pass(100 * time.Millisecond)
 	x.wantAssigned(eni, "172.31.32.16/28", "172.31.32.32/28")
+	x.want("aws-worker1-0-v4: 172.31.32.16-172.31.32.47")
+}
+
+// TestPodsDuringAssignmentDelayNothing changes a pool while the cloud answers, as the count of addresses in its status does.
+func TestPodsDuringAssignmentDelayNothing(t *testing.T) {
+	x := newManagedBench(t, 4)
+	x.join("worker1", x.subnets[1])
+	x.pass(0)
+	x.pods("worker1", 20)
+	x.intercept(interceptor.Funcs{
+		SubResourcePatch: func(ctx context.Context, c client.Client, sub string, o client.Object, patch client.Patch, options ...client.SubResourcePatchOption) error {
+			pool := x.pools()["aws-worker1-0-v4"]
+			metav1.SetMetaDataLabel(&pool.ObjectMeta, "count", fmt.Sprint(x.cloud.Requests()))
+			if err := x.c.Update(ctx, pool); err != nil {
+				t.Error(err)
+			}
+			return c.SubResource(sub).Patch(ctx, o, patch, options...)
+		},
+	})
+	x.pass(time.Minute) // the last answer is old
+	x.pass(100 * time.Millisecond)
+	x.want("aws-worker1-0-v4: 172.31.32.16-172.31.32.47")
+}
+
+// TestConflictsDelayNoPrefix has a slow controller meet conflicts. The pause before the next question must not grow meanwhile.
+func TestConflictsDelayNoPrefix(t *testing.T) {
+	x := newManagedBench(t, 4)
+	x.join("worker1", x.subnets[1])
+	x.pass(0)
+	x.pods("worker1", 20)
+	conflicts := 3
+	x.intercept(interceptor.Funcs{
+		Patch: func(ctx context.Context, c client.WithWatch, o client.Object, patch client.Patch, options ...client.PatchOption) error {
+			if _, pool := o.(*v2beta1.SpiderIPPool); pool && conflicts > 0 {
+				conflicts--
+				return apierrors.NewConflict(v2beta1.GroupVersion.WithResource("spiderippools").GroupResource(), o.GetName(), errors.New("a test"))
+			}
+			return c.Patch(ctx, o, patch, options...)
+		},
+	})
+	x.pass(time.Minute) // the last answer is old
+	x.pass(100 * time.Millisecond)
+	for range 3 {
+		x.pass(cloud.Apart + time.Second)
+	}
 	x.want("aws-worker1-0-v4: 172.31.32.16-172.31.32.47")
 }
 

@@ -61,6 +61,17 @@ func (in *input) instanceOf(node string) string {
 	return ""
 }
 
+// growing returns the nodes with a pool that is to get addresses. Only a fresh answer gives a pool addresses.
+func (in *input) growing(plan cloud.Plan) (nodes []string) {
+	for _, p := range plan.Pools {
+		k := slices.IndexFunc(in.existing, func(have cloud.ExistingPool) bool { return have.Name == p.Name })
+		if k < 0 || !in.existing[k].IPs.ContainsSet(p.IPs) {
+			nodes = append(nodes, p.Node)
+		}
+	}
+	return nodes
+}
+
 // read reads the nodes, the pools and the reserved addresses. Its faults concern nodes.
 func (r *Reconciler) read(ctx context.Context, network *v2beta1.SpiderCloudNetwork, s *session) (*input, []cloud.Issue, error) {
 	in := &input{pools: map[string]*v2beta1.SpiderIPPool{}, leases: map[string][]lease.Lease{}}

@@ -176,7 +176,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 		s.shrunk = r.clock.Now() // agents read the last write, not the question before it
 	}
 	if err != nil && len(refused) == 0 {
-		// Routine: while the cloud answers, pods come and go, and the status of their pool counts them.
+		s.askNow(now, in.growing(plan))
 		r.log.DebugContext(ctx, "the cache is behind; the next attempt is near", "err", err)
 		return ctrl.Result{RequeueAfter: behindTime}, nil
 	}
