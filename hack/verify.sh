@@ -11,7 +11,7 @@ unformatted=$(git ls-files '*.go' | xargs gofmt -l)
 [ -z "$unformatted" ] || fail "not formatted; run gofmt -w on: $unformatted"
 
 say "go vet and staticcheck"
-tags=apiserver,awscli,browser,e2e,kernel
+tags=apiserver,awscli,browser,e2e,gitops,kernel
 go vet -tags "$tags" ./...
 go tool -modfile=tools/go.mod staticcheck -tags "$tags" ./...
 lint=$(mktemp -d); trap 'rm -rf "$lint"' EXIT
@@ -29,6 +29,9 @@ go -C test/console mod tidy -diff || fail "test/console/go.mod is not tidy; run 
 go -C test/hubble mod tidy -diff || fail "test/hubble/go.mod is not tidy; run go -C test/hubble mod tidy"
 go -C hack/site mod tidy -diff || fail "hack/site/go.mod is not tidy; run go -C hack/site mod tidy"
 go -C test/vpccni mod tidy -diff || fail "test/vpccni/go.mod is not tidy; run go -C test/vpccni mod tidy"
+for tool in flux; do
+  go -C "test/gitops/$tool" mod tidy -diff || fail "test/gitops/$tool/go.mod is not tidy; run go -C test/gitops/$tool mod tidy"
+done
 go -C hack/release mod tidy -diff || fail "hack/release/go.mod is not tidy; run go -C hack/release mod tidy"
 go -C test/monitoring mod tidy -diff || fail "test/monitoring/go.mod is not tidy; run go -C test/monitoring mod tidy"
 
