@@ -41,6 +41,9 @@ type Interface struct {
 	Tags map[string]string
 	// Attached is the instance's ID, or empty.
 	Attached string
+	// Survives says that an attached interface is left when its instance ends. Provider.Attach
+	// has it deleted with the instance.
+	Survives bool
 }
 
 // UnknownDevice is the position of an attached interface that the cloud does not tell. Such an

@@ -42,8 +42,9 @@ type Issue struct {
 
 // Member is a node whose pools follow the cloud.
 type Member struct {
-	Node    string
-	Answers History
+	Node     string
+	Instance string // ID; empty for a node of another cloud
+	Answers  History
 }
 
 // Pool is a pool that an earlier plan asked for.
@@ -79,6 +80,8 @@ type Discovery struct {
 	// Managed says that the controller assigns the addresses itself (Manage). An interface without any is no issue then, and
 	// an IPv6 prefix has only the addresses that can be withheld (lease.Withholdable).
 	Managed bool
+	// Attached are the device indexes where the controller attaches an interface (Attach), which then reports a missing one.
+	Attached map[int]bool
 	// Leaving are the addresses that the controller gives back to the cloud, by pool. They leave the pool like addresses that
 	// the cloud has taken away, but no pod may use them, so no event names pods.
 	Leaving map[string]inet.Set
@@ -267,6 +270,7 @@ func (p *discovery) missing(s slot, latest supply, found bool) {
 	switch {
 	case !s.member.Answers.exists():
 		p.issue(InstanceMissing, fmt.Sprintf("the cloud does not know the instance of node %s; check spec.providerID of the node", node))
+	case !found && p.Attached[s.device]:
 	case !found:
 		p.issue(InterfaceMissing, fmt.Sprintf("the instance of node %s has no interface with device index %d; attach one", node, s.device))
 	case latest.ips.IsEmpty() && p.Managed:

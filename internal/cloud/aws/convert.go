@@ -81,6 +81,7 @@ func interfaceOfInstance(n types.InstanceNetworkInterface, instance string) (clo
 		cloud.Interface{
 			ID: awssdk.ToString(n.NetworkInterfaceId), MAC: strings.ToLower(awssdk.ToString(n.MacAddress)), Subnet: awssdk.ToString(n.SubnetId),
 			SecurityGroups: groups(n.Groups), Attached: instance, Device: int(awssdk.ToInt32(n.Attachment.DeviceIndex)),
+			Survives: !awssdk.ToBool(n.Attachment.DeleteOnTermination),
 		},
 		each(n.PrivateIpAddresses, func(a types.InstancePrivateIpAddress) single { return single{a.PrivateIpAddress, a.Primary} }),
 		each(n.Ipv6Addresses, func(a types.InstanceIpv6Address) single { return single{a.Ipv6Address, a.IsPrimaryIpv6} }),
@@ -98,6 +99,7 @@ func interfaceOf(n types.NetworkInterface) (cloud.Interface, error) {
 	}
 	if n.Attachment != nil {
 		out.Attached, out.Device = awssdk.ToString(n.Attachment.InstanceId), int(awssdk.ToInt32(n.Attachment.DeviceIndex))
+		out.Survives = !awssdk.ToBool(n.Attachment.DeleteOnTermination)
 	}
 	return withAddresses(
 		out,

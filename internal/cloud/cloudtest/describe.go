@@ -13,8 +13,10 @@ import (
 // describe returns the present state as values that share nothing with it.
 func (f *Fake) describe() view {
 	var v view
-	for _, i := range f.state.ifaces {
-		v.ifaces = append(v.ifaces, copyOf(*i))
+	for id, i := range f.state.ifaces {
+		described := copyOf(*i)
+		described.Survives = i.Attached != "" && !f.state.dies[id]
+		v.ifaces = append(v.ifaces, described)
 	}
 	slices.SortFunc(v.ifaces, func(a, b cloud.Interface) int {
 		return cmp.Or(cmp.Compare(a.Device, b.Device), cmp.Compare(a.ID, b.ID))

@@ -51,7 +51,7 @@ func checkAttach(t *testing.T, s scene) {
 	for range 2 {
 		must(t, s.Attach(ctx, eth1.ID, s.instance, 1))
 	}
-	if got := s.describe(t, eth1.ID); got.Attached != s.instance || got.Device != 1 {
+	if got := s.describe(t, eth1.ID); got.Attached != s.instance || got.Device != 1 || got.Survives {
 		t.Errorf("the attached interface is described as %+v", got)
 	}
 	if i := get(s.Instances(ctx, []string{s.instance}))(t)[0]; len(i.Interfaces) != 2 || i.Interfaces[1].ID != eth1.ID {

@@ -25,10 +25,8 @@ type PolicyWorld interface {
 	Used() map[string]bool
 }
 
-const clusterTag = "spiderpool.spidernet.io/cluster"
-
 // Policies runs every call of a provider with the policies of a documentation page, and once more without each of their
-// actions. The page has a policy as JSON below each of the headings Discover and Changes, with CLUSTER for the name of the cluster.
+// actions. The page has a policy as JSON below each of the headings Discover and Attach, with CLUSTER for the name of the cluster.
 func Policies(t *testing.T, page string, start func(t *testing.T) (cloud.Provider, PolicyWorld), limits Limits) {
 	begin := func(t *testing.T) (scene, PolicyWorld) {
 		var w PolicyWorld
@@ -38,7 +36,7 @@ func Policies(t *testing.T, page string, start func(t *testing.T) (cloud.Provide
 		}, limits)
 		return s, w
 	}
-	for mode, run := range map[string]func(scene, context.Context) error{"Discover": scene.discover, "Changes": scene.change} {
+	for mode, run := range map[string]func(scene, context.Context) error{"Discover": scene.discover, "Attach": scene.change} {
 		policy := documented(t, page, mode)
 		actions := actionsOf(policy)
 		t.Run(mode, func(t *testing.T) {
@@ -61,7 +59,7 @@ func Policies(t *testing.T, page string, start func(t *testing.T) (cloud.Provide
 	}
 	t.Run("foreign interfaces", func(t *testing.T) {
 		s, w := begin(t)
-		checkForeignInterface(t, s, func() { must(t, w.Permit(documented(t, page, "Changes"))) })
+		checkForeignInterface(t, s, func() { must(t, w.Permit(documented(t, page, "Attach"))) })
 	})
 }
 
@@ -100,9 +98,9 @@ func (s scene) discover(ctx context.Context) error {
 	return errors.Join(errorOf(s.Instances(ctx, []string{s.instance})), errorOf(s.Subnets(ctx, []string{s.subnet}, nil)))
 }
 
-// change makes every call of the provider.
+// change makes every call of SpiderCloudNetworks. None of them detaches interfaces.
 func (s scene) change(ctx context.Context) error {
-	all := []error{s.discover(ctx), errorOf(s.Limits(ctx, []string{typeLarge}))}
+	all := []error{s.discover(ctx), errorOf(s.Limits(ctx, []string{typeLarge})), errorOf(s.Interfaces(ctx, cloud.Query{Tags: map[string]string{cloud.TagCluster: "test"}}))}
 	eth1, err := s.Create(ctx, s.owned("test"))
 	if err != nil {
 		return errors.Join(append(all, err)...)
@@ -112,12 +110,16 @@ func (s scene) change(ctx context.Context) error {
 		pieces, err := s.Assign(ctx, cloud.Assignment{Interface: eth1.ID, Family: family, Unit: cloud.Prefixes, Count: 1})
 		all = append(all, err, s.Unassign(ctx, eth1.ID, pieces))
 	}
-	return errors.Join(append(all, s.Detach(ctx, eth1.ID), s.Delete(ctx, eth1.ID))...)
+	idle, err := s.Create(ctx, s.owned("test"))
+	if err == nil {
+		err = s.Delete(ctx, idle.ID)
+	}
+	return errors.Join(append(all, err)...)
 }
 
 // owned describes an interface of a cluster.
 func (s scene) owned(cluster string) cloud.NewInterface {
-	return cloud.NewInterface{Subnet: s.subnet, SecurityGroups: []string{s.SecurityGroup()}, Tags: map[string]string{clusterTag: cluster}}
+	return cloud.NewInterface{Subnet: s.subnet, SecurityGroups: []string{s.SecurityGroup()}, Tags: map[string]string{cloud.TagCluster: cluster}}
 }
 
 // checkForeignInterface shows that the policy spares the interfaces of other clusters.

@@ -38,6 +38,7 @@ type iface struct {
 	Assigned       []netip.Prefix    `json:"assigned"`
 	Tags           map[string]string `json:"tags,omitempty"`
 	Attached       string            `json:"attached,omitempty"`
+	Survives       bool              `json:"-"` // of interfaces that a provider creates
 }
 
 type subnet struct {

@@ -1,0 +1,72 @@
+package cloud
+
+import (
+	"slices"
+	"time"
+)
+
+// Listing is what a provider said about the interfaces that the controller has created.
+type Listing struct {
+	At         time.Time
+	Interfaces []Interface
+}
+
+// Listings holds the last listing, and one at least Apart before it. The zero value holds none.
+type Listings struct {
+	earlier, latest *Listing
+}
+
+// Add returns the listings with one more.
+func (l Listings) Add(one Listing) Listings {
+	if l.latest != nil && one.At.Sub(l.latest.At) >= Apart {
+		l.earlier = l.latest
+	}
+	l.latest = &one
+	return l
+}
+
+// At returns the time of the last listing, the zero time for none.
+func (l Listings) At() time.Time {
+	if l.latest == nil {
+		return time.Time{}
+	}
+	return l.latest.At
+}
+
+// Interface returns an interface as the last listing shows it.
+func (l Listings) Interface(id string) (Interface, bool) { return l.latest.named(id) }
+
+// With returns the listings as if they had shown this interface: the cloud has confirmed the change.
+func (l Listings) With(i Interface) Listings {
+	return l.changed(func(is []Interface) []Interface { return append(without(is, i.ID), i) })
+}
+
+// Without returns the listings as if they had not shown the interface.
+func (l Listings) Without(id string) Listings {
+	return l.changed(func(is []Interface) []Interface { return without(is, id) })
+}
+
+func without(is []Interface, id string) []Interface {
+	return slices.DeleteFunc(slices.Clone(is), func(i Interface) bool { return i.ID == id })
+}
+
+// changed returns the listings with other interfaces. A listing never changes, so it copies them.
+func (l Listings) changed(change func([]Interface) []Interface) Listings {
+	for _, at := range []**Listing{&l.earlier, &l.latest} {
+		if *at != nil {
+			*at = &Listing{(*at).At, change((*at).Interfaces)}
+		}
+	}
+	return l
+}
+
+func (l *Listing) named(id string) (Interface, bool) {
+	if l == nil {
+		return Interface{}, false
+	}
+	i := slices.IndexFunc(l.Interfaces, func(i Interface) bool { return i.ID == id })
+	if i < 0 {
+		return Interface{}, false
+	}
+	return l.Interfaces[i], true
+}
