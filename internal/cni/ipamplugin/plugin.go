@@ -9,12 +9,14 @@ package ipamplugin
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"time"
 
 	"github.com/containernetworking/cni/pkg/types"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
+	"golang.org/x/sys/unix"
 
 	"spiderpool.dev/spiderpool/internal/cni/plugin"
 	"spiderpool.dev/spiderpool/internal/cniconf"
@@ -50,7 +52,29 @@ func (c *conf) add(call *plugin.Call) error {
 	if err != nil {
 		return err
 	}
+	if err := c.upMaster(); err != nil {
+		return err
+	}
 	return call.Print(resultOf(reply))
+}
+
+// upMaster sets the node's master interface up. The main plugins need it up, and leave it as it is. An interface
+// that a cloud has attached to the running node is down unless a program of the node configures it.
+func (c *conf) upMaster() error {
+	if c.Master == "" || c.LinkInContainer {
+		return nil
+	}
+	up, err := isUp(c.Master)
+	switch {
+	case errors.Is(err, unix.ENODEV):
+		return nil // the main plugin reports it
+	case err == nil && !up:
+		err = setUp(c.Master)
+	}
+	if err != nil {
+		return fmt.Errorf("set the master interface %s up: %w", c.Master, err)
+	}
+	return nil
 }
 
 // delTime is how long DEL waits for the agent. The agent itself stops waiting for the
