@@ -50,7 +50,7 @@ type CloudManagement struct {
 
 // CloudAction is a call that changes the cloud.
 //
-// +kubebuilder:validation:Enum=Assign;Unassign
+// +kubebuilder:validation:Enum=Assign;Unassign;Create;Attach;Delete
 type CloudAction string
 
 const (
@@ -58,6 +58,12 @@ const (
 	CloudAssign CloudAction = "Assign"
 	// CloudUnassign takes addresses from an interface.
 	CloudUnassign CloudAction = "Unassign"
+	// CloudCreate creates an interface.
+	CloudCreate CloudAction = "Create"
+	// CloudAttach attaches an interface to an instance, and has it deleted with the instance.
+	CloudAttach CloudAction = "Attach"
+	// CloudDelete deletes an interface without an instance.
+	CloudDelete CloudAction = "Delete"
 )
 
 // CloudChange is a call of the cloud that has begun, and whose outcome is not known yet.
@@ -66,19 +72,39 @@ type CloudChange struct {
 	// +kubebuilder:validation:MaxLength=32
 	ID string `json:"id"`
 
-	// Node is the node of the interface.
+	// Node is the node of the interface. It is empty for an interface without one.
 	// +kubebuilder:validation:MaxLength=253
 	Node string `json:"node"`
 
-	// Interface is the ID of the interface in the cloud, e.g. "eni-0123456789abcdef0".
+	// Interface is the ID of the interface in the cloud, e.g. "eni-0123456789abcdef0". It is empty while one is created.
 	// +kubebuilder:validation:MaxLength=253
 	Interface string `json:"interface"`
 
-	// Action is Assign or Unassign.
+	// Action is the call, e.g. Assign.
 	Action CloudAction `json:"action"`
 }
 
+// CloudAttachment says how the controller makes an interface for a node without one.
+type CloudAttachment struct {
+	// SubnetTags are the tags of the subnets for the interfaces, e.g. {"pods": "yes"}. An empty value matches any. The controller
+	// takes the subnet in the zone of the node with the most free addresses.
+	// +kubebuilder:validation:MinProperties=1
+	// +kubebuilder:validation:MaxProperties=10
+	SubnetTags map[string]string `json:"subnetTags"`
+
+	// SecurityGroups are the IDs of the security groups, e.g. ["sg-0123456789abcdef0"]. The default is those of the
+	// primary interface of the node.
+	// +optional
+	// +kubebuilder:validation:MaxItems=16
+	// +kubebuilder:validation:items:MinLength=1
+	// +kubebuilder:validation:items:MaxLength=64
+	// +listType=set
+	SecurityGroups []string `json:"securityGroups,omitempty"`
+}
+
 // CloudInterface is one network interface of each node.
+//
+// +kubebuilder:validation:XValidation:rule=`!has(self.attach) || self.device > 0`,message="device 0 is the primary interface, which every instance has; remove attach, or use device 1 or higher"
 type CloudInterface struct {
 	// Device is the device index of the interface at its instance. 0 is the primary interface.
 	// On Alibaba Cloud, it is the tag spiderpool.spidernet.io/device of the interface, e.g. "1".
@@ -102,10 +128,17 @@ type CloudInterface struct {
 	// +kubebuilder:validation:MaxLength=15
 	// +kubebuilder:validation:XValidation:rule=`self.matches('^[^/:\\s]+$')`,messageExpression=`"'" + self + "' is not an interface name; copy the name from 'ip link'"`
 	Master string `json:"master,omitempty"`
+
+	// Attach has the controller create the interface and attach it to nodes without an interface at this device index, up
+	// to the limit of their instance type. The interface goes with its instance. It needs the mode Manage, and the provider
+	// aws or alibaba.
+	// +optional
+	Attach *CloudAttachment `json:"attach,omitempty"`
 }
 
 // SpiderCloudNetworkSpec selects the interfaces of the cloud that are to have pools.
 //
+// +kubebuilder:validation:XValidation:rule=`self.mode == 'Manage' && self.provider != 'iaas' || self.interfaces.all(i, !has(i.attach))`,messageExpression=`"attach needs mode 'Manage' and provider 'aws' or 'alibaba', and they are '" + self.mode + "' and '" + self.provider + "'; change them, or remove attach and attach the interfaces with the tools of the cloud"`
 // +kubebuilder:validation:XValidation:rule=`!has(self.manage) || self.mode == 'Manage'`,messageExpression=`"manage needs mode 'Manage', and mode is '" + self.mode + "'; set mode, or remove manage"`
 type SpiderCloudNetworkSpec struct {
 	// Provider is the cloud, e.g. "aws".

@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -33,8 +34,14 @@ func clouds(service config.IaaS, live client.Reader, calls *cloudmetrics.Metrics
 }
 
 // cloudOptions returns the options of the mode Manage.
-func cloudOptions(holds *withhold.Withholder, cfg config.Controller) cloudnetwork.Options {
-	return cloudnetwork.Options{Networks: cfg.Multus.ClusterNetwork(cfg.PodNamespace), Withholder: holds}
+func cloudOptions(holds *withhold.Withholder, live client.Reader, cfg config.Controller) cloudnetwork.Options {
+	// The namespace kube-system cannot be deleted, so its UID is used as the ID of a cluster in many programs.
+	cluster := func(ctx context.Context) (string, error) {
+		var system corev1.Namespace
+		err := live.Get(ctx, client.ObjectKey{Name: metav1.NamespaceSystem}, &system)
+		return string(system.UID), err
+	}
+	return cloudnetwork.Options{Networks: cfg.Multus.ClusterNetwork(cfg.PodNamespace), Withholder: holds, Cluster: cluster}
 }
 
 // open returns the client of one cloud. A service has no region.

@@ -272,7 +272,7 @@ func features(mgr ctrl.Manager, cfg config.Controller, index *poolindex.Index, o
 		{peergroup.NewRemover(w.Client, live, log), "policy.enabled", !cfg.Policy.Enabled, nil},
 		{subnet.New(w), "ipam.spiderSubnet.enable", cfg.IPAM.SpiderSubnet.Enable, &v2beta1.SpiderSubnet{}},
 		{multusconfig.New(w, log), "multus.enableMultusConfig", cfg.Multus.EnableMultusConfig, &v2beta1.SpiderMultusConfig{}},
-		{cloudnetwork.New(w, clouds(cfg.IaaS, live, own.clouds), cloudOptions(holds, cfg), log), "cloud.enabled", cfg.Cloud.Enabled, &v2beta1.SpiderCloudNetwork{}},
+		{cloudnetwork.New(w, clouds(cfg.IaaS, live, own.clouds), cloudOptions(holds, live, cfg), log), "cloud.enabled", cfg.Cloud.Enabled, &v2beta1.SpiderCloudNetwork{}},
 		{clustercidr.New(w, live, coordinatorOptions(cfg)), "coordinator.enabled", cfg.CoordinatorName != "", &v2beta1.SpiderCoordinator{}},
 	}
 	for _, r := range policyfault.All(w, live) {

@@ -133,6 +133,10 @@
 - apiGroups: [spiderpool.spidernet.io]
   resources: [spidermultusconfigs]
   verbs: [create, patch]
+# Their finalizer, while an interface that the controller has created may be without an instance.
+- apiGroups: [spiderpool.spidernet.io]
+  resources: [spidercloudnetworks]
+  verbs: [patch]
 {{- end }}
 # SpiderReservedIPs for the addresses of nodes.
 - apiGroups: [spiderpool.spidernet.io]

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -49,7 +50,10 @@ func runController(t *testing.T) *cloudtest.Fake {
 	kubetest.ManagerWith(t, "secure", func(mgr ctrl.Manager) error {
 		providers := func(context.Context, v2beta1.CloudProvider, string) (cloud.Provider, error) { return fake, nil }
 		log := slog.New(slog.DiscardHandler)
-		o := cloudnetwork.Options{Withholder: withhold.New(liveblocks.New(mgr.GetClient(), mgr.GetAPIReader()), time.Now, log)}
+		o := cloudnetwork.Options{
+			Withholder: withhold.New(liveblocks.New(mgr.GetClient(), mgr.GetAPIReader()), time.Now, log),
+			Cluster:    func(context.Context) (string, error) { return "uid", nil },
+		}
 		return errors.Join(
 			blockindex.IndexBlocksByPool(t.Context(), mgr.GetFieldIndexer()),
 			cloudnetwork.New(status.NewWriter(mgr), providers, o, log).Register(mgr),
@@ -203,6 +207,20 @@ func TestBadNetworksAreRefused(t *testing.T) {
 			n.Spec.Interfaces = append(n.Spec.Interfaces, v2beta1.CloudInterface{MultusName: "default/other"})
 		}},
 		{"long name", "choose a shorter name", func(n *v2beta1.SpiderCloudNetwork) { n.Name = strings.Repeat("n", 41) }},
+		{"attach without its mode", "attach needs mode 'Manage' and provider 'aws' or 'alibaba', and they are 'Discover' and 'aws'", func(n *v2beta1.SpiderCloudNetwork) {
+			n.Spec.Interfaces[0].Device, n.Spec.Interfaces[0].Attach = 1, &v2beta1.CloudAttachment{SubnetTags: map[string]string{"pods": "yes"}}
+		}},
+		{"attach at a service", "they are 'Manage' and 'iaas'", func(n *v2beta1.SpiderCloudNetwork) {
+			n.Spec.Provider, n.Spec.Mode = v2beta1.CloudIaaS, v2beta1.CloudManage
+			n.Spec.Interfaces[0].Device, n.Spec.Interfaces[0].Attach = 1, &v2beta1.CloudAttachment{SubnetTags: map[string]string{"pods": "yes"}}
+		}},
+		{"attach device 0", "device 0 is the primary interface", func(n *v2beta1.SpiderCloudNetwork) {
+			n.Spec.Mode, n.Spec.Interfaces[0].Attach = v2beta1.CloudManage, &v2beta1.CloudAttachment{SubnetTags: map[string]string{"pods": "yes"}}
+		}},
+		{"attach without tags", "should have at least 1 properties", func(n *v2beta1.SpiderCloudNetwork) {
+			n.Spec.Mode = v2beta1.CloudManage
+			n.Spec.Interfaces[0].Device, n.Spec.Interfaces[0].Attach = 1, &v2beta1.CloudAttachment{SubnetTags: map[string]string{}}
+		}},
 		{"version", "spec.ipVersions[0]", func(n *v2beta1.SpiderCloudNetwork) { n.Spec.IPVersions = []int64{5} }},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -213,6 +231,37 @@ func TestBadNetworksAreRefused(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestAttachOnAPIServer has the controller attach an interface, and wait with the end of its network until none is left, with the rights
+// of the chart.
+func TestAttachOnAPIServer(t *testing.T) {
+	fake := runController(t)
+	c := kubetest.Client(t)
+	fake.AddType("m5.large", cloud.Limits{Interfaces: 3, IPv4: 10, IPv6: 10, Prefixes: true})
+	instance := fake.AddInstance("m5.large", fake.AddSubnet("eu-central-1a", map[string]string{"pods": "yes"}, netip.MustParsePrefix("172.31.16.0/20")))
+	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "attached", Labels: map[string]string{"pods": "attach"}}}
+	node.Spec.ProviderID = fake.ProviderID(instance)
+	kubetest.Create(t, c, node)
+	scn := network("attach")
+	scn.Spec.Mode, scn.Spec.IPVersions = v2beta1.CloudManage, []int64{4}
+	scn.Spec.Interfaces[0] = v2beta1.CloudInterface{Device: 1, MultusName: "default/ipvlan-attach", Attach: &v2beta1.CloudAttachment{SubnetTags: map[string]string{"pods": "yes"}}}
+	kubetest.Create(t, c, scn)
+	wantPools(t, c, "attach-attached-1-v4: 172.31.16.16-172.31.16.31")
+	wantReady(t, c, scn, "PoolsUpToDate", 1)
+	if len(scn.Finalizers) != 1 {
+		t.Errorf("the finalizers are %v", scn.Finalizers)
+	}
+	if err := c.Delete(t.Context(), scn); err != nil {
+		t.Fatal(err)
+	}
+	kubetest.Eventually(t, func(ctx context.Context) error {
+		if err := c.Get(ctx, client.ObjectKeyFromObject(scn), scn); !apierrors.IsNotFound(err) {
+			return fmt.Errorf("the network has the finalizers %v: %w", scn.Finalizers, err)
+		}
+		return nil
+	})
+	kubetest.Remove(t, c, &v2beta1.SpiderIPPool{ObjectMeta: metav1.ObjectMeta{Name: "attach-attached-1-v4"}})
 }
 
 // TestManageAssignsOnAPIServer has a node and a pod come, with the rights of the chart.

@@ -121,6 +121,7 @@ func (s *session) doubt(now time.Time, changes []v2beta1.CloudChange, nodes []me
 		default:
 			delete(s.doubts, id)
 			s.ended[id] = now
+			s.own.relist()
 		}
 	}
 	return busy, again

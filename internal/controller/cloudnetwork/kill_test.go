@@ -56,6 +56,22 @@ func (m *mortal) Unassign(ctx context.Context, iface string, pieces []netip.Pref
 	return m.step(func() error { return m.Provider.Unassign(ctx, iface, pieces) })
 }
 
+func (m *mortal) Create(ctx context.Context, n cloud.NewInterface) (made cloud.Interface, err error) {
+	err = m.step(func() error {
+		made, err = m.Provider.Create(ctx, n)
+		return err
+	})
+	return made, err
+}
+
+func (m *mortal) Attach(ctx context.Context, iface, instance string, device int) error {
+	return m.step(func() error { return m.Provider.Attach(ctx, iface, instance, device) })
+}
+
+func (m *mortal) Delete(ctx context.Context, iface string) error {
+	return m.step(func() error { return m.Provider.Delete(ctx, iface) })
+}
+
 func (m *mortal) client(c client.WithWatch) client.WithWatch {
 	return interceptor.NewClient(c, interceptor.Funcs{
 		Create: func(ctx context.Context, c client.WithWatch, o client.Object, options ...client.CreateOption) error {

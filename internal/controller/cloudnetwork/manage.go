@@ -71,6 +71,17 @@ func (r *Reconciler) manage(ctx context.Context, network *v2beta1.SpiderCloudNet
 	if err := r.record(ctx, network, s, nil); err != nil {
 		return cloud.ManagePlan{}, nil, fmt.Errorf("remove ended calls from the status: %w", err)
 	}
+	var faults []cloud.Issue
+	if manages(network) {
+		if fault := s.readLimits(ctx, now, in.nodes); fault != nil {
+			faults = append(faults, *fault)
+		}
+	}
+	attached, issues, err := r.attachInterfaces(ctx, network, s, in, busy, asked)
+	if err != nil {
+		return cloud.ManagePlan{}, nil, err
+	}
+	faults, again = append(faults, issues...), append(again, attached.Again...)
 	if !manages(network) {
 		if len(busy) == 0 { // the cloud has taken back, or will, what a call without an answer names
 			for _, h := range s.ofNetwork(network.Name) {
@@ -78,11 +89,7 @@ func (r *Reconciler) manage(ctx context.Context, network *v2beta1.SpiderCloudNet
 			}
 		}
 		s.idle, s.returning, s.more = nil, nil, false
-		return cloud.ManagePlan{Again: again}, nil, nil
-	}
-	var faults []cloud.Issue
-	if fault := s.readLimits(ctx, now, in.nodes); fault != nil {
-		faults = append(faults, *fault)
+		return cloud.ManagePlan{Again: again}, faults, nil
 	}
 	waiting, err := r.waiting(ctx, network, in)
 	if err != nil {
@@ -90,7 +97,7 @@ func (r *Reconciler) manage(ctx context.Context, network *v2beta1.SpiderCloudNet
 	}
 	plan := cloud.Manage(s.management(in.discovery(network, s, asked), network, in, waiting, busy))
 	s.idle, s.returning, s.more = plan.Idle, plan.Returning, false
-	plan.Again = append(plan.Again, again...)
+	plan.Again, plan.Ask = append(plan.Again, again...), append(plan.Ask, attached.Ask...)
 	faults = append(faults, plan.Issues...)
 	refused, err := r.grow(ctx, network, s, in, &plan)
 	if err != nil {

@@ -37,16 +37,17 @@ type input struct {
 func (in *input) discovery(network *v2beta1.SpiderCloudNetwork, s *session, now time.Time) cloud.Discovery {
 	d := cloud.Discovery{
 		Now: now, Network: network.Name, Subnets: s.subnets, Pools: in.existing, Others: in.others, Reserved: in.reserved, Settled: s.settled(now),
-		Managed: manages(network), Leaving: s.leaving(network.Name),
+		Managed: manages(network), Leaving: s.leaving(network.Name), Attached: map[int]bool{},
 	}
 	for _, i := range network.Spec.Interfaces {
 		d.Devices = append(d.Devices, int(i.Device))
+		d.Attached[int(i.Device)] = manages(network) && i.Attach != nil
 	}
 	for _, version := range network.Spec.IPVersions {
 		d.Families = append(d.Families, inet.Family(version))
 	}
 	for _, m := range in.nodes {
-		d.Members = append(d.Members, cloud.Member{Node: m.node, Answers: s.histories[m.instance]})
+		d.Members = append(d.Members, cloud.Member{Node: m.node, Instance: m.instance, Answers: s.histories[m.instance]})
 	}
 	return d
 }

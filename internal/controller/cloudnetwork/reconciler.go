@@ -69,6 +69,7 @@ type Reconciler struct {
 	log       *slog.Logger
 	sessions  map[string]*session // by SpiderCloudNetwork; one reconcile runs at a time
 	news      *news
+	cluster   string // its UID, once it is known
 	jitter    func(limit time.Duration) time.Duration
 	Options
 }
@@ -77,6 +78,8 @@ type Reconciler struct {
 type Options struct {
 	Networks   pool.ClusterNetwork // of pods without annotations
 	Withholder withholder
+	// Cluster returns the UID of the cluster, which is a tag of the interfaces that the controller creates.
+	Cluster func(ctx context.Context) (string, error)
 }
 
 // New returns a reconciler. The client of w must have a cache with the index of
@@ -139,7 +142,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 		return ctrl.Result{}, client.IgnoreNotFound(err)
 	}
 	if network.DeletionTimestamp != nil {
-		return ctrl.Result{}, nil
+		return r.end(ctx, network)
 	}
 	if _, err := selectorOf(network); err != nil {
 		return ctrl.Result{}, r.report(ctx, network, nil, []cloud.Issue{{Reason: "Invalid", Text: "spec.nodeSelector: " + err.Error()}})

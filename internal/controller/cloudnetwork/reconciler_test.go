@@ -89,7 +89,10 @@ func (x *bench) restart() {
 // start begins with an empty memory, and with this client and cloud.
 func (x *bench) start(c client.WithWatch, provider cloud.Provider) {
 	w, log := status.Writer{Client: c, Recorder: status.Recorder{EventRecorder: x.events}}, slog.New(slog.DiscardHandler)
-	o := Options{Withholder: withhold.New(liveblocks.New(c, c), x.clock.Now, log)}
+	o := Options{
+		Withholder: withhold.New(liveblocks.New(c, c), x.clock.Now, log),
+		Cluster:    func(context.Context) (string, error) { return "uid-cluster", nil },
+	}
 	x.r = New(w, func(context.Context, v2beta1.CloudProvider, string) (cloud.Provider, error) { return provider, nil }, o, log)
 	x.r.clock = x.clock
 }

@@ -27,6 +27,7 @@ type session struct {
 	retry     time.Time
 	fault     *cloud.Issue
 	jitter    func(limit time.Duration) time.Duration // random, below the limit
+	own       owned
 	managed
 }
 
@@ -45,7 +46,7 @@ type member struct {
 
 func newSession(key string, provider cloud.Provider, now time.Time, jitter func(time.Duration) time.Duration) *session {
 	return &session{
-		jitter: jitter, managed: newManaged(),
+		jitter: jitter, managed: newManaged(), own: newOwned(),
 		key: key, provider: provider, resync: now, shrunk: now, described: now,
 		histories: map[string]cloud.History{}, subnets: map[string]cloud.Subnet{}, again: map[string]*repeat{}, heard: map[string]time.Time{},
 	}
@@ -186,7 +187,7 @@ func (s *session) plan(now time.Time, plan cloud.Plan) {
 // askNow has the next reconcile ask about nodes.
 func (s *session) askNow(now time.Time, nodes []string) {
 	for _, node := range nodes {
-		s.again[node] = &repeat{at: now.Add(time.Millisecond), pause: cloud.Apart}
+		s.again[node] = &repeat{at: now.Add(time.Millisecond), pause: cloud.Apart / 2} // and once more after Apart
 	}
 }
 
@@ -201,6 +202,7 @@ func (s *session) nextManaged(earlier func(time.Time)) {
 	if s.refusal != nil {
 		earlier(s.refusal.until)
 	}
+	s.own.next(earlier)
 	if len(s.returning) > 0 || len(s.withheld) > 0 {
 		earlier(s.shrunk.Add(settleTime))
 	}
@@ -232,7 +234,7 @@ func (s *session) next(now time.Time, plan cloud.Plan) time.Duration {
 			due = t
 		}
 	}
-	if s.more {
+	if s.more || s.own.more {
 		return 100 * time.Millisecond
 	}
 	s.nextManaged(earlier)

@@ -27,6 +27,7 @@ type wire struct {
 	*bench
 	ec2    *ec2test.Cloud
 	eni    string
+	vpc    string
 	subnet string
 }
 
@@ -45,7 +46,8 @@ func wireOf(x *bench, vpc ec2test.VPC, subnet ec2test.Subnet) *wire {
 	x.t.Helper()
 	w := &wire{bench: x, ec2: ec2test.New(ec2test.Options{Region: "eu-central-1"})}
 	w.serve()
-	subnet.VPC, subnet.Zone = w.ec2.AddVPC(vpc), "eu-central-1a"
+	w.vpc = w.ec2.AddVPC(vpc)
+	subnet.VPC, subnet.Zone = w.vpc, "eu-central-1a"
 	w.subnet = w.ec2.AddSubnet(subnet)
 	w.lead("eu-central-1")
 	return w
