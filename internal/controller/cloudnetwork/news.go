@@ -62,8 +62,14 @@ func eventsOfAgents(mgr ctrl.Manager) (cache.Cache, error) {
 	if err != nil {
 		return nil, fmt.Errorf("watch the events of agents: %w", err)
 	}
-	return agents, mgr.Add(agents)
+	return agents, mgr.Add(everyReplica{agents})
 }
+
+// everyReplica runs a cache on replicas that do not lead, too: they wait for the caches of their controllers, and end after two minutes
+// without one.
+type everyReplica struct{ cache.Cache }
+
+func (everyReplica) NeedLeaderElection() bool { return false }
 
 // hear records the news in an event of an agent, and returns requests for all SpiderCloudNetworks.
 // Old events come with the start of the controller, which asks about all nodes then.
