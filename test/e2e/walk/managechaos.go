@@ -61,7 +61,7 @@ func (s *storm) blow(ctx context.Context) (err error) {
 	group.Go(func() error { return watch.follow(inside) })
 	group.Go(func() error { return watch.check(inside) })
 	group.Go(func() error { return s.scale(inside, rand.New(rand.NewPCG(1, 1))) })
-	group.Go(func() error { return s.endControllers(inside, rand.New(rand.NewPCG(2, 2))) })
+	group.Go(func() error { return s.endControllers(inside, rand.New(rand.NewPCG(2, 2)), watch.changed) })
 	group.Go(func() error { return s.disturbCloud(inside, rand.New(rand.NewPCG(3, 3))) })
 	err = group.Wait()
 	if limited.Err() != nil && ctx.Err() == nil && !errors.Is(err, errUnrouted) {
@@ -112,16 +112,16 @@ func between(random *rand.Rand, least, most int) time.Duration {
 	return time.Duration(least+random.IntN(most-least+1)) * time.Second
 }
 
-// scale changes the number of pods: many for a minute, then few for so long that prefixes go back.
+// scale changes the number of pods: many for so long that interfaces grow, then few for so long that prefixes go back.
 func (s *storm) scale(ctx context.Context, random *rand.Rand) error {
 	for {
-		for range 3 {
-			if err := s.replicas(ctx, 24+random.IntN(20)); err != nil || !pause(ctx, between(random, 15, 25)) {
+		for range 2 {
+			if err := s.replicas(ctx, 40+random.IntN(25)); err != nil || !pause(ctx, between(random, 20, 30)) {
 				return err
 			}
 		}
-		for range 4 {
-			if err := s.replicas(ctx, random.IntN(6)); err != nil || !pause(ctx, between(random, 35, 45)) {
+		for range 5 {
+			if err := s.replicas(ctx, random.IntN(5)); err != nil || !pause(ctx, between(random, 28, 34)) {
 				return err
 			}
 		}
@@ -134,48 +134,60 @@ func (s *storm) replicas(ctx context.Context, n int) error {
 	return err
 }
 
-// endControllers kills or pauses controllers in quick succession, then leaves them alone for so long that prefixes go back.
-func (s *storm) endControllers(ctx context.Context, random *rand.Rand) error {
-	for pause(ctx, between(random, 20, 40)) {
-		for range 2 {
-			if err := s.endOne(ctx, random); err != nil {
-				return err
-			}
-			if !pause(ctx, between(random, 10, 30)) {
-				return nil
-			}
-		}
-		if !pause(ctx, between(random, 60, 180)) {
+// program is what pkill looks for.
+const program = "'^/usr/bin/spiderpool-controller'"
+
+// endControllers kills all controllers at every second change of routes, in the middle of an assignment or a return. Without such a
+// change, it kills or pauses the leader from time to time.
+func (s *storm) endControllers(ctx context.Context, random *rand.Rand, changed <-chan struct{}) error {
+	for {
+		end := s.endLeader
+		select {
+		case <-ctx.Done():
 			return nil
+		case <-changed:
+			if random.IntN(2) > 0 {
+				continue
+			}
+			end = s.endAll
+		case <-time.After(between(random, 100, 200)):
+		}
+		if err := end(ctx, random); err != nil {
+			return err
 		}
 	}
+}
+
+// endAll kills all controllers with SIGKILL, and replaces their pods: the kubelet would restart them after a while.
+func (s *storm) endAll(ctx context.Context, _ *rand.Rand) error {
+	for node := range s.Nodes {
+		_, _ = s.Exec(ctx, node, "pkill -KILL -f "+program) // none may run there
+	}
+	s.count.kills.Add(1)
+	_, _ = s.Kubectl(ctx, "delete pod --force --grace-period=0 --wait=false "+controllers) // the same
 	return nil
 }
 
-const controllers = "-n kube-system -l app.kubernetes.io/component=controller"
-
-// endOne kills the leader with SIGKILL, or pauses it for longer than its lock lasts. Half of the killed ones are replaced by a new
-// pod at once; the kubelet restarts the others after a while.
-func (s *storm) endOne(ctx context.Context, random *rand.Rand) error {
+// endLeader kills the leader with SIGKILL, or pauses it for longer than its lock lasts. The kubelet restarts it.
+func (s *storm) endLeader(ctx context.Context, random *rand.Rand) error {
 	leader, err := s.leader(ctx)
 	if err != nil || leader.Name == "" {
 		return nil // between two leaders
 	}
-	program, node := "'^/usr/bin/spiderpool-controller'", leader.Spec.NodeName
-	if random.IntN(4) == 0 {
-		s.count.pauses.Add(1)
-		_, _ = s.Exec(ctx, node, "pkill -STOP -f "+program) // it may have ended by itself
-		pause(ctx, 25*time.Second)
-		_, err := s.Exec(context.WithoutCancel(ctx), node, "pkill -CONT -f "+program+"; true")
-		return err
-	}
-	s.count.kills.Add(1)
-	_, _ = s.Exec(ctx, node, "pkill -KILL -f "+program) // the same
+	node := leader.Spec.NodeName
 	if random.IntN(2) == 0 {
-		_, _ = s.Kubectl(ctx, "delete pod -n kube-system --force --grace-period=0 --wait=false "+leader.Name) // the same
+		s.count.kills.Add(1)
+		_, _ = s.Exec(ctx, node, "pkill -KILL -f "+program) // it may have ended by itself
+		return nil
 	}
-	return nil
+	s.count.pauses.Add(1)
+	_, _ = s.Exec(ctx, node, "pkill -STOP -f "+program) // the same
+	pause(ctx, 25*time.Second)
+	_, err = s.Exec(context.WithoutCancel(ctx), node, "pkill -CONT -f "+program+"; true")
+	return err
 }
+
+const controllers = "-n kube-system -l app.kubernetes.io/component=controller"
 
 // leader returns the controller that holds the lock, or one without a name.
 func (s *storm) leader(ctx context.Context) (corev1.Pod, error) {
@@ -198,18 +210,23 @@ func (s *storm) leader(ctx context.Context) (corev1.Pod, error) {
 
 // disturbCloud replaces the faults of the cloud again and again. The last ones stay until the end of the storm.
 func (s *storm) disturbCloud(ctx context.Context, random *rand.Rand) error {
-	const assign, unassign = "AssignPrivateIpAddresses", "UnassignPrivateIpAddresses"
 	slow := &ec2test.Throttle{Reads: ec2test.Bucket{Size: 1, Refill: 0.1}, Unfiltered: ec2test.Bucket{Size: 1, Refill: 0.1}, Changes: ec2test.Bucket{Size: 1, Refill: 0.05}}
-	lost := func(action string) ec2test.Fault { return ec2test.Fault{Action: action, Times: 2, Done: true} }
+	// The call has an effect, and the answer is lost, or is an error.
+	lossy := func(code string) (faults []ec2test.Fault) {
+		for _, action := range []string{"AssignPrivateIpAddresses", "UnassignPrivateIpAddresses", "AssignIpv6Addresses", "UnassignIpv6Addresses"} {
+			faults = append(faults, ec2test.Fault{Action: action, Chance: 0.4, Done: true, Code: code})
+		}
+		return faults
+	}
 	all := []cloudFaults{
 		{},
-		{Throttle: slow},
-		{Lag: "15s"},
-		{Stale: 3, Faults: []ec2test.Fault{lost(assign), lost(unassign)}},
+		{Faults: lossy("")},
+		{Lag: "15s", Faults: lossy("")},
+		{Lag: "5s", Throttle: slow},
+		{Stale: 3, Faults: lossy("")},
+		{Stale: 2, Faults: lossy("InternalError")},
 		{Lag: "5s", Faults: []ec2test.Fault{{Chance: 0.3}}}, // cuts connections before the call has an effect
 		{Faults: []ec2test.Fault{{Chance: 0.5, Code: "InternalError"}}},
-		{Stale: 2, Faults: []ec2test.Fault{{Action: assign, Chance: 0.5, Done: true, Code: "InternalError"}, {Action: unassign, Chance: 0.5, Done: true, Code: "InternalError"}}},
-		{Lag: "10s", Faults: []ec2test.Fault{lost(assign), lost(unassign), lost("AssignIpv6Addresses")}},
 	}
 	for {
 		for _, at := range random.Perm(len(all)) {
@@ -219,7 +236,7 @@ func (s *storm) disturbCloud(ctx context.Context, random *rand.Rand) error {
 				return err
 			}
 			s.count.faults.Add(1)
-			if !pause(ctx, between(random, 15, 30)) {
+			if !pause(ctx, between(random, 10, 25)) {
 				return nil
 			}
 		}

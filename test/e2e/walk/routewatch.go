@@ -32,7 +32,8 @@ type routeWatch struct {
 		sync.Mutex
 		states []routesAt // in their order; old ones end up forgotten
 	}
-	assigned, returned      int // pieces
+	changed                 chan struct{} // receives after a change of routes
+	assigned, returned      int           // pieces
 	checks, addresses, most int
 	pods                    map[string]bool // by UID
 }
@@ -49,7 +50,9 @@ type holding struct {
 	node, pod string
 }
 
-func newRouteWatch(m *manage) *routeWatch { return &routeWatch{manage: m, pods: map[string]bool{}} }
+func newRouteWatch(m *manage) *routeWatch {
+	return &routeWatch{manage: m, pods: map[string]bool{}, changed: make(chan struct{}, 1)}
+}
 
 // String tells what the watch has seen.
 func (w *routeWatch) String() string {
@@ -84,6 +87,10 @@ func (w *routeWatch) add(state cloudState) {
 		former := w.mu.states[n-1].Routes
 		w.assigned += missingFrom(former, state.Routes)
 		w.returned += missingFrom(state.Routes, former)
+		select {
+		case w.changed <- struct{}{}:
+		default:
+		}
 	}
 	w.mu.states = append(w.mu.states, routesAt{state, time.Now()})
 	// Only the states of the last checks matter.
