@@ -98,6 +98,11 @@ func (a *Answer) interfaceAt(device int) (Interface, bool) {
 	return a.Instance.Interfaces[i], true
 }
 
+// has reports whether the answer has the interface.
+func (a *Answer) has(iface string) bool {
+	return a != nil && a.Instance != nil && slices.ContainsFunc(a.Instance.Interfaces, func(i Interface) bool { return i.ID == iface })
+}
+
 // supply is what one answer says about an interface in one family.
 type supply struct {
 	iface   string

@@ -121,7 +121,7 @@ type AttachPlan struct {
 // only after Grace, and if two listings agree. An attached interface is never detached. One without our tags is never changed: at a wanted
 // device index it counts like ours.
 func Attach(in Attaching) AttachPlan {
-	a := &attaching{Attaching: in, claimed: map[string]bool{}, undecided: map[Position]bool{}, used: map[string]int{}, stopped: map[string][]string{}, tried: map[string]bool{}}
+	a := &attaching{Attaching: in, claimed: map[string]bool{}, undecided: map[Position]bool{}, placed: map[Position]bool{}, used: map[string]int{}, stopped: map[string][]string{}, tried: map[string]bool{}}
 	a.plan.Unneeded = map[string]time.Time{}
 	for _, m := range in.Members {
 		for _, w := range in.Wanted {
@@ -137,6 +137,7 @@ type attaching struct {
 	Attaching
 	claimed   map[string]bool     // interfaces that are to be attached
 	undecided map[Position]bool   // nothing there may be deleted
+	placed    map[Position]bool   // the plan has a decision
 	used      map[string]int      // addresses that the plan takes, by subnet
 	stopped   map[string][]string // nodes that need an interface, by the place that stops them
 	tried     map[string]bool     // places with a refusal where the plan tries again
@@ -157,7 +158,10 @@ func (a *attaching) place(m Member, w Wanted) {
 	if _, ok := latest.interfaceAt(w.Device); ok {
 		return
 	}
-	a.undecided[at] = true
+	if a.placed[at] {
+		return // another node names the same instance
+	}
+	a.undecided[at], a.placed[at] = true, true
 	if a.Busy[m.Node] {
 		a.issue(InterfaceMissing, "node %s waits for a network interface with device index %d, because the outcome of a call is not known yet", m.Node, w.Device)
 		return
@@ -270,11 +274,12 @@ func (a *attaching) create(m Member, w Wanted, at Position) (reported bool) {
 	if len(n.SecurityGroups) == 0 {
 		n.SecurityGroups = primary.SecurityGroups
 	}
+	n.SecurityGroups = slices.Sorted(slices.Values(n.SecurityGroups)) // descriptions have no order
 	maps.Copy(n.Tags, a.Tags)
 	n.Tags[TagInstance], n.Tags[TagIndex] = at.Instance, strconv.Itoa(at.Device)
 	n.Token = token(n, a.Attempts[at])
 	a.used[subnet] += newNeeds
-	a.tried[Everywhere], a.tried[at.String()] = true, true
+	a.tried[Everywhere], a.tried[at.String()], a.tried[subnet] = true, true, true
 	a.plan.Create = append(a.plan.Create, Creation{n, m.Node, at})
 	return false
 }
@@ -297,7 +302,7 @@ func (a *attaching) subnet(node, zone string, w Wanted) (id string, reported boo
 			continue
 		}
 		inZone = true
-		if stop, ok := a.Stops[s.ID]; ok && !stop.Due {
+		if stop, ok := a.Stops[s.ID]; ok && (!stop.Due || a.tried[s.ID]) {
 			refusing = s.ID
 			continue
 		}
@@ -338,8 +343,9 @@ func (a *attaching) collect() {
 		a.plan.List = true
 		return
 	}
-	a.plan.Relist = a.plan.Relist || a.Found.earlier == nil && len(a.Wanted) == 0
-	a.plan.Clean = a.Found.earlier != nil && !hasLeftovers(a.Found.earlier) && !hasLeftovers(a.Found.latest)
+	clean := !hasLeftovers(a.Found.latest)
+	a.plan.Clean = clean && a.Found.earlier != nil && !hasLeftovers(a.Found.earlier)
+	a.plan.Relist = a.plan.Relist || len(a.Wanted) == 0 && !a.plan.Clean && (clean || a.Found.earlier == nil)
 	members := map[string]Member{}
 	for _, m := range a.Members {
 		if m.Answers.latest != nil && m.Answers.latest.Instance != nil {
@@ -355,6 +361,8 @@ func (a *attaching) collect() {
 			if here := (Position{i.Attached, i.Device}); i.Survives && i.Device != UnknownDevice && !a.isStopped(m.Node, here) {
 				a.attach(m.Node, i.ID, here)
 			}
+		case m.Answers.latest.has(i.ID):
+			a.plan.Again = append(a.plan.Again, m.Node) // somebody has detached it since, and the node may need it
 		case !a.isDoubtful(at.Instance):
 			a.drop(i)
 		}

@@ -160,6 +160,20 @@ func TestAttachPlans(t *testing.T) {
 		}, []string{"unneeded eni-2"}},
 		{"nothing is wanted", func(in *Attaching) { with(own("eni-2", "i-1"))(in); in.Wanted = nil }, []string{"unneeded eni-2"}},
 		{"nothing is wanted, one listing", func(in *Attaching) { in.Wanted, in.Found = nil, Listings{}.Add(Listing{At: in.Now}) }, []string{"list again"}},
+		{"nothing is wanted, the listings differ", func(in *Attaching) {
+			in.Wanted = nil
+			in.Found = Listings{}.Add(Listing{start, []Interface{own("eni-2", "i-9")}}).Add(Listing{At: in.Now})
+		}, []string{"list again"}},
+		{"detached by a user, the answer is older", func(in *Attaching) {
+			i := *in.Members[0].Answers.latest.Instance
+			i.Interfaces = append(slices.Clone(i.Interfaces), Interface{ID: "eni-2", Device: 1})
+			*in = in.with(own("eni-2", "i-1")).known(Answer{start, &i}, Answer{start.Add(time.Minute), &i})
+			in.Unneeded = map[string]time.Time{"eni-2": start.Add(-Grace)}
+		}, []string{"ask again"}},
+		{"two nodes of one instance", func(in *Attaching) {
+			in.Wanted[0].Subnets = []Subnet{{ID: "x", Zone: "a", Free: 100}, {ID: "y", Zone: "a", Free: 90}}
+			in.Members = append(in.Members, Member{"former-name", "i-1", in.Members[0].Answers})
+		}, []string{"InterfaceMissing", "clean", "create in x for i-1/1 with [sg-node]"}},
 		{"tags of the user", with(Interface{ID: "eni-2", Tags: map[string]string{TagCluster: "uid", TagNetwork: "aws"}}), []string{"InterfaceMissing", "clean", creates}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -217,6 +231,20 @@ func TestDueRefusalIsTriedOnce(t *testing.T) {
 	}
 }
 
+func TestDueSubnetIsTriedOnce(t *testing.T) {
+	in := needy()
+	m := in.Members[0]
+	i := *m.Answers.latest.Instance
+	i.ID = "i-2"
+	in.Members = append(in.Members, Member{"worker2", "i-2", History{}.Add(Answer{in.Now, &i})})
+	in.Wanted[0].Subnets = in.Wanted[0].Subnets[1:2]
+	in.Stops["large"] = Stop{Issue{"CloudUnavailable", "no such group"}, true}
+	plan := Attach(in)
+	if len(plan.Create) != 1 || plan.Issues[len(plan.Issues)-1].Text != "node worker2 needs a network interface: no such group" {
+		t.Errorf("%d interfaces are created, and the issues are %v", len(plan.Create), plan.Issues)
+	}
+}
+
 func TestTokenFollowsRequest(t *testing.T) {
 	token := func(change func(*Attaching)) string {
 		in := needy()
@@ -226,6 +254,12 @@ func TestTokenFollowsRequest(t *testing.T) {
 	same := token(func(*Attaching) {})
 	if again := token(func(in *Attaching) { in.Now = in.Now.Add(time.Second) }); again != same {
 		t.Errorf("a repetition has the token %s instead of %s", again, same)
+	}
+	groups := func(list ...string) func(*Attaching) {
+		return func(in *Attaching) { in.Wanted[0].SecurityGroups = list }
+	}
+	if token(groups("sg-1", "sg-2")) != token(groups("sg-2", "sg-1")) {
+		t.Error("the order of security groups changes the token")
 	}
 	for name, change := range map[string]func(*Attaching){
 		"subnet":  func(in *Attaching) { in.Stops["large"] = Stop{} },
