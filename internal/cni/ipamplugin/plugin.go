@@ -61,8 +61,8 @@ func (c *conf) add(call *plugin.Call) error {
 // upMaster sets the node's master interface up. The main plugins need it up, and leave it as it is. An interface
 // that a cloud has attached to the running node is down unless a program of the node configures it.
 func (c *conf) upMaster() error {
-	if c.Master == "" || c.LinkInContainer {
-		return nil
+	if c.Master == "" || c.LinkInContainer || len(c.Master) >= unix.IFNAMSIZ {
+		return nil // the ioctl takes no longer name; the main plugin takes one of ip-link's altnames
 	}
 	up, err := isUp(c.Master)
 	switch {

@@ -155,6 +155,15 @@ var dualStack = wire.AddReply{
 	DNS:    wire.DNS{Nameservers: []string{"192.0.2.53"}},
 }
 
+// The main plugins take an altname of an interface as master, and an altname may be long (ip-link(8)).
+func TestMasterMayHaveLongName(t *testing.T) {
+	node := serve(t, &agent{reply: dualStack})
+	config := strings.Replace(conf("1.1.0", ""), "ens5", "enp129s0f1np1v17", 1)
+	if result, ok := run(t, node, "ADD", config); !ok {
+		t.Error(result)
+	}
+}
+
 func TestAddPrintsEveryResultVersion(t *testing.T) {
 	a := &agent{reply: dualStack}
 	node := serve(t, a)
