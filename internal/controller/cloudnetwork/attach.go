@@ -39,7 +39,7 @@ func (r *Reconciler) attachInterfaces(ctx context.Context, network *v2beta1.Spid
 	a.Owner, a.Busy = owner, busy
 	plan := cloud.Attach(a)
 	s.own.follow(plan)
-	if len(plan.Create) > 0 && !held {
+	if len(plan.Create)+len(plan.Attach)+len(plan.Unneeded) > 0 && !held {
 		if err := r.setFinalizer(ctx, network, controllerutil.AddFinalizer); err != nil {
 			return plan, nil, err
 		}
@@ -226,11 +226,11 @@ func (s *session) createStep(now func() time.Time, c cloud.Creation) step {
 }
 
 func (s *session) attachStep(now func() time.Time, plan *cloud.AttachPlan, a cloud.Attachment) step {
+	i, _ := s.own.found.Interface(a.Interface) // another step of the batch may forget the listings
 	one := step{call: s.newCall(a.Node, a.Interface, v2beta1.CloudAttach, func(ctx context.Context) error {
 		return s.provider.Attach(ctx, a.Interface, a.Instance, a.Device)
 	})}
 	one.done = func() {
-		i, _ := s.own.found.Interface(a.Interface)
 		i.Attached, i.Device, i.Survives = a.Instance, a.Device, false
 		s.own.remember(result{Interface: i, at: now()})
 		s.own.allow(cloud.Everywhere, a.Position.String())
@@ -273,6 +273,9 @@ func (r *Reconciler) end(ctx context.Context, network *v2beta1.SpiderCloudNetwor
 	}
 	if n := len(plan.Unneeded); n > 0 {
 		faults = append(faults, cloud.Issue{Reason: "Deleting", Text: fmt.Sprintf("%d network interfaces without an instance are deleted %s after they were seen: %v", n, cloud.Grace, slices.Sorted(maps.Keys(plan.Unneeded)))})
+	}
+	if len(faults) == 0 {
+		faults = []cloud.Issue{{Reason: "Deleting", Text: "the finalizer stays until the outcome of all calls is known, and two listings show no network interface that would be left without its instance"}}
 	}
 	s.more = false
 	return ctrl.Result{RequeueAfter: s.next(now, cloud.Plan{})}, r.report(ctx, network, nil, faults)

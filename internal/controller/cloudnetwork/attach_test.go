@@ -381,6 +381,50 @@ func TestDeletionWaitsForPermission(t *testing.T) {
 	}
 }
 
+// A finalizer holds the network also if it creates nothing, because the interface exists.
+func TestAdoptedInterfaceHoldsNetwork(t *testing.T) {
+	x, two := stranded(t)
+	network := x.network()
+	network.Finalizers = nil // by hand
+	if err := x.c.Update(t.Context(), network); err != nil {
+		t.Fatal(err)
+	}
+	x.cloud.Allow("Attach")
+	x.restart()
+	x.run(time.Minute)
+	if own := x.own(); !slices.Contains(own, two+"/1: "+two+"/1") || !slices.Contains(x.network().Finalizers, v2beta1.Finalizer) {
+		t.Errorf("our interfaces are %v, and the finalizers %v", own, x.network().Finalizers)
+	}
+}
+
+func TestWaitingDeletionSaysWhy(t *testing.T) {
+	x := newAttachBench(t)
+	x.join("worker1", x.subnets[1])
+	x.run(15 * time.Second)
+	if err := x.c.Delete(t.Context(), x.network()); err != nil {
+		t.Fatal(err)
+	}
+	x.restart()
+	x.pass(0)
+	x.condition("Deleting", "two listings")
+}
+
+// A refusal forgets the listings. The other attachments of the batch are remembered all the same.
+func TestAttachmentIsRememberedAfterRefusal(t *testing.T) {
+	x := newAttachBench(t)
+	s := newSession("aws/", x.cloud, x.clock.Now(), x.r.jitter)
+	s.own.found = s.own.found.Add(cloud.Listing{At: x.clock.Now(), Interfaces: []cloud.Interface{{ID: "eni-1"}, {ID: "eni-2"}}})
+	at := func(iface string) step {
+		return s.attachStep(x.clock.Now, &cloud.AttachPlan{}, cloud.Attachment{Interface: iface, Position: cloud.Position{Instance: "i-1", Device: 1}})
+	}
+	one, two := at("eni-1"), at("eni-2")
+	one.fails(cloud.Conflict)
+	two.done()
+	if got := s.own.results["eni-2"]; got.ID != "eni-2" || got.Attached != "i-1" || len(s.own.results) != 1 {
+		t.Errorf("the results are %v", s.own.results)
+	}
+}
+
 // TestTwoLeadersMakeOneInterface has a former leader act on what it has read before its successor wrote.
 func TestTwoLeadersMakeOneInterface(t *testing.T) {
 	x := newAttachBench(t)

@@ -44,7 +44,7 @@ const (
 	subnetsMax = time.Hour
 	// settleTime is the time for agents to read a pool or a SpiderReservedIP.
 	settleTime = 30 * time.Second
-	// behindTime is the time for the cache to show the latest change of an object.
+	// behindTime is the time for the cache to show the latest change of an object. It doubles while it does not.
 	behindTime = 100 * time.Millisecond
 	// countTime is the time between two counts of free addresses.
 	countTime = time.Minute
@@ -179,11 +179,10 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 		s.shrunk = r.clock.Now() // agents read the last write, not the question before it
 	}
 	if err != nil && len(refused) == 0 {
-		s.askNow(now, in.growing(plan))
 		r.log.DebugContext(ctx, "the cache is behind; the next attempt is near", "err", err)
-		return ctrl.Result{RequeueAfter: behindTime}, nil
+		return ctrl.Result{RequeueAfter: s.conflict(now, in.growing(plan))}, nil
 	}
-	if err == nil {
+	if s.behind = 0; err == nil {
 		err = r.restore(ctx, network, s, in.others, plan.Pools)
 	}
 	// 5. Report.

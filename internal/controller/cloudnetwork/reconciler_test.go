@@ -453,6 +453,11 @@ func TestLateCacheIsNoFault(t *testing.T) {
 		t.Errorf("the next attempt is after %s (%v), want %s without an error in the log", next, err, behindTime)
 	}
 	x.condition("PoolsUpToDate", "")
+	before := x.cloud.Calls("Instances")
+	x.run(5 * time.Minute) // a broken watch
+	if n := x.cloud.Calls("Instances") - before; n > 20 {
+		t.Errorf("%d questions in 5 minutes with an old cache", n)
+	}
 	hidden = false
 	x.pass(time.Second)
 	x.condition("PoolsUpToDate", "")

@@ -24,6 +24,7 @@ type session struct {
 	asked     time.Time            // of the last question
 	shrunk    time.Time            // of the last change that agents must have read before the next one
 	failures  int                  // in a row
+	behind    int                  // attempts in a row that met a conflict
 	retry     time.Time
 	fault     *cloud.Issue
 	jitter    func(limit time.Duration) time.Duration // random, below the limit
@@ -189,6 +190,15 @@ func (s *session) askNow(now time.Time, nodes []string) {
 	for _, node := range nodes {
 		s.again[node] = &repeat{at: now.Add(time.Millisecond), pause: cloud.Apart / 2} // and once more after Apart
 	}
+}
+
+// conflict returns the time until the next attempt after a conflict, and has it ask about the nodes. The pause doubles: the cache may be
+// behind for long, if a watch is broken.
+func (s *session) conflict(now time.Time, nodes []string) time.Duration {
+	pause := min(behindTime<<min(s.behind, 10), countTime)
+	s.behind++
+	s.askNow(now.Add(pause-time.Millisecond), nodes)
+	return pause
 }
 
 // nextManaged passes the times when something is due in the mode Manage.
