@@ -131,11 +131,12 @@ cloud-clients: ## Run Debian's aws command against the fake EC2
 vpc-cni: ## Run the EC2 client of amazon-vpc-cni-k8s against the fake EC2
 	@cd test/vpccni && go vet ./... && go test -count=1 -run '$(RUN)' ./...
 
-# Flux brings much of Kubernetes to compile, so make test leaves them out.
+# They bring much of Kubernetes to compile, so make test leaves them out.
 .PHONY: gitops
-gitops: lab-tools ## Apply the chart with the library of Flux to a real kube-apiserver, run the controller, and look for drift
+gitops: lab-tools ## Apply the chart with the libraries of Flux and Argo CD to a real kube-apiserver, run the controller, and look for drift
 	@cd test/gitops/flux && go vet ./...
-	@KUBEBUILDER_ASSETS="$$($(LAB) env --dir)" go test -tags apiserver,gitops -count=1 -timeout 30m -v -run Flux ./charts
+	@cd test/gitops/argocd && go vet ./...
+	@KUBEBUILDER_ASSETS="$$($(LAB) env --dir)" go test -tags apiserver,gitops -count=1 -timeout 30m -v -run 'Flux|ArgoCD' ./charts
 
 .PHONY: apiserver
 apiserver: lab-tools bin/hubble bin/hubble-relay ## Run the tests against a real kube-apiserver and etcd

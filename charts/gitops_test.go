@@ -80,6 +80,30 @@ func TestFluxSeesNoDriftOfHelmRelease(t *testing.T) {
 	}
 }
 
+// TestArgoCDSeesNoDifference synchronizes the chart, runs the controller, and compares. The engine alone does not follow hooks, so
+// TestHooksAreKnownToArgoCD looks at these.
+func TestArgoCDSeesNoDifference(t *testing.T) {
+	argocd := gitOpsProgram(t, "argocd")
+	for name, args := range valuesForGitOps {
+		for _, mode := range [][]string{nil, {"server-side"}} {
+			t.Run(strings.Join(append(slices.Clone(mode), name), " "), func(t *testing.T) {
+				access, manifest := kubeconfig(t), manifestFile(t, render(t, slices.Concat(args, []string{"--no-hooks"})...))
+				removeAll(t, manifest)
+				call := func(verb string) string {
+					return tell(t, argocd, slices.Concat([]string{verb, access, manifest}, mode)...)
+				}
+				call("sync")
+				runInstallation(t, manifest)
+				eachLine(t, call("diff"), "same")
+				call("sync")
+				eachLine(t, call("diff"), "same")
+				scaleController(t)
+				seesScale(t, call("diff"))
+			})
+		}
+	}
+}
+
 // gitOpsProgram builds a program of test/gitops.
 func gitOpsProgram(t *testing.T, name string) string {
 	t.Helper()
@@ -134,7 +158,7 @@ func scaleController(t *testing.T) {
 func seesScale(t *testing.T, lines string) {
 	t.Helper()
 	for line := range strings.Lines(lines) {
-		name, state, _ := strings.Cut(line, " ")
+		name, state, _ := strings.Cut(strings.Replace(line, "Deployment ", "Deployment/", 1), " ")
 		if name == "Deployment/kube-system/spiderpool-controller" {
 			if state = strings.TrimSpace(state); state == "unchanged" || state == "none" || state == "same" {
 				t.Errorf("the changed number of replicas is not seen: %s", line)

@@ -29,7 +29,7 @@ go -C test/console mod tidy -diff || fail "test/console/go.mod is not tidy; run 
 go -C test/hubble mod tidy -diff || fail "test/hubble/go.mod is not tidy; run go -C test/hubble mod tidy"
 go -C hack/site mod tidy -diff || fail "hack/site/go.mod is not tidy; run go -C hack/site mod tidy"
 go -C test/vpccni mod tidy -diff || fail "test/vpccni/go.mod is not tidy; run go -C test/vpccni mod tidy"
-for tool in flux; do
+for tool in flux argocd; do
   go -C "test/gitops/$tool" mod tidy -diff || fail "test/gitops/$tool/go.mod is not tidy; run go -C test/gitops/$tool mod tidy"
 done
 go -C hack/release mod tidy -diff || fail "hack/release/go.mod is not tidy; run go -C hack/release mod tidy"
