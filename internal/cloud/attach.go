@@ -27,10 +27,10 @@ const (
 	// Grace is how long an interface must be unneeded before it is deleted.
 	Grace = 2 * time.Minute
 	// subnetsFresh is how long a description of subnets counts for the choice of one, and subnetsMax how long one without a
-	// suitable subnet counts.
-	subnetsFresh, subnetsMax = time.Minute, 5 * time.Minute
-	// newNeeds are the addresses that a new interface takes from its subnet: its own, and a prefix.
-	newNeeds = 1 + 16
+	// suitable subnet counts. A description takes a call for each subnet, so a node that joins must not need one.
+	subnetsFresh, subnetsMax = time.Hour, 5 * time.Minute
+	// NewNeeds are the addresses that a new interface takes from its subnet: its own, and a prefix.
+	NewNeeds = 1 + 16
 )
 
 // SubnetMissing: no subnet in the zone of a node has the tags for further interfaces.
@@ -216,7 +216,8 @@ func (a *attaching) fill(m Member, w Wanted, at Position) (reported bool) {
 		a.plan.Relist = true
 		return false
 	}
-	if a.Now.Sub(a.Described) >= subnetsFresh {
+	age := a.Now.Sub(a.Described)
+	if subnet, _, _ := a.choose(m.Answers.latest.Instance.Zone, w); age >= subnetsFresh || age >= subnetsMax && subnet == "" {
 		a.plan.Describe = true
 		return false
 	}
@@ -278,7 +279,7 @@ func (a *attaching) create(m Member, w Wanted, at Position) (reported bool) {
 	maps.Copy(n.Tags, a.Tags)
 	n.Tags[TagInstance], n.Tags[TagIndex] = at.Instance, strconv.Itoa(at.Device)
 	n.Token = token(n, a.Attempts[at])
-	a.used[subnet] += newNeeds
+	a.used[subnet] += NewNeeds
 	a.tried[Everywhere], a.tried[at.String()], a.tried[subnet] = true, true, true
 	a.plan.Create = append(a.plan.Create, Creation{n, m.Node, at})
 	return false
@@ -294,9 +295,9 @@ func token(n NewInterface, attempt int) string {
 	return hex.EncodeToString(sum[:16])
 }
 
-// subnet chooses a subnet in the zone.
-func (a *attaching) subnet(node, zone string, w Wanted) (id string, reported bool) {
-	most, inZone, refusing := 0, false, ""
+// choose returns the subnet in the zone with the most free addresses, or one that refuses.
+func (a *attaching) choose(zone string, w Wanted) (id, refusing string, inZone bool) {
+	most := 0
 	for _, s := range w.Subnets {
 		if s.Zone != zone {
 			continue
@@ -310,6 +311,12 @@ func (a *attaching) subnet(node, zone string, w Wanted) (id string, reported boo
 			id, most = s.ID, free
 		}
 	}
+	return id, refusing, inZone
+}
+
+// subnet chooses a subnet in the zone, or adds an issue.
+func (a *attaching) subnet(node, zone string, w Wanted) (id string, reported bool) {
+	id, refusing, inZone := a.choose(zone, w)
 	switch {
 	case id != "":
 		return id, false

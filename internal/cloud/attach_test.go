@@ -132,6 +132,11 @@ func TestAttachPlans(t *testing.T) {
 		{"a call is open", func(in *Attaching) { in.Busy = map[string]bool{"worker1": true} }, []string{"InterfaceMissing", "clean"}},
 		{"old subnets", func(in *Attaching) { in.Described = in.Now.Add(-subnetsFresh) }, []string{"InterfaceMissing", "clean", "describe"}},
 
+		{"old subnets without room", func(in *Attaching) {
+			in.Wanted[0].Subnets, in.Described = []Subnet{{ID: "small", Zone: "a"}}, in.Now.Add(-subnetsMax)
+		}, []string{"InterfaceMissing", "clean", "describe"}},
+		{"old subnets with room", func(in *Attaching) { in.Described = in.Now.Add(-subnetsMax) }, []string{"InterfaceMissing", "clean", creates}},
+
 		{"unknown type", func(in *Attaching) { in.Limits = nil }, []string{"UnknownType", "clean"}},
 		{"limit of the type", func(in *Attaching) { in.Limits = map[string]Limits{"m5.large": {Interfaces: 1}} }, []string{"TypeLimit", "clean"}},
 		{"no subnet in the zone", func(in *Attaching) { in.Wanted[0].Subnets = in.Wanted[0].Subnets[2:] }, []string{"SubnetMissing", "clean"}},

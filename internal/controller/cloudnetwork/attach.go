@@ -208,6 +208,7 @@ func (s *session) createStep(now func() time.Time, c cloud.Creation) step {
 	one.done = func() {
 		made.Tags = c.Tags
 		s.own.remember(result{Interface: made, at: now()})
+		s.own.take(c.Subnet)
 		s.own.allow(cloud.Everywhere, c.Subnet, c.Position.String())
 	}
 	one.fails = func(kind cloud.Kind) string {

@@ -112,6 +112,17 @@ func (s *session) describeTagged(ctx context.Context, now time.Time, attaches []
 	return nil
 }
 
+// take subtracts from the description of a subnet what a new interface needs.
+func (o *owned) take(subnet string) {
+	for _, found := range o.subnets {
+		for i := range found {
+			if found[i].ID == subnet {
+				found[i].Free -= cloud.NewNeeds
+			}
+		}
+	}
+}
+
 // textOf returns tags in order, e.g. "pods=yes, zone". An empty value stands for any.
 func textOf(tags map[string]string) string {
 	var texts []string
