@@ -102,7 +102,7 @@ func (x *bench) run(within time.Duration) {
 func TestJoiningNodeGetsInterface(t *testing.T) {
 	x := newAttachBench(t)
 	x.join("worker1", x.subnets[1])
-	x.run(15 * time.Second) // a new leader lists twice
+	x.run(20 * time.Second) // a new leader lists twice
 	one := x.instance("worker1")
 	x.wantOwn(one + "/1: " + one + "/1")
 	x.want("aws-worker1-1-v4: 172.31.48.16-172.31.48.31")

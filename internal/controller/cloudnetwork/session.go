@@ -188,7 +188,7 @@ func (s *session) plan(now time.Time, plan cloud.Plan) {
 // askNow has the next reconcile ask about nodes.
 func (s *session) askNow(now time.Time, nodes []string) {
 	for _, node := range nodes {
-		s.again[node] = &repeat{at: now.Add(time.Millisecond), pause: cloud.Apart / 2} // and once more after Apart
+		s.again[node] = &repeat{at: now.Add(time.Millisecond), pause: cloud.Apart}
 	}
 }
 
