@@ -121,7 +121,7 @@ type AttachPlan struct {
 // only after Grace, and if two listings agree. An attached interface is never detached. One without our tags is never changed: at a wanted
 // device index it counts like ours.
 func Attach(in Attaching) AttachPlan {
-	a := &attaching{Attaching: in, claimed: map[string]bool{}, undecided: map[Position]bool{}, placed: map[Position]bool{}, used: map[string]int{}, stopped: map[string][]string{}, tried: map[string]bool{}}
+	a := &attaching{Attaching: in, claimed: map[string]bool{}, undecided: map[Position]bool{}, placed: map[Position]bool{}, used: map[string]int{}, coming: map[string]int{}, stopped: map[string][]string{}, tried: map[string]bool{}}
 	a.plan.Unneeded = map[string]time.Time{}
 	for _, m := range in.Members {
 		for _, w := range in.Wanted {
@@ -139,6 +139,7 @@ type attaching struct {
 	undecided map[Position]bool   // nothing there may be deleted
 	placed    map[Position]bool   // the plan has a decision
 	used      map[string]int      // addresses that the plan takes, by subnet
+	coming    map[string]int      // interfaces that the plan adds, by instance
 	stopped   map[string][]string // nodes that need an interface, by the place that stops them
 	tried     map[string]bool     // places with a refusal where the plan tries again
 	plan      AttachPlan
@@ -167,7 +168,7 @@ func (a *attaching) place(m Member, w Wanted) {
 		return
 	}
 	limits, known := a.Limits[latest.Instance.Type]
-	switch n := len(latest.Instance.Interfaces); {
+	switch n := len(latest.Instance.Interfaces) + a.coming[at.Instance]; {
 	case !known:
 		a.issue(UnknownType, "the cloud does not tell the limits of the instance type %q of node %s, so the controller attaches nothing there; check spec.region", latest.Instance.Type, m.Node)
 		return
@@ -207,6 +208,7 @@ func (a *attaching) fill(m Member, w Wanted, at Position) (reported bool) {
 			return false
 		case i.Attached == "", i.Attached == at.Instance && i.Device == UnknownDevice:
 			a.claimed[i.ID] = true
+			a.coming[at.Instance]++
 			delete(a.undecided, at) // others for the position are too many
 			a.attach(m.Node, i.ID, at)
 			return false
@@ -280,6 +282,7 @@ func (a *attaching) create(m Member, w Wanted, at Position) (reported bool) {
 	n.Tags[TagInstance], n.Tags[TagIndex] = at.Instance, strconv.Itoa(at.Device)
 	n.Token = token(n, a.Attempts[at])
 	a.used[subnet] += NewNeeds
+	a.coming[at.Instance]++
 	a.tried[Everywhere], a.tried[at.String()], a.tried[subnet] = true, true, true
 	a.plan.Create = append(a.plan.Create, Creation{n, m.Node, at})
 	return false

@@ -139,6 +139,12 @@ func TestAttachPlans(t *testing.T) {
 
 		{"unknown type", func(in *Attaching) { in.Limits = nil }, []string{"UnknownType", "clean"}},
 		{"limit of the type", func(in *Attaching) { in.Limits = map[string]Limits{"m5.large": {Interfaces: 1}} }, []string{"TypeLimit", "clean"}},
+		{"two devices, room for one", func(in *Attaching) {
+			second := in.Wanted[0]
+			second.Device = 2
+			in.Wanted = append(in.Wanted, second)
+			in.Limits = map[string]Limits{"m5.large": {Interfaces: 2}}
+		}, []string{"InterfaceMissing", "TypeLimit", "clean", creates}},
 		{"no subnet in the zone", func(in *Attaching) { in.Wanted[0].Subnets = in.Wanted[0].Subnets[2:] }, []string{"SubnetMissing", "clean"}},
 		{"no subnet lately, old answers", func(in *Attaching) { in.Wanted[0].Subnets = nil; in.Now = in.Now.Add(2 * time.Minute) }, []string{"SubnetMissing", "clean"}},
 		{"no free address", func(in *Attaching) { in.Wanted[0].Subnets = []Subnet{{ID: "small", Zone: "a"}} }, []string{"NoCapacity", "clean"}},

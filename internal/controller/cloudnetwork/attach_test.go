@@ -447,6 +447,40 @@ func TestTwoLeadersMakeOneInterface(t *testing.T) {
 	}
 }
 
+// More nodes than status.changes takes calls at once get their interfaces.
+func TestManyNodesGetInterfaces(t *testing.T) {
+	x := newAttachBench(t)
+	x.cloud.AddSubnet("eu-central-1a", podSubnets, prefix("172.31.64.0/19"))
+	x.cloud.AddSubnet("eu-central-1a", podSubnets, prefix("172.31.96.0/19"))
+	var want []string
+	for n := range maxChanges + 10 {
+		name := fmt.Sprintf("worker%d", n)
+		x.join(name, x.subnets[0])
+		id := x.instance(name)
+		want = append(want, id+"/1: "+id+"/1")
+	}
+	before := maps.Clone(x.calls())
+	x.run(15 * time.Second)
+	slices.Sort(want)
+	x.wantOwn(want...)
+	x.condition("PoolsUpToDate", "")
+	n := len(want)
+	if got := difference(before, x.calls()); got["Create"] != n || got["Attach"] != n || got["Interfaces"] > 4 || got["Instances"] > 12 {
+		t.Errorf("the calls for %d nodes are %v", n, got)
+	}
+	count := map[string]int{}
+	for _, i := range x.cloud.Present() {
+		if i.Device == 1 {
+			count[i.Subnet]++
+		}
+	}
+	for subnet, got := range count {
+		if len(count) != 2 || got != n/2 {
+			t.Errorf("%d of %d interfaces are in %s", got, n, subnet)
+		}
+	}
+}
+
 // TestAttachKilledAtEachStep lets nodes join and leave, and deletes the network, with a controller that dies after each of its writes and calls.
 func TestAttachKilledAtEachStep(t *testing.T) {
 	if testing.Short() {
