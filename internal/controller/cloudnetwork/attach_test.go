@@ -482,22 +482,7 @@ func TestManyNodesGetInterfaces(t *testing.T) {
 }
 
 // TestAttachKilledAtEachStep lets nodes join and leave, and deletes the network, with a controller that dies after each of its writes and calls.
-func TestAttachKilledAtEachStep(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes a minute")
-	}
-	for name, bad := range map[string]bool{"good answers": false, "lost answers, stale descriptions": true} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			for steps := 1; !t.Failed(); steps++ {
-				if !attachKilledAt(t, steps, bad, bad) {
-					t.Logf("%d steps", steps-1)
-					return
-				}
-			}
-		})
-	}
-}
+func TestAttachKilledAtEachStep(t *testing.T) { killAtSteps(t, attachKilledAt) }
 
 // attachKilledAt returns false if the controller did not die.
 func attachKilledAt(t *testing.T, steps int, lost, stale bool) (died bool) {

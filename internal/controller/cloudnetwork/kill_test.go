@@ -3,6 +3,7 @@ package cloudnetwork
 import (
 	"context"
 	"errors"
+	"flag"
 	"net/netip"
 	"sync"
 	"testing"
@@ -132,23 +133,23 @@ func (x *bench) converge(within time.Duration, alive func() bool) {
 	}
 }
 
-// TestKilledAtEachStep lets a node get a second prefix and give it back, with a controller that dies after each of its writes and calls.
-func TestKilledAtEachStep(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes a minute")
-	}
+// every is small enough for each kind of step in the hermetic tests. make chaos tries all.
+var every = flag.Int("kill.every", 12, "let the controller die after every n-th write or call")
+
+// killAtSteps runs histories in which the controller dies after one of its writes and calls. killedAt returns false if it did not
+// die, because the history has fewer steps.
+func killAtSteps(t *testing.T, killedAt func(t *testing.T, steps int, lost, stale bool) (died bool)) {
 	for name, bad := range map[string]bool{"good answers": false, "lost answers, stale descriptions": true} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			for steps := 1; !t.Failed(); steps++ {
-				if !killedAt(t, steps, bad, bad) {
-					t.Logf("%d steps", steps-1)
-					return
-				}
+			for steps := 1; !t.Failed() && killedAt(t, steps, bad, bad); steps += *every {
 			}
 		})
 	}
 }
+
+// TestKilledAtEachStep lets a node get a second prefix and give it back, with a controller that dies after each of its writes and calls.
+func TestKilledAtEachStep(t *testing.T) { killAtSteps(t, killedAt) }
 
 // killedAt returns false if the controller did not die.
 func killedAt(t *testing.T, steps int, lost, stale bool) (died bool) {
