@@ -188,7 +188,7 @@ func (a *attaching) hasNoSubnet(m Member, w Wanted, at Position) bool {
 	if a.Now.Sub(a.Described) >= subnetsMax || a.Found.latest != nil && len(a.ownAt(a.Found.latest, at)) > 0 {
 		return false
 	}
-	_, reported := a.subnet(m.Node, m.Answers.latest.Instance.Zone, w)
+	_, reported := a.subnet(m.Node, m.Answers.latest.Instance, w)
 	return reported
 }
 
@@ -219,7 +219,7 @@ func (a *attaching) fill(m Member, w Wanted, at Position) (reported bool) {
 		return false
 	}
 	age := a.Now.Sub(a.Described)
-	if subnet, _, _ := a.choose(m.Answers.latest.Instance.Zone, w); age >= subnetsFresh || age >= subnetsMax && subnet == "" {
+	if subnet, _, _ := a.choose(m.Answers.latest.Instance, w); age >= subnetsFresh || age >= subnetsMax && subnet == "" {
 		a.plan.Describe = true
 		return false
 	}
@@ -269,7 +269,7 @@ func (a *attaching) create(m Member, w Wanted, at Position) (reported bool) {
 		a.plan.Again = append(a.plan.Again, m.Node)
 		return false
 	}
-	subnet, reported := a.subnet(m.Node, instance.Zone, w)
+	subnet, reported := a.subnet(m.Node, instance, w)
 	if subnet == "" {
 		return reported
 	}
@@ -298,11 +298,11 @@ func token(n NewInterface, attempt int) string {
 	return hex.EncodeToString(sum[:16])
 }
 
-// choose returns the subnet in the zone with the most free addresses, or one that refuses.
-func (a *attaching) choose(zone string, w Wanted) (id, refusing string, inZone bool) {
+// choose returns the subnet in the zone and the VPC of the instance with the most free addresses, or one that refuses.
+func (a *attaching) choose(at *Instance, w Wanted) (id, refusing string, inZone bool) {
 	most := 0
 	for _, s := range w.Subnets {
-		if s.Zone != zone {
+		if s.Zone != at.Zone || s.VPC != at.VPC {
 			continue
 		}
 		inZone = true
@@ -317,18 +317,18 @@ func (a *attaching) choose(zone string, w Wanted) (id, refusing string, inZone b
 	return id, refusing, inZone
 }
 
-// subnet chooses a subnet in the zone, or adds an issue.
-func (a *attaching) subnet(node, zone string, w Wanted) (id string, reported bool) {
-	id, refusing, inZone := a.choose(zone, w)
+// subnet chooses a subnet for an instance, or adds an issue.
+func (a *attaching) subnet(node string, instance *Instance, w Wanted) (id string, reported bool) {
+	id, refusing, inZone := a.choose(instance, w)
 	switch {
 	case id != "":
 		return id, false
 	case !inZone:
-		a.issue(SubnetMissing, "node %s needs a network interface with device index %d, and no subnet in its zone %s has the tags %s; tag one", node, w.Device, zone, w.SubnetTags)
+		a.issue(SubnetMissing, "node %s needs a network interface with device index %d, and no subnet of its VPC in its zone %s has the tags %s; tag one", node, w.Device, instance.Zone, w.SubnetTags)
 	case refusing != "":
 		a.stopped[refusing] = append(a.stopped[refusing], node)
 	default:
-		a.issue("NoCapacity", "node %s needs a network interface with device index %d, and no subnet in its zone %s with the tags %s has a free address; tag a further subnet", node, w.Device, zone, w.SubnetTags)
+		a.issue("NoCapacity", "node %s needs a network interface with device index %d, and no subnet of its VPC in its zone %s with the tags %s has a free address; tag a further subnet", node, w.Device, instance.Zone, w.SubnetTags)
 	}
 	return "", true
 }

@@ -13,11 +13,12 @@ import (
 // needy is a node of the type m5.large in zone a without an interface at device index 1: two answers and two listings agree on that.
 func needy() Attaching {
 	i := instance("eni-1", "subnet-1")
-	i.Type, i.Zone, i.Interfaces[0].SecurityGroups = "m5.large", "a", []string{"sg-node"}
+	i.Type, i.Zone, i.VPC, i.Interfaces[0].SecurityGroups = "m5.large", "a", "vpc-1", []string{"sg-node"}
 	in := Attaching{
 		Now: start.Add(time.Minute), Network: "aws", Owner: map[string]string{TagCluster: "uid", TagNetwork: "aws"}, Tags: map[string]string{"more": "yes"},
 		Wanted: []Wanted{{Device: 1, SubnetTags: "pods=yes", Subnets: []Subnet{
-			{ID: "small", Zone: "a", Free: 20}, {ID: "large", Zone: "a", Free: 200}, {ID: "far", Zone: "b", Free: 2000},
+			{ID: "small", Zone: "a", VPC: "vpc-1", Free: 20}, {ID: "large", Zone: "a", VPC: "vpc-1", Free: 200},
+			{ID: "far", Zone: "b", VPC: "vpc-1", Free: 2000}, {ID: "of another VPC", Zone: "a", VPC: "vpc-2", Free: 2000},
 		}}},
 		Limits: map[string]Limits{"m5.large": {Interfaces: 3}}, Described: start.Add(time.Minute), Pools: map[string]bool{}, Stops: map[string]Stop{},
 	}
@@ -133,7 +134,7 @@ func TestAttachPlans(t *testing.T) {
 		{"old subnets", func(in *Attaching) { in.Described = in.Now.Add(-subnetsFresh) }, []string{"InterfaceMissing", "clean", "describe"}},
 
 		{"old subnets without room", func(in *Attaching) {
-			in.Wanted[0].Subnets, in.Described = []Subnet{{ID: "small", Zone: "a"}}, in.Now.Add(-subnetsMax)
+			in.Wanted[0].Subnets, in.Described = []Subnet{{ID: "small", Zone: "a", VPC: "vpc-1"}}, in.Now.Add(-subnetsMax)
 		}, []string{"InterfaceMissing", "clean", "describe"}},
 		{"old subnets with room", func(in *Attaching) { in.Described = in.Now.Add(-subnetsMax) }, []string{"InterfaceMissing", "clean", creates}},
 
@@ -145,9 +146,9 @@ func TestAttachPlans(t *testing.T) {
 			in.Wanted = append(in.Wanted, second)
 			in.Limits = map[string]Limits{"m5.large": {Interfaces: 2}}
 		}, []string{"InterfaceMissing", "TypeLimit", "clean", creates}},
-		{"no subnet in the zone", func(in *Attaching) { in.Wanted[0].Subnets = in.Wanted[0].Subnets[2:] }, []string{"SubnetMissing", "clean"}},
+		{"no subnet in the zone and the VPC", func(in *Attaching) { in.Wanted[0].Subnets = in.Wanted[0].Subnets[2:] }, []string{"SubnetMissing", "clean"}},
 		{"no subnet lately, old answers", func(in *Attaching) { in.Wanted[0].Subnets = nil; in.Now = in.Now.Add(2 * time.Minute) }, []string{"SubnetMissing", "clean"}},
-		{"no free address", func(in *Attaching) { in.Wanted[0].Subnets = []Subnet{{ID: "small", Zone: "a"}} }, []string{"NoCapacity", "clean"}},
+		{"no free address", func(in *Attaching) { in.Wanted[0].Subnets = []Subnet{{ID: "small", Zone: "a", VPC: "vpc-1"}} }, []string{"NoCapacity", "clean"}},
 		{"a full subnet", stop("large", false), []string{"InterfaceMissing", "clean", "create in small for i-1/1 with [sg-node]"}},
 		{"no permission", stop(Everywhere, false), []string{"PermissionMissing", "clean"}},
 		{"no permission, try again", stop(Everywhere, true), []string{"InterfaceMissing", "PermissionMissing", "clean", creates}},
@@ -182,7 +183,7 @@ func TestAttachPlans(t *testing.T) {
 			in.Unneeded = map[string]time.Time{"eni-2": start.Add(-Grace)}
 		}, []string{"ask again"}},
 		{"two nodes of one instance", func(in *Attaching) {
-			in.Wanted[0].Subnets = []Subnet{{ID: "x", Zone: "a", Free: 100}, {ID: "y", Zone: "a", Free: 90}}
+			in.Wanted[0].Subnets = []Subnet{{ID: "x", Zone: "a", VPC: "vpc-1", Free: 100}, {ID: "y", Zone: "a", VPC: "vpc-1", Free: 90}}
 			in.Members = append(in.Members, Member{"former-name", "i-1", in.Members[0].Answers})
 		}, []string{"InterfaceMissing", "clean", "create in x for i-1/1 with [sg-node]"}},
 		{"tags of the user", with(Interface{ID: "eni-2", Tags: map[string]string{TagCluster: "uid", TagNetwork: "aws"}}), []string{"InterfaceMissing", "clean", creates}},
@@ -207,7 +208,7 @@ func goneForLong(in *Attaching) {
 
 func TestNodesShareSubnets(t *testing.T) {
 	in := needy()
-	in.Wanted[0].Subnets = []Subnet{{ID: "x", Zone: "a", Free: 100}, {ID: "y", Zone: "a", Free: 90}}
+	in.Wanted[0].Subnets = []Subnet{{ID: "x", Zone: "a", VPC: "vpc-1", Free: 100}, {ID: "y", Zone: "a", VPC: "vpc-1", Free: 90}}
 	for n := range 5 {
 		m := in.Members[0]
 		i := *m.Answers.latest.Instance

@@ -17,6 +17,7 @@ type Instance struct {
 	ID     string // e.g. i-0123456789abcdef0
 	Type   string // e.g. m5.large: key of Provider.Limits
 	Zone   string // e.g. eu-central-1a
+	VPC    string // network of all its interfaces; empty if the cloud has one
 	Subnet string // of the primary interface
 	// Interfaces are sorted by device index. An interface that is being detached is
 	// absent, and so is one of another network card than the first.
@@ -54,6 +55,7 @@ const UnknownDevice = -1
 type Subnet struct {
 	ID    string
 	Zone  string
+	VPC   string         // see Instance.VPC
 	CIDRs []netip.Prefix // at most one of each family
 	// Layout says which addresses of each CIDR the cloud keeps.
 	Layout Layout

@@ -16,6 +16,7 @@ type instance struct {
 	InstanceType  string
 	ZoneID        string `json:"ZoneId"`
 	VPCAttributes struct {
+		VPCID     string `json:"VpcId"`
 		VSwitchID string `json:"VSwitchId"`
 	} `json:"VpcAttributes"`
 	NetworkInterfaces struct {
@@ -134,6 +135,7 @@ func positionTag(instance string, device int) map[string]string {
 type vSwitch struct {
 	VSwitchID               string `json:"VSwitchId"`
 	ZoneID                  string `json:"ZoneId"`
+	VPCID                   string `json:"VpcId"`
 	CIDRBlock               string `json:"CidrBlock"`
 	IPv6CIDRBlock           string `json:"Ipv6CidrBlock"`
 	AvailableIPAddressCount int    `json:"AvailableIpAddressCount"`
@@ -143,7 +145,7 @@ type vSwitch struct {
 }
 
 func (s vSwitch) value() (cloud.Subnet, error) {
-	out := cloud.Subnet{ID: s.VSwitchID, Zone: s.ZoneID, Layout: cloud.RouterLast, Free: s.AvailableIPAddressCount, Tags: map[string]string{}}
+	out := cloud.Subnet{ID: s.VSwitchID, Zone: s.ZoneID, VPC: s.VPCID, Layout: cloud.RouterLast, Free: s.AvailableIPAddressCount, Tags: map[string]string{}}
 	for _, t := range s.Tags.Tag {
 		out.Tags[t.Key] = t.Value
 	}

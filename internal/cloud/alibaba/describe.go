@@ -59,7 +59,7 @@ func (p *Provider) Instances(ctx context.Context, ids []string) ([]cloud.Instanc
 	var instances []cloud.Instance
 	for _, i := range found {
 		instances = append(instances, cloud.Instance{
-			ID: i.InstanceID, Type: i.InstanceType, Zone: i.ZoneID, Subnet: i.VPCAttributes.VSwitchID, Interfaces: placed(attached[i.InstanceID]),
+			ID: i.InstanceID, Type: i.InstanceType, Zone: i.ZoneID, VPC: i.VPCAttributes.VPCID, Subnet: i.VPCAttributes.VSwitchID, Interfaces: placed(attached[i.InstanceID]),
 		})
 	}
 	return instances, nil

@@ -45,7 +45,7 @@ const firstCard = 0
 
 // instanceOf returns an instance with the interfaces of its first network card.
 func instanceOf(i types.Instance) (cloud.Instance, error) {
-	out := cloud.Instance{ID: awssdk.ToString(i.InstanceId), Type: string(i.InstanceType), Subnet: awssdk.ToString(i.SubnetId)}
+	out := cloud.Instance{ID: awssdk.ToString(i.InstanceId), Type: string(i.InstanceType), VPC: awssdk.ToString(i.VpcId), Subnet: awssdk.ToString(i.SubnetId)}
 	if i.Placement != nil {
 		out.Zone = awssdk.ToString(i.Placement.AvailabilityZone)
 	}
@@ -126,7 +126,7 @@ func tagsOf(tags []types.Tag) map[string]string {
 
 func subnetOf(s types.Subnet) (cloud.Subnet, error) {
 	out := cloud.Subnet{
-		ID: awssdk.ToString(s.SubnetId), Zone: awssdk.ToString(s.AvailabilityZone),
+		ID: awssdk.ToString(s.SubnetId), Zone: awssdk.ToString(s.AvailabilityZone), VPC: awssdk.ToString(s.VpcId),
 		Free: int(awssdk.ToInt32(s.AvailableIpAddressCount)), Layout: cloud.RouterFirst, Tags: tagsOf(s.Tags),
 	}
 	var found pieces.Found

@@ -126,6 +126,9 @@ func checkSubnets(t *testing.T, s scene) {
 		t.Errorf("the subnet is described as %+v", got)
 	}
 	wantPieces(t, got.CIDRs, cidrIPv4, cidrIPv6)
+	if i := get(s.Instances(t.Context(), []string{s.instance}))(t)[0]; i.VPC != got.VPC {
+		t.Errorf("the instance is in the VPC %q, and its subnet in %q", i.VPC, got.VPC)
+	}
 	if len(got.Reserved) != 1 || got.Reserved[0] != reserved {
 		t.Errorf("reservations %v, want %v", got.Reserved, reserved)
 	}

@@ -90,7 +90,7 @@ func (f *Fake) AddSubnet(zone string, tags map[string]string, cidrs ...netip.Pre
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	id := f.newID("subnet")
-	f.state.subnets[id] = &subnet{cloud.Subnet{ID: id, Zone: zone, CIDRs: slices.Clone(cidrs), Tags: maps.Clone(tags), Layout: f.Layout}, newSpace(cidrs, f.Layout)}
+	f.state.subnets[id] = &subnet{cloud.Subnet{ID: id, Zone: zone, VPC: "vpc-1", CIDRs: slices.Clone(cidrs), Tags: maps.Clone(tags), Layout: f.Layout}, newSpace(cidrs, f.Layout)}
 	return id
 }
 
@@ -110,7 +110,7 @@ func (f *Fake) AddInstance(instanceType, subnet string) string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	id := f.newID("i")
-	f.state.instances[id] = cloud.Instance{ID: id, Type: instanceType, Zone: f.state.subnets[subnet].Zone, Subnet: subnet}
+	f.state.instances[id] = cloud.Instance{ID: id, Type: instanceType, Zone: f.state.subnets[subnet].Zone, VPC: f.state.subnets[subnet].VPC, Subnet: subnet}
 	primary, kind := f.newInterface(cloud.NewInterface{Subnet: subnet, SecurityGroups: []string{f.SecurityGroup()}})
 	if kind != "" {
 		panic("cloudtest: no address for the instance: " + kind)

@@ -197,7 +197,7 @@ func TestImpossibleInterfaceIsReported(t *testing.T) {
 	}{
 		{"limit of the type", "TypeLimit", "node worker1 has all 1 network interfaces that its instance type m5.large allows, and none with device index 1",
 			func(x *bench) { x.cloud.AddType("m5.large", cloud.Limits{Interfaces: 1, IPv4: 10, Prefixes: true}) }},
-		{"no subnet in the zone", "SubnetMissing", "no subnet in its zone eu-central-1b has the tags nodes=none, pods; tag one", func(x *bench) {
+		{"no subnet in the zone", "SubnetMissing", "no subnet of its VPC in its zone eu-central-1b has the tags nodes=none, pods; tag one", func(x *bench) {
 			network := x.network()
 			network.Spec.Interfaces[0].Attach.SubnetTags = map[string]string{"pods": "", "nodes": "none"}
 			if err := x.c.Update(x.t.Context(), network); err != nil {

@@ -80,7 +80,7 @@ func (c *Cloud) describeInstances(ctx context.Context, in *struct {
 	page, next, err := pageOf(found, func(i cloud.Instance) string { return i.ID }, in.paging, 100)
 	return map[string]any{"NextToken": next, "Instances": listOf("Instance", page, func(i cloud.Instance) any {
 		return map[string]any{
-			"InstanceId": i.ID, "InstanceType": i.Type, "ZoneId": i.Zone, "Status": "Running", "VpcAttributes": map[string]any{"VSwitchId": i.Subnet},
+			"InstanceId": i.ID, "InstanceType": i.Type, "ZoneId": i.Zone, "Status": "Running", "VpcAttributes": map[string]any{"VpcId": i.VPC, "VSwitchId": i.Subnet},
 			"NetworkInterfaces": listOf("NetworkInterface", i.Interfaces, func(n cloud.Interface) any {
 				return map[string]any{"NetworkInterfaceId": n.ID, "MacAddress": n.MAC}
 			}),
@@ -178,7 +178,7 @@ func (c *Cloud) describeSubnets(ctx context.Context, in *struct {
 	return map[string]any{
 		"PageNumber": number, "PageSize": size, "TotalCount": len(found),
 		"VSwitches": listOf("VSwitch", page, func(s cloud.Subnet) any {
-			described := map[string]any{"VSwitchId": s.ID, "ZoneId": s.Zone, "AvailableIpAddressCount": s.Free, "Status": "Available", "Ipv6CidrBlock": ""}
+			described := map[string]any{"VSwitchId": s.ID, "ZoneId": s.Zone, "VpcId": s.VPC, "AvailableIpAddressCount": s.Free, "Status": "Available", "Ipv6CidrBlock": ""}
 			for _, cidr := range s.CIDRs {
 				if cidr.Addr().Is4() {
 					described["CidrBlock"] = cidr
