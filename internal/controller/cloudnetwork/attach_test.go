@@ -300,7 +300,7 @@ func TestInterfaceWithoutInstanceIsDeleted(t *testing.T) {
 func TestLostInterfaceIsReplaced(t *testing.T) {
 	x := newAttachBench(t)
 	x.join("worker1", x.subnets[1])
-	x.run(15 * time.Second)
+	x.run(2 * resyncMax) // until a listing has confirmed the attachment, it counts for staleMax
 	one := x.instance("worker1")
 	find := func() string {
 		for _, i := range x.cloud.Present() {
