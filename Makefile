@@ -240,7 +240,7 @@ bench-start: lab-tools images ## Measure the time of a pod's network, plugin by 
 chaos: lab-tools ## Kill agents, controllers, API servers and etcds at random for ten minutes, then simulate 30,000 histories, and those of a cloud with a controller that dies after each step
 	@go run ./test/chaos --time 10m
 	@go test ./internal/ipam -count=1 -timeout 60m -run '^TestSimulation$$' -sim.seeds=30000
-	@go test ./internal/controller/cloudnetwork -count=1 -timeout 60m -run KilledAtEachStep -kill.every=1
+	@go test ./internal/controller/cloudnetwork -count=1 -timeout 60m -run 'KilledAtEachStep|NoAddressIsLeased' -kill.every=1 -rapid.checks=300
 
 .PHONY: scale
 scale: lab-tools ## Run an agent with 5,000 nodes and 20,000 pools, then with 10,000 services (root), a cloud with 500 nodes, and a controller with 100,000 pods and 2,000 policies, then with 5,000 pools and 20,000 endpoints

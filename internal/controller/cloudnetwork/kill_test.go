@@ -133,8 +133,8 @@ func (x *bench) converge(within time.Duration, alive func() bool) {
 	}
 }
 
-// every is small enough for each kind of step in the hermetic tests. make chaos tries all.
-var every = flag.Int("kill.every", 12, "let the controller die after every n-th write or call")
+// every is small enough for each kind of step in the hermetic tests. make chaos takes 1.
+var every = flag.Int("kill.every", 20, "let the controller die after every n-th write or call")
 
 // killAtSteps runs histories in which the controller dies after one of its writes and calls. killedAt returns false if it did not
 // die, because the history has fewer steps.

@@ -191,9 +191,9 @@ func (m *manageModel) check() {
 // TestNoAddressIsLeasedAndUnassigned has pods come and go on two nodes, with agents that read late, a cloud that lies, throttles and
 // loses answers, and a controller that dies at any step. In the end, everything works again, and nothing is left behind.
 func TestNoAddressIsLeasedAndUnassigned(t *testing.T) {
-	// A run takes a second. -rapid.checks=1000 makes more of them.
+	// A run takes a second. make chaos makes 300.
 	if checks := flag.Lookup("rapid.checks"); checks.Value.String() == checks.DefValue {
-		if err := checks.Value.Set("20"); err != nil {
+		if err := checks.Value.Set("8"); err != nil {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { _ = checks.Value.Set(checks.DefValue) })
