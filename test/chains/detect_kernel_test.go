@@ -212,7 +212,7 @@ func TestSilentGatewayFailsADD(t *testing.T) {
 			want := fmt.Sprintf("gateway %s of pool lan-v%d does not answer", silent, 4+2*i)
 			if err == nil || !strings.Contains(err.Error(), want) {
 				n.Errorf("got %q, %v; want %q", got, err, want)
-			} else if i == 0 {
+			} else if i == 0 && !strings.Contains(n.plugin, "ipvlan") { // ipvlan asks on its master
 				err = docblocks.Shows("silent-gateway", err.Error())
 				if err != nil {
 					n.Error(err)
