@@ -3,12 +3,14 @@
 package cli
 
 import (
+	"context"
 	"errors"
 	"log/slog"
 	"testing"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
@@ -100,6 +102,13 @@ func administrator(t *testing.T) *rest.Config {
 		ObjectMeta: metav1.ObjectMeta{Name: "administrator"},
 		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "cluster-admin"},
 		Subjects:   []rbacv1.Subject{{Kind: rbacv1.ServiceAccountKind, Namespace: "default", Name: "administrator"}},
+	})
+	c, err := client.New(config, client.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	kubetest.Eventually(t, func(ctx context.Context) error { // the API server learns of the binding by a watch
+		return c.List(ctx, &networkingv1.ServiceCIDRList{})
 	})
 	return config
 }

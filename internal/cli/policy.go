@@ -13,8 +13,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"spiderpool.dev/spiderpool/internal/inet"
-	"spiderpool.dev/spiderpool/internal/kube/compile"
 	"spiderpool.dev/spiderpool/internal/lease"
 	"spiderpool.dev/spiderpool/internal/policy"
 	"spiderpool.dev/spiderpool/internal/service"
@@ -195,17 +193,12 @@ func (q question) pods(ctx context.Context, r reader) ([]lease.PodKey, error) {
 			pods = append(pods, lease.PodKey{Namespace: e.pod.Namespace, Name: e.pod.Name})
 			continue
 		}
-		object, err := r.ReadBlock(ctx, inet.BlockOf(e.addr))
+		l, err := r.leaseOf(ctx, e.addr)
 		if err != nil {
 			return nil, err
 		}
-		if object == nil {
-			continue
-		}
-		if block, ok := compile.StoredBlock(object); ok {
-			if l, held := block.Lease(e.addr); held && l.State == lease.InUse {
-				pods = append(pods, l.Pod)
-			}
+		if l.State == lease.InUse {
+			pods = append(pods, l.Pod)
 		}
 	}
 	return pods, nil

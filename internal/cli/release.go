@@ -90,15 +90,26 @@ func (o *releaseOptions) judge(ctx context.Context, r reader, addr netip.Addr) (
 	if err != nil {
 		return release, err
 	}
-	state, err := o.state(ctx, r, wants{blocks: true})
+	l, err := r.leaseOf(ctx, addr)
 	if err != nil {
 		return release, err
 	}
-	around, err := r.near(ctx, state.Lease(addr), o.now())
-	if err != nil {
-		return release, err
+	for {
+		around, err := r.near(ctx, l, o.now())
+		if err != nil {
+			return release, err
+		}
+		// The blocks come last: the request is for the version that is judged.
+		state, err := o.state(ctx, r, wants{blocks: true})
+		if err != nil {
+			return release, err
+		}
+		latest := state.Lease(addr)
+		if latest.Pod == l.Pod && latest.Node == l.Node && latest.FixedFor == l.FixedFor {
+			return state.Release(addr, o.force, around, ownerOf, file.IPAM.ReclaimPolicy()), nil
+		}
+		l = latest // it changed hands meanwhile
 	}
-	return state.Release(addr, o.force, around, ownerOf, file.IPAM.ReclaimPolicy()), nil
 }
 
 // ask writes the request into the block that the judgement is about, and waits for the controller, which removes

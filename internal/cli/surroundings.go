@@ -2,12 +2,15 @@ package cli
 
 import (
 	"context"
+	"net/netip"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
+	"spiderpool.dev/spiderpool/internal/inet"
+	"spiderpool.dev/spiderpool/internal/kube/compile"
 	"spiderpool.dev/spiderpool/internal/lease"
 	"spiderpool.dev/spiderpool/internal/reclaim"
 	"spiderpool.dev/spiderpool/internal/view"
@@ -66,6 +69,18 @@ func (r reader) near(ctx context.Context, l lease.Lease, now time.Time) (view.Su
 		return s, err
 	}
 	return s, nil
+}
+
+// leaseOf reads the lease of an address. It returns the zero value if there is none.
+func (r reader) leaseOf(ctx context.Context, addr netip.Addr) (l lease.Lease, err error) {
+	object, err := r.ReadBlock(ctx, inet.BlockOf(addr))
+	if err != nil || object == nil {
+		return l, err
+	}
+	if block, ok := compile.StoredBlock(object); ok {
+		l, _ = block.Lease(addr)
+	}
+	return l, nil
 }
 
 // owners reads the StatefulSets, and returns the state of owners. It reads virtual machines when asked

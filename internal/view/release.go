@@ -37,7 +37,7 @@ func (s *State) Lease(addr netip.Addr) lease.Lease {
 }
 
 // Release judges the request to release an address like the controller; forced is a request
-// in spite of the owner. around may have only what Lease names. See Reclaims for the other parameters.
+// in spite of the owner. around may have only the pods and the node of the lease. See Reclaims for the other parameters.
 func (s *State) Release(addr netip.Addr, forced bool, around Surroundings, ownerOf func(lease.Owner) reclaim.Owner, policy reclaim.Policy) Release {
 	base := inet.BlockOf(addr)
 	block, _ := s.index.Block(base)
