@@ -91,7 +91,7 @@ func (s *State) Capacity(q CapacityQuestion) (Capacity, error) {
 	if err != nil {
 		return out, err
 	}
-	f, chooser := filler{free: map[string]int64{}}, chooser{State: s, pools: nodePools{own: map[string][]*pool.Pool{}}}
+	f, chooser := filler{free: map[string]int64{}}, chooser{State: s, pools: newNodePools()}
 	for _, name := range s.pools.Names() {
 		p, _ := s.pools.Get(name)
 		chooser.pools.add(p)
@@ -182,9 +182,9 @@ const maxExplained = 50
 // errUnexplained is the error of further nodes.
 var errUnexplained = errors.New("no pool for this node; spiderpoolctl capacity --node NODE names the reasons")
 
-// selections returns the pools for an interface on a node. The errors are those of pool.SelectAll, and errUnexplained.
-func (c *chooser) selections(request *pool.Request, families []inet.Family) ([]pool.Selection, error) {
-	selections, err := pool.SelectAll(c.pools.of(request.Node.Name), request, families)
+// selections returns the pools of a node for an interface. The errors are those of pool.SelectAll, and errUnexplained.
+func (c *chooser) selections(ofNode *pool.Catalog, request *pool.Request, families []inet.Family) ([]pool.Selection, error) {
+	selections, err := pool.SelectAll(ofNode, request, families)
 	if none := (pool.NoPools)(nil); !errors.As(err, &none) {
 		return selections, err
 	}
@@ -201,9 +201,10 @@ func (c *chooser) slots(out *Capacity, like PodQuestion, node pool.NodeFacts, in
 	}
 	facts := like.Facts
 	facts.Node = node
+	ofNode := c.pools.of(node.Name)
 	for _, i := range interfaces {
 		request := ipam.InterfaceRequest(facts, i.PodInterface, i.network)
-		selections, err := c.selections(&request, like.Families)
+		selections, err := c.selections(ofNode, &request, like.Families)
 		var none pool.NoPools
 		if err != nil && !errors.As(err, &none) && !errors.Is(err, errUnexplained) {
 			out.Findings = append(out.Findings, Finding{"interface " + i.Name, oneLine(err), "correct the annotation, or the CNI configuration of " + i.Attachment.String()})

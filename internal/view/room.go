@@ -36,7 +36,7 @@ type Rooms struct {
 
 // Rooms returns the rooms of nodes. families are the IP versions of the installation.
 func (s *State) Rooms(families []inet.Family) *Rooms {
-	r := &Rooms{state: s, families: families, pools: nodePools{own: map[string][]*pool.Pool{}}, fill: filler{free: map[string]int64{}}}
+	r := &Rooms{state: s, families: families, pools: newNodePools(), fill: filler{free: map[string]int64{}}}
 	found := map[pool.NetworkAttachment]bool{}
 	for _, name := range s.pools.Names() {
 		p, _ := s.pools.Get(name)
@@ -64,23 +64,31 @@ func (s *State) Rooms(families []inet.Family) *Rooms {
 // the others.
 type nodePools struct {
 	own    map[string][]*pool.Pool // by the only node
-	shared []*pool.Pool            // of all nodes, or several
+	shared *pool.Catalog           // of all nodes, or several
+}
+
+func newNodePools() nodePools {
+	return nodePools{own: map[string][]*pool.Pool{}, shared: pool.NewCatalog()}
 }
 
 // add reports whether the pool is one node's own.
 func (n *nodePools) add(p *pool.Pool) (own bool) {
 	if len(p.NodeNames) != 1 {
-		n.shared = append(n.shared, p)
+		n.shared.Set(p)
 		return false
 	}
 	n.own[p.NodeNames[0]] = append(n.own[p.NodeNames[0]], p)
 	return true
 }
 
-// of returns what the agent of a node watches.
+// of returns what the agent of a node watches. Do not change it.
 func (n *nodePools) of(node string) *pool.Catalog {
-	catalog := pool.NewCatalog()
-	for _, p := range slices.Concat(n.own[node], n.shared) {
+	own := n.own[node]
+	if len(own) == 0 {
+		return n.shared
+	}
+	catalog := n.shared.Clone()
+	for _, p := range own {
 		catalog.Set(p)
 	}
 	return catalog
