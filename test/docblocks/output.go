@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 )
 
 var spaces = regexp.MustCompile(` +`)
@@ -27,11 +28,7 @@ func (b Block) Output() (name, file string, ok bool) {
 // pool-full: each of its lines is in the printed text, in the same order. "…" in the block stands for values that differ in each
 // run, e.g. a UID, and a space for spaces of any number, because columns of a table are as wide as their longest value.
 func Shows(name, printed string) error {
-	root, err := moduleRoot()
-	if err != nil {
-		return err
-	}
-	blocks, err := Read(root)
+	blocks, err := pages()
 	if err != nil {
 		return err
 	}
@@ -42,6 +39,15 @@ func Shows(name, printed string) error {
 	}
 	return fmt.Errorf("no page has a block below <!-- output: %s of FILE -->", name)
 }
+
+// pages reads the blocks of all pages once: a test may compare again and again until a condition holds.
+var pages = sync.OnceValues(func() ([]Block, error) {
+	root, err := moduleRoot()
+	if err != nil {
+		return nil, err
+	}
+	return Read(root)
+})
 
 // compare returns the first line of the block that the printed text lacks.
 func (b Block) compare(printed string) error {
