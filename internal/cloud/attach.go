@@ -65,7 +65,7 @@ type Attaching struct {
 	Network   string            // name of the SpiderCloudNetwork
 	Owner     map[string]string // TagCluster and TagNetwork
 	Tags      map[string]string // further tags of new interfaces
-	Wanted    []Wanted          // none: what is not attached is unneeded
+	Wanted    []Wanted          // if there is none, all unattached interfaces are unneeded
 	Members   []Member
 	Pools     map[string]bool   // names of the pools that exist
 	Limits    map[string]Limits // by instance type
@@ -372,7 +372,7 @@ func (a *attaching) collect() {
 				a.attach(m.Node, i.ID, here)
 			}
 		case m.Answers.latest.has(i.ID):
-			a.plan.Again = append(a.plan.Again, m.Node) // somebody has detached it since, and the node may need it
+			a.plan.Again = append(a.plan.Again, m.Node) // a user has detached it since, and the node may need it
 		case !a.isDoubtful(at.Instance):
 			a.drop(i)
 		}
