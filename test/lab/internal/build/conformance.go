@@ -12,7 +12,7 @@ import (
 // Conformance is Kubernetes' own end-to-end tests (the program e2e.test) with their
 // test server agnhost. A lab runs without it.
 var Conformance = Module{Name: "conformance", Version: "k8s.io/kubernetes", Test: "k8s.io/kubernetes/test/e2e",
-	Packages: []string{"./agnhost", "k8s.io/kubernetes/test/images/regression-issue-74839", "github.com/onsi/ginkgo/v2/ginkgo"},
+	Packages: []string{"./agnhost"},
 	Files:    []string{"test/images/agnhost/porter/localhost.crt", "test/images/agnhost/porter/localhost.key"},
 	Hint:     " (the first time 3 minutes on two processors)"}
 

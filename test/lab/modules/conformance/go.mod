@@ -4,7 +4,11 @@ module spiderpool.dev/spiderpool/test/lab/modules/conformance
 
 go 1.26.0
 
-tool k8s.io/kubernetes/test/e2e
+tool (
+	github.com/onsi/ginkgo/v2/ginkgo
+	k8s.io/kubernetes/test/e2e
+	k8s.io/kubernetes/test/images/regression-issue-74839
+)
 
 require (
 	cel.dev/expr v0.25.1 // indirect
