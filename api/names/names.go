@@ -231,6 +231,11 @@ const (
 	// LabelCloudInterface is the ID of the network interface whose addresses the pool has.
 	// Example: eni-0123456789abcdef0
 	LabelCloudInterface = "ipam.spidernet.io/cloud-interface"
+
+	// LabelCloudZone marks a pool of fixed addresses, which move between the nodes of a zone; its value is the zone. A pod with an
+	// address of the pool starts when status.placements says that the address is on its node.
+	// Example: eu-central-1a
+	LabelCloudZone = "ipam.spidernet.io/cloud-zone"
 )
 
 // Annotations of the SpiderIPPools that follow a cloud

@@ -50,7 +50,7 @@ type CloudManagement struct {
 
 // CloudAction is a call that changes the cloud.
 //
-// +kubebuilder:validation:Enum=Assign;Unassign;Create;Attach;Delete
+// +kubebuilder:validation:Enum=Assign;Unassign;Create;Attach;Delete;Move
 type CloudAction string
 
 const (
@@ -64,6 +64,8 @@ const (
 	CloudAttach CloudAction = "Attach"
 	// CloudDelete deletes an interface without an instance.
 	CloudDelete CloudAction = "Delete"
+	// CloudMove assigns a fixed address to an interface, and takes it from the one that has it.
+	CloudMove CloudAction = "Move"
 )
 
 // CloudChange is a call of the cloud that has begun, and whose outcome is not known yet.
@@ -82,6 +84,11 @@ type CloudChange struct {
 
 	// Action is the call, e.g. Assign.
 	Action CloudAction `json:"action"`
+
+	// Address is the fixed address that the call moves or unassigns, e.g. "172.31.16.200". It is empty for other calls.
+	// +kubebuilder:validation:MaxLength=45
+	// +optional
+	Address string `json:"address,omitempty"`
 }
 
 // CloudAttachment says how the controller makes an interface for a node without one.
@@ -100,6 +107,28 @@ type CloudAttachment struct {
 	// +kubebuilder:validation:items:MaxLength=64
 	// +listType=set
 	SecurityGroups []string `json:"securityGroups,omitempty"`
+}
+
+// CloudFixedAddresses are addresses of one subnet that follow their pods from node to node.
+type CloudFixedAddresses struct {
+	// Name is a part of the names of the pools, e.g. "db-a": the pools of the SpiderCloudNetwork "aws" are aws-db-a-fixed-v4 and
+	// aws-db-a-fixed-v6.
+	// +kubebuilder:validation:MaxLength=40
+	// +kubebuilder:validation:XValidation:rule=`self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')`,messageExpression=`"'" + self + "' is no name; write lower-case letters, digits and hyphens, such as 'db-a'"`
+	Name string `json:"name"`
+
+	// Subnet is the ID of the subnet of the addresses, e.g. "subnet-0123456789abcdef0". They go to nodes whose interface is in it.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=64
+	Subnet string `json:"subnet"`
+
+	// IPs lists addresses and ranges, e.g. ["172.31.16.192-172.31.16.254"], at most 256 of each IP version. Nothing else may use
+	// them: on AWS, create an explicit subnet CIDR reservation for them first, so that EC2 assigns none of them by itself.
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=64
+	// +kubebuilder:validation:items:MaxLength=91
+	// +listType=set
+	IPs []string `json:"ips"`
 }
 
 // CloudInterface is one network interface of each node.
@@ -134,11 +163,21 @@ type CloudInterface struct {
 	// aws or alibaba.
 	// +optional
 	Attach *CloudAttachment `json:"attach,omitempty"`
+
+	// FixedAddresses are addresses for pods of StatefulSets that keep theirs. Each entry makes a pool of each IP version for all nodes
+	// in the zone of its subnet. A pod gets one of them if it names the pool. The controller assigns the address to this interface
+	// of the pod's node, and moves it when the pod comes to another node. It needs the mode Manage.
+	// +kubebuilder:validation:MaxItems=16
+	// +listType=map
+	// +listMapKey=name
+	// +optional
+	FixedAddresses []CloudFixedAddresses `json:"fixedAddresses,omitempty"`
 }
 
 // SpiderCloudNetworkSpec selects the interfaces of the cloud that are to have pools.
 //
 // +kubebuilder:validation:XValidation:rule=`self.mode == 'Manage' && self.provider != 'iaas' || self.interfaces.all(i, !has(i.attach))`,messageExpression=`"attach needs mode 'Manage' and provider 'aws' or 'alibaba', and they are '" + self.mode + "' and '" + self.provider + "'; change them, or remove attach and attach the interfaces with the tools of the cloud"`
+// +kubebuilder:validation:XValidation:rule=`self.mode == 'Manage' || self.interfaces.all(i, !has(i.fixedAddresses))`,messageExpression=`"fixedAddresses needs mode 'Manage', and mode is '" + self.mode + "'; set mode, or remove fixedAddresses"`
 // +kubebuilder:validation:XValidation:rule=`!has(self.manage) || self.mode == 'Manage'`,messageExpression=`"manage needs mode 'Manage', and mode is '" + self.mode + "'; set mode, or remove manage"`
 type SpiderCloudNetworkSpec struct {
 	// Provider is the cloud, e.g. "aws".

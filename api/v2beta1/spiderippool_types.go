@@ -55,6 +55,29 @@ type SpiderIPPoolSpec struct {
 	Disable *bool `json:"disable,omitempty"`
 }
 
+// CloudPlacement is a fixed address and the network interface that has it.
+type CloudPlacement struct {
+	// IP is the address in canonical form.
+	// +kubebuilder:validation:MaxLength=45
+	IP string `json:"ip"`
+
+	// Interface is the interface that has had the address last, as the cloud has confirmed, e.g. "eni-0123456789abcdef0".
+	// +kubebuilder:validation:MaxLength=253
+	// +optional
+	Interface string `json:"interface,omitempty"`
+
+	// PodUID is the UID of the pod that may use the address: the cloud has confirmed that the interface of the pod's node has it.
+	// It is empty while the address moves. A pod starts when its UID is here.
+	// +kubebuilder:validation:MaxLength=128
+	// +optional
+	PodUID string `json:"podUID,omitempty"`
+
+	// Message says why a pod still waits for the address, e.g. the refusal of the cloud.
+	// +kubebuilder:validation:MaxLength=1024
+	// +optional
+	Message string `json:"message,omitempty"`
+}
+
 // SpiderIPPoolStatus summarizes the pool's leases. The SpiderIPBlocks hold the leases themselves.
 type SpiderIPPoolStatus struct {
 	// AllocatedIPs is a JSON object with the addresses in use: address → {"pod":"namespace/name","podUid":"…"}.
@@ -76,6 +99,13 @@ type SpiderIPPoolStatus struct {
 	// +kubebuilder:validation:Minimum=0
 	// +optional
 	FreeIPCount *int64 `json:"freeIPCount,omitempty"`
+
+	// Placements say where the addresses of a pool of fixed addresses are (fixedAddresses of a SpiderCloudNetwork).
+	// +kubebuilder:validation:MaxItems=256
+	// +listType=map
+	// +listMapKey=ip
+	// +optional
+	Placements []CloudPlacement `json:"placements,omitempty"`
 
 	// Conditions has the condition Ready: True if the pool can be used as written.
 	// +listType=map

@@ -67,6 +67,37 @@ func (h History) Unassigned(iface string, pieces []netip.Prefix) History {
 	})
 }
 
+// Fixing returns the history with the single addresses of the set in Interface.Fixed, not in Assigned: they follow their leases, and
+// belong to no pool of a node.
+func (h History) Fixing(fixed inet.Set) History {
+	if fixed.IsEmpty() {
+		return h
+	}
+	isFixed := func(p netip.Prefix) bool { return p.IsSingleIP() && fixed.Contains(p.Addr()) }
+	for _, at := range []**Answer{&h.earlier, &h.latest} {
+		if *at == nil || (*at).Instance == nil || !slices.ContainsFunc((*at).Instance.Interfaces, func(i Interface) bool { return slices.ContainsFunc(i.Assigned, isFixed) }) {
+			continue
+		}
+		instance := *(*at).Instance
+		instance.Interfaces = slices.Clone(instance.Interfaces)
+		for k := range instance.Interfaces {
+			i := &instance.Interfaces[k]
+			var rest []netip.Prefix
+			i.Fixed = nil
+			for _, p := range i.Assigned {
+				if isFixed(p) {
+					i.Fixed = append(i.Fixed, p)
+				} else {
+					rest = append(rest, p)
+				}
+			}
+			i.Assigned = rest
+		}
+		*at = &Answer{At: (*at).At, Instance: &instance}
+	}
+	return h
+}
+
 // changed returns the history with other pieces of an interface. Answers never change, so it copies those with the interface.
 func (h History) changed(iface string, change func([]netip.Prefix) []netip.Prefix) History {
 	for _, at := range []**Answer{&h.earlier, &h.latest} {

@@ -72,6 +72,7 @@ type Discovery struct {
 	Subnets  map[string]Subnet // of all interfaces in the answers
 	Pools    []ExistingPool    // of this network
 	Others   inet.Set          // addresses of all other pools
+	Fixed    inet.Set          // addresses of the network's own pools of fixed addresses, which are among Others
 	// Reserved are the addresses that this network keeps from all pods.
 	Reserved inet.Set
 	// Settled says that the agents have had time to read Reserved and Pools. Only then the
@@ -309,6 +310,11 @@ func (p *discovery) create(s slot, from supply) {
 // free returns those of the addresses that no pool has, and takes them. It returns none
 // if the last answer is old: the cloud may have given them to another interface since.
 func (p *discovery) free(s slot, iface string, ips inet.Set) inet.Set {
+	if fixed := ips.And(p.Fixed); !fixed.IsEmpty() {
+		p.issue(Overlap, fmt.Sprintf("interface %s of node %s has %s in a prefix, and spec.interfaces[].fixedAddresses has them, too; reserve them in the subnet, so that the cloud takes no prefix there, and unassign the prefix", iface, s.member.Node, fixed))
+		p.again[s.member.Node] = true
+		ips = ips.Minus(fixed)
+	}
 	if ips.Overlaps(p.taken) {
 		p.issue(Overlap, fmt.Sprintf("%s of interface %s of node %s are in another SpiderIPPool; take them out of that pool", ips.And(p.taken), iface, s.member.Node))
 		p.again[s.member.Node] = true

@@ -282,7 +282,7 @@ func (p *port) slots() int {
 			n--
 		}
 	}
-	for _, piece := range p.Assigned {
+	for _, piece := range slices.Concat(p.Assigned, p.Interface.Fixed) {
 		if inet.FamilyOf(piece.Addr()) == p.family {
 			n--
 		}

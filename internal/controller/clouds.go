@@ -41,7 +41,7 @@ func cloudOptions(holds *withhold.Withholder, live client.Reader, cfg config.Con
 		err := live.Get(ctx, client.ObjectKey{Name: metav1.NamespaceSystem}, &system)
 		return string(system.UID), err
 	}
-	return cloudnetwork.Options{Networks: cfg.Multus.ClusterNetwork(cfg.PodNamespace), Withholder: holds, Cluster: cluster}
+	return cloudnetwork.Options{Networks: cfg.Multus.ClusterNetwork(cfg.PodNamespace), Withholder: holds, Cluster: cluster, Live: live}
 }
 
 // open returns the client of one cloud. A service has no region.

@@ -69,6 +69,8 @@ var (
 		"The network policies that select the pod are not in effect as they are now, because the node's kernel refuses the packet filter, or the peers of a policy are not known. The pod keeps the filter that it has; one without a filter is closed if peers stay unknown. The text names the reason."}
 	addressesGone = Kind{"SpiderIPPool", warning, "AddressesGone", "Withdraw",
 		"The cloud has taken addresses away from the network interface of the pool. No pod gets them any more. The text names the addresses and the pods that use them."}
+	fixedAddressReturned = Kind{"SpiderIPPool", warning, "FixedAddressReturned", "Move",
+		"The cloud showed a fixed address elsewhere than on the node of its pod, twice, so the controller assigned it there again. Another program, or a call of a controller that was paused, has moved it. The text names the address, the interface and the node."}
 	cloudAddressesChanged = Kind{"Node", normal, CloudAddressesChangedReason, "Discover",
 		"The metadata service of the node's instance shows other addresses than before. The controller asks the cloud about the node. The text names the addresses and the hardware address of the network interface."}
 	attachmentCreated = Kind{"SpiderMultusConfig", normal, "AttachmentCreated", "Create",
@@ -88,7 +90,7 @@ const CloudAddressesChangedReason = "CloudAddressesChanged"
 var kinds = []Kind{
 	failedAllocateIP, ipConflict, ownerNotProven, reclaimedIP, leaseRestored, releaseRefused, networkNotTrusted, nodeNotPrepared, runtimeUnavailable,
 	servicesLeft, invalidService, invalidEndpoints, invalidPolicy, tooManyPeers, bandwidthNotChanged, policyNotEnforced,
-	addressesGone, cloudAddressesChanged, attachmentCreated, attachmentAdopted, attachmentUpdated, attachmentDeleted,
+	addressesGone, fixedAddressReturned, cloudAddressesChanged, attachmentCreated, attachmentAdopted, attachmentUpdated, attachmentDeleted,
 }
 
 // FailedAllocateIP says why an interface of a pod gets no address.
@@ -155,6 +157,11 @@ func AddressesGone(addresses string, holders []string) Event {
 		text += ", and these pods lost their network, so delete them: " + strings.Join(holders, ", ")
 	}
 	return event(addressesGone, text)
+}
+
+// FixedAddressReturned says that a fixed address is on the interface of its pod's node again.
+func FixedAddressReturned(address, iface, node string) Event {
+	return event(fixedAddressReturned, fmt.Sprintf("the cloud showed the fixed address %s elsewhere than on interface %s of node %s, whose pod has it; the controller assigned it there again. Nothing else may move it", address, iface, node))
 }
 
 // CloudAddressesChanged says what the cloud has assigned to network interfaces of a node, and taken from them.

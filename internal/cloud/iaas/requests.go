@@ -36,6 +36,7 @@ type iface struct {
 	SecurityGroups []string          `json:"securityGroups,omitempty"`
 	Primary        []netip.Addr      `json:"primary"`
 	Assigned       []netip.Prefix    `json:"assigned"`
+	Fixed          []netip.Prefix    `json:"-"` // of the controller
 	Tags           map[string]string `json:"tags,omitempty"`
 	Attached       string            `json:"attached,omitempty"`
 	Survives       bool              `json:"-"` // of interfaces that a provider creates

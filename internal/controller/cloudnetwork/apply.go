@@ -37,42 +37,51 @@ var (
 // and is a fault; the others are written. After an error, the caller tries again. It is a fault,
 // too, unless the cache was behind.
 func (r *Reconciler) apply(ctx context.Context, network *v2beta1.SpiderCloudNetwork, in *input, plan cloud.Plan) ([]cloud.Issue, error) {
-	var faults []cloud.Issue
-	var errs []error
-	refused := func(err error) {
-		switch {
-		case err == nil:
-		case apierrors.IsConflict(err), errors.Is(err, errBehind):
-			errs = append(errs, err)
-		case apierrors.IsInvalid(err), apierrors.IsForbidden(err), apierrors.IsNotFound(err), errors.Is(err, errForeign):
-			faults = append(faults, cloud.Issue{Reason: "Refused", Text: err.Error()})
-		default:
-			errs = append(errs, err)
-			faults = append(faults, cloud.Issue{Reason: "WriteFailed", Text: err.Error()})
-		}
-	}
+	var w writes
 	// Discover takes no address out of a pool before it sees the reservation: without one,
 	// the pools can be written.
 	for _, family := range []inet.Family{inet.IPv4, inet.IPv6} {
-		refused(r.reserve(ctx, network, family, plan.Reserved.And(inet.OfPrefix(family.Everything()))))
+		w.refused(r.reserve(ctx, network, family, plan.Reserved.And(inet.OfPrefix(family.Everything()))))
 	}
-	if len(errs) > 0 {
-		return faults, errors.Join(errs...)
+	if len(w.errs) > 0 {
+		return w.faults, w.err()
 	}
 	r.announce(in, plan)
 	for _, i := range network.Spec.Interfaces {
 		if i.Master != "" {
-			refused(r.attach(ctx, network, i))
+			w.refused(r.attach(ctx, network, i))
 		}
 	}
 	for _, p := range plan.Pools {
-		refused(r.putPool(ctx, network, in.pools[p.Name], p, in.room[p.Name]))
+		w.refused(r.putPool(ctx, network, in.pools[p.Name], p, in.room[p.Name]))
 	}
 	for _, name := range plan.Delete {
-		refused(r.deletePool(ctx, in.pools[name]))
+		w.refused(r.deletePool(ctx, in.pools[name]))
 	}
-	return faults, errors.Join(errs...)
+	return w.faults, w.err()
 }
+
+// writes collects the errors of writes.
+type writes struct {
+	faults []cloud.Issue
+	errs   []error
+}
+
+// refused adds the error of a write, or none.
+func (w *writes) refused(err error) {
+	switch {
+	case err == nil:
+	case apierrors.IsConflict(err), errors.Is(err, errBehind):
+		w.errs = append(w.errs, err)
+	case apierrors.IsInvalid(err), apierrors.IsForbidden(err), apierrors.IsNotFound(err), errors.Is(err, errForeign):
+		w.faults = append(w.faults, cloud.Issue{Reason: "Refused", Text: err.Error()})
+	default:
+		w.errs = append(w.errs, err)
+		w.faults = append(w.faults, cloud.Issue{Reason: "WriteFailed", Text: err.Error()})
+	}
+}
+
+func (w *writes) err() error { return errors.Join(w.errs...) }
 
 // announce records an event for each pool that loses addresses.
 func (r *Reconciler) announce(in *input, plan cloud.Plan) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"net/netip"
 	"slices"
 	"strconv"
 	"time"
@@ -34,7 +35,8 @@ type call struct {
 // doubt is a call whose outcome is not known.
 type doubt struct {
 	node  string
-	since time.Time // when it ended, or when this process learned of it
+	addr  netip.Addr // of a fixed address
+	since time.Time  // when it ended, or when this process learned of it
 }
 
 func (s *session) newCall(node, iface string, action v2beta1.CloudAction, do func(ctx context.Context) error) *call {
@@ -63,7 +65,7 @@ func (r *Reconciler) run(ctx context.Context, network *v2beta1.SpiderCloudNetwor
 	now := r.clock.Now()
 	for _, c := range calls {
 		if c.err != nil && cloud.KindOf(c.err) == cloud.Unknown {
-			s.doubts[c.ID] = doubt{c.Node, now}
+			s.doubts[c.ID] = doubt{c.Node, addrOf(c.CloudChange), now}
 			continue
 		}
 		s.ended[c.ID], s.changed[c.Node] = now, now
@@ -72,6 +74,12 @@ func (r *Reconciler) run(ctx context.Context, network *v2beta1.SpiderCloudNetwor
 		r.log.WarnContext(ctx, "cannot write the end of calls into the status; the next write has it", "err", err)
 	}
 	return nil
+}
+
+// addrOf returns the fixed address of a call, the zero value for none.
+func addrOf(c v2beta1.CloudChange) netip.Addr {
+	a, _ := netip.ParseAddr(c.Address)
+	return a
 }
 
 // record writes the calls that begin, and removes those that have ended.
@@ -96,7 +104,7 @@ func (s *session) doubt(now time.Time, changes []v2beta1.CloudChange, nodes []me
 	for _, c := range changes {
 		_, known := s.doubts[c.ID]
 		if _, ended := s.ended[c.ID]; !known && !ended {
-			s.doubts[c.ID] = doubt{c.Node, now} // of a former process
+			s.doubts[c.ID] = doubt{c.Node, addrOf(c), now} // of a former process
 		}
 	}
 	for id, at := range s.ended {

@@ -25,6 +25,12 @@ import (
 // demandDelay collects pods that arrive together.
 const demandDelay = time.Second
 
+// has reports whether a pool is one of the network.
+func (in *input) has(pool string) bool {
+	_, fixed := in.fixed[pool]
+	return fixed || in.pools[pool] != nil
+}
+
 // readLeases reads the leases of all pools of the network in one pass. It returns the UIDs of the pods with an address in use.
 func (r *Reconciler) readLeases(ctx context.Context, in *input) (holders map[string]bool, err error) {
 	holders = map[string]bool{}
@@ -38,7 +44,7 @@ func (r *Reconciler) readLeases(ctx context.Context, in *input) (holders map[str
 			if l.State == v2beta1.LeaseInUse {
 				holders[l.PodUID] = true
 			}
-			if compiled, err := compile.LeaseOf(l); err == nil && in.pools[l.Pool] != nil {
+			if compiled, err := compile.LeaseOf(l); err == nil && in.has(l.Pool) {
 				in.leases[l.Pool] = append(in.leases[l.Pool], compiled)
 				addrs[l.Pool] = append(addrs[l.Pool], compiled.Addr)
 			}

@@ -95,6 +95,11 @@ func (r *Reconciler) manage(ctx context.Context, network *v2beta1.SpiderCloudNet
 	if err != nil {
 		return cloud.ManagePlan{}, nil, err
 	}
+	moved, ask, err := r.follow(ctx, network, s, in, busy)
+	if err != nil {
+		return cloud.ManagePlan{}, nil, err
+	}
+	faults, again = append(faults, moved...), append(again, ask...)
 	plan := cloud.Manage(s.management(in.discovery(network, s, asked), network, in, waiting, busy))
 	s.idle, s.returning, s.more = plan.Idle, plan.Returning, false
 	plan.Again, plan.Ask = append(plan.Again, again...), append(plan.Ask, attached.Ask...)
@@ -112,6 +117,12 @@ func manages(network *v2beta1.SpiderCloudNetwork) bool {
 	return network.Spec.Mode == v2beta1.CloudManage
 }
 
+// coolDownOf returns how long addresses must be unneeded before they are given back.
+func coolDownOf(network *v2beta1.SpiderCloudNetwork) time.Duration {
+	spec := ptr.Deref(network.Spec.Manage, v2beta1.CloudManagement{})
+	return time.Duration(ptr.Deref(spec.CoolDownMinutes, 10)) * time.Minute
+}
+
 // management returns the input of cloud.Manage.
 func (s *session) management(d cloud.Discovery, network *v2beta1.SpiderCloudNetwork, in *input, waiting map[string]int64, busy map[string]bool) cloud.Management {
 	spec := ptr.Deref(network.Spec.Manage, v2beta1.CloudManagement{})
@@ -120,7 +131,7 @@ func (s *session) management(d cloud.Discovery, network *v2beta1.SpiderCloudNetw
 		Discovery: d, Limits: s.limits, Waiting: waiting, MaxPods: map[string]int64{}, Kept: in.kept, Idle: s.idle, Returning: s.returning, Busy: busy,
 		KeepAll:  s.refusal != nil && d.Now.Before(s.refusal.until),
 		Reserve:  ptr.Deref(spec.ReservePercent, 20),
-		CoolDown: time.Duration(ptr.Deref(spec.CoolDownMinutes, 10)) * time.Minute,
+		CoolDown: coolDownOf(network),
 		Withheld: s.goingBack(network.Name), Stops: map[cloud.Place]cloud.Stop{}, Fragmented: map[string]bool{},
 	}
 	for _, n := range in.nodes {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -188,16 +189,20 @@ func (m *manageModel) check() {
 	}
 }
 
-// TestNoAddressIsLeasedAndUnassigned has pods come and go on two nodes, with agents that read late, a cloud that lies, throttles and
-// loses answers, and a controller that dies at any step. In the end, everything works again, and nothing is left behind.
-func TestNoAddressIsLeasedAndUnassigned(t *testing.T) {
-	// A run takes a second. make chaos makes 300.
+// fewChecks makes fewer histories in the hermetic tests. make chaos makes 300.
+func fewChecks(t *testing.T, n int) {
 	if checks := flag.Lookup("rapid.checks"); checks.Value.String() == checks.DefValue {
-		if err := checks.Value.Set("8"); err != nil {
+		if err := checks.Value.Set(strconv.Itoa(n)); err != nil {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { _ = checks.Value.Set(checks.DefValue) })
 	}
+}
+
+// TestNoAddressIsLeasedAndUnassigned has pods come and go on two nodes, with agents that read late, a cloud that lies, throttles and
+// loses answers, and a controller that dies at any step. In the end, everything works again, and nothing is left behind.
+func TestNoAddressIsLeasedAndUnassigned(t *testing.T) {
+	fewChecks(t, 8) // a run takes a second
 	rapid.Check(t, func(rt *rapid.T) {
 		m := newManageModel(t, rt)
 		name := 0

@@ -27,6 +27,7 @@ type input struct {
 	nodes    []member
 	pools    map[string]*v2beta1.SpiderIPPool // of this network
 	existing []cloud.ExistingPool             // the same
+	fixed    map[string]fixedPool             // those of fixed addresses of this network, which are not among pools
 	others   inet.Set                         // addresses of all other pools
 	reserved inet.Set
 	kept     inet.Set                 // addresses that users keep from all pods
@@ -35,8 +36,12 @@ type input struct {
 }
 
 func (in *input) discovery(network *v2beta1.SpiderCloudNetwork, s *session, now time.Time) cloud.Discovery {
+	var fixed []inet.Set
+	for _, pool := range in.fixed {
+		fixed = append(fixed, pool.ips)
+	}
 	d := cloud.Discovery{
-		Now: now, Network: network.Name, Subnets: s.subnets, Pools: in.existing, Others: in.others, Reserved: in.reserved, Settled: s.settled(now),
+		Fixed: inet.Union(fixed...), Now: now, Network: network.Name, Subnets: s.subnets, Pools: in.existing, Others: inet.Union(append(fixed, in.others)...), Reserved: in.reserved, Settled: s.settled(now),
 		Managed: manages(network), Leaving: s.leaving(network.Name), Attached: map[int]bool{},
 	}
 	for _, i := range network.Spec.Interfaces {
@@ -47,7 +52,7 @@ func (in *input) discovery(network *v2beta1.SpiderCloudNetwork, s *session, now 
 		d.Families = append(d.Families, inet.Family(version))
 	}
 	for _, m := range in.nodes {
-		d.Members = append(d.Members, cloud.Member{Node: m.node, Instance: m.instance, Answers: s.histories[m.instance]})
+		d.Members = append(d.Members, cloud.Member{Node: m.node, Instance: m.instance, Answers: s.histories[m.instance].Fixing(d.Fixed)})
 	}
 	return d
 }
@@ -75,7 +80,7 @@ func (in *input) growing(plan cloud.Plan) (nodes []string) {
 
 // read reads the nodes, the pools and the reserved addresses. Its faults concern nodes.
 func (r *Reconciler) read(ctx context.Context, network *v2beta1.SpiderCloudNetwork, s *session) (*input, []cloud.Issue, error) {
-	in := &input{pools: map[string]*v2beta1.SpiderIPPool{}, leases: map[string][]lease.Lease{}}
+	in := &input{pools: map[string]*v2beta1.SpiderIPPool{}, leases: map[string][]lease.Lease{}, fixed: map[string]fixedPool{}}
 	faults, err := r.readNodes(ctx, network, s.provider, in)
 	if err != nil {
 		return nil, nil, err
@@ -157,6 +162,10 @@ func (r *Reconciler) readPools(ctx context.Context, network *v2beta1.SpiderCloud
 			others = append(others, compiled.IPs)
 			continue
 		}
+		if isFixed(network, pool) {
+			in.fixed[pool.Name] = fixedPool{pool, compiled.IPs}
+			continue
+		}
 		in.pools[pool.Name] = pool
 		kept = append(kept, compiled.Exclude)
 		existing := cloud.ExistingPool{
@@ -182,6 +191,7 @@ func (r *Reconciler) readPools(ctx context.Context, network *v2beta1.SpiderCloud
 		}
 		in.existing = append(in.existing, existing)
 	}
+	r.owners.set(network.Name, in.fixed)
 	in.others, in.kept = inet.Union(others...), inet.Union(kept...)
 	return nil
 }

@@ -14,6 +14,7 @@ import (
 	"log/slog"
 	"maps"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"time"
 
@@ -69,6 +70,7 @@ type Reconciler struct {
 	log       *slog.Logger
 	sessions  map[string]*session // by SpiderCloudNetwork; one reconcile runs at a time
 	news      *news
+	owners    owners
 	cluster   string // its UID, once it is known
 	jitter    func(limit time.Duration) time.Duration
 	Options
@@ -80,6 +82,8 @@ type Options struct {
 	Withholder withholder
 	// Cluster returns the UID of the cluster, which is a tag of the interfaces that the controller creates.
 	Cluster func(ctx context.Context) (string, error)
+	// Live reads SpiderIPBlocks and SpiderIPPools from the API server.
+	Live client.Reader
 }
 
 // New returns a reconciler. The client of w must have a cache with the index of
@@ -115,6 +119,7 @@ func (r *Reconciler) Register(mgr ctrl.Manager) error {
 		WatchesRawSource(source.Kind(agents, &corev1.Event{}, handler.TypedEnqueueRequestsFromMapFunc(r.hear))).
 		Watches(&corev1.Node{}, handler.EnqueueRequestsFromMapFunc(r.all), builder.WithPredicates(changed)).
 		Watches(&corev1.Pod{}, r.demand(), builder.WithPredicates(podChanges)).
+		Watches(&v2beta1.SpiderIPBlock{}, r.fixedLeases()).
 		Complete(r)
 }
 
@@ -170,6 +175,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 	faults, in.room = append(faults, issues...), managed.Room
 	// 4. Plan the pools, and apply the plan.
 	discovery := in.discovery(network, s, now)
+	fixes, fixErr := r.fix(ctx, network, in, discovery)
 	plan := cloud.Discover(discovery)
 	plan.Again = append(plan.Again, managed.Again...)
 	s.plan(now, plan)
@@ -186,8 +192,8 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 		err = r.restore(ctx, network, s, in.others, plan.Pools)
 	}
 	// 5. Report.
-	faults = append(append(faults, refused...), plan.Issues...)
-	if err := errors.Join(err, r.report(ctx, network, in, faults)); err != nil {
+	faults = slices.Concat(faults, fixes, refused, plan.Issues)
+	if err := errors.Join(err, fixErr, r.report(ctx, network, in, faults)); err != nil {
 		return ctrl.Result{}, err
 	}
 	return ctrl.Result{RequeueAfter: s.next(now, plan)}, nil

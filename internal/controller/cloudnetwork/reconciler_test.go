@@ -59,7 +59,7 @@ type bench struct {
 // newBench has the subnets and the SpiderCloudNetwork "aws" of the guide, with pools of these IP versions.
 func newBench(t *testing.T, versions ...int64) *bench {
 	t.Helper()
-	b := fake.NewClientBuilder().WithScheme(scheme.New()).WithStatusSubresource(&v2beta1.SpiderCloudNetwork{})
+	b := fake.NewClientBuilder().WithScheme(scheme.New()).WithStatusSubresource(&v2beta1.SpiderCloudNetwork{}, &v2beta1.SpiderIPPool{})
 	if err := blockindex.IndexBlocksByPool(t.Context(), indexer{b}); err != nil {
 		t.Fatal(err)
 	}
@@ -92,6 +92,7 @@ func (x *bench) start(c client.WithWatch, provider cloud.Provider) {
 	o := Options{
 		Withholder: withhold.New(liveblocks.New(c, c), x.clock.Now, log),
 		Cluster:    func(context.Context) (string, error) { return "uid-cluster", nil },
+		Live:       c,
 	}
 	x.r = New(w, func(context.Context, v2beta1.CloudProvider, string) (cloud.Provider, error) { return provider, nil }, o, log)
 	x.r.clock = x.clock

@@ -29,6 +29,7 @@ type session struct {
 	fault     *cloud.Issue
 	jitter    func(limit time.Duration) time.Duration // random, below the limit
 	own       owned
+	fixed     followed
 	managed
 }
 
@@ -47,7 +48,7 @@ type member struct {
 
 func newSession(key string, provider cloud.Provider, now time.Time, jitter func(time.Duration) time.Duration) *session {
 	return &session{
-		jitter: jitter, managed: newManaged(), own: newOwned(),
+		jitter: jitter, managed: newManaged(), own: newOwned(), fixed: newFollowed(now),
 		key: key, provider: provider, resync: now, shrunk: now, described: now,
 		histories: map[string]cloud.History{}, subnets: map[string]cloud.Subnet{}, again: map[string]*repeat{}, heard: map[string]time.Time{},
 	}
@@ -213,6 +214,7 @@ func (s *session) nextManaged(earlier func(time.Time)) {
 		earlier(s.refusal.until)
 	}
 	s.own.next(earlier)
+	s.nextFixed(earlier)
 	if len(s.returning) > 0 || len(s.withheld) > 0 {
 		earlier(s.shrunk.Add(settleTime))
 	}
@@ -244,7 +246,7 @@ func (s *session) next(now time.Time, plan cloud.Plan) time.Duration {
 			due = t
 		}
 	}
-	if s.more || s.own.more {
+	if s.more || s.own.more || s.fixed.more {
 		return 100 * time.Millisecond
 	}
 	s.nextManaged(earlier)

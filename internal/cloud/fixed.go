@@ -1,0 +1,101 @@
+package cloud
+
+import (
+	"fmt"
+	"net/netip"
+
+	"spiderpool.dev/spiderpool/internal/inet"
+)
+
+// MaxFixed is the number of addresses of a pool of fixed addresses.
+const MaxFixed = 256
+
+// Reasons why a pool of fixed addresses is not all that the user asked for.
+const (
+	// SubnetUnknown: no interface of the nodes is in the subnet of fixed addresses.
+	SubnetUnknown Reason = "SubnetUnknown"
+	// FixedInvalid: an entry of fixedAddresses cannot be a pool.
+	FixedInvalid Reason = "FixedInvalid"
+)
+
+// FixedEntry asks for pools of fixed addresses.
+type FixedEntry struct {
+	Name   string
+	Device int
+	Subnet string // ID
+	IPs    inet.Set
+}
+
+// FixedWanted is a pool of fixed addresses that the cluster is to have.
+type FixedWanted struct {
+	Name    string
+	Device  int
+	Zone    string
+	Subnet  netip.Prefix
+	Gateway netip.Addr
+	IPs     inet.Set
+}
+
+// FixPools returns the pools of entries. have are the addresses of the present ones by name. An address that something else has is left
+// out, unless the pool has it already.
+func FixPools(d Discovery, entries []FixedEntry, have map[string]inet.Set) (wanted []FixedWanted, issues []Issue) {
+	report := func(reason Reason, format string, args ...any) {
+		issues = append(issues, Issue{reason, fmt.Sprintf(format, args...)})
+	}
+	taken := []inet.Set{d.Others}
+	taken = append(taken, ipsOf(d.Pools)...)
+	seen := map[string]bool{}
+	for _, e := range entries {
+		where := fmt.Sprintf("fixedAddresses %s of device %d", e.Name, e.Device)
+		if seen[e.Name] {
+			report(FixedInvalid, "%s: another interface has fixedAddresses of this name; choose another one", where)
+			continue
+		}
+		seen[e.Name] = true
+		subnet, ok := d.Subnets[e.Subnet]
+		if !ok {
+			report(SubnetUnknown, "%s: no interface of the nodes is in subnet %s; check the subnet, spec.nodeSelector and spec.interfaces", where, e.Subnet)
+			continue
+		}
+		left := e.IPs
+		for _, cidr := range subnet.CIDRs {
+			family := inet.FamilyOf(cidr.Addr())
+			ips := e.IPs.And(inet.OfPrefix(cidr))
+			left = left.Minus(ips)
+			if ips.IsEmpty() {
+				continue
+			}
+			w := FixedWanted{Name: FixedPoolName(d.Network, e.Name, family), Device: e.Device, Zone: subnet.Zone, Subnet: cidr.Masked(), Gateway: subnet.Gateway(family)}
+			foreign := inet.Union(taken...).Minus(have[w.Name])
+			foreign = inet.Union(foreign, d.primaries().Minus(have[w.Name]), inet.OfAddrs(subnet.Layout.Kept(cidr)...))
+			if used := ips.And(foreign); !used.IsEmpty() {
+				report(Overlap, "%s: other pools, the cloud or interfaces of nodes have %s; take them out of spec.interfaces[].fixedAddresses[].ips", where, used)
+			}
+			w.IPs = ips.Minus(foreign)
+			switch n := ips.Count(); {
+			case n > MaxFixed:
+				report(FixedInvalid, "%s: %d %s addresses are more than %d; write several entries", where, n, family, MaxFixed)
+			case !w.IPs.IsEmpty():
+				taken = append(taken, w.IPs)
+				wanted = append(wanted, w)
+			}
+		}
+		if !left.IsEmpty() {
+			report(FixedInvalid, "%s: %s are outside of subnet %s, which has %v; correct spec.interfaces[].fixedAddresses[].ips", where, left, e.Subnet, subnet.CIDRs)
+		}
+	}
+	return wanted, issues
+}
+
+// primaries returns the nodes' own addresses.
+func (d Discovery) primaries() inet.Set {
+	var all []netip.Addr
+	for _, m := range d.Members {
+		if m.Answers.exists() {
+			for _, i := range m.Answers.latest.Instance.Interfaces {
+				all = append(all, i.Primary...)
+			}
+		}
+	}
+	return inet.OfAddrs(all...)
+}

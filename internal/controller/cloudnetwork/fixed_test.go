@@ -1,0 +1,310 @@
+package cloudnetwork
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"spiderpool.dev/spiderpool/api/names"
+	"spiderpool.dev/spiderpool/api/v2beta1"
+	"spiderpool.dev/spiderpool/internal/cloud"
+	"spiderpool.dev/spiderpool/internal/cloud/cloudtest"
+	"spiderpool.dev/spiderpool/internal/inet"
+	"spiderpool.dev/spiderpool/internal/kube/compile"
+	"spiderpool.dev/spiderpool/internal/lease"
+)
+
+// fixedRange is the range of the pool aws-db-fixed-v4 of the benches.
+const (
+	fixedRange = "172.31.32.192-172.31.32.223"
+	fixedIP    = "172.31.32.192"
+	fixedV4    = "aws-db-fixed-v4"
+)
+
+// newFixedBench has worker1 and worker2 in the subnet of fixed addresses, and worker3 in another one. It returns the interfaces of
+// the first two.
+func newFixedBench(t *testing.T, ips ...string) (x *bench, eni1, eni2 string) {
+	t.Helper()
+	x = newManagedBench(t, 4, 6)
+	x.fixedAddresses(v2beta1.CloudFixedAddresses{Name: "db", Subnet: x.subnets[1], IPs: append(ips, fixedRange)})
+	eni1, eni2 = x.join("worker1", x.subnets[1]), x.join("worker2", x.subnets[1])
+	x.join("worker3", x.subnets[0])
+	x.passes(3)
+	return x, eni1, eni2
+}
+
+func (x *bench) fixedAddresses(entries ...v2beta1.CloudFixedAddresses) {
+	x.t.Helper()
+	network := x.network()
+	network.Spec.Interfaces[0].FixedAddresses = entries
+	if err := x.c.Update(x.t.Context(), network); err != nil {
+		x.t.Fatal(err)
+	}
+}
+
+// lease writes the lease of a fixed address, and removes it for the state Released.
+func (x *bench) lease(addr string, state lease.State, pod, uid, node string) {
+	x.t.Helper()
+	a := netip.MustParseAddr(addr)
+	object := &v2beta1.SpiderIPBlock{}
+	exists := x.c.Get(x.t.Context(), client.ObjectKey{Name: compile.BlockName(inet.BlockOf(a))}, object) == nil
+	block := lease.Block{Base: inet.BlockOf(a)}
+	if exists {
+		block, _ = compile.StoredBlock(object)
+	}
+	l := lease.Lease{Addr: a, State: state, Since: x.clock.Now()}
+	if state != lease.Released {
+		l.Pool = cloud.FixedPoolName("aws", "db", inet.FamilyOf(a))
+		l.Holder = lease.Holder{
+			Pod: lease.ParsePodKey("default/" + pod), PodUID: uid, Node: node, Attachment: lease.Attachment{ContainerID: uid, Interface: "eth0"},
+			FixedFor: lease.Owner{Kind: lease.KindPod, Namespace: "default", Name: pod},
+		}
+	}
+	object = compile.BlockObject(block.With(l))
+	err := x.c.Update(x.t.Context(), object)
+	if !exists {
+		err = x.c.Create(x.t.Context(), object)
+	}
+	if err != nil {
+		x.t.Fatal(err)
+	}
+}
+
+// placement returns what agents see about an address, e.g. "eni-1 uid-1".
+func (x *bench) placement(addr string) v2beta1.CloudPlacement {
+	x.t.Helper()
+	for name, pool := range x.pools() {
+		if i := slices.IndexFunc(pool.Status.Placements, func(p v2beta1.CloudPlacement) bool { return p.IP == addr }); i >= 0 && strings.Contains(name, "-fixed-") {
+			return pool.Status.Placements[i]
+		}
+	}
+	return v2beta1.CloudPlacement{}
+}
+
+func (x *bench) wantPlaced(addr, iface, uid string) {
+	x.t.Helper()
+	if diff := cmp.Diff(v2beta1.CloudPlacement{IP: addr, Interface: iface, PodUID: uid}, x.placement(addr)); diff != "" {
+		x.t.Fatalf("placement (-want +got)\n%s", diff)
+	}
+}
+
+// at returns the interfaces with a single address.
+func (x *bench) at(addr string) (ifaces []string) {
+	a := netip.MustParseAddr(addr)
+	for _, i := range x.cloud.Present() {
+		if slices.Contains(i.Assigned, netip.PrefixFrom(a, a.BitLen())) {
+			ifaces = append(ifaces, i.ID)
+		}
+	}
+	return ifaces
+}
+
+func (x *bench) wantAt(addr string, ifaces ...string) {
+	x.t.Helper()
+	if got := x.at(addr); !slices.Equal(got, ifaces) {
+		x.t.Fatalf("%s is on %v, want %v", addr, got, ifaces)
+	}
+}
+
+func TestFixedPoolBelongsToZone(t *testing.T) {
+	x, _, _ := newFixedBench(t, "2406:da1e:c4:ed02:0:1::10")
+	x.condition("PoolsUpToDate", "")
+	pool := x.pools()[fixedV4]
+	if pool == nil {
+		t.Fatalf("there is no pool; %v", x.ips())
+	}
+	if got := pool.Labels[names.LabelCloudZone]; got != "eu-central-1b" || !slices.Equal(pool.Spec.IPs, []string{fixedRange}) || len(pool.Spec.NodeName) > 0 || *pool.Spec.Default {
+		t.Errorf("zone %s, %+v", got, pool.Spec)
+	}
+	if got := pool.Spec.NodeAffinity.MatchLabels; len(got) != 1 || got["topology.kubernetes.io/zone"] != "eu-central-1b" {
+		t.Errorf("the pool is for nodes with %v", got)
+	}
+	if pool := x.pools()["aws-db-fixed-v6"]; pool == nil || !slices.Equal(pool.Spec.IPs, []string{"2406:da1e:c4:ed02:0:1:0:10"}) {
+		t.Errorf("IPv6: %+v", pool)
+	}
+	x.passes(5)
+	x.wantAt(fixedIP)
+	x.fixedAddresses()
+	x.passes(3)
+	if pool := x.pools()[fixedV4]; pool != nil && pool.DeletionTimestamp == nil {
+		t.Error("the pool stays without an entry")
+	}
+}
+
+func TestAddressFollowsItsPod(t *testing.T) {
+	for _, tc := range []struct{ name, ip string }{{"IPv4", fixedIP}, {"IPv6", "2406:da1e:c4:ed02:0:1:0:10"}} {
+		t.Run(tc.name, func(t *testing.T) {
+			x, eni1, eni2 := newFixedBench(t, "2406:da1e:c4:ed02:0:1::10")
+			x.lease(tc.ip, lease.InUse, "db-0", "uid-1", "worker1")
+			x.pass(time.Second)
+			x.wantAt(tc.ip, eni1)
+			x.wantPlaced(tc.ip, eni1, "uid-1")
+			x.lease(tc.ip, lease.Retained, "db-0", "uid-1", "worker1")
+			x.passes(5)
+			x.wantAt(tc.ip, eni1)
+			x.lease(tc.ip, lease.InUse, "db-0", "uid-2", "worker2")
+			x.pass(time.Second)
+			x.wantAt(tc.ip, eni2)
+			x.wantPlaced(tc.ip, eni2, "uid-2")
+			x.lease(tc.ip, lease.Released, "", "", "")
+			x.pass(time.Second)
+			x.pass(coolDown / 2)
+			x.wantAt(tc.ip, eni2)
+			x.pass(coolDown / 2)
+			x.wantAt(tc.ip)
+			if got := x.placement(tc.ip); got.IP != "" {
+				t.Errorf("the placement %+v is left", got)
+			}
+			x.condition("PoolsUpToDate", "")
+			if n := len(x.network().Status.Changes); n > 0 {
+				t.Errorf("%d calls are open", n)
+			}
+		})
+	}
+}
+
+// A fixed address is no address of the node's own pool, and takes a slot of its interface.
+func TestFixedAddressStaysOutOfNodePools(t *testing.T) {
+	x, eni1, _ := newFixedBench(t)
+	before := x.ips()
+	room := x.assignable("aws-worker1-0-v4")
+	x.lease(fixedIP, lease.InUse, "db-0", "uid-1", "worker1")
+	for range 20 {
+		x.pass(coolDown)
+		x.wantAt(fixedIP, eni1)
+	}
+	if diff := cmp.Diff(before, x.ips()); diff != "" {
+		t.Errorf("pools (-before +after)\n%s", diff)
+	}
+	if got := x.assignable("aws-worker1-0-v4"); got != room-inet.BlockSize {
+		t.Errorf("the interface takes %d further addresses, before %d", got, room)
+	}
+	x.condition("PoolsUpToDate", "")
+}
+
+func TestStrayedAddressComesBack(t *testing.T) {
+	x, eni1, eni2 := newFixedBench(t)
+	x.lease(fixedIP, lease.InUse, "db-0", "uid-1", "worker1")
+	x.pass(time.Second)
+	x.wantAt(fixedIP, eni1)
+	x.passes(3)
+	move := cloud.Assignment{Interface: eni2, Family: inet.IPv4, Unit: cloud.Addresses, Exact: []netip.Prefix{prefix(fixedIP + "/32")}, Move: true}
+	if _, err := x.cloud.Assign(t.Context(), move); err != nil {
+		t.Fatal(err)
+	}
+	x.pass(resyncMax)
+	x.passes(4)
+	x.wantAt(fixedIP, eni1)
+	x.wantPlaced(fixedIP, eni1, "uid-1")
+	if event := <-x.events.Events; !strings.Contains(event, "FixedAddressReturned") || !strings.Contains(event, fixedIP) {
+		t.Errorf("the event is %s", event)
+	}
+}
+
+func TestRefusedMovesAreExplained(t *testing.T) {
+	for _, tc := range []struct {
+		name, node      string
+		before          func(x *bench)
+		reason, message string
+		after           func(x *bench)
+	}{
+		{"a stranger has the address", "worker1", func(x *bench) { x.cloud.Occupy(x.subnets[1], prefix(fixedIP+"/32")) }, "AddressInUse", "another interface of the cloud has 172.31.32.192", nil},
+		{"permission", "worker1", func(x *bench) { x.cloud.Deny("Assign") }, "PermissionMissing", "Assign", func(x *bench) { x.cloud.Allow("Assign") }},
+		{"throttled", "worker1", func(x *bench) { x.cloud.Throttle("Assign") }, "Throttled", "limits the calls", func(*bench) {}},
+		{"other subnet", "worker3", func(*bench) {}, "WrongSubnet", "spiderpoolctl release 172.31.32.192", nil},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			x, eni1, _ := newFixedBench(t)
+			tc.before(x)
+			x.lease(fixedIP, lease.InUse, "db-0", "uid-1", tc.node)
+			x.pass(time.Second)
+			x.condition(tc.reason, tc.message)
+			if got := x.placement(fixedIP); got.PodUID != "" || !strings.Contains(got.Message, tc.message) {
+				t.Errorf("the agent sees %+v", got)
+			}
+			x.wantAt(fixedIP)
+			if tc.after == nil {
+				x.lease(fixedIP, lease.Released, "", "", "")
+				x.passes(10)
+				x.condition("PoolsUpToDate", "")
+				if got := x.placement(fixedIP); got.IP != "" {
+					t.Errorf("%+v is left", got)
+				}
+				return
+			}
+			tc.after(x)
+			x.passes(5)
+			x.wantPlaced(fixedIP, eni1, "uid-1")
+			x.condition("PoolsUpToDate", "")
+		})
+	}
+}
+
+func TestFullInterfaceTakesNoFixedAddress(t *testing.T) {
+	x, eni1, eni2 := newFixedBench(t)
+	if _, err := x.cloud.Assign(t.Context(), cloud.Assignment{Interface: eni1, Family: inet.IPv4, Unit: cloud.Prefixes, Count: 8}); err != nil {
+		t.Fatal(err)
+	}
+	x.lease(fixedIP, lease.InUse, "db-0", "uid-1", "worker1")
+	x.pass(time.Second)
+	x.pass(time.Second)
+	x.condition("TypeLimit", "interface "+eni1+" of node worker1 has all addresses")
+	x.lease(fixedIP, lease.InUse, "db-0", "uid-2", "worker2")
+	x.pass(time.Second)
+	x.wantPlaced(fixedIP, eni2, "uid-2")
+}
+
+func TestUnusableFixedAddressesAreNamed(t *testing.T) {
+	for _, tc := range []struct {
+		name, reason, text string
+		ips                []string
+		subnet             int
+	}{
+		{"outside of the subnet", "FixedInvalid", "172.31.16.192", []string{"172.31.16.192"}, 1},
+		{"the router", "Overlap", "172.31.32.1", []string{"172.31.32.1", fixedIP}, 1},
+		{"too many", "FixedInvalid", "more than 256", []string{"172.31.20.0-172.31.21.255"}, 0},
+		{"unknown subnet", "SubnetUnknown", "subnet-9", []string{fixedIP}, -1},
+		{"order", "FixedInvalid", "172.31.32.9-172.31.32.8", []string{"172.31.32.9-172.31.32.8"}, 1},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			x := newManagedBench(t, 4, 6)
+			id := "subnet-9"
+			if tc.subnet >= 0 {
+				id = x.subnets[tc.subnet]
+			}
+			x.fixedAddresses(v2beta1.CloudFixedAddresses{Name: "db", Subnet: id, IPs: tc.ips})
+			x.join("worker1", x.subnets[1])
+			x.join("worker3", x.subnets[0])
+			x.passes(2)
+			x.condition(tc.reason, tc.text)
+		})
+	}
+}
+
+// A lost answer moves nothing twice: the successor waits until the call can have ended.
+func TestSuccessorWaitsForUnknownMove(t *testing.T) {
+	x, eni1, eni2 := newFixedBench(t)
+	x.cloud.Fail(cloudtest.Fault{Method: "Assign", Kind: cloud.Unknown, Done: true})
+	x.lease(fixedIP, lease.InUse, "db-0", "uid-1", "worker1")
+	x.pass(time.Second)
+	if changes := x.network().Status.Changes; len(changes) != 1 || changes[0].Address != fixedIP || changes[0].Action != v2beta1.CloudMove {
+		t.Fatalf("the status has %+v", changes)
+	}
+	x.restart()
+	x.lease(fixedIP, lease.InUse, "db-0", "uid-2", "worker2")
+	x.pass(time.Second)
+	x.wantAt(fixedIP, eni1)
+	if got := x.placement(fixedIP); got.PodUID != "" {
+		t.Errorf("the agent sees %+v", got)
+	}
+	for start := x.clock.Now(); x.clock.Now().Sub(start) < 2*callTimeout; {
+		x.pass(5 * time.Second)
+	}
+	x.wantAt(fixedIP, eni2)
+	x.wantPlaced(fixedIP, eni2, "uid-2")
+}
