@@ -160,6 +160,7 @@ func (a *agent) newIPAM(client *agentclient.Client) *ipam.Service {
 			Asked: a.runtime.observe,
 		},
 		Observer:    a.metrics,
+		Placements:  agentclient.Placements{Client: client, Log: a.log},
 		Now:         time.Now,
 		Log:         a.log,
 		MinLeaseAge: a.minLeaseAge(),

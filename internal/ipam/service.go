@@ -41,8 +41,10 @@ type Service struct {
 	Journal   Journal
 	Runtime   Runtime
 	Observer  Observer
-	Now       func() time.Time
-	Log       *slog.Logger
+	// Placements must be set if there may be pools with a zone.
+	Placements Placements
+	Now        func() time.Time
+	Log        *slog.Logger
 	// Admit, if set, is called with the pod of an ADD that has its addresses. The ADD waits for it, and fails with its
 	// error. The addresses then stay until the DEL.
 	Admit func(context.Context, wire.Attachment, Pod) error
@@ -84,6 +86,9 @@ func (s *Service) Add(ctx context.Context, req wire.AddRequest) (wire.AddReply, 
 	}
 	reply, err := s.add(ctx, pod, req, arrived)
 	if err == nil {
+		if err := s.awaitPlaces(ctx, pod, req, reply); err != nil {
+			return wire.AddReply{}, err // the addresses stay until the DEL
+		}
 		if s.Admit != nil {
 			err = s.Admit(ctx, req.Attachment, pod)
 		}
@@ -120,14 +125,11 @@ func podOf(at wire.Attachment) lease.PodKey {
 }
 
 func (s *Service) add(ctx context.Context, pod Pod, req wire.AddRequest, arrived uint64) (wire.AddReply, error) {
-	plan, err := s.plan(ctx, pod, req)
+	plan, err := s.provenPlan(ctx, pod, req)
 	if err != nil {
 		return wire.AddReply{}, err
 	}
 	plan.arrived = arrived
-	if plan.proof, err = s.prove(ctx, pod); err != nil {
-		return wire.AddReply{}, err
-	}
 	if plan.proof.doubt != "" {
 		s.Events.OwnerNotProven(pod, plan.proof.doubt)
 	}
@@ -150,6 +152,29 @@ func (s *Service) add(ctx context.Context, pod Pod, req wire.AddRequest, arrived
 		}
 	}
 	return wire.AddReply{}, fmt.Errorf("the plan of pod %s lacks interface %s", pod, req.Interface)
+}
+
+// provenPlan returns the plan with the proof of the pod's owner. A pod of another zone than its fixed address has no plan.
+func (s *Service) provenPlan(ctx context.Context, pod Pod, req wire.AddRequest) (plan, error) {
+	out, planned := s.plan(ctx, pod, req)
+	if planned != nil && !errors.As(planned, new(pool.NoPools)) {
+		return plan{}, planned
+	}
+	proof, err := s.prove(ctx, pod)
+	if planned != nil && err != nil {
+		return plan{}, planned
+	}
+	if err != nil {
+		return plan{}, err
+	}
+	out.proof = proof
+	if err := s.checkZone(ctx, proof.owner, out, planned); err != nil {
+		return plan{}, err
+	}
+	if planned != nil {
+		return plan{}, planned
+	}
+	return out, checkMachine(proof.owner, out)
 }
 
 // rollBack releases the addresses of a failed ADD: of a partly committed attempt, or of

@@ -36,6 +36,10 @@ type Pool struct {
 	// Assignable is the number of addresses that the controller would still assign on demand. It never is in IPs.
 	Assignable int64
 
+	// Zone is the zone of the nodes that share the addresses; a cloud moves each to the node of its lease, and a pod waits for that. It is
+	// empty for all other pools.
+	Zone string
+
 	Default     bool
 	Disabled    bool
 	Terminating bool

@@ -180,6 +180,13 @@ func (a *Allocator) OfPod(uid string) []lease.Lease {
 	return a.mu.index.OfPod(uid)
 }
 
+// FixedFor returns the leases, in use or retained, that are fixed for the owner. See ReadFixed.
+func (a *Allocator) FixedFor(owner lease.Owner) []lease.Lease {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.mu.index.FixedFor(owner)
+}
+
 // AddressesOf returns the addresses of the pod and those that are fixed for the owner.
 func (a *Allocator) AddressesOf(podUID string, owner lease.Owner) map[netip.Addr]bool {
 	a.mu.Lock()

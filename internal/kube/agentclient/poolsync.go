@@ -77,7 +77,7 @@ type PoolSink interface {
 //
 // It watches metadata only. The status of a pool changes with every pod of the cluster
 // and can be megabytes long, so we do not want it in a watch. A pool is read again when
-// its generation or its deletion timestamp changes, and after every change while it has
+// its generation, its zone or its deletion timestamp changes, and after every change while it has
 // allocations of another release. A block is read again when another writer than the
 // sink has changed it.
 type PoolSync struct {
@@ -254,7 +254,7 @@ type poolHandler struct {
 
 // stampOf returns a text that changes whenever this node has to read the pool again.
 func stampOf(object *metav1.PartialObjectMetadata) string {
-	return fmt.Sprintf("%s/%d/%t", object.UID, object.Generation, object.DeletionTimestamp != nil)
+	return fmt.Sprintf("%s/%d/%t/%s", object.UID, object.Generation, object.DeletionTimestamp != nil, object.Labels[names.LabelCloudZone])
 }
 
 // poolPage is the maximum number of pools in one response.

@@ -28,6 +28,7 @@ func Pool(in *v2beta1.SpiderIPPool) (pool.Pool, field.ErrorList) {
 	out.Default, out.Disabled = ptr.Deref(in.Spec.Default, false), ptr.Deref(in.Spec.Disable, false)
 	out.Terminating = in.DeletionTimestamp != nil
 	out.Assignable = assignable(in)
+	out.Zone = in.Labels[names.LabelCloudZone]
 	out.Foreign = ForeignAllocations(&in.Status)
 	for _, affinity := range []struct {
 		name string
