@@ -1,6 +1,7 @@
 package cloud
 
 import (
+	"cmp"
 	"net/netip"
 	"slices"
 	"time"
@@ -50,6 +51,25 @@ func (h History) exists() bool { return h.latest != nil && h.latest.Instance != 
 // Since reports whether two answers, at least Apart apart, are not older than the time.
 func (h History) Since(t time.Time) bool { return h.earlier != nil && !h.earlier.At.Before(t) }
 
+// Next returns when to ask, so that there are two answers, at least Apart apart, since the time.
+func (h History) Next(t time.Time) time.Time {
+	if h.latest == nil || h.latest.At.Before(t) {
+		return t
+	}
+	return h.latest.At.Add(Apart)
+}
+
+// Pieces returns what the last answer shows on an interface.
+func (h History) Pieces(iface string) []netip.Prefix { return h.latest.pieces(iface) }
+
+// Gained returns the pieces that both answers show on an interface, without those that it had.
+func (h History) Gained(iface string, had []netip.Prefix) []netip.Prefix {
+	before := h.earlier.pieces(iface)
+	return slices.DeleteFunc(slices.Clone(h.latest.pieces(iface)), func(p netip.Prefix) bool {
+		return slices.Contains(had, p) || !slices.Contains(before, p)
+	})
+}
+
 // Assigned returns the history as if its answers had shown the pieces on the interface: the cloud
 // has confirmed that it assigned them.
 func (h History) Assigned(iface string, pieces []netip.Prefix) History {
@@ -98,6 +118,20 @@ func (h History) Fixing(fixed inet.Set) History {
 	return h
 }
 
+// Attached returns the history as if its answers had shown the interface at the instance: the cloud has confirmed that it attached it.
+func (h History) Attached(i Interface) History {
+	for _, at := range []**Answer{&h.earlier, &h.latest} {
+		if *at == nil || (*at).Instance == nil || (*at).has(i.ID) {
+			continue
+		}
+		instance := *(*at).Instance
+		instance.Interfaces = append(slices.Clone(instance.Interfaces), i)
+		slices.SortStableFunc(instance.Interfaces, func(a, b Interface) int { return cmp.Compare(a.Device, b.Device) })
+		*at = &Answer{At: (*at).At, Instance: &instance}
+	}
+	return h
+}
+
 // changed returns the history with other pieces of an interface. Answers never change, so it copies those with the interface.
 func (h History) changed(iface string, change func([]netip.Prefix) []netip.Prefix) History {
 	for _, at := range []**Answer{&h.earlier, &h.latest} {
@@ -132,6 +166,19 @@ func (a *Answer) interfaceAt(device int) (Interface, bool) {
 // has reports whether the answer has the interface.
 func (a *Answer) has(iface string) bool {
 	return a != nil && a.Instance != nil && slices.ContainsFunc(a.Instance.Interfaces, func(i Interface) bool { return i.ID == iface })
+}
+
+// pieces returns what the answer shows on an interface.
+func (a *Answer) pieces(iface string) []netip.Prefix {
+	if a == nil || a.Instance == nil {
+		return nil
+	}
+	for _, i := range a.Instance.Interfaces {
+		if i.ID == iface {
+			return i.Assigned
+		}
+	}
+	return nil
 }
 
 // supply is what one answer says about an interface in one family.

@@ -29,6 +29,9 @@ const (
 	// subnetsFresh is how long a description of subnets counts for the choice of one, and subnetsMax how long one without a
 	// suitable subnet counts. A description takes a call for each subnet, so a node that joins must not need one.
 	subnetsFresh, subnetsMax = time.Hour, 5 * time.Minute
+	// listingFresh is how long a listing without an interface for a position counts. Only we create one with our tags: a call of another
+	// process that the listing misses has the same token.
+	listingFresh = 10 * time.Minute
 	// NewNeeds are the addresses that a new interface takes from its subnet: its own, and a prefix.
 	NewNeeds = 1 + 16
 )
@@ -70,6 +73,7 @@ type Attaching struct {
 	Pools     map[string]bool   // names of the pools that exist
 	Limits    map[string]Limits // by instance type
 	Found     Listings          // interfaces with the tags Owner
+	Made      map[string]bool   // interfaces that we have created, and not attached yet, by ID
 	Described time.Time         // when the subnets were described
 	Busy      map[string]bool   // nodes with a call whose outcome is not known
 	// Stops has refusals by their place: the ID of a subnet, the text of a Position, Everywhere, or Deletion.
@@ -185,7 +189,7 @@ func (a *attaching) place(m Member, w Wanted) {
 
 // hasNoSubnet reports whether a new interface would be needed, and there was no subnet for it lately. It adds an issue, and costs no question.
 func (a *attaching) hasNoSubnet(m Member, w Wanted, at Position) bool {
-	if a.Now.Sub(a.Described) >= subnetsMax || a.Found.latest != nil && len(a.ownAt(a.Found.latest, at)) > 0 {
+	if a.Now.Sub(a.Described) >= subnetsMax || len(a.ownAt(a.Found.latest, at)) > 0 {
 		return false
 	}
 	_, reported := a.subnet(m.Node, m.Answers.latest.Instance, w)
@@ -194,14 +198,16 @@ func (a *attaching) hasNoSubnet(m Member, w Wanted, at Position) bool {
 
 // fill plans to attach an interface that exists, or to create one. It reports whether it has added an issue.
 func (a *attaching) fill(m Member, w Wanted, at Position) (reported bool) {
-	if a.Found.latest == nil || a.Now.Sub(a.Found.latest.At) >= Apart {
+	age := a.Now.Sub(a.Found.At())
+	own := a.ownAt(a.Found.latest, at)
+	if a.Found.latest == nil || age >= listingFresh || len(own) > 0 && age >= Apart && !a.Made[own[0].ID] {
 		a.plan.List = true
 		return false
 	}
 	if !a.trusted(m, w.Device) {
 		return false
 	}
-	for _, i := range a.ownAt(a.Found.latest, at) {
+	for _, i := range own {
 		switch {
 		case i.Attached == at.Instance && i.Device == at.Device:
 			a.plan.Again = append(a.plan.Again, m.Node) // the answer about the instance is older
@@ -218,7 +224,7 @@ func (a *attaching) fill(m Member, w Wanted, at Position) (reported bool) {
 		a.plan.Relist = true
 		return false
 	}
-	age := a.Now.Sub(a.Described)
+	age = a.Now.Sub(a.Described)
 	if subnet, _, _ := a.choose(m.Answers.latest.Instance, w); age >= subnetsFresh || age >= subnetsMax && subnet == "" {
 		a.plan.Describe = true
 		return false
@@ -234,6 +240,9 @@ func (a *attaching) attach(node, iface string, at Position) {
 
 // ownAt returns the interfaces of a listing that were created for a position, in the order of their IDs.
 func (a *attaching) ownAt(l *Listing, at Position) (found []Interface) {
+	if l == nil {
+		return nil
+	}
 	for _, i := range l.Interfaces {
 		if p, ok := positionOf(i); ok && p == at {
 			found = append(found, i)

@@ -111,7 +111,16 @@ func TestAttachPlans(t *testing.T) {
 		}, []string{"InterfaceMissing", "attach eni-2 to i-9/1", creates}},
 
 		{"old answer", func(in *Attaching) { in.Now = in.Now.Add(Apart); in.Found.latest.At = in.Now }, []string{"InterfaceMissing", "ask", "clean"}},
-		{"old listing", func(in *Attaching) { in.Found = in.Found.Add(Listing{At: start.Add(30 * time.Second)}) }, []string{"InterfaceMissing", "clean", "list"}},
+		{"old listing", func(in *Attaching) { in.Found = in.Found.Add(Listing{At: start.Add(30 * time.Second)}) }, []string{"InterfaceMissing", "clean", creates}},
+		{"very old listing", func(in *Attaching) { in.Found.latest = &Listing{At: in.Now.Add(-listingFresh)} }, []string{"InterfaceMissing", "clean", "list"}},
+		{"old listing with the interface", func(in *Attaching) {
+			*in = in.with(own("eni-2", "i-1"))
+			in.Found.latest.At = in.Now.Add(-Apart)
+		}, []string{"InterfaceMissing", "list"}},
+		{"the interface was created by us", func(in *Attaching) {
+			*in = in.with(own("eni-2", "i-1"))
+			in.Found.latest.At, in.Made = in.Now.Add(-Apart), map[string]bool{"eni-2": true}
+		}, []string{"InterfaceMissing", "attach eni-2 to i-1/1"}},
 		{"no listing", func(in *Attaching) { in.Found = Listings{} }, []string{"InterfaceMissing", "list"}},
 		{"one listing", func(in *Attaching) { in.Found = Listings{}.Add(Listing{At: in.Now}) }, []string{"InterfaceMissing", "list again"}},
 		{"the listings differ", func(in *Attaching) {
@@ -162,7 +171,7 @@ func TestAttachPlans(t *testing.T) {
 			goneForLong(in)
 			in.Found.earlier = &Listing{start, []Interface{attachedTo(own("eni-2", "i-9"), "i-9", 1)}}
 		}, []string{"InterfaceMissing", creates, "list again", "unneeded eni-2"}},
-		{"gone for long, old listing", func(in *Attaching) { goneForLong(in); in.Now = in.Now.Add(Apart) }, []string{"InterfaceMissing", "list", "unneeded eni-2"}},
+		{"gone for long, old listing", func(in *Attaching) { goneForLong(in); in.Now = in.Now.Add(Apart) }, []string{"InterfaceMissing", "ask", "list", "unneeded eni-2"}},
 		{"the cloud deletes nothing", func(in *Attaching) { goneForLong(in); stop(Deletion, false)(in) }, []string{"InterfaceMissing", "PermissionMissing", creates, "unneeded eni-2"}},
 		{"the last answer lacks the instance", func(in *Attaching) {
 			*in = in.with(own("eni-2", "i-1")).known(*in.Members[0].Answers.latest, Answer{At: in.Now.Add(Apart)})

@@ -33,6 +33,25 @@ func (l Listings) At() time.Time {
 	return l.latest.At
 }
 
+// Since returns the listings without those from before the time.
+func (l Listings) Since(t time.Time) Listings {
+	if l.earlier != nil && l.earlier.At.Before(t) {
+		l.earlier = nil
+	}
+	if l.At().Before(t) {
+		l.latest = nil
+	}
+	return l
+}
+
+// Next returns when to list, so that there are two listings at least Apart apart. The zero time is now. ok is false if there are two.
+func (l Listings) Next() (at time.Time, ok bool) {
+	if l.latest == nil {
+		return time.Time{}, true
+	}
+	return l.latest.At.Add(Apart), l.earlier == nil
+}
+
 // Interface returns an interface as the last listing shows it.
 func (l Listings) Interface(id string) (Interface, bool) { return l.latest.named(id) }
 

@@ -94,7 +94,7 @@ func (r *Reconciler) setFinalizer(ctx context.Context, network *v2beta1.SpiderCl
 func (s *session) attaching(network *v2beta1.SpiderCloudNetwork, in *input, attaches []v2beta1.CloudInterface, now time.Time) cloud.Attaching {
 	a := cloud.Attaching{
 		Now: now, Network: network.Name, Tags: furtherTags[network.Spec.Provider], Pools: map[string]bool{}, Limits: s.limits,
-		Found: s.own.found, Described: s.own.described, Stops: map[string]cloud.Stop{}, Unneeded: s.own.unneeded, Attempts: s.own.attempts,
+		Found: s.own.found, Made: map[string]bool{}, Described: s.own.described, Stops: map[string]cloud.Stop{}, Unneeded: s.own.unneeded, Attempts: s.own.attempts,
 	}
 	for _, i := range attaches {
 		tags := textOf(i.Attach.SubnetTags)
@@ -108,6 +108,9 @@ func (s *session) attaching(network *v2beta1.SpiderCloudNetwork, in *input, atta
 	}
 	for name := range in.pools {
 		a.Pools[name] = true
+	}
+	for id, known := range s.own.results {
+		a.Made[id] = !known.gone && known.Attached == ""
 	}
 	for place, stop := range s.own.stops {
 		a.Stops[place] = cloud.Stop{Issue: stop.Issue, Due: !now.Before(stop.until)}
@@ -137,6 +140,7 @@ func (r *Reconciler) changeInterfaces(ctx context.Context, network *v2beta1.Spid
 		calls = append(calls, one.call)
 	}
 	if err := r.run(ctx, network, s, calls); err != nil {
+		s.own.listAt = time.Time{} // another process may have created an interface
 		return nil, err
 	}
 	s.own.more = true // e.g. the interface that was created is to be attached
@@ -182,7 +186,7 @@ func interfaceRefusal(one step) cloud.Issue {
 // steps returns the calls of a plan. Interfaces that exist come first.
 func (r *Reconciler) steps(s *session, plan *cloud.AttachPlan) (steps []step) {
 	for _, a := range plan.Attach {
-		steps = append(steps, s.attachStep(r.clock.Now, plan, a))
+		steps = append(steps, s.attachStep(r.clock.Now, a))
 	}
 	for _, c := range plan.Create {
 		steps = append(steps, s.createStep(r.clock.Now, c))
@@ -226,7 +230,7 @@ func (s *session) createStep(now func() time.Time, c cloud.Creation) step {
 	return one
 }
 
-func (s *session) attachStep(now func() time.Time, plan *cloud.AttachPlan, a cloud.Attachment) step {
+func (s *session) attachStep(now func() time.Time, a cloud.Attachment) step {
 	i, _ := s.own.found.Interface(a.Interface) // another step of the batch may forget the listings
 	one := step{call: s.newCall(a.Node, a.Interface, v2beta1.CloudAttach, func(ctx context.Context) error {
 		return s.provider.Attach(ctx, a.Interface, a.Instance, a.Device)
@@ -235,8 +239,8 @@ func (s *session) attachStep(now func() time.Time, plan *cloud.AttachPlan, a clo
 		i.Attached, i.Device, i.Survives = a.Instance, a.Device, false
 		s.own.remember(result{Interface: i, at: now()})
 		s.own.allow(cloud.Everywhere, a.Position.String())
-		if a.Node != "" {
-			plan.Ask = append(plan.Ask, a.Node)
+		if h, known := s.histories[a.Instance]; known {
+			s.histories[a.Instance] = h.Attached(i)
 		}
 	}
 	one.fails = func(kind cloud.Kind) string {
@@ -264,7 +268,7 @@ func (r *Reconciler) end(ctx context.Context, network *v2beta1.SpiderCloudNetwor
 		return ctrl.Result{RequeueAfter: countTime}, r.report(ctx, network, nil, []cloud.Issue{*fault})
 	}
 	now := r.clock.Now()
-	busy, _ := s.doubt(now, network.Status.Changes, nil)
+	busy, _ := s.doubt(now, network, nil)
 	if err := r.record(ctx, network, s, nil); err != nil {
 		return ctrl.Result{}, fmt.Errorf("remove ended calls from the status: %w", err)
 	}

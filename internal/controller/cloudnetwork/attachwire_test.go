@@ -45,7 +45,7 @@ func TestAttachOnEC2(t *testing.T) {
 	w.start("worker2", ec2test.Instance{})
 	w.run(3 * time.Second)
 	want := map[string]int{
-		"DescribeInstances": 2, "DescribeNetworkInterfaces": 1,
+		"DescribeInstances":      1,
 		"CreateNetworkInterface": 1, "AttachNetworkInterface": 1, "ModifyNetworkInterfaceAttribute": 1,
 		"AssignPrivateIpAddresses": 1, "AssignIpv6Addresses": 1,
 	}

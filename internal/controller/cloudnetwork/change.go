@@ -34,9 +34,23 @@ type call struct {
 
 // doubt is a call whose outcome is not known.
 type doubt struct {
-	node  string
-	addr  netip.Addr // of a fixed address
-	since time.Time  // when it ended, or when this process learned of it
+	v2beta1.CloudChange
+	over time.Time // it does not happen later, or does no harm then; two answers after that show what it did
+	// pool and had are set for an assignment of this process: the pool that grows, and what the interface had before.
+	pool string
+	had  []netip.Prefix
+}
+
+// lostTime is how long the process that has lost the answer to a call waits before it looks.
+//
+// Most calls do no harm if they happen late, or twice: an assignment gives the interface a spare prefix that goes back later, a token makes a
+// repeated creation return the same interface, and it is attached to the same place or deleted again. But an address that is unassigned
+// or moved late may be in use elsewhere by then.
+func lostTime(c v2beta1.CloudChange) time.Duration {
+	if c.Action == v2beta1.CloudUnassign || c.Address != "" {
+		return callTimeout
+	}
+	return time.Second
 }
 
 func (s *session) newCall(node, iface string, action v2beta1.CloudAction, do func(ctx context.Context) error) *call {
@@ -65,7 +79,7 @@ func (r *Reconciler) run(ctx context.Context, network *v2beta1.SpiderCloudNetwor
 	now := r.clock.Now()
 	for _, c := range calls {
 		if c.err != nil && cloud.KindOf(c.err) == cloud.Unknown {
-			s.doubts[c.ID] = doubt{c.Node, addrOf(c.CloudChange), now}
+			s.doubts[c.ID] = doubt{CloudChange: c.CloudChange, over: now.Add(lostTime(c.CloudChange))}
 			continue
 		}
 		s.ended[c.ID], s.changed[c.Node] = now, now
@@ -100,11 +114,12 @@ func (r *Reconciler) record(ctx context.Context, network *v2beta1.SpiderCloudNet
 
 // doubt returns the nodes with a call whose outcome is not known. A doubt ends when the call cannot happen any more, and two
 // answers after that show what is. again are the nodes to ask about for that.
-func (s *session) doubt(now time.Time, changes []v2beta1.CloudChange, nodes []member) (busy map[string]bool, again []string) {
+func (s *session) doubt(now time.Time, network *v2beta1.SpiderCloudNetwork, nodes []member) (busy map[string]bool, again []string) {
+	changes := network.Status.Changes
 	for _, c := range changes {
 		_, known := s.doubts[c.ID]
-		if _, ended := s.ended[c.ID]; !known && !ended {
-			s.doubts[c.ID] = doubt{c.Node, addrOf(c), now} // of a former process
+		if _, ended := s.ended[c.ID]; !known && !ended { // of a former process, which may still make the call
+			s.doubts[c.ID] = doubt{CloudChange: c, over: now.Add(callTimeout)}
 		}
 	}
 	for id, at := range s.ended {
@@ -118,19 +133,28 @@ func (s *session) doubt(now time.Time, changes []v2beta1.CloudChange, nodes []me
 	}
 	busy = map[string]bool{}
 	for id, d := range s.doubts {
-		over := d.since.Add(callTimeout)
-		instance := instances[d.node] // empty for a node that has gone, or has no instance any more
-		switch {
-		case now.Before(over):
-			busy[d.node] = true
-		case instance != "" && !s.histories[instance].Since(over):
-			busy[d.node] = true
-			again = append(again, d.node)
-		default:
+		instance := instances[d.Node] // empty for a node that has gone, or has no instance any more
+		history := s.histories[instance]
+		if !now.Before(d.over) && d.concernsInterfaces() {
+			s.own.lookSince(now, d.over)
+		}
+		unseen := instance != "" && !history.Since(d.over)
+		if unseen {
+			s.askBy(now, d.Node, history.Next(d.over))
+			again = append(again, d.Node)
+		}
+		if unseen || now.Before(d.over) {
+			busy[d.Node] = true
+		} else {
+			s.regained(network.Name, d.pool, history.Gained(d.Interface, d.had))
 			delete(s.doubts, id)
 			s.ended[id] = now
-			s.own.relist()
 		}
 	}
 	return busy, again
+}
+
+// concernsInterfaces reports whether the listings of interfaces show what the call did.
+func (d doubt) concernsInterfaces() bool {
+	return d.Action != v2beta1.CloudAssign && d.Action != v2beta1.CloudUnassign
 }

@@ -92,7 +92,7 @@ func (s *session) following(network *v2beta1.SpiderCloudNetwork, in *input, busy
 		f.Members = append(f.Members, cloud.Member{Node: m.node, Instance: m.instance, Answers: s.histories[m.instance]})
 	}
 	for _, d := range s.doubts {
-		f.Held[d.addr] = true
+		f.Held[addrOf(d.CloudChange)] = true
 	}
 	for at, stop := range s.fixed.stops {
 		if now.Before(stop.until) {

@@ -67,7 +67,7 @@ func (r *Reconciler) manage(ctx context.Context, network *v2beta1.SpiderCloudNet
 	if err := r.look(ctx, network, s); err != nil {
 		return cloud.ManagePlan{}, nil, err
 	}
-	busy, again := s.doubt(now, network.Status.Changes, in.nodes)
+	busy, again := s.doubt(now, network, in.nodes)
 	if err := r.record(ctx, network, s, nil); err != nil {
 		return cloud.ManagePlan{}, nil, fmt.Errorf("remove ended calls from the status: %w", err)
 	}
@@ -197,6 +197,10 @@ func (r *Reconciler) grow(ctx context.Context, network *v2beta1.SpiderCloudNetwo
 	now := r.clock.Now()
 	for i, g := range wanted {
 		if err := calls[i].err; err != nil {
+			if d, unknown := s.doubts[calls[i].ID]; unknown {
+				d.pool, d.had = g.Pool, s.histories[in.instanceOf(g.Node)].Pieces(g.Interface)
+				s.doubts[calls[i].ID] = d
+			}
 			if issue := s.refused(now, g, err); issue != nil {
 				faults = append(faults, *issue)
 			}

@@ -561,7 +561,7 @@ func TestDoubtsCostNoReconciles(t *testing.T) {
 	eni := x.join("worker1", x.subnets[1])
 	x.pass(0)
 	for i := range maxChanges {
-		x.r.sessions["aws"].doubts[strconv.Itoa(i)] = doubt{node: "other", since: x.clock.Now()}
+		x.r.sessions["aws"].doubts[strconv.Itoa(i)] = doubt{CloudChange: v2beta1.CloudChange{Node: "other"}, over: x.clock.Now().Add(callTimeout)}
 	}
 	x.pods("worker1", 20)
 	x.passes(6)
@@ -574,7 +574,7 @@ func TestDoubtEndsWithoutInstance(t *testing.T) {
 	x.join("worker1", x.subnets[1])
 	x.pass(0)
 	x.node("worker2", "") // created anew, and not initialised yet
-	x.r.sessions["aws"].doubts["a"] = doubt{node: "worker2", since: x.clock.Now()}
+	x.r.sessions["aws"].doubts["a"] = doubt{CloudChange: v2beta1.CloudChange{Node: "worker2"}, over: x.clock.Now().Add(callTimeout)}
 	x.pass(callTimeout)
 	if doubts := x.r.sessions["aws"].doubts; len(doubts) > 0 {
 		t.Errorf("the doubts are %v", doubts)

@@ -193,6 +193,16 @@ func (s *session) askNow(now time.Time, nodes []string) {
 	}
 }
 
+// askBy has a reconcile ask about a node at a time, or earlier.
+func (s *session) askBy(now time.Time, node string, at time.Time) {
+	if !at.After(now) {
+		at = now.Add(time.Millisecond)
+	}
+	if r := s.again[node]; r == nil || r.at.After(at) {
+		s.again[node] = &repeat{at: at, pause: cloud.Apart}
+	}
+}
+
 // conflict returns the time until the next attempt after a conflict, and has it ask about the nodes. The pause doubles: the cache may be
 // behind for long, if a watch is broken.
 func (s *session) conflict(now time.Time, nodes []string) time.Duration {
@@ -208,7 +218,7 @@ func (s *session) nextManaged(earlier func(time.Time)) {
 		earlier(stop.until)
 	}
 	for _, d := range s.doubts {
-		earlier(d.since.Add(callTimeout))
+		earlier(d.over)
 	}
 	if s.refusal != nil {
 		earlier(s.refusal.until)

@@ -29,8 +29,25 @@ type owned struct {
 // result is what a call has made of an interface.
 type result struct {
 	cloud.Interface
-	gone bool
-	at   time.Time
+	gone   bool
+	at     time.Time
+	denied time.Time // when a later listing first showed something else
+}
+
+// confirms reports whether a listing shows the result. A deletion is never confirmed: an older listing may follow.
+func (known result) confirms(shown cloud.Interface, exists bool) bool {
+	return !known.gone && exists && (known.Attached == "" || shown.Attached == known.Attached && !shown.Survives)
+}
+
+// denies reports whether two listings, all of them after the call, show something else: others have changed the interface since.
+func (known *result) denies(now time.Time) bool {
+	if known.gone || now.Sub(known.at) < cloud.Apart {
+		return false
+	}
+	if known.denied.IsZero() {
+		known.denied = now
+	}
+	return now.Sub(known.denied) >= cloud.Apart
 }
 
 func newOwned() owned {
@@ -75,14 +92,18 @@ func (s *session) list(ctx context.Context, now time.Time, owner map[string]stri
 	o.found = o.found.Add(cloud.Listing{At: now, Interfaces: found})
 	o.listAt = now.Add(resyncMax - s.jitter(resyncJitter))
 	for id, known := range o.results {
-		shown, ok := o.found.Interface(id)
-		switch confirmed := ok && (known.Attached == "" || shown.Attached == known.Attached && !shown.Survives); {
-		case now.Sub(known.at) > staleMax, confirmed && !known.gone:
+		shown, exists := o.found.Interface(id)
+		switch {
+		case now.Sub(known.at) > staleMax, known.confirms(shown, exists), known.denies(now):
 			delete(o.results, id)
+			continue
 		case known.gone:
 			o.found = o.found.Without(id)
 		default:
 			o.found = o.found.With(known.Interface)
+		}
+		if o.results[id] = known; !known.denied.IsZero() {
+			o.listAt = now.Add(cloud.Apart)
 		}
 	}
 	return nil
@@ -159,6 +180,14 @@ func (o *owned) remember(one result) {
 // relist forgets the listings: two newer ones have to show what a call has done.
 func (o *owned) relist() {
 	o.found, o.listAt = cloud.Listings{}, time.Time{}
+}
+
+// lookSince has two listings made after a time, which show what a call has done. Older ones are forgotten.
+func (o *owned) lookSince(now, t time.Time) {
+	o.found = o.found.Since(t)
+	if at, ok := o.found.Next(); ok && at.Before(o.listAt) {
+		o.listAt = at
+	}
 }
 
 // allow ends the refusals at places.
