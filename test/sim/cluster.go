@@ -39,6 +39,8 @@ type Cluster struct {
 	// Processes are the cluster-wide processes.
 	Processes []*Managed
 	Nodes     []*Node
+	// memory is the parent of Values.Run of all nodes.
+	memory string
 }
 
 // Node is a simulated node.
@@ -113,6 +115,7 @@ func (o Options) values(node string, index int) Values {
 		Kubeconfig: filepath.Join(o.Dir, "control-plane", "kubeconfig"),
 		GCSeconds:  cmp.Or(o.GCSeconds, 600), MinLeaseAge: o.MinLeaseAge,
 	}
+	v.Run = filepath.Join(v.Dir, "run")
 	v.CRISocket = filepath.Join(v.Dir, "cri.sock")
 	for _, p := range o.Pools {
 		if node != "" && p.Node != "" && p.Node != node {
@@ -166,7 +169,7 @@ func (c *Cluster) startProcesses(ctx context.Context, o Options, v Values) error
 	}
 	for i := range o.Nodes {
 		nv := o.values(NodeName(i), i+1)
-		if err := os.MkdirAll(nv.Dir, 0o755); err != nil {
+		if err := c.makeDirs(nv); err != nil {
 			return err
 		}
 		node := &Node{Name: nv.Node, CRISocket: nv.CRISocket}
@@ -189,6 +192,18 @@ func (c *Cluster) startProcesses(ctx context.Context, o Options, v Values) error
 		}
 	}
 	return nil
+}
+
+// makeDirs creates the directories of a node. Run is in memory, like /run of a real node.
+func (c *Cluster) makeDirs(v Values) error {
+	if c.memory == "" {
+		var err error
+		if c.memory, err = os.MkdirTemp("/dev/shm", "spiderpool-sim"); err != nil {
+			return err
+		}
+	}
+	run := filepath.Join(c.memory, v.Node)
+	return errors.Join(os.MkdirAll(v.Dir, 0o755), os.Mkdir(run, 0o755), os.Symlink(run, v.Run))
 }
 
 func managed(definitions []ProcessDefinition, v Values) ([]*Managed, error) {
@@ -236,12 +251,15 @@ func (c *Cluster) AllProcesses() []*Managed {
 	return list
 }
 
-// Stop ends all processes.
+// Stop ends all processes, and removes the files in memory.
 func (c *Cluster) Stop() {
 	for _, p := range c.AllProcesses() {
 		p.Kill()
 	}
 	c.ControlPlane.Stop()
+	if c.memory != "" {
+		_ = os.RemoveAll(c.memory)
+	}
 }
 
 // WaitReady waits until the process is ready.

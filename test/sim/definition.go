@@ -90,6 +90,7 @@ type Values struct {
 	Root       string // of the repository
 	Bin        string // the directory of the programs in Build
 	Dir        string // the directory for the files of the node or of the cluster
+	Run        string // the directory of the node in memory, like /run
 	Kubeconfig string
 	Node       string // empty outside nodes
 	Port       int    // the first of ten TCP ports for this node, or for the cluster
