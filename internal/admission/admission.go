@@ -10,7 +10,7 @@
 //
 // The webhooks of Register concern Spiderpool's custom resources, and pods with an
 // annotation for their bandwidth. RegisterPods adds a webhook that changes annotated
-// pods, and RegisterPodAddresses one that changes others; both are off by default. Deleted objects and updates
+// pods, RegisterPodAddresses one that changes others, and RegisterPodZones one for pods of StatefulSets; all are off by default. Deleted objects and updates
 // with an unchanged specification always pass, so a new rule never blocks the
 // deletion of an old object.
 package admission

@@ -314,6 +314,11 @@ func register(ctx context.Context, mgr ctrl.Manager, cfg config.Controller, inde
 			return err
 		}
 	}
+	if cfg.Cloud.Enabled {
+		if err := admission.RegisterPodZones(mgr, log); err != nil {
+			return err
+		}
+	}
 	return admission.Register(mgr, admission.Options{Pools: index, CoordinatorName: cfg.CoordinatorName, Cluster: cluster})
 }
 
