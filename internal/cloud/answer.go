@@ -82,9 +82,30 @@ func (h History) Assigned(iface string, pieces []netip.Prefix) History {
 
 // Unassigned returns the history as if its answers had not shown the pieces on the interface.
 func (h History) Unassigned(iface string, pieces []netip.Prefix) History {
-	return h.changed(iface, func(is []netip.Prefix) []netip.Prefix {
+	h = h.changed(iface, func(is []netip.Prefix) []netip.Prefix {
 		return slices.DeleteFunc(is, func(p netip.Prefix) bool { return slices.Contains(pieces, p) })
 	})
+	return h.withoutIPv6(iface, pieces)
+}
+
+// withoutIPv6 returns the history without single IPv6 addresses among the primary ones of an interface: EC2 does not tell them apart.
+func (h History) withoutIPv6(iface string, pieces []netip.Prefix) History {
+	gone := func(a netip.Addr) bool { return a.Is6() && slices.Contains(pieces, netip.PrefixFrom(a, a.BitLen())) }
+	for _, at := range []**Answer{&h.earlier, &h.latest} {
+		if *at == nil || (*at).Instance == nil {
+			continue
+		}
+		k := slices.IndexFunc((*at).Instance.Interfaces, func(i Interface) bool { return i.ID == iface && slices.ContainsFunc(i.Primary, gone) })
+		if k < 0 {
+			continue
+		}
+		instance := *(*at).Instance
+		instance.Interfaces = slices.Clone(instance.Interfaces)
+		i := &instance.Interfaces[k]
+		i.Primary = slices.DeleteFunc(slices.Clone(i.Primary), gone)
+		*at = &Answer{At: (*at).At, Instance: &instance}
+	}
+	return h
 }
 
 // Fixing returns the history with the single addresses of the set in Interface.Fixed, not in Assigned: they follow their leases, and

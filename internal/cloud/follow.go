@@ -64,8 +64,8 @@ type Move struct {
 	Pool   string
 	Addr   netip.Addr
 	Node   string
-	To     string // interface
-	From   string // interface of the network that has, or has had, the address; empty if none is known
+	To     string   // interface
+	From   []string // interfaces of the network that have, or have had, the address; empty if none is known
 	PodUID string
 	// Strayed moves bring an address back that was placed: the cloud shows it elsewhere.
 	Strayed bool
@@ -172,7 +172,7 @@ func (f *following) follow(pool FixedPool, l FixedLease) {
 		return
 	}
 	was := pool.Places[l.Addr]
-	move := Move{Pool: pool.Name, Addr: l.Addr, Node: l.Node, To: to.ID, From: f.from(was, l.Addr, to.ID), PodUID: l.PodUID}
+	move := Move{Pool: pool.Name, Addr: l.Addr, Node: l.Node, To: to.ID, From: f.from(was, l.Addr), PodUID: l.PodUID}
 	if was.PodUID == l.PodUID {
 		move.Strayed = true
 		if !f.strayed(m, was, to.ID, l.Addr) {
@@ -196,20 +196,17 @@ func (f *following) refuse(pool FixedPool, l FixedLease, reason Reason, why stri
 	}
 }
 
-// from returns another interface that has had the address, as we know or as the last answers show.
-func (f *following) from(was Placement, a netip.Addr, to string) string {
+// from returns the interfaces that have had the address, as we know or as the last answers show. Answers may be old, so there may be several.
+func (f *following) from(was Placement, a netip.Addr) (ifaces []string) {
+	if was.Interface != "" {
+		ifaces = append(ifaces, was.Interface)
+	}
 	for _, at := range f.seen[a] {
-		if at.iface != to {
-			return at.iface
+		if !slices.Contains(ifaces, at.iface) {
+			ifaces = append(ifaces, at.iface)
 		}
 	}
-	if was.Interface != "" {
-		return was.Interface
-	}
-	if len(f.seen[a]) > 0 {
-		return to // a call without an answer
-	}
-	return ""
+	return ifaces
 }
 
 // strayed reports whether two answers, both since the address was placed, agree that the interface of the pod's node does not
@@ -241,14 +238,14 @@ func (f *following) strayed(m Member, was Placement, to string, a netip.Addr) bo
 // tidy plans to unassign the addresses that no pod has held for CoolDown.
 func (f *following) tidy(pool FixedPool, leased map[netip.Addr]bool) {
 	places := map[netip.Addr]place{}
-	for a, was := range pool.Places {
-		if was.Interface != "" {
-			places[a] = place{iface: was.Interface}
-		}
-	}
 	for a, seen := range f.seen {
 		if pool.IPs.Contains(a) {
 			places[a] = seen[0]
+		}
+	}
+	for a, was := range pool.Places {
+		if was.Interface != "" {
+			places[a] = place{iface: was.Interface} // confirmed; an answer may be older
 		}
 	}
 	for _, a := range slices.SortedFunc(maps.Keys(places), netip.Addr.Compare) {

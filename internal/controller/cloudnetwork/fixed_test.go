@@ -308,3 +308,40 @@ func TestSuccessorWaitsForUnknownMove(t *testing.T) {
 	x.wantAt(fixedIP, eni2)
 	x.wantPlaced(fixedIP, eni2, "uid-2")
 }
+
+// TestMoveKilledAtEachStep moves an address between two nodes, with a controller that dies after each of its writes and calls.
+func TestMoveKilledAtEachStep(t *testing.T) { killAtSteps(t, moveKilledAt) }
+
+func moveKilledAt(t *testing.T, steps int, lost, _ bool) (died bool) {
+	x, eni1, eni2 := newFixedBench(t)
+	m := &mortal{Provider: x.cloud, steps: steps, lost: lost}
+	x.start(m.client(x.c), m)
+	x.r.Live = x.c
+	run := func(node, eni, uid string) {
+		x.lease(fixedIP, lease.InUse, "db-0", uid, node)
+		for start := x.clock.Now(); x.clock.Now().Sub(start) < 3*callTimeout; {
+			next, err := x.reconcile()
+			if got := x.placement(fixedIP).PodUID; got != "" && (got != uid || !slices.Equal(x.at(fixedIP), []string{eni})) {
+				if got == uid || slices.Equal(x.at(fixedIP), []string{eni}) {
+					t.Fatalf("after %d steps, %s may use %s, which is on %v", steps, got, fixedIP, x.at(fixedIP))
+				}
+			}
+			if err != nil {
+				next = time.Second
+			}
+			x.clock.SetTime(x.clock.Now().Add(min(next, 5*time.Second)))
+			if m.dead && !died {
+				died = true
+				x.restart()
+			}
+		}
+		x.wantAt(fixedIP, eni)
+		x.wantPlaced(fixedIP, eni, uid)
+	}
+	run("worker1", eni1, "uid-1")
+	run("worker2", eni2, "uid-2")
+	if n := len(x.network().Status.Changes); n > 0 {
+		t.Fatalf("after %d steps, %d calls are open", steps, n)
+	}
+	return died
+}

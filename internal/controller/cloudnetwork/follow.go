@@ -292,12 +292,13 @@ func callsOf(changes []*change, network *v2beta1.SpiderCloudNetwork, s *session)
 func (s *session) move(ctx context.Context, provider v2beta1.CloudProvider, m cloud.Move) error {
 	piece := []netip.Prefix{netip.PrefixFrom(m.Addr, m.Addr.BitLen())}
 	a := cloud.Assignment{Interface: m.To, Family: inet.FamilyOf(m.Addr), Unit: cloud.Addresses, Exact: piece}
-	switch {
-	case m.From == "":
-	case a.Family == inet.IPv4 && provider != v2beta1.CloudAlibaba:
-		a.Move = true
-	case m.From != m.To: // the cloud takes no address from another interface in the same call
-		if err := s.provider.Unassign(ctx, m.From, piece); err != nil && cloud.KindOf(err) != cloud.Gone {
+	a.Move = len(m.From) > 0 && a.Family == inet.IPv4 && provider != v2beta1.CloudAlibaba
+	for _, from := range m.From {
+		if a.Move || from == m.To {
+			continue
+		}
+		// The cloud takes no address from another interface in the same call.
+		if err := s.provider.Unassign(ctx, from, piece); err != nil && cloud.KindOf(err) != cloud.Gone {
 			return err
 		}
 	}
@@ -348,7 +349,10 @@ func (s *session) outcome(now time.Time, in *input, c *change) placement {
 		return func(*v2beta1.CloudPlacement) bool { return false }
 	default:
 		for id, h := range s.histories {
-			s.histories[id] = h.Unassigned(c.From, piece)
+			for _, from := range c.From {
+				h = h.Unassigned(from, piece)
+			}
+			s.histories[id] = h
 		}
 		s.histories[to] = s.histories[to].Assigned(c.To, piece)
 		for _, at := range []string{"", c.To, c.Addr.String()} {

@@ -1,0 +1,62 @@
+package cloudnetwork
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"spiderpool.dev/spiderpool/api/v2beta1"
+	"spiderpool.dev/spiderpool/internal/cloud/cloudtest/ec2test"
+	"spiderpool.dev/spiderpool/internal/lease"
+)
+
+// has reports whether an interface of the fake EC2 has the address.
+func (w *wire) has(iface, addr string) bool {
+	i, _ := w.ec2.Interface(iface)
+	return slices.Contains(slices.Concat(i.IPv4, i.IPv6), netip.MustParseAddr(addr))
+}
+
+func TestFixedAddressMovesOnEC2(t *testing.T) {
+	for _, tc := range []struct{ name, ip, action string }{
+		{"IPv4", "172.31.16.200", "AssignPrivateIpAddresses"}, {"IPv6", "2406:da1e:c4:ed01:0:1:0:10", "AssignIpv6Addresses"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			w := newManagedWire(t, 4, 6)
+			second := w.start("worker2", ec2test.Instance{})
+			w.fixedAddresses(v2beta1.CloudFixedAddresses{Name: "db", Subnet: w.subnet, IPs: []string{tc.ip}})
+			w.passes(3)
+			w.lease(tc.ip, lease.InUse, "db-0", "uid-1", "worker1")
+			w.pass(time.Second)
+			if !w.has(w.eni, tc.ip) {
+				t.Fatal("the first node lacks the address")
+			}
+			w.wantPlaced(tc.ip, w.eni, "uid-1")
+			w.passes(10) // the description of EC2 makes no other pool of it
+			w.condition("PoolsUpToDate", "")
+			w.ec2.ResetCalls()
+			w.lease(tc.ip, lease.InUse, "db-0", "uid-2", "worker2")
+			w.pass(time.Second)
+			if w.has(w.eni, tc.ip) || !w.has(second, tc.ip) {
+				t.Fatal("the address did not move")
+			}
+			w.wantPlaced(tc.ip, second, "uid-2")
+			want := map[string]int{tc.action: 1}
+			if tc.name == "IPv6" {
+				want["UnassignIpv6Addresses"] = 1
+			}
+			if got := w.ec2.Calls(); fmt.Sprint(got) != fmt.Sprint(want) {
+				t.Errorf("the calls are %v, want %v", got, want)
+			}
+			w.lease(tc.ip, lease.Released, "", "", "")
+			w.pass(time.Second)
+			w.pass(coolDown)
+			w.pass(time.Second)
+			if w.has(second, tc.ip) {
+				t.Error("the address is left")
+			}
+			w.condition("PoolsUpToDate", "")
+		})
+	}
+}
