@@ -31,7 +31,7 @@ func Run(args []string) int {
 		SilenceErrors: true,
 	}
 	root.AddCommand(upCommand(), downCommand(), statusCommand(), envCommand(), buildCommand(),
-		kubectlCommand(), execCommand(), imageCommand(), daemonCommand())
+		kubectlCommand(), execCommand(), imageCommand(), daemonCommand(), rebootCommand())
 	root.AddCommand(insideCommands()...)
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)

@@ -61,6 +61,17 @@ func daemonCommand() *cobra.Command {
 	}
 }
 
+func rebootCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "reboot NODE",
+		Short: "Restart a node like a power failure: its processes and pods end, its disk stays",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return client().Daemon(cmd.Context(), args[0], "reboot")
+		},
+	}
+}
+
 func kubectlCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:                "kubectl ARGS...",

@@ -126,8 +126,15 @@ func (c *Cluster) Status() machine.Status {
 	return machine.Status{Kernel: machine.Kernel(), Hosts: c.Topology.HostNames(), Daemons: c.daemons.Status(), Up: up}
 }
 
-// Daemon implements machine.Guest.
+// Daemon implements machine.Guest. With the verb "reboot", the name is that of a node.
 func (c *Cluster) Daemon(ctx context.Context, name, verb string) error {
+	if verb == reboot {
+		i := slices.IndexFunc(c.Topology.Nodes, func(node topology.Host) bool { return node.Name == name })
+		if i < 0 {
+			return fmt.Errorf("no node %q", name)
+		}
+		return c.reboot(ctx, c.Topology.Nodes[i])
+	}
 	return c.daemons.Control(ctx, name, verb)
 }
 

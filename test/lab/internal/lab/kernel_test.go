@@ -138,6 +138,46 @@ func TestNodeKeepsItsFiles(t *testing.T) {
 	}
 }
 
+func TestRebootKeepsOnlyTheDisk(t *testing.T) {
+	l, _ := newLab(t)
+	if err := l.Up(t.Context(), options); err != nil {
+		t.Fatal(err)
+	}
+	c := machine.At(l.Dir.Socket())
+	run := func(command string) string {
+		t.Helper()
+		var out bytes.Buffer
+		code, err := c.Exec(t.Context(), machine.Command{Host: "master", Args: []string{"sh", "-c", command}, Stdout: &out, Stderr: t.Output()})
+		if err != nil || code != 0 {
+			t.Fatalf("%s: exit code %d, %v", command, code, err)
+		}
+		return out.String()
+	}
+	const bootID = "cat /proc/sys/kernel/random/boot_id"
+	before := run("mkdir -p /etc/cni/net.d && touch /etc/kept /etc/cni/net.d/kept /run/lost && nft add table inet lost && iptables -N LOST && " + bootID)
+	if err := c.Daemon(t.Context(), "master", "reboot"); err != nil {
+		t.Fatal(err)
+	}
+	if after := run(bootID); after == before {
+		t.Errorf("the boot ID is %s before and after", after)
+	}
+	if got := run("ls /etc/kept /etc/cni/net.d/kept /run/lost 2>/dev/null; nft list tables inet; iptables -S | grep LOST; true"); got != "/etc/cni/net.d/kept\n/etc/kept\n" {
+		t.Errorf("after the reboot, the node has\n%swant the two files on its disk", got)
+	}
+	status, err := c.Status(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range status.Daemons {
+		if strings.HasPrefix(d.Name, "master/") && d.Process == 0 {
+			t.Errorf("daemon %s does not run after the reboot", d.Name)
+		}
+	}
+	if err := c.Daemon(t.Context(), "nowhere", "reboot"); err == nil {
+		t.Error("an unknown node was rebooted")
+	}
+}
+
 // triggerWriter calls do when the text in on is written.
 type triggerWriter struct {
 	w  io.Writer

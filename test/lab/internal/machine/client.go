@@ -54,7 +54,7 @@ func (c Client) Up(ctx context.Context, out io.Writer) error {
 }
 
 // Daemon runs a verb on a daemon of the lab, named as in Status: "stop" (no restart), "start", or "kill" (a crash,
-// followed by a restart).
+// followed by a restart). The verb "reboot" restarts a node.
 func (c Client) Daemon(ctx context.Context, name, verb string) error {
 	return c.check(c.run(ctx, request{Op: opDaemon, Daemon: name, Verb: verb}, nil, io.Discard, io.Discard))
 }

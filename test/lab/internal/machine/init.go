@@ -97,8 +97,15 @@ type NodeConfig struct {
 	Processor string `json:"processor,omitempty"`
 }
 
-// privateDirs start empty in a new node, whatever they contain on this machine.
-var privateDirs = []string{"/run", "/tmp", "/var/tmp", "/var/log", "/etc/cni", "/var/lib/cni", "/var/lib/etcd"}
+// volatileDirs are empty at each start of a node.
+var volatileDirs = []string{"/run", "/tmp", "/var/tmp"}
+
+// ownDirs are empty in a new node, whatever they contain on this machine, and survive a restart of the node. An overlay
+// cannot be a layer of an overlay, so the directories of containers' file systems and pods' volumes are among them.
+var ownDirs = []string{"/var/log", "/etc/cni", "/var/lib/cni", "/var/lib/etcd", "/var/lib/containerd", "/var/lib/kubelet"}
+
+// bootID is read by the kubelet, which reports a restart of the node when it has changed.
+const bootID = "/proc/sys/kernel/random/boot_id"
 
 // NodeInit is the first process of a node, in its own namespaces. The node's root is
 // an overlay over this machine's root, so a pod's writes to the host's file system
@@ -146,6 +153,17 @@ func reap() error {
 	return nil
 }
 
+// newBootID writes a new boot ID to a file in the directory, and returns its name.
+func newBootID(dir string) (string, error) {
+	// Each read gets another one.
+	id, err := os.ReadFile("/proc/sys/kernel/random/uuid")
+	if err != nil {
+		return "", err
+	}
+	file := filepath.Join(dir, "boot_id")
+	return file, os.WriteFile(file, id, 0o444)
+}
+
 func mountNode(config NodeConfig, root string) error {
 	for _, changes := range []string{"root", "plugins"} {
 		for _, layer := range []string{"upper", "work"} {
@@ -160,19 +178,22 @@ func mountNode(config NodeConfig, root string) error {
 		{source: "proc", target: in("/proc"), kind: "proc"},
 		bind("/dev", in("/dev")),
 	}
-	for _, dir := range privateDirs {
+	for _, dir := range volatileDirs {
 		mounts = append(mounts, tmpfs(in(dir), "50%"))
 	}
 	mounts = append(mounts, overlay(config.Plugins, filepath.Join(config.Dir, "plugins"), in("/opt/cni/bin")))
-	// An overlay cannot be a layer of an overlay, so containers' file systems and
-	// pods' volumes need a tmpfs.
-	for _, lib := range []string{"containerd", "kubelet"} {
-		dir := filepath.Join(config.Dir, lib)
-		if err := os.MkdirAll(dir, 0o755); err != nil {
+	for _, dir := range ownDirs {
+		own := filepath.Join(config.Dir, "own", dir)
+		if err := os.MkdirAll(own, 0o755); err != nil {
 			return err
 		}
-		mounts = append(mounts, bind(dir, in("/var/lib/"+lib)))
+		mounts = append(mounts, bind(own, in(dir)))
 	}
+	boot, err := newBootID(config.Dir)
+	if err != nil {
+		return err
+	}
+	mounts = append(mounts, bindFile(boot, in(bootID)))
 	if config.Processor != "" {
 		mounts = append(mounts, bindFile(config.Processor, in("/proc/cpuinfo")))
 	}

@@ -39,6 +39,26 @@ func Replace(ctx context.Context, namespace string, family Family, rules string)
 	return err
 }
 
+// Clear removes all rules and custom chains.
+func Clear(ctx context.Context, namespace string, family Family) error {
+	saved, err := netns.Run(ctx, namespace, "", string(family)+"-save")
+	if err != nil {
+		return err
+	}
+	return Replace(ctx, namespace, family, emptyText(saved))
+}
+
+// emptyText returns the input for iptables-restore that empties the tables in the output of iptables-save.
+func emptyText(saved string) string {
+	var text strings.Builder
+	for line := range strings.Lines(saved) {
+		if strings.HasPrefix(line, "*") {
+			text.WriteString(line + "COMMIT\n")
+		}
+	}
+	return text.String()
+}
+
 // Jump is a rule in a built-in chain that jumps to a custom chain.
 type Jump struct{ From, To string }
 

@@ -16,3 +16,10 @@ COMMIT
 		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}
 }
+
+func TestEveryTableIsEmptied(t *testing.T) {
+	saved := "# Generated\n*nat\n:PREROUTING ACCEPT [0:0]\n:LB - [0:0]\n-A PREROUTING -j LB\nCOMMIT\n*filter\n:INPUT DROP [0:0]\nCOMMIT\n"
+	if got, want := emptyText(saved), "*nat\nCOMMIT\n*filter\nCOMMIT\n"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
