@@ -52,8 +52,8 @@ var verdictRules = []verdictRule{
 }
 
 // Policies returns the steps that enforce NetworkPolicies between pods on both nodes while each client sends a probe
-// every 10 ms: agents and the controller are killed, the API server is away, the agents are upgraded and removed. No
-// verdict may be wrong. They need the installation from Guide.
+// every 10 ms: agents and the controller are killed, the API server is away, the agents are upgraded and removed, and a node
+// restarts. No verdict may be wrong. They need the installation from Guide.
 func Policies(lab *Lab, site Site) []Step {
 	g := &guide{lab, site}
 	return []Step{
@@ -65,6 +65,7 @@ func Policies(lab *Lab, site Site) []Step {
 		{"No verdict is wrong when the agents are upgraded", false, g.underProbes(g.upgradeAgents)},
 		{"No verdict is wrong without agents and controller", false, g.underProbes(g.awayAndBack)},
 		{"A pod is isolated before its first process", false, g.isolatedFromStart},
+		{"No verdict is wrong when a node restarts", false, g.acrossReboot},
 		{"A MultiNetworkPolicy isolates net1", false, g.isolateNet1},
 		{"Deleted policies isolate no longer", false, g.deletePolicies},
 		{"Delete the pods", false, g.deletePolicyPods},
@@ -319,16 +320,7 @@ func (g *guide) startEarly(ctx context.Context) error {
 	var errs []error
 	for i := range earlyPods {
 		name := fmt.Sprintf("early-%d", i)
-		if err := g.eventually(ctx, "pod "+name+" has ended", slow, func(ctx context.Context) error {
-			var pod corev1.Pod
-			if err := g.Get(ctx, "pod "+name, &pod); err != nil {
-				return err
-			}
-			if pod.Status.Phase != corev1.PodSucceeded {
-				return fmt.Errorf("it is %s", pod.Status.Phase)
-			}
-			return nil
-		}); err != nil {
+		if err := g.hasEnded(ctx, name); err != nil {
 			return err
 		}
 		counts, err := g.run(ctx, "kubectl", "logs", "--tail=30", name)
@@ -336,4 +328,18 @@ func (g *guide) startEarly(ctx context.Context) error {
 	}
 	_, err = g.Kubectl(ctx, "delete pods -l run=early-policy")
 	return errors.Join(append(errs, err)...)
+}
+
+// hasEnded waits for the success of a pod.
+func (g *guide) hasEnded(ctx context.Context, name string) error {
+	return g.eventually(ctx, "pod "+name+" has ended", slow, func(ctx context.Context) error {
+		var pod corev1.Pod
+		if err := g.Get(ctx, "pod "+name, &pod); err != nil {
+			return err
+		}
+		if pod.Status.Phase != corev1.PodSucceeded {
+			return fmt.Errorf("it is %s", pod.Status.Phase)
+		}
+		return nil
+	})
 }
