@@ -27,6 +27,7 @@ import (
 	"spiderpool.dev/spiderpool/internal/inet"
 	"spiderpool.dev/spiderpool/internal/ipam/withhold"
 	"spiderpool.dev/spiderpool/internal/kube/blockindex"
+	"spiderpool.dev/spiderpool/internal/kube/compile"
 	"spiderpool.dev/spiderpool/internal/kube/kubetest"
 	"spiderpool.dev/spiderpool/internal/kube/liveblocks"
 	"spiderpool.dev/spiderpool/internal/kube/status"
@@ -53,6 +54,7 @@ func runController(t *testing.T) *cloudtest.Fake {
 		o := cloudnetwork.Options{
 			Withholder: withhold.New(liveblocks.New(mgr.GetClient(), mgr.GetAPIReader()), time.Now, log),
 			Cluster:    func(context.Context) (string, error) { return "uid", nil },
+			Live:       mgr.GetAPIReader(),
 		}
 		return errors.Join(
 			blockindex.IndexBlocksByPool(t.Context(), mgr.GetFieldIndexer()),
@@ -221,6 +223,17 @@ func TestBadNetworksAreRefused(t *testing.T) {
 			n.Spec.Mode = v2beta1.CloudManage
 			n.Spec.Interfaces[0].Device, n.Spec.Interfaces[0].Attach = 1, &v2beta1.CloudAttachment{SubnetTags: map[string]string{}}
 		}},
+		{"fixed addresses without the mode", "fixedAddresses needs mode 'Manage', and mode is 'Discover'", func(n *v2beta1.SpiderCloudNetwork) {
+			n.Spec.Interfaces[0].FixedAddresses = []v2beta1.CloudFixedAddresses{{Name: "db", Subnet: "subnet-1", IPs: []string{"172.31.16.200"}}}
+		}},
+		{"name of fixed addresses", "write lower-case letters, digits and hyphens", func(n *v2beta1.SpiderCloudNetwork) {
+			n.Spec.Mode = v2beta1.CloudManage
+			n.Spec.Interfaces[0].FixedAddresses = []v2beta1.CloudFixedAddresses{{Name: "DB", Subnet: "subnet-1", IPs: []string{"172.31.16.200"}}}
+		}},
+		{"no fixed address", "spec.interfaces[0].fixedAddresses[0].ips", func(n *v2beta1.SpiderCloudNetwork) {
+			n.Spec.Mode = v2beta1.CloudManage
+			n.Spec.Interfaces[0].FixedAddresses = []v2beta1.CloudFixedAddresses{{Name: "db", Subnet: "subnet-1", IPs: []string{}}}
+		}},
 		{"version", "spec.ipVersions[0]", func(n *v2beta1.SpiderCloudNetwork) { n.Spec.IPVersions = []int64{5} }},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -282,6 +295,37 @@ func TestManageAssignsOnAPIServer(t *testing.T) {
 	kubetest.Eventually(t, func(ctx context.Context) error {
 		if err := c.Get(ctx, client.ObjectKeyFromObject(scn), scn); err != nil || len(scn.Status.Changes) > 0 {
 			return fmt.Errorf("the open calls are %v: %w", scn.Status.Changes, err)
+		}
+		return nil
+	})
+}
+
+// TestFixedAddressOnAPIServer has a pod of a StatefulSet get its fixed address, with the rights of the chart.
+func TestFixedAddressOnAPIServer(t *testing.T) {
+	fake := runController(t)
+	c := kubetest.Client(t)
+	fake.AddType("m5.large", cloud.Limits{Interfaces: 3, IPv4: 10, IPv6: 10, Prefixes: true})
+	subnet := fake.AddSubnet("eu-central-1a", nil, netip.MustParsePrefix("172.31.48.0/20"))
+	instance := fake.AddInstance("m5.large", subnet)
+	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "fixed", Labels: map[string]string{"pods": "fixed"}}}
+	node.Spec.ProviderID = fake.ProviderID(instance)
+	kubetest.Create(t, c, node)
+	scn := network("fixed")
+	scn.Spec.Mode, scn.Spec.IPVersions = v2beta1.CloudManage, []int64{4}
+	scn.Spec.Interfaces[0].MultusName = "default/ipvlan-fixed"
+	scn.Spec.Interfaces[0].FixedAddresses = []v2beta1.CloudFixedAddresses{{Name: "db", Subnet: subnet, IPs: []string{"172.31.50.0-172.31.50.9"}}}
+	kubetest.Create(t, c, scn)
+	pool := &v2beta1.SpiderIPPool{ObjectMeta: metav1.ObjectMeta{Name: "fixed-db-fixed-v4"}}
+	kubetest.Eventually(t, func(ctx context.Context) error { return c.Get(ctx, client.ObjectKeyFromObject(pool), pool) })
+	kubetest.Create(t, c, &v2beta1.SpiderIPBlock{
+		ObjectMeta: metav1.ObjectMeta{Name: compile.BlockName(netip.MustParseAddr("172.31.50.0"))},
+		Spec: v2beta1.SpiderIPBlockSpec{CIDR: "172.31.50.0/28", Node: "fixed", Leases: []v2beta1.Lease{{
+			IP: "172.31.50.5", State: v2beta1.LeaseInUse, Pool: pool.Name, Pod: "default/db-0", PodUID: "u", ContainerID: "c", Interface: "eth0", Node: "fixed", Since: metav1.Now(),
+		}}},
+	})
+	kubetest.Eventually(t, func(ctx context.Context) error {
+		if err := c.Get(ctx, client.ObjectKeyFromObject(pool), pool); err != nil || len(pool.Status.Placements) != 1 || pool.Status.Placements[0].PodUID != "u" {
+			return fmt.Errorf("the placements are %v: %w", pool.Status.Placements, err)
 		}
 		return nil
 	})
