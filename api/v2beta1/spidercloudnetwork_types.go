@@ -97,6 +97,7 @@ type CloudAttachment struct {
 	// takes the subnet in the zone of the node with the most free addresses.
 	// +kubebuilder:validation:MinProperties=1
 	// +kubebuilder:validation:MaxProperties=10
+	// +kubebuilder:validation:XValidation:rule=`self.all(key, key != "")`,message="a key of subnetTags is empty, and no tag has an empty key; write the key of a tag of the subnets, such as 'pods'"
 	SubnetTags map[string]string `json:"subnetTags"`
 
 	// SecurityGroups are the IDs of the security groups, e.g. ["sg-0123456789abcdef0"]. The default is those of the

@@ -11,7 +11,6 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	"spiderpool.dev/spiderpool/api/names"
 	"spiderpool.dev/spiderpool/internal/kube/compile"
 	"spiderpool.dev/spiderpool/internal/pool"
 )
@@ -115,12 +114,7 @@ func (w *podAddresses) namespaceNamesPools(ctx context.Context, name string) (bo
 	if err := w.reader.Get(ctx, client.ObjectKey{Name: name}, namespace); err != nil {
 		return false, fmt.Errorf("read namespace %s: %w", name, err)
 	}
-	for _, key := range []string{names.AnnotationNamespaceDefaultIPv4Pool, names.AnnotationNamespaceDefaultIPv6Pool} {
-		if namespace.Annotations[key] != "" {
-			return true, nil
-		}
-	}
-	return false, nil
+	return pool.NamespaceChoosesPools(namespace.Annotations), nil
 }
 
 // addResources adds extended resources to the requests and limits of the first container.

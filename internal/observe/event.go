@@ -71,6 +71,12 @@ var (
 		"The cloud has taken addresses away from the network interface of the pool. No pod gets them any more. The text names the addresses and the pods that use them."}
 	fixedAddressReturned = Kind{"SpiderIPPool", warning, "FixedAddressReturned", "Move",
 		"The cloud showed a fixed address elsewhere than on the node of its pod, twice, so the controller assigned it there again. Another program, or a call of a controller that was paused, has moved it. The text names the address, the interface and the node."}
+	addressesAssigned = Kind{"SpiderCloudNetwork", normal, "AddressesAssigned", "Assign",
+		"The cloud has assigned addresses to network interfaces, because pods need them. The text names each node, its interface and the addresses. One event has all that the controller did at one time."}
+	addressesReturned = Kind{"SpiderCloudNetwork", normal, "AddressesReturned", "Return",
+		"The controller has given addresses back to the cloud that no pod needed for the time manage.coolDownMinutes. The text names each node, its interface and the addresses."}
+	interfacesChanged = Kind{"SpiderCloudNetwork", normal, "InterfacesChanged", "Attach",
+		"The controller has created, attached or deleted network interfaces. The text names them and their nodes."}
 	cloudAddressesChanged = Kind{"Node", normal, CloudAddressesChangedReason, "Discover",
 		"The metadata service of the node's instance shows other addresses than before. The controller asks the cloud about the node. The text names the addresses and the hardware address of the network interface."}
 	attachmentCreated = Kind{"SpiderMultusConfig", normal, "AttachmentCreated", "Create",
@@ -90,7 +96,7 @@ const CloudAddressesChangedReason = "CloudAddressesChanged"
 var kinds = []Kind{
 	failedAllocateIP, ipConflict, ownerNotProven, reclaimedIP, leaseRestored, releaseRefused, networkNotTrusted, nodeNotPrepared, runtimeUnavailable,
 	servicesLeft, invalidService, invalidEndpoints, invalidPolicy, tooManyPeers, bandwidthNotChanged, policyNotEnforced,
-	addressesGone, fixedAddressReturned, cloudAddressesChanged, attachmentCreated, attachmentAdopted, attachmentUpdated, attachmentDeleted,
+	addressesGone, fixedAddressReturned, addressesAssigned, addressesReturned, interfacesChanged, cloudAddressesChanged, attachmentCreated, attachmentAdopted, attachmentUpdated, attachmentDeleted,
 }
 
 // FailedAllocateIP says why an interface of a pod gets no address.
@@ -162,6 +168,21 @@ func AddressesGone(addresses string, holders []string) Event {
 // FixedAddressReturned says that a fixed address is on the interface of its pod's node again.
 func FixedAddressReturned(address, iface, node string) Event {
 	return event(fixedAddressReturned, fmt.Sprintf("the cloud showed the fixed address %s elsewhere than on interface %s of node %s, whose pod has it; the controller assigned it there again. Nothing else may move it", address, iface, node))
+}
+
+// AddressesAssigned lists what the cloud has assigned, e.g. "172.31.32.16/28 to eni-1 of node worker1".
+func AddressesAssigned(assigned []string) Event {
+	return event(addressesAssigned, "assigned "+strings.Join(assigned, ", "))
+}
+
+// AddressesReturned lists what the cloud has got back, e.g. "172.31.32.16/28 of eni-1 of node worker1".
+func AddressesReturned(returned []string) Event {
+	return event(addressesReturned, "gave back "+strings.Join(returned, ", "))
+}
+
+// InterfacesChanged lists what has happened to network interfaces, e.g. "attached eni-1 to node worker1".
+func InterfacesChanged(changes []string) Event {
+	return event(interfacesChanged, strings.Join(changes, ", "))
 }
 
 // CloudAddressesChanged says what the cloud has assigned to network interfaces of a node, and taken from them.

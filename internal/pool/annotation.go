@@ -359,6 +359,11 @@ func isPoolName(name string) bool {
 	}) < 0
 }
 
+// NamespaceChoosesPools reports whether the annotations of a namespace name pools, which its pods then use instead of the default pools.
+func NamespaceChoosesPools(annotations map[string]string) bool {
+	return annotations[names.AnnotationNamespaceDefaultIPv4Pool] != "" || annotations[names.AnnotationNamespaceDefaultIPv6Pool] != ""
+}
+
 // ChoosesPools reports whether the annotations of a pod name pools, or ask for one.
 func ChoosesPools(annotations map[string]string) bool {
 	for _, key := range []string{names.AnnotationPodIPPool, names.AnnotationPodIPPools, names.AnnotationPodSubnet, names.AnnotationPodSubnets} {

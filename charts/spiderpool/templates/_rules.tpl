@@ -137,6 +137,10 @@
 - apiGroups: [spiderpool.spidernet.io]
   resources: [spidercloudnetworks]
   verbs: [patch]
+# The namespaces of pods that wait for addresses: their annotations may name other pools.
+- apiGroups: [""]
+  resources: [namespaces]
+  verbs: [list, watch]
 {{- end }}
 # SpiderReservedIPs for the addresses of nodes.
 - apiGroups: [spiderpool.spidernet.io]

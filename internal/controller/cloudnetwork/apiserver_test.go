@@ -234,6 +234,10 @@ func TestBadNetworksAreRefused(t *testing.T) {
 			n.Spec.Mode = v2beta1.CloudManage
 			n.Spec.Interfaces[0].FixedAddresses = []v2beta1.CloudFixedAddresses{{Name: "db", Subnet: "subnet-1", IPs: []string{}}}
 		}},
+		{"tag without a key", "a key of subnetTags is empty", func(n *v2beta1.SpiderCloudNetwork) {
+			n.Spec.Mode = v2beta1.CloudManage
+			n.Spec.Interfaces[0].Device, n.Spec.Interfaces[0].Attach = 1, &v2beta1.CloudAttachment{SubnetTags: map[string]string{"": "yes"}}
+		}},
 		{"version", "spec.ipVersions[0]", func(n *v2beta1.SpiderCloudNetwork) { n.Spec.IPVersions = []int64{5} }},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

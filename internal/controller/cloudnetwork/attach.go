@@ -13,6 +13,7 @@ import (
 
 	"spiderpool.dev/spiderpool/api/v2beta1"
 	"spiderpool.dev/spiderpool/internal/cloud"
+	"spiderpool.dev/spiderpool/internal/observe"
 )
 
 // furtherTags are the tags of new interfaces besides those of package cloud. The Amazon VPC CNI leaves an interface with
@@ -145,11 +146,13 @@ func (r *Reconciler) changeInterfaces(ctx context.Context, network *v2beta1.Spid
 	}
 	s.own.more = true // e.g. the interface that was created is to be attached
 	var faults []cloud.Issue
+	var changes []string
 	now, failed := r.clock.Now(), map[string]bool{}
 	for _, one := range steps {
 		log := r.log.With("node", one.Node, "interface", one.Interface, "action", one.Action)
 		if one.err == nil {
 			one.done()
+			changes = append(changes, one.said())
 			log.InfoContext(ctx, "changed a network interface")
 			continue
 		}
@@ -167,7 +170,23 @@ func (r *Reconciler) changeInterfaces(ctx context.Context, network *v2beta1.Spid
 			faults = append(faults, s.own.stops[place].Issue)
 		}
 	}
+	if len(changes) > 0 {
+		r.status.Recorder.Record(network, nil, observe.InterfacesChanged(changes))
+	}
 	return faults, nil
+}
+
+// said tells what a call has done, e.g. "attached eni-1 to node worker1".
+func (one step) said() string {
+	switch {
+	case one.Action == v2beta1.CloudCreate:
+		return "created an interface for node " + one.Node
+	case one.Action == v2beta1.CloudDelete:
+		return "deleted " + one.Interface
+	case one.Node == "":
+		return "attached " + one.Interface + " to an instance that is not a node"
+	}
+	return "attached " + one.Interface + " to node " + one.Node
 }
 
 // interfaceRefusal explains why the cloud has not changed an interface.

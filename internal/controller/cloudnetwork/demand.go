@@ -2,11 +2,13 @@ package cloudnetwork
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/util/workqueue"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/event"
@@ -70,9 +72,15 @@ func (r *Reconciler) waiting(ctx context.Context, network *v2beta1.SpiderCloudNe
 	for _, n := range in.nodes {
 		members[n.node] = true
 	}
+	namespaces := map[string]bool{} // those that choose pools
 	waiting := map[string]int64{}
+	var failed error
 	err = cached.Each(ctx, r.cache, &corev1.PodList{}, func(pod *corev1.Pod) {
 		if !members[pod.Spec.NodeName] || !needsAddresses(pod) || pod.DeletionTimestamp != nil || holders[compile.PodUID(pod.UID, pod.Annotations)] || pool.ChoosesPools(pod.Annotations) {
+			return
+		}
+		if chooses, err := r.namespaceChooses(ctx, namespaces, pod.Namespace); chooses || err != nil {
+			failed = errors.Join(failed, err)
 			return
 		}
 		interfaces, _ := pool.Interfaces(pod.Namespace, pod.Annotations, r.Networks) // Multus reports invalid annotations
@@ -90,7 +98,22 @@ func (r *Reconciler) waiting(ctx context.Context, network *v2beta1.SpiderCloudNe
 	if err != nil {
 		return nil, fmt.Errorf("list pods: %w", err)
 	}
-	return waiting, nil
+	return waiting, failed
+}
+
+// namespaceChooses reports whether the pods of a namespace use pools that its annotations name. It remembers the answer in known.
+func (r *Reconciler) namespaceChooses(ctx context.Context, known map[string]bool, name string) (bool, error) {
+	chooses, ok := known[name]
+	if ok {
+		return chooses, nil
+	}
+	namespace := &metav1.PartialObjectMetadata{}
+	namespace.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("Namespace"))
+	if err := r.client.Get(ctx, client.ObjectKey{Name: name}, namespace); client.IgnoreNotFound(err) != nil {
+		return false, fmt.Errorf("read namespace %s: %w", name, err)
+	}
+	known[name] = pool.NamespaceChoosesPools(namespace.Annotations)
+	return known[name], nil
 }
 
 // needsAddresses reports whether the pod runs on a node, in a network of its own.

@@ -11,8 +11,10 @@ import (
 	"spiderpool.dev/spiderpool/api/v2beta1"
 	"spiderpool.dev/spiderpool/internal/cloud"
 	"spiderpool.dev/spiderpool/internal/inet"
+	"spiderpool.dev/spiderpool/internal/ipam/alloc"
 	"spiderpool.dev/spiderpool/internal/ipam/withhold"
 	"spiderpool.dev/spiderpool/internal/lease"
+	"spiderpool.dev/spiderpool/internal/observe"
 )
 
 // withholder keeps addresses from all agents, whatever they know (package withhold).
@@ -124,9 +126,16 @@ func (r *Reconciler) giveBack(ctx context.Context, network *v2beta1.SpiderCloudN
 	if err := r.run(ctx, network, s, calls); err != nil {
 		return faults, err
 	}
+	var back []string
 	for i, ret := range ready {
 		s.returned(r.clock.Now(), in.instanceOf(ret.Node), ret, calls[i].err)
 		r.log.InfoContext(ctx, "gave addresses back to the cloud", "node", ret.Node, "interface", ret.Interface, "pool", ret.Pool, "pieces", fmt.Sprint(ret.Pieces), "err", calls[i].err)
+		if calls[i].err == nil {
+			back = append(back, fmt.Sprintf("%s of %s of node %s", join(ret.Prefixes()), ret.Interface, ret.Node))
+		}
+	}
+	if len(back) > 0 {
+		r.status.Recorder.Record(network, nil, observe.AddressesReturned(back))
 	}
 	return faults, nil
 }
@@ -134,11 +143,17 @@ func (r *Reconciler) giveBack(ctx context.Context, network *v2beta1.SpiderCloudN
 // withhold withholds the addresses of the pieces. It returns those without a holder; the others stay in their pool.
 func (r *Reconciler) withhold(ctx context.Context, network *v2beta1.SpiderCloudNetwork, s *session, ret cloud.Return) ([]cloud.Piece, error) {
 	var free []cloud.Piece
+	var errs []error
 	s.looked = false
 	for _, p := range ret.Pieces {
 		holders, err := r.Withholder.Withhold(ctx, withhold.Piece{Network: network.Name, Pool: ret.Pool, Addrs: p.Addrs})
+		if errors.Is(err, withhold.ErrDamaged) || errors.Is(err, alloc.ErrRefused) { // for long; the other pieces go on
+			errs = append(errs, err)
+			s.keep(ret.Pool, p)
+			continue
+		}
 		if err != nil {
-			return nil, err
+			return free, errors.Join(append(errs, err)...)
 		}
 		if len(holders) == 0 {
 			free = append(free, p)
@@ -147,7 +162,7 @@ func (r *Reconciler) withhold(ctx context.Context, network *v2beta1.SpiderCloudN
 		r.log.InfoContext(ctx, "a piece stays with its pool, because an address is in use", "pool", ret.Pool, "piece", p.Prefix, "address", holders[0].Addr, "pod", holders[0].Pod.String())
 		s.keep(ret.Pool, p)
 	}
-	return free, nil
+	return free, errors.Join(errs...)
 }
 
 // staleMax is the longest time that descriptions of the cloud may lag behind its answers to our calls.

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"k8s.io/utils/ptr"
@@ -14,6 +15,7 @@ import (
 	"spiderpool.dev/spiderpool/internal/cloud"
 	"spiderpool.dev/spiderpool/internal/inet"
 	"spiderpool.dev/spiderpool/internal/ipam/withhold"
+	"spiderpool.dev/spiderpool/internal/observe"
 )
 
 const (
@@ -71,6 +73,7 @@ func (r *Reconciler) manage(ctx context.Context, network *v2beta1.SpiderCloudNet
 	if err := r.record(ctx, network, s, nil); err != nil {
 		return cloud.ManagePlan{}, nil, fmt.Errorf("remove ended calls from the status: %w", err)
 	}
+	s.forget(now, in.nodes)
 	var faults []cloud.Issue
 	if manages(network) {
 		if fault := s.readLimits(ctx, now, in.nodes); fault != nil {
@@ -111,6 +114,20 @@ func (r *Reconciler) manage(ctx context.Context, network *v2beta1.SpiderCloudNet
 	faults = append(faults, refused...)
 	returned, err := r.giveBack(ctx, network, s, in, plan.Return)
 	return plan, append(faults, returned...), err
+}
+
+// forget drops what no present node needs, so that the memory does not grow while nodes come and go. A stop that nothing has met for
+// long is one.
+func (s *session) forget(now time.Time, nodes []member) {
+	present := map[string]bool{}
+	for _, n := range nodes {
+		present[n.instance] = true
+	}
+	maps.DeleteFunc(s.own.attempts, func(at cloud.Position, _ int) bool { return !present[at.Instance] })
+	maps.DeleteFunc(s.own.stops, func(_ string, one *stop) bool { return now.Sub(one.until) > stopMax })
+	maps.DeleteFunc(s.stops, func(_ cloud.Place, one *stop) bool { return now.Sub(one.until) > stopMax })
+	maps.DeleteFunc(s.fragmented, func(_ string, until time.Time) bool { return now.After(until) })
+	maps.DeleteFunc(s.changed, func(_ string, at time.Time) bool { return now.Sub(at) > newsTime })
 }
 
 func manages(network *v2beta1.SpiderCloudNetwork) bool {
@@ -195,6 +212,7 @@ func (r *Reconciler) grow(ctx context.Context, network *v2beta1.SpiderCloudNetwo
 		return nil, err
 	}
 	now := r.clock.Now()
+	var assigned []string
 	for i, g := range wanted {
 		if err := calls[i].err; err != nil {
 			if d, unknown := s.doubts[calls[i].ID]; unknown {
@@ -219,10 +237,17 @@ func (r *Reconciler) grow(ctx context.Context, network *v2beta1.SpiderCloudNetwo
 		for _, piece := range got[i] {
 			delete(s.givenBack, piece)
 		}
+		assigned = append(assigned, fmt.Sprintf("%s to %s of node %s", join(got[i]), g.Interface, g.Node))
 		r.log.InfoContext(ctx, "assigned addresses", "node", g.Node, "interface", g.Interface, "pieces", fmt.Sprint(got[i]))
+	}
+	if len(assigned) > 0 {
+		r.status.Recorder.Record(network, nil, observe.AddressesAssigned(assigned))
 	}
 	return faults, nil
 }
+
+// join returns pieces as text, e.g. "172.31.32.16/28 172.31.32.64/28".
+func join(pieces []netip.Prefix) string { return strings.Trim(fmt.Sprint(pieces), "[]") }
 
 // assign makes one assignment. If the cloud has no room for all pieces, it asks for one.
 func (s *session) assign(ctx context.Context, g cloud.Growth) ([]netip.Prefix, error) {

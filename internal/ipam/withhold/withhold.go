@@ -39,6 +39,9 @@ import (
 // maxAttempts bounds how often one call reads and writes a block again after a conflict.
 const maxAttempts = 8
 
+// ErrDamaged is the end of a Withhold that meets a damaged block. Another attempt is useless until it is fixed or deleted.
+var ErrDamaged = errors.New("its addresses stay as they are until it is fixed or deleted")
+
 // Blocks stores the blocks of the cluster. All reads are of the store itself, never of a cache.
 type Blocks interface {
 	// Get returns the block of that name, or alloc.ErrNotFound.
@@ -164,7 +167,7 @@ func (w *Withholder) read(ctx context.Context, base netip.Addr) (lease.Block, er
 	case err != nil:
 		return lease.Block{}, fmt.Errorf("read SpiderIPBlock %s: %w", inet.BlockPrefix(base), err)
 	case b.Damaged != "":
-		return lease.Block{}, fmt.Errorf("SpiderIPBlock %s is corrupt, so its addresses stay as they are until it is fixed or deleted: %s", inet.BlockPrefix(base), b.Damaged)
+		return lease.Block{}, fmt.Errorf("SpiderIPBlock %s is corrupt, so %w: %s", inet.BlockPrefix(base), ErrDamaged, b.Damaged)
 	}
 	return b, nil
 }
