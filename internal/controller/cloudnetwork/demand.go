@@ -24,8 +24,8 @@ import (
 	"spiderpool.dev/spiderpool/internal/pool"
 )
 
-// demandDelay collects pods that arrive together.
-const demandDelay = time.Second
+// demandDelay collects pods that arrive together. Those that arrive while the cloud answers are collected, too.
+const demandDelay = 250 * time.Millisecond
 
 // has reports whether a pool is one of the network.
 func (in *input) has(pool string) bool {
