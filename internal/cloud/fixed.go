@@ -3,6 +3,7 @@ package cloud
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"spiderpool.dev/spiderpool/internal/inet"
 )
@@ -37,8 +38,9 @@ type FixedWanted struct {
 }
 
 // FixPools returns the pools of entries. have are the addresses of the present ones by name. An address that something else has is left
-// out, unless the pool has it already.
-func FixPools(d Discovery, entries []FixedEntry, have map[string]inet.Set) (wanted []FixedWanted, issues []Issue) {
+// out, unless the pool has it already. placed are the interfaces where the controller has put addresses: a cloud may show such an address as the
+// node's own.
+func FixPools(d Discovery, entries []FixedEntry, have map[string]inet.Set, placed map[netip.Addr][]string) (wanted []FixedWanted, issues []Issue) {
 	report := func(reason Reason, format string, args ...any) {
 		issues = append(issues, Issue{reason, fmt.Sprintf(format, args...)})
 	}
@@ -67,7 +69,7 @@ func FixPools(d Discovery, entries []FixedEntry, have map[string]inet.Set) (want
 			}
 			w := FixedWanted{Name: FixedPoolName(d.Network, e.Name, family), Device: e.Device, Zone: subnet.Zone, Subnet: cidr.Masked(), Gateway: subnet.Gateway(family)}
 			foreign := inet.Union(taken...).Minus(have[w.Name])
-			foreign = inet.Union(foreign, d.primaries().Minus(have[w.Name]), inet.OfAddrs(subnet.Layout.Kept(cidr)...))
+			foreign = inet.Union(foreign, d.primaries(placed), inet.OfAddrs(subnet.Layout.Kept(cidr)...))
 			if used := ips.And(foreign); !used.IsEmpty() {
 				report(Overlap, "%s: other pools, the cloud or interfaces of nodes have %s; take them out of spec.interfaces[].fixedAddresses[].ips", where, used)
 			}
@@ -87,13 +89,17 @@ func FixPools(d Discovery, entries []FixedEntry, have map[string]inet.Set) (want
 	return wanted, issues
 }
 
-// primaries returns the nodes' own addresses.
-func (d Discovery) primaries() inet.Set {
+// primaries returns the nodes' own addresses, without those that the controller has placed there.
+func (d Discovery) primaries(placed map[netip.Addr][]string) inet.Set {
 	var all []netip.Addr
 	for _, m := range d.Members {
 		if m.Answers.exists() {
 			for _, i := range m.Answers.latest.Instance.Interfaces {
-				all = append(all, i.Primary...)
+				for _, a := range i.Primary {
+					if !slices.Contains(placed[a], i.ID) {
+						all = append(all, a)
+					}
+				}
 			}
 		}
 	}

@@ -54,7 +54,8 @@ type Following struct {
 	Busy     map[string]bool     // nodes with such a call
 	Since    time.Time           // answers from then on show what former processes have done
 	Placed   map[netip.Addr]time.Time
-	Stops    map[string]bool // interfaces that take no address for now, addresses that no interface takes; "" stands for all
+	Tried    map[netip.Addr][]string // interfaces that calls of ours may have put an address on, by address
+	Stops    map[string]bool         // interfaces that take no address for now, addresses that no interface takes; "" stands for all
 	Idle     map[netip.Addr]time.Time
 	CoolDown time.Duration
 }
@@ -67,6 +68,8 @@ type Move struct {
 	To     string   // interface
 	From   []string // interfaces of the network that have, or have had, the address; empty if none is known
 	PodUID string
+	// Shown says that the last answers show the address on an interface of the network. Otherwise a stranger may have it by now.
+	Shown bool
 	// Strayed moves bring an address back that was placed: the cloud shows it elsewhere.
 	Strayed bool
 }
@@ -83,7 +86,9 @@ type Leave struct {
 type FollowPlan struct {
 	Moves  []Move
 	Leaves []Leave
-	Idle   map[netip.Addr]time.Time
+	// Lost are addresses in use on an interface that the pod's node no longer has. Erase Placement.PodUID, also if no move follows.
+	Lost []netip.Addr
+	Idle map[netip.Addr]time.Time
 	// Refused are pods that cannot have their address on their node, with the reason for each.
 	Refused map[netip.Addr]string
 	Issues  []Issue
@@ -123,72 +128,87 @@ type following struct {
 // place is an interface of a node.
 type place struct{ iface, node string }
 
-// look notes where the last answers show the addresses of a pool. Interfaces with other device indexes belong to others.
+// look notes where the last answers show the addresses of a pool. Interfaces with other device indexes belong to others, unless a placement
+// names them: the user may have changed the device index of the pool.
 func (f *following) look(pool FixedPool) {
 	for _, m := range f.Members {
-		i, ok := m.Answers.latest.interfaceAt(pool.Device)
-		if !ok || i.Subnet != pool.Subnet {
+		if !m.Answers.exists() {
 			continue
 		}
-		for _, a := range i.singles() {
-			if pool.IPs.Contains(a) {
-				f.seen[a] = append(f.seen[a], place{i.ID, m.Node})
+		for _, i := range m.Answers.latest.Instance.Interfaces {
+			for _, piece := range i.Assigned {
+				if a := piece.Addr(); piece.IsSingleIP() && pool.IPs.Contains(a) && (i.Device == pool.Device && i.Subnet == pool.Subnet || pool.Places[a].Interface == i.ID) {
+					f.seen[a] = append(f.seen[a], place{i.ID, m.Node})
+				}
+			}
+			for _, a := range i.Primary {
+				if a.Is6() && pool.IPs.Contains(a) && (pool.Places[a].Interface == i.ID || slices.Contains(f.Tried[a], i.ID)) {
+					f.seen[a] = append(f.seen[a], place{i.ID, m.Node})
+				}
 			}
 		}
 	}
 }
 
-// singles returns the single addresses of the interface. EC2 does not tell the node's own IPv6 addresses from others.
-func (i Interface) singles() []netip.Addr {
-	var all []netip.Addr
-	for _, piece := range i.Assigned {
-		if piece.IsSingleIP() {
-			all = append(all, piece.Addr())
-		}
-	}
-	for _, a := range i.Primary {
-		if a.Is6() {
-			all = append(all, a)
-		}
-	}
-	return all
+// shows reports whether the interface has a single address. EC2 does not tell the node's own IPv6 addresses from those that we have assigned, so
+// the caller must know that the address is none of those.
+func (i Interface) shows(a netip.Addr) bool {
+	return slices.Contains(i.Assigned, netip.PrefixFrom(a, a.BitLen())) || a.Is6() && slices.Contains(i.Primary, a)
 }
 
 // follow plans the move of an address in use.
 func (f *following) follow(pool FixedPool, l FixedLease) {
-	m, ok := f.members[l.Node]
-	if !ok || !m.Answers.exists() {
-		f.refuse(pool, l, InstanceMissing, fmt.Sprintf("node %s is not one of the SpiderCloudNetwork, or the cloud does not know its instance; check spec.nodeSelector", l.Node), ok)
-		return
-	}
-	to, ok := m.Answers.latest.interfaceAt(pool.Device)
-	if !ok {
-		f.refuse(pool, l, InterfaceMissing, fmt.Sprintf("the instance of node %s has no interface with device index %d", l.Node, pool.Device), true)
-		return
-	}
-	if to.Subnet != pool.Subnet {
-		f.refuse(pool, l, WrongSubnet, fmt.Sprintf("interface %s of node %s is in %s, and the address in %s; give the pod a node whose interface is in %s, or run spiderpoolctl release %s",
-			to.ID, l.Node, to.Subnet, pool.Subnet, pool.Subnet, l.Addr), false)
-		return
-	}
-	was := pool.Places[l.Addr]
-	move := Move{Pool: pool.Name, Addr: l.Addr, Node: l.Node, To: to.ID, From: f.from(was, l.Addr), PodUID: l.PodUID}
+	was, m := pool.Places[l.Addr], f.members[l.Node]
+	move := Move{Pool: pool.Name, Addr: l.Addr, Node: l.Node, From: f.from(was, l.Addr), PodUID: l.PodUID, Shown: len(f.seen[l.Addr]) > 0}
 	if was.PodUID == l.PodUID {
-		move.Strayed = true
-		if !f.strayed(m, was, to.ID, l.Addr) {
+		switch {
+		case !m.Answers.exists(): // the address was there, and this proves nothing
+			return
+		case m.Answers.latest.has(was.Interface):
+			if !f.strayed(m, was.Interface, l.Addr) {
+				return
+			}
+			move.To, move.Strayed = was.Interface, true
+		case m.Answers.latest.At.Before(f.since(l.Addr)):
+			f.plan.Again = append(f.plan.Again, l.Node)
+			return
+		default:
+			f.plan.Lost = append(f.plan.Lost, l.Addr)
+		}
+	}
+	if move.To == "" {
+		var ok bool
+		if move.To, ok = f.target(pool, l); !ok {
 			return
 		}
 	}
-	if f.Held[l.Addr] || f.Busy[l.Node] || f.Stops[""] || f.Stops[to.ID] || f.Stops[l.Addr.String()] {
+	if f.Held[l.Addr] || f.Busy[l.Node] || f.Stops[""] || f.Stops[move.To] || f.Stops[l.Addr.String()] {
 		return
 	}
 	f.plan.Moves = append(f.plan.Moves, move)
 }
 
-func (f *following) refuse(pool FixedPool, l FixedLease, reason Reason, why string, again bool) {
-	if pool.Places[l.Addr].PodUID == l.PodUID {
-		return // the address was there, and an answer that lacks the interface proves nothing
+// target returns the interface for an address in use. If there is none, it says why the pod waits.
+func (f *following) target(pool FixedPool, l FixedLease) (iface string, ok bool) {
+	m, ok := f.members[l.Node]
+	if !ok || !m.Answers.exists() {
+		f.refuse(l, InstanceMissing, fmt.Sprintf("node %s is not one of the SpiderCloudNetwork, or the cloud does not know its instance; check spec.nodeSelector", l.Node), ok)
+		return "", false
 	}
+	to, ok := m.Answers.latest.interfaceAt(pool.Device)
+	if !ok {
+		f.refuse(l, InterfaceMissing, fmt.Sprintf("the instance of node %s has no interface with device index %d", l.Node, pool.Device), true)
+		return "", false
+	}
+	if to.Subnet != pool.Subnet {
+		f.refuse(l, WrongSubnet, fmt.Sprintf("interface %s of node %s is in %s, and the address in %s; give the pod a node whose interface is in %s, or run spiderpoolctl release %s",
+			to.ID, l.Node, to.Subnet, pool.Subnet, pool.Subnet, l.Addr), false)
+		return "", false
+	}
+	return to.ID, true
+}
+
+func (f *following) refuse(l FixedLease, reason Reason, why string, again bool) {
 	f.plan.Refused[l.Addr] = why
 	f.plan.Issues = append(f.plan.Issues, Issue{reason, fmt.Sprintf("a pod waits for the fixed address %s: %s", l.Addr, why)})
 	if again {
@@ -209,26 +229,29 @@ func (f *following) from(was Placement, a netip.Addr) (ifaces []string) {
 	return ifaces
 }
 
-// strayed reports whether two answers, both since the address was placed, agree that the interface of the pod's node does not
-// have it.
-func (f *following) strayed(m Member, was Placement, to string, a netip.Addr) bool {
-	has := func(answer *Answer) (ok, present bool) {
-		if answer == nil || answer.Instance == nil {
-			return false, false
-		}
-		k := slices.IndexFunc(answer.Instance.Interfaces, func(i Interface) bool { return i.ID == to })
-		return k >= 0 && slices.Contains(answer.Instance.Interfaces[k].singles(), a), k >= 0
-	}
-	since := f.Since
+// since returns the time from which answers show the placement of an address.
+func (f *following) since(a netip.Addr) time.Time {
 	if at, ok := f.Placed[a]; ok {
-		since = at.Add(shownTime)
+		return at.Add(shownTime)
 	}
-	now, present := has(m.Answers.latest)
-	if now && was.Interface == to || !present || m.Answers.latest.At.Before(since) {
+	return f.Since
+}
+
+// strayed reports whether two answers, both since the address was placed, agree that the interface of the pod does not have it. That
+// interface may have another device index than new placements.
+func (f *following) strayed(m Member, iface string, a netip.Addr) bool {
+	lacks := func(answer *Answer) bool {
+		if answer == nil || answer.Instance == nil {
+			return false
+		}
+		k := slices.IndexFunc(answer.Instance.Interfaces, func(i Interface) bool { return i.ID == iface })
+		return k >= 0 && !answer.Instance.Interfaces[k].shows(a)
+	}
+	since := f.since(a)
+	if !lacks(m.Answers.latest) || m.Answers.latest.At.Before(since) {
 		return false
 	}
-	before, present := has(m.Answers.earlier)
-	if m.Answers.Since(since) && present && !(before && was.Interface == to) {
+	if m.Answers.Since(since) && lacks(m.Answers.earlier) {
 		return true
 	}
 	f.plan.Again = append(f.plan.Again, m.Node)
@@ -261,7 +284,7 @@ func (f *following) tidy(pool FixedPool, leased map[netip.Addr]bool) {
 			continue
 		}
 		at := places[a]
-		at.node = cmp.Or(at.node, f.nodeOf(pool.Device, at.iface))
+		at.node = cmp.Or(at.node, f.nodeOf(at.iface))
 		if !f.Busy[at.node] {
 			f.plan.Leaves = append(f.plan.Leaves, Leave{pool.Name, a, at.iface, at.node})
 		}
@@ -269,9 +292,9 @@ func (f *following) tidy(pool FixedPool, leased map[netip.Addr]bool) {
 }
 
 // nodeOf returns the node with the interface, or none.
-func (f *following) nodeOf(device int, iface string) string {
+func (f *following) nodeOf(iface string) string {
 	for _, m := range f.Members {
-		if i, ok := m.Answers.latest.interfaceAt(device); ok && i.ID == iface {
+		if m.Answers.latest.has(iface) {
 			return m.Node
 		}
 	}

@@ -84,10 +84,17 @@ func (r *Reconciler) run(ctx context.Context, network *v2beta1.SpiderCloudNetwor
 		}
 		s.ended[c.ID], s.changed[c.Node] = now, now
 	}
+	if calls[0].Address == "" { // a new leader learns from the call where a fixed address is, until the placement says it
+		r.recordEnd(ctx, network, s)
+	}
+	return nil
+}
+
+// recordEnd removes the calls that have ended. The next write has what this one cannot write.
+func (r *Reconciler) recordEnd(ctx context.Context, network *v2beta1.SpiderCloudNetwork, s *session) {
 	if err := r.record(ctx, network, s, nil); err != nil {
 		r.log.WarnContext(ctx, "cannot write the end of calls into the status; the next write has it", "err", err)
 	}
-	return nil
 }
 
 // addrOf returns the fixed address of a call, the zero value for none.
@@ -120,6 +127,9 @@ func (s *session) doubt(now time.Time, network *v2beta1.SpiderCloudNetwork, node
 		_, known := s.doubts[c.ID]
 		if _, ended := s.ended[c.ID]; !known && !ended { // of a former process, which may still make the call
 			s.doubts[c.ID] = doubt{CloudChange: c, over: now.Add(callTimeout)}
+			if a := addrOf(c); c.Action == v2beta1.CloudMove {
+				s.fixed.tried[a] = append(s.fixed.tried[a], c.Interface)
+			}
 		}
 	}
 	for id, at := range s.ended {

@@ -65,19 +65,25 @@ func entriesOf(network *v2beta1.SpiderCloudNetwork) (entries []cloud.FixedEntry,
 }
 
 // fix makes the pools of fixed addresses, and deletes those that the network no longer asks for. Leases in use keep a deleted pool.
-func (r *Reconciler) fix(ctx context.Context, network *v2beta1.SpiderCloudNetwork, in *input, d cloud.Discovery) ([]cloud.Issue, error) {
+func (r *Reconciler) fix(ctx context.Context, network *v2beta1.SpiderCloudNetwork, s *session, in *input, d cloud.Discovery) ([]cloud.Issue, error) {
 	entries, faults := entriesOf(network)
 	if len(entries)+len(in.fixed) == 0 {
 		return nil, nil
 	}
-	have, asked := map[string]inet.Set{}, map[string]bool{}
+	have, asked, placed := map[string]inet.Set{}, map[string]bool{}, map[netip.Addr][]string{}
 	for name, pool := range in.fixed {
 		have[name] = pool.ips
+		for a, p := range placesOfPool(pool.object) {
+			placed[a] = append(placed[a], p.Interface)
+		}
+	}
+	for a, ifaces := range s.fixed.tried {
+		placed[a] = append(placed[a], ifaces...)
 	}
 	for _, e := range entries {
 		asked[cloud.FixedPoolName(network.Name, e.Name, inet.IPv4)], asked[cloud.FixedPoolName(network.Name, e.Name, inet.IPv6)] = true, true
 	}
-	wanted, issues := cloud.FixPools(d, entries, have)
+	wanted, issues := cloud.FixPools(d, entries, have, placed)
 	var w writes
 	for _, want := range wanted {
 		w.refused(r.putFixed(ctx, network, in.fixed[want.Name].object, want))

@@ -1,6 +1,7 @@
 package cloudnetwork
 
 import (
+	"context"
 	"net/netip"
 	"slices"
 	"strings"
@@ -8,7 +9,10 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
 	"spiderpool.dev/spiderpool/api/names"
 	"spiderpool.dev/spiderpool/api/v2beta1"
@@ -201,8 +205,138 @@ func TestStrayedAddressComesBack(t *testing.T) {
 	x.passes(4)
 	x.wantAt(fixedIP, eni1)
 	x.wantPlaced(fixedIP, eni1, "uid-1")
-	if event := <-x.events.Events; !strings.Contains(event, "FixedAddressReturned") || !strings.Contains(event, fixedIP) {
-		t.Errorf("the event is %s", event)
+	x.wantEvent("FixedAddressReturned the cloud showed the fixed address " + fixedIP)
+}
+
+// A pod keeps its interface if the user moves the entry to another one.
+func TestEntryMovesNoRunningPod(t *testing.T) {
+	x, eni1, _ := newFixedBench(t)
+	two, err := x.cloud.Create(t.Context(), cloud.NewInterface{Subnet: x.subnets[1], SecurityGroups: []string{x.cloud.SecurityGroup()}, Token: "two"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := x.cloud.Attach(t.Context(), two.ID, x.instance("worker1"), 1); err != nil {
+		t.Fatal(err)
+	}
+	x.lease(fixedIP, lease.InUse, "db-0", "uid-1", "worker1")
+	x.pass(time.Second)
+	x.wantPlaced(fixedIP, eni1, "uid-1")
+	network := x.network()
+	network.Spec.Interfaces = append(network.Spec.Interfaces, v2beta1.CloudInterface{Device: 1, MultusName: "kube-system/ipvlan-ens6", Master: "ens6", FixedAddresses: network.Spec.Interfaces[0].FixedAddresses})
+	network.Spec.Interfaces[0].FixedAddresses = nil
+	if err := x.c.Update(t.Context(), network); err != nil {
+		t.Fatal(err)
+	}
+	for range 10 {
+		x.pass(time.Minute)
+		x.wantAt(fixedIP, eni1)
+	}
+	x.wantPlaced(fixedIP, eni1, "uid-1")
+	x.lease(fixedIP, lease.InUse, "db-0", "uid-2", "worker1")
+	x.pass(time.Second)
+	x.wantAt(fixedIP, two.ID)
+	x.wantPlaced(fixedIP, two.ID, "uid-2")
+}
+
+// The agent grants an address to its former pod again while the controller takes it away. That pod has started with its UID.
+func TestGrantDuringMoveKeepsAddress(t *testing.T) {
+	for _, tc := range []struct {
+		name  string
+		state lease.State
+	}{{"move", lease.InUse}, {"leave", lease.Released}} {
+		t.Run(tc.name, func(t *testing.T) {
+			x, eni1, _ := newFixedBench(t)
+			x.lease(fixedIP, lease.InUse, "db-0", "uid-1", "worker1")
+			x.passes(3)
+			x.lease(fixedIP, tc.state, "db-0", "uid-2", "worker2")
+			if tc.state == lease.Released {
+				x.pass(time.Second)
+				x.clock.SetTime(x.clock.Now().Add(coolDown))
+			}
+			granted := false
+			x.intercept(interceptor.Funcs{SubResourcePatch: func(ctx context.Context, c client.Client, name string, o client.Object, p client.Patch, options ...client.SubResourcePatchOption) error {
+				if o.GetName() == fixedV4 && !granted {
+					granted = true
+					x.lease(fixedIP, lease.InUse, "db-0", "uid-1", "worker1")
+				}
+				return c.SubResource(name).Patch(ctx, o, p, options...)
+			}})
+			x.pass(time.Second)
+			if !granted {
+				t.Fatal("the controller has not erased the UID")
+			}
+			for range 5 {
+				x.wantAt(fixedIP, eni1)
+				x.pass(time.Second)
+			}
+			x.wantPlaced(fixedIP, eni1, "uid-1")
+		})
+	}
+}
+
+func TestStrangerKeepsAddressOfFormerInterface(t *testing.T) {
+	x, _, eni2 := newFixedBench(t)
+	x.lease(fixedIP, lease.InUse, "db-0", "uid-1", "worker1")
+	x.passes(3)
+	x.lease(fixedIP, lease.Retained, "db-0", "uid-1", "worker1")
+	x.cloud.Terminate(x.instance("worker1"))
+	if err := x.c.Delete(t.Context(), &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "worker1"}}); err != nil {
+		t.Fatal(err)
+	}
+	stranger, err := x.cloud.Create(t.Context(), cloud.NewInterface{Subnet: x.subnets[1], SecurityGroups: []string{x.cloud.SecurityGroup()}, Token: "stranger"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := x.cloud.Assign(t.Context(), cloud.Assignment{Interface: stranger.ID, Family: inet.IPv4, Unit: cloud.Addresses, Exact: []netip.Prefix{prefix(fixedIP + "/32")}}); err != nil {
+		t.Fatal(err)
+	}
+	x.lease(fixedIP, lease.InUse, "db-0", "uid-2", "worker2")
+	x.passes(5)
+	x.wantAt(fixedIP, stranger.ID)
+	x.condition("AddressInUse", fixedIP)
+	if err := x.cloud.Delete(t.Context(), stranger.ID); err != nil {
+		t.Fatal(err)
+	}
+	x.passes(20)
+	x.wantPlaced(fixedIP, eni2, "uid-2")
+}
+
+// A new instance with the name of its node has none of its addresses, and the pods still have their UIDs.
+func TestNewInstanceGetsAddressFirst(t *testing.T) {
+	x, _, _ := newFixedBench(t)
+	x.lease(fixedIP, lease.InUse, "db-0", "uid-1", "worker1")
+	x.passes(3)
+	x.clock.SetTime(x.clock.Now().Add(time.Minute))
+	x.cloud.Terminate(x.instance("worker1"))
+	if err := x.c.Delete(t.Context(), &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "worker1"}}); err != nil {
+		t.Fatal(err)
+	}
+	eni := x.join("worker1", x.subnets[1])
+	x.cloud.Deny("Assign")
+	x.pass(time.Second)
+	if got := x.placement(fixedIP); got.PodUID != "" {
+		t.Errorf("the agent sees %+v", got)
+	}
+	x.cloud.Allow("Assign")
+	x.passes(5)
+	x.wantAt(fixedIP, eni)
+	x.wantPlaced(fixedIP, eni, "uid-1")
+}
+
+func TestNodeKeepsItsIPv6Address(t *testing.T) {
+	const ip = "2406:da1e:c4:ed02:0:1:0:10"
+	d := cloud.Discovery{Network: "aws", Subnets: map[string]cloud.Subnet{"subnet-2": {ID: "subnet-2", Zone: "z", CIDRs: []netip.Prefix{prefix("2406:da1e:c4:ed02::/64")}}}}
+	i := cloud.Interface{ID: "eni-1", Subnet: "subnet-2", Primary: []netip.Addr{netip.MustParseAddr(ip)}}
+	d.Members = []cloud.Member{{Node: "worker1", Answers: cloud.History{}.Add(cloud.Answer{Instance: &cloud.Instance{Interfaces: []cloud.Interface{i}}})}}
+	ips := inet.OfAddrs(netip.MustParseAddr(ip), netip.MustParseAddr(ip).Next())
+	entries, have := []cloud.FixedEntry{{Name: "db", Subnet: "subnet-2", IPs: ips}}, map[string]inet.Set{"aws-db-fixed-v6": ips}
+	wanted, issues := cloud.FixPools(d, entries, have, nil)
+	if len(issues) != 1 || issues[0].Reason != cloud.Overlap || len(wanted) != 1 || wanted[0].IPs.Count() != 1 {
+		t.Errorf("a node with an address of the range: %v, %+v", issues, wanted)
+	}
+	wanted, issues = cloud.FixPools(d, entries, have, map[netip.Addr][]string{netip.MustParseAddr(ip): {"eni-1"}})
+	if len(issues) > 0 || len(wanted) != 1 || !wanted[0].IPs.Equal(ips) {
+		t.Errorf("a placed address: %v, %+v", issues, wanted)
 	}
 }
 

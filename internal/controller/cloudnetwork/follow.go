@@ -27,6 +27,7 @@ const maxMoves = 16
 type followed struct {
 	since  time.Time                // when this process began
 	placed map[netip.Addr]time.Time // the end of our last call about the address
+	tried  map[netip.Addr][]string  // interfaces that calls may have put the address on
 	idle   map[netip.Addr]time.Time
 	stops  map[string]*stop // by interface or address; "" stands for all
 	pause  time.Duration    // of the mode Manage, before an address that no pod holds is unassigned
@@ -34,7 +35,7 @@ type followed struct {
 }
 
 func newFollowed(now time.Time) followed {
-	return followed{since: now, placed: map[netip.Addr]time.Time{}, idle: map[netip.Addr]time.Time{}, stops: map[string]*stop{}}
+	return followed{since: now, placed: map[netip.Addr]time.Time{}, tried: map[netip.Addr][]string{}, idle: map[netip.Addr]time.Time{}, stops: map[string]*stop{}}
 }
 
 func sortedAddrs[T any](m map[netip.Addr]T) []netip.Addr {
@@ -44,8 +45,9 @@ func sortedAddrs[T any](m map[netip.Addr]T) []netip.Addr {
 // follow moves fixed addresses to the nodes of their leases, and unassigns those that no pod has held for a while. again are the nodes to
 // ask about.
 //
-// The order makes it safe. An address with a pod that may use it has the UID of the pod in its placement. We erase that, and read the
-// lease from the API server, before the call that takes the address away. The next pod starts when its own UID is there, after the call.
+// The order makes it safe. An address with a pod that may use it has the UID of the pod in its placement. We erase that, and then read the
+// lease from the API server, before the call that takes the address away: the agent may have granted the address to the same pod again, which
+// has started if it has seen its UID. The next pod starts when its own UID is there, after the call.
 // status.changes keeps a successor from acting on the address before a call of ours can have ended.
 func (r *Reconciler) follow(ctx context.Context, network *v2beta1.SpiderCloudNetwork, s *session, in *input, busy map[string]bool) (faults []cloud.Issue, again []string, err error) {
 	s.fixed.more = false
@@ -55,15 +57,18 @@ func (r *Reconciler) follow(ctx context.Context, network *v2beta1.SpiderCloudNet
 	now := r.clock.Now()
 	plan := cloud.Follow(s.following(network, in, busy, now))
 	s.fixed.idle = plan.Idle
-	if err := r.explain(ctx, in, plan.Refused); err != nil {
+	if err := r.explain(ctx, in, plan); err != nil {
 		return nil, nil, err
 	}
 	s.fixed.more = len(plan.Moves)+len(plan.Leaves) > maxMoves
-	moves, err := r.confirm(ctx, in, plan)
+	moves, err := r.confirm(ctx, plan)
 	if err != nil {
 		return nil, nil, err
 	}
 	if err := r.erase(ctx, in, moves); err != nil {
+		return nil, nil, err
+	}
+	if moves, err = r.confirmed(ctx, moves); err != nil {
 		return nil, nil, err
 	}
 	if len(moves) > 0 {
@@ -73,6 +78,7 @@ func (r *Reconciler) follow(ctx context.Context, network *v2beta1.SpiderCloudNet
 		if err := r.settle(ctx, s, in, moves); err != nil {
 			return nil, nil, err
 		}
+		r.recordEnd(ctx, network, s)
 	}
 	faults = plan.Issues
 	for _, at := range slices.Sorted(maps.Keys(s.fixed.stops)) {
@@ -84,7 +90,7 @@ func (r *Reconciler) follow(ctx context.Context, network *v2beta1.SpiderCloudNet
 // following returns the input of cloud.Follow.
 func (s *session) following(network *v2beta1.SpiderCloudNetwork, in *input, busy map[string]bool, now time.Time) cloud.Following {
 	f := cloud.Following{
-		Now: now, Busy: busy, Since: s.fixed.since, Placed: s.fixed.placed, Idle: s.fixed.idle, Held: map[netip.Addr]bool{}, Stops: map[string]bool{},
+		Now: now, Busy: busy, Since: s.fixed.since, Placed: s.fixed.placed, Tried: s.fixed.tried, Idle: s.fixed.idle, Held: map[netip.Addr]bool{}, Stops: map[string]bool{},
 		CoolDown: coolDownOf(network),
 	}
 	s.fixed.pause = f.CoolDown
@@ -151,7 +157,7 @@ func fixedPoolOf(pool fixedPool, name string, device int, subnet string, leases 
 }
 
 // explain writes why pods wait for their addresses, and removes what is no longer true.
-func (r *Reconciler) explain(ctx context.Context, in *input, refused map[netip.Addr]string) error {
+func (r *Reconciler) explain(ctx context.Context, in *input, plan cloud.FollowPlan) error {
 	for name, pool := range in.fixed {
 		changes := map[netip.Addr]placement{}
 		inUse := map[netip.Addr]bool{}
@@ -166,11 +172,19 @@ func (r *Reconciler) explain(ctx context.Context, in *input, refused map[netip.A
 				}
 			}
 		}
-		for a, why := range refused {
+		for a, why := range plan.Refused {
 			if pool.ips.Contains(a) {
 				changes[a] = func(p *v2beta1.CloudPlacement) bool {
 					p.Message = observe.Truncate(why, maxMessage)
 					return true
+				}
+			}
+		}
+		for _, a := range plan.Lost {
+			if also := changes[a]; inUse[a] {
+				changes[a] = func(p *v2beta1.CloudPlacement) bool {
+					p.PodUID = ""
+					return also == nil || also(p)
 				}
 			}
 		}
@@ -206,45 +220,52 @@ type change struct {
 }
 
 // confirm returns the changes of the plan whose lease is in the API server as in the cache.
-func (r *Reconciler) confirm(ctx context.Context, in *input, plan cloud.FollowPlan) (changes []*change, err error) {
-	blocks := map[netip.Addr]lease.Block{}
-	read := func(a netip.Addr) (lease.Block, error) {
-		base := inet.BlockOf(a)
-		if b, ok := blocks[base]; ok {
-			return b, nil
-		}
-		object := &v2beta1.SpiderIPBlock{}
-		err := r.Live.Get(ctx, client.ObjectKey{Name: compile.BlockName(base)}, object)
-		if client.IgnoreNotFound(err) != nil {
-			return lease.Block{}, fmt.Errorf("read SpiderIPBlock %s: %w", compile.BlockName(base), err)
-		}
-		b := lease.Block{Base: base}
-		if err == nil {
-			b, _ = compile.StoredBlock(object)
-		}
-		blocks[base] = b
-		return b, nil
-	}
+func (r *Reconciler) confirm(ctx context.Context, plan cloud.FollowPlan) ([]*change, error) {
+	var moves, leaves []*change
 	for _, m := range plan.Moves[:min(len(plan.Moves), maxMoves)] {
-		b, err := read(m.Addr)
-		if err != nil {
-			return nil, err
+		moves = append(moves, &change{Move: m})
+	}
+	moves, err := r.confirmed(ctx, moves)
+	if err != nil {
+		return nil, err
+	}
+	for _, leave := range plan.Leaves[:min(len(plan.Leaves), maxMoves-len(moves))] {
+		leaves = append(leaves, &change{Move: cloud.Move{Pool: leave.Pool, Addr: leave.Addr, Node: leave.Node, To: leave.Interface}, leave: true})
+	}
+	leaves, err = r.confirmed(ctx, leaves)
+	return append(moves, leaves...), err
+}
+
+// confirmed returns those of the changes that the leases in the API server ask for. It reads each block once.
+func (r *Reconciler) confirmed(ctx context.Context, changes []*change) (still []*change, err error) {
+	blocks := map[netip.Addr]lease.Block{}
+	for _, c := range changes {
+		base := inet.BlockOf(c.Addr)
+		if _, ok := blocks[base]; !ok {
+			object := &v2beta1.SpiderIPBlock{}
+			err := r.Live.Get(ctx, client.ObjectKey{Name: compile.BlockName(base)}, object)
+			if client.IgnoreNotFound(err) != nil {
+				return nil, fmt.Errorf("read SpiderIPBlock %s: %w", compile.BlockName(base), err)
+			}
+			blocks[base] = lease.Block{Base: base}
+			if err == nil {
+				blocks[base], _ = compile.StoredBlock(object)
+			}
 		}
-		if l, ok := b.Lease(m.Addr); ok && l.State == lease.InUse && l.PodUID == m.PodUID && l.Node == m.Node && l.Pool == m.Pool {
-			changes = append(changes, &change{Move: m})
+		if c.holds(blocks[base]) {
+			still = append(still, c)
 		}
 	}
-	for _, leave := range plan.Leaves[:min(len(plan.Leaves), maxMoves-len(changes))] {
-		b, err := read(leave.Addr)
-		if err != nil {
-			return nil, err
-		}
-		l, ok := b.Lease(leave.Addr)
-		if b.Damaged == "" && (!ok || l.State == lease.Released) && len(b.FormerOf(leave.Addr)) == 0 {
-			changes = append(changes, &change{Move: cloud.Move{Pool: leave.Pool, Addr: leave.Addr, Node: leave.Node, To: leave.Interface}, leave: true})
-		}
+	return still, nil
+}
+
+// holds reports whether the lease in a block asks for the change.
+func (c *change) holds(b lease.Block) bool {
+	l, ok := b.Lease(c.Addr)
+	if c.leave {
+		return b.Damaged == "" && (!ok || l.State == lease.Released) && len(b.FormerOf(c.Addr)) == 0
 	}
-	return changes, nil
+	return ok && l.State == lease.InUse && l.PodUID == c.PodUID && l.Node == c.Node && l.Pool == c.Pool
 }
 
 // erase removes the pods that may use the addresses of the changes. The interfaces stay: they tell where an address is after a crash.
@@ -287,12 +308,13 @@ func callsOf(changes []*change, network *v2beta1.SpiderCloudNetwork, s *session)
 	return calls
 }
 
-// move puts an address on an interface. It takes the address only from an interface that has had it for this network: the address may belong to
-// a stranger otherwise, and the cloud refuses.
+// move puts an address on an interface. The call that takes an address from another interface takes it from any, also from a stranger's. So
+// we make it only if the last answers show the address on an interface of the network. A former interface that they do not show with it is
+// asked by its ID to give it up.
 func (s *session) move(ctx context.Context, provider v2beta1.CloudProvider, m cloud.Move) error {
 	piece := []netip.Prefix{netip.PrefixFrom(m.Addr, m.Addr.BitLen())}
 	a := cloud.Assignment{Interface: m.To, Family: inet.FamilyOf(m.Addr), Unit: cloud.Addresses, Exact: piece}
-	a.Move = len(m.From) > 0 && a.Family == inet.IPv4 && provider != v2beta1.CloudAlibaba
+	a.Move = m.Shown && a.Family == inet.IPv4 && provider != v2beta1.CloudAlibaba
 	for _, from := range m.From {
 		if a.Move || from == m.To {
 			continue
@@ -336,6 +358,9 @@ func (s *session) outcome(now time.Time, in *input, c *change) placement {
 	piece := []netip.Prefix{netip.PrefixFrom(c.Addr, c.Addr.BitLen())}
 	switch to := in.instanceOf(c.Node); {
 	case c.err != nil && cloud.KindOf(c.err) == cloud.Unknown:
+		if !c.leave {
+			s.fixed.tried[c.Addr] = append(s.fixed.tried[c.Addr], c.To)
+		}
 		return nil
 	case c.err != nil:
 		issue := s.refusedMove(now, c)
@@ -345,6 +370,7 @@ func (s *session) outcome(now time.Time, in *input, c *change) placement {
 		}
 	case c.leave:
 		s.histories[to] = s.histories[to].Unassigned(c.To, piece)
+		s.fixed.tried[c.Addr] = slices.DeleteFunc(s.fixed.tried[c.Addr], func(iface string) bool { return iface == c.To })
 		delete(s.fixed.idle, c.Addr)
 		return func(*v2beta1.CloudPlacement) bool { return false }
 	default:
@@ -355,6 +381,7 @@ func (s *session) outcome(now time.Time, in *input, c *change) placement {
 			s.histories[id] = h
 		}
 		s.histories[to] = s.histories[to].Assigned(c.To, piece)
+		s.fixed.tried[c.Addr] = []string{c.To}
 		for _, at := range []string{"", c.To, c.Addr.String()} {
 			delete(s.fixed.stops, at)
 		}

@@ -175,7 +175,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 	faults, in.room = append(faults, issues...), managed.Room
 	// 4. Plan the pools, and apply the plan.
 	discovery := in.discovery(network, s, now)
-	fixes, fixErr := r.fix(ctx, network, in, discovery)
+	fixes, fixErr := r.fix(ctx, network, s, in, discovery)
 	plan := cloud.Discover(discovery)
 	plan.Again = append(plan.Again, managed.Again...)
 	s.plan(now, plan)
