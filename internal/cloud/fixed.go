@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"time"
 
 	"spiderpool.dev/spiderpool/internal/inet"
 )
@@ -87,6 +88,32 @@ func FixPools(d Discovery, entries []FixedEntry, have map[string]inet.Set, place
 		}
 	}
 	return wanted, issues
+}
+
+// Unassigned returns the addresses of a set that no interface of the members has. It returns none unless two answers about each instance
+// lack them, and the last one is fresh.
+func Unassigned(now time.Time, ips inet.Set, members []Member) inet.Set {
+	shown := []inet.Set{}
+	for _, m := range members {
+		if m.Instance == "" {
+			continue
+		}
+		if m.Answers.earlier == nil || now.Sub(m.Answers.latest.At) >= Apart {
+			return inet.Set{}
+		}
+		for _, answer := range []*Answer{m.Answers.earlier, m.Answers.latest} {
+			if answer.Instance == nil {
+				continue
+			}
+			for _, i := range answer.Instance.Interfaces {
+				shown = append(shown, inet.OfAddrs(i.Primary...))
+				for _, piece := range i.Assigned {
+					shown = append(shown, inet.OfPrefix(piece))
+				}
+			}
+		}
+	}
+	return ips.Minus(inet.Union(shown...))
 }
 
 // primaries returns the nodes' own addresses, without those that the controller has placed there.

@@ -88,7 +88,10 @@ type FollowPlan struct {
 	Leaves []Leave
 	// Lost are addresses in use on an interface that the pod's node no longer has. Erase Placement.PodUID, also if no move follows.
 	Lost []netip.Addr
-	Idle map[netip.Addr]time.Time
+	// Dropped are placements to remove without a call: no pool of fixed addresses has the address any more. It may be in the pool of a
+	// node then, whose pods wait for no placement, so only Manage may give it back.
+	Dropped []netip.Addr
+	Idle    map[netip.Addr]time.Time
 	// Refused are pods that cannot have their address on their node, with the reason for each.
 	Refused map[netip.Addr]string
 	Issues  []Issue
@@ -104,6 +107,11 @@ func Follow(in Following) FollowPlan {
 	for _, m := range in.Members {
 		f.members[m.Node] = m
 	}
+	var fixed []inet.Set
+	for _, pool := range in.Pools {
+		fixed = append(fixed, pool.IPs)
+	}
+	f.fixed = inet.Union(fixed...)
 	for _, pool := range in.Pools {
 		f.look(pool)
 		leased := map[netip.Addr]bool{}
@@ -122,6 +130,7 @@ type following struct {
 	Following
 	members map[string]Member
 	seen    map[netip.Addr][]place // in the last answers
+	fixed   inet.Set               // of all pools
 	plan    FollowPlan
 }
 
@@ -267,7 +276,11 @@ func (f *following) tidy(pool FixedPool, leased map[netip.Addr]bool) {
 		}
 	}
 	for a, was := range pool.Places {
-		if was.Interface != "" {
+		if !f.fixed.Contains(a) && !f.isPrimary(a, was.Interface) {
+			if !leased[a] {
+				f.plan.Dropped = append(f.plan.Dropped, a)
+			}
+		} else if was.Interface != "" {
 			places[a] = place{iface: was.Interface} // confirmed; an answer may be older
 		}
 	}
@@ -289,6 +302,21 @@ func (f *following) tidy(pool FixedPool, leased map[netip.Addr]bool) {
 			f.plan.Leaves = append(f.plan.Leaves, Leave{pool.Name, a, at.iface, at.node})
 		}
 	}
+}
+
+// isPrimary reports whether the last answer shows the address as one of the node's own. No pool of a node has those.
+func (f *following) isPrimary(a netip.Addr, iface string) bool {
+	for _, m := range f.Members {
+		if !m.Answers.exists() {
+			continue
+		}
+		for _, i := range m.Answers.latest.Instance.Interfaces {
+			if i.ID == iface && slices.Contains(i.Primary, a) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // nodeOf returns the node with the interface, or none.

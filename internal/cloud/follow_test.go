@@ -54,6 +54,9 @@ func (p FollowPlan) text() string {
 	for _, l := range p.Leaves {
 		lines = append(lines, "leave "+l.Interface)
 	}
+	for _, a := range p.Dropped {
+		lines = append(lines, "drop "+a.String())
+	}
 	for _, i := range p.Issues {
 		lines = append(lines, string(i.Reason))
 	}
@@ -78,6 +81,7 @@ func TestFollowPlans(t *testing.T) {
 	comes := func(node string) func(*Following) {
 		return func(f *Following) { f.Pools[0].Leases[0].PodUID, f.Pools[0].Leases[0].Node = "uid-2", node }
 	}
+	out := func(f *Following) { f.Pools[0].IPs = inet.Set{} }
 	nowhere := func(f *Following) { f.Pools[0].Places = nil }
 	for _, tc := range []struct {
 		name, addr, at string
@@ -101,6 +105,10 @@ func TestFollowPlans(t *testing.T) {
 		{"placed after the answer", ip, "", []func(*Following){place("eni-9", "uid-1"), func(f *Following) { f.Placed = map[netip.Addr]time.Time{netip.MustParseAddr(ip): f.Now} }}, []string{"ask about worker1"}},
 
 		{"idle", ip, "eni-0", []func(*Following){unleased}, []string{"leave eni-0"}},
+		{"out of the entry", ip, "eni-0", []func(*Following){out, unleased}, []string{"drop " + ip}},
+		{"out of the entry, in use", ip, "eni-0", []func(*Following){out}, nil},
+		{"in another entry now", ip, "eni-0", []func(*Following){func(f *Following) { f.Pools = append(f.Pools, FixedPool{Name: "web", Device: 1, IPs: f.Pools[0].IPs}) }, out, unleased}, []string{"leave eni-0"}},
+		{"IPv6 out of the entry", fixed6, "eni-0", []func(*Following){out, unleased}, []string{"leave eni-0"}},
 		{"IPv6 placed", fixed6, "eni-0", nil, nil},
 		{"IPv6 idle", fixed6, "eni-0", []func(*Following){unleased}, []string{"leave eni-0"}},
 		{"IPv6 of the node itself", fixed6, "eni-2", []func(*Following){nowhere, unleased}, nil},

@@ -323,6 +323,46 @@ func TestNewInstanceGetsAddressFirst(t *testing.T) {
 	x.wantPlaced(fixedIP, eni, "uid-1")
 }
 
+// An address that the user takes out of its entry may get into the pool of its node, so it leaves as that pool's: withheld.
+func TestAddressOutOfEntryIsWithheldFirst(t *testing.T) {
+	x, eni1, _ := newFixedBench(t)
+	x.lease(fixedIP, lease.InUse, "db-0", "uid-1", "worker1")
+	x.pass(time.Second)
+	x.lease(fixedIP, lease.Released, "", "", "")
+	x.fixedAddresses(v2beta1.CloudFixedAddresses{Name: "db", Subnet: x.subnets[1], IPs: []string{"172.31.32.200-172.31.32.223"}})
+	x.passes(3)
+	if got := x.placement(fixedIP); got.IP != "" {
+		t.Errorf("the placement %+v is left", got)
+	}
+	x.wantAt(fixedIP, eni1)
+	for range 20 {
+		x.pass(coolDown)
+		x.pass(time.Second)
+		if a := netip.MustParseAddr(fixedIP); len(x.at(fixedIP)) == 0 && !x.withheld().Contains(a) {
+			t.Fatalf("%s left its interface, and was not withheld", a)
+		}
+	}
+	x.wantAt(fixedIP)
+	x.condition("PoolsUpToDate", "")
+}
+
+// The user makes fixed addresses of a range that the controller has given back.
+func TestReturnedAddressesBecomeFixed(t *testing.T) {
+	x, eni := returnedBench(t)
+	x.passes(20)
+	x.wantAssigned(eni, "172.31.32.16/28")
+	if got := x.withheld(); got.IsEmpty() {
+		t.Fatal("nothing is withheld")
+	}
+	x.fixedAddresses(v2beta1.CloudFixedAddresses{Name: "db", Subnet: x.subnets[1], IPs: []string{"172.31.32.32-172.31.32.40"}})
+	for range 3 {
+		x.pass(resyncMax)
+	}
+	if got := x.withheld().String(); got != "172.31.32.41-172.31.32.47" {
+		t.Errorf("%s are withheld", got)
+	}
+}
+
 func TestNodeKeepsItsIPv6Address(t *testing.T) {
 	const ip = "2406:da1e:c4:ed02:0:1:0:10"
 	d := cloud.Discovery{Network: "aws", Subnets: map[string]cloud.Subnet{"subnet-2": {ID: "subnet-2", Zone: "z", CIDRs: []netip.Prefix{prefix("2406:da1e:c4:ed02::/64")}}}}

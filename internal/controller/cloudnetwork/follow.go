@@ -165,7 +165,12 @@ func (r *Reconciler) explain(ctx context.Context, in *input, plan cloud.FollowPl
 			inUse[l.Addr] = l.State == lease.InUse
 		}
 		for _, p := range pool.object.Status.Placements {
-			if a, err := netip.ParseAddr(p.IP); err == nil && p.Message != "" && !inUse[a] {
+			a, err := netip.ParseAddr(p.IP)
+			switch {
+			case err != nil:
+			case slices.Contains(plan.Dropped, a) && !pool.ips.Contains(a):
+				changes[a] = func(*v2beta1.CloudPlacement) bool { return false }
+			case p.Message != "" && !inUse[a]:
 				changes[a] = func(p *v2beta1.CloudPlacement) bool {
 					p.Message = ""
 					return p.Interface != ""

@@ -31,6 +31,7 @@ import (
 
 	"spiderpool.dev/spiderpool/api/v2beta1"
 	"spiderpool.dev/spiderpool/internal/cloud"
+	"spiderpool.dev/spiderpool/internal/inet"
 	"spiderpool.dev/spiderpool/internal/kube/status"
 	"spiderpool.dev/spiderpool/internal/observe"
 	"spiderpool.dev/spiderpool/internal/pool"
@@ -189,7 +190,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 		return ctrl.Result{RequeueAfter: s.conflict(now, in.growing(plan))}, nil
 	}
 	if s.behind = 0; err == nil {
-		err = r.restore(ctx, network, s, in.others, plan.Pools)
+		err = r.restore(ctx, network, s, inet.Union(in.others, s.unassigned(now, in)), plan.Pools)
 	}
 	// 5. Report.
 	faults = slices.Concat(faults, fixes, refused, plan.Issues)
