@@ -1,11 +1,15 @@
 package cloudnetwork
 
 import (
+	"context"
 	"fmt"
 	"net/netip"
 	"slices"
 	"testing"
 	"time"
+
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
 	"spiderpool.dev/spiderpool/api/v2beta1"
 	"spiderpool.dev/spiderpool/internal/cloud/cloudtest/ec2test"
@@ -59,4 +63,36 @@ func TestFixedAddressMovesOnEC2(t *testing.T) {
 			w.condition("PoolsUpToDate", "")
 		})
 	}
+}
+
+// EC2 shows an assigned IPv6 address like the node's own. A controller that dies before it writes the placement leaves the call in status.changes,
+// so its successor knows whose the address is.
+func TestSuccessorKnowsAssignedIPv6OnEC2(t *testing.T) {
+	const ip = "2406:da1e:c4:ed01:0:1:0:10"
+	w := newManagedWire(t, 4, 6)
+	w.fixedAddresses(v2beta1.CloudFixedAddresses{Name: "db", Subnet: w.subnet, IPs: []string{ip}})
+	w.passes(3)
+	w.lease(ip, lease.InUse, "db-0", "uid-1", "worker1")
+	former := w.r
+	w.intercept(interceptor.Funcs{SubResourcePatch: func(ctx context.Context, c client.Client, name string, o client.Object, p client.Patch, options ...client.SubResourcePatchOption) error {
+		if w.has(w.eni, ip) {
+			return errDead
+		}
+		return c.SubResource(name).Patch(ctx, o, p, options...)
+	}})
+	_, _ = w.reconcile()
+	if !w.has(w.eni, ip) || w.placement(ip).Interface != "" {
+		t.Fatalf("the controller did not die between the call and the placement: %+v", w.placement(ip))
+	}
+	w.bench.start(w.c, former.sessions["aws"].provider)
+	w.lease(ip, lease.Released, "", "", "")
+	for range 20 {
+		w.pass(10 * time.Second)
+	}
+	w.pass(coolDown)
+	w.pass(time.Second)
+	if w.has(w.eni, ip) {
+		t.Error("the address is left")
+	}
+	w.condition("PoolsUpToDate", "")
 }
