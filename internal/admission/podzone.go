@@ -91,10 +91,13 @@ func requireZone(pod *corev1.Pod, zone string) {
 	}
 	required := &pod.Spec.Affinity.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution
 	if *required == nil {
-		*required = &corev1.NodeSelector{NodeSelectorTerms: []corev1.NodeSelectorTerm{{}}}
+		*required = &corev1.NodeSelector{NodeSelectorTerms: []corev1.NodeSelectorTerm{{MatchExpressions: []corev1.NodeSelectorRequirement{wanted}}}}
 	}
 	for i := range (*required).NodeSelectorTerms {
 		term := &(*required).NodeSelectorTerms[i]
+		if len(term.MatchExpressions)+len(term.MatchFields) == 0 {
+			continue // it matches no node, and with the zone it would match some
+		}
 		has := slices.ContainsFunc(term.MatchExpressions, func(r corev1.NodeSelectorRequirement) bool {
 			return r.Key == wanted.Key && r.Operator == wanted.Operator && slices.Equal(r.Values, wanted.Values)
 		})

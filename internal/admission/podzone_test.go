@@ -67,6 +67,7 @@ func TestPodStaysInZoneOfItsAddress(t *testing.T) {
 	}{
 		"fixed address":        {"db-0", "StatefulSet", nil, terms(list{inZone})},
 		"other alternatives":   {"db-0", "StatefulSet", terms(list{ssd}, list{gpu}), terms(list{ssd, inZone}, list{gpu, inZone})},
+		"matches no node":      {"db-0", "StatefulSet", terms(nil, list{ssd}), terms(nil, list{ssd, inZone})},
 		"zone is required":     {"db-0", "StatefulSet", terms(list{inZone}), terms(list{inZone})},
 		"address of a node":    {"web-0", "StatefulSet", nil, nil},
 		"pool is gone":         {"old-0", "StatefulSet", nil, nil},

@@ -298,7 +298,7 @@ func (f *following) tidy(pool FixedPool, leased map[netip.Addr]bool) {
 		}
 		at := places[a]
 		at.node = cmp.Or(at.node, f.nodeOf(at.iface))
-		if !f.Busy[at.node] {
+		if !f.Busy[at.node] && !f.Stops[a.String()] && !f.Stops[at.iface] {
 			f.plan.Leaves = append(f.plan.Leaves, Leave{pool.Name, a, at.iface, at.node})
 		}
 	}

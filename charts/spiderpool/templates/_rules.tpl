@@ -129,7 +129,7 @@
 # The pools and attachments of SpiderCloudNetworks.
 - apiGroups: [spiderpool.spidernet.io]
   resources: [spiderippools]
-  verbs: [create, delete]
+  verbs: [get, create, delete]
 - apiGroups: [spiderpool.spidernet.io]
   resources: [spidermultusconfigs]
   verbs: [create, patch]

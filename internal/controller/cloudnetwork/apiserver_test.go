@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"net/netip"
 	"slices"
 	"strings"
@@ -48,8 +49,14 @@ func network(name string) *v2beta1.SpiderCloudNetwork {
 func runController(t *testing.T) *cloudtest.Fake {
 	t.Helper()
 	fake := cloudtest.NewFake()
+	runControllerOn(t, fake)
+	return fake
+}
+
+func runControllerOn(t *testing.T, provider cloud.Provider) {
+	t.Helper()
 	kubetest.ManagerWith(t, "secure", func(mgr ctrl.Manager) error {
-		providers := func(context.Context, v2beta1.CloudProvider, string) (cloud.Provider, error) { return fake, nil }
+		providers := func(context.Context, v2beta1.CloudProvider, string) (cloud.Provider, error) { return provider, nil }
 		log := slog.New(slog.DiscardHandler)
 		o := cloudnetwork.Options{
 			Withholder: withhold.New(liveblocks.New(mgr.GetClient(), mgr.GetAPIReader()), time.Now, log),
@@ -61,7 +68,17 @@ func runController(t *testing.T) *cloudtest.Fake {
 			cloudnetwork.New(status.NewWriter(mgr), providers, o, log).Register(mgr),
 		)
 	})
-	return fake
+}
+
+// meddled is a cloud in which another process does something during each assignment.
+type meddled struct {
+	*cloudtest.Fake
+	during func()
+}
+
+func (m meddled) Assign(ctx context.Context, a cloud.Assignment) ([]netip.Prefix, error) {
+	m.during()
+	return m.Fake.Assign(ctx, a)
 }
 
 func TestPoolsFollowCloud(t *testing.T) {
@@ -306,8 +323,20 @@ func TestManageAssignsOnAPIServer(t *testing.T) {
 
 // TestFixedAddressOnAPIServer has a pod of a StatefulSet get its fixed address, with the rights of the chart.
 func TestFixedAddressOnAPIServer(t *testing.T) {
-	fake := runController(t)
-	c := kubetest.Client(t)
+	fake, c := cloudtest.NewFake(), kubetest.Client(t)
+	pool := &v2beta1.SpiderIPPool{ObjectMeta: metav1.ObjectMeta{Name: "fixed-db-fixed-v4"}}
+	// The counts of the pool change meanwhile, as for any grant.
+	runControllerOn(t, meddled{fake, func() {
+		is := &v2beta1.SpiderIPPool{}
+		if err := c.Get(t.Context(), client.ObjectKeyFromObject(pool), is); err != nil {
+			return // addresses of the node's own pool come earlier
+		}
+		want := is.DeepCopy()
+		want.Status.AllocatedIPCount = new(time.Now().UnixNano() & math.MaxInt32)
+		if err := c.Status().Patch(t.Context(), want, client.MergeFrom(is)); err != nil {
+			t.Error(err)
+		}
+	}})
 	fake.AddType("m5.large", cloud.Limits{Interfaces: 3, IPv4: 10, IPv6: 10, Prefixes: true})
 	subnet := fake.AddSubnet("eu-central-1a", nil, netip.MustParsePrefix("172.31.48.0/20"))
 	instance := fake.AddInstance("m5.large", subnet)
@@ -319,7 +348,6 @@ func TestFixedAddressOnAPIServer(t *testing.T) {
 	scn.Spec.Interfaces[0].MultusName = "default/ipvlan-fixed"
 	scn.Spec.Interfaces[0].FixedAddresses = []v2beta1.CloudFixedAddresses{{Name: "db", Subnet: subnet, IPs: []string{"172.31.50.0-172.31.50.9"}}}
 	kubetest.Create(t, c, scn)
-	pool := &v2beta1.SpiderIPPool{ObjectMeta: metav1.ObjectMeta{Name: "fixed-db-fixed-v4"}}
 	kubetest.Eventually(t, func(ctx context.Context) error { return c.Get(ctx, client.ObjectKeyFromObject(pool), pool) })
 	kubetest.Create(t, c, &v2beta1.SpiderIPBlock{
 		ObjectMeta: metav1.ObjectMeta{Name: compile.BlockName(netip.MustParseAddr("172.31.50.0"))},

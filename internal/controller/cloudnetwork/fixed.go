@@ -2,6 +2,7 @@ package cloudnetwork
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -228,8 +229,9 @@ func (r *Reconciler) place(ctx context.Context, pool *v2beta1.SpiderIPPool, chan
 			return want, nil
 		}
 		latest := &v2beta1.SpiderIPPool{}
-		if attempt == 3 || r.Live.Get(ctx, client.ObjectKeyFromObject(pool), latest) != nil || latest.UID != pool.UID || !equality.Semantic.DeepEqual(latest.Status.Placements, based) {
-			return nil, fmt.Errorf("write the placements of SpiderIPPool %s: %w", pool.Name, err)
+		readErr := r.Live.Get(ctx, client.ObjectKeyFromObject(pool), latest)
+		if attempt == 3 || readErr != nil || latest.UID != pool.UID || !equality.Semantic.DeepEqual(latest.Status.Placements, based) {
+			return nil, fmt.Errorf("write the placements of SpiderIPPool %s: %w", pool.Name, errors.Join(err, readErr))
 		}
 		is = latest
 	}

@@ -419,6 +419,54 @@ func TestRefusedMovesAreExplained(t *testing.T) {
 	}
 }
 
+func TestRefusedReturnIsRepeatedLater(t *testing.T) {
+	x, eni1, _ := newFixedBench(t)
+	x.lease(fixedIP, lease.InUse, "db-0", "uid-1", "worker1")
+	x.pass(time.Second)
+	x.wantPlaced(fixedIP, eni1, "uid-1")
+	x.lease(fixedIP, lease.Released, "", "", "")
+	x.pass(time.Second)
+	for range 60 {
+		x.cloud.Fail(cloudtest.Fault{Method: "Unassign", Kind: cloud.Invalid})
+	}
+	x.pass(coolDown)
+	x.condition("CloudUnavailable", "the fixed address "+fixedIP+" has no pod, but stays on node worker1: ")
+	before := x.cloud.Calls("Unassign")
+	for range 60 {
+		x.pass(time.Second)
+	}
+	if n := x.cloud.Calls("Unassign") - before; n < 1 || n > 5 {
+		t.Errorf("%d calls in a minute, want 1 to 5", n)
+	}
+}
+
+// A former sandbox may still use its address. It delays that address only.
+func TestFormerSandboxDelaysItsAddressOnly(t *testing.T) {
+	x, _, _ := newFixedBench(t)
+	first := netip.MustParseAddr(fixedIP)
+	block := lease.Block{Base: inet.BlockOf(first)}
+	plan := cloud.FollowPlan{}
+	for a := range 3 {
+		addr := netip.AddrFrom4([4]byte{172, 31, 32, byte(192 + a)})
+		plan.Leaves = append(plan.Leaves, cloud.Leave{Pool: fixedV4, Addr: addr, Interface: "eni", Node: "worker1"})
+		if a < 2 {
+			block.Former = append(block.Former, lease.Former{Addr: addr, Holder: lease.Holder{
+				Pod: lease.ParsePodKey("default/db-0"), PodUID: "uid-1", Node: "worker1", Attachment: lease.Attachment{ContainerID: "c", Interface: "eth0"},
+			}})
+		}
+	}
+	if err := x.c.Create(t.Context(), compile.BlockObject(block)); err != nil {
+		t.Fatal(err)
+	}
+	changes, more, err := x.r.confirm(t.Context(), plan, 1)
+	if err != nil || more || len(changes) != 1 || changes[0].Addr != plan.Leaves[2].Addr {
+		t.Errorf("the changes are %v, more: %v, %v; want that of %s only", changes, more, err, plan.Leaves[2].Addr)
+	}
+	if _, more, _ = x.r.confirm(t.Context(), plan, 0); !more {
+		t.Error("a change without room is forgotten")
+	}
+}
+
 func TestFullInterfaceTakesNoFixedAddress(t *testing.T) {
 	x, eni1, eni2 := newFixedBench(t)
 	if _, err := x.cloud.Assign(t.Context(), cloud.Assignment{Interface: eni1, Family: inet.IPv4, Unit: cloud.Prefixes, Count: 8}); err != nil {

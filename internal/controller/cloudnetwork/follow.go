@@ -60,11 +60,11 @@ func (r *Reconciler) follow(ctx context.Context, network *v2beta1.SpiderCloudNet
 	if err := r.explain(ctx, in, plan); err != nil {
 		return nil, nil, err
 	}
-	s.fixed.more = len(plan.Moves)+len(plan.Leaves) > maxMoves
-	moves, err := r.confirm(ctx, plan)
+	moves, more, err := r.confirm(ctx, plan, min(maxMoves, maxChanges-len(s.doubts)))
 	if err != nil {
 		return nil, nil, err
 	}
+	s.fixed.more = more
 	if err := r.erase(ctx, in, moves); err != nil {
 		return nil, nil, err
 	}
@@ -224,21 +224,17 @@ type change struct {
 	*call
 }
 
-// confirm returns the changes of the plan whose lease is in the API server as in the cache.
-func (r *Reconciler) confirm(ctx context.Context, plan cloud.FollowPlan) ([]*change, error) {
-	var moves, leaves []*change
-	for _, m := range plan.Moves[:min(len(plan.Moves), maxMoves)] {
-		moves = append(moves, &change{Move: m})
+// confirm returns the changes of the plan whose lease is in the API server as in the cache, up to most, and whether there are more.
+func (r *Reconciler) confirm(ctx context.Context, plan cloud.FollowPlan, most int) (changes []*change, more bool, err error) {
+	for _, m := range plan.Moves {
+		changes = append(changes, &change{Move: m})
 	}
-	moves, err := r.confirmed(ctx, moves)
-	if err != nil {
-		return nil, err
+	for _, leave := range plan.Leaves {
+		changes = append(changes, &change{Move: cloud.Move{Pool: leave.Pool, Addr: leave.Addr, Node: leave.Node, To: leave.Interface}, leave: true})
 	}
-	for _, leave := range plan.Leaves[:min(len(plan.Leaves), maxMoves-len(moves))] {
-		leaves = append(leaves, &change{Move: cloud.Move{Pool: leave.Pool, Addr: leave.Addr, Node: leave.Node, To: leave.Interface}, leave: true})
-	}
-	leaves, err = r.confirmed(ctx, leaves)
-	return append(moves, leaves...), err
+	changes, err = r.confirmed(ctx, changes)
+	most = min(len(changes), max(0, most))
+	return changes[:most], most < len(changes), err
 }
 
 // confirmed returns those of the changes that the leases in the API server ask for. It reads each block once.
@@ -369,6 +365,9 @@ func (s *session) outcome(now time.Time, in *input, c *change) placement {
 		return nil
 	case c.err != nil:
 		issue := s.refusedMove(now, c)
+		if c.leave {
+			return nil
+		}
 		return func(p *v2beta1.CloudPlacement) bool {
 			p.Message = observe.Truncate(issue.Text, maxMessage)
 			return true
@@ -413,7 +412,11 @@ func (s *session) refusedMove(now time.Time, c *change) cloud.Issue {
 	case cloud.Invalid:
 		at = c.Addr.String()
 	}
-	issue.Text = fmt.Sprintf("the fixed address %s is not on node %s: %s", c.Addr, c.Node, issue.Text)
+	problem := "is not on node"
+	if c.leave {
+		problem = "has no pod, but stays on node"
+	}
+	issue.Text = fmt.Sprintf("the fixed address %s %s %s: %s", c.Addr, problem, c.Node, issue.Text)
 	s.fixed.stops[at] = s.newStop(now, s.fixed.stops[at], issue)
 	return issue
 }

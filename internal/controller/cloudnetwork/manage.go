@@ -91,7 +91,7 @@ func (r *Reconciler) manage(ctx context.Context, network *v2beta1.SpiderCloudNet
 				s.stays[h.Pool] = inet.Union(s.stays[h.Pool], h.Addrs)
 			}
 		}
-		s.idle, s.returning, s.more = nil, nil, false
+		s.idle, s.returning, s.more, s.fixed.more = nil, nil, false, false
 		return cloud.ManagePlan{Again: again}, faults, nil
 	}
 	waiting, err := r.waiting(ctx, network, in)
