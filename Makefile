@@ -107,14 +107,12 @@ release-check: ## Build the release twice, in different directories and caches, 
 test: ## Run all required tests
 	@$(MAKE) --no-print-directory lab-tools bin/hubble
 	@$(MAKE) --no-print-directory images RELAY=1
-	@$(MAKE) --no-print-directory --jobs=3 e2e in-process kernels
+	@$(MAKE) --no-print-directory --jobs=2 in-process e2e
 
 # The lab mostly waits: for pods, for the kernel of the guests and for time-outs. So the other suites run beside it.
-.PHONY: in-process kernels
+.PHONY: in-process
 in-process:
-	@for suite in verify unit cloud-clients apiserver console-browser; do $(MAKE) --no-print-directory $$suite; done
-kernels:
-	@for suite in kernel-uml kernel chaos-short; do $(MAKE) --no-print-directory $$suite; done
+	@for suite in verify unit cloud-clients apiserver console-browser kernel kernel-uml chaos-short; do $(MAKE) --no-print-directory $$suite; done
 
 .PHONY: unit
 unit: ## Run the hermetic tests (under a minute when warm)
