@@ -220,14 +220,15 @@ func TestSampleIsTheSameAtBothPods(t *testing.T) {
 		n.ok(err)
 	}
 	n.await("the end of one", is(flow.Closed, n.server, service.TCP, to))
-	equal := func() bool {
-		return len(n.seen(is(flow.Closed, n.client, service.TCP, to))) == len(n.seen(is(flow.Closed, n.server, service.TCP, to)))
+	seen := func() (client, server int) {
+		return len(n.seen(is(flow.Closed, n.client, service.TCP, to))), len(n.seen(is(flow.Closed, n.server, service.TCP, to)))
 	}
-	for deadline := time.Now().Add(5 * time.Second); !equal() && time.Now().Before(deadline); {
+	client, server := seen()
+	for deadline := time.Now().Add(5 * time.Second); (client != server || client < connections/10) && time.Now().Before(deadline); client, server = seen() {
 		time.Sleep(interval)
 	}
-	if k := len(n.seen(is(flow.Closed, n.client, service.TCP, to))); !equal() || k < connections/10 || k > connections/2 {
-		t.Errorf("client saw %d of %d, equal %v", k, connections, equal())
+	if client != server || client < connections/10 || client > connections/2 {
+		t.Errorf("of %d connections, the client saw %d and the server %d", connections, client, server)
 	}
 }
 
