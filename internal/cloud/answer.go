@@ -9,30 +9,20 @@ import (
 	"spiderpool.dev/spiderpool/internal/inet"
 )
 
-// Apart is the least time between two answers of a cloud before their agreement proves
-// a change. Answers of the same moment may come from the same stale replica.
-const Apart = 5 * time.Second
-
 // Answer is what a provider said about one instance.
 type Answer struct {
 	At       time.Time
 	Instance *Instance // nil if the cloud knows no such instance
 }
 
-// History holds the last answer about an instance, and one at least Apart before it.
+func (a Answer) time() time.Time { return a.At }
+
+// History holds the last answer about an instance, and the newest one at least Apart before it.
 // The zero value holds none.
-type History struct {
-	earlier, latest *Answer
-}
+type History struct{ looks[Answer] }
 
 // Add returns the history with one more answer.
-func (h History) Add(a Answer) History {
-	if h.latest != nil && a.At.Sub(h.latest.At) >= Apart {
-		h.earlier = h.latest
-	}
-	h.latest = &a
-	return h
-}
+func (h History) Add(a Answer) History { return History{h.add(a)} }
 
 // Answered reports whether there is an answer at all.
 func (h History) Answered() bool { return h.latest != nil }
@@ -53,10 +43,10 @@ func (h History) Since(t time.Time) bool { return h.earlier != nil && !h.earlier
 
 // Next returns when to ask, so that there are two answers, at least Apart apart, since the time.
 func (h History) Next(t time.Time) time.Time {
-	if h.latest == nil || h.latest.At.Before(t) {
-		return t
+	if at, ok := h.since(t).next(); ok {
+		return at
 	}
-	return h.latest.At.Add(Apart)
+	return t
 }
 
 // Pieces returns what the last answer shows on an interface.
@@ -73,39 +63,21 @@ func (h History) Gained(iface string, had []netip.Prefix) []netip.Prefix {
 // Assigned returns the history as if its answers had shown the pieces on the interface: the cloud
 // has confirmed that it assigned them.
 func (h History) Assigned(iface string, pieces []netip.Prefix) History {
-	return h.changed(iface, func(is []netip.Prefix) []netip.Prefix {
-		is = append(is, pieces...)
+	return h.changed(iface, func(i *Interface) {
+		is := slices.Concat(i.Assigned, pieces)
 		slices.SortFunc(is, netip.Prefix.Compare)
-		return slices.Compact(is)
+		i.Assigned = slices.Compact(is)
 	})
 }
 
-// Unassigned returns the history as if its answers had not shown the pieces on the interface.
+// Unassigned returns the history as if its answers had not shown the pieces on the interface. EC2 does not tell single IPv6 addresses
+// from the primary ones, so they may be among those.
 func (h History) Unassigned(iface string, pieces []netip.Prefix) History {
-	h = h.changed(iface, func(is []netip.Prefix) []netip.Prefix {
-		return slices.DeleteFunc(is, func(p netip.Prefix) bool { return slices.Contains(pieces, p) })
+	gone := func(p netip.Prefix) bool { return slices.Contains(pieces, p) }
+	return h.changed(iface, func(i *Interface) {
+		i.Assigned = slices.DeleteFunc(slices.Clone(i.Assigned), gone)
+		i.Primary = slices.DeleteFunc(slices.Clone(i.Primary), func(a netip.Addr) bool { return a.Is6() && gone(netip.PrefixFrom(a, a.BitLen())) })
 	})
-	return h.withoutIPv6(iface, pieces)
-}
-
-// withoutIPv6 returns the history without single IPv6 addresses among the primary ones of an interface: EC2 does not tell them apart.
-func (h History) withoutIPv6(iface string, pieces []netip.Prefix) History {
-	gone := func(a netip.Addr) bool { return a.Is6() && slices.Contains(pieces, netip.PrefixFrom(a, a.BitLen())) }
-	for _, at := range []**Answer{&h.earlier, &h.latest} {
-		if *at == nil || (*at).Instance == nil {
-			continue
-		}
-		k := slices.IndexFunc((*at).Instance.Interfaces, func(i Interface) bool { return i.ID == iface && slices.ContainsFunc(i.Primary, gone) })
-		if k < 0 {
-			continue
-		}
-		instance := *(*at).Instance
-		instance.Interfaces = slices.Clone(instance.Interfaces)
-		i := &instance.Interfaces[k]
-		i.Primary = slices.DeleteFunc(slices.Clone(i.Primary), gone)
-		*at = &Answer{At: (*at).At, Instance: &instance}
-	}
-	return h
 }
 
 // Fixing returns the history with the single addresses of the set in Interface.Fixed, not in Assigned: they follow their leases, and
@@ -115,61 +87,51 @@ func (h History) Fixing(fixed inet.Set) History {
 		return h
 	}
 	isFixed := func(p netip.Prefix) bool { return p.IsSingleIP() && fixed.Contains(p.Addr()) }
-	for _, at := range []**Answer{&h.earlier, &h.latest} {
-		if *at == nil || (*at).Instance == nil || !slices.ContainsFunc((*at).Instance.Interfaces, func(i Interface) bool { return slices.ContainsFunc(i.Assigned, isFixed) }) {
-			continue
-		}
-		instance := *(*at).Instance
-		instance.Interfaces = slices.Clone(instance.Interfaces)
-		for k := range instance.Interfaces {
-			i := &instance.Interfaces[k]
-			var rest []netip.Prefix
-			i.Fixed = nil
-			for _, p := range i.Assigned {
+	hasFixed := func(i Interface) bool { return slices.ContainsFunc(i.Assigned, isFixed) }
+	return h.edited(func(a *Answer) bool { return slices.ContainsFunc(a.Instance.Interfaces, hasFixed) }, func(all []Interface) []Interface {
+		for k := range all {
+			i := &all[k]
+			assigned := i.Assigned
+			i.Assigned, i.Fixed = nil, nil
+			for _, p := range assigned {
 				if isFixed(p) {
 					i.Fixed = append(i.Fixed, p)
 				} else {
-					rest = append(rest, p)
+					i.Assigned = append(i.Assigned, p)
 				}
 			}
-			i.Assigned = rest
 		}
-		*at = &Answer{At: (*at).At, Instance: &instance}
-	}
-	return h
+		return all
+	})
 }
 
 // Attached returns the history as if its answers had shown the interface at the instance: the cloud has confirmed that it attached it.
 func (h History) Attached(i Interface) History {
-	for _, at := range []**Answer{&h.earlier, &h.latest} {
-		if *at == nil || (*at).Instance == nil || (*at).has(i.ID) {
-			continue
-		}
-		instance := *(*at).Instance
-		instance.Interfaces = append(slices.Clone(instance.Interfaces), i)
-		slices.SortStableFunc(instance.Interfaces, func(a, b Interface) int { return cmp.Compare(a.Device, b.Device) })
-		*at = &Answer{At: (*at).At, Instance: &instance}
-	}
-	return h
+	return h.edited(func(a *Answer) bool { return !a.has(i.ID) }, func(all []Interface) []Interface {
+		all = append(all, i)
+		slices.SortStableFunc(all, func(a, b Interface) int { return cmp.Compare(a.Device, b.Device) })
+		return all
+	})
 }
 
-// changed returns the history with other pieces of an interface. Answers never change, so it copies those with the interface.
-func (h History) changed(iface string, change func([]netip.Prefix) []netip.Prefix) History {
-	for _, at := range []**Answer{&h.earlier, &h.latest} {
-		if *at == nil || (*at).Instance == nil {
-			continue
+// changed returns the history with an interface changed. change must not write into the slices of the interface.
+func (h History) changed(iface string, change func(*Interface)) History {
+	return h.edited(func(a *Answer) bool { return a.has(iface) }, func(all []Interface) []Interface {
+		change(&all[slices.IndexFunc(all, func(i Interface) bool { return i.ID == iface })])
+		return all
+	})
+}
+
+// edited returns the history with other interfaces in the answers that touches selects.
+func (h History) edited(touches func(*Answer) bool, edit func([]Interface) []Interface) History {
+	return History{h.looks.edited(func(a Answer) Answer {
+		if a.Instance == nil || !touches(&a) {
+			return a
 		}
-		instance := *(*at).Instance
-		k := slices.IndexFunc(instance.Interfaces, func(i Interface) bool { return i.ID == iface })
-		if k < 0 {
-			continue
-		}
-		instance.Interfaces = slices.Clone(instance.Interfaces)
-		i := &instance.Interfaces[k]
-		i.Assigned = change(slices.Clone(i.Assigned))
-		*at = &Answer{At: (*at).At, Instance: &instance}
-	}
-	return h
+		instance := *a.Instance
+		instance.Interfaces = edit(slices.Clone(instance.Interfaces))
+		return Answer{At: a.At, Instance: &instance}
+	})}
 }
 
 // interfaceAt returns the interface with the device index.
@@ -184,22 +146,28 @@ func (a *Answer) interfaceAt(device int) (Interface, bool) {
 	return a.Instance.Interfaces[i], true
 }
 
+// named returns the interface with the ID.
+func (a *Answer) named(id string) (Interface, bool) {
+	if a == nil || a.Instance == nil {
+		return Interface{}, false
+	}
+	i := slices.IndexFunc(a.Instance.Interfaces, func(i Interface) bool { return i.ID == id })
+	if i < 0 {
+		return Interface{}, false
+	}
+	return a.Instance.Interfaces[i], true
+}
+
 // has reports whether the answer has the interface.
 func (a *Answer) has(iface string) bool {
-	return a != nil && a.Instance != nil && slices.ContainsFunc(a.Instance.Interfaces, func(i Interface) bool { return i.ID == iface })
+	_, ok := a.named(iface)
+	return ok
 }
 
 // pieces returns what the answer shows on an interface.
 func (a *Answer) pieces(iface string) []netip.Prefix {
-	if a == nil || a.Instance == nil {
-		return nil
-	}
-	for _, i := range a.Instance.Interfaces {
-		if i.ID == iface {
-			return i.Assigned
-		}
-	}
-	return nil
+	i, _ := a.named(iface)
+	return i.Assigned
 }
 
 // supply is what one answer says about an interface in one family.

@@ -47,6 +47,7 @@ func FixPools(d Discovery, entries []FixedEntry, have map[string]inet.Set, place
 	}
 	taken := []inet.Set{d.Others}
 	taken = append(taken, ipsOf(d.Pools)...)
+	primaries := d.primaries(placed)
 	seen := map[string]bool{}
 	for _, e := range entries {
 		where := fmt.Sprintf("fixedAddresses %s of device %d", e.Name, e.Device)
@@ -70,7 +71,7 @@ func FixPools(d Discovery, entries []FixedEntry, have map[string]inet.Set, place
 			}
 			w := FixedWanted{Name: FixedPoolName(d.Network, e.Name, family), Device: e.Device, Zone: subnet.Zone, Subnet: cidr.Masked(), Gateway: subnet.Gateway(family)}
 			foreign := inet.Union(taken...).Minus(have[w.Name])
-			foreign = inet.Union(foreign, d.primaries(placed), inet.OfAddrs(subnet.Layout.Kept(cidr)...))
+			foreign = inet.Union(foreign, primaries, inet.OfAddrs(subnet.Layout.Kept(cidr)...))
 			if used := ips.And(foreign); !used.IsEmpty() {
 				report(Overlap, "%s: other pools, the cloud or interfaces of nodes have %s; take them out of spec.interfaces[].fixedAddresses[].ips", where, used)
 			}

@@ -238,7 +238,7 @@ func (f *following) from(was Placement, a netip.Addr) (ifaces []string) {
 	return ifaces
 }
 
-// since returns the time from which answers show the placement of an address.
+// since returns when answers begin to show the placement of an address.
 func (f *following) since(a netip.Addr) time.Time {
 	if at, ok := f.Placed[a]; ok {
 		return at.Add(shownTime)
@@ -250,11 +250,8 @@ func (f *following) since(a netip.Addr) time.Time {
 // interface may have another device index than new placements.
 func (f *following) strayed(m Member, iface string, a netip.Addr) bool {
 	lacks := func(answer *Answer) bool {
-		if answer == nil || answer.Instance == nil {
-			return false
-		}
-		k := slices.IndexFunc(answer.Instance.Interfaces, func(i Interface) bool { return i.ID == iface })
-		return k >= 0 && !answer.Instance.Interfaces[k].shows(a)
+		i, ok := answer.named(iface)
+		return ok && !i.shows(a)
 	}
 	since := f.since(a)
 	if !lacks(m.Answers.latest) || m.Answers.latest.At.Before(since) {
@@ -306,17 +303,10 @@ func (f *following) tidy(pool FixedPool, leased map[netip.Addr]bool) {
 
 // isPrimary reports whether the last answer shows the address as one of the node's own. No pool of a node has those.
 func (f *following) isPrimary(a netip.Addr, iface string) bool {
-	for _, m := range f.Members {
-		if !m.Answers.exists() {
-			continue
-		}
-		for _, i := range m.Answers.latest.Instance.Interfaces {
-			if i.ID == iface && slices.Contains(i.Primary, a) {
-				return true
-			}
-		}
-	}
-	return false
+	return slices.ContainsFunc(f.Members, func(m Member) bool {
+		i, ok := m.Answers.latest.named(iface)
+		return ok && slices.Contains(i.Primary, a)
+	})
 }
 
 // nodeOf returns the node with the interface, or none.

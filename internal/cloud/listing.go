@@ -11,19 +11,13 @@ type Listing struct {
 	Interfaces []Interface
 }
 
-// Listings holds the last listing, and one at least Apart before it. The zero value holds none.
-type Listings struct {
-	earlier, latest *Listing
-}
+func (l Listing) time() time.Time { return l.At }
+
+// Listings holds the last listing, and the newest one at least Apart before it. The zero value holds none.
+type Listings struct{ looks[Listing] }
 
 // Add returns the listings with one more.
-func (l Listings) Add(one Listing) Listings {
-	if l.latest != nil && one.At.Sub(l.latest.At) >= Apart {
-		l.earlier = l.latest
-	}
-	l.latest = &one
-	return l
-}
+func (l Listings) Add(one Listing) Listings { return Listings{l.add(one)} }
 
 // At returns the time of the last listing, the zero time for none.
 func (l Listings) At() time.Time {
@@ -34,22 +28,12 @@ func (l Listings) At() time.Time {
 }
 
 // Since returns the listings without those from before the time.
-func (l Listings) Since(t time.Time) Listings {
-	if l.earlier != nil && l.earlier.At.Before(t) {
-		l.earlier = nil
-	}
-	if l.At().Before(t) {
-		l.latest = nil
-	}
-	return l
-}
+func (l Listings) Since(t time.Time) Listings { return Listings{l.since(t)} }
 
 // Next returns when to list, so that there are two listings at least Apart apart. The zero time is now. ok is false if there are two.
 func (l Listings) Next() (at time.Time, ok bool) {
-	if l.latest == nil {
-		return time.Time{}, true
-	}
-	return l.latest.At.Add(Apart), l.earlier == nil
+	at, _ = l.next()
+	return at, l.earlier == nil
 }
 
 // Interface returns an interface as the last listing shows it.
@@ -69,14 +53,9 @@ func without(is []Interface, id string) []Interface {
 	return slices.DeleteFunc(slices.Clone(is), func(i Interface) bool { return i.ID == id })
 }
 
-// changed returns the listings with other interfaces. A listing never changes, so it copies them.
+// changed returns the listings with other interfaces.
 func (l Listings) changed(change func([]Interface) []Interface) Listings {
-	for _, at := range []**Listing{&l.earlier, &l.latest} {
-		if *at != nil {
-			*at = &Listing{(*at).At, change((*at).Interfaces)}
-		}
-	}
-	return l
+	return Listings{l.edited(func(one Listing) Listing { return Listing{one.At, change(one.Interfaces)} })}
 }
 
 func (l *Listing) named(id string) (Interface, bool) {

@@ -15,7 +15,7 @@ import (
 // Placements tells where a cloud has the addresses of pools with a zone (pool.Pool.Zone).
 type Placements interface {
 	// Await returns nil as soon as the interface of this node has the address for the pod, as the cloud has confirmed. After the end
-	// of ctx, the error says what is known about the address.
+	// of ctx, the error gives the last known state of the address.
 	Await(ctx context.Context, pool string, addr netip.Addr, podUID string) error
 }
 

@@ -20,8 +20,9 @@ import (
 
 // places implements ipam.Placements.
 type places struct {
-	mu     sync.Mutex
-	placed map[string]bool // "address UID"
+	mu      sync.Mutex
+	placed  map[string]bool // "address UID"
+	waiting chan struct{}   // if set, receives while a pod waits
 }
 
 var errMoving = errors.New("interface eni-1 has all addresses")
@@ -43,6 +44,7 @@ func (p *places) Await(ctx context.Context, _ string, addr netip.Addr, uid strin
 		select {
 		case <-ctx.Done():
 			return errMoving
+		case p.waiting <- struct{}{}:
 		case <-time.After(time.Millisecond):
 		}
 	}
@@ -103,8 +105,9 @@ func TestAddWaitsForPlacement(t *testing.T) {
 		t.Fatal(err)
 	}
 	req.ContainerID = "second"
+	at.waiting = make(chan struct{})
 	go func() {
-		time.Sleep(10 * time.Millisecond)
+		<-at.waiting
 		at.put(first[0].Addr, "uid-1")
 	}()
 	reply, err := addFor(t, s, req, time.Minute)

@@ -180,7 +180,7 @@ func AddressesReturned(returned []string) Event {
 	return event(addressesReturned, "gave back "+strings.Join(returned, ", "))
 }
 
-// InterfacesChanged lists what has happened to network interfaces, e.g. "attached eni-1 to node worker1".
+// InterfacesChanged lists changes of network interfaces, e.g. "attached eni-1 to node worker1".
 func InterfacesChanged(changes []string) Event {
 	return event(interfacesChanged, strings.Join(changes, ", "))
 }

@@ -35,7 +35,7 @@ type call struct {
 // doubt is a call whose outcome is not known.
 type doubt struct {
 	v2beta1.CloudChange
-	over time.Time // it does not happen later, or does no harm then; two answers after that show what it did
+	over time.Time // it does not happen later, or does no harm then; two later answers show its effect
 	// pool and had are set for an assignment of this process: the pool that grows, and what the interface had before.
 	pool string
 	had  []netip.Prefix
@@ -58,10 +58,19 @@ func (s *session) newCall(node, iface string, action v2beta1.CloudAction, do fun
 	return &call{CloudChange: v2beta1.CloudChange{ID: id, Node: node, Interface: iface, Action: action}, do: do}
 }
 
-// run makes the calls. It first writes them into the status, and makes none if another process has written there since this one has
+// run makes the calls, and removes those that have ended from the status.
+func (r *Reconciler) run(ctx context.Context, network *v2beta1.SpiderCloudNetwork, s *session, calls []*call) error {
+	err := r.runOpen(ctx, network, s, calls)
+	if err == nil {
+		r.recordEnd(ctx, network, s)
+	}
+	return err
+}
+
+// runOpen makes the calls, and leaves them in the status until recordEnd. It first writes them into the status, and makes none if another process has written there since this one has
 // read: a former leader may still run for a moment. A call ends at callTimeout after that, so a process that sleeps between the write and
 // the call makes none, and a new leader knows how long to wait.
-func (r *Reconciler) run(ctx context.Context, network *v2beta1.SpiderCloudNetwork, s *session, calls []*call) error {
+func (r *Reconciler) runOpen(ctx context.Context, network *v2beta1.SpiderCloudNetwork, s *session, calls []*call) error {
 	limit, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	if err := r.record(limit, network, s, calls); err != nil {
@@ -83,9 +92,6 @@ func (r *Reconciler) run(ctx context.Context, network *v2beta1.SpiderCloudNetwor
 			continue
 		}
 		s.ended[c.ID], s.changed[c.Node] = now, now
-	}
-	if calls[0].Address == "" { // a new leader learns from the call where a fixed address is, until the placement says it
-		r.recordEnd(ctx, network, s)
 	}
 	return nil
 }

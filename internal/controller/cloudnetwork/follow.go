@@ -72,7 +72,8 @@ func (r *Reconciler) follow(ctx context.Context, network *v2beta1.SpiderCloudNet
 		return nil, nil, err
 	}
 	if len(moves) > 0 {
-		if err := r.run(ctx, network, s, callsOf(moves, network, s)); err != nil {
+		// Until a placement says where the address is, a new leader learns it from the call.
+		if err := r.runOpen(ctx, network, s, callsOf(moves, network, s)); err != nil {
 			return nil, nil, err
 		}
 		if err := r.settle(ctx, s, in, moves); err != nil {
@@ -91,12 +92,9 @@ func (r *Reconciler) follow(ctx context.Context, network *v2beta1.SpiderCloudNet
 func (s *session) following(network *v2beta1.SpiderCloudNetwork, in *input, busy map[string]bool, now time.Time) cloud.Following {
 	f := cloud.Following{
 		Now: now, Busy: busy, Since: s.fixed.since, Placed: s.fixed.placed, Tried: s.fixed.tried, Idle: s.fixed.idle, Held: map[netip.Addr]bool{}, Stops: map[string]bool{},
-		CoolDown: coolDownOf(network),
+		CoolDown: coolDownOf(network), Members: s.membersOf(in),
 	}
 	s.fixed.pause = f.CoolDown
-	for _, m := range in.nodes {
-		f.Members = append(f.Members, cloud.Member{Node: m.node, Instance: m.instance, Answers: s.histories[m.instance]})
-	}
 	for _, d := range s.doubts {
 		f.Held[addrOf(d.CloudChange)] = true
 	}
@@ -107,20 +105,20 @@ func (s *session) following(network *v2beta1.SpiderCloudNetwork, in *input, busy
 			delete(s.fixed.stops, at) // no pod has needed it since
 		}
 	}
-	devices := map[string]v2beta1.CloudFixedAddresses{}
+	asked := map[string]bool{}
 	for _, i := range network.Spec.Interfaces {
 		for _, e := range i.FixedAddresses {
 			for _, family := range []inet.Family{inet.IPv4, inet.IPv6} {
 				name := cloud.FixedPoolName(network.Name, e.Name, family)
 				if pool, ok := in.fixed[name]; ok {
-					devices[name] = e
+					asked[name] = true
 					f.Pools = append(f.Pools, fixedPoolOf(pool, name, int(i.Device), e.Subnet, in.leases[name]))
 				}
 			}
 		}
 	}
 	for name, pool := range in.fixed {
-		if _, ok := devices[name]; !ok {
+		if !asked[name] {
 			f.Pools = append(f.Pools, s.formerPool(network, name, pool, in.leases[name])...)
 		}
 	}
@@ -156,7 +154,7 @@ func fixedPoolOf(pool fixedPool, name string, device int, subnet string, leases 
 	return out
 }
 
-// explain writes why pods wait for their addresses, and removes what is no longer true.
+// explain writes why pods wait for their addresses, and removes outdated messages and placements.
 func (r *Reconciler) explain(ctx context.Context, in *input, plan cloud.FollowPlan) error {
 	for name, pool := range in.fixed {
 		changes := map[netip.Addr]placement{}
@@ -289,13 +287,16 @@ func (r *Reconciler) erase(ctx context.Context, in *input, changes []*change) er
 	return nil
 }
 
+// pieceOf returns an address as the providers take it.
+func pieceOf(a netip.Addr) []netip.Prefix { return []netip.Prefix{netip.PrefixFrom(a, a.BitLen())} }
+
 // callsOf makes the calls of the changes.
 func callsOf(changes []*change, network *v2beta1.SpiderCloudNetwork, s *session) (calls []*call) {
 	for _, c := range changes {
 		action, do := v2beta1.CloudMove, func(ctx context.Context) error { return s.move(ctx, network.Spec.Provider, c.Move) }
 		if c.leave {
 			action, do = v2beta1.CloudUnassign, func(ctx context.Context) error {
-				err := s.provider.Unassign(ctx, c.To, []netip.Prefix{netip.PrefixFrom(c.Addr, c.Addr.BitLen())})
+				err := s.provider.Unassign(ctx, c.To, pieceOf(c.Addr))
 				if cloud.KindOf(err) == cloud.Gone {
 					return nil
 				}
@@ -313,7 +314,7 @@ func callsOf(changes []*change, network *v2beta1.SpiderCloudNetwork, s *session)
 // we make it only if the last answers show the address on an interface of the network. A former interface that they do not show with it is
 // asked by its ID to give it up.
 func (s *session) move(ctx context.Context, provider v2beta1.CloudProvider, m cloud.Move) error {
-	piece := []netip.Prefix{netip.PrefixFrom(m.Addr, m.Addr.BitLen())}
+	piece := pieceOf(m.Addr)
 	a := cloud.Assignment{Interface: m.To, Family: inet.FamilyOf(m.Addr), Unit: cloud.Addresses, Exact: piece}
 	a.Move = m.Shown && a.Family == inet.IPv4 && provider != v2beta1.CloudAlibaba
 	for _, from := range m.From {
@@ -356,7 +357,7 @@ func (r *Reconciler) settle(ctx context.Context, s *session, in *input, changes 
 // outcome remembers the result of a call, and returns what to write. An unknown result changes nothing: see session.doubt.
 func (s *session) outcome(now time.Time, in *input, c *change) placement {
 	s.fixed.placed[c.Addr] = now
-	piece := []netip.Prefix{netip.PrefixFrom(c.Addr, c.Addr.BitLen())}
+	piece := pieceOf(c.Addr)
 	switch to := in.instanceOf(c.Node); {
 	case c.err != nil && cloud.KindOf(c.err) == cloud.Unknown:
 		if !c.leave {

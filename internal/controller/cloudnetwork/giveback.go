@@ -227,25 +227,19 @@ func (s *session) unassigned(now time.Time, in *input) inet.Set {
 	if len(in.fixed) == 0 || len(s.withheld) == 0 || len(s.doubts) > 0 {
 		return inet.Set{}
 	}
-	var fixed, doubted []inet.Set
-	for _, pool := range in.fixed {
-		fixed = append(fixed, pool.ips)
-	}
+	var doubted []inet.Set
 	for piece := range s.givenBack {
 		doubted = append(doubted, inet.OfPrefix(piece)) // the histories lack these, whatever the cloud has said
 	}
 	for _, pool := range in.existing {
 		doubted = append(doubted, pool.IPs)
 	}
-	var members []cloud.Member
-	for _, m := range in.nodes {
-		members = append(members, cloud.Member{Node: m.node, Instance: m.instance, Answers: s.histories[m.instance]})
-	}
-	return cloud.Unassigned(now, inet.Union(fixed...).Minus(inet.Union(doubted...)), members)
+	return cloud.Unassigned(now, in.fixedAddrs().Minus(inet.Union(doubted...)), s.membersOf(in))
 }
 
 // restore ends the withholding of addresses that a pool has now, because the cloud has assigned them again or the pool keeps
-// them. others has what needs no proof of that: the addresses of other owners, and fixed ones that the cloud has taken back. The agents must have had time to learn that the former pool has lost them.
+// them. others are addresses of other owners, and fixed ones that the cloud has taken back: they need no proof. The agents must have had time
+// to learn that the former pool has lost them.
 func (r *Reconciler) restore(ctx context.Context, network *v2beta1.SpiderCloudNetwork, s *session, others inet.Set, pools []cloud.Device) error {
 	if len(s.withheld) == 0 || !s.settled(r.clock.Now()) {
 		return nil

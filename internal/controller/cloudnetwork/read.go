@@ -36,12 +36,10 @@ type input struct {
 }
 
 func (in *input) discovery(network *v2beta1.SpiderCloudNetwork, s *session, now time.Time) cloud.Discovery {
-	var fixed []inet.Set
-	for _, pool := range in.fixed {
-		fixed = append(fixed, pool.ips)
-	}
+	fixed := in.fixedAddrs()
 	d := cloud.Discovery{
-		Fixed: inet.Union(fixed...), Now: now, Network: network.Name, Subnets: s.subnets, Pools: in.existing, Others: inet.Union(append(fixed, in.others)...), Reserved: in.reserved, Settled: s.settled(now),
+		Now: now, Network: network.Name, Subnets: s.subnets, Pools: in.existing, Others: inet.Union(fixed, in.others), Fixed: fixed,
+		Members: s.membersOf(in), Reserved: in.reserved, Settled: s.settled(now),
 		Managed: manages(network), Leaving: s.leaving(network.Name), Attached: map[int]bool{},
 	}
 	for _, i := range network.Spec.Interfaces {
@@ -51,10 +49,27 @@ func (in *input) discovery(network *v2beta1.SpiderCloudNetwork, s *session, now 
 	for _, version := range network.Spec.IPVersions {
 		d.Families = append(d.Families, inet.Family(version))
 	}
-	for _, m := range in.nodes {
-		d.Members = append(d.Members, cloud.Member{Node: m.node, Instance: m.instance, Answers: s.histories[m.instance].Fixing(d.Fixed)})
+	for i := range d.Members {
+		d.Members[i].Answers = d.Members[i].Answers.Fixing(fixed)
 	}
 	return d
+}
+
+// fixedAddrs returns the addresses of the pools of fixed addresses.
+func (in *input) fixedAddrs() inet.Set {
+	var all []inet.Set
+	for _, pool := range in.fixed {
+		all = append(all, pool.ips)
+	}
+	return inet.Union(all...)
+}
+
+// membersOf returns the nodes with the answers about their instances.
+func (s *session) membersOf(in *input) (members []cloud.Member) {
+	for _, m := range in.nodes {
+		members = append(members, cloud.Member{Node: m.node, Instance: m.instance, Answers: s.histories[m.instance]})
+	}
+	return members
 }
 
 // instanceOf returns the instance of a node.

@@ -30,9 +30,6 @@ func (p Placements) Await(ctx context.Context, pool string, addr netip.Addr, pod
 	for {
 		object, err := p.Client.pool(ctx, pool)
 		if err == nil {
-			if state = placed(object, addr, podUID); state == nil {
-				return nil
-			}
 			if state = p.follow(ctx, object, addr, podUID); state == nil {
 				return nil
 			}
@@ -47,9 +44,12 @@ func (p Placements) Await(ctx context.Context, pool string, addr netip.Addr, pod
 	}
 }
 
-// follow watches a pool until the address is placed, or the watch ends. It returns the last state.
+// follow watches a pool, beginning with what was read, until the address is placed, or the watch ends. It returns the last state.
 func (p Placements) follow(ctx context.Context, object *v2beta1.SpiderIPPool, addr netip.Addr, podUID string) error {
 	state := placed(object, addr, podUID)
+	if state == nil {
+		return nil
+	}
 	events, err := p.Client.spiderpool.Get().Resource(poolResource.Resource).
 		Param("watch", "true").Param("fieldSelector", "metadata.name="+object.Name).Param("resourceVersion", object.ResourceVersion).Watch(ctx)
 	if err != nil {
