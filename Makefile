@@ -24,6 +24,10 @@ TOOL     := go tool -modfile=tools/go.mod
 GOBUILD  := CGO_ENABLED=0 GOARCH=$(ARCH) go build -tags=grpcnotrace -trimpath -ldflags='-s -w -X spiderpool.dev/spiderpool/internal/config.Version=$(VERSION)'
 PROGRAMS := $(notdir $(wildcard cmd/*))
 
+# The packages with tests against a real kube-apiserver. Their suite runs their hermetic tests, too.
+APISERVER := $(addprefix ./,$(sort $(patsubst %/,%,$(dir $(shell grep -rlE '^//go:build .*apiserver' --include='*_test.go' internal charts)))))
+UNIT      ?= ./...
+
 # The lab is a separate Go module.
 LABGO    := go -C test/lab
 
@@ -107,16 +111,20 @@ release-check: ## Build the release twice, in different directories and caches, 
 test: ## Run all required tests
 	@$(MAKE) --no-print-directory lab-tools bin/hubble
 	@$(MAKE) --no-print-directory images RELAY=1
-	@$(MAKE) --no-print-directory --jobs=2 in-process e2e
+	@$(MAKE) --no-print-directory --jobs=2 row-1 row-2
 
-# The lab mostly waits: for pods, for the kernel of the guests and for time-outs. So the other suites run beside it.
-.PHONY: in-process
-in-process:
-	@for suite in verify unit cloud-clients apiserver console-browser kernel kernel-uml chaos-short; do $(MAKE) --no-print-directory $$suite; done
+# The lab mostly waits: for pods, for the kernel of the guests and for time-outs. So two rows of suites, of about the same length, run side by side.
+.PHONY: row-1 row-2
+row-1:
+	@$(MAKE) --no-print-directory verify
+	@$(MAKE) --no-print-directory unit UNIT="$$(go list ./... | grep -vxF "$$(go list $(APISERVER))" | xargs)"
+	@for suite in apiserver kernel kernel-uml; do $(MAKE) --no-print-directory $$suite; done
+row-2:
+	@for suite in e2e cloud-clients console-browser chaos-short; do $(MAKE) --no-print-directory $$suite; done
 
 .PHONY: unit
 unit: ## Run the hermetic tests (under a minute when warm)
-	@go test -run '$(RUN)' ./...
+	@go test -run '$(RUN)' $(UNIT)
 	@$(LABGO) test -run '$(RUN)' ./...
 	@go -C test/monitoring test -run '$(RUN)' ./...
 	@go -C hack/site test -run '$(RUN)' ./...
@@ -140,7 +148,7 @@ gitops: lab-tools ## Apply the chart with the libraries of Flux and Argo CD to a
 
 .PHONY: apiserver
 apiserver: lab-tools bin/hubble bin/hubble-relay ## Run the tests against a real kube-apiserver and etcd
-	@KUBEBUILDER_ASSETS="$$($(LAB) env --dir)" go test -tags apiserver -p 1 -timeout 20m -run '$(RUN)' ./internal/... ./charts/...
+	@KUBEBUILDER_ASSETS="$$($(LAB) env --dir)" go test -tags apiserver -p 1 -timeout 20m -run '$(RUN)' $(APISERVER)
 
 .PHONY: console-browser
 console-browser: lab-tools ## Run the console in front of a real kube-apiserver, and read its pages in headless Chromium (SCREENSHOTS=dir for pictures)
