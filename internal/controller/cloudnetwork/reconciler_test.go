@@ -16,6 +16,8 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/serializer"
+	clienttesting "k8s.io/client-go/testing"
 	"k8s.io/client-go/tools/events"
 	clocktesting "k8s.io/utils/clock/testing"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -59,7 +61,10 @@ type bench struct {
 // newBench has the subnets and the SpiderCloudNetwork "aws" of the guide, with pools of these IP versions.
 func newBench(t *testing.T, versions ...int64) *bench {
 	t.Helper()
-	b := fake.NewClientBuilder().WithScheme(scheme.New()).WithStatusSubresource(&v2beta1.SpiderCloudNetwork{}, &v2beta1.SpiderIPPool{})
+	types := scheme.New()
+	// The builder's own tracker manages fields, and makes a mapper of all types at each write for that: that would be most of a test's time.
+	tracker := clienttesting.NewObjectTracker(types, serializer.NewCodecFactory(types).UniversalDecoder())
+	b := fake.NewClientBuilder().WithScheme(types).WithObjectTracker(tracker).WithStatusSubresource(&v2beta1.SpiderCloudNetwork{}, &v2beta1.SpiderIPPool{})
 	if err := blockindex.IndexBlocksByPool(t.Context(), indexer{b}); err != nil {
 		t.Fatal(err)
 	}
