@@ -13,7 +13,8 @@ import (
 )
 
 // probePort is the default port of the servers of a connectivity test, also on the nodes.
-const probePort = 5731
+// It differs from those of the chart: on a node, the console may have 5730 and 5731.
+const probePort = 5732
 
 func newConnectivity(now func() time.Time) *cobra.Command {
 	cmd := &cobra.Command{
