@@ -145,7 +145,8 @@ func TestNotesFitInstallation(t *testing.T) {
 		"ipam.enableStatefulSet=true":                                                           {"SpiderMultusConfig for each", "PodDisruptionBudget"},
 		"spiderpoolController.podDisruptionBudget.enabled=true":                                 {"spiderpoolController.replicas", ""},
 		"spiderpoolController.replicas=2,spiderpoolController.podDisruptionBudget.enabled=true": {"", "PodDisruptionBudget"},
-		"observability.enabled=true":                                                            {"hubble", ""},
+		"observability.enabled=true":                                                            {"hubble", "SpiderCloudNetwork"},
+		"cloud.enabled=true":                                                                    {"a SpiderCloudNetwork makes the networks", ""},
 		"clusterDefaultPool.installIPv4IPPool=true,clusterDefaultPool.ipv4Subnet=10.1.0.0/16,clusterDefaultPool.ipv4IPRanges={10.1.0.5-10.1.0.9}": {"default-v4-ippool", ""},
 		"policy.enabled=false": {"policy.enabled is false", ""},
 	} {
