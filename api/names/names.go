@@ -61,8 +61,10 @@ const (
 	AnnotationPodEgressBandwidth = "kubernetes.io/egress-bandwidth"
 )
 
-// Annotations of pods for automatic pools. This release makes no automatic pools and
-// refuses pods with one of these: such a pod would get an address of another pool.
+// Annotations of pods for automatic pools
+//
+// This release makes no automatic pools, and refuses pods with one of these: such a
+// pod would get an address of another pool.
 const (
 	// AnnotationPodSubnet asks for a pool of a SpiderSubnet. Refused: create a
 	// SpiderIPPool and name it in ipam.spidernet.io/ippool.
