@@ -67,7 +67,11 @@ type Subnet struct {
 	// Reserved are ranges that the cloud gives out only for their purpose
 	// (https://docs.aws.amazon.com/vpc/latest/userguide/subnet-cidr-reservation.html).
 	Reserved []Reservation
-	Tags     map[string]string
+	// ReserveCommand reserves a range for requests that name the address, with the range as a further argument, e.g.
+	// "aws ec2 create-subnet-cidr-reservation --subnet-id subnet-1 --reservation-type explicit --cidr". It is empty for a cloud without
+	// such reservations.
+	ReserveCommand string
+	Tags           map[string]string
 }
 
 // Gateway returns the router of the subnet in the family, or the zero address.

@@ -167,7 +167,12 @@ func (d Discovery) slot(m Member, device int, family inet.Family) slot {
 func (d Discovery) supply(a *Answer, s slot, have Pool) (supply, bool) {
 	offered := inet.OfPrefix
 	if d.Managed {
-		offered = func(piece netip.Prefix) inet.Set { return offeredOf(piece, have.IPs) }
+		offered = func(piece netip.Prefix) inet.Set {
+			if d.coversFixed(piece, have.IPs) {
+				return inet.Set{}
+			}
+			return offeredOf(piece, have.IPs)
+		}
 	}
 	found, ok := supplyOf(a, s.device, s.family, d.Subnets, offered)
 	found.ips = found.ips.Minus(d.Leaving[s.name])

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"spiderpool.dev/spiderpool/internal/inet"
@@ -18,6 +19,8 @@ const (
 	SubnetUnknown Reason = "SubnetUnknown"
 	// FixedInvalid: an entry of fixedAddresses cannot be a pool.
 	FixedInvalid Reason = "FixedInvalid"
+	// RangeNotReserved: the cloud may give fixed addresses to others, because the subnet has no reservation for them.
+	RangeNotReserved Reason = "RangeNotReserved"
 )
 
 // FixedEntry asks for pools of fixed addresses.
@@ -36,6 +39,9 @@ type FixedWanted struct {
 	Subnet  netip.Prefix
 	Gateway netip.Addr
 	IPs     inet.Set
+	// SubnetID is the subnet, and Unreserved are those of IPs that it has no explicit reservation for (Subnet.ReserveCommand).
+	SubnetID   string
+	Unreserved inet.Set
 }
 
 // FixPools returns the pools of entries. have are the addresses of the present ones by name. An address that something else has is left
@@ -49,6 +55,7 @@ func FixPools(d Discovery, entries []FixedEntry, have map[string]inet.Set, place
 	taken = append(taken, ipsOf(d.Pools)...)
 	primaries := d.primaries(placed)
 	seen := map[string]bool{}
+	var risks []Issue // less urgent than the others
 	for _, e := range entries {
 		where := fmt.Sprintf("fixedAddresses %s of device %d", e.Name, e.Device)
 		if seen[e.Name] {
@@ -69,7 +76,7 @@ func FixPools(d Discovery, entries []FixedEntry, have map[string]inet.Set, place
 			if ips.IsEmpty() {
 				continue
 			}
-			w := FixedWanted{Name: FixedPoolName(d.Network, e.Name, family), Device: e.Device, Zone: subnet.Zone, Subnet: cidr.Masked(), Gateway: subnet.Gateway(family)}
+			w := FixedWanted{Name: FixedPoolName(d.Network, e.Name, family), Device: e.Device, Zone: subnet.Zone, Subnet: cidr.Masked(), Gateway: subnet.Gateway(family), SubnetID: e.Subnet}
 			foreign := inet.Union(taken...).Minus(have[w.Name])
 			foreign = inet.Union(foreign, primaries, inet.OfAddrs(subnet.Layout.Kept(cidr)...))
 			if used := ips.And(foreign); !used.IsEmpty() {
@@ -81,6 +88,9 @@ func FixPools(d Discovery, entries []FixedEntry, have map[string]inet.Set, place
 				report(FixedInvalid, "%s: %d %s addresses are more than %d; write several entries", where, n, family, MaxFixed)
 			case !w.IPs.IsEmpty():
 				taken = append(taken, w.IPs)
+				if w.Unreserved = subnet.unreserved(w.IPs); !w.Unreserved.IsEmpty() {
+					risks = append(risks, Issue{RangeNotReserved, where + ": " + subnet.reserve(w.Unreserved)})
+				}
 				wanted = append(wanted, w)
 			}
 		}
@@ -88,7 +98,49 @@ func FixPools(d Discovery, entries []FixedEntry, have map[string]inet.Set, place
 			report(FixedInvalid, "%s: %s are outside of subnet %s, which has %v; correct spec.interfaces[].fixedAddresses[].ips", where, left, e.Subnet, subnet.CIDRs)
 		}
 	}
-	return wanted, issues
+	return wanted, append(issues, risks...)
+}
+
+// unreserved returns those of the addresses that the cloud may give to others.
+func (s Subnet) unreserved(ips inet.Set) inet.Set {
+	if s.ReserveCommand == "" {
+		return inet.Set{}
+	}
+	for _, r := range s.Reserved {
+		if !r.Prefixes {
+			ips = ips.Minus(inet.OfPrefix(r.CIDR))
+		}
+	}
+	return ips
+}
+
+// reserve says how to reserve addresses. It rounds to blocks of 16, as the cloud assigns /28 prefixes: most ranges then take one command.
+func (s Subnet) reserve(ips inet.Set) string {
+	var blocks []inet.Set
+	for base := range ips.Blocks() {
+		blocks = append(blocks, inet.OfPrefix(inet.BlockPrefix(base)))
+	}
+	before, wanted := "", s.unreserved(inet.Union(blocks...))
+	for _, r := range s.Reserved {
+		if r.Prefixes && ips.Overlaps(inet.OfPrefix(r.CIDR)) {
+			before += fmt.Sprintf("delete the reservation %s for prefixes, or take its addresses out of spec.interfaces[].fixedAddresses[].ips; then ", r.CIDR)
+		}
+	}
+	var cidrs []string
+	for _, r := range wanted.Ranges() {
+		for _, cidr := range r.Prefixes() {
+			cidrs = append(cidrs, cidr.String())
+		}
+	}
+	return fmt.Sprintf("subnet %s has no explicit reservation for %s, so the cloud may give them to others, e.g. in a prefix; %srun %s %s",
+		s.ID, ips, before, s.ReserveCommand, strings.Join(cidrs, ", and the same for "))
+}
+
+// coversFixed reports whether an assigned prefix has fixed addresses. They are on no other interface as long as it is assigned. So no pool of
+// a node gets any of its addresses, and Manage gives it back. A pool that has some of them already keeps those.
+func (d Discovery) coversFixed(piece netip.Prefix, have inet.Set) bool {
+	all := inet.OfPrefix(piece)
+	return d.Managed && d.Fixed.Overlaps(all) && !have.Overlaps(all)
 }
 
 // Unassigned returns the addresses of a set that no interface of the members has. It returns none unless two answers about each instance

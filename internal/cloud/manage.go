@@ -64,6 +64,7 @@ type Growth struct {
 	Assignment
 	Pool, Node, Subnet string
 	Size               int64 // addresses of one piece
+	Last               bool  // the interface takes no more pieces after these
 }
 
 // Piece is an assigned piece with its addresses for pods.
@@ -155,8 +156,9 @@ type port struct {
 	exists       bool
 	usable       inet.Set // for pods, without those of other pools, those that users keep, and those on their way back
 	withheld     inet.Set
-	need         int64 // addresses in use and waited for, and the reserve
-	demand       int64 // the same without the reserve
+	fixed        inet.Set // of all pools of fixed addresses
+	need         int64    // addresses in use and waited for, and the reserve
+	demand       int64    // the same without the reserve
 }
 
 // port returns the interface of a slot. It returns false if there is none, or its subnet has no addresses of the family.
@@ -167,7 +169,7 @@ func (m *management) port(s slot) (*port, bool) {
 	if !ok || !found || !from.subnet.IsValid() || have.Deleting || exists && !from.fits(have) {
 		return nil, false
 	}
-	p := &port{slot: s, Interface: i, instanceType: s.member.Answers.latest.Instance.Type, have: have, exists: exists, withheld: m.Withheld[s.name]}
+	p := &port{slot: s, Interface: i, instanceType: s.member.Answers.latest.Instance.Type, have: have, exists: exists, withheld: m.Withheld[s.name], fixed: m.Fixed}
 	p.usable = from.ips.Minus(inet.Union(m.Others, m.Kept, p.withheld))
 	p.demand = have.Leased.And(p.usable).Count() + m.Waiting[s.name]
 	p.need = p.demand + max(1, (p.demand*m.Reserve+99)/100)
@@ -208,7 +210,7 @@ func (m *management) keepReturning(p *port) {
 
 // offered returns the addresses of a piece that the pool may have.
 func (p *port) offered(piece netip.Prefix) inet.Set {
-	return offeredOf(piece, p.have.IPs).Minus(inet.OfAddrs(p.Primary...))
+	return offeredOf(piece, p.have.IPs).Minus(inet.Union(inet.OfAddrs(p.Primary...), p.fixed))
 }
 
 func (m *management) place(p *port) {
@@ -224,6 +226,9 @@ func (m *management) place(p *port) {
 	if !stopped || stop.Due && short <= 0 {
 		m.plan.Room[p.name] = int64(slots) * size
 	}
+	if short <= 0 || slots <= 0 || stopped && !stop.Due {
+		m.returnCovering(p)
+	}
 	if short <= 0 {
 		m.giveBack(p)
 		return
@@ -233,7 +238,7 @@ func (m *management) place(p *port) {
 	}
 	switch {
 	case slots <= 0:
-		if p.demand > p.usable.Count() {
+		if len(m.plan.Returning[p.name]) == 0 && p.demand > p.usable.Count() {
 			m.issue(TypeLimit, "interface %s of node %s has all %d %s addresses and prefixes that the instance type %s allows, and %d pods wait; use a larger type, or another interface in spec.interfaces",
 				p.ID, p.member.Node, p.limit(), p.family, p.instanceType, p.demand-p.usable.Count())
 		}
@@ -243,16 +248,33 @@ func (m *management) place(p *port) {
 		count := min((short+size-1)/size, int64(slots))
 		m.plan.Assign = append(m.plan.Assign, Growth{
 			Assignment: Assignment{Interface: p.ID, Family: p.family, Unit: unit, Count: int(count)},
-			Pool:       p.name, Node: p.member.Node, Subnet: p.Subnet, Size: size,
+			Pool:       p.name, Node: p.member.Node, Subnet: p.Subnet, Size: size, Last: count == int64(slots),
 		})
+	}
+}
+
+// returnCovering gives the prefixes with fixed addresses back. The caller has seen that the interface gets no further pieces now. As long
+// as it does, it keeps these, or the cloud might assign them again at once.
+func (m *management) returnCovering(p *port) {
+	if m.KeepAll || m.Busy[p.member.Node] {
+		return
+	}
+	for _, piece := range p.Assigned {
+		if inet.FamilyOf(piece.Addr()) == p.family && m.coversFixed(piece, p.have.IPs) && !slices.Contains(m.plan.Returning[p.name], piece) {
+			m.plan.Returning[p.name] = append(m.plan.Returning[p.name], piece)
+		}
 	}
 }
 
 // shared reports whether a pool of another owner has addresses of the interface, or users keep all of a piece. Further ones may be
 // like that, too, so the interface would never have enough. Discover reports the pool.
 func (m *management) shared(p *port) bool {
+	others := m.Others.Minus(m.Fixed)
 	return slices.ContainsFunc(p.Assigned, func(piece netip.Prefix) bool {
-		return inet.OfPrefix(piece).Overlaps(m.Others) || m.Kept.Overlaps(inet.OfPrefix(piece)) && m.Kept.ContainsSet(p.offered(piece))
+		if m.coversFixed(piece, p.have.IPs) {
+			return false
+		}
+		return inet.OfPrefix(piece).Overlaps(others) || m.Kept.Overlaps(inet.OfPrefix(piece)) && m.Kept.ContainsSet(p.offered(piece))
 	})
 }
 
@@ -339,7 +361,7 @@ func (m *management) giveBack(p *port) {
 	}
 	idle.Pieces = min(idle.Pieces, len(spare))
 	if m.Now.Sub(idle.Since) >= m.CoolDown && !m.Busy[p.member.Node] && m.trusted(p) {
-		m.plan.Returning[p.name] = spare[:idle.Pieces]
+		m.plan.Returning[p.name] = append(m.plan.Returning[p.name], spare[:idle.Pieces]...)
 		return
 	}
 	m.plan.Idle[p.name] = idle
@@ -372,7 +394,7 @@ func (m *management) spare(p *port) []netip.Prefix {
 		addrs := p.offered(piece)
 		n := addrs.Count()
 		switch {
-		case inet.FamilyOf(piece.Addr()) != p.family || n > lease.MaxWithheld || !p.have.IPs.ContainsSet(addrs):
+		case inet.FamilyOf(piece.Addr()) != p.family || n == 0 || n > lease.MaxWithheld || !p.have.IPs.ContainsSet(addrs):
 		case addrs.Overlaps(inet.Union(p.have.Leased, m.Reserved, m.Others)):
 		default:
 			n = addrs.And(p.usable).Count()

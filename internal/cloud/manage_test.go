@@ -133,6 +133,16 @@ func TestManagePlans(t *testing.T) {
 		}, []string{"return " + three + " of eni-1", "idle", "room 96"}},
 		{"the cloud takes nothing", "172.31.32.16", []string{one, two}, func(m *Management) { idle(m); m.KeepAll = true }, []string{"idle", "room 112"}},
 
+		{"fixed addresses, more needed", "", []string{one}, covering(two, waits(20)), []string{"assign 1 Prefix to eni-1", "room 112"}},
+		{"fixed addresses, enough", "", []string{one}, covering(two, nil), []string{node1 + " loses [" + two + "]", "return " + two + " of eni-1", "room 112"}},
+		{"fixed addresses, with a spare piece", "172.31.32.16", []string{one, three}, covering(two, idle), []string{node1 + " loses [" + two + " " + three + "]", "return " + two + " of eni-1", "room 96"}},
+		{"fixed addresses, full", "", []string{one}, covering(two, func(m *Management) { m.Limits["m5.large"] = Limits{IPv4: 3, Prefixes: true}; waits(20)(m) }),
+			[]string{node1 + " loses [" + two + "]", "return " + two + " of eni-1", "room 0"}},
+		{"fixed addresses, stopped", "", []string{one}, covering(two, stopped(false)), []string{"NoCapacity", node1 + " loses [" + two + "]", "return " + two + " of eni-1", "room 0"}},
+		{"fixed addresses, try again", "", []string{one}, covering(two, stopped(true)), []string{"assign 1 Prefix to eni-1", "NoCapacity", "room 0"}},
+		{"fixed addresses, a call is open", "", []string{one}, covering(two, func(m *Management) { m.Busy = map[string]bool{"worker1": true} }), []string{"room 112"}},
+		{"fixed addresses, the cloud takes nothing", "", []string{one}, covering(two, func(m *Management) { m.KeepAll = true; waits(20)(m) }), []string{"assign 1 Prefix to eni-1", "room 112"}},
+
 		{"still in the pool", "172.31.32.16", []string{one, two}, returning(two), []string{node1 + " loses [" + two + "]", "room 112"}},
 		{"in use again", "172.31.32.16, 172.31.32.33", []string{one, two}, returning(two), []string{"room 112"}},
 		{"needed again", "172.31.32.16", []string{one, two}, func(m *Management) { returning(two)(m); waits(20)(m) }, []string{"room 112"}},
@@ -156,6 +166,18 @@ func TestManagePlans(t *testing.T) {
 				t.Errorf("plan (-want +got)\n%s", diff)
 			}
 		})
+	}
+}
+
+// covering assigns a piece with a fixed address, which is in no pool of a node.
+func covering(piece string, change func(*Management)) func(*Management) {
+	return func(m *Management) {
+		m.Members[0].Answers = m.Members[0].Answers.Assigned("eni-1", []netip.Prefix{prefix(piece)})
+		m.Fixed = inet.OfAddrs(prefix(piece).Addr())
+		m.Others = m.Fixed
+		if change != nil {
+			change(m)
+		}
 	}
 }
 

@@ -3,6 +3,7 @@ package aws
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -170,6 +171,7 @@ func (p *Provider) Subnets(ctx context.Context, ids []string, tags map[string]st
 		return nil, err
 	}
 	for i := range found {
+		found[i].ReserveCommand = fmt.Sprintf("aws ec2 create-subnet-cidr-reservation --region %s --subnet-id %s --reservation-type explicit --cidr", p.region, found[i].ID)
 		if found[i].Reserved, err = p.reservations(ctx, found[i].ID); err != nil {
 			return nil, err
 		}

@@ -90,7 +90,7 @@ func (f *Fake) AddSubnet(zone string, tags map[string]string, cidrs ...netip.Pre
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	id := f.newID("subnet")
-	f.state.subnets[id] = &subnet{cloud.Subnet{ID: id, Zone: zone, VPC: "vpc-1", CIDRs: slices.Clone(cidrs), Tags: maps.Clone(tags), Layout: f.Layout}, newSpace(cidrs, f.Layout)}
+	f.state.subnets[id] = &subnet{cloud.Subnet{ID: id, Zone: zone, VPC: "vpc-1", CIDRs: slices.Clone(cidrs), Tags: maps.Clone(tags), Layout: f.Layout, ReserveCommand: "fake reserve " + id}, newSpace(cidrs, f.Layout)}
 	return id
 }
 

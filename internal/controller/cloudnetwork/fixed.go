@@ -65,9 +65,21 @@ func entriesOf(network *v2beta1.SpiderCloudNetwork) (entries []cloud.FixedEntry,
 	return entries, faults
 }
 
-// fix makes the pools of fixed addresses, and deletes those that the network no longer asks for. Leases in use keep a deleted pool.
-func (r *Reconciler) fix(ctx context.Context, network *v2beta1.SpiderCloudNetwork, s *session, in *input, d cloud.Discovery) ([]cloud.Issue, error) {
+// fixedOf returns the fixed addresses that the network asks for.
+func fixedOf(network *v2beta1.SpiderCloudNetwork) inet.Set {
+	entries, _ := entriesOf(network)
+	var all []inet.Set
+	for _, e := range entries {
+		all = append(all, e.IPs)
+	}
+	return inet.Union(all...)
+}
+
+// fix makes the pools of fixed addresses, and deletes those that the network no longer asks for. Leases in use keep a deleted pool. The input
+// then has the new addresses, too, so that no pool of a node gets them.
+func (r *Reconciler) fix(ctx context.Context, network *v2beta1.SpiderCloudNetwork, s *session, in *input, now time.Time) ([]cloud.Issue, error) {
 	entries, faults := entriesOf(network)
+	clear(s.fixed.unreserved)
 	if len(entries)+len(in.fixed) == 0 {
 		return nil, nil
 	}
@@ -84,40 +96,47 @@ func (r *Reconciler) fix(ctx context.Context, network *v2beta1.SpiderCloudNetwor
 	for _, e := range entries {
 		asked[cloud.FixedPoolName(network.Name, e.Name, inet.IPv4)], asked[cloud.FixedPoolName(network.Name, e.Name, inet.IPv6)] = true, true
 	}
-	wanted, issues := cloud.FixPools(d, entries, have, placed)
+	wanted, issues := cloud.FixPools(in.discovery(network, s, now), entries, have, placed)
 	var w writes
 	for _, want := range wanted {
-		w.refused(r.putFixed(ctx, network, in.fixed[want.Name].object, want))
+		object, err := r.putFixed(ctx, network, in.fixed[want.Name].object, want)
+		w.refused(err)
+		if err == nil {
+			in.fixed[want.Name] = fixedPool{object, inet.Union(have[want.Name], want.IPs)}
+		}
+		if !want.Unreserved.IsEmpty() {
+			s.fixed.unreserved[want.SubnetID] = true
+		}
 	}
 	for name, pool := range in.fixed {
 		if !asked[name] && pool.object.DeletionTimestamp == nil {
 			w.refused(r.deletePool(ctx, pool.object))
 		}
 	}
-	return slices.Concat(faults, issues, w.faults), w.err()
+	return slices.Concat(faults, w.faults, issues), w.err()
 }
 
-// putFixed creates or changes a pool of fixed addresses. Fields that do not follow from the network stay the user's.
-func (r *Reconciler) putFixed(ctx context.Context, network *v2beta1.SpiderCloudNetwork, is *v2beta1.SpiderIPPool, w cloud.FixedWanted) error {
+// putFixed creates or changes a pool of fixed addresses, and returns it. Fields that do not follow from the network stay the user's.
+func (r *Reconciler) putFixed(ctx context.Context, network *v2beta1.SpiderCloudNetwork, is *v2beta1.SpiderIPPool, w cloud.FixedWanted) (*v2beta1.SpiderIPPool, error) {
 	if is == nil {
 		pool := &v2beta1.SpiderIPPool{ObjectMeta: metav1.ObjectMeta{Name: w.Name}}
 		fillFixed(pool, network, w)
 		if err := r.create(ctx, network, pool); err != nil {
-			return fmt.Errorf("create SpiderIPPool %s: %w", w.Name, err)
+			return nil, fmt.Errorf("create SpiderIPPool %s: %w", w.Name, err)
 		}
 		r.log.InfoContext(ctx, "pool of fixed addresses created", "pool", w.Name, "zone", w.Zone, "ips", w.IPs.String())
-		return nil
+		return pool, nil
 	}
 	want := is.DeepCopy()
 	fillFixed(want, network, w)
 	if is.DeletionTimestamp != nil || equality.Semantic.DeepEqual(is, want) {
-		return nil
+		return is, nil
 	}
 	if err := r.patch(ctx, is, want); err != nil {
-		return fmt.Errorf("change SpiderIPPool %s: %w", w.Name, err)
+		return nil, fmt.Errorf("change SpiderIPPool %s: %w", w.Name, err)
 	}
 	r.log.InfoContext(ctx, "pool of fixed addresses changed", "pool", w.Name, "ips", w.IPs.String())
-	return nil
+	return want, nil
 }
 
 // fillFixed sets the fields of a pool that follow from an entry of fixedAddresses.

@@ -35,6 +35,9 @@ const (
 func newFixedBench(t *testing.T, ips ...string) (x *bench, eni1, eni2 string) {
 	t.Helper()
 	x = newManagedBench(t, 4, 6)
+	for _, cidr := range []string{"172.31.32.192/27", "2406:da1e:c4:ed02:0:1:0:10/124"} {
+		x.cloud.Reserve(x.subnets[1], cloud.Reservation{CIDR: prefix(cidr)})
+	}
 	x.fixedAddresses(v2beta1.CloudFixedAddresses{Name: "db", Subnet: x.subnets[1], IPs: append(ips, fixedRange)})
 	eni1, eni2 = x.join("worker1", x.subnets[1]), x.join("worker2", x.subnets[1])
 	x.join("worker3", x.subnets[0])

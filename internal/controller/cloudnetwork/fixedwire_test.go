@@ -22,6 +22,12 @@ func (w *wire) has(iface, addr string) bool {
 	return slices.Contains(slices.Concat(i.IPv4, i.IPv6), netip.MustParseAddr(addr))
 }
 
+// reserve makes an explicit reservation for an address.
+func (w *wire) reserve(addr string) {
+	a := netip.MustParseAddr(addr)
+	w.ec2.Reserve(w.subnet, netip.PrefixFrom(a, a.BitLen()), ec2test.ReservedExplicitly)
+}
+
 func TestFixedAddressMovesOnEC2(t *testing.T) {
 	for _, tc := range []struct{ name, ip, action string }{
 		{"IPv4", "172.31.16.200", "AssignPrivateIpAddresses"}, {"IPv6", "2406:da1e:c4:ed01:0:1:0:10", "AssignIpv6Addresses"},
@@ -29,6 +35,7 @@ func TestFixedAddressMovesOnEC2(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			w := newManagedWire(t, 4, 6)
 			second := w.start("worker2", ec2test.Instance{})
+			w.reserve(tc.ip)
 			w.fixedAddresses(v2beta1.CloudFixedAddresses{Name: "db", Subnet: w.subnet, IPs: []string{tc.ip}})
 			w.passes(3)
 			w.lease(tc.ip, lease.InUse, "db-0", "uid-1", "worker1")
@@ -70,6 +77,7 @@ func TestFixedAddressMovesOnEC2(t *testing.T) {
 func TestSuccessorKnowsAssignedIPv6OnEC2(t *testing.T) {
 	const ip = "2406:da1e:c4:ed01:0:1:0:10"
 	w := newManagedWire(t, 4, 6)
+	w.reserve(ip)
 	w.fixedAddresses(v2beta1.CloudFixedAddresses{Name: "db", Subnet: w.subnet, IPs: []string{ip}})
 	w.passes(3)
 	w.lease(ip, lease.InUse, "db-0", "uid-1", "worker1")

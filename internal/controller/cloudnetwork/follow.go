@@ -32,10 +32,15 @@ type followed struct {
 	stops  map[string]*stop // by interface or address; "" stands for all
 	pause  time.Duration    // of the mode Manage, before an address that no pod holds is unassigned
 	more   bool             // addresses wait for the next reconcile
+	// unreserved are subnets that have no explicit reservation for all fixed addresses. The next question about all nodes describes them again.
+	unreserved map[string]bool
 }
 
 func newFollowed(now time.Time) followed {
-	return followed{since: now, placed: map[netip.Addr]time.Time{}, tried: map[netip.Addr][]string{}, idle: map[netip.Addr]time.Time{}, stops: map[string]*stop{}}
+	return followed{
+		since: now, placed: map[netip.Addr]time.Time{}, tried: map[netip.Addr][]string{}, idle: map[netip.Addr]time.Time{}, stops: map[string]*stop{},
+		unreserved: map[string]bool{},
+	}
 }
 
 func sortedAddrs[T any](m map[netip.Addr]T) []netip.Addr {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -146,6 +147,10 @@ func (r *Reconciler) withhold(ctx context.Context, network *v2beta1.SpiderCloudN
 	var errs []error
 	s.looked = false
 	for _, p := range ret.Pieces {
+		if p.Addrs.IsEmpty() { // it has fixed addresses only, and their pods wait for a placement
+			free = append(free, p)
+			continue
+		}
 		holders, err := r.Withholder.Withhold(ctx, withhold.Piece{Network: network.Name, Pool: ret.Pool, Addrs: p.Addrs})
 		if errors.Is(err, withhold.ErrDamaged) || errors.Is(err, alloc.ErrRefused) { // for long; the other pieces go on
 			errs = append(errs, err)
@@ -217,6 +222,10 @@ func (s *session) returned(now time.Time, instance string, ret cloud.Return, err
 		return
 	}
 	s.refusal = nil
+	maps.DeleteFunc(s.fixed.stops, func(at string, _ *stop) bool { // fixed addresses of the pieces are free now
+		a, err := netip.ParseAddr(at)
+		return err == nil && slices.ContainsFunc(prefixes, func(p netip.Prefix) bool { return p.Contains(a) })
+	})
 	s.histories[instance] = s.histories[instance].Unassigned(ret.Interface, prefixes)
 	s.returning[ret.Pool] = slices.DeleteFunc(slices.Clone(s.returning[ret.Pool]), func(p netip.Prefix) bool { return slices.Contains(prefixes, p) })
 }

@@ -226,17 +226,8 @@ func (r *Reconciler) grow(ctx context.Context, network *v2beta1.SpiderCloudNetwo
 			r.log.WarnContext(ctx, "the cloud assigned nothing", "node", g.Node, "interface", g.Interface, "err", err)
 			continue
 		}
-		instance := in.instanceOf(g.Node)
-		s.histories[instance] = s.histories[instance].Assigned(g.Interface, got[i])
 		plan.Room[g.Pool] = max(0, plan.Room[g.Pool]-int64(len(got[i]))*g.Size)
-		for _, place := range placesOf(g) {
-			s.more = s.more || s.stops[place] != nil // the plan has reported it
-			delete(s.stops, place)
-		}
-		s.regained(network.Name, g.Pool, got[i])
-		for _, piece := range got[i] {
-			delete(s.givenBack, piece)
-		}
+		s.grown(now, network, in.instanceOf(g.Node), g, got[i])
 		assigned = append(assigned, fmt.Sprintf("%s to %s of node %s", join(got[i]), g.Interface, g.Node))
 		r.log.InfoContext(ctx, "assigned addresses", "node", g.Node, "interface", g.Interface, "pieces", fmt.Sprint(got[i]))
 	}
@@ -244,6 +235,39 @@ func (r *Reconciler) grow(ctx context.Context, network *v2beta1.SpiderCloudNetwo
 		r.status.Recorder.Record(network, nil, observe.AddressesAssigned(assigned))
 	}
 	return faults, nil
+}
+
+// grown remembers the pieces that the cloud has assigned. Those with fixed addresses are of no use to the pool: see cloud.Manage.
+func (s *session) grown(now time.Time, network *v2beta1.SpiderCloudNetwork, instance string, g cloud.Growth, pieces []netip.Prefix) {
+	s.histories[instance] = s.histories[instance].Assigned(g.Interface, pieces)
+	s.regained(network.Name, g.Pool, pieces)
+	fixed, useless := fixedOf(network), 0
+	for _, piece := range pieces {
+		delete(s.givenBack, piece)
+		if inet.OfPrefix(piece).Overlaps(fixed) {
+			useless++
+		}
+	}
+	s.more = s.more || useless > 0
+	places := placesOf(g)
+	at := places[2]
+	if useless < len(pieces) {
+		s.end(at)
+	} else if g.Last {
+		// The interface is full of them. They go back, and the cloud might assign the same ones again, so pause.
+		s.stops[at] = s.newStop(now, s.stops[at], cloud.Issue{Reason: cloud.RangeNotReserved, Text: fmt.Sprintf(
+			"the cloud has given interface %s only pieces with fixed addresses, the last ones %s, and the controller gives them back; make an explicit reservation in subnet %s for spec.interfaces[].fixedAddresses[].ips",
+			g.Interface, join(pieces), g.Subnet)})
+	}
+	s.end(places[:2]...)
+}
+
+// end ends the stops at places. The plan has reported them, so the next reconcile comes at once.
+func (s *session) end(places ...cloud.Place) {
+	for _, place := range places {
+		s.more = s.more || s.stops[place] != nil
+		delete(s.stops, place)
+	}
 }
 
 // join returns pieces as text, e.g. "172.31.32.16/28 172.31.32.64/28".

@@ -175,8 +175,8 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 	}
 	faults, in.room = append(faults, issues...), managed.Room
 	// 4. Plan the pools, and apply the plan.
+	fixes, fixErr := r.fix(ctx, network, s, in, now)
 	discovery := in.discovery(network, s, now)
-	fixes, fixErr := r.fix(ctx, network, s, in, discovery)
 	plan := cloud.Discover(discovery)
 	plan.Again = append(plan.Again, managed.Again...)
 	s.plan(now, plan)
@@ -193,7 +193,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 		err = r.restore(ctx, network, s, inet.Union(in.others, s.unassigned(now, in)), plan.Pools)
 	}
 	// 5. Report.
-	faults = slices.Concat(faults, fixes, refused, plan.Issues)
+	faults = slices.Concat(faults, refused, plan.Issues, fixes)
 	if err := errors.Join(err, fixErr, r.report(ctx, network, in, faults)); err != nil {
 		return ctrl.Result{}, err
 	}

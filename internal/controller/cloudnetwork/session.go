@@ -138,6 +138,9 @@ func (s *session) describeSubnets(ctx context.Context, now time.Time, instances 
 		clear(s.subnets)
 	}
 	wanted := map[string]bool{}
+	if full {
+		maps.Copy(wanted, s.fixed.unreserved) // the user may have reserved them
+	}
 	for _, instance := range instances {
 		for _, i := range instance.Interfaces {
 			if _, known := s.subnets[i.Subnet]; !known {
