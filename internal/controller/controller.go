@@ -158,13 +158,17 @@ func (f cachesFilled) Start(context.Context) error {
 
 func (cachesFilled) NeedLeaderElection() bool { return false }
 
+// syncTimeout is the longest wait for the first lists. With controller-runtime's two minutes, a controller of a large cluster with a busy API
+// server would end, start again, and read the same lists again.
+const syncTimeout = 15 * time.Minute
+
 func managerOptions(cfg config.Controller, webhooks webhook.Server) ctrl.Options {
 	timeout, yes := stopTimeout, true
 	return ctrl.Options{
 		// Warmup fills the caches of every replica: webhooks need them, and the replica
 		// can take over at once. The names of controllers are not validated, because
 		// tests run several replicas in one process.
-		Controller:                    ctrlconfig.Controller{EnableWarmup: &yes, SkipNameValidation: &yes},
+		Controller:                    ctrlconfig.Controller{EnableWarmup: &yes, SkipNameValidation: &yes, CacheSyncTimeout: syncTimeout},
 		Scheme:                        scheme.New(),
 		Cache:                         cacheOptions(cfg),
 		HealthProbeBindAddress:        "0", // see addServers
