@@ -94,10 +94,9 @@ type SpiderSubnet struct {
 
 // AutoPool configures the pools created for applications.
 type AutoPool struct {
-	// Enable has no effect yet; it is for automatic pools.
+	// Enable has no effect: this release makes no automatic pools.
 	Enable bool `json:"enable"`
-	// DefaultRedundantIPNumber is the number of addresses in addition to the replicas
-	// of an application, unless its annotation gives a number.
+	// DefaultRedundantIPNumber has no effect.
 	DefaultRedundantIPNumber int `json:"defaultRedundantIPNumber"`
 }
 
@@ -162,7 +161,7 @@ type Multus struct {
 type Service struct {
 	// Mode is one of auto, ebpf and kubeproxy. With auto, eBPF programs translate on each
 	// node that can run them, and kube-proxy does on the others. With ebpf, a node that
-	// cannot is an error. With kubeproxy, the agent does nothing.
+	// cannot also gets an event. With kubeproxy, the agent does nothing.
 	Mode ServiceMode `json:"mode"`
 	// Cgroup is the control group v2 of the node's pods, below the mount point, e.g.
 	// kubepods.slice; empty to find it.
@@ -189,7 +188,7 @@ type Cloud struct {
 type Observability struct {
 	// Enabled has the agents collect the flows of their pods, and serve them with Hubble's API.
 	Enabled bool `json:"enabled"`
-	// Sample n observes one of n connections, the same ones at both ends. Dropped packets are not sampled.
+	// Sample makes the agents observe one of so many connections, the same ones at both ends; 1 for all. Dropped packets are always observed.
 	Sample uint32 `json:"sample"`
 	// Flows is the number of flows that an agent keeps.
 	Flows int `json:"flows"`
@@ -197,7 +196,7 @@ type Observability struct {
 	Metrics []string `json:"metrics"`
 	// SocketPath is the unix socket of an agent for root of its node.
 	SocketPath string `json:"socketPath"`
-	// Port is that of an agent for clients with a certificate, e.g. hubble-relay; 0 for none.
+	// Port is the TCP port of an agent for clients with a certificate, e.g. hubble-relay; 0 for none.
 	Port int `json:"port"`
 	// Address is the IP address of that port; empty for all addresses.
 	Address string  `json:"address"`
@@ -333,7 +332,7 @@ type ControllerProcess struct {
 
 // AddressResource configures the extended resources addresses.ipam.spidernet.io/NAMESPACE.NAME.
 type AddressResource struct {
-	// Enabled has the controller write them to the status of nodes, and request them for pods.
+	// Enabled has the controller write the free addresses of each node to its status as extended resources, and request them for pods.
 	Enabled bool `json:"enabled"`
 }
 
