@@ -55,6 +55,7 @@ func marshal(t *testing.T, file *config.File) string {
 
 func TestValuesReachTheConfiguration(t *testing.T) {
 	file := configuration(t, render(t, append(guide,
+		"--set", "ipam.enableStatefulSet=false",
 		"--set", "ipam.gc.gcAll.intervalInSecond=30",
 		"--set", "spiderpoolAgent.httpPort=6000",
 		"--set-string", "spiderpoolController.webhookPort=6001",

@@ -20,7 +20,7 @@ import (
 func TestMain(m *testing.M) { kubetest.Main(m) }
 
 // guide holds the Helm arguments of the AWS guide.
-var guide = []string{"--set", "ipam.enableStatefulSet=false", "--set", "multus.multusCNI.defaultCniCRName=ipvlan-ens5"}
+var guide = []string{"--set", "multus.multusCNI.defaultCniCRName=ipvlan-ens5"}
 
 // helm runs helm with args and returns its output, or its error message in failure.
 func helm(t *testing.T, args ...string) (stdout []byte, failure string) {
