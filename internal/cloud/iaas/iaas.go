@@ -123,7 +123,9 @@ var kinds = map[int]cloud.Kind{
 	http.StatusForbidden:           cloud.Permission,
 	http.StatusNotFound:            cloud.Gone,
 	http.StatusConflict:            cloud.Conflict,
+	http.StatusMethodNotAllowed:    cloud.Invalid,
 	http.StatusUnprocessableEntity: cloud.Invalid,
+	http.StatusNotImplemented:      cloud.Invalid,
 	http.StatusTooManyRequests:     cloud.Throttled,
 	http.StatusInsufficientStorage: cloud.NoCapacity,
 }
@@ -194,6 +196,18 @@ func text(b []byte) string {
 // lacking is the error of methods that the service does not have.
 func lacking(method string) error {
 	return &cloud.Error{Kind: cloud.Invalid, Action: method, Err: errors.New("a provider behind iaasNetworkProvider assigns addresses only; attach interfaces with the tools of the cloud")}
+}
+
+// explained returns the error of an assignment. A service that does not assign the address that a request names cannot have fixed addresses.
+func explained(err error, a cloud.Assignment) error {
+	e, ok := errors.AsType[*cloud.Error](err)
+	if !ok || e.Kind != cloud.Invalid || len(a.Exact) == 0 {
+		return err
+	}
+	with := *e
+	with.Err = fmt.Errorf("the service behind iaasNetworkProvider does not assign %s to interface %s by name, as fixed addresses need it; let its request allocate-ips take exact and move, or remove spec.interfaces[].fixedAddresses: %w",
+		a.Exact[0], a.Interface, e.Err)
+	return &with
 }
 
 // Create implements cloud.Provider: the service has no such request.

@@ -12,6 +12,7 @@ import (
 	"log"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -199,7 +200,7 @@ func TestBadSecretsNameTheKey(t *testing.T) {
 func TestRefusalsWithoutBodyHaveKinds(t *testing.T) {
 	for status, want := range map[int]cloud.Kind{
 		429: cloud.Throttled, 403: cloud.Permission, 401: cloud.Credentials, 404: cloud.Gone, 409: cloud.Conflict,
-		400: cloud.Invalid, 422: cloud.Invalid, 507: cloud.NoCapacity, 500: cloud.Unknown, 503: cloud.Unknown, 302: cloud.Unknown, 204: cloud.Unknown,
+		400: cloud.Invalid, 405: cloud.Invalid, 422: cloud.Invalid, 501: cloud.Invalid, 507: cloud.NoCapacity, 500: cloud.Unknown, 503: cloud.Unknown, 302: cloud.Unknown, 204: cloud.Unknown,
 	} {
 		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Retry-After", "3")
@@ -215,6 +216,42 @@ func TestRefusalsWithoutBodyHaveKinds(t *testing.T) {
 			t.Errorf("status %d: %v, want %s", status, err, want)
 		}
 		server.Close()
+	}
+}
+
+// A service may refuse addresses that a request names. Fixed addresses need them.
+func TestServiceWithoutFixedAddressesIsExplained(t *testing.T) {
+	address := netip.MustParsePrefix("10.0.1.77/32")
+	fixed := cloud.Assignment{Interface: "eni-1", Family: inet.IPv4, Unit: cloud.Addresses, Exact: []netip.Prefix{address}, Move: true}
+	for _, tc := range []struct {
+		name   string
+		status int
+		body   string
+		a      cloud.Assignment
+		kind   cloud.Kind
+		want   string // nothing for another error
+	}{
+		{"no such request", 501, "", fixed, cloud.Invalid, "does not assign 10.0.1.77/32 to interface eni-1 by name"},
+		{"refused", 422, `{"kind":"Invalid","message":"exact is unknown"}`, fixed, cloud.Invalid, "or remove spec.interfaces[].fixedAddresses: 422 Unprocessable Entity: exact is unknown"},
+		{"in use", 409, "", fixed, cloud.Conflict, ""},
+		{"number of addresses", 422, "", cloud.Assignment{Interface: "eni-1", Family: inet.IPv4, Unit: cloud.Addresses, Count: 1}, cloud.Invalid, ""},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+				w.WriteHeader(tc.status)
+				_, _ = io.WriteString(w, tc.body)
+			}))
+			defer server.Close()
+			p, err := New(Options{URL: server.URL, Timeout: time.Minute})
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, err = p.Assign(t.Context(), tc.a)
+			e, ok := errors.AsType[*cloud.Error](err)
+			if !ok || e.Kind != tc.kind || e.Action != allocate || !strings.Contains(err.Error(), tc.want) || strings.Contains(err.Error(), "fixedAddresses") != (tc.want != "") {
+				t.Errorf("error %v, want %s with %q", err, tc.kind, tc.want)
+			}
+		})
 	}
 }
 

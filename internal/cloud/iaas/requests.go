@@ -169,7 +169,7 @@ func (p *Provider) Assign(ctx context.Context, a cloud.Assignment) ([]netip.Pref
 	in := assignment{a.Interface, a.Family.String(), a.Unit, a.Count, a.Exact, a.Move}
 	var answer pieces
 	if err := p.post(ctx, allocate, in, &answer); err != nil {
-		return nil, err
+		return nil, explained(err, a)
 	}
 	if err := checkPieces(answer.Pieces, a); err != nil {
 		return nil, &cloud.Error{Kind: cloud.Unknown, Action: allocate, Err: err}

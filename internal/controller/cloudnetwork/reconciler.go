@@ -232,6 +232,8 @@ func faultOf(err error) cloud.Issue {
 		reason, text = "PermissionMissing", "the cloud does not allow the action "+e.Action+"; add it to the policy of the controller's role"
 	case cloud.Credentials:
 		reason, text = "CredentialsInvalid", "the credentials of the controller are missing, or "+e.Action+" did not accept them; check its role or keys, and its clock"
+	case cloud.Invalid:
+		text = "the cloud refuses the call " + e.Action
 	case cloud.Throttled:
 		reason, text = "Throttled", "the cloud limits the calls of "+e.Action+"; the controller tries again later"
 	}
