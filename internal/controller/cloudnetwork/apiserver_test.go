@@ -21,6 +21,7 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"spiderpool.dev/spiderpool/api/names"
 	"spiderpool.dev/spiderpool/api/v2beta1"
 	"spiderpool.dev/spiderpool/internal/cloud"
 	"spiderpool.dev/spiderpool/internal/cloud/cloudtest"
@@ -361,4 +362,24 @@ func TestFixedAddressOnAPIServer(t *testing.T) {
 		}
 		return nil
 	})
+	// Without the label, agents would not wait for placements.
+	for _, zone := range []string{"", "eu-central-1b"} {
+		changed := pool.DeepCopy()
+		if changed.Labels[names.LabelCloudZone] = zone; zone == "" {
+			delete(changed.Labels, names.LabelCloudZone)
+		}
+		if err := c.Patch(t.Context(), changed, client.MergeFrom(pool)); err != nil {
+			t.Fatal(err)
+		}
+		begin := time.Now()
+		kubetest.Eventually(t, func(ctx context.Context) error {
+			if err := c.Get(ctx, client.ObjectKeyFromObject(pool), pool); err != nil || pool.Labels[names.LabelCloudZone] != "eu-central-1a" {
+				return fmt.Errorf("the labels of the pool are %v: %w", pool.Labels, err)
+			}
+			return nil
+		})
+		if after := time.Since(begin); after > 10*time.Second {
+			t.Errorf("the zone %q is mended after %s", zone, after)
+		}
+	}
 }

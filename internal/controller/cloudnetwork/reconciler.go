@@ -107,6 +107,8 @@ func (r *Reconciler) Register(mgr ctrl.Manager) error {
 		return before.Spec.ProviderID != after.Spec.ProviderID || !maps.Equal(before.Labels, after.Labels)
 	}}
 	spec := builder.WithPredicates(predicate.GenerationChangedPredicate{})
+	// A pod waits for its fixed address only as long as the pool has its zone as a label, so a lost label comes back at once.
+	pools := builder.WithPredicates(predicate.Or[client.Object](predicate.GenerationChangedPredicate{}, predicate.LabelChangedPredicate{}))
 	agents, err := eventsOfAgents(mgr)
 	if err != nil {
 		return err
@@ -114,7 +116,7 @@ func (r *Reconciler) Register(mgr ctrl.Manager) error {
 	return ctrl.NewControllerManagedBy(mgr).
 		Named(r.Name()).
 		For(&v2beta1.SpiderCloudNetwork{}, spec).
-		Owns(&v2beta1.SpiderIPPool{}, spec).
+		Owns(&v2beta1.SpiderIPPool{}, pools).
 		Owns(&v2beta1.SpiderReservedIP{}, spec).
 		Owns(&v2beta1.SpiderMultusConfig{}, spec).
 		WatchesRawSource(source.Kind(agents, &corev1.Event{}, handler.TypedEnqueueRequestsFromMapFunc(r.hear))).
