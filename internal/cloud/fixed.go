@@ -68,6 +68,10 @@ func FixPools(d Discovery, entries []FixedEntry, have map[string]inet.Set, place
 			report(SubnetUnknown, "%s: no interface of the nodes is in subnet %s; check the subnet, spec.nodeSelector and spec.interfaces", where, e.Subnet)
 			continue
 		}
+		if subnet.Zone == "" {
+			report(SubnetUnknown, "%s: the cloud does not tell the zone of subnet %s, so no node could get the addresses; a provider behind iaasNetworkProvider has to answer with one", where, e.Subnet)
+			continue
+		}
 		left := e.IPs
 		for _, cidr := range subnet.CIDRs {
 			family := inet.FamilyOf(cidr.Addr())
