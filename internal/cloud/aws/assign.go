@@ -3,6 +3,7 @@ package aws
 import (
 	"context"
 	"net/netip"
+	"slices"
 
 	awssdk "github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
@@ -37,6 +38,26 @@ type requests struct{ *Provider }
 
 // IsNotAssigned implements pieces.Requests.
 func (requests) IsNotAssigned(err error) bool { return isNotAssigned(err) }
+
+// Interfaces implements pieces.Requests. Mostly an instance has the interface, and DescribeInstances shows it: the policy for Manage
+// does not allow DescribeNetworkInterfaces.
+func (p requests) Interfaces(ctx context.Context, q cloud.Query) (found []cloud.Interface, err error) {
+	instances, err := p.instances(ctx, filter("network-interface.network-interface-id", q.IDs...))
+	if err != nil {
+		return nil, err
+	}
+	for _, instance := range instances {
+		for _, i := range instance.Interfaces {
+			if slices.Contains(q.IDs, i.ID) {
+				found = append(found, i)
+			}
+		}
+	}
+	if len(found) < len(q.IDs) {
+		return p.Provider.Interfaces(ctx, q)
+	}
+	return found, nil
+}
 
 // Assign implements pieces.Requests.
 func (p requests) Assign(ctx context.Context, a cloud.Assignment) ([]netip.Prefix, error) {

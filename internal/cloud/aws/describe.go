@@ -64,32 +64,39 @@ func batches(values []string, ask func(some []string) error) error {
 // It filters by ID instead of naming the IDs: EC2 refuses a list with one unknown ID, and
 // returns no pages of a list.
 func (p *Provider) Instances(ctx context.Context, ids []string) (found []cloud.Instance, err error) {
-	const action = "DescribeInstances"
 	err = batches(ids, func(some []string) error {
-		return pages(func(token *string) (*string, error) {
-			out, err := request(ctx, p, action, &ec2.DescribeInstancesInput{
-				Filters:    []types.Filter{filter("instance-id", some...), filter("instance-state-name", existing...)},
-				MaxResults: &p.page, NextToken: token,
-			}, p.client.DescribeInstances)
-			if err != nil {
-				return nil, err
-			}
-			for _, r := range out.Reservations {
-				for _, i := range r.Instances {
-					instance, err := instanceOf(i)
-					if err != nil {
-						return nil, cloud.NotUnderstood(service+action, err)
-					}
-					found = append(found, instance)
-				}
-			}
-			return out.NextToken, nil
-		})
+		more, err := p.instances(ctx, filter("instance-id", some...))
+		found = append(found, more...)
+		return err
 	})
 	if err != nil {
 		return nil, err
 	}
 	return found, nil
+}
+
+// instances returns the instances that pass a filter.
+func (p *Provider) instances(ctx context.Context, by types.Filter) (found []cloud.Instance, err error) {
+	const action = "DescribeInstances"
+	err = pages(func(token *string) (*string, error) {
+		out, err := request(ctx, p, action, &ec2.DescribeInstancesInput{
+			Filters: []types.Filter{by, filter("instance-state-name", existing...)}, MaxResults: &p.page, NextToken: token,
+		}, p.client.DescribeInstances)
+		if err != nil {
+			return nil, err
+		}
+		for _, r := range out.Reservations {
+			for _, i := range r.Instances {
+				instance, err := instanceOf(i)
+				if err != nil {
+					return nil, cloud.NotUnderstood(service+action, err)
+				}
+				found = append(found, instance)
+			}
+		}
+		return out.NextToken, nil
+	})
+	return found, err
 }
 
 // Interfaces implements cloud.Provider, with DescribeNetworkInterfaces.

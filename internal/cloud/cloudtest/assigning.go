@@ -67,6 +67,7 @@ func checkExact(t *testing.T, s scene) {
 		exact(s.eth0.ID, cloud.Addresses, "10.0.1.200/32", "10.0.1.201/32"),
 		exact(s.eth0.ID, cloud.Prefixes, "10.0.1.128/28"),
 		exact(s.eth0.ID, cloud.Prefixes, "2001:db8:0:1:5::/80"),
+		exact(s.eth0.ID, cloud.Addresses, "2001:db8:0:1::200/128"),
 	} {
 		for range 2 { // a repetition is no error
 			wantPieces(t, get(s.Assign(ctx, a))(t), a.Exact...)

@@ -171,6 +171,15 @@ var instances = resource[Instance]{
 		"private-dns-name":    func(x *session, i *Instance) []string { return []string{x.hostname(i.Address)} },
 		"availability-zone":   func(x *session, i *Instance) []string { return []string{x.subnets[i.Subnet].Zone} },
 		"vpc-id":              func(x *session, i *Instance) []string { return []string{x.subnets[i.Subnet].VPC} },
+
+		"network-interface.network-interface-id": func(x *session, i *Instance) (ids []string) {
+			for id, n := range x.interfaces {
+				if n.Attachment != nil && n.Attachment.Instance == i.ID {
+					ids = append(ids, id)
+				}
+			}
+			return ids
+		},
 	},
 }
 
