@@ -94,7 +94,7 @@ func (s *Service) checkZone(ctx context.Context, owner lease.Owner, p plan, plan
 		return &Error{
 			Kind: NoAddress,
 			Msg:  fmt.Sprintf("interface %s of %s gets no address on node %s: its fixed address %s works in zone %s only, and the node is in zone %q", l.Interface, owner, s.Node, l.Addr, home.Zone, node.Labels[zoneLabel]),
-			Details: fmt.Sprintf("give the pod a node of zone %s, e.g. with a node affinity for %s, or let it have another address: delete the pod and run spiderpoolctl release %s --force",
+			Details: fmt.Sprintf("give the pod a node of zone %s, e.g. with a node affinity for %s, or let it have another address: run spiderpoolctl release %s --force, and the kubelet tries again",
 				home.Zone, zoneLabel, l.Addr),
 		}
 	}

@@ -149,7 +149,7 @@ func TestFixedAddressIsRefusedInOtherZone(t *testing.T) {
 			pod.Annotations["ipam.spidernet.io/ippool"] = named
 			s.Placements = at
 			_, err := addFor(t, s, req, 20*time.Millisecond)
-			for _, part := range []string{"10.0.0.16", "zone a only", `the node is in zone "b"`, "spiderpoolctl release 10.0.0.16 --force"} {
+			for _, part := range []string{"10.0.0.16", "zone a only", `the node is in zone "b"`, "run spiderpoolctl release 10.0.0.16 --force, and the kubelet tries again"} {
 				if err == nil || !strings.Contains(err.Error(), part) {
 					t.Errorf("error %v, want %q", err, part)
 				}
@@ -158,6 +158,38 @@ func TestFixedAddressIsRefusedInOtherZone(t *testing.T) {
 				t.Errorf("leases %v, want the retained one", left)
 			}
 		})
+	}
+}
+
+// The block is of another node, so the agent does not watch it.
+func TestReleasedAddressRefusesNoZone(t *testing.T) {
+	cluster, at := newZones(t), &places{placed: map[string]bool{}}
+	at.put(netip.MustParseAddr("10.0.0.16"), "uid-1")
+	at.put(netip.MustParseAddr("10.0.1.16"), "uid-2")
+	s, req := comes(cluster, "n1", "uid-1", statefulSet("db", "x"))
+	s.Placements = at
+	if _, err := addFor(t, s, req, time.Minute); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Delete(t.Context(), wire.DeleteRequest{Attachment: req.Attachment}); err != nil {
+		t.Fatal(err)
+	}
+	s, req = comes(cluster, "n3", "uid-2", statefulSet("db", "x"))
+	s.Placements = at
+	if _, err := addFor(t, s, req, time.Minute); err == nil {
+		t.Fatal("the pod got an address in another zone than its own")
+	}
+	for _, b := range cluster.Store.All() {
+		for _, l := range b.Leases {
+			b, _ = b.Reclaim(l, cluster.Now())
+		}
+		if _, err := cluster.Store.Put(t.Context(), b); err != nil {
+			t.Fatal(err)
+		}
+	}
+	reply, err := addFor(t, s, req, time.Minute)
+	if err != nil || len(reply.Addresses) != 1 || reply.Addresses[0].Prefix.Addr() != netip.MustParseAddr("10.0.1.16") {
+		t.Errorf("%+v, %v, want the first address of the zone", reply, err)
 	}
 }
 

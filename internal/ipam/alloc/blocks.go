@@ -335,7 +335,8 @@ func (a *Allocator) Ready() error {
 }
 
 // ReadFixed reads the blocks with addresses fixed for the owner, which may belong to
-// other nodes.
+// other nodes. It reads known ones that the store no longer lists, too: the owner has lost
+// its address there.
 func (a *Allocator) ReadFixed(ctx context.Context, owner lease.Owner) error {
 	if owner.IsZero() {
 		return nil
@@ -351,9 +352,15 @@ func (a *Allocator) ReadFixed(ctx context.Context, owner lease.Owner) error {
 		return fmt.Errorf("read the blocks with addresses of %s: %w", owner, err)
 	}
 	a.mu.Lock()
-	defer a.mu.Unlock()
 	for _, b := range blocks {
 		a.take(b, was[b.Base], a.config.Now())
+		delete(was, b.Base)
+	}
+	a.mu.Unlock()
+	for base := range was {
+		if err := a.Read(ctx, base); err != nil {
+			return err
+		}
 	}
 	return nil
 }
