@@ -93,6 +93,19 @@ func TestManageStorm(t *testing.T) {
 	playAll(t, walk.ManageStorm(lab, site, *storm))
 }
 
+// TestFixedAddresses needs the topology aws with three nodes, two of them in one zone: make e2e-fixed
+func TestFixedAddresses(t *testing.T) {
+	lab, site := openCloud(t)
+	site, err := site.WithNodesOf(t.Context(), lab)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(site.Nodes) < 3 {
+		t.Skip("needs two nodes in one zone: make e2e-fixed")
+	}
+	playAll(t, walk.FixedAddresses(lab, site))
+}
+
 func openCloud(t *testing.T) (*walk.Lab, walk.Site) {
 	lab, site := open(t)
 	if !site.Routed {

@@ -86,6 +86,16 @@ func (s cloudState) routed(instance string, addr netip.Addr) bool {
 	return slices.ContainsFunc(s.Routes, func(r cloudRoute) bool { return r.Instance == instance && r.Prefix.Contains(addr) })
 }
 
+// holders returns the interfaces with an address that is not a part of a prefix.
+func (s cloudState) holders(addr netip.Addr) (ifaces []string) {
+	for _, r := range s.Routes {
+		if r.Prefix == netip.PrefixFrom(addr, addr.BitLen()) {
+			ifaces = append(ifaces, r.Interface)
+		}
+	}
+	return ifaces
+}
+
 // pieces returns what an instance has for pods: all but the addresses of the node.
 func (s cloudState) pieces(instance string, node Node) []cloudRoute {
 	return slices.DeleteFunc(slices.Clone(s.Routes), func(r cloudRoute) bool {

@@ -55,7 +55,7 @@ func (m *manage) begin() []Step {
 		{"Take the prefixes of the nodes away", true, m.takeAll},
 		{"Put the images into the lab's registry", true, m.loadImages},
 		{"Install Spiderpool with pools that follow the cloud", true, m.install},
-		{"Have the controller assign addresses", true, m.nameInterfaces},
+		{"Have the controller assign addresses", true, func(ctx context.Context) error { return m.applyNetwork(ctx, "manage/10-spidercloudnetwork.yaml") }},
 	}
 }
 
@@ -97,9 +97,10 @@ func (m *manage) take(ctx context.Context, state cloudState, node string) error 
 	return nil
 }
 
-func (m *manage) nameInterfaces(ctx context.Context) error {
+// applyNetwork applies the SpiderCloudNetwork of a manifest, and waits for the pools of the nodes.
+func (m *manage) applyNetwork(ctx context.Context, manifest string) error {
 	start := time.Now()
-	if _, err := m.Kubectl(ctx, "apply -f "+m.manifest("manage/10-spidercloudnetwork.yaml")); err != nil {
+	if _, err := m.Kubectl(ctx, "apply -f "+m.manifest(manifest)); err != nil {
 		return err
 	}
 	if err := m.eventually(ctx, "each node has its pools", 3*time.Minute, func(ctx context.Context) error {

@@ -1,8 +1,12 @@
 package walk
 
 import (
+	"context"
 	"fmt"
+	"maps"
 	"net/netip"
+
+	corev1 "k8s.io/api/core/v1"
 )
 
 // Site describes a topology of the lab for the walk.
@@ -73,4 +77,31 @@ func SiteOf(topology string) (Site, error) {
 		}
 	}
 	return Site{}, fmt.Errorf("topology %q: want aws or l2", topology)
+}
+
+// WithNodesOf returns the site with the further nodes of a lab (lab up --nodes), without ranges for their pods.
+func (s Site) WithNodesOf(ctx context.Context, lab *Lab) (Site, error) {
+	var nodes corev1.NodeList
+	if err := lab.Get(ctx, "nodes", &nodes); err != nil {
+		return s, err
+	}
+	s.Nodes = maps.Clone(s.Nodes)
+	for _, node := range nodes.Items {
+		if _, known := s.Nodes[node.Name]; known {
+			continue
+		}
+		var n Node
+		for _, a := range node.Status.Addresses {
+			addr, err := netip.ParseAddr(a.Address)
+			switch {
+			case a.Type != corev1.NodeInternalIP || err != nil:
+			case addr.Is4():
+				n.IPv4 = addr.String()
+			default:
+				n.IPv6 = addr.String()
+			}
+		}
+		s.Nodes[node.Name] = n
+	}
+	return s, nil
 }

@@ -67,7 +67,11 @@ func (z *zeroTouch) removePools(ctx context.Context) error {
 }
 
 func (z *zeroTouch) install(ctx context.Context) error {
-	if _, err := z.Sh(ctx, "make chart && sh "+z.manifest("zero-touch/00-install.sh")); err != nil {
+	return z.installWith(ctx, "zero-touch/00-install.sh")
+}
+
+func (z *zeroTouch) installWith(ctx context.Context, script string) error {
+	if _, err := z.Sh(ctx, "make chart && sh "+z.manifest(script)); err != nil {
 		return err
 	}
 	if err := z.eventually(ctx, "Spiderpool's programs are ready", slow, z.installed); err != nil {

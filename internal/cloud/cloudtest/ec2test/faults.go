@@ -160,6 +160,7 @@ func TypicalLatency() map[string]time.Duration {
 		"AssignPrivateIpAddresses": assign, "UnassignPrivateIpAddresses": assign, "AssignIpv6Addresses": assign, "UnassignIpv6Addresses": assign,
 		"CreateNetworkInterface": time.Second, "AttachNetworkInterface": time.Second, "DetachNetworkInterface": time.Second,
 		"DeleteNetworkInterface": assign, "ModifyNetworkInterfaceAttribute": assign, "CreateTags": assign, "DeleteTags": assign,
+		"CreateSubnetCidrReservation": assign,
 	}
 }
 

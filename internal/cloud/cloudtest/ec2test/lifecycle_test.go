@@ -251,6 +251,31 @@ func TestReservationsAreRespected(t *testing.T) {
 	}
 }
 
+func TestClientReservesARange(t *testing.T) {
+	w := newWorld(t, "m5.large")
+	reserve := func(cidr string, kind types.SubnetCidrReservationType) error {
+		_, err := w.CreateSubnetCidrReservation(t.Context(), &ec2.CreateSubnetCidrReservationInput{SubnetId: &w.subnet, Cidr: &cidr, ReservationType: kind})
+		return err
+	}
+	if err := reserve("172.31.16.16/28", types.SubnetCidrReservationTypeExplicit); err != nil {
+		t.Fatal(err)
+	}
+	shown := must2(w.GetSubnetCidrReservations(t.Context(), &ec2.GetSubnetCidrReservationsInput{SubnetId: &w.subnet}))(t).SubnetIpv4CidrReservations
+	if len(shown) != 1 || *shown[0].Cidr != "172.31.16.16/28" || shown[0].ReservationType != types.SubnetCidrReservationTypeExplicit {
+		t.Errorf("reservations %+v", shown)
+	}
+	for cidr, kind := range map[string]types.SubnetCidrReservationType{
+		"172.31.16.24/29": types.SubnetCidrReservationTypePrefix,   // overlaps
+		"172.31.0.0/28":   types.SubnetCidrReservationTypeExplicit, // another subnet
+		"172.31.16.33/28": types.SubnetCidrReservationTypeExplicit, // has host bits
+		"172.31.17.0/28":  "any",
+	} {
+		if err := reserve(cidr, kind); codeOf(err) != "InvalidParameterValue" {
+			t.Errorf("%s %s: %v", kind, cidr, err)
+		}
+	}
+}
+
 func TestTagsComeAndGo(t *testing.T) {
 	w := newWorld(t, "m5.large")
 	tags := func() map[string]string {

@@ -3,6 +3,7 @@ package ec2test
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 )
 
 type (
@@ -212,7 +213,7 @@ func (x *session) getReservations(in *getReservations) (any, *Error) {
 	}
 	var result getReservationsResult
 	for _, r := range n.Reservations {
-		v := cidrReservationXML{r.ID, n.ID, r.CIDR.String(), r.Type, x.options.Account}
+		v := x.cidrReservationXML(n.ID, r)
 		if r.CIDR.Addr().Is4() {
 			result.IPv4.add(v)
 		} else {
@@ -220,6 +221,48 @@ func (x *session) getReservations(in *getReservations) (any, *Error) {
 		}
 	}
 	return result, nil
+}
+
+func (x *session) cidrReservationXML(subnet string, r Reservation) cidrReservationXML {
+	return cidrReservationXML{r.ID, subnet, r.CIDR.String(), r.Type, x.options.Account}
+}
+
+type createReservation struct {
+	Subnet string `query:"SubnetId,required"`
+	CIDR   string `query:"Cidr,required"`
+	Type   string `query:"ReservationType,required"`
+}
+
+type createReservationResult struct {
+	Reservation cidrReservationXML `xml:"subnetCidrReservation"`
+}
+
+// createReservation refuses what AWS refuses. AWS documents no codes of its own for these errors.
+// https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_CreateSubnetCidrReservation.html
+func (x *session) createReservation(in *createReservation) (any, *Error) {
+	n, err := find(x.subnets, in.Subnet)
+	if err != nil {
+		return nil, err
+	}
+	cidr, parseErr := netip.ParsePrefix(in.CIDR)
+	if parseErr != nil || cidr != cidr.Masked() {
+		return nil, refuse("InvalidParameterValue", "Value (%s) for parameter cidr is invalid. This is not a valid CIDR block.", in.CIDR)
+	}
+	if in.Type != ReservedForPrefixes && in.Type != ReservedExplicitly {
+		return nil, refuse("InvalidParameterValue", "Value (%s) for parameter reservationType is invalid.", in.Type)
+	}
+	if whole := n.cidr(cidr.Addr().Is4()); !whole.IsValid() || !whole.Contains(cidr.Addr()) || cidr.Bits() < whole.Bits() {
+		return nil, refuse("InvalidParameterValue", "The CIDR '%s' is not within the subnet '%s'", cidr, n.ID)
+	}
+	for _, r := range n.Reservations {
+		if r.CIDR.Overlaps(cidr) {
+			return nil, refuse("InvalidParameterValue", "The CIDR '%s' overlaps the reservation '%s' of %s", cidr, r.ID, r.CIDR)
+		}
+	}
+	edited, created := *n, Reservation{x.newID("scr"), cidr, in.Type}
+	edited.Reservations = append(slices.Clip(edited.Reservations), created)
+	x.subnets[n.ID] = &edited
+	return createReservationResult{x.cidrReservationXML(n.ID, created)}, nil
 }
 
 // tagOf is a tag of a resource.

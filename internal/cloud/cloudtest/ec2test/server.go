@@ -283,6 +283,7 @@ var actions = map[string]action{
 	"AssignPrivateIpAddresses":        changing((*session).assignPrivate),
 	"AttachNetworkInterface":          changing((*session).attachInterface),
 	"CreateNetworkInterface":          changing((*session).createInterface),
+	"CreateSubnetCidrReservation":     changing((*session).createReservation),
 	"CreateTags":                      changing((*session).createTags),
 	"DeleteNetworkInterface":          changing((*session).deleteInterface),
 	"DeleteTags":                      changing((*session).deleteTags),
