@@ -32,6 +32,7 @@ var KernelFeatures = []KernelFeature{
 	{"services by eBPF (`service.mode`)", []int{5, 14}, "a bpffs at `/sys/fs/bpf`, control groups v2", "kube-proxy translates the services of the node's pods"},
 	spoofing,
 	{"egress policies for packet sockets", []int{5, 16}, "`CONFIG_NETFILTER_EGRESS`", "a pod with NET_RAW evades egress policies"},
+	{"flows (`observability.enabled`)", []int{6, 6}, "", "connections of the node's pods are not observed"},
 	{"policies that a pod with NET_ADMIN cannot remove", []int{6, 9}, "", "a pod with NET_ADMIN can remove its policies"},
 	{"limits of the bandwidth", nil, "modules `ifb`, `sch_tbf`, `sch_ingress`, `cls_u32`, `act_mirred`", ""},
 	{"IPv6 pods", nil, "`net.ipv6.conf.all.disable_ipv6=0` on the node", ""},
