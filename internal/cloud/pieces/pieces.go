@@ -5,7 +5,6 @@ package pieces
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -79,7 +78,7 @@ func Assign(ctx context.Context, r Requests, a cloud.Assignment) ([]netip.Prefix
 	}
 	had, lookErr := assigned(ctx, r, a.Interface)
 	if lookErr != nil {
-		return nil, err
+		return nil, lookErr // the pieces may be here, so the refusal may say nothing
 	}
 	rest := a
 	rest.Exact = without(a.Exact, had)
@@ -133,25 +132,21 @@ func Unassign(ctx context.Context, r Requests, iface string, pieces []netip.Pref
 }
 
 // unassignGroup takes pieces of one family and unit from an interface. The cloud takes none of
-// them if the interface lacks one: we then look, and ask for the others.
+// them if the interface lacks one: we then ask for each.
 func unassignGroup(ctx context.Context, r Requests, iface string, pieces []netip.Prefix) error {
 	err := r.Unassign(ctx, iface, pieces)
 	if err == nil || !r.IsNotAssigned(err) {
 		return err
 	}
-	has, err := assigned(ctx, r, iface)
-	if err != nil {
-		return err
-	}
-	rest := without(pieces, without(pieces, has))
-	if len(rest) == 0 {
+	if len(pieces) == 1 {
 		return nil
 	}
-	err = r.Unassign(ctx, iface, rest)
-	if e, ok := errors.AsType[*cloud.Error](err); ok && r.IsNotAssigned(err) {
-		e.Kind = cloud.Conflict // the description is older than the last change; the next one is newer
+	for _, piece := range pieces {
+		if err := unassignGroup(ctx, r, iface, []netip.Prefix{piece}); err != nil {
+			return err
+		}
 	}
-	return err
+	return nil
 }
 
 // Texts returns pieces as a request names them: "10.0.1.16/28" for prefixes, "10.0.1.77" for

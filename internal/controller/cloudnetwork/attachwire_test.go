@@ -1,8 +1,6 @@
 package cloudnetwork
 
 import (
-	"fmt"
-	"os"
 	"regexp"
 	"strings"
 	"testing"
@@ -115,15 +113,7 @@ func TestLostCreationIsAdopted(t *testing.T) {
 
 // TestAttachPolicyIsLeast gives the controller the documented policy, then takes each action away.
 func TestAttachPolicyIsLeast(t *testing.T) {
-	page, err := os.ReadFile("../../../docs/reference/aws-iam.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	match := regexp.MustCompile("(?s)\n## Attach\n.*?```json\n(.*?)```").FindSubmatch(page)
-	if match == nil {
-		t.Fatal("the page has no policy below Attach")
-	}
-	policy := strings.ReplaceAll(string(match[1]), "CLUSTER", "uid-cluster")
+	policy := strings.ReplaceAll(documentedPolicy(t, "aws-iam.md", "Attach"), "CLUSTER", "uid-cluster")
 	run := func(t *testing.T, policy string, pods int, versions ...int64) *wire {
 		w := newAttachWire(t, versions...)
 		if err := w.ec2.SetPolicy(key, policy); err != nil {
@@ -150,12 +140,11 @@ func TestAttachPolicyIsLeast(t *testing.T) {
 	actions := strings.ReplaceAll(policy, "ec2:CreateAction", "")
 	for _, action := range regexp.MustCompile(`"(ec2:[A-Z][A-Za-z0-9]+)"`).FindAllStringSubmatch(actions, -1) {
 		t.Run(action[1], func(t *testing.T) {
-			without := strings.Replace(policy, `"Statement": [`, fmt.Sprintf(`"Statement": [{"Effect": "Deny", "Action": %q, "Resource": "*"},`, action[1]), 1)
 			pods, versions := 100, []int64{4, 6}
 			if action[1] == "ec2:UnassignIpv6Addresses" {
 				pods, versions = 300, []int64{6} // more than the addresses of one prefix
 			}
-			w := run(t, without, pods, versions...)
+			w := run(t, denying(policy, action[1]), pods, versions...)
 			if strings.HasPrefix(action[1], "ec2:Unassign") {
 				w.removePods()
 				w.run(5 * time.Minute)
