@@ -186,12 +186,6 @@ func TestManagePolicyIsLeast(t *testing.T) {
 				w.removePods()
 				w.passes(20)
 			}
-			if action[1] == "ec2:DescribeNetworkInterfaces" {
-				w.reserve(movedIPv6)
-				w.fixedAddresses(v2beta1.CloudFixedAddresses{Name: "db", Subnet: w.subnet, IPs: []string{movedIPv6}})
-				w.passes(3)
-				w.loseMove(movedIPv6, "AssignIpv6Addresses", "uid-1", "worker1")
-			}
 			w.condition("PermissionMissing", action[1])
 		})
 	}
