@@ -179,9 +179,9 @@ func TestPagesShowOutage(t *testing.T) {
 	w := newWorld(t)
 	node := w.node("n1")
 	w.lan("lan-v4", "10.6.128.10-10.6.128.99")
+	pod := w.pod("web-0", node, fromPool("lan-v4"), inDefault) // the agent's first list has it
 	away := newSwitch(t)
 	a := w.agentAt(away.config(t, node), node)
-	pod := w.pod("web-0", node, fromPool("lan-v4"), inDefault)
 	away.off()
 	_, err := a.Add(t.Context(), wire.AddRequest{Attachment: attachment(pod, "c1", "eth0")})
 	wantCode(t, err, wire.CodeTryAgainLater)
