@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"golang.org/x/tools/txtar"
@@ -104,5 +105,40 @@ func TestNodeAddressesAreInternal(t *testing.T) {
 	}}}
 	if got := nodeAddrs(n); len(got) != 1 || got[0] != netip.MustParseAddr("10.6.0.10") {
 		t.Errorf("got %v", got)
+	}
+}
+
+func TestRefusedServicesAreAskedAgain(t *testing.T) {
+	cluster := &reach.Cluster{Services: []reach.Service{{Name: "web"}}}
+	for _, tc := range []struct {
+		name      string
+		after     int // the question that the Service answers
+		questions int
+	}{
+		{"endpoints known at once", 1, 0},
+		{"endpoints known after three seconds", 3, 3},
+		{"no endpoints", 1000, 15},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				probes := []reach.Probe{{To: "web"}, {To: "pod", Answer: reach.Answer{Fault: reach.Refused}}}
+				if tc.after > 1 {
+					probes[0].Answer.Fault = reach.Refused
+				}
+				asked := 0
+				err := settle(t.Context(), cluster, probes, func(wanted func(*reach.Probe) bool) error {
+					if asked++; !wanted(&probes[0]) || wanted(&probes[1]) {
+						t.Error("other questions than that of the Service are asked again")
+					}
+					if asked == tc.after {
+						probes[0].Answer.Fault = ""
+					}
+					return nil
+				})
+				if err != nil || asked != tc.questions {
+					t.Errorf("asked again %d times, want %d; error %v", asked, tc.questions, err)
+				}
+			})
+		})
 	}
 }

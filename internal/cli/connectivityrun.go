@@ -310,18 +310,51 @@ func each(pods []corev1.Pod, f func(i int, p *corev1.Pod) error) error {
 	return group.Wait()
 }
 
+// settleTime is the longest time until the nodes know the endpoints of a new Service. Until then, they refuse its connections.
+const settleTime = 15 * time.Second
+
 // probe asks all questions and returns the judged probes.
 func (t *connectivityTest) probe(ctx context.Context, cluster *reach.Cluster, pods []corev1.Pod) ([]reach.Probe, error) {
 	probes := reach.Plan(cluster)
-	peers := cluster.Peers(probes)
 	defer t.during(fmt.Sprintf("asking %d questions", len(probes)), probeTimeout)()
-	err := each(pods, func(i int, p *corev1.Pod) error {
+	if err := t.askAll(ctx, cluster, pods, probes, nil); err != nil {
+		return probes, err
+	}
+	return probes, settle(ctx, cluster, probes, func(wanted func(*reach.Probe) bool) error { return t.askAll(ctx, cluster, pods, probes, wanted) })
+}
+
+// settle asks the questions again that a Service refuses, until it refuses none, at most for settleTime.
+func settle(ctx context.Context, cluster *reach.Cluster, probes []reach.Probe, ask func(wanted func(*reach.Probe) bool) error) error {
+	refused := func(p *reach.Probe) bool { return p.Answer.Fault == reach.Refused && cluster.IsService(p.To) }
+	for end := time.Now().Add(settleTime); time.Now().Before(end); {
+		if !slices.ContainsFunc(probes, func(p reach.Probe) bool { return refused(&p) }) {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(time.Second):
+		}
+		if err := ask(refused); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// askAll asks the wanted questions, or all if wanted is nil, and judges the answers.
+func (t *connectivityTest) askAll(ctx context.Context, cluster *reach.Cluster, pods []corev1.Pod, probes []reach.Probe, wanted func(*reach.Probe) bool) error {
+	peers := cluster.Peers(probes)
+	return each(pods, func(i int, p *corev1.Pod) error {
 		request := reach.Request{Peers: peers}
 		var indexes []int
 		for n := range probes {
-			if probes[n].From == p.Name {
+			if probes[n].From == p.Name && (wanted == nil || wanted(&probes[n])) {
 				request.Questions, indexes = append(request.Questions, probes[n].Question), append(indexes, n)
 			}
+		}
+		if wanted != nil && len(indexes) == 0 {
+			return nil
 		}
 		reply, err := t.ask(ctx, p, request)
 		for n, answer := range reply.Answers {
@@ -330,7 +363,6 @@ func (t *connectivityTest) probe(ctx context.Context, cluster *reach.Cluster, po
 		cluster.Parties[i].Facts = reply.Facts
 		return err
 	})
-	return probes, err
 }
 
 // nodeAddrs returns the internal addresses of a node.

@@ -57,6 +57,11 @@ type Cluster struct {
 	Port uint16 `json:"port"`
 }
 
+// IsService reports whether the test has a Service of the name.
+func (c *Cluster) IsService(name string) bool {
+	return slices.ContainsFunc(c.Services, func(s Service) bool { return s.Name == name })
+}
+
 // The paths. The names are those of docs/reference/datapath.md where that page has the path.
 const (
 	PathSameNode    = "pod to a pod of the same node"
