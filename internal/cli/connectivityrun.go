@@ -360,7 +360,9 @@ func (t *connectivityTest) askAll(ctx context.Context, cluster *reach.Cluster, p
 		for n, answer := range reply.Answers {
 			probes[indexes[n]].Judge(answer)
 		}
-		cluster.Parties[i].Facts = reply.Facts
+		if wanted == nil { // later facts would be of other packets
+			cluster.Parties[i].Facts = reply.Facts
+		}
 		return err
 	})
 }
