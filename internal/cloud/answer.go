@@ -124,38 +124,32 @@ func (h History) changed(iface string, change func(*Interface)) History {
 
 // edited returns the history with other interfaces in the answers that touches selects.
 func (h History) edited(touches func(*Answer) bool, edit func([]Interface) []Interface) History {
-	return History{h.looks.edited(func(a Answer) Answer {
-		if a.Instance == nil || !touches(&a) {
+	return History{h.looks.edited(func(a *Answer) *Answer {
+		if a.Instance == nil || !touches(a) {
 			return a
 		}
 		instance := *a.Instance
 		instance.Interfaces = edit(slices.Clone(instance.Interfaces))
-		return Answer{At: a.At, Instance: &instance}
+		return &Answer{At: a.At, Instance: &instance}
 	})}
+}
+
+// interfaces returns what the answer shows, nothing for no answer.
+func (a *Answer) interfaces() []Interface {
+	if a == nil || a.Instance == nil {
+		return nil
+	}
+	return a.Instance.Interfaces
 }
 
 // interfaceAt returns the interface with the device index.
 func (a *Answer) interfaceAt(device int) (Interface, bool) {
-	if a == nil || a.Instance == nil {
-		return Interface{}, false
-	}
-	i := slices.IndexFunc(a.Instance.Interfaces, func(i Interface) bool { return i.Device == device })
-	if i < 0 {
-		return Interface{}, false
-	}
-	return a.Instance.Interfaces[i], true
+	return find(a.interfaces(), func(i Interface) bool { return i.Device == device })
 }
 
 // named returns the interface with the ID.
 func (a *Answer) named(id string) (Interface, bool) {
-	if a == nil || a.Instance == nil {
-		return Interface{}, false
-	}
-	i := slices.IndexFunc(a.Instance.Interfaces, func(i Interface) bool { return i.ID == id })
-	if i < 0 {
-		return Interface{}, false
-	}
-	return a.Instance.Interfaces[i], true
+	return find(a.interfaces(), func(i Interface) bool { return i.ID == id })
 }
 
 // has reports whether the answer has the interface.

@@ -55,16 +55,12 @@ func without(is []Interface, id string) []Interface {
 
 // changed returns the listings with other interfaces.
 func (l Listings) changed(change func([]Interface) []Interface) Listings {
-	return Listings{l.edited(func(one Listing) Listing { return Listing{one.At, change(one.Interfaces)} })}
+	return Listings{l.edited(func(one *Listing) *Listing { return &Listing{one.At, change(one.Interfaces)} })}
 }
 
 func (l *Listing) named(id string) (Interface, bool) {
 	if l == nil {
 		return Interface{}, false
 	}
-	i := slices.IndexFunc(l.Interfaces, func(i Interface) bool { return i.ID == id })
-	if i < 0 {
-		return Interface{}, false
-	}
-	return l.Interfaces[i], true
+	return find(l.Interfaces, func(i Interface) bool { return i.ID == id })
 }

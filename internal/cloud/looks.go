@@ -50,18 +50,26 @@ func (l looks[T]) next() (at time.Time, ok bool) {
 	return (*l.latest).time().Add(Apart), true
 }
 
-// edited returns the looks as edit returns each of them.
-func (l looks[T]) edited(edit func(T) T) looks[T] {
-	change := func(one *T) *T {
-		if one == nil {
-			return nil
-		}
-		changed := edit(*one)
-		return &changed
-	}
-	l.earlier, l.latest, l.between = change(l.earlier), change(l.latest), slices.Clone(l.between)
+// edited returns the looks as edit returns each of them. edit returns a look that it does not change as it is.
+func (l looks[T]) edited(edit func(*T) *T) looks[T] {
+	l.between = slices.Clone(l.between)
 	for i, one := range l.between {
-		l.between[i] = change(one)
+		l.between[i] = edit(one)
+	}
+	if l.earlier != nil {
+		l.earlier = edit(l.earlier)
+	}
+	if l.latest != nil {
+		l.latest = edit(l.latest)
 	}
 	return l
+}
+
+// find returns the first of the interfaces that matches.
+func find(all []Interface, matches func(Interface) bool) (Interface, bool) {
+	i := slices.IndexFunc(all, matches)
+	if i < 0 {
+		return Interface{}, false
+	}
+	return all[i], true
 }

@@ -131,23 +131,30 @@ func TestPlacementOfPredecessorIsNotEnough(t *testing.T) {
 	}
 }
 
+// leavesZone has a pod with the fixed address 10.0.0.16 of zone a end, and its successor come to n3 in zone b.
+func leavesZone(t *testing.T, cluster *ipamtest.FakeCluster, at *places) (*ipam.Service, wire.AddRequest) {
+	t.Helper()
+	at.put(netip.MustParseAddr("10.0.0.16"), "uid-1")
+	s, req := comes(cluster, "n1", "uid-1", statefulSet("db", "x"))
+	s.Placements = at
+	if _, err := addFor(t, s, req, time.Minute); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Delete(t.Context(), wire.DeleteRequest{Attachment: req.Attachment}); err != nil {
+		t.Fatal(err)
+	}
+	s, req = comes(cluster, "n3", "uid-2", statefulSet("db", "x"))
+	s.Placements = at
+	return s, req
+}
+
 func TestFixedAddressIsRefusedInOtherZone(t *testing.T) {
 	for name, named := range map[string]string{"another pool there": `{"ipv4":["fixed-*"]}`, "no pool there": `{"ipv4":["fixed-a"]}`} {
 		t.Run(name, func(t *testing.T) {
 			cluster, at := newZones(t), &places{placed: map[string]bool{}}
-			at.put(netip.MustParseAddr("10.0.0.16"), "uid-1")
-			s, req := comes(cluster, "n1", "uid-1", statefulSet("db", "x"))
-			s.Placements = at
-			if _, err := addFor(t, s, req, time.Minute); err != nil {
-				t.Fatal(err)
-			}
-			if err := s.Delete(t.Context(), wire.DeleteRequest{Attachment: req.Attachment}); err != nil {
-				t.Fatal(err)
-			}
-			s, req = comes(cluster, "n3", "uid-2", statefulSet("db", "x"))
+			s, req := leavesZone(t, cluster, at)
 			pod, _ := cluster.Pod(lease.PodKey{Namespace: "default", Name: "db-0"})
 			pod.Annotations["ipam.spidernet.io/ippool"] = named
-			s.Placements = at
 			_, err := addFor(t, s, req, 20*time.Millisecond)
 			for _, part := range []string{"10.0.0.16", "zone a only", `the node is in zone "b"`, "run spiderpoolctl release 10.0.0.16 --force, and the kubelet tries again"} {
 				if err == nil || !strings.Contains(err.Error(), part) {
@@ -164,18 +171,8 @@ func TestFixedAddressIsRefusedInOtherZone(t *testing.T) {
 // The block is of another node, so the agent does not watch it.
 func TestReleasedAddressRefusesNoZone(t *testing.T) {
 	cluster, at := newZones(t), &places{placed: map[string]bool{}}
-	at.put(netip.MustParseAddr("10.0.0.16"), "uid-1")
 	at.put(netip.MustParseAddr("10.0.1.16"), "uid-2")
-	s, req := comes(cluster, "n1", "uid-1", statefulSet("db", "x"))
-	s.Placements = at
-	if _, err := addFor(t, s, req, time.Minute); err != nil {
-		t.Fatal(err)
-	}
-	if err := s.Delete(t.Context(), wire.DeleteRequest{Attachment: req.Attachment}); err != nil {
-		t.Fatal(err)
-	}
-	s, req = comes(cluster, "n3", "uid-2", statefulSet("db", "x"))
-	s.Placements = at
+	s, req := leavesZone(t, cluster, at)
 	if _, err := addFor(t, s, req, time.Minute); err == nil {
 		t.Fatal("the pod got an address in another zone than its own")
 	}

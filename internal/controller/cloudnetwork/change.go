@@ -67,9 +67,9 @@ func (r *Reconciler) run(ctx context.Context, network *v2beta1.SpiderCloudNetwor
 	return err
 }
 
-// runOpen makes the calls, and leaves them in the status until recordEnd. It first writes them into the status, and makes none if another process has written there since this one has
-// read: a former leader may still run for a moment. A call ends at callTimeout after that, so a process that sleeps between the write and
-// the call makes none, and a new leader knows how long to wait.
+// runOpen makes the calls, and leaves them in the status until recordEnd. It first writes them there, and makes none if another process has
+// written there since this one has read: a former leader may still run for a moment. A call ends at callTimeout after that, so a process
+// that sleeps between the write and the call makes none, and a new leader knows how long to wait.
 func (r *Reconciler) runOpen(ctx context.Context, network *v2beta1.SpiderCloudNetwork, s *session, calls []*call) error {
 	limit, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()

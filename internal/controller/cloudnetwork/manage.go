@@ -212,6 +212,7 @@ func (r *Reconciler) grow(ctx context.Context, network *v2beta1.SpiderCloudNetwo
 		return nil, err
 	}
 	now := r.clock.Now()
+	fixed := fixedOf(network)
 	var assigned []string
 	for i, g := range wanted {
 		if err := calls[i].err; err != nil {
@@ -226,8 +227,11 @@ func (r *Reconciler) grow(ctx context.Context, network *v2beta1.SpiderCloudNetwo
 			r.log.WarnContext(ctx, "the cloud assigned nothing", "node", g.Node, "interface", g.Interface, "err", err)
 			continue
 		}
+		instance := in.instanceOf(g.Node)
 		plan.Room[g.Pool] = max(0, plan.Room[g.Pool]-int64(len(got[i]))*g.Size)
-		s.grown(now, network, in.instanceOf(g.Node), g, got[i])
+		s.histories[instance] = s.histories[instance].Assigned(g.Interface, got[i])
+		s.regained(network.Name, g.Pool, got[i])
+		s.grown(now, g, got[i], fixed)
 		assigned = append(assigned, fmt.Sprintf("%s to %s of node %s", join(got[i]), g.Interface, g.Node))
 		r.log.InfoContext(ctx, "assigned addresses", "node", g.Node, "interface", g.Interface, "pieces", fmt.Sprint(got[i]))
 	}
@@ -237,11 +241,10 @@ func (r *Reconciler) grow(ctx context.Context, network *v2beta1.SpiderCloudNetwo
 	return faults, nil
 }
 
-// grown remembers the pieces that the cloud has assigned. Those with fixed addresses are of no use to the pool: see cloud.Manage.
-func (s *session) grown(now time.Time, network *v2beta1.SpiderCloudNetwork, instance string, g cloud.Growth, pieces []netip.Prefix) {
-	s.histories[instance] = s.histories[instance].Assigned(g.Interface, pieces)
-	s.regained(network.Name, g.Pool, pieces)
-	fixed, useless := fixedOf(network), 0
+// grown sets the stops of an interface that has got pieces, which are no longer given back. Those with fixed addresses are of no use to the
+// pool: see cloud.Manage.
+func (s *session) grown(now time.Time, g cloud.Growth, pieces []netip.Prefix, fixed inet.Set) {
+	useless := 0
 	for _, piece := range pieces {
 		delete(s.givenBack, piece)
 		if inet.OfPrefix(piece).Overlaps(fixed) {

@@ -44,7 +44,7 @@ func (p Placements) Await(ctx context.Context, pool string, addr netip.Addr, pod
 	}
 }
 
-// follow watches a pool, beginning with what was read, until the address is placed, or the watch ends. It returns the last state.
+// follow watches a pool from the version of the object on, until the address is placed or the watch ends. It returns the last state.
 func (p Placements) follow(ctx context.Context, object *v2beta1.SpiderIPPool, addr netip.Addr, podUID string) error {
 	state := placed(object, addr, podUID)
 	if state == nil {

@@ -187,7 +187,7 @@ func (f *fixed) coolDown(ctx context.Context) error {
 	return nil
 }
 
-// forget removes what is left, and gives the lab's cloud the prefixes of the topology again.
+// forget removes the client and the pools, and assigns the topology's prefixes again.
 func (f *fixed) forget(ctx context.Context) error {
 	if _, err := f.Kubectl(ctx, "delete pod client"); err != nil {
 		return err
