@@ -23,9 +23,38 @@ type faults struct {
 
 // state is the answer of GET /lab/state: what the cloud has, whatever it shows in describes.
 type state struct {
-	Routes   []route        `json:"routes"`
-	Calls    map[string]int `json:"calls"`    // by action
-	Failures map[string]int `json:"failures"` // by error code; "" for cut connections
+	Routes     []route        `json:"routes"`
+	Interfaces []iface        `json:"interfaces"` // those of nodes, and those that a client created
+	Calls      map[string]int `json:"calls"`      // by action
+	Failures   map[string]int `json:"failures"`   // by error code; "" for cut connections
+}
+
+type iface struct {
+	ID         string            `json:"id"`
+	Subnet     string            `json:"subnet"`
+	MAC        string            `json:"mac"`
+	Tags       map[string]string `json:"tags,omitempty"`
+	Attachment string            `json:"attachment,omitempty"` // its ID
+	Instance   string            `json:"instance,omitempty"`
+	Device     int               `json:"device"`
+	// DeleteOnTermination says that the interface goes with its instance.
+	DeleteOnTermination bool `json:"deleteOnTermination,omitempty"`
+}
+
+// interfacesOf returns the interfaces without those of other owners.
+func interfacesOf(cloud *ec2test.Cloud) []iface {
+	list := []iface{}
+	for _, i := range cloud.Interfaces("") {
+		if i.Requester != "" {
+			continue
+		}
+		one := iface{ID: i.ID, Subnet: i.Subnet, MAC: i.MAC, Tags: i.Tags}
+		if a := i.Attachment; a != nil {
+			one.Attachment, one.Instance, one.Device, one.DeleteOnTermination = a.ID, a.Instance, a.Device, a.DeleteOnTermination
+		}
+		list = append(list, one)
+	}
+	return list
 }
 
 type route struct {
@@ -60,7 +89,7 @@ func serveState(w http.ResponseWriter, r *http.Request, cloud *ec2test.Cloud, ch
 	to, flush := json.NewEncoder(w), http.NewResponseController(w)
 	for {
 		rung := changes.wait()
-		now := state{Routes: []route{}, Calls: cloud.Calls(), Failures: cloud.Failures()}
+		now := state{Routes: []route{}, Interfaces: interfacesOf(cloud), Calls: cloud.Calls(), Failures: cloud.Failures()}
 		for _, r := range cloud.Routes() {
 			now.Routes = append(now.Routes, route{r.Prefix, r.Interface, r.Instance})
 		}

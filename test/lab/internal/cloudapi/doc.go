@@ -2,7 +2,8 @@
 // topology of kind aws.
 //
 // Data flows one way: from the API to the fake, and from there to the routes and source checks of the VPC. What a client
-// assigns to the ENI of a node is routed to it, and what a client takes away is dropped.
+// assigns to the ENI of a node is routed to it, and what a client takes away is dropped. An ENI that a client attaches to a node
+// is a link of the running node: ens6 for device index 1, down and without an address. It goes when it is detached, or with its instance.
 //
 // The EC2 API listens at Topology.CloudAddress and answers nodes only, like an interface endpoint of a VPC with a security
 // group. The instance metadata service (version 2) listens at 169.254.169.254 on each ENI. It hands out the credentials of
@@ -15,5 +16,5 @@
 //
 // The state is in memory. When the process starts again, the cloud is that of the topology file.
 //
-// Limits: only the first interface of a node is known, and an interface that a client creates is attached in the fake only.
+// Limits: of the interfaces in the topology file, only the first one of a node is known.
 package cloudapi

@@ -87,7 +87,7 @@ func call(t *testing.T, topo *topology.Topology, node, form string) string {
 	}
 }
 
-// delivers waits until the VPC delivers an address to worker1, or to no ENI.
+// delivers waits until the VPC delivers an address to an ENI, or to none.
 func delivers(t *testing.T, addr string, want bool) {
 	t.Helper()
 	start := time.Now()
@@ -107,8 +107,7 @@ func delivers(t *testing.T, addr string, want bool) {
 func TestAPICallsChangeRoutes(t *testing.T) {
 	topo := up(t)
 	described := call(t, topo, "master", "Action=DescribeNetworkInterfaces&Filter.1.Name=private-ip-address&Filter.1.Value.1=172.31.32.18")
-	_, rest, _ := strings.Cut(described, "<networkInterfaceId>")
-	eni, _, _ := strings.Cut(rest, "<")
+	eni := field(described, "networkInterfaceId")
 	const news, old = "172.31.32.193", "172.31.32.180"
 	delivers(t, old, true)
 	delivers(t, news, false)
@@ -120,6 +119,51 @@ func TestAPICallsChangeRoutes(t *testing.T) {
 	call(t, topo, "master", "Action=TerminateInstances&InstanceId.1="+worker.InstanceID())
 	delivers(t, "172.31.32.18", false)
 	delivers(t, "172.31.22.228", true)
+}
+
+// field returns the content of the first element of an XML document.
+func field(document, element string) string {
+	_, rest, _ := strings.Cut(document, "<"+element+">")
+	content, _, _ := strings.Cut(rest, "<")
+	return content
+}
+
+// hasLink waits until a node has a link with a MAC address, or no such link if it is empty.
+func hasLink(t *testing.T, node, link, mac string) {
+	t.Helper()
+	start := time.Now()
+	for {
+		out, err := netns.Run(t.Context(), topology.HostNamespace(node), "", "ip", "-o", "link", "show", link)
+		if mac == "" && err != nil || mac != "" && strings.Contains(out, mac) {
+			t.Logf("after %s", time.Since(start).Round(time.Millisecond))
+			return
+		}
+		if time.Since(start) > 10*time.Second {
+			t.Fatalf("%s of %s: %s %v, want the MAC address %q", link, node, out, err, mac)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+func TestAttachedInterfaceIsLinkOfNode(t *testing.T) {
+	topo := up(t)
+	worker, _ := topo.Host("worker1")
+	made := call(t, topo, "master", "Action=CreateNetworkInterface&SubnetId=subnet-00000000000000105")
+	eni, mac, addr := field(made, "networkInterfaceId"), field(made, "macAddress"), field(made, "privateIpAddress")
+	attach := func(device int) (attachment string) {
+		t.Helper()
+		return field(call(t, topo, "master", fmt.Sprintf("Action=AttachNetworkInterface&NetworkInterfaceId=%s&InstanceId=%s&DeviceIndex=%d", eni, worker.InstanceID(), device)), "attachmentId")
+	}
+	attachment := attach(2)
+	hasLink(t, "worker1", "ens7", mac)
+	delivers(t, addr, true)
+	call(t, topo, "master", "Action=DetachNetworkInterface&AttachmentId="+attachment)
+	hasLink(t, "worker1", "ens7", "")
+	delivers(t, addr, false)
+	attach(1)
+	hasLink(t, "worker1", "ens6", mac)
+	call(t, topo, "master", "Action=TerminateInstances&InstanceId.1="+worker.InstanceID())
+	hasLink(t, "worker1", "ens6", "")
 }
 
 func TestNodesReadTheirMetadata(t *testing.T) {

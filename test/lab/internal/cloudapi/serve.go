@@ -56,14 +56,26 @@ func Serve(ctx context.Context, t *topology.Topology, log *slog.Logger) error {
 			return err
 		case <-changed:
 			start := time.Now()
-			if err := vpc.Assign(ctx, t, assigned(t, cloud)); ctx.Err() != nil {
+			if err := apply(ctx, t, cloud); ctx.Err() != nil {
 				return nil
 			} else if err != nil {
 				return err
 			}
-			log.Info("assignments are in effect", "took", time.Since(start))
+			log.Info("attachments and assignments are in effect", "took", time.Since(start))
 		}
 	}
+}
+
+// apply makes the VPC that of the cloud.
+func apply(ctx context.Context, t *topology.Topology, cloud *ec2test.Cloud) error {
+	further, err := attached(t, cloud)
+	if err != nil {
+		return err
+	}
+	if err := vpc.Attach(t, further); err != nil {
+		return err
+	}
+	return vpc.Assign(ctx, t, assigned(t, cloud))
 }
 
 // listenMetadata listens at the address of the metadata service, in the router of the nodes' VPC.

@@ -22,6 +22,11 @@ import (
 func Assign(ctx context.Context, t *topology.Topology, assigned map[string][]netip.Prefix) error {
 	for _, vpc := range t.VPCs {
 		f := newFabric(t, vpc)
+		further, err := f.attached()
+		if err != nil {
+			return err
+		}
+		f.enis = append(f.enis, further...)
 		concerned := false
 		for i, e := range f.enis {
 			ranges, ok := assigned[e.MAC.String()]

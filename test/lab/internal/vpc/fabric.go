@@ -76,14 +76,21 @@ func newFabric(t *topology.Topology, vpc topology.VPC) *fabric {
 
 // add adds the host's ENI if it belongs to this VPC.
 func (f *fabric) add(e eni, host string) {
+	if e, ok := f.eniOf(host, e); ok {
+		f.enis = append(f.enis, e)
+	}
+}
+
+// eniOf completes the ENI of a host; ok is false if it belongs to another VPC.
+func (f *fabric) eniOf(host string, e eni) (complete eni, ok bool) {
 	at := slices.IndexFunc(f.vpc.Subnets, func(s topology.Subnet) bool { return s.Name == e.Subnet })
 	if at < 0 {
-		return
+		return e, false
 	}
 	e.owner, e.subnet, e.ranges = host+"/"+e.Name, f.vpc.Subnets[at], e.Assigned()
 	e.host = end{topology.HostNamespace(host), e.Name, net.HardwareAddr(e.MAC)}
 	e.router = end{namespace: f.namespace(), link: eniLink(e.IPv4)}
-	f.enis = append(f.enis, e)
+	return e, true
 }
 
 func (f *fabric) namespace() string { return routerNamespace(f.vpc.Name) }
@@ -198,12 +205,6 @@ func (f *fabric) attach(e eni) error {
 	if err := ensurePair(e.router, e.host); err != nil {
 		return err
 	}
-	if err := netns.Sysctl(e.router.namespace, map[string]string{
-		// ServeNeighbours answers, with a source check.
-		"ipv4/conf/" + e.router.link + "/arp_ignore": "8",
-	}); err != nil {
-		return err
-	}
 	if err := configureHost(e); err != nil {
 		return err
 	}
@@ -211,6 +212,17 @@ func (f *fabric) attach(e eni) error {
 		if err := e.route(assigned); err != nil {
 			return err
 		}
+	}
+	return f.join(e)
+}
+
+// join prepares the router's link to an ENI: its sysctls, the neighbours that its routes name, and its subnet's route table.
+func (f *fabric) join(e eni) error {
+	if err := netns.Sysctl(e.router.namespace, map[string]string{
+		// ServeNeighbours answers, with a source check.
+		"ipv4/conf/" + e.router.link + "/arp_ignore": "8",
+	}); err != nil {
+		return err
 	}
 	for _, addr := range e.Addresses() {
 		if err := e.router.addNeighbour(addr, e.host.mac); err != nil {

@@ -25,7 +25,7 @@ import (
 // ctx; then it returns nil. Run the actions of Actions first. A topology of kind l2 needs no responder, so
 // ServeNeighbours only waits for ctx.
 //
-// It answers for what is assigned at that moment: the routes of the router, which Assign changes.
+// It answers for what is attached and assigned at that moment: the links and routes of the router, which Attach and Assign change.
 //
 // We cannot use the kernel's proxy ARP and proxy NDP: proxy NDP supports single addresses but no prefixes, and neither
 // checks the sender.
@@ -100,22 +100,18 @@ type port struct {
 	holder func(netip.Addr) (holder eni, ok bool)
 }
 
-// ports returns the router's links to ENIs by their index.
-func (f *fabric) ports(r routes) (map[int]port, error) {
-	ports := map[int]port{}
-	holder := func(addr netip.Addr) (eni, bool) {
-		p, ok := ports[r.link(addr)]
-		return p.eni, ok
-	}
+// ports returns the router's links to ENIs.
+func (f *fabric) ports(r routes) (*ports, error) {
+	p := &ports{fabric: f, routes: r, known: map[int]port{}}
 	for _, e := range f.enis {
 		if err := e.router.with(func(_ *netlink.Handle, link netlink.Link) error {
-			ports[link.Attrs().Index] = port{e, link.Attrs().HardwareAddr, holder}
+			p.add(e, link.Attrs().Index, link.Attrs().HardwareAddr)
 			return nil
 		}); err != nil {
 			return nil, err
 		}
 	}
-	return ports, nil
+	return p, nil
 }
 
 // answers reports whether the VPC answers an ENI's request from source for target.
@@ -206,7 +202,7 @@ func serialize(parts ...gopacket.SerializableLayer) ([]byte, error) {
 
 // responder answers the requests on one socket.
 type responder struct {
-	ports  map[int]port
+	ports  *ports
 	routes routes
 	socket *os.File
 	log    *slog.Logger
@@ -229,7 +225,7 @@ func (r responder) run(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("receive from ENIs: %w", err)
 		}
-		p, known := r.ports[from.Ifindex]
+		p, known := r.ports.at(from.Ifindex)
 		if !known {
 			continue
 		}

@@ -10,6 +10,7 @@
 //     run as long as the network exists) for the subnet's gateway and for addresses assigned to other ENIs of the
 //     subnet;
 //   - Assign changes what is assigned to an ENI, like the API of the cloud; the change holds at once;
+//   - Attach gives running machines further ENIs, and takes them away;
 //   - other destinations follow the route table of the ENI's subnet: to the NAT gateway, the internet gateway or a
 //     peered VPC.
 //
