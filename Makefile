@@ -175,9 +175,9 @@ e2e: ## Run the guide on both topologies, each on a fresh lab, and further pod t
 .PHONY: e2e-l2 e2e-aws
 # These tests take long, so make test runs them on l2 only, and TestZeroTouch not at all: make e2e-aws SKIP= RUN=TestZeroTouch.
 # The coordinator's tests in kernel-uml send the same forged frames on ipvlan as TestAntiSpoofing on macvlan.
-# TestManage has its own target, and TestFixedAddresses needs a third node: make e2e-fixed.
+# TestManage and TestAttach have their own targets, and TestFixedAddresses needs a third node: make e2e-fixed.
 # On aws, TestConnectivity plants a dropped VLAN, too: User Mode Linux has VLANs.
-e2e-aws: SKIP = TestPolicies|TestBandwidth|TestAntiSpoofing|TestFlows|TestConnectivity|TestRemoval|TestZeroTouch|TestManage
+e2e-aws: SKIP = TestPolicies|TestBandwidth|TestAntiSpoofing|TestFlows|TestConnectivity|TestRemoval|TestZeroTouch|TestManage|TestAttach
 e2e-l2 e2e-aws: e2e-%: lab-tools bin/hubble
 	@$(MAKE) --no-print-directory images RELAY=1
 	@trap '$(LAB) down' EXIT; $(LAB) up --topology $* && \
@@ -194,6 +194,11 @@ e2e-manage: lab-tools images ## Have the controller assign addresses to PODS=200
 e2e-fixed: lab-tools images ## Have fixed addresses follow the pods of a StatefulSet between the nodes of a zone, on the aws topology with three nodes
 	@trap '$(LAB) down' EXIT; $(LAB) up --topology aws --nodes 3 && \
 		go test -tags e2e -count=1 -timeout 60m -v -run TestFixedAddresses ./test/e2e -lab $(CURDIR)/$(LAB) -topology aws
+
+.PHONY: e2e-attach
+e2e-attach: lab-tools images ## Have the controller attach an interface to each node of the aws topology, run pods on it, and delete it
+	@trap '$(LAB) down' EXIT; $(LAB) up --topology aws && \
+		go test -tags e2e -count=1 -timeout 60m -v -run TestAttach ./test/e2e -lab $(CURDIR)/$(LAB) -topology aws
 
 # Many kernels lack IPVS, so the ipvs mode runs in User Mode Linux.
 .PHONY: e2e-proxies

@@ -93,6 +93,12 @@ func TestManageStorm(t *testing.T) {
 	playAll(t, walk.ManageStorm(lab, site, *storm))
 }
 
+// TestAttach needs the topology aws: make e2e-attach
+func TestAttach(t *testing.T) {
+	lab, site := openCloud(t)
+	playAll(t, walk.Attach(lab, site))
+}
+
 // TestFixedAddresses needs the topology aws with three nodes, two of them in one zone: make e2e-fixed
 func TestFixedAddresses(t *testing.T) {
 	lab, site := openCloud(t)

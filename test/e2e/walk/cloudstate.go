@@ -22,9 +22,18 @@ import (
 
 // cloudState is what the lab's cloud has, whatever it shows in describes (test/lab/internal/cloudapi).
 type cloudState struct {
-	Routes   []cloudRoute
-	Calls    map[string]int
-	Failures map[string]int
+	Routes     []cloudRoute
+	Interfaces []cloudInterface
+	Calls      map[string]int
+	Failures   map[string]int
+}
+
+// cloudInterface is an interface of a node, or one that a client has created. Attachment is the ID of its attachment, if any.
+type cloudInterface struct {
+	ID, Subnet, MAC, Attachment, Instance string
+	Tags                                  map[string]string
+	Device                                int
+	DeleteOnTermination                   bool
 }
 
 // cloudRoute is an address or a prefix that the VPC delivers to an interface.
@@ -66,17 +75,17 @@ func (m *manage) setFaults(ctx context.Context, faults cloudFaults) error {
 	return err
 }
 
-// guidesPolicy returns the policy for the mode Manage from docs/reference/aws-iam.md.
-func (m *manage) guidesPolicy() (string, error) {
+// guidesPolicy returns the policy of a chapter of docs/reference/aws-iam.md.
+func (m *manage) guidesPolicy(chapter string) (string, error) {
 	page, err := os.ReadFile(filepath.Join(m.Root, "docs/reference/aws-iam.md"))
 	if err != nil {
 		return "", err
 	}
-	_, chapter, _ := strings.Cut(string(page), "\n## Manage\n")
-	_, begin, _ := strings.Cut(chapter, "```json\n")
+	_, text, _ := strings.Cut(string(page), "\n## "+chapter+"\n")
+	_, begin, _ := strings.Cut(text, "```json\n")
 	policy, _, ok := strings.Cut(begin, "```")
 	if !ok {
-		return "", errors.New("docs/reference/aws-iam.md has no policy in the chapter Manage")
+		return "", fmt.Errorf("docs/reference/aws-iam.md has no policy in the chapter %s", chapter)
 	}
 	return policy, nil
 }
@@ -167,7 +176,7 @@ func (m *manage) poolsEqual(state cloudState, pools []v2beta1.SpiderIPPool) (ass
 			}
 			want := inet.Union(sets...)
 			assigned = inet.Union(assigned, want)
-			name := poolOf(node, int(family))
+			name := m.poolOf(node, int(family))
 			at := slices.IndexFunc(pools, func(p v2beta1.SpiderIPPool) bool { return p.Name == name })
 			if at < 0 {
 				errs = append(errs, fmt.Errorf("there is no pool %s", name))

@@ -24,10 +24,12 @@ type manage struct {
 	*zeroTouch
 	pods      int
 	instances map[string]string // by node
+	// application is the manifest of the application.
+	application string
 }
 
 func newManage(lab *Lab, site Site, pods int) *manage {
-	return &manage{&zeroTouch{guide: &guide{lab, site}}, pods, map[string]string{}}
+	return &manage{&zeroTouch{guide: &guide{lab, site}}, pods, map[string]string{}, "30-nginx-lb.yaml"}
 }
 
 // Manage returns the steps of the guide's chapter "Addresses on demand": nodes without prefixes get them as pods need them, up
@@ -59,15 +61,21 @@ func (m *manage) begin() []Step {
 	}
 }
 
-func (m *manage) takeAll(ctx context.Context) error {
+// look reads which instance each node is, and the state of the cloud, which an earlier test may have restarted.
+func (m *manage) look(ctx context.Context) (state cloudState, err error) {
 	if err := m.readInstances(ctx); err != nil {
-		return err
+		return state, err
 	}
-	var state cloudState
-	if err := m.eventually(ctx, "the cloud answers", time.Minute, func(ctx context.Context) (err error) { // an earlier test may have restarted it
+	err = m.eventually(ctx, "the cloud answers", time.Minute, func(ctx context.Context) (err error) {
 		state, err = m.cloud(ctx)
 		return err
-	}); err != nil {
+	})
+	return state, err
+}
+
+func (m *manage) takeAll(ctx context.Context) error {
+	state, err := m.look(ctx)
+	if err != nil {
 		return err
 	}
 	for node := range m.instances {
@@ -75,7 +83,7 @@ func (m *manage) takeAll(ctx context.Context) error {
 			return err
 		}
 	}
-	policy, err := m.guidesPolicy()
+	policy, err := m.guidesPolicy("Manage")
 	if err != nil {
 		return err
 	}
@@ -103,6 +111,11 @@ func (m *manage) applyNetwork(ctx context.Context, manifest string) error {
 	if _, err := m.Kubectl(ctx, "apply -f "+m.manifest(manifest)); err != nil {
 		return err
 	}
+	return m.havePools(ctx, start)
+}
+
+// havePools waits for the pools of the nodes, and prints how long they took.
+func (m *manage) havePools(ctx context.Context, start time.Time) error {
 	if err := m.eventually(ctx, "each node has its pools", 3*time.Minute, func(ctx context.Context) error {
 		var errs []error
 		for node := range m.Nodes {
@@ -121,7 +134,7 @@ func since(start time.Time) time.Duration { return time.Since(start).Round(100 *
 // firstPods creates the application of the guide, and prints how long its pods waited for their addresses.
 func (m *manage) firstPods(ctx context.Context) error {
 	start := time.Now()
-	if _, err := m.Kubectl(ctx, "create -f "+m.manifest("30-nginx-lb.yaml")); err != nil {
+	if _, err := m.Kubectl(ctx, "create -f "+m.manifest(m.application)); err != nil {
 		return err
 	}
 	if err := m.eventually(ctx, "each pod has its addresses", slow, func(ctx context.Context) error {

@@ -59,7 +59,7 @@ func (m *manage) printJoin(ctx context.Context) error {
 	var node corev1.Node
 	var pool v2beta1.SpiderIPPool
 	var pod corev1.Pod
-	if err := errors.Join(m.Get(ctx, "node "+joining, &node), m.Get(ctx, "spiderippool "+poolOf(joining, 4), &pool), m.Get(ctx, "pod early", &pod)); err != nil {
+	if err := errors.Join(m.Get(ctx, "node "+joining, &node), m.Get(ctx, "spiderippool "+m.poolOf(joining, 4), &pool), m.Get(ctx, "pod early", &pod)); err != nil {
 		return err
 	}
 	var ready time.Time

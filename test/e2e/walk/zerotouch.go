@@ -29,6 +29,8 @@ const (
 // zeroTouch is the walk with pools that follow the cloud.
 type zeroTouch struct {
 	*guide
+	// device is the device index of the interface of pods.
+	device int
 	// assigned is the prefix that worker1 gets after its first one.
 	assigned netip.Prefix
 }
@@ -100,15 +102,15 @@ func (z *zeroTouch) nameInterfaces(ctx context.Context) error {
 	return z.kubectlAll(ctx, "get spidercloudnetworks -o wide", "get spiderippools -o wide")
 }
 
-func poolOf(node string, version int) string {
-	return fmt.Sprintf("%s-%s-0-v%d", cloudNetwork, node, version)
+func (z *zeroTouch) poolOf(node string, version int) string {
+	return fmt.Sprintf("%s-%s-%d-v%d", cloudNetwork, node, z.device, version)
 }
 
 // poolsAre checks that a node has a Ready pool of each IP version, and the number of IPv4 addresses.
 func (z *zeroTouch) poolsAre(ctx context.Context, node string, addresses int64) error {
 	for _, version := range []int{4, 6} {
 		var pool v2beta1.SpiderIPPool
-		if err := z.Get(ctx, "spiderippool "+poolOf(node, version), &pool); err != nil {
+		if err := z.Get(ctx, "spiderippool "+z.poolOf(node, version), &pool); err != nil {
 			return err
 		}
 		total := pool.Status.TotalIPCount
@@ -136,7 +138,7 @@ func (z *zeroTouch) call(ctx context.Context, action string, parameters ...strin
 // eni returns the ID of the interface of a node.
 func (z *zeroTouch) eni(ctx context.Context, node string) (string, error) {
 	var pool v2beta1.SpiderIPPool
-	err := z.Get(ctx, "spiderippool "+poolOf(node, 4), &pool)
+	err := z.Get(ctx, "spiderippool "+z.poolOf(node, 4), &pool)
 	return pool.Labels[names.LabelCloudInterface], err
 }
 
@@ -194,7 +196,7 @@ func (z *zeroTouch) takeAway(ctx context.Context) error {
 		return err
 	}
 	if err := z.eventually(ctx, "an event names the pod that lost its address", time.Minute, func(ctx context.Context) error {
-		return z.gone(ctx, poolOf("worker1", 4), fmt.Sprintf("%s of default/%s", v4, pod.Name))
+		return z.gone(ctx, z.poolOf("worker1", 4), fmt.Sprintf("%s of default/%s", v4, pod.Name))
 	}); err != nil {
 		return err
 	}
