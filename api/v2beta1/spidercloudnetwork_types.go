@@ -261,7 +261,8 @@ type SpiderCloudNetworkStatus struct {
 	// +optional
 	Changes []CloudChange `json:"changes,omitempty"`
 
-	// Conditions has the condition Ready: True if every selected node has the pools of all interfaces.
+	// Conditions has the condition Ready, True if every selected node has the pools of all interfaces and their addresses work. It has the
+	// condition Degraded, True if the pools work, but e.g. cannot grow.
 	// +listType=map
 	// +listMapKey=type
 	// +optional
@@ -276,13 +277,15 @@ type SpiderCloudNetworkStatus struct {
 // +kubebuilder:resource:categories={spiderpool},path=spidercloudnetworks,scope=Cluster,shortName=scn,singular=spidercloudnetwork
 // +kubebuilder:validation:XValidation:rule=`self.metadata.name.size() <= 40`,messageExpression=`"'" + self.metadata.name + "' is longer than 40 characters; the names of the pools begin with it, so choose a shorter name, such as 'aws'"`
 // +kubebuilder:printcolumn:name=READY,type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`,description="whether all nodes have their pools; the condition has the reason"
+// +kubebuilder:printcolumn:name=DEGRADED,type=string,JSONPath=`.status.conditions[?(@.type=="Degraded")].status`,description="whether something stops the growth of the pools, or is a risk for them; the condition has the reason and the way out"
 // +kubebuilder:printcolumn:name=MODE,type=string,JSONPath=`.spec.mode`,description="who assigns addresses"
 // +kubebuilder:printcolumn:name=NODES,type=integer,JSONPath=`.status.nodeCount`,description="nodes with a pool"
 // +kubebuilder:printcolumn:name=FREE-IPV4,type=integer,JSONPath=`.status.freeIPv4Count`,description="free IPv4 addresses"
 // +kubebuilder:printcolumn:name=AGE,type=date,JSONPath=`.metadata.creationTimestamp`,description="time since its creation"
 // +kubebuilder:printcolumn:name=POOLS,type=integer,JSONPath=`.status.poolCount`,description="pools",priority=10
 // +kubebuilder:printcolumn:name=FREE-IPV6,type=integer,JSONPath=`.status.freeIPv6Count`,description="free IPv6 addresses",priority=10
-// +kubebuilder:printcolumn:name=REASON,type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].reason`,description="reason of the condition",priority=10
+// +kubebuilder:printcolumn:name=REASON,type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].reason`,description="reason of the condition Ready",priority=10
+// +kubebuilder:printcolumn:name=DEGRADED-REASON,type=string,JSONPath=`.status.conditions[?(@.type=="Degraded")].reason`,description="reason of the condition Degraded",priority=10
 type SpiderCloudNetwork struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitempty"`

@@ -125,7 +125,7 @@ type AttachPlan struct {
 // only after Grace, and if two listings agree. An attached interface is never detached. One without our tags is never changed: at a wanted
 // device index it counts like ours.
 func Attach(in Attaching) AttachPlan {
-	a := &attaching{Attaching: in, claimed: map[string]bool{}, undecided: map[Position]bool{}, placed: map[Position]bool{}, used: map[string]int{}, coming: map[string]int{}, stopped: map[string][]string{}, tried: map[string]bool{}}
+	a := &attaching{Attaching: in, claimed: map[string]bool{}, undecided: map[Position]bool{}, placed: map[Position]bool{}, used: map[string]int{}, coming: map[string]int{}, stopped: map[string][]string{}, lacking: map[string]bool{}, tried: map[string]bool{}}
 	a.plan.Unneeded = map[string]time.Time{}
 	for _, m := range in.Members {
 		for _, w := range in.Wanted {
@@ -145,12 +145,13 @@ type attaching struct {
 	used      map[string]int      // addresses that the plan takes, by subnet
 	coming    map[string]int      // interfaces that the plan adds, by instance
 	stopped   map[string][]string // nodes that need an interface, by the place that stops them
+	lacking   map[string]bool     // those places that keep a node from an interface
 	tried     map[string]bool     // places with a refusal where the plan tries again
 	plan      AttachPlan
 }
 
-func (a *attaching) issue(reason Reason, format string, args ...any) {
-	a.plan.Issues = append(a.plan.Issues, Issue{reason, fmt.Sprintf(format, args...)})
+func (a *attaching) issue(reason Reason, degrades bool, format string, args ...any) {
+	a.plan.Issues = append(a.plan.Issues, Issue{reason, fmt.Sprintf(format, args...), degrades})
 }
 
 // place plans the interface at one position, if there is none.
@@ -168,22 +169,22 @@ func (a *attaching) place(m Member, w Wanted) {
 	}
 	a.undecided[at], a.placed[at] = true, true
 	if a.Busy[m.Node] {
-		a.issue(InterfaceMissing, "node %s waits for a network interface with device index %d, because the outcome of a call is not known yet", m.Node, w.Device)
+		a.issue(InterfaceMissing, false, "node %s waits for a network interface with device index %d, because the outcome of a call is not known yet", m.Node, w.Device)
 		return
 	}
 	limits, known := a.Limits[latest.Instance.Type]
 	switch n := len(latest.Instance.Interfaces) + a.coming[at.Instance]; {
 	case !known:
-		a.issue(UnknownType, "the cloud does not tell the limits of the instance type %q of node %s, so the controller attaches nothing there; check spec.region", latest.Instance.Type, m.Node)
+		a.issue(UnknownType, false, "the cloud does not tell the limits of the instance type %q of node %s, so the controller attaches nothing there; check spec.region", latest.Instance.Type, m.Node)
 		return
 	case n >= limits.Interfaces:
-		a.issue(TypeLimit, "node %s has all %d network interfaces that its instance type %s allows, and none with device index %d; use a larger type, or leave the interface out of spec.interfaces",
+		a.issue(TypeLimit, false, "node %s has all %d network interfaces that its instance type %s allows, and none with device index %d; use a larger type, or leave the interface out of spec.interfaces",
 			m.Node, n, latest.Instance.Type, w.Device)
 		delete(a.undecided, at) // an interface that was made for it can never be attached
 		return
 	}
-	if !a.isStopped(m.Node, at) && !a.hasNoSubnet(m, w, at) && !a.fill(m, w, at) {
-		a.issue(InterfaceMissing, "node %s gets a network interface with device index %d", m.Node, w.Device)
+	if !a.isStopped(m.Node, at, true) && !a.hasNoSubnet(m, w, at) && !a.fill(m, w, at) {
+		a.issue(InterfaceMissing, false, "node %s gets a network interface with device index %d", m.Node, w.Device)
 	}
 }
 
@@ -333,25 +334,26 @@ func (a *attaching) subnet(node string, instance *Instance, w Wanted) (id string
 	case id != "":
 		return id, false
 	case !inZone:
-		a.issue(SubnetMissing, "node %s needs a network interface with device index %d, and no subnet of its VPC in its zone %s has the tags %s; tag one", node, w.Device, instance.Zone, w.SubnetTags)
+		a.issue(SubnetMissing, false, "node %s needs a network interface with device index %d, and no subnet of its VPC in its zone %s has the tags %s; tag one", node, w.Device, instance.Zone, w.SubnetTags)
 	case refusing != "":
-		a.stopped[refusing] = append(a.stopped[refusing], node)
+		a.stopped[refusing], a.lacking[refusing] = append(a.stopped[refusing], node), true
 	default:
-		a.issue("NoCapacity", "node %s needs a network interface with device index %d, and no subnet of its VPC in its zone %s with the tags %s has a free address; tag a further subnet", node, w.Device, instance.Zone, w.SubnetTags)
+		a.issue("NoCapacity", false, "node %s needs a network interface with device index %d, and no subnet of its VPC in its zone %s with the tags %s has a free address; tag a further subnet", node, w.Device, instance.Zone, w.SubnetTags)
 	}
 	return "", true
 }
 
-// isStopped reports whether a refusal holds for a position. When its pause is over, one node tries again.
-func (a *attaching) isStopped(node string, at Position) bool {
-	stopped := a.stops(node, Everywhere)
-	return a.stops(node, at.String()) || stopped
+// isStopped reports whether a refusal holds for a position, which lacks its interface or not. When its pause is over, one node tries again.
+func (a *attaching) isStopped(node string, at Position, lacking bool) bool {
+	stopped := a.stops(node, Everywhere, lacking)
+	return a.stops(node, at.String(), lacking) || stopped
 }
 
-func (a *attaching) stops(who, place string) bool {
+func (a *attaching) stops(who, place string, lacking bool) bool {
 	stop, ok := a.Stops[place]
 	if ok {
 		a.stopped[place] = append(a.stopped[place], who)
+		a.lacking[place] = a.lacking[place] || lacking
 	}
 	return ok && (!stop.Due || a.tried[place])
 }
@@ -377,7 +379,7 @@ func (a *attaching) collect() {
 		switch {
 		case !ours || a.claimed[i.ID] || a.undecided[at] || a.Busy[m.Node]:
 		case i.Attached != "":
-			if here := (Position{i.Attached, i.Device}); i.Survives && i.Device != UnknownDevice && !a.isStopped(m.Node, here) {
+			if here := (Position{i.Attached, i.Device}); i.Survives && i.Device != UnknownDevice && !a.isStopped(m.Node, here, false) {
 				a.attach(m.Node, i.ID, here)
 			}
 		case m.Answers.latest.has(i.ID):
@@ -417,7 +419,7 @@ func (a *attaching) drop(i Interface) {
 		since = a.Now
 	}
 	a.plan.Unneeded[i.ID] = since
-	if a.Now.Sub(since) < Grace || a.stops(i.ID, Deletion) {
+	if a.Now.Sub(since) < Grace || a.stops(i.ID, Deletion, false) {
 		return
 	}
 	before, ok := a.Found.earlier.named(i.ID)
@@ -445,6 +447,6 @@ func (a *attaching) reportStops() {
 		case more > 0:
 			who = fmt.Sprintf("node %s and %d others need network interfaces: ", nodes[0], more)
 		}
-		a.issue(stop.Reason, "%s%s", who, stop.Text)
+		a.issue(stop.Reason, !a.lacking[place], "%s%s", who, stop.Text)
 	}
 }

@@ -85,7 +85,7 @@ const creates = "create in large for i-1/1 with [sg-node]"
 func TestAttachPlans(t *testing.T) {
 	with := func(is ...Interface) func(*Attaching) { return func(in *Attaching) { *in = in.with(is...) } }
 	stop := func(place string, due bool) func(*Attaching) {
-		return func(in *Attaching) { in.Stops[place] = Stop{Issue{"PermissionMissing", "no"}, due} }
+		return func(in *Attaching) { in.Stops[place] = Stop{Issue{Reason: "PermissionMissing", Text: "no"}, due} }
 	}
 	for _, tc := range []struct {
 		name   string
@@ -242,7 +242,7 @@ func TestDueRefusalIsTriedOnce(t *testing.T) {
 	i := *m.Answers.latest.Instance
 	i.ID = "i-2"
 	in.Members = append(in.Members, Member{"worker2", "i-2", History{}.Add(Answer{in.Now, &i})})
-	in.Stops[Everywhere] = Stop{Issue{"PermissionMissing", "the action is not allowed"}, true}
+	in.Stops[Everywhere] = Stop{Issue{Reason: "PermissionMissing", Text: "the action is not allowed"}, true}
 	plan := Attach(in)
 	if len(plan.Create) != 1 {
 		t.Errorf("%d interfaces are created, want one", len(plan.Create))
@@ -259,7 +259,7 @@ func TestDueSubnetIsTriedOnce(t *testing.T) {
 	i.ID = "i-2"
 	in.Members = append(in.Members, Member{"worker2", "i-2", History{}.Add(Answer{in.Now, &i})})
 	in.Wanted[0].Subnets = in.Wanted[0].Subnets[1:2]
-	in.Stops["large"] = Stop{Issue{"CloudUnavailable", "no such group"}, true}
+	in.Stops["large"] = Stop{Issue{Reason: "CloudUnavailable", Text: "no such group"}, true}
 	plan := Attach(in)
 	if len(plan.Create) != 1 || plan.Issues[len(plan.Issues)-1].Text != "node worker2 needs a network interface: no such group" {
 		t.Errorf("%d interfaces are created, and the issues are %v", len(plan.Create), plan.Issues)

@@ -38,6 +38,9 @@ const (
 type Issue struct {
 	Reason Reason
 	Text   string
+	// Degrades says that the pools work all the same, and each node has its own: the issue stops growth or a return, keeps a pod from its
+	// fixed address, or is a risk. The condition Degraded reports it. All others are in the condition Ready.
+	Degrades bool
 }
 
 // Member is a node whose pools follow the cloud.
@@ -226,7 +229,7 @@ func (p *discovery) noInstances() string {
 }
 
 func (p *discovery) issue(reason Reason, text string) {
-	p.plan.Issues = append(p.plan.Issues, Issue{reason, text})
+	p.plan.Issues = append(p.plan.Issues, Issue{Reason: reason, Text: text})
 }
 
 func (p *discovery) delete(name string) {
@@ -315,14 +318,18 @@ func (p *discovery) create(s slot, from supply) {
 // free returns those of the addresses that no pool has, and takes them. It returns none
 // if the last answer is old: the cloud may have given them to another interface since.
 func (p *discovery) free(s slot, iface string, ips inet.Set) inet.Set {
-	if fixed := ips.And(p.Fixed); !fixed.IsEmpty() {
-		p.issue(Overlap, fmt.Sprintf("interface %s of node %s has %s in a prefix, and spec.interfaces[].fixedAddresses has them, too; reserve them in the subnet, so that the cloud takes no prefix there, and unassign the prefix", iface, s.member.Node, fixed))
+	_, exists := p.existing[s.name]
+	degrades := exists || !ips.Minus(inet.Union(p.Fixed, p.taken)).IsEmpty()
+	overlap := func(format string, args ...any) {
+		p.plan.Issues = append(p.plan.Issues, Issue{Reason: Overlap, Text: fmt.Sprintf(format, args...), Degrades: degrades})
 		p.again[s.member.Node] = true
+	}
+	if fixed := ips.And(p.Fixed); !fixed.IsEmpty() {
+		overlap("interface %s of node %s has %s in a prefix, and spec.interfaces[].fixedAddresses has them, too; reserve them in the subnet, so that the cloud takes no prefix there, and unassign the prefix", iface, s.member.Node, fixed)
 		ips = ips.Minus(fixed)
 	}
 	if ips.Overlaps(p.taken) {
-		p.issue(Overlap, fmt.Sprintf("%s of interface %s of node %s are in another SpiderIPPool; take them out of that pool", ips.And(p.taken), iface, s.member.Node))
-		p.again[s.member.Node] = true
+		overlap("%s of interface %s of node %s are in another SpiderIPPool; take them out of that pool", ips.And(p.taken), iface, s.member.Node)
 		ips = ips.Minus(p.taken)
 	}
 	if p.Now.Sub(s.member.Answers.latest.At) >= Apart {

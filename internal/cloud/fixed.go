@@ -49,7 +49,7 @@ type FixedWanted struct {
 // node's own.
 func FixPools(d Discovery, entries []FixedEntry, have map[string]inet.Set, placed map[netip.Addr][]string) (wanted []FixedWanted, issues []Issue) {
 	report := func(reason Reason, format string, args ...any) {
-		issues = append(issues, Issue{reason, fmt.Sprintf(format, args...)})
+		issues = append(issues, Issue{Reason: reason, Text: fmt.Sprintf(format, args...)})
 	}
 	taken := []inet.Set{d.Others}
 	taken = append(taken, ipsOf(d.Pools)...)
@@ -93,7 +93,7 @@ func FixPools(d Discovery, entries []FixedEntry, have map[string]inet.Set, place
 			case !w.IPs.IsEmpty():
 				taken = append(taken, w.IPs)
 				if w.Unreserved = subnet.unreserved(w.IPs); !w.Unreserved.IsEmpty() {
-					risks = append(risks, Issue{RangeNotReserved, where + ": " + subnet.reserve(w.Unreserved)})
+					risks = append(risks, Issue{RangeNotReserved, where + ": " + subnet.reserve(w.Unreserved), true})
 				}
 				wanted = append(wanted, w)
 			}

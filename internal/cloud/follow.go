@@ -219,7 +219,7 @@ func (f *following) target(pool FixedPool, l FixedLease) (iface string, ok bool)
 
 func (f *following) refuse(l FixedLease, reason Reason, why string, again bool) {
 	f.plan.Refused[l.Addr] = why
-	f.plan.Issues = append(f.plan.Issues, Issue{reason, fmt.Sprintf("a pod waits for the fixed address %s: %s", l.Addr, why)})
+	f.plan.Issues = append(f.plan.Issues, Issue{reason, fmt.Sprintf("a pod waits for the fixed address %s: %s", l.Addr, why), true})
 	if again {
 		f.plan.Again = append(f.plan.Again, l.Node)
 	}

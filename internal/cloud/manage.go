@@ -111,7 +111,7 @@ type ManagePlan struct {
 // back after the pool had too many of them for the whole of CoolDown. Pieces go back in waves: no new one begins before the last has
 // ended, because each step waits for the agents of all nodes.
 func Manage(in Management) ManagePlan {
-	m := &management{Management: in, existing: map[string]ExistingPool{}, stopped: map[Place][]string{}}
+	m := &management{Management: in, existing: map[string]ExistingPool{}, stopped: map[Place][]*port{}}
 	m.plan.Returning, m.plan.Idle, m.plan.Room = map[string][]netip.Prefix{}, map[string]Idle{}, map[string]int64{}
 	for _, pool := range in.Pools {
 		m.existing[pool.Name] = pool
@@ -141,8 +141,8 @@ func Manage(in Management) ManagePlan {
 type management struct {
 	Management
 	existing map[string]ExistingPool
-	wave     bool               // pieces are going back
-	stopped  map[Place][]string // nodes that need addresses, by the place that stops them
+	wave     bool              // pieces are going back
+	stopped  map[Place][]*port // those that need addresses, by the place that stops them
 	plan     ManagePlan
 }
 
@@ -178,15 +178,19 @@ func (m *management) port(s slot) (*port, bool) {
 	}
 	p.limits, ok = m.Limits[p.instanceType]
 	if !ok {
-		m.issue(UnknownType, "the cloud does not tell the limits of the instance type %q of node %s, so the controller assigns nothing there; check spec.region", p.instanceType, s.member.Node)
+		m.issue(UnknownType, exists, "the cloud does not tell the limits of the instance type %q of node %s, so the controller assigns nothing there; check spec.region", p.instanceType, s.member.Node)
 	}
 	return p, ok
 }
 
-func (m *management) issue(reason Reason, format string, args ...any) {
-	issue := Issue{reason, fmt.Sprintf(format, args...)}
-	if !slices.Contains(m.plan.Issues, issue) { // one for both families
+// issue adds an issue. It degrades the network if the pool exists.
+func (m *management) issue(reason Reason, exists bool, format string, args ...any) {
+	issue := Issue{reason, fmt.Sprintf(format, args...), exists}
+	k := slices.IndexFunc(m.plan.Issues, func(other Issue) bool { return other.Text == issue.Text })
+	if k < 0 {
 		m.plan.Issues = append(m.plan.Issues, issue)
+	} else if !exists { // one for both families
+		m.plan.Issues[k].Degrades = false
 	}
 }
 
@@ -216,7 +220,7 @@ func (p *port) offered(piece netip.Prefix) inet.Set {
 func (m *management) place(p *port) {
 	if p.family == inet.IPv6 && !p.limits.Prefixes {
 		// A cloud may show single IPv6 addresses as the node's own, so the pool would never have enough.
-		m.issue(TypeLimit, "the instance type %s of node %s takes no IPv6 prefixes; use a type that does, or set spec.ipVersions to [4]", p.instanceType, p.member.Node)
+		m.issue(TypeLimit, p.exists, "the instance type %s of node %s takes no IPv6 prefixes; use a type that does, or set spec.ipVersions to [4]", p.instanceType, p.member.Node)
 		return
 	}
 	short := p.need - p.usable.Count()
@@ -234,12 +238,12 @@ func (m *management) place(p *port) {
 		return
 	}
 	if stopped && slots > 0 {
-		m.stopped[at] = append(m.stopped[at], p.member.Node)
+		m.stopped[at] = append(m.stopped[at], p)
 	}
 	switch {
 	case slots <= 0:
 		if len(m.plan.Returning[p.name]) == 0 && p.demand > p.usable.Count() {
-			m.issue(TypeLimit, "interface %s of node %s has all %d %s addresses and prefixes that the instance type %s allows, and %d pods wait; use a larger type, or another interface in spec.interfaces",
+			m.issue(TypeLimit, p.exists, "interface %s of node %s has all %d %s addresses and prefixes that the instance type %s allows, and %d pods wait; use a larger type, or another interface in spec.interfaces",
 				p.ID, p.member.Node, p.limit(), p.family, p.instanceType, p.demand-p.usable.Count())
 		}
 	case stopped && !stop.Due:
@@ -413,11 +417,13 @@ func (m *management) reportStops() {
 		return cmp.Or(cmp.Compare(a.ID, b.ID), cmp.Compare(a.Family, b.Family))
 	})
 	for _, at := range places {
-		nodes := m.stopped[at]
-		who := "node " + nodes[0]
-		if more := len(nodes) - 1; more > 0 {
-			who = fmt.Sprintf("node %s and %d others", nodes[0], more)
+		all := m.stopped[at]
+		first := all[0].member.Node
+		who := "node " + first
+		if more := len(all) - 1; more > 0 {
+			who = fmt.Sprintf("node %s and %d others", first, more)
 		}
-		m.issue(m.Stops[at].Reason, "%s needs more %s addresses: %s", who, at.Family, m.Stops[at].Text)
+		exist := !slices.ContainsFunc(all, func(p *port) bool { return !p.exists })
+		m.issue(m.Stops[at].Reason, exist, "%s needs more %s addresses: %s", who, at.Family, m.Stops[at].Text)
 	}
 }

@@ -89,7 +89,7 @@ func TestManagePlans(t *testing.T) {
 	stopped := func(due bool) func(*Management) {
 		return func(m *Management) {
 			waits(20)(m)
-			m.Stops = map[Place]Stop{{"subnet-2", inet.IPv4}: {Issue{"NoCapacity", "no room"}, due}}
+			m.Stops = map[Place]Stop{{"subnet-2", inet.IPv4}: {Issue{Reason: "NoCapacity", Text: "no room"}, due}}
 		}
 	}
 	idle := func(m *Management) {

@@ -209,7 +209,8 @@ func AttachmentDeleted(former, annotation, name string) Event {
 	return event(attachmentDeleted, fmt.Sprintf("deleted NetworkAttachmentDefinition %s: annotation %s now names %s", former, annotation, name))
 }
 
-// NotReady repeats the condition Ready of an object with the status False, so
+// NotReady repeats the condition Ready of an object with the status False, or a
+// further condition that is True if something is wrong, so
 // that `kubectl describe` and `kubectl get events` show it.
 func NotReady(reason, message string) Event {
 	return event(Kind{Type: warning, Reason: reason, Action: "Reconcile"}, message)

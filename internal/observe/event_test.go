@@ -26,7 +26,7 @@ const intro = `# Events
 `
 
 const outro = `
-If the condition ` + "`Ready`" + ` of an object becomes False, the object also gets a Warning with the reason and the message of the condition; see
+If the condition ` + "`Ready`" + ` of an object becomes False, or ` + "`Degraded`" + ` of a SpiderCloudNetwork True, the object also gets a Warning with the reason and the message of the condition; see
 [conditions](conditions.md).
 `
 

@@ -203,12 +203,12 @@ func (i *Installation) clouds(r *Report) {
 	bad := 0
 	for k := range i.Clouds {
 		c := &i.Clouds[k]
-		ready := meta.FindStatusCondition(c.Status.Conditions, "Ready")
-		if ready == nil || ready.Status == "True" {
-			continue
+		for _, condition := range c.Status.Conditions {
+			if condition.Type == "Ready" && condition.Status != "True" || condition.Type == "Degraded" && condition.Status == "True" {
+				bad++
+				r.warn(subject, fmt.Sprintf("SpiderCloudNetwork %s: %s", c.Name, oneSentence(condition.Message)), "kubectl describe spidercloudnetwork "+c.Name)
+			}
 		}
-		bad++
-		r.warn(subject, fmt.Sprintf("SpiderCloudNetwork %s: %s", c.Name, oneSentence(ready.Message)), "kubectl describe spidercloudnetwork "+c.Name)
 	}
 	if bad == 0 && len(i.Clouds) > 0 {
 		r.ok(subject, "%s", plural(len(i.Clouds), "SpiderCloudNetwork"))

@@ -313,6 +313,10 @@ var histories = map[string]struct{ fires, silent string }{
 		silent: `spiderpool_object_conditions{kind="SpiderIPPool",type="Ready",status="False",reason="Terminating"} 1x60
 			spiderpool_object_conditions{kind="SpiderIPPool",type="Ready",status="True",reason="InUse"} 7x60`,
 	},
+	"SpiderpoolCloudDegraded": {
+		fires:  `spiderpool_object_conditions{kind="SpiderCloudNetwork",type="Degraded",status="True",reason="TypeLimit"} 1x60`,
+		silent: `spiderpool_object_conditions{kind="SpiderCloudNetwork",type="Degraded",status="False",reason="AsExpected"} 1x60`,
+	},
 	// The clock of the histories starts in 1970.
 	"SpiderpoolCertificateExpires": {
 		fires:  `spiderpool_certificate_expiry_timestamp_seconds{instance="n1",certificate="webhooks"} 1000000x60`,

@@ -242,6 +242,15 @@ max by (pool, node) ({{ .metric }}{pool!="(other)"
   annotations:
     summary: Objects of the kind {{ "{{ $labels.kind }}" }} are not ready ({{ "{{ $labels.reason }}" }}).
     description: The condition Ready of each object names the wrong field, its value and the way out.
+- alert: SpiderpoolCloudDegraded
+  expr: max by (reason) (spiderpool_object_conditions{kind="SpiderCloudNetwork", type="Degraded", status="True"}) > 0
+  for: 15m
+  labels:
+    severity: warning
+  annotations:
+    summary: The pools of a SpiderCloudNetwork work, but something needs attention ({{ "{{ $labels.reason }}" }}).
+    description: >-
+      E.g. pools cannot get further addresses, or the cloud may give fixed addresses to others. The condition Degraded of the SpiderCloudNetwork has the way out.
 - alert: SpiderpoolCertificateExpires
   expr: min by (instance, certificate) (spiderpool_certificate_expiry_timestamp_seconds) - time() < {{ $r.certificateDays }} * 86400
   for: 30m

@@ -52,7 +52,7 @@ func (r *Reconciler) attachInterfaces(ctx context.Context, network *v2beta1.Spid
 	if len(attaches) == 0 && plan.Clean && len(s.doubts) == 0 {
 		return plan, nil, r.setFinalizer(ctx, network, controllerutil.RemoveFinalizer)
 	}
-	return plan, slices.Concat(faults, refused, plan.Issues), nil
+	return plan, slices.Concat(degrading(faults, plan.Issues), refused, plan.Issues), nil
 }
 
 // attachesOf returns the interfaces of each node that the controller attaches.
@@ -122,6 +122,7 @@ func (s *session) attaching(network *v2beta1.SpiderCloudNetwork, in *input, atta
 // step is a call about an interface.
 type step struct {
 	*call
+	lacks bool                            // its node has no interface there yet
 	place string                          // where a refusal holds, unless its kind says otherwise
 	done  func()                          // remembers a success
 	fails func(cloud.Kind) (place string) // remembers a refusal, and returns another place for it, or ""
@@ -165,7 +166,9 @@ func (r *Reconciler) changeInterfaces(ctx context.Context, network *v2beta1.Spid
 		}
 		failed[place] = true
 		former := s.own.stops[place]
-		s.own.stops[place] = s.newStop(now, former, interfaceRefusal(one))
+		issue := interfaceRefusal(one)
+		issue.Degrades = !one.lacks
+		s.own.stops[place] = s.newStop(now, former, issue)
 		if former == nil {
 			faults = append(faults, s.own.stops[place].Issue)
 		}
@@ -224,7 +227,7 @@ func (r *Reconciler) steps(s *session, plan *cloud.AttachPlan) (steps []step) {
 
 func (s *session) createStep(now func() time.Time, c cloud.Creation) step {
 	var made cloud.Interface
-	one := step{place: c.Subnet, call: s.newCall(c.Node, "", v2beta1.CloudCreate, func(ctx context.Context) (err error) {
+	one := step{lacks: true, place: c.Subnet, call: s.newCall(c.Node, "", v2beta1.CloudCreate, func(ctx context.Context) (err error) {
 		made, err = s.provider.Create(ctx, c.NewInterface)
 		return err
 	})}
@@ -251,7 +254,7 @@ func (s *session) createStep(now func() time.Time, c cloud.Creation) step {
 
 func (s *session) attachStep(now func() time.Time, a cloud.Attachment) step {
 	i, _ := s.own.found.Interface(a.Interface) // another step of the batch may forget the listings
-	one := step{call: s.newCall(a.Node, a.Interface, v2beta1.CloudAttach, func(ctx context.Context) error {
+	one := step{lacks: i.Attached == "", call: s.newCall(a.Node, a.Interface, v2beta1.CloudAttach, func(ctx context.Context) error {
 		return s.provider.Attach(ctx, a.Interface, a.Instance, a.Device)
 	})}
 	one.done = func() {
@@ -300,6 +303,9 @@ func (r *Reconciler) end(ctx context.Context, network *v2beta1.SpiderCloudNetwor
 	}
 	if len(faults) == 0 {
 		faults = []cloud.Issue{{Reason: "Deleting", Text: "the finalizer stays until the outcome of all calls is known, and two listings show no network interface that would be left without its instance"}}
+	}
+	for i := range faults {
+		faults[i].Degrades = false // the pools go with the object
 	}
 	s.more = false
 	return ctrl.Result{RequeueAfter: s.next(now, cloud.Plan{})}, r.report(ctx, network, nil, faults)

@@ -149,7 +149,7 @@ func TestAttachPolicyIsLeast(t *testing.T) {
 				w.removePods()
 				w.run(5 * time.Minute)
 			}
-			w.condition("PermissionMissing", action[1])
+			w.reported("PermissionMissing", action[1])
 		})
 	}
 }

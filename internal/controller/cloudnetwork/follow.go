@@ -423,6 +423,7 @@ func (s *session) refusedMove(now time.Time, c *change) cloud.Issue {
 		problem = "has no pod, but stays on node"
 	}
 	issue.Text = fmt.Sprintf("the fixed address %s %s %s: %s", c.Addr, problem, c.Node, issue.Text)
+	issue.Degrades = c.leave || cloud.KindOf(c.err) == cloud.Quota // other nodes go on
 	s.fixed.stops[at] = s.newStop(now, s.fixed.stops[at], issue)
 	return issue
 }

@@ -106,7 +106,7 @@ func (r *Reconciler) giveBack(ctx context.Context, network *v2beta1.SpiderCloudN
 		began := time.Now()
 		pieces, err := r.withhold(ctx, network, s, ret)
 		if err != nil {
-			faults = append(faults, cloud.Issue{Reason: "WriteFailed", Text: fmt.Sprintf("withhold addresses of SpiderIPPool %s: %s; they stay assigned", ret.Pool, err)})
+			faults = append(faults, cloud.Issue{Reason: "WriteFailed", Text: fmt.Sprintf("withhold addresses of SpiderIPPool %s: %s; they stay assigned", ret.Pool, err), Degrades: true})
 		}
 		if len(pieces) == 0 {
 			continue
@@ -201,6 +201,8 @@ func (s *session) keep(pool string, p cloud.Piece) {
 // returned remembers what the cloud said about pieces that go back. After a refusal, the pool keeps them.
 func (s *session) returned(now time.Time, instance string, ret cloud.Return, err error) {
 	prefixes := ret.Prefixes()
+	issue := faultOf(err)
+	issue.Degrades = true // the pools have what they need
 	switch cloud.KindOf(err) {
 	case cloud.Unknown:
 		for _, piece := range prefixes {
@@ -210,10 +212,9 @@ func (s *session) returned(now time.Time, instance string, ret cloud.Return, err
 			return // see session.doubt
 		}
 	case cloud.Throttled, cloud.Credentials, cloud.Gone:
-		s.refusal = s.newStop(now, s.refusal, faultOf(err))
+		s.refusal = s.newStop(now, s.refusal, issue)
 		return
 	default:
-		issue := faultOf(err)
 		issue.Text = fmt.Sprintf("SpiderIPPool %s keeps addresses that no pod needs: %s", ret.Pool, issue.Text)
 		s.refusal = &stop{Issue: issue, until: now.Add(refusedTime), pause: stopMax}
 		for _, p := range ret.Pieces {

@@ -74,17 +74,15 @@ func (r *Reconciler) manage(ctx context.Context, network *v2beta1.SpiderCloudNet
 		return cloud.ManagePlan{}, nil, fmt.Errorf("remove ended calls from the status: %w", err)
 	}
 	s.forget(now, in.nodes)
-	var faults []cloud.Issue
+	var limitless *cloud.Issue
 	if manages(network) {
-		if fault := s.readLimits(ctx, now, in.nodes); fault != nil {
-			faults = append(faults, *fault)
-		}
+		limitless = s.readLimits(ctx, now, in.nodes)
 	}
 	attached, issues, err := r.attachInterfaces(ctx, network, s, in, busy, asked)
 	if err != nil {
 		return cloud.ManagePlan{}, nil, err
 	}
-	faults, again = append(faults, issues...), append(again, attached.Again...)
+	faults, again := issues, append(again, attached.Again...)
 	if !manages(network) {
 		if len(busy) == 0 { // the cloud has taken back, or will, what a call without an answer names
 			for _, h := range s.ofNetwork(network.Name) {
@@ -107,6 +105,9 @@ func (r *Reconciler) manage(ctx context.Context, network *v2beta1.SpiderCloudNet
 	s.idle, s.returning, s.more = plan.Idle, plan.Returning, false
 	plan.Again, plan.Ask = append(plan.Again, again...), append(plan.Ask, attached.Ask...)
 	faults = append(faults, plan.Issues...)
+	if limitless != nil {
+		faults = slices.Concat(degrading([]cloud.Issue{*limitless}, faults), faults)
+	}
 	refused, err := r.grow(ctx, network, s, in, &plan)
 	if err != nil {
 		return plan, nil, err
@@ -220,7 +221,7 @@ func (r *Reconciler) grow(ctx context.Context, network *v2beta1.SpiderCloudNetwo
 				d.pool, d.had = g.Pool, s.histories[in.instanceOf(g.Node)].Pieces(g.Interface)
 				s.doubts[calls[i].ID] = d
 			}
-			if issue := s.refused(now, g, err); issue != nil {
+			if issue := s.refused(now, g, in.pools[g.Pool] != nil, err); issue != nil {
 				faults = append(faults, *issue)
 			}
 			plan.Room[g.Pool] = 0
@@ -292,8 +293,8 @@ func placesOf(g cloud.Growth) [3]cloud.Place {
 }
 
 // refused remembers that the cloud has assigned nothing, and where that holds. A subnet without room for an IPv4 prefix gets single
-// addresses, without a pause. It returns a refusal that is new.
-func (s *session) refused(now time.Time, g cloud.Growth, err error) *cloud.Issue {
+// addresses, without a pause. It returns a refusal that is new, which degrades the network if the pool exists.
+func (s *session) refused(now time.Time, g cloud.Growth, exists bool, err error) *cloud.Issue {
 	places, kind := placesOf(g), cloud.KindOf(err)
 	if g.Unit == cloud.Prefixes && g.Family == inet.IPv4 && (kind == cloud.Fragmented || kind == cloud.NoCapacity) {
 		s.fragmented[g.Subnet], s.more = now.Add(fragmentedTime), true
@@ -312,7 +313,7 @@ func (s *session) refused(now time.Time, g cloud.Growth, err error) *cloud.Issue
 	if former != nil {
 		return nil
 	}
-	issue.Text = fmt.Sprintf("node %s needs more %s addresses: %s", g.Node, g.Family, issue.Text)
+	issue.Text, issue.Degrades = fmt.Sprintf("node %s needs more %s addresses: %s", g.Node, g.Family, issue.Text), exists
 	return &issue
 }
 

@@ -317,7 +317,7 @@ func TestRefusedReturnKeepsPrefix(t *testing.T) {
 	action := x.cloud.Deny("Unassign")
 	x.passes(12)
 	x.wantAssigned(eni, "172.31.32.16/28", "172.31.32.32/28")
-	x.condition("PermissionMissing", "SpiderIPPool aws-worker1-0-v4 keeps addresses that no pod needs: the cloud does not allow the action "+action)
+	x.degraded("PermissionMissing", "SpiderIPPool aws-worker1-0-v4 keeps addresses that no pod needs: the cloud does not allow the action "+action)
 	x.passes(12)
 	x.want("aws-worker1-0-v4: 172.31.32.16-172.31.32.47")
 	if got := x.withheld(); !got.IsEmpty() {
@@ -353,7 +353,7 @@ func TestStoppedGrowthNamesReason(t *testing.T) {
 				x.pods("worker1", 20)
 			}
 			x.passes(4)
-			x.condition(tc.reason, tc.part)
+			x.degraded(tc.reason, tc.part)
 			if got := x.assignable("aws-worker1-0-v4"); got != 0 {
 				t.Errorf("%d addresses are assignable", got)
 			}

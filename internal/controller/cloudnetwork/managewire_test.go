@@ -186,7 +186,7 @@ func TestManagePolicyIsLeast(t *testing.T) {
 				w.removePods()
 				w.passes(20)
 			}
-			w.condition("PermissionMissing", action[1])
+			w.reported("PermissionMissing", action[1])
 		})
 	}
 }

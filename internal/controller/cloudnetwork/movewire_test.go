@@ -75,7 +75,7 @@ func playMove(x *bench, ip, first, second, action string, leave bool, set func(p
 		x.pass(time.Second)
 		x.pass(coolDown)
 		x.pass(time.Second)
-		x.condition("PermissionMissing", "the cloud does not allow the action "+action+"; add it to the policy")
+		x.degraded("PermissionMissing", "the cloud does not allow the action "+action+"; add it to the policy")
 		set(policy)
 		x.passes(10)
 		if got := x.placement(ip); got.IP != "" {

@@ -4,8 +4,10 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
 
 	"spiderpool.dev/spiderpool/api/v2beta1"
@@ -13,8 +15,23 @@ import (
 	"spiderpool.dev/spiderpool/internal/kube/status"
 )
 
-// faultsNamed is the number of faults in the message of the condition.
+// faultsNamed is the number of faults in the message of a condition.
 const faultsNamed = 5
+
+// conditionDegraded is the type of the condition for faults in spite of which all pools work (cloud.Issue.Degrades). It is true while there is one.
+const conditionDegraded = "Degraded"
+
+// degrading returns faults that only degrade the network, unless one of the others does more: these faults may be its cause.
+func degrading(faults, others []cloud.Issue) []cloud.Issue {
+	if slices.ContainsFunc(others, func(other cloud.Issue) bool { return !other.Degrades }) {
+		return faults
+	}
+	faults = slices.Clone(faults)
+	for i := range faults {
+		faults[i].Degrades = true
+	}
+	return faults
+}
 
 // report writes the status. in is nil if the cluster was not read.
 func (r *Reconciler) report(ctx context.Context, network *v2beta1.SpiderCloudNetwork, in *input, faults []cloud.Issue) error {
@@ -22,7 +39,19 @@ func (r *Reconciler) report(ctx context.Context, network *v2beta1.SpiderCloudNet
 	if in != nil {
 		count(network, in)
 	}
-	_, err := r.status.Update(ctx, network, before, ready(faults))
+	var severe, minor []cloud.Issue
+	for _, f := range faults {
+		if f.Degrades {
+			minor = append(minor, f)
+		} else {
+			severe = append(severe, f)
+		}
+	}
+	degraded := degradedBy(minor)
+	if in == nil {
+		degraded.Status, degraded.Reason, degraded.Message = metav1.ConditionUnknown, "NotChecked", "the condition Ready says why the controller did not look"
+	}
+	_, err := r.status.Update(ctx, network, before, ready(severe), degraded)
 	return err
 }
 
@@ -47,6 +76,19 @@ func ready(faults []cloud.Issue) status.Condition {
 	if len(faults) == 0 {
 		return status.Condition{OK: true, Reason: "PoolsUpToDate", Message: "the pools equal the cloud"}
 	}
+	return status.Condition{Reason: string(faults[0].Reason), Message: textOfFaults(faults)}
+}
+
+// degradedBy decides the condition Degraded in the same way.
+func degradedBy(faults []cloud.Issue) metav1.Condition {
+	if len(faults) == 0 {
+		return metav1.Condition{Type: conditionDegraded, Status: metav1.ConditionFalse, Reason: "AsExpected", Message: "nothing stops growth and returns, and no fixed address is at risk"}
+	}
+	return metav1.Condition{Type: conditionDegraded, Status: metav1.ConditionTrue, Reason: string(faults[0].Reason), Message: textOfFaults(faults)}
+}
+
+// textOfFaults names the first faults.
+func textOfFaults(faults []cloud.Issue) string {
 	var texts []string
 	for _, f := range faults[:min(len(faults), faultsNamed)] {
 		texts = append(texts, f.Text)
@@ -54,5 +96,5 @@ func ready(faults []cloud.Issue) status.Condition {
 	if more := len(faults) - len(texts); more > 0 {
 		texts = append(texts, fmt.Sprintf("and %d more", more))
 	}
-	return status.Condition{Reason: string(faults[0].Reason), Message: strings.Join(texts, "; ")}
+	return strings.Join(texts, "; ")
 }

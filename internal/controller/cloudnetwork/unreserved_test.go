@@ -47,7 +47,7 @@ func TestPrefixWithFixedAddressesGoesBack(t *testing.T) {
 			if n := len(x.network().Status.Changes); n > 0 {
 				t.Errorf("%d calls are open", n)
 			}
-			x.condition("RangeNotReserved", "subnet "+x.subnets[1]+" has no explicit reservation for "+tc.ips)
+			x.degraded("RangeNotReserved", "subnet "+x.subnets[1]+" has no explicit reservation for "+tc.ips)
 		})
 	}
 }
@@ -74,7 +74,7 @@ func TestFullOfFixedPrefixesPauses(t *testing.T) {
 	x.wantAssigned(eni, "172.31.32.16/28", "172.31.32.32/28")
 	x.pass(settleTime)
 	x.wantAssigned(eni)
-	x.condition("RangeNotReserved", "172.31.32.16-172.31.32.63")
+	x.degraded("RangeNotReserved", "172.31.32.16-172.31.32.63")
 	x.passes(4) // once more
 	x.pass(time.Second)
 	x.wantAssigned(eni)
@@ -135,7 +135,7 @@ func TestReservationEndsCondition(t *testing.T) {
 	w.fixedAddresses(v2beta1.CloudFixedAddresses{Name: "db", Subnet: w.subnet, IPs: []string{"172.31.16.40-172.31.16.47"}})
 	w.passes(2)
 	command := "run aws ec2 create-subnet-cidr-reservation --region eu-central-1 --subnet-id " + w.subnet + " --reservation-type explicit --cidr 172.31.16.32/28"
-	w.condition("RangeNotReserved", command)
+	w.degraded("RangeNotReserved", command)
 	w.grow()
 	w.passes(6)
 	w.wantPieces(2)
@@ -169,7 +169,7 @@ func TestPrefixThatStaysStopsNothing(t *testing.T) {
 	x.passes(20)
 	x.wantAssigned(eni, "172.31.32.16/28", "172.31.32.32/28", "172.31.32.48/28")
 	x.want("aws-db-fixed-v4: 172.31.32.32", "aws-worker1-0-v4: 172.31.32.16-172.31.32.31, 172.31.32.48-172.31.32.63")
-	x.condition("PermissionMissing", cloudtest.NewFake().Deny("Unassign"))
+	x.degraded("PermissionMissing", cloudtest.NewFake().Deny("Unassign"))
 }
 
 func setOf(t *testing.T, text string) inet.Set {

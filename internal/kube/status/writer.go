@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/tools/events"
@@ -36,12 +37,18 @@ func NewWriter(mgr manager.Manager) Writer {
 	return Writer{Client: mgr.GetClient(), Recorder: Recorder{mgr.GetEventRecorder("spiderpool-controller")}}
 }
 
-// Update sets the condition Ready of object and writes the status if it differs
+// Update sets the condition Ready of object, and further conditions that are True if something is wrong. It writes the status if it differs
 // from the status of before, a copy of object from before the caller changed the
 // status. It returns whether it wrote. A missing object is no error.
-func (w Writer) Update(ctx context.Context, object, before client.Object, ready Condition) (written bool, err error) {
+func (w Writer) Update(ctx context.Context, object, before client.Object, ready Condition, further ...metav1.Condition) (written bool, err error) {
 	kind, conditions := conditionsOf(object)
 	changed := ready.set(conditions, object.GetGeneration())
+	for _, c := range further {
+		c.ObservedGeneration, c.Message = object.GetGeneration(), observe.Truncate(c.Message, maxMessage)
+		if meta.SetStatusCondition(conditions, c) && c.Status == metav1.ConditionTrue {
+			w.Recorder.Record(object, nil, observe.NotReady(c.Reason, c.Message))
+		}
+	}
 	if equality.Semantic.DeepEqual(before, object) {
 		return false, nil
 	}

@@ -94,6 +94,38 @@ func TestUpdateWarnsOnlyWhenUnreadyChanges(t *testing.T) {
 	}
 }
 
+func TestFurtherConditionWarnsWhileTrue(t *testing.T) {
+	object := &v2beta1.SpiderCloudNetwork{ObjectMeta: metav1.ObjectMeta{Name: "a", Generation: 3}}
+	w, recorder := fixture(t, object)
+	limited := metav1.Condition{Type: "Degraded", Status: metav1.ConditionTrue, Reason: "TypeLimit", Message: "full"}
+	ended := metav1.Condition{Type: "Degraded", Status: metav1.ConditionFalse, Reason: "AsExpected"}
+	for i, step := range []struct {
+		further metav1.Condition
+		want    int // warnings
+	}{
+		{ended, 0}, {limited, 1}, {limited, 0}, {ended, 0},
+	} {
+		if err := w.Client.Get(t.Context(), client.ObjectKey{Name: "a"}, object); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Update(t.Context(), object, object.DeepCopy(), fine, step.further); err != nil {
+			t.Fatal(err)
+		}
+		got := meta.FindStatusCondition(object.Status.Conditions, "Degraded")
+		if got == nil || got.Status != step.further.Status || got.ObservedGeneration != object.Generation || object.Status.Conditions[0].Type != status.ConditionReady {
+			t.Errorf("step %d: the conditions are %+v", i, object.Status.Conditions)
+		}
+		if len(recorder.Events) != step.want {
+			t.Errorf("step %d: %d warnings, want %d", i, len(recorder.Events), step.want)
+		}
+		for range len(recorder.Events) {
+			if got, want := <-recorder.Events, "Warning TypeLimit full"; got != want {
+				t.Errorf("event is %q, want %q", got, want)
+			}
+		}
+	}
+}
+
 func TestUpdateIgnoresDeletedObjects(t *testing.T) {
 	w, _ := fixture(t)
 	pool := &v2beta1.SpiderIPPool{ObjectMeta: metav1.ObjectMeta{Name: "gone"}}
