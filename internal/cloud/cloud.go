@@ -37,7 +37,7 @@ type Interface struct {
 	// Assigned are the prefixes and single addresses that pods may have, sorted, e.g.
 	// 10.0.1.16/28, 10.0.1.77/32, 2001:db8:1::/80.
 	Assigned []netip.Prefix
-	// Fixed are the single addresses among those that a pool of fixed addresses has (Discovery.Fixed). No provider sets it.
+	// Fixed are the single addresses among those that a pool of fixed addresses has, of this or another network (Discovery.Fixed). No provider sets it.
 	Fixed []netip.Prefix
 	// Tags are set by Provider.Interfaces and Provider.Create. Provider.Instances may leave
 	// them nil: EC2 describes an instance without them.

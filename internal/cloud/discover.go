@@ -75,7 +75,7 @@ type Discovery struct {
 	Subnets  map[string]Subnet // of all interfaces in the answers
 	Pools    []ExistingPool    // of this network
 	Others   inet.Set          // addresses of all other pools
-	Fixed    inet.Set          // addresses of the network's own pools of fixed addresses, which are among Others
+	Fixed    inet.Set          // addresses of all pools of fixed addresses, also of other networks; they are among Others
 	// Reserved are the addresses that this network keeps from all pods.
 	Reserved inet.Set
 	// Settled says that the agents have had time to read Reserved and Pools. Only then the
@@ -325,7 +325,7 @@ func (p *discovery) free(s slot, iface string, ips inet.Set) inet.Set {
 		p.again[s.member.Node] = true
 	}
 	if fixed := ips.And(p.Fixed); !fixed.IsEmpty() {
-		overlap("interface %s of node %s has %s in a prefix, and spec.interfaces[].fixedAddresses has them, too; reserve them in the subnet, so that the cloud takes no prefix there, and unassign the prefix", iface, s.member.Node, fixed)
+		overlap("interface %s of node %s has %s in a prefix, and spec.interfaces[].fixedAddresses of a SpiderCloudNetwork has them, too; reserve them in the subnet, so that the cloud takes no prefix there, and unassign the prefix", iface, s.member.Node, fixed)
 		ips = ips.Minus(fixed)
 	}
 	if ips.Overlaps(p.taken) {

@@ -140,7 +140,7 @@ func (s Subnet) reserve(ips inet.Set) string {
 		s.ID, ips, before, s.ReserveCommand, strings.Join(cidrs, ", and the same for "))
 }
 
-// coversFixed reports whether an assigned prefix has fixed addresses. They are on no other interface as long as it is assigned. So no pool of
+// coversFixed reports whether an assigned prefix has fixed addresses, of this or another network. They are on no other interface as long as it is assigned. So no pool of
 // a node gets any of its addresses, and Manage gives it back. A pool that has some of them already keeps those.
 func (d Discovery) coversFixed(piece netip.Prefix, have inet.Set) bool {
 	all := inet.OfPrefix(piece)

@@ -6,7 +6,6 @@ import (
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"spiderpool.dev/spiderpool/api/v2beta1"
 	"spiderpool.dev/spiderpool/internal/kube/status"
@@ -45,11 +44,7 @@ func (x *bench) reported(reason, part string) {
 // conditions returns the conditions Ready and Degraded.
 func (x *bench) conditions() (ready, degraded metav1.Condition) {
 	x.t.Helper()
-	network := &v2beta1.SpiderCloudNetwork{}
-	if err := x.c.Get(x.t.Context(), client.ObjectKey{Name: "aws"}, network); err != nil {
-		x.t.Fatal(err)
-	}
-	for _, c := range network.Status.Conditions {
+	for _, c := range x.network().Status.Conditions {
 		switch c.Type {
 		case status.ConditionReady:
 			ready = c

@@ -80,6 +80,7 @@ func fixedOf(network *v2beta1.SpiderCloudNetwork) inet.Set {
 func (r *Reconciler) fix(ctx context.Context, network *v2beta1.SpiderCloudNetwork, s *session, in *input, now time.Time) ([]cloud.Issue, error) {
 	entries, faults := entriesOf(network)
 	clear(s.fixed.unreserved)
+	defer func() { r.fixed[network.Name] = in.fixedAddrs() }()
 	if len(entries)+len(in.fixed) == 0 {
 		return nil, nil
 	}
@@ -158,6 +159,20 @@ func fillFixed(pool *v2beta1.SpiderIPPool, network *v2beta1.SpiderCloudNetwork, 
 	pool.Spec.MultusName = []string{network.Spec.Interfaces[i].MultusName}
 	pool.Spec.Default = new(false)
 	compile.CompletePool(pool)
+}
+
+// fixedSets are the fixed addresses of each SpiderCloudNetwork, as its last reconcile has left them. The cache may show a new pool later,
+// and the pool of a node must not get its addresses meanwhile.
+type fixedSets map[string]inet.Set
+
+// others returns those of the other SpiderCloudNetworks.
+func (f fixedSets) others(network string) (sets []inet.Set) {
+	for name, set := range f {
+		if name != network {
+			sets = append(sets, set)
+		}
+	}
+	return sets
 }
 
 // fixedPool is a pool of fixed addresses of the network.

@@ -66,7 +66,7 @@ func (x *bench) lease(addr string, state lease.State, pod, uid, node string) {
 	}
 	l := lease.Lease{Addr: a, State: state, Since: x.clock.Now()}
 	if state != lease.Released {
-		l.Pool = cloud.FixedPoolName("aws", "db", inet.FamilyOf(a))
+		l.Pool = cloud.FixedPoolName(x.name, "db", inet.FamilyOf(a))
 		l.Holder = lease.Holder{
 			Pod: lease.ParsePodKey("default/" + pod), PodUID: uid, Node: node, Attachment: lease.Attachment{ContainerID: uid, Interface: "eth0"},
 			FixedFor: lease.Owner{Kind: lease.KindPod, Namespace: "default", Name: pod},

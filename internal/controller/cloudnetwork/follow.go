@@ -43,6 +43,14 @@ func newFollowed(now time.Time) followed {
 	}
 }
 
+// allow ends the refusals of addresses that the cloud has taken back.
+func (f *followed) allow(pieces []netip.Prefix) {
+	maps.DeleteFunc(f.stops, func(at string, _ *stop) bool {
+		a, err := netip.ParseAddr(at)
+		return err == nil && slices.ContainsFunc(pieces, func(p netip.Prefix) bool { return p.Contains(a) })
+	})
+}
+
 func sortedAddrs[T any](m map[netip.Addr]T) []netip.Addr {
 	return slices.SortedFunc(maps.Keys(m), netip.Addr.Compare)
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -132,6 +131,9 @@ func (r *Reconciler) giveBack(ctx context.Context, network *v2beta1.SpiderCloudN
 		s.returned(r.clock.Now(), in.instanceOf(ret.Node), ret, calls[i].err)
 		r.log.InfoContext(ctx, "gave addresses back to the cloud", "node", ret.Node, "interface", ret.Interface, "pool", ret.Pool, "pieces", fmt.Sprint(ret.Pieces), "err", calls[i].err)
 		if calls[i].err == nil {
+			for _, other := range r.sessions { // fixed addresses of the pieces are free now, also those of other networks
+				other.fixed.allow(ret.Prefixes())
+			}
 			back = append(back, fmt.Sprintf("%s of %s of node %s", join(ret.Prefixes()), ret.Interface, ret.Node))
 		}
 	}
@@ -223,10 +225,6 @@ func (s *session) returned(now time.Time, instance string, ret cloud.Return, err
 		return
 	}
 	s.refusal = nil
-	maps.DeleteFunc(s.fixed.stops, func(at string, _ *stop) bool { // fixed addresses of the pieces are free now
-		a, err := netip.ParseAddr(at)
-		return err == nil && slices.ContainsFunc(prefixes, func(p netip.Prefix) bool { return p.Contains(a) })
-	})
 	s.histories[instance] = s.histories[instance].Unassigned(ret.Interface, prefixes)
 	s.returning[ret.Pool] = slices.DeleteFunc(slices.Clone(s.returning[ret.Pool]), func(p netip.Prefix) bool { return slices.Contains(prefixes, p) })
 }

@@ -213,7 +213,7 @@ func (r *Reconciler) grow(ctx context.Context, network *v2beta1.SpiderCloudNetwo
 		return nil, err
 	}
 	now := r.clock.Now()
-	fixed := fixedOf(network)
+	fixed := inet.Union(fixedOf(network), in.elsewhere)
 	var assigned []string
 	for i, g := range wanted {
 		if err := calls[i].err; err != nil {
@@ -260,7 +260,7 @@ func (s *session) grown(now time.Time, g cloud.Growth, pieces []netip.Prefix, fi
 	} else if g.Last {
 		// The interface is full of them. They go back, and the cloud might assign the same ones again, so pause.
 		s.stops[at] = s.newStop(now, s.stops[at], cloud.Issue{Reason: cloud.RangeNotReserved, Text: fmt.Sprintf(
-			"the cloud has given interface %s only pieces with fixed addresses, the last ones %s, and the controller gives them back; make an explicit reservation in subnet %s for spec.interfaces[].fixedAddresses[].ips",
+			"the cloud has given interface %s only pieces with fixed addresses, the last ones %s, and the controller gives them back; make an explicit reservation in subnet %s for spec.interfaces[].fixedAddresses[].ips of all SpiderCloudNetworks",
 			g.Interface, join(pieces), g.Subnet)})
 	}
 	s.end(places[:2]...)

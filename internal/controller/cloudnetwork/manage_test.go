@@ -55,7 +55,7 @@ func (x *bench) mode(mode v2beta1.CloudMode) {
 func (x *bench) network() *v2beta1.SpiderCloudNetwork {
 	x.t.Helper()
 	network := &v2beta1.SpiderCloudNetwork{}
-	if err := x.c.Get(x.t.Context(), client.ObjectKey{Name: "aws"}, network); err != nil {
+	if err := x.c.Get(x.t.Context(), client.ObjectKey{Name: x.name}, network); err != nil {
 		x.t.Fatal(err)
 	}
 	return network

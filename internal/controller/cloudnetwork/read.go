@@ -11,6 +11,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"spiderpool.dev/spiderpool/api/names"
@@ -29,6 +30,8 @@ type input struct {
 	existing []cloud.ExistingPool             // the same
 	fixed    map[string]fixedPool             // those of fixed addresses of this network, which are not among pools
 	others   inet.Set                         // addresses of all other pools
+	// elsewhere are fixed addresses of other SpiderCloudNetworks, which are among others.
+	elsewhere inet.Set
 	reserved inet.Set
 	kept     inet.Set                 // addresses that users keep from all pods
 	leases   map[string][]lease.Lease // of the pools that may lose addresses
@@ -36,7 +39,7 @@ type input struct {
 }
 
 func (in *input) discovery(network *v2beta1.SpiderCloudNetwork, s *session, now time.Time) cloud.Discovery {
-	fixed := in.fixedAddrs()
+	fixed := inet.Union(in.fixedAddrs(), in.elsewhere)
 	d := cloud.Discovery{
 		Now: now, Network: network.Name, Subnets: s.subnets, Pools: in.existing, Others: inet.Union(fixed, in.others), Fixed: fixed,
 		Members: s.membersOf(in), Reserved: in.reserved, Settled: s.settled(now),
@@ -55,7 +58,7 @@ func (in *input) discovery(network *v2beta1.SpiderCloudNetwork, s *session, now 
 	return d
 }
 
-// fixedAddrs returns the addresses of the pools of fixed addresses.
+// fixedAddrs returns the addresses of the network's own pools of fixed addresses.
 func (in *input) fixedAddrs() inet.Set {
 	var all []inet.Set
 	for _, pool := range in.fixed {
@@ -167,7 +170,16 @@ func (r *Reconciler) readPools(ctx context.Context, network *v2beta1.SpiderCloud
 	if err := r.client.List(ctx, &pools, client.UnsafeDisableDeepCopy); err != nil {
 		return fmt.Errorf("list SpiderIPPools: %w", err)
 	}
+	var networks v2beta1.SpiderCloudNetworkList
+	if err := r.client.List(ctx, &networks, client.UnsafeDisableDeepCopy); err != nil {
+		return fmt.Errorf("list SpiderCloudNetworks: %w", err)
+	}
+	owners := map[types.UID]*v2beta1.SpiderCloudNetwork{}
+	for i := range networks.Items {
+		owners[networks.Items[i].UID] = &networks.Items[i]
+	}
 	var others []inet.Set
+	elsewhere := r.fixed.others(network.Name)
 	kept := []inet.Set{in.kept}
 	for i := range pools.Items {
 		pool := &pools.Items[i]
@@ -175,6 +187,9 @@ func (r *Reconciler) readPools(ctx context.Context, network *v2beta1.SpiderCloud
 		// The owner decides, not the label: any user may set that, or lose it.
 		if !metav1.IsControlledBy(pool, network) {
 			others = append(others, compiled.IPs)
+			if ref := metav1.GetControllerOfNoCopy(pool); ref != nil && owners[ref.UID] != nil && isFixed(owners[ref.UID], pool) {
+				elsewhere = append(elsewhere, compiled.IPs)
+			}
 			continue
 		}
 		if isFixed(network, pool) {
@@ -207,6 +222,6 @@ func (r *Reconciler) readPools(ctx context.Context, network *v2beta1.SpiderCloud
 		in.existing = append(in.existing, existing)
 	}
 	r.owners.set(network.Name, in.fixed)
-	in.others, in.kept = inet.Union(others...), inet.Union(kept...)
+	in.others, in.kept, in.elsewhere = inet.Union(others...), inet.Union(kept...), inet.Union(elsewhere...)
 	return nil
 }

@@ -72,6 +72,7 @@ type Reconciler struct {
 	sessions  map[string]*session // by SpiderCloudNetwork; one reconcile runs at a time
 	news      *news
 	owners    owners
+	fixed     fixedSets
 	cluster   string // its UID, once it is known
 	jitter    func(limit time.Duration) time.Duration
 	Options
@@ -91,7 +92,7 @@ type Options struct {
 // blockindex.IndexBlocksByPool.
 func New(w status.Writer, providers Providers, o Options, log *slog.Logger) *Reconciler {
 	return &Reconciler{
-		client: w.Client, cache: w.Client, status: w, providers: providers, clock: clock.RealClock{}, log: log, sessions: map[string]*session{}, news: &news{},
+		client: w.Client, cache: w.Client, status: w, providers: providers, clock: clock.RealClock{}, log: log, sessions: map[string]*session{}, news: &news{}, fixed: fixedSets{},
 		jitter: rand.N[time.Duration], Options: o,
 	}
 }
@@ -145,7 +146,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 	network := &v2beta1.SpiderCloudNetwork{}
 	if err := r.client.Get(ctx, request.NamespacedName, network); err != nil {
 		if client.IgnoreNotFound(err) == nil {
-			delete(r.sessions, request.Name)
+			r.forget(request.Name)
 		}
 		return ctrl.Result{}, client.IgnoreNotFound(err)
 	}
@@ -200,6 +201,12 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 		return ctrl.Result{}, err
 	}
 	return ctrl.Result{RequeueAfter: s.next(now, plan)}, nil
+}
+
+// forget drops the memory about a SpiderCloudNetwork that is gone.
+func (r *Reconciler) forget(name string) {
+	delete(r.sessions, name)
+	delete(r.fixed, name)
 }
 
 // session returns the memory about a SpiderCloudNetwork. A new region begins a new one.

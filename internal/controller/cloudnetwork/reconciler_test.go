@@ -49,6 +49,7 @@ func (x indexer) IndexField(_ context.Context, o client.Object, field string, va
 // bench is a reconciler with a cluster and a cloud in memory.
 type bench struct {
 	t       *testing.T
+	name    string // of the SpiderCloudNetwork
 	c       client.WithWatch
 	cloud   *cloudtest.Fake
 	subnets []string
@@ -68,7 +69,7 @@ func newBench(t *testing.T, versions ...int64) *bench {
 		t.Fatal(err)
 	}
 	x := &bench{
-		t: t, c: b.Build(), cloud: cloudtest.NewFake(), clock: clocktesting.NewFakePassiveClock(time.Now()), events: events.NewFakeRecorder(100),
+		t: t, name: "aws", c: b.Build(), cloud: cloudtest.NewFake(), clock: clocktesting.NewFakePassiveClock(time.Now()), events: events.NewFakeRecorder(100),
 	}
 	x.restart()
 	x.cloud.AddType("m5.large", cloud.Limits{Interfaces: 3, IPv4: 10, IPv6: 10, Prefixes: true})
@@ -76,7 +77,7 @@ func newBench(t *testing.T, versions ...int64) *bench {
 		x.cloud.AddSubnet("eu-central-1a", nil, prefix("172.31.16.0/20"), prefix("2406:da1e:c4:ed01::/64")),
 		x.cloud.AddSubnet("eu-central-1b", nil, prefix("172.31.32.0/24"), prefix("2406:da1e:c4:ed02::/64")),
 	}
-	network := &v2beta1.SpiderCloudNetwork{ObjectMeta: metav1.ObjectMeta{Name: "aws", UID: "uid-aws"}}
+	network := &v2beta1.SpiderCloudNetwork{ObjectMeta: metav1.ObjectMeta{Name: x.name, UID: "uid-aws"}}
 	network.Spec = v2beta1.SpiderCloudNetworkSpec{
 		Provider: v2beta1.CloudAWS, Mode: v2beta1.CloudDiscover, IPVersions: versions, Default: new(true),
 		Interfaces: []v2beta1.CloudInterface{{Device: 0, MultusName: "kube-system/ipvlan-ens5", Master: "ens5"}},
@@ -159,7 +160,7 @@ func (x *bench) pass(after time.Duration) time.Duration {
 }
 
 func (x *bench) reconcile() (next time.Duration, err error) {
-	result, err := x.r.Reconcile(x.t.Context(), ctrl.Request{NamespacedName: client.ObjectKey{Name: "aws"}})
+	result, err := x.r.Reconcile(x.t.Context(), ctrl.Request{NamespacedName: client.ObjectKey{Name: x.name}})
 	return result.RequeueAfter, err
 }
 
