@@ -168,6 +168,44 @@ func TestFixedAddressIsRefusedInOtherZone(t *testing.T) {
 	}
 }
 
+// The refusal names all fixed addresses of the pod: otherwise, the user would release them one after the other.
+func TestRefusalNamesAllAddressesOfPod(t *testing.T) {
+	cluster, at := newZones(t), &places{placed: map[string]bool{}}
+	for i, zone := range []string{"a", "b"} {
+		p := rangePool(t, "six-"+zone, fmt.Sprintf("fd00:%d::/64", i+1), fmt.Sprintf("fd00:%d::20-fd00:%d::2f", i+1, i+1))
+		p.Zone, p.Default = zone, false
+		p.NodeAffinity = &pool.Selector{MatchLabels: map[string]string{"topology.kubernetes.io/zone": zone}}
+		cluster.SetPool(p, true)
+	}
+	const named = `{"ipv4":["fixed-*"],"ipv6":["six-*"]}`
+	s, req := comes(cluster, "n1", "uid-1", statefulSet("db", "x"))
+	s.Placements = at
+	pod, _ := cluster.Pod(lease.PodKey{Namespace: "default", Name: "db-0"})
+	pod.Annotations["ipam.spidernet.io/ippool"] = named
+	_, err := addFor(t, s, req, 20*time.Millisecond)
+	for _, part := range []string{"waits for its fixed addresses 10.0.0.16 and fd00:1::20 on node n1", "10.0.0.16: " + errMoving.Error(), "fd00:1::20: " + errMoving.Error()} {
+		if err == nil || !strings.Contains(err.Error(), part) {
+			t.Errorf("error %v, want %q", err, part)
+		}
+	}
+	if err := s.Delete(t.Context(), wire.DeleteRequest{Attachment: req.Attachment}); err != nil {
+		t.Fatal(err)
+	}
+	s, req = comes(cluster, "n3", "uid-2", statefulSet("db", "x"))
+	s.Placements = at
+	pod, _ = cluster.Pod(lease.PodKey{Namespace: "default", Name: "db-0"})
+	pod.Annotations["ipam.spidernet.io/ippool"] = named
+	_, err = addFor(t, s, req, 20*time.Millisecond)
+	for _, part := range []string{
+		`its fixed addresses 10.0.0.16 and fd00:1::20 work in zone a only, and the node is in zone "b"`,
+		"run spiderpoolctl release 10.0.0.16 --force, the same for fd00:1::20, and the kubelet tries again",
+	} {
+		if err == nil || !strings.Contains(err.Error(), part) {
+			t.Errorf("error %v, want %q", err, part)
+		}
+	}
+}
+
 // The block is of another node, so the agent does not watch it.
 func TestReleasedAddressRefusesNoZone(t *testing.T) {
 	cluster, at := newZones(t), &places{placed: map[string]bool{}}

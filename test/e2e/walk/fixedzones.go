@@ -109,9 +109,9 @@ func (f *fixed) refused(ctx context.Context) error {
 	if err := f.kubectlAll(ctx, "cordon "+strings.Join(homes, " "), "delete pod db-1"); err != nil {
 		return err
 	}
-	v4 := f.former["db-1"][0]
+	former := f.former["db-1"]
 	if err := f.eventually(ctx, "an event of db-1 names both zones", slow, func(ctx context.Context) error {
-		return f.eventSays(ctx, "db-1", fmt.Sprintf("its fixed address %s works in zone %s only, and the node is in zone %q", v4, homeZone, otherZone))
+		return f.eventSays(ctx, "db-1", fmt.Sprintf("its fixed addresses %s and %s work in zone %s only, and the node is in zone %q", former[0], former[1], homeZone, otherZone))
 	}); err != nil {
 		return err
 	}
@@ -138,12 +138,13 @@ func (f *fixed) scaleController(ctx context.Context, replicas int) error {
 // released follows the message of db-1 until the pod has addresses of its node's zone.
 func (f *fixed) released(ctx context.Context) error {
 	start := time.Now()
-	for _, addr := range f.former["db-1"] {
-		if err := f.eventually(ctx, "an event of db-1 has the way out for "+addr.String(), slow, func(ctx context.Context) error {
-			return f.eventSays(ctx, "db-1", fmt.Sprintf("spiderpoolctl release %s --force", addr))
-		}); err != nil {
-			return err
-		}
+	former := f.former["db-1"]
+	if err := f.eventually(ctx, "an event of db-1 has the way out for both addresses", slow, func(ctx context.Context) error {
+		return f.eventSays(ctx, "db-1", fmt.Sprintf("run spiderpoolctl release %s --force, the same for %s, and", former[0], former[1]))
+	}); err != nil {
+		return err
+	}
+	for _, addr := range former {
 		if _, err := f.Sh(ctx, "bin/spiderpoolctl release "+addr.String()+" --force"); err != nil {
 			return err
 		}
@@ -156,9 +157,8 @@ func (f *fixed) released(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	had := f.former["db-1"]
-	if node := pods[1].Spec.NodeName; node != outside || slices.Contains(had[:], v4) || slices.Contains(had[:], v6) {
-		return fmt.Errorf("pod db-1 is on %s with %s and %s, want other addresses than %s on %s", node, v4, v6, had, outside)
+	if node := pods[1].Spec.NodeName; node != outside || slices.Contains(former[:], v4) || slices.Contains(former[:], v6) {
+		return fmt.Errorf("pod db-1 is on %s with %s and %s, want other addresses than %s on %s", node, v4, v6, former, outside)
 	}
 	f.former["db-1"] = [2]netip.Addr{v4, v6}
 	return errors.Join(f.followed(ctx, pods), f.kubectlAll(ctx, "uncordon "+strings.Join(homes, " ")))
