@@ -210,8 +210,8 @@ func (f *following) target(pool FixedPool, l FixedLease) (iface string, ok bool)
 		return "", false
 	}
 	if to.Subnet != pool.Subnet {
-		f.refuse(l, WrongSubnet, fmt.Sprintf("interface %s of node %s is in %s, and the address in %s; give the pod a node whose interface is in %s, or run spiderpoolctl release %s",
-			to.ID, l.Node, to.Subnet, pool.Subnet, pool.Subnet, l.Addr), false)
+		f.refuse(l, WrongSubnet, fmt.Sprintf("interface %s of node %s is in %s, and the address in %s; give the pod a node whose interface is in %s: kubectl cordon %s, and delete the pod. Its successor keeps the address, or gets another one if you run spiderpoolctl release %s --force before it starts",
+			to.ID, l.Node, to.Subnet, pool.Subnet, pool.Subnet, l.Node, l.Addr), false)
 		return "", false
 	}
 	return to.ID, true

@@ -393,7 +393,7 @@ func TestRefusedMovesAreExplained(t *testing.T) {
 		{"a stranger has the address", "worker1", func(x *bench) { x.cloud.Occupy(x.subnets[1], prefix(fixedIP+"/32")) }, "AddressInUse", "another interface of the cloud has 172.31.32.192", nil},
 		{"permission", "worker1", func(x *bench) { x.cloud.Deny("Assign") }, "PermissionMissing", "Assign", func(x *bench) { x.cloud.Allow("Assign") }},
 		{"throttled", "worker1", func(x *bench) { x.cloud.Throttle("Assign") }, "Throttled", "limits the calls", func(*bench) {}},
-		{"other subnet", "worker3", func(*bench) {}, "WrongSubnet", "spiderpoolctl release 172.31.32.192", nil}, // of one pod only
+		{"other subnet", "worker3", func(*bench) {}, "WrongSubnet", "kubectl cordon worker3, and delete the pod. Its successor keeps the address, or gets another one if you run spiderpoolctl release 172.31.32.192 --force", nil}, // of one pod only
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			x, eni1, _ := newFixedBench(t)

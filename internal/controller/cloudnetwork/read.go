@@ -32,10 +32,10 @@ type input struct {
 	others   inet.Set                         // addresses of all other pools
 	// elsewhere are fixed addresses of other SpiderCloudNetworks, which are among others.
 	elsewhere inet.Set
-	reserved inet.Set
-	kept     inet.Set                 // addresses that users keep from all pods
-	leases   map[string][]lease.Lease // of the pools that may lose addresses
-	room     map[string]int64         // addresses that the cloud would still assign on demand, by pool
+	reserved  inet.Set
+	kept      inet.Set                 // addresses that users keep from all pods
+	leases    map[string][]lease.Lease // of the pools that may lose addresses
+	room      map[string]int64         // addresses that the cloud would still assign on demand, by pool
 }
 
 func (in *input) discovery(network *v2beta1.SpiderCloudNetwork, s *session, now time.Time) cloud.Discovery {
