@@ -52,6 +52,19 @@ func (h History) Next(t time.Time) time.Time {
 // Pieces returns what the last answer shows on an interface.
 func (h History) Pieces(iface string) []netip.Prefix { return h.latest.pieces(iface) }
 
+// Holder returns the interface that has an address according to the last answer, and the prefix with it, if it is part of one.
+func (h History) Holder(a netip.Addr) (iface string, piece netip.Prefix, ok bool) {
+	for _, i := range h.latest.interfaces() {
+		if i.shows(a) {
+			return i.ID, netip.PrefixFrom(a, a.BitLen()), true
+		}
+		if k := slices.IndexFunc(i.Assigned, func(p netip.Prefix) bool { return p.Contains(a) }); k >= 0 {
+			return i.ID, i.Assigned[k], true
+		}
+	}
+	return "", netip.Prefix{}, false
+}
+
 // Gained returns the pieces that both answers show on an interface, without those that it had.
 func (h History) Gained(iface string, had []netip.Prefix) []netip.Prefix {
 	before := h.earlier.pieces(iface)

@@ -48,6 +48,7 @@ type Placement struct {
 // Following is the input of Follow.
 type Following struct {
 	Now      time.Time
+	Devices  []int    // device indexes of all interfaces that the controller manages
 	Members  []Member // answers without the effect of History.Fixing
 	Pools    []FixedPool
 	Held     map[netip.Addr]bool // addresses with a call whose outcome is not known
@@ -137,8 +138,9 @@ type following struct {
 // place is an interface of a node.
 type place struct{ iface, node string }
 
-// look notes where the last answers show the addresses of a pool. Interfaces with other device indexes belong to others, unless a placement
-// names them: the user may have changed the device index of the pool.
+// look notes where the last answers show the addresses of a pool. Nothing but the controller assigns addresses to the interfaces that it manages,
+// so an address on one of them is ours, also at another device index than that of the pool. Other interfaces belong to others, unless a
+// placement names them: the user may have removed their device index.
 func (f *following) look(pool FixedPool) {
 	for _, m := range f.Members {
 		if !m.Answers.exists() {
@@ -146,7 +148,7 @@ func (f *following) look(pool FixedPool) {
 		}
 		for _, i := range m.Answers.latest.Instance.Interfaces {
 			for _, piece := range i.Assigned {
-				if a := piece.Addr(); piece.IsSingleIP() && pool.IPs.Contains(a) && (i.Device == pool.Device && i.Subnet == pool.Subnet || pool.Places[a].Interface == i.ID) {
+				if a := piece.Addr(); piece.IsSingleIP() && pool.IPs.Contains(a) && (slices.Contains(f.Devices, i.Device) && i.Subnet == pool.Subnet || pool.Places[a].Interface == i.ID) {
 					f.seen[a] = append(f.seen[a], place{i.ID, m.Node})
 				}
 			}

@@ -32,7 +32,7 @@ func followed(addr, at string) Following {
 		return Member{Node: name, Instance: instance.ID, Answers: History{}.Add(Answer{start, instance}).Add(Answer{start.Add(time.Minute), instance})}
 	}
 	return Following{
-		Now: start.Add(time.Minute), CoolDown: time.Minute, Since: start,
+		Devices: []int{0, 1}, Now: start.Add(time.Minute), CoolDown: time.Minute, Since: start,
 		Members: []Member{node("worker1", "eni-0", "eni-1"), node("worker2", "eni-2")},
 		Pools: []FixedPool{{
 			Name: "db", Subnet: "subnet-2", IPs: inet.OfAddrs(a),
@@ -78,6 +78,7 @@ func TestFollowPlans(t *testing.T) {
 		f.Pools[0].Leases = nil
 	}
 	device1 := func(f *Following) { f.Pools[0].Device = 1 }
+	only1 := func(f *Following) { f.Devices = []int{1} }
 	comes := func(node string) func(*Following) {
 		return func(f *Following) { f.Pools[0].Leases[0].PodUID, f.Pools[0].Leases[0].Node = "uid-2", node }
 	}
@@ -93,7 +94,11 @@ func TestFollowPlans(t *testing.T) {
 		{"strayed to a stranger", ip, "", nil, []string{"move to eni-0 from eni-0, shown false, strayed true"}},
 
 		{"the pool has another device index", ip, "eni-0", []func(*Following){device1}, nil},
-		{"another device index, strayed", ip, "eni-2", []func(*Following){device1}, []string{"move to eni-0 from eni-0, shown false, strayed true"}},
+		{"another device index, strayed", ip, "eni-2", []func(*Following){device1}, []string{"move to eni-0 from eni-0 eni-2, shown true, strayed true"}},
+		{"device index without controller, strayed", ip, "eni-2", []func(*Following){device1, only1}, []string{"move to eni-0 from eni-0, shown false, strayed true"}},
+		{"on another device index, waiting", ip, "eni-1", []func(*Following){nowhere}, []string{"move to eni-0 from eni-1, shown true, strayed false"}},
+		{"on another device index, idle", ip, "eni-1", []func(*Following){nowhere, unleased}, []string{"leave eni-1"}},
+		{"on a device index without controller, idle", ip, "eni-0", []func(*Following){nowhere, unleased, only1}, nil},
 		{"another device index, next pod", ip, "eni-0", []func(*Following){device1, comes("worker1")}, []string{"move to eni-1 from eni-0, shown true, strayed false"}},
 
 		{"next pod elsewhere", ip, "eni-0", []func(*Following){comes("worker2")}, []string{"move to eni-2 from eni-0, shown true, strayed false"}},

@@ -1,6 +1,7 @@
 package cloudnetwork
 
 import (
+	"net/netip"
 	"testing"
 	"time"
 
@@ -97,4 +98,56 @@ func TestFixedAddressOfOtherNetworkStopsNothing(t *testing.T) {
 		t.Errorf("the pool has %s, want two prefixes", pool)
 	}
 	x.condition("PoolsUpToDate", "")
+}
+
+// An address on another interface of the instance moves to its pod, or goes back to the cloud, if the controller manages that interface. A
+// former entry at its device index leaves it there, e.g. if the user removed the placements by hand.
+func TestFixedAddressOnOtherDevice(t *testing.T) {
+	for _, tc := range []struct {
+		name    string
+		managed bool
+		lease   bool
+	}{
+		{"a pod waits", true, true},
+		{"no pod has it", true, false},
+		{"the interface of another owner", false, true},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			x, eni1, _ := newFixedBench(t)
+			two, err := x.cloud.Create(t.Context(), cloud.NewInterface{Subnet: x.subnets[1], SecurityGroups: []string{x.cloud.SecurityGroup()}, Token: "two"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := x.cloud.Attach(t.Context(), two.ID, x.instance("worker1"), 1); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := x.cloud.Assign(t.Context(), cloud.Assignment{Interface: two.ID, Family: inet.IPv4, Unit: cloud.Addresses, Exact: []netip.Prefix{prefix(fixedIP + "/32")}}); err != nil {
+				t.Fatal(err)
+			}
+			if tc.managed {
+				network := x.network()
+				network.Spec.Interfaces = append(network.Spec.Interfaces, v2beta1.CloudInterface{Device: 1, MultusName: "kube-system/ipvlan-ens6", Master: "ens6"})
+				if err := x.c.Update(t.Context(), network); err != nil {
+					t.Fatal(err)
+				}
+			}
+			x.pass(resyncMax)
+			x.wantAt(fixedIP, two.ID)
+			if !tc.lease {
+				x.pass(coolDown)
+				x.passes(3)
+				x.wantAt(fixedIP)
+				return
+			}
+			x.lease(fixedIP, lease.InUse, "db-0", "uid-1", "worker1")
+			x.passes(4)
+			if !tc.managed {
+				x.condition("AddressInUse", "interface "+two.ID+" of instance "+x.instance("worker1")+" has "+fixedIP+"; unassign it there")
+				x.wantAt(fixedIP, two.ID)
+				return
+			}
+			x.wantAt(fixedIP, eni1)
+			x.wantPlaced(fixedIP, eni1, "uid-1")
+		})
+	}
 }

@@ -104,7 +104,7 @@ func (r *Reconciler) follow(ctx context.Context, network *v2beta1.SpiderCloudNet
 // following returns the input of cloud.Follow.
 func (s *session) following(network *v2beta1.SpiderCloudNetwork, in *input, busy map[string]bool, now time.Time) cloud.Following {
 	f := cloud.Following{
-		Now: now, Busy: busy, Since: s.fixed.since, Placed: s.fixed.placed, Tried: s.fixed.tried, Idle: s.fixed.idle, Held: map[netip.Addr]bool{}, Stops: map[string]bool{},
+		Now: now, Devices: devicesOf(network), Busy: busy, Since: s.fixed.since, Placed: s.fixed.placed, Tried: s.fixed.tried, Idle: s.fixed.idle, Held: map[netip.Addr]bool{}, Stops: map[string]bool{},
 		CoolDown: coolDownOf(network), Members: s.membersOf(in),
 	}
 	s.fixed.pause = f.CoolDown
@@ -419,7 +419,7 @@ func (s *session) refusedMove(now time.Time, c *change) cloud.Issue {
 		issue = cloud.Issue{Reason: cloud.TypeLimit, Text: fmt.Sprintf("interface %s of node %s has all addresses and prefixes that its instance type allows; use a larger type, or have fewer pods there", c.To, c.Node) + said(c.err)}
 	case cloud.Conflict:
 		at = c.Addr.String()
-		issue = cloud.Issue{Reason: "AddressInUse", Text: fmt.Sprintf("another interface of the cloud has %s; unassign it there and reserve the range in the subnet, or take it out of spec.interfaces[].fixedAddresses[].ips", c.Addr) + said(c.err)}
+		issue = cloud.Issue{Reason: "AddressInUse", Text: s.holderOf(c) + "; unassign it there and reserve the range in the subnet, or take it out of spec.interfaces[].fixedAddresses[].ips" + said(c.err)}
 	case cloud.Gone:
 		at = c.To
 		s.askNow(now, []string{c.Node})
@@ -434,6 +434,21 @@ func (s *session) refusedMove(now time.Time, c *change) cloud.Issue {
 	issue.Degrades = c.leave || cloud.KindOf(c.err) == cloud.Quota // other nodes go on
 	s.fixed.stops[at] = s.newStop(now, s.fixed.stops[at], issue)
 	return issue
+}
+
+// holderOf says which interface has an address that the cloud does not move, as far as the last answers about the nodes tell.
+func (s *session) holderOf(c *change) string {
+	for instance, h := range s.histories {
+		iface, piece, ok := h.Holder(c.Addr)
+		switch {
+		case !ok || iface == c.To:
+		case piece.IsSingleIP():
+			return fmt.Sprintf("interface %s of instance %s has %s", iface, instance, c.Addr)
+		default:
+			return fmt.Sprintf("interface %s of instance %s has %s in the prefix %s", iface, instance, c.Addr, piece)
+		}
+	}
+	return fmt.Sprintf("another interface of the cloud has %s", c.Addr)
 }
 
 // nextFixed passes the times when something is due.

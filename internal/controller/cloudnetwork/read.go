@@ -45,8 +45,8 @@ func (in *input) discovery(network *v2beta1.SpiderCloudNetwork, s *session, now 
 		Members: s.membersOf(in), Reserved: in.reserved, Settled: s.settled(now),
 		Managed: manages(network), Leaving: s.leaving(network.Name), Attached: map[int]bool{},
 	}
+	d.Devices = devicesOf(network)
 	for _, i := range network.Spec.Interfaces {
-		d.Devices = append(d.Devices, int(i.Device))
 		d.Attached[int(i.Device)] = manages(network) && i.Attach != nil
 	}
 	for _, version := range network.Spec.IPVersions {
@@ -56,6 +56,14 @@ func (in *input) discovery(network *v2beta1.SpiderCloudNetwork, s *session, now 
 		d.Members[i].Answers = d.Members[i].Answers.Fixing(fixed)
 	}
 	return d
+}
+
+// devicesOf returns the device indexes of the network.
+func devicesOf(network *v2beta1.SpiderCloudNetwork) (devices []int) {
+	for _, i := range network.Spec.Interfaces {
+		devices = append(devices, int(i.Device))
+	}
+	return devices
 }
 
 // fixedAddrs returns the addresses of the network's own pools of fixed addresses.
