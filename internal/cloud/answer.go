@@ -49,6 +49,9 @@ func (h History) Next(t time.Time) time.Time {
 	return t
 }
 
+// Has reports whether the last answer has an interface.
+func (h History) Has(iface string) bool { return h.latest.has(iface) }
+
 // Pieces returns what the last answer shows on an interface.
 func (h History) Pieces(iface string) []netip.Prefix { return h.latest.pieces(iface) }
 

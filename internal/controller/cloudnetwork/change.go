@@ -163,6 +163,9 @@ func (s *session) doubt(now time.Time, network *v2beta1.SpiderCloudNetwork, node
 			busy[d.Node] = true
 		} else {
 			s.regained(network.Name, d.pool, history.Gained(d.Interface, d.had))
+			if d.Action == v2beta1.CloudAssign {
+				s.lostAssignment(d.Interface)
+			}
 			delete(s.doubts, id)
 			s.ended[id] = now
 		}

@@ -177,8 +177,10 @@ const staleMax = 10 * time.Minute
 
 // givenBack is where and when a piece was, or may have been, unassigned.
 type givenBack struct {
-	iface string
-	at    time.Time
+	cloud.Return           // of this piece only
+	at           time.Time // of the answer of the cloud
+	shown        bool      // the last answer about the interface has it: it is stale, or a later call has assigned the piece again
+	again        bool      // it is shown after an assignment to the interface whose answer was lost
 }
 
 // doubted returns the history without the pieces that were given back lately: a description that has them is stale. Another
@@ -189,9 +191,36 @@ func (s *session) doubted(now time.Time, h cloud.History) cloud.History {
 			delete(s.givenBack, piece)
 			continue
 		}
-		h = h.Unassigned(g.iface, []netip.Prefix{piece})
+		if h.Has(g.Interface) {
+			g.shown = slices.Contains(h.Pieces(g.Interface), piece)
+			s.givenBack[piece] = g
+			h = h.Unassigned(g.Interface, []netip.Prefix{piece})
+		}
 	}
 	return h
+}
+
+// lostAssignment marks the pieces that an assignment without an answer may have brought back to an interface. No description proves that they are
+// not there until staleMax is over, so no pool gets them. But they take a place on the interface.
+func (s *session) lostAssignment(iface string) {
+	for piece, g := range s.givenBack {
+		if g.Interface == iface && g.shown {
+			g.again = true
+			s.givenBack[piece] = g
+		}
+	}
+}
+
+// broughtBack returns the marked pieces, to give them back once more. That is harmless if they are not there: the cloud takes them from
+// this interface only, and their addresses are withheld.
+func (s *session) broughtBack(in *input, busy map[string]bool) (returns []cloud.Return) {
+	for _, g := range s.givenBack {
+		inPool := slices.ContainsFunc(in.existing, func(p cloud.ExistingPool) bool { return p.IPs.Overlaps(g.Pieces[0].Addrs) })
+		if g.again && g.shown && !busy[g.Node] && !inPool {
+			returns = append(returns, g.Return)
+		}
+	}
+	return returns
 }
 
 // keep has a pool keep a piece.
@@ -207,8 +236,10 @@ func (s *session) returned(now time.Time, instance string, ret cloud.Return, err
 	issue.Degrades = true // the pools have what they need
 	switch cloud.KindOf(err) {
 	case cloud.Unknown:
-		for _, piece := range prefixes {
-			s.givenBack[piece] = givenBack{ret.Interface, now}
+		for _, p := range ret.Pieces {
+			one := ret
+			one.Pieces = []cloud.Piece{p}
+			s.givenBack[p.Prefix] = givenBack{Return: one, at: now}
 		}
 		if err != nil {
 			return // see session.doubt
@@ -225,6 +256,9 @@ func (s *session) returned(now time.Time, instance string, ret cloud.Return, err
 		return
 	}
 	s.refusal = nil
+	if full := (cloud.Place{ID: ret.Interface, Family: ret.Family}); s.stops[full] != nil && s.stops[full].Reason == cloud.TypeLimit {
+		s.end(full) // it has room now
+	}
 	s.histories[instance] = s.histories[instance].Unassigned(ret.Interface, prefixes)
 	s.returning[ret.Pool] = slices.DeleteFunc(slices.Clone(s.returning[ret.Pool]), func(p netip.Prefix) bool { return slices.Contains(prefixes, p) })
 }

@@ -42,14 +42,20 @@ func TestLostAssignmentDelaysLittle(t *testing.T) {
 		name     string
 		done     bool
 		returned time.Duration // how long ago the node gave back the prefix that the cloud assigns
+		full     bool          // the interface takes no third prefix
+		want     string        // the second prefix
 	}{
-		{"carried out", true, 0},
-		{"not carried out", false, 0},
-		{"prefix was returned just now", true, time.Second},
-		{"prefix was returned long ago", true, 2 * staleMax},
+		{"carried out", true, 0, false, "172.31.32.32/28"},
+		{"not carried out", false, 0, false, "172.31.32.32/28"},
+		{"prefix was returned just now", true, time.Second, false, "172.31.32.48/28"}, // the other one goes back again
+		{"prefix was returned just now, full", true, time.Second, true, "172.31.32.32/28"},
+		{"prefix was returned long ago", true, 2 * staleMax, false, "172.31.32.32/28"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			x := newManagedBench(t, 4)
+			if tc.full {
+				x.cloud.AddType("m5.large", cloud.Limits{Interfaces: 3, IPv4: 3, IPv6: 3, Prefixes: true})
+			}
 			eni := x.join("worker1", x.subnets[1])
 			if tc.returned > 0 {
 				x.pods("worker1", 20)
@@ -71,8 +77,10 @@ func TestLostAssignmentDelaysLittle(t *testing.T) {
 				pool, _ := compile.Pool(x.pools()["aws-worker1-0-v4"])
 				return pool.IPs.Count() >= 2*inet.BlockSize && x.reserved() == "" && !x.withheld().Overlaps(pool.IPs)
 			})
-			if tc.returned != time.Second { // a description may have that one for a while after its return, so another one is assigned
-				x.wantAssigned(eni, "172.31.32.16/28", "172.31.32.32/28")
+			x.passes(2)
+			x.wantAssigned(eni, "172.31.32.16/28", tc.want)
+			if pool := x.node4(); pool.Count() != 2*inet.BlockSize || x.withheld().Overlaps(pool) {
+				t.Errorf("the pool has %s, and %s are withheld", pool, x.withheld())
 			}
 		})
 	}

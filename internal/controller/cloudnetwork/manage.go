@@ -113,7 +113,7 @@ func (r *Reconciler) manage(ctx context.Context, network *v2beta1.SpiderCloudNet
 		return plan, nil, err
 	}
 	faults = append(faults, refused...)
-	returned, err := r.giveBack(ctx, network, s, in, plan.Return)
+	returned, err := r.giveBack(ctx, network, s, in, append(plan.Return, s.broughtBack(in, busy)...))
 	return plan, append(faults, returned...), err
 }
 
