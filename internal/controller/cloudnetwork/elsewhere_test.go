@@ -1,6 +1,7 @@
 package cloudnetwork
 
 import (
+	"fmt"
 	"net/netip"
 	"testing"
 	"time"
@@ -148,6 +149,32 @@ func TestFixedAddressOnOtherDevice(t *testing.T) {
 			}
 			x.wantAt(fixedIP, eni1)
 			x.wantPlaced(fixedIP, eni1, "uid-1")
+		})
+	}
+}
+
+// An interface that leaves spec.interfaces is no longer managed, but its fixed addresses are ours: the placements prove it.
+func TestRemovedInterfaceLosesFixedAddress(t *testing.T) {
+	for _, used := range []bool{false, true} {
+		t.Run(fmt.Sprintf("in use %t", used), func(t *testing.T) {
+			x, eni1, _ := newFixedBench(t)
+			x.lease(fixedIP, lease.InUse, "db-0", "uid-1", "worker1")
+			x.passes(3)
+			x.wantPlaced(fixedIP, eni1, "uid-1")
+			if !used {
+				x.lease(fixedIP, lease.Released, "", "", "")
+			}
+			network := x.network()
+			network.Spec.Interfaces = []v2beta1.CloudInterface{{Device: 1, MultusName: "kube-system/ipvlan-ens6", Master: "ens6"}}
+			if err := x.c.Update(t.Context(), network); err != nil {
+				t.Fatal(err)
+			}
+			x.passes(20)
+			if used {
+				x.wantAt(fixedIP, eni1)
+			} else {
+				x.wantAt(fixedIP)
+			}
 		})
 	}
 }

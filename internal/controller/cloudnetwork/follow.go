@@ -140,16 +140,21 @@ func (s *session) following(network *v2beta1.SpiderCloudNetwork, in *input, busy
 
 // formerPool returns a pool that the network no longer asks for. Its subnet is that with its CIDR, its device that with its network attachment.
 func (s *session) formerPool(network *v2beta1.SpiderCloudNetwork, name string, pool fixedPool, leases []lease.Lease) []cloud.FixedPool {
-	for _, i := range network.Spec.Interfaces {
-		if !slices.Contains(pool.object.Spec.MultusName, i.MultusName) {
-			continue
+	k := slices.IndexFunc(network.Spec.Interfaces, func(i v2beta1.CloudInterface) bool { return slices.Contains(pool.object.Spec.MultusName, i.MultusName) })
+	if k < 0 {
+		// The interface is no longer in the network. The placements tell where the addresses are, and no pod gets one.
+		former := fixedPoolOf(pool, name, cloud.UnknownDevice, "", leases)
+		former.Deleting = true
+		for i := range former.Leases {
+			former.Leases[i].InUse = false
 		}
-		for id, subnet := range s.subnets {
-			if slices.ContainsFunc(subnet.CIDRs, func(p netip.Prefix) bool { return p.Masked().String() == pool.object.Spec.Subnet }) {
-				former := fixedPoolOf(pool, name, int(i.Device), id, leases)
-				former.Deleting = true
-				return []cloud.FixedPool{former}
-			}
+		return []cloud.FixedPool{former}
+	}
+	for id, subnet := range s.subnets {
+		if slices.ContainsFunc(subnet.CIDRs, func(p netip.Prefix) bool { return p.Masked().String() == pool.object.Spec.Subnet }) {
+			former := fixedPoolOf(pool, name, int(network.Spec.Interfaces[k].Device), id, leases)
+			former.Deleting = true
+			return []cloud.FixedPool{former}
 		}
 	}
 	return nil
