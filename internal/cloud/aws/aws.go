@@ -12,6 +12,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net/http"
 	"regexp"
 	"strings"
 	"time"
@@ -67,7 +69,10 @@ func New(ctx context.Context, region string) (*Provider, error) {
 		return nil, errors.New("no AWS region: set AWS_REGION, e.g. eu-central-1, or allow the pod to read the instance metadata")
 	}
 	cfg.Credentials = credentials{cfg.Credentials}
-	client := ec2.NewFromConfig(cfg, func(o *ec2.Options) { o.Retryer = awssdk.NopRetryer{} })
+	client := ec2.NewFromConfig(cfg, func(o *ec2.Options) {
+		o.Retryer = awssdk.NopRetryer{}
+		o.HTTPClient = plainBodies{o.HTTPClient}
+	})
 	return &Provider{region: cfg.Region, client: client, buckets: apibucket.New(describing, changing), page: maxPage}, nil
 }
 
@@ -99,6 +104,20 @@ func request[In, Out any](ctx context.Context, p *Provider, action string, in *I
 		return nil, refusal(action, err)
 	}
 	return out, nil
+}
+
+// plainBodies hides the method WriteTo of request bodies. The SDK closes a body when the
+// header of the answer has arrived, and WriteTo of a closed body returns io.EOF. net/http may
+// call it so late; it then takes the request for broken, and closes the connection while the
+// SDK still reads a long answer.
+type plainBodies struct{ ec2.HTTPClient }
+
+// Do implements ec2.HTTPClient.
+func (c plainBodies) Do(r *http.Request) (*http.Response, error) {
+	if r.Body != nil && r.Body != http.NoBody {
+		r.Body = struct{ io.ReadCloser }{r.Body}
+	}
+	return c.HTTPClient.Do(r)
 }
 
 // invalid is the refusal of a request that EC2 never sees.
