@@ -52,7 +52,8 @@ func TestControllerOfLargeCluster(t *testing.T) {
 	program := kubetest.Program(t, "spiderpool-controller")
 	namespace := kubetest.Namespace(t, c)
 	for _, start := range []string{"first", "second"} {
-		p := launch(t, program, namespace, longLead)
+		// The process sets this limit itself in a container of clusterMemory.
+		p := launch(t, program, namespace, longLead, fmt.Sprint("GOMEMLIMIT=", clusterMemory/10*9))
 		deadline := time.Now().Add(clusterLimit)
 		for err := error(fmt.Errorf("just started")); err != nil; {
 			time.Sleep(2 * time.Second)

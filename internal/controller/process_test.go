@@ -33,8 +33,8 @@ type process struct {
 }
 
 // launch starts a replica of the installation in the namespace, on free ports;
-// change changes its configuration file.
-func launch(t *testing.T, program, namespace string, change func(*config.File)) *process {
+// change changes its configuration file, and environment adds variables, e.g. GOGC=50.
+func launch(t *testing.T, program, namespace string, change func(*config.File), environment ...string) *process {
 	t.Helper()
 	file := config.Default()
 	if change != nil {
@@ -54,6 +54,7 @@ func launch(t *testing.T, program, namespace string, change func(*config.File)) 
 	p := &process{output: &lockedBuffer{}, metrics: file.ControllerProcess.Metrics.Port, started: time.Now()}
 	p.command = exec.Command(program, "--config", dir+"/config.yaml", "--kubeconfig", dir+"/kubeconfig", "--bind-address", "127.0.0.1")
 	p.command.Env = append(os.Environ(), config.EnvPodName+"=controller", config.EnvPodNamespace+"="+namespace)
+	p.command.Env = append(p.command.Env, environment...)
 	p.command.Stderr = p.output
 	if err := p.command.Start(); err != nil {
 		t.Fatal(err)
