@@ -28,7 +28,7 @@ func TestClosedBodyEndsWithoutError(t *testing.T) {
 	request.ContentLength = 24
 	request.URL.Host = "ec2.eu-central-1.amazonaws.com"
 	late := &lateClient{}
-	if _, _, err := smithyhttp.NewClientHandler(plainBodies{late}).Handle(t.Context(), request); err != nil {
+	if _, _, err := smithyhttp.NewClientHandlerWithOptions(plainBodies{late}).Handle(t.Context(), request); err != nil {
 		t.Fatal(err)
 	}
 	if n, err := io.Copy(io.Discard, late.sent); n != 0 || err != nil {
