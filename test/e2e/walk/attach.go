@@ -75,7 +75,7 @@ func (a *attaching) begin(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return a.setFaults(ctx, cloudFaults{Policy: strings.ReplaceAll(policy, "CLUSTER", strings.TrimSpace(cluster)), Latency: true})
+	return a.setFaults(ctx, cloudFaults{Policy: strings.ReplaceAll(policy, "CLUSTER", strings.TrimSpace(cluster)), Latency: true, Attaching: "2s"})
 }
 
 // tagSubnets does what the guide's command create-tags does.
@@ -196,6 +196,11 @@ func (a *attaching) apply(ctx context.Context) error {
 	if err := a.havePools(ctx, start); err != nil {
 		return err
 	}
+	// On a fresh lab, the pod of the cluster's DNS has waited for the interface.
+	if _, err := a.Kubectl(ctx, "wait -n kube-system deployment/coredns --for=condition=Available --timeout=5m"); err != nil {
+		return err
+	}
+	fmt.Fprintf(a.Out, "  a pod that had waited was ready %s after kubectl apply\n", since(start))
 	state, err := a.cloud(ctx)
 	fmt.Fprintf(a.Out, "  calls of EC2 so far: %v, failures: %v\n", state.Calls, state.Failures)
 	return err

@@ -44,12 +44,13 @@ type cloudRoute struct {
 
 // cloudFaults are the faults of the lab's cloud.
 type cloudFaults struct {
-	Lag      string            `json:"lag,omitempty"`
-	Stale    int               `json:"stale,omitempty"`
-	Latency  bool              `json:"latency,omitempty"`
-	Throttle *ec2test.Throttle `json:"throttle,omitempty"`
-	Faults   []ec2test.Fault   `json:"faults,omitempty"`
-	Policy   string            `json:"policy,omitempty"`
+	Lag       string            `json:"lag,omitempty"`
+	Attaching string            `json:"attaching,omitempty"`
+	Stale     int               `json:"stale,omitempty"`
+	Latency   bool              `json:"latency,omitempty"`
+	Throttle  *ec2test.Throttle `json:"throttle,omitempty"`
+	Faults    []ec2test.Fault   `json:"faults,omitempty"`
+	Policy    string            `json:"policy,omitempty"`
 }
 
 // cloud returns the state of the lab's cloud, without output.

@@ -153,6 +153,9 @@ func (a *Attachment) status(now time.Time) string {
 	return "attached"
 }
 
+// Complete reports whether the instance has the interface at a time.
+func (a *Attachment) Complete(now time.Time) bool { return a.status(now) == "attached" }
+
 func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 
 func number(n int) string { return strconv.Itoa(n) }

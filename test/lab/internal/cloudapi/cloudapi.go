@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+	"time"
 
 	"spiderpool.dev/spiderpool/internal/cloud/cloudtest/ec2test"
 	"spiderpool.dev/spiderpool/test/lab/internal/topology"
@@ -93,27 +94,31 @@ func assigned(t *topology.Topology, c *ec2test.Cloud) map[string][]netip.Prefix 
 	return all
 }
 
-// attached returns the interfaces of the nodes beside their primary ones, by node. Their names are those of Nitro instances:
-// ens6 for device index 1.
-func attached(t *topology.Topology, c *ec2test.Cloud) (map[string][]topology.Interface, error) {
+// attached returns the interfaces of the nodes beside their primary ones, by node, and whether others are being attached. Their
+// names are those of Nitro instances: ens6 for device index 1.
+func attached(t *topology.Topology, c *ec2test.Cloud) (all map[string][]topology.Interface, more bool, err error) {
 	routed := map[string]bool{} // those that are being detached are not
 	for _, r := range c.Routes() {
 		routed[r.Interface] = true
 	}
-	all := map[string][]topology.Interface{}
+	all = map[string][]topology.Interface{}
 	for _, node := range t.Nodes {
 		for _, i := range c.Interfaces(node.InstanceID()) {
 			if i.Attachment.Device == 0 || !routed[i.ID] {
 				continue
 			}
+			if !i.Attachment.Complete(time.Now()) {
+				more = true
+				continue
+			}
 			further := topology.Interface{Name: fmt.Sprintf("ens%d", 5+i.Attachment.Device), IPv4: i.IPv4[0]}
 			if err := further.MAC.UnmarshalText([]byte(i.MAC)); err != nil {
-				return nil, fmt.Errorf("interface %s: %w", i.ID, err)
+				return nil, false, fmt.Errorf("interface %s: %w", i.ID, err)
 			}
 			all[node.Name] = append(all[node.Name], further)
 		}
 	}
-	return all, nil
+	return all, more, nil
 }
 
 // instanceOf returns the instance that has the address.

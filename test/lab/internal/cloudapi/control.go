@@ -13,12 +13,13 @@ import (
 
 // faults is the body of PUT /lab/faults. It replaces all faults; the zero value removes them.
 type faults struct {
-	Lag      string            `json:"lag,omitempty"`      // age of the state that describes and metadata show, e.g. "10s"
-	Stale    int               `json:"stale,omitempty"`    // describes that show the state before the last change
-	Latency  bool              `json:"latency,omitempty"`  // answer as slowly as AWS
-	Throttle *ec2test.Throttle `json:"throttle,omitempty"` // e.g. {"changes": {"size": 1, "refill": 0.1}}
-	Faults   []ec2test.Fault   `json:"faults,omitempty"`   // e.g. [{"action": "AssignPrivateIpAddresses", "times": 1, "done": true}]
-	Policy   string            `json:"policy,omitempty"`   // of the role of the nodes; an IAM policy
+	Lag       string            `json:"lag,omitempty"`       // age of the state that describes and metadata show, e.g. "10s"
+	Stale     int               `json:"stale,omitempty"`     // describes that show the state before the last change
+	Latency   bool              `json:"latency,omitempty"`   // answer as slowly as AWS
+	Attaching string            `json:"attaching,omitempty"` // how long an attachment takes, e.g. "2s"
+	Throttle  *ec2test.Throttle `json:"throttle,omitempty"`  // e.g. {"changes": {"size": 1, "refill": 0.1}}
+	Faults    []ec2test.Fault   `json:"faults,omitempty"`    // e.g. [{"action": "AssignPrivateIpAddresses", "times": 1, "done": true}]
+	Policy    string            `json:"policy,omitempty"`    // of the role of the nodes; an IAM policy
 }
 
 // state is the answer of GET /lab/state: what the cloud has, whatever it shows in describes.
@@ -111,12 +112,13 @@ func setFaults(cloud *ec2test.Cloud, r *http.Request) error {
 	if err := from.Decode(&f); err != nil {
 		return fmt.Errorf("body: %w", err)
 	}
-	var lag time.Duration
-	if f.Lag != "" {
-		var err error
-		if lag, err = time.ParseDuration(f.Lag); err != nil {
-			return fmt.Errorf("lag: %w", err)
-		}
+	lag, err := duration("lag", f.Lag)
+	if err != nil {
+		return err
+	}
+	attaching, err := duration("attaching", f.Attaching)
+	if err != nil {
+		return err
 	}
 	if f.Policy != "" {
 		if err := cloud.SetPolicy("role/"+Role, f.Policy); err != nil {
@@ -125,6 +127,7 @@ func setFaults(cloud *ec2test.Cloud, r *http.Request) error {
 	}
 	cloud.ClearFaults()
 	cloud.SetLag(lag)
+	cloud.SetAttachDelays(attaching, 0)
 	cloud.StaleReads(f.Stale)
 	if f.Latency {
 		cloud.SetLatency(ec2test.TypicalLatency())
@@ -136,6 +139,18 @@ func setFaults(cloud *ec2test.Cloud, r *http.Request) error {
 		cloud.Inject(fault)
 	}
 	return nil
+}
+
+// duration parses the value of a field; an empty one is 0.
+func duration(field, value string) (time.Duration, error) {
+	if value == "" {
+		return 0, nil
+	}
+	d, err := time.ParseDuration(value)
+	if err != nil {
+		return 0, fmt.Errorf("%s: %w", field, err)
+	}
+	return d, nil
 }
 
 // bell wakes everyone that waits for a change.

@@ -87,6 +87,23 @@ func call(t *testing.T, topo *topology.Topology, node, form string) string {
 	}
 }
 
+// put replaces the faults of the cloud.
+func put(t *testing.T, topo *topology.Topology, faults string) {
+	t.Helper()
+	address, _ := topo.CloudAddress()
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodPut, "http://"+address.String()+"/lab/faults", strings.NewReader(faults))
+	if err != nil {
+		t.Fatal(err)
+	}
+	response, err := from(topo.CloudAPI.Host).Do(request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _ = response.Body.Close(); response.StatusCode != http.StatusOK {
+		t.Fatal(response.Status)
+	}
+}
+
 // delivers waits until the VPC delivers an address to an ENI, or to none.
 func delivers(t *testing.T, addr string, want bool) {
 	t.Helper()
@@ -160,8 +177,13 @@ func TestAttachedInterfaceIsLinkOfNode(t *testing.T) {
 	call(t, topo, "master", "Action=DetachNetworkInterface&AttachmentId="+attachment)
 	hasLink(t, "worker1", "ens7", "")
 	delivers(t, addr, false)
+	put(t, topo, `{"attaching": "1s"}`)
+	start := time.Now()
 	attach(1)
 	hasLink(t, "worker1", "ens6", mac)
+	if took := time.Since(start); took < time.Second {
+		t.Errorf("the interface was attached after %s, want 1s", took)
+	}
 	call(t, topo, "master", "Action=TerminateInstances&InstanceId.1="+worker.InstanceID())
 	hasLink(t, "worker1", "ens6", "")
 }

@@ -25,14 +25,17 @@ func Serve(ctx context.Context, t *topology.Topology, log *slog.Logger) error {
 	}
 	cloud := newCloud(t)
 	changed := make(chan struct{}, 1)
-	changed <- struct{}{} // an earlier process may have left other assignments
-	bell := newBell()
-	cloud.OnChange(func(_, _ []ec2test.Route) {
-		bell.ring()
+	look := func() {
 		select {
 		case changed <- struct{}{}:
 		default:
 		}
+	}
+	look() // an earlier process may have left other assignments
+	bell := newBell()
+	cloud.OnChange(func(_, _ []ec2test.Route) {
+		bell.ring()
+		look()
 	})
 	metadata, err := listenMetadata(ctx, t)
 	if err != nil {
@@ -56,26 +59,33 @@ func Serve(ctx context.Context, t *topology.Topology, log *slog.Logger) error {
 			return err
 		case <-changed:
 			start := time.Now()
-			if err := apply(ctx, t, cloud); ctx.Err() != nil {
+			more, err := apply(ctx, t, cloud)
+			if ctx.Err() != nil {
 				return nil
 			} else if err != nil {
 				return err
+			}
+			if more {
+				time.AfterFunc(attachingLook, look)
 			}
 			log.Info("attachments and assignments are in effect", "took", time.Since(start))
 		}
 	}
 }
 
-// apply makes the VPC that of the cloud.
-func apply(ctx context.Context, t *topology.Topology, cloud *ec2test.Cloud) error {
-	further, err := attached(t, cloud)
+// attachingLook is the pause before another look at attachments that are not complete.
+const attachingLook = 100 * time.Millisecond
+
+// apply makes the VPC that of the cloud. It reports whether further interfaces are being attached.
+func apply(ctx context.Context, t *topology.Topology, cloud *ec2test.Cloud) (more bool, err error) {
+	further, more, err := attached(t, cloud)
 	if err != nil {
-		return err
+		return false, err
 	}
 	if err := vpc.Attach(t, further); err != nil {
-		return err
+		return false, err
 	}
-	return vpc.Assign(ctx, t, assigned(t, cloud))
+	return more, vpc.Assign(ctx, t, assigned(t, cloud))
 }
 
 // listenMetadata listens at the address of the metadata service, in the router of the nodes' VPC.
