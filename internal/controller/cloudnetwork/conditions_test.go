@@ -48,7 +48,7 @@ func (x *bench) conditions() (ready, degraded metav1.Condition) {
 		switch c.Type {
 		case status.ConditionReady:
 			ready = c
-		case conditionDegraded:
+		case status.ConditionDegraded:
 			degraded = c
 		}
 	}

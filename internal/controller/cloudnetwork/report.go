@@ -18,9 +18,6 @@ import (
 // faultsNamed is the number of faults in the message of a condition.
 const faultsNamed = 5
 
-// conditionDegraded is the type of the condition for faults in spite of which all pools work (cloud.Issue.Degrades). It is true while there is one.
-const conditionDegraded = "Degraded"
-
 // degrading returns faults that only degrade the network, unless one of the others does more: these faults may be its cause.
 func degrading(faults, others []cloud.Issue) []cloud.Issue {
 	if slices.ContainsFunc(others, func(other cloud.Issue) bool { return !other.Degrades }) {
@@ -79,12 +76,12 @@ func ready(faults []cloud.Issue) status.Condition {
 	return status.Condition{Reason: string(faults[0].Reason), Message: textOfFaults(faults)}
 }
 
-// degradedBy decides the condition Degraded in the same way.
+// degradedBy decides the condition Degraded in the same way. Its faults are those in spite of which all pools work (cloud.Issue.Degrades).
 func degradedBy(faults []cloud.Issue) metav1.Condition {
 	if len(faults) == 0 {
-		return metav1.Condition{Type: conditionDegraded, Status: metav1.ConditionFalse, Reason: "AsExpected", Message: "nothing stops growth and returns, and no fixed address is at risk"}
+		return metav1.Condition{Type: status.ConditionDegraded, Status: metav1.ConditionFalse, Reason: "AsExpected", Message: "nothing stops growth and returns, and no fixed address is at risk"}
 	}
-	return metav1.Condition{Type: conditionDegraded, Status: metav1.ConditionTrue, Reason: string(faults[0].Reason), Message: textOfFaults(faults)}
+	return metav1.Condition{Type: status.ConditionDegraded, Status: metav1.ConditionTrue, Reason: string(faults[0].Reason), Message: textOfFaults(faults)}
 }
 
 // textOfFaults names the first faults.

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 
+	"k8s.io/apimachinery/pkg/api/meta"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -47,6 +48,9 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 	before := object.DeepCopyObject().(client.Object)
 	if coordinator, ok := object.(*v2beta1.SpiderCoordinator); ok {
 		coordinator.Status.Phase, coordinator.Status.Reason = v2beta1.CoordinatorNotReady, r.ready.Message
+	}
+	if network, ok := object.(*v2beta1.SpiderCloudNetwork); ok {
+		meta.RemoveStatusCondition(&network.Status.Conditions, status.ConditionDegraded) // it would fire an alert for ever
 	}
 	_, err := r.status.Update(ctx, object, before, r.ready)
 	return ctrl.Result{}, err

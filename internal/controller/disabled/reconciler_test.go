@@ -64,6 +64,23 @@ func TestDisabledFeatureIsReported(t *testing.T) {
 				return nil
 			})
 			kubetest.Event(t, c, kind.object, "SwitchedOff", off)
+			if kind.object != client.Object(network) {
+				return
+			}
+			// The feature was on before, and the network degraded.
+			meta.SetStatusCondition(&network.Status.Conditions, metav1.Condition{Type: status.ConditionDegraded, Status: metav1.ConditionTrue, Reason: "TypeLimit"})
+			if err := c.Status().Update(t.Context(), network); err != nil {
+				t.Fatal(err)
+			}
+			kubetest.Eventually(t, func(ctx context.Context) error {
+				if err := c.Get(ctx, client.ObjectKeyFromObject(network), network); err != nil {
+					return err
+				}
+				if len(network.Status.Conditions) != 1 {
+					return fmt.Errorf("the conditions are %+v", network.Status.Conditions)
+				}
+				return nil
+			})
 		})
 	}
 	if coordinator.Status.Phase != v2beta1.CoordinatorNotReady || !strings.Contains(coordinator.Status.Reason, "coordinator.enabled=false") {

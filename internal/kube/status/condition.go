@@ -14,6 +14,9 @@ import (
 // It is true while the object takes effect as written.
 const ConditionReady = "Ready"
 
+// ConditionDegraded is the type of the condition of a SpiderCloudNetwork that is true while its pools work in spite of a fault.
+const ConditionDegraded = "Degraded"
+
 // Condition is the condition Ready of an object.
 type Condition struct {
 	OK      bool
