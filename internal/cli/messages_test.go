@@ -20,7 +20,8 @@ import (
 var notCommands = []string{"of", "is", "in", "and", "that", "can", "%s", "%"}
 
 // TestMessagesNameRealCommands looks at each spiderpoolctl command in the strings of our programs and of the chart: it exists, and has the
-// flags that follow. A message that tells to release an address demands --force: without it, the controller releases only what would end soon.
+// flags that follow. It also demands what the command does: the one for a node runs in its agent, reclaim takes --dry-run, and without --force,
+// the controller releases only what would end soon.
 func TestMessagesNameRealCommands(t *testing.T) {
 	t.Setenv(nodeVariable, "")
 	checked := 0
@@ -30,7 +31,7 @@ func TestMessagesNameRealCommands(t *testing.T) {
 				continue
 			}
 			checked++
-			if fault := misnamed(words); fault != "" {
+			if fault := misnamed(words, strings.Contains(place, "internal/cli/")); fault != "" {
 				t.Errorf("%s: spiderpoolctl %s: %s", place, strings.Join(words, " "), fault)
 			}
 		}
@@ -86,7 +87,7 @@ func mentioned(text string) (all [][]string) {
 }
 
 // misnamed returns the fault of a command in a sentence, "" for none. Words after the command and its flags may go on with the sentence.
-func misnamed(words []string) string {
+func misnamed(words []string, help bool) string {
 	cmd, rest := newRoot(), words
 	for len(rest) > 0 {
 		name := strings.TrimRight(rest[0], ".:")
@@ -101,6 +102,12 @@ func misnamed(words []string) string {
 	}
 	if cmd.Name() == "release" && len(rest) > 0 && rest[0] == "%s" && (len(rest) == 1 || !strings.HasPrefix(rest[1], "--force")) {
 		return "a retained address whose owner may come back needs --force"
+	}
+	if cmd.Name() == "node" && !help && !strings.HasPrefix(strings.Join(rest, " "), "in ") {
+		return "it runs in the agent of the node only; say so"
+	}
+	if cmd.Name() == "reclaim" && len(rest) > 0 && rest[0] != "--dry-run" {
+		return "it needs --dry-run"
 	}
 	cmd.InitDefaultHelpFlag()
 	if err := cmd.ParseFlags(nil); err != nil { // adds the flags of all commands
@@ -127,13 +134,17 @@ func TestMisnamedCommandsAreFound(t *testing.T) {
 		"spiderpoolctl chek tells why":                           "no such command",
 		"spiderpoolctl check --repare makes it look now":         "no flag --repare",
 		"spiderpoolctl pool list names the full ones":            "",
+		"spiderpoolctl node shows the runtime":                   "in the agent",
+		"spiderpoolctl node in that agent shows the runtime":     "",
+		"spiderpoolctl node show %s":                             "",
+		"spiderpoolctl reclaim names them":                       "--dry-run",
 		"run spiderpoolctl capacity --node NODE for the reasons": "",
 	} {
 		words := mentioned(text)
 		if len(words) != 1 {
 			t.Fatalf("%q has %d commands", text, len(words))
 		}
-		if got := misnamed(words[0]); want == "" && got != "" || !strings.Contains(got, want) {
+		if got := misnamed(words[0], false); want == "" && got != "" || !strings.Contains(got, want) {
 			t.Errorf("%s: got %q, want %q", text, got, want)
 		}
 	}

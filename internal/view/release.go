@@ -107,6 +107,6 @@ func (r *Release) inUse(l lease.Lease, v Reclaim) {
 // proofOfEnd tells what proves the end of a sandbox. Silence on the network proves nothing: a
 // node that is cut off answers nothing, too.
 func proofOfEnd(node, container string) string {
-	return fmt.Sprintf("only these prove its end, and not even --force replaces them: the agent of node %s, once its container runtime has no sandbox %s (spiderpoolctl node shows the runtime), or the end of the node: power it off, then kubectl taint node %s node.kubernetes.io/out-of-service=nodeshutdown:NoExecute, or delete the Node",
+	return fmt.Sprintf("only these prove its end, and not even --force replaces them: the agent of node %s, once its container runtime has no sandbox %s (spiderpoolctl node in that agent shows the runtime), or the end of the node: power it off, then kubectl taint node %s node.kubernetes.io/out-of-service=nodeshutdown:NoExecute, or delete the Node",
 		node, short(container), node)
 }

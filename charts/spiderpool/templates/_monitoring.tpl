@@ -155,7 +155,7 @@ spec:
     summary: The agent {{ "{{ $labels.instance }}" }} cannot ask its container runtime.
     description: >-
       Addresses whose DEL was lost are not reclaimed on this node. The event RuntimeUnavailable of the node and
-      spiderpoolctl node name the reason and the way out.
+      spiderpoolctl node in its agent name the reason and the way out.
 - alert: SpiderpoolPolicyNotEnforced
   expr: max by (instance) (spiderpool_policy_pods{state="failing"}) > 0
   for: 5m
