@@ -184,6 +184,9 @@ func (a *attaching) isAttached(ctx context.Context, start time.Time, node string
 }
 
 func (a *attaching) apply(ctx context.Context) error {
+	if _, err := a.Kubectl(ctx, "apply -f "+a.manifest("attach/20-early.yaml")); err != nil {
+		return err
+	}
 	start := time.Now()
 	if _, err := a.Kubectl(ctx, "apply -f "+a.manifest("attach/10-spidercloudnetwork.yaml")); err != nil {
 		return err
@@ -196,11 +199,13 @@ func (a *attaching) apply(ctx context.Context) error {
 	if err := a.havePools(ctx, start); err != nil {
 		return err
 	}
-	// On a fresh lab, the pod of the cluster's DNS has waited for the interface.
-	if _, err := a.Kubectl(ctx, "wait -n kube-system deployment/coredns --for=condition=Available --timeout=5m"); err != nil {
+	if _, err := a.Kubectl(ctx, "wait pod/early --for=condition=Ready --timeout=5m"); err != nil {
 		return err
 	}
-	fmt.Fprintf(a.Out, "  a pod that had waited was ready %s after kubectl apply\n", since(start))
+	fmt.Fprintf(a.Out, "  the pod that had waited was ready %s after kubectl apply\n", since(start))
+	if _, err := a.Kubectl(ctx, "delete pod early"); err != nil {
+		return err
+	}
 	state, err := a.cloud(ctx)
 	fmt.Fprintf(a.Out, "  calls of EC2 so far: %v, failures: %v\n", state.Calls, state.Failures)
 	return err
