@@ -110,16 +110,21 @@ func (a *attaching) link(ctx context.Context, node string) (found link, ok bool,
 	return links[at], true, err
 }
 
-// linkIs checks that the attached interface of a node has a MAC address, and whether it is up.
-func (a *attaching) linkIs(ctx context.Context, node, mac string, up bool) error {
+// linkIs checks that the attached interface of a node has a MAC address, and the flags.
+func (a *attaching) linkIs(ctx context.Context, node, mac string, flags ...string) error {
 	l, ok, err := a.link(ctx, node)
 	switch {
 	case err != nil:
 		return err
 	case !ok:
 		return fmt.Errorf("node %s has no link %s", node, furtherLink)
-	case l.Address != mac || slices.Contains(l.Flags, "UP") != up:
-		return fmt.Errorf("%s of node %s has the MAC address %s and the flags %v, want %s, up: %t", furtherLink, node, l.Address, l.Flags, mac, up)
+	case l.Address != mac:
+		return fmt.Errorf("%s of node %s has the MAC address %s, want %s", furtherLink, node, l.Address, mac)
+	}
+	for _, flag := range flags {
+		if !slices.Contains(l.Flags, flag) {
+			return fmt.Errorf("%s of node %s has the flags %v, want %s, too", furtherLink, node, l.Flags, flag)
+		}
 	}
 	return nil
 }
@@ -175,7 +180,7 @@ func (a *attaching) isAttached(ctx context.Context, start time.Time, node string
 	}
 	fmt.Fprintf(a.Out, "  %s was attached to node %s after %s\n", i.ID, node, since(start))
 	if err := a.eventually(ctx, fmt.Sprintf("%s of node %s has the MAC address %s", furtherLink, node, i.MAC), 5*time.Second, func(ctx context.Context) error {
-		return a.linkIs(ctx, node, i.MAC, false)
+		return a.linkIs(ctx, node, i.MAC) // down, unless a pod that waited has set it up
 	}); err != nil {
 		return err
 	}
@@ -225,7 +230,7 @@ func (a *attaching) podsAreThere(ctx context.Context) error {
 	for _, pod := range pods {
 		i, err := a.further(ctx, pod.Spec.NodeName)
 		if err == nil {
-			err = a.linkIs(ctx, pod.Spec.NodeName, i.MAC, true)
+			err = a.linkIs(ctx, pod.Spec.NodeName, i.MAC, "UP")
 		}
 		if err != nil {
 			return err
