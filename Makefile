@@ -153,7 +153,7 @@ gitops: lab-tools ## Apply the chart with the libraries of Flux and Argo CD to a
 
 .PHONY: apiserver
 apiserver: lab-tools bin/hubble bin/hubble-relay ## Run the tests against a real kube-apiserver and etcd
-	@KUBEBUILDER_ASSETS="$$($(LAB) env --dir)" go test -tags apiserver -p 1 -timeout 20m -run '$(RUN)' $(APISERVER)
+	@KUBEBUILDER_ASSETS="$$($(LAB) env --dir)" go test -tags apiserver -p 2 -timeout 20m -run '$(RUN)' $(APISERVER)
 
 .PHONY: console-browser
 console-browser: lab-tools ## Run the console in front of a real kube-apiserver, and read its pages in headless Chromium (SCREENSHOTS=dir for pictures)
