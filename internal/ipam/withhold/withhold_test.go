@@ -321,3 +321,52 @@ func TestWithholdingEndsAmongBusyAgents(t *testing.T) {
 	close(stop)
 	wg.Wait()
 }
+
+// unanswered keeps writes instead of passing them on.
+type unanswered struct {
+	*ipamtest.Store
+	writes *[]lease.Block
+}
+
+func (u unanswered) Put(_ context.Context, b lease.Block) (string, error) {
+	*u.writes = append(*u.writes, b)
+	return "", ipamtest.ErrAway
+}
+
+// The write of a release arrives after its agent has started again and read the lease. The new agent
+// does not know that write. So it remembers the sandbox, but grants nothing, until it ends the sandbox.
+func TestFormerSandboxOfLateReleaseEnds(t *testing.T) {
+	store, piece := &ipamtest.Store{}, set(t, "10.0.0.0")
+	usable := set(t, "10.0.0.0-10.0.0.1")
+	first := newAgent(t, "a", store, usable)
+	addr, err := grant(first, "a", "c1")
+	first.Close()
+	if err != nil || !piece.Contains(addr) {
+		t.Fatalf("got %s, %v", addr, err)
+	}
+	var late []lease.Block
+	before := newAgent(t, "a", unanswered{store, &late}, usable)
+	_ = release(before, "c1") // no answer
+	before.Close()
+	after := newAgent(t, "a", store, usable)
+	defer after.Close()
+	if len(late) != 1 {
+		t.Fatalf("%d writes, want that of the release", len(late))
+	}
+	if _, err := store.Put(t.Context(), late[0]); err != nil {
+		t.Fatal(err)
+	}
+	ipamtest.MustWithhold(t, newWithholder(store), withhold.Piece{Network: "aws", Pool: "p", Addrs: piece})
+	if other, err := grant(after, "a", "c2"); err != nil || other == addr {
+		t.Errorf("granted %s, error %v", other, err)
+	}
+	if block := store.All()[0]; len(block.FormerOf(addr)) != 1 {
+		t.Errorf("the agent does not remember the sandbox: %+v", block)
+	}
+	if err := release(after, "c1"); err != nil {
+		t.Fatal(err)
+	}
+	if block := store.All()[0]; len(block.FormerOf(addr)) != 0 || !slices.Equal(states(store), []string{"10.0.0.0 Withheld", "10.0.0.1 InUse"}) {
+		t.Errorf("in the end: %+v", block)
+	}
+}
