@@ -108,23 +108,22 @@ func TestNodeAddressesAreInternal(t *testing.T) {
 	}
 }
 
-func TestRefusedServicesAreAskedAgain(t *testing.T) {
+func TestNewServicesAreAskedAgain(t *testing.T) {
 	cluster := &reach.Cluster{Services: []reach.Service{{Name: "web"}}}
 	for _, tc := range []struct {
 		name      string
+		fault     reach.Fault
 		after     int // the question that the Service answers
 		questions int
 	}{
-		{"endpoints known at once", 1, 0},
-		{"endpoints known after three seconds", 3, 3},
-		{"no endpoints", 1000, 15},
+		{"endpoints known at once", "", 1, 0},
+		{"endpoints known after three seconds", reach.Refused, 3, 3},
+		{"Service known after two seconds", reach.Silent, 2, 2},
+		{"no endpoints", reach.Refused, 1000, 15},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				probes := []reach.Probe{{To: "web"}, {To: "pod", Answer: reach.Answer{Fault: reach.Refused}}}
-				if tc.after > 1 {
-					probes[0].Answer.Fault = reach.Refused
-				}
+				probes := []reach.Probe{{To: "web", Answer: reach.Answer{Fault: tc.fault}}, {To: "pod", Answer: reach.Answer{Fault: reach.Refused}}}
 				asked := 0
 				err := settle(t.Context(), cluster, probes, func(wanted func(*reach.Probe) bool) error {
 					if asked++; !wanted(&probes[0]) || wanted(&probes[1]) {

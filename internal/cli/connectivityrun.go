@@ -310,7 +310,8 @@ func each(pods []corev1.Pod, f func(i int, p *corev1.Pod) error) error {
 	return group.Wait()
 }
 
-// settleTime is the longest time until the nodes know the endpoints of a new Service. Until then, they refuse its connections.
+// settleTime is the longest time until the nodes know a new Service and its endpoints. Until then, they refuse its connections,
+// or do not translate its addresses.
 const settleTime = 15 * time.Second
 
 // probe asks all questions and returns the judged probes.
@@ -323,11 +324,11 @@ func (t *connectivityTest) probe(ctx context.Context, cluster *reach.Cluster, po
 	return probes, settle(ctx, cluster, probes, func(wanted func(*reach.Probe) bool) error { return t.askAll(ctx, cluster, pods, probes, wanted) })
 }
 
-// settle asks the questions again that a Service refuses, until it refuses none, at most for settleTime.
+// settle asks the questions again that a Service did not answer, until it has answered all, at most for settleTime.
 func settle(ctx context.Context, cluster *reach.Cluster, probes []reach.Probe, ask func(wanted func(*reach.Probe) bool) error) error {
-	refused := func(p *reach.Probe) bool { return p.Answer.Fault == reach.Refused && cluster.IsService(p.To) }
+	open := func(p *reach.Probe) bool { return p.Answer.Fault != "" && cluster.IsService(p.To) }
 	for end := time.Now().Add(settleTime); time.Now().Before(end); {
-		if !slices.ContainsFunc(probes, func(p reach.Probe) bool { return refused(&p) }) {
+		if !slices.ContainsFunc(probes, func(p reach.Probe) bool { return open(&p) }) {
 			return nil
 		}
 		select {
@@ -335,7 +336,7 @@ func settle(ctx context.Context, cluster *reach.Cluster, probes []reach.Probe, a
 			return ctx.Err()
 		case <-time.After(time.Second):
 		}
-		if err := ask(refused); err != nil {
+		if err := ask(open); err != nil {
 			return err
 		}
 	}
