@@ -32,6 +32,7 @@ func (c *Cluster) reboot(ctx context.Context, node topology.Host) error {
 		return fmt.Errorf("node %s is not running", node.Name)
 	}
 	return action.Do(ctx, []action.Action{
+		{Name: "cut the node off", Do: func(ctx context.Context) error { return cutOff(ctx, node) }},
 		{Name: "stop the daemons", Do: func(ctx context.Context) error { return c.daemons.Stop(ctx, c.daemonsOf(node)...) }},
 		{Name: "end all processes", Do: func(context.Context) error {
 			// With the first process, the kernel ends the others, and then the mounts.
@@ -72,6 +73,17 @@ func of(node topology.Host, specs func() ([]daemon.Spec, error)) func() ([]daemo
 		list, err := specs()
 		return slices.DeleteFunc(list, func(s daemon.Spec) bool { return !strings.HasPrefix(s.Name, node.Name+"/") }), err
 	}
+}
+
+// cutOff drops all packets that arrive at the node's links, until forget. While the kernel removes the network namespace of a
+// pod, it removes the rules of nftables first, and then would answer packets, which no machine without power does.
+func cutOff(ctx context.Context, node topology.Host) error {
+	rules := "add table netdev reboot\n"
+	for _, link := range node.Interfaces {
+		rules += fmt.Sprintf("add chain netdev reboot %s { type filter hook ingress device %q priority -500; policy drop; }\n", link.Name, link.Name)
+	}
+	_, err := netns.Run(ctx, node.Namespace(), rules, "nft", "-f", "-")
+	return err
 }
 
 // forget removes all rules and tracked connections of a network namespace.
