@@ -7,6 +7,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/vishvananda/netlink"
+
 	"spiderpool.dev/spiderpool/test/lab/internal/action"
 	"spiderpool.dev/spiderpool/test/lab/internal/cgroup"
 	"spiderpool.dev/spiderpool/test/lab/internal/daemon"
@@ -32,7 +34,10 @@ func (c *Cluster) reboot(ctx context.Context, node topology.Host) error {
 		return fmt.Errorf("node %s is not running", node.Name)
 	}
 	return action.Do(ctx, []action.Action{
-		{Name: "cut the node off", Do: func(ctx context.Context) error { return cutOff(ctx, node) }},
+		{Name: "cut the node off", Do: func(ctx context.Context) error {
+			_, err := netns.Run(ctx, node.Namespace(), cut(node), "nft", "-f", "-")
+			return err
+		}},
 		{Name: "stop the daemons", Do: func(ctx context.Context) error { return c.daemons.Stop(ctx, c.daemonsOf(node)...) }},
 		{Name: "end all processes", Do: func(context.Context) error {
 			// With the first process, the kernel ends the others, and then the mounts.
@@ -48,7 +53,8 @@ func (c *Cluster) reboot(ctx context.Context, node topology.Host) error {
 			return nil
 		}},
 		{Name: "remove the control groups", Do: func(context.Context) error { return cgroup.Remove(c.group(node), groupPatience) }},
-		{Name: "remove rules and connections", Do: func(ctx context.Context) error { return forget(ctx, node.Namespace()) }},
+		{Name: "remove rules and connections", Do: func(ctx context.Context) error { return forget(ctx, node) }},
+		{Name: "connect the node", Do: func(ctx context.Context) error { return connect(ctx, node) }},
 		{Name: "start the node", Do: c.startNodes},
 		c.daemons.Action("start containerd", of(node, c.containerd)),
 		{Name: "containerd is ready", Do: c.waitContainerd},
@@ -75,28 +81,56 @@ func of(node topology.Host, specs func() ([]daemon.Spec, error)) func() ([]daemo
 	}
 }
 
-// cutOff drops all packets that arrive at the node's links, until forget. While the kernel removes the network namespace of a
-// pod, it removes the rules of nftables first, and then would answer packets, which no machine without power does.
-func cutOff(ctx context.Context, node topology.Host) error {
+// cut are nftables rules that drop all packets that arrive at the node's links. While the kernel removes the network namespace
+// of a pod, it removes the rules of nftables first, and then would answer packets, which no machine without power does.
+func cut(node topology.Host) string {
 	rules := "add table netdev reboot\n"
 	for _, link := range node.Interfaces {
 		rules += fmt.Sprintf("add chain netdev reboot %s { type filter hook ingress device %q priority -500; policy drop; }\n", link.Name, link.Name)
 	}
-	_, err := netns.Run(ctx, node.Namespace(), rules, "nft", "-f", "-")
+	return rules
+}
+
+// podsGone returns an error until the links to pods have gone. The kernel removes their namespaces a moment after their processes.
+func podsGone(node topology.Host) error {
+	return netns.Netlink(node.Namespace(), func(handle *netlink.Handle) error {
+		links, err := handle.LinkList()
+		for _, link := range links {
+			// The node's own links are ens5, ens6 and so on.
+			if name := link.Attrs().Name; link.Type() == "veth" && !strings.HasPrefix(name, "ens") {
+				return fmt.Errorf("link %s of node %s is still there", name, node.Name)
+			}
+		}
+		return err
+	})
+}
+
+// connect ends the cut once the pods have gone.
+func connect(ctx context.Context, node topology.Host) error {
+	for end := time.Now().Add(groupPatience); ; time.Sleep(50 * time.Millisecond) {
+		err := podsGone(node)
+		if err == nil {
+			break
+		}
+		if time.Now().After(end) {
+			return err
+		}
+	}
+	_, err := netns.Run(ctx, node.Namespace(), "", "nft", "delete", "table", "netdev", "reboot")
 	return err
 }
 
-// forget removes all rules and tracked connections of a network namespace.
-func forget(ctx context.Context, namespace string) error {
+// forget removes all rules, but for the cut, and all tracked connections of a node.
+func forget(ctx context.Context, node topology.Host) error {
+	namespace := node.Namespace()
 	for _, family := range netfilter.Families {
 		if err := netfilter.Clear(ctx, namespace, family); err != nil {
 			return err
 		}
 	}
-	for _, command := range [][]string{{"nft", "flush", "ruleset"}, {"conntrack", "-F"}} {
-		if _, err := netns.Run(ctx, namespace, "", command...); err != nil {
-			return err
-		}
+	if _, err := netns.Run(ctx, namespace, "flush ruleset\n"+cut(node), "nft", "-f", "-"); err != nil { // in one transaction
+		return err
 	}
-	return nil
+	_, err := netns.Run(ctx, namespace, "", "conntrack", "-F")
+	return err
 }
