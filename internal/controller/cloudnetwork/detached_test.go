@@ -47,7 +47,7 @@ func TestInterfaceWithoutInstanceIsDeleted(t *testing.T) {
 	}
 }
 
-// An interface that is detached by a user is attached again, and one that is deleted is replaced.
+// The controller attaches an interface again that a user has detached, and replaces a deleted one.
 func TestLostInterfaceIsReplaced(t *testing.T) {
 	x := newAttachBench(t)
 	x.join("worker1", x.subnets[1])

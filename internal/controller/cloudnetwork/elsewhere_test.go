@@ -17,13 +17,7 @@ import (
 // second returns a bench of the SpiderCloudNetwork "other" with fixed addresses on device 1 of worker1, and that interface.
 func (x *bench) second(ips string) (other *bench, iface string) {
 	x.t.Helper()
-	made, err := x.cloud.Create(x.t.Context(), cloud.NewInterface{Subnet: x.subnets[1], SecurityGroups: []string{x.cloud.SecurityGroup()}, Token: "second"})
-	if err != nil {
-		x.t.Fatal(err)
-	}
-	if err := x.cloud.Attach(x.t.Context(), made.ID, x.instance("worker1"), 1); err != nil {
-		x.t.Fatal(err)
-	}
+	made := x.attachSecond("worker1")
 	network := &v2beta1.SpiderCloudNetwork{ObjectMeta: metav1.ObjectMeta{Name: "other", UID: "uid-other"}, Spec: x.network().Spec}
 	network.Spec.Interfaces = []v2beta1.CloudInterface{{
 		Device: 1, MultusName: "kube-system/ipvlan-ens6", Master: "ens6",
@@ -115,13 +109,7 @@ func TestFixedAddressOnOtherDevice(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			x, eni1, _ := newFixedBench(t)
-			two, err := x.cloud.Create(t.Context(), cloud.NewInterface{Subnet: x.subnets[1], SecurityGroups: []string{x.cloud.SecurityGroup()}, Token: "two"})
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := x.cloud.Attach(t.Context(), two.ID, x.instance("worker1"), 1); err != nil {
-				t.Fatal(err)
-			}
+			two := x.attachSecond("worker1")
 			if _, err := x.cloud.Assign(t.Context(), cloud.Assignment{Interface: two.ID, Family: inet.IPv4, Unit: cloud.Addresses, Exact: []netip.Prefix{prefix(fixedIP + "/32")}}); err != nil {
 				t.Fatal(err)
 			}

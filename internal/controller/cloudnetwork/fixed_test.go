@@ -211,16 +211,23 @@ func TestStrayedAddressComesBack(t *testing.T) {
 	x.wantEvent("FixedAddressReturned the cloud showed the fixed address " + fixedIP)
 }
 
+// attachSecond attaches another interface to a node, in the second subnet, with device index 1.
+func (x *bench) attachSecond(node string) cloud.Interface {
+	x.t.Helper()
+	two, err := x.cloud.Create(x.t.Context(), cloud.NewInterface{Subnet: x.subnets[1], SecurityGroups: []string{x.cloud.SecurityGroup()}, Token: "two"})
+	if err != nil {
+		x.t.Fatal(err)
+	}
+	if err := x.cloud.Attach(x.t.Context(), two.ID, x.instance(node), 1); err != nil {
+		x.t.Fatal(err)
+	}
+	return two
+}
+
 // A pod keeps its interface if the user moves the entry to another one.
 func TestEntryMovesNoRunningPod(t *testing.T) {
 	x, eni1, _ := newFixedBench(t)
-	two, err := x.cloud.Create(t.Context(), cloud.NewInterface{Subnet: x.subnets[1], SecurityGroups: []string{x.cloud.SecurityGroup()}, Token: "two"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := x.cloud.Attach(t.Context(), two.ID, x.instance("worker1"), 1); err != nil {
-		t.Fatal(err)
-	}
+	two := x.attachSecond("worker1")
 	x.lease(fixedIP, lease.InUse, "db-0", "uid-1", "worker1")
 	x.pass(time.Second)
 	x.wantPlaced(fixedIP, eni1, "uid-1")

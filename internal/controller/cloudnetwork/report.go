@@ -76,7 +76,7 @@ func ready(faults []cloud.Issue) status.Condition {
 	return status.Condition{Reason: string(faults[0].Reason), Message: textOfFaults(faults)}
 }
 
-// degradedBy decides the condition Degraded in the same way. Its faults are those in spite of which all pools work (cloud.Issue.Degrades).
+// degradedBy decides the condition Degraded in the same way, from faults that stop no pool (cloud.Issue.Degrades).
 func degradedBy(faults []cloud.Issue) metav1.Condition {
 	if len(faults) == 0 {
 		return metav1.Condition{Type: status.ConditionDegraded, Status: metav1.ConditionFalse, Reason: "AsExpected", Message: "nothing stops growth and returns, and no fixed address is at risk"}

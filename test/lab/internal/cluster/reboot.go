@@ -54,7 +54,7 @@ func (c *Cluster) reboot(ctx context.Context, node topology.Host) error {
 		}},
 		{Name: "remove the control groups", Do: func(context.Context) error { return cgroup.Remove(c.group(node), groupPatience) }},
 		{Name: "remove rules and connections", Do: func(ctx context.Context) error { return forget(ctx, node) }},
-		{Name: "connect the node", Do: func(ctx context.Context) error { return connect(ctx, node) }},
+		{Name: "connect the node", Do: func(ctx context.Context) error { return c.connect(ctx, node) }},
 		{Name: "start the node", Do: c.startNodes},
 		c.daemons.Action("start containerd", of(node, c.containerd)),
 		{Name: "containerd is ready", Do: c.waitContainerd},
@@ -106,15 +106,9 @@ func podsGone(node topology.Host) error {
 }
 
 // connect ends the cut once the pods have gone.
-func connect(ctx context.Context, node topology.Host) error {
-	for end := time.Now().Add(groupPatience); ; time.Sleep(50 * time.Millisecond) {
-		err := podsGone(node)
-		if err == nil {
-			break
-		}
-		if time.Now().After(end) {
-			return err
-		}
+func (c *Cluster) connect(ctx context.Context, node topology.Host) error {
+	if err := c.daemons.Await(ctx, func(context.Context) error { return podsGone(node) }); err != nil {
+		return err
 	}
 	_, err := netns.Run(ctx, node.Namespace(), "", "nft", "delete", "table", "netdev", "reboot")
 	return err

@@ -25,7 +25,7 @@ import (
 // ctx; then it returns nil. Run the actions of Actions first. A topology of kind l2 needs no responder, so
 // ServeNeighbours only waits for ctx.
 //
-// It answers for what is attached and assigned at that moment: the links and routes of the router, which Attach and Assign change.
+// It reads the links and routes of the router for each request, so changes by Attach and Assign hold at once.
 //
 // We cannot use the kernel's proxy ARP and proxy NDP: proxy NDP supports single addresses but no prefixes, and neither
 // checks the sender.
